@@ -1,0 +1,1 @@
+//! Who talks to whom: iothreads, nodes, the graph, exports and monitors.

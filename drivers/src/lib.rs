@@ -1,0 +1,1 @@
+//! What a node does: the ring, protocol drivers, format drivers and filters.

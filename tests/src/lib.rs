@@ -1,0 +1,1 @@
+//! What the tests of this folder share: starting programs, talking QMP and NBD.
