@@ -1,0 +1,98 @@
+//! Cache modes by the names that image tools use.
+
+use serde::{Deserialize, Serialize};
+
+use super::aio::DiscardMode;
+use super::flags::OpenFlags;
+
+/// The three booleans behind a cache mode's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct CacheMode {
+    /// Bypass the host's page cache.
+    #[serde(default)]
+    pub direct: bool,
+    /// Ignore flushes.
+    #[serde(default)]
+    pub no_flush: bool,
+    /// Every write is stable when it completes.
+    #[serde(skip)]
+    pub writethrough: bool,
+}
+
+/// A name that is none of the modes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParseCacheError {
+    /// No such cache mode.
+    #[error("invalid cache option: {0}")]
+    Cache(String),
+    /// No such discard mode.
+    #[error("Invalid discard option: {0}")]
+    Discard(String),
+}
+
+impl CacheMode {
+    /// The open flags for this mode. Writethrough is a matter of the user's root edge, not of the node.
+    #[must_use]
+    pub fn open_flags(self) -> OpenFlags {
+        let mut flags = OpenFlags::empty();
+        flags.set(OpenFlags::NOCACHE, self.direct);
+        flags.set(OpenFlags::NO_FLUSH, self.no_flush);
+        flags
+    }
+}
+
+/// `none` (or `off`), `directsync`, `writeback`, `unsafe`, `writethrough`.
+///
+/// # Errors
+/// Any other name.
+pub fn parse_cache_mode(mode: &str) -> Result<CacheMode, ParseCacheError> {
+    let (direct, no_flush, writethrough) = match mode {
+        "none" | "off" => (true, false, false),
+        "directsync" => (true, false, true),
+        "writeback" => (false, false, false),
+        "unsafe" => (false, true, false),
+        "writethrough" => (false, false, true),
+        other => return Err(ParseCacheError::Cache(other.to_owned())),
+    };
+    Ok(CacheMode {
+        direct,
+        no_flush,
+        writethrough,
+    })
+}
+
+/// `off` or `ignore`, `on` or `unmap`.
+///
+/// # Errors
+/// Any other name.
+pub fn parse_discard_flags(mode: &str) -> Result<DiscardMode, ParseCacheError> {
+    match mode {
+        "off" | "ignore" => Ok(DiscardMode::Ignore),
+        "on" | "unmap" => Ok(DiscardMode::Unmap),
+        other => Err(ParseCacheError::Discard(other.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cache_modes_mean_what_qemu_means() {
+        let none = parse_cache_mode("none").unwrap();
+        assert!(none.direct && !none.no_flush && !none.writethrough);
+        assert!(parse_cache_mode("directsync").unwrap().writethrough);
+        assert!(parse_cache_mode("unsafe").unwrap().no_flush);
+        assert_eq!(parse_cache_mode("writeback").unwrap(), CacheMode::default());
+        assert_eq!(none.open_flags(), OpenFlags::NOCACHE);
+        assert!(parse_cache_mode("sometimes").is_err());
+    }
+
+    #[test]
+    fn discard_modes_have_two_names_each() {
+        assert_eq!(parse_discard_flags("ignore"), parse_discard_flags("off"));
+        assert_eq!(parse_discard_flags("on").unwrap(), DiscardMode::Unmap);
+        assert!(parse_discard_flags("").is_err());
+    }
+}

@@ -1,0 +1,83 @@
+//! Flags of a request and flags of an open.
+
+use bitflags::bitflags;
+use serde::{Deserialize, Serialize};
+
+bitflags! {
+    /// What a single request asks for besides its range and data.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+    pub struct RequestFlags: u32 {
+        /// Data read from a backing node is written into the node that was asked.
+        const COPY_ON_READ = 1 << 0;
+        /// The request writes zeroes and carries no data.
+        const ZERO_WRITE = 1 << 1;
+        /// A zero write may deallocate the range as long as it then reads as zeroes.
+        const MAY_UNMAP = 1 << 2;
+        /// The data is on stable storage when the request completes.
+        const FUA = 1 << 3;
+        /// The data is stored compressed.
+        const WRITE_COMPRESSED = 1 << 4;
+        /// The write leaves the contents that a reader sees as they are, so it needs only
+        /// [`Permissions::WRITE_UNCHANGED`](crate::Permissions::WRITE_UNCHANGED).
+        const WRITE_UNCHANGED = 1 << 5;
+        /// The request waits for all overlapping ones, and later overlapping ones wait for it.
+        const SERIALISING = 1 << 6;
+        /// A zero write fails rather than writing buffers full of zeroes.
+        const NO_FALLBACK = 1 << 7;
+        /// A read made only for its side effect (copy-on-read or a warmer cache); its data is not looked at.
+        const PREFETCH = 1 << 8;
+        /// A serialising request fails at once where it would have to wait.
+        const NO_WAIT = 1 << 9;
+    }
+}
+
+bitflags! {
+    /// How a node is opened.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+    pub struct OpenFlags: u32 {
+        /// Nobody else may use the image: a user's root edge shares no permission.
+        const NO_SHARE = 1 << 0;
+        /// Read and write.
+        const RDWR = 1 << 1;
+        /// The opener will resize.
+        const RESIZE = 1 << 2;
+        /// Open a temporary overlay over the image.
+        const SNAPSHOT = 1 << 3;
+        /// Delete the file after opening it.
+        const TEMPORARY = 1 << 4;
+        /// Bypass the host's page cache (`cache.direct=on`).
+        const NOCACHE = 1 << 5;
+        /// `aio=native`.
+        const NATIVE_AIO = 1 << 6;
+        /// Do not open the backing file.
+        const NO_BACKING = 1 << 7;
+        /// Ignore flushes (`cache.no-flush=on`).
+        const NO_FLUSH = 1 << 8;
+        /// Populate the image from its backing file on read.
+        const COPY_ON_READ = 1 << 9;
+        /// The image is inactive: another process owns it.
+        const INACTIVE = 1 << 10;
+        /// The opener only checks or repairs the image.
+        const CHECK = 1 << 11;
+        /// The node may be reopened read-write.
+        const ALLOW_RDWR = 1 << 12;
+        /// Pass discards down (`discard=unmap`).
+        const UNMAP = 1 << 13;
+        /// Open with a protocol driver, never a format.
+        const PROTOCOL = 1 << 14;
+        /// No guest data will be read or written, only metadata.
+        const NO_IO = 1 << 15;
+        /// Open read-only where read-write is refused (`auto-read-only=on`).
+        const AUTO_RDONLY = 1 << 16;
+        /// `aio=io_uring`.
+        const IO_URING = 1 << 17;
+    }
+}
+
+impl OpenFlags {
+    /// Whether the node is opened without the right to write.
+    #[must_use]
+    pub const fn is_read_only(self) -> bool {
+        !self.contains(Self::RDWR)
+    }
+}

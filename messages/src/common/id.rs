@@ -1,0 +1,49 @@
+//! Names that a machine gives: ids of nodes, edges, iothreads and requests.
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub struct $name(pub $inner);
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, "{}", self.0)
+            }
+        }
+    };
+}
+
+id!(
+    /// A node. Never reused while the process lives.
+    NodeId(u64)
+);
+id!(
+    /// An edge between two nodes. Never reused.
+    EdgeId(u64)
+);
+id!(
+    /// A root edge: a user's hold on a node. Never reused.
+    RootId(u64)
+);
+id!(
+    /// An iothread. Never reused.
+    IoThreadId(u32)
+);
+id!(
+    /// A drained section, or one step of a handshake. Never reused.
+    Token(u64)
+);
+id!(
+    /// Which of its children a node means: an index into the list of child names that its driver declares.
+    ChildSlot(u8)
+);
+
+impl ChildSlot {
+    /// The first child: `file` for every driver that has one.
+    pub const FILE: Self = Self(0);
+    /// The second child: `backing` for formats that have one.
+    pub const BACKING: Self = Self(1);
+}

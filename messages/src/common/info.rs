@@ -1,0 +1,71 @@
+//! Small reports that drivers give of themselves and of their images.
+
+use serde::{Deserialize, Serialize};
+
+/// What a format says of its image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DriverInfo {
+    /// Bytes in a cluster, 0 where there are none.
+    pub cluster_size: u64,
+    /// Where VM state starts, in bytes.
+    pub vm_state_offset: u64,
+    /// The image was not closed cleanly.
+    pub is_dirty: bool,
+    /// Bytes in a subcluster, 0 where there are none.
+    pub subcluster_size: u64,
+}
+
+/// How scattered an image's clusters are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct FragmentInfo {
+    /// Clusters in use.
+    pub allocated_clusters: u64,
+    /// Clusters that the virtual disk has.
+    pub total_clusters: u64,
+    /// Clusters that do not follow the one before.
+    pub fragmented_clusters: u64,
+    /// Clusters stored compressed.
+    pub compressed_clusters: u64,
+}
+
+/// What a check of an image found and mended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct CheckResult {
+    /// Errors that endanger data.
+    pub corruptions: u64,
+    /// Clusters that nothing refers to.
+    pub leaks: u64,
+    /// Places that could not be checked.
+    pub check_errors: u64,
+    /// Corruptions mended.
+    pub corruptions_fixed: u64,
+    /// Leaks mended.
+    pub leaks_fixed: u64,
+    /// Where the image ends, in bytes.
+    pub image_end_offset: u64,
+    /// How scattered it is.
+    pub fragments: FragmentInfo,
+}
+
+/// A block device's sector sizes, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct BlockSizes {
+    /// What the medium writes at once.
+    pub physical: u32,
+    /// What the device addresses.
+    pub logical: u32,
+}
+
+/// A disk's geometry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Geometry {
+    /// Heads.
+    pub heads: u32,
+    /// Sectors a track.
+    pub sectors: u32,
+    /// Cylinders.
+    pub cylinders: u32,
+}

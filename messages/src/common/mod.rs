@@ -1,0 +1,27 @@
+//! The plain types that every crate shares: flags, permissions, roles, statuses, limits, names and paths.
+
+mod aio;
+mod cache;
+mod flags;
+mod id;
+mod info;
+mod limits;
+mod op_blocker;
+pub mod path;
+mod permission;
+mod role;
+mod status;
+
+pub use aio::{AioMode, DiscardMode, UnknownAioMode, parse_aio};
+pub use cache::{CacheMode, ParseCacheError, parse_cache_mode, parse_discard_flags};
+pub use flags::{OpenFlags, RequestFlags};
+pub use id::{ChildSlot, EdgeId, IoThreadId, NodeId, RootId, Token};
+pub use info::{BlockSizes, CheckResult, DriverInfo, FragmentInfo, Geometry};
+pub use limits::{
+    Limits, MAX_ALIGNMENT, MAX_LENGTH, REQUEST_MAX_BYTES, REQUEST_MAX_SECTORS, RangeError, SECTOR_SIZE,
+    check_range,
+};
+pub use op_blocker::OpBlocker;
+pub use permission::{Permissions, child_permissions};
+pub use role::{Role, RoleError};
+pub use status::{BlockStatus, StatusFlags};

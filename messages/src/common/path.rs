@@ -1,0 +1,109 @@
+//! Names of files: which have a protocol, which are absolute, and how a relative one joins its base.
+
+/// Why a backing file's full name cannot be told.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// A `json:` name has no directory.
+    #[error("Cannot use relative backing file names for '{0}'")]
+    RelativeToJson(String),
+    /// There is no name to be relative to.
+    #[error("Cannot use relative backing file names without a base")]
+    NoBase,
+}
+
+/// Whether `path` starts with a protocol, as in `nbd:host`: a colon before any slash.
+#[must_use]
+pub fn path_has_protocol(path: &str) -> bool {
+    path.find([':', '/'])
+        .is_some_and(|at| path.as_bytes().get(at) == Some(&b':'))
+}
+
+/// Whether `path` names the same file from every directory; a protocol is looked behind.
+#[must_use]
+pub fn path_is_absolute(path: &str) -> bool {
+    without_protocol(path).starts_with('/')
+}
+
+fn without_protocol(path: &str) -> &str {
+    if path_has_protocol(path) {
+        path.split_once(':').map_or(path, |(_, rest)| rest)
+    } else {
+        path
+    }
+}
+
+/// `filename` as seen from the file `base`: itself when absolute or with a protocol, else beside the base.
+#[must_use]
+pub fn path_combine(base: &str, filename: &str) -> String {
+    if path_is_absolute(filename) || path_has_protocol(filename) {
+        return filename.to_owned();
+    }
+    let protocol_end = if path_has_protocol(base) {
+        base.find(':').map_or(0, |at| at + 1)
+    } else {
+        0
+    };
+    let directory_end = base.rfind('/').map_or(0, |at| at + 1).max(protocol_end);
+    let mut combined = base.get(..directory_end).unwrap_or_default().to_owned();
+    combined.push_str(filename);
+    combined
+}
+
+/// The full name of a backing file: `stored` is the name found in the overlay, `overlay` the overlay's own filename.
+///
+/// # Errors
+/// A relative name needs an overlay with a directory: a `json:` name has none, and neither has an empty one.
+pub fn full_backing_filename(overlay: &str, stored: &str) -> Result<String, PathError> {
+    if stored.is_empty() || path_has_protocol(stored) || path_is_absolute(stored) {
+        return Ok(stored.to_owned());
+    }
+    if overlay.starts_with("json:") {
+        return Err(PathError::RelativeToJson(overlay.to_owned()));
+    }
+    if overlay.is_empty() {
+        return Err(PathError::NoBase);
+    }
+    Ok(path_combine(overlay, stored))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn protocols_are_a_colon_before_any_slash() {
+        assert!(path_has_protocol("nbd:localhost:10809"));
+        assert!(path_has_protocol("json:{}"));
+        assert!(!path_has_protocol("/images/a:b"));
+        assert!(!path_has_protocol("./a:b"));
+        assert!(!path_has_protocol("disk.qcow2"));
+    }
+
+    #[test]
+    fn absolute_paths_start_with_a_slash_behind_the_protocol() {
+        assert!(path_is_absolute("/x"));
+        assert!(path_is_absolute("file:/x"));
+        assert!(!path_is_absolute("file:x"));
+        assert!(!path_is_absolute("x/y"));
+    }
+
+    #[test]
+    fn relative_names_join_their_bases_directory() {
+        assert_eq!(
+            path_combine("/images/top.qcow2", "base.qcow2"),
+            "/images/base.qcow2"
+        );
+        assert_eq!(path_combine("top.qcow2", "base.qcow2"), "base.qcow2");
+        assert_eq!(path_combine("file:top.qcow2", "base.qcow2"), "file:base.qcow2");
+        assert_eq!(path_combine("/images/top", "/other/base"), "/other/base");
+        assert_eq!(path_combine("/images/top", "nbd:host"), "nbd:host");
+    }
+
+    #[test]
+    fn backing_names_are_completed_from_the_overlays() {
+        assert_eq!(full_backing_filename("/a/top", "base").unwrap(), "/a/base");
+        assert_eq!(full_backing_filename("json:{}", "/b").unwrap(), "/b");
+        assert!(full_backing_filename("json:{}", "b").is_err());
+        assert_eq!(full_backing_filename("/a/top", "").unwrap(), "");
+    }
+}

@@ -1,0 +1,272 @@
+//! Global-state requests: the closed set of things that may be asked of the graph actor.
+//!
+//! The names follow QMP's where there is a command for it; an embedder sends the same requests.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::common::{IoThreadId, Limits, NodeId, OpBlocker, Permissions, Role, RootId, Token};
+use crate::handshake::PendingDrain;
+
+/// A node's options as QMP's `blockdev-add` takes them: typed JSON, nested or by reference.
+pub type Options = Map<String, Value>;
+
+/// Which nodes a drained section covers, besides all their ancestors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DrainScope {
+    /// One node.
+    Node(String),
+    /// A node and everything below it.
+    Subtree(String),
+    /// Every node, including those added while the section lasts.
+    All,
+}
+
+/// Who stands behind a root edge.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum RootUser {
+    /// An export, by id.
+    Export(String),
+    /// A job, by id.
+    Job(String),
+    /// A program that embeds the library, by a name it chooses.
+    Embedder(String),
+}
+
+/// What a user asks for when it takes hold of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootRequest {
+    /// The node's name.
+    pub node: String,
+    /// Who asks.
+    pub user: RootUser,
+    /// What it will do.
+    pub permissions: Permissions,
+    /// What others may do meanwhile.
+    pub shared: Permissions,
+    /// Move the node to this iothread first; `None` leaves it where it is.
+    pub iothread: Option<IoThreadId>,
+    /// Fail if the node cannot be moved there, rather than stay.
+    pub iothread_required: bool,
+    /// Every write is made durable before it is answered.
+    pub writethrough: bool,
+}
+
+/// A request to the graph actor.
+#[derive(Debug)]
+pub enum GraphRequest {
+    /// Open a node, with what it needs below it.
+    BlockdevAdd(Options),
+    /// Close a node that its user added.
+    BlockdevDel {
+        /// Its name.
+        node_name: String,
+    },
+    /// Change options and children of nodes, all or none.
+    BlockdevReopen(Vec<Options>),
+    /// Put the open node `overlay` on top of `node`, under all of `node`'s parents.
+    BlockdevSnapshot {
+        /// The node to protect.
+        node: String,
+        /// The node to go on top: a format that supports backing files and has none.
+        overlay: String,
+    },
+    /// Make an image: what the `blockdev-create` job runs.
+    BlockdevCreate(Options),
+    /// Change a node's length.
+    Resize {
+        /// Its name.
+        node_name: String,
+        /// The new length in bytes.
+        size: u64,
+    },
+    /// Move a node, and all that is joined to it, to an iothread; `None` is the main one.
+    SetIothread {
+        /// The node.
+        node_name: String,
+        /// The iothread's id as its user named it.
+        iothread: Option<String>,
+        /// Also if an export or another user holds on to it.
+        force: bool,
+    },
+    /// Take hold of a node.
+    AttachRoot(RootRequest),
+    /// Change what a user of a node takes and shares.
+    SetRootPermissions {
+        /// The hold.
+        root: RootId,
+        /// What it will do from now on.
+        permissions: Permissions,
+        /// What others may do meanwhile.
+        shared: Permissions,
+    },
+    /// Let go of a node.
+    DetachRoot(RootId),
+    /// Begin a drained section; answered when it is still.
+    DrainBegin {
+        /// What it covers.
+        scope: DrainScope,
+        /// Who begins it, for those who ask what is going on.
+        user: String,
+    },
+    /// End a drained section, still or not.
+    DrainEnd(Token),
+    /// Flush every node.
+    FlushAll,
+    /// Flush and close everything; further requests are refused.
+    CloseAll,
+    /// Start an iothread.
+    AddIothread(IothreadOptions),
+    /// Stop an iothread that no node lives in.
+    DelIothread {
+        /// Its id.
+        id: String,
+    },
+    /// Change an iothread's polling.
+    TuneIothread(IothreadOptions),
+    /// A question, answered at once whatever else is going on.
+    Query(Query),
+}
+
+/// An iothread object's properties, with QEMU's defaults.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct IothreadOptions {
+    /// Its id.
+    pub id: String,
+    /// The longest busy wait, in nanoseconds; 0 never waits busily.
+    #[serde(default = "default_poll_max")]
+    pub poll_max_ns: i64,
+    /// Factor by which the busy wait grows; 0 doubles.
+    #[serde(default)]
+    pub poll_grow: i64,
+    /// Divisor by which it shrinks; 0 goes back to none.
+    #[serde(default)]
+    pub poll_shrink: i64,
+    /// The most requests in one batch; 0 chooses.
+    #[serde(default)]
+    pub aio_max_batch: i64,
+    /// Threads of the pool kept when idle.
+    #[serde(default)]
+    pub thread_pool_min: i64,
+    /// The most threads of the pool.
+    #[serde(default = "default_pool_max")]
+    pub thread_pool_max: i64,
+}
+
+const fn default_poll_max() -> i64 {
+    32_768
+}
+
+const fn default_pool_max() -> i64 {
+    64
+}
+
+/// A question about the graph.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Query {
+    /// `query-named-block-nodes`: all nodes; `flat` leaves out the images behind them.
+    NamedNodes {
+        /// No recursion into backing images.
+        flat: bool,
+    },
+    /// `x-debug-query-block-graph`.
+    Graph,
+    /// Drains that are not still yet, with what they wait for.
+    PendingDrains,
+    /// `query-blockstats` with `query-nodes`.
+    Statistics,
+    /// One node's facts.
+    Node {
+        /// Its name.
+        node_name: String,
+    },
+    /// Iothreads and their properties.
+    Iothreads,
+    /// The node a root edge leads to.
+    Root(RootId),
+}
+
+/// Facts about a node that others act on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Its driver.
+    pub driver: String,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Opened without the right to write.
+    pub read_only: bool,
+    /// What it asks of requests.
+    pub limits: Limits,
+    /// Where it lives.
+    pub iothread: IoThreadId,
+}
+
+/// An edge, as the graph query shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EdgeFacts {
+    /// The parent: a node or a root edge.
+    pub parent: EdgeParent,
+    /// The child.
+    pub child: NodeId,
+    /// The parent's name for it: `file`, `backing`, `root`.
+    pub name: String,
+    /// What the child is to the parent.
+    pub role: Role,
+    /// What the parent takes.
+    pub permissions: Permissions,
+    /// What it shares.
+    pub shared: Permissions,
+}
+
+/// Who holds an edge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EdgeParent {
+    /// A node.
+    Node(NodeId),
+    /// A user.
+    Root(RootId, RootUser),
+}
+
+/// The whole graph at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GraphFacts {
+    /// Nodes in the order in which they were added.
+    pub nodes: Vec<NodeFacts>,
+    /// Edges.
+    pub edges: Vec<EdgeFacts>,
+}
+
+/// An answer of the graph actor. `C` is the handle that a root edge is used through.
+#[derive(Debug)]
+pub enum GraphReply<C> {
+    /// Done.
+    Done,
+    /// A hold on a node.
+    Root(C),
+    /// A section that is still.
+    Still(Token),
+    /// `query-named-block-nodes` and `query-blockstats`: QAPI's own JSON.
+    Json(Value),
+    /// The graph.
+    Graph(GraphFacts),
+    /// Drains in waiting.
+    Drains(Vec<PendingDrain>),
+    /// One node.
+    Node(NodeFacts),
+    /// Iothreads: options, the thread's id on the host, and its own id.
+    Iothreads(Vec<(IothreadOptions, u32, IoThreadId)>),
+}
+
+/// A reason why an operation of some kind may not be done on a node now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blocker {
+    /// The kind.
+    pub operation: OpBlocker,
+    /// Why, for people.
+    pub reason: String,
+}

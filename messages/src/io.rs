@@ -1,0 +1,186 @@
+//! I/O requests: what may be asked of a node, generic over the buffers that the request owns and gives back.
+
+use crate::common::{BlockStatus, RequestFlags};
+use crate::error::{IoError, IoResult};
+
+/// How space is laid out when an image grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preallocation {
+    /// Nothing is allocated.
+    #[default]
+    Off,
+    /// The format's tables are.
+    Metadata,
+    /// The host reserves the space without writing it.
+    Falloc,
+    /// Zeroes are written.
+    Full,
+}
+
+/// One request. Offsets and lengths are in bytes; the length of a read or write is that of its buffers.
+#[derive(Debug)]
+pub enum Operation<B> {
+    /// Fill the buffers from `offset`.
+    Read {
+        /// First byte.
+        offset: u64,
+        /// What the data is read into.
+        buffers: B,
+        /// COPY_ON_READ, PREFETCH.
+        flags: RequestFlags,
+    },
+    /// Store the buffers at `offset`.
+    Write {
+        /// First byte.
+        offset: u64,
+        /// The data.
+        buffers: B,
+        /// FUA, WRITE_COMPRESSED, WRITE_UNCHANGED, SERIALISING, NO_WAIT.
+        flags: RequestFlags,
+    },
+    /// Make a range read as zeroes.
+    WriteZeroes {
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+        /// MAY_UNMAP, FUA, NO_FALLBACK, SERIALISING, NO_WAIT.
+        flags: RequestFlags,
+    },
+    /// Forget a range: what it reads as afterwards is up to the driver.
+    Discard {
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// Make everything acknowledged before durable.
+    Flush,
+    /// Change the node's length.
+    Truncate {
+        /// The new length.
+        size: u64,
+        /// Fail rather than end up longer than asked.
+        exact: bool,
+        /// What to do with the new part.
+        preallocation: Preallocation,
+        /// ZERO_WRITE: the new part must read as zeroes.
+        flags: RequestFlags,
+    },
+    /// What the start of a range is made of.
+    BlockStatus {
+        /// First byte.
+        offset: u64,
+        /// Bytes that are of interest; the answer may cover fewer.
+        len: u64,
+        /// Ask storage whether data is zeroes, which may cost a system call.
+        want_zero: bool,
+        /// Follow the chain down to what is allocated, rather than answer for this node alone.
+        whole_chain: bool,
+    },
+    /// The node's length.
+    Length,
+    /// Bytes that the image takes on its host.
+    AllocatedSize,
+}
+
+/// What a request that is no read or write answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Value {
+    /// Done.
+    Done,
+    /// A number of bytes.
+    Bytes(u64),
+    /// A status.
+    Status(BlockStatus),
+}
+
+/// The end of a request: its result, and the buffers it took.
+#[derive(Debug)]
+#[must_use = "a request's outcome says whether it failed"]
+pub struct Outcome<B> {
+    /// How it ended.
+    pub result: IoResult<Value>,
+    /// The buffers of a read or write.
+    pub buffers: Option<B>,
+}
+
+impl<B> Outcome<B> {
+    /// A request without buffers that ended with `result`.
+    pub const fn plain(result: IoResult<Value>) -> Self {
+        Self {
+            result,
+            buffers: None,
+        }
+    }
+
+    /// The result and the buffers of a read or write. A request that got lost on its way has neither, and is an error.
+    ///
+    /// # Errors
+    /// The request's own.
+    pub fn into_parts(self) -> (IoResult<()>, Option<B>) {
+        (self.result.map(|_| ()), self.buffers)
+    }
+
+    /// The number that a length or size query answers.
+    ///
+    /// # Errors
+    /// The request's own.
+    pub fn into_bytes(self) -> IoResult<u64> {
+        match self.result? {
+            Value::Bytes(bytes) => Ok(bytes),
+            Value::Done | Value::Status(_) => Err(IoError::Invalid),
+        }
+    }
+
+    /// The status that a status query answers.
+    ///
+    /// # Errors
+    /// The request's own.
+    pub fn into_status(self) -> IoResult<BlockStatus> {
+        match self.result? {
+            Value::Status(status) => Ok(status),
+            Value::Done | Value::Bytes(_) => Err(IoError::Invalid),
+        }
+    }
+}
+
+/// The kind of an operation, for statistics, tracing and the query that names what a drain waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OperationKind {
+    /// [`Operation::Read`]
+    Read,
+    /// [`Operation::Write`]
+    Write,
+    /// [`Operation::WriteZeroes`]
+    WriteZeroes,
+    /// [`Operation::Discard`]
+    Discard,
+    /// [`Operation::Flush`]
+    Flush,
+    /// [`Operation::Truncate`]
+    Truncate,
+    /// [`Operation::BlockStatus`]
+    BlockStatus,
+    /// [`Operation::Length`] and [`Operation::AllocatedSize`]
+    Query,
+}
+
+impl<B> Operation<B> {
+    /// What kind of request it is.
+    #[must_use]
+    pub const fn kind(&self) -> OperationKind {
+        match self {
+            Self::Read { .. } => OperationKind::Read,
+            Self::Write { .. } => OperationKind::Write,
+            Self::WriteZeroes { .. } => OperationKind::WriteZeroes,
+            Self::Discard { .. } => OperationKind::Discard,
+            Self::Flush => OperationKind::Flush,
+            Self::Truncate { .. } => OperationKind::Truncate,
+            Self::BlockStatus { .. } => OperationKind::BlockStatus,
+            Self::Length | Self::AllocatedSize => OperationKind::Query,
+        }
+    }
+}
