@@ -1,1 +1,2 @@
 //! Who talks to whom: iothreads, nodes, the graph, exports and monitors.
+pub mod monitor;

@@ -9,6 +9,7 @@ pub mod error;
 pub mod global_state;
 pub mod handshake;
 pub mod io;
+pub mod qapi;
 pub mod record;
 
 pub use common::*;

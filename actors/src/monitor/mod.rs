@@ -1,0 +1,10 @@
+//! QMP monitors: who listens, what a session says, and who carries its commands out.
+//!
+//! Everything here runs on the control thread. A monitor waits for its own commands only: while one
+//! monitor's command waits for a drain, the others go on.
+
+mod dispatch;
+mod events;
+
+pub use dispatch::Dispatch;
+pub use events::EventBus;
