@@ -1,2 +1,3 @@
 //! Who talks to whom: iothreads, nodes, the graph, exports and monitors.
+pub mod iothread;
 pub mod monitor;

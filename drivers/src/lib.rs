@@ -1,1 +1,4 @@
 //! What a node does: the ring, protocol drivers, format drivers and filters.
+
+pub mod buffer;
+pub mod ring;

@@ -1,0 +1,340 @@
+//! The iothread's loop: mailbox, tasks, ring, over and over, one step at a time.
+
+use std::fmt;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use async_task::Runnable;
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use drivers::ring::{Monotonic, Ring, RingConfig, Wait, Wake};
+
+use super::local::{Local, Shared, Stats};
+use super::poll::Adaptive;
+use super::{IoThread, IoThreadConfig};
+
+/// How many messages one turn handles, so that tasks and I/O get their turn under any flood.
+const MESSAGES: usize = 256;
+
+/// How many polls of tasks one turn makes, for the same reason.
+const POLLS: usize = 512;
+
+/// What a turn came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Something was done, or may be done at once.
+    Worked,
+    /// There was nothing to do.
+    Idle,
+    /// The iothread was asked to stop and its mailbox is empty.
+    Stopped,
+}
+
+/// Which ready task runs next.
+#[derive(Default)]
+pub enum Scheduler {
+    /// The one that has been ready longest.
+    #[default]
+    Fifo,
+    /// The one at the index that this function picks among so many.
+    Choose(Box<dyn FnMut(usize) -> usize>),
+}
+
+impl Scheduler {
+    #[inline]
+    fn pick(&mut self, ready: usize) -> usize {
+        match self {
+            Scheduler::Fifo => 0,
+            Scheduler::Choose(choose) => choose(ready).min(ready.saturating_sub(1)),
+        }
+    }
+}
+
+/// An iothread without the thread: whoever calls [`Core::turn`] lends it one. A simulator runs many on one thread.
+pub struct Core<M> {
+    local: Rc<Local>,
+    mailbox: Receiver<M>,
+    /// Tasks of this iothread that other threads made ready.
+    tasks: Receiver<Runnable>,
+    handler: Box<dyn Fn(M)>,
+    adaptive: Adaptive,
+    scheduler: Scheduler,
+    stats: Stats,
+    /// Disconnects when the core is gone.
+    _running: Sender<()>,
+}
+
+impl<M: Send + 'static> Core<M> {
+    /// A core and its handle, on a ring made by the caller with the wake word `wake`.
+    pub fn new<F>(config: &IoThreadConfig, ring: Ring, scheduler: Scheduler, make: F) -> (Self, IoThread<M>)
+    where
+        F: FnOnce(Rc<Local>) -> Box<dyn Fn(M)>,
+    {
+        let (shared, tasks) = Shared::new(config.name.clone(), config.poll, ring.wake().clone());
+        let (sender, mailbox) = unbounded();
+        let (running, ended) = bounded(0);
+        let local = Local::new(shared.clone(), ring);
+        let handler = {
+            let _entered = local.enter();
+            make(local.clone())
+        };
+        let (adaptive, stats) = (Adaptive::default(), Stats::default());
+        let core = Self {
+            local,
+            mailbox,
+            tasks,
+            handler,
+            adaptive,
+            scheduler,
+            stats,
+            _running: running,
+        };
+        (
+            core,
+            IoThread {
+                shared,
+                mailbox: sender,
+                ended,
+            },
+        )
+    }
+
+    /// The iothread from inside.
+    pub fn local(&self) -> &Rc<Local> {
+        &self.local
+    }
+
+    /// Handles messages, runs ready tasks, and turns the ring; if there was nothing to do and `may_sleep`, polls and
+    /// then sleeps until there is.
+    pub fn turn(&mut self, may_sleep: bool) -> Progress {
+        let _entered = self.local.enter();
+        self.stats.turns += 1;
+        let work = self.messages() + self.run();
+        if work == 0 && self.local.shared().is_stopping() && self.mailbox.is_empty() {
+            return Progress::Stopped;
+        }
+        let events = if work == 0 && may_sleep {
+            self.wait()
+        } else {
+            self.local.ring().turn(Wait::No)
+        };
+        self.publish();
+        if work + events > 0 {
+            Progress::Worked
+        } else {
+            Progress::Idle
+        }
+    }
+
+    fn messages(&mut self) -> usize {
+        let mut count = 0;
+        // The check spares an empty mailbox the full fence of a receive.
+        while count < MESSAGES && !self.mailbox.is_empty() {
+            let Ok(message) = self.mailbox.try_recv() else {
+                break;
+            };
+            count += 1;
+            guarded("a message's handler", || (self.handler)(message));
+        }
+        self.stats.messages += count as u64;
+        count
+    }
+
+    fn run(&mut self) -> usize {
+        while !self.tasks.is_empty() {
+            let Ok(task) = self.tasks.try_recv() else { break };
+            self.local.push_ready(task);
+        }
+        let mut count = 0;
+        while count < POLLS {
+            let ready = self.local.ready();
+            let Some(task) = self.local.take_ready(self.scheduler.pick(ready)) else {
+                break;
+            };
+            count += 1;
+            guarded("a task", || {
+                task.run();
+            });
+        }
+        self.stats.polls += count as u64;
+        count
+    }
+
+    /// Polls as long as it pays, then sleeps. Returns how many operations ended.
+    fn wait(&mut self) -> usize {
+        let params = self.local.shared().poll();
+        let ring = self.local.ring();
+        let time = self.adaptive.time(params);
+        if params.max_ns == 0 {
+            self.stats.parks += 1;
+            return ring.turn(Wait::Until(None));
+        }
+        let start = ring.now();
+        let mut events = 0;
+        if time.is_zero() || !self.poll(time, &mut events) {
+            self.stats.parks += 1;
+            events = self.local.ring().turn(Wait::Until(None));
+        }
+        let waited = self.local.ring().now().saturating_duration_since(start);
+        self.adaptive.adjust(params, waited);
+        events
+    }
+
+    /// Looks for work for this long without system calls, but for one to hand over what was submitted. True if
+    /// there is some, or a timer is due.
+    fn poll(&self, time: Duration, events: &mut usize) -> bool {
+        let ring = self.local.ring();
+        let end = ring.now() + time;
+        let timer = ring.next_timer();
+        loop {
+            if ring.has_work() {
+                *events = ring.turn(Wait::No);
+                if *events > 0 {
+                    return true;
+                }
+            }
+            if !self.mailbox.is_empty() || !self.tasks.is_empty() || self.local.ready() > 0 {
+                return true;
+            }
+            let now = ring.now();
+            if timer.is_some_and(|timer| timer <= now) {
+                *events = ring.turn(Wait::No);
+                return true;
+            }
+            if now >= end {
+                return false;
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    fn publish(&mut self) {
+        self.stats.enters = self.local.ring().stats().enters;
+        self.local.shared().publish(self.stats);
+    }
+}
+
+impl<M> Drop for Core<M> {
+    /// Drops all tasks on this thread, so that their guards are released and their operations cancelled.
+    fn drop(&mut self) {
+        let _entered = self.local.enter();
+        loop {
+            self.local.wake_all();
+            while let Some(task) = self.local.take_ready(0) {
+                guarded("a dropped task", || drop(task));
+            }
+            if !self.local.has_tasks() {
+                break;
+            }
+            // What is left was made ready by another thread that has yet to put it into the queue. The iothread is
+            // ending, no request waits for it any more: it may block here.
+            match self.tasks.recv_timeout(Duration::from_secs(5)) {
+                Ok(task) => guarded("a dropped task", || drop(task)),
+                Err(_) => {
+                    tracing::error!(
+                        iothread = self.local.name(),
+                        "tasks left behind at the iothread's end"
+                    );
+                    break;
+                }
+            }
+        }
+        self.local.clear_ext();
+    }
+}
+
+/// Runs somebody's code; a panic in it is logged and goes no further.
+#[inline]
+fn guarded(what: &str, code: impl FnOnce()) {
+    // What the code left half-changed is its own: it is dropped by the unwinding, and guards are released by that.
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(code)) {
+        log_panic(what, &*panic);
+    }
+}
+
+#[cold]
+fn log_panic(what: &str, panic: &(dyn std::any::Any + Send)) {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    tracing::error!("{what} panicked and was ended: {}", text.unwrap_or("(no text)"));
+}
+
+/// Starts a thread that turns a core until it is stopped.
+pub(super) fn start<M, F>(config: IoThreadConfig, make: F) -> io::Result<IoThread<M>>
+where
+    M: Send + 'static,
+    F: FnOnce(Rc<Local>) -> Box<dyn Fn(M)> + Send + 'static,
+{
+    let (send, started) = bounded(1);
+    let name: String = config.name.chars().filter(|&c| c != '\0').collect();
+    thread::Builder::new().name(name).spawn(move || {
+        let mut core = match prepare(&config, make) {
+            Ok((core, handle)) => {
+                // The starter waits below; if it is gone, its handle is dropped and nobody can stop this thread.
+                if send.send(Ok(handle)).is_err() {
+                    return;
+                }
+                core
+            }
+            Err(error) => return drop(send.send(Err(error))),
+        };
+        while core.turn(true) != Progress::Stopped {}
+    })?;
+    // A control thread waits here for the set-up; no request can exist on an iothread that has not started.
+    started
+        .recv()
+        .unwrap_or_else(|_| Err(io::Error::other("the iothread ended while it was set up")))
+}
+
+fn prepare<M, F>(config: &IoThreadConfig, make: F) -> io::Result<(Core<M>, IoThread<M>)>
+where
+    M: Send + 'static,
+    F: FnOnce(Rc<Local>) -> Box<dyn Fn(M)>,
+{
+    if let Some(cpus) = &config.cpus {
+        restrict(cpus)?;
+    }
+    let ring = Ring::new(RingConfig {
+        engine: config.engine,
+        max_batch: config.aio_max_batch,
+        threads: config.pool_threads,
+        clock: Rc::new(Monotonic),
+        ..RingConfig::new(Arc::new(Wake::new()?))
+    })?;
+    Ok(Core::new(config, ring, Scheduler::default(), make))
+}
+
+/// Lets this thread run on these processors only.
+fn restrict(cpus: &[usize]) -> io::Result<()> {
+    let mut set = rustix::thread::CpuSet::new();
+    for &cpu in cpus {
+        if cpu >= rustix::thread::CpuSet::MAX_CPU {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("there is no processor {cpu}"),
+            ));
+        }
+        set.set(cpu);
+    }
+    Ok(rustix::thread::sched_setaffinity(None, &set)?)
+}
+
+impl<M> fmt::Debug for Core<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core")
+            .field("local", &self.local)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Scheduler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Scheduler::Fifo => "Fifo",
+            Scheduler::Choose(_) => "Choose",
+        })
+    }
+}

@@ -1,0 +1,166 @@
+//! Iothreads: one OS thread each, with one ring, one mailbox and one single-threaded executor.
+//!
+//! An [`IoThread`] is the handle that any thread may hold; [`Local`] is the same iothread seen from inside, and is
+//! what tasks use to spawn, to reach the ring and to keep per-thread tables.
+
+mod core;
+mod local;
+mod poll;
+
+use std::fmt;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crossbeam_channel::{Receiver, Sender};
+use drivers::ring::Engine;
+
+pub use self::core::{Core, Progress, Scheduler};
+pub use local::{Local, Stats};
+pub use poll::PollParams;
+
+use local::Shared;
+
+/// The number of an iothread, never used twice in a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct IoThreadId(pub u32);
+
+impl IoThreadId {
+    fn next() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl fmt::Display for IoThreadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// How an iothread is to be made.
+#[derive(Clone, Debug)]
+pub struct IoThreadConfig {
+    /// The thread's name; the kernel shows its first 15 bytes.
+    pub name: String,
+    /// Adaptive polling.
+    pub poll: PollParams,
+    /// What runs the ring's operations.
+    pub engine: Engine,
+    /// The processors the thread may run on; None for the process's own.
+    pub cpus: Option<Vec<usize>>,
+    /// After how many queued operations to hand them to the kernel early; 0 for the engine's own choice.
+    pub aio_max_batch: u32,
+    /// The most threads of the pool for blocking work.
+    pub pool_threads: usize,
+}
+
+impl Default for IoThreadConfig {
+    fn default() -> Self {
+        Self {
+            name: "iothread".to_owned(),
+            poll: PollParams::default(),
+            engine: Engine::Auto,
+            cpus: None,
+            aio_max_batch: 0,
+            // QEMU's default for thread-pool-max.
+            pool_threads: 64,
+        }
+    }
+}
+
+/// A handle on an iothread whose mailbox takes messages of type `M`.
+///
+/// Dropping handles does not end the thread: [`IoThread::stop`] does.
+pub struct IoThread<M> {
+    shared: Arc<Shared>,
+    /// Unbounded: whoever sends has been admitted (a request holds its client's in-flight guard, the graph actor has
+    /// one message a node out at a time), so the queue is as long as what is in flight, not as what is asked for.
+    mailbox: Sender<M>,
+    /// Disconnected when the thread has ended.
+    ended: Receiver<()>,
+}
+
+impl<M: Send + 'static> IoThread<M> {
+    /// Starts the thread. `make` runs on it first, and gives the mailbox's handler.
+    ///
+    /// # Errors
+    /// What starting the thread, its processor set or its ring met.
+    pub fn start<F>(config: IoThreadConfig, make: F) -> io::Result<Self>
+    where
+        F: FnOnce(Rc<Local>) -> Box<dyn Fn(M)> + Send + 'static,
+    {
+        core::start(config, make)
+    }
+
+    /// Puts a message into the mailbox and wakes the thread if it sleeps.
+    ///
+    /// # Errors
+    /// The message itself, if the thread has ended.
+    #[inline]
+    pub fn send(&self, message: M) -> Result<(), M> {
+        self.mailbox.send(message).map_err(|refused| refused.0)?;
+        self.shared.wake();
+        Ok(())
+    }
+}
+
+impl<M> IoThread<M> {
+    /// Its number.
+    #[inline]
+    pub fn id(&self) -> IoThreadId {
+        self.shared.id()
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.shared.name()
+    }
+
+    /// Asks the thread to end: messages already in the mailbox are handled, then all tasks are dropped.
+    pub fn stop(&self) {
+        self.shared.stop();
+    }
+
+    /// Waits until the thread has ended. For control threads at shutdown: it blocks, so it must not be called from
+    /// a task, the thread's own least of all.
+    pub fn join(&self) {
+        // Nothing is ever sent: this returns when the thread drops its end.
+        let _ = self.ended.recv();
+    }
+
+    /// Sets the adaptive polling from the thread's next turn on.
+    pub fn set_poll(&self, params: PollParams) {
+        self.shared.set_poll(params);
+    }
+
+    /// The adaptive polling in force.
+    pub fn poll_params(&self) -> PollParams {
+        self.shared.poll()
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> Stats {
+        self.shared.stats()
+    }
+}
+
+impl<M> Clone for IoThread<M> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: self.shared.clone(),
+            mailbox: self.mailbox.clone(),
+            ended: self.ended.clone(),
+        }
+    }
+}
+
+impl<M> fmt::Debug for IoThread<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IoThread")
+            .field("id", &self.id())
+            .field("name", &self.name())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,51 @@
+//! What a ring needs from whoever runs its operations: the kernel's io_uring, epoll and threads, or a simulator.
+
+use std::time::Duration;
+
+use super::op::{Op, SlotId};
+use super::slots::Slots;
+use super::{Engine, RingStats};
+
+/// The end of an operation: its slot, and a result as system calls have it (a negative error number, or more).
+#[derive(Clone, Copy, Debug)]
+pub struct Completion {
+    /// Whose.
+    pub id: SlotId,
+    /// With what result.
+    pub result: i32,
+}
+
+/// How long a backend's turn may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nap {
+    /// No time: hand over what is queued and collect what is there.
+    No,
+    /// Until something completes or the bell rings, and no longer than this.
+    Sleep(Option<Duration>),
+}
+
+/// Runs operations.
+///
+/// The slot table owns each operation from before [`Backend::submit`] until after the backend reported its one
+/// completion; the backend may keep pointers into the operation's buffers (not into the table) in between.
+pub trait Backend {
+    /// What kind this is.
+    fn engine(&self) -> Engine;
+
+    /// Takes an operation on. Never completes it here: completions come out of [`Backend::turn`] only.
+    fn submit(&mut self, id: SlotId, op: &mut Op);
+
+    /// Asks for an early end of an operation in flight. It completes all the same, `ECANCELED` or otherwise.
+    fn cancel(&mut self, id: SlotId, op: &mut Op);
+
+    /// Whether a turn without a nap may do anything: something to hand over, or something to collect. Costs no
+    /// system call.
+    fn has_work(&self) -> bool;
+
+    /// Hands over what was submitted, collects completions into `done`, and sleeps in between as `nap` allows if
+    /// there is nothing to collect. One system call, or none if there is nothing to do.
+    fn turn(&mut self, slots: &mut Slots, nap: Nap, done: &mut Vec<Completion>);
+
+    /// Counters; the ring adds its own.
+    fn stats(&self) -> RingStats;
+}

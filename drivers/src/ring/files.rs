@@ -1,0 +1,83 @@
+//! Operations on one file with the engine its user chose for it.
+
+use super::Ring;
+use super::future::{Finished, Moved, Pending};
+use super::op::{AioMode, Fd, Op};
+use crate::buffer::Buffers;
+
+/// A file on a ring, and how its operations run there.
+#[derive(Clone, Debug)]
+pub struct FileOps {
+    ring: Ring,
+    fd: Fd,
+    aio: AioMode,
+}
+
+impl FileOps {
+    /// The file `fd`, served by `ring` as `aio` says.
+    pub fn new(ring: &Ring, fd: Fd, aio: AioMode) -> Self {
+        Self {
+            ring: ring.clone(),
+            fd,
+            aio,
+        }
+    }
+
+    /// The ring.
+    pub fn ring(&self) -> &Ring {
+        &self.ring
+    }
+
+    /// The descriptor.
+    pub fn fd(&self) -> &Fd {
+        &self.fd
+    }
+
+    /// The engine asked for.
+    pub fn aio(&self) -> AioMode {
+        self.aio
+    }
+
+    /// As [`Ring::read_at`].
+    #[inline]
+    pub fn read_at(&self, bufs: Buffers, offset: u64) -> Pending<Moved> {
+        self.ring.start(Op::Read {
+            fd: self.fd.clone(),
+            bufs,
+            offset,
+            aio: self.aio,
+        })
+    }
+
+    /// As [`Ring::write_at`].
+    #[inline]
+    pub fn write_at(&self, bufs: Buffers, offset: u64, fua: bool) -> Pending<Moved> {
+        self.ring.start(Op::Write {
+            fd: self.fd.clone(),
+            bufs,
+            offset,
+            fua,
+            aio: self.aio,
+        })
+    }
+
+    /// As [`Ring::sync`].
+    pub fn sync(&self, datasync: bool) -> Pending<Finished> {
+        self.ring.start(Op::Sync {
+            fd: self.fd.clone(),
+            datasync,
+            aio: self.aio,
+        })
+    }
+
+    /// As [`Ring::fallocate`].
+    pub fn fallocate(&self, mode: i32, offset: u64, len: u64) -> Pending<Finished> {
+        self.ring.start(Op::Fallocate {
+            fd: self.fd.clone(),
+            mode,
+            offset,
+            len,
+            aio: self.aio,
+        })
+    }
+}

@@ -1,0 +1,168 @@
+//! What an operation is made of: everything the kernel (or a pool thread) may touch while it runs.
+
+use std::fmt;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::net::SocketAddrAny;
+
+use crate::buffer::{Buffer, Buffers};
+
+/// A descriptor shared by its user and the operations on it: it closes when the last of them is gone.
+pub type Fd = Arc<OwnedFd>;
+
+/// The name of a slot: an index, and a generation that tells its uses apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SlotId {
+    pub(super) index: u32,
+    pub(super) generation: u32,
+}
+
+/// How operations on a file are to be run (QEMU's option `aio`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AioMode {
+    /// On the ring's thread pool, whatever the ring's own engine.
+    Threads,
+    /// By the kernel asynchronously; the ring does the same as for [`AioMode::IoUring`].
+    Native,
+    /// By the ring's engine.
+    #[default]
+    IoUring,
+}
+
+/// Work for the thread pool.
+pub type Job = Box<dyn FnOnce() + Send>;
+
+/// An operation, owned by its slot until its last completion.
+pub enum Op {
+    /// Read at an offset into buffers.
+    Read {
+        /// The file.
+        fd: Fd,
+        /// Where the bytes go.
+        bufs: Buffers,
+        /// Where they come from, in bytes.
+        offset: u64,
+        /// Who does it.
+        aio: AioMode,
+    },
+    /// Write buffers at an offset.
+    Write {
+        /// The file.
+        fd: Fd,
+        /// The bytes.
+        bufs: Buffers,
+        /// Where they go, in bytes.
+        offset: u64,
+        /// Complete only when the data is on stable storage (`RWF_DSYNC`).
+        fua: bool,
+        /// Who does it.
+        aio: AioMode,
+    },
+    /// `fsync(2)` or `fdatasync(2)`.
+    Sync {
+        /// The file.
+        fd: Fd,
+        /// Skip metadata that is not needed to read the data back.
+        datasync: bool,
+        /// Who does it.
+        aio: AioMode,
+    },
+    /// `fallocate(2)`.
+    Fallocate {
+        /// The file.
+        fd: Fd,
+        /// `FALLOC_FL_*`.
+        mode: i32,
+        /// The first byte.
+        offset: u64,
+        /// The number of bytes.
+        len: u64,
+        /// Who does it.
+        aio: AioMode,
+    },
+    /// Receive what there is, at least a byte, into a buffer.
+    Recv {
+        /// The socket.
+        fd: Fd,
+        /// Where the bytes go.
+        buf: Buffer,
+    },
+    /// Send all bytes.
+    Send {
+        /// The socket.
+        fd: Fd,
+        /// The bytes.
+        bufs: Buffers,
+        /// How many went out already.
+        sent: usize,
+    },
+    /// Accept a connection; the result is its descriptor.
+    Accept {
+        /// The listening socket.
+        fd: Fd,
+    },
+    /// Connect a socket.
+    Connect {
+        /// The socket.
+        fd: Fd,
+        /// The peer; boxed since the kernel may read it late.
+        addr: Box<SocketAddrAny>,
+        /// The connection was begun, and writability tells its end.
+        begun: bool,
+    },
+    /// Wait for `poll(2)` events; the result is the mask of those that came.
+    Poll {
+        /// The descriptor.
+        fd: Fd,
+        /// `POLLIN`, `POLLOUT`, ...
+        events: u32,
+    },
+    /// Run a job on the pool. None once it was handed over.
+    Blocking(Option<Job>),
+}
+
+impl Op {
+    /// Whether the operation is disk work, during which waiting rightly counts as I/O wait.
+    pub(super) fn is_disk(&self) -> bool {
+        matches!(
+            self,
+            Op::Read { .. } | Op::Write { .. } | Op::Sync { .. } | Op::Fallocate { .. }
+        )
+    }
+
+    /// Whether the operation wants the thread pool even where the engine could do without.
+    pub(super) fn wants_pool(&self) -> bool {
+        match self {
+            Op::Read { aio, .. } | Op::Write { aio, .. } => *aio == AioMode::Threads,
+            Op::Sync { aio, .. } | Op::Fallocate { aio, .. } => *aio == AioMode::Threads,
+            Op::Blocking(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Ends an operation nobody waits for: a connection accepted too late is closed.
+    pub(super) fn dispose(self, result: i32) {
+        if let (Op::Accept { .. }, 0..) = (&self, result) {
+            // SAFETY: the kernel just made this descriptor for us, and nobody else knows of it.
+            drop(unsafe { OwnedFd::from_raw_fd(result) });
+        }
+    }
+}
+
+impl fmt::Debug for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Op::Read { .. } => "Read",
+            Op::Write { .. } => "Write",
+            Op::Sync { .. } => "Sync",
+            Op::Fallocate { .. } => "Fallocate",
+            Op::Recv { .. } => "Recv",
+            Op::Send { .. } => "Send",
+            Op::Accept { .. } => "Accept",
+            Op::Connect { .. } => "Connect",
+            Op::Poll { .. } => "Poll",
+            Op::Blocking(_) => "Blocking",
+        })
+    }
+}

@@ -1,0 +1,192 @@
+//! How another thread wakes an iothread: one word of three states, and an eventfd for when it really sleeps.
+//!
+//! The sleeper's side, run by [`Ring::turn`](super::Ring::turn):
+//!
+//! ```text
+//!            try_park                    wake (writes the eventfd)
+//!  RUNNING ------------> PARKING -----------------------------------> WOKEN
+//!     ^  \                  |                                          | |
+//!     |   \---- wake ------ | ---------------------------------------->| |
+//!     |                     | unpark                                   | | try_park (fails), unpark
+//!     +---------------------+------------------------------------------+-+
+//! ```
+//!
+//! WOKEN sticks until the sleeper takes it back to RUNNING, and after that it looks at its queues before it parks
+//! again. So whoever puts work into a queue first and calls [`Wake::wake`] second is seen: either the sleeper
+//! has yet to look, or the word keeps it awake, or the eventfd wakes it. All changes are read-modify-writes of one
+//! word, hence totally ordered; no fence between the queue and the word is needed beyond acquire and release.
+
+#[cfg(not(loom))]
+use std::sync::atomic::{AtomicU8, Ordering};
+
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU8, Ordering};
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+const RUNNING: u8 = 0;
+const PARKING: u8 = 1;
+const WOKEN: u8 = 2;
+
+/// The three-state word, without the eventfd.
+#[derive(Debug)]
+pub(super) struct Word(AtomicU8);
+
+impl Word {
+    pub(super) fn new() -> Self {
+        Self(AtomicU8::new(RUNNING))
+    }
+
+    /// Marks the sleeper woken; true if it may be asleep, so that the caller must also ring the bell.
+    #[inline]
+    #[must_use]
+    pub(super) fn wake(&self) -> bool {
+        self.0.swap(WOKEN, Ordering::AcqRel) == PARKING
+    }
+
+    /// Announces that the caller is about to sleep. False, and the state is RUNNING again, if it was woken.
+    #[inline]
+    #[must_use]
+    pub(super) fn try_park(&self) -> bool {
+        if self
+            .0
+            .compare_exchange(RUNNING, PARKING, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+        {
+            return true;
+        }
+        self.0.swap(RUNNING, Ordering::AcqRel);
+        false
+    }
+
+    /// The caller is awake again, whatever woke it.
+    #[inline]
+    pub(super) fn unpark(&self) {
+        self.0.swap(RUNNING, Ordering::AcqRel);
+    }
+}
+
+/// Wakes the thread that sleeps in a ring; shared by everybody who gives that thread work.
+#[derive(Debug)]
+pub struct Wake {
+    word: Word,
+    event: OwnedFd,
+}
+
+impl Wake {
+    /// A wake word in the state RUNNING, with its eventfd.
+    ///
+    /// # Errors
+    /// As `eventfd(2)`: no descriptor or memory left.
+    pub fn new() -> io::Result<Self> {
+        // The eventfd is never read: the ring watches it edge by edge, and 2^64 - 1 wakes do not come.
+        Ok(Self {
+            word: Word::new(),
+            event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        })
+    }
+
+    /// Makes the owner's next sleep return at once, or ends the one it is in. Work for it must already be
+    /// where it looks. One atomic operation unless the owner is parked.
+    #[inline]
+    pub fn wake(&self) {
+        if self.word.wake() {
+            self.ring_bell();
+        }
+    }
+
+    #[cold]
+    fn ring_bell(&self) {
+        if let Err(error) = rustix::io::write(&self.event, &1u64.to_ne_bytes()) {
+            tracing::error!("cannot wake an iothread: {error}");
+        }
+    }
+
+    #[inline]
+    pub(super) fn try_park(&self) -> bool {
+        self.word.try_park()
+    }
+
+    #[inline]
+    pub(super) fn unpark(&self) {
+        self.word.unpark();
+    }
+
+    /// The eventfd that a wake of a parked thread makes readable anew.
+    pub(super) fn bell(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+}
+
+/// The protocol under loom: `RUSTFLAGS="--cfg loom" cargo test -p millpond-drivers --release loom_`.
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::Word;
+    use loom::sync::atomic::{AtomicUsize, Ordering};
+    use loom::sync::{Arc, Condvar, Mutex};
+    use loom::thread;
+
+    struct Model {
+        word: Word,
+        queue: AtomicUsize,
+        bell: Mutex<bool>,
+        rung: Condvar,
+    }
+
+    impl Model {
+        fn send(&self) {
+            // Relaxed on purpose: only the word may order the queue's contents.
+            self.queue.fetch_add(1, Ordering::Relaxed);
+            if self.word.wake() {
+                *self.bell.lock().unwrap() = true;
+                self.rung.notify_one();
+            }
+        }
+
+        fn receive(&self, expected: usize) {
+            let mut seen = 0;
+            while seen < expected {
+                seen += self.queue.swap(0, Ordering::Relaxed);
+                if seen < expected && self.word.try_park() {
+                    let mut bell = self.bell.lock().unwrap();
+                    while !*bell {
+                        bell = self.rung.wait(bell).unwrap();
+                    }
+                    *bell = false;
+                    drop(bell);
+                    self.word.unpark();
+                }
+            }
+        }
+    }
+
+    fn run(senders: usize, each: usize) {
+        loom::model(move || {
+            let model = Arc::new(Model {
+                word: Word::new(),
+                queue: AtomicUsize::new(0),
+                bell: Mutex::new(false),
+                rung: Condvar::new(),
+            });
+            for _ in 0..senders {
+                let model = Arc::clone(&model);
+                thread::spawn(move || (0..each).for_each(|_| model.send()));
+            }
+            // A lost wake shows as a deadlock, which loom reports.
+            model.receive(senders * each);
+        });
+    }
+
+    #[test]
+    fn loom_one_sender_twice() {
+        run(1, 2);
+    }
+
+    #[test]
+    fn loom_two_senders() {
+        run(2, 1);
+    }
+}
