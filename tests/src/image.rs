@@ -1,0 +1,89 @@
+//! Images made by `qemu-img`, and the JSON by which a daemon opens them.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::tool;
+
+/// Makes an image with `qemu-img create`; `options` is the argument of `-o`, or empty.
+#[track_caller]
+pub fn create(path: &Path, format: &str, options: &str, size: u64) {
+    let mut args = vec!["create".to_owned(), "-q".into(), "-f".into(), format.to_owned()];
+    if !options.is_empty() {
+        args.extend(["-o".to_owned(), options.to_owned()]);
+    }
+    args.extend([path.display().to_string(), size.to_string()]);
+    tool::run("qemu-img", &args);
+}
+
+/// Makes a qcow2 overlay of `backing`, of its own size if one is given.
+#[track_caller]
+pub fn create_overlay(path: &Path, options: &str, backing: &Path, backing_format: &str, size: Option<u64>) {
+    let mut args: Vec<String> = ["create", "-q", "-f", "qcow2", "-F", backing_format, "-b"]
+        .map(Into::into)
+        .to_vec();
+    args.push(backing.display().to_string());
+    if !options.is_empty() {
+        args.extend(["-o".to_owned(), options.to_owned()]);
+    }
+    args.push(path.display().to_string());
+    args.extend(size.map(|size| size.to_string()));
+    tool::run("qemu-img", &args);
+}
+
+/// Options of a `file` node.
+pub fn file(name: &str, path: &Path) -> Value {
+    json!({ "driver": "file", "node-name": name, "filename": path })
+}
+
+/// Options of a node of `driver` over the node `file`.
+pub fn over(driver: &str, name: &str, file: &str) -> Value {
+    json!({ "driver": driver, "node-name": name, "file": file })
+}
+
+/// `qemu-img check`, which must find neither errors nor leaks.
+#[track_caller]
+pub fn assert_clean(path: &Path) {
+    let run = tool::try_run("qemu-img", &["check", "-f", "qcow2", &path.display().to_string()]);
+    assert_eq!(run.code, Some(0), "{}:\n{}{}", run.line, run.stdout, run.stderr);
+}
+
+/// `qemu-img check`, which may find leaks (it ends with 3) but no error.
+#[track_caller]
+pub fn assert_at_most_leaks(path: &Path) {
+    let run = tool::try_run("qemu-img", &["check", "-f", "qcow2", &path.display().to_string()]);
+    assert!(
+        matches!(run.code, Some(0 | 3)),
+        "{}:\n{}{}",
+        run.line,
+        run.stdout,
+        run.stderr
+    );
+}
+
+/// `qemu-img compare` of two images or URIs, which must be identical.
+#[track_caller]
+pub fn assert_identical(one: (&str, &str), other: (&str, &str)) {
+    tool::run(
+        "qemu-img",
+        &["compare", "-f", one.0, "-F", other.0, one.1, other.1],
+    );
+}
+
+/// What `qemu-img map` says of an image or URI, reduced to what any server of it can know: start, length, data, zero.
+#[track_caller]
+pub fn map(format: &str, name: &str) -> Vec<(u64, u64, bool, bool)> {
+    let parts = tool::run_json("qemu-img", &["map", "-U", "--output=json", "-f", format, name]);
+    let mut joined: Vec<(u64, u64, bool, bool)> = Vec::new();
+    for part in parts.as_array().expect("map prints a list") {
+        let number = |key: &str| part[key].as_u64().expect("map prints numbers");
+        let truth = |key: &str| part[key].as_bool().expect("map prints truth values");
+        let (start, length, data, zero) = (number("start"), number("length"), truth("data"), truth("zero"));
+        match joined.last_mut() {
+            Some(last) if (last.2, last.3) == (data, zero) => last.1 += length,
+            _ => joined.push((start, length, data, zero)),
+        }
+    }
+    joined
+}
