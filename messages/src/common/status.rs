@@ -37,6 +37,7 @@ pub struct BlockStatus {
     pub len: u64,
     /// Where the data is, if `OFFSET_VALID`: the offset in bytes in this node.
     pub map: Option<(NodeId, u64)>,
-    /// How many nodes down the backing chain the data was found, 0 for the node that was asked.
+    /// Which layer of the backing chain decides: 1 for the node that was asked, 2 for the one below; 0 if none has it
+    /// allocated.
     pub depth: u32,
 }

@@ -1,0 +1,182 @@
+//! A driver's children, as handles to await on.
+
+use std::rc::Rc;
+
+use messages::io::{Operation, Outcome, Preallocation, Value};
+use messages::{BlockStatus, IoError, IoResult, Limits, RequestFlags};
+
+use super::answer::Answer;
+use crate::buffer::{Buffer, Buffers};
+
+/// The result of a read or write, and the buffers it took.
+pub type Transfer = (IoResult<()>, Buffers);
+
+/// What stands behind a [`Child`]: whoever runs nodes implements this, drivers only use it.
+pub trait ChildPort {
+    /// Sends a request to the node behind the edge. It belongs to the request or background work that the parent is
+    /// busy with, so it never waits at a gate.
+    fn request(&self, operation: Operation<Buffers>) -> Answer<'static, Outcome<Buffers>>;
+
+    /// What the node behind the edge asks of requests.
+    fn limits(&self) -> Limits;
+
+    /// Whether there is a node behind the edge.
+    fn is_connected(&self) -> bool;
+
+    /// The name of the node behind the edge, empty if there is none.
+    fn node_name(&self) -> String;
+
+    /// The filename of the node behind the edge, empty if there is none.
+    fn filename(&self) -> String;
+}
+
+/// A handle on a child node. It stays valid when the graph puts another node behind the edge.
+#[derive(Clone)]
+pub struct Child(Rc<dyn ChildPort>);
+
+impl Child {
+    /// The handle on `port`.
+    #[must_use]
+    pub fn new(port: Rc<dyn ChildPort>) -> Self {
+        Self(port)
+    }
+
+    /// Sends any request.
+    pub fn request(&self, operation: Operation<Buffers>) -> Answer<'static, Outcome<Buffers>> {
+        self.0.request(operation)
+    }
+
+    /// Fills `buffers` from `offset`.
+    pub async fn read(&self, offset: u64, buffers: Buffers) -> Transfer {
+        transfer(self.request(Operation::Read { offset, buffers, flags: RequestFlags::empty() }).await)
+    }
+
+    /// Stores `buffers` at `offset`.
+    pub async fn write(&self, offset: u64, buffers: Buffers, flags: RequestFlags) -> Transfer {
+        transfer(self.request(Operation::Write { offset, buffers, flags }).await)
+    }
+
+    /// Reads exactly `len` bytes into a new buffer.
+    ///
+    /// # Errors
+    /// The read's.
+    pub async fn read_vec(&self, offset: u64, len: usize) -> IoResult<Buffers> {
+        let (result, buffers) = self.read(offset, Buffers::zeroed(len)).await;
+        result.map(|()| buffers)
+    }
+
+    /// Stores a copy of `bytes` at `offset`.
+    ///
+    /// # Errors
+    /// The write's.
+    pub async fn write_slice(&self, offset: u64, bytes: &[u8], flags: RequestFlags) -> IoResult<()> {
+        self.write(offset, Buffers::from(Buffer::from_slice(bytes)), flags).await.0
+    }
+
+    /// Makes a range read as zeroes.
+    ///
+    /// # Errors
+    /// The request's.
+    pub async fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> IoResult<()> {
+        self.done(Operation::WriteZeroes { offset, len, flags }).await
+    }
+
+    /// Forgets a range.
+    ///
+    /// # Errors
+    /// The request's.
+    pub async fn discard(&self, offset: u64, len: u64) -> IoResult<()> {
+        self.done(Operation::Discard { offset, len }).await
+    }
+
+    /// Makes what was acknowledged durable.
+    ///
+    /// # Errors
+    /// The request's.
+    pub async fn flush(&self) -> IoResult<()> {
+        self.done(Operation::Flush).await
+    }
+
+    /// Changes the length.
+    ///
+    /// # Errors
+    /// The request's.
+    pub async fn truncate(
+        &self,
+        size: u64,
+        exact: bool,
+        preallocation: Preallocation,
+        flags: RequestFlags,
+    ) -> IoResult<()> {
+        self.done(Operation::Truncate { size, exact, preallocation, flags }).await
+    }
+
+    /// The length in bytes.
+    ///
+    /// # Errors
+    /// The request's.
+    pub async fn length(&self) -> IoResult<u64> {
+        self.request(Operation::Length).await.into_bytes()
+    }
+
+    /// Bytes taken on the host.
+    ///
+    /// # Errors
+    /// The request's; NotSupported where no one can tell.
+    pub async fn allocated_size(&self) -> IoResult<u64> {
+        self.request(Operation::AllocatedSize).await.into_bytes()
+    }
+
+    /// What the start of a range is made of.
+    ///
+    /// # Errors
+    /// The request's.
+    pub async fn block_status(
+        &self,
+        offset: u64,
+        len: u64,
+        want_zero: bool,
+        whole_chain: bool,
+    ) -> IoResult<BlockStatus> {
+        self.request(Operation::BlockStatus { offset, len, want_zero, whole_chain }).await.into_status()
+    }
+
+    /// What the child asks of requests.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.0.limits()
+    }
+
+    /// Whether there is a node behind the edge.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.0.is_connected()
+    }
+
+    /// The name of the node behind the edge.
+    #[must_use]
+    pub fn node_name(&self) -> String {
+        self.0.node_name()
+    }
+
+    /// The filename of the node behind the edge.
+    #[must_use]
+    pub fn filename(&self) -> String {
+        self.0.filename()
+    }
+
+    async fn done(&self, operation: Operation<Buffers>) -> IoResult<()> {
+        match self.request(operation).await.result? {
+            Value::Done => Ok(()),
+            Value::Bytes(_) | Value::Status(_) => Err(IoError::Invalid),
+        }
+    }
+}
+
+/// A read's or write's outcome as its two parts. Where the buffers were lost on the way, the result is an error.
+fn transfer(outcome: Outcome<Buffers>) -> Transfer {
+    match outcome.into_parts() {
+        (result, Some(buffers)) => (result, buffers),
+        (result, None) => (result.and(Err(IoError::Cancelled)), Buffers::default()),
+    }
+}

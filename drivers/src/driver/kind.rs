@@ -1,0 +1,149 @@
+//! The description of a driver from which nodes of it are opened and images created.
+
+use futures_util::future::LocalBoxFuture;
+use messages::global_state::Options;
+use messages::{Error, ErrorKind, OpenFlags, Result, Role};
+use serde::de::DeserializeOwned;
+use std::rc::Rc;
+
+use super::Driver;
+use super::child::Child;
+use crate::ring::Ring;
+
+/// A child that nodes of a driver may have. Its place in [`DriverKind::children`] is its
+/// [`ChildSlot`](messages::ChildSlot).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChildKind {
+    /// The option that names it: `file`, `backing`.
+    pub name: &'static str,
+    /// What it is to the node.
+    pub role: Role,
+    /// The node cannot be opened without it.
+    pub required: bool,
+}
+
+/// One driver by name: how to open it, and what the graph has to know before that.
+pub trait DriverKind: Send + Sync + 'static {
+    /// The `driver` option's value.
+    fn name(&self) -> &'static str;
+
+    /// Its children. `backing`, where supported, is optional: the graph opens what the image names.
+    fn children(&self) -> &'static [ChildKind];
+
+    /// A protocol stores bytes itself and has no `file` child.
+    fn is_protocol(&self) -> bool;
+
+    /// A filter passes its child's data on.
+    fn is_filter(&self) -> bool {
+        false
+    }
+
+    /// How sure it is, from 0 to 100, that an image that starts with `head` is of this format.
+    fn probe(&self, _head: &[u8]) -> u8 {
+        0
+    }
+
+    /// Opens a node. Runs on the node's iothread.
+    fn open(&self, request: OpenRequest) -> LocalBoxFuture<'static, Result<Opened>>;
+
+    /// Makes an image. Runs on the iothread of `file`, or the main one.
+    fn create(&self, request: CreateRequest) -> LocalBoxFuture<'static, Result<()>> {
+        drop(request);
+        let error = Error::new(
+            ErrorKind::Unsupported,
+            format!("Driver '{}' does not support blockdev-create", self.name()),
+        );
+        Box::pin(async move { Err(error) })
+    }
+}
+
+/// What a driver is opened with.
+pub struct OpenRequest {
+    /// The node's name.
+    pub node_name: String,
+    /// The driver's own options: neither those common to all nodes, nor the children.
+    pub options: Options,
+    /// Read-only or not, cache mode, discard, inactive, check.
+    pub flags: OpenFlags,
+    /// One handle for each of [`DriverKind::children`], connected or not. `backing` is connected after the open.
+    pub children: Vec<Child>,
+    /// The iothread's ring.
+    pub ring: Ring,
+}
+
+/// What an open gives.
+pub struct Opened {
+    /// The driver.
+    pub driver: Rc<dyn Driver>,
+    /// The flags in force: an open with AUTO_RDONLY may have lost RDWR.
+    pub flags: OpenFlags,
+    /// The backing file that the image names.
+    pub backing: Option<BackingLink>,
+}
+
+/// A backing file as an image names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackingLink {
+    /// The stored name, neither completed nor trusted.
+    pub filename: String,
+    /// The stored format.
+    pub format: Option<String>,
+}
+
+/// What an image is made with.
+pub struct CreateRequest {
+    /// QAPI's `BlockdevCreateOptions`, the driver's part, without `driver` and without references to nodes.
+    pub options: Options,
+    /// The node to format, where the driver is a format.
+    pub file: Option<Child>,
+    /// The iothread's ring.
+    pub ring: Ring,
+}
+
+/// Reads a driver's options into its own struct, which has `#[serde(deny_unknown_fields)]`.
+///
+/// # Errors
+/// Names the option that is unknown, missing or of the wrong type.
+pub fn parse_options<T: DeserializeOwned>(options: Options) -> Result<T> {
+    serde_json::from_value(serde_json::Value::Object(options)).map_err(|error| invalid_options(&error.to_string()))
+}
+
+/// The error for options that do not fit, in the words that QMP's users know where serde's can be told apart.
+#[must_use]
+pub fn invalid_options(problem: &str) -> Error {
+    let named = |prefix: &str| {
+        problem.strip_prefix(prefix).and_then(|rest| rest.split('`').nth(1)).map(ToOwned::to_owned)
+    };
+    let text = if let Some(name) = named("unknown field ") {
+        format!("Parameter '{name}' is unexpected")
+    } else if let Some(name) = named("missing field ") {
+        format!("Parameter '{name}' is missing")
+    } else {
+        format!("Invalid options: {problem}")
+    };
+    Error::new(ErrorKind::InvalidArgument, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Sample {
+        #[expect(dead_code, reason = "only whether it parses matters")]
+        size: u64,
+    }
+
+    fn text(json: serde_json::Value) -> String {
+        let serde_json::Value::Object(options) = json else { panic!("not an object") };
+        parse_options::<Sample>(options).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn bad_options_are_named() {
+        assert_eq!(text(serde_json::json!({"size": 1, "colour": 2})), "Parameter 'colour' is unexpected");
+        assert_eq!(text(serde_json::json!({})), "Parameter 'size' is missing");
+        assert!(text(serde_json::json!({"size": "x"})).contains("invalid type"));
+    }
+}

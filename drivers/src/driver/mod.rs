@@ -1,0 +1,341 @@
+//! What a driver is: the trait that a node runs, and the description from which the graph opens one.
+//!
+//! ```text
+//!   DriverKind  (Send + Sync, one for each name: opens, creates, probes)
+//!       | open
+//!       v
+//!   Driver      (!Send, lives with its node on one iothread)
+//!       | asks
+//!       v
+//!   Child       (a handle on an edge: stays, whatever node is behind it)
+//! ```
+//!
+//! A driver answers *where* data is; the node's choke point does the transfers, checks ranges, flags and permissions
+//! before, and holds every emulation. So a driver may rely on: ranges within its length and aligned to its
+//! [`Limits::request_alignment`]; no write without permission; at least one byte.
+//!
+//! A format that maps ranges elsewhere implements [`Driver::locate`], [`Driver::place`] and [`Driver::settle`], and sees
+//! [`Driver::read`] and [`Driver::write`] only for ranges that it called [`At::Special`] or [`Target::Own`]. A protocol,
+//! which stores bytes itself, answers [`At::Own`] and [`Target::Own`] at once.
+
+mod answer;
+mod child;
+mod kind;
+mod registry;
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use messages::global_state::Options;
+use messages::io::Preallocation;
+use messages::{ChildSlot, CheckResult, DriverInfo, IoResult, Limits, Permissions, RequestFlags, Result};
+
+pub use answer::Answer;
+pub use child::{Child, ChildPort, Transfer};
+pub use kind::{
+    BackingLink, ChildKind, CreateRequest, DriverKind, OpenRequest, Opened, invalid_options, parse_options,
+};
+pub use registry::{Registry, Whitelist};
+
+use crate::buffer::Buffers;
+use crate::ring::Ring;
+
+/// How a driver stands to something it may be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Ability {
+    /// Refused, with no way round.
+    #[default]
+    None,
+    /// The node does it by other means: zeroes by writing them, FUA by a flush.
+    Emulated,
+    /// The driver does it.
+    Native,
+}
+
+/// What a driver can do. The node asks after open, after reopen and after a change of children or length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Abilities {
+    /// What it demands of requests, its children's demands not merged in.
+    pub limits: Limits,
+    /// Zero writes. `Emulated` writes buffers of zeroes.
+    pub write_zeroes: Ability,
+    /// Zero writes may deallocate.
+    pub zero_unmap: bool,
+    /// Discards. `Emulated` and `None` both succeed without effect.
+    pub discard: Ability,
+    /// Writes with FUA. `Emulated` flushes after the write.
+    pub fua: Ability,
+    /// Writes with WRITE_COMPRESSED.
+    pub write_compressed: bool,
+    /// What [`At::Child`] leads to is all there is to say: allocation and zeroes are the child's. True of filters and of
+    /// `raw`, false of formats with allocation of their own.
+    pub transparent: bool,
+    /// Unallocated ranges are read from the `backing` child.
+    pub supports_backing: bool,
+    /// Zero writes and discards wait for, and hold back, requests that overlap the range widened to this power of
+    /// two (a format's cluster). 0 where they need not.
+    pub serialise_granularity: u64,
+    /// A new image of this length reads as zeroes.
+    pub has_zero_init: bool,
+}
+
+/// Why a driver is asked where a range is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To read it: what the answer says of the first byte must hold, how far is as the driver pleases.
+    Read,
+    /// To report its status. `want_zero` asks to look for zeroes at the cost of a system call.
+    Status {
+        /// Tell data from zeroes, rather than only allocated from unallocated.
+        want_zero: bool,
+    },
+}
+
+/// Where a range's bytes are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    /// In the driver's own keeping: [`Driver::read`] reads them.
+    Own,
+    /// As they are, in a child at this offset.
+    Child {
+        /// Which child.
+        slot: ChildSlot,
+        /// The offset of the range's first byte there.
+        offset: u64,
+    },
+    /// They are zeroes, by the driver's own word. Storage may be reserved for them.
+    Zero {
+        /// The storage reserved, for reports.
+        reserved: Option<(ChildSlot, u64)>,
+    },
+    /// The driver has nothing: the backing child's bytes show through, or zeroes.
+    Unallocated,
+    /// The driver has them in a form that only [`Driver::read`] can read (compressed, encrypted).
+    Special,
+}
+
+/// The answer to [`Driver::locate`], for the first `len` bytes of the range asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// How many bytes this holds for: at least 1, at most what was asked.
+    pub len: u64,
+    /// Where they are.
+    pub at: At,
+    /// The child may know that the data is zeroes (space preallocated by an image's maker).
+    pub recurse: bool,
+}
+
+impl Extent {
+    /// An extent about whose child nothing more is known.
+    #[must_use]
+    pub const fn new(len: u64, at: At) -> Self {
+        Self { len, at, recurse: false }
+    }
+}
+
+/// Something that a driver set aside for a write and wants to hear about when it ends.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a ticket must be settled, else what it holds is never released"]
+pub struct Ticket(pub u64);
+
+/// Where a write goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// To [`Driver::write`].
+    Own,
+    /// To a child. `offset` is where the first byte goes, the head (see [`Placement::head`]) included.
+    Child {
+        /// Which child.
+        slot: ChildSlot,
+        /// The offset there.
+        offset: u64,
+    },
+}
+
+/// The answer to [`Driver::place`], for the first `len` bytes of the write.
+///
+/// With a head or a tail, the node reads `head` bytes before the range and `tail` bytes behind it *from the node as
+/// it is now* (so from the backing chain where nothing is allocated), and writes head, data and tail to the target in
+/// one request: copy-on-write.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// How many bytes of the write this holds for: at least 1, at most what was asked.
+    pub len: u64,
+    /// Where they go.
+    pub target: Target,
+    /// Bytes to copy along before them.
+    pub head: u64,
+    /// Bytes to copy along behind them. Never past the node's length: beyond it the node writes zeroes.
+    pub tail: u64,
+    /// What the driver wants back in [`Driver::settle`] once the data is written, or has failed to be.
+    pub ticket: Option<Ticket>,
+}
+
+/// A driver, running in a node.
+///
+/// Everything happens on the node's iothread. Methods that answer later may run side by side with others; a driver
+/// orders what it must order itself, without blocking. No method that touches data has a default, since a filter that
+/// passed on what it does not know would corrupt data.
+pub trait Driver: 'static {
+    /// What the driver can do, at present.
+    fn abilities(&self) -> Abilities;
+
+    /// Where the bytes from `offset` are, for at most `len` bytes.
+    fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>>;
+
+    /// Reads what [`Driver::locate`] called [`At::Own`] or [`At::Special`].
+    fn read(&self, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'_, Transfer>;
+
+    /// Where a write of `len` bytes at `offset` goes, allocating if need be. An answer with a ticket holds back, until
+    /// that is settled, other writes to what it allocates.
+    fn place(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<Placement>>;
+
+    /// The write that `ticket` was given for has ended. On success what it allocated becomes visible; on failure it
+    /// is given back, and what was readable before still is.
+    fn settle(&self, ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>>;
+
+    /// Writes what [`Driver::place`] sent to [`Target::Own`]. FUA is set only if [`Abilities::fua`] is native.
+    fn write(&self, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'_, Transfer>;
+
+    /// Makes a range read as zeroes. `NotSupported` makes the node write zeroes instead, unless NO_FALLBACK is set.
+    fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>>;
+
+    /// Forgets a range. `NotSupported` counts as success.
+    fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>>;
+
+    /// Writes back what the driver caches (a format), or makes its storage durable (a protocol). The node flushes the
+    /// children afterwards.
+    fn flush(&self) -> Answer<'_, IoResult<()>>;
+
+    /// Changes the length. `flags` may hold ZERO_WRITE.
+    fn truncate(
+        &self,
+        size: u64,
+        exact: bool,
+        preallocation: Preallocation,
+        flags: RequestFlags,
+    ) -> Answer<'_, Result<()>>;
+
+    /// The length in bytes, not rounded.
+    fn length(&self) -> Answer<'_, IoResult<u64>>;
+
+    /// Bytes taken on the host, the children's left out; `NotSupported` where the children's sum says it all.
+    fn allocated_size(&self) -> Answer<'_, IoResult<u64>>;
+
+    /// Where the bytes at `offset` lie in a file of the host, for an offloaded copy out of it.
+    fn copy_source(&self, _offset: u64, _len: u64) -> Option<CopySource> {
+        None
+    }
+
+    /// Copies from a file of the host without a buffer; answers how many bytes were copied.
+    fn copy_from(&self, _source: CopySource, _offset: u64, _len: u64) -> Answer<'_, IoResult<u64>> {
+        Answer::ready(Err(messages::IoError::NotSupported))
+    }
+
+    /// Stops background work (write-back, timers); answers when none is left. Called once for the first of nested
+    /// drained sections.
+    fn quiesce(&self) -> Answer<'_, ()> {
+        Answer::ready(())
+    }
+
+    /// The last drained section ended.
+    fn resume(&self) {}
+
+    /// The cumulative permissions of the node's parents are about to become these; image locks are taken, none given
+    /// up. Followed by exactly one of commit and abort.
+    fn permissions_prepare(&self, _taken: Permissions, _shared: Permissions) -> Answer<'_, Result<()>> {
+        Answer::ready(Ok(()))
+    }
+
+    /// The prepared permissions hold from now on; locks that they do not need are given up.
+    fn permissions_commit(&self) {}
+
+    /// The prepared permissions are forgotten.
+    fn permissions_abort(&self) {}
+
+    /// Checks new options of the driver's own, and readies what they need. `options` is complete: what is not in it
+    /// has its default. Followed by exactly one of commit and abort.
+    fn reopen_prepare(&self, request: ReopenRequest) -> Answer<'_, Result<()>>;
+
+    /// The prepared options hold from now on. The node is still: nothing is in flight.
+    fn reopen_commit(&self) {}
+
+    /// The prepared options are forgotten.
+    fn reopen_abort(&self) {}
+
+    /// A node was put behind one of the edges, or taken away.
+    fn children_changed(&self) {}
+
+    /// Facts about the image.
+    fn info(&self) -> DriverInfo {
+        DriverInfo::default()
+    }
+
+    /// QAPI's `ImageInfoSpecific`: `{"type": ..., "data": {...}}`.
+    fn specific_info(&self) -> Option<serde_json::Value> {
+        None
+    }
+
+    /// The filename that opens this node with default options, where there is one.
+    fn filename(&self) -> Option<String> {
+        None
+    }
+
+    /// Checks the image's metadata; `repair` mends leaks, errors or both.
+    fn check(&self, _repair: Repair) -> Answer<'_, Result<CheckResult>> {
+        Answer::ready(Err(messages::Error::new(
+            messages::ErrorKind::Unsupported,
+            "This image format does not support checks",
+        )))
+    }
+
+    /// Records in the image which backing file it has. The graph has linked the node already.
+    fn change_backing_file(&self, _link: Option<BackingLink>) -> Answer<'_, Result<()>> {
+        Answer::ready(Err(messages::Error::new(
+            messages::ErrorKind::Unsupported,
+            "This image format does not support backing files",
+        )))
+    }
+
+    /// Gives up all state, to go on in another iothread. The node is still, its background work stopped. The driver left
+    /// behind is dropped without [`Driver::close`].
+    fn depart(&self) -> Box<dyn Parcel>;
+
+    /// Writes everything back and lets go: the last call. The children are still there.
+    fn close(&self) -> Answer<'_, Result<()>>;
+}
+
+/// A driver's state on its way between iothreads: tables, caches and files, nothing bound to a thread.
+pub trait Parcel: Send {
+    /// Goes on where the driver left off, with handles of the new iothread. Cannot fail, since a move is a step of a
+    /// transaction that has been committed to.
+    fn arrive(self: Box<Self>, children: Vec<Child>, ring: Ring) -> Rc<dyn Driver>;
+}
+
+/// What a check may mend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Repair {
+    /// Clusters that nothing refers to.
+    pub leaks: bool,
+    /// Everything else.
+    pub errors: bool,
+}
+
+/// New options for an open driver.
+#[derive(Debug, Clone)]
+pub struct ReopenRequest {
+    /// The driver's own options, complete.
+    pub options: Options,
+    /// The flags it would be opened with.
+    pub flags: messages::OpenFlags,
+}
+
+/// A place in a file of the host.
+#[derive(Debug, Clone)]
+pub struct CopySource {
+    /// The file.
+    pub file: Arc<OwnedFd>,
+    /// First byte.
+    pub offset: u64,
+}
