@@ -61,7 +61,7 @@ impl Shared {
     pub(super) fn new(name: String, poll: PollParams, wake: Arc<Wake>) -> (Arc<Self>, Receiver<Runnable>) {
         let (remote, tasks) = crossbeam_channel::unbounded();
         let shared = Self {
-            id: IoThreadId::next(),
+            id: super::next_id(),
             name,
             wake,
             remote,

@@ -16,27 +16,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crossbeam_channel::{Receiver, Sender};
 use drivers::ring::Engine;
 
+pub use messages::IoThreadId;
 pub use self::core::{Core, Progress, Scheduler};
 pub use local::{Local, Stats};
 pub use poll::PollParams;
 
 use local::Shared;
 
-/// The number of an iothread, never used twice in a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct IoThreadId(pub u32);
-
-impl IoThreadId {
-    fn next() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(1);
-        Self(NEXT.fetch_add(1, Ordering::Relaxed))
-    }
-}
-
-impl fmt::Display for IoThreadId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
-    }
+fn next_id() -> IoThreadId {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    IoThreadId(NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// How an iothread is to be made.
