@@ -1,3 +1,4 @@
 //! Who talks to whom: iothreads, nodes, the graph, exports and monitors.
+pub mod export;
 pub mod iothread;
 pub mod monitor;

@@ -1,0 +1,3 @@
+//! Exports: how the data of nodes is shown to programs outside.
+
+pub mod nbd;

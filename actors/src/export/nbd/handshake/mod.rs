@@ -1,0 +1,202 @@
+//! The server's side of the NBD handshake as a state machine: bytes in, bytes out, and how it ended.
+//!
+//! ```text
+//!   greeting ->  ClientFlags -> Header -> (the option's own steps | Skip) -> Header -> ...
+//!                                   EXPORT_NAME, GO -> Chosen        ABORT, a broken client -> Close
+//! ```
+//! Each step asks for a bounded number of bytes (at most [`MAX_STRING`]), so a client cannot make the server hold more
+//! than that, whatever lengths it announces. The texts and the order of checks are those of QEMU's server.
+
+mod answer;
+mod option;
+
+use std::sync::Arc;
+
+use super::offer::{Catalogue, Offer};
+use super::wire::{Cursor, HandshakeFlags, MAGIC_OPTION, MAGIC_SERVER, MAX_PAYLOAD, MAX_STRING};
+use option::Step;
+
+/// How replies are framed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mode {
+    /// Simple replies only.
+    Simple,
+    /// Structured replies to reads and block status, and to what fails.
+    Structured,
+    /// 64-bit requests and replies.
+    Extended,
+}
+
+/// The metadata contexts that a client chose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Contexts {
+    /// `base:allocation`
+    pub base_allocation: bool,
+    /// `qemu:allocation-depth`
+    pub allocation_depth: bool,
+}
+
+impl Contexts {
+    /// How many were chosen.
+    #[must_use]
+    pub fn count(self) -> u32 {
+        u32::from(self.base_allocation) + u32::from(self.allocation_depth)
+    }
+}
+
+/// What the two sides agreed on.
+#[derive(Debug, Clone)]
+pub struct Negotiated {
+    /// The export.
+    pub export: Arc<Offer>,
+    /// How replies are framed.
+    pub mode: Mode,
+    /// What BLOCK_STATUS answers.
+    pub contexts: Contexts,
+}
+
+/// Where the handshake stands after some input.
+#[derive(Debug)]
+pub enum Progress {
+    /// More input is needed, or the output must be sent first.
+    Continue,
+    /// Transmission begins with the next byte of input, once the output is sent.
+    Chosen(Negotiated),
+    /// Send the output, then close; the text says why.
+    Close(String),
+}
+
+/// Output after which no more input is looked at until the output was taken.
+const OUTPUT_PAUSE: usize = 64 * 1024;
+
+/// One client's handshake.
+#[derive(Debug)]
+pub struct Handshake {
+    step: Step,
+    /// Bytes of a step that came in pieces.
+    partial: Vec<u8>,
+    /// The client's flags.
+    flags: HandshakeFlags,
+    mode: Mode,
+    /// The contexts chosen, and the export they were chosen for.
+    contexts: Option<(Arc<Offer>, Contexts)>,
+}
+
+/// Why a client is dropped.
+struct Drop(String);
+
+type Stepped = Result<Option<Negotiated>, Drop>;
+
+impl Handshake {
+    /// A handshake about to begin; writes the greeting to `out`.
+    #[must_use]
+    pub fn begin(out: &mut Vec<u8>) -> Self {
+        let flags = HandshakeFlags::all();
+        out.extend_from_slice(&MAGIC_SERVER.to_be_bytes());
+        out.extend_from_slice(&MAGIC_OPTION.to_be_bytes());
+        // The server's field is 16 bits wide.
+        out.extend_from_slice(&(flags.bits() as u16).to_be_bytes());
+        Self {
+            step: Step::ClientFlags,
+            partial: Vec::new(),
+            flags: HandshakeFlags::empty(),
+            mode: Mode::Simple,
+            contexts: None,
+        }
+    }
+
+    /// Takes `input`, writes replies to `out`; returns how many bytes of `input` were used and where that led.
+    ///
+    /// Input may remain although there is nothing wrong: after the last option (it belongs to the transmission phase),
+    /// and when `out` is so long that it should be sent first. To go on, call again with what remained.
+    pub fn feed(
+        &mut self,
+        input: &[u8],
+        exports: &(impl Catalogue + ?Sized),
+        out: &mut Vec<u8>,
+    ) -> (usize, Progress) {
+        let mut rest = input;
+        while out.len() < OUTPUT_PAUSE {
+            if let Step::Skip(skip) = &mut self.step
+                && skip.left > 0
+            {
+                let n = rest.len().min(skip.left as usize);
+                // `n <= left`, a u32.
+                skip.left -= n as u32;
+                rest = &rest[n..];
+                if skip.left > 0 {
+                    break;
+                }
+            }
+            let Some(stepped) = self.take_step(&mut rest, exports, out) else {
+                break;
+            };
+            match stepped {
+                Ok(None) => {}
+                Ok(Some(negotiated)) => return (input.len() - rest.len(), Progress::Chosen(negotiated)),
+                Err(Drop(why)) => return (input.len() - rest.len(), Progress::Close(why)),
+            }
+        }
+        (input.len() - rest.len(), Progress::Continue)
+    }
+
+    /// Runs the current step if its bytes are there; `None` if not, with what there was kept.
+    fn take_step(
+        &mut self,
+        rest: &mut &[u8],
+        exports: &(impl Catalogue + ?Sized),
+        out: &mut Vec<u8>,
+    ) -> Option<Stepped> {
+        let need = self.step.need();
+        debug_assert!(need <= MAX_STRING);
+        let missing = need.saturating_sub(self.partial.len());
+        let Some((data, tail)) = rest.split_at_checked(missing) else {
+            self.partial.extend_from_slice(rest);
+            *rest = &[];
+            return None;
+        };
+        *rest = tail;
+        if self.partial.is_empty() {
+            return Some(self.step(data, exports, out));
+        }
+        let mut whole = std::mem::take(&mut self.partial);
+        whole.extend_from_slice(data);
+        let stepped = self.step(&whole, exports, out);
+        whole.clear();
+        self.partial = whole;
+        Some(stepped)
+    }
+
+    fn step(&mut self, data: &[u8], exports: &(impl Catalogue + ?Sized), out: &mut Vec<u8>) -> Stepped {
+        match std::mem::replace(&mut self.step, Step::Header) {
+            Step::ClientFlags => self.client_flags(data).map(|()| None),
+            Step::Header => {
+                let (option, length) = option_header(data)?;
+                self.option(option, length, exports, out)
+            }
+            step => self.option_step(step, data, exports, out),
+        }
+    }
+
+    fn client_flags(&mut self, data: &[u8]) -> Result<(), Drop> {
+        let bits = Cursor(data).u32().unwrap_or_default();
+        self.flags = HandshakeFlags::from_bits(bits)
+            .ok_or_else(|| Drop(format!("Unknown client flags 0x{bits:x} received")))?;
+        Ok(())
+    }
+}
+
+/// An option's number and length.
+fn option_header(data: &[u8]) -> Result<(u32, u32), Drop> {
+    let mut fields = Cursor(data);
+    let header = (fields.u64(), fields.u32(), fields.u32());
+    let (Some(MAGIC_OPTION), Some(option), Some(length)) = header else {
+        return Err(Drop("Bad magic received".to_owned()));
+    };
+    if length > MAX_PAYLOAD {
+        return Err(Drop(format!(
+            "len ({length}) is larger than max len ({MAX_PAYLOAD})"
+        )));
+    }
+    Ok((option, length))
+}

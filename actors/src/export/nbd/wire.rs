@@ -1,0 +1,242 @@
+//! Numbers and flags of the NBD protocol (doc/proto.md of the NBD project), and a cursor for its big-endian fields.
+
+use bitflags::bitflags;
+
+/// First eight bytes a server sends: "NBDMAGIC".
+pub const MAGIC_SERVER: u64 = 0x4e42_444d_4147_4943;
+/// What makes the handshake a newstyle one, and begins each option: "IHAVEOPT".
+pub const MAGIC_OPTION: u64 = 0x4948_4156_454f_5054;
+/// Begins each reply to an option.
+pub const MAGIC_OPTION_REPLY: u64 = 0x0003_e889_0455_65a9;
+/// Begins a compact request.
+pub const MAGIC_REQUEST: u32 = 0x2560_9513;
+/// Begins an extended request.
+pub const MAGIC_EXTENDED_REQUEST: u32 = 0x21e4_1c71;
+/// Begins a simple reply.
+pub const MAGIC_SIMPLE_REPLY: u32 = 0x6744_6698;
+/// Begins a structured reply chunk.
+pub const MAGIC_STRUCTURED_REPLY: u32 = 0x668e_33ef;
+/// Begins an extended reply chunk.
+pub const MAGIC_EXTENDED_REPLY: u32 = 0x6e8a_278c;
+
+/// The most payload, in bytes, of one request or of one option.
+pub const MAX_PAYLOAD: u32 = 32 << 20;
+/// The longest string, in bytes: names, descriptions, queries and error texts.
+pub const MAX_STRING: usize = 4096;
+
+bitflags! {
+    /// Handshake flags: the server's (16 bits on the wire) and the client's (32 bits).
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct HandshakeFlags: u32 {
+        /// Fixed newstyle negotiation.
+        const FIXED_NEWSTYLE = 1 << 0;
+        /// No 124 zero bytes after the reply to EXPORT_NAME.
+        const NO_ZEROES = 1 << 1;
+    }
+}
+
+bitflags! {
+    /// What an export can do and is, told when it is chosen.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct TransmissionFlags: u16 {
+        /// Always set.
+        const HAS_FLAGS = 1 << 0;
+        /// Writes are refused.
+        const READ_ONLY = 1 << 1;
+        /// FLUSH is understood.
+        const SEND_FLUSH = 1 << 2;
+        /// FUA is understood.
+        const SEND_FUA = 1 << 3;
+        /// TRIM is understood.
+        const SEND_TRIM = 1 << 5;
+        /// WRITE_ZEROES is understood.
+        const SEND_WRITE_ZEROES = 1 << 6;
+        /// Reads may ask not to be split.
+        const SEND_DF = 1 << 7;
+        /// What one connection wrote and flushed, all others see.
+        const CAN_MULTI_CONN = 1 << 8;
+        /// CACHE is understood.
+        const SEND_CACHE = 1 << 10;
+        /// WRITE_ZEROES may be asked to be fast or fail.
+        const SEND_FAST_ZERO = 1 << 11;
+        /// BLOCK_STATUS may carry a payload that chooses contexts.
+        const BLOCK_STAT_PAYLOAD = 1 << 12;
+    }
+}
+
+bitflags! {
+    /// Flags of a request.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct CommandFlags: u16 {
+        /// Durable before it is answered.
+        const FUA = 1 << 0;
+        /// WRITE_ZEROES: keep the range allocated.
+        const NO_HOLE = 1 << 1;
+        /// READ: answer in one chunk.
+        const DF = 1 << 2;
+        /// BLOCK_STATUS: one extent is enough.
+        const REQ_ONE = 1 << 3;
+        /// WRITE_ZEROES: fail rather than be slow.
+        const FAST_ZERO = 1 << 4;
+        /// Extended headers: the length field is that of a payload that follows.
+        const PAYLOAD_LEN = 1 << 5;
+    }
+}
+
+/// Options of the handshake.
+pub mod option {
+    /// Choose an export, without a way to say no but to close.
+    pub const EXPORT_NAME: u32 = 1;
+    /// End politely.
+    pub const ABORT: u32 = 2;
+    /// List exports.
+    pub const LIST: u32 = 3;
+    /// Begin TLS.
+    pub const STARTTLS: u32 = 5;
+    /// Ask about an export.
+    pub const INFO: u32 = 6;
+    /// Choose an export.
+    pub const GO: u32 = 7;
+    /// Turn structured replies on.
+    pub const STRUCTURED_REPLY: u32 = 8;
+    /// List metadata contexts.
+    pub const LIST_META_CONTEXT: u32 = 9;
+    /// Choose metadata contexts.
+    pub const SET_META_CONTEXT: u32 = 10;
+    /// Turn 64-bit headers on.
+    pub const EXTENDED_HEADERS: u32 = 11;
+
+    /// An option's name as error texts give it.
+    #[must_use]
+    pub const fn name(option: u32) -> &'static str {
+        match option {
+            EXPORT_NAME => "export name",
+            ABORT => "abort",
+            LIST => "list",
+            STARTTLS => "starttls",
+            INFO => "info",
+            GO => "go",
+            STRUCTURED_REPLY => "structured reply",
+            LIST_META_CONTEXT => "list meta context",
+            SET_META_CONTEXT => "set meta context",
+            EXTENDED_HEADERS => "extended headers",
+            _ => "<unknown>",
+        }
+    }
+}
+
+/// Types of replies to options.
+pub mod reply {
+    /// Done; the last reply to an option.
+    pub const ACK: u32 = 1;
+    /// An export.
+    pub const SERVER: u32 = 2;
+    /// A piece of information on an export.
+    pub const INFO: u32 = 3;
+    /// A metadata context.
+    pub const META_CONTEXT: u32 = 4;
+
+    const ERROR: u32 = 1 << 31;
+    /// The option is not known.
+    pub const ERR_UNSUP: u32 = ERROR | 1;
+    /// The server's configuration forbids it.
+    pub const ERR_POLICY: u32 = ERROR | 2;
+    /// The option is malformed or comes at a wrong time.
+    pub const ERR_INVALID: u32 = ERROR | 3;
+    /// There is no such export.
+    pub const ERR_UNKNOWN: u32 = ERROR | 6;
+    /// The client must ask for block sizes.
+    pub const ERR_BLOCK_SIZE_REQD: u32 = ERROR | 8;
+    /// Extended headers exclude the option.
+    pub const ERR_EXT_HEADER_REQD: u32 = ERROR | 10;
+}
+
+/// Kinds of information on an export.
+pub mod info {
+    /// Size and transmission flags.
+    pub const EXPORT: u16 = 0;
+    /// The export's name.
+    pub const NAME: u16 = 1;
+    /// Text for people.
+    pub const DESCRIPTION: u16 = 2;
+    /// Smallest, preferred and largest request.
+    pub const BLOCK_SIZE: u16 = 3;
+}
+
+/// Types of reply chunks.
+pub mod chunk {
+    /// Set in the flags of a request's last chunk.
+    pub const FLAG_DONE: u16 = 1 << 0;
+
+    /// Nothing but the end.
+    pub const NONE: u16 = 0;
+    /// Data of a read.
+    pub const OFFSET_DATA: u16 = 1;
+    /// Zeroes of a read.
+    pub const OFFSET_HOLE: u16 = 2;
+    /// Extents.
+    pub const BLOCK_STATUS: u16 = 5;
+    /// Extents with 64-bit lengths.
+    pub const BLOCK_STATUS_EXT: u16 = 6;
+    /// An error.
+    pub const ERROR: u16 = (1 << 15) | 1;
+}
+
+/// Flags of extents of `base:allocation`.
+pub mod state {
+    /// Not allocated.
+    pub const HOLE: u64 = 1 << 0;
+    /// Reads as zeroes.
+    pub const ZERO: u64 = 1 << 1;
+}
+
+/// Metadata contexts: their ids on the wire, and names.
+pub mod context {
+    /// Id of [`BASE_ALLOCATION_NAME`].
+    pub const BASE_ALLOCATION: u32 = 0;
+    /// Id of [`ALLOCATION_DEPTH_NAME`].
+    pub const ALLOCATION_DEPTH: u32 = 1;
+    /// What is a hole and what reads as zeroes.
+    pub const BASE_ALLOCATION_NAME: &str = "base:allocation";
+    /// How far down the backing chain data is found.
+    pub const ALLOCATION_DEPTH_NAME: &str = "qemu:allocation-depth";
+}
+
+/// Takes big-endian fields from the front of a byte string.
+#[derive(Debug)]
+pub struct Cursor<'a>(pub &'a [u8]);
+
+impl<'a> Cursor<'a> {
+    /// The next `n` bytes, if there are as many.
+    #[inline]
+    pub fn bytes(&mut self, n: usize) -> Option<&'a [u8]> {
+        let (head, tail) = self.0.split_at_checked(n)?;
+        self.0 = tail;
+        Some(head)
+    }
+
+    #[inline]
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, tail) = self.0.split_first_chunk()?;
+        self.0 = tail;
+        Some(*head)
+    }
+
+    /// The next 16-bit number.
+    #[inline]
+    pub fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    /// The next 32-bit number.
+    #[inline]
+    pub fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    /// The next 64-bit number.
+    #[inline]
+    pub fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_be_bytes)
+    }
+}
