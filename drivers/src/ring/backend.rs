@@ -38,9 +38,8 @@ pub trait Backend {
     /// Asks for an early end of an operation in flight. It completes all the same, `ECANCELED` or otherwise.
     fn cancel(&mut self, id: SlotId, op: &mut Op);
 
-    /// Whether a turn without a nap may do anything: something to hand over, or something to collect. Costs no
-    /// system call.
-    fn has_work(&self) -> bool;
+    /// Whether something waits to be handed over, or is known to have completed. Costs no system call.
+    fn has_work(&mut self) -> bool;
 
     /// Hands over what was submitted, collects completions into `done`, and sleeps in between as `nap` allows if
     /// there is nothing to collect. One system call, or none if there is nothing to do.

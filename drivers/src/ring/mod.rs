@@ -12,13 +12,18 @@ mod clock;
 mod files;
 mod future;
 mod op;
+mod pool;
 mod slots;
+mod sys;
+mod threads;
 mod timer;
+mod uring;
 mod wake;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -40,7 +45,9 @@ pub use timer::Sleep;
 pub use wake::Wake;
 
 use slots::Completed;
+use threads::Threads;
 use timer::Timers;
+use uring::Uring;
 
 /// What runs a ring's operations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -110,6 +117,13 @@ pub struct RingStats {
     pub in_use: usize,
 }
 
+/// How long a ring that is dropped waits for its cancelled operations: a disk may hold one for as long as its own
+/// time limit, often 30 s, but a daemon that ends should not wait for that.
+const LAST_WAIT: Duration = Duration::from_secs(5);
+
+/// After how long to look at the time during that.
+const LAST_NAP: Duration = Duration::from_millis(100);
+
 struct State {
     slots: Slots,
     backend: Box<dyn Backend>,
@@ -121,7 +135,7 @@ struct State {
 
 struct Inner {
     /// Borrowed for the length of a method here, and never while foreign code (a waker, a destructor) runs.
-    state: RefCell<State>,
+    state: ManuallyDrop<RefCell<State>>,
     /// Kept for its memory between turns.
     wakers: Cell<Vec<Waker>>,
     wake: Arc<Wake>,
@@ -141,8 +155,23 @@ impl Ring {
     /// Those of `io_uring_setup(2)` or `epoll_create1(2)`. With [`Engine::Auto`], a refused io_uring (ENOSYS,
     /// EPERM, EACCES) is replaced by epoll and threads, with one warning in the log.
     pub fn new(config: RingConfig) -> io::Result<Self> {
-        let _ = &config;
-        Err(io::ErrorKind::Unsupported.into())
+        let backend: Box<dyn Backend> = match config.engine {
+            Engine::Uring => Box::new(Uring::new(&config)?),
+            Engine::Threads => Box::new(Threads::new(&config)?),
+            Engine::Auto => match Uring::new(&config) {
+                Ok(uring) => Box::new(uring),
+                Err(error) if is_refusal(&error) => {
+                    tracing::warn!("io_uring is not available ({error}), using epoll and threads");
+                    Box::new(Threads::new(&config)?)
+                }
+                Err(error) => return Err(error),
+            },
+            Engine::Other => {
+                let text = "a ring on another engine is made with its backend";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+            }
+        };
+        Ok(Self::with_backend(backend, config.wake, config.clock))
     }
 
     /// A ring on a backend from outside.
@@ -156,7 +185,7 @@ impl Ring {
             completed: 0,
         };
         let inner = Inner {
-            state: RefCell::new(state),
+            state: ManuallyDrop::new(RefCell::new(state)),
             wakers: Cell::default(),
             wake,
             clock,
@@ -319,10 +348,11 @@ impl Ring {
         Pending::new(self.clone(), id)
     }
 
-    /// Whether a turn that does not wait may do anything. Costs no system call.
+    /// Whether something waits to be submitted, or is known to have ended. Costs no system call, and so may miss
+    /// what only a system call can find.
     #[inline]
     pub fn has_work(&self) -> bool {
-        self.inner.state.borrow().backend.has_work()
+        self.inner.state.borrow_mut().backend.has_work()
     }
 
     /// When the next timer is due.
@@ -365,8 +395,7 @@ impl Ring {
                 backend.turn(slots, nap, done);
                 self.inner.wake.unpark();
             }
-            _ if backend.has_work() => backend.turn(slots, Nap::No, done),
-            _ => {}
+            _ => backend.turn(slots, Nap::No, done),
         }
         let mut count = 0;
         for Completion { id, result } in done.drain(..) {
@@ -429,6 +458,50 @@ impl Ring {
     fn with_timers<T>(&self, f: impl FnOnce(&mut Timers) -> T) -> T {
         f(&mut self.inner.state.borrow_mut().timers)
     }
+}
+
+impl Drop for Inner {
+    /// Runs when every future is gone, and with it every operation cancelled: what is left only has to come back.
+    fn drop(&mut self) {
+        let state = self.state.get_mut();
+        // By the system's clock: a simulator's may stand still, but its operations end at once.
+        let deadline = Instant::now() + LAST_WAIT;
+        while !state.slots.is_empty() && Instant::now() < deadline {
+            let State {
+                slots, backend, done, ..
+            } = &mut *state;
+            if self.wake.try_park() {
+                backend.turn(slots, Nap::Sleep(Some(LAST_NAP)), done);
+                self.wake.unpark();
+            } else {
+                backend.turn(slots, Nap::No, done);
+            }
+            for Completion { id, result } in done.drain(..) {
+                if let Completed::Dispose(op, result) = slots.complete(id, result) {
+                    op.dispose(result);
+                }
+            }
+        }
+        if state.slots.is_empty() {
+            // SAFETY: this is the value's own drop, and nothing uses `state` after it.
+            unsafe { ManuallyDrop::drop(&mut self.state) };
+        } else {
+            let stuck = state.slots.len();
+            tracing::error!(
+                stuck,
+                "operations do not end: leaking the ring, and their buffers with it"
+            );
+        }
+    }
+}
+
+/// Whether io_uring is kept from us, rather than broken.
+fn is_refusal(error: &io::Error) -> bool {
+    let refused = matches!(
+        error.raw_os_error(),
+        Some(libc::ENOSYS | libc::EPERM | libc::EACCES)
+    );
+    refused || error.kind() == io::ErrorKind::Unsupported
 }
 
 /// If the completion is that of a send that stopped short and is still wanted: the operation, to be sent on.

@@ -139,15 +139,6 @@ impl Slots {
             ),
         }
     }
-
-    /// The slots in use.
-    pub(super) fn ids(&self) -> Vec<SlotId> {
-        let id = |(index, slot): (usize, &Slot)| SlotId {
-            index: index as u32,
-            generation: slot.generation,
-        };
-        self.slab.iter().map(id).collect()
-    }
 }
 
 impl SlotId {

@@ -1,0 +1,436 @@
+//! The backend on io_uring: operations become submission queue entries, and one system call a turn hands them over,
+//! waits and collects.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::ptr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use io_uring::types::{FsyncFlags, SubmitArgs, Timespec};
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
+
+use super::backend::{Backend, Completion, Nap};
+use super::op::{Op, SlotId};
+use super::pool::Pool;
+use super::slots::Slots;
+use super::wake::Wake;
+use super::{Engine, RingConfig, RingStats, sys};
+use crate::buffer::Buffers;
+
+/// Marks entries that are not operations; the values below 2^63 are slots.
+const INTERNAL: u64 = 1 << 63;
+/// The watch on the wake word's eventfd.
+const BELL: u64 = INTERNAL;
+/// A cancellation, whose own result says nothing.
+const CANCEL: u64 = INTERNAL | 1;
+/// In a slot's mark: the operation is disk work.
+const DISK: u64 = 1 << 62;
+
+/// Memory that the kernel reads while an operation with several buffers runs; its address must not change.
+struct Gather {
+    parts: Vec<libc::iovec>,
+    message: libc::msghdr,
+}
+
+pub(super) struct Uring {
+    ring: IoUring,
+    pool: Pool,
+    wake: Arc<Wake>,
+    /// The eventfd is watched.
+    bell_armed: bool,
+    /// Entries that found the submission queue full even after a flush.
+    backlog: VecDeque<squeue::Entry>,
+    /// By slot index: what the operation there holds.
+    held: Vec<Option<Box<Gather>>>,
+    /// For reuse.
+    #[expect(
+        clippy::vec_box,
+        reason = "the box is what is reused: its address is the kernel's"
+    )]
+    spare: Vec<Box<Gather>>,
+    /// Entries that make a flush due.
+    batch: usize,
+    /// Disk operations handed to the kernel and not completed.
+    disk: usize,
+    enters: u64,
+}
+
+impl Uring {
+    /// Sets io_uring up for use by this thread alone.
+    ///
+    /// # Errors
+    /// Those of `io_uring_setup(2)`; `Unsupported` for kernels before 5.13.
+    pub(super) fn new(config: &RingConfig) -> io::Result<Self> {
+        let ring = set_up(config.entries.clamp(8, 4096))?;
+        // Waits with a timeout came with 5.11, and multishot polls with 5.13 as resource tags did.
+        let params = ring.params();
+        if !(params.is_feature_ext_arg()
+            && params.is_feature_resource_tagging()
+            && params.is_feature_nodrop())
+        {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the kernel's io_uring is too old",
+            ));
+        }
+        let entries = params.sq_entries() as usize;
+        let batch = if config.max_batch == 0 {
+            entries
+        } else {
+            (config.max_batch as usize).min(entries)
+        };
+        Ok(Self {
+            ring,
+            pool: Pool::new(config.threads, config.wake.clone()),
+            wake: config.wake.clone(),
+            bell_armed: false,
+            backlog: VecDeque::new(),
+            held: Vec::new(),
+            spare: Vec::new(),
+            batch,
+            disk: 0,
+            enters: 0,
+        })
+    }
+
+    /// Queues an entry; a full queue goes to the kernel first.
+    #[inline]
+    fn push(&mut self, entry: squeue::Entry) {
+        if !self.backlog.is_empty() || !self.try_push(&entry) {
+            self.push_full(entry);
+        } else if self.ring.submission().len() >= self.batch {
+            self.enter(EnterFlags::empty(), 0, None);
+        }
+    }
+
+    #[inline]
+    fn try_push(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: what the entry points at belongs to a slot (or to `held`, by the slot's index), and stays in place
+        // until the slot's completion; the eventfd lives as long as `self.wake`.
+        unsafe { self.ring.submission().push(entry) }.is_ok()
+    }
+
+    #[cold]
+    fn push_full(&mut self, entry: squeue::Entry) {
+        self.backlog.push_back(entry);
+        self.enter(EnterFlags::empty(), 0, None);
+        self.push_backlog();
+    }
+
+    fn push_backlog(&mut self) {
+        while let Some(entry) = self.backlog.pop_front() {
+            if !self.try_push(&entry) {
+                self.backlog.push_front(entry);
+                return;
+            }
+        }
+    }
+
+    /// The system call.
+    fn enter(&mut self, flags: EnterFlags, want: u32, timeout: Option<Duration>) {
+        let mut flags = flags;
+        let count = self.ring.submission().len() as u32;
+        if want > 0 && self.disk == 0 && self.ring.params().is_feature_no_iowait() {
+            flags |= EnterFlags::NO_IOWAIT;
+        }
+        self.enters += 1;
+        let submitter = self.ring.submitter();
+        let result = match timeout {
+            None => {
+                // SAFETY: no argument is passed.
+                unsafe { submitter.enter::<libc::sigset_t>(count, want, flags.bits(), None) }
+            }
+            Some(timeout) => {
+                let time = Timespec::from(timeout);
+                let args = SubmitArgs::new().timespec(&time);
+                let flags = flags | EnterFlags::EXT_ARG;
+                // SAFETY: `args` is what EXT_ARG announces, and it and `time` outlive the call.
+                unsafe { submitter.enter(count, want, flags.bits(), Some(&args)) }
+            }
+        };
+        match result.map_err(|error| error.raw_os_error()) {
+            // Timed out; interrupted; or the kernel wants completions collected first, which the turn does next.
+            Ok(_) | Err(Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {}
+            Err(error) => tracing::error!(?error, "io_uring_enter failed"),
+        }
+    }
+
+    /// Moves what the kernel completed to `done`.
+    #[inline]
+    fn reap(&mut self, done: &mut Vec<Completion>) {
+        for entry in self.ring.completion() {
+            match entry.user_data() {
+                BELL => self.bell_armed &= cqueue::more(entry.flags()),
+                CANCEL => {}
+                mark => {
+                    let id = unmark(mark);
+                    self.disk -= usize::from(mark & DISK != 0);
+                    if let Some(gather) = self.held.get_mut(id.index as usize).and_then(Option::take) {
+                        self.spare.push(gather);
+                    }
+                    done.push(Completion {
+                        id,
+                        result: entry.result(),
+                    });
+                }
+            }
+        }
+    }
+
+    fn watch_bell(&mut self) {
+        self.bell_armed = true;
+        let bell = types::Fd(self.wake.bell().as_raw_fd());
+        self.push(
+            opcode::PollAdd::new(bell, libc::POLLIN as u32)
+                .multi(true)
+                .build()
+                .user_data(BELL),
+        );
+    }
+
+    /// Lays the buffers out where they stay until the slot's completion.
+    fn gather(&mut self, id: SlotId, bufs: &mut Buffers, skip: usize) -> &mut Gather {
+        let mut gather = self.spare.pop().unwrap_or_default();
+        gather.parts.clear();
+        gather.parts.extend(sys::parts(bufs, skip));
+        let index = id.index as usize;
+        if index >= self.held.len() {
+            self.held.resize_with(index + 1, || None);
+        }
+        self.held[index].insert(gather)
+    }
+
+    /// The entry for an operation that the kernel runs.
+    #[inline]
+    fn entry(&mut self, id: SlotId, op: &mut Op) -> squeue::Entry {
+        match op {
+            Op::Read { fd, bufs, offset, .. } => self.read(id, fd.as_raw_fd(), bufs, *offset),
+            Op::Write {
+                fd,
+                bufs,
+                offset,
+                fua,
+                ..
+            } => self.write(id, fd.as_raw_fd(), bufs, *offset, *fua),
+            Op::Sync { fd, datasync, .. } => {
+                let flags = if *datasync {
+                    FsyncFlags::DATASYNC
+                } else {
+                    FsyncFlags::empty()
+                };
+                opcode::Fsync::new(types::Fd(fd.as_raw_fd())).flags(flags).build()
+            }
+            Op::Fallocate {
+                fd,
+                mode,
+                offset,
+                len,
+                ..
+            } => opcode::Fallocate::new(types::Fd(fd.as_raw_fd()), *len)
+                .offset(*offset)
+                .mode(*mode)
+                .build(),
+            Op::Recv { fd, buf } => {
+                let len = buf.len().min(sys::MOST_BYTES) as u32;
+                opcode::Recv::new(types::Fd(fd.as_raw_fd()), sys::address(buf), len).build()
+            }
+            Op::Send { fd, bufs, sent } => self.send(id, fd.as_raw_fd(), bufs, *sent),
+            Op::Accept { fd } => {
+                let accept = opcode::Accept::new(types::Fd(fd.as_raw_fd()), ptr::null_mut(), ptr::null_mut());
+                accept.flags(libc::SOCK_CLOEXEC).build()
+            }
+            Op::Connect { fd, addr, .. } => {
+                opcode::Connect::new(types::Fd(fd.as_raw_fd()), addr.as_ptr().cast(), addr.addr_len()).build()
+            }
+            Op::Poll { fd, events } => opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), *events).build(),
+            Op::Blocking(_) => unreachable!("jobs go to the pool"),
+        }
+    }
+
+    #[inline]
+    fn read(&mut self, id: SlotId, fd: RawFd, bufs: &mut Buffers, offset: u64) -> squeue::Entry {
+        let fd = types::Fd(fd);
+        if let Some((address, len)) = single(bufs, 0) {
+            return opcode::Read::new(fd, address, len)
+                .offset(sys::position(offset))
+                .build();
+        }
+        let parts = &self.gather(id, bufs, 0).parts;
+        opcode::Readv::new(fd, parts.as_ptr(), parts.len() as u32)
+            .offset(sys::position(offset))
+            .build()
+    }
+
+    #[inline]
+    fn write(&mut self, id: SlotId, fd: RawFd, bufs: &mut Buffers, offset: u64, fua: bool) -> squeue::Entry {
+        let fd = types::Fd(fd);
+        let flags = if fua { libc::RWF_DSYNC } else { 0 };
+        if let Some((address, len)) = single(bufs, 0) {
+            return opcode::Write::new(fd, address, len)
+                .offset(sys::position(offset))
+                .rw_flags(flags)
+                .build();
+        }
+        let parts = &self.gather(id, bufs, 0).parts;
+        opcode::Writev::new(fd, parts.as_ptr(), parts.len() as u32)
+            .offset(sys::position(offset))
+            .rw_flags(flags)
+            .build()
+    }
+
+    #[inline]
+    fn send(&mut self, id: SlotId, fd: RawFd, bufs: &mut Buffers, sent: usize) -> squeue::Entry {
+        let fd = types::Fd(fd);
+        // The kernel itself goes on after a short send of a stream; older ones ignore the flag.
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        if let Some((address, len)) = single(bufs, sent) {
+            return opcode::Send::new(fd, address, len).flags(flags).build();
+        }
+        let gather = self.gather(id, bufs, sent);
+        gather.message.msg_iov = gather.parts.as_mut_ptr();
+        gather.message.msg_iovlen = gather.parts.len();
+        opcode::SendMsg::new(fd, &raw const gather.message)
+            .flags(flags as u32)
+            .build()
+    }
+}
+
+impl Backend for Uring {
+    fn engine(&self) -> Engine {
+        Engine::Uring
+    }
+
+    #[inline]
+    fn submit(&mut self, id: SlotId, op: &mut Op) {
+        if op.wants_pool() {
+            return self.pool.submit(id, op);
+        }
+        self.disk += usize::from(op.is_disk());
+        let entry = self.entry(id, op).user_data(mark(id, op));
+        self.push(entry);
+    }
+
+    fn cancel(&mut self, id: SlotId, op: &mut Op) {
+        // The pool's work cannot be called back: it completes in its own time.
+        if !op.wants_pool() {
+            self.push(opcode::AsyncCancel::new(mark(id, op)).build().user_data(CANCEL));
+        }
+    }
+
+    #[inline]
+    fn has_work(&mut self) -> bool {
+        if !self.ring.completion().is_empty() || self.pool.has_done() || !self.backlog.is_empty() {
+            return true;
+        }
+        let queue = self.ring.submission();
+        !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
+    }
+
+    fn turn(&mut self, _: &mut Slots, nap: Nap, done: &mut Vec<Completion>) {
+        self.pool.collect(done);
+        self.reap(done);
+        self.push_backlog();
+        match nap {
+            Nap::Sleep(timeout) if done.is_empty() && self.backlog.is_empty() => {
+                if !self.bell_armed {
+                    self.watch_bell();
+                }
+                self.enter(EnterFlags::GETEVENTS, 1, timeout);
+            }
+            _ => {
+                let queue = self.ring.submission();
+                if queue.is_empty() && !queue.taskrun() && !queue.cq_overflow() {
+                    return;
+                }
+                drop(queue);
+                self.enter(EnterFlags::GETEVENTS, 0, None);
+            }
+        }
+        self.reap(done);
+        self.pool.collect(done);
+    }
+
+    fn stats(&self) -> RingStats {
+        RingStats {
+            enters: self.enters,
+            ..RingStats::default()
+        }
+    }
+}
+
+impl Default for Box<Gather> {
+    fn default() -> Self {
+        // SAFETY: a message header of zeroes is one without address, buffers and control data.
+        Box::new(Gather {
+            parts: Vec::new(),
+            message: unsafe { std::mem::zeroed() },
+        })
+    }
+}
+
+/// The one buffer that holds all bytes from the `skip`th on, if one does.
+#[inline]
+fn single(bufs: &mut Buffers, skip: usize) -> Option<(*mut u8, u32)> {
+    let count = bufs.count();
+    let buffer = bufs.iter_mut().next().filter(|_| count == 1)?;
+    let rest = buffer.get_mut(skip..)?;
+    Some((rest.as_mut_ptr(), rest.len().min(sys::MOST_BYTES) as u32))
+}
+
+#[inline]
+fn mark(id: SlotId, op: &Op) -> u64 {
+    let disk = if op.is_disk() { DISK } else { 0 };
+    u64::from(id.index) | u64::from(id.generation) << 32 | disk
+}
+
+#[inline]
+fn unmark(mark: u64) -> SlotId {
+    SlotId {
+        index: mark as u32,
+        generation: (mark >> 32) as u32 & SlotId::GENERATIONS,
+    }
+}
+
+/// The best set-up that the kernel has: each is tried when the one before is an invalid argument.
+fn set_up(entries: u32) -> io::Result<IoUring> {
+    type Options = fn(&mut io_uring::Builder) -> &mut io_uring::Builder;
+    let ladder: [Options; 5] = [
+        // 6.1: completions are processed by this thread, when it asks.
+        |b| {
+            b.setup_single_issuer()
+                .setup_defer_taskrun()
+                .setup_taskrun_flag()
+                .setup_submit_all()
+        },
+        // 6.0
+        |b| {
+            b.setup_single_issuer()
+                .setup_coop_taskrun()
+                .setup_taskrun_flag()
+                .setup_submit_all()
+        },
+        // 5.19: completions do not interrupt this thread.
+        |b| b.setup_coop_taskrun().setup_taskrun_flag().setup_submit_all(),
+        // 5.18: one bad entry does not hold up the rest.
+        |b| b.setup_submit_all(),
+        |b| b,
+    ];
+    let mut refused = io::Error::from_raw_os_error(libc::EINVAL);
+    for options in ladder {
+        let mut builder = IoUring::builder();
+        // Room for a burst of completions: the kernel keeps what does not fit, but slowly.
+        builder
+            .setup_clamp()
+            .setup_cqsize(entries.saturating_mul(4))
+            .dontfork();
+        options(&mut builder);
+        match builder.build(entries) {
+            Ok(ring) => return Ok(ring),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refused = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(refused)
+}
