@@ -2,3 +2,4 @@
 pub mod export;
 pub mod iothread;
 pub mod monitor;
+pub mod node;

@@ -1,0 +1,295 @@
+//! The node cell: a driver with its children, its gate and its counters, pinned to one iothread.
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use drivers::driver::{Abilities, Driver, DriverKind};
+use messages::{ChildSlot, IoError, IoResult, Limits, NodeId, OpenFlags, Token};
+
+use super::edge::EdgeCell;
+use super::gate::Gate;
+use super::mail::{Event, NodeSettings, OpenFacts};
+use super::overlap::Tracker;
+use super::root::RootCell;
+use super::statistics::Counters;
+use super::table::NodeTable;
+
+/// A node on its iothread.
+pub struct NodeCell {
+    id: NodeId,
+    name: String,
+    kind: Arc<dyn DriverKind>,
+    /// None once the node was closed or has moved away.
+    driver: RefCell<Option<Rc<dyn Driver>>>,
+    edges: Vec<Rc<EdgeCell>>,
+    gate: Gate,
+    tracker: Rc<Tracker>,
+    counters: Counters,
+    flags: Cell<OpenFlags>,
+    settings: Cell<NodeSettings>,
+    abilities: Cell<Abilities>,
+    limits: Cell<Limits>,
+    size: Cell<u64>,
+    /// Counts writes; what was flushed is durable up to the count at that time.
+    written: Cell<u64>,
+    flushed: Cell<u64>,
+    /// The node-level part of a prepared reopen.
+    reopening: Cell<Option<(NodeSettings, OpenFlags)>>,
+    roots: RefCell<Vec<Weak<RootCell>>>,
+    table: Weak<NodeTable>,
+}
+
+/// What a cell is made from, at open and on arrival.
+pub struct CellParts {
+    pub id: NodeId,
+    pub name: String,
+    pub kind: Arc<dyn DriverKind>,
+    pub driver: Rc<dyn Driver>,
+    pub edges: Vec<Rc<EdgeCell>>,
+    pub gate: Gate,
+    pub counters: Counters,
+    pub flags: OpenFlags,
+    pub settings: NodeSettings,
+    pub size: u64,
+    /// Whether something may have been written that is not durable yet.
+    pub unflushed: bool,
+}
+
+impl NodeCell {
+    pub fn new(parts: CellParts, table: &Rc<NodeTable>) -> Rc<Self> {
+        let cell = Rc::new(Self {
+            id: parts.id,
+            name: parts.name,
+            kind: parts.kind,
+            driver: RefCell::new(Some(parts.driver)),
+            edges: parts.edges,
+            gate: parts.gate,
+            tracker: Rc::default(),
+            counters: parts.counters,
+            flags: Cell::new(parts.flags),
+            settings: Cell::new(parts.settings),
+            abilities: Cell::default(),
+            limits: Cell::default(),
+            size: Cell::new(parts.size),
+            written: Cell::new(u64::from(parts.unflushed)),
+            flushed: Cell::new(0),
+            reopening: Cell::new(None),
+            roots: RefCell::default(),
+            table: Rc::downgrade(table),
+        });
+        cell.refresh();
+        cell
+    }
+
+    pub fn id(&self) -> NodeId {
+        self.id
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn kind(&self) -> &Arc<dyn DriverKind> {
+        &self.kind
+    }
+
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    pub fn tracker(&self) -> &Rc<Tracker> {
+        &self.tracker
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    pub fn edges(&self) -> &[Rc<EdgeCell>] {
+        &self.edges
+    }
+
+    pub fn edge(&self, slot: ChildSlot) -> Option<&Rc<EdgeCell>> {
+        self.edges.get(usize::from(slot.0))
+    }
+
+    /// The edge to the backing node, if the driver has such a child at all.
+    pub fn backing_edge(&self) -> Option<&Rc<EdgeCell>> {
+        let slot = self
+            .kind
+            .children()
+            .iter()
+            .position(|child| child.name == "backing")?;
+        self.edges.get(slot)
+    }
+
+    /// The driver.
+    ///
+    /// # Errors
+    /// The node was closed.
+    pub fn driver(&self) -> IoResult<Rc<dyn Driver>> {
+        self.driver.borrow().clone().ok_or(IoError::NoMedium)
+    }
+
+    /// Takes the driver out: the node is closing or moving.
+    pub fn take_driver(&self) -> Option<Rc<dyn Driver>> {
+        self.driver.take()
+    }
+
+    pub fn flags(&self) -> OpenFlags {
+        self.flags.get()
+    }
+
+    pub fn settings(&self) -> NodeSettings {
+        self.settings.get()
+    }
+
+    pub fn abilities(&self) -> Abilities {
+        self.abilities.get()
+    }
+
+    pub fn limits(&self) -> Limits {
+        self.limits.get()
+    }
+
+    pub fn size(&self) -> u64 {
+        self.size.get()
+    }
+
+    pub fn set_size(&self, size: u64) {
+        self.size.set(size);
+    }
+
+    pub fn is_read_only(&self) -> bool {
+        self.flags.get().is_read_only()
+    }
+
+    pub fn table(&self) -> Option<Rc<NodeTable>> {
+        self.table.upgrade()
+    }
+
+    /// Whether requests on this node must be tracked: something may be serialised against them.
+    pub fn tracks(&self) -> bool {
+        !self.is_read_only()
+            && (self.abilities.get().serialise_granularity > 0 || self.limits.get().request_alignment > 1)
+    }
+
+    /// Notes that data was written up to `end`.
+    pub fn wrote(&self, end: u64) {
+        self.written.set(self.written.get().wrapping_add(1));
+        self.counters.wrote(end);
+        if end > self.size.get() {
+            self.size.set(end);
+        }
+    }
+
+    /// The count of writes so far, if some of them are not known to be durable.
+    pub fn unflushed(&self) -> Option<u64> {
+        (self.written.get() != self.flushed.get()).then(|| self.written.get())
+    }
+
+    /// A flush that began when the count of writes was `written` has ended well.
+    pub fn flushed(&self, written: u64) {
+        self.flushed.set(written);
+    }
+
+    /// Asks the driver anew what it can do, and merges the children's limits in.
+    pub fn refresh(&self) {
+        let Ok(driver) = self.driver() else { return };
+        let abilities = driver.abilities();
+        let mut limits = abilities.limits;
+        for edge in &self.edges {
+            if let Some(child) = edge.limits() {
+                limits.merge_child(&child);
+            }
+        }
+        limits.request_alignment = limits.request_alignment.max(1);
+        self.abilities.set(abilities);
+        self.limits.set(limits);
+    }
+
+    /// Remembers the node-level part of a reopen until it is committed.
+    pub fn prepare_reopen(&self, settings: NodeSettings, flags: OpenFlags) {
+        self.reopening.set(Some((settings, flags)));
+    }
+
+    /// The prepared part holds from now on.
+    pub fn commit_reopen(&self) {
+        if let Some((settings, flags)) = self.reopening.take() {
+            self.settings.set(settings);
+            self.flags.set(flags);
+        }
+        self.refresh();
+    }
+
+    /// The prepared part is forgotten.
+    pub fn abort_reopen(&self) {
+        self.reopening.set(None);
+    }
+
+    pub fn facts(&self, backing: Option<drivers::driver::BackingLink>) -> OpenFacts {
+        OpenFacts {
+            flags: self.flags.get(),
+            backing,
+            size: self.size.get(),
+            abilities: self.abilities.get(),
+            limits: self.limits.get(),
+            filename: self.driver().ok().and_then(|driver| driver.filename()),
+        }
+    }
+
+    pub fn add_root(&self, root: &Rc<RootCell>) {
+        let mut roots = self.roots.borrow_mut();
+        roots.retain(|other| other.strong_count() > 0);
+        roots.push(Rc::downgrade(root));
+    }
+
+    pub fn remove_root(&self, root: &Rc<RootCell>) {
+        self.roots
+            .borrow_mut()
+            .retain(|other| !std::ptr::eq(other.as_ptr(), Rc::as_ptr(root)));
+    }
+
+    pub fn roots(&self) -> Vec<Rc<RootCell>> {
+        self.roots.borrow().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Closes the gate for a section. Answers when nothing is in flight and the driver's background work has stopped.
+    pub fn quiesce(self: &Rc<Self>, token: Token) {
+        let first = self.gate.close(token);
+        if first && let (Ok(driver), Some(table)) = (self.driver(), self.table()) {
+            self.gate.set_stopping(true);
+            let cell = Rc::clone(self);
+            table.local().spawn(async move {
+                driver.quiesce().await;
+                cell.gate.set_stopping(false);
+                cell.answer_quiesce();
+            });
+        } else {
+            self.answer_quiesce();
+        }
+    }
+
+    /// Ends a section; the last one lets parked requests go on.
+    pub fn resume(&self, token: Token) {
+        if !self.gate.release(token) {
+            return;
+        }
+        if let Ok(driver) = self.driver() {
+            driver.resume();
+        }
+        for root in self.roots() {
+            root.wake_first();
+        }
+        self.gate.wake_waiting();
+    }
+
+    /// Tells the graph actor of every section that this node is still for, if it is.
+    pub fn answer_quiesce(&self) {
+        let Some(table) = self.table() else { return };
+        for token in self.gate.take_answerable() {
+            table.tell(Event::Quiesced(self.id, token));
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Flushes: what was acknowledged before becomes durable, layer by layer from the top down.
+
+use std::rc::Rc;
+
+use messages::io::Operation;
+use messages::{IoError, IoResult, OpenFlags};
+
+use super::super::cell::NodeCell;
+use super::super::edge::EdgeCell;
+
+/// Writes back what the driver caches, makes its storage durable unless the node ignores flushes, then does the same for
+/// the children that it stores anything in. A read-only node has nothing to flush.
+pub async fn flush(cell: &Rc<NodeCell>) -> IoResult<()> {
+    if cell.is_read_only() {
+        return Ok(());
+    }
+    let Some(written) = cell.unflushed() else {
+        return flush_children(cell).await;
+    };
+    let is_storage = cell.kind().is_protocol();
+    if !(is_storage && cell.flags().contains(OpenFlags::NO_FLUSH)) {
+        let driver = cell.driver()?;
+        driver.flush().await?;
+    }
+    flush_children(cell).await?;
+    cell.flushed(written);
+    Ok(())
+}
+
+async fn flush_children(cell: &Rc<NodeCell>) -> IoResult<()> {
+    let mut result = Ok(());
+    for (edge, child) in cell.edges().iter().zip(cell.kind().children()) {
+        if child.role.contains(messages::Role::COW) || !edge.is_connected() {
+            continue;
+        }
+        result = result.and(flush_child(edge).await);
+    }
+    result
+}
+
+async fn flush_child(edge: &Rc<EdgeCell>) -> IoResult<()> {
+    match edge.pass_down(Operation::Flush).await.result {
+        Ok(_) => Ok(()),
+        // A child that is read-only or gone keeps nothing of ours.
+        Err(IoError::NoMedium) => Ok(()),
+        Err(error) => Err(error),
+    }
+}

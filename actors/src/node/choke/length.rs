@@ -1,0 +1,70 @@
+//! Lengths: asking, changing, and how much the host stores.
+
+use std::rc::Rc;
+
+use messages::io::{Operation, Preallocation};
+use messages::{Error, ErrorKind, IoError, IoResult, MAX_LENGTH, RequestFlags, Result};
+
+use super::super::cell::NodeCell;
+
+/// The length as the driver knows it now.
+pub async fn length(cell: &Rc<NodeCell>) -> IoResult<u64> {
+    let driver = cell.driver()?;
+    let size = driver.length().await?;
+    cell.set_size(size);
+    Ok(size)
+}
+
+/// Changes the length.
+pub async fn truncate(
+    cell: &Rc<NodeCell>,
+    size: u64,
+    exact: bool,
+    preallocation: Preallocation,
+    flags: RequestFlags,
+) -> Result<()> {
+    if size > MAX_LENGTH {
+        return Err(Error::new(
+            ErrorKind::InvalidArgument,
+            format!("Image size {size} is too large"),
+        ));
+    }
+    if cell.is_read_only() {
+        return Err(Error::new(ErrorKind::ReadOnly, "Image is read-only"));
+    }
+    let kept = cell.size().min(size);
+    // Nothing else may touch what appears or goes away.
+    let alone = cell.tracker().begin(kept, u64::MAX, true, false).await;
+    let _alone = alone.map_err(|error| Error::io("Could not resize", error))?;
+    let driver = cell
+        .driver()
+        .map_err(|error| Error::io("Could not resize", error))?;
+    driver.truncate(size, exact, preallocation, flags).await?;
+    let now = driver
+        .length()
+        .await
+        .map_err(|error| Error::io("Could not refresh total sector count", error))?;
+    cell.set_size(now);
+    cell.wrote(0);
+    cell.refresh();
+    Ok(())
+}
+
+/// Bytes on the host, the storage children's included.
+pub async fn allocated_size(cell: &Rc<NodeCell>) -> IoResult<u64> {
+    let driver = cell.driver()?;
+    match driver.allocated_size().await {
+        Err(IoError::NotSupported) => {}
+        result => return result,
+    }
+    let mut sum: u64 = 0;
+    let mut any = false;
+    for (edge, child) in cell.edges().iter().zip(cell.kind().children()) {
+        if child.role.contains(messages::Role::COW) || !edge.is_connected() {
+            continue;
+        }
+        sum = sum.saturating_add(edge.pass_down(Operation::AllocatedSize).await.into_bytes()?);
+        any = true;
+    }
+    if any { Ok(sum) } else { Err(IoError::NotSupported) }
+}

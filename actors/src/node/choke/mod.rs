@@ -1,0 +1,198 @@
+//! The choke point: every request to a node passes here. Range, flags and permissions are checked before any driver
+//! sees it, and every emulation is here, once: FUA by flush, zeroes by writes, unaligned by read-modify-write.
+
+mod aligned;
+mod flush;
+mod length;
+mod read;
+mod status;
+mod write;
+mod zeroes;
+
+use std::rc::Rc;
+
+use drivers::buffer::Buffers;
+use messages::io::{Operation, Outcome, Value};
+use messages::{IoError, IoResult, RequestFlags, check_range};
+
+use super::cell::NodeCell;
+use super::gate::Admission;
+
+/// What a request brings along: whether it is admitted over a root edge, or a piece of what a parent does.
+#[derive(Clone, Copy)]
+pub struct By<'a>(Option<&'a Admission>);
+
+impl By<'_> {
+    /// A piece of a parent's work, not counted by itself.
+    const PARENT: By<'static> = By(None);
+
+    /// Ranges that leave the node are an error for users. A parent may read past the end (as zeroes) and grow its child.
+    const fn may_pass_end(self) -> bool {
+        self.0.is_none()
+    }
+
+    fn stands_at(self, node: &NodeCell) {
+        if let Some(admission) = self.0 {
+            admission.stands_at(node.id());
+        }
+    }
+}
+
+/// Runs a request that came over a root edge.
+pub async fn execute_admitted(
+    cell: &Rc<NodeCell>,
+    operation: Operation<Buffers>,
+    admission: &Admission,
+    writethrough: bool,
+) -> Outcome<Buffers> {
+    let operation = if writethrough {
+        with_fua(operation)
+    } else {
+        operation
+    };
+    execute(cell, operation, Some(admission)).await
+}
+
+/// Runs a request. Without an admission it is a piece of one that a parent is busy with.
+pub async fn execute(
+    cell: &Rc<NodeCell>,
+    operation: Operation<Buffers>,
+    admission: Option<&Admission>,
+) -> Outcome<Buffers> {
+    let by = By(admission);
+    let kind = operation.kind();
+    let (_, len) = range_of(&operation);
+    let outcome = dispatch(cell, operation, by).await;
+    cell.counters().count(kind, len, outcome.result.is_err());
+    outcome
+}
+
+async fn dispatch(cell: &Rc<NodeCell>, operation: Operation<Buffers>, by: By<'_>) -> Outcome<Buffers> {
+    match operation {
+        Operation::Read {
+            offset,
+            buffers,
+            flags,
+        } => with_buffers(read::read(cell, offset, buffers, flags, by).await),
+        Operation::Write {
+            offset,
+            buffers,
+            flags,
+        } => with_buffers(write::write(cell, offset, buffers, flags, by).await),
+        Operation::WriteZeroes { offset, len, flags } => {
+            done(Box::pin(zeroes::write_zeroes(cell, offset, len, flags, by)).await)
+        }
+        Operation::Discard { offset, len } => done(Box::pin(zeroes::discard(cell, offset, len, by)).await),
+        Operation::Flush => done(Box::pin(flush::flush(cell)).await),
+        Operation::Truncate {
+            size,
+            exact,
+            preallocation,
+            flags,
+        } => {
+            let truncated = Box::pin(length::truncate(cell, size, exact, preallocation, flags)).await;
+            done(truncated.map_err(|error| IoError::from_errno(error.errno())))
+        }
+        Operation::BlockStatus {
+            offset,
+            len,
+            want_zero,
+            whole_chain,
+        } => {
+            let status = Box::pin(status::block_status(cell, offset, len, want_zero, whole_chain)).await;
+            Outcome::plain(status.map(Value::Status))
+        }
+        Operation::Length => Outcome::plain(length::length(cell).await.map(Value::Bytes)),
+        Operation::AllocatedSize => {
+            Outcome::plain(Box::pin(length::allocated_size(cell)).await.map(Value::Bytes))
+        }
+    }
+}
+
+pub use flush::flush;
+pub use length::{allocated_size, truncate};
+pub use read::read_whole;
+
+/// The range that a request is about; nothing for those without one.
+pub fn range_of(operation: &Operation<Buffers>) -> (u64, u64) {
+    match operation {
+        Operation::Read { offset, buffers, .. } | Operation::Write { offset, buffers, .. } => {
+            (*offset, bytes_in(buffers))
+        }
+        Operation::WriteZeroes { offset, len, .. }
+        | Operation::Discard { offset, len }
+        | Operation::BlockStatus { offset, len, .. } => (*offset, *len),
+        Operation::Flush | Operation::Truncate { .. } | Operation::Length | Operation::AllocatedSize => {
+            (0, 0)
+        }
+    }
+}
+
+/// The outcome of a request that was refused before it began.
+pub fn refused(error: IoError, operation: Operation<Buffers>) -> Outcome<Buffers> {
+    let buffers = match operation {
+        Operation::Read { buffers, .. } | Operation::Write { buffers, .. } => Some(buffers),
+        _ => None,
+    };
+    Outcome {
+        result: Err(error),
+        buffers,
+    }
+}
+
+fn with_buffers((result, buffers): (IoResult<()>, Buffers)) -> Outcome<Buffers> {
+    Outcome {
+        result: result.map(|()| Value::Done),
+        buffers: Some(buffers),
+    }
+}
+
+fn done(result: IoResult<()>) -> Outcome<Buffers> {
+    Outcome::plain(result.map(|()| Value::Done))
+}
+
+fn with_fua(operation: Operation<Buffers>) -> Operation<Buffers> {
+    match operation {
+        Operation::Write {
+            offset,
+            buffers,
+            flags,
+        } => Operation::Write {
+            offset,
+            buffers,
+            flags: flags | RequestFlags::FUA,
+        },
+        Operation::WriteZeroes { offset, len, flags } => Operation::WriteZeroes {
+            offset,
+            len,
+            flags: flags | RequestFlags::FUA,
+        },
+        other => other,
+    }
+}
+
+/// The length of a gather list as an offset's type. A buffer's length fits by construction.
+fn bytes_in(buffers: &Buffers) -> u64 {
+    u64::try_from(buffers.len()).unwrap_or(u64::MAX)
+}
+
+/// A length that fits in memory, since it is at most that of a buffer that exists.
+fn in_memory(len: u64) -> usize {
+    usize::try_from(len).unwrap_or(usize::MAX)
+}
+
+/// Checks a request that changes the node.
+fn check_write(cell: &NodeCell, offset: u64, len: u64, carries_data: bool, by: By<'_>) -> IoResult<()> {
+    if cell.is_read_only() {
+        return Err(IoError::ReadOnly);
+    }
+    check_within(cell, offset, len, carries_data, by)
+}
+
+fn check_within(cell: &NodeCell, offset: u64, len: u64, carries_data: bool, by: By<'_>) -> IoResult<()> {
+    check_range(offset, len, carries_data).map_err(|_| IoError::OutOfRange)?;
+    if !by.may_pass_end() && offset.saturating_add(len) > cell.size() {
+        return Err(IoError::OutOfRange);
+    }
+    Ok(())
+}

@@ -1,0 +1,262 @@
+//! Block status: what a range is made of, in one node or down the whole chain, in a loop.
+
+use std::rc::Rc;
+
+use drivers::driver::{At, Purpose};
+use messages::io::Operation;
+use messages::{BlockStatus, IoError, IoResult, StatusFlags, check_range};
+
+use super::super::cell::NodeCell;
+use super::super::edge::{Behind, send_there};
+
+/// What one layer says.
+struct Layer {
+    status: BlockStatus,
+    /// The layer has nothing: the one below decides.
+    falls_through: bool,
+}
+
+/// The status of the start of a range. With `whole_chain` the answer is what a reader would see, and the depth says which
+/// layer decides; without, it is for this node alone.
+pub async fn block_status(
+    cell: &Rc<NodeCell>,
+    offset: u64,
+    len: u64,
+    want_zero: bool,
+    whole_chain: bool,
+) -> IoResult<BlockStatus> {
+    check_range(offset, len, false).map_err(|_| IoError::OutOfRange)?;
+    let size = cell.size();
+    if offset >= size {
+        return Ok(BlockStatus {
+            flags: StatusFlags::EOF,
+            len: 0,
+            map: None,
+            depth: 0,
+        });
+    }
+    if len == 0 {
+        return Ok(BlockStatus {
+            flags: StatusFlags::empty(),
+            len: 0,
+            map: None,
+            depth: 0,
+        });
+    }
+    let len = len.min(size - offset);
+    let mut status = chain_status(cell, offset, len, want_zero, whole_chain).await?;
+    if offset.saturating_add(status.len) >= size {
+        status.flags |= StatusFlags::EOF;
+    }
+    Ok(status)
+}
+
+async fn chain_status(
+    cell: &Rc<NodeCell>,
+    offset: u64,
+    len: u64,
+    want_zero: bool,
+    whole_chain: bool,
+) -> IoResult<BlockStatus> {
+    let (mut node, mut len, mut depth) = (Rc::clone(cell), len, 1_u32);
+    loop {
+        let left = node.size().saturating_sub(offset);
+        if left == 0 {
+            // The layer above deferred to this one, which is short: the zeroes beyond its end are its own.
+            let flags = StatusFlags::ZERO | StatusFlags::ALLOCATED;
+            return Ok(BlockStatus {
+                flags,
+                len,
+                map: None,
+                depth,
+            });
+        }
+        let layer = Box::pin(layer_status(&node, offset, len.min(left), want_zero)).await?;
+        let mut status = layer.status;
+        len = status.len;
+        if !layer.falls_through {
+            status.depth = depth;
+            return Ok(status);
+        }
+        let behind = node.backing_edge().map(|edge| edge.behind()).unwrap_or_default();
+        if matches!(behind, Behind::None) {
+            status.flags |= StatusFlags::ZERO;
+            status.depth = 0;
+            return Ok(status);
+        }
+        if !whole_chain {
+            status.depth = 0;
+            return Ok(status);
+        }
+        depth = depth.saturating_add(1);
+        match behind {
+            Behind::Here(child) => node = child,
+            Behind::There(address) => {
+                let operation = Operation::BlockStatus {
+                    offset,
+                    len,
+                    want_zero,
+                    whole_chain,
+                };
+                let mut below = send_there(&address, operation).await.into_status()?;
+                return Ok(deeper(&mut below, len, depth));
+            }
+            Behind::None => return Err(IoError::NoMedium),
+        }
+    }
+}
+
+/// The answer of a layer of another iothread, seen from here.
+fn deeper(below: &mut BlockStatus, len: u64, depth: u32) -> BlockStatus {
+    if below.len == 0 {
+        let flags = StatusFlags::ZERO | StatusFlags::ALLOCATED;
+        return BlockStatus {
+            flags,
+            len,
+            map: None,
+            depth,
+        };
+    }
+    if below.depth > 0 {
+        below.depth = below.depth.saturating_add(depth - 1);
+    }
+    below.flags.remove(StatusFlags::EOF);
+    *below
+}
+
+/// What one node says of a range within it; a transparent one lets its child speak.
+async fn layer_status(node: &Rc<NodeCell>, offset: u64, len: u64, want_zero: bool) -> IoResult<Layer> {
+    let driver = node.driver()?;
+    let extent = driver.locate(Purpose::Status { want_zero }, offset, len).await?;
+    if extent.len == 0 {
+        return Err(IoError::Corrupt);
+    }
+    let len = len.min(extent.len);
+    let data = StatusFlags::DATA | StatusFlags::ALLOCATED;
+    let mapped = StatusFlags::OFFSET_VALID;
+    let (flags, map) = match extent.at {
+        At::Own => (data | mapped, Some((node.id(), offset))),
+        At::Special => (data | StatusFlags::COMPRESSED, None),
+        At::Zero { reserved: None } => (StatusFlags::ZERO | StatusFlags::ALLOCATED, None),
+        At::Zero {
+            reserved: Some((slot, at)),
+        } => (
+            StatusFlags::ZERO | StatusFlags::ALLOCATED | mapped,
+            place(node, slot, at),
+        ),
+        At::Unallocated => {
+            let status = BlockStatus {
+                flags: StatusFlags::empty(),
+                len,
+                map: None,
+                depth: 0,
+            };
+            return Ok(Layer {
+                status,
+                falls_through: true,
+            });
+        }
+        At::Child { slot, offset: at } => {
+            let own = BlockStatus {
+                flags: data | mapped,
+                len,
+                map: place(node, slot, at),
+                depth: 1,
+            };
+            if node.abilities().transparent {
+                return Ok(decided(child_status(node, slot, at, own, want_zero).await?));
+            }
+            if extent.recurse && want_zero {
+                return Ok(decided(with_zero_of_child(node, slot, at, own).await?));
+            }
+            return Ok(decided(own));
+        }
+    };
+    Ok(decided(BlockStatus {
+        flags,
+        len,
+        map,
+        depth: 1,
+    }))
+}
+
+const fn decided(status: BlockStatus) -> Layer {
+    Layer {
+        status,
+        falls_through: false,
+    }
+}
+
+fn place(node: &NodeCell, slot: messages::ChildSlot, offset: u64) -> Option<(messages::NodeId, u64)> {
+    match node.edge(slot)?.behind() {
+        Behind::Here(child) => Some((child.id(), offset)),
+        Behind::There(address) => Some((address.node, offset)),
+        Behind::None => None,
+    }
+}
+
+async fn ask_child(
+    node: &NodeCell,
+    slot: messages::ChildSlot,
+    offset: u64,
+    len: u64,
+    want_zero: bool,
+) -> IoResult<BlockStatus> {
+    let edge = node.edge(slot).ok_or(IoError::NoMedium)?;
+    let operation = Operation::BlockStatus {
+        offset,
+        len,
+        want_zero,
+        whole_chain: true,
+    };
+    edge.pass_down(operation).await.into_status()
+}
+
+/// A transparent node's status is its child's. Whatever the child says, the node itself has the range.
+async fn child_status(
+    node: &NodeCell,
+    slot: messages::ChildSlot,
+    offset: u64,
+    own: BlockStatus,
+    want_zero: bool,
+) -> IoResult<BlockStatus> {
+    let below = ask_child(node, slot, offset, own.len, want_zero).await?;
+    if below.len == 0 {
+        return Ok(BlockStatus {
+            flags: StatusFlags::ZERO | StatusFlags::ALLOCATED,
+            ..own
+        });
+    }
+    let flags = below.flags.difference(StatusFlags::EOF) | StatusFlags::ALLOCATED;
+    Ok(BlockStatus {
+        flags,
+        len: own.len.min(below.len),
+        map: below.map,
+        depth: 1,
+    })
+}
+
+/// Data of a format whose file may know that it is zeroes.
+async fn with_zero_of_child(
+    node: &NodeCell,
+    slot: messages::ChildSlot,
+    offset: u64,
+    own: BlockStatus,
+) -> IoResult<BlockStatus> {
+    let Ok(below) = ask_child(node, slot, offset, own.len, true).await else {
+        return Ok(own);
+    };
+    if below.len == 0 {
+        // Beyond the end of the file there is nothing but zeroes.
+        return Ok(BlockStatus {
+            flags: own.flags | StatusFlags::ZERO,
+            ..own
+        });
+    }
+    let zero = below.flags & StatusFlags::ZERO;
+    Ok(BlockStatus {
+        flags: own.flags | zero,
+        len: own.len.min(below.len),
+        ..own
+    })
+}

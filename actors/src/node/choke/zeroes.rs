@@ -1,0 +1,196 @@
+//! Zero writes and discards: cut to what the driver aligns to and takes at once, and serialised where a format needs it.
+
+use std::rc::Rc;
+
+use drivers::buffer::{Buffer, Buffers};
+use drivers::driver::Ability;
+use messages::error::errno::ENOMEM;
+use messages::{IoError, IoResult, OpenFlags, RequestFlags};
+
+use super::super::cell::NodeCell;
+use super::super::overlap::Tracking;
+use super::{By, check_write, flush, in_memory, write};
+
+/// The most zeroes written from one buffer, in bytes.
+const BOUNCE: u64 = 1 << 20;
+
+/// Makes a range read as zeroes.
+pub async fn write_zeroes(
+    cell: &Rc<NodeCell>,
+    offset: u64,
+    len: u64,
+    flags: RequestFlags,
+    by: By<'_>,
+) -> IoResult<()> {
+    check_write(cell, offset, len, false, by)?;
+    if len == 0 {
+        return Ok(());
+    }
+    by.stands_at(cell);
+    let mut passed = flags;
+    if !cell.flags().contains(OpenFlags::UNMAP) {
+        passed.remove(RequestFlags::MAY_UNMAP);
+    }
+    passed.remove(RequestFlags::FUA);
+    let alone = serialise(cell, offset, len, flags).await?;
+    let abilities = cell.abilities();
+    let mut done = 0;
+    while done < len {
+        let at = offset.saturating_add(done);
+        let piece = next_piece(
+            at,
+            len - done,
+            abilities.limits.write_zeroes_alignment,
+            abilities.limits.max_write_zeroes,
+        );
+        zero_piece(cell, at, piece, passed, abilities.write_zeroes).await?;
+        cell.wrote(at.saturating_add(piece));
+        done = done.saturating_add(piece);
+    }
+    drop(alone);
+    if flags.contains(RequestFlags::FUA) {
+        flush::flush(cell).await
+    } else {
+        Ok(())
+    }
+}
+
+/// The next part of a range: up to the first aligned offset, then whole aligned blocks, then what is left.
+fn next_piece(at: u64, left: u64, alignment: u32, most: u64) -> u64 {
+    let align = u64::from(alignment).max(1);
+    let past = at % align;
+    if past != 0 {
+        return left.min(align - past);
+    }
+    let whole = left / align * align;
+    if whole == 0 {
+        return left;
+    }
+    let most = most / align * align;
+    if most == 0 { whole } else { whole.min(most) }
+}
+
+async fn zero_piece(
+    cell: &Rc<NodeCell>,
+    offset: u64,
+    len: u64,
+    flags: RequestFlags,
+    ability: Ability,
+) -> IoResult<()> {
+    if ability == Ability::Native {
+        let driver = cell.driver()?;
+        match driver.write_zeroes(offset, len, flags).await {
+            Err(IoError::NotSupported) => {}
+            result => return result,
+        }
+    }
+    if flags.contains(RequestFlags::NO_FALLBACK) {
+        return Err(IoError::NotSupported);
+    }
+    write_zero_buffers(cell, offset, len, flags).await
+}
+
+async fn write_zero_buffers(
+    cell: &Rc<NodeCell>,
+    mut offset: u64,
+    mut left: u64,
+    flags: RequestFlags,
+) -> IoResult<()> {
+    let flags = flags & RequestFlags::WRITE_UNCHANGED;
+    let buffer = Buffer::try_zeroed(in_memory(left.min(BOUNCE))).ok_or(IoError::Os(ENOMEM))?;
+    let mut buffers = Buffers::from(buffer);
+    while left > 0 {
+        let len = left.min(BOUNCE);
+        buffers.truncate(in_memory(len));
+        let (result, back) = write::write_piece(cell, offset, buffers, flags).await;
+        result?;
+        buffers = back;
+        offset = offset.saturating_add(len);
+        left -= len;
+    }
+    Ok(())
+}
+
+/// Forgets a range, as far as the driver's blocks fit into it. Succeeds without effect where discards are not passed down.
+pub async fn discard(cell: &Rc<NodeCell>, offset: u64, len: u64, by: By<'_>) -> IoResult<()> {
+    check_write(cell, offset, len, false, by)?;
+    let abilities = cell.abilities();
+    if !cell.flags().contains(OpenFlags::UNMAP) || abilities.discard != Ability::Native {
+        return Ok(());
+    }
+    let Some((start, end)) = whole_blocks(offset, len, abilities.limits.discard_alignment, cell.size())
+    else {
+        return Ok(());
+    };
+    by.stands_at(cell);
+    let _alone = serialise(cell, start, end - start, RequestFlags::empty()).await?;
+    let driver = cell.driver()?;
+    let most = match abilities.limits.max_discard {
+        0 => end - start,
+        most => most,
+    };
+    let mut at = start;
+    while at < end {
+        let piece = most.min(end - at);
+        match driver.discard(at, piece).await {
+            Ok(()) | Err(IoError::NotSupported) => {}
+            Err(error) => return Err(error),
+        }
+        at = at.saturating_add(piece);
+    }
+    cell.wrote(0);
+    Ok(())
+}
+
+/// The blocks that lie wholly within a range. The last block of the node counts as whole where the node ends in it.
+fn whole_blocks(offset: u64, len: u64, alignment: u32, size: u64) -> Option<(u64, u64)> {
+    let align = u64::from(alignment).max(1);
+    let start = offset.checked_next_multiple_of(align)?;
+    let end = offset.checked_add(len)?;
+    let end = if end >= size { end } else { end / align * align };
+    (start < end).then_some((start, end))
+}
+
+/// Waits for what overlaps the blocks that a range touches, and holds back what comes later, where the driver needs it.
+async fn serialise(
+    cell: &Rc<NodeCell>,
+    offset: u64,
+    len: u64,
+    flags: RequestFlags,
+) -> IoResult<Option<Tracking>> {
+    let granularity = match cell.abilities().serialise_granularity {
+        0 if flags.contains(RequestFlags::SERIALISING) || cell.tracks() => {
+            u64::from(cell.limits().request_alignment).max(1)
+        }
+        0 => return Ok(None),
+        granularity => granularity,
+    };
+    let start = offset / granularity * granularity;
+    let end = offset
+        .saturating_add(len)
+        .checked_next_multiple_of(granularity)
+        .ok_or(IoError::OutOfRange)?;
+    let no_wait = flags.contains(RequestFlags::NO_WAIT);
+    cell.tracker().begin(start, end, true, no_wait).await.map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_writes_are_cut_at_alignment_and_limit() {
+        assert_eq!(next_piece(100, 1000, 512, 0), 412);
+        assert_eq!(next_piece(512, 1300, 512, 0), 1024);
+        assert_eq!(next_piece(512, 1300, 512, 600), 512);
+        assert_eq!(next_piece(512, 100, 512, 0), 100);
+        assert_eq!(next_piece(7, 100, 0, 0), 100);
+    }
+
+    #[test]
+    fn only_whole_blocks_are_discarded() {
+        assert_eq!(whole_blocks(100, 2000, 512, 1 << 20), Some((512, 2048)));
+        assert_eq!(whole_blocks(100, 300, 512, 1 << 20), None);
+        assert_eq!(whole_blocks(512, 700, 512, 1212), Some((512, 1212)));
+    }
+}

@@ -1,0 +1,293 @@
+//! Clients: handles on a root edge. Holding one is what permits I/O.
+
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::Poll;
+
+use arc_swap::ArcSwap;
+use drivers::buffer::Buffers;
+use drivers::driver::Transfer;
+use futures_channel::oneshot;
+use messages::io::{Operation, Outcome, Value};
+use messages::{BlockStatus, IoError, IoResult, IoThreadId, Permissions, RequestFlags, RootId};
+
+use super::mail::{Entry, Mail, RemoteRequest};
+use super::root::RootCell;
+use super::table::NodeTable;
+use crate::iothread::{IoThread, Local};
+
+/// What the graph actor, the node's iothread and the clients of a root edge share. Written by the graph actor only.
+pub struct RootShared {
+    id: RootId,
+    permissions: AtomicU8,
+    writethrough: bool,
+    home_id: AtomicU32,
+    home: ArcSwap<IoThread<Mail>>,
+}
+
+impl RootShared {
+    /// Sends to the iothread where the edge is now.
+    pub fn send(&self, mail: Mail) -> Result<(), Mail> {
+        self.home.load().send(mail)
+    }
+}
+
+/// The graph actor's hold on a root edge.
+#[derive(Clone)]
+pub struct RootHandle(Arc<RootShared>);
+
+impl RootHandle {
+    /// A root edge whose node lives on `home`. `writethrough` makes every write durable before it is answered.
+    #[must_use]
+    pub fn new(id: RootId, permissions: Permissions, writethrough: bool, home: IoThread<Mail>) -> Self {
+        Self(Arc::new(RootShared {
+            id,
+            permissions: AtomicU8::new(permissions.bits()),
+            writethrough,
+            home_id: AtomicU32::new(home.id().0),
+            home: ArcSwap::from_pointee(home),
+        }))
+    }
+
+    /// The edge's id.
+    #[must_use]
+    pub fn id(&self) -> RootId {
+        self.0.id
+    }
+
+    /// What the user may do.
+    #[must_use]
+    pub fn permissions(&self) -> Permissions {
+        Permissions::from_bits_truncate(self.0.permissions.load(Ordering::Acquire))
+    }
+
+    /// Changes what the user may do, from its next request on.
+    pub fn set_permissions(&self, permissions: Permissions) {
+        self.0.permissions.store(permissions.bits(), Ordering::Release);
+    }
+
+    /// Whether writes are durable when answered.
+    #[must_use]
+    pub fn writethrough(&self) -> bool {
+        self.0.writethrough
+    }
+
+    /// The edge lives on `home` from now on. What is sent to the old place is passed on from there.
+    pub fn set_home(&self, home: IoThread<Mail>) {
+        let id = home.id().0;
+        self.0.home.store(Arc::new(home));
+        self.0.home_id.store(id, Ordering::Release);
+    }
+
+    pub(super) fn downgrade(&self) -> Weak<RootShared> {
+        Arc::downgrade(&self.0)
+    }
+}
+
+/// A user's handle on a node, from any thread. Requests go through the mailbox of the node's iothread, and their futures
+/// run on any executor. On the iothread itself, [`Client::here`] spares the mailbox.
+#[derive(Clone)]
+pub struct Client(Arc<RootShared>);
+
+impl Client {
+    /// A client of `root`.
+    #[must_use]
+    pub fn new(root: &RootHandle) -> Self {
+        Self(Arc::clone(&root.0))
+    }
+
+    /// The root edge.
+    #[must_use]
+    pub fn root(&self) -> RootId {
+        self.0.id
+    }
+
+    /// What it may do.
+    #[must_use]
+    pub fn permissions(&self) -> Permissions {
+        RootHandle(Arc::clone(&self.0)).permissions()
+    }
+
+    /// Where the node lives at present.
+    #[must_use]
+    pub fn iothread(&self) -> IoThreadId {
+        IoThreadId(self.0.home_id.load(Ordering::Acquire))
+    }
+
+    /// A mailbox handle of that iothread.
+    #[must_use]
+    pub fn home(&self) -> IoThread<Mail> {
+        IoThread::clone(&self.0.home.load())
+    }
+
+    /// The same client for use on one thread: inline where that is the node's iothread.
+    #[must_use]
+    pub fn here(&self) -> HomeClient {
+        HomeClient(self.clone())
+    }
+
+    /// Sends any request.
+    pub async fn request(&self, operation: Operation<Buffers>) -> Outcome<Buffers> {
+        let (reply, answer) = oneshot::channel();
+        let mail = Mail::Request(RemoteRequest {
+            entry: Entry::Root(self.0.id),
+            operation,
+            reply,
+        });
+        if self.0.send(mail).is_err() {
+            return Outcome::plain(Err(IoError::NoMedium));
+        }
+        answer.await.unwrap_or(Outcome::plain(Err(IoError::NoMedium)))
+    }
+}
+
+/// A client used on one thread only.
+#[derive(Clone)]
+pub struct HomeClient(Client);
+
+impl HomeClient {
+    /// The client behind it, to send to other threads.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.0
+    }
+
+    /// Sends any request: a direct call on the node's own iothread, through its mailbox from elsewhere. Dropped before
+    /// its end, the request goes on by itself.
+    pub async fn request(&self, operation: Operation<Buffers>) -> Outcome<Buffers> {
+        match self.root_here() {
+            Some(root) => root.enter(operation).await,
+            None => self.0.request(operation).await,
+        }
+    }
+
+    /// Whether a request sent now would not be parked. True also where it cannot be known: on another iothread.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.root_here().is_none_or(|root| root.node().gate().is_open())
+    }
+
+    /// Waits until the gate is open, or the node has gone elsewhere.
+    pub async fn wait_open(&self) {
+        std::future::poll_fn(|context| match self.root_here() {
+            Some(root) if !root.node().gate().is_open() => {
+                root.node().gate().wait(context.waker());
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
+        })
+        .await;
+    }
+
+    fn root_here(&self) -> Option<Rc<RootCell>> {
+        if Local::current_id() != Some(self.0.iothread()) {
+            return None;
+        }
+        NodeTable::current()?.root(self.0.root())
+    }
+}
+
+/// The requests by name, for both kinds of client.
+macro_rules! requests {
+    ($client:ident) => {
+        impl $client {
+            /// Fills `buffers` from `offset`. A request that was lost gives back no buffers.
+            pub async fn read(&self, offset: u64, buffers: Buffers) -> Transfer {
+                let flags = RequestFlags::empty();
+                transfer(
+                    self.request(Operation::Read {
+                        offset,
+                        buffers,
+                        flags,
+                    })
+                    .await,
+                )
+            }
+
+            /// Stores `buffers` at `offset`.
+            pub async fn write(&self, offset: u64, buffers: Buffers, flags: RequestFlags) -> Transfer {
+                transfer(
+                    self.request(Operation::Write {
+                        offset,
+                        buffers,
+                        flags,
+                    })
+                    .await,
+                )
+            }
+
+            /// Makes a range read as zeroes.
+            ///
+            /// # Errors
+            /// The request's.
+            pub async fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> IoResult<()> {
+                done(
+                    self.request(Operation::WriteZeroes { offset, len, flags })
+                        .await,
+                )
+            }
+
+            /// Forgets a range.
+            ///
+            /// # Errors
+            /// The request's.
+            pub async fn discard(&self, offset: u64, len: u64) -> IoResult<()> {
+                done(self.request(Operation::Discard { offset, len }).await)
+            }
+
+            /// Makes what was acknowledged durable.
+            ///
+            /// # Errors
+            /// The request's.
+            pub async fn flush(&self) -> IoResult<()> {
+                done(self.request(Operation::Flush).await)
+            }
+
+            /// The length in bytes.
+            ///
+            /// # Errors
+            /// The request's.
+            pub async fn length(&self) -> IoResult<u64> {
+                self.request(Operation::Length).await.into_bytes()
+            }
+
+            /// What the start of a range is made of.
+            ///
+            /// # Errors
+            /// The request's.
+            pub async fn block_status(
+                &self,
+                offset: u64,
+                len: u64,
+                want_zero: bool,
+                whole_chain: bool,
+            ) -> IoResult<BlockStatus> {
+                let operation = Operation::BlockStatus {
+                    offset,
+                    len,
+                    want_zero,
+                    whole_chain,
+                };
+                self.request(operation).await.into_status()
+            }
+        }
+    };
+}
+
+requests!(Client);
+requests!(HomeClient);
+
+fn transfer(outcome: Outcome<Buffers>) -> Transfer {
+    match outcome.into_parts() {
+        (result, Some(buffers)) => (result, buffers),
+        (result, None) => (result.and(Err(IoError::Cancelled)), Buffers::default()),
+    }
+}
+
+fn done(outcome: Outcome<Buffers>) -> IoResult<()> {
+    match outcome.result? {
+        Value::Done => Ok(()),
+        Value::Bytes(_) | Value::Status(_) => Err(IoError::Invalid),
+    }
+}

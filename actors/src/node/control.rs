@@ -1,0 +1,290 @@
+//! The graph actor's orders, carried out on the node's iothread.
+
+use std::rc::Rc;
+
+use drivers::driver::{Child, CreateRequest, OpenRequest};
+use messages::{Error, ErrorKind, IoError, IoResult, NodeId, RequestFlags, Result};
+
+use super::cell::{CellParts, NodeCell};
+use super::choke;
+use super::edge::{EdgeCell, Port};
+use super::gate::Gate;
+use super::mail::{Description, Event, NodeAddress, OpenFacts, OpenOrder, Order, OrderOutcome, Ticket};
+use super::migrate;
+use super::root::RootCell;
+use super::statistics::Counters;
+use super::table::NodeTable;
+
+/// Carries out an order. What takes time goes on as a task; the rest is done in the order in which it came.
+pub fn carry_out(table: &Rc<NodeTable>, ticket: Ticket, order: Order) {
+    match order {
+        Order::Quiesce(node, token) => match table.node(node) {
+            Some(cell) => cell.quiesce(token),
+            // A node that is gone is as still as can be.
+            None => table.tell(Event::Quiesced(node, token)),
+        },
+        Order::Resume(node, token) => with_node(table, node, |cell| cell.resume(token)),
+        Order::PermissionsCommit(node) => with_driver(table, node, |driver| driver.permissions_commit()),
+        Order::PermissionsAbort(node) => with_driver(table, node, |driver| driver.permissions_abort()),
+        Order::ReopenAbort(node) => {
+            with_driver(table, node, |driver| driver.reopen_abort());
+            with_node(table, node, NodeCell::abort_reopen);
+        }
+        Order::Connect { parent, slot, target } => done(table, ticket, connect(table, parent, slot, target)),
+        Order::AttachRoot { root, node } => {
+            let result = found(table, node).map(|cell| table.insert_root(RootCell::new(root, cell)));
+            done(table, ticket, result);
+        }
+        Order::MoveRoot { root, target } => migrate::move_root(table, ticket, root, target),
+        Order::DetachRoot(root) => {
+            if let Some(cell) = table.remove_root(root) {
+                cell.end();
+            }
+            done(table, ticket, Ok(()));
+        }
+        Order::Depart { node, to } => migrate::depart(table, ticket, node, to),
+        Order::ReopenCommit(node) => opened(table, ticket, reopen_commit(table, node)),
+        Order::Pending(node) => {
+            let now = table.local().ring().now();
+            let pending = table
+                .node(node)
+                .map(|cell| cell.gate().pending(now, table))
+                .unwrap_or_default();
+            table.tell(Event::Ended(ticket, OrderOutcome::Pending(pending)));
+        }
+        later => {
+            let table = Rc::clone(table);
+            let local = Rc::clone(table.local());
+            local.spawn(async move {
+                let outcome = carry_out_later(&table, later).await;
+                table.tell(Event::Ended(ticket, outcome));
+            });
+        }
+    }
+}
+
+async fn carry_out_later(table: &Rc<NodeTable>, order: Order) -> OrderOutcome {
+    match order {
+        Order::Open(order) => OrderOutcome::Opened(open(table, *order).await),
+        Order::Close(node) => OrderOutcome::Done(close(table, node).await),
+        Order::PermissionsPrepare { node, taken, shared } => {
+            OrderOutcome::Done(async { driver(table, node)?.permissions_prepare(taken, shared).await }.await)
+        }
+        Order::ReopenPrepare {
+            node,
+            request,
+            settings,
+        } => OrderOutcome::Done(
+            async {
+                let cell = found(table, node)?;
+                let flags = request.flags;
+                driver(table, node)?.reopen_prepare(request).await?;
+                cell.prepare_reopen(settings, flags);
+                Ok(())
+            }
+            .await,
+        ),
+        Order::Truncate {
+            node,
+            size,
+            exact,
+            preallocation,
+        } => OrderOutcome::Done(
+            async {
+                choke::truncate(
+                    &found(table, node)?,
+                    size,
+                    exact,
+                    preallocation,
+                    RequestFlags::empty(),
+                )
+                .await
+            }
+            .await,
+        ),
+        Order::Flush(node) => OrderOutcome::Done(
+            async {
+                choke::flush(&found(table, node)?)
+                    .await
+                    .map_err(|error| Error::io("Could not flush", error))
+            }
+            .await,
+        ),
+        Order::Describe(node) => OrderOutcome::Described(describe(table, node).await.map(Box::new)),
+        Order::ReadHead { node, len } => OrderOutcome::Head(read_head(table, node, len).await),
+        Order::ChangeBackingFile { node, link } => {
+            OrderOutcome::Done(async { driver(table, node)?.change_backing_file(link).await }.await)
+        }
+        Order::Create { kind, options, file } => {
+            let file = file.map(|file| {
+                let edge = EdgeCell::connected(Some(file), table);
+                Child::new(Rc::new(Port(edge)))
+            });
+            let ring = table.local().ring().clone();
+            OrderOutcome::Done(kind.create(CreateRequest { options, file, ring }).await)
+        }
+        // Carried out at once by `carry_out`.
+        Order::Quiesce(..)
+        | Order::Resume(..)
+        | Order::Connect { .. }
+        | Order::AttachRoot { .. }
+        | Order::MoveRoot { .. }
+        | Order::DetachRoot(_)
+        | Order::PermissionsCommit(_)
+        | Order::PermissionsAbort(_)
+        | Order::ReopenCommit(_)
+        | Order::ReopenAbort(_)
+        | Order::Depart { .. }
+        | Order::Pending(_) => OrderOutcome::Done(Ok(())),
+    }
+}
+
+fn done(table: &NodeTable, ticket: Ticket, result: Result<()>) {
+    table.tell(Event::Ended(ticket, OrderOutcome::Done(result)));
+}
+
+fn opened(table: &NodeTable, ticket: Ticket, result: Result<OpenFacts>) {
+    table.tell(Event::Ended(ticket, OrderOutcome::Opened(result)));
+}
+
+fn found(table: &NodeTable, node: NodeId) -> Result<Rc<NodeCell>> {
+    table
+        .node(node)
+        .ok_or_else(|| Error::new(ErrorKind::NotFound, "The node is not in this iothread"))
+}
+
+fn driver(table: &NodeTable, node: NodeId) -> Result<Rc<dyn drivers::driver::Driver>> {
+    found(table, node)?
+        .driver()
+        .map_err(|error| Error::io("The node is closing", error))
+}
+
+fn with_node(table: &NodeTable, node: NodeId, act: impl FnOnce(&NodeCell)) {
+    if let Some(cell) = table.node(node) {
+        act(&cell);
+    }
+}
+
+fn with_driver(table: &NodeTable, node: NodeId, act: impl FnOnce(&dyn drivers::driver::Driver)) {
+    if let Ok(driver) = driver(table, node) {
+        act(&*driver);
+    }
+}
+
+fn connect(
+    table: &NodeTable,
+    parent: NodeId,
+    slot: messages::ChildSlot,
+    target: Option<NodeAddress>,
+) -> Result<()> {
+    let cell = found(table, parent)?;
+    let edge = cell
+        .edge(slot)
+        .ok_or_else(|| Error::new(ErrorKind::NotFound, "The node has no such child"))?;
+    edge.connect(target, table);
+    if let Ok(driver) = cell.driver() {
+        driver.children_changed();
+    }
+    cell.refresh();
+    Ok(())
+}
+
+fn reopen_commit(table: &NodeTable, node: NodeId) -> Result<OpenFacts> {
+    let cell = found(table, node)?;
+    driver(table, node)?.reopen_commit();
+    cell.commit_reopen();
+    Ok(cell.facts(None))
+}
+
+async fn open(table: &Rc<NodeTable>, order: OpenOrder) -> Result<OpenFacts> {
+    let OpenOrder {
+        node,
+        name,
+        kind,
+        options,
+        flags,
+        settings,
+        children,
+    } = order;
+    let mut targets = children.into_iter();
+    let edges: Vec<Rc<EdgeCell>> = kind
+        .children()
+        .iter()
+        .map(|_| EdgeCell::connected(targets.next().flatten(), table))
+        .collect();
+    let request = OpenRequest {
+        node_name: name.clone(),
+        options,
+        flags,
+        children: edges
+            .iter()
+            .map(|edge| Child::new(Rc::new(Port(Rc::clone(edge)))))
+            .collect(),
+        ring: table.local().ring().clone(),
+    };
+    let opened = kind.open(request).await?;
+    let size = match opened.driver.length().await {
+        Ok(size) => size,
+        Err(error) => {
+            drop(opened.driver.close().await);
+            return Err(Error::io("Could not refresh total sector count", error));
+        }
+    };
+    let parts = CellParts {
+        id: node,
+        name,
+        kind,
+        driver: opened.driver,
+        edges,
+        gate: Gate::default(),
+        counters: Counters::default(),
+        flags: opened.flags,
+        settings,
+        size,
+        // A driver may have written while it opened, so the first flush is not skipped.
+        unflushed: !opened.flags.is_read_only(),
+    };
+    let cell = NodeCell::new(parts, table);
+    table.insert_node(Rc::clone(&cell));
+    Ok(cell.facts(opened.backing))
+}
+
+async fn close(table: &NodeTable, node: NodeId) -> Result<()> {
+    let Some(cell) = table.remove_node(node) else {
+        return Ok(());
+    };
+    let flushed = choke::flush(&cell)
+        .await
+        .map_err(|error| Error::io("Could not flush", error));
+    let Some(driver) = cell.take_driver() else {
+        return flushed;
+    };
+    let closed = driver.close().await;
+    for edge in cell.edges() {
+        edge.connect(None, table);
+    }
+    flushed.and(closed)
+}
+
+async fn describe(table: &NodeTable, node: NodeId) -> IoResult<Description> {
+    let cell = table.node(node).ok_or(IoError::NoMedium)?;
+    let driver = cell.driver()?;
+    Ok(Description {
+        facts: cell.facts(None),
+        allocated_size: choke::allocated_size(&cell).await.ok(),
+        info: driver.info(),
+        specific: driver.specific_info(),
+        statistics: cell.counters().get(),
+    })
+}
+
+async fn read_head(table: &NodeTable, node: NodeId, len: usize) -> IoResult<Vec<u8>> {
+    let cell = table.node(node).ok_or(IoError::NoMedium)?;
+    let len = u64::try_from(len).unwrap_or(u64::MAX).min(cell.size());
+    if len == 0 {
+        return Ok(Vec::new());
+    }
+    choke::read_whole(&cell, 0, len)
+        .await
+        .map(|buffers| buffers.to_vec())
+}

@@ -1,0 +1,129 @@
+//! Edges between nodes: what is behind one of a node's children, on this iothread or another.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use drivers::buffer::Buffers;
+use drivers::driver::{Answer, ChildPort};
+use futures_channel::oneshot;
+use messages::io::{Operation, Outcome};
+use messages::{IoError, Limits};
+
+use super::cell::NodeCell;
+use super::choke;
+use super::mail::{Entry, Mail, NodeAddress, RemoteRequest};
+use super::table::NodeTable;
+
+/// The node behind an edge.
+#[derive(Clone, Default)]
+pub enum Behind {
+    /// Nothing.
+    #[default]
+    None,
+    /// A node of the same iothread.
+    Here(Rc<NodeCell>),
+    /// A node of another iothread.
+    There(NodeAddress),
+}
+
+/// One of a node's children.
+#[derive(Default)]
+pub struct EdgeCell {
+    behind: RefCell<Behind>,
+}
+
+impl EdgeCell {
+    /// An edge to `target`.
+    pub fn connected(target: Option<NodeAddress>, table: &NodeTable) -> Rc<Self> {
+        let edge = Rc::new(Self::default());
+        edge.connect(target, table);
+        edge
+    }
+
+    /// Puts another node behind the edge. Whoever holds the parent still sees to it that nothing is under way.
+    pub fn connect(&self, target: Option<NodeAddress>, table: &NodeTable) {
+        let behind = match target {
+            None => Behind::None,
+            Some(address) if address.iothread.id() == table.local().id() => {
+                table.node(address.node).map_or(Behind::None, Behind::Here)
+            }
+            Some(address) => Behind::There(address),
+        };
+        self.behind.replace(behind);
+    }
+
+    pub fn behind(&self) -> Behind {
+        self.behind.borrow().clone()
+    }
+
+    pub fn is_connected(&self) -> bool {
+        !matches!(*self.behind.borrow(), Behind::None)
+    }
+
+    /// The child's limits, where they are known without asking another iothread.
+    pub fn limits(&self) -> Option<Limits> {
+        match &*self.behind.borrow() {
+            Behind::Here(cell) => Some(cell.limits()),
+            Behind::None | Behind::There(_) => None,
+        }
+    }
+
+    /// Sends a request that belongs to one that the parent is busy with.
+    pub async fn pass_down(&self, operation: Operation<Buffers>) -> Outcome<Buffers> {
+        match self.behind() {
+            Behind::None => Outcome::plain(Err(IoError::NoMedium)),
+            Behind::Here(cell) => Box::pin(choke::execute(&cell, operation, None)).await,
+            Behind::There(address) => send_there(&address, operation).await,
+        }
+    }
+}
+
+/// Sends a request to a node of another iothread, and waits for its answer.
+pub async fn send_there(address: &NodeAddress, operation: Operation<Buffers>) -> Outcome<Buffers> {
+    let (reply, answer) = oneshot::channel();
+    let request = RemoteRequest {
+        entry: Entry::Node(address.node),
+        operation,
+        reply,
+    };
+    if address.iothread.send(Mail::Request(request)).is_err() {
+        return Outcome::plain(Err(IoError::NoMedium));
+    }
+    answer.await.unwrap_or(Outcome::plain(Err(IoError::NoMedium)))
+}
+
+/// What a driver sees of an edge.
+pub struct Port(pub Rc<EdgeCell>);
+
+impl ChildPort for Port {
+    fn request(&self, operation: Operation<Buffers>) -> Answer<'static, Outcome<Buffers>> {
+        let edge = Rc::clone(&self.0);
+        Answer::wait(async move { edge.pass_down(operation).await })
+    }
+
+    fn limits(&self) -> Limits {
+        self.0.limits().unwrap_or_default()
+    }
+
+    fn is_connected(&self) -> bool {
+        self.0.is_connected()
+    }
+
+    fn node_name(&self) -> String {
+        match self.0.behind() {
+            Behind::Here(cell) => cell.name().to_owned(),
+            Behind::None | Behind::There(_) => String::new(),
+        }
+    }
+
+    fn filename(&self) -> String {
+        match self.0.behind() {
+            Behind::Here(cell) => cell
+                .driver()
+                .ok()
+                .and_then(|driver| driver.filename())
+                .unwrap_or_default(),
+            Behind::None | Behind::There(_) => String::new(),
+        }
+    }
+}

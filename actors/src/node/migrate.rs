@@ -1,0 +1,192 @@
+//! Moving nodes and root edges between iothreads: packed up where they were, set up where they go.
+//!
+//! Edges between nodes are not carried: a node arrives with none connected, and the graph actor connects them once all that
+//! move have arrived. The gate's sections are carried, so that a node that moves while it is still stays so.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use drivers::buffer::Buffers;
+use drivers::driver::{Child, DriverKind, Parcel};
+use futures_channel::oneshot;
+use messages::io::{Operation, Outcome};
+use messages::{Error, ErrorKind, NodeId, OpenFlags, Token};
+
+use super::cell::{CellParts, NodeCell};
+use super::client::RootHandle;
+use super::edge::{EdgeCell, Port};
+use super::gate::Gate;
+use super::mail::{Event, Mail, NodeAddress, NodeSettings, OrderOutcome, Ticket};
+use super::root::RootCell;
+use super::statistics::{Counters, Statistics};
+use super::table::NodeTable;
+use crate::iothread::IoThread;
+
+/// A node on its way.
+pub struct NodeLuggage {
+    ticket: Ticket,
+    node: NodeId,
+    name: String,
+    kind: Arc<dyn DriverKind>,
+    parcel: Box<dyn Parcel>,
+    flags: OpenFlags,
+    settings: NodeSettings,
+    size: u64,
+    unflushed: bool,
+    statistics: Statistics,
+    holds: Vec<Token>,
+    roots: Vec<RootLuggage>,
+    home: IoThread<Mail>,
+}
+
+/// A root edge on its way, with what is parked at it.
+pub struct RootLuggage {
+    ticket: Option<Ticket>,
+    handle: RootHandle,
+    node: NodeId,
+    parked: Vec<(Operation<Buffers>, oneshot::Sender<Outcome<Buffers>>)>,
+}
+
+/// Packs a node up and sends it off. The answer to `ticket` comes from where it goes, or from here if it cannot go.
+pub fn depart(table: &Rc<NodeTable>, ticket: Ticket, node: NodeId, to: IoThread<Mail>) {
+    let Some(cell) = table.node(node) else {
+        let error = Error::new(ErrorKind::NotFound, "The node to move is not in this iothread");
+        table.tell(Event::Ended(ticket, OrderOutcome::Done(Err(error))));
+        return;
+    };
+    if to.id() == table.local().id() {
+        table.tell(Event::Ended(ticket, OrderOutcome::Done(Ok(()))));
+        return;
+    }
+    let Some(driver) = cell.take_driver() else {
+        let error = Error::new(ErrorKind::Closed, "The node to move is closing");
+        table.tell(Event::Ended(ticket, OrderOutcome::Done(Err(error))));
+        return;
+    };
+    table.remove_node(node);
+    let roots = cell
+        .roots()
+        .iter()
+        .map(|root| pack_root(table, root, node, &to))
+        .collect();
+    let luggage = NodeLuggage {
+        ticket,
+        node,
+        name: cell.name().to_owned(),
+        kind: Arc::clone(cell.kind()),
+        parcel: driver.depart(),
+        flags: cell.flags(),
+        settings: cell.settings(),
+        size: cell.size(),
+        unflushed: cell.unflushed().is_some(),
+        statistics: cell.counters().get(),
+        holds: cell.gate().holds(),
+        roots,
+        home: to.clone(),
+    };
+    cell.gate().wake_waiting();
+    if to.send(Mail::Arrive(Box::new(luggage))).is_err() {
+        let error = Error::new(ErrorKind::Closed, "The iothread to move to has stopped");
+        table.tell(Event::Ended(ticket, OrderOutcome::Done(Err(error))));
+    }
+}
+
+fn pack_root(table: &NodeTable, root: &Rc<RootCell>, node: NodeId, to: &IoThread<Mail>) -> RootLuggage {
+    let handle = root.handle().clone();
+    table.remove_root(handle.id());
+    table.note_moved(&handle);
+    let parked = root.take_parked();
+    handle.set_home(to.clone());
+    RootLuggage {
+        ticket: None,
+        handle,
+        node,
+        parked,
+    }
+}
+
+/// Sets a node up that comes from another iothread.
+pub fn arrive(table: &Rc<NodeTable>, luggage: NodeLuggage) {
+    let edges: Vec<Rc<EdgeCell>> = luggage.kind.children().iter().map(|_| Rc::default()).collect();
+    let children = edges
+        .iter()
+        .map(|edge| Child::new(Rc::new(Port(Rc::clone(edge)))))
+        .collect();
+    let driver = luggage.parcel.arrive(children, table.local().ring().clone());
+    let parts = CellParts {
+        id: luggage.node,
+        name: luggage.name,
+        kind: luggage.kind,
+        driver,
+        edges,
+        gate: Gate::held(luggage.holds),
+        counters: Counters::from_statistics(luggage.statistics),
+        flags: luggage.flags,
+        settings: luggage.settings,
+        size: luggage.size,
+        unflushed: luggage.unflushed,
+    };
+    table.insert_node(NodeCell::new(parts, table));
+    for root in luggage.roots {
+        arrive_root(table, root);
+    }
+    tracing::debug!(node = %luggage.node, iothread = %luggage.home.id(), "a node arrived");
+    table.tell(Event::Ended(luggage.ticket, OrderOutcome::Done(Ok(()))));
+}
+
+/// Puts another node behind a root edge, which goes along if that node lives elsewhere.
+pub fn move_root(table: &Rc<NodeTable>, ticket: Ticket, root: messages::RootId, target: NodeAddress) {
+    let Some(cell) = table.root(root) else {
+        let error = Error::new(
+            ErrorKind::NotFound,
+            "The root edge to move is not in this iothread",
+        );
+        table.tell(Event::Ended(ticket, OrderOutcome::Done(Err(error))));
+        return;
+    };
+    if target.iothread.id() == table.local().id() {
+        let result = match table.node(target.node) {
+            Some(node) => {
+                cell.set_node(node);
+                Ok(())
+            }
+            None => Err(Error::new(
+                ErrorKind::NotFound,
+                "The node to move to is not in this iothread",
+            )),
+        };
+        table.tell(Event::Ended(ticket, OrderOutcome::Done(result)));
+        return;
+    }
+    let before = cell.node();
+    let mut luggage = pack_root(table, &cell, target.node, &target.iothread);
+    luggage.ticket = Some(ticket);
+    before.remove_root(&cell);
+    before.gate().wake_waiting();
+    if target.iothread.send(Mail::ArriveRoot(Box::new(luggage))).is_err() {
+        let error = Error::new(ErrorKind::Closed, "The iothread to move to has stopped");
+        table.tell(Event::Ended(ticket, OrderOutcome::Done(Err(error))));
+    }
+}
+
+/// Sets a root edge up that comes from another iothread; what was parked at it is parked here again, in the same order.
+pub fn arrive_root(table: &Rc<NodeTable>, luggage: RootLuggage) {
+    let result = match table.node(luggage.node) {
+        Some(node) => {
+            let root = RootCell::new(luggage.handle, node);
+            table.insert_root(Rc::clone(&root));
+            for (operation, reply) in luggage.parked {
+                Rc::clone(&root).enter_remote(table.local(), operation, reply);
+            }
+            Ok(())
+        }
+        // Dropping the replies tells the askers.
+        None => Err(Error::new(
+            ErrorKind::NotFound,
+            "The node to move to is not in this iothread",
+        )),
+    };
+    if let Some(ticket) = luggage.ticket {
+        table.tell(Event::Ended(ticket, OrderOutcome::Done(result)));
+    }
+}

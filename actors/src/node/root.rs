@@ -1,0 +1,295 @@
+//! Root edges on the node's iothread: where requests are admitted, counted, and parked while the gate is closed.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use drivers::buffer::Buffers;
+use futures_channel::oneshot;
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
+use messages::io::{Operation, Outcome};
+use messages::{IoError, Permissions, RequestFlags};
+
+use super::cell::NodeCell;
+use super::choke;
+use super::client::RootHandle;
+use super::gate::Admission;
+use crate::iothread::Local;
+
+type Reply = oneshot::Sender<Outcome<Buffers>>;
+type Answered = (Outcome<Buffers>, Option<Admission>);
+
+/// A root edge.
+pub struct RootCell {
+    handle: RootHandle,
+    node: RefCell<Rc<NodeCell>>,
+    /// What waits at the gate, in order of arrival. The first starts when the gate is open, and then wakes the next, so
+    /// that nothing that comes later overtakes it.
+    parked: RefCell<VecDeque<Rc<Parked>>>,
+}
+
+/// A request at the gate.
+struct Parked {
+    state: RefCell<ParkState>,
+    waker: RefCell<Option<Waker>>,
+}
+
+enum ParkState {
+    Waiting(Operation<Buffers>),
+    /// The edge moved to another iothread and took the request along; the answer comes from there.
+    Forwarded(oneshot::Receiver<Outcome<Buffers>>),
+    /// The edge ended before the request began.
+    Ended(Operation<Buffers>),
+    /// It has left the gate.
+    Gone,
+}
+
+/// What a parked request hears in the end.
+enum Turn {
+    Go(Operation<Buffers>, Admission),
+    Elsewhere(oneshot::Receiver<Outcome<Buffers>>),
+    Ended(Operation<Buffers>),
+}
+
+impl RootCell {
+    pub fn new(handle: RootHandle, node: Rc<NodeCell>) -> Rc<Self> {
+        let root = Rc::new(Self {
+            handle,
+            node: RefCell::new(node),
+            parked: RefCell::default(),
+        });
+        root.node().add_root(&root);
+        root
+    }
+
+    pub fn handle(&self) -> &RootHandle {
+        &self.handle
+    }
+
+    pub fn node(&self) -> Rc<NodeCell> {
+        Rc::clone(&self.node.borrow())
+    }
+
+    /// Puts another node of the same iothread behind the edge. Both are still.
+    pub fn set_node(self: &Rc<Self>, node: Rc<NodeCell>) {
+        let before = self.node.replace(node);
+        before.remove_root(self);
+        before.gate().wake_waiting();
+        self.node().add_root(self);
+        self.wake_first();
+    }
+
+    /// Runs a request to its end and answers it. Dropped on the way, the request runs on by itself; dropped while it is
+    /// parked, it is forgotten.
+    pub async fn enter(self: Rc<Self>, operation: Operation<Buffers>) -> Outcome<Buffers> {
+        let (outcome, _counted_until_here) = self.run(operation).await;
+        outcome
+    }
+
+    /// Takes in a request from another thread.
+    pub fn enter_remote(self: Rc<Self>, local: &Rc<Local>, operation: Operation<Buffers>, reply: Reply) {
+        local.spawn(async move {
+            let (outcome, admission) = self.run(operation).await;
+            // An asker that is gone has no use for the answer.
+            drop(reply.send(outcome));
+            drop(admission);
+        });
+    }
+
+    async fn run(self: Rc<Self>, operation: Operation<Buffers>) -> Answered {
+        if let Err(error) = self.permits(&operation) {
+            return (choke::refused(error, operation), None);
+        }
+        let (operation, admission) = if self.parked.borrow().is_empty() && self.node().gate().is_open() {
+            let admission = self.admit(&operation);
+            (operation, admission)
+        } else {
+            match self.park(operation).await {
+                Turn::Go(operation, admission) => (operation, admission),
+                Turn::Elsewhere(answer) => {
+                    return (
+                        answer.await.unwrap_or(Outcome::plain(Err(IoError::NoMedium))),
+                        None,
+                    );
+                }
+                Turn::Ended(operation) => return (choke::refused(IoError::NoMedium, operation), None),
+            }
+        };
+        let Some(local) = Local::current() else {
+            return (choke::refused(IoError::NoMedium, operation), None);
+        };
+        let node = self.node();
+        let writethrough = self.handle.writethrough();
+        let future = async move {
+            let outcome = choke::execute_admitted(&node, operation, &admission, writethrough).await;
+            (outcome, Some(admission))
+        };
+        ToTheEnd {
+            future: Some(Box::pin(future)),
+            local,
+        }
+        .await
+    }
+
+    fn permits(&self, operation: &Operation<Buffers>) -> Result<(), IoError> {
+        let held = self.handle.permissions();
+        let allowed = match operation {
+            Operation::Write { flags, .. } | Operation::WriteZeroes { flags, .. }
+                if flags.contains(RequestFlags::WRITE_UNCHANGED) =>
+            {
+                held.intersects(Permissions::WRITE | Permissions::WRITE_UNCHANGED)
+            }
+            Operation::Write { .. } | Operation::WriteZeroes { .. } | Operation::Discard { .. } => {
+                held.contains(Permissions::WRITE)
+            }
+            Operation::Truncate { .. } => held.contains(Permissions::RESIZE),
+            Operation::Read { .. }
+            | Operation::Flush
+            | Operation::BlockStatus { .. }
+            | Operation::Length
+            | Operation::AllocatedSize => true,
+        };
+        if allowed {
+            Ok(())
+        } else {
+            Err(IoError::NotPermitted)
+        }
+    }
+
+    fn admit(&self, operation: &Operation<Buffers>) -> Admission {
+        let (offset, len) = choke::range_of(operation);
+        let node = self.node();
+        let now = node
+            .table()
+            .map_or_else(std::time::Instant::now, |table| table.local().ring().now());
+        Admission::new(node, operation.kind(), offset, len, now)
+    }
+
+    async fn park(self: &Rc<Self>, operation: Operation<Buffers>) -> Turn {
+        let parked = Rc::new(Parked {
+            state: RefCell::new(ParkState::Waiting(operation)),
+            waker: RefCell::default(),
+        });
+        self.parked.borrow_mut().push_back(Rc::clone(&parked));
+        let leave = LeaveGate {
+            root: self,
+            parked: &parked,
+        };
+        let turn = poll_fn(|context| self.poll_parked(&parked, context)).await;
+        drop(leave);
+        turn
+    }
+
+    fn poll_parked(&self, parked: &Rc<Parked>, context: &Context<'_>) -> Poll<Turn> {
+        let first = self
+            .parked
+            .borrow()
+            .front()
+            .is_some_and(|front| Rc::ptr_eq(front, parked));
+        let open = first && self.node().gate().is_open();
+        match parked.state.replace(ParkState::Gone) {
+            ParkState::Waiting(operation) if open => {
+                let admission = self.admit(&operation);
+                Poll::Ready(Turn::Go(operation, admission))
+            }
+            ParkState::Waiting(operation) => {
+                parked.state.replace(ParkState::Waiting(operation));
+                parked.waker.replace(Some(context.waker().clone()));
+                Poll::Pending
+            }
+            ParkState::Forwarded(answer) => Poll::Ready(Turn::Elsewhere(answer)),
+            ParkState::Ended(operation) => Poll::Ready(Turn::Ended(operation)),
+            ParkState::Gone => Poll::Pending,
+        }
+    }
+
+    /// The gate has opened, or who was first is gone: the first parked request looks again.
+    pub fn wake_first(&self) {
+        let first = self.parked.borrow().front().cloned();
+        if let Some(waker) = first.and_then(|parked| parked.waker.take()) {
+            waker.wake();
+        }
+    }
+
+    /// Takes all that is parked along to another iothread, in order. Their askers here wait for the answers from there.
+    pub fn take_parked(&self) -> Vec<(Operation<Buffers>, Reply)> {
+        let mut taken = Vec::new();
+        for parked in self.parked.take() {
+            let (reply, answer) = oneshot::channel();
+            if let ParkState::Waiting(operation) = parked.state.replace(ParkState::Forwarded(answer)) {
+                taken.push((operation, reply));
+            }
+            parked.wake();
+        }
+        taken
+    }
+
+    /// The edge ends: all that is parked fails.
+    pub fn end(self: &Rc<Self>) {
+        for parked in self.parked.take() {
+            let state = parked.state.replace(ParkState::Gone);
+            if let ParkState::Waiting(operation) = state {
+                parked.state.replace(ParkState::Ended(operation));
+            }
+            parked.wake();
+        }
+        self.node().remove_root(self);
+    }
+}
+
+impl Parked {
+    fn wake(&self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// Takes a request off the gate's queue when it goes on, or when its asker gives up.
+struct LeaveGate<'a> {
+    root: &'a Rc<RootCell>,
+    parked: &'a Rc<Parked>,
+}
+
+impl Drop for LeaveGate<'_> {
+    fn drop(&mut self) {
+        self.root
+            .parked
+            .borrow_mut()
+            .retain(|other| !Rc::ptr_eq(other, self.parked));
+        self.root.wake_first();
+    }
+}
+
+/// A request under way. Dropped before its end, it goes on as a task of its own, so that no driver is left half-way.
+struct ToTheEnd {
+    future: Option<LocalBoxFuture<'static, Answered>>,
+    local: Rc<Local>,
+}
+
+impl Future for ToTheEnd {
+    type Output = Answered;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answered> {
+        let Some(future) = &mut self.future else {
+            return Poll::Pending;
+        };
+        let answered = std::task::ready!(future.poll_unpin(context));
+        self.future = None;
+        Poll::Ready(answered)
+    }
+}
+
+impl Drop for ToTheEnd {
+    fn drop(&mut self) {
+        if let Some(future) = self.future.take() {
+            self.local.spawn(async move {
+                drop(future.await);
+            });
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The table of an iothread: its nodes and root edges by id, and the way back to the graph actor.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::sync::{Arc, Weak as ArcWeak};
+
+use messages::io::Outcome;
+use messages::{IoError, NodeId, RootId};
+
+use super::cell::NodeCell;
+use super::choke;
+use super::client::{RootHandle, RootShared};
+use super::mail::{Entry, Event, Mail, RemoteRequest};
+use super::root::RootCell;
+use super::{control, migrate};
+use crate::iothread::Local;
+
+/// How an iothread tells the graph actor something. Called on the iothread; must not block.
+pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// Above how many entries the list of edges that moved away is swept of those that have ended.
+const MOVED_SWEEP: usize = 64;
+
+thread_local! {
+    /// The table of the iothread that this thread is. A simulator that runs several on one thread has several.
+    static TABLES: RefCell<Vec<Weak<NodeTable>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What lives on one iothread.
+pub struct NodeTable {
+    local: Rc<Local>,
+    events: EventSink,
+    nodes: RefCell<HashMap<NodeId, Rc<NodeCell>>>,
+    roots: RefCell<HashMap<RootId, Rc<RootCell>>>,
+    /// Root edges that moved to another iothread, for requests that were sent here before their clients knew.
+    moved: RefCell<HashMap<RootId, ArcWeak<RootShared>>>,
+}
+
+/// Makes the handler of an iothread's mailbox: pass it to [`IoThread::start`](crate::iothread::IoThread::start).
+pub fn serve(local: Rc<Local>, events: EventSink) -> Box<dyn Fn(Mail)> {
+    let table = Rc::new(NodeTable {
+        local,
+        events,
+        nodes: RefCell::default(),
+        roots: RefCell::default(),
+        moved: RefCell::default(),
+    });
+    TABLES.with_borrow_mut(|tables| {
+        tables.retain(|other| other.strong_count() > 0);
+        tables.push(Rc::downgrade(&table));
+    });
+    Box::new(move |mail| table.receive(mail))
+}
+
+impl NodeTable {
+    /// The table of the iothread that runs this code.
+    pub fn current() -> Option<Rc<Self>> {
+        let id = Local::current_id()?;
+        TABLES.with_borrow(|tables| {
+            tables
+                .iter()
+                .filter_map(Weak::upgrade)
+                .find(|table| table.local.id() == id)
+        })
+    }
+
+    pub fn local(&self) -> &Rc<Local> {
+        &self.local
+    }
+
+    /// Tells the graph actor.
+    pub fn tell(&self, event: Event) {
+        (self.events)(event);
+    }
+
+    pub fn node(&self, id: NodeId) -> Option<Rc<NodeCell>> {
+        self.nodes.borrow().get(&id).cloned()
+    }
+
+    pub fn insert_node(&self, cell: Rc<NodeCell>) {
+        self.nodes.borrow_mut().insert(cell.id(), cell);
+    }
+
+    pub fn remove_node(&self, id: NodeId) -> Option<Rc<NodeCell>> {
+        self.nodes.borrow_mut().remove(&id)
+    }
+
+    pub fn root(&self, id: RootId) -> Option<Rc<RootCell>> {
+        self.roots.borrow().get(&id).cloned()
+    }
+
+    pub fn insert_root(&self, root: Rc<RootCell>) {
+        self.moved.borrow_mut().remove(&root.handle().id());
+        self.roots.borrow_mut().insert(root.handle().id(), root);
+    }
+
+    pub fn remove_root(&self, id: RootId) -> Option<Rc<RootCell>> {
+        self.roots.borrow_mut().remove(&id)
+    }
+
+    /// Remembers where a root edge went.
+    pub fn note_moved(&self, handle: &RootHandle) {
+        let mut moved = self.moved.borrow_mut();
+        if moved.len() >= MOVED_SWEEP {
+            moved.retain(|_, shared| shared.strong_count() > 0);
+        }
+        moved.insert(handle.id(), handle.downgrade());
+    }
+
+    fn receive(self: &Rc<Self>, mail: Mail) {
+        match mail {
+            Mail::Run(job) => job(),
+            Mail::Request(request) => self.request(request),
+            Mail::Control { ticket, order } => control::carry_out(self, ticket, order),
+            Mail::Arrive(luggage) => migrate::arrive(self, *luggage),
+            Mail::ArriveRoot(luggage) => migrate::arrive_root(self, *luggage),
+        }
+    }
+
+    fn request(self: &Rc<Self>, request: RemoteRequest) {
+        match request.entry {
+            Entry::Root(id) => self.request_over_root(id, request),
+            Entry::Node(id) => self.request_to_node(id, request),
+        }
+    }
+
+    fn request_over_root(self: &Rc<Self>, id: RootId, request: RemoteRequest) {
+        if let Some(root) = self.root(id) {
+            root.enter_remote(&self.local, request.operation, request.reply);
+            return;
+        }
+        let home = self.moved.borrow().get(&id).and_then(ArcWeak::upgrade);
+        match home.map(|shared| shared.send(Mail::Request(request))) {
+            Some(Ok(())) => {}
+            Some(Err(Mail::Request(request))) => refuse(request),
+            // The edge has ended: dropping the reply tells the asker.
+            Some(Err(_)) | None => {}
+        }
+    }
+
+    fn request_to_node(self: &Rc<Self>, id: NodeId, request: RemoteRequest) {
+        let Some(cell) = self.node(id) else {
+            refuse(request);
+            return;
+        };
+        self.local.spawn(async move {
+            let outcome = choke::execute(&cell, request.operation, None).await;
+            // An asker that is gone has no use for the answer.
+            drop(request.reply.send(outcome));
+        });
+    }
+}
+
+impl Drop for NodeTable {
+    fn drop(&mut self) {
+        TABLES.with_borrow_mut(|tables| tables.retain(|other| other.strong_count() > 0));
+    }
+}
+
+fn refuse(request: RemoteRequest) {
+    drop(request.reply.send(Outcome::plain(Err(IoError::NoMedium))));
+}
