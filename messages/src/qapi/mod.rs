@@ -6,14 +6,23 @@
 
 mod error;
 mod event;
+mod json;
+mod keyval;
+mod number;
 mod order;
+pub mod schema;
 pub mod types;
+mod validate;
 mod write;
 
 pub use error::{ErrorClass, QmpError};
 pub use event::{Event, IoOperation, JobEnd, QuorumOperation, TimedEvent};
+pub use json::{JsonStream, parse_json};
+pub use keyval::Options;
+pub use number::parse_size;
 pub use order::{bucket, in_qdict_order};
 pub use types::*;
+pub use validate::{Form, Validator};
 pub use write::{to_compact, to_pretty};
 
 /// A JSON object that keeps its members in the order they were inserted.

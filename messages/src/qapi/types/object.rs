@@ -1,60 +1,7 @@
-//! User objects and what QOM shows of them.
+//! What QOM shows of objects; an iothread's properties are [`IothreadOptions`](crate::global_state::IothreadOptions).
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-
-/// The properties of an iothread that can be given or changed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct IothreadProperties {
-    /// Longest busy wait before sleeping, in nanoseconds; 0 for none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub poll_max_ns: Option<i64>,
-    /// By what the wait is multiplied when it was too short; 0 for the default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub poll_grow: Option<i64>,
-    /// By what the wait is divided when it was too long; 0 makes it zero.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub poll_shrink: Option<i64>,
-    /// Most requests submitted at once, 0 for the default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub aio_max_batch: Option<i64>,
-    /// Least number of helper threads.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub thread_pool_min: Option<i64>,
-    /// Most helper threads.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub thread_pool_max: Option<i64>,
-}
-
-/// The arguments of `object-add`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct ObjectOptions {
-    /// The object's id.
-    pub id: String,
-    /// Its type and the properties of that type.
-    #[serde(flatten)]
-    pub kind: ObjectKind,
-}
-
-/// The types of object a user can make.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "qom-type", rename_all = "kebab-case")]
-pub enum ObjectKind {
-    /// A thread that runs nodes.
-    Iothread(IothreadProperties),
-    /// The tuning of the main loop.
-    MainLoop(IothreadProperties),
-}
-
-/// The arguments of `object-del`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ObjectDel {
-    /// The object.
-    pub id: String,
-}
 
 /// One entry of the replies of `qom-list` and `qom-list-properties`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,0 +1,33 @@
+//! One table of every command, event and type: introspection and validation are both read from it.
+//!
+//! A command is added by a row in `commands.rs` and the types it needs. Members stand in the order in
+//! which QEMU checks them, so that of several mistakes the same one is told.
+
+mod character_device;
+mod commands;
+mod control;
+mod create;
+mod define;
+mod events;
+mod export;
+mod graph;
+mod image;
+mod introspect;
+mod introspection;
+mod job;
+mod node;
+mod object;
+mod options;
+mod socket;
+mod statistics;
+
+pub use commands::COMMANDS;
+pub use define::*;
+pub use events::EVENTS;
+pub use introspect::introspect;
+pub use options::*;
+
+/// The command called `name`.
+pub fn find_command(name: &str) -> Option<&'static Command> {
+    COMMANDS.iter().find(|command| command.name == name)
+}

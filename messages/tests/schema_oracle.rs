@@ -1,0 +1,154 @@
+//! Our introspection next to `qemu-storage-daemon`'s: what we list, it lists in the same form.
+
+use messages::qapi::parse_json;
+use messages::qapi::schema::{COMMANDS, introspect};
+use serde_json::Value;
+use std::collections::{BTreeMap, HashSet};
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+/// Members left out on purpose: no encrypted image can be opened or made.
+const NOT_SERVED: &[&str] = &["encrypt"];
+
+type Schema = BTreeMap<String, Value>;
+
+fn by_name(listing: &Value) -> Schema {
+    let entries = listing.as_array().unwrap().iter();
+    entries
+        .map(|entry| (entry["name"].as_str().unwrap().to_owned(), entry.clone()))
+        .collect()
+}
+
+fn oracle() -> Schema {
+    let mut child = Command::new("qemu-storage-daemon")
+        .args(["--chardev", "stdio,id=c", "--monitor", "chardev=c"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("qemu-storage-daemon must be installed: package qemu-utils");
+    let input = b"{'execute':'qmp_capabilities'}{'execute':'query-qmp-schema'}{'execute':'quit'}";
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let replies: Vec<Value> = text.lines().map(|line| parse_json(line).unwrap()).collect();
+    by_name(&replies[2]["return"])
+}
+
+struct Comparison {
+    ours: Schema,
+    theirs: Schema,
+    done: HashSet<(String, String)>,
+}
+
+impl Comparison {
+    fn types(&mut self, ours: &Value, theirs: &Value, path: &str) {
+        let (ours, theirs) = (ours.as_str().unwrap(), theirs.as_str().unwrap());
+        if !self.done.insert((ours.into(), theirs.into())) {
+            return;
+        }
+        let ours = self.ours[ours].clone();
+        let theirs = self.theirs[theirs].clone();
+        for key in ["meta-type", "json-type", "tag", "features"] {
+            assert_eq!(ours.get(key), theirs.get(key), "{path}: {key}");
+        }
+        match ours["meta-type"].as_str().unwrap() {
+            "object" => self.objects(&ours, &theirs, path),
+            "array" => self.types(&ours["element-type"], &theirs["element-type"], path),
+            "enum" => enums(&ours, &theirs, path),
+            "alternate" => {
+                let (ours, theirs) = (list(&ours, "members"), list(&theirs, "members"));
+                assert_eq!(ours.len(), theirs.len(), "{path}");
+                for (ours, theirs) in ours.iter().zip(&theirs) {
+                    self.types(&ours["type"], &theirs["type"], path);
+                }
+            }
+            "builtin" => assert_eq!(ours, theirs, "{path}"),
+            other => panic!("{path}: {other}"),
+        }
+    }
+
+    fn objects(&mut self, ours: &Value, theirs: &Value, path: &str) {
+        let served = |member: &Value| !NOT_SERVED.contains(&member["name"].as_str().unwrap());
+        let mut theirs_served = list(theirs, "members");
+        theirs_served.retain(served);
+        let ours_listed = list(ours, "members");
+        let names = |members: &[Value]| members.iter().map(|m| m["name"].clone()).collect::<Vec<_>>();
+        assert_eq!(names(&ours_listed), names(&theirs_served), "{path}");
+        for (ours, theirs) in ours_listed.iter().zip(&theirs_served) {
+            let path = format!("{path}.{}", ours["name"].as_str().unwrap());
+            assert_eq!(ours.get("default"), theirs.get("default"), "{path}");
+            assert_eq!(ours.get("features"), theirs.get("features"), "{path}");
+            self.types(&ours["type"], &theirs["type"], &path);
+        }
+        let variants = list(theirs, "variants");
+        for ours in list(ours, "variants") {
+            let path = format!("{path}/{}", ours["case"].as_str().unwrap());
+            let theirs = variants
+                .iter()
+                .find(|theirs| theirs["case"] == ours["case"])
+                .expect(&path);
+            self.types(&ours["type"], &theirs["type"], &path);
+        }
+    }
+}
+
+fn list(entry: &Value, key: &str) -> Vec<Value> {
+    entry
+        .get(key)
+        .map(|list| list.as_array().unwrap().clone())
+        .unwrap_or_default()
+}
+
+/// We may know fewer words, in the same order.
+fn enums(ours: &Value, theirs: &Value, path: &str) {
+    for key in ["values", "members"] {
+        let mut theirs = list(theirs, key).into_iter();
+        for word in list(ours, key) {
+            assert!(theirs.any(|theirs| theirs == word), "{path}: {word}");
+        }
+    }
+}
+
+#[test]
+fn commands_events_and_types_have_the_oracles_form() {
+    let names: Vec<&str> = COMMANDS.iter().map(|command| command.name).collect();
+    let ours = by_name(&introspect(&names));
+    let theirs = oracle();
+    let mut comparison = Comparison {
+        ours: ours.clone(),
+        theirs: theirs.clone(),
+        done: HashSet::new(),
+    };
+    let mut compared = 0;
+    for (name, entry) in &ours {
+        if !matches!(entry["meta-type"].as_str(), Some("command" | "event")) {
+            continue;
+        }
+        let oracle = theirs.get(name).unwrap_or_else(|| panic!("{name} is not QEMU's"));
+        assert_eq!(entry.get("meta-type"), oracle.get("meta-type"), "{name}");
+        assert_eq!(entry.get("features"), oracle.get("features"), "{name}");
+        for key in ["arg-type", "ret-type"] {
+            if let Some(of) = entry.get(key) {
+                comparison.types(of, &oracle[key], &format!("{name} {key}"));
+            }
+        }
+        compared += 1;
+    }
+    assert!(compared >= 50, "{compared}");
+}
+
+#[test]
+fn every_type_named_is_described_once() {
+    let listing = introspect(&["blockdev-add", "query-named-block-nodes"]);
+    let entries = listing.as_array().unwrap();
+    assert_eq!(by_name(&listing).len(), entries.len());
+    let named = by_name(&listing);
+    for entry in entries {
+        for member in list(entry, "members") {
+            if let Some(of) = member.get("type") {
+                assert!(named.contains_key(of.as_str().unwrap()), "{entry}");
+            }
+        }
+    }
+    assert!(!named.contains_key("blockdev-del"));
+}
