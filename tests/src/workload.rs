@@ -154,7 +154,7 @@ impl Load {
         depth: usize,
     ) -> Load {
         assert!(
-            part.start % LOAD_BLOCK == 0 && part.end % LOAD_BLOCK == 0,
+            part.start.is_multiple_of(LOAD_BLOCK) && part.end.is_multiple_of(LOAD_BLOCK),
             "a load works in blocks"
         );
         assert!(mix.trim == 0, "a load's requests must have one outcome");
