@@ -1,4 +1,5 @@
 //! The ring's behaviour, the same on every engine.
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::cell::Cell;
 use std::fs::{File, OpenOptions};
@@ -473,7 +474,6 @@ fn wakes_before_the_sleep_are_not_lost(ring: &Ring) {
 }
 
 fn turns_without_work_make_no_system_call(ring: &Ring) {
-    // Something may be in flight, as long as nothing is to be found out about it but by sleeping.
     let before = ring.stats().enters;
     for _ in 0..100 {
         assert_eq!(ring.turn(Wait::No), 0);
@@ -506,7 +506,6 @@ fn an_odd_engine_is_refused() {
 fn a_descriptor_closes_with_its_last_operation() {
     for engine in [Engine::Uring, Engine::Threads] {
         let ring = ring(engine);
-        let file = file();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         let mine = fd(OpenOptions::new()
@@ -520,11 +519,9 @@ fn a_descriptor_closes_with_its_last_operation() {
         assert!(weak.upgrade().is_some(), "the operation holds it");
         assert_eq!(run(&ring, writing).0.unwrap(), 4096);
         assert!(weak.upgrade().is_none());
-        drop(file);
     }
 }
 
-/// Keeps the type's name in use where a future must be stored.
 #[test]
 fn futures_can_be_stored_without_a_lifetime() {
     let ring = ring(Engine::Threads);

@@ -29,7 +29,7 @@ pub enum Progress {
     Worked,
     /// There was nothing to do.
     Idle,
-    /// The iothread was asked to stop and its mailbox is empty.
+    /// The iothread was asked to stop, and has handled what was in its mailbox by then.
     Stopped,
 }
 
@@ -39,7 +39,7 @@ pub enum Scheduler {
     /// The one that has been ready longest.
     #[default]
     Fifo,
-    /// The one at the index that this function picks among so many.
+    /// The one at the index that this function picks among so many (at least one).
     Choose(Box<dyn FnMut(usize) -> usize>),
 }
 
@@ -48,7 +48,7 @@ impl Scheduler {
     fn pick(&mut self, ready: usize) -> usize {
         match self {
             Scheduler::Fifo => 0,
-            Scheduler::Choose(choose) => choose(ready).min(ready.saturating_sub(1)),
+            Scheduler::Choose(choose) => choose(ready).min(ready - 1),
         }
     }
 }
@@ -63,6 +63,8 @@ pub struct Core<M> {
     adaptive: Adaptive,
     scheduler: Scheduler,
     stats: Stats,
+    /// Once asked to stop: how many messages are left of those that were there.
+    last: Option<usize>,
     /// Disconnects when the core is gone.
     _running: Sender<()>,
 }
@@ -90,6 +92,7 @@ impl<M: Send + 'static> Core<M> {
             adaptive,
             scheduler,
             stats,
+            last: None,
             _running: running,
         };
         (
@@ -113,7 +116,7 @@ impl<M: Send + 'static> Core<M> {
         let _entered = self.local.enter();
         self.stats.turns += 1;
         let work = self.messages() + self.run();
-        if work == 0 && self.local.shared().is_stopping() && self.mailbox.is_empty() {
+        if self.last.is_some_and(|last| last == 0) {
             return Progress::Stopped;
         }
         let events = if work == 0 && may_sleep {
@@ -130,9 +133,10 @@ impl<M: Send + 'static> Core<M> {
     }
 
     fn messages(&mut self) -> usize {
+        let most = self.allowance();
         let mut count = 0;
         // The check spares an empty mailbox the full fence of a receive.
-        while count < MESSAGES && !self.mailbox.is_empty() {
+        while count < most && !self.mailbox.is_empty() {
             let Ok(message) = self.mailbox.try_recv() else {
                 break;
             };
@@ -140,7 +144,18 @@ impl<M: Send + 'static> Core<M> {
             guarded("a message's handler", || (self.handler)(message));
         }
         self.stats.messages += count as u64;
+        if let Some(last) = &mut self.last {
+            *last -= count;
+        }
         count
+    }
+
+    /// How many messages this turn may handle: those sent after the stop was asked for are left.
+    fn allowance(&mut self) -> usize {
+        if self.last.is_none() && self.local.shared().is_stopping() {
+            self.last = Some(self.mailbox.len());
+        }
+        self.last.unwrap_or(MESSAGES).min(MESSAGES)
     }
 
     fn run(&mut self) -> usize {
@@ -151,7 +166,11 @@ impl<M: Send + 'static> Core<M> {
         let mut count = 0;
         while count < POLLS {
             let ready = self.local.ready();
-            let Some(task) = self.local.take_ready(self.scheduler.pick(ready)) else {
+            if ready == 0 {
+                break;
+            }
+            let next = self.scheduler.pick(ready);
+            let Some(task) = self.local.take_ready(next) else {
                 break;
             };
             count += 1;
@@ -166,21 +185,26 @@ impl<M: Send + 'static> Core<M> {
     /// Polls as long as it pays, then sleeps. Returns how many operations ended.
     fn wait(&mut self) -> usize {
         let params = self.local.shared().poll();
-        let ring = self.local.ring();
-        let time = self.adaptive.time(params);
         if params.max_ns == 0 {
-            self.stats.parks += 1;
-            return ring.turn(Wait::Until(None));
+            return self.park();
         }
-        let start = ring.now();
+        let time = self.adaptive.time(params);
+        let start = self.local.ring().now();
         let mut events = 0;
         if time.is_zero() || !self.poll(time, &mut events) {
-            self.stats.parks += 1;
-            events = self.local.ring().turn(Wait::Until(None));
+            events = self.park();
         }
         let waited = self.local.ring().now().saturating_duration_since(start);
         self.adaptive.adjust(params, waited);
         events
+    }
+
+    /// Sleeps in the ring until something happens.
+    fn park(&mut self) -> usize {
+        self.stats.parks += 1;
+        // Whoever looks during a long sleep shall see all that was before it.
+        self.publish();
+        self.local.ring().turn(Wait::Until(None))
     }
 
     /// Looks for work for this long without system calls, but for one to hand over what was submitted. True if

@@ -48,12 +48,26 @@ impl Child {
 
     /// Fills `buffers` from `offset`.
     pub async fn read(&self, offset: u64, buffers: Buffers) -> Transfer {
-        transfer(self.request(Operation::Read { offset, buffers, flags: RequestFlags::empty() }).await)
+        transfer(
+            self.request(Operation::Read {
+                offset,
+                buffers,
+                flags: RequestFlags::empty(),
+            })
+            .await,
+        )
     }
 
     /// Stores `buffers` at `offset`.
     pub async fn write(&self, offset: u64, buffers: Buffers, flags: RequestFlags) -> Transfer {
-        transfer(self.request(Operation::Write { offset, buffers, flags }).await)
+        transfer(
+            self.request(Operation::Write {
+                offset,
+                buffers,
+                flags,
+            })
+            .await,
+        )
     }
 
     /// Reads exactly `len` bytes into a new buffer.
@@ -70,7 +84,9 @@ impl Child {
     /// # Errors
     /// The write's.
     pub async fn write_slice(&self, offset: u64, bytes: &[u8], flags: RequestFlags) -> IoResult<()> {
-        self.write(offset, Buffers::from(Buffer::from_slice(bytes)), flags).await.0
+        self.write(offset, Buffers::from(Buffer::from_slice(bytes)), flags)
+            .await
+            .0
     }
 
     /// Makes a range read as zeroes.
@@ -108,7 +124,13 @@ impl Child {
         preallocation: Preallocation,
         flags: RequestFlags,
     ) -> IoResult<()> {
-        self.done(Operation::Truncate { size, exact, preallocation, flags }).await
+        self.done(Operation::Truncate {
+            size,
+            exact,
+            preallocation,
+            flags,
+        })
+        .await
     }
 
     /// The length in bytes.
@@ -138,7 +160,14 @@ impl Child {
         want_zero: bool,
         whole_chain: bool,
     ) -> IoResult<BlockStatus> {
-        self.request(Operation::BlockStatus { offset, len, want_zero, whole_chain }).await.into_status()
+        self.request(Operation::BlockStatus {
+            offset,
+            len,
+            want_zero,
+            whole_chain,
+        })
+        .await
+        .into_status()
     }
 
     /// What the child asks of requests.

@@ -105,14 +105,18 @@ pub struct CreateRequest {
 /// # Errors
 /// Names the option that is unknown, missing or of the wrong type.
 pub fn parse_options<T: DeserializeOwned>(options: Options) -> Result<T> {
-    serde_json::from_value(serde_json::Value::Object(options)).map_err(|error| invalid_options(&error.to_string()))
+    serde_json::from_value(serde_json::Value::Object(options))
+        .map_err(|error| invalid_options(&error.to_string()))
 }
 
 /// The error for options that do not fit, in the words that QMP's users know where serde's can be told apart.
 #[must_use]
 pub fn invalid_options(problem: &str) -> Error {
     let named = |prefix: &str| {
-        problem.strip_prefix(prefix).and_then(|rest| rest.split('`').nth(1)).map(ToOwned::to_owned)
+        problem
+            .strip_prefix(prefix)
+            .and_then(|rest| rest.split('`').nth(1))
+            .map(ToOwned::to_owned)
     };
     let text = if let Some(name) = named("unknown field ") {
         format!("Parameter '{name}' is unexpected")
@@ -136,13 +140,18 @@ mod tests {
     }
 
     fn text(json: serde_json::Value) -> String {
-        let serde_json::Value::Object(options) = json else { panic!("not an object") };
+        let serde_json::Value::Object(options) = json else {
+            panic!("not an object")
+        };
         parse_options::<Sample>(options).unwrap_err().to_string()
     }
 
     #[test]
     fn bad_options_are_named() {
-        assert_eq!(text(serde_json::json!({"size": 1, "colour": 2})), "Parameter 'colour' is unexpected");
+        assert_eq!(
+            text(serde_json::json!({"size": 1, "colour": 2})),
+            "Parameter 'colour' is unexpected"
+        );
         assert_eq!(text(serde_json::json!({})), "Parameter 'size' is missing");
         assert!(text(serde_json::json!({"size": "x"})).contains("invalid type"));
     }

@@ -29,7 +29,7 @@ use std::sync::Arc;
 
 use messages::global_state::Options;
 use messages::io::Preallocation;
-use messages::{ChildSlot, CheckResult, DriverInfo, IoResult, Limits, Permissions, RequestFlags, Result};
+use messages::{CheckResult, ChildSlot, DriverInfo, IoResult, Limits, Permissions, RequestFlags, Result};
 
 pub use answer::Answer;
 pub use child::{Child, ChildPort, Transfer};
@@ -130,7 +130,11 @@ impl Extent {
     /// An extent about whose child nothing more is known.
     #[must_use]
     pub const fn new(len: u64, at: At) -> Self {
-        Self { len, at, recurse: false }
+        Self {
+            len,
+            at,
+            recurse: false,
+        }
     }
 }
 

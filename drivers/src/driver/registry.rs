@@ -37,7 +37,10 @@ impl Registry {
     pub fn register(&mut self, kind: Arc<dyn DriverKind>) -> Result<()> {
         let name = kind.name();
         if self.kinds.contains_key(name) {
-            return Err(Error::new(ErrorKind::Exists, format!("Driver '{name}' is registered already")));
+            return Err(Error::new(
+                ErrorKind::Exists,
+                format!("Driver '{name}' is registered already"),
+            ));
         }
         self.kinds.insert(name, kind);
         Ok(())
@@ -58,7 +61,8 @@ impl Registry {
     #[must_use]
     pub fn is_whitelisted(&self, name: &str, read_only: bool) -> bool {
         self.whitelist.as_ref().is_none_or(|list| {
-            list.read_write.iter().any(|n| n == name) || (read_only && list.read_only.iter().any(|n| n == name))
+            list.read_write.iter().any(|n| n == name)
+                || (read_only && list.read_only.iter().any(|n| n == name))
         })
     }
 
@@ -77,15 +81,19 @@ impl Registry {
             Some((prefix, _)) if messages::path::path_has_protocol(filename) => prefix,
             _ => "file",
         };
-        self.find(name).filter(|kind| kind.is_protocol()).ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("Unknown protocol '{name}'"))
-        })
+        self.find(name)
+            .filter(|kind| kind.is_protocol())
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("Unknown protocol '{name}'")))
     }
 
     /// The format that is surest about an image that starts with `head`; `raw` where none is.
     #[must_use]
     pub fn probe(&self, head: &[u8]) -> &str {
-        let surest = self.kinds.values().map(|kind| (kind.probe(head), kind.name())).max_by_key(|(score, _)| *score);
+        let surest = self
+            .kinds
+            .values()
+            .map(|kind| (kind.probe(head), kind.name()))
+            .max_by_key(|(score, _)| *score);
         match surest {
             Some((score, name)) if score > 0 => name,
             _ => "raw",

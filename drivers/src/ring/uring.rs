@@ -360,13 +360,14 @@ impl Backend for Uring {
     }
 }
 
-impl Default for Box<Gather> {
+impl Default for Gather {
     fn default() -> Self {
         // SAFETY: a message header of zeroes is one without address, buffers and control data.
-        Box::new(Gather {
+        let message = unsafe { std::mem::zeroed() };
+        Self {
             parts: Vec::new(),
-            message: unsafe { std::mem::zeroed() },
-        })
+            message,
+        }
     }
 }
 
