@@ -1,5 +1,9 @@
 //! What a node does: the ring, protocol drivers, format drivers and filters.
 
 pub mod buffer;
+pub mod builtin;
 pub mod driver;
+pub mod null;
+pub mod raw;
+pub mod reopen;
 pub mod ring;
