@@ -6,4 +6,5 @@ pub mod driver;
 pub mod null;
 pub mod raw;
 pub mod reopen;
+pub mod qcow2;
 pub mod ring;
