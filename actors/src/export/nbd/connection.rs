@@ -1,0 +1,229 @@
+//! One connection in the transmission phase, on the iothread of the node behind its export.
+//!
+//! Three kinds of task share a [`Session`]: this one receives and admits requests, workers serve them, and the sender
+//! sends what they queued. Receiving stops while the node is drained, while the client has as much in flight as it may,
+//! and for good when either side ends; then the requests in flight are served to their end.
+
+use std::rc::Rc;
+
+use drivers::buffer::Buffer;
+use drivers::ring::{Fd, Ring};
+use rustix::net::{Shutdown, shutdown};
+
+use super::backend::Backend;
+use super::handshake::Negotiated;
+use super::receive::{Ended, Receiver};
+use super::reply::To;
+use super::request::{Header, Limits, Refusal, Request, Verdict, WireError};
+use super::serve::cost;
+use super::session::{Job, Session};
+use crate::iothread::Local;
+
+/// How a connection came to its end on this iothread.
+#[derive(Debug)]
+pub enum End {
+    /// It is over; the text says why.
+    Closed(String),
+    /// The node has moved: the connection is to go on beside it, with these bytes received already. Nothing is in
+    /// flight.
+    Moved(Vec<u8>),
+}
+
+/// Why receiving ended.
+enum Stop {
+    Closed(String),
+    Moved,
+}
+
+impl From<Ended> for Stop {
+    fn from(ended: Ended) -> Self {
+        Self::Closed(ended.to_string())
+    }
+}
+
+/// Serves a connection until it ends or has to move. `received` are bytes that came after the handshake.
+///
+/// Shutting the socket down, from any thread, ends it.
+pub async fn serve<B: Backend>(
+    local: Rc<Local>,
+    fd: Fd,
+    negotiated: &Negotiated,
+    backend: B,
+    received: &[u8],
+) -> End {
+    let limits = Limits {
+        mode: negotiated.mode,
+        size: negotiated.export.size,
+        flags: negotiated.export.flags,
+        contexts: negotiated.contexts,
+    };
+    let session = Session::new(backend, limits);
+    let ring = local.ring().clone();
+    let sender = local.spawn_task(send(ring.clone(), fd.clone(), Rc::clone(&session)));
+    let receiver = Receiver::new(ring, fd.clone(), received);
+    let mut connection = Connection {
+        local,
+        session,
+        receiver,
+    };
+    let stop = connection.receive().await;
+    let session = connection.session;
+    session.budget.settled().await;
+    session.dismiss();
+    session.outbox.close();
+    sender.await;
+    match stop {
+        Stop::Moved => End::Moved(connection.receiver.bytes().to_vec()),
+        Stop::Closed(why) => {
+            // A peer that is gone already makes this fail, which changes nothing.
+            let _ = shutdown(&fd, Shutdown::Both);
+            End::Closed(why)
+        }
+    }
+}
+
+/// Sends what is queued until the outbox is closed.
+async fn send<B: Backend>(ring: Ring, fd: Fd, session: Rc<Session<B>>) {
+    while let Some(batch) = session.outbox.next().await {
+        let (buffers, permit) = batch.into_parts();
+        let (result, buffers) = ring.send(&fd, buffers).await;
+        drop((buffers, permit));
+        if let Err(error) = result {
+            tracing::debug!(%error, "sending failed");
+            session.outbox.close();
+            // Ends the receiving side too.
+            let _ = shutdown(&fd, Shutdown::Both);
+        }
+    }
+}
+
+/// The receiving side.
+struct Connection<B> {
+    local: Rc<Local>,
+    session: Rc<Session<B>>,
+    receiver: Receiver,
+}
+
+impl<B: Backend> Connection<B> {
+    async fn receive(&mut self) -> Stop {
+        loop {
+            if let Err(stop) = self.requests().await {
+                return stop;
+            }
+            if let Err(ended) = self.receiver.more().await {
+                return ended.into();
+            }
+        }
+    }
+
+    /// Admits the requests that have come whole.
+    async fn requests(&mut self) -> Result<(), Stop> {
+        let limits = self.session.limits;
+        loop {
+            let header = Header::parse(limits.mode, self.receiver.bytes());
+            let Some(header) = header.map_err(|error| Stop::Closed(error.to_string()))? else {
+                return Ok(());
+            };
+            self.gate().await?;
+            self.receiver.take(Header::length(limits.mode));
+            match limits.judge(&header) {
+                Verdict::Serve(request) => self.admit(request, Buffer::new()).await,
+                Verdict::ServePayload(request) => self.write(request).await?,
+                Verdict::StatusPayload(n) => {
+                    self.receiver.at_least(n).await?;
+                    let payload = self.receiver.bytes().get(..n).unwrap_or_default();
+                    let verdict = limits.status_payload(&header, payload);
+                    self.receiver.take(n);
+                    match verdict {
+                        Ok(request) => self.admit(request, Buffer::new()).await,
+                        Err(refusal) => self.refuse(refusal).await,
+                    }
+                }
+                Verdict::Refuse(skip, refusal) => {
+                    self.receiver.skip(skip as usize).await?;
+                    self.refuse(refusal).await;
+                }
+                Verdict::RefuseAndClose(refusal) => {
+                    let why = refusal.text.clone();
+                    self.refuse(refusal).await;
+                    return Err(Stop::Closed(why));
+                }
+                Verdict::Disconnect => return Err(Stop::Closed("the client disconnected".to_owned())),
+            }
+        }
+    }
+
+    /// Waits while the node is drained.
+    async fn gate(&self) -> Result<(), Stop> {
+        let node = &self.session.backend;
+        if !node.is_open() {
+            node.wait_open().await;
+        }
+        if node.has_moved() {
+            Err(Stop::Moved)
+        } else {
+            Ok(())
+        }
+    }
+
+    async fn admit(&self, request: Request, payload: Buffer) {
+        let permit = self.session.budget.admit(cost(&request)).await;
+        self.session.dispatch(
+            &self.local,
+            Job {
+                request,
+                payload,
+                permit,
+            },
+        );
+    }
+
+    /// Receives a write's payload and admits it.
+    async fn write(&mut self, request: Request) -> Result<(), Stop> {
+        let permit = self.session.budget.admit(cost(&request)).await;
+        // At most 32 MiB, as the header's check saw to.
+        let len = request.len as usize;
+        let Some(buffer) = Buffer::try_alloc(len) else {
+            drop(permit);
+            self.receiver.skip(len).await?;
+            let Request { cookie, offset, .. } = request;
+            let refusal = Refusal {
+                cookie,
+                offset,
+                error: WireError::NoMem,
+                text: "No memory".to_owned(),
+            };
+            self.refuse(refusal).await;
+            return Ok(());
+        };
+        let payload = self.receiver.fill(buffer).await?;
+        self.session.dispatch(
+            &self.local,
+            Job {
+                request,
+                payload,
+                permit,
+            },
+        );
+        Ok(())
+    }
+
+    async fn refuse(&self, refusal: Refusal) {
+        let Refusal {
+            cookie,
+            offset,
+            error,
+            text,
+        } = refusal;
+        tracing::debug!(cookie, offset, ?error, "{text}");
+        let permit = self.session.budget.admit(text.len()).await;
+        let to = To {
+            mode: self.session.limits.mode,
+            cookie,
+            offset,
+        };
+        self.session
+            .outbox
+            .add(|out| to.failure(out, error, &text), None, Some(permit));
+    }
+}

@@ -1,0 +1,289 @@
+//! What each command does with the node, and what it answers.
+
+use drivers::buffer::{Buffer, Buffers};
+use messages::{IoError, RequestFlags, StatusFlags};
+
+use super::backend::Backend;
+use super::budget::Permit;
+use super::handshake::{Contexts, Mode};
+use super::reply::{Extent, To};
+use super::request::{Command, Request, WireError};
+use super::session::{Job, Session, pause};
+use super::wire::{context, state};
+
+/// Reads of at most so many bytes do not ask where the zeroes are: looking at what was read costs less.
+const LOOK_FOR_ZEROES: u64 = 64 * 1024;
+
+/// Bytes of a range that CACHE reads at a time.
+const CACHE_STEP: u64 = 1 << 20;
+
+/// The most bytes of extents that a reply has for each context.
+const MAX_EXTENT_BYTES: usize = 1 << 20;
+
+/// Block status queries made without a pause before others on the iothread get their turn.
+const WITHOUT_PAUSE: usize = 256;
+
+/// Why a request failed: its error, and a text for people.
+type Failure = (WireError, &'static str);
+
+/// A piece of a reply.
+enum Chunk {
+    /// No data: the whole reply.
+    Plain,
+    /// Data that was read at an offset.
+    Data(u64, Buffers),
+    /// Zeroes at an offset, so many bytes of them.
+    Hole(u64, u32),
+    /// Extents of a context.
+    Extents(u32, Vec<Extent>),
+}
+
+/// What a request may hold of its client's budget, in bytes.
+pub(super) fn cost(request: &Request) -> usize {
+    match request.command {
+        // At most 32 MiB, as the header's check saw to.
+        Command::Read { .. } | Command::Write { .. } => usize::try_from(request.len).unwrap_or(usize::MAX),
+        Command::Cache => CACHE_STEP as usize,
+        Command::BlockStatus { one: false, contexts } => 2 * MAX_EXTENT_BYTES * contexts.count() as usize,
+        Command::BlockStatus { one: true, .. }
+        | Command::Flush
+        | Command::Trim { .. }
+        | Command::WriteZeroes { .. } => 0,
+    }
+}
+
+/// The failure for an error of the node.
+fn failed(text: &'static str) -> impl Fn(IoError) -> Failure {
+    move |error| (WireError::from_errno(error.errno()), text)
+}
+
+impl<B: Backend> Session<B> {
+    /// Serves a request and queues its reply.
+    pub(super) async fn serve(&self, job: Job) {
+        let Job {
+            request,
+            payload,
+            permit,
+        } = job;
+        let to = To {
+            mode: self.limits.mode,
+            cookie: request.cookie,
+            offset: request.offset,
+        };
+        tracing::trace!(?request);
+        match self.execute(&to, &request, payload).await {
+            Ok(last) => self.queue(&to, last, Some(permit)),
+            Err((error, text)) => {
+                tracing::debug!(?request, ?error, "{text}");
+                self.outbox
+                    .add(|out| to.failure(out, error, text), None, Some(permit));
+            }
+        }
+    }
+
+    /// Queues a chunk; the last of a request brings its permit.
+    fn queue(&self, to: &To, chunk: Chunk, permit: Option<Permit>) {
+        let outbox = &self.outbox;
+        let done = permit.is_some();
+        match chunk {
+            Chunk::Plain => outbox.add(|out| to.success(out), None, permit),
+            Chunk::Data(at, data) => {
+                let len = data.len();
+                outbox.add(|out| to.data(out, at, len, done), Some(data), permit);
+            }
+            Chunk::Hole(at, len) => outbox.add(|out| to.hole(out, at, len, done), None, permit),
+            Chunk::Extents(id, extents) => {
+                outbox.add(|out| to.extents(out, id, &extents, done), None, permit);
+            }
+        }
+    }
+
+    /// Does what a request asks for; the chunk that ends its reply is left to the caller.
+    async fn execute(&self, to: &To, request: &Request, payload: Buffer) -> Result<Chunk, Failure> {
+        let Request { offset, len, .. } = *request;
+        let node = &self.backend;
+        match request.command {
+            Command::Read { fua, whole } => {
+                if fua {
+                    self.flush().await?;
+                }
+                self.read(to, offset, len, whole).await
+            }
+            Command::Write { flags } => {
+                let (result, _) = node.write(offset, payload.into(), flags).await;
+                result
+                    .map_err(failed("writing to file failed"))
+                    .map(|()| Chunk::Plain)
+            }
+            Command::WriteZeroes { flags } => {
+                let result = node.write_zeroes(offset, len, flags).await;
+                result
+                    .map_err(failed("writing to file failed"))
+                    .map(|()| Chunk::Plain)
+            }
+            Command::Flush => self.flush().await.map(|()| Chunk::Plain),
+            Command::Trim { fua } => {
+                node.discard(offset, len)
+                    .await
+                    .map_err(failed("discard failed"))?;
+                if fua {
+                    self.flush().await?;
+                }
+                Ok(Chunk::Plain)
+            }
+            Command::Cache => self.cache(offset, len).await,
+            Command::BlockStatus { one, contexts } => self.block_status(to, offset, len, one, contexts).await,
+        }
+    }
+
+    async fn flush(&self) -> Result<(), Failure> {
+        self.backend.flush().await.map_err(failed("flush failed"))
+    }
+
+    async fn read_data(&self, offset: u64, len: u64) -> Result<Buffers, Failure> {
+        let buffer = usize::try_from(len).ok().and_then(Buffer::try_alloc);
+        let buffer = buffer.ok_or((WireError::NoMem, "No memory"))?;
+        let (result, data) = self
+            .backend
+            .read(offset, buffer.into(), RequestFlags::empty())
+            .await;
+        result.map_err(failed("reading from file failed"))?;
+        Ok(data)
+    }
+
+    async fn read(&self, to: &To, offset: u64, len: u64, whole: bool) -> Result<Chunk, Failure> {
+        let may_split = to.mode >= Mode::Structured && !whole && len > 0;
+        if may_split && len > LOOK_FOR_ZEROES {
+            return self.read_sparse(to, offset, len).await;
+        }
+        let data = self.read_data(offset, len).await?;
+        // A read is no longer than 32 MiB.
+        Ok(if may_split && data.is_zero() {
+            Chunk::Hole(offset, len as u32)
+        } else {
+            Chunk::Data(offset, data)
+        })
+    }
+
+    /// Reads only what is data; zeroes are told of.
+    async fn read_sparse(&self, to: &To, offset: u64, len: u64) -> Result<Chunk, Failure> {
+        let mut at = offset;
+        // The range lies in the export.
+        let end = offset + len;
+        loop {
+            let status = self.backend.block_status(at, end - at, true).await;
+            let status = status.map_err(failed("unable to check for holes"))?;
+            let piece = progress(status.len, end - at).ok_or(STUCK)?;
+            let chunk = if status.flags.contains(StatusFlags::ZERO) {
+                // No longer than the read.
+                Chunk::Hole(at, piece as u32)
+            } else {
+                Chunk::Data(at, self.read_data(at, piece).await?)
+            };
+            at += piece;
+            if at == end {
+                return Ok(chunk);
+            }
+            self.queue(to, chunk, None);
+        }
+    }
+
+    async fn cache(&self, offset: u64, len: u64) -> Result<Chunk, Failure> {
+        let mut at = offset;
+        let end = offset + len;
+        let flags = RequestFlags::COPY_ON_READ | RequestFlags::PREFETCH;
+        let mut buffers = Buffers::alloc(CACHE_STEP.min(len) as usize);
+        while at < end {
+            let step = CACHE_STEP.min(end - at);
+            buffers.truncate(step as usize);
+            let (result, back) = self.backend.read(at, buffers, flags).await;
+            result.map_err(failed("caching data failed"))?;
+            buffers = back;
+            at += step;
+        }
+        Ok(Chunk::Plain)
+    }
+
+    async fn block_status(
+        &self,
+        to: &To,
+        offset: u64,
+        len: u64,
+        one: bool,
+        contexts: Contexts,
+    ) -> Result<Chunk, Failure> {
+        let mut last = None;
+        let ids = [
+            (contexts.base_allocation, context::BASE_ALLOCATION),
+            (contexts.allocation_depth, context::ALLOCATION_DEPTH),
+        ];
+        for (_, id) in ids.into_iter().filter(|(chosen, _)| *chosen) {
+            if let Some(chunk) = last.take() {
+                self.queue(to, chunk, None);
+            }
+            let max = match to.mode {
+                _ if one => 1,
+                Mode::Extended => MAX_EXTENT_BYTES / 16,
+                Mode::Simple | Mode::Structured => MAX_EXTENT_BYTES / 8,
+            };
+            last = Some(Chunk::Extents(id, self.extents(id, offset, len, max).await?));
+        }
+        // A request without a context was refused by its header.
+        last.ok_or((WireError::Inval, "CMD_BLOCK_STATUS not negotiated"))
+    }
+
+    /// At most `max` extents from the front of a range; neighbours differ.
+    async fn extents(&self, id: u32, offset: u64, len: u64, max: usize) -> Result<Vec<Extent>, Failure> {
+        let mut extents: Vec<Extent> = Vec::new();
+        let mut at = offset;
+        let end = offset + len;
+        for query in 1_usize.. {
+            if at == end {
+                break;
+            }
+            let want_zero = id == context::BASE_ALLOCATION;
+            let status = self.backend.block_status(at, end - at, want_zero).await;
+            let status = status.map_err(failed("can't get block status"))?;
+            let len = progress(status.len, end - at).ok_or(STUCK)?;
+            let flags = match id {
+                context::BASE_ALLOCATION => allocation(status.flags),
+                _ if status.flags.contains(StatusFlags::ALLOCATED) => u64::from(status.depth) + 1,
+                _ => 0,
+            };
+            let full = extents.len() == max;
+            match extents.last_mut() {
+                Some(last) if last.flags == flags => last.len += len,
+                _ if full => break,
+                _ => extents.push(Extent { len, flags }),
+            }
+            at += len;
+            if query.is_multiple_of(WITHOUT_PAUSE) {
+                pause().await;
+            }
+        }
+        Ok(extents)
+    }
+}
+
+/// A status that covers nothing would be asked for without end.
+const STUCK: Failure = (WireError::Io, "can't get block status");
+
+/// How far a status of `len` bytes leads into `left`; `None` if nowhere.
+fn progress(len: u64, left: u64) -> Option<u64> {
+    Some(len.min(left)).filter(|len| *len > 0)
+}
+
+/// The state flags of `base:allocation`.
+fn allocation(flags: StatusFlags) -> u64 {
+    let hole = if flags.contains(StatusFlags::DATA) {
+        0
+    } else {
+        state::HOLE
+    };
+    let zero = if flags.contains(StatusFlags::ZERO) {
+        state::ZERO
+    } else {
+        0
+    };
+    hole | zero
+}
