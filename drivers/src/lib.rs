@@ -1,5 +1,10 @@
 //! What a node does: the ring, protocol drivers, format drivers and filters.
 
 pub mod buffer;
+pub mod builtin;
 pub mod driver;
+pub mod null;
+pub mod raw;
+pub mod reopen;
+pub mod qcow2;
 pub mod ring;

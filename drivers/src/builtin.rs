@@ -1,0 +1,36 @@
+//! The drivers that are built in.
+
+use std::sync::Arc;
+
+use crate::driver::{DriverKind, Registry};
+use crate::null::NullKind;
+use crate::raw::RawKind;
+
+/// A registry of all drivers that are built in.
+#[must_use]
+pub fn builtin() -> Registry {
+    let kinds: [Arc<dyn DriverKind>; 3] =
+        [Arc::new(NullKind::CO), Arc::new(NullKind::AIO), Arc::new(RawKind)];
+    let mut registry = Registry::empty();
+    for kind in kinds {
+        let name = kind.name();
+        if registry.register(kind).is_err() {
+            // The test below registers the same list, so a clash is found there.
+            tracing::error!(name, "two built-in drivers of one name");
+        }
+    }
+    registry
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_built_in_driver_is_found_by_its_name() {
+        let registry = builtin();
+        for name in ["null-aio", "null-co", "raw"] {
+            assert_eq!(registry.find(name).map(|kind| kind.name()), Some(name));
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! Big-endian numbers in byte slices whose length comes from outside.
+
+/// The 32-bit number at `at`; 0 past the end.
+pub(super) fn be32(bytes: &[u8], at: usize) -> u32 {
+    field(bytes, at).map_or(0, u32::from_be_bytes)
+}
+
+/// The 64-bit number at `at`; 0 past the end.
+pub(super) fn be64(bytes: &[u8], at: usize) -> u64 {
+    field(bytes, at).map_or(0, u64::from_be_bytes)
+}
+
+fn field<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..)?.first_chunk::<N>().copied()
+}
+
+/// A table of 64-bit numbers from its bytes on disk; a rest that is no whole number is left out.
+pub(super) fn table_from_be(bytes: &[u8]) -> Vec<u64> {
+    bytes
+        .as_chunks::<8>()
+        .0
+        .iter()
+        .map(|chunk| u64::from_be_bytes(*chunk))
+        .collect()
+}
+
+/// A table of 64-bit numbers as its bytes on disk.
+pub(super) fn table_to_be(table: &[u64]) -> Vec<u8> {
+    table.iter().flat_map(|entry| entry.to_be_bytes()).collect()
+}

@@ -1,0 +1,144 @@
+//! The driver's face to its node: each request handed to the file that does it.
+
+use std::rc::Rc;
+
+use messages::io::Preallocation;
+use messages::{CheckResult, DriverInfo, Error, ErrorKind, IoError, IoResult, Limits, RequestFlags, Result};
+
+use super::Qcow2;
+use super::state::State;
+use crate::buffer::Buffers;
+use crate::driver::{
+    Abilities, Ability, Answer, BackingLink, Child, Driver, Extent, Parcel, Placement, Purpose,
+    ReopenRequest, Repair, Ticket, Transfer,
+};
+use crate::ring::Ring;
+
+impl Driver for Qcow2 {
+    fn abilities(&self) -> Abilities {
+        let state = self.state.borrow();
+        let cluster = state.geometry.cluster_size();
+        let alignment = 1 << state.geometry.cluster_bits;
+        Abilities {
+            limits: Limits {
+                write_zeroes_alignment: alignment,
+                discard_alignment: alignment,
+                ..Limits::default()
+            },
+            write_zeroes: Ability::Native,
+            zero_unmap: true,
+            discard: Ability::Native,
+            fua: Ability::Emulated,
+            write_compressed: false,
+            transparent: false,
+            supports_backing: true,
+            serialise_granularity: cluster,
+            has_zero_init: true,
+        }
+    }
+
+    fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
+        self.run(move |state| state.locate(purpose, offset, len))
+    }
+
+    fn read(&self, offset: u64, buffers: Buffers, _flags: RequestFlags) -> Answer<'_, Transfer> {
+        Answer::wait(self.read_special(offset, buffers))
+    }
+
+    fn place(&self, _offset: u64, _len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+        Answer::ready(Err(IoError::ReadOnly))
+    }
+
+    fn settle(&self, _ticket: Ticket, _written: IoResult<()>) -> Answer<'_, IoResult<()>> {
+        Answer::ready(Err(IoError::ReadOnly))
+    }
+
+    fn write(&self, _offset: u64, buffers: Buffers, _flags: RequestFlags) -> Answer<'_, Transfer> {
+        // Nothing is ever placed here.
+        Answer::ready((Err(IoError::NotSupported), buffers))
+    }
+
+    fn write_zeroes(&self, _offset: u64, _len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<()>> {
+        Answer::ready(Err(IoError::ReadOnly))
+    }
+
+    fn discard(&self, _offset: u64, _len: u64) -> Answer<'_, IoResult<()>> {
+        Answer::ready(Err(IoError::ReadOnly))
+    }
+
+    fn flush(&self) -> Answer<'_, IoResult<()>> {
+        Answer::wait(self.write_back(false))
+    }
+
+    fn truncate(
+        &self,
+        _size: u64,
+        _exact: bool,
+        _preallocation: Preallocation,
+        _flags: RequestFlags,
+    ) -> Answer<'_, Result<()>> {
+        Answer::ready(Err(Error::new(
+            ErrorKind::Unsupported,
+            "Image format driver does not support resize",
+        )))
+    }
+
+    fn length(&self) -> Answer<'_, IoResult<u64>> {
+        Answer::ready(Ok(self.state.borrow().header.size))
+    }
+
+    fn allocated_size(&self) -> Answer<'_, IoResult<u64>> {
+        Answer::ready(Err(IoError::NotSupported))
+    }
+
+    fn reopen_prepare(&self, _request: ReopenRequest) -> Answer<'_, Result<()>> {
+        Answer::ready(Ok(()))
+    }
+
+    fn info(&self) -> DriverInfo {
+        self.state.borrow().info()
+    }
+
+    fn specific_info(&self) -> Option<serde_json::Value> {
+        Some(self.state.borrow().specific_info())
+    }
+
+    fn check(&self, _repair: Repair) -> Answer<'_, Result<CheckResult>> {
+        Answer::ready(Err(Error::new(
+            ErrorKind::Unsupported,
+            "This image format does not support checks",
+        )))
+    }
+
+    fn change_backing_file(&self, _link: Option<BackingLink>) -> Answer<'_, Result<()>> {
+        Answer::ready(Err(Error::new(ErrorKind::ReadOnly, "Image is read-only")))
+    }
+
+    fn depart(&self) -> Box<dyn Parcel> {
+        // The node is still: no step is under way, and nobody looks at this driver again.
+        let mut state = self.state.borrow_mut();
+        let left = State::new(state.header.clone(), state.settings, state.writable);
+        let state = std::mem::replace(&mut *state, left);
+        Box::new(Travelling(Box::new(state)))
+    }
+
+    fn close(&self) -> Answer<'_, Result<()>> {
+        Answer::ready(Ok(()))
+    }
+}
+
+/// An image's state between iothreads.
+struct Travelling(Box<State>);
+
+impl Parcel for Travelling {
+    fn arrive(self: Box<Self>, children: Vec<Child>, ring: Ring) -> Rc<dyn Driver> {
+        let mut children = children.into_iter();
+        let file = children
+            .next()
+            .unwrap_or_else(|| unreachable!("a qcow2 node always has two child handles"));
+        let backing = children
+            .next()
+            .unwrap_or_else(|| unreachable!("a qcow2 node always has two child handles"));
+        Qcow2::new(file, backing, ring, *self.0)
+    }
+}

@@ -1,0 +1,207 @@
+//! Header extensions: the typed blocks behind the header's fields, up to the backing file's name.
+
+use messages::{Error, ErrorKind, Result};
+
+use super::bytes::be32;
+
+const END: u32 = 0;
+const BACKING_FORMAT: u32 = 0xe279_2aca;
+const FEATURE_NAMES: u32 = 0x6803_f857;
+const BITMAPS: u32 = 0x2385_2875;
+const LUKS: u32 = 0x0537_be77;
+const DATA_FILE: u32 = 0x4441_5441;
+
+/// Bytes of an entry of the feature name table: type, bit, name.
+const FEATURE_ENTRY: usize = 48;
+/// Bytes of a feature's name.
+const FEATURE_NAME: usize = 46;
+/// Longer formats are refused: QEMU's bound, the terminating zero included.
+const BACKING_FORMAT_MAX: usize = 16;
+
+/// The feature words that names are given for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum FeatureType {
+    Incompatible = 0,
+    Compatible = 1,
+    Autoclear = 2,
+}
+
+/// Every feature that the format's specification names: what an image's feature name table tells older programs.
+const KNOWN_FEATURES: [(FeatureType, u8, &str); 8] = [
+    (FeatureType::Incompatible, 0, "dirty bit"),
+    (FeatureType::Incompatible, 1, "corrupt bit"),
+    (FeatureType::Incompatible, 2, "external data file"),
+    (FeatureType::Incompatible, 3, "compression type"),
+    (FeatureType::Incompatible, 4, "extended L2 entries"),
+    (FeatureType::Compatible, 0, "lazy refcounts"),
+    (FeatureType::Autoclear, 0, "bitmaps"),
+    (FeatureType::Autoclear, 1, "raw external data"),
+];
+
+/// Where an image's bitmaps are listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct BitmapDirectory {
+    /// How many bitmaps there are.
+    pub count: u32,
+    /// The directory's bytes.
+    pub size: u64,
+    /// Where it starts.
+    pub offset: u64,
+}
+
+/// An image's header extensions.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Extensions {
+    /// The backing file's format.
+    pub backing_format: Option<String>,
+    /// The image's own feature name table, only to name what is not known here.
+    feature_names: Vec<u8>,
+    /// Everything else, kept as it is for the header's next rewrite.
+    kept: Vec<(u32, Vec<u8>)>,
+}
+
+impl Extensions {
+    /// Reads the extensions from `bytes`, the header cluster from the end of its fields to where they may reach.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let mut found = Self::default();
+        let mut rest = bytes;
+        while let Some((head, behind)) = rest.split_at_checked(8) {
+            let (kind, len) = (be32(head, 0), be32(head, 4) as usize);
+            if kind == END {
+                break;
+            }
+            let data = behind
+                .get(..len)
+                .ok_or_else(|| Error::new(ErrorKind::InvalidArgument, "Header extension too large"))?;
+            found.take(kind, data)?;
+            rest = len
+                .checked_next_multiple_of(8)
+                .and_then(|padded| behind.get(padded..))
+                .unwrap_or_default();
+        }
+        Ok(found)
+    }
+
+    fn take(&mut self, kind: u32, data: &[u8]) -> Result<()> {
+        match kind {
+            BACKING_FORMAT if data.len() >= BACKING_FORMAT_MAX => {
+                let text = format!(
+                    "ERROR: ext_backing_format: len={} too large (>={BACKING_FORMAT_MAX})",
+                    data.len()
+                );
+                return Err(Error::new(ErrorKind::InvalidArgument, text));
+            }
+            BACKING_FORMAT => self.backing_format = Some(String::from_utf8_lossy(data).into_owned()),
+            FEATURE_NAMES => self.feature_names = data.to_vec(),
+            _ => self.kept.push((kind, data.to_vec())),
+        }
+        Ok(())
+    }
+
+    /// The extensions' bytes, the closing one included. `feature_names` adds the table of the known names.
+    pub fn encode(&self, feature_names: bool) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        if let Some(format) = &self.backing_format {
+            put(&mut bytes, BACKING_FORMAT, format.as_bytes());
+        }
+        if feature_names {
+            put(&mut bytes, FEATURE_NAMES, &known_features());
+        }
+        for (kind, data) in &self.kept {
+            put(&mut bytes, *kind, data);
+        }
+        put(&mut bytes, END, &[]);
+        bytes
+    }
+
+    /// The name that the image gives to a feature bit.
+    pub fn feature_name(&self, kind: FeatureType, bit: u8) -> Option<String> {
+        let entry = self
+            .feature_names
+            .chunks_exact(FEATURE_ENTRY)
+            .find(|entry| entry.first() == Some(&(kind as u8)) && entry.get(1) == Some(&bit))?;
+        let name = entry.get(2..)?;
+        let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
+        Some(String::from_utf8_lossy(name).into_owned())
+    }
+
+    /// Where the bitmaps are listed, if the image has any.
+    pub fn bitmaps(&self) -> Option<BitmapDirectory> {
+        use super::bytes::be64;
+        let (_, data) = self
+            .kept
+            .iter()
+            .find(|(kind, data)| *kind == BITMAPS && data.len() >= 24)?;
+        Some(BitmapDirectory {
+            count: be32(data, 0),
+            size: be64(data, 8),
+            offset: be64(data, 16),
+        })
+    }
+
+    /// Whether the image names an external data file.
+    pub fn has_data_file(&self) -> bool {
+        self.kept.iter().any(|(kind, _)| *kind == DATA_FILE)
+    }
+
+    /// Whether the image has an encryption header.
+    pub fn has_luks(&self) -> bool {
+        self.kept.iter().any(|(kind, _)| *kind == LUKS)
+    }
+}
+
+/// Appends one extension, padded to eight bytes.
+fn put(bytes: &mut Vec<u8>, kind: u32, data: &[u8]) {
+    bytes.extend_from_slice(&kind.to_be_bytes());
+    // Extensions are read from, and written to, a cluster: their length fits in 32 bits.
+    bytes.extend_from_slice(&u32::try_from(data.len()).unwrap_or(u32::MAX).to_be_bytes());
+    bytes.extend_from_slice(data);
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
+}
+
+fn known_features() -> Vec<u8> {
+    let mut table = Vec::with_capacity(KNOWN_FEATURES.len() * FEATURE_ENTRY);
+    for (kind, bit, name) in KNOWN_FEATURES {
+        table.extend_from_slice(&[kind as u8, bit]);
+        table.extend_from_slice(name.as_bytes());
+        table.resize(table.len() + FEATURE_NAME - name.len(), 0);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_extensions_survive_a_rewrite() {
+        let mut bytes = Vec::new();
+        put(&mut bytes, 0x1234_5678, b"hello");
+        put(&mut bytes, BACKING_FORMAT, b"raw");
+        put(&mut bytes, END, &[]);
+        let parsed = Extensions::parse(&bytes).unwrap();
+        assert_eq!(parsed.backing_format.as_deref(), Some("raw"));
+        let again = Extensions::parse(&parsed.encode(true)).unwrap();
+        assert_eq!(again.kept, [(0x1234_5678, b"hello".to_vec())]);
+        assert_eq!(
+            again.feature_name(FeatureType::Autoclear, 1).as_deref(),
+            Some("raw external data")
+        );
+    }
+
+    #[test]
+    fn lengths_past_the_end_are_refused() {
+        let mut bytes = 0x1234_5678_u32.to_be_bytes().to_vec();
+        bytes.extend_from_slice(&u32::MAX.to_be_bytes());
+        bytes.resize(64, 0);
+        assert_eq!(
+            Extensions::parse(&bytes).unwrap_err().to_string(),
+            "Header extension too large"
+        );
+        let mut bytes = Vec::new();
+        put(&mut bytes, BACKING_FORMAT, b"sixteen bytes ok");
+        let text = Extensions::parse(&bytes).unwrap_err().to_string();
+        assert_eq!(text, "ERROR: ext_backing_format: len=16 too large (>=16)");
+    }
+}

@@ -1,0 +1,132 @@
+//! Sizes that follow from an image's header and stay as they are while it is open.
+
+/// Cluster, table and refcount block sizes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Geometry {
+    /// log2 of the cluster size: 9 to 21.
+    pub cluster_bits: u32,
+    /// log2 of the bits in a refcount: 0 to 6.
+    pub refcount_order: u32,
+    /// log2 of the entries of an L2 slice, the unit of the L2 cache.
+    pub slice_bits: u32,
+    /// The format's version: 2 or 3.
+    pub version: u32,
+}
+
+impl Geometry {
+    /// The geometry for checked header fields. `slice_size` is in bytes, a power of two from 512 to a cluster.
+    pub const fn new(cluster_bits: u32, refcount_order: u32, slice_size: u32, version: u32) -> Self {
+        Self {
+            cluster_bits,
+            refcount_order,
+            slice_bits: slice_size.trailing_zeros() - 3,
+            version,
+        }
+    }
+
+    /// Bytes in a cluster.
+    pub const fn cluster_size(&self) -> u64 {
+        1 << self.cluster_bits
+    }
+
+    /// The offset within a cluster.
+    pub const fn in_cluster(&self, offset: u64) -> u64 {
+        offset & (self.cluster_size() - 1)
+    }
+
+    /// The start of the cluster that holds `offset`.
+    pub const fn cluster_start(&self, offset: u64) -> u64 {
+        offset & !(self.cluster_size() - 1)
+    }
+
+    /// Clusters that hold `len` bytes from a cluster's start on.
+    pub const fn clusters(&self, len: u64) -> u64 {
+        len.div_ceil(self.cluster_size())
+    }
+
+    /// log2 of the entries of an L2 table.
+    pub const fn l2_bits(&self) -> u32 {
+        self.cluster_bits - 3
+    }
+
+    /// log2 of the guest bytes that one L2 table maps.
+    pub const fn l2_span_bits(&self) -> u32 {
+        self.l2_bits() + self.cluster_bits
+    }
+
+    /// Entries of an L2 slice.
+    pub const fn slice_entries(&self) -> usize {
+        1 << self.slice_bits
+    }
+
+    /// Bytes of an L2 slice.
+    pub const fn slice_size(&self) -> u64 {
+        8 << self.slice_bits
+    }
+
+    /// L1 entries that a disk of `size` bytes needs.
+    pub const fn l1_entries(&self, size: u64) -> u64 {
+        size.div_ceil(1 << self.l2_span_bits())
+    }
+
+    /// The L1 entry that maps guest `offset`.
+    pub const fn l1_index(&self, offset: u64) -> u64 {
+        offset >> self.l2_span_bits()
+    }
+
+    /// The L2 entry that maps guest `offset`, within its table.
+    pub const fn l2_index(&self, offset: u64) -> u64 {
+        (offset >> self.cluster_bits) & ((1 << self.l2_bits()) - 1)
+    }
+
+    /// The entry that maps guest `offset`, within its slice.
+    pub const fn slice_index(&self, offset: u64) -> usize {
+        ((offset >> self.cluster_bits) as usize) & (self.slice_entries() - 1)
+    }
+
+    /// Where the slice that maps guest `offset` lies from its table's start, in bytes.
+    pub const fn slice_start(&self, offset: u64) -> u64 {
+        (self.l2_index(offset) >> self.slice_bits) * self.slice_size()
+    }
+
+    /// log2 of the refcounts of a refcount block.
+    pub const fn refblock_bits(&self) -> u32 {
+        self.cluster_bits + 3 - self.refcount_order
+    }
+
+    /// Refcounts of a refcount block.
+    pub const fn refblock_entries(&self) -> u64 {
+        1 << self.refblock_bits()
+    }
+
+    /// The largest refcount.
+    pub const fn refcount_max(&self) -> u64 {
+        if self.refcount_order == 6 {
+            i64::MAX as u64
+        } else {
+            (1 << (1 << self.refcount_order)) - 1
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_geometry() {
+        let g = Geometry::new(16, 4, 4096, 3);
+        assert_eq!(
+            (g.cluster_size(), g.slice_entries(), g.refblock_entries()),
+            (65536, 512, 32768)
+        );
+        assert_eq!(g.refcount_max(), 65535);
+        assert_eq!(g.l1_entries(1 << 30), 2);
+        let offset = (512 << 20) + 513 * 65536 + 7;
+        assert_eq!(
+            (g.l1_index(offset), g.l2_index(offset), g.slice_index(offset)),
+            (1, 513, 1)
+        );
+        assert_eq!((g.slice_start(offset), g.in_cluster(offset)), (4096, 7));
+    }
+}

@@ -1,0 +1,356 @@
+//! The image header: its fields, what is checked before an image is trusted, and how it is written.
+
+use messages::{Error, ErrorKind, MAX_LENGTH, Result};
+
+use super::bytes::{be32, be64};
+use super::extensions::{Extensions, FeatureType};
+
+/// `QFI\xfb`.
+pub(super) const MAGIC: u32 = 0x5146_49fb;
+/// Bytes of a version 2 header.
+const V2_LENGTH: usize = 72;
+/// Bytes of the shortest version 3 header.
+const V3_LENGTH: usize = 104;
+/// Bytes of the fields known here, padding included: what is written.
+pub(super) const FULL_LENGTH: usize = 112;
+
+/// The image was not closed cleanly: refcounts may be too low or too high.
+pub(super) const DIRTY: u64 = 1;
+/// Metadata was found to contradict itself.
+pub(super) const CORRUPT: u64 = 1 << 1;
+const DATA_FILE: u64 = 1 << 2;
+/// The compression type is not zlib.
+pub(super) const COMPRESSION: u64 = 1 << 3;
+const EXTENDED_L2: u64 = 1 << 4;
+/// The image's maker wants refcounts to be written late.
+pub(super) const LAZY_REFCOUNTS: u64 = 1;
+/// The bitmaps agree with the data.
+pub(super) const AUTOCLEAR_BITMAPS: u64 = 1;
+
+/// Bytes of the largest L1 table.
+pub(super) const MAX_L1_BYTES: u64 = 32 << 20;
+/// Bytes of the largest refcount table.
+pub(super) const MAX_REFTABLE_BYTES: u64 = 8 << 20;
+/// The most internal snapshots.
+const MAX_SNAPSHOTS: u64 = 65_536;
+/// Bytes of the longest backing file name.
+pub(super) const MAX_BACKING_NAME: u64 = 1023;
+/// The smallest and the largest cluster, as powers of two.
+pub(super) const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
+
+/// How compressed clusters are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Compression {
+    /// Raw deflate.
+    #[default]
+    Zlib = 0,
+    /// Zstandard frames.
+    Zstd = 1,
+}
+
+/// A header that passed every check that needs no other part of the image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Header {
+    pub version: u32,
+    pub cluster_bits: u32,
+    /// The virtual disk's length in bytes.
+    pub size: u64,
+    /// Entries of the active L1 table.
+    pub l1_size: u32,
+    pub l1_offset: u64,
+    pub reftable_offset: u64,
+    /// The refcount table's length in clusters.
+    pub reftable_clusters: u32,
+    pub snapshots: u32,
+    pub snapshots_offset: u64,
+    pub incompatible: u64,
+    pub compatible: u64,
+    pub autoclear: u64,
+    pub refcount_order: u32,
+    pub compression: Compression,
+    /// What follows the known fields.
+    pub unknown: Vec<u8>,
+    pub extensions: Extensions,
+    /// The backing file's name as stored.
+    pub backing: Option<Vec<u8>>,
+}
+
+fn invalid(text: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::InvalidArgument, text)
+}
+
+/// Reads log2 of the cluster size from a header's start, so that the header cluster can be read whole.
+pub(super) fn cluster_bits(head: &[u8]) -> Result<u32> {
+    if head.len() < V2_LENGTH || be32(head, 0) != MAGIC {
+        return Err(invalid("Image is not in qcow2 format"));
+    }
+    let version = be32(head, 4);
+    if !(2..=3).contains(&version) {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("Unsupported qcow2 version {version}"),
+        ));
+    }
+    let bits = be32(head, 20);
+    if !CLUSTER_BITS.contains(&bits) {
+        return Err(invalid(format!("Unsupported cluster size: 2^{bits}")));
+    }
+    Ok(bits)
+}
+
+impl Header {
+    /// Reads the header from the image's first cluster. `check` leaves out what a repair can mend.
+    pub fn parse(cluster: &[u8], check: bool) -> Result<Self> {
+        let cluster_bits = cluster_bits(cluster)?;
+        let cluster_size = 1_u64 << cluster_bits;
+        let version = be32(cluster, 4);
+        let v3 = version >= 3;
+        let length = if v3 {
+            u64::from(be32(cluster, 100))
+        } else {
+            V2_LENGTH as u64
+        };
+        if v3 && length < V3_LENGTH as u64 {
+            return Err(invalid("qcow2 header too short"));
+        }
+        if length > cluster_size {
+            return Err(invalid("qcow2 header exceeds cluster size"));
+        }
+        let backing_offset = be64(cluster, 8);
+        if backing_offset > cluster_size {
+            return Err(invalid("Invalid backing file offset"));
+        }
+        let extensions_end = if backing_offset == 0 {
+            cluster_size
+        } else {
+            backing_offset
+        };
+        let part = |from: u64, to: u64| cluster.get(from as usize..to as usize).unwrap_or_default();
+        let extension_bytes = part(length, extensions_end);
+        let word = |at| if v3 { be64(cluster, at) } else { 0 };
+        let incompatible = word(72);
+        refuse_features(incompatible, extension_bytes)?;
+        let known_end = (FULL_LENGTH as u64).min(length);
+        let header = Self {
+            version,
+            cluster_bits,
+            size: be64(cluster, 24),
+            l1_size: be32(cluster, 36),
+            l1_offset: be64(cluster, 40),
+            reftable_offset: be64(cluster, 48),
+            reftable_clusters: be32(cluster, 56),
+            snapshots: be32(cluster, 60),
+            snapshots_offset: be64(cluster, 64),
+            incompatible,
+            compatible: word(80),
+            autoclear: word(88),
+            refcount_order: if v3 { be32(cluster, 96) } else { 4 },
+            compression: compression(if length > 104 { part(104, 105) } else { &[] }, incompatible)?,
+            unknown: part(known_end, length).to_vec(),
+            extensions: Extensions::default(),
+            backing: None,
+        };
+        header.check_fields(be32(cluster, 32), check)?;
+        let extensions = Extensions::parse(extension_bytes)?;
+        if extensions.has_luks() {
+            let text = "CRYPTO header extension only expected with LUKS encryption method";
+            return Err(invalid(text));
+        }
+        let backing = backing_name(cluster, backing_offset)?;
+        Ok(Self {
+            extensions,
+            backing,
+            ..header
+        })
+    }
+
+    /// Limits and places of what the header points at.
+    fn check_fields(&self, encryption: u32, check: bool) -> Result<()> {
+        if self.refcount_order > 6 {
+            return Err(invalid(
+                "Reference count entry width too large; may not exceed 64 bits",
+            ));
+        }
+        match encryption {
+            0 => {}
+            1 | 2 => {
+                let name = if encryption == 1 { "AES" } else { "LUKS" };
+                let text = format!("Encrypted qcow2 images ({name}) are not supported yet");
+                return Err(Error::new(ErrorKind::Unsupported, text));
+            }
+            other => return Err(invalid(format!("Unsupported encryption method {other}"))),
+        }
+        let reftable_entries = u64::from(self.reftable_clusters) << (self.cluster_bits - 3);
+        let max = MAX_REFTABLE_BYTES;
+        self.check_table(
+            "Reference count table",
+            self.reftable_offset,
+            reftable_entries,
+            8,
+            max,
+        )?;
+        if self.reftable_clusters == 0 && !check {
+            return Err(invalid("Image does not contain a reference count table"));
+        }
+        // An entry of the snapshot table has 40 bytes and more.
+        let snapshots = u64::from(self.snapshots);
+        self.check_table(
+            "Snapshot table",
+            self.snapshots_offset,
+            snapshots,
+            40,
+            MAX_SNAPSHOTS * 40,
+        )?;
+        self.check_table(
+            "Active L1 table",
+            self.l1_offset,
+            u64::from(self.l1_size),
+            8,
+            MAX_L1_BYTES,
+        )?;
+        let needed = self.size.div_ceil(1 << (2 * self.cluster_bits - 3));
+        if needed > i32::MAX as u64 || self.size > MAX_LENGTH {
+            return Err(Error::new(
+                ErrorKind::Io(messages::IoError::Os(27)),
+                "Image is too big",
+            ));
+        }
+        if u64::from(self.l1_size) < needed {
+            return Err(invalid("L1 table is too small"));
+        }
+        Ok(())
+    }
+
+    fn check_table(&self, name: &str, offset: u64, entries: u64, entry: u64, max: u64) -> Result<()> {
+        if entries > max / entry {
+            return Err(Error::new(
+                ErrorKind::Io(messages::IoError::Os(27)),
+                format!("{name} too large"),
+            ));
+        }
+        let room = (i64::MAX as u64).saturating_sub(entries * entry);
+        if offset > room || offset & ((1 << self.cluster_bits) - 1) != 0 {
+            return Err(invalid(format!("{name} offset invalid")));
+        }
+        Ok(())
+    }
+
+    /// The fixed fields as they stand on disk, without the backing file's place.
+    pub fn encode_fields(&self) -> Vec<u8> {
+        let mut bytes = vec![0; if self.version >= 3 { FULL_LENGTH } else { V2_LENGTH }];
+        let mut put = |at: usize, value: &[u8]| {
+            if let Some(field) = bytes.get_mut(at..at + value.len()) {
+                field.copy_from_slice(value);
+            }
+        };
+        put(0, &MAGIC.to_be_bytes());
+        put(4, &self.version.to_be_bytes());
+        put(20, &self.cluster_bits.to_be_bytes());
+        put(24, &self.size.to_be_bytes());
+        put(36, &self.l1_size.to_be_bytes());
+        put(40, &self.l1_offset.to_be_bytes());
+        put(48, &self.reftable_offset.to_be_bytes());
+        put(56, &self.reftable_clusters.to_be_bytes());
+        put(60, &self.snapshots.to_be_bytes());
+        put(64, &self.snapshots_offset.to_be_bytes());
+        put(72, &self.incompatible.to_be_bytes());
+        put(80, &self.compatible.to_be_bytes());
+        put(88, &self.autoclear.to_be_bytes());
+        put(96, &self.refcount_order.to_be_bytes());
+        // What is known and what was kept both come from one cluster of at most 2 MiB.
+        put(100, &((FULL_LENGTH + self.unknown.len()) as u32).to_be_bytes());
+        put(104, &[self.compression as u8]);
+        bytes
+    }
+
+    /// All that the header cluster holds: fields, extensions, backing file name.
+    ///
+    /// # Errors
+    /// It does not fit in a cluster.
+    pub fn encode(&self) -> Result<Vec<u8>> {
+        let mut bytes = self.encode_fields();
+        bytes.extend_from_slice(&self.unknown);
+        bytes.extend_from_slice(&self.extensions.encode(self.version >= 3));
+        if let Some(name) = &self.backing {
+            let offset = bytes.len() as u64;
+            bytes.extend_from_slice(name);
+            let len = name.len() as u32;
+            if let Some((head, _)) = bytes.split_at_mut_checked(20) {
+                head[8..16].copy_from_slice(&offset.to_be_bytes());
+                head[16..20].copy_from_slice(&len.to_be_bytes());
+            }
+        }
+        if bytes.len() as u64 > 1 << self.cluster_bits {
+            return Err(Error::new(
+                ErrorKind::Io(messages::IoError::NoSpace),
+                "The image header does not fit in a cluster",
+            ));
+        }
+        Ok(bytes)
+    }
+}
+
+/// Refuses what is not known, by the image's own names, and what is known but not done here yet.
+fn refuse_features(incompatible: u64, extensions: &[u8]) -> Result<()> {
+    let unknown = incompatible & !(DIRTY | CORRUPT | DATA_FILE | COMPRESSION | EXTENDED_L2);
+    if unknown != 0 {
+        // A damaged extension must not hide which feature is missing.
+        let names = Extensions::parse(extensions).unwrap_or_default();
+        let mut nameless = 0;
+        let mut list = Vec::new();
+        for bit in (0..64_u8).filter(|bit| unknown & (1 << bit) != 0) {
+            match names.feature_name(FeatureType::Incompatible, bit) {
+                Some(name) => list.push(name),
+                None => nameless |= 1_u64 << bit,
+            }
+        }
+        if nameless != 0 {
+            list.push(format!("Unknown incompatible feature: {nameless:x}"));
+        }
+        let text = format!("Unsupported qcow2 feature(s): {}", list.join(", "));
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    }
+    for (bit, name) in [
+        (DATA_FILE, "external data file"),
+        (EXTENDED_L2, "extended L2 entries"),
+    ] {
+        if incompatible & bit != 0 {
+            let text = format!("Unsupported qcow2 feature(s): {name}");
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+    }
+    Ok(())
+}
+
+fn compression(field: &[u8], incompatible: u64) -> Result<Compression> {
+    let flagged = incompatible & COMPRESSION != 0;
+    match (field.first().copied().unwrap_or(0), flagged) {
+        (0, false) => Ok(Compression::Zlib),
+        (1, true) => Ok(Compression::Zstd),
+        (0, true) => Err(invalid(
+            "qcow2: Compression type incompatible feature bit must not be set",
+        )),
+        (1, false) => Err(invalid(
+            "qcow2: Compression type incompatible feature bit must be set",
+        )),
+        (other, _) => {
+            let text = format!("qcow2: unknown compression type: {other}");
+            Err(Error::new(ErrorKind::Unsupported, text))
+        }
+    }
+}
+
+fn backing_name(cluster: &[u8], offset: u64) -> Result<Option<Vec<u8>>> {
+    if offset == 0 {
+        return Ok(None);
+    }
+    let len = u64::from(be32(cluster, 16));
+    let room = (cluster.len() as u64).saturating_sub(offset);
+    if len > MAX_BACKING_NAME.min(room) {
+        return Err(invalid("Backing file name too long"));
+    }
+    let name = cluster.get(offset as usize..(offset + len) as usize);
+    name.map(|name| Some(name.to_vec()))
+        .ok_or_else(|| invalid("Could not read backing file name"))
+}

@@ -1,0 +1,87 @@
+//! Loads of metadata from the file, each shared by all that wait for it, and what happens when it is wrong.
+
+use messages::{IoError, IoResult, RequestFlags};
+
+use super::Qcow2;
+use super::bytes::table_from_be;
+use super::entry::REFTABLE_OFFSET;
+use super::gate::Key;
+use super::header::CORRUPT;
+
+impl Qcow2 {
+    /// Loads the L2 slice at `key`, an offset in the file.
+    pub(super) async fn load_slice(&self, key: u64) -> IoResult<()> {
+        let Some(_held) = self.gates.try_hold(Key::Slice(key)) else {
+            self.gates.wait(Key::Slice(key)).await;
+            return Ok(());
+        };
+        let len = self.state.borrow().geometry.slice_size() as usize;
+        let bytes = self.file.read_vec(key, len).await?.into_single();
+        while !self.make_slice_room() {
+            self.write_back(true).await?;
+        }
+        self.state.borrow_mut().l2.insert(key, table_from_be(&bytes));
+        Ok(())
+    }
+
+    fn make_slice_room(&self) -> bool {
+        self.state.borrow_mut().l2.make_room()
+    }
+
+    fn make_refblock_room(&self) -> bool {
+        self.state.borrow_mut().refblocks.make_room()
+    }
+
+    /// Loads the refcount block of this number, which the refcount table has an entry for.
+    pub(super) async fn load_refblock(&self, index: u64) -> IoResult<()> {
+        let Some(_held) = self.gates.try_hold(Key::Refblock(index)) else {
+            self.gates.wait(Key::Refblock(index)).await;
+            return Ok(());
+        };
+        let (offset, geometry) = {
+            let state = self.state.borrow();
+            let entry = state.reftable.get(index as usize).copied().unwrap_or(0);
+            (entry & REFTABLE_OFFSET, state.geometry)
+        };
+        if offset == 0 || geometry.in_cluster(offset) != 0 {
+            let text = format!("Refblock offset {offset:#x} unaligned (reftable index: {index:#x})");
+            return Err(self.found_corruption(&text).await);
+        }
+        let bytes = self
+            .file
+            .read_vec(offset, geometry.cluster_size() as usize)
+            .await?
+            .to_vec();
+        while !self.make_refblock_room() {
+            self.write_back(true).await?;
+        }
+        self.state.borrow_mut().refblocks.insert(offset, bytes);
+        Ok(())
+    }
+
+    /// Takes note of metadata that cannot be: a writable image is marked corrupt in the file and answers no request
+    /// any more, a read-only one goes on as far as it can. Answers the error for the request that found it.
+    pub(super) async fn found_corruption(&self, text: &str) -> IoError {
+        let header = {
+            let mut state = self.state.borrow_mut();
+            if !state.writable || state.broken {
+                tracing::error!(
+                    "qcow2: Image is corrupt: {text}; further non-fatal corruption events will be suppressed"
+                );
+                return IoError::Corrupt;
+            }
+            tracing::error!(
+                "qcow2: Marking image as corrupt: {text}; further corruption events will be suppressed"
+            );
+            state.broken = true;
+            state.header.incompatible |= CORRUPT;
+            state.header.version.ge(&3).then(|| state.header.encode_fields())
+        };
+        if let Some(bytes) = header
+            && let Err(error) = self.file.write_slice(0, &bytes, RequestFlags::FUA).await
+        {
+            tracing::error!("qcow2: could not mark the image as corrupt: {error}");
+        }
+        IoError::Corrupt
+    }
+}

@@ -1,0 +1,65 @@
+//! Which of a driver's options a reopen may change.
+
+use messages::global_state::Options;
+use messages::{Error, ErrorKind, Result};
+
+/// Checks that `new` differs from `old` only in the options named in `mutable`.
+///
+/// # Errors
+/// Names the first option that is changed, or left out and so set back to its default, although it may not be.
+pub fn check_unchanged(old: &Options, new: &Options, mutable: &[&str]) -> Result<()> {
+    let is_fixed = |name: &String| !mutable.contains(&name.as_str());
+    if let Some(name) = old.keys().find(|name| is_fixed(name) && !new.contains_key(*name)) {
+        let text = format!("Option '{name}' cannot be reset to its default value");
+        return Err(Error::new(ErrorKind::InvalidArgument, text));
+    }
+    if let Some((name, _)) = new
+        .iter()
+        .find(|(name, value)| is_fixed(name) && old.get(*name) != Some(value))
+    {
+        return Err(Error::new(
+            ErrorKind::InvalidArgument,
+            format!("Cannot change the option '{name}'"),
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn check(old: serde_json::Value, new: serde_json::Value) -> String {
+        let (serde_json::Value::Object(old), serde_json::Value::Object(new)) = (old, new) else {
+            panic!("options are objects")
+        };
+        check_unchanged(&old, &new, &["size"])
+            .err()
+            .map_or_else(String::new, |error| error.to_string())
+    }
+
+    #[test]
+    fn only_mutable_options_may_change() {
+        assert_eq!(
+            check(
+                json!({"size": 1, "aio": "threads"}),
+                json!({"aio": "threads", "size": 2})
+            ),
+            ""
+        );
+        assert_eq!(check(json!({"size": 1}), json!({})), "");
+        assert_eq!(
+            check(json!({"aio": "threads"}), json!({"aio": "native"})),
+            "Cannot change the option 'aio'"
+        );
+        assert_eq!(
+            check(json!({}), json!({"aio": "native"})),
+            "Cannot change the option 'aio'"
+        );
+        assert_eq!(
+            check(json!({"aio": "threads"}), json!({})),
+            "Option 'aio' cannot be reset to its default value"
+        );
+    }
+}
