@@ -169,10 +169,14 @@ impl NodeCell {
         self.table.upgrade()
     }
 
-    /// Whether requests on this node must be tracked: something may be serialised against them.
+    /// Whether requests that pass this node are tracked: the driver wants some serialised against the others.
     pub fn tracks(&self) -> bool {
-        !self.is_read_only()
-            && (self.abilities.get().serialise_granularity > 0 || self.limits.get().request_alignment > 1)
+        !self.is_read_only() && self.abilities.get().serialise_granularity > 0
+    }
+
+    /// Whether the transfers of the driver itself are tracked: some may become read-modify-write.
+    pub fn tracks_blocks(&self) -> bool {
+        !self.is_read_only() && self.limits.get().request_alignment > 1
     }
 
     /// Notes that data was written up to `end`.

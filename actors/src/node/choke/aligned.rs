@@ -138,7 +138,7 @@ async fn tracked_write(
     flags: RequestFlags,
 ) -> Transfer {
     let end = offset.saturating_add(bytes_in(&rest));
-    let tracking = if node.limits().request_alignment > 1 {
+    let tracking = if node.tracks_blocks() {
         match node
             .tracker()
             .begin(offset, end, flags.contains(RequestFlags::SERIALISING), false)

@@ -34,15 +34,11 @@ pub async fn write_zeroes(
     passed.remove(RequestFlags::FUA);
     let alone = serialise(cell, offset, len, flags).await?;
     let abilities = cell.abilities();
+    let alignment = abilities.limits.write_zeroes_alignment.max(cell.limits().request_alignment);
     let mut done = 0;
     while done < len {
         let at = offset.saturating_add(done);
-        let piece = next_piece(
-            at,
-            len - done,
-            abilities.limits.write_zeroes_alignment,
-            abilities.limits.max_write_zeroes,
-        );
+        let piece = next_piece(at, len - done, alignment, abilities.limits.max_write_zeroes);
         zero_piece(cell, at, piece, passed, abilities.write_zeroes).await?;
         cell.wrote(at.saturating_add(piece));
         done = done.saturating_add(piece);
@@ -77,8 +73,10 @@ async fn zero_piece(
     flags: RequestFlags,
     ability: Ability,
 ) -> IoResult<()> {
-    if ability == Ability::Native {
+    let block = u64::from(cell.limits().request_alignment).max(1);
+    if ability == Ability::Native && offset.is_multiple_of(block) && len.is_multiple_of(block) {
         let driver = cell.driver()?;
+        let _alone = alone_on_blocks(cell, offset, len).await?;
         match driver.write_zeroes(offset, len, flags).await {
             Err(IoError::NotSupported) => {}
             result => return result,
@@ -132,6 +130,7 @@ pub async fn discard(cell: &Rc<NodeCell>, offset: u64, len: u64, by: By<'_>) -> 
     let mut at = start;
     while at < end {
         let piece = most.min(end - at);
+        let _alone = alone_on_blocks(cell, at, piece).await?;
         match driver.discard(at, piece).await {
             Ok(()) | Err(IoError::NotSupported) => {}
             Err(error) => return Err(error),
@@ -151,7 +150,7 @@ fn whole_blocks(offset: u64, len: u64, alignment: u32, size: u64) -> Option<(u64
     (start < end).then_some((start, end))
 }
 
-/// Waits for what overlaps the blocks that a range touches, and holds back what comes later, where the driver needs it.
+/// Waits for what overlaps the clusters that a range touches, and holds back what comes later, where a format needs it.
 async fn serialise(
     cell: &Rc<NodeCell>,
     offset: u64,
@@ -159,19 +158,22 @@ async fn serialise(
     flags: RequestFlags,
 ) -> IoResult<Option<Tracking>> {
     let granularity = match cell.abilities().serialise_granularity {
-        0 if flags.contains(RequestFlags::SERIALISING) || cell.tracks() => {
-            u64::from(cell.limits().request_alignment).max(1)
-        }
+        0 if flags.contains(RequestFlags::SERIALISING) && !cell.tracks_blocks() => 1,
         0 => return Ok(None),
         granularity => granularity,
     };
     let start = offset / granularity * granularity;
-    let end = offset
-        .saturating_add(len)
-        .checked_next_multiple_of(granularity)
-        .ok_or(IoError::OutOfRange)?;
+    let end = offset.saturating_add(len).checked_next_multiple_of(granularity).ok_or(IoError::OutOfRange)?;
     let no_wait = flags.contains(RequestFlags::NO_WAIT);
     cell.tracker().begin(start, end, true, no_wait).await.map(Some)
+}
+
+/// Keeps a driver's own zeroing or discarding apart from a read-modify-write that would put old bytes back.
+async fn alone_on_blocks(cell: &Rc<NodeCell>, offset: u64, len: u64) -> IoResult<Option<Tracking>> {
+    if !cell.tracks_blocks() {
+        return Ok(None);
+    }
+    cell.tracker().begin(offset, offset.saturating_add(len), true, false).await.map(Some)
 }
 
 #[cfg(test)]

@@ -1,0 +1,181 @@
+//! Iothreads with nodes, ordered about as the graph actor would.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, unbounded};
+use drivers::buffer::{Buffer, Buffers};
+use drivers::driver::DriverKind;
+use messages::io::OperationKind;
+use messages::{NodeId, OpenFlags, Permissions, RootId, Token};
+use millpond::iothread::{IoThread, IoThreadConfig};
+use millpond::node::{
+    Client, Event, Mail, NodeAddress, NodeSettings, OpenOrder, Order, OrderOutcome, RootHandle, Ticket, serve,
+};
+
+use super::memory::{Control, Held, MemoryKind};
+
+/// Far beyond what any step takes: reaching it is a failure, never a way to wait.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+pub struct World {
+    pub iothreads: Vec<IoThread<Mail>>,
+    pub control: Arc<Control>,
+    pub held: Receiver<Held>,
+    events: Receiver<Event>,
+    quiesced: std::cell::RefCell<Vec<(NodeId, Token)>>,
+    next: Cell<u64>,
+}
+
+impl World {
+    pub fn new(iothreads: usize) -> Self {
+        let (tell, events) = unbounded();
+        let (held_tx, held) = unbounded();
+        let start = |index: usize| {
+            let tell = tell.clone();
+            let config = IoThreadConfig { name: format!("test-{index}"), ..IoThreadConfig::default() };
+            let sink: millpond::node::EventSink = Arc::new(move |event| drop(tell.send(event)));
+            IoThread::start(config, move |local| serve(local, sink)).unwrap()
+        };
+        let control = Arc::new(Control {
+            hold: AtomicBool::new(false),
+            held: held_tx,
+            alignment: AtomicU32::new(1),
+            quiesced: AtomicU32::new(0),
+            resumed: AtomicU32::new(0),
+        });
+        Self {
+            iothreads: (0..iothreads).map(start).collect(),
+            control,
+            held,
+            events,
+            quiesced: std::cell::RefCell::default(),
+            next: Cell::new(1),
+        }
+    }
+
+    fn fresh(&self) -> u64 {
+        self.next.replace(self.next.get() + 1)
+    }
+
+    pub fn send(&self, iothread: usize, order: Order) -> Ticket {
+        let ticket = Ticket(self.fresh());
+        assert!(self.iothreads[iothread].send(Mail::Control { ticket, order }).is_ok());
+        ticket
+    }
+
+    pub fn order(&self, iothread: usize, order: Order) -> OrderOutcome {
+        let ticket = self.send(iothread, order);
+        loop {
+            match self.events.recv_timeout(DEADLINE).expect("an order is answered") {
+                Event::Ended(ended, outcome) if ended == ticket => return outcome,
+                Event::Ended(..) => {}
+                Event::Quiesced(node, token) => self.quiesced.borrow_mut().push((node, token)),
+            }
+        }
+    }
+
+    pub fn done(&self, iothread: usize, order: Order) {
+        match self.order(iothread, order) {
+            OrderOutcome::Done(result) => result.unwrap(),
+            OrderOutcome::Opened(result) => drop(result.unwrap()),
+            _ => panic!("another answer than was asked for"),
+        }
+    }
+
+    pub fn quiesce(&self, iothread: usize, node: NodeId) -> Token {
+        let token = Token(self.fresh());
+        self.send(iothread, Order::Quiesce(node, token));
+        token
+    }
+
+    /// Whether the node has answered by the time it has carried out another order.
+    pub fn is_quiesced(&self, iothread: usize, node: NodeId, token: Token) -> bool {
+        drop(self.order(iothread, Order::Pending(node)));
+        self.quiesced.borrow().contains(&(node, token))
+    }
+
+    pub fn await_quiesced(&self, node: NodeId, token: Token) {
+        while !self.quiesced.borrow().contains(&(node, token)) {
+            match self.events.recv_timeout(DEADLINE).expect("the drain ends") {
+                Event::Quiesced(node, token) => self.quiesced.borrow_mut().push((node, token)),
+                Event::Ended(..) => {}
+            }
+        }
+    }
+
+    pub fn open(&self, iothread: usize, kind: Arc<dyn DriverKind>, children: Vec<Option<NodeAddress>>) -> NodeId {
+        let node = NodeId(self.fresh());
+        self.done(
+            iothread,
+            Order::Open(Box::new(OpenOrder {
+                node,
+                name: format!("node{}", node.0),
+                kind,
+                options: messages::global_state::Options::new(),
+                flags: OpenFlags::RDWR | OpenFlags::UNMAP,
+                settings: NodeSettings::default(),
+                children,
+            })),
+        );
+        node
+    }
+
+    pub fn memory(&self, iothread: usize, size: usize) -> NodeId {
+        self.open(iothread, Arc::new(MemoryKind { control: Arc::clone(&self.control), size }), Vec::new())
+    }
+
+    pub fn address(&self, iothread: usize, node: NodeId) -> NodeAddress {
+        NodeAddress { node, iothread: self.iothreads[iothread].clone() }
+    }
+
+    pub fn client(&self, iothread: usize, node: NodeId) -> Client {
+        self.client_with(iothread, node, Permissions::all(), false)
+    }
+
+    pub fn client_with(
+        &self,
+        iothread: usize,
+        node: NodeId,
+        permissions: Permissions,
+        writethrough: bool,
+    ) -> Client {
+        let home = self.iothreads[iothread].clone();
+        let root = RootHandle::new(RootId(self.fresh()), permissions, writethrough, home);
+        let client = Client::new(&root);
+        self.done(iothread, Order::AttachRoot { root, node });
+        client
+    }
+
+    pub fn hold(&self, hold: bool) {
+        self.control.hold.store(hold, Ordering::SeqCst);
+    }
+
+    pub fn next_held(&self) -> Held {
+        self.held.recv_timeout(DEADLINE).expect("a transfer reaches the driver")
+    }
+
+    pub fn let_go(&self, kind: OperationKind) -> u64 {
+        let held = self.next_held();
+        assert_eq!(held.kind, kind);
+        held.go.send(()).unwrap();
+        held.offset
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for iothread in &self.iothreads {
+            iothread.stop();
+        }
+        for iothread in &self.iothreads {
+            iothread.join();
+        }
+    }
+}
+
+pub fn bytes(fill: u8, len: usize) -> Buffers {
+    Buffers::from(Buffer::from_slice(&vec![fill; len]))
+}
