@@ -77,6 +77,7 @@ on_each_engine! {
     syncs_and_allocates
     sends_and_receives_all_bytes
     sends_gather_lists_larger_than_the_socket_buffer
+    receives_exactly_what_was_asked_for
     works_with_nonblocking_sockets
     a_closed_peer_is_an_error_to_send_and_an_end_to_receive
     accepts_and_connects_over_unix
@@ -234,6 +235,24 @@ fn sends_gather_lists_larger_than_the_socket_buffer(ring: &Ring) {
     );
     assert_eq!(sent.0.unwrap(), expected.len());
     assert!(received == expected);
+}
+
+fn receives_exactly_what_was_asked_for(ring: &Ring) {
+    let (a, b) = sockets();
+    let pieces = async {
+        for i in 0..10 {
+            ring.send(&a, pattern(100_000, i).into()).await.0.unwrap();
+            ring.sleep(Duration::from_micros(100)).await;
+        }
+    };
+    let expected: Vec<u8> = (0..10).flat_map(|i| pattern(100_000, i).to_vec()).collect();
+    let (count, buf) = run(ring, join(ring.recv_exact(&b, Buffer::alloc(999_990)), pieces)).0;
+    assert_eq!(count.unwrap(), 999_990);
+    assert!(*buf == expected[..999_990]);
+    drop(a);
+    let (count, buf) = run(ring, ring.recv_exact(&b, Buffer::alloc(100)));
+    assert_eq!(count.unwrap(), 10, "the stream ended");
+    assert_eq!(buf[..10], expected[999_990..]);
 }
 
 fn works_with_nonblocking_sockets(ring: &Ring) {

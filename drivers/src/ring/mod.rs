@@ -272,7 +272,24 @@ impl Ring {
     /// closed its end (or the buffer is empty), and to the buffer.
     #[inline]
     pub fn recv(&self, fd: &Fd, buf: Buffer) -> Pending<Received> {
-        self.start(Op::Recv { fd: fd.clone(), buf })
+        self.start(Op::Recv {
+            fd: fd.clone(),
+            buf,
+            received: 0,
+            all: false,
+        })
+    }
+
+    /// Receives until the buffer is full. Resolves to the bytes received, fewer only when the peer has closed its end,
+    /// and to the buffer.
+    #[inline]
+    pub fn recv_exact(&self, fd: &Fd, buf: Buffer) -> Pending<Received> {
+        self.start(Op::Recv {
+            fd: fd.clone(),
+            buf,
+            received: 0,
+            all: true,
+        })
     }
 
     /// Sends all bytes to a stream socket. Resolves to their number or an error (after which some may have gone
@@ -399,7 +416,7 @@ impl Ring {
         }
         let mut count = 0;
         for Completion { id, result } in done.drain(..) {
-            if let Some(rest) = unsent(slots, id, result) {
+            if let Some(rest) = unfinished(slots, id, result) {
                 backend.submit(id, rest);
                 continue;
             }
@@ -504,26 +521,35 @@ fn is_refusal(error: &io::Error) -> bool {
     refused || error.kind() == io::ErrorKind::Unsupported
 }
 
-/// If the completion is that of a send that stopped short and is still wanted: the operation, to be sent on.
-fn unsent(slots: &mut Slots, id: SlotId, result: i32) -> Option<&mut Op> {
+/// If the completion is that of a part of a transfer that is still wanted: the operation, to be carried on.
+fn unfinished(slots: &mut Slots, id: SlotId, result: i32) -> Option<&mut Op> {
     let count = usize::try_from(result).ok().filter(|&count| count > 0)?;
     if !slots.is_wanted(id) {
         return None;
     }
     let op = slots.get_mut(id)?;
-    match op {
+    let left = match op {
         Op::Send { bufs, sent, .. } => {
             *sent += count;
-            (*sent < bufs.len()).then_some(op)
+            *sent < bufs.len()
         }
-        _ => None,
-    }
+        Op::Recv {
+            buf, received, all, ..
+        } => {
+            *received += count;
+            *all && *received < buf.len()
+        }
+        _ => false,
+    };
+    left.then_some(op)
 }
 
-/// The result of the whole operation: a send's last part counts for all of its parts.
+/// The result of the whole operation: a transfer's last part counts for all of its parts.
 fn whole(slots: &mut Slots, id: SlotId, result: i32) -> i32 {
     match slots.get_mut(id) {
-        Some(Op::Send { sent, .. }) if result >= 0 => i32::try_from(*sent).unwrap_or(i32::MAX),
+        Some(Op::Send { sent: moved, .. } | Op::Recv { received: moved, .. }) if result >= 0 => {
+            i32::try_from(*moved).unwrap_or(i32::MAX)
+        }
         _ => result,
     }
 }

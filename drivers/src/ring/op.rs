@@ -81,12 +81,16 @@ pub enum Op {
         /// Who does it.
         aio: AioMode,
     },
-    /// Receive what there is, at least a byte, into a buffer.
+    /// Receive into a buffer.
     Recv {
         /// The socket.
         fd: Fd,
         /// Where the bytes go.
         buf: Buffer,
+        /// How many came already.
+        received: usize,
+        /// Go on until the buffer is full, rather than take what there is.
+        all: bool,
     },
     /// Send all bytes.
     Send {

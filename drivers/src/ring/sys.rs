@@ -2,7 +2,7 @@
 
 use std::os::fd::AsRawFd;
 
-use crate::buffer::{Buffer, Buffers};
+use crate::buffer::Buffers;
 
 use super::op::Fd;
 
@@ -11,12 +11,6 @@ pub(super) const MOST_PARTS: usize = 1024;
 
 /// The most bytes the kernel moves in one call; what is more makes it stop short.
 pub(super) const MOST_BYTES: usize = 0x7fff_f000;
-
-/// A buffer's address as the kernel takes it. The kernel writes through it, so it comes from a unique borrow.
-#[inline]
-pub(super) fn address(buffer: &mut Buffer) -> *mut u8 {
-    buffer.as_mut_ptr()
-}
 
 /// The buffers' bytes from the `skip`th on, as the kernel takes them.
 pub(super) fn parts(bufs: &mut Buffers, mut skip: usize) -> impl Iterator<Item = libc::iovec> {

@@ -253,9 +253,12 @@ fn socket(op: &Op) -> Option<&Fd> {
 /// Tries an operation without blocking.
 fn attempt(op: &mut Op) -> Tried {
     match op {
-        Op::Recv { fd, buf } => {
-            let received = recv(&*fd, &mut **buf, RecvFlags::DONTWAIT).map(|(count, _)| count);
-            tried(received, EventFlags::IN)
+        Op::Recv {
+            fd, buf, received, ..
+        } => {
+            let rest = buf.get_mut(*received..).unwrap_or_default();
+            let count = recv(&*fd, rest, RecvFlags::DONTWAIT).map(|(count, _)| count);
+            tried(count, EventFlags::IN)
         }
         Op::Send { fd, bufs, sent } => tried(send(fd, bufs, *sent), EventFlags::OUT),
         Op::Accept { fd } => {

@@ -232,9 +232,18 @@ impl Uring {
                 .offset(*offset)
                 .mode(*mode)
                 .build(),
-            Op::Recv { fd, buf } => {
-                let len = buf.len().min(sys::MOST_BYTES) as u32;
-                opcode::Recv::new(types::Fd(fd.as_raw_fd()), sys::address(buf), len).build()
+            Op::Recv {
+                fd,
+                buf,
+                received,
+                all,
+            } => {
+                let rest = buf.get_mut(*received..).unwrap_or_default();
+                let len = rest.len().min(sys::MOST_BYTES) as u32;
+                let flags = if *all { libc::MSG_WAITALL } else { 0 };
+                opcode::Recv::new(types::Fd(fd.as_raw_fd()), rest.as_mut_ptr(), len)
+                    .flags(flags)
+                    .build()
             }
             Op::Send { fd, bufs, sent } => self.send(id, fd.as_raw_fd(), bufs, *sent),
             Op::Accept { fd } => {
