@@ -4,7 +4,7 @@ pub mod buffer;
 pub mod builtin;
 pub mod driver;
 pub mod null;
+pub mod qcow2;
 pub mod raw;
 pub mod reopen;
-pub mod qcow2;
 pub mod ring;
