@@ -3,14 +3,20 @@
 use std::sync::Arc;
 
 use crate::driver::{DriverKind, Registry};
+use crate::file::FileKind;
 use crate::null::NullKind;
 use crate::raw::RawKind;
 
 /// A registry of all drivers that are built in.
 #[must_use]
 pub fn builtin() -> Registry {
-    let kinds: [Arc<dyn DriverKind>; 3] =
-        [Arc::new(NullKind::CO), Arc::new(NullKind::AIO), Arc::new(RawKind)];
+    let kinds: [Arc<dyn DriverKind>; 5] = [
+        Arc::new(FileKind::FILE),
+        Arc::new(FileKind::HOST_DEVICE),
+        Arc::new(NullKind::CO),
+        Arc::new(NullKind::AIO),
+        Arc::new(RawKind),
+    ];
     let mut registry = Registry::empty();
     for kind in kinds {
         let name = kind.name();
@@ -29,7 +35,7 @@ mod tests {
     #[test]
     fn every_built_in_driver_is_found_by_its_name() {
         let registry = builtin();
-        for name in ["null-aio", "null-co", "raw"] {
+        for name in ["file", "host_device", "null-aio", "null-co", "raw"] {
             assert_eq!(registry.find(name).map(|kind| kind.name()), Some(name));
         }
     }

@@ -3,6 +3,7 @@
 pub mod buffer;
 pub mod builtin;
 pub mod driver;
+pub mod file;
 pub mod null;
 pub mod qcow2;
 pub mod raw;

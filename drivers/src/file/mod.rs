@@ -1,0 +1,418 @@
+//! `file` and `host_device`: images in regular files and on the host's block devices.
+//!
+//! ```text
+//!   options   what the user asked for
+//!   open      descriptors, kinds, alignment           lock      locks between processes, as QEMU takes them
+//!   state     permissions and reopen: which descriptor, which locks
+//!   data      reads and writes                        erase     zero writes and discards
+//!   status    holes and data                          truncate  lengths and preallocation
+//!   create    making and deleting files               device    sector sizes and geometry
+//!   sys       the system calls that have no safe wrapper
+//! ```
+//!
+//! All that may block runs in the ring or on its thread pool; only questions that a local file system answers from
+//! memory (length, unlocking) are asked in place.
+
+mod create;
+mod data;
+mod device;
+mod erase;
+mod lock;
+mod open;
+mod options;
+mod state;
+mod status;
+mod sys;
+mod truncate;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures_util::future::LocalBoxFuture;
+use messages::global_state::Options;
+use messages::io::Preallocation;
+use messages::{Error, ErrorKind, IoError, IoResult, Limits, OpenFlags, Permissions, RequestFlags, Result};
+
+use crate::buffer::{Buffers, OPT_MEM_ALIGN};
+use crate::driver::{
+    Abilities, Ability, Answer, Child, ChildKind, CopySource, CreateRequest, Driver, DriverKind, Extent,
+    OpenRequest, Opened, Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
+};
+use crate::ring::{AioMode, FileOps, Ring};
+
+pub use create::{CreateFile, create_file, delete_file};
+pub use device::{probe_blocksizes, probe_geometry};
+pub use lock::LockHint;
+pub use options::strip_protocol;
+
+use lock::Locks;
+use open::{Access, Handle, Kind};
+use options::{FileOptions, Locking};
+
+/// One of the two drivers on files of the host.
+#[derive(Debug, Clone, Copy)]
+pub struct FileKind {
+    name: &'static str,
+}
+
+impl FileKind {
+    /// `file`, for regular files.
+    pub const FILE: Self = Self { name: "file" };
+    /// `host_device`, for block and character devices.
+    pub const HOST_DEVICE: Self = Self { name: "host_device" };
+}
+
+impl DriverKind for FileKind {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn children(&self) -> &'static [ChildKind] {
+        &[]
+    }
+
+    fn is_protocol(&self) -> bool {
+        true
+    }
+
+    fn open(&self, request: OpenRequest) -> LocalBoxFuture<'static, Result<Opened>> {
+        let driver = self.name;
+        Box::pin(async move {
+            let OpenRequest {
+                options, flags, ring, ..
+            } = request;
+            let parsed = FileOptions::new(driver, &options, flags)?;
+            let filename = parsed.filename.clone();
+            // Nobody uses a node that is being opened: no permission is taken, and no byte locked.
+            let access = Access::new(flags, Permissions::empty());
+            let handle = ring
+                .blocking(move || Handle::open(driver, &filename, access))
+                .await?;
+            let locking = uses_locks(parsed.locking, &handle)?;
+            let config = Config {
+                driver,
+                options,
+                parsed,
+                flags,
+                locking,
+            };
+            let state = State {
+                config,
+                handle,
+                used: Usage::NONE,
+                caps: Caps::ALL,
+                flush_error: None,
+            };
+            Ok(Opened {
+                driver: Rc::new(File::new(state, ring)),
+                flags,
+                backing: None,
+            })
+        })
+    }
+
+    fn create(&self, request: CreateRequest) -> LocalBoxFuture<'static, Result<()>> {
+        let driver = self.name;
+        Box::pin(async move {
+            if driver != FileKind::FILE.name {
+                let text = format!("Driver '{driver}' does not support blockdev-create");
+                return Err(Error::new(ErrorKind::Unsupported, text));
+            }
+            let wanted: CreateFile = crate::driver::parse_options(request.options)?;
+            request.ring.blocking(move || create_file(&wanted)).await
+        })
+    }
+}
+
+fn uses_locks(locking: Locking, handle: &Handle) -> Result<bool> {
+    let available = lock::is_available(&handle.fd);
+    if locking == Locking::On && !available {
+        let text = "locking=on was specified, but the file does not support OFD locks";
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    }
+    Ok(locking != Locking::Off && available)
+}
+
+/// What a node was opened with.
+#[derive(Debug, Clone)]
+struct Config {
+    driver: &'static str,
+    options: Options,
+    parsed: FileOptions,
+    flags: OpenFlags,
+    /// Other processes are kept away by locks.
+    locking: bool,
+}
+
+/// How the node's parents use it.
+#[derive(Debug, Clone, Copy)]
+struct Usage {
+    taken: Permissions,
+    shared: Permissions,
+}
+
+impl Usage {
+    /// Nobody does.
+    const NONE: Self = Self {
+        taken: Permissions::empty(),
+        shared: Permissions::all(),
+    };
+}
+
+/// What the file system has not refused yet. Whatever it refuses once is not tried again.
+#[derive(Debug, Clone, Copy)]
+struct Caps {
+    zero_range: bool,
+    punch_hole: bool,
+    allocate: bool,
+}
+
+impl Caps {
+    const ALL: Self = Self {
+        zero_range: true,
+        punch_hole: true,
+        allocate: true,
+    };
+}
+
+/// All that goes along when the node moves to another iothread.
+#[derive(Debug, Clone)]
+struct State {
+    config: Config,
+    handle: Handle,
+    used: Usage,
+    caps: Caps,
+    /// A flush has failed, and the kernel may have dropped what it could not write: no later flush may succeed.
+    flush_error: Option<IoError>,
+}
+
+/// An open file or device.
+struct File {
+    ring: Ring,
+    config: RefCell<Config>,
+    handle: RefCell<Handle>,
+    /// The descriptor of `handle`, ready for use.
+    ops: RefCell<FileOps>,
+    used: Cell<Usage>,
+    /// What a reopen or a change of permissions has prepared.
+    pending: RefCell<Option<state::Pending>>,
+    caps: Cell<Caps>,
+    flush_error: Cell<Option<IoError>>,
+    known_data: status::KnownData,
+}
+
+impl File {
+    fn new(state: State, ring: Ring) -> Self {
+        let State {
+            config,
+            handle,
+            used,
+            caps,
+            flush_error,
+        } = state;
+        let ops = FileOps::new(&ring, Arc::clone(&handle.fd), config.parsed.aio());
+        Self {
+            ring,
+            config: RefCell::new(config),
+            handle: RefCell::new(handle),
+            ops: RefCell::new(ops),
+            used: Cell::new(used),
+            pending: RefCell::default(),
+            caps: Cell::new(caps),
+            flush_error: Cell::new(flush_error),
+            known_data: status::KnownData::default(),
+        }
+    }
+
+    fn fd(&self) -> crate::ring::Fd {
+        Arc::clone(&self.handle.borrow().fd)
+    }
+
+    fn kind(&self) -> Kind {
+        self.handle.borrow().kind
+    }
+
+    fn aio(&self) -> AioMode {
+        self.config.borrow().parsed.aio()
+    }
+
+    fn may_unmap(&self) -> bool {
+        self.config.borrow().flags.contains(OpenFlags::UNMAP)
+    }
+
+    /// The length of the file now, in bytes. A local file system answers from memory.
+    fn length_now(&self) -> IoResult<u64> {
+        let end = rustix::fs::seek(&self.handle.borrow().fd, rustix::fs::SeekFrom::End(0));
+        end.map_err(open::errno)
+    }
+}
+
+impl Driver for File {
+    fn abilities(&self) -> Abilities {
+        let handle = self.handle.borrow();
+        let Caps {
+            zero_range,
+            punch_hole,
+            allocate,
+        } = self.caps.get();
+        let native = |yes| if yes { Ability::Native } else { Ability::Emulated };
+        let discards = self.may_unmap() && punch_hole && handle.kind != Kind::Character;
+        Abilities {
+            limits: Limits {
+                request_alignment: handle.alignment.request,
+                mem_alignment: handle.alignment.memory,
+                opt_mem_alignment: handle.alignment.memory.max(OPT_MEM_ALIGN as u32),
+                write_zeroes_alignment: handle.alignment.erase,
+                discard_alignment: handle.alignment.erase,
+                ..Limits::default()
+            },
+            write_zeroes: native(zero_range || punch_hole || allocate),
+            zero_unmap: self.may_unmap(),
+            discard: if discards { Ability::Native } else { Ability::None },
+            fua: Ability::Native,
+            has_zero_init: handle.kind == Kind::Regular,
+            ..Abilities::default()
+        }
+    }
+
+    fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
+        self.locate_data(purpose, offset, len)
+    }
+
+    fn read(&self, offset: u64, buffers: Buffers, _flags: RequestFlags) -> Answer<'_, Transfer> {
+        Answer::wait(self.read_all(offset, buffers))
+    }
+
+    fn place(&self, _offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+        Answer::ready(Ok(Placement {
+            len,
+            target: Target::Own,
+            head: 0,
+            tail: 0,
+            ticket: None,
+        }))
+    }
+
+    fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
+        Answer::ready(written)
+    }
+
+    fn write(&self, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'_, Transfer> {
+        Answer::wait(self.write_all(offset, buffers, flags.contains(RequestFlags::FUA)))
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
+        Answer::wait(self.zero(offset, len, flags))
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
+        Answer::wait(self.forget(offset, len))
+    }
+
+    fn flush(&self) -> Answer<'_, IoResult<()>> {
+        Answer::wait(self.sync())
+    }
+
+    fn truncate(
+        &self,
+        size: u64,
+        exact: bool,
+        preallocation: Preallocation,
+        _flags: RequestFlags,
+    ) -> Answer<'_, Result<()>> {
+        Answer::wait(self.resize(size, exact, preallocation))
+    }
+
+    fn length(&self) -> Answer<'_, IoResult<u64>> {
+        Answer::ready(self.length_now())
+    }
+
+    fn allocated_size(&self) -> Answer<'_, IoResult<u64>> {
+        let fd = self.fd();
+        Answer::wait(async move {
+            let facts = self
+                .ring
+                .blocking(move || rustix::fs::fstat(&fd))
+                .await
+                .map_err(open::errno)?;
+            // `st_blocks` counts units of 512 bytes, whatever the file system's blocks are.
+            u64::try_from(facts.st_blocks)
+                .ok()
+                .and_then(|blocks| blocks.checked_mul(512))
+                .ok_or(IoError::Invalid)
+        })
+    }
+
+    fn copy_source(&self, offset: u64, _len: u64) -> Option<CopySource> {
+        Some(CopySource {
+            file: self.fd(),
+            offset,
+        })
+    }
+
+    fn copy_from(&self, source: CopySource, offset: u64, len: u64) -> Answer<'_, IoResult<u64>> {
+        Answer::wait(self.copy_in(source, offset, len))
+    }
+
+    fn permissions_prepare(&self, taken: Permissions, shared: Permissions) -> Answer<'_, Result<()>> {
+        Answer::wait(self.prepare_usage(Usage { taken, shared }))
+    }
+
+    fn permissions_commit(&self) {
+        self.commit_usage();
+    }
+
+    fn permissions_abort(&self) {
+        self.abort_usage();
+    }
+
+    fn reopen_prepare(&self, request: ReopenRequest) -> Answer<'_, Result<()>> {
+        Answer::wait(self.prepare_reopen(request))
+    }
+
+    fn reopen_commit(&self) {
+        self.commit_reopen();
+    }
+
+    fn reopen_abort(&self) {
+        self.abort_reopen();
+    }
+
+    fn specific_info(&self) -> Option<serde_json::Value> {
+        let hint = self.handle.borrow().extent_size_hint;
+        let data = if hint == 0 {
+            serde_json::json!({})
+        } else {
+            serde_json::json!({"extent-size-hint": hint})
+        };
+        Some(serde_json::json!({"type": "file", "data": data}))
+    }
+
+    fn filename(&self) -> Option<String> {
+        Some(self.config.borrow().parsed.filename.clone())
+    }
+
+    fn depart(&self) -> Box<dyn Parcel> {
+        Box::new(State {
+            config: self.config.borrow().clone(),
+            handle: self.handle.borrow().clone(),
+            used: self.used.get(),
+            caps: self.caps.get(),
+            flush_error: self.flush_error.get(),
+        })
+    }
+
+    fn close(&self) -> Answer<'_, Result<()>> {
+        // A descriptor handed out for a copy may outlive the node, its locks must not.
+        lock::trim(&self.handle.borrow().fd, self.held_locks(), Locks::NONE);
+        self.used.set(Usage::NONE);
+        Answer::ready(Ok(()))
+    }
+}
+
+impl Parcel for State {
+    fn arrive(self: Box<Self>, _children: Vec<Child>, ring: Ring) -> Rc<dyn Driver> {
+        Rc::new(File::new(*self, ring))
+    }
+}

@@ -1,0 +1,282 @@
+//! Opening files and devices: descriptors, what they must be, and the alignment they ask for. All of it blocks.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use messages::{Error, ErrorKind, IoError, OpenFlags, Permissions, Result};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, fcntl_getfl, fcntl_setfl, fstat, open, statx};
+use rustix::io::Errno;
+
+use super::sys;
+use crate::buffer::{Buffer, OPT_MEM_ALIGN};
+use crate::ring::Fd;
+
+/// Permissions that need a descriptor open for writing.
+const WRITERS: Permissions = Permissions::WRITE
+    .union(Permissions::WRITE_UNCHANGED)
+    .union(Permissions::RESIZE);
+
+/// How a descriptor is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Access {
+    /// For writing too.
+    pub(super) write: bool,
+    /// Past the page cache.
+    pub(super) direct: bool,
+}
+
+impl Access {
+    /// What a node opened with `flags` and used with the permissions `taken` needs. With `auto-read-only` the file is
+    /// opened for writing only while there is a writer.
+    pub(super) fn new(flags: OpenFlags, taken: Permissions) -> Self {
+        let may_write = flags.contains(OpenFlags::RDWR);
+        let write = may_write && (!flags.contains(OpenFlags::AUTO_RDONLY) || taken.intersects(WRITERS));
+        Self {
+            write,
+            direct: flags.contains(OpenFlags::NOCACHE),
+        }
+    }
+
+    fn flags(self) -> OFlags {
+        let mode = if self.write { OFlags::RDWR } else { OFlags::RDONLY };
+        let direct = if self.direct {
+            OFlags::DIRECT
+        } else {
+            OFlags::empty()
+        };
+        mode | direct | OFlags::CLOEXEC | OFlags::NOCTTY
+    }
+}
+
+/// What a node may be made on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A regular file.
+    Regular,
+    /// A block device.
+    Block,
+    /// A character device.
+    Character,
+}
+
+/// What direct I/O demands; 1 and 1 without it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Alignment {
+    /// Of offsets and lengths, in bytes.
+    pub(super) request: u32,
+    /// Of memory, in bytes.
+    pub(super) memory: u32,
+    /// Of discards and zero writes, in bytes; 0 where they may have any.
+    pub(super) erase: u32,
+}
+
+/// An open file, all that had to be found out about it included.
+#[derive(Debug, Clone)]
+pub(super) struct Handle {
+    pub(super) fd: Fd,
+    pub(super) access: Access,
+    pub(super) kind: Kind,
+    pub(super) alignment: Alignment,
+    /// In bytes; 0 if there is none.
+    pub(super) extent_size_hint: u32,
+}
+
+impl Handle {
+    /// Opens `filename` for the driver of this name: a regular file for `file`, a device for `host_device`.
+    ///
+    /// # Errors
+    /// The file cannot be opened so, is of another kind, or is a device that refuses writes.
+    pub(super) fn open(driver: &str, filename: &str, access: Access) -> Result<Self> {
+        let wants_device = driver != "file";
+        // A pipe must not hold up the open until it has a writer, only to be refused. Devices give O_NONBLOCK other
+        // meanings, and are what was asked for.
+        let fd = open_path(filename, filename, access, !wants_device)?;
+        let kind = match FileType::from_raw_mode(stat(&fd)?.st_mode) {
+            FileType::RegularFile if !wants_device => Kind::Regular,
+            FileType::BlockDevice if wants_device => Kind::Block,
+            FileType::CharacterDevice if wants_device => Kind::Character,
+            _ => return Err(wrong_kind(driver, filename, wants_device)),
+        };
+        Self::new(fd, kind, access)
+    }
+
+    /// Opens the same file anew, whatever its name is by now.
+    ///
+    /// # Errors
+    /// As for [`Handle::open`].
+    pub(super) fn reopen(&self, filename: &str, access: Access) -> Result<Self> {
+        let link = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        let fd = match open_path(&link, filename, access, false) {
+            Err(error) if error.kind() == ErrorKind::Io(IoError::from_errno(libc::ENOENT)) => {
+                let fd = open_path(filename, filename, access, false)?;
+                self.check_same(&fd, filename)?;
+                fd
+            }
+            other => other?,
+        };
+        Self::new(fd, self.kind, access)
+    }
+
+    /// Without `/proc` only the name is left, and by that there may be another file now.
+    fn check_same(&self, fd: &OwnedFd, filename: &str) -> Result<()> {
+        let (old, new) = (stat(&self.fd)?, stat(fd)?);
+        if (old.st_dev, old.st_ino) == (new.st_dev, new.st_ino) {
+            return Ok(());
+        }
+        let text = format!("Could not open '{filename}': another file has that name now");
+        Err(Error::new(ErrorKind::NotFound, text))
+    }
+
+    fn new(fd: OwnedFd, kind: Kind, access: Access) -> Result<Self> {
+        if access.write && kind == Kind::Block && sys::is_read_only_device(fd.as_fd()).unwrap_or(false) {
+            return Err(Error::io(
+                "The device is not writable",
+                IoError::from_errno(libc::EACCES),
+            ));
+        }
+        let alignment = alignment(&fd, kind, access)?;
+        let extent_size_hint = match kind {
+            Kind::Regular => sys::extent_size_hint(&fd).unwrap_or(0),
+            Kind::Block | Kind::Character => 0,
+        };
+        Ok(Self {
+            fd: Arc::new(fd),
+            access,
+            kind,
+            alignment,
+            extent_size_hint,
+        })
+    }
+}
+
+fn stat(fd: impl AsFd) -> Result<rustix::fs::Stat> {
+    fstat(fd).map_err(|error| Error::io("Could not stat file", errno(error)))
+}
+
+fn wrong_kind(driver: &str, filename: &str, wants_device: bool) -> Error {
+    let kind = if wants_device {
+        "either a character or block device"
+    } else {
+        "a regular file"
+    };
+    let text = format!("'{driver}' driver requires '{filename}' to be {kind}");
+    Error::new(ErrorKind::InvalidArgument, text)
+}
+
+/// Opens `path`, which errors call `filename`.
+fn open_path(path: &str, filename: &str, access: Access, nonblocking: bool) -> Result<OwnedFd> {
+    let extra = if nonblocking {
+        OFlags::NONBLOCK
+    } else {
+        OFlags::empty()
+    };
+    let fd = open(path, access.flags() | extra, Mode::empty()).map_err(|error| {
+        if error == Errno::INVAL && access.direct && lacks_direct_io(path, access, extra) {
+            let text = format!("Could not open '{filename}': filesystem does not support O_DIRECT");
+            return Error::caused_by(ErrorKind::Io(IoError::Invalid), text, errno(error));
+        }
+        Error::io(&format!("Could not open '{filename}'"), errno(error))
+    })?;
+    if nonblocking {
+        // Left on, the ring would answer EAGAIN rather than wait for the disk.
+        let flags = fcntl_getfl(&fd).map(|flags| flags - OFlags::NONBLOCK);
+        flags
+            .and_then(|flags| fcntl_setfl(&fd, flags))
+            .map_err(|error| Error::io(&format!("Could not open '{filename}'"), errno(error)))?;
+    }
+    Ok(fd)
+}
+
+/// Whether it is direct I/O that an open was refused for.
+fn lacks_direct_io(path: &str, access: Access, extra: OFlags) -> bool {
+    open(
+        path,
+        Access {
+            direct: false,
+            ..access
+        }
+        .flags()
+            | extra,
+        Mode::empty(),
+    )
+    .is_ok()
+}
+
+/// The rustix error as an I/O error.
+pub(super) fn errno(error: Errno) -> IoError {
+    IoError::from_errno(error.raw_os_error())
+}
+
+fn alignment(fd: &OwnedFd, kind: Kind, access: Access) -> Result<Alignment> {
+    let logical = match kind {
+        Kind::Block => rustix::fs::ioctl_blksszget(fd)
+            .ok()
+            .filter(|size| is_alignment(*size)),
+        Kind::Regular | Kind::Character => None,
+    };
+    let erase = logical.unwrap_or(0);
+    if !access.direct {
+        return Ok(Alignment {
+            request: 1,
+            memory: 1,
+            erase,
+        });
+    }
+    let told = told_alignment(fd);
+    let request = logical
+        .or(told.map(|(request, _)| request))
+        .or_else(|| probe_request_alignment(fd));
+    let memory = told
+        .map(|(_, memory)| memory)
+        .or_else(|| probe_memory_alignment(fd, request?));
+    match (request, memory) {
+        (Some(request), Some(memory)) => Ok(Alignment {
+            request,
+            memory,
+            erase,
+        }),
+        _ => Err(Error::new(
+            ErrorKind::Unsupported,
+            "Could not find working O_DIRECT alignment",
+        )),
+    }
+}
+
+/// The largest alignment that is believed.
+const MAX_ALIGNMENT: u32 = 64 << 10;
+
+fn is_alignment(bytes: u32) -> bool {
+    bytes.is_power_of_two() && bytes <= MAX_ALIGNMENT
+}
+
+/// The alignment of requests and of memory that the kernel tells (Linux 6.1, some file systems).
+fn told_alignment(fd: &OwnedFd) -> Option<(u32, u32)> {
+    let facts = statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).ok()?;
+    let told = facts.stx_mask & StatxFlags::DIOALIGN.bits() != 0;
+    let pair = (facts.stx_dio_offset_align, facts.stx_dio_mem_align);
+    Some(pair).filter(|(request, memory)| told && is_alignment(*request) && is_alignment(*memory))
+}
+
+/// What is tried, in bytes. If 1 works, whoever serves the file does not care, or does not tell before real I/O: then
+/// the largest is taken.
+const GUESSES: [u32; 5] = [1, 512, 1024, 2048, 4096];
+
+fn probe_request_alignment(fd: &OwnedFd) -> Option<u32> {
+    let mut buffer = Buffer::zeroed(OPT_MEM_ALIGN);
+    first_that_works(|guess| can_read(fd, buffer.get_mut(..guess)))
+}
+
+fn probe_memory_alignment(fd: &OwnedFd, request: u32) -> Option<u32> {
+    let mut buffer = Buffer::zeroed(2 * MAX_ALIGNMENT as usize);
+    first_that_works(|guess| can_read(fd, buffer.get_mut(guess..guess + request as usize)))
+}
+
+fn first_that_works(mut works: impl FnMut(usize) -> bool) -> Option<u32> {
+    let first = GUESSES.into_iter().find(|guess| works(*guess as usize));
+    first.map(|guess| if guess == 1 { OPT_MEM_ALIGN as u32 } else { guess })
+}
+
+/// Whether a read at the start of the file into this memory is well-formed, whatever else may be wrong with it.
+fn can_read(fd: &OwnedFd, memory: Option<&mut [u8]>) -> bool {
+    memory.is_some_and(|memory| rustix::io::pread(fd, memory, 0) != Err(Errno::INVAL))
+}

@@ -1,0 +1,235 @@
+//! Permissions and reopen: both may ask for another descriptor and for other locks, and come in one transaction.
+//!
+//! Preparing adds locks to the descriptor in use, so that it holds the old ones and the new ones, and opens another
+//! descriptor with all of them if the access changes. Committing swaps the descriptors and gives up what is left
+//! over. So there is no moment without the locks that either side of the change needs.
+
+use messages::{OpenFlags, Result};
+
+use super::lock::{self, Locks};
+use super::open::{Access, Handle};
+use super::options::{FileOptions, MUTABLE};
+use super::{Config, File, Usage};
+use crate::driver::ReopenRequest;
+use crate::reopen::check_unchanged;
+use crate::ring::FileOps;
+
+/// What is ready to be committed. A transaction commits both parts, or none.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    reopen: Option<Config>,
+    usage: Option<Usage>,
+    /// Replaces the descriptor in use with the first commit.
+    handle: Option<Handle>,
+}
+
+/// One of the two parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Reopen,
+    Usage,
+}
+
+fn locks_for(config: &Config, used: Usage) -> Locks {
+    if !config.locking || config.flags.contains(OpenFlags::INACTIVE) {
+        return Locks::NONE;
+    }
+    Locks::new(used.taken, used.shared)
+}
+
+impl File {
+    /// The bytes that the descriptor in use has locked.
+    pub(super) fn held_locks(&self) -> Locks {
+        let config = self.config.borrow();
+        let committed = locks_for(&config, self.used.get());
+        match &*self.pending.borrow() {
+            None => committed,
+            Some(Pending { reopen, usage, .. }) => {
+                let next = locks_for(
+                    reopen.as_ref().unwrap_or(&config),
+                    usage.unwrap_or(self.used.get()),
+                );
+                committed.union(next)
+            }
+        }
+    }
+
+    /// Readies these permissions.
+    pub(super) async fn prepare_usage(&self, usage: Usage) -> Result<()> {
+        let reopen = self
+            .pending
+            .borrow_mut()
+            .as_mut()
+            .and_then(|pending| pending.reopen.take());
+        self.prepare(
+            Pending {
+                reopen,
+                usage: Some(usage),
+                handle: None,
+            },
+            Part::Usage,
+        )
+        .await
+    }
+
+    /// Readies these options and flags.
+    pub(super) async fn prepare_reopen(&self, request: ReopenRequest) -> Result<()> {
+        let ReopenRequest { options, flags } = request;
+        let old = self.config.borrow().clone();
+        check_unchanged(&old.options, &options, &MUTABLE)?;
+        let parsed = FileOptions::new(old.driver, &options, flags)?;
+        let usage = self.pending.borrow().as_ref().and_then(|pending| pending.usage);
+        let config = Config {
+            options,
+            parsed,
+            flags,
+            ..old
+        };
+        self.prepare(
+            Pending {
+                reopen: Some(config),
+                usage,
+                handle: None,
+            },
+            Part::Reopen,
+        )
+        .await
+    }
+
+    /// Gets descriptor and locks for `next`, which then is pending; on an error only the other part still is.
+    async fn prepare(&self, mut next: Pending, part: Part) -> Result<()> {
+        // A descriptor that the other part has prepared would conflict with the check of the locks: it is made anew.
+        drop(
+            self.pending
+                .borrow_mut()
+                .as_mut()
+                .and_then(|pending| pending.handle.take()),
+        );
+        let used = self.used.get();
+        let config = self.config.borrow().clone();
+        let committed = locks_for(&config, used);
+        let config = next.reopen.as_ref().unwrap_or(&config);
+        let used = next.usage.unwrap_or(used);
+        let plan = Plan {
+            handle: self.handle.borrow().clone(),
+            filename: config.parsed.filename.clone(),
+            access: Access::new(config.flags, used.taken),
+            held: self.held_locks(),
+            wanted: locks_for(config, used),
+            committed,
+        };
+        match self.ring.blocking(move || plan.run()).await {
+            Ok(handle) => {
+                next.handle = handle;
+                self.pending.replace(Some(next));
+                Ok(())
+            }
+            Err(error) => {
+                match part {
+                    Part::Reopen => next.reopen = None,
+                    Part::Usage => next.usage = None,
+                }
+                self.keep(next);
+                Err(error)
+            }
+        }
+    }
+
+    fn keep(&self, rest: Pending) {
+        let rest = Some(rest).filter(|rest| rest.reopen.is_some() || rest.usage.is_some());
+        self.pending.replace(rest);
+    }
+
+    pub(super) fn commit_usage(&self) {
+        self.commit(Part::Usage);
+    }
+
+    pub(super) fn commit_reopen(&self) {
+        self.commit(Part::Reopen);
+    }
+
+    fn commit(&self, part: Part) {
+        let held = self.held_locks();
+        let Some(mut pending) = self.pending.take() else {
+            return;
+        };
+        match part {
+            Part::Usage => self.used.set(pending.usage.take().unwrap_or(self.used.get())),
+            Part::Reopen => {
+                if let Some(config) = pending.reopen.take() {
+                    self.config.replace(config);
+                }
+            }
+        }
+        if let Some(handle) = pending.handle.take() {
+            self.ops
+                .replace(FileOps::new(&self.ring, handle.fd.clone(), self.aio()));
+            let old = self.handle.replace(handle);
+            // Somebody may still copy from the old one, but it is not what keeps other processes away any more.
+            lock::trim(&old.fd, held, Locks::NONE);
+        }
+        self.keep(pending);
+        lock::trim(&self.handle.borrow().fd, held, self.held_locks());
+    }
+
+    pub(super) fn abort_usage(&self) {
+        self.abort(Part::Usage);
+    }
+
+    pub(super) fn abort_reopen(&self) {
+        self.abort(Part::Reopen);
+    }
+
+    fn abort(&self, part: Part) {
+        let held = self.held_locks();
+        let Some(mut pending) = self.pending.take() else {
+            return;
+        };
+        match part {
+            Part::Usage => pending.usage = None,
+            Part::Reopen => pending.reopen = None,
+        }
+        pending.handle = None;
+        self.keep(pending);
+        lock::trim(&self.handle.borrow().fd, held, self.held_locks());
+    }
+}
+
+/// What a pool thread does to prepare a change.
+struct Plan {
+    handle: Handle,
+    filename: String,
+    access: Access,
+    /// What the descriptor in use has locked, and keeps if this fails.
+    held: Locks,
+    /// What must be locked for the change.
+    wanted: Locks,
+    /// What was locked before the transaction began: within that nobody can be in conflict.
+    committed: Locks,
+}
+
+impl Plan {
+    /// Gives the new descriptor, if there has to be one.
+    fn run(self) -> Result<Option<Handle>> {
+        let new = if self.access == self.handle.access {
+            None
+        } else {
+            Some(self.handle.reopen(&self.filename, self.access)?)
+        };
+        let locked = self.lock(new.as_ref());
+        if locked.is_err() {
+            lock::trim(&self.handle.fd, self.held.union(self.wanted), self.held);
+        }
+        locked.map(|()| new)
+    }
+
+    fn lock(&self, new: Option<&Handle>) -> Result<()> {
+        lock::add(&self.handle.fd, self.held, self.wanted)?;
+        if !self.committed.contains(self.wanted) {
+            lock::check(&self.handle.fd, self.wanted, &self.filename)?;
+        }
+        new.map_or(Ok(()), |new| {
+            lock::add(&new.fd, Locks::NONE, self.held.union(self.wanted))
+        })
+    }
+}
