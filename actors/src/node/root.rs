@@ -13,6 +13,7 @@ use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use messages::io::{Operation, Outcome};
 use messages::{IoError, Permissions, RequestFlags};
+use tracing::Instrument;
 
 use super::cell::NodeCell;
 use super::choke;
@@ -124,12 +125,18 @@ impl RootCell {
         };
         let node = self.node();
         let writethrough = self.handle.writethrough();
+        let span = request_span(&node, &operation);
         let future = async move {
             let outcome = choke::execute_admitted(&node, operation, &admission, writethrough).await;
             (outcome, Some(admission))
         };
+        let future: LocalBoxFuture<'static, Answered> = if span.is_disabled() {
+            Box::pin(future)
+        } else {
+            Box::pin(future.instrument(span))
+        };
         ToTheEnd {
-            future: Some(Box::pin(future)),
+            future: Some(future),
             local,
         }
         .await
@@ -239,6 +246,14 @@ impl RootCell {
         }
         self.node().remove_root(self);
     }
+}
+
+/// The span of a request, from its admission to its answer; `-T millpond::request=trace` shows it.
+fn request_span(node: &NodeCell, operation: &Operation<Buffers>) -> tracing::Span {
+    let (offset, len) = choke::range_of(operation);
+    tracing::trace_span!(
+        target: "millpond::request", "request", node = node.name(), operation = ?operation.kind(), offset, len
+    )
 }
 
 impl Parked {

@@ -45,13 +45,28 @@ fn a_client_may_do_what_it_was_granted_within_the_node() {
     let world = World::new(1);
     let node = world.memory(0, 4096);
     let reader = world.client_with(0, node, Permissions::CONSISTENT_READ, false);
-    assert_eq!(block_on(reader.write(0, bytes(1, 1), PLAIN)).0, Err(IoError::NotPermitted));
-    assert_eq!(block_on(reader.write_zeroes(0, 1, PLAIN)), Err(IoError::NotPermitted));
+    assert_eq!(
+        block_on(reader.write(0, bytes(1, 1), PLAIN)).0,
+        Err(IoError::NotPermitted)
+    );
+    assert_eq!(
+        block_on(reader.write_zeroes(0, 1, PLAIN)),
+        Err(IoError::NotPermitted)
+    );
     assert_eq!(block_on(reader.discard(0, 1)), Err(IoError::NotPermitted));
     let writer = world.client(0, node);
-    assert_eq!(block_on(writer.write(4090, bytes(1, 7), PLAIN)).0, Err(IoError::OutOfRange));
-    assert_eq!(block_on(writer.read(u64::MAX, bytes(0, 7))).0, Err(IoError::OutOfRange));
-    assert_eq!(block_on(writer.write_zeroes(1, u64::MAX, PLAIN)), Err(IoError::OutOfRange));
+    assert_eq!(
+        block_on(writer.write(4090, bytes(1, 7), PLAIN)).0,
+        Err(IoError::OutOfRange)
+    );
+    assert_eq!(
+        block_on(writer.read(u64::MAX, bytes(0, 7))).0,
+        Err(IoError::OutOfRange)
+    );
+    assert_eq!(
+        block_on(writer.write_zeroes(1, u64::MAX, PLAIN)),
+        Err(IoError::OutOfRange)
+    );
 }
 
 #[test]
@@ -75,7 +90,10 @@ fn a_drain_waits_for_what_is_in_flight_and_parks_what_comes_later_in_order() {
     in_flight.go.send(()).unwrap();
     first.join().unwrap().unwrap();
     world.await_quiesced(node, token);
-    assert!(world.held.is_empty(), "nothing reaches a driver within a still section");
+    assert!(
+        world.held.is_empty(),
+        "nothing reaches a driver within a still section"
+    );
 
     world.send(0, Order::Resume(node, token));
     let order: Vec<u64> = (0..5).map(|_| world.let_go(OperationKind::Write)).collect();
@@ -102,7 +120,13 @@ fn sections_nest_and_end_in_any_order_and_the_driver_hears_the_first_and_the_las
     world.let_go(OperationKind::Read);
     waiting.join().unwrap().unwrap();
     let control = &world.control;
-    assert_eq!((control.quiesced.load(Ordering::SeqCst), control.resumed.load(Ordering::SeqCst)), (1, 1));
+    assert_eq!(
+        (
+            control.quiesced.load(Ordering::SeqCst),
+            control.resumed.load(Ordering::SeqCst)
+        ),
+        (1, 1)
+    );
 }
 
 #[test]
@@ -159,15 +183,30 @@ fn a_node_moves_between_iothreads_with_what_is_parked_at_it() {
     world.hold(true);
     let parked = start({
         let client = client.clone();
-        async move { join(client.write(8, bytes(6, 8), PLAIN), client.write(16, bytes(7, 8), PLAIN)).await }
+        async move {
+            join(
+                client.write(8, bytes(6, 8), PLAIN),
+                client.write(16, bytes(7, 8), PLAIN),
+            )
+            .await
+        }
     });
     let pending_seen = world.is_quiesced(0, node, token);
     assert!(pending_seen);
-    world.done(0, Order::Depart { node, to: world.iothreads[1].clone() });
+    world.done(
+        0,
+        Order::Depart {
+            node,
+            to: world.iothreads[1].clone(),
+        },
+    );
     assert_eq!(client.iothread(), world.iothreads[1].id());
     assert!(world.held.is_empty(), "the section moved along");
     world.send(1, Order::Resume(node, token));
-    let order = [world.let_go(OperationKind::Write), world.let_go(OperationKind::Write)];
+    let order = [
+        world.let_go(OperationKind::Write),
+        world.let_go(OperationKind::Write),
+    ];
     assert_eq!(order, [8, 16]);
     let ((first, _), (second, _)) = parked.join().unwrap();
     first.and(second).unwrap();
@@ -211,9 +250,15 @@ fn zeroes_are_written_where_the_driver_has_no_better_way_unless_that_is_forbidde
     let node = world.memory(0, 4096);
     let client = world.client(0, node);
     block_on(client.write(0, bytes(1, 4096), PLAIN)).0.unwrap();
-    assert_eq!(block_on(client.write_zeroes(0, 100, RequestFlags::NO_FALLBACK)), Err(IoError::NotSupported));
+    assert_eq!(
+        block_on(client.write_zeroes(0, 100, RequestFlags::NO_FALLBACK)),
+        Err(IoError::NotSupported)
+    );
     block_on(client.write_zeroes(10, 100, PLAIN)).unwrap();
-    assert_eq!(read(&client, 0, 120), [vec![1; 10], vec![0; 100], vec![1; 10]].concat());
+    assert_eq!(
+        read(&client, 0, 120),
+        [vec![1; 10], vec![0; 100], vec![1; 10]].concat()
+    );
 }
 
 #[test]
@@ -244,7 +289,10 @@ fn a_detached_client_gets_errors_and_what_it_had_parked_fails() {
     drop(world.order(0, Order::Pending(node)));
     world.done(0, Order::DetachRoot(client.root()));
     assert_eq!(parked.join().unwrap(), Err(IoError::NoMedium));
-    assert_eq!(block_on(client.read(0, Buffers::zeroed(8))).0, Err(IoError::NoMedium));
+    assert_eq!(
+        block_on(client.read(0, Buffers::zeroed(8))).0,
+        Err(IoError::NoMedium)
+    );
 }
 
 #[test]
@@ -259,7 +307,10 @@ fn a_slow_drain_names_what_it_waits_for() {
         panic!("another answer");
     };
     assert_eq!(pending.len(), 1);
-    assert_eq!((pending[0].operation, pending[0].offset, pending[0].len), (OperationKind::Write, 64, 32));
+    assert_eq!(
+        (pending[0].operation, pending[0].offset, pending[0].len),
+        (OperationKind::Write, 64, 32)
+    );
     assert_eq!(pending[0].stands_at, format!("node{}", node.0));
     held.go.send(()).unwrap();
     write.join().unwrap().unwrap();

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crossbeam_channel::Sender;
 use drivers::buffer::Buffers;
 use drivers::driver::{
-    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, OpenRequest, Opened, Parcel,
-    Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
+    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, OpenRequest, Opened,
+    Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
 };
 use drivers::ring::Ring;
 use futures_channel::oneshot;
@@ -60,9 +60,18 @@ impl DriverKind for MemoryKind {
     }
 
     fn open(&self, request: OpenRequest) -> LocalBoxFuture<'static, Result<Opened>> {
-        let driver =
-            Memory { control: Arc::clone(&self.control), bytes: RefCell::new(vec![0; self.size]), gone: Cell::default() };
-        Box::pin(async move { Ok(Opened { driver: Rc::new(driver), flags: request.flags, backing: None }) })
+        let driver = Memory {
+            control: Arc::clone(&self.control),
+            bytes: RefCell::new(vec![0; self.size]),
+            gone: Cell::default(),
+        };
+        Box::pin(async move {
+            Ok(Opened {
+                driver: Rc::new(driver),
+                flags: request.flags,
+                backing: None,
+            })
+        })
     }
 }
 
@@ -79,7 +88,11 @@ impl Memory {
 
     fn check_alignment(&self, offset: u64, len: usize) {
         let align = u64::from(self.control.alignment.load(Ordering::SeqCst).max(1));
-        assert_eq!((offset % align, len as u64 % align), (0, 0), "the choke point aligns");
+        assert_eq!(
+            (offset % align, len as u64 % align),
+            (0, 0),
+            "the choke point aligns"
+        );
     }
 }
 
@@ -87,7 +100,10 @@ impl Driver for Memory {
     fn abilities(&self) -> Abilities {
         let request_alignment = self.control.alignment.load(Ordering::SeqCst).max(1);
         Abilities {
-            limits: Limits { request_alignment, ..Limits::default() },
+            limits: Limits {
+                request_alignment,
+                ..Limits::default()
+            },
             fua: Ability::Emulated,
             ..Abilities::default()
         }
@@ -113,7 +129,13 @@ impl Driver for Memory {
     }
 
     fn place(&self, _offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
-        Answer::ready(Ok(Placement { len, target: Target::Own, head: 0, tail: 0, ticket: None }))
+        Answer::ready(Ok(Placement {
+            len,
+            target: Target::Own,
+            head: 0,
+            tail: 0,
+            ticket: None,
+        }))
     }
 
     fn settle(&self, _ticket: Ticket, _written: IoResult<()>) -> Answer<'_, IoResult<()>> {
@@ -121,7 +143,10 @@ impl Driver for Memory {
     }
 
     fn write(&self, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'_, Transfer> {
-        assert!(!flags.contains(RequestFlags::FUA), "FUA is emulated for this driver");
+        assert!(
+            !flags.contains(RequestFlags::FUA),
+            "FUA is emulated for this driver"
+        );
         self.check_alignment(offset, buffers.len());
         let wait = self.wait(OperationKind::Write, offset);
         Answer::wait(async move {
@@ -180,7 +205,10 @@ impl Driver for Memory {
 
     fn depart(&self) -> Box<dyn Parcel> {
         self.gone.set(true);
-        Box::new(Packed { control: Arc::clone(&self.control), bytes: self.bytes.take() })
+        Box::new(Packed {
+            control: Arc::clone(&self.control),
+            bytes: self.bytes.take(),
+        })
     }
 
     fn close(&self) -> Answer<'_, Result<()>> {
@@ -195,7 +223,11 @@ struct Packed {
 
 impl Parcel for Packed {
     fn arrive(self: Box<Self>, _children: Vec<Child>, _ring: Ring) -> Rc<dyn Driver> {
-        Rc::new(Memory { control: self.control, bytes: RefCell::new(self.bytes), gone: Cell::default() })
+        Rc::new(Memory {
+            control: self.control,
+            bytes: RefCell::new(self.bytes),
+            gone: Cell::default(),
+        })
     }
 }
 
@@ -204,7 +236,11 @@ pub struct PassKind;
 
 struct Pass(Child);
 
-const PASS_CHILDREN: &[ChildKind] = &[ChildKind { name: "file", role: Role::FILTERED, required: true }];
+const PASS_CHILDREN: &[ChildKind] = &[ChildKind {
+    name: "file",
+    role: Role::FILTERED,
+    required: true,
+}];
 
 impl DriverKind for PassKind {
     fn name(&self) -> &'static str {
@@ -225,7 +261,13 @@ impl DriverKind for PassKind {
 
     fn open(&self, mut request: OpenRequest) -> LocalBoxFuture<'static, Result<Opened>> {
         let driver = Pass(request.children.remove(0));
-        Box::pin(async move { Ok(Opened { driver: Rc::new(driver), flags: request.flags, backing: None }) })
+        Box::pin(async move {
+            Ok(Opened {
+                driver: Rc::new(driver),
+                flags: request.flags,
+                backing: None,
+            })
+        })
     }
 }
 
@@ -241,7 +283,13 @@ impl Driver for Pass {
     }
 
     fn locate(&self, _purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
-        Answer::ready(Ok(Extent::new(len, At::Child { slot: ChildSlot::FILE, offset })))
+        Answer::ready(Ok(Extent::new(
+            len,
+            At::Child {
+                slot: ChildSlot::FILE,
+                offset,
+            },
+        )))
     }
 
     fn read(&self, _offset: u64, buffers: Buffers, _flags: RequestFlags) -> Answer<'_, Transfer> {
@@ -249,8 +297,17 @@ impl Driver for Pass {
     }
 
     fn place(&self, offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
-        let target = Target::Child { slot: ChildSlot::FILE, offset };
-        Answer::ready(Ok(Placement { len, target, head: 0, tail: 0, ticket: None }))
+        let target = Target::Child {
+            slot: ChildSlot::FILE,
+            offset,
+        };
+        Answer::ready(Ok(Placement {
+            len,
+            target,
+            head: 0,
+            tail: 0,
+            ticket: None,
+        }))
     }
 
     fn settle(&self, _ticket: Ticket, _written: IoResult<()>) -> Answer<'_, IoResult<()>> {
@@ -273,7 +330,13 @@ impl Driver for Pass {
         Answer::ready(Ok(()))
     }
 
-    fn truncate(&self, size: u64, exact: bool, how: Preallocation, flags: RequestFlags) -> Answer<'_, Result<()>> {
+    fn truncate(
+        &self,
+        size: u64,
+        exact: bool,
+        how: Preallocation,
+        flags: RequestFlags,
+    ) -> Answer<'_, Result<()>> {
         Answer::wait(async move {
             let truncated = self.0.truncate(size, exact, how, flags).await;
             truncated.map_err(|error| messages::Error::io("Could not resize", error))

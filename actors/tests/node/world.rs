@@ -35,7 +35,10 @@ impl World {
         let (held_tx, held) = unbounded();
         let start = |index: usize| {
             let tell = tell.clone();
-            let config = IoThreadConfig { name: format!("test-{index}"), ..IoThreadConfig::default() };
+            let config = IoThreadConfig {
+                name: format!("test-{index}"),
+                ..IoThreadConfig::default()
+            };
             let sink: millpond::node::EventSink = Arc::new(move |event| drop(tell.send(event)));
             IoThread::start(config, move |local| serve(local, sink)).unwrap()
         };
@@ -62,7 +65,11 @@ impl World {
 
     pub fn send(&self, iothread: usize, order: Order) -> Ticket {
         let ticket = Ticket(self.fresh());
-        assert!(self.iothreads[iothread].send(Mail::Control { ticket, order }).is_ok());
+        assert!(
+            self.iothreads[iothread]
+                .send(Mail::Control { ticket, order })
+                .is_ok()
+        );
         ticket
     }
 
@@ -106,7 +113,12 @@ impl World {
         }
     }
 
-    pub fn open(&self, iothread: usize, kind: Arc<dyn DriverKind>, children: Vec<Option<NodeAddress>>) -> NodeId {
+    pub fn open(
+        &self,
+        iothread: usize,
+        kind: Arc<dyn DriverKind>,
+        children: Vec<Option<NodeAddress>>,
+    ) -> NodeId {
         let node = NodeId(self.fresh());
         self.done(
             iothread,
@@ -124,11 +136,21 @@ impl World {
     }
 
     pub fn memory(&self, iothread: usize, size: usize) -> NodeId {
-        self.open(iothread, Arc::new(MemoryKind { control: Arc::clone(&self.control), size }), Vec::new())
+        self.open(
+            iothread,
+            Arc::new(MemoryKind {
+                control: Arc::clone(&self.control),
+                size,
+            }),
+            Vec::new(),
+        )
     }
 
     pub fn address(&self, iothread: usize, node: NodeId) -> NodeAddress {
-        NodeAddress { node, iothread: self.iothreads[iothread].clone() }
+        NodeAddress {
+            node,
+            iothread: self.iothreads[iothread].clone(),
+        }
     }
 
     pub fn client(&self, iothread: usize, node: NodeId) -> Client {
@@ -154,7 +176,9 @@ impl World {
     }
 
     pub fn next_held(&self) -> Held {
-        self.held.recv_timeout(DEADLINE).expect("a transfer reaches the driver")
+        self.held
+            .recv_timeout(DEADLINE)
+            .expect("a transfer reaches the driver")
     }
 
     pub fn let_go(&self, kind: OperationKind) -> u64 {

@@ -31,7 +31,9 @@ impl By<'_> {
         self.0.is_none()
     }
 
+    /// The request goes on to `node`'s driver.
     fn stands_at(self, node: &NodeCell) {
+        tracing::trace!(target: "millpond::request", node = node.name(), driver = node.kind().name(), "handed to driver");
         if let Some(admission) = self.0 {
             admission.stands_at(node.id());
         }

@@ -34,7 +34,10 @@ pub async fn write_zeroes(
     passed.remove(RequestFlags::FUA);
     let alone = serialise(cell, offset, len, flags).await?;
     let abilities = cell.abilities();
-    let alignment = abilities.limits.write_zeroes_alignment.max(cell.limits().request_alignment);
+    let alignment = abilities
+        .limits
+        .write_zeroes_alignment
+        .max(cell.limits().request_alignment);
     let mut done = 0;
     while done < len {
         let at = offset.saturating_add(done);
@@ -163,7 +166,10 @@ async fn serialise(
         granularity => granularity,
     };
     let start = offset / granularity * granularity;
-    let end = offset.saturating_add(len).checked_next_multiple_of(granularity).ok_or(IoError::OutOfRange)?;
+    let end = offset
+        .saturating_add(len)
+        .checked_next_multiple_of(granularity)
+        .ok_or(IoError::OutOfRange)?;
     let no_wait = flags.contains(RequestFlags::NO_WAIT);
     cell.tracker().begin(start, end, true, no_wait).await.map(Some)
 }
@@ -173,7 +179,10 @@ async fn alone_on_blocks(cell: &Rc<NodeCell>, offset: u64, len: u64) -> IoResult
     if !cell.tracks_blocks() {
         return Ok(None);
     }
-    cell.tracker().begin(offset, offset.saturating_add(len), true, false).await.map(Some)
+    cell.tracker()
+        .begin(offset, offset.saturating_add(len), true, false)
+        .await
+        .map(Some)
 }
 
 #[cfg(test)]
