@@ -30,7 +30,7 @@ fn run<F: Future>(ring: &Ring, future: F) -> F::Output {
     }
 }
 
-/// Counts warnings.
+/// Counts warnings and errors.
 struct Warnings(Arc<AtomicUsize>);
 
 impl Subscriber for Warnings {
@@ -111,6 +111,28 @@ fn refused_io_uring_is_replaced_with_one_warning() {
         });
         thread.join().unwrap();
     }
+}
+
+#[test]
+fn a_ring_whose_operations_do_not_end_is_leaked_with_an_error() {
+    let wake = Arc::new(Wake::new().unwrap());
+    let ring = Ring::new(RingConfig {
+        engine: Engine::Threads,
+        ..RingConfig::new(wake)
+    })
+    .unwrap();
+    let (release, held) = crossbeam_channel::bounded::<()>(0);
+    let (ended, end) = crossbeam_channel::bounded(1);
+    drop(ring.blocking(move || {
+        let _ = held.recv();
+        ended.send(()).unwrap();
+    }));
+    let errors = Arc::new(AtomicUsize::new(0));
+    tracing::subscriber::with_default(Warnings(errors.clone()), || drop(ring));
+    assert_eq!(errors.load(Ordering::Relaxed), 1);
+    // The job goes on in memory that is still there.
+    drop(release);
+    end.recv().unwrap();
 }
 
 /// Time that passes only when everybody sleeps.
