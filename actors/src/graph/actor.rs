@@ -1,0 +1,245 @@
+//! The actix actor around the policy. It decides nothing.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use actix::{Actor, AsyncContext, Context, Handler, Message, ResponseFuture, StreamHandler};
+use drivers::driver::Registry;
+use futures_channel::{mpsc, oneshot};
+use messages::global_state::{GraphReply, GraphRequest, IothreadOptions};
+use messages::{Error, ErrorKind, IoThreadId, Result};
+
+use super::carry::Handles;
+use super::handle::GraphHandle;
+use super::iothreads::{IothreadFactory, poll_params};
+use super::policy::{Effect, Event, ImplicitOpens, Policy, Reply, RequestId};
+use crate::node::{self, Client, EventSink, OrderOutcome};
+
+/// What a graph is started with.
+pub struct GraphConfig {
+    /// The drivers that nodes may have.
+    pub registry: Registry,
+    /// Whether backing files that images name are opened.
+    pub implicit: ImplicitOpens,
+    /// Where iothreads come from. The main one is the first that it is asked for.
+    pub iothreads: IothreadFactory,
+    /// The main iothread's properties.
+    pub main: IothreadOptions,
+}
+
+/// A request to the graph actor.
+#[derive(Debug)]
+pub struct GraphMessage(
+    /// What is asked.
+    pub GraphRequest,
+);
+
+impl Message for GraphMessage {
+    type Result = Result<GraphReply<Client>>;
+}
+
+/// Where a reply goes.
+pub(super) type ReplySender = oneshot::Sender<Result<GraphReply<Client>>>;
+
+/// What comes in, in one queue so that its order is kept.
+pub(super) enum Incoming {
+    /// A request. Its id is unique.
+    Request(RequestId, GraphRequest, Option<ReplySender>),
+    /// Nobody waits for this request's reply any more.
+    Abandoned(RequestId),
+    /// Something happened in an iothread.
+    Event(node::Event),
+}
+
+/// The actor.
+pub struct Graph {
+    policy: Policy,
+    handles: Handles,
+    replies: HashMap<RequestId, ReplySender>,
+    iothreads: IothreadFactory,
+    events: EventSink,
+    incoming: Option<mpsc::UnboundedReceiver<Incoming>>,
+    handle: GraphHandle,
+    begun: Instant,
+}
+
+impl Graph {
+    /// Starts the actor on the current actix arbiter, and its main iothread.
+    ///
+    /// # Errors
+    /// The main iothread cannot be started.
+    pub fn start(mut config: GraphConfig) -> io::Result<(actix::Addr<Self>, GraphHandle)> {
+        let (sender, incoming) = mpsc::unbounded();
+        let told = sender.clone();
+        // The graph may be gone while its iothreads end.
+        let events: EventSink = Arc::new(move |event| drop(told.unbounded_send(Incoming::Event(event))));
+        let (main, thread) = (config.iothreads)(&config.main, Arc::clone(&events))?;
+        let handle = GraphHandle::new(sender);
+        let mut handles = Handles::default();
+        let policy = Policy::new(config.registry, config.implicit, main.id(), thread);
+        handles.iothreads.insert(main.id(), main);
+        let graph = Self {
+            policy,
+            handles,
+            replies: HashMap::new(),
+            iothreads: config.iothreads,
+            events,
+            incoming: Some(incoming),
+            handle: handle.clone(),
+            begun: Instant::now(),
+        };
+        Ok((Actor::start(graph), handle))
+    }
+
+    fn receive(&mut self, incoming: Incoming) {
+        let now = self.begun.elapsed();
+        let effects = match incoming {
+            Incoming::Request(id, request, reply) => {
+                if let Some(reply) = reply {
+                    self.replies.insert(id, reply);
+                }
+                self.policy.request(id, request, now)
+            }
+            Incoming::Abandoned(id) => self.policy.abandon(id, now),
+            Incoming::Event(event) => self.policy.event(Event::Node(event), now),
+        };
+        self.carry_out(effects);
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        // A queue, since an effect that fails at once is an event with effects of its own.
+        let mut queue = VecDeque::from(effects);
+        while let Some(effect) = queue.pop_front() {
+            let event = match effect {
+                Effect::Send {
+                    iothread,
+                    ticket,
+                    order,
+                } => {
+                    let sent = self.handles.send(iothread, ticket, order);
+                    let failed = |error| node::Event::Ended(ticket, OrderOutcome::Done(Err(error)));
+                    sent.err().map(|error| Event::Node(failed(error)))
+                }
+                Effect::StartIothread { ticket, options } => {
+                    Some(Event::Started(ticket, self.start_iothread(&options)))
+                }
+                Effect::Reply { id, result } => {
+                    self.reply(id, result);
+                    None
+                }
+                other => {
+                    self.note(other);
+                    None
+                }
+            };
+            if let Some(event) = event {
+                let now = self.begun.elapsed();
+                queue.extend(self.policy.event(event, now));
+            }
+        }
+    }
+
+    fn note(&mut self, effect: Effect) {
+        match effect {
+            Effect::RootPermissions { root, permissions } => {
+                if let Some(root) = self.handles.roots.get(&root) {
+                    root.set_permissions(permissions);
+                }
+            }
+            Effect::RootGone(root) => {
+                self.handles.roots.remove(&root);
+            }
+            Effect::TuneIothread { iothread, options } => {
+                if let Some(iothread) = self.handles.iothreads.get(&iothread) {
+                    iothread.set_poll(poll_params(&options));
+                }
+            }
+            Effect::StopIothread(iothread) => {
+                if let Some(iothread) = self.handles.iothreads.remove(&iothread) {
+                    iothread.stop();
+                }
+            }
+            Effect::Send { .. } | Effect::StartIothread { .. } | Effect::Reply { .. } => {}
+        }
+    }
+
+    fn start_iothread(&mut self, options: &IothreadOptions) -> Result<(IoThreadId, u32)> {
+        let (iothread, thread) = (self.iothreads)(options, Arc::clone(&self.events)).map_err(|error| {
+            let context = format!("Could not start iothread '{}': {error}", options.id);
+            Error::caused_by(ErrorKind::Io(io_error(&error)), context, error)
+        })?;
+        let id = iothread.id();
+        self.handles.iothreads.insert(id, iothread);
+        Ok((id, thread))
+    }
+
+    fn reply(&mut self, id: RequestId, result: Reply) {
+        let result = result.and_then(|reply| self.with_handles(reply));
+        let Some(reply) = self.replies.remove(&id) else {
+            return;
+        };
+        // Whoever asked may have gone: what it was given would otherwise be held for ever.
+        match reply.send(result) {
+            Err(Ok(GraphReply::Still(token))) => self.handle.send(GraphRequest::DrainEnd(token)),
+            Err(Ok(GraphReply::Root(client))) => self.handle.send(GraphRequest::DetachRoot(client.root())),
+            Ok(()) | Err(_) => {}
+        }
+    }
+
+    fn with_handles(&self, reply: GraphReply<messages::RootId>) -> Result<GraphReply<Client>> {
+        Ok(match reply {
+            GraphReply::Root(root) => {
+                let handle = self.handles.roots.get(&root);
+                GraphReply::Root(Client::new(handle.ok_or_else(closed)?))
+            }
+            GraphReply::Done => GraphReply::Done,
+            GraphReply::Still(token) => GraphReply::Still(token),
+            GraphReply::Json(json) => GraphReply::Json(json),
+            GraphReply::Graph(facts) => GraphReply::Graph(facts),
+            GraphReply::Drains(drains) => GraphReply::Drains(drains),
+            GraphReply::Node(facts) => GraphReply::Node(facts),
+            GraphReply::Iothreads(iothreads) => GraphReply::Iothreads(iothreads),
+        })
+    }
+}
+
+fn io_error(error: &io::Error) -> messages::IoError {
+    messages::IoError::from_errno(error.raw_os_error().unwrap_or(messages::error::errno::EIO))
+}
+
+pub(super) fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "The block layer is shutting down")
+}
+
+impl Actor for Graph {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        if let Some(incoming) = self.incoming.take() {
+            context.add_stream(incoming);
+        }
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        for iothread in self.handles.iothreads.values() {
+            iothread.stop();
+        }
+    }
+}
+
+impl StreamHandler<Incoming> for Graph {
+    fn handle(&mut self, incoming: Incoming, _: &mut Self::Context) {
+        self.receive(incoming);
+    }
+}
+
+impl Handler<GraphMessage> for Graph {
+    type Result = ResponseFuture<Result<GraphReply<Client>>>;
+
+    fn handle(&mut self, GraphMessage(request): GraphMessage, _: &mut Self::Context) -> Self::Result {
+        let handle = self.handle.clone();
+        Box::pin(async move { handle.ask(request).await })
+    }
+}

@@ -1,0 +1,361 @@
+//! The graph for any program: async functions whose futures run on the caller's executor.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use futures_channel::{mpsc, oneshot};
+use messages::global_state::{
+    DrainScope, GraphFacts, GraphReply, GraphRequest, IothreadOptions, NodeFacts, Options, Query, RootRequest,
+};
+use messages::handshake::PendingDrain;
+use messages::{Error, ErrorKind, Permissions, Result, RootId, Token};
+use serde_json::Value;
+
+use super::actor::{Incoming, closed};
+use super::policy::RequestId;
+use crate::node::Client;
+
+/// A handle on the graph actor, for any thread. Cheap to clone.
+#[derive(Clone)]
+pub struct GraphHandle {
+    /// Unbounded: a request waits in the actor's queue or in this one, and whoever asks waits for its reply.
+    sender: mpsc::UnboundedSender<Incoming>,
+    last: Arc<AtomicU64>,
+}
+
+impl GraphHandle {
+    pub(super) fn new(sender: mpsc::UnboundedSender<Incoming>) -> Self {
+        Self {
+            sender,
+            last: Arc::default(),
+        }
+    }
+
+    fn next_id(&self) -> RequestId {
+        RequestId(self.last.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Sends a request whose reply nobody wants. It is on its way when this returns.
+    pub fn send(&self, request: GraphRequest) {
+        // Where the actor has ended, so has everything that could be asked of it.
+        drop(
+            self.sender
+                .unbounded_send(Incoming::Request(self.next_id(), request, None)),
+        );
+    }
+
+    /// Sends any request. It is on its way when this returns; the future is the reply. A future dropped early does not
+    /// take the request back, but what it would have given (a hold, a drained section) is given up again.
+    pub fn ask(&self, request: GraphRequest) -> Asked {
+        let id = self.next_id();
+        let (sender, reply) = oneshot::channel();
+        let sent = self
+            .sender
+            .unbounded_send(Incoming::Request(id, request, Some(sender)));
+        Asked {
+            id,
+            reply: sent.is_ok().then_some(reply),
+            handle: self.clone(),
+        }
+    }
+
+    async fn done(&self, request: GraphRequest) -> Result<()> {
+        match self.ask(request).await? {
+            GraphReply::Done => Ok(()),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Opens a node, with what it needs below it.
+    ///
+    /// # Errors
+    /// Whatever an open met; nothing is left behind.
+    pub async fn blockdev_add(&self, options: Options) -> Result<()> {
+        self.done(GraphRequest::BlockdevAdd(options)).await
+    }
+
+    /// Closes a node.
+    ///
+    /// # Errors
+    /// There is none, or it is in use.
+    pub async fn blockdev_del(&self, node_name: impl Into<String>) -> Result<()> {
+        self.done(GraphRequest::BlockdevDel {
+            node_name: node_name.into(),
+        })
+        .await
+    }
+
+    /// Changes options and children of nodes, all or none.
+    ///
+    /// # Errors
+    /// One of them cannot be; nothing has changed.
+    pub async fn blockdev_reopen(&self, nodes: Vec<Options>) -> Result<()> {
+        self.done(GraphRequest::BlockdevReopen(nodes)).await
+    }
+
+    /// Puts an overlay on top of a node.
+    ///
+    /// # Errors
+    /// One of them cannot be part of that; nothing has changed.
+    pub async fn blockdev_snapshot(&self, node: impl Into<String>, overlay: impl Into<String>) -> Result<()> {
+        self.done(GraphRequest::BlockdevSnapshot {
+            node: node.into(),
+            overlay: overlay.into(),
+        })
+        .await
+    }
+
+    /// Makes an image.
+    ///
+    /// # Errors
+    /// The driver's, or the node to format is in use.
+    pub async fn blockdev_create(&self, options: Options) -> Result<()> {
+        self.done(GraphRequest::BlockdevCreate(options)).await
+    }
+
+    /// Changes a node's length, in bytes.
+    ///
+    /// # Errors
+    /// Somebody relies on it, or the driver's.
+    pub async fn resize(&self, node_name: impl Into<String>, size: u64) -> Result<()> {
+        self.done(GraphRequest::Resize {
+            node_name: node_name.into(),
+            size,
+        })
+        .await
+    }
+
+    /// Moves a node and all that is joined to it; `None` is the main iothread.
+    ///
+    /// # Errors
+    /// There is no such node or iothread, or a user holds it where it is.
+    pub async fn set_iothread(
+        &self,
+        node_name: impl Into<String>,
+        iothread: Option<String>,
+        force: bool,
+    ) -> Result<()> {
+        self.done(GraphRequest::SetIothread {
+            node_name: node_name.into(),
+            iothread,
+            force,
+        })
+        .await
+    }
+
+    /// Takes hold of a node.
+    ///
+    /// # Errors
+    /// There is none, or others do not share what is asked for.
+    pub async fn attach(&self, request: RootRequest) -> Result<Client> {
+        match self.ask(GraphRequest::AttachRoot(request)).await? {
+            GraphReply::Root(client) => Ok(client),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Changes what a user of a node takes and shares.
+    ///
+    /// # Errors
+    /// Others do not share that.
+    pub async fn set_permissions(
+        &self,
+        root: RootId,
+        permissions: Permissions,
+        shared: Permissions,
+    ) -> Result<()> {
+        self.done(GraphRequest::SetRootPermissions {
+            root,
+            permissions,
+            shared,
+        })
+        .await
+    }
+
+    /// Lets go of a node.
+    ///
+    /// # Errors
+    /// There is no such hold.
+    pub async fn detach(&self, root: RootId) -> Result<()> {
+        self.done(GraphRequest::DetachRoot(root)).await
+    }
+
+    /// Begins a drained section, and waits until it is still. The section ends when the guard is dropped.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub async fn drain(&self, scope: DrainScope, user: impl Into<String>) -> Result<DrainGuard> {
+        match self
+            .ask(GraphRequest::DrainBegin {
+                scope,
+                user: user.into(),
+            })
+            .await?
+        {
+            GraphReply::Still(token) => Ok(DrainGuard {
+                token,
+                handle: self.clone(),
+            }),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Flushes every node.
+    ///
+    /// # Errors
+    /// A flush's.
+    pub async fn flush_all(&self) -> Result<()> {
+        self.done(GraphRequest::FlushAll).await
+    }
+
+    /// Drains, flushes and closes everything.
+    ///
+    /// # Errors
+    /// A flush's; all is closed nevertheless.
+    pub async fn close_all(&self) -> Result<()> {
+        self.done(GraphRequest::CloseAll).await
+    }
+
+    /// Starts an iothread.
+    ///
+    /// # Errors
+    /// The id is taken, or a property is out of range.
+    pub async fn add_iothread(&self, options: IothreadOptions) -> Result<()> {
+        self.done(GraphRequest::AddIothread(options)).await
+    }
+
+    /// Stops an iothread.
+    ///
+    /// # Errors
+    /// There is none, or a node lives there.
+    pub async fn del_iothread(&self, id: impl Into<String>) -> Result<()> {
+        self.done(GraphRequest::DelIothread { id: id.into() }).await
+    }
+
+    /// One node's facts.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn node(&self, node_name: impl Into<String>) -> Result<NodeFacts> {
+        match self
+            .ask(GraphRequest::Query(Query::Node {
+                node_name: node_name.into(),
+            }))
+            .await?
+        {
+            GraphReply::Node(facts) => Ok(facts),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// The whole graph.
+    ///
+    /// # Errors
+    /// The actor has ended.
+    pub async fn facts(&self) -> Result<GraphFacts> {
+        match self.ask(GraphRequest::Query(Query::Graph)).await? {
+            GraphReply::Graph(facts) => Ok(facts),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Drains that are not still, with what they wait for.
+    ///
+    /// # Errors
+    /// The actor has ended.
+    pub async fn pending_drains(&self) -> Result<Vec<PendingDrain>> {
+        match self.ask(GraphRequest::Query(Query::PendingDrains)).await? {
+            GraphReply::Drains(drains) => Ok(drains),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// `query-named-block-nodes`.
+    ///
+    /// # Errors
+    /// The actor has ended.
+    pub async fn named_nodes(&self, flat: bool) -> Result<Value> {
+        match self.ask(GraphRequest::Query(Query::NamedNodes { flat })).await? {
+            GraphReply::Json(json) => Ok(json),
+            _ => Err(unexpected()),
+        }
+    }
+}
+
+fn unexpected() -> Error {
+    Error::new(
+        ErrorKind::InvalidArgument,
+        "The graph gave a reply to another question",
+    )
+}
+
+/// A request's reply, once it is there.
+#[must_use = "the request is on its way, but whether it fails is told here"]
+pub struct Asked {
+    id: RequestId,
+    reply: Option<oneshot::Receiver<Result<GraphReply<Client>>>>,
+    handle: GraphHandle,
+}
+
+impl Future for Asked {
+    type Output = Result<GraphReply<Client>>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(reply) = &mut self.reply else {
+            return Poll::Ready(Err(closed()));
+        };
+        let Poll::Ready(result) = Pin::new(reply).poll(context) else {
+            return Poll::Pending;
+        };
+        self.reply = None;
+        Poll::Ready(result.unwrap_or_else(|_| Err(closed())))
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if let Some(mut reply) = self.reply.take() {
+            // Closed before the actor hears of it, so that it either sees the reply refused or was told in time.
+            reply.close();
+            drop(self.handle.sender.unbounded_send(Incoming::Abandoned(self.id)));
+            // A reply that had come already is given back here.
+            if let Ok(Some(Ok(reply))) = reply.try_recv() {
+                self.give_back(&reply);
+            }
+        }
+    }
+}
+
+impl Asked {
+    fn give_back(&self, reply: &GraphReply<Client>) {
+        match reply {
+            GraphReply::Still(token) => self.handle.send(GraphRequest::DrainEnd(*token)),
+            GraphReply::Root(client) => self.handle.send(GraphRequest::DetachRoot(client.root())),
+            _ => {}
+        }
+    }
+}
+
+/// A drained section that is still. It ends when this is dropped.
+#[must_use = "the section ends when the guard is dropped"]
+pub struct DrainGuard {
+    token: Token,
+    handle: GraphHandle,
+}
+
+impl DrainGuard {
+    /// The section.
+    #[must_use]
+    pub const fn token(&self) -> Token {
+        self.token
+    }
+}
+
+impl Drop for DrainGuard {
+    fn drop(&mut self) {
+        self.handle.send(GraphRequest::DrainEnd(self.token));
+    }
+}

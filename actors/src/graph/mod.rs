@@ -1,0 +1,21 @@
+//! The graph actor: which nodes there are, how they are joined, and every change of that.
+//!
+//! ```text
+//!   QMP, exports, embedders          Graph (control thread)               iothreads
+//!     GraphHandle, Addr<Graph> --request--> Policy --effects--> carried out --orders--> nodes
+//!                              <---reply---        <---events--------------------------
+//! ```
+//! All decisions are in [`policy`]; the [`Graph`] puts handles in place of ids and carries effects out.
+
+mod actor;
+mod carry;
+mod handle;
+mod iothreads;
+pub mod policy;
+mod show;
+
+pub use actor::{Graph, GraphConfig, GraphMessage};
+pub use handle::{DrainGuard, GraphHandle};
+pub use iothreads::{IothreadFactory, Started, system_iothreads};
+pub use policy::ImplicitOpens;
+pub use show::graph_json;

@@ -1,0 +1,104 @@
+//! Taking nodes away: `blockdev-del`, and the nodes that go with their last parent.
+
+use messages::{Error, ErrorKind, NodeId, Result};
+
+use super::transaction::{self, Transaction};
+use super::value::{Edge, Graph, Parent};
+use super::world::World;
+
+/// `blockdev-del`.
+///
+/// # Errors
+/// There is no such node, it is in use, or no user added it.
+pub async fn blockdev_del(world: &World, name: &str) -> Result<()> {
+    let node = world.graph(|graph| {
+        let node = graph.find(name)?;
+        if graph.roots_of(node.id).next().is_some() {
+            return Err(Error::new(ErrorKind::InUse, format!("Node {name} is in use")));
+        }
+        check_not_backing(graph, node.id)?;
+        if !node.owned {
+            let text = format!("Node {name} is not owned by the monitor");
+            return Err(Error::new(ErrorKind::InvalidArgument, text));
+        }
+        if !node.parents.is_empty() {
+            return Err(Error::new(
+                ErrorKind::InUse,
+                format!("Block device {name} is in use"),
+            ));
+        }
+        Ok(node.id)
+    })?;
+    world.graph(|graph| {
+        if let Some(node) = graph.node_mut(node) {
+            node.owned = false;
+        }
+    });
+    release(world, [node]).await;
+    Ok(())
+}
+
+/// Refuses what may not be done to a node that an overlay relies on.
+///
+/// # Errors
+/// Names the overlay.
+pub fn check_not_backing(graph: &Graph, id: NodeId) -> Result<()> {
+    let overlay = graph.parents_of(id).find_map(|edge| match edge.parent {
+        Parent::Node(overlay, _) if edge.name == "backing" => graph.node(overlay),
+        _ => None,
+    });
+    let Some((overlay, node)) = overlay.zip(graph.node(id)) else {
+        return Ok(());
+    };
+    Err(Error::new(
+        ErrorKind::InUse,
+        format!(
+            "Node '{}' is busy: node is used as backing hd of '{}'",
+            node.name, overlay.name
+        ),
+    ))
+}
+
+/// Closes those of `nodes` that nobody holds any more, and what then nobody holds below them.
+pub async fn release(world: &World, nodes: impl IntoIterator<Item = NodeId>) {
+    let mut open: Vec<NodeId> = nodes.into_iter().collect();
+    while let Some(id) = open.pop() {
+        let unused = world.graph(|graph| {
+            graph.node_mut(id).is_some_and(|node| {
+                let unused = !node.owned && node.parents.is_empty();
+                // From here on nobody finds it any more.
+                node.live &= !unused;
+                unused
+            })
+        });
+        if unused {
+            open.extend(close(world, id).await);
+        }
+    }
+}
+
+/// Closes a node without parents; answers what was below it.
+async fn close(world: &World, id: NodeId) -> Vec<NodeId> {
+    let edges: Vec<Edge> = world.graph(|graph| graph.children_of(id).cloned().collect());
+    // The driver writes back to its children as it closes, so the edges end with it and not before.
+    transaction::close_cell(world, id).await;
+    world.with(|state| {
+        for edge in &edges {
+            state.graph.unlink(edge.id);
+        }
+    });
+    transaction::forget_node(world, id);
+    let children: Vec<NodeId> = edges.into_iter().map(|edge| edge.child).collect();
+    refresh(world, &children).await;
+    children
+}
+
+/// Gives up what children no longer need to grant.
+pub async fn refresh(world: &World, nodes: &[NodeId]) {
+    let mut transaction = Transaction::new(world);
+    if let Err(error) = transaction.update_permissions(nodes.iter().copied()).await {
+        // Taking less cannot conflict; a driver that refuses keeps a lock longer than it must.
+        tracing::warn!(%error, "permissions could not be given up");
+    }
+    transaction.commit();
+}

@@ -1,0 +1,328 @@
+//! Drained sections: which nodes each covers, who has been asked, who has answered.
+//!
+//! ```text
+//!   Waiting --(all its parents in the section are quiet)--> Asked --(Quiesced)--> Quiet
+//! ```
+//! Every node keeps its own count of tokens, so sections need not know of each other: they nest and end in any order.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+use messages::{NodeId, Token};
+
+use super::order::Order;
+use super::value::{Direction, Graph};
+
+/// What a section covers, besides the ancestors of all that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cover {
+    /// These nodes.
+    Nodes(Vec<NodeId>),
+    /// These and all below.
+    Subtree(Vec<NodeId>),
+    /// Everything, and what comes.
+    All,
+}
+
+/// How far a node of a section is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Waiting,
+    Asked,
+    Quiet,
+}
+
+/// A section in force.
+#[derive(Debug)]
+pub struct Section {
+    /// What it covers.
+    pub cover: Cover,
+    /// Who began it.
+    pub user: String,
+    /// When.
+    pub begun: Duration,
+    nodes: BTreeMap<NodeId, Stage>,
+    /// The nodes asked, in that order: parents first.
+    asked: Vec<NodeId>,
+    /// Nodes that are not quiet.
+    missing: usize,
+    /// Whether somebody was told that it is still.
+    told: bool,
+}
+
+impl Section {
+    /// Whether no node of it can have anything in flight.
+    pub fn is_still(&self) -> bool {
+        self.missing == 0
+    }
+
+    /// The nodes that have been asked and have not answered.
+    pub fn unanswered(&self) -> impl Iterator<Item = NodeId> {
+        self.nodes
+            .iter()
+            .filter(|(_, stage)| **stage == Stage::Asked)
+            .map(|(id, _)| *id)
+    }
+}
+
+/// All sections in force.
+#[derive(Default)]
+pub struct Sections {
+    sections: BTreeMap<Token, Section>,
+    last: u64,
+    /// Orders to be sent.
+    outbox: Vec<(NodeId, Order)>,
+}
+
+impl Sections {
+    /// Begins a section.
+    pub fn begin(&mut self, graph: &Graph, cover: Cover, user: String, now: Duration) -> Token {
+        self.last += 1;
+        let token = Token(self.last);
+        let nodes = members(graph, &cover);
+        self.sections.insert(
+            token,
+            Section {
+                cover,
+                user,
+                begun: now,
+                nodes: BTreeMap::new(),
+                asked: Vec::new(),
+                missing: 0,
+                told: false,
+            },
+        );
+        self.extend(graph, token, nodes);
+        token
+    }
+
+    /// Ends a section: every node that was asked gets its gate back, children before parents.
+    pub fn end(&mut self, token: Token) -> bool {
+        let Some(section) = self.sections.remove(&token) else {
+            return false;
+        };
+        let resumes = section
+            .asked
+            .iter()
+            .rev()
+            .map(|node| (*node, Order::Resume(*node, token)));
+        self.outbox.extend(resumes);
+        true
+    }
+
+    /// A node answered.
+    pub fn quiesced(&mut self, graph: &Graph, node: NodeId, token: Token) {
+        let Some(section) = self.sections.get_mut(&token) else {
+            return;
+        };
+        match section.nodes.get_mut(&node) {
+            Some(stage @ Stage::Asked) => *stage = Stage::Quiet,
+            // An answer of a node that has left the section since, or a second one.
+            _ => return,
+        }
+        section.missing -= 1;
+        let below: Vec<NodeId> = graph.children_of(node).map(|edge| edge.child).collect();
+        for child in below {
+            ask_if_due(section, graph, token, child, &mut self.outbox);
+        }
+    }
+
+    /// A section.
+    pub fn get(&self, token: Token) -> Option<&Section> {
+        self.sections.get(&token)
+    }
+
+    /// All sections.
+    pub fn iter(&self) -> impl Iterator<Item = (Token, &Section)> {
+        self.sections.iter().map(|(token, section)| (*token, section))
+    }
+
+    /// The sections that have become still and about which nobody was told yet.
+    pub fn newly_still(&mut self) -> Vec<Token> {
+        let still = self
+            .sections
+            .iter_mut()
+            .filter(|(_, section)| section.is_still() && !section.told);
+        still
+            .map(|(token, section)| {
+                section.told = true;
+                *token
+            })
+            .collect()
+    }
+
+    /// Covers what an edge from `parent` to `child` will bring into sections in force; answers whether all of that is
+    /// quiet already, so that the edge may exist.
+    pub fn grow(&mut self, graph: &Graph, parent: NodeId, child: NodeId) -> bool {
+        let mut quiet = true;
+        let tokens: Vec<Token> = self.sections.keys().copied().collect();
+        for token in tokens {
+            let joining = self.joining(graph, token, parent, child);
+            quiet &= self.cover_all(graph, token, joining);
+        }
+        quiet
+    }
+
+    /// Covers a new node by the sections that cover everything, and answers whether it is quiet.
+    pub fn cover_new(&mut self, graph: &Graph, node: NodeId) -> bool {
+        let tokens: Vec<Token> = self
+            .sections
+            .iter()
+            .filter(|(_, section)| section.cover == Cover::All)
+            .map(|(token, _)| *token)
+            .collect();
+        tokens.into_iter().fold(true, |quiet, token| {
+            self.cover_all(graph, token, [node].into()) && quiet
+        })
+    }
+
+    fn cover_all(&mut self, graph: &Graph, token: Token, nodes: HashSet<NodeId>) -> bool {
+        self.extend(graph, token, nodes.iter().copied());
+        let Some(section) = self.sections.get(&token) else {
+            return true;
+        };
+        nodes
+            .iter()
+            .all(|node| section.nodes.get(node) == Some(&Stage::Quiet))
+    }
+
+    /// The nodes that an edge brings into a section.
+    fn joining(&self, graph: &Graph, token: Token, parent: NodeId, child: NodeId) -> HashSet<NodeId> {
+        let Some(section) = self.sections.get(&token) else {
+            return HashSet::new();
+        };
+        let below = match &section.cover {
+            Cover::All => return [parent, child].into(),
+            Cover::Nodes(_) => false,
+            Cover::Subtree(roots) => graph
+                .closure(roots.iter().copied(), Direction::Down)
+                .contains(&parent),
+        };
+        let mut joining = HashSet::new();
+        if below {
+            let under = graph.closure([child], Direction::Down);
+            joining = graph.closure(under, Direction::Up);
+        }
+        if below || section.nodes.contains_key(&child) {
+            joining.extend(graph.closure([parent], Direction::Up));
+        }
+        joining
+    }
+
+    /// Gives back what sections no longer cover now that an edge below `parent` is gone.
+    pub fn shrink(&mut self, graph: &Graph, parent: NodeId) {
+        for (token, section) in &mut self.sections {
+            if section.cover == Cover::All || !section.nodes.contains_key(&parent) {
+                continue;
+            }
+            let members = members(graph, &section.cover);
+            let gone: Vec<NodeId> = section
+                .nodes
+                .keys()
+                .filter(|node| !members.contains(node))
+                .copied()
+                .collect();
+            for node in gone {
+                remove(section, node);
+                if let Some(at) = section.asked.iter().position(|other| *other == node) {
+                    section.asked.remove(at);
+                    self.outbox.push((node, Order::Resume(node, *token)));
+                }
+            }
+            ask_all_due(section, graph, *token, &mut self.outbox);
+        }
+    }
+
+    /// A node is gone: nobody waits for it any more.
+    pub fn forget(&mut self, graph: &Graph, node: NodeId) {
+        for (token, section) in &mut self.sections {
+            if !section.nodes.contains_key(&node) {
+                continue;
+            }
+            remove(section, node);
+            section.asked.retain(|other| *other != node);
+            ask_all_due(section, graph, *token, &mut self.outbox);
+        }
+    }
+
+    /// The orders to be sent.
+    pub fn take_orders(&mut self) -> Vec<(NodeId, Order)> {
+        std::mem::take(&mut self.outbox)
+    }
+
+    fn extend(&mut self, graph: &Graph, token: Token, nodes: impl IntoIterator<Item = NodeId>) {
+        let Some(section) = self.sections.get_mut(&token) else {
+            return;
+        };
+        let mut new = Vec::new();
+        for node in nodes {
+            // A node that is being opened has no gate yet.
+            let is_open = graph.node(node).is_some_and(|node| node.facts.is_some());
+            if is_open && !section.nodes.contains_key(&node) {
+                section.nodes.insert(node, Stage::Waiting);
+                section.missing += 1;
+                new.push(node);
+            }
+        }
+        // Oldest last: parents are mostly younger than their children.
+        new.sort_unstable();
+        for node in new.into_iter().rev() {
+            ask_if_due(section, graph, token, node, &mut self.outbox);
+        }
+    }
+}
+
+fn members(graph: &Graph, cover: &Cover) -> HashSet<NodeId> {
+    match cover {
+        Cover::All => graph.nodes().map(|node| node.id).collect(),
+        Cover::Nodes(nodes) => graph.closure(nodes.iter().copied(), Direction::Up),
+        Cover::Subtree(roots) => {
+            let below = graph.closure(roots.iter().copied(), Direction::Down);
+            graph.closure(below, Direction::Up)
+        }
+    }
+}
+
+fn remove(section: &mut Section, node: NodeId) {
+    if section
+        .nodes
+        .remove(&node)
+        .is_some_and(|stage| stage != Stage::Quiet)
+    {
+        section.missing -= 1;
+    }
+}
+
+/// Asks a waiting node once none of its parents in the section can send to it any more.
+fn ask_if_due(
+    section: &mut Section,
+    graph: &Graph,
+    token: Token,
+    node: NodeId,
+    outbox: &mut Vec<(NodeId, Order)>,
+) {
+    let due = section.nodes.get(&node) == Some(&Stage::Waiting)
+        && graph.parent_nodes(node).all(|parent| {
+            section
+                .nodes
+                .get(&parent)
+                .is_none_or(|stage| *stage == Stage::Quiet)
+        });
+    if due {
+        section.nodes.insert(node, Stage::Asked);
+        section.asked.push(node);
+        outbox.push((node, Order::Quiesce(node, token)));
+    }
+}
+
+fn ask_all_due(section: &mut Section, graph: &Graph, token: Token, outbox: &mut Vec<(NodeId, Order)>) {
+    let waiting: Vec<NodeId> = section
+        .nodes
+        .iter()
+        .filter(|(_, stage)| **stage == Stage::Waiting)
+        .map(|(node, _)| *node)
+        .collect();
+    for node in waiting {
+        ask_if_due(section, graph, token, node, outbox);
+    }
+}

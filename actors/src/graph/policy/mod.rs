@@ -1,0 +1,349 @@
+//! The graph's policy: a plain synchronous struct that takes requests and events, and returns effects.
+//!
+//! It has no thread, no clock and does no I/O, so a test, a simulator or a model checker can drive it: the actor around
+//! it only carries effects out. Mutations run one at a time in the order they came; drained sections begin and end, and
+//! questions are answered, whatever mutation waits.
+
+mod backing;
+mod create;
+mod delete;
+mod drain;
+mod iothreads;
+mod open;
+mod options;
+mod order;
+mod permissions;
+mod query;
+mod reopen;
+mod resize;
+mod roots;
+mod shutdown;
+mod snapshot;
+mod transaction;
+mod value;
+mod world;
+
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use drivers::driver::Registry;
+use messages::global_state::{DrainScope, GraphReply, GraphRequest, IothreadOptions, Query};
+use messages::{Error, ErrorKind, IoThreadId, Permissions, Result, RootId, Token};
+
+use crate::node::Ticket;
+use world::{State, World};
+
+pub use drain::Cover;
+pub use order::{Address, Open, Order};
+
+/// Names a request, for its reply. Chosen by whoever asks; the policy only gives it back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// Whether the backing files that images name are opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ImplicitOpens {
+    /// As QEMU does.
+    #[default]
+    Allow,
+    /// Never: an image whose maker is not trusted must not choose which files are opened.
+    Deny,
+}
+
+/// A reply of the policy: a root edge by its id.
+pub type Reply = Result<GraphReply<RootId>>;
+
+/// What the policy wants done.
+pub enum Effect {
+    /// Send an order. If it cannot be sent, it has ended with an error.
+    Send {
+        /// To whom.
+        iothread: IoThreadId,
+        /// Names the answer.
+        ticket: Ticket,
+        /// The order.
+        order: Order,
+    },
+    /// Answer a request. Every request is answered exactly once.
+    Reply {
+        /// Which.
+        id: RequestId,
+        /// With what.
+        result: Reply,
+    },
+    /// A root's user may do this from now on.
+    RootPermissions {
+        /// The root.
+        root: RootId,
+        /// What it may do.
+        permissions: Permissions,
+    },
+    /// A root has ended.
+    RootGone(RootId),
+    /// Start an iothread, and tell of it by [`Event::Started`].
+    StartIothread {
+        /// Names the answer.
+        ticket: Ticket,
+        /// Its properties.
+        options: IothreadOptions,
+    },
+    /// Change an iothread's polling.
+    TuneIothread {
+        /// Which.
+        iothread: IoThreadId,
+        /// Its properties.
+        options: IothreadOptions,
+    },
+    /// Stop an iothread in which nothing is left.
+    StopIothread(IoThreadId),
+}
+
+/// What the policy is told.
+pub enum Event {
+    /// By a node.
+    Node(crate::node::Event),
+    /// By whoever carries out effects: an iothread was started, with its thread's id on the host, or was not.
+    Started(Ticket, Result<(IoThreadId, u32)>),
+}
+
+type Procedure = Pin<Box<dyn Future<Output = Reply>>>;
+
+/// The policy.
+pub struct Policy {
+    world: World,
+    queue: VecDeque<(RequestId, GraphRequest)>,
+    running: Option<(RequestId, Procedure)>,
+    questions: Vec<(RequestId, Procedure)>,
+    /// Who waits for which section.
+    waiting: HashMap<Token, RequestId>,
+}
+
+impl Policy {
+    /// A policy of an empty graph. `main` is the iothread in which nodes live by default, `thread` its host's id.
+    #[must_use]
+    pub fn new(registry: Registry, implicit: ImplicitOpens, main: IoThreadId, thread: u32) -> Self {
+        Self {
+            world: World::new(State::new(registry, implicit, main, thread)),
+            queue: VecDeque::new(),
+            running: None,
+            questions: Vec::new(),
+            waiting: HashMap::new(),
+        }
+    }
+
+    /// Takes a request. `now` is the time since any fixed moment.
+    pub fn request(&mut self, id: RequestId, request: GraphRequest, now: Duration) -> Vec<Effect> {
+        self.world.with(|state| state.now = now);
+        match request {
+            GraphRequest::Query(query) => self.questions.push((id, ask(&self.world, query))),
+            GraphRequest::DrainBegin { scope, user } => self.drain_begin(id, &scope, user),
+            GraphRequest::DrainEnd(token) => self.drain_end(id, token),
+            mutation => self.queue.push_back((id, mutation)),
+        }
+        self.drive()
+    }
+
+    /// Takes an event.
+    pub fn event(&mut self, event: Event, now: Duration) -> Vec<Effect> {
+        self.world.with(|state| {
+            state.now = now;
+            match event {
+                Event::Node(crate::node::Event::Ended(ticket, outcome)) => state.ended(ticket, outcome),
+                Event::Node(crate::node::Event::Quiesced(node, token)) => {
+                    state.sections.quiesced(&state.graph, node, token);
+                }
+                Event::Started(ticket, result) => state.started(ticket, result),
+            }
+        });
+        self.drive()
+    }
+
+    /// Goes on with everything that can go on.
+    fn drive(&mut self) -> Vec<Effect> {
+        loop {
+            let mut progress = self.drive_mutation();
+            progress |= self.drive_questions();
+            progress |= self.tell_still();
+            if !progress {
+                return self.world.with(State::take_effects);
+            }
+        }
+    }
+
+    fn drive_mutation(&mut self) -> bool {
+        if self.running.is_none() {
+            let Some((id, request)) = self.queue.pop_front() else {
+                return false;
+            };
+            let closed = self.world.with(|state| state.closed);
+            if closed {
+                let error = Error::new(ErrorKind::Closed, "The block layer is shutting down");
+                self.reply(id, Err(error));
+                return true;
+            }
+            self.running = Some((id, mutate(&self.world, request)));
+        }
+        let Some((id, procedure)) = &mut self.running else {
+            return false;
+        };
+        let Poll::Ready(result) = poll(procedure) else {
+            return false;
+        };
+        let id = *id;
+        self.running = None;
+        self.reply(id, result);
+        true
+    }
+
+    fn drive_questions(&mut self) -> bool {
+        let mut answered = Vec::new();
+        self.questions
+            .retain_mut(|(id, procedure)| match poll(procedure) {
+                Poll::Ready(result) => {
+                    answered.push((*id, result));
+                    false
+                }
+                Poll::Pending => true,
+            });
+        let progress = !answered.is_empty();
+        for (id, result) in answered {
+            self.reply(id, result);
+        }
+        progress
+    }
+
+    fn tell_still(&mut self) -> bool {
+        let still = self.world.with(|state| state.sections.newly_still());
+        let mut progress = false;
+        for token in still {
+            if let Some(id) = self.waiting.remove(&token) {
+                self.reply(id, Ok(GraphReply::Still(token)));
+            }
+            progress = true;
+        }
+        progress
+    }
+
+    fn reply(&self, id: RequestId, result: Reply) {
+        self.world.with(|state| state.push(Effect::Reply { id, result }));
+    }
+
+    fn drain_begin(&mut self, id: RequestId, scope: &DrainScope, user: String) {
+        let token = self.world.with(|state| {
+            let cover = match scope {
+                DrainScope::All => Cover::All,
+                DrainScope::Node(name) => Cover::Nodes(vec![state.graph.find(name)?.id]),
+                DrainScope::Subtree(name) => Cover::Subtree(vec![state.graph.find(name)?.id]),
+            };
+            let token = state.sections.begin(&state.graph, cover, user, state.now);
+            state.flush_sections();
+            Ok(token)
+        });
+        match token {
+            Ok(token) => {
+                self.waiting.insert(token, id);
+            }
+            Err(error) => self.reply(id, Err(error)),
+        }
+    }
+
+    /// Nobody waits for a request's reply any more. A drained section that it began ends; anything else goes on.
+    pub fn abandon(&mut self, id: RequestId, now: Duration) -> Vec<Effect> {
+        self.world.with(|state| state.now = now);
+        let begun = self
+            .waiting
+            .iter()
+            .find(|(_, waiting)| **waiting == id)
+            .map(|(token, _)| *token);
+        if let Some(token) = begun {
+            self.drain_end(id, token);
+        }
+        self.drive()
+    }
+
+    fn drain_end(&mut self, id: RequestId, token: Token) {
+        let ended = self.world.with(|state| {
+            let ended = state.sections.end(token);
+            state.flush_sections();
+            ended
+        });
+        // An abandoned section ends under the id of the request that began it: that is answered once, below.
+        if let Some(waiting) = self.waiting.remove(&token).filter(|waiting| *waiting != id) {
+            self.reply(
+                waiting,
+                Err(Error::new(ErrorKind::Closed, "The drained section was ended")),
+            );
+        }
+        let result = if ended {
+            Ok(GraphReply::Done)
+        } else {
+            Err(Error::new(
+                ErrorKind::NotFound,
+                format!("There is no drained section {token}"),
+            ))
+        };
+        self.reply(id, result);
+    }
+}
+
+/// Polls a procedure. Nothing in it waits for anything but the state, so there is no one to be woken.
+fn poll(procedure: &mut Procedure) -> Poll<Reply> {
+    procedure.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+}
+
+fn mutate(world: &World, request: GraphRequest) -> Procedure {
+    let world = world.clone();
+    Box::pin(async move {
+        let world = &world;
+        match request {
+            GraphRequest::BlockdevAdd(options) => open::blockdev_add(world, options).await?,
+            GraphRequest::BlockdevDel { node_name } => delete::blockdev_del(world, &node_name).await?,
+            GraphRequest::BlockdevReopen(list) => reopen::blockdev_reopen(world, list).await?,
+            GraphRequest::BlockdevSnapshot { node, overlay } => {
+                snapshot::blockdev_snapshot(world, &node, &overlay).await?;
+            }
+            GraphRequest::BlockdevCreate(options) => create::blockdev_create(world, options).await?,
+            GraphRequest::Resize { node_name, size } => resize::block_resize(world, &node_name, size).await?,
+            GraphRequest::SetIothread {
+                node_name,
+                iothread,
+                force,
+            } => {
+                iothreads::set_iothread(world, &node_name, iothread.as_deref(), force).await?;
+            }
+            GraphRequest::AttachRoot(request) => return roots::attach(world, request).await,
+            GraphRequest::SetRootPermissions {
+                root,
+                permissions,
+                shared,
+            } => {
+                roots::set_permissions(world, root, permissions, shared).await?;
+            }
+            GraphRequest::DetachRoot(root) => roots::detach(world, root).await?,
+            GraphRequest::FlushAll => shutdown::flush_all(world).await?,
+            GraphRequest::CloseAll => shutdown::close_all(world).await?,
+            GraphRequest::AddIothread(options) => iothreads::add(world, options).await?,
+            GraphRequest::DelIothread { id } => iothreads::delete(world, &id)?,
+            GraphRequest::TuneIothread(options) => iothreads::tune(world, options)?,
+            // Taken out before the queue; answered all the same rather than trusted to be.
+            GraphRequest::DrainBegin { .. } | GraphRequest::DrainEnd(_) | GraphRequest::Query(_) => {
+                return Err(Error::new(
+                    ErrorKind::InvalidArgument,
+                    "This request changes nothing",
+                ));
+            }
+        }
+        Ok(GraphReply::Done)
+    })
+}
+
+fn ask(world: &World, query: Query) -> Procedure {
+    let world = world.clone();
+    Box::pin(async move { query::answer(&world, query).await })
+}
+
+#[cfg(test)]
+mod tests {}

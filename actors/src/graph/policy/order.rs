@@ -1,0 +1,153 @@
+//! What the policy asks of nodes, with ids in place of handles: the actor puts the handles in.
+
+use std::sync::Arc;
+
+use drivers::driver::{BackingLink, DriverKind, ReopenRequest};
+use messages::global_state::Options;
+use messages::io::Preallocation;
+use messages::{ChildSlot, IoThreadId, NodeId, OpenFlags, Permissions, RootId, Token};
+
+use crate::node::NodeSettings;
+
+/// A node and the iothread that it lives in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Address {
+    /// The node.
+    pub node: NodeId,
+    /// Its home.
+    pub iothread: IoThreadId,
+}
+
+/// An order to a node: [`crate::node::Order`] without handles.
+#[derive(Clone)]
+pub enum Order {
+    /// Open a node.
+    Open(Box<Open>),
+    /// Close a node that no edge leads to.
+    Close(NodeId),
+    /// Close the gate.
+    Quiesce(NodeId, Token),
+    /// Take back that token's hold on the gate.
+    Resume(NodeId, Token),
+    /// Put a node behind one of a parent's edges, or none.
+    Connect {
+        /// The parent.
+        parent: NodeId,
+        /// Which child.
+        slot: ChildSlot,
+        /// What is behind it from now on.
+        target: Option<Address>,
+    },
+    /// Begin a root edge.
+    AttachRoot {
+        /// Its id.
+        root: RootId,
+        /// The node.
+        node: NodeId,
+        /// What its user may do.
+        permissions: Permissions,
+        /// Every write is made durable before it is answered.
+        writethrough: bool,
+    },
+    /// Put another node behind a root edge.
+    MoveRoot {
+        /// The edge.
+        root: RootId,
+        /// Where it leads from now on.
+        target: Address,
+    },
+    /// End a root edge.
+    DetachRoot(RootId),
+    /// Ready new permissions.
+    PermissionsPrepare {
+        /// The node.
+        node: NodeId,
+        /// What all its parents take.
+        taken: Permissions,
+        /// What all of them share.
+        shared: Permissions,
+    },
+    /// The prepared permissions hold.
+    PermissionsCommit(NodeId),
+    /// The prepared permissions are forgotten.
+    PermissionsAbort(NodeId),
+    /// Ready new options.
+    ReopenPrepare {
+        /// The node.
+        node: NodeId,
+        /// Its options.
+        request: ReopenRequest,
+        /// The node-level ones.
+        settings: NodeSettings,
+    },
+    /// The prepared options hold.
+    ReopenCommit(NodeId),
+    /// The prepared options are forgotten.
+    ReopenAbort(NodeId),
+    /// Move to another iothread.
+    Depart {
+        /// The node.
+        node: NodeId,
+        /// Where it goes.
+        to: IoThreadId,
+    },
+    /// Change the length.
+    Truncate {
+        /// The node.
+        node: NodeId,
+        /// Bytes.
+        size: u64,
+        /// Fail rather than end up longer.
+        exact: bool,
+        /// How the new space is laid out.
+        preallocation: Preallocation,
+    },
+    /// Make everything acknowledged durable.
+    Flush(NodeId),
+    /// Facts as they are now.
+    Describe(NodeId),
+    /// What the node has in flight.
+    Pending(NodeId),
+    /// The node's first bytes.
+    ReadHead {
+        /// The node.
+        node: NodeId,
+        /// At most so many bytes.
+        len: usize,
+    },
+    /// Record in the image which backing file it has.
+    ChangeBackingFile {
+        /// The node.
+        node: NodeId,
+        /// The new link.
+        link: Option<BackingLink>,
+    },
+    /// Make an image.
+    Create {
+        /// The driver.
+        kind: Arc<dyn DriverKind>,
+        /// The driver's options.
+        options: Options,
+        /// The node to format.
+        file: Option<Address>,
+    },
+}
+
+/// What a node is opened with.
+#[derive(Clone)]
+pub struct Open {
+    /// Its id.
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Its driver.
+    pub kind: Arc<dyn DriverKind>,
+    /// The driver's own options.
+    pub options: Options,
+    /// Open flags.
+    pub flags: OpenFlags,
+    /// What the node itself does.
+    pub settings: NodeSettings,
+    /// What is behind each of the driver's children.
+    pub children: Vec<Option<Address>>,
+}

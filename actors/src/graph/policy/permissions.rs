@@ -1,0 +1,155 @@
+//! Permissions over the graph as it will be: what every edge takes and shares, computed and checked before anything is
+//! changed.
+
+use std::collections::{HashMap, HashSet};
+
+use messages::{EdgeId, Error, ErrorKind, NodeId, OpenFlags, Permissions, Result, child_permissions};
+
+use super::value::{Edge, Granted, Graph, Node, Parent};
+
+/// What changes: edges, and the nodes to be told, parents before children.
+#[derive(Debug, Default, Clone)]
+pub struct Plan {
+    /// What edges take and share from now on.
+    pub edges: HashMap<EdgeId, (Permissions, Permissions)>,
+    /// What is committed on nodes.
+    pub nodes: Vec<(NodeId, Granted)>,
+    /// Flags that nodes are about to get by a reopen.
+    pub flags: HashMap<NodeId, OpenFlags>,
+}
+
+impl Plan {
+    /// A plan in which a root edge takes and shares something new.
+    pub fn with_edge(edge: EdgeId, taken: Permissions, shared: Permissions) -> Self {
+        Self {
+            edges: HashMap::from([(edge, (taken, shared))]),
+            ..Self::default()
+        }
+    }
+
+    /// A plan in which nodes are about to be reopened with these flags.
+    pub fn with_flags(flags: HashMap<NodeId, OpenFlags>) -> Self {
+        Self {
+            flags,
+            ..Self::default()
+        }
+    }
+
+    fn edge(&self, edge: &Edge) -> (Permissions, Permissions) {
+        self.edges
+            .get(&edge.id)
+            .copied()
+            .unwrap_or((edge.taken, edge.shared))
+    }
+
+    fn writable(&self, node: &Node) -> bool {
+        let flags = self.flags.get(&node.id).copied().unwrap_or(node.flags);
+        !flags.is_read_only() && !flags.contains(OpenFlags::INACTIVE)
+    }
+
+    /// Completes the plan for everything below `starts`.
+    ///
+    /// Nodes are looked at parents first, so each is seen once, with all its parents' new permissions known: a change
+    /// that only moves a permission from one branch to another never conflicts with itself.
+    ///
+    /// # Errors
+    /// A conflict, told as QEMU tells it; or a writer of a read-only node.
+    pub fn complete(mut self, graph: &Graph, starts: impl IntoIterator<Item = NodeId>) -> Result<Self> {
+        let mut touched: HashSet<NodeId> = starts.into_iter().collect();
+        for id in graph.topological(touched.iter().copied().collect::<Vec<_>>()) {
+            let Some(node) = graph.node(id).filter(|_| touched.contains(&id)) else {
+                continue;
+            };
+            self.check_conflicts(graph, node)?;
+            let granted = self.granted(graph, id);
+            self.check_writable(node, granted)?;
+            if granted != node.granted {
+                self.nodes.push((id, granted));
+            }
+            for edge in graph.children_of(id) {
+                let new = child_permissions(
+                    edge.role,
+                    granted.taken,
+                    granted.shared,
+                    self.writable(node),
+                    node.common.force_share,
+                );
+                if new != self.edge(edge) {
+                    self.edges.insert(edge.id, new);
+                    touched.insert(edge.child);
+                }
+            }
+        }
+        Ok(self)
+    }
+
+    fn granted(&self, graph: &Graph, id: NodeId) -> Granted {
+        graph.parents_of(id).fold(Granted::NOBODY, |granted, edge| {
+            let (taken, shared) = self.edge(edge);
+            Granted {
+                taken: granted.taken | taken,
+                shared: granted.shared & shared,
+            }
+        })
+    }
+
+    fn check_writable(&self, node: &Node, granted: Granted) -> Result<()> {
+        let writes = Permissions::WRITE | Permissions::WRITE_UNCHANGED;
+        if !granted.taken.intersects(writes) || self.writable(node) {
+            return Ok(());
+        }
+        let text = if node.writable() {
+            format!(
+                "Read-only block node '{}' cannot support read-write users",
+                node.name
+            )
+        } else {
+            "Block node is read-only".to_owned()
+        };
+        Err(Error::new(ErrorKind::ReadOnly, text))
+    }
+
+    /// Every parent must let every other do what it takes.
+    fn check_conflicts(&self, graph: &Graph, node: &Node) -> Result<()> {
+        // Many parents are common (a base under many overlays), conflicts are not: what would have to be shared with
+        // each parent is first summed up, and only a sum that fails is looked at pair by pair.
+        let sum = self.granted(graph, node.id);
+        if sum.shared.contains(sum.taken) {
+            return Ok(());
+        }
+        for strict in graph.parents_of(node.id) {
+            let (_, shared) = self.edge(strict);
+            for user in graph.parents_of(node.id).filter(|user| user.id != strict.id) {
+                let (taken, _) = self.edge(user);
+                let refused = taken - shared;
+                if !refused.is_empty() {
+                    return Err(conflict(graph, node, refused, user, strict));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn conflict(graph: &Graph, node: &Node, refused: Permissions, user: &Edge, strict: &Edge) -> Error {
+    let text = format!(
+        "Permission conflict on node '{name}': permissions '{what}' are both required by {user} (uses node '{name}' \
+         as '{user_edge}' child) and unshared by {strict} (uses node '{name}' as '{strict_edge}' child).",
+        name = node.name,
+        what = refused.names(),
+        user = parent_name(graph, user.parent),
+        user_edge = user.name,
+        strict = parent_name(graph, strict.parent),
+        strict_edge = strict.name,
+    );
+    Error::new(ErrorKind::Permission, text)
+}
+
+fn parent_name(graph: &Graph, parent: Parent) -> String {
+    match parent {
+        Parent::Node(id, _) => {
+            format!("node '{}'", graph.node(id).map_or("", |node| node.name.as_str()))
+        }
+        Parent::Root(_) => "an unnamed block device".to_owned(),
+    }
+}

@@ -1,0 +1,85 @@
+//! Questions about the graph. They are answered at once, or as soon as the nodes they concern have answered.
+
+mod drains;
+pub mod filename;
+mod nodes;
+mod statistics;
+
+use messages::global_state::{EdgeFacts, EdgeParent, GraphFacts, GraphReply, NodeFacts, Query};
+use messages::{Error, ErrorKind};
+
+use super::Reply;
+use super::value::{Edge, Graph, Node, Parent};
+use super::world::World;
+
+/// Answers a question.
+///
+/// # Errors
+/// It is about something that does not exist.
+pub async fn answer(world: &World, query: Query) -> Reply {
+    match query {
+        Query::NamedNodes { flat } => Ok(GraphReply::Json(nodes::named_nodes(world, flat).await)),
+        Query::Statistics => Ok(GraphReply::Json(statistics::statistics(world).await)),
+        Query::PendingDrains => Ok(GraphReply::Drains(drains::pending(world).await)),
+        Query::Graph => Ok(GraphReply::Graph(world.graph(|graph| whole(graph)))),
+        Query::Node { node_name } => {
+            world.graph(|graph| graph.find(&node_name).map(|node| GraphReply::Node(facts(node))))
+        }
+        Query::Root(root) => world.graph(|graph| {
+            let node = graph.root(root).and_then(|root| graph.edge(root.edge));
+            let node = node.and_then(|edge| graph.node(edge.child));
+            let facts = node.map(|node| GraphReply::Node(facts(node)));
+            facts.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("There is no root edge {root}")))
+        }),
+        Query::Iothreads => Ok(GraphReply::Iothreads(world.with(|state| {
+            let entries = state.iothreads.iter();
+            entries
+                .filter_map(|(id, entry)| Some((entry.options.clone()?, entry.thread, *id)))
+                .collect()
+        }))),
+    }
+}
+
+fn facts(node: &Node) -> NodeFacts {
+    let open = node.facts.as_ref();
+    NodeFacts {
+        id: node.id,
+        name: node.name.clone(),
+        driver: node.kind.name().to_owned(),
+        size: open.map_or(0, |open| open.size),
+        read_only: node.flags.is_read_only(),
+        limits: open.map_or_else(messages::Limits::default, |open| open.limits),
+        iothread: node.iothread,
+    }
+}
+
+/// Everything that was committed.
+fn whole(graph: &Graph) -> GraphFacts {
+    let mut edges: Vec<&Edge> = graph.edges().filter(|edge| is_live(graph, edge)).collect();
+    edges.sort_unstable_by_key(|edge| edge.id);
+    let edges = edges.into_iter().filter_map(|edge| {
+        let parent = match edge.parent {
+            Parent::Node(node, _) => EdgeParent::Node(node),
+            Parent::Root(root) => EdgeParent::Root(root, graph.root(root)?.user.clone()),
+        };
+        Some(EdgeFacts {
+            parent,
+            child: edge.child,
+            name: edge.name.to_owned(),
+            role: edge.role,
+            permissions: edge.taken,
+            shared: edge.shared,
+        })
+    });
+    GraphFacts {
+        nodes: graph.live_nodes().map(facts).collect(),
+        edges: edges.collect(),
+    }
+}
+
+fn is_live(graph: &Graph, edge: &Edge) -> bool {
+    match edge.parent {
+        Parent::Node(node, _) => graph.node(node).is_some_and(|node| node.live),
+        Parent::Root(root) => graph.root(root).is_some_and(|root| root.live),
+    }
+}

@@ -1,0 +1,188 @@
+//! `query-named-block-nodes`.
+
+use std::collections::HashMap;
+
+use messages::qapi::{
+    BlockDeviceInfo, BlockdevCacheInfo, BlockdevDetectZeroesOptions, ImageInfo, ImageInfoSpecific,
+};
+use messages::{NodeId, OpenFlags, SECTOR_SIZE};
+use serde_json::Value;
+
+use super::super::order::Order;
+use super::super::value::{Graph, Node};
+use super::super::world::World;
+use super::filename::{Filenames, full_backing_name};
+use crate::node::{Description, DetectZeroes, OrderOutcome};
+
+/// All nodes, the newest first.
+pub async fn named_nodes(world: &World, flat: bool) -> Value {
+    let descriptions = describe(world).await;
+    world.graph(|graph| {
+        let names = Filenames::of(graph, descriptions.keys().copied());
+        let view = View {
+            graph,
+            names: &names,
+            descriptions: &descriptions,
+            flat,
+        };
+        let nodes = graph.live_nodes().rev().filter_map(|node| view.node(node));
+        Value::Array(nodes.filter_map(|info| serde_json::to_value(info).ok()).collect())
+    })
+}
+
+/// What all live nodes say of themselves now. One that goes meanwhile is left out.
+pub async fn describe(world: &World) -> HashMap<NodeId, Box<Description>> {
+    let ids: Vec<NodeId> = world.graph(|graph| graph.live_nodes().map(|node| node.id).collect());
+    let asked: Vec<_> = ids
+        .into_iter()
+        .map(|id| (id, world.ask(id, Order::Describe(id))))
+        .collect();
+    let mut descriptions = HashMap::with_capacity(asked.len());
+    for (id, answer) in asked {
+        if let OrderOutcome::Described(Ok(description)) = answer.await {
+            descriptions.insert(id, description);
+        }
+    }
+    descriptions
+}
+
+struct View<'a> {
+    graph: &'a Graph,
+    names: &'a Filenames,
+    descriptions: &'a HashMap<NodeId, Box<Description>>,
+    flat: bool,
+}
+
+impl View<'_> {
+    fn node(&self, node: &Node) -> Option<BlockDeviceInfo> {
+        let filename = self.names.get(node.id);
+        Some(BlockDeviceInfo {
+            file: filename.to_owned(),
+            node_name: Some(node.name.clone()),
+            ro: node.flags.is_read_only(),
+            drv: node.kind.name().to_owned(),
+            backing_file: self.backing_filename(node),
+            backing_file_depth: if self.flat { 0 } else { self.depth(node) },
+            active: !node.flags.contains(OpenFlags::INACTIVE),
+            encrypted: false,
+            detect_zeroes: detect_zeroes(node.settings.detect_zeroes),
+            bps: 0,
+            bps_rd: 0,
+            bps_wr: 0,
+            iops: 0,
+            iops_rd: 0,
+            iops_wr: 0,
+            image: self.images(node)?,
+            cache: BlockdevCacheInfo {
+                writeback: true,
+                direct: node.flags.contains(OpenFlags::NOCACHE),
+                no_flush: node.flags.contains(OpenFlags::NO_FLUSH),
+            },
+            write_threshold: 0,
+            dirty_bitmaps: None,
+        })
+    }
+
+    /// The image, and unless flat those below it, nested.
+    fn images(&self, node: &Node) -> Option<ImageInfo> {
+        let mut chain = vec![self.image(node)?];
+        if !self.flat {
+            let mut at = node;
+            while let Some(next) = self.below(at) {
+                let Some(image) = self.image(next) else { break };
+                chain.push(image);
+                at = next;
+            }
+        }
+        chain.into_iter().rev().reduce(|below, mut image| {
+            image.backing_image = Some(Box::new(below));
+            image
+        })
+    }
+
+    fn image(&self, node: &Node) -> Option<ImageInfo> {
+        let description = self.descriptions.get(&node.id)?;
+        let facts = &description.facts;
+        let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        let backing_filename = self.backing_filename(node);
+        let full_backing_filename = backing_filename
+            .as_ref()
+            .and_then(|name| full_backing_name(self.graph, node).or(Some(name.clone())));
+        let cluster_size = description.info.cluster_size;
+        Some(ImageInfo {
+            filename: self.names.get(node.id).to_owned(),
+            format: node.kind.name().to_owned(),
+            dirty_flag: Some(description.info.is_dirty),
+            actual_size: description.allocated_size.map(signed),
+            virtual_size: signed(
+                facts
+                    .size
+                    .checked_next_multiple_of(SECTOR_SIZE)
+                    .unwrap_or(facts.size),
+            ),
+            cluster_size: (cluster_size != 0).then_some(signed(cluster_size)),
+            encrypted: None,
+            compressed: None,
+            backing_filename_format: self.backing_format(node),
+            backing_filename,
+            full_backing_filename,
+            snapshots: None,
+            format_specific: description.specific.as_ref().and_then(specific),
+            backing_image: None,
+        })
+    }
+
+    /// The backing file as it is now, or as the image names it.
+    fn backing_filename(&self, node: &Node) -> Option<String> {
+        match self.graph.child_named(node.id, "backing") {
+            Some(backing) => Some(self.names.get(backing).to_owned()),
+            None => node
+                .facts
+                .as_ref()?
+                .backing
+                .as_ref()
+                .map(|link| link.filename.clone()),
+        }
+    }
+
+    fn backing_format(&self, node: &Node) -> Option<String> {
+        match self.graph.child_named(node.id, "backing") {
+            Some(backing) => self.graph.node(backing).map(|node| node.kind.name().to_owned()),
+            None => node.facts.as_ref()?.backing.as_ref()?.format.clone(),
+        }
+    }
+
+    /// What a node reads through: its backing node, or what it filters.
+    fn below(&self, node: &Node) -> Option<&Node> {
+        let through = messages::Role::COW | messages::Role::FILTERED;
+        let edge = self
+            .graph
+            .children_of(node.id)
+            .find(|edge| edge.role.intersects(through))?;
+        self.graph
+            .node(edge.child)
+            .filter(|_| node.kind.is_filter() || edge.name == "backing")
+    }
+
+    fn depth(&self, node: &Node) -> i64 {
+        let mut depth = 0;
+        let mut at = node;
+        while let Some(next) = self.below(at) {
+            depth += 1;
+            at = next;
+        }
+        depth
+    }
+}
+
+fn specific(value: &Value) -> Option<ImageInfoSpecific> {
+    serde_json::from_value(value.clone()).ok()
+}
+
+fn detect_zeroes(mode: DetectZeroes) -> BlockdevDetectZeroesOptions {
+    match mode {
+        DetectZeroes::Off => BlockdevDetectZeroesOptions::Off,
+        DetectZeroes::On => BlockdevDetectZeroesOptions::On,
+        DetectZeroes::Unmap => BlockdevDetectZeroesOptions::Unmap,
+    }
+}

@@ -1,0 +1,321 @@
+//! `blockdev-reopen`: new options and children for open nodes, all or nothing.
+
+use std::collections::HashMap;
+
+use drivers::driver::ReopenRequest;
+use messages::global_state::Options;
+use messages::{ChildSlot, Error, ErrorKind, NodeId, Result, Role};
+use serde_json::Value;
+
+use super::delete;
+use super::options::{self, Common, Given};
+use super::order::Order;
+use super::permissions::Plan;
+use super::snapshot::cycle;
+use super::transaction::Transaction;
+use super::value::{Graph, Node, Parent};
+use super::world::World;
+
+/// What becomes of one node.
+struct Target {
+    node: NodeId,
+    given: Given,
+    common: Common,
+    rest: Options,
+    /// What is behind its edges from now on, where that changes.
+    links: Vec<(ChildSlot, Option<NodeId>)>,
+}
+
+/// Reopens nodes.
+///
+/// # Errors
+/// One of them cannot be; then nothing has changed.
+pub async fn blockdev_reopen(world: &World, list: Vec<Options>) -> Result<()> {
+    let mut targets = Vec::new();
+    world.graph(|graph| {
+        list.into_iter()
+            .try_for_each(|options| collect(graph, options, None, Common::default(), &mut targets))
+    })?;
+    let mut transaction = Transaction::new(world);
+    match reopen(&mut transaction, &targets).await {
+        Ok(released) => {
+            transaction.commit();
+            delete::release(world, released).await;
+            Ok(())
+        }
+        Err(error) => {
+            transaction.roll_back().await;
+            Err(error)
+        }
+    }
+}
+
+/// Works out what options mean for a node and for those that inherit from it. `node` is known where the options are part
+/// of a parent's.
+fn collect(
+    graph: &Graph,
+    options: Options,
+    node: Option<NodeId>,
+    base: Common,
+    targets: &mut Vec<Target>,
+) -> Result<()> {
+    let mut parsed = options::parse(options)?;
+    let node = find(graph, node, parsed.node_name.as_deref())?;
+    if parsed.driver.is_some_and(|driver| driver != node.kind.name()) {
+        return Err(Error::new(
+            ErrorKind::InvalidArgument,
+            "Cannot change the option 'driver'",
+        ));
+    }
+    let common = parsed.given.over(base)?;
+    let mut target = Target {
+        node: node.id,
+        given: parsed.given,
+        common,
+        rest: Options::new(),
+        links: Vec::new(),
+    };
+    let mut below = Vec::new();
+    for (index, declared) in node.kind.children().iter().enumerate() {
+        let Ok(slot) = u8::try_from(index).map(ChildSlot) else {
+            continue;
+        };
+        let current = graph.child_node(node.id, slot);
+        let new = match parsed.rest.remove(declared.name) {
+            None if declared.name == "backing" && current.is_some() => {
+                let text = format!("backing is missing for '{}'", node.name);
+                return Err(Error::new(ErrorKind::InvalidArgument, text));
+            }
+            None => current,
+            Some(Value::Null) if declared.required => {
+                let text = format!("Parameter '{}' is missing", declared.name);
+                return Err(Error::new(ErrorKind::InvalidArgument, text));
+            }
+            Some(Value::Null) => None,
+            Some(Value::String(name)) if name.is_empty() => None,
+            Some(Value::String(name)) => Some(graph.look_up("", &name)?.id),
+            Some(Value::Object(nested)) => {
+                let child = current.ok_or_else(|| {
+                    let text = format!("Parameter '{}' must name an existing node", declared.name);
+                    Error::new(ErrorKind::InvalidArgument, text)
+                })?;
+                collect(
+                    graph,
+                    nested,
+                    Some(child),
+                    common.inherited(node.kind.as_ref(), declared.role),
+                    targets,
+                )?;
+                current
+            }
+            Some(_) => return Err(options::wrong_type(declared.name, "BlockdevRefOrNull")),
+        };
+        if new != current {
+            check_cycle(graph, node, declared.name, new)?;
+            target.links.push((slot, new));
+        }
+        below.extend(new.map(|child| (child, declared.role)));
+    }
+    target.rest = parsed.rest;
+    targets.retain(|other| other.node != target.node);
+    targets.push(target);
+    for (child, role) in below {
+        inherit(graph, node, common, child, role, targets)?;
+    }
+    Ok(())
+}
+
+fn find<'a>(graph: &'a Graph, node: Option<NodeId>, name: Option<&str>) -> Result<&'a Node> {
+    let Some(id) = node else {
+        let name = name.ok_or_else(|| Error::new(ErrorKind::InvalidArgument, "node-name not specified"))?;
+        return graph.find(name);
+    };
+    let node = graph.expect(id)?;
+    if name.is_some_and(|name| name != node.name) {
+        return Err(Error::new(
+            ErrorKind::InvalidArgument,
+            "Cannot change the option 'node-name'",
+        ));
+    }
+    Ok(node)
+}
+
+fn check_cycle(graph: &Graph, node: &Node, edge: &str, child: Option<NodeId>) -> Result<()> {
+    let Some(child) = child.and_then(|child| graph.node(child)) else {
+        return Ok(());
+    };
+    if graph.reaches(child.id, node.id) {
+        return Err(Error::new(
+            ErrorKind::InvalidArgument,
+            cycle(&child.name, edge, &node.name),
+        ));
+    }
+    Ok(())
+}
+
+/// Passes options on to a child that takes what it was not given from its parent.
+fn inherit(
+    graph: &Graph,
+    parent: &Node,
+    common: Common,
+    child: NodeId,
+    role: Role,
+    targets: &mut Vec<Target>,
+) -> Result<()> {
+    let Some(node) = graph
+        .node(child)
+        .filter(|node| node.inherits_from == Some(parent.id))
+    else {
+        return Ok(());
+    };
+    if targets.iter().any(|target| target.node == child) {
+        return Ok(());
+    }
+    let common = node.given.over(common.inherited(parent.kind.as_ref(), role))?;
+    if common == node.common {
+        return Ok(());
+    }
+    let (given, rest) = (node.given, node.options.clone());
+    targets.push(Target {
+        node: child,
+        given,
+        common,
+        rest,
+        links: Vec::new(),
+    });
+    let below: Vec<_> = graph
+        .children_of(child)
+        .map(|edge| (edge.child, edge.role))
+        .collect();
+    below
+        .into_iter()
+        .try_for_each(|(next, role)| inherit(graph, node, common, next, role, targets))
+}
+
+/// Takes all steps; answers the nodes that lost a parent.
+async fn reopen(transaction: &mut Transaction, targets: &[Target]) -> Result<Vec<NodeId>> {
+    let world = transaction.world.clone();
+    let mut touched: Vec<NodeId> = Vec::new();
+    for target in targets {
+        touched.push(target.node);
+        touched.extend(target.links.iter().filter_map(|(_, child)| *child));
+    }
+    transaction
+        .drain(touched.iter().copied(), "blockdev-reopen")
+        .await;
+    let mut released = Vec::new();
+    for target in targets {
+        for (slot, child) in &target.links {
+            released.extend(relink(transaction, target.node, *slot, *child).await?);
+        }
+    }
+    for target in targets {
+        let order = world.graph(|graph| graph.expect(target.node).map(|node| prepare_order(target, node)))?;
+        world.ask(target.node, order).done().await?;
+        transaction.reopen_prepared(target.node);
+    }
+    let flags = world.graph(|graph| {
+        let flags = targets.iter().filter_map(|target| {
+            let node = graph.node(target.node)?;
+            Some((target.node, target.common.flags(node.kind.as_ref())))
+        });
+        flags.collect::<HashMap<_, _>>()
+    });
+    touched.extend(released.iter().copied());
+    let prepared = transaction
+        .prepare_permissions(Plan::with_flags(flags), touched)
+        .await?;
+    // From here on nothing is undone: what is left can only fail if an iothread is gone.
+    transaction.reopen_committed();
+    for target in targets.iter().rev() {
+        commit(&world, target).await;
+    }
+    transaction.commit_permissions(prepared);
+    Ok(released)
+}
+
+fn prepare_order(target: &Target, node: &Node) -> Order {
+    Order::ReopenPrepare {
+        node: target.node,
+        request: ReopenRequest {
+            options: target.rest.clone(),
+            flags: target.common.flags(node.kind.as_ref()),
+        },
+        settings: target.common.settings(node.settings.probed),
+    }
+}
+
+/// Puts another node, or none, behind an edge; answers the one that was there.
+async fn relink(
+    transaction: &mut Transaction,
+    parent: NodeId,
+    slot: ChildSlot,
+    child: Option<NodeId>,
+) -> Result<Option<NodeId>> {
+    let world = transaction.world.clone();
+    let (edge, old) = world.graph(|graph| {
+        let edge = graph.node(parent).and_then(|node| node.child(slot));
+        (edge, graph.child_node(parent, slot))
+    });
+    if let Some(child) = child {
+        world.may_link(parent, child).await;
+        // Looked at again: an earlier target of the same request may have changed what is reached.
+        world.graph(|graph| {
+            check_cycle(
+                graph,
+                graph.expect(parent)?,
+                slot_name(graph, parent, slot),
+                Some(child),
+            )
+        })?;
+    }
+    match (edge, child) {
+        (Some(edge), Some(child)) => transaction.redirect(edge, child),
+        (Some(edge), None) => transaction.unlink(edge),
+        (None, Some(child)) => {
+            let declared = world.graph(|graph| {
+                graph
+                    .node(parent)
+                    .and_then(|node| node.kind.children().get(usize::from(slot.0)).copied())
+            });
+            if let Some(declared) = declared {
+                transaction.link(Parent::Node(parent, slot), child, declared.name, declared.role);
+            }
+        }
+        (None, None) => return Ok(None),
+    }
+    transaction.connect(parent, slot, old).await?;
+    Ok(old)
+}
+
+fn slot_name(graph: &Graph, parent: NodeId, slot: ChildSlot) -> &'static str {
+    let node = graph.node(parent);
+    node.and_then(|node| node.kind.children().get(usize::from(slot.0)))
+        .map_or("", |child| child.name)
+}
+
+async fn commit(world: &World, target: &Target) {
+    match world
+        .ask(target.node, Order::ReopenCommit(target.node))
+        .opened()
+        .await
+    {
+        Ok(facts) => world.graph(|graph| {
+            let Some(node) = graph.node_mut(target.node) else {
+                return;
+            };
+            node.flags = facts.flags;
+            node.settings = target.common.settings(node.settings.probed);
+            node.common = target.common;
+            node.given = target.given;
+            node.options = target.rest.clone();
+            // A reopen does not read the image's header again.
+            let backing = node.facts.take().and_then(|old| old.backing);
+            node.facts = Some(crate::node::OpenFacts {
+                backing: facts.backing.clone().or(backing),
+                ..facts
+            });
+        }),
+        Err(error) => tracing::error!(%error, node = %target.node, "a reopened node is gone"),
+    }
+}

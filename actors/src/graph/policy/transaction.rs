@@ -1,0 +1,364 @@
+//! A transaction: steps that are taken one by one, each with what undoes it, until all hold or none does.
+
+use std::collections::HashMap;
+
+use messages::{ChildSlot, EdgeId, NodeId, Permissions, Result, Role, RootId, Token};
+
+use super::order::{Address, Order};
+use super::permissions::Plan;
+use super::value::{Edge, Granted, Node, Parent, Root};
+use super::world::World;
+
+/// How a step is undone.
+enum Undo {
+    /// End a section.
+    Section(Token),
+    /// Remove a node, closing it if it was opened.
+    Inserted(NodeId),
+    /// Remove an edge.
+    Linked(EdgeId),
+    /// Remove a root edge's user.
+    Root(RootId),
+    /// Put back an edge that was taken away.
+    Unlinked(Box<Edge>),
+    /// Put an edge back to where it led.
+    Redirected(EdgeId, NodeId),
+    /// Put permissions back.
+    Permissions {
+        edges: HashMap<EdgeId, (Permissions, Permissions)>,
+        nodes: Vec<(NodeId, Granted)>,
+    },
+    /// Connect a parent's cell as it was.
+    Connected(NodeId, ChildSlot, Option<Address>),
+    /// Put a root's cell back behind a node; it is where the second one is.
+    RootMoved(RootId, NodeId, NodeId),
+    /// Forget a node's prepared options.
+    ReopenPrepared(NodeId),
+}
+
+/// Steps taken so far. It must be ended by [`Transaction::commit`] or [`Transaction::roll_back`].
+#[must_use = "a transaction is committed or rolled back"]
+pub struct Transaction {
+    /// What it works on.
+    pub world: World,
+    log: Vec<Undo>,
+}
+
+impl Transaction {
+    /// A transaction with no step taken.
+    pub fn new(world: &World) -> Self {
+        Self {
+            world: world.clone(),
+            log: Vec::new(),
+        }
+    }
+
+    /// Everything holds: nodes made become visible, sections end.
+    pub fn commit(mut self) {
+        for step in self.log.drain(..).rev() {
+            match step {
+                Undo::Section(token) => self.world.undrain(token),
+                Undo::Inserted(node) => self.world.graph(|graph| {
+                    if let Some(node) = graph.node_mut(node) {
+                        node.live = true;
+                    }
+                }),
+                Undo::Unlinked(edge) => {
+                    if let Parent::Node(parent, _) = edge.parent {
+                        shrink(&self.world, parent);
+                    }
+                }
+                Undo::Redirected(edge, _) => {
+                    let parent = self.world.graph(|graph| graph.edge(edge).map(|edge| edge.parent));
+                    if let Some(Parent::Node(parent, _)) = parent {
+                        shrink(&self.world, parent);
+                    }
+                }
+                Undo::Linked(_)
+                | Undo::Root(_)
+                | Undo::Permissions { .. }
+                | Undo::Connected(..)
+                | Undo::RootMoved(..)
+                | Undo::ReopenPrepared(_) => {}
+            }
+        }
+    }
+
+    /// Undoes all steps, the last one first.
+    pub async fn roll_back(mut self) {
+        while let Some(step) = self.log.pop() {
+            self.undo(step).await;
+        }
+    }
+
+    async fn undo(&self, step: Undo) {
+        let world = &self.world;
+        match step {
+            Undo::Section(token) => world.undrain(token),
+            Undo::Inserted(node) => discard_node(world, node).await,
+            Undo::Linked(edge) => {
+                let edge = world.graph(|graph| graph.unlink(edge));
+                if let Some(Edge {
+                    parent: Parent::Node(parent, _),
+                    ..
+                }) = edge
+                {
+                    shrink(world, parent);
+                }
+            }
+            Undo::Root(root) => world.with(|state| {
+                state.graph.remove_root(root);
+                state.push(super::Effect::RootGone(root));
+            }),
+            Undo::Unlinked(edge) => {
+                // A section begun meanwhile did not know that its nodes have this parent.
+                if let Parent::Node(parent, _) = edge.parent {
+                    world.may_link(parent, edge.child).await;
+                }
+                world.graph(|graph| graph.relink(*edge));
+            }
+            Undo::Redirected(edge, child) => {
+                let parent = world.graph(|graph| graph.edge(edge).map(|edge| edge.parent));
+                if let Some(Parent::Node(parent, _)) = parent {
+                    world.may_link(parent, child).await;
+                    world.graph(|graph| graph.redirect(edge, child));
+                    shrink(world, parent);
+                } else {
+                    world.graph(|graph| graph.redirect(edge, child));
+                }
+            }
+            Undo::Permissions { edges, nodes } => restore(world, edges, nodes).await,
+            Undo::Connected(parent, slot, target) => {
+                let result = world
+                    .ask(parent, Order::Connect { parent, slot, target })
+                    .done()
+                    .await;
+                if let Err(error) = result {
+                    tracing::warn!(%error, node = %parent, "an edge could not be put back");
+                }
+            }
+            Undo::RootMoved(root, from, to) => {
+                let Some(target) = world.with(|state| state.address(from)) else {
+                    return;
+                };
+                if let Err(error) = world.ask(to, Order::MoveRoot { root, target }).done().await {
+                    tracing::warn!(%error, %root, "a root edge could not be put back");
+                }
+            }
+            Undo::ReopenPrepared(node) => world.tell(node, Order::ReopenAbort(node)),
+        }
+    }
+
+    /// Begins a drained section that lasts until the end of the transaction.
+    pub async fn drain(&mut self, nodes: impl IntoIterator<Item = NodeId>, user: &str) {
+        let cover = super::drain::Cover::Nodes(nodes.into_iter().collect());
+        let token = self.world.drain(cover, user).await;
+        self.log.push(Undo::Section(token));
+    }
+
+    /// Inserts a node that is about to be opened.
+    pub fn insert(&mut self, node: Node) {
+        self.log.push(Undo::Inserted(node.id));
+        self.world.graph(|graph| graph.insert(node));
+    }
+
+    /// Adds an edge to the graph's value. The parent's cell is not told.
+    pub fn link(&mut self, parent: Parent, child: NodeId, name: &'static str, role: Role) -> EdgeId {
+        let edge = self.world.graph(|graph| graph.link(parent, child, name, role));
+        self.log.push(Undo::Linked(edge));
+        edge
+    }
+
+    /// Adds the user of a root edge.
+    pub fn insert_root(&mut self, id: RootId, root: Root) {
+        self.world.graph(|graph| graph.insert_root(id, root));
+        self.log.push(Undo::Root(id));
+    }
+
+    /// Takes an edge out of the graph's value.
+    pub fn unlink(&mut self, edge: EdgeId) {
+        if let Some(edge) = self.world.graph(|graph| graph.unlink(edge)) {
+            self.log.push(Undo::Unlinked(Box::new(edge)));
+        }
+    }
+
+    /// Lets an edge lead elsewhere in the graph's value.
+    pub fn redirect(&mut self, edge: EdgeId, child: NodeId) {
+        if let Some(old) = self.world.graph(|graph| graph.redirect(edge, child)) {
+            self.log.push(Undo::Redirected(edge, old));
+        }
+    }
+
+    /// Computes the permissions below `starts` and commits them to edges and nodes, or fails without a change.
+    ///
+    /// # Errors
+    /// A conflict in the graph, or a lock that another process holds.
+    pub async fn update_permissions(&mut self, starts: impl IntoIterator<Item = NodeId>) -> Result<()> {
+        self.apply_permissions(Plan::default(), starts).await
+    }
+
+    /// As [`Transaction::update_permissions`], from a plan that has something in it already.
+    pub async fn apply_permissions(
+        &mut self,
+        plan: Plan,
+        starts: impl IntoIterator<Item = NodeId>,
+    ) -> Result<()> {
+        let plan = self.prepare_permissions(plan, starts).await?;
+        self.commit_permissions(plan);
+        Ok(())
+    }
+
+    /// The first half: all nodes have agreed. It must be followed by the second.
+    pub async fn prepare_permissions(
+        &mut self,
+        plan: Plan,
+        starts: impl IntoIterator<Item = NodeId>,
+    ) -> Result<Plan> {
+        let plan = self.world.graph(|graph| plan.complete(graph, starts))?;
+        prepare(&self.world, &plan).await?;
+        Ok(plan)
+    }
+
+    /// The second half.
+    pub fn commit_permissions(&mut self, plan: Plan) {
+        let undo = commit(&self.world, plan);
+        self.log.push(undo);
+    }
+
+    /// Tells a parent's cell what is behind one of its edges.
+    ///
+    /// # Errors
+    /// The iothread is gone.
+    pub async fn connect(&mut self, parent: NodeId, slot: ChildSlot, old: Option<NodeId>) -> Result<()> {
+        let (target, old) = self.world.with(|state| {
+            let child = state.graph.child_node(parent, slot);
+            let address = |node: Option<NodeId>| node.and_then(|node| state.address(node));
+            (address(child), address(old))
+        });
+        self.world
+            .ask(parent, Order::Connect { parent, slot, target })
+            .done()
+            .await?;
+        self.log.push(Undo::Connected(parent, slot, old));
+        Ok(())
+    }
+
+    /// Notes that a root's cell went from one node to another.
+    pub fn root_moved(&mut self, root: RootId, from: NodeId, to: NodeId) {
+        self.log.push(Undo::RootMoved(root, from, to));
+    }
+
+    /// Notes that a node's new options were prepared.
+    pub fn reopen_prepared(&mut self, node: NodeId) {
+        self.log.push(Undo::ReopenPrepared(node));
+    }
+
+    /// The prepared options were committed: there is no way back from that.
+    pub fn reopen_committed(&mut self) {
+        self.log.retain(|step| !matches!(step, Undo::ReopenPrepared(_)));
+    }
+}
+
+/// Lets sections give back what they covered only because of an edge below `parent` that is gone.
+pub fn shrink(world: &World, parent: NodeId) {
+    world.with(|state| {
+        state.sections.shrink(&state.graph, parent);
+        state.flush_sections();
+    });
+}
+
+/// Asks all nodes of a plan, and forgets it on all if one refuses.
+async fn prepare(world: &World, plan: &Plan) -> Result<()> {
+    let asked: Vec<_> = plan
+        .nodes
+        .iter()
+        .map(|(node, granted)| {
+            let Granted { taken, shared } = *granted;
+            (
+                *node,
+                world.ask(
+                    *node,
+                    Order::PermissionsPrepare {
+                        node: *node,
+                        taken,
+                        shared,
+                    },
+                ),
+            )
+        })
+        .collect();
+    let mut prepared = Vec::new();
+    let mut failure = None;
+    for (node, answer) in asked {
+        match answer.done().await {
+            Ok(()) => prepared.push(node),
+            Err(error) => failure = failure.or(Some(error)),
+        }
+    }
+    let Some(error) = failure else { return Ok(()) };
+    for node in prepared {
+        world.tell(node, Order::PermissionsAbort(node));
+    }
+    Err(error)
+}
+
+/// Makes a prepared plan hold, and answers what undoes it.
+fn commit(world: &World, plan: Plan) -> Undo {
+    world.with(|state| {
+        let mut edges = HashMap::new();
+        for (id, (taken, shared)) in plan.edges {
+            if let Some(edge) = state.graph.edge_mut(id) {
+                edges.insert(id, (edge.taken, edge.shared));
+                (edge.taken, edge.shared) = (taken, shared);
+            }
+        }
+        let mut nodes = Vec::new();
+        for (id, granted) in plan.nodes {
+            if let Some(node) = state.graph.node_mut(id) {
+                nodes.push((id, std::mem::replace(&mut node.granted, granted)));
+            }
+            state.send(id, Order::PermissionsCommit(id));
+        }
+        Undo::Permissions { edges, nodes }
+    })
+}
+
+/// Puts permissions back as they were. They held before, so only a lock lost to another process meanwhile can fail.
+async fn restore(
+    world: &World,
+    edges: HashMap<EdgeId, (Permissions, Permissions)>,
+    nodes: Vec<(NodeId, Granted)>,
+) {
+    let plan = Plan {
+        edges,
+        nodes,
+        ..Plan::default()
+    };
+    if let Err(error) = prepare(world, &plan).await {
+        tracing::warn!(%error, "a node could not take its old permissions back");
+    }
+    commit(world, plan);
+}
+
+/// Removes a node that nothing leads to, closing its cell if there is one.
+async fn discard_node(world: &World, node: NodeId) {
+    close_cell(world, node).await;
+    forget_node(world, node);
+}
+
+/// Closes a node's cell, if it was opened.
+pub async fn close_cell(world: &World, node: NodeId) {
+    let is_open = world.graph(|graph| graph.node(node).is_some_and(|node| node.facts.is_some()));
+    if is_open && let Err(error) = world.ask(node, Order::Close(node)).done().await {
+        tracing::warn!(%error, %node, "a node did not close cleanly");
+    }
+}
+
+/// Removes a node that has no edges from the graph and from all sections.
+pub fn forget_node(world: &World, node: NodeId) {
+    world.with(|state| {
+        state.graph.remove(node);
+        state.sections.forget(&state.graph, node);
+        state.flush_sections();
+    });
+}

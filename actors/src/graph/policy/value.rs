@@ -1,0 +1,453 @@
+//! The graph as a value: nodes, edges and root edges, with what holds between them and nothing of how it is changed.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use drivers::driver::DriverKind;
+use messages::global_state::{Options, RootUser};
+use messages::{
+    ChildSlot, EdgeId, Error, ErrorKind, IoThreadId, NodeId, OpenFlags, Permissions, Result, Role, RootId,
+};
+
+use super::options::{Common, Given};
+use super::order::Order;
+use crate::node::{NodeSettings, OpenFacts, Ticket};
+
+/// What all parents of a node together take, and what all of them share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Granted {
+    /// The union of what they take.
+    pub taken: Permissions,
+    /// The intersection of what they share.
+    pub shared: Permissions,
+}
+
+impl Granted {
+    /// Of a node without parents.
+    pub const NOBODY: Self = Self {
+        taken: Permissions::empty(),
+        shared: Permissions::all(),
+    };
+}
+
+/// A node.
+pub struct Node {
+    /// Its id. Ids grow: their order is that in which nodes were opened.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Its driver.
+    pub kind: Arc<dyn DriverKind>,
+    /// Where it lives.
+    pub iothread: IoThreadId,
+    /// The driver's own options as they were given, children left out.
+    pub options: Options,
+    /// The options that every node has, inherited ones included.
+    pub common: Common,
+    /// Those of them that were given for this node.
+    pub given: Given,
+    /// The node whose options this one was part of: what is not given comes from there.
+    pub inherits_from: Option<NodeId>,
+    /// What the node cell does besides its driver.
+    pub settings: NodeSettings,
+    /// The flags it is open with.
+    pub flags: OpenFlags,
+    /// What the open gave; `None` until it has ended.
+    pub facts: Option<OpenFacts>,
+    /// Its edges by slot.
+    pub children: Vec<Option<EdgeId>>,
+    /// The edges that lead to it, the oldest first.
+    pub parents: Vec<EdgeId>,
+    /// The permissions that were committed on it.
+    pub granted: Granted,
+    /// A user added it by `blockdev-add`; without one it goes with its last parent.
+    pub owned: bool,
+    /// Others may see it: the transaction that made it has been committed.
+    pub live: bool,
+    /// It is on its way to another iothread: what is sent to it waits in `deferred`.
+    pub moving: bool,
+    /// Orders that wait until it has arrived.
+    pub deferred: Vec<(Ticket, Order)>,
+}
+
+impl Node {
+    /// Whether it may be written to.
+    pub fn writable(&self) -> bool {
+        !self.flags.is_read_only() && !self.flags.contains(OpenFlags::INACTIVE)
+    }
+
+    /// The edge in `slot`.
+    pub fn child(&self, slot: ChildSlot) -> Option<EdgeId> {
+        self.children.get(usize::from(slot.0)).copied().flatten()
+    }
+
+    /// The slot of the child of this name, if the driver has such a child.
+    pub fn slot(&self, name: &str) -> Option<ChildSlot> {
+        slot_named(self.kind.as_ref(), name)
+    }
+}
+
+/// The slot of the child of this name, if the driver has such a child.
+pub fn slot_named(kind: &dyn DriverKind, name: &str) -> Option<ChildSlot> {
+    let index = kind.children().iter().position(|child| child.name == name)?;
+    u8::try_from(index).ok().map(ChildSlot)
+}
+
+/// Who holds an edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Parent {
+    /// A node, by one of its slots.
+    Node(NodeId, ChildSlot),
+    /// A user.
+    Root(RootId),
+}
+
+/// An edge.
+#[derive(Debug, Clone)]
+pub struct Edge {
+    /// Its id. Ids grow.
+    pub id: EdgeId,
+    /// Who holds it.
+    pub parent: Parent,
+    /// Where it leads.
+    pub child: NodeId,
+    /// The parent's name for it.
+    pub name: &'static str,
+    /// What the child is to the parent.
+    pub role: Role,
+    /// What the parent takes.
+    pub taken: Permissions,
+    /// What it shares.
+    pub shared: Permissions,
+}
+
+/// A user's hold on a node.
+#[derive(Debug, Clone)]
+pub struct Root {
+    /// The user.
+    pub user: RootUser,
+    /// The edge.
+    pub edge: EdgeId,
+    /// Where the edge's requests enter: the node must not leave that iothread.
+    pub pinned: bool,
+    /// The transaction that began it has been committed.
+    pub live: bool,
+}
+
+/// The graph.
+#[derive(Default)]
+pub struct Graph {
+    nodes: BTreeMap<NodeId, Node>,
+    names: HashMap<String, NodeId>,
+    edges: HashMap<EdgeId, Edge>,
+    roots: BTreeMap<RootId, Root>,
+    last_id: u64,
+    last_name: u64,
+}
+
+impl Graph {
+    fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    /// An id for a node to be inserted.
+    pub fn new_node_id(&mut self) -> NodeId {
+        NodeId(self.next_id())
+    }
+
+    /// A name that no node has and no user can give.
+    pub fn new_name(&mut self) -> String {
+        self.last_name += 1;
+        format!("#block{:03}", self.last_name)
+    }
+
+    /// All nodes, the oldest first.
+    pub fn nodes(&self) -> impl DoubleEndedIterator<Item = &Node> {
+        self.nodes.values()
+    }
+
+    /// All live nodes, the oldest first.
+    pub fn live_nodes(&self) -> impl DoubleEndedIterator<Item = &Node> {
+        self.nodes.values().filter(|node| node.live)
+    }
+
+    /// A node.
+    pub fn node(&self, id: NodeId) -> Option<&Node> {
+        self.nodes.get(&id)
+    }
+
+    /// A node, to be changed.
+    pub fn node_mut(&mut self, id: NodeId) -> Option<&mut Node> {
+        self.nodes.get_mut(&id)
+    }
+
+    /// A node that must be there, since the caller got the id from the graph and nothing has removed it since.
+    ///
+    /// # Errors
+    /// It is gone: the caller's belief was wrong, which is told rather than panicked about.
+    pub fn expect(&self, id: NodeId) -> Result<&Node> {
+        self.node(id)
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("Node {id} is gone")))
+    }
+
+    /// A live node by name.
+    pub fn named(&self, name: &str) -> Option<&Node> {
+        self.names
+            .get(name)
+            .and_then(|id| self.nodes.get(id))
+            .filter(|node| node.live)
+    }
+
+    /// Whether a node has this name, live or not.
+    pub fn has_name(&self, name: &str) -> bool {
+        self.names.contains_key(name)
+    }
+
+    /// A live node by name, for commands that take a node's name alone.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn find(&self, name: &str) -> Result<&Node> {
+        self.named(name).ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                format!("Failed to find node with node-name='{name}'"),
+            )
+        })
+    }
+
+    /// A live node by name, for commands that would also take a device's name: `device` is what they looked for.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn look_up(&self, device: &str, name: &str) -> Result<&Node> {
+        self.named(name).ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                format!("Cannot find device='{device}' nor node-name='{name}'"),
+            )
+        })
+    }
+
+    /// Inserts a node whose name is not taken.
+    pub fn insert(&mut self, node: Node) {
+        self.names.insert(node.name.clone(), node.id);
+        self.nodes.insert(node.id, node);
+    }
+
+    /// Removes a node that has no edges.
+    pub fn remove(&mut self, id: NodeId) -> Option<Node> {
+        let node = self.nodes.remove(&id)?;
+        self.names.remove(&node.name);
+        Some(node)
+    }
+
+    /// An edge.
+    pub fn edge(&self, id: EdgeId) -> Option<&Edge> {
+        self.edges.get(&id)
+    }
+
+    /// An edge, to be changed.
+    pub fn edge_mut(&mut self, id: EdgeId) -> Option<&mut Edge> {
+        self.edges.get_mut(&id)
+    }
+
+    /// All edges, in no order.
+    pub fn edges(&self) -> impl Iterator<Item = &Edge> {
+        self.edges.values()
+    }
+
+    /// The edges that lead to a node, the newest first.
+    pub fn parents_of(&self, id: NodeId) -> impl Iterator<Item = &Edge> {
+        let parents = self.node(id).map_or(&[][..], |node| &node.parents);
+        parents.iter().rev().filter_map(|edge| self.edges.get(edge))
+    }
+
+    /// The edges that leave a node, by slot.
+    pub fn children_of(&self, id: NodeId) -> impl Iterator<Item = &Edge> {
+        let children = self.node(id).map_or(&[][..], |node| &node.children);
+        children.iter().flatten().filter_map(|edge| self.edges.get(edge))
+    }
+
+    /// The nodes that hold an edge to a node.
+    pub fn parent_nodes(&self, id: NodeId) -> impl Iterator<Item = NodeId> {
+        self.parents_of(id).filter_map(|edge| match edge.parent {
+            Parent::Node(node, _) => Some(node),
+            Parent::Root(_) => None,
+        })
+    }
+
+    /// The root edges that lead to a node.
+    pub fn roots_of(&self, id: NodeId) -> impl Iterator<Item = RootId> {
+        self.parents_of(id).filter_map(|edge| match edge.parent {
+            Parent::Root(root) => Some(root),
+            Parent::Node(..) => None,
+        })
+    }
+
+    /// The child node in a slot.
+    pub fn child_node(&self, id: NodeId, slot: ChildSlot) -> Option<NodeId> {
+        self.edge(self.node(id)?.child(slot)?).map(|edge| edge.child)
+    }
+
+    /// The child node of this name.
+    pub fn child_named(&self, id: NodeId, name: &str) -> Option<NodeId> {
+        self.child_node(id, self.node(id)?.slot(name)?)
+    }
+
+    /// Joins a parent's empty slot, or a new root, to a child. Permissions are none until they are computed.
+    pub fn link(&mut self, parent: Parent, child: NodeId, name: &'static str, role: Role) -> EdgeId {
+        let id = EdgeId(self.next_id());
+        let (taken, shared) = (Permissions::empty(), Permissions::all());
+        self.edges.insert(
+            id,
+            Edge {
+                id,
+                parent,
+                child,
+                name,
+                role,
+                taken,
+                shared,
+            },
+        );
+        if let Parent::Node(node, slot) = parent {
+            self.set_slot(node, slot, Some(id));
+        }
+        if let Some(node) = self.nodes.get_mut(&child) {
+            node.parents.push(id);
+        }
+        id
+    }
+
+    /// Puts an edge back that [`Graph::unlink`] took away.
+    pub fn relink(&mut self, edge: Edge) {
+        if let Parent::Node(node, slot) = edge.parent {
+            self.set_slot(node, slot, Some(edge.id));
+        }
+        if let Some(node) = self.nodes.get_mut(&edge.child) {
+            let at = node.parents.partition_point(|other| *other < edge.id);
+            node.parents.insert(at, edge.id);
+        }
+        self.edges.insert(edge.id, edge);
+    }
+
+    /// Takes an edge away.
+    pub fn unlink(&mut self, id: EdgeId) -> Option<Edge> {
+        let edge = self.edges.remove(&id)?;
+        if let Parent::Node(node, slot) = edge.parent {
+            self.set_slot(node, slot, None);
+        }
+        if let Some(node) = self.nodes.get_mut(&edge.child) {
+            node.parents.retain(|other| *other != id);
+        }
+        Some(edge)
+    }
+
+    fn set_slot(&mut self, node: NodeId, slot: ChildSlot, edge: Option<EdgeId>) {
+        let place = self
+            .nodes
+            .get_mut(&node)
+            .and_then(|node| node.children.get_mut(usize::from(slot.0)));
+        if let Some(place) = place {
+            *place = edge;
+        }
+    }
+
+    /// Lets an edge lead to another node.
+    pub fn redirect(&mut self, id: EdgeId, child: NodeId) -> Option<NodeId> {
+        let edge = self.edges.get_mut(&id)?;
+        let old = std::mem::replace(&mut edge.child, child);
+        if let Some(node) = self.nodes.get_mut(&old) {
+            node.parents.retain(|other| *other != id);
+        }
+        if let Some(node) = self.nodes.get_mut(&child) {
+            let at = node.parents.partition_point(|other| *other < id);
+            node.parents.insert(at, id);
+        }
+        Some(old)
+    }
+
+    /// An id for a root edge to be inserted.
+    pub fn new_root_id(&mut self) -> RootId {
+        RootId(self.next_id())
+    }
+
+    /// Inserts a root edge.
+    pub fn insert_root(&mut self, id: RootId, root: Root) {
+        self.roots.insert(id, root);
+    }
+
+    /// Removes a root edge's user; its edge goes separately.
+    pub fn remove_root(&mut self, id: RootId) -> Option<Root> {
+        self.roots.remove(&id)
+    }
+
+    /// A root edge.
+    pub fn root(&self, id: RootId) -> Option<&Root> {
+        self.roots.get(&id)
+    }
+
+    /// A root edge, to be changed.
+    pub fn root_mut(&mut self, id: RootId) -> Option<&mut Root> {
+        self.roots.get_mut(&id)
+    }
+
+    /// All root edges.
+    pub fn roots(&self) -> impl Iterator<Item = (RootId, &Root)> {
+        self.roots.iter().map(|(id, root)| (*id, root))
+    }
+
+    /// Whether `to` can be reached downwards from `from`; a node reaches itself.
+    pub fn reaches(&self, from: NodeId, to: NodeId) -> bool {
+        // Ids are given bottom-up at open, but edges change: only a search tells.
+        self.closure([from], Direction::Down).contains(&to)
+    }
+
+    /// All nodes that can be reached from `starts`, themselves included.
+    pub fn closure(&self, starts: impl IntoIterator<Item = NodeId>, direction: Direction) -> HashSet<NodeId> {
+        let mut found = HashSet::new();
+        let mut open: Vec<NodeId> = starts.into_iter().collect();
+        while let Some(id) = open.pop() {
+            if !found.insert(id) {
+                continue;
+            }
+            if direction != Direction::Down {
+                open.extend(self.parent_nodes(id));
+            }
+            if direction != Direction::Up {
+                open.extend(self.children_of(id).map(|edge| edge.child));
+            }
+        }
+        found
+    }
+
+    /// All nodes below `starts`, themselves included, parents before children.
+    pub fn topological(&self, starts: impl IntoIterator<Item = NodeId>) -> Vec<NodeId> {
+        let mut done = HashSet::new();
+        let mut order = Vec::new();
+        let mut open: Vec<(NodeId, bool)> = starts.into_iter().map(|id| (id, false)).collect();
+        while let Some((id, children_done)) = open.pop() {
+            if children_done {
+                order.push(id);
+            } else if done.insert(id) {
+                open.push((id, true));
+                open.extend(self.children_of(id).map(|edge| (edge.child, false)));
+            }
+        }
+        order.reverse();
+        order
+    }
+}
+
+/// Which way a search goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// To parents.
+    Up,
+    /// To children.
+    Down,
+    /// Both: all that is joined.
+    Both,
+}
