@@ -186,10 +186,17 @@ impl Qmp {
     }
 
     fn receive(&mut self) -> Result<Value, String> {
+        let line = self.receive_line()?;
+        let beginning: String = line.chars().take(200).collect();
+        serde_json::from_str(&line).map_err(|error| format!("not JSON: {error}: {beginning}"))
+    }
+
+    /// Waits for the next line of any kind, as it is: for answers that nest too deeply for a parser.
+    pub fn receive_line(&mut self) -> Result<String, String> {
         let mut line = String::new();
         match self.reader.read_line(&mut line) {
             Ok(0) => Err("the monitor's connection was closed".to_owned()),
-            Ok(_) => serde_json::from_str(&line).map_err(|error| format!("not JSON: {error}: {line}")),
+            Ok(_) => Ok(line),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 Err(format!("nothing came for {PATIENCE:?}"))
             }
