@@ -1,5 +1,8 @@
 //! Who talks to whom: iothreads, nodes, the graph, exports and monitors.
+pub mod cli;
+pub mod daemon;
 pub mod export;
+mod ffi;
 pub mod graph;
 pub mod iothread;
 pub mod monitor;

@@ -3,8 +3,14 @@
 //! Everything here runs on the control thread. A monitor waits for its own commands only: while one
 //! monitor's command waits for a drain, the others go on.
 
+mod actor;
+pub mod chardev;
+pub(crate) mod commands;
 mod dispatch;
 mod events;
+mod session;
 
+pub use actor::{Finish, Monitor};
 pub use dispatch::Dispatch;
 pub use events::EventBus;
+pub use session::{Call, Session, Turn};

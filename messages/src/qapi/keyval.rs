@@ -100,7 +100,7 @@ fn pair<'a>(values: &mut Object, key: &str, tail: &'a str) -> Result<&'a str, St
 }
 
 /// A value up to a comma that is not doubled, and what comes after the comma.
-pub(super) fn take_value(text: &str) -> (String, &str) {
+pub fn take_value(text: &str) -> (String, &str) {
     let mut value = String::new();
     let mut rest = text;
     loop {

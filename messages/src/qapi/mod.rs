@@ -18,7 +18,7 @@ mod write;
 pub use error::{ErrorClass, QmpError};
 pub use event::{Event, IoOperation, JobEnd, QuorumOperation, TimedEvent};
 pub use json::{JsonStream, parse_json};
-pub use keyval::Options;
+pub use keyval::{Options, take_value};
 pub use number::parse_size;
 pub use order::{bucket, in_qdict_order};
 pub use types::*;

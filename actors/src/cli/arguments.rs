@@ -1,0 +1,198 @@
+//! Cuts the command line into options as C's `getopt_long` does, with its texts.
+
+/// An option of `millpond serve`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Name {
+    /// A node.
+    Blockdev,
+    /// A character device.
+    Chardev,
+    /// Go to the background.
+    Daemonize,
+    /// An export.
+    Export,
+    /// Explain the options.
+    Help,
+    /// A monitor.
+    Monitor,
+    /// The NBD server.
+    NbdServer,
+    /// An object.
+    Object,
+    /// Where to write the process id.
+    Pidfile,
+    /// What to log.
+    Trace,
+    /// Tell the version.
+    Version,
+    /// Something that is no option.
+    Positional,
+}
+
+/// An option with its value, and both as they were typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Argument {
+    /// Which option.
+    pub name: Name,
+    /// Its value; empty for those without.
+    pub value: String,
+    /// For error texts.
+    pub typed: String,
+}
+
+/// Each long option, whether it has a value, and its short form.
+const OPTIONS: &[(&str, Name, bool, Option<char>)] = &[
+    ("blockdev", Name::Blockdev, true, None),
+    ("chardev", Name::Chardev, true, None),
+    ("daemonize", Name::Daemonize, false, None),
+    ("export", Name::Export, true, None),
+    ("help", Name::Help, false, Some('h')),
+    ("monitor", Name::Monitor, true, None),
+    ("nbd-server", Name::NbdServer, true, None),
+    ("object", Name::Object, true, None),
+    ("pidfile", Name::Pidfile, true, None),
+    ("trace", Name::Trace, true, Some('T')),
+    ("version", Name::Version, false, Some('V')),
+];
+
+/// The options in `arguments`, in order, ending with the first that is wrong.
+///
+/// Long options may be shortened as far as they stay clear. What follows `--` is not looked at.
+pub fn parse(arguments: &[String]) -> Vec<Result<Argument, String>> {
+    let mut found = Vec::new();
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        if argument == "--" {
+            break;
+        }
+        let one = if let Some(long) = argument.strip_prefix("--") {
+            long_option(argument, long, &mut arguments).map(|one| vec![one])
+        } else if let Some(shorts) = argument.strip_prefix('-').filter(|shorts| !shorts.is_empty()) {
+            short_options(argument, shorts, &mut arguments)
+        } else {
+            Ok(vec![Argument {
+                name: Name::Positional,
+                value: argument.clone(),
+                typed: argument.clone(),
+            }])
+        };
+        match one {
+            Ok(options) => found.extend(options.into_iter().map(Ok)),
+            Err(why) => {
+                found.push(Err(why));
+                break;
+            }
+        }
+    }
+    found
+}
+
+fn long_option(typed: &str, text: &str, rest: &mut std::slice::Iter<'_, String>) -> Result<Argument, String> {
+    let (name, value) = match text.split_once('=') {
+        Some((name, value)) => (name, Some(value)),
+        None => (text, None),
+    };
+    // No two options begin with the same letter, so that what fits at all fits once.
+    let fits = |(long, ..): &&(&str, Name, bool, Option<char>)| !name.is_empty() && long.starts_with(name);
+    let Some((long, option, has_value, _)) = OPTIONS.iter().find(fits) else {
+        return Err(format!("unrecognized option '--{name}'"));
+    };
+    match (has_value, value) {
+        (false, Some(_)) => Err(format!("option '--{long}' doesn't allow an argument")),
+        (false, None) => Ok(Argument {
+            name: *option,
+            value: String::new(),
+            typed: typed.into(),
+        }),
+        (true, Some(value)) => Ok(Argument {
+            name: *option,
+            value: value.into(),
+            typed: typed.into(),
+        }),
+        (true, None) => match rest.next() {
+            Some(value) => Ok(Argument {
+                name: *option,
+                value: value.clone(),
+                typed: format!("{typed} {value}"),
+            }),
+            None => Err(format!("option '--{long}' requires an argument")),
+        },
+    }
+}
+
+fn short_options(
+    typed: &str,
+    shorts: &str,
+    rest: &mut std::slice::Iter<'_, String>,
+) -> Result<Vec<Argument>, String> {
+    let mut found = Vec::new();
+    for (at, short) in shorts.char_indices() {
+        let Some((_, name, has_value, _)) = OPTIONS.iter().find(|(.., known)| *known == Some(short)) else {
+            // Those before it count: `-Vx` tells the version.
+            return if found.is_empty() {
+                Err(format!("invalid option -- '{short}'"))
+            } else {
+                Ok(found)
+            };
+        };
+        if !has_value {
+            found.push(Argument {
+                name: *name,
+                value: String::new(),
+                typed: typed.into(),
+            });
+            continue;
+        }
+        let attached = shorts.get(at + short.len_utf8()..).unwrap_or_default();
+        let (value, typed) = if attached.is_empty() {
+            let Some(value) = rest.next() else {
+                return Err(format!("option requires an argument -- '{short}'"));
+            };
+            (value.clone(), format!("{typed} {value}"))
+        } else {
+            (attached.to_owned(), typed.to_owned())
+        };
+        found.push(Argument {
+            name: *name,
+            value,
+            typed,
+        });
+        break;
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Vec<(Name, String, String)> {
+        let arguments: Vec<String> = line.split(' ').map(str::to_owned).collect();
+        let parsed = parse(&arguments).into_iter().map(|one| match one {
+            Ok(one) => (one.name, one.value, one.typed),
+            Err(why) => (Name::Positional, why, String::new()),
+        });
+        parsed.collect()
+    }
+
+    fn one(name: Name, value: &str, typed: &str) -> (Name, String, String) {
+        (name, value.into(), typed.into())
+    }
+
+    #[test]
+    fn options_are_cut_as_getopt_cuts_them() {
+        assert_eq!(
+            parsed("--blockdev a,b=c --chardev=x foo -Tq -T r -hV --daem -- --zzz"),
+            [
+                one(Name::Blockdev, "a,b=c", "--blockdev a,b=c"),
+                one(Name::Chardev, "x", "--chardev=x"),
+                one(Name::Positional, "foo", "foo"),
+                one(Name::Trace, "q", "-Tq"),
+                one(Name::Trace, "r", "-T r"),
+                one(Name::Help, "", "-hV"),
+                one(Name::Version, "", "-hV"),
+                one(Name::Daemonize, "", "--daem"),
+            ]
+        );
+    }
+}

@@ -1,0 +1,246 @@
+//! `millpond serve`: `qemu-storage-daemon`'s options, with its meaning and its texts.
+//!
+//! Two passes: the first looks for what must be known before anything is done, the second does what each
+//! option says, strictly in order.
+
+use super::arguments::{Argument, Name, parse};
+use super::background::{Background, Side, split};
+use super::help::{OBJECT_TYPES, SERVE, object_help};
+use super::pidfile::Pidfile;
+use super::trace;
+use crate::daemon::{Daemon, properties_of};
+use crate::monitor::chardev::{self, BACKENDS, Parsed};
+use messages::qapi::schema::{
+    BLOCK_EXPORT_OPTIONS, BLOCKDEV_OPTIONS, MONITOR_OPTIONS, NBD_SERVER_OPTIONS, OBJECT_OPTIONS, StructType,
+};
+use messages::qapi::{Object, Options, QmpError, Validator};
+use serde_json::Value;
+use std::process::ExitCode;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// How an option ended that did not fail.
+enum Step {
+    /// Go on with the next.
+    Next,
+    /// It printed what was asked for: end with success.
+    Enough,
+}
+
+/// What the first pass found.
+#[derive(Default)]
+struct Plan {
+    daemonize: bool,
+    pidfile: Option<String>,
+    filters: Vec<String>,
+    steps: Vec<Argument>,
+}
+
+/// Runs the daemon; `program` is the name for error texts. `start` makes the daemon, on the control thread.
+pub fn serve(program: &str, arguments: &[String], start: impl FnOnce() -> Daemon) -> ExitCode {
+    let plan = match plan(program, arguments) {
+        Ok(plan) => plan,
+        Err(code) => return code,
+    };
+    let background = match plan.daemonize.then(split).transpose() {
+        Ok(None) => None,
+        Ok(Some(Side::Child(background))) => Some(background),
+        Ok(Some(Side::Parent(code))) => return code,
+        Err(error) => {
+            eprintln!("{program}: cannot go to the background: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    trace::start(program, &plan.filters);
+    actix_rt::System::new().block_on(async {
+        let daemon = start();
+        let code = live(program, &daemon, plan, background).await;
+        daemon.shut_down().await;
+        code
+    })
+}
+
+/// The first pass.
+fn plan(program: &str, arguments: &[String]) -> Result<Plan, ExitCode> {
+    let mut plan = Plan::default();
+    for argument in parse(arguments) {
+        let argument = argument.map_err(|why| {
+            eprintln!("{program}: {why}");
+            ExitCode::FAILURE
+        })?;
+        match argument.name {
+            Name::Help => {
+                println!("Usage: {program} [options]\n{SERVE}");
+                return Err(ExitCode::SUCCESS);
+            }
+            Name::Version => {
+                println!("{program} version {}", env!("CARGO_PKG_VERSION"));
+                return Err(ExitCode::SUCCESS);
+            }
+            Name::Daemonize => plan.daemonize = true,
+            Name::Pidfile => plan.pidfile = Some(argument.value),
+            Name::Trace if !trace::is_help(&argument.value) => plan.filters.push(argument.value),
+            _ => plan.steps.push(argument),
+        }
+    }
+    Ok(plan)
+}
+
+/// The signals that ask the daemon to end.
+struct Signals([Signal; 3]);
+
+impl Signals {
+    fn catch() -> std::io::Result<Self> {
+        let kinds = [
+            SignalKind::terminate(),
+            SignalKind::interrupt(),
+            SignalKind::hangup(),
+        ];
+        let [terminate, interrupt, hangup] = kinds.map(signal);
+        Ok(Self([terminate?, interrupt?, hangup?]))
+    }
+
+    async fn next(&mut self) {
+        let [terminate, interrupt, hangup] = &mut self.0;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}
+
+/// The second pass, and then the daemon's life until it is asked to end.
+async fn live(program: &str, daemon: &Daemon, plan: Plan, background: Option<Background>) -> ExitCode {
+    let fail = |why: String| {
+        eprintln!("{program}: {why}");
+        ExitCode::FAILURE
+    };
+    let mut signals = match Signals::catch() {
+        Ok(signals) => signals,
+        Err(error) => return fail(format!("signals cannot be caught: {error}")),
+    };
+    let done = tokio::select! {
+        done = second_pass(program, daemon, &plan) => done,
+        // An option may wait for a client: that can be ended too.
+        () = signals.next() => return ExitCode::SUCCESS,
+    };
+    match done {
+        Ok(Step::Next) => {}
+        Ok(Step::Enough) => return ExitCode::SUCCESS,
+        Err(why) => return fail(why),
+    }
+    let _pidfile = match plan.pidfile.as_deref().map(Pidfile::write).transpose() {
+        Ok(pidfile) => pidfile,
+        Err(why) => return fail(why),
+    };
+    if let Some(Err(error)) = background.map(Background::detach) {
+        return fail(format!("cannot go to the background: {error}"));
+    }
+    tokio::select! {
+        () = signals.next() => {}
+        () = daemon.asked_to_quit() => {}
+    }
+    // Until the end, so that whoever waits for the file to go finds everything flushed.
+    daemon.shut_down().await;
+    ExitCode::SUCCESS
+}
+
+async fn second_pass(program: &str, daemon: &Daemon, plan: &Plan) -> Result<Step, String> {
+    for argument in &plan.steps {
+        match step(program, daemon, plan, argument).await {
+            Ok(Step::Next) => {}
+            Ok(Step::Enough) => return Ok(Step::Enough),
+            Err(error) => return Err(format!("{}: {error}", argument.typed)),
+        }
+    }
+    Ok(Step::Next)
+}
+
+async fn step(program: &str, daemon: &Daemon, plan: &Plan, argument: &Argument) -> Result<Step, QmpError> {
+    let value = argument.value.as_str();
+    match argument.name {
+        Name::Blockdev => {
+            let options = checked(daemon, value, Some("driver"), &BLOCKDEV_OPTIONS)?;
+            daemon.run("blockdev-add", options).await?;
+        }
+        Name::Chardev => return character(program, daemon, plan, argument).await,
+        Name::Export => {
+            let options = checked(daemon, value, Some("type"), &BLOCK_EXPORT_OPTIONS)?;
+            daemon.run("block-export-add", options).await?;
+        }
+        Name::Monitor => daemon.add_monitor(&checked(daemon, value, Some("chardev"), &MONITOR_OPTIONS)?)?,
+        Name::NbdServer => {
+            let options = Value::Object(checked(daemon, value, None, &NBD_SERVER_OPTIONS)?);
+            let options =
+                serde_json::from_value(options).map_err(|error| QmpError::generic(error.to_string()))?;
+            daemon.exports().start_server(options).await?;
+        }
+        Name::Object => return object(daemon, value).await,
+        Name::Trace => {
+            print!("{}", trace::HELP);
+            return Ok(Step::Enough);
+        }
+        Name::Positional => return Err(QmpError::generic("Unexpected argument")),
+        // The first pass took these.
+        Name::Daemonize | Name::Help | Name::Pidfile | Name::Version => {}
+    }
+    Ok(Step::Next)
+}
+
+fn checked(
+    daemon: &Daemon,
+    text: &str,
+    implied_key: Option<&str>,
+    of: &StructType,
+) -> Result<Object, QmpError> {
+    use crate::monitor::Dispatch;
+    let options = Options::parse_without_help(text, implied_key)?;
+    Validator::new(options.form, daemon.extra_drivers()).check(of, options.values)
+}
+
+async fn object(daemon: &Daemon, text: &str) -> Result<Step, QmpError> {
+    let options = Options::parse(text, Some("qom-type"))?;
+    if options.help {
+        let kind = options.values.get("qom-type").and_then(Value::as_str);
+        match kind.and_then(|kind| properties_of(kind).map(|properties| (kind, properties))) {
+            Some((kind, properties)) => print!("{}", object_help(kind, properties)),
+            None => print!("{OBJECT_TYPES}"),
+        }
+        return Ok(Step::Enough);
+    }
+    let values = Validator::new(options.form, &[]).check(&OBJECT_OPTIONS, options.values)?;
+    daemon
+        .run("object-add", values)
+        .await
+        .map_err(chardev::with_identifier_hint)?;
+    Ok(Step::Next)
+}
+
+async fn character(
+    program: &str,
+    daemon: &Daemon,
+    plan: &Plan,
+    argument: &Argument,
+) -> Result<Step, QmpError> {
+    let typed = &argument.typed;
+    let warn = |text: String| eprintln!("{program}: {typed}: warning: {text}");
+    let options = match chardev::parse(&argument.value, warn).map_err(QmpError::generic)? {
+        Parsed::Device(options) => options,
+        Parsed::BackendHelp => {
+            println!("Available chardev backend types: ");
+            BACKENDS.iter().for_each(|name| println!("  {name}"));
+            return Ok(Step::Enough);
+        }
+        Parsed::ParameterHelp => {
+            print!("{}", chardev::parameter_help());
+            return Ok(Step::Enough);
+        }
+    };
+    if plan.daemonize && options.backend == chardev::Backend::Stdio {
+        return Err(QmpError::generic("cannot use stdio with -daemonize"));
+    }
+    let waiting =
+        |place: String| eprintln!("{program}: {typed}: info: QEMU waiting for connection on: {place}");
+    daemon.add_chardev(options, waiting).await?;
+    Ok(Step::Next)
+}

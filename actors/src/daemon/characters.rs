@@ -1,0 +1,109 @@
+//! Character devices by their ids, and the monitors on them.
+
+use super::Daemon;
+use crate::monitor::chardev::{Backend, Chardev, ChardevOptions};
+use crate::monitor::{Finish, Monitor};
+use actix::Actor;
+use messages::qapi::{Object, QmpError};
+use serde_json::{Value, json};
+use std::rc::Rc;
+
+/// The character devices there are, in the order in which they were made.
+#[derive(Default)]
+pub(super) struct Characters {
+    devices: Vec<Slot>,
+}
+
+struct Slot {
+    options: ChardevOptions,
+    /// Gone to its monitor, if it has one.
+    device: Option<Chardev>,
+}
+
+impl Daemon {
+    /// Makes a character device; `waiting` is told where if it waits for its first client.
+    ///
+    /// # Errors
+    /// QEMU's text for what went wrong.
+    pub async fn add_chardev(
+        &self,
+        options: ChardevOptions,
+        waiting: impl FnOnce(String),
+    ) -> Result<(), QmpError> {
+        {
+            let characters = self.parts.characters.borrow();
+            let is_stdio = |slot: &Slot| slot.options.backend == Backend::Stdio;
+            if options.backend == Backend::Stdio && characters.devices.iter().any(is_stdio) {
+                return Err(QmpError::generic(
+                    "cannot use stdio by multiple character devices",
+                ));
+            }
+            if characters
+                .devices
+                .iter()
+                .any(|slot| slot.options.id == options.id)
+            {
+                return Err(QmpError::generic(format!(
+                    "Chardev with id '{}' already exists",
+                    options.id
+                )));
+            }
+        }
+        let device = Chardev::open(&options, waiting)
+            .await
+            .map_err(QmpError::generic)?;
+        self.parts.characters.borrow_mut().devices.push(Slot {
+            options,
+            device: Some(device),
+        });
+        Ok(())
+    }
+
+    /// Makes a monitor, from the checked values of `--monitor`.
+    ///
+    /// # Errors
+    /// QEMU's text for what went wrong.
+    pub fn add_monitor(&self, options: &Object) -> Result<(), QmpError> {
+        let text = |name: &str| options.get(name).and_then(Value::as_str);
+        let label = text("chardev").unwrap_or_default();
+        let mut characters = self.parts.characters.borrow_mut();
+        let Some(slot) = characters
+            .devices
+            .iter_mut()
+            .find(|slot| slot.options.id == label)
+        else {
+            return Err(QmpError::generic(format!("chardev \"{label}\" not found")));
+        };
+        if text("mode") == Some("readline") {
+            return Err(QmpError::generic("Only QMP is supported"));
+        }
+        let Some(device) = slot.device.take() else {
+            return Err(QmpError::generic(format!("chardev '{label}' is already in use")));
+        };
+        let pretty = options.get("pretty").and_then(Value::as_bool).unwrap_or(false);
+        let monitor = Monitor::new(device, Rc::new(self.clone()), self.events().clone(), pretty);
+        self.parts.monitors.borrow_mut().push(monitor.start());
+        Ok(())
+    }
+
+    /// The reply of `query-chardev`.
+    pub(crate) fn describe_chardevs(&self) -> Value {
+        let characters = self.parts.characters.borrow();
+        let describe = |slot: &Slot| {
+            json!({
+                "label": slot.options.id,
+                "filename": slot.options.backend.to_string(),
+                "frontend-open": slot.device.is_none(),
+            })
+        };
+        characters.devices.iter().map(describe).collect()
+    }
+
+    /// Ends all monitors, after they have sent what they owe.
+    pub(super) async fn finish_monitors(&self) {
+        let monitors = self.parts.monitors.take();
+        let endings = monitors.iter().map(|monitor| monitor.send(Finish));
+        // One that has already ended cannot be asked, and need not.
+        futures_util::future::join_all(endings).await;
+    }
+}

@@ -1,0 +1,150 @@
+//! The storage daemon put together: what a command line or a monitor can ask for, and an orderly end.
+
+mod characters;
+mod exports;
+mod jobs;
+mod objects;
+
+pub use exports::Exports;
+pub use objects::{MainLoop, Objects, UserObject, properties_of};
+
+use crate::monitor::commands;
+use crate::monitor::{Dispatch, EventBus, Monitor};
+use crate::node::Client;
+use actix::Addr;
+use characters::Characters;
+use futures_util::future::LocalBoxFuture;
+use jobs::Jobs;
+use messages::ErrorKind;
+use messages::global_state::{GraphReply, GraphRequest};
+use messages::qapi::{ErrorClass, Object, QmpError};
+use serde_json::Value;
+use std::cell::RefCell;
+use std::rc::Rc;
+use tokio::sync::watch;
+
+/// Carries a request to the graph actor.
+pub type GraphLink =
+    Rc<dyn Fn(GraphRequest) -> LocalBoxFuture<'static, messages::Result<GraphReply<Client>>>>;
+
+/// A storage daemon. Clones are the same daemon; it belongs to the control thread.
+#[derive(Clone)]
+pub struct Daemon {
+    parts: Rc<Parts>,
+}
+
+struct Parts {
+    graph: GraphLink,
+    exports: Rc<dyn Exports>,
+    events: EventBus,
+    commands: Vec<&'static str>,
+    extra_drivers: Vec<String>,
+    quit: watch::Sender<bool>,
+    objects: RefCell<Objects>,
+    jobs: RefCell<Jobs>,
+    characters: RefCell<Characters>,
+    monitors: RefCell<Vec<Addr<Monitor>>>,
+}
+
+impl Daemon {
+    /// A daemon on a graph whose embedder brought `extra_drivers`.
+    pub fn new(
+        graph: GraphLink,
+        exports: Rc<dyn Exports>,
+        events: EventBus,
+        extra_drivers: Vec<String>,
+    ) -> Self {
+        Self {
+            parts: Rc::new(Parts {
+                graph,
+                exports,
+                events,
+                commands: commands::names(),
+                extra_drivers,
+                quit: watch::channel(false).0,
+                objects: RefCell::default(),
+                jobs: RefCell::default(),
+                characters: RefCell::default(),
+                monitors: RefCell::default(),
+            }),
+        }
+    }
+
+    /// Where events are told.
+    pub fn events(&self) -> &EventBus {
+        &self.parts.events
+    }
+
+    /// Asks the graph actor.
+    ///
+    /// # Errors
+    /// What it answers, as a client sees it.
+    pub async fn graph(&self, request: GraphRequest) -> Result<GraphReply<Client>, QmpError> {
+        (self.parts.graph)(request).await.map_err(|error| refusal(&error))
+    }
+
+    /// The exports and the NBD server.
+    pub fn exports(&self) -> &dyn Exports {
+        &*self.parts.exports
+    }
+
+    /// Carries out a command whose arguments were checked.
+    ///
+    /// # Errors
+    /// Why it cannot be done.
+    pub async fn run(&self, command: &str, arguments: Object) -> Result<Value, QmpError> {
+        commands::run(self, command, arguments).await
+    }
+
+    /// The objects users made. The closure must not wait for anything.
+    pub fn objects<T>(&self, look: impl FnOnce(&mut Objects) -> T) -> T {
+        look(&mut self.parts.objects.borrow_mut())
+    }
+
+    /// Asks the daemon to end.
+    pub fn quit(&self) {
+        self.parts.quit.send_replace(true);
+    }
+
+    /// Waits until it was asked to end.
+    pub async fn asked_to_quit(&self) {
+        // It cannot be closed while we hold it.
+        let _ = self.parts.quit.subscribe().wait_for(|quit| *quit).await;
+    }
+
+    /// Ends what the daemon does, in the order that loses nothing: exports, jobs, then nodes
+    /// with all their data flushed, then the monitors, so that their clients hear of it.
+    pub async fn shut_down(&self) {
+        self.exports().close_all().await;
+        self.finish_jobs().await;
+        if let Err(error) = self.graph(GraphRequest::CloseAll).await {
+            tracing::error!(%error, "the nodes cannot be closed");
+        }
+        self.finish_monitors().await;
+    }
+}
+
+impl Dispatch for Daemon {
+    fn commands(&self) -> &[&'static str] {
+        &self.parts.commands
+    }
+
+    fn extra_drivers(&self) -> &[String] {
+        &self.parts.extra_drivers
+    }
+
+    fn dispatch(&self, command: &str, arguments: Object) -> LocalBoxFuture<'static, Result<Value, QmpError>> {
+        let daemon = self.clone();
+        let command = command.to_owned();
+        Box::pin(async move { daemon.run(&command, arguments).await })
+    }
+}
+
+/// An error of the graph as a client sees it.
+pub fn refusal(error: &messages::Error) -> QmpError {
+    let class = match error.kind() {
+        ErrorKind::CommandNotFound => ErrorClass::CommandNotFound,
+        _ => ErrorClass::GenericError,
+    };
+    QmpError::new(class, error.context())
+}

@@ -1,0 +1,73 @@
+//! The two things a daemon needs that safe Rust has no function for: a second process, and a file
+//! descriptor that was passed by number.
+
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+/// Who returns from [`fork`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fork {
+    /// The process that called.
+    Parent {
+        /// The new process.
+        child: i32,
+    },
+    /// The new process.
+    Child,
+}
+
+/// Makes a second process.
+///
+/// # Errors
+/// What the system answers, and if this process has more than one thread: the others would be missing in
+/// the child, in the middle of whatever they did.
+pub fn fork() -> io::Result<Fork> {
+    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(io::Error::other(
+            "a process with several threads cannot become a daemon",
+        ));
+    }
+    // SAFETY: there is one thread, so the child's copy of memory is a state that this thread left
+    // consistent: no lock is held by a thread that the child lacks.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Fork::Child),
+        child => Ok(Fork::Parent { child }),
+    }
+}
+
+/// A duplicate of the descriptor that this process inherited as `number`.
+///
+/// # Errors
+/// There is no such descriptor.
+pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes numbers only and changes no memory; a number that is no descriptor is refused
+    // by the kernel. The original stays as it is, whoever owns it.
+    let duplicate = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    if duplicate < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just made this descriptor for us, and nothing else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(duplicate) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn an_inherited_descriptor_is_a_duplicate() {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let mut copy = UnixStream::from(inherited(theirs.as_raw_fd()).unwrap());
+        drop(theirs);
+        ours.write_all(b"x").unwrap();
+        let mut byte = [0];
+        copy.read_exact(&mut byte).unwrap();
+        assert_eq!(&byte, b"x");
+        assert!(inherited(i32::MAX).is_err());
+        assert!(inherited(-1).is_err());
+    }
+}

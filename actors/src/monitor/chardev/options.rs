@@ -1,0 +1,287 @@
+//! `--chardev`'s own grammar: older than that of the other options, with its own texts.
+
+use super::{Address, Backend, ChardevOptions, Socket};
+use messages::qapi::{QmpError, take_value};
+use std::time::Duration;
+
+/// What the text of `--chardev` asks for.
+#[derive(Debug, PartialEq)]
+pub enum Parsed {
+    /// A character device.
+    Device(ChardevOptions),
+    /// The list of backends.
+    BackendHelp,
+    /// The list of parameters.
+    ParameterHelp,
+}
+
+/// The kinds of backend there are.
+pub const BACKENDS: &[&str] = &["stdio", "socket", "null"];
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Text,
+    Switch,
+    Number,
+}
+
+use Kind::{Number, Switch, Text};
+
+/// Every parameter, whichever backend it belongs to.
+const PARAMETERS: &[(&str, Kind)] = &[
+    ("abstract", Switch),
+    ("backend", Text),
+    ("delay", Switch),
+    ("fd", Text),
+    ("host", Text),
+    ("ipv4", Switch),
+    ("ipv6", Switch),
+    ("mux", Switch),
+    ("nodelay", Switch),
+    ("path", Text),
+    ("port", Text),
+    ("reconnect", Number),
+    ("reconnect-ms", Number),
+    ("server", Switch),
+    ("signal", Switch),
+    ("tight", Switch),
+    ("to", Number),
+    ("wait", Switch),
+];
+
+/// What `--chardev BACKEND,help` prints.
+pub fn parameter_help() -> String {
+    let mut text = String::from("chardev options:\n");
+    for (name, kind) in PARAMETERS {
+        let kind = match kind {
+            Text => "<str>",
+            Switch => "<bool (on/off)>",
+            Number => "<num>",
+        };
+        text.push_str(&format!("  {name}={kind}\n"));
+    }
+    text
+}
+
+/// Values by name; a later one wins.
+#[derive(Default)]
+struct Values(Vec<(String, String)>);
+
+impl Values {
+    fn text(&self, name: &str) -> Option<&str> {
+        self.0
+            .iter()
+            .rev()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    fn switch(&self, name: &str) -> Option<bool> {
+        self.text(name).map(|value| value == "on")
+    }
+
+    fn number(&self, name: &str) -> Option<u64> {
+        self.text(name).and_then(|value| value.parse().ok())
+    }
+}
+
+/// Parses the text of `--chardev`; `warn` is told of old forms.
+///
+/// # Errors
+/// QEMU's text for what is wrong.
+pub fn parse(text: &str, mut warn: impl FnMut(String)) -> Result<Parsed, String> {
+    let mut values = Values::default();
+    let mut id = None;
+    let mut rest = text;
+    let mut first = true;
+    while !rest.is_empty() {
+        let end = rest.find(['=', ',']).unwrap_or(rest.len());
+        let (name, tail) = rest.split_at(end);
+        let (name, value) = if let Some(tail) = tail.strip_prefix('=') {
+            let (value, tail) = take_value(tail);
+            rest = tail;
+            (name.to_owned(), value)
+        } else {
+            let (name, tail) = take_value(rest);
+            rest = tail;
+            if first && (name == "help" || name == "?") {
+                return Ok(Parsed::BackendHelp);
+            }
+            if name == "help" || name == "?" {
+                return Ok(Parsed::ParameterHelp);
+            }
+            if first {
+                ("backend".to_owned(), name)
+            } else {
+                short_form(&name, &mut warn)
+            }
+        };
+        first = false;
+        if name == "id" {
+            // The first one counts.
+            id.get_or_insert(value);
+        } else {
+            check(&name, &value)?;
+            values.0.push((name, value));
+        }
+    }
+    build(id, &values).map(Parsed::Device)
+}
+
+/// A name alone means `on`, and with `no` before it `off`.
+fn short_form(name: &str, warn: &mut impl FnMut(String)) -> (String, String) {
+    let (full, value) = match name.strip_prefix("no") {
+        Some(rest)
+            if PARAMETERS
+                .iter()
+                .any(|(known, kind)| *known == rest && *kind == Switch) =>
+        {
+            (rest, "off")
+        }
+        _ => (name, "on"),
+    };
+    warn(format!(
+        "short-form boolean option '{name}' deprecated\nPlease use {full}={value} instead"
+    ));
+    (full.to_owned(), value.to_owned())
+}
+
+fn check(name: &str, value: &str) -> Result<(), String> {
+    match PARAMETERS.iter().find(|(known, _)| *known == name) {
+        None => Err(format!("Invalid parameter '{name}'")),
+        Some((_, Switch)) if value != "on" && value != "off" => {
+            Err(format!("Parameter '{name}' expects 'on' or 'off'"))
+        }
+        Some((_, Number)) if value.parse::<u64>().is_err() => {
+            Err(format!("Parameter '{name}' expects a number"))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// The text for an id that is none.
+pub const NO_IDENTIFIER: &str = "Parameter 'id' expects an identifier";
+
+/// Adds to an error what helps a person at the command line.
+pub fn with_identifier_hint(mut error: QmpError) -> QmpError {
+    if error.desc == NO_IDENTIFIER {
+        error
+            .desc
+            .push_str("\nIdentifiers consist of letters, digits, '-', '.', '_', starting with a letter.");
+    }
+    error
+}
+
+/// Whether `id` may name an object: a letter, then letters, digits, `-`, `.` and `_`.
+pub fn is_identifier(id: &str) -> bool {
+    id.starts_with(|c: char| c.is_ascii_alphabetic())
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
+}
+
+fn build(id: Option<String>, values: &Values) -> Result<ChardevOptions, String> {
+    if id.as_deref().is_some_and(|id| !is_identifier(id)) {
+        return Err(
+            "Parameter 'id' expects an identifier\nIdentifiers consist of letters, digits, '-', '.', \
+                    '_', starting with a letter."
+                .into(),
+        );
+    }
+    let id = id.ok_or("chardev: no id specified")?;
+    let backend = match values.text("backend") {
+        None => return Err(format!("chardev: \"{id}\" missing backend")),
+        Some("null") => Backend::Null,
+        Some("stdio") => Backend::Stdio,
+        Some("socket") => Backend::Socket(socket(values)?),
+        Some(other) => return Err(format!("'{other}' is not a valid char driver name")),
+    };
+    Ok(ChardevOptions { id, backend })
+}
+
+fn socket(values: &Values) -> Result<Socket, String> {
+    let address = match (values.text("path"), values.text("host"), values.text("fd")) {
+        (Some(_), _, Some(_)) | (_, Some(_), Some(_)) | (Some(_), Some(_), _) => {
+            return Err("None or one of 'path', 'fd' or 'host' option required.".into());
+        }
+        (Some(path), ..) => Address::Unix {
+            path: path.into(),
+            is_abstract: values.switch("abstract").unwrap_or(false),
+            tight: values.switch("tight").unwrap_or(true),
+        },
+        (_, Some(host), _) => Address::Inet {
+            host: host.into(),
+            port: values
+                .text("port")
+                .ok_or("chardev: socket: no port given")?
+                .into(),
+            to: values.number("to").and_then(|to| u16::try_from(to).ok()),
+            ipv4: values.switch("ipv4"),
+            ipv6: values.switch("ipv6"),
+        },
+        (.., fd) => Address::Fd(fd.unwrap_or_default().into()),
+    };
+    let server = values.switch("server").unwrap_or(false);
+    let reconnect = match (values.number("reconnect"), values.number("reconnect-ms")) {
+        (Some(_), Some(_)) => return Err("'reconnect' and 'reconnect-ms' are mutually exclusive".into()),
+        (Some(seconds), None) => seconds.saturating_mul(1000),
+        (None, milliseconds) => milliseconds.unwrap_or(0),
+    };
+    if server && reconnect > 0 {
+        return Err("'reconnect' option is incompatible with socket in server listen mode".into());
+    }
+    if !server && values.text("wait").is_some() {
+        return Err("'wait' option is incompatible with socket in client connect mode".into());
+    }
+    Ok(Socket {
+        address,
+        server,
+        wait: server && values.switch("wait").unwrap_or(true),
+        reconnect: (reconnect > 0).then(|| Duration::from_millis(reconnect)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(text: &str) -> ChardevOptions {
+        match parse(text, |_| {}) {
+            Ok(Parsed::Device(device)) => device,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_other_programs_pass_is_understood() {
+        let expected = ChardevOptions {
+            id: "qmp".into(),
+            backend: Backend::Socket(Socket {
+                address: Address::Unix {
+                    path: "/a,b".into(),
+                    is_abstract: false,
+                    tight: true,
+                },
+                server: true,
+                wait: false,
+                reconnect: None,
+            }),
+        };
+        assert_eq!(device("socket,id=qmp,path=/a,,b,server=on,wait=off"), expected);
+        let mut warnings = Vec::new();
+        let old = parse("socket,id=qmp,path=/a,,b,server,nowait", |text| {
+            warnings.push(text)
+        });
+        assert_eq!(old, Ok(Parsed::Device(expected)));
+        assert_eq!(
+            warnings,
+            [
+                "short-form boolean option 'server' deprecated\nPlease use server=on instead",
+                "short-form boolean option 'nowait' deprecated\nPlease use wait=off instead"
+            ]
+        );
+        assert_eq!(device("stdio,id=c").backend, Backend::Stdio);
+        assert_eq!(parse("help", |_| {}), Ok(Parsed::BackendHelp));
+        assert_eq!(parse("null,help", |_| {}), Ok(Parsed::ParameterHelp));
+    }
+}

@@ -1,0 +1,74 @@
+//! Exports, and the NBD server.
+
+use super::{Reply, arguments, done};
+use crate::daemon::Daemon;
+use messages::qapi::{
+    BlockDirtyBitmapOrStr, BlockExportDel, BlockExportKind, BlockExportOptions, NbdExportOptions,
+    NbdServerAdd, NbdServerRemove, NbdServerStart, Object, QmpError,
+};
+use serde_json::json;
+
+pub(super) async fn add(daemon: Daemon, given: Object) -> Reply {
+    daemon.exports().add(arguments(given)?).await?;
+    Ok(done())
+}
+
+pub(super) async fn delete(daemon: Daemon, given: Object) -> Reply {
+    let BlockExportDel { id, mode } = arguments(given)?;
+    daemon.exports().delete(id, mode).await?;
+    Ok(done())
+}
+
+pub(super) async fn query(daemon: Daemon, _: Object) -> Reply {
+    Ok(json!(daemon.exports().query().await))
+}
+
+pub(super) async fn server_start(daemon: Daemon, given: Object) -> Reply {
+    let start: NbdServerStart = arguments(given)?;
+    daemon.exports().start_server(start.into()).await?;
+    Ok(done())
+}
+
+/// The deprecated form of `block-export-add`.
+pub(super) async fn server_add(daemon: Daemon, given: Object) -> Reply {
+    let NbdServerAdd {
+        name,
+        description,
+        device,
+        writable,
+        bitmap,
+    } = arguments(given)?;
+    let name = name.unwrap_or_else(|| device.clone());
+    let options = BlockExportOptions {
+        kind: BlockExportKind::Nbd(NbdExportOptions {
+            name: Some(name.clone()),
+            description,
+            bitmaps: bitmap.map(|bitmap| vec![BlockDirtyBitmapOrStr::Local(bitmap)]),
+            allocation_depth: None,
+        }),
+        id: name,
+        fixed_iothread: None,
+        iothread: None,
+        node_name: device,
+        writable,
+        writethrough: None,
+        allow_inactive: None,
+    };
+    daemon.exports().add(options).await?;
+    Ok(done())
+}
+
+/// The deprecated form of `block-export-del`.
+pub(super) async fn server_remove(daemon: Daemon, given: Object) -> Reply {
+    let NbdServerRemove { name, mode } = arguments(given)?;
+    if !daemon.exports().server_runs() {
+        return Err(QmpError::generic("NBD server not running"));
+    }
+    daemon.exports().delete(name, mode).await?;
+    Ok(done())
+}
+
+pub(super) async fn server_stop(daemon: Daemon, _: Object) -> Reply {
+    daemon.exports().stop_server().await?;
+    Ok(done())
+}

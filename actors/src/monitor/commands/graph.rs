@@ -1,0 +1,102 @@
+//! Nodes: opened, closed, changed and shown.
+
+use super::{Reply, done, flag, text};
+use crate::daemon::Daemon;
+use messages::global_state::{GraphReply, GraphRequest, Query};
+use messages::qapi::{Object, QmpError};
+use serde_json::Value;
+
+async fn change(daemon: &Daemon, request: GraphRequest) -> Reply {
+    daemon.graph(request).await?;
+    Ok(done())
+}
+
+/// A question whose answer is JSON in QAPI's own form.
+async fn ask(daemon: &Daemon, query: Query) -> Reply {
+    match daemon.graph(GraphRequest::Query(query)).await? {
+        GraphReply::Json(answer) => Ok(answer),
+        _ => Err(QmpError::generic("The graph gave an answer of the wrong kind")),
+    }
+}
+
+pub(super) async fn add(daemon: Daemon, arguments: Object) -> Reply {
+    if text(&arguments, "node-name").is_empty() && !arguments.contains_key("node-name") {
+        return Err(QmpError::generic(
+            "'node-name' must be specified for the root node",
+        ));
+    }
+    change(&daemon, GraphRequest::BlockdevAdd(arguments)).await
+}
+
+pub(super) async fn delete(daemon: Daemon, arguments: Object) -> Reply {
+    let node_name = text(&arguments, "node-name").to_owned();
+    change(&daemon, GraphRequest::BlockdevDel { node_name }).await
+}
+
+pub(super) async fn reopen(daemon: Daemon, mut arguments: Object) -> Reply {
+    let Some(Value::Array(options)) = arguments.shift_remove("options") else {
+        return Ok(done());
+    };
+    let objects = options.into_iter().filter_map(|options| match options {
+        Value::Object(options) => Some(options),
+        _ => None,
+    });
+    change(&daemon, GraphRequest::BlockdevReopen(objects.collect())).await
+}
+
+pub(super) async fn snapshot(daemon: Daemon, arguments: Object) -> Reply {
+    let node = text(&arguments, "node").to_owned();
+    let overlay = text(&arguments, "overlay").to_owned();
+    change(&daemon, GraphRequest::BlockdevSnapshot { node, overlay }).await
+}
+
+pub(super) async fn create(daemon: Daemon, mut arguments: Object) -> Reply {
+    let Some(Value::Object(options)) = arguments.shift_remove("options") else {
+        return Ok(done());
+    };
+    daemon.start_create(text(&arguments, "job-id"), options)?;
+    Ok(done())
+}
+
+pub(super) async fn resize(daemon: Daemon, arguments: Object) -> Reply {
+    let device = text(&arguments, "device");
+    let node_name = text(&arguments, "node-name");
+    let size = arguments.get("size").and_then(Value::as_i64).unwrap_or_default();
+    // Devices there are none: only a node can be meant.
+    if !device.is_empty() || node_name.is_empty() {
+        let text = format!("Cannot find device='{device}' nor node-name='{node_name}'");
+        return Err(QmpError::generic(text));
+    }
+    let size = u64::try_from(size).map_err(|_| QmpError::generic("Parameter 'size' expects a >0 size"))?;
+    change(
+        &daemon,
+        GraphRequest::Resize {
+            node_name: node_name.to_owned(),
+            size,
+        },
+    )
+    .await
+}
+
+pub(super) async fn set_iothread(daemon: Daemon, arguments: Object) -> Reply {
+    let node_name = text(&arguments, "node-name").to_owned();
+    let iothread = arguments
+        .get("iothread")
+        .and_then(Value::as_str)
+        .map(str::to_owned);
+    let force = flag(&arguments, "force");
+    change(
+        &daemon,
+        GraphRequest::SetIothread {
+            node_name,
+            iothread,
+            force,
+        },
+    )
+    .await
+}
+
+pub(super) async fn query_nodes(daemon: Daemon, arguments: Object) -> Reply {
+    let flat = flag(&arguments, "flat");
+    ask(&daemon, Query::NamedNodes { flat }).await
+}

@@ -1,0 +1,188 @@
+//! The tree of objects, as far as users' own objects are in it.
+
+use super::{Reply, arguments, done, flag, text};
+use crate::daemon::{Daemon, UserObject, properties_of};
+use messages::global_state::GraphRequest;
+use messages::qapi::{ErrorClass, Object, ObjectPropertyInfo, ObjectTypeInfo, QmpError};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// Every type: its name, whether it is abstract, and what it is derived from.
+const TYPES: &[(&str, bool, Option<&str>)] = &[
+    ("container", false, Some("object")),
+    ("iothread", false, Some("event-loop-base")),
+    ("main-loop", false, Some("event-loop-base")),
+    ("event-loop-base", true, Some("object")),
+    ("user-creatable", true, Some("interface")),
+    ("object", true, None),
+    ("interface", true, None),
+];
+
+/// Types whose objects users can make.
+const CREATABLE: &[&str] = &["iothread", "main-loop", "event-loop-base"];
+
+/// A place in the tree.
+enum Place {
+    Root,
+    Container(&'static str),
+    Object(UserObject),
+}
+
+const CONTAINERS: &[&str] = &["backend", "objects", "chardevs"];
+
+fn find(daemon: &Daemon, path: &str) -> Result<Place, QmpError> {
+    let absolute = path.starts_with('/');
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let container = |name: &str| CONTAINERS.iter().find(|known| **known == name).copied();
+    let object = |id: &str| {
+        daemon
+            .objects(|objects| objects.find(id).cloned())
+            .map(Place::Object)
+    };
+    let found = match parts.as_slice() {
+        [] if absolute => Some(Place::Root),
+        [] => return Err(QmpError::generic("Path '' is ambiguous")),
+        [name] if absolute => container(name).map(Place::Container),
+        [name] => object(name).or_else(|| container(name).map(Place::Container)),
+        ["objects", id] => object(id),
+        _ => None,
+    };
+    found.ok_or_else(|| QmpError::new(ErrorClass::DeviceNotFound, format!("Device '{path}' not found")))
+}
+
+fn property(name: &str, kind: impl Into<String>) -> ObjectPropertyInfo {
+    ObjectPropertyInfo {
+        name: name.into(),
+        kind: kind.into(),
+        description: None,
+        default_value: None,
+    }
+}
+
+fn listing(properties: impl IntoIterator<Item = ObjectPropertyInfo>) -> Reply {
+    let all: Vec<_> = std::iter::once(property("type", "string"))
+        .chain(properties)
+        .collect();
+    serde_json::to_value(all).map_err(|error| QmpError::generic(error.to_string()))
+}
+
+fn of_type(kind: &str) -> Reply {
+    listing(
+        properties_of(kind)
+            .unwrap_or_default()
+            .iter()
+            .map(|name| property(name, "int")),
+    )
+}
+
+pub(super) async fn list(daemon: Daemon, arguments: Object) -> Reply {
+    match find(&daemon, text(&arguments, "path"))? {
+        Place::Root => listing(CONTAINERS.iter().map(|name| property(name, "child<container>"))),
+        Place::Container("objects") => daemon.objects(|objects| {
+            let all = objects.all().iter();
+            listing(all.map(|object| property(object.id(), format!("child<{}>", object.kind()))))
+        }),
+        Place::Container(_) => listing([]),
+        Place::Object(object) => of_type(object.kind()),
+    }
+}
+
+/// The object of that id, if `place` holds it as a child.
+fn is_child(daemon: &Daemon, place: &Place, name: &str) -> bool {
+    match place {
+        Place::Root => CONTAINERS.contains(&name),
+        Place::Container("objects") => daemon.objects(|objects| objects.find(name).is_some()),
+        Place::Container(_) | Place::Object(_) => false,
+    }
+}
+
+fn not_found(kind: &str, name: &str) -> QmpError {
+    QmpError::generic(format!("Property '{kind}.{name}' not found"))
+}
+
+pub(super) async fn get(daemon: Daemon, arguments: Object) -> Reply {
+    let path = text(&arguments, "path");
+    let name = text(&arguments, "property");
+    match find(&daemon, path)? {
+        Place::Object(object) => object.get(name).ok_or_else(|| not_found(object.kind(), name)),
+        Place::Root | Place::Container(_) if name == "type" => Ok("container".into()),
+        place if is_child(&daemon, &place, name) => {
+            Ok(format!("{}/{name}", path.trim_end_matches('/')).into())
+        }
+        _ => Err(not_found("container", name)),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Set {
+    path: String,
+    property: String,
+    value: Value,
+}
+
+pub(super) async fn set(daemon: Daemon, given: Object) -> Reply {
+    let Set {
+        path,
+        property,
+        value,
+    } = arguments(given)?;
+    let place = find(&daemon, &path)?;
+    let Place::Object(object) = place else {
+        return Err(if property == "type" || is_child(&daemon, &place, &property) {
+            QmpError::generic(format!("Property 'container.{property}' is not writable"))
+        } else {
+            not_found("container", &property)
+        });
+    };
+    let changed = object.with(&property, &value)?;
+    if let UserObject::Iothread(iothread) = &changed {
+        daemon.graph(GraphRequest::TuneIothread(iothread.clone())).await?;
+    }
+    daemon.objects(|objects| objects.put(changed));
+    Ok(done())
+}
+
+pub(super) async fn list_types(_: Daemon, arguments: Object) -> Reply {
+    let implements = arguments
+        .get("implements")
+        .and_then(Value::as_str)
+        .unwrap_or("object");
+    let with_abstract = flag(&arguments, "abstract");
+    let types = TYPES
+        .iter()
+        .filter(|(name, is_abstract, _)| (with_abstract || !is_abstract) && derives(name, implements));
+    let infos: Vec<_> = types
+        .map(|(name, is_abstract, parent)| ObjectTypeInfo {
+            name: (*name).into(),
+            is_abstract: is_abstract.then_some(true),
+            parent: parent.map(Into::into),
+        })
+        .collect();
+    Ok(json!(infos))
+}
+
+/// Whether `name` is `ancestor` or comes from it.
+fn derives(name: &str, ancestor: &str) -> bool {
+    if name == ancestor || (ancestor == "user-creatable" && CREATABLE.contains(&name)) {
+        return true;
+    }
+    // Interfaces are listed among all types though they derive from no object.
+    let parent = TYPES
+        .iter()
+        .find(|(known, ..)| *known == name)
+        .and_then(|(.., parent)| *parent);
+    match parent {
+        Some(parent) => derives(parent, ancestor),
+        None => ancestor == "object",
+    }
+}
+
+pub(super) async fn list_properties(_: Daemon, arguments: Object) -> Reply {
+    let kind = text(&arguments, "typename");
+    if !TYPES.iter().any(|(known, ..)| *known == kind) {
+        let error = format!("Class '{kind}' not found");
+        return Err(QmpError::new(ErrorClass::DeviceNotFound, error));
+    }
+    of_type(kind)
+}
