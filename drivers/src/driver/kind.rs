@@ -30,6 +30,12 @@ pub trait DriverKind: Send + Sync + 'static {
     /// Its children. `backing`, where supported, is optional: the graph opens what the image names.
     fn children(&self) -> &'static [ChildKind];
 
+    /// What the child at `index` is to a node with these options of its own: what [`DriverKind::children`] says, unless
+    /// options make a difference.
+    fn child_role(&self, index: usize, _options: &Options) -> Role {
+        self.children().get(index).map_or(Role::empty(), |child| child.role)
+    }
+
     /// A protocol stores bytes itself and has no `file` child.
     fn is_protocol(&self) -> bool;
 

@@ -21,6 +21,13 @@ use crate::ring::Ring;
 /// The place of `file` in [`RawKind::children`].
 const FILE: ChildSlot = ChildSlot::FILE;
 
+/// The file of an image without a window: the same data at the same offsets.
+const CHILD: ChildKind = ChildKind {
+    name: "file",
+    role: Role::FILTERED.union(Role::PRIMARY),
+    required: true,
+};
+
 /// The raw format.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RawKind;
@@ -31,11 +38,17 @@ impl DriverKind for RawKind {
     }
 
     fn children(&self) -> &'static [ChildKind] {
-        &[ChildKind {
-            name: "file",
-            role: Role::IMAGE,
-            required: true,
-        }]
+        &[CHILD]
+    }
+
+    /// A window is not the same data at the same offsets: the file stores what the node shows of it.
+    fn child_role(&self, _index: usize, options: &Options) -> Role {
+        let is_window = ["offset", "size"].iter().any(|name| options.contains_key(*name));
+        if is_window {
+            Role::DATA | Role::PRIMARY
+        } else {
+            CHILD.role
+        }
     }
 
     fn is_protocol(&self) -> bool {
@@ -169,6 +182,7 @@ impl Driver for Raw {
             zero_unmap: true,
             discard: Ability::Native,
             fua: Ability::Native,
+            transparent: true,
             ..Abilities::default()
         }
     }

@@ -283,7 +283,7 @@ fn insert_node(
                 Parent::Node(id, ChildSlot(slot)),
                 *child,
                 declared.name,
-                declared.role,
+                kind.child_role(index, &parsed.rest),
             );
         }
     }

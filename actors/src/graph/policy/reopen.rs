@@ -274,12 +274,12 @@ async fn relink(
         (Some(edge), None) => transaction.unlink(edge),
         (None, Some(child)) => {
             let declared = world.graph(|graph| {
-                graph
-                    .node(parent)
-                    .and_then(|node| node.kind.children().get(usize::from(slot.0)).copied())
+                let node = graph.node(parent)?;
+                let index = usize::from(slot.0);
+                Some((node.kind.children().get(index)?.name, node.kind.child_role(index, &node.options)))
             });
-            if let Some(declared) = declared {
-                transaction.link(Parent::Node(parent, slot), child, declared.name, declared.role);
+            if let Some((name, role)) = declared {
+                transaction.link(Parent::Node(parent, slot), child, name, role);
             }
         }
         (None, None) => return Ok(None),
