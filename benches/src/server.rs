@@ -1,0 +1,102 @@
+//! Starts a storage daemon for a measurement, and ends it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::Outcome;
+use crate::connection::Target;
+
+/// Which daemon, by name and how to run it.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// What tables call it.
+    pub name: &'static str,
+    path: PathBuf,
+    leading: &'static [&'static str],
+}
+
+impl Program {
+    /// Millpond at this path.
+    pub fn millpond(path: PathBuf) -> Program {
+        Program {
+            name: "millpond",
+            path,
+            leading: &["serve"],
+        }
+    }
+
+    /// QEMU's storage daemon, found on the path.
+    pub fn peer() -> Program {
+        Program {
+            name: "qemu-storage-daemon",
+            path: "qemu-storage-daemon".into(),
+            leading: &[],
+        }
+    }
+}
+
+/// A running daemon with one export called `disk`.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    target: Target,
+}
+
+impl Server {
+    /// Starts a daemon whose node `disk` these options make, served from an iothread with these options.
+    pub fn start(program: &Program, dir: &Path, iothread: &str, blockdevs: &[String]) -> Outcome<Server> {
+        let socket = dir.join("bench.sock");
+        if socket.exists() {
+            std::fs::remove_file(&socket)?;
+        }
+        let mut command = Command::new(&program.path);
+        command
+            .args(program.leading)
+            .arg("--object")
+            .arg(format!("iothread,id=io{iothread}"));
+        for blockdev in blockdevs {
+            command.arg("--blockdev").arg(blockdev);
+        }
+        command
+            .arg("--nbd-server")
+            .arg(format!("addr.type=unix,addr.path={}", socket.display()));
+        command
+            .arg("--export")
+            .arg("nbd,id=disk,node-name=disk,name=disk,writable=on,iothread=io");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(|error| format!("{}: {error}", program.path.display()))?;
+        let server = Server {
+            child,
+            target: Target::unix(socket, "disk"),
+        };
+        server
+            .target
+            .wait_ready(Duration::from_secs(20))
+            .map_err(|error| format!("{}: {error}", program.name))?;
+        Ok(server)
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its export.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Both fail only if it has ended by itself, which the load has reported.
+        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+        let _ = self.child.wait();
+    }
+}
