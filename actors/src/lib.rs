@@ -1,6 +1,7 @@
 //! Who talks to whom: iothreads, nodes, the graph, exports and monitors.
 pub mod cli;
 pub mod daemon;
+pub mod embed;
 pub mod export;
 mod ffi;
 pub mod graph;

@@ -154,6 +154,22 @@ pub struct IothreadOptions {
     pub thread_pool_max: i64,
 }
 
+impl IothreadOptions {
+    /// An iothread of this id with all other properties at their defaults.
+    #[must_use]
+    pub fn named(id: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            poll_max_ns: default_poll_max(),
+            poll_grow: 0,
+            poll_shrink: 0,
+            aio_max_batch: 0,
+            thread_pool_min: 0,
+            thread_pool_max: default_pool_max(),
+        }
+    }
+}
+
 const fn default_poll_max() -> i64 {
     32_768
 }
