@@ -1,8 +1,11 @@
-//! The two things a daemon needs that safe Rust has no function for: a second process, and a file
-//! descriptor that was passed by number.
+//! The three things a daemon needs that safe Rust has no function for: a second process, a file descriptor that was
+//! passed by number, and a descriptor of any kind in tokio's reactor.
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+use tokio::io::unix::AsyncFd;
 
 /// Who returns from [`fork`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +52,16 @@ pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     }
     // SAFETY: the kernel just made this descriptor for us, and nothing else knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(duplicate) })
+}
+
+/// A descriptor in the reactor of the tokio runtime that this runs in.
+///
+/// # Errors
+/// The reactor cannot wait for descriptors of its kind.
+pub fn watched(fd: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    // SAFETY: the descriptor is open, and neither closes nor changes while the `Arc` that moves into the result lives:
+    // an `OwnedFd` gives no way to that.
+    Ok(unsafe { AsyncFd::register(fd) }?)
 }
 
 #[cfg(test)]

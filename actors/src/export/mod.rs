@@ -1,3 +1,6 @@
 //! Exports: how the data of nodes is shown to programs outside.
 
 pub mod nbd;
+mod registry;
+
+pub use registry::ExportRegistry;

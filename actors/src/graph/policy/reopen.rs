@@ -276,7 +276,10 @@ async fn relink(
             let declared = world.graph(|graph| {
                 let node = graph.node(parent)?;
                 let index = usize::from(slot.0);
-                Some((node.kind.children().get(index)?.name, node.kind.child_role(index, &node.options)))
+                Some((
+                    node.kind.children().get(index)?.name,
+                    node.kind.child_role(index, &node.options),
+                ))
             });
             if let Some((name, role)) = declared {
                 transaction.link(Parent::Node(parent, slot), child, name, role);

@@ -1,0 +1,50 @@
+//! Where connections run: on the iothread of their export's node, and after it when it moves.
+
+use drivers::ring::Fd;
+use futures_util::FutureExt;
+use tracing::Instrument;
+
+use super::connection::{End, serve};
+use super::handshake::Negotiated;
+use crate::iothread::Local;
+use crate::node::{Client, Mail};
+
+/// A connection on its way to an iothread: nothing of it is in flight.
+pub(super) struct Luggage<G> {
+    pub(super) fd: Fd,
+    pub(super) negotiated: Negotiated,
+    /// The hold on the node behind the export.
+    pub(super) client: Client,
+    /// What was received and not looked at.
+    pub(super) received: Vec<u8>,
+    pub(super) span: tracing::Span,
+    /// Dropped when the connection has ended.
+    pub(super) guard: G,
+}
+
+impl<G: Send + 'static> Luggage<G> {
+    /// Sends the connection to where its node is. Where that has ended, so has the connection.
+    pub(super) fn place(self) {
+        let home = self.client.home();
+        drop(home.send(Mail::Run(Box::new(move || self.unpack()))));
+    }
+
+    /// Goes on serving, on the iothread that this is.
+    fn unpack(self) {
+        let Some(local) = Local::current() else { return };
+        let span = self.span.clone();
+        let here = local.clone();
+        let served = async move {
+            let backend = self.client.here();
+            match serve(here, self.fd.clone(), &self.negotiated, backend, &self.received).await {
+                End::Moved(received) => Self { received, ..self }.place(),
+                End::Closed(why) => {
+                    tracing::debug!("closed: {why}");
+                    drop(self.guard);
+                }
+            }
+        };
+        // One allocation for the future and its task, rather than a move of it through every wrapper's frame.
+        local.spawn(served.boxed_local().instrument(span));
+    }
+}

@@ -1,0 +1,524 @@
+//! The exports there are, and the NBD server that most of them are on. It lives on the control thread.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use drivers::ring::Fd;
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
+use messages::global_state::{GraphReply, GraphRequest, Query, RootRequest, RootUser};
+use messages::qapi::{
+    BlockDirtyBitmapOrStr, BlockExportInfo, BlockExportKind, BlockExportOptions, BlockExportRemoveMode,
+    BlockExportType, Event, NbdExportOptions, NbdServerOptions, QmpError,
+};
+use messages::{Error, ErrorKind, IoThreadId, Permissions, Result, SECTOR_SIZE};
+use tokio::sync::{Notify, mpsc};
+
+use super::nbd::offer::{Catalogue, Offer};
+use super::nbd::server::{ConnectionId, Connections, Exporter, Server};
+use super::nbd::wire::MAX_STRING;
+use crate::daemon::{Exports, refusal};
+use crate::graph::GraphHandle;
+use crate::monitor::EventBus;
+use crate::monitor::chardev::is_identifier;
+use crate::node::Client;
+
+/// All exports. Clones are the same registry.
+#[derive(Clone)]
+pub struct ExportRegistry(Rc<Inner>);
+
+struct Inner {
+    graph: GraphHandle,
+    events: EventBus,
+    state: RefCell<State>,
+    /// Where connections tell that they have ended.
+    ended: mpsc::UnboundedSender<ConnectionId>,
+    /// Told when an export or a connection is gone.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// In the order in which they were added.
+    exports: Vec<Export>,
+    /// Ids and names of exports that are being made.
+    reserved: Vec<(String, String)>,
+    server: ServerState,
+    connections: Connections<Key>,
+    last_key: u64,
+}
+
+#[derive(Default)]
+enum ServerState {
+    #[default]
+    Stopped,
+    /// Its address is being looked up.
+    Starting,
+    Running(Server),
+}
+
+/// Names an export, also among those that once had the same id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Key(u64);
+
+struct Export {
+    key: Key,
+    id: String,
+    offer: Arc<Offer>,
+    client: Client,
+    /// It is being removed: new clients do not find it.
+    shutting_down: bool,
+}
+
+impl State {
+    fn export(&mut self, key: Key) -> Option<&mut Export> {
+        self.exports.iter_mut().find(|export| export.key == key)
+    }
+
+    fn server(&self) -> Result<&Server> {
+        match &self.server {
+            ServerState::Running(server) => Ok(server),
+            ServerState::Stopped | ServerState::Starting => Err(not_running()),
+        }
+    }
+}
+
+fn not_running() -> Error {
+    Error::new(ErrorKind::NotFound, "NBD server not running")
+}
+
+fn not_found(id: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format!("Export '{id}' is not found"))
+}
+
+fn invalid(text: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidArgument, text.into())
+}
+
+/// Keeps an id and a name from being taken while their export is made.
+struct Reservation<'a> {
+    registry: &'a ExportRegistry,
+    id: &'a str,
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        let mut state = self.registry.0.state.borrow_mut();
+        state.reserved.retain(|(id, _)| id != self.id);
+    }
+}
+
+impl ExportRegistry {
+    /// An empty registry, on the current actix arbiter.
+    #[must_use]
+    pub fn new(graph: GraphHandle, events: EventBus) -> Self {
+        let (ended, mut endings) = mpsc::unbounded_channel();
+        let changed = Notify::new();
+        let registry = Self(Rc::new(Inner {
+            graph,
+            events,
+            state: RefCell::default(),
+            ended,
+            changed,
+        }));
+        let weak = Rc::downgrade(&registry.0);
+        actix_rt::spawn(async move {
+            while let Some(id) = endings.recv().await {
+                let Some(inner) = weak.upgrade() else { return };
+                Self(inner).disconnected(id);
+            }
+        });
+        registry
+    }
+
+    /// Starts the NBD server.
+    ///
+    /// # Errors
+    /// It runs already, or cannot listen there.
+    pub async fn start_server(&self, options: &NbdServerOptions) -> Result<()> {
+        {
+            let mut state = self.0.state.borrow_mut();
+            if !matches!(state.server, ServerState::Stopped) {
+                return Err(Error::new(ErrorKind::Exists, "NBD server already running"));
+            }
+            state.server = ServerState::Starting;
+        }
+        let server = Server::start(options, self.clone(), self.0.ended.clone()).await;
+        let mut state = self.0.state.borrow_mut();
+        let (next, result) = match server {
+            Ok(server) => (ServerState::Running(server), Ok(())),
+            Err(error) => (ServerState::Stopped, Err(error)),
+        };
+        state.server = next;
+        result
+    }
+
+    /// Stops the NBD server: ends its clients and removes its exports. Ends when both are gone.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub async fn stop_server(&self) -> Result<()> {
+        let keys: Vec<_> = {
+            let mut state = self.0.state.borrow_mut();
+            state.server()?;
+            state.server = ServerState::Stopped;
+            state.connections.shut_down(None);
+            state.exports.iter().map(|export| export.key).collect()
+        };
+        keys.into_iter().for_each(|key| self.begin_removal(key));
+        self.wait(|state| state.exports.is_empty() && state.connections.is_empty())
+            .await;
+        Ok(())
+    }
+
+    /// Waits until `condition` holds.
+    async fn wait(&self, condition: impl Fn(&State) -> bool) {
+        loop {
+            let changed = self.0.changed.notified();
+            if condition(&self.0.state.borrow()) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Adds an export.
+    ///
+    /// # Errors
+    /// QEMU's texts: ids and names that are malformed or taken, a node that is not there or cannot be used so.
+    pub async fn add(&self, options: &BlockExportOptions) -> Result<()> {
+        let BlockExportOptions { id, node_name, .. } = options;
+        let BlockExportKind::Nbd(nbd) = &options.kind;
+        let name = nbd.name.as_deref().unwrap_or(node_name);
+        if !is_identifier(id) {
+            return Err(invalid("Invalid block export id"));
+        }
+        self.check_id(id)?;
+        let writable = options.writable.unwrap_or(false);
+        let facts = self.0.graph.node(node_name).await?;
+        if writable && facts.read_only {
+            return Err(Error::new(
+                ErrorKind::ReadOnly,
+                "Cannot export read-only node as writable",
+            ));
+        }
+        let fixed = options.fixed_iothread.unwrap_or(false);
+        let iothread = match &options.iothread {
+            Some(name) => Some(self.iothread(name).await?),
+            // What is fixed stays where it is.
+            None => fixed.then_some(facts.iothread),
+        };
+        let reservation = self.reserve(id, name, nbd)?;
+        let mut permissions = Permissions::CONSISTENT_READ;
+        permissions.set(Permissions::WRITE, writable);
+        let client = self.0.graph.attach(RootRequest {
+            node: node_name.clone(),
+            user: RootUser::Export(id.clone()),
+            permissions,
+            // The length that clients were told holds as long as the export.
+            shared: Permissions::all() - Permissions::RESIZE,
+            iothread,
+            iothread_required: fixed,
+            writethrough: options.writethrough.unwrap_or(false),
+        });
+        let client = client.await?;
+        let added = self.insert(options, nbd, name, &client).await;
+        drop(reservation);
+        if added.is_err() {
+            self.detach(&client).await;
+        }
+        added
+    }
+
+    async fn insert(
+        &self,
+        options: &BlockExportOptions,
+        nbd: &NbdExportOptions,
+        name: &str,
+        client: &Client,
+    ) -> Result<()> {
+        let size = client
+            .length()
+            .await
+            .map_err(|error| Error::io("Failed to determine the NBD export's length", error))?;
+        let limits = match self
+            .0
+            .graph
+            .ask(GraphRequest::Query(Query::Root(client.root())))
+            .await?
+        {
+            GraphReply::Node(facts) => facts.limits,
+            _ => messages::Limits::default(),
+        };
+        let mut state = self.0.state.borrow_mut();
+        let multi_conn = state.server()?.multi_conn();
+        let offer = Offer {
+            name: name.to_owned(),
+            description: nbd.description.clone(),
+            size: size - size % SECTOR_SIZE,
+            flags: Offer::base_flags(options.writable.unwrap_or(false), multi_conn),
+            request_alignment: limits.request_alignment.max(1),
+            max_transfer: limits.max_transfer,
+            allocation_depth: nbd.allocation_depth.unwrap_or(false),
+        };
+        state.last_key += 1;
+        let key = Key(state.last_key);
+        state.exports.push(Export {
+            key,
+            id: options.id.clone(),
+            offer: Arc::new(offer),
+            client: client.clone(),
+            shutting_down: false,
+        });
+        Ok(())
+    }
+
+    fn check_id(&self, id: &str) -> Result<()> {
+        let state = self.0.state.borrow();
+        let taken = state.exports.iter().any(|export| export.id == id);
+        if taken || state.reserved.iter().any(|(reserved, _)| reserved == id) {
+            return Err(Error::new(
+                ErrorKind::Exists,
+                format!("Block export id '{id}' is already in use"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The checks that an NBD export's own options go through; what it is called is kept for it.
+    fn reserve<'a>(&'a self, id: &'a str, name: &str, nbd: &NbdExportOptions) -> Result<Reservation<'a>> {
+        // Somebody else may have been quicker while this one waited.
+        self.check_id(id)?;
+        let mut state = self.0.state.borrow_mut();
+        state.server()?;
+        if name.len() > MAX_STRING {
+            return Err(invalid(format!("export name '{name}' too long")));
+        }
+        if let Some(text) = nbd.description.as_deref().filter(|text| text.len() > MAX_STRING) {
+            return Err(invalid(format!("description '{text}' too long")));
+        }
+        let taken = state
+            .exports
+            .iter()
+            .any(|export| !export.shutting_down && export.offer.name == name);
+        if taken || state.reserved.iter().any(|(_, reserved)| reserved == name) {
+            let text = format!("NBD server already has export named '{name}'");
+            return Err(Error::new(ErrorKind::Exists, text));
+        }
+        // Nodes have no bitmaps yet, so none can be found.
+        match nbd.bitmaps.as_deref().and_then(<[_]>::first) {
+            Some(BlockDirtyBitmapOrStr::Local(name)) => {
+                return Err(Error::new(
+                    ErrorKind::NotFound,
+                    format!("Bitmap '{name}' is not found"),
+                ));
+            }
+            Some(BlockDirtyBitmapOrStr::External(bitmap)) => {
+                let text = format!("Dirty bitmap '{}' not found", bitmap.name);
+                return Err(Error::new(ErrorKind::NotFound, text));
+            }
+            None => {}
+        }
+        state.reserved.push((id.to_owned(), name.to_owned()));
+        Ok(Reservation { registry: self, id })
+    }
+
+    async fn iothread(&self, name: &str) -> Result<IoThreadId> {
+        let reply = self.0.graph.ask(GraphRequest::Query(Query::Iothreads)).await?;
+        let found = match reply {
+            GraphReply::Iothreads(all) => all
+                .into_iter()
+                .find(|(options, ..)| options.id == name)
+                .map(|(.., id)| id),
+            _ => None,
+        };
+        found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("iothread \"{name}\" not found")))
+    }
+
+    /// Begins to remove an export; it is gone when its clients are.
+    ///
+    /// # Errors
+    /// There is none, or it is in use and `mode` is safe.
+    pub fn delete(&self, id: &str, mode: BlockExportRemoveMode) -> Result<()> {
+        let key = {
+            let state = self.0.state.borrow();
+            let export = state.exports.iter().find(|export| export.id == id);
+            let export = export.ok_or_else(|| not_found(id))?;
+            if export.shutting_down {
+                let text = format!("Export '{id}' is already shutting down");
+                return Err(Error::new(ErrorKind::InUse, text));
+            }
+            if mode == BlockExportRemoveMode::Safe && state.connections.uses(export.key) {
+                return Err(Error::new(
+                    ErrorKind::InUse,
+                    format!("export '{id}' still in use"),
+                ));
+            }
+            export.key
+        };
+        self.begin_removal(key);
+        Ok(())
+    }
+
+    fn begin_removal(&self, key: Key) {
+        {
+            let mut state = self.0.state.borrow_mut();
+            match state.export(key) {
+                Some(export) if !export.shutting_down => export.shutting_down = true,
+                _ => return,
+            }
+            state.connections.shut_down(Some(key));
+        }
+        self.finish_removal(key);
+    }
+
+    /// Lets go of the node of an export that is being removed, if its clients are gone.
+    fn finish_removal(&self, key: Key) {
+        let client = {
+            let mut state = self.0.state.borrow_mut();
+            let unused = !state.connections.uses(key);
+            match state.export(key) {
+                Some(export) if export.shutting_down && unused => export.client.clone(),
+                _ => return,
+            }
+        };
+        let registry = self.clone();
+        actix_rt::spawn(async move {
+            registry.detach(&client).await;
+            let removed = {
+                let mut state = registry.0.state.borrow_mut();
+                let index = state.exports.iter().position(|export| export.key == key);
+                index.map(|index| state.exports.remove(index))
+            };
+            if let Some(Export { id, .. }) = removed {
+                registry.0.events.emit(Event::BlockExportDeleted { id });
+            }
+            registry.0.changed.notify_waiters();
+        });
+    }
+
+    async fn detach(&self, client: &Client) {
+        if let Err(error) = self.0.graph.detach(client.root()).await {
+            tracing::warn!(%error, "an export could not let go of its node");
+        }
+    }
+
+    fn disconnected(&self, id: ConnectionId) {
+        let export = self.0.state.borrow_mut().connections.remove(id);
+        if let Some(key) = export {
+            self.finish_removal(key);
+        }
+        self.0.changed.notify_waiters();
+    }
+
+    /// The exports, the last added first.
+    pub async fn list(&self) -> Vec<BlockExportInfo> {
+        let exports: Vec<_> = {
+            let state = self.0.state.borrow();
+            let exports = state.exports.iter().rev();
+            exports
+                .map(|export| (export.id.clone(), export.client.root(), export.shutting_down))
+                .collect()
+        };
+        let mut infos = Vec::with_capacity(exports.len());
+        for (id, root, shutting_down) in exports {
+            let reply = self.0.graph.ask(GraphRequest::Query(Query::Root(root))).await;
+            // An export whose node cannot be told has been removed meanwhile.
+            let Ok(GraphReply::Node(facts)) = reply else {
+                continue;
+            };
+            infos.push(BlockExportInfo {
+                id,
+                kind: BlockExportType::Nbd,
+                node_name: facts.name,
+                shutting_down,
+            });
+        }
+        infos
+    }
+
+    /// Removes all exports and stops the server; ends when both are gone.
+    pub async fn close_all(&self) {
+        // Nothing to stop is as good.
+        let _ = self.stop_server().await;
+        self.wait(|state| state.exports.is_empty() && state.connections.is_empty())
+            .await;
+    }
+}
+
+impl Catalogue for ExportRegistry {
+    fn find(&self, name: &[u8]) -> Option<Arc<Offer>> {
+        let state = self.0.state.borrow();
+        let mut exports = state.exports.iter().filter(|export| !export.shutting_down);
+        exports
+            .find(|export| export.offer.name.as_bytes() == name)
+            .map(|export| Arc::clone(&export.offer))
+    }
+
+    fn offers(&self) -> Vec<Arc<Offer>> {
+        let state = self.0.state.borrow();
+        let exports = state.exports.iter().filter(|export| !export.shutting_down);
+        exports.map(|export| Arc::clone(&export.offer)).collect()
+    }
+}
+
+impl Exporter for ExportRegistry {
+    fn connected(&self, id: ConnectionId, socket: Fd) {
+        self.0.state.borrow_mut().connections.insert(id, socket);
+    }
+
+    fn chose(&self, id: ConnectionId, offer: &Arc<Offer>) -> Option<Client> {
+        let mut state = self.0.state.borrow_mut();
+        let chosen = |export: &&Export| !export.shutting_down && Arc::ptr_eq(&export.offer, offer);
+        let (key, client) = state
+            .exports
+            .iter()
+            .find(chosen)
+            .map(|export| (export.key, export.client.clone()))?;
+        state.connections.assign(id, key);
+        Some(client)
+    }
+}
+
+/// A future of this registry for the daemon, with errors as its clients see them.
+macro_rules! for_daemon {
+    ($registry:expr, |$clone:ident| $call:expr) => {{
+        let $clone = $registry.clone();
+        async move { $call.map_err(|error| refusal(&error)) }.boxed_local()
+    }};
+}
+
+type Answer = LocalBoxFuture<'static, Result<(), QmpError>>;
+
+impl Exports for ExportRegistry {
+    fn start_server(&self, options: NbdServerOptions) -> Answer {
+        for_daemon!(self, |registry| Self::start_server(&registry, &options).await)
+    }
+
+    fn stop_server(&self) -> Answer {
+        for_daemon!(self, |registry| Self::stop_server(&registry).await)
+    }
+
+    fn add(&self, options: BlockExportOptions) -> Answer {
+        for_daemon!(self, |registry| Self::add(&registry, &options).await)
+    }
+
+    fn delete(&self, id: String, mode: BlockExportRemoveMode) -> Answer {
+        for_daemon!(self, |registry| Self::delete(&registry, &id, mode))
+    }
+
+    fn query(&self) -> LocalBoxFuture<'static, Vec<BlockExportInfo>> {
+        let registry = self.clone();
+        async move { registry.list().await }.boxed_local()
+    }
+
+    fn server_runs(&self) -> bool {
+        self.0.state.borrow().server().is_ok()
+    }
+
+    fn close_all(&self) -> LocalBoxFuture<'static, ()> {
+        let registry = self.clone();
+        async move { Self::close_all(&registry).await }.boxed_local()
+    }
+}
