@@ -153,11 +153,18 @@ impl<T: Table> Cache<T> {
         Some(&mut slot.table)
     }
 
-    /// Whether another table fits, after pushing a clean one out if need be. False if all are dirty or in writing.
+    /// Makes room for another table by pushing clean ones out. False if there is none, because all that might go are
+    /// dirty or in writing.
     pub fn make_room(&mut self) -> bool {
-        if self.slots.len() < self.capacity {
-            return true;
+        while self.slots.len() >= self.capacity {
+            if !self.push_out() {
+                return false;
+            }
         }
+        true
+    }
+
+    fn push_out(&mut self) -> bool {
         // Twice round: the first takes the used marks away.
         for _ in 0..2 * self.slots.len() {
             self.hand = if self.hand >= self.slots.len() {

@@ -6,7 +6,9 @@ use messages::io::Preallocation;
 use messages::{CheckResult, DriverInfo, Error, ErrorKind, IoError, IoResult, Limits, RequestFlags, Result};
 
 use super::Qcow2;
-use super::state::State;
+use super::gate::Key;
+use super::header::DIRTY;
+use super::state::{State, Stop};
 use crate::buffer::Buffers;
 use crate::driver::{
     Abilities, Ability, Answer, BackingLink, Child, Driver, Extent, Parcel, Placement, Purpose,
@@ -45,12 +47,26 @@ impl Driver for Qcow2 {
         Answer::wait(self.read_special(offset, buffers))
     }
 
-    fn place(&self, _offset: u64, _len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
-        Answer::ready(Err(IoError::ReadOnly))
+    fn place(&self, offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+        self.run(move |state| {
+            let placement = state.place(offset, len, self.backing.is_connected())?;
+            if let Some(ticket) = &placement.ticket {
+                self.gates.try_take(Key::Ticket(ticket.0));
+            }
+            Ok(placement)
+        })
     }
 
-    fn settle(&self, _ticket: Ticket, _written: IoResult<()>) -> Answer<'_, IoResult<()>> {
-        Answer::ready(Err(IoError::ReadOnly))
+    fn settle(&self, ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
+        let (id, written) = (ticket.0, written.is_ok());
+        let step = self.state.borrow_mut().settle(id, written);
+        match step {
+            Ok(()) => {
+                self.gates.release(Key::Ticket(id));
+                Answer::ready(Ok(()))
+            }
+            Err(stop) => Answer::wait(self.settle_later(id, written, stop)),
+        }
     }
 
     fn write(&self, _offset: u64, buffers: Buffers, _flags: RequestFlags) -> Answer<'_, Transfer> {
@@ -58,16 +74,19 @@ impl Driver for Qcow2 {
         Answer::ready((Err(IoError::NotSupported), buffers))
     }
 
-    fn write_zeroes(&self, _offset: u64, _len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<()>> {
-        Answer::ready(Err(IoError::ReadOnly))
+    fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
+        Answer::wait(self.zero(offset, len, flags))
     }
 
-    fn discard(&self, _offset: u64, _len: u64) -> Answer<'_, IoResult<()>> {
-        Answer::ready(Err(IoError::ReadOnly))
+    fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
+        Answer::wait(self.forget(offset, len))
     }
 
     fn flush(&self) -> Answer<'_, IoResult<()>> {
-        Answer::wait(self.write_back(false))
+        if self.gates.is_held(Key::Writeback) || self.state.borrow().is_dirty() {
+            return Answer::wait(self.write_back(false));
+        }
+        Answer::ready(Ok(()))
     }
 
     fn truncate(
@@ -123,7 +142,43 @@ impl Driver for Qcow2 {
     }
 
     fn close(&self) -> Answer<'_, Result<()>> {
-        Answer::ready(Ok(()))
+        Answer::wait(self.put_away())
+    }
+}
+
+impl Qcow2 {
+    /// Settles a ticket that needs a table loaded first. Where that fails, its clusters are leaked rather than used.
+    async fn settle_later(&self, id: u64, written: bool, stop: Stop) -> IoResult<()> {
+        let result = match self.satisfy(stop).await {
+            Ok(()) => self.run(move |state| state.settle(id, written)).await,
+            Err(error) => Err(error),
+        };
+        if result.is_err() {
+            self.state.borrow_mut().in_flight.retain(|entry| entry.id != id);
+        }
+        self.gates.release(Key::Ticket(id));
+        result
+    }
+
+    /// Brings the file up to date, as its last user does: nothing is left to repair.
+    pub(super) async fn put_away(&self) -> Result<()> {
+        if !self.state.borrow().writable || self.state.borrow().broken {
+            return Ok(());
+        }
+        let written = async {
+            // References that are dropped by the first round lower refcounts, which the second writes.
+            self.write_back(true).await?;
+            self.write_back(true).await?;
+            if self.state.borrow().refcounts_lag() {
+                self.file.flush().await?;
+                self.state.borrow_mut().header.incompatible &= !DIRTY;
+                self.write_features().await?;
+            }
+            Ok(())
+        };
+        written
+            .await
+            .map_err(|error| Error::io("Failed to write back the image's metadata", error))
     }
 }
 

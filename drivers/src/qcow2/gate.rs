@@ -55,7 +55,7 @@ impl Gates {
 
     /// Takes hold of `key` unless somebody has, until the guard is dropped.
     pub fn try_hold(&self, key: Key) -> Option<Held<'_>> {
-        self.try_take(key).then_some(Held { gates: self, key })
+        self.try_take(key).then(|| Held { gates: self, key })
     }
 
     /// Waits until nobody holds `key`. It may be held again when the waiter runs.

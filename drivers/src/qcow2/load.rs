@@ -1,6 +1,6 @@
 //! Loads of metadata from the file, each shared by all that wait for it, and what happens when it is wrong.
 
-use messages::{IoError, IoResult, RequestFlags};
+use messages::{IoError, IoResult};
 
 use super::Qcow2;
 use super::bytes::table_from_be;
@@ -28,10 +28,6 @@ impl Qcow2 {
         self.state.borrow_mut().l2.make_room()
     }
 
-    fn make_refblock_room(&self) -> bool {
-        self.state.borrow_mut().refblocks.make_room()
-    }
-
     /// Loads the refcount block of this number, which the refcount table has an entry for.
     pub(super) async fn load_refblock(&self, index: u64) -> IoResult<()> {
         let Some(_held) = self.gates.try_hold(Key::Refblock(index)) else {
@@ -52,17 +48,18 @@ impl Qcow2 {
             .read_vec(offset, geometry.cluster_size() as usize)
             .await?
             .to_vec();
-        while !self.make_refblock_room() {
-            self.write_back(true).await?;
-        }
-        self.state.borrow_mut().refblocks.insert(offset, bytes);
+        // Without room it is kept all the same, since the write-back itself may be what needs it: whoever changes refcounts
+        // sees to it that few blocks are dirty.
+        let mut state = self.state.borrow_mut();
+        state.refblocks.make_room();
+        state.refblocks.insert(offset, bytes);
         Ok(())
     }
 
     /// Takes note of metadata that cannot be: a writable image is marked corrupt in the file and answers no request
     /// any more, a read-only one goes on as far as it can. Answers the error for the request that found it.
     pub(super) async fn found_corruption(&self, text: &str) -> IoError {
-        let header = {
+        let marked = {
             let mut state = self.state.borrow_mut();
             if !state.writable || state.broken {
                 tracing::error!(
@@ -75,11 +72,9 @@ impl Qcow2 {
             );
             state.broken = true;
             state.header.incompatible |= CORRUPT;
-            state.header.version.ge(&3).then(|| state.header.encode_fields())
+            state.header.version >= 3
         };
-        if let Some(bytes) = header
-            && let Err(error) = self.file.write_slice(0, &bytes, RequestFlags::FUA).await
-        {
+        if marked && let Err(error) = self.write_features().await {
             tracing::error!("qcow2: could not mark the image as corrupt: {error}");
         }
         IoError::Corrupt

@@ -25,6 +25,7 @@
 //!
 //! The format is described in QEMU's `docs/interop/qcow2.txt`.
 
+mod allocate;
 mod bytes;
 mod cache;
 mod compress;
@@ -40,8 +41,11 @@ mod load;
 mod locate;
 mod options;
 mod overlap;
+mod refcount;
 mod state;
+mod table;
 mod writeback;
+mod zero_discard;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -111,7 +115,7 @@ impl Qcow2 {
                 Ok(())
             }
             Stop::Need(Need::Table(index)) => self.make_table(index).await,
-            Stop::Need(Need::Writeback) => self.write_back(false).await,
+            Stop::Need(Need::Writeback) => self.write_back(true).await,
         }
     }
 }

@@ -1,11 +1,333 @@
-//! Write-back of metadata that changed in memory.
+//! Write-back of metadata that changed in memory, in the order that the module's head tells.
+
+use std::collections::BTreeSet;
+
+use futures_util::stream::{self, TryStreamExt};
+use messages::{IoResult, RequestFlags};
+
 use super::Qcow2;
-use messages::IoResult;
+use super::bytes::table_to_be;
+use super::cache::Piece;
+use super::gate::Key;
+use super::header::DIRTY;
+use super::state::{Free, FreeReason, State, Try};
+
+/// Pieces of tables that adjoin are joined up to this many bytes.
+const MAX_WRITE: usize = 1 << 20;
+/// Writes in flight at once: enough to keep a disk busy without flooding it.
+const PARALLEL: usize = 16;
+/// Bytes of the L1 and refcount tables that are written together.
+const CHUNK: u64 = 4096;
+
+/// Where the header has the feature words.
+const FEATURES: std::ops::Range<usize> = 72..96;
+/// Where the header has the refcount table's place.
+const REFTABLE: std::ops::Range<usize> = 48..60;
+
+/// All that changed, as it was at one moment.
+#[derive(Default)]
+struct Batch {
+    refblocks: Vec<Piece>,
+    reftable: Vec<Piece>,
+    reftable_entries: BTreeSet<u64>,
+    slices: Vec<Piece>,
+    l1: Vec<Piece>,
+    l1_entries: BTreeSet<u64>,
+    frees: Vec<Free>,
+    barrier: bool,
+}
+
+impl State {
+    /// Takes what changed. `refcounts` are left where they may lag behind.
+    fn batch(&mut self, refcounts: bool) -> Batch {
+        let mut batch = Batch::default();
+        if refcounts {
+            batch.refblocks = self.refblocks.snapshot();
+            batch.reftable_entries = std::mem::take(&mut self.reftable_dirty);
+            batch.reftable = self.chunks(
+                &self.reftable,
+                self.header.reftable_offset,
+                &batch.reftable_entries,
+            );
+        }
+        batch.slices = self.l2.snapshot();
+        batch.l1_entries = std::mem::take(&mut self.l1_dirty);
+        batch.l1 = self.chunks(&self.l1, self.header.l1_offset, &batch.l1_entries);
+        batch.frees = std::mem::take(&mut self.frees);
+        batch.barrier = std::mem::take(&mut self.barrier);
+        batch
+    }
+
+    /// The parts of a table that hold changed entries. A table's last cluster is all its own, so the part behind its last
+    /// entry may be written too.
+    fn chunks(&self, table: &[u64], offset: u64, changed: &BTreeSet<u64>) -> Vec<Piece> {
+        let entries = CHUNK.min(self.geometry.cluster_size()) / 8;
+        let starts: BTreeSet<u64> = changed.iter().map(|index| index / entries * entries).collect();
+        let piece = |start: u64| {
+            let part = table.get(start as usize..).unwrap_or_default();
+            let mut bytes = table_to_be(part.get(..entries as usize).unwrap_or(part));
+            bytes.resize(entries as usize * 8, 0);
+            Piece {
+                offset: offset + start * 8,
+                bytes,
+            }
+        };
+        starts.into_iter().map(piece).collect()
+    }
+
+    /// Takes back what could not be written.
+    fn restore(&mut self, batch: Batch) {
+        self.reftable_dirty.extend(batch.reftable_entries);
+        self.l1_dirty.extend(batch.l1_entries);
+        self.frees.splice(0..0, batch.frees);
+        self.barrier |= batch.barrier;
+    }
+
+    /// How many clusters of a free are in one block and referenced just once (true) or more often (false).
+    fn last_references(&self, free: &Free) -> Try<(u64, u64)> {
+        let count = self.refcount(free.cluster)?;
+        let entries = self.geometry.refblock_entries();
+        let in_block = entries - free.cluster % entries;
+        let mut same = 1;
+        while same < free.count.min(in_block) && self.refcount(free.cluster + same)? == count {
+            same += 1;
+        }
+        Ok((count, same))
+    }
+
+    fn passes_discard(&self, reason: FreeReason) -> bool {
+        match reason {
+            FreeReason::Request => self.settings.pass_discard_request,
+            FreeReason::Other => self.settings.pass_discard_other,
+        }
+    }
+}
+
 impl Qcow2 {
-    pub(super) async fn write_back(&self, _p: bool) -> IoResult<()> {
+    /// Writes back what changed; with `everything`, also refcounts that might lag behind.
+    pub(super) async fn write_back(&self, everything: bool) -> IoResult<()> {
+        let _held = self.gates.hold(Key::Writeback).await;
+        self.write_back_held(everything).await
+    }
+
+    /// As [`Qcow2::write_back`], for who holds [`Key::Writeback`] already.
+    pub(super) async fn write_back_held(&self, everything: bool) -> IoResult<()> {
+        self.mark_dirty_for_lazy_refcounts().await?;
+        let refcounts = everything || !self.state.borrow().refcounts_lag();
+        if refcounts {
+            self.move_reftable().await?;
+        }
+        let mut batch = {
+            let mut state = self.state.borrow_mut();
+            if !state.is_dirty() && !(refcounts && state.refcounts_dirty()) {
+                return Ok(());
+            }
+            state.batch(refcounts)
+        };
+        let result = self.write_batch(&batch).await;
+        let frees = {
+            let mut state = self.state.borrow_mut();
+            state.refblocks.written(result.is_ok());
+            state.l2.written(result.is_ok());
+            if result.is_err() {
+                state.restore(batch);
+                return result;
+            }
+            std::mem::take(&mut batch.frees)
+        };
+        self.apply_frees(frees).await
+    }
+
+    async fn write_batch(&self, batch: &Batch) -> IoResult<()> {
+        self.write_pieces(&batch.refblocks).await?;
+        if !batch.reftable.is_empty() {
+            self.file.flush().await?;
+            self.write_pieces(&batch.reftable).await?;
+        }
+        let references = !batch.slices.is_empty() || !batch.l1.is_empty();
+        let counts = !batch.refblocks.is_empty() || !batch.reftable.is_empty();
+        if references && (counts || batch.barrier) {
+            self.file.flush().await?;
+        }
+        self.write_pieces(&batch.slices).await?;
+        if !batch.l1.is_empty() {
+            self.file.flush().await?;
+            self.write_pieces(&batch.l1).await?;
+        }
+        if !batch.frees.is_empty() {
+            self.file.flush().await?;
+        }
         Ok(())
     }
-    pub(super) async fn make_table(&self, _i: u64) -> IoResult<()> {
-        Err(messages::IoError::NotSupported)
+
+    async fn write_pieces(&self, pieces: &[Piece]) -> IoResult<()> {
+        let mut joined: Vec<(u64, Vec<u8>)> = Vec::new();
+        for piece in pieces {
+            match joined.last_mut() {
+                Some((offset, bytes))
+                    if *offset + bytes.len() as u64 == piece.offset
+                        && bytes.len() + piece.bytes.len() <= MAX_WRITE =>
+                {
+                    bytes.extend_from_slice(&piece.bytes);
+                }
+                _ => joined.push((piece.offset, piece.bytes.clone())),
+            }
+        }
+        let writes = joined.into_iter().map(|(offset, bytes)| async move {
+            self.file
+                .write(offset, bytes.into(), RequestFlags::empty())
+                .await
+                .0
+        });
+        stream::iter(writes.map(Ok))
+            .try_buffer_unordered(PARALLEL)
+            .try_collect()
+            .await
+    }
+
+    /// Lowers the refcounts of references that are gone from the file for good.
+    async fn apply_frees(&self, frees: Vec<Free>) -> IoResult<()> {
+        if frees.is_empty() {
+            return Ok(());
+        }
+        self.forget_unpacked();
+        for mut free in frees {
+            while free.count > 0 {
+                self.relieve_refblocks().await?;
+                let (refcount, count) = self.run(move |state| state.last_references(&free)).await?;
+                if refcount == 1 && self.state.borrow().passes_discard(free.reason) {
+                    let bits = self.state.borrow().geometry.cluster_bits;
+                    if let Err(error) = self.file.discard(free.cluster << bits, count << bits).await {
+                        tracing::debug!(%error, "the file does not discard freed clusters");
+                    }
+                }
+                match refcount.checked_sub(1) {
+                    Some(less) => {
+                        self.run(move |state| state.set_refcounts(free.cluster, count, less))
+                            .await?
+                    }
+                    None => tracing::error!(cluster = free.cluster, "a cluster without references was freed"),
+                }
+                free.cluster += count;
+                free.count -= count;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes refcount blocks where too many changed. Those that count too much do no harm, and those that count less
+    /// changed because the references are gone from the file.
+    async fn relieve_refblocks(&self) -> IoResult<()> {
+        let pieces = {
+            let mut state = self.state.borrow_mut();
+            if !state.too_many_refblocks() {
+                return Ok(());
+            }
+            state.refblocks.snapshot()
+        };
+        let result = self.write_pieces(&pieces).await;
+        self.state.borrow_mut().refblocks.written(result.is_ok());
+        result
+    }
+
+    /// Writes a part of the header's fixed fields.
+    pub(super) async fn write_header_part(&self, part: std::ops::Range<usize>) -> IoResult<()> {
+        let bytes = self.state.borrow().header.encode_fields();
+        let start = part.start as u64;
+        match bytes.get(part) {
+            Some(bytes) => self.file.write_slice(start, bytes, RequestFlags::empty()).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Writes the header's feature words.
+    pub(super) async fn write_features(&self) -> IoResult<()> {
+        self.write_header_part(FEATURES).await
+    }
+
+    /// With lazy refcounts, tells the file that its refcounts are about to be wrong.
+    async fn mark_dirty_for_lazy_refcounts(&self) -> IoResult<()> {
+        {
+            let mut state = self.state.borrow_mut();
+            if !state.settings.lazy_refcounts || state.refcounts_lag() || !state.refcounts_dirty() {
+                return Ok(());
+            }
+            state.header.incompatible |= DIRTY;
+        }
+        let result = match self.write_features().await {
+            Ok(()) => self.file.flush().await,
+            Err(error) => Err(error),
+        };
+        if result.is_err() {
+            self.state.borrow_mut().header.incompatible &= !DIRTY;
+        }
+        result
+    }
+
+    /// Gives the refcount table a larger place once it does not fit in its own.
+    async fn move_reftable(&self) -> IoResult<()> {
+        let Some((clusters, bytes)) = self.wanted_reftable() else {
+            return Ok(());
+        };
+        let first = self.run(move |state| state.allocate_row(clusters)).await?;
+        // Allocating may have added blocks, but there is room to spare.
+        let offset = {
+            let mut state = self.state.borrow_mut();
+            let entries = state.reftable.len().max((bytes / 8) as usize);
+            state.reftable.resize(entries, 0);
+            first << state.geometry.cluster_bits
+        };
+        // The blocks that the new table names must be in the file before it.
+        let (pieces, table) = {
+            let mut state = self.state.borrow_mut();
+            (state.refblocks.snapshot(), table_to_be(&state.reftable))
+        };
+        let written = async {
+            self.write_pieces(&pieces).await?;
+            self.file.flush().await?;
+            self.file
+                .write(offset, table.into(), RequestFlags::empty())
+                .await
+                .0?;
+            self.file.flush().await
+        };
+        let result = written.await;
+        let old = {
+            let mut state = self.state.borrow_mut();
+            state.refblocks.written(result.is_ok());
+            result?;
+            let old = (state.header.reftable_offset, state.header.reftable_clusters);
+            state.header.reftable_offset = offset;
+            state.header.reftable_clusters = clusters as u32;
+            old
+        };
+        let result = async {
+            self.write_header_part(REFTABLE).await?;
+            self.file.flush().await
+        };
+        let result = result.await;
+        let mut state = self.state.borrow_mut();
+        if result.is_err() {
+            (state.header.reftable_offset, state.header.reftable_clusters) = old;
+            return result;
+        }
+        let bits = state.geometry.cluster_bits;
+        state.metadata.remove(old.0 >> bits, u64::from(old.1));
+        state.mark_range(offset, clusters << bits);
+        state.free_later(old.0 >> bits, u64::from(old.1), FreeReason::Other);
+        Ok(())
+    }
+
+    /// How large the refcount table should be, in clusters and bytes, if that is more than it is in the file.
+    fn wanted_reftable(&self) -> Option<(u64, u64)> {
+        let state = self.state.borrow();
+        let size = state.geometry.cluster_size();
+        let have = u64::from(state.header.reftable_clusters) * size;
+        let need = state.reftable.len() as u64 * 8;
+        if need <= have {
+            return None;
+        }
+        let clusters = (need + need / 2).div_ceil(size) + 1;
+        Some((clusters, clusters * size))
     }
 }

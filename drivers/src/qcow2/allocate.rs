@@ -1,0 +1,331 @@
+//! Places for writes: in place where the cluster is the image's own, else in new or reserved clusters, which become
+//! visible when the write is settled.
+
+use messages::{ChildSlot, IoError};
+
+use super::entry::{COPIED, Cluster, cluster, compressed};
+use super::overlap::Kind;
+use super::state::{FreeReason, InFlight, Need, State, Stop, Try};
+use crate::driver::{Placement, Target, Ticket};
+
+/// Dirty L2 slices and refcount blocks, and dropped references, beyond which writers wait for a write-back: 4 MiB of
+/// default slices, so that one snapshot of all is copied in about a millisecond.
+const MAX_DIRTY_SLICES: usize = 1024;
+const MAX_DIRTY_REFBLOCKS: usize = 16;
+const MAX_FREES: usize = 4096;
+
+/// The guest clusters of a write.
+struct Span {
+    /// First byte.
+    offset: u64,
+    /// Bytes.
+    len: u64,
+    /// The first byte, within its cluster.
+    head: u64,
+}
+
+impl State {
+    /// Where a write of `len` bytes at `offset` goes. `backing` says whether what is unallocated shows a backing file.
+    pub fn place(&mut self, offset: u64, len: u64, backing: bool) -> Try<Placement> {
+        self.check_writable()?;
+        let span = Span {
+            offset,
+            len,
+            head: self.geometry.in_cluster(offset),
+        };
+        let first = offset >> self.geometry.cluster_bits;
+        let wanted = self.before_in_flight(first, self.geometry.clusters(span.head + len))?;
+        let key = self.writable_slice(offset)?;
+        let index = self.geometry.slice_index(offset);
+        let slice = self.slice(key)?;
+        let entries = slice.get(index..).unwrap_or_default();
+        let entries = entries.get(..wanted as usize).unwrap_or(entries);
+        let Some(&entry) = entries.first() else {
+            return Err(Stop::Fail(IoError::Corrupt));
+        };
+        let kind = self.checked_cluster(entry, key, index)?;
+        let bits = self.geometry.cluster_bits;
+        let own = |n: u64, entry: u64, kind: Cluster| {
+            entry & COPIED != 0 && cluster(entry) == kind_at(kind, n, bits)
+        };
+        match kind {
+            Cluster::Normal(host) if entry & COPIED != 0 => {
+                let count = run(entries, |n, entry| own(n, entry, kind));
+                self.check_not_metadata(host >> bits, count)?;
+                Ok(self.placement(&span, host, count, false, false, None))
+            }
+            Cluster::ZeroAllocated(host) if entry & COPIED != 0 => {
+                let count = run(entries, |n, entry| own(n, entry, kind));
+                self.check_not_metadata(host >> bits, count)?;
+                self.check_pressure()?;
+                let ticket = self.set_aside(first, count, host, false);
+                Ok(self.placement(&span, host, count, true, true, Some(ticket)))
+            }
+            _ => {
+                let count = run(entries, |_, entry| needs_new(entry));
+                let copies = |entry: &u64| match cluster(*entry) {
+                    Cluster::Unallocated => backing,
+                    Cluster::ZeroPlain | Cluster::ZeroAllocated(_) => false,
+                    Cluster::Normal(_) | Cluster::Compressed => true,
+                };
+                let old: Vec<bool> = entries.iter().take(count as usize).map(copies).collect();
+                self.place_new(&span, first, &old)
+            }
+        }
+    }
+
+    /// Allocates for as many clusters as `old` has, which says of each whether it shows anything but zeroes, or fewer.
+    fn place_new(&mut self, span: &Span, first: u64, old: &[bool]) -> Try<Placement> {
+        self.check_pressure()?;
+        let (host, count) = self.allocate(old.len() as u64)?;
+        let host = host << self.geometry.cluster_bits;
+        // The file reads as zeroes where nothing was ever stored: so do the new clusters' parts that are not written.
+        let untouched = host >= self.file_end;
+        self.file_end = self.file_end.max(host + (count << self.geometry.cluster_bits));
+        let copy = |at: usize| !untouched || old.get(at).copied().unwrap_or(true);
+        let (head, tail) = (copy(0), copy(count as usize - 1));
+        let ticket = self.set_aside(first, count, host, true);
+        Ok(self.placement(span, host, count, head, tail, Some(ticket)))
+    }
+
+    fn set_aside(&mut self, first: u64, count: u64, host: u64, fresh: bool) -> Ticket {
+        let id = self.next_ticket;
+        self.next_ticket += 1;
+        self.in_flight.push(InFlight {
+            id,
+            first,
+            count,
+            host,
+            fresh,
+            copies: false,
+        });
+        Ticket(id)
+    }
+
+    /// The answer for `count` clusters at `host`, with the rest of the first and the last copied along or not.
+    fn placement(
+        &mut self,
+        span: &Span,
+        host: u64,
+        count: u64,
+        head: bool,
+        tail: bool,
+        ticket: Option<Ticket>,
+    ) -> Placement {
+        let len = span.len.min((count << self.geometry.cluster_bits) - span.head);
+        let behind = self.geometry.in_cluster(span.head + len);
+        let head = if head { span.head } else { 0 };
+        let tail = if tail && behind != 0 {
+            self.geometry.cluster_size() - behind
+        } else {
+            0
+        };
+        if (head > 0 || tail > 0)
+            && let Some(id) = &ticket
+            && let Some(entry) = self.in_flight.iter_mut().find(|entry| entry.id == id.0)
+        {
+            entry.copies = true;
+        }
+        let target = Target::Child {
+            slot: ChildSlot::FILE,
+            offset: host + span.head - head,
+        };
+        Placement {
+            len,
+            target,
+            head,
+            tail,
+            ticket,
+        }
+    }
+
+    /// How many of `count` guest clusters from `first` no write in flight was given; at least the first.
+    pub fn before_in_flight(&self, first: u64, count: u64) -> Try<u64> {
+        let mut end = first + count;
+        for other in &self.in_flight {
+            if other.first < end && first < other.first + other.count {
+                if other.first <= first {
+                    return Err(Stop::Need(Need::Ticket(other.id)));
+                }
+                end = other.first;
+            }
+        }
+        Ok(end - first)
+    }
+
+    /// Makes visible what a write was given, or gives it back.
+    pub fn settle(&mut self, id: u64, written: bool) -> Try<()> {
+        let Some(at) = self.in_flight.iter().position(|entry| entry.id == id) else {
+            return Ok(());
+        };
+        let Some(&InFlight {
+            first,
+            count,
+            host,
+            fresh,
+            copies,
+            ..
+        }) = self.in_flight.get(at)
+        else {
+            return Ok(());
+        };
+        if written {
+            self.link(first, count, host)?;
+            self.barrier |= copies;
+        } else if fresh {
+            self.set_refcounts(host >> self.geometry.cluster_bits, count, 0)?;
+        }
+        self.in_flight.swap_remove(at);
+        Ok(())
+    }
+
+    /// Points the guest's clusters at their new places.
+    fn link(&mut self, first: u64, count: u64, host: u64) -> Try<()> {
+        let bits = self.geometry.cluster_bits;
+        let offset = first << bits;
+        let key = self.writable_slice(offset)?;
+        self.slice(key)?;
+        let index = self.geometry.slice_index(offset);
+        let range = index..index + count as usize;
+        let Some(entries) = self
+            .l2
+            .change(key, range.clone())
+            .and_then(|slice| slice.get_mut(range))
+        else {
+            return Err(Stop::Fail(IoError::Corrupt));
+        };
+        let mut old = Vec::new();
+        for (entry, n) in entries.iter_mut().zip(0_u64..) {
+            let place = host + (n << bits);
+            let before = std::mem::replace(entry, place | COPIED);
+            if !matches!(cluster(before), Cluster::Unallocated | Cluster::ZeroPlain) {
+                old.push((before, place));
+            }
+        }
+        for (before, place) in old {
+            if cluster(before) != Cluster::ZeroAllocated(place) {
+                self.drop_cluster(before, FreeReason::Other);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes note that an L2 entry's references are gone.
+    pub fn drop_cluster(&mut self, entry: u64, reason: FreeReason) {
+        let bits = self.geometry.cluster_bits;
+        match cluster(entry) {
+            Cluster::Unallocated | Cluster::ZeroPlain => {}
+            Cluster::ZeroAllocated(host) | Cluster::Normal(host) => self.free_later(host >> bits, 1, reason),
+            Cluster::Compressed => {
+                let place = compressed(&self.geometry, entry);
+                let first = place.offset >> bits;
+                let last = (place.offset + place.len - 1) >> bits;
+                self.free_later(first, last - first + 1, reason);
+            }
+        }
+    }
+
+    /// Refuses to write to an image that is read-only or unusable.
+    pub fn check_writable(&self) -> Try<()> {
+        self.check_usable()?;
+        if self.writable {
+            Ok(())
+        } else {
+            Err(Stop::Fail(IoError::ReadOnly))
+        }
+    }
+
+    /// Asks for a write-back where too much in memory waits for one.
+    pub fn check_pressure(&self) -> Try<()> {
+        let slices = MAX_DIRTY_SLICES.min(self.l2.capacity() / 2);
+        if self.l2.dirty() > slices || self.too_many_refblocks() || self.frees.len() > MAX_FREES {
+            return Err(Stop::Need(Need::Writeback));
+        }
+        Ok(())
+    }
+
+    /// Whether more refcount blocks changed than should wait in memory.
+    pub fn too_many_refblocks(&self) -> bool {
+        self.refblocks.dirty() > MAX_DIRTY_REFBLOCKS.min(self.refblocks.capacity() / 2)
+    }
+
+    /// Refuses to write over metadata: the tables contradict each other where that comes up.
+    pub fn check_not_metadata(&self, first: u64, count: u64) -> Try<()> {
+        if first == 0 {
+            return Err(Stop::Corrupt(
+                "Preventing invalid allocation of data cluster at offset 0".into(),
+            ));
+        }
+        let Some(cluster) = self.metadata.find(first, count) else {
+            return Ok(());
+        };
+        match self.metadata_kind(cluster) {
+            Some(kind) if self.settings.guarded.has(kind) => Err(Stop::Corrupt(format!(
+                "Preventing invalid write on metadata (overlaps with {})",
+                kind.description()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// What metadata a cluster holds.
+    fn metadata_kind(&self, cluster: u64) -> Option<Kind> {
+        let size = self.geometry.cluster_size();
+        let at = cluster << self.geometry.cluster_bits;
+        let within = |start: u64, len: u64| start < at + size && at < start.saturating_add(len);
+        let header = &self.header;
+        if at == 0 {
+            return Some(Kind::MainHeader);
+        }
+        if within(header.l1_offset, u64::from(header.l1_size) * 8) {
+            return Some(Kind::ActiveL1);
+        }
+        if within(header.reftable_offset, u64::from(header.reftable_clusters) * size) {
+            return Some(Kind::RefcountTable);
+        }
+        if self
+            .reftable
+            .iter()
+            .any(|entry| entry & super::entry::REFTABLE_OFFSET == at)
+        {
+            return Some(Kind::RefcountBlock);
+        }
+        if self.l1.iter().any(|entry| entry & super::entry::L1_OFFSET == at) {
+            return Some(Kind::ActiveL2);
+        }
+        if within(
+            header.snapshots_offset,
+            self.snapshots_end.saturating_sub(header.snapshots_offset),
+        ) {
+            return Some(Kind::SnapshotTable);
+        }
+        let inactive = self
+            .inactive_l1
+            .iter()
+            .any(|&(start, entries)| within(start, u64::from(entries) * 8));
+        inactive.then_some(Kind::InactiveL1)
+    }
+}
+
+/// Whether a write to the cluster of this entry needs a new one.
+fn needs_new(entry: u64) -> bool {
+    match cluster(entry) {
+        Cluster::Unallocated | Cluster::ZeroPlain | Cluster::Compressed => true,
+        Cluster::Normal(_) | Cluster::ZeroAllocated(_) => entry & COPIED == 0,
+    }
+}
+
+/// The kind `n` clusters behind one of `kind`, where they follow each other in the file.
+fn kind_at(kind: Cluster, n: u64, bits: u32) -> Cluster {
+    match kind {
+        Cluster::Normal(host) => Cluster::Normal(host + (n << bits)),
+        Cluster::ZeroAllocated(host) => Cluster::ZeroAllocated(host + (n << bits)),
+        other => other,
+    }
+}
+
+/// How many entries from the first on are as `wanted`; at least the first.
+fn run(entries: &[u64], wanted: impl Fn(u64, u64) -> bool) -> u64 {
+    let rest = entries.iter().skip(1).zip(1_u64..);
+    1 + rest.take_while(|&(&entry, n)| wanted(n, entry)).count() as u64
+}

@@ -1,0 +1,264 @@
+//! Refcounts: reading and setting them, finding free clusters, and room for more of them.
+//!
+//! All of it happens in memory; the write-back brings it to the file in an order that never leaves a cluster in use
+//! without a count.
+
+use std::ops::Range;
+
+use messages::IoError;
+use messages::error::errno::EFBIG;
+
+use super::entry::REFTABLE_OFFSET;
+use super::header::MAX_REFTABLE_BYTES;
+use super::state::{Need, State, Stop, Try};
+
+/// The refcount at `index` of a block of counts `1 << order` bits wide. Narrow ones start at a byte's low end.
+pub(super) fn get(block: &[u8], order: u32, index: usize) -> u64 {
+    if order < 3 {
+        let byte = block.get(index >> (3 - order)).copied().unwrap_or(0);
+        return u64::from(byte >> shift(order, index)) & mask(order);
+    }
+    let bytes = 1 << (order - 3);
+    let field = block.get(index * bytes..(index + 1) * bytes).unwrap_or_default();
+    field.iter().fold(0, |value, byte| value << 8 | u64::from(*byte))
+}
+
+/// Sets it. The value fits.
+pub(super) fn set(block: &mut [u8], order: u32, index: usize, value: u64) {
+    if order < 3 {
+        if let Some(byte) = block.get_mut(index >> (3 - order)) {
+            let shift = shift(order, index);
+            *byte = *byte & !((mask(order) as u8) << shift) | (value as u8) << shift;
+        }
+        return;
+    }
+    let bytes = 1 << (order - 3);
+    if let Some(field) = block.get_mut(index * bytes..(index + 1) * bytes) {
+        field.copy_from_slice(&value.to_be_bytes()[8 - bytes..]);
+    }
+}
+
+const fn shift(order: u32, index: usize) -> u32 {
+    ((index & ((1 << (3 - order)) - 1)) << order) as u32
+}
+
+const fn mask(order: u32) -> u64 {
+    (1 << (1 << order)) - 1
+}
+
+/// The bytes that hold the counts of `entries`.
+pub(super) const fn byte_range(order: u32, entries: Range<usize>) -> Range<usize> {
+    (entries.start << order) / 8..((entries.end << order) + 7) / 8
+}
+
+/// The first count of `range` that is zero, or is not.
+fn find(block: &[u8], order: u32, range: Range<usize>, zero: bool) -> Option<usize> {
+    if order == 4 {
+        let counts = block.as_chunks::<2>().0.get(range.clone())?;
+        return counts
+            .iter()
+            .position(|count| (*count == [0; 2]) == zero)
+            .map(|at| range.start + at);
+    }
+    range
+        .into_iter()
+        .find(|&index| (get(block, order, index) == 0) == zero)
+}
+
+impl State {
+    fn block_of(&self, cluster: u64) -> (u64, usize) {
+        let bits = self.geometry.refblock_bits();
+        (cluster >> bits, (cluster & ((1 << bits) - 1)) as usize)
+    }
+
+    /// Where the refcount block of this number is, if there is one.
+    pub fn refblock_offset(&self, block: u64) -> Option<u64> {
+        let entry = self.reftable.get(block as usize).copied().unwrap_or(0) & REFTABLE_OFFSET;
+        (entry != 0).then_some(entry)
+    }
+
+    fn refblock(&self, block: u64, offset: u64) -> Try<&[u8]> {
+        self.refblocks
+            .get(offset)
+            .map(Vec::as_slice)
+            .ok_or(Stop::Need(Need::Refblock(block)))
+    }
+
+    /// How often a cluster of the file is referenced.
+    pub fn refcount(&self, cluster: u64) -> Try<u64> {
+        let (block, index) = self.block_of(cluster);
+        let Some(offset) = self.refblock_offset(block) else {
+            return Ok(0);
+        };
+        Ok(get(
+            self.refblock(block, offset)?,
+            self.geometry.refcount_order,
+            index,
+        ))
+    }
+
+    /// Sets the refcounts of `count` clusters of one refcount block, which is in the cache.
+    pub fn set_refcounts(&mut self, cluster: u64, count: u64, value: u64) -> Try<()> {
+        let (block, index) = self.block_of(cluster);
+        let Some(offset) = self.refblock_offset(block) else {
+            return Err(Stop::Fail(IoError::Corrupt));
+        };
+        let order = self.geometry.refcount_order;
+        let entries = index..index + count as usize;
+        let Some(bytes) = self.refblocks.change(offset, byte_range(order, entries.clone())) else {
+            return Err(Stop::Need(Need::Refblock(block)));
+        };
+        entries.for_each(|entry| set(bytes, order, entry, value));
+        if value == 0 {
+            self.free_hint = self.free_hint.min(cluster);
+        }
+        Ok(())
+    }
+
+    /// Allocates at most `most` clusters in a row, at least one: the first free ones there are.
+    pub fn allocate(&mut self, most: u64) -> Try<(u64, u64)> {
+        let order = self.geometry.refcount_order;
+        let mut cluster = self.free_hint;
+        loop {
+            self.check_cluster_number(cluster)?;
+            let (block, index) = self.block_of(cluster);
+            let Some(offset) = self.refblock_offset(block) else {
+                self.add_refblock(block, cluster)?;
+                continue;
+            };
+            let bytes = self.refblock(block, offset)?;
+            let entries = self.geometry.refblock_entries();
+            let Some(first) = find(bytes, order, index..entries as usize, true) else {
+                cluster = (block + 1) << self.geometry.refblock_bits();
+                // Kept, so that a search through more blocks than the cache holds gets on.
+                self.free_hint = cluster;
+                continue;
+            };
+            let end = (first as u64).saturating_add(most).min(entries) as usize;
+            let end = find(bytes, order, first..end, false).unwrap_or(end);
+            let found = (block << self.geometry.refblock_bits()) + first as u64;
+            let count = (end - first) as u64;
+            self.check_not_metadata(found, count)?;
+            self.set_refcounts(found, count, 1)?;
+            self.free_hint = found + count;
+            return Ok((found, count));
+        }
+    }
+
+    /// Allocates exactly `count` clusters in a row, for a table: behind everything else, where few blocks must be looked at.
+    pub fn allocate_row(&mut self, count: u64) -> Try<u64> {
+        let mut first = self.file_end.div_ceil(self.geometry.cluster_size());
+        let mut cluster = first;
+        while cluster < first + count {
+            self.check_cluster_number(cluster)?;
+            if self.refcount(cluster)? != 0 {
+                first = cluster + 1;
+            }
+            cluster += 1;
+        }
+        self.check_not_metadata(first, count)?;
+        // Blocks that are missing go behind the row, so that they do not break it.
+        let blocks = self.block_of(first).0..=self.block_of(first + count - 1).0;
+        for block in blocks {
+            if self.refblock_offset(block).is_none() {
+                self.add_refblock(block, first + count)?;
+            }
+        }
+        for cluster in first..first + count {
+            self.refcount(cluster)?;
+        }
+        for cluster in first..first + count {
+            self.set_refcounts(cluster, 1, 1)?;
+        }
+        self.file_end = self.file_end.max((first + count) << self.geometry.cluster_bits);
+        Ok(first)
+    }
+
+    /// Adds the refcount block of this number, which is missing, in the first free cluster from `from` on.
+    fn add_refblock(&mut self, block: u64, from: u64) -> Try<()> {
+        let mut cluster = from;
+        loop {
+            self.check_cluster_number(cluster)?;
+            let (home, _) = self.block_of(cluster);
+            // The clusters of a block that is missing are free.
+            if home == block {
+                break;
+            }
+            if self.refblock_offset(home).is_none() {
+                self.add_refblock(home, cluster)?;
+            } else if self.refcount(cluster)? == 0 {
+                break;
+            } else {
+                cluster += 1;
+            }
+        }
+        self.check_not_metadata(cluster, 1)?;
+        let index = block as usize;
+        if index >= (MAX_REFTABLE_BYTES / 8) as usize {
+            return Err(Stop::Fail(IoError::Os(EFBIG)));
+        }
+        self.refblocks.make_room();
+        if index >= self.reftable.len() {
+            self.reftable.resize(index + 1, 0);
+        }
+        let offset = cluster << self.geometry.cluster_bits;
+        self.refblocks.remove(offset);
+        self.refblocks
+            .insert(offset, vec![0; self.geometry.cluster_size() as usize]);
+        self.refblocks
+            .change(offset, 0..self.geometry.cluster_size() as usize);
+        if let Some(entry) = self.reftable.get_mut(index) {
+            *entry = offset;
+        }
+        self.reftable_dirty.insert(block);
+        self.mark_range(offset, self.geometry.cluster_size());
+        self.file_end = self.file_end.max(offset + self.geometry.cluster_size());
+        self.set_refcounts(cluster, 1, 1)
+    }
+
+    /// Entries hold offsets of 56 bits.
+    fn check_cluster_number(&self, cluster: u64) -> Try<()> {
+        if cluster >> (56 - self.geometry.cluster_bits) != 0 {
+            return Err(Stop::Fail(IoError::Os(EFBIG)));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_width_reads_back() {
+        for order in 0..=6 {
+            let mut block = vec![0_u8; 512];
+            let entries = (512 * 8) >> order;
+            let value = |index: usize| (index as u64).wrapping_mul(0x9e37_79b9) & (mask(order.min(5)));
+            (0..entries).for_each(|index| set(&mut block, order, index, value(index)));
+            assert!(
+                (0..entries).all(|index| get(&block, order, index) == value(index)),
+                "order {order}"
+            );
+        }
+    }
+
+    #[test]
+    fn narrow_counts_start_at_the_low_end() {
+        let mut block = vec![0_u8; 4];
+        set(&mut block, 1, 5, 3);
+        assert_eq!(block, [0, 0b1100, 0, 0]);
+        assert_eq!(byte_range(1, 5..6), 1..2);
+        assert_eq!(byte_range(4, 5..7), 10..14);
+    }
+
+    #[test]
+    fn free_counts_are_found() {
+        for order in [0, 3, 4] {
+            let mut block = vec![0_u8; 64];
+            (0..5).for_each(|index| set(&mut block, order, index, 1));
+            assert_eq!(find(&block, order, 1..20, true), Some(5));
+            assert_eq!(find(&block, order, 5..20, false), None);
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! L2 tables of the image's own: made where there is none, copied where a snapshot shares it.
+
+use messages::{IoError, IoResult, RequestFlags};
+
+use super::Qcow2;
+use super::entry::{COPIED, L1_OFFSET};
+use super::gate::Key;
+use super::state::{FreeReason, State, Try};
+use crate::buffer::Buffers;
+
+impl State {
+    /// Allocates a cluster for an L2 table: its offset.
+    fn allocate_table(&mut self) -> Try<u64> {
+        self.check_pressure()?;
+        let (cluster, _) = self.allocate(1)?;
+        let offset = cluster << self.geometry.cluster_bits;
+        self.file_end = self.file_end.max(offset + self.geometry.cluster_size());
+        Ok(offset)
+    }
+
+    /// Puts a table that is in the file in place of what an L1 entry had.
+    fn install_table(&mut self, index: u64, offset: u64) {
+        let bits = self.geometry.cluster_bits;
+        let old = self.l1.get(index as usize).copied().unwrap_or(0) & L1_OFFSET;
+        // Slices of a table that was here in an earlier life of the cluster.
+        let slices = self.geometry.cluster_size() / self.geometry.slice_size();
+        (0..slices).for_each(|n| self.l2.remove(offset + n * self.geometry.slice_size()));
+        self.set_l1(index, offset | COPIED);
+        self.mark_range(offset, self.geometry.cluster_size());
+        if old != 0 {
+            self.free_later(old >> bits, 1, FreeReason::Other);
+            self.metadata.remove(old >> bits, 1);
+        }
+    }
+}
+
+impl Qcow2 {
+    /// Makes a table that may be changed for an L1 entry. It is in the file before any entry names it.
+    pub(super) async fn make_table(&self, index: u64) -> IoResult<()> {
+        let Some(_held) = self.gates.try_hold(Key::Table(index)) else {
+            self.gates.wait(Key::Table(index)).await;
+            return Ok(());
+        };
+        let (old, size) = {
+            let state = self.state.borrow();
+            let entry = state.l1.get(index as usize).copied().ok_or(IoError::OutOfRange)?;
+            (entry, state.geometry.cluster_size() as usize)
+        };
+        let table = self.run(move |state| state.l2_table(index)).await?;
+        if table.is_some() && old & COPIED != 0 {
+            return Ok(());
+        }
+        let offset = self.run(State::allocate_table).await?;
+        let contents = match table {
+            Some(table) => self.file.read_vec(table, size).await,
+            None => Ok(Buffers::zeroed(size)),
+        };
+        let written = match contents {
+            Ok(contents) => self.file.write(offset, contents, RequestFlags::empty()).await.0,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = written {
+            self.run(move |state| state.set_refcounts(offset >> state.geometry.cluster_bits, 1, 0))
+                .await?;
+            return Err(error);
+        }
+        self.state.borrow_mut().install_table(index, offset);
+        Ok(())
+    }
+}

@@ -1,0 +1,616 @@
+//! What the qcow2 tests stand on: a file in memory that answers late and remembers what reached it, a small choke point
+//! that does with a driver's answers what a node does, an executor that notices deadlocks, and `qemu-img`.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::path::Path;
+use std::pin::pin;
+use std::process::Command;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+use drivers::buffer::Buffers;
+use drivers::driver::{
+    Answer, At, Child, ChildPort, CreateRequest, Driver, DriverKind, OpenRequest, Opened, Purpose, Target,
+};
+use drivers::qcow2::Qcow2Kind;
+use drivers::ring::{Backend, Completion, Engine, Monotonic, Nap, Op, Ring, RingStats, SlotId, Slots};
+use messages::io::{Operation, Outcome, Preallocation, Value};
+use messages::{BlockStatus, IoError, IoResult, Limits, OpenFlags, RequestFlags, StatusFlags};
+
+/// A small generator of pseudo-random numbers: a failure is repeated by its seed.
+#[derive(Clone)]
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11
+    }
+
+    /// A number below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.next() % end.max(1)
+    }
+}
+
+/// What reached a file, in order.
+#[derive(Clone)]
+pub enum Event {
+    Write(u64, Vec<u8>),
+    Discard(u64, u64),
+    Truncate(u64),
+    Flush,
+}
+
+/// A file in memory.
+pub struct Store {
+    pub bytes: RefCell<Vec<u8>>,
+    pub log: RefCell<Vec<Event>>,
+    pub record: Cell<bool>,
+    pub fail_writes: Cell<bool>,
+    random: RefCell<Random>,
+    /// The most turns that a request takes before and after its effect.
+    pub latency: Cell<u64>,
+}
+
+impl Store {
+    pub fn new(bytes: Vec<u8>, seed: u64) -> Rc<Self> {
+        Rc::new(Self {
+            bytes: RefCell::new(bytes),
+            log: RefCell::default(),
+            record: Cell::new(false),
+            fail_writes: Cell::new(false),
+            random: RefCell::new(Random::new(seed)),
+            latency: Cell::new(4),
+        })
+    }
+
+    pub fn open(path: &Path, seed: u64) -> Rc<Self> {
+        Self::new(std::fs::read(path).unwrap(), seed)
+    }
+
+    pub fn save(&self, path: &Path) {
+        std::fs::write(path, &*self.bytes.borrow()).unwrap();
+    }
+
+    pub fn child(self: &Rc<Self>) -> Child {
+        Child::new(Rc::new(Port(Rc::clone(self))))
+    }
+
+    async fn pause(&self) {
+        let turns = self.random.borrow_mut().below(self.latency.get() + 1);
+        for _ in 0..turns {
+            yield_now().await;
+        }
+    }
+
+    fn note(&self, event: Event) {
+        if self.record.get() {
+            self.log.borrow_mut().push(event);
+        }
+    }
+
+    async fn run(self: Rc<Self>, operation: Operation<Buffers>) -> Outcome<Buffers> {
+        self.pause().await;
+        let outcome = self.act(operation);
+        self.pause().await;
+        outcome
+    }
+
+    fn act(&self, operation: Operation<Buffers>) -> Outcome<Buffers> {
+        let mut bytes = self.bytes.borrow_mut();
+        let done = Outcome::plain(Ok(Value::Done));
+        match operation {
+            Operation::Read {
+                offset, mut buffers, ..
+            } => {
+                let len = buffers.len();
+                buffers.fill_zero(0..len);
+                if let Some(from) = bytes.get(offset as usize..) {
+                    buffers.copy_from_slice(0, &from[..len.min(from.len())]);
+                }
+                Outcome {
+                    result: Ok(Value::Done),
+                    buffers: Some(buffers),
+                }
+            }
+            Operation::Write { buffers, .. } if self.fail_writes.get() => Outcome {
+                result: Err(IoError::NoSpace),
+                buffers: Some(buffers),
+            },
+            Operation::Write { offset, buffers, .. } => {
+                let data = buffers.to_vec();
+                put(&mut bytes, offset, &data);
+                self.note(Event::Write(offset, data));
+                Outcome {
+                    result: Ok(Value::Done),
+                    buffers: Some(buffers),
+                }
+            }
+            Operation::WriteZeroes { offset, len, .. } => {
+                let data = vec![0; len as usize];
+                put(&mut bytes, offset, &data);
+                self.note(Event::Write(offset, data));
+                done
+            }
+            Operation::Discard { offset, len } => {
+                discard(&mut bytes, offset, len);
+                self.note(Event::Discard(offset, len));
+                done
+            }
+            Operation::Flush => {
+                self.note(Event::Flush);
+                done
+            }
+            Operation::Truncate { size, .. } => {
+                bytes.resize(size as usize, 0);
+                self.note(Event::Truncate(size));
+                done
+            }
+            Operation::Length | Operation::AllocatedSize => {
+                Outcome::plain(Ok(Value::Bytes(bytes.len() as u64)))
+            }
+            Operation::BlockStatus { len, .. } => {
+                let status = BlockStatus {
+                    flags: StatusFlags::DATA,
+                    len,
+                    map: None,
+                    depth: 0,
+                };
+                Outcome::plain(Ok(Value::Status(status)))
+            }
+        }
+    }
+}
+
+/// Stores bytes, growing the file if need be.
+pub fn put(bytes: &mut Vec<u8>, offset: u64, data: &[u8]) {
+    let (start, end) = (offset as usize, offset as usize + data.len());
+    if bytes.len() < end {
+        bytes.resize(end, 0);
+    }
+    bytes[start..end].copy_from_slice(data);
+}
+
+/// What a discard leaves is not zeroes, so that whoever relies on them is found out.
+pub fn discard(bytes: &mut [u8], offset: u64, len: u64) {
+    let end = bytes.len().min((offset + len) as usize);
+    if let Some(range) = bytes.get_mut(offset as usize..end) {
+        range.fill(0xdd);
+    }
+}
+
+struct Port(Rc<Store>);
+
+impl ChildPort for Port {
+    fn request(&self, operation: Operation<Buffers>) -> Answer<'static, Outcome<Buffers>> {
+        Answer::wait(Rc::clone(&self.0).run(operation))
+    }
+
+    fn limits(&self) -> Limits {
+        Limits::default()
+    }
+
+    fn is_connected(&self) -> bool {
+        true
+    }
+
+    fn node_name(&self) -> String {
+        "file".into()
+    }
+
+    fn filename(&self) -> String {
+        "file".into()
+    }
+}
+
+struct Nothing;
+
+impl ChildPort for Nothing {
+    fn request(&self, _operation: Operation<Buffers>) -> Answer<'static, Outcome<Buffers>> {
+        Answer::ready(Outcome::plain(Err(IoError::NoMedium)))
+    }
+
+    fn limits(&self) -> Limits {
+        Limits::default()
+    }
+
+    fn is_connected(&self) -> bool {
+        false
+    }
+
+    fn node_name(&self) -> String {
+        String::new()
+    }
+
+    fn filename(&self) -> String {
+        String::new()
+    }
+}
+
+/// Comes back in the next turn.
+pub async fn yield_now() {
+    let mut again = true;
+    std::future::poll_fn(move |context| {
+        if std::mem::take(&mut again) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    })
+    .await;
+}
+
+/// Jobs run when the ring turns, on this thread.
+#[derive(Default)]
+struct Jobs(Vec<SlotId>);
+
+impl Backend for Jobs {
+    fn engine(&self) -> Engine {
+        Engine::Other
+    }
+
+    fn submit(&mut self, id: SlotId, op: &mut Op) {
+        match op {
+            Op::Blocking(job) => {
+                if let Some(job) = job.take() {
+                    job();
+                }
+                self.0.push(id);
+            }
+            other => panic!("qcow2 started {other:?} on the ring"),
+        }
+    }
+
+    fn cancel(&mut self, _id: SlotId, _op: &mut Op) {}
+
+    fn has_work(&mut self) -> bool {
+        !self.0.is_empty()
+    }
+
+    fn turn(&mut self, _slots: &mut Slots, _nap: Nap, done: &mut Vec<Completion>) {
+        done.extend(self.0.drain(..).map(|id| Completion { id, result: 0 }));
+    }
+
+    fn stats(&self) -> RingStats {
+        RingStats::default()
+    }
+}
+
+pub fn ring() -> Ring {
+    let wake = Arc::new(drivers::ring::Wake::new().unwrap());
+    Ring::with_backend(Box::new(Jobs::default()), wake, Rc::new(Monotonic))
+}
+
+struct Flag(AtomicBool);
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Runs a future to its end. Panics if nothing is left that could wake it.
+pub fn block_on<F: Future>(ring: &Ring, future: F) -> F::Output {
+    let flag = Arc::new(Flag(AtomicBool::new(true)));
+    let waker = Waker::from(Arc::clone(&flag));
+    let mut context = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    loop {
+        if flag.0.swap(false, Ordering::Relaxed)
+            && let Poll::Ready(value) = future.as_mut().poll(&mut context)
+        {
+            return value;
+        }
+        if ring.has_work() {
+            ring.turn(drivers::ring::Wait::No);
+        } else {
+            assert!(
+                flag.0.load(Ordering::Relaxed),
+                "deadlock: nothing is left that could go on"
+            );
+        }
+    }
+}
+
+/// An open image behind a choke point.
+pub struct Disk {
+    pub driver: Rc<dyn Driver>,
+    pub file: Child,
+    backing: Child,
+    tracked: RefCell<Vec<(u64, u64, u64, bool)>>,
+    next: Cell<u64>,
+}
+
+pub type Options = messages::global_state::Options;
+
+pub fn options(json: serde_json::Value) -> Options {
+    json.as_object().unwrap().clone()
+}
+
+pub const READ_WRITE: OpenFlags = OpenFlags::RDWR.union(OpenFlags::UNMAP);
+
+/// Opens an image.
+pub async fn open(
+    store: &Rc<Store>,
+    backing: Option<&Rc<Store>>,
+    options: Options,
+    flags: OpenFlags,
+    ring: &Ring,
+) -> messages::Result<(Disk, Opened)> {
+    let file = store.child();
+    let backing = backing.map_or_else(|| Child::new(Rc::new(Nothing)), Store::child);
+    let request = OpenRequest {
+        node_name: "fmt".into(),
+        options,
+        flags,
+        children: vec![file.clone(), backing.clone()],
+        ring: ring.clone(),
+    };
+    let opened = Qcow2Kind.open(request).await?;
+    let driver = Rc::clone(&opened.driver);
+    let disk = Disk {
+        driver,
+        file,
+        backing,
+        tracked: RefCell::default(),
+        next: Cell::new(0),
+    };
+    Ok((disk, opened))
+}
+
+/// Makes an image.
+pub async fn create(store: &Rc<Store>, options: Options, ring: &Ring) -> messages::Result<()> {
+    Qcow2Kind
+        .create(CreateRequest {
+            options,
+            file: Some(store.child()),
+            ring: ring.clone(),
+        })
+        .await
+}
+
+struct Tracked<'a>(&'a Disk, u64);
+
+impl Drop for Tracked<'_> {
+    fn drop(&mut self) {
+        self.0.tracked.borrow_mut().retain(|entry| entry.0 != self.1);
+    }
+}
+
+impl Disk {
+    async fn track(&self, start: u64, end: u64, alone: bool) -> Tracked<'_> {
+        loop {
+            let clash =
+                |entry: &(u64, u64, u64, bool)| (alone || entry.3) && entry.1 < end && start < entry.2;
+            if !self.tracked.borrow().iter().any(clash) {
+                break;
+            }
+            yield_now().await;
+        }
+        let id = self.next.replace(self.next.get() + 1);
+        self.tracked.borrow_mut().push((id, start, end, alone));
+        Tracked(self, id)
+    }
+
+    async fn alone(&self, offset: u64, len: u64) -> Tracked<'_> {
+        let grain = self.driver.abilities().serialise_granularity;
+        self.track(
+            offset / grain * grain,
+            (offset + len).next_multiple_of(grain),
+            true,
+        )
+        .await
+    }
+
+    pub async fn read(&self, offset: u64, len: u64) -> IoResult<Vec<u8>> {
+        let _tracked = self.track(offset, offset + len, false).await;
+        self.read_untracked(offset, len).await
+    }
+
+    async fn read_untracked(&self, offset: u64, len: u64) -> IoResult<Vec<u8>> {
+        let size = self.driver.length().await?;
+        let mut data = Vec::new();
+        while (data.len() as u64) < len {
+            let at = offset + data.len() as u64;
+            let left = len - data.len() as u64;
+            if at >= size {
+                data.resize(len as usize, 0);
+                break;
+            }
+            let extent = self.driver.locate(Purpose::Read, at, left.min(size - at)).await?;
+            assert!(extent.len > 0 && extent.len <= left);
+            let part = extent.len as usize;
+            let piece = match extent.at {
+                At::Zero { .. } => vec![0; part],
+                At::Child { offset, .. } => self.file.read_vec(offset, part).await?.to_vec(),
+                At::Unallocated if self.backing.is_connected() => {
+                    self.backing.read_vec(at, part).await?.to_vec()
+                }
+                At::Unallocated => vec![0; part],
+                At::Special | At::Own => {
+                    let (result, buffers) = self
+                        .driver
+                        .read(at, Buffers::alloc(part), RequestFlags::empty())
+                        .await;
+                    result?;
+                    buffers.to_vec()
+                }
+            };
+            data.extend(piece);
+        }
+        Ok(data)
+    }
+
+    pub async fn write(&self, offset: u64, data: &[u8]) -> IoResult<()> {
+        let _tracked = self.track(offset, offset + data.len() as u64, false).await;
+        self.write_untracked(offset, data).await
+    }
+
+    async fn write_untracked(&self, offset: u64, data: &[u8]) -> IoResult<()> {
+        let mut done = 0;
+        while done < data.len() {
+            let at = offset + done as u64;
+            let left = (data.len() - done) as u64;
+            let placement = self.driver.place(at, left, RequestFlags::empty()).await?;
+            assert!(placement.len > 0 && placement.len <= left);
+            let part = &data[done..done + placement.len as usize];
+            let Target::Child { offset: target, .. } = placement.target else {
+                panic!("not placed in the file")
+            };
+            let result = self
+                .copy_and_write(at, part, placement.head, placement.tail, target)
+                .await;
+            if let Some(ticket) = placement.ticket {
+                self.driver.settle(ticket, result).await?;
+            }
+            result?;
+            done += part.len();
+        }
+        Ok(())
+    }
+
+    async fn copy_and_write(&self, at: u64, part: &[u8], head: u64, tail: u64, target: u64) -> IoResult<()> {
+        let mut all = self.read_untracked(at - head, head).await?;
+        let behind = self.read_untracked(at + part.len() as u64, tail).await?;
+        all.extend_from_slice(part);
+        all.extend(behind);
+        self.file.write(target, all.into(), RequestFlags::empty()).await.0
+    }
+
+    pub async fn zero(&self, offset: u64, len: u64, flags: RequestFlags) -> IoResult<()> {
+        let _alone = self.alone(offset, len).await;
+        let align = u64::from(self.driver.abilities().limits.write_zeroes_alignment);
+        let (mut at, end) = (offset, offset + len);
+        while at < end {
+            let past = at % align;
+            let whole = (end - at) / align * align;
+            let piece = match (past, whole) {
+                (0, 0) => end - at,
+                (0, whole) => whole,
+                (past, _) => (end - at).min(align - past),
+            };
+            match self.driver.write_zeroes(at, piece, flags).await {
+                Err(IoError::NotSupported) => self.write_untracked(at, &vec![0; piece as usize]).await?,
+                result => result?,
+            }
+            at += piece;
+        }
+        Ok(())
+    }
+
+    /// Discards the whole clusters of a range; answers which.
+    pub async fn discard(&self, offset: u64, len: u64) -> IoResult<(u64, u64)> {
+        let size = self.driver.length().await?;
+        let align = u64::from(self.driver.abilities().limits.discard_alignment);
+        let start = offset.next_multiple_of(align);
+        let end = if offset + len >= size {
+            size
+        } else {
+            (offset + len) / align * align
+        };
+        if start >= end {
+            return Ok((0, 0));
+        }
+        let _alone = self.alone(start, end - start).await;
+        self.driver.discard(start, end - start).await?;
+        Ok((start, end))
+    }
+
+    pub async fn flush(&self) -> IoResult<()> {
+        self.driver.flush().await?;
+        self.file.flush().await
+    }
+
+    pub async fn resize(&self, size: u64, preallocation: Preallocation) -> messages::Result<()> {
+        let _alone = self.alone(0, u64::MAX >> 1).await;
+        self.driver
+            .truncate(size, true, preallocation, RequestFlags::empty())
+            .await
+    }
+
+    pub async fn close(self) -> messages::Result<()> {
+        self.driver.close().await
+    }
+}
+
+/// Runs a program of QEMU's and gives its exit status, output and error output.
+pub fn run(program: &str, arguments: &[&str]) -> (i32, String, String) {
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}; install it with: apt-get install qemu-utils"));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (
+        output.status.code().unwrap_or(-1),
+        text(&output.stdout),
+        text(&output.stderr),
+    )
+}
+
+/// Runs `qemu-img`, which must succeed.
+pub fn qemu_img(arguments: &[&str]) -> String {
+    let (status, output, errors) = run("qemu-img", arguments);
+    assert_eq!(status, 0, "qemu-img {arguments:?}: {output}{errors}");
+    output
+}
+
+/// Runs commands of `qemu-io` on an image.
+pub fn qemu_io(path: &Path, commands: &[&str]) {
+    let mut arguments = vec!["-f", "qcow2"];
+    commands
+        .iter()
+        .for_each(|command| arguments.extend(["-c", command]));
+    let path = path.to_str().unwrap();
+    arguments.push(path);
+    let (status, output, errors) = run("qemu-io", &arguments);
+    assert!(
+        status == 0 && !output.contains("failed"),
+        "qemu-io {arguments:?}: {output}{errors}"
+    );
+}
+
+/// What `qemu-img check` counts: corruptions and leaks.
+pub fn check(path: &Path) -> (u64, u64, String) {
+    let (_, output, errors) = run(
+        "qemu-img",
+        &["check", "--output=json", "-f", "qcow2", path.to_str().unwrap()],
+    );
+    let json: serde_json::Value =
+        serde_json::from_str(&output).unwrap_or_else(|_| panic!("qemu-img check: {output}{errors}"));
+    let count = |name: &str| json.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0);
+    (
+        count("corruptions") + count("check-errors"),
+        count("leaks"),
+        errors,
+    )
+}
+
+/// The image's contents as `qemu-img` reads them.
+pub fn contents(path: &Path) -> Vec<u8> {
+    let raw = path.with_extension("raw");
+    qemu_img(&[
+        "convert",
+        "-f",
+        "qcow2",
+        "-O",
+        "raw",
+        path.to_str().unwrap(),
+        raw.to_str().unwrap(),
+    ]);
+    let bytes = std::fs::read(&raw).unwrap();
+    std::fs::remove_file(&raw).unwrap();
+    bytes
+}

@@ -1,0 +1,218 @@
+//! Random requests, many at a time, against an oracle in memory; afterwards `qemu-img` must find the image sound and read
+//! the same bytes.
+
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+mod qcow2_common;
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+
+use drivers::ring::Ring;
+use futures_util::future::join_all;
+use messages::RequestFlags;
+use qcow2_common::*;
+
+/// What the disk must read as.
+struct Oracle {
+    bytes: RefCell<Vec<u8>>,
+    /// Ranges that a request is busy with: what others do there meanwhile has no defined order.
+    busy: RefCell<Vec<(u64, u64)>>,
+}
+
+impl Oracle {
+    fn new(bytes: Vec<u8>) -> Rc<Self> {
+        Rc::new(Self {
+            bytes: RefCell::new(bytes),
+            busy: RefCell::default(),
+        })
+    }
+
+    fn try_reserve(&self, start: u64, end: u64) -> bool {
+        let mut busy = self.busy.borrow_mut();
+        let free = !busy.iter().any(|&(from, to)| from < end && start < to);
+        if free {
+            busy.push((start, end));
+        }
+        free
+    }
+
+    fn release(&self, start: u64, end: u64) {
+        self.busy.borrow_mut().retain(|range| *range != (start, end));
+    }
+}
+
+/// A range that is mostly small, sometimes large, and often on a cluster's border.
+fn range(random: &mut Random, size: u64, cluster: u64) -> (u64, u64) {
+    let mut start = random.below(size);
+    if random.below(3) == 0 {
+        start = start / cluster * cluster;
+    }
+    let len = match random.below(4) {
+        0 => 1 + random.below(cluster * 5),
+        1 => cluster * (1 + random.below(4)),
+        2 => 512,
+        _ => 1 + random.below(4096),
+    };
+    (start, (start + len).min(size))
+}
+
+async fn one_request(disk: &Disk, oracle: &Oracle, random: &mut Random, cluster: u64) {
+    let size = oracle.bytes.borrow().len() as u64;
+    let (start, end) = range(random, size, cluster);
+    if !oracle.try_reserve(start, end) {
+        yield_now().await;
+        return;
+    }
+    let (from, to) = (start as usize, end as usize);
+    match random.below(16) {
+        0..6 => {
+            let fill = random.next() as u8 | 1;
+            let data: Vec<u8> = (0..to - from).map(|n| fill.wrapping_add(n as u8)).collect();
+            disk.write(start, &data).await.unwrap();
+            oracle.bytes.borrow_mut()[from..to].copy_from_slice(&data);
+        }
+        6..8 => {
+            let unmap = random.below(2) == 0;
+            let flags = if unmap {
+                RequestFlags::MAY_UNMAP
+            } else {
+                RequestFlags::empty()
+            };
+            disk.zero(start, end - start, flags).await.unwrap();
+            oracle.bytes.borrow_mut()[from..to].fill(0);
+        }
+        8..10 => {
+            let (first, last) = disk.discard(start, end - start).await.unwrap();
+            oracle.bytes.borrow_mut()[first as usize..last as usize].fill(0);
+        }
+        10 => disk.flush().await.unwrap(),
+        _ => {
+            let data = disk.read(start, end - start).await.unwrap();
+            let bytes = oracle.bytes.borrow();
+            let differs = data.iter().zip(&bytes[from..to]).position(|(a, b)| a != b);
+            let shown = differs.map(|at| (at, data[at], bytes[from + at]));
+            assert_eq!(shown, None, "read at {start:#x}..{end:#x} differs");
+        }
+    }
+    oracle.release(start, end);
+}
+
+async fn hammer(disk: &Disk, oracle: &Oracle, seed: u64, workers: u64, requests: u64, cluster: u64) {
+    let worker = |n: u64| {
+        let mut random = Random::new(seed * 1000 + n);
+        async move {
+            for _ in 0..requests {
+                one_request(disk, oracle, &mut random, cluster).await;
+            }
+        }
+    };
+    join_all((0..workers).map(worker)).await;
+}
+
+fn verify(path: &Path, store: &Store, oracle: &Oracle, what: &str) {
+    store.save(path);
+    let (corruptions, leaks, errors) = check(path);
+    assert_eq!((corruptions, leaks), (0, 0), "{what}: {errors}");
+    let bytes = contents(path);
+    let expected = oracle.bytes.borrow();
+    assert_eq!(bytes.len(), expected.len());
+    let differs = bytes.iter().zip(expected.iter()).position(|(a, b)| a != b);
+    assert_eq!(differs, None, "{what}: qemu-img reads something else");
+}
+
+fn hammer_image(create: &[&str], json: serde_json::Value, cluster: u64, seed: u64) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("image.qcow2");
+    let name = path.to_str().unwrap();
+    let mut arguments = vec!["create", "-q", "-f", "qcow2"];
+    arguments.extend(create);
+    arguments.extend([name, "12345k"]);
+    qemu_img(&arguments);
+    let store = Store::open(&path, seed);
+    let oracle = Oracle::new(vec![0; 12345 << 10]);
+    let ring: Ring = ring();
+    let what = format!("{create:?} {json} seed {seed}");
+    block_on(&ring, async {
+        for round in 0..2 {
+            let (disk, _) = open(&store, None, options(json.clone()), READ_WRITE, &ring)
+                .await
+                .unwrap();
+            hammer(&disk, &oracle, seed + round, 8, 60, cluster).await;
+            disk.close().await.unwrap();
+        }
+    });
+    verify(&path, &store, &oracle, &what);
+}
+
+#[test]
+fn default_images() {
+    for seed in 1..8 {
+        hammer_image(&[], serde_json::json!({}), 65536, seed);
+    }
+}
+
+#[test]
+fn small_clusters_and_small_caches() {
+    let tiny =
+        serde_json::json!({"l2-cache-size": 1024, "refcount-cache-size": 1024, "l2-cache-entry-size": 512});
+    for seed in 1..5 {
+        hammer_image(&["-o", "cluster_size=512"], tiny.clone(), 512, seed);
+        hammer_image(&["-o", "cluster_size=4096"], tiny.clone(), 4096, seed);
+    }
+}
+
+#[test]
+fn every_refcount_width() {
+    for bits in [1, 2, 4, 8, 16, 32, 64] {
+        let option = format!("cluster_size=1024,refcount_bits={bits}");
+        hammer_image(
+            &["-o", &option],
+            serde_json::json!({"pass-discard-request": true}),
+            1024,
+            bits,
+        );
+    }
+}
+
+#[test]
+fn old_images_and_preallocated_ones() {
+    hammer_image(&["-o", "compat=0.10"], serde_json::json!({}), 65536, 1);
+    hammer_image(
+        &["-o", "compat=0.10,cluster_size=2048"],
+        serde_json::json!({}),
+        2048,
+        2,
+    );
+    hammer_image(&["-o", "preallocation=metadata"], serde_json::json!({}), 65536, 3);
+    hammer_image(
+        &["-o", "preallocation=metadata,cluster_size=2048"],
+        serde_json::json!({}),
+        2048,
+        4,
+    );
+    hammer_image(&["-o", "cluster_size=2M"], serde_json::json!({}), 2 << 20, 5);
+}
+
+#[test]
+fn lazy_refcounts() {
+    for seed in 1..4 {
+        hammer_image(
+            &["-o", "lazy_refcounts=on,cluster_size=4096"],
+            serde_json::json!({}),
+            4096,
+            seed,
+        );
+    }
+}
+
+#[test]
+fn discards_may_keep_their_clusters() {
+    hammer_image(
+        &["-o", "cluster_size=4096"],
+        serde_json::json!({"discard-no-unref": true}),
+        4096,
+        1,
+    );
+}
