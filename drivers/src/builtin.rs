@@ -5,16 +5,18 @@ use std::sync::Arc;
 use crate::driver::{DriverKind, Registry};
 use crate::file::FileKind;
 use crate::null::NullKind;
+use crate::qcow2::Qcow2Kind;
 use crate::raw::RawKind;
 
 /// A registry of all drivers that are built in.
 #[must_use]
 pub fn builtin() -> Registry {
-    let kinds: [Arc<dyn DriverKind>; 5] = [
+    let kinds: [Arc<dyn DriverKind>; 6] = [
         Arc::new(FileKind::FILE),
         Arc::new(FileKind::HOST_DEVICE),
         Arc::new(NullKind::CO),
         Arc::new(NullKind::AIO),
+        Arc::new(Qcow2Kind),
         Arc::new(RawKind),
     ];
     let mut registry = Registry::empty();
@@ -35,7 +37,7 @@ mod tests {
     #[test]
     fn every_built_in_driver_is_found_by_its_name() {
         let registry = builtin();
-        for name in ["file", "host_device", "null-aio", "null-co", "raw"] {
+        for name in ["file", "host_device", "null-aio", "null-co", "qcow2", "raw"] {
             assert_eq!(registry.find(name).map(|kind| kind.name()), Some(name));
         }
     }
