@@ -233,3 +233,130 @@ impl Plan {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Context, Poll, Waker};
+
+    use messages::{OpenFlags, Permissions};
+
+    use super::super::sys::is_byte_locked;
+    use super::super::{Caps, State};
+    use super::*;
+    use crate::ring::{Ring, RingConfig, Wait, Wake};
+
+    /// The byte of the permission to write, taken.
+    const WRITE_TAKEN: u16 = 101;
+
+    fn run<F: Future>(ring: &Ring, future: F) -> F::Output {
+        let mut future = pin!(future);
+        loop {
+            match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(output) => return output,
+                Poll::Pending => drop(ring.turn(Wait::Until(None))),
+            }
+        }
+    }
+
+    fn writer(path: &str, ring: &Ring) -> File {
+        let access = Access::new(OpenFlags::RDWR, Permissions::empty());
+        let handle = Handle::open("file", path, access).unwrap();
+        let serde_json::Value::Object(options) = serde_json::json!({"filename": path}) else {
+            panic!("an object")
+        };
+        let flags = OpenFlags::RDWR;
+        let parsed = FileOptions::new("file", &options, flags).unwrap();
+        let config = Config {
+            driver: "file",
+            options,
+            parsed,
+            flags,
+            locking: true,
+        };
+        let state = State {
+            config,
+            handle,
+            used: Usage::NONE,
+            caps: Caps::ALL,
+            flush_error: None,
+        };
+        File::new(state, ring.clone())
+    }
+
+    #[test]
+    fn no_change_has_a_moment_without_the_locks_of_both_sides() {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        let path = image.path().to_str().unwrap().to_owned();
+        let ring = Ring::new(RingConfig::new(Arc::new(Wake::new().unwrap()))).unwrap();
+        let file = writer(&path, &ring);
+        let usage = Usage {
+            taken: Permissions::WRITE,
+            shared: Permissions::all(),
+        };
+        run(&ring, file.prepare_usage(usage)).unwrap();
+        file.commit_usage();
+
+        let (begun, over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let watcher = std::thread::spawn({
+            let (begun, over) = (Arc::clone(&begun), Arc::clone(&over));
+            move || {
+                let other = std::fs::File::open(path).unwrap();
+                let mut looks = 0_u64;
+                while !over.load(Ordering::Relaxed) {
+                    use std::os::fd::AsFd;
+                    assert!(
+                        is_byte_locked(other.as_fd(), WRITE_TAKEN).unwrap(),
+                        "look {looks} found no lock"
+                    );
+                    looks += 1;
+                    begun.store(true, Ordering::Relaxed);
+                }
+            }
+        });
+        while !begun.load(Ordering::Relaxed) && !watcher.is_finished() {
+            std::thread::yield_now();
+        }
+        for round in 0..300 {
+            let old = file.config.borrow().clone();
+            let before = file.fd();
+            // Another access, so another descriptor.
+            let flags = old.flags.symmetric_difference(OpenFlags::RDWR);
+            run(
+                &ring,
+                file.prepare_reopen(ReopenRequest {
+                    options: old.options,
+                    flags,
+                }),
+            )
+            .unwrap();
+            // Unsharing and sharing again changes the other bytes, and one round in three is given up.
+            let shared = if round % 2 == 0 {
+                Permissions::WRITE
+            } else {
+                Permissions::all()
+            };
+            run(
+                &ring,
+                file.prepare_usage(Usage {
+                    taken: Permissions::WRITE,
+                    shared,
+                }),
+            )
+            .unwrap();
+            let commits = round % 3 != 0;
+            if commits {
+                file.commit_reopen();
+                file.commit_usage();
+            } else {
+                file.abort_usage();
+                file.abort_reopen();
+            }
+            assert_eq!(Arc::ptr_eq(&before, &file.fd()), !commits);
+        }
+        over.store(true, Ordering::Relaxed);
+        watcher.join().unwrap();
+    }
+}
