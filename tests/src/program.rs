@@ -57,11 +57,6 @@ pub fn millpond() -> &'static Path {
     BINARY.get_or_init(|| build(&["--workspace", "--bin", "millpond"], "millpond"))
 }
 
-/// An example program of the `millpond-actors` crate, built on request.
-pub fn example(name: &str) -> PathBuf {
-    build(&["--workspace", "--example", name], &format!("examples/{name}"))
-}
-
 /// Runs `cargo build` with `selection` in the profile and target folder of the running test, and returns the path of
 /// `artifact` below that profile's folder.
 fn build(selection: &[&str], artifact: &str) -> PathBuf {
