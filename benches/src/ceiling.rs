@@ -91,7 +91,10 @@ fn negotiate(stream: &mut UnixStream) -> Outcome<()> {
         let mut header = [0; 16];
         stream.read_exact(&mut header)?;
         let length = u32::from_be_bytes([header[12], header[13], header[14], header[15]]);
-        std::io::copy(&mut Read::by_ref(stream).take(length.into()), &mut std::io::sink())?;
+        std::io::copy(
+            &mut Read::by_ref(stream).take(length.into()),
+            &mut std::io::sink(),
+        )?;
         let option = [header[8], header[9], header[10], header[11]];
         let reply = |kind: u32, data: &[u8]| -> Vec<u8> {
             let magic = 0x0003_e889_0455_65a9_u64.to_be_bytes();

@@ -44,16 +44,28 @@ impl Qmp {
             events: VecDeque::new(),
             greeting: Value::Null,
         };
-        qmp.greeting = match qmp.receive() {
-            Ok(greeting) => greeting,
+        match qmp.negotiate() {
+            Ok(()) => Ok(qmp),
             Err(error) => {
-                alive()?;
-                return Err(format!("no greeting on {}: {error}", path.display()));
+                // A daemon that closed the connection is ending, and its exit tells more than the closing.
+                let deadline = Instant::now() + Duration::from_secs(5);
+                while Instant::now() < deadline {
+                    alive()?;
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                Err(format!("{}: {error}", path.display()))
             }
-        };
-        qmp.execute("qmp_capabilities", json!({}))
-            .map_err(|error| format!("no capabilities: {error:?}"))?;
-        Ok(qmp)
+        }
+    }
+
+    fn negotiate(&mut self) -> Result<(), String> {
+        self.greeting = self.receive()?;
+        self.stream
+            .write_all(b"{\"execute\": \"qmp_capabilities\"}\n")
+            .map_err(|error| error.to_string())?;
+        self.answer()?
+            .map(|_| ())
+            .map_err(|error| format!("no capabilities: {error:?}"))
     }
 
     /// The greeting that the daemon sent first.

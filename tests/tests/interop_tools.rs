@@ -325,6 +325,7 @@ fn fio_verifies_what_it_wrote() {
                 "--verify=crc32c".into(),
                 "--verify_fatal=1".into(),
                 "--do_verify=1".into(),
+                "--verify_state_save=0".into(),
                 "--minimal".into(),
             ],
         );

@@ -33,7 +33,9 @@ pub trait DriverKind: Send + Sync + 'static {
     /// What the child at `index` is to a node with these options of its own: what [`DriverKind::children`] says, unless
     /// options make a difference.
     fn child_role(&self, index: usize, _options: &Options) -> Role {
-        self.children().get(index).map_or(Role::empty(), |child| child.role)
+        self.children()
+            .get(index)
+            .map_or(Role::empty(), |child| child.role)
     }
 
     /// A protocol stores bytes itself and has no `file` child.
