@@ -1,0 +1,168 @@
+//! The graph actor with real iothreads, nodes and files.
+
+use std::future::Future;
+
+use drivers::buffer::Buffers;
+use drivers::builtin::builtin;
+use drivers::ring::Engine;
+use messages::global_state::{DrainScope, IothreadOptions, Options, RootRequest, RootUser};
+use messages::{Permissions, RequestFlags};
+use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, graph_json, system_iothreads};
+use serde_json::{Value, json};
+
+fn iothread(id: &str) -> IothreadOptions {
+    serde_json::from_value(json!({"id": id})).unwrap()
+}
+
+/// Runs a test against a graph of its own.
+fn with_graph<F: Future<Output = ()>>(test: impl FnOnce(GraphHandle) -> F) {
+    actix_rt::System::new().block_on(async {
+        let config = GraphConfig {
+            registry: builtin(),
+            implicit: ImplicitOpens::Allow,
+            iothreads: system_iothreads(Engine::Auto),
+            main: iothread("main"),
+        };
+        let (_, graph) = Graph::start(config).unwrap();
+        test(graph.clone()).await;
+        graph.close_all().await.unwrap();
+    });
+}
+
+fn options(json: Value) -> Options {
+    let Value::Object(options) = json else {
+        panic!("not an object: {json}")
+    };
+    options
+}
+
+fn export(node: &str, permissions: Permissions) -> RootRequest {
+    RootRequest {
+        node: node.to_owned(),
+        user: RootUser::Export("e".to_owned()),
+        permissions,
+        shared: Permissions::all(),
+        iothread: None,
+        iothread_required: false,
+        writethrough: false,
+    }
+}
+
+const READ_WRITE: Permissions = Permissions::CONSISTENT_READ.union(Permissions::WRITE);
+
+async fn write(client: &millpond::node::Client, offset: u64, bytes: &[u8]) {
+    let mut buffers = Buffers::zeroed(bytes.len());
+    buffers.copy_from_slice(0, bytes);
+    let (result, _) = client.write(offset, buffers, RequestFlags::empty()).await;
+    result.unwrap();
+}
+
+async fn read(client: &millpond::node::Client, offset: u64, len: usize) -> Vec<u8> {
+    let (result, buffers) = client.read(offset, Buffers::zeroed(len)).await;
+    result.unwrap();
+    buffers.to_vec()
+}
+
+#[test]
+fn a_raw_image_is_added_used_and_deleted() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("disk.raw");
+    std::fs::write(&path, vec![0; 1 << 20]).unwrap();
+    with_graph(|graph| async move {
+        let file = json!({"driver": "file", "filename": path});
+        graph
+            .blockdev_add(options(
+                json!({"driver": "raw", "node-name": "disk", "file": file}),
+            ))
+            .await
+            .unwrap();
+        let client = graph.attach(export("disk", READ_WRITE)).await.unwrap();
+        write(&client, 4096, b"hello").await;
+        assert_eq!(read(&client, 4096, 5).await, b"hello");
+        let error = graph.blockdev_del("disk").await.unwrap_err();
+        assert_eq!(error.to_string(), "Node disk is in use");
+        graph.detach(client.root()).await.unwrap();
+        graph.blockdev_del("disk").await.unwrap();
+        assert_eq!(graph.facts().await.unwrap().nodes, []);
+    });
+}
+
+#[test]
+fn requests_wait_while_their_node_is_drained_and_then_run() {
+    with_graph(|graph| async move {
+        let null = json!({"driver": "null-co", "node-name": "n", "size": 65536, "read-zeroes": true});
+        graph.blockdev_add(options(null)).await.unwrap();
+        let client = graph.attach(export("n", READ_WRITE)).await.unwrap();
+        let guard = graph
+            .drain(DrainScope::Node("n".to_owned()), "test")
+            .await
+            .unwrap();
+        let mut parked = Box::pin(read(&client, 0, 512));
+        // A request of the same thread that came after it has been answered: the parked one had its turn.
+        assert!(futures_util::poll!(&mut parked).is_pending());
+        let facts = graph.node("n").await.unwrap();
+        assert_eq!(facts.size, 65536);
+        graph.named_nodes(true).await.unwrap();
+        assert!(futures_util::poll!(&mut parked).is_pending());
+        drop(guard);
+        assert_eq!(parked.await, vec![0; 512]);
+    });
+}
+
+#[test]
+fn a_node_moves_between_iothreads_under_its_client() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("disk.raw");
+    std::fs::write(&path, vec![7; 1 << 16]).unwrap();
+    with_graph(|graph| async move {
+        graph.add_iothread(iothread("io0")).await.unwrap();
+        let file = json!({"driver": "file", "filename": path, "node-name": "f"});
+        graph
+            .blockdev_add(options(
+                json!({"driver": "raw", "node-name": "disk", "file": file}),
+            ))
+            .await
+            .unwrap();
+        let client = graph.attach(export("disk", READ_WRITE)).await.unwrap();
+        let home = client.iothread();
+        let error = graph.set_iothread("f", Some("io0".to_owned()), false).await;
+        error.unwrap();
+        assert_ne!(client.iothread(), home);
+        assert_eq!(graph.node("f").await.unwrap().iothread, client.iothread());
+        assert_eq!(read(&client, 512, 512).await, vec![7; 512]);
+        let error = graph
+            .set_iothread("disk", None, false)
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("is associated with a BlockBackend"), "{error}");
+        let error = graph.del_iothread("io0").await.unwrap_err().to_string();
+        assert_eq!(error, "object 'io0' is in use, can not be deleted");
+        graph.set_iothread("disk", None, true).await.unwrap();
+        assert_eq!(client.iothread(), home);
+        write(&client, 0, b"back").await;
+        assert_eq!(read(&client, 0, 4).await, b"back");
+        graph.del_iothread("io0").await.unwrap();
+    });
+}
+
+#[test]
+fn the_graph_is_shown_as_qemu_shows_it() {
+    with_graph(|graph| async move {
+        graph
+            .blockdev_add(options(
+                json!({"driver": "null-co", "node-name": "n", "size": 1024}),
+            ))
+            .await
+            .unwrap();
+        graph
+            .blockdev_add(options(json!({"driver": "raw", "node-name": "r", "file": "n"})))
+            .await
+            .unwrap();
+        let shown = serde_json::to_value(graph_json(&graph.facts().await.unwrap())).unwrap();
+        assert_eq!(shown["nodes"][0]["name"], "r");
+        assert_eq!(shown["edges"][0]["name"], "file");
+        let nodes = graph.named_nodes(true).await.unwrap();
+        assert_eq!(nodes[1]["file"], r#"json:{"driver": "null-co", "size": 1024}"#);
+    });
+}
