@@ -70,14 +70,14 @@ async fn walk(
         };
         match backing {
             Backing::None => return Ok(()),
-            Backing::Explicit(value) => {
-                // What is below an explicit backing node is opened along with it.
-                let is_nested = value.is_object();
-                let node = open::resolve(transaction, value, base, "backing").await?;
-                if is_nested {
-                    open::note_inheritance(&transaction.world, Some(node), overlay);
-                }
+            Backing::Explicit(Value::Object(options)) => {
+                let (node, next) = open::open_one(transaction, options, base).await?;
+                open::note_inheritance(&transaction.world, Some(node), overlay);
                 chain.push(node);
+                backing = next;
+            }
+            Backing::Explicit(reference) => {
+                chain.push(open::resolve(transaction, reference, base, "backing").await?);
                 return Ok(());
             }
             Backing::Implicit => {

@@ -310,6 +310,10 @@ fn ask_if_due(
         });
     if due {
         section.nodes.insert(node, Stage::Asked);
+        // A node that is closing cannot be asked any more: it is waited for until it is gone.
+        if graph.node(node).is_some_and(|node| node.closing) {
+            return;
+        }
         section.asked.push(node);
         outbox.push((node, Order::Quiesce(node, token)));
     }

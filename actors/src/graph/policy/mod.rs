@@ -346,4 +346,4 @@ fn ask(world: &World, query: Query) -> Procedure {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

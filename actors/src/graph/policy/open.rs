@@ -17,8 +17,9 @@ use super::transaction::Transaction;
 use super::value::{Granted, Node, Parent};
 use super::world::World;
 
-/// How deep options may nest. Chains that are deeper are built by references, or by the images' own names.
-const NESTING_MAX: usize = 128;
+/// How deep children other than backing nodes may nest: each level takes some kilobytes of stack. Backing chains are
+/// walked in a loop, and what is deeper than this can be built by references.
+const NESTING_MAX: usize = 32;
 
 /// What a node starts from when its own options do not say.
 #[derive(Debug, Clone, Copy, Default)]
@@ -271,6 +272,7 @@ fn insert_node(
             granted: Granted::NOBODY,
             owned: false,
             live: false,
+            closing: false,
             moving: false,
             deferred: Vec::new(),
         }

@@ -89,6 +89,15 @@ pub struct Given {
 }
 
 impl Given {
+    /// The same with `read-only=on`.
+    #[must_use]
+    pub fn read_only(self) -> Self {
+        Self {
+            read_only: Some(true),
+            ..self
+        }
+    }
+
     /// The options that hold: what is not given comes from `base`.
     ///
     /// # Errors

@@ -36,8 +36,12 @@ pub async fn blockdev_reopen(world: &World, list: Vec<Options>) -> Result<()> {
         list.into_iter()
             .try_for_each(|options| collect(graph, options, None, Common::default(), &mut targets))
     })?;
+    reopen_all(world, &targets).await
+}
+
+async fn reopen_all(world: &World, targets: &[Target]) -> Result<()> {
     let mut transaction = Transaction::new(world);
-    match reopen(&mut transaction, &targets).await {
+    match reopen(&mut transaction, targets).await {
         Ok(released) => {
             transaction.commit();
             delete::release(world, released).await;
@@ -48,6 +52,37 @@ pub async fn blockdev_reopen(world: &World, list: Vec<Options>) -> Result<()> {
             Err(error)
         }
     }
+}
+
+/// Reopens a node, and what inherits from it, read-only.
+///
+/// # Errors
+/// Somebody writes to it.
+pub async fn make_read_only(world: &World, id: NodeId) -> Result<()> {
+    let mut targets = Vec::new();
+    world.graph(|graph| {
+        let node = graph.expect(id)?;
+        if node.common.read_only {
+            return Ok(());
+        }
+        let given = node.given.read_only();
+        let common = Common {
+            read_only: true,
+            ..node.common
+        };
+        targets.push(Target {
+            node: id,
+            given,
+            common,
+            rest: node.options.clone(),
+            links: Vec::new(),
+        });
+        let below = graph.children_of(id);
+        below
+            .into_iter()
+            .try_for_each(|edge| inherit(graph, node, common, edge.child, edge.role, &mut targets))
+    })?;
+    reopen_all(world, &targets).await
 }
 
 /// Works out what options mean for a node and for those that inherit from it. `node` is known where the options are part

@@ -17,7 +17,7 @@ pub async fn block_resize(world: &World, name: &str, size: u64) -> Result<()> {
     let node = world.graph(|graph| {
         let node = graph.look_up("", name)?.id;
         if size > MAX_LENGTH {
-            let text = format!("Required too big image size, it must be not greater than {MAX_LENGTH}");
+            let text = format!("offset({size}) exceeds maximum({MAX_LENGTH})");
             return Err(Error::new(ErrorKind::InvalidArgument, text));
         }
         delete::check_not_backing(graph, node)?;

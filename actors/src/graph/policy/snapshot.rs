@@ -2,11 +2,12 @@
 
 use messages::{ChildSlot, EdgeId, Error, ErrorKind, NodeId, Result, RootId};
 
-use super::delete;
+use super::drain::Cover;
 use super::order::Order;
 use super::transaction::Transaction;
 use super::value::{Graph, Parent};
 use super::world::World;
+use super::{delete, reopen};
 
 /// Puts `overlay` on top of `node`.
 ///
@@ -14,17 +15,24 @@ use super::world::World;
 /// One of them cannot be part of that; then nothing has changed.
 pub async fn blockdev_snapshot(world: &World, node: &str, overlay: &str) -> Result<()> {
     let (node, overlay, slot) = world.graph(|graph| check(graph, node, overlay))?;
+    // One section around both steps, so that clients wait once.
+    let token = world
+        .drain(Cover::Nodes(vec![node, overlay]), "blockdev-snapshot")
+        .await;
     let mut transaction = Transaction::new(world);
-    match append(&mut transaction, node, overlay, slot).await {
+    let result = append(&mut transaction, node, overlay, slot).await;
+    match &result {
         Ok(()) => {
             transaction.commit();
-            Ok(())
+            // What is below an overlay is not written any more. It may stay writable where somebody still writes it.
+            if let Err(error) = reopen::make_read_only(world, node).await {
+                tracing::debug!(%error, "the node below the new overlay stays writable");
+            }
         }
-        Err(error) => {
-            transaction.roll_back().await;
-            Err(error)
-        }
+        Err(_) => transaction.roll_back().await,
     }
+    world.undrain(token);
+    result
 }
 
 fn check(graph: &Graph, node: &str, overlay: &str) -> Result<(NodeId, NodeId, ChildSlot)> {
@@ -54,7 +62,6 @@ pub fn cycle(child: &str, edge: &str, parent: &str) -> String {
 
 async fn append(transaction: &mut Transaction, node: NodeId, overlay: NodeId, slot: ChildSlot) -> Result<()> {
     let world = transaction.world.clone();
-    transaction.drain([node, overlay], "blockdev-snapshot").await;
     // The node's parents, but not those that the overlay itself stands on: they would close a circle.
     let moving: Vec<(EdgeId, Parent)> = world.graph(|graph| {
         let below = graph.closure([overlay], super::value::Direction::Down);

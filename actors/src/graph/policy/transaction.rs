@@ -348,7 +348,12 @@ async fn discard_node(world: &World, node: NodeId) {
 
 /// Closes a node's cell, if it was opened.
 pub async fn close_cell(world: &World, node: NodeId) {
-    let is_open = world.graph(|graph| graph.node(node).is_some_and(|node| node.facts.is_some()));
+    let is_open = world.graph(|graph| {
+        graph.node_mut(node).is_some_and(|node| {
+            node.closing = true;
+            node.facts.is_some()
+        })
+    });
     if is_open && let Err(error) = world.ask(node, Order::Close(node)).done().await {
         tracing::warn!(%error, %node, "a node did not close cleanly");
     }

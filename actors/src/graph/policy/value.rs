@@ -64,6 +64,8 @@ pub struct Node {
     pub owned: bool,
     /// Others may see it: the transaction that made it has been committed.
     pub live: bool,
+    /// It is being closed: it still writes back, and is quiet only when it is gone.
+    pub closing: bool,
     /// It is on its way to another iothread: what is sent to it waits in `deferred`.
     pub moving: bool,
     /// Orders that wait until it has arrived.

@@ -101,7 +101,10 @@ impl State {
     /// Sends what the sections want sent.
     pub fn flush_sections(&mut self) {
         for (node, order) in self.sections.take_orders() {
-            self.send(node, order);
+            // The gate of a node that is closing goes with it.
+            if self.graph.node(node).is_some_and(|node| !node.closing) {
+                self.send(node, order);
+            }
         }
     }
 

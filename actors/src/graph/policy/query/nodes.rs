@@ -104,15 +104,12 @@ impl View<'_> {
         let description = self.descriptions.get(&node.id)?;
         let facts = &description.facts;
         let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        let backing_filename = self.backing_filename(node);
-        let full_backing_filename = backing_filename
-            .as_ref()
-            .and_then(|name| full_backing_name(self.graph, node).or(Some(name.clone())));
+        let link = node.facts.as_ref().and_then(|facts| facts.backing.as_ref());
         let cluster_size = description.info.cluster_size;
         Some(ImageInfo {
             filename: self.names.get(node.id).to_owned(),
             format: node.kind.name().to_owned(),
-            dirty_flag: Some(description.info.is_dirty),
+            dirty_flag: self.has_info(node).then_some(description.info.is_dirty),
             actual_size: description.allocated_size.map(signed),
             virtual_size: signed(
                 facts
@@ -123,33 +120,37 @@ impl View<'_> {
             cluster_size: (cluster_size != 0).then_some(signed(cluster_size)),
             encrypted: None,
             compressed: None,
-            backing_filename_format: self.backing_format(node),
-            backing_filename,
-            full_backing_filename,
+            backing_filename: link.map(|link| link.filename.clone()),
+            full_backing_filename: full_backing_name(self.graph, node),
+            backing_filename_format: link.and_then(|link| link.format.clone()),
             snapshots: None,
             format_specific: description.specific.as_ref().and_then(specific),
             backing_image: None,
         })
     }
 
-    /// The backing file as it is now, or as the image names it.
+    /// The name of the backing node, if there is one.
     fn backing_filename(&self, node: &Node) -> Option<String> {
-        match self.graph.child_named(node.id, "backing") {
-            Some(backing) => Some(self.names.get(backing).to_owned()),
-            None => node
-                .facts
-                .as_ref()?
-                .backing
-                .as_ref()
-                .map(|link| link.filename.clone()),
-        }
+        self.graph
+            .child_named(node.id, "backing")
+            .map(|backing| self.names.get(backing).to_owned())
     }
 
-    fn backing_format(&self, node: &Node) -> Option<String> {
-        match self.graph.child_named(node.id, "backing") {
-            Some(backing) => self.graph.node(backing).map(|node| node.kind.name().to_owned()),
-            None => node.facts.as_ref()?.backing.as_ref()?.format.clone(),
+    /// Whether the driver, or the one that it passes the question to, tells whether its image is dirty.
+    fn has_info(&self, node: &Node) -> bool {
+        let mut at = node;
+        while at.kind.is_filter() || at.kind.name() == "raw" {
+            match self
+                .graph
+                .children_of(at.id)
+                .next()
+                .and_then(|edge| self.graph.node(edge.child))
+            {
+                Some(next) => at = next,
+                None => return false,
+            }
         }
+        !matches!(at.kind.name(), "null-co" | "null-aio")
     }
 
     /// What a node reads through: its backing node, or what it filters.

@@ -1,0 +1,345 @@
+//! Drained sections: what they cover, in which order, and what becomes of them when the graph changes.
+
+use messages::global_state::{DrainScope, GraphReply, GraphRequest, IothreadOptions, Query};
+use serde_json::json;
+
+use super::*;
+
+/// `top` (a format) over `file`, with `base` behind it over `basefile`.
+fn chain() -> FakeWorld {
+    let mut world = FakeWorld::new();
+    world.ok(add(json!({"driver": "fmt", "node-name": "base",
+        "file": {"driver": "file", "filename": "b", "node-name": "basefile"}})));
+    world.ok(add(
+        json!({"driver": "fmt", "node-name": "top", "backing": "base",
+        "file": {"driver": "file", "filename": "t", "node-name": "topfile"}}),
+    ));
+    world
+}
+
+fn held(world: &mut FakeWorld) -> Vec<(String, usize)> {
+    let nodes = world.facts().nodes;
+    nodes
+        .into_iter()
+        .map(|node| (node.name, world.nodes[&node.id].tokens.len()))
+        .collect()
+}
+
+fn counts(world: &mut FakeWorld) -> [usize; 4] {
+    let held = held(world);
+    ["top", "topfile", "base", "basefile"].map(|name| {
+        held.iter()
+            .find(|(node, _)| node == name)
+            .map_or(99, |(_, count)| *count)
+    })
+}
+
+fn end(token: messages::Token) -> GraphRequest {
+    GraphRequest::DrainEnd(token)
+}
+
+#[test]
+fn a_drain_covers_ancestors_but_no_children() {
+    let mut world = chain();
+    let token = world.still(drain_node("base"));
+    assert_eq!(counts(&mut world), [1, 0, 1, 0]);
+    world.ok(end(token));
+    assert_eq!(counts(&mut world), [0; 4]);
+    let token = world.still(GraphRequest::DrainBegin {
+        scope: DrainScope::Subtree("base".to_owned()),
+        user: String::new(),
+    });
+    assert_eq!(counts(&mut world), [1, 0, 1, 1]);
+    world.ok(end(token));
+    assert_eq!(counts(&mut world), [0; 4]);
+}
+
+#[test]
+fn drain_all_asks_each_node_once_parents_first() {
+    let mut world = chain();
+    world.asked.clear();
+    let token = world.still(drain_all());
+    assert_eq!(counts(&mut world), [1; 4]);
+    let (top, base) = (world.id("top"), world.id("base"));
+    let place = |id| world.asked.iter().position(|asked| *asked == id);
+    assert!(place(top) < place(base));
+    assert_eq!(world.asked.len(), 4);
+    world.ok(end(token));
+    assert!(
+        world
+            .nodes
+            .values()
+            .all(|node| node.stops == 1 && node.resumes == 1)
+    );
+}
+
+#[test]
+fn children_are_asked_only_when_no_parent_can_send() {
+    let mut world = chain();
+    let (top, base) = (world.id("top"), world.id("base"));
+    assert!(world.enter(top));
+    let drain = world.send(drain_node("base"));
+    world.run();
+    assert_eq!(counts(&mut world), [1, 0, 0, 0]);
+    assert!(!world.replies.contains_key(&drain));
+    assert!(!world.enter(top), "a closed gate lets no request in");
+    world.leave(top);
+    world.run();
+    assert!(matches!(
+        world.replies.remove(&drain),
+        Some(Ok(GraphReply::Still(_)))
+    ));
+    assert!(!world.nodes[&base].tokens.is_empty());
+}
+
+#[test]
+fn sections_nest_in_any_order() {
+    for second_first in [false, true] {
+        for (one, two) in [(drain_all(), drain_all()), (drain_all(), drain_node("base"))] {
+            let mut world = chain();
+            let (one, two) = (world.still(one), world.still(two));
+            assert_eq!(counts(&mut world)[2], 2);
+            let (first, last) = if second_first { (two, one) } else { (one, two) };
+            world.ok(end(first));
+            assert_eq!(counts(&mut world)[2], 1);
+            assert_eq!(world.node("base").resumes, 0);
+            world.ok(end(last));
+            assert_eq!(counts(&mut world), [0; 4]);
+            let base = world.node("base");
+            assert_eq!(
+                (base.stops, base.resumes),
+                (1, 1),
+                "the driver hears of the first and the last only"
+            );
+        }
+    }
+}
+
+#[test]
+fn ending_twice_is_an_error() {
+    let mut world = chain();
+    let token = world.still(drain_all());
+    world.ok(end(token));
+    assert!(world.error(end(token)).contains("no drained section"));
+    assert_eq!(
+        world.error(drain_node("nobody")),
+        "Failed to find node with node-name='nobody'"
+    );
+}
+
+#[test]
+fn a_user_that_goes_while_it_waits_gives_its_section_back() {
+    let mut world = chain();
+    let top = world.id("top");
+    world.enter(top);
+    let drain = world.send(drain_all());
+    world.run();
+    world.abandon(drain);
+    world.run();
+    assert_eq!(counts(&mut world), [0; 4]);
+    assert!(world.enter(top));
+    world.leave(top);
+    world.leave(top);
+    world.assert_settled(&[]);
+}
+
+#[test]
+fn questions_are_answered_while_a_drain_and_a_mutation_wait() {
+    let mut world = chain();
+    let top = world.id("top");
+    world.enter(top);
+    let snapshot = world.send(reopen(
+        json!({"driver": "fmt", "node-name": "top", "file": "topfile",
+        "backing": null}),
+    ));
+    world.run();
+    let drain = world.send(drain_node("base"));
+    world.run();
+    assert!(!world.replies.contains_key(&snapshot) && !world.replies.contains_key(&drain));
+    assert_eq!(world.facts().nodes.len(), 4);
+    let GraphReply::Drains(drains) = world.ok(GraphRequest::Query(Query::PendingDrains)) else {
+        panic!()
+    };
+    assert_eq!(
+        drains.iter().map(|drain| drain.user.as_str()).collect::<Vec<_>>(),
+        ["blockdev-reopen", "test"]
+    );
+    for drain in drains {
+        assert!(drain.age_ns > 0);
+        assert_eq!(drain.waiting_for[0].node_name, "top");
+        assert_eq!(drain.waiting_for[0].requests.len(), 1);
+    }
+    world.leave(top);
+    world.run();
+    assert!(world.replies[&snapshot].is_ok() && world.replies[&drain].is_ok());
+    let Some(Ok(GraphReply::Still(token))) = world.replies.remove(&drain) else {
+        panic!()
+    };
+    // The edge has gone meanwhile, and the section has given back what it held because of it.
+    assert_eq!(counts(&mut world), [0, 0, 1, 0]);
+    world.assert_settled(&[token]);
+}
+
+#[test]
+fn what_is_added_while_everything_is_drained_is_drained_too() {
+    let mut world = chain();
+    let token = world.still(drain_all());
+    world.ok(add(json!({"driver": "raw", "node-name": "new",
+        "file": {"driver": "file", "filename": "n", "node-name": "newfile"}})));
+    assert_eq!(
+        (world.node("new").tokens.len(), world.node("newfile").stops),
+        (1, 1)
+    );
+    world.ok(del("top"));
+    world.ok(end(token));
+    assert!(
+        world
+            .nodes
+            .values()
+            .all(|node| node.tokens.is_empty() && node.stops == node.resumes)
+    );
+    world.assert_settled(&[]);
+}
+
+#[test]
+fn an_overlay_on_a_drained_node_is_drained_with_it() {
+    let mut world = chain();
+    world.ok(add(json!({"driver": "fmt", "node-name": "over", "backing": null,
+        "file": {"driver": "file", "filename": "o"}})));
+    let token = world.still(drain_node("top"));
+    world.ok(snapshot("top", "over"));
+    assert_eq!(world.node("over").tokens.len(), 1);
+    assert_eq!(world.node("over").stops, 1);
+    world.ok(end(token));
+    assert!(world.nodes.values().all(|node| node.tokens.is_empty()));
+}
+
+#[test]
+fn detaching_gives_back_exactly_what_was_taken() {
+    let mut world = chain();
+    let own = world.still(drain_node("top"));
+    let below = world.still(drain_node("base"));
+    assert_eq!(counts(&mut world), [2, 0, 1, 0]);
+    let without = json!({"driver": "fmt", "node-name": "top", "file": "topfile", "backing": null});
+    world.ok(reopen(without));
+    assert_eq!(counts(&mut world), [1, 0, 1, 0]);
+    let with = json!({"driver": "fmt", "node-name": "top", "file": "topfile", "backing": "base"});
+    world.ok(reopen(with));
+    assert_eq!(counts(&mut world), [2, 0, 1, 0]);
+    world.ok(end(below));
+    world.ok(end(own));
+    assert_eq!(counts(&mut world), [0; 4]);
+}
+
+/// Replacing a child under a parent, with the old one, the new one, both or neither drained by users.
+#[test]
+fn a_replaced_child_hands_over_its_state() {
+    for (old_drained, new_drained) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut world = chain();
+        world.ok(add(
+            json!({"driver": "file", "node-name": "other", "filename": "x"}),
+        ));
+        let old = old_drained.then(|| world.still(drain_node("base")));
+        let new = new_drained.then(|| world.still(drain_node("other")));
+        world.ok(reopen(
+            json!({"driver": "fmt", "node-name": "top", "file": "topfile", "backing": "other"}),
+        ));
+        assert_eq!(world.node("top").tokens.len(), usize::from(new_drained));
+        if old_drained && new_drained {
+            assert_eq!(world.node("top").resumes, 0, "never undrained in between");
+        }
+        for token in old.into_iter().chain(new) {
+            world.ok(end(token));
+        }
+        assert!(world.nodes.values().all(|node| node.tokens.is_empty()));
+        world.assert_settled(&[]);
+    }
+}
+
+#[test]
+fn a_diamonds_base_is_asked_once_after_both_sides() {
+    let mut world = FakeWorld::new();
+    world.ok(add(
+        json!({"driver": "file", "node-name": "base", "filename": "b"}),
+    ));
+    for side in ["left", "right"] {
+        world.ok(add(
+            json!({"driver": "filter", "node-name": side, "file": "base"}),
+        ));
+    }
+    world.ok(add(
+        json!({"driver": "two", "node-name": "top", "file": "left", "other": "right"}),
+    ));
+    let right = world.id("right");
+    world.enter(right);
+    let drain = world.send(drain_node("base"));
+    world.run();
+    assert_eq!(
+        world.node("base").tokens.len(),
+        0,
+        "the right side can still send"
+    );
+    world.leave(right);
+    world.run();
+    assert!(world.replies.contains_key(&drain));
+    assert!(
+        world
+            .nodes
+            .values()
+            .all(|node| node.tokens.len() == 1 && node.stops == 1)
+    );
+}
+
+#[test]
+fn a_parent_that_is_deleted_is_not_waited_for() {
+    let mut world = chain();
+    let top = world.id("top");
+    world.enter(top);
+    let delete = world.send(del("top"));
+    let drain = world.send(drain_node("base"));
+    // The request ends with the node, as one does that holds the last reference.
+    world.nodes.get_mut(&top).unwrap().in_flight = 0;
+    world.run();
+    assert!(world.replies[&delete].is_ok() && world.replies[&drain].is_ok());
+}
+
+#[test]
+fn drained_nodes_move_between_iothreads() {
+    let mut world = chain();
+    for id in ["a", "b"] {
+        let options: IothreadOptions = serde_json::from_value(json!({"id": id})).unwrap();
+        world.ok(GraphRequest::AddIothread(options));
+    }
+    let token = world.still(drain_node("base"));
+    for iothread in [Some("a"), Some("b"), None] {
+        world.ok(GraphRequest::SetIothread {
+            node_name: "top".to_owned(),
+            iothread: iothread.map(str::to_owned),
+            force: false,
+        });
+        let facts = world.facts();
+        assert!(
+            facts
+                .nodes
+                .iter()
+                .all(|node| node.iothread == facts.nodes[0].iothread)
+        );
+        assert_eq!(counts(&mut world), [1, 0, 1, 0]);
+    }
+    world.ok(end(token));
+    world.assert_settled(&[]);
+}
+
+#[test]
+fn closing_everything_ends_in_bounded_steps_and_refuses_the_rest() {
+    let mut world = chain();
+    world.root(attach("top", READ_WRITE, ALL));
+    world.ok(GraphRequest::CloseAll);
+    assert!(world.nodes.is_empty() && world.roots.is_empty());
+    assert!(
+        world
+            .error(add(json!({"driver": "file", "node-name": "x", "filename": "x"})))
+            .contains("shutting down")
+    );
+    assert!(world.facts().nodes.is_empty());
+}

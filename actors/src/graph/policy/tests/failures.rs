@@ -1,0 +1,110 @@
+//! Whole or not at all: whichever step of a change fails, the graph is what it was.
+
+use messages::global_state::GraphRequest;
+use serde_json::json;
+
+use super::*;
+
+/// Fails every step of a request in turn, until it gets through.
+fn each_step_fails(make: impl Fn() -> (FakeWorld, GraphRequest)) {
+    for steps in 0..100 {
+        let (mut world, request) = make();
+        let before = world.facts();
+        world.fail_after = Some(steps);
+        let result = world.request(request);
+        let failed = world.fail_after.is_none();
+        world.fail_after = None;
+        if result.is_ok() {
+            assert!(!failed || steps > 0, "a failure was passed over");
+            world.assert_settled(&[]);
+            assert!(steps >= 2, "the request has steps that can fail");
+            return;
+        }
+        assert!(failed, "only the failure made fails: {:?}", result.err());
+        assert_eq!(world.facts(), before, "after {steps} steps");
+        world.assert_settled(&[]);
+        assert!(world.nodes.values().all(|node| node.tokens.is_empty()));
+    }
+    panic!("the request never got through");
+}
+
+fn two_disks() -> FakeWorld {
+    let mut world = FakeWorld::new();
+    for name in ["a", "b"] {
+        world.ok(add(json!({"driver": "fmt", "node-name": name, "backing": null,
+            "file": {"driver": "file", "filename": name, "node-name": format!("{name}f")}})));
+    }
+    world
+}
+
+#[test]
+fn of_blockdev_add() {
+    each_step_fails(|| {
+        let world = two_disks();
+        let request = add(json!({"driver": "fmt", "node-name": "top", "backing": "a",
+            "file": {"driver": "raw", "file": {"driver": "file", "filename": "t"}}}));
+        (world, request)
+    });
+}
+
+#[test]
+fn of_blockdev_reopen() {
+    each_step_fails(|| {
+        let mut world = two_disks();
+        world.root(attach("a", READ, ALL));
+        world.ok(add(json!({"driver": "file", "node-name": "x", "filename": "x"})));
+        let request = GraphRequest::BlockdevReopen(vec![
+            options(json!({"driver": "fmt", "node-name": "a", "file": "x", "backing": "b"})),
+            options(json!({"driver": "fmt", "node-name": "b", "file": "bf", "read-only": true})),
+        ]);
+        (world, request)
+    });
+}
+
+#[test]
+fn of_attach() {
+    each_step_fails(|| (two_disks(), attach("a", READ_WRITE, ALL)));
+}
+
+#[test]
+fn of_a_resize() {
+    each_step_fails(|| {
+        (
+            two_disks(),
+            GraphRequest::Resize {
+                node_name: "a".to_owned(),
+                size: 4 << 20,
+            },
+        )
+    });
+}
+
+/// A snapshot's last step, making the node below read-only, is an attempt: its failure is no failure of the snapshot.
+#[test]
+fn of_blockdev_snapshot() {
+    for steps in 0..100 {
+        let mut world = two_disks();
+        world.root(attach("a", READ_WRITE, ALL));
+        let before = world.facts();
+        world.fail_after = Some(steps);
+        let result = world.request(snapshot("a", "b"));
+        let failed = world.fail_after.take().is_none();
+        world.assert_settled(&[]);
+        assert!(world.nodes.values().all(|node| node.tokens.is_empty()));
+        match result {
+            Err(_) => assert_eq!(world.facts(), before, "after {steps} steps"),
+            Ok(_) if failed => assert!(
+                world
+                    .facts()
+                    .nodes
+                    .iter()
+                    .any(|node| node.name == "a" && !node.read_only)
+            ),
+            Ok(_) => {
+                assert!(steps > 4);
+                return;
+            }
+        }
+    }
+    panic!("the snapshot never got through");
+}

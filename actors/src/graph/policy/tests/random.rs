@@ -1,0 +1,249 @@
+//! Anything in any order: changes, drains and requests, with every message delayed as chance has it.
+
+use std::collections::BTreeSet;
+
+use messages::global_state::{GraphReply, GraphRequest, IothreadOptions};
+use messages::{NodeId, RootId, Token};
+use serde_json::json;
+
+use super::super::RequestId;
+use super::*;
+
+/// splitmix64: small, and the same everywhere for the same seed.
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit.max(1) as u64) as usize
+    }
+}
+
+struct Run {
+    world: FakeWorld,
+    rng: Rng,
+    asked: Vec<RequestId>,
+    sections: BTreeSet<Token>,
+    roots: Vec<RootId>,
+    in_flight: Vec<NodeId>,
+    names: Vec<String>,
+    last: u32,
+}
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        let mut world = FakeWorld::new();
+        for id in ["io0", "io1"] {
+            let options: IothreadOptions = serde_json::from_value(json!({"id": id})).unwrap();
+            world.ok(GraphRequest::AddIothread(options));
+        }
+        Self {
+            world,
+            rng: Rng(seed),
+            asked: Vec::new(),
+            sections: BTreeSet::new(),
+            roots: Vec::new(),
+            in_flight: Vec::new(),
+            names: vec!["nobody".to_owned()],
+            last: 0,
+        }
+    }
+
+    fn name(&mut self) -> String {
+        let at = self.rng.below(self.names.len());
+        self.names[at].clone()
+    }
+
+    fn step(&mut self) {
+        match self.rng.below(10) {
+            0..4 => {
+                let rng = &mut self.rng;
+                self.world.deliver(|limit| rng.below(limit));
+            }
+            4 => self.enter(),
+            5 => self.leave(),
+            6 => self.drain(),
+            _ => self.change(),
+        }
+        self.collect();
+    }
+
+    /// A request comes over a root edge, if its node's gate is open.
+    fn enter(&mut self) {
+        if self.world.roots.is_empty() {
+            return;
+        }
+        let at = self.rng.below(self.world.roots.len());
+        let Some(node) = self.world.roots.values().nth(at).copied() else {
+            return;
+        };
+        if self.world.nodes.contains_key(&node) && self.world.enter(node) {
+            self.in_flight.push(node);
+        }
+    }
+
+    fn leave(&mut self) {
+        if !self.in_flight.is_empty() {
+            let at = self.rng.below(self.in_flight.len());
+            let node = self.in_flight.swap_remove(at);
+            self.world.leave(node);
+        }
+    }
+
+    fn drain(&mut self) {
+        if self.rng.below(2) == 0 && !self.sections.is_empty() {
+            let at = self.rng.below(self.sections.len());
+            let token = *self.sections.iter().nth(at).unwrap();
+            self.sections.remove(&token);
+            self.asked.push(self.world.send(GraphRequest::DrainEnd(token)));
+        } else if self.sections.len() < 3 {
+            let request = if self.rng.below(3) == 0 {
+                drain_all()
+            } else {
+                drain_node(&self.name())
+            };
+            self.asked.push(self.world.send(request));
+        }
+    }
+
+    fn change(&mut self) {
+        let (one, two) = (self.name(), self.name());
+        let request = match self.rng.below(9) {
+            0 | 1 => {
+                self.last += 1;
+                let name = format!("n{}", self.last);
+                self.names.push(name.clone());
+                let backing = if self.rng.below(2) == 0 {
+                    json!(one)
+                } else {
+                    json!(null)
+                };
+                add(json!({"driver": "fmt", "node-name": name, "backing": backing,
+                    "file": {"driver": "file", "filename": name, "node-name": format!("{name}f")}}))
+            }
+            2 => {
+                self.last += 1;
+                let name = format!("r{}", self.last);
+                self.names.push(name.clone());
+                add(json!({"driver": "filter", "node-name": name, "file": one}))
+            }
+            3 => del(&one),
+            4 => snapshot(&one, &two),
+            5 => reopen(
+                json!({"driver": "fmt", "node-name": one, "file": format!("{one}f"),
+                "backing": if self.rng.below(2) == 0 { json!(two) } else { json!(null) }}),
+            ),
+            6 => GraphRequest::SetIothread {
+                node_name: one,
+                iothread: [None, Some("io0".to_owned()), Some("io1".to_owned())][self.rng.below(3)].clone(),
+                force: true,
+            },
+            7 if self.roots.len() > 2 => {
+                let at = self.rng.below(self.roots.len());
+                GraphRequest::DetachRoot(self.roots.swap_remove(at))
+            }
+            7 => attach(&one, READ_WRITE, ALL),
+            _ => reopen(json!({"driver": "filter", "node-name": one, "file": two})),
+        };
+        if self.rng.below(4) == 0 {
+            self.world.fail_after = Some(self.rng.below(8) as u32);
+        }
+        self.asked.push(self.world.send(request));
+    }
+
+    /// Takes the replies that came, and looks whether what was called still is.
+    fn collect(&mut self) {
+        let replies = &mut self.world.replies;
+        let mut still = Vec::new();
+        self.asked.retain(|id| match replies.remove(id) {
+            None => true,
+            Some(Ok(GraphReply::Still(token))) => {
+                still.push(token);
+                false
+            }
+            Some(Ok(GraphReply::Root(root))) => {
+                self.roots.push(root);
+                false
+            }
+            Some(_) => false,
+        });
+        self.sections.extend(still);
+        // Requests enter only where no gate is closed, so a node of a still section that has some was not waited for.
+        let sections = &self.sections;
+        for (id, node) in &self.world.nodes {
+            let held = node.tokens.iter().any(|token| sections.contains(token));
+            assert!(
+                !held || node.in_flight == 0,
+                "node {id} is busy inside a still section"
+            );
+        }
+        self.assert_covered();
+    }
+
+    /// Every parent of a node that a still section holds is held as well.
+    fn assert_covered(&mut self) {
+        let facts = self.world.facts();
+        for edge in &facts.edges {
+            let messages::global_state::EdgeParent::Node(parent) = edge.parent else {
+                continue;
+            };
+            let (Some(parent), Some(child)) =
+                (self.world.nodes.get(&parent), self.world.nodes.get(&edge.child))
+            else {
+                continue;
+            };
+            for token in child.tokens.intersection(&self.sections) {
+                assert!(
+                    parent.tokens.contains(token),
+                    "a parent of a still node may send to it"
+                );
+            }
+        }
+    }
+
+    /// Lets all requests end and ends all sections: everything asked must be answered.
+    fn finish(&mut self) {
+        for _ in 0..1000 {
+            while !self.in_flight.is_empty() {
+                self.leave();
+            }
+            self.world.fail_after = None;
+            self.world.run();
+            self.collect();
+            for token in std::mem::take(&mut self.sections) {
+                self.asked.push(self.world.send(GraphRequest::DrainEnd(token)));
+            }
+            if self.asked.is_empty() && self.world.mailboxes.is_empty() {
+                break;
+            }
+        }
+        assert!(
+            self.asked.is_empty(),
+            "{} requests were never answered",
+            self.asked.len()
+        );
+        self.world.run();
+        self.world.assert_settled(&[]);
+        assert!(self.world.nodes.values().all(|node| node.tokens.is_empty()));
+    }
+}
+
+#[test]
+fn anything_in_any_order() {
+    for seed in 0..300 {
+        // On failure the test's output names the seed.
+        println!("seed {seed}");
+        let mut run = Run::new(seed);
+        for _ in 0..400 {
+            run.step();
+        }
+        run.finish();
+    }
+}

@@ -1,0 +1,546 @@
+//! Iothreads that are queues, and nodes that only keep count.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use drivers::driver::{Abilities, BackingLink, ChildKind, DriverKind, OpenRequest, Opened, Registry};
+use futures_util::future::LocalBoxFuture;
+use messages::global_state::{GraphFacts, GraphReply, GraphRequest, Query};
+use messages::handshake::PendingRequest;
+use messages::io::OperationKind;
+use messages::{
+    ChildSlot, Error, ErrorKind, IoError, IoThreadId, Limits, NodeId, OpenFlags, Result, Role, RootId, Token,
+};
+
+use super::super::{Effect, Event, ImplicitOpens, Order, Policy, Reply, RequestId};
+use crate::node::{self, OpenFacts, OrderOutcome, Ticket};
+
+const FILE: ChildKind = ChildKind {
+    name: "file",
+    role: Role::IMAGE,
+    required: true,
+};
+const BACKING: ChildKind = ChildKind {
+    name: "backing",
+    role: Role::COW,
+    required: false,
+};
+const FILTERED: Role = Role::FILTERED.union(Role::PRIMARY);
+
+/// A driver that only has a shape.
+struct Kind {
+    name: &'static str,
+    children: &'static [ChildKind],
+    is_filter: bool,
+}
+
+impl DriverKind for Kind {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn children(&self) -> &'static [ChildKind] {
+        self.children
+    }
+
+    fn is_protocol(&self) -> bool {
+        self.children.is_empty()
+    }
+
+    fn is_filter(&self) -> bool {
+        self.is_filter
+    }
+
+    fn probe(&self, head: &[u8]) -> u8 {
+        if head == self.name.as_bytes() { 100 } else { 0 }
+    }
+
+    fn open(&self, _: OpenRequest) -> LocalBoxFuture<'static, Result<Opened>> {
+        unreachable!("fake nodes are not opened")
+    }
+}
+
+fn registry() -> Registry {
+    let mut registry = Registry::empty();
+    let kinds: [(&'static str, &'static [ChildKind], bool); 5] = [
+        ("file", &[], false),
+        ("fmt", &[FILE, BACKING], false),
+        (
+            "raw",
+            &[ChildKind {
+                role: FILTERED,
+                ..FILE
+            }],
+            false,
+        ),
+        (
+            "filter",
+            &[ChildKind {
+                role: FILTERED,
+                ..FILE
+            }],
+            true,
+        ),
+        (
+            "two",
+            &[
+                ChildKind {
+                    role: FILTERED,
+                    ..FILE
+                },
+                ChildKind {
+                    name: "other",
+                    role: FILTERED,
+                    required: false,
+                },
+            ],
+            true,
+        ),
+    ];
+    for (name, children, is_filter) in kinds {
+        registry
+            .register(Arc::new(Kind {
+                name,
+                children,
+                is_filter,
+            }))
+            .unwrap();
+    }
+    registry
+}
+
+/// A node's cell.
+#[derive(Default, Debug)]
+pub struct FakeNode {
+    pub tokens: BTreeSet<Token>,
+    /// Requests that entered here.
+    pub in_flight: u32,
+    unanswered: Vec<Token>,
+    /// Times that the driver would have been told to stop and to go on.
+    pub stops: u32,
+    pub resumes: u32,
+    flags: OpenFlags,
+    filename: Option<String>,
+    edges: BTreeMap<u8, NodeId>,
+}
+
+/// The world around a policy.
+pub struct FakeWorld {
+    pub policy: Policy,
+    pub nodes: BTreeMap<NodeId, FakeNode>,
+    pub homes: HashMap<NodeId, IoThreadId>,
+    pub mailboxes: BTreeMap<IoThreadId, VecDeque<(Ticket, Order)>>,
+    pub replies: HashMap<RequestId, Reply>,
+    pub roots: BTreeMap<RootId, NodeId>,
+    /// What images name as their backing files, by filename.
+    pub links: HashMap<String, BackingLink>,
+    /// First bytes of files.
+    pub heads: HashMap<String, Vec<u8>>,
+    /// Counts down with every order that may fail; the one that finds it at 0 does.
+    pub fail_after: Option<u32>,
+    /// Nodes in the order in which they were asked to quiesce.
+    pub asked: Vec<NodeId>,
+    now: Duration,
+    last: u64,
+    threads: u32,
+}
+
+impl FakeWorld {
+    pub fn new() -> Self {
+        Self::with(ImplicitOpens::Allow)
+    }
+
+    pub fn with(implicit: ImplicitOpens) -> Self {
+        Self {
+            policy: Policy::new(registry(), implicit, IoThreadId(1), 0),
+            nodes: BTreeMap::new(),
+            homes: HashMap::new(),
+            mailboxes: BTreeMap::new(),
+            replies: HashMap::new(),
+            roots: BTreeMap::new(),
+            links: HashMap::new(),
+            heads: HashMap::new(),
+            fail_after: None,
+            asked: Vec::new(),
+            now: Duration::ZERO,
+            last: 0,
+            threads: 1,
+        }
+    }
+
+    /// Sends a request; nothing is delivered yet.
+    pub fn send(&mut self, request: GraphRequest) -> RequestId {
+        self.last += 1;
+        let id = RequestId(self.last);
+        self.now += Duration::from_nanos(1);
+        let effects = self.policy.request(id, request, self.now);
+        self.carry_out(effects);
+        id
+    }
+
+    /// Sends a request and delivers everything; answers the reply, if there is one by then.
+    pub fn try_request(&mut self, request: GraphRequest) -> Option<Reply> {
+        let id = self.send(request);
+        self.run();
+        self.replies.remove(&id)
+    }
+
+    pub fn request(&mut self, request: GraphRequest) -> Reply {
+        self.try_request(request).expect("the request is answered")
+    }
+
+    pub fn ok(&mut self, request: GraphRequest) -> GraphReply<RootId> {
+        self.request(request).expect("the request succeeds")
+    }
+
+    /// The text of a request's error.
+    pub fn error(&mut self, request: GraphRequest) -> String {
+        self.request(request).expect_err("the request fails").to_string()
+    }
+
+    pub fn root(&mut self, request: GraphRequest) -> RootId {
+        let GraphReply::Root(root) = self.ok(request) else {
+            panic!("no root")
+        };
+        root
+    }
+
+    pub fn still(&mut self, request: GraphRequest) -> Token {
+        let GraphReply::Still(token) = self.ok(request) else {
+            panic!("no token")
+        };
+        token
+    }
+
+    pub fn facts(&mut self) -> GraphFacts {
+        let id = self.send(GraphRequest::Query(Query::Graph));
+        match self.replies.remove(&id) {
+            Some(Ok(GraphReply::Graph(facts))) => facts,
+            other => panic!("a question is answered at once: {other:?}"),
+        }
+    }
+
+    pub fn id(&mut self, name: &str) -> NodeId {
+        self.facts()
+            .nodes
+            .iter()
+            .find(|node| node.name == name)
+            .expect("the node exists")
+            .id
+    }
+
+    pub fn node(&mut self, name: &str) -> &mut FakeNode {
+        let id = self.id(name);
+        self.nodes.get_mut(&id).unwrap()
+    }
+
+    /// Lets a request enter at a node, unless the gate is closed.
+    pub fn enter(&mut self, id: NodeId) -> bool {
+        let node = self.nodes.get_mut(&id).unwrap();
+        let open = node.tokens.is_empty();
+        node.in_flight += u32::from(open);
+        open
+    }
+
+    /// A request that entered at a node ends.
+    pub fn leave(&mut self, id: NodeId) {
+        let node = self.nodes.get_mut(&id).unwrap();
+        node.in_flight -= 1;
+        if node.in_flight == 0 {
+            for token in std::mem::take(&mut node.unanswered) {
+                self.tell(node::Event::Quiesced(id, token));
+            }
+        }
+    }
+
+    pub fn tell(&mut self, event: node::Event) {
+        self.event(Event::Node(event));
+    }
+
+    fn event(&mut self, event: Event) {
+        self.now += Duration::from_nanos(1);
+        let effects = self.policy.event(event, self.now);
+        self.carry_out(effects);
+    }
+
+    pub fn abandon(&mut self, id: RequestId) {
+        let effects = self.policy.abandon(id, self.now);
+        self.carry_out(effects);
+    }
+
+    /// Delivers all mail, the mail that this causes included.
+    pub fn run(&mut self) {
+        while self.deliver(|_| 0) {}
+    }
+
+    /// Delivers the next mail of one iothread with mail; `choose` picks among so many.
+    pub fn deliver(&mut self, choose: impl FnOnce(usize) -> usize) -> bool {
+        self.mailboxes.retain(|_, mail| !mail.is_empty());
+        if self.mailboxes.is_empty() {
+            return false;
+        }
+        let at = choose(self.mailboxes.len());
+        let home = *self.mailboxes.keys().nth(at).unwrap();
+        let (ticket, order) = self.mailboxes.get_mut(&home).unwrap().pop_front().unwrap();
+        for event in self.obey(home, ticket, order) {
+            self.tell(event);
+        }
+        true
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Send {
+                    iothread,
+                    ticket,
+                    order,
+                } => {
+                    self.mailboxes
+                        .entry(iothread)
+                        .or_default()
+                        .push_back((ticket, order));
+                }
+                Effect::Reply { id, result } => {
+                    assert!(
+                        self.replies.insert(id, result).is_none(),
+                        "a request is answered once"
+                    );
+                }
+                Effect::StartIothread { ticket, .. } => {
+                    self.threads += 1;
+                    let thread = IoThreadId(self.threads);
+                    self.event(Event::Started(ticket, Ok((thread, 0))));
+                }
+                Effect::RootPermissions { .. }
+                | Effect::RootGone(_)
+                | Effect::TuneIothread { .. }
+                | Effect::StopIothread(_) => {}
+            }
+        }
+    }
+
+    fn fails(&mut self) -> bool {
+        let Some(left) = &mut self.fail_after else {
+            return false;
+        };
+        if *left == 0 {
+            self.fail_after = None;
+            return true;
+        }
+        *left -= 1;
+        false
+    }
+
+    fn obey(&mut self, home: IoThreadId, ticket: Ticket, order: Order) -> Vec<node::Event> {
+        let ended = |outcome| vec![node::Event::Ended(ticket, outcome)];
+        let done = || ended(OrderOutcome::Done(Ok(())));
+        let failed = || Error::new(ErrorKind::Io(IoError::Os(5)), "made to fail");
+        if let Order::Pending(id) | Order::Describe(id) = &order
+            && !self.nodes.contains_key(id)
+        {
+            return ended(OrderOutcome::Pending(Vec::new()));
+        }
+        if let Some(id) = subject(&order) {
+            assert_eq!(self.homes.get(&id), Some(&home), "an order reaches its node");
+        }
+        match order {
+            Order::Open(open) => {
+                if self.fails() {
+                    return ended(OrderOutcome::Opened(Err(failed())));
+                }
+                let filename = open
+                    .options
+                    .get("filename")
+                    .and_then(|name| name.as_str())
+                    .map(str::to_owned);
+                let edges = open.children.iter().enumerate();
+                let edges: BTreeMap<u8, NodeId> = edges
+                    .filter_map(|(slot, child)| Some((slot as u8, child.as_ref()?.node)))
+                    .collect();
+                let below = edges.get(&0).and_then(|file| self.nodes[file].filename.clone());
+                let backing = below.and_then(|name| self.links.get(&name).cloned());
+                let node = FakeNode {
+                    flags: open.flags,
+                    filename,
+                    edges,
+                    ..FakeNode::default()
+                };
+                let facts = facts(&node, backing);
+                self.nodes.insert(open.node, node);
+                self.homes.insert(open.node, home);
+                ended(OrderOutcome::Opened(Ok(facts)))
+            }
+            Order::Close(id) => {
+                let node = self.nodes.remove(&id).expect("a node is closed once");
+                assert_eq!(node.in_flight, 0, "a node in use is closed");
+                self.homes.remove(&id);
+                done()
+            }
+            Order::Quiesce(id, token) => {
+                self.asked.push(id);
+                let node = self.nodes.get_mut(&id).unwrap();
+                node.stops += u32::from(node.tokens.is_empty());
+                assert!(node.tokens.insert(token), "a node is asked once a token");
+                if node.in_flight == 0 {
+                    return vec![node::Event::Quiesced(id, token)];
+                }
+                node.unanswered.push(token);
+                Vec::new()
+            }
+            Order::Resume(id, token) => {
+                let node = self.nodes.get_mut(&id).unwrap();
+                assert!(node.tokens.remove(&token), "a token is given back once");
+                node.unanswered.retain(|other| *other != token);
+                node.resumes += u32::from(node.tokens.is_empty());
+                Vec::new()
+            }
+            Order::Connect {
+                parent,
+                slot: ChildSlot(slot),
+                target,
+            } => {
+                if self.fails() {
+                    return ended(OrderOutcome::Done(Err(failed())));
+                }
+                let node = self.nodes.get_mut(&parent).unwrap();
+                match target {
+                    Some(target) => node.edges.insert(slot, target.node),
+                    None => node.edges.remove(&slot),
+                };
+                done()
+            }
+            Order::AttachRoot { root, node, .. } => {
+                if self.fails() {
+                    return ended(OrderOutcome::Done(Err(failed())));
+                }
+                self.roots.insert(root, node);
+                done()
+            }
+            Order::MoveRoot { root, target } => {
+                if self.fails() {
+                    return ended(OrderOutcome::Done(Err(failed())));
+                }
+                self.roots.insert(root, target.node);
+                done()
+            }
+            Order::DetachRoot(root) => {
+                self.roots.remove(&root).expect("a root is detached once");
+                done()
+            }
+            Order::Depart { node, to } => {
+                assert!(!self.nodes[&node].tokens.is_empty(), "only a still node moves");
+                self.homes.insert(node, to);
+                done()
+            }
+            Order::ReopenCommit(id) => {
+                let facts = facts(&self.nodes[&id], None);
+                ended(OrderOutcome::Opened(Ok(facts)))
+            }
+            Order::ReopenPrepare { node, request, .. } => {
+                if self.fails() {
+                    return ended(OrderOutcome::Done(Err(failed())));
+                }
+                self.nodes.get_mut(&node).unwrap().flags = request.flags;
+                done()
+            }
+            Order::PermissionsPrepare { .. } | Order::Truncate { .. } if self.fails() => {
+                ended(OrderOutcome::Done(Err(failed())))
+            }
+            Order::Pending(id) => {
+                let requests = (0..self.nodes[&id].in_flight).map(|_| PendingRequest {
+                    operation: OperationKind::Write,
+                    offset: 0,
+                    len: 512,
+                    age_ns: 1,
+                    stands_at: String::new(),
+                });
+                ended(OrderOutcome::Pending(requests.collect()))
+            }
+            Order::ReadHead { node, .. } => {
+                let name = self.nodes[&node].filename.clone().unwrap_or_default();
+                ended(OrderOutcome::Head(Ok(self
+                    .heads
+                    .get(&name)
+                    .cloned()
+                    .unwrap_or_default())))
+            }
+            Order::Describe(_) => ended(OrderOutcome::Described(Err(IoError::NoMedium))),
+            Order::PermissionsCommit(_) | Order::PermissionsAbort(_) | Order::ReopenAbort(_) => Vec::new(),
+            Order::PermissionsPrepare { .. }
+            | Order::Truncate { .. }
+            | Order::Flush(_)
+            | Order::ChangeBackingFile { .. }
+            | Order::Create { .. } => done(),
+        }
+    }
+
+    /// What must hold whenever nothing is on its way: cells and the graph agree, and no gate is closed for nobody.
+    pub fn assert_settled(&mut self, sections: &[Token]) {
+        let facts = self.facts();
+        let mut edges: BTreeMap<(NodeId, u8), NodeId> = BTreeMap::new();
+        for (id, node) in &self.nodes {
+            edges.extend(node.edges.iter().map(|(slot, child)| ((*id, *slot), *child)));
+            assert!(
+                facts.nodes.iter().any(|known| known.id == *id),
+                "node {id} is left over"
+            );
+            for token in &node.tokens {
+                assert!(sections.contains(token), "node {id} is held by nobody");
+            }
+        }
+        assert_eq!(facts.nodes.len(), self.nodes.len());
+        let known = facts.edges.iter().filter_map(|edge| match &edge.parent {
+            messages::global_state::EdgeParent::Node(parent) => Some((*parent, edge.child)),
+            messages::global_state::EdgeParent::Root(root, _) => {
+                assert_eq!(self.roots.get(root), Some(&edge.child));
+                None
+            }
+        });
+        let mut known: Vec<_> = known.collect();
+        let mut cells: Vec<_> = edges
+            .into_iter()
+            .map(|((parent, _), child)| (parent, child))
+            .collect();
+        known.sort_unstable();
+        cells.sort_unstable();
+        assert_eq!(known, cells, "the cells' edges are those of the graph");
+    }
+}
+
+/// The node whose iothread must carry an order out.
+fn subject(order: &Order) -> Option<NodeId> {
+    match order {
+        Order::Close(id)
+        | Order::Quiesce(id, _)
+        | Order::Resume(id, _)
+        | Order::Flush(id)
+        | Order::Describe(id)
+        | Order::Pending(id)
+        | Order::PermissionsCommit(id)
+        | Order::PermissionsAbort(id)
+        | Order::ReopenCommit(id)
+        | Order::ReopenAbort(id) => Some(*id),
+        Order::Connect { parent, .. } => Some(*parent),
+        Order::AttachRoot { node, .. }
+        | Order::PermissionsPrepare { node, .. }
+        | Order::ReopenPrepare { node, .. }
+        | Order::Depart { node, .. }
+        | Order::Truncate { node, .. }
+        | Order::ReadHead { node, .. }
+        | Order::ChangeBackingFile { node, .. } => Some(*node),
+        Order::Open(_) | Order::MoveRoot { .. } | Order::DetachRoot(_) | Order::Create { .. } => None,
+    }
+}
+
+fn facts(node: &FakeNode, backing: Option<BackingLink>) -> OpenFacts {
+    OpenFacts {
+        flags: node.flags,
+        backing,
+        size: 1 << 20,
+        abilities: Abilities::default(),
+        limits: Limits::default(),
+        filename: node.filename.clone(),
+    }
+}
