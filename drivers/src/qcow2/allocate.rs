@@ -237,6 +237,7 @@ impl State {
 
     /// Asks for a write-back where too much in memory waits for one.
     pub fn check_pressure(&self) -> Try<()> {
+        self.check_not_frozen()?;
         let slices = MAX_DIRTY_SLICES.min(self.l2.capacity() / 2);
         if self.l2.dirty() > slices || self.too_many_refblocks() || self.frees.len() > MAX_FREES {
             return Err(Stop::Need(Need::Writeback));

@@ -91,15 +91,12 @@ impl Driver for Qcow2 {
 
     fn truncate(
         &self,
-        _size: u64,
+        size: u64,
         _exact: bool,
-        _preallocation: Preallocation,
-        _flags: RequestFlags,
+        preallocation: Preallocation,
+        flags: RequestFlags,
     ) -> Answer<'_, Result<()>> {
-        Answer::ready(Err(Error::new(
-            ErrorKind::Unsupported,
-            "Image format driver does not support resize",
-        )))
+        Answer::wait(self.resize(size, preallocation, flags))
     }
 
     fn length(&self) -> Answer<'_, IoResult<u64>> {
@@ -129,8 +126,8 @@ impl Driver for Qcow2 {
         )))
     }
 
-    fn change_backing_file(&self, _link: Option<BackingLink>) -> Answer<'_, Result<()>> {
-        Answer::ready(Err(Error::new(ErrorKind::ReadOnly, "Image is read-only")))
+    fn change_backing_file(&self, link: Option<BackingLink>) -> Answer<'_, Result<()>> {
+        Answer::wait(self.record_backing(link))
     }
 
     fn depart(&self) -> Box<dyn Parcel> {
@@ -158,6 +155,29 @@ impl Qcow2 {
         }
         self.gates.release(Key::Ticket(id));
         result
+    }
+
+    async fn record_backing(&self, link: Option<BackingLink>) -> Result<()> {
+        let failed = |error| Error::io("Could not update the image header", error);
+        let bytes = {
+            let mut state = self.state.borrow_mut();
+            if !state.writable {
+                return Err(Error::new(ErrorKind::ReadOnly, "Image is read-only"));
+            }
+            let mut header = state.header.clone();
+            let name = link.as_ref().map(|link| link.filename.as_str());
+            header.set_backing(name, link.as_ref().and_then(|link| link.format.as_deref()))?;
+            let mut bytes = header.encode()?;
+            bytes.resize(1 << header.cluster_bits, 0);
+            state.header = header;
+            bytes
+        };
+        self.file
+            .write(0, bytes.into(), RequestFlags::empty())
+            .await
+            .0
+            .map_err(failed)?;
+        self.file.flush().await.map_err(failed)
     }
 
     /// Brings the file up to date, as its last user does: nothing is left to repair.

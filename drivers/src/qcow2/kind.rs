@@ -5,12 +5,13 @@ use messages::{Error, ErrorKind, IoError, OpenFlags, Result, Role};
 
 use super::Qcow2;
 use super::bytes::{be32, be64, table_from_be};
+use super::create::create;
 use super::entry::{L1_OFFSET, REFTABLE_OFFSET};
 use super::geometry::Geometry;
 use super::header::{self, CORRUPT, Header};
 use super::options::Settings;
 use super::state::State;
-use crate::driver::{BackingLink, Child, ChildKind, DriverKind, OpenRequest, Opened};
+use crate::driver::{BackingLink, Child, ChildKind, CreateRequest, DriverKind, OpenRequest, Opened};
 
 const CHILDREN: [ChildKind; 2] = [
     ChildKind {
@@ -55,6 +56,10 @@ impl DriverKind for Qcow2Kind {
     fn open(&self, request: OpenRequest) -> LocalBoxFuture<'static, Result<Opened>> {
         Box::pin(open(request))
     }
+
+    fn create(&self, request: CreateRequest) -> LocalBoxFuture<'static, Result<()>> {
+        Box::pin(create(request))
+    }
 }
 
 async fn open(request: OpenRequest) -> Result<Opened> {
@@ -85,7 +90,7 @@ pub(super) fn is_writable(flags: OpenFlags) -> bool {
 }
 
 /// Reads all that is kept in memory while the image is open.
-async fn open_state(
+pub(super) async fn open_state(
     file: &Child,
     options: messages::global_state::Options,
     flags: OpenFlags,

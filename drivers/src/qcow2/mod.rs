@@ -29,6 +29,7 @@ mod allocate;
 mod bytes;
 mod cache;
 mod compress;
+mod create;
 mod driver;
 mod entry;
 mod extensions;
@@ -44,6 +45,7 @@ mod overlap;
 mod refcount;
 mod state;
 mod table;
+mod truncate;
 mod writeback;
 mod zero_discard;
 
@@ -112,6 +114,10 @@ impl Qcow2 {
             Stop::Need(Need::Refblock(index)) => self.load_refblock(index).await,
             Stop::Need(Need::Ticket(id)) => {
                 self.gates.wait(Key::Ticket(id)).await;
+                Ok(())
+            }
+            Stop::Need(Need::Thaw) => {
+                self.gates.wait(Key::Resize).await;
                 Ok(())
             }
             Stop::Need(Need::Table(index)) => self.make_table(index).await,

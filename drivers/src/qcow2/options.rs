@@ -49,7 +49,7 @@ struct Raw {
 }
 
 /// A boolean, also as the text that command lines give.
-fn boolean<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
+pub(super) fn boolean<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
     match Value::deserialize(deserializer)? {
         Value::Bool(value) => Ok(Some(value)),
         Value::String(text) if text == "on" => Ok(Some(true)),
@@ -59,7 +59,7 @@ fn boolean<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D
 }
 
 /// A number of bytes or seconds, also as the text that command lines give.
-fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+pub(super) fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     let value = Value::deserialize(deserializer)?;
     let number = match &value {
         Value::Number(number) => number.as_u64(),

@@ -36,6 +36,8 @@ pub(super) enum Need {
     Writeback,
     /// The clusters of this ticket are being written.
     Ticket(u64),
+    /// The file is being cut: nothing may be allocated.
+    Thaw,
 }
 
 /// A step's result.
@@ -120,6 +122,8 @@ pub(super) struct State {
     /// Something was allocated since the image was marked dirty for lazy refcounts, or was not.
     pub refcounts_behind: bool,
     pub writable: bool,
+    /// The file's end is being cut off: nothing may be allocated.
+    pub frozen: bool,
     /// Set once corruption made the image unusable.
     pub broken: bool,
     /// Whether clusters may be allocated without being used, found out when first asked.
@@ -153,6 +157,7 @@ impl State {
             barrier: false,
             refcounts_behind: false,
             writable,
+            frozen: false,
             broken: false,
             preallocated: None,
             header,
