@@ -147,6 +147,19 @@ fn a_node_moves_between_iothreads_under_its_client() {
 }
 
 #[test]
+fn a_node_longer_than_any_range_is_refused() {
+    with_graph(|graph| async move {
+        let null = json!({"driver": "null-co", "node-name": "n", "size": i64::MAX});
+        let error = graph.blockdev_add(options(null)).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "Could not refresh total sector count: File too large"
+        );
+        assert_eq!(graph.named_nodes(true).await.unwrap(), json!([]));
+    });
+}
+
+#[test]
 fn the_graph_is_shown_as_qemu_shows_it() {
     with_graph(|graph| async move {
         graph

@@ -3,7 +3,8 @@
 use std::rc::Rc;
 
 use drivers::driver::{Child, CreateRequest, OpenRequest};
-use messages::{Error, ErrorKind, IoError, IoResult, NodeId, RequestFlags, Result};
+use messages::error::errno::EFBIG;
+use messages::{Error, ErrorKind, IoError, IoResult, MAX_LENGTH, NodeId, RequestFlags, Result};
 
 use super::cell::{CellParts, NodeCell};
 use super::choke;
@@ -223,7 +224,13 @@ async fn open(table: &Rc<NodeTable>, order: OpenOrder) -> Result<OpenFacts> {
         ring: table.local().ring().clone(),
     };
     let opened = kind.open(request).await?;
-    let size = match opened.driver.length().await {
+    let length = opened.driver.length().await;
+    // Every range check relies on a node no longer than this.
+    let length = match length {
+        Ok(size) if size > MAX_LENGTH => Err(IoError::from_errno(EFBIG)),
+        other => other,
+    };
+    let size = match length {
         Ok(size) => size,
         Err(error) => {
             drop(opened.driver.close().await);
