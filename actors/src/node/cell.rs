@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::task::{Poll, Waker};
 
 use drivers::driver::{Abilities, Driver, DriverKind};
 use messages::{ChildSlot, IoError, IoResult, Limits, NodeId, OpenFlags, Token};
@@ -34,6 +35,8 @@ pub struct NodeCell {
     /// Counts writes; what was flushed is durable up to the count at that time.
     written: Cell<u64>,
     flushed: Cell<u64>,
+    /// While a flush is under way: those that wait for it.
+    flushing: RefCell<Option<Vec<Waker>>>,
     /// The node-level part of a prepared reopen.
     reopening: Cell<Option<(NodeSettings, OpenFlags)>>,
     roots: RefCell<Vec<Weak<RootCell>>>,
@@ -74,6 +77,7 @@ impl NodeCell {
             size: Cell::new(parts.size),
             written: Cell::new(u64::from(parts.unflushed)),
             flushed: Cell::new(0),
+            flushing: RefCell::default(),
             reopening: Cell::new(None),
             roots: RefCell::default(),
             table: Rc::downgrade(table),
@@ -198,6 +202,22 @@ impl NodeCell {
         self.flushed.set(written);
     }
 
+    /// Waits for the flush under way, if there is one, and is the one under way until the guard is dropped. Flushes that
+    /// waited together find what they wanted flushed by the first of them.
+    pub async fn begin_flush(self: &Rc<Self>) -> Flushing {
+        std::future::poll_fn(|context| {
+            let mut flushing = self.flushing.borrow_mut();
+            if let Some(waiting) = &mut *flushing {
+                waiting.push(context.waker().clone());
+                return Poll::Pending;
+            }
+            *flushing = Some(Vec::new());
+            Poll::Ready(())
+        })
+        .await;
+        Flushing(Rc::clone(self))
+    }
+
     /// Asks the driver anew what it can do, and merges the children's limits in.
     pub fn refresh(&self) {
         let Ok(driver) = self.driver() else { return };
@@ -294,6 +314,17 @@ impl NodeCell {
         let Some(table) = self.table() else { return };
         for token in self.gate.take_answerable() {
             table.tell(Event::Quiesced(self.id, token));
+        }
+    }
+}
+
+/// The one flush of a node that is under way.
+pub struct Flushing(Rc<NodeCell>);
+
+impl Drop for Flushing {
+    fn drop(&mut self) {
+        for waker in self.0.flushing.take().into_iter().flatten() {
+            waker.wake();
         }
     }
 }

@@ -1,12 +1,12 @@
 //! The table of an iothread: its nodes and root edges by id, and the way back to the graph actor.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::{Arc, Weak as ArcWeak};
 
 use messages::io::Outcome;
 use messages::{IoError, NodeId, RootId};
+use rustc_hash::FxHashMap;
 
 use super::cell::NodeCell;
 use super::choke;
@@ -31,10 +31,10 @@ thread_local! {
 pub struct NodeTable {
     local: Rc<Local>,
     events: EventSink,
-    nodes: RefCell<HashMap<NodeId, Rc<NodeCell>>>,
-    roots: RefCell<HashMap<RootId, Rc<RootCell>>>,
+    nodes: RefCell<FxHashMap<NodeId, Rc<NodeCell>>>,
+    roots: RefCell<FxHashMap<RootId, Rc<RootCell>>>,
     /// Root edges that moved to another iothread, for requests that were sent here before their clients knew.
-    moved: RefCell<HashMap<RootId, ArcWeak<RootShared>>>,
+    moved: RefCell<FxHashMap<RootId, ArcWeak<RootShared>>>,
 }
 
 /// Makes the handler of an iothread's mailbox: pass it to [`IoThread::start`](crate::iothread::IoThread::start).

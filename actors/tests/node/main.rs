@@ -315,3 +315,21 @@ fn a_slow_drain_names_what_it_waits_for() {
     held.go.send(()).unwrap();
     write.join().unwrap().unwrap();
 }
+
+#[test]
+fn flushes_that_wait_together_are_one() {
+    let world = World::new(1);
+    let node = world.memory(0, 4096);
+    let client = world.client(0, node);
+    block_on(client.write(0, bytes(1, 8), PLAIN)).0.unwrap();
+    world.hold(true);
+    let flushes = start({
+        let client = client.clone();
+        async move { join_all((0..8).map(|_| client.flush())).await }
+    });
+    let first = world.next_held();
+    drop(world.order(0, Order::Pending(node)));
+    first.go.send(()).unwrap();
+    assert!(flushes.join().unwrap().into_iter().all(|result| result.is_ok()));
+    assert!(world.held.is_empty(), "nothing was written since the first began");
+}

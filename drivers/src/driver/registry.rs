@@ -105,3 +105,44 @@ impl Registry {
         self.kinds.keys().copied()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filename_leads_to_its_protocol() {
+        let registry = crate::builtin::builtin();
+        assert_eq!(registry.find_protocol("/images/disk").unwrap().name(), "file");
+        assert_eq!(registry.find_protocol("./a:b").unwrap().name(), "file");
+        assert_eq!(registry.find_protocol("file:disk").unwrap().name(), "file");
+        assert_eq!(registry.find_protocol("null-co://").unwrap().name(), "null-co");
+        let unknown = registry.find_protocol("gopher:disk").err().unwrap();
+        assert_eq!(unknown.to_string(), "Unknown protocol 'gopher'");
+        assert!(
+            registry.find_protocol("raw:disk").is_err(),
+            "a format is no protocol"
+        );
+    }
+
+    #[test]
+    fn a_name_is_registered_once() {
+        let mut registry = crate::builtin::builtin();
+        let raw = Arc::clone(registry.find("raw").unwrap());
+        assert_eq!(registry.register(raw).unwrap_err().kind(), ErrorKind::Exists);
+    }
+
+    #[test]
+    fn a_whitelist_allows_only_what_it_names() {
+        let mut registry = crate::builtin::builtin();
+        assert!(!registry.uses_whitelist() && registry.is_whitelisted("raw", false));
+        registry.set_whitelist(Whitelist {
+            read_write: vec!["file".to_owned()],
+            read_only: vec!["raw".to_owned()],
+        });
+        assert!(registry.uses_whitelist());
+        assert!(registry.is_whitelisted("file", false) && registry.is_whitelisted("file", true));
+        assert!(registry.is_whitelisted("raw", true) && !registry.is_whitelisted("raw", false));
+        assert!(!registry.is_whitelisted("null-co", true));
+    }
+}

@@ -14,8 +14,12 @@ pub async fn flush(cell: &Rc<NodeCell>) -> IoResult<()> {
     if cell.is_read_only() {
         return Ok(());
     }
-    let Some(written) = cell.unflushed() else {
+    if cell.unflushed().is_none() {
         return flush_children(cell).await;
+    }
+    let _only = cell.begin_flush().await;
+    let Some(written) = cell.unflushed() else {
+        return Ok(());
     };
     let is_storage = cell.kind().is_protocol();
     if !(is_storage && cell.flags().contains(OpenFlags::NO_FLUSH)) {
