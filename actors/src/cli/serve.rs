@@ -7,6 +7,7 @@ use super::arguments::{Argument, Name, parse};
 use super::background::{Background, Side, split};
 use super::help::{OBJECT_TYPES, SERVE, object_help};
 use super::pidfile::Pidfile;
+use super::signals::Signals;
 use super::trace;
 use crate::daemon::{Daemon, properties_of};
 use crate::monitor::chardev::{self, BACKENDS, Parsed};
@@ -15,8 +16,8 @@ use messages::qapi::schema::{
 };
 use messages::qapi::{Object, Options, QmpError, Validator};
 use serde_json::Value;
+use std::io;
 use std::process::ExitCode;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How an option ended that did not fail.
 enum Step {
@@ -36,7 +37,7 @@ struct Plan {
 }
 
 /// Runs the daemon; `program` is the name for error texts. `start` makes the daemon, on the control thread.
-pub fn serve(program: &str, arguments: &[String], start: impl FnOnce() -> Daemon) -> ExitCode {
+pub fn serve(program: &str, arguments: &[String], start: impl FnOnce() -> io::Result<Daemon>) -> ExitCode {
     let plan = match plan(program, arguments) {
         Ok(plan) => plan,
         Err(code) => return code,
@@ -51,9 +52,24 @@ pub fn serve(program: &str, arguments: &[String], start: impl FnOnce() -> Daemon
         }
     };
     trace::start(program, &plan.filters);
-    actix_rt::System::new().block_on(async {
-        let daemon = start();
-        let code = live(program, &daemon, plan, background).await;
+    // Never dropped: that would wait for the thread that reads standard input, which nothing can wake.
+    let system = Box::leak(Box::new(actix_rt::System::new()));
+    system.block_on(async {
+        let daemon = match start() {
+            Ok(daemon) => daemon,
+            Err(error) => {
+                eprintln!("{program}: the main iothread cannot be started: {error}");
+                return ExitCode::FAILURE;
+            }
+        };
+        // The pidfile outlives the nodes, so that whoever waits for it to go finds everything flushed.
+        let (code, _pidfile) = match live(program, &daemon, plan, background).await {
+            Ok(pidfile) => (ExitCode::SUCCESS, pidfile),
+            Err(why) => {
+                eprintln!("{program}: {why}");
+                (ExitCode::FAILURE, None)
+            }
+        };
         daemon.shut_down().await;
         code
     })
@@ -85,64 +101,33 @@ fn plan(program: &str, arguments: &[String]) -> Result<Plan, ExitCode> {
     Ok(plan)
 }
 
-/// The signals that ask the daemon to end.
-struct Signals([Signal; 3]);
-
-impl Signals {
-    fn catch() -> std::io::Result<Self> {
-        let kinds = [
-            SignalKind::terminate(),
-            SignalKind::interrupt(),
-            SignalKind::hangup(),
-        ];
-        let [terminate, interrupt, hangup] = kinds.map(signal);
-        Ok(Self([terminate?, interrupt?, hangup?]))
-    }
-
-    async fn next(&mut self) {
-        let [terminate, interrupt, hangup] = &mut self.0;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            _ = hangup.recv() => {}
-        }
-    }
-}
-
 /// The second pass, and then the daemon's life until it is asked to end.
-async fn live(program: &str, daemon: &Daemon, plan: Plan, background: Option<Background>) -> ExitCode {
-    let fail = |why: String| {
-        eprintln!("{program}: {why}");
-        ExitCode::FAILURE
-    };
-    let mut signals = match Signals::catch() {
-        Ok(signals) => signals,
-        Err(error) => return fail(format!("signals cannot be caught: {error}")),
-    };
+async fn live(
+    program: &str,
+    daemon: &Daemon,
+    plan: Plan,
+    background: Option<Background>,
+) -> Result<Option<Pidfile>, String> {
+    let mut signals = Signals::catch().map_err(|error| format!("signals cannot be caught: {error}"))?;
     let done = tokio::select! {
-        done = second_pass(program, daemon, &plan) => done,
+        done = second_pass(program, daemon, &plan) => done?,
         // An option may wait for a client: that can be ended too.
-        () = signals.next() => return ExitCode::SUCCESS,
+        () = signals.next() => Step::Enough,
     };
-    match done {
-        Ok(Step::Next) => {}
-        Ok(Step::Enough) => return ExitCode::SUCCESS,
-        Err(why) => return fail(why),
+    if matches!(done, Step::Enough) {
+        return Ok(None);
     }
-    let _pidfile = match plan.pidfile.as_deref().map(Pidfile::write).transpose() {
-        Ok(pidfile) => pidfile,
-        Err(why) => return fail(why),
-    };
-    if let Some(Err(error)) = background.map(Background::detach) {
-        return fail(format!("cannot go to the background: {error}"));
+    let pidfile = plan.pidfile.as_deref().map(Pidfile::write).transpose()?;
+    if let Some(background) = background {
+        background
+            .detach()
+            .map_err(|error| format!("cannot go to the background: {error}"))?;
     }
     tokio::select! {
         () = signals.next() => {}
         () = daemon.asked_to_quit() => {}
     }
-    // Until the end, so that whoever waits for the file to go finds everything flushed.
-    daemon.shut_down().await;
-    ExitCode::SUCCESS
+    Ok(pidfile)
 }
 
 async fn second_pass(program: &str, daemon: &Daemon, plan: &Plan) -> Result<Step, String> {

@@ -1,5 +1,6 @@
 //! Logging: what `-T` turns on.
 
+use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
 /// What `-T help` prints.

@@ -1,5 +1,6 @@
 //! What the daemon needs of exports and of the NBD server.
 
+use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use messages::qapi::{
     BlockExportInfo, BlockExportOptions, BlockExportRemoveMode, NbdServerOptions, QmpError,
@@ -32,4 +33,42 @@ pub trait Exports {
 
     /// Removes all exports and stops the NBD server; ends when both are gone.
     fn close_all(&self) -> LocalBoxFuture<'static, ()>;
+}
+
+/// For a daemon that shows its nodes to nobody.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoExports;
+
+fn no_server() -> LocalBoxFuture<'static, Result<(), QmpError>> {
+    async { Err(QmpError::generic("NBD server not running")) }.boxed_local()
+}
+
+impl Exports for NoExports {
+    fn start_server(&self, _: NbdServerOptions) -> LocalBoxFuture<'static, Result<(), QmpError>> {
+        async { Err(QmpError::generic("This daemon has no NBD server")) }.boxed_local()
+    }
+
+    fn stop_server(&self) -> LocalBoxFuture<'static, Result<(), QmpError>> {
+        async { Ok(()) }.boxed_local()
+    }
+
+    fn add(&self, _: BlockExportOptions) -> LocalBoxFuture<'static, Result<(), QmpError>> {
+        no_server()
+    }
+
+    fn delete(&self, id: String, _: BlockExportRemoveMode) -> LocalBoxFuture<'static, Result<(), QmpError>> {
+        async move { Err(QmpError::generic(format!("Export '{id}' is not found"))) }.boxed_local()
+    }
+
+    fn query(&self) -> LocalBoxFuture<'static, Vec<BlockExportInfo>> {
+        async { Vec::new() }.boxed_local()
+    }
+
+    fn server_runs(&self) -> bool {
+        false
+    }
+
+    fn close_all(&self) -> LocalBoxFuture<'static, ()> {
+        async {}.boxed_local()
+    }
 }

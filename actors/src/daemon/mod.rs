@@ -1,13 +1,15 @@
 //! The storage daemon put together: what a command line or a monitor can ask for, and an orderly end.
 
+mod assemble;
 mod characters;
 mod exports;
 mod jobs;
 mod objects;
 
-pub use exports::Exports;
+pub use exports::{Exports, NoExports};
 pub use objects::{MainLoop, Objects, UserObject, properties_of};
 
+use crate::graph::GraphHandle;
 use crate::monitor::commands;
 use crate::monitor::{Dispatch, EventBus, Monitor};
 use crate::node::Client;
@@ -26,6 +28,11 @@ use tokio::sync::watch;
 /// Carries a request to the graph actor.
 pub type GraphLink =
     Rc<dyn Fn(GraphRequest) -> LocalBoxFuture<'static, messages::Result<GraphReply<Client>>>>;
+
+/// The graph actor behind `handle`.
+pub fn graph_link(handle: GraphHandle) -> GraphLink {
+    Rc::new(move |request| Box::pin(handle.ask(request)))
+}
 
 /// A storage daemon. Clones are the same daemon; it belongs to the control thread.
 #[derive(Clone)]

@@ -2,9 +2,10 @@
 
 use super::{Reply, done, flag, text};
 use crate::daemon::Daemon;
+use crate::graph::graph_json;
 use messages::global_state::{GraphReply, GraphRequest, Query};
 use messages::qapi::{Object, QmpError};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 async fn change(daemon: &Daemon, request: GraphRequest) -> Reply {
     daemon.graph(request).await?;
@@ -15,8 +16,12 @@ async fn change(daemon: &Daemon, request: GraphRequest) -> Reply {
 async fn ask(daemon: &Daemon, query: Query) -> Reply {
     match daemon.graph(GraphRequest::Query(query)).await? {
         GraphReply::Json(answer) => Ok(answer),
-        _ => Err(QmpError::generic("The graph gave an answer of the wrong kind")),
+        _ => Err(wrong_kind()),
     }
+}
+
+fn wrong_kind() -> QmpError {
+    QmpError::generic("The graph gave an answer of the wrong kind")
 }
 
 pub(super) async fn add(daemon: Daemon, arguments: Object) -> Reply {
@@ -99,4 +104,19 @@ pub(super) async fn set_iothread(daemon: Daemon, arguments: Object) -> Reply {
 pub(super) async fn query_nodes(daemon: Daemon, arguments: Object) -> Reply {
     let flat = flag(&arguments, "flat");
     ask(&daemon, Query::NamedNodes { flat }).await
+}
+
+/// Statistics are kept by nodes: without `query-nodes` only devices are asked for, which there are none.
+pub(super) async fn query_statistics(daemon: Daemon, arguments: Object) -> Reply {
+    match flag(&arguments, "query-nodes") {
+        true => ask(&daemon, Query::Statistics).await,
+        false => Ok(Value::Array(Vec::new())),
+    }
+}
+
+pub(super) async fn query_graph(daemon: Daemon, _: Object) -> Reply {
+    match daemon.graph(GraphRequest::Query(Query::Graph)).await? {
+        GraphReply::Graph(facts) => Ok(json!(graph_json(&facts))),
+        _ => Err(wrong_kind()),
+    }
 }

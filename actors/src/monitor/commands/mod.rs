@@ -53,6 +53,7 @@ const TABLE: &[(&str, Handler)] = table! {
     "query-block-exports" => export::query,
     "query-block" => control::nothing,
     "query-block-jobs" => control::nothing,
+    "query-blockstats" => graph::query_statistics,
     "query-chardev" => control::chardevs,
     "query-chardev-backends" => control::chardev_backends,
     "query-commands" => control::commands,
@@ -62,6 +63,7 @@ const TABLE: &[(&str, Handler)] = table! {
     "query-version" => control::version,
     "quit" => control::quit,
     "x-blockdev-set-iothread" => graph::set_iothread,
+    "x-debug-query-block-graph" => graph::query_graph,
 };
 
 /// The commands there are, the one that the session carries out itself included, in the schema's order.

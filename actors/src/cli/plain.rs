@@ -1,0 +1,442 @@
+//! `millpond IMAGE`: serves one image, and says what can be done with it.
+
+use super::signals::Signals;
+use super::trace;
+use crate::daemon::Daemon;
+use crate::monitor::chardev::{Address, Backend, ChardevOptions, Socket};
+use clap::Parser;
+use messages::global_state::{GraphReply, GraphRequest, NodeFacts, Query};
+use messages::qapi::{Object, QmpError, parse_size};
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// The node that is served.
+const NODE: &str = "disk";
+/// What its image file is kept in, where the format is not raw.
+const FILE_NODE: &str = "file";
+/// The iothread it lives in, if it has one of its own.
+const IOTHREAD: &str = "iothread0";
+
+/// Serves a disk image over NBD, and lets it be changed meanwhile.
+///
+/// `millpond serve` takes the options of qemu-storage-daemon instead; see `millpond serve --help`.
+#[derive(Debug, Parser)]
+#[command(name = "millpond", version)]
+struct Plain {
+    /// The image.
+    image: PathBuf,
+    /// Make the image first, of this size: a number of bytes, or with K, M, G or T.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    create: Option<u64>,
+    /// The image's format. A new image is qcow2 unless its name ends in .raw or .img.
+    #[arg(long, value_parser = ["qcow2", "raw"])]
+    format: Option<String>,
+    /// Refuse writes.
+    #[arg(long, conflicts_with = "create")]
+    read_only: bool,
+    /// The unix socket to listen on.
+    #[arg(long, value_name = "PATH", conflicts_with = "port")]
+    socket: Option<PathBuf>,
+    /// Listen on this TCP port of 127.0.0.1 instead.
+    #[arg(long, value_name = "N")]
+    port: Option<u16>,
+    /// The export's name.
+    #[arg(long, default_value = "")]
+    name: String,
+    /// Take QMP commands on this unix socket.
+    #[arg(long, value_name = "PATH")]
+    qmp: Option<PathBuf>,
+    /// Give the image a thread of its own.
+    #[arg(long)]
+    iothread: bool,
+    /// Log more; `-T help` tells what.
+    #[arg(short = 'T', long = "trace", value_name = "FILTER")]
+    trace: Vec<String>,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    parse_size(text).ok_or_else(|| "not a size such as 512M or 10G".into())
+}
+
+/// Serves the image that `arguments`, the program's name first, describe.
+pub fn serve_image(
+    program: &str,
+    arguments: &[String],
+    start: impl FnOnce() -> io::Result<Daemon>,
+) -> ExitCode {
+    let plain = match Plain::try_parse_from(arguments) {
+        Ok(plain) => plain,
+        Err(error) => {
+            let code = if error.use_stderr() {
+                ExitCode::FAILURE
+            } else {
+                ExitCode::SUCCESS
+            };
+            // Nothing can be said if saying it fails.
+            let _ = error.print();
+            return code;
+        }
+    };
+    if plain.trace.iter().any(|filter| trace::is_help(filter)) {
+        print!("{}", trace::HELP);
+        return ExitCode::SUCCESS;
+    }
+    trace::start(program, &plain.trace);
+    // Never dropped: that would wait for threads that do blocking work for it.
+    let system = Box::leak(Box::new(actix_rt::System::new()));
+    system.block_on(async {
+        let result = match start() {
+            Ok(daemon) => {
+                let result = plain.live(&daemon).await;
+                daemon.shut_down().await;
+                result
+            }
+            Err(error) => Err(format!("the main iothread cannot be started: {error}")),
+        };
+        match result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => {
+                eprintln!("{program}: {why}");
+                ExitCode::FAILURE
+            }
+        }
+    })
+}
+
+/// An object that is known to be one.
+fn object(value: Value) -> Object {
+    match value {
+        Value::Object(object) => object,
+        _ => Object::new(),
+    }
+}
+
+impl Plain {
+    async fn live(&self, daemon: &Daemon) -> Result<(), String> {
+        let mut signals = Signals::catch().map_err(|error| format!("signals cannot be caught: {error}"))?;
+        let format = self.format_of_image()?;
+        tokio::select! {
+            done = self.set_up(daemon, &format) => done.map_err(|error| error.desc)?,
+            () = signals.next() => return Ok(()),
+        }
+        let facts = daemon
+            .graph(GraphRequest::Query(Query::Node {
+                node_name: NODE.into(),
+            }))
+            .await;
+        if let Ok(GraphReply::Node(facts)) = facts {
+            println!("{}", self.greeting(&facts));
+        }
+        tokio::select! {
+            () = signals.next() => {}
+            () = daemon.asked_to_quit() => {}
+        }
+        Ok(())
+    }
+
+    /// The image's format: as told, by its name if it is to be made, or by what it begins with.
+    ///
+    /// An image that begins with nothing known is not served writable: its user could write the beginning
+    /// of another format, and have files of the host opened the next time.
+    fn format_of_image(&self) -> Result<String, String> {
+        let image = self.image.display();
+        if self.create.is_some() && self.image.exists() {
+            return Err(format!("{image} exists already; leave out --create to serve it"));
+        }
+        if let Some(format) = &self.format {
+            return Ok(format.clone());
+        }
+        if self.create.is_some() {
+            let extension = self.image.extension().and_then(|extension| extension.to_str());
+            return Ok(if matches!(extension, Some("raw" | "img")) {
+                "raw"
+            } else {
+                "qcow2"
+            }
+            .into());
+        }
+        let mut magic = [0; 4];
+        let read = std::fs::File::open(&self.image).and_then(|mut file| file.read_exact(&mut magic));
+        match read {
+            Ok(()) if &magic == b"QFI\xfb" => return Ok("qcow2".into()),
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
+                let hint = match error.kind() {
+                    io::ErrorKind::NotFound => "; with --create SIZE it is made",
+                    _ => "",
+                };
+                let reason = messages::IoError::from(error);
+                return Err(format!("{image} cannot be opened: {reason}{hint}"));
+            }
+            _ => {}
+        }
+        if self.read_only {
+            eprintln!("warning: {image} begins with no known format: it is served as a raw image");
+            return Ok("raw".into());
+        }
+        Err(format!(
+            "{image} begins with no known format; if it is a raw image, say so with --format raw"
+        ))
+    }
+
+    async fn set_up(&self, daemon: &Daemon, format: &str) -> Result<(), QmpError> {
+        if self.iothread {
+            daemon
+                .run(
+                    "object-add",
+                    object(json!({"qom-type": "iothread", "id": IOTHREAD})),
+                )
+                .await?;
+        }
+        if let Some(size) = self.create {
+            self.make_image(daemon, format, size).await?;
+        }
+        let file = json!({"driver": "file", "filename": self.image});
+        let options = json!({"driver": format, "node-name": NODE, "read-only": self.read_only, "file": file});
+        daemon.run("blockdev-add", object(options)).await?;
+        let address = match self.port {
+            Some(port) => json!({"type": "inet", "host": "127.0.0.1", "port": port.to_string()}),
+            None => json!({"type": "unix", "path": self.free_socket()?}),
+        };
+        let server = serde_json::from_value(json!({"addr": address}))
+            .map_err(|error| QmpError::generic(error.to_string()))?;
+        daemon.exports().start_server(server).await?;
+        let mut export = object(json!({
+            "type": "nbd", "id": NODE, "node-name": NODE, "name": self.name, "writable": !self.read_only,
+        }));
+        if self.iothread {
+            export.insert("iothread".into(), IOTHREAD.into());
+        }
+        daemon.run("block-export-add", export).await?;
+        self.open_monitor(daemon).await
+    }
+
+    async fn make_image(&self, daemon: &Daemon, format: &str, size: u64) -> Result<(), QmpError> {
+        let made = self.make(daemon, format, size).await;
+        if made.is_err() {
+            // It was not there before: half an image helps nobody. If it cannot go, the error says enough.
+            let _ = std::fs::remove_file(&self.image);
+        }
+        made
+    }
+
+    async fn make(&self, daemon: &Daemon, format: &str, size: u64) -> Result<(), QmpError> {
+        let length = if format == "raw" { size } else { 0 };
+        let file = json!({"driver": "file", "filename": self.image, "size": length});
+        daemon.graph(GraphRequest::BlockdevCreate(object(file))).await?;
+        if format == "raw" {
+            return Ok(());
+        }
+        let node = json!({"driver": "file", "filename": self.image, "node-name": FILE_NODE});
+        daemon.run("blockdev-add", object(node)).await?;
+        let image = json!({"driver": format, "file": FILE_NODE, "size": size});
+        let made = daemon.graph(GraphRequest::BlockdevCreate(object(image))).await;
+        daemon
+            .run("blockdev-del", object(json!({"node-name": FILE_NODE})))
+            .await?;
+        made.map(drop)
+    }
+
+    /// The socket's path, where nobody listens yet.
+    fn free_socket(&self) -> Result<PathBuf, QmpError> {
+        let path = self.socket_path();
+        match std::os::unix::net::UnixStream::connect(&path) {
+            Ok(_) => Err(QmpError::generic(format!(
+                "{} is in use by another server; choose another with --socket",
+                path.display()
+            ))),
+            // What a server that was killed has left behind.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(&path)
+                    .map_err(|error| QmpError::generic(format!("{}: {error}", path.display())))?;
+                Ok(path)
+            }
+            Err(_) => Ok(path),
+        }
+    }
+
+    fn socket_path(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| {
+            let folder = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(|| "/tmp".into(), PathBuf::from);
+            let name = self.image.file_name().unwrap_or_default().to_string_lossy();
+            folder.join(format!("millpond-{name}.sock"))
+        })
+    }
+
+    async fn open_monitor(&self, daemon: &Daemon) -> Result<(), QmpError> {
+        let Some(path) = &self.qmp else { return Ok(()) };
+        let address = Address::Unix {
+            path: path.to_string_lossy().into_owned(),
+            is_abstract: false,
+            tight: true,
+        };
+        let socket = Socket {
+            address,
+            server: true,
+            wait: false,
+            reconnect: None,
+        };
+        let options = ChardevOptions {
+            id: "qmp".into(),
+            backend: Backend::Socket(socket),
+        };
+        daemon.add_chardev(options, |_| {}).await?;
+        daemon.add_monitor(&object(json!({"chardev": "qmp"})))
+    }
+
+    fn uri(&self) -> String {
+        let name = escaped(&self.name);
+        match self.port {
+            Some(port) => format!("nbd://127.0.0.1:{port}/{name}"),
+            None => format!(
+                "nbd+unix:///{name}?socket={}",
+                escaped(&self.socket_path().to_string_lossy())
+            ),
+        }
+    }
+
+    /// What a person is told when all is set up.
+    fn greeting(&self, facts: &NodeFacts) -> String {
+        let uri = self.uri();
+        let access = if facts.read_only {
+            "read-only"
+        } else {
+            "read-write"
+        };
+        let mut text = format!(
+            "Serving {} ({}, {}, {access}) at\n\n    {uri}\n\nTry in another terminal:\n\n",
+            self.image.display(),
+            facts.driver,
+            human_size(facts.size),
+        );
+        for command in [format!("nbdinfo '{uri}'"), format!("qemu-img info '{uri}'")] {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "    {command}");
+        }
+        let _ = writeln!(text, "    nbdcopy '{uri}' copy.raw");
+        match &self.qmp {
+            Some(qmp) => text.push_str(&self.snapshot_example(qmp)),
+            None => text.push_str("\nWith --qmp PATH the image can be changed while it is served.\n"),
+        }
+        text.push_str("\nCtrl-C ends it.");
+        text
+    }
+
+    fn snapshot_example(&self, qmp: &Path) -> String {
+        let image = self.image.display();
+        let overlay = json!({"execute": "blockdev-add", "arguments": {
+            "driver": "qcow2", "node-name": "overlay", "backing": null,
+            "file": {"driver": "file", "filename": "overlay.qcow2"},
+        }});
+        let snapshot =
+            json!({"execute": "blockdev-snapshot", "arguments": {"node": NODE, "overlay": "overlay"}});
+        format!(
+            "\nTake a snapshot while clients go on: make an overlay,\n\n    \
+             qemu-img create -f qcow2 -u -b {image} -F {} overlay.qcow2 SIZE\n\n\
+             and put it on top, over QMP (socat - UNIX-CONNECT:{}):\n\n    \
+             {{\"execute\": \"qmp_capabilities\"}}\n    {overlay}\n    {snapshot}\n",
+            self.format.as_deref().unwrap_or("qcow2"),
+            qmp.display(),
+        )
+    }
+}
+
+/// `text` as a part of a URI.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+            escaped.push(char::from(byte));
+        } else {
+            let _ = write!(escaped, "%{byte:02X}");
+        }
+    }
+    escaped
+}
+
+/// `bytes` with the largest unit that leaves a whole number or one decimal.
+fn human_size(bytes: u64) -> String {
+    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    for (shift, unit) in units {
+        let whole = bytes >> shift;
+        if whole > 0 {
+            let rest = bytes & ((1 << shift) - 1);
+            let tenth = (rest >> (shift - 10)) * 10 / 1024;
+            return if tenth == 0 {
+                format!("{whole} {unit}")
+            } else {
+                format!("{whole}.{tenth} {unit}")
+            };
+        }
+    }
+    format!("{bytes} bytes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain(arguments: &[&str]) -> Plain {
+        Plain::try_parse_from([&["millpond"], arguments].concat()).unwrap()
+    }
+
+    #[test]
+    fn uris_name_the_socket_and_the_export() {
+        let image = plain(&["a b.qcow2", "--socket", "/tmp/a b", "--name", "x?y"]);
+        assert_eq!(image.uri(), "nbd+unix:///x%3Fy?socket=/tmp/a%20b");
+        assert_eq!(plain(&["x", "--port", "10809"]).uri(), "nbd://127.0.0.1:10809/");
+    }
+
+    #[test]
+    fn sizes_for_people() {
+        for (bytes, text) in [
+            (512, "512 bytes"),
+            (10 << 30, "10 GiB"),
+            (1536, "1.5 KiB"),
+            (u64::MAX, "16777215.9 TiB"),
+        ] {
+            assert_eq!(human_size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn an_unknown_format_is_not_served_writable() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        std::fs::write(&path, b"something").unwrap();
+        let path = path.to_str().unwrap();
+        assert!(
+            plain(&[path])
+                .format_of_image()
+                .unwrap_err()
+                .contains("--format raw")
+        );
+        assert_eq!(plain(&[path, "--read-only"]).format_of_image().unwrap(), "raw");
+        assert_eq!(
+            plain(&[path, "--format", "raw"]).format_of_image().unwrap(),
+            "raw"
+        );
+        assert!(
+            plain(&[path, "--create", "1M"])
+                .format_of_image()
+                .unwrap_err()
+                .contains("exists")
+        );
+        std::fs::write(path, b"QFI\xfb").unwrap();
+        assert_eq!(plain(&[path]).format_of_image().unwrap(), "qcow2");
+        let absent = dir.path().join("absent.img");
+        let absent = absent.to_str().unwrap();
+        assert!(
+            plain(&[absent])
+                .format_of_image()
+                .unwrap_err()
+                .contains("--create")
+        );
+        assert_eq!(
+            plain(&[absent, "--create", "1M"]).format_of_image().unwrap(),
+            "raw"
+        );
+    }
+}

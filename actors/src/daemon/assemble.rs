@@ -1,0 +1,41 @@
+//! Starts the parts of a daemon, and joins them.
+
+use super::{Daemon, NoExports, graph_link};
+use crate::graph::{Graph, GraphConfig, ImplicitOpens, system_iothreads};
+use crate::monitor::EventBus;
+use drivers::driver::Registry;
+use drivers::ring::Engine;
+use messages::global_state::IothreadOptions;
+use std::io;
+use std::rc::Rc;
+
+impl Daemon {
+    /// Starts a daemon on the current actix arbiter, whose nodes may have the drivers of `registry`, those
+    /// in `extra_drivers` among them having options that the schema does not know.
+    ///
+    /// # Errors
+    /// The main iothread cannot be started.
+    pub fn start(registry: Registry, extra_drivers: Vec<String>) -> io::Result<Self> {
+        let main = IothreadOptions {
+            id: "main".into(),
+            poll_max_ns: 0,
+            poll_grow: 0,
+            poll_shrink: 0,
+            aio_max_batch: 0,
+            thread_pool_min: 0,
+            thread_pool_max: 64,
+        };
+        let (_, graph) = Graph::start(GraphConfig {
+            registry,
+            implicit: ImplicitOpens::default(),
+            iothreads: system_iothreads(Engine::Auto),
+            main,
+        })?;
+        Ok(Self::new(
+            graph_link(graph),
+            Rc::new(NoExports),
+            EventBus::default(),
+            extra_drivers,
+        ))
+    }
+}
