@@ -123,7 +123,7 @@ impl Backend for Disk {
         let written = self.written.borrow()[offset as usize / BLOCK];
         let to_end = BLOCK as u64 - offset % BLOCK as u64;
         let (flags, depth) = match written {
-            true => (StatusFlags::DATA | StatusFlags::ALLOCATED, 0),
+            true => (StatusFlags::DATA | StatusFlags::ALLOCATED, 1),
             false => (StatusFlags::ZERO, 0),
         };
         Ok(BlockStatus {

@@ -1,6 +1,7 @@
 //! Starts the parts of a daemon, and joins them.
 
-use super::{Daemon, NoExports, graph_link};
+use super::{Daemon, graph_link};
+use crate::export::ExportRegistry;
 use crate::graph::{Graph, GraphConfig, ImplicitOpens, system_iothreads};
 use crate::monitor::EventBus;
 use drivers::driver::Registry;
@@ -31,10 +32,12 @@ impl Daemon {
             iothreads: system_iothreads(Engine::Auto),
             main,
         })?;
+        let events = EventBus::default();
+        let exports = ExportRegistry::new(graph.clone(), events.clone());
         Ok(Self::new(
             graph_link(graph),
-            Rc::new(NoExports),
-            EventBus::default(),
+            Rc::new(exports),
+            events,
             extra_drivers,
         ))
     }

@@ -115,14 +115,13 @@ impl Receiver {
         if payload.len() >= LARGE {
             self.next = RECEIVE_HEADERS;
         }
-        let mut done = here;
-        while done < payload.len() {
-            let room = payload.split_off(done);
-            let (result, room) = self.ring.recv(&self.fd, room).await;
+        if here < payload.len() {
+            let room = payload.split_off(here);
+            let wanted = room.len();
+            let (result, room) = self.ring.recv_exact(&self.fd, room).await;
             payload = rejoin(payload, room);
-            match result? {
-                0 => return Err(Ended::Inside),
-                n => done += n,
+            if result? < wanted {
+                return Err(Ended::Inside);
             }
         }
         Ok(payload)

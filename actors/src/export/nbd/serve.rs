@@ -247,8 +247,7 @@ impl<B: Backend> Session<B> {
             let len = progress(status.len, end - at).ok_or(STUCK)?;
             let flags = match id {
                 context::BASE_ALLOCATION => allocation(status.flags),
-                _ if status.flags.contains(StatusFlags::ALLOCATED) => u64::from(status.depth) + 1,
-                _ => 0,
+                _ => u64::from(status.depth),
             };
             let full = extents.len() == max;
             match extents.last_mut() {
