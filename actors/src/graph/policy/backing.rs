@@ -83,6 +83,11 @@ async fn walk(
             Backing::Implicit => {
                 let (node, next) = open_named(transaction, overlay, names, base).await?;
                 open::note_inheritance(&transaction.world, Some(node), overlay);
+                transaction.world.graph(|graph| {
+                    if let Some(overlay) = graph.node_mut(overlay) {
+                        overlay.implicit_backing = Some(node);
+                    }
+                });
                 chain.push(node);
                 backing = next;
             }

@@ -271,6 +271,7 @@ fn insert_node(
             parents: Vec::new(),
             granted: Granted::NOBODY,
             owned: false,
+            implicit_backing: None,
             live: false,
             closing: false,
             moving: false,

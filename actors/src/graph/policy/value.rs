@@ -62,6 +62,8 @@ pub struct Node {
     pub granted: Granted,
     /// A user added it by `blockdev-add`; without one it goes with its last parent.
     pub owned: bool,
+    /// The backing node that was opened because the image names it.
+    pub implicit_backing: Option<NodeId>,
     /// Others may see it: the transaction that made it has been committed.
     pub live: bool,
     /// It is being closed: it still writes back, and is quiet only when it is gone.
@@ -357,7 +359,7 @@ impl Graph {
         }
     }
 
-    /// Lets an edge lead to another node.
+    /// Lets an edge lead to another node, as that node's newest.
     pub fn redirect(&mut self, id: EdgeId, child: NodeId) -> Option<NodeId> {
         let edge = self.edges.get_mut(&id)?;
         let old = std::mem::replace(&mut edge.child, child);
@@ -365,8 +367,7 @@ impl Graph {
             node.parents.retain(|other| *other != id);
         }
         if let Some(node) = self.nodes.get_mut(&child) {
-            let at = node.parents.partition_point(|other| *other < id);
-            node.parents.insert(at, id);
+            node.parents.push(id);
         }
         Some(old)
     }

@@ -75,11 +75,13 @@ impl Filenames {
             .map(|name| Rc::clone(&name.shown))
     }
 
-    /// Whether what is behind the node is not what its image names.
+    /// Whether what is behind the node is not what its image names. A stored name is compared as it is, not completed,
+    /// with that of a node which was not opened because of it.
     fn backing_overridden(&self, graph: &Graph, node: &Node) -> bool {
-        let named = full_backing_name(graph, node);
+        let named = node.facts.as_ref().and_then(|facts| facts.backing.as_ref());
         match graph.child_named(node.id, "backing") {
-            Some(backing) => named.as_deref() != Some(self.get(backing)),
+            Some(backing) if node.implicit_backing == Some(backing) => false,
+            Some(backing) => named.is_none_or(|link| link.filename != self.get(backing)),
             None => named.is_some(),
         }
     }
