@@ -336,12 +336,12 @@ impl ExportRegistry {
         found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("iothread \"{name}\" not found")))
     }
 
-    /// Begins to remove an export; it is gone when its clients are.
+    /// Removes an export that has no clients, or begins to remove it: then it is gone when its clients are.
     ///
     /// # Errors
     /// There is none, or it is in use and `mode` is safe.
-    pub fn delete(&self, id: &str, mode: BlockExportRemoveMode) -> Result<()> {
-        let key = {
+    pub async fn delete(&self, id: &str, mode: BlockExportRemoveMode) -> Result<()> {
+        let (key, used) = {
             let state = self.0.state.borrow();
             let export = state.exports.iter().find(|export| export.id == id);
             let export = export.ok_or_else(|| not_found(id))?;
@@ -349,15 +349,21 @@ impl ExportRegistry {
                 let text = format!("Export '{id}' is already shutting down");
                 return Err(Error::new(ErrorKind::InUse, text));
             }
-            if mode == BlockExportRemoveMode::Safe && state.connections.uses(export.key) {
+            let used = state.connections.uses(export.key);
+            if used && mode == BlockExportRemoveMode::Safe {
                 return Err(Error::new(
                     ErrorKind::InUse,
                     format!("export '{id}' still in use"),
                 ));
             }
-            export.key
+            (export.key, used)
         };
         self.begin_removal(key);
+        if !used {
+            // Whoever removes it next may want to remove its node.
+            self.wait(|state| state.exports.iter().all(|export| export.key != key))
+                .await;
+        }
         Ok(())
     }
 
@@ -505,7 +511,7 @@ impl Exports for ExportRegistry {
     }
 
     fn delete(&self, id: String, mode: BlockExportRemoveMode) -> Answer {
-        for_daemon!(self, |registry| Self::delete(&registry, &id, mode))
+        for_daemon!(self, |registry| Self::delete(&registry, &id, mode).await)
     }
 
     fn query(&self) -> LocalBoxFuture<'static, Vec<BlockExportInfo>> {

@@ -2,6 +2,7 @@
 
 use super::{Reply, arguments, done};
 use crate::daemon::Daemon;
+use messages::global_state::{GraphReply, GraphRequest, Query};
 use messages::qapi::{
     BlockDirtyBitmapOrStr, BlockExportDel, BlockExportKind, BlockExportOptions, NbdExportOptions,
     NbdServerAdd, NbdServerRemove, NbdServerStart, Object, QmpError,
@@ -39,6 +40,13 @@ pub(super) async fn server_add(daemon: Daemon, given: Object) -> Reply {
         bitmap,
     } = arguments(given)?;
     let name = name.unwrap_or_else(|| device.clone());
+    let query = Query::Node {
+        node_name: device.clone(),
+    };
+    let Ok(GraphReply::Node(node)) = daemon.graph(GraphRequest::Query(query)).await else {
+        let text = format!("Cannot find device='{device}' nor node-name='{device}'");
+        return Err(QmpError::generic(text));
+    };
     let options = BlockExportOptions {
         kind: BlockExportKind::Nbd(NbdExportOptions {
             name: Some(name.clone()),
@@ -50,7 +58,8 @@ pub(super) async fn server_add(daemon: Daemon, given: Object) -> Reply {
         fixed_iothread: None,
         iothread: None,
         node_name: device,
-        writable,
+        // What cannot be written to is exported read-only, whatever was asked for.
+        writable: writable.map(|writable| writable && !node.read_only),
         writethrough: None,
         allow_inactive: None,
     };
@@ -61,9 +70,6 @@ pub(super) async fn server_add(daemon: Daemon, given: Object) -> Reply {
 /// The deprecated form of `block-export-del`.
 pub(super) async fn server_remove(daemon: Daemon, given: Object) -> Reply {
     let NbdServerRemove { name, mode } = arguments(given)?;
-    if !daemon.exports().server_runs() {
-        return Err(QmpError::generic("NBD server not running"));
-    }
     daemon.exports().delete(name, mode).await?;
     Ok(done())
 }
