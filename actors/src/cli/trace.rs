@@ -41,6 +41,7 @@ pub fn start(program: &str, filters: &[String]) {
     }
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     // An embedder may have started logging already: then its choice stands.
     let _ = subscriber.try_init();
