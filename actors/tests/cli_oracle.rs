@@ -143,7 +143,7 @@ fn character_devices_that_are_wrong() {
     }
     compare(&format!(
         "--chardev socket,id=c,path={},server=on,wait=off",
-        "a".repeat(108)
+        "a".repeat(109)
     ));
 }
 
