@@ -131,6 +131,7 @@ async fn live(
 }
 
 async fn second_pass(program: &str, daemon: &Daemon, plan: &Plan) -> Result<Step, String> {
+    daemon.exports().hold_clients(true);
     for argument in &plan.steps {
         match step(program, daemon, plan, argument).await {
             Ok(Step::Next) => {}
@@ -138,6 +139,7 @@ async fn second_pass(program: &str, daemon: &Daemon, plan: &Plan) -> Result<Step
             Err(error) => return Err(format!("{}: {error}", argument.typed)),
         }
     }
+    daemon.exports().hold_clients(false);
     Ok(Step::Next)
 }
 

@@ -31,6 +31,10 @@ pub trait Exports {
     /// Whether the NBD server runs.
     fn server_runs(&self) -> bool;
 
+    /// Lets clients that connect wait, or no more. They wait while a command line is carried out: who connects to a
+    /// server as soon as it listens must find the exports that come behind it.
+    fn hold_clients(&self, hold: bool);
+
     /// Removes all exports and stops the NBD server; ends when both are gone.
     fn close_all(&self) -> LocalBoxFuture<'static, ()>;
 }
@@ -67,6 +71,8 @@ impl Exports for NoExports {
     fn server_runs(&self) -> bool {
         false
     }
+
+    fn hold_clients(&self, _: bool) {}
 
     fn close_all(&self) -> LocalBoxFuture<'static, ()> {
         async {}.boxed_local()

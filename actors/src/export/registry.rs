@@ -13,7 +13,7 @@ use messages::qapi::{
     BlockExportType, Event, NbdExportOptions, NbdServerOptions, QmpError,
 };
 use messages::{Error, ErrorKind, IoThreadId, Permissions, Result, SECTOR_SIZE};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::nbd::offer::{Catalogue, Offer};
 use super::nbd::server::{ConnectionId, Connections, Exporter, Server};
@@ -36,6 +36,8 @@ struct Inner {
     ended: mpsc::UnboundedSender<ConnectionId>,
     /// Told when an export or a connection is gone.
     changed: Notify,
+    /// Whether clients that connect wait.
+    held: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -114,13 +116,14 @@ impl ExportRegistry {
     #[must_use]
     pub fn new(graph: GraphHandle, events: EventBus) -> Self {
         let (ended, mut endings) = mpsc::unbounded_channel();
-        let changed = Notify::new();
+        let (changed, held) = (Notify::new(), watch::channel(false).0);
         let registry = Self(Rc::new(Inner {
             graph,
             events,
             state: RefCell::default(),
             ended,
             changed,
+            held,
         }));
         let weak = Rc::downgrade(&registry.0);
         actix_rt::spawn(async move {
@@ -144,7 +147,8 @@ impl ExportRegistry {
             }
             state.server = ServerState::Starting;
         }
-        let server = Server::start(options, self.clone(), self.0.ended.clone()).await;
+        let (ended, held) = (self.0.ended.clone(), self.0.held.subscribe());
+        let server = Server::start(options, self.clone(), ended, held).await;
         let mut state = self.0.state.borrow_mut();
         let (next, result) = match server {
             Ok(server) => (ServerState::Running(server), Ok(())),
@@ -521,6 +525,10 @@ impl Exports for ExportRegistry {
 
     fn server_runs(&self) -> bool {
         self.0.state.borrow().server().is_ok()
+    }
+
+    fn hold_clients(&self, hold: bool) {
+        self.0.held.send_replace(hold);
     }
 
     fn close_all(&self) -> LocalBoxFuture<'static, ()> {

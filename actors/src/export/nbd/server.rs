@@ -14,7 +14,7 @@ use rustix::io::ioctl_fionbio;
 use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown, sockopt};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use super::listen::{self, Listeners};
@@ -51,6 +51,7 @@ struct Policy {
     /// How long a handshake may take.
     patience: Option<Duration>,
     ended: UnboundedSender<ConnectionId>,
+    held: watch::Receiver<bool>,
 }
 
 /// Ends a connection's account when dropped, on whatever thread.
@@ -73,7 +74,8 @@ thread_local! {
 }
 
 impl Server {
-    /// Listens, and serves `exports` to whoever connects. Each connection's end is told over `ended`.
+    /// Listens, and serves `exports` to whoever connects, but not while `held` says true. Each connection's end is told
+    /// over `ended`.
     ///
     /// # Errors
     /// QEMU's texts: an option that is not supported, or an address that cannot be listened on.
@@ -81,6 +83,7 @@ impl Server {
         options: &NbdServerOptions,
         exports: impl Exporter,
         ended: UnboundedSender<ConnectionId>,
+        held: watch::Receiver<bool>,
     ) -> Result<Self> {
         if let Some(id) = &options.tls_creds {
             // There are no objects of that kind.
@@ -105,6 +108,7 @@ impl Server {
             slots: Arc::new(Semaphore::new(slots)),
             patience,
             ended,
+            held,
         };
         let Listeners { sockets, path } = listen::open(&options.addr).await?;
         let mut server = Self {
@@ -146,11 +150,14 @@ fn register(socket: OwnedFd) -> Result<AsyncFd<Fd>> {
 }
 
 /// Accepts clients for as long as there is room for them; the others wait in the kernel's queue.
-async fn accept(listener: AsyncFd<Fd>, exports: impl Exporter, policy: Policy) {
+async fn accept(listener: AsyncFd<Fd>, exports: impl Exporter, mut policy: Policy) {
     loop {
         let Ok(mut ready) = listener.readable().await else {
             return;
         };
+        if policy.held.wait_for(|held| !held).await.is_err() {
+            return;
+        }
         let Ok(slot) = Arc::clone(&policy.slots).acquire_owned().await else {
             return;
         };
