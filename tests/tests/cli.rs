@@ -142,7 +142,7 @@ fn kubesan_keeps_it_beside_a_pod_and_connects_once_per_command() {
     let file =
         json!({ "driver": "file", "node-name": "volume", "filename": image, "cache": { "direct": false } });
     let export = json!({ "type": "nbd", "id": "volume", "node-name": "volume", "writable": true });
-    let mut ask = |command: &str, arguments: Value| connect(&socket).execute(command, arguments);
+    let ask = |command: &str, arguments: Value| connect(&socket).execute(command, arguments);
     ask("blockdev-add", file.clone()).expect("a node");
     // These texts are what the program looks for.
     let error = ask("blockdev-add", file).expect_err("the name is taken");

@@ -115,7 +115,7 @@ fn clients_that_die_after_any_byte() {
 
 #[test]
 fn clients_that_stop_reading_answers_but_stay() {
-    let mut daemon = serve(",max-connections=0");
+    let daemon = serve(",max-connections=0");
     let bystander = Bystander::start(&daemon);
     let mut stalled = Vec::new();
     for _ in 0..8 {
