@@ -160,6 +160,11 @@ fn kubesan_keeps_it_beside_a_pod_and_connects_once_per_command() {
     assert_eq!(exports[0]["id"], "volume");
     ask("block-export-del", json!({ "id": "volume", "mode": "hard" })).expect("an export to delete");
     session.stream().wait_closed().expect("the session is closed");
+    // A program that keeps no monitor open gets no event, so it asks until the export has gone.
+    let deadline = Instant::now() + PATIENCE;
+    while ask("query-block-exports", json!({})).expect("a list") != json!([]) {
+        assert!(Instant::now() < deadline, "the export does not go");
+    }
     let error = ask("block-export-del", json!({ "id": "volume" })).expect_err("it is gone");
     assert!(error.desc.contains(" is not found"), "{}", error.desc);
     let error = ask("blockdev-del", json!({ "node-name": "nothing" })).expect_err("there is none");

@@ -283,7 +283,9 @@ impl Plain {
             backend: Backend::Socket(socket),
         };
         daemon.add_chardev(options, |_| {}).await?;
-        daemon.add_monitor(&object(json!({"chardev": "qmp"})))
+        daemon.add_monitor(&object(json!({"chardev": "qmp"})))?;
+        daemon.open_monitors();
+        Ok(())
     }
 
     fn uri(&self) -> String {

@@ -123,6 +123,7 @@ async fn live(
             .detach()
             .map_err(|error| format!("cannot go to the background: {error}"))?;
     }
+    daemon.open_monitors();
     tokio::select! {
         () = signals.next() => {}
         () = daemon.asked_to_quit() => {}

@@ -59,7 +59,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// Makes a monitor, from the checked values of `--monitor`.
+    /// Makes a monitor, from the checked values of `--monitor`. It greets nobody before [`Daemon::open_monitors`]: a
+    /// client that is greeted may count on all that the command line makes.
     ///
     /// # Errors
     /// QEMU's text for what went wrong.
@@ -82,8 +83,14 @@ impl Daemon {
         };
         let pretty = options.get("pretty").and_then(Value::as_bool).unwrap_or(false);
         let monitor = Monitor::new(device, Rc::new(self.clone()), self.events().clone(), pretty);
-        self.parts.monitors.borrow_mut().push(monitor.start());
+        self.parts.waiting_monitors.borrow_mut().push(monitor);
         Ok(())
+    }
+
+    /// Lets the monitors made so far take clients.
+    pub fn open_monitors(&self) {
+        let opened = self.parts.waiting_monitors.take().into_iter().map(Actor::start);
+        self.parts.monitors.borrow_mut().extend(opened);
     }
 
     /// The reply of `query-chardev`.

@@ -50,6 +50,7 @@ struct Parts {
     objects: RefCell<Objects>,
     jobs: RefCell<Jobs>,
     characters: RefCell<Characters>,
+    waiting_monitors: RefCell<Vec<Monitor>>,
     monitors: RefCell<Vec<Addr<Monitor>>>,
 }
 
@@ -72,6 +73,7 @@ impl Daemon {
                 objects: RefCell::default(),
                 jobs: RefCell::default(),
                 characters: RefCell::default(),
+                waiting_monitors: RefCell::default(),
                 monitors: RefCell::default(),
             }),
         }
