@@ -1,30 +1,56 @@
 //! `blockdev-create`: making an image in a file or in a node.
 
-use messages::global_state::Options;
-use messages::{Error, ErrorKind, NodeId, Permissions, Result};
+use std::sync::Arc;
+
+use drivers::driver::DriverKind;
+use messages::global_state::{GraphReply, Options};
+use messages::{Error, ErrorKind, NodeId, Permissions, Result, RootId};
 use serde_json::Value;
 
 use super::open::{self, Base};
 use super::options;
-use super::order::{Address, Order};
+use super::order::Order;
 use super::transaction::Transaction;
 use super::world::World;
-use super::{resize, roots};
+use super::{Next, delete, resize, roots};
 
 /// Makes an image. `options` are QAPI's `BlockdevCreateOptions`.
 ///
-/// # Errors
-/// There is no such driver or node, the node is in use, or the driver's.
-pub async fn blockdev_create(world: &World, options: Options) -> Result<()> {
+/// What is opened for it is opened, and held, in a mutation; the making itself may take long and goes on in the
+/// background; what was held is let go in another mutation.
+pub async fn blockdev_create(world: &World, options: Options) -> Next {
     let mut transaction = Transaction::new(world);
-    let result = create(&mut transaction, options).await;
-    // Whatever was opened or held for it ends with it.
-    transaction.roll_back().await;
-    result
+    let job = match prepare(&mut transaction, options).await {
+        Ok(job) => job,
+        Err(error) => {
+            transaction.roll_back().await;
+            return Next::Reply(Err(error));
+        }
+    };
+    transaction.commit();
+    let world = world.clone();
+    Next::Background(Box::pin(async move {
+        let held = job.file;
+        let result = make(&world, job).await;
+        Next::Mutation(Box::pin(async move {
+            if let Some((root, node)) = held {
+                roots::forget(&world, root);
+                delete::refresh(&world, &[node]).await;
+                delete::release(&world, [node]).await;
+            }
+            Next::Reply(result.map(|()| GraphReply::Done))
+        }))
+    }))
 }
 
-async fn create(transaction: &mut Transaction, mut options: Options) -> Result<()> {
-    let world = transaction.world.clone();
+struct Job {
+    kind: Arc<dyn DriverKind>,
+    options: Options,
+    /// The hold on the node to format, and that node.
+    file: Option<(RootId, NodeId)>,
+}
+
+async fn prepare(transaction: &mut Transaction, mut options: Options) -> Result<Job> {
     let driver = match options.remove("driver") {
         Some(Value::String(driver)) => driver,
         Some(_) => return Err(options::wrong_type("driver", "BlockdevDriver")),
@@ -35,7 +61,8 @@ async fn create(transaction: &mut Transaction, mut options: Options) -> Result<(
             ));
         }
     };
-    let kind = world
+    let kind = transaction
+        .world
         .with(|state| state.registry.find(&driver).cloned())
         .ok_or_else(|| {
             let text = format!("Parameter 'driver' does not accept value '{driver}'");
@@ -49,22 +76,49 @@ async fn create(transaction: &mut Transaction, mut options: Options) -> Result<(
             .ok_or_else(|| Error::new(ErrorKind::InvalidArgument, "Parameter 'file' is missing"))?;
         Some(hold_file(transaction, value).await?)
     };
-    let iothread = file.map_or_else(|| world.with(|state| state.main), |file| file.iothread);
-    world
-        .ask_iothread(iothread, Order::Create { kind, options, file })
-        .done()
-        .await
+    Ok(Job { kind, options, file })
 }
 
-/// Takes hold of the node that is to be formatted, so that nobody else relies on what is in it.
-async fn hold_file(transaction: &mut Transaction, value: Value) -> Result<Address> {
-    let world = transaction.world.clone();
-    let node: NodeId = open::resolve(transaction, value, Base::default(), "file").await?;
+/// Takes hold of the node that is to be formatted.
+async fn hold_file(transaction: &mut Transaction, value: Value) -> Result<(RootId, NodeId)> {
+    let node = open::resolve(transaction, value, Base::default(), "file").await?;
     let permissions = Permissions::CONSISTENT_READ | Permissions::WRITE | Permissions::RESIZE;
     let request = resize::hold("", "blockdev-create", permissions);
     let root = roots::link_root(transaction, node, &request);
     roots::take(transaction, node, root, permissions, Permissions::all()).await?;
-    world
-        .with(|state| state.address(node))
-        .ok_or_else(|| Error::new(ErrorKind::NotFound, "The node is gone"))
+    Ok((root, node))
+}
+
+/// The work. It enters the graph at the node itself, so drained sections wait for it, and it waits for them.
+async fn make(world: &World, job: Job) -> Result<()> {
+    let Job { kind, options, file } = job;
+    let Some((_, node)) = file else {
+        let main = world.with(|state| state.main);
+        return world
+            .ask_iothread(
+                main,
+                Order::Create {
+                    kind,
+                    options,
+                    file: None,
+                },
+            )
+            .done()
+            .await;
+    };
+    world.until(|state| state.begin_work(node)).await;
+    let address = world.with(|state| state.address(node));
+    let result = match address {
+        Some(file) => {
+            let order = Order::Create {
+                kind,
+                options,
+                file: Some(file),
+            };
+            world.ask(node, order).done().await
+        }
+        None => Err(Error::new(ErrorKind::NotFound, "The node is gone")),
+    };
+    world.with(|state| state.end_work(node));
+    result
 }

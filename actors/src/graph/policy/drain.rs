@@ -56,12 +56,14 @@ impl Section {
         self.missing == 0
     }
 
-    /// The nodes that have been asked and have not answered.
-    pub fn unanswered(&self) -> impl Iterator<Item = NodeId> {
-        self.nodes
-            .iter()
-            .filter(|(_, stage)| **stage == Stage::Asked)
-            .map(|(id, _)| *id)
+    /// The nodes that it waits for: asked without an answer, or busy with work of the graph actor's own.
+    pub fn unanswered(&self, graph: &Graph) -> Vec<NodeId> {
+        let waited_for = self.nodes.iter().filter(|(id, stage)| match stage {
+            Stage::Asked => true,
+            Stage::Waiting => graph.node(**id).is_some_and(|node| node.working > 0),
+            Stage::Quiet => false,
+        });
+        waited_for.map(|(id, _)| *id).collect()
     }
 }
 
@@ -245,6 +247,20 @@ impl Sections {
         }
     }
 
+    /// Whether a section in force covers a node.
+    pub fn cover(&self, node: NodeId) -> bool {
+        self.sections
+            .values()
+            .any(|section| section.nodes.contains_key(&node))
+    }
+
+    /// Looks again whether a node may be asked.
+    pub fn ask(&mut self, graph: &Graph, node: NodeId) {
+        for (token, section) in &mut self.sections {
+            ask_if_due(section, graph, *token, node, &mut self.outbox);
+        }
+    }
+
     /// The orders to be sent.
     pub fn take_orders(&mut self) -> Vec<(NodeId, Order)> {
         std::mem::take(&mut self.outbox)
@@ -293,7 +309,8 @@ fn remove(section: &mut Section, node: NodeId) {
     }
 }
 
-/// Asks a waiting node once none of its parents in the section can send to it any more.
+/// Asks a waiting node once none of its parents in the section, nor work of the graph actor's own, can send to it any
+/// more.
 fn ask_if_due(
     section: &mut Section,
     graph: &Graph,
@@ -302,6 +319,7 @@ fn ask_if_due(
     outbox: &mut Vec<(NodeId, Order)>,
 ) {
     let due = section.nodes.get(&node) == Some(&Stage::Waiting)
+        && graph.node(node).is_none_or(|node| node.working == 0)
         && graph.parent_nodes(node).all(|parent| {
             section
                 .nodes

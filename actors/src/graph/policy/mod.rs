@@ -109,13 +109,32 @@ pub enum Event {
     Started(Ticket, Result<(IoThreadId, u32)>),
 }
 
-type Procedure = Pin<Box<dyn Future<Output = Reply>>>;
+/// What runs: a mutation, a question, or work in the background.
+type Procedure = Pin<Box<dyn Future<Output = Next>>>;
+
+/// How a procedure ends.
+enum Next {
+    /// With a reply.
+    Reply(Reply),
+    /// With work that changes nothing in the graph, and that other mutations need not wait for.
+    Background(Procedure),
+    /// With a mutation to be run next.
+    Mutation(Procedure),
+}
+
+/// A mutation that waits for its turn.
+enum Queued {
+    Request(GraphRequest),
+    /// The rest of one that has been in the background. It runs even when everything has been closed.
+    Rest(Procedure),
+}
 
 /// The policy.
 pub struct Policy {
     world: World,
-    queue: VecDeque<(RequestId, GraphRequest)>,
+    queue: VecDeque<(RequestId, Queued)>,
     running: Option<(RequestId, Procedure)>,
+    /// Questions, and work in the background: all go on side by side.
     questions: Vec<(RequestId, Procedure)>,
     /// Who waits for which section.
     waiting: HashMap<Token, RequestId>,
@@ -141,7 +160,7 @@ impl Policy {
             GraphRequest::Query(query) => self.questions.push((id, ask(&self.world, query))),
             GraphRequest::DrainBegin { scope, user } => self.drain_begin(id, &scope, user),
             GraphRequest::DrainEnd(token) => self.drain_end(id, token),
-            mutation => self.queue.push_back((id, mutation)),
+            mutation => self.queue.push_back((id, Queued::Request(mutation))),
         }
         self.drive()
     }
@@ -174,45 +193,60 @@ impl Policy {
     }
 
     fn drive_mutation(&mut self) -> bool {
-        if self.running.is_none() {
-            let Some((id, request)) = self.queue.pop_front() else {
-                return false;
-            };
-            let closed = self.world.with(|state| state.closed);
-            if closed {
-                let error = Error::new(ErrorKind::Closed, "The block layer is shutting down");
-                self.reply(id, Err(error));
-                return true;
-            }
-            self.running = Some((id, mutate(&self.world, request)));
+        if self.running.is_none() && !self.begin_mutation() {
+            return false;
         }
         let Some((id, procedure)) = &mut self.running else {
-            return false;
+            return true;
         };
-        let Poll::Ready(result) = poll(procedure) else {
+        let Poll::Ready(next) = poll(procedure) else {
             return false;
         };
         let id = *id;
         self.running = None;
-        self.reply(id, result);
+        self.go_on(id, next);
+        true
+    }
+
+    /// Takes the next mutation from the queue; answers whether there was one.
+    fn begin_mutation(&mut self) -> bool {
+        let Some((id, queued)) = self.queue.pop_front() else {
+            return false;
+        };
+        match queued {
+            Queued::Rest(procedure) => self.running = Some((id, procedure)),
+            Queued::Request(_) if self.world.with(|state| state.closed) => {
+                let error = Error::new(ErrorKind::Closed, "The block layer is shutting down");
+                self.reply(id, Err(error));
+            }
+            Queued::Request(request) => self.running = Some((id, mutate(&self.world, request))),
+        }
         true
     }
 
     fn drive_questions(&mut self) -> bool {
-        let mut answered = Vec::new();
+        let mut ended = Vec::new();
         self.questions
             .retain_mut(|(id, procedure)| match poll(procedure) {
-                Poll::Ready(result) => {
-                    answered.push((*id, result));
+                Poll::Ready(next) => {
+                    ended.push((*id, next));
                     false
                 }
                 Poll::Pending => true,
             });
-        let progress = !answered.is_empty();
-        for (id, result) in answered {
-            self.reply(id, result);
+        let progress = !ended.is_empty();
+        for (id, next) in ended {
+            self.go_on(id, next);
         }
         progress
+    }
+
+    fn go_on(&mut self, id: RequestId, next: Next) {
+        match next {
+            Next::Reply(result) => self.reply(id, result),
+            Next::Background(procedure) => self.questions.push((id, procedure)),
+            Next::Mutation(procedure) => self.queue.push_front((id, Queued::Rest(procedure))),
+        }
     }
 
     fn tell_still(&mut self) -> bool {
@@ -290,59 +324,67 @@ impl Policy {
 }
 
 /// Polls a procedure. Nothing in it waits for anything but the state, so there is no one to be woken.
-fn poll(procedure: &mut Procedure) -> Poll<Reply> {
+fn poll(procedure: &mut Procedure) -> Poll<Next> {
     procedure.as_mut().poll(&mut Context::from_waker(Waker::noop()))
 }
 
 fn mutate(world: &World, request: GraphRequest) -> Procedure {
     let world = world.clone();
     Box::pin(async move {
-        let world = &world;
         match request {
-            GraphRequest::BlockdevAdd(options) => open::blockdev_add(world, options).await?,
-            GraphRequest::BlockdevDel { node_name } => delete::blockdev_del(world, &node_name).await?,
-            GraphRequest::BlockdevReopen(list) => reopen::blockdev_reopen(world, list).await?,
-            GraphRequest::BlockdevSnapshot { node, overlay } => {
-                snapshot::blockdev_snapshot(world, &node, &overlay).await?;
-            }
-            GraphRequest::BlockdevCreate(options) => create::blockdev_create(world, options).await?,
-            GraphRequest::Resize { node_name, size } => resize::block_resize(world, &node_name, size).await?,
-            GraphRequest::SetIothread {
-                node_name,
-                iothread,
-                force,
-            } => {
-                iothreads::set_iothread(world, &node_name, iothread.as_deref(), force).await?;
-            }
-            GraphRequest::AttachRoot(request) => return roots::attach(world, request).await,
-            GraphRequest::SetRootPermissions {
-                root,
-                permissions,
-                shared,
-            } => {
-                roots::set_permissions(world, root, permissions, shared).await?;
-            }
-            GraphRequest::DetachRoot(root) => roots::detach(world, root).await?,
-            GraphRequest::FlushAll => shutdown::flush_all(world).await?,
-            GraphRequest::CloseAll => shutdown::close_all(world).await?,
-            GraphRequest::AddIothread(options) => iothreads::add(world, options).await?,
-            GraphRequest::DelIothread { id } => iothreads::delete(world, &id)?,
-            GraphRequest::TuneIothread(options) => iothreads::tune(world, options)?,
-            // Taken out before the queue; answered all the same rather than trusted to be.
-            GraphRequest::DrainBegin { .. } | GraphRequest::DrainEnd(_) | GraphRequest::Query(_) => {
-                return Err(Error::new(
-                    ErrorKind::InvalidArgument,
-                    "This request changes nothing",
-                ));
-            }
+            GraphRequest::BlockdevCreate(options) => create::blockdev_create(&world, options).await,
+            request => Next::Reply(change(&world, request).await),
         }
-        Ok(GraphReply::Done)
     })
+}
+
+async fn change(world: &World, request: GraphRequest) -> Reply {
+    match request {
+        GraphRequest::BlockdevAdd(options) => open::blockdev_add(world, options).await?,
+        GraphRequest::BlockdevDel { node_name } => delete::blockdev_del(world, &node_name).await?,
+        GraphRequest::BlockdevReopen(list) => reopen::blockdev_reopen(world, list).await?,
+        GraphRequest::BlockdevSnapshot { node, overlay } => {
+            snapshot::blockdev_snapshot(world, &node, &overlay).await?;
+        }
+        GraphRequest::Resize { node_name, size } => resize::block_resize(world, &node_name, size).await?,
+        GraphRequest::SetIothread {
+            node_name,
+            iothread,
+            force,
+        } => {
+            iothreads::set_iothread(world, &node_name, iothread.as_deref(), force).await?;
+        }
+        GraphRequest::AttachRoot(request) => return roots::attach(world, request).await,
+        GraphRequest::SetRootPermissions {
+            root,
+            permissions,
+            shared,
+        } => {
+            roots::set_permissions(world, root, permissions, shared).await?;
+        }
+        GraphRequest::DetachRoot(root) => roots::detach(world, root).await?,
+        GraphRequest::FlushAll => shutdown::flush_all(world).await?,
+        GraphRequest::CloseAll => shutdown::close_all(world).await?,
+        GraphRequest::AddIothread(options) => iothreads::add(world, options).await?,
+        GraphRequest::DelIothread { id } => iothreads::delete(world, &id)?,
+        GraphRequest::TuneIothread(options) => iothreads::tune(world, options)?,
+        // Taken out before; answered all the same rather than trusted to be.
+        GraphRequest::DrainBegin { .. }
+        | GraphRequest::DrainEnd(_)
+        | GraphRequest::Query(_)
+        | GraphRequest::BlockdevCreate(_) => {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                "This request changes nothing",
+            ));
+        }
+    }
+    Ok(GraphReply::Done)
 }
 
 fn ask(world: &World, query: Query) -> Procedure {
     let world = world.clone();
-    Box::pin(async move { query::answer(&world, query).await })
+    Box::pin(async move { Next::Reply(query::answer(&world, query).await) })
 }
 
 #[cfg(test)]

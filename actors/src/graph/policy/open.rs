@@ -273,6 +273,7 @@ fn insert_node(
             owned: false,
             implicit_backing: None,
             live: false,
+            working: 0,
             closing: false,
             moving: false,
             deferred: Vec::new(),

@@ -31,7 +31,7 @@ pub async fn attach(world: &World, request: RootRequest) -> Reply {
             transaction.commit();
             world.graph(|graph| {
                 if let Some(root) = graph.root_mut(root) {
-                    root.live = true;
+                    root.has_cell = true;
                 }
             });
             Ok(GraphReply::Root(root))
@@ -69,7 +69,7 @@ pub fn link_root(transaction: &mut Transaction, node: NodeId, request: &RootRequ
             user: request.user.clone(),
             edge,
             pinned,
-            live: false,
+            has_cell: false,
         },
     );
     root

@@ -35,14 +35,13 @@ pub async fn close_all(world: &World) -> Result<()> {
     let result = flush_all(world).await;
     let roots: Vec<RootId> = world.graph(|graph| graph.roots().map(|(id, _)| id).collect());
     for root in roots {
-        let node = world.graph(|graph| {
-            graph
-                .root(root)
-                .and_then(|root| graph.edge(root.edge))
-                .map(|edge| edge.child)
+        let cell_at = world.graph(|graph| {
+            let root = graph.root(root).filter(|root| root.has_cell)?;
+            graph.edge(root.edge).map(|edge| edge.child)
         });
-        let Some(node) = node else { continue };
-        if let Err(error) = world.ask(node, Order::DetachRoot(root)).done().await {
+        if let Some(node) = cell_at
+            && let Err(error) = world.ask(node, Order::DetachRoot(root)).done().await
+        {
             tracing::warn!(%error, %root, "a root edge did not end cleanly");
         }
         roots::forget(world, root);

@@ -39,6 +39,14 @@ fn check(graph: &Graph, node: &str, overlay: &str) -> Result<(NodeId, NodeId, Ch
     let refuse = |text: String| Err(Error::new(ErrorKind::InUse, text));
     let old = graph.look_up(node, node)?;
     delete::check_not_backing(graph, old.id)?;
+    if graph
+        .roots_of(old.id)
+        .any(|root| graph.root(root).is_some_and(|root| !root.has_cell))
+    {
+        return refuse(format!(
+            "Node '{node}' is busy: block device is in use by block job: create"
+        ));
+    }
     let new = graph.look_up(overlay, overlay)?;
     if graph.roots_of(new.id).next().is_some() {
         return refuse("The overlay is already in use".to_owned());

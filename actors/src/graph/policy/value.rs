@@ -66,6 +66,8 @@ pub struct Node {
     pub implicit_backing: Option<NodeId>,
     /// Others may see it: the transaction that made it has been committed.
     pub live: bool,
+    /// How much work of the graph actor's own goes on at it, uncounted by its gate.
+    pub working: u32,
     /// It is being closed: it still writes back, and is quiet only when it is gone.
     pub closing: bool,
     /// It is on its way to another iothread: what is sent to it waits in `deferred`.
@@ -134,8 +136,8 @@ pub struct Root {
     pub edge: EdgeId,
     /// Where the edge's requests enter: the node must not leave that iothread.
     pub pinned: bool,
-    /// The transaction that began it has been committed.
-    pub live: bool,
+    /// It has a cell that requests come through; without one it only holds permissions for work of the graph actor's own.
+    pub has_cell: bool,
 }
 
 /// The graph.

@@ -155,6 +155,26 @@ impl State {
         }
     }
 
+    /// Begins work of the graph actor's own at a node, unless a drained section covers it.
+    pub fn begin_work(&mut self, node: NodeId) -> bool {
+        if self.sections.cover(node) {
+            return false;
+        }
+        if let Some(node) = self.graph.node_mut(node) {
+            node.working += 1;
+        }
+        true
+    }
+
+    /// Ends it: sections that waited for it go on.
+    pub fn end_work(&mut self, node: NodeId) {
+        if let Some(entry) = self.graph.node_mut(node) {
+            entry.working = entry.working.saturating_sub(1);
+        }
+        self.sections.ask(&self.graph, node);
+        self.flush_sections();
+    }
+
     /// The address of a node.
     pub fn address(&self, node: NodeId) -> Option<Address> {
         self.graph.node(node).map(|entry| Address {

@@ -24,7 +24,8 @@ pub async fn pending(world: &World) -> Vec<PendingDrain> {
                 user: section.user.clone(),
                 age_ns: u64::try_from(state.now.saturating_sub(section.begun).as_nanos()).unwrap_or(u64::MAX),
                 nodes: section
-                    .unanswered()
+                    .unanswered(&state.graph)
+                    .into_iter()
                     .filter_map(|id| Some((id, state.graph.node(id)?.name.clone())))
                     .collect(),
             })

@@ -80,6 +80,6 @@ fn whole(graph: &Graph) -> GraphFacts {
 fn is_live(graph: &Graph, edge: &Edge) -> bool {
     match edge.parent {
         Parent::Node(node, _) => graph.node(node).is_some_and(|node| node.live),
-        Parent::Root(root) => graph.root(root).is_some_and(|root| root.live),
+        Parent::Root(root) => graph.root(root).is_some_and(|root| root.has_cell),
     }
 }

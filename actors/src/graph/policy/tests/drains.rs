@@ -343,3 +343,45 @@ fn closing_everything_ends_in_bounded_steps_and_refuses_the_rest() {
     );
     assert!(world.facts().nodes.is_empty());
 }
+
+/// Making an image may take long: other changes go on, drains wait for it, and what it needs stays.
+#[test]
+fn an_image_is_made_in_the_background() {
+    let mut world = FakeWorld::new();
+    for name in ["f", "other"] {
+        world.ok(add(
+            json!({"driver": "file", "node-name": name, "filename": name}),
+        ));
+    }
+    let made = world.send(GraphRequest::BlockdevCreate(options(
+        json!({"driver": "fmt", "file": "f", "size": 1}),
+    )));
+    world.hold_creates = true;
+    world.run();
+    assert!(!world.replies.contains_key(&made));
+    assert_eq!(world.error(del("f")), "Node f is in use");
+    world.ok(del("other"));
+    let drain = world.send(drain_node("f"));
+    world.run();
+    assert!(!world.replies.contains_key(&drain));
+    let GraphReply::Drains(drains) = world.ok(GraphRequest::Query(Query::PendingDrains)) else {
+        panic!()
+    };
+    assert_eq!(drains[0].waiting_for[0].node_name, "f");
+    world.hold_creates = false;
+    world.run();
+    assert!(world.replies[&made].is_ok());
+    let Some(Ok(GraphReply::Still(token))) = world.replies.remove(&drain) else {
+        panic!()
+    };
+    // And the other way round: it waits for a section that is in force.
+    let made = world.send(GraphRequest::BlockdevCreate(options(
+        json!({"driver": "fmt", "file": "f", "size": 1}),
+    )));
+    world.run();
+    assert!(!world.replies.contains_key(&made));
+    world.ok(end(token));
+    assert!(world.replies[&made].is_ok());
+    world.ok(del("f"));
+    world.assert_settled(&[]);
+}

@@ -139,8 +139,11 @@ pub struct FakeWorld {
     pub heads: HashMap<String, Vec<u8>>,
     /// Counts down with every order that may fail; the one that finds it at 0 does.
     pub fail_after: Option<u32>,
+    /// Keeps images from being made.
+    pub hold_creates: bool,
     /// Nodes in the order in which they were asked to quiesce.
     pub asked: Vec<NodeId>,
+    held: Vec<Ticket>,
     now: Duration,
     last: u64,
     threads: u32,
@@ -162,6 +165,8 @@ impl FakeWorld {
             links: HashMap::new(),
             heads: HashMap::new(),
             fail_after: None,
+            hold_creates: false,
+            held: Vec::new(),
             asked: Vec::new(),
             now: Duration::ZERO,
             last: 0,
@@ -271,6 +276,11 @@ impl FakeWorld {
 
     /// Delivers all mail, the mail that this causes included.
     pub fn run(&mut self) {
+        if !self.hold_creates {
+            for ticket in std::mem::take(&mut self.held) {
+                self.tell(node::Event::Ended(ticket, OrderOutcome::Done(Ok(()))));
+            }
+        }
         while self.deliver(|_| 0) {}
     }
 
@@ -468,6 +478,10 @@ impl FakeWorld {
             }
             Order::Describe(_) => ended(OrderOutcome::Described(Err(IoError::NoMedium))),
             Order::PermissionsCommit(_) | Order::PermissionsAbort(_) | Order::ReopenAbort(_) => Vec::new(),
+            Order::Create { .. } if self.hold_creates => {
+                self.held.push(ticket);
+                Vec::new()
+            }
             Order::PermissionsPrepare { .. }
             | Order::Truncate { .. }
             | Order::Flush(_)
