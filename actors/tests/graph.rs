@@ -11,7 +11,7 @@ use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, graph_json
 use serde_json::{Value, json};
 
 fn iothread(id: &str) -> IothreadOptions {
-    serde_json::from_value(json!({"id": id})).unwrap()
+    serde_json::from_value(json!({"id": id})).expect("an id is enough")
 }
 
 /// Runs a test against a graph of its own.
@@ -23,9 +23,9 @@ fn with_graph<F: Future<Output = ()>>(test: impl FnOnce(GraphHandle) -> F) {
             iothreads: system_iothreads(Engine::Auto),
             main: iothread("main"),
         };
-        let (_, graph) = Graph::start(config).unwrap();
+        let (_, graph) = Graph::start(config).expect("an iothread can be started");
         test(graph.clone()).await;
-        graph.close_all().await.unwrap();
+        graph.close_all().await.expect("everything closes");
     });
 }
 
@@ -54,12 +54,12 @@ async fn write(client: &millpond::node::Client, offset: u64, bytes: &[u8]) {
     let mut buffers = Buffers::zeroed(bytes.len());
     buffers.copy_from_slice(0, bytes);
     let (result, _) = client.write(offset, buffers, RequestFlags::empty()).await;
-    result.unwrap();
+    result.expect("the request succeeds");
 }
 
 async fn read(client: &millpond::node::Client, offset: u64, len: usize) -> Vec<u8> {
     let (result, buffers) = client.read(offset, Buffers::zeroed(len)).await;
-    result.unwrap();
+    result.expect("the request succeeds");
     buffers.to_vec()
 }
 

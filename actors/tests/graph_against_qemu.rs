@@ -13,6 +13,9 @@ use messages::{Error, ErrorKind};
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, graph_json, system_iothreads};
 use serde_json::{Value, json};
 
+/// What stands behind every expectation here: files are made, and programs speak the protocol.
+const WELL_FORMED: &str = "the test's own input and QEMU's output are well-formed";
+
 fn run(program: &str, arguments: &[&str], input: &str) -> String {
     let child = Command::new(program)
         .args(arguments)
@@ -22,10 +25,15 @@ fn run(program: &str, arguments: &[&str], input: &str) -> String {
         .spawn();
     let mut child =
         child.unwrap_or_else(|error| panic!("{program}: {error}: install the package qemu-utils"));
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
+    child
+        .stdin
+        .take()
+        .expect(WELL_FORMED)
+        .write_all(input.as_bytes())
+        .expect(WELL_FORMED);
+    let output = child.wait_with_output().expect(WELL_FORMED);
     assert!(output.status.success(), "{program} {arguments:?} failed");
-    String::from_utf8(output.stdout).unwrap()
+    String::from_utf8(output.stdout).expect(WELL_FORMED)
 }
 
 /// What QEMU answers to each command: the return value, or the error's text.
@@ -43,20 +51,20 @@ fn ask_qemu(commands: &[(&str, Value)]) -> Vec<Result<Value, String>> {
     );
     let lines = output
         .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        .map(|line| serde_json::from_str::<Value>(line).expect(WELL_FORMED));
     let replies = lines.skip(2).filter_map(|mut reply| match reply.get("error") {
-        Some(error) => Some(Err(error["desc"].as_str().unwrap().to_owned())),
+        Some(error) => Some(Err(error["desc"].as_str().expect(WELL_FORMED).to_owned())),
         None => reply.get_mut("return").map(|value| Ok(value.take())),
     });
     replies.take(commands.len()).collect()
 }
 
 fn object(value: &Value) -> Options {
-    value.as_object().unwrap().clone()
+    value.as_object().expect(WELL_FORMED).clone()
 }
 
 fn text(value: &Value, name: &str) -> String {
-    value[name].as_str().unwrap().to_owned()
+    value[name].as_str().expect(WELL_FORMED).to_owned()
 }
 
 fn request(command: &str, arguments: &Value) -> GraphRequest {
@@ -68,7 +76,7 @@ fn request(command: &str, arguments: &Value) -> GraphRequest {
         "blockdev-reopen" => GraphRequest::BlockdevReopen(
             arguments["options"]
                 .as_array()
-                .unwrap()
+                .expect(WELL_FORMED)
                 .iter()
                 .map(object)
                 .collect(),
@@ -79,12 +87,12 @@ fn request(command: &str, arguments: &Value) -> GraphRequest {
         },
         "block_resize" => GraphRequest::Resize {
             node_name: text(arguments, "node-name"),
-            size: arguments["size"].as_u64().unwrap(),
+            size: arguments["size"].as_u64().expect(WELL_FORMED),
         },
         "object-add" => {
             let mut options = object(arguments);
             options.remove("qom-type");
-            GraphRequest::AddIothread(serde_json::from_value(Value::Object(options)).unwrap())
+            GraphRequest::AddIothread(serde_json::from_value(Value::Object(options)).expect(WELL_FORMED))
         }
         "x-blockdev-set-iothread" => GraphRequest::SetIothread {
             node_name: text(arguments, "node-name"),
@@ -106,7 +114,7 @@ async fn ask_graph(graph: &GraphHandle, commands: &[(&str, Value)]) -> Vec<Resul
         let reply = match graph.ask(request(command, arguments)).await {
             Ok(GraphReply::Done) => Ok(json!({})),
             Ok(GraphReply::Json(json)) => Ok(json),
-            Ok(GraphReply::Graph(facts)) => Ok(serde_json::to_value(graph_json(&facts)).unwrap()),
+            Ok(GraphReply::Graph(facts)) => Ok(serde_json::to_value(graph_json(&facts)).expect(WELL_FORMED)),
             Ok(_) => Err(Error::new(ErrorKind::Unsupported, "a reply of another kind")),
             Err(error) => Err(error),
         };
@@ -117,16 +125,16 @@ async fn ask_graph(graph: &GraphHandle, commands: &[(&str, Value)]) -> Vec<Resul
 
 fn ask_millpond(commands: &[(&str, Value)]) -> Vec<Result<Value, String>> {
     actix_rt::System::new().block_on(async {
-        let main: IothreadOptions = serde_json::from_value(json!({"id": "main"})).unwrap();
+        let main: IothreadOptions = serde_json::from_value(json!({"id": "main"})).expect(WELL_FORMED);
         let (_, graph) = Graph::start(GraphConfig {
             registry: builtin(),
             implicit: ImplicitOpens::Allow,
             iothreads: system_iothreads(Engine::Auto),
             main,
         })
-        .unwrap();
+        .expect(WELL_FORMED);
         let replies = ask_graph(&graph, commands).await;
-        graph.close_all().await.unwrap();
+        graph.close_all().await.expect(WELL_FORMED);
         replies
     })
 }
@@ -151,11 +159,11 @@ fn sentences(graph: &Value) -> BTreeSet<String> {
     let name = |id: &Value| {
         let node = graph["nodes"]
             .as_array()
-            .unwrap()
+            .expect(WELL_FORMED)
             .iter()
             .find(|node| node["id"] == *id)
-            .unwrap();
-        let name = node["name"].as_str().unwrap();
+            .expect(WELL_FORMED);
+        let name = node["name"].as_str().expect(WELL_FORMED);
         if name.starts_with('#') {
             "generated".to_owned()
         } else {
@@ -165,14 +173,14 @@ fn sentences(graph: &Value) -> BTreeSet<String> {
     let permissions = |value: &Value| {
         let mut names: Vec<_> = value
             .as_array()
-            .unwrap()
+            .expect(WELL_FORMED)
             .iter()
-            .map(|name| name.as_str().unwrap())
+            .map(|name| name.as_str().expect(WELL_FORMED))
             .collect();
         names.sort_unstable();
         names.join(" ")
     };
-    let edges = graph["edges"].as_array().unwrap().iter().map(|edge| {
+    let edges = graph["edges"].as_array().expect(WELL_FORMED).iter().map(|edge| {
         format!(
             "{} uses {} as {}: takes [{}], shares [{}]",
             name(&edge["parent"]),
@@ -225,13 +233,13 @@ fn copy_all(from: &Path, to: &Path) {
     let source = format!("{}/.", from.display());
     run(
         "cp",
-        &["-a", "--sparse=always", &source, to.to_str().unwrap()],
+        &["-a", "--sparse=always", &source, to.to_str().expect(WELL_FORMED)],
         "",
     );
 }
 
 fn compare(directory: &Path, commands: &[(&str, Value)]) {
-    let copy = tempfile::tempdir().unwrap();
+    let copy = tempfile::tempdir().expect(WELL_FORMED);
     copy_all(directory, copy.path());
     copy_all(copy.path(), directory);
     let expected = ask_qemu(commands);
@@ -258,7 +266,7 @@ struct Images(tempfile::TempDir);
 
 impl Images {
     fn new() -> Self {
-        let images = Self(tempfile::tempdir().unwrap());
+        let images = Self(tempfile::tempdir().expect(WELL_FORMED));
         images.create(&["raw"], "r.raw");
         images.create(&["qcow2"], "b.qcow2");
         images.create(&["qcow2"], "o.qcow2");
@@ -268,7 +276,7 @@ impl Images {
     }
 
     fn path(&self, name: &str) -> String {
-        self.0.path().join(name).to_str().unwrap().to_owned()
+        self.0.path().join(name).to_str().expect(WELL_FORMED).to_owned()
     }
 
     fn create(&self, options: &[&str], name: &str) {

@@ -173,9 +173,11 @@ impl Sections {
             .filter(|(_, section)| section.cover == Cover::All)
             .map(|(token, _)| *token)
             .collect();
-        tokens.into_iter().fold(true, |quiet, token| {
-            self.cover_all(graph, token, [node].into()) && quiet
-        })
+        let mut quiet = true;
+        for token in tokens {
+            quiet &= self.cover_all(graph, token, [node].into());
+        }
+        quiet
     }
 
     fn cover_all(&mut self, graph: &Graph, token: Token, nodes: HashSet<NodeId>) -> bool {
