@@ -499,3 +499,58 @@ fn iothreads() {
     ];
     compare(images.0.path(), &commands);
 }
+
+#[test]
+fn whole_trees_are_reopened() {
+    let images = Images::new();
+    images.create(&["qcow2", "-b", "t.qcow2", "-F", "qcow2"], "u.qcow2");
+    images.create(&["qcow2", "-b", "r.raw", "-F", "raw"], "v.qcow2");
+    let tree = |name: &str, extra: Value| {
+        let mut options = object(&json!({"driver": "qcow2", "node-name": name,
+            "file": images.file(&format!("{name}.qcow2"))}));
+        options.extend(object(&extra));
+        Value::Object(options)
+    };
+    let backing = json!({"driver": "qcow2", "file": images.file("t.qcow2"),
+        "backing": {"driver": "qcow2", "file": images.file("b.qcow2")}});
+    let mut commands = vec![
+        add(tree("u", json!({"node-name": "u", "cache": {"no-flush": true}}))),
+        add(tree("v", json!({}))),
+        add(json!({"driver": "raw", "node-name": "over", "file": "v"})),
+    ];
+    commands.extend(questions());
+    commands.extend([
+        reopen(tree("u", json!({"backing": backing}))),
+        reopen(tree("u", json!({"backing": backing, "read-only": true}))),
+        reopen(tree(
+            "u",
+            json!({"backing": backing, "discard": "unmap", "detect-zeroes": "unmap"}),
+        )),
+        reopen(tree("u", json!({"backing": null}))),
+    ]);
+    commands.extend(questions());
+    commands.extend([
+        reopen(tree("u", json!({"backing": "v"}))),
+        reopen(tree("v", json!({"backing": null}))),
+        reopen(json!({"driver": "raw", "node-name": "over", "file": "u"})),
+    ]);
+    commands.extend(questions());
+    let both = [
+        tree("v", json!({"backing": null})),
+        tree("u", json!({"backing": "v", "read-only": true})),
+    ];
+    commands.extend([
+        ("blockdev-reopen", json!({"options": both})),
+        (
+            "blockdev-reopen",
+            json!({"options": [both[0], {"driver": "raw", "node-name": "nope", "file": "u"}]}),
+        ),
+        del("u"),
+        del("v"),
+        del("over"),
+        del("u"),
+        del("v"),
+    ]);
+    commands.extend(questions());
+    compare(images.0.path(), &commands);
+}

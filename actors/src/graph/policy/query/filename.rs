@@ -69,6 +69,10 @@ impl Filenames {
             return None;
         }
         let file = primary(graph, node)?;
+        // A format is guessed from what is in a file, never from what another format shows.
+        if !graph.node(file)?.kind.is_protocol() {
+            return None;
+        }
         self.0
             .get(&file)
             .filter(|name| name.is_plain)

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use messages::qapi::{
     BlockDeviceInfo, BlockdevCacheInfo, BlockdevDetectZeroesOptions, ImageInfo, ImageInfoSpecific,
 };
-use messages::{NodeId, OpenFlags, SECTOR_SIZE};
+use messages::{DriverInfo, NodeId, OpenFlags, SECTOR_SIZE};
 use serde_json::Value;
 
 use super::super::order::Order;
@@ -105,11 +105,11 @@ impl View<'_> {
         let facts = &description.facts;
         let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         let link = node.facts.as_ref().and_then(|facts| facts.backing.as_ref());
-        let cluster_size = description.info.cluster_size;
+        let info = self.info(node);
         Some(ImageInfo {
             filename: self.names.get(node.id).to_owned(),
             format: node.kind.name().to_owned(),
-            dirty_flag: self.has_info(node).then_some(description.info.is_dirty),
+            dirty_flag: info.map(|info| info.is_dirty),
             actual_size: description.allocated_size.map(signed),
             virtual_size: signed(
                 facts
@@ -117,7 +117,10 @@ impl View<'_> {
                     .checked_next_multiple_of(SECTOR_SIZE)
                     .unwrap_or(facts.size),
             ),
-            cluster_size: (cluster_size != 0).then_some(signed(cluster_size)),
+            cluster_size: info
+                .map(|info| info.cluster_size)
+                .filter(|size| *size != 0)
+                .map(signed),
             encrypted: None,
             compressed: None,
             backing_filename: link.map(|link| link.filename.clone()),
@@ -136,21 +139,18 @@ impl View<'_> {
             .map(|backing| self.names.get(backing).to_owned())
     }
 
-    /// Whether the driver, or the one that it passes the question to, tells whether its image is dirty.
-    fn has_info(&self, node: &Node) -> bool {
+    /// What the driver says of its image, or the one that it passes the question to.
+    fn info(&self, node: &Node) -> Option<DriverInfo> {
         let mut at = node;
         while at.kind.is_filter() || at.kind.name() == "raw" {
-            match self
-                .graph
-                .children_of(at.id)
-                .next()
-                .and_then(|edge| self.graph.node(edge.child))
-            {
-                Some(next) => at = next,
-                None => return false,
-            }
+            let edge = self.graph.children_of(at.id).next()?;
+            at = self.graph.node(edge.child)?;
         }
-        !matches!(at.kind.name(), "null-co" | "null-aio")
+        let says_nothing = matches!(at.kind.name(), "null-co" | "null-aio");
+        self.descriptions
+            .get(&at.id)
+            .filter(|_| !says_nothing)
+            .map(|description| description.info)
     }
 
     /// What a node reads through: its backing node, or what it filters.
