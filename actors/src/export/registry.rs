@@ -200,7 +200,19 @@ impl ExportRegistry {
         }
         self.check_id(id)?;
         let writable = options.writable.unwrap_or(false);
-        let facts = self.0.graph.node(node_name).await?;
+        let facts = self
+            .0
+            .graph
+            .node(node_name)
+            .await
+            .map_err(|error| match error.kind() {
+                // QEMU looks it up as one of the things that can be a device too, and says so.
+                ErrorKind::NotFound => {
+                    let text = format!("Cannot find device='' nor node-name='{node_name}'");
+                    Error::caused_by(ErrorKind::NotFound, text, error)
+                }
+                _ => error,
+            })?;
         if writable && facts.read_only {
             return Err(Error::new(
                 ErrorKind::ReadOnly,
