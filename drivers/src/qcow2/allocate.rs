@@ -16,8 +16,6 @@ const MAX_FREES: usize = 4096;
 
 /// The guest clusters of a write.
 struct Span {
-    /// First byte.
-    offset: u64,
     /// Bytes.
     len: u64,
     /// The first byte, within its cluster.
@@ -29,7 +27,6 @@ impl State {
     pub fn place(&mut self, offset: u64, len: u64, backing: bool) -> Try<Placement> {
         self.check_writable()?;
         let span = Span {
-            offset,
             len,
             head: self.geometry.in_cluster(offset),
         };
@@ -228,10 +225,10 @@ impl State {
     /// Refuses to write to an image that is read-only or unusable.
     pub fn check_writable(&self) -> Try<()> {
         self.check_usable()?;
-        if self.writable {
-            Ok(())
-        } else {
-            Err(Stop::Fail(IoError::ReadOnly))
+        match (self.writable, self.active) {
+            (true, true) => Ok(()),
+            (true, false) => Err(Stop::Need(Need::Activation)),
+            (false, _) => Err(Stop::Fail(IoError::ReadOnly)),
         }
     }
 

@@ -136,11 +136,6 @@ impl<T: Table> Cache<T> {
         Some(&slot.table)
     }
 
-    /// Whether the table at `key` is here.
-    pub fn has(&self, key: u64) -> bool {
-        self.index.contains_key(&key)
-    }
-
     /// The table at `key`, whose entries `range` the caller is about to change.
     pub fn change(&mut self, key: u64, range: Range<usize>) -> Option<&mut T> {
         let slot = self.index.get(&key).and_then(|&at| self.slots.get_mut(at))?;
@@ -263,13 +258,6 @@ impl<T: Table> Cache<T> {
         keys.into_iter().for_each(|key| self.remove(key));
         self.slots.shrink_to_fit();
     }
-
-    /// Drops everything clean.
-    pub fn drop_clean(&mut self) {
-        let clean = |slot: &&Slot<T>| slot.dirty.is_none() && slot.writing.is_none();
-        let keys: Vec<u64> = self.slots.iter().filter(clean).map(|slot| slot.key).collect();
-        keys.into_iter().for_each(|key| self.remove(key));
-    }
 }
 
 fn union(range: Option<Range<usize>>, more: Range<usize>) -> Range<usize> {
@@ -290,7 +278,7 @@ mod tests {
         cache.insert(0x2000, vec![0_u64; 512]);
         cache.change(0x1000, 3..4).unwrap()[3] = 7;
         assert!(cache.make_room());
-        assert!(cache.has(0x1000) && !cache.has(0x2000));
+        assert!(cache.get(0x1000).is_some() && !cache.get(0x2000).is_some());
         cache.insert(0x3000, vec![0; 512]);
         cache.change(0x3000, 0..1).unwrap();
         assert!(!cache.make_room());
@@ -304,7 +292,7 @@ mod tests {
         cache.change(0x1000, 9..10).unwrap();
         cache.written(true);
         assert!(cache.make_room());
-        assert!(cache.has(0x1000), "changed while it was written");
+        assert!(cache.get(0x1000).is_some(), "changed while it was written");
         assert_eq!(cache.dirty(), 1);
     }
 

@@ -201,6 +201,7 @@ pub(super) async fn create(request: CreateRequest) -> Result<()> {
     let state = open_state(&file, Default::default(), OpenFlags::RDWR).await?;
     let backing = Child::new(std::rc::Rc::new(Unconnected));
     let image = Qcow2::new(file.clone(), backing, request.ring, state);
+    image.activate().await?;
     image
         .resize(size, options.preallocation, RequestFlags::empty())
         .await

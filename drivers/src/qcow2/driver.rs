@@ -107,8 +107,16 @@ impl Driver for Qcow2 {
         Answer::ready(Err(IoError::NotSupported))
     }
 
-    fn reopen_prepare(&self, _request: ReopenRequest) -> Answer<'_, Result<()>> {
-        Answer::ready(Ok(()))
+    fn reopen_prepare(&self, request: ReopenRequest) -> Answer<'_, Result<()>> {
+        Answer::wait(self.prepare_reopen(request))
+    }
+
+    fn reopen_commit(&self) {
+        self.commit_reopen();
+    }
+
+    fn reopen_abort(&self) {
+        self.abort_reopen();
     }
 
     fn info(&self) -> DriverInfo {
@@ -119,11 +127,8 @@ impl Driver for Qcow2 {
         Some(self.state.borrow().specific_info())
     }
 
-    fn check(&self, _repair: Repair) -> Answer<'_, Result<CheckResult>> {
-        Answer::ready(Err(Error::new(
-            ErrorKind::Unsupported,
-            "This image format does not support checks",
-        )))
+    fn check(&self, repair: Repair) -> Answer<'_, Result<CheckResult>> {
+        Answer::wait(self.check_and_mend(repair))
     }
 
     fn change_backing_file(&self, link: Option<BackingLink>) -> Answer<'_, Result<()>> {
@@ -155,6 +160,20 @@ impl Qcow2 {
         }
         self.gates.release(Key::Ticket(id));
         result
+    }
+
+    async fn check_and_mend(&self, repair: Repair) -> Result<CheckResult> {
+        let mends = repair.leaks || repair.errors;
+        if mends && !self.state.borrow().writable {
+            return Err(Error::new(ErrorKind::ReadOnly, "Image is read-only"));
+        }
+        let result = self.check_image(repair).await?;
+        if repair.leaks && repair.errors && result.corruptions == 0 && result.check_errors == 0 {
+            self.clear_marks()
+                .await
+                .map_err(|error| Error::io("Could not update qcow2 header", error))?;
+        }
+        Ok(result)
     }
 
     async fn record_backing(&self, link: Option<BackingLink>) -> Result<()> {

@@ -9,7 +9,6 @@ const BACKING_FORMAT: u32 = 0xe279_2aca;
 const FEATURE_NAMES: u32 = 0x6803_f857;
 const BITMAPS: u32 = 0x2385_2875;
 const LUKS: u32 = 0x0537_be77;
-const DATA_FILE: u32 = 0x4441_5441;
 
 /// Bytes of an entry of the feature name table: type, bit, name.
 const FEATURE_ENTRY: usize = 48;
@@ -138,11 +137,6 @@ impl Extensions {
             size: be64(data, 8),
             offset: be64(data, 16),
         })
-    }
-
-    /// Whether the image names an external data file.
-    pub fn has_data_file(&self) -> bool {
-        self.kept.iter().any(|(kind, _)| *kind == DATA_FILE)
     }
 
     /// Whether the image has an encryption header.

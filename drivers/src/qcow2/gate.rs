@@ -19,6 +19,8 @@ pub(super) enum Key {
     Ticket(u64),
     /// A change of the disk's length, and whatever else must not run beside one.
     Resize,
+    /// Readying the image for changes.
+    Activation,
 }
 
 /// The gates of one node. Few are held at a time, so a list does.

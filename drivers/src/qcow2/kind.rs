@@ -77,6 +77,10 @@ async fn open(request: OpenRequest) -> Result<Opened> {
         format: state.header.extensions.backing_format.clone(),
     });
     let driver = Qcow2::new(file, backing, request.ring, state);
+    // Who only checks decides itself what is mended.
+    if is_writable(flags) && !flags.contains(OpenFlags::CHECK) {
+        driver.activate().await?;
+    }
     Ok(Opened {
         driver,
         flags,

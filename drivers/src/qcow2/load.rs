@@ -1,5 +1,7 @@
 //! Loads of metadata from the file, each shared by all that wait for it, and what happens when it is wrong.
 
+use std::time::Duration;
+
 use messages::{IoError, IoResult};
 
 use super::Qcow2;
@@ -17,11 +19,26 @@ impl Qcow2 {
         };
         let len = self.state.borrow().geometry.slice_size() as usize;
         let bytes = self.file.read_vec(key, len).await?.into_single();
+        self.drop_unused();
         while !self.make_slice_room() {
             self.write_back(true).await?;
         }
         self.state.borrow_mut().l2.insert(key, table_from_be(&bytes));
         Ok(())
+    }
+
+    /// Drops tables that nobody used for the interval that the options give. A load is when that is looked at: a node that
+    /// loads nothing does not grow either.
+    fn drop_unused(&self) {
+        let mut state = self.state.borrow_mut();
+        let interval = Duration::from_secs(state.settings.clean_interval);
+        let now = self.ring.now();
+        if interval.is_zero() || now.saturating_duration_since(self.cleaned.get()) < interval {
+            return;
+        }
+        self.cleaned.set(now);
+        state.l2.clean();
+        state.refblocks.clean();
     }
 
     fn make_slice_room(&self) -> bool {

@@ -3,7 +3,7 @@
 use messages::{ChildSlot, IoError};
 
 use super::entry::{Cluster, cluster};
-use super::state::{State, Stop, Try};
+use super::state::{Need, State, Stop, Try};
 use crate::driver::{At, Extent, Purpose};
 
 impl State {
@@ -38,7 +38,11 @@ impl State {
             },
             Cluster::Compressed => At::Special,
         };
-        let recurse = matches!(kind, Cluster::Normal(_)) && self.preallocated == Some(true);
+        let is_data = matches!(kind, Cluster::Normal(_));
+        if is_data && self.preallocated.is_none() && purpose == (Purpose::Status { want_zero: true }) {
+            return Err(Stop::Need(Need::Preallocation));
+        }
+        let recurse = is_data && self.preallocated == Some(true);
         Ok(Extent { len, at, recurse })
     }
 

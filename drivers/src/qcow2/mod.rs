@@ -25,9 +25,12 @@
 //!
 //! The format is described in QEMU's `docs/interop/qcow2.txt`.
 
+mod activate;
 mod allocate;
 mod bytes;
 mod cache;
+mod census;
+mod check;
 mod compress;
 mod create;
 mod driver;
@@ -42,20 +45,24 @@ mod load;
 mod locate;
 mod options;
 mod overlap;
+mod preallocation;
 mod refcount;
+mod repair;
 mod state;
 mod table;
 mod truncate;
 mod writeback;
 mod zero_discard;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Instant;
 
 use messages::IoResult;
 
 use crate::driver::{Answer, Child};
 use crate::ring::Ring;
+use activate::Prepared;
 use compress::LastCluster;
 use gate::{Gates, Key};
 use state::{Need, State, Stop, Try};
@@ -71,18 +78,24 @@ pub(crate) struct Qcow2 {
     gates: Gates,
     /// The cluster decompressed last.
     last: RefCell<Option<LastCluster>>,
+    /// A reopen between its preparation and its end.
+    prepared: RefCell<Option<Prepared>>,
+    /// When unused tables were last dropped.
+    cleaned: Cell<Instant>,
 }
 
 impl Qcow2 {
     fn new(file: Child, backing: Child, ring: Ring, state: State) -> Rc<Self> {
-        let (state, gates) = (RefCell::new(state), Gates::default());
+        let cleaned = Cell::new(ring.now());
         Rc::new(Self {
             file,
             backing,
             ring,
-            state,
-            gates,
+            state: RefCell::new(state),
+            gates: Gates::default(),
             last: RefCell::default(),
+            prepared: RefCell::default(),
+            cleaned,
         })
     }
 
@@ -116,6 +129,8 @@ impl Qcow2 {
                 self.gates.wait(Key::Ticket(id)).await;
                 Ok(())
             }
+            Stop::Need(Need::Activation) => self.activate_late().await,
+            Stop::Need(Need::Preallocation) => self.detect_preallocation().await,
             Stop::Need(Need::Thaw) => {
                 self.gates.wait(Key::Resize).await;
                 Ok(())

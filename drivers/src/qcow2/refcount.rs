@@ -175,7 +175,7 @@ impl State {
     }
 
     /// Adds the refcount block of this number, which is missing, in the first free cluster from `from` on.
-    fn add_refblock(&mut self, block: u64, from: u64) -> Try<()> {
+    pub fn add_refblock(&mut self, block: u64, from: u64) -> Try<()> {
         let mut cluster = from;
         loop {
             self.check_cluster_number(cluster)?;

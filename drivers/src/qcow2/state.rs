@@ -38,6 +38,10 @@ pub(super) enum Need {
     Ticket(u64),
     /// The file is being cut: nothing may be allocated.
     Thaw,
+    /// The image must be readied for changes.
+    Activation,
+    /// Whether clusters were allocated in advance is not known yet.
+    Preallocation,
 }
 
 /// A step's result.
@@ -119,9 +123,9 @@ pub(super) struct State {
     pub snapshots_end: u64,
     /// Data that the tables in memory refer to must be made durable before they are written.
     pub barrier: bool,
-    /// Something was allocated since the image was marked dirty for lazy refcounts, or was not.
-    pub refcounts_behind: bool,
     pub writable: bool,
+    /// The image was readied for changes.
+    pub active: bool,
     /// The file's end is being cut off: nothing may be allocated.
     pub frozen: bool,
     /// Set once corruption made the image unusable.
@@ -155,8 +159,8 @@ impl State {
             inactive_l1: Vec::new(),
             snapshots_end: 0,
             barrier: false,
-            refcounts_behind: false,
             writable,
+            active: false,
             frozen: false,
             broken: false,
             preallocated: None,

@@ -165,7 +165,7 @@ impl Qcow2 {
         for piece in pieces {
             match joined.last_mut() {
                 Some((offset, bytes))
-                    if *offset + bytes.len() as u64 == piece.offset
+                    if offset.saturating_add(bytes.len() as u64) == piece.offset
                         && bytes.len() + piece.bytes.len() <= MAX_WRITE =>
                 {
                     bytes.extend_from_slice(&piece.bytes);
@@ -217,7 +217,7 @@ impl Qcow2 {
 
     /// Writes refcount blocks where too many changed. Those that count too much do no harm, and those that count less
     /// changed because the references are gone from the file.
-    async fn relieve_refblocks(&self) -> IoResult<()> {
+    pub(super) async fn relieve_refblocks(&self) -> IoResult<()> {
         let pieces = {
             let mut state = self.state.borrow_mut();
             if !state.too_many_refblocks() {

@@ -54,6 +54,9 @@ pub enum Event {
     Flush,
 }
 
+/// Where the disk under a file is full.
+const MAX_FILE: u64 = 1 << 30;
+
 /// A file in memory.
 pub struct Store {
     pub bytes: RefCell<Vec<u8>>,
@@ -113,6 +116,14 @@ impl Store {
         let mut bytes = self.bytes.borrow_mut();
         let done = Outcome::plain(Ok(Value::Done));
         match operation {
+            Operation::Read { offset, buffers, .. }
+                if messages::check_range(offset, buffers.len() as u64, true).is_err() =>
+            {
+                Outcome {
+                    result: Err(IoError::OutOfRange),
+                    buffers: Some(buffers),
+                }
+            }
             Operation::Read {
                 offset, mut buffers, ..
             } => {
@@ -126,10 +137,12 @@ impl Store {
                     buffers: Some(buffers),
                 }
             }
-            Operation::Write { buffers, .. } if self.fail_writes.get() => Outcome {
-                result: Err(IoError::NoSpace),
-                buffers: Some(buffers),
-            },
+            Operation::Write { offset, buffers, .. } if self.fail_writes.get() || offset > MAX_FILE => {
+                Outcome {
+                    result: Err(IoError::NoSpace),
+                    buffers: Some(buffers),
+                }
+            }
             Operation::Write { offset, buffers, .. } => {
                 let data = buffers.to_vec();
                 put(&mut bytes, offset, &data);
@@ -154,6 +167,7 @@ impl Store {
                 self.note(Event::Flush);
                 done
             }
+            Operation::Truncate { size, .. } if size > MAX_FILE => Outcome::plain(Err(IoError::NoSpace)),
             Operation::Truncate { size, .. } => {
                 bytes.resize(size as usize, 0);
                 self.note(Event::Truncate(size));

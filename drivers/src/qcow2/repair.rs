@@ -1,0 +1,230 @@
+//! The second half of a check: comparing counts with refcounts and flags, and mending what differs.
+
+use messages::{IoResult, RequestFlags};
+
+use super::Qcow2;
+use super::bytes::table_to_be;
+use super::check::Check;
+use super::entry::{COPIED, Cluster, L1_OFFSET, cluster};
+use super::header::{CORRUPT, DIRTY};
+use super::state::{State, Try};
+
+/// Differences between a refcount block and the count: cluster, refcount, references.
+type Differences = Vec<(u64, u64, u64)>;
+
+impl State {
+    /// Sets a refcount whatever it was.
+    fn mend_refcount(&mut self, cluster: u64, count: u64) -> Try<()> {
+        self.refcount(cluster)?;
+        self.set_refcounts(cluster, 1, count.min(self.geometry.refcount_max()))
+    }
+
+    /// Adds the refcount block for a cluster, where it is missing, at `end` or behind.
+    fn mend_block(&mut self, cluster: u64, end: u64) -> Try<()> {
+        let block = cluster >> self.geometry.refblock_bits();
+        if self.refblock_offset(block).is_none() {
+            self.add_refblock(block, end)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Takes out an entry of the refcount table that leads nowhere.
+    fn forget_refblock(&mut self, block: u64) {
+        if let Some(entry) = self.reftable.get_mut(block as usize) {
+            *entry = 0;
+            self.reftable_dirty.insert(block);
+        }
+    }
+}
+
+impl Check<'_> {
+    /// Treats a refcount block that cannot be used as missing: all it counted is then counted anew.
+    pub fn forget_block(&mut self, block: u64) {
+        if self.repair.errors {
+            self.image.state.borrow_mut().forget_refblock(block);
+        }
+    }
+
+    /// Compares all refcounts, a block at a time.
+    pub async fn compare(&mut self) -> IoResult<()> {
+        let entries = self.geometry.refblock_entries();
+        let counted = self.census.end.div_ceil(entries);
+        let blocks = counted.max(self.image.state.borrow().reftable.len() as u64);
+        let image = self.image;
+        // What counts past the file's end takes no space.
+        let end = self.census.end.max(self.file_clusters);
+        for block in 0..blocks {
+            if block >= counted && image.state.borrow().refblock_offset(block).is_none() {
+                continue;
+            }
+            let usable = image.state.borrow().refblock_offset(block);
+            if usable.is_some_and(|offset| self.geometry.in_cluster(offset) != 0) {
+                continue;
+            }
+            let census = &self.census;
+            let differences: Differences = image
+                .run(move |state| {
+                    let mut found = Vec::new();
+                    for cluster in block * entries..((block + 1) * entries).min(end) {
+                        let (refcount, references) = (state.refcount(cluster)?, census.get(cluster));
+                        if refcount != references {
+                            found.push((cluster, refcount, references));
+                        }
+                    }
+                    Ok(found)
+                })
+                .await?;
+            image.relieve_refblocks().await?;
+            for (cluster, refcount, references) in differences {
+                self.difference(cluster, refcount, references).await?;
+            }
+        }
+        if self.repair.errors || self.repair.leaks {
+            image.write_back(true).await?;
+            image.write_back(true).await?;
+        }
+        Ok(())
+    }
+
+    async fn difference(&mut self, cluster: u64, refcount: u64, references: u64) -> IoResult<()> {
+        let leak = refcount > references;
+        let mend = if leak {
+            self.repair.leaks
+        } else {
+            self.repair.errors
+        };
+        let action = if mend {
+            "Repairing"
+        } else if leak {
+            "Leaked"
+        } else {
+            "ERROR"
+        };
+        tracing::warn!("qcow2 check: {action} cluster {cluster} refcount={refcount} reference={references}");
+        let result = &mut self.result;
+        if !mend {
+            let kind = if leak {
+                &mut result.leaks
+            } else {
+                &mut result.corruptions
+            };
+            *kind += 1;
+            return Ok(());
+        }
+        let kind = if leak {
+            &mut result.leaks_fixed
+        } else {
+            &mut result.corruptions_fixed
+        };
+        *kind += 1;
+        let block = cluster >> self.geometry.refblock_bits();
+        let missing = self.image.state.borrow().refblock_offset(block).is_none();
+        if missing {
+            let end = self.census.end;
+            let before = self.image.state.borrow().reftable.clone();
+            self.image
+                .run(move |state| state.mend_block(cluster, end))
+                .await?;
+            // Blocks that were added are referred to like everything else.
+            let now = self.image.state.borrow().reftable.clone();
+            for (index, &entry) in now.iter().enumerate() {
+                if before.get(index).copied().unwrap_or(0) != entry {
+                    self.census.add(entry >> self.geometry.cluster_bits)?;
+                }
+            }
+        }
+        self.image
+            .run(move |state| state.mend_refcount(cluster, references))
+            .await
+    }
+
+    /// Compares the COPIED flags of the active tables with the refcounts.
+    pub async fn check_copied(&mut self, l1: &[u64]) -> IoResult<()> {
+        for (&entry, index) in l1.iter().zip(0_u64..) {
+            let table = entry & L1_OFFSET;
+            if table == 0 || self.geometry.in_cluster(table) != 0 {
+                continue;
+            }
+            if (entry & COPIED != 0) != self.referenced_once(table).await? {
+                let fixed = self.copied_differs(&format!(
+                    "OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={entry:x}"
+                ));
+                if fixed {
+                    self.image.state.borrow_mut().set_l1(index, entry ^ COPIED);
+                }
+            }
+            self.check_table_copied(table).await?;
+        }
+        if self.repair.errors {
+            self.image.write_back(true).await?;
+        }
+        Ok(())
+    }
+
+    async fn check_table_copied(&mut self, table: u64) -> IoResult<()> {
+        let mut entries = self.read_table(table).await?;
+        let mut changed = false;
+        for entry in &mut entries {
+            let host = match cluster(*entry) {
+                Cluster::Normal(host) | Cluster::ZeroAllocated(host)
+                    if self.geometry.in_cluster(host) == 0 =>
+                {
+                    host
+                }
+                _ => continue,
+            };
+            if (*entry & COPIED != 0) != self.referenced_once(host).await? {
+                let text = format!("OFLAG_COPIED data cluster: l2_entry={entry:x}");
+                if self.copied_differs(&text) {
+                    *entry ^= COPIED;
+                    changed = true;
+                }
+            }
+        }
+        if changed {
+            self.image
+                .file
+                .write(table, table_to_be(&entries).into(), RequestFlags::empty())
+                .await
+                .0?;
+            let mut state = self.image.state.borrow_mut();
+            let slice = self.geometry.slice_size();
+            (0..self.geometry.cluster_size() / slice).for_each(|n| state.l2.remove(table + n * slice));
+        }
+        Ok(())
+    }
+
+    async fn referenced_once(&self, offset: u64) -> IoResult<bool> {
+        let cluster = offset >> self.geometry.cluster_bits;
+        Ok(self.image.run(move |state| state.refcount(cluster)).await? == 1)
+    }
+
+    /// Takes note of a wrong flag; answers whether it is to be mended.
+    fn copied_differs(&mut self, text: &str) -> bool {
+        if self.repair.errors {
+            self.result.corruptions_fixed += 1;
+        } else {
+            self.corruption(text);
+        }
+        self.repair.errors
+    }
+}
+
+impl Qcow2 {
+    /// What a full check with repair leaves clean needs no marks any more.
+    pub(super) async fn clear_marks(&self) -> IoResult<()> {
+        self.file.flush().await?;
+        let changed = {
+            let mut state = self.state.borrow_mut();
+            let marked = state.header.incompatible & (DIRTY | CORRUPT) != 0;
+            state.header.incompatible &= !(DIRTY | CORRUPT);
+            marked
+        };
+        if changed {
+            self.write_features().await?;
+            self.file.flush().await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,226 @@
+//! What is left when the program ends at any moment: everything that was flushed, and leaks at the most.
+
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+mod qcow2_common;
+
+use std::path::Path;
+
+use drivers::driver::Repair;
+use messages::{OpenFlags, RequestFlags};
+use qcow2_common::*;
+use serde_json::json;
+
+/// A flush that was answered: how long the log was, and what the disk read as.
+struct Flushed {
+    at: usize,
+    bytes: Vec<u8>,
+}
+
+/// What a run of requests leaves behind.
+struct History {
+    start: Vec<u8>,
+    log: Vec<Event>,
+    flushes: Vec<Flushed>,
+    /// Ranges that were changed, with the length that the log had when the change began.
+    changes: Vec<(usize, u64, u64)>,
+}
+
+fn history(create_options: serde_json::Value, size: u64, requests: u64, seed: u64) -> History {
+    let ring = ring();
+    let store = Store::new(Vec::new(), seed);
+    block_on(&ring, create(&store, options(create_options), &ring)).unwrap();
+    let start = store.bytes.borrow().clone();
+    store.record.set(true);
+    let mut random = Random::new(seed);
+    let mut bytes = vec![0; size as usize];
+    let (mut flushes, mut changes) = (Vec::new(), Vec::new());
+    block_on(&ring, async {
+        let (disk, _) = open(&store, None, Default::default(), READ_WRITE, &ring)
+            .await
+            .unwrap();
+        for n in 0..requests {
+            let offset = random.below(size - 1);
+            let len = 1 + random.below((size - offset).min(200_000));
+            let range = offset as usize..(offset + len) as usize;
+            changes.push((store.log.borrow().len(), offset, offset + len));
+            match random.below(8) {
+                0..4 => {
+                    bytes[range.clone()].fill(n as u8 | 1);
+                    disk.write(offset, &bytes[range]).await.unwrap();
+                }
+                4 => {
+                    bytes[range].fill(0);
+                    disk.zero(offset, len, RequestFlags::MAY_UNMAP).await.unwrap();
+                }
+                5 => {
+                    let (from, to) = disk.discard(offset, len).await.unwrap();
+                    bytes[from as usize..to as usize].fill(0);
+                }
+                _ => {
+                    disk.flush().await.unwrap();
+                    let at = store.log.borrow().len();
+                    flushes.push(Flushed {
+                        at,
+                        bytes: bytes.clone(),
+                    });
+                }
+            }
+        }
+        disk.close().await.unwrap();
+    });
+    let log = store.log.borrow().clone();
+    History {
+        start,
+        log,
+        flushes,
+        changes,
+    }
+}
+
+fn apply(bytes: &mut Vec<u8>, event: &Event) {
+    match event {
+        Event::Write(offset, data) => put(bytes, *offset, data),
+        Event::Discard(offset, len) => discard(bytes, *offset, *len),
+        Event::Truncate(size) => bytes.resize(*size as usize, 0),
+        Event::Flush => {}
+    }
+}
+
+impl History {
+    /// The file after the first `end` events. Those behind the last flush may have got lost on their way to the disk,
+    /// where `random` says so.
+    fn file(&self, end: usize, mut random: Option<Random>) -> Vec<u8> {
+        let mut bytes = self.start.clone();
+        let flush = self.log[..end]
+            .iter()
+            .rposition(|event| matches!(event, Event::Flush))
+            .unwrap_or(0);
+        for (at, event) in self.log[..end].iter().enumerate() {
+            let lost = at > flush && random.as_mut().is_some_and(|random| random.below(2) == 0);
+            if !lost {
+                apply(&mut bytes, event);
+            }
+        }
+        bytes
+    }
+
+    /// Holds the disk's contents against the last flush that was answered before the end, leaving out what was changed
+    /// since.
+    fn check_contents(&self, end: usize, found: &[u8]) {
+        let Some(flushed) = self.flushes.iter().rev().find(|flushed| flushed.at <= end) else {
+            return;
+        };
+        let mut expected = flushed.bytes.clone();
+        let mut found = found.to_vec();
+        for (at, from, to) in &self.changes {
+            if *at >= flushed.at && *at <= end {
+                let range = *from as usize / 65536 * 65536
+                    ..expected.len().min((*to as usize).next_multiple_of(65536));
+                expected[range.clone()].fill(0);
+                found[range].fill(0);
+            }
+        }
+        let differs = expected.iter().zip(&found).position(|(a, b)| a != b);
+        assert_eq!(
+            differs,
+            None,
+            "flushed data is lost at end {end} of {}",
+            self.log.len()
+        );
+    }
+}
+
+/// Opens an image here, which repairs it if it is dirty, and closes it again.
+fn open_and_close(path: &Path) {
+    let ring = ring();
+    let store = Store::open(path, 1);
+    block_on(&ring, async {
+        let (disk, _) = open(&store, None, Default::default(), READ_WRITE, &ring)
+            .await
+            .unwrap();
+        disk.close().await.unwrap();
+    });
+    store.save(path);
+}
+
+fn crash(create_options: serde_json::Value, lazy: bool, seed: u64) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("image.qcow2");
+    let history = history(create_options, 3 << 20, 40, seed);
+    let mut random = Random::new(seed);
+    for sample in 0..25 {
+        let end = random.below(history.log.len() as u64 + 1) as usize;
+        // An ended process loses nothing that it wrote; an ended machine may.
+        let lossy = (sample % 2 == 1).then(|| Random::new(seed + sample));
+        std::fs::write(&path, history.file(end, lossy)).unwrap();
+        if lazy {
+            open_and_close(&path);
+        }
+        let (corruptions, leaks, errors) = check(&path);
+        assert_eq!(corruptions, 0, "seed {seed} end {end}: {errors}");
+        assert!(!lazy || leaks == 0, "a repaired image leaks: {errors}");
+        history.check_contents(end, &contents(&path));
+        compare_checks(&path, leaks);
+    }
+}
+
+/// Our check counts what `qemu-img` counts, and mends it.
+fn compare_checks(path: &Path, leaks: u64) {
+    let ring = ring();
+    let store = Store::open(path, 1);
+    block_on(&ring, async {
+        let (disk, _) = open(&store, None, Default::default(), OpenFlags::empty(), &ring)
+            .await
+            .unwrap();
+        let result = disk.driver.check(Repair::default()).await.unwrap();
+        assert_eq!((result.corruptions, result.leaks), (0, leaks));
+        let (disk, _) = open(
+            &store,
+            None,
+            Default::default(),
+            READ_WRITE | OpenFlags::CHECK,
+            &ring,
+        )
+        .await
+        .unwrap();
+        let result = disk
+            .driver
+            .check(Repair {
+                leaks: true,
+                errors: false,
+            })
+            .await
+            .unwrap();
+        assert_eq!((result.leaks, result.leaks_fixed), (0, leaks));
+        disk.close().await.unwrap();
+    });
+    store.save(path);
+    let (corruptions, left, errors) = check(path);
+    assert_eq!((corruptions, left), (0, 0), "of {leaks} leaks: {errors}");
+}
+
+#[test]
+fn a_crash_leaves_leaks_at_the_most() {
+    for seed in 1..4 {
+        crash(json!({"size": 3 << 20}), false, seed);
+        crash(json!({"size": 3 << 20, "cluster-size": 4096}), false, seed);
+        crash(
+            json!({"size": 3 << 20, "cluster-size": 512, "refcount-bits": 64}),
+            false,
+            seed,
+        );
+    }
+}
+
+#[test]
+fn a_crash_with_lazy_refcounts_is_repaired_by_the_next_open() {
+    for seed in 1..4 {
+        crash(json!({"size": 3 << 20, "lazy-refcounts": true}), true, seed);
+        crash(
+            json!({"size": 3 << 20, "lazy-refcounts": true, "cluster-size": 2048}),
+            true,
+            seed,
+        );
+    }
+}
