@@ -179,3 +179,48 @@ fn the_graph_is_shown_as_qemu_shows_it() {
         assert_eq!(nodes[1]["file"], r#"json:{"driver": "null-co", "size": 1024}"#);
     });
 }
+
+#[test]
+fn iothreads_end_with_their_graph() {
+    let (started, iothreads) = std::sync::mpsc::channel();
+    actix_rt::System::new().block_on(async move {
+        let mut factory = system_iothreads(Engine::Auto);
+        let config = GraphConfig {
+            registry: builtin(),
+            implicit: ImplicitOpens::Allow,
+            iothreads: Box::new(move |options, events| {
+                let (iothread, thread) = factory(options, events)?;
+                started.send(iothread.clone()).expect("the test listens");
+                Ok((iothread, thread))
+            }),
+            main: iothread("main"),
+        };
+        let (_, graph) = Graph::start(config).unwrap();
+        graph.add_iothread(iothread("io0")).await.unwrap();
+    });
+    let started: Vec<_> = iothreads.iter().collect();
+    assert_eq!(started.len(), 2);
+    // Returns only if they were stopped.
+    started.iter().for_each(millpond::iothread::IoThread::join);
+}
+
+#[test]
+fn a_section_ends_with_the_future_that_waited_for_it() {
+    with_graph(|graph| async move {
+        let null = json!({"driver": "null-co", "node-name": "n", "size": 65536, "latency-ns": 1_000_000_000});
+        graph.blockdev_add(options(null)).await.unwrap();
+        let client = graph.attach(export("n", READ_WRITE)).await.unwrap();
+        let mut slow = Box::pin(read(&client, 0, 512));
+        assert!(futures_util::poll!(&mut slow).is_pending());
+        let mut drain = Box::pin(graph.drain(DrainScope::All, "impatient"));
+        assert!(futures_util::poll!(&mut drain).is_pending());
+        let pending = graph.pending_drains().await.unwrap();
+        assert_eq!(pending[0].user, "impatient");
+        assert_eq!(pending[0].waiting_for[0].node_name, "n");
+        drop(drain);
+        assert!(graph.pending_drains().await.unwrap().is_empty());
+        slow.await;
+        // Not parked: the gate is open again.
+        read(&client, 0, 512).await;
+    });
+}

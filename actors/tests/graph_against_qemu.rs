@@ -198,8 +198,21 @@ fn normalize(command: &str, mut reply: Value) -> Value {
     if command == "x-debug-query-block-graph" {
         return json!(sentences(&reply));
     }
+    if command == "query-blockstats" {
+        zero_numbers(&mut reply);
+    }
     name_generated(&mut reply, &mut BTreeMap::new());
     reply
+}
+
+/// QEMU's daemon counts nothing but what devices ask, and has none.
+fn zero_numbers(value: &mut Value) {
+    match value {
+        Value::Number(_) => *value = json!(0),
+        Value::Array(items) => items.iter_mut().for_each(zero_numbers),
+        Value::Object(members) => members.values_mut().for_each(zero_numbers),
+        _ => {}
+    }
 }
 
 /// Where two replies differ, a line a place.
@@ -385,6 +398,7 @@ fn what_nodes_inherit_and_how_they_are_shown() {
         add(json!({"driver": "qcow2", "node-name": "t5",
             "file": {"driver": "file", "filename": images.path("o.qcow2"), "read-only": true}})),
     ];
+    commands.push(("query-blockstats", json!({"query-nodes": true})));
     commands.extend(questions());
     compare(images.0.path(), &commands);
 }

@@ -37,7 +37,13 @@ fn options() -> impl Strategy<Value = Vec<u8>> {
     });
     let option = (0_u32..13, any::<Option<u8>>(), payload).prop_map(|(option, lie, payload)| {
         let length = payload.len() as u32 ^ u32::from(lie.unwrap_or(0));
-        [&MAGIC_OPTION.to_be_bytes()[..], &option.to_be_bytes(), &length.to_be_bytes(), &payload].concat()
+        [
+            &MAGIC_OPTION.to_be_bytes()[..],
+            &option.to_be_bytes(),
+            &length.to_be_bytes(),
+            &payload,
+        ]
+        .concat()
     });
     vec(option, 0..20).prop_map(|options| [&3_u32.to_be_bytes()[..], &options.concat()].concat())
 }
@@ -187,7 +193,11 @@ proptest! {
 
 /// A header's cookie, and that what it announces is what follows: its own rest, and `data` bytes.
 fn check(mode: Mode, cookie: u64, reply: &[u8], data: usize) -> Result<(), TestCaseError> {
-    let field = |at: usize, n: usize| reply[at..at + n].iter().fold(0_u64, |all, byte| all << 8 | u64::from(*byte));
+    let field = |at: usize, n: usize| {
+        reply[at..at + n]
+            .iter()
+            .fold(0_u64, |all, byte| all << 8 | u64::from(*byte))
+    };
     prop_assert_eq!(field(8, 8), cookie);
     match mode {
         Mode::Simple => prop_assert_eq!(reply.len(), 16),

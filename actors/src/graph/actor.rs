@@ -221,8 +221,11 @@ impl Actor for Graph {
             context.add_stream(incoming);
         }
     }
+}
 
-    fn stopped(&mut self, _: &mut Self::Context) {
+impl Drop for Graph {
+    // Not when the actor stops: a system that ends drops its actors without telling them.
+    fn drop(&mut self) {
         for iothread in self.handles.iothreads.values() {
             iothread.stop();
         }

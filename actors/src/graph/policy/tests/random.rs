@@ -247,3 +247,85 @@ fn anything_in_any_order() {
         run.finish();
     }
 }
+
+/// Options of any shape, made of words that mean something and values of every type.
+fn nonsense(rng: &mut Rng, depth: usize) -> serde_json::Value {
+    const KEYS: [&str; 16] = [
+        "driver",
+        "node-name",
+        "file",
+        "backing",
+        "other",
+        "filename",
+        "read-only",
+        "cache",
+        "discard",
+        "active",
+        "detect-zeroes",
+        "force-share",
+        "auto-read-only",
+        "cache.direct",
+        "file.driver",
+        "",
+    ];
+    const WORDS: [&str; 12] = [
+        "file",
+        "fmt",
+        "filter",
+        "two",
+        "raw",
+        "a",
+        "b",
+        "on",
+        "unmap",
+        "",
+        "#block001",
+        "json:{}",
+    ];
+    match rng.below(if depth == 0 { 6 } else { 10 }) {
+        0 => json!(null),
+        1 => json!(rng.next() % 2 == 0),
+        2 => json!(rng.next()),
+        3..6 => json!(WORDS[rng.below(WORDS.len())]),
+        6 => json!([nonsense(rng, depth - 1)]),
+        _ => {
+            let mut options = Options::new();
+            for _ in 0..rng.below(6) {
+                options.insert(KEYS[rng.below(KEYS.len())].to_owned(), nonsense(rng, depth - 1));
+            }
+            // Often enough it gets further than the first check.
+            for key in ["driver", "node-name", "file"] {
+                if rng.below(3) > 0 {
+                    let value = if key == "file" {
+                        nonsense(rng, depth - 1)
+                    } else {
+                        json!(WORDS[rng.below(8)])
+                    };
+                    options.insert(key.to_owned(), value);
+                }
+            }
+            json!(options)
+        }
+    }
+}
+
+#[test]
+fn nonsense_is_answered_and_leaves_nothing_behind() {
+    let mut rng = Rng(7);
+    let mut world = FakeWorld::new();
+    let mut added = 0;
+    for _ in 0..20_000 {
+        let serde_json::Value::Object(options) = nonsense(&mut rng, 4) else {
+            continue;
+        };
+        let request = match rng.below(4) {
+            0 => GraphRequest::BlockdevReopen(vec![options]),
+            1 => GraphRequest::BlockdevCreate(options),
+            2 => del(if rng.below(2) == 0 { "a" } else { "b" }),
+            _ => GraphRequest::BlockdevAdd(options),
+        };
+        added += u32::from(world.request(request).is_ok());
+        world.assert_settled(&[]);
+    }
+    assert!(added > 50, "some of it makes sense: {added}");
+}
