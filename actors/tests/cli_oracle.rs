@@ -1,4 +1,8 @@
 //! Command lines given to `millpond serve` and to `qemu-storage-daemon`: the same words, the same exit code.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test ends at the first thing that is not as it must be"
+)]
 
 use std::io::Write;
 use std::process::{Command, Stdio};

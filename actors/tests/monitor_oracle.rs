@@ -1,4 +1,8 @@
 //! The same bytes given to our session and to `qemu-storage-daemon`'s monitor: the same bytes come back.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test ends at the first thing that is not as it must be"
+)]
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;

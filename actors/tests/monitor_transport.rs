@@ -1,4 +1,8 @@
 //! Monitors over real sockets: several at once, one client after the other, and clients that do not read.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test ends at the first thing that is not as it must be"
+)]
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;

@@ -1,4 +1,8 @@
 //! Command line values refused by us and by `qemu-storage-daemon` for the same reason, in the same words.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test ends at the first thing that is not as it must be"
+)]
 
 use messages::qapi::schema::{
     BLOCK_EXPORT_OPTIONS, BLOCKDEV_OPTIONS, MONITOR_OPTIONS, NBD_SERVER_OPTIONS, OBJECT_OPTIONS, StructType,

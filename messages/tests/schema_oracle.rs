@@ -1,4 +1,8 @@
 //! Our introspection next to `qemu-storage-daemon`'s: what we list, it lists in the same form.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test ends at the first thing that is not as it must be"
+)]
 
 use messages::qapi::parse_json;
 use messages::qapi::schema::{COMMANDS, introspect};

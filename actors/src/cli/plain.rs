@@ -6,7 +6,7 @@ use crate::daemon::Daemon;
 use crate::monitor::chardev::{Address, Backend, ChardevOptions, Socket};
 use clap::Parser;
 use messages::global_state::{GraphReply, GraphRequest, NodeFacts, Query};
-use messages::qapi::{Object, QmpError, parse_size};
+use messages::qapi::{Object, QmpError, parse_size, to_compact};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::io::{self, Read};
@@ -319,14 +319,14 @@ impl Plain {
         }
         let _ = writeln!(text, "    nbdcopy '{uri}' copy.raw");
         match &self.qmp {
-            Some(qmp) => text.push_str(&self.snapshot_example(qmp)),
+            Some(qmp) => text.push_str(&self.snapshot_example(qmp, facts)),
             None => text.push_str("\nWith --qmp PATH the image can be changed while it is served.\n"),
         }
         text.push_str("\nCtrl-C ends it.");
         text
     }
 
-    fn snapshot_example(&self, qmp: &Path) -> String {
+    fn snapshot_example(&self, qmp: &Path, facts: &NodeFacts) -> String {
         let image = self.image.display();
         let overlay = json!({"execute": "blockdev-add", "arguments": {
             "driver": "qcow2", "node-name": "overlay", "backing": null,
@@ -336,11 +336,14 @@ impl Plain {
             json!({"execute": "blockdev-snapshot", "arguments": {"node": NODE, "overlay": "overlay"}});
         format!(
             "\nTake a snapshot while clients go on: make an overlay,\n\n    \
-             qemu-img create -f qcow2 -u -b {image} -F {} overlay.qcow2 SIZE\n\n\
+             qemu-img create -f qcow2 -u -b {image} -F {} overlay.qcow2 {}\n\n\
              and put it on top, over QMP (socat - UNIX-CONNECT:{}):\n\n    \
-             {{\"execute\": \"qmp_capabilities\"}}\n    {overlay}\n    {snapshot}\n",
-            self.format.as_deref().unwrap_or("qcow2"),
+             {{\"execute\": \"qmp_capabilities\"}}\n    {}\n    {}\n",
+            facts.driver,
+            facts.size,
             qmp.display(),
+            to_compact(&overlay),
+            to_compact(&snapshot),
         )
     }
 }
