@@ -1,4 +1,5 @@
 //! One NBD connection on an iothread, over a disk in memory: what is answered, what is in flight, and how it ends.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::cell::RefCell;
 use std::future::poll_fn;

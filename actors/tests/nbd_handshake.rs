@@ -1,4 +1,5 @@
 //! The handshake answers every sequence of options with the very bytes that QEMU's server answers with.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
