@@ -284,7 +284,7 @@ fn nonsense(rng: &mut Rng, depth: usize) -> serde_json::Value {
     ];
     match rng.below(if depth == 0 { 6 } else { 10 }) {
         0 => json!(null),
-        1 => json!(rng.next() % 2 == 0),
+        1 => json!(rng.next().is_multiple_of(2)),
         2 => json!(rng.next()),
         3..6 => json!(WORDS[rng.below(WORDS.len())]),
         6 => json!([nonsense(rng, depth - 1)]),
