@@ -278,7 +278,7 @@ mod tests {
         cache.insert(0x2000, vec![0_u64; 512]);
         cache.change(0x1000, 3..4).unwrap()[3] = 7;
         assert!(cache.make_room());
-        assert!(cache.get(0x1000).is_some() && !cache.get(0x2000).is_some());
+        assert!(cache.get(0x1000).is_some() && cache.get(0x2000).is_none());
         cache.insert(0x3000, vec![0; 512]);
         cache.change(0x3000, 0..1).unwrap();
         assert!(!cache.make_room());

@@ -48,7 +48,7 @@ const fn mask(order: u32) -> u64 {
 
 /// The bytes that hold the counts of `entries`.
 pub(super) const fn byte_range(order: u32, entries: Range<usize>) -> Range<usize> {
-    (entries.start << order) / 8..((entries.end << order) + 7) / 8
+    (entries.start << order) / 8..(entries.end << order).div_ceil(8)
 }
 
 /// The first count of `range` that is zero, or is not.

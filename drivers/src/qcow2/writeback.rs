@@ -119,7 +119,8 @@ impl Qcow2 {
         }
         let mut batch = {
             let mut state = self.state.borrow_mut();
-            if !state.is_dirty() && !(refcounts && state.refcounts_dirty()) {
+            let differs = state.is_dirty() || (refcounts && state.refcounts_dirty());
+            if !differs {
                 return Ok(());
             }
             state.batch(refcounts)
