@@ -31,8 +31,11 @@ fn oracle() -> Schema {
         .spawn()
         .expect("qemu-storage-daemon must be installed: package qemu-utils");
     let input = b"{'execute':'qmp_capabilities'}{'execute':'query-qmp-schema'}{'execute':'quit'}";
-    child.stdin.take().unwrap().write_all(input).unwrap();
+    // Kept open: at its end the oracle forgets what it has not yet looked at.
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(input).unwrap();
     let output = child.wait_with_output().unwrap();
+    drop(stdin);
     let text = String::from_utf8(output.stdout).unwrap();
     let replies: Vec<Value> = text.lines().map(|line| parse_json(line).unwrap()).collect();
     by_name(&replies[2]["return"])
