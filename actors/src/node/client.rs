@@ -27,9 +27,10 @@ pub struct RootShared {
 }
 
 impl RootShared {
-    /// Sends to the iothread where the edge is now.
-    pub fn send(&self, mail: Mail) -> Result<(), Mail> {
-        self.home.load().send(mail)
+    /// Sends to the iothread where the edge is now. Where that has stopped, the mail is dropped, which tells whoever
+    /// waits for its reply; false says so.
+    pub fn send(&self, mail: Mail) -> bool {
+        self.home.load().send(mail).is_ok()
     }
 }
 
@@ -135,7 +136,7 @@ impl Client {
             operation,
             reply,
         });
-        if self.0.send(mail).is_err() {
+        if !self.0.send(mail) {
             return Outcome::plain(Err(IoError::NoMedium));
         }
         answer.await.unwrap_or(Outcome::plain(Err(IoError::NoMedium)))

@@ -1,4 +1,5 @@
 //! The node cell, its gate and its choke point, driven as the graph actor and clients drive them.
+#![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 #![allow(clippy::cast_possible_truncation, reason = "the tests' sizes are small")]
 
 mod memory;
