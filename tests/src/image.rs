@@ -1,10 +1,11 @@
 //! Images made by `qemu-img`, and the JSON by which a daemon opens them.
 
 use std::path::Path;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::tool;
+use crate::{PATIENCE, tool};
 
 /// Makes an image with `qemu-img create`; `options` is the argument of `-o`, or empty.
 #[track_caller]
@@ -40,6 +41,18 @@ pub fn file(name: &str, path: &Path) -> Value {
 /// Options of a node of `driver` over the node `file`.
 pub fn over(driver: &str, name: &str, file: &str) -> Value {
     json!({ "driver": driver, "node-name": name, "file": file })
+}
+
+/// Waits until nobody holds an image that a killed daemon had open. The kernel takes an io_uring apart after the process
+/// is gone, and until then requests in flight go on and keep the file's locks. Their end cannot be awaited, so this asks
+/// again.
+#[track_caller]
+pub fn wait_released(path: &Path) {
+    let deadline = Instant::now() + PATIENCE;
+    let info = ["info", "-f", "qcow2", &path.display().to_string()];
+    while tool::try_run("qemu-img", &info).stderr.contains("lock") {
+        assert!(Instant::now() < deadline, "{} is still locked", path.display());
+    }
 }
 
 /// `qemu-img check`, which must find neither errors nor leaks.

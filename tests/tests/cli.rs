@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use millpond_tests::PATIENCE;
@@ -44,6 +44,30 @@ fn run_refused(args: &[&str]) -> String {
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{args:?}: {stderr}");
     stderr
+}
+
+/// A daemon in the foreground; killed when dropped, if it still runs.
+struct Foreground(Child);
+
+impl Foreground {
+    #[track_caller]
+    fn start(command: &mut Command) -> Foreground {
+        Foreground(command.spawn().expect("the daemon can be run"))
+    }
+
+    #[track_caller]
+    fn expect_clean_exit(&mut self) {
+        let status = wait_for(&mut self.0).expect("the daemon ends when it is asked to");
+        assert!(status.success(), "{status}");
+    }
+}
+
+impl Drop for Foreground {
+    fn drop(&mut self) {
+        // Both fail only when it has already ended, as it should have.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn connect(path: &Path) -> Qmp {
@@ -121,8 +145,8 @@ fn kubesan_keeps_it_beside_a_pod_and_connects_once_per_command() {
     let dir = scratch();
     let socket = dir.path().join("qmp.sock");
     let address = unused_loopback();
-    let mut child = under_test()
-        .command()
+    let mut command = under_test().command();
+    command
         .arg("--chardev")
         .arg(format!(
             "socket,id=qmp-sock,path={},server=on,wait=off",
@@ -134,9 +158,8 @@ fn kubesan_keeps_it_beside_a_pod_and_connects_once_per_command() {
             address.ip(),
             address.port()
         ))
-        .stdin(Stdio::null())
-        .spawn()
-        .expect("the daemon can be run");
+        .stdin(Stdio::null());
+    let mut running = Foreground::start(&mut command);
     let image = dir.path().join("disk.raw");
     image::create(&image, "raw", "", 1 << 20);
     let file =
@@ -174,7 +197,7 @@ fn kubesan_keeps_it_beside_a_pod_and_connects_once_per_command() {
         error.desc
     );
     connect(&socket).quit();
-    assert!(wait_for(&mut child).expect("quit ends it").success());
+    running.expect_clean_exit();
 }
 
 #[test]
@@ -374,15 +397,14 @@ fn help_and_version_are_printed() {
 
 #[test]
 fn a_monitor_on_standard_input_and_output() {
-    let mut child = under_test()
-        .command()
+    let mut command = under_test().command();
+    command
         .args(["--chardev", "stdio,id=stdio", "--monitor", "stdio"])
         .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the daemon can be run");
-    let mut input = child.stdin.take().expect("a pipe");
-    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        .stdout(Stdio::piped());
+    let mut running = Foreground::start(&mut command);
+    let mut input = running.0.stdin.take().expect("a pipe");
+    let mut lines = BufReader::new(running.0.stdout.take().expect("a pipe")).lines();
     let mut next = || -> Value {
         let line = lines.next().expect("another line").expect("text");
         serde_json::from_str(&line).expect("JSON")
@@ -394,21 +416,21 @@ fn a_monitor_on_standard_input_and_output() {
     assert_eq!(next()["return"], json!({}));
     assert_eq!(next()["return"], json!([]));
     assert_eq!(next()["return"], json!({}));
-    assert!(wait_for(&mut child).expect("quit ends it").success());
+    running.expect_clean_exit();
 }
 
 #[test]
 fn plain_millpond_makes_and_serves_an_image() {
     let dir = scratch();
     let image = dir.path().join("disk.qcow2");
-    let mut child = Command::new(millpond_tests::program::millpond())
+    let mut command = Command::new(millpond_tests::program::millpond());
+    command
         .arg(&image)
         .args(["--create", "64M"])
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("millpond can be run");
-    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        .stdout(Stdio::piped());
+    let mut running = Foreground::start(&mut command);
+    let mut lines = BufReader::new(running.0.stdout.take().expect("a pipe")).lines();
     let uri = lines.by_ref().map(|line| line.expect("text")).find_map(|line| {
         line.split_whitespace()
             .find(|word| word.starts_with("nbd"))
@@ -418,8 +440,8 @@ fn plain_millpond_makes_and_serves_an_image() {
     let info = millpond_tests::tool::run_json("nbdinfo", &["--json", &uri]);
     assert_eq!(info["exports"][0]["export-size"], 64 << 20);
     millpond_tests::tool::qemu_io(&["-f", "raw", &uri], &["write -P 9 1M 1M", "flush"]);
-    kill_process(Pid::from_child(&child), Signal::INT).expect("it runs");
-    assert!(wait_for(&mut child).expect("Ctrl-C ends it").success());
+    kill_process(Pid::from_child(&running.0), Signal::INT).expect("it runs");
+    running.expect_clean_exit();
     image::assert_clean(&image);
     millpond_tests::tool::qemu_io(
         &["-f", "qcow2", &image.display().to_string()],

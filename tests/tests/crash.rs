@@ -199,6 +199,7 @@ fn survives(what: &str, options: &str, backing: bool, cache_direct: bool) {
         let count = rng.u32(20..700);
         writer.write(&mut rng, count);
         daemon.kill();
+        image::wait_released(&image);
         (known, next_version) = (writer.known, writer.next_version);
         if !options.contains("lazy_refcounts=on") {
             image::assert_at_most_leaks(&image);

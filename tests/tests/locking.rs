@@ -162,6 +162,7 @@ fn a_daemon_that_was_killed_leaves_no_lock() {
     let images = Images::new();
     let mut daemon = images.daemon("ours").blockdev(qcow2(&images.image, &[])).start();
     daemon.kill();
+    image::wait_released(&images.image);
     qemu_io(&["-f", "qcow2", &images.name()], &["write -P 1 0 512"]);
 }
 

@@ -74,11 +74,9 @@ pub async fn serve<B: Backend>(
     sender.await;
     match stop {
         Stop::Moved => End::Moved(connection.receiver.bytes().to_vec()),
-        Stop::Closed(why) => {
-            // A peer that is gone already makes this fail, which changes nothing.
-            let _ = shutdown(&fd, Shutdown::Both);
-            End::Closed(why)
-        }
+        // The socket closes with its last handle, which the server holds until it has counted the client out: whoever
+        // sees the end of the connection may remove the export at once.
+        Stop::Closed(why) => End::Closed(why),
     }
 }
 
