@@ -1,4 +1,5 @@
-//! The `millpond` program.
+//! The `millpond` program. It uses the system's allocator: another (mimalloc) made no measurable difference to requests a
+//! second or CPU a request, and took 11 MiB more.
 
 use std::process::ExitCode;
 

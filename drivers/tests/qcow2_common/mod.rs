@@ -24,6 +24,7 @@ use drivers::ring::{Backend, Completion, Engine, Monotonic, Nap, Op, Ring, RingS
 use messages::io::{Operation, Outcome, Preallocation, Value};
 use messages::{BlockStatus, IoError, IoResult, Limits, OpenFlags, RequestFlags, StatusFlags};
 
+#[allow(unused_imports, reason = "not every test file runs every program")]
 pub use qemu::{check, contents, qemu_img, qemu_io, run};
 
 /// A small generator of pseudo-random numbers: a failure is repeated by its seed.
