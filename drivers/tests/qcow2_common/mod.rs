@@ -559,6 +559,13 @@ impl Disk {
             .await
     }
 
+    /// Goes on with the driver's state as another iothread would.
+    pub fn move_away(self, ring: &Ring) -> Self {
+        let children = vec![self.file.clone(), self.backing.clone()];
+        let driver = self.driver.depart().arrive(children, ring.clone());
+        Self { driver, ..self }
+    }
+
     pub async fn close(self) -> messages::Result<()> {
         self.driver.close().await
     }
