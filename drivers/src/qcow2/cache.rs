@@ -210,6 +210,8 @@ impl<T: Table> Cache<T> {
 
     /// Takes a snapshot of all that is dirty, in the file's order, and counts it as in writing.
     pub fn snapshot(&mut self) -> Vec<Piece> {
+        // One snapshot is written at a time: what an earlier one still has in writing was given up.
+        self.written(false);
         let mut pieces = Vec::with_capacity(self.dirty);
         if self.dirty == 0 {
             return pieces;

@@ -78,10 +78,13 @@ impl Qcow2 {
     pub(super) async fn found_corruption(&self, text: &str) -> IoError {
         let marked = {
             let mut state = self.state.borrow_mut();
+            let told = std::mem::replace(&mut state.reported, true);
             if !state.writable || state.broken {
-                tracing::error!(
-                    "qcow2: Image is corrupt: {text}; further non-fatal corruption events will be suppressed"
-                );
+                if !told {
+                    tracing::error!(
+                        "qcow2: Image is corrupt: {text}; further non-fatal corruption events will be suppressed"
+                    );
+                }
                 return IoError::Corrupt;
             }
             tracing::error!(

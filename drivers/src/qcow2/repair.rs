@@ -6,6 +6,7 @@ use super::Qcow2;
 use super::bytes::table_to_be;
 use super::check::Check;
 use super::entry::{COPIED, Cluster, L1_OFFSET, cluster};
+use super::gate::Key;
 use super::header::{CORRUPT, DIRTY};
 use super::state::{State, Try};
 
@@ -75,7 +76,10 @@ impl Check<'_> {
                     Ok(found)
                 })
                 .await?;
-            image.relieve_refblocks().await?;
+            {
+                let _held = image.gates.hold(Key::Writeback).await;
+                image.relieve_refblocks().await?;
+            }
             for (cluster, refcount, references) in differences {
                 self.difference(cluster, refcount, references).await?;
             }

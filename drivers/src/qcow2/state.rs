@@ -128,6 +128,8 @@ pub(super) struct State {
     pub active: bool,
     /// The file's end is being cut off: nothing may be allocated.
     pub frozen: bool,
+    /// Corruption was reported: it is told once.
+    pub reported: bool,
     /// Set once corruption made the image unusable.
     pub broken: bool,
     /// Whether clusters may be allocated without being used, found out when first asked.
@@ -162,6 +164,7 @@ impl State {
             writable,
             active: false,
             frozen: false,
+            reported: false,
             broken: false,
             preallocated: None,
             header,

@@ -37,6 +37,33 @@ struct Batch {
     barrier: bool,
 }
 
+/// A batch on its way to the file. Dropped before it got there, all of it is dirty again.
+struct Writing<'a> {
+    image: &'a Qcow2,
+    batch: Option<Batch>,
+}
+
+impl Writing<'_> {
+    /// The batch is in the file: what is left to do is to lower refcounts.
+    fn finish(&mut self) -> Vec<Free> {
+        let mut state = self.image.state.borrow_mut();
+        state.refblocks.written(true);
+        state.l2.written(true);
+        self.batch.take().map(|batch| batch.frees).unwrap_or_default()
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        if let Some(batch) = self.batch.take() {
+            let mut state = self.image.state.borrow_mut();
+            state.refblocks.written(false);
+            state.l2.written(false);
+            state.restore(batch);
+        }
+    }
+}
+
 impl State {
     /// Takes what changed. `refcounts` are left where they may lag behind.
     fn batch(&mut self, refcounts: bool) -> Batch {
@@ -117,25 +144,21 @@ impl Qcow2 {
         if refcounts {
             self.move_reftable().await?;
         }
-        let mut batch = {
+        let mut writing = {
             let mut state = self.state.borrow_mut();
             let differs = state.is_dirty() || (refcounts && state.refcounts_dirty());
             if !differs {
                 return Ok(());
             }
-            state.batch(refcounts)
-        };
-        let result = self.write_batch(&batch).await;
-        let frees = {
-            let mut state = self.state.borrow_mut();
-            state.refblocks.written(result.is_ok());
-            state.l2.written(result.is_ok());
-            if result.is_err() {
-                state.restore(batch);
-                return result;
+            Writing {
+                image: self,
+                batch: Some(state.batch(refcounts)),
             }
-            std::mem::take(&mut batch.frees)
         };
+        if let Some(batch) = &writing.batch {
+            self.write_batch(batch).await?;
+        }
+        let frees = writing.finish();
         self.apply_frees(frees).await
     }
 
