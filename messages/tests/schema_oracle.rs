@@ -131,6 +131,11 @@ fn commands_events_and_types_have_the_oracles_form() {
         if !matches!(entry["meta-type"].as_str(), Some("command" | "event")) {
             continue;
         }
+        // What QEMU has no command for says so by its name.
+        if name.starts_with("x-millpond-") {
+            assert!(!theirs.contains_key(name));
+            continue;
+        }
         let oracle = theirs.get(name).unwrap_or_else(|| panic!("{name} is not QEMU's"));
         assert_eq!(entry.get("meta-type"), oracle.get("meta-type"), "{name}");
         assert_eq!(entry.get("features"), oracle.get("features"), "{name}");

@@ -137,7 +137,10 @@ async fn second_pass(program: &str, daemon: &Daemon, plan: &Plan) -> Result<Step
         match step(program, daemon, plan, argument).await {
             Ok(Step::Next) => {}
             Ok(Step::Enough) => return Ok(Step::Enough),
-            Err(error) => return Err(format!("{}: {error}", argument.typed)),
+            Err(error) => {
+                let hint = error.hint.as_deref().map(|hint| format!("\n{hint}"));
+                return Err(format!("{}: {error}{}", argument.typed, hint.unwrap_or_default()));
+            }
         }
     }
     daemon.exports().hold_clients(false);

@@ -155,5 +155,11 @@ pub fn refusal(error: &messages::Error) -> QmpError {
         ErrorKind::CommandNotFound => ErrorClass::CommandNotFound,
         _ => ErrorClass::GenericError,
     };
-    QmpError::new(class, error.context())
+    let hint = std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<drivers::file::LockHint>())
+        .map(ToString::to_string);
+    QmpError {
+        hint,
+        ..QmpError::new(class, error.context())
+    }
 }

@@ -111,7 +111,7 @@ mod tests {
         let mut polling = Adaptive::default();
         assert_eq!(after(&mut polling, params, &[3000]), 4000);
         assert_eq!(after(&mut polling, params, &[3999]), 4000, "long enough stays");
-        assert_eq!(after(&mut polling, params, &[5000, 9000, 20000, 30000]), 32768);
+        assert_eq!(after(&mut polling, params, &[5000, 9000, 20000, 32500]), 32768);
         assert_eq!(after(&mut polling, params, &[32769]), 0);
     }
 

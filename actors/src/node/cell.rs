@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use drivers::driver::{Abilities, Driver, DriverKind};
-use messages::{ChildSlot, IoError, IoResult, Limits, NodeId, OpenFlags, Token};
+use messages::{ChildSlot, IoError, IoResult, Limits, NodeId, OpenFlags, SECTOR_SIZE, Token};
 
 use super::edge::EdgeCell;
 use super::gate::Gate;
@@ -74,7 +74,7 @@ impl NodeCell {
             settings: Cell::new(parts.settings),
             abilities: Cell::default(),
             limits: Cell::default(),
-            size: Cell::new(parts.size),
+            size: Cell::new(whole_sectors(parts.size)),
             written: Cell::new(u64::from(parts.unflushed)),
             flushed: Cell::new(0),
             flushing: RefCell::default(),
@@ -162,7 +162,7 @@ impl NodeCell {
     }
 
     pub fn set_size(&self, size: u64) {
-        self.size.set(size);
+        self.size.set(whole_sectors(size));
     }
 
     pub fn is_read_only(&self) -> bool {
@@ -188,7 +188,7 @@ impl NodeCell {
         self.written.set(self.written.get().wrapping_add(1));
         self.counters.wrote(end);
         if end > self.size.get() {
-            self.size.set(end);
+            self.set_size(end);
         }
     }
 
@@ -316,6 +316,11 @@ impl NodeCell {
             table.tell(Event::Quiesced(self.id, token));
         }
     }
+}
+
+/// A node is as long as the sectors that hold its last byte: what is missing in the last one reads as zeroes.
+fn whole_sectors(size: u64) -> u64 {
+    size.checked_next_multiple_of(SECTOR_SIZE).unwrap_or(size)
 }
 
 /// The one flush of a node that is under way.

@@ -26,6 +26,8 @@ const EXTENDED_L2: u64 = 1 << 4;
 pub(super) const LAZY_REFCOUNTS: u64 = 1;
 /// The bitmaps agree with the data.
 pub(super) const AUTOCLEAR_BITMAPS: u64 = 1;
+/// The external data file reads as the disk does.
+const AUTOCLEAR_DATA_FILE_RAW: u64 = 1 << 1;
 
 /// Bytes of the largest L1 table.
 pub(super) const MAX_L1_BYTES: u64 = 32 << 20;
@@ -218,6 +220,9 @@ impl Header {
         }
         if u64::from(self.l1_size) < needed {
             return Err(invalid("L1 table is too small"));
+        }
+        if self.autoclear & AUTOCLEAR_DATA_FILE_RAW != 0 && self.incompatible & DATA_FILE == 0 {
+            return Err(invalid("data-file-raw requires a data file"));
         }
         Ok(())
     }

@@ -26,6 +26,9 @@ pub struct QmpError {
     pub class: ErrorClass,
     /// The text.
     pub desc: String,
+    /// Advice that a command line prints below the text; QMP has no place for it.
+    #[serde(skip)]
+    pub hint: Option<String>,
 }
 
 impl QmpError {
@@ -34,6 +37,7 @@ impl QmpError {
         Self {
             class: ErrorClass::GenericError,
             desc: desc.into(),
+            hint: None,
         }
     }
 
@@ -42,6 +46,7 @@ impl QmpError {
         Self {
             class,
             desc: desc.into(),
+            hint: None,
         }
     }
 }

@@ -120,3 +120,12 @@ pub(super) async fn query_graph(daemon: Daemon, _: Object) -> Reply {
         _ => Err(wrong_kind()),
     }
 }
+
+pub(super) async fn query_drains(daemon: Daemon, _: Object) -> Reply {
+    match daemon.graph(GraphRequest::Query(Query::PendingDrains)).await? {
+        GraphReply::Drains(drains) => {
+            serde_json::to_value(drains).map_err(|error| QmpError::generic(error.to_string()))
+        }
+        _ => Err(wrong_kind()),
+    }
+}

@@ -64,6 +64,7 @@ const TABLE: &[(&str, Handler)] = table! {
     "quit" => control::quit,
     "x-blockdev-set-iothread" => graph::set_iothread,
     "x-debug-query-block-graph" => graph::query_graph,
+    "x-millpond-query-drains" => graph::query_drains,
 };
 
 /// The commands there are, the one that the session carries out itself included, in the schema's order.

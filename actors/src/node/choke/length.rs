@@ -12,7 +12,7 @@ pub async fn length(cell: &Rc<NodeCell>) -> IoResult<u64> {
     let driver = cell.driver()?;
     let size = driver.length().await?;
     cell.set_size(size);
-    Ok(size)
+    Ok(cell.size())
 }
 
 /// Changes the length.

@@ -75,7 +75,9 @@ async fn chain_status(
         let mut status = layer.status;
         len = status.len;
         if !layer.falls_through {
-            status.depth = depth;
+            if status.depth > 0 {
+                status.depth = status.depth.saturating_add(depth - 1);
+            }
             return Ok(status);
         }
         let behind = node.backing_edge().map(|edge| edge.behind()).unwrap_or_default();
@@ -201,18 +203,19 @@ async fn ask_child(
     offset: u64,
     len: u64,
     want_zero: bool,
+    whole_chain: bool,
 ) -> IoResult<BlockStatus> {
     let edge = node.edge(slot).ok_or(IoError::NoMedium)?;
     let operation = Operation::BlockStatus {
         offset,
         len,
         want_zero,
-        whole_chain: true,
+        whole_chain,
     };
     edge.pass_down(operation).await.into_status()
 }
 
-/// A transparent node's status is its child's. Whatever the child says, the node itself has the range.
+/// A transparent node's status is its child's, for a filter that of the chain below the child as well.
 async fn child_status(
     node: &NodeCell,
     slot: messages::ChildSlot,
@@ -220,19 +223,25 @@ async fn child_status(
     own: BlockStatus,
     want_zero: bool,
 ) -> IoResult<BlockStatus> {
-    let below = ask_child(node, slot, offset, own.len, want_zero).await?;
+    let is_filter = node.kind().is_filter();
+    let below = ask_child(node, slot, offset, own.len, want_zero, is_filter).await?;
     if below.len == 0 {
         return Ok(BlockStatus {
             flags: StatusFlags::ZERO | StatusFlags::ALLOCATED,
             ..own
         });
     }
-    let flags = below.flags.difference(StatusFlags::EOF) | StatusFlags::ALLOCATED;
+    // The filter itself counts as a layer only for what its child does not have.
+    let depth = if below.depth > 1 {
+        below.depth.saturating_add(1)
+    } else {
+        below.depth
+    };
     Ok(BlockStatus {
-        flags,
+        flags: below.flags.difference(StatusFlags::EOF),
         len: own.len.min(below.len),
         map: below.map,
-        depth: 1,
+        depth,
     })
 }
 
@@ -243,7 +252,7 @@ async fn with_zero_of_child(
     offset: u64,
     own: BlockStatus,
 ) -> IoResult<BlockStatus> {
-    let Ok(below) = ask_child(node, slot, offset, own.len, true).await else {
+    let Ok(below) = ask_child(node, slot, offset, own.len, true, false).await else {
         return Ok(own);
     };
     if below.len == 0 {

@@ -4,6 +4,7 @@ use super::character_device::{CHARDEV_BACKEND_INFO, CHARDEV_INFO};
 use super::control::{COMMAND_INFO, QMP_CAPABILITY, VERSION_INFO};
 use super::create::BLOCKDEV_CREATE_OPTIONS;
 use super::define::{ANY, Alternate, BOOL, Command, Enum, I64, List, STR, Struct, U32, command, opt, req};
+use super::drain::PENDING_DRAIN;
 use super::export::{
     BLOCK_EXPORT_INFO, BLOCK_EXPORT_OPTIONS, BLOCK_EXPORT_REMOVE_MODE, NBD_SERVER_ADD_OPTIONS,
 };
@@ -51,6 +52,9 @@ pub static COMMANDS: &[Command] = &[
     command("query-block-jobs").returns(List(&Struct(&BLOCK_JOB_INFO))),
     command("x-debug-query-block-graph")
         .returns(Struct(&XDBG_BLOCK_GRAPH))
+        .with(&["unstable"]),
+    command("x-millpond-query-drains")
+        .returns(List(&Struct(&PENDING_DRAIN)))
         .with(&["unstable"]),
     command("block-export-add").boxed(&BLOCK_EXPORT_OPTIONS),
     command("block-export-del").takes(&[req("id", STR), opt("mode", Enum(&BLOCK_EXPORT_REMOVE_MODE))]),

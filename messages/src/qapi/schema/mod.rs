@@ -8,6 +8,7 @@ mod commands;
 mod control;
 mod create;
 mod define;
+mod drain;
 mod events;
 mod export;
 mod graph;
