@@ -8,6 +8,8 @@ const END: u32 = 0;
 const BACKING_FORMAT: u32 = 0xe279_2aca;
 const FEATURE_NAMES: u32 = 0x6803_f857;
 const BITMAPS: u32 = 0x2385_2875;
+/// Bytes of the bitmaps extension.
+const BITMAPS_LEN: usize = 24;
 const LUKS: u32 = 0x0537_be77;
 
 /// Bytes of an entry of the feature name table: type, bit, name.
@@ -92,6 +94,10 @@ impl Extensions {
                 return Err(Error::new(ErrorKind::InvalidArgument, text));
             }
             BACKING_FORMAT => self.backing_format = Some(String::from_utf8_lossy(data).into_owned()),
+            BITMAPS if data.len() != BITMAPS_LEN => {
+                let text = "bitmaps_ext: Invalid extension length";
+                return Err(Error::new(ErrorKind::InvalidArgument, text));
+            }
             FEATURE_NAMES => self.feature_names = data.to_vec(),
             _ => self.kept.push((kind, data.to_vec())),
         }
@@ -131,7 +137,7 @@ impl Extensions {
         let (_, data) = self
             .kept
             .iter()
-            .find(|(kind, data)| *kind == BITMAPS && data.len() >= 24)?;
+            .find(|(kind, data)| *kind == BITMAPS && data.len() == BITMAPS_LEN)?;
         Some(BitmapDirectory {
             count: be32(data, 0),
             size: be64(data, 8),
