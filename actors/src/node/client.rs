@@ -7,7 +7,7 @@ use std::task::Poll;
 
 use arc_swap::ArcSwap;
 use drivers::buffer::Buffers;
-use drivers::driver::Transfer;
+use drivers::driver::{Transfer, transfer};
 use futures_channel::oneshot;
 use messages::io::{Operation, Outcome, Value};
 use messages::{BlockStatus, IoError, IoResult, IoThreadId, Permissions, RequestFlags, RootId};
@@ -278,13 +278,6 @@ macro_rules! requests {
 
 requests!(Client);
 requests!(HomeClient);
-
-fn transfer(outcome: Outcome<Buffers>) -> Transfer {
-    match outcome.into_parts() {
-        (result, Some(buffers)) => (result, buffers),
-        (result, None) => (result.and(Err(IoError::Cancelled)), Buffers::default()),
-    }
-}
 
 fn done(outcome: Outcome<Buffers>) -> IoResult<()> {
     match outcome.result? {

@@ -203,7 +203,7 @@ impl Child {
 }
 
 /// A read's or write's outcome as its two parts. Where the buffers were lost on the way, the result is an error.
-fn transfer(outcome: Outcome<Buffers>) -> Transfer {
+pub fn transfer(outcome: Outcome<Buffers>) -> Transfer {
     match outcome.into_parts() {
         (result, Some(buffers)) => (result, buffers),
         (result, None) => (result.and(Err(IoError::Cancelled)), Buffers::default()),

@@ -32,7 +32,7 @@ use messages::io::Preallocation;
 use messages::{CheckResult, ChildSlot, DriverInfo, IoResult, Limits, Permissions, RequestFlags, Result};
 
 pub use answer::Answer;
-pub use child::{Child, ChildPort, Transfer};
+pub use child::{Child, ChildPort, Transfer, transfer};
 pub use kind::{
     BackingLink, ChildKind, CreateRequest, DriverKind, OpenRequest, Opened, invalid_options, parse_options,
 };

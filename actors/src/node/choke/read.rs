@@ -105,11 +105,7 @@ async fn fetch(found: Found, mut piece: Buffers, by: By<'_>) -> Transfer {
                 buffers: piece,
                 flags: RequestFlags::empty(),
             };
-            let (result, buffers) = send_there(&address, operation).await.into_parts();
-            match buffers {
-                Some(buffers) => (result, buffers),
-                None => (result.and(Err(IoError::Cancelled)), Buffers::default()),
-            }
+            drivers::driver::transfer(send_there(&address, operation).await)
         }
     }
 }
