@@ -1,6 +1,6 @@
 //! Root edges on the node's iothread: where requests are admitted, counted, and parked while the gate is closed.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -17,7 +17,7 @@ use tracing::Instrument;
 
 use super::cell::NodeCell;
 use super::choke;
-use super::client::RootHandle;
+use super::client::{Client, RootHandle};
 use super::gate::Admission;
 use crate::iothread::Local;
 
@@ -31,6 +31,16 @@ pub struct RootCell {
     /// What waits at the gate, in order of arrival. The first starts when the gate is open, and then wakes the next, so
     /// that nothing that comes later overtakes it.
     parked: RefCell<VecDeque<Rc<Parked>>>,
+    place: Cell<Place>,
+}
+
+/// Where an edge is. A request may have been taken in, and not have begun, when its edge goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Here,
+    /// On another iothread.
+    Elsewhere,
+    Ended,
 }
 
 /// A request at the gate.
@@ -62,6 +72,7 @@ impl RootCell {
             handle,
             node: RefCell::new(node),
             parked: RefCell::default(),
+            place: Cell::new(Place::Here),
         });
         root.node().add_root(&root);
         root
@@ -104,6 +115,11 @@ impl RootCell {
     async fn run(self: Rc<Self>, operation: Operation<Buffers>) -> Answered {
         if let Err(error) = self.permits(&operation) {
             return (choke::refused(error, operation), None);
+        }
+        match self.place.get() {
+            Place::Here => {}
+            Place::Elsewhere => return (Client::new(&self.handle).request(operation).await, None),
+            Place::Ended => return (choke::refused(IoError::NoMedium, operation), None),
         }
         let (operation, admission) = if self.parked.borrow().is_empty() && self.node().gate().is_open() {
             let admission = self.admit(&operation);
@@ -224,6 +240,7 @@ impl RootCell {
 
     /// Takes all that is parked along to another iothread, in order. Their askers here wait for the answers from there.
     pub fn take_parked(&self) -> Vec<(Operation<Buffers>, Reply)> {
+        self.place.set(Place::Elsewhere);
         let mut taken = Vec::new();
         for parked in self.parked.take() {
             let (reply, answer) = oneshot::channel();
@@ -237,6 +254,7 @@ impl RootCell {
 
     /// The edge ends: all that is parked fails.
     pub fn end(self: &Rc<Self>) {
+        self.place.set(Place::Ended);
         for parked in self.parked.take() {
             let state = parked.state.replace(ParkState::Gone);
             if let ParkState::Waiting(operation) = state {

@@ -23,6 +23,17 @@ fn start<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) ->
     std::thread::spawn(move || block_on(future))
 }
 
+/// Sends a request, so that it is in the mailbox when this returns; awaiting the rest gives its end.
+fn sent<F: Future>(future: F) -> std::pin::Pin<Box<F>> {
+    let mut future = Box::pin(future);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(
+        future.as_mut().poll(&mut context).is_pending(),
+        "an answer takes a while"
+    );
+    future
+}
+
 fn read(client: &millpond::node::Client, offset: u64, len: usize) -> Vec<u8> {
     let (result, buffers) = block_on(client.read(offset, Buffers::zeroed(len)));
     result.unwrap();
@@ -84,10 +95,9 @@ fn a_drain_waits_for_what_is_in_flight_and_parks_what_comes_later_in_order() {
     let token = world.quiesce(0, node);
     assert!(!world.is_quiesced(0, node, token), "a request is in flight");
 
-    let parked = start({
-        let client = client.clone();
-        async move { join_all((1..=5_u8).map(|i| client.write(u64::from(i) * 8, bytes(i, 8), PLAIN))).await }
-    });
+    let parked = sent(join_all(
+        (1..=5_u8).map(|i| client.write(u64::from(i) * 8, bytes(i, 8), PLAIN)),
+    ));
     in_flight.go.send(()).unwrap();
     first.join().unwrap().unwrap();
     world.await_quiesced(node, token);
@@ -99,7 +109,7 @@ fn a_drain_waits_for_what_is_in_flight_and_parks_what_comes_later_in_order() {
     world.send(0, Order::Resume(node, token));
     let order: Vec<u64> = (0..5).map(|_| world.let_go(OperationKind::Write)).collect();
     assert_eq!(order, [8, 16, 24, 32, 40]);
-    for (result, _) in parked.join().unwrap() {
+    for (result, _) in block_on(parked) {
         result.unwrap();
     }
 }
@@ -112,14 +122,14 @@ fn sections_nest_and_end_in_any_order_and_the_driver_hears_the_first_and_the_las
     let (one, two) = (world.quiesce(0, node), world.quiesce(0, node));
     world.await_quiesced(node, one);
     world.await_quiesced(node, two);
-    let waiting = start(async move { client.read(0, Buffers::zeroed(8)).await.0 });
+    let waiting = sent(client.read(0, Buffers::zeroed(8)));
     world.send(0, Order::Resume(node, one));
     world.hold(true);
     assert!(world.is_quiesced(0, node, two));
     assert!(world.held.is_empty(), "the second section is still in force");
     world.send(0, Order::Resume(node, two));
     world.let_go(OperationKind::Read);
-    waiting.join().unwrap().unwrap();
+    block_on(waiting).0.unwrap();
     let control = &world.control;
     assert_eq!(
         (
@@ -182,16 +192,10 @@ fn a_node_moves_between_iothreads_with_what_is_parked_at_it() {
     let token = world.quiesce(0, node);
     world.await_quiesced(node, token);
     world.hold(true);
-    let parked = start({
-        let client = client.clone();
-        async move {
-            join(
-                client.write(8, bytes(6, 8), PLAIN),
-                client.write(16, bytes(7, 8), PLAIN),
-            )
-            .await
-        }
-    });
+    let parked = sent(join(
+        client.write(8, bytes(6, 8), PLAIN),
+        client.write(16, bytes(7, 8), PLAIN),
+    ));
     let pending_seen = world.is_quiesced(0, node, token);
     assert!(pending_seen);
     world.done(
@@ -209,7 +213,7 @@ fn a_node_moves_between_iothreads_with_what_is_parked_at_it() {
         world.let_go(OperationKind::Write),
     ];
     assert_eq!(order, [8, 16]);
-    let ((first, _), (second, _)) = parked.join().unwrap();
+    let ((first, _), (second, _)) = block_on(parked);
     first.and(second).unwrap();
     world.hold(false);
     assert_eq!(read(&client, 0, 24), [[5; 8], [6; 8], [7; 8]].concat());
@@ -283,13 +287,10 @@ fn a_detached_client_gets_errors_and_what_it_had_parked_fails() {
     let client = world.client(0, node);
     let token = world.quiesce(0, node);
     world.await_quiesced(node, token);
-    let parked = start({
-        let client = client.clone();
-        async move { client.read(0, Buffers::zeroed(8)).await.0 }
-    });
+    let parked = sent(client.read(0, Buffers::zeroed(8)));
     drop(world.order(0, Order::Pending(node)));
     world.done(0, Order::DetachRoot(client.root()));
-    assert_eq!(parked.join().unwrap(), Err(IoError::NoMedium));
+    assert_eq!(block_on(parked).0, Err(IoError::NoMedium));
     assert_eq!(
         block_on(client.read(0, Buffers::zeroed(8))).0,
         Err(IoError::NoMedium)
@@ -333,4 +334,42 @@ fn flushes_that_wait_together_are_one() {
     first.go.send(()).unwrap();
     assert!(flushes.join().unwrap().into_iter().all(|result| result.is_ok()));
     assert!(world.held.is_empty(), "nothing was written since the first began");
+}
+
+#[test]
+fn a_request_that_comes_with_the_order_that_moves_or_ends_its_edge_is_answered() {
+    let world = World::new(2);
+    let node = world.memory(0, 4096);
+    let client = world.client(0, node);
+    block_on(client.write(0, bytes(4, 8), PLAIN)).0.unwrap();
+    let token = world.quiesce(0, node);
+    world.await_quiesced(node, token);
+
+    // The request and the order are both in the mailbox before the iothread looks at either.
+    let read = world.while_busy(0, || {
+        let read = sent(client.read(0, Buffers::zeroed(8)));
+        world.send(
+            0,
+            Order::Depart {
+                node,
+                to: world.iothreads[1].clone(),
+            },
+        );
+        world.send(0, Order::Resume(node, token));
+        read
+    });
+    drop(world.order(0, Order::Pending(node)));
+    world.send(1, Order::Resume(node, token));
+    let (result, buffers) = block_on(read);
+    result.unwrap();
+    assert_eq!(buffers.to_vec(), [4; 8]);
+
+    let token = world.quiesce(1, node);
+    world.await_quiesced(node, token);
+    let read = world.while_busy(1, || {
+        let read = sent(client.read(0, Buffers::zeroed(8)));
+        world.send(1, Order::DetachRoot(client.root()));
+        read
+    });
+    assert_eq!(block_on(read).0, Err(IoError::NoMedium));
 }

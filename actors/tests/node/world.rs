@@ -171,6 +171,16 @@ impl World {
         client
     }
 
+    /// Does something while the iothread looks at nothing.
+    pub fn while_busy<T>(&self, iothread: usize, act: impl FnOnce() -> T) -> T {
+        let (go, wait) = crossbeam_channel::bounded::<()>(1);
+        let busy = Mail::Run(Box::new(move || wait.recv().unwrap()));
+        assert!(self.iothreads[iothread].send(busy).is_ok());
+        let done = act();
+        go.send(()).unwrap();
+        done
+    }
+
     pub fn hold(&self, hold: bool) {
         self.control.hold.store(hold, Ordering::SeqCst);
     }
