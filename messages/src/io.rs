@@ -123,6 +123,17 @@ impl<B> Outcome<B> {
         (self.result.map(|_| ()), self.buffers)
     }
 
+    /// The end of a request that answers nothing but that it is done.
+    ///
+    /// # Errors
+    /// The request's own.
+    pub fn into_done(self) -> IoResult<()> {
+        match self.result? {
+            Value::Done => Ok(()),
+            Value::Bytes(_) | Value::Status(_) => Err(IoError::Invalid),
+        }
+    }
+
     /// The number that a length or size query answers.
     ///
     /// # Errors

@@ -231,6 +231,8 @@ impl<M: Send + 'static> Core<M> {
             if now >= end {
                 return false;
             }
+            // A hint to the processor, not a lock: nobody's progress is waited for. The thread has no request to serve
+            // here, and gives up after `time` at the latest.
             std::hint::spin_loop();
         }
     }

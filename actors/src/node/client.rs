@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use drivers::buffer::Buffers;
 use drivers::driver::{Transfer, transfer};
 use futures_channel::oneshot;
-use messages::io::{Operation, Outcome, Value};
+use messages::io::{Operation, Outcome};
 use messages::{BlockStatus, IoError, IoResult, IoThreadId, Permissions, RequestFlags, RootId};
 
 use super::mail::{Entry, Mail, RemoteRequest};
@@ -223,10 +223,9 @@ macro_rules! requests {
             /// # Errors
             /// The request's.
             pub async fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> IoResult<()> {
-                done(
-                    self.request(Operation::WriteZeroes { offset, len, flags })
-                        .await,
-                )
+                self.request(Operation::WriteZeroes { offset, len, flags })
+                    .await
+                    .into_done()
             }
 
             /// Forgets a range.
@@ -234,7 +233,9 @@ macro_rules! requests {
             /// # Errors
             /// The request's.
             pub async fn discard(&self, offset: u64, len: u64) -> IoResult<()> {
-                done(self.request(Operation::Discard { offset, len }).await)
+                self.request(Operation::Discard { offset, len })
+                    .await
+                    .into_done()
             }
 
             /// Makes what was acknowledged durable.
@@ -242,7 +243,7 @@ macro_rules! requests {
             /// # Errors
             /// The request's.
             pub async fn flush(&self) -> IoResult<()> {
-                done(self.request(Operation::Flush).await)
+                self.request(Operation::Flush).await.into_done()
             }
 
             /// The length in bytes.
@@ -278,10 +279,3 @@ macro_rules! requests {
 
 requests!(Client);
 requests!(HomeClient);
-
-fn done(outcome: Outcome<Buffers>) -> IoResult<()> {
-    match outcome.result? {
-        Value::Done => Ok(()),
-        Value::Bytes(_) | Value::Status(_) => Err(IoError::Invalid),
-    }
-}

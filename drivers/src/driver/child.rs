@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use messages::io::{Operation, Outcome, Preallocation, Value};
+use messages::io::{Operation, Outcome, Preallocation};
 use messages::{BlockStatus, IoError, IoResult, Limits, RequestFlags};
 
 use super::answer::Answer;
@@ -195,10 +195,7 @@ impl Child {
     }
 
     async fn done(&self, operation: Operation<Buffers>) -> IoResult<()> {
-        match self.request(operation).await.result? {
-            Value::Done => Ok(()),
-            Value::Bytes(_) | Value::Status(_) => Err(IoError::Invalid),
-        }
+        self.request(operation).await.into_done()
     }
 }
 
