@@ -283,11 +283,11 @@ impl NodeCell {
     pub fn quiesce(self: &Rc<Self>, token: Token) {
         let first = self.gate.close(token);
         if first && let (Ok(driver), Some(table)) = (self.driver(), self.table()) {
-            self.gate.set_stopping(true);
+            self.gate.stopping();
             let cell = Rc::clone(self);
             table.local().spawn(async move {
                 driver.quiesce().await;
-                cell.gate.set_stopping(false);
+                cell.gate.stopped();
                 cell.answer_quiesce();
             });
         } else {

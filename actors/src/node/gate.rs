@@ -32,8 +32,9 @@ pub struct Gate {
     /// Sections that wait for an answer.
     unanswered: RefCell<Vec<Token>>,
     in_flight: RefCell<Slab<InFlight>>,
-    /// The driver has been told to stop its background work and has not answered.
-    stopping: Cell<bool>,
+    /// How often the driver has been told to stop its background work and has not answered. A section may end, and
+    /// another begin, before it has.
+    stopping: Cell<u32>,
     /// Whoever waits for the gate to open.
     waiting: RefCell<Vec<Waker>>,
 }
@@ -42,6 +43,19 @@ pub struct Gate {
 pub struct Admission {
     owner: Rc<super::cell::NodeCell>,
     key: usize,
+}
+
+impl InFlight {
+    /// A request that enters the graph at `node`.
+    pub fn new(node: NodeId, kind: OperationKind, offset: u64, len: u64, now: Instant) -> Self {
+        Self {
+            kind,
+            offset,
+            len,
+            since: now,
+            stands_at: Cell::new(node),
+        }
+    }
 }
 
 impl Gate {
@@ -85,14 +99,31 @@ impl Gate {
         before > 0 && holds.is_empty()
     }
 
-    /// Background work is being stopped, or has been.
-    pub fn set_stopping(&self, stopping: bool) {
-        self.stopping.set(stopping);
+    /// The driver is told to stop its background work. [`Gate::stopped`] must follow.
+    pub fn stopping(&self) {
+        self.stopping.set(self.stopping.get().saturating_add(1));
+    }
+
+    /// It has.
+    pub fn stopped(&self) {
+        self.stopping.set(self.stopping.get().saturating_sub(1));
+    }
+
+    /// Counts a request in; the answer names it for [`Gate::leave`].
+    pub fn enter(&self, request: InFlight) -> usize {
+        self.in_flight.borrow_mut().insert(request)
+    }
+
+    /// Counts a request out. True if sections may wait for that.
+    pub fn leave(&self, key: usize) -> bool {
+        let mut in_flight = self.in_flight.borrow_mut();
+        in_flight.try_remove(key);
+        in_flight.is_empty() && !self.is_open()
     }
 
     /// The sections to answer now: all that wait, if nothing is in flight any more.
     pub fn take_answerable(&self) -> Vec<Token> {
-        if self.stopping.get() || self.count() > 0 {
+        if self.stopping.get() > 0 || self.count() > 0 {
             Vec::new()
         } else {
             self.unanswered.take()
@@ -145,14 +176,8 @@ impl Admission {
         len: u64,
         now: Instant,
     ) -> Self {
-        let stands_at = Cell::new(owner.id());
-        let key = owner.gate().in_flight.borrow_mut().insert(InFlight {
-            kind,
-            offset,
-            len,
-            since: now,
-            stands_at,
-        });
+        let request = InFlight::new(owner.id(), kind, offset, len, now);
+        let key = owner.gate().enter(request);
         Self { owner, key }
     }
 
@@ -166,13 +191,7 @@ impl Admission {
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        let gate = self.owner.gate();
-        let left = {
-            let mut in_flight = gate.in_flight.borrow_mut();
-            in_flight.try_remove(self.key);
-            in_flight.len()
-        };
-        if left == 0 && !gate.is_open() {
+        if self.owner.gate().leave(self.key) {
             self.owner.answer_quiesce();
         }
     }

@@ -20,12 +20,19 @@ mod client;
 mod control;
 mod edge;
 mod gate;
+mod line;
 mod mail;
 mod migrate;
 mod overlap;
 mod root;
 mod statistics;
 mod table;
+
+/// The handshake's other half, for the model checker of the graph.
+#[cfg(test)]
+pub use gate::{Gate, InFlight};
+#[cfg(test)]
+pub use line::{Line, Parked, Turn};
 
 pub use client::{Client, HomeClient, RootHandle};
 pub use mail::{

@@ -1,11 +1,10 @@
 //! Root edges on the node's iothread: where requests are admitted, counted, and parked while the gate is closed.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use drivers::buffer::Buffers;
 use futures_channel::oneshot;
@@ -19,18 +18,19 @@ use super::cell::NodeCell;
 use super::choke;
 use super::client::{Client, RootHandle};
 use super::gate::Admission;
+use super::line::{Line, Parked, Turn};
 use crate::iothread::Local;
 
 type Reply = oneshot::Sender<Outcome<Buffers>>;
+type Elsewhere = oneshot::Receiver<Outcome<Buffers>>;
 type Answered = (Outcome<Buffers>, Option<Admission>);
 
 /// A root edge.
 pub struct RootCell {
     handle: RootHandle,
     node: RefCell<Rc<NodeCell>>,
-    /// What waits at the gate, in order of arrival. The first starts when the gate is open, and then wakes the next, so
-    /// that nothing that comes later overtakes it.
-    parked: RefCell<VecDeque<Rc<Parked>>>,
+    /// What waits at the gate.
+    line: Line<Operation<Buffers>, Elsewhere>,
     place: Cell<Place>,
 }
 
@@ -43,26 +43,12 @@ enum Place {
     Ended,
 }
 
-/// A request at the gate.
-struct Parked {
-    state: RefCell<ParkState>,
-    waker: RefCell<Option<Waker>>,
-}
-
-enum ParkState {
-    Waiting(Operation<Buffers>),
+/// A request's way through the gate.
+enum Passed {
+    Admitted(Operation<Buffers>, Admission),
     /// The edge moved to another iothread and took the request along; the answer comes from there.
-    Forwarded(oneshot::Receiver<Outcome<Buffers>>),
+    Elsewhere(Elsewhere),
     /// The edge ended before the request began.
-    Ended(Operation<Buffers>),
-    /// It has left the gate.
-    Gone,
-}
-
-/// What a parked request hears in the end.
-enum Turn {
-    Go(Operation<Buffers>, Admission),
-    Elsewhere(oneshot::Receiver<Outcome<Buffers>>),
     Ended(Operation<Buffers>),
 }
 
@@ -71,7 +57,7 @@ impl RootCell {
         let root = Rc::new(Self {
             handle,
             node: RefCell::new(node),
-            parked: RefCell::default(),
+            line: Line::default(),
             place: Cell::new(Place::Here),
         });
         root.node().add_root(&root);
@@ -121,19 +107,19 @@ impl RootCell {
             Place::Elsewhere => return (Client::new(&self.handle).request(operation).await, None),
             Place::Ended => return (choke::refused(IoError::NoMedium, operation), None),
         }
-        let (operation, admission) = if self.parked.borrow().is_empty() && self.node().gate().is_open() {
+        let (operation, admission) = if self.line.is_empty() && self.node().gate().is_open() {
             let admission = self.admit(&operation);
             (operation, admission)
         } else {
             match self.park(operation).await {
-                Turn::Go(operation, admission) => (operation, admission),
-                Turn::Elsewhere(answer) => {
+                Passed::Admitted(operation, admission) => (operation, admission),
+                Passed::Elsewhere(answer) => {
                     return (
                         answer.await.unwrap_or(Outcome::plain(Err(IoError::NoMedium))),
                         None,
                     );
                 }
-                Turn::Ended(operation) => return (choke::refused(IoError::NoMedium, operation), None),
+                Passed::Ended(operation) => return (choke::refused(IoError::NoMedium, operation), None),
             }
         };
         let Some(local) = Local::current() else {
@@ -192,76 +178,45 @@ impl RootCell {
         Admission::new(node, operation.kind(), offset, len, now)
     }
 
-    async fn park(self: &Rc<Self>, operation: Operation<Buffers>) -> Turn {
-        let parked = Rc::new(Parked {
-            state: RefCell::new(ParkState::Waiting(operation)),
-            waker: RefCell::default(),
-        });
-        self.parked.borrow_mut().push_back(Rc::clone(&parked));
+    async fn park(self: &Rc<Self>, operation: Operation<Buffers>) -> Passed {
+        let parked = self.line.join(operation);
         let leave = LeaveGate {
             root: self,
             parked: &parked,
         };
-        let turn = poll_fn(|context| self.poll_parked(&parked, context)).await;
+        let passed = poll_fn(|context| {
+            let open = self.node().gate().is_open();
+            let turn = std::task::ready!(self.line.poll(&parked, open, context.waker()));
+            Poll::Ready(match turn {
+                // Counted in the same step that takes it off the gate.
+                Turn::Go(operation) => {
+                    let admission = self.admit(&operation);
+                    Passed::Admitted(operation, admission)
+                }
+                Turn::Elsewhere(answer) => Passed::Elsewhere(answer),
+                Turn::Ended(operation) => Passed::Ended(operation),
+            })
+        })
+        .await;
         drop(leave);
-        turn
-    }
-
-    fn poll_parked(&self, parked: &Rc<Parked>, context: &Context<'_>) -> Poll<Turn> {
-        let first = self
-            .parked
-            .borrow()
-            .front()
-            .is_some_and(|front| Rc::ptr_eq(front, parked));
-        let open = first && self.node().gate().is_open();
-        match parked.state.replace(ParkState::Gone) {
-            ParkState::Waiting(operation) if open => {
-                let admission = self.admit(&operation);
-                Poll::Ready(Turn::Go(operation, admission))
-            }
-            ParkState::Waiting(operation) => {
-                parked.state.replace(ParkState::Waiting(operation));
-                parked.waker.replace(Some(context.waker().clone()));
-                Poll::Pending
-            }
-            ParkState::Forwarded(answer) => Poll::Ready(Turn::Elsewhere(answer)),
-            ParkState::Ended(operation) => Poll::Ready(Turn::Ended(operation)),
-            ParkState::Gone => Poll::Pending,
-        }
+        passed
     }
 
     /// The gate has opened, or who was first is gone: the first parked request looks again.
     pub fn wake_first(&self) {
-        let first = self.parked.borrow().front().cloned();
-        if let Some(waker) = first.and_then(|parked| parked.waker.take()) {
-            waker.wake();
-        }
+        self.line.wake_first();
     }
 
     /// Takes all that is parked along to another iothread, in order. Their askers here wait for the answers from there.
     pub fn take_parked(&self) -> Vec<(Operation<Buffers>, Reply)> {
         self.place.set(Place::Elsewhere);
-        let mut taken = Vec::new();
-        for parked in self.parked.take() {
-            let (reply, answer) = oneshot::channel();
-            if let ParkState::Waiting(operation) = parked.state.replace(ParkState::Forwarded(answer)) {
-                taken.push((operation, reply));
-            }
-            parked.wake();
-        }
-        taken
+        self.line.take(oneshot::channel)
     }
 
     /// The edge ends: all that is parked fails.
     pub fn end(self: &Rc<Self>) {
         self.place.set(Place::Ended);
-        for parked in self.parked.take() {
-            let state = parked.state.replace(ParkState::Gone);
-            if let ParkState::Waiting(operation) = state {
-                parked.state.replace(ParkState::Ended(operation));
-            }
-            parked.wake();
-        }
+        self.line.end();
         self.node().remove_root(self);
     }
 }
@@ -274,27 +229,15 @@ fn request_span(node: &NodeCell, operation: &Operation<Buffers>) -> tracing::Spa
     )
 }
 
-impl Parked {
-    fn wake(&self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
-}
-
 /// Takes a request off the gate's queue when it goes on, or when its asker gives up.
 struct LeaveGate<'a> {
     root: &'a Rc<RootCell>,
-    parked: &'a Rc<Parked>,
+    parked: &'a Rc<Parked<Operation<Buffers>, Elsewhere>>,
 }
 
 impl Drop for LeaveGate<'_> {
     fn drop(&mut self) {
-        self.root
-            .parked
-            .borrow_mut()
-            .retain(|other| !Rc::ptr_eq(other, self.parked));
-        self.root.wake_first();
+        self.root.line.leave(self.parked);
     }
 }
 

@@ -5,7 +5,7 @@
 //! ```
 //! Every node keeps its own count of tokens, so sections need not know of each other: they nest and end in any order.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use messages::{NodeId, Token};
@@ -180,7 +180,7 @@ impl Sections {
         quiet
     }
 
-    fn cover_all(&mut self, graph: &Graph, token: Token, nodes: HashSet<NodeId>) -> bool {
+    fn cover_all(&mut self, graph: &Graph, token: Token, nodes: BTreeSet<NodeId>) -> bool {
         self.extend(graph, token, nodes.iter().copied());
         let Some(section) = self.sections.get(&token) else {
             return true;
@@ -191,9 +191,9 @@ impl Sections {
     }
 
     /// The nodes that an edge brings into a section.
-    fn joining(&self, graph: &Graph, token: Token, parent: NodeId, child: NodeId) -> HashSet<NodeId> {
+    fn joining(&self, graph: &Graph, token: Token, parent: NodeId, child: NodeId) -> BTreeSet<NodeId> {
         let Some(section) = self.sections.get(&token) else {
-            return HashSet::new();
+            return BTreeSet::new();
         };
         let below = match &section.cover {
             Cover::All => return [parent, child].into(),
@@ -202,7 +202,7 @@ impl Sections {
                 .closure(roots.iter().copied(), Direction::Down)
                 .contains(&parent),
         };
-        let mut joining = HashSet::new();
+        let mut joining = BTreeSet::new();
         if below {
             let under = graph.closure([child], Direction::Down);
             joining = graph.closure(under, Direction::Up);
@@ -290,7 +290,7 @@ impl Sections {
     }
 }
 
-fn members(graph: &Graph, cover: &Cover) -> HashSet<NodeId> {
+fn members(graph: &Graph, cover: &Cover) -> BTreeSet<NodeId> {
     match cover {
         Cover::All => graph.nodes().map(|node| node.id).collect(),
         Cover::Nodes(nodes) => graph.closure(nodes.iter().copied(), Direction::Up),

@@ -1,6 +1,6 @@
 //! Iothreads: making and ending them, and moving nodes between them.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use messages::global_state::IothreadOptions;
 use messages::{ChildSlot, Error, ErrorKind, IoThreadId, NodeId, Result};
@@ -157,7 +157,7 @@ pub async fn move_joined(world: &World, node: NodeId, to: IoThreadId) -> Result<
     result
 }
 
-fn check_unpinned(graph: &Graph, joined: &HashSet<NodeId>, to: IoThreadId) -> Result<()> {
+fn check_unpinned(graph: &Graph, joined: &BTreeSet<NodeId>, to: IoThreadId) -> Result<()> {
     let held = graph.roots().any(|(_, root)| {
         let node = graph.edge(root.edge).map(|edge| edge.child);
         root.pinned
@@ -205,8 +205,8 @@ async fn move_still(world: &World, nodes: &[NodeId], to: IoThreadId) -> Result<(
 
 /// Connects every edge that begins or ends at one of `nodes`.
 async fn join_again(world: &World, nodes: &[NodeId]) {
-    let edges: HashSet<(NodeId, ChildSlot)> = world.graph(|graph| {
-        let mut edges = HashSet::new();
+    let edges: BTreeSet<(NodeId, ChildSlot)> = world.graph(|graph| {
+        let mut edges = BTreeSet::new();
         for node in nodes {
             for edge in graph.children_of(*node).chain(graph.parents_of(*node)) {
                 if let Parent::Node(parent, slot) = edge.parent {

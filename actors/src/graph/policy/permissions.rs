@@ -1,7 +1,7 @@
 //! Permissions over the graph as it will be: what every edge takes and shares, computed and checked before anything is
 //! changed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 use messages::{EdgeId, Error, ErrorKind, NodeId, OpenFlags, Permissions, Result, child_permissions};
 
@@ -55,7 +55,7 @@ impl Plan {
     /// # Errors
     /// A conflict, told as QEMU tells it; or a writer of a read-only node.
     pub fn complete(mut self, graph: &Graph, starts: impl IntoIterator<Item = NodeId>) -> Result<Self> {
-        let mut touched: HashSet<NodeId> = starts.into_iter().collect();
+        let mut touched: BTreeSet<NodeId> = starts.into_iter().collect();
         for id in graph.topological(touched.iter().copied().collect::<Vec<_>>()) {
             let Some(node) = graph.node(id).filter(|_| touched.contains(&id)) else {
                 continue;

@@ -1,6 +1,6 @@
 //! The graph as a value: nodes, edges and root edges, with what holds between them and nothing of how it is changed.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use drivers::driver::DriverKind;
@@ -410,9 +410,14 @@ impl Graph {
         self.closure([from], Direction::Down).contains(&to)
     }
 
-    /// All nodes that can be reached from `starts`, themselves included.
-    pub fn closure(&self, starts: impl IntoIterator<Item = NodeId>, direction: Direction) -> HashSet<NodeId> {
-        let mut found = HashSet::new();
+    /// All nodes that can be reached from `starts`, themselves included. In order of their ids, so that what is done for
+    /// each of them is done in the same order every time.
+    pub fn closure(
+        &self,
+        starts: impl IntoIterator<Item = NodeId>,
+        direction: Direction,
+    ) -> BTreeSet<NodeId> {
+        let mut found = BTreeSet::new();
         let mut open: Vec<NodeId> = starts.into_iter().collect();
         while let Some(id) = open.pop() {
             if !found.insert(id) {
