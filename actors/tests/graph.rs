@@ -6,7 +6,7 @@ use drivers::buffer::Buffers;
 use drivers::builtin::builtin;
 use drivers::ring::Engine;
 use messages::global_state::{DrainScope, IothreadOptions, Options, RootRequest, RootUser};
-use messages::{Permissions, RequestFlags};
+use messages::{ErrorKind, OpBlocker, Permissions, RequestFlags};
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, graph_json, system_iothreads};
 use serde_json::{Value, json};
 
@@ -222,5 +222,31 @@ fn a_section_ends_with_the_future_that_waited_for_it() {
         slow.await;
         // Not parked: the gate is open again.
         read(&client, 0, 512).await;
+    });
+}
+
+#[test]
+fn operations_are_blocked_while_a_guard_lives() {
+    with_graph(|graph| async move {
+        for name in ["a", "b"] {
+            let null = json!({"driver": "null-co", "node-name": name, "size": 65536});
+            graph.blockdev_add(options(null)).await.unwrap();
+        }
+        let guard = graph.op_block("a", &OpBlocker::ALL, "it is moved").await.unwrap();
+        guard.block("b", &[OpBlocker::DriveDel]).await.unwrap();
+        guard.unblock("a", &[OpBlocker::Resize]).await.unwrap();
+        graph.check_operation("a", OpBlocker::Resize).await.unwrap();
+        for name in ["a", "b"] {
+            let text = format!("Node '{name}' is busy: it is moved");
+            let asked = graph.check_operation(name, OpBlocker::DriveDel).await;
+            assert_eq!(asked.unwrap_err().to_string(), text);
+            let error = graph.blockdev_del(name).await.unwrap_err();
+            assert_eq!((error.to_string(), error.kind()), (text, ErrorKind::InUse));
+        }
+        assert_eq!(graph.op_blockers("b").await.unwrap().len(), 1);
+        drop(guard);
+        assert_eq!(graph.op_blockers("a").await.unwrap(), []);
+        graph.blockdev_del("a").await.unwrap();
+        graph.blockdev_del("b").await.unwrap();
     });
 }

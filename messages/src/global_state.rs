@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::common::{IoThreadId, Limits, NodeId, OpBlocker, Permissions, Role, RootId, Token};
+use crate::error::{Error, ErrorKind};
 use crate::handshake::PendingDrain;
 
 /// A node's options as QMP's `blockdev-add` takes them: typed JSON, nested or by reference.
@@ -102,6 +103,24 @@ pub enum GraphRequest {
     },
     /// Let go of a node.
     DetachRoot(RootId),
+    /// Forbid operations on a node; answered by a new blocker's token.
+    OpBlock {
+        /// The node.
+        node_name: String,
+        /// What is forbidden, besides what the same blocker forbids there already.
+        operations: Vec<OpBlocker>,
+        /// The blocker.
+        by: BlockedBy,
+    },
+    /// Let a blocker forbid operations no longer. One that forbids nothing anywhere is gone.
+    OpUnblock {
+        /// The blocker.
+        token: Token,
+        /// The node; `None` for all.
+        node_name: Option<String>,
+        /// What is allowed again as far as this blocker is concerned.
+        operations: Vec<OpBlocker>,
+    },
     /// Begin a drained section; answered when it is still.
     DrainBegin {
         /// What it covers.
@@ -201,6 +220,11 @@ pub enum Query {
     Iothreads,
     /// The node a root edge leads to.
     Root(RootId),
+    /// What is forbidden on a node and why, the newest reason first.
+    OpBlockers {
+        /// Its name.
+        node_name: String,
+    },
 }
 
 /// Facts about a node that others act on.
@@ -276,6 +300,24 @@ pub enum GraphReply<C> {
     Node(NodeFacts),
     /// Iothreads: options, the thread's id on the host, and its own id.
     Iothreads(Vec<(IothreadOptions, u32, IoThreadId)>),
+    /// An op blocker that is in force.
+    Blocked(Token),
+    /// What is forbidden on a node.
+    Blockers(Vec<Blocker>),
+}
+
+/// Who forbids operations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BlockedBy {
+    /// A new blocker.
+    New {
+        /// Why, for people.
+        reason: String,
+        /// The hold with which the blocker ends at the latest. Without one it lasts until it is taken back.
+        root: Option<RootId>,
+    },
+    /// One that there is already, on whatever nodes.
+    Token(Token),
 }
 
 /// A reason why an operation of some kind may not be done on a node now.
@@ -285,4 +327,15 @@ pub struct Blocker {
     pub operation: OpBlocker,
     /// Why, for people.
     pub reason: String,
+}
+
+impl Blocker {
+    /// The error of an operation on the node `name` that this forbids.
+    #[must_use]
+    pub fn error(&self, name: &str) -> Error {
+        Error::new(
+            ErrorKind::InUse,
+            format!("Node '{name}' is busy: {}", self.reason),
+        )
+    }
 }

@@ -9,7 +9,7 @@ use actix::{Actor, AsyncContext, Context, Handler, Message, ResponseFuture, Stre
 use drivers::driver::Registry;
 use futures_channel::{mpsc, oneshot};
 use messages::global_state::{GraphReply, GraphRequest, IothreadOptions};
-use messages::{Error, ErrorKind, IoThreadId, Result};
+use messages::{Error, ErrorKind, IoThreadId, OpBlocker, Result};
 
 use super::carry::Handles;
 use super::handle::GraphHandle;
@@ -183,6 +183,11 @@ impl Graph {
         // Whoever asked may have gone: what it was given would otherwise be held for ever.
         match reply.send(result) {
             Err(Ok(GraphReply::Still(token))) => self.handle.send(GraphRequest::DrainEnd(token)),
+            Err(Ok(GraphReply::Blocked(token))) => self.handle.send(GraphRequest::OpUnblock {
+                token,
+                node_name: None,
+                operations: OpBlocker::ALL.to_vec(),
+            }),
             Err(Ok(GraphReply::Root(client))) => self.handle.send(GraphRequest::DetachRoot(client.root())),
             Ok(()) | Err(_) => {}
         }
@@ -201,6 +206,8 @@ impl Graph {
             GraphReply::Drains(drains) => GraphReply::Drains(drains),
             GraphReply::Node(facts) => GraphReply::Node(facts),
             GraphReply::Iothreads(iothreads) => GraphReply::Iothreads(iothreads),
+            GraphReply::Blocked(token) => GraphReply::Blocked(token),
+            GraphReply::Blockers(blockers) => GraphReply::Blockers(blockers),
         })
     }
 }

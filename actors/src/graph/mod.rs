@@ -15,7 +15,7 @@ pub mod policy;
 mod show;
 
 pub use actor::{Graph, GraphConfig, GraphMessage};
-pub use handle::{DrainGuard, GraphHandle};
+pub use handle::{DrainGuard, GraphHandle, OpBlockGuard};
 pub use iothreads::{IothreadFactory, Started, system_iothreads};
 pub use policy::ImplicitOpens;
 pub use show::graph_json;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use drivers::driver::DriverKind;
 use messages::global_state::{GraphReply, Options};
-use messages::{Error, ErrorKind, NodeId, Permissions, Result, RootId};
+use messages::{Error, ErrorKind, NodeId, OpBlocker, Permissions, Result, RootId};
 use serde_json::Value;
 
 use super::open::{self, Base};
@@ -86,6 +86,13 @@ async fn hold_file(transaction: &mut Transaction, value: Value) -> Result<(RootI
     let request = resize::hold("", "blockdev-create", permissions);
     let root = roots::link_root(transaction, node, &request);
     roots::take(transaction, node, root, permissions, Permissions::all()).await?;
+    transaction.world.graph(|graph| {
+        let reason = "block device is in use by block job: create".to_owned();
+        let token = graph.add_blocker(reason, Some(root));
+        let operations = OpBlocker::ALL.into_iter();
+        let operations = operations.filter(|operation| *operation != OpBlocker::Dataplane);
+        graph.blockers.block(token, node, operations);
+    });
     Ok((root, node))
 }
 

@@ -1,9 +1,10 @@
 //! Taking nodes away: `blockdev-del`, and the nodes that go with their last parent.
 
-use messages::{Error, ErrorKind, NodeId, Result};
+use messages::{Error, ErrorKind, NodeId, OpBlocker, Result};
 
+use super::op_blockers;
 use super::transaction::{self, Transaction};
-use super::value::{Edge, Graph, Parent};
+use super::value::Edge;
 use super::world::World;
 
 /// `blockdev-del`.
@@ -16,7 +17,7 @@ pub async fn blockdev_del(world: &World, name: &str) -> Result<()> {
         if graph.roots_of(node.id).next().is_some() {
             return Err(Error::new(ErrorKind::InUse, format!("Node {name} is in use")));
         }
-        check_not_backing(graph, node.id)?;
+        op_blockers::check(graph, node.id, OpBlocker::DriveDel)?;
         if !node.owned {
             let text = format!("Node {name} is not owned by the monitor");
             return Err(Error::new(ErrorKind::InvalidArgument, text));
@@ -36,27 +37,6 @@ pub async fn blockdev_del(world: &World, name: &str) -> Result<()> {
     });
     release(world, [node]).await;
     Ok(())
-}
-
-/// Refuses what may not be done to a node that an overlay relies on.
-///
-/// # Errors
-/// Names the overlay.
-pub fn check_not_backing(graph: &Graph, id: NodeId) -> Result<()> {
-    let overlay = graph.parents_of(id).find_map(|edge| match edge.parent {
-        Parent::Node(overlay, _) if edge.name == "backing" => graph.node(overlay),
-        _ => None,
-    });
-    let Some((overlay, node)) = overlay.zip(graph.node(id)) else {
-        return Ok(());
-    };
-    Err(Error::new(
-        ErrorKind::InUse,
-        format!(
-            "Node '{}' is busy: node is used as backing hd of '{}'",
-            node.name, overlay.name
-        ),
-    ))
 }
 
 /// Closes those of `nodes` that nobody holds any more, and what then nobody holds below them.

@@ -9,6 +9,7 @@ mod create;
 mod delete;
 mod drain;
 mod iothreads;
+mod op_blockers;
 mod open;
 mod options;
 mod order;
@@ -363,6 +364,16 @@ async fn change(world: &World, request: GraphRequest) -> Reply {
             roots::set_permissions(world, root, permissions, shared).await?;
         }
         GraphRequest::DetachRoot(root) => roots::detach(world, root).await?,
+        GraphRequest::OpBlock {
+            node_name,
+            operations,
+            by,
+        } => return op_blockers::block(world, &node_name, operations, by),
+        GraphRequest::OpUnblock {
+            token,
+            node_name,
+            operations,
+        } => op_blockers::unblock(world, token, node_name.as_deref(), &operations)?,
         GraphRequest::FlushAll => shutdown::flush_all(world).await?,
         GraphRequest::CloseAll => shutdown::close_all(world).await?,
         GraphRequest::AddIothread(options) => iothreads::add(world, options).await?,

@@ -2,12 +2,12 @@
 
 use messages::global_state::{RootRequest, RootUser};
 use messages::io::Preallocation;
-use messages::{Error, ErrorKind, MAX_LENGTH, NodeId, Permissions, Result};
+use messages::{Error, ErrorKind, MAX_LENGTH, NodeId, OpBlocker, Permissions, Result};
 
 use super::order::Order;
 use super::transaction::Transaction;
 use super::world::World;
-use super::{delete, roots};
+use super::{op_blockers, roots};
 
 /// Changes a node's length.
 ///
@@ -20,7 +20,7 @@ pub async fn block_resize(world: &World, name: &str, size: u64) -> Result<()> {
             let text = format!("offset({size}) exceeds maximum({MAX_LENGTH})");
             return Err(Error::new(ErrorKind::InvalidArgument, text));
         }
-        delete::check_not_backing(graph, node)?;
+        op_blockers::check(graph, node, OpBlocker::Resize)?;
         Ok(node)
     })?;
     let mut transaction = Transaction::new(world);

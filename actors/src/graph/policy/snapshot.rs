@@ -1,13 +1,13 @@
 //! `blockdev-snapshot`: an open overlay is put on top of a node, under all of that node's parents.
 
-use messages::{ChildSlot, EdgeId, Error, ErrorKind, NodeId, Result, RootId};
+use messages::{ChildSlot, EdgeId, Error, ErrorKind, NodeId, OpBlocker, Result, RootId};
 
 use super::drain::Cover;
 use super::order::Order;
 use super::transaction::Transaction;
 use super::value::{Graph, Parent};
 use super::world::World;
-use super::{delete, reopen};
+use super::{op_blockers, reopen};
 
 /// Puts `overlay` on top of `node`.
 ///
@@ -38,15 +38,7 @@ pub async fn blockdev_snapshot(world: &World, node: &str, overlay: &str) -> Resu
 fn check(graph: &Graph, node: &str, overlay: &str) -> Result<(NodeId, NodeId, ChildSlot)> {
     let refuse = |text: String| Err(Error::new(ErrorKind::InUse, text));
     let old = graph.look_up(node, node)?;
-    delete::check_not_backing(graph, old.id)?;
-    if graph
-        .roots_of(old.id)
-        .any(|root| graph.root(root).is_some_and(|root| !root.has_cell))
-    {
-        return refuse(format!(
-            "Node '{node}' is busy: block device is in use by block job: create"
-        ));
-    }
+    op_blockers::check(graph, old.id, OpBlocker::ExternalSnapshot)?;
     let new = graph.look_up(overlay, overlay)?;
     if graph.roots_of(new.id).next().is_some() {
         return refuse("The overlay is already in use".to_owned());

@@ -7,8 +7,10 @@ use drivers::driver::DriverKind;
 use messages::global_state::{Options, RootUser};
 use messages::{
     ChildSlot, EdgeId, Error, ErrorKind, IoThreadId, NodeId, OpenFlags, Permissions, Result, Role, RootId,
+    Token,
 };
 
+use super::op_blockers::Blockers;
 use super::options::{Common, Given};
 use super::order::Order;
 use crate::node::{NodeSettings, OpenFacts, Ticket};
@@ -147,6 +149,8 @@ pub struct Graph {
     names: HashMap<String, NodeId>,
     edges: HashMap<EdgeId, Edge>,
     roots: BTreeMap<RootId, Root>,
+    /// What is forbidden on nodes.
+    pub blockers: Blockers,
     last_id: u64,
     last_name: u64,
 }
@@ -246,6 +250,7 @@ impl Graph {
     pub fn remove(&mut self, id: NodeId) -> Option<Node> {
         let node = self.nodes.remove(&id)?;
         self.names.remove(&node.name);
+        self.blockers.forget_node(id);
         Some(node)
     }
 
@@ -386,7 +391,15 @@ impl Graph {
 
     /// Removes a root edge's user; its edge goes separately.
     pub fn remove_root(&mut self, id: RootId) -> Option<Root> {
+        self.blockers.forget_root(id);
         self.roots.remove(&id)
+    }
+
+    /// Adds an op blocker that forbids nothing yet; it ends with `root` at the latest.
+    pub fn add_blocker(&mut self, reason: String, root: Option<RootId>) -> Token {
+        let token = Token(self.next_id());
+        self.blockers.insert(token, reason, root);
+        token
     }
 
     /// A root edge.

@@ -8,9 +8,9 @@ mod statistics;
 use messages::global_state::{EdgeFacts, EdgeParent, GraphFacts, GraphReply, NodeFacts, Query};
 use messages::{Error, ErrorKind};
 
-use super::Reply;
 use super::value::{Edge, Graph, Node, Parent};
 use super::world::World;
+use super::{Reply, op_blockers};
 
 /// Answers a question.
 ///
@@ -30,6 +30,10 @@ pub async fn answer(world: &World, query: Query) -> Reply {
             let node = node.and_then(|edge| graph.node(edge.child));
             let facts = node.map(|node| GraphReply::Node(facts(node)));
             facts.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("There is no root edge {root}")))
+        }),
+        Query::OpBlockers { node_name } => world.graph(|graph| {
+            let node = graph.find(&node_name)?.id;
+            Ok(GraphReply::Blockers(op_blockers::blockers(graph, node)))
         }),
         Query::Iothreads => Ok(GraphReply::Iothreads(world.with(|state| {
             let entries = state.iothreads.iter();

@@ -1,5 +1,6 @@
 //! The policy driven by a test: nodes are fakes that do what they are told, in whatever order the test chooses.
 
+mod blockers;
 mod drains;
 mod failures;
 mod opens;
