@@ -72,6 +72,20 @@ pub enum GraphRequest {
         /// The node to go on top: a format that supports backing files and has none.
         overlay: String,
     },
+    /// Make `node` the last of the numbered children of `parent`.
+    AddChild {
+        /// The parent's name.
+        parent: String,
+        /// The name of the node to add. It has no parent yet.
+        node: String,
+    },
+    /// Take a numbered child away from `parent`.
+    DelChild {
+        /// The parent's name.
+        parent: String,
+        /// The parent's name for the child: `children.1`.
+        child: String,
+    },
     /// Make an image: what the `blockdev-create` job runs.
     BlockdevCreate(Options),
     /// Change a node's length.

@@ -109,6 +109,30 @@ impl GraphHandle {
         .await
     }
 
+    /// Makes an open node, which has no parent yet, the last of a parent's numbered children.
+    ///
+    /// # Errors
+    /// The parent takes no more children, or not this one; nothing has changed.
+    pub async fn add_child(&self, parent: impl Into<String>, node: impl Into<String>) -> Result<()> {
+        self.done(GraphRequest::AddChild {
+            parent: parent.into(),
+            node: node.into(),
+        })
+        .await
+    }
+
+    /// Takes the numbered child that `parent` calls `child` away.
+    ///
+    /// # Errors
+    /// The parent has no such child, or needs it; nothing has changed.
+    pub async fn del_child(&self, parent: impl Into<String>, child: impl Into<String>) -> Result<()> {
+        self.done(GraphRequest::DelChild {
+            parent: parent.into(),
+            child: child.into(),
+        })
+        .await
+    }
+
     /// Makes an image.
     ///
     /// # Errors

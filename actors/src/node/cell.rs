@@ -5,12 +5,14 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
-use drivers::driver::{Abilities, Driver, DriverKind};
-use messages::{ChildSlot, IoError, IoResult, Limits, NodeId, OpenFlags, SECTOR_SIZE, Token};
+use drivers::driver::{Abilities, Child, Driver, DriverKind};
+use messages::{
+    ChildSlot, Error, ErrorKind, IoError, IoResult, Limits, NodeId, OpenFlags, Result, SECTOR_SIZE, Token,
+};
 
-use super::edge::EdgeCell;
+use super::edge::{self, EdgeCell};
 use super::gate::Gate;
-use super::mail::{Event, NodeSettings, OpenFacts};
+use super::mail::{Event, NodeAddress, NodeSettings, OpenFacts};
 use super::overlap::Tracker;
 use super::root::RootCell;
 use super::statistics::Counters;
@@ -23,7 +25,10 @@ pub struct NodeCell {
     kind: Arc<dyn DriverKind>,
     /// None once the node was closed or has moved away.
     driver: RefCell<Option<Rc<dyn Driver>>>,
+    /// Of the children that the driver declares, which requests take: the list stays as it is.
     edges: Vec<Rc<EdgeCell>>,
+    /// Of the numbered children, which come and go while the node is still. Only the driver sends over them.
+    numbered: RefCell<Vec<(ChildSlot, Rc<EdgeCell>)>>,
     gate: Gate,
     tracker: Rc<Tracker>,
     counters: Counters,
@@ -50,6 +55,7 @@ pub struct CellParts {
     pub kind: Arc<dyn DriverKind>,
     pub driver: Rc<dyn Driver>,
     pub edges: Vec<Rc<EdgeCell>>,
+    pub numbered: Vec<(ChildSlot, Rc<EdgeCell>)>,
     pub gate: Gate,
     pub counters: Counters,
     pub flags: OpenFlags,
@@ -67,6 +73,7 @@ impl NodeCell {
             kind: parts.kind,
             driver: RefCell::new(Some(parts.driver)),
             edges: parts.edges,
+            numbered: RefCell::new(parts.numbered),
             gate: parts.gate,
             tracker: Rc::default(),
             counters: parts.counters,
@@ -114,8 +121,58 @@ impl NodeCell {
         &self.edges
     }
 
+    /// The edge to a declared child.
     pub fn edge(&self, slot: ChildSlot) -> Option<&Rc<EdgeCell>> {
-        self.edges.get(usize::from(slot.0))
+        self.edges.get(slot.index())
+    }
+
+    /// The edges to numbered children, in order.
+    pub fn numbered(&self) -> Vec<(ChildSlot, Rc<EdgeCell>)> {
+        self.numbered.borrow().clone()
+    }
+
+    /// All edges, the numbered ones last.
+    pub fn all_edges(&self) -> Vec<Rc<EdgeCell>> {
+        let numbered = self.numbered.borrow();
+        let numbered = numbered.iter().map(|(_, edge)| edge);
+        self.edges.iter().chain(numbered).map(Rc::clone).collect()
+    }
+
+    /// Puts a node behind a child's edge, or none, and tells the driver. A numbered child comes and goes with its node.
+    ///
+    /// # Errors
+    /// The driver has no such child.
+    pub fn connect(&self, slot: ChildSlot, target: Option<NodeAddress>, table: &NodeTable) -> Result<()> {
+        match self.edge(slot) {
+            Some(edge) => edge.connect(target, table),
+            None if self.kind.numbered().is_none() => {
+                return Err(Error::new(ErrorKind::NotFound, "The node has no such child"));
+            }
+            None => self.connect_numbered(slot, target, table),
+        }
+        if let Ok(driver) = self.driver() {
+            let children: Vec<Child> = self.all_edges().into_iter().map(edge::child).collect();
+            driver.children_changed(&children);
+        }
+        self.refresh();
+        Ok(())
+    }
+
+    fn connect_numbered(&self, slot: ChildSlot, target: Option<NodeAddress>, table: &NodeTable) {
+        let mut numbered = self.numbered.borrow_mut();
+        match (numbered.binary_search_by_key(&slot, |(slot, _)| *slot), target) {
+            (Ok(at), None) => {
+                let (_, edge) = numbered.remove(at);
+                edge.connect(None, table);
+            }
+            (Ok(at), target) => {
+                if let Some((_, edge)) = numbered.get(at) {
+                    edge.connect(target, table);
+                }
+            }
+            (Err(_), None) => {}
+            (Err(at), target) => numbered.insert(at, (slot, EdgeCell::connected(target, table))),
+        }
     }
 
     /// The edge to the backing node, if the driver has such a child at all.
@@ -223,7 +280,7 @@ impl NodeCell {
         let Ok(driver) = self.driver() else { return };
         let abilities = driver.abilities();
         let mut limits = abilities.limits;
-        for edge in &self.edges {
+        for edge in self.all_edges() {
             if let Some(child) = edge.limits() {
                 limits.merge_child(&child);
             }

@@ -2,15 +2,15 @@
 
 use std::rc::Rc;
 
-use drivers::driver::{Child, CreateRequest, OpenRequest};
+use drivers::driver::{CreateRequest, OpenRequest};
 use messages::error::errno::EFBIG;
-use messages::{Error, ErrorKind, IoError, IoResult, MAX_LENGTH, NodeId, RequestFlags, Result};
+use messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, MAX_LENGTH, NodeId, RequestFlags, Result};
 
 use super::cell::{CellParts, NodeCell};
 use super::choke;
-use super::edge::{EdgeCell, Port};
+use super::edge::{self, EdgeCell};
 use super::gate::Gate;
-use super::mail::{Description, Event, NodeAddress, OpenFacts, OpenOrder, Order, OrderOutcome, Ticket};
+use super::mail::{Description, Event, OpenFacts, OpenOrder, Order, OrderOutcome, Ticket};
 use super::migrate;
 use super::root::RootCell;
 use super::statistics::Counters;
@@ -31,7 +31,10 @@ pub fn carry_out(table: &Rc<NodeTable>, ticket: Ticket, order: Order) {
             with_driver(table, node, |driver| driver.reopen_abort());
             with_node(table, node, NodeCell::abort_reopen);
         }
-        Order::Connect { parent, slot, target } => done(table, ticket, connect(table, parent, slot, target)),
+        Order::Connect { parent, slot, target } => {
+            let result = found(table, parent).and_then(|cell| cell.connect(slot, target, table));
+            done(table, ticket, result);
+        }
         Order::AttachRoot { root, node } => {
             let result = found(table, node).map(|cell| table.insert_root(RootCell::new(root, cell)));
             done(table, ticket, result);
@@ -117,10 +120,7 @@ async fn carry_out_later(table: &Rc<NodeTable>, order: Order) -> OrderOutcome {
             OrderOutcome::Done(async { driver(table, node)?.change_backing_file(link).await }.await)
         }
         Order::Create { kind, options, file } => {
-            let file = file.map(|file| {
-                let edge = EdgeCell::connected(Some(file), table);
-                Child::new(Rc::new(Port(edge)))
-            });
+            let file = file.map(|file| edge::child(EdgeCell::connected(Some(file), table)));
             let ring = table.local().ring().clone();
             OrderOutcome::Done(kind.create(CreateRequest { options, file, ring }).await)
         }
@@ -172,24 +172,6 @@ fn with_driver(table: &NodeTable, node: NodeId, act: impl FnOnce(&dyn drivers::d
     }
 }
 
-fn connect(
-    table: &NodeTable,
-    parent: NodeId,
-    slot: messages::ChildSlot,
-    target: Option<NodeAddress>,
-) -> Result<()> {
-    let cell = found(table, parent)?;
-    let edge = cell
-        .edge(slot)
-        .ok_or_else(|| Error::new(ErrorKind::NotFound, "The node has no such child"))?;
-    edge.connect(target, table);
-    if let Ok(driver) = cell.driver() {
-        driver.children_changed();
-    }
-    cell.refresh();
-    Ok(())
-}
-
 fn reopen_commit(table: &NodeTable, node: NodeId) -> Result<OpenFacts> {
     let cell = found(table, node)?;
     driver(table, node)?.reopen_commit();
@@ -213,14 +195,18 @@ async fn open(table: &Rc<NodeTable>, order: OpenOrder) -> Result<OpenFacts> {
         .iter()
         .map(|_| EdgeCell::connected(targets.next().flatten(), table))
         .collect();
+    // What is left are the numbered children.
+    let numbered: Vec<(ChildSlot, Rc<EdgeCell>)> = (edges.len()..)
+        .filter_map(ChildSlot::at)
+        .zip(targets)
+        .map(|(slot, target)| (slot, EdgeCell::connected(target, table)))
+        .collect();
+    let all = edges.iter().chain(numbered.iter().map(|(_, edge)| edge));
     let request = OpenRequest {
         node_name: name.clone(),
         options,
         flags,
-        children: edges
-            .iter()
-            .map(|edge| Child::new(Rc::new(Port(Rc::clone(edge)))))
-            .collect(),
+        children: all.map(|edge| edge::child(Rc::clone(edge))).collect(),
         ring: table.local().ring().clone(),
     };
     let opened = kind.open(request).await?;
@@ -243,6 +229,7 @@ async fn open(table: &Rc<NodeTable>, order: OpenOrder) -> Result<OpenFacts> {
         kind,
         driver: opened.driver,
         edges,
+        numbered,
         gate: Gate::default(),
         counters: Counters::default(),
         flags: opened.flags,
@@ -267,7 +254,7 @@ async fn close(table: &NodeTable, node: NodeId) -> Result<()> {
         return flushed;
     };
     let closed = driver.close().await;
-    for edge in cell.edges() {
+    for edge in cell.all_edges() {
         edge.connect(None, table);
     }
     flushed.and(closed)

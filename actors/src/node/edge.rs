@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use drivers::buffer::Buffers;
-use drivers::driver::{Answer, ChildPort};
+use drivers::driver::{Answer, Child, ChildPort};
 use futures_channel::oneshot;
 use messages::io::{Operation, Outcome};
 use messages::{IoError, Limits};
@@ -93,7 +93,12 @@ pub async fn send_there(address: &NodeAddress, operation: Operation<Buffers>) ->
 }
 
 /// What a driver sees of an edge.
-pub struct Port(pub Rc<EdgeCell>);
+struct Port(Rc<EdgeCell>);
+
+/// A driver's handle on an edge.
+pub fn child(edge: Rc<EdgeCell>) -> Child {
+    Child::new(Rc::new(Port(edge)))
+}
 
 impl ChildPort for Port {
     fn request(&self, operation: Operation<Buffers>) -> Answer<'static, Outcome<Buffers>> {

@@ -78,7 +78,8 @@ pub enum Order {
     Quiesce(NodeId, Token),
     /// Take back that token's hold on the gate. Not answered.
     Resume(NodeId, Token),
-    /// Put a node behind one of `parent`'s edges, or none. The parent is still, or not in use yet.
+    /// Put a node behind one of `parent`'s edges, or none. The parent is still, or not in use yet. A numbered child
+    /// comes into being with a node, and goes without one.
     Connect {
         /// The node whose child changes.
         parent: NodeId,
@@ -192,7 +193,7 @@ pub struct OpenOrder {
     pub flags: OpenFlags,
     /// What the node itself does, whatever its driver.
     pub settings: NodeSettings,
-    /// What is behind each of the driver's children.
+    /// What is behind each of the driver's children, the numbered ones last.
     pub children: Vec<Option<NodeAddress>>,
 }
 

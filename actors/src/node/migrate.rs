@@ -7,14 +7,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use drivers::buffer::Buffers;
-use drivers::driver::{Child, DriverKind, Parcel};
+use drivers::driver::{DriverKind, Parcel};
 use futures_channel::oneshot;
 use messages::io::{Operation, Outcome};
-use messages::{Error, ErrorKind, NodeId, OpenFlags, Token};
+use messages::{ChildSlot, Error, ErrorKind, NodeId, OpenFlags, Token};
 
 use super::cell::{CellParts, NodeCell};
 use super::client::RootHandle;
-use super::edge::{EdgeCell, Port};
+use super::edge::{self, EdgeCell};
 use super::gate::Gate;
 use super::mail::{Event, Mail, NodeAddress, NodeSettings, OrderOutcome, Ticket};
 use super::root::RootCell;
@@ -29,6 +29,8 @@ pub struct NodeLuggage {
     name: String,
     kind: Arc<dyn DriverKind>,
     parcel: Box<dyn Parcel>,
+    /// The slots of its numbered children.
+    numbered: Vec<ChildSlot>,
     flags: OpenFlags,
     settings: NodeSettings,
     size: u64,
@@ -75,6 +77,7 @@ pub fn depart(table: &Rc<NodeTable>, ticket: Ticket, node: NodeId, to: IoThread<
         name: cell.name().to_owned(),
         kind: Arc::clone(cell.kind()),
         parcel: driver.depart(),
+        numbered: cell.numbered().into_iter().map(|(slot, _)| slot).collect(),
         flags: cell.flags(),
         settings: cell.settings(),
         size: cell.size(),
@@ -108,10 +111,13 @@ fn pack_root(table: &NodeTable, root: &Rc<RootCell>, node: NodeId, to: &IoThread
 /// Sets a node up that comes from another iothread.
 pub fn arrive(table: &Rc<NodeTable>, luggage: NodeLuggage) {
     let edges: Vec<Rc<EdgeCell>> = luggage.kind.children().iter().map(|_| Rc::default()).collect();
-    let children = edges
-        .iter()
-        .map(|edge| Child::new(Rc::new(Port(Rc::clone(edge)))))
+    let numbered: Vec<(ChildSlot, Rc<EdgeCell>)> = luggage
+        .numbered
+        .into_iter()
+        .map(|slot| (slot, Rc::default()))
         .collect();
+    let all = edges.iter().chain(numbered.iter().map(|(_, edge)| edge));
+    let children = all.map(|edge| edge::child(Rc::clone(edge))).collect();
     let driver = luggage.parcel.arrive(children, table.local().ring().clone());
     let parts = CellParts {
         id: luggage.node,
@@ -119,6 +125,7 @@ pub fn arrive(table: &Rc<NodeTable>, luggage: NodeLuggage) {
         kind: luggage.kind,
         driver,
         edges,
+        numbered,
         gate: Gate::held(luggage.holds),
         counters: Counters::from_statistics(luggage.statistics),
         flags: luggage.flags,

@@ -2,16 +2,16 @@
 
 use futures_util::future::LocalBoxFuture;
 use messages::global_state::Options;
-use messages::{Error, ErrorKind, OpenFlags, Result, Role};
+use messages::{ChildSlot, Error, ErrorKind, OpenFlags, Permissions, Result, Role};
 use serde::de::DeserializeOwned;
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use super::Driver;
 use super::child::Child;
 use crate::ring::Ring;
 
-/// A child that nodes of a driver may have. Its place in [`DriverKind::children`] is its
-/// [`ChildSlot`](messages::ChildSlot).
+/// A child that nodes of a driver may have. Its place in [`DriverKind::children`] is its [`ChildSlot`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChildKind {
     /// The option that names it: `file`, `backing`.
@@ -22,6 +22,32 @@ pub struct ChildKind {
     pub required: bool,
 }
 
+/// How a node is used whose edge wants permissions.
+#[derive(Debug, Clone, Copy)]
+pub struct EdgeUse<'a> {
+    /// What the child is to the node.
+    pub role: Role,
+    /// The driver's own options.
+    pub options: &'a Options,
+    /// What all parents of the node take.
+    pub taken: Permissions,
+    /// What all of them share.
+    pub shared: Permissions,
+    /// The node is open read-write and active.
+    pub writable: bool,
+    /// The node shares everything below it.
+    pub force_share: bool,
+}
+
+/// What is to be done to an open node's numbered children.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChildChange {
+    /// One more.
+    Add,
+    /// One less.
+    Remove,
+}
+
 /// One driver by name: how to open it, and what the graph has to know before that.
 pub trait DriverKind: Send + Sync + 'static {
     /// The `driver` option's value.
@@ -30,12 +56,52 @@ pub trait DriverKind: Send + Sync + 'static {
     /// Its children. `backing`, where supported, is optional: the graph opens what the image names.
     fn children(&self) -> &'static [ChildKind];
 
-    /// What the child at `index` is to a node with these options of its own: what [`DriverKind::children`] says, unless
+    /// What each of its numbered children is, where it may have any number of them: the option `name` lists them, and
+    /// they are called `name.0`, `name.1` and so on. Their slots follow those of [`DriverKind::children`].
+    fn numbered(&self) -> Option<ChildKind> {
+        None
+    }
+
+    /// The child in `slot`, declared or numbered, if the driver can have such a child.
+    fn child(&self, slot: ChildSlot) -> Option<ChildKind> {
+        self.children().get(slot.index()).copied().or(self.numbered())
+    }
+
+    /// What the child in `slot` is to a node with these options of its own: what [`DriverKind::child`] says, unless
     /// options make a difference.
-    fn child_role(&self, index: usize, _options: &Options) -> Role {
-        self.children()
-            .get(index)
-            .map_or(Role::empty(), |child| child.role)
+    fn child_role(&self, slot: ChildSlot, _options: &Options) -> Role {
+        self.child(slot).map_or(Role::empty(), |child| child.role)
+    }
+
+    /// What the edge in `slot` takes on its child and shares there, when the node is itself used with the cumulative
+    /// permissions `taken` and `shared`. Only a driver whose edges differ from what their roles mean says otherwise.
+    fn child_permissions(&self, edge: EdgeUse<'_>) -> (Permissions, Permissions) {
+        messages::child_permissions(
+            edge.role,
+            edge.taken,
+            edge.shared,
+            edge.writable,
+            edge.force_share,
+        )
+    }
+
+    /// Looks at a node's options before any of its children is opened. `numbered` is how many numbered children they
+    /// list.
+    ///
+    /// # Errors
+    /// They cannot be, whatever the children are.
+    fn check_options(&self, options: &Options, numbered: usize) -> Result<()> {
+        let _ = (options, numbered);
+        Ok(())
+    }
+
+    /// Whether an open node with these options, which has so many numbered children, may get one more or lose one.
+    ///
+    /// # Errors
+    /// It may not.
+    fn check_change(&self, change: ChildChange, options: &Options, numbered: usize) -> Result<()> {
+        let _ = (change, options, numbered);
+        Ok(())
     }
 
     /// A protocol stores bytes itself and has no `file` child.
@@ -73,7 +139,8 @@ pub struct OpenRequest {
     pub options: Options,
     /// Read-only or not, cache mode, discard, inactive, check.
     pub flags: OpenFlags,
-    /// One handle for each of [`DriverKind::children`], connected or not. `backing` is connected after the open.
+    /// One handle for each of [`DriverKind::children`], connected or not, then one for each numbered child. `backing` is
+    /// connected after the open.
     pub children: Vec<Child>,
     /// The iothread's ring.
     pub ring: Ring,
@@ -106,6 +173,31 @@ pub struct CreateRequest {
     pub file: Option<Child>,
     /// The iothread's ring.
     pub ring: Ring,
+}
+
+/// What a node of this driver calls the child in `slot`, if it can have such a child.
+#[must_use]
+pub fn slot_name(kind: &dyn DriverKind, slot: ChildSlot) -> Option<Cow<'static, str>> {
+    let declared = kind.children();
+    if let Some(child) = declared.get(slot.index()) {
+        return Some(Cow::Borrowed(child.name));
+    }
+    let number = slot.index().checked_sub(declared.len())?;
+    kind.numbered()
+        .map(|child| Cow::Owned(format!("{}.{number}", child.name)))
+}
+
+/// The slot of the child of this name, if the driver can have such a child.
+#[must_use]
+pub fn slot_named(kind: &dyn DriverKind, name: &str) -> Option<ChildSlot> {
+    let declared = kind.children();
+    if let Some(index) = declared.iter().position(|child| child.name == name) {
+        return ChildSlot::at(index);
+    }
+    let number = name.strip_prefix(kind.numbered()?.name)?.strip_prefix('.')?;
+    let index = declared.len().checked_add(number.parse().ok()?)?;
+    // `+1` and `01` are numbers, but no child is called that.
+    ChildSlot::at(index).filter(|slot| slot_name(kind, *slot).as_deref() == Some(name))
 }
 
 /// Reads a driver's options into its own struct, which has `#[serde(deny_unknown_fields)]`.

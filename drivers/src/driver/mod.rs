@@ -34,7 +34,8 @@ use messages::{CheckResult, ChildSlot, DriverInfo, IoResult, Limits, Permissions
 pub use answer::Answer;
 pub use child::{Child, ChildPort, Transfer, transfer};
 pub use kind::{
-    BackingLink, ChildKind, CreateRequest, DriverKind, OpenRequest, Opened, invalid_options, parse_options,
+    BackingLink, ChildChange, ChildKind, CreateRequest, DriverKind, EdgeUse, OpenRequest, Opened,
+    invalid_options, parse_options, slot_name, slot_named,
 };
 pub use registry::{Registry, Whitelist};
 
@@ -99,7 +100,7 @@ pub enum At {
     Own,
     /// As they are, in a child at this offset.
     Child {
-        /// Which child.
+        /// Which of the declared children.
         slot: ChildSlot,
         /// The offset of the range's first byte there.
         offset: u64,
@@ -150,7 +151,7 @@ pub enum Target {
     Own,
     /// To a child. `offset` is where the first byte goes, the head (see [`Placement::head`]) included.
     Child {
-        /// Which child.
+        /// Which of the declared children.
         slot: ChildSlot,
         /// The offset there.
         offset: u64,
@@ -268,8 +269,9 @@ pub trait Driver: 'static {
     /// The prepared options are forgotten.
     fn reopen_abort(&self) {}
 
-    /// A node was put behind one of the edges, or taken away.
-    fn children_changed(&self) {}
+    /// A node was put behind one of the edges, or taken away; or a numbered child came or went. `children` are the
+    /// handles as [`OpenRequest::children`] has them: those that the driver has already stay valid. The node is still.
+    fn children_changed(&self, _children: &[Child]) {}
 
     /// Facts about the image.
     fn info(&self) -> DriverInfo {
@@ -312,7 +314,7 @@ pub trait Driver: 'static {
 
 /// A driver's state on its way between iothreads: tables, caches and files, nothing bound to a thread.
 pub trait Parcel: Send {
-    /// Goes on where the driver left off, with handles of the new iothread. Cannot fail, since a move is a step of a
+    /// Goes on where the driver left off, with handles of the new iothread, as [`OpenRequest::children`] has them. Cannot fail, since a move is a step of a
     /// transaction that has been committed to.
     fn arrive(self: Box<Self>, children: Vec<Child>, ring: Ring) -> Rc<dyn Driver>;
 }

@@ -42,7 +42,7 @@ impl DriverKind for RawKind {
     }
 
     /// A window is not the same data at the same offsets: the file stores what the node shows of it.
-    fn child_role(&self, _index: usize, options: &Options) -> Role {
+    fn child_role(&self, _slot: ChildSlot, options: &Options) -> Role {
         let is_window = ["offset", "size"].iter().any(|name| options.contains_key(*name));
         if is_window {
             Role::DATA | Role::PRIMARY

@@ -37,8 +37,9 @@ id!(
     Token(u64)
 );
 id!(
-    /// Which of its children a node means: an index into the list of child names that its driver declares.
-    ChildSlot(u8)
+    /// Which of its children a node means: an index into the list of children that its driver declares, and behind
+    /// those the numbered ones: `children.0` has the first index that no declared child has.
+    ChildSlot(u32)
 );
 
 impl ChildSlot {
@@ -46,4 +47,16 @@ impl ChildSlot {
     pub const FILE: Self = Self(0);
     /// The second child: `backing` for formats that have one.
     pub const BACKING: Self = Self(1);
+
+    /// The slot at `index`, if there can be one.
+    #[must_use]
+    pub fn at(index: usize) -> Option<Self> {
+        u32::try_from(index).ok().map(Self)
+    }
+
+    /// The index into a list.
+    #[must_use]
+    pub fn index(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
 }

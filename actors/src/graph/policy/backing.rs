@@ -264,7 +264,7 @@ async fn connect(transaction: &mut Transaction, overlay: NodeId, base: NodeId) -
     let (slot, declared) = world.graph(|graph| {
         let node = graph.expect(overlay)?;
         let slot = node.slot("backing");
-        let declared = slot.and_then(|slot| node.kind.children().get(usize::from(slot.0)).copied());
+        let declared = slot.and_then(|slot| node.kind.child(slot));
         slot.zip(declared).ok_or_else(|| {
             let text = format!("Driver '{}' does not support backing files", node.kind.name());
             Error::new(ErrorKind::Unsupported, text)

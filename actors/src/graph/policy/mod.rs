@@ -5,6 +5,7 @@
 //! questions are answered, whatever mutation waits.
 
 mod backing;
+mod children;
 mod create;
 mod delete;
 mod drain;
@@ -347,6 +348,8 @@ async fn change(world: &World, request: GraphRequest) -> Reply {
         GraphRequest::BlockdevSnapshot { node, overlay } => {
             snapshot::blockdev_snapshot(world, &node, &overlay).await?;
         }
+        GraphRequest::AddChild { parent, node } => children::add_child(world, &parent, &node).await?,
+        GraphRequest::DelChild { parent, child } => children::del_child(world, &parent, &child).await?,
         GraphRequest::Resize { node_name, size } => resize::block_resize(world, &node_name, size).await?,
         GraphRequest::SetIothread {
             node_name,

@@ -1,13 +1,14 @@
 //! Opening nodes: children first, each with its locks taken before its parent is opened; then the backing chain that
 //! images name, overlay by overlay.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use drivers::driver::{ChildKind, DriverKind};
+use drivers::driver::{ChildKind, DriverKind, slot_name};
 use messages::global_state::Options;
-use messages::{ChildSlot, Error, ErrorKind, IoThreadId, NodeId, Result};
+use messages::{ChildSlot, EdgeId, Error, ErrorKind, IoThreadId, NodeId, Result};
 use serde_json::Value;
 
 use super::backing;
@@ -110,24 +111,23 @@ pub async fn open_one(
     let common = parsed.given.over(base.common)?;
     let kind = find_driver(&world, parsed.driver.as_deref(), common.read_only)?;
     let backing = take_backing(kind.as_ref(), &mut parsed.rest)?;
-    let nested: Vec<bool> = kind
-        .children()
-        .iter()
-        .map(|child| parsed.rest.get(child.name).is_some_and(Value::is_object))
-        .collect();
+    let wanted = take_children(kind.as_ref(), &mut parsed.rest)?;
     let mut children = Vec::new();
-    for child in kind.children() {
-        let value = parsed.rest.remove(child.name);
+    let mut heirs = Vec::new();
+    for (child, value) in wanted {
         let inherited = Base {
             common: common.inherited(kind.as_ref(), child.role),
             depth: base.depth + 1,
             probed: false,
         };
-        children.push(open_child(transaction, *child, value, inherited).await?);
+        let is_nested = value.as_ref().is_some_and(Value::is_object);
+        let opened = open_child(transaction, child, value, inherited).await?;
+        heirs.extend(opened.filter(|_| is_nested));
+        children.push(opened);
     }
     let id = insert_node(transaction, &kind, &parsed, common, base.probed, &children)?;
-    for (child, _) in children.iter().zip(nested).filter(|(_, nested)| *nested) {
-        note_inheritance(&world, *child, id);
+    for child in heirs {
+        note_inheritance(&world, Some(child), id);
     }
     transaction.update_permissions([id]).await?;
     open_cell(&world, id).await?;
@@ -192,6 +192,48 @@ fn take_backing(kind: &dyn DriverKind, options: &mut Options) -> Result<Backing>
         Some(value @ (Value::String(_) | Value::Object(_))) => Ok(Backing::Explicit(value)),
         Some(_) => Err(options::wrong_type("backing", "BlockdevRefOrNull")),
     }
+}
+
+/// Takes out of a node's options what they say of its children, the numbered ones last.
+fn take_children(kind: &dyn DriverKind, options: &mut Options) -> Result<Vec<(ChildKind, Option<Value>)>> {
+    let mut wanted: Vec<_> = kind
+        .children()
+        .iter()
+        .map(|child| (*child, options.remove(child.name)))
+        .collect();
+    let mut count = 0;
+    if let Some(child) = kind.numbered() {
+        let values = take_numbered(child.name, options)?.unwrap_or_default();
+        count = values.len();
+        wanted.extend(values.into_iter().map(|value| (child, Some(value))));
+    }
+    kind.check_options(options, count)?;
+    Ok(wanted)
+}
+
+/// Takes out of a node's options the list of its numbered children: a list, or an object with a number for every key,
+/// which is what dotted keys give.
+///
+/// # Errors
+/// It is neither, or a number is missing.
+pub fn take_numbered(name: &str, options: &mut Options) -> Result<Option<Vec<Value>>> {
+    match options.remove(name) {
+        None => Ok(None),
+        Some(Value::Array(values)) => Ok(Some(values)),
+        Some(Value::Object(mut values)) => (0..values.len())
+            .map(|number| values.remove(&number.to_string()))
+            .collect::<Option<Vec<Value>>>()
+            .map(Some)
+            .ok_or_else(|| not_a_list(name)),
+        Some(_) => Err(not_a_list(name)),
+    }
+}
+
+fn not_a_list(name: &str) -> Error {
+    Error::new(
+        ErrorKind::InvalidArgument,
+        format!("Option {name} is not a valid array"),
+    )
 }
 
 /// Finds or opens a child that is needed before its parent.
@@ -267,7 +309,8 @@ fn insert_node(
             settings: common.settings(probed),
             flags: common.flags(kind.as_ref()),
             facts: None,
-            children: vec![None; kind.children().len()],
+            children: BTreeMap::new(),
+            next_numbered: number_after(kind.as_ref(), children.len()),
             parents: Vec::new(),
             granted: Granted::NOBODY,
             owned: false,
@@ -281,17 +324,21 @@ fn insert_node(
     });
     let id = node.id;
     transaction.insert(node);
-    for (index, (child, declared)) in children.iter().zip(kind.children()).enumerate() {
-        if let (Some(child), Ok(slot)) = (child, u8::try_from(index)) {
-            transaction.link(
-                Parent::Node(id, ChildSlot(slot)),
-                *child,
-                declared.name,
-                kind.child_role(index, &parsed.rest),
-            );
+    for (index, child) in children.iter().enumerate() {
+        let slot = ChildSlot::at(index);
+        let name = slot.and_then(|slot| slot_name(kind.as_ref(), slot));
+        if let (Some(child), Some(slot), Some(name)) = (child, slot, name) {
+            let role = kind.child_role(slot, &parsed.rest);
+            transaction.link(Parent::Node(id, slot), *child, name, role);
         }
     }
     Ok(id)
+}
+
+/// The number that the next numbered child gets in a node with so many children, declared ones included.
+fn number_after(kind: &dyn DriverKind, children: usize) -> u32 {
+    let numbered = children.saturating_sub(kind.children().len());
+    u32::try_from(numbered).unwrap_or(u32::MAX)
 }
 
 fn choose_name(world: &World, given: Option<&str>) -> Result<String> {
@@ -312,14 +359,10 @@ fn choose_name(world: &World, given: Option<&str>) -> Result<String> {
 async fn open_cell(world: &World, id: NodeId) -> Result<()> {
     let order = world.with(|state| {
         let node = state.graph.expect(id)?;
-        let children = node
-            .children
-            .iter()
-            .map(|edge| {
-                let child = edge.and_then(|edge| state.graph.edge(edge))?.child;
-                state.address(child)
-            })
-            .collect::<Vec<Option<Address>>>();
+        let declared = (0..node.kind.children().len()).map(|index| node.child(ChildSlot::at(index)?));
+        let numbered = node.numbered().map(|(_, edge)| Some(edge));
+        let address = |edge: Option<EdgeId>| state.address(state.graph.edge(edge?)?.child);
+        let children: Vec<Option<Address>> = declared.chain(numbered).map(address).collect();
         Ok::<_, Error>(Order::Open(Box::new(Open {
             node: id,
             name: node.name.clone(),

@@ -148,6 +148,6 @@ pub struct Open {
     pub flags: OpenFlags,
     /// What the node itself does.
     pub settings: NodeSettings,
-    /// What is behind each of the driver's children.
+    /// What is behind each of the driver's children, the numbered ones last.
     pub children: Vec<Option<Address>>,
 }

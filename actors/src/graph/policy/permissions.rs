@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use messages::{EdgeId, Error, ErrorKind, NodeId, OpenFlags, Permissions, Result, child_permissions};
+use drivers::driver::EdgeUse;
+use messages::{EdgeId, Error, ErrorKind, NodeId, OpenFlags, Permissions, Result};
 
 use super::value::{Edge, Granted, Graph, Node, Parent};
 
@@ -67,13 +68,14 @@ impl Plan {
                 self.nodes.push((id, granted));
             }
             for edge in graph.children_of(id) {
-                let new = child_permissions(
-                    edge.role,
-                    granted.taken,
-                    granted.shared,
-                    self.writable(node),
-                    node.common.force_share,
-                );
+                let new = node.kind.child_permissions(EdgeUse {
+                    role: edge.role,
+                    options: &node.options,
+                    taken: granted.taken,
+                    shared: granted.shared,
+                    writable: self.writable(node),
+                    force_share: node.common.force_share,
+                });
                 if new != self.edge(edge) {
                     self.edges.insert(edge.id, new);
                     touched.insert(edge.child);

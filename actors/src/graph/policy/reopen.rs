@@ -1,13 +1,13 @@
 //! `blockdev-reopen`: new options and children for open nodes, all or nothing.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
-use drivers::driver::ReopenRequest;
+use drivers::driver::{ReopenRequest, slot_name};
 use messages::global_state::Options;
 use messages::{ChildSlot, Error, ErrorKind, NodeId, Result, Role};
 use serde_json::Value;
 
-use super::delete;
 use super::options::{self, Common, Given};
 use super::order::Order;
 use super::permissions::Plan;
@@ -15,6 +15,7 @@ use super::snapshot::cycle;
 use super::transaction::Transaction;
 use super::value::{Graph, Node, Parent};
 use super::world::World;
+use super::{delete, open};
 
 /// What becomes of one node.
 struct Target {
@@ -111,19 +112,19 @@ fn collect(
         links: Vec::new(),
     };
     let mut below = Vec::new();
-    for (index, declared) in node.kind.children().iter().enumerate() {
-        let Ok(slot) = u8::try_from(index).map(ChildSlot) else {
+    for Wanted { slot, name, value } in take_children(node, &mut parsed.rest)? {
+        let Some(declared) = node.kind.child(slot) else {
             continue;
         };
         let current = graph.child_node(node.id, slot);
-        let new = match parsed.rest.remove(declared.name) {
+        let new = match value {
             None if declared.name == "backing" && current.is_some() => {
                 let text = format!("backing is missing for '{}'", node.name);
                 return Err(Error::new(ErrorKind::InvalidArgument, text));
             }
             None => current,
             Some(Value::Null) if declared.required => {
-                let text = format!("Parameter '{}' is missing", declared.name);
+                let text = format!("Parameter '{name}' is missing");
                 return Err(Error::new(ErrorKind::InvalidArgument, text));
             }
             Some(Value::Null) => None,
@@ -131,7 +132,7 @@ fn collect(
             Some(Value::String(name)) => Some(graph.look_up("", &name)?.id),
             Some(Value::Object(nested)) => {
                 let child = current.ok_or_else(|| {
-                    let text = format!("Parameter '{}' must name an existing node", declared.name);
+                    let text = format!("Parameter '{name}' must name an existing node");
                     Error::new(ErrorKind::InvalidArgument, text)
                 })?;
                 collect(
@@ -143,10 +144,10 @@ fn collect(
                 )?;
                 current
             }
-            Some(_) => return Err(options::wrong_type(declared.name, "BlockdevRefOrNull")),
+            Some(_) => return Err(options::wrong_type(&name, "BlockdevRefOrNull")),
         };
         if new != current {
-            check_cycle(graph, node, declared.name, new)?;
+            check_cycle(graph, node, &name, new)?;
             target.links.push((slot, new));
         }
         below.extend(new.map(|child| (child, declared.role)));
@@ -158,6 +159,44 @@ fn collect(
         inherit(graph, node, common, child, role, targets)?;
     }
     Ok(())
+}
+
+/// What options say of a child.
+struct Wanted {
+    slot: ChildSlot,
+    name: Cow<'static, str>,
+    value: Option<Value>,
+}
+
+/// Takes out of a node's options what they say of the children that it can have.
+fn take_children(node: &Node, rest: &mut Options) -> Result<Vec<Wanted>> {
+    let kind = node.kind.as_ref();
+    let declared = (0..kind.children().len()).filter_map(ChildSlot::at);
+    let mut wanted: Vec<Wanted> = declared
+        .filter_map(|slot| {
+            let name = slot_name(kind, slot)?;
+            let value = rest.remove(name.as_ref());
+            Some(Wanted { slot, name, value })
+        })
+        .collect();
+    let Some(child) = kind.numbered() else {
+        return Ok(wanted);
+    };
+    let slots: Vec<ChildSlot> = node.numbered().map(|(slot, _)| slot).collect();
+    let values = open::take_numbered(child.name, rest)?;
+    let values = match values {
+        None => vec![None; slots.len()],
+        Some(values) if values.len() == slots.len() => values.into_iter().map(Some).collect(),
+        Some(_) => {
+            let text = format!("Cannot change the number of '{}'", child.name);
+            return Err(Error::new(ErrorKind::InvalidArgument, text));
+        }
+    };
+    wanted.extend(slots.into_iter().zip(values).filter_map(|(slot, value)| {
+        let name = slot_name(kind, slot)?;
+        Some(Wanted { slot, name, value })
+    }));
+    Ok(wanted)
 }
 
 fn find<'a>(graph: &'a Graph, node: Option<NodeId>, name: Option<&str>) -> Result<&'a Node> {
@@ -296,12 +335,9 @@ async fn relink(
         world.may_link(parent, child).await;
         // Looked at again: an earlier target of the same request may have changed what is reached.
         world.graph(|graph| {
-            check_cycle(
-                graph,
-                graph.expect(parent)?,
-                slot_name(graph, parent, slot),
-                Some(child),
-            )
+            let node = graph.expect(parent)?;
+            let name = slot_name(node.kind.as_ref(), slot).unwrap_or_default();
+            check_cycle(graph, node, &name, Some(child))
         })?;
     }
     match (edge, child) {
@@ -310,11 +346,8 @@ async fn relink(
         (None, Some(child)) => {
             let declared = world.graph(|graph| {
                 let node = graph.node(parent)?;
-                let index = usize::from(slot.0);
-                Some((
-                    node.kind.children().get(index)?.name,
-                    node.kind.child_role(index, &node.options),
-                ))
+                let name = slot_name(node.kind.as_ref(), slot)?;
+                Some((name, node.kind.child_role(slot, &node.options)))
             });
             if let Some((name, role)) = declared {
                 transaction.link(Parent::Node(parent, slot), child, name, role);
@@ -324,12 +357,6 @@ async fn relink(
     }
     transaction.connect(parent, slot, old).await?;
     Ok(old)
-}
-
-fn slot_name(graph: &Graph, parent: NodeId, slot: ChildSlot) -> &'static str {
-    let node = graph.node(parent);
-    node.and_then(|node| node.kind.children().get(usize::from(slot.0)))
-        .map_or("", |child| child.name)
 }
 
 async fn commit(world: &World, target: &Target) {

@@ -72,12 +72,8 @@ async fn append(transaction: &mut Transaction, node: NodeId, overlay: NodeId, sl
         parents.map(|edge| (edge.id, edge.parent)).collect()
     });
     let role = world.graph(|graph| {
-        let kinds = graph.expect(overlay)?.kind.children();
-        Ok::<_, Error>(
-            kinds
-                .get(usize::from(slot.0))
-                .map_or(messages::Role::COW, |child| child.role),
-        )
+        let child = graph.expect(overlay)?.kind.child(slot);
+        Ok::<_, Error>(child.map_or(messages::Role::COW, |child| child.role))
     })?;
     world.may_link(overlay, node).await;
     transaction.link(Parent::Node(overlay, slot), node, "backing", role);

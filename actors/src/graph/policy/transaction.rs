@@ -1,5 +1,6 @@
 //! A transaction: steps that are taken one by one, each with what undoes it, until all hold or none does.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use messages::{ChildSlot, EdgeId, NodeId, Permissions, Result, Role, RootId, Token};
@@ -32,6 +33,8 @@ enum Undo {
     Connected(NodeId, ChildSlot, Option<Address>),
     /// Put a root's cell back behind a node; it is where the second one is.
     RootMoved(RootId, NodeId, NodeId),
+    /// Put back the number of a node's next numbered child.
+    Numbered(NodeId, u32),
     /// Forget a node's prepared options.
     ReopenPrepared(NodeId),
 }
@@ -79,6 +82,7 @@ impl Transaction {
                 | Undo::Permissions { .. }
                 | Undo::Connected(..)
                 | Undo::RootMoved(..)
+                | Undo::Numbered(..)
                 | Undo::ReopenPrepared(_) => {}
             }
         }
@@ -145,6 +149,9 @@ impl Transaction {
                     tracing::warn!(%error, %root, "a root edge could not be put back");
                 }
             }
+            Undo::Numbered(node, next) => {
+                self.set_number(node, next);
+            }
             Undo::ReopenPrepared(node) => world.tell(node, Order::ReopenAbort(node)),
         }
     }
@@ -163,7 +170,14 @@ impl Transaction {
     }
 
     /// Adds an edge to the graph's value. The parent's cell is not told.
-    pub fn link(&mut self, parent: Parent, child: NodeId, name: &'static str, role: Role) -> EdgeId {
+    pub fn link(
+        &mut self,
+        parent: Parent,
+        child: NodeId,
+        name: impl Into<Cow<'static, str>>,
+        role: Role,
+    ) -> EdgeId {
+        let name = name.into();
         let edge = self.world.graph(|graph| graph.link(parent, child, name, role));
         self.log.push(Undo::Linked(edge));
         edge
@@ -241,6 +255,20 @@ impl Transaction {
             .await?;
         self.log.push(Undo::Connected(parent, slot, old));
         Ok(())
+    }
+
+    /// Sets the number that a node's next numbered child gets.
+    pub fn number(&mut self, node: NodeId, next: u32) {
+        if let Some(old) = self.set_number(node, next) {
+            self.log.push(Undo::Numbered(node, old));
+        }
+    }
+
+    fn set_number(&self, node: NodeId, next: u32) -> Option<u32> {
+        self.world.graph(|graph| {
+            let node = graph.node_mut(node)?;
+            Some(std::mem::replace(&mut node.next_numbered, next))
+        })
     }
 
     /// Notes that a root's cell went from one node to another.

@@ -1,9 +1,10 @@
 //! The graph as a value: nodes, edges and root edges, with what holds between them and nothing of how it is changed.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use drivers::driver::DriverKind;
+use drivers::driver::{DriverKind, slot_named};
 use messages::global_state::{Options, RootUser};
 use messages::{
     ChildSlot, EdgeId, Error, ErrorKind, IoThreadId, NodeId, OpenFlags, Permissions, Result, Role, RootId,
@@ -57,7 +58,9 @@ pub struct Node {
     /// What the open gave; `None` until it has ended.
     pub facts: Option<OpenFacts>,
     /// Its edges by slot.
-    pub children: Vec<Option<EdgeId>>,
+    pub children: BTreeMap<ChildSlot, EdgeId>,
+    /// The number of the next numbered child.
+    pub next_numbered: u32,
     /// The edges that lead to it, the oldest first.
     pub parents: Vec<EdgeId>,
     /// The permissions that were committed on it.
@@ -86,19 +89,20 @@ impl Node {
 
     /// The edge in `slot`.
     pub fn child(&self, slot: ChildSlot) -> Option<EdgeId> {
-        self.children.get(usize::from(slot.0)).copied().flatten()
+        self.children.get(&slot).copied()
     }
 
-    /// The slot of the child of this name, if the driver has such a child.
+    /// The slot of the child of this name, if the driver can have such a child.
     pub fn slot(&self, name: &str) -> Option<ChildSlot> {
         slot_named(self.kind.as_ref(), name)
     }
-}
 
-/// The slot of the child of this name, if the driver has such a child.
-pub fn slot_named(kind: &dyn DriverKind, name: &str) -> Option<ChildSlot> {
-    let index = kind.children().iter().position(|child| child.name == name)?;
-    u8::try_from(index).ok().map(ChildSlot)
+    /// Its numbered edges, in order.
+    pub fn numbered(&self) -> impl Iterator<Item = (ChildSlot, EdgeId)> + '_ {
+        let declared = self.kind.children().len();
+        let all = self.children.iter().map(|(slot, edge)| (*slot, *edge));
+        all.skip_while(move |(slot, _)| slot.index() < declared)
+    }
 }
 
 /// Who holds an edge.
@@ -120,7 +124,7 @@ pub struct Edge {
     /// Where it leads.
     pub child: NodeId,
     /// The parent's name for it.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// What the child is to the parent.
     pub role: Role,
     /// What the parent takes.
@@ -277,8 +281,8 @@ impl Graph {
 
     /// The edges that leave a node, by slot.
     pub fn children_of(&self, id: NodeId) -> impl Iterator<Item = &Edge> {
-        let children = self.node(id).map_or(&[][..], |node| &node.children);
-        children.iter().flatten().filter_map(|edge| self.edges.get(edge))
+        let children = self.node(id).into_iter().flat_map(|node| node.children.values());
+        children.filter_map(|edge| self.edges.get(edge))
     }
 
     /// The nodes that hold an edge to a node.
@@ -308,7 +312,7 @@ impl Graph {
     }
 
     /// Joins a parent's empty slot, or a new root, to a child. Permissions are none until they are computed.
-    pub fn link(&mut self, parent: Parent, child: NodeId, name: &'static str, role: Role) -> EdgeId {
+    pub fn link(&mut self, parent: Parent, child: NodeId, name: Cow<'static, str>, role: Role) -> EdgeId {
         let id = EdgeId(self.next_id());
         let (taken, shared) = (Permissions::empty(), Permissions::all());
         self.edges.insert(
@@ -357,13 +361,13 @@ impl Graph {
     }
 
     fn set_slot(&mut self, node: NodeId, slot: ChildSlot, edge: Option<EdgeId>) {
-        let place = self
-            .nodes
-            .get_mut(&node)
-            .and_then(|node| node.children.get_mut(usize::from(slot.0)));
-        if let Some(place) = place {
-            *place = edge;
-        }
+        let Some(node) = self.nodes.get_mut(&node) else {
+            return;
+        };
+        match edge {
+            Some(edge) => node.children.insert(slot, edge),
+            None => node.children.remove(&slot),
+        };
     }
 
     /// Lets an edge lead to another node, as that node's newest.

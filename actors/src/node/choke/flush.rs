@@ -9,7 +9,8 @@ use super::super::cell::NodeCell;
 use super::super::edge::EdgeCell;
 
 /// Writes back what the driver caches, makes its storage durable unless the node ignores flushes, then does the same for
-/// the children that it stores anything in. A read-only node has nothing to flush.
+/// the children that it stores anything in. A read-only node has nothing to flush. Numbered children are the driver's to
+/// flush: it knows how many of them must succeed.
 pub async fn flush(cell: &Rc<NodeCell>) -> IoResult<()> {
     if cell.is_read_only() {
         return Ok(());

@@ -6,6 +6,7 @@ use messages::io::{Operation, Preallocation};
 use messages::{Error, ErrorKind, IoError, IoResult, MAX_LENGTH, RequestFlags, Result};
 
 use super::super::cell::NodeCell;
+use super::super::edge::EdgeCell;
 
 /// The length as the driver knows it now.
 pub async fn length(cell: &Rc<NodeCell>) -> IoResult<u64> {
@@ -50,6 +51,15 @@ pub async fn truncate(
     Ok(())
 }
 
+/// The edges behind which the node's own data is.
+fn storage(cell: &NodeCell) -> impl Iterator<Item = Rc<EdgeCell>> {
+    let declared = cell.edges().iter().zip(cell.kind().children());
+    let declared = declared.filter(|(_, child)| !child.role.contains(messages::Role::COW));
+    let mut edges: Vec<_> = declared.map(|(edge, _)| Rc::clone(edge)).collect();
+    edges.extend(cell.numbered().into_iter().map(|(_, edge)| edge));
+    edges.into_iter().filter(|edge| edge.is_connected())
+}
+
 /// Bytes on the host, the storage children's included.
 pub async fn allocated_size(cell: &Rc<NodeCell>) -> IoResult<u64> {
     let driver = cell.driver()?;
@@ -59,10 +69,7 @@ pub async fn allocated_size(cell: &Rc<NodeCell>) -> IoResult<u64> {
     }
     let mut sum: u64 = 0;
     let mut any = false;
-    for (edge, child) in cell.edges().iter().zip(cell.kind().children()) {
-        if child.role.contains(messages::Role::COW) || !edge.is_connected() {
-            continue;
-        }
+    for edge in storage(cell) {
         sum = sum.saturating_add(edge.pass_down(Operation::AllocatedSize).await.into_bytes()?);
         any = true;
     }

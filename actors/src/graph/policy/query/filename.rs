@@ -9,7 +9,7 @@ use messages::path::full_backing_filename;
 use messages::qapi::to_compact;
 use serde_json::Value;
 
-use super::super::value::{Graph, Node};
+use super::super::value::{Edge, Graph, Node, Parent};
 
 /// The longest name shown, in bytes.
 const NAME_MAX: usize = 4095;
@@ -115,14 +115,30 @@ impl Filenames {
         for edge in graph.children_of(node.id) {
             let skipped = edge.name == "backing" && !overridden;
             if let Some(child) = graph.node(edge.child).filter(|_| !skipped && depth < DEPTH_MAX) {
-                let nested = self.options(graph, child, depth + 1);
-                options.insert(edge.name.to_owned(), Value::Object(nested));
+                let nested = Value::Object(self.options(graph, child, depth + 1));
+                match node.kind.numbered().filter(|_| is_numbered(node, edge)) {
+                    Some(numbered) => push(&mut options, numbered.name, nested),
+                    None => drop(options.insert(edge.name.clone().into_owned(), nested)),
+                }
             }
         }
         if overridden && graph.child_named(node.id, "backing").is_none() {
             options.insert("backing".to_owned(), Value::Null);
         }
         options
+    }
+}
+
+fn is_numbered(node: &Node, edge: &Edge) -> bool {
+    matches!(edge.parent, Parent::Node(_, slot) if slot.index() >= node.kind.children().len())
+}
+
+/// Adds to a list among options. Numbers have gaps once a child was deleted, but the list that opens the same again has
+/// none.
+fn push(options: &mut Options, name: &str, value: Value) {
+    let list = options.entry(name).or_insert_with(|| Value::Array(Vec::new()));
+    if let Value::Array(list) = list {
+        list.push(value);
     }
 }
 

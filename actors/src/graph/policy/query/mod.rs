@@ -69,7 +69,7 @@ fn whole(graph: &Graph) -> GraphFacts {
         Some(EdgeFacts {
             parent,
             child: edge.child,
-            name: edge.name.to_owned(),
+            name: edge.name.clone().into_owned(),
             role: edge.role,
             permissions: edge.taken,
             shared: edge.shared,

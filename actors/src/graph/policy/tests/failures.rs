@@ -79,6 +79,47 @@ fn of_a_resize() {
     });
 }
 
+/// Two children, and a third node that could be one, all used by a reader of the parent.
+fn two_children() -> FakeWorld {
+    let mut world = FakeWorld::new();
+    for name in ["a", "b", "c"] {
+        world.ok(add(
+            json!({"driver": "file", "node-name": name, "filename": name}),
+        ));
+    }
+    world.ok(add(
+        json!({"driver": "many", "node-name": "m", "children": ["a", "b"]}),
+    ));
+    world.root(attach("m", READ, ALL));
+    world
+}
+
+#[test]
+fn of_a_child_that_is_added() {
+    each_step_fails(|| (two_children(), add_child("m", "c")));
+}
+
+#[test]
+fn of_a_child_that_is_removed() {
+    each_step_fails(|| (two_children(), del_child("m", "children.0")));
+}
+
+/// The number of the next child is no part of the graph's dump.
+#[test]
+fn a_number_that_was_not_used_after_all_is_used_next() {
+    for steps in 0..2 {
+        let mut world = two_children();
+        world.fail_after = Some(steps);
+        world.request(add_child("m", "c")).unwrap_err();
+        world.request(add_child("m", "c")).unwrap();
+        world.fail_after = Some(steps);
+        world.request(del_child("m", "children.2")).unwrap_err();
+        world.request(del_child("m", "children.2")).unwrap();
+        world.request(add_child("m", "c")).unwrap();
+        assert!(world.facts().edges.iter().any(|edge| edge.name == "children.2"));
+    }
+}
+
 /// A snapshot's last step, making the node below read-only, is an attempt: its failure is no failure of the snapshot.
 #[test]
 fn of_blockdev_snapshot() {

@@ -1,6 +1,7 @@
 //! The policy driven by a test: nodes are fakes that do what they are told, in whatever order the test chooses.
 
 mod blockers;
+mod children;
 mod drains;
 mod failures;
 mod opens;
@@ -9,7 +10,7 @@ mod random;
 mod world;
 
 use messages::Permissions;
-use messages::global_state::{DrainScope, GraphRequest, Options, RootRequest, RootUser};
+use messages::global_state::{DrainScope, GraphRequest, IothreadOptions, Options, RootRequest, RootUser};
 use serde_json::Value;
 
 pub use world::FakeWorld;
@@ -35,6 +36,20 @@ pub fn snapshot(node: &str, overlay: &str) -> GraphRequest {
     GraphRequest::BlockdevSnapshot {
         node: node.to_owned(),
         overlay: overlay.to_owned(),
+    }
+}
+
+pub fn add_child(parent: &str, node: &str) -> GraphRequest {
+    GraphRequest::AddChild {
+        parent: parent.to_owned(),
+        node: node.to_owned(),
+    }
+}
+
+pub fn del_child(parent: &str, child: &str) -> GraphRequest {
+    GraphRequest::DelChild {
+        parent: parent.to_owned(),
+        child: child.to_owned(),
     }
 }
 

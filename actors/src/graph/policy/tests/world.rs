@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use drivers::driver::{Abilities, BackingLink, ChildKind, DriverKind, OpenRequest, Opened, Registry};
+use drivers::driver::{
+    Abilities, BackingLink, ChildChange, ChildKind, DriverKind, OpenRequest, Opened, Registry,
+};
 use futures_util::future::LocalBoxFuture;
-use messages::global_state::{GraphFacts, GraphReply, GraphRequest, Query};
+use messages::global_state::{GraphFacts, GraphReply, GraphRequest, Options, Query};
 use messages::handshake::PendingRequest;
 use messages::io::OperationKind;
 use messages::{
@@ -33,6 +35,8 @@ struct Kind {
     name: &'static str,
     children: &'static [ChildKind],
     is_filter: bool,
+    /// Its children are counted, and one must be left.
+    numbered: bool,
 }
 
 impl DriverKind for Kind {
@@ -44,8 +48,23 @@ impl DriverKind for Kind {
         self.children
     }
 
+    fn numbered(&self) -> Option<ChildKind> {
+        self.numbered.then_some(ChildKind {
+            name: "children",
+            role: Role::DATA,
+            required: true,
+        })
+    }
+
+    fn check_change(&self, change: ChildChange, _: &Options, numbered: usize) -> Result<()> {
+        if change == ChildChange::Remove && numbered == 1 {
+            return Err(Error::new(ErrorKind::InvalidArgument, "The last child stays"));
+        }
+        Ok(())
+    }
+
     fn is_protocol(&self) -> bool {
-        self.children.is_empty()
+        self.children.is_empty() && !self.numbered
     }
 
     fn is_filter(&self) -> bool {
@@ -63,8 +82,9 @@ impl DriverKind for Kind {
 
 fn registry() -> Registry {
     let mut registry = Registry::empty();
-    let kinds: [(&'static str, &'static [ChildKind], bool); 5] = [
+    let kinds: [(&'static str, &'static [ChildKind], bool); 6] = [
         ("file", &[], false),
+        ("many", &[], false),
         ("fmt", &[FILE, BACKING], false),
         (
             "raw",
@@ -104,6 +124,7 @@ fn registry() -> Registry {
                 name,
                 children,
                 is_filter,
+                numbered: name == "many",
             }))
             .unwrap();
     }
@@ -122,7 +143,7 @@ pub struct FakeNode {
     pub resumes: u32,
     flags: OpenFlags,
     filename: Option<String>,
-    edges: BTreeMap<u8, NodeId>,
+    edges: BTreeMap<u32, NodeId>,
 }
 
 /// The world around a policy.
@@ -366,8 +387,8 @@ impl FakeWorld {
                     .and_then(|name| name.as_str())
                     .map(str::to_owned);
                 let edges = open.children.iter().enumerate();
-                let edges: BTreeMap<u8, NodeId> = edges
-                    .filter_map(|(slot, child)| Some((slot as u8, child.as_ref()?.node)))
+                let edges: BTreeMap<u32, NodeId> = edges
+                    .filter_map(|(slot, child)| Some((slot as u32, child.as_ref()?.node)))
                     .collect();
                 let below = edges.get(&0).and_then(|file| self.nodes[file].filename.clone());
                 let backing = below.and_then(|name| self.links.get(&name).cloned());
@@ -493,7 +514,7 @@ impl FakeWorld {
     /// What must hold whenever nothing is on its way: cells and the graph agree, and no gate is closed for nobody.
     pub fn assert_settled(&mut self, sections: &[Token]) {
         let facts = self.facts();
-        let mut edges: BTreeMap<(NodeId, u8), NodeId> = BTreeMap::new();
+        let mut edges: BTreeMap<(NodeId, u32), NodeId> = BTreeMap::new();
         for (id, node) in &self.nodes {
             edges.extend(node.edges.iter().map(|(slot, child)| ((*id, *slot), *child)));
             assert!(
