@@ -5,7 +5,7 @@ use std::future::Future;
 use drivers::buffer::Buffers;
 use drivers::builtin::builtin;
 use drivers::ring::Engine;
-use messages::global_state::{DrainScope, IothreadOptions, Options, RootRequest, RootUser};
+use messages::global_state::{DrainScope, IothreadOptions, NodeFacts, Options, RootRequest, RootUser};
 use messages::{ErrorKind, OpBlocker, Permissions, RequestFlags};
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, graph_json, system_iothreads};
 use serde_json::{Value, json};
@@ -248,5 +248,54 @@ fn operations_are_blocked_while_a_guard_lives() {
         assert_eq!(graph.op_blockers("a").await.unwrap(), []);
         graph.blockdev_del("a").await.unwrap();
         graph.blockdev_del("b").await.unwrap();
+    });
+}
+
+#[test]
+fn a_chain_is_asked_about_and_frozen_while_a_guard_lives() {
+    let directory = tempfile::tempdir().unwrap();
+    let base = directory.path().join("base");
+    let top = directory.path().join("top");
+    std::fs::write(&base, vec![0; 1 << 16]).unwrap();
+    std::fs::write(&top, []).unwrap();
+    with_graph(|graph| async move {
+        let file = |path: &std::path::Path, name: &str| {
+            options(json!({"driver": "file", "filename": path, "node-name": name}))
+        };
+        graph.blockdev_add(file(&base, "base")).await.unwrap();
+        graph.blockdev_add(file(&top, "file")).await.unwrap();
+        let create = json!({"driver": "qcow2", "file": "file", "size": 65536, "backing-file": base, "backing-fmt": "raw"});
+        graph.blockdev_create(options(create)).await.unwrap();
+        let qcow2 = json!({"driver": "qcow2", "node-name": "top", "file": "file", "backing": "base"});
+        graph.blockdev_add(options(qcow2)).await.unwrap();
+        let named = |node: Option<NodeFacts>| node.map(|node| node.name);
+        assert_eq!(
+            named(graph.find_overlay("top", "base").await.unwrap()).as_deref(),
+            Some("top")
+        );
+        assert_eq!(
+            named(graph.find_base("top").await.unwrap()).as_deref(),
+            Some("base")
+        );
+        let filename = base.to_str().unwrap();
+        let image = graph.find_backing_image("top", filename).await.unwrap();
+        assert_eq!(named(image).as_deref(), Some("base"));
+        assert!(graph.chain_contains("top", "base").await.unwrap());
+        assert!(!graph.chain_contains("base", "top").await.unwrap());
+        let next = graph.next_owned(Some("file".to_owned())).await.unwrap();
+        assert_eq!(named(next).as_deref(), Some("top"));
+        let guard = graph.freeze_chain("top", None).await.unwrap();
+        let reopen = json!({"driver": "qcow2", "node-name": "top", "file": "file", "backing": null});
+        let error = graph
+            .blockdev_reopen(vec![options(reopen.clone())])
+            .await
+            .unwrap_err();
+        let text = "Cannot change frozen 'backing' link from 'top' to 'base'";
+        assert_eq!(error.to_string(), text);
+        let error = graph.check_chain_unfrozen("top", None).await.unwrap_err();
+        assert_eq!(error.to_string(), text);
+        drop(guard);
+        graph.check_chain_unfrozen("top", None).await.unwrap();
+        graph.blockdev_reopen(vec![options(reopen)]).await.unwrap();
     });
 }

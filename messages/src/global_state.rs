@@ -117,6 +117,17 @@ pub enum GraphRequest {
     },
     /// Let go of a node.
     DetachRoot(RootId),
+    /// Keep the links of a chain as they are; answered by a token that gives them free.
+    FreezeChain {
+        /// Where the chain begins.
+        top: String,
+        /// Where what is frozen ends; `None` is the end of the chain.
+        base: Option<String>,
+        /// The hold with which the freeze ends at the latest. Without one it lasts until it is taken back.
+        root: Option<RootId>,
+    },
+    /// Give a chain's links free.
+    UnfreezeChain(Token),
     /// Forbid operations on a node; answered by a new blocker's token.
     OpBlock {
         /// The node.
@@ -234,6 +245,39 @@ pub enum Query {
     Iothreads,
     /// The node a root edge leads to.
     Root(RootId),
+    /// The image of a chain that has a node as its backing image, filters left out.
+    FindOverlay {
+        /// Where the chain begins.
+        active: String,
+        /// The backing node; `None` asks for the chain's last image.
+        node_name: Option<String>,
+    },
+    /// The image of a chain that its overlay has under this filename, which is relative to the overlay's or absolute.
+    FindBackingImage {
+        /// Where the chain begins.
+        top: String,
+        /// The filename.
+        filename: String,
+    },
+    /// Whether a node is in a chain.
+    ChainContains {
+        /// Where the chain begins.
+        top: String,
+        /// The node.
+        base: String,
+    },
+    /// Whether no link of a chain is frozen; an error names one that is.
+    ChainUnfrozen {
+        /// Where the chain begins.
+        top: String,
+        /// Where it ends; `None` is its end.
+        base: Option<String>,
+    },
+    /// The node that users added next after another, or first.
+    NextOwned {
+        /// The other's name.
+        after: Option<String>,
+    },
     /// What is forbidden on a node and why, the newest reason first.
     OpBlockers {
         /// Its name.
@@ -314,6 +358,12 @@ pub enum GraphReply<C> {
     Node(NodeFacts),
     /// Iothreads: options, the thread's id on the host, and its own id.
     Iothreads(Vec<(IothreadOptions, u32, IoThreadId)>),
+    /// The node that was looked for, if there is one.
+    Found(Option<NodeFacts>),
+    /// Yes or no.
+    Truth(bool),
+    /// Links that are frozen.
+    Frozen(Token),
     /// An op blocker that is in force.
     Blocked(Token),
     /// What is forbidden on a node.

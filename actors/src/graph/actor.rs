@@ -183,6 +183,7 @@ impl Graph {
         // Whoever asked may have gone: what it was given would otherwise be held for ever.
         match reply.send(result) {
             Err(Ok(GraphReply::Still(token))) => self.handle.send(GraphRequest::DrainEnd(token)),
+            Err(Ok(GraphReply::Frozen(token))) => self.handle.send(GraphRequest::UnfreezeChain(token)),
             Err(Ok(GraphReply::Blocked(token))) => self.handle.send(GraphRequest::OpUnblock {
                 token,
                 node_name: None,
@@ -206,6 +207,9 @@ impl Graph {
             GraphReply::Drains(drains) => GraphReply::Drains(drains),
             GraphReply::Node(facts) => GraphReply::Node(facts),
             GraphReply::Iothreads(iothreads) => GraphReply::Iothreads(iothreads),
+            GraphReply::Found(node) => GraphReply::Found(node),
+            GraphReply::Truth(truth) => GraphReply::Truth(truth),
+            GraphReply::Frozen(token) => GraphReply::Frozen(token),
             GraphReply::Blocked(token) => GraphReply::Blocked(token),
             GraphReply::Blockers(blockers) => GraphReply::Blockers(blockers),
         })

@@ -8,8 +8,7 @@ use std::task::{Context, Poll};
 
 use futures_channel::{mpsc, oneshot};
 use messages::global_state::{
-    BlockedBy, Blocker, DrainScope, GraphFacts, GraphReply, GraphRequest, IothreadOptions, NodeFacts,
-    Options, Query, RootRequest,
+    DrainScope, GraphFacts, GraphReply, GraphRequest, IothreadOptions, NodeFacts, Options, Query, RootRequest,
 };
 use messages::handshake::PendingDrain;
 use messages::{Error, ErrorKind, OpBlocker, Permissions, Result, RootId, Token};
@@ -63,7 +62,7 @@ impl GraphHandle {
         }
     }
 
-    async fn done(&self, request: GraphRequest) -> Result<()> {
+    pub(super) async fn done(&self, request: GraphRequest) -> Result<()> {
         match self.ask(request).await? {
             GraphReply::Done => Ok(()),
             _ => Err(unexpected()),
@@ -228,61 +227,6 @@ impl GraphHandle {
         }
     }
 
-    /// Forbids operations on a node until the guard is dropped.
-    ///
-    /// # Errors
-    /// There is no such node.
-    pub async fn op_block(
-        &self,
-        node_name: impl Into<String>,
-        operations: &[OpBlocker],
-        reason: impl Into<String>,
-    ) -> Result<OpBlockGuard> {
-        let by = BlockedBy::New {
-            reason: reason.into(),
-            root: None,
-        };
-        match self
-            .ask(GraphRequest::OpBlock {
-                node_name: node_name.into(),
-                operations: operations.to_vec(),
-                by,
-            })
-            .await?
-        {
-            GraphReply::Blocked(token) => Ok(OpBlockGuard {
-                token,
-                handle: self.clone(),
-            }),
-            _ => Err(unexpected()),
-        }
-    }
-
-    /// What is forbidden on a node and why, the newest reason first; nothing is if this is empty.
-    ///
-    /// # Errors
-    /// There is no such node.
-    pub async fn op_blockers(&self, node_name: impl Into<String>) -> Result<Vec<Blocker>> {
-        let node_name = node_name.into();
-        match self
-            .ask(GraphRequest::Query(Query::OpBlockers { node_name }))
-            .await?
-        {
-            GraphReply::Blockers(blockers) => Ok(blockers),
-            _ => Err(unexpected()),
-        }
-    }
-
-    /// Asks whether an operation is allowed on a node at present.
-    ///
-    /// # Errors
-    /// There is no such node, or somebody forbids it: `Node 'X' is busy: REASON`.
-    pub async fn check_operation(&self, node_name: &str, operation: OpBlocker) -> Result<()> {
-        let blockers = self.op_blockers(node_name).await?;
-        let found = blockers.iter().find(|blocker| blocker.operation == operation);
-        found.map_or(Ok(()), |blocker| Err(blocker.error(node_name)))
-    }
-
     /// Flushes every node.
     ///
     /// # Errors
@@ -365,7 +309,7 @@ impl GraphHandle {
     }
 }
 
-fn unexpected() -> Error {
+pub(super) fn unexpected() -> Error {
     Error::new(
         ErrorKind::InvalidArgument,
         "The graph gave a reply to another question",
@@ -415,59 +359,18 @@ impl Asked {
             GraphReply::Still(token) => self.handle.send(GraphRequest::DrainEnd(*token)),
             GraphReply::Root(client) => self.handle.send(GraphRequest::DetachRoot(client.root())),
             GraphReply::Blocked(token) => self.handle.send(unblock_all(*token)),
+            GraphReply::Frozen(token) => self.handle.send(GraphRequest::UnfreezeChain(*token)),
             _ => {}
         }
     }
 }
 
-fn unblock_all(token: Token) -> GraphRequest {
+/// Ends an op blocker.
+pub(super) fn unblock_all(token: Token) -> GraphRequest {
     GraphRequest::OpUnblock {
         token,
         node_name: None,
         operations: OpBlocker::ALL.to_vec(),
-    }
-}
-
-/// An op blocker. What it forbids is allowed again when this is dropped.
-#[must_use = "the operations are allowed again when the guard is dropped"]
-pub struct OpBlockGuard {
-    token: Token,
-    handle: GraphHandle,
-}
-
-impl OpBlockGuard {
-    /// Forbids operations on this node as well.
-    ///
-    /// # Errors
-    /// There is no such node.
-    pub async fn block(&self, node_name: impl Into<String>, operations: &[OpBlocker]) -> Result<()> {
-        let by = BlockedBy::Token(self.token);
-        let request = GraphRequest::OpBlock {
-            node_name: node_name.into(),
-            operations: operations.to_vec(),
-            by,
-        };
-        self.handle.done(request).await
-    }
-
-    /// Allows operations on a node again. A blocker that forbids nothing any more is gone.
-    ///
-    /// # Errors
-    /// There is no such node, or the blocker is gone.
-    pub async fn unblock(&self, node_name: impl Into<String>, operations: &[OpBlocker]) -> Result<()> {
-        self.handle
-            .done(GraphRequest::OpUnblock {
-                token: self.token,
-                node_name: Some(node_name.into()),
-                operations: operations.to_vec(),
-            })
-            .await
-    }
-}
-
-impl Drop for OpBlockGuard {
-    fn drop(&mut self) {
-        self.handle.send(unblock_all(self.token));
     }
 }
 

@@ -9,13 +9,15 @@
 
 mod actor;
 mod carry;
+mod edits;
 mod handle;
 mod iothreads;
 pub mod policy;
 mod show;
 
 pub use actor::{Graph, GraphConfig, GraphMessage};
-pub use handle::{DrainGuard, GraphHandle, OpBlockGuard};
+pub use edits::{FreezeGuard, OpBlockGuard};
+pub use handle::{DrainGuard, GraphHandle};
 pub use iothreads::{IothreadFactory, Started, system_iothreads};
 pub use policy::ImplicitOpens;
 pub use show::graph_json;

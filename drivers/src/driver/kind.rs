@@ -112,6 +112,11 @@ pub trait DriverKind: Send + Sync + 'static {
         false
     }
 
+    /// Links to nodes of this driver cannot be frozen: such a node comes and goes with a job.
+    fn never_freeze(&self) -> bool {
+        false
+    }
+
     /// How sure it is, from 0 to 100, that an image that starts with `head` is of this format.
     fn probe(&self, _head: &[u8]) -> u8 {
         0

@@ -66,6 +66,25 @@ pub fn full_backing_filename(overlay: &str, stored: &str) -> Result<String, Path
     Ok(path_combine(overlay, stored))
 }
 
+/// `path` without what changes nothing about where it leads: `.`, doubled slashes, and a `..` with the name before it.
+/// Links between directories are not looked at.
+#[must_use]
+pub fn path_clean(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if parts.last().is_some_and(|last| *last != "..") => {
+                parts.pop();
+            }
+            ".." if path.starts_with('/') => {}
+            part => parts.push(part),
+        }
+    }
+    let root = if path.starts_with('/') { "/" } else { "" };
+    format!("{root}{}", parts.join("/"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,6 +116,20 @@ mod tests {
         assert_eq!(path_combine("file:top.qcow2", "base.qcow2"), "file:base.qcow2");
         assert_eq!(path_combine("/images/top", "/other/base"), "/other/base");
         assert_eq!(path_combine("/images/top", "nbd:host"), "nbd:host");
+    }
+
+    #[test]
+    fn detours_are_left_out_of_paths() {
+        for (path, clean) in [
+            ("/a/./b//c", "/a/b/c"),
+            ("/a/x/../b/", "/a/b"),
+            ("/../a", "/a"),
+            ("../../a/../b", "../../b"),
+            ("a/..", ""),
+            ("/", "/"),
+        ] {
+            assert_eq!(path_clean(path), clean);
+        }
     }
 
     #[test]

@@ -2,10 +2,10 @@
 
 use messages::{Error, ErrorKind, NodeId, OpBlocker, Result};
 
-use super::op_blockers;
 use super::transaction::{self, Transaction};
 use super::value::Edge;
 use super::world::World;
+use super::{chain, op_blockers};
 
 /// `blockdev-del`.
 ///
@@ -18,6 +18,9 @@ pub async fn blockdev_del(world: &World, name: &str) -> Result<()> {
             return Err(Error::new(ErrorKind::InUse, format!("Node {name} is in use")));
         }
         op_blockers::check(graph, node.id, OpBlocker::DriveDel)?;
+        graph
+            .children_of(node.id)
+            .try_for_each(|edge| chain::check_unfrozen(graph, edge))?;
         if !node.owned {
             let text = format!("Node {name} is not owned by the monitor");
             return Err(Error::new(ErrorKind::InvalidArgument, text));

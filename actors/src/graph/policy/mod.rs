@@ -5,6 +5,7 @@
 //! questions are answered, whatever mutation waits.
 
 mod backing;
+mod chain;
 mod children;
 mod create;
 mod delete;
@@ -367,6 +368,10 @@ async fn change(world: &World, request: GraphRequest) -> Reply {
             roots::set_permissions(world, root, permissions, shared).await?;
         }
         GraphRequest::DetachRoot(root) => roots::detach(world, root).await?,
+        GraphRequest::FreezeChain { top, base, root } => {
+            return chain::freeze(world, &top, base.as_deref(), root);
+        }
+        GraphRequest::UnfreezeChain(token) => chain::unfreeze(world, token)?,
         GraphRequest::OpBlock {
             node_name,
             operations,

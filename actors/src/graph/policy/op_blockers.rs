@@ -1,6 +1,6 @@
 //! Op blockers: operations that somebody forbids on nodes while something of theirs goes on, each with the reason.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use messages::global_state::{BlockedBy, Blocker, GraphReply};
 use messages::{Error, ErrorKind, NodeId, OpBlocker, Result, Role, RootId, Token};
@@ -21,8 +21,8 @@ struct Holder {
 /// All blockers but those that are part of the graph itself: that a node has an overlay is seen from its edges.
 #[derive(Debug, Default)]
 pub struct Blockers {
-    holders: HashMap<Token, Holder>,
-    nodes: HashMap<NodeId, BTreeMap<Token, BTreeSet<OpBlocker>>>,
+    holders: BTreeMap<Token, Holder>,
+    nodes: BTreeMap<NodeId, BTreeMap<Token, BTreeSet<OpBlocker>>>,
 }
 
 impl Blockers {

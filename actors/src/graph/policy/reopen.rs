@@ -15,7 +15,7 @@ use super::snapshot::cycle;
 use super::transaction::Transaction;
 use super::value::{Graph, Node, Parent};
 use super::world::World;
-use super::{delete, open};
+use super::{chain, delete, open};
 
 /// What becomes of one node.
 struct Target {
@@ -147,6 +147,7 @@ fn collect(
             Some(_) => return Err(options::wrong_type(&name, "BlockdevRefOrNull")),
         };
         if new != current {
+            check_unfrozen(graph, node, slot)?;
             check_cycle(graph, node, &name, new)?;
             target.links.push((slot, new));
         }
@@ -197,6 +198,13 @@ fn take_children(node: &Node, rest: &mut Options) -> Result<Vec<Wanted>> {
         Some(Wanted { slot, name, value })
     }));
     Ok(wanted)
+}
+
+fn check_unfrozen(graph: &Graph, node: &Node, slot: ChildSlot) -> Result<()> {
+    match node.child(slot).and_then(|edge| graph.edge(edge)) {
+        Some(edge) => chain::check_unfrozen(graph, edge),
+        None => Ok(()),
+    }
 }
 
 fn find<'a>(graph: &'a Graph, node: Option<NodeId>, name: Option<&str>) -> Result<&'a Node> {

@@ -11,6 +11,7 @@ use messages::{
     Token,
 };
 
+use super::chain::Freeze;
 use super::op_blockers::Blockers;
 use super::options::{Common, Given};
 use super::order::Order;
@@ -131,6 +132,8 @@ pub struct Edge {
     pub taken: Permissions,
     /// What it shares.
     pub shared: Permissions,
+    /// Who relies on it to stay as it is.
+    pub frozen: Option<Token>,
 }
 
 /// A user's hold on a node.
@@ -155,6 +158,7 @@ pub struct Graph {
     roots: BTreeMap<RootId, Root>,
     /// What is forbidden on nodes.
     pub blockers: Blockers,
+    frozen: BTreeMap<Token, Freeze>,
     last_id: u64,
     last_name: u64,
 }
@@ -325,6 +329,7 @@ impl Graph {
                 role,
                 taken,
                 shared,
+                frozen: None,
             },
         );
         if let Parent::Node(node, slot) = parent {
@@ -396,6 +401,10 @@ impl Graph {
     /// Removes a root edge's user; its edge goes separately.
     pub fn remove_root(&mut self, id: RootId) -> Option<Root> {
         self.blockers.forget_root(id);
+        let frozen = self.frozen.iter().filter(|(_, freeze)| freeze.root == Some(id));
+        for token in frozen.map(|(token, _)| *token).collect::<Vec<_>>() {
+            self.unfreeze(token);
+        }
         self.roots.remove(&id)
     }
 
@@ -404,6 +413,31 @@ impl Graph {
         let token = Token(self.next_id());
         self.blockers.insert(token, reason, root);
         token
+    }
+
+    /// Freezes links that nobody has frozen.
+    pub fn freeze(&mut self, freeze: Freeze) -> Token {
+        let token = Token(self.next_id());
+        for edge in &freeze.edges {
+            if let Some(edge) = self.edges.get_mut(edge) {
+                edge.frozen = Some(token);
+            }
+        }
+        self.frozen.insert(token, freeze);
+        token
+    }
+
+    /// Gives links free; answers whether there was such a hold on any.
+    pub fn unfreeze(&mut self, token: Token) -> bool {
+        let Some(freeze) = self.frozen.remove(&token) else {
+            return false;
+        };
+        for edge in freeze.edges {
+            if let Some(edge) = self.edges.get_mut(&edge) {
+                edge.frozen = None;
+            }
+        }
+        true
     }
 
     /// A root edge.

@@ -81,7 +81,7 @@ impl Filenames {
 
     /// Whether what is behind the node is not what its image names. A stored name is compared as it is, not completed,
     /// with that of a node which was not opened because of it.
-    fn backing_overridden(&self, graph: &Graph, node: &Node) -> bool {
+    pub fn backing_overridden(&self, graph: &Graph, node: &Node) -> bool {
         let named = node.facts.as_ref().and_then(|facts| facts.backing.as_ref());
         match graph.child_named(node.id, "backing") {
             Some(backing) if node.implicit_backing == Some(backing) => false,

@@ -10,7 +10,7 @@ use messages::{Error, ErrorKind};
 
 use super::value::{Edge, Graph, Node, Parent};
 use super::world::World;
-use super::{Reply, op_blockers};
+use super::{Reply, chain, op_blockers};
 
 /// Answers a question.
 ///
@@ -35,6 +35,32 @@ pub async fn answer(world: &World, query: Query) -> Reply {
             let node = graph.find(&node_name)?.id;
             Ok(GraphReply::Blockers(op_blockers::blockers(graph, node)))
         }),
+        Query::FindOverlay { active, node_name } => world.graph(|graph| {
+            let node = node_name.map(|name| graph.find(&name).map(|node| node.id));
+            let (active, node) = (graph.find(&active)?.id, node.transpose()?);
+            Ok(found(graph, chain::find_overlay(graph, active, node)))
+        }),
+        Query::FindBackingImage { top, filename } => world.graph(|graph| {
+            let top = graph.find(&top)?.id;
+            Ok(found(graph, chain::find_backing_image(graph, top, &filename)))
+        }),
+        Query::ChainContains { top, base } => world.graph(|graph| {
+            let (top, base) = (graph.find(&top)?.id, graph.find(&base)?.id);
+            Ok(GraphReply::Truth(chain::contains(graph, top, base)))
+        }),
+        Query::ChainUnfrozen { top, base } => world.graph(|graph| {
+            chain::check_chain(graph, &top, base.as_deref())?;
+            Ok(GraphReply::Done)
+        }),
+        Query::NextOwned { after } => world.graph(|graph| {
+            let after = after
+                .map(|name| graph.find(&name).map(|node| node.id))
+                .transpose()?;
+            let next = graph
+                .live_nodes()
+                .find(|node| node.owned && after.is_none_or(|after| node.id > after));
+            Ok(found(graph, next.map(|node| node.id)))
+        }),
         Query::Iothreads => Ok(GraphReply::Iothreads(world.with(|state| {
             let entries = state.iothreads.iter();
             entries
@@ -44,7 +70,8 @@ pub async fn answer(world: &World, query: Query) -> Reply {
     }
 }
 
-fn facts(node: &Node) -> NodeFacts {
+/// What others act on.
+pub fn facts(node: &Node) -> NodeFacts {
     let open = node.facts.as_ref();
     NodeFacts {
         id: node.id,
@@ -55,6 +82,10 @@ fn facts(node: &Node) -> NodeFacts {
         limits: open.map_or_else(messages::Limits::default, |open| open.limits),
         iothread: node.iothread,
     }
+}
+
+fn found(graph: &Graph, node: Option<messages::NodeId>) -> GraphReply<messages::RootId> {
+    GraphReply::Found(node.and_then(|id| graph.node(id)).map(facts))
 }
 
 /// Everything that was committed.

@@ -1,6 +1,7 @@
 //! The policy driven by a test: nodes are fakes that do what they are told, in whatever order the test chooses.
 
 mod blockers;
+mod chains;
 mod children;
 mod drains;
 mod failures;

@@ -71,6 +71,10 @@ impl DriverKind for Kind {
         self.is_filter
     }
 
+    fn never_freeze(&self) -> bool {
+        self.name == "fleeting"
+    }
+
     fn probe(&self, head: &[u8]) -> u8 {
         if head == self.name.as_bytes() { 100 } else { 0 }
     }
@@ -82,7 +86,7 @@ impl DriverKind for Kind {
 
 fn registry() -> Registry {
     let mut registry = Registry::empty();
-    let kinds: [(&'static str, &'static [ChildKind], bool); 6] = [
+    let kinds: [(&'static str, &'static [ChildKind], bool); 7] = [
         ("file", &[], false),
         ("many", &[], false),
         ("fmt", &[FILE, BACKING], false),
@@ -96,6 +100,14 @@ fn registry() -> Registry {
         ),
         (
             "filter",
+            &[ChildKind {
+                role: FILTERED,
+                ..FILE
+            }],
+            true,
+        ),
+        (
+            "fleeting",
             &[ChildKind {
                 role: FILTERED,
                 ..FILE

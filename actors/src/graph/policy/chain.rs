@@ -1,0 +1,214 @@
+//! Backing chains as they are: which node is below which, and which of their links are frozen.
+//!
+//! A chain goes from a node to what it filters, or to its backing node, to the end. Links of it are frozen while somebody
+//! relies on them: a frozen link leads where it leads until it is given free.
+
+use messages::global_state::GraphReply;
+use messages::path::{full_backing_filename, path_clean, path_has_protocol};
+use messages::{EdgeId, Error, ErrorKind, NodeId, Result, Role, RootId, Token};
+
+use super::Reply;
+use super::query::filename::{Filenames, image_filename};
+use super::value::{Edge, Graph, Node, Parent};
+use super::world::World;
+
+/// The edge by which a chain goes on from a node: to what it filters, or to its backing node.
+pub fn next_edge(graph: &Graph, id: NodeId) -> Option<&Edge> {
+    let is_filter = graph.node(id)?.kind.is_filter();
+    let role = if is_filter { Role::PRIMARY } else { Role::COW };
+    graph.children_of(id).find(|edge| edge.role.contains(role))
+}
+
+/// The node that a chain goes on with.
+pub fn next(graph: &Graph, id: NodeId) -> Option<NodeId> {
+    next_edge(graph, id).map(|edge| edge.child)
+}
+
+/// The first node from `id` on that is no filter.
+pub fn skip_filters(graph: &Graph, mut id: NodeId) -> NodeId {
+    // Through no node twice: the graph has no circles.
+    while graph.node(id).is_some_and(|node| node.kind.is_filter()) {
+        match next(graph, id) {
+            Some(below) => id = below,
+            None => break,
+        }
+    }
+    id
+}
+
+/// The next image of a chain, filters left out.
+pub fn next_image(graph: &Graph, id: NodeId) -> Option<NodeId> {
+    let image = skip_filters(graph, id);
+    let below = next(graph, image)?;
+    Some(skip_filters(graph, below))
+}
+
+/// The image of `active`'s chain whose backing image is that of `node`; its last image if there is no `node`.
+pub fn find_overlay(graph: &Graph, active: NodeId, node: Option<NodeId>) -> Option<NodeId> {
+    let node = node.map(|node| skip_filters(graph, node));
+    let mut at = skip_filters(graph, active);
+    loop {
+        let below = next_image(graph, at);
+        if below == node {
+            return Some(at);
+        }
+        at = below?;
+    }
+}
+
+/// Whether `base` is in the chain of `top`, which is in its own.
+pub fn contains(graph: &Graph, top: NodeId, base: NodeId) -> bool {
+    let mut at = Some(top);
+    while let Some(id) = at {
+        if id == base {
+            return true;
+        }
+        at = next(graph, id);
+    }
+    false
+}
+
+/// The image of a chain that an overlay in it has as its backing file by this name, as headers or users tell it.
+pub fn find_backing_image(graph: &Graph, top: NodeId, filename: &str) -> Option<NodeId> {
+    let mut at = skip_filters(graph, top);
+    while let Some(below) = next_image(graph, at) {
+        if is_named(graph, graph.node(at)?, below, filename) {
+            return Some(below);
+        }
+        at = below;
+    }
+    None
+}
+
+/// Whether `filename` means the backing image `below` of `overlay`.
+fn is_named(graph: &Graph, overlay: &Node, below: NodeId, filename: &str) -> bool {
+    let names = Filenames::of(graph, [below]);
+    if names.backing_overridden(graph, overlay) {
+        return names.get(below) == filename;
+    }
+    let stored = overlay.facts.as_ref().and_then(|facts| facts.backing.as_ref());
+    let Some(stored) = stored.map(|link| link.filename.as_str()) else {
+        return false;
+    };
+    let image = image_filename(graph, overlay.id);
+    let full = full_backing_filename(&image, stored).ok();
+    if path_has_protocol(filename) || path_has_protocol(stored) {
+        return filename == stored || full.as_deref() == Some(filename);
+    }
+    let wanted = full_backing_filename(&image, filename).ok();
+    full.zip(wanted)
+        .is_some_and(|(full, wanted)| path_clean(&full) == path_clean(&wanted))
+}
+
+/// A hold on links of chains.
+#[derive(Debug)]
+pub struct Freeze {
+    /// The hold ends with this one at the latest.
+    pub root: Option<RootId>,
+    /// The links.
+    pub edges: Vec<EdgeId>,
+}
+
+/// The links from `top` down to `base`, or to the end of the chain.
+fn links(graph: &Graph, top: NodeId, base: Option<NodeId>) -> Result<Vec<&Edge>> {
+    let mut links = Vec::new();
+    let mut at = top;
+    while Some(at) != base {
+        match next_edge(graph, at) {
+            Some(edge) => {
+                links.push(edge);
+                at = edge.child;
+            }
+            None => break,
+        }
+    }
+    match base {
+        Some(base) if base != at => {
+            let name = |id| graph.expect(id).map(|node| node.name.as_str());
+            let text = format!(
+                "Node '{}' is not a backing image of '{}'",
+                name(base)?,
+                name(top)?
+            );
+            Err(Error::new(ErrorKind::InvalidArgument, text))
+        }
+        _ => Ok(links),
+    }
+}
+
+/// Refuses to change a link that is frozen.
+///
+/// # Errors
+/// It is.
+pub fn check_unfrozen(graph: &Graph, edge: &Edge) -> Result<()> {
+    if edge.frozen.is_none() {
+        return Ok(());
+    }
+    let parent = match edge.parent {
+        Parent::Node(parent, _) => graph.node(parent),
+        Parent::Root(_) => None,
+    };
+    let name = |node: Option<&Node>| node.map_or(String::new(), |node| node.name.clone());
+    let text = format!(
+        "Cannot change frozen '{}' link from '{}' to '{}'",
+        edge.name,
+        name(parent),
+        name(graph.node(edge.child))
+    );
+    Err(Error::new(ErrorKind::Permission, text))
+}
+
+/// Refuses a chain that has a frozen link between `top` and `base`.
+///
+/// # Errors
+/// It has one, or `base` is not in the chain.
+pub fn check_chain(graph: &Graph, top: &str, base: Option<&str>) -> Result<()> {
+    let (top, base) = ends(graph, top, base)?;
+    links(graph, top, base)?
+        .into_iter()
+        .try_for_each(|edge| check_unfrozen(graph, edge))
+}
+
+fn ends(graph: &Graph, top: &str, base: Option<&str>) -> Result<(NodeId, Option<NodeId>)> {
+    let base = base
+        .map(|base| graph.find(base).map(|node| node.id))
+        .transpose()?;
+    Ok((graph.find(top)?.id, base))
+}
+
+/// Freezes the links of a chain.
+///
+/// # Errors
+/// One of them is frozen already or must not be, `base` is not in the chain, or there is no such hold.
+pub fn freeze(world: &World, top: &str, base: Option<&str>, root: Option<RootId>) -> Reply {
+    world.graph(|graph| {
+        check_chain(graph, top, base)?;
+        let (top, base) = ends(graph, top, base)?;
+        if let Some(root) = root.filter(|root| graph.root(*root).is_none()) {
+            let text = format!("There is no root edge {root}");
+            return Err(Error::new(ErrorKind::NotFound, text));
+        }
+        let links = links(graph, top, base)?;
+        for edge in &links {
+            let child = graph.expect(edge.child)?;
+            if child.kind.never_freeze() {
+                let text = format!("Cannot freeze '{}' link to '{}'", edge.name, child.name);
+                return Err(Error::new(ErrorKind::Permission, text));
+            }
+        }
+        let edges = links.into_iter().map(|edge| edge.id).collect();
+        Ok(GraphReply::Frozen(graph.freeze(Freeze { root, edges })))
+    })
+}
+
+/// Gives links free again.
+///
+/// # Errors
+/// There is no such hold on links.
+pub fn unfreeze(world: &World, token: Token) -> Result<()> {
+    if world.graph(|graph| graph.unfreeze(token)) {
+        return Ok(());
+    }
+    let text = format!("There are no links frozen by {token}");
+    Err(Error::new(ErrorKind::NotFound, text))
+}
