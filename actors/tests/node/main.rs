@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 #![allow(clippy::cast_possible_truncation, reason = "the tests' sizes are small")]
 
+mod gate;
 mod memory;
+mod roots;
 mod world;
 
 use std::sync::Arc;

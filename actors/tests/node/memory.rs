@@ -30,6 +30,9 @@ pub struct Control {
     pub hold: AtomicBool,
     pub held: Sender<Held>,
     pub alignment: AtomicU32,
+    /// The driver's background work goes on until it is told here that it has stopped.
+    pub hold_work: AtomicBool,
+    pub work: Sender<oneshot::Sender<()>>,
     pub quiesced: AtomicU32,
     pub resumed: AtomicU32,
 }
@@ -192,7 +195,12 @@ impl Driver for Memory {
 
     fn quiesce(&self) -> Answer<'_, ()> {
         self.control.quiesced.fetch_add(1, Ordering::SeqCst);
-        Answer::ready(())
+        if !self.control.hold_work.load(Ordering::SeqCst) {
+            return Answer::ready(());
+        }
+        let (stopped, wait) = oneshot::channel();
+        self.control.work.send(stopped).unwrap();
+        Answer::wait(async move { wait.await.unwrap() })
     }
 
     fn resume(&self) {

@@ -8,9 +8,10 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, unbounded};
 use drivers::buffer::{Buffer, Buffers};
 use drivers::driver::DriverKind;
+use futures_channel::oneshot;
 use messages::io::OperationKind;
 use messages::{NodeId, OpenFlags, Permissions, RootId, Token};
-use millpond::iothread::{IoThread, IoThreadConfig};
+use millpond::iothread::{IoThread, IoThreadConfig, Local};
 use millpond::node::{
     Client, Event, Mail, NodeAddress, NodeSettings, OpenOrder, Order, OrderOutcome, RootHandle, Ticket, serve,
 };
@@ -24,6 +25,7 @@ pub struct World {
     pub iothreads: Vec<IoThread<Mail>>,
     pub control: Arc<Control>,
     pub held: Receiver<Held>,
+    work: Receiver<oneshot::Sender<()>>,
     events: Receiver<Event>,
     quiesced: std::cell::RefCell<Vec<(NodeId, Token)>>,
     next: Cell<u64>,
@@ -33,6 +35,7 @@ impl World {
     pub fn new(iothreads: usize) -> Self {
         let (tell, events) = unbounded();
         let (held_tx, held) = unbounded();
+        let (work_tx, work) = unbounded();
         let start = |index: usize| {
             let tell = tell.clone();
             let config = IoThreadConfig {
@@ -46,6 +49,8 @@ impl World {
             hold: AtomicBool::new(false),
             held: held_tx,
             alignment: AtomicU32::new(1),
+            hold_work: AtomicBool::new(false),
+            work: work_tx,
             quiesced: AtomicU32::new(0),
             resumed: AtomicU32::new(0),
         });
@@ -53,6 +58,7 @@ impl World {
             iothreads: (0..iothreads).map(start).collect(),
             control,
             held,
+            work,
             events,
             quiesced: std::cell::RefCell::default(),
             next: Cell::new(1),
@@ -102,6 +108,13 @@ impl World {
     pub fn is_quiesced(&self, iothread: usize, node: NodeId, token: Token) -> bool {
         drop(self.order(iothread, Order::Pending(node)));
         self.quiesced.borrow().contains(&(node, token))
+    }
+
+    /// How often the node has answered for a section so far.
+    pub fn times_quiesced(&self, iothread: usize, node: NodeId, token: Token) -> usize {
+        drop(self.order(iothread, Order::Pending(node)));
+        let quiesced = self.quiesced.borrow();
+        quiesced.iter().filter(|answer| **answer == (node, token)).count()
     }
 
     pub fn await_quiesced(&self, node: NodeId, token: Token) {
@@ -171,6 +184,37 @@ impl World {
         client
     }
 
+    /// The driver has been told to stop its background work; sending tells it that it has stopped.
+    pub fn next_stop(&self) -> oneshot::Sender<()> {
+        self.work
+            .recv_timeout(DEADLINE)
+            .expect("the driver is told to stop its work")
+    }
+
+    /// Runs a task on an iothread; its result comes over the channel.
+    pub fn task<T: Send + 'static, F: Future<Output = T> + 'static>(
+        &self,
+        iothread: usize,
+        make: impl FnOnce() -> F + Send + 'static,
+    ) -> Receiver<T> {
+        let (tell, result) = unbounded();
+        let job = Mail::Run(Box::new(move || {
+            let future = make();
+            Local::current().unwrap().spawn(async move {
+                drop(tell.send(future.await));
+            });
+        }));
+        assert!(self.iothreads[iothread].send(job).is_ok());
+        result
+    }
+
+    /// Waits until an iothread has done all that was sent to it before, and what that woke.
+    pub fn settle(&self, iothread: usize) {
+        for _ in 0..3 {
+            answer(&self.task(iothread, || async {}));
+        }
+    }
+
     /// Does something while the iothread looks at nothing.
     pub fn while_busy<T>(&self, iothread: usize, act: impl FnOnce() -> T) -> T {
         let (go, wait) = crossbeam_channel::bounded::<()>(1);
@@ -208,6 +252,11 @@ impl Drop for World {
             iothread.join();
         }
     }
+}
+
+/// What a task or a client on another thread answers.
+pub fn answer<T>(result: &Receiver<T>) -> T {
+    result.recv_timeout(DEADLINE).expect("an answer comes")
 }
 
 pub fn bytes(fill: u8, len: usize) -> Buffers {
