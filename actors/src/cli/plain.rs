@@ -92,12 +92,13 @@ pub fn serve_image(
             Ok(daemon) => {
                 let result = plain.live(&daemon).await;
                 daemon.shut_down().await;
-                result
+                result.map(|()| daemon.has_failed())
             }
             Err(error) => Err(format!("the main iothread cannot be started: {error}")),
         };
         match result {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::SUCCESS,
+            Ok(true) => ExitCode::FAILURE,
             Err(why) => {
                 eprintln!("{program}: {why}");
                 ExitCode::FAILURE

@@ -64,6 +64,7 @@ pub fn serve(program: &str, arguments: &[String], start: impl FnOnce() -> io::Re
         };
         // The pidfile outlives the nodes, so that whoever waits for it to go finds everything flushed.
         let (code, _pidfile) = match live(program, &daemon, plan, background).await {
+            Ok(pidfile) if daemon.has_failed() => (ExitCode::FAILURE, pidfile),
             Ok(pidfile) => (ExitCode::SUCCESS, pidfile),
             Err(why) => {
                 eprintln!("{program}: {why}");

@@ -34,11 +34,9 @@ impl Daemon {
         })?;
         let events = EventBus::default();
         let exports = ExportRegistry::new(graph.clone(), events.clone());
-        Ok(Self::new(
-            graph_link(graph),
-            Rc::new(exports),
-            events,
-            extra_drivers,
-        ))
+        let announcements = graph.listen();
+        let daemon = Self::new(graph_link(graph), Rc::new(exports), events, extra_drivers);
+        daemon.announce(announcements);
+        Ok(daemon)
     }
 }

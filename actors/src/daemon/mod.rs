@@ -1,5 +1,6 @@
 //! The storage daemon put together: what a command line or a monitor can ask for, and an orderly end.
 
+mod announcements;
 mod assemble;
 mod characters;
 mod exports;
@@ -21,7 +22,7 @@ use messages::ErrorKind;
 use messages::global_state::{GraphReply, GraphRequest};
 use messages::qapi::{ErrorClass, Object, QmpError};
 use serde_json::Value;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use tokio::sync::watch;
 
@@ -47,6 +48,7 @@ struct Parts {
     commands: Vec<&'static str>,
     extra_drivers: Vec<String>,
     quit: watch::Sender<bool>,
+    failed: Cell<bool>,
     objects: RefCell<Objects>,
     jobs: RefCell<Jobs>,
     characters: RefCell<Characters>,
@@ -70,6 +72,7 @@ impl Daemon {
                 commands: commands::names(),
                 extra_drivers,
                 quit: watch::channel(false).0,
+                failed: Cell::new(false),
                 objects: RefCell::default(),
                 jobs: RefCell::default(),
                 characters: RefCell::default(),
@@ -113,6 +116,17 @@ impl Daemon {
     /// Asks the daemon to end.
     pub fn quit(&self) {
         self.parts.quit.send_replace(true);
+    }
+
+    /// Asks the daemon to end because something went wrong, which was told already.
+    pub fn fail(&self) {
+        self.parts.failed.set(true);
+        self.quit();
+    }
+
+    /// Whether it was asked to end because something went wrong.
+    pub fn has_failed(&self) -> bool {
+        self.parts.failed.get()
     }
 
     /// Waits until it was asked to end.

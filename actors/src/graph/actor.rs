@@ -14,7 +14,7 @@ use messages::{Error, ErrorKind, IoThreadId, OpBlocker, Result};
 use super::carry::Handles;
 use super::handle::GraphHandle;
 use super::iothreads::{IothreadFactory, poll_params};
-use super::policy::{Effect, Event, ImplicitOpens, Policy, Reply, RequestId};
+use super::policy::{Announcement, Effect, Event, ImplicitOpens, Policy, Reply, RequestId};
 use crate::node::{self, Client, EventSink, OrderOutcome};
 
 /// What a graph is started with.
@@ -49,6 +49,8 @@ pub(super) enum Incoming {
     Request(RequestId, GraphRequest, Option<ReplySender>),
     /// Nobody waits for this request's reply any more.
     Abandoned(RequestId),
+    /// Somebody wants to hear what is announced.
+    Listen(mpsc::Sender<Announcement>),
     /// Something happened in an iothread.
     Event(node::Event),
 }
@@ -58,6 +60,7 @@ pub struct Graph {
     policy: Policy,
     handles: Handles,
     replies: HashMap<RequestId, ReplySender>,
+    listeners: Vec<mpsc::Sender<Announcement>>,
     iothreads: IothreadFactory,
     events: EventSink,
     incoming: Option<mpsc::UnboundedReceiver<Incoming>>,
@@ -84,6 +87,7 @@ impl Graph {
             policy,
             handles,
             replies: HashMap::new(),
+            listeners: Vec::new(),
             iothreads: config.iothreads,
             events,
             incoming: Some(incoming),
@@ -103,6 +107,10 @@ impl Graph {
                 self.policy.request(id, request, now)
             }
             Incoming::Abandoned(id) => self.policy.abandon(id, now),
+            Incoming::Listen(listener) => {
+                self.listeners.push(listener);
+                Vec::new()
+            }
             Incoming::Event(event) => self.policy.event(Event::Node(event), now),
         };
         self.carry_out(effects);
@@ -161,8 +169,20 @@ impl Graph {
                     iothread.stop();
                 }
             }
+            Effect::Announce(announcement) => self.announce(&announcement),
             Effect::Send { .. } | Effect::StartIothread { .. } | Effect::Reply { .. } => {}
         }
+    }
+
+    fn announce(&mut self, announcement: &Announcement) {
+        self.listeners
+            .retain_mut(|listener| match listener.try_send(announcement.clone()) {
+                Err(error) if error.is_full() => {
+                    tracing::warn!(?announcement, "an announcement is lost: a listener does not read");
+                    true
+                }
+                sent => sent.is_ok(),
+            });
     }
 
     fn start_iothread(&mut self, options: &IothreadOptions) -> Result<(IoThreadId, u32)> {

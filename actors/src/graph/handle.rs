@@ -15,8 +15,11 @@ use messages::{Error, ErrorKind, OpBlocker, Permissions, Result, RootId, Token};
 use serde_json::Value;
 
 use super::actor::{Incoming, closed};
-use super::policy::RequestId;
+use super::policy::{Announcement, RequestId};
 use crate::node::Client;
+
+/// Announcements that a listener may be behind before it loses more.
+const UNHEARD: usize = 1024;
 
 /// A handle on the graph actor, for any thread. Cheap to clone.
 #[derive(Clone)]
@@ -60,6 +63,15 @@ impl GraphHandle {
             reply: sent.is_ok().then_some(reply),
             handle: self.clone(),
         }
+    }
+
+    /// What is announced from now on: QMP's events, and what ends a program. A listener that does not read loses some.
+    #[must_use]
+    pub fn listen(&self) -> mpsc::Receiver<Announcement> {
+        let (sender, receiver) = mpsc::channel(UNHEARD);
+        // Where the actor has ended, nothing is announced any more.
+        drop(self.sender.unbounded_send(Incoming::Listen(sender)));
+        receiver
     }
 
     pub(super) async fn done(&self, request: GraphRequest) -> Result<()> {

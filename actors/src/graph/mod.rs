@@ -19,5 +19,5 @@ pub use actor::{Graph, GraphConfig, GraphMessage};
 pub use edits::{FreezeGuard, OpBlockGuard};
 pub use handle::{DrainGuard, GraphHandle};
 pub use iothreads::{IothreadFactory, Started, system_iothreads};
-pub use policy::ImplicitOpens;
+pub use policy::{Announcement, ImplicitOpens};
 pub use show::graph_json;

@@ -24,8 +24,13 @@ impl Default for EventBus {
 impl EventBus {
     /// Tells all who listen now that `event` happened.
     pub fn emit(&self, event: Event) {
+        self.send(TimedEvent::now(event));
+    }
+
+    /// Tells all who listen now of an event that happened at some time.
+    pub(crate) fn send(&self, event: TimedEvent) {
         // Nobody listening is fine: events are not kept for later monitors.
-        let _ = self.sender.send(TimedEvent::now(event));
+        let _ = self.sender.send(event);
     }
 
     /// Events from now on.

@@ -9,8 +9,10 @@ pub(crate) mod commands;
 mod dispatch;
 mod events;
 mod session;
+mod throttle;
 
 pub use actor::{Finish, Monitor};
 pub use dispatch::Dispatch;
 pub use events::EventBus;
 pub use session::{Call, Session, Turn};
+pub(crate) use throttle::Throttle;

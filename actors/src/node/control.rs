@@ -208,6 +208,7 @@ async fn open(table: &Rc<NodeTable>, order: OpenOrder) -> Result<OpenFacts> {
         flags,
         children: all.map(|edge| edge::child(Rc::clone(edge))).collect(),
         ring: table.local().ring().clone(),
+        notices: table.notices(node),
     };
     let opened = kind.open(request).await?;
     let length = opened.driver.length().await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use drivers::buffer::Buffers;
-use drivers::driver::{Abilities, BackingLink, DriverKind, ReopenRequest};
+use drivers::driver::{Abilities, BackingLink, DriverKind, Posted, ReopenRequest};
 use futures_channel::oneshot;
 use messages::global_state::Options;
 use messages::handshake::PendingRequest;
@@ -224,6 +224,8 @@ pub enum Event {
     Ended(Ticket, OrderOutcome),
     /// A node has nothing in flight, and will not until the token is resumed.
     Quiesced(NodeId, Token),
+    /// A driver tells something.
+    Noticed(NodeId, Posted),
 }
 
 /// How an order ended.

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 use std::sync::{Arc, Weak as ArcWeak};
 
+use drivers::driver::Notices;
 use messages::io::Outcome;
 use messages::{IoError, NodeId, RootId};
 use rustc_hash::FxHashMap;
@@ -72,6 +73,12 @@ impl NodeTable {
     /// Tells the graph actor.
     pub fn tell(&self, event: Event) {
         (self.events)(event);
+    }
+
+    /// Where a node's driver tells what happened, wherever the node goes.
+    pub fn notices(&self, node: NodeId) -> Notices {
+        let events = Arc::clone(&self.events);
+        Notices::new(move |posted| events(Event::Noticed(node, posted)))
     }
 
     pub fn node(&self, id: NodeId) -> Option<Rc<NodeCell>> {

@@ -84,7 +84,7 @@ impl World {
         loop {
             match self.events.recv_timeout(DEADLINE).expect("an order is answered") {
                 Event::Ended(ended, outcome) if ended == ticket => return outcome,
-                Event::Ended(..) => {}
+                Event::Ended(..) | Event::Noticed(..) => {}
                 Event::Quiesced(node, token) => self.quiesced.borrow_mut().push((node, token)),
             }
         }
@@ -121,7 +121,7 @@ impl World {
         while !self.quiesced.borrow().contains(&(node, token)) {
             match self.events.recv_timeout(DEADLINE).expect("the drain ends") {
                 Event::Quiesced(node, token) => self.quiesced.borrow_mut().push((node, token)),
-                Event::Ended(..) => {}
+                Event::Ended(..) | Event::Noticed(..) => {}
             }
         }
     }

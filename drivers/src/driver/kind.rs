@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use super::Driver;
 use super::child::Child;
+use super::notice::Notices;
 use crate::ring::Ring;
 
 /// A child that nodes of a driver may have. Its place in [`DriverKind::children`] is its [`ChildSlot`].
@@ -149,6 +150,8 @@ pub struct OpenRequest {
     pub children: Vec<Child>,
     /// The iothread's ring.
     pub ring: Ring,
+    /// Where the driver tells what users of the node should know.
+    pub notices: Notices,
 }
 
 /// What an open gives.

@@ -21,6 +21,7 @@
 mod answer;
 mod child;
 mod kind;
+mod notice;
 mod registry;
 
 use std::os::fd::OwnedFd;
@@ -37,6 +38,7 @@ pub use kind::{
     BackingLink, ChildChange, ChildKind, CreateRequest, DriverKind, EdgeUse, OpenRequest, Opened,
     invalid_options, parse_options, slot_name, slot_named,
 };
+pub use notice::{Notice, Notices, Posted};
 pub use registry::{Registry, Whitelist};
 
 use crate::buffer::Buffers;

@@ -71,7 +71,8 @@ async fn open(request: OpenRequest) -> Result<Opened> {
         ));
     };
     let flags = request.flags;
-    let state = open_state(&file, request.options, flags).await?;
+    let mut state = open_state(&file, request.options, flags).await?;
+    state.notices = request.notices;
     let link = state.header.backing.as_ref().map(|name| BackingLink {
         filename: String::from_utf8_lossy(name).into_owned(),
         format: state.header.extensions.backing_format.clone(),

@@ -9,6 +9,7 @@ use super::bytes::table_from_be;
 use super::entry::REFTABLE_OFFSET;
 use super::gate::Key;
 use super::header::CORRUPT;
+use crate::driver::Notice;
 
 impl Qcow2 {
     /// Loads the L2 slice at `key`, an offset in the file.
@@ -84,12 +85,14 @@ impl Qcow2 {
                     tracing::error!(
                         "qcow2: Image is corrupt: {text}; further non-fatal corruption events will be suppressed"
                     );
+                    state.notices.tell(corrupted(text, false));
                 }
                 return IoError::Corrupt;
             }
             tracing::error!(
                 "qcow2: Marking image as corrupt: {text}; further corruption events will be suppressed"
             );
+            state.notices.tell(corrupted(text, true));
             state.broken = true;
             state.header.incompatible |= CORRUPT;
             state.header.version >= 3
@@ -98,5 +101,14 @@ impl Qcow2 {
             tracing::error!("qcow2: could not mark the image as corrupt: {error}");
         }
         IoError::Corrupt
+    }
+}
+
+fn corrupted(text: &str, fatal: bool) -> Notice {
+    Notice::Corrupted {
+        message: text.to_owned(),
+        offset: None,
+        size: None,
+        fatal,
     }
 }

@@ -11,6 +11,7 @@ use super::geometry::Geometry;
 use super::header::{DIRTY, Header};
 use super::options::Settings;
 use super::overlap::MetadataMap;
+use crate::driver::Notices;
 
 /// Why a step did not happen.
 #[derive(Debug)]
@@ -132,6 +133,8 @@ pub(super) struct State {
     pub reported: bool,
     /// Set once corruption made the image unusable.
     pub broken: bool,
+    /// Where corruption is told.
+    pub notices: Notices,
     /// Whether clusters may be allocated without being used, found out when first asked.
     pub preallocated: Option<bool>,
 }
@@ -166,6 +169,7 @@ impl State {
             frozen: false,
             reported: false,
             broken: false,
+            notices: Notices::nowhere(),
             preallocated: None,
             header,
             geometry,

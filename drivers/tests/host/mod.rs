@@ -87,6 +87,7 @@ impl Node {
             flags,
             children,
             ring: ring.clone(),
+            notices: drivers::driver::Notices::nowhere(),
         };
         let Opened { driver, flags, .. } = run(ring, kind.open(request))?;
         Ok(Self {

@@ -376,6 +376,7 @@ pub async fn open(
         flags,
         children: vec![file.clone(), backing.clone()],
         ring: ring.clone(),
+        notices: drivers::driver::Notices::nowhere(),
     };
     let opened = Qcow2Kind.open(request).await?;
     let driver = Rc::clone(&opened.driver);

@@ -11,6 +11,7 @@ mod create;
 mod delete;
 mod drain;
 mod iothreads;
+mod notices;
 mod op_blockers;
 mod open;
 mod options;
@@ -40,6 +41,7 @@ use crate::node::Ticket;
 use world::{State, World};
 
 pub use drain::Cover;
+pub use notices::Announcement;
 pub use order::{Address, Open, Order};
 
 /// Names a request, for its reply. Chosen by whoever asks; the policy only gives it back.
@@ -102,6 +104,8 @@ pub enum Effect {
     },
     /// Stop an iothread in which nothing is left.
     StopIothread(IoThreadId),
+    /// Tell whoever listens.
+    Announce(Announcement),
 }
 
 /// What the policy is told.
@@ -176,6 +180,9 @@ impl Policy {
                 Event::Node(crate::node::Event::Ended(ticket, outcome)) => state.ended(ticket, outcome),
                 Event::Node(crate::node::Event::Quiesced(node, token)) => {
                     state.sections.quiesced(&state.graph, node, token);
+                }
+                Event::Node(crate::node::Event::Noticed(node, posted)) => {
+                    notices::noticed(state, node, &posted.notice);
                 }
                 Event::Started(ticket, result) => state.started(ticket, result),
             }

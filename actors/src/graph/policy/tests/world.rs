@@ -358,6 +358,7 @@ impl FakeWorld {
                 }
                 Effect::RootPermissions { .. }
                 | Effect::RootGone(_)
+                | Effect::Announce(_)
                 | Effect::TuneIothread { .. }
                 | Effect::StopIothread(_) => {}
             }
