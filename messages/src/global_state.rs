@@ -117,6 +117,62 @@ pub enum GraphRequest {
     },
     /// Let go of a node.
     DetachRoot(RootId),
+    /// Put a node in the place of another, and the other behind it: as what a filter filters, or as its backing node.
+    Append {
+        /// The node whose parents move.
+        node: String,
+        /// The node that gets them. It has no such child yet.
+        new: String,
+    },
+    /// Put a node in the place of another, under all the other's parents that cannot be reached from it.
+    ReplaceNode {
+        /// The node that loses its parents. It is closed if nobody holds it any more.
+        from: String,
+        /// The node that gets them.
+        to: String,
+    },
+    /// Let one edge lead to another node.
+    ReplaceChild {
+        /// The edge.
+        of: ChildOf,
+        /// Where it leads from now on.
+        node: String,
+    },
+    /// Open a node and put it in the place of one of its children, whole or not at all.
+    InsertNode {
+        /// The node whose parents move.
+        node: String,
+        /// The new node's options. One of them names `node` as its child.
+        options: Options,
+    },
+    /// Take a filter out: what it filters takes its place, and the filter is closed.
+    DropFilter {
+        /// The filter.
+        node_name: String,
+    },
+    /// Put a node behind another as its backing node, or leave it without. The image's header stays as it is.
+    SetBacking {
+        /// The overlay.
+        node_name: String,
+        /// The backing node; `None` takes the present one away.
+        backing: Option<String>,
+    },
+    /// Put a node behind an edge that leads nowhere.
+    AttachChild {
+        /// The parent.
+        parent: String,
+        /// What the parent calls the child.
+        child: String,
+        /// The child.
+        node: String,
+    },
+    /// Take away the node behind an edge that the parent can do without.
+    DetachChild {
+        /// The parent.
+        parent: String,
+        /// What the parent calls the child.
+        child: String,
+    },
     /// Keep the links of a chain as they are; answered by a token that gives them free.
     FreezeChain {
         /// Where the chain begins.
@@ -273,6 +329,13 @@ pub enum Query {
         /// Where it ends; `None` is its end.
         base: Option<String>,
     },
+    /// Whether a node can be replaced by one with the data of `parent` without anybody seeing other data than before.
+    CheckReplace {
+        /// Whose data the replacement has.
+        parent: String,
+        /// The node to be replaced.
+        node_name: String,
+    },
     /// The node that users added next after another, or first.
     NextOwned {
         /// The other's name.
@@ -368,6 +431,20 @@ pub enum GraphReply<C> {
     Blocked(Token),
     /// What is forbidden on a node.
     Blockers(Vec<Blocker>),
+}
+
+/// An edge, by whoever holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChildOf {
+    /// A node.
+    Node {
+        /// Its name.
+        node_name: String,
+        /// What it calls the child.
+        child: String,
+    },
+    /// A user.
+    Root(RootId),
 }
 
 /// Who forbids operations.

@@ -1,6 +1,8 @@
 //! The graph's edits for any program: what may be done to chains, and who forbids what meanwhile.
 
-use messages::global_state::{BlockedBy, Blocker, GraphReply, GraphRequest, NodeFacts, Query};
+use messages::global_state::{
+    BlockedBy, Blocker, ChildOf, GraphReply, GraphRequest, NodeFacts, Options, Query,
+};
 use messages::{OpBlocker, Result, Token};
 
 use super::handle::{GraphHandle, unblock_all, unexpected};
@@ -59,6 +61,89 @@ impl GraphHandle {
         let blockers = self.op_blockers(node_name).await?;
         let found = blockers.iter().find(|blocker| blocker.operation == operation);
         found.map_or(Ok(()), |blocker| Err(blocker.error(node_name)))
+    }
+
+    /// Puts `new` in the place of `node`, and `node` behind it: as what a filter filters, or as its backing node.
+    ///
+    /// # Errors
+    /// `new` has such a child already or takes none, it would close a circle, a parent relies on its edge, or
+    /// permissions; nothing has changed.
+    pub async fn append(&self, node: impl Into<String>, new: impl Into<String>) -> Result<()> {
+        let (node, new) = (node.into(), new.into());
+        self.done(GraphRequest::Append { node, new }).await
+    }
+
+    /// Puts `to` in the place of `from`, under all parents of `from` that cannot be reached from `to`.
+    ///
+    /// # Errors
+    /// There are no such nodes, a parent relies on its edge, or permissions; nothing has changed.
+    pub async fn replace_node(&self, from: impl Into<String>, to: impl Into<String>) -> Result<()> {
+        let (from, to) = (from.into(), to.into());
+        self.done(GraphRequest::ReplaceNode { from, to }).await
+    }
+
+    /// Lets one edge lead to another node.
+    ///
+    /// # Errors
+    /// There is no such edge or node, it would close a circle, or permissions; nothing has changed.
+    pub async fn replace_child(&self, of: ChildOf, node: impl Into<String>) -> Result<()> {
+        let node = node.into();
+        self.done(GraphRequest::ReplaceChild { of, node }).await
+    }
+
+    /// Opens a node and puts it in the place of its child `node`.
+    ///
+    /// # Errors
+    /// The open's, a parent relies on its edge, or permissions; nothing is left behind.
+    pub async fn insert_node(&self, node: impl Into<String>, options: Options) -> Result<()> {
+        let node = node.into();
+        self.done(GraphRequest::InsertNode { node, options }).await
+    }
+
+    /// Takes a filter out and closes it: what it filters takes its place.
+    ///
+    /// # Errors
+    /// There is no such filter, a link is frozen, or permissions; nothing has changed.
+    pub async fn drop_filter(&self, node_name: impl Into<String>) -> Result<()> {
+        let node_name = node_name.into();
+        self.done(GraphRequest::DropFilter { node_name }).await
+    }
+
+    /// Puts a node behind another as its backing node, or leaves it without. The image's header stays as it is.
+    ///
+    /// # Errors
+    /// The driver has no backing nodes, the link is frozen, it would close a circle, or permissions; nothing has changed.
+    pub async fn set_backing(&self, node_name: impl Into<String>, backing: Option<String>) -> Result<()> {
+        let node_name = node_name.into();
+        self.done(GraphRequest::SetBacking { node_name, backing }).await
+    }
+
+    /// Puts a node behind an edge of `parent` that leads nowhere.
+    ///
+    /// # Errors
+    /// There is no such edge or it is taken, it would close a circle, or permissions; nothing has changed.
+    pub async fn attach_child(&self, parent: &str, child: &str, node: &str) -> Result<()> {
+        let (parent, child, node) = (parent.to_owned(), child.to_owned(), node.to_owned());
+        self.done(GraphRequest::AttachChild { parent, child, node }).await
+    }
+
+    /// Takes away the node behind an edge that `parent` can do without.
+    ///
+    /// # Errors
+    /// There is no such child, the driver cannot do without it, or the link is frozen; nothing has changed.
+    pub async fn detach_child(&self, parent: &str, child: &str) -> Result<()> {
+        let (parent, child) = (parent.to_owned(), child.to_owned());
+        self.done(GraphRequest::DetachChild { parent, child }).await
+    }
+
+    /// The node `node_name`, if one with the data of `parent` can take its place without anybody seeing other data than
+    /// before.
+    ///
+    /// # Errors
+    /// There are no such nodes, somebody forbids that it is replaced, or somebody could see other data.
+    pub async fn check_to_replace_node(&self, parent: &str, node_name: &str) -> Result<Option<NodeFacts>> {
+        let (parent, node_name) = (parent.to_owned(), node_name.to_owned());
+        self.found(Query::CheckReplace { parent, node_name }).await
     }
 
     /// Keeps the links of a chain from `top` down to `base`, or to its end, as they are until the guard is dropped.

@@ -11,6 +11,7 @@ mod create;
 mod delete;
 mod drain;
 mod iothreads;
+mod links;
 mod notices;
 mod op_blockers;
 mod open;
@@ -19,6 +20,7 @@ mod order;
 mod permissions;
 mod query;
 mod reopen;
+mod replace;
 mod resize;
 mod roots;
 mod shutdown;
@@ -375,6 +377,18 @@ async fn change(world: &World, request: GraphRequest) -> Reply {
             roots::set_permissions(world, root, permissions, shared).await?;
         }
         GraphRequest::DetachRoot(root) => roots::detach(world, root).await?,
+        GraphRequest::Append { node, new } => replace::append_node(world, &node, &new).await?,
+        GraphRequest::ReplaceNode { from, to } => replace::replace_node(world, &from, &to).await?,
+        GraphRequest::ReplaceChild { of, node } => replace::replace_child(world, of, &node).await?,
+        GraphRequest::InsertNode { node, options } => replace::insert_node(world, &node, options).await?,
+        GraphRequest::DropFilter { node_name } => replace::drop_filter(world, &node_name).await?,
+        GraphRequest::SetBacking { node_name, backing } => {
+            links::set_backing(world, &node_name, backing.as_deref()).await?;
+        }
+        GraphRequest::AttachChild { parent, child, node } => {
+            links::attach_child(world, &parent, &child, &node).await?;
+        }
+        GraphRequest::DetachChild { parent, child } => links::detach_child(world, &parent, &child).await?,
         GraphRequest::FreezeChain { top, base, root } => {
             return chain::freeze(world, &top, base.as_deref(), root);
         }

@@ -328,7 +328,10 @@ fn prepare_order(target: &Target, node: &Node) -> Order {
 }
 
 /// Puts another node, or none, behind an edge; answers the one that was there.
-async fn relink(
+///
+/// # Errors
+/// It would close a circle, or the parent's cell is gone.
+pub async fn relink(
     transaction: &mut Transaction,
     parent: NodeId,
     slot: ChildSlot,

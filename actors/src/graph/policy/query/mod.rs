@@ -10,7 +10,7 @@ use messages::{Error, ErrorKind};
 
 use super::value::{Edge, Graph, Node, Parent};
 use super::world::World;
-use super::{Reply, chain, op_blockers};
+use super::{Reply, chain, op_blockers, replace};
 
 /// Answers a question.
 ///
@@ -51,6 +51,10 @@ pub async fn answer(world: &World, query: Query) -> Reply {
         Query::ChainUnfrozen { top, base } => world.graph(|graph| {
             chain::check_chain(graph, &top, base.as_deref())?;
             Ok(GraphReply::Done)
+        }),
+        Query::CheckReplace { parent, node_name } => world.graph(|graph| {
+            let node = replace::check_to_replace(graph, &parent, &node_name)?;
+            Ok(found(graph, Some(node)))
         }),
         Query::NextOwned { after } => world.graph(|graph| {
             let after = after

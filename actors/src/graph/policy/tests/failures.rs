@@ -1,6 +1,6 @@
 //! Whole or not at all: whichever step of a change fails, the graph is what it was.
 
-use messages::global_state::GraphRequest;
+use messages::global_state::{ChildOf, GraphRequest};
 use serde_json::json;
 
 use super::*;
@@ -148,4 +148,115 @@ fn of_blockdev_snapshot() {
         }
     }
     panic!("the snapshot never got through");
+}
+
+/// `x` filters `a`, `b` filters nothing of it; a user writes to `x`.
+fn filtered() -> FakeWorld {
+    let mut world = two_disks();
+    world.ok(add(json!({"driver": "filter", "node-name": "x", "file": "a"})));
+    world.ok(add(json!({"driver": "filter", "node-name": "y", "file": "x"})));
+    world.root(attach("y", READ_WRITE, ALL));
+    world.root(attach("x", READ, ALL));
+    world
+}
+
+fn named(name: &str) -> String {
+    name.to_owned()
+}
+
+#[test]
+fn of_replacing_a_node() {
+    each_step_fails(|| {
+        let (from, to) = (named("x"), named("b"));
+        (filtered(), GraphRequest::ReplaceNode { from, to })
+    });
+}
+
+#[test]
+fn of_replacing_a_child() {
+    each_step_fails(|| {
+        let of = ChildOf::Node {
+            node_name: named("x"),
+            child: named("file"),
+        };
+        let node = named("b");
+        (filtered(), GraphRequest::ReplaceChild { of, node })
+    });
+}
+
+#[test]
+fn of_replacing_what_a_user_holds() {
+    each_step_fails(|| {
+        let mut world = filtered();
+        let of = ChildOf::Root(world.root(attach("y", READ, ALL)));
+        let node = named("b");
+        (world, GraphRequest::ReplaceChild { of, node })
+    });
+}
+
+#[test]
+fn of_inserting_a_filter() {
+    each_step_fails(|| {
+        let options = options(json!({"driver": "filter", "node-name": "z", "file": "x"}));
+        let node = named("x");
+        (filtered(), GraphRequest::InsertNode { node, options })
+    });
+}
+
+#[test]
+fn of_appending() {
+    each_step_fails(|| {
+        let mut world = filtered();
+        world.ok(add(json!({"driver": "greedy", "node-name": "z"})));
+        let (node, new) = (named("x"), named("z"));
+        (world, GraphRequest::Append { node, new })
+    });
+}
+
+#[test]
+fn of_dropping_a_filter() {
+    each_step_fails(|| {
+        let node_name = named("x");
+        (filtered(), GraphRequest::DropFilter { node_name })
+    });
+}
+
+#[test]
+fn of_setting_and_clearing_the_backing_node() {
+    for backing in [Some("a"), None] {
+        each_step_fails(|| {
+            let mut world = two_disks();
+            world.ok(add(json!({"driver": "fmt", "node-name": "t", "backing": "b",
+                "file": {"driver": "file", "filename": "t"}})));
+            world.root(attach("t", READ_WRITE, ALL));
+            let (node_name, backing) = (named("t"), backing.map(named));
+            (world, GraphRequest::SetBacking { node_name, backing })
+        });
+    }
+}
+
+#[test]
+fn of_attaching_and_detaching_a_child() {
+    let two = || {
+        let mut world = two_disks();
+        world.ok(add(json!({"driver": "two", "node-name": "t", "file": "a"})));
+        world.root(attach("t", READ, ALL));
+        world
+    };
+    let (parent, child) = (|| named("t"), || named("other"));
+    let attach = || GraphRequest::AttachChild {
+        parent: parent(),
+        child: child(),
+        node: named("b"),
+    };
+    each_step_fails(|| (two(), attach()));
+    each_step_fails(|| {
+        let mut world = two();
+        world.ok(attach());
+        let request = GraphRequest::DetachChild {
+            parent: parent(),
+            child: child(),
+        };
+        (world, request)
+    });
 }

@@ -4,6 +4,7 @@ mod blockers;
 mod chains;
 mod children;
 mod drains;
+mod edits;
 mod failures;
 mod opens;
 mod permissions;

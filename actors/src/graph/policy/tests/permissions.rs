@@ -91,8 +91,8 @@ fn a_node_with_a_writer_does_not_become_read_only() {
     assert!(!world.facts().nodes[0].read_only);
 }
 
-/// A filter with two edges to one node cannot be under a root that writes and lets no one else write: both edges would
-/// take it.
+/// "update-perm-tree": a filter with two edges to one node cannot be under a root that writes and lets no one else write,
+/// since both edges would take it. The new permissions of the whole subtree are looked at together.
 #[test]
 fn the_whole_subtree_is_checked_together() {
     let mut world = base();
@@ -101,11 +101,19 @@ fn the_whole_subtree_is_checked_together() {
     ));
     let error = world.error(attach("pass", READ_WRITE, NO_WRITERS));
     assert!(error.starts_with("Permission conflict on node 'base'"), "{error}");
+    let root = world.root(attach("base", READ_WRITE, NO_WRITERS));
+    let before = world.facts();
+    let (from, to) = ("base".to_owned(), "pass".to_owned());
+    let error = world.error(GraphRequest::ReplaceNode { from, to });
+    assert!(error.starts_with("Permission conflict on node 'base'"), "{error}");
+    assert_eq!(world.facts(), before);
+    world.assert_settled(&[]);
+    world.ok(GraphRequest::DetachRoot(root));
     world.root(attach("pass", READ_WRITE, ALL));
 }
 
-/// An exclusive writer moves from one branch of a diamond to the other, and back: never both at once, never in conflict
-/// with itself.
+/// "parallel-perm-update": an exclusive writer moves from one branch of a diamond to the other, and back: never both at
+/// once, never in conflict with itself, since parents are looked at before their children.
 #[test]
 fn an_exclusive_writer_changes_branches() {
     let mut world = base();
@@ -123,6 +131,48 @@ fn an_exclusive_writer_changes_branches() {
     world.assert_settled(&[]);
 }
 
+/// "parallel-exclusive-write": an exclusive writer moves from one filter to another over the same base. What the first
+/// one held there does not stand in the way, since it is no longer used when permissions are looked at.
+#[test]
+fn a_replaced_filters_permissions_do_not_stand_in_the_way() {
+    let mut world = base();
+    for name in ["first", "second"] {
+        filter(&mut world, name, "base");
+    }
+    filter(&mut world, "top", "first");
+    world.root(attach("top", READ_WRITE, NO_WRITERS));
+    for (from, to) in [("first", "second"), ("second", "first")] {
+        world.ok(GraphRequest::ReplaceNode {
+            from: from.to_owned(),
+            to: to.to_owned(),
+        });
+        assert_eq!(taken(&mut world, "top", to), READ_WRITE);
+        assert!(taken(&mut world, to, "base").contains(Permissions::WRITE));
+        assert_eq!(taken(&mut world, from, "base"), Permissions::empty());
+    }
+    world.assert_settled(&[]);
+}
+
+/// "append-greedy-filter": a filter that itself takes exclusive write comes between an exclusive writer and what that
+/// writes. All edges change before permissions are looked at, and only the final graph counts.
+#[test]
+fn a_greedy_filter_is_appended_below_an_exclusive_writer() {
+    let mut world = base();
+    filter(&mut world, "top", "base");
+    world.root(attach("top", READ_WRITE, NO_WRITERS));
+    // Beside the writer it cannot be.
+    let error = world.error(add(
+        json!({"driver": "greedy", "node-name": "greedy", "file": "base"}),
+    ));
+    assert!(error.starts_with("Permission conflict on node 'base'"), "{error}");
+    world.ok(add(json!({"driver": "greedy", "node-name": "greedy"})));
+    let (node, new) = ("base".to_owned(), "greedy".to_owned());
+    world.ok(GraphRequest::Append { node, new });
+    assert_eq!(taken(&mut world, "top", "greedy"), READ_WRITE);
+    assert!(taken(&mut world, "greedy", "base").contains(Permissions::WRITE));
+    world.assert_settled(&[]);
+}
+
 /// A filter comes between an exclusive writer and what it writes: only the final graph counts.
 #[test]
 fn a_filter_is_inserted_below_an_exclusive_writer() {
@@ -137,7 +187,7 @@ fn a_filter_is_inserted_below_an_exclusive_writer() {
     assert_eq!(taken(&mut world, "top", "between"), READ_WRITE);
 }
 
-/// Parents that the new overlay itself stands on keep their edge, else there would be a circle.
+/// "should-update-child": parents that the new overlay itself stands on keep their edge, else there would be a circle.
 #[test]
 fn parents_below_an_overlay_keep_their_edges() {
     let mut world = base();

@@ -86,7 +86,7 @@ impl DriverKind for Kind {
 
 fn registry() -> Registry {
     let mut registry = Registry::empty();
-    let kinds: [(&'static str, &'static [ChildKind], bool); 7] = [
+    let kinds: [(&'static str, &'static [ChildKind], bool); 8] = [
         ("file", &[], false),
         ("many", &[], false),
         ("fmt", &[FILE, BACKING], false),
@@ -102,6 +102,14 @@ fn registry() -> Registry {
             "filter",
             &[ChildKind {
                 role: FILTERED,
+                ..FILE
+            }],
+            true,
+        ),
+        (
+            "greedy",
+            &[ChildKind {
+                required: false,
                 ..FILE
             }],
             true,
