@@ -5,8 +5,10 @@
 mod ceiling;
 mod compare;
 mod connection;
+mod flat;
 mod load;
 mod process;
+mod qmp;
 mod server;
 
 use std::error::Error;
@@ -33,6 +35,8 @@ enum Command {
     Compare(compare::CompareArguments),
     /// Answers reads and writes with nothing behind them, on a unix socket: what the load client alone can do
     Ceiling(ceiling::CeilingArguments),
+    /// Times adding and removing nodes beside many others, and queries of many, in Millpond and qemu-storage-daemon
+    Flat(flat::FlatArguments),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +44,7 @@ fn main() -> ExitCode {
         Command::Load(arguments) => load::main(&arguments),
         Command::Compare(arguments) => compare::main(&arguments),
         Command::Ceiling(arguments) => ceiling::main(&arguments),
+        Command::Flat(arguments) => flat::main(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -36,6 +36,13 @@ impl Program {
             leading: &[],
         }
     }
+
+    /// A command that runs it.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        command.args(self.leading);
+        command
+    }
 }
 
 /// A running daemon with one export called `disk`.
@@ -52,11 +59,8 @@ impl Server {
         if socket.exists() {
             std::fs::remove_file(&socket)?;
         }
-        let mut command = Command::new(&program.path);
-        command
-            .args(program.leading)
-            .arg("--object")
-            .arg(format!("iothread,id=io{iothread}"));
+        let mut command = program.command();
+        command.arg("--object").arg(format!("iothread,id=io{iothread}"));
         for blockdev in blockdevs {
             command.arg("--blockdev").arg(blockdev);
         }

@@ -64,7 +64,7 @@ pub fn delete(world: &World, name: &str) -> Result<()> {
         let iothread = state
             .iothread_named(name)
             .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("object '{name}' not found")))?;
-        if state.graph.nodes().any(|node| node.iothread == iothread) {
+        if state.graph.population(iothread) > 0 {
             let text = format!("object '{name}' is in use, can not be deleted");
             return Err(Error::new(ErrorKind::InUse, text));
         }
@@ -190,10 +190,8 @@ async fn move_still(world: &World, nodes: &[NodeId], to: IoThreadId) -> Result<(
     for (node, departure) in departures {
         let arrived = departure.done().await;
         world.with(|state| {
-            if let Some(entry) = state.graph.node_mut(node)
-                && arrived.is_ok()
-            {
-                entry.iothread = to;
+            if arrived.is_ok() {
+                state.graph.set_home(node, to);
             }
             state.arrived(node);
         });

@@ -159,6 +159,8 @@ pub struct Graph {
     /// What is forbidden on nodes.
     pub blockers: Blockers,
     frozen: BTreeMap<Token, Freeze>,
+    /// How many nodes live in each iothread that has any.
+    population: BTreeMap<IoThreadId, usize>,
     last_id: u64,
     last_name: u64,
 }
@@ -251,7 +253,36 @@ impl Graph {
     /// Inserts a node whose name is not taken.
     pub fn insert(&mut self, node: Node) {
         self.names.insert(node.name.clone(), node.id);
+        self.count_in(node.iothread);
         self.nodes.insert(node.id, node);
+    }
+
+    fn count_in(&mut self, iothread: IoThreadId) {
+        *self.population.entry(iothread).or_insert(0) += 1;
+    }
+
+    fn count_out(&mut self, iothread: IoThreadId) {
+        if let Some(count) = self.population.get_mut(&iothread) {
+            *count -= 1;
+            if *count == 0 {
+                self.population.remove(&iothread);
+            }
+        }
+    }
+
+    /// How many nodes live in an iothread.
+    pub fn population(&self, iothread: IoThreadId) -> usize {
+        self.population.get(&iothread).copied().unwrap_or(0)
+    }
+
+    /// A node lives in another iothread from now on.
+    pub fn set_home(&mut self, id: NodeId, iothread: IoThreadId) {
+        let Some(node) = self.nodes.get_mut(&id) else {
+            return;
+        };
+        let before = std::mem::replace(&mut node.iothread, iothread);
+        self.count_out(before);
+        self.count_in(iothread);
     }
 
     /// Removes a node that has no edges.
@@ -259,6 +290,7 @@ impl Graph {
         let node = self.nodes.remove(&id)?;
         self.names.remove(&node.name);
         self.blockers.forget_node(id);
+        self.count_out(node.iothread);
         Some(node)
     }
 

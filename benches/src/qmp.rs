@@ -1,0 +1,128 @@
+//! A QMP client that does no more than a measurement needs: it sends commands and counts what comes back.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::Outcome;
+use crate::server::Program;
+
+/// Commands on their way at once when many are sent.
+const BATCH: usize = 64;
+
+/// A daemon without nodes, and a connection to its monitor.
+#[derive(Debug)]
+pub struct Monitor {
+    child: Child,
+    reader: BufReader<UnixStream>,
+    writer: UnixStream,
+    socket: PathBuf,
+    /// The last reply, its line end included.
+    line: String,
+}
+
+impl Monitor {
+    /// Starts a daemon, its socket in `dir`.
+    pub fn start(program: &Program, dir: &Path) -> Outcome<Monitor> {
+        let socket = dir.join(format!("{}.sock", program.name));
+        let child = program
+            .command()
+            .arg("--chardev")
+            .arg(format!(
+                "socket,id=qmp,path={},server=on,wait=off",
+                socket.display()
+            ))
+            .args(["--monitor", "chardev=qmp"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(|error| format!("{}: {error}", program.name))?;
+        let stream = connect(&socket)?;
+        let mut monitor = Monitor {
+            child,
+            reader: BufReader::new(stream.try_clone()?),
+            writer: stream,
+            socket,
+            line: String::new(),
+        };
+        monitor.run(r#"{"execute": "qmp_capabilities"}"#)?;
+        Ok(monitor)
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a command and waits for its reply; answers how many bytes that had.
+    pub fn run(&mut self, command: &str) -> Outcome<usize> {
+        self.send(command)?;
+        self.reply()
+    }
+
+    /// Sends so many commands, some at once, until `deadline`; answers how many were carried out.
+    pub fn run_many(
+        &mut self,
+        count: usize,
+        deadline: Instant,
+        command: impl Fn(usize) -> String,
+    ) -> Outcome<usize> {
+        let mut done = 0;
+        while done < count && Instant::now() < deadline {
+            let batch = BATCH.min(count - done);
+            let text: String = (done..done + batch).map(|at| command(at) + "\n").collect();
+            self.writer.write_all(text.as_bytes())?;
+            for _ in 0..batch {
+                self.reply()?;
+            }
+            done += batch;
+        }
+        Ok(done)
+    }
+
+    fn send(&mut self, command: &str) -> Outcome<()> {
+        Ok(self.writer.write_all(format!("{command}\n").as_bytes())?)
+    }
+
+    /// Reads up to the next reply. Events and the greeting are passed over.
+    fn reply(&mut self) -> Outcome<usize> {
+        loop {
+            self.line.clear();
+            if self.reader.read_line(&mut self.line)? == 0 {
+                return Err("the daemon has closed its monitor".into());
+            }
+            if self.line.starts_with(r#"{"return""#) {
+                return Ok(self.line.len());
+            }
+            if self.line.starts_with(r#"{"error""#) {
+                return Err(self.line.clone().into());
+            }
+        }
+    }
+}
+
+fn connect(socket: &Path) -> Outcome<UnixStream> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        match UnixStream::connect(socket) {
+            Ok(stream) => return Ok(stream),
+            Err(error) if Instant::now() > deadline => return Err(error.into()),
+            Err(_) => thread::sleep(Duration::from_millis(10)),
+        }
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        // They fail only if it has ended by itself, which a command has reported. It is killed since closing a hundred
+        // thousand nodes is not what is measured.
+        let _ = kill_process(Pid::from_child(&self.child), Signal::KILL);
+        let _ = self.child.wait();
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
