@@ -325,7 +325,12 @@ fn print_chains(arguments: &FlatArguments, programs: &[Program], start: Start<'_
 }
 
 /// `query-named-block-nodes`, on chains and on nodes side by side.
-fn print_queries(arguments: &FlatArguments, dir: &Path, programs: &[Program], start: Start<'_>) -> Outcome<()> {
+fn print_queries(
+    arguments: &FlatArguments,
+    dir: &Path,
+    programs: &[Program],
+    start: Start<'_>,
+) -> Outcome<()> {
     println!("| query-named-block-nodes of | flat | program | milliseconds | bytes | ns a byte |");
     println!("| --- | --- | --- | --- | --- | --- |");
     let shapes = [

@@ -266,7 +266,7 @@ async fn describe(table: &NodeTable, node: NodeId) -> IoResult<Description> {
     let driver = cell.driver()?;
     Ok(Description {
         facts: cell.facts(None),
-        allocated_size: choke::allocated_size(&cell).await.ok(),
+        own_allocated_size: driver.allocated_size().await,
         info: driver.info(),
         specific: driver.specific_info(),
         statistics: cell.counters().get(),

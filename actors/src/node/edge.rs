@@ -11,6 +11,7 @@ use messages::{IoError, Limits};
 
 use super::cell::NodeCell;
 use super::choke;
+use super::depth::nested;
 use super::mail::{Entry, Mail, NodeAddress, RemoteRequest};
 use super::table::NodeTable;
 
@@ -72,7 +73,7 @@ impl EdgeCell {
     pub async fn pass_down(&self, operation: Operation<Buffers>) -> Outcome<Buffers> {
         match self.behind() {
             Behind::None => Outcome::plain(Err(IoError::NoMedium)),
-            Behind::Here(cell) => Box::pin(choke::execute(&cell, operation, None)).await,
+            Behind::Here(cell) => nested(async move { choke::execute(&cell, operation, None).await }).await,
             Behind::There(address) => send_there(&address, operation).await,
         }
     }

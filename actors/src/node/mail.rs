@@ -264,8 +264,8 @@ pub struct OpenFacts {
 pub struct Description {
     /// As at open, but now.
     pub facts: OpenFacts,
-    /// Bytes on the host, the children's included.
-    pub allocated_size: Option<u64>,
+    /// Bytes on the host that the driver itself knows of; not supported where they are those of its children.
+    pub own_allocated_size: IoResult<u64>,
     /// The driver's facts.
     pub info: DriverInfo,
     /// QAPI's `ImageInfoSpecific`.

@@ -18,6 +18,7 @@ mod cell;
 mod choke;
 mod client;
 mod control;
+mod depth;
 mod edge;
 mod gate;
 mod line;

@@ -112,7 +112,7 @@ async fn dispatch(cell: &Rc<NodeCell>, operation: Operation<Buffers>, by: By<'_>
 }
 
 pub use flush::flush;
-pub use length::{allocated_size, truncate};
+pub use length::truncate;
 pub use read::read_whole;
 
 /// The range that a request is about; nothing for those without one.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use messages::qapi::{
     BlockDeviceInfo, BlockdevCacheInfo, BlockdevDetectZeroesOptions, ImageInfo, ImageInfoSpecific,
 };
-use messages::{DriverInfo, NodeId, OpenFlags, SECTOR_SIZE};
+use messages::{DriverInfo, IoError, NodeId, OpenFlags, Role, SECTOR_SIZE};
 use serde_json::Value;
 
 use super::super::order::Order;
@@ -22,6 +22,7 @@ pub async fn named_nodes(world: &World, flat: bool) -> Value {
         let view = View {
             graph,
             names: &names,
+            from_below: &from_below(graph, &descriptions),
             descriptions: &descriptions,
             flat,
         };
@@ -46,9 +47,75 @@ pub async fn describe(world: &World) -> HashMap<NodeId, Box<Description>> {
     descriptions
 }
 
+/// What a node's answer takes from the nodes below it.
+#[derive(Debug, Clone, Copy)]
+struct FromBelow {
+    /// Bytes on the host, those of its storage children included.
+    allocated: Option<u64>,
+    /// The node whose driver speaks of the image.
+    speaker: Option<NodeId>,
+    /// How many images are below.
+    depth: i64,
+}
+
+/// Worked out from below, so that each node is looked at once however deep the graph is.
+fn from_below(graph: &Graph, descriptions: &HashMap<NodeId, Box<Description>>) -> HashMap<NodeId, FromBelow> {
+    let mut found: HashMap<NodeId, FromBelow> = HashMap::with_capacity(descriptions.len());
+    for id in graph.topological(descriptions.keys().copied()).into_iter().rev() {
+        let Some(node) = graph.node(id) else { continue };
+        let speaker = if node.kind.is_filter() || node.kind.name() == "raw" {
+            let child = graph.children_of(id).next().map(|edge| edge.child);
+            child.and_then(|child| found.get(&child)?.speaker)
+        } else {
+            Some(id)
+        };
+        let below = below(graph, node).and_then(|below| found.get(&below.id));
+        let entry = FromBelow {
+            allocated: allocated(graph, descriptions, &found, id),
+            speaker,
+            depth: below.map_or(0, |below| below.depth + 1),
+        };
+        found.insert(id, entry);
+    }
+    found
+}
+
+fn allocated(
+    graph: &Graph,
+    descriptions: &HashMap<NodeId, Box<Description>>,
+    found: &HashMap<NodeId, FromBelow>,
+    id: NodeId,
+) -> Option<u64> {
+    match descriptions.get(&id)?.own_allocated_size {
+        Ok(size) => Some(size),
+        Err(IoError::NotSupported) => {
+            let storage = graph
+                .children_of(id)
+                .filter(|edge| !edge.role.contains(Role::COW));
+            let sizes: Option<Vec<u64>> = storage.map(|edge| found.get(&edge.child)?.allocated).collect();
+            sizes
+                .filter(|sizes| !sizes.is_empty())
+                .map(|sizes| sizes.into_iter().fold(0, u64::saturating_add))
+        }
+        Err(_) => None,
+    }
+}
+
+/// What a node reads through: its backing node, or what it filters.
+fn below<'a>(graph: &'a Graph, node: &Node) -> Option<&'a Node> {
+    let through = Role::COW | Role::FILTERED;
+    let edge = graph
+        .children_of(node.id)
+        .find(|edge| edge.role.intersects(through))?;
+    graph
+        .node(edge.child)
+        .filter(|_| node.kind.is_filter() || edge.name == "backing")
+}
+
 struct View<'a> {
     graph: &'a Graph,
     names: &'a Filenames,
+    from_below: &'a HashMap<NodeId, FromBelow>,
     descriptions: &'a HashMap<NodeId, Box<Description>>,
     flat: bool,
 }
@@ -88,7 +155,7 @@ impl View<'_> {
         let mut chain = vec![self.image(node)?];
         if !self.flat {
             let mut at = node;
-            while let Some(next) = self.below(at) {
+            while let Some(next) = below(self.graph, at) {
                 let Some(image) = self.image(next) else { break };
                 chain.push(image);
                 at = next;
@@ -110,7 +177,7 @@ impl View<'_> {
             filename: self.names.get(node.id).to_owned(),
             format: node.kind.name().to_owned(),
             dirty_flag: info.map(|info| info.is_dirty),
-            actual_size: description.allocated_size.map(signed),
+            actual_size: self.from_below.get(&node.id)?.allocated.map(signed),
             virtual_size: signed(
                 facts
                     .size
@@ -141,38 +208,16 @@ impl View<'_> {
 
     /// What the driver says of its image, or the one that it passes the question to.
     fn info(&self, node: &Node) -> Option<DriverInfo> {
-        let mut at = node;
-        while at.kind.is_filter() || at.kind.name() == "raw" {
-            let edge = self.graph.children_of(at.id).next()?;
-            at = self.graph.node(edge.child)?;
-        }
-        let says_nothing = matches!(at.kind.name(), "null-co" | "null-aio");
+        let speaker = self.graph.node(self.from_below.get(&node.id)?.speaker?)?;
+        let says_nothing = matches!(speaker.kind.name(), "null-co" | "null-aio");
         self.descriptions
-            .get(&at.id)
+            .get(&speaker.id)
             .filter(|_| !says_nothing)
             .map(|description| description.info)
     }
 
-    /// What a node reads through: its backing node, or what it filters.
-    fn below(&self, node: &Node) -> Option<&Node> {
-        let through = messages::Role::COW | messages::Role::FILTERED;
-        let edge = self
-            .graph
-            .children_of(node.id)
-            .find(|edge| edge.role.intersects(through))?;
-        self.graph
-            .node(edge.child)
-            .filter(|_| node.kind.is_filter() || edge.name == "backing")
-    }
-
     fn depth(&self, node: &Node) -> i64 {
-        let mut depth = 0;
-        let mut at = node;
-        while let Some(next) = self.below(at) {
-            depth += 1;
-            at = next;
-        }
-        depth
+        self.from_below.get(&node.id).map_or(0, |below| below.depth)
     }
 }
 

@@ -1,0 +1,89 @@
+//! Graphs with many nodes: deep ones are served on an ordinary stack, and questions about them take one step a node.
+
+use std::future::Future;
+
+use drivers::buffer::{Buffer, Buffers};
+use drivers::builtin::builtin;
+use drivers::ring::Engine;
+use messages::global_state::{IothreadOptions, Options, RootRequest, RootUser};
+use messages::io::{Operation, Preallocation, Value as Answer};
+use messages::{Permissions, RequestFlags, StatusFlags};
+use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
+use serde_json::{Value, json};
+
+fn with_graph<F: Future<Output = ()>>(test: impl FnOnce(GraphHandle) -> F) {
+    actix_rt::System::new().block_on(async {
+        let config = GraphConfig {
+            registry: builtin(),
+            implicit: ImplicitOpens::Allow,
+            iothreads: system_iothreads(Engine::Auto),
+            main: IothreadOptions::named("main"),
+        };
+        let (_, graph) = Graph::start(config).expect("an iothread can be started");
+        test(graph.clone()).await;
+        graph.close_all().await.expect("everything closes");
+    });
+}
+
+fn options(json: Value) -> Options {
+    let Value::Object(options) = json else {
+        panic!("not an object: {json}")
+    };
+    options
+}
+
+/// Raw nodes on top of each other, `n0` at the bottom being a file of one mebibyte.
+async fn raw_chain(graph: &GraphHandle, path: &str, length: usize) {
+    let bottom = json!({"driver": "file", "node-name": "n0", "filename": path});
+    graph.blockdev_add(options(bottom)).await.expect("the file opens");
+    for at in 1..length {
+        let node = json!({"driver": "raw", "node-name": format!("n{at}"), "file": format!("n{}", at - 1)});
+        graph.blockdev_add(options(node)).await.expect("raw opens over raw");
+    }
+}
+
+/// Deeper than polls within polls could go on a thread's stack.
+const DEEP: usize = 500;
+
+#[test]
+fn every_kind_of_request_goes_through_a_chain_of_hundreds_of_nodes() {
+    with_graph(|graph| async move {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("image");
+        std::fs::write(&path, vec![1; 1 << 20]).expect("an image");
+        raw_chain(&graph, path.to_str().expect("a name in text"), DEEP).await;
+        let client = graph.attach(RootRequest {
+            node: format!("n{}", DEEP - 1),
+            user: RootUser::Embedder("test".to_owned()),
+            permissions: Permissions::CONSISTENT_READ | Permissions::WRITE | Permissions::RESIZE,
+            shared: Permissions::all(),
+            iothread: None,
+            iothread_required: false,
+            writethrough: true,
+        });
+        let client = client.await.expect("the top is free");
+        let plain = RequestFlags::empty();
+        let data = Buffers::from(Buffer::from_slice(&[7; 1000]));
+        let (written, _) = client.write(100, data, plain).await;
+        written.expect("a write, unaligned and made durable");
+        client.write_zeroes(8192, 4096, plain).await.expect("zeroes");
+        client.discard(65536, 65536).await.expect("a discard");
+        client.flush().await.expect("a flush");
+        let (read, buffers) = client.read(99, Buffers::zeroed(1002)).await;
+        read.expect("a read");
+        assert_eq!(buffers.to_vec(), [&[1][..], &[7; 1000], &[1]].concat());
+        let status = client.block_status(0, 4096, true, true).await.expect("a status");
+        assert!(status.flags.contains(StatusFlags::DATA));
+        let allocated = client.request(Operation::AllocatedSize).await;
+        assert!(matches!(allocated.result, Ok(Answer::Bytes(bytes)) if bytes > 0));
+        let grow = Operation::Truncate {
+            size: 2 << 20,
+            exact: false,
+            preallocation: Preallocation::Off,
+            flags: plain,
+        };
+        client.request(grow).await.result.expect("room on the host");
+        assert_eq!(client.length().await, Ok(2 << 20));
+        graph.detach(client.root()).await.expect("it was attached");
+    });
+}
