@@ -38,7 +38,10 @@ async fn raw_chain(graph: &GraphHandle, path: &str, length: usize) {
     graph.blockdev_add(options(bottom)).await.expect("the file opens");
     for at in 1..length {
         let node = json!({"driver": "raw", "node-name": format!("n{at}"), "file": format!("n{}", at - 1)});
-        graph.blockdev_add(options(node)).await.expect("raw opens over raw");
+        graph
+            .blockdev_add(options(node))
+            .await
+            .expect("raw opens over raw");
     }
 }
 
