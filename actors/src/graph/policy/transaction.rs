@@ -8,7 +8,7 @@ use messages::{ChildSlot, EdgeId, NodeId, Permissions, Result, Role, RootId, Tok
 use super::order::{Address, Order};
 use super::permissions::Plan;
 use super::value::{Edge, Granted, Node, Parent, Root};
-use super::world::World;
+use super::world::{Answered, World};
 
 /// How a step is undone.
 enum Undo {
@@ -295,31 +295,21 @@ pub fn shrink(world: &World, parent: NodeId) {
     });
 }
 
+fn ask_to_prepare(world: &World, nodes: &[(NodeId, Granted)]) -> Vec<Answered> {
+    let ask = |(node, Granted { taken, shared })| {
+        world.ask(node, Order::PermissionsPrepare { node, taken, shared })
+    };
+    nodes.iter().copied().map(ask).collect()
+}
+
 /// Asks all nodes of a plan, and forgets it on all if one refuses.
 async fn prepare(world: &World, plan: &Plan) -> Result<()> {
-    let asked: Vec<_> = plan
-        .nodes
-        .iter()
-        .map(|(node, granted)| {
-            let Granted { taken, shared } = *granted;
-            (
-                *node,
-                world.ask(
-                    *node,
-                    Order::PermissionsPrepare {
-                        node: *node,
-                        taken,
-                        shared,
-                    },
-                ),
-            )
-        })
-        .collect();
+    let asked = ask_to_prepare(world, &plan.nodes);
     let mut prepared = Vec::new();
     let mut failure = None;
-    for (node, answer) in asked {
+    for ((node, _), answer) in plan.nodes.iter().zip(asked) {
         match answer.done().await {
-            Ok(()) => prepared.push(node),
+            Ok(()) => prepared.push(*node),
             Err(error) => failure = failure.or(Some(error)),
         }
     }
@@ -332,40 +322,59 @@ async fn prepare(world: &World, plan: &Plan) -> Result<()> {
 
 /// Makes a prepared plan hold, and answers what undoes it.
 fn commit(world: &World, plan: Plan) -> Undo {
-    world.with(|state| {
-        let mut edges = HashMap::new();
-        for (id, (taken, shared)) in plan.edges {
-            if let Some(edge) = state.graph.edge_mut(id) {
-                edges.insert(id, (edge.taken, edge.shared));
-                (edge.taken, edge.shared) = (taken, shared);
-            }
-        }
-        let mut nodes = Vec::new();
-        for (id, granted) in plan.nodes {
-            if let Some(node) = state.graph.node_mut(id) {
-                nodes.push((id, std::mem::replace(&mut node.granted, granted)));
-            }
-            state.send(id, Order::PermissionsCommit(id));
-        }
-        Undo::Permissions { edges, nodes }
+    let edges = commit_edges(world, plan.edges);
+    let nodes = plan.nodes.into_iter();
+    let nodes = nodes
+        .filter_map(|(node, granted)| Some((node, commit_node(world, node, granted)?)))
+        .collect();
+    Undo::Permissions { edges, nodes }
+}
+
+/// Has edges take and share; answers what they did before.
+fn commit_edges(
+    world: &World,
+    edges: HashMap<EdgeId, (Permissions, Permissions)>,
+) -> HashMap<EdgeId, (Permissions, Permissions)> {
+    world.graph(|graph| {
+        let before = edges.into_iter().filter_map(|(id, (taken, shared))| {
+            let edge = graph.edge_mut(id)?;
+            let before = (edge.taken, edge.shared);
+            (edge.taken, edge.shared) = (taken, shared);
+            Some((id, before))
+        });
+        before.collect()
     })
 }
 
-/// Puts permissions back as they were. They held before, so only a lock lost to another process meanwhile can fail.
+/// Has a node grant what it has prepared; answers what it granted before.
+fn commit_node(world: &World, node: NodeId, granted: Granted) -> Option<Granted> {
+    world.with(|state| {
+        let entry = state.graph.node_mut(node)?;
+        let before = std::mem::replace(&mut entry.granted, granted);
+        state.send(node, Order::PermissionsCommit(node));
+        Some(before)
+    })
+}
+
+/// Puts permissions back as they were. They held before, so only a lock lost to another process meanwhile can fail; the
+/// node then keeps what it has, and the next plan that reaches it finds the difference.
 async fn restore(
     world: &World,
     edges: HashMap<EdgeId, (Permissions, Permissions)>,
     nodes: Vec<(NodeId, Granted)>,
 ) {
-    let plan = Plan {
-        edges,
-        nodes,
-        ..Plan::default()
-    };
-    if let Err(error) = prepare(world, &plan).await {
-        tracing::warn!(%error, "a node could not take its old permissions back");
+    let asked = ask_to_prepare(world, &nodes);
+    commit_edges(world, edges);
+    for ((node, granted), answer) in nodes.into_iter().zip(asked) {
+        match answer.done().await {
+            Ok(()) => {
+                commit_node(world, node, granted);
+            }
+            Err(error) => {
+                tracing::warn!(%error, %node, "a node could not take its old permissions back");
+            }
+        }
     }
-    commit(world, plan);
 }
 
 /// Removes a node that nothing leads to, closing its cell if there is one.

@@ -260,3 +260,27 @@ fn of_attaching_and_detaching_a_child() {
         (world, request)
     });
 }
+
+/// The hold of a resize is given back at its end, and one node will not: the others give theirs back all the same.
+#[test]
+fn a_node_that_could_not_give_up_is_asked_again() {
+    let mut refusals = 0;
+    for steps in 0..20 {
+        let mut world = two_disks();
+        world.fail_after = Some(steps);
+        let result = world.request(GraphRequest::Resize {
+            node_name: "a".to_owned(),
+            size: 4 << 20,
+        });
+        world.fail_after = None;
+        world.assert_settled(&[]);
+        if result.is_ok() && world.node("a").promises.has_refused() {
+            let root = world.root(attach("a", READ, ALL));
+            world.ok(GraphRequest::DetachRoot(root));
+            assert!(!world.node("a").promises.has_refused());
+            world.assert_settled(&[]);
+            refusals += 1;
+        }
+    }
+    assert_eq!(refusals, 1, "the node is asked to give up once");
+}

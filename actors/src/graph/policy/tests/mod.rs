@@ -8,6 +8,7 @@ mod edits;
 mod failures;
 mod opens;
 mod permissions;
+mod promises;
 mod random;
 mod world;
 

@@ -16,6 +16,7 @@ use messages::{
 };
 
 use super::super::{Effect, Event, ImplicitOpens, Order, Policy, Reply, RequestId};
+use super::promises::{self, Promises};
 use crate::node::{self, OpenFacts, OrderOutcome, Ticket};
 
 const FILE: ChildKind = ChildKind {
@@ -164,6 +165,7 @@ pub struct FakeNode {
     flags: OpenFlags,
     filename: Option<String>,
     edges: BTreeMap<u32, NodeId>,
+    pub promises: Promises,
 }
 
 /// The world around a policy.
@@ -456,6 +458,10 @@ impl FakeWorld {
                 if self.fails() {
                     return ended(OrderOutcome::Done(Err(failed())));
                 }
+                if let Some(target) = &target {
+                    let home = self.homes.get(&target.node);
+                    assert_eq!(home, Some(&target.iothread), "a child is sought where it lives");
+                }
                 let node = self.nodes.get_mut(&parent).unwrap();
                 match target {
                     Some(target) => node.edges.insert(slot, target.node),
@@ -474,11 +480,13 @@ impl FakeWorld {
                 if self.fails() {
                     return ended(OrderOutcome::Done(Err(failed())));
                 }
-                self.roots.insert(root, target.node);
+                let before = self.roots.insert(root, target.node).expect("a root is attached");
+                assert_eq!(self.homes.get(&before), Some(&home), "an order reaches its root");
                 done()
             }
             Order::DetachRoot(root) => {
-                self.roots.remove(&root).expect("a root is detached once");
+                let node = self.roots.remove(&root).expect("a root is detached once");
+                assert_eq!(self.homes.get(&node), Some(&home), "an order reaches its root");
                 done()
             }
             Order::Depart { node, to } => {
@@ -487,18 +495,38 @@ impl FakeWorld {
                 done()
             }
             Order::ReopenCommit(id) => {
-                let facts = facts(&self.nodes[&id], None);
+                let node = self.nodes.get_mut(&id).unwrap();
+                node.flags = node.promises.commit_reopen();
+                let facts = facts(node, None);
                 ended(OrderOutcome::Opened(Ok(facts)))
             }
             Order::ReopenPrepare { node, request, .. } => {
                 if self.fails() {
                     return ended(OrderOutcome::Done(Err(failed())));
                 }
-                self.nodes.get_mut(&node).unwrap().flags = request.flags;
+                self.promises(node).prepare_reopen(request.flags);
                 done()
             }
-            Order::PermissionsPrepare { .. } | Order::Truncate { .. } if self.fails() => {
-                ended(OrderOutcome::Done(Err(failed())))
+            Order::Truncate { .. } if self.fails() => ended(OrderOutcome::Done(Err(failed()))),
+            Order::PermissionsPrepare { node, taken, shared } => {
+                if self.fails() {
+                    self.promises(node).refuse_permissions();
+                    return ended(OrderOutcome::Done(Err(failed())));
+                }
+                self.promises(node).prepare_permissions(taken, shared);
+                done()
+            }
+            Order::PermissionsCommit(id) => {
+                self.promises(id).commit_permissions();
+                Vec::new()
+            }
+            Order::PermissionsAbort(id) => {
+                self.promises(id).abort_permissions();
+                Vec::new()
+            }
+            Order::ReopenAbort(id) => {
+                self.promises(id).abort_reopen();
+                Vec::new()
             }
             Order::Pending(id) => {
                 let requests = (0..self.nodes[&id].in_flight).map(|_| PendingRequest {
@@ -519,17 +547,19 @@ impl FakeWorld {
                     .unwrap_or_default())))
             }
             Order::Describe(_) => ended(OrderOutcome::Described(Err(IoError::NoMedium))),
-            Order::PermissionsCommit(_) | Order::PermissionsAbort(_) | Order::ReopenAbort(_) => Vec::new(),
             Order::Create { .. } if self.hold_creates => {
                 self.held.push(ticket);
                 Vec::new()
             }
-            Order::PermissionsPrepare { .. }
-            | Order::Truncate { .. }
+            Order::Truncate { .. }
             | Order::Flush(_)
             | Order::ChangeBackingFile { .. }
             | Order::Create { .. } => done(),
         }
+    }
+
+    fn promises(&mut self, id: NodeId) -> &mut Promises {
+        &mut self.nodes.get_mut(&id).unwrap().promises
     }
 
     /// What must hold whenever nothing is on its way: cells and the graph agree, and no gate is closed for nobody.
@@ -562,6 +592,7 @@ impl FakeWorld {
         known.sort_unstable();
         cells.sort_unstable();
         assert_eq!(known, cells, "the cells' edges are those of the graph");
+        promises::assert_kept(&facts, self.nodes.iter().map(|(id, node)| (*id, &node.promises)));
     }
 }
 
