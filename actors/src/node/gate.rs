@@ -167,6 +167,15 @@ impl Gate {
     }
 }
 
+#[cfg(test)]
+impl Gate {
+    /// The sections in force, those to be answered, how many requests are in flight, and stops of the driver.
+    pub fn parts(&self) -> (Vec<Token>, Vec<Token>, usize, u32) {
+        let unanswered = self.unanswered.borrow().clone();
+        (self.holds(), unanswered, self.count(), self.stopping.get())
+    }
+}
+
 impl Admission {
     /// Counts a request in.
     pub fn new(

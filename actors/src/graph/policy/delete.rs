@@ -2,6 +2,7 @@
 
 use messages::{Error, ErrorKind, NodeId, OpBlocker, Result};
 
+use super::drain::Cover;
 use super::transaction::{self, Transaction};
 use super::value::Edge;
 use super::world::World;
@@ -62,6 +63,8 @@ pub async fn release(world: &World, nodes: impl IntoIterator<Item = NodeId>) {
 
 /// Closes a node without parents; answers what was below it.
 async fn close(world: &World, id: NodeId) -> Vec<NodeId> {
+    // A root edge may have ended before its last requests have.
+    let token = world.drain(Cover::Nodes(vec![id]), "close").await;
     let edges: Vec<Edge> = world.graph(|graph| graph.children_of(id).cloned().collect());
     // The driver writes back to its children as it closes, so the edges end with it and not before.
     transaction::close_cell(world, id).await;
@@ -71,6 +74,7 @@ async fn close(world: &World, id: NodeId) -> Vec<NodeId> {
         }
     });
     transaction::forget_node(world, id);
+    world.undrain(token);
     let children: Vec<NodeId> = edges.into_iter().map(|edge| edge.child).collect();
     refresh(world, &children).await;
     children

@@ -68,13 +68,13 @@ impl Transaction {
                 }),
                 Undo::Unlinked(edge) => {
                     if let Parent::Node(parent, _) = edge.parent {
-                        shrink(&self.world, parent);
+                        edges_changed(&self.world, parent);
                     }
                 }
                 Undo::Redirected(edge, _) => {
                     let parent = self.world.graph(|graph| graph.edge(edge).map(|edge| edge.parent));
                     if let Some(Parent::Node(parent, _)) = parent {
-                        shrink(&self.world, parent);
+                        edges_changed(&self.world, parent);
                     }
                 }
                 Undo::Linked(_)
@@ -107,7 +107,7 @@ impl Transaction {
                     ..
                 }) = edge
                 {
-                    shrink(world, parent);
+                    edges_changed(world, parent);
                 }
             }
             Undo::Root(root) => world.with(|state| {
@@ -116,17 +116,21 @@ impl Transaction {
             }),
             Undo::Unlinked(edge) => {
                 // A section begun meanwhile did not know that its nodes have this parent.
-                if let Parent::Node(parent, _) = edge.parent {
+                let parent = edge.parent;
+                if let Parent::Node(parent, _) = parent {
                     world.may_link(parent, edge.child).await;
                 }
                 world.graph(|graph| graph.relink(*edge));
+                if let Parent::Node(parent, _) = parent {
+                    edges_changed(world, parent);
+                }
             }
             Undo::Redirected(edge, child) => {
                 let parent = world.graph(|graph| graph.edge(edge).map(|edge| edge.parent));
                 if let Some(Parent::Node(parent, _)) = parent {
                     world.may_link(parent, child).await;
                     world.graph(|graph| graph.redirect(edge, child));
-                    shrink(world, parent);
+                    edges_changed(world, parent);
                 } else {
                     world.graph(|graph| graph.redirect(edge, child));
                 }
@@ -287,10 +291,10 @@ impl Transaction {
     }
 }
 
-/// Lets sections give back what they covered only because of an edge below `parent` that is gone.
-pub fn shrink(world: &World, parent: NodeId) {
+/// Has sections look again at what is below `parent`, where an edge has come or gone.
+pub fn edges_changed(world: &World, parent: NodeId) {
     world.with(|state| {
-        state.sections.shrink(&state.graph, parent);
+        state.sections.edges_changed(&state.graph, parent);
         state.flush_sections();
     });
 }

@@ -55,6 +55,9 @@ pub struct State {
     /// Iothreads being started.
     starts: HashMap<Ticket, Option<Result<(IoThreadId, u32)>>>,
     last_ticket: u64,
+    /// What procedures have asked and heard. A model checker cannot look into them, but they go by nothing else.
+    #[cfg(test)]
+    pub past: Vec<String>,
 }
 
 impl State {
@@ -79,6 +82,8 @@ impl State {
             answers: HashMap::new(),
             starts: HashMap::new(),
             last_ticket: 0,
+            #[cfg(test)]
+            past: Vec::new(),
         }
     }
 
@@ -207,6 +212,30 @@ impl State {
     }
 }
 
+#[cfg(test)]
+impl State {
+    /// The orders somebody waits for, with the answers that have come.
+    pub fn awaited(&self) -> Vec<(Ticket, Option<String>)> {
+        let answers = self.answers.iter();
+        let mut awaited: Vec<_> = answers
+            .map(|(ticket, answer)| (*ticket, answer.as_ref().map(print)))
+            .collect();
+        awaited.sort_unstable();
+        awaited
+    }
+}
+
+#[cfg(test)]
+fn print(outcome: &OrderOutcome) -> String {
+    match outcome {
+        OrderOutcome::Done(result) => format!("{result:?}"),
+        OrderOutcome::Opened(result) => format!("{result:?}"),
+        OrderOutcome::Described(result) => format!("{result:?}"),
+        OrderOutcome::Pending(requests) => format!("{requests:?}"),
+        OrderOutcome::Head(result) => format!("{result:?}"),
+    }
+}
+
 fn gone() -> Error {
     Error::new(ErrorKind::Closed, "The node is gone")
 }
@@ -250,6 +279,8 @@ impl World {
         self.with(|state| match send(state) {
             Ok(ticket) => {
                 state.answers.insert(ticket, None);
+                #[cfg(test)]
+                state.past.push("asks".to_owned());
                 Answered {
                     world: self.clone(),
                     ticket,
@@ -338,6 +369,8 @@ impl World {
     pub async fn until(&self, mut holds: impl FnMut(&mut State) -> bool) {
         std::future::poll_fn(|_| {
             if self.with(&mut holds) {
+                #[cfg(test)]
+                self.with(|state| state.past.push("waited".to_owned()));
                 Poll::Ready(())
             } else {
                 Poll::Pending
@@ -388,7 +421,11 @@ impl Future for Answered {
         let ticket = self.ticket;
         self.world
             .with(|state| match state.answers.get_mut(&ticket).map(Option::take) {
-                Some(Some(outcome)) => Poll::Ready(outcome),
+                Some(Some(outcome)) => {
+                    #[cfg(test)]
+                    state.past.push(print(&outcome));
+                    Poll::Ready(outcome)
+                }
                 Some(None) => Poll::Pending,
                 None => Poll::Ready(OrderOutcome::Done(Err(unexpected()))),
             })

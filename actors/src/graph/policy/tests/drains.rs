@@ -385,3 +385,48 @@ fn an_image_is_made_in_the_background() {
     world.ok(del("f"));
     world.assert_settled(&[]);
 }
+
+/// The model checker found both of these.
+#[test]
+fn a_child_is_asked_though_its_parent_answers_while_the_edge_is_away() {
+    for (drain, fails) in [
+        (drain_all(), None),
+        (drain_all(), Some(1)),
+        (drain_node("base"), Some(1)),
+    ] {
+        let mut world = chain();
+        let top = world.id("top");
+        world.enter(top);
+        let change = world.send(reopen(
+            json!({"driver": "fmt", "node-name": "top", "file": "topfile", "backing": null}),
+        ));
+        let drain = world.send(drain);
+        world.run();
+        world.fail_after = fails;
+        // The change goes on at once, and takes the edge away before the section hears of the parent.
+        world.leave(top);
+        world.run();
+        assert_eq!(world.replies[&change].is_err(), fails.is_some());
+        let Some(Ok(GraphReply::Still(token))) = world.replies.remove(&drain) else {
+            panic!("the section becomes still")
+        };
+        world.ok(end(token));
+        world.assert_settled(&[]);
+    }
+}
+
+#[test]
+fn a_node_is_closed_only_when_the_requests_of_an_ended_root_edge_are_over() {
+    let mut world = chain();
+    let root = world.root(attach("top", READ_WRITE, ALL));
+    let top = world.id("top");
+    world.enter(top);
+    world.ok(GraphRequest::DetachRoot(root));
+    let delete = world.send(del("top"));
+    world.run();
+    assert!(!world.replies.contains_key(&delete) && world.nodes.contains_key(&top));
+    world.leave(top);
+    world.run();
+    assert!(world.replies[&delete].is_ok() && !world.nodes.contains_key(&top));
+    world.assert_settled(&[]);
+}

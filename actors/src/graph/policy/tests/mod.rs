@@ -6,6 +6,7 @@ mod children;
 mod drains;
 mod edits;
 mod failures;
+mod model;
 mod opens;
 mod permissions;
 mod promises;

@@ -85,11 +85,12 @@ impl DriverKind for Kind {
     }
 }
 
-fn registry() -> Registry {
+pub fn registry() -> Registry {
     let mut registry = Registry::empty();
     let kinds: [(&'static str, &'static [ChildKind], bool); 8] = [
         ("file", &[], false),
         ("many", &[], false),
+        ("over", &[BACKING], false),
         ("fmt", &[FILE, BACKING], false),
         (
             "raw",
@@ -597,7 +598,7 @@ impl FakeWorld {
 }
 
 /// The node whose iothread must carry an order out.
-fn subject(order: &Order) -> Option<NodeId> {
+pub fn subject(order: &Order) -> Option<NodeId> {
     match order {
         Order::Close(id)
         | Order::Quiesce(id, _)

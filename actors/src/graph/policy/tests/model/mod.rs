@@ -1,0 +1,185 @@
+//! The policy, checked by a model checker in every order in which messages can come.
+pub mod live;
+mod print;
+mod scenarios;
+mod site;
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+
+use crossbeam_channel::Sender;
+use stateright::{Checker, HasDiscoveries, Model, Property};
+
+use live::{Action, Live, Scenario};
+
+/// What must hold. A breach is a bit in [`Breaches`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Breach {
+    /// Inside a still section no node of it has anything in flight, and what is changed is not in use.
+    Stillness,
+    /// Every request is answered exactly once.
+    Loss,
+    /// Requests of one root edge are admitted in order of arrival.
+    Order,
+    /// When nothing is left to be delivered or to end, nothing waits but for a section that somebody holds.
+    Progress,
+    /// At the end all gates are open and all counts are zero; a change that failed has left the graph as it was.
+    Restoration,
+    /// Orders reach the nodes they are for, and the cells agree with the graph.
+    Cells,
+}
+
+/// Which of them have been broken.
+pub type Breaches = u8;
+
+/// A state: how it was reached, what of it can matter as a number, and what can happen next.
+#[derive(Clone)]
+pub struct State {
+    trace: Vec<Action>,
+    print: u64,
+    next: Vec<Action>,
+    breaches: Breaches,
+    /// Somebody is told that a section is still; a request is parked.
+    seen: (bool, bool),
+}
+
+impl State {
+    fn of(live: &Live, trace: Vec<Action>) -> Self {
+        Self {
+            trace,
+            print: print::print(live),
+            next: live.actions(),
+            breaches: live.site.breaches,
+            seen: live.seen(),
+        }
+    }
+
+    fn keeps(&self, breach: Breach) -> bool {
+        self.breaches & 1 << breach as u8 == 0
+    }
+}
+
+impl Hash for State {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.print.hash(hasher);
+    }
+}
+
+impl PartialEq for State {
+    fn eq(&self, other: &Self) -> bool {
+        self.print == other.print
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:016x} after {:?}", self.print, self.trace)
+    }
+}
+
+/// A scenario, explored.
+struct Exploration {
+    scenario: Scenario,
+    /// Steps that need nobody outside, from state to state.
+    steps: Sender<(u64, u64)>,
+}
+
+impl Model for Exploration {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        vec![State::of(&Live::new(&self.scenario), Vec::new())]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        // Nothing is learnt from what comes after a breach.
+        if state.breaches == 0 {
+            actions.extend(&state.next);
+        }
+    }
+
+    fn next_state(&self, state: &State, action: Action) -> Option<State> {
+        let mut live = live::replayed(&self.scenario, &state.trace);
+        live.apply(action);
+        let mut trace = state.trace.clone();
+        trace.push(action);
+        let next = State::of(&live, trace);
+        if !action.is_external() {
+            self.steps
+                .send((state.print, next.print))
+                .expect("the explorer listens");
+        }
+        live::keep(live, &next.trace);
+        Some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always("stillness", |_, state: &State| state.keeps(Breach::Stillness)),
+            Property::always("no loss", |_, state: &State| state.keeps(Breach::Loss)),
+            Property::always("order", |_, state: &State| state.keeps(Breach::Order)),
+            Property::always("progress", |_, state: &State| state.keeps(Breach::Progress)),
+            Property::always("restoration", |_, state: &State| state.keeps(Breach::Restoration)),
+            Property::always("cells agree", |_, state: &State| state.keeps(Breach::Cells)),
+            Property::sometimes("a section is still", |_, state: &State| state.seen.0),
+            Property::sometimes("a request is parked", |_, state: &State| state.seen.1),
+        ]
+    }
+}
+
+/// Explores a scenario whole, and prints how many states it has.
+fn explore(scenario: Scenario) {
+    let name = scenario.name;
+    let begun = std::time::Instant::now();
+    let (steps, taken) = crossbeam_channel::unbounded();
+    let model = Exploration { scenario, steps };
+    let checker = model
+        .checker()
+        .finish_when(HasDiscoveries::AnyFailures)
+        .spawn_dfs()
+        .join();
+    println!(
+        "{name}: {} states, {} steps, at most {} deep, {:.1} s",
+        checker.unique_state_count(),
+        checker.state_count(),
+        checker.max_depth(),
+        begun.elapsed().as_secs_f32()
+    );
+    for (property, path) in checker.discoveries() {
+        if !property.starts_with("a ") {
+            let last = path.last_state().clone();
+            panic!("{name}: {property} fails {last:?}");
+        }
+    }
+    checker.assert_properties();
+    assert_ends(name, taken.try_iter());
+}
+
+/// Whatever is under way ends: no steps that need nobody outside lead round in a circle.
+fn assert_ends(name: &str, steps: impl Iterator<Item = (u64, u64)>) {
+    let mut ways: std::collections::HashMap<u64, Vec<u64>> = std::collections::HashMap::new();
+    let mut arrivals: std::collections::HashMap<u64, usize> = std::collections::HashMap::new();
+    for (from, to) in steps {
+        ways.entry(from).or_default().push(to);
+        *arrivals.entry(to).or_default() += 1;
+        arrivals.entry(from).or_default();
+    }
+    let mut open: Vec<u64> = arrivals
+        .iter()
+        .filter(|(_, count)| **count == 0)
+        .map(|(state, _)| *state)
+        .collect();
+    let mut left = arrivals.len();
+    while let Some(state) = open.pop() {
+        left -= 1;
+        for to in ways.remove(&state).unwrap_or_default() {
+            let count = arrivals.entry(to).or_default();
+            *count -= 1;
+            if *count == 0 {
+                open.push(to);
+            }
+        }
+    }
+    assert_eq!(left, 0, "{name}: messages go round in a circle");
+}

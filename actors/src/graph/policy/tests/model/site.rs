@@ -1,0 +1,735 @@
+//! The world around the policy, as the model checker sees it: iothreads with mailboxes both ways, and cells with the gates
+//! and the lines that real ones have.
+//!
+//! An order that a real iothread carries out at once is carried out as it is taken from the mailbox. One that it spawns a
+//! task for becomes a task here, which ends at any later time. The rules are those of `node/{control,cell,root,migrate}.rs`.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Poll, Wake, Waker};
+use std::time::Instant;
+
+use drivers::driver::Abilities;
+use messages::io::OperationKind;
+use messages::{
+    ChildSlot, Error, ErrorKind, IoError, IoThreadId, Limits, NodeId, OpenFlags, Permissions, RootId, Token,
+};
+
+use super::super::super::order::{Open, Order};
+use super::{Breach, Breaches};
+use crate::node::{self, Gate, InFlight, Line, OpenFacts, OrderOutcome, Parked, Ticket, Turn};
+
+/// What an iothread finds in its mailbox.
+pub enum Mail {
+    Order(Ticket, Order),
+    /// A node that arrives, with its root edges.
+    Arrive(Ticket, NodeId, Box<Cell>, Vec<Luggage>),
+    /// A root edge that arrives by itself.
+    ArriveRoot(Ticket, Luggage),
+    /// A request for a root edge that is on its way here.
+    Request(RootId, usize),
+}
+
+/// A root edge on its way, with what was parked at it.
+pub struct Luggage {
+    pub root: RootId,
+    pub node: NodeId,
+    pub parked: Vec<usize>,
+}
+
+/// An iothread: a mailbox, events on their way to the policy, and orders that take time.
+#[derive(Default)]
+pub struct Thread {
+    pub inbox: VecDeque<Mail>,
+    pub outbox: VecDeque<node::Event>,
+    pub tasks: Vec<(Ticket, Order)>,
+}
+
+/// Work that a driver does of itself, at one of its children.
+#[derive(Clone, Copy, Debug, Default, Hash, PartialEq, Eq)]
+pub struct Background {
+    /// How many pieces it may still begin.
+    pub left: u8,
+    /// Where the piece under way stands.
+    pub at: Option<NodeId>,
+}
+
+/// A node's cell.
+pub struct Cell {
+    pub home: IoThreadId,
+    pub gate: Gate,
+    pub edges: BTreeMap<u8, NodeId>,
+    pub flags: OpenFlags,
+    /// Times that the driver was told to stop, and to go on.
+    pub stops: u32,
+    pub resumes: u32,
+    pub background: Background,
+    /// Making an image in it.
+    pub creating: u32,
+    pub granted: Option<(Permissions, Permissions)>,
+    pub prepared: Option<(Permissions, Permissions)>,
+    pub reopening: Option<OpenFlags>,
+}
+
+impl Cell {
+    fn new(home: IoThreadId, flags: OpenFlags) -> Self {
+        Self {
+            home,
+            gate: Gate::default(),
+            edges: BTreeMap::new(),
+            flags,
+            stops: 0,
+            resumes: 0,
+            background: Background::default(),
+            creating: 0,
+            granted: None,
+            prepared: None,
+            reopening: None,
+        }
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.stops != self.resumes
+    }
+}
+
+#[derive(Default)]
+pub struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A request that waits in a line, and whether its task is to run.
+pub struct Waiting {
+    pub request: usize,
+    parked: Rc<Parked<usize, ()>>,
+    woken: Arc<Woken>,
+}
+
+impl Waiting {
+    pub fn is_woken(&self) -> bool {
+        self.woken.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A root edge's cell.
+pub struct Root {
+    pub node: NodeId,
+    line: Line<usize, ()>,
+    pub waiting: Vec<Waiting>,
+    /// It has ended; what was parked has not all been told.
+    pub ended: bool,
+}
+
+impl Root {
+    fn new(node: NodeId) -> Self {
+        Self {
+            node,
+            line: Line::default(),
+            waiting: Vec::new(),
+            ended: false,
+        }
+    }
+}
+
+/// Where a client's request is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// On its way to a root edge that moves.
+    Sent,
+    Parked,
+    /// Counted at the first node under `key`; pieces of it stand at the others.
+    Admitted {
+        node: NodeId,
+        key: usize,
+        pieces: BTreeSet<NodeId>,
+    },
+    Answered,
+    Refused,
+}
+
+/// A client's request.
+pub struct Request {
+    pub root: RootId,
+    pub stage: Stage,
+}
+
+/// All iothreads with what is in them.
+#[derive(Default)]
+pub struct Site {
+    pub threads: BTreeMap<IoThreadId, Thread>,
+    pub cells: BTreeMap<NodeId, Cell>,
+    pub roots: BTreeMap<RootId, Root>,
+    pub requests: Vec<Request>,
+    /// Drivers that take their time to stop: nodes with background work.
+    pub slow: BTreeSet<NodeId>,
+    /// Root edges that end in this scenario: only their requests may be refused.
+    pub may_refuse: bool,
+    pub breaches: Breaches,
+}
+
+impl Site {
+    pub fn breach(&mut self, breach: Breach) {
+        self.breaches |= 1 << breach as u8;
+    }
+
+    fn tell(&mut self, home: IoThreadId, event: node::Event) {
+        self.threads.entry(home).or_default().outbox.push_back(event);
+    }
+
+    fn end(&mut self, home: IoThreadId, ticket: Ticket, outcome: OrderOutcome) {
+        self.tell(home, node::Event::Ended(ticket, outcome));
+    }
+
+    fn done(&mut self, home: IoThreadId, ticket: Ticket) {
+        self.end(home, ticket, OrderOutcome::Done(Ok(())));
+    }
+
+    pub fn post(&mut self, home: IoThreadId, ticket: Ticket, order: Order) {
+        let thread = self.threads.entry(home).or_default();
+        thread.inbox.push_back(Mail::Order(ticket, order));
+    }
+
+    /// Whether anything passes a node or is done at it.
+    pub fn is_busy(&self, id: NodeId) -> bool {
+        let stands = |request: &Request| match &request.stage {
+            Stage::Admitted { node, pieces, .. } => *node == id || pieces.contains(&id),
+            _ => false,
+        };
+        let cell = self.cells.get(&id);
+        cell.is_some_and(|cell| cell.creating > 0 || cell.background.at.is_some())
+            || self.cells.values().any(|cell| cell.background.at == Some(id))
+            || self.requests.iter().any(stands)
+    }
+
+    /// The nodes from which one of `ids` can be reached over the cells' own edges, those themselves included.
+    pub fn above(&self, ids: impl IntoIterator<Item = NodeId>) -> BTreeSet<NodeId> {
+        let mut found: BTreeSet<NodeId> = ids.into_iter().collect();
+        loop {
+            let before = found.len();
+            let parents = self
+                .cells
+                .iter()
+                .filter(|(_, cell)| cell.edges.values().any(|child| found.contains(child)));
+            let parents: Vec<NodeId> = parents.map(|(id, _)| *id).collect();
+            found.extend(parents);
+            if found.len() == before {
+                return found;
+            }
+        }
+    }
+
+    /// The nodes that can be reached from one, itself included.
+    pub fn below(&self, id: NodeId) -> BTreeSet<NodeId> {
+        let mut found = BTreeSet::from([id]);
+        let mut open = vec![id];
+        while let Some(id) = open.pop() {
+            for child in self
+                .cells
+                .get(&id)
+                .into_iter()
+                .flat_map(|cell| cell.edges.values())
+            {
+                if found.insert(*child) {
+                    open.push(*child);
+                }
+            }
+        }
+        found
+    }
+
+    /// A client sends a request.
+    pub fn arrive(&mut self, root: RootId) {
+        let request = self.requests.len();
+        self.requests.push(Request {
+            root,
+            stage: Stage::Sent,
+        });
+        let on_its_way = |mail: &Mail| match mail {
+            Mail::Arrive(_, _, _, roots) => roots.iter().any(|luggage| luggage.root == root),
+            Mail::ArriveRoot(_, luggage) => luggage.root == root,
+            Mail::Order(..) | Mail::Request(..) => false,
+        };
+        let awaiting = self
+            .threads
+            .values_mut()
+            .find(|thread| thread.inbox.iter().any(on_its_way));
+        match awaiting {
+            Some(thread) => thread.inbox.push_back(Mail::Request(root, request)),
+            None => self.enter(root, request),
+        }
+    }
+
+    /// A request comes to its root edge: `RootCell::run`.
+    fn enter(&mut self, id: RootId, request: usize) {
+        let Some(root) = self.roots.get_mut(&id).filter(|root| !root.ended) else {
+            self.requests[request].stage = Stage::Refused;
+            return;
+        };
+        let open = self.cells.get(&root.node).is_some_and(|cell| cell.gate.is_open());
+        if root.line.is_empty() && open {
+            self.admit(id, request);
+            return;
+        }
+        let parked = root.line.join(request);
+        let woken = Arc::new(Woken(AtomicBool::new(true)));
+        root.waiting.push(Waiting {
+            request,
+            parked,
+            woken,
+        });
+        self.requests[request].stage = Stage::Parked;
+        // It is polled in the same step that parks it.
+        self.look(id, request);
+    }
+
+    fn admit(&mut self, id: RootId, request: usize) {
+        let node = self.roots[&id].node;
+        let Some(cell) = self.cells.get(&node) else {
+            self.breach(Breach::Cells);
+            return;
+        };
+        let later = |other: &Request| {
+            other.root == id && matches!(other.stage, Stage::Admitted { .. } | Stage::Answered)
+        };
+        let key = cell
+            .gate
+            .enter(InFlight::new(node, OperationKind::Write, 0, 512, Instant::now()));
+        if self.requests[request + 1..].iter().any(later) {
+            self.breach(Breach::Order);
+        }
+        let pieces = BTreeSet::new();
+        self.requests[request].stage = Stage::Admitted { node, key, pieces };
+    }
+
+    /// A parked request's task runs.
+    pub fn look(&mut self, id: RootId, request: usize) {
+        let Some(root) = self.roots.get_mut(&id) else {
+            return;
+        };
+        let Some(at) = root.waiting.iter().position(|waiting| waiting.request == request) else {
+            return;
+        };
+        let open = self.cells.get(&root.node).is_some_and(|cell| cell.gate.is_open());
+        let waiting = &root.waiting[at];
+        waiting.woken.0.store(false, Ordering::Relaxed);
+        let waker = Waker::from(Arc::clone(&waiting.woken));
+        let Poll::Ready(turn) = root.line.poll(&waiting.parked, open, &waker) else {
+            return;
+        };
+        let waiting = root.waiting.remove(at);
+        match turn {
+            Turn::Go(request) => {
+                self.admit(id, request);
+                self.roots[&id].line.leave(&waiting.parked);
+            }
+            Turn::Ended(request) => {
+                self.requests[request].stage = Stage::Refused;
+                root.line.leave(&waiting.parked);
+                if root.waiting.is_empty() {
+                    self.roots.remove(&id);
+                }
+            }
+            // Taken off the line of an edge that has left, and this one has not.
+            Turn::Elsewhere(()) => self.breach(Breach::Loss),
+        }
+    }
+
+    /// Part of a request is handed to a child of a node where it stands.
+    pub fn pass_down(&mut self, request: usize, child: NodeId) {
+        if let Stage::Admitted { pieces, .. } = &mut self.requests[request].stage {
+            pieces.insert(child);
+        }
+        if !self.cells.contains_key(&child) {
+            self.breach(Breach::Cells);
+        }
+    }
+
+    /// Where a request can be passed down to.
+    pub fn ways_down(&self, request: usize) -> Vec<NodeId> {
+        let Stage::Admitted { node, pieces, .. } = &self.requests[request].stage else {
+            return Vec::new();
+        };
+        let stands = pieces.iter().chain([node]);
+        let children = stands
+            .filter_map(|id| self.cells.get(id))
+            .flat_map(|cell| cell.edges.values());
+        let new: BTreeSet<NodeId> = children.filter(|id| !pieces.contains(id)).copied().collect();
+        new.into_iter().collect()
+    }
+
+    /// A request ends and is answered.
+    pub fn complete(&mut self, request: usize) {
+        let stage = std::mem::replace(&mut self.requests[request].stage, Stage::Answered);
+        let Stage::Admitted { node, key, .. } = stage else {
+            self.breach(Breach::Loss);
+            return;
+        };
+        let Some(cell) = self.cells.get(&node) else {
+            self.breach(Breach::Cells);
+            return;
+        };
+        if cell.gate.leave(key) {
+            self.answer_quiesce(node);
+        }
+    }
+
+    fn answer_quiesce(&mut self, id: NodeId) {
+        let Some(cell) = self.cells.get(&id) else { return };
+        let home = cell.home;
+        for token in cell.gate.take_answerable() {
+            self.tell(home, node::Event::Quiesced(id, token));
+        }
+    }
+
+    /// A driver begins a piece of background work at its first child, or at itself.
+    pub fn begin_background(&mut self, id: NodeId) {
+        if let Some(cell) = self.cells.get_mut(&id) {
+            cell.background.left -= 1;
+            cell.background.at = Some(cell.edges.values().next().copied().unwrap_or(id));
+        }
+    }
+
+    pub fn end_background(&mut self, id: NodeId) {
+        if let Some(cell) = self.cells.get_mut(&id) {
+            cell.background.at = None;
+        }
+    }
+
+    /// A driver's background work has stopped.
+    pub fn stopped(&mut self, id: NodeId) {
+        if let Some(cell) = self.cells.get(&id) {
+            cell.gate.stopped();
+        }
+        self.answer_quiesce(id);
+    }
+
+    fn quiesce(&mut self, home: IoThreadId, id: NodeId, token: Token) {
+        let slow = self.slow.contains(&id);
+        let Some(cell) = self.cells.get_mut(&id) else {
+            self.tell(home, node::Event::Quiesced(id, token));
+            return;
+        };
+        let twice = cell.gate.holds().contains(&token);
+        if cell.gate.close(token) {
+            cell.stops += 1;
+            cell.gate.stopping();
+            if !slow {
+                cell.gate.stopped();
+            }
+        }
+        if twice {
+            self.breach(Breach::Restoration);
+        }
+        self.answer_quiesce(id);
+    }
+
+    fn resume(&mut self, id: NodeId, token: Token) {
+        let Some(cell) = self.cells.get_mut(&id) else {
+            return;
+        };
+        if !cell.gate.holds().contains(&token) {
+            self.breach(Breach::Restoration);
+            return;
+        }
+        if cell.gate.release(token) {
+            cell.resumes += 1;
+            for root in self.roots.values().filter(|root| root.node == id) {
+                root.line.wake_first();
+            }
+        }
+    }
+
+    /// An iothread takes its next mail.
+    pub fn take_mail(&mut self, home: IoThreadId, fails: bool) {
+        let mail = self
+            .threads
+            .get_mut(&home)
+            .and_then(|thread| thread.inbox.pop_front());
+        match mail {
+            None => {}
+            Some(Mail::Order(ticket, order)) if fails => self.fail(home, ticket, &order),
+            Some(Mail::Order(ticket, order)) => self.obey(home, ticket, order),
+            Some(Mail::Arrive(ticket, id, mut cell, roots)) => {
+                cell.home = home;
+                cell.gate = Gate::held(cell.gate.holds());
+                self.cells.insert(id, *cell);
+                for luggage in roots {
+                    self.arrive_root(luggage);
+                }
+                self.done(home, ticket);
+            }
+            Some(Mail::ArriveRoot(ticket, luggage)) => {
+                self.arrive_root(luggage);
+                self.done(home, ticket);
+            }
+            Some(Mail::Request(root, request)) => self.enter(root, request),
+        }
+    }
+
+    fn arrive_root(&mut self, luggage: Luggage) {
+        if !self.cells.contains_key(&luggage.node) {
+            self.breach(Breach::Cells);
+        }
+        self.roots.insert(luggage.root, Root::new(luggage.node));
+        for request in luggage.parked {
+            self.requests[request].stage = Stage::Sent;
+            self.enter(luggage.root, request);
+        }
+    }
+
+    fn pack_root(&mut self, id: RootId, node: NodeId) -> Option<Luggage> {
+        let root = self.roots.remove(&id)?;
+        let parked = root
+            .line
+            .take(|| ((), ()))
+            .into_iter()
+            .map(|(request, ())| request)
+            .collect();
+        Some(Luggage {
+            root: id,
+            node,
+            parked,
+        })
+    }
+
+    fn obey(&mut self, home: IoThreadId, ticket: Ticket, order: Order) {
+        if let Some(id) = super::super::world::subject(&order)
+            && !self.cells.get(&id).is_some_and(|cell| cell.home == home)
+        {
+            self.breach(Breach::Cells);
+        }
+        match order {
+            Order::Quiesce(id, token) => self.quiesce(home, id, token),
+            Order::Resume(id, token) => self.resume(id, token),
+            Order::Connect {
+                parent,
+                slot: ChildSlot(slot),
+                target,
+            } => {
+                self.must_be_still(parent);
+                if let Some(cell) = self.cells.get_mut(&parent) {
+                    match target {
+                        Some(target) => cell.edges.insert(slot, target.node),
+                        None => cell.edges.remove(&slot),
+                    };
+                }
+                self.done(home, ticket);
+            }
+            Order::AttachRoot { root, node, .. } => {
+                self.roots.insert(root, Root::new(node));
+                self.done(home, ticket);
+            }
+            Order::MoveRoot { root, target } => {
+                self.move_root(home, ticket, root, target.node, target.iothread)
+            }
+            Order::DetachRoot(id) => {
+                if let Some(root) = self.roots.get_mut(&id) {
+                    root.ended = true;
+                    root.line.end();
+                    if root.waiting.is_empty() {
+                        self.roots.remove(&id);
+                    }
+                }
+                self.done(home, ticket);
+            }
+            Order::Depart { node, to } if to == home => {
+                self.must_be_still(node);
+                self.done(home, ticket);
+            }
+            Order::Depart { node, to } => {
+                self.must_be_still(node);
+                let Some(mut cell) = self.cells.remove(&node) else {
+                    return;
+                };
+                cell.edges.clear();
+                let roots: Vec<RootId> = self
+                    .roots
+                    .iter()
+                    .filter(|(_, root)| root.node == node)
+                    .map(|(id, _)| *id)
+                    .collect();
+                let roots = roots
+                    .into_iter()
+                    .filter_map(|root| self.pack_root(root, node))
+                    .collect();
+                let thread = self.threads.entry(to).or_default();
+                thread
+                    .inbox
+                    .push_back(Mail::Arrive(ticket, node, Box::new(cell), roots));
+            }
+            Order::PermissionsCommit(id) => {
+                if let Some(cell) = self.cells.get_mut(&id) {
+                    cell.granted = cell.prepared.take();
+                }
+            }
+            Order::PermissionsAbort(id) => {
+                if let Some(cell) = self.cells.get_mut(&id) {
+                    cell.prepared = None;
+                }
+            }
+            Order::ReopenAbort(id) => {
+                if let Some(cell) = self.cells.get_mut(&id) {
+                    cell.reopening = None;
+                }
+            }
+            Order::ReopenCommit(id) => {
+                let Some(cell) = self.cells.get_mut(&id) else {
+                    return;
+                };
+                match cell.reopening.take() {
+                    Some(flags) => cell.flags = flags,
+                    None => self.breach(Breach::Cells),
+                }
+                let facts = facts(self.cells[&id].flags);
+                self.end(home, ticket, OrderOutcome::Opened(Ok(facts)));
+            }
+            Order::Pending(_) => self.end(home, ticket, OrderOutcome::Pending(Vec::new())),
+            later => {
+                if let Order::Create { file: Some(file), .. } = &later
+                    && let Some(cell) = self.cells.get_mut(&file.node)
+                {
+                    cell.creating += 1;
+                }
+                self.threads.entry(home).or_default().tasks.push((ticket, later));
+            }
+        }
+    }
+
+    fn move_root(&mut self, home: IoThreadId, ticket: Ticket, id: RootId, node: NodeId, to: IoThreadId) {
+        let Some(root) = self.roots.get_mut(&id) else {
+            self.breach(Breach::Cells);
+            return;
+        };
+        let from = root.node;
+        if to == home {
+            root.node = node;
+            root.line.wake_first();
+            self.done(home, ticket);
+        } else if let Some(luggage) = self.pack_root(id, node) {
+            let thread = self.threads.entry(to).or_default();
+            thread.inbox.push_back(Mail::ArriveRoot(ticket, luggage));
+        }
+        self.must_be_still(from);
+    }
+
+    /// What an order changes must not be in use.
+    fn must_be_still(&mut self, id: NodeId) {
+        if self.is_busy(id) {
+            self.breach(Breach::Stillness);
+        }
+    }
+
+    /// A task of an iothread ends.
+    pub fn end_task(&mut self, home: IoThreadId, at: usize, fails: bool) {
+        let Some(thread) = self.threads.get_mut(&home) else {
+            return;
+        };
+        let (ticket, order) = thread.tasks.remove(at);
+        if fails {
+            self.fail(home, ticket, &order);
+            return;
+        }
+        match order {
+            Order::Open(open) => {
+                let facts = self.open(home, &open);
+                self.end(home, ticket, OrderOutcome::Opened(Ok(facts)));
+                return;
+            }
+            Order::Close(id) => {
+                self.must_be_still(id);
+                if self.cells.remove(&id).is_none() {
+                    self.breach(Breach::Cells);
+                }
+            }
+            Order::PermissionsPrepare { node, taken, shared } => {
+                if let Some(cell) = self.cells.get_mut(&node) {
+                    cell.prepared = Some((taken, shared));
+                }
+            }
+            Order::ReopenPrepare { node, request, .. } => {
+                if let Some(cell) = self.cells.get_mut(&node) {
+                    cell.reopening = Some(request.flags);
+                }
+            }
+            Order::Truncate { node, .. } => self.must_be_still(node),
+            Order::Create { file: Some(file), .. } => {
+                if let Some(cell) = self.cells.get_mut(&file.node) {
+                    cell.creating -= 1;
+                }
+            }
+            Order::Describe(_) => {
+                self.end(home, ticket, OrderOutcome::Described(Err(IoError::NoMedium)));
+                return;
+            }
+            Order::ReadHead { .. } => {
+                self.end(home, ticket, OrderOutcome::Head(Ok(Vec::new())));
+                return;
+            }
+            _ => {}
+        }
+        self.done(home, ticket);
+    }
+
+    fn open(&mut self, home: IoThreadId, open: &Open) -> OpenFacts {
+        let children = open.children.iter().enumerate();
+        let edges =
+            children.filter_map(|(slot, child)| Some((u8::try_from(slot).ok()?, child.as_ref()?.node)));
+        let edges = edges.collect();
+        self.cells.insert(
+            open.node,
+            Cell {
+                edges,
+                ..Cell::new(home, open.flags)
+            },
+        );
+        facts(open.flags)
+    }
+
+    /// Whether a mail may end with an error: an order that real iothreads refuse for some reason.
+    pub fn can_fail(order: &Order) -> bool {
+        matches!(
+            order,
+            Order::Open(_)
+                | Order::Connect { .. }
+                | Order::AttachRoot { .. }
+                | Order::MoveRoot { .. }
+                | Order::PermissionsPrepare { .. }
+                | Order::ReopenPrepare { .. }
+                | Order::Truncate { .. }
+        )
+    }
+
+    /// Whether an order becomes a task.
+    pub fn takes_time(order: &Order) -> bool {
+        !matches!(
+            order,
+            Order::Connect { .. } | Order::AttachRoot { .. } | Order::MoveRoot { .. }
+        )
+    }
+
+    fn fail(&mut self, home: IoThreadId, ticket: Ticket, order: &Order) {
+        let error = Error::new(ErrorKind::Io(IoError::Os(5)), "made to fail");
+        let outcome = match order {
+            Order::Open(_) => OrderOutcome::Opened(Err(error)),
+            _ => OrderOutcome::Done(Err(error)),
+        };
+        self.end(home, ticket, outcome);
+    }
+}
+
+fn facts(flags: OpenFlags) -> OpenFacts {
+    OpenFacts {
+        flags,
+        backing: None,
+        size: 1 << 20,
+        abilities: Abilities::default(),
+        limits: Limits::default(),
+        filename: None,
+    }
+}
