@@ -213,20 +213,19 @@ impl Sections {
         joining
     }
 
-    /// Looks again at sections that cover `parent`, now that an edge below it has come or gone: what they no longer cover
-    /// is given back, and what waited for `parent` is asked. It may have answered while the edge was not there.
-    pub fn edges_changed(&mut self, graph: &Graph, parent: NodeId) {
+    /// Gives back what sections no longer cover now that an edge below `parent` is gone.
+    pub fn shrink(&mut self, graph: &Graph, parent: NodeId) {
         for (token, section) in &mut self.sections {
-            if !section.nodes.contains_key(&parent) {
+            if section.cover == Cover::All || !section.nodes.contains_key(&parent) {
                 continue;
             }
-            let gone: Vec<NodeId> = if section.cover == Cover::All {
-                Vec::new()
-            } else {
-                let members = members(graph, &section.cover);
-                let nodes = section.nodes.keys().copied();
-                nodes.filter(|node| !members.contains(node)).collect()
-            };
+            let members = members(graph, &section.cover);
+            let gone: Vec<NodeId> = section
+                .nodes
+                .keys()
+                .filter(|node| !members.contains(node))
+                .copied()
+                .collect();
             for node in gone {
                 remove(section, node);
                 if let Some(at) = section.asked.iter().position(|other| *other == node) {
@@ -345,9 +344,6 @@ fn ask_if_due(
 }
 
 fn ask_all_due(section: &mut Section, graph: &Graph, token: Token, outbox: &mut Vec<(NodeId, Order)>) {
-    if section.is_still() {
-        return;
-    }
     let waiting: Vec<NodeId> = section
         .nodes
         .iter()

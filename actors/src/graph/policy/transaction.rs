@@ -68,13 +68,13 @@ impl Transaction {
                 }),
                 Undo::Unlinked(edge) => {
                     if let Parent::Node(parent, _) = edge.parent {
-                        edges_changed(&self.world, parent);
+                        shrink(&self.world, parent);
                     }
                 }
                 Undo::Redirected(edge, _) => {
                     let parent = self.world.graph(|graph| graph.edge(edge).map(|edge| edge.parent));
                     if let Some(Parent::Node(parent, _)) = parent {
-                        edges_changed(&self.world, parent);
+                        shrink(&self.world, parent);
                     }
                 }
                 Undo::Linked(_)
@@ -107,7 +107,7 @@ impl Transaction {
                     ..
                 }) = edge
                 {
-                    edges_changed(world, parent);
+                    shrink(world, parent);
                 }
             }
             Undo::Root(root) => world.with(|state| {
@@ -116,21 +116,20 @@ impl Transaction {
             }),
             Undo::Unlinked(edge) => {
                 // A section begun meanwhile did not know that its nodes have this parent.
-                let parent = edge.parent;
-                if let Parent::Node(parent, _) = parent {
+                if let Parent::Node(parent, _) = edge.parent {
                     world.may_link(parent, edge.child).await;
                 }
                 world.graph(|graph| graph.relink(*edge));
-                if let Parent::Node(parent, _) = parent {
-                    edges_changed(world, parent);
-                }
             }
             Undo::Redirected(edge, child) => {
                 let parent = world.graph(|graph| graph.edge(edge).map(|edge| edge.parent));
                 if let Some(Parent::Node(parent, _)) = parent {
                     world.may_link(parent, child).await;
-                    world.graph(|graph| graph.redirect(edge, child));
-                    edges_changed(world, parent);
+                    let old = world.graph(|graph| graph.redirect(edge, child));
+                    shrink(world, parent);
+                    if let Some(old) = old {
+                        parent_lost(world, old);
+                    }
                 } else {
                     world.graph(|graph| graph.redirect(edge, child));
                 }
@@ -196,6 +195,7 @@ impl Transaction {
     /// Takes an edge out of the graph's value.
     pub fn unlink(&mut self, edge: EdgeId) {
         if let Some(edge) = self.world.graph(|graph| graph.unlink(edge)) {
+            parent_lost(&self.world, edge.child);
             self.log.push(Undo::Unlinked(Box::new(edge)));
         }
     }
@@ -203,6 +203,7 @@ impl Transaction {
     /// Lets an edge lead elsewhere in the graph's value.
     pub fn redirect(&mut self, edge: EdgeId, child: NodeId) {
         if let Some(old) = self.world.graph(|graph| graph.redirect(edge, child)) {
+            parent_lost(&self.world, old);
             self.log.push(Undo::Redirected(edge, old));
         }
     }
@@ -291,10 +292,19 @@ impl Transaction {
     }
 }
 
-/// Has sections look again at what is below `parent`, where an edge has come or gone.
-pub fn edges_changed(world: &World, parent: NodeId) {
+/// Has sections look again whether a node may be asked, now that it has a parent less: when that parent answers, nobody
+/// thinks of this child any more.
+fn parent_lost(world: &World, node: NodeId) {
     world.with(|state| {
-        state.sections.edges_changed(&state.graph, parent);
+        state.sections.ask(&state.graph, node);
+        state.flush_sections();
+    });
+}
+
+/// Lets sections give back what they covered only because of an edge below `parent` that is gone.
+pub fn shrink(world: &World, parent: NodeId) {
+    world.with(|state| {
+        state.sections.shrink(&state.graph, parent);
         state.flush_sections();
     });
 }

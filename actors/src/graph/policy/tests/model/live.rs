@@ -523,8 +523,8 @@ impl Live {
             let nodes: Vec<_> = graph.nodes().filter(|node| node.facts.is_some()).collect();
             let agrees = nodes.iter().all(|node| {
                 self.site.cells.get(&node.id).is_some_and(|cell| {
-                    let slots = node.children.iter().zip(0_u8..);
-                    let edges = slots.filter_map(|(edge, slot)| Some((slot, graph.edge((*edge)?)?.child)));
+                    let edges = node.children.iter();
+                    let edges = edges.filter_map(|(slot, edge)| Some((slot.0, graph.edge(*edge)?.child)));
                     let granted = (node.granted.taken, node.granted.shared);
                     edges.eq(cell.edges.iter().map(|(slot, child)| (*slot, *child)))
                         && cell.granted.is_none_or(|cell| cell == granted)

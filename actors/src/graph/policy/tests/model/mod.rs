@@ -1,4 +1,32 @@
-//! The policy, checked by a model checker in every order in which messages can come.
+//! The policy, model-checked as it is: in every order in which messages can come, over small graphs, exhaustively.
+//!
+//! The model has no policy of its own. It holds the real [`Policy`](super::super::Policy), and for the nodes' side of the
+//! handshake the real [`Gate`](crate::node::Gate) and [`Line`](crate::node::Line). What is modelled ([`site`]) is the
+//! rest: iothreads, whose mailboxes keep the order of each pair and interleave freely otherwise, orders that take time,
+//! clients' requests that enter over root edges, are passed down to children and end in any order, and drivers' background
+//! work. Users ([`live::Do`]) drain, change the graph, and die. What must hold is listed at [`Breach`]; besides, no steps
+//! that need nobody outside may lead round in a circle, so that whatever is under way ends.
+//!
+//! # Why states may be merged
+//!
+//! A policy cannot be copied, so a state is the trace that leads to it, replayed. Two traces are taken for one state when
+//! their fingerprints ([`print`]) are the same. That is sound if equal fingerprints have equal futures:
+//!
+//! - Everything outside procedures is in the fingerprint: the graph, sections with their stages, answers that nobody has
+//!   taken yet, the queue, mailboxes both ways, tasks, cells with their gates and lines, requests, and what users and
+//!   clients have still to do.
+//! - A procedure is an async function: where it stands and what it remembers cannot be seen. But it runs only when it is
+//!   polled, nothing in it is random, and it is polled after every request and event. So it is a function of what it was
+//!   asked, of the graph when it began, and of what its awaits have given it since, in order: an answer, or that a
+//!   condition held. What else it reads, it reads from the graph, which only procedures change. All of that is chained
+//!   into one number ([`live::Live::past`]), for all procedures together, since the last moment at which there was none.
+//! - Tokens and tickets come from counters, so they would differ between orders of the same events. They are given out in
+//!   growing order and only compared, and are kept in ordered maps or looked up by key: states that differ by a renaming
+//!   that keeps the order behave alike. The fingerprint has their rank among those in use. Tickets that nobody waits for
+//!   are ignored by the policy, and by the fingerprint.
+//! - The time is always zero. The slab's keys of what is in flight only name their entries.
+//!
+//! The policy must do the same in each replay: a test replays traces twice.
 pub mod live;
 mod print;
 mod scenarios;

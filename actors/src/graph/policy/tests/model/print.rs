@@ -165,8 +165,8 @@ fn feed_graph(feed: &mut Feed, live: &Live, tokens: &Ranks<Token>, tickets: &Ran
         let mut edges: Vec<_> = state.graph.edges().collect();
         edges.sort_unstable_by_key(|edge| edge.id);
         for edge in edges {
-            (edge.id, edge.parent, edge.child, edge.name).hash(&mut feed.0);
-            feed!(feed, edge.role, edge.taken, edge.shared);
+            (edge.id, edge.parent, edge.child, &edge.name).hash(&mut feed.0);
+            feed!(feed, edge.role, edge.taken, edge.shared, edge.frozen);
         }
         for (id, root) in state.graph.roots() {
             (id, root.edge, root.pinned, root.has_cell).hash(&mut feed.0);

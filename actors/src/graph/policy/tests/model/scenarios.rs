@@ -6,6 +6,7 @@ use serde_json::json;
 use super::super::{ALL, READ_WRITE, add, attach, del, options, reopen, snapshot};
 use super::explore;
 use super::live::{Do, Live, Scenario};
+use super::print::print;
 
 fn node(name: &str) -> Do {
     Do::Drain(DrainScope::Node(name.to_owned()))
@@ -340,6 +341,21 @@ fn a_reopen_fails_at_a_step() {
 }
 
 #[test]
+fn a_reopen_fails_at_a_step_while_everything_is_drained() {
+    explore(Scenario {
+        users: vec![
+            vec![Do::Change(|_| {
+                reopen(json!({"driver": "over", "node-name": "top", "backing": null}))
+            })],
+            vec![all(), Do::End],
+        ],
+        requests: vec![1],
+        failures: 1,
+        ..scenario("a reopen that fails inside drain-all", pair)
+    });
+}
+
+#[test]
 fn an_add_and_an_attach_fail_at_a_step() {
     explore(Scenario {
         users: vec![
@@ -398,4 +414,41 @@ fn a_resize_beside_a_section() {
             live.root(attach("base", READ_WRITE, ALL));
         })
     });
+}
+
+/// The search relies on it: the same steps lead to the same state.
+#[test]
+fn a_replayed_trace_leads_to_the_same_state() {
+    let scenario = Scenario {
+        users: vec![
+            vec![all(), Do::End],
+            vec![
+                Do::Change(|_| set_iothread("top", Some("io0"))),
+                Do::Change(|_| {
+                    add(json!({"driver": "two", "node-name": "new", "file": "left", "other": "right"}))
+                }),
+                Do::Change(|_| set_iothread("top", Some("io1"))),
+            ],
+        ],
+        requests: vec![2],
+        ..scenario("replays", |live| {
+            live.iothreads();
+            diamond(live);
+        })
+    };
+    for seed in 0..10 {
+        let mut live = Live::new(&scenario);
+        let mut again = Live::new(&scenario);
+        for step in 0.. {
+            let actions = live.actions();
+            assert_eq!(actions, again.actions(), "seed {seed}, step {step}");
+            assert_eq!(print(&live), print(&again), "seed {seed}, step {step}");
+            let Some(action) = actions.get((seed * 7 + step * 31) % actions.len().max(1)) else {
+                break;
+            };
+            live.apply(*action);
+            again.apply(*action);
+        }
+        assert_eq!(live.site.breaches, 0);
+    }
 }

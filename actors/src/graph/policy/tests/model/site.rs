@@ -60,7 +60,7 @@ pub struct Background {
 pub struct Cell {
     pub home: IoThreadId,
     pub gate: Gate,
-    pub edges: BTreeMap<u8, NodeId>,
+    pub edges: BTreeMap<u32, NodeId>,
     pub flags: OpenFlags,
     /// Times that the driver was told to stop, and to go on.
     pub stops: u32,
@@ -500,7 +500,7 @@ impl Site {
 
     fn obey(&mut self, home: IoThreadId, ticket: Ticket, order: Order) {
         if let Some(id) = super::super::world::subject(&order)
-            && !self.cells.get(&id).is_some_and(|cell| cell.home == home)
+            && self.cells.get(&id).is_none_or(|cell| cell.home != home)
         {
             self.breach(Breach::Cells);
         }
@@ -679,7 +679,7 @@ impl Site {
     fn open(&mut self, home: IoThreadId, open: &Open) -> OpenFacts {
         let children = open.children.iter().enumerate();
         let edges =
-            children.filter_map(|(slot, child)| Some((u8::try_from(slot).ok()?, child.as_ref()?.node)));
+            children.filter_map(|(slot, child)| Some((u32::try_from(slot).ok()?, child.as_ref()?.node)));
         let edges = edges.collect();
         self.cells.insert(
             open.node,
