@@ -10,7 +10,8 @@ use serde_json::json;
 use super::super::super::drain::Section;
 use super::super::super::{Effect, Event, ImplicitOpens, Policy, Reply, RequestId};
 use super::super::world::registry;
-use super::site::{Mail, Site, Stage};
+use super::requests::Stage;
+use super::site::{Mail, Site};
 use super::{Breach, print};
 use crate::node::Ticket;
 
@@ -247,7 +248,8 @@ impl Live {
                 } => self.site.post(iothread, ticket, order),
                 Effect::Reply { id, result } => self.reply(id, result),
                 Effect::StartIothread { ticket, .. } => self.start(ticket),
-                Effect::RootPermissions { .. }
+                Effect::Announce(_)
+                | Effect::RootPermissions { .. }
                 | Effect::RootGone(_)
                 | Effect::TuneIothread { .. }
                 | Effect::StopIothread(_) => {}

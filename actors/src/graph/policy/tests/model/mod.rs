@@ -29,6 +29,7 @@
 //! The policy must do the same in each replay: a test replays traces twice.
 pub mod live;
 mod print;
+mod requests;
 mod scenarios;
 mod site;
 

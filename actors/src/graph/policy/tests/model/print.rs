@@ -9,7 +9,8 @@ use messages::Token;
 
 use super::super::super::order::Order;
 use super::live::Live;
-use super::site::{Mail, Stage, Thread};
+use super::requests::Stage;
+use super::site::{Mail, Thread};
 use crate::node::{self, OrderOutcome, Ticket};
 
 /// Hashes what is written to it.
@@ -226,6 +227,8 @@ fn feed_thread(feed: &mut Feed, thread: &Thread, tokens: &Ranks<Token>, tickets:
     }
     for event in &thread.outbox {
         match event {
+            // No driver here has anything to tell.
+            node::Event::Noticed(id, _) => ("noticed", id).hash(&mut feed.0),
             node::Event::Quiesced(id, token) => ("quiesced", id, tokens.of(*token)).hash(&mut feed.0),
             node::Event::Ended(ticket, outcome) => {
                 tickets.of(*ticket).hash(&mut feed.0);
