@@ -87,7 +87,7 @@ impl DriverKind for Kind {
 
 pub fn registry() -> Registry {
     let mut registry = Registry::empty();
-    let kinds: [(&'static str, &'static [ChildKind], bool); 8] = [
+    let kinds: [(&'static str, &'static [ChildKind], bool); 9] = [
         ("file", &[], false),
         ("many", &[], false),
         ("over", &[BACKING], false),
