@@ -568,3 +568,53 @@ fn whole_trees_are_reopened() {
     commands.extend(questions());
     compare(images.0.path(), &commands);
 }
+
+#[test]
+fn filters_that_fail_requests() {
+    let images = Images::new();
+    let debug = |more: Value| {
+        let mut options = json!({"driver": "blkdebug", "node-name": "d", "image": "f"});
+        options.as_object_mut().expect(WELL_FORMED).extend(object(&more));
+        add(options)
+    };
+    let mut commands = vec![add(images.named("r.raw", "f"))];
+    for wrong in [
+        json!({"align": 3}),
+        json!({"align": 1_u64 << 31}),
+        json!({"align": 512, "max-transfer": 513}),
+        json!({"max-transfer": -1}),
+        json!({"align": 512, "opt-write-zero": 513}),
+        json!({"align": 512, "opt-write-zero": 1024, "max-write-zero": 1536}),
+        json!({"align": 512, "opt-discard": 100}),
+        json!({"align": 512, "opt-discard": 1024, "max-discard": 1536}),
+        json!({"config": "/nonexistent"}),
+        json!({"image": "nope"}),
+    ] {
+        commands.push(debug(wrong));
+    }
+    for right in [
+        json!({}),
+        json!({"align": 4096}),
+        json!({"take-child-perms": ["write"], "unshare-child-perms": ["resize", "write"]}),
+        json!({"unshare-child-perms": ["consistent-read"], "read-only": true}),
+    ] {
+        commands.push(debug(right));
+        commands.push(add(json!({"driver": "raw", "node-name": "r", "file": "d"})));
+        commands.push(add(json!({"driver": "raw", "node-name": "s", "file": "f"})));
+        commands.extend(questions());
+        commands.extend([del("s"), del("d"), del("r"), del("d")]);
+    }
+    commands.push(add(images.named("t.qcow2", "t")));
+    let image = json!({"driver": "blkdebug", "node-name": "d", "image": "t"});
+    commands.push(add(json!({"driver": "qcow2", "node-name": "q", "file": image})));
+    commands.push(reopen(
+        json!({"driver": "blkdebug", "node-name": "d", "image": "t", "align": 512}),
+    ));
+    commands.push(reopen(
+        json!({"driver": "blkdebug", "node-name": "d", "image": "t"}),
+    ));
+    commands.push(resize("d", 2 << 20));
+    commands.push(resize("q", 2 << 20));
+    commands.extend(questions());
+    compare(images.0.path(), &commands);
+}

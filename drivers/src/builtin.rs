@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::blkdebug::BlkdebugKind;
 use crate::driver::{DriverKind, Registry};
 use crate::file::FileKind;
 use crate::null::NullKind;
@@ -11,7 +12,8 @@ use crate::raw::RawKind;
 /// A registry of all drivers that are built in.
 #[must_use]
 pub fn builtin() -> Registry {
-    let kinds: [Arc<dyn DriverKind>; 6] = [
+    let kinds: [Arc<dyn DriverKind>; 7] = [
+        Arc::new(BlkdebugKind),
         Arc::new(FileKind::FILE),
         Arc::new(FileKind::HOST_DEVICE),
         Arc::new(NullKind::CO),
@@ -37,7 +39,15 @@ mod tests {
     #[test]
     fn every_built_in_driver_is_found_by_its_name() {
         let registry = builtin();
-        for name in ["file", "host_device", "null-aio", "null-co", "qcow2", "raw"] {
+        for name in [
+            "blkdebug",
+            "file",
+            "host_device",
+            "null-aio",
+            "null-co",
+            "qcow2",
+            "raw",
+        ] {
             assert_eq!(registry.find(name).map(|kind| kind.name()), Some(name));
         }
     }

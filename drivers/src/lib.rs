@@ -1,5 +1,6 @@
 //! What a node does: the ring, protocol drivers, format drivers and filters.
 
+pub mod blkdebug;
 pub mod buffer;
 pub mod builtin;
 pub mod driver;

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::common::{IoThreadId, Limits, NodeId, OpBlocker, Permissions, Role, RootId, Token};
+use crate::common::{DebugOrder, IoThreadId, Limits, NodeId, OpBlocker, Permissions, Role, RootId, Token};
 use crate::error::{Error, ErrorKind};
 use crate::handshake::PendingDrain;
 
@@ -224,6 +224,14 @@ pub enum GraphRequest {
     },
     /// Change an iothread's polling.
     TuneIothread(IothreadOptions),
+    /// Hold requests at an event, or let them go: at the first node that listens, from this one down over primary children.
+    /// Answered whatever else is going on.
+    Debug {
+        /// The node.
+        node_name: String,
+        /// What to do.
+        order: DebugOrder,
+    },
     /// A question, answered at once whatever else is going on.
     Query(Query),
 }
@@ -415,6 +423,8 @@ pub enum GraphReply<C> {
     Json(Value),
     /// The graph.
     Graph(GraphFacts),
+    /// Whether a request is held at a breakpoint.
+    Suspended(bool),
     /// Drains in waiting.
     Drains(Vec<PendingDrain>),
     /// One node.

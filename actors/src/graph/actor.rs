@@ -224,6 +224,7 @@ impl Graph {
             GraphReply::Still(token) => GraphReply::Still(token),
             GraphReply::Json(json) => GraphReply::Json(json),
             GraphReply::Graph(facts) => GraphReply::Graph(facts),
+            GraphReply::Suspended(held) => GraphReply::Suspended(held),
             GraphReply::Drains(drains) => GraphReply::Drains(drains),
             GraphReply::Node(facts) => GraphReply::Node(facts),
             GraphReply::Iothreads(iothreads) => GraphReply::Iothreads(iothreads),

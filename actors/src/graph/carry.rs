@@ -121,6 +121,7 @@ impl Handles {
             },
             Order::Flush(node) => node::Order::Flush(node),
             Order::Describe(node) => node::Order::Describe(node),
+            Order::Debug { node, order } => node::Order::Debug { node, order },
             Order::Pending(node) => node::Order::Pending(node),
             Order::ReadHead { node, len } => node::Order::ReadHead { node, len },
             Order::ChangeBackingFile { node, link } => node::Order::ChangeBackingFile { node, link },

@@ -11,7 +11,7 @@ use messages::global_state::{
     DrainScope, GraphFacts, GraphReply, GraphRequest, IothreadOptions, NodeFacts, Options, Query, RootRequest,
 };
 use messages::handshake::PendingDrain;
-use messages::{Error, ErrorKind, OpBlocker, Permissions, Result, RootId, Token};
+use messages::{DebugOrder, Error, ErrorKind, OpBlocker, Permissions, Result, RootId, Token};
 use serde_json::Value;
 
 use super::actor::{Incoming, closed};
@@ -296,6 +296,63 @@ impl GraphHandle {
             GraphReply::Graph(facts) => Ok(facts),
             _ => Err(unexpected()),
         }
+    }
+
+    /// Holds the next request that reaches an event, at a node that listens or the next one below that does, under a tag.
+    ///
+    /// # Errors
+    /// There is no such node or event, or nobody listens ([`ErrorKind::Unsupported`]).
+    pub async fn debug_breakpoint(
+        &self,
+        node_name: impl Into<String>,
+        event: impl Into<String>,
+        tag: impl Into<String>,
+    ) -> Result<()> {
+        let (event, tag) = (event.into(), tag.into());
+        self.debug(node_name, DebugOrder::Breakpoint { event, tag }).await
+    }
+
+    /// Forgets the breakpoints of a tag, and lets go of all that they hold.
+    ///
+    /// # Errors
+    /// There is none, no such node, or nobody listens.
+    pub async fn debug_remove_breakpoint(
+        &self,
+        node_name: impl Into<String>,
+        tag: impl Into<String>,
+    ) -> Result<()> {
+        self.debug(node_name, DebugOrder::RemoveBreakpoint { tag: tag.into() })
+            .await
+    }
+
+    /// Lets go of a request that is held under a tag.
+    ///
+    /// # Errors
+    /// There is none, no such node, or nobody listens.
+    pub async fn debug_resume(&self, node_name: impl Into<String>, tag: impl Into<String>) -> Result<()> {
+        self.debug(node_name, DebugOrder::Resume { tag: tag.into() })
+            .await
+    }
+
+    /// Whether a request is held under a tag; not where nobody listens.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub async fn debug_is_suspended(
+        &self,
+        node_name: impl Into<String>,
+        tag: impl Into<String>,
+    ) -> Result<bool> {
+        let (node_name, order) = (node_name.into(), DebugOrder::IsSuspended { tag: tag.into() });
+        match self.ask(GraphRequest::Debug { node_name, order }).await? {
+            GraphReply::Suspended(held) => Ok(held),
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn debug(&self, node_name: impl Into<String>, order: DebugOrder) -> Result<()> {
+        let node_name = node_name.into();
+        self.done(GraphRequest::Debug { node_name, order }).await
     }
 
     /// Drains that are not still, with what they wait for.

@@ -5,12 +5,14 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
-use drivers::driver::{Abilities, Child, Driver, DriverKind};
+use drivers::driver::{Abilities, Child, Driver, DriverKind, Events};
+use futures_util::future::LocalBoxFuture;
 use messages::{
-    ChildSlot, Error, ErrorKind, IoError, IoResult, Limits, NodeId, OpenFlags, Result, SECTOR_SIZE, Token,
+    ChildSlot, DebugEvent, Error, ErrorKind, IoError, IoResult, Limits, NodeId, OpenFlags, Result,
+    SECTOR_SIZE, Token,
 };
 
-use super::edge::{self, EdgeCell};
+use super::edge::{self, Behind, EdgeCell};
 use super::gate::Gate;
 use super::mail::{Event, NodeAddress, NodeSettings, OpenFacts};
 use super::overlap::Tracker;
@@ -35,6 +37,8 @@ pub struct NodeCell {
     flags: Cell<OpenFlags>,
     settings: Cell<NodeSettings>,
     abilities: Cell<Abilities>,
+    /// Of the abilities, what every request looks at.
+    events: Cell<Events>,
     limits: Cell<Limits>,
     size: Cell<u64>,
     /// Counts writes; what was flushed is durable up to the count at that time.
@@ -80,6 +84,7 @@ impl NodeCell {
             flags: Cell::new(parts.flags),
             settings: Cell::new(parts.settings),
             abilities: Cell::default(),
+            events: Cell::default(),
             limits: Cell::default(),
             size: Cell::new(whole_sectors(parts.size)),
             written: Cell::new(u64::from(parts.unflushed)),
@@ -287,7 +292,42 @@ impl NodeCell {
         }
         limits.request_alignment = limits.request_alignment.max(1);
         self.abilities.set(abilities);
+        self.events.set(abilities.events);
         self.limits.set(limits);
+    }
+
+    /// Whether this node, or one that it passes events to, listens to them.
+    pub fn hears(&self) -> bool {
+        match self.events.get() {
+            Events::Ignored => false,
+            Events::Heard => true,
+            Events::Passed => self.listener().is_some(),
+        }
+    }
+
+    /// The driver that listens to this node's events. One of another iothread does not hear them.
+    fn listener(&self) -> Option<Rc<dyn Driver>> {
+        let mut events = self.events.get();
+        let mut node: Option<Rc<Self>> = None;
+        loop {
+            let at = node.as_deref().unwrap_or(self);
+            match events {
+                Events::Ignored => return None,
+                Events::Heard => return at.driver().ok(),
+                Events::Passed => match at.edges.first()?.behind() {
+                    Behind::Here(child) => {
+                        events = child.events.get();
+                        node = Some(child);
+                    }
+                    Behind::None | Behind::There(_) => return None,
+                },
+            }
+        }
+    }
+
+    /// Tells whoever listens of an event. Whatever it belongs to waits for the future, where there is one.
+    pub fn debug_event(&self, event: DebugEvent) -> Option<LocalBoxFuture<'static, ()>> {
+        self.listener()?.debug_event(event)
     }
 
     /// Remembers the node-level part of a reopen until it is committed.

@@ -4,7 +4,9 @@ use std::rc::Rc;
 
 use drivers::driver::{CreateRequest, OpenRequest};
 use messages::error::errno::EFBIG;
-use messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, MAX_LENGTH, NodeId, RequestFlags, Result};
+use messages::{
+    ChildSlot, DebugOrder, Error, ErrorKind, IoError, IoResult, MAX_LENGTH, NodeId, RequestFlags, Result,
+};
 
 use super::cell::{CellParts, NodeCell};
 use super::choke;
@@ -55,6 +57,10 @@ pub fn carry_out(table: &Rc<NodeTable>, ticket: Ticket, order: Order) {
                 .map(|cell| cell.gate().pending(now, table))
                 .unwrap_or_default();
             table.tell(Event::Ended(ticket, OrderOutcome::Pending(pending)));
+        }
+        Order::Debug { node, order } => {
+            let result = driver(table, node).and_then(|driver| debug(&*driver, &order));
+            table.tell(Event::Ended(ticket, OrderOutcome::Debugged(result)));
         }
         later => {
             let table = Rc::clone(table);
@@ -136,8 +142,21 @@ async fn carry_out_later(table: &Rc<NodeTable>, order: Order) -> OrderOutcome {
         | Order::ReopenCommit(_)
         | Order::ReopenAbort(_)
         | Order::Depart { .. }
+        | Order::Debug { .. }
         | Order::Pending(_) => OrderOutcome::Done(Ok(())),
     }
+}
+
+/// The texts are those that QEMU's monitor gives.
+fn debug(driver: &dyn drivers::driver::Driver, order: &DebugOrder) -> Result<bool> {
+    driver.debug_order(order).map_err(|error| match order {
+        DebugOrder::Breakpoint { .. } => Error::io("Could not set a breakpoint", error),
+        DebugOrder::RemoveBreakpoint { tag } => {
+            Error::io(&format!("Could not remove breakpoint {tag}"), error)
+        }
+        DebugOrder::Resume { .. } => Error::io("Could not resume request", error),
+        DebugOrder::IsSuspended { .. } => Error::io("Could not look for the request", error),
+    })
 }
 
 fn done(table: &NodeTable, ticket: Ticket, result: Result<()>) {

@@ -6,8 +6,9 @@ use std::rc::Rc;
 use drivers::buffer::Buffers;
 use drivers::driver::{Answer, Child, ChildPort};
 use futures_channel::oneshot;
+use futures_util::future::LocalBoxFuture;
 use messages::io::{Operation, Outcome};
-use messages::{IoError, Limits};
+use messages::{DebugEvent, IoError, Limits};
 
 use super::cell::NodeCell;
 use super::choke;
@@ -65,6 +66,22 @@ impl EdgeCell {
     pub fn limits(&self) -> Option<Limits> {
         match &*self.behind.borrow() {
             Behind::Here(cell) => Some(cell.limits()),
+            Behind::None | Behind::There(_) => None,
+        }
+    }
+
+    /// Whether the child listens to events.
+    pub fn hears(&self) -> bool {
+        match &*self.behind.borrow() {
+            Behind::Here(cell) => cell.hears(),
+            Behind::None | Behind::There(_) => false,
+        }
+    }
+
+    /// Tells the child of an event.
+    pub fn debug_event(&self, event: DebugEvent) -> Option<LocalBoxFuture<'static, ()>> {
+        match self.behind() {
+            Behind::Here(cell) => cell.debug_event(event),
             Behind::None | Behind::There(_) => None,
         }
     }
@@ -131,5 +148,13 @@ impl ChildPort for Port {
                 .unwrap_or_default(),
             Behind::None | Behind::There(_) => String::new(),
         }
+    }
+
+    fn hears(&self) -> bool {
+        self.0.hears()
+    }
+
+    fn debug_event(&self, event: DebugEvent) -> Option<LocalBoxFuture<'static, ()>> {
+        self.0.debug_event(event)
     }
 }

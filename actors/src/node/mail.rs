@@ -9,7 +9,8 @@ use messages::global_state::Options;
 use messages::handshake::PendingRequest;
 use messages::io::{Operation, Outcome, Preallocation};
 use messages::{
-    ChildSlot, DriverInfo, IoResult, Limits, NodeId, OpenFlags, Permissions, Result, RootId, Token,
+    ChildSlot, DebugOrder, DriverInfo, IoResult, Limits, NodeId, OpenFlags, Permissions, Result, RootId,
+    Token,
 };
 
 use super::client::RootHandle;
@@ -154,6 +155,13 @@ pub enum Order {
     Describe(NodeId),
     /// What the node has in flight, oldest first; answered by [`OrderOutcome::Pending`].
     Pending(NodeId),
+    /// Hold requests at events of the node, or let them go; answered by [`OrderOutcome::Debugged`].
+    Debug {
+        /// The node.
+        node: NodeId,
+        /// What to do.
+        order: DebugOrder,
+    },
     /// The node's first bytes, for probing; answered by [`OrderOutcome::Head`].
     ReadHead {
         /// The node.
@@ -238,6 +246,8 @@ pub enum OrderOutcome {
     Described(IoResult<Box<Description>>),
     /// Pending.
     Pending(Vec<PendingRequest>),
+    /// Debug: whether a request is held, where that was asked.
+    Debugged(Result<bool>),
     /// ReadHead.
     Head(IoResult<Vec<u8>>),
 }

@@ -2,8 +2,9 @@
 
 use std::rc::Rc;
 
+use futures_util::future::LocalBoxFuture;
 use messages::io::{Operation, Outcome, Preallocation};
-use messages::{BlockStatus, IoError, IoResult, Limits, RequestFlags};
+use messages::{BlockStatus, DebugEvent, IoError, IoResult, Limits, RequestFlags};
 
 use super::answer::Answer;
 use crate::buffer::{Buffer, Buffers};
@@ -28,6 +29,16 @@ pub trait ChildPort {
 
     /// The filename of the node behind the edge, empty if there is none.
     fn filename(&self) -> String;
+
+    /// Whether anybody behind the edge listens to events.
+    fn hears(&self) -> bool {
+        false
+    }
+
+    /// Tells those behind the edge of an event. What it belongs to waits for the future, where there is one.
+    fn debug_event(&self, _event: DebugEvent) -> Option<LocalBoxFuture<'static, ()>> {
+        None
+    }
 }
 
 /// A handle on a child node. It stays valid when the graph puts another node behind the edge.
@@ -192,6 +203,20 @@ impl Child {
     #[must_use]
     pub fn filename(&self) -> String {
         self.0.filename()
+    }
+
+    /// Whether [`Child::debug_event`] has an effect: what costs something just to tell of events may be left out else.
+    #[must_use]
+    pub fn hears(&self) -> bool {
+        self.0.hears()
+    }
+
+    /// Tells a node behind the edge that listens, such as `blkdebug`, what is about to happen here. It may hold up whoever
+    /// tells it.
+    pub async fn debug_event(&self, event: DebugEvent) {
+        if let Some(held) = self.0.debug_event(event) {
+            held.await;
+        }
     }
 
     async fn done(&self, operation: Operation<Buffers>) -> IoResult<()> {

@@ -118,6 +118,11 @@ pub trait DriverKind: Send + Sync + 'static {
         false
     }
 
+    /// A filename can stand for a node of it, with the driver's name as its prefix where that is not left out.
+    fn has_filenames(&self) -> bool {
+        self.is_protocol()
+    }
+
     /// How sure it is, from 0 to 100, that an image that starts with `head` is of this format.
     fn probe(&self, _head: &[u8]) -> u8 {
         0

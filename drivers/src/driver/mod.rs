@@ -28,9 +28,13 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use futures_util::future::LocalBoxFuture;
 use messages::global_state::Options;
 use messages::io::Preallocation;
-use messages::{CheckResult, ChildSlot, DriverInfo, IoResult, Limits, Permissions, RequestFlags, Result};
+use messages::{
+    CheckResult, ChildSlot, DebugEvent, DebugOrder, DriverInfo, IoResult, Limits, Permissions, RequestFlags,
+    Result,
+};
 
 pub use answer::Answer;
 pub use child::{Child, ChildPort, Transfer, transfer};
@@ -81,6 +85,20 @@ pub struct Abilities {
     pub serialise_granularity: u64,
     /// A new image of this length reads as zeroes.
     pub has_zero_init: bool,
+    /// What becomes of events that the node and its parents tell of.
+    pub events: Events,
+}
+
+/// How a driver stands to [`DebugEvent`]s.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Events {
+    /// Nobody listens.
+    #[default]
+    Ignored,
+    /// They are for the first child.
+    Passed,
+    /// [`Driver::debug_event`] hears them.
+    Heard,
 }
 
 /// Why a driver is asked where a range is.
@@ -274,6 +292,20 @@ pub trait Driver: 'static {
     /// A node was put behind one of the edges, or taken away; or a numbered child came or went. `children` are the
     /// handles as [`OpenRequest::children`] has them: those that the driver has already stay valid. The node is still.
     fn children_changed(&self, _children: &[Child]) {}
+
+    /// An event happens, here or in a parent. Only a driver that hears events is told; where it answers a future, what
+    /// the event belongs to waits for that.
+    fn debug_event(&self, _event: DebugEvent) -> Option<LocalBoxFuture<'static, ()>> {
+        None
+    }
+
+    /// Holds requests at events, or lets them go. Answers whether a request is held, where that was asked.
+    ///
+    /// # Errors
+    /// Nothing here can be held, or there is no such event or tag.
+    fn debug_order(&self, _order: &DebugOrder) -> IoResult<bool> {
+        Err(messages::IoError::NotSupported)
+    }
 
     /// Facts about the image.
     fn info(&self) -> DriverInfo {

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::rc::Rc;
 
-use messages::{IoError, IoResult};
+use messages::{DebugEvent, IoError, IoResult};
 
 use super::Qcow2;
 use super::entry::{Cluster, Compressed, compressed};
@@ -121,6 +121,7 @@ impl Qcow2 {
             )
         };
         let Compressed { offset, len } = place;
+        self.file.debug_event(DebugEvent::ReadCompressed).await;
         let packed = self.file.read_vec(offset, len as usize).await?.into_single();
         let data = self
             .ring

@@ -3,7 +3,9 @@
 use std::rc::Rc;
 
 use messages::io::Preallocation;
-use messages::{CheckResult, DriverInfo, Error, ErrorKind, IoError, IoResult, Limits, RequestFlags, Result};
+use messages::{
+    CheckResult, DebugEvent, DriverInfo, Error, ErrorKind, IoError, IoResult, Limits, RequestFlags, Result,
+};
 
 use super::Qcow2;
 use super::gate::Key;
@@ -11,7 +13,7 @@ use super::header::DIRTY;
 use super::state::{State, Stop};
 use crate::buffer::Buffers;
 use crate::driver::{
-    Abilities, Ability, Answer, BackingLink, Child, Driver, Extent, Parcel, Placement, Purpose,
+    Abilities, Ability, Answer, At, BackingLink, Child, Driver, Events, Extent, Parcel, Placement, Purpose,
     ReopenRequest, Repair, Ticket, Transfer,
 };
 use crate::ring::Ring;
@@ -36,11 +38,16 @@ impl Driver for Qcow2 {
             supports_backing: true,
             serialise_granularity: cluster,
             has_zero_init: true,
+            events: Events::Ignored,
         }
     }
 
     fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
-        self.run(move |state| state.locate(purpose, offset, len))
+        let located = self.run(move |state| state.locate(purpose, offset, len));
+        if purpose == Purpose::Read && self.file.hears() {
+            return Answer::wait(self.located_for_read(located));
+        }
+        located
     }
 
     fn read(&self, offset: u64, buffers: Buffers, _flags: RequestFlags) -> Answer<'_, Transfer> {
@@ -48,13 +55,17 @@ impl Driver for Qcow2 {
     }
 
     fn place(&self, offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
-        self.run(move |state| {
+        let placed = self.run(move |state| {
             let placement = state.place(offset, len, self.backing.is_connected())?;
             if let Some(ticket) = &placement.ticket {
                 self.gates.try_take(Key::Ticket(ticket.0));
             }
             Ok(placement)
-        })
+        });
+        if self.file.hears() {
+            return Answer::wait(self.placed_for_write(placed));
+        }
+        placed
     }
 
     fn settle(&self, ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
@@ -149,6 +160,29 @@ impl Driver for Qcow2 {
 }
 
 impl Qcow2 {
+    /// Tells of a read that is about to be made, and from where.
+    async fn located_for_read(&self, located: Answer<'_, IoResult<Extent>>) -> IoResult<Extent> {
+        let extent = located.await?;
+        match extent.at {
+            At::Child { .. } => self.file.debug_event(DebugEvent::ReadAio).await,
+            At::Unallocated if self.backing.is_connected() => {
+                self.file.debug_event(DebugEvent::ReadBackingAio).await;
+            }
+            At::Unallocated | At::Own | At::Special | At::Zero { .. } => {}
+        }
+        Ok(extent)
+    }
+
+    /// Tells of a write that is about to be made.
+    async fn placed_for_write(&self, placed: Answer<'_, IoResult<Placement>>) -> IoResult<Placement> {
+        let placement = placed.await?;
+        if placement.ticket.is_some() {
+            self.file.debug_event(DebugEvent::ClusterAlloc).await;
+        }
+        self.file.debug_event(DebugEvent::WriteAio).await;
+        Ok(placement)
+    }
+
     /// Settles a ticket that needs a table loaded first. Where that fails, its clusters are leaked rather than used.
     async fn settle_later(&self, id: u64, written: bool, stop: Stop) -> IoResult<()> {
         let result = match self.satisfy(stop).await {

@@ -1,7 +1,7 @@
 //! The driver's description, and the way from a file to an open image.
 
 use futures_util::future::LocalBoxFuture;
-use messages::{Error, ErrorKind, IoError, OpenFlags, Result, Role};
+use messages::{DebugEvent, Error, ErrorKind, IoError, OpenFlags, Result, Role};
 
 use super::Qcow2;
 use super::bytes::{be32, be64, table_from_be};
@@ -116,6 +116,7 @@ pub(super) async fn open_state(
     )
     .await?;
     let entries = u64::from(header.reftable_clusters) << geometry.l2_bits();
+    file.debug_event(DebugEvent::ReftableLoad).await;
     let reftable = read_table(
         file,
         header.reftable_offset,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use messages::{IoError, IoResult};
+use messages::{DebugEvent, IoError, IoResult};
 
 use super::Qcow2;
 use super::bytes::table_from_be;
@@ -19,6 +19,7 @@ impl Qcow2 {
             return Ok(());
         };
         let len = self.state.borrow().geometry.slice_size() as usize;
+        self.file.debug_event(DebugEvent::L2Load).await;
         let bytes = self.file.read_vec(key, len).await?.into_single();
         self.drop_unused();
         while !self.make_slice_room() {
@@ -61,6 +62,7 @@ impl Qcow2 {
             let text = format!("Refblock offset {offset:#x} unaligned (reftable index: {index:#x})");
             return Err(self.found_corruption(&text).await);
         }
+        self.file.debug_event(DebugEvent::RefblockLoad).await;
         let bytes = self
             .file
             .read_vec(offset, geometry.cluster_size() as usize)

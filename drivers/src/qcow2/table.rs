@@ -1,6 +1,6 @@
 //! L2 tables of the image's own: made where there is none, copied where a snapshot shares it.
 
-use messages::{IoError, IoResult, RequestFlags};
+use messages::{DebugEvent, IoError, IoResult, RequestFlags};
 
 use super::Qcow2;
 use super::entry::{COPIED, L1_OFFSET};
@@ -52,9 +52,13 @@ impl Qcow2 {
         }
         let offset = self.run(State::allocate_table).await?;
         let contents = match table {
-            Some(table) => self.file.read_vec(table, size).await,
+            Some(table) => {
+                self.file.debug_event(DebugEvent::L2AllocCowRead).await;
+                self.file.read_vec(table, size).await
+            }
             None => Ok(Buffers::zeroed(size)),
         };
+        self.file.debug_event(DebugEvent::L2AllocWrite).await;
         let written = match contents {
             Ok(contents) => self.file.write(offset, contents, RequestFlags::empty()).await.0,
             Err(error) => Err(error),

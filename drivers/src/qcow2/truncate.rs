@@ -1,7 +1,7 @@
 //! Changes of the virtual disk's length, with what is allocated in advance or given back.
 
 use messages::io::Preallocation;
-use messages::{Error, ErrorKind, IoError, IoResult, RequestFlags, Result, SECTOR_SIZE};
+use messages::{DebugEvent, Error, ErrorKind, IoError, IoResult, RequestFlags, Result, SECTOR_SIZE};
 
 use super::Qcow2;
 use super::bytes::table_to_be;
@@ -165,6 +165,7 @@ impl Qcow2 {
         }
         // Nobody else may write the L1 table while it moves.
         let _held = self.gates.hold(Key::Writeback).await;
+        self.file.debug_event(DebugEvent::L1GrowAllocTable).await;
         let first = self.run(move |state| state.allocate_row(clusters)).await?;
         self.write_back_held(true).await?;
         let (offset, bytes, old) = {
@@ -177,11 +178,13 @@ impl Qcow2 {
             (offset, table, old)
         };
         let moved = async {
+            self.file.debug_event(DebugEvent::L1GrowWriteTable).await;
             self.file
                 .write(offset, bytes.into(), RequestFlags::empty())
                 .await
                 .0?;
             self.file.flush().await?;
+            self.file.debug_event(DebugEvent::L1GrowActivateTable).await;
             self.write_header_part(L1).await?;
             self.file.flush().await
         };
@@ -297,6 +300,8 @@ impl Qcow2 {
         }
         // The slices of tables that go away must not be dirty any more.
         self.write_back(true).await?;
+        self.file.debug_event(DebugEvent::L1ShrinkWriteTable).await;
+        self.file.debug_event(DebugEvent::L1ShrinkFreeL2Clusters).await;
         self.state.borrow_mut().drop_tables(geometry.l1_entries(size));
         self.write_back(true).await
     }

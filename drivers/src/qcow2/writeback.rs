@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use futures_util::stream::{self, TryStreamExt};
-use messages::{IoResult, RequestFlags};
+use messages::{DebugEvent, IoResult, RequestFlags};
 
 use super::Qcow2;
 use super::bytes::table_to_be;
@@ -163,25 +163,38 @@ impl Qcow2 {
     }
 
     async fn write_batch(&self, batch: &Batch) -> IoResult<()> {
-        self.write_pieces(&batch.refblocks).await?;
+        if !batch.reftable.is_empty() {
+            self.file.debug_event(DebugEvent::RefblockAlloc).await;
+            self.file.debug_event(DebugEvent::RefblockAllocWrite).await;
+        }
+        self.write_tables(&batch.refblocks, DebugEvent::RefblockUpdatePart)
+            .await?;
         if !batch.reftable.is_empty() {
             self.file.flush().await?;
-            self.write_pieces(&batch.reftable).await?;
+            self.write_tables(&batch.reftable, DebugEvent::RefblockAllocHookup)
+                .await?;
         }
         let references = !batch.slices.is_empty() || !batch.l1.is_empty();
         let counts = !batch.refblocks.is_empty() || !batch.reftable.is_empty();
         if references && (counts || batch.barrier) {
             self.file.flush().await?;
         }
-        self.write_pieces(&batch.slices).await?;
+        self.write_tables(&batch.slices, DebugEvent::L2Update).await?;
         if !batch.l1.is_empty() {
             self.file.flush().await?;
-            self.write_pieces(&batch.l1).await?;
+            self.write_tables(&batch.l1, DebugEvent::L1Update).await?;
         }
         if !batch.frees.is_empty() {
             self.file.flush().await?;
         }
         Ok(())
+    }
+
+    async fn write_tables(&self, pieces: &[Piece], event: DebugEvent) -> IoResult<()> {
+        if !pieces.is_empty() {
+            self.file.debug_event(event).await;
+        }
+        self.write_pieces(pieces).await
     }
 
     async fn write_pieces(&self, pieces: &[Piece]) -> IoResult<()> {
@@ -215,6 +228,7 @@ impl Qcow2 {
             return Ok(());
         }
         self.forget_unpacked();
+        self.file.debug_event(DebugEvent::ClusterFree).await;
         for mut free in frees {
             while free.count > 0 {
                 self.relieve_refblocks().await?;
@@ -293,6 +307,7 @@ impl Qcow2 {
         let Some((clusters, bytes)) = self.wanted_reftable() else {
             return Ok(());
         };
+        self.file.debug_event(DebugEvent::ReftableGrow).await;
         let first = self.run(move |state| state.allocate_row(clusters)).await?;
         // Allocating may have added blocks, but there is room to spare.
         let offset = {
@@ -307,8 +322,10 @@ impl Qcow2 {
             (state.refblocks.snapshot(), table_to_be(&state.reftable))
         };
         let written = async {
-            self.write_pieces(&pieces).await?;
+            self.write_tables(&pieces, DebugEvent::RefblockAllocWriteBlocks)
+                .await?;
             self.file.flush().await?;
+            self.file.debug_event(DebugEvent::RefblockAllocWriteTable).await;
             self.file
                 .write(offset, table.into(), RequestFlags::empty())
                 .await
@@ -326,6 +343,7 @@ impl Qcow2 {
             old
         };
         let result = async {
+            self.file.debug_event(DebugEvent::RefblockAllocSwitchTable).await;
             self.write_header_part(REFTABLE).await?;
             self.file.flush().await
         };

@@ -12,8 +12,8 @@ use messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, RequestFlags, Res
 
 use crate::buffer::Buffers;
 use crate::driver::{
-    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, OpenRequest, Opened,
-    Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer, parse_options,
+    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Events, Extent, OpenRequest,
+    Opened, Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer, parse_options,
 };
 use crate::reopen::check_unchanged;
 use crate::ring::Ring;
@@ -183,6 +183,7 @@ impl Driver for Raw {
             discard: Ability::Native,
             fua: Ability::Native,
             transparent: true,
+            events: Events::Passed,
             ..Abilities::default()
         }
     }

@@ -242,11 +242,9 @@ fn boolean_text(value: &Value, path: &Path) -> Result<Value, String> {
 }
 
 fn integer(of: Int, value: &Value, path: &Path) -> Result<Value, String> {
-    if of == Int::I64 {
-        return value
-            .as_i64()
-            .map(Value::from)
-            .ok_or_else(|| path.wrong_type("integer"));
+    if matches!(of, Int::I64 | Int::I32) {
+        let number = value.as_i64().ok_or_else(|| path.wrong_type("integer"))?;
+        return in_signed_range(of, number, path);
     }
     // A negative number stands for the same bits, as it always did for QEMU's clients.
     let bits = value.as_u64().or_else(|| value.as_i64().map(i64::cast_unsigned));
@@ -256,9 +254,9 @@ fn integer(of: Int, value: &Value, path: &Path) -> Result<Value, String> {
 fn integer_text(of: Int, value: &Value, path: &Path) -> Result<Value, String> {
     let text = value.as_str().unwrap_or_default();
     match of {
-        Int::I64 => signed(text)
-            .map(Value::from)
-            .ok_or_else(|| path.expects("integer")),
+        Int::I64 | Int::I32 => {
+            in_signed_range(of, signed(text).ok_or_else(|| path.expects("integer"))?, path)
+        }
         Int::Size => parse_size(text)
             .map(Value::from)
             .ok_or_else(|| path.expects("size")),
@@ -268,11 +266,18 @@ fn integer_text(of: Int, value: &Value, path: &Path) -> Result<Value, String> {
     }
 }
 
+fn in_signed_range(of: Int, value: i64, path: &Path) -> Result<Value, String> {
+    if of == Int::I32 && i32::try_from(value).is_err() {
+        return Err(format!("Parameter '{}' expects int32_t", path.last()));
+    }
+    Ok(value.into())
+}
+
 fn in_range(of: Int, value: u64, path: &Path) -> Result<Value, String> {
     let (most, name) = match of {
         Int::U16 => (u64::from(u16::MAX), "uint16_t"),
         Int::U32 => (u64::from(u32::MAX), "uint32_t"),
-        Int::I64 | Int::U64 | Int::Size => return Ok(value.into()),
+        Int::I64 | Int::I32 | Int::U64 | Int::Size => return Ok(value.into()),
     };
     if value <= most {
         Ok(value.into())

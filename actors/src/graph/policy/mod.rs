@@ -8,6 +8,7 @@ mod backing;
 mod chain;
 mod children;
 mod create;
+mod debug;
 mod delete;
 mod drain;
 mod iothreads;
@@ -167,6 +168,12 @@ impl Policy {
         self.world.with(|state| state.now = now);
         match request {
             GraphRequest::Query(query) => self.questions.push((id, ask(&self.world, query))),
+            GraphRequest::Debug { node_name, order } => {
+                let world = self.world.clone();
+                let procedure =
+                    Box::pin(async move { Next::Reply(debug::debug(&world, &node_name, order).await) });
+                self.questions.push((id, procedure));
+            }
             GraphRequest::DrainBegin { scope, user } => self.drain_begin(id, &scope, user),
             GraphRequest::DrainEnd(token) => self.drain_end(id, token),
             mutation => self.queue.push_back((id, Queued::Request(mutation))),
@@ -411,6 +418,7 @@ async fn change(world: &World, request: GraphRequest) -> Reply {
         // Taken out before; answered all the same rather than trusted to be.
         GraphRequest::DrainBegin { .. }
         | GraphRequest::DrainEnd(_)
+        | GraphRequest::Debug { .. }
         | GraphRequest::Query(_)
         | GraphRequest::BlockdevCreate(_) => {
             return Err(Error::new(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use drivers::driver::{BackingLink, DriverKind, ReopenRequest};
 use messages::global_state::Options;
 use messages::io::Preallocation;
-use messages::{ChildSlot, IoThreadId, NodeId, OpenFlags, Permissions, RootId, Token};
+use messages::{ChildSlot, DebugOrder, IoThreadId, NodeId, OpenFlags, Permissions, RootId, Token};
 
 use crate::node::NodeSettings;
 
@@ -108,6 +108,13 @@ pub enum Order {
     Describe(NodeId),
     /// What the node has in flight.
     Pending(NodeId),
+    /// Hold requests at events of the node, or let them go.
+    Debug {
+        /// The node.
+        node: NodeId,
+        /// What to do.
+        order: DebugOrder,
+    },
     /// The node's first bytes.
     ReadHead {
         /// The node.

@@ -233,6 +233,7 @@ fn print(outcome: &OrderOutcome) -> String {
         OrderOutcome::Described(result) => format!("{result:?}"),
         OrderOutcome::Pending(requests) => format!("{requests:?}"),
         OrderOutcome::Head(result) => format!("{result:?}"),
+        OrderOutcome::Debugged(result) => format!("{result:?}"),
     }
 }
 

@@ -8,10 +8,10 @@ use std::rc::Rc;
 use drivers::buffer::{Buffer, Buffers};
 use drivers::driver::Transfer;
 use messages::error::errno::ENOMEM;
-use messages::{IoError, IoResult, RequestFlags};
+use messages::{DebugEvent, IoError, IoResult, RequestFlags};
 
 use super::super::cell::NodeCell;
-use super::{bytes_in, in_memory};
+use super::{bytes_in, in_memory, tell};
 
 /// The aligned range around another.
 struct Around {
@@ -47,6 +47,7 @@ pub async fn write(node: &Rc<NodeCell>, offset: u64, buffers: Buffers, flags: Re
     if result.is_ok() {
         node.wrote(end);
     }
+    tell(node, DebugEvent::PwritevDone).await;
     (result, buffers)
 }
 
@@ -150,6 +151,7 @@ async fn tracked_write(
     } else {
         None
     };
+    tell(node, DebugEvent::Pwritev).await;
     let most = most_at_once(node);
     if rest.len() <= most {
         let transfer = driver.write(offset, rest, flags).await;
@@ -190,11 +192,34 @@ async fn read_modify_write(
     let (head, mut block) = if range.head == 0 && range.len == bytes_in(buffers) {
         (0, Buffer::try_alloc(buffers.len()).ok_or(IoError::Os(ENOMEM))?)
     } else {
-        read_around(node, offset, bytes_in(buffers)).await?
+        let head = range.head != 0;
+        let tail = range.head + bytes_in(buffers) != range.len;
+        tell_edges(
+            node,
+            head,
+            tail,
+            (DebugEvent::PwritevRmwHead, DebugEvent::PwritevRmwTail),
+        )
+        .await;
+        let block = read_around(node, offset, bytes_in(buffers)).await?;
+        let after = (DebugEvent::PwritevRmwAfterHead, DebugEvent::PwritevRmwAfterTail);
+        tell_edges(node, head, tail, after).await;
+        block
     };
+    tell(node, DebugEvent::Pwritev).await;
     if let Some(part) = block.get_mut(in_memory(head)..) {
         buffers.copy_to_slice(0, part);
     }
     let driver = node.driver()?;
     driver.write(range.start, Buffers::from(block), flags).await.0
+}
+
+/// Tells of the blocks that an unaligned write shares with what is around it.
+async fn tell_edges(node: &NodeCell, head: bool, tail: bool, events: (DebugEvent, DebugEvent)) {
+    if head {
+        tell(node, events.0).await;
+    }
+    if tail {
+        tell(node, events.1).await;
+    }
 }

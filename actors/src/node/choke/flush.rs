@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use messages::io::Operation;
-use messages::{IoError, IoResult, OpenFlags};
+use messages::{DebugEvent, IoError, IoResult, OpenFlags};
 
 use super::super::cell::NodeCell;
 use super::super::edge::EdgeCell;
@@ -23,13 +23,29 @@ pub async fn flush(cell: &Rc<NodeCell>) -> IoResult<()> {
         return Ok(());
     };
     let is_storage = cell.kind().is_protocol();
+    tell_primary(cell, DebugEvent::FlushToOs).await;
     if !(is_storage && cell.flags().contains(OpenFlags::NO_FLUSH)) {
         let driver = cell.driver()?;
         driver.flush().await?;
     }
+    tell_primary(cell, DebugEvent::FlushToDisk).await;
     flush_children(cell).await?;
     cell.flushed(written);
     Ok(())
+}
+
+/// Tells the child that stands for the node what the node is about to do.
+async fn tell_primary(cell: &NodeCell, event: DebugEvent) {
+    let children = cell.kind().children();
+    let primary = children
+        .iter()
+        .position(|child| child.role.contains(messages::Role::PRIMARY));
+    let held = primary
+        .and_then(|slot| cell.edges().get(slot))
+        .and_then(|edge| edge.debug_event(event));
+    if let Some(held) = held {
+        held.await;
+    }
 }
 
 async fn flush_children(cell: &Rc<NodeCell>) -> IoResult<()> {

@@ -13,7 +13,7 @@ use std::rc::Rc;
 
 use drivers::buffer::Buffers;
 use messages::io::{Operation, Outcome, Value};
-use messages::{IoError, IoResult, RequestFlags, check_range};
+use messages::{DebugEvent, IoError, IoResult, RequestFlags, check_range};
 
 use super::cell::NodeCell;
 use super::gate::Admission;
@@ -170,6 +170,15 @@ fn with_fua(operation: Operation<Buffers>) -> Operation<Buffers> {
             flags: flags | RequestFlags::FUA,
         },
         other => other,
+    }
+}
+
+/// Tells of an event at a node that listens, or passes it on to one that does. Elsewhere it costs a comparison.
+async fn tell(node: &NodeCell, event: DebugEvent) {
+    if node.hears()
+        && let Some(held) = node.debug_event(event)
+    {
+        held.await;
     }
 }
 

@@ -5,14 +5,14 @@ use std::rc::Rc;
 use drivers::buffer::Buffers;
 use drivers::driver::{Ability, Driver, Target, Ticket, Transfer};
 use messages::io::Operation;
-use messages::{ChildSlot, IoError, IoResult, RequestFlags};
+use messages::{ChildSlot, DebugEvent, IoError, IoResult, RequestFlags};
 use smallvec::SmallVec;
 
 use super::super::cell::NodeCell;
 use super::super::edge::Behind;
 use super::super::mail::DetectZeroes;
 use super::super::overlap::Tracking;
-use super::{By, aligned, bytes_in, check_write, flush, in_memory, read, zeroes};
+use super::{By, aligned, bytes_in, check_write, flush, in_memory, read, tell, zeroes};
 
 /// Bytes at the start of an image in which formats keep their magic numbers.
 const SIGNATURE_BYTES: u64 = 512;
@@ -133,6 +133,7 @@ async fn transfer(
         }
         for (node, end) in path.passed {
             node.wrote(end);
+            tell(&node, DebugEvent::PwritevDone).await;
         }
         offset = offset.saturating_add(len);
     }
@@ -186,6 +187,7 @@ async fn place(
                 destination: Destination::Own { node, offset: at },
             });
         };
+        tell(&node, DebugEvent::Pwritev).await;
         let plain = placement.head == 0 && placement.tail == 0 && placement.ticket.is_none();
         match node.edge(slot).map(|edge| edge.behind()) {
             Some(Behind::Here(child)) if plain => node = child,
@@ -251,6 +253,10 @@ impl Allocation {
 
     async fn copy_and_write(&self, piece: Buffers, flags: RequestFlags) -> Transfer {
         let len = bytes_in(&piece);
+        let copies = self.head > 0 || self.tail > 0;
+        if copies {
+            self.tell(DebugEvent::CowRead).await;
+        }
         let before = self.copied(self.at.saturating_sub(self.head), self.head).await;
         let behind = match &before {
             Ok(_) => self.copied(self.at.saturating_add(len), self.tail).await,
@@ -262,6 +268,9 @@ impl Allocation {
         };
         gather.append(piece);
         gather.append(behind);
+        if copies {
+            self.tell(DebugEvent::CowWrite).await;
+        }
         // What a format writes to its file is the format's own, whatever the guest asked of its data.
         let flags = flags.difference(RequestFlags::SERIALISING | RequestFlags::NO_WAIT);
         let operation = Operation::Write {
@@ -279,6 +288,14 @@ impl Allocation {
         drop(buffers.split_to(in_memory(self.head)));
         buffers.truncate(in_memory(len));
         (result, buffers)
+    }
+
+    /// Tells the node's child of an event.
+    async fn tell(&self, event: DebugEvent) {
+        let held = self.node.edge(self.slot).and_then(|edge| edge.debug_event(event));
+        if let Some(held) = held {
+            held.await;
+        }
     }
 
     async fn copied(&self, from: u64, len: u64) -> IoResult<Buffers> {

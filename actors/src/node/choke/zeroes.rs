@@ -5,11 +5,11 @@ use std::rc::Rc;
 use drivers::buffer::{Buffer, Buffers};
 use drivers::driver::Ability;
 use messages::error::errno::ENOMEM;
-use messages::{IoError, IoResult, OpenFlags, RequestFlags};
+use messages::{DebugEvent, IoError, IoResult, OpenFlags, RequestFlags};
 
 use super::super::cell::NodeCell;
 use super::super::overlap::Tracking;
-use super::{By, check_write, flush, in_memory, write};
+use super::{By, check_write, flush, in_memory, tell, write};
 
 /// The most zeroes written from one buffer, in bytes.
 const BOUNCE: u64 = 1 << 20;
@@ -80,9 +80,13 @@ async fn zero_piece(
     if ability == Ability::Native && offset.is_multiple_of(block) && len.is_multiple_of(block) {
         let driver = cell.driver()?;
         let _alone = alone_on_blocks(cell, offset, len).await?;
+        tell(cell, DebugEvent::PwritevZero).await;
         match driver.write_zeroes(offset, len, flags).await {
             Err(IoError::NotSupported) => {}
-            result => return result,
+            result => {
+                tell(cell, DebugEvent::PwritevDone).await;
+                return result;
+            }
         }
     }
     if flags.contains(RequestFlags::NO_FALLBACK) {

@@ -58,6 +58,8 @@ pub enum Type {
 pub enum Int {
     /// 64 bits with sign.
     I64,
+    /// 32 bits with sign.
+    I32,
     /// 64 bits.
     U64,
     /// 32 bits.
@@ -133,6 +135,7 @@ pub(super) const NUMBER: Type = Type::Number;
 pub(super) const NULL: Type = Type::Null;
 pub(super) const ANY: Type = Type::Any;
 pub(super) const I64: Type = Type::Int(Int::I64);
+pub(super) const I32: Type = Type::Int(Int::I32);
 pub(super) const U64: Type = Type::Int(Int::U64);
 pub(super) const U32: Type = Type::Int(Int::U32);
 pub(super) const U16: Type = Type::Int(Int::U16);

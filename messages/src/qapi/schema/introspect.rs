@@ -181,7 +181,7 @@ fn add_features(entry: &mut Value, features: &[&str]) {
 fn builtin(of: Type) -> (&'static str, &'static str) {
     match of {
         Type::Str => ("str", "string"),
-        Type::Int(Int::I64 | Int::U64 | Int::U32 | Int::U16 | Int::Size) => ("int", "int"),
+        Type::Int(Int::I64 | Int::I32 | Int::U64 | Int::U32 | Int::U16 | Int::Size) => ("int", "int"),
         Type::Bool => ("bool", "boolean"),
         Type::Number => ("number", "number"),
         Type::Null => ("null", "null"),

@@ -11,6 +11,7 @@ mod define;
 mod drain;
 mod events;
 mod export;
+mod filter;
 mod graph;
 mod image;
 mod introspect;

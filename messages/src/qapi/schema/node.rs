@@ -4,6 +4,7 @@ use super::define::{
     Alternate, AlternateType, BOOL, Enum, EnumType, I64, NULL, STR, Struct, StructType, U64, alternate,
     enumeration, opt, req, structure,
 };
+use super::filter::BLOCKDEV_OPTIONS_BLKDEBUG;
 
 /// The arguments of `blockdev-add`, also what `--blockdev` takes.
 pub static BLOCKDEV_OPTIONS: StructType = structure(
@@ -23,6 +24,7 @@ pub static BLOCKDEV_OPTIONS: StructType = structure(
 .union(
     "driver",
     &[
+        ("blkdebug", &BLOCKDEV_OPTIONS_BLKDEBUG),
         ("file", &BLOCKDEV_OPTIONS_FILE),
         ("host_device", &BLOCKDEV_OPTIONS_FILE),
         ("null-aio", &BLOCKDEV_OPTIONS_NULL),
@@ -34,7 +36,15 @@ pub static BLOCKDEV_OPTIONS: StructType = structure(
 
 pub(super) static BLOCKDEV_DRIVER: EnumType = enumeration(
     "BlockdevDriver",
-    &["file", "host_device", "null-aio", "null-co", "qcow2", "raw"],
+    &[
+        "blkdebug",
+        "file",
+        "host_device",
+        "null-aio",
+        "null-co",
+        "qcow2",
+        "raw",
+    ],
 );
 
 pub(super) static BLOCKDEV_DISCARD_OPTIONS: EnumType =

@@ -61,16 +61,20 @@ impl Filenames {
 
     /// The plain filename, where one does.
     fn plain(&self, graph: &Graph, node: &Node) -> Option<Rc<str>> {
-        if node.kind.is_protocol() {
+        if node.kind.has_filenames() {
             let filename = node.facts.as_ref()?.filename.as_deref()?;
             return (!filename.is_empty()).then(|| filename.into());
         }
-        if strong_options(node).next().is_some() || self.backing_overridden(graph, node) {
+        // A filter is there only if somebody asks for it by options.
+        if node.kind.is_filter()
+            || strong_options(node).next().is_some()
+            || self.backing_overridden(graph, node)
+        {
             return None;
         }
         let file = primary(graph, node)?;
         // A format is guessed from what is in a file, never from what another format shows.
-        if !graph.node(file)?.kind.is_protocol() {
+        if !graph.node(file)?.kind.has_filenames() {
             return None;
         }
         self.0
@@ -162,8 +166,10 @@ fn strong_options(node: &Node) -> impl Iterator<Item = (&String, &Value)> {
         // Of a driver that somebody else brought, any may be.
         _ => None,
     };
+    let is_weak = |name: &str| node.kind.name() == "blkdebug" && name.ends_with("-child-perms");
     node.options
         .iter()
+        .filter(move |(name, _)| !is_weak(name))
         .filter(move |(name, _)| strong.is_none_or(|strong| strong.contains(&name.as_str())))
 }
 

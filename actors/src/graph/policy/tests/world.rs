@@ -547,6 +547,7 @@ impl FakeWorld {
                     .cloned()
                     .unwrap_or_default())))
             }
+            Order::Debug { .. } => ended(OrderOutcome::Debugged(Ok(false))),
             Order::Describe(_) => ended(OrderOutcome::Described(Err(IoError::NoMedium))),
             Order::Create { .. } if self.hold_creates => {
                 self.held.push(ticket);
@@ -617,6 +618,7 @@ pub fn subject(order: &Order) -> Option<NodeId> {
         | Order::Depart { node, .. }
         | Order::Truncate { node, .. }
         | Order::ReadHead { node, .. }
+        | Order::Debug { node, .. }
         | Order::ChangeBackingFile { node, .. } => Some(*node),
         Order::Open(_) | Order::MoveRoot { .. } | Order::DetachRoot(_) | Order::Create { .. } => None,
     }
