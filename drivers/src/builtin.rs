@@ -7,18 +7,20 @@ use crate::driver::{DriverKind, Registry};
 use crate::file::FileKind;
 use crate::null::NullKind;
 use crate::qcow2::Qcow2Kind;
+use crate::quorum::QuorumKind;
 use crate::raw::RawKind;
 
 /// A registry of all drivers that are built in.
 #[must_use]
 pub fn builtin() -> Registry {
-    let kinds: [Arc<dyn DriverKind>; 7] = [
+    let kinds: [Arc<dyn DriverKind>; 8] = [
         Arc::new(BlkdebugKind),
         Arc::new(FileKind::FILE),
         Arc::new(FileKind::HOST_DEVICE),
         Arc::new(NullKind::CO),
         Arc::new(NullKind::AIO),
         Arc::new(Qcow2Kind),
+        Arc::new(QuorumKind),
         Arc::new(RawKind),
     ];
     let mut registry = Registry::empty();
@@ -46,6 +48,7 @@ mod tests {
             "null-aio",
             "null-co",
             "qcow2",
+            "quorum",
             "raw",
         ] {
             assert_eq!(registry.find(name).map(|kind| kind.name()), Some(name));

@@ -7,6 +7,7 @@ pub mod driver;
 pub mod file;
 pub mod null;
 pub mod qcow2;
+pub mod quorum;
 pub mod raw;
 pub mod reopen;
 pub mod ring;

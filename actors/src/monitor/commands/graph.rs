@@ -55,6 +55,27 @@ pub(super) async fn snapshot(daemon: Daemon, arguments: Object) -> Reply {
     change(&daemon, GraphRequest::BlockdevSnapshot { node, overlay }).await
 }
 
+/// The parent is looked for first, whatever else is wrong.
+pub(super) async fn change_children(daemon: Daemon, arguments: Object) -> Reply {
+    let given = |name| arguments.get(name).and_then(Value::as_str).map(str::to_owned);
+    let parent = text(&arguments, "parent").to_owned();
+    let wrong = match (given("child"), given("node")) {
+        (Some(child), None) => return change(&daemon, GraphRequest::DelChild { parent, child }).await,
+        (None, Some(node)) => return change(&daemon, GraphRequest::AddChild { parent, node }).await,
+        (Some(_), Some(_)) => "The parameters child and node are in conflict",
+        (None, None) => "Either child or node must be specified",
+    };
+    let query = Query::Node {
+        node_name: parent.clone(),
+    };
+    match daemon.graph(GraphRequest::Query(query)).await {
+        Ok(_) => Err(QmpError::generic(wrong)),
+        Err(_) => Err(QmpError::generic(format!(
+            "Cannot find device='{parent}' nor node-name='{parent}'"
+        ))),
+    }
+}
+
 pub(super) async fn create(daemon: Daemon, mut arguments: Object) -> Reply {
     let Some(Value::Object(options)) = arguments.shift_remove("options") else {
         return Ok(done());

@@ -137,7 +137,9 @@ async fn layer_status(node: &Rc<NodeCell>, offset: u64, len: u64, want_zero: boo
     let data = StatusFlags::DATA | StatusFlags::ALLOCATED;
     let mapped = StatusFlags::OFFSET_VALID;
     let (flags, map) = match extent.at {
-        At::Own => (data | mapped, Some((node.id(), offset))),
+        // Only what stores bytes itself has a place for them.
+        At::Own if node.kind().is_protocol() => (data | mapped, Some((node.id(), offset))),
+        At::Own => (data, None),
         At::Special => (data | StatusFlags::COMPRESSED, None),
         At::Zero { reserved: None } => (StatusFlags::ZERO | StatusFlags::ALLOCATED, None),
         At::Zero {

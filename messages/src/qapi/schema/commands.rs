@@ -35,6 +35,9 @@ pub static COMMANDS: &[Command] = &[
         req("options", Struct(&BLOCKDEV_CREATE_OPTIONS)),
     ]),
     command("block_resize").takes(&[opt("device", STR), opt("node-name", STR), req("size", I64)]),
+    command("x-blockdev-change")
+        .takes(&[req("parent", STR), opt("child", STR), opt("node", STR)])
+        .with(&["unstable"]),
     command("x-blockdev-set-iothread")
         .takes(&[
             req("node-name", STR),

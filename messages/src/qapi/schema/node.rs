@@ -1,7 +1,7 @@
 //! Options of nodes.
 
 use super::define::{
-    Alternate, AlternateType, BOOL, Enum, EnumType, I64, NULL, STR, Struct, StructType, U64, alternate,
+    Alternate, AlternateType, BOOL, Enum, EnumType, I64, List, NULL, STR, Struct, StructType, U64, alternate,
     enumeration, opt, req, structure,
 };
 use super::filter::BLOCKDEV_OPTIONS_BLKDEBUG;
@@ -30,6 +30,7 @@ pub static BLOCKDEV_OPTIONS: StructType = structure(
         ("null-aio", &BLOCKDEV_OPTIONS_NULL),
         ("null-co", &BLOCKDEV_OPTIONS_NULL),
         ("qcow2", &BLOCKDEV_OPTIONS_QCOW2),
+        ("quorum", &BLOCKDEV_OPTIONS_QUORUM),
         ("raw", &BLOCKDEV_OPTIONS_RAW),
     ],
 );
@@ -43,6 +44,7 @@ pub(super) static BLOCKDEV_DRIVER: EnumType = enumeration(
         "null-aio",
         "null-co",
         "qcow2",
+        "quorum",
         "raw",
     ],
 );
@@ -133,6 +135,19 @@ pub(super) static QCOW2_OVERLAP_CHECK_FLAGS: StructType = structure(
 
 pub(super) static QCOW2_OVERLAP_CHECK_MODE: EnumType =
     enumeration("Qcow2OverlapCheckMode", &["none", "constant", "cached", "all"]);
+
+pub(super) static BLOCKDEV_OPTIONS_QUORUM: StructType = structure(
+    "BlockdevOptionsQuorum",
+    &[
+        opt("blkverify", BOOL),
+        req("children", List(&Alternate(&BLOCKDEV_REF))),
+        req("vote-threshold", I64),
+        opt("rewrite-corrupted", BOOL),
+        opt("read-pattern", Enum(&QUORUM_READ_PATTERN)),
+    ],
+);
+
+pub(super) static QUORUM_READ_PATTERN: EnumType = enumeration("QuorumReadPattern", &["quorum", "fifo"]);
 
 pub(super) static BLOCKDEV_OPTIONS_RAW: StructType = structure(
     "BlockdevOptionsRaw",

@@ -209,7 +209,7 @@ impl View<'_> {
     /// What the driver says of its image, or the one that it passes the question to.
     fn info(&self, node: &Node) -> Option<DriverInfo> {
         let speaker = self.graph.node(self.from_below.get(&node.id)?.speaker?)?;
-        let says_nothing = matches!(speaker.kind.name(), "null-co" | "null-aio");
+        let says_nothing = matches!(speaker.kind.name(), "null-co" | "null-aio" | "quorum");
         self.descriptions
             .get(&speaker.id)
             .filter(|_| !says_nothing)
