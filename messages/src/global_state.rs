@@ -5,7 +5,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::common::{DebugOrder, IoThreadId, Limits, NodeId, OpBlocker, Permissions, Role, RootId, Token};
+use crate::common::{
+    DebugOrder, IoThreadId, Limits, NodeId, OpBlocker, OpenFlags, Permissions, Role, RootId, Token,
+};
 use crate::error::{Error, ErrorKind};
 use crate::handshake::PendingDrain;
 
@@ -53,9 +55,47 @@ pub struct RootRequest {
     pub writethrough: bool,
 }
 
+/// Whether an image whose format nobody has said is opened by what it begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Probing {
+    /// Never.
+    Off,
+    /// If it is opened read-only. Whoever may write to a raw image can write another format's header into it.
+    #[default]
+    ReadOnly,
+    /// Also for writing, unless that would be to an image that begins with no known format.
+    Formats,
+    /// Always, as QEMU does: the first sector of an image that is taken to be raw then refuses what would make it look
+    /// like another format.
+    Always,
+}
+
+/// What an image is opened by: a name, options, or both.
+#[derive(Debug, Clone, Default)]
+pub struct OpenImage {
+    /// A path, `protocol:rest`, `json:{...}`, or `json:` with dotted keys inside. Options given beside it win.
+    pub filename: Option<String>,
+    /// A node that exists, by name. Then there is neither a filename nor an option.
+    pub reference: Option<String>,
+    /// Options as `blockdev-add` takes them, nested or with dotted keys. Where `driver` is missing, a protocol is found by
+    /// the filename and a format by probing. `cache.writeback` is for the holder.
+    pub options: Options,
+    /// How to open, where options do not say: RDWR, AUTO_RDONLY, NOCACHE, NO_FLUSH, UNMAP, NATIVE_AIO and IO_URING stand for
+    /// options of theirs. The others have none.
+    pub flags: OpenFlags,
+    /// Whether the format may be guessed.
+    pub probing: Probing,
+    /// Who takes hold of the node, with the permissions that the flags stand for
+    /// ([`OpenFlags::root_permissions`]); the node goes when it lets go. Without one the node stays until it is deleted.
+    pub holder: Option<RootUser>,
+}
+
 /// A request to the graph actor.
 #[derive(Debug)]
 pub enum GraphRequest {
+    /// Open an image by name: answered by the node's name, or by the holder's hold.
+    Open(Box<OpenImage>),
     /// Open a node, with what it needs below it.
     BlockdevAdd(Options),
     /// Close a node that its user added.
@@ -65,6 +105,31 @@ pub enum GraphRequest {
     },
     /// Change options and children of nodes, all or none.
     BlockdevReopen(Vec<Options>),
+    /// Change some options of nodes, all or none; what is not named stays as it is.
+    ReopenKeeping(Vec<Options>),
+    /// Make a node, and what takes its options from it, read-only or writable.
+    SetReadOnly {
+        /// Its name.
+        node_name: String,
+        /// Which.
+        read_only: bool,
+    },
+    /// Activate or inactivate nodes: an inactive one is not written to, and holds no lock, while another process may use
+    /// its image.
+    SetActive {
+        /// One node, with those below it; all of them if there is no name.
+        node_name: Option<String>,
+        /// Which.
+        active: bool,
+    },
+    /// Drop what a node caches of its image's metadata, and read it again.
+    InvalidateCache {
+        /// The node's name.
+        node_name: String,
+    },
+    /// As [`GraphRequest::AttachRoot`], by a user that lets go of its permissions while the node is inactive: it can then
+    /// read.
+    AttachRootInactive(RootRequest),
     /// Put the open node `overlay` on top of `node`, under all of `node`'s parents.
     BlockdevSnapshot {
         /// The node to protect.
@@ -305,6 +370,11 @@ pub enum Query {
         /// Its name.
         node_name: String,
     },
+    /// The directory that relative names in a node's image start from, with a slash at its end.
+    Directory {
+        /// The node's name.
+        node_name: String,
+    },
     /// Iothreads and their properties.
     Iothreads,
     /// The node a root edge leads to.
@@ -369,6 +439,12 @@ pub struct NodeFacts {
     pub size: u64,
     /// Opened without the right to write.
     pub read_only: bool,
+    /// How it is open now.
+    pub flags: OpenFlags,
+    /// A name that opens it: its file's where that is enough, else `json:{...}`.
+    pub filename: String,
+    /// What was never written reads as zeroes.
+    pub has_zero_init: bool,
     /// What it asks of requests.
     pub limits: Limits,
     /// Where it lives.
@@ -417,6 +493,8 @@ pub enum GraphReply<C> {
     Done,
     /// A hold on a node.
     Root(C),
+    /// A node, by its name.
+    Name(String),
     /// A section that is still.
     Still(Token),
     /// `query-named-block-nodes` and `query-blockstats`: QAPI's own JSON.

@@ -221,6 +221,7 @@ impl Graph {
                 GraphReply::Root(Client::new(handle.ok_or_else(closed)?))
             }
             GraphReply::Done => GraphReply::Done,
+            GraphReply::Name(name) => GraphReply::Name(name),
             GraphReply::Still(token) => GraphReply::Still(token),
             GraphReply::Json(json) => GraphReply::Json(json),
             GraphReply::Graph(facts) => GraphReply::Graph(facts),

@@ -123,6 +123,8 @@ impl Handles {
             Order::Describe(node) => node::Order::Describe(node),
             Order::Debug { node, order } => node::Order::Debug { node, order },
             Order::Pending(node) => node::Order::Pending(node),
+            Order::Invalidate(node) => node::Order::Invalidate(node),
+            Order::NewTemporary => node::Order::NewTemporary,
             Order::ReadHead { node, len } => node::Order::ReadHead { node, len },
             Order::ChangeBackingFile { node, link } => node::Order::ChangeBackingFile { node, link },
         })

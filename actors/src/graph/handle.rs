@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 
 use futures_channel::{mpsc, oneshot};
 use messages::global_state::{
-    DrainScope, GraphFacts, GraphReply, GraphRequest, IothreadOptions, NodeFacts, Options, Query, RootRequest,
+    DrainScope, GraphFacts, GraphReply, GraphRequest, IothreadOptions, NodeFacts, OpenImage, Options, Query,
+    RootRequest, RootUser,
 };
 use messages::handshake::PendingDrain;
 use messages::{DebugOrder, Error, ErrorKind, OpBlocker, Permissions, Result, RootId, Token};
@@ -81,6 +82,37 @@ impl GraphHandle {
         }
     }
 
+    /// Opens an image by name, options or both; answers the node's name. The node stays until it is deleted.
+    ///
+    /// # Errors
+    /// Whatever an open met; nothing is left behind.
+    pub async fn open(&self, image: OpenImage) -> Result<String> {
+        let image = OpenImage {
+            holder: None,
+            ..image
+        };
+        match self.ask(GraphRequest::Open(Box::new(image))).await? {
+            GraphReply::Name(name) => Ok(name),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Opens an image and takes hold of it, with the permissions that its flags stand for. It is closed when `holder` lets
+    /// go.
+    ///
+    /// # Errors
+    /// Whatever an open met, or others do not share those permissions; nothing is left behind.
+    pub async fn open_held(&self, image: OpenImage, holder: RootUser) -> Result<Client> {
+        let image = OpenImage {
+            holder: Some(holder),
+            ..image
+        };
+        match self.ask(GraphRequest::Open(Box::new(image))).await? {
+            GraphReply::Root(client) => Ok(client),
+            _ => Err(unexpected()),
+        }
+    }
+
     /// Opens a node, with what it needs below it.
     ///
     /// # Errors
@@ -106,6 +138,72 @@ impl GraphHandle {
     /// One of them cannot be; nothing has changed.
     pub async fn blockdev_reopen(&self, nodes: Vec<Options>) -> Result<()> {
         self.done(GraphRequest::BlockdevReopen(nodes)).await
+    }
+
+    /// Changes some options of nodes, all or none; what is not named stays as it is.
+    ///
+    /// # Errors
+    /// One of them cannot be; nothing has changed.
+    pub async fn reopen_keeping(&self, nodes: Vec<Options>) -> Result<()> {
+        self.done(GraphRequest::ReopenKeeping(nodes)).await
+    }
+
+    /// Makes a node, and what takes its options from it, read-only or writable.
+    ///
+    /// # Errors
+    /// Somebody writes to it, or it was opened to stay read-only.
+    pub async fn set_read_only(&self, node_name: impl Into<String>, read_only: bool) -> Result<()> {
+        self.done(GraphRequest::SetReadOnly {
+            node_name: node_name.into(),
+            read_only,
+        })
+        .await
+    }
+
+    /// Activates a node and those below it, or inactivates it; all nodes without a name.
+    ///
+    /// # Errors
+    /// Somebody writes to it, an active node stands on it, or another process holds a lock.
+    pub async fn set_active(&self, node_name: Option<String>, active: bool) -> Result<()> {
+        self.done(GraphRequest::SetActive { node_name, active }).await
+    }
+
+    /// Activates all nodes.
+    ///
+    /// # Errors
+    /// Another process holds a lock, or an image cannot be read any more.
+    pub async fn activate_all(&self) -> Result<()> {
+        self.set_active(None, true).await
+    }
+
+    /// Inactivates all nodes, for another process to use their images.
+    ///
+    /// # Errors
+    /// Somebody writes to one.
+    pub async fn inactivate_all(&self) -> Result<()> {
+        self.set_active(None, false).await
+    }
+
+    /// Drops what a node caches of its image's metadata, and reads it again.
+    ///
+    /// # Errors
+    /// There is no such node, or its image cannot be read.
+    pub async fn invalidate_cache(&self, node_name: impl Into<String>) -> Result<()> {
+        self.done(GraphRequest::InvalidateCache {
+            node_name: node_name.into(),
+        })
+        .await
+    }
+
+    /// Takes hold of a node as [`GraphHandle::attach`] does, and lets go of its permissions while the node is inactive.
+    ///
+    /// # Errors
+    /// There is none, or others do not share what is asked for.
+    pub async fn attach_inactive(&self, request: RootRequest) -> Result<Client> {
+        match self.ask(GraphRequest::AttachRootInactive(request)).await? {
+            GraphReply::Root(client) => Ok(client),
+            _ => Err(unexpected()),
+        }
     }
 
     /// Puts an overlay on top of a node.
@@ -283,6 +381,21 @@ impl GraphHandle {
             .await?
         {
             GraphReply::Node(facts) => Ok(facts),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// The directory that relative names in a node's image start from, with a slash at its end.
+    ///
+    /// # Errors
+    /// There is no such node, or its file has no name.
+    pub async fn directory(&self, node_name: impl Into<String>) -> Result<String> {
+        let node_name = node_name.into();
+        match self
+            .ask(GraphRequest::Query(Query::Directory { node_name }))
+            .await?
+        {
+            GraphReply::Name(name) => Ok(name),
             _ => Err(unexpected()),
         }
     }

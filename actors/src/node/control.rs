@@ -122,6 +122,11 @@ async fn carry_out_later(table: &Rc<NodeTable>, order: Order) -> OrderOutcome {
         ),
         Order::Describe(node) => OrderOutcome::Described(describe(table, node).await.map(Box::new)),
         Order::ReadHead { node, len } => OrderOutcome::Head(read_head(table, node, len).await),
+        Order::Invalidate(node) => OrderOutcome::Opened(invalidate(table, node).await),
+        Order::NewTemporary => {
+            let made = table.local().ring().blocking(drivers::file::create_temporary);
+            OrderOutcome::Named(made.await)
+        }
         Order::ChangeBackingFile { node, link } => {
             OrderOutcome::Done(async { driver(table, node)?.change_backing_file(link).await }.await)
         }
@@ -261,6 +266,19 @@ async fn open(table: &Rc<NodeTable>, order: OpenOrder) -> Result<OpenFacts> {
     let cell = NodeCell::new(parts, table);
     table.insert_node(Rc::clone(&cell));
     Ok(cell.facts(opened.backing))
+}
+
+async fn invalidate(table: &NodeTable, node: NodeId) -> Result<OpenFacts> {
+    let cell = found(table, node)?;
+    let driver = driver(table, node)?;
+    driver.invalidate().await?;
+    let size = driver
+        .length()
+        .await
+        .map_err(|error| Error::io("Could not refresh total sector count", error))?;
+    cell.set_size(size);
+    cell.refresh();
+    Ok(cell.facts(None))
 }
 
 async fn close(table: &NodeTable, node: NodeId) -> Result<()> {

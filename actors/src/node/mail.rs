@@ -169,6 +169,10 @@ pub enum Order {
         /// At most so many bytes.
         len: usize,
     },
+    /// Drop what is cached of the image, and read it again.
+    Invalidate(NodeId),
+    /// Make an empty file with a name that nobody can foresee.
+    NewTemporary,
     /// Record in the image which backing file it has.
     ChangeBackingFile {
         /// The node.
@@ -250,6 +254,8 @@ pub enum OrderOutcome {
     Debugged(Result<bool>),
     /// ReadHead.
     Head(IoResult<Vec<u8>>),
+    /// NewTemporary.
+    Named(Result<String>),
 }
 
 /// What the graph actor keeps of an open node.

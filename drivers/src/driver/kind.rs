@@ -123,6 +123,17 @@ pub trait DriverKind: Send + Sync + 'static {
         self.is_protocol()
     }
 
+    /// The options that a filename stands for, as command lines and image headers give it: with the protocol's prefix, if it
+    /// has one.
+    ///
+    /// # Errors
+    /// The rest of the name is not what the protocol expects there.
+    fn parse_filename(&self, filename: &str) -> Result<Options> {
+        let mut options = Options::new();
+        options.insert("filename".to_owned(), filename.into());
+        Ok(options)
+    }
+
     /// How sure it is, from 0 to 100, that an image that starts with `head` is of this format.
     fn probe(&self, _head: &[u8]) -> u8 {
         0

@@ -289,6 +289,12 @@ pub trait Driver: 'static {
     /// The prepared options are forgotten.
     fn reopen_abort(&self) {}
 
+    /// Drops what is cached of the image, after writing back what the image lacks, and reads it again: another process may
+    /// have changed it. The node is still.
+    fn invalidate(&self) -> Answer<'_, Result<()>> {
+        Answer::ready(Ok(()))
+    }
+
     /// A node was put behind one of the edges, or taken away; or a numbered child came or went. `children` are the
     /// handles as [`OpenRequest::children`] has them: those that the driver has already stay valid. The node is still.
     fn children_changed(&self, _children: &[Child]) {}

@@ -81,6 +81,43 @@ pub fn create_file(wanted: &CreateFile) -> Result<()> {
     resize_file(&fd, *size, *preallocation)
 }
 
+/// Makes an empty file with a name that nobody can foresee, in `TMPDIR` or else in `/var/tmp`; answers the name. It blocks.
+///
+/// # Errors
+/// As `open(2)`.
+pub fn create_temporary() -> Result<String> {
+    let folder = std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), std::path::PathBuf::from);
+    let failed = |error: std::io::Error| {
+        let text = format!(
+            "Could not open temporary file '{}'",
+            folder.join("vl.XXXXXX").display()
+        );
+        Error::io(&text, IoError::from(error))
+    };
+    let file = tempfile::Builder::new()
+        .prefix("vl.")
+        .tempfile_in(&folder)
+        .map_err(failed)?;
+    let path = file
+        .into_temp_path()
+        .keep()
+        .map_err(|error| failed(error.error))?;
+    path.into_os_string().into_string().map_err(|name| {
+        let text = format!("The name {} is not UTF-8", name.display());
+        Error::new(ErrorKind::InvalidArgument, text)
+    })
+}
+
+/// Takes the name away from a file that is open: it goes when it is closed. It blocks.
+pub(super) fn unlink(filename: &str) -> Result<()> {
+    rustix::fs::unlink(filename).map_err(|error| {
+        Error::io(
+            &format!("Could not delete temporary file '{filename}'"),
+            errno(error),
+        )
+    })
+}
+
 /// Deletes a regular file. It blocks.
 ///
 /// # Errors

@@ -41,7 +41,7 @@ use crate::driver::{
 };
 use crate::ring::{AioMode, FileOps, Ring};
 
-pub use create::{CreateFile, create_file, delete_file};
+pub use create::{CreateFile, create_file, create_temporary, delete_file};
 pub use device::{probe_blocksizes, probe_geometry};
 pub use lock::LockHint;
 pub use options::strip_protocol;
@@ -76,6 +76,12 @@ impl DriverKind for FileKind {
         true
     }
 
+    fn parse_filename(&self, filename: &str) -> Result<Options> {
+        let mut options = Options::new();
+        options.insert("filename".to_owned(), strip_protocol(self.name, filename).into());
+        Ok(options)
+    }
+
     fn open(&self, request: OpenRequest) -> LocalBoxFuture<'static, Result<Opened>> {
         let driver = self.name;
         Box::pin(async move {
@@ -90,6 +96,10 @@ impl DriverKind for FileKind {
                 .blocking(move || Handle::open(driver, &filename, access))
                 .await?;
             let locking = uses_locks(parsed.locking, &handle)?;
+            if flags.contains(OpenFlags::TEMPORARY) {
+                let filename = parsed.filename.clone();
+                ring.blocking(move || create::unlink(&filename)).await?;
+            }
             let config = Config {
                 driver,
                 options,

@@ -50,7 +50,7 @@ impl FileOptions {
     /// # Errors
     /// Names the option that is wrong, in QEMU's words.
     pub(super) fn new(driver: &str, options: &Options, flags: OpenFlags) -> Result<Self> {
-        let parsed: Self = parse_options(options.clone())?;
+        let mut parsed: Self = parse_options(options.clone())?;
         if parsed.filename.is_empty() {
             let text = format!("The '{driver}' block driver requires a file name");
             return Err(Error::new(ErrorKind::InvalidArgument, text));
@@ -58,6 +58,11 @@ impl FileOptions {
         if let Some(manager) = &parsed.pr_manager {
             let text = format!("Persistent reservation managers are not supported: pr-manager={manager}");
             return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        if parsed.aio.is_none() && flags.contains(OpenFlags::NATIVE_AIO) {
+            parsed.aio = Some(messages::AioMode::Native);
+        } else if parsed.aio.is_none() && flags.contains(OpenFlags::IO_URING) {
+            parsed.aio = Some(messages::AioMode::IoUring);
         }
         check_native(parsed.aio, flags)?;
         Ok(parsed)

@@ -95,6 +95,14 @@ impl DriverKind for NullKind {
         true
     }
 
+    fn parse_filename(&self, filename: &str) -> Result<Options> {
+        if filename.strip_prefix(self.name) == Some("://") {
+            return Ok(Options::new());
+        }
+        let text = format!("The only allowed filename for this driver is '{}://'", self.name);
+        Err(Error::new(ErrorKind::InvalidArgument, text))
+    }
+
     fn open(&self, request: OpenRequest) -> LocalBoxFuture<'static, Result<Opened>> {
         let kind = *self;
         Box::pin(async move {

@@ -6,7 +6,7 @@ use super::Qcow2;
 use super::cache::Cache;
 use super::geometry::Geometry;
 use super::header::{CORRUPT, DIRTY};
-use super::kind::is_writable;
+use super::kind::{self, is_writable};
 use super::options::Settings;
 use crate::driver::{ReopenRequest, Repair};
 
@@ -110,6 +110,19 @@ impl Qcow2 {
         state.active &= writable && state.writable;
         state.writable = writable;
         state.settings = settings;
+    }
+
+    /// Forgets what is known of the image and reads it again.
+    pub(super) async fn read_again(&self) -> Result<()> {
+        self.put_away().await?;
+        let (settings, writable) = {
+            let state = self.state.borrow();
+            (state.settings, state.writable)
+        };
+        let state = kind::read_again(&self.file, settings, writable).await?;
+        *self.state.borrow_mut() = state;
+        self.last.borrow_mut().take();
+        Ok(())
     }
 
     pub(super) fn abort_reopen(&self) {

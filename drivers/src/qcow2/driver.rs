@@ -126,6 +126,10 @@ impl Driver for Qcow2 {
         self.commit_reopen();
     }
 
+    fn invalidate(&self) -> Answer<'_, Result<()>> {
+        Answer::wait(self.read_again())
+    }
+
     fn reopen_abort(&self) {
         self.abort_reopen();
     }

@@ -102,6 +102,18 @@ pub(super) async fn open_state(
 ) -> Result<State> {
     let header = read_header(file, flags).await?;
     let settings = Settings::parse(options, &header, flags)?;
+    read_tables(file, header, settings, is_writable(flags)).await
+}
+
+/// Reads it anew, with the settings that hold.
+pub(super) async fn read_again(file: &Child, settings: Settings, writable: bool) -> Result<State> {
+    let mut flags = OpenFlags::empty();
+    flags.set(OpenFlags::RDWR, writable);
+    let header = read_header(file, flags).await?;
+    read_tables(file, header, settings, writable).await
+}
+
+async fn read_tables(file: &Child, header: Header, settings: Settings, writable: bool) -> Result<State> {
     let geometry = Geometry::new(
         header.cluster_bits,
         header.refcount_order,
@@ -128,7 +140,7 @@ pub(super) async fn open_state(
         .length()
         .await
         .map_err(|error| Error::io("Could not get the file's length", error))?;
-    let mut state = State::new(header, settings, is_writable(flags));
+    let mut state = State::new(header, settings, writable);
     (state.l1, state.reftable, state.file_end) = (l1, reftable, file_end);
     state.mark_metadata();
     mark_snapshots(file, &mut state).await?;

@@ -3,6 +3,8 @@
 use bitflags::bitflags;
 use serde::{Deserialize, Serialize};
 
+use super::permission::Permissions;
+
 bitflags! {
     /// What a single request asks for besides its range and data.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -35,7 +37,7 @@ bitflags! {
     /// How a node is opened.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
     pub struct OpenFlags: u32 {
-        /// Nobody else may use the image: a user's root edge shares no permission.
+        /// Nobody else may write to the image or resize it while its opener holds it.
         const NO_SHARE = 1 << 0;
         /// Read and write.
         const RDWR = 1 << 1;
@@ -65,7 +67,7 @@ bitflags! {
         const UNMAP = 1 << 13;
         /// Open with a protocol driver, never a format.
         const PROTOCOL = 1 << 14;
-        /// No guest data will be read or written, only metadata.
+        /// No guest data will be read or written, only metadata: nobody can take a permission to.
         const NO_IO = 1 << 15;
         /// Open read-only where read-write is refused (`auto-read-only=on`).
         const AUTO_RDONLY = 1 << 16;
@@ -79,5 +81,52 @@ impl OpenFlags {
     #[must_use]
     pub const fn is_read_only(self) -> bool {
         !self.contains(Self::RDWR)
+    }
+
+    /// Flags that no option stands for, and that a node keeps however it is reopened.
+    pub const LASTING: Self = Self::TEMPORARY
+        .union(Self::NATIVE_AIO)
+        .union(Self::IO_URING)
+        .union(Self::CHECK)
+        .union(Self::NO_IO);
+
+    /// What whoever opened an image with these flags takes, and shares with others.
+    #[must_use]
+    pub fn root_permissions(self) -> (Permissions, Permissions) {
+        let mut taken = Permissions::empty();
+        if !self.contains(Self::NO_IO) {
+            taken |= Permissions::CONSISTENT_READ;
+            taken.set(Permissions::WRITE, self.contains(Self::RDWR));
+        }
+        taken.set(Permissions::RESIZE, self.contains(Self::RESIZE));
+        let shared = if self.contains(Self::NO_SHARE) {
+            Permissions::CONSISTENT_READ | Permissions::WRITE_UNCHANGED
+        } else {
+            Permissions::all()
+        };
+        (taken, shared)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_stand_for_what_an_opener_takes_and_shares() {
+        let (read, write) = (Permissions::CONSISTENT_READ, Permissions::WRITE);
+        let all = Permissions::all();
+        assert_eq!(OpenFlags::empty().root_permissions(), (read, all));
+        assert_eq!(OpenFlags::RDWR.root_permissions(), (read | write, all));
+        assert_eq!(
+            (OpenFlags::RDWR | OpenFlags::RESIZE).root_permissions(),
+            (read | write | Permissions::RESIZE, all)
+        );
+        assert_eq!(
+            (OpenFlags::NO_IO | OpenFlags::RDWR).root_permissions(),
+            (Permissions::empty(), all)
+        );
+        let (_, shared) = OpenFlags::NO_SHARE.root_permissions();
+        assert_eq!(shared, read | Permissions::WRITE_UNCHANGED);
     }
 }

@@ -2,25 +2,21 @@
 
 use std::collections::HashSet;
 
-use drivers::driver::BackingLink;
 use messages::global_state::Options;
-use messages::path::{full_backing_filename, path_has_protocol};
+use messages::path::full_backing_filename;
 use messages::{Error, ErrorKind, NodeId, Result};
 use serde_json::Value;
 
 use super::ImplicitOpens;
+use super::image;
 use super::open::{self, Backing, Base};
-use super::options::{self, Common};
-use super::order::Order;
+use super::options::Common;
 use super::transaction::Transaction;
 use super::value::Parent;
 use super::world::World;
-use crate::node::OrderOutcome;
 
 /// The longest backing chain that is opened by the names in images.
 pub const CHAIN_MAX: usize = 1000;
-/// Bytes that are enough for every format to be recognised by.
-const PROBE_BYTES: usize = 2048;
 
 /// Opens and connects what is behind `top`, and behind that, to the end of the chain.
 ///
@@ -66,10 +62,16 @@ async fn walk(
         let base = Base {
             common,
             depth: depth + 1,
-            probed: false,
+            ..Base::default()
         };
         match backing {
             Backing::None => return Ok(()),
+            Backing::Explicit(Value::Object(options)) if needs_stored_name(&transaction.world, &options) => {
+                let (node, next) = open_named(transaction, overlay, names, options, base).await?;
+                open::note_inheritance(&transaction.world, Some(node), overlay);
+                chain.push(node);
+                backing = next;
+            }
             Backing::Explicit(Value::Object(options)) => {
                 let (node, next) = open::open_one(transaction, options, base).await?;
                 open::note_inheritance(&transaction.world, Some(node), overlay);
@@ -81,7 +83,7 @@ async fn walk(
                 return Ok(());
             }
             Backing::Implicit => {
-                let (node, next) = open_named(transaction, overlay, names, base).await?;
+                let (node, next) = open_named(transaction, overlay, names, Options::new(), base).await?;
                 open::note_inheritance(&transaction.world, Some(node), overlay);
                 transaction.world.graph(|graph| {
                     if let Some(overlay) = graph.node_mut(overlay) {
@@ -108,11 +110,22 @@ fn inherited(world: &World, overlay: NodeId) -> Result<Common> {
     })
 }
 
-/// Opens the image that an overlay's header names.
+/// Whether options say how to open the image that an overlay names, rather than which.
+fn needs_stored_name(world: &World, options: &Options) -> bool {
+    let names_one = options.contains_key("file") || options.contains_key("filename");
+    let driver = options.get("driver").and_then(Value::as_str);
+    let is_protocol = driver.is_some_and(|name| {
+        world.with(|state| state.registry.find(name).is_some_and(|kind| kind.is_protocol()))
+    });
+    !names_one && !is_protocol
+}
+
+/// Opens the image that an overlay's header names, with these options besides.
 async fn open_named(
     transaction: &mut Transaction,
     overlay: NodeId,
     names: &mut HashSet<String>,
+    mut options: Options,
     base: Base,
 ) -> Result<(NodeId, Backing)> {
     let world = transaction.world.clone();
@@ -136,130 +149,24 @@ async fn open_named(
             format!("Backing file '{filename}' creates an infinite loop"),
         ));
     }
-    open_filename(transaction, &filename, &link, base).await
-}
-
-/// Opens an image by a name as headers hold it: a path, `protocol:rest`, or `json:{...}`.
-async fn open_filename(
-    transaction: &mut Transaction,
-    filename: &str,
-    link: &BackingLink,
-    base: Base,
-) -> Result<(NodeId, Backing)> {
-    let world = transaction.world.clone();
-    if let Some(json) = filename.strip_prefix("json:") {
-        let mut options = parse_json(json)?;
-        if let Some(format) = &link.format {
-            options
-                .entry("driver")
-                .or_insert_with(|| Value::String(format.clone()));
-        }
-        return open::open_one(transaction, options, base).await;
-    }
-    let protocol = protocol_options(&world, filename)?;
-    let Some(format) = link.format.clone() else {
-        return open_probed(transaction, protocol, base).await;
-    };
-    let is_protocol = world.with(|state| state.registry.find(&format).map(|kind| kind.is_protocol()));
-    match is_protocol {
-        None => Err(Error::new(
-            ErrorKind::InvalidArgument,
-            format!("Unknown driver '{format}'"),
-        )),
-        Some(true) => {
-            let mut options = protocol;
-            options.insert("driver".to_owned(), Value::String(format));
-            open::open_one(transaction, options, base).await
-        }
-        Some(false) => {
-            let mut options = Options::new();
-            options.insert("driver".to_owned(), Value::String(format));
-            options.insert("file".to_owned(), Value::Object(protocol));
-            open::open_one(transaction, options, base).await
-        }
-    }
-}
-
-/// Opens a file whose format nobody has said, guessing it from the first bytes.
-async fn open_probed(
-    transaction: &mut Transaction,
-    protocol: Options,
-    base: Base,
-) -> Result<(NodeId, Backing)> {
-    let world = transaction.world.clone();
-    // Opened once to look at it, and once as the child of whatever format that turns out to be.
-    let mut look = Transaction::new(&world);
-    let head = read_head(&mut look, protocol.clone(), base).await;
-    look.roll_back().await;
-    let format = world.with(|state| head.map(|head| state.registry.probe(&head).to_owned()))?;
-    let mut options = Options::new();
-    options.insert("driver".to_owned(), Value::String(format));
-    options.insert("file".to_owned(), Value::Object(protocol));
-    open::open_one(transaction, options, Base { probed: true, ..base }).await
-}
-
-async fn read_head(look: &mut Transaction, protocol: Options, base: Base) -> Result<Vec<u8>> {
-    let node = open::open_tree(look, protocol, base).await?;
-    match look
-        .world
-        .ask(
-            node,
-            Order::ReadHead {
-                node,
-                len: PROBE_BYTES,
-            },
-        )
-        .await
+    if let Some(format) = &link.format
+        && !options.contains_key("driver")
     {
-        OrderOutcome::Head(Ok(head)) => Ok(head),
-        OrderOutcome::Head(Err(error)) => Err(Error::io(
-            "Could not read image for determining its format",
-            error,
-        )),
-        OrderOutcome::Done(Err(error)) => Err(error),
-        _ => Err(Error::new(ErrorKind::Closed, "The iothread gave no answer")),
+        if world.with(|state| state.registry.find(format).is_none()) {
+            let text = format!("Unknown driver '{format}'");
+            return Err(Error::new(ErrorKind::InvalidArgument, text));
+        }
+        options.insert("driver".to_owned(), format.clone().into());
     }
-}
-
-fn parse_json(json: &str) -> Result<Options> {
-    match serde_json::from_str(json) {
-        Ok(Value::Object(options)) => options::crumple(options),
-        Ok(_) => Err(Error::new(
-            ErrorKind::InvalidArgument,
-            "Invalid JSON object given",
-        )),
-        Err(error) => Err(Error::caused_by(
-            ErrorKind::InvalidArgument,
-            format!("Could not parse the JSON options: {error}"),
-            error,
-        )),
-    }
-}
-
-/// The options that open the protocol node for a filename.
-fn protocol_options(world: &World, filename: &str) -> Result<Options> {
-    let driver = world.with(|state| {
-        let kind = state.registry.find_protocol(filename)?;
-        let has_devices = state.registry.find("host_device").is_some();
-        let is_device = filename.starts_with("/dev/") && !filename.starts_with("/dev/shm/");
-        Ok::<_, Error>(if kind.name() == "file" && is_device && has_devices {
-            "host_device"
-        } else {
-            kind.name()
-        })
-    })?;
-    let path = match filename.strip_prefix("file:") {
-        Some(path) if path_has_protocol(filename) => path,
-        _ => filename,
-    };
-    let mut options = Options::new();
-    options.insert("driver".to_owned(), Value::String(driver.to_owned()));
-    options.insert("filename".to_owned(), Value::String(path.to_owned()));
-    Ok(options)
+    let options = image::named(&world, &filename, options, false)?;
+    open::open_one(transaction, options, base).await
 }
 
 /// Puts `base` behind the backing edge of an overlay that was just opened.
-async fn connect(transaction: &mut Transaction, overlay: NodeId, base: NodeId) -> Result<()> {
+///
+/// # Errors
+/// The driver has no backing edge, or permissions.
+pub async fn connect(transaction: &mut Transaction, overlay: NodeId, base: NodeId) -> Result<()> {
     let world = transaction.world.clone();
     let (slot, declared) = world.graph(|graph| {
         let node = graph.expect(overlay)?;

@@ -4,6 +4,7 @@
 //! it only carries effects out. Mutations run one at a time in the order they came; drained sections begin and end, and
 //! questions are answered, whatever mutation waits.
 
+mod activate;
 mod backing;
 mod chain;
 mod children;
@@ -11,6 +12,7 @@ mod create;
 mod debug;
 mod delete;
 mod drain;
+mod image;
 mod iothreads;
 mod links;
 mod notices;
@@ -26,6 +28,7 @@ mod resize;
 mod roots;
 mod shutdown;
 mod snapshot;
+mod temporary;
 mod transaction;
 mod value;
 mod world;
@@ -41,6 +44,7 @@ use messages::global_state::{DrainScope, GraphReply, GraphRequest, IothreadOptio
 use messages::{Error, ErrorKind, IoThreadId, Permissions, Result, RootId, Token};
 
 use crate::node::Ticket;
+use roots::Inactive;
 use world::{State, World};
 
 pub use drain::Cover;
@@ -359,9 +363,18 @@ fn mutate(world: &World, request: GraphRequest) -> Procedure {
 
 async fn change(world: &World, request: GraphRequest) -> Reply {
     match request {
+        GraphRequest::Open(image) => return image::open(world, *image).await,
         GraphRequest::BlockdevAdd(options) => open::blockdev_add(world, options).await?,
         GraphRequest::BlockdevDel { node_name } => delete::blockdev_del(world, &node_name).await?,
         GraphRequest::BlockdevReopen(list) => reopen::blockdev_reopen(world, list).await?,
+        GraphRequest::ReopenKeeping(list) => reopen::reopen_keeping(world, list).await?,
+        GraphRequest::SetReadOnly { node_name, read_only } => {
+            reopen::set_read_only(world, &node_name, read_only).await?;
+        }
+        GraphRequest::SetActive { node_name, active } => {
+            activate::set_active(world, node_name.as_deref(), active).await?;
+        }
+        GraphRequest::InvalidateCache { node_name } => activate::invalidate(world, &node_name).await?,
         GraphRequest::BlockdevSnapshot { node, overlay } => {
             snapshot::blockdev_snapshot(world, &node, &overlay).await?;
         }
@@ -375,7 +388,10 @@ async fn change(world: &World, request: GraphRequest) -> Reply {
         } => {
             iothreads::set_iothread(world, &node_name, iothread.as_deref(), force).await?;
         }
-        GraphRequest::AttachRoot(request) => return roots::attach(world, request).await,
+        GraphRequest::AttachRoot(request) => return roots::attach(world, request, Inactive::Refused).await,
+        GraphRequest::AttachRootInactive(request) => {
+            return roots::attach(world, request, Inactive::Allowed).await;
+        }
         GraphRequest::SetRootPermissions {
             root,
             permissions,

@@ -7,11 +7,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use drivers::driver::{ChildKind, DriverKind, slot_name};
-use messages::global_state::Options;
-use messages::{ChildSlot, EdgeId, Error, ErrorKind, IoThreadId, NodeId, Result};
+use messages::global_state::{Options, Probing};
+use messages::{ChildSlot, EdgeId, Error, ErrorKind, IoThreadId, NodeId, OpenFlags, Result, Role};
 use serde_json::Value;
 
 use super::backing;
+use super::image::{self, Found};
 use super::options::{self, Common, Parsed};
 use super::order::{Address, Open, Order};
 use super::transaction::Transaction;
@@ -29,8 +30,38 @@ pub struct Base {
     pub common: Common,
     /// How deep the node's options are nested.
     pub depth: usize,
-    /// Its format was guessed from its contents.
-    pub probed: bool,
+    /// Without a driver, it is opened by a protocol rather than by a format that is guessed.
+    pub is_protocol: bool,
+    /// Whether a format may be guessed.
+    pub probing: Probing,
+    /// The file, where it is open already.
+    pub file: Option<NodeId>,
+}
+
+impl Base {
+    /// What a child starts from.
+    fn of_child(self, common: Common, parent: &dyn DriverKind, child: &ChildKind) -> Self {
+        let role = child.role;
+        let mut inherited = common.inherited(parent, role);
+        if child.name == "file" && !common.extra.contains(OpenFlags::INACTIVE) {
+            // A node's file is opened before it is known that the node is to be inactive.
+            inherited.inactive = false;
+        }
+        let holds_data = role.contains(Role::DATA) && !role.intersects(Role::METADATA | Role::FILTERED);
+        let is_format = options::is_format(parent);
+        let is_protocol = if (is_format && !role.contains(Role::COW)) || role.contains(Role::METADATA) {
+            true
+        } else {
+            self.is_protocol && (is_format || !holds_data)
+        };
+        Self {
+            common: inherited,
+            depth: self.depth + 1,
+            is_protocol,
+            file: None,
+            ..self
+        }
+    }
 }
 
 /// `blockdev-add`.
@@ -109,23 +140,35 @@ pub async fn open_one(
     let world = transaction.world.clone();
     let mut parsed = options::parse(options)?;
     let common = parsed.given.over(base.common)?;
-    let kind = find_driver(&world, parsed.driver.as_deref(), common.read_only)?;
-    let backing = take_backing(kind.as_ref(), &mut parsed.rest)?;
+    let file_is_nested = base.file.is_some() || parsed.rest.get("file").is_some_and(Value::is_object);
+    let found = match parsed.driver.take() {
+        Some(driver) => Found::given(driver),
+        None => image::find_driver(transaction, &mut parsed.rest, common, base).await?,
+    };
+    let kind = find_driver(&world, &found.driver, common.read_only)?;
+    let backing = if common.extra.contains(OpenFlags::NO_BACKING) {
+        parsed.rest.remove("backing");
+        Backing::None
+    } else {
+        take_backing(kind.as_ref(), &mut parsed.rest)?
+    };
+    let file = found.file.or(base.file);
     let wanted = take_children(kind.as_ref(), &mut parsed.rest)?;
     let mut children = Vec::new();
     let mut heirs = Vec::new();
     for (child, value) in wanted {
-        let inherited = Base {
-            common: common.inherited(kind.as_ref(), child.role),
-            depth: base.depth + 1,
-            probed: false,
+        let (opened, is_nested) = match file.filter(|_| child.name == "file") {
+            Some(file) => (Some(file), file_is_nested),
+            None => {
+                let is_nested = value.as_ref().is_some_and(Value::is_object);
+                let base = base.of_child(common, kind.as_ref(), &child);
+                (open_child(transaction, child, value, base).await?, is_nested)
+            }
         };
-        let is_nested = value.as_ref().is_some_and(Value::is_object);
-        let opened = open_child(transaction, child, value, inherited).await?;
         heirs.extend(opened.filter(|_| is_nested));
         children.push(opened);
     }
-    let id = insert_node(transaction, &kind, &parsed, common, base.probed, &children)?;
+    let id = insert_node(transaction, &kind, &parsed, common, found.probed, &children)?;
     for child in heirs {
         note_inheritance(&world, Some(child), id);
     }
@@ -150,8 +193,7 @@ pub async fn open_one(
 }
 
 /// The driver of this name.
-fn find_driver(world: &World, name: Option<&str>, read_only: bool) -> Result<Arc<dyn DriverKind>> {
-    let name = name.ok_or_else(|| missing("driver"))?;
+fn find_driver(world: &World, name: &str, read_only: bool) -> Result<Arc<dyn DriverKind>> {
     world.with(|state| {
         let kind = state.registry.find(name).cloned().ok_or_else(|| {
             Error::new(

@@ -29,13 +29,39 @@ pub struct Common {
     pub detect_zeroes: DetectZeroes,
     /// `active=off`.
     pub inactive: bool,
+    /// Flags that no option stands for.
+    pub extra: OpenFlags,
+}
+
+/// Whether a driver is a format: neither a protocol nor a filter.
+pub fn is_format(kind: &dyn DriverKind) -> bool {
+    !kind.is_protocol() && !kind.is_filter()
 }
 
 impl Common {
+    /// What flags stand for.
+    pub fn of_flags(flags: OpenFlags) -> Self {
+        let top = OpenFlags::ALLOW_RDWR | OpenFlags::NO_BACKING | OpenFlags::INACTIVE;
+        Self {
+            read_only: flags.is_read_only(),
+            auto_read_only: flags.contains(OpenFlags::AUTO_RDONLY),
+            direct: flags.contains(OpenFlags::NOCACHE),
+            no_flush: flags.contains(OpenFlags::NO_FLUSH),
+            discard: if flags.contains(OpenFlags::UNMAP) {
+                DiscardMode::Unmap
+            } else {
+                DiscardMode::Ignore
+            },
+            inactive: flags.contains(OpenFlags::INACTIVE),
+            extra: flags & (OpenFlags::LASTING | top),
+            ..Self::default()
+        }
+    }
+
     /// The open flags that these options mean for a node of this driver.
     pub fn flags(self, kind: &dyn DriverKind) -> OpenFlags {
-        let mut flags = OpenFlags::empty();
-        flags.set(OpenFlags::RDWR | OpenFlags::ALLOW_RDWR, !self.read_only);
+        let mut flags = self.extra & !OpenFlags::INACTIVE;
+        flags.set(OpenFlags::RDWR, !self.read_only);
         flags.set(OpenFlags::AUTO_RDONLY, self.auto_read_only);
         flags.set(OpenFlags::NOCACHE, self.direct);
         flags.set(OpenFlags::NO_FLUSH, self.no_flush);
@@ -55,8 +81,23 @@ impl Common {
 
     /// What a child of this role starts from when its own options do not say.
     pub fn inherited(self, parent: &dyn DriverKind, role: Role) -> Self {
+        self.inherited_from(is_format(parent), role)
+    }
+
+    /// The same, below a format that is not known yet.
+    pub fn inherited_from_format(self, role: Role) -> Self {
+        self.inherited_from(true, role)
+    }
+
+    fn inherited_from(self, is_format: bool, role: Role) -> Self {
         let is_cow = role.contains(Role::COW);
-        let is_format = !parent.is_protocol() && !parent.is_filter();
+        let mut extra = self.extra & !OpenFlags::NO_BACKING;
+        if role.contains(Role::METADATA) {
+            extra.remove(OpenFlags::NO_IO);
+        }
+        if is_cow {
+            extra.remove(OpenFlags::TEMPORARY);
+        }
         Self {
             read_only: is_cow || self.read_only,
             auto_read_only: !is_cow && self.auto_read_only,
@@ -67,10 +108,11 @@ impl Common {
             discard: if is_format && !is_cow {
                 DiscardMode::Unmap
             } else {
-                DiscardMode::Ignore
+                self.discard
             },
             detect_zeroes: DetectZeroes::Off,
             inactive: self.inactive,
+            extra,
         }
     }
 }
@@ -89,6 +131,26 @@ pub struct Given {
 }
 
 impl Given {
+    /// `active`, if it was given.
+    pub fn active(self) -> Option<bool> {
+        self.active
+    }
+
+    /// The same, with what was given before where nothing is now.
+    #[must_use]
+    pub fn or(self, old: Self) -> Self {
+        Self {
+            read_only: self.read_only.or(old.read_only),
+            auto_read_only: self.auto_read_only.or(old.auto_read_only),
+            direct: self.direct.or(old.direct),
+            no_flush: self.no_flush.or(old.no_flush),
+            force_share: self.force_share.or(old.force_share),
+            discard: self.discard.or(old.discard),
+            detect_zeroes: self.detect_zeroes.or(old.detect_zeroes),
+            active: self.active.or(old.active),
+        }
+    }
+
     /// The same with `read-only=on`.
     #[must_use]
     pub fn read_only(self) -> Self {
@@ -103,7 +165,7 @@ impl Given {
     /// # Errors
     /// They contradict each other.
     pub fn over(self, base: Common) -> Result<Common> {
-        let common = Common {
+        let mut common = Common {
             read_only: self.read_only.unwrap_or(base.read_only),
             auto_read_only: self.auto_read_only.unwrap_or(base.auto_read_only),
             direct: self.direct.unwrap_or(base.direct),
@@ -112,7 +174,12 @@ impl Given {
             discard: self.discard.unwrap_or(base.discard),
             detect_zeroes: self.detect_zeroes.unwrap_or(base.detect_zeroes),
             inactive: self.active.map_or(base.inactive, |active| !active),
+            extra: base.extra,
         };
+        if !common.read_only {
+            // What was writable once may be made so again.
+            common.extra |= OpenFlags::ALLOW_RDWR;
+        }
         check(common)?;
         Ok(common)
     }
@@ -222,7 +289,10 @@ fn take_string(options: &mut Options, name: &str) -> Result<Option<String>> {
 }
 
 /// A boolean, in JSON or as the `on` and `off` of options that image headers hold.
-fn take_bool(options: &mut Options, name: &str) -> Result<Option<bool>> {
+///
+/// # Errors
+/// Something else is there.
+pub fn take_bool(options: &mut Options, name: &str) -> Result<Option<bool>> {
     match options.remove(name) {
         None => Ok(None),
         Some(Value::Bool(value)) => Ok(Some(value)),

@@ -122,6 +122,10 @@ pub enum Order {
         /// At most so many bytes.
         len: usize,
     },
+    /// Drop what is cached of the image, and read it again.
+    Invalidate(NodeId),
+    /// Make an empty file with a name that nobody can foresee.
+    NewTemporary,
     /// Record in the image which backing file it has.
     ChangeBackingFile {
         /// The node.

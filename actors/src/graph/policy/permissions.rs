@@ -43,8 +43,12 @@ impl Plan {
             .unwrap_or((edge.taken, edge.shared))
     }
 
+    fn flags(&self, node: &Node) -> OpenFlags {
+        self.flags.get(&node.id).copied().unwrap_or(node.flags)
+    }
+
     fn writable(&self, node: &Node) -> bool {
-        let flags = self.flags.get(&node.id).copied().unwrap_or(node.flags);
+        let flags = self.flags(node);
         !flags.is_read_only() && !flags.contains(OpenFlags::INACTIVE)
     }
 
@@ -63,12 +67,13 @@ impl Plan {
             };
             self.check_conflicts(graph, node)?;
             let granted = self.granted(graph, id);
+            check_may_use(node, granted)?;
             self.check_writable(node, granted)?;
             if granted != node.granted {
                 self.nodes.push((id, granted));
             }
             for edge in graph.children_of(id) {
-                let new = node.kind.child_permissions(EdgeUse {
+                let (taken, mut shared) = node.kind.child_permissions(EdgeUse {
                     role: edge.role,
                     options: &node.options,
                     taken: granted.taken,
@@ -76,6 +81,11 @@ impl Plan {
                     writable: self.writable(node),
                     force_share: node.common.force_share,
                 });
+                if self.flags(node).contains(OpenFlags::INACTIVE) {
+                    // Whoever has the image now does with it what it wants.
+                    shared |= Permissions::WRITE | Permissions::RESIZE;
+                }
+                let new = (taken, shared);
                 if new != self.edge(edge) {
                     self.edges.insert(edge.id, new);
                     touched.insert(edge.child);
@@ -131,6 +141,15 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// A node that was opened without I/O has no users: only its own metadata is looked at.
+fn check_may_use(node: &Node, granted: Granted) -> Result<()> {
+    if granted.taken.is_empty() || !node.flags.contains(OpenFlags::NO_IO) {
+        return Ok(());
+    }
+    let text = format!("Node '{}' was opened without I/O", node.name);
+    Err(Error::new(ErrorKind::Permission, text))
 }
 
 fn conflict(graph: &Graph, node: &Node, refused: Permissions, user: &Edge, strict: &Edge) -> Error {

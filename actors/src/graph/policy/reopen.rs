@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use drivers::driver::{ReopenRequest, slot_name};
 use messages::global_state::Options;
-use messages::{ChildSlot, Error, ErrorKind, NodeId, Result, Role};
+use messages::{ChildSlot, Error, ErrorKind, NodeId, OpenFlags, Result, Role};
 use serde_json::Value;
 
 use super::options::{self, Common, Given};
@@ -18,7 +18,7 @@ use super::world::World;
 use super::{chain, delete, open};
 
 /// What becomes of one node.
-struct Target {
+pub struct Target {
     node: NodeId,
     given: Given,
     common: Common,
@@ -27,17 +27,106 @@ struct Target {
     links: Vec<(ChildSlot, Option<NodeId>)>,
 }
 
+impl Target {
+    /// The node with its options as they are, active or not.
+    pub fn with_activity(node: &Node, inactive: bool) -> Self {
+        let extra = node.common.extra - OpenFlags::INACTIVE;
+        Self {
+            node: node.id,
+            given: node.given,
+            common: Common {
+                inactive,
+                extra,
+                ..node.common
+            },
+            rest: node.options.clone(),
+            links: Vec::new(),
+        }
+    }
+
+    /// The flags that it will have.
+    pub fn flags(&self, node: &Node) -> OpenFlags {
+        self.common.flags(node.kind.as_ref())
+    }
+}
+
 /// Reopens nodes.
 ///
 /// # Errors
 /// One of them cannot be; then nothing has changed.
 pub async fn blockdev_reopen(world: &World, list: Vec<Options>) -> Result<()> {
+    reopen_with(world, list, Rest::Default).await
+}
+
+/// Reopens nodes with some options changed and all others, and all children that are not named, as they are.
+///
+/// # Errors
+/// As for [`blockdev_reopen`].
+pub async fn reopen_keeping(world: &World, list: Vec<Options>) -> Result<()> {
+    reopen_with(world, list, Rest::Kept).await
+}
+
+/// Makes a node, and what inherits from it, read-only or writable.
+///
+/// # Errors
+/// Somebody writes to it, or it was opened to stay read-only.
+pub async fn set_read_only(world: &World, name: &str, read_only: bool) -> Result<()> {
+    world.graph(|graph| {
+        let node = graph.find(name)?;
+        if read_only || node.flags.contains(OpenFlags::ALLOW_RDWR) {
+            return Ok(());
+        }
+        let text = format!("Node '{name}' is read only");
+        Err(Error::new(ErrorKind::ReadOnly, text))
+    })?;
+    let mut options = Options::new();
+    options.insert("node-name".to_owned(), name.into());
+    options.insert("read-only".to_owned(), read_only.into());
+    reopen_keeping(world, vec![options]).await
+}
+
+async fn reopen_with(world: &World, list: Vec<Options>, rest: Rest) -> Result<()> {
     let mut targets = Vec::new();
     world.graph(|graph| {
         list.into_iter()
-            .try_for_each(|options| collect(graph, options, None, Common::default(), &mut targets))
+            .try_for_each(|options| collect(graph, options, None, rest, &mut targets))
     })?;
     reopen_all(world, &targets).await
+}
+
+/// What becomes of options that a reopen does not name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    /// They have their defaults again.
+    Default,
+    /// They stay as they are.
+    Kept,
+}
+
+impl Rest {
+    /// What a node starts from whose options are not part of a parent's.
+    fn base(self, node: &Node) -> Common {
+        match self {
+            Self::Kept => node.common,
+            Self::Default => Common {
+                // No option of a reopen says these.
+                inactive: node.common.inactive,
+                extra: node.common.extra,
+                ..Common::default()
+            },
+        }
+    }
+}
+
+/// Whether a node is active is changed by a command of its own. A node to which the option was given once has no way back
+/// to its default, which is what a reopen of it would ask for.
+fn check_active(node: &Node, given: Given) -> Result<()> {
+    let text = match (node.given.active(), given.active()) {
+        (Some(_), _) => "Option 'active' cannot be reset to its default value",
+        (None, Some(active)) if active == node.common.inactive => "Cannot change the option 'active'",
+        _ => return Ok(()),
+    };
+    Err(Error::new(ErrorKind::InvalidArgument, text))
 }
 
 async fn reopen_all(world: &World, targets: &[Target]) -> Result<()> {
@@ -87,22 +176,32 @@ pub async fn make_read_only(world: &World, id: NodeId) -> Result<()> {
 }
 
 /// Works out what options mean for a node and for those that inherit from it. `node` is known where the options are part
-/// of a parent's.
+/// of a parent's, with what it inherits from there.
 fn collect(
     graph: &Graph,
     options: Options,
-    node: Option<NodeId>,
-    base: Common,
+    child: Option<(NodeId, Common)>,
+    rest: Rest,
     targets: &mut Vec<Target>,
 ) -> Result<()> {
     let mut parsed = options::parse(options)?;
-    let node = find(graph, node, parsed.node_name.as_deref())?;
+    let node = find(graph, child.map(|(node, _)| node), parsed.node_name.as_deref())?;
     if parsed.driver.is_some_and(|driver| driver != node.kind.name()) {
         return Err(Error::new(
             ErrorKind::InvalidArgument,
             "Cannot change the option 'driver'",
         ));
     }
+    match rest {
+        Rest::Default => check_active(node, parsed.given)?,
+        Rest::Kept => {
+            parsed.given = parsed.given.or(node.given);
+            for (name, value) in &node.options {
+                parsed.rest.entry(name).or_insert_with(|| value.clone());
+            }
+        }
+    }
+    let base = child.map_or_else(|| rest.base(node), |(_, common)| common);
     let common = parsed.given.over(base)?;
     let mut target = Target {
         node: node.id,
@@ -118,7 +217,7 @@ fn collect(
         };
         let current = graph.child_node(node.id, slot);
         let new = match value {
-            None if declared.name == "backing" && current.is_some() => {
+            None if declared.name == "backing" && current.is_some() && rest == Rest::Default => {
                 let text = format!("backing is missing for '{}'", node.name);
                 return Err(Error::new(ErrorKind::InvalidArgument, text));
             }
@@ -135,13 +234,8 @@ fn collect(
                     let text = format!("Parameter '{name}' must name an existing node");
                     Error::new(ErrorKind::InvalidArgument, text)
                 })?;
-                collect(
-                    graph,
-                    nested,
-                    Some(child),
-                    common.inherited(node.kind.as_ref(), declared.role),
-                    targets,
-                )?;
+                let inherited = inherited(graph, child, node, common, declared.role);
+                collect(graph, nested, Some((child, inherited)), rest, targets)?;
                 current
             }
             Some(_) => return Err(options::wrong_type(&name, "BlockdevRefOrNull")),
@@ -235,6 +329,16 @@ fn check_cycle(graph: &Graph, node: &Node, edge: &str, child: Option<NodeId>) ->
     Ok(())
 }
 
+/// What a child takes from its parent. Whether it is active is its own, and so are flags that no option stands for.
+fn inherited(graph: &Graph, child: NodeId, parent: &Node, common: Common, role: Role) -> Common {
+    let old = graph.node(child).map_or(common, |child| child.common);
+    Common {
+        inactive: old.inactive,
+        extra: old.extra,
+        ..common.inherited(parent.kind.as_ref(), role)
+    }
+}
+
 /// Passes options on to a child that takes what it was not given from its parent.
 fn inherit(
     graph: &Graph,
@@ -253,7 +357,7 @@ fn inherit(
     if targets.iter().any(|target| target.node == child) {
         return Ok(());
     }
-    let common = node.given.over(common.inherited(parent.kind.as_ref(), role))?;
+    let common = node.given.over(inherited(graph, child, parent, common, role))?;
     if common == node.common {
         return Ok(());
     }
@@ -316,7 +420,8 @@ async fn reopen(transaction: &mut Transaction, targets: &[Target]) -> Result<Vec
     Ok(released)
 }
 
-fn prepare_order(target: &Target, node: &Node) -> Order {
+/// What has a node ready its new options.
+pub fn prepare_order(target: &Target, node: &Node) -> Order {
     Order::ReopenPrepare {
         node: target.node,
         request: ReopenRequest {
@@ -370,7 +475,8 @@ pub async fn relink(
     Ok(old)
 }
 
-async fn commit(world: &World, target: &Target) {
+/// Makes a node's prepared options hold.
+pub async fn commit(world: &World, target: &Target) {
     match world
         .ask(target.node, Order::ReopenCommit(target.node))
         .opened()

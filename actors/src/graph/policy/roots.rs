@@ -6,18 +6,27 @@ use messages::{Error, ErrorKind, NodeId, Permissions, Result, Role, RootId};
 use super::order::Order;
 use super::permissions::Plan;
 use super::transaction::Transaction;
-use super::value::{Edge, Parent, Root};
+use super::value::{Edge, Graph, Node, Parent, Root};
 use super::world::World;
 use super::{Reply, delete, iothreads};
 
 /// What a root edge is to its user.
 const ROLE: Role = Role::DATA.union(Role::PRIMARY);
 
+/// Whether a user keeps its hold on a node that is, or becomes, inactive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inactive {
+    /// What it takes must be possible, and what it writes keeps the node from being inactivated.
+    Refused,
+    /// It takes and shares nothing while the node is inactive.
+    Allowed,
+}
+
 /// A user takes hold of a node.
 ///
 /// # Errors
 /// There is no such node, somebody does not share what the user takes, or the node cannot move to where the user is.
-pub async fn attach(world: &World, request: RootRequest) -> Reply {
+pub async fn attach(world: &World, request: RootRequest, inactive: Inactive) -> Reply {
     let node = world.graph(|graph| graph.look_up("", &request.node).map(|node| node.id))?;
     if let Some(iothread) = request.iothread {
         let moved = iothreads::move_joined(world, node, iothread).await;
@@ -26,7 +35,7 @@ pub async fn attach(world: &World, request: RootRequest) -> Reply {
         }
     }
     let mut transaction = Transaction::new(world);
-    match attach_to(&mut transaction, node, &request).await {
+    match attach_to(&mut transaction, node, &request, inactive).await {
         Ok(root) => {
             transaction.commit();
             world.graph(|graph| {
@@ -43,11 +52,31 @@ pub async fn attach(world: &World, request: RootRequest) -> Reply {
     }
 }
 
-async fn attach_to(transaction: &mut Transaction, node: NodeId, request: &RootRequest) -> Result<RootId> {
+/// Gives a user a hold on a node, and the cell that requests come through.
+///
+/// # Errors
+/// Somebody does not share what the user takes.
+pub async fn attach_to(
+    transaction: &mut Transaction,
+    node: NodeId,
+    request: &RootRequest,
+    inactive: Inactive,
+) -> Result<RootId> {
     let world = transaction.world.clone();
     let root = link_root(transaction, node, request);
-    check_taking(transaction, node, root, request.permissions)?;
-    take(transaction, node, root, request.permissions, request.shared).await?;
+    let suspended = world.graph(|graph| {
+        let is_inactive = graph.node(node).is_some_and(Node::is_inactive);
+        let root = graph.root_mut(root)?;
+        root.allows_inactive = inactive == Inactive::Allowed;
+        if is_inactive && root.allows_inactive {
+            root.suspended = Some((request.permissions, request.shared));
+        }
+        root.suspended
+    });
+    if suspended.is_none() {
+        check_taking(transaction, node, root, request.permissions)?;
+        take(transaction, node, root, request.permissions, request.shared).await?;
+    }
     let order = Order::AttachRoot {
         root,
         node,
@@ -60,7 +89,7 @@ async fn attach_to(transaction: &mut Transaction, node: NodeId, request: &RootRe
 
 /// Puts a root edge into the graph that takes and shares nothing in particular yet.
 pub fn link_root(transaction: &mut Transaction, node: NodeId, request: &RootRequest) -> RootId {
-    let root = transaction.world.graph(super::value::Graph::new_root_id);
+    let root = transaction.world.graph(Graph::new_root_id);
     let edge = transaction.link(Parent::Root(root), node, "root", ROLE);
     let pinned = request.iothread.is_some() && request.iothread_required;
     transaction.insert_root(
@@ -70,6 +99,8 @@ pub fn link_root(transaction: &mut Transaction, node: NodeId, request: &RootRequ
             edge,
             pinned,
             has_cell: false,
+            allows_inactive: false,
+            suspended: None,
         },
     );
     root
@@ -78,6 +109,7 @@ pub fn link_root(transaction: &mut Transaction, node: NodeId, request: &RootRequ
 /// What a user takes is looked at before what it does not share: of two reasons to refuse, it hears that one.
 fn check_taking(transaction: &Transaction, node: NodeId, root: RootId, taken: Permissions) -> Result<()> {
     transaction.world.graph(|graph| {
+        check_active(graph, node, taken)?;
         let edge = edge_of(graph, root)?;
         Plan::with_edge(edge, taken, Permissions::all())
             .complete(graph, [node])
@@ -96,13 +128,26 @@ pub async fn take(
     taken: Permissions,
     shared: Permissions,
 ) -> Result<()> {
-    let edge = transaction.world.graph(|graph| edge_of(graph, root))?;
+    let edge = transaction.world.graph(|graph| {
+        check_active(graph, node, taken)?;
+        edge_of(graph, root)
+    })?;
     transaction
         .apply_permissions(Plan::with_edge(edge, taken, shared), [node])
         .await
 }
 
-fn edge_of(graph: &super::value::Graph, root: RootId) -> Result<messages::EdgeId> {
+/// An inactive node can only be read.
+fn check_active(graph: &Graph, node: NodeId, taken: Permissions) -> Result<()> {
+    let refused = taken - Permissions::CONSISTENT_READ;
+    if refused.is_empty() || !graph.node(node).is_some_and(Node::is_inactive) {
+        return Ok(());
+    }
+    let text = format!("Permission '{}' unavailable on inactive node", refused.names());
+    Err(Error::new(ErrorKind::Permission, text))
+}
+
+fn edge_of(graph: &Graph, root: RootId) -> Result<messages::EdgeId> {
     graph
         .root(root)
         .map(|root| root.edge)
@@ -127,6 +172,16 @@ pub async fn set_permissions(
         let edge = graph.edge(edge_of(graph, root)?).ok_or_else(|| no_root(root))?;
         Ok::<_, Error>((edge.child, edge.taken))
     })?;
+    let suspended = world.graph(|graph| {
+        let root = graph.root_mut(root)?;
+        root.suspended
+            .as_mut()
+            .map(|suspended| *suspended = (taken, shared))
+    });
+    if suspended.is_some() {
+        world.set_root_permissions(root, taken);
+        return Ok(());
+    }
     // A permission is given up before others rely on that, and used only after it was granted.
     world.set_root_permissions(root, taken & old);
     let mut transaction = Transaction::new(world);

@@ -83,6 +83,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// Whether another process may use its image.
+    pub fn is_inactive(&self) -> bool {
+        self.flags.contains(OpenFlags::INACTIVE)
+    }
+
     /// Whether it may be written to.
     pub fn writable(&self) -> bool {
         !self.flags.is_read_only() && !self.flags.contains(OpenFlags::INACTIVE)
@@ -147,6 +152,10 @@ pub struct Root {
     pub pinned: bool,
     /// It has a cell that requests come through; without one it only holds permissions for work of the graph actor's own.
     pub has_cell: bool,
+    /// Its user keeps the hold while the node is inactive.
+    pub allows_inactive: bool,
+    /// What it takes and shares again when the node is activated.
+    pub suspended: Option<(Permissions, Permissions)>,
 }
 
 /// The graph.

@@ -234,6 +234,7 @@ fn print(outcome: &OrderOutcome) -> String {
         OrderOutcome::Pending(requests) => format!("{requests:?}"),
         OrderOutcome::Head(result) => format!("{result:?}"),
         OrderOutcome::Debugged(result) => format!("{result:?}"),
+        OrderOutcome::Named(result) => format!("{result:?}"),
     }
 }
 

@@ -4,6 +4,7 @@
 mod aligned;
 mod flush;
 mod length;
+mod probed;
 mod read;
 mod status;
 mod write;
@@ -13,7 +14,7 @@ use std::rc::Rc;
 
 use drivers::buffer::Buffers;
 use messages::io::{Operation, Outcome, Value};
-use messages::{DebugEvent, IoError, IoResult, RequestFlags, check_range};
+use messages::{DebugEvent, IoError, IoResult, OpenFlags, RequestFlags, check_range};
 
 use super::cell::NodeCell;
 use super::gate::Admission;
@@ -64,7 +65,13 @@ pub async fn execute(
     let by = By(admission);
     let kind = operation.kind();
     let (_, len) = range_of(&operation);
-    let outcome = dispatch(cell, operation, by).await;
+    let is_refused =
+        cell.flags().contains(OpenFlags::NO_IO) && admission.is_some() && carries_data(&operation);
+    let outcome = if is_refused {
+        refused(IoError::NotPermitted, operation)
+    } else {
+        dispatch(cell, operation, by).await
+    };
     cell.counters().count(kind, len, outcome.result.is_err());
     outcome
 }
@@ -109,6 +116,14 @@ async fn dispatch(cell: &Rc<NodeCell>, operation: Operation<Buffers>, by: By<'_>
             Outcome::plain(Box::pin(length::allocated_size(cell)).await.map(Value::Bytes))
         }
     }
+}
+
+/// Whether a request is about the data that a node shows, rather than about the node.
+fn carries_data(operation: &Operation<Buffers>) -> bool {
+    !matches!(
+        operation,
+        Operation::Flush | Operation::Length | Operation::AllocatedSize
+    )
 }
 
 pub use flush::flush;
@@ -196,6 +211,9 @@ fn in_memory(len: u64) -> usize {
 fn check_write(cell: &NodeCell, offset: u64, len: u64, carries_data: bool, by: By<'_>) -> IoResult<()> {
     if cell.is_read_only() {
         return Err(IoError::ReadOnly);
+    }
+    if cell.flags().contains(OpenFlags::INACTIVE) {
+        return Err(IoError::NotPermitted);
     }
     check_within(cell, offset, len, carries_data, by)
 }

@@ -12,10 +12,7 @@ use super::super::cell::NodeCell;
 use super::super::edge::Behind;
 use super::super::mail::DetectZeroes;
 use super::super::overlap::Tracking;
-use super::{By, aligned, bytes_in, check_write, flush, in_memory, read, tell, zeroes};
-
-/// Bytes at the start of an image in which formats keep their magic numbers.
-const SIGNATURE_BYTES: u64 = 512;
+use super::{By, aligned, bytes_in, check_write, flush, in_memory, probed, read, tell, zeroes};
 
 /// Where the start of a write goes.
 struct Placed {
@@ -67,9 +64,6 @@ pub async fn write(
         return (Err(error), buffers);
     }
     let settings = cell.settings();
-    if settings.probed && offset < SIGNATURE_BYTES && !may_start_raw_image(offset, &buffers) {
-        return (Err(IoError::NotPermitted), buffers);
-    }
     if flags.contains(RequestFlags::WRITE_COMPRESSED) && !cell.abilities().write_compressed {
         return (Err(IoError::NotSupported), buffers);
     }
@@ -84,6 +78,26 @@ pub async fn write(
             Box::pin(zeroes::write_zeroes(cell, offset, len, flags, by)).await,
             buffers,
         );
+    }
+    write_bytes(cell, offset, buffers, flags, by).await
+}
+
+/// Writes what was checked, as it is.
+pub(super) async fn write_bytes(
+    cell: &Rc<NodeCell>,
+    offset: u64,
+    buffers: Buffers,
+    flags: RequestFlags,
+    by: By<'_>,
+) -> Transfer {
+    if probed::concerns(cell, offset) && !buffers.is_empty() {
+        let alone = match probed::guard(cell, offset, &buffers, flags).await {
+            Ok(alone) => alone,
+            Err(error) => return (Err(error), buffers),
+        };
+        let written = transfer(cell, offset, buffers, flags, by, false).await;
+        drop(alone);
+        return written;
     }
     transfer(cell, offset, buffers, flags, by, true).await
 }
@@ -190,7 +204,8 @@ async fn place(
         tell(&node, DebugEvent::Pwritev).await;
         let plain = placement.head == 0 && placement.tail == 0 && placement.ticket.is_none();
         match node.edge(slot).map(|edge| edge.behind()) {
-            Some(Behind::Here(child)) if plain => node = child,
+            // A guarded child looks at the write as its own.
+            Some(Behind::Here(child)) if plain && !probed::concerns(&child, offset) => node = child,
             Some(Behind::Here(_) | Behind::There(_)) => {
                 let (head, tail, ticket) = (placement.head, placement.tail, placement.ticket);
                 let child = Allocation {
@@ -304,54 +319,5 @@ impl Allocation {
         } else {
             read::read_whole(&self.node, from, len).await
         }
-    }
-}
-
-/// Whether a write to the first sector leaves an image, whose format was guessed to be raw, one that is guessed raw again:
-/// a guest must not be able to make its disk into a format with a backing file of its choice.
-fn may_start_raw_image(offset: u64, buffers: &Buffers) -> bool {
-    let mut start = [0_u8; 512];
-    let at = in_memory(offset);
-    if let Some(part) = start.get_mut(at..) {
-        buffers.copy_to_slice(0, part);
-    }
-    !SIGNATURES.iter().any(|(at, magic)| {
-        start.get(*at..).is_some_and(|rest| rest.starts_with(magic))
-            && offset <= u64::try_from(*at).unwrap_or(0)
-    })
-}
-
-/// Where formats that QEMU knows begin, by offset in the first sector.
-const SIGNATURES: [(usize, &[u8]); 11] = [
-    (0, b"QFI\xfb"),
-    (0, b"QED\0"),
-    (0, b"KDMV"),
-    (0, b"COWD"),
-    (0, b"conectix"),
-    (0, b"vhdxfile"),
-    (0, b"LUKS\xba\xbe"),
-    (0, b"WithoutFreeSpace"),
-    (0, b"WithouFreSpacExt"),
-    (0, b"Bochs Virtual HD Image"),
-    (64, b"\x7f\x10\xda\xbe"),
-];
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn buffers(bytes: &[u8]) -> Buffers {
-        Buffers::from(drivers::buffer::Buffer::from_slice(bytes))
-    }
-
-    #[test]
-    fn a_format_header_may_not_be_written_to_a_probed_image() {
-        assert!(may_start_raw_image(0, &buffers(&[0; 512])));
-        assert!(!may_start_raw_image(0, &buffers(b"QFI\xfb\0\0\0\x03")));
-        assert!(may_start_raw_image(8, &buffers(b"QFI\xfb")));
-        let mut vdi = [0_u8; 128];
-        vdi[64..68].copy_from_slice(b"\x7f\x10\xda\xbe");
-        assert!(!may_start_raw_image(0, &buffers(&vdi)));
-        assert!(!may_start_raw_image(64, &buffers(&vdi[64..])));
     }
 }

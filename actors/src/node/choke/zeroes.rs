@@ -9,7 +9,7 @@ use messages::{DebugEvent, IoError, IoResult, OpenFlags, RequestFlags};
 
 use super::super::cell::NodeCell;
 use super::super::overlap::Tracking;
-use super::{By, check_write, flush, in_memory, tell, write};
+use super::{By, check_write, flush, in_memory, probed, tell, write};
 
 /// The most zeroes written from one buffer, in bytes.
 const BOUNCE: u64 = 1 << 20;
@@ -25,6 +25,17 @@ pub async fn write_zeroes(
     check_write(cell, offset, len, false, by)?;
     if len == 0 {
         return Ok(());
+    }
+    let end = offset.saturating_add(len);
+    if probed::concerns(cell, offset) && (offset > 0 || end < probed::SIGNATURE_BYTES) {
+        // A part of the first sector is written as any other bytes would be: zeroes may end a magic number too.
+        let first = end.min(probed::SIGNATURE_BYTES) - offset;
+        write_guarded(cell, offset, first, flags, by).await?;
+        let rest = len - first;
+        if rest == 0 {
+            return Ok(());
+        }
+        return Box::pin(write_zeroes(cell, probed::SIGNATURE_BYTES, rest, flags, by)).await;
     }
     by.stands_at(cell);
     let mut passed = flags;
@@ -52,6 +63,20 @@ pub async fn write_zeroes(
     } else {
         Ok(())
     }
+}
+
+async fn write_guarded(
+    cell: &Rc<NodeCell>,
+    offset: u64,
+    len: u64,
+    flags: RequestFlags,
+    by: By<'_>,
+) -> IoResult<()> {
+    let buffer = Buffer::try_zeroed(in_memory(len)).ok_or(IoError::Os(ENOMEM))?;
+    let flags = flags & (RequestFlags::FUA | RequestFlags::WRITE_UNCHANGED | RequestFlags::SERIALISING);
+    write::write_bytes(cell, offset, Buffers::from(buffer), flags, by)
+        .await
+        .0
 }
 
 /// The next part of a range: up to the first aligned offset, then whole aligned blocks, then what is left.

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use messages::NodeId;
 use messages::global_state::Options;
-use messages::path::full_backing_filename;
+use messages::path::{full_backing_filename, path_combine};
 use messages::qapi::to_compact;
+use messages::{Error, ErrorKind, NodeId, Result};
 use serde_json::Value;
 
 use super::super::value::{Edge, Graph, Node, Parent};
@@ -188,6 +188,19 @@ pub fn image_filename(graph: &Graph, id: NodeId) -> String {
         at = primary(graph, node).and_then(|next| graph.node(next));
     }
     String::new()
+}
+
+/// The directory that relative names in a node's image start from.
+///
+/// # Errors
+/// The node's file has no name of its own.
+pub fn directory(graph: &Graph, node: &Node) -> Result<String> {
+    let filename = image_filename(graph, node.id);
+    if filename.is_empty() {
+        let text = format!("Cannot generate a base directory for {} nodes", node.kind.name());
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    }
+    Ok(path_combine(&filename, ""))
 }
 
 /// The backing file that a node's image names, completed.

@@ -22,13 +22,19 @@ pub async fn answer(world: &World, query: Query) -> Reply {
         Query::Statistics => Ok(GraphReply::Json(statistics::statistics(world).await)),
         Query::PendingDrains => Ok(GraphReply::Drains(drains::pending(world).await)),
         Query::Graph => Ok(GraphReply::Graph(world.graph(|graph| whole(graph)))),
-        Query::Node { node_name } => {
-            world.graph(|graph| graph.find(&node_name).map(|node| GraphReply::Node(facts(node))))
-        }
+        Query::Node { node_name } => world.graph(|graph| {
+            graph
+                .find(&node_name)
+                .map(|node| GraphReply::Node(facts(graph, node)))
+        }),
+        Query::Directory { node_name } => world.graph(|graph| {
+            let node = graph.find(&node_name)?;
+            filename::directory(graph, node).map(GraphReply::Name)
+        }),
         Query::Root(root) => world.graph(|graph| {
             let node = graph.root(root).and_then(|root| graph.edge(root.edge));
             let node = node.and_then(|edge| graph.node(edge.child));
-            let facts = node.map(|node| GraphReply::Node(facts(node)));
+            let facts = node.map(|node| GraphReply::Node(facts(graph, node)));
             facts.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("There is no root edge {root}")))
         }),
         Query::OpBlockers { node_name } => world.graph(|graph| {
@@ -75,7 +81,12 @@ pub async fn answer(world: &World, query: Query) -> Reply {
 }
 
 /// What others act on.
-pub fn facts(node: &Node) -> NodeFacts {
+pub fn facts(graph: &Graph, node: &Node) -> NodeFacts {
+    let names = filename::Filenames::of(graph, [node.id]);
+    facts_named(graph, node, &names)
+}
+
+fn facts_named(graph: &Graph, node: &Node, names: &filename::Filenames) -> NodeFacts {
     let open = node.facts.as_ref();
     NodeFacts {
         id: node.id,
@@ -83,17 +94,46 @@ pub fn facts(node: &Node) -> NodeFacts {
         driver: node.kind.name().to_owned(),
         size: open.map_or(0, |open| open.size),
         read_only: node.flags.is_read_only(),
+        flags: node.flags,
+        filename: names.get(node.id).to_owned(),
+        has_zero_init: has_zero_init(graph, node),
         limits: open.map_or_else(messages::Limits::default, |open| open.limits),
         iothread: node.iothread,
     }
 }
 
 fn found(graph: &Graph, node: Option<messages::NodeId>) -> GraphReply<messages::RootId> {
-    GraphReply::Found(node.and_then(|id| graph.node(id)).map(facts))
+    let node = node.and_then(|id| graph.node(id));
+    GraphReply::Found(node.map(|node| facts(graph, node)))
+}
+
+/// Whether what was never written to a node reads as zeroes. What an overlay does not hold is its backing node's.
+fn has_zero_init(graph: &Graph, node: &Node) -> bool {
+    let mut at = node;
+    loop {
+        if graph
+            .children_of(at.id)
+            .any(|edge| edge.role.contains(messages::Role::COW))
+        {
+            return false;
+        }
+        // Of a raw image, and through a filter, the file's own data is seen.
+        let transparent =
+            at.facts.as_ref().is_some_and(|open| open.abilities.transparent) || at.kind.is_filter();
+        if !transparent {
+            return at.facts.as_ref().is_some_and(|open| open.abilities.has_zero_init);
+        }
+        let below = graph.children_of(at.id).next();
+        match below.and_then(|edge| graph.node(edge.child)) {
+            Some(next) => at = next,
+            None => return false,
+        }
+    }
 }
 
 /// Everything that was committed.
 fn whole(graph: &Graph) -> GraphFacts {
+    let names = filename::Filenames::of(graph, graph.live_nodes().map(|node| node.id));
     let mut edges: Vec<&Edge> = graph.edges().filter(|edge| is_live(graph, edge)).collect();
     edges.sort_unstable_by_key(|edge| edge.id);
     let edges = edges.into_iter().filter_map(|edge| {
@@ -111,7 +151,10 @@ fn whole(graph: &Graph) -> GraphFacts {
         })
     });
     GraphFacts {
-        nodes: graph.live_nodes().map(facts).collect(),
+        nodes: graph
+            .live_nodes()
+            .map(|node| facts_named(graph, node, &names))
+            .collect(),
         edges: edges.collect(),
     }
 }

@@ -284,3 +284,56 @@ fn a_node_that_could_not_give_up_is_asked_again() {
     }
     assert_eq!(refusals, 1, "the node is asked to give up once");
 }
+
+#[test]
+fn of_an_open_with_a_temporary_overlay() {
+    each_step_fails(|| {
+        let image = messages::global_state::OpenImage {
+            filename: Some("/d".to_owned()),
+            flags: messages::OpenFlags::RDWR | messages::OpenFlags::SNAPSHOT,
+            holder: Some(RootUser::Embedder("e".to_owned())),
+            ..messages::global_state::OpenImage::default()
+        };
+        (two_disks(), GraphRequest::Open(Box::new(image)))
+    });
+}
+
+#[test]
+fn of_an_inactivation() {
+    each_step_fails(|| {
+        let mut world = two_disks();
+        world.root(attach("a", READ, ALL));
+        let node_name = Some("a".to_owned());
+        (
+            world,
+            GraphRequest::SetActive {
+                node_name,
+                active: false,
+            },
+        )
+    });
+}
+
+#[test]
+fn of_an_activation() {
+    each_step_fails(|| {
+        let mut world = two_disks();
+        world.root(attach("a", READ, ALL));
+        for name in ["a", "b"] {
+            let node_name = Some(name.to_owned());
+            world.ok(GraphRequest::SetActive {
+                node_name,
+                active: false,
+            });
+        }
+        // A node without children, since what was activated below one that cannot be stays so.
+        let node_name = Some("af".to_owned());
+        (
+            world,
+            GraphRequest::SetActive {
+                node_name,
+                active: true,
+            },
+        )
+    });
+}

@@ -1,6 +1,7 @@
 //! Opening and deleting: names, backing chains, and the texts for what cannot be.
 
 use drivers::driver::BackingLink;
+use messages::global_state::OpenImage;
 use serde_json::json;
 
 use super::super::ImplicitOpens;
@@ -275,4 +276,50 @@ fn reopens_that_cannot_be_are_refused() {
         assert_eq!(world.error(reopen(options)), text);
     }
     world.assert_settled(&[]);
+}
+
+fn open(image: OpenImage) -> messages::global_state::GraphRequest {
+    messages::global_state::GraphRequest::Open(Box::new(image))
+}
+
+#[test]
+fn an_opener_without_writeback_has_its_writes_made_durable() {
+    let mut world = FakeWorld::new();
+    for (cache, durable) in [
+        (json!({"cache": {"writeback": false}}), true),
+        (json!({"cache.writeback": "off"}), true),
+        (json!({"cache.writeback": true}), false),
+        (json!({}), false),
+    ] {
+        let mut all = options(json!({"driver": "file", "filename": "f"}));
+        all.extend(options(cache));
+        let root = world.root(open(OpenImage {
+            options: all,
+            flags: messages::OpenFlags::RDWR,
+            holder: Some(RootUser::Embedder("e".to_owned())),
+            ..OpenImage::default()
+        }));
+        assert_eq!(world.writethrough.contains(&root), durable);
+        world.ok(messages::global_state::GraphRequest::DetachRoot(root));
+    }
+    world.assert_settled(&[]);
+}
+
+#[test]
+fn a_guessed_format_stands_on_the_file_that_was_looked_at() {
+    let mut world = FakeWorld::new();
+    world.heads.insert("/d".to_owned(), b"fmt".to_vec());
+    let image = OpenImage {
+        filename: Some("/d".to_owned()),
+        options: options(json!({"node-name": "d", "file.node-name": "f"})),
+        ..OpenImage::default()
+    };
+    world.ok(open(image));
+    let facts = world.facts();
+    let drivers: Vec<_> = facts.nodes.iter().map(|node| node.driver.as_str()).collect();
+    assert_eq!(drivers, ["file", "fmt"], "it was opened once");
+    assert_eq!(facts.edges.len(), 1);
+    world.assert_settled(&[]);
+    world.ok(del("d"));
+    assert!(world.nodes.is_empty());
 }

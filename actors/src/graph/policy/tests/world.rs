@@ -87,11 +87,12 @@ impl DriverKind for Kind {
 
 pub fn registry() -> Registry {
     let mut registry = Registry::empty();
-    let kinds: [(&'static str, &'static [ChildKind], bool); 9] = [
+    let kinds: [(&'static str, &'static [ChildKind], bool); 10] = [
         ("file", &[], false),
         ("many", &[], false),
         ("over", &[BACKING], false),
         ("fmt", &[FILE, BACKING], false),
+        ("qcow2", &[FILE, BACKING], false),
         (
             "raw",
             &[ChildKind {
@@ -188,6 +189,12 @@ pub struct FakeWorld {
     /// Nodes in the order in which they were asked to quiesce.
     pub asked: Vec<NodeId>,
     held: Vec<Ticket>,
+    /// Root edges whose writes are made durable at once.
+    pub writethrough: Vec<RootId>,
+    /// Nodes that were told to read their images again.
+    pub invalidated: Vec<NodeId>,
+    /// How many temporary files were made.
+    pub temporaries: u32,
     now: Duration,
     last: u64,
     threads: u32,
@@ -211,6 +218,9 @@ impl FakeWorld {
             fail_after: None,
             hold_creates: false,
             held: Vec::new(),
+            writethrough: Vec::new(),
+            invalidated: Vec::new(),
+            temporaries: 0,
             asked: Vec::new(),
             now: Duration::ZERO,
             last: 0,
@@ -470,9 +480,17 @@ impl FakeWorld {
                 };
                 done()
             }
-            Order::AttachRoot { root, node, .. } => {
+            Order::AttachRoot {
+                root,
+                node,
+                writethrough,
+                ..
+            } => {
                 if self.fails() {
                     return ended(OrderOutcome::Done(Err(failed())));
+                }
+                if writethrough {
+                    self.writethrough.push(root);
                 }
                 self.roots.insert(root, node);
                 done()
@@ -548,6 +566,23 @@ impl FakeWorld {
                     .unwrap_or_default())))
             }
             Order::Debug { .. } => ended(OrderOutcome::Debugged(Ok(false))),
+            Order::Invalidate(id) => {
+                if self.fails() {
+                    return ended(OrderOutcome::Opened(Err(failed())));
+                }
+                self.invalidated.push(id);
+                let facts = facts(&self.nodes[&id], None);
+                ended(OrderOutcome::Opened(Ok(facts)))
+            }
+            Order::NewTemporary => {
+                self.temporaries += 1;
+                let name = format!("/var/tmp/{}", self.temporaries);
+                ended(OrderOutcome::Named(if self.fails() {
+                    Err(failed())
+                } else {
+                    Ok(name)
+                }))
+            }
             Order::Describe(_) => ended(OrderOutcome::Described(Err(IoError::NoMedium))),
             Order::Create { .. } if self.hold_creates => {
                 self.held.push(ticket);
@@ -606,6 +641,7 @@ pub fn subject(order: &Order) -> Option<NodeId> {
         | Order::Resume(id, _)
         | Order::Flush(id)
         | Order::Describe(id)
+        | Order::Invalidate(id)
         | Order::Pending(id)
         | Order::PermissionsCommit(id)
         | Order::PermissionsAbort(id)
@@ -620,7 +656,11 @@ pub fn subject(order: &Order) -> Option<NodeId> {
         | Order::ReadHead { node, .. }
         | Order::Debug { node, .. }
         | Order::ChangeBackingFile { node, .. } => Some(*node),
-        Order::Open(_) | Order::MoveRoot { .. } | Order::DetachRoot(_) | Order::Create { .. } => None,
+        Order::Open(_)
+        | Order::MoveRoot { .. }
+        | Order::DetachRoot(_)
+        | Order::Create { .. }
+        | Order::NewTemporary => None,
     }
 }
 

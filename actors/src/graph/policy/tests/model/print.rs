@@ -236,6 +236,7 @@ fn feed_thread(feed: &mut Feed, thread: &Thread, tokens: &Ranks<Token>, tickets:
                     OrderOutcome::Done(result) => result.is_err(),
                     OrderOutcome::Opened(result) => result.is_err(),
                     OrderOutcome::Debugged(result) => result.is_err(),
+                    OrderOutcome::Named(result) => result.is_err(),
                     OrderOutcome::Described(_) | OrderOutcome::Pending(_) | OrderOutcome::Head(_) => false,
                 };
                 failed.hash(&mut feed.0);
