@@ -16,6 +16,9 @@ use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iot
 use millpond::node::Client;
 use serde_json::{Value, json};
 
+/// What stands behind every expectation of a helper.
+const WELL: &str = "the test's own doing works";
+
 /// Runs a test against a graph of its own, with a directory of its own.
 fn with_graph<F: Future<Output = ()>>(test: impl FnOnce(GraphHandle, PathBuf) -> F) {
     with_policy(ImplicitOpens::Allow, test);
@@ -25,7 +28,7 @@ fn with_policy<F: Future<Output = ()>>(
     implicit: ImplicitOpens,
     test: impl FnOnce(GraphHandle, PathBuf) -> F,
 ) {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect(WELL);
     actix_rt::System::new().block_on(async {
         let config = GraphConfig {
             registry: builtin(),
@@ -47,7 +50,7 @@ fn options(json: Value) -> Options {
 }
 
 fn image(path: &Path, flags: OpenFlags) -> OpenImage {
-    named(path.to_str().unwrap(), flags)
+    named(path.to_str().expect(WELL), flags)
 }
 
 fn named(filename: &str, flags: OpenFlags) -> OpenImage {
@@ -89,13 +92,13 @@ fn qemu_img(arguments: &[&str]) {
 
 fn raw(directory: &Path, name: &str, byte: u8) -> PathBuf {
     let path = directory.join(name);
-    std::fs::write(&path, vec![byte; 1 << 20]).unwrap();
+    std::fs::write(&path, vec![byte; 1 << 20]).expect(WELL);
     path
 }
 
 fn qcow2(directory: &Path, name: &str) -> PathBuf {
     let path = directory.join(name);
-    qemu_img(&["create", "-q", "-f", "qcow2", path.to_str().unwrap(), "1M"]);
+    qemu_img(&["create", "-q", "-f", "qcow2", path.to_str().expect(WELL), "1M"]);
     path
 }
 
@@ -126,7 +129,7 @@ async fn error(graph: &GraphHandle, image: OpenImage) -> String {
 async fn first_byte(graph: &GraphHandle, image: OpenImage) -> u8 {
     let client = graph.open_held(image, holder()).await.expect("the open succeeds");
     let byte = read(&client, 0).await;
-    graph.detach(client.root()).await.unwrap();
+    graph.detach(client.root()).await.expect(WELL);
     byte
 }
 
@@ -521,8 +524,8 @@ fn an_opener_may_write_with_rdwr_and_resize_with_resize() {
 }
 
 fn temporaries() -> Vec<String> {
-    let links = std::fs::read_dir("/proc/self/fd").unwrap();
-    let names = links.filter_map(|link| std::fs::read_link(link.unwrap().path()).ok());
+    let links = std::fs::read_dir("/proc/self/fd").expect(WELL);
+    let names = links.filter_map(|link| std::fs::read_link(link.expect(WELL).path()).ok());
     names
         .map(|name| name.to_string_lossy().into_owned())
         .filter(|name| name.contains("/vl."))
