@@ -183,4 +183,58 @@ mod tests {
         assert_eq!(perm, Permissions::CONSISTENT_READ);
         assert_eq!(share, Permissions::CONSISTENT_READ | Permissions::WRITE_UNCHANGED);
     }
+
+    #[test]
+    fn a_backing_node_may_be_changed_by_others_where_the_overlays_users_let_them_write() {
+        let (_, share) = child_permissions(
+            Role::COW,
+            Permissions::CONSISTENT_READ,
+            Permissions::CONSISTENT_READ | Permissions::WRITE,
+            true,
+            false,
+        );
+        assert_eq!(share, Permissions::all());
+    }
+
+    #[test]
+    fn storage_of_a_node_that_is_not_writable_is_only_read_whatever_its_users_take() {
+        for role in [Role::DATA, Role::METADATA, Role::IMAGE] {
+            let (perm, _) = child_permissions(role, Permissions::all(), Permissions::all(), false, false);
+            assert_eq!(perm, Permissions::CONSISTENT_READ, "{role:?}");
+        }
+    }
+
+    #[test]
+    fn metadata_is_read_and_written_even_if_nobody_uses_the_node() {
+        let taken = |writable| {
+            child_permissions(
+                Role::METADATA,
+                Permissions::empty(),
+                Permissions::all(),
+                writable,
+                false,
+            )
+            .0
+        };
+        let always = Permissions::CONSISTENT_READ;
+        assert_eq!(taken(true), always | Permissions::WRITE | Permissions::RESIZE);
+        assert_eq!(taken(false), always);
+    }
+
+    #[test]
+    fn data_that_is_written_in_any_way_is_allocated_by_writing_and_growing() {
+        for user in [Permissions::WRITE, Permissions::WRITE_UNCHANGED] {
+            let (perm, share) = child_permissions(Role::DATA, user, Permissions::all(), true, false);
+            assert_eq!(perm, user | Permissions::WRITE | Permissions::RESIZE);
+            assert_eq!(share, Permissions::all() - Permissions::RESIZE);
+        }
+        let (perm, _) = child_permissions(
+            Role::DATA,
+            Permissions::CONSISTENT_READ,
+            Permissions::all(),
+            true,
+            false,
+        );
+        assert_eq!(perm, Permissions::CONSISTENT_READ);
+    }
 }

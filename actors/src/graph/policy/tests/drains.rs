@@ -202,6 +202,43 @@ fn what_is_added_while_everything_is_drained_is_drained_too() {
 }
 
 #[test]
+fn a_node_without_children_is_added_to_sections_that_cover_everything_and_to_no_others() {
+    let lone = |name: &str| add(json!({"driver": "file", "node-name": name, "filename": name}));
+    let mut world = chain();
+    let all = world.still(drain_all());
+    world.ok(lone("new"));
+    assert_eq!(world.node("new").tokens.len(), 1);
+    world.ok(end(all));
+    let some = world.still(drain_node("base"));
+    world.ok(lone("newer"));
+    assert_eq!(world.node("newer").stops, 0);
+    world.ok(end(some));
+    world.assert_settled(&[]);
+}
+
+#[test]
+fn a_node_is_not_seen_before_the_sections_that_cover_it_have_it_quiet() {
+    let mut world = chain();
+    let tokens = [world.still(drain_all()), world.still(drain_all())];
+    let adding = world.send(add(
+        json!({"driver": "file", "node-name": "new", "filename": "n"}),
+    ));
+    let mut seen = false;
+    while world.deliver(|_| 0) {
+        let new = world.facts().nodes.into_iter().find(|node| node.name == "new");
+        if let Some(new) = new {
+            assert_eq!(world.nodes[&new.id].tokens.len(), 2);
+            seen = true;
+        }
+    }
+    assert!(seen && world.replies[&adding].is_ok());
+    for token in tokens {
+        world.ok(end(token));
+    }
+    world.assert_settled(&[]);
+}
+
+#[test]
 fn an_overlay_on_a_drained_node_is_drained_with_it() {
     let mut world = chain();
     world.ok(add(json!({"driver": "fmt", "node-name": "over", "backing": null,

@@ -66,6 +66,16 @@ fn of_attach() {
     each_step_fails(|| (two_disks(), attach("a", READ_WRITE, ALL)));
 }
 
+/// What the filter's edge takes is what its users take, so it changes with them, and back.
+#[test]
+fn of_attach_to_a_filter() {
+    each_step_fails(|| {
+        let mut world = two_disks();
+        world.ok(add(json!({"driver": "filter", "node-name": "x", "file": "a"})));
+        (world, attach("x", READ_WRITE, ALL - Permissions::WRITE))
+    });
+}
+
 #[test]
 fn of_a_resize() {
     each_step_fails(|| {
@@ -126,6 +136,7 @@ fn of_blockdev_snapshot() {
     for steps in 0..100 {
         let mut world = two_disks();
         world.root(attach("a", READ_WRITE, ALL));
+        world.root(attach("a", READ, ALL));
         let before = world.facts();
         world.fail_after = Some(steps);
         let result = world.request(snapshot("a", "b"));
