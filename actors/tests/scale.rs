@@ -90,3 +90,60 @@ fn every_kind_of_request_goes_through_a_chain_of_hundreds_of_nodes() {
         graph.detach(client.root()).await.expect("it was attached");
     });
 }
+
+/// Messages that the main iothread has handled for `asked`, without those of the question itself.
+async fn messages_for<T>(graph: &GraphHandle, asked: impl Future<Output = T>) -> (u64, T) {
+    let handled = async || {
+        let reports = graph.iothread_statistics().await.expect("an answer");
+        reports[0].counters.messages
+    };
+    let before = handled().await;
+    let answer = asked.await;
+    (handled().await - before - 1, answer)
+}
+
+/// contract.md, shape 12.
+#[test]
+fn questions_about_all_nodes_ask_each_node_once_however_deep_the_chain() {
+    for length in [50, 200] {
+        with_graph(|graph| async move {
+            let dir = tempfile::tempdir().expect("a directory");
+            let path = dir.path().join("image");
+            std::fs::write(&path, vec![1; 4096]).expect("an image");
+            raw_chain(&graph, path.to_str().expect("a name in text"), length).await;
+            let nodes = length as u64;
+            for flat in [true, false] {
+                let (messages, named) = messages_for(&graph, graph.named_nodes(flat)).await;
+                assert_eq!(messages, nodes, "flat: {flat}");
+                let named = named.expect("an answer");
+                let sizes = named.as_array().expect("a list").iter();
+                let sizes: Vec<&Value> = sizes.map(|node| &node["image"]["actual-size"]).collect();
+                assert_eq!(sizes.len(), length);
+                assert!(sizes.iter().all(|size| **size == json!(4096)), "{sizes:?}");
+            }
+            let (messages, dot) = messages_for(&graph, graph.dot()).await;
+            assert_eq!(messages, 0, "the graph itself is the actor's own");
+            // Two lines of defaults, one a node and one an edge, and two around them.
+            assert_eq!(dot.expect("an answer").lines().count(), 2 * length + 3);
+        });
+    }
+}
+
+#[test]
+fn the_answer_about_ten_times_the_nodes_is_ten_times_as_long() {
+    with_graph(|graph| async move {
+        let mut lengths = Vec::new();
+        for nodes in [100, 1000] {
+            let have = lengths.len() * 100;
+            for at in have..nodes {
+                let node = json!({"driver": "null-co", "node-name": format!("node{at:04}")});
+                graph.blockdev_add(options(node)).await.expect("null opens");
+            }
+            let (messages, named) = messages_for(&graph, graph.named_nodes(true)).await;
+            assert_eq!(messages, nodes as u64);
+            lengths.push(named.expect("an answer").to_string().len() - "[]".len());
+        }
+        // Each entry but the last has a comma.
+        assert_eq!(lengths[1] + 1, (lengths[0] + 1) * 10);
+    });
+}

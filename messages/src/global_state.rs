@@ -325,6 +325,13 @@ pub struct IothreadOptions {
     /// The most threads of the pool.
     #[serde(default = "default_pool_max")]
     pub thread_pool_max: i64,
+    /// The processors that the thread may run on, by number; empty for all of the process's. It cannot be changed.
+    #[serde(
+        default,
+        rename = "x-millpond-cpu-affinity",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub cpu_affinity: Vec<u16>,
 }
 
 impl IothreadOptions {
@@ -339,6 +346,7 @@ impl IothreadOptions {
             aio_max_batch: 0,
             thread_pool_min: 0,
             thread_pool_max: default_pool_max(),
+            cpu_affinity: Vec::new(),
         }
     }
 }
@@ -351,6 +359,61 @@ const fn default_pool_max() -> i64 {
     64
 }
 
+/// What an iothread is and has done since it was started. Times are in nanoseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct IothreadReport {
+    /// Its id; that of the main one is `main`, which no object has unless a user makes one of that name.
+    pub id: String,
+    /// The thread's id on the host.
+    pub thread_id: u32,
+    /// Nodes that live there.
+    pub nodes: u64,
+    /// The processors that it may run on; empty for all of the process's.
+    pub cpu_affinity: Vec<u16>,
+    /// Its counters.
+    #[serde(flatten)]
+    pub counters: IothreadCounters,
+}
+
+/// The counters of an [`IothreadReport`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct IothreadCounters {
+    /// Time since its start.
+    pub age_ns: u64,
+    /// Time that it slept.
+    pub slept_ns: u64,
+    /// Time that it waited busily for work before it slept or got some.
+    pub polled_ns: u64,
+    /// All other time: it worked, or was ready to and had no processor.
+    pub busy_ns: u64,
+    /// Turns of its loop.
+    pub turns: u64,
+    /// System calls for I/O and waiting.
+    pub system_calls: u64,
+    /// Sleeps.
+    pub sleeps: u64,
+    /// Sleeps that another thread ended.
+    pub wake_ups: u64,
+    /// Busy waits.
+    pub polls: u64,
+    /// Busy waits that found work.
+    pub polls_paid: u64,
+    /// Messages handled.
+    pub messages: u64,
+    /// Times that a task was run.
+    pub task_runs: u64,
+    /// Requests that entered the graph at its nodes.
+    pub requests: u64,
+    /// Pieces of requests that came from nodes of other iothreads.
+    pub requests_from_elsewhere: u64,
+    /// Operations handed to its ring.
+    pub operations: u64,
+    /// Operations in flight now.
+    pub operations_in_flight: u64,
+}
+
 /// A question about the graph.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Query {
@@ -361,6 +424,8 @@ pub enum Query {
     },
     /// `x-debug-query-block-graph`.
     Graph,
+    /// The same in the DOT language, with drivers, iothreads and roles: `x-millpond-query-dot`. Answered by a JSON string.
+    Dot,
     /// Drains that are not still yet, with what they wait for.
     PendingDrains,
     /// `query-blockstats` with `query-nodes`.
@@ -377,6 +442,8 @@ pub enum Query {
     },
     /// Iothreads and their properties.
     Iothreads,
+    /// What iothreads have done, the main one first: `x-millpond-query-iothreads`.
+    IothreadStatistics,
     /// The node a root edge leads to.
     Root(RootId),
     /// The image of a chain that has a node as its backing image, filters left out.
@@ -509,6 +576,8 @@ pub enum GraphReply<C> {
     Node(NodeFacts),
     /// Iothreads: options, the thread's id on the host, and its own id.
     Iothreads(Vec<(IothreadOptions, u32, IoThreadId)>),
+    /// What iothreads have done.
+    IothreadStatistics(Vec<IothreadReport>),
     /// The node that was looked for, if there is one.
     Found(Option<NodeFacts>),
     /// Yes or no.

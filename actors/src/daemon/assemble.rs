@@ -25,6 +25,7 @@ impl Daemon {
             aio_max_batch: 0,
             thread_pool_min: 0,
             thread_pool_max: 64,
+            cpu_affinity: Vec::new(),
         };
         let (_, graph) = Graph::start(GraphConfig {
             registry,

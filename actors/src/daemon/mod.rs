@@ -8,7 +8,7 @@ mod jobs;
 mod objects;
 
 pub use exports::{Exports, NoExports};
-pub use objects::{MainLoop, Objects, UserObject, properties_of};
+pub use objects::{CPU_AFFINITY, MainLoop, Objects, UserObject, properties_of};
 
 use crate::graph::GraphHandle;
 use crate::monitor::commands;

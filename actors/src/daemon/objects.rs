@@ -44,7 +44,11 @@ const IOTHREAD_PROPERTIES: &[&str] = &[
     "poll-max-ns",
     "poll-grow",
     "poll-shrink",
+    CPU_AFFINITY,
 ];
+
+/// Not one of QEMU's: the processors that the thread may run on.
+pub const CPU_AFFINITY: &str = "x-millpond-cpu-affinity";
 
 /// The properties of objects of a type, besides the type itself; `None` if users cannot make such.
 pub fn properties_of(kind: &str) -> Option<&'static [&'static str]> {
@@ -103,7 +107,9 @@ impl UserObject {
             Self::Iothread(iothread) => serde_json::to_value(iothread),
             Self::MainLoop(main_loop) => serde_json::to_value(main_loop),
         };
-        all.ok()?.get(property).cloned()
+        // Left out when it is empty.
+        let missing = (property == CPU_AFFINITY).then(|| Value::Array(Vec::new()));
+        all.ok()?.get(property).cloned().or(missing)
     }
 
     /// The object with a property changed.
@@ -121,6 +127,11 @@ impl UserObject {
             return Err(QmpError::generic(format!(
                 "Property '{kind}.{property}' not found"
             )));
+        }
+        if property == CPU_AFFINITY {
+            let text =
+                format!("Property '{kind}.{property}' cannot be changed: a thread keeps its processors");
+            return Err(QmpError::generic(text));
         }
         let Some(value) = value.as_i64() else {
             let text = format!("Invalid parameter type for '{property}', expected: integer");

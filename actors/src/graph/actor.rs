@@ -229,6 +229,7 @@ impl Graph {
             GraphReply::Drains(drains) => GraphReply::Drains(drains),
             GraphReply::Node(facts) => GraphReply::Node(facts),
             GraphReply::Iothreads(iothreads) => GraphReply::Iothreads(iothreads),
+            GraphReply::IothreadStatistics(reports) => GraphReply::IothreadStatistics(reports),
             GraphReply::Found(node) => GraphReply::Found(node),
             GraphReply::Truth(truth) => GraphReply::Truth(truth),
             GraphReply::Frozen(token) => GraphReply::Frozen(token),

@@ -125,6 +125,7 @@ impl Handles {
             Order::Pending(node) => node::Order::Pending(node),
             Order::Invalidate(node) => node::Order::Invalidate(node),
             Order::NewTemporary => node::Order::NewTemporary,
+            Order::Counters => node::Order::Counters,
             Order::ReadHead { node, len } => node::Order::ReadHead { node, len },
             Order::ChangeBackingFile { node, link } => node::Order::ChangeBackingFile { node, link },
         })

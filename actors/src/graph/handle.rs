@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 
 use futures_channel::{mpsc, oneshot};
 use messages::global_state::{
-    DrainScope, GraphFacts, GraphReply, GraphRequest, IothreadOptions, NodeFacts, OpenImage, Options, Query,
-    RootRequest, RootUser,
+    DrainScope, GraphFacts, GraphReply, GraphRequest, IothreadOptions, IothreadReport, NodeFacts, OpenImage,
+    Options, Query, RootRequest, RootUser,
 };
 use messages::handshake::PendingDrain;
 use messages::{DebugOrder, Error, ErrorKind, OpBlocker, Permissions, Result, RootId, Token};
@@ -463,6 +463,17 @@ impl GraphHandle {
         }
     }
 
+    /// The whole graph in the DOT language.
+    ///
+    /// # Errors
+    /// The actor has ended.
+    pub async fn dot(&self) -> Result<String> {
+        match self.ask(GraphRequest::Query(Query::Dot)).await? {
+            GraphReply::Json(Value::String(text)) => Ok(text),
+            _ => Err(unexpected()),
+        }
+    }
+
     async fn debug(&self, node_name: impl Into<String>, order: DebugOrder) -> Result<()> {
         let node_name = node_name.into();
         self.done(GraphRequest::Debug { node_name, order }).await
@@ -475,6 +486,17 @@ impl GraphHandle {
     pub async fn pending_drains(&self) -> Result<Vec<PendingDrain>> {
         match self.ask(GraphRequest::Query(Query::PendingDrains)).await? {
             GraphReply::Drains(drains) => Ok(drains),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// What iothreads have done, the main one first.
+    ///
+    /// # Errors
+    /// The actor has ended.
+    pub async fn iothread_statistics(&self) -> Result<Vec<IothreadReport>> {
+        match self.ask(GraphRequest::Query(Query::IothreadStatistics)).await? {
+            GraphReply::IothreadStatistics(reports) => Ok(reports),
             _ => Err(unexpected()),
         }
     }

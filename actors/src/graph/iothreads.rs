@@ -24,7 +24,8 @@ pub fn system_iothreads(engine: Engine) -> IothreadFactory {
             name: options.id.clone(),
             poll: poll_params(options),
             engine,
-            cpus: None,
+            cpus: (!options.cpu_affinity.is_empty())
+                .then(|| options.cpu_affinity.iter().map(|cpu| usize::from(*cpu)).collect()),
             aio_max_batch: clamped(options.aio_max_batch),
             pool_threads: usize::try_from(options.thread_pool_max)
                 .unwrap_or(usize::MAX)

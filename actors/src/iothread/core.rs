@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_task::Runnable;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -185,17 +185,25 @@ impl<M: Send + 'static> Core<M> {
     /// Polls as long as it pays, then sleeps. Returns how many operations ended.
     fn wait(&mut self) -> usize {
         let params = self.local.shared().poll();
-        if params.max_ns == 0 {
-            return self.park();
-        }
-        let time = self.adaptive.time(params);
         let start = self.local.ring().now();
+        let time = self.adaptive.time(params);
         let mut events = 0;
-        if time.is_zero() || !self.poll(time, &mut events) {
-            events = self.park();
+        let mut found = false;
+        let mut asleep_from = start;
+        if params.max_ns > 0 && !time.is_zero() {
+            found = self.poll(time, &mut events);
+            asleep_from = self.local.ring().now();
+            self.stats.spins += 1;
+            self.stats.spins_paid += u64::from(found);
+            self.stats.spun_ns += nanoseconds(start, asleep_from);
         }
-        let waited = self.local.ring().now().saturating_duration_since(start);
-        self.adaptive.adjust(params, waited);
+        let mut end = asleep_from;
+        if !found {
+            events = self.park();
+            end = self.local.ring().now();
+            self.stats.slept_ns += nanoseconds(asleep_from, end);
+        }
+        self.adaptive.adjust(params, end.saturating_duration_since(start));
         events
     }
 
@@ -272,6 +280,10 @@ impl<M> Drop for Core<M> {
     }
 }
 
+fn nanoseconds(from: Instant, to: Instant) -> u64 {
+    u64::try_from(to.saturating_duration_since(from).as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// Runs somebody's code; a panic in it is logged and goes no further.
 #[inline]
 fn guarded(what: &str, code: impl FnOnce()) {
@@ -338,14 +350,22 @@ fn restrict(cpus: &[usize]) -> io::Result<()> {
     let mut set = rustix::thread::CpuSet::new();
     for &cpu in cpus {
         if cpu >= rustix::thread::CpuSet::MAX_CPU {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("there is no processor {cpu}"),
-            ));
+            return Err(no_processor(cpu));
         }
         set.set(cpu);
     }
-    Ok(rustix::thread::sched_setaffinity(None, &set)?)
+    // Of those that are not there the kernel says something only if there is no other.
+    let restricted = rustix::thread::sched_setaffinity(None, &set);
+    let granted = rustix::thread::sched_getaffinity(None)?;
+    match cpus.iter().find(|cpu| !granted.is_set(**cpu)) {
+        Some(missing) => Err(no_processor(*missing)),
+        None => Ok(restricted?),
+    }
+}
+
+fn no_processor(cpu: usize) -> io::Error {
+    let text = format!("there is no processor {cpu} that it may run on");
+    io::Error::new(io::ErrorKind::InvalidInput, text)
 }
 
 impl<M> fmt::Debug for Core<M> {

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use async_task::{Runnable, Task};
 use crossbeam_channel::{Receiver, Sender};
@@ -38,6 +39,14 @@ pub struct Stats {
     pub messages: u64,
     /// Polls of tasks.
     pub polls: u64,
+    /// Busy waits.
+    pub spins: u64,
+    /// Busy waits that found work.
+    pub spins_paid: u64,
+    /// Time spent in busy waits, in nanoseconds.
+    pub spun_ns: u64,
+    /// Time slept, in nanoseconds.
+    pub slept_ns: u64,
 }
 
 /// The part of an iothread that other threads touch.
@@ -55,6 +64,10 @@ pub(super) struct Shared {
     parks: AtomicU64,
     messages: AtomicU64,
     polls: AtomicU64,
+    spins: AtomicU64,
+    spins_paid: AtomicU64,
+    spun_ns: AtomicU64,
+    slept_ns: AtomicU64,
 }
 
 impl Shared {
@@ -72,6 +85,10 @@ impl Shared {
             parks: AtomicU64::new(0),
             messages: AtomicU64::new(0),
             polls: AtomicU64::new(0),
+            spins: AtomicU64::new(0),
+            spins_paid: AtomicU64::new(0),
+            spun_ns: AtomicU64::new(0),
+            slept_ns: AtomicU64::new(0),
         };
         (Arc::new(shared), tasks)
     }
@@ -115,6 +132,10 @@ impl Shared {
         self.parks.store(stats.parks, Ordering::Relaxed);
         self.messages.store(stats.messages, Ordering::Relaxed);
         self.polls.store(stats.polls, Ordering::Relaxed);
+        self.spins.store(stats.spins, Ordering::Relaxed);
+        self.spins_paid.store(stats.spins_paid, Ordering::Relaxed);
+        self.spun_ns.store(stats.spun_ns, Ordering::Relaxed);
+        self.slept_ns.store(stats.slept_ns, Ordering::Relaxed);
     }
 
     pub(super) fn stats(&self) -> Stats {
@@ -124,6 +145,10 @@ impl Shared {
             parks: self.parks.load(Ordering::Relaxed),
             messages: self.messages.load(Ordering::Relaxed),
             polls: self.polls.load(Ordering::Relaxed),
+            spins: self.spins.load(Ordering::Relaxed),
+            spins_paid: self.spins_paid.load(Ordering::Relaxed),
+            spun_ns: self.spun_ns.load(Ordering::Relaxed),
+            slept_ns: self.slept_ns.load(Ordering::Relaxed),
         }
     }
 
@@ -151,6 +176,7 @@ impl Shared {
 pub struct Local {
     shared: Arc<Shared>,
     ring: Ring,
+    begun: Instant,
     ready: RefCell<VecDeque<Runnable>>,
     /// A waker of every task alive, to reach those that wait when the iothread ends.
     alive: RefCell<Slab<Waker>>,
@@ -161,6 +187,7 @@ impl Local {
     pub(super) fn new(shared: Arc<Shared>, ring: Ring) -> Rc<Self> {
         Rc::new(Self {
             shared,
+            begun: ring.now(),
             ring,
             ready: RefCell::default(),
             alive: RefCell::default(),
@@ -201,6 +228,21 @@ impl Local {
     #[inline]
     pub fn ring(&self) -> &Ring {
         &self.ring
+    }
+
+    /// What it has done up to its present turn.
+    pub fn stats(&self) -> Stats {
+        self.shared.stats()
+    }
+
+    /// How often another thread ended its sleep.
+    pub fn wake_ups(&self) -> u64 {
+        self.shared.wake.rung()
+    }
+
+    /// When it was started.
+    pub fn begun(&self) -> Instant {
+        self.begun
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {

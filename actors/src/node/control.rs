@@ -50,6 +50,10 @@ pub fn carry_out(table: &Rc<NodeTable>, ticket: Ticket, order: Order) {
         }
         Order::Depart { node, to } => migrate::depart(table, ticket, node, to),
         Order::ReopenCommit(node) => opened(table, ticket, reopen_commit(table, node)),
+        Order::Counters => {
+            let counters = OrderOutcome::Counters(Box::new(table.counters()));
+            table.tell(Event::Ended(ticket, counters));
+        }
         Order::Pending(node) => {
             let now = table.local().ring().now();
             let pending = table
@@ -148,6 +152,7 @@ async fn carry_out_later(table: &Rc<NodeTable>, order: Order) -> OrderOutcome {
         | Order::ReopenAbort(_)
         | Order::Depart { .. }
         | Order::Debug { .. }
+        | Order::Counters
         | Order::Pending(_) => OrderOutcome::Done(Ok(())),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use drivers::buffer::Buffers;
 use drivers::driver::{Abilities, BackingLink, DriverKind, Posted, ReopenRequest};
 use futures_channel::oneshot;
-use messages::global_state::Options;
+use messages::global_state::{IothreadCounters, Options};
 use messages::handshake::PendingRequest;
 use messages::io::{Operation, Outcome, Preallocation};
 use messages::{
@@ -153,6 +153,8 @@ pub enum Order {
     Flush(NodeId),
     /// Answered by [`OrderOutcome::Described`].
     Describe(NodeId),
+    /// What the iothread has done; answered by [`OrderOutcome::Counters`].
+    Counters,
     /// What the node has in flight, oldest first; answered by [`OrderOutcome::Pending`].
     Pending(NodeId),
     /// Hold requests at events of the node, or let them go; answered by [`OrderOutcome::Debugged`].
@@ -252,6 +254,8 @@ pub enum OrderOutcome {
     Pending(Vec<PendingRequest>),
     /// Debug: whether a request is held, where that was asked.
     Debugged(Result<bool>),
+    /// Counters.
+    Counters(Box<IothreadCounters>),
     /// ReadHead.
     Head(IoResult<Vec<u8>>),
     /// NewTemporary.

@@ -172,9 +172,13 @@ impl RootCell {
     fn admit(&self, operation: &Operation<Buffers>) -> Admission {
         let (offset, len) = choke::range_of(operation);
         let node = self.node();
-        let now = node
-            .table()
-            .map_or_else(std::time::Instant::now, |table| table.local().ring().now());
+        let now = match node.table() {
+            Some(table) => {
+                table.count_request();
+                table.local().ring().now()
+            }
+            None => std::time::Instant::now(),
+        };
         Admission::new(node, operation.kind(), offset, len, now)
     }
 

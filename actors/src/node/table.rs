@@ -1,10 +1,11 @@
 //! The table of an iothread: its nodes and root edges by id, and the way back to the graph actor.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::{Arc, Weak as ArcWeak};
 
 use drivers::driver::Notices;
+use messages::global_state::IothreadCounters;
 use messages::io::Outcome;
 use messages::{IoError, NodeId, RootId};
 use rustc_hash::FxHashMap;
@@ -34,6 +35,10 @@ pub struct NodeTable {
     events: EventSink,
     nodes: RefCell<FxHashMap<NodeId, Rc<NodeCell>>>,
     roots: RefCell<FxHashMap<RootId, Rc<RootCell>>>,
+    /// Requests admitted here.
+    requests: Cell<u64>,
+    /// Requests from nodes of other iothreads.
+    from_elsewhere: Cell<u64>,
     /// Root edges that moved to another iothread, for requests that were sent here before their clients knew.
     moved: RefCell<FxHashMap<RootId, ArcWeak<RootShared>>>,
 }
@@ -45,6 +50,8 @@ pub fn serve(local: Rc<Local>, events: EventSink) -> Box<dyn Fn(Mail)> {
         events,
         nodes: RefCell::default(),
         roots: RefCell::default(),
+        requests: Cell::new(0),
+        from_elsewhere: Cell::new(0),
         moved: RefCell::default(),
     });
     TABLES.with_borrow_mut(|tables| {
@@ -115,6 +122,41 @@ impl NodeTable {
         moved.insert(handle.id(), handle.downgrade());
     }
 
+    /// Counts a request that enters the graph here.
+    #[inline]
+    pub fn count_request(&self) {
+        self.requests.set(self.requests.get().wrapping_add(1));
+    }
+
+    /// What this iothread has done up to its present turn.
+    pub fn counters(&self) -> IothreadCounters {
+        let (stats, ring) = (self.local.stats(), self.local.ring().stats());
+        let age = self
+            .local
+            .ring()
+            .now()
+            .saturating_duration_since(self.local.begun());
+        let age_ns = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
+        IothreadCounters {
+            age_ns,
+            slept_ns: stats.slept_ns,
+            polled_ns: stats.spun_ns,
+            busy_ns: age_ns.saturating_sub(stats.slept_ns.saturating_add(stats.spun_ns)),
+            turns: stats.turns,
+            system_calls: stats.enters,
+            sleeps: stats.parks,
+            wake_ups: self.local.wake_ups(),
+            polls: stats.spins,
+            polls_paid: stats.spins_paid,
+            messages: stats.messages,
+            task_runs: stats.polls,
+            requests: self.requests.get(),
+            requests_from_elsewhere: self.from_elsewhere.get(),
+            operations: ring.started,
+            operations_in_flight: ring.started.saturating_sub(ring.completed),
+        }
+    }
+
     fn receive(self: &Rc<Self>, mail: Mail) {
         match mail {
             Mail::Run(job) => job(),
@@ -154,6 +196,7 @@ impl NodeTable {
             refuse(request);
             return;
         };
+        self.from_elsewhere.set(self.from_elsewhere.get().wrapping_add(1));
         self.local.spawn(async move {
             let outcome = choke::execute(&cell, request.operation, None).await;
             // An asker that is gone has no use for the answer.

@@ -24,6 +24,8 @@ use loom::sync::atomic::{AtomicU8, Ordering};
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -74,6 +76,7 @@ impl Word {
 pub struct Wake {
     word: Word,
     event: OwnedFd,
+    rung: AtomicU64,
 }
 
 impl Wake {
@@ -86,6 +89,7 @@ impl Wake {
         Ok(Self {
             word: Word::new(),
             event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            rung: AtomicU64::new(0),
         })
     }
 
@@ -100,9 +104,16 @@ impl Wake {
 
     #[cold]
     fn ring_bell(&self) {
+        // Beside a system call it costs nothing.
+        self.rung.fetch_add(1, Relaxed);
         if let Err(error) = rustix::io::write(&self.event, &1u64.to_ne_bytes()) {
             tracing::error!("cannot wake an iothread: {error}");
         }
+    }
+
+    /// How often the owner slept, or was about to, when it was woken.
+    pub fn rung(&self) -> u64 {
+        self.rung.load(Relaxed)
     }
 
     #[inline]

@@ -115,6 +115,8 @@ pub enum Order {
         /// What to do.
         order: DebugOrder,
     },
+    /// What the iothread has done.
+    Counters,
     /// The node's first bytes.
     ReadHead {
         /// The node.

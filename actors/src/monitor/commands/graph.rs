@@ -150,3 +150,19 @@ pub(super) async fn query_drains(daemon: Daemon, _: Object) -> Reply {
         _ => Err(wrong_kind()),
     }
 }
+
+pub(super) async fn query_iothreads(daemon: Daemon, _: Object) -> Reply {
+    match daemon
+        .graph(GraphRequest::Query(Query::IothreadStatistics))
+        .await?
+    {
+        GraphReply::IothreadStatistics(reports) => {
+            serde_json::to_value(reports).map_err(|error| QmpError::generic(error.to_string()))
+        }
+        _ => Err(wrong_kind()),
+    }
+}
+
+pub(super) async fn query_dot(daemon: Daemon, _: Object) -> Reply {
+    ask(&daemon, Query::Dot).await
+}

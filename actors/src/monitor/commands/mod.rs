@@ -65,7 +65,9 @@ const TABLE: &[(&str, Handler)] = table! {
     "x-blockdev-change" => graph::change_children,
     "x-blockdev-set-iothread" => graph::set_iothread,
     "x-debug-query-block-graph" => graph::query_graph,
+    "x-millpond-query-dot" => graph::query_dot,
     "x-millpond-query-drains" => graph::query_drains,
+    "x-millpond-query-iothreads" => graph::query_iothreads,
 };
 
 /// The commands there are, the one that the session carries out itself included, in the schema's order.

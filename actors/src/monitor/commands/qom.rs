@@ -1,7 +1,7 @@
 //! The tree of objects, as far as users' own objects are in it.
 
 use super::{Reply, arguments, done, flag, text};
-use crate::daemon::{Daemon, UserObject, properties_of};
+use crate::daemon::{CPU_AFFINITY, Daemon, UserObject, properties_of};
 use messages::global_state::GraphRequest;
 use messages::qapi::{ErrorClass, Object, ObjectPropertyInfo, ObjectTypeInfo, QmpError};
 use serde::Deserialize;
@@ -71,7 +71,7 @@ fn of_type(kind: &str) -> Reply {
         properties_of(kind)
             .unwrap_or_default()
             .iter()
-            .map(|name| property(name, "int")),
+            .map(|name| property(name, if *name == CPU_AFFINITY { "list" } else { "int" })),
     )
 }
 

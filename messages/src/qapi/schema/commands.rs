@@ -11,6 +11,7 @@ use super::export::{
 use super::graph::XDBG_BLOCK_GRAPH;
 use super::image::BLOCK_DEVICE_INFO;
 use super::introspection::SCHEMA_INFO;
+use super::iothread::IOTHREAD_REPORT;
 use super::job::{BLOCK_JOB_INFO, JOB_INFO};
 use super::node::{BLOCKDEV_OPTIONS, STR_OR_NULL};
 use super::object::{OBJECT_OPTIONS, OBJECT_PROPERTY_INFO, OBJECT_TYPE_INFO};
@@ -56,8 +57,12 @@ pub static COMMANDS: &[Command] = &[
     command("x-debug-query-block-graph")
         .returns(Struct(&XDBG_BLOCK_GRAPH))
         .with(&["unstable"]),
+    command("x-millpond-query-dot").returns(STR).with(&["unstable"]),
     command("x-millpond-query-drains")
         .returns(List(&Struct(&PENDING_DRAIN)))
+        .with(&["unstable"]),
+    command("x-millpond-query-iothreads")
+        .returns(List(&Struct(&IOTHREAD_REPORT)))
         .with(&["unstable"]),
     command("block-export-add").boxed(&BLOCK_EXPORT_OPTIONS),
     command("block-export-del").takes(&[req("id", STR), opt("mode", Enum(&BLOCK_EXPORT_REMOVE_MODE))]),

@@ -16,6 +16,7 @@ mod graph;
 mod image;
 mod introspect;
 mod introspection;
+mod iothread;
 mod job;
 mod node;
 mod object;

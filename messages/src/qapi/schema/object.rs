@@ -1,6 +1,8 @@
 //! User objects.
 
-use super::define::{ANY, BOOL, Enum, EnumType, I64, STR, StructType, enumeration, opt, req, structure};
+use super::define::{
+    ANY, BOOL, Enum, EnumType, I64, List, STR, StructType, U16, enumeration, opt, req, structure,
+};
 
 /// The arguments of `object-add`, also what `--object` takes.
 pub static OBJECT_OPTIONS: StructType = structure(
@@ -26,6 +28,8 @@ pub(super) static IOTHREAD_PROPERTIES: StructType = structure(
         opt("poll-max-ns", I64),
         opt("poll-grow", I64),
         opt("poll-shrink", I64),
+        // Not QEMU's.
+        opt("x-millpond-cpu-affinity", List(&U16)),
     ],
 );
 

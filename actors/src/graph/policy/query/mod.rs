@@ -1,7 +1,9 @@
 //! Questions about the graph. They are answered at once, or as soon as the nodes they concern have answered.
 
+mod dot;
 mod drains;
 pub mod filename;
+mod iothreads;
 mod nodes;
 mod statistics;
 
@@ -20,8 +22,14 @@ pub async fn answer(world: &World, query: Query) -> Reply {
     match query {
         Query::NamedNodes { flat } => Ok(GraphReply::Json(nodes::named_nodes(world, flat).await)),
         Query::Statistics => Ok(GraphReply::Json(statistics::statistics(world).await)),
+        Query::IothreadStatistics => Ok(GraphReply::IothreadStatistics(iothreads::reports(world).await)),
         Query::PendingDrains => Ok(GraphReply::Drains(drains::pending(world).await)),
         Query::Graph => Ok(GraphReply::Graph(world.graph(|graph| whole(graph)))),
+        Query::Dot => Ok(GraphReply::Json(world.with(|state| {
+            let named = state.iothreads.iter();
+            let named = named.map(|(id, entry)| (*id, iothreads::shown_name(entry).to_owned()));
+            dot::dot(&whole(&state.graph), &named.collect()).into()
+        }))),
         Query::Node { node_name } => world.graph(|graph| {
             graph
                 .find(&node_name)

@@ -583,6 +583,7 @@ impl FakeWorld {
                     Ok(name)
                 }))
             }
+            Order::Counters => ended(OrderOutcome::Counters(Box::default())),
             Order::Describe(_) => ended(OrderOutcome::Described(Err(IoError::NoMedium))),
             Order::Create { .. } if self.hold_creates => {
                 self.held.push(ticket);
@@ -660,7 +661,8 @@ pub fn subject(order: &Order) -> Option<NodeId> {
         | Order::MoveRoot { .. }
         | Order::DetachRoot(_)
         | Order::Create { .. }
-        | Order::NewTemporary => None,
+        | Order::NewTemporary
+        | Order::Counters => None,
     }
 }
 
