@@ -233,6 +233,7 @@ fn print(outcome: &OrderOutcome) -> String {
         OrderOutcome::Described(result) => format!("{result:?}"),
         OrderOutcome::Pending(requests) => format!("{requests:?}"),
         OrderOutcome::Head(result) => format!("{result:?}"),
+        OrderOutcome::Counters(counters) => format!("{counters:?}"),
         OrderOutcome::Debugged(result) => format!("{result:?}"),
         OrderOutcome::Named(result) => format!("{result:?}"),
     }

@@ -237,7 +237,10 @@ fn feed_thread(feed: &mut Feed, thread: &Thread, tokens: &Ranks<Token>, tickets:
                     OrderOutcome::Opened(result) => result.is_err(),
                     OrderOutcome::Debugged(result) => result.is_err(),
                     OrderOutcome::Named(result) => result.is_err(),
-                    OrderOutcome::Described(_) | OrderOutcome::Pending(_) | OrderOutcome::Head(_) => false,
+                    OrderOutcome::Described(_)
+                    | OrderOutcome::Pending(_)
+                    | OrderOutcome::Head(_)
+                    | OrderOutcome::Counters(_) => false,
                 };
                 failed.hash(&mut feed.0);
             }
