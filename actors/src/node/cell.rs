@@ -378,18 +378,25 @@ impl NodeCell {
 
     /// Closes the gate for a section. Answers when nothing is in flight and the driver's background work has stopped.
     pub fn quiesce(self: &Rc<Self>, token: Token) {
-        let first = self.gate.close(token);
-        if first && let (Ok(driver), Some(table)) = (self.driver(), self.table()) {
-            self.gate.stopping();
-            let cell = Rc::clone(self);
-            table.local().spawn(async move {
-                driver.quiesce().await;
-                cell.gate.stopped();
-                cell.answer_quiesce();
-            });
-        } else {
-            self.answer_quiesce();
+        if self.gate.close(token) {
+            self.stop_background();
         }
+        self.answer_quiesce();
+    }
+
+    fn stop_background(self: &Rc<Self>) {
+        let (Ok(driver), Some(table)) = (self.driver(), self.table()) else {
+            self.gate.stopped();
+            return;
+        };
+        let cell = Rc::clone(self);
+        table.local().spawn(async move {
+            driver.quiesce().await;
+            if cell.gate.stopped() {
+                driver.resume();
+            }
+            cell.answer_quiesce();
+        });
     }
 
     /// Ends a section; the last one lets parked requests go on.
@@ -397,7 +404,9 @@ impl NodeCell {
         if !self.gate.release(token) {
             return;
         }
-        if let Ok(driver) = self.driver() {
+        if self.gate.starts()
+            && let Ok(driver) = self.driver()
+        {
             driver.resume();
         }
         for root in self.roots() {

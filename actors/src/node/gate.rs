@@ -32,11 +32,28 @@ pub struct Gate {
     /// Sections that wait for an answer.
     unanswered: RefCell<Vec<Token>>,
     in_flight: RefCell<Slab<InFlight>>,
-    /// How often the driver has been told to stop its background work and has not answered. A section may end, and
-    /// another begin, before it has.
-    stopping: Cell<u32>,
+    background: Cell<Background>,
     /// Whoever waits for the gate to open.
     waiting: RefCell<Vec<Waker>>,
+}
+
+/// The background work of a node's driver. It is stopped and started one after the other, never both at once: a section
+/// that ends while the driver is stopping lets it start only when it has stopped, and one that begins then makes use of
+/// that stop.
+///
+/// ```text
+///   Running --(first section)--> Stopping --(driver answers, gate closed)--> Stopped --(last section ends)--> Running
+///                                    +------(driver answers, gate open)------------------------------------> Running
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Background {
+    /// The driver does as it likes.
+    #[default]
+    Running,
+    /// It was told to stop, and has not answered.
+    Stopping,
+    /// None is left.
+    Stopped,
 }
 
 /// A request's place in the count of the node where it entered the graph; it is over when this is dropped.
@@ -61,8 +78,14 @@ impl InFlight {
 impl Gate {
     /// A gate that sections hold already.
     pub fn held(holds: Vec<Token>) -> Self {
+        let background = if holds.is_empty() {
+            Background::Running
+        } else {
+            Background::Stopped
+        };
         Self {
             holds: RefCell::new(holds),
+            background: Cell::new(background),
             ..Self::default()
         }
     }
@@ -82,12 +105,16 @@ impl Gate {
         self.in_flight.borrow().len()
     }
 
-    /// Closes the gate for one more section. True if it was open.
+    /// Closes the gate for one more section. True if the driver is to stop its background work now: [`Gate::stopped`] must
+    /// follow.
     pub fn close(&self, token: Token) -> bool {
-        let mut holds = self.holds.borrow_mut();
-        holds.push(token);
+        self.holds.borrow_mut().push(token);
         self.unanswered.borrow_mut().push(token);
-        holds.len() == 1
+        let stops = self.background.get() == Background::Running;
+        if stops {
+            self.background.set(Background::Stopping);
+        }
+        stops
     }
 
     /// Ends a section. True if the gate is open now and was not before.
@@ -99,14 +126,19 @@ impl Gate {
         before > 0 && holds.is_empty()
     }
 
-    /// The driver is told to stop its background work. [`Gate::stopped`] must follow.
-    pub fn stopping(&self) {
-        self.stopping.set(self.stopping.get().saturating_add(1));
+    /// The driver has stopped its background work. True if no section is in force any more, so that it is to go on.
+    pub fn stopped(&self) -> bool {
+        self.background.set(Background::Stopped);
+        self.is_open() && self.starts()
     }
 
-    /// It has.
-    pub fn stopped(&self) {
-        self.stopping.set(self.stopping.get().saturating_sub(1));
+    /// The gate has opened. True if the driver is to go on with its background work now, rather than once it has stopped.
+    pub fn starts(&self) -> bool {
+        let starts = self.background.get() == Background::Stopped;
+        if starts {
+            self.background.set(Background::Running);
+        }
+        starts
     }
 
     /// Counts a request in; the answer names it for [`Gate::leave`].
@@ -121,9 +153,9 @@ impl Gate {
         in_flight.is_empty() && !self.is_open()
     }
 
-    /// The sections to answer now: all that wait, if nothing is in flight any more.
+    /// The sections to answer now: all that wait, if nothing is in flight any more, nor in the background.
     pub fn take_answerable(&self) -> Vec<Token> {
-        if self.stopping.get() > 0 || self.count() > 0 {
+        if self.background.get() != Background::Stopped || self.count() > 0 {
             Vec::new()
         } else {
             self.unanswered.take()
@@ -169,10 +201,10 @@ impl Gate {
 
 #[cfg(test)]
 impl Gate {
-    /// The sections in force, those to be answered, how many requests are in flight, and stops of the driver.
-    pub fn parts(&self) -> (Vec<Token>, Vec<Token>, usize, u32) {
+    /// The sections in force, those to be answered, how many requests are in flight, and the background work.
+    pub fn parts(&self) -> (Vec<Token>, Vec<Token>, usize, Background) {
         let unanswered = self.unanswered.borrow().clone();
-        (self.holds(), unanswered, self.count(), self.stopping.get())
+        (self.holds(), unanswered, self.count(), self.background.get())
     }
 }
 

@@ -31,7 +31,7 @@ mod table;
 
 /// The handshake's other half, for the model checker of the graph.
 #[cfg(test)]
-pub use gate::{Gate, InFlight};
+pub use gate::{Background, Gate, InFlight};
 #[cfg(test)]
 pub use line::{Line, Parked, Turn};
 

@@ -217,11 +217,12 @@ impl RootCell {
         self.line.take(oneshot::channel)
     }
 
-    /// The edge ends: all that is parked fails.
+    /// The edge ends: all that is parked fails, and whoever waits for the gate to open has nothing to wait for.
     pub fn end(self: &Rc<Self>) {
         self.place.set(Place::Ended);
         self.line.end();
         self.node().remove_root(self);
+        self.node().gate().wake_waiting();
     }
 }
 

@@ -2,12 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 #![allow(clippy::cast_possible_truncation, reason = "the tests' sizes are small")]
 
+#[path = "../support/driver.rs"]
+#[allow(dead_code, reason = "other tests use other parts of it")]
+mod driver;
 mod gate;
-mod memory;
 mod roots;
 mod world;
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use drivers::buffer::Buffers;
@@ -225,7 +226,7 @@ fn a_node_moves_between_iothreads_with_what_is_parked_at_it() {
 fn an_edge_may_join_nodes_of_two_iothreads() {
     let world = World::new(2);
     let below = world.memory(1, 4096);
-    let above = world.open(0, Arc::new(memory::PassKind), vec![Some(world.address(1, below))]);
+    let above = world.filter(0, world.address(1, below));
     let client = world.client(0, above);
     block_on(client.write(100, bytes(3, 100), PLAIN)).0.unwrap();
     block_on(client.write_zeroes(150, 10, PLAIN)).unwrap();

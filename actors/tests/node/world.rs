@@ -1,8 +1,9 @@
 //! Iothreads with nodes, ordered about as the graph actor would.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, unbounded};
@@ -16,7 +17,7 @@ use millpond::node::{
     Client, Event, Mail, NodeAddress, NodeSettings, OpenOrder, Order, OrderOutcome, RootHandle, Ticket, serve,
 };
 
-use super::memory::{Control, Held, MemoryKind};
+use super::driver::{Control, Held, Shape, Step, TestKind};
 
 /// Far beyond what any step takes: reaching it is a failure, never a way to wait.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -25,7 +26,6 @@ pub struct World {
     pub iothreads: Vec<IoThread<Mail>>,
     pub control: Arc<Control>,
     pub held: Receiver<Held>,
-    work: Receiver<oneshot::Sender<()>>,
     events: Receiver<Event>,
     quiesced: std::cell::RefCell<Vec<(NodeId, Token)>>,
     next: Cell<u64>,
@@ -34,8 +34,6 @@ pub struct World {
 impl World {
     pub fn new(iothreads: usize) -> Self {
         let (tell, events) = unbounded();
-        let (held_tx, held) = unbounded();
-        let (work_tx, work) = unbounded();
         let start = |index: usize| {
             let tell = tell.clone();
             let config = IoThreadConfig {
@@ -45,20 +43,11 @@ impl World {
             let sink: millpond::node::EventSink = Arc::new(move |event| drop(tell.send(event)));
             IoThread::start(config, move |local| serve(local, sink)).unwrap()
         };
-        let control = Arc::new(Control {
-            hold: AtomicBool::new(false),
-            held: held_tx,
-            alignment: AtomicU32::new(1),
-            hold_work: AtomicBool::new(false),
-            work: work_tx,
-            quiesced: AtomicU32::new(0),
-            resumed: AtomicU32::new(0),
-        });
+        let (control, held) = Control::new();
         Self {
             iothreads: (0..iothreads).map(start).collect(),
             control,
             held,
-            work,
             events,
             quiesced: std::cell::RefCell::default(),
             next: Cell::new(1),
@@ -148,15 +137,21 @@ impl World {
         node
     }
 
+    fn kind(&self, shape: Shape, size: usize) -> Arc<dyn DriverKind> {
+        Arc::new(TestKind {
+            shape,
+            size,
+            controls: HashMap::new(),
+            control: Arc::clone(&self.control),
+        })
+    }
+
     pub fn memory(&self, iothread: usize, size: usize) -> NodeId {
-        self.open(
-            iothread,
-            Arc::new(MemoryKind {
-                control: Arc::clone(&self.control),
-                size,
-            }),
-            Vec::new(),
-        )
+        self.open(iothread, self.kind(Shape::Memory, size), Vec::new())
+    }
+
+    pub fn filter(&self, iothread: usize, below: NodeAddress) -> NodeId {
+        self.open(iothread, self.kind(Shape::Filter, 0), vec![Some(below)])
     }
 
     pub fn address(&self, iothread: usize, node: NodeId) -> NodeAddress {
@@ -186,9 +181,12 @@ impl World {
 
     /// The driver has been told to stop its background work; sending tells it that it has stopped.
     pub fn next_stop(&self) -> oneshot::Sender<()> {
-        self.work
+        let held = self
+            .held
             .recv_timeout(DEADLINE)
-            .expect("the driver is told to stop its work")
+            .expect("the driver is told to stop its work");
+        assert_eq!(held.step, Step::Quiesce);
+        held.go
     }
 
     /// Runs a task on an iothread; its result comes over the channel.
@@ -237,7 +235,7 @@ impl World {
 
     pub fn let_go(&self, kind: OperationKind) -> u64 {
         let held = self.next_held();
-        assert_eq!(held.kind, kind);
+        assert_eq!(held.step, Step::Request(kind));
         held.go.send(()).unwrap();
         held.offset
     }

@@ -146,6 +146,28 @@ pub enum Order {
     },
 }
 
+impl Order {
+    /// The nodes whose data carrying the order out may read or write, without a gate that counts it: sections begun
+    /// meanwhile wait until it has been. What a node that closes writes back is waited for by the node being closed, and
+    /// the making of an image begins and ends its work by itself.
+    pub fn works_at(&self) -> Vec<NodeId> {
+        match self {
+            Self::Open(open) => open
+                .children
+                .iter()
+                .flatten()
+                .map(|address| address.node)
+                .collect(),
+            Self::Truncate { node, .. }
+            | Self::Flush(node)
+            | Self::ReadHead { node, .. }
+            | Self::ReopenPrepare { node, .. }
+            | Self::ChangeBackingFile { node, .. } => vec![*node],
+            _ => Vec::new(),
+        }
+    }
+}
+
 /// What a node is opened with.
 #[derive(Clone)]
 pub struct Open {

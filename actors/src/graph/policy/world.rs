@@ -52,6 +52,8 @@ pub struct State {
     effects: Vec<Effect>,
     /// Orders somebody waits for, with their answers.
     answers: HashMap<Ticket, Option<OrderOutcome>>,
+    /// The nodes at which orders on their way have work done.
+    works: HashMap<Ticket, Vec<NodeId>>,
     /// Iothreads being started.
     starts: HashMap<Ticket, Option<Result<(IoThreadId, u32)>>>,
     last_ticket: u64,
@@ -80,6 +82,7 @@ impl State {
             closed: false,
             effects: Vec::new(),
             answers: HashMap::new(),
+            works: HashMap::new(),
             starts: HashMap::new(),
             last_ticket: 0,
             #[cfg(test)]
@@ -117,6 +120,9 @@ impl State {
     /// gone is dropped.
     pub fn send(&mut self, node: NodeId, order: Order) -> Ticket {
         let ticket = self.ticket();
+        if self.graph.node(node).is_some() {
+            self.note_work(ticket, &order);
+        }
         let Some(entry) = self.graph.node_mut(node) else {
             return ticket;
         };
@@ -160,6 +166,19 @@ impl State {
         }
     }
 
+    fn note_work(&mut self, ticket: Ticket, order: &Order) {
+        let nodes = order.works_at();
+        if nodes.is_empty() {
+            return;
+        }
+        for node in &nodes {
+            if let Some(node) = self.graph.node_mut(*node) {
+                node.working += 1;
+            }
+        }
+        self.works.insert(ticket, nodes);
+    }
+
     /// Begins work of the graph actor's own at a node, unless a drained section covers it.
     pub fn begin_work(&mut self, node: NodeId) -> bool {
         if self.sections.cover(node) {
@@ -190,6 +209,9 @@ impl State {
 
     /// An order was carried out.
     pub fn ended(&mut self, ticket: Ticket, outcome: OrderOutcome) {
+        for node in self.works.remove(&ticket).into_iter().flatten() {
+            self.end_work(node);
+        }
         if let Some(answer) = self.answers.get_mut(&ticket) {
             *answer = Some(outcome);
         }

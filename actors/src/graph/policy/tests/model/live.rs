@@ -13,7 +13,7 @@ use super::super::world::registry;
 use super::requests::Stage;
 use super::site::{Mail, Site};
 use super::{Breach, print};
-use crate::node::Ticket;
+use crate::node::{Background, Ticket};
 
 /// Requests of the setup have ids from here on.
 const SETUP: u64 = 1 << 32;
@@ -322,7 +322,7 @@ impl Live {
             } else if cell.background.left > 0 && !cell.is_stopped() {
                 actions.push(Action::Work(*id));
             }
-            if cell.background.at.is_none() && cell.gate.parts().3 > 0 {
+            if cell.background.at.is_none() && cell.gate.parts().3 == Background::Stopping {
                 actions.push(Action::Stopped(*id));
             }
         }
@@ -550,7 +550,7 @@ impl Live {
     /// Nothing can happen any more.
     fn check_end(&mut self) {
         let open = self.site.cells.values().all(|cell| {
-            cell.gate.parts() == (Vec::new(), Vec::new(), 0, 0)
+            cell.gate.parts() == (Vec::new(), Vec::new(), 0, Background::Running)
                 && !cell.is_stopped()
                 && cell.prepared.is_none()
                 && cell.reopening.is_none()

@@ -239,8 +239,10 @@ impl Site {
 
     /// A driver's background work has stopped.
     pub fn stopped(&mut self, id: NodeId) {
-        if let Some(cell) = self.cells.get(&id) {
-            cell.gate.stopped();
+        if let Some(cell) = self.cells.get_mut(&id)
+            && cell.gate.stopped()
+        {
+            cell.resumes += 1;
         }
         self.answer_quiesce(id);
     }

@@ -183,9 +183,8 @@ impl Site {
         let twice = cell.gate.holds().contains(&token);
         if cell.gate.close(token) {
             cell.stops += 1;
-            cell.gate.stopping();
-            if !slow {
-                cell.gate.stopped();
+            if !slow && cell.gate.stopped() {
+                cell.resumes += 1;
             }
         }
         if twice {
@@ -203,7 +202,9 @@ impl Site {
             return;
         }
         if cell.gate.release(token) {
-            cell.resumes += 1;
+            if cell.gate.starts() {
+                cell.resumes += 1;
+            }
             for root in self.roots.values().filter(|root| root.node == id) {
                 root.line.wake_first();
             }
