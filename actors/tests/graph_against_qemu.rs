@@ -85,6 +85,11 @@ fn request(command: &str, arguments: &Value) -> GraphRequest {
             node: text(arguments, "node"),
             overlay: text(arguments, "overlay"),
         },
+        "change-backing-file" => GraphRequest::ChangeBackingFile {
+            device: text(arguments, "device"),
+            image_node_name: text(arguments, "image-node-name"),
+            backing_file: text(arguments, "backing-file"),
+        },
         "block_resize" => GraphRequest::Resize {
             node_name: text(arguments, "node-name"),
             size: arguments["size"].as_u64().expect(WELL_FORMED),
@@ -616,5 +621,50 @@ fn filters_that_fail_requests() {
     commands.push(resize("d", 2 << 20));
     commands.push(resize("q", 2 << 20));
     commands.extend(questions());
+    compare(images.0.path(), &commands);
+}
+
+fn change_backing_file(device: &str, image: &str, name: &str) -> (&'static str, Value) {
+    let arguments = json!({"device": device, "image-node-name": image, "backing-file": name});
+    ("change-backing-file", arguments)
+}
+
+#[test]
+fn backing_files_get_other_names() {
+    let images = Images::new();
+    images.create(&["qcow2", "-b", "t.qcow2", "-F", "qcow2"], "s.qcow2");
+    let mut commands = vec![
+        add(json!({"driver": "qcow2", "node-name": "b", "file": images.file("b.qcow2")})),
+        add(json!({"driver": "qcow2", "node-name": "t", "read-only": true,
+            "file": images.named("t.qcow2", "tf"), "backing": "b"})),
+        add(json!({"driver": "qcow2", "node-name": "s", "file": images.file("s.qcow2"), "backing": "t"})),
+        add(json!({"driver": "raw", "node-name": "r", "file": images.file("r.raw")})),
+        change_backing_file("s", "t", &images.path("b.qcow2")),
+    ];
+    commands.extend(questions());
+    commands.extend([
+        change_backing_file("s", "t", "elsewhere"),
+        change_backing_file("s", "s", ""),
+    ]);
+    commands.extend(questions());
+    commands.extend([
+        change_backing_file("s", "s", "t.qcow2"),
+        change_backing_file("s", "t", &"x".repeat(1023)),
+        change_backing_file("s", "t", "b.qcow2"),
+    ]);
+    commands.extend(questions());
+    commands.extend([
+        change_backing_file("nope", "t", "x"),
+        change_backing_file("s", "nope", "x"),
+        change_backing_file("s", "b", "x"),
+        change_backing_file("t", "t", "x"),
+        change_backing_file("r", "t", "x"),
+        change_backing_file("r", "r", "x"),
+        change_backing_file("s", "tf", "x"),
+        change_backing_file("", "t", "x"),
+        change_backing_file("s", "", "x"),
+    ]);
+    // The name that QEMU shows after this is the one that it could not store.
+    commands.push(change_backing_file("s", "t", &"x".repeat(1024)));
     compare(images.0.path(), &commands);
 }

@@ -238,6 +238,24 @@ pub enum GraphRequest {
         /// What the parent calls the child.
         child: String,
     },
+    /// Let an image name another backing file. Its backing node stays.
+    ChangeBackingFile {
+        /// A node without parents in whose chain the image is.
+        device: String,
+        /// The image's node.
+        image_node_name: String,
+        /// The name to be stored; empty stores that there is none.
+        backing_file: String,
+    },
+    /// Take images out of chains: all that has `top` as its child gets `base` instead.
+    DropIntermediate {
+        /// The first image to be taken out.
+        top: String,
+        /// The image below the last one to be taken out.
+        base: String,
+        /// What overlays of `top` store as the name of their backing file; `None` is the name that opens `base`.
+        backing_file: Option<String>,
+    },
     /// Keep the links of a chain as they are; answered by a token that gives them free.
     FreezeChain {
         /// Where the chain begins.

@@ -136,6 +136,35 @@ impl GraphHandle {
         self.done(GraphRequest::DetachChild { parent, child }).await
     }
 
+    /// Lets an image in the chain of `device` name another backing file; an empty name stores that there is none.
+    ///
+    /// # Errors
+    /// There are no such nodes, the image has no backing file, or its header cannot be written.
+    pub async fn change_backing_file(&self, device: &str, image: &str, backing_file: &str) -> Result<()> {
+        self.done(GraphRequest::ChangeBackingFile {
+            device: device.to_owned(),
+            image_node_name: image.to_owned(),
+            backing_file: backing_file.to_owned(),
+        })
+        .await
+    }
+
+    /// Takes the images from `top` down to the one above `base` out of chains: overlays of `top` get `base`, and name it
+    /// `backing_file` in their headers, or what opens it.
+    ///
+    /// # Errors
+    /// There are no such nodes, `base` is not below `top`, a parent relies on its edge, permissions, or a header cannot be
+    /// written; nothing has changed.
+    pub async fn drop_intermediate(&self, top: &str, base: &str, backing_file: Option<String>) -> Result<()> {
+        let (top, base) = (top.to_owned(), base.to_owned());
+        self.done(GraphRequest::DropIntermediate {
+            top,
+            base,
+            backing_file,
+        })
+        .await
+    }
+
     /// The node `node_name`, if one with the data of `parent` can take its place without anybody seeing other data than
     /// before.
     ///

@@ -215,8 +215,7 @@ impl Qcow2 {
     }
 
     async fn record_backing(&self, link: Option<BackingLink>) -> Result<()> {
-        let failed = |error| Error::io("Could not update the image header", error);
-        let bytes = {
+        let (bytes, old) = {
             let mut state = self.state.borrow_mut();
             if !state.writable {
                 return Err(Error::new(ErrorKind::ReadOnly, "Image is read-only"));
@@ -226,15 +225,20 @@ impl Qcow2 {
             header.set_backing(name, link.as_ref().and_then(|link| link.format.as_deref()))?;
             let mut bytes = header.encode()?;
             bytes.resize(1 << header.cluster_bits, 0);
-            state.header = header;
-            bytes
+            (bytes, std::mem::replace(&mut state.header, header))
         };
-        self.file
-            .write(0, bytes.into(), RequestFlags::empty())
-            .await
-            .0
-            .map_err(failed)?;
-        self.file.flush().await.map_err(failed)
+        let (written, _) = self.file.write(0, bytes.into(), RequestFlags::empty()).await;
+        let written = match written {
+            Ok(()) => self.file.flush().await,
+            Err(error) => Err(error),
+        };
+        written.map_err(|error| {
+            // Whatever writes the header next must not store what was refused.
+            let mut state = self.state.borrow_mut();
+            state.header.backing = old.backing;
+            state.header.extensions.backing_format = old.extensions.backing_format;
+            Error::io("Could not update the image header", error)
+        })
     }
 
     /// Brings the file up to date, as its last user does: nothing is left to repair.

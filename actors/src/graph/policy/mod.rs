@@ -6,6 +6,7 @@
 
 mod activate;
 mod backing;
+mod backing_link;
 mod chain;
 mod children;
 mod create;
@@ -412,6 +413,16 @@ async fn change(world: &World, request: GraphRequest) -> Reply {
             links::attach_child(world, &parent, &child, &node).await?;
         }
         GraphRequest::DetachChild { parent, child } => links::detach_child(world, &parent, &child).await?,
+        GraphRequest::ChangeBackingFile {
+            device,
+            image_node_name,
+            backing_file,
+        } => backing_link::change_backing_file(world, &device, &image_node_name, &backing_file).await?,
+        GraphRequest::DropIntermediate {
+            top,
+            base,
+            backing_file,
+        } => backing_link::drop_intermediate(world, &top, &base, backing_file).await?,
         GraphRequest::FreezeChain { top, base, root } => {
             return chain::freeze(world, &top, base.as_deref(), root);
         }

@@ -151,11 +151,11 @@ impl Given {
         }
     }
 
-    /// The same with `read-only=on`.
+    /// The same with this `read-only`.
     #[must_use]
-    pub fn read_only(self) -> Self {
+    pub fn with_read_only(self, read_only: bool) -> Self {
         Self {
-            read_only: Some(true),
+            read_only: Some(read_only),
             ..self
         }
     }

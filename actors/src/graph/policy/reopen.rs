@@ -144,22 +144,51 @@ async fn reopen_all(world: &World, targets: &[Target]) -> Result<()> {
     }
 }
 
-/// Reopens a node, and what inherits from it, read-only.
+/// How a node was open before [`set_read_only`].
+#[derive(Debug)]
+pub struct Access {
+    node: NodeId,
+    given: Given,
+    common: Common,
+}
+
+/// Reopens a node, and what inherits from it, read-only or not; answers how it was, if it was otherwise.
 ///
 /// # Errors
-/// Somebody writes to it.
-pub async fn make_read_only(world: &World, id: NodeId) -> Result<()> {
+/// Somebody writes to it, or a file cannot be opened for writing.
+pub async fn set_read_only(world: &World, id: NodeId, read_only: bool) -> Result<Option<Access>> {
+    let before = world.graph(|graph| {
+        graph.expect(id).map(|node| Access {
+            node: id,
+            given: node.given,
+            common: node.common,
+        })
+    })?;
+    if before.common.read_only == read_only {
+        return Ok(None);
+    }
+    let given = before.given.with_read_only(read_only);
+    let common = Common {
+        read_only,
+        ..before.common
+    };
+    reopen_with(world, id, given, common).await?;
+    Ok(Some(before))
+}
+
+/// Reopens a node, and what inherits from it, as it was.
+///
+/// # Errors
+/// Somebody writes to it by now.
+pub async fn restore(world: &World, access: Access) -> Result<()> {
+    reopen_with(world, access.node, access.given, access.common).await
+}
+
+/// Reopens a node with other common options, and what inherits from it as it follows from them.
+async fn reopen_with(world: &World, id: NodeId, given: Given, common: Common) -> Result<()> {
     let mut targets = Vec::new();
     world.graph(|graph| {
         let node = graph.expect(id)?;
-        if node.common.read_only {
-            return Ok(());
-        }
-        let given = node.given.read_only();
-        let common = Common {
-            read_only: true,
-            ..node.common
-        };
         targets.push(Target {
             node: id,
             given,
@@ -167,9 +196,8 @@ pub async fn make_read_only(world: &World, id: NodeId) -> Result<()> {
             rest: node.options.clone(),
             links: Vec::new(),
         });
-        let below = graph.children_of(id);
-        below
-            .into_iter()
+        graph
+            .children_of(id)
             .try_for_each(|edge| inherit(graph, node, common, edge.child, edge.role, &mut targets))
     })?;
     reopen_all(world, &targets).await

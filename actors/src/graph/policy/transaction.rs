@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use drivers::driver::BackingLink;
 use messages::{ChildSlot, EdgeId, NodeId, Permissions, Result, Role, RootId, Token};
 
 use super::order::{Address, Order};
@@ -35,6 +36,8 @@ enum Undo {
     RootMoved(RootId, NodeId, NodeId),
     /// Put back the number of a node's next numbered child.
     Numbered(NodeId, u32),
+    /// Let an image name the backing file that it named before, which was this node if it was opened by that name.
+    Recorded(NodeId, Option<BackingLink>, Option<NodeId>),
     /// Forget a node's prepared options.
     ReopenPrepared(NodeId),
 }
@@ -83,6 +86,7 @@ impl Transaction {
                 | Undo::Connected(..)
                 | Undo::RootMoved(..)
                 | Undo::Numbered(..)
+                | Undo::Recorded(..)
                 | Undo::ReopenPrepared(_) => {}
             }
         }
@@ -154,6 +158,11 @@ impl Transaction {
             }
             Undo::Numbered(node, next) => {
                 self.set_number(node, next);
+            }
+            Undo::Recorded(node, link, implicit) => {
+                if let Err(error) = record_backing(world, node, link, implicit).await {
+                    tracing::warn!(%error, %node, "an image still names another backing file");
+                }
             }
             Undo::ReopenPrepared(node) => world.tell(node, Order::ReopenAbort(node)),
         }
@@ -281,6 +290,22 @@ impl Transaction {
         self.log.push(Undo::RootMoved(root, from, to));
     }
 
+    /// Lets an image name another backing file, in its header and for those who ask.
+    ///
+    /// # Errors
+    /// The header cannot be written.
+    pub async fn record_backing(&mut self, node: NodeId, link: Option<BackingLink>) -> Result<()> {
+        let world = self.world.clone();
+        let (old, implicit) = world.graph(|graph| {
+            let node = graph.expect(node)?;
+            let old = node.facts.as_ref().and_then(|facts| facts.backing.clone());
+            Ok::<_, messages::Error>((old, node.implicit_backing))
+        })?;
+        record_backing(&world, node, link, None).await?;
+        self.log.push(Undo::Recorded(node, old, implicit));
+        Ok(())
+    }
+
     /// Notes that a node's new options were prepared.
     pub fn reopen_prepared(&mut self, node: NodeId) {
         self.log.push(Undo::ReopenPrepared(node));
@@ -389,6 +414,29 @@ async fn restore(
             }
         }
     }
+}
+
+/// Has an image name a backing file. `implicit` is the node that was opened by that name, if one was.
+async fn record_backing(
+    world: &World,
+    node: NodeId,
+    link: Option<BackingLink>,
+    implicit: Option<NodeId>,
+) -> Result<()> {
+    let order = Order::ChangeBackingFile {
+        node,
+        link: link.clone(),
+    };
+    world.ask(node, order).done().await?;
+    world.graph(|graph| {
+        if let Some(node) = graph.node_mut(node) {
+            node.implicit_backing = implicit;
+            if let Some(facts) = &mut node.facts {
+                facts.backing = link;
+            }
+        }
+    });
+    Ok(())
 }
 
 /// Removes a node that nothing leads to, closing its cell if there is one.

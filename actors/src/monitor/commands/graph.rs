@@ -104,6 +104,16 @@ pub(super) async fn resize(daemon: Daemon, arguments: Object) -> Reply {
     .await
 }
 
+pub(super) async fn change_backing_file(daemon: Daemon, arguments: Object) -> Reply {
+    let named = |name: &str| text(&arguments, name).to_owned();
+    let request = GraphRequest::ChangeBackingFile {
+        device: named("device"),
+        image_node_name: named("image-node-name"),
+        backing_file: named("backing-file"),
+    };
+    change(&daemon, request).await
+}
+
 pub(super) async fn set_iothread(daemon: Daemon, arguments: Object) -> Reply {
     let node_name = text(&arguments, "node-name").to_owned();
     let iothread = arguments

@@ -33,6 +33,7 @@ const TABLE: &[(&str, Handler)] = table! {
     "blockdev-del" => graph::delete,
     "blockdev-reopen" => graph::reopen,
     "blockdev-snapshot" => graph::snapshot,
+    "change-backing-file" => graph::change_backing_file,
     "job-cancel" => job::cancel,
     "job-complete" => job::complete,
     "job-dismiss" => job::dismiss,

@@ -39,6 +39,11 @@ pub static COMMANDS: &[Command] = &[
     command("x-blockdev-change")
         .takes(&[req("parent", STR), opt("child", STR), opt("node", STR)])
         .with(&["unstable"]),
+    command("change-backing-file").takes(&[
+        req("device", STR),
+        req("image-node-name", STR),
+        req("backing-file", STR),
+    ]),
     command("x-blockdev-set-iothread")
         .takes(&[
             req("node-name", STR),

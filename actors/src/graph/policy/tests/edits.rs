@@ -434,3 +434,161 @@ fn a_child_of_many_is_replaced_only_if_nobody_else_looks_at_it() {
             .starts_with("Cannot replace 'b'")
     );
 }
+
+/// `top` and `other` -> `pass` (a filter) -> `mid` -> `base`, all but `top` and `other` as part of `top`'s options.
+fn nested(held: bool) -> FakeWorld {
+    let mut world = FakeWorld::new();
+    let file = |name: &str| json!({"driver": "file", "filename": format!("/i/{name}")});
+    let base = json!({"driver": "fmt", "node-name": "base", "backing": null, "file": file("base")});
+    let mid = json!({"driver": "fmt", "node-name": "mid", "backing": base, "file": file("mid")});
+    let pass = json!({"driver": "filter", "node-name": "pass", "file": mid});
+    world.ok(add(
+        json!({"driver": "fmt", "node-name": "top", "backing": pass, "file": file("top")}),
+    ));
+    image(&mut world, "other", Some("pass"));
+    if held {
+        world.root(attach("mid", READ, ALL));
+    }
+    world
+}
+
+fn drop_intermediate(top: &str, base: &str, backing_file: Option<&str>) -> GraphRequest {
+    GraphRequest::DropIntermediate {
+        top: top.to_owned(),
+        base: base.to_owned(),
+        backing_file: backing_file.map(str::to_owned),
+    }
+}
+
+#[test]
+fn images_are_taken_out_of_a_chain_for_all_their_overlays() {
+    let mut world = nested(false);
+    world.ok(drop_intermediate("pass", "base", None));
+    for overlay in ["top", "other"] {
+        assert_eq!(child(&mut world, overlay, "backing").as_deref(), Some("base"));
+        let link = &world.links[&format!("/i/{overlay}")];
+        assert_eq!(
+            (link.filename.as_str(), link.format.as_deref()),
+            ("/i/base", Some("fmt"))
+        );
+    }
+    let left = names(&mut world);
+    assert!(!left.contains(&"mid".to_owned()) && !left.contains(&"pass".to_owned()));
+    world.assert_settled(&[]);
+    // What the base inherited through them it inherits from the overlay: it goes on following its options.
+    let (top, base) = (world.id("top"), world.id("base"));
+    let inherits = |graph: &mut super::super::value::Graph| graph.node(base).unwrap().inherits_from;
+    assert_eq!(world.policy.world.graph(inherits), Some(top));
+    world.ok(del("other"));
+    world.ok(del("top"));
+    assert!(names(&mut world).is_empty());
+}
+
+#[test]
+fn images_that_somebody_holds_stay_beside_the_shortened_chain() {
+    let mut world = nested(true);
+    world.ok(drop_intermediate("pass", "base", Some("../b")));
+    assert_eq!(child(&mut world, "top", "backing").as_deref(), Some("base"));
+    assert_eq!(child(&mut world, "mid", "backing").as_deref(), Some("base"));
+    assert_eq!(world.links["/i/top"].filename, "../b");
+    assert!(!names(&mut world).contains(&"pass".to_owned()));
+    world.assert_settled(&[]);
+}
+
+#[test]
+fn chains_that_cannot_be_shortened_stay_whole() {
+    let mut world = nested(false);
+    world.ok(add(
+        json!({"driver": "two", "node-name": "both", "file": "base", "other": "mid"}),
+    ));
+    let token = frozen(&mut world, freeze("other", Some("pass"), None));
+    let before = (world.facts(), world.stored(), world.links.clone());
+    for (request, text) in [
+        (
+            drop_intermediate("mid", "top", None),
+            "Node 'top' is not a backing image of 'mid'",
+        ),
+        (
+            drop_intermediate("mid", "mid", None),
+            "Node 'mid' is not a backing image of 'mid'",
+        ),
+        (
+            drop_intermediate("pass", "base", None),
+            "Cannot change 'backing' link to 'pass'",
+        ),
+        (
+            drop_intermediate("x", "base", None),
+            "Failed to find node with node-name='x'",
+        ),
+    ] {
+        assert_eq!(world.error(request), text);
+        assert_eq!((world.facts(), world.stored(), world.links.clone()), before);
+        world.assert_settled(&[]);
+    }
+    world.ok(GraphRequest::UnfreezeChain(token));
+    world.ok(drop_intermediate("pass", "base", None));
+}
+
+/// While images are taken out, nothing goes on in the whole tree: a request that is in flight below is waited for.
+#[test]
+fn the_tree_below_is_still_while_images_are_taken_out() {
+    let mut world = nested(false);
+    let base = world.id("base");
+    assert!(world.enter(base));
+    let id = world.send(drop_intermediate("pass", "base", None));
+    world.run();
+    assert!(!world.replies.contains_key(&id));
+    let mid = world.id("mid");
+    assert!(!world.enter(mid), "all above is quiet already");
+    assert_eq!(child(&mut world, "top", "backing").as_deref(), Some("pass"));
+    world.leave(base);
+    world.run();
+    assert!(world.replies.remove(&id).unwrap().is_ok());
+    world.assert_settled(&[]);
+}
+
+fn change_backing_file(device: &str, image: &str, name: &str) -> GraphRequest {
+    GraphRequest::ChangeBackingFile {
+        device: device.to_owned(),
+        image_node_name: image.to_owned(),
+        backing_file: name.to_owned(),
+    }
+}
+
+#[test]
+fn a_backing_files_name_is_changed_anywhere_in_a_chain() {
+    let mut world = nested(false);
+    let before = world.facts();
+    world.ok(change_backing_file("top", "mid", "elsewhere"));
+    let link = &world.links["/i/mid"];
+    // The format is the overlay's own: so does QEMU.
+    assert_eq!(
+        (link.filename.as_str(), link.format.as_deref()),
+        ("elsewhere", Some("fmt"))
+    );
+    assert_eq!(world.facts(), before, "it is read-only again");
+    world.ok(change_backing_file("top", "top", ""));
+    assert!(!world.links.contains_key("/i/top"));
+    for (request, text) in [
+        (change_backing_file("mid", "mid", "x"), "Need a root block node"),
+        (
+            change_backing_file("x", "mid", "x"),
+            "Cannot find device='x' nor node-name='x'",
+        ),
+        (
+            change_backing_file("top", "x", "x"),
+            "Cannot find device='' nor node-name='x'",
+        ),
+        (
+            change_backing_file("top", "base", "x"),
+            "not allowing backing file change on an image without a backing file",
+        ),
+        (
+            change_backing_file("other", "top", "x"),
+            "'other' and image file are not in the same chain",
+        ),
+    ] {
+        assert_eq!(world.error(request), text);
+    }
+    world.assert_settled(&[]);
+}

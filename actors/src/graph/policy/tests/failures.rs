@@ -1,6 +1,7 @@
 //! Whole or not at all: whichever step of a change fails, the graph is what it was.
 
-use messages::global_state::{ChildOf, GraphRequest};
+use drivers::driver::BackingLink;
+use messages::global_state::{ChildOf, GraphRequest, NodeFacts};
 use serde_json::json;
 
 use super::*;
@@ -9,7 +10,7 @@ use super::*;
 fn each_step_fails(make: impl Fn() -> (FakeWorld, GraphRequest)) {
     for steps in 0..100 {
         let (mut world, request) = make();
-        let before = world.facts();
+        let before = (world.facts(), world.stored(), world.links.clone());
         world.fail_after = Some(steps);
         let result = world.request(request);
         let failed = world.fail_after.is_none();
@@ -21,7 +22,8 @@ fn each_step_fails(make: impl Fn() -> (FakeWorld, GraphRequest)) {
             return;
         }
         assert!(failed, "only the failure made fails: {:?}", result.err());
-        assert_eq!(world.facts(), before, "after {steps} steps");
+        let after = (world.facts(), world.stored(), world.links.clone());
+        assert_eq!(after, before, "after {steps} steps");
         world.assert_settled(&[]);
         assert!(world.nodes.values().all(|node| node.tokens.is_empty()));
     }
@@ -347,4 +349,87 @@ fn of_an_activation() {
             },
         )
     });
+}
+
+/// `top` and `other` -> `mid` -> `low` -> `base`; the images' headers say so.
+fn long_chain(read_only: bool) -> FakeWorld {
+    let mut world = FakeWorld::new();
+    for (name, backing) in [
+        ("base", None),
+        ("low", Some("base")),
+        ("mid", Some("low")),
+        ("top", Some("mid")),
+        ("other", Some("mid")),
+    ] {
+        let is_overlay = matches!(name, "top" | "other");
+        if let Some(backing) = backing {
+            let format = Some("fmt".to_owned());
+            let filename = named(backing);
+            world
+                .links
+                .insert(format!("/{name}"), BackingLink { filename, format });
+        }
+        world.ok(add(
+            json!({"driver": "fmt", "node-name": name, "backing": backing,
+            "read-only": read_only && is_overlay,
+            "file": {"driver": "file", "filename": format!("/{name}")}}),
+        ));
+    }
+    world.root(attach("top", READ, ALL));
+    world
+}
+
+fn drop_intermediate() -> GraphRequest {
+    GraphRequest::DropIntermediate {
+        top: named("mid"),
+        base: named("base"),
+        backing_file: None,
+    }
+}
+
+fn change_backing_file() -> GraphRequest {
+    GraphRequest::ChangeBackingFile {
+        device: named("top"),
+        image_node_name: named("top"),
+        backing_file: named("elsewhere"),
+    }
+}
+
+#[test]
+fn of_dropping_intermediate_images() {
+    each_step_fails(|| (long_chain(false), drop_intermediate()));
+}
+
+/// Overlays that are read-only are written to all the same, and read-only again afterwards. That last step may fail by
+/// itself: the images are what they should be then, and only the way in which they are open is not.
+#[test]
+fn of_edits_of_read_only_images() {
+    for make in [drop_intermediate, change_backing_file] {
+        let mut late = 0;
+        for steps in 0.. {
+            let mut world = long_chain(true);
+            let before = (world.facts(), world.stored(), world.links.clone());
+            world.fail_after = Some(steps);
+            let result = world.request(make());
+            let failed = world.fail_after.take().is_none();
+            world.assert_settled(&[]);
+            assert!(world.nodes.values().all(|node| node.tokens.is_empty()));
+            let after = (world.facts(), world.stored(), world.links.clone());
+            if after.2 == before.2 {
+                assert!(failed && result.is_err(), "nothing was done");
+                assert_eq!(after, before, "after {steps} steps");
+                assert_eq!(late, 0, "undone after it was done");
+                continue;
+            }
+            let is_open = |node: &NodeFacts| matches!(&*node.name, "top" | "other") && !node.read_only;
+            let left_open = after.0.nodes.iter().any(is_open);
+            assert_eq!(left_open, failed, "after {steps} steps");
+            late += 1;
+            if !failed {
+                assert!(result.is_ok());
+                break;
+            }
+        }
+        assert!(late > 1, "making it read-only again failed at least once");
+    }
 }

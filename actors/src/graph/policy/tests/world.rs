@@ -280,6 +280,18 @@ impl FakeWorld {
         }
     }
 
+    /// What the graph believes that images name as their backing files, and the nodes opened by those names.
+    pub fn stored(&self) -> Vec<(NodeId, Option<BackingLink>, Option<NodeId>)> {
+        self.policy.world.graph(|graph| {
+            let nodes = graph.nodes().map(|node| {
+                let facts = node.facts.as_ref();
+                let link = facts.and_then(|facts| facts.backing.clone());
+                (node.id, link, node.implicit_backing)
+            });
+            nodes.collect()
+        })
+    }
+
     pub fn id(&mut self, name: &str) -> NodeId {
         self.facts()
             .nodes
@@ -557,6 +569,21 @@ impl FakeWorld {
                 });
                 ended(OrderOutcome::Pending(requests.collect()))
             }
+            Order::ChangeBackingFile { .. } if self.fails() => ended(OrderOutcome::Done(Err(failed()))),
+            Order::ChangeBackingFile { node, link } => {
+                let image = &self.nodes[&node];
+                if image.flags.is_read_only() {
+                    let error = Error::new(ErrorKind::ReadOnly, "Image is read-only");
+                    return ended(OrderOutcome::Done(Err(error)));
+                }
+                let file = &self.nodes[&image.edges[&0]];
+                let name = file.filename.clone().expect("an image is in a file");
+                match link {
+                    Some(link) => self.links.insert(name, link),
+                    None => self.links.remove(&name),
+                };
+                done()
+            }
             Order::ReadHead { node, .. } => {
                 let name = self.nodes[&node].filename.clone().unwrap_or_default();
                 ended(OrderOutcome::Head(Ok(self
@@ -589,10 +616,7 @@ impl FakeWorld {
                 self.held.push(ticket);
                 Vec::new()
             }
-            Order::Truncate { .. }
-            | Order::Flush(_)
-            | Order::ChangeBackingFile { .. }
-            | Order::Create { .. } => done(),
+            Order::Truncate { .. } | Order::Flush(_) | Order::Create { .. } => done(),
         }
     }
 

@@ -1,0 +1,257 @@
+//! Edits of chains of real images: what QEMU's tools find in the files afterwards.
+
+use std::future::Future;
+use std::path::Path;
+use std::process::Command;
+
+use drivers::buffer::Buffers;
+use drivers::builtin::builtin;
+use drivers::ring::Engine;
+use messages::global_state::{IothreadOptions, Options, RootRequest, RootUser};
+use messages::{Permissions, RequestFlags};
+use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
+use millpond::node::Client;
+use serde_json::{Value, json};
+
+/// What stands behind every expectation of the helpers: the tests' own input is well-formed, and tools print what they should.
+const WELL_FORMED: &str = "the test's own input and what tools print are well-formed";
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const READ_WRITE: Permissions = Permissions::CONSISTENT_READ.union(Permissions::WRITE);
+
+/// Runs a test against a graph of its own, which is closed afterwards.
+fn with_graph<F: Future<Output = ()>>(test: impl FnOnce(GraphHandle) -> F) {
+    actix_rt::System::new().block_on(async {
+        let config = GraphConfig {
+            registry: builtin(),
+            implicit: ImplicitOpens::Allow,
+            iothreads: system_iothreads(Engine::Auto),
+            main: IothreadOptions::named("main"),
+        };
+        let (_, graph) = Graph::start(config).expect("an iothread can be started");
+        test(graph.clone()).await;
+        graph.close_all().await.expect("everything closes");
+    });
+}
+
+/// Images in a directory of their own.
+struct Images(tempfile::TempDir);
+
+impl Images {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect(WELL_FORMED))
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().expect(WELL_FORMED).to_owned()
+    }
+
+    /// Runs a tool of QEMU in the directory; answers what it printed.
+    #[track_caller]
+    fn tool(&self, program: &str, arguments: &[&str]) -> String {
+        let output = Command::new(program)
+            .current_dir(self.0.path())
+            .args(arguments)
+            .output()
+            .unwrap_or_else(|error| panic!("{program}: {error}: install the package qemu-utils"));
+        let printed = String::from_utf8(output.stdout).expect(WELL_FORMED);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "{program} {arguments:?}: {printed}{errors}"
+        );
+        printed
+    }
+
+    #[track_caller]
+    fn img(&self, line: &str) -> String {
+        self.tool("qemu-img", &line.split_whitespace().collect::<Vec<_>>())
+    }
+
+    /// Fills a range of an image with a byte.
+    #[track_caller]
+    fn fill(&self, name: &str, pattern: u8, offset: u64, len: u64) {
+        let write = format!("write -P {pattern} {offset} {len}");
+        self.tool("qemu-io", &["-c", &write, name]);
+    }
+
+    /// What an image shows, its backing files included.
+    #[track_caller]
+    fn content(&self, name: &str) -> Vec<u8> {
+        self.img(&format!("convert -O raw {name} content.raw"));
+        std::fs::read(self.0.path().join("content.raw")).expect(WELL_FORMED)
+    }
+
+    #[track_caller]
+    fn info(&self, name: &str) -> Value {
+        serde_json::from_str(&self.img(&format!("info --output=json {name}"))).expect(WELL_FORMED)
+    }
+
+    /// `base.qcow2` <- `low.qcow2` <- `mid.qcow2` <- `top.qcow2`, each with data of its own over that of the one below.
+    fn chain() -> Self {
+        let images = Self::new();
+        images.img("create -q -f qcow2 base.qcow2 4M");
+        images.fill("base.qcow2", 1, 0, 4 * MIB);
+        for (name, below, pattern) in [("low", "base", 2), ("mid", "low", 3), ("top", "mid", 4)] {
+            images.img(&format!(
+                "create -q -f qcow2 -F qcow2 -b {below}.qcow2 {name}.qcow2"
+            ));
+            let offset = u64::from(pattern) * 512 * KIB;
+            images.fill(&format!("{name}.qcow2"), pattern, offset, 600 * KIB);
+        }
+        images
+    }
+
+    async fn add(&self, graph: &GraphHandle, name: &str, more: Value) {
+        let file = json!({"driver": "file", "filename": self.path(&format!("{name}.qcow2"))});
+        let mut node = object(json!({"driver": "qcow2", "node-name": name, "file": file}));
+        node.extend(object(more));
+        graph.blockdev_add(node).await.expect(WELL_FORMED);
+    }
+}
+
+fn object(json: Value) -> Options {
+    match json {
+        Value::Object(options) => options,
+        other => panic!("not an object: {other}"),
+    }
+}
+
+async fn attach(graph: &GraphHandle, node: &str, permissions: Permissions) -> Client {
+    let request = RootRequest {
+        node: node.to_owned(),
+        user: RootUser::Export("e".to_owned()),
+        permissions,
+        shared: Permissions::all(),
+        iothread: None,
+        iothread_required: false,
+        writethrough: false,
+    };
+    graph.attach(request).await.expect(WELL_FORMED)
+}
+
+async fn read(client: &Client, offset: u64, len: usize) -> Vec<u8> {
+    let (result, buffers) = client.read(offset, Buffers::zeroed(len)).await;
+    result.expect(WELL_FORMED);
+    buffers.to_vec()
+}
+
+async fn write(client: &Client, offset: u64, pattern: u8, len: usize) {
+    let mut buffers = Buffers::zeroed(len);
+    buffers.copy_from_slice(0, &vec![pattern; len]);
+    let (result, _) = client.write(offset, buffers, RequestFlags::empty()).await;
+    result.expect(WELL_FORMED);
+}
+
+fn exists(path: &str) -> bool {
+    Path::new(path).exists()
+}
+
+#[test]
+fn images_are_taken_out_of_a_chain_and_the_headers_say_so() {
+    let images = Images::chain();
+    let images = &images;
+    with_graph(|graph| async move {
+        for (name, more) in [
+            ("base", json!({"read-only": true})),
+            ("low", json!({"read-only": true, "backing": "base"})),
+            ("mid", json!({"read-only": true, "backing": "low"})),
+            ("top", json!({"backing": "mid"})),
+        ] {
+            images.add(&graph, name, more).await;
+        }
+        // What the images say that are taken out was copied into the top one by then.
+        let client = attach(&graph, "top", READ_WRITE).await;
+        write(&client, 0, 9, 4 * MIB as usize).await;
+        // Read-only overlays are written to as well, and name the base as they are told.
+        graph
+            .drop_intermediate("low", "base", Some("./base.qcow2".to_owned()))
+            .await
+            .unwrap();
+        assert!(graph.node("mid").await.unwrap().read_only);
+        graph.drop_intermediate("mid", "base", None).await.unwrap();
+        assert!(graph.chain_contains("top", "base").await.unwrap());
+        assert!(!graph.chain_contains("top", "mid").await.unwrap());
+        assert_eq!(read(&client, 0, 4096).await, vec![9; 4096]);
+        graph.detach(client.root()).await.unwrap();
+    });
+    assert!(images.content("top.qcow2").iter().all(|byte| *byte == 9));
+    assert_eq!(
+        images.info("top.qcow2")["backing-filename"],
+        images.path("base.qcow2")
+    );
+    let mid = images.info("mid.qcow2");
+    assert_eq!(
+        (&mid["backing-filename"], &mid["backing-filename-format"]),
+        (&json!("./base.qcow2"), &json!("qcow2"))
+    );
+    for name in ["base", "low", "mid", "top"] {
+        images.img(&format!("check -q {name}.qcow2"));
+    }
+}
+
+/// Images that hold nothing of their own can be taken out under a reader, who sees no difference.
+#[test]
+fn a_reader_sees_the_same_while_empty_images_are_taken_out() {
+    let images = Images::chain();
+    images.img("create -q -f qcow2 -F qcow2 -b top.qcow2 one.qcow2");
+    images.img("create -q -f qcow2 -F qcow2 -b one.qcow2 two.qcow2");
+    images.img("create -q -f qcow2 -F qcow2 -b two.qcow2 live.qcow2");
+    let expected = &images.content("live.qcow2");
+    let images = &images;
+    with_graph(|graph| async move {
+        images.add(&graph, "live", json!({})).await;
+        let client = attach(&graph, "live", READ_WRITE).await;
+        let chain = graph.facts().await.unwrap();
+        let name = |filename: &str| {
+            let top = "live".to_owned();
+            let (graph, filename) = (graph.clone(), images.path(filename));
+            async move {
+                graph
+                    .find_backing_image(&top, &filename)
+                    .await
+                    .unwrap()
+                    .unwrap()
+                    .name
+            }
+        };
+        let (two, top) = (name("two.qcow2").await, name("top.qcow2").await);
+        graph
+            .drop_intermediate(&two, &top, Some("top.qcow2".to_owned()))
+            .await
+            .unwrap();
+        // Two images went, each with its file: nobody else held them.
+        assert_eq!(graph.facts().await.unwrap().nodes.len() + 4, chain.nodes.len());
+        assert!(
+            read(&client, 0, 4 * MIB as usize).await == *expected,
+            "other data"
+        );
+        graph.detach(client.root()).await.unwrap();
+    });
+    assert_eq!(images.info("live.qcow2")["backing-filename"], "top.qcow2");
+    images.img("check -q live.qcow2");
+    assert!(images.content("live.qcow2") == *expected, "other data");
+}
+
+#[test]
+fn a_renamed_backing_file_is_found_under_its_new_name() {
+    let images = Images::chain();
+    let expected = images.content("top.qcow2");
+    let images = &images;
+    with_graph(|graph| async move {
+        images.add(&graph, "top", json!({})).await;
+        let low = images.path("low.qcow2");
+        let low = graph.find_backing_image("top", &low).await.unwrap().unwrap();
+        let base = images.path("base.qcow2");
+        std::fs::rename(&base, images.path("moved.qcow2")).unwrap();
+        graph
+            .change_backing_file("top", &low.name, "moved.qcow2")
+            .await
+            .unwrap();
+        assert!(graph.node(&low.name).await.unwrap().read_only);
+        assert!(!exists(&base));
+    });
+    assert_eq!(images.info("low.qcow2")["backing-filename"], "moved.qcow2");
+    assert!(images.content("top.qcow2") == expected, "other data");
+    images.img("check -q low.qcow2");
+}
