@@ -77,7 +77,7 @@ fn check(
 /// Reopens a node for writing where it is not open for that, and notes how it was.
 async fn make_writable(world: &World, node: NodeId, reopened: &mut Vec<Access>) -> Result<()> {
     if world.graph(|graph| graph.expect(node).map(|node| node.flags.is_read_only()))? {
-        reopened.extend(reopen::set_read_only(world, node, false).await?);
+        reopened.extend(reopen::set_access(world, node, false).await?);
     }
     Ok(())
 }

@@ -144,7 +144,7 @@ async fn reopen_all(world: &World, targets: &[Target]) -> Result<()> {
     }
 }
 
-/// How a node was open before [`set_read_only`].
+/// How a node was open before [`set_access`].
 #[derive(Debug)]
 pub struct Access {
     node: NodeId,
@@ -156,7 +156,7 @@ pub struct Access {
 ///
 /// # Errors
 /// Somebody writes to it, or a file cannot be opened for writing.
-pub async fn set_read_only(world: &World, id: NodeId, read_only: bool) -> Result<Option<Access>> {
+pub async fn set_access(world: &World, id: NodeId, read_only: bool) -> Result<Option<Access>> {
     let before = world.graph(|graph| {
         graph.expect(id).map(|node| Access {
             node: id,
@@ -172,7 +172,7 @@ pub async fn set_read_only(world: &World, id: NodeId, read_only: bool) -> Result
         read_only,
         ..before.common
     };
-    reopen_with(world, id, given, common).await?;
+    reopen_as(world, id, given, common).await?;
     Ok(Some(before))
 }
 
@@ -181,11 +181,11 @@ pub async fn set_read_only(world: &World, id: NodeId, read_only: bool) -> Result
 /// # Errors
 /// Somebody writes to it by now.
 pub async fn restore(world: &World, access: Access) -> Result<()> {
-    reopen_with(world, access.node, access.given, access.common).await
+    reopen_as(world, access.node, access.given, access.common).await
 }
 
 /// Reopens a node with other common options, and what inherits from it as it follows from them.
-async fn reopen_with(world: &World, id: NodeId, given: Given, common: Common) -> Result<()> {
+async fn reopen_as(world: &World, id: NodeId, given: Given, common: Common) -> Result<()> {
     let mut targets = Vec::new();
     world.graph(|graph| {
         let node = graph.expect(id)?;

@@ -24,7 +24,7 @@ pub async fn blockdev_snapshot(world: &World, node: &str, overlay: &str) -> Resu
         Ok(()) => {
             transaction.commit();
             // What is below an overlay is not written any more. It may stay writable where somebody still writes it.
-            if let Err(error) = reopen::set_read_only(world, node, true).await {
+            if let Err(error) = reopen::set_access(world, node, true).await {
                 tracing::debug!(%error, "the node below the new overlay stays writable");
             }
         }
