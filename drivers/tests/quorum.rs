@@ -635,4 +635,11 @@ fn nobody_else_may_write_to_a_child_or_resize_it() {
     let all = Permissions::all();
     assert_eq!(ask(&plain, all, true), (all, all));
     assert_eq!(ask(&rewrites, read, false), (read | Permissions::WRITE, shared));
+    let mut fifo = rewrites.clone();
+    fifo.insert("read-pattern".to_owned(), json!("fifo"));
+    assert_eq!(
+        ask(&fifo, read, false),
+        (read, shared),
+        "there is no vote to lose"
+    );
 }

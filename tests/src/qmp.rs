@@ -162,6 +162,11 @@ impl Qmp {
         panic!("no event {name} within {PATIENCE:?}; seen: {:?}", self.events);
     }
 
+    /// Takes the events that came before the last answer and were not waited for.
+    pub fn take_events(&mut self) -> Vec<Value> {
+        self.events.drain(..).collect()
+    }
+
     /// Asks the daemon to end. It may close the connection before it answers.
     pub fn quit(&mut self) {
         // A daemon that is already closing the socket may refuse the write, which is as good as an answer.

@@ -133,11 +133,12 @@ impl DriverKind for QuorumKind {
     /// only read.
     fn child_permissions(&self, edge: EdgeUse<'_>) -> (Permissions, Permissions) {
         let mut taken = edge.taken;
-        let rewrites = edge.options.get("rewrite-corrupted");
-        taken.set(
-            Permissions::WRITE,
-            taken.contains(Permissions::WRITE) || rewrites.is_some_and(|rewrites| rewrites == true),
-        );
+        let options = parse_options::<QuorumOptions>(edge.options.clone());
+        if options
+            .is_ok_and(|options| options.rewrite_corrupted && options.read_pattern == ReadPattern::Quorum)
+        {
+            taken |= Permissions::WRITE;
+        }
         let shared = edge.shared & (Permissions::CONSISTENT_READ | Permissions::WRITE_UNCHANGED);
         if edge.force_share {
             (taken, Permissions::all())

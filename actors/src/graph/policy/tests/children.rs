@@ -1,10 +1,14 @@
 //! Numbered children: listed at open, added to and taken from an open node.
 
-use messages::Role;
+use drivers::driver::{Notice, Notices};
 use messages::global_state::{EdgeParent, GraphReply};
+use messages::qapi::{self, QuorumOperation};
+use messages::{IoError, Role};
 use serde_json::json;
 
+use super::super::Announcement;
 use super::*;
+use crate::node::Event;
 
 /// Files of these names, and a parent of those listed.
 fn world(files: &[&str], children: &[&str]) -> FakeWorld {
@@ -198,6 +202,84 @@ fn a_parent_is_drained_before_a_drained_child_is_added() {
     );
     world.ok(GraphRequest::DrainEnd(section));
     assert!(world.enter(parent));
+}
+
+/// Sends a notice as a driver would.
+fn notice(world: &mut FakeWorld, node: &str, notice: Notice) {
+    let id = world.id(node);
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let notices = Notices::new(move |posted| sender.send(posted).expect("the test listens"));
+    notices.tell(notice);
+    world.tell(Event::Noticed(id, receiver.recv().expect("the notice is posted")));
+}
+
+#[test]
+fn what_drivers_tell_is_told_with_the_names_that_nodes_have_then() {
+    let mut world = world(&["a", "b", "c"], &["a", "b", "c"]);
+    let bad = |child| Notice::BadChild {
+        operation: QuorumOperation::Read,
+        error: Some(IoError::NoSpace),
+        child,
+        offset: 1000,
+        len: 1000,
+    };
+    notice(&mut world, "m", bad(1));
+    world.ok(del_child("m", "children.1"));
+    notice(&mut world, "m", bad(1));
+    notice(&mut world, "m", bad(7));
+    notice(
+        &mut world,
+        "m",
+        Notice::NoQuorum {
+            offset: 512,
+            len: 512,
+        },
+    );
+    let names = world.announced.iter().map(|announcement| match announcement {
+        Announcement::Event(qapi::Event::QuorumReportBad {
+            node_name,
+            error,
+            sector_num,
+            sectors_count,
+            ..
+        }) => {
+            assert_eq!(
+                (*sector_num, *sectors_count),
+                (1, 3),
+                "all sectors that the range touches"
+            );
+            assert_eq!(error.as_deref(), Some("No space left on device"));
+            node_name.as_str()
+        }
+        Announcement::Event(qapi::Event::QuorumFailure {
+            reference,
+            sector_num,
+            sectors_count,
+        }) => {
+            assert_eq!((*sector_num, *sectors_count), (1, 1));
+            reference.as_str()
+        }
+        other => panic!("{other:?}"),
+    });
+    let names = names.collect::<Vec<_>>();
+    assert_eq!(names, ["b", "c", "", "m"]);
+    notice(
+        &mut world,
+        "a",
+        Notice::Corrupted {
+            message: "bad".to_owned(),
+            offset: Some(1),
+            size: None,
+            fatal: true,
+        },
+    );
+    let Some(Announcement::Event(event)) = world.announced.last() else {
+        panic!("it is an event")
+    };
+    let shown = serde_json::to_value(event).expect("an event is JSON");
+    let expected = json!({"event": "BLOCK_IMAGE_CORRUPTED",
+        "data": {"device": "", "node-name": "a", "msg": "bad", "offset": 1, "fatal": true}});
+    assert_eq!(shown, expected);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use messages::{
     ChildSlot, Error, ErrorKind, IoError, IoThreadId, Limits, NodeId, OpenFlags, Result, Role, RootId, Token,
 };
 
-use super::super::{Effect, Event, ImplicitOpens, Order, Policy, Reply, RequestId};
+use super::super::{Announcement, Effect, Event, ImplicitOpens, Order, Policy, Reply, RequestId};
 use super::promises::{self, Promises};
 use crate::node::{self, OpenFacts, OrderOutcome, Ticket};
 
@@ -188,6 +188,8 @@ pub struct FakeWorld {
     pub hold_creates: bool,
     /// Nodes in the order in which they were asked to quiesce.
     pub asked: Vec<NodeId>,
+    /// What was told to whoever listens.
+    pub announced: Vec<Announcement>,
     held: Vec<Ticket>,
     /// Root edges whose writes are made durable at once.
     pub writethrough: Vec<RootId>,
@@ -217,6 +219,7 @@ impl FakeWorld {
             heads: HashMap::new(),
             fail_after: None,
             hold_creates: false,
+            announced: Vec::new(),
             held: Vec::new(),
             writethrough: Vec::new(),
             invalidated: Vec::new(),
@@ -384,6 +387,7 @@ impl FakeWorld {
                         "a request is answered once"
                     );
                 }
+                Effect::Announce(announcement) => self.announced.push(announcement),
                 Effect::StartIothread { ticket, .. } => {
                     self.threads += 1;
                     let thread = IoThreadId(self.threads);
@@ -391,7 +395,6 @@ impl FakeWorld {
                 }
                 Effect::RootPermissions { .. }
                 | Effect::RootGone(_)
-                | Effect::Announce(_)
                 | Effect::TuneIothread { .. }
                 | Effect::StopIothread(_) => {}
             }
