@@ -28,3 +28,15 @@ pub(super) fn table_from_be(bytes: &[u8]) -> Vec<u64> {
 pub(super) fn table_to_be(table: &[u64]) -> Vec<u8> {
     table.iter().flat_map(|entry| entry.to_be_bytes()).collect()
 }
+
+/// A number as C's `%#x` shows it, which QEMU's texts use: 0 has no prefix.
+pub(super) struct Hex(pub u64);
+
+impl std::fmt::Display for Hex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            0 => f.write_str("0"),
+            number => write!(f, "{number:#x}"),
+        }
+    }
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 use messages::{DebugEvent, IoError, IoResult};
 
 use super::Qcow2;
-use super::bytes::table_from_be;
+use super::bytes::{Hex, table_from_be};
 use super::entry::REFTABLE_OFFSET;
 use super::gate::Key;
 use super::header::CORRUPT;
@@ -59,7 +59,10 @@ impl Qcow2 {
             (entry & REFTABLE_OFFSET, state.geometry)
         };
         if offset == 0 || geometry.in_cluster(offset) != 0 {
-            let text = format!("Refblock offset {offset:#x} unaligned (reftable index: {index:#x})");
+            let text = format!(
+                "Refblock offset {offset:#x} unaligned (reftable index: {})",
+                Hex(index)
+            );
             return Err(self.found_corruption(&text).await);
         }
         self.file.debug_event(DebugEvent::RefblockLoad).await;

@@ -2,6 +2,7 @@
 
 use messages::{ChildSlot, IoError};
 
+use super::bytes::Hex;
 use super::entry::{Cluster, cluster};
 use super::state::{Need, State, Stop, Try};
 use crate::driver::{At, Extent, Purpose};
@@ -62,7 +63,7 @@ impl State {
         let place = || {
             let table = self.geometry.cluster_start(key);
             let at = ((key - table) >> 3) + index as u64;
-            format!("(L2 offset: {table:#x}, L2 index: {at:#x})")
+            format!("(L2 offset: {table:#x}, L2 index: {})", Hex(at))
         };
         match kind {
             Cluster::ZeroPlain | Cluster::ZeroAllocated(_) if self.geometry.version < 3 => Err(

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use messages::IoError;
 
+use super::bytes::Hex;
 use super::cache::Cache;
 use super::entry::{COPIED, L1_OFFSET};
 use super::geometry::Geometry;
@@ -183,7 +184,8 @@ impl State {
         let table = entry & L1_OFFSET;
         if self.geometry.in_cluster(table) != 0 {
             return Err(Stop::Corrupt(format!(
-                "L2 table offset {table:#x} unaligned (L1 index: {l1_index:#x})"
+                "L2 table offset {table:#x} unaligned (L1 index: {})",
+                Hex(l1_index)
             )));
         }
         Ok((table != 0).then_some(table))
