@@ -219,20 +219,7 @@ impl Sections {
             if section.cover == Cover::All || !section.nodes.contains_key(&parent) {
                 continue;
             }
-            let members = members(graph, &section.cover);
-            let gone: Vec<NodeId> = section
-                .nodes
-                .keys()
-                .filter(|node| !members.contains(node))
-                .copied()
-                .collect();
-            for node in gone {
-                remove(section, node);
-                if let Some(at) = section.asked.iter().position(|other| *other == node) {
-                    section.asked.remove(at);
-                    self.outbox.push((node, Order::Resume(node, *token)));
-                }
-            }
+            give_back(section, graph, *token, &mut self.outbox);
             ask_all_due(section, graph, *token, &mut self.outbox);
         }
     }
@@ -245,6 +232,10 @@ impl Sections {
             }
             let was_still = section.is_still();
             remove(section, node);
+            // What was covered only as a part of the tree below it.
+            if matches!(section.cover, Cover::Subtree(_)) {
+                give_back(section, graph, *token, &mut self.outbox);
+            }
             // It stays among those asked: an order to a node that is gone is dropped, and ids are not used again. Nor is
             // there anything to be asked in a section that is still, so closing all nodes of one takes one step each.
             if !was_still {
@@ -312,6 +303,20 @@ fn remove(section: &mut Section, node: NodeId) {
         .is_some_and(|stage| stage != Stage::Quiet)
     {
         section.missing -= 1;
+    }
+}
+
+/// Resumes what a section no longer covers.
+fn give_back(section: &mut Section, graph: &Graph, token: Token, outbox: &mut Vec<(NodeId, Order)>) {
+    let members = members(graph, &section.cover);
+    let nodes = section.nodes.keys().copied();
+    let gone: Vec<NodeId> = nodes.filter(|node| !members.contains(node)).collect();
+    for node in gone {
+        remove(section, node);
+        if let Some(at) = section.asked.iter().position(|other| *other == node) {
+            section.asked.remove(at);
+            outbox.push((node, Order::Resume(node, token)));
+        }
     }
 }
 

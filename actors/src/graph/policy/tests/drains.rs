@@ -423,7 +423,6 @@ fn an_image_is_made_in_the_background() {
     world.assert_settled(&[]);
 }
 
-/// The model checker found both of these.
 #[test]
 fn a_child_is_asked_though_its_parent_answers_while_the_edge_is_away() {
     for (drain, fails) in [
@@ -465,5 +464,19 @@ fn a_node_is_closed_only_when_the_requests_of_an_ended_root_edge_are_over() {
     world.leave(top);
     world.run();
     assert!(world.replies[&delete].is_ok() && !world.nodes.contains_key(&top));
+    world.assert_settled(&[]);
+}
+
+#[test]
+fn a_subtree_that_loses_its_top_is_given_back() {
+    let mut world = chain();
+    let token = world.still(GraphRequest::DrainBegin {
+        scope: DrainScope::Subtree("top".to_owned()),
+        user: String::new(),
+    });
+    assert_eq!(counts(&mut world), [1; 4]);
+    world.ok(del("top"));
+    assert_eq!(counts(&mut world), [99, 99, 0, 0]);
+    world.ok(end(token));
     world.assert_settled(&[]);
 }

@@ -8,6 +8,7 @@ mod edits;
 mod failures;
 mod model;
 mod opens;
+mod oracle;
 mod permissions;
 mod promises;
 mod random;

@@ -314,7 +314,8 @@ impl Live {
                 actions.push(Action::User(at));
             }
         }
-        let roots = self.left.iter().enumerate().filter(|(_, left)| **left > 0);
+        let roots = self.left.iter().take(self.roots.len()).enumerate();
+        let roots = roots.filter(|(_, left)| **left > 0);
         actions.extend(roots.map(|(root, _)| Action::Arrive(root)));
         for (id, cell) in &self.site.cells {
             if cell.background.at.is_some() {
@@ -377,6 +378,11 @@ impl Live {
     }
 
     fn step(&mut self, action: Action) {
+        let sections = self
+            .policy
+            .world
+            .with(|state| state.sections.iter().map(|(token, _)| token).collect());
+        self.site.in_force = sections;
         match action {
             Action::User(at) => self.user(at),
             Action::Arrive(at) => {

@@ -8,11 +8,11 @@ use std::task::{Poll, Wake, Waker};
 use std::time::Instant;
 
 use messages::io::OperationKind;
-use messages::{NodeId, RootId};
+use messages::{NodeId, RootId, Token};
 
 use super::Breach;
 use super::site::{Mail, Site};
-use crate::node::{self, InFlight, Line, Parked, Turn};
+use crate::node::{self, Gate, InFlight, Line, Parked, Turn};
 
 /// Whether a task is to run.
 pub struct Woken(AtomicBool);
@@ -181,8 +181,10 @@ impl Site {
         if let Stage::Admitted { pieces, .. } = &mut self.requests[request].stage {
             pieces.insert(child);
         }
-        if !self.cells.contains_key(&child) {
-            self.breach(Breach::Cells);
+        match self.cells.get(&child) {
+            None => self.breach(Breach::Cells),
+            Some(cell) if has_answered(&cell.gate, &self.in_force) => self.breach(Breach::Stillness),
+            Some(_) => {}
         }
     }
 
@@ -225,9 +227,18 @@ impl Site {
 
     /// A driver begins a piece of background work at its first child, or at itself.
     pub fn begin_background(&mut self, id: NodeId) {
-        if let Some(cell) = self.cells.get_mut(&id) {
-            cell.background.left -= 1;
-            cell.background.at = Some(cell.edges.values().next().copied().unwrap_or(id));
+        let Some(cell) = self.cells.get_mut(&id) else {
+            return;
+        };
+        let at = cell.edges.values().next().copied().unwrap_or(id);
+        cell.background.left -= 1;
+        cell.background.at = Some(at);
+        if self
+            .cells
+            .get(&at)
+            .is_none_or(|cell| has_answered(&cell.gate, &self.in_force))
+        {
+            self.breach(Breach::Stillness);
         }
     }
 
@@ -246,4 +257,13 @@ impl Site {
         }
         self.answer_quiesce(id);
     }
+}
+
+/// Whether a node has told one of these sections that it is quiet: from there on it gets nothing, though the section may
+/// not be still yet. That is why parents are asked first.
+fn has_answered(gate: &Gate, in_force: &BTreeSet<Token>) -> bool {
+    let (holds, unanswered, ..) = gate.parts();
+    holds
+        .iter()
+        .any(|token| in_force.contains(token) && !unanswered.contains(token))
 }

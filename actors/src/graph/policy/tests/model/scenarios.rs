@@ -225,6 +225,101 @@ fn a_node_is_added_and_one_removed_while_everything_is_drained() {
 }
 
 #[test]
+fn a_node_is_added_and_used_while_everything_is_drained() {
+    explore(Scenario {
+        users: vec![
+            vec![all(), Do::End],
+            vec![
+                Do::Change(|_| add(json!({"driver": "over", "node-name": "new", "backing": null}))),
+                Do::Change(|_| attach("new", READ_WRITE, ALL)),
+            ],
+        ],
+        requests: vec![1, 1 + more()],
+        ..scenario("add and use inside drain-all", pair)
+    });
+}
+
+#[test]
+fn a_filter_is_put_in_and_taken_out_during_a_section() {
+    explore(Scenario {
+        users: vec![
+            vec![node("base"), Do::End],
+            vec![
+                Do::Change(|_| GraphRequest::InsertNode {
+                    node: "base".to_owned(),
+                    options: options(json!({"driver": "filter", "node-name": "f", "file": "base"})),
+                }),
+                Do::Change(|_| GraphRequest::DropFilter {
+                    node_name: "f".to_owned(),
+                }),
+            ],
+        ],
+        requests: vec![1],
+        failures: more(),
+        ..scenario("filter in and out", |live| {
+            live.ok(add(
+                json!({"driver": "over", "node-name": "base", "backing": null}),
+            ));
+            live.root(attach("base", READ_WRITE, ALL));
+        })
+    });
+}
+
+#[test]
+fn a_node_takes_the_place_of_another_that_a_section_holds() {
+    explore(Scenario {
+        users: vec![
+            vec![node("base"), Do::End],
+            vec![Do::Change(|_| GraphRequest::ReplaceNode {
+                from: "base".to_owned(),
+                to: "other".to_owned(),
+            })],
+        ],
+        requests: vec![1 + more()],
+        failures: 1,
+        ..scenario("replace", |live| {
+            live.ok(add(
+                json!({"driver": "over", "node-name": "other", "backing": null}),
+            ));
+            pair(live);
+        })
+    });
+}
+
+#[test]
+fn a_child_comes_and_goes_during_a_section() {
+    explore(Scenario {
+        users: vec![
+            vec![node("two"), Do::End],
+            vec![
+                Do::Change(|_| GraphRequest::AddChild {
+                    parent: "many".to_owned(),
+                    node: "two".to_owned(),
+                }),
+                Do::Change(|_| GraphRequest::DelChild {
+                    parent: "many".to_owned(),
+                    child: "children.0".to_owned(),
+                }),
+            ],
+        ],
+        requests: vec![1],
+        failures: 1,
+        ..scenario("add-child and del-child", |live| {
+            live.ok(add(
+                json!({"driver": "file", "node-name": "one", "filename": "1"}),
+            ));
+            live.ok(add(
+                json!({"driver": "file", "node-name": "two", "filename": "2"}),
+            ));
+            live.ok(add(
+                json!({"driver": "many", "node-name": "many", "children": ["one"]}),
+            ));
+            live.root(attach("many", READ_WRITE, ALL));
+        })
+    });
+}
+
+#[test]
 fn an_edge_is_taken_away_and_put_back_while_a_section_is_in_force() {
     explore(Scenario {
         users: vec![

@@ -101,6 +101,8 @@ pub struct Site {
     pub slow: BTreeSet<NodeId>,
     /// Root edges that end in this scenario: only their requests may be refused.
     pub may_refuse: bool,
+    /// The sections that have not ended, as the policy has it.
+    pub in_force: BTreeSet<Token>,
     pub breaches: Breaches,
 }
 
