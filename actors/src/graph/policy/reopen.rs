@@ -28,20 +28,26 @@ pub struct Target {
 }
 
 impl Target {
-    /// The node with its options as they are, active or not.
-    pub fn with_activity(node: &Node, inactive: bool) -> Self {
-        let extra = node.common.extra - OpenFlags::INACTIVE;
+    /// The node with other common options, and its own as they are.
+    fn with(node: &Node, given: Given, common: Common) -> Self {
         Self {
             node: node.id,
-            given: node.given,
-            common: Common {
-                inactive,
-                extra,
-                ..node.common
-            },
+            given,
+            common,
             rest: node.options.clone(),
             links: Vec::new(),
         }
+    }
+
+    /// The node with its options as they are, active or not.
+    pub fn with_activity(node: &Node, inactive: bool) -> Self {
+        let extra = node.common.extra - OpenFlags::INACTIVE;
+        let common = Common {
+            inactive,
+            extra,
+            ..node.common
+        };
+        Self::with(node, node.given, common)
     }
 
     /// The flags that it will have.
@@ -144,62 +150,50 @@ async fn reopen_all(world: &World, targets: &[Target]) -> Result<()> {
     }
 }
 
-/// How a node was open before [`set_access`].
+/// How nodes were open before [`set_access`].
 #[derive(Debug)]
-pub struct Access {
-    node: NodeId,
-    given: Given,
-    common: Common,
-}
+pub struct Access(Vec<(NodeId, Given, Common)>);
 
-/// Reopens a node, and what inherits from it, read-only or not; answers how it was, if it was otherwise.
+/// Reopens a node, and what inherits from it, read-only or not; answers how they were, if they were otherwise.
 ///
 /// # Errors
 /// Somebody writes to it, or a file cannot be opened for writing.
 pub async fn set_access(world: &World, id: NodeId, read_only: bool) -> Result<Option<Access>> {
-    let before = world.graph(|graph| {
-        graph.expect(id).map(|node| Access {
-            node: id,
-            given: node.given,
-            common: node.common,
-        })
-    })?;
-    if before.common.read_only == read_only {
-        return Ok(None);
-    }
-    let given = before.given.with_read_only(read_only);
-    let common = Common {
-        read_only,
-        ..before.common
-    };
-    reopen_as(world, id, given, common).await?;
-    Ok(Some(before))
-}
-
-/// Reopens a node, and what inherits from it, as it was.
-///
-/// # Errors
-/// Somebody writes to it by now.
-pub async fn restore(world: &World, access: Access) -> Result<()> {
-    reopen_as(world, access.node, access.given, access.common).await
-}
-
-/// Reopens a node with other common options, and what inherits from it as it follows from them.
-async fn reopen_as(world: &World, id: NodeId, given: Given, common: Common) -> Result<()> {
     let mut targets = Vec::new();
-    world.graph(|graph| {
+    let before = world.graph(|graph| {
         let node = graph.expect(id)?;
-        targets.push(Target {
-            node: id,
-            given,
-            common,
-            rest: node.options.clone(),
-            links: Vec::new(),
-        });
+        if node.common.read_only == read_only {
+            return Ok(None);
+        }
+        let common = Common {
+            read_only,
+            ..node.common
+        };
+        targets.push(Target::with(node, node.given.with_read_only(read_only), common));
         graph
             .children_of(id)
-            .try_for_each(|edge| inherit(graph, node, common, edge.child, edge.role, &mut targets))
+            .try_for_each(|edge| inherit(graph, node, common, edge.child, edge.role, &mut targets))?;
+        let nodes = targets.iter().filter_map(|target| graph.node(target.node));
+        let before = nodes.map(|node| (node.id, node.given, node.common));
+        Ok::<_, Error>(Some(Access(before.collect())))
     })?;
+    if before.is_some() {
+        reopen_all(world, &targets).await?;
+    }
+    Ok(before)
+}
+
+/// Reopens nodes as they were.
+///
+/// # Errors
+/// Somebody writes to one of them by now.
+pub async fn restore(world: &World, Access(before): Access) -> Result<()> {
+    let targets: Vec<Target> = world.graph(|graph| {
+        let nodes = before
+            .into_iter()
+            .filter_map(|(id, given, common)| Some(Target::with(graph.node(id)?, given, common)));
+        nodes.collect()
+    });
     reopen_all(world, &targets).await
 }
 
@@ -389,14 +383,7 @@ fn inherit(
     if common == node.common {
         return Ok(());
     }
-    let (given, rest) = (node.given, node.options.clone());
-    targets.push(Target {
-        node: child,
-        given,
-        common,
-        rest,
-        links: Vec::new(),
-    });
+    targets.push(Target::with(node, node.given, common));
     let below: Vec<_> = graph
         .children_of(child)
         .map(|edge| (edge.child, edge.role))
