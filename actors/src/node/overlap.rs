@@ -147,6 +147,20 @@ mod tests {
     }
 
     #[test]
+    fn ranges_that_only_touch_do_not_wait_for_each_other() {
+        let tracker = Rc::new(Tracker::default());
+        let middle = begin(&tracker, 10..20, true);
+        assert!(middle.is_some());
+        for serialising in [false, true] {
+            assert!(begin(&tracker, 0..10, serialising).is_some());
+            assert!(begin(&tracker, 20..30, serialising).is_some());
+            for range in [0..11, 19..30, 10..20, 0..30, 12..13] {
+                assert!(begin(&tracker, range, serialising).is_none());
+            }
+        }
+    }
+
+    #[test]
     fn no_wait_fails_instead_of_waiting_and_leaves_nothing_behind() {
         let tracker = Rc::new(Tracker::default());
         let first = begin(&tracker, 0..10, true).unwrap();

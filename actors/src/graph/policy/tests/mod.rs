@@ -6,12 +6,14 @@ mod children;
 mod drains;
 mod edits;
 mod failures;
+mod iothreads;
 mod model;
 mod opens;
 mod oracle;
 mod permissions;
 mod promises;
 mod random;
+mod users;
 mod world;
 
 use messages::Permissions;

@@ -12,7 +12,8 @@ use messages::global_state::{GraphFacts, GraphReply, GraphRequest, Options, Quer
 use messages::handshake::PendingRequest;
 use messages::io::OperationKind;
 use messages::{
-    ChildSlot, Error, ErrorKind, IoError, IoThreadId, Limits, NodeId, OpenFlags, Result, Role, RootId, Token,
+    ChildSlot, Error, ErrorKind, IoError, IoThreadId, Limits, NodeId, OpenFlags, Permissions, Result, Role,
+    RootId, Token,
 };
 
 use super::super::{Announcement, Effect, Event, ImplicitOpens, Order, Policy, Reply, RequestId};
@@ -167,7 +168,19 @@ pub struct FakeNode {
     flags: OpenFlags,
     filename: Option<String>,
     edges: BTreeMap<u32, NodeId>,
+    /// Edges that it had before it moved, until they are joined again.
+    unjoined: BTreeMap<u32, NodeId>,
     pub promises: Promises,
+}
+
+/// What users and iothreads are told besides orders.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Told {
+    MayDo(RootId, Permissions),
+    Gone(RootId),
+    /// With its longest polling time.
+    Tune(IoThreadId, i64),
+    Stop(IoThreadId),
 }
 
 /// The world around a policy.
@@ -190,6 +203,10 @@ pub struct FakeWorld {
     pub asked: Vec<NodeId>,
     /// What was told to whoever listens.
     pub announced: Vec<Announcement>,
+    pub told: Vec<Told>,
+    pub flushed: Vec<NodeId>,
+    /// The node whose flushes fail.
+    pub fail_flush: Option<NodeId>,
     held: Vec<Ticket>,
     /// Root edges whose writes are made durable at once.
     pub writethrough: Vec<RootId>,
@@ -225,6 +242,9 @@ impl FakeWorld {
             invalidated: Vec::new(),
             temporaries: 0,
             asked: Vec::new(),
+            told: Vec::new(),
+            flushed: Vec::new(),
+            fail_flush: None,
             now: Duration::ZERO,
             last: 0,
             threads: 1,
@@ -393,10 +413,14 @@ impl FakeWorld {
                     let thread = IoThreadId(self.threads);
                     self.event(Event::Started(ticket, Ok((thread, 0))));
                 }
-                Effect::RootPermissions { .. }
-                | Effect::RootGone(_)
-                | Effect::TuneIothread { .. }
-                | Effect::StopIothread(_) => {}
+                Effect::RootPermissions { root, permissions } => {
+                    self.told.push(Told::MayDo(root, permissions));
+                }
+                Effect::RootGone(root) => self.told.push(Told::Gone(root)),
+                Effect::TuneIothread { iothread, options } => {
+                    self.told.push(Told::Tune(iothread, options.poll_max_ns));
+                }
+                Effect::StopIothread(iothread) => self.told.push(Told::Stop(iothread)),
             }
         }
     }
@@ -481,7 +505,14 @@ impl FakeWorld {
                 slot: ChildSlot(slot),
                 target,
             } => {
-                if self.fails() {
+                let rejoins = self
+                    .nodes
+                    .get_mut(&parent)
+                    .unwrap()
+                    .unjoined
+                    .remove(&slot)
+                    .is_some();
+                if !rejoins && self.fails() {
                     return ended(OrderOutcome::Done(Err(failed())));
                 }
                 if let Some(target) = &target {
@@ -524,7 +555,10 @@ impl FakeWorld {
                 done()
             }
             Order::Depart { node, to } => {
-                assert!(!self.nodes[&node].tokens.is_empty(), "only a still node moves");
+                let cell = self.nodes.get_mut(&node).unwrap();
+                assert!(!cell.tokens.is_empty(), "only a still node moves");
+                // Edges do not travel.
+                cell.unjoined = std::mem::take(&mut cell.edges);
                 self.homes.insert(node, to);
                 done()
             }
@@ -540,6 +574,16 @@ impl FakeWorld {
                 }
                 self.promises(node).prepare_reopen(request.flags);
                 done()
+            }
+            Order::Flush(id) => {
+                self.flushed.push(id);
+                let failed = || Error::new(ErrorKind::Io(IoError::NoSpace), "flush failed");
+                let result = if self.fail_flush == Some(id) {
+                    Err(failed())
+                } else {
+                    Ok(())
+                };
+                ended(OrderOutcome::Done(result))
             }
             Order::Truncate { .. } if self.fails() => ended(OrderOutcome::Done(Err(failed()))),
             Order::PermissionsPrepare { node, taken, shared } => {
@@ -619,7 +663,7 @@ impl FakeWorld {
                 self.held.push(ticket);
                 Vec::new()
             }
-            Order::Truncate { .. } | Order::Flush(_) | Order::Create { .. } => done(),
+            Order::Truncate { .. } | Order::Create { .. } => done(),
         }
     }
 
