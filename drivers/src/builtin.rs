@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::blkdebug::BlkdebugKind;
+use crate::blkverify::BlkverifyKind;
 use crate::driver::{DriverKind, Registry};
 use crate::file::FileKind;
 use crate::null::NullKind;
@@ -13,8 +14,9 @@ use crate::raw::RawKind;
 /// A registry of all drivers that are built in.
 #[must_use]
 pub fn builtin() -> Registry {
-    let kinds: [Arc<dyn DriverKind>; 8] = [
+    let kinds: [Arc<dyn DriverKind>; 9] = [
         Arc::new(BlkdebugKind),
+        Arc::new(BlkverifyKind),
         Arc::new(FileKind::FILE),
         Arc::new(FileKind::HOST_DEVICE),
         Arc::new(NullKind::CO),
@@ -43,6 +45,7 @@ mod tests {
         let registry = builtin();
         for name in [
             "blkdebug",
+            "blkverify",
             "file",
             "host_device",
             "null-aio",

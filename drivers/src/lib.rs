@@ -1,6 +1,7 @@
 //! What a node does: the ring, protocol drivers, format drivers and filters.
 
 pub mod blkdebug;
+pub mod blkverify;
 pub mod buffer;
 pub mod builtin;
 pub mod driver;
@@ -10,4 +11,5 @@ pub mod qcow2;
 pub mod quorum;
 pub mod raw;
 pub mod reopen;
+mod replicas;
 pub mod ring;

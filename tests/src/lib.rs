@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod beside;
 pub mod daemon;
 pub mod image;
 pub mod model;

@@ -10,13 +10,13 @@ use messages::qapi::QuorumOperation;
 use messages::{Error, ErrorKind, IoError, IoResult, RequestFlags, Result, StatusFlags};
 
 use super::kind::{Reads, Settings};
-use super::ranges::{Ranges, Use};
 use super::vote::{self, Version};
 use crate::buffer::{Buffer, Buffers};
 use crate::driver::{
     Abilities, Ability, Answer, At, Child, Driver, Extent, Notice, Notices, Parcel, Placement, Purpose,
     ReopenRequest, Target, Ticket, Transfer,
 };
+use crate::replicas::{Ranges, Use, bytes_in, copy, copy_of, first_difference};
 use crate::ring::Ring;
 
 const FAILED: IoError = IoError::Os(EIO);
@@ -169,7 +169,7 @@ impl Quorum {
         if let [own, rest @ ..] = reads
             && let Some((_, data)) = best.checked_sub(1).and_then(|best| rest.get(best))
         {
-            vote::copy(data, &mut own.1);
+            copy(data, &mut own.1);
         }
         Ok(())
     }
@@ -178,7 +178,7 @@ impl Quorum {
     fn mismatch(&self, offset: u64, reads: &[Transfer], first: &Version, second: &Version) -> IoResult<()> {
         let data = |version: &Version| reads.get(*version.first()?).map(|(_, data)| data);
         if let Some((first, second)) = data(first).zip(data(second))
-            && let Some(at) = vote::first_difference(first, second)
+            && let Some(at) = first_difference(first, second)
         {
             let len = bytes_in(first);
             let at = offset.saturating_add(u64::try_from(at).unwrap_or(u64::MAX));
@@ -281,17 +281,6 @@ fn give_back(result: IoResult<()>, transfers: Vec<Transfer>, len: usize) -> Tran
         Some(own) if own.len() == len => (result, own),
         lost => (result.and(Err(IoError::Cancelled)), lost.unwrap_or_default()),
     }
-}
-
-fn bytes_in(buffers: &Buffers) -> u64 {
-    u64::try_from(buffers.len()).unwrap_or(u64::MAX)
-}
-
-/// The same bytes in a buffer of their own, if there is memory.
-fn copy_of(buffers: &Buffers) -> Option<Buffers> {
-    let mut copy = Buffers::from(Buffer::try_alloc(buffers.len())?);
-    vote::copy(buffers, &mut copy);
-    Some(copy)
 }
 
 impl Driver for Quorum {

@@ -6,7 +6,6 @@
 
 mod driver;
 mod kind;
-mod ranges;
 mod vote;
 
 pub use kind::QuorumKind;

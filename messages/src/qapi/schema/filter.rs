@@ -26,6 +26,14 @@ pub(super) static BLOCKDEV_OPTIONS_BLKDEBUG: StructType = structure(
     ],
 );
 
+pub(super) static BLOCKDEV_OPTIONS_BLKVERIFY: StructType = structure(
+    "BlockdevOptionsBlkverify",
+    &[
+        req("test", Alternate(&BLOCKDEV_REF)),
+        req("raw", Alternate(&BLOCKDEV_REF)),
+    ],
+);
+
 static BLKDEBUG_INJECT_ERROR_OPTIONS: StructType = structure(
     "BlkdebugInjectErrorOptions",
     &[

@@ -4,7 +4,7 @@ use super::define::{
     Alternate, AlternateType, BOOL, Enum, EnumType, I64, List, NULL, STR, Struct, StructType, U64, alternate,
     enumeration, opt, req, structure,
 };
-use super::filter::BLOCKDEV_OPTIONS_BLKDEBUG;
+use super::filter::{BLOCKDEV_OPTIONS_BLKDEBUG, BLOCKDEV_OPTIONS_BLKVERIFY};
 
 /// The arguments of `blockdev-add`, also what `--blockdev` takes.
 pub static BLOCKDEV_OPTIONS: StructType = structure(
@@ -25,6 +25,7 @@ pub static BLOCKDEV_OPTIONS: StructType = structure(
     "driver",
     &[
         ("blkdebug", &BLOCKDEV_OPTIONS_BLKDEBUG),
+        ("blkverify", &BLOCKDEV_OPTIONS_BLKVERIFY),
         ("file", &BLOCKDEV_OPTIONS_FILE),
         ("host_device", &BLOCKDEV_OPTIONS_FILE),
         ("null-aio", &BLOCKDEV_OPTIONS_NULL),
@@ -39,6 +40,7 @@ pub(super) static BLOCKDEV_DRIVER: EnumType = enumeration(
     "BlockdevDriver",
     &[
         "blkdebug",
+        "blkverify",
         "file",
         "host_device",
         "null-aio",

@@ -88,7 +88,8 @@ fn allocated(
 ) -> Option<u64> {
     match descriptions.get(&id)?.own_allocated_size {
         Ok(size) => Some(size),
-        Err(IoError::NotSupported) => {
+        // As QEMU has it, what filenames can stand for speaks for itself.
+        Err(IoError::NotSupported) if graph.node(id).is_some_and(|node| !node.kind.has_filenames()) => {
             let storage = graph
                 .children_of(id)
                 .filter(|edge| !edge.role.contains(Role::COW));
