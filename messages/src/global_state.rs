@@ -169,6 +169,14 @@ pub enum GraphRequest {
         /// Also if an export or another user holds on to it.
         force: bool,
     },
+    /// Move one node to an iothread, without those that it is joined to: what passes over its edges goes from one
+    /// iothread to another from then on. `None` is the main one.
+    MoveNode {
+        /// The node.
+        node_name: String,
+        /// The iothread's id as its user named it.
+        iothread: Option<String>,
+    },
     /// Take hold of a node.
     AttachRoot(RootRequest),
     /// Change what a user of a node takes and shares.
@@ -460,6 +468,15 @@ pub enum Query {
     },
     /// Iothreads and their properties.
     Iothreads,
+    /// Whether a node may move to an iothread: done, or the error that the move would end with. Nothing moves.
+    MayMove {
+        /// The node.
+        node_name: String,
+        /// The iothread's id as its user named it; `None` is the main one.
+        iothread: Option<String>,
+        /// With all that it is joined to, rather than alone.
+        joined: bool,
+    },
     /// What iothreads have done, the main one first: `x-millpond-query-iothreads`.
     IothreadStatistics,
     /// The node a root edge leads to.

@@ -15,7 +15,8 @@ use super::carry::Handles;
 use super::handle::GraphHandle;
 use super::iothreads::{IothreadFactory, poll_params};
 use super::policy::{Announcement, Effect, Event, ImplicitOpens, Policy, Reply, RequestId};
-use crate::node::{self, Client, EventSink, OrderOutcome};
+use crate::iothread::IoThread;
+use crate::node::{self, Client, EventSink, Mail, OrderOutcome};
 
 /// What a graph is started with.
 pub struct GraphConfig {
@@ -62,6 +63,8 @@ pub struct Graph {
     replies: HashMap<RequestId, ReplySender>,
     listeners: Vec<mpsc::Sender<Announcement>>,
     iothreads: IothreadFactory,
+    /// Deleted, but not of no use to everybody yet.
+    retired: Vec<IoThread<Mail>>,
     events: EventSink,
     incoming: Option<mpsc::UnboundedReceiver<Incoming>>,
     handle: GraphHandle,
@@ -89,6 +92,7 @@ impl Graph {
             replies: HashMap::new(),
             listeners: Vec::new(),
             iothreads: config.iothreads,
+            retired: Vec::new(),
             events,
             incoming: Some(incoming),
             handle: handle.clone(),
@@ -166,7 +170,9 @@ impl Graph {
             }
             Effect::StopIothread(iothread) => {
                 if let Some(iothread) = self.handles.iothreads.remove(&iothread) {
-                    iothread.stop();
+                    iothread.retire();
+                    self.retired.retain(|other| !other.has_ended());
+                    self.retired.push(iothread);
                 }
             }
             Effect::Announce(announcement) => self.announce(&announcement),
@@ -260,7 +266,7 @@ impl Actor for Graph {
 impl Drop for Graph {
     // Not when the actor stops: a system that ends drops its actors without telling them.
     fn drop(&mut self) {
-        for iothread in self.handles.iothreads.values() {
+        for iothread in self.handles.iothreads.values().chain(&self.retired) {
             iothread.stop();
         }
     }

@@ -280,6 +280,33 @@ impl GraphHandle {
         .await
     }
 
+    /// Moves one node, without those that it is joined to; `None` is the main iothread.
+    ///
+    /// # Errors
+    /// There is no such node or iothread, or a user holds it where it is.
+    pub async fn move_node(&self, node_name: impl Into<String>, iothread: Option<String>) -> Result<()> {
+        let node_name = node_name.into();
+        self.done(GraphRequest::MoveNode { node_name, iothread }).await
+    }
+
+    /// Whether a node may move to an iothread, alone or with all that it is `joined` to. Nothing moves.
+    ///
+    /// # Errors
+    /// Those that the move would end with.
+    pub async fn may_move(
+        &self,
+        node_name: impl Into<String>,
+        iothread: Option<String>,
+        joined: bool,
+    ) -> Result<()> {
+        let query = Query::MayMove {
+            node_name: node_name.into(),
+            iothread,
+            joined,
+        };
+        self.done(GraphRequest::Query(query)).await
+    }
+
     /// Takes hold of a node.
     ///
     /// # Errors

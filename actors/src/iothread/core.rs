@@ -22,6 +22,9 @@ const MESSAGES: usize = 256;
 /// How many polls of tasks one turn makes, for the same reason.
 const POLLS: usize = 512;
 
+/// How often an iothread that is to retire looks whether it may.
+const RETIREMENT_LOOK: Duration = Duration::from_millis(20);
+
 /// What a turn came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -119,6 +122,9 @@ impl<M: Send + 'static> Core<M> {
         if self.last.is_some_and(|last| last == 0) {
             return Progress::Stopped;
         }
+        if work == 0 && self.local.shared().is_retiring() && self.may_retire() {
+            return Progress::Stopped;
+        }
         let events = if work == 0 && may_sleep {
             self.wait()
         } else {
@@ -212,7 +218,19 @@ impl<M: Send + 'static> Core<M> {
         self.stats.parks += 1;
         // Whoever looks during a long sleep shall see all that was before it.
         self.publish();
-        self.local.ring().turn(Wait::Until(None))
+        // What keeps an iothread from retiring may end without a word.
+        let retiring = self.local.shared().is_retiring();
+        let until = retiring.then(|| self.local.ring().now() + RETIREMENT_LOOK);
+        self.local.ring().turn(Wait::Until(until))
+    }
+
+    /// Whether nothing is left to be done and nothing can come.
+    fn may_retire(&self) -> bool {
+        // In this order: what was sent last is in the mailbox once nobody can send any more.
+        !self.local.has_tasks()
+            && self.local.is_unreachable()
+            && self.mailbox.is_empty()
+            && self.tasks.is_empty()
     }
 
     /// Looks for work for this long without system calls, but for one to hand over what was submitted. True if

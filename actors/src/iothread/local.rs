@@ -58,6 +58,7 @@ pub(super) struct Shared {
     /// Tasks that other threads made ready. Unbounded: a task is in it at most once.
     remote: Sender<Runnable>,
     stop: AtomicBool,
+    retire: AtomicBool,
     poll: SharedParams,
     turns: AtomicU64,
     enters: AtomicU64,
@@ -79,6 +80,7 @@ impl Shared {
             wake,
             remote,
             stop: AtomicBool::new(false),
+            retire: AtomicBool::new(false),
             poll: SharedParams::new(poll),
             turns: AtomicU64::new(0),
             enters: AtomicU64::new(0),
@@ -110,6 +112,15 @@ impl Shared {
     pub(super) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         self.wake.wake();
+    }
+
+    pub(super) fn retire(&self) {
+        self.retire.store(true, Ordering::Release);
+        self.wake.wake();
+    }
+
+    pub(super) fn is_retiring(&self) -> bool {
+        self.retire.load(Ordering::Acquire)
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -181,6 +192,8 @@ pub struct Local {
     /// A waker of every task alive, to reach those that wait when the iothread ends.
     alive: RefCell<Slab<Waker>>,
     ext: RefCell<Vec<(TypeId, Rc<dyn Any>)>>,
+    /// Whether nobody can send anything more, as far as whoever handles the mailbox knows.
+    unreachable: RefCell<Box<dyn Fn() -> bool>>,
 }
 
 impl Local {
@@ -192,6 +205,7 @@ impl Local {
             ready: RefCell::default(),
             alive: RefCell::default(),
             ext: RefCell::default(),
+            unreachable: RefCell::new(Box::new(|| true)),
         })
     }
 
@@ -228,6 +242,15 @@ impl Local {
     #[inline]
     pub fn ring(&self) -> &Ring {
         &self.ring
+    }
+
+    /// Has the iothread, once it is to retire, ask `unreachable` whether nobody can send it anything more.
+    pub fn retire_when(&self, unreachable: impl Fn() -> bool + 'static) {
+        *self.unreachable.borrow_mut() = Box::new(unreachable);
+    }
+
+    pub(super) fn is_unreachable(&self) -> bool {
+        (self.unreachable.borrow())()
     }
 
     /// What it has done up to its present turn.

@@ -112,6 +112,17 @@ impl<M> IoThread<M> {
         self.shared.stop();
     }
 
+    /// Asks the thread to end once it is of no use to anybody: all its tasks have ended by themselves, and nobody can send
+    /// it anything more.
+    pub fn retire(&self) {
+        self.shared.retire();
+    }
+
+    /// Whether the thread has ended.
+    pub fn has_ended(&self) -> bool {
+        self.ended.try_recv() == Err(crossbeam_channel::TryRecvError::Disconnected)
+    }
+
     /// Waits until the thread has ended. For control threads at shutdown: it blocks, so it must not be called from
     /// a task, the thread's own least of all.
     pub fn join(&self) {

@@ -74,11 +74,13 @@ impl RootHandle {
         self.0.writethrough
     }
 
-    /// The edge lives on `home` from now on. What is sent to the old place is passed on from there.
-    pub fn set_home(&self, home: IoThread<Mail>) {
+    /// The edge lives on `home` from now on. What is sent to the old place is passed on from there. The handle on the
+    /// old place is given back: while others have it too, somebody is about to send there.
+    pub fn set_home(&self, home: IoThread<Mail>) -> Arc<IoThread<Mail>> {
         let id = home.id().0;
-        self.0.home.store(Arc::new(home));
+        let before = self.0.home.swap(Arc::new(home));
         self.0.home_id.store(id, Ordering::Release);
+        before
     }
 
     pub(super) fn downgrade(&self) -> Weak<RootShared> {
@@ -120,6 +122,11 @@ impl Client {
     #[must_use]
     pub fn home(&self) -> IoThread<Mail> {
         IoThread::clone(&self.0.home.load())
+    }
+
+    /// Has code run where the node lives, or lived a moment ago: false if that has stopped.
+    pub fn run_at_home(&self, code: impl FnOnce() + Send + 'static) -> bool {
+        self.0.send(Mail::Run(Box::new(code)))
     }
 
     /// The same client for use on one thread: inline where that is the node's iothread.

@@ -99,7 +99,7 @@ fn pack_root(table: &NodeTable, root: &Rc<RootCell>, node: NodeId, to: &IoThread
     table.remove_root(handle.id());
     table.note_moved(&handle);
     let parked = root.take_parked();
-    handle.set_home(to.clone());
+    table.note_left(handle.set_home(to.clone()));
     RootLuggage {
         ticket: None,
         handle,

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
+use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Weak as ArcWeak};
 
 use drivers::driver::Notices;
@@ -16,7 +17,7 @@ use super::client::{RootHandle, RootShared};
 use super::mail::{Entry, Event, Mail, RemoteRequest};
 use super::root::RootCell;
 use super::{control, migrate};
-use crate::iothread::Local;
+use crate::iothread::{IoThread, Local};
 
 /// How an iothread tells the graph actor something. Called on the iothread; must not block.
 pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
@@ -41,6 +42,9 @@ pub struct NodeTable {
     from_elsewhere: Cell<u64>,
     /// Root edges that moved to another iothread, for requests that were sent here before their clients knew.
     moved: RefCell<FxHashMap<RootId, ArcWeak<RootShared>>>,
+    /// Handles on this iothread by which root edges were sent to until they moved away. One that is here alone is of no
+    /// use to anybody any more.
+    left: RefCell<Vec<Arc<IoThread<Mail>>>>,
 }
 
 /// Makes the handler of an iothread's mailbox: pass it to [`IoThread::start`](crate::iothread::IoThread::start).
@@ -53,7 +57,12 @@ pub fn serve(local: Rc<Local>, events: EventSink) -> Box<dyn Fn(Mail)> {
         requests: Cell::new(0),
         from_elsewhere: Cell::new(0),
         moved: RefCell::default(),
+        left: RefCell::default(),
     });
+    let weak = Rc::downgrade(&table);
+    table
+        .local
+        .retire_when(move || weak.upgrade().is_none_or(|table| table.is_unreachable()));
     TABLES.with_borrow_mut(|tables| {
         tables.retain(|other| other.strong_count() > 0);
         tables.push(Rc::downgrade(&table));
@@ -120,6 +129,22 @@ impl NodeTable {
             moved.retain(|_, shared| shared.strong_count() > 0);
         }
         moved.insert(handle.id(), handle.downgrade());
+    }
+
+    /// Keeps the handle that clients of a root edge may be sending by, though the edge has moved away.
+    pub fn note_left(&self, handle: Arc<IoThread<Mail>>) {
+        let mut left = self.left.borrow_mut();
+        left.retain(|other| Arc::strong_count(other) > 1);
+        left.push(handle);
+    }
+
+    /// Whether nothing lives here and nobody is about to send here.
+    fn is_unreachable(&self) -> bool {
+        let mut left = self.left.borrow_mut();
+        left.retain(|other| Arc::strong_count(other) > 1);
+        // What was sent by a handle happened before that was let go.
+        fence(Ordering::Acquire);
+        left.is_empty() && self.nodes.borrow().is_empty() && self.roots.borrow().is_empty()
     }
 
     /// Counts a request that enters the graph here.

@@ -7,7 +7,7 @@ use tracing::Instrument;
 use super::connection::{End, serve};
 use super::handshake::Negotiated;
 use crate::iothread::Local;
-use crate::node::{Client, Mail};
+use crate::node::Client;
 
 /// A connection on its way to an iothread: nothing of it is in flight.
 pub(super) struct Luggage<G> {
@@ -25,8 +25,8 @@ pub(super) struct Luggage<G> {
 impl<G: Send + 'static> Luggage<G> {
     /// Sends the connection to where its node is. Where that has ended, so has the connection.
     pub(super) fn place(self) {
-        let home = self.client.home();
-        drop(home.send(Mail::Run(Box::new(move || self.unpack()))));
+        let client = self.client.clone();
+        client.run_at_home(move || self.unpack());
     }
 
     /// Goes on serving, on the iothread that this is.

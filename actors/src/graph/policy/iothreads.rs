@@ -9,7 +9,7 @@ use super::Effect;
 use super::drain::Cover;
 use super::order::Order;
 use super::value::{Direction, Graph, Parent};
-use super::world::{IothreadEntry, World};
+use super::world::{IothreadEntry, State, World};
 
 /// `object-add` of an iothread.
 ///
@@ -116,13 +116,45 @@ pub async fn set_iothread(world: &World, name: &str, iothread: Option<&str>, for
             );
             return Err(Error::new(ErrorKind::InUse, text));
         }
-        let to = match iothread {
-            None => state.main,
-            Some(iothread) => state.iothread_named(iothread).ok_or_else(|| no_iothread(iothread))?,
-        };
-        Ok((node, to))
+        Ok((node, destination(state, iothread)?))
     })?;
     move_joined(world, node, to).await
+}
+
+/// Moves one node, without those that it is joined to.
+///
+/// # Errors
+/// There is no such node or iothread, or a user holds the node where it is.
+pub async fn move_node(world: &World, name: &str, iothread: Option<&str>) -> Result<()> {
+    let (moving, to) = world.with(|state| {
+        let node = state.graph.find(name)?.id;
+        let to = destination(state, iothread)?;
+        Ok::<_, Error>((to_move(state, node, to, Company::Alone)?, to))
+    })?;
+    move_nodes(
+        world,
+        moving.iter().copied().collect(),
+        to,
+        "x-millpond-move-node",
+    )
+    .await
+}
+
+/// Whether a move would be refused.
+///
+/// # Errors
+/// Those of the move.
+pub fn may_move(state: &State, name: &str, iothread: Option<&str>, joined: bool) -> Result<()> {
+    let node = state.graph.find(name)?.id;
+    let company = if joined { Company::Joined } else { Company::Alone };
+    to_move(state, node, destination(state, iothread)?, company).map(drop)
+}
+
+fn destination(state: &State, iothread: Option<&str>) -> Result<IoThreadId> {
+    match iothread {
+        None => Ok(state.main),
+        Some(name) => state.iothread_named(name).ok_or_else(|| no_iothread(name)),
+    }
 }
 
 /// Moves a node and all that is joined to it by edges, so that what was an inline call stays one.
@@ -137,35 +169,67 @@ pub async fn move_joined(world: &World, node: NodeId, to: IoThreadId) -> Result<
                 format!("Cannot find iothread {to}"),
             ));
         }
-        let joined = state.graph.closure([node], Direction::Both);
-        check_unpinned(&state.graph, &joined, to)?;
-        Ok(joined)
+        to_move(state, node, to, Company::Joined)
     })?;
+    move_nodes(world, joined.into_iter().collect(), to, "x-blockdev-set-iothread").await
+}
+
+/// Moves a node back to the main iothread, if it is elsewhere: whoever wanted it there has gone. What is joined to it
+/// and lives beside it goes along; what was put elsewhere stays there. Where a user does not let them, all stay.
+pub async fn fall_back(world: &World, node: NodeId) {
+    let found = world.with(|state| {
+        let (home, main) = (state.graph.node(node)?.iothread, state.main);
+        if home == main || state.closed {
+            return None;
+        }
+        let joined = to_move(state, node, main, Company::Joined).ok()?;
+        let beside = |node: &NodeId| state.graph.node(*node).is_some_and(|node| node.iothread == home);
+        Some((joined.into_iter().filter(beside).collect(), main))
+    });
+    if let Some((moving, main)) = found
+        && let Err(error) = move_nodes(world, moving, main, "return to the main iothread").await
+    {
+        tracing::warn!(%error, %node, "a node stays in its iothread");
+    }
+}
+
+/// What moves with a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Company {
+    /// Nothing.
+    Alone,
+    /// All that is joined to it.
+    Joined,
+}
+
+/// The nodes that move when a node does.
+fn to_move(state: &State, node: NodeId, to: IoThreadId, company: Company) -> Result<BTreeSet<NodeId>> {
+    let moving = match company {
+        Company::Alone => BTreeSet::from([node]),
+        Company::Joined => state.graph.closure([node], Direction::Both),
+    };
+    check_unpinned(&state.graph, &moving, to)?;
+    Ok(moving)
+}
+
+async fn move_nodes(world: &World, nodes: Vec<NodeId>, to: IoThreadId, user: &str) -> Result<()> {
     let is_there = |node: &NodeId| world.graph(|graph| graph.node(*node).is_none_or(|n| n.iothread == to));
-    let moving: Vec<NodeId> = joined.iter().copied().filter(|node| !is_there(node)).collect();
+    let moving: Vec<NodeId> = nodes.iter().copied().filter(|node| !is_there(node)).collect();
     if moving.is_empty() {
         return Ok(());
     }
-    let token = world
-        .drain(
-            Cover::Nodes(joined.into_iter().collect()),
-            "x-blockdev-set-iothread",
-        )
-        .await;
+    let token = world.drain(Cover::Nodes(nodes), user).await;
     let result = move_still(world, &moving, to).await;
     world.undrain(token);
     result
 }
 
-fn check_unpinned(graph: &Graph, joined: &BTreeSet<NodeId>, to: IoThreadId) -> Result<()> {
-    let held = graph.roots().any(|(_, root)| {
-        let node = graph.edge(root.edge).map(|edge| edge.child);
-        root.pinned
-            && node.is_some_and(|node| {
-                joined.contains(&node) && graph.node(node).is_some_and(|node| node.iothread != to)
-            })
-    });
-    if held {
+fn check_unpinned(graph: &Graph, moving: &BTreeSet<NodeId>, to: IoThreadId) -> Result<()> {
+    let leaving = moving
+        .iter()
+        .filter(|id| graph.node(**id).is_some_and(|node| node.iothread != to));
+    let mut roots = leaving.flat_map(|id| graph.roots_of(*id));
+    if roots.any(|root| graph.root(root).is_some_and(|root| root.pinned)) {
         return Err(Error::new(
             ErrorKind::InUse,
             "Cannot change iothread of active block backend",

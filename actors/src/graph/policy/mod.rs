@@ -382,6 +382,9 @@ async fn change(world: &World, request: GraphRequest) -> Reply {
         GraphRequest::AddChild { parent, node } => children::add_child(world, &parent, &node).await?,
         GraphRequest::DelChild { parent, child } => children::del_child(world, &parent, &child).await?,
         GraphRequest::Resize { node_name, size } => resize::block_resize(world, &node_name, size).await?,
+        GraphRequest::MoveNode { node_name, iothread } => {
+            iothreads::move_node(world, &node_name, iothread.as_deref()).await?;
+        }
         GraphRequest::SetIothread {
             node_name,
             iothread,

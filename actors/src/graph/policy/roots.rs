@@ -211,6 +211,7 @@ pub async fn detach(world: &World, root: RootId) -> Result<()> {
     forget(world, root);
     delete::refresh(world, &[node]).await;
     delete::release(world, [node]).await;
+    iothreads::fall_back(world, node).await;
     Ok(())
 }
 

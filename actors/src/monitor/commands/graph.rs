@@ -116,10 +116,7 @@ pub(super) async fn change_backing_file(daemon: Daemon, arguments: Object) -> Re
 
 pub(super) async fn set_iothread(daemon: Daemon, arguments: Object) -> Reply {
     let node_name = text(&arguments, "node-name").to_owned();
-    let iothread = arguments
-        .get("iothread")
-        .and_then(Value::as_str)
-        .map(str::to_owned);
+    let iothread = iothread(&arguments);
     let force = flag(&arguments, "force");
     change(
         &daemon,
@@ -130,6 +127,34 @@ pub(super) async fn set_iothread(daemon: Daemon, arguments: Object) -> Reply {
         },
     )
     .await
+}
+
+/// The iothread that a move goes to; null is the main one.
+fn iothread(arguments: &Object) -> Option<String> {
+    arguments
+        .get("iothread")
+        .and_then(Value::as_str)
+        .map(str::to_owned)
+}
+
+pub(super) async fn move_node(daemon: Daemon, arguments: Object) -> Reply {
+    let node_name = text(&arguments, "node-name").to_owned();
+    let iothread = iothread(&arguments);
+    let joined = flag(&arguments, "joined");
+    let request = match (flag(&arguments, "dry-run"), joined) {
+        (true, joined) => GraphRequest::Query(Query::MayMove {
+            node_name,
+            iothread,
+            joined,
+        }),
+        (false, true) => GraphRequest::SetIothread {
+            node_name,
+            iothread,
+            force: true,
+        },
+        (false, false) => GraphRequest::MoveNode { node_name, iothread },
+    };
+    change(&daemon, request).await
 }
 
 pub(super) async fn query_nodes(daemon: Daemon, arguments: Object) -> Reply {

@@ -62,6 +62,14 @@ pub static COMMANDS: &[Command] = &[
     command("x-debug-query-block-graph")
         .returns(Struct(&XDBG_BLOCK_GRAPH))
         .with(&["unstable"]),
+    command("x-millpond-move-node")
+        .takes(&[
+            req("node-name", STR),
+            req("iothread", Alternate(&STR_OR_NULL)),
+            opt("joined", BOOL),
+            opt("dry-run", BOOL),
+        ])
+        .with(&["unstable"]),
     command("x-millpond-query-dot").returns(STR).with(&["unstable"]),
     command("x-millpond-query-drains")
         .returns(List(&Struct(&PENDING_DRAIN)))

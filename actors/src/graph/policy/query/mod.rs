@@ -10,6 +10,7 @@ mod statistics;
 use messages::global_state::{EdgeFacts, EdgeParent, GraphFacts, GraphReply, NodeFacts, Query};
 use messages::{Error, ErrorKind};
 
+use super::iothreads::may_move;
 use super::value::{Edge, Graph, Node, Parent};
 use super::world::World;
 use super::{Reply, chain, op_blockers, replace};
@@ -22,6 +23,13 @@ pub async fn answer(world: &World, query: Query) -> Reply {
     match query {
         Query::NamedNodes { flat } => Ok(GraphReply::Json(nodes::named_nodes(world, flat).await)),
         Query::Statistics => Ok(GraphReply::Json(statistics::statistics(world).await)),
+        Query::MayMove {
+            node_name,
+            iothread,
+            joined,
+        } => world
+            .with(|state| may_move(state, &node_name, iothread.as_deref(), joined))
+            .map(|()| GraphReply::Done),
         Query::IothreadStatistics => Ok(GraphReply::IothreadStatistics(iothreads::reports(world).await)),
         Query::PendingDrains => Ok(GraphReply::Drains(drains::pending(world).await)),
         Query::Graph => Ok(GraphReply::Graph(world.graph(|graph| whole(graph)))),

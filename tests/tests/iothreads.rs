@@ -1,0 +1,183 @@
+//! Exports whose node moves between iothreads under their clients, and iothreads that come and go.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use millpond_tests::daemon::{Builder, daemon};
+use millpond_tests::model::Model;
+use millpond_tests::nbd::Connect;
+use millpond_tests::qmp::Qmp;
+use millpond_tests::workload::{Load, Mix, seeded};
+use serde_json::{Value, json};
+
+const SIZE: u64 = 1 << 20;
+
+/// A daemon with a disk of two nodes, `disk` over `file`.
+fn with_disk() -> Builder {
+    let daemon = daemon();
+    let path = daemon.dir().join("disk.raw");
+    let file = std::fs::File::create(&path).expect("a file");
+    file.set_len(SIZE).expect("room");
+    daemon
+        .nbd_unix()
+        .blockdev(json!({ "driver": "file", "node-name": "file", "filename": path }))
+        .blockdev(json!({ "driver": "raw", "node-name": "disk", "file": "file" }))
+}
+
+fn set_iothread(iothread: Value, force: bool) -> Value {
+    json!({ "node-name": "disk", "iothread": iothread, "force": force })
+}
+
+/// The iothread that a node lives in, as the drawn graph tells.
+fn place(qmp: &mut Qmp, node: &str) -> String {
+    let dot = qmp.ok("x-millpond-query-dot", json!({}));
+    let label = format!("label=\"{node}\\n");
+    let mut lines = dot.as_str().expect("text").lines();
+    let line = lines
+        .find(|line| line.contains(&label))
+        .expect("the node is drawn");
+    let (_, place) = line.split_once("iothread ").expect("its iothread");
+    place.trim_end_matches("\"];").to_owned()
+}
+
+#[test]
+fn connections_follow_their_export_under_load_and_every_byte_is_as_written() {
+    let daemon = with_disk().export("disk").start();
+    let mut qmp = daemon.monitor(0);
+    // One that says nothing while its iothreads go away under it.
+    let mut silent = daemon.session("disk");
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let session = Connect::default().open(&daemon.address(), "disk");
+    let mut load = Load::new(
+        session,
+        Model::new(SIZE),
+        0..SIZE,
+        seeded().fork(),
+        Mix::NO_TRIM,
+        32,
+    );
+    let client = thread::spawn(move || {
+        while !stopped.load(Ordering::Relaxed) {
+            load.step().expect("the daemon answers every request");
+        }
+        load
+    });
+    for round in 0..30 {
+        let id = format!("io{round}");
+        qmp.ok("object-add", json!({ "qom-type": "iothread", "id": id }));
+        qmp.ok("x-blockdev-set-iothread", set_iothread(json!(id), true));
+        assert_eq!(
+            (place(&mut qmp, "disk"), place(&mut qmp, "file")),
+            (id.clone(), id.clone())
+        );
+        // The file alone goes ahead, and the rest follows.
+        qmp.ok(
+            "x-millpond-move-node",
+            json!({ "node-name": "file", "iothread": null }),
+        );
+        assert_eq!(
+            (place(&mut qmp, "disk"), place(&mut qmp, "file")),
+            (id.clone(), "main".to_owned())
+        );
+        let error = qmp.refused("object-del", json!({ "id": id }));
+        assert_eq!(error.desc, format!("object '{id}' is in use, can not be deleted"));
+        qmp.ok("x-blockdev-set-iothread", set_iothread(Value::Null, true));
+        qmp.ok("object-del", json!({ "id": id }));
+        assert!(!client.is_finished(), "the client has found a fault");
+    }
+    stop.store(true, Ordering::Relaxed);
+    let load = client.join().expect("the client ends well");
+    assert!(load.completed() > 0);
+    let (model, _session) = load.finish().expect("the daemon answers every request");
+    assert_eq!(
+        silent.read(0, SIZE),
+        model.range(0, SIZE),
+        "the silent client has followed too"
+    );
+    daemon.quit();
+}
+
+#[test]
+fn moves_that_an_export_does_not_allow_are_refused_with_qemus_words() {
+    let daemon = with_disk().option("--object", "iothread,id=io0").start();
+    let mut qmp = daemon.monitor(0);
+    let fixed = |fixed: bool| {
+        json!({
+            "type": "nbd", "id": "e", "node-name": "disk", "iothread": "io0", "fixed-iothread": fixed,
+        })
+    };
+    let in_use = "Node disk is associated with a BlockBackend and could be in use (use force=true to override this check)";
+    let active = "Cannot change iothread of active block backend";
+    for is_fixed in [false, true] {
+        qmp.ok("block-export-add", fixed(is_fixed));
+        assert_eq!(place(&mut qmp, "disk"), "io0");
+        let mut session = daemon.session("disk");
+        session.read(0, 4096);
+        let error = qmp.refused("x-blockdev-set-iothread", set_iothread(Value::Null, false));
+        assert_eq!(error.desc, in_use);
+        let dry = json!({ "node-name": "disk", "iothread": null, "joined": true, "dry-run": true });
+        if is_fixed {
+            let error = qmp.refused("x-blockdev-set-iothread", set_iothread(Value::Null, true));
+            assert_eq!(error.desc, active);
+            assert_eq!(qmp.refused("x-millpond-move-node", dry).desc, active);
+            assert_eq!(place(&mut qmp, "disk"), "io0");
+        } else {
+            qmp.ok("x-millpond-move-node", dry);
+            assert_eq!(place(&mut qmp, "disk"), "io0");
+            qmp.ok("x-blockdev-set-iothread", set_iothread(Value::Null, true));
+            assert_eq!(place(&mut qmp, "disk"), "main");
+        }
+        session.read(0, 4096);
+        session.disconnect().expect("the daemon still listens");
+        qmp.ok("block-export-del", json!({ "id": "e", "mode": "hard" }));
+        qmp.wait_event("BLOCK_EXPORT_DELETED");
+    }
+    // The export was why the node was there: without it the iothread is free, as it is in QEMU.
+    assert_eq!(place(&mut qmp, "disk"), "main");
+    qmp.ok("object-del", json!({ "id": "io0" }));
+    let refused = qmp.refused("block-export-add", fixed(false));
+    assert_eq!(refused.desc, "iothread \"io0\" not found");
+    daemon.quit();
+}
+
+#[test]
+fn iothreads_tell_what_they_have_done_and_run_where_they_are_told() {
+    let daemon = with_disk()
+        .option("--object", "iothread,id=io0,x-millpond-cpu-affinity.0=0")
+        .export("disk")
+        .start();
+    let mut qmp = daemon.monitor(0);
+    qmp.ok("x-blockdev-set-iothread", set_iothread(json!("io0"), true));
+    let mut session = daemon.session("disk");
+    let requests = |qmp: &mut Qmp| {
+        let reports = qmp.ok("x-millpond-query-iothreads", json!({}));
+        let reports = reports.as_array().expect("a list").clone();
+        assert_eq!(reports.len(), 2);
+        assert_eq!(
+            (&reports[0]["id"], &reports[1]["id"]),
+            (&json!("main"), &json!("io0"))
+        );
+        assert_eq!(
+            (&reports[0]["nodes"], &reports[1]["nodes"]),
+            (&json!(0), &json!(2))
+        );
+        assert_eq!(reports[1]["cpu-affinity"], json!([0]));
+        reports[1]["requests"].as_u64().expect("a number")
+    };
+    let before = requests(&mut qmp);
+    for _ in 0..10 {
+        session.read(0, 4096);
+    }
+    assert_eq!(requests(&mut qmp) - before, 10);
+    let property = json!({ "path": "io0", "property": "x-millpond-cpu-affinity" });
+    assert_eq!(qmp.ok("qom-get", property), json!([0]));
+    let error = qmp.refused(
+        "object-add",
+        json!({ "qom-type": "iothread", "id": "io1", "x-millpond-cpu-affinity": [1023] }),
+    );
+    let text = "Could not start iothread 'io1': there is no processor 1023 that it may run on";
+    assert_eq!(error.desc, text);
+    daemon.quit();
+}
