@@ -20,6 +20,7 @@ fn with_disk() -> Builder {
     let file = std::fs::File::create(&path).expect("a file");
     file.set_len(SIZE).expect("room");
     daemon
+        .monitors(2)
         .nbd_unix()
         .blockdev(json!({ "driver": "file", "node-name": "file", "filename": path }))
         .blockdev(json!({ "driver": "raw", "node-name": "disk", "file": "file" }))
@@ -44,7 +45,7 @@ fn place(qmp: &mut Qmp, node: &str) -> String {
 #[test]
 fn connections_follow_their_export_under_load_and_every_byte_is_as_written() {
     let daemon = with_disk().export("disk").start();
-    let mut qmp = daemon.monitor(0);
+    let mut qmp = daemon.monitor(1);
     // One that says nothing while its iothreads go away under it.
     let mut silent = daemon.session("disk");
     let stop = Arc::new(AtomicBool::new(false));
@@ -54,7 +55,7 @@ fn connections_follow_their_export_under_load_and_every_byte_is_as_written() {
         session,
         Model::new(SIZE),
         0..SIZE,
-        seeded().fork(),
+        seeded("moves").fork(),
         Mix::NO_TRIM,
         32,
     );
@@ -102,7 +103,7 @@ fn connections_follow_their_export_under_load_and_every_byte_is_as_written() {
 #[test]
 fn moves_that_an_export_does_not_allow_are_refused_with_qemus_words() {
     let daemon = with_disk().option("--object", "iothread,id=io0").start();
-    let mut qmp = daemon.monitor(0);
+    let mut qmp = daemon.monitor(1);
     let fixed = |fixed: bool| {
         json!({
             "type": "nbd", "id": "e", "node-name": "disk", "iothread": "io0", "fixed-iothread": fixed,
@@ -148,7 +149,7 @@ fn iothreads_tell_what_they_have_done_and_run_where_they_are_told() {
         .option("--object", "iothread,id=io0,x-millpond-cpu-affinity.0=0")
         .export("disk")
         .start();
-    let mut qmp = daemon.monitor(0);
+    let mut qmp = daemon.monitor(1);
     qmp.ok("x-blockdev-set-iothread", set_iothread(json!("io0"), true));
     let mut session = daemon.session("disk");
     let requests = |qmp: &mut Qmp| {
