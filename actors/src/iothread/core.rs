@@ -147,9 +147,10 @@ impl<M: Send + 'static> Core<M> {
                 break;
             };
             count += 1;
+            self.stats.messages += 1;
+            self.local.note_messages(self.stats.messages);
             guarded("a message's handler", || (self.handler)(message));
         }
-        self.stats.messages += count as u64;
         if let Some(last) = &mut self.last {
             *last -= count;
         }

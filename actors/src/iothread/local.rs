@@ -188,6 +188,7 @@ pub struct Local {
     shared: Arc<Shared>,
     ring: Ring,
     begun: Instant,
+    messages: Cell<u64>,
     ready: RefCell<VecDeque<Runnable>>,
     /// A waker of every task alive, to reach those that wait when the iothread ends.
     alive: RefCell<Slab<Waker>>,
@@ -201,6 +202,7 @@ impl Local {
         Rc::new(Self {
             shared,
             begun: ring.now(),
+            messages: Cell::new(0),
             ring,
             ready: RefCell::default(),
             alive: RefCell::default(),
@@ -253,9 +255,17 @@ impl Local {
         (self.unreachable.borrow())()
     }
 
-    /// What it has done up to its present turn.
+    /// What it has done up to its present turn, and how many messages it has handled with the present one.
     pub fn stats(&self) -> Stats {
-        self.shared.stats()
+        Stats {
+            messages: self.messages.get(),
+            ..self.shared.stats()
+        }
+    }
+
+    #[inline]
+    pub(super) fn note_messages(&self, messages: u64) {
+        self.messages.set(messages);
     }
 
     /// How often another thread ended its sleep.
