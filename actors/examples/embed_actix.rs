@@ -95,7 +95,7 @@ async fn run(folder: &Path) -> Result<(), Box<dyn Error>> {
     read?;
     println!("block 7 reads back: {}", buffers.to_vec() == [7; BLOCK]);
     ask(&graph, GraphRequest::DetachRoot(client.root())).await?;
-    ask(&graph, GraphRequest::CloseAll).await?;
+    ask(&graph, GraphRequest::CloseAll { grace: None }).await?;
     println!("closed");
     Ok(())
 }

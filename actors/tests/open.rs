@@ -749,3 +749,46 @@ fn requests_reach_the_graph_actor_as_messages_too() {
         ));
     });
 }
+
+fn qemu_io(arguments: &[&str]) {
+    let output = Command::new("qemu-io").args(arguments).output().expect(WELL);
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn flush_all_brings_to_the_file_what_was_only_cached() {
+    with_graph(|graph, directory| async move {
+        let path = qcow2(&directory, "disk");
+        let client = graph
+            .open_held(
+                with_options(image(&path, RDWR), json!({"driver": "qcow2"})),
+                holder(),
+            )
+            .await
+            .unwrap();
+        write(&client, 0, &[7; 512]).await.unwrap();
+        let path = path.to_str().unwrap();
+        qemu_io(&["-U", "-r", "-f", "qcow2", "-c", "read -P 0 0 512", path]);
+        graph.flush_all().await.unwrap();
+        qemu_io(&["-U", "-r", "-f", "qcow2", "-c", "read -P 7 0 512", path]);
+    });
+}
+
+#[test]
+fn metadata_that_was_invalidated_is_read_again() {
+    with_graph(|graph, directory| async move {
+        let path = qcow2(&directory, "disk");
+        let shared = json!({"driver": "qcow2", "node-name": "d", "force-share": true, "file.locking": "off"});
+        let client = graph
+            .open_held(with_options(image(&path, READ), shared), holder())
+            .await
+            .unwrap();
+        assert_eq!(read(&client, 0).await, 0);
+        qemu_io(&["-f", "qcow2", "-c", "write -P 7 0 512", path.to_str().unwrap()]);
+        assert_eq!(read(&client, 0).await, 0, "the table that says so is cached");
+        graph.invalidate_cache("d").await.unwrap();
+        graph.invalidate_cache("nope").await.unwrap_err();
+        assert_eq!(graph.node("d").await.unwrap().size, 1 << 20);
+        assert_eq!(read(&client, 0).await, 7);
+    });
+}

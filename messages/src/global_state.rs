@@ -2,6 +2,8 @@
 //!
 //! The names follow QMP's where there is a command for it; an embedder sends the same requests.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -304,8 +306,13 @@ pub enum GraphRequest {
     DrainEnd(Token),
     /// Flush every node.
     FlushAll,
-    /// Flush and close everything; further requests are refused.
-    CloseAll,
+    /// Flush and close everything. Requests that have not begun are refused from then on; one that waits for a drain gives up,
+    /// and what it did is undone.
+    CloseAll {
+        /// After this long the request fails, and says what it waits for; closing goes on all the same. Without it, it waits
+        /// for as long as it takes.
+        grace: Option<Duration>,
+    },
     /// Start an iothread.
     AddIothread(IothreadOptions),
     /// Stop an iothread that no node lives in.

@@ -21,6 +21,8 @@ pub enum Name {
     Object,
     /// Where to write the process id.
     Pidfile,
+    /// How long the end may take.
+    ShutdownGrace,
     /// What to log.
     Trace,
     /// Tell the version.
@@ -53,6 +55,7 @@ const OPTIONS: &[(&str, Name, bool, Option<char>)] = &[
     ("pidfile", Name::Pidfile, true, None),
     ("trace", Name::Trace, true, Some('T')),
     ("version", Name::Version, false, Some('V')),
+    ("x-millpond-shutdown-grace", Name::ShutdownGrace, true, None),
 ];
 
 /// The options in `arguments`, in order, ending with the first that is wrong.

@@ -41,6 +41,10 @@ Millpond: a storage daemon whose graph changes while it serves
 
   --pidfile PATH         write the process's id there when all is set up
 
+  --x-millpond-shutdown-grace SECONDS
+                         end without waiting any longer for storage that
+                         does not answer; 30 if it is not given
+
 Each option but --daemonize and --pidfile takes JSON as well. They are
 carried out in the order in which they are given.";
 

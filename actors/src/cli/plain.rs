@@ -91,8 +91,8 @@ pub fn serve_image(
         let result = match start() {
             Ok(daemon) => {
                 let result = plain.live(&daemon).await;
-                daemon.shut_down().await;
-                result.map(|()| daemon.has_failed())
+                let closed = daemon.shut_down().await.map_err(|error| error.to_string());
+                result.and(closed).map(|()| daemon.has_failed())
             }
             Err(error) => Err(format!("the main iothread cannot be started: {error}")),
         };

@@ -18,6 +18,7 @@ use messages::qapi::{Object, Options, QmpError, Validator};
 use serde_json::Value;
 use std::io;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// How an option ended that did not fail.
 enum Step {
@@ -32,6 +33,7 @@ enum Step {
 struct Plan {
     daemonize: bool,
     pidfile: Option<String>,
+    grace: Option<Duration>,
     filters: Vec<String>,
     steps: Vec<Argument>,
 }
@@ -71,8 +73,13 @@ pub fn serve(program: &str, arguments: &[String], start: impl FnOnce() -> io::Re
                 (ExitCode::FAILURE, None)
             }
         };
-        daemon.shut_down().await;
-        code
+        match daemon.shut_down().await {
+            Ok(()) => code,
+            Err(why) => {
+                eprintln!("{program}: {why}");
+                ExitCode::FAILURE
+            }
+        }
     })
 }
 
@@ -95,6 +102,13 @@ fn plan(program: &str, arguments: &[String]) -> Result<Plan, ExitCode> {
             }
             Name::Daemonize => plan.daemonize = true,
             Name::Pidfile => plan.pidfile = Some(argument.value),
+            Name::ShutdownGrace => match argument.value.parse() {
+                Ok(seconds) => plan.grace = Some(Duration::from_secs(seconds)),
+                Err(_) => {
+                    eprintln!("{program}: {}: not a number of seconds", argument.typed);
+                    return Err(ExitCode::FAILURE);
+                }
+            },
             Name::Trace if !trace::is_help(&argument.value) => plan.filters.push(argument.value),
             _ => plan.steps.push(argument),
         }
@@ -109,6 +123,9 @@ async fn live(
     plan: Plan,
     background: Option<Background>,
 ) -> Result<Option<Pidfile>, String> {
+    if let Some(grace) = plan.grace {
+        daemon.set_grace(grace);
+    }
     let mut signals = Signals::catch().map_err(|error| format!("signals cannot be caught: {error}"))?;
     let done = tokio::select! {
         done = second_pass(program, daemon, &plan) => done?,
@@ -174,7 +191,7 @@ async fn step(program: &str, daemon: &Daemon, plan: &Plan, argument: &Argument) 
         }
         Name::Positional => return Err(QmpError::generic("Unexpected argument")),
         // The first pass took these.
-        Name::Daemonize | Name::Help | Name::Pidfile | Name::Version => {}
+        Name::Daemonize | Name::Help | Name::Pidfile | Name::ShutdownGrace | Name::Version => {}
     }
     Ok(Step::Next)
 }

@@ -24,7 +24,12 @@ use messages::qapi::{ErrorClass, Object, QmpError};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
+
+/// How long everything may take to be closed, unless told otherwise. Who asks a daemon to quit waits for a minute before
+/// it kills it.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// Carries a request to the graph actor.
 pub type GraphLink =
@@ -49,6 +54,7 @@ struct Parts {
     extra_drivers: Vec<String>,
     quit: watch::Sender<bool>,
     failed: Cell<bool>,
+    grace: Cell<Duration>,
     objects: RefCell<Objects>,
     jobs: RefCell<Jobs>,
     characters: RefCell<Characters>,
@@ -73,6 +79,7 @@ impl Daemon {
                 extra_drivers,
                 quit: watch::channel(false).0,
                 failed: Cell::new(false),
+                grace: Cell::new(GRACE),
                 objects: RefCell::default(),
                 jobs: RefCell::default(),
                 characters: RefCell::default(),
@@ -136,14 +143,30 @@ impl Daemon {
     }
 
     /// Ends what the daemon does, in the order that loses nothing: exports, jobs, then nodes
-    /// with all their data flushed, then the monitors, so that their clients hear of it.
-    pub async fn shut_down(&self) {
-        self.exports().close_all().await;
-        self.finish_jobs().await;
-        if let Err(error) = self.graph(GraphRequest::CloseAll).await {
-            tracing::error!(%error, "the nodes cannot be closed");
+    /// with all their data flushed, then the monitors, so that their clients hear of it. Storage that does not answer does
+    /// not hold that up for longer than the grace period.
+    ///
+    /// # Errors
+    /// What could not be flushed or closed, for people.
+    pub async fn shut_down(&self) -> Result<(), QmpError> {
+        let (begun, grace) = (Instant::now(), self.parts.grace.get());
+        let users = async {
+            self.exports().close_all().await;
+            self.finish_jobs().await;
+        };
+        // The rest is for the nodes: what holds up their users is told by them.
+        if tokio::time::timeout(grace / 2, users).await.is_err() {
+            tracing::warn!("exports and jobs do not end: what they do is given up");
         }
+        let left = grace.saturating_sub(begun.elapsed());
+        let closed = self.graph(GraphRequest::CloseAll { grace: Some(left) }).await;
         self.finish_monitors().await;
+        closed.map(drop)
+    }
+
+    /// Changes how long everything may take to be closed.
+    pub fn set_grace(&self, grace: Duration) {
+        self.parts.grace.set(grace);
     }
 }
 

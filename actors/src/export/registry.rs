@@ -12,7 +12,7 @@ use messages::qapi::{
     BlockDirtyBitmapOrStr, BlockExportInfo, BlockExportKind, BlockExportOptions, BlockExportRemoveMode,
     BlockExportType, Event, NbdExportOptions, NbdServerOptions, QmpError,
 };
-use messages::{Error, ErrorKind, IoThreadId, Permissions, Result, SECTOR_SIZE};
+use messages::{Error, ErrorKind, IoThreadId, OpenFlags, Permissions, Result, SECTOR_SIZE};
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::nbd::offer::{Catalogue, Offer};
@@ -228,7 +228,11 @@ impl ExportRegistry {
         let reservation = self.reserve(id, name, nbd)?;
         let mut permissions = Permissions::CONSISTENT_READ;
         permissions.set(Permissions::WRITE, writable);
-        let client = self.0.graph.attach(RootRequest {
+        let allows_inactive = options.allow_inactive.unwrap_or(false);
+        if !allows_inactive && facts.flags.contains(OpenFlags::INACTIVE) {
+            self.0.graph.set_active(Some(node_name.clone()), true).await?;
+        }
+        let request = RootRequest {
             node: node_name.clone(),
             user: RootUser::Export(id.clone()),
             permissions,
@@ -237,8 +241,12 @@ impl ExportRegistry {
             iothread,
             iothread_required: fixed,
             writethrough: options.writethrough.unwrap_or(false),
-        });
-        let client = client.await?;
+        };
+        let client = if allows_inactive {
+            self.0.graph.attach_inactive(request).await?
+        } else {
+            self.0.graph.attach(request).await?
+        };
         let added = self.insert(options, nbd, name, &client).await;
         drop(reservation);
         if added.is_err() {

@@ -54,6 +54,8 @@ pub(super) enum Incoming {
     Listen(mpsc::Sender<Announcement>),
     /// Something happened in an iothread.
     Event(node::Event),
+    /// An alarm's time is over.
+    Alarm,
 }
 
 /// The actor.
@@ -116,6 +118,7 @@ impl Graph {
                 Vec::new()
             }
             Incoming::Event(event) => self.policy.event(Event::Node(event), now),
+            Incoming::Alarm => self.policy.event(Event::Alarm, now),
         };
         self.carry_out(effects);
     }
@@ -176,6 +179,13 @@ impl Graph {
                 }
             }
             Effect::Announce(announcement) => self.announce(&announcement),
+            Effect::Alarm(after) => {
+                let handle = self.handle.clone();
+                actix_rt::spawn(async move {
+                    actix_rt::time::sleep(after).await;
+                    handle.alarm();
+                });
+            }
             Effect::Send { .. } | Effect::StartIothread { .. } | Effect::Reply { .. } => {}
         }
     }

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_channel::{mpsc, oneshot};
 use messages::global_state::{
@@ -49,6 +50,11 @@ impl GraphHandle {
             self.sender
                 .unbounded_send(Incoming::Request(self.next_id(), request, None)),
         );
+    }
+
+    /// Tells the actor that an alarm's time is over.
+    pub(super) fn alarm(&self) {
+        drop(self.sender.unbounded_send(Incoming::Alarm));
     }
 
     /// Sends any request. It is on its way when this returns; the future is the reply. A future dropped early does not
@@ -377,7 +383,16 @@ impl GraphHandle {
     /// # Errors
     /// A flush's; all is closed nevertheless.
     pub async fn close_all(&self) -> Result<()> {
-        self.done(GraphRequest::CloseAll).await
+        self.done(GraphRequest::CloseAll { grace: None }).await
+    }
+
+    /// The same, for at most `grace`: storage that never answers must not hold up the end of a program.
+    ///
+    /// # Errors
+    /// A flush's, or what is waited for when the time is over.
+    pub async fn close_all_within(&self, grace: Duration) -> Result<()> {
+        let grace = Some(grace);
+        self.done(GraphRequest::CloseAll { grace }).await
     }
 
     /// Starts an iothread.

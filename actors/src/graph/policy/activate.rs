@@ -43,6 +43,19 @@ pub async fn set_active(world: &World, name: Option<&str>, active: bool) -> Resu
         .map_err(|error| told(&error, what))
 }
 
+/// Inactivates an overlay that is about to go on top of an inactive node: images are often inactive when a snapshot of them
+/// is taken, and who takes it need not know.
+///
+/// # Errors
+/// Somebody writes to the overlay.
+pub async fn follow(world: &World, node: NodeId, overlay: NodeId) -> Result<()> {
+    let is_inactive = |id| world.graph(|graph| graph.node(id).is_some_and(Node::is_inactive));
+    if is_inactive(node) && !is_inactive(overlay) {
+        inactivate(world, &[overlay]).await?;
+    }
+    Ok(())
+}
+
 /// QEMU tells of nothing but the number of the error.
 fn told(error: &Error, what: &str) -> Error {
     let text = format!("Failed to inactivate {what}");

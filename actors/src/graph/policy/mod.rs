@@ -34,7 +34,7 @@ mod transaction;
 mod value;
 mod world;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -112,6 +112,8 @@ pub enum Effect {
     },
     /// Stop an iothread in which nothing is left.
     StopIothread(IoThreadId),
+    /// Tell of [`Event::Alarm`] after this long.
+    Alarm(Duration),
     /// Tell whoever listens.
     Announce(Announcement),
 }
@@ -122,6 +124,8 @@ pub enum Event {
     Node(crate::node::Event),
     /// By whoever carries out effects: an iothread was started, with its thread's id on the host, or was not.
     Started(Ticket, Result<(IoThreadId, u32)>),
+    /// The time of an [`Effect::Alarm`] is over.
+    Alarm,
 }
 
 /// What runs: a mutation, a question, or work in the background.
@@ -135,6 +139,8 @@ enum Next {
     Background(Procedure),
     /// With a mutation to be run next.
     Mutation(Procedure),
+    /// With why a request takes longer than it may.
+    Late(Error),
 }
 
 /// A mutation that waits for its turn.
@@ -153,6 +159,12 @@ pub struct Policy {
     questions: Vec<(RequestId, Procedure)>,
     /// Who waits for which section.
     waiting: HashMap<Token, RequestId>,
+    /// The requests that close everything.
+    closing: HashSet<RequestId>,
+    /// Requests that must be answered by some time: how long they have, and until when.
+    deadlines: Vec<(RequestId, Duration, Duration)>,
+    /// Requests that took too long, and whether that was told.
+    late: HashMap<RequestId, bool>,
 }
 
 impl Policy {
@@ -165,6 +177,9 @@ impl Policy {
             running: None,
             questions: Vec::new(),
             waiting: HashMap::new(),
+            closing: HashSet::new(),
+            deadlines: Vec::new(),
+            late: HashMap::new(),
         }
     }
 
@@ -181,6 +196,7 @@ impl Policy {
             }
             GraphRequest::DrainBegin { scope, user } => self.drain_begin(id, &scope, user),
             GraphRequest::DrainEnd(token) => self.drain_end(id, token),
+            GraphRequest::CloseAll { grace } => self.close_all(id, grace, now),
             mutation => self.queue.push_back((id, Queued::Request(mutation))),
         }
         self.drive()
@@ -199,8 +215,10 @@ impl Policy {
                     notices::noticed(state, node, &posted.notice);
                 }
                 Event::Started(ticket, result) => state.started(ticket, result),
+                Event::Alarm => {}
             }
         });
+        self.tell_overdue(now);
         self.drive()
     }
 
@@ -223,12 +241,27 @@ impl Policy {
         let Some((id, procedure)) = &mut self.running else {
             return true;
         };
-        let Poll::Ready(next) = poll(procedure) else {
-            return false;
+        self.world.with(|state| state.waits_for_stillness = false);
+        let (id, next) = (*id, poll(procedure));
+        let Poll::Ready(next) = next else {
+            return self.give_up(id);
         };
-        let id = *id;
         self.running = None;
         self.go_on(id, next);
+        true
+    }
+
+    /// Ends a mutation that only waits for others to be still while everything is being closed: that may be for ever. What it
+    /// did is undone before anything is closed.
+    fn give_up(&mut self, id: RequestId) -> bool {
+        let waits = self
+            .world
+            .with(|state| state.waits_for_stillness && state.undoing == 0);
+        if self.closing.is_empty() || self.closing.contains(&id) || !waits {
+            return false;
+        }
+        self.running = None;
+        self.reply(id, Err(closed()));
         true
     }
 
@@ -240,12 +273,46 @@ impl Policy {
         match queued {
             Queued::Rest(procedure) => self.running = Some((id, procedure)),
             Queued::Request(_) if self.world.with(|state| state.closed) => {
-                let error = Error::new(ErrorKind::Closed, "The block layer is shutting down");
-                self.reply(id, Err(error));
+                self.reply(id, Err(closed()));
             }
             Queued::Request(request) => self.running = Some((id, mutate(&self.world, request))),
         }
         true
+    }
+
+    /// Closing overtakes all that has not begun, and ends what only waits for others to be still.
+    fn close_all(&mut self, id: RequestId, grace: Option<Duration>, now: Duration) {
+        self.world.with(|state| state.closed = true);
+        self.closing.insert(id);
+        for (waiting, queued) in std::mem::take(&mut self.queue) {
+            match queued {
+                Queued::Request(_) => self.reply(waiting, Err(closed())),
+                rest @ Queued::Rest(_) => self.queue.push_back((waiting, rest)),
+            }
+        }
+        self.queue
+            .push_front((id, Queued::Rest(mutate_closing(&self.world))));
+        if let Some(grace) = grace {
+            let deadline = now.saturating_add(grace);
+            self.deadlines.push((id, grace, deadline));
+            self.world.with(|state| state.push(Effect::Alarm(grace)));
+        }
+    }
+
+    /// Has requests whose time is over answered.
+    fn tell_overdue(&mut self, now: Duration) {
+        let (over, deadlines) = std::mem::take(&mut self.deadlines)
+            .into_iter()
+            .partition(|(_, _, deadline)| *deadline <= now);
+        self.deadlines = deadlines;
+        let over: Vec<(RequestId, Duration, Duration)> = over;
+        for (id, grace, _) in over {
+            self.late.insert(id, false);
+            let world = self.world.clone();
+            world.with(|state| state.push(Effect::Alarm(shutdown::REPORT)));
+            let report = async move { Next::Late(shutdown::overdue(&world, grace).await) };
+            self.questions.push((id, Box::pin(report)));
+        }
     }
 
     fn drive_questions(&mut self) -> bool {
@@ -267,7 +334,20 @@ impl Policy {
 
     fn go_on(&mut self, id: RequestId, next: Next) {
         match next {
-            Next::Reply(result) => self.reply(id, result),
+            Next::Reply(result) => {
+                self.deadlines.retain(|(other, ..)| *other != id);
+                let was_told = self.late.remove(&id).unwrap_or(false);
+                if !was_told {
+                    self.reply(id, result);
+                }
+            }
+            Next::Late(error) => {
+                // It may have ended meanwhile after all.
+                if let Some(told) = self.late.get_mut(&id) {
+                    *told = true;
+                    self.reply(id, Err(error));
+                }
+            }
             Next::Background(procedure) => self.questions.push((id, procedure)),
             Next::Mutation(procedure) => self.queue.push_front((id, Queued::Rest(procedure))),
         }
@@ -362,6 +442,18 @@ fn mutate(world: &World, request: GraphRequest) -> Procedure {
     })
 }
 
+fn mutate_closing(world: &World) -> Procedure {
+    let world = world.clone();
+    Box::pin(async move {
+        let closed = shutdown::close_all(&world).await;
+        Next::Reply(closed.map(|()| GraphReply::Done))
+    })
+}
+
+fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "The block layer is shutting down")
+}
+
 async fn change(world: &World, request: GraphRequest) -> Reply {
     match request {
         GraphRequest::Open(image) => return image::open(world, *image).await,
@@ -441,13 +533,13 @@ async fn change(world: &World, request: GraphRequest) -> Reply {
             operations,
         } => op_blockers::unblock(world, token, node_name.as_deref(), &operations)?,
         GraphRequest::FlushAll => shutdown::flush_all(world).await?,
-        GraphRequest::CloseAll => shutdown::close_all(world).await?,
         GraphRequest::AddIothread(options) => iothreads::add(world, options).await?,
         GraphRequest::DelIothread { id } => iothreads::delete(world, &id)?,
         GraphRequest::TuneIothread(options) => iothreads::tune(world, options)?,
         // Taken out before; answered all the same rather than trusted to be.
         GraphRequest::DrainBegin { .. }
         | GraphRequest::DrainEnd(_)
+        | GraphRequest::CloseAll { .. }
         | GraphRequest::Debug { .. }
         | GraphRequest::Query(_)
         | GraphRequest::BlockdevCreate(_) => {

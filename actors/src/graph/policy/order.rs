@@ -162,9 +162,27 @@ impl Order {
             | Self::Flush(node)
             | Self::ReadHead { node, .. }
             | Self::ReopenPrepare { node, .. }
+            | Self::Invalidate(node)
             | Self::ChangeBackingFile { node, .. } => vec![*node],
             _ => Vec::new(),
         }
+    }
+
+    /// What it does, in a word, where it may take as long as the node's storage does.
+    pub fn what(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Open(_) => "open",
+            Self::Close(_) => "close",
+            Self::Flush(_) => "flush",
+            Self::Truncate { .. } => "resize",
+            Self::Create { .. } => "making of an image",
+            Self::ReopenPrepare { .. } => "reopen",
+            Self::PermissionsPrepare { .. } => "change of permissions",
+            Self::ChangeBackingFile { .. } => "change of the backing file",
+            Self::Invalidate(_) => "reading of metadata",
+            Self::ReadHead { .. } => "first read",
+            _ => return None,
+        })
     }
 }
 

@@ -73,6 +73,7 @@ impl Plan {
                 self.nodes.push((id, granted));
             }
             for edge in graph.children_of(id) {
+                self.check_activity(graph, node, edge)?;
                 let (taken, mut shared) = node.kind.child_permissions(EdgeUse {
                     role: edge.role,
                     options: &node.options,
@@ -140,6 +141,21 @@ impl Plan {
             }
         }
         Ok(())
+    }
+}
+
+impl Plan {
+    /// An active node relies on what is below it: another process must not have that.
+    fn check_activity(&self, graph: &Graph, parent: &Node, edge: &Edge) -> Result<()> {
+        let is_inactive = |node: &Node| self.flags(node).contains(OpenFlags::INACTIVE);
+        match graph.node(edge.child) {
+            Some(child) if is_inactive(child) && !is_inactive(parent) => {
+                let (child, edge, parent) = (&child.name, &edge.name, &parent.name);
+                let text = format!("Inactive '{child}' can't be a {edge} child of active '{parent}'");
+                Err(Error::new(ErrorKind::Permission, text))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use super::drain::Cover;
 use super::transaction::Transaction;
 use super::value::Graph;
 use super::world::World;
-use super::{op_blockers, reopen, replace};
+use super::{activate, op_blockers, reopen, replace};
 
 /// Puts `overlay` on top of `node`.
 ///
@@ -14,6 +14,7 @@ use super::{op_blockers, reopen, replace};
 /// One of them cannot be part of that; then nothing has changed.
 pub async fn blockdev_snapshot(world: &World, node: &str, overlay: &str) -> Result<()> {
     let (node, overlay, slot) = world.graph(|graph| check(graph, node, overlay))?;
+    activate::follow(world, node, overlay).await?;
     // One section around both steps, so that clients wait once.
     let token = world
         .drain(Cover::Nodes(vec![node, overlay]), "blockdev-snapshot")

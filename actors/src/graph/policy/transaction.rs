@@ -11,6 +11,9 @@ use super::permissions::Plan;
 use super::value::{Edge, Granted, Node, Parent, Root};
 use super::world::{Answered, World};
 
+/// The steps that an unfinished transaction has taken.
+pub struct Log(Vec<Undo>);
+
 /// How a step is undone.
 enum Undo {
     /// End a section.
@@ -59,6 +62,14 @@ impl Transaction {
         }
     }
 
+    /// The transaction that was dropped with this log.
+    pub fn resumed(world: &World, log: Log) -> Self {
+        Self {
+            world: world.clone(),
+            log: log.0,
+        }
+    }
+
     /// Everything holds: nodes made become visible, sections end.
     pub fn commit(mut self) {
         for step in self.log.drain(..).rev() {
@@ -94,9 +105,11 @@ impl Transaction {
 
     /// Undoes all steps, the last one first.
     pub async fn roll_back(mut self) {
+        self.world.with(|state| state.undoing += 1);
         while let Some(step) = self.log.pop() {
             self.undo(step).await;
         }
+        self.world.with(|state| state.undoing -= 1);
     }
 
     async fn undo(&self, step: Undo) {
@@ -324,6 +337,15 @@ fn parent_lost(world: &World, node: NodeId) {
         state.sections.ask(&state.graph, node);
         state.flush_sections();
     });
+}
+
+impl Drop for Transaction {
+    // The procedure that it was part of has been given up.
+    fn drop(&mut self) {
+        if !self.log.is_empty() {
+            self.world.abandon(Log(std::mem::take(&mut self.log)));
+        }
+    }
 }
 
 /// Lets sections give back what they covered only because of an edge below `parent` that is gone.

@@ -18,6 +18,7 @@ use messages::{Error, ErrorKind, IoThreadId, NodeId, Permissions, Result, RootId
 
 use super::drain::{Cover, Sections};
 use super::order::{Address, Order};
+use super::transaction::Log;
 use super::value::Graph;
 use super::{Effect, ImplicitOpens};
 use crate::node::{OpenFacts, OrderOutcome, Ticket};
@@ -47,13 +48,21 @@ pub struct State {
     pub main: IoThreadId,
     /// The time of the request or event that is being handled.
     pub now: Duration,
-    /// Everything was closed: only questions are answered.
+    /// Everything was closed, or is being closed: only questions are answered.
     pub closed: bool,
+    /// The procedure that was polled last waits for drained sections and has no order under way.
+    pub waits_for_stillness: bool,
+    /// Transactions being undone.
+    pub undoing: u32,
+    /// What procedures that were given up have left behind.
+    pub abandoned: Vec<Log>,
     effects: Vec<Effect>,
     /// Orders somebody waits for, with their answers.
     answers: HashMap<Ticket, Option<OrderOutcome>>,
     /// The nodes at which orders on their way have work done.
     works: HashMap<Ticket, Vec<NodeId>>,
+    /// Orders to nodes that have not been answered, by what they do.
+    under_way: BTreeMap<Ticket, (NodeId, &'static str)>,
     /// Iothreads being started.
     starts: HashMap<Ticket, Option<Result<(IoThreadId, u32)>>>,
     last_ticket: u64,
@@ -80,9 +89,13 @@ impl State {
             main,
             now: Duration::ZERO,
             closed: false,
+            waits_for_stillness: false,
+            undoing: 0,
+            abandoned: Vec::new(),
             effects: Vec::new(),
             answers: HashMap::new(),
             works: HashMap::new(),
+            under_way: BTreeMap::new(),
             starts: HashMap::new(),
             last_ticket: 0,
             #[cfg(test)]
@@ -207,11 +220,20 @@ impl State {
         })
     }
 
+    /// The orders that nodes have not answered: each node's name, and what it was to do.
+    pub fn under_way(&self) -> Vec<(String, &'static str)> {
+        let orders = self.under_way.values();
+        orders
+            .filter_map(|(node, what)| Some((self.graph.node(*node)?.name.clone(), *what)))
+            .collect()
+    }
+
     /// An order was carried out.
     pub fn ended(&mut self, ticket: Ticket, outcome: OrderOutcome) {
         for node in self.works.remove(&ticket).into_iter().flatten() {
             self.end_work(node);
         }
+        self.under_way.remove(&ticket);
         if let Some(answer) = self.answers.get_mut(&ticket) {
             *answer = Some(outcome);
         }
@@ -291,8 +313,19 @@ impl World {
             if state.graph.node(node).is_none() {
                 return Err(gone());
             }
-            Ok(state.send(node, order))
+            let what = order.what();
+            let ticket = state.send(node, order);
+            state.under_way.extend(what.map(|what| (ticket, (node, what))));
+            Ok(ticket)
         })
+    }
+
+    /// Takes over what a procedure that was given up has done.
+    pub fn abandon(&self, log: Log) {
+        // Dropped inside of a borrow only when the whole state goes, and then nothing is left to be undone.
+        if let Ok(mut state) = self.0.try_borrow_mut() {
+            state.abandoned.push(log);
+        }
     }
 
     /// Sends an order to an iothread.
@@ -393,7 +426,9 @@ impl World {
     /// Waits until a condition holds. It is looked at whenever something has happened.
     pub async fn until(&self, mut holds: impl FnMut(&mut State) -> bool) {
         std::future::poll_fn(|_| {
-            if self.with(&mut holds) {
+            let holds = self.with(&mut holds);
+            self.with(|state| state.waits_for_stillness = !holds);
+            if holds {
                 #[cfg(test)]
                 self.with(|state| state.past.push("waited".to_owned()));
                 Poll::Ready(())

@@ -49,6 +49,15 @@ pub(super) async fn reopen(daemon: Daemon, mut arguments: Object) -> Reply {
     change(&daemon, GraphRequest::BlockdevReopen(objects.collect())).await
 }
 
+pub(super) async fn set_active(daemon: Daemon, arguments: Object) -> Reply {
+    let node_name = arguments
+        .get("node-name")
+        .and_then(Value::as_str)
+        .map(str::to_owned);
+    let active = flag(&arguments, "active");
+    change(&daemon, GraphRequest::SetActive { node_name, active }).await
+}
+
 pub(super) async fn snapshot(daemon: Daemon, arguments: Object) -> Reply {
     let node = text(&arguments, "node").to_owned();
     let overlay = text(&arguments, "overlay").to_owned();

@@ -32,6 +32,7 @@ const TABLE: &[(&str, Handler)] = table! {
     "blockdev-create" => graph::create,
     "blockdev-del" => graph::delete,
     "blockdev-reopen" => graph::reopen,
+    "blockdev-set-active" => graph::set_active,
     "blockdev-snapshot" => graph::snapshot,
     "change-backing-file" => graph::change_backing_file,
     "job-cancel" => job::cancel,

@@ -35,6 +35,7 @@ pub static COMMANDS: &[Command] = &[
         req("job-id", STR),
         req("options", Struct(&BLOCKDEV_CREATE_OPTIONS)),
     ]),
+    command("blockdev-set-active").takes(&[opt("node-name", STR), req("active", BOOL)]),
     command("block_resize").takes(&[opt("device", STR), opt("node-name", STR), req("size", I64)]),
     command("x-blockdev-change")
         .takes(&[req("parent", STR), opt("child", STR), opt("node", STR)])

@@ -15,6 +15,8 @@ use super::value::{Edge, Graph, Node, Parent};
 use super::world::World;
 use super::{Reply, chain, op_blockers, replace};
 
+pub use drains::pending as pending_drains;
+
 /// Answers a question.
 ///
 /// # Errors

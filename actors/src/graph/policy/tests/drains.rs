@@ -371,7 +371,7 @@ fn drained_nodes_move_between_iothreads() {
 fn closing_everything_ends_in_bounded_steps_and_refuses_the_rest() {
     let mut world = chain();
     world.root(attach("top", READ_WRITE, ALL));
-    world.ok(GraphRequest::CloseAll);
+    world.ok(GraphRequest::CloseAll { grace: None });
     assert!(world.nodes.is_empty() && world.roots.is_empty());
     assert!(
         world

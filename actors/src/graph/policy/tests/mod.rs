@@ -13,6 +13,7 @@ mod oracle;
 mod permissions;
 mod promises;
 mod random;
+mod shutdown;
 mod users;
 mod world;
 

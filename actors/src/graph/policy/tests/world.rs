@@ -199,6 +199,8 @@ pub struct FakeWorld {
     pub fail_after: Option<u32>,
     /// Keeps images from being made.
     pub hold_creates: bool,
+    /// Keeps flushes from ending.
+    pub hold_flushes: bool,
     /// Nodes in the order in which they were asked to quiesce.
     pub asked: Vec<NodeId>,
     /// What was told to whoever listens.
@@ -208,6 +210,8 @@ pub struct FakeWorld {
     /// The node whose flushes fail.
     pub fail_flush: Option<NodeId>,
     held: Vec<Ticket>,
+    /// When alarms are due.
+    alarms: Vec<Duration>,
     /// Root edges whose writes are made durable at once.
     pub writethrough: Vec<RootId>,
     /// Nodes that were told to read their images again.
@@ -237,7 +241,9 @@ impl FakeWorld {
             fail_after: None,
             hold_creates: false,
             announced: Vec::new(),
+            hold_flushes: false,
             held: Vec::new(),
+            alarms: Vec::new(),
             writethrough: Vec::new(),
             invalidated: Vec::new(),
             temporaries: 0,
@@ -363,9 +369,19 @@ impl FakeWorld {
         self.carry_out(effects);
     }
 
+    /// Lets time pass, and tells of alarms that are due.
+    pub fn pass(&mut self, time: Duration) {
+        self.now += time;
+        let due = self.alarms.iter().filter(|due| **due <= self.now).count();
+        self.alarms.retain(|due| *due > self.now);
+        for _ in 0..due {
+            self.event(Event::Alarm);
+        }
+    }
+
     /// Delivers all mail, the mail that this causes included.
     pub fn run(&mut self) {
-        if !self.hold_creates {
+        if !self.hold_creates && !self.hold_flushes {
             for ticket in std::mem::take(&mut self.held) {
                 self.tell(node::Event::Ended(ticket, OrderOutcome::Done(Ok(()))));
             }
@@ -408,6 +424,7 @@ impl FakeWorld {
                     );
                 }
                 Effect::Announce(announcement) => self.announced.push(announcement),
+                Effect::Alarm(after) => self.alarms.push(self.now + after),
                 Effect::StartIothread { ticket, .. } => {
                     self.threads += 1;
                     let thread = IoThreadId(self.threads);
@@ -659,6 +676,10 @@ impl FakeWorld {
             }
             Order::Counters => ended(OrderOutcome::Counters(Box::default())),
             Order::Describe(_) => ended(OrderOutcome::Described(Err(IoError::NoMedium))),
+            Order::Flush(_) if self.hold_flushes => {
+                self.held.push(ticket);
+                Vec::new()
+            }
             Order::Create { .. } if self.hold_creates => {
                 self.held.push(ticket);
                 Vec::new()

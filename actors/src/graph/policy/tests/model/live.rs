@@ -252,6 +252,7 @@ impl Live {
                 | Effect::RootPermissions { .. }
                 | Effect::RootGone(_)
                 | Effect::TuneIothread { .. }
+                | Effect::Alarm(_)
                 | Effect::StopIothread(_) => {}
             }
         }
