@@ -351,12 +351,13 @@ fn check_cycle(graph: &Graph, node: &Node, edge: &str, child: Option<NodeId>) ->
     Ok(())
 }
 
-/// What a child takes from its parent. Whether it is active is its own, and so are flags that no option stands for.
+/// What a child takes from its parent. Whether it is active is its own, and so are flags that no option stands for, except
+/// that it may be made writable where its parent may.
 fn inherited(graph: &Graph, child: NodeId, parent: &Node, common: Common, role: Role) -> Common {
     let old = graph.node(child).map_or(common, |child| child.common);
     Common {
         inactive: old.inactive,
-        extra: old.extra,
+        extra: (old.extra - OpenFlags::ALLOW_RDWR) | (common.extra & OpenFlags::ALLOW_RDWR),
         ..common.inherited(parent.kind.as_ref(), role)
     }
 }
