@@ -91,7 +91,10 @@ fn everything_is_closed_even_if_a_flush_fails_and_its_failure_is_told() {
     let mut world = image();
     let root = world.root(attach("top", READ_WRITE, ALL));
     world.fail_flush = Some(world.id("file"));
-    assert_eq!(world.error(GraphRequest::CloseAll), "flush failed");
+    assert_eq!(
+        world.error(GraphRequest::CloseAll { grace: None }),
+        "flush failed"
+    );
     assert_eq!(world.flushed.len(), 2);
     assert!(world.nodes.is_empty() && world.roots.is_empty());
     assert_eq!(world.told, [Told::Gone(root)]);

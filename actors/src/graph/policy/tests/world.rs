@@ -592,6 +592,10 @@ impl FakeWorld {
                 self.promises(node).prepare_reopen(request.flags);
                 done()
             }
+            Order::Flush(_) if self.hold_flushes => {
+                self.held.push(ticket);
+                Vec::new()
+            }
             Order::Flush(id) => {
                 self.flushed.push(id);
                 let failed = || Error::new(ErrorKind::Io(IoError::NoSpace), "flush failed");
@@ -676,10 +680,6 @@ impl FakeWorld {
             }
             Order::Counters => ended(OrderOutcome::Counters(Box::default())),
             Order::Describe(_) => ended(OrderOutcome::Described(Err(IoError::NoMedium))),
-            Order::Flush(_) if self.hold_flushes => {
-                self.held.push(ticket);
-                Vec::new()
-            }
             Order::Create { .. } if self.hold_creates => {
                 self.held.push(ticket);
                 Vec::new()
