@@ -204,6 +204,25 @@ fn a_parent_is_drained_before_a_drained_child_is_added() {
     assert!(world.enter(parent));
 }
 
+#[test]
+fn a_child_comes_and_goes_only_once_the_parent_is_quiet() {
+    for (request, after) in [(add_child("m", "c"), 3), (del_child("m", "children.0"), 1)] {
+        let mut world = world(&["a", "b", "c"], &["a", "b"]);
+        let parent = world.id("m");
+        assert!(world.enter(parent));
+        assert!(
+            world.try_request(request).is_none(),
+            "a request is still on its way"
+        );
+        assert_eq!(children(&mut world).len(), 2);
+        world.leave(parent);
+        world.run();
+        assert_eq!(children(&mut world).len(), after);
+        assert!(world.enter(parent), "requests go on");
+        world.assert_settled(&[]);
+    }
+}
+
 /// Sends a notice as a driver would.
 fn notice(world: &mut FakeWorld, node: &str, notice: Notice) {
     let id = world.id(node);
