@@ -10,10 +10,10 @@ use drivers::builtin::builtin;
 use drivers::ring::Engine;
 use messages::error::errno::{EIO, ENOENT};
 use messages::global_state::{
-    DrainScope, GraphReply, GraphRequest, IothreadOptions, Options, Query, RootRequest, RootUser,
+    DrainScope, GraphReply, GraphRequest, IothreadOptions, OpenImage, Options, Query, RootRequest, RootUser,
 };
 use messages::io::OperationKind;
-use messages::{ErrorKind, IoError, Permissions, RequestFlags};
+use messages::{ErrorKind, IoError, OpenFlags, Permissions, RequestFlags};
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond::node::Client;
 use serde_json::{Value, json};
@@ -588,4 +588,43 @@ impl Step {
             }
         }
     }
+}
+
+#[test]
+fn a_filename_stands_for_a_node_and_its_image() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = qcow2_image(&directory, "disk.qcow2");
+    let config = directory.path().join("rules.conf");
+    std::fs::write(&config, "[inject-error]\nevent = \"read_aio\"\nonce = \"on\"\n").unwrap();
+    with_graph(|graph| async move {
+        let filename = format!("blkdebug:{}:{}", config.display(), path.display());
+        let image = OpenImage {
+            filename: Some(filename.clone()),
+            options: options(json!({"driver": "qcow2", "node-name": "disk"})),
+            flags: OpenFlags::RDWR,
+            ..OpenImage::default()
+        };
+        assert_eq!(graph.open(image).await.unwrap(), "disk");
+        let nodes = graph.named_nodes(true).await.unwrap();
+        let disk = nodes
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|node| node["node-name"] == "disk");
+        assert_eq!(disk.unwrap()["file"], json!(filename));
+        let client = attach(&graph, "disk").await;
+        write(&client, 0, 1, 512).await.unwrap();
+        assert_eq!(read(&client, 0, 512).await, Err(BROKEN));
+        assert_eq!(read(&client, 0, 512).await, Ok(vec![1; 512]));
+        graph.detach(client.root()).await.unwrap();
+        let nameless = OpenImage {
+            filename: Some("blkdebug:nothing".to_owned()),
+            options: options(json!({"driver": "raw"})),
+            ..OpenImage::default()
+        };
+        assert_eq!(
+            graph.open(nameless).await.unwrap_err().to_string(),
+            "blkdebug requires both config file and image path"
+        );
+    });
 }

@@ -668,3 +668,27 @@ fn backing_files_get_other_names() {
     commands.push(change_backing_file("s", "t", &"x".repeat(1024)));
     compare(images.0.path(), &commands);
 }
+
+#[test]
+fn filters_that_copy_on_read() {
+    let images = Images::new();
+    let top = json!({"driver": "qcow2", "node-name": "t", "file": images.file("t.qcow2")});
+    let cor = |more: Value| {
+        let mut options = json!({"driver": "copy-on-read", "node-name": "c", "file": "t"});
+        options.as_object_mut().expect(WELL_FORMED).extend(object(&more));
+        add(options)
+    };
+    let mut commands = vec![add(top)];
+    commands.push(cor(json!({"bottom": "nope"})));
+    for right in [json!({}), json!({"read-only": true}), json!({"bottom": "t"})] {
+        commands.push(cor(right));
+        commands.push(add(json!({"driver": "raw", "node-name": "r", "file": "c"})));
+        commands.extend(questions());
+        commands.extend([del("c"), del("r"), del("c")]);
+    }
+    commands.push(add(
+        json!({"driver": "null-co", "node-name": "n", "read-only": true}),
+    ));
+    commands.push(cor(json!({"file": "n"})));
+    compare(images.0.path(), &commands);
+}

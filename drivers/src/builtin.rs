@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::blkdebug::BlkdebugKind;
 use crate::blkverify::BlkverifyKind;
+use crate::copy_on_read::CopyOnReadKind;
 use crate::driver::{DriverKind, Registry};
 use crate::file::FileKind;
 use crate::null::NullKind;
@@ -14,9 +15,10 @@ use crate::raw::RawKind;
 /// A registry of all drivers that are built in.
 #[must_use]
 pub fn builtin() -> Registry {
-    let kinds: [Arc<dyn DriverKind>; 9] = [
+    let kinds: [Arc<dyn DriverKind>; 10] = [
         Arc::new(BlkdebugKind),
         Arc::new(BlkverifyKind),
+        Arc::new(CopyOnReadKind),
         Arc::new(FileKind::FILE),
         Arc::new(FileKind::HOST_DEVICE),
         Arc::new(NullKind::CO),
@@ -46,6 +48,7 @@ mod tests {
         for name in [
             "blkdebug",
             "blkverify",
+            "copy-on-read",
             "file",
             "host_device",
             "null-aio",

@@ -4,6 +4,7 @@ pub mod blkdebug;
 pub mod blkverify;
 pub mod buffer;
 pub mod builtin;
+pub mod copy_on_read;
 pub mod driver;
 pub mod file;
 pub mod null;

@@ -322,6 +322,14 @@ pub enum GraphRequest {
     },
     /// Change an iothread's polling.
     TuneIothread(IothreadOptions),
+    /// Have every read of a node copied up into it from below, or no longer. Counted: what was turned on twice is turned off
+    /// twice.
+    CopyOnRead {
+        /// The node.
+        node_name: String,
+        /// Once more.
+        on: bool,
+    },
     /// Hold requests at an event, or let them go: at the first node that listens, from this one down over primary children.
     /// Answered whatever else is going on.
     Debug {

@@ -121,6 +121,7 @@ impl Handles {
             },
             Order::Flush(node) => node::Order::Flush(node),
             Order::Describe(node) => node::Order::Describe(node),
+            Order::CopyOnRead { node, on } => node::Order::CopyOnRead { node, on },
             Order::Debug { node, order } => node::Order::Debug { node, order },
             Order::Pending(node) => node::Order::Pending(node),
             Order::Invalidate(node) => node::Order::Invalidate(node),

@@ -453,6 +453,25 @@ impl GraphHandle {
         }
     }
 
+    /// Has every read of a node copied up into it from below. Each call is taken back by one of
+    /// [`GraphHandle::disable_copy_on_read`].
+    ///
+    /// # Errors
+    /// There is no such node, or it cannot be written.
+    pub async fn enable_copy_on_read(&self, node_name: impl Into<String>) -> Result<()> {
+        let (node_name, on) = (node_name.into(), true);
+        self.done(GraphRequest::CopyOnRead { node_name, on }).await
+    }
+
+    /// Takes one call of [`GraphHandle::enable_copy_on_read`] back.
+    ///
+    /// # Errors
+    /// There is no such node, or no such call.
+    pub async fn disable_copy_on_read(&self, node_name: impl Into<String>) -> Result<()> {
+        let (node_name, on) = (node_name.into(), false);
+        self.done(GraphRequest::CopyOnRead { node_name, on }).await
+    }
+
     /// Holds the next request that reaches an event, at a node that listens or the next one below that does, under a tag.
     ///
     /// # Errors

@@ -8,8 +8,8 @@ use std::task::{Poll, Waker};
 use drivers::driver::{Abilities, Child, Driver, DriverKind, Events};
 use futures_util::future::LocalBoxFuture;
 use messages::{
-    ChildSlot, DebugEvent, Error, ErrorKind, IoError, IoResult, Limits, NodeId, OpenFlags, Result,
-    SECTOR_SIZE, Token,
+    ChildSlot, DebugEvent, Error, ErrorKind, IoError, IoResult, Limits, NodeId, OpenFlags, RequestFlags,
+    Result, SECTOR_SIZE, Token,
 };
 
 use super::edge::{self, Behind, EdgeCell};
@@ -37,6 +37,8 @@ pub struct NodeCell {
     flags: Cell<OpenFlags>,
     settings: Cell<NodeSettings>,
     abilities: Cell<Abilities>,
+    /// How many have asked for copy-on-read.
+    copy_on_read: Cell<u32>,
     /// Of the abilities, what every request looks at.
     events: Cell<Events>,
     limits: Cell<Limits>,
@@ -65,6 +67,8 @@ pub struct CellParts {
     pub flags: OpenFlags,
     pub settings: NodeSettings,
     pub size: u64,
+    /// How many have asked for copy-on-read.
+    pub copy_on_read: u32,
     /// Whether something may have been written that is not durable yet.
     pub unflushed: bool,
 }
@@ -84,6 +88,7 @@ impl NodeCell {
             flags: Cell::new(parts.flags),
             settings: Cell::new(parts.settings),
             abilities: Cell::default(),
+            copy_on_read: Cell::new(parts.copy_on_read),
             events: Cell::default(),
             limits: Cell::default(),
             size: Cell::new(whole_sectors(parts.size)),
@@ -294,6 +299,39 @@ impl NodeCell {
         self.abilities.set(abilities);
         self.events.set(abilities.events);
         self.limits.set(limits);
+    }
+
+    /// Whether a read with these flags is copied up here: one that asks for it, or all where it was turned on. A driver
+    /// with nothing below it passes the wish on.
+    pub fn copies_up(&self, flags: RequestFlags) -> bool {
+        (flags.contains(RequestFlags::COPY_ON_READ) || self.copy_on_read.get() > 0)
+            && self.abilities.get().supports_backing
+    }
+
+    /// How many have asked for copy-on-read.
+    pub fn copy_on_read(&self) -> u32 {
+        self.copy_on_read.get()
+    }
+
+    /// One more asks for copy-on-read of every read, or one less.
+    ///
+    /// # Errors
+    /// The node cannot be written, or nobody had asked.
+    pub fn change_copy_on_read(&self, on: bool) -> Result<()> {
+        let count = self.copy_on_read.get();
+        if on && self.is_read_only() {
+            let text = "Can't use copy-on-read on read-only device";
+            return Err(Error::new(ErrorKind::ReadOnly, text));
+        }
+        let changed = if on {
+            count.checked_add(1)
+        } else {
+            count.checked_sub(1)
+        };
+        let changed =
+            changed.ok_or_else(|| Error::new(ErrorKind::InvalidArgument, "Copy-on-read is not turned on"))?;
+        self.copy_on_read.set(changed);
+        Ok(())
     }
 
     /// Whether this node, or one that it passes events to, listens to them.

@@ -5,7 +5,8 @@ use std::rc::Rc;
 use drivers::driver::{CreateRequest, OpenRequest};
 use messages::error::errno::EFBIG;
 use messages::{
-    ChildSlot, DebugOrder, Error, ErrorKind, IoError, IoResult, MAX_LENGTH, NodeId, RequestFlags, Result,
+    ChildSlot, DebugOrder, Error, ErrorKind, IoError, IoResult, MAX_LENGTH, NodeId, OpenFlags, RequestFlags,
+    Result,
 };
 
 use super::cell::{CellParts, NodeCell};
@@ -62,6 +63,10 @@ pub fn carry_out(table: &Rc<NodeTable>, ticket: Ticket, order: Order) {
                 .unwrap_or_default();
             table.tell(Event::Ended(ticket, OrderOutcome::Pending(pending)));
         }
+        Order::CopyOnRead { node, on } => {
+            let result = found(table, node).and_then(|cell| cell.change_copy_on_read(on));
+            done(table, ticket, result);
+        }
         Order::Debug { node, order } => {
             let result = driver(table, node).and_then(|driver| debug(&*driver, &order));
             table.tell(Event::Ended(ticket, OrderOutcome::Debugged(result)));
@@ -92,6 +97,13 @@ async fn carry_out_later(table: &Rc<NodeTable>, order: Order) -> OrderOutcome {
             async {
                 let cell = found(table, node)?;
                 let flags = request.flags;
+                if flags.is_read_only() && cell.copy_on_read() > 0 {
+                    let text = format!(
+                        "Can't set node '{}' to r/o with copy-on-read enabled",
+                        cell.name()
+                    );
+                    return Err(Error::new(ErrorKind::InvalidArgument, text));
+                }
                 driver(table, node)?.reopen_prepare(request).await?;
                 cell.prepare_reopen(settings, flags);
                 Ok(())
@@ -153,6 +165,7 @@ async fn carry_out_later(table: &Rc<NodeTable>, order: Order) -> OrderOutcome {
         | Order::Depart { .. }
         | Order::Debug { .. }
         | Order::Counters
+        | Order::CopyOnRead { .. }
         | Order::Pending(_) => OrderOutcome::Done(Ok(())),
     }
 }
@@ -239,6 +252,10 @@ async fn open(table: &Rc<NodeTable>, order: OpenOrder) -> Result<OpenFacts> {
         ring: table.local().ring().clone(),
         notices: table.notices(node),
     };
+    if flags.contains(OpenFlags::COPY_ON_READ) && flags.is_read_only() {
+        let text = "Can't use copy-on-read on read-only device";
+        return Err(Error::new(ErrorKind::InvalidArgument, text));
+    }
     let opened = kind.open(request).await?;
     let length = opened.driver.length().await;
     // Every range check relies on a node no longer than this.
@@ -265,6 +282,7 @@ async fn open(table: &Rc<NodeTable>, order: OpenOrder) -> Result<OpenFacts> {
         flags: opened.flags,
         settings,
         size,
+        copy_on_read: u32::from(opened.flags.contains(OpenFlags::COPY_ON_READ)),
         // A driver may have written while it opened, so the first flush is not skipped.
         unflushed: !opened.flags.is_read_only(),
     };

@@ -150,6 +150,31 @@ impl ChildPort for Port {
         }
     }
 
+    fn takes_compressed(&self) -> bool {
+        match self.0.behind() {
+            Behind::Here(cell) => cell.abilities().write_compressed,
+            Behind::None | Behind::There(_) => false,
+        }
+    }
+
+    fn chain_index(&self, name: &str) -> Option<u32> {
+        let mut behind = self.0.behind();
+        let mut index = 1;
+        loop {
+            let Behind::Here(cell) = behind else { return None };
+            if cell.name() == name {
+                return Some(index);
+            }
+            let next = if cell.kind().is_filter() {
+                cell.edges().first()
+            } else {
+                cell.backing_edge()
+            };
+            behind = next?.behind();
+            index += 1;
+        }
+    }
+
     fn hears(&self) -> bool {
         self.0.hears()
     }

@@ -157,6 +157,13 @@ pub enum Order {
     Counters,
     /// What the node has in flight, oldest first; answered by [`OrderOutcome::Pending`].
     Pending(NodeId),
+    /// One more asks for copy-on-read of every read, or one less.
+    CopyOnRead {
+        /// The node.
+        node: NodeId,
+        /// One more.
+        on: bool,
+    },
     /// Hold requests at events of the node, or let them go; answered by [`OrderOutcome::Debugged`].
     Debug {
         /// The node.

@@ -34,6 +34,7 @@ pub struct NodeLuggage {
     flags: OpenFlags,
     settings: NodeSettings,
     size: u64,
+    copy_on_read: u32,
     unflushed: bool,
     statistics: Statistics,
     holds: Vec<Token>,
@@ -81,6 +82,7 @@ pub fn depart(table: &Rc<NodeTable>, ticket: Ticket, node: NodeId, to: IoThread<
         flags: cell.flags(),
         settings: cell.settings(),
         size: cell.size(),
+        copy_on_read: cell.copy_on_read(),
         unflushed: cell.unflushed().is_some(),
         statistics: cell.counters().get(),
         holds: cell.gate().holds(),
@@ -131,6 +133,7 @@ pub fn arrive(table: &Rc<NodeTable>, luggage: NodeLuggage) {
         flags: luggage.flags,
         settings: luggage.settings,
         size: luggage.size,
+        copy_on_read: luggage.copy_on_read,
         unflushed: luggage.unflushed,
     };
     table.insert_node(NodeCell::new(parts, table));

@@ -156,6 +156,10 @@ impl RootCell {
                 held.contains(Permissions::WRITE)
             }
             Operation::Truncate { .. } => held.contains(Permissions::RESIZE),
+            // What is read is written too, and reads the same afterwards.
+            Operation::Read { flags, .. } if flags.contains(RequestFlags::COPY_ON_READ) => {
+                held.intersects(Permissions::WRITE | Permissions::WRITE_UNCHANGED)
+            }
             Operation::Read { .. }
             | Operation::Flush
             | Operation::BlockStatus { .. }

@@ -15,6 +15,7 @@ use std::task::Poll;
 
 use futures_util::future::LocalBoxFuture;
 use messages::error::errno::ENOENT;
+use messages::global_state::Options;
 use messages::io::{Operation, Preallocation};
 use messages::{
     ChildSlot, DebugEvent, DebugOrder, Error, ErrorKind, IoError, IoResult, Permissions, RequestFlags,
@@ -60,6 +61,10 @@ impl DriverKind for BlkdebugKind {
 
     fn has_filenames(&self) -> bool {
         true
+    }
+
+    fn parse_filename(&self, filename: &str) -> Result<Options> {
+        options::parse_filename(filename)
     }
 
     fn child_permissions(&self, edge: EdgeUse<'_>) -> (Permissions, Permissions) {

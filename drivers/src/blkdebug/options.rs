@@ -225,6 +225,29 @@ pub(super) fn extra_permissions(options: &Options) -> (Permissions, Permissions)
     (set("take-child-perms"), set("unshare-child-perms"))
 }
 
+/// The options that `blkdebug:config:image` stands for; the image's own name is left to be looked into.
+///
+/// # Errors
+/// There is no second colon.
+pub(super) fn parse_filename(filename: &str) -> Result<Options> {
+    let mut options = Options::new();
+    let Some(rest) = filename.strip_prefix("blkdebug:") else {
+        options.insert("image".to_owned(), serde_json::json!({ "filename": filename }));
+        return Ok(options);
+    };
+    let Some((config, image)) = rest.split_once(':') else {
+        return Err(Error::new(
+            ErrorKind::InvalidArgument,
+            "blkdebug requires both config file and image path",
+        ));
+    };
+    if !config.is_empty() {
+        options.insert("config".to_owned(), config.into());
+    }
+    options.insert("image".to_owned(), serde_json::json!({ "filename": image }));
+    Ok(options)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,6 +294,23 @@ mod tests {
         assert_eq!(
             refusal(json!({"align": 4096, "max-transfer": 8192, "opt-discard": 4096})),
             ""
+        );
+    }
+
+    #[test]
+    fn a_filename_names_a_configuration_and_an_image() {
+        let parsed = |name| serde_json::Value::Object(parse_filename(name).unwrap());
+        assert_eq!(
+            parsed("blkdebug::/x/a.img"),
+            json!({"image": {"filename": "/x/a.img"}})
+        );
+        assert_eq!(
+            parsed("blkdebug:c.conf:blkdebug::a"),
+            json!({"config": "c.conf", "image": {"filename": "blkdebug::a"}})
+        );
+        assert_eq!(
+            parse_filename("blkdebug:a.img").unwrap_err().to_string(),
+            "blkdebug requires both config file and image path"
         );
     }
 

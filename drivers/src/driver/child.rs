@@ -30,6 +30,17 @@ pub trait ChildPort {
     /// The filename of the node behind the edge, empty if there is none.
     fn filename(&self) -> String;
 
+    /// Whether the node behind the edge takes writes with WRITE_COMPRESSED.
+    fn takes_compressed(&self) -> bool {
+        false
+    }
+
+    /// How many nodes down the chain behind the edge the one of this name is, 1 for the first; none where the chain has no
+    /// such node, or goes on in another iothread before it.
+    fn chain_index(&self, _name: &str) -> Option<u32> {
+        None
+    }
+
     /// Whether anybody behind the edge listens to events.
     fn hears(&self) -> bool {
         false
@@ -203,6 +214,18 @@ impl Child {
     #[must_use]
     pub fn filename(&self) -> String {
         self.0.filename()
+    }
+
+    /// Whether the node behind the edge takes writes with WRITE_COMPRESSED.
+    #[must_use]
+    pub fn takes_compressed(&self) -> bool {
+        self.0.takes_compressed()
+    }
+
+    /// How many nodes down the chain of filtered and backing nodes the one of this name is, 1 for the child itself.
+    #[must_use]
+    pub fn chain_index(&self, name: &str) -> Option<u32> {
+        self.0.chain_index(name)
     }
 
     /// Whether [`Child::debug_event`] has an effect: what costs something just to tell of events may be left out else.

@@ -36,6 +36,8 @@ pub struct EdgeUse<'a> {
     pub shared: Permissions,
     /// The node is open read-write and active.
     pub writable: bool,
+    /// Another process owns the image.
+    pub inactive: bool,
     /// The node shares everything below it.
     pub force_share: bool,
 }

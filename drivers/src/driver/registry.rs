@@ -82,7 +82,7 @@ impl Registry {
             _ => "file",
         };
         self.find(name)
-            .filter(|kind| kind.is_protocol())
+            .filter(|kind| kind.has_filenames())
             .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("Unknown protocol '{name}'")))
     }
 

@@ -159,7 +159,7 @@ pub fn named(world: &World, filename: &str, options: Options, is_protocol: bool)
         }
         None => None,
     };
-    if kind.as_ref().map_or(is_protocol, |kind| kind.is_protocol()) {
+    if kind.as_ref().map_or(is_protocol, |kind| kind.has_filenames()) {
         if options.contains_key("filename") {
             return Err(Error::new(
                 ErrorKind::InvalidArgument,

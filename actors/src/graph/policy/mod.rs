@@ -532,6 +532,10 @@ async fn change(world: &World, request: GraphRequest) -> Reply {
             node_name,
             operations,
         } => op_blockers::unblock(world, token, node_name.as_deref(), &operations)?,
+        GraphRequest::CopyOnRead { node_name, on } => {
+            let node = world.graph(|graph| graph.find(&node_name).map(|node| node.id))?;
+            world.ask(node, Order::CopyOnRead { node, on }).done().await?;
+        }
         GraphRequest::FlushAll => shutdown::flush_all(world).await?,
         GraphRequest::AddIothread(options) => iothreads::add(world, options).await?,
         GraphRequest::DelIothread { id } => iothreads::delete(world, &id)?,

@@ -29,6 +29,8 @@ pub struct Common {
     pub detect_zeroes: DetectZeroes,
     /// `active=off`.
     pub inactive: bool,
+    /// `copy-on-read`, which QMP does not offer for nodes: an embedder's and a drive's option.
+    pub copy_on_read: bool,
     /// Flags that no option stands for.
     pub extra: OpenFlags,
 }
@@ -53,6 +55,7 @@ impl Common {
                 DiscardMode::Ignore
             },
             inactive: flags.contains(OpenFlags::INACTIVE),
+            copy_on_read: flags.contains(OpenFlags::COPY_ON_READ),
             extra: flags & (OpenFlags::LASTING | top),
             ..Self::default()
         }
@@ -67,6 +70,7 @@ impl Common {
         flags.set(OpenFlags::NO_FLUSH, self.no_flush);
         flags.set(OpenFlags::UNMAP, self.discard == DiscardMode::Unmap);
         flags.set(OpenFlags::INACTIVE, self.inactive);
+        flags.set(OpenFlags::COPY_ON_READ, self.copy_on_read);
         flags.set(OpenFlags::PROTOCOL, kind.is_protocol());
         flags
     }
@@ -112,6 +116,7 @@ impl Common {
             },
             detect_zeroes: DetectZeroes::Off,
             inactive: self.inactive,
+            copy_on_read: false,
             extra,
         }
     }
@@ -128,6 +133,7 @@ pub struct Given {
     discard: Option<DiscardMode>,
     detect_zeroes: Option<DetectZeroes>,
     active: Option<bool>,
+    copy_on_read: Option<bool>,
 }
 
 impl Given {
@@ -148,6 +154,7 @@ impl Given {
             discard: self.discard.or(old.discard),
             detect_zeroes: self.detect_zeroes.or(old.detect_zeroes),
             active: self.active.or(old.active),
+            copy_on_read: self.copy_on_read.or(old.copy_on_read),
         }
     }
 
@@ -174,6 +181,7 @@ impl Given {
             discard: self.discard.unwrap_or(base.discard),
             detect_zeroes: self.detect_zeroes.unwrap_or(base.detect_zeroes),
             inactive: self.active.map_or(base.inactive, |active| !active),
+            copy_on_read: self.copy_on_read.unwrap_or(base.copy_on_read),
             extra: base.extra,
         };
         if !common.read_only {
@@ -222,6 +230,7 @@ pub fn parse(mut options: Options) -> Result<Parsed> {
         discard,
         detect_zeroes: detect_zeroes.map(|mode| parse_detect_zeroes(&mode)).transpose()?,
         active: take_bool(&mut options, "active")?,
+        copy_on_read: take_bool(&mut options, "copy-on-read")?,
     };
     Ok(Parsed {
         driver,

@@ -108,6 +108,13 @@ pub enum Order {
     Describe(NodeId),
     /// What the node has in flight.
     Pending(NodeId),
+    /// One more asks for copy-on-read of every read, or one less.
+    CopyOnRead {
+        /// The node.
+        node: NodeId,
+        /// One more.
+        on: bool,
+    },
     /// Hold requests at events of the node, or let them go.
     Debug {
         /// The node.

@@ -80,6 +80,7 @@ impl Plan {
                     taken: granted.taken,
                     shared: granted.shared,
                     writable: self.writable(node),
+                    inactive: self.flags(node).contains(OpenFlags::INACTIVE),
                     force_share: node.common.force_share,
                 });
                 if self.flags(node).contains(OpenFlags::INACTIVE) {

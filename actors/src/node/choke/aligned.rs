@@ -21,15 +21,15 @@ struct Around {
 }
 
 /// Reads from a node's own driver.
-pub async fn read(node: &Rc<NodeCell>, offset: u64, buffers: Buffers) -> Transfer {
+pub async fn read(node: &Rc<NodeCell>, offset: u64, buffers: Buffers, flags: RequestFlags) -> Transfer {
     let driver = match node.driver() {
         Ok(driver) => driver,
         Err(error) => return (Err(error), buffers),
     };
     if fits(node, offset, &buffers) {
-        return limited_read(node, &driver, offset, buffers).await;
+        return limited_read(node, &driver, offset, buffers, flags).await;
     }
-    read_bounced(node, offset, buffers).await
+    read_bounced(node, offset, buffers, flags).await
 }
 
 /// Writes with a node's own driver.
@@ -82,16 +82,17 @@ async fn limited_read(
     driver: &Rc<dyn drivers::driver::Driver>,
     mut offset: u64,
     mut rest: Buffers,
+    flags: RequestFlags,
 ) -> Transfer {
     let most = most_at_once(node);
     if rest.len() <= most {
-        return driver.read(offset, rest, RequestFlags::empty()).await;
+        return driver.read(offset, rest, flags).await;
     }
     let mut filled = Buffers::new();
     while !rest.is_empty() {
         let piece = rest.split_to(most.min(rest.len()));
         let len = bytes_in(&piece);
-        let (result, piece) = driver.read(offset, piece, RequestFlags::empty()).await;
+        let (result, piece) = driver.read(offset, piece, flags).await;
         filled.append(piece);
         if result.is_err() {
             filled.append(rest);
@@ -109,8 +110,13 @@ fn most_at_once(node: &NodeCell) -> usize {
     }
 }
 
-async fn read_bounced(node: &Rc<NodeCell>, offset: u64, mut buffers: Buffers) -> Transfer {
-    match read_around(node, offset, bytes_in(&buffers)).await {
+async fn read_bounced(
+    node: &Rc<NodeCell>,
+    offset: u64,
+    mut buffers: Buffers,
+    flags: RequestFlags,
+) -> Transfer {
+    match read_around(node, offset, bytes_in(&buffers), flags).await {
         Ok((head, block)) => {
             if let Some(part) = block.get(in_memory(head)..) {
                 buffers.copy_from_slice(0, part.get(..buffers.len()).unwrap_or(part));
@@ -122,11 +128,16 @@ async fn read_bounced(node: &Rc<NodeCell>, offset: u64, mut buffers: Buffers) ->
 }
 
 /// Reads the aligned range around another: how far into it the other starts, and its bytes.
-async fn read_around(node: &Rc<NodeCell>, offset: u64, len: u64) -> IoResult<(u64, Buffer)> {
+async fn read_around(
+    node: &Rc<NodeCell>,
+    offset: u64,
+    len: u64,
+    flags: RequestFlags,
+) -> IoResult<(u64, Buffer)> {
     let around = around(node, offset, len)?;
     let block = Buffer::try_alloc(in_memory(around.len)).ok_or(IoError::Os(ENOMEM))?;
     let driver = node.driver()?;
-    let (result, block) = limited_read(node, &driver, around.start, Buffers::from(block)).await;
+    let (result, block) = limited_read(node, &driver, around.start, Buffers::from(block), flags).await;
     result?;
     Ok((around.head, block.into_single()))
 }
@@ -201,7 +212,7 @@ async fn read_modify_write(
             (DebugEvent::PwritevRmwHead, DebugEvent::PwritevRmwTail),
         )
         .await;
-        let block = read_around(node, offset, bytes_in(buffers)).await?;
+        let block = read_around(node, offset, bytes_in(buffers), RequestFlags::empty()).await?;
         let after = (DebugEvent::PwritevRmwAfterHead, DebugEvent::PwritevRmwAfterTail);
         tell_edges(node, head, tail, after).await;
         block

@@ -2,6 +2,7 @@
 //! sees it, and every emulation is here, once: FUA by flush, zeroes by writes, unaligned by read-modify-write.
 
 mod aligned;
+mod copy_on_read;
 mod flush;
 mod length;
 mod probed;

@@ -12,12 +12,15 @@ use super::super::cell::NodeCell;
 use super::super::edge::{Behind, send_there};
 use super::super::mail::NodeAddress;
 use super::super::overlap::Tracking;
+use super::copy_on_read::copying_read;
 use super::{By, aligned, bytes_in, check_within, in_memory};
 
 /// Where the start of a range is, at the bottom of the chain.
 enum Found {
     /// A driver reads it itself.
     Here { node: Rc<NodeCell>, offset: u64 },
+    /// A node copies it up as it is read.
+    Copied { node: Rc<NodeCell>, offset: u64 },
     /// A node of another iothread goes on from here.
     There { address: NodeAddress, offset: u64 },
     /// It is zeroes.
@@ -32,13 +35,13 @@ pub async fn read(
     cell: &Rc<NodeCell>,
     offset: u64,
     buffers: Buffers,
-    _flags: RequestFlags,
+    flags: RequestFlags,
     by: By<'_>,
 ) -> Transfer {
     if let Err(error) = check_within(cell, offset, bytes_in(&buffers), true, by) {
         return (Err(error), buffers);
     }
-    transfer(cell, offset, buffers, by, true).await
+    transfer(cell, offset, buffers, flags, by, true).await
 }
 
 /// Reads what a write to the same node copies along: the write is tracked already, and its pieces must not be.
@@ -46,7 +49,15 @@ pub async fn read_whole(cell: &Rc<NodeCell>, offset: u64, len: u64) -> IoResult<
     let Some(buffer) = Buffer::try_alloc(in_memory(len)) else {
         return Err(IoError::Os(messages::error::errno::ENOMEM));
     };
-    let (result, buffers) = transfer(cell, offset, Buffers::from(buffer), By::PARENT, false).await;
+    let (result, buffers) = transfer(
+        cell,
+        offset,
+        Buffers::from(buffer),
+        RequestFlags::empty(),
+        By::PARENT,
+        false,
+    )
+    .await;
     result.map(|()| buffers)
 }
 
@@ -54,13 +65,14 @@ async fn transfer(
     cell: &Rc<NodeCell>,
     mut offset: u64,
     mut rest: Buffers,
+    flags: RequestFlags,
     by: By<'_>,
     track_first: bool,
 ) -> Transfer {
     let mut filled = Buffers::new();
     while !rest.is_empty() {
         let mut held = Held::new();
-        let (len, found) = match resolve(cell, offset, bytes_in(&rest), track_first, &mut held).await {
+        let (len, found) = match resolve(cell, offset, bytes_in(&rest), flags, track_first, &mut held).await {
             Ok(resolved) => resolved,
             Err(error) => return (Err(error), joined(filled, rest)),
         };
@@ -70,7 +82,7 @@ async fn transfer(
         } else {
             rest.split_to(in_memory(len))
         };
-        let (result, piece) = fetch(found, piece, by).await;
+        let (result, piece) = fetch(found, piece, flags, by).await;
         if filled.is_empty() && whole {
             return (result, piece);
         }
@@ -88,7 +100,7 @@ fn joined(mut filled: Buffers, rest: Buffers) -> Buffers {
     filled
 }
 
-async fn fetch(found: Found, mut piece: Buffers, by: By<'_>) -> Transfer {
+async fn fetch(found: Found, mut piece: Buffers, flags: RequestFlags, by: By<'_>) -> Transfer {
     match found {
         Found::Zero => {
             let len = piece.len();
@@ -97,13 +109,17 @@ async fn fetch(found: Found, mut piece: Buffers, by: By<'_>) -> Transfer {
         }
         Found::Here { node, offset } => {
             by.stands_at(&node);
-            aligned::read(&node, offset, piece).await
+            aligned::read(&node, offset, piece, flags).await
+        }
+        Found::Copied { node, offset } => {
+            by.stands_at(&node);
+            Box::pin(copying_read(&node, offset, piece, flags)).await
         }
         Found::There { address, offset } => {
             let operation = Operation::Read {
                 offset,
                 buffers: piece,
-                flags: RequestFlags::empty(),
+                flags,
             };
             drivers::driver::transfer(send_there(&address, operation).await)
         }
@@ -115,6 +131,7 @@ async fn resolve(
     cell: &Rc<NodeCell>,
     offset: u64,
     len: u64,
+    flags: RequestFlags,
     track_first: bool,
     held: &mut Held,
 ) -> IoResult<(u64, Found)> {
@@ -127,6 +144,9 @@ async fn resolve(
             return Ok((len, Found::Zero));
         }
         len = len.min(left);
+        if track && node.copies_up(flags) {
+            return Ok((len, Found::Copied { node, offset: at }));
+        }
         if track && node.tracks() {
             let end = at.saturating_add(len);
             held.push(node.tracker().begin(at, end, false, false).await?);

@@ -67,6 +67,13 @@ pub async fn write(
     if flags.contains(RequestFlags::WRITE_COMPRESSED) && !cell.abilities().write_compressed {
         return (Err(IoError::NotSupported), buffers);
     }
+    // A zero write carries no data: what is in the buffers does not count.
+    if flags.contains(RequestFlags::ZERO_WRITE) {
+        return (
+            Box::pin(zeroes::write_zeroes(cell, offset, len, flags, by)).await,
+            buffers,
+        );
+    }
     if settings.detect_zeroes != DetectZeroes::Off && buffers.is_zero() {
         let unmap = settings.detect_zeroes == DetectZeroes::Unmap;
         let flags = if unmap {

@@ -44,6 +44,21 @@ pub async fn write_zeroes(
     }
     passed.remove(RequestFlags::FUA);
     let alone = serialise(cell, offset, len, flags).await?;
+    zero_pieces(cell, offset, len, passed).await?;
+    drop(alone);
+    if flags.contains(RequestFlags::FUA) {
+        flush::flush(cell).await
+    } else {
+        Ok(())
+    }
+}
+
+/// Makes a range read as zeroes that reads as zeroes already, as a piece of a request that is tracked.
+pub(super) async fn zero_unchanged(cell: &Rc<NodeCell>, offset: u64, len: u64) -> IoResult<()> {
+    Box::pin(zero_pieces(cell, offset, len, RequestFlags::WRITE_UNCHANGED)).await
+}
+
+async fn zero_pieces(cell: &Rc<NodeCell>, offset: u64, len: u64, flags: RequestFlags) -> IoResult<()> {
     let abilities = cell.abilities();
     let alignment = abilities
         .limits
@@ -53,16 +68,11 @@ pub async fn write_zeroes(
     while done < len {
         let at = offset.saturating_add(done);
         let piece = next_piece(at, len - done, alignment, abilities.limits.max_write_zeroes);
-        zero_piece(cell, at, piece, passed, abilities.write_zeroes).await?;
+        zero_piece(cell, at, piece, flags, abilities.write_zeroes).await?;
         cell.wrote(at.saturating_add(piece));
         done = done.saturating_add(piece);
     }
-    drop(alone);
-    if flags.contains(RequestFlags::FUA) {
-        flush::flush(cell).await
-    } else {
-        Ok(())
-    }
+    Ok(())
 }
 
 async fn write_guarded(

@@ -69,3 +69,8 @@ static BLKDEBUG_IO_TYPE: EnumType = enumeration(
         "block-status",
     ],
 );
+
+pub(super) static BLOCKDEV_OPTIONS_COR: StructType = structure(
+    "BlockdevOptionsCor",
+    &[req("file", Alternate(&BLOCKDEV_REF)), opt("bottom", STR)],
+);

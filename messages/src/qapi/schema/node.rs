@@ -4,7 +4,7 @@ use super::define::{
     Alternate, AlternateType, BOOL, Enum, EnumType, I64, List, NULL, STR, Struct, StructType, U64, alternate,
     enumeration, opt, req, structure,
 };
-use super::filter::{BLOCKDEV_OPTIONS_BLKDEBUG, BLOCKDEV_OPTIONS_BLKVERIFY};
+use super::filter::{BLOCKDEV_OPTIONS_BLKDEBUG, BLOCKDEV_OPTIONS_BLKVERIFY, BLOCKDEV_OPTIONS_COR};
 
 /// The arguments of `blockdev-add`, also what `--blockdev` takes.
 pub static BLOCKDEV_OPTIONS: StructType = structure(
@@ -26,6 +26,7 @@ pub static BLOCKDEV_OPTIONS: StructType = structure(
     &[
         ("blkdebug", &BLOCKDEV_OPTIONS_BLKDEBUG),
         ("blkverify", &BLOCKDEV_OPTIONS_BLKVERIFY),
+        ("copy-on-read", &BLOCKDEV_OPTIONS_COR),
         ("file", &BLOCKDEV_OPTIONS_FILE),
         ("host_device", &BLOCKDEV_OPTIONS_FILE),
         ("null-aio", &BLOCKDEV_OPTIONS_NULL),
@@ -41,6 +42,7 @@ pub(super) static BLOCKDEV_DRIVER: EnumType = enumeration(
     &[
         "blkdebug",
         "blkverify",
+        "copy-on-read",
         "file",
         "host_device",
         "null-aio",

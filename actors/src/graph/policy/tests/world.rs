@@ -660,6 +660,7 @@ impl FakeWorld {
                     .cloned()
                     .unwrap_or_default())))
             }
+            Order::CopyOnRead { .. } => done(),
             Order::Debug { .. } => ended(OrderOutcome::Debugged(Ok(false))),
             Order::Invalidate(id) => {
                 if self.fails() {
@@ -748,6 +749,7 @@ pub fn subject(order: &Order) -> Option<NodeId> {
         | Order::Truncate { node, .. }
         | Order::ReadHead { node, .. }
         | Order::Debug { node, .. }
+        | Order::CopyOnRead { node, .. }
         | Order::ChangeBackingFile { node, .. } => Some(*node),
         Order::Open(_)
         | Order::MoveRoot { .. }

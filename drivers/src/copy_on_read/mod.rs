@@ -1,0 +1,282 @@
+//! `copy-on-read`: a filter whose reads copy into its child what the child only has from below.
+
+use std::rc::Rc;
+
+use futures_util::future::LocalBoxFuture;
+use messages::global_state::Options;
+use messages::io::{Operation, Preallocation};
+use messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, Permissions, RequestFlags, Result, Role};
+
+use crate::buffer::Buffers;
+use crate::driver::{
+    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, EdgeUse, Events, Extent,
+    OpenRequest, Opened, Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer, parse_options,
+    transfer,
+};
+use crate::reopen::check_unchanged;
+use crate::ring::Ring;
+
+const CHILD: ChildKind = ChildKind {
+    name: "file",
+    role: Role::FILTERED.union(Role::PRIMARY),
+    required: true,
+};
+
+/// What a user of the node may do that the child is asked for as well.
+const PASSED: Permissions = Permissions::CONSISTENT_READ
+    .union(Permissions::WRITE)
+    .union(Permissions::RESIZE);
+
+/// The driver `copy-on-read`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CopyOnReadKind;
+
+/// The options as QAPI's `BlockdevOptionsCor` has them.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CorOptions {
+    bottom: Option<String>,
+}
+
+impl DriverKind for CopyOnReadKind {
+    fn name(&self) -> &'static str {
+        "copy-on-read"
+    }
+
+    fn children(&self) -> &'static [ChildKind] {
+        &[CHILD]
+    }
+
+    fn is_protocol(&self) -> bool {
+        false
+    }
+
+    fn is_filter(&self) -> bool {
+        true
+    }
+
+    /// Reads write to the child what it shows anyway, whatever the node's own users may do.
+    fn child_permissions(&self, edge: EdgeUse<'_>) -> (Permissions, Permissions) {
+        let mut taken = edge.taken & PASSED;
+        taken.set(Permissions::WRITE_UNCHANGED, !edge.inactive);
+        let shared = if edge.force_share {
+            Permissions::all()
+        } else {
+            (edge.shared & PASSED) | Permissions::WRITE_UNCHANGED
+        };
+        (taken, shared)
+    }
+
+    fn open(&self, request: OpenRequest) -> LocalBoxFuture<'static, Result<Opened>> {
+        Box::pin(async move {
+            let [file]: [Child; 1] = request.children.try_into().map_err(|_| missing_file())?;
+            let CorOptions { bottom } = parse_options(request.options.clone())?;
+            if let Some(bottom) = &bottom
+                && file.chain_index(bottom).is_none()
+            {
+                return Err(Error::new(
+                    ErrorKind::NotFound,
+                    format!("Bottom node '{bottom}' not found"),
+                ));
+            }
+            let driver = Rc::new(CopyOnRead {
+                options: request.options,
+                bottom,
+                file,
+            });
+            Ok(Opened {
+                driver,
+                flags: request.flags,
+                backing: None,
+            })
+        })
+    }
+}
+
+fn missing_file() -> Error {
+    Error::new(ErrorKind::InvalidArgument, "Parameter 'file' is missing")
+}
+
+/// An open node.
+struct CopyOnRead {
+    options: Options,
+    /// The last node of the chain from which data is copied; all of them if there is none.
+    bottom: Option<String>,
+    file: Child,
+}
+
+impl CopyOnRead {
+    /// Reads, copying what comes from a node between the child and `bottom`, that one included.
+    async fn read_above(
+        &self,
+        bottom: &str,
+        mut offset: u64,
+        mut rest: Buffers,
+        flags: RequestFlags,
+    ) -> Transfer {
+        let mut filled = Buffers::new();
+        while !rest.is_empty() {
+            let len = u64::try_from(rest.len()).unwrap_or(u64::MAX);
+            let status = match self.file.block_status(offset, len, false, true).await {
+                Ok(status) if status.len > 0 => status,
+                Ok(_) => return (Err(IoError::Corrupt), joined(filled, rest)),
+                Err(error) => return (Err(error), joined(filled, rest)),
+            };
+            // Without an answer all is copied: that is what was wanted before anybody set a bound.
+            let last = self.file.chain_index(bottom).unwrap_or(u32::MAX);
+            let copied = status.depth > 1 && status.depth <= last;
+            let piece = rest.split_to(usize::try_from(status.len.min(len)).unwrap_or(usize::MAX));
+            let mut piece_flags = flags;
+            piece_flags.set(RequestFlags::COPY_ON_READ, copied);
+            let (result, piece) = if !copied && flags.contains(RequestFlags::PREFETCH) {
+                (Ok(()), piece)
+            } else {
+                self.pass_on(offset, piece, piece_flags).await
+            };
+            filled.append(piece);
+            if result.is_err() {
+                return (result, joined(filled, rest));
+            }
+            offset = offset.saturating_add(status.len.min(len));
+        }
+        (Ok(()), filled)
+    }
+
+    async fn pass_on(&self, offset: u64, buffers: Buffers, flags: RequestFlags) -> Transfer {
+        let read = Operation::Read {
+            offset,
+            buffers,
+            flags,
+        };
+        transfer(self.file.request(read).await)
+    }
+}
+
+fn joined(mut filled: Buffers, rest: Buffers) -> Buffers {
+    filled.append(rest);
+    filled
+}
+
+impl Driver for CopyOnRead {
+    fn abilities(&self) -> Abilities {
+        Abilities {
+            write_zeroes: Ability::Native,
+            zero_unmap: true,
+            discard: Ability::Native,
+            fua: Ability::Native,
+            write_compressed: self.file.takes_compressed(),
+            transparent: true,
+            events: Events::Ignored,
+            ..Abilities::default()
+        }
+    }
+
+    fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
+        // Reads pass through here, to be told to copy.
+        let at = match purpose {
+            Purpose::Read => At::Own,
+            Purpose::Status { .. } => At::Child {
+                slot: ChildSlot::FILE,
+                offset,
+            },
+        };
+        Answer::ready(Ok(Extent::new(len, at)))
+    }
+
+    fn read(&self, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'_, Transfer> {
+        match &self.bottom {
+            None => Answer::wait(self.pass_on(offset, buffers, flags | RequestFlags::COPY_ON_READ)),
+            Some(bottom) => Answer::wait(self.read_above(bottom, offset, buffers, flags)),
+        }
+    }
+
+    fn place(&self, offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+        Answer::ready(Ok(Placement {
+            len,
+            target: Target::Child {
+                slot: ChildSlot::FILE,
+                offset,
+            },
+            head: 0,
+            tail: 0,
+            ticket: None,
+        }))
+    }
+
+    fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
+        Answer::ready(written)
+    }
+
+    fn write(&self, _offset: u64, buffers: Buffers, _flags: RequestFlags) -> Answer<'_, Transfer> {
+        // Nothing is placed here.
+        Answer::ready((Err(IoError::NotSupported), buffers))
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
+        let flags = flags.difference(RequestFlags::SERIALISING | RequestFlags::NO_WAIT);
+        Answer::wait(self.file.write_zeroes(offset, len, flags))
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
+        Answer::wait(self.file.discard(offset, len))
+    }
+
+    fn flush(&self) -> Answer<'_, IoResult<()>> {
+        Answer::ready(Ok(()))
+    }
+
+    fn truncate(
+        &self,
+        size: u64,
+        exact: bool,
+        preallocation: Preallocation,
+        flags: RequestFlags,
+    ) -> Answer<'_, Result<()>> {
+        Answer::wait(async move {
+            let done = self.file.truncate(size, exact, preallocation, flags).await;
+            done.map_err(|error| Error::io("Could not resize file", error))
+        })
+    }
+
+    fn length(&self) -> Answer<'_, IoResult<u64>> {
+        Answer::wait(self.file.length())
+    }
+
+    fn allocated_size(&self) -> Answer<'_, IoResult<u64>> {
+        Answer::ready(Err(IoError::NotSupported))
+    }
+
+    fn reopen_prepare(&self, request: ReopenRequest) -> Answer<'_, Result<()>> {
+        Answer::ready(check_unchanged(&self.options, &request.options, &[]))
+    }
+
+    fn depart(&self) -> Box<dyn Parcel> {
+        Box::new(Travelling {
+            options: self.options.clone(),
+            bottom: self.bottom.clone(),
+        })
+    }
+
+    fn close(&self) -> Answer<'_, Result<()>> {
+        Answer::ready(Ok(()))
+    }
+}
+
+/// A node between iothreads.
+struct Travelling {
+    options: Options,
+    bottom: Option<String>,
+}
+
+impl Parcel for Travelling {
+    fn arrive(self: Box<Self>, children: Vec<Child>, _ring: Ring) -> Rc<dyn Driver> {
+        let file = children.into_iter().next();
+        // The graph carries the edges along with the driver, so the one edge there was is there again.
+        let file = file.unwrap_or_else(|| unreachable!("a copy-on-read node lost its edge while moving"));
+        Rc::new(CopyOnRead {
+            options: self.options,
+            bottom: self.bottom,
+            file,
+        })
+    }
+}
