@@ -626,6 +626,7 @@ fn nobody_else_may_write_to_a_child_or_resize_it() {
             taken,
             shared: Permissions::all(),
             writable: false,
+            inactive: false,
             force_share,
         })
     };
