@@ -792,3 +792,40 @@ fn metadata_that_was_invalidated_is_read_again() {
         assert_eq!(read(&client, 0).await, 7);
     });
 }
+
+#[test]
+fn what_reads_as_zeroes_from_the_start_is_known_through_raw_and_not_below_an_overlay() {
+    with_graph(|graph, directory| async move {
+        let (plain, format) = (raw(&directory, "raw", 0), qcow2(&directory, "qcow2"));
+        let top = directory.join("top");
+        let back = format!("{}", format.display());
+        qemu_img(&[
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-b",
+            &back,
+            "-F",
+            "qcow2",
+            top.to_str().unwrap(),
+        ]);
+        let file = json!({"driver": "file"});
+        for (path, json, expected) in [
+            (&plain, file, true),
+            (&plain, json!({"driver": "raw"}), true),
+            (&plain, json!({"driver": "raw", "offset": 512}), true),
+            (&format, json!({}), true),
+            (&top, json!({}), false),
+            (&top, json!({"backing": null}), true),
+        ] {
+            let name = graph.open(with_options(image(path, READ), json)).await.unwrap();
+            assert_eq!(
+                graph.node(name).await.unwrap().has_zero_init,
+                expected,
+                "{}",
+                path.display()
+            );
+        }
+    });
+}

@@ -448,3 +448,75 @@ fn plain_millpond_makes_and_serves_an_image() {
         &["read -P 9 1M 1M"],
     );
 }
+
+/// Starts `millpond IMAGE` with these arguments; answers it with the URI that it prints.
+fn serving(arguments: &[&str]) -> (Foreground, String) {
+    let mut command = Command::new(millpond_tests::program::millpond());
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    let mut running = Foreground::start(&mut command);
+    let mut lines = BufReader::new(running.0.stdout.take().expect("a pipe")).lines();
+    let uri = lines.by_ref().map(|line| line.expect("text")).find_map(|line| {
+        line.split_whitespace()
+            .find(|word| word.starts_with("nbd"))
+            .map(|word| word.trim_matches('\'').to_owned())
+    });
+    (running, uri.expect("it prints the URI of what it serves"))
+}
+
+#[test]
+fn plain_millpond_forgets_the_writes_to_a_snapshot() {
+    let dir = scratch();
+    let image = dir.path().join("disk");
+    std::fs::write(&image, vec![1; 1 << 20]).expect("a file can be made");
+    let (image, socket) = (
+        image.display().to_string(),
+        dir.path().join("s").display().to_string(),
+    );
+    let (mut running, uri) = serving(&[&image, "--snapshot", "--socket", &socket]);
+    millpond_tests::tool::qemu_io(
+        &["-f", "raw", &uri],
+        &[
+            "write -P 9 0 64k",
+            "flush",
+            "read -P 9 0 64k",
+            "read -P 1 64k 64k",
+        ],
+    );
+    kill_process(Pid::from_child(&running.0), Signal::INT).expect("it runs");
+    running.expect_clean_exit();
+    assert_eq!(std::fs::read(&image).expect("it is there"), vec![1; 1 << 20]);
+}
+
+#[test]
+fn plain_millpond_takes_the_format_of_an_image_from_its_contents_or_asks() {
+    let dir = scratch();
+    let (raw, qcow2) = (dir.path().join("a:raw"), dir.path().join("b"));
+    std::fs::write(&raw, vec![1; 1 << 20]).expect("a file can be made");
+    image::create(&qcow2, "qcow2", "", 2 << 20);
+    let mut command = Command::new(millpond_tests::program::millpond());
+    let output = command.arg(&raw).output().expect("it runs");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        !output.status.success() && told.contains("--format raw"),
+        "{told}"
+    );
+    let socket = dir.path().join("s").display().to_string();
+    for (image, more, size) in [
+        (&raw, &["--format", "raw"][..], 1 << 20),
+        (&raw, &["--read-only"], 1 << 20),
+        (&qcow2, &[], 2 << 20),
+    ] {
+        let image = image.display().to_string();
+        let mut arguments = vec![image.as_str(), "--socket", &socket];
+        arguments.extend(more);
+        let (mut running, uri) = serving(&arguments);
+        let info = millpond_tests::tool::run_json("nbdinfo", &["--json", &uri]);
+        assert_eq!(info["exports"][0]["export-size"], size, "{image} {more:?}");
+        assert_eq!(info["exports"][0]["is_read_only"], more == ["--read-only"]);
+        kill_process(Pid::from_child(&running.0), Signal::INT).expect("it runs");
+        running.expect_clean_exit();
+    }
+}

@@ -2,6 +2,8 @@
 //! shared.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use millpond_tests::daemon::{Builder, Daemon, daemon_in, scratch};
 use millpond_tests::image;
@@ -196,6 +198,51 @@ fn locks_follow_what_reopen_changes() {
     assert_ne!(run.code, Some(0), "{}", run.stdout);
     daemon.qmp.ok("blockdev-reopen", reopen(true));
     qemu_io(&["-r", "-f", "qcow2", &name], &["read -P 0 0 512"]);
+}
+
+/// A writer tries all the time, as fast as QEMU's daemon can, while ours goes to and fro between reading and writing.
+#[test]
+fn no_reopen_leaves_a_moment_in_which_another_writer_gets_in() {
+    let images = Images::new();
+    let mut daemon = images
+        .daemon("ours")
+        .blockdev(qcow2(&images.image, READ_ONLY))
+        .start();
+    let theirs = images.daemon("theirs").program(oracle()).monitors(2).start();
+    let mut trying = theirs.monitor(1);
+    let options = qcow2(&images.image, &[]);
+    let over = Arc::new(AtomicBool::new(false));
+    let stop = Arc::clone(&over);
+    let writer = std::thread::spawn(move || {
+        let mut tries = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let error = trying.refused("blockdev-add", options.clone());
+            assert!(error.desc.contains("Failed to get"), "{}", error.desc);
+            tries += 1;
+        }
+        tries
+    });
+    let mut changes = 0;
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < std::time::Duration::from_secs(3) && !writer.is_finished() {
+        for read_only in [false, true] {
+            let mut file = image::file("file", &images.image);
+            let mut disk = image::over("qcow2", "disk", "file");
+            file["read-only"] = json!(read_only);
+            disk["read-only"] = json!(read_only);
+            match daemon
+                .qmp
+                .execute("blockdev-reopen", json!({ "options": [file, disk] }))
+            {
+                Ok(_) => changes += 1,
+                // Whoever tries holds its own bytes for a moment before it looks at ours.
+                Err(error) => assert!(error.desc.contains("Failed to get"), "{}", error.desc),
+            }
+        }
+    }
+    over.store(true, Ordering::Relaxed);
+    let tries: u64 = writer.join().expect("every try was refused");
+    assert!(tries > 20 && changes > 10, "{tries} tries, {changes} changes");
 }
 
 #[test]

@@ -5,11 +5,12 @@ use super::trace;
 use crate::daemon::Daemon;
 use crate::monitor::chardev::{Address, Backend, ChardevOptions, Socket};
 use clap::Parser;
-use messages::global_state::{GraphReply, GraphRequest, NodeFacts, Query};
+use messages::OpenFlags;
+use messages::global_state::{GraphReply, GraphRequest, NodeFacts, OpenImage, Probing, Query};
 use messages::qapi::{Object, QmpError, parse_size, to_compact};
 use serde_json::{Value, json};
 use std::fmt::Write;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -17,6 +18,8 @@ use std::process::ExitCode;
 const NODE: &str = "disk";
 /// What its image file is kept in, where the format is not raw.
 const FILE_NODE: &str = "file";
+/// The end of the graph's text for an image that may be raw or not.
+const UNKNOWN_FORMAT: &str = "if it is a raw image, that must be said";
 /// The iothread it lives in, if it has one of its own.
 const IOTHREAD: &str = "iothread0";
 
@@ -37,6 +40,9 @@ struct Plain {
     /// Refuse writes.
     #[arg(long, conflicts_with = "create")]
     read_only: bool,
+    /// Keep writes in a temporary file, and forget them at the end.
+    #[arg(long, conflicts_with_all = ["create", "read_only"])]
+    snapshot: bool,
     /// The unix socket to listen on.
     #[arg(long, value_name = "PATH", conflicts_with = "port")]
     socket: Option<PathBuf>,
@@ -118,16 +124,12 @@ fn object(value: Value) -> Object {
 impl Plain {
     async fn live(&self, daemon: &Daemon) -> Result<(), String> {
         let mut signals = Signals::catch().map_err(|error| format!("signals cannot be caught: {error}"))?;
-        let format = self.format_of_image()?;
-        tokio::select! {
-            done = self.set_up(daemon, &format) => done.map_err(|error| error.desc)?,
+        self.check_image()?;
+        let node_name = tokio::select! {
+            done = self.set_up(daemon) => done.map_err(|error| error.desc)?,
             () = signals.next() => return Ok(()),
-        }
-        let facts = daemon
-            .graph(GraphRequest::Query(Query::Node {
-                node_name: NODE.into(),
-            }))
-            .await;
+        };
+        let facts = daemon.graph(GraphRequest::Query(Query::Node { node_name })).await;
         if let Ok(GraphReply::Node(facts)) = facts {
             println!("{}", self.greeting(&facts));
         }
@@ -138,51 +140,77 @@ impl Plain {
         Ok(())
     }
 
-    /// The image's format: as told, by its name if it is to be made, or by what it begins with.
+    /// What can be told of the image before anything is started.
+    fn check_image(&self) -> Result<(), String> {
+        let image = self.image.display();
+        match (self.create.is_some(), self.image.try_exists()) {
+            (true, Ok(true)) => Err(format!("{image} exists already; leave out --create to serve it")),
+            (false, Ok(false)) => Err(format!(
+                "{image} cannot be opened: No such file or directory; with --create SIZE it is made"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The format of an image that is to be made.
+    fn new_format(&self) -> &str {
+        if let Some(format) = &self.format {
+            return format;
+        }
+        let extension = self.image.extension().and_then(|extension| extension.to_str());
+        match extension {
+            Some("raw" | "img") => "raw",
+            _ => "qcow2",
+        }
+    }
+
+    /// Opens the image; answers the name of the node to serve.
     ///
     /// An image that begins with nothing known is not served writable: its user could write the beginning
     /// of another format, and have files of the host opened the next time.
-    fn format_of_image(&self) -> Result<String, String> {
-        let image = self.image.display();
-        if self.create.is_some() && self.image.exists() {
-            return Err(format!("{image} exists already; leave out --create to serve it"));
+    async fn open_image(&self, daemon: &Daemon) -> Result<String, QmpError> {
+        let mut options = object(json!({"node-name": NODE}));
+        let format = self.format.as_deref().or(self.create.map(|_| self.new_format()));
+        if let Some(format) = format {
+            options.insert("driver".into(), format.into());
         }
-        if let Some(format) = &self.format {
-            return Ok(format.clone());
+        let mut flags = OpenFlags::empty();
+        flags.set(OpenFlags::RDWR, !self.read_only);
+        flags.set(OpenFlags::SNAPSHOT, self.snapshot);
+        let image = OpenImage {
+            // A path and nothing else, whatever colons are in it.
+            filename: Some(self.path()?),
+            options,
+            flags,
+            probing: Probing::Formats,
+            ..OpenImage::default()
+        };
+        match daemon.graph(GraphRequest::Open(Box::new(image))).await {
+            Ok(GraphReply::Name(name)) => Ok(name),
+            Ok(_) => Err(QmpError::generic("The graph gave an answer of the wrong kind")),
+            Err(error) if error.desc.ends_with(UNKNOWN_FORMAT) => Err(QmpError::generic(format!(
+                "{}: say so with --format raw",
+                error.desc
+            ))),
+            Err(error) => Err(error),
         }
-        if self.create.is_some() {
-            let extension = self.image.extension().and_then(|extension| extension.to_str());
-            return Ok(if matches!(extension, Some("raw" | "img")) {
-                "raw"
-            } else {
-                "qcow2"
-            }
-            .into());
-        }
-        let mut magic = [0; 4];
-        let read = std::fs::File::open(&self.image).and_then(|mut file| file.read_exact(&mut magic));
-        match read {
-            Ok(()) if &magic == b"QFI\xfb" => return Ok("qcow2".into()),
-            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
-                let hint = match error.kind() {
-                    io::ErrorKind::NotFound => "; with --create SIZE it is made",
-                    _ => "",
-                };
-                let reason = messages::IoError::from(error);
-                return Err(format!("{image} cannot be opened: {reason}{hint}"));
-            }
-            _ => {}
-        }
-        if self.read_only {
-            eprintln!("warning: {image} begins with no known format: it is served as a raw image");
-            return Ok("raw".into());
-        }
-        Err(format!(
-            "{image} begins with no known format; if it is a raw image, say so with --format raw"
-        ))
     }
 
-    async fn set_up(&self, daemon: &Daemon, format: &str) -> Result<(), QmpError> {
+    /// The image's path, such that nothing in it is taken for a protocol.
+    fn path(&self) -> Result<String, QmpError> {
+        let path = self
+            .image
+            .to_str()
+            .ok_or_else(|| QmpError::generic(format!("{} is not UTF-8", self.image.display())))?;
+        let is_plain = self.image.is_absolute() || path.starts_with("./") || path.starts_with("../");
+        Ok(if is_plain {
+            path.to_owned()
+        } else {
+            format!("./{path}")
+        })
+    }
+
+    async fn set_up(&self, daemon: &Daemon) -> Result<String, QmpError> {
         if self.iothread {
             daemon
                 .run(
@@ -192,11 +220,9 @@ impl Plain {
                 .await?;
         }
         if let Some(size) = self.create {
-            self.make_image(daemon, format, size).await?;
+            self.make_image(daemon, self.new_format(), size).await?;
         }
-        let file = json!({"driver": "file", "filename": self.image});
-        let options = json!({"driver": format, "node-name": NODE, "read-only": self.read_only, "file": file});
-        daemon.run("blockdev-add", object(options)).await?;
+        let node = self.open_image(daemon).await?;
         let address = match self.port {
             Some(port) => json!({"type": "inet", "host": "127.0.0.1", "port": port.to_string()}),
             None => json!({"type": "unix", "path": self.free_socket()?}),
@@ -205,13 +231,14 @@ impl Plain {
             .map_err(|error| QmpError::generic(error.to_string()))?;
         daemon.exports().start_server(server).await?;
         let mut export = object(json!({
-            "type": "nbd", "id": NODE, "node-name": NODE, "name": self.name, "writable": !self.read_only,
+            "type": "nbd", "id": NODE, "node-name": node, "name": self.name, "writable": !self.read_only,
         }));
         if self.iothread {
             export.insert("iothread".into(), IOTHREAD.into());
         }
         daemon.run("block-export-add", export).await?;
-        self.open_monitor(daemon).await
+        self.open_monitor(daemon).await?;
+        Ok(node)
     }
 
     async fn make_image(&self, daemon: &Daemon, format: &str, size: u64) -> Result<(), QmpError> {
@@ -305,6 +332,8 @@ impl Plain {
         let uri = self.uri();
         let access = if facts.read_only {
             "read-only"
+        } else if self.snapshot {
+            "writes are forgotten at the end"
         } else {
             "read-write"
         };
@@ -408,41 +437,46 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_format_is_not_served_writable() {
+    fn what_is_there_and_what_is_not_is_told_before_anything_starts() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
         std::fs::write(&path, b"something").unwrap();
         let path = path.to_str().unwrap();
-        assert!(
-            plain(&[path])
-                .format_of_image()
-                .unwrap_err()
-                .contains("--format raw")
-        );
-        assert_eq!(plain(&[path, "--read-only"]).format_of_image().unwrap(), "raw");
-        assert_eq!(
-            plain(&[path, "--format", "raw"]).format_of_image().unwrap(),
-            "raw"
-        );
-        assert!(
-            plain(&[path, "--create", "1M"])
-                .format_of_image()
-                .unwrap_err()
-                .contains("exists")
-        );
-        std::fs::write(path, b"QFI\xfb").unwrap();
-        assert_eq!(plain(&[path]).format_of_image().unwrap(), "qcow2");
+        assert_eq!(plain(&[path]).check_image(), Ok(()));
+        let exists = plain(&[path, "--create", "1M"]).check_image().unwrap_err();
+        assert!(exists.contains("exists"), "{exists}");
         let absent = dir.path().join("absent.img");
         let absent = absent.to_str().unwrap();
-        assert!(
-            plain(&[absent])
-                .format_of_image()
-                .unwrap_err()
-                .contains("--create")
-        );
+        let refused = plain(&[absent]).check_image().unwrap_err();
+        assert!(refused.contains("--create"), "{refused}");
+        assert_eq!(plain(&[absent, "--create", "1M"]).check_image(), Ok(()));
+    }
+
+    #[test]
+    fn new_images_are_of_the_format_that_their_names_say() {
+        for (name, format) in [
+            ("x.img", "raw"),
+            ("x.raw", "raw"),
+            ("x", "qcow2"),
+            ("x.qcow2", "qcow2"),
+        ] {
+            assert_eq!(plain(&[name, "--create", "1M"]).new_format(), format);
+        }
         assert_eq!(
-            plain(&[absent, "--create", "1M"]).format_of_image().unwrap(),
-            "raw"
+            plain(&["x.img", "--create", "1M", "--format", "qcow2"]).new_format(),
+            "qcow2"
         );
+    }
+
+    #[test]
+    fn a_colon_in_a_path_is_no_protocol() {
+        for (name, path) in [
+            ("a:b", "./a:b"),
+            ("/a:b", "/a:b"),
+            ("../x", "../x"),
+            ("x/y", "./x/y"),
+        ] {
+            assert_eq!(plain(&[name]).path().unwrap(), path);
+        }
     }
 }
