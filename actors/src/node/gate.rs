@@ -222,6 +222,11 @@ impl Admission {
         Self { owner, key }
     }
 
+    /// The node that counts it.
+    pub fn node(&self) -> &Rc<super::cell::NodeCell> {
+        &self.owner
+    }
+
     /// The request has been handed to `node`.
     pub fn stands_at(&self, node: NodeId) {
         if let Some(request) = self.owner.gate().in_flight.borrow().get(self.key) {

@@ -1,6 +1,6 @@
 //! Root edges on the node's iothread: where requests are admitted, counted, and parked while the gate is closed.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -16,14 +16,16 @@ use tracing::Instrument;
 
 use super::cell::NodeCell;
 use super::choke;
-use super::client::{Client, RootHandle};
+use super::client::RootHandle;
 use super::gate::Admission;
 use super::line::{Line, Parked, Turn};
 use crate::iothread::Local;
 
 type Reply = oneshot::Sender<Outcome<Buffers>>;
 type Elsewhere = oneshot::Receiver<Outcome<Buffers>>;
-type Answered = (Outcome<Buffers>, Option<Admission>);
+type Answered = (Outcome<Buffers>, Admission);
+/// What goes on to the node, or what is answered instead.
+type Passed = Result<(Operation<Buffers>, Admission), Outcome<Buffers>>;
 
 /// A root edge.
 pub struct RootCell {
@@ -31,25 +33,19 @@ pub struct RootCell {
     node: RefCell<Rc<NodeCell>>,
     /// What waits at the gate.
     line: Line<Operation<Buffers>, Elsewhere>,
-    place: Cell<Place>,
 }
 
-/// Where an edge is. A request may have been taken in, and not have begun, when its edge goes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
-    Here,
-    /// On another iothread.
-    Elsewhere,
-    Ended,
+/// What became of a request in the step that took it from its source.
+enum Taken {
+    /// It is counted, or was refused.
+    Passed(Passed),
+    Parked(AtGate),
 }
 
-/// A request's way through the gate.
-enum Passed {
-    Admitted(Operation<Buffers>, Admission),
-    /// The edge moved to another iothread and took the request along; the answer comes from there.
-    Elsewhere(Elsewhere),
-    /// The edge ended before the request began.
-    Ended(Operation<Buffers>),
+/// A request in the line at the gate. It leaves the line when this is dropped.
+struct AtGate {
+    root: Rc<RootCell>,
+    parked: Rc<Parked<Operation<Buffers>, Elsewhere>>,
 }
 
 impl RootCell {
@@ -58,7 +54,6 @@ impl RootCell {
             handle,
             node: RefCell::new(node),
             line: Line::default(),
-            place: Cell::new(Place::Here),
         });
         root.node().add_root(&root);
         root
@@ -82,66 +77,76 @@ impl RootCell {
     }
 
     /// Runs a request to its end and answers it. Dropped on the way, the request runs on by itself; dropped while it is
-    /// parked, it is forgotten.
+    /// parked, it is forgotten. It is taken when this is first polled.
     pub async fn enter(self: Rc<Self>, operation: Operation<Buffers>) -> Outcome<Buffers> {
-        let (outcome, _counted_until_here) = self.run(operation).await;
-        outcome
-    }
-
-    /// Takes in a request from another thread.
-    pub fn enter_remote(self: Rc<Self>, local: &Rc<Local>, operation: Operation<Buffers>, reply: Reply) {
-        local.spawn(async move {
-            let (outcome, admission) = self.run(operation).await;
-            // An asker that is gone has no use for the answer.
-            drop(reply.send(outcome));
-            drop(admission);
-        });
-    }
-
-    async fn run(self: Rc<Self>, operation: Operation<Buffers>) -> Answered {
-        if let Err(error) = self.permits(&operation) {
-            return (choke::refused(error, operation), None);
-        }
-        match self.place.get() {
-            Place::Here => {}
-            Place::Elsewhere => return (Client::new(&self.handle).request(operation).await, None),
-            Place::Ended => return (choke::refused(IoError::NoMedium, operation), None),
-        }
-        let (operation, admission) = if self.line.is_empty() && self.node().gate().is_open() {
-            let admission = self.admit(&operation);
-            (operation, admission)
-        } else {
-            match self.park(operation).await {
-                Passed::Admitted(operation, admission) => (operation, admission),
-                Passed::Elsewhere(answer) => {
-                    return (
-                        answer.await.unwrap_or(Outcome::plain(Err(IoError::NoMedium))),
-                        None,
-                    );
-                }
-                Passed::Ended(operation) => return (choke::refused(IoError::NoMedium, operation), None),
-            }
+        let passed = match self.take(operation) {
+            Taken::Passed(passed) => passed,
+            Taken::Parked(at_gate) => at_gate.passed().await,
+        };
+        let (operation, admission) = match passed {
+            Ok(admitted) => admitted,
+            Err(outcome) => return outcome,
         };
         let Some(local) = Local::current() else {
-            return (choke::refused(IoError::NoMedium, operation), None);
+            return choke::refused(IoError::NoMedium, operation);
         };
-        let node = self.node();
-        let writethrough = self.handle.writethrough();
-        let span = request_span(&node, &operation);
-        let future = async move {
-            let outcome = choke::execute_admitted(&node, operation, &admission, writethrough).await;
-            (outcome, Some(admission))
-        };
-        let future: LocalBoxFuture<'static, Answered> = if span.is_disabled() {
-            Box::pin(future)
-        } else {
-            Box::pin(future.instrument(span))
-        };
-        ToTheEnd {
+        let future = Box::pin(async move {
+            let outcome = self.execute(operation, &admission).await;
+            (outcome, admission)
+        });
+        let (outcome, _counted_until_here) = ToTheEnd {
             future: Some(future),
             local,
         }
-        .await
+        .await;
+        outcome
+    }
+
+    /// Takes a request from another thread, and sees to its answer.
+    pub fn enter_remote(self: Rc<Self>, local: &Rc<Local>, operation: Operation<Buffers>, reply: Reply) {
+        // An asker that is gone has no use for the answer.
+        match self.take(operation) {
+            Taken::Passed(Ok((operation, admission))) => local.spawn(async move {
+                drop(reply.send(self.execute(operation, &admission).await));
+                drop(admission);
+            }),
+            Taken::Passed(Err(outcome)) => drop(reply.send(outcome)),
+            Taken::Parked(at_gate) => local.spawn(async move {
+                match at_gate.passed().await {
+                    Ok((operation, admission)) => {
+                        drop(reply.send(self.execute(operation, &admission).await));
+                        drop(admission);
+                    }
+                    Err(outcome) => drop(reply.send(outcome)),
+                }
+            }),
+        }
+    }
+
+    /// Admits a request, refuses it, or parks it.
+    fn take(self: &Rc<Self>, operation: Operation<Buffers>) -> Taken {
+        if let Err(error) = self.permits(&operation) {
+            return Taken::Passed(Err(choke::refused(error, operation)));
+        }
+        if self.line.is_empty() && self.node.borrow().gate().is_open() {
+            return Taken::Passed(Ok(self.admit(operation)));
+        }
+        Taken::Parked(AtGate {
+            root: Rc::clone(self),
+            parked: self.line.join(operation),
+        })
+    }
+
+    async fn execute(&self, operation: Operation<Buffers>, admission: &Admission) -> Outcome<Buffers> {
+        let node = admission.node();
+        let writethrough = self.handle.writethrough();
+        let span = request_span(node, &operation);
+        let future = choke::execute_admitted(node, operation, admission, writethrough);
+        if span.is_disabled() {
+            future.await
+        } else {
+            Box::pin(future.instrument(span)).await
+        }
     }
 
     fn permits(&self, operation: &Operation<Buffers>) -> Result<(), IoError> {
@@ -173,8 +178,8 @@ impl RootCell {
         }
     }
 
-    fn admit(&self, operation: &Operation<Buffers>) -> Admission {
-        let (offset, len) = choke::range_of(operation);
+    fn admit(&self, operation: Operation<Buffers>) -> (Operation<Buffers>, Admission) {
+        let (offset, len) = choke::range_of(&operation);
         let node = self.node();
         let now = match node.table() {
             Some(table) => {
@@ -183,31 +188,8 @@ impl RootCell {
             }
             None => std::time::Instant::now(),
         };
-        Admission::new(node, operation.kind(), offset, len, now)
-    }
-
-    async fn park(self: &Rc<Self>, operation: Operation<Buffers>) -> Passed {
-        let parked = self.line.join(operation);
-        let leave = LeaveGate {
-            root: self,
-            parked: &parked,
-        };
-        let passed = poll_fn(|context| {
-            let open = self.node().gate().is_open();
-            let turn = std::task::ready!(self.line.poll(&parked, open, context.waker()));
-            Poll::Ready(match turn {
-                // Counted in the same step that takes it off the gate.
-                Turn::Go(operation) => {
-                    let admission = self.admit(&operation);
-                    Passed::Admitted(operation, admission)
-                }
-                Turn::Elsewhere(answer) => Passed::Elsewhere(answer),
-                Turn::Ended(operation) => Passed::Ended(operation),
-            })
-        })
-        .await;
-        drop(leave);
-        passed
+        let admission = Admission::new(node, operation.kind(), offset, len, now);
+        (operation, admission)
     }
 
     /// The gate has opened, or who was first is gone: the first parked request looks again.
@@ -217,13 +199,11 @@ impl RootCell {
 
     /// Takes all that is parked along to another iothread, in order. Their askers here wait for the answers from there.
     pub fn take_parked(&self) -> Vec<(Operation<Buffers>, Reply)> {
-        self.place.set(Place::Elsewhere);
         self.line.take(oneshot::channel)
     }
 
     /// The edge ends: all that is parked fails, and whoever waits for the gate to open has nothing to wait for.
     pub fn end(self: &Rc<Self>) {
-        self.place.set(Place::Ended);
         self.line.end();
         self.node().remove_root(self);
         self.node().gate().wake_waiting();
@@ -238,15 +218,33 @@ fn request_span(node: &NodeCell, operation: &Operation<Buffers>) -> tracing::Spa
     )
 }
 
-/// Takes a request off the gate's queue when it goes on, or when its asker gives up.
-struct LeaveGate<'a> {
-    root: &'a Rc<RootCell>,
-    parked: &'a Rc<Parked<Operation<Buffers>, Elsewhere>>,
+impl AtGate {
+    /// Waits for its turn.
+    async fn passed(self) -> Passed {
+        let turn = poll_fn(|context| {
+            let open = self.root.node.borrow().gate().is_open();
+            let turn = std::task::ready!(self.root.line.poll(&self.parked, open, context.waker()));
+            Poll::Ready(match turn {
+                // Counted in the same step that takes it off the gate.
+                Turn::Go(operation) => Ok(self.root.admit(operation)),
+                Turn::Elsewhere(answer) => Err(Ok(answer)),
+                Turn::Ended(operation) => Err(Err(operation)),
+            })
+        })
+        .await;
+        // The next one's turn.
+        drop(self);
+        match turn {
+            Ok(admitted) => Ok(admitted),
+            Err(Ok(answer)) => Err(answer.await.unwrap_or(Outcome::plain(Err(IoError::NoMedium)))),
+            Err(Err(operation)) => Err(choke::refused(IoError::NoMedium, operation)),
+        }
+    }
 }
 
-impl Drop for LeaveGate<'_> {
+impl Drop for AtGate {
     fn drop(&mut self) {
-        self.root.line.leave(self.parked);
+        self.root.line.leave(&self.parked);
     }
 }
 

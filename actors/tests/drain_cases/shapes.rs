@@ -7,7 +7,34 @@ use messages::io::OperationKind;
 use serde_json::json;
 
 use super::driver::Step;
-use super::world::{World, bytes, finish, is_ready, node, on_home, read, reading, sent, wait, writing};
+use super::world::{
+    World, bytes, finish, is_ready, node, on_home, read, reading, sent, wait, while_busy, writing,
+};
+
+/// contract: shape 1
+///
+/// A request is counted, or parked, in the step that takes it from its mailbox: one that came before the order to come
+/// to rest is waited for.
+#[test]
+fn a_request_that_came_before_the_drain_is_waited_for() {
+    let world = World::new(&["n"]);
+    world.memory("n");
+    let client = world.client("n");
+    let n = world.node("n");
+    n.hold(true);
+    let (request, draining) = while_busy(&client, || {
+        let request = writing(&client, 0, 1);
+        let draining = world.draining(node("n"));
+        // The graph has sent its order when it answers what comes after.
+        wait(world.graph.facts()).unwrap();
+        (request, draining)
+    });
+    assert_eq!(world.waiting(), 1);
+    let held = n.held(Step::Request(OperationKind::Write));
+    held.go.send(()).unwrap();
+    drop(finish(draining).covers(&world, &["n"]));
+    assert_eq!(wait(request), Ok(()));
+}
 
 /// contract: shape 2
 ///

@@ -9,8 +9,9 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, bounded};
 use drivers::buffer::{Buffer, Buffers};
+use drivers::driver::Registry;
 use messages::global_state::{
     DrainScope, EdgeParent, GraphRequest, IothreadOptions, Options, Query, RootRequest, RootUser,
 };
@@ -183,22 +184,7 @@ pub struct World {
 impl World {
     /// A block layer without nodes. `names` are those that its nodes will have.
     pub fn new(names: &[&str]) -> Self {
-        let (mut nodes, mut controls) = (HashMap::new(), HashMap::new());
-        for name in names {
-            let (control, held) = Control::new();
-            controls.insert((*name).to_owned(), Arc::clone(&control));
-            nodes.insert((*name).to_owned(), Node { control, held });
-        }
-        let mut registry = drivers::builtin::builtin();
-        for shape in [Shape::Memory, Shape::Overlay, Shape::Filter, Shape::Pair] {
-            let kind = TestKind {
-                shape,
-                size: SIZE,
-                controls: controls.clone(),
-                control: Control::new().0,
-            };
-            registry.register(Arc::new(kind)).expect("the name is new");
-        }
+        let (registry, nodes) = registry(names);
         let config = BlockLayerConfig {
             registry,
             ..BlockLayerConfig::default()
@@ -353,6 +339,27 @@ impl Drop for World {
     }
 }
 
+/// The built-in drivers and those of the tests, for nodes of these names.
+pub fn registry(names: &[&str]) -> (Registry, HashMap<String, Node>) {
+    let (mut nodes, mut controls) = (HashMap::new(), HashMap::new());
+    for name in names {
+        let (control, held) = Control::new();
+        controls.insert((*name).to_owned(), Arc::clone(&control));
+        nodes.insert((*name).to_owned(), Node { control, held });
+    }
+    let mut registry = drivers::builtin::builtin();
+    for shape in [Shape::Memory, Shape::Overlay, Shape::Filter, Shape::Pair] {
+        let kind = TestKind {
+            shape,
+            size: SIZE,
+            controls: controls.clone(),
+            control: Control::new().0,
+        };
+        registry.register(Arc::new(kind)).expect("the name is new");
+    }
+    (registry, nodes)
+}
+
 /// Waits until a section is still.
 pub fn finish(draining: Sent<messages::Result<DrainGuard>>) -> Section {
     Section {
@@ -402,6 +409,18 @@ where
     }));
     assert!(client.home().send(run).is_ok());
     Box::pin(async move { output.await.expect("the task ends") })
+}
+
+/// Does something while the iothread of a client's node looks at nothing.
+pub fn while_busy<T>(client: &Client, act: impl FnOnce() -> T) -> T {
+    let (go, wait) = bounded::<()>(1);
+    let busy = Mail::Run(Box::new(move || {
+        wait.recv_timeout(DEADLINE).expect("the test goes on")
+    }));
+    assert!(client.home().send(busy).is_ok());
+    let done = act();
+    go.send(()).expect("the iothread waits");
+    done
 }
 
 /// Sends a read of a sector.
