@@ -463,6 +463,7 @@ fn block_status_tells_both_contexts_and_payloads_choose() {
     }
 }
 
+/// contract: shape 9
 #[test]
 fn no_more_is_in_flight_than_allowed_and_all_is_answered() {
     let thread = Thread::start();
@@ -486,6 +487,67 @@ fn no_more_is_in_flight_than_allowed_and_all_is_answered() {
     cookies.sort_unstable();
     assert_eq!(cookies, (0..count).collect::<Vec<_>>());
     assert!(client.switches.in_flight.load(Ordering::SeqCst) == 0);
+}
+
+/// contract: shape 9
+#[test]
+fn a_disk_that_answers_nothing_is_asked_for_bounded_bytes() {
+    let thread = Thread::start();
+    let (client, other) = (
+        Client::connect(&thread, Mode::Simple),
+        Client::connect(&thread, Mode::Simple),
+    );
+    client.set(|s| &s.held, true);
+    let requests: Vec<u8> = (0..64)
+        .flat_map(|i| client.request(0, 0, i, 0, SIZE as u64))
+        .collect();
+    client.send(&requests);
+    until(|| client.switches.bytes_in_flight.load(Ordering::SeqCst) >= MAX_BYTES);
+    for i in 0..100 {
+        other.send(&other.request(0, 3, i, 0, 0));
+        assert_eq!(other.simple(), (i, 0));
+    }
+    assert_eq!(client.switches.bytes_in_flight.load(Ordering::SeqCst), MAX_BYTES);
+    client.set(|s| &s.held, false);
+    client.socket.shutdown(std::net::Shutdown::Both).unwrap();
+    assert!(matches!(client.ended(), End::Closed(_)));
+}
+
+/// contract: shape 10
+#[test]
+fn replies_of_a_client_that_left_early_go_to_nobody_else() {
+    let thread = Thread::start();
+    for _ in 0..20 {
+        // Both use the same cookies; what they read differs in length.
+        let (leaving, staying) = (
+            Client::connect(&thread, Mode::Structured),
+            Client::connect(&thread, Mode::Structured),
+        );
+        for client in [&leaving, &staying] {
+            client.set(|s| &s.held, true);
+        }
+        let reads = |client: &Client, len: u64| -> Vec<u8> {
+            (0..32).flat_map(|i| client.request(4, 0, i, 0, len)).collect()
+        };
+        leaving.send(&reads(&leaving, 4096));
+        staying.send(&reads(&staying, 512));
+        for client in [&leaving, &staying] {
+            until(|| client.switches.in_flight.load(Ordering::SeqCst) == 32);
+        }
+        leaving.socket.shutdown(std::net::Shutdown::Both).unwrap();
+        leaving.set(|s| &s.held, false);
+        assert!(matches!(leaving.ended(), End::Closed(_)));
+        staying.set(|s| &s.held, false);
+        let mut cookies: Vec<u64> = (0..32)
+            .map(|_| {
+                let chunk = staying.chunk();
+                assert_eq!((chunk.done, chunk.payload.len()), (true, 8 + 512));
+                chunk.cookie
+            })
+            .collect();
+        cookies.sort_unstable();
+        assert_eq!(cookies, (0..32).collect::<Vec<_>>());
+    }
 }
 
 #[test]
@@ -513,6 +575,7 @@ fn a_client_that_does_not_read_holds_bounded_memory_and_nobody_else() {
     ));
 }
 
+/// contract: shape 4
 #[test]
 fn a_drained_node_sees_no_new_request() {
     let thread = Thread::start();
