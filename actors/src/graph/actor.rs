@@ -3,13 +3,15 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 use actix::{Actor, AsyncContext, Context, Handler, Message, ResponseFuture, StreamHandler};
 use drivers::driver::Registry;
 use futures_channel::{mpsc, oneshot};
 use messages::global_state::{GraphReply, GraphRequest, IothreadOptions};
-use messages::{Error, ErrorKind, IoThreadId, OpBlocker, Result};
+use messages::handshake::PendingDrain;
+use messages::{Error, ErrorKind, IoThreadId, OpBlocker, Result, Token};
+use tokio::time::Instant;
 
 use super::carry::Handles;
 use super::handle::GraphHandle;
@@ -17,6 +19,10 @@ use super::iothreads::{IothreadFactory, poll_params};
 use super::policy::{Announcement, Effect, Event, ImplicitOpens, Policy, Reply, RequestId};
 use crate::iothread::IoThread;
 use crate::node::{self, Client, EventSink, Mail, OrderOutcome};
+
+/// How long a drained section may take to become still before the log names what it waits for. Storage that is merely
+/// slow has answered by then.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a graph is started with.
 pub struct GraphConfig {
@@ -71,6 +77,8 @@ pub struct Graph {
     incoming: Option<mpsc::UnboundedReceiver<Incoming>>,
     handle: GraphHandle,
     begun: Instant,
+    /// A timer for drains that are slow is running.
+    watching: bool,
 }
 
 impl Graph {
@@ -99,6 +107,7 @@ impl Graph {
             incoming: Some(incoming),
             handle: handle.clone(),
             begun: Instant::now(),
+            watching: false,
         };
         Ok((Actor::start(graph), handle))
     }
@@ -121,6 +130,25 @@ impl Graph {
             Incoming::Alarm => self.policy.event(Event::Alarm, now),
         };
         self.carry_out(effects);
+    }
+
+    /// Looks again when a drain may have become slow.
+    fn watch(&mut self, context: &mut Context<Self>) {
+        if self.watching {
+            return;
+        }
+        if let Some(slow_at) = self.policy.slow_at(PATIENCE) {
+            self.watching = true;
+            let left = slow_at.saturating_sub(self.begun.elapsed());
+            context.run_later(left, |graph, context| {
+                graph.watching = false;
+                let slow = graph.policy.newly_slow(PATIENCE, graph.begun.elapsed());
+                if !slow.is_empty() {
+                    actix_rt::spawn(warn_of(slow, graph.handle.clone()));
+                }
+                graph.watch(context);
+            });
+        }
     }
 
     fn carry_out(&mut self, effects: Vec<Effect>) {
@@ -255,6 +283,41 @@ impl Graph {
     }
 }
 
+/// Names in the log what slow drains wait for, of those that still wait.
+async fn warn_of(slow: Vec<Token>, graph: GraphHandle) {
+    let Ok(drains) = graph.pending_drains().await else {
+        return;
+    };
+    for drain in drains.iter().filter(|drain| slow.contains(&Token(drain.token))) {
+        let seconds = drain.age_ns / 1_000_000_000;
+        tracing::warn!(
+            user = drain.user,
+            seconds,
+            waiting_for = waited_for(drain),
+            "a drain takes long"
+        );
+    }
+}
+
+/// The nodes that a drain waits for, each with its oldest request.
+fn waited_for(drain: &PendingDrain) -> String {
+    let nodes = drain.waiting_for.iter().map(|node| {
+        let name = &node.node_name;
+        match node.requests.first() {
+            Some(oldest) => format!(
+                "'{name}' ({} in flight, {:?} of {} bytes at {} stands at '{}')",
+                node.requests.len(),
+                oldest.operation,
+                oldest.len,
+                oldest.offset,
+                oldest.stands_at
+            ),
+            None => format!("'{name}' (background work)"),
+        }
+    });
+    nodes.collect::<Vec<_>>().join(", ")
+}
+
 fn io_error(error: &io::Error) -> messages::IoError {
     messages::IoError::from_errno(error.raw_os_error().unwrap_or(messages::error::errno::EIO))
 }
@@ -283,8 +346,9 @@ impl Drop for Graph {
 }
 
 impl StreamHandler<Incoming> for Graph {
-    fn handle(&mut self, incoming: Incoming, _: &mut Self::Context) {
+    fn handle(&mut self, incoming: Incoming, context: &mut Self::Context) {
         self.receive(incoming);
+        self.watch(context);
     }
 }
 

@@ -16,5 +16,6 @@ mod iothreads;
 mod job;
 mod jobs;
 mod shapes;
+mod slow;
 mod users;
 mod world;

@@ -48,6 +48,8 @@ pub struct Section {
     missing: usize,
     /// Whether somebody was told that it is still.
     told: bool,
+    /// Whether somebody was told that it is slow to become so.
+    slow: bool,
 }
 
 impl Section {
@@ -92,6 +94,7 @@ impl Sections {
                 asked: Vec::new(),
                 missing: 0,
                 told: false,
+                slow: false,
             },
         );
         self.extend(graph, token, nodes);
@@ -151,6 +154,29 @@ impl Sections {
                 *token
             })
             .collect()
+    }
+
+    /// When the next section will have waited for `patience`, of those that are not still and not known to be slow.
+    pub fn slow_at(&self, patience: Duration) -> Option<Duration> {
+        let hopeful = self
+            .sections
+            .values()
+            .filter(|section| !section.is_still() && !section.slow);
+        hopeful
+            .map(|section| section.begun.saturating_add(patience))
+            .min()
+    }
+
+    /// The sections that have waited for `patience` by now. Each is told of once.
+    pub fn newly_slow(&mut self, patience: Duration, now: Duration) -> Vec<Token> {
+        let slow = self.sections.iter_mut().filter(|(_, section)| {
+            !section.is_still() && !section.slow && section.begun.saturating_add(patience) <= now
+        });
+        slow.map(|(token, section)| {
+            section.slow = true;
+            *token
+        })
+        .collect()
     }
 
     /// Covers what an edge from `parent` to `child` will bring into sections in force; answers whether all of that is

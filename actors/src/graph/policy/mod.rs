@@ -388,6 +388,17 @@ impl Policy {
         }
     }
 
+    /// When [`Policy::newly_slow`] will next have something to tell, if nothing happens before.
+    #[must_use]
+    pub fn slow_at(&self, patience: Duration) -> Option<Duration> {
+        self.world.with(|state| state.sections.slow_at(patience))
+    }
+
+    /// The drained sections that have not become still within `patience`. Each is told of once.
+    pub fn newly_slow(&mut self, patience: Duration, now: Duration) -> Vec<Token> {
+        self.world.with(|state| state.sections.newly_slow(patience, now))
+    }
+
     /// Nobody waits for a request's reply any more. A drained section that it began ends; anything else goes on.
     pub fn abandon(&mut self, id: RequestId, now: Duration) -> Vec<Effect> {
         self.world.with(|state| state.now = now);
