@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use messages::global_state::{GraphReply, GraphRequest, IothreadOptions};
+use messages::global_state::{ChildOf, GraphReply, GraphRequest, IothreadOptions};
 use messages::{NodeId, RootId, Token};
 use serde_json::json;
 
@@ -24,6 +24,12 @@ impl Rng {
     pub fn below(&mut self, limit: usize) -> usize {
         (self.next() % limit.max(1) as u64) as usize
     }
+}
+
+/// A number from the environment.
+pub fn number(name: &str, default: u64) -> u64 {
+    let given = std::env::var(name).ok();
+    given.and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 struct Run {
@@ -115,7 +121,7 @@ impl Run {
 
     fn change(&mut self) {
         let (one, two) = (self.name(), self.name());
-        let request = match self.rng.below(9) {
+        let request = match self.rng.below(13) {
             0 | 1 => {
                 self.last += 1;
                 let name = format!("n{}", self.last);
@@ -150,12 +156,68 @@ impl Run {
                 GraphRequest::DetachRoot(self.roots.swap_remove(at))
             }
             7 => attach(&one, READ_WRITE, ALL),
+            8..=11 => self.edit(one, two),
             _ => reopen(json!({"driver": "filter", "node-name": one, "file": two})),
         };
         if self.rng.below(4) == 0 {
             self.world.fail_after = Some(self.rng.below(8) as u32);
         }
         self.asked.push(self.world.send(request));
+    }
+
+    /// A change of edges or states that are there.
+    fn edit(&mut self, one: String, two: String) -> GraphRequest {
+        let slot = ["file", "backing"][self.rng.below(2)].to_owned();
+        let coin = self.rng.below(2) == 0;
+        match self.rng.below(13) {
+            0 => GraphRequest::Append { node: one, new: two },
+            1 => GraphRequest::ReplaceNode { from: one, to: two },
+            2 => GraphRequest::ReplaceChild {
+                of: ChildOf::Node {
+                    node_name: one,
+                    child: slot,
+                },
+                node: two,
+            },
+            3 => {
+                self.last += 1;
+                let name = format!("i{}", self.last);
+                self.names.push(name.clone());
+                let options = options(json!({"driver": "filter", "node-name": name, "file": one}));
+                GraphRequest::InsertNode { node: one, options }
+            }
+            4 => GraphRequest::DropFilter { node_name: one },
+            5 => GraphRequest::SetBacking {
+                node_name: one,
+                backing: coin.then_some(two),
+            },
+            6 => GraphRequest::AttachChild {
+                parent: one,
+                child: slot,
+                node: two,
+            },
+            7 => GraphRequest::DetachChild {
+                parent: one,
+                child: slot,
+            },
+            8 => GraphRequest::SetReadOnly {
+                node_name: one,
+                read_only: coin,
+            },
+            9 => GraphRequest::SetActive {
+                node_name: coin.then_some(one),
+                active: self.rng.below(3) > 0,
+            },
+            10 => GraphRequest::ReopenKeeping(vec![
+                options(json!({"node-name": one, "read-only": coin})),
+                options(json!({"node-name": two, "backing": null})),
+            ]),
+            11 => GraphRequest::Resize {
+                node_name: one,
+                size: 1 << 20,
+            },
+            _ => GraphRequest::InvalidateCache { node_name: one },
+        }
     }
 
     /// Takes the replies that came, and looks whether what was called still is.
@@ -237,9 +299,10 @@ impl Run {
 
 #[test]
 fn anything_in_any_order() {
-    for seed in 0..300 {
+    let first = number("MILLPOND_SEED", 0);
+    for seed in first..first + number("MILLPOND_ROUNDS", 300) {
         // On failure the test's output names the seed.
-        println!("seed {seed}");
+        println!("MILLPOND_SEED={seed}");
         let mut run = Run::new(seed);
         for _ in 0..400 {
             run.step();

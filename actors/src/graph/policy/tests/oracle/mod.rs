@@ -11,19 +11,12 @@ use messages::global_state::{ChildOf, DrainScope, EdgeParent, GraphReply, GraphR
 use messages::{ErrorKind, IoThreadId, NodeId, Permissions, RootId, Token};
 use serde_json::json;
 
-use super::random::Rng;
+use super::random::{Rng, number};
 use super::*;
 use plain::{Changed, Holder, Plain, PlainRoot, Refusal};
 
 const STEPS: usize = 60;
 const IOTHREADS: [Option<&str>; 3] = [None, Some("io0"), Some("io1")];
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(default)
-}
 
 fn refusal(kind: ErrorKind) -> Option<Refusal> {
     match kind {
