@@ -26,6 +26,7 @@ fn refusal(kind: ErrorKind) -> Option<Refusal> {
         ErrorKind::InUse => Some(Refusal::InUse),
         ErrorKind::Permission => Some(Refusal::Permission),
         ErrorKind::ReadOnly => Some(Refusal::ReadOnly),
+        ErrorKind::Unsupported => Some(Refusal::Unsupported),
         _ => None,
     }
 }
@@ -188,9 +189,13 @@ impl Run {
 
     fn edit(&mut self) -> Step {
         let (one, two) = (self.name(false), self.name(false));
-        let (request, expected) = match self.rng.below(5) {
+        let slot = ["file", "backing"][self.rng.below(2)];
+        // What closes a node afterwards is not undone if giving permissions up fails.
+        let mut can_fail = false;
+        let (request, expected) = match self.rng.below(9) {
             0 => (snapshot(&one, &two), self.plain.snapshot(&one, &two)),
             1 => {
+                can_fail = true;
                 let expected = self.plain.append(&one, &two);
                 (GraphRequest::Append { node: one, new: two }, expected)
             }
@@ -199,13 +204,34 @@ impl Run {
                 (GraphRequest::ReplaceNode { from: one, to: two }, expected)
             }
             3 => {
-                let slot = ["file", "backing"][self.rng.below(2)];
                 let expected = self.plain.replace_child(&one, slot, &two);
-                let of = ChildOf::Node {
-                    node_name: one,
-                    child: slot.to_owned(),
-                };
+                let (node_name, child) = (one, slot.to_owned());
+                let of = ChildOf::Node { node_name, child };
                 (GraphRequest::ReplaceChild { of, node: two }, expected)
+            }
+            4 => {
+                let backing = (!self.chance(3)).then_some(two);
+                let expected = self.plain.set_backing(&one, backing.as_deref());
+                let node_name = one;
+                (GraphRequest::SetBacking { node_name, backing }, expected)
+            }
+            5 => {
+                can_fail = true;
+                let expected = self.plain.attach_child(&one, slot, &two);
+                let (parent, child, node) = (one, slot.to_owned(), two);
+                (GraphRequest::AttachChild { parent, child, node }, expected)
+            }
+            6 => {
+                let expected = self.plain.detach_child(&one, slot);
+                let (parent, child) = (one, slot.to_owned());
+                (GraphRequest::DetachChild { parent, child }, expected)
+            }
+            7 => {
+                can_fail = true;
+                let filter = self.new_name();
+                let expected = self.plain.insert(&one, &filter);
+                let options = options(json!({"driver": "filter", "node-name": filter, "file": one}));
+                (GraphRequest::InsertNode { node: one, options }, expected)
             }
             _ => {
                 let expected = self.plain.drop_filter(&one);
@@ -215,7 +241,7 @@ impl Run {
         Step {
             request,
             expected,
-            can_fail: false,
+            can_fail,
         }
     }
 

@@ -15,6 +15,7 @@ pub enum Refusal {
     InUse,
     Permission,
     ReadOnly,
+    Unsupported,
 }
 
 /// What comes of a change.
@@ -395,11 +396,55 @@ impl Plain {
         if !self.nodes[parent].children.contains_key(slot) {
             return refuse(Refusal::NotFound);
         }
-        if self.below(child).contains(parent) {
-            return refuse(Refusal::Invalid);
+        self.with_child(parent, slot, Some(child))
+    }
+
+    /// A filter is opened over a node, and put in its place.
+    pub fn insert(&self, node: &str, filter: &str) -> Changed {
+        self.known(&[node])?;
+        self.add_filter(filter, node, None)?.moved(node, filter).checked()
+    }
+
+    pub fn set_backing(&self, name: &str, backing: Option<&str>) -> Changed {
+        self.known(&[name])?;
+        if self.nodes[name].driver != "fmt" {
+            return refuse(Refusal::Unsupported);
+        }
+        self.with_child(name, "backing", backing)
+    }
+
+    pub fn attach_child(&self, parent: &str, slot: &'static str, child: &str) -> Changed {
+        self.known(&[parent, child])?;
+        let node = &self.nodes[parent];
+        if !slots(node.driver).contains(&slot) {
+            return refuse(Refusal::NotFound);
+        }
+        if node.children.contains_key(slot) {
+            return refuse(Refusal::Exists);
+        }
+        self.with_child(parent, slot, Some(child))
+    }
+
+    pub fn detach_child(&self, parent: &str, slot: &'static str) -> Changed {
+        self.known(&[parent])?;
+        if !self.nodes[parent].children.contains_key(slot) {
+            return refuse(Refusal::NotFound);
+        }
+        if slot == "file" {
+            return refuse(Refusal::Unsupported);
+        }
+        self.with_child(parent, slot, None)
+    }
+
+    fn with_child(&self, parent: &str, slot: &'static str, child: Option<&str>) -> Changed {
+        if let Some(child) = child {
+            self.known(&[child])?;
+            if self.below(child).contains(parent) {
+                return refuse(Refusal::Invalid);
+            }
         }
         let mut after = self.clone();
-        after.hold(parent, slot, Some(child));
+        after.hold(parent, slot, child);
         after.checked()
     }
 
