@@ -3,17 +3,16 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use messages::global_state::{DrainScope, GraphFacts, GraphReply, GraphRequest, IothreadOptions, Query};
+use messages::global_state::{DrainScope, GraphReply, GraphRequest, IothreadOptions};
 use messages::{IoThreadId, NodeId, RootId, Token};
 use serde_json::json;
 
-use super::super::super::drain::Section;
 use super::super::super::{Effect, Event, ImplicitOpens, Policy, Reply, RequestId};
 use super::super::world::registry;
 use super::requests::Stage;
 use super::site::{Mail, Site};
 use super::{Breach, print};
-use crate::node::{Background, Ticket};
+use crate::node::Ticket;
 
 /// Requests of the setup have ids from here on.
 const SETUP: u64 = 1 << 32;
@@ -29,7 +28,9 @@ pub enum Action {
     Work(NodeId),
     /// It ends.
     WorkEnds(NodeId),
-    /// A driver's background work has stopped.
+    /// What waits for a driver's background work to stop finds nothing under way.
+    Idle(NodeId),
+    /// It says so.
     Stopped(NodeId),
     /// An iothread takes its next mail.
     Mail(IoThreadId),
@@ -95,15 +96,15 @@ pub struct User {
     pub holds: Vec<Held>,
     begun: Option<(DrainScope, Option<NodeId>)>,
     /// The graph before its change, if no other was under way.
-    before: Option<GraphFacts>,
+    before: Option<u64>,
 }
 
 /// A section that a user was told is still.
 pub struct Held {
     pub token: Token,
-    scope: DrainScope,
+    pub scope: DrainScope,
     /// The node it was begun on.
-    node: Option<NodeId>,
+    pub node: Option<NodeId>,
 }
 
 /// The policy in its world.
@@ -287,22 +288,11 @@ impl Live {
             Ok(GraphReply::Root(root)) => self.roots.push(root),
             Ok(_) => {}
             Err(_) => {
-                if before.is_some_and(|before| before != self.facts()) {
+                if before.is_some_and(|before| before != print::graph(self)) {
                     self.site.breach(Breach::Restoration);
                 }
             }
         }
-    }
-
-    fn facts(&mut self) -> GraphFacts {
-        let id = RequestId(SETUP);
-        self.call(false, |policy| {
-            policy.request(id, GraphRequest::Query(Query::Graph), Duration::ZERO)
-        });
-        let Some(Ok(GraphReply::Graph(facts))) = self.replies.pop() else {
-            panic!("a question about the graph is answered at once")
-        };
-        facts
     }
 
     /// Everything that can happen next.
@@ -324,7 +314,10 @@ impl Live {
             } else if cell.background.left > 0 && !cell.is_stopped() {
                 actions.push(Action::Work(*id));
             }
-            if cell.background.at.is_none() && cell.gate.parts().3 == Background::Stopping {
+            if cell.background.at.is_none() && cell.background.stopping > 0 {
+                actions.push(Action::Idle(*id));
+            }
+            if cell.background.idle > 0 {
                 actions.push(Action::Stopped(*id));
             }
         }
@@ -392,6 +385,7 @@ impl Live {
             }
             Action::Work(id) => self.site.begin_background(id),
             Action::WorkEnds(id) => self.site.end_background(id),
+            Action::Idle(id) => self.site.idle(id),
             Action::Stopped(id) => self.site.stopped(id),
             Action::Mail(home) => self.site.take_mail(home, false),
             Action::MailFails(home) => {
@@ -436,7 +430,7 @@ impl Live {
             Do::Change(make) => {
                 let request = make(&self.roots);
                 let alone = self.is_idle() && self.policy.queue.is_empty();
-                let before = alone.then(|| self.facts());
+                let before = alone.then(|| print::graph(self));
                 for user in &mut self.users {
                     user.before = None;
                 }
@@ -454,148 +448,5 @@ impl Live {
                 }
             }
         }
-    }
-
-    /// What a section covers by what the cells say of themselves.
-    fn covered(&self, scope: &DrainScope, node: Option<NodeId>) -> Vec<NodeId> {
-        let covered = match (scope, node) {
-            (DrainScope::All, _) => return self.site.cells.keys().copied().collect(),
-            (_, None) => return Vec::new(),
-            (DrainScope::Node(_), Some(node)) => self.site.above([node]),
-            (DrainScope::Subtree(_), Some(node)) => self.site.above(self.site.below(node)),
-        };
-        covered
-            .into_iter()
-            .filter(|id| self.site.cells.contains_key(id))
-            .collect()
-    }
-
-    fn check_stillness(&mut self) {
-        let held = self.users.iter().flat_map(|user| &user.holds);
-        let mut covered: Vec<NodeId> = held
-            .flat_map(|held| self.covered(&held.scope, held.node))
-            .collect();
-        covered.sort_unstable();
-        covered.dedup();
-        if covered.into_iter().any(|id| self.site.is_busy(id)) {
-            self.site.breach(Breach::Stillness);
-        }
-    }
-
-    /// Nothing is to be delivered, and nothing is under way.
-    fn check_settled(&mut self) {
-        let holds = self.users.iter().any(|user| !user.holds.is_empty());
-        // Making an image waits for sections that cover the node, and only that does.
-        let waits = self.policy.running.is_some()
-            || !self.policy.queue.is_empty()
-            || !self.policy.waiting.is_empty()
-            || !(self.policy.questions.is_empty() || holds);
-        let parked = self.site.roots.values().filter(|root| !root.waiting.is_empty());
-        let held: Vec<Token> = self
-            .users
-            .iter()
-            .flat_map(|user| &user.holds)
-            .map(|held| held.token)
-            .collect();
-        let is_held = |node: &NodeId| {
-            let cell = self.site.cells.get(node);
-            cell.is_some_and(|cell| cell.gate.holds().iter().any(|hold| held.contains(hold)))
-        };
-        let stuck = parked.map(|root| root.node).any(|node| !is_held(&node));
-        let lost = self
-            .site
-            .requests
-            .iter()
-            .any(|request| request.stage == Stage::Sent);
-        if waits || stuck || lost {
-            self.site.breach(Breach::Progress);
-        }
-        let refused = self
-            .site
-            .requests
-            .iter()
-            .any(|request| request.stage == Stage::Refused);
-        if refused && !self.site.may_refuse {
-            self.site.breach(Breach::Loss);
-        }
-        if !self.cells_agree() {
-            self.site.breach(Breach::Cells);
-        }
-        if self.actions().is_empty() {
-            self.check_end();
-        }
-    }
-
-    /// Whether the cells have the edges, root edges and permissions that the graph has.
-    fn cells_agree(&self) -> bool {
-        self.policy.world.graph(|graph| {
-            let nodes: Vec<_> = graph.nodes().filter(|node| node.facts.is_some()).collect();
-            let agrees = nodes.iter().all(|node| {
-                self.site.cells.get(&node.id).is_some_and(|cell| {
-                    let edges = node.children.iter();
-                    let edges = edges.filter_map(|(slot, edge)| Some((slot.0, graph.edge(*edge)?.child)));
-                    let granted = (node.granted.taken, node.granted.shared);
-                    edges.eq(cell.edges.iter().map(|(slot, child)| (*slot, *child)))
-                        && cell.granted.is_none_or(|cell| cell == granted)
-                        && cell.home == node.iothread
-                        && cell.flags == node.flags
-                })
-            });
-            let roots: Vec<_> = graph.roots().filter(|(_, root)| root.has_cell).collect();
-            let rooted = roots.iter().all(|(id, root)| {
-                let node = graph.edge(root.edge).map(|edge| edge.child);
-                self.site.roots.get(id).map(|root| root.node) == node
-            });
-            let ended = self.site.roots.values().filter(|root| root.ended).count();
-            agrees
-                && rooted
-                && self.site.cells.len() == nodes.len()
-                && self.site.roots.len() - ended == roots.len()
-        })
-    }
-
-    /// Nothing can happen any more.
-    fn check_end(&mut self) {
-        let open = self.site.cells.values().all(|cell| {
-            cell.gate.parts() == (Vec::new(), Vec::new(), 0, Background::Running)
-                && !cell.is_stopped()
-                && cell.prepared.is_none()
-                && cell.reopening.is_none()
-        });
-        let clean = self.policy.world.with(|state| {
-            state.awaited().is_empty()
-                && state.sections.iter().next().is_none()
-                && state.graph.nodes().all(|node| {
-                    node.live
-                        && node.working == 0
-                        && !node.moving
-                        && !node.closing
-                        && node.deferred.is_empty()
-                })
-        });
-        if !open || !clean {
-            self.site.breach(Breach::Restoration);
-        }
-        let answered = |stage: &Stage| matches!(stage, Stage::Answered | Stage::Refused);
-        if !self.site.requests.iter().all(|request| answered(&request.stage)) {
-            self.site.breach(Breach::Loss);
-        }
-    }
-
-    /// Whether a section is still, and whether a request is parked.
-    pub fn seen(&self) -> (bool, bool) {
-        let still = self.policy.world.with(|state| {
-            state
-                .sections
-                .iter()
-                .any(|(_, section)| Section::is_still(section))
-        });
-        (
-            still,
-            self.site
-                .requests
-                .iter()
-                .any(|request| request.stage == Stage::Parked),
-        )
     }
 }

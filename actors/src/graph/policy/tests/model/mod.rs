@@ -27,6 +27,7 @@
 //! - The time is always zero. The slab's keys of what is in flight only name their entries.
 //!
 //! The policy must do the same in each replay: a test replays traces twice.
+mod checks;
 pub mod live;
 mod print;
 mod requests;

@@ -248,12 +248,20 @@ impl Site {
         }
     }
 
-    /// A driver's background work has stopped.
+    /// What waits for a driver's background work to stop finds nothing under way.
+    pub fn idle(&mut self, id: NodeId) {
+        if let Some(cell) = self.cells.get_mut(&id) {
+            cell.background.idle += std::mem::take(&mut cell.background.stopping);
+        }
+    }
+
+    /// And says so, at any time after.
     pub fn stopped(&mut self, id: NodeId) {
-        if let Some(cell) = self.cells.get_mut(&id)
-            && cell.gate.stopped()
-        {
-            cell.resumes += 1;
+        if let Some(cell) = self.cells.get_mut(&id) {
+            cell.background.idle -= 1;
+            if cell.gate.stopped() {
+                cell.resumes += 1;
+            }
         }
         self.answer_quiesce(id);
     }

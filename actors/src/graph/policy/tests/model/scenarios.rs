@@ -125,7 +125,7 @@ fn set_iothread(name: &str, iothread: Option<&str>) -> GraphRequest {
 fn a_chain_of_three() {
     explore(Scenario {
         users: vec![vec![node("base"), Do::End]],
-        requests: vec![2 + more()],
+        requests: vec![3 + more()],
         ..scenario("a chain of three", chain)
     });
 }
@@ -134,7 +134,7 @@ fn a_chain_of_three() {
 fn a_chain_over_three_iothreads() {
     explore(Scenario {
         users: vec![vec![node("base"), Do::End]],
-        requests: vec![1 + more()],
+        requests: vec![2 + more()],
         ..scenario("a chain over three iothreads", spread_chain)
     });
 }
@@ -153,7 +153,7 @@ fn drivers_that_work_of_themselves() {
 fn a_diamond() {
     explore(Scenario {
         users: vec![vec![node("base"), Do::End]],
-        requests: vec![1 + more()],
+        requests: vec![2 + more()],
         ..scenario("a diamond", diamond)
     });
 }
@@ -162,7 +162,7 @@ fn a_diamond() {
 fn a_shared_child_with_two_parents() {
     explore(Scenario {
         users: vec![vec![node("base"), Do::End]],
-        requests: vec![1 + more(), 1],
+        requests: vec![2 + more(), 1],
         ..scenario("a shared child", shared)
     });
 }
@@ -171,7 +171,7 @@ fn a_shared_child_with_two_parents() {
 fn two_roots_on_one_node() {
     explore(Scenario {
         users: vec![vec![node("base"), Do::End]],
-        requests: vec![2, 1 + more()],
+        requests: vec![2, 2 + more()],
         ..scenario("two roots on one node", two_roots)
     });
 }
@@ -180,7 +180,7 @@ fn two_roots_on_one_node() {
 fn two_drainers_with_overlapping_scopes() {
     explore(Scenario {
         users: vec![vec![node("base"), Do::End], vec![subtree("mid"), Do::End]],
-        requests: vec![1 + more()],
+        requests: vec![2 + more()],
         ..scenario("two drainers", chain)
     });
 }
@@ -189,7 +189,7 @@ fn two_drainers_with_overlapping_scopes() {
 fn sections_within_sections() {
     explore(Scenario {
         users: vec![vec![all(), node("base"), Do::End, Do::End]],
-        requests: vec![2 + more()],
+        requests: vec![3 + more()],
         ..scenario("nested", pair)
     });
 }
@@ -199,7 +199,7 @@ fn a_section_after_a_section() {
     explore(Scenario {
         users: vec![vec![node("base"), Do::End, node("base"), Do::End]],
         requests: vec![2 + more()],
-        background: vec![("base", 1)],
+        background: vec![("base", 2)],
         ..scenario("one after the other", |live| {
             live.ok(add(
                 json!({"driver": "over", "node-name": "base", "backing": null}),

@@ -49,6 +49,10 @@ pub struct Background {
     pub left: u8,
     /// Where the piece under way stands.
     pub at: Option<NodeId>,
+    /// Stops that wait until nothing is under way.
+    pub stopping: u8,
+    /// Stops that have seen that, and are about to say so.
+    pub idle: u8,
 }
 
 /// A node's cell.
@@ -185,7 +189,9 @@ impl Site {
         let twice = cell.gate.holds().contains(&token);
         if cell.gate.close(token) {
             cell.stops += 1;
-            if !slow && cell.gate.stopped() {
+            if slow {
+                cell.background.stopping += 1;
+            } else if cell.gate.stopped() {
                 cell.resumes += 1;
             }
         }
