@@ -89,7 +89,9 @@ impl Site {
         let on_its_way = |mail: &Mail| match mail {
             Mail::Arrive(_, _, _, roots) => roots.iter().any(|luggage| luggage.root == root),
             Mail::ArriveRoot(_, luggage) => luggage.root == root,
-            Mail::Order(..) | Mail::Request(..) => false,
+            // A client's requests take one way, so none overtakes another on it.
+            Mail::Request(to, _) => *to == root,
+            Mail::Order(..) => false,
         };
         let awaiting = self
             .threads

@@ -370,7 +370,7 @@ fn nodes_move_to_another_iothread_during_a_section() {
             vec![node("base"), Do::End],
             vec![Do::Change(|_| set_iothread("top", Some("io0")))],
         ],
-        requests: vec![1 + more()],
+        requests: vec![2 + more()],
         ..scenario("iothread move", |live| {
             live.iothreads();
             pair(live);

@@ -70,13 +70,13 @@ impl Run {
         self.rng.below(one_in) == 0
     }
 
-    /// A node's name; `all` are also those of files that belong to a format.
+    /// A node's name; `all` are also those of nodes that were opened as part of a format.
     fn name(&mut self, all: bool) -> String {
         let names: Vec<&String> = self
             .plain
             .nodes
             .keys()
-            .filter(|name| all || !name.ends_with('f'))
+            .filter(|name| all || !name.ends_with(['f', 'b']))
             .collect();
         match names.get(self.rng.below(names.len() + 1)) {
             Some(name) => (*name).clone(),
@@ -131,10 +131,17 @@ impl Run {
                 json!({"driver": "filter", "file": child}),
             ),
             at => {
-                let backing = (at == 2).then_some(child.as_str());
-                let file = json!({"driver": "file", "filename": name, "node-name": format!("{name}f")});
-                let json = json!({"driver": "fmt", "file": file, "backing": backing});
-                (self.plain.add_format(&name, backing, read_only), json)
+                let own = |suffix| json!({"driver": "file", "filename": name, "node-name": format!("{name}{suffix}")});
+                let (expected, backing) = match at {
+                    2 => (
+                        self.plain.add_format(&name, Some(&child), read_only),
+                        json!(child),
+                    ),
+                    3 => (self.plain.add_overlay(&name, read_only), own("b")),
+                    _ => (self.plain.add_format(&name, None, read_only), json!(null)),
+                };
+                let json = json!({"driver": "fmt", "file": own("f"), "backing": backing});
+                (expected, json)
             }
         };
         json["node-name"] = json!(name);

@@ -244,6 +244,20 @@ impl Plain {
         self.add(name, node)
     }
 
+    /// A format over a file of its own, with a backing node of its own as well, and as such read-only.
+    pub fn add_overlay(&self, name: &str, read_only: Option<bool>) -> Changed {
+        let backing = format!("{name}b");
+        self.may_add(&[name, &format!("{name}f"), &backing], "")?;
+        let mut with_backing = self.clone();
+        let below = PlainNode {
+            inherits: Some(name.to_owned()),
+            read_only: true,
+            ..PlainNode::new("file", None)
+        };
+        with_backing.nodes.insert(backing.clone(), below);
+        with_backing.add_format(name, Some(&backing), read_only)
+    }
+
     /// A format over a file of its own.
     pub fn add_format(&self, name: &str, backing: Option<&str>, read_only: Option<bool>) -> Changed {
         let file = format!("{name}f");
