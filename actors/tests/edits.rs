@@ -7,8 +7,8 @@ use std::process::Command;
 use drivers::buffer::Buffers;
 use drivers::builtin::builtin;
 use drivers::ring::Engine;
-use messages::global_state::{IothreadOptions, Options, RootRequest, RootUser};
-use messages::{Permissions, RequestFlags};
+use messages::global_state::{GraphFacts, IothreadOptions, Options, RootRequest, RootUser};
+use messages::{ErrorKind, Permissions, RequestFlags};
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond::node::Client;
 use serde_json::{Value, json};
@@ -254,4 +254,93 @@ fn a_renamed_backing_file_is_found_under_its_new_name() {
     assert_eq!(images.info("low.qcow2")["backing-filename"], "moved.qcow2");
     assert!(images.content("top.qcow2") == expected, "other data");
     images.img("check -q low.qcow2");
+}
+
+#[test]
+fn a_commit_moves_data_down_and_empties_the_overlay() {
+    let images = Images::chain();
+    images.tool("qemu-io", &["-c", "write -z 1M 1M", "top.qcow2"]);
+    let expected = &images.content("top.qcow2");
+    let base = images.content("base.qcow2");
+    let images = &images;
+    with_graph(|graph| async move {
+        images.add(&graph, "top", json!({})).await;
+        let client = attach(&graph, "top", READ_WRITE).await;
+        let before = graph.facts().await.unwrap();
+        graph.commit("top").await.unwrap();
+        let after = graph.facts().await.unwrap();
+        assert_eq!(after.edges, before.edges);
+        let access = |facts: &GraphFacts| {
+            let nodes = facts.nodes.iter();
+            nodes
+                .map(|node| (node.name.clone(), node.flags))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(access(&after), access(&before));
+        assert!(
+            read(&client, 0, 4 * MIB as usize).await == *expected,
+            "other data"
+        );
+        write(&client, 3 * MIB, 8, 4096).await;
+        graph.detach(client.root()).await.unwrap();
+    });
+    for name in ["base", "low", "mid", "top"] {
+        images.img(&format!("check -q {name}.qcow2"));
+    }
+    assert!(images.content("mid.qcow2") == *expected, "what was committed");
+    assert!(images.content("base.qcow2") == base, "what is further below");
+    let mut after = expected.clone();
+    after[3 * MIB as usize..][..4096].fill(8);
+    assert!(
+        images.content("top.qcow2") == after,
+        "what was written afterwards"
+    );
+    // Only the cluster that was written afterwards is the overlay's own, and what was freed is used for it.
+    let map: Value = serde_json::from_str(&images.img("map --output=json top.qcow2")).unwrap();
+    let own: Vec<u64> = map
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|range| range["depth"] == 0)
+        .map(|range| range["length"].as_u64().unwrap())
+        .collect();
+    assert_eq!(own, [64 * KIB]);
+}
+
+#[test]
+fn a_commit_makes_a_shorter_backing_image_longer() {
+    for (format, name) in [("qcow2", "short.qcow2"), ("raw", "short.raw")] {
+        let images = Images::new();
+        images.img(&format!("create -q -f {format} {name} 1M"));
+        images.tool("qemu-io", &["-f", format, "-c", "write -P 1 0 1M", name]);
+        images.img(&format!("create -q -f qcow2 -F {format} -b {name} long.qcow2 3M"));
+        images.fill("long.qcow2", 2, 2 * MIB + 100 * KIB, 700 * KIB);
+        let expected = images.content("long.qcow2");
+        let images = &images;
+        with_graph(|graph| async move {
+            images.add(&graph, "long", json!({})).await;
+            graph.commit("long").await.unwrap();
+        });
+        images.img("check -q long.qcow2");
+        images.img(&format!("compare -q -f qcow2 -F {format} long.qcow2 {name}"));
+        assert_eq!(images.info(name)["virtual-size"], 3 * MIB);
+        assert!(images.content("long.qcow2") == expected, "other data");
+    }
+}
+
+#[test]
+fn an_emptied_image_shows_what_is_below_it() {
+    let images = Images::chain();
+    let expected = images.content("mid.qcow2");
+    let images = &images;
+    with_graph(|graph| async move {
+        images.add(&graph, "top", json!({})).await;
+        graph.make_empty("top").await.unwrap();
+        let null = json!({"driver": "null-co", "node-name": "n", "size": 65536});
+        graph.blockdev_add(object(null)).await.unwrap();
+        let error = graph.make_empty("n").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+    });
+    images.img("check -q top.qcow2");
+    assert!(images.content("top.qcow2") == expected, "what is below");
 }

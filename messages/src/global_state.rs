@@ -266,6 +266,16 @@ pub enum GraphRequest {
         /// What overlays of `top` store as the name of their backing file; `None` is the name that opens `base`.
         backing_file: Option<String>,
     },
+    /// Write what an image has of its own to its backing image, and empty it. Requests to it wait until that is done.
+    Commit {
+        /// The overlay.
+        node_name: String,
+    },
+    /// Let an image forget all that it has of its own.
+    MakeEmpty {
+        /// The node.
+        node_name: String,
+    },
     /// Keep the links of a chain as they are; answered by a token that gives them free.
     FreezeChain {
         /// Where the chain begins.

@@ -128,6 +128,8 @@ impl Handles {
             Order::NewTemporary => node::Order::NewTemporary,
             Order::Counters => node::Order::Counters,
             Order::ReadHead { node, len } => node::Order::ReadHead { node, len },
+            Order::Commit { node, offset, len } => node::Order::Commit { node, offset, len },
+            Order::MakeEmpty(node) => node::Order::MakeEmpty(node),
             Order::ChangeBackingFile { node, link } => node::Order::ChangeBackingFile { node, link },
         })
     }

@@ -165,6 +165,25 @@ impl GraphHandle {
         .await
     }
 
+    /// Writes what an image has of its own to its backing image, and empties it. Requests to it wait until that is done.
+    ///
+    /// # Errors
+    /// It has no backing image, somebody forbids it or relies on the backing image, or an image cannot be read or
+    /// written. Then the overlay is as it was; the backing image may have some of it.
+    pub async fn commit(&self, node_name: impl Into<String>) -> Result<()> {
+        let node_name = node_name.into();
+        self.done(GraphRequest::Commit { node_name }).await
+    }
+
+    /// Lets an image forget all that it has of its own.
+    ///
+    /// # Errors
+    /// The driver cannot, or permissions.
+    pub async fn make_empty(&self, node_name: impl Into<String>) -> Result<()> {
+        let node_name = node_name.into();
+        self.done(GraphRequest::MakeEmpty { node_name }).await
+    }
+
     /// The node `node_name`, if one with the data of `parent` can take its place without anybody seeing other data than
     /// before.
     ///

@@ -11,6 +11,7 @@ use messages::{
 
 use super::cell::{CellParts, NodeCell};
 use super::choke;
+use super::commit;
 use super::edge::{self, EdgeCell};
 use super::gate::Gate;
 use super::mail::{Description, Event, OpenFacts, OpenOrder, Order, OrderOutcome, Ticket};
@@ -143,6 +144,14 @@ async fn carry_out_later(table: &Rc<NodeTable>, order: Order) -> OrderOutcome {
             let made = table.local().ring().blocking(drivers::file::create_temporary);
             OrderOutcome::Named(made.await)
         }
+        Order::Commit { node, offset, len } => OrderOutcome::Done(
+            async {
+                let copied = commit::commit(&found(table, node)?, offset, len).await;
+                copied.map_err(|error| Error::io("Could not commit", error))
+            }
+            .await,
+        ),
+        Order::MakeEmpty(node) => OrderOutcome::Done(make_empty(table, node).await),
         Order::ChangeBackingFile { node, link } => {
             OrderOutcome::Done(async { driver(table, node)?.change_backing_file(link).await }.await)
         }
@@ -319,6 +328,14 @@ async fn close(table: &NodeTable, node: NodeId) -> Result<()> {
         edge.connect(None, table);
     }
     flushed.and(closed)
+}
+
+async fn make_empty(table: &NodeTable, node: NodeId) -> Result<()> {
+    let cell = found(table, node)?;
+    let emptied = driver(table, node)?.make_empty().await;
+    // The next flush is not skipped: what was forgotten is so in memory only.
+    cell.wrote(0);
+    emptied
 }
 
 async fn describe(table: &NodeTable, node: NodeId) -> IoResult<Description> {

@@ -182,6 +182,17 @@ pub enum Order {
     Invalidate(NodeId),
     /// Make an empty file with a name that nobody can foresee.
     NewTemporary,
+    /// Write what a node has allocated in a range to its backing node. Both are still, but for this.
+    Commit {
+        /// The node.
+        node: NodeId,
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// Forget all that the image has of its own. The node is still.
+    MakeEmpty(NodeId),
     /// Record in the image which backing file it has.
     ChangeBackingFile {
         /// The node.

@@ -17,6 +17,7 @@
 mod cell;
 mod choke;
 mod client;
+mod commit;
 mod control;
 mod depth;
 mod edge;

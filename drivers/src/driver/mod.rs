@@ -336,6 +336,15 @@ pub trait Driver: 'static {
         )))
     }
 
+    /// Forgets all that the image has of its own: it shows what its backing node does, or zeroes. Nothing else is asked of
+    /// the driver meanwhile.
+    fn make_empty(&self) -> Answer<'_, Result<()>> {
+        Answer::ready(Err(messages::Error::new(
+            messages::ErrorKind::Unsupported,
+            "This image format does not support emptying of images",
+        )))
+    }
+
     /// Records in the image which backing file it has. The graph has linked the node already.
     fn change_backing_file(&self, _link: Option<BackingLink>) -> Answer<'_, Result<()>> {
         Answer::ready(Err(messages::Error::new(

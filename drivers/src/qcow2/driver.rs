@@ -146,6 +146,13 @@ impl Driver for Qcow2 {
         Answer::wait(self.check_and_mend(repair))
     }
 
+    fn make_empty(&self) -> Answer<'_, Result<()>> {
+        Answer::wait(async {
+            let emptied = self.empty().await;
+            emptied.map_err(|error| Error::io("Failed to empty the image", error))
+        })
+    }
+
     fn change_backing_file(&self, link: Option<BackingLink>) -> Answer<'_, Result<()>> {
         Answer::wait(self.record_backing(link))
     }

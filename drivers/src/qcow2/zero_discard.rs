@@ -153,6 +153,25 @@ impl Qcow2 {
         Ok(())
     }
 
+    /// Forgets everything. Whatever the version, nothing is left that hides the backing file.
+    pub(super) async fn empty(&self) -> IoResult<()> {
+        let end = {
+            let state = self.state.borrow();
+            let cluster = state.geometry.cluster_size();
+            state.header.size.div_ceil(cluster).saturating_mul(cluster)
+        };
+        let mut offset = 0;
+        while offset < end {
+            offset += self
+                .run(move |state| {
+                    state.check_writable()?;
+                    state.drop_some(offset, end - offset)
+                })
+                .await?;
+        }
+        Ok(())
+    }
+
     /// Forgets a range. Only whole clusters can be.
     pub(super) async fn forget(&self, mut offset: u64, len: u64) -> IoResult<()> {
         let end = offset + len;

@@ -277,6 +277,13 @@ impl Sections {
             .any(|section| section.nodes.contains_key(&node))
     }
 
+    /// Whether a section in force other than this one covers a node.
+    pub fn cover_beside(&self, node: NodeId, section: Token) -> bool {
+        self.sections
+            .iter()
+            .any(|(token, other)| *token != section && other.nodes.contains_key(&node))
+    }
+
     /// Looks again whether a node may be asked.
     pub fn ask(&mut self, graph: &Graph, node: NodeId) {
         for (token, section) in &mut self.sections {

@@ -9,6 +9,7 @@ mod backing;
 mod backing_link;
 mod chain;
 mod children;
+mod commit;
 mod create;
 mod debug;
 mod delete;
@@ -448,6 +449,7 @@ fn mutate(world: &World, request: GraphRequest) -> Procedure {
     Box::pin(async move {
         match request {
             GraphRequest::BlockdevCreate(options) => create::blockdev_create(&world, options).await,
+            GraphRequest::Commit { node_name } => commit::commit(&world, &node_name).await,
             request => Next::Reply(change(&world, request).await),
         }
     })
@@ -529,6 +531,7 @@ async fn change(world: &World, request: GraphRequest) -> Reply {
             base,
             backing_file,
         } => backing_link::drop_intermediate(world, &top, &base, backing_file).await?,
+        GraphRequest::MakeEmpty { node_name } => commit::make_empty(world, &node_name).await?,
         GraphRequest::FreezeChain { top, base, root } => {
             return chain::freeze(world, &top, base.as_deref(), root);
         }
@@ -557,6 +560,7 @@ async fn change(world: &World, request: GraphRequest) -> Reply {
         | GraphRequest::CloseAll { .. }
         | GraphRequest::Debug { .. }
         | GraphRequest::Query(_)
+        | GraphRequest::Commit { .. }
         | GraphRequest::BlockdevCreate(_) => {
             return Err(Error::new(
                 ErrorKind::InvalidArgument,

@@ -135,6 +135,17 @@ pub enum Order {
     Invalidate(NodeId),
     /// Make an empty file with a name that nobody can foresee.
     NewTemporary,
+    /// Write what a node has allocated in a range to its backing node.
+    Commit {
+        /// The node.
+        node: NodeId,
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// Forget all that the image has of its own.
+    MakeEmpty(NodeId),
     /// Record in the image which backing file it has.
     ChangeBackingFile {
         /// The node.
@@ -167,6 +178,8 @@ impl Order {
                 .collect(),
             Self::Truncate { node, .. }
             | Self::Flush(node)
+            | Self::MakeEmpty(node)
+            | Self::Commit { node, .. }
             | Self::ReadHead { node, .. }
             | Self::ReopenPrepare { node, .. }
             | Self::Invalidate(node)

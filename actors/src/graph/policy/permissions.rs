@@ -87,7 +87,11 @@ impl Plan {
                     // Whoever has the image now does with it what it wants.
                     shared |= Permissions::WRITE | Permissions::RESIZE;
                 }
-                let new = (taken, shared);
+                let new = if edge.lent {
+                    (Permissions::empty(), Permissions::all())
+                } else {
+                    (taken, shared)
+                };
                 if new != self.edge(edge) {
                     self.edges.insert(edge.id, new);
                     touched.insert(edge.child);

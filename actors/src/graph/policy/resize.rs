@@ -61,7 +61,7 @@ pub fn hold(node: &str, operation: &str, permissions: Permissions) -> RootReques
 }
 
 /// Learns the length again of a node, and of those whose length is that of a child.
-async fn refresh_sizes(world: &World, node: NodeId) {
+pub async fn refresh_sizes(world: &World, node: NodeId) {
     let above = world.graph(|graph| graph.closure([node], super::value::Direction::Up));
     for node in above {
         if let crate::node::OrderOutcome::Described(Ok(now)) = world.ask(node, Order::Describe(node)).await {

@@ -39,6 +39,8 @@ enum Undo {
     RootMoved(RootId, NodeId, NodeId),
     /// Put back the number of a node's next numbered child.
     Numbered(NodeId, u32),
+    /// Let a parent rely again on what is behind its edge.
+    Lent(EdgeId),
     /// Let an image name the backing file that it named before, which was this node if it was opened by that name.
     Recorded(NodeId, Option<BackingLink>, Option<NodeId>),
     /// Forget a node's prepared options.
@@ -97,6 +99,7 @@ impl Transaction {
                 | Undo::Connected(..)
                 | Undo::RootMoved(..)
                 | Undo::Numbered(..)
+                | Undo::Lent(_)
                 | Undo::Recorded(..)
                 | Undo::ReopenPrepared(_) => {}
             }
@@ -172,6 +175,11 @@ impl Transaction {
             Undo::Numbered(node, next) => {
                 self.set_number(node, next);
             }
+            Undo::Lent(edge) => world.graph(|graph| {
+                if let Some(edge) = graph.edge_mut(edge) {
+                    edge.lent = false;
+                }
+            }),
             Undo::Recorded(node, link, implicit) => {
                 if let Err(error) = record_backing(world, node, link, implicit).await {
                     tracing::warn!(%error, %node, "an image still names another backing file");
@@ -301,6 +309,16 @@ impl Transaction {
     /// Notes that a root's cell went from one node to another.
     pub fn root_moved(&mut self, root: RootId, from: NodeId, to: NodeId) {
         self.log.push(Undo::RootMoved(root, from, to));
+    }
+
+    /// Lets a parent rely on nothing behind its edge. Permissions follow when they are computed next.
+    pub fn lend(&mut self, edge: EdgeId) {
+        self.world.graph(|graph| {
+            if let Some(edge) = graph.edge_mut(edge) {
+                edge.lent = true;
+            }
+        });
+        self.log.push(Undo::Lent(edge));
     }
 
     /// Lets an image name another backing file, in its header and for those who ask.

@@ -139,6 +139,8 @@ pub struct Edge {
     pub shared: Permissions,
     /// Who relies on it to stay as it is.
     pub frozen: Option<Token>,
+    /// The parent relies on nothing below and lets others write there: it has all that they write.
+    pub lent: bool,
 }
 
 /// A user's hold on a node.
@@ -371,6 +373,7 @@ impl Graph {
                 taken,
                 shared,
                 frozen: None,
+                lent: false,
             },
         );
         if let Parent::Node(node, slot) = parent {

@@ -203,6 +203,17 @@ impl State {
         true
     }
 
+    /// As [`State::begin_work`], for work that goes on inside a section of its own.
+    pub fn begin_work_within(&mut self, node: NodeId, section: Token) -> bool {
+        if self.sections.cover_beside(node, section) {
+            return false;
+        }
+        if let Some(node) = self.graph.node_mut(node) {
+            node.working += 1;
+        }
+        true
+    }
+
     /// Ends it: sections that waited for it go on.
     pub fn end_work(&mut self, node: NodeId) {
         if let Some(entry) = self.graph.node_mut(node) {

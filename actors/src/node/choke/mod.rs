@@ -130,6 +130,7 @@ fn carries_data(operation: &Operation<Buffers>) -> bool {
 pub use flush::flush;
 pub use length::truncate;
 pub use read::read_whole;
+pub use status::block_status;
 
 /// The range that a request is about; nothing for those without one.
 pub fn range_of(operation: &Operation<Buffers>) -> (u64, u64) {

@@ -433,3 +433,31 @@ fn of_edits_of_read_only_images() {
         assert!(late > 1, "making it read-only again failed at least once");
     }
 }
+
+fn to_commit(taken: messages::Permissions) -> FakeWorld {
+    let mut world = FakeWorld::new();
+    for (name, backing) in [("base", None), ("top", Some("base"))] {
+        world.ok(add(
+            json!({"driver": "fmt", "node-name": name, "backing": backing,
+            "file": {"driver": "file", "filename": format!("/{name}")}}),
+        ));
+    }
+    world.root(attach("top", taken, ALL));
+    world
+}
+
+#[test]
+fn of_a_commit() {
+    each_step_fails(|| {
+        let node_name = named("top");
+        (to_commit(READ_WRITE), GraphRequest::Commit { node_name })
+    });
+}
+
+#[test]
+fn of_emptying_an_image() {
+    each_step_fails(|| {
+        let node_name = named("top");
+        (to_commit(READ), GraphRequest::MakeEmpty { node_name })
+    });
+}

@@ -3,6 +3,7 @@
 mod blockers;
 mod chains;
 mod children;
+mod commits;
 mod drains;
 mod edits;
 mod failures;

@@ -212,6 +212,8 @@ pub struct FakeWorld {
     held: Vec<Ticket>,
     /// When alarms are due.
     alarms: Vec<Duration>,
+    /// How long nodes are that are opened from here on.
+    pub sizes: u64,
     /// Root edges whose writes are made durable at once.
     pub writethrough: Vec<RootId>,
     /// Nodes that were told to read their images again.
@@ -244,6 +246,7 @@ impl FakeWorld {
             hold_flushes: false,
             held: Vec::new(),
             alarms: Vec::new(),
+            sizes: 1 << 20,
             writethrough: Vec::new(),
             invalidated: Vec::new(),
             temporaries: 0,
@@ -379,12 +382,23 @@ impl FakeWorld {
         }
     }
 
+    /// Ends the work that is held back.
+    pub fn end_held(&mut self) {
+        for ticket in std::mem::take(&mut self.held) {
+            self.tell(node::Event::Ended(ticket, OrderOutcome::Done(Ok(()))));
+        }
+    }
+
+    /// How much work is held back.
+    pub fn held(&mut self) -> usize {
+        while self.deliver(|_| 0) {}
+        self.held.len()
+    }
+
     /// Delivers all mail, the mail that this causes included.
     pub fn run(&mut self) {
         if !self.hold_creates && !self.hold_flushes {
-            for ticket in std::mem::take(&mut self.held) {
-                self.tell(node::Event::Ended(ticket, OrderOutcome::Done(Ok(()))));
-            }
+            self.end_held();
         }
         while self.deliver(|_| 0) {}
     }
@@ -488,7 +502,7 @@ impl FakeWorld {
                     edges,
                     ..FakeNode::default()
                 };
-                let facts = facts(&node, backing);
+                let facts = facts(&node, backing, self.sizes);
                 self.nodes.insert(open.node, node);
                 self.homes.insert(open.node, home);
                 ended(OrderOutcome::Opened(Ok(facts)))
@@ -582,7 +596,7 @@ impl FakeWorld {
             Order::ReopenCommit(id) => {
                 let node = self.nodes.get_mut(&id).unwrap();
                 node.flags = node.promises.commit_reopen();
-                let facts = facts(node, None);
+                let facts = facts(node, None, self.sizes);
                 ended(OrderOutcome::Opened(Ok(facts)))
             }
             Order::ReopenPrepare { node, request, .. } => {
@@ -599,7 +613,7 @@ impl FakeWorld {
             Order::Flush(id) => {
                 self.flushed.push(id);
                 let failed = || Error::new(ErrorKind::Io(IoError::NoSpace), "flush failed");
-                let result = if self.fail_flush == Some(id) {
+                let result = if self.fail_flush == Some(id) || self.fails() {
                     Err(failed())
                 } else {
                     Ok(())
@@ -637,6 +651,13 @@ impl FakeWorld {
                 });
                 ended(OrderOutcome::Pending(requests.collect()))
             }
+            Order::Commit { .. } | Order::MakeEmpty(_) if self.fails() => {
+                ended(OrderOutcome::Done(Err(failed())))
+            }
+            Order::Commit { .. } if self.hold_creates => {
+                self.held.push(ticket);
+                Vec::new()
+            }
             Order::ChangeBackingFile { .. } if self.fails() => ended(OrderOutcome::Done(Err(failed()))),
             Order::ChangeBackingFile { node, link } => {
                 let image = &self.nodes[&node];
@@ -667,7 +688,7 @@ impl FakeWorld {
                     return ended(OrderOutcome::Opened(Err(failed())));
                 }
                 self.invalidated.push(id);
-                let facts = facts(&self.nodes[&id], None);
+                let facts = facts(&self.nodes[&id], None, self.sizes);
                 ended(OrderOutcome::Opened(Ok(facts)))
             }
             Order::NewTemporary => {
@@ -685,6 +706,7 @@ impl FakeWorld {
                 self.held.push(ticket);
                 Vec::new()
             }
+            Order::Commit { .. } | Order::MakeEmpty(_) => done(),
             Order::Truncate { .. } | Order::Create { .. } => done(),
         }
     }
@@ -735,6 +757,7 @@ pub fn subject(order: &Order) -> Option<NodeId> {
         | Order::Resume(id, _)
         | Order::Flush(id)
         | Order::Describe(id)
+        | Order::MakeEmpty(id)
         | Order::Invalidate(id)
         | Order::Pending(id)
         | Order::PermissionsCommit(id)
@@ -750,6 +773,7 @@ pub fn subject(order: &Order) -> Option<NodeId> {
         | Order::ReadHead { node, .. }
         | Order::Debug { node, .. }
         | Order::CopyOnRead { node, .. }
+        | Order::Commit { node, .. }
         | Order::ChangeBackingFile { node, .. } => Some(*node),
         Order::Open(_)
         | Order::MoveRoot { .. }
@@ -760,11 +784,11 @@ pub fn subject(order: &Order) -> Option<NodeId> {
     }
 }
 
-fn facts(node: &FakeNode, backing: Option<BackingLink>) -> OpenFacts {
+fn facts(node: &FakeNode, backing: Option<BackingLink>, size: u64) -> OpenFacts {
     OpenFacts {
         flags: node.flags,
         backing,
-        size: 1 << 20,
+        size,
         abilities: Abilities::default(),
         limits: Limits::default(),
         filename: node.filename.clone(),
