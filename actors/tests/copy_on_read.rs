@@ -416,3 +416,39 @@ fn a_filter_with_a_bottom_copies_only_from_above_and_at_it() {
         graph.detach(below.root()).await.unwrap();
     });
 }
+
+#[test]
+fn compressed_writes_go_to_formats_that_take_them_and_through_filters_that_pass_them_on() {
+    let chain = Chain::new();
+    with_graph(|graph| async move {
+        add(&graph, chain.top(json!({}))).await;
+        add(
+            &graph,
+            json!({"driver": "copy-on-read", "node-name": "cor", "file": "top"}),
+        )
+        .await;
+        add(&graph, json!({"driver": "null-co", "node-name": "null"})).await;
+        let client = attach(&graph, "cor", WRITER).await;
+        let compressed = RequestFlags::WRITE_COMPRESSED;
+        let text = || Buffers::from(Buffer::from_slice(&vec![0x33; 65536]));
+        assert_eq!(client.write(2 << 20, text(), compressed).await.0, Ok(()));
+        assert_eq!(
+            client.write((2 << 20) + 512, text(), compressed).await.0,
+            Err(IoError::Invalid)
+        );
+        assert_eq!(
+            read(&client, 2 << 20, 65536, PLAIN).await.unwrap(),
+            vec![0x33; 65536]
+        );
+        let below = attach(&graph, "top", COPIER).await;
+        assert!(own(&below, 2 << 20).await.contains(StatusFlags::COMPRESSED));
+        let null = attach(&graph, "null", WRITER).await;
+        assert_eq!(
+            null.write(0, text(), compressed).await.0,
+            Err(IoError::NotSupported)
+        );
+        for client in [client, below, null] {
+            graph.detach(client.root()).await.unwrap();
+        }
+    });
+}

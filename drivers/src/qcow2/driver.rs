@@ -14,7 +14,7 @@ use super::state::{State, Stop};
 use crate::buffer::Buffers;
 use crate::driver::{
     Abilities, Ability, Answer, At, BackingLink, Child, Driver, Events, Extent, Parcel, Placement, Purpose,
-    ReopenRequest, Repair, Ticket, Transfer,
+    ReopenRequest, Repair, Target, Ticket, Transfer,
 };
 use crate::ring::Ring;
 
@@ -33,7 +33,7 @@ impl Driver for Qcow2 {
             zero_unmap: true,
             discard: Ability::Native,
             fua: Ability::Emulated,
-            write_compressed: false,
+            write_compressed: true,
             transparent: false,
             supports_backing: true,
             serialise_granularity: cluster,
@@ -54,7 +54,16 @@ impl Driver for Qcow2 {
         Answer::wait(self.read_special(offset, buffers))
     }
 
-    fn place(&self, offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+    fn place(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+        if flags.contains(RequestFlags::WRITE_COMPRESSED) {
+            return Answer::ready(self.check_packed(offset, len).map(|()| Placement {
+                len,
+                target: Target::Own,
+                head: 0,
+                tail: 0,
+                ticket: None,
+            }));
+        }
         let placed = self.run(move |state| {
             let placement = state.place(offset, len, self.backing.is_connected())?;
             if let Some(ticket) = &placement.ticket {
@@ -80,9 +89,9 @@ impl Driver for Qcow2 {
         }
     }
 
-    fn write(&self, _offset: u64, buffers: Buffers, _flags: RequestFlags) -> Answer<'_, Transfer> {
-        // Nothing is ever placed here.
-        Answer::ready((Err(IoError::NotSupported), buffers))
+    fn write(&self, offset: u64, buffers: Buffers, _flags: RequestFlags) -> Answer<'_, Transfer> {
+        // Nothing else is placed here.
+        Answer::wait(self.write_packed(offset, buffers))
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {

@@ -45,6 +45,7 @@ mod load;
 mod locate;
 mod options;
 mod overlap;
+mod packed;
 mod preallocation;
 mod refcount;
 mod repair;

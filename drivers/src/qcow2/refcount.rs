@@ -110,6 +110,7 @@ impl State {
         };
         entries.for_each(|entry| set(bytes, order, entry, value));
         if value == 0 {
+            self.close_packed(cluster, count);
             self.free_hint = self.free_hint.min(cluster);
         }
         Ok(())

@@ -113,6 +113,8 @@ pub(super) struct State {
     pub refblocks: Cache<Vec<u8>>,
     /// No cluster below this is free.
     pub free_hint: u64,
+    /// Where what was packed last ends; on a cluster's boundary, or 0, nothing more goes behind it.
+    pub packed_end: u64,
     /// Nothing was ever stored in the file from here on.
     pub file_end: u64,
     pub frees: Vec<Free>,
@@ -157,6 +159,7 @@ impl State {
             reftable_dirty: BTreeSet::new(),
             refblocks: Cache::new(settings.refblocks),
             free_hint: 0,
+            packed_end: 0,
             file_end: 0,
             frees: Vec::new(),
             in_flight: Vec::new(),
@@ -231,6 +234,14 @@ impl State {
         if let Some(entry) = self.l1.get_mut(index as usize) {
             *entry = value;
             self.l1_dirty.insert(index);
+        }
+    }
+
+    /// Packs nothing more into a cluster of the file that is given up or about to be.
+    pub fn close_packed(&mut self, cluster: u64, count: u64) {
+        let open = self.packed_end >> self.geometry.cluster_bits;
+        if (cluster..cluster.saturating_add(count)).contains(&open) {
+            self.packed_end = 0;
         }
     }
 

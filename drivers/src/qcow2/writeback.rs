@@ -81,6 +81,10 @@ impl State {
         batch.l1_entries = std::mem::take(&mut self.l1_dirty);
         batch.l1 = self.chunks(&self.l1, self.header.l1_offset, &batch.l1_entries);
         batch.frees = std::mem::take(&mut self.frees);
+        // From here on their counts go down, in steps that packing must not come between.
+        for free in &batch.frees {
+            self.close_packed(free.cluster, free.count);
+        }
         batch.barrier = std::mem::take(&mut self.barrier);
         batch
     }
