@@ -141,6 +141,10 @@ async fn layer_status(node: &Rc<NodeCell>, offset: u64, len: u64, want_zero: boo
         At::Own if node.kind().is_protocol() => (data | mapped, Some((node.id(), offset))),
         At::Own => (data, None),
         At::Special => (data | StatusFlags::COMPRESSED, None),
+        At::Zero { reserved: None } if node.kind().is_protocol() => (
+            StatusFlags::ZERO | StatusFlags::ALLOCATED | mapped,
+            Some((node.id(), offset)),
+        ),
         At::Zero { reserved: None } => (StatusFlags::ZERO | StatusFlags::ALLOCATED, None),
         At::Zero {
             reserved: Some((slot, at)),
@@ -161,16 +165,19 @@ async fn layer_status(node: &Rc<NodeCell>, offset: u64, len: u64, want_zero: boo
             });
         }
         At::Child { slot, offset: at } => {
+            let mut flags = data | mapped;
+            flags.set(StatusFlags::RAW, node.abilities().transparent);
+            flags.set(StatusFlags::RECURSE, extent.recurse);
             let own = BlockStatus {
-                flags: data | mapped,
+                flags,
                 len,
                 map: place(node, slot, at),
                 depth: 1,
             };
-            if node.abilities().transparent {
+            if own.flags.contains(StatusFlags::RAW) {
                 return Ok(decided(child_status(node, slot, at, own, want_zero).await?));
             }
-            if extent.recurse && want_zero {
+            if own.flags.contains(StatusFlags::RECURSE) && want_zero {
                 return Ok(decided(with_zero_of_child(node, slot, at, own).await?));
             }
             return Ok(decided(own));
@@ -257,7 +264,8 @@ async fn with_zero_of_child(
     let Ok(below) = ask_child(node, slot, offset, own.len, true, false).await else {
         return Ok(own);
     };
-    if below.len == 0 {
+    let ends_in_zeroes = StatusFlags::EOF | StatusFlags::ZERO;
+    if below.len == 0 || below.flags.contains(ends_in_zeroes) {
         // Beyond the end of the file there is nothing but zeroes.
         return Ok(BlockStatus {
             flags: own.flags | StatusFlags::ZERO,
