@@ -294,7 +294,7 @@ fn feed_cells(feed: &mut Feed, live: &Live, tokens: &Ranks<Token>) {
             .hash(&mut feed.0);
         (
             &cell.edges,
-            cell.stops - cell.resumes,
+            i64::from(cell.stops) - i64::from(cell.resumes),
             cell.background,
             cell.creating,
         )
