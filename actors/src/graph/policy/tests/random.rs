@@ -121,7 +121,7 @@ impl Run {
 
     fn change(&mut self) {
         let (one, two) = (self.name(), self.name());
-        let request = match self.rng.below(13) {
+        let request = match self.rng.below(16) {
             0 | 1 => {
                 self.last += 1;
                 let name = format!("n{}", self.last);
@@ -157,6 +157,15 @@ impl Run {
             }
             7 => attach(&one, READ_WRITE, ALL),
             8..=11 => self.edit(one, two),
+            12 => {
+                self.last += 1;
+                let name = format!("m{}", self.last);
+                self.names.push(name.clone());
+                let own = json!({"driver": "file", "filename": name, "node-name": format!("{name}f")});
+                add(json!({"driver": "many", "node-name": name, "children": [own, one]}))
+            }
+            13 => add_child(&one, &two),
+            14 => del_child(&one, &format!("children.{}", self.rng.below(4))),
             _ => reopen(json!({"driver": "filter", "node-name": one, "file": two})),
         };
         if self.rng.below(4) == 0 {
@@ -313,7 +322,7 @@ fn anything_in_any_order() {
 
 /// Options of any shape, made of words that mean something and values of every type.
 fn nonsense(rng: &mut Rng, depth: usize) -> serde_json::Value {
-    const KEYS: [&str; 16] = [
+    const KEYS: [&str; 18] = [
         "driver",
         "node-name",
         "file",
@@ -329,10 +338,13 @@ fn nonsense(rng: &mut Rng, depth: usize) -> serde_json::Value {
         "auto-read-only",
         "cache.direct",
         "file.driver",
+        "children",
+        "children.0",
         "",
     ];
-    const WORDS: [&str; 12] = [
+    const WORDS: [&str; 13] = [
         "file",
+        "many",
         "fmt",
         "filter",
         "two",
@@ -362,7 +374,7 @@ fn nonsense(rng: &mut Rng, depth: usize) -> serde_json::Value {
                     let value = if key == "file" {
                         nonsense(rng, depth - 1)
                     } else {
-                        json!(WORDS[rng.below(8)])
+                        json!(WORDS[rng.below(9)])
                     };
                     options.insert(key.to_owned(), value);
                 }
