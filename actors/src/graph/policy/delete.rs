@@ -82,10 +82,13 @@ async fn close(world: &World, id: NodeId) -> Vec<NodeId> {
 
 /// Gives up what children no longer need to grant.
 pub async fn refresh(world: &World, nodes: &[NodeId]) {
-    let mut transaction = Transaction::new(world);
-    if let Err(error) = transaction.update_permissions(nodes.iter().copied()).await {
-        // Taking less cannot conflict; a driver that refuses keeps a lock longer than it must.
-        tracing::warn!(%error, "permissions could not be given up");
+    // Each by itself: one that refuses must not keep the others from giving up.
+    for node in nodes {
+        let mut transaction = Transaction::new(world);
+        if let Err(error) = transaction.update_permissions([*node]).await {
+            // Taking less cannot conflict; a driver that refuses keeps a lock longer than it must.
+            tracing::warn!(%error, "permissions could not be given up");
+        }
+        transaction.commit();
     }
-    transaction.commit();
 }

@@ -242,11 +242,16 @@ impl Sections {
     /// Gives back what sections no longer cover now that an edge below `parent` is gone.
     pub fn shrink(&mut self, graph: &Graph, parent: NodeId) {
         for (token, section) in &mut self.sections {
-            if section.cover == Cover::All || !section.nodes.contains_key(&parent) {
+            if !section.nodes.contains_key(&parent) {
                 continue;
             }
-            give_back(section, graph, *token, &mut self.outbox);
-            ask_all_due(section, graph, *token, &mut self.outbox);
+            if section.cover != Cover::All {
+                give_back(section, graph, *token, &mut self.outbox);
+            }
+            // A child that waited for this parent need not any more, and nobody else will ask it.
+            if !section.is_still() {
+                ask_all_due(section, graph, *token, &mut self.outbox);
+            }
         }
     }
 

@@ -480,3 +480,35 @@ fn a_subtree_that_loses_its_top_is_given_back() {
     world.ok(end(token));
     world.assert_settled(&[]);
 }
+
+/// A child that waits for its parent to be quiet must be asked when the edge between them is taken back.
+#[test]
+fn a_drain_of_everything_ends_whatever_edges_are_taken_back_meanwhile() {
+    for (failure, delivered) in (0..4).flat_map(|failure| (0..10).map(move |delivered| (failure, delivered)))
+    {
+        let mut world = FakeWorld::new();
+        for name in ["a", "b"] {
+            world.ok(add(
+                json!({"driver": "file", "node-name": name, "filename": name}),
+            ));
+        }
+        world.ok(add(
+            json!({"driver": "many", "node-name": "top", "children": ["a"]}),
+        ));
+        world.root(attach("top", READ, ALL));
+        world.fail_after = Some(failure);
+        let added = world.send(add_child("top", "b"));
+        for _ in 0..delivered {
+            world.deliver(|_| 0);
+        }
+        let drained = world.send(drain_all());
+        world.run();
+        let Some(Ok(GraphReply::Still(token))) = world.replies.remove(&drained) else {
+            panic!("the drain never ends: failure {failure} after {delivered} deliveries");
+        };
+        world.ok(GraphRequest::DrainEnd(token));
+        assert!(world.replies.contains_key(&added));
+        world.fail_after = None;
+        world.assert_settled(&[]);
+    }
+}
