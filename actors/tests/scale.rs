@@ -46,7 +46,7 @@ async fn raw_chain(graph: &GraphHandle, path: &str, length: usize) {
 }
 
 /// Deeper than polls within polls could go on a thread's stack.
-const DEEP: usize = 500;
+const DEEP: usize = 300;
 
 #[test]
 fn every_kind_of_request_goes_through_a_chain_of_hundreds_of_nodes() {

@@ -314,6 +314,11 @@ pub enum GraphRequest {
     },
     /// End a drained section, still or not.
     DrainEnd(Token),
+    /// End early what a node has in flight and its driver can end; done at once, whatever else goes on.
+    CancelInFlight {
+        /// The node; where it only passes requests on, the one that it passes them to as well.
+        node_name: String,
+    },
     /// Flush every node.
     FlushAll,
     /// Flush and close everything. Requests that have not begun are refused from then on; one that waits for a drain gives up,

@@ -120,6 +120,7 @@ impl Handles {
                 preallocation,
             },
             Order::Flush(node) => node::Order::Flush(node),
+            Order::CancelInFlight(node) => node::Order::CancelInFlight(node),
             Order::Describe(node) => node::Order::Describe(node),
             Order::CopyOnRead { node, on } => node::Order::CopyOnRead { node, on },
             Order::Debug { node, order } => node::Order::Debug { node, order },

@@ -370,6 +370,15 @@ impl GraphHandle {
         }
     }
 
+    /// Ends early what a node has in flight and its driver can end. Done at once, whatever else goes on.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub async fn cancel_in_flight(&self, node_name: impl Into<String>) -> Result<()> {
+        let node_name = node_name.into();
+        self.done(GraphRequest::CancelInFlight { node_name }).await
+    }
+
     /// Flushes every node.
     ///
     /// # Errors

@@ -1,14 +1,18 @@
 //! Clients: handles on a root edge. Holding one is what permits I/O.
 
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
 use drivers::buffer::Buffers;
 use drivers::driver::{Transfer, transfer};
 use futures_channel::oneshot;
+use futures_util::future::LocalBoxFuture;
 use messages::io::{Operation, Outcome};
 use messages::{BlockStatus, IoError, IoResult, IoThreadId, Permissions, RequestFlags, RootId};
 
@@ -170,6 +174,27 @@ impl HomeClient {
         }
     }
 
+    /// Begins a request that can be asked to end early. It does nothing before it is polled.
+    #[must_use]
+    pub fn start(&self, operation: Operation<Buffers>) -> Started {
+        let begun = Rc::new(Cell::new(false));
+        let (client, noted) = (self.clone(), Rc::clone(&begun));
+        let future = async move {
+            match client.root_here() {
+                Some(root) => root.enter_noting(operation, &noted).await,
+                None => {
+                    noted.set(true);
+                    client.0.request(operation).await
+                }
+            }
+        };
+        Started {
+            future: Box::pin(future),
+            begun,
+            unwanted: false,
+        }
+    }
+
     /// Whether a request sent now would not be parked. True also where it cannot be known: on another iothread.
     #[must_use]
     pub fn is_open(&self) -> bool {
@@ -193,6 +218,42 @@ impl HomeClient {
             return None;
         }
         NodeTable::current()?.root(self.0.root())
+    }
+}
+
+/// A request on its way, of the thread that polls it. It ends exactly once, whatever it is asked.
+#[must_use = "a request does nothing unless it is polled"]
+pub struct Started {
+    future: LocalBoxFuture<'static, Outcome<Buffers>>,
+    /// It has left the gate.
+    begun: Rc<Cell<bool>>,
+    unwanted: bool,
+}
+
+impl Started {
+    /// Asks it to end early. One that is parked at a gate is cancelled, and gives back no buffers; one that a driver works
+    /// on ends as it would have, since no driver is left half-way.
+    pub fn cancel_async(&mut self) {
+        self.unwanted = true;
+    }
+
+    /// Asks it to end early, and waits until it has ended.
+    pub async fn cancel(mut self) -> Outcome<Buffers> {
+        self.cancel_async();
+        self.await
+    }
+}
+
+impl Future for Started {
+    type Output = Outcome<Buffers>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.unwanted && !self.begun.get() {
+            // What is parked leaves the gate as it is dropped.
+            self.future = Box::pin(std::future::pending());
+            return Poll::Ready(Outcome::plain(Err(IoError::Cancelled)));
+        }
+        self.future.as_mut().poll(context)
     }
 }
 

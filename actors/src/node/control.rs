@@ -52,6 +52,10 @@ pub fn carry_out(table: &Rc<NodeTable>, ticket: Ticket, order: Order) {
         }
         Order::Depart { node, to } => migrate::depart(table, ticket, node, to),
         Order::ReopenCommit(node) => opened(table, ticket, reopen_commit(table, node)),
+        Order::CancelInFlight(node) => {
+            with_driver(table, node, |driver| driver.cancel_in_flight());
+            done(table, ticket, Ok(()));
+        }
         Order::Counters => {
             let counters = OrderOutcome::Counters(Box::new(table.counters()));
             table.tell(Event::Ended(ticket, counters));
@@ -175,6 +179,7 @@ async fn carry_out_later(table: &Rc<NodeTable>, order: Order) -> OrderOutcome {
         | Order::Debug { .. }
         | Order::Counters
         | Order::CopyOnRead { .. }
+        | Order::CancelInFlight(_)
         | Order::Pending(_) => OrderOutcome::Done(Ok(())),
     }
 }

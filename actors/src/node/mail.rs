@@ -149,6 +149,8 @@ pub enum Order {
         /// How the new space is laid out.
         preallocation: Preallocation,
     },
+    /// [`Driver::cancel_in_flight`](drivers::driver::Driver::cancel_in_flight).
+    CancelInFlight(NodeId),
     /// Make everything acknowledged durable.
     Flush(NodeId),
     /// Answered by [`OrderOutcome::Described`].

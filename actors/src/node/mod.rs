@@ -36,7 +36,7 @@ pub use gate::{Background, Gate, InFlight};
 #[cfg(test)]
 pub use line::{Line, Parked, Turn};
 
-pub use client::{Client, HomeClient, RootHandle};
+pub use client::{Client, HomeClient, RootHandle, Started};
 pub use mail::{
     Description, DetectZeroes, Entry, Event, Mail, NodeAddress, NodeSettings, OpenFacts, OpenOrder, Order,
     OrderOutcome, RemoteRequest, Ticket,

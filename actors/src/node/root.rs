@@ -1,6 +1,6 @@
 //! Root edges on the node's iothread: where requests are admitted, counted, and parked while the gate is closed.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -79,10 +79,20 @@ impl RootCell {
     /// Runs a request to its end and answers it. Dropped on the way, the request runs on by itself; dropped while it is
     /// parked, it is forgotten. It is taken when this is first polled.
     pub async fn enter(self: Rc<Self>, operation: Operation<Buffers>) -> Outcome<Buffers> {
+        self.enter_noting(operation, &Cell::default()).await
+    }
+
+    /// The same; `begun` tells from when on the request is in flight, here or elsewhere, rather than parked.
+    pub async fn enter_noting(
+        self: Rc<Self>,
+        operation: Operation<Buffers>,
+        begun: &Cell<bool>,
+    ) -> Outcome<Buffers> {
         let passed = match self.take(operation) {
             Taken::Passed(passed) => passed,
-            Taken::Parked(at_gate) => at_gate.passed().await,
+            Taken::Parked(at_gate) => at_gate.passed(begun).await,
         };
+        begun.set(true);
         let (operation, admission) = match passed {
             Ok(admitted) => admitted,
             Err(outcome) => return outcome,
@@ -112,7 +122,7 @@ impl RootCell {
             }),
             Taken::Passed(Err(outcome)) => drop(reply.send(outcome)),
             Taken::Parked(at_gate) => local.spawn(async move {
-                match at_gate.passed().await {
+                match at_gate.passed(&Cell::default()).await {
                     Ok((operation, admission)) => {
                         drop(reply.send(self.execute(operation, &admission).await));
                         drop(admission);
@@ -219,8 +229,8 @@ fn request_span(node: &NodeCell, operation: &Operation<Buffers>) -> tracing::Spa
 }
 
 impl AtGate {
-    /// Waits for its turn.
-    async fn passed(self) -> Passed {
+    /// Waits for its turn. `begun` tells if that is elsewhere.
+    async fn passed(self, begun: &Cell<bool>) -> Passed {
         let turn = poll_fn(|context| {
             let open = self.root.node.borrow().gate().is_open();
             let turn = std::task::ready!(self.root.line.poll(&self.parked, open, context.waker()));
@@ -236,7 +246,10 @@ impl AtGate {
         drop(self);
         match turn {
             Ok(admitted) => Ok(admitted),
-            Err(Ok(answer)) => Err(answer.await.unwrap_or(Outcome::plain(Err(IoError::NoMedium)))),
+            Err(Ok(answer)) => {
+                begun.set(true);
+                Err(answer.await.unwrap_or(Outcome::plain(Err(IoError::NoMedium))))
+            }
             Err(Err(operation)) => Err(choke::refused(IoError::NoMedium, operation)),
         }
     }

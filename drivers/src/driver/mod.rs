@@ -258,6 +258,10 @@ pub trait Driver: 'static {
         Answer::ready(Err(messages::IoError::NotSupported))
     }
 
+    /// Ends early, with [`IoError::Cancelled`](messages::IoError::Cancelled) or what fits better, those requests in flight
+    /// that wait for something that may never come, such as an answer over a broken connection. Each still ends once.
+    fn cancel_in_flight(&self) {}
+
     /// Stops background work (write-back, timers); answers when none is left. Called once for the first of nested
     /// drained sections.
     fn quiesce(&self) -> Answer<'_, ()> {

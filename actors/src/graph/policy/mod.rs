@@ -7,6 +7,7 @@
 mod activate;
 mod backing;
 mod backing_link;
+mod cancel;
 mod chain;
 mod children;
 mod commit;
@@ -189,6 +190,13 @@ impl Policy {
         self.world.with(|state| state.now = now);
         match request {
             GraphRequest::Query(query) => self.questions.push((id, ask(&self.world, query))),
+            // Not one of those that wait for their turn: what holds up the turns may be what is to be cancelled.
+            GraphRequest::CancelInFlight { node_name } => {
+                let world = self.world.clone();
+                let cancelled =
+                    async move { Next::Reply(cancel::cancel_in_flight(&world, &node_name).await) };
+                self.questions.push((id, Box::pin(cancelled)));
+            }
             GraphRequest::Debug { node_name, order } => {
                 let world = self.world.clone();
                 let procedure =
@@ -558,6 +566,7 @@ async fn change(world: &World, request: GraphRequest) -> Reply {
         GraphRequest::DrainBegin { .. }
         | GraphRequest::DrainEnd(_)
         | GraphRequest::CloseAll { .. }
+        | GraphRequest::CancelInFlight { .. }
         | GraphRequest::Debug { .. }
         | GraphRequest::Query(_)
         | GraphRequest::Commit { .. }

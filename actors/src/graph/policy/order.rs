@@ -104,6 +104,8 @@ pub enum Order {
     },
     /// Make everything acknowledged durable.
     Flush(NodeId),
+    /// End early what can be ended.
+    CancelInFlight(NodeId),
     /// Facts as they are now.
     Describe(NodeId),
     /// What the node has in flight.

@@ -700,6 +700,7 @@ impl FakeWorld {
                     Ok(name)
                 }))
             }
+            Order::CancelInFlight(_) => done(),
             Order::Counters => ended(OrderOutcome::Counters(Box::default())),
             Order::Describe(_) => ended(OrderOutcome::Described(Err(IoError::NoMedium))),
             Order::Create { .. } if self.hold_creates => {
@@ -756,6 +757,7 @@ pub fn subject(order: &Order) -> Option<NodeId> {
         | Order::Quiesce(id, _)
         | Order::Resume(id, _)
         | Order::Flush(id)
+        | Order::CancelInFlight(id)
         | Order::Describe(id)
         | Order::MakeEmpty(id)
         | Order::Invalidate(id)
