@@ -175,7 +175,6 @@ impl HomeClient {
     }
 
     /// Begins a request that can be asked to end early. It does nothing before it is polled.
-    #[must_use]
     pub fn start(&self, operation: Operation<Buffers>) -> Started {
         let begun = Rc::new(Cell::new(false));
         let (client, noted) = (self.clone(), Rc::clone(&begun));
