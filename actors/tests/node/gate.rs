@@ -85,6 +85,28 @@ fn a_section_that_begins_while_the_driver_stops_for_the_one_before_waits_for_tha
 }
 
 #[test]
+fn a_node_that_moves_while_it_is_still_is_not_stopped_again_where_it_arrives() {
+    let world = World::new(2);
+    let node = world.memory(0, 4096);
+    let one = world.quiesce(0, node);
+    world.await_quiesced(node, one);
+    world.done(
+        0,
+        Order::Depart {
+            node,
+            to: world.iothreads[1].clone(),
+        },
+    );
+    let two = world.quiesce(1, node);
+    world.await_quiesced(node, two);
+    assert_eq!(times(&world), (1, 0));
+    world.send(1, Order::Resume(node, one));
+    world.send(1, Order::Resume(node, two));
+    world.settle(1);
+    assert_eq!(times(&world), (1, 1));
+}
+
+#[test]
 fn of_two_sections_that_wait_the_one_that_is_left_is_answered() {
     let world = World::new(1);
     let node = world.memory(0, 4096);
