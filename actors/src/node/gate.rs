@@ -242,3 +242,21 @@ impl Drop for Admission {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_last_section_in_force_opens_the_gate() {
+        let gate = Gate::default();
+        let (one, two) = (Token(1), Token(2));
+        assert!(!gate.release(one), "a gate that is open does not open");
+        gate.close(one);
+        gate.close(two);
+        assert!(!gate.release(one) && !gate.is_open());
+        assert!(!gate.release(one) && !gate.is_open());
+        assert!(gate.release(two) && gate.is_open());
+        assert!(!gate.release(two));
+    }
+}
