@@ -248,3 +248,29 @@ fn what_is_parked_when_its_edge_ends_gets_its_buffers_back() {
     world.send(0, Order::Resume(node, token));
     assert_eq!(read(&world.client(0, node), 0, 8), [0; 8]);
 }
+
+/// The first in line is woken as the gate opens, and the next only when that has left: what comes in between waits its
+/// turn although the gate is open.
+#[test]
+fn what_comes_as_the_gate_opens_does_not_overtake_what_waited() {
+    let world = World::new(1);
+    let node = world.memory(0, 4096);
+    let client = world.client(0, node);
+    let token = drained(&world, node);
+    let parked = sent(futures_util::future::join_all(
+        (0..3).map(|i| client.write(i * 8, bytes(1, 8), PLAIN)),
+    ));
+    world.settle(0);
+    world.hold(true);
+    let late = world.while_busy(0, || {
+        world.send(0, Order::Resume(node, token));
+        sent(client.read(99, Buffers::zeroed(8)))
+    });
+    let order: Vec<_> = (0..3).map(|_| world.let_go(OperationKind::Write)).collect();
+    assert_eq!(order, [0, 8, 16]);
+    assert_eq!(world.let_go(OperationKind::Read), 99);
+    for (result, _) in block_on(parked) {
+        result.unwrap();
+    }
+    block_on(late).0.unwrap();
+}
