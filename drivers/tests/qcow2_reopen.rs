@@ -118,3 +118,48 @@ fn options_that_do_not_fit_are_named() {
         assert_eq!(result.err().unwrap().to_string(), expected);
     }
 }
+
+/// Written here and there and partly compressed by QEMU's program, counted by both.
+#[test]
+fn a_check_counts_fragments_as_qemu_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("image.qcow2");
+    let name = path.to_str().unwrap();
+    qemu_img(&["create", "-q", "-f", "qcow2", name, "4M"]);
+    qemu_io(
+        &path,
+        &[
+            "write 1M 64k",
+            "write 0 64k",
+            "write -c 2M 64k",
+            "write 64k 128k",
+            "write -z 3M 64k",
+        ],
+    );
+    let told: serde_json::Value =
+        serde_json::from_str(&qemu_img(&["check", "--output=json", "-f", "qcow2", name])).unwrap();
+    let ring = ring();
+    let store = Store::open(&path, 1);
+    let result = block_on(&ring, async {
+        let (disk, _) = open(&store, None, Default::default(), OpenFlags::empty(), &ring)
+            .await
+            .unwrap();
+        disk.driver
+            .check(drivers::driver::Repair::default())
+            .await
+            .unwrap()
+    });
+    let count = |name: &str| told.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0);
+    let expected = messages::FragmentInfo {
+        allocated_clusters: count("allocated-clusters"),
+        total_clusters: count("total-clusters"),
+        fragmented_clusters: count("fragmented-clusters"),
+        compressed_clusters: count("compressed-clusters"),
+    };
+    assert!(
+        expected.fragmented_clusters > 0 && expected.compressed_clusters > 0,
+        "{told}"
+    );
+    assert_eq!(result.fragments, expected);
+    assert_eq!(result.image_end_offset, count("image-end-offset"));
+}

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::common::{
-    DebugOrder, IoThreadId, Limits, NodeId, OpBlocker, OpenFlags, Permissions, Role, RootId, Token,
+    BlockSizes, DebugOrder, Geometry, IoThreadId, Limits, NodeId, OpBlocker, OpenFlags, Permissions, Role,
+    RootId, Token,
 };
 use crate::error::{Error, ErrorKind};
 use crate::handshake::PendingDrain;
@@ -491,6 +492,16 @@ pub enum Query {
         /// Its name.
         node_name: String,
     },
+    /// The sizes of the sectors of the device behind a node.
+    BlockSizes {
+        /// The node's name.
+        node_name: String,
+    },
+    /// The geometry of the disk behind a node.
+    Geometry {
+        /// The node's name.
+        node_name: String,
+    },
     /// The directory that relative names in a node's image start from, with a slash at its end.
     Directory {
         /// The node's name.
@@ -627,6 +638,10 @@ pub enum GraphReply<C> {
     Root(C),
     /// A node, by its name.
     Name(String),
+    /// A device's sectors.
+    BlockSizes(BlockSizes),
+    /// A disk's geometry.
+    Geometry(Geometry),
     /// A section that is still.
     Still(Token),
     /// `query-named-block-nodes` and `query-blockstats`: QAPI's own JSON.

@@ -266,6 +266,8 @@ impl Graph {
             }
             GraphReply::Done => GraphReply::Done,
             GraphReply::Name(name) => GraphReply::Name(name),
+            GraphReply::BlockSizes(sizes) => GraphReply::BlockSizes(sizes),
+            GraphReply::Geometry(geometry) => GraphReply::Geometry(geometry),
             GraphReply::Still(token) => GraphReply::Still(token),
             GraphReply::Json(json) => GraphReply::Json(json),
             GraphReply::Graph(facts) => GraphReply::Graph(facts),

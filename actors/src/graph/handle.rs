@@ -13,7 +13,9 @@ use messages::global_state::{
     Options, Query, RootRequest, RootUser,
 };
 use messages::handshake::PendingDrain;
-use messages::{DebugOrder, Error, ErrorKind, OpBlocker, Permissions, Result, RootId, Token};
+use messages::{
+    BlockSizes, DebugOrder, Error, ErrorKind, Geometry, OpBlocker, Permissions, Result, RootId, Token,
+};
 use serde_json::Value;
 
 use super::actor::{Incoming, closed};
@@ -432,6 +434,36 @@ impl GraphHandle {
             .await?
         {
             GraphReply::Node(facts) => Ok(facts),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// The sizes of the sectors of the device behind a node.
+    ///
+    /// # Errors
+    /// There is no such node, or no device behind it that tells.
+    pub async fn block_sizes(&self, node_name: impl Into<String>) -> Result<BlockSizes> {
+        let node_name = node_name.into();
+        match self
+            .ask(GraphRequest::Query(Query::BlockSizes { node_name }))
+            .await?
+        {
+            GraphReply::BlockSizes(sizes) => Ok(sizes),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// The geometry of the disk behind a node.
+    ///
+    /// # Errors
+    /// There is no such node, or no disk behind it that has one.
+    pub async fn geometry(&self, node_name: impl Into<String>) -> Result<Geometry> {
+        let node_name = node_name.into();
+        match self
+            .ask(GraphRequest::Query(Query::Geometry { node_name }))
+            .await?
+        {
+            GraphReply::Geometry(geometry) => Ok(geometry),
             _ => Err(unexpected()),
         }
     }

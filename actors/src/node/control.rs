@@ -350,6 +350,8 @@ async fn describe(table: &NodeTable, node: NodeId) -> IoResult<Description> {
         facts: cell.facts(None),
         own_allocated_size: driver.allocated_size().await,
         info: driver.info(),
+        block_sizes: driver.block_sizes().await.ok(),
+        geometry: driver.geometry().await.ok(),
         specific: driver.specific_info(),
         statistics: cell.counters().get(),
     })

@@ -9,8 +9,8 @@ use messages::global_state::{IothreadCounters, Options};
 use messages::handshake::PendingRequest;
 use messages::io::{Operation, Outcome, Preallocation};
 use messages::{
-    ChildSlot, DebugOrder, DriverInfo, IoResult, Limits, NodeId, OpenFlags, Permissions, Result, RootId,
-    Token,
+    BlockSizes, ChildSlot, DebugOrder, DriverInfo, Geometry, IoResult, Limits, NodeId, OpenFlags,
+    Permissions, Result, RootId, Token,
 };
 
 use super::client::RootHandle;
@@ -308,6 +308,10 @@ pub struct Description {
     pub own_allocated_size: IoResult<u64>,
     /// The driver's facts.
     pub info: DriverInfo,
+    /// The sectors of the device that the node is.
+    pub block_sizes: Option<BlockSizes>,
+    /// The geometry of the disk that the node is.
+    pub geometry: Option<Geometry>,
     /// QAPI's `ImageInfoSpecific`.
     pub specific: Option<serde_json::Value>,
     /// Counters.

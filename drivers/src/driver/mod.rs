@@ -32,8 +32,8 @@ use futures_util::future::LocalBoxFuture;
 use messages::global_state::Options;
 use messages::io::Preallocation;
 use messages::{
-    CheckResult, ChildSlot, DebugEvent, DebugOrder, DriverInfo, IoResult, Limits, Permissions, RequestFlags,
-    Result,
+    BlockSizes, CheckResult, ChildSlot, DebugEvent, DebugOrder, DriverInfo, Geometry, IoResult, Limits,
+    Permissions, RequestFlags, Result,
 };
 
 pub use answer::Answer;
@@ -320,6 +320,16 @@ pub trait Driver: 'static {
     /// Facts about the image.
     fn info(&self) -> DriverInfo {
         DriverInfo::default()
+    }
+
+    /// The sizes of the sectors of the device that the node is; `NotSupported` where it is none.
+    fn block_sizes(&self) -> Answer<'_, IoResult<BlockSizes>> {
+        Answer::ready(Err(messages::IoError::NotSupported))
+    }
+
+    /// The geometry of the disk that the node is; `NotSupported` where it has none.
+    fn geometry(&self) -> Answer<'_, IoResult<Geometry>> {
+        Answer::ready(Err(messages::IoError::NotSupported))
     }
 
     /// QAPI's `ImageInfoSpecific`: `{"type": ..., "data": {...}}`.

@@ -32,7 +32,10 @@ use std::sync::Arc;
 use futures_util::future::LocalBoxFuture;
 use messages::global_state::Options;
 use messages::io::Preallocation;
-use messages::{Error, ErrorKind, IoError, IoResult, Limits, OpenFlags, Permissions, RequestFlags, Result};
+use messages::{
+    BlockSizes, Error, ErrorKind, Geometry, IoError, IoResult, Limits, OpenFlags, Permissions, RequestFlags,
+    Result,
+};
 
 use crate::buffer::{Buffers, OPT_MEM_ALIGN};
 use crate::driver::{
@@ -387,6 +390,22 @@ impl Driver for File {
 
     fn reopen_abort(&self) {
         self.abort_reopen();
+    }
+
+    fn block_sizes(&self) -> Answer<'_, IoResult<BlockSizes>> {
+        if self.kind() != Kind::Block {
+            return Answer::ready(Err(IoError::NotSupported));
+        }
+        let fd = self.fd();
+        Answer::wait(self.ring.blocking(move || probe_blocksizes(&fd)))
+    }
+
+    fn geometry(&self) -> Answer<'_, IoResult<Geometry>> {
+        if self.kind() != Kind::Block {
+            return Answer::ready(Err(IoError::NotSupported));
+        }
+        let fd = self.fd();
+        Answer::wait(self.ring.blocking(move || probe_geometry(&fd)))
     }
 
     fn specific_info(&self) -> Option<serde_json::Value> {

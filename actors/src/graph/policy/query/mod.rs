@@ -1,5 +1,6 @@
 //! Questions about the graph. They are answered at once, or as soon as the nodes they concern have answered.
 
+mod device;
 mod dot;
 mod drains;
 pub mod filename;
@@ -45,6 +46,8 @@ pub async fn answer(world: &World, query: Query) -> Reply {
                 .find(&node_name)
                 .map(|node| GraphReply::Node(facts(graph, node)))
         }),
+        Query::BlockSizes { node_name } => device::block_sizes(world, &node_name).await,
+        Query::Geometry { node_name } => device::geometry(world, &node_name).await,
         Query::Directory { node_name } => world.graph(|graph| {
             let node = graph.find(&node_name)?;
             filename::directory(graph, node).map(GraphReply::Name)

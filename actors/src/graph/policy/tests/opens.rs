@@ -323,3 +323,59 @@ fn a_guessed_format_stands_on_the_file_that_was_looked_at() {
     world.ok(del("d"));
     assert!(world.nodes.is_empty());
 }
+
+#[test]
+fn a_disks_sectors_and_geometry_are_seen_through_raw_images_and_filters() {
+    use super::world::{DISK, DISK_GEOMETRY, DISK_SECTORS};
+    use messages::global_state::{GraphReply, GraphRequest, Query};
+    let mut world = FakeWorld::new();
+    world.ok(add(
+        json!({"driver": "file", "node-name": "disk", "filename": DISK}),
+    ));
+    world.ok(add(json!({"driver": "raw", "node-name": "raw", "file": "disk"})));
+    world.ok(add(
+        json!({"driver": "filter", "node-name": "filter", "file": "raw"}),
+    ));
+    world.ok(add(
+        json!({"driver": "raw", "node-name": "window", "offset": 512, "file": "disk"}),
+    ));
+    world.ok(add(
+        json!({"driver": "fmt", "node-name": "fmt", "backing": null, "file": "disk"}),
+    ));
+    let sizes = |world: &mut FakeWorld, name: &str| {
+        let node_name = name.to_owned();
+        match world.request(GraphRequest::Query(Query::BlockSizes { node_name })) {
+            Ok(GraphReply::BlockSizes(sizes)) => Some(sizes),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => {
+                assert_eq!(error.kind(), messages::ErrorKind::Unsupported);
+                None
+            }
+        }
+    };
+    let geometry = |world: &mut FakeWorld, name: &str| {
+        let node_name = name.to_owned();
+        match world.request(GraphRequest::Query(Query::Geometry { node_name })) {
+            Ok(GraphReply::Geometry(geometry)) => Some(geometry),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => {
+                assert_eq!(error.kind(), messages::ErrorKind::Unsupported);
+                None
+            }
+        }
+    };
+    for name in ["disk", "raw", "filter"] {
+        assert_eq!(sizes(&mut world, name), Some(DISK_SECTORS), "{name}");
+        assert_eq!(geometry(&mut world, name), Some(DISK_GEOMETRY), "{name}");
+    }
+    assert_eq!(sizes(&mut world, "window"), Some(DISK_SECTORS));
+    assert_eq!(
+        geometry(&mut world, "window"),
+        None,
+        "a part of a disk has another geometry"
+    );
+    assert_eq!(
+        (sizes(&mut world, "fmt"), geometry(&mut world, "fmt")),
+        (None, None)
+    );
+}

@@ -155,6 +155,18 @@ pub fn registry() -> Registry {
     registry
 }
 
+/// The file that is a disk of the host's.
+pub const DISK: &str = "/dev/disk";
+pub const DISK_SECTORS: messages::BlockSizes = messages::BlockSizes {
+    physical: 4096,
+    logical: 512,
+};
+pub const DISK_GEOMETRY: messages::Geometry = messages::Geometry {
+    heads: 16,
+    sectors: 63,
+    cylinders: 100,
+};
+
 /// A node's cell.
 #[derive(Default, Debug)]
 pub struct FakeNode {
@@ -702,6 +714,18 @@ impl FakeWorld {
             }
             Order::CancelInFlight(_) => done(),
             Order::Counters => ended(OrderOutcome::Counters(Box::default())),
+            Order::Describe(id) if self.nodes[&id].filename.as_deref() == Some(DISK) => {
+                let description = node::Description {
+                    facts: facts(&self.nodes[&id], None),
+                    own_allocated_size: Err(IoError::NotSupported),
+                    info: messages::DriverInfo::default(),
+                    block_sizes: Some(DISK_SECTORS),
+                    geometry: Some(DISK_GEOMETRY),
+                    specific: None,
+                    statistics: Default::default(),
+                };
+                ended(OrderOutcome::Described(Ok(Box::new(description))))
+            }
             Order::Describe(_) => ended(OrderOutcome::Described(Err(IoError::NoMedium))),
             Order::Create { .. } if self.hold_creates => {
                 self.held.push(ticket);
