@@ -716,7 +716,7 @@ impl FakeWorld {
             Order::Counters => ended(OrderOutcome::Counters(Box::default())),
             Order::Describe(id) if self.nodes[&id].filename.as_deref() == Some(DISK) => {
                 let description = node::Description {
-                    facts: facts(&self.nodes[&id], None),
+                    facts: facts(&self.nodes[&id], None, 0),
                     own_allocated_size: Err(IoError::NotSupported),
                     info: messages::DriverInfo::default(),
                     block_sizes: Some(DISK_SECTORS),
