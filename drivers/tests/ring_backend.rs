@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use drivers::buffer::{Buffer, Buffers};
+use drivers::buffer::{Buffer, Buffers, Region};
 use drivers::ring::{
     Backend, Clock, Completion, Engine, Fd, Nap, Op, Ring, RingConfig, RingStats, SlotId, Slots, Wait, Wake,
 };
@@ -49,8 +50,8 @@ impl Subscriber for Warnings {
     fn exit(&self, _: &Id) {}
 }
 
-/// Makes `io_uring_setup` fail on this thread, as container profiles do.
-fn refuse_io_uring(errno: i32) {
+/// Makes a system call fail on this thread, as container profiles do.
+fn refuse(call: libc::c_long, errno: i32) {
     let statement = |code: u32, k: u32| libc::sock_filter {
         code: code as u16,
         jt: 0,
@@ -62,10 +63,7 @@ fn refuse_io_uring(errno: i32) {
         statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0),
         libc::sock_filter {
             jf: 1,
-            ..statement(
-                libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
-                libc::SYS_io_uring_setup as u32,
-            )
+            ..statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, call as u32)
         },
         statement(
             libc::BPF_RET | libc::BPF_K,
@@ -89,7 +87,7 @@ fn refused_io_uring_is_replaced_with_one_warning() {
     for errno in [libc::ENOSYS, libc::EPERM, libc::EACCES] {
         // A filter is its thread's, and cannot be taken off.
         let thread = std::thread::spawn(move || {
-            refuse_io_uring(errno);
+            refuse(libc::SYS_io_uring_setup, errno);
             let wake = Arc::new(Wake::new().unwrap());
             let uring = RingConfig {
                 engine: Engine::Uring,
@@ -108,6 +106,40 @@ fn refused_io_uring_is_replaced_with_one_warning() {
             assert_eq!(ring.engine(), Engine::Threads);
             assert_eq!(warnings.load(Ordering::Relaxed), 1);
             assert_eq!(run(&ring, ring.blocking(|| 3)), 3);
+        });
+        thread.join().unwrap();
+    }
+}
+
+#[test]
+fn where_the_kernel_registers_no_memory_requests_from_it_go_on_without() {
+    // The table, and then the first place in it.
+    for allowed in [false, true] {
+        // A filter is its thread's, and cannot be taken off.
+        let thread = std::thread::spawn(move || {
+            let uring = RingConfig {
+                engine: Engine::Uring,
+                ..RingConfig::new(Arc::new(Wake::new().unwrap()))
+            };
+            let ring = Ring::new(uring).unwrap();
+            let mut other = Buffer::alloc(4096);
+            let other = Arc::new(Region::of(&mut other).unwrap());
+            if allowed {
+                assert!(ring.register(&other).unwrap());
+            }
+            let mut from = Buffer::alloc(4096);
+            let region = Arc::new(Region::of(&mut from).unwrap());
+            refuse(libc::SYS_io_uring_register, libc::ENOMEM);
+            let refused = ring.register(&region).unwrap_err();
+            assert_eq!(refused.raw_os_error(), Some(libc::ENOMEM));
+            assert_eq!(Arc::strong_count(&region), 1, "it is not kept");
+            let file = Arc::new(OwnedFd::from(tempfile::tempfile().unwrap()));
+            let (written, _) = run(&ring, ring.write_at(&file, from.into(), 0, false));
+            assert_eq!(written.unwrap(), 4096);
+            assert_eq!(ring.stats().fixed, 0);
+            // Nor does it keep what is known already.
+            ring.unregister(&other);
+            assert_eq!(Arc::strong_count(&other), 1);
         });
         thread.join().unwrap();
     }

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::carry::Handles;
 use super::handle::GraphHandle;
 use super::iothreads::{IothreadFactory, poll_params};
+use super::memory::{Memory, MemoryChange};
 use super::policy::{Announcement, Effect, Event, ImplicitOpens, Policy, Reply, RequestId};
 use crate::iothread::IoThread;
 use crate::node::{self, Client, EventSink, Mail, OrderOutcome};
@@ -60,6 +61,8 @@ pub(super) enum Incoming {
     Listen(mpsc::Sender<Announcement>),
     /// Something happened in an iothread.
     Event(node::Event),
+    /// Memory is registered with the rings, or no longer.
+    Memory(MemoryChange),
     /// An alarm's time is over.
     Alarm,
 }
@@ -71,6 +74,7 @@ pub struct Graph {
     replies: HashMap<RequestId, ReplySender>,
     listeners: Vec<mpsc::Sender<Announcement>>,
     iothreads: IothreadFactory,
+    memory: Memory,
     /// Deleted, but not of no use to everybody yet.
     retired: Vec<IoThread<Mail>>,
     events: EventSink,
@@ -102,6 +106,7 @@ impl Graph {
             replies: HashMap::new(),
             listeners: Vec::new(),
             iothreads: config.iothreads,
+            memory: Memory::default(),
             retired: Vec::new(),
             events,
             incoming: Some(incoming),
@@ -124,6 +129,11 @@ impl Graph {
             Incoming::Abandoned(id) => self.policy.abandon(id, now),
             Incoming::Listen(listener) => {
                 self.listeners.push(listener);
+                Vec::new()
+            }
+            Incoming::Memory(change) => {
+                let iothreads = self.handles.iothreads.values().chain(&self.retired);
+                self.memory.change(change, iothreads);
                 Vec::new()
             }
             Incoming::Event(event) => self.policy.event(Event::Node(event), now),
@@ -234,6 +244,7 @@ impl Graph {
             let context = format!("Could not start iothread '{}': {error}", options.id);
             Error::caused_by(ErrorKind::Io(io_error(&error)), context, error)
         })?;
+        self.memory.tell_all(&iothread);
         let id = iothread.id();
         self.handles.iothreads.insert(id, iothread);
         Ok((id, thread))

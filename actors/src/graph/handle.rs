@@ -19,6 +19,7 @@ use messages::{
 use serde_json::Value;
 
 use super::actor::{Incoming, closed};
+use super::memory::MemoryChange;
 use super::policy::{Announcement, RequestId};
 use crate::node::Client;
 
@@ -52,6 +53,12 @@ impl GraphHandle {
             self.sender
                 .unbounded_send(Incoming::Request(self.next_id(), request, None)),
         );
+    }
+
+    /// Tells the actor that memory is to be registered, or no longer.
+    pub(super) fn change_memory(&self, change: MemoryChange) {
+        // Where the actor has ended, the answer's sender goes with the message.
+        drop(self.sender.unbounded_send(Incoming::Memory(change)));
     }
 
     /// Tells the actor that an alarm's time is over.

@@ -6,6 +6,7 @@
 
 mod list;
 mod pool;
+mod region;
 mod zero;
 
 #[cfg(test)]
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
 
 pub use list::Buffers;
+pub use region::{MOST_PIECE, PLACES, Piece, Region, RegionError, Regions};
 pub use zero::is_zero;
 
 /// The alignment, in bytes, that any direct I/O needs at the least: every buffer from [`Buffer::alloc`] has it.

@@ -1,10 +1,13 @@
 //! What a ring needs from whoever runs its operations: the kernel's io_uring, epoll and threads, or a simulator.
 
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::op::{Op, SlotId};
 use super::slots::Slots;
 use super::{Engine, RingStats};
+use crate::buffer::Region;
 
 /// The end of an operation: its slot, and a result as system calls have it (a negative error number, or more).
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +47,17 @@ pub trait Backend {
     /// Hands over what was submitted, collects completions into `done`, and sleeps in between as `nap` allows if
     /// there is nothing to collect. One system call, or none if there is nothing to do.
     fn turn(&mut self, slots: &mut Slots, nap: Nap, done: &mut Vec<Completion>);
+
+    /// Makes memory known from which many operations will come. False where that is of no use.
+    ///
+    /// # Errors
+    /// As [`super::Ring::register`] has them; nothing is known then.
+    fn register(&mut self, _region: &Arc<Region>) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    /// Forgets memory that was made known. Operations in flight go on.
+    fn unregister(&mut self, _region: &Arc<Region>) {}
 
     /// Counters; the ring adds its own.
     fn stats(&self) -> RingStats;

@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use futures_channel::oneshot;
 use rustix::net::SocketAddrAny;
 
-use crate::buffer::{Buffer, Buffers};
+use crate::buffer::{Buffer, Buffers, Region};
 
 pub use backend::{Backend, Completion, Nap};
 pub use clock::{Clock, Monotonic};
@@ -113,6 +113,8 @@ pub struct RingStats {
     pub started: u64,
     /// Operations completed.
     pub completed: u64,
+    /// Reads and writes of registered memory, which needed no mapping.
+    pub fixed: u64,
     /// Operations in flight now, and completed ones whose result was not fetched yet.
     pub in_use: usize,
 }
@@ -221,6 +223,22 @@ impl Ring {
             in_use,
             ..state.backend.stats()
         }
+    }
+
+    /// Makes memory known from which many operations will come: reads and writes with a single buffer inside it need no
+    /// mapping of their own. False where that is of no use, on threads for instance. The ring keeps the region until it is
+    /// unregistered and the kernel has forgotten it.
+    ///
+    /// # Errors
+    /// The kernel's, `ENOMEM` where so much may not be locked; a [`crate::buffer::RegionError`] inside. Operations from
+    /// there go on as they do from any memory.
+    pub fn register(&self, region: &Arc<Region>) -> io::Result<bool> {
+        self.inner.state.borrow_mut().backend.register(region)
+    }
+
+    /// Forgets memory that was made known, if it was. Operations in flight go on.
+    pub fn unregister(&self, region: &Arc<Region>) {
+        self.inner.state.borrow_mut().backend.unregister(region);
     }
 
     /// Reads at `offset` of a file. Resolves to the bytes read, fewer than the buffers hold at the end of the file

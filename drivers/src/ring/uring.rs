@@ -17,7 +17,7 @@ use super::pool::Pool;
 use super::slots::Slots;
 use super::wake::Wake;
 use super::{Engine, RingConfig, RingStats, sys};
-use crate::buffer::Buffers;
+use crate::buffer::{Buffers, PLACES, Piece, Region, Regions};
 
 /// Marks entries that are not operations; the values below 2^63 are slots.
 const INTERNAL: u64 = 1 << 63;
@@ -55,6 +55,14 @@ pub(super) struct Uring {
     /// Disk operations handed to the kernel and not completed.
     disk: usize,
     enters: u64,
+    /// The kernel has its table of buffers, empty or not.
+    has_table: bool,
+    /// What is in the kernel's table.
+    regions: Regions,
+    /// Still in the kernel's table, for entries that it has not taken yet name these places.
+    leaving: Vec<Piece>,
+    /// Entries made that name a place.
+    fixed: u64,
 }
 
 impl Uring {
@@ -92,6 +100,10 @@ impl Uring {
             batch,
             disk: 0,
             enters: 0,
+            has_table: false,
+            regions: Regions::default(),
+            leaving: Vec::new(),
+            fixed: 0,
         })
     }
 
@@ -258,10 +270,81 @@ impl Uring {
         }
     }
 
+    /// The place in the kernel's table of a range that an entry is made for.
+    #[inline]
+    fn registered(&mut self, address: *const u8, len: u32) -> Option<u16> {
+        if self.regions.is_empty() {
+            return None;
+        }
+        let place = self.regions.find(address, len as usize)?;
+        self.fixed += 1;
+        Some(place)
+    }
+
+    fn fill_place(&self, piece: &Piece) -> io::Result<()> {
+        let range = libc::iovec {
+            iov_base: piece.address().cast_mut().cast(),
+            iov_len: piece.len(),
+        };
+        let place = u32::from(piece.place());
+        // SAFETY: the piece keeps its region, and so the memory; it stays in `regions` or `leaving` until the place is
+        // empty again or the kernel refused to empty it. The kernel keeps the pages itself, and only entries touch them:
+        // those name a range that a slot's buffers own.
+        unsafe {
+            self.ring
+                .submitter()
+                .register_buffers_update(place, &[range], None)
+        }
+    }
+
+    /// Makes a place free. What the kernel took on before has its own hold on the pages.
+    fn empty_place(&mut self, piece: Piece) {
+        let nothing = libc::iovec {
+            iov_base: ptr::null_mut(),
+            iov_len: 0,
+        };
+        let place = u32::from(piece.place());
+        // SAFETY: no memory is passed.
+        let emptied = unsafe {
+            self.ring
+                .submitter()
+                .register_buffers_update(place, &[nothing], None)
+        };
+        if let Err(error) = emptied {
+            tracing::warn!(%error, "io_uring keeps memory that is not in use any more");
+        }
+        self.regions.release(piece);
+    }
+
+    /// Empties the places that no entry is on its way to; if the kernel does not take those entries now, a later turn
+    /// does it.
+    #[cold]
+    fn empty_places(&mut self) {
+        if !self.has_taken_all() {
+            self.enter(EnterFlags::empty(), 0, None);
+            self.push_backlog();
+        }
+        if self.has_taken_all() {
+            for piece in std::mem::take(&mut self.leaving) {
+                self.empty_place(piece);
+            }
+        }
+    }
+
+    /// Whether the kernel has every entry that was made.
+    fn has_taken_all(&mut self) -> bool {
+        self.backlog.is_empty() && self.ring.submission().is_empty()
+    }
+
     #[inline]
     fn read(&mut self, id: SlotId, fd: RawFd, bufs: &mut Buffers, offset: u64) -> squeue::Entry {
         let fd = types::Fd(fd);
         if let Some((address, len)) = single(bufs, 0) {
+            if let Some(place) = self.registered(address, len) {
+                return opcode::ReadFixed::new(fd, address, len, place)
+                    .offset(sys::position(offset))
+                    .build();
+            }
             return opcode::Read::new(fd, address, len)
                 .offset(sys::position(offset))
                 .build();
@@ -277,6 +360,12 @@ impl Uring {
         let fd = types::Fd(fd);
         let flags = if fua { libc::RWF_DSYNC } else { 0 };
         if let Some((address, len)) = single(bufs, 0) {
+            if let Some(place) = self.registered(address, len) {
+                return opcode::WriteFixed::new(fd, address, len, place)
+                    .offset(sys::position(offset))
+                    .rw_flags(flags)
+                    .build();
+            }
             return opcode::Write::new(fd, address, len)
                 .offset(sys::position(offset))
                 .rw_flags(flags)
@@ -341,6 +430,9 @@ impl Backend for Uring {
         self.pool.collect(done);
         self.reap(done);
         self.push_backlog();
+        if !self.leaving.is_empty() {
+            self.empty_places();
+        }
         match nap {
             Nap::Sleep(timeout) if done.is_empty() && self.backlog.is_empty() => {
                 if !self.bell_armed {
@@ -361,9 +453,43 @@ impl Backend for Uring {
         self.pool.collect(done);
     }
 
+    fn register(&mut self, region: &Arc<Region>) -> io::Result<bool> {
+        if !self.leaving.is_empty() {
+            self.empty_places();
+        }
+        if !self.has_table {
+            self.ring.submitter().register_buffers_sparse(u32::from(PLACES))?;
+            self.has_table = true;
+        }
+        let pieces = self.regions.insert(region).map_err(io::Error::other)?;
+        for (filled, piece) in pieces.iter().enumerate() {
+            if let Err(error) = self.fill_place(piece) {
+                // No entry names any of them yet.
+                for (index, piece) in self.regions.remove(region).into_iter().enumerate() {
+                    if index < filled {
+                        self.empty_place(piece);
+                    } else {
+                        self.regions.release(piece);
+                    }
+                }
+                return Err(error);
+            }
+        }
+        Ok(true)
+    }
+
+    fn unregister(&mut self, region: &Arc<Region>) {
+        let pieces = self.regions.remove(region);
+        if !pieces.is_empty() {
+            self.leaving.extend(pieces);
+            self.empty_places();
+        }
+    }
+
     fn stats(&self) -> RingStats {
         RingStats {
             enters: self.enters,
+            fixed: self.fixed,
             ..RingStats::default()
         }
     }
