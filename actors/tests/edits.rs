@@ -344,3 +344,193 @@ fn an_emptied_image_shows_what_is_below_it() {
     images.img("check -q top.qcow2");
     assert!(images.content("top.qcow2") == expected, "what is below");
 }
+
+/// What `qemu-img info` says of an image's format, the place of the file left out.
+#[track_caller]
+fn format_of(images: &Images, name: &str) -> Value {
+    let info = images.info(name);
+    json!([
+        info["virtual-size"],
+        info["format-specific"],
+        info["backing-filename"],
+        info["backing-filename-format"],
+        info["dirty-flag"]
+    ])
+}
+
+#[test]
+fn an_amended_image_is_what_qemu_img_makes_of_it() {
+    let cases = [
+        ("compat=0.10", "compat=1.1"),
+        ("compat=0.10", "compat=v3,lazy_refcounts=on,size=9M"),
+        ("compat=1.1", "lazy_refcounts=on"),
+        ("compat=1.1,lazy_refcounts=on", "lazy_refcounts=off,size=2M"),
+        ("compat=1.1", "size=20M"),
+        ("compat=1.1", "compat=1.1,refcount_bits=16,data_file_raw=off"),
+        ("compat=1.1,lazy_refcounts=on", "compat=0.10"),
+        (
+            "compat=0.10,backing_file=base.raw,backing_fmt=raw",
+            "compat=1.1,backing_file=base.raw,backing_fmt=raw",
+        ),
+        ("compat=1.1,backing_file=base.raw,backing_fmt=raw", "compat=v2"),
+    ];
+    for (made, amended) in cases {
+        let images = Images::new();
+        images.img("create -q -f raw base.raw 4M");
+        for name in ["ours", "qemus"] {
+            images.img(&format!("create -q -f qcow2 -o {made} {name}.qcow2 4M"));
+            images.fill(&format!("{name}.qcow2"), 5, 512 * KIB, MIB);
+        }
+        images.img(&format!("amend -f qcow2 -o {amended} qemus.qcow2"));
+        let options: Options = amended
+            .split(',')
+            .filter_map(|option| option.split_once('='))
+            .map(|(name, value)| (name.to_owned(), json!(value)))
+            .collect();
+        let ours = &images;
+        with_graph(|graph| async move {
+            ours.add(&graph, "ours", json!({})).await;
+            let client = attach(&graph, "ours", READ_WRITE).await;
+            write(&client, 0, 6, 64 * KIB as usize).await;
+            graph.amend("ours", options).await.expect(amended);
+            let size = ours.info("qemus.qcow2")["virtual-size"].as_u64();
+            assert_eq!(Some(graph.node("ours").await.unwrap().size), size, "{amended}");
+            // It goes on being written to as it is now.
+            write(&client, MIB, 7, 64 * KIB as usize).await;
+            graph.detach(client.root()).await.unwrap();
+        });
+        images.fill("qemus.qcow2", 6, 0, 64 * KIB);
+        images.fill("qemus.qcow2", 7, MIB, 64 * KIB);
+        images.img("check -q ours.qcow2");
+        let case = format!("{made}, then {amended}");
+        assert_eq!(
+            format_of(&images, "ours.qcow2"),
+            format_of(&images, "qemus.qcow2"),
+            "{case}"
+        );
+        assert!(
+            images.content("ours.qcow2") == images.content("qemus.qcow2"),
+            "other data: {case}"
+        );
+    }
+}
+
+#[test]
+fn what_qemu_img_does_not_amend_is_refused_in_its_words_and_changes_nothing() {
+    let cases = [
+        ("compat=1.1", "cluster_size=32k"),
+        ("compat=1.1", "preallocation=metadata"),
+        ("compat=1.1", "encryption=on"),
+        ("compat=1.1", "encrypt.state=active"),
+        ("compat=1.1", "compression_type=zstd"),
+        ("compat=1.1", "extended_l2=on"),
+        ("compat=1.1", "nonsense=1"),
+        ("compat=1.1", "compat=0.9"),
+        ("compat=1.1", "refcount_bits=3"),
+        ("compat=0.10", "refcount_bits=8"),
+        ("compat=1.1", "lazy_refcounts=maybe"),
+        ("compat=0.10", "lazy_refcounts=on"),
+        ("compat=1.1", "compat=0.10,lazy_refcounts=on"),
+        ("compat=1.1,refcount_bits=8", "compat=0.10"),
+        ("compat=1.1", "size=1000"),
+        ("compat=1.1", "size=x"),
+        ("compat=1.1", "data_file=x"),
+        ("compat=1.1", "data_file_raw=on"),
+        ("compat=1.1", "backing_file=base.raw"),
+        ("compat=1.1", "backing_fmt=raw"),
+    ];
+    for (made, amended) in cases {
+        let images = Images::new();
+        images.img(&format!("create -q -f qcow2 -o {made} top.qcow2 4M"));
+        let before = std::fs::read(images.path("top.qcow2")).unwrap();
+        let (name, value) = amended.split_once('=').unwrap();
+        let options: Options = amended
+            .split(',')
+            .filter_map(|option| option.split_once('='))
+            .map(|(name, value)| (name.to_owned(), json!(value)))
+            .collect();
+        let output = Command::new("qemu-img")
+            .args(["amend", "-f", "qcow2", "-o", amended])
+            .arg(images.path("top.qcow2"))
+            .output()
+            .unwrap();
+        let printed = String::from_utf8(output.stderr).unwrap();
+        let said = printed
+            .lines()
+            .next()
+            .unwrap()
+            .trim_start_matches("qemu-img: ")
+            .to_owned();
+        let top = &images;
+        with_graph(|graph| async move {
+            top.add(&graph, "top", json!({})).await;
+            let error = graph.amend("top", options).await.unwrap_err();
+            assert_eq!(error.to_string(), said, "{name}={value}");
+        });
+        assert!(
+            std::fs::read(images.path("top.qcow2")).unwrap() == before,
+            "{amended}"
+        );
+    }
+}
+
+#[test]
+fn what_version_2_cannot_express_stays_version_3() {
+    let images = &Images::new();
+    for (name, options) in [
+        ("zeroes", "compat=1.1"),
+        ("snapshots", "compat=1.1"),
+        ("zstd", "compression_type=zstd"),
+        ("old", "compat=0.10"),
+    ] {
+        images.img(&format!("create -q -f qcow2 -o {options} {name}.qcow2 4M"));
+    }
+    images.tool("qemu-io", &["-c", "write -z 1M 64k", "zeroes.qcow2"]);
+    images.img("snapshot -c s snapshots.qcow2");
+    images.img("snapshot -c s old.qcow2");
+    with_graph(|graph| async move {
+        for (name, compat, text) in [
+            (
+                "zeroes",
+                "0.10",
+                "Downgrading an image that has zero clusters is not supported yet",
+            ),
+            (
+                "snapshots",
+                "0.10",
+                "Internal snapshots prevent downgrade of image",
+            ),
+            (
+                "zstd",
+                "0.10",
+                "Cannot downgrade an image with incompatible features 0x8 set",
+            ),
+            (
+                "old",
+                "1.1",
+                "Upgrading an image that has internal snapshots is not supported yet",
+            ),
+        ] {
+            images.add(&graph, name, json!({})).await;
+            let error = graph
+                .amend(name, object(json!({"compat": compat})))
+                .await
+                .unwrap_err();
+            assert_eq!(
+                (error.kind(), &*error.to_string()),
+                (ErrorKind::Unsupported, text)
+            );
+        }
+        let name = "read-only";
+        let file = json!({"driver": "file", "filename": images.path("zeroes.qcow2")});
+        let node = json!({"driver": "qcow2", "node-name": name, "read-only": true, "file": file});
+        graph.blockdev_del("zeroes").await.unwrap();
+        graph.blockdev_add(object(node)).await.unwrap();
+        assert!(graph.amend(name, object(json!({"size": 0}))).await.is_err());
+        let error = graph.amend("nothing", Options::new()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+    });
+    for name in ["zeroes", "snapshots", "zstd", "old"] {
+        images.img(&format!("check -q {name}.qcow2"));
+    }
+}

@@ -156,6 +156,13 @@ pub enum GraphRequest {
     },
     /// Make an image: what the `blockdev-create` job runs.
     BlockdevCreate(Options),
+    /// Change format options of an open image in place, as `qemu-img amend` does.
+    Amend {
+        /// Its node's name.
+        node_name: String,
+        /// `qemu-img amend`'s options, by its names: `compat`, `lazy_refcounts`, `size`.
+        options: Options,
+    },
     /// Change a node's length.
     Resize {
         /// Its name.

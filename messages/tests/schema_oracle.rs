@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-/// Members left out on purpose: no encrypted image can be opened or made.
+/// Members left out on purpose where we do not list them: no encrypted image can be opened or made.
 const NOT_SERVED: &[&str] = &["encrypt"];
 
 type Schema = BTreeMap<String, Value>;
@@ -75,10 +75,13 @@ impl Comparison {
     }
 
     fn objects(&mut self, ours: &Value, theirs: &Value, path: &str) {
-        let served = |member: &Value| !NOT_SERVED.contains(&member["name"].as_str().unwrap());
+        let mut ours_listed = list(ours, "members");
+        let served = |member: &Value| {
+            let listed = ours_listed.iter().any(|ours| ours["name"] == member["name"]);
+            listed || !NOT_SERVED.contains(&member["name"].as_str().unwrap())
+        };
         let mut theirs_served = list(theirs, "members");
         theirs_served.retain(served);
-        let mut ours_listed = list(ours, "members");
         // What QEMU does not have says so by its name.
         ours_listed.retain(|member| !member["name"].as_str().unwrap().starts_with("x-millpond-"));
         let names = |members: &[Value]| members.iter().map(|m| m["name"].clone()).collect::<Vec<_>>();

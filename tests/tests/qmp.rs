@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 
 use millpond_tests::PATIENCE;
+use millpond_tests::beside::beside_qemu;
 use millpond_tests::daemon::{Daemon, daemon, monitor_path};
 use millpond_tests::image;
 use millpond_tests::nbd::Connect;
@@ -487,4 +488,54 @@ fn snapshot_puts_an_overlay_under_the_export() {
             .refused("blockdev-snapshot", json!({ "node": node, "overlay": overlay }));
         assert!(!error.desc.is_empty());
     }
+}
+
+#[test]
+fn an_amend_job_says_what_qemus_does() {
+    let amend =
+        |id: &str, node: &str, options: Value| json!({"job-id": id, "node-name": node, "options": options});
+    let luks = json!({"format": "luks", "state": "active", "new-secret": "s"});
+    beside_qemu(|mut daemon: Daemon| {
+        let path = daemon.dir().join("amended.qcow2");
+        image::create(&path, "qcow2", "", MIB);
+        let qmp = &mut daemon.qmp;
+        qmp.ok("blockdev-add", image::file("file", &path));
+        qmp.ok("blockdev-add", image::over("qcow2", "image", "file"));
+        qmp.ok("blockdev-add", null_node("null"));
+        let mut seen = Vec::new();
+        for arguments in [
+            amend("j", "nothing", json!({"driver": "qcow2"})),
+            amend("j", "null", json!({"driver": "qcow2"})),
+            amend("j", "image", json!({"driver": "file", "x": 1})),
+            amend("j", "image", json!({"driver": "file"})),
+            amend("j", "null", json!({"driver": "null-co"})),
+            amend("j", "file", json!({"driver": "file"})),
+            amend("!", "file", json!({"driver": "file"})),
+            amend("!", "image", json!({"driver": "qcow2"})),
+        ] {
+            seen.push(json!(qmp.refused("x-blockdev-amend", arguments).desc));
+        }
+        for options in [
+            json!({"driver": "qcow2"}),
+            json!({"driver": "qcow2", "encrypt": {"format": "qcow"}}),
+            json!({"driver": "qcow2", "encrypt": luks}),
+        ] {
+            let mut arguments = amend("j", "image", options);
+            arguments["force"] = json!(true);
+            qmp.ok("x-blockdev-amend", arguments.clone());
+            loop {
+                let event = qmp.wait_event("JOB_STATUS_CHANGE");
+                let concluded = event["status"] == "concluded";
+                seen.push(event);
+                if concluded {
+                    break;
+                }
+            }
+            seen.push(qmp.ok("query-jobs", json!({})));
+            seen.push(json!(qmp.refused("x-blockdev-amend", arguments).desc));
+            qmp.ok("job-dismiss", json!({"id": "j"}));
+            seen.push(qmp.wait_event("JOB_STATUS_CHANGE"));
+        }
+        seen
+    });
 }

@@ -1,4 +1,4 @@
-//! Jobs that make images: the states they go through, and what is left of them when they have ended.
+//! Jobs that make images or change them: the states they go through, and what is left of them when they have ended.
 
 use super::Daemon;
 use crate::monitor::chardev::is_identifier;
@@ -30,6 +30,33 @@ impl Daemon {
     /// # Errors
     /// The id is malformed or taken.
     pub(crate) fn start_create(&self, id: &str, options: Options) -> Result<(), QmpError> {
+        let daemon = self.clone();
+        self.start_job(id, JobType::Create, async move {
+            let created = daemon.graph(GraphRequest::BlockdevCreate(options)).await;
+            created.map(|_| ())
+        })
+    }
+
+    /// Starts the job `id` that changes how an image is encrypted, where that is asked for. No image that can be opened
+    /// is, so there is nothing that it could change.
+    ///
+    /// # Errors
+    /// The id is malformed or taken.
+    pub(crate) fn start_amend(&self, id: &str, encryption: bool) -> Result<(), QmpError> {
+        self.start_job(id, JobType::Amend, async move {
+            match encryption {
+                true => Err(QmpError::generic("image is not encrypted, can't amend")),
+                false => Ok(()),
+            }
+        })
+    }
+
+    fn start_job(
+        &self,
+        id: &str,
+        kind: JobType,
+        work: impl Future<Output = Result<(), QmpError>> + 'static,
+    ) -> Result<(), QmpError> {
         if !is_identifier(id) {
             return Err(QmpError::generic(format!("Invalid job ID '{id}'")));
         }
@@ -38,7 +65,7 @@ impl Daemon {
         }
         let info = JobInfo {
             id: id.to_owned(),
-            kind: JobType::Create,
+            kind,
             status: JobStatus::Undefined,
             current_progress: 0,
             total_progress: 1,
@@ -48,21 +75,20 @@ impl Daemon {
         self.set_job_status(id, JobStatus::Created);
         self.set_job_status(id, JobStatus::Running);
         let (daemon, owned_id) = (self.clone(), id.to_owned());
-        let task = actix_rt::spawn(async move { daemon.create(&owned_id, options).await });
+        let task = actix_rt::spawn(async move { daemon.end_job(&owned_id, work.await) });
         if let Some(job) = self.parts.jobs.borrow_mut().find(id) {
             job.task = Some(task);
         }
         Ok(())
     }
 
-    async fn create(&self, id: &str, options: Options) {
-        let result = self.graph(GraphRequest::BlockdevCreate(options)).await;
+    fn end_job(&self, id: &str, result: Result<(), QmpError>) {
         if let Some(job) = self.parts.jobs.borrow_mut().find(id) {
             job.info.current_progress = job.info.total_progress;
             job.info.error = result.as_ref().err().map(|error| error.desc.clone());
         }
         let last: &[JobStatus] = match result {
-            Ok(_) => &[JobStatus::Waiting, JobStatus::Pending, JobStatus::Concluded],
+            Ok(()) => &[JobStatus::Waiting, JobStatus::Pending, JobStatus::Concluded],
             Err(_) => &[JobStatus::Aborting, JobStatus::Concluded],
         };
         for status in last {

@@ -131,6 +131,7 @@ impl Handles {
             Order::ReadHead { node, len } => node::Order::ReadHead { node, len },
             Order::Commit { node, offset, len } => node::Order::Commit { node, offset, len },
             Order::MakeEmpty(node) => node::Order::MakeEmpty(node),
+            Order::Amend { node, options } => node::Order::Amend { node, options },
             Order::ChangeBackingFile { node, link } => node::Order::ChangeBackingFile { node, link },
         })
     }

@@ -265,6 +265,19 @@ impl GraphHandle {
         self.done(GraphRequest::BlockdevCreate(options)).await
     }
 
+    /// Changes format options of an open image in place, as `qemu-img amend` does and by its names: `compat`,
+    /// `lazy_refcounts`, `size`.
+    ///
+    /// # Errors
+    /// The format cannot, an option is not for it, somebody relies on what would change, or the driver's.
+    pub async fn amend(&self, node_name: impl Into<String>, options: Options) -> Result<()> {
+        self.done(GraphRequest::Amend {
+            node_name: node_name.into(),
+            options,
+        })
+        .await
+    }
+
     /// Changes a node's length, in bytes.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use drivers::driver::{CreateRequest, OpenRequest};
 use messages::error::errno::EFBIG;
+use messages::global_state::Options;
 use messages::{
     ChildSlot, DebugOrder, Error, ErrorKind, IoError, IoResult, MAX_LENGTH, NodeId, OpenFlags, RequestFlags,
     Result,
@@ -156,6 +157,7 @@ async fn carry_out_later(table: &Rc<NodeTable>, order: Order) -> OrderOutcome {
             .await,
         ),
         Order::MakeEmpty(node) => OrderOutcome::Done(make_empty(table, node).await),
+        Order::Amend { node, options } => OrderOutcome::Done(amend(table, node, &options).await),
         Order::ChangeBackingFile { node, link } => {
             OrderOutcome::Done(async { driver(table, node)?.change_backing_file(link).await }.await)
         }
@@ -341,6 +343,22 @@ async fn make_empty(table: &NodeTable, node: NodeId) -> Result<()> {
     // The next flush is not skipped: what was forgotten is so in memory only.
     cell.wrote(0);
     emptied
+}
+
+async fn amend(table: &NodeTable, node: NodeId, options: &Options) -> Result<()> {
+    let cell = found(table, node)?;
+    let driver = driver(table, node)?;
+    let amended = driver.amend(options).await;
+    // Of several changes some may have been made before one failed.
+    let length = driver.length().await;
+    if let Ok(size) = length {
+        cell.set_size(size);
+    }
+    cell.wrote(0);
+    cell.refresh();
+    amended?;
+    length.map_err(|error| Error::io("Could not refresh total sector count", error))?;
+    Ok(())
 }
 
 async fn describe(table: &NodeTable, node: NodeId) -> IoResult<Description> {

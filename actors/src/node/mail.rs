@@ -195,6 +195,13 @@ pub enum Order {
     },
     /// Forget all that the image has of its own. The node is still.
     MakeEmpty(NodeId),
+    /// Change options of the image's format in place. The node is still.
+    Amend {
+        /// The node.
+        node: NodeId,
+        /// `qemu-img amend`'s options.
+        options: Options,
+    },
     /// Record in the image which backing file it has.
     ChangeBackingFile {
         /// The node.

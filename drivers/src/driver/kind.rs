@@ -115,6 +115,11 @@ pub trait DriverKind: Send + Sync + 'static {
         false
     }
 
+    /// Options of an open image can be changed in place: [`Driver::amend`](super::Driver::amend) is implemented.
+    fn amends(&self) -> bool {
+        false
+    }
+
     /// Links to nodes of this driver cannot be frozen: such a node comes and goes with a job.
     fn never_freeze(&self) -> bool {
         false

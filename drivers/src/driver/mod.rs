@@ -359,6 +359,15 @@ pub trait Driver: 'static {
         )))
     }
 
+    /// Changes options of the image's format in place: `qemu-img amend`'s, by its names. What can be refused is refused
+    /// before anything changes. The node is still; its length is asked for afterwards, whatever the answer.
+    fn amend(&self, _options: &Options) -> Answer<'_, Result<()>> {
+        Answer::ready(Err(messages::Error::new(
+            messages::ErrorKind::Unsupported,
+            "This image format does not support option amendment",
+        )))
+    }
+
     /// Records in the image which backing file it has. The graph has linked the node already.
     fn change_backing_file(&self, _link: Option<BackingLink>) -> Answer<'_, Result<()>> {
         Answer::ready(Err(messages::Error::new(

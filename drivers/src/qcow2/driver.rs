@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use messages::global_state::Options;
 use messages::io::Preallocation;
 use messages::{
     CheckResult, DebugEvent, DriverInfo, Error, ErrorKind, IoError, IoResult, Limits, RequestFlags, Result,
@@ -9,7 +10,7 @@ use messages::{
 
 use super::Qcow2;
 use super::gate::Key;
-use super::header::DIRTY;
+use super::header::{DIRTY, Header};
 use super::state::{State, Stop};
 use crate::buffer::Buffers;
 use crate::driver::{
@@ -162,6 +163,11 @@ impl Driver for Qcow2 {
         })
     }
 
+    fn amend(&self, options: &Options) -> Answer<'_, Result<()>> {
+        let options = options.clone();
+        Answer::wait(async move { self.amend_image(&options).await })
+    }
+
     fn change_backing_file(&self, link: Option<BackingLink>) -> Answer<'_, Result<()>> {
         Answer::wait(self.record_backing(link))
     }
@@ -231,28 +237,36 @@ impl Qcow2 {
     }
 
     async fn record_backing(&self, link: Option<BackingLink>) -> Result<()> {
-        let (bytes, old) = {
-            let mut state = self.state.borrow_mut();
-            if !state.writable {
-                return Err(Error::new(ErrorKind::ReadOnly, "Image is read-only"));
-            }
-            let mut header = state.header.clone();
-            let name = link.as_ref().map(|link| link.filename.as_str());
-            header.set_backing(name, link.as_ref().and_then(|link| link.format.as_deref()))?;
-            let mut bytes = header.encode()?;
-            bytes.resize(1 << header.cluster_bits, 0);
-            (bytes, std::mem::replace(&mut state.header, header))
-        };
+        if !self.state.borrow().writable {
+            return Err(Error::new(ErrorKind::ReadOnly, "Image is read-only"));
+        }
+        let mut header = self.state.borrow().header.clone();
+        let name = link.as_ref().map(|link| link.filename.as_str());
+        header.set_backing(name, link.as_ref().and_then(|link| link.format.as_deref()))?;
+        self.replace_header(header, |header, old| {
+            header.backing = old.backing;
+            header.extensions.backing_format = old.extensions.backing_format;
+        })
+        .await
+    }
+
+    /// Writes the whole header cluster anew. Where that fails `restore` puts back what had changed, since whatever writes
+    /// the header next must not store what was refused.
+    pub(super) async fn replace_header(
+        &self,
+        header: Header,
+        restore: impl FnOnce(&mut Header, Header),
+    ) -> Result<()> {
+        let mut bytes = header.encode()?;
+        bytes.resize(1 << header.cluster_bits, 0);
+        let old = std::mem::replace(&mut self.state.borrow_mut().header, header);
         let (written, _) = self.file.write(0, bytes.into(), RequestFlags::empty()).await;
         let written = match written {
             Ok(()) => self.file.flush().await,
             Err(error) => Err(error),
         };
         written.map_err(|error| {
-            // Whatever writes the header next must not store what was refused.
-            let mut state = self.state.borrow_mut();
-            state.header.backing = old.backing;
-            state.header.extensions.backing_format = old.extensions.backing_format;
+            restore(&mut self.state.borrow_mut().header, old);
             Error::io("Could not update the image header", error)
         })
     }

@@ -48,6 +48,10 @@ impl DriverKind for Qcow2Kind {
         false
     }
 
+    fn amends(&self) -> bool {
+        true
+    }
+
     fn probe(&self, head: &[u8]) -> u8 {
         let known = be32(head, 0) == header::MAGIC && be32(head, 4) >= 2;
         if known { 100 } else { 0 }

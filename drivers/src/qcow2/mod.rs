@@ -27,6 +27,7 @@
 
 mod activate;
 mod allocate;
+mod amend;
 mod bytes;
 mod cache;
 mod census;

@@ -5,6 +5,7 @@
 //! questions are answered, whatever mutation waits.
 
 mod activate;
+mod amend;
 mod backing;
 mod backing_link;
 mod cancel;
@@ -494,6 +495,7 @@ async fn change(world: &World, request: GraphRequest) -> Reply {
         }
         GraphRequest::AddChild { parent, node } => children::add_child(world, &parent, &node).await?,
         GraphRequest::DelChild { parent, child } => children::del_child(world, &parent, &child).await?,
+        GraphRequest::Amend { node_name, options } => amend::amend(world, &node_name, options).await?,
         GraphRequest::Resize { node_name, size } => resize::block_resize(world, &node_name, size).await?,
         GraphRequest::MoveNode { node_name, iothread } => {
             iothreads::move_node(world, &node_name, iothread.as_deref()).await?;

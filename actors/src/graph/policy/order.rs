@@ -148,6 +148,13 @@ pub enum Order {
     },
     /// Forget all that the image has of its own.
     MakeEmpty(NodeId),
+    /// Change options of the image's format in place.
+    Amend {
+        /// The node.
+        node: NodeId,
+        /// `qemu-img amend`'s options.
+        options: Options,
+    },
     /// Record in the image which backing file it has.
     ChangeBackingFile {
         /// The node.
@@ -185,6 +192,7 @@ impl Order {
             | Self::ReadHead { node, .. }
             | Self::ReopenPrepare { node, .. }
             | Self::Invalidate(node)
+            | Self::Amend { node, .. }
             | Self::ChangeBackingFile { node, .. } => vec![*node],
             _ => Vec::new(),
         }
@@ -197,6 +205,7 @@ impl Order {
             Self::Close(_) => "close",
             Self::Flush(_) => "flush",
             Self::Truncate { .. } => "resize",
+            Self::Amend { .. } => "amendment",
             Self::Create { .. } => "making of an image",
             Self::ReopenPrepare { .. } => "reopen",
             Self::PermissionsPrepare { .. } => "change of permissions",

@@ -93,6 +93,33 @@ pub(super) async fn create(daemon: Daemon, mut arguments: Object) -> Reply {
     Ok(done())
 }
 
+/// Only encryption can be amended by this command.
+pub(super) async fn amend(daemon: Daemon, mut arguments: Object) -> Reply {
+    let Some(Value::Object(options)) = arguments.shift_remove("options") else {
+        return Ok(done());
+    };
+    let node_name = text(&arguments, "node-name").to_owned();
+    let driver = match daemon.graph(GraphRequest::Query(Query::Node { node_name })).await {
+        Ok(GraphReply::Node(facts)) => facts.driver,
+        Ok(_) => return Err(wrong_kind()),
+        Err(_) => {
+            let name = text(&arguments, "node-name");
+            let text = format!("Cannot find device='' nor node-name='{name}'");
+            return Err(QmpError::generic(text));
+        }
+    };
+    if driver != text(&options, "driver") {
+        return Err(QmpError::generic(
+            "x-blockdev-amend doesn't support changing the block driver",
+        ));
+    }
+    if driver != "qcow2" {
+        return Err(QmpError::generic("Driver does not support x-blockdev-amend"));
+    }
+    daemon.start_amend(text(&arguments, "job-id"), options.contains_key("encrypt"))?;
+    Ok(done())
+}
+
 pub(super) async fn resize(daemon: Daemon, arguments: Object) -> Reply {
     let device = text(&arguments, "device");
     let node_name = text(&arguments, "node-name");

@@ -64,6 +64,7 @@ const TABLE: &[(&str, Handler)] = table! {
     "query-qmp-schema" => control::schema,
     "query-version" => control::version,
     "quit" => control::quit,
+    "x-blockdev-amend" => graph::amend,
     "x-blockdev-change" => graph::change_children,
     "x-blockdev-set-iothread" => graph::set_iothread,
     "x-debug-query-block-graph" => graph::query_graph,

@@ -1,5 +1,6 @@
 //! The commands: one row each.
 
+use super::amend::BLOCKDEV_AMEND_OPTIONS;
 use super::character_device::{CHARDEV_BACKEND_INFO, CHARDEV_INFO};
 use super::control::{COMMAND_INFO, QMP_CAPABILITY, VERSION_INFO};
 use super::create::BLOCKDEV_CREATE_OPTIONS;
@@ -35,6 +36,14 @@ pub static COMMANDS: &[Command] = &[
         req("job-id", STR),
         req("options", Struct(&BLOCKDEV_CREATE_OPTIONS)),
     ]),
+    command("x-blockdev-amend")
+        .takes(&[
+            req("job-id", STR),
+            req("node-name", STR),
+            req("options", Struct(&BLOCKDEV_AMEND_OPTIONS)),
+            opt("force", BOOL),
+        ])
+        .with(&["unstable"]),
     command("blockdev-set-active").takes(&[opt("node-name", STR), req("active", BOOL)]),
     command("block_resize").takes(&[opt("device", STR), opt("node-name", STR), req("size", I64)]),
     command("x-blockdev-change")

@@ -3,6 +3,7 @@
 //! A command is added by a row in `commands.rs` and the types it needs. Members stand in the order in
 //! which QEMU checks them, so that of several mistakes the same one is told.
 
+mod amend;
 mod character_device;
 mod commands;
 mod control;

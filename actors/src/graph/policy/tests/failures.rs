@@ -1,6 +1,7 @@
 //! Whole or not at all: whichever step of a change fails, the graph is what it was.
 
 use drivers::driver::BackingLink;
+use messages::ErrorKind;
 use messages::global_state::{ChildOf, GraphRequest, NodeFacts};
 use serde_json::json;
 
@@ -452,6 +453,29 @@ fn of_a_commit() {
         let node_name = named("top");
         (to_commit(READ_WRITE), GraphRequest::Commit { node_name })
     });
+}
+
+fn amend(node: &str) -> GraphRequest {
+    GraphRequest::Amend {
+        node_name: named(node),
+        options: options(json!({"lazy_refcounts": "on"})),
+    }
+}
+
+#[test]
+fn of_an_amendment() {
+    each_step_fails(|| (two_disks(), amend("a")));
+    // What cannot be amended, and what somebody relies on.
+    let mut world = two_disks();
+    let error = world.request(amend("af")).unwrap_err();
+    let text = "Format driver 'file' does not support option amendment";
+    assert_eq!(
+        (error.kind(), &*error.to_string()),
+        (ErrorKind::Unsupported, text)
+    );
+    world.root(attach("a", READ, ALL - Permissions::RESIZE));
+    assert!(world.request(amend("a")).is_err());
+    world.assert_settled(&[]);
 }
 
 #[test]

@@ -73,6 +73,10 @@ impl DriverKind for Kind {
         self.is_filter
     }
 
+    fn amends(&self) -> bool {
+        self.name == "fmt"
+    }
+
     fn never_freeze(&self) -> bool {
         self.name == "fleeting"
     }
@@ -632,7 +636,9 @@ impl FakeWorld {
                 };
                 ended(OrderOutcome::Done(result))
             }
-            Order::Truncate { .. } if self.fails() => ended(OrderOutcome::Done(Err(failed()))),
+            Order::Truncate { .. } | Order::Amend { .. } if self.fails() => {
+                ended(OrderOutcome::Done(Err(failed())))
+            }
             Order::PermissionsPrepare { node, taken, shared } => {
                 if self.fails() {
                     self.promises(node).refuse_permissions();
@@ -732,7 +738,7 @@ impl FakeWorld {
                 Vec::new()
             }
             Order::Commit { .. } | Order::MakeEmpty(_) => done(),
-            Order::Truncate { .. } | Order::Create { .. } => done(),
+            Order::Truncate { .. } | Order::Amend { .. } | Order::Create { .. } => done(),
         }
     }
 
@@ -800,6 +806,7 @@ pub fn subject(order: &Order) -> Option<NodeId> {
         | Order::Debug { node, .. }
         | Order::CopyOnRead { node, .. }
         | Order::Commit { node, .. }
+        | Order::Amend { node, .. }
         | Order::ChangeBackingFile { node, .. } => Some(*node),
         Order::Open(_)
         | Order::MoveRoot { .. }

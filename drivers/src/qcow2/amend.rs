@@ -1,0 +1,290 @@
+//! Changes of an open image's format options, as `qemu-img amend` makes them and with its names and words.
+
+use messages::global_state::Options;
+use messages::io::Preallocation;
+use messages::{Error, ErrorKind, IoError, MAX_LENGTH, RequestFlags, Result, SECTOR_SIZE};
+use serde_json::Value;
+
+use super::Qcow2;
+use super::entry::{Cluster, cluster};
+use super::header::{DIRTY, Header, LAZY_REFCOUNTS};
+use super::options::{boolean, number};
+
+/// The width that refcounts of version 2 have, as a power of two.
+const V2_REFCOUNT_ORDER: u32 = 4;
+
+fn invalid(text: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::InvalidArgument, text)
+}
+
+fn unsupported(text: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::Unsupported, text)
+}
+
+/// What the image is to become, options that stay as they are left out.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Wanted {
+    version: Option<u32>,
+    lazy_refcounts: Option<bool>,
+    size: Option<u64>,
+}
+
+impl Wanted {
+    fn parse(options: &Options, header: &Header) -> Result<Self> {
+        let mut wanted = Self::default();
+        let mut refcount_bits = None;
+        for (name, value) in options {
+            match name.as_str() {
+                "compat" => wanted.version = Some(version(value)?),
+                "lazy_refcounts" => wanted.lazy_refcounts = Some(truth(name, value)?),
+                "size" => wanted.size = Some(natural(name, value)?),
+                "refcount_bits" => refcount_bits = Some(natural(name, value)?),
+                "backing_file" | "backing_fmt" => check_backing(options, header)?,
+                "data_file" => {
+                    let text = "data-file can only be set for images that use an external data file";
+                    return Err(invalid(text));
+                }
+                "data_file_raw" if truth(name, value)? => {
+                    return Err(invalid("data-file-raw cannot be set on existing images"));
+                }
+                "data_file_raw" => {}
+                "encrypt.state" | "encrypt.new-secret" | "encrypt.old-secret" | "encrypt.keyslot"
+                | "encrypt.iter-time" => {
+                    let text = "Can't amend encryption options - encryption not present";
+                    return Err(invalid(text));
+                }
+                // Also those that are for new images only.
+                _ => return Err(invalid(format!("Invalid parameter '{name}'"))),
+            }
+        }
+        wanted.version = wanted.version.filter(|version| *version != header.version);
+        wanted.check_refcount_bits(refcount_bits, header)?;
+        let lazy = header.compatible & LAZY_REFCOUNTS != 0;
+        wanted.lazy_refcounts = wanted.lazy_refcounts.filter(|wanted| *wanted != lazy);
+        if wanted.lazy_refcounts == Some(true) && wanted.version.unwrap_or(header.version) < 3 {
+            return Err(invalid(
+                "Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or greater)",
+            ));
+        }
+        wanted.size = wanted.size.filter(|size| *size != header.size);
+        wanted.check_size(header)?;
+        if wanted.version == Some(2) {
+            check_downgrade(header)?;
+        }
+        if wanted.version == Some(3) && header.snapshots > 0 {
+            return Err(unsupported(
+                "Upgrading an image that has internal snapshots is not supported yet",
+            ));
+        }
+        Ok(wanted)
+    }
+
+    fn check_refcount_bits(&self, bits: Option<u64>, header: &Header) -> Result<()> {
+        let Some(bits) = bits else { return Ok(()) };
+        if !bits.is_power_of_two() || bits > 64 {
+            return Err(invalid(
+                "Refcount width must be a power of two and may not exceed 64 bits",
+            ));
+        }
+        if bits == 1 << header.refcount_order {
+            return Ok(());
+        }
+        if self.version.unwrap_or(header.version) < 3 {
+            return Err(invalid(
+                "Refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or greater)",
+            ));
+        }
+        Err(unsupported("Changing the refcount width is not supported yet"))
+    }
+
+    /// What a resize would refuse is refused before anything else changes.
+    fn check_size(&self, header: &Header) -> Result<()> {
+        let Some(size) = self.size else { return Ok(()) };
+        if size > MAX_LENGTH {
+            return Err(invalid("Image size cannot be negative"));
+        }
+        if !size.is_multiple_of(SECTOR_SIZE) {
+            return Err(invalid("The new size must be a multiple of 512"));
+        }
+        if header.snapshots > 0 && header.version < 3 {
+            return Err(unsupported("Can't resize a v2 image which has snapshots"));
+        }
+        Ok(())
+    }
+}
+
+fn version(value: &Value) -> Result<u32> {
+    match value.as_str() {
+        Some("0.10" | "v2") => Ok(2),
+        Some("1.1" | "v3") => Ok(3),
+        Some(other) => Err(invalid(format!("Unknown compatibility level {other}"))),
+        None => Err(invalid("Invalid parameter type for 'compat', expected: string")),
+    }
+}
+
+fn truth(name: &str, value: &Value) -> Result<bool> {
+    let parsed = boolean(value.clone()).ok().flatten();
+    parsed.ok_or_else(|| invalid(format!("Parameter '{name}' expects 'on' or 'off'")))
+}
+
+fn natural(name: &str, value: &Value) -> Result<u64> {
+    let parsed = number(value.clone()).ok().flatten();
+    let text = || format!("Parameter '{name}' expects a non-negative number below 2^64");
+    parsed.ok_or_else(|| invalid(text()))
+}
+
+/// Naming the backing file that the image has already is no change.
+fn check_backing(options: &Options, header: &Header) -> Result<()> {
+    let given = |name| options.get(name).and_then(Value::as_str);
+    let file = given("backing_file").map(str::as_bytes);
+    if file == header.backing.as_deref()
+        && given("backing_fmt") == header.extensions.backing_format.as_deref()
+    {
+        return Ok(());
+    }
+    Err(unsupported("Cannot amend the backing file"))
+}
+
+/// What version 2 cannot express, the clusters left out.
+fn check_downgrade(header: &Header) -> Result<()> {
+    if header.refcount_order != V2_REFCOUNT_ORDER {
+        return Err(unsupported("compat=0.10 requires refcount_bits=16"));
+    }
+    let features = header.incompatible & !DIRTY;
+    if features != 0 {
+        let text = format!("Cannot downgrade an image with incompatible features {features:#x} set");
+        return Err(unsupported(text));
+    }
+    if header.snapshots > 0 {
+        return Err(unsupported("Internal snapshots prevent downgrade of image"));
+    }
+    if header.extensions.bitmaps().is_some() {
+        return Err(unsupported("Bitmaps prevent downgrade of image"));
+    }
+    Ok(())
+}
+
+impl Qcow2 {
+    /// Changes what the options ask for. Where one change fails, those before it stay.
+    pub(super) async fn amend_image(&self, options: &Options) -> Result<()> {
+        if !self.state.borrow().writable {
+            return Err(Error::new(ErrorKind::ReadOnly, "Image is read-only"));
+        }
+        let wanted = Wanted::parse(options, &self.state.borrow().header)?;
+        if wanted == Wanted::default() {
+            return Ok(());
+        }
+        let readied = self.activate_late().await;
+        readied.map_err(|error| Error::io("Could not prepare the image", error))?;
+        if wanted.version == Some(2) {
+            self.refuse_zero_clusters().await?;
+        }
+        if wanted.version == Some(3) {
+            self.set_version(3).await?;
+        }
+        if let Some(lazy) = wanted.lazy_refcounts {
+            self.set_lazy_refcounts(lazy).await?;
+        }
+        if let Some(size) = wanted.size {
+            self.resize(size, Preallocation::Off, RequestFlags::empty())
+                .await?;
+        }
+        if wanted.version == Some(2) {
+            // A shrink may have left clusters that read as zeroes.
+            self.refuse_zero_clusters().await?;
+            self.set_lazy_refcounts(false).await?;
+            self.set_version(2).await?;
+        }
+        Ok(())
+    }
+
+    async fn set_version(&self, version: u32) -> Result<()> {
+        let mut header = self.state.borrow().header.clone();
+        header.version = version;
+        if version < 3 {
+            (header.incompatible, header.compatible, header.autoclear) = (0, 0, 0);
+            header.unknown.clear();
+        }
+        self.replace_header(header, |header, old| *header = old).await?;
+        let mut state = self.state.borrow_mut();
+        state.geometry.version = version;
+        state.settings.discard_no_unref &= version >= 3;
+        Ok(())
+    }
+
+    /// Without lazy refcounts the image is never marked as one whose refcounts lag behind.
+    async fn set_lazy_refcounts(&self, lazy: bool) -> Result<()> {
+        let old = {
+            let mut state = self.state.borrow_mut();
+            std::mem::replace(&mut state.settings.lazy_refcounts, lazy)
+        };
+        let stored = self.store_lazy_refcounts(lazy).await;
+        if stored.is_err() {
+            self.state.borrow_mut().settings.lazy_refcounts = old;
+        }
+        stored
+    }
+
+    async fn store_lazy_refcounts(&self, lazy: bool) -> Result<()> {
+        if !lazy {
+            self.put_away().await?;
+        }
+        let old = {
+            let header = &mut self.state.borrow_mut().header;
+            let old = header.compatible;
+            header.compatible = if lazy {
+                old | LAZY_REFCOUNTS
+            } else {
+                old & !LAZY_REFCOUNTS
+            };
+            old
+        };
+        let written = match self.write_features().await {
+            Ok(()) => self.file.flush().await,
+            Err(error) => Err(error),
+        };
+        written.map_err(|error| {
+            self.state.borrow_mut().header.compatible = old;
+            Error::io("Could not update the image header", error)
+        })
+    }
+
+    /// Clusters that read as zeroes cannot be told of in version 2.
+    async fn refuse_zero_clusters(&self) -> Result<()> {
+        let found = self.has_zero_clusters().await;
+        match found.map_err(|error| Error::io("Failed to look for zero clusters", error))? {
+            true => Err(unsupported(
+                "Downgrading an image that has zero clusters is not supported yet",
+            )),
+            false => Ok(()),
+        }
+    }
+
+    async fn has_zero_clusters(&self) -> Result<bool, IoError> {
+        let geometry = self.state.borrow().geometry;
+        let size = self.state.borrow().header.size;
+        let mut offset = 0;
+        while offset < size {
+            let (found, next) = self
+                .run(move |state| {
+                    let Some(key) = state.slice_key(offset)? else {
+                        return Ok((
+                            false,
+                            ((offset >> geometry.l2_span_bits()) + 1) << geometry.l2_span_bits(),
+                        ));
+                    };
+                    let zero = |entry: &u64| {
+                        matches!(cluster(*entry), Cluster::ZeroPlain | Cluster::ZeroAllocated(_))
+                    };
+                    let span = (geometry.slice_entries() as u64) << geometry.cluster_bits;
+                    Ok((state.slice(key)?.iter().any(zero), offset + span))
+                })
+                .await?;
+            if found {
+                return Ok(true);
+            }
+            offset = next;
+        }
+        Ok(false)
+    }
+}
