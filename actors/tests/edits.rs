@@ -364,6 +364,7 @@ fn an_amended_image_is_what_qemu_img_makes_of_it() {
         ("compat=0.10", "compat=1.1"),
         ("compat=0.10", "compat=v3,lazy_refcounts=on,size=9M"),
         ("compat=1.1", "lazy_refcounts=on"),
+        ("compat=1.1,lazy_refcounts=on", "lazy_refcounts=off"),
         ("compat=1.1,lazy_refcounts=on", "lazy_refcounts=off,size=2M"),
         ("compat=1.1", "size=20M"),
         ("compat=1.1", "compat=1.1,refcount_bits=16,data_file_raw=off"),
@@ -392,15 +393,26 @@ fn an_amended_image_is_what_qemu_img_makes_of_it() {
             ours.add(&graph, "ours", json!({})).await;
             let client = attach(&graph, "ours", READ_WRITE).await;
             write(&client, 0, 6, 64 * KIB as usize).await;
+            client.flush().await.expect(WELL_FORMED);
             graph.amend("ours", options).await.expect(amended);
             let size = ours.info("qemus.qcow2")["virtual-size"].as_u64();
             assert_eq!(Some(graph.node("ours").await.unwrap().size), size, "{amended}");
             // It goes on being written to as it is now.
             write(&client, MIB, 7, 64 * KIB as usize).await;
+            let zeroed = client
+                .write_zeroes(MIB + 64 * KIB, 64 * KIB, RequestFlags::MAY_UNMAP)
+                .await;
+            zeroed.expect(WELL_FORMED);
+            client.flush().await.expect(WELL_FORMED);
+            if !amended.contains("lazy_refcounts=on") {
+                // No refcount lags behind, so a crash now would leave nothing to mend.
+                ours.img("check -U -q ours.qcow2");
+            }
             graph.detach(client.root()).await.unwrap();
         });
         images.fill("qemus.qcow2", 6, 0, 64 * KIB);
         images.fill("qemus.qcow2", 7, MIB, 64 * KIB);
+        images.tool("qemu-io", &["-c", "write -z -u 1088k 64k", "qemus.qcow2"]);
         images.img("check -q ours.qcow2");
         let case = format!("{made}, then {amended}");
         assert_eq!(
@@ -433,6 +445,7 @@ fn what_qemu_img_does_not_amend_is_refused_in_its_words_and_changes_nothing() {
         ("compat=1.1", "compat=0.10,lazy_refcounts=on"),
         ("compat=1.1,refcount_bits=8", "compat=0.10"),
         ("compat=1.1", "size=1000"),
+        ("compat=1.1", "lazy_refcounts=on,size=1000"),
         ("compat=1.1", "size=x"),
         ("compat=1.1", "data_file=x"),
         ("compat=1.1", "data_file_raw=on"),
@@ -443,7 +456,7 @@ fn what_qemu_img_does_not_amend_is_refused_in_its_words_and_changes_nothing() {
         let images = Images::new();
         images.img(&format!("create -q -f qcow2 -o {made} top.qcow2 4M"));
         let before = std::fs::read(images.path("top.qcow2")).unwrap();
-        let (name, value) = amended.split_once('=').unwrap();
+        std::fs::write(images.path("theirs.qcow2"), &before).unwrap();
         let options: Options = amended
             .split(',')
             .filter_map(|option| option.split_once('='))
@@ -451,7 +464,7 @@ fn what_qemu_img_does_not_amend_is_refused_in_its_words_and_changes_nothing() {
             .collect();
         let output = Command::new("qemu-img")
             .args(["amend", "-f", "qcow2", "-o", amended])
-            .arg(images.path("top.qcow2"))
+            .arg(images.path("theirs.qcow2"))
             .output()
             .unwrap();
         let printed = String::from_utf8(output.stderr).unwrap();
@@ -465,7 +478,7 @@ fn what_qemu_img_does_not_amend_is_refused_in_its_words_and_changes_nothing() {
         with_graph(|graph| async move {
             top.add(&graph, "top", json!({})).await;
             let error = graph.amend("top", options).await.unwrap_err();
-            assert_eq!(error.to_string(), said, "{name}={value}");
+            assert_eq!(error.to_string(), said, "{amended}");
         });
         assert!(
             std::fs::read(images.path("top.qcow2")).unwrap() == before,
@@ -512,10 +525,8 @@ fn what_version_2_cannot_express_stays_version_3() {
             ),
         ] {
             images.add(&graph, name, json!({})).await;
-            let error = graph
-                .amend(name, object(json!({"compat": compat})))
-                .await
-                .unwrap_err();
+            let wanted = object(json!({"compat": compat, "size": 8 * MIB}));
+            let error = graph.amend(name, wanted).await.unwrap_err();
             assert_eq!(
                 (error.kind(), &*error.to_string()),
                 (ErrorKind::Unsupported, text)
@@ -532,5 +543,10 @@ fn what_version_2_cannot_express_stays_version_3() {
     });
     for name in ["zeroes", "snapshots", "zstd", "old"] {
         images.img(&format!("check -q {name}.qcow2"));
+        assert_eq!(
+            images.info(&format!("{name}.qcow2"))["virtual-size"],
+            4 * MIB,
+            "{name}"
+        );
     }
 }
