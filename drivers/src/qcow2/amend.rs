@@ -106,7 +106,7 @@ impl Wanted {
         if !size.is_multiple_of(SECTOR_SIZE) {
             return Err(invalid("The new size must be a multiple of 512"));
         }
-        if header.snapshots > 0 && self.version.unwrap_or(header.version) < 3 {
+        if header.snapshots > 0 && header.version < 3 && self.version.is_none() {
             return Err(unsupported("Can't resize a v2 image which has snapshots"));
         }
         Ok(())
