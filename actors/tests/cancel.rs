@@ -15,7 +15,7 @@ use drivers::driver::{
 use drivers::ring::{Engine, Ring};
 use futures_channel::oneshot;
 use futures_util::future::{LocalBoxFuture, join_all};
-use messages::global_state::{DrainScope, IothreadOptions, Options, RootRequest, RootUser};
+use messages::global_state::{DrainScope, GraphRequest, IothreadOptions, Options, RootRequest, RootUser};
 use messages::io::{Operation, Preallocation};
 use messages::{ErrorKind, IoError, IoResult, Permissions, RequestFlags, Result};
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
@@ -213,7 +213,7 @@ fn what_hangs_in_a_driver_is_cancelled_through_the_node_above_it_and_a_drain_goe
         let drained = graph.drain(DrainScope::All, "test");
         let mut drained = Box::pin(drained);
         assert!(futures_util::poll!(drained.as_mut()).is_pending());
-        let flushed = graph.ask(messages::global_state::GraphRequest::FlushAll);
+        let flushed = graph.ask(GraphRequest::FlushAll);
         assert_eq!(graph.pending_drains().await.expect("an answer").len(), 1);
         graph.cancel_in_flight("top").await.expect("the node is there");
         for (result, buffers) in join_all(reads)
@@ -283,7 +283,11 @@ fn a_request_that_is_parked_is_cancelled_and_one_in_flight_is_waited_for() {
             (waited, asked),
             (Err(IoError::Cancelled), Err(IoError::Cancelled))
         );
-        drop(section);
+        // Answered when the node has been told: what is sent there afterwards finds the gate open.
+        graph
+            .ask(GraphRequest::DrainEnd(section.token()))
+            .await
+            .expect("it is in force");
         let (home, hangs) = (client.clone(), Arc::clone(&hanging));
         let (told, begun) = oneshot::channel();
         let in_flight = at_home(&client, move || async move {

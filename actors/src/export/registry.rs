@@ -69,6 +69,8 @@ struct Export {
     id: String,
     offer: Arc<Offer>,
     client: Client,
+    /// The node that it was last seen to show.
+    node_name: String,
     /// It is being removed: new clients do not find it.
     shutting_down: bool,
 }
@@ -266,14 +268,10 @@ impl ExportRegistry {
             .length()
             .await
             .map_err(|error| Error::io("Failed to determine the NBD export's length", error))?;
-        let limits = match self
-            .0
-            .graph
-            .ask(GraphRequest::Query(Query::Root(client.root())))
-            .await?
-        {
-            GraphReply::Node(facts) => facts.limits,
-            _ => messages::Limits::default(),
+        let query = GraphRequest::Query(Query::Root(client.root()));
+        let (limits, node_name) = match self.0.graph.ask(query).await? {
+            GraphReply::Node(facts) => (facts.limits, facts.name),
+            _ => (messages::Limits::default(), String::new()),
         };
         let mut state = self.0.state.borrow_mut();
         let multi_conn = state.server()?.multi_conn();
@@ -293,6 +291,7 @@ impl ExportRegistry {
             id: options.id.clone(),
             offer: Arc::new(offer),
             client: client.clone(),
+            node_name,
             shutting_down: false,
         });
         Ok(())
@@ -448,21 +447,25 @@ impl ExportRegistry {
             let state = self.0.state.borrow();
             let exports = state.exports.iter().rev();
             exports
-                .map(|export| (export.id.clone(), export.client.root(), export.shutting_down))
+                .map(|export| (export.key, export.client.root()))
                 .collect()
         };
         let mut infos = Vec::with_capacity(exports.len());
-        for (id, root, shutting_down) in exports {
+        for (key, root) in exports {
             let reply = self.0.graph.ask(GraphRequest::Query(Query::Root(root))).await;
-            // An export whose node cannot be told has been removed meanwhile.
-            let Ok(GraphReply::Node(facts)) = reply else {
+            let mut state = self.0.state.borrow_mut();
+            // What is not listed has gone for good: nothing of its name is in the way of what comes next.
+            let Some(export) = state.export(key) else {
                 continue;
             };
+            if let Ok(GraphReply::Node(facts)) = reply {
+                export.node_name = facts.name;
+            }
             infos.push(BlockExportInfo {
-                id,
+                id: export.id.clone(),
                 kind: BlockExportType::Nbd,
-                node_name: facts.name,
-                shutting_down,
+                node_name: export.node_name.clone(),
+                shutting_down: export.shutting_down,
             });
         }
         infos

@@ -70,8 +70,9 @@ pub fn depart(table: &Rc<NodeTable>, ticket: Ticket, node: NodeId, to: IoThread<
     let roots = cell
         .roots()
         .iter()
-        .map(|root| pack_root(table, root, node, &to))
-        .collect();
+        .map(|root| pack_root(table, root, node))
+        .collect::<Vec<_>>();
+    let handles: Vec<RootHandle> = roots.iter().map(|root| root.handle.clone()).collect();
     let luggage = NodeLuggage {
         ticket,
         node,
@@ -94,19 +95,25 @@ pub fn depart(table: &Rc<NodeTable>, ticket: Ticket, node: NodeId, to: IoThread<
         let error = Error::new(ErrorKind::Closed, "The iothread to move to has stopped");
         table.tell(Event::Ended(ticket, OrderOutcome::Done(Err(error))));
     }
+    redirect_clients(table, &handles, &to);
 }
 
-fn pack_root(table: &NodeTable, root: &Rc<RootCell>, node: NodeId, to: &IoThread<Mail>) -> RootLuggage {
+fn pack_root(table: &NodeTable, root: &Rc<RootCell>, node: NodeId) -> RootLuggage {
     let handle = root.handle().clone();
     table.remove_root(handle.id());
     table.note_moved(&handle);
-    let parked = root.take_parked();
-    table.note_left(handle.set_home(to.clone()));
     RootLuggage {
         ticket: None,
+        parked: root.take_parked(),
         handle,
         node,
-        parked,
+    }
+}
+
+/// From here on clients send to `to`. What they send must find the edges there, so their luggage is on its way already.
+fn redirect_clients(table: &NodeTable, handles: &[RootHandle], to: &IoThread<Mail>) {
+    for handle in handles {
+        table.note_left(handle.set_home(to.clone()));
     }
 }
 
@@ -169,14 +176,16 @@ pub fn move_root(table: &Rc<NodeTable>, ticket: Ticket, root: messages::RootId, 
         return;
     }
     let before = cell.node();
-    let mut luggage = pack_root(table, &cell, target.node, &target.iothread);
+    let mut luggage = pack_root(table, &cell, target.node);
     luggage.ticket = Some(ticket);
     before.remove_root(&cell);
     before.gate().wake_waiting();
+    let handle = luggage.handle.clone();
     if target.iothread.send(Mail::ArriveRoot(Box::new(luggage))).is_err() {
         let error = Error::new(ErrorKind::Closed, "The iothread to move to has stopped");
         table.tell(Event::Ended(ticket, OrderOutcome::Done(Err(error))));
     }
+    redirect_clients(table, &[handle], &target.iothread);
 }
 
 /// Sets a root edge up that comes from another iothread; what was parked at it is parked here again, in the same order.

@@ -531,10 +531,26 @@ impl Plain {
 
     pub fn detach(&self, id: RootId) -> Changed {
         let mut after = self.clone();
-        if after.roots.remove(&id).is_none() {
+        let Some(root) = after.roots.remove(&id) else {
             return refuse(Refusal::NotFound);
+        };
+        let mut after = after.checked()?;
+        after.fall_back(&root.node);
+        Ok(after)
+    }
+
+    /// A node returns to the main iothread, with what is joined to it and lives beside it.
+    fn fall_back(&mut self, name: &str) {
+        let Some(home) = self.nodes.get(name).map(|node| node.home) else {
+            return;
+        };
+        for name in self.joined(name) {
+            if let Some(node) = self.nodes.get_mut(&name)
+                && node.home == home
+            {
+                node.home = 0;
+            }
         }
-        after.checked()
     }
 
     pub fn set_iothread(&self, name: &str, home: usize) -> Changed {
