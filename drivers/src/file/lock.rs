@@ -39,6 +39,12 @@ impl Locks {
         unshared: Permissions::empty(),
     };
 
+    /// Every byte.
+    const ALL: Self = Self {
+        taken: Permissions::all(),
+        unshared: Permissions::all(),
+    };
+
     /// The bytes for these permissions.
     pub(super) fn new(taken: Permissions, shared: Permissions) -> Self {
         Self {
@@ -91,6 +97,12 @@ pub(super) fn trim(fd: impl AsFd, held: Locks, wanted: Locks) {
             tracing::warn!("cannot unlock byte {byte} of an image file: {error}");
         }
     }
+}
+
+/// Gives everything back that a descriptor has locked. Closing it would not do at once: a child process that is being
+/// started has a copy until it runs its program.
+pub(super) fn give_back(fd: impl AsFd) {
+    trim(fd, Locks::ALL, Locks::NONE);
 }
 
 /// Checks that nobody else has locks that conflict with `wanted`.

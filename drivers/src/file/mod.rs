@@ -49,7 +49,6 @@ pub use device::{probe_blocksizes, probe_geometry};
 pub use lock::LockHint;
 pub use options::strip_protocol;
 
-use lock::Locks;
 use open::{Access, Handle, Kind};
 use options::{FileOptions, Locking};
 
@@ -434,7 +433,7 @@ impl Driver for File {
 
     fn close(&self) -> Answer<'_, Result<()>> {
         // A descriptor handed out for a copy may outlive the node, its locks must not.
-        lock::trim(&self.handle.borrow().fd, self.held_locks(), Locks::NONE);
+        lock::give_back(&self.handle.borrow().fd);
         self.used.set(Usage::NONE);
         Answer::ready(Ok(()))
     }

@@ -99,12 +99,14 @@ impl File {
     /// Gets descriptor and locks for `next`, which then is pending; on an error only the other part still is.
     async fn prepare(&self, mut next: Pending, part: Part) -> Result<()> {
         // A descriptor that the other part has prepared would conflict with the check of the locks: it is made anew.
-        drop(
-            self.pending
-                .borrow_mut()
-                .as_mut()
-                .and_then(|pending| pending.handle.take()),
-        );
+        let prepared = self
+            .pending
+            .borrow_mut()
+            .as_mut()
+            .and_then(|pending| pending.handle.take());
+        if let Some(prepared) = prepared {
+            lock::give_back(&prepared.fd);
+        }
         let used = self.used.get();
         let config = self.config.borrow().clone();
         let committed = locks_for(&config, used);
@@ -166,7 +168,7 @@ impl File {
                 .replace(FileOps::new(&self.ring, handle.fd.clone(), self.aio()));
             let old = self.handle.replace(handle);
             // Somebody may still copy from the old one, but it is not what keeps other processes away any more.
-            lock::trim(&old.fd, held, Locks::NONE);
+            lock::give_back(&old.fd);
         }
         self.keep(pending);
         lock::trim(&self.handle.borrow().fd, held, self.held_locks());
@@ -189,7 +191,9 @@ impl File {
             Part::Usage => pending.usage = None,
             Part::Reopen => pending.reopen = None,
         }
-        pending.handle = None;
+        if let Some(prepared) = pending.handle.take() {
+            lock::give_back(&prepared.fd);
+        }
         self.keep(pending);
         lock::trim(&self.handle.borrow().fd, held, self.held_locks());
     }
@@ -218,6 +222,9 @@ impl Plan {
         };
         let locked = self.lock(new.as_ref());
         if locked.is_err() {
+            if let Some(new) = &new {
+                lock::give_back(&new.fd);
+            }
             lock::trim(&self.handle.fd, self.held.union(self.wanted), self.held);
         }
         locked.map(|()| new)
