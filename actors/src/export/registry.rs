@@ -446,9 +446,7 @@ impl ExportRegistry {
         let exports: Vec<_> = {
             let state = self.0.state.borrow();
             let exports = state.exports.iter().rev();
-            exports
-                .map(|export| (export.key, export.client.root()))
-                .collect()
+            exports.map(|export| (export.key, export.client.root())).collect()
         };
         let mut infos = Vec::with_capacity(exports.len());
         for (key, root) in exports {

@@ -38,6 +38,13 @@ impl RootShared {
     }
 }
 
+impl RootShared {
+    /// Whether this is where clients send.
+    pub fn is_at(&self, iothread: IoThreadId) -> bool {
+        self.home.load().id() == iothread
+    }
+}
+
 /// The graph actor's hold on a root edge.
 #[derive(Clone)]
 pub struct RootHandle(Arc<RootShared>);
@@ -78,13 +85,16 @@ impl RootHandle {
         self.0.writethrough
     }
 
-    /// The edge lives on `home` from now on. What is sent to the old place is passed on from there. The handle on the
-    /// old place is given back: while others have it too, somebody is about to send there.
-    pub fn set_home(&self, home: IoThread<Mail>) -> Arc<IoThread<Mail>> {
+    /// The edge lives on `home` from now on. Said there, once it can be found there.
+    pub fn set_home(&self, home: Arc<IoThread<Mail>>) {
         let id = home.id().0;
-        let before = self.0.home.swap(Arc::new(home));
+        self.0.home.store(home);
         self.0.home_id.store(id, Ordering::Release);
-        before
+    }
+
+    /// The handle by which clients send. While others have it too, somebody may be about to.
+    pub fn home(&self) -> Arc<IoThread<Mail>> {
+        self.0.home.load_full()
     }
 
     pub(super) fn downgrade(&self) -> Weak<RootShared> {

@@ -48,6 +48,8 @@ pub struct RootLuggage {
     handle: RootHandle,
     node: NodeId,
     parked: Vec<(Operation<Buffers>, oneshot::Sender<Outcome<Buffers>>)>,
+    /// The handle by which clients send to it where it goes.
+    home: Arc<IoThread<Mail>>,
 }
 
 /// Packs a node up and sends it off. The answer to `ticket` comes from where it goes, or from here if it cannot go.
@@ -67,12 +69,12 @@ pub fn depart(table: &Rc<NodeTable>, ticket: Ticket, node: NodeId, to: IoThread<
         return;
     };
     table.remove_node(node);
+    let home = Arc::new(to.clone());
     let roots = cell
         .roots()
         .iter()
-        .map(|root| pack_root(table, root, node))
-        .collect::<Vec<_>>();
-    let handles: Vec<RootHandle> = roots.iter().map(|root| root.handle.clone()).collect();
+        .map(|root| pack_root(table, root, node, &home))
+        .collect();
     let luggage = NodeLuggage {
         ticket,
         node,
@@ -95,25 +97,25 @@ pub fn depart(table: &Rc<NodeTable>, ticket: Ticket, node: NodeId, to: IoThread<
         let error = Error::new(ErrorKind::Closed, "The iothread to move to has stopped");
         table.tell(Event::Ended(ticket, OrderOutcome::Done(Err(error))));
     }
-    redirect_clients(table, &handles, &to);
 }
 
-fn pack_root(table: &NodeTable, root: &Rc<RootCell>, node: NodeId) -> RootLuggage {
+/// Clients go on sending to this iothread until the edge has arrived, and what they send is passed on from here behind its
+/// luggage: so nothing comes before the edge, and only who has the edge says where it is.
+fn pack_root(
+    table: &NodeTable,
+    root: &Rc<RootCell>,
+    node: NodeId,
+    home: &Arc<IoThread<Mail>>,
+) -> RootLuggage {
     let handle = root.handle().clone();
     table.remove_root(handle.id());
-    table.note_moved(&handle);
+    table.note_moved(&handle, home);
     RootLuggage {
         ticket: None,
         parked: root.take_parked(),
+        home: Arc::clone(home),
         handle,
         node,
-    }
-}
-
-/// From here on clients send to `to`. What they send must find the edges there, so their luggage is on its way already.
-fn redirect_clients(table: &NodeTable, handles: &[RootHandle], to: &IoThread<Mail>) {
-    for handle in handles {
-        table.note_left(handle.set_home(to.clone()));
     }
 }
 
@@ -176,16 +178,15 @@ pub fn move_root(table: &Rc<NodeTable>, ticket: Ticket, root: messages::RootId, 
         return;
     }
     let before = cell.node();
-    let mut luggage = pack_root(table, &cell, target.node);
+    let home = Arc::new(target.iothread.clone());
+    let mut luggage = pack_root(table, &cell, target.node, &home);
     luggage.ticket = Some(ticket);
     before.remove_root(&cell);
     before.gate().wake_waiting();
-    let handle = luggage.handle.clone();
     if target.iothread.send(Mail::ArriveRoot(Box::new(luggage))).is_err() {
         let error = Error::new(ErrorKind::Closed, "The iothread to move to has stopped");
         table.tell(Event::Ended(ticket, OrderOutcome::Done(Err(error))));
     }
-    redirect_clients(table, &[handle], &target.iothread);
 }
 
 /// Sets a root edge up that comes from another iothread; what was parked at it is parked here again, in the same order.
@@ -194,6 +195,7 @@ pub fn arrive_root(table: &Rc<NodeTable>, luggage: RootLuggage) {
         Some(node) => {
             let root = RootCell::new(luggage.handle, node);
             table.insert_root(Rc::clone(&root));
+            root.handle().set_home(luggage.home);
             for (operation, reply) in luggage.parked {
                 Rc::clone(&root).enter_remote(table.local(), operation, reply);
             }

@@ -41,10 +41,17 @@ pub struct NodeTable {
     /// Requests from nodes of other iothreads.
     from_elsewhere: Cell<u64>,
     /// Root edges that moved to another iothread, for requests that were sent here before their clients knew.
-    moved: RefCell<FxHashMap<RootId, ArcWeak<RootShared>>>,
+    moved: RefCell<FxHashMap<RootId, Moved>>,
     /// Handles on this iothread by which root edges were sent to until they moved away. One that is here alone is of no
     /// use to anybody any more.
     left: RefCell<Vec<Arc<IoThread<Mail>>>>,
+}
+
+/// Where a root edge went.
+struct Moved {
+    shared: ArcWeak<RootShared>,
+    /// The handle by which it is sent to once it has arrived. Weak, since who holds one is about to send.
+    to: ArcWeak<IoThread<Mail>>,
 }
 
 /// Makes the handler of an iothread's mailbox: pass it to [`IoThread::start`](crate::iothread::IoThread::start).
@@ -122,20 +129,20 @@ impl NodeTable {
         self.roots.borrow_mut().remove(&id)
     }
 
-    /// Remembers where a root edge went.
-    pub fn note_moved(&self, handle: &RootHandle) {
+    /// Remembers where a root edge goes, and the handle that its clients may be sending here by until they know.
+    pub fn note_moved(&self, handle: &RootHandle, to: &Arc<IoThread<Mail>>) {
         let mut moved = self.moved.borrow_mut();
         if moved.len() >= MOVED_SWEEP {
-            moved.retain(|_, shared| shared.strong_count() > 0);
+            moved.retain(|_, moved| moved.shared.strong_count() > 0);
         }
-        moved.insert(handle.id(), handle.downgrade());
-    }
-
-    /// Keeps the handle that clients of a root edge may be sending by, though the edge has moved away.
-    pub fn note_left(&self, handle: Arc<IoThread<Mail>>) {
+        let entry = Moved {
+            shared: handle.downgrade(),
+            to: Arc::downgrade(to),
+        };
+        moved.insert(handle.id(), entry);
         let mut left = self.left.borrow_mut();
         left.retain(|other| Arc::strong_count(other) > 1);
-        left.push(handle);
+        left.push(handle.home());
     }
 
     /// Whether nothing lives here and nobody is about to send here.
@@ -204,11 +211,22 @@ impl NodeTable {
             root.enter_remote(&self.local, request.operation, request.reply);
             return;
         }
-        let home = self.moved.borrow().get(&id).and_then(ArcWeak::upgrade);
+        let moved = self.moved.borrow();
         // Where the edge has ended, dropping the request tells its asker.
-        if let Some(shared) = home
-            && !shared.send(Mail::Request(request))
-        {
+        let Some((shared, to)) = moved
+            .get(&id)
+            .and_then(|moved| Some((moved.shared.upgrade()?, &moved.to)))
+        else {
+            return;
+        };
+        let mail = Mail::Request(request);
+        let sent = if shared.is_at(self.local.id()) {
+            // It is on its way: behind its luggage, nothing comes before it.
+            to.upgrade().is_some_and(|to| to.send(mail).is_ok())
+        } else {
+            shared.send(mail)
+        };
+        if !sent {
             tracing::debug!(
                 root = id.0,
                 "a request came for a root edge whose iothread has stopped"
