@@ -259,4 +259,14 @@ mod tests {
         assert!(gate.release(two) && gate.is_open());
         assert!(!gate.release(two));
     }
+
+    #[test]
+    fn a_driver_that_still_stops_goes_on_once_when_it_has_stopped() {
+        let gate = Gate::default();
+        assert!(gate.close(Token(1)), "it is told to stop");
+        assert!(gate.release(Token(1)));
+        assert!(!gate.starts(), "it is still stopping");
+        assert!(gate.stopped(), "now it goes on");
+        assert!(!gate.starts(), "it runs");
+    }
 }
