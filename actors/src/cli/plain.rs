@@ -131,7 +131,9 @@ impl Plain {
         };
         let facts = daemon.graph(GraphRequest::Query(Query::Node { node_name })).await;
         if let Ok(GraphReply::Node(facts)) = facts {
-            println!("{}", self.greeting(&facts));
+            // Who read it may have gone once it knew enough: that is no reason not to serve.
+            let told = format!("{}\n", self.greeting(&facts));
+            let _ = io::Write::write_all(&mut io::stdout(), told.as_bytes());
         }
         tokio::select! {
             () = signals.next() => {}
