@@ -21,7 +21,8 @@ use super::root::RootCell;
 use super::table::NodeTable;
 use crate::iothread::{IoThread, Local};
 
-/// What the graph actor, the node's iothread and the clients of a root edge share. Written by the graph actor only.
+/// What the graph actor, the node's iothread and the clients of a root edge share. The graph actor writes what
+/// its user may do; where it is, the iothread that has it.
 pub struct RootShared {
     id: RootId,
     permissions: AtomicU8,

@@ -251,10 +251,7 @@ impl Driver for Blkdebug {
         preallocation: Preallocation,
         flags: RequestFlags,
     ) -> Answer<'_, Result<()>> {
-        Answer::wait(async move {
-            let done = self.image.truncate(size, exact, preallocation, flags).await;
-            done.map_err(|error| Error::io("Could not resize file", error))
-        })
+        Answer::wait(self.image.resize(size, exact, preallocation, flags))
     }
 
     fn length(&self) -> Answer<'_, IoResult<u64>> {

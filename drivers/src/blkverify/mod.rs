@@ -220,10 +220,7 @@ impl Driver for Blkverify {
         preallocation: Preallocation,
         flags: RequestFlags,
     ) -> Answer<'_, Result<()>> {
-        Answer::wait(async move {
-            let done = self.raw.truncate(size, exact, preallocation, flags).await;
-            done.map_err(|error| Error::io("Could not resize file", error))
-        })
+        Answer::wait(self.raw.resize(size, exact, preallocation, flags))
     }
 
     fn length(&self) -> Answer<'_, IoResult<u64>> {

@@ -232,10 +232,7 @@ impl Driver for CopyOnRead {
         preallocation: Preallocation,
         flags: RequestFlags,
     ) -> Answer<'_, Result<()>> {
-        Answer::wait(async move {
-            let done = self.file.truncate(size, exact, preallocation, flags).await;
-            done.map_err(|error| Error::io("Could not resize file", error))
-        })
+        Answer::wait(self.file.resize(size, exact, preallocation, flags))
     }
 
     fn length(&self) -> Answer<'_, IoResult<u64>> {

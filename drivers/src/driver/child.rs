@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
 use messages::io::{Operation, Outcome, Preallocation};
-use messages::{BlockStatus, DebugEvent, IoError, IoResult, Limits, RequestFlags};
+use messages::{BlockStatus, DebugEvent, Error, IoError, IoResult, Limits, RequestFlags, Result};
 
 use super::answer::Answer;
 use crate::buffer::{Buffer, Buffers};
@@ -153,6 +153,21 @@ impl Child {
             flags,
         })
         .await
+    }
+
+    /// What a driver answers to a change of length that it passes on to this child.
+    ///
+    /// # Errors
+    /// The request's.
+    pub async fn resize(
+        &self,
+        size: u64,
+        exact: bool,
+        preallocation: Preallocation,
+        flags: RequestFlags,
+    ) -> Result<()> {
+        let done = self.truncate(size, exact, preallocation, flags).await;
+        done.map_err(|error| Error::io("Could not resize file", error))
     }
 
     /// The length in bytes.

@@ -261,10 +261,7 @@ impl Driver for Raw {
             let text = "Disk size too large for the chosen offset";
             return Answer::ready(Err(Error::new(ErrorKind::InvalidArgument, text)));
         };
-        Answer::wait(async move {
-            let done = self.file.truncate(end, exact, preallocation, flags).await;
-            done.map_err(|error| Error::io("Could not resize file", error))
-        })
+        Answer::wait(self.file.resize(end, exact, preallocation, flags))
     }
 
     fn length(&self) -> Answer<'_, IoResult<u64>> {
