@@ -80,7 +80,12 @@ impl Driver for Invert {
         Answer::ready(Ok(Extent::new(len, at)))
     }
 
-    fn read(&self, offset: u64, buffers: Buffers, _flags: RequestFlags) -> Answer<'_, Transfer> {
+    fn read(
+        self: Rc<Self>,
+        offset: u64,
+        buffers: Buffers,
+        _flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
         Answer::wait(async move {
             let (result, mut buffers) = self.0.read(offset, buffers).await;
             invert(&mut buffers);
@@ -102,7 +107,12 @@ impl Driver for Invert {
         Answer::ready(Err(IoError::Invalid))
     }
 
-    fn write(&self, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'_, Transfer> {
+    fn write(
+        self: Rc<Self>,
+        offset: u64,
+        buffers: Buffers,
+        flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
         Answer::wait(async move {
             // The caller's bytes stay as they are: only a copy is inverted.
             let mut inverted = Buffers::from(Buffer::from_slice(&buffers.to_vec()));

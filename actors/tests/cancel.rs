@@ -70,7 +70,7 @@ impl Driver for Hang {
         Answer::ready(Ok(Extent::new(len, At::Own)))
     }
 
-    fn read(&self, _: u64, buffers: Buffers, _: RequestFlags) -> Answer<'_, Transfer> {
+    fn read(self: Rc<Self>, _: u64, buffers: Buffers, _: RequestFlags) -> Answer<'static, Transfer> {
         let (go, cancelled) = oneshot::channel();
         self.waiting.borrow_mut().push_back(go);
         self.hanging.fetch_add(1, Ordering::SeqCst);
@@ -94,7 +94,7 @@ impl Driver for Hang {
         Answer::ready(written)
     }
 
-    fn write(&self, _: u64, buffers: Buffers, _: RequestFlags) -> Answer<'_, Transfer> {
+    fn write(self: Rc<Self>, _: u64, buffers: Buffers, _: RequestFlags) -> Answer<'static, Transfer> {
         Answer::ready((Ok(()), buffers))
     }
 

@@ -14,7 +14,9 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use drivers::buffer::Buffers;
-use drivers::driver::Transfer;
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
+use messages::io::{Operation, Outcome, Value};
 use messages::{BlockStatus, IoError, IoResult, RequestFlags, StatusFlags};
 use millpond::export::nbd::backend::Backend;
 use millpond::export::nbd::connection::{self, End};
@@ -22,6 +24,7 @@ use millpond::export::nbd::handshake::{Contexts, Mode, Negotiated};
 use millpond::export::nbd::offer::Offer;
 use millpond::export::nbd::{MAX_BYTES, MAX_IN_FLIGHT};
 use millpond::iothread::{IoThread, IoThreadConfig, Local};
+use millpond::node::Begun;
 
 const SIZE: usize = 4 << 20;
 /// The disk's blocks: those never written are holes.
@@ -77,16 +80,40 @@ impl Disk {
     }
 }
 
-impl Backend for Disk {
-    async fn read(&self, offset: u64, mut buffers: Buffers, _: RequestFlags) -> Transfer {
+impl Disk {
+    async fn serve(&self, operation: Operation<Buffers>) -> Outcome<Buffers> {
+        match operation {
+            Operation::Read { offset, buffers, .. } => self.read(offset, buffers).await,
+            Operation::Write {
+                offset,
+                buffers,
+                flags,
+            } => self.write(offset, buffers, flags).await,
+            Operation::WriteZeroes { offset, len, flags } => done(self.zero(offset, len, flags).await),
+            Operation::Discard { offset, len } => done(self.zero(offset, len, RequestFlags::MAY_UNMAP).await),
+            Operation::Flush => {
+                self.enter(0).await;
+                self.switches.flushes.fetch_add(1, Ordering::SeqCst);
+                done(Ok(()))
+            }
+            Operation::BlockStatus { offset, len, .. } => {
+                Outcome::plain(Ok(Value::Status(self.status(offset, len))))
+            }
+            Operation::Truncate { .. } | Operation::Length | Operation::AllocatedSize => {
+                unreachable!("a connection does not ask for that")
+            }
+        }
+    }
+
+    async fn read(&self, offset: u64, mut buffers: Buffers) -> Outcome<Buffers> {
         self.enter(buffers.len()).await;
         let offset = offset as usize;
         let data = self.data.borrow();
         buffers.copy_from_slice(0, &data[offset..offset + buffers.len()]);
-        (Ok(()), buffers)
+        transferred(buffers)
     }
 
-    async fn write(&self, offset: u64, buffers: Buffers, flags: RequestFlags) -> Transfer {
+    async fn write(&self, offset: u64, buffers: Buffers, flags: RequestFlags) -> Outcome<Buffers> {
         self.enter(buffers.len()).await;
         let len = buffers.len();
         buffers.copy_to_slice(
@@ -97,10 +124,10 @@ impl Backend for Disk {
         self.switches
             .flushes
             .fetch_add(usize::from(flags.contains(RequestFlags::FUA)), Ordering::SeqCst);
-        (Ok(()), buffers)
+        transferred(buffers)
     }
 
-    async fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> IoResult<()> {
+    async fn zero(&self, offset: u64, len: u64, flags: RequestFlags) -> IoResult<()> {
         self.enter(0).await;
         if flags.contains(RequestFlags::NO_FALLBACK) {
             return Err(IoError::NotSupported);
@@ -110,42 +137,60 @@ impl Backend for Disk {
         Ok(())
     }
 
-    async fn discard(&self, offset: u64, len: u64) -> IoResult<()> {
-        self.write_zeroes(offset, len, RequestFlags::MAY_UNMAP).await
-    }
-
-    async fn flush(&self) -> IoResult<()> {
-        self.enter(0).await;
-        self.switches.flushes.fetch_add(1, Ordering::SeqCst);
-        Ok(())
-    }
-
-    async fn block_status(&self, offset: u64, len: u64, _: bool) -> IoResult<BlockStatus> {
+    fn status(&self, offset: u64, len: u64) -> BlockStatus {
         let written = self.written.borrow()[offset as usize / BLOCK];
         let to_end = BLOCK as u64 - offset % BLOCK as u64;
         let (flags, depth) = match written {
             true => (StatusFlags::DATA | StatusFlags::ALLOCATED, 1),
             false => (StatusFlags::ZERO, 0),
         };
-        Ok(BlockStatus {
+        BlockStatus {
             flags,
             len: len.min(to_end),
             map: None,
             depth,
-        })
+        }
+    }
+}
+
+fn done(result: IoResult<()>) -> Outcome<Buffers> {
+    Outcome::plain(result.map(|()| Value::Done))
+}
+
+fn transferred(buffers: Buffers) -> Outcome<Buffers> {
+    Outcome {
+        result: Ok(Value::Done),
+        buffers: Some(buffers),
+    }
+}
+
+/// The disk as a connection has it.
+struct Behind(Rc<Disk>);
+
+impl Backend for Behind {
+    type UnderWay = LocalBoxFuture<'static, Outcome<Buffers>>;
+
+    fn begin(&self, operation: Operation<Buffers>) -> Begun<Self::UnderWay> {
+        let disk = Rc::clone(&self.0);
+        let mut serving = Box::pin(async move { disk.serve(operation).await });
+        match serving.as_mut().now_or_never() {
+            Some(outcome) => Begun::Ended(outcome),
+            None => Begun::UnderWay(serving),
+        }
     }
 
     fn is_open(&self) -> bool {
-        !self.switches.drained.load(Ordering::SeqCst)
+        !self.0.switches.drained.load(Ordering::SeqCst)
     }
 
     async fn wait_open(&self) {
-        self.wait_for(|switches| !switches.drained.load(Ordering::SeqCst))
+        self.0
+            .wait_for(|switches| !switches.drained.load(Ordering::SeqCst))
             .await;
     }
 
     fn has_moved(&self) -> bool {
-        self.switches.moved.load(Ordering::SeqCst)
+        self.0.switches.moved.load(Ordering::SeqCst)
     }
 }
 
@@ -199,7 +244,7 @@ impl Client {
             local.spawn(async move {
                 let fd = Arc::new(OwnedFd::from(theirs));
                 let negotiated = negotiated(mode);
-                let end = connection::serve(here, fd, &negotiated, disk, &[]).await;
+                let end = connection::serve(here, fd, &negotiated, Behind(Rc::new(disk)), &[]).await;
                 let _ = ended.send(end);
             });
             // Wakes what waits on the disk whenever the test changed a switch.

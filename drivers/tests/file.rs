@@ -6,6 +6,7 @@ mod host;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::rc::Rc;
 
 use drivers::driver::{Ability, CopySource};
 use drivers::file::{CreateFile, create_file, delete_file};
@@ -80,13 +81,13 @@ fn gather_lists_come_back_as_they_were(ring: &Ring) {
     let node = Node::file(ring, &dir.sparse("image", 0), RW).unwrap();
     let data = pattern(1536, 3);
     let list: Buffers = data.chunks(512).map(Buffer::from_slice).collect();
-    let (result, list) = run(ring, node.driver.write(0, list, NONE));
+    let (result, list) = run(ring, Rc::clone(&node.driver).write(0, list, NONE));
     result.unwrap();
     assert_eq!(list.count(), 3);
     // The file ends in the middle of the list's third buffer.
     run(ring, node.driver.truncate(1100, true, Preallocation::Off, NONE)).unwrap();
     let list: Buffers = (0..3).map(|_| Buffer::from_slice(&[0xEE; 512])).collect();
-    let (result, list) = run(ring, node.driver.read(0, list, NONE));
+    let (result, list) = run(ring, Rc::clone(&node.driver).read(0, list, NONE));
     result.unwrap();
     assert_eq!(list.count(), 3);
     let mut expected = data;

@@ -217,7 +217,10 @@ impl Quorum {
         // In two pieces, as a client may have it.
         dirty.push(Buffer::from_slice(&[0xEE; 100]));
         dirty.push(Buffer::from_slice(&[0xEE; 412]));
-        let (result, buffers) = self.driver.read(1024, dirty, NONE).now_or_never().unwrap();
+        let (result, buffers) = Rc::clone(&self.driver)
+            .read(1024, dirty, NONE)
+            .now_or_never()
+            .unwrap();
         result?;
         let bytes = buffers.to_vec();
         assert_eq!(bytes.len(), 512);
@@ -227,7 +230,10 @@ impl Quorum {
 
     fn write(&self, byte: u8) -> IoResult<()> {
         let data = Buffer::from_slice(&[byte; 512]).into();
-        let (result, buffers) = self.driver.write(1024, data, NONE).now_or_never().unwrap();
+        let (result, buffers) = Rc::clone(&self.driver)
+            .write(1024, data, NONE)
+            .now_or_never()
+            .unwrap();
         assert_eq!(buffers.to_vec(), [byte; 512], "the buffers come back");
         result
     }
@@ -431,11 +437,9 @@ fn a_write_waits_for_reads_of_its_range_and_other_ranges_go_on() {
     );
     let (go, hold) = oneshot::channel();
     quorum.children[2].hold.replace(Some(hold));
-    let mut read = quorum.driver.read(1024, Buffers::alloc(512), NONE);
+    let mut read = Rc::clone(&quorum.driver).read(1024, Buffers::alloc(512), NONE);
     assert!((&mut read).now_or_never().is_none());
-    let mut write = quorum
-        .driver
-        .write(1024, Buffer::from_slice(&[9; 512]).into(), NONE);
+    let mut write = Rc::clone(&quorum.driver).write(1024, Buffer::from_slice(&[9; 512]).into(), NONE);
     assert!((&mut write).now_or_never().is_none());
     assert!(
         quorum
@@ -443,9 +447,7 @@ fn a_write_waits_for_reads_of_its_range_and_other_ranges_go_on() {
             .iter()
             .all(|child| child.count(OperationKind::Write) == 0)
     );
-    let beside = quorum
-        .driver
-        .write(2048, Buffer::from_slice(&[8; 512]).into(), NONE);
+    let beside = Rc::clone(&quorum.driver).write(2048, Buffer::from_slice(&[8; 512]).into(), NONE);
     beside.now_or_never().unwrap().0.unwrap();
     go.send(()).unwrap();
     assert_eq!((&mut read).now_or_never().unwrap().0, Ok(()));
@@ -467,7 +469,11 @@ fn a_difference_in_blkverify_mode_ends_everything() {
     quorum.children[1].bytes.borrow_mut()[1030] = 5;
     let into = Buffers::alloc(512);
     assert_eq!(
-        quorum.driver.read(1024, into, NONE).now_or_never().unwrap().0,
+        Rc::clone(&quorum.driver)
+            .read(1024, into, NONE)
+            .now_or_never()
+            .unwrap()
+            .0,
         Err(EIO)
     );
     let message = "quorum: offset=1024 bytes=512 contents mismatch at offset 1030".to_owned();

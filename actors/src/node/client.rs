@@ -1,9 +1,9 @@
 //! Clients: handles on a root edge. Holding one is what permits I/O.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak as RcWeak};
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
@@ -19,6 +19,7 @@ use messages::{BlockStatus, IoError, IoResult, IoThreadId, Permissions, RequestF
 use super::mail::{Entry, Mail, RemoteRequest};
 use super::root::RootCell;
 use super::table::NodeTable;
+use super::under_way::{Begun, UnderWay};
 use crate::iothread::{IoThread, Local};
 
 /// What the graph actor, the node's iothread and the clients of a root edge share. The graph actor writes what
@@ -147,7 +148,10 @@ impl Client {
     /// The same client for use on one thread: inline where that is the node's iothread.
     #[must_use]
     pub fn here(&self) -> HomeClient {
-        HomeClient(self.clone())
+        HomeClient {
+            client: self.clone(),
+            found: RefCell::default(),
+        }
     }
 
     /// Sends any request.
@@ -167,21 +171,33 @@ impl Client {
 
 /// A client used on one thread only.
 #[derive(Clone)]
-pub struct HomeClient(Client);
+pub struct HomeClient {
+    client: Client,
+    /// The root edge as it was found last, so that a request needs no look-up.
+    found: RefCell<RcWeak<RootCell>>,
+}
 
 impl HomeClient {
     /// The client behind it, to send to other threads.
     #[must_use]
     pub fn client(&self) -> &Client {
-        &self.0
+        &self.client
     }
 
     /// Sends any request: a direct call on the node's own iothread, through its mailbox from elsewhere. Dropped before
     /// its end, the request goes on by itself.
     pub async fn request(&self, operation: Operation<Buffers>) -> Outcome<Buffers> {
+        self.begin(operation).end().await
+    }
+
+    /// Begins any request. It is taken in this very step, and so before any that is begun later; many have ended by then.
+    pub fn begin(&self, operation: Operation<Buffers>) -> Begun {
         match self.root_here() {
-            Some(root) => root.enter(operation).await,
-            None => self.0.request(operation).await,
+            Some(root) => root.begin(operation),
+            None => {
+                let client = self.client.clone();
+                Begun::UnderWay(UnderWay::alone(async move { client.request(operation).await }))
+            }
         }
     }
 
@@ -194,7 +210,7 @@ impl HomeClient {
                 Some(root) => root.enter_noting(operation, &noted).await,
                 None => {
                     noted.set(true);
-                    client.0.request(operation).await
+                    client.client.request(operation).await
                 }
             }
         };
@@ -224,10 +240,16 @@ impl HomeClient {
     }
 
     fn root_here(&self) -> Option<Rc<RootCell>> {
-        if Local::current_id() != Some(self.0.iothread()) {
+        if Local::current_id() != Some(self.client.iothread()) {
             return None;
         }
-        NodeTable::current()?.root(self.0.root())
+        let found = self.found.borrow().upgrade();
+        if let Some(root) = found.filter(|root| root.is_here()) {
+            return Some(root);
+        }
+        let root = NodeTable::current()?.root(self.client.root())?;
+        self.found.replace(Rc::downgrade(&root));
+        Some(root)
     }
 }
 

@@ -29,6 +29,7 @@ mod overlap;
 mod root;
 mod statistics;
 mod table;
+mod under_way;
 
 /// The handshake's other half, for the model checker of the graph.
 #[cfg(test)]
@@ -44,3 +45,4 @@ pub use mail::{
 pub use migrate::{NodeLuggage, RootLuggage};
 pub use statistics::Statistics;
 pub use table::{EventSink, serve};
+pub use under_way::{Begun, UnderWay};

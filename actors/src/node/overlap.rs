@@ -47,6 +47,31 @@ impl Tracker {
         serialising: bool,
         no_wait: bool,
     ) -> Result<Tracking, IoError> {
+        let (entry, tracking) = self.register(start, end, serialising);
+        if !self.must_wait(&entry) {
+            return Ok(tracking);
+        }
+        if no_wait {
+            return Err(IoError::WouldWait);
+        }
+        poll_fn(|context| {
+            if !self.must_wait(&entry) {
+                return Poll::Ready(());
+            }
+            self.waiting.borrow_mut().push(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+        Ok(tracking)
+    }
+
+    /// Registers a request that is not serialising, unless it had to wait.
+    pub fn try_begin(self: &Rc<Self>, start: u64, end: u64) -> Option<Tracking> {
+        let (entry, tracking) = self.register(start, end, false);
+        (!self.must_wait(&entry)).then_some(tracking)
+    }
+
+    fn register(self: &Rc<Self>, start: u64, end: u64, serialising: bool) -> (Tracked, Tracking) {
         let order = self.next_order.get();
         self.next_order.set(order.wrapping_add(1));
         let entry = Tracked {
@@ -63,21 +88,7 @@ impl Tracker {
             tracker: Rc::clone(self),
             key,
         };
-        if !self.must_wait(&entry) {
-            return Ok(tracking);
-        }
-        if no_wait {
-            return Err(IoError::WouldWait);
-        }
-        poll_fn(|context| {
-            if !self.must_wait(&entry) {
-                return Poll::Ready(());
-            }
-            self.waiting.borrow_mut().push(context.waker().clone());
-            Poll::Pending
-        })
-        .await;
-        Ok(tracking)
+        (entry, tracking)
     }
 
     fn must_wait(&self, entry: &Tracked) -> bool {
@@ -101,8 +112,9 @@ impl Drop for Tracking {
                 .serialising
                 .set(self.tracker.serialising.get().saturating_sub(1));
         }
-        for waker in self.tracker.waiting.take() {
-            waker.wake();
+        if !self.tracker.waiting.borrow().is_empty() {
+            let waiting = self.tracker.waiting.take();
+            waiting.into_iter().for_each(Waker::wake);
         }
     }
 }

@@ -1,29 +1,26 @@
 //! Root edges on the node's iothread: where requests are admitted, counted, and parked while the gate is closed.
 
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 
 use drivers::buffer::Buffers;
 use futures_channel::oneshot;
-use futures_util::FutureExt;
-use futures_util::future::LocalBoxFuture;
-use messages::io::{Operation, Outcome};
+use messages::io::{Operation, OperationKind, Outcome};
 use messages::{IoError, Permissions, RequestFlags};
 use tracing::Instrument;
 
 use super::cell::NodeCell;
-use super::choke;
+use super::choke::{self, Step};
 use super::client::RootHandle;
 use super::gate::Admission;
 use super::line::{Line, Parked, Turn};
+use super::under_way::{Begun, UnderWay};
 use crate::iothread::Local;
 
 type Reply = oneshot::Sender<Outcome<Buffers>>;
 type Elsewhere = oneshot::Receiver<Outcome<Buffers>>;
-type Answered = (Outcome<Buffers>, Admission);
 /// What goes on to the node, or what is answered instead.
 type Passed = Result<(Operation<Buffers>, Admission), Outcome<Buffers>>;
 
@@ -31,6 +28,8 @@ type Passed = Result<(Operation<Buffers>, Admission), Outcome<Buffers>>;
 pub struct RootCell {
     handle: RootHandle,
     node: RefCell<Rc<NodeCell>>,
+    /// It is in its iothread's table: it has not ended, nor gone elsewhere.
+    here: Cell<bool>,
     /// What waits at the gate.
     line: Line<Operation<Buffers>, Elsewhere>,
 }
@@ -53,10 +52,21 @@ impl RootCell {
         let root = Rc::new(Self {
             handle,
             node: RefCell::new(node),
+            here: Cell::new(false),
             line: Line::default(),
         });
         root.node().add_root(&root);
         root
+    }
+
+    /// Whether it is in its iothread's table, which alone says so.
+    pub fn is_here(&self) -> bool {
+        self.here.get()
+    }
+
+    /// Notes that the table has taken it in, or given it away.
+    pub fn set_here(&self, here: bool) {
+        self.here.set(here);
     }
 
     pub fn handle(&self) -> &RootHandle {
@@ -76,61 +86,109 @@ impl RootCell {
         self.wake_first();
     }
 
-    /// Runs a request to its end and answers it. Dropped on the way, the request runs on by itself; dropped while it is
-    /// parked, it is forgotten. It is taken when this is first polled.
-    pub async fn enter(self: Rc<Self>, operation: Operation<Buffers>) -> Outcome<Buffers> {
-        self.enter_noting(operation, &Cell::default()).await
+    /// Begins a request: it is taken in this very step. See [`UnderWay`] for what becomes of it when nobody waits for it.
+    pub fn begin(self: &Rc<Self>, operation: Operation<Buffers>) -> Begun {
+        let operation = match self.step(operation) {
+            Ok(begun) => return begun,
+            Err(operation) => operation,
+        };
+        match self.take(operation) {
+            Taken::Passed(Ok((operation, admission))) => match self.run(operation, admission) {
+                Ok(under_way) => Begun::UnderWay(under_way),
+                Err(outcome) => Begun::Ended(outcome),
+            },
+            Taken::Passed(Err(outcome)) => Begun::Ended(outcome),
+            Taken::Parked(at_gate) => {
+                let root = Rc::clone(self);
+                Begun::UnderWay(UnderWay::alone(async move {
+                    root.enter_parked(at_gate, &Cell::default()).await
+                }))
+            }
+        }
     }
 
-    /// The same; `begun` tells from when on the request is in flight, here or elsewhere, rather than parked.
+    /// Runs a request to its end and answers it. `begun` tells from when on the request is in flight, here or elsewhere,
+    /// rather than parked. It is taken when this is first polled.
     pub async fn enter_noting(
         self: Rc<Self>,
         operation: Operation<Buffers>,
         begun: &Cell<bool>,
     ) -> Outcome<Buffers> {
-        let passed = match self.take(operation) {
-            Taken::Passed(passed) => passed,
-            Taken::Parked(at_gate) => at_gate.passed(begun).await,
+        let (operation, admission) = match self.take(operation) {
+            Taken::Passed(Ok(admitted)) => admitted,
+            Taken::Passed(Err(outcome)) => return outcome,
+            Taken::Parked(at_gate) => return self.enter_parked(at_gate, begun).await,
         };
         begun.set(true);
-        let (operation, admission) = match passed {
-            Ok(admitted) => admitted,
-            Err(outcome) => return outcome,
-        };
-        let Some(local) = Local::current() else {
-            return choke::refused(IoError::NoMedium, operation);
-        };
-        let future = Box::pin(async move {
-            let outcome = self.execute(operation, &admission).await;
-            (outcome, admission)
-        });
-        let (outcome, _counted_until_here) = ToTheEnd {
-            future: Some(future),
-            local,
+        match self.run(operation, admission) {
+            Ok(under_way) => under_way.await,
+            Err(outcome) => outcome,
         }
-        .await;
-        outcome
+    }
+
+    async fn enter_parked(self: Rc<Self>, at_gate: AtGate, begun: &Cell<bool>) -> Outcome<Buffers> {
+        let passed = at_gate.passed(begun).await;
+        begun.set(true);
+        match passed.and_then(|(operation, admission)| self.run(operation, admission)) {
+            Ok(under_way) => under_way.await,
+            Err(outcome) => outcome,
+        }
     }
 
     /// Takes a request from another thread, and sees to its answer.
     pub fn enter_remote(self: Rc<Self>, local: &Rc<Local>, operation: Operation<Buffers>, reply: Reply) {
-        // An asker that is gone has no use for the answer.
-        match self.take(operation) {
-            Taken::Passed(Ok((operation, admission))) => local.spawn(async move {
-                drop(reply.send(self.execute(operation, &admission).await));
-                drop(admission);
-            }),
-            Taken::Passed(Err(outcome)) => drop(reply.send(outcome)),
-            Taken::Parked(at_gate) => local.spawn(async move {
-                match at_gate.passed(&Cell::default()).await {
-                    Ok((operation, admission)) => {
-                        drop(reply.send(self.execute(operation, &admission).await));
-                        drop(admission);
-                    }
-                    Err(outcome) => drop(reply.send(outcome)),
-                }
+        match self.begin(operation) {
+            // An asker that is gone has no use for the answer.
+            Begun::Ended(outcome) => drop(reply.send(outcome)),
+            Begun::UnderWay(under_way) => local.spawn(async move {
+                drop(reply.send(under_way.await));
             }),
         }
+    }
+
+    /// Takes a request as far as it goes without waiting: to its end, or to a driver, where it is counted in the same
+    /// step. What this does not do is given back untouched.
+    fn step(self: &Rc<Self>, operation: Operation<Buffers>) -> Result<Begun, Operation<Buffers>> {
+        let is_plain = self.line.is_empty()
+            && self.node.borrow().gate().is_open()
+            && !self.handle.writethrough()
+            && self.permits(&operation).is_ok()
+            && !tracing::enabled!(target: "millpond::request", tracing::Level::TRACE);
+        if !is_plain {
+            return Err(operation);
+        }
+        let (kind, (offset, len)) = (operation.kind(), choke::range_of(&operation));
+        let node = self.node();
+        match choke::begin(&node, operation) {
+            Step::Later(operation) => Err(operation),
+            Step::Ended(outcome) => {
+                if let Some(table) = node.table() {
+                    table.count_request();
+                }
+                Ok(Begun::Ended(outcome))
+            }
+            Step::Transfer(transfer) => {
+                let admission = Self::count(node, kind, offset, len);
+                admission.stands_at(transfer.stands_at());
+                Ok(Begun::UnderWay(UnderWay::transfer(transfer, admission)))
+            }
+        }
+    }
+
+    /// Runs what was admitted, whatever it needs.
+    fn run(
+        self: &Rc<Self>,
+        operation: Operation<Buffers>,
+        admission: Admission,
+    ) -> Result<UnderWay, Outcome<Buffers>> {
+        if Local::current().is_none() {
+            return Err(choke::refused(IoError::NoMedium, operation));
+        }
+        let root = Rc::clone(self);
+        Ok(UnderWay::general(async move {
+            let outcome = root.execute(operation, &admission).await;
+            (outcome, admission)
+        }))
     }
 
     /// Admits a request, refuses it, or parks it.
@@ -190,7 +248,11 @@ impl RootCell {
 
     fn admit(&self, operation: Operation<Buffers>) -> (Operation<Buffers>, Admission) {
         let (offset, len) = choke::range_of(&operation);
-        let node = self.node();
+        let admission = Self::count(self.node(), operation.kind(), offset, len);
+        (operation, admission)
+    }
+
+    fn count(node: Rc<NodeCell>, kind: OperationKind, offset: u64, len: u64) -> Admission {
         let now = match node.table() {
             Some(table) => {
                 table.count_request();
@@ -198,8 +260,7 @@ impl RootCell {
             }
             None => std::time::Instant::now(),
         };
-        let admission = Admission::new(node, operation.kind(), offset, len, now);
-        (operation, admission)
+        Admission::new(node, kind, offset, len, now)
     }
 
     /// The gate has opened, or who was first is gone: the first parked request looks again.
@@ -258,34 +319,5 @@ impl AtGate {
 impl Drop for AtGate {
     fn drop(&mut self) {
         self.root.line.leave(&self.parked);
-    }
-}
-
-/// A request under way. Dropped before its end, it goes on as a task of its own, so that no driver is left half-way.
-struct ToTheEnd {
-    future: Option<LocalBoxFuture<'static, Answered>>,
-    local: Rc<Local>,
-}
-
-impl Future for ToTheEnd {
-    type Output = Answered;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answered> {
-        let Some(future) = &mut self.future else {
-            return Poll::Pending;
-        };
-        let answered = std::task::ready!(future.poll_unpin(context));
-        self.future = None;
-        Poll::Ready(answered)
-    }
-}
-
-impl Drop for ToTheEnd {
-    fn drop(&mut self) {
-        if let Some(future) = self.future.take() {
-            self.local.spawn(async move {
-                drop(future.await);
-            });
-        }
     }
 }

@@ -122,11 +122,14 @@ impl NodeTable {
 
     pub fn insert_root(&self, root: Rc<RootCell>) {
         self.moved.borrow_mut().remove(&root.handle().id());
+        root.set_here(true);
         self.roots.borrow_mut().insert(root.handle().id(), root);
     }
 
     pub fn remove_root(&self, id: RootId) -> Option<Rc<RootCell>> {
-        self.roots.borrow_mut().remove(&id)
+        let root = self.roots.borrow_mut().remove(&id)?;
+        root.set_here(false);
+        Some(root)
     }
 
     /// Remembers where a root edge goes, and the handle that its clients may be sending here by until they know.

@@ -295,7 +295,12 @@ impl Driver for TestDriver {
         Answer::ready(Ok(extent))
     }
 
-    fn read(&self, offset: u64, mut buffers: Buffers, _flags: RequestFlags) -> Answer<'_, Transfer> {
+    fn read(
+        self: Rc<Self>,
+        offset: u64,
+        mut buffers: Buffers,
+        _flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
         self.check(offset, buffers.len());
         Answer::wait(async move {
             if self.control.pieces.load(Ordering::SeqCst) > 0 {
@@ -330,7 +335,12 @@ impl Driver for TestDriver {
         unreachable!("gives no tickets")
     }
 
-    fn write(&self, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'_, Transfer> {
+    fn write(
+        self: Rc<Self>,
+        offset: u64,
+        buffers: Buffers,
+        flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
         assert!(
             !flags.contains(RequestFlags::FUA),
             "FUA is emulated for this driver"

@@ -188,7 +188,7 @@ impl Driver for Blkdebug {
         Answer::ready(Ok(Extent::new(len, At::Child { slot, offset })))
     }
 
-    fn read(&self, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'_, Transfer> {
+    fn read(self: Rc<Self>, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'static, Transfer> {
         if let Some(failure) = self.check(IoType::Read, offset, len_of(&buffers)) {
             return fail(failure, (Err(failure.error), buffers));
         }
@@ -214,12 +214,17 @@ impl Driver for Blkdebug {
         Answer::ready(written)
     }
 
-    fn write(&self, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'_, Transfer> {
+    fn write(
+        self: Rc<Self>,
+        offset: u64,
+        buffers: Buffers,
+        flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
         if let Some(failure) = self.check(IoType::Write, offset, len_of(&buffers)) {
             return fail(failure, (Err(failure.error), buffers));
         }
         let flags = flags & (RequestFlags::FUA | RequestFlags::WRITE_UNCHANGED);
-        Answer::wait(self.image.write(offset, buffers, flags))
+        Answer::wait(async move { self.image.write(offset, buffers, flags).await })
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {

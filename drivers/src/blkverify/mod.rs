@@ -177,8 +177,13 @@ impl Driver for Blkverify {
         Answer::ready(Ok(Extent::new(len, at)))
     }
 
-    fn read(&self, offset: u64, buffers: Buffers, _flags: RequestFlags) -> Answer<'_, Transfer> {
-        Answer::wait(self.read_both(offset, buffers))
+    fn read(
+        self: Rc<Self>,
+        offset: u64,
+        buffers: Buffers,
+        _flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
+        Answer::wait(async move { self.read_both(offset, buffers).await })
     }
 
     fn place(&self, _offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
@@ -195,8 +200,13 @@ impl Driver for Blkverify {
         Answer::ready(written)
     }
 
-    fn write(&self, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'_, Transfer> {
-        Answer::wait(self.write_both(offset, buffers, flags))
+    fn write(
+        self: Rc<Self>,
+        offset: u64,
+        buffers: Buffers,
+        flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
+        Answer::wait(async move { self.write_both(offset, buffers, flags).await })
     }
 
     fn write_zeroes(&self, _offset: u64, _len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<()>> {

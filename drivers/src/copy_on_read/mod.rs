@@ -183,11 +183,16 @@ impl Driver for CopyOnRead {
         Answer::ready(Ok(Extent::new(len, at)))
     }
 
-    fn read(&self, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'_, Transfer> {
-        match &self.bottom {
-            None => Answer::wait(self.pass_on(offset, buffers, flags | RequestFlags::COPY_ON_READ)),
-            Some(bottom) => Answer::wait(self.read_above(bottom, offset, buffers, flags)),
-        }
+    fn read(self: Rc<Self>, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'static, Transfer> {
+        Answer::wait(async move {
+            match &self.bottom {
+                None => {
+                    self.pass_on(offset, buffers, flags | RequestFlags::COPY_ON_READ)
+                        .await
+                }
+                Some(bottom) => self.read_above(bottom, offset, buffers, flags).await,
+            }
+        })
     }
 
     fn place(&self, offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
@@ -207,7 +212,12 @@ impl Driver for CopyOnRead {
         Answer::ready(written)
     }
 
-    fn write(&self, _offset: u64, buffers: Buffers, _flags: RequestFlags) -> Answer<'_, Transfer> {
+    fn write(
+        self: Rc<Self>,
+        _offset: u64,
+        buffers: Buffers,
+        _flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
         // Nothing is placed here.
         Answer::ready((Err(IoError::NotSupported), buffers))
     }

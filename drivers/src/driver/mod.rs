@@ -202,6 +202,9 @@ pub struct Placement {
 /// Everything happens on the node's iothread. Methods that answer later may run side by side with others; a driver
 /// orders what it must order itself, without blocking. No method that touches data has a default, since a filter that
 /// passed on what it does not know would corrupt data.
+///
+/// An answer to [`Driver::locate`] or [`Driver::place`] that has to be waited for may be dropped before it is first
+/// polled, and the question asked again: until then it has changed nothing.
 pub trait Driver: 'static {
     /// What the driver can do, at present.
     fn abilities(&self) -> Abilities;
@@ -210,7 +213,7 @@ pub trait Driver: 'static {
     fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>>;
 
     /// Reads what [`Driver::locate`] called [`At::Own`] or [`At::Special`].
-    fn read(&self, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'_, Transfer>;
+    fn read(self: Rc<Self>, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'static, Transfer>;
 
     /// Where a write of `len` bytes at `offset` goes, allocating if need be. An answer with a ticket holds back, until
     /// that is settled, other writes to what it allocates.
@@ -221,7 +224,8 @@ pub trait Driver: 'static {
     fn settle(&self, ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>>;
 
     /// Writes what [`Driver::place`] sent to [`Target::Own`]. FUA is set only if [`Abilities::fua`] is native.
-    fn write(&self, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'_, Transfer>;
+    fn write(self: Rc<Self>, offset: u64, buffers: Buffers, flags: RequestFlags)
+    -> Answer<'static, Transfer>;
 
     /// Makes a range read as zeroes. `NotSupported` makes the node write zeroes instead, unless NO_FALLBACK is set.
     fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>>;

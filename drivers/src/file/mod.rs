@@ -292,8 +292,13 @@ impl Driver for File {
         self.locate_data(purpose, offset, len)
     }
 
-    fn read(&self, offset: u64, buffers: Buffers, _flags: RequestFlags) -> Answer<'_, Transfer> {
-        Answer::wait(self.read_all(offset, buffers))
+    fn read(
+        self: Rc<Self>,
+        offset: u64,
+        buffers: Buffers,
+        _flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
+        Answer::wait(async move { self.read_all(offset, buffers).await })
     }
 
     fn place(&self, _offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
@@ -310,8 +315,16 @@ impl Driver for File {
         Answer::ready(written)
     }
 
-    fn write(&self, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'_, Transfer> {
-        Answer::wait(self.write_all(offset, buffers, flags.contains(RequestFlags::FUA)))
+    fn write(
+        self: Rc<Self>,
+        offset: u64,
+        buffers: Buffers,
+        flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
+        Answer::wait(async move {
+            self.write_all(offset, buffers, flags.contains(RequestFlags::FUA))
+                .await
+        })
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {

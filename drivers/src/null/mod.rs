@@ -128,12 +128,13 @@ struct Null {
 
 impl Null {
     /// `value`, after the latency asked for.
-    fn after_latency<T: 'static>(&self, value: T) -> Answer<'_, T> {
+    fn after_latency<T: 'static>(&self, value: T) -> Answer<'static, T> {
         if self.config.latency.is_zero() {
             return Answer::ready(value);
         }
+        let sleep = self.ring.sleep(self.config.latency);
         Answer::wait(async move {
-            self.ring.sleep(self.config.latency).await;
+            sleep.await;
             value
         })
     }
@@ -158,7 +159,12 @@ impl Driver for Null {
         Answer::ready(Ok(Extent::new(len, at)))
     }
 
-    fn read(&self, _offset: u64, mut buffers: Buffers, _flags: RequestFlags) -> Answer<'_, Transfer> {
+    fn read(
+        self: Rc<Self>,
+        _offset: u64,
+        mut buffers: Buffers,
+        _flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
         if self.config.read_zeroes {
             buffers.fill_zero(0..buffers.len());
         }
@@ -179,7 +185,12 @@ impl Driver for Null {
         Answer::ready(written)
     }
 
-    fn write(&self, _offset: u64, buffers: Buffers, _flags: RequestFlags) -> Answer<'_, Transfer> {
+    fn write(
+        self: Rc<Self>,
+        _offset: u64,
+        buffers: Buffers,
+        _flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
         self.after_latency((Ok(()), buffers))
     }
 

@@ -51,8 +51,13 @@ impl Driver for Qcow2 {
         located
     }
 
-    fn read(&self, offset: u64, buffers: Buffers, _flags: RequestFlags) -> Answer<'_, Transfer> {
-        Answer::wait(self.read_special(offset, buffers))
+    fn read(
+        self: Rc<Self>,
+        offset: u64,
+        buffers: Buffers,
+        _flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
+        Answer::wait(async move { self.read_special(offset, buffers).await })
     }
 
     fn place(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
@@ -65,17 +70,10 @@ impl Driver for Qcow2 {
                 ticket: None,
             }));
         }
-        let placed = self.run(move |state| {
-            let placement = state.place(offset, len, self.backing.is_connected())?;
-            if let Some(ticket) = &placement.ticket {
-                self.gates.try_take(Key::Ticket(ticket.0));
-            }
-            Ok(placement)
-        });
         if self.file.hears() {
-            return Answer::wait(self.placed_for_write(placed));
+            return Answer::wait(self.placed_for_write(offset, len));
         }
-        placed
+        self.place_bytes(offset, len)
     }
 
     fn settle(&self, ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
@@ -90,9 +88,14 @@ impl Driver for Qcow2 {
         }
     }
 
-    fn write(&self, offset: u64, buffers: Buffers, _flags: RequestFlags) -> Answer<'_, Transfer> {
+    fn write(
+        self: Rc<Self>,
+        offset: u64,
+        buffers: Buffers,
+        _flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
         // Nothing else is placed here.
-        Answer::wait(self.write_packed(offset, buffers))
+        Answer::wait(async move { self.write_packed(offset, buffers).await })
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
@@ -199,9 +202,19 @@ impl Qcow2 {
         Ok(extent)
     }
 
+    fn place_bytes(&self, offset: u64, len: u64) -> Answer<'_, IoResult<Placement>> {
+        self.run(move |state| {
+            let placement = state.place(offset, len, self.backing.is_connected())?;
+            if let Some(ticket) = &placement.ticket {
+                self.gates.try_take(Key::Ticket(ticket.0));
+            }
+            Ok(placement)
+        })
+    }
+
     /// Tells of a write that is about to be made.
-    async fn placed_for_write(&self, placed: Answer<'_, IoResult<Placement>>) -> IoResult<Placement> {
-        let placement = placed.await?;
+    async fn placed_for_write(&self, offset: u64, len: u64) -> IoResult<Placement> {
+        let placement = self.place_bytes(offset, len).await?;
         if placement.ticket.is_some() {
             self.file.debug_event(DebugEvent::ClusterAlloc).await;
         }

@@ -301,10 +301,17 @@ impl Driver for Quorum {
         }
     }
 
-    fn read(&self, offset: u64, buffers: Buffers, _flags: RequestFlags) -> Answer<'_, Transfer> {
+    fn read(
+        self: Rc<Self>,
+        offset: u64,
+        buffers: Buffers,
+        _flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
         match self.settings.reads {
-            Reads::Fifo => Answer::wait(self.read_first(offset, buffers)),
-            Reads::Vote { .. } | Reads::Verify => Answer::wait(self.read_by_vote(offset, buffers)),
+            Reads::Fifo => Answer::wait(async move { self.read_first(offset, buffers).await }),
+            Reads::Vote { .. } | Reads::Verify => {
+                Answer::wait(async move { self.read_by_vote(offset, buffers).await })
+            }
         }
     }
 
@@ -322,8 +329,13 @@ impl Driver for Quorum {
         Answer::ready(written)
     }
 
-    fn write(&self, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'_, Transfer> {
-        Answer::wait(self.write_all(offset, buffers, flags))
+    fn write(
+        self: Rc<Self>,
+        offset: u64,
+        buffers: Buffers,
+        flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
+        Answer::wait(async move { self.write_all(offset, buffers, flags).await })
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {

@@ -199,7 +199,12 @@ impl Driver for Raw {
         }))
     }
 
-    fn read(&self, _offset: u64, buffers: Buffers, _flags: RequestFlags) -> Answer<'_, Transfer> {
+    fn read(
+        self: Rc<Self>,
+        _offset: u64,
+        buffers: Buffers,
+        _flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
         // Nothing is located here.
         Answer::ready((Err(IoError::NotSupported), buffers))
     }
@@ -221,7 +226,12 @@ impl Driver for Raw {
         Answer::ready(written)
     }
 
-    fn write(&self, _offset: u64, buffers: Buffers, _flags: RequestFlags) -> Answer<'_, Transfer> {
+    fn write(
+        self: Rc<Self>,
+        _offset: u64,
+        buffers: Buffers,
+        _flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
         // Nothing is placed here.
         Answer::ready((Err(IoError::NotSupported), buffers))
     }

@@ -105,7 +105,7 @@ impl Node {
     pub fn write(&self, offset: u64, bytes: &[u8], flags: RequestFlags) {
         let (result, buffers) = run(
             &self.ring,
-            self.driver.write(offset, Buffer::from_slice(bytes).into(), flags),
+            Rc::clone(&self.driver).write(offset, Buffer::from_slice(bytes).into(), flags),
         );
         result.unwrap();
         assert_eq!(
@@ -118,7 +118,10 @@ impl Node {
     /// Reads into buffers that are not zero before.
     pub fn read(&self, offset: u64, len: usize) -> Vec<u8> {
         let dirty = Buffer::from_slice(&vec![0xEE; len]).into();
-        let (result, buffers) = run(&self.ring, self.driver.read(offset, dirty, RequestFlags::empty()));
+        let (result, buffers) = run(
+            &self.ring,
+            Rc::clone(&self.driver).read(offset, dirty, RequestFlags::empty()),
+        );
         result.unwrap();
         assert_eq!(buffers.len(), len);
         buffers.to_vec()
@@ -172,7 +175,7 @@ impl ChildPort for Port {
                     buffers,
                     flags,
                 } => {
-                    let (result, buffers) = driver.read(offset, buffers, flags).await;
+                    let (result, buffers) = Rc::clone(&driver).read(offset, buffers, flags).await;
                     Outcome {
                         result: result.map(|()| Value::Done),
                         buffers: Some(buffers),
@@ -183,7 +186,7 @@ impl ChildPort for Port {
                     buffers,
                     flags,
                 } => {
-                    let (result, buffers) = driver.write(offset, buffers, flags).await;
+                    let (result, buffers) = Rc::clone(&driver).write(offset, buffers, flags).await;
                     Outcome {
                         result: result.map(|()| Value::Done),
                         buffers: Some(buffers),

@@ -460,8 +460,7 @@ impl Disk {
                 }
                 At::Unallocated => vec![0; part],
                 At::Special | At::Own => {
-                    let (result, buffers) = self
-                        .driver
+                    let (result, buffers) = Rc::clone(&self.driver)
                         .read(at, Buffers::alloc(part), RequestFlags::empty())
                         .await;
                     result?;

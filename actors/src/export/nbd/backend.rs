@@ -3,34 +3,20 @@
 use std::future::Future;
 
 use drivers::buffer::Buffers;
-use drivers::driver::Transfer;
-use messages::io::Operation;
-use messages::{BlockStatus, IoError, IoResult, RequestFlags};
+use messages::io::{Operation, Outcome};
 
 use crate::iothread::Local;
-use crate::node::HomeClient;
+use crate::node::{Begun, HomeClient, UnderWay};
 
 /// The node behind an export, as one connection on one thread uses it.
 ///
 /// A type parameter rather than an object: a request costs no indirection, and tests bring a disk of their own.
 pub trait Backend: 'static {
-    /// Fills `buffers` from `offset`.
-    fn read(&self, offset: u64, buffers: Buffers, flags: RequestFlags) -> impl Future<Output = Transfer>;
-    /// Stores `buffers` at `offset`.
-    fn write(&self, offset: u64, buffers: Buffers, flags: RequestFlags) -> impl Future<Output = Transfer>;
-    /// Makes a range read as zeroes.
-    fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> impl Future<Output = IoResult<()>>;
-    /// Forgets a range.
-    fn discard(&self, offset: u64, len: u64) -> impl Future<Output = IoResult<()>>;
-    /// Makes what was acknowledged durable.
-    fn flush(&self) -> impl Future<Output = IoResult<()>>;
-    /// What the start of a range is made of, down the whole chain; `want_zero` asks storage for zeroes too.
-    fn block_status(
-        &self,
-        offset: u64,
-        len: u64,
-        want_zero: bool,
-    ) -> impl Future<Output = IoResult<BlockStatus>>;
+    /// A request that has begun and not ended. Dropped, it goes on by itself.
+    type UnderWay: Future<Output = Outcome<Buffers>> + 'static;
+
+    /// Begins a request, in this very step.
+    fn begin(&self, operation: Operation<Buffers>) -> Begun<Self::UnderWay>;
     /// Whether a request sent now would be served now rather than wait for a drained section to end.
     fn is_open(&self) -> bool;
     /// Waits until it would.
@@ -40,44 +26,10 @@ pub trait Backend: 'static {
 }
 
 impl Backend for HomeClient {
-    async fn read(&self, offset: u64, buffers: Buffers, flags: RequestFlags) -> Transfer {
-        let outcome = self
-            .request(Operation::Read {
-                offset,
-                buffers,
-                flags,
-            })
-            .await;
-        let (result, buffers) = outcome.into_parts();
-        match buffers {
-            Some(buffers) => (result, buffers),
-            None => (result.and(Err(IoError::Cancelled)), Buffers::new()),
-        }
-    }
+    type UnderWay = UnderWay;
 
-    fn write(&self, offset: u64, buffers: Buffers, flags: RequestFlags) -> impl Future<Output = Transfer> {
-        HomeClient::write(self, offset, buffers, flags)
-    }
-
-    fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> impl Future<Output = IoResult<()>> {
-        HomeClient::write_zeroes(self, offset, len, flags)
-    }
-
-    fn discard(&self, offset: u64, len: u64) -> impl Future<Output = IoResult<()>> {
-        HomeClient::discard(self, offset, len)
-    }
-
-    fn flush(&self) -> impl Future<Output = IoResult<()>> {
-        HomeClient::flush(self)
-    }
-
-    fn block_status(
-        &self,
-        offset: u64,
-        len: u64,
-        want_zero: bool,
-    ) -> impl Future<Output = IoResult<BlockStatus>> {
-        HomeClient::block_status(self, offset, len, want_zero, true)
+    fn begin(&self, operation: Operation<Buffers>) -> Begun {
+        HomeClient::begin(self, operation)
     }
 
     fn is_open(&self) -> bool {

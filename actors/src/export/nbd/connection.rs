@@ -1,7 +1,7 @@
 //! One connection in the transmission phase, on the iothread of the node behind its export.
 //!
-//! Three kinds of task share a [`Session`]: this one receives and admits requests, workers serve them, and the sender
-//! sends what they queued. Receiving stops while the node is drained, while the client has as much in flight as it may,
+//! Three kinds of task share a [`Session`]: this one receives and admits requests and begins them, those that the node does
+//! not answer at once have a task each, and the sender sends what they queued. Receiving stops while the node is drained, while the client has as much in flight as it may,
 //! and for good when either side ends; then the requests in flight are served to their end.
 
 use std::rc::Rc;
@@ -69,7 +69,6 @@ pub async fn serve<B: Backend>(
     let stop = connection.receive().await;
     let session = connection.session;
     session.budget.settled().await;
-    session.dismiss();
     session.outbox.close();
     sender.await;
     match stop {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   control thread: server (listen, accept) -> negotiate (handshake) -> place --Mail::Run--+
-//!   iothread:       connection (receive, request) -> session (workers, serve) -> outbox (reply, send) <--+
+//!   iothread:       connection (receive, request) -> session (serve) -> outbox (reply, send) <--+
 //! ```
 //! The daemon has one server; its exports are on it by name. A client's handshake runs on the control thread, under a time
 //! limit; then its socket goes to the iothread of the export's node and stays there, unless the node moves.

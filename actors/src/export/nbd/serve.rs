@@ -1,14 +1,19 @@
 //! What each command does with the node, and what it answers.
 
+use std::future::poll_fn;
+use std::task::Poll;
+
 use drivers::buffer::{Buffer, Buffers};
-use messages::{IoError, RequestFlags, StatusFlags};
+use drivers::driver::transfer;
+use messages::io::{Operation, Outcome};
+use messages::{BlockStatus, IoError, IoResult, RequestFlags, StatusFlags};
 
 use super::backend::Backend;
 use super::budget::Permit;
 use super::handshake::{Contexts, Mode};
 use super::reply::{Extent, To};
 use super::request::{Command, Request, WireError};
-use super::session::{Job, Session, pause};
+use super::session::Session;
 use super::wire::{context, state};
 
 /// Reads of at most so many bytes do not ask where the zeroes are: looking at what was read costs less.
@@ -52,32 +57,115 @@ pub(super) fn cost(request: &Request) -> usize {
     }
 }
 
+/// How a request is served.
+pub(super) enum Plan {
+    /// By one request to the node, whose outcome is the answer.
+    One(Operation<Buffers>),
+    /// By several.
+    Steps,
+    /// Not at all.
+    Refused(Failure),
+}
+
 /// The failure for an error of the node.
 fn failed(text: &'static str) -> impl Fn(IoError) -> Failure {
     move |error| (WireError::from_errno(error.errno()), text)
 }
 
+/// What it says when the one request to the node that serves `command` fails.
+const fn failure_text(command: &Command) -> &'static str {
+    match command {
+        Command::Read { .. } => "reading from file failed",
+        Command::Write { .. } | Command::WriteZeroes { .. } => "writing to file failed",
+        Command::Flush => "flush failed",
+        Command::Trim { .. } => "discard failed",
+        Command::Cache => "caching data failed",
+        Command::BlockStatus { .. } => "can't get block status",
+    }
+}
+
 impl<B: Backend> Session<B> {
-    /// Serves a request and queues its reply.
-    pub(super) async fn serve(&self, job: Job) {
-        let Job {
-            request,
-            payload,
-            permit,
-        } = job;
-        let to = To {
+    /// What serves a request; `payload` is a write's data.
+    pub(super) fn plan(&self, request: &Request, payload: Buffer) -> Plan {
+        let Request { offset, len, .. } = *request;
+        Plan::One(match request.command {
+            Command::Read { fua: true, .. } | Command::Trim { fua: true } => return Plan::Steps,
+            Command::Cache | Command::BlockStatus { .. } => return Plan::Steps,
+            Command::Read { whole, .. } if self.may_split(len, whole) && len > LOOK_FOR_ZEROES => {
+                return Plan::Steps;
+            }
+            Command::Read { .. } => match buffer(len) {
+                Ok(buffers) => read_operation(offset, buffers),
+                Err(failure) => return Plan::Refused(failure),
+            },
+            Command::Write { flags } => Operation::Write {
+                offset,
+                buffers: payload.into(),
+                flags,
+            },
+            Command::WriteZeroes { flags } => Operation::WriteZeroes { offset, len, flags },
+            Command::Flush => Operation::Flush,
+            Command::Trim { fua: false } => Operation::Discard { offset, len },
+        })
+    }
+
+    /// Queues the reply to a request that one request to the node has served.
+    pub(super) fn answer(&self, request: &Request, outcome: Outcome<Buffers>, permit: Permit) {
+        let (result, data) = outcome.into_parts();
+        if let Err(error) = result {
+            return self.fail(request, failed(failure_text(&request.command))(error), permit);
+        }
+        let chunk = match (request.command, data) {
+            (Command::Read { whole, .. }, Some(data)) => self.chunk(request.offset, request.len, whole, data),
+            (Command::Read { .. }, None) => {
+                return self.fail(
+                    request,
+                    failed("reading from file failed")(IoError::Cancelled),
+                    permit,
+                );
+            }
+            _ => Chunk::Plain,
+        };
+        self.queue(&self.to(request), chunk, Some(permit));
+    }
+
+    /// Queues a refusal.
+    pub(super) fn fail(&self, request: &Request, (error, text): Failure, permit: Permit) {
+        tracing::debug!(?request, ?error, "{text}");
+        let to = self.to(request);
+        self.outbox
+            .add(|out| to.failure(out, error, text), None, Some(permit));
+    }
+
+    /// Serves a request that takes several to the node.
+    pub(super) async fn serve_in_steps(&self, request: Request, permit: Permit) {
+        let to = self.to(&request);
+        match self.execute(&to, &request).await {
+            Ok(last) => self.queue(&to, last, Some(permit)),
+            Err(failure) => self.fail(&request, failure, permit),
+        }
+    }
+
+    fn to(&self, request: &Request) -> To {
+        To {
             mode: self.limits.mode,
             cookie: request.cookie,
             offset: request.offset,
-        };
-        tracing::trace!(?request);
-        match self.execute(&to, &request, payload).await {
-            Ok(last) => self.queue(&to, last, Some(permit)),
-            Err((error, text)) => {
-                tracing::debug!(?request, ?error, "{text}");
-                self.outbox
-                    .add(|out| to.failure(out, error, text), None, Some(permit));
-            }
+        }
+    }
+
+    /// Whether the reply to a read may have holes.
+    fn may_split(&self, len: u64, whole: bool) -> bool {
+        self.limits.mode >= Mode::Structured && !whole && len > 0
+    }
+
+    /// What was read in one piece.
+    fn chunk(&self, offset: u64, len: u64, whole: bool, data: Buffers) -> Chunk {
+        if self.may_split(len, whole) && data.is_zero() {
+            // A read is no longer than 32 MiB.
+            Chunk::Hole(offset, len as u32)
+        } else {
+            Chunk::Data(offset, data)
         }
     }
 
@@ -99,9 +187,8 @@ impl<B: Backend> Session<B> {
     }
 
     /// Does what a request asks for; the chunk that ends its reply is left to the caller.
-    async fn execute(&self, to: &To, request: &Request, payload: Buffer) -> Result<Chunk, Failure> {
+    async fn execute(&self, to: &To, request: &Request) -> Result<Chunk, Failure> {
         let Request { offset, len, .. } = *request;
-        let node = &self.backend;
         match request.command {
             Command::Read { fua, whole } => {
                 if fua {
@@ -109,23 +196,9 @@ impl<B: Backend> Session<B> {
                 }
                 self.read(to, offset, len, whole).await
             }
-            Command::Write { flags } => {
-                let (result, _) = node.write(offset, payload.into(), flags).await;
-                result
-                    .map_err(failed("writing to file failed"))
-                    .map(|()| Chunk::Plain)
-            }
-            Command::WriteZeroes { flags } => {
-                let result = node.write_zeroes(offset, len, flags).await;
-                result
-                    .map_err(failed("writing to file failed"))
-                    .map(|()| Chunk::Plain)
-            }
-            Command::Flush => self.flush().await.map(|()| Chunk::Plain),
             Command::Trim { fua } => {
-                node.discard(offset, len)
-                    .await
-                    .map_err(failed("discard failed"))?;
+                let forgotten = self.ask(Operation::Discard { offset, len }).await;
+                forgotten.into_done().map_err(failed("discard failed"))?;
                 if fua {
                     self.flush().await?;
                 }
@@ -133,36 +206,33 @@ impl<B: Backend> Session<B> {
             }
             Command::Cache => self.cache(offset, len).await,
             Command::BlockStatus { one, contexts } => self.block_status(to, offset, len, one, contexts).await,
+            Command::Write { .. } | Command::WriteZeroes { .. } | Command::Flush => {
+                unreachable!("one request to the node serves these")
+            }
         }
     }
 
+    async fn ask(&self, operation: Operation<Buffers>) -> Outcome<Buffers> {
+        self.backend.begin(operation).end().await
+    }
+
     async fn flush(&self) -> Result<(), Failure> {
-        self.backend.flush().await.map_err(failed("flush failed"))
+        let flushed = self.ask(Operation::Flush).await;
+        flushed.into_done().map_err(failed("flush failed"))
     }
 
     async fn read_data(&self, offset: u64, len: u64) -> Result<Buffers, Failure> {
-        let buffer = usize::try_from(len).ok().and_then(Buffer::try_alloc);
-        let buffer = buffer.ok_or((WireError::NoMem, "No memory"))?;
-        let (result, data) = self
-            .backend
-            .read(offset, buffer.into(), RequestFlags::empty())
-            .await;
+        let (result, data) = transfer(self.ask(read_operation(offset, buffer(len)?)).await);
         result.map_err(failed("reading from file failed"))?;
         Ok(data)
     }
 
     async fn read(&self, to: &To, offset: u64, len: u64, whole: bool) -> Result<Chunk, Failure> {
-        let may_split = to.mode >= Mode::Structured && !whole && len > 0;
-        if may_split && len > LOOK_FOR_ZEROES {
+        if self.may_split(len, whole) && len > LOOK_FOR_ZEROES {
             return self.read_sparse(to, offset, len).await;
         }
         let data = self.read_data(offset, len).await?;
-        // A read is no longer than 32 MiB.
-        Ok(if may_split && data.is_zero() {
-            Chunk::Hole(offset, len as u32)
-        } else {
-            Chunk::Data(offset, data)
-        })
+        Ok(self.chunk(offset, len, whole, data))
     }
 
     /// Reads only what is data; zeroes are told of.
@@ -171,7 +241,7 @@ impl<B: Backend> Session<B> {
         // The range lies in the export.
         let end = offset + len;
         loop {
-            let status = self.backend.block_status(at, end - at, true).await;
+            let status = self.status(at, end - at, true).await;
             let status = status.map_err(failed("unable to check for holes"))?;
             let piece = progress(status.len, end - at).ok_or(STUCK)?;
             let chunk = if status.flags.contains(StatusFlags::ZERO) {
@@ -196,12 +266,27 @@ impl<B: Backend> Session<B> {
         while at < end {
             let step = CACHE_STEP.min(end - at);
             buffers.truncate(step as usize);
-            let (result, back) = self.backend.read(at, buffers, flags).await;
+            let read = Operation::Read {
+                offset: at,
+                buffers,
+                flags,
+            };
+            let (result, back) = transfer(self.ask(read).await);
             result.map_err(failed("caching data failed"))?;
             buffers = back;
             at += step;
         }
         Ok(Chunk::Plain)
+    }
+
+    async fn status(&self, offset: u64, len: u64, want_zero: bool) -> IoResult<BlockStatus> {
+        let operation = Operation::BlockStatus {
+            offset,
+            len,
+            want_zero,
+            whole_chain: true,
+        };
+        self.ask(operation).await.into_status()
     }
 
     async fn block_status(
@@ -242,7 +327,7 @@ impl<B: Backend> Session<B> {
                 break;
             }
             let want_zero = id == context::BASE_ALLOCATION;
-            let status = self.backend.block_status(at, end - at, want_zero).await;
+            let status = self.status(at, end - at, want_zero).await;
             let status = status.map_err(failed("can't get block status"))?;
             let len = progress(status.len, end - at).ok_or(STUCK)?;
             let flags = match id {
@@ -262,6 +347,33 @@ impl<B: Backend> Session<B> {
         }
         Ok(extents)
     }
+}
+
+/// Memory for what is read.
+fn buffer(len: u64) -> Result<Buffers, Failure> {
+    let buffer = usize::try_from(len).ok().and_then(Buffer::try_alloc);
+    buffer.map(Buffers::from).ok_or((WireError::NoMem, "No memory"))
+}
+
+fn read_operation(offset: u64, buffers: Buffers) -> Operation<Buffers> {
+    Operation::Read {
+        offset,
+        buffers,
+        flags: RequestFlags::empty(),
+    }
+}
+
+/// Lets other tasks of the thread run.
+async fn pause() {
+    let mut paused = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut paused, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// A status that covers nothing would be asked for without end.

@@ -6,11 +6,12 @@
 use std::rc::Rc;
 
 use drivers::buffer::{Buffer, Buffers};
-use drivers::driver::Transfer;
+use drivers::driver::{Answer, Transfer};
 use messages::error::errno::ENOMEM;
 use messages::{DebugEvent, IoError, IoResult, RequestFlags};
 
 use super::super::cell::NodeCell;
+use super::super::overlap::Tracking;
 use super::{bytes_in, in_memory, tell};
 
 /// The aligned range around another.
@@ -51,6 +52,37 @@ pub async fn write(node: &Rc<NodeCell>, offset: u64, buffers: Buffers, flags: Re
     (result, buffers)
 }
 
+/// Begins a read with a node's own driver, if that needs no alignment and no splitting; gives the buffers back else.
+pub(super) fn read_at_once(
+    node: &Rc<NodeCell>,
+    offset: u64,
+    buffers: Buffers,
+) -> Result<Answer<'static, Transfer>, Buffers> {
+    match node.driver() {
+        Ok(driver) if fits(node, offset, &buffers) && buffers.len() <= most_at_once(node) => {
+            Ok(driver.read(offset, buffers, RequestFlags::empty()))
+        }
+        _ => Err(buffers),
+    }
+}
+
+/// Whether a write may go to a node's own driver as it is, without waiting for others: what holds those back that come
+/// later and would share a block with it, where the node has such.
+pub(super) fn ready_to_write(
+    node: &Rc<NodeCell>,
+    offset: u64,
+    buffers: &Buffers,
+) -> Option<Option<Tracking>> {
+    if node.hears() || !fits(node, offset, buffers) || buffers.len() > most_at_once(node) {
+        return None;
+    }
+    if !node.tracks_blocks() {
+        return Some(None);
+    }
+    let end = offset.saturating_add(bytes_in(buffers));
+    node.tracker().try_begin(offset, end).map(Some)
+}
+
 fn fits(node: &NodeCell, offset: u64, buffers: &Buffers) -> bool {
     let limits = node.limits();
     let align = u64::from(limits.request_alignment);
@@ -86,13 +118,13 @@ async fn limited_read(
 ) -> Transfer {
     let most = most_at_once(node);
     if rest.len() <= most {
-        return driver.read(offset, rest, flags).await;
+        return Rc::clone(driver).read(offset, rest, flags).await;
     }
     let mut filled = Buffers::new();
     while !rest.is_empty() {
         let piece = rest.split_to(most.min(rest.len()));
         let len = bytes_in(&piece);
-        let (result, piece) = driver.read(offset, piece, flags).await;
+        let (result, piece) = Rc::clone(driver).read(offset, piece, flags).await;
         filled.append(piece);
         if result.is_err() {
             filled.append(rest);
@@ -165,7 +197,7 @@ async fn tracked_write(
     tell(node, DebugEvent::Pwritev).await;
     let most = most_at_once(node);
     if rest.len() <= most {
-        let transfer = driver.write(offset, rest, flags).await;
+        let transfer = Rc::clone(driver).write(offset, rest, flags).await;
         drop(tracking);
         return transfer;
     }
@@ -173,7 +205,7 @@ async fn tracked_write(
     while !rest.is_empty() {
         let piece = rest.split_to(most.min(rest.len()));
         let len = bytes_in(&piece);
-        let (result, piece) = driver.write(offset, piece, flags).await;
+        let (result, piece) = Rc::clone(driver).write(offset, piece, flags).await;
         written.append(piece);
         if result.is_err() {
             written.append(rest);

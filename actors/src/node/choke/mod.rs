@@ -2,6 +2,7 @@
 //! sees it, and every emulation is here, once: FUA by flush, zeroes by writes, unaligned by read-modify-write.
 
 mod aligned;
+mod at_once;
 mod copy_on_read;
 mod flush;
 mod length;
@@ -22,21 +23,35 @@ use super::gate::Admission;
 
 /// What a request brings along: whether it is admitted over a root edge, or a piece of what a parent does.
 #[derive(Clone, Copy)]
-pub struct By<'a>(Option<&'a Admission>);
-
-impl By<'_> {
-    /// A piece of a parent's work, not counted by itself.
-    const PARENT: By<'static> = By(None);
-
+pub struct By<'a> {
+    admission: Option<&'a Admission>,
     /// Ranges that leave the node are an error for users. A parent may read past the end (as zeroes) and grow its child.
-    const fn may_pass_end(self) -> bool {
-        self.0.is_none()
+    may_pass_end: bool,
+}
+
+impl<'a> By<'a> {
+    /// A piece of a parent's work, not counted by itself.
+    const PARENT: By<'static> = By {
+        admission: None,
+        may_pass_end: true,
+    };
+    /// A user's request that is counted once it has been begun.
+    const USER: By<'static> = By {
+        admission: None,
+        may_pass_end: false,
+    };
+
+    const fn admitted(admission: &'a Admission) -> Self {
+        By {
+            admission: Some(admission),
+            may_pass_end: false,
+        }
     }
 
     /// The request goes on to `node`'s driver.
     fn stands_at(self, node: &NodeCell) {
         tracing::trace!(target: "millpond::request", node = node.name(), driver = node.kind().name(), "handed to driver");
-        if let Some(admission) = self.0 {
+        if let Some(admission) = self.admission {
             admission.stands_at(node.id());
         }
     }
@@ -63,7 +78,7 @@ pub async fn execute(
     operation: Operation<Buffers>,
     admission: Option<&Admission>,
 ) -> Outcome<Buffers> {
-    let by = By(admission);
+    let by = admission.map_or(By::PARENT, By::admitted);
     let kind = operation.kind();
     let (_, len) = range_of(&operation);
     let is_refused =
@@ -127,6 +142,7 @@ fn carries_data(operation: &Operation<Buffers>) -> bool {
     )
 }
 
+pub use at_once::{Step, Transferring, begin};
 pub use flush::flush;
 pub use length::truncate;
 pub use read::read_whole;
@@ -222,7 +238,7 @@ fn check_write(cell: &NodeCell, offset: u64, len: u64, carries_data: bool, by: B
 
 fn check_within(cell: &NodeCell, offset: u64, len: u64, carries_data: bool, by: By<'_>) -> IoResult<()> {
     check_range(offset, len, carries_data).map_err(|_| IoError::OutOfRange)?;
-    if !by.may_pass_end() && offset.saturating_add(len) > cell.size() {
+    if !by.may_pass_end && offset.saturating_add(len) > cell.size() {
         return Err(IoError::OutOfRange);
     }
     Ok(())

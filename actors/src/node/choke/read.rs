@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use drivers::buffer::{Buffer, Buffers};
-use drivers::driver::{At, Purpose, Transfer};
+use drivers::driver::{Answer, At, Extent, Purpose, Transfer};
 use messages::io::Operation;
 use messages::{IoError, IoResult, RequestFlags};
 use smallvec::SmallVec;
@@ -16,7 +16,7 @@ use super::copy_on_read::copying_read;
 use super::{By, aligned, bytes_in, check_within, in_memory};
 
 /// Where the start of a range is, at the bottom of the chain.
-enum Found {
+pub(super) enum Found {
     /// A driver reads it itself.
     Here { node: Rc<NodeCell>, offset: u64 },
     /// A node copies it up as it is read.
@@ -28,7 +28,7 @@ enum Found {
 }
 
 /// What a read holds until it ends, so that what it found stays where it is.
-type Held = SmallVec<[Tracking; 1]>;
+pub(super) type Held = SmallVec<[Tracking; 1]>;
 
 /// Fills `buffers` from `offset`.
 pub async fn read(
@@ -135,51 +135,124 @@ async fn resolve(
     track_first: bool,
     held: &mut Held,
 ) -> IoResult<(u64, Found)> {
-    let (mut node, mut at, mut len) = (Rc::clone(cell), offset, len);
-    let mut track = track_first;
+    let mut descent = Descent::new(cell, offset, len, flags, track_first);
     loop {
+        if let Some(found) = descent.arrive() {
+            return Ok(found);
+        }
+        if let Some((start, end)) = descent.tracked() {
+            held.push(descent.node.tracker().begin(start, end, false, false).await?);
+        }
+        let driver = descent.node.driver()?;
+        let extent = driver.locate(Purpose::Read, descent.at, descent.len).await?;
+        if let Some(found) = descent.follow(extent)? {
+            return Ok(found);
+        }
+    }
+}
+
+/// The same in one step; `None` where something has to be waited for, or it fails: nothing has happened then.
+pub(super) fn resolve_at_once(
+    cell: &Rc<NodeCell>,
+    offset: u64,
+    len: u64,
+    held: &mut Held,
+) -> Option<(u64, Found)> {
+    let mut descent = Descent::new(cell, offset, len, RequestFlags::empty(), true);
+    loop {
+        if let Some(found) = descent.arrive() {
+            return Some(found);
+        }
+        if let Some((start, end)) = descent.tracked() {
+            held.push(descent.node.tracker().try_begin(start, end)?);
+        }
+        let driver = descent.node.driver().ok()?;
+        let Answer::Ready(extent) = driver.locate(Purpose::Read, descent.at, descent.len) else {
+            return None;
+        };
+        if let Some(found) = descent.follow(extent?.ok()?).ok()? {
+            return Some(found);
+        }
+    }
+}
+
+/// A range on its way down the chain.
+struct Descent {
+    /// Where it is.
+    node: Rc<NodeCell>,
+    /// Its first byte there.
+    at: u64,
+    /// How many bytes from there on are in one place, as far as is known.
+    len: u64,
+    flags: RequestFlags,
+    /// Whether the node tracks what passes it.
+    track: bool,
+}
+
+impl Descent {
+    fn new(cell: &Rc<NodeCell>, offset: u64, len: u64, flags: RequestFlags, track_first: bool) -> Self {
+        Self {
+            node: Rc::clone(cell),
+            at: offset,
+            len,
+            flags,
+            track: track_first,
+        }
+    }
+
+    /// The end of the way, if that is known before the node's driver is asked.
+    fn arrive(&mut self) -> Option<(u64, Found)> {
         // A node's bytes past its end are zeroes to whoever stands above it.
-        let left = node.size().saturating_sub(at);
+        let left = self.node.size().saturating_sub(self.at);
         if left == 0 {
-            return Ok((len, Found::Zero));
+            return Some((self.len, Found::Zero));
         }
-        len = len.min(left);
-        if track && node.copies_up(flags) {
-            return Ok((len, Found::Copied { node, offset: at }));
+        self.len = self.len.min(left);
+        let copied = self.track && self.node.copies_up(self.flags);
+        copied.then(|| (self.len, self.copied()))
+    }
+
+    fn copied(&self) -> Found {
+        Found::Copied {
+            node: Rc::clone(&self.node),
+            offset: self.at,
         }
-        if track && node.tracks() {
-            let end = at.saturating_add(len);
-            held.push(node.tracker().begin(at, end, false, false).await?);
-        }
-        track = true;
-        let driver = node.driver()?;
-        let extent = driver.locate(Purpose::Read, at, len).await?;
+    }
+
+    /// The range to be tracked at the node, if it is to be.
+    fn tracked(&mut self) -> Option<(u64, u64)> {
+        let track = std::mem::replace(&mut self.track, true);
+        (track && self.node.tracks()).then(|| (self.at, self.at.saturating_add(self.len)))
+    }
+
+    /// Goes where the driver points: to the end of the way, or one node further.
+    fn follow(&mut self, extent: Extent) -> IoResult<Option<(u64, Found)>> {
         if extent.len == 0 {
             return Err(IoError::Corrupt);
         }
-        len = len.min(extent.len);
-        let (edge, next) = match extent.at {
-            At::Own | At::Special => return Ok((len, Found::Here { node, offset: at })),
-            At::Zero { .. } => return Ok((len, Found::Zero)),
-            At::Child { slot, offset } => (node.edge(slot).map(|edge| edge.behind()), offset),
-            At::Unallocated => match node.backing_edge().map(|edge| edge.behind()) {
-                None | Some(Behind::None) => return Ok((len, Found::Zero)),
-                behind => (behind, at),
+        self.len = self.len.min(extent.len);
+        let (behind, next) = match extent.at {
+            At::Own | At::Special => {
+                let node = Rc::clone(&self.node);
+                let offset = self.at;
+                return Ok(Some((self.len, Found::Here { node, offset })));
+            }
+            At::Zero { .. } => return Ok(Some((self.len, Found::Zero))),
+            At::Child { slot, offset } => (self.node.edge(slot).map(|edge| edge.behind()), offset),
+            At::Unallocated => match self.node.backing_edge().map(|edge| edge.behind()) {
+                None | Some(Behind::None) => return Ok(Some((self.len, Found::Zero))),
+                behind => (behind, self.at),
             },
         };
-        match edge.unwrap_or_default() {
-            Behind::Here(child) => node = child,
+        match behind.unwrap_or_default() {
+            Behind::Here(child) => self.node = child,
             Behind::There(address) => {
-                return Ok((
-                    len,
-                    Found::There {
-                        address,
-                        offset: next,
-                    },
-                ));
+                let offset = next;
+                return Ok(Some((self.len, Found::There { address, offset })));
             }
             Behind::None => return Err(IoError::NoMedium),
         }
-        at = next;
+        self.at = next;
+        Ok(None)
     }
 }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use drivers::buffer::Buffers;
-use drivers::driver::{Ability, Driver, Target, Ticket, Transfer};
+use drivers::driver::{Ability, Answer, Driver, Placement, Target, Ticket, Transfer};
 use messages::io::Operation;
 use messages::{ChildSlot, DebugEvent, IoError, IoResult, RequestFlags};
 use smallvec::SmallVec;
@@ -15,20 +15,20 @@ use super::super::overlap::Tracking;
 use super::{By, aligned, bytes_in, check_write, flush, in_memory, probed, read, tell, zeroes};
 
 /// Where the start of a write goes.
-struct Placed {
-    len: u64,
+pub(super) struct Placed {
+    pub len: u64,
     flags: RequestFlags,
-    destination: Destination,
+    pub destination: Destination,
 }
 
-enum Destination {
+pub(super) enum Destination {
     /// To a node's own driver.
     Own { node: Rc<NodeCell>, offset: u64 },
     /// Through an edge, perhaps with bytes copied along, and settled afterwards.
     Child(Allocation),
 }
 
-struct Allocation {
+pub(super) struct Allocation {
     node: Rc<NodeCell>,
     driver: Rc<dyn Driver>,
     /// The first byte of the write in `node`.
@@ -43,10 +43,10 @@ struct Allocation {
 
 /// What a write holds and has passed on its way down.
 #[derive(Default)]
-struct Path {
-    held: SmallVec<[Tracking; 1]>,
+pub(super) struct Path {
+    pub held: SmallVec<[Tracking; 1]>,
     /// Nodes passed, with the end of the write in each.
-    passed: SmallVec<[(Rc<NodeCell>, u64); 3]>,
+    pub passed: SmallVec<[(Rc<NodeCell>, u64); 3]>,
     /// A driver on the way cannot do FUA: a flush follows.
     flush: bool,
 }
@@ -121,6 +121,19 @@ pub(super) async fn write_piece(
 
 async fn transfer(
     cell: &Rc<NodeCell>,
+    offset: u64,
+    rest: Buffers,
+    flags: RequestFlags,
+    by: By<'_>,
+    track_first: bool,
+) -> Transfer {
+    go_on(cell, None, offset, rest, flags, by, track_first).await
+}
+
+/// Writes all of `rest`, of which the first part may have its place already.
+pub(super) async fn go_on(
+    cell: &Rc<NodeCell>,
+    mut first: Option<(Placed, Path)>,
     mut offset: u64,
     mut rest: Buffers,
     flags: RequestFlags,
@@ -130,10 +143,15 @@ async fn transfer(
     let mut written = Buffers::new();
     let mut flush_after = false;
     while !rest.is_empty() {
-        let mut path = Path::default();
-        let placed = match place(cell, offset, bytes_in(&rest), flags, track_first, &mut path).await {
-            Ok(placed) => placed,
-            Err(error) => return (Err(error), joined(written, rest)),
+        let (placed, path) = match first.take() {
+            Some(first) => first,
+            None => {
+                let mut path = Path::default();
+                match place(cell, offset, bytes_in(&rest), flags, track_first, &mut path).await {
+                    Ok(placed) => (placed, path),
+                    Err(error) => return (Err(error), joined(written, rest)),
+                }
+            }
         };
         flush_after |= path.flush;
         let whole = placed.len >= bytes_in(&rest);
@@ -195,58 +213,142 @@ async fn place(
         }
         let driver = node.driver()?;
         let placement = driver.place(at, len, flags).await?;
-        if placement.len == 0 {
-            return Err(settle_failed(&driver, placement.ticket, IoError::Corrupt).await);
+        let passes_on = matches!(placement.target, Target::Child { .. }) && placement.len > 0;
+        if passes_on {
+            tell(&node, DebugEvent::Pwritev).await;
         }
-        len = len.min(placement.len);
-        path.passed.push((Rc::clone(&node), at.saturating_add(len)));
-        let Target::Child { slot, offset } = placement.target else {
-            path.passed.pop();
-            return Ok(Placed {
-                len,
-                flags,
-                destination: Destination::Own { node, offset: at },
-            });
-        };
-        tell(&node, DebugEvent::Pwritev).await;
-        let plain = placement.head == 0 && placement.tail == 0 && placement.ticket.is_none();
-        match node.edge(slot).map(|edge| edge.behind()) {
-            // A guarded child looks at the write as its own.
-            Some(Behind::Here(child)) if plain && !probed::concerns(&child, offset) => node = child,
-            Some(Behind::Here(_) | Behind::There(_)) => {
-                let (head, tail, ticket) = (placement.head, placement.tail, placement.ticket);
-                let child = Allocation {
-                    node,
-                    driver,
-                    at,
-                    slot,
-                    offset,
-                    head,
-                    tail,
-                    ticket,
-                };
-                return Ok(Placed {
-                    len,
-                    flags,
-                    destination: Destination::Child(child),
-                });
-            }
-            Some(Behind::None) | None => {
-                return Err(settle_failed(&driver, placement.ticket, IoError::NoMedium).await);
-            }
+        match follow(node, driver, at, len, flags, placement, path) {
+            Ok(Way::Down(child, child_at, within)) => (node, at, len) = (child, child_at, within),
+            Ok(Way::Reached(placed)) => return Ok(placed),
+            Err(unusable) => return Err(unusable.settle().await),
         }
-        at = offset;
     }
 }
 
-/// Gives back a placement that cannot be used.
-async fn settle_failed(driver: &Rc<dyn Driver>, ticket: Option<Ticket>, error: IoError) -> IoError {
-    if let Some(ticket) = ticket
-        && let Err(settling) = driver.settle(ticket, Err(error)).await
-    {
-        tracing::warn!(%settling, "what was allocated for a failed write could not be given back");
+/// The same in one step; `None` where something has to be waited for, or a driver refuses: nothing has happened then.
+pub(super) fn place_at_once(
+    cell: &Rc<NodeCell>,
+    offset: u64,
+    len: u64,
+    path: &mut Path,
+) -> Option<Result<Placed, Unusable>> {
+    let (mut node, mut at, mut len) = (Rc::clone(cell), offset, len);
+    let flags = RequestFlags::empty();
+    loop {
+        if node.hears() {
+            return None;
+        }
+        if node.tracks() {
+            let end = at.saturating_add(len);
+            path.held.push(node.tracker().try_begin(at, end)?);
+        }
+        let driver = node.driver().ok()?;
+        let Answer::Ready(placement) = driver.place(at, len, flags) else {
+            return None;
+        };
+        let placement = placement?.ok()?;
+        match follow(node, driver, at, len, flags, placement, path) {
+            Ok(Way::Down(child, child_at, within)) => (node, at, len) = (child, child_at, within),
+            Ok(Way::Reached(placed)) => return Some(Ok(placed)),
+            Err(unusable) => return Some(Err(unusable)),
+        }
     }
-    error
+}
+
+/// Where a driver's answer leads.
+enum Way {
+    /// To another node, at an offset there, for so many bytes.
+    Down(Rc<NodeCell>, u64, u64),
+    /// To its end.
+    Reached(Placed),
+}
+
+/// Goes where the driver of `node` points.
+fn follow(
+    node: Rc<NodeCell>,
+    driver: Rc<dyn Driver>,
+    at: u64,
+    len: u64,
+    flags: RequestFlags,
+    placement: Placement,
+    path: &mut Path,
+) -> Result<Way, Unusable> {
+    let Placement {
+        len: within,
+        target,
+        head,
+        tail,
+        ticket,
+    } = placement;
+    let unusable = |driver, ticket, error| {
+        Err(Unusable {
+            driver,
+            ticket,
+            error,
+        })
+    };
+    if within == 0 {
+        return unusable(driver, ticket, IoError::Corrupt);
+    }
+    let len = len.min(within);
+    let Target::Child { slot, offset } = target else {
+        return Ok(Way::Reached(Placed {
+            len,
+            flags,
+            destination: Destination::Own { node, offset: at },
+        }));
+    };
+    path.passed.push((Rc::clone(&node), at.saturating_add(len)));
+    let is_plain = head == 0 && tail == 0 && ticket.is_none();
+    match node.edge(slot).map(|edge| edge.behind()) {
+        // A guarded child looks at the write as its own.
+        Some(Behind::Here(child)) if is_plain && !probed::concerns(&child, offset) => {
+            Ok(Way::Down(child, offset, len))
+        }
+        Some(Behind::Here(_) | Behind::There(_)) => Ok(Way::Reached(Placed {
+            len,
+            flags,
+            destination: Destination::Child(Allocation {
+                node,
+                driver,
+                at,
+                slot,
+                offset,
+                head,
+                tail,
+                ticket,
+            }),
+        })),
+        Some(Behind::None) | None => unusable(driver, ticket, IoError::NoMedium),
+    }
+}
+
+/// A placement that cannot be used.
+pub(super) struct Unusable {
+    driver: Rc<dyn Driver>,
+    ticket: Option<Ticket>,
+    error: IoError,
+}
+
+impl Unusable {
+    /// Gives it back; the error is what the write ends with.
+    pub async fn settle(self) -> IoError {
+        if let Some(ticket) = self.ticket
+            && let Err(settling) = self.driver.settle(ticket, Err(self.error)).await
+        {
+            tracing::warn!(%settling, "what was allocated for a failed write could not be given back");
+        }
+        self.error
+    }
+}
+
+impl Destination {
+    /// The node whose driver gets the data, or passes it on.
+    pub fn node(&self) -> &Rc<NodeCell> {
+        match self {
+            Self::Own { node, .. } | Self::Child(Allocation { node, .. }) => node,
+        }
+    }
 }
 
 async fn store(placed: Placed, piece: Buffers, by: By<'_>) -> Transfer {

@@ -1,0 +1,210 @@
+//! Requests in one step: most reads and writes find their place without waiting for anything, and are then with a driver
+//! that either has ended them too or will.
+//!
+//! What is here must come to the same as [`execute`](super::execute), which takes whatever this does not. It spares the
+//! states that a request keeps across waits, which it has none of.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use drivers::buffer::Buffers;
+use drivers::driver::{Answer, Transfer};
+use futures_util::future::LocalBoxFuture;
+use messages::io::{Operation, OperationKind, Outcome};
+use messages::{NodeId, OpenFlags, RequestFlags};
+use smallvec::SmallVec;
+
+use super::super::cell::NodeCell;
+use super::super::mail::DetectZeroes;
+use super::super::overlap::Tracking;
+use super::read::{Found, Held, resolve_at_once};
+use super::write::{Destination, Path, go_on, place_at_once};
+use super::{By, aligned, bytes_in, check_within, check_write, in_memory, probed, with_buffers};
+
+/// What came of a request in one step.
+pub enum Step {
+    /// It has ended.
+    Ended(Outcome<Buffers>),
+    /// A driver is at work on it.
+    Transfer(Transferring),
+    /// It takes more than a step. Nothing has happened yet.
+    Later(Operation<Buffers>),
+}
+
+/// A read or write that is with a driver.
+pub struct Transferring {
+    answer: LocalBoxFuture<'static, Transfer>,
+    ending: Ending,
+    stands_at: NodeId,
+}
+
+/// What is to be done when a transfer ends.
+struct Ending {
+    /// Where the request entered the graph.
+    cell: Rc<NodeCell>,
+    kind: OperationKind,
+    len: u64,
+    /// Nodes that it wrote to, with the end of the write in each.
+    wrote: SmallVec<[(Rc<NodeCell>, u64); 3]>,
+    /// What keeps the range where it was found.
+    held: SmallVec<[Tracking; 1]>,
+}
+
+impl Transferring {
+    /// The node whose driver has it.
+    pub fn stands_at(&self) -> NodeId {
+        self.stands_at
+    }
+
+    /// The end, once it has come.
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome<Buffers>> {
+        Pin::new(&mut self.answer)
+            .poll(context)
+            .map(|transfer| self.ending.reach(transfer))
+    }
+}
+
+impl Ending {
+    fn reach(&mut self, transfer: Transfer) -> Outcome<Buffers> {
+        let failed = transfer.0.is_err();
+        for (node, end) in self.wrote.drain(..) {
+            if !failed {
+                node.wrote(end);
+            }
+        }
+        self.held.clear();
+        self.cell.counters().count(self.kind, self.len, failed);
+        with_buffers(transfer)
+    }
+
+    fn after(mut self, answer: Answer<'static, Transfer>, stands_at: NodeId) -> Step {
+        match answer {
+            Answer::Ready(Some(transfer)) => Step::Ended(self.reach(transfer)),
+            Answer::Ready(None) => unreachable!("nobody has taken a driver's answer before this"),
+            Answer::Wait(answer) => Step::Transfer(Transferring {
+                answer,
+                ending: self,
+                stands_at,
+            }),
+        }
+    }
+}
+
+/// Takes a user's request as far as it goes without waiting.
+pub fn begin(cell: &Rc<NodeCell>, operation: Operation<Buffers>) -> Step {
+    if cell.flags().contains(OpenFlags::NO_IO) {
+        return Step::Later(operation);
+    }
+    match operation {
+        Operation::Read {
+            offset,
+            buffers,
+            flags,
+        } if flags.is_empty() => read(cell, offset, buffers),
+        Operation::Write {
+            offset,
+            buffers,
+            flags,
+        } if flags.is_empty() => write(cell, offset, buffers),
+        other => Step::Later(other),
+    }
+}
+
+fn read(cell: &Rc<NodeCell>, offset: u64, mut buffers: Buffers) -> Step {
+    let len = bytes_in(&buffers);
+    let mut held = Held::new();
+    let found = match check_within(cell, offset, len, true, By::USER) {
+        Ok(()) if len > 0 => resolve_at_once(cell, offset, len, &mut held),
+        _ => None,
+    };
+    let ending = Ending {
+        cell: Rc::clone(cell),
+        kind: OperationKind::Read,
+        len,
+        wrote: SmallVec::new(),
+        held,
+    };
+    let buffers = match found {
+        Some((within, Found::Zero)) if within >= len => {
+            buffers.fill_zero(0..in_memory(len));
+            return ending.after(Answer::ready((Ok(()), buffers)), cell.id());
+        }
+        Some((within, Found::Here { node, offset })) if within >= len => {
+            match aligned::read_at_once(&node, offset, buffers) {
+                Ok(answer) => return ending.after(answer, node.id()),
+                Err(buffers) => buffers,
+            }
+        }
+        _ => buffers,
+    };
+    Step::Later(Operation::Read {
+        offset,
+        buffers,
+        flags: RequestFlags::empty(),
+    })
+}
+
+fn write(cell: &Rc<NodeCell>, offset: u64, buffers: Buffers) -> Step {
+    let len = bytes_in(&buffers);
+    let is_plain = len > 0
+        && check_write(cell, offset, len, true, By::USER).is_ok()
+        && cell.settings().detect_zeroes == DetectZeroes::Off
+        && !probed::concerns(cell, offset);
+    let mut path = Path::default();
+    let placed = if is_plain {
+        place_at_once(cell, offset, len, &mut path)
+    } else {
+        None
+    };
+    let mut ending = Ending {
+        cell: Rc::clone(cell),
+        kind: OperationKind::Write,
+        len,
+        wrote: SmallVec::new(),
+        held: SmallVec::new(),
+    };
+    let placed = match placed {
+        Some(Ok(placed)) => placed,
+        Some(Err(unusable)) => {
+            let refused = async move { (Err(unusable.settle().await), buffers) };
+            return ending.after(Answer::wait(refused), cell.id());
+        }
+        None => {
+            return Step::Later(Operation::Write {
+                offset,
+                buffers,
+                flags: RequestFlags::empty(),
+            });
+        }
+    };
+    if let Destination::Own { node, offset } = &placed.destination
+        && placed.len >= len
+        && let Some(tracking) = aligned::ready_to_write(node, *offset, &buffers)
+    {
+        ending.wrote = path.passed;
+        ending.wrote.push((Rc::clone(node), offset.saturating_add(len)));
+        ending.held = path.held;
+        ending.held.extend(tracking);
+        return match node.driver() {
+            Ok(driver) => ending.after(driver.write(*offset, buffers, RequestFlags::empty()), node.id()),
+            Err(error) => ending.after(Answer::ready((Err(error), buffers)), node.id()),
+        };
+    }
+    let stands_at = placed.destination.node().id();
+    let cell = Rc::clone(cell);
+    let rest = async move {
+        let first = Some((placed, path));
+        go_on(
+            &cell,
+            first,
+            offset,
+            buffers,
+            RequestFlags::empty(),
+            By::USER,
+            true,
+        )
+        .await
+    };
+    ending.after(Answer::wait(rest), stands_at)
+}
