@@ -61,11 +61,18 @@ impl SharedParams {
 #[derive(Debug, Default)]
 pub(super) struct Adaptive {
     ns: u64,
+    /// How many waits in a row were longer than any polling that is allowed.
+    too_long: u32,
 }
 
 impl Adaptive {
     /// Where growing starts, in nanoseconds: about what a sleep and a wake-up cost.
     const START: u64 = 4000;
+
+    /// After so many waits in a row that no polling would have covered, less is tried. A client that is served all the time
+    /// makes the thread wait longer now and then, when the machine is busy: that says nothing of its next request, and to
+    /// find the right time anew costs a sleep for each step.
+    const TOO_LONG: u32 = 3;
 
     /// For how long to poll before the next sleep.
     pub(super) fn time(&self, params: PollParams) -> Duration {
@@ -77,20 +84,30 @@ impl Adaptive {
         let waited = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
         if params.max_ns == 0 {
             self.ns = 0;
-        } else if waited <= self.ns {
-            // Polling was long enough.
         } else if waited > params.max_ns {
-            // No polling that is allowed would have been.
-            self.ns = self.ns.checked_div(params.shrink).unwrap_or(0);
+            self.too_long = self.too_long.saturating_add(1);
+            if self.too_long >= Self::TOO_LONG {
+                self.ns = self.ns.checked_div(params.shrink).unwrap_or(0);
+            }
         } else {
-            let factor = if params.grow == 0 { 2 } else { params.grow };
-            let grown = if self.ns == 0 {
-                Self::START
-            } else {
-                self.ns.saturating_mul(factor)
-            };
-            self.ns = grown.min(params.max_ns);
+            self.too_long = 0;
+            if self.ns < waited {
+                self.ns = self.grown(params, waited);
+            }
         }
+    }
+
+    /// The next time, by the factor, that would have covered a wait of `waited`.
+    fn grown(&self, params: PollParams, waited: u64) -> u64 {
+        let factor = if params.grow == 0 { 2 } else { params.grow };
+        let mut ns = self.ns.max(Self::START);
+        if factor == 1 {
+            ns = ns.max(waited);
+        }
+        while ns < waited {
+            ns = ns.saturating_mul(factor);
+        }
+        ns.min(params.max_ns)
     }
 }
 
@@ -106,13 +123,27 @@ mod tests {
     }
 
     #[test]
-    fn grows_to_the_bound_and_falls_to_nothing_by_default() {
+    fn grows_to_what_was_needed_and_falls_to_nothing_by_default() {
         let params = PollParams::default();
         let mut polling = Adaptive::default();
         assert_eq!(after(&mut polling, params, &[3000]), 4000);
         assert_eq!(after(&mut polling, params, &[3999]), 4000, "long enough stays");
-        assert_eq!(after(&mut polling, params, &[5000, 9000, 20000, 32500]), 32768);
-        assert_eq!(after(&mut polling, params, &[32769]), 0);
+        assert_eq!(after(&mut polling, params, &[9000]), 16000, "at once");
+        assert_eq!(
+            after(&mut polling, params, &[32500]),
+            32768,
+            "never more than is allowed"
+        );
+        assert_eq!(after(&mut polling, params, &[32769, 50000, 32769]), 0);
+    }
+
+    #[test]
+    fn a_long_wait_now_and_then_changes_nothing() {
+        let params = PollParams::default();
+        let mut polling = Adaptive::default();
+        let waits = [20000, 90000, 90000].repeat(10);
+        assert_eq!(after(&mut polling, params, &waits), 32000);
+        assert_eq!(after(&mut polling, params, &[90000]), 0, "the third in a row");
     }
 
     #[test]
@@ -124,7 +155,17 @@ mod tests {
         };
         let mut polling = Adaptive::default();
         assert_eq!(after(&mut polling, params, &[3000, 5000]), 12_000);
-        assert_eq!(after(&mut polling, params, &[1_000_000]), 3000);
+        assert_eq!(after(&mut polling, params, &[1_000_000; 3]), 3000);
+    }
+
+    #[test]
+    fn a_factor_of_one_ends_too() {
+        let params = PollParams {
+            max_ns: 8000,
+            grow: 1,
+            shrink: 0,
+        };
+        assert_eq!(after(&mut Adaptive::default(), params, &[5000]), 5000);
     }
 
     #[test]
@@ -133,7 +174,10 @@ mod tests {
             max_ns: 0,
             ..PollParams::default()
         };
-        let mut polling = Adaptive { ns: 8000 };
+        let mut polling = Adaptive {
+            ns: 8000,
+            too_long: 0,
+        };
         assert_eq!(polling.time(params), Duration::ZERO);
         assert_eq!(after(&mut polling, params, &[10]), 0);
     }

@@ -41,6 +41,8 @@ pub struct NodeCell {
     copy_on_read: Cell<u32>,
     /// Of the abilities, what every request looks at.
     events: Cell<Events>,
+    /// While the driver hears events.
+    listening: RefCell<Option<Listening>>,
     limits: Cell<Limits>,
     size: Cell<u64>,
     /// Counts writes; what was flushed is durable up to the count at that time.
@@ -90,6 +92,7 @@ impl NodeCell {
             abilities: Cell::default(),
             copy_on_read: Cell::new(parts.copy_on_read),
             events: Cell::default(),
+            listening: RefCell::default(),
             limits: Cell::default(),
             size: Cell::new(whole_sectors(parts.size)),
             written: Cell::new(u64::from(parts.unflushed)),
@@ -298,6 +301,8 @@ impl NodeCell {
         limits.request_alignment = limits.request_alignment.max(1);
         self.abilities.set(abilities);
         self.events.set(abilities.events);
+        self.listening
+            .replace((abilities.events == Events::Heard).then(Listening::begin));
         self.limits.set(limits);
     }
 
@@ -336,6 +341,9 @@ impl NodeCell {
 
     /// Whether this node, or one that it passes events to, listens to them.
     pub fn hears(&self) -> bool {
+        if LISTENERS.get() == 0 {
+            return false;
+        }
         match self.events.get() {
             Events::Ignored => false,
             Events::Heard => true,
@@ -465,6 +473,27 @@ impl NodeCell {
 /// A node is as long as the sectors that hold its last byte: what is missing in the last one reads as zeroes.
 fn whole_sectors(size: u64) -> u64 {
     size.checked_next_multiple_of(SECTOR_SIZE).unwrap_or(size)
+}
+
+thread_local! {
+    /// How many nodes of this thread have a driver that hears events. Mostly none, and then no request looks for one.
+    static LISTENERS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Counts a node among those whose driver hears events.
+struct Listening;
+
+impl Listening {
+    fn begin() -> Self {
+        LISTENERS.set(LISTENERS.get() + 1);
+        Self
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        LISTENERS.set(LISTENERS.get() - 1);
+    }
 }
 
 /// The one flush of a node that is under way.

@@ -5,6 +5,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use futures_util::future::LocalBoxFuture;
+use pin_project_lite::pin_project;
+
 use crate::iothread::Local;
 
 /// How many nodes a request passes on one stack. Each takes some kilobytes of it, in a build for tests many.
@@ -15,27 +18,38 @@ thread_local! {
     static NESTED: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Runs what a request does one node further down: within this poll, or where that is deep already as a task of its own,
-/// which begins with an empty stack.
-pub async fn nested<T: 'static>(future: impl Future<Output = T> + 'static) -> T {
-    if NESTED.get() >= NESTED_MAX
+/// Whether so many nodes are on this thread's stack already that the next needs one of its own.
+#[inline]
+pub fn is_deep() -> bool {
+    NESTED.get() >= NESTED_MAX
+}
+
+/// Runs what a request does one node further down: within the polls of what waits for it, or where that is deep already as
+/// a task of its own, which begins with an empty stack.
+pub fn nested<T: 'static>(future: impl Future<Output = T> + 'static) -> LocalBoxFuture<'static, T> {
+    if is_deep()
         && let Some(local) = Local::current()
     {
         // Dropped with the request, the task ends as a poll would have.
-        return local.spawn_task(future).await;
+        return Box::pin(local.spawn_task(future));
     }
-    Nested(Box::pin(future)).await
+    Box::pin(Nested { future })
 }
 
-struct Nested<F>(Pin<Box<F>>);
+pin_project! {
+    struct Nested<F> {
+        #[pin]
+        future: F,
+    }
+}
 
 impl<F: Future> Future for Nested<F> {
     type Output = F::Output;
 
     #[inline]
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let _passing = Passing::begin();
-        self.0.as_mut().poll(context)
+        self.project().future.poll(context)
     }
 }
 

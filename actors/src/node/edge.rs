@@ -11,8 +11,8 @@ use messages::io::{Operation, Outcome};
 use messages::{DebugEvent, IoError, Limits};
 
 use super::cell::NodeCell;
-use super::choke;
-use super::depth::nested;
+use super::choke::{self, By, Step};
+use super::depth::{is_deep, nested};
 use super::mail::{Entry, Mail, NodeAddress, RemoteRequest};
 use super::table::NodeTable;
 
@@ -87,11 +87,30 @@ impl EdgeCell {
     }
 
     /// Sends a request that belongs to one that the parent is busy with.
-    pub async fn pass_down(&self, operation: Operation<Buffers>) -> Outcome<Buffers> {
+    pub fn pass_down(&self, operation: Operation<Buffers>) -> Answer<'static, Outcome<Buffers>> {
         match self.behind() {
-            Behind::None => Outcome::plain(Err(IoError::NoMedium)),
-            Behind::Here(cell) => nested(async move { choke::execute(&cell, operation, None).await }).await,
-            Behind::There(address) => send_there(&address, operation).await,
+            Behind::None => Answer::ready(Outcome::plain(Err(IoError::NoMedium))),
+            Behind::Here(cell) => pass_to(cell, operation),
+            Behind::There(address) => Answer::wait(async move { send_there(&address, operation).await }),
+        }
+    }
+}
+
+fn pass_to(cell: Rc<NodeCell>, operation: Operation<Buffers>) -> Answer<'static, Outcome<Buffers>> {
+    let step = if is_deep() {
+        Step::Later(operation)
+    } else {
+        choke::begin(&cell, operation, By::PARENT)
+    };
+    match step {
+        Step::Ended(outcome) => Answer::ready(outcome),
+        Step::Transfer(mut transfer) => Answer::Wait(nested(std::future::poll_fn(move |context| {
+            transfer.poll(context)
+        }))),
+        Step::Later(operation) => {
+            Answer::Wait(nested(
+                async move { choke::execute(&cell, operation, None).await },
+            ))
         }
     }
 }
@@ -120,8 +139,7 @@ pub fn child(edge: Rc<EdgeCell>) -> Child {
 
 impl ChildPort for Port {
     fn request(&self, operation: Operation<Buffers>) -> Answer<'static, Outcome<Buffers>> {
-        let edge = Rc::clone(&self.0);
-        Answer::wait(async move { edge.pass_down(operation).await })
+        self.0.pass_down(operation)
     }
 
     fn limits(&self) -> Limits {

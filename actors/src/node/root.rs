@@ -12,7 +12,7 @@ use messages::{IoError, Permissions, RequestFlags};
 use tracing::Instrument;
 
 use super::cell::NodeCell;
-use super::choke::{self, Step};
+use super::choke::{self, By, Step};
 use super::client::RootHandle;
 use super::gate::Admission;
 use super::line::{Line, Parked, Turn};
@@ -159,7 +159,7 @@ impl RootCell {
         }
         let (kind, (offset, len)) = (operation.kind(), choke::range_of(&operation));
         let node = self.node();
-        match choke::begin(&node, operation) {
+        match choke::begin(&node, operation, By::USER) {
             Step::Later(operation) => Err(operation),
             Step::Ended(outcome) => {
                 if let Some(table) = node.table() {

@@ -91,8 +91,8 @@ impl Ending {
     }
 }
 
-/// Takes a user's request as far as it goes without waiting.
-pub fn begin(cell: &Rc<NodeCell>, operation: Operation<Buffers>) -> Step {
+/// Takes a request as far as it goes without waiting.
+pub fn begin(cell: &Rc<NodeCell>, operation: Operation<Buffers>, by: By<'_>) -> Step {
     if cell.flags().contains(OpenFlags::NO_IO) {
         return Step::Later(operation);
     }
@@ -101,20 +101,20 @@ pub fn begin(cell: &Rc<NodeCell>, operation: Operation<Buffers>) -> Step {
             offset,
             buffers,
             flags,
-        } if flags.is_empty() => read(cell, offset, buffers),
+        } if flags.is_empty() => read(cell, offset, buffers, by),
         Operation::Write {
             offset,
             buffers,
             flags,
-        } if flags.is_empty() => write(cell, offset, buffers),
+        } if flags.is_empty() => write(cell, offset, buffers, by),
         other => Step::Later(other),
     }
 }
 
-fn read(cell: &Rc<NodeCell>, offset: u64, mut buffers: Buffers) -> Step {
+fn read(cell: &Rc<NodeCell>, offset: u64, mut buffers: Buffers, by: By<'_>) -> Step {
     let len = bytes_in(&buffers);
     let mut held = Held::new();
-    let found = match check_within(cell, offset, len, true, By::USER) {
+    let found = match check_within(cell, offset, len, true, by) {
         Ok(()) if len > 0 => resolve_at_once(cell, offset, len, &mut held),
         _ => None,
     };
@@ -145,10 +145,10 @@ fn read(cell: &Rc<NodeCell>, offset: u64, mut buffers: Buffers) -> Step {
     })
 }
 
-fn write(cell: &Rc<NodeCell>, offset: u64, buffers: Buffers) -> Step {
+fn write(cell: &Rc<NodeCell>, offset: u64, buffers: Buffers, by: By<'_>) -> Step {
     let len = bytes_in(&buffers);
     let is_plain = len > 0
-        && check_write(cell, offset, len, true, By::USER).is_ok()
+        && check_write(cell, offset, len, true, by).is_ok()
         && cell.settings().detect_zeroes == DetectZeroes::Off
         && !probed::concerns(cell, offset);
     let mut path = Path::default();

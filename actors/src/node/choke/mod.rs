@@ -31,12 +31,12 @@ pub struct By<'a> {
 
 impl<'a> By<'a> {
     /// A piece of a parent's work, not counted by itself.
-    const PARENT: By<'static> = By {
+    pub const PARENT: By<'static> = By {
         admission: None,
         may_pass_end: true,
     };
     /// A user's request that is counted once it has been begun.
-    const USER: By<'static> = By {
+    pub const USER: By<'static> = By {
         admission: None,
         may_pass_end: false,
     };
