@@ -628,3 +628,20 @@ fn a_filename_stands_for_a_node_and_its_image() {
         );
     });
 }
+
+#[test]
+fn a_write_that_asks_to_be_alone_does_not_wait_for_itself() {
+    with_graph(|graph| async move {
+        let directory = tempfile::tempdir().unwrap();
+        let path = raw_image(&directory, 1 << 20);
+        let client = debugged(&graph, &path, json!({"align": 4096})).await;
+        // The node tracks the blocks that its driver writes, and this write asks to be tracked besides.
+        for (offset, len) in [(0, 4096), (100, 5000)] {
+            let buffers = Buffers::from(Buffer::from_slice(&vec![7; len]));
+            let (result, _) = client.write(offset, buffers, RequestFlags::SERIALISING).await;
+            assert_eq!(result, Ok(()), "{len} bytes at {offset}");
+            assert_eq!(read(&client, offset, len).await, Ok(vec![7; len]));
+        }
+        graph.detach(client.root()).await.unwrap();
+    });
+}

@@ -51,6 +51,19 @@ pub(super) struct Path {
     flush: bool,
 }
 
+impl Path {
+    /// A node that tracks the transfers of its own driver does so anew, with the blocks that they share with others: it
+    /// would wait for what is held for the same write here.
+    fn leave_to(&mut self, placed: &Placed, tracked: bool) {
+        if let Destination::Own { node, .. } = &placed.destination
+            && tracked
+            && node.tracks_blocks()
+        {
+            self.held.pop();
+        }
+    }
+}
+
 /// Stores `buffers` at `offset`.
 pub async fn write(
     cell: &Rc<NodeCell>,
@@ -200,7 +213,8 @@ async fn place(
     let mut track = track_first;
     loop {
         let serialising = track && flags.contains(RequestFlags::SERIALISING);
-        if track && (node.tracks() || serialising) {
+        let tracked = track && (node.tracks() || serialising);
+        if tracked {
             let end = at.saturating_add(len);
             let no_wait = flags.contains(RequestFlags::NO_WAIT);
             path.held
@@ -219,7 +233,10 @@ async fn place(
         }
         match follow(node, driver, at, len, flags, placement, path) {
             Ok(Way::Down(child, child_at, within)) => (node, at, len) = (child, child_at, within),
-            Ok(Way::Reached(placed)) => return Ok(placed),
+            Ok(Way::Reached(placed)) => {
+                path.leave_to(&placed, tracked);
+                return Ok(placed);
+            }
             Err(unusable) => return Err(unusable.settle().await),
         }
     }
@@ -238,7 +255,8 @@ pub(super) fn place_at_once(
         if node.hears() {
             return None;
         }
-        if node.tracks() {
+        let tracked = node.tracks();
+        if tracked {
             let end = at.saturating_add(len);
             path.held.push(node.tracker().try_begin(at, end)?);
         }
@@ -249,7 +267,10 @@ pub(super) fn place_at_once(
         let placement = placement?.ok()?;
         match follow(node, driver, at, len, flags, placement, path) {
             Ok(Way::Down(child, child_at, within)) => (node, at, len) = (child, child_at, within),
-            Ok(Way::Reached(placed)) => return Some(Ok(placed)),
+            Ok(Way::Reached(placed)) => {
+                path.leave_to(&placed, tracked);
+                return Some(Ok(placed));
+            }
             Err(unusable) => return Some(Err(unusable)),
         }
     }
