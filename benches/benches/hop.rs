@@ -1,124 +1,148 @@
-//! What a request costs on its way: from a client to a null node on the same iothread, through one more node, and from
-//! another iothread.
+//! What a request pays for each node that it passes: on the same iothread, and to another one that is awake or asleep.
+//!
+//! A hop is the way down and back up again.
 #![allow(missing_docs, reason = "criterion's macro makes a public function")]
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+#[path = "support/meter.rs"]
+mod meter;
+#[allow(dead_code, reason = "other benches use other parts of it")]
+#[path = "support/world.rs"]
+mod world;
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::measurement::Measurement;
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use drivers::buffer::Buffers;
-use messages::{NodeId, OpenFlags, Permissions, RootId};
-use millpond::iothread::{IoThread, IoThreadConfig, Local};
-use millpond::node::{
-    Client, Event, Mail, NodeAddress, NodeSettings, OpenOrder, Order, RootHandle, Ticket, serve,
-};
+use futures_util::future::join_all;
+use messages::RequestFlags;
+use millpond::iothread::{IoThread, PollParams};
+use millpond::node::{Client, HomeClient, Mail};
 
-/// Bytes of each read.
+use meter::{Meter, meter};
+use world::{ASLEEP, AWAKE, World, on};
+
+/// Bytes of each request.
 const BLOCK: usize = 4096;
 
-struct World {
-    near: IoThread<Mail>,
-    far: IoThread<Mail>,
-    events: crossbeam_channel::Receiver<Event>,
+/// The longest chain of nodes, from which the price of one node is computed.
+const DEEPEST: usize = 8;
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Read,
+    Write,
 }
 
-impl World {
-    fn new() -> Self {
-        let (tell, events) = crossbeam_channel::unbounded();
-        let start = |name: &str| {
-            let tell = tell.clone();
-            let config = IoThreadConfig {
-                name: name.to_owned(),
-                ..IoThreadConfig::default()
-            };
-            let sink: millpond::node::EventSink = Arc::new(move |event| drop(tell.send(event)));
-            IoThread::start(config, move |local| serve(local, sink)).expect("an iothread starts")
+impl Kind {
+    async fn request(self, client: &HomeClient, buffers: Buffers) -> Buffers {
+        let (result, buffers) = match self {
+            Self::Read => client.read(0, buffers).await,
+            Self::Write => client.write(0, buffers, RequestFlags::empty()).await,
         };
-        Self {
-            near: start("near"),
-            far: start("far"),
-            events,
+        result.expect("null takes everything");
+        buffers
+    }
+}
+
+/// Sends `count` requests from a task of `iothread`, one after the other.
+fn requests(iothread: &IoThread<Mail>, client: &Client, kind: Kind, count: u64) -> u64 {
+    let client = client.clone();
+    on(iothread, move || async move {
+        let client = client.here();
+        let mut buffers = Buffers::zeroed(BLOCK);
+        let begun = meter().start();
+        for _ in 0..count {
+            buffers = kind.request(&client, buffers).await;
+        }
+        meter().end(begun)
+    })
+}
+
+/// The same, with `depth` of them on their way at a time.
+fn side_by_side(iothread: &IoThread<Mail>, client: &Client, count: u64, depth: u64) -> u64 {
+    let client = client.clone();
+    on(iothread, move || async move {
+        let begun = meter().start();
+        let streams = (0..depth).map(|_| async {
+            let client = client.here();
+            let mut buffers = Buffers::zeroed(BLOCK);
+            for _ in 0..count.div_ceil(depth) {
+                buffers = Kind::Read.request(&client, buffers).await;
+            }
+        });
+        join_all(streams).await;
+        meter().end(begun)
+    })
+}
+
+fn same_iothread(criterion: &mut Criterion<Meter>) {
+    let mut world = World::new();
+    let near = world.near.clone();
+    let null = world.open(&near, "null-co", None);
+    let shallow = world.client(&null);
+    let mut group = criterion.benchmark_group("hop, same iothread");
+    for driver in ["raw", "copy-on-read"] {
+        for length in [0, 1, 2, 4, DEEPEST] {
+            let top = world.chain(driver, length, &null);
+            let client = world.client(&top);
+            for kind in [Kind::Read, Kind::Write] {
+                let name = format!("{kind:?} through {driver}");
+                group.bench_function(BenchmarkId::new(name, length), |b| {
+                    b.iter_custom(|count| requests(&near, &client, kind, count));
+                });
+            }
         }
     }
-
-    fn order(&self, order: Order) {
-        assert!(
-            self.near
-                .send(Mail::Control {
-                    ticket: Ticket(0),
-                    order
-                })
-                .is_ok()
-        );
-        assert!(self.events.recv().is_ok());
+    for driver in ["raw", "copy-on-read"] {
+        let top = world.chain(driver, DEEPEST, &null);
+        let deep = world.client(&top);
+        for kind in [Kind::Read, Kind::Write] {
+            group.bench_function(format!("{kind:?}: one {driver} node more"), |b| {
+                b.iter_custom(|count| {
+                    let more = requests(&near, &deep, kind, count);
+                    let less = requests(&near, &shallow, kind, count);
+                    Meter::part(more, less, DEEPEST as u64)
+                });
+            });
+        }
     }
-
-    fn open(&self, id: u64, driver: &str, children: Vec<Option<NodeAddress>>) -> NodeId {
-        let node = NodeId(id);
-        let registry = drivers::builtin::builtin();
-        self.order(Order::Open(Box::new(OpenOrder {
-            node,
-            name: driver.to_owned(),
-            kind: Arc::clone(registry.find(driver).expect("a built-in driver")),
-            options: messages::global_state::Options::new(),
-            flags: OpenFlags::RDWR,
-            settings: NodeSettings::default(),
-            children,
-        })));
-        node
-    }
-
-    fn client(&self, root: u64, node: NodeId) -> Client {
-        let root = RootHandle::new(RootId(root), Permissions::all(), false, self.near.clone());
-        let client = Client::new(&root);
-        self.order(Order::AttachRoot { root, node });
-        client
-    }
-}
-
-/// Reads `count` times, one after the other, in a task of `iothread`.
-fn reads(iothread: &IoThread<Mail>, client: &Client, count: u64) -> Duration {
-    let (done, took) = crossbeam_channel::bounded(1);
-    let client = client.clone();
-    let job = move || {
-        let Some(local) = Local::current() else { return };
-        let client = client.here();
-        local.spawn(async move {
-            let mut buffers = Buffers::zeroed(BLOCK);
-            let start = Instant::now();
-            for _ in 0..count {
-                let (result, back) = client.read(0, buffers).await;
-                assert!(result.is_ok());
-                buffers = back;
-            }
-            done.send(start.elapsed()).expect("the bench waits for it");
-        });
-    };
-    assert!(iothread.send(Mail::Run(Box::new(job))).is_ok());
-    took.recv().expect("the reads end")
-}
-
-fn hops(criterion: &mut Criterion) {
-    let world = World::new();
-    let null = world.open(1, "null-co", Vec::new());
-    let file = NodeAddress {
-        node: null,
-        iothread: world.near.clone(),
-    };
-    let raw = world.open(2, "raw", vec![Some(file)]);
-    let (to_null, to_raw) = (world.client(3, null), world.client(4, raw));
-    let mut group = criterion.benchmark_group("hop");
-    group.bench_function("client to null node, same iothread", |b| {
-        b.iter_custom(|count| reads(&world.near, &to_null, count));
-    });
-    group.bench_function("client to raw node over null node, same iothread", |b| {
-        b.iter_custom(|count| reads(&world.near, &to_raw, count));
-    });
-    group.bench_function("client to null node, other iothread awake", |b| {
-        b.iter_custom(|count| reads(&world.far, &to_null, count));
-    });
     group.finish();
 }
 
-criterion_group!(benches, hops);
+/// Who asks, and how long they and the iothread that is asked look for work before they sleep.
+const NEIGHBOURS: [(&str, PollParams, PollParams); 3] = [
+    ("both awake", AWAKE, AWAKE),
+    ("receiver asleep", AWAKE, ASLEEP),
+    ("both asleep", ASLEEP, ASLEEP),
+];
+
+fn other_iothread(criterion: &mut Criterion<Meter>) {
+    let mut world = World::new();
+    let (near, far) = (world.near.clone(), world.far.clone());
+    let null = world.open(&near, "null-co", None);
+    let raw = world.open(&far, "raw", Some(&null));
+    let (to_null, to_raw) = (world.client(&null), world.client(&raw));
+    let mut group = criterion.benchmark_group("hop, other iothread");
+    for (name, asking, asked) in NEIGHBOURS {
+        far.set_poll(asking);
+        near.set_poll(asked);
+        group.bench_function(format!("client to node, {name}"), |b| {
+            b.iter_custom(|count| requests(&far, &to_null, Kind::Read, count));
+        });
+        group.bench_function(format!("node to node, {name}"), |b| {
+            b.iter_custom(|count| requests(&far, &to_raw, Kind::Read, count));
+        });
+        let depth = 32;
+        group.throughput(Throughput::Elements(1));
+        group.bench_function(format!("client to node, {name}, {depth} in flight"), |b| {
+            b.iter_custom(|count| side_by_side(&far, &to_null, count, depth));
+        });
+    }
+    group.finish();
+}
+
+criterion_group! {
+    name = benches;
+    config = meter::criterion();
+    targets = same_iothread, other_iothread
+}
 criterion_main!(benches);

@@ -1,0 +1,99 @@
+//! What it costs a write to be held against those in flight on its node: how many there are, and whether one of them wants
+//! to be alone.
+#![allow(missing_docs, reason = "criterion's macro makes a public function")]
+
+#[allow(dead_code, reason = "other benches use other parts of it")]
+#[path = "support/meter.rs"]
+mod meter;
+#[allow(dead_code, reason = "other benches use other parts of it")]
+#[path = "support/world.rs"]
+mod world;
+
+use criterion::measurement::Measurement;
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use drivers::buffer::Buffers;
+use messages::{DebugOrder, RequestFlags};
+use millpond::iothread::{IoThread, Local};
+use millpond::node::{Client, Mail, Order};
+use serde_json::json;
+
+use meter::{Meter, meter};
+use world::{World, on};
+
+const BLOCK: usize = 4096;
+/// Where the writes that are measured go: behind all that are held.
+const BEHIND: u64 = 1 << 29;
+
+/// Begins a write that is held for as long as its iothread lives.
+fn hold(iothread: &IoThread<Mail>, client: &Client, number: u64, flags: RequestFlags) {
+    let client = client.clone();
+    let job = move || {
+        let Some(local) = Local::current() else { return };
+        let client = client.here();
+        local.spawn(async move {
+            let offset = number * BLOCK as u64;
+            client
+                .write(offset, Buffers::zeroed(BLOCK), flags)
+                .await
+                .0
+                .expect("never");
+        });
+    };
+    assert!(iothread.send(Mail::Run(Box::new(job))).is_ok());
+}
+
+fn tracked(criterion: &mut Criterion<Meter>) {
+    let mut group = criterion.benchmark_group("overlap, a write of 4 KiB");
+    for (name, first) in [
+        ("none serialising", RequestFlags::empty()),
+        ("one serialising", RequestFlags::SERIALISING),
+    ] {
+        for held in [1, 32, 256] {
+            let mut world = World::new();
+            let near = world.near.clone();
+            let null = world.open(&near, "null-co", None);
+            // Blocks of more than a byte have writes tracked; its breakpoints hold them.
+            let node = world.open_with(&near, "blkdebug", json!({ "align": 512 }), Some(&null));
+            let client = world.client(&node);
+            for number in 0..held {
+                let breakpoint = DebugOrder::Breakpoint {
+                    event: "pwritev".to_owned(),
+                    tag: format!("b{number}"),
+                };
+                let order = Order::Debug {
+                    node: node.node,
+                    order: breakpoint,
+                };
+                world.order(&near, order);
+                let flags = if number == 0 { first } else { RequestFlags::empty() };
+                hold(&near, &client, number, flags);
+                // The next breakpoint would hold this write too, were it not held by now.
+                on(&near, || async {});
+            }
+            group.bench_function(BenchmarkId::new(name, held), |b| {
+                b.iter_custom(|count| {
+                    let client = client.clone();
+                    on(&near, move || async move {
+                        let client = client.here();
+                        let mut buffers = Buffers::zeroed(BLOCK);
+                        let begun = meter().start();
+                        for _ in 0..count {
+                            let (result, back) = client.write(BEHIND, buffers, RequestFlags::empty()).await;
+                            result.expect("nothing holds it");
+                            buffers = back;
+                        }
+                        meter().end(begun)
+                    })
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group! {
+    name = benches;
+    config = meter::criterion();
+    targets = tracked
+}
+criterion_main!(benches);
