@@ -59,10 +59,13 @@ fn one_thread(criterion: &mut Criterion<Meter>) {
     group.finish();
 }
 
-fn player(name: &str, poll: PollParams) -> IoThread<Ball> {
+fn player(name: &str, processor: usize, poll: PollParams) -> IoThread<Ball> {
+    let processors = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let config = IoThreadConfig {
         name: name.to_owned(),
         poll,
+        // Two that look for work without sleeping are not to wait for each other's time on one processor.
+        cpus: Some(vec![processor % processors]),
         ..IoThreadConfig::default()
     };
     let own: Arc<std::sync::OnceLock<IoThread<Ball>>> = Arc::default();
@@ -94,7 +97,7 @@ fn two_threads(criterion: &mut Criterion<Meter>) {
             max_ns,
             ..PollParams::default()
         };
-        let (one, other) = (player("one", poll), player("other", poll));
+        let (one, other) = (player("one", 0, poll), player("other", 1, poll));
         group.bench_function(name, |b| {
             b.iter_custom(|count| {
                 let (done, ended) = crossbeam_channel::bounded(1);

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod beside;
+pub mod crowd;
 pub mod daemon;
 pub mod image;
 pub mod model;

@@ -100,7 +100,7 @@ impl Measurement for Meter {
             Self::Time => Begun::Time(Instant::now()),
             Self::Counter(counter) => Begun::Count(read(counter)),
             Self::Callgrind(callgrind) => {
-                callgrind.since_last();
+                callgrind.begin();
                 Begun::Count(0)
             }
         }
@@ -109,7 +109,7 @@ impl Measurement for Meter {
     fn end(&self, begun: Begun) -> u64 {
         match (self, begun) {
             (Self::Counter(counter), Begun::Count(before)) => read(counter) - before,
-            (Self::Callgrind(callgrind), _) => callgrind.since_last(),
+            (Self::Callgrind(callgrind), _) => callgrind.since_begin(),
             (_, Begun::Time(start)) => start.elapsed().as_nanos() as u64,
             (Self::Time, Begun::Count(_)) => unreachable!("a measurement ends as it began"),
         }
@@ -141,19 +141,30 @@ fn read(counter: &Mutex<Counter>) -> u64 {
 }
 
 impl Callgrind {
-    /// Instructions since the last call.
-    fn since_last(&self) -> u64 {
+    /// Has what was executed so far written down. Nothing is done here that would be counted.
+    fn begin(&self) {
+        self.written.fetch_add(1, Ordering::Relaxed);
+        callgrind_mark();
+    }
+
+    /// Instructions since the beginning.
+    fn since_begin(&self) -> u64 {
         callgrind_mark();
         let number = self.written.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut path = self.prefix.clone().into_os_string();
-        path.push(format!(".{number}"));
-        let counted = std::fs::read_to_string(&path).ok().and_then(|text| {
+        let path = |number: u32| {
+            let mut path = self.prefix.clone().into_os_string();
+            path.push(format!(".{number}"));
+            PathBuf::from(path)
+        };
+        let counted = std::fs::read_to_string(path(number)).ok().and_then(|text| {
             let total = text.lines().find_map(|line| line.strip_prefix("totals: "))?;
             total.trim().parse().ok()
         });
-        // What was read is of no use to anybody else, and there are many of them.
-        drop(std::fs::remove_file(&path));
-        counted.unwrap_or_else(|| panic!("callgrind has not written {}", path.display()))
+        // There are many of them, and they are of no use to anybody else. One that is not there is found below.
+        for number in [number - 1, number] {
+            drop(std::fs::remove_file(path(number)));
+        }
+        counted.unwrap_or_else(|| panic!("callgrind has not written {}", path(number).display()))
     }
 }
 
