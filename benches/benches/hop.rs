@@ -123,6 +123,9 @@ fn other_iothread(criterion: &mut Criterion<Meter>) {
     let (to_null, to_raw) = (world.client(&null), world.client(&raw));
     let mut group = criterion.benchmark_group("hop, other iothread");
     for (name, asking, asked) in NEIGHBOURS {
+        if meter().counts() && (asking, asked) != (ASLEEP, ASLEEP) {
+            continue;
+        }
         far.set_poll(asking);
         near.set_poll(asked);
         group.bench_function(format!("client to node, {name}"), |b| {

@@ -85,6 +85,11 @@ impl Meter {
             })
     }
 
+    /// Whether instructions are counted: those of threads that look for work without sleeping say nothing.
+    pub fn counts(&self) -> bool {
+        !matches!(self, Self::Time)
+    }
+
     /// What `more` is beyond `less`, by the `parts` that it has more.
     pub fn part(more: u64, less: u64, parts: u64) -> u64 {
         more.saturating_sub(less) / parts

@@ -25,7 +25,7 @@ pub const ASLEEP: PollParams = PollParams {
     shrink: 0,
 };
 
-/// Two iothreads and what lives there.
+/// Two iothreads and what lives there. They sleep when they have nothing to do, until told otherwise.
 pub struct World {
     pub near: IoThread<Mail>,
     pub far: IoThread<Mail>,
@@ -41,7 +41,7 @@ impl World {
             let tell = tell.clone();
             let config = IoThreadConfig {
                 name: name.to_owned(),
-                poll: AWAKE,
+                poll: ASLEEP,
                 // Two that look for work without sleeping would otherwise be put on one processor at times, where each
                 // waits for the other's time to be over.
                 cpus: Some(vec![number % processors]),
