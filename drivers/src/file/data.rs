@@ -17,7 +17,7 @@ impl File {
     /// Fills `buffers`; what lies past the end of the file reads as zeroes.
     pub(super) async fn read_all(&self, offset: u64, buffers: Buffers) -> Transfer {
         let len = buffers.len();
-        let reading = self.ops.borrow().read_at(buffers, offset);
+        let reading = self.ops.borrow().of_length(len).read_at(buffers, offset);
         let (result, buffers) = reading.await;
         match result {
             Ok(count) if count >= len => (Ok(()), buffers),
@@ -35,7 +35,7 @@ impl File {
         // Past the page cache only the end of the file stops a read in the middle of a block.
         while done < len && done.is_multiple_of(request) {
             let rest = buffers.split_off(done);
-            let reading = self.ops.borrow().read_at(rest, offset + done as u64);
+            let reading = self.ops.borrow().all.read_at(rest, offset + done as u64);
             let (result, rest) = reading.await;
             buffers = joined(buffers, rest);
             match result {
@@ -52,7 +52,7 @@ impl File {
     /// Stores all of `buffers`, making the file longer if it must.
     pub(super) async fn write_all(&self, offset: u64, buffers: Buffers, fua: bool) -> Transfer {
         let len = buffers.len();
-        let writing = self.ops.borrow().write_at(buffers, offset, fua);
+        let writing = self.ops.borrow().of_length(len).write_at(buffers, offset, fua);
         let (result, buffers) = writing.await;
         match result {
             Ok(count) if count >= len => (Ok(()), buffers),
@@ -69,7 +69,7 @@ impl File {
         let len = buffers.len();
         while done < len {
             let rest = buffers.split_off(done);
-            let writing = self.ops.borrow().write_at(rest, offset + done as u64, fua);
+            let writing = self.ops.borrow().all.write_at(rest, offset + done as u64, fua);
             let (result, rest) = writing.await;
             buffers = joined(buffers, rest);
             match result {
@@ -103,7 +103,7 @@ impl File {
             return Err(error);
         }
         loop {
-            let syncing = self.ops.borrow().sync(true);
+            let syncing = self.ops.borrow().all.sync(true);
             match syncing.await {
                 Ok(()) => return Ok(()),
                 Err(error) if is_retried(&error) => {}

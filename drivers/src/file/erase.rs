@@ -120,7 +120,7 @@ impl File {
 
     async fn fallocate(&self, mode: i32, offset: u64, len: u64) -> Tried {
         loop {
-            let allocating = self.ops.borrow().fallocate(mode, offset, len);
+            let allocating = self.ops.borrow().all.fallocate(mode, offset, len);
             match allocating.await {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return Tried::new(result),

@@ -5,6 +5,7 @@
 //!   open      descriptors, kinds, alignment           lock      locks between processes, as QEMU takes them
 //!   state     permissions and reopen: which descriptor, which locks
 //!   data      reads and writes                        erase     zero writes and discards
+//!   ops       which descriptor serves a request
 //!   status    holes and data                          truncate  lengths and preallocation
 //!   create    making and deleting files               device    sector sizes and geometry
 //!   sys       the system calls that have no safe wrapper
@@ -19,6 +20,7 @@ mod device;
 mod erase;
 mod lock;
 mod open;
+mod ops;
 mod options;
 mod state;
 mod status;
@@ -42,7 +44,7 @@ use crate::driver::{
     Abilities, Ability, Answer, Child, ChildKind, CopySource, CreateRequest, Driver, DriverKind, Extent,
     OpenRequest, Opened, Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
 };
-use crate::ring::{AioMode, FileOps, Ring};
+use crate::ring::{AioMode, Ring};
 
 pub use create::{CreateFile, create_file, create_temporary, delete_file};
 pub use device::{probe_blocksizes, probe_geometry};
@@ -50,6 +52,7 @@ pub use lock::LockHint;
 pub use options::strip_protocol;
 
 use open::{Access, Handle, Kind};
+use ops::Ops;
 use options::{FileOptions, Locking};
 
 /// One of the two drivers on files of the host.
@@ -204,8 +207,8 @@ struct File {
     ring: Ring,
     config: RefCell<Config>,
     handle: RefCell<Handle>,
-    /// The descriptor of `handle`, ready for use.
-    ops: RefCell<FileOps>,
+    /// The descriptors of `handle`, ready for use.
+    ops: RefCell<Ops>,
     used: Cell<Usage>,
     /// What a reopen or a change of permissions has prepared.
     pending: RefCell<Option<state::Pending>>,
@@ -223,7 +226,7 @@ impl File {
             caps,
             flush_error,
         } = state;
-        let ops = FileOps::new(&ring, Arc::clone(&handle.fd), config.parsed.aio());
+        let ops = Ops::new(&ring, &handle, config.parsed.aio());
         Self {
             ring,
             config: RefCell::new(config),

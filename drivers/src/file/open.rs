@@ -4,7 +4,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use messages::{Error, ErrorKind, IoError, OpenFlags, Permissions, Result};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, fcntl_getfl, fcntl_setfl, fstat, open, statx};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, StatxFlags, fcntl_getfl, fcntl_setfl, fstat, fstatfs, open, statx,
+};
 use rustix::io::Errno;
 
 use super::sys;
@@ -74,6 +76,8 @@ pub(super) struct Alignment {
 #[derive(Debug, Clone)]
 pub(super) struct Handle {
     pub(super) fd: Fd,
+    /// The same file for requests that the ring is to serve at once. See [`open_in_place`].
+    pub(super) in_place: Option<Fd>,
     pub(super) access: Access,
     pub(super) kind: Kind,
     pub(super) alignment: Alignment,
@@ -139,8 +143,13 @@ impl Handle {
             Kind::Regular => sys::extent_size_hint(&fd).unwrap_or(0),
             Kind::Block | Kind::Character => 0,
         };
+        let in_place = match kind {
+            Kind::Regular if !access.direct => open_in_place(&fd, access).map(Arc::new),
+            _ => None,
+        };
         Ok(Self {
             fd: Arc::new(fd),
+            in_place,
             access,
             kind,
             alignment,
@@ -185,6 +194,24 @@ fn open_path(path: &str, filename: &str, access: Access, nonblocking: bool) -> R
             .map_err(|error| Error::io(&format!("Could not open '{filename}'"), errno(error)))?;
     }
     Ok(fd)
+}
+
+/// The type of tmpfs, whose files lie in memory.
+const TMPFS: rustix::fs::FsWord = 0x0102_1994;
+
+/// Opens a file that lies in memory once more, so that the ring reads and writes it in place. The kernel does not say of
+/// tmpfs that it never waits for a disk, so io_uring hands each request to a thread: two wake-ups for a copy of some bytes.
+/// With these two flags, which tmpfs itself does not look at, it tries at once. The other descriptor stays as it is, for
+/// what is large enough to be worth a thread, and for the locks. Nothing is lost where this fails: kernels before 6.6 refuse
+/// such flags.
+fn open_in_place(fd: &OwnedFd, access: Access) -> Option<OwnedFd> {
+    let in_memory = fstatfs(fd).is_ok_and(|system| system.f_type == TMPFS);
+    let link = in_memory.then(|| format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+    let flags = access.flags() | OFlags::DIRECT | OFlags::NONBLOCK;
+    let opened = open(link, flags, Mode::empty());
+    opened
+        .inspect_err(|error| tracing::debug!(%error, "a file in memory is served by threads"))
+        .ok()
 }
 
 /// Whether it is direct I/O that an open was refused for.

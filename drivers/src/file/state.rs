@@ -8,11 +8,11 @@ use messages::{OpenFlags, Result};
 
 use super::lock::{self, Locks};
 use super::open::{Access, Handle};
+use super::ops::Ops;
 use super::options::{FileOptions, MUTABLE};
 use super::{Config, File, Usage};
 use crate::driver::ReopenRequest;
 use crate::reopen::check_unchanged;
-use crate::ring::FileOps;
 
 /// What is ready to be committed. A transaction commits both parts, or none.
 #[derive(Debug, Default)]
@@ -164,8 +164,7 @@ impl File {
             }
         }
         if let Some(handle) = pending.handle.take() {
-            self.ops
-                .replace(FileOps::new(&self.ring, handle.fd.clone(), self.aio()));
+            self.ops.replace(Ops::new(&self.ring, &handle, self.aio()));
             let old = self.handle.replace(handle);
             // Somebody may still copy from the old one, but it is not what keeps other processes away any more.
             lock::give_back(&old.fd);
