@@ -179,6 +179,7 @@ fn write(cell: &Rc<NodeCell>, offset: u64, buffers: Buffers, by: By<'_>) -> Step
         }
     };
     if let Destination::Own { node, offset } = &placed.destination
+        && placed.ticket.is_none()
         && placed.len >= len
         && let Some(tracking) = aligned::ready_to_write(node, *offset, &buffers)
     {

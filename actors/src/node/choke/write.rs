@@ -19,18 +19,19 @@ pub(super) struct Placed {
     pub len: u64,
     flags: RequestFlags,
     pub destination: Destination,
+    /// What is settled afterwards, and with whom.
+    pub ticket: Option<(Rc<dyn Driver>, Ticket)>,
 }
 
 pub(super) enum Destination {
     /// To a node's own driver.
     Own { node: Rc<NodeCell>, offset: u64 },
-    /// Through an edge, perhaps with bytes copied along, and settled afterwards.
-    Child(Allocation),
+    /// Through an edge, perhaps with bytes copied along.
+    Child(Gathered),
 }
 
-pub(super) struct Allocation {
+pub(super) struct Gathered {
     node: Rc<NodeCell>,
-    driver: Rc<dyn Driver>,
     /// The first byte of the write in `node`.
     at: u64,
     slot: ChildSlot,
@@ -38,7 +39,6 @@ pub(super) struct Allocation {
     offset: u64,
     head: u64,
     tail: u64,
-    ticket: Option<Ticket>,
 }
 
 /// What a write holds and has passed on its way down.
@@ -56,10 +56,19 @@ impl Path {
     /// would wait for what is held for the same write here.
     fn leave_to(&mut self, placed: &Placed, tracked: bool) {
         if let Destination::Own { node, .. } = &placed.destination
+            && placed.ticket.is_none()
             && tracked
             && node.tracks_blocks()
         {
             self.held.pop();
+        }
+    }
+
+    /// Leaves FUA to a flush at the end, unless `node` can do it.
+    fn pass_fua(&mut self, node: &NodeCell, flags: &mut RequestFlags) {
+        if flags.contains(RequestFlags::FUA) && node.abilities().fua != Ability::Native {
+            flags.remove(RequestFlags::FUA);
+            self.flush = true;
         }
     }
 }
@@ -221,10 +230,7 @@ async fn place(
                 .push(node.tracker().begin(at, end, serialising, no_wait).await?);
         }
         track = true;
-        if flags.contains(RequestFlags::FUA) && node.abilities().fua != Ability::Native {
-            flags.remove(RequestFlags::FUA);
-            path.flush = true;
-        }
+        path.pass_fua(&node, &mut flags);
         let driver = node.driver()?;
         let placement = driver.place(at, len, flags).await?;
         let passes_on = matches!(placement.target, Target::Child { .. }) && placement.len > 0;
@@ -317,31 +323,53 @@ fn follow(
             len,
             flags,
             destination: Destination::Own { node, offset: at },
+            ticket: None,
         }));
     };
     path.passed.push((Rc::clone(&node), at.saturating_add(len)));
-    let is_plain = head == 0 && tail == 0 && ticket.is_none();
+    let whole = head == 0 && tail == 0;
+    // A guarded child looks at the write as its own.
+    let guarded = |child| probed::concerns(child, offset);
     match node.edge(slot).map(|edge| edge.behind()) {
-        // A guarded child looks at the write as its own.
-        Some(Behind::Here(child)) if is_plain && !probed::concerns(&child, offset) => {
+        Some(Behind::Here(child)) if whole && ticket.is_none() && !guarded(&child) => {
             Ok(Way::Down(child, offset, len))
+        }
+        // All of it goes where the child's own driver stores it: nothing on the way there cuts it, or looks at it.
+        Some(Behind::Here(child)) if whole && stores_as_it_is(&child) && !guarded(&child) => {
+            let mut flags = flags_below(flags);
+            path.pass_fua(&child, &mut flags);
+            Ok(Way::Reached(Placed {
+                len,
+                flags,
+                destination: Destination::Own { node: child, offset },
+                ticket: ticket.map(|ticket| (driver, ticket)),
+            }))
         }
         Some(Behind::Here(_) | Behind::There(_)) => Ok(Way::Reached(Placed {
             len,
             flags,
-            destination: Destination::Child(Allocation {
+            destination: Destination::Child(Gathered {
                 node,
-                driver,
                 at,
                 slot,
                 offset,
                 head,
                 tail,
-                ticket,
             }),
+            ticket: ticket.map(|ticket| (driver, ticket)),
         })),
         Some(Behind::None) | None => unusable(driver, ticket, IoError::NoMedium),
     }
+}
+
+/// Whether a node's own driver stores what is written there.
+fn stores_as_it_is(node: &NodeCell) -> bool {
+    node.kind().is_protocol() && node.settings().detect_zeroes == DetectZeroes::Off
+}
+
+/// What a format writes to its file is the format's own, whatever the guest asked of its data.
+fn flags_below(flags: RequestFlags) -> RequestFlags {
+    flags.difference(RequestFlags::SERIALISING | RequestFlags::NO_WAIT)
 }
 
 /// A placement that cannot be used.
@@ -367,35 +395,30 @@ impl Destination {
     /// The node whose driver gets the data, or passes it on.
     pub fn node(&self) -> &Rc<NodeCell> {
         match self {
-            Self::Own { node, .. } | Self::Child(Allocation { node, .. }) => node,
+            Self::Own { node, .. } | Self::Child(Gathered { node, .. }) => node,
         }
     }
 }
 
 async fn store(placed: Placed, piece: Buffers, by: By<'_>) -> Transfer {
-    match placed.destination {
+    let (mut result, piece) = match placed.destination {
         Destination::Own { node, offset } => {
             by.stands_at(&node);
             aligned::write(&node, offset, piece, placed.flags).await
         }
-        Destination::Child(allocation) => {
-            by.stands_at(&allocation.node);
-            Box::pin(allocation.store(piece, placed.flags)).await
+        Destination::Child(gathered) => {
+            by.stands_at(&gathered.node);
+            Box::pin(gathered.copy_and_write(piece, placed.flags)).await
         }
+    };
+    if let Some((driver, ticket)) = placed.ticket {
+        let settled = driver.settle(ticket, result).await;
+        result = result.and(settled);
     }
+    (result, piece)
 }
 
-impl Allocation {
-    async fn store(mut self, piece: Buffers, flags: RequestFlags) -> Transfer {
-        let ticket = self.ticket.take();
-        let (mut result, piece) = self.copy_and_write(piece, flags).await;
-        if let Some(ticket) = ticket {
-            let settled = self.driver.settle(ticket, result).await;
-            result = result.and(settled);
-        }
-        (result, piece)
-    }
-
+impl Gathered {
     async fn copy_and_write(&self, piece: Buffers, flags: RequestFlags) -> Transfer {
         let len = bytes_in(&piece);
         let copies = self.head > 0 || self.tail > 0;
@@ -416,12 +439,10 @@ impl Allocation {
         if copies {
             self.tell(DebugEvent::CowWrite).await;
         }
-        // What a format writes to its file is the format's own, whatever the guest asked of its data.
-        let flags = flags.difference(RequestFlags::SERIALISING | RequestFlags::NO_WAIT);
         let operation = Operation::Write {
             offset: self.offset,
             buffers: gather,
-            flags,
+            flags: flags_below(flags),
         };
         let Some(edge) = self.node.edge(self.slot) else {
             return (Err(IoError::NoMedium), Buffers::new());
