@@ -235,11 +235,27 @@ impl State {
     /// Asks for a write-back where too much in memory waits for one.
     pub fn check_pressure(&self) -> Try<()> {
         self.check_not_frozen()?;
-        let slices = MAX_DIRTY_SLICES.min(self.l2.capacity() / 2);
-        if self.l2.dirty() > slices || self.too_many_refblocks() || self.frees.len() > MAX_FREES {
+        if self.l2.dirty() > self.most_dirty_slices()
+            || self.too_many_refblocks()
+            || self.frees.len() > MAX_FREES
+        {
             return Err(Stop::Need(Need::Writeback));
         }
         Ok(())
+    }
+
+    /// How many slices may be dirty. Where the cache has room for those of the whole disk, none of them has to be clean so
+    /// that it can make room for another.
+    fn most_dirty_slices(&self) -> usize {
+        let span_bits = self.geometry.slice_bits + self.geometry.cluster_bits;
+        let all = self.header.size.div_ceil(1 << span_bits);
+        let capacity = self.l2.capacity();
+        let room = if all <= capacity as u64 {
+            capacity
+        } else {
+            capacity / 2
+        };
+        room.min(MAX_DIRTY_SLICES)
     }
 
     /// Whether more refcount blocks changed than should wait in memory.

@@ -26,7 +26,16 @@ pub(super) fn table_from_be(bytes: &[u8]) -> Vec<u64> {
 
 /// A table of 64-bit numbers as its bytes on disk.
 pub(super) fn table_to_be(table: &[u64]) -> Vec<u8> {
-    table.iter().flat_map(|entry| entry.to_be_bytes()).collect()
+    let mut bytes = vec![0; table.len() * 8];
+    store_be(table, &mut bytes);
+    bytes
+}
+
+/// Stores a table of 64-bit numbers in `bytes` as it is on disk, as far as there is room.
+pub(super) fn store_be(table: &[u64], bytes: &mut [u8]) {
+    for (chunk, entry) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(table) {
+        *chunk = entry.to_be_bytes();
+    }
 }
 
 /// A number as C's `%#x` shows it, which QEMU's texts use: 0 has no prefix.

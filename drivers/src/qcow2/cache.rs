@@ -8,10 +8,12 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 
+use crate::buffer::Buffer;
+
 /// What a cache holds.
 pub(super) trait Table {
     /// The bytes on disk of entries `range`.
-    fn to_disk(&self, range: Range<usize>) -> Vec<u8>;
+    fn to_disk(&self, range: Range<usize>) -> Buffer;
 
     /// How many entries there are.
     fn entries(&self) -> usize;
@@ -26,8 +28,11 @@ impl Table for Vec<u64> {
     const GROUP: usize = 512;
     const ENTRY: usize = 8;
 
-    fn to_disk(&self, range: Range<usize>) -> Vec<u8> {
-        super::bytes::table_to_be(self.get(range).unwrap_or_default())
+    fn to_disk(&self, range: Range<usize>) -> Buffer {
+        let entries = self.get(range).unwrap_or_default();
+        let mut bytes = Buffer::alloc(entries.len() * Self::ENTRY);
+        super::bytes::store_be(entries, &mut bytes);
+        bytes
     }
 
     fn entries(&self) -> usize {
@@ -39,8 +44,8 @@ impl Table for Vec<u8> {
     const GROUP: usize = 4096;
     const ENTRY: usize = 1;
 
-    fn to_disk(&self, range: Range<usize>) -> Vec<u8> {
-        self.get(range).unwrap_or_default().to_vec()
+    fn to_disk(&self, range: Range<usize>) -> Buffer {
+        Buffer::from_slice(self.get(range).unwrap_or_default())
     }
 
     fn entries(&self) -> usize {
@@ -93,8 +98,8 @@ pub(super) struct Cache<T> {
 pub(super) struct Piece {
     /// Where it goes in the file.
     pub offset: u64,
-    /// What.
-    pub bytes: Vec<u8>,
+    /// What. Aligned as direct I/O wants it where the piece is no smaller than that.
+    pub bytes: Buffer,
 }
 
 impl<T: Table> Cache<T> {

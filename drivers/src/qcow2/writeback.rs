@@ -6,14 +6,17 @@ use futures_util::stream::{self, TryStreamExt};
 use messages::{DebugEvent, IoResult, RequestFlags};
 
 use super::Qcow2;
-use super::bytes::table_to_be;
+use super::bytes::{store_be, table_to_be};
 use super::cache::Piece;
 use super::gate::Key;
 use super::header::DIRTY;
 use super::state::{Free, FreeReason, State, Try};
+use crate::buffer::{Buffer, Buffers};
 
 /// Pieces of tables that adjoin are joined up to this many bytes.
 const MAX_WRITE: usize = 1 << 20;
+/// Pieces joined at the most: the kernel's bound is 1024 for one call.
+const MAX_PIECES: usize = 512;
 /// Writes in flight at once: enough to keep a disk busy without flooding it.
 const PARALLEL: usize = 16;
 /// Bytes of the L1 and refcount tables that are written together.
@@ -35,6 +38,37 @@ struct Batch {
     l1_entries: BTreeSet<u64>,
     frees: Vec<Free>,
     barrier: bool,
+}
+
+/// Pieces that follow each other in the file.
+struct Joined {
+    offset: u64,
+    len: usize,
+    buffers: Buffers,
+}
+
+/// Joins pieces, which are in the file's order, to as few writes as there can be.
+fn join_pieces(pieces: Vec<Piece>) -> Vec<Joined> {
+    let mut writes: Vec<Joined> = Vec::new();
+    for Piece { offset, bytes } in pieces {
+        let follows = |last: &&mut Joined| {
+            last.offset.saturating_add(last.len as u64) == offset
+                && last.len + bytes.len() <= MAX_WRITE
+                && last.buffers.count() < MAX_PIECES
+        };
+        match writes.last_mut().filter(follows) {
+            Some(last) => {
+                last.len += bytes.len();
+                last.buffers.push(bytes);
+            }
+            None => writes.push(Joined {
+                offset,
+                len: bytes.len(),
+                buffers: bytes.into(),
+            }),
+        }
+    }
+    writes
 }
 
 /// A batch on its way to the file. Dropped before it got there, all of it is dirty again.
@@ -96,8 +130,8 @@ impl State {
         let starts: BTreeSet<u64> = changed.iter().map(|index| index / entries * entries).collect();
         let piece = |start: u64| {
             let part = table.get(start as usize..).unwrap_or_default();
-            let mut bytes = table_to_be(part.get(..entries as usize).unwrap_or(part));
-            bytes.resize(entries as usize * 8, 0);
+            let mut bytes = Buffer::zeroed(entries as usize * 8);
+            store_be(part, &mut bytes);
             Piece {
                 offset: offset + start * 8,
                 bytes,
@@ -159,34 +193,42 @@ impl Qcow2 {
                 batch: Some(state.batch(refcounts)),
             }
         };
-        if let Some(batch) = &writing.batch {
+        if let Some(batch) = &mut writing.batch {
             self.write_batch(batch).await?;
         }
         let frees = writing.finish();
         self.apply_frees(frees).await
     }
 
-    async fn write_batch(&self, batch: &Batch) -> IoResult<()> {
-        if !batch.reftable.is_empty() {
+    /// Writes a batch's pieces, and leaves in it what is needed where that fails.
+    async fn write_batch(&self, batch: &mut Batch) -> IoResult<()> {
+        let [refblocks, reftable, slices, l1] = [
+            &mut batch.refblocks,
+            &mut batch.reftable,
+            &mut batch.slices,
+            &mut batch.l1,
+        ]
+        .map(std::mem::take);
+        let counts = !refblocks.is_empty() || !reftable.is_empty();
+        let references = !slices.is_empty() || !l1.is_empty();
+        if !reftable.is_empty() {
             self.file.debug_event(DebugEvent::RefblockAlloc).await;
             self.file.debug_event(DebugEvent::RefblockAllocWrite).await;
         }
-        self.write_tables(&batch.refblocks, DebugEvent::RefblockUpdatePart)
+        self.write_tables(refblocks, DebugEvent::RefblockUpdatePart)
             .await?;
-        if !batch.reftable.is_empty() {
+        if !reftable.is_empty() {
             self.file.flush().await?;
-            self.write_tables(&batch.reftable, DebugEvent::RefblockAllocHookup)
+            self.write_tables(reftable, DebugEvent::RefblockAllocHookup)
                 .await?;
         }
-        let references = !batch.slices.is_empty() || !batch.l1.is_empty();
-        let counts = !batch.refblocks.is_empty() || !batch.reftable.is_empty();
         if references && (counts || batch.barrier) {
             self.file.flush().await?;
         }
-        self.write_tables(&batch.slices, DebugEvent::L2Update).await?;
-        if !batch.l1.is_empty() {
+        self.write_tables(slices, DebugEvent::L2Update).await?;
+        if !l1.is_empty() {
             self.file.flush().await?;
-            self.write_tables(&batch.l1, DebugEvent::L1Update).await?;
+            self.write_tables(l1, DebugEvent::L1Update).await?;
         }
         if !batch.frees.is_empty() {
             self.file.flush().await?;
@@ -194,29 +236,17 @@ impl Qcow2 {
         Ok(())
     }
 
-    async fn write_tables(&self, pieces: &[Piece], event: DebugEvent) -> IoResult<()> {
+    async fn write_tables(&self, pieces: Vec<Piece>, event: DebugEvent) -> IoResult<()> {
         if !pieces.is_empty() {
             self.file.debug_event(event).await;
         }
         self.write_pieces(pieces).await
     }
 
-    async fn write_pieces(&self, pieces: &[Piece]) -> IoResult<()> {
-        let mut joined: Vec<(u64, Vec<u8>)> = Vec::new();
-        for piece in pieces {
-            match joined.last_mut() {
-                Some((offset, bytes))
-                    if offset.saturating_add(bytes.len() as u64) == piece.offset
-                        && bytes.len() + piece.bytes.len() <= MAX_WRITE =>
-                {
-                    bytes.extend_from_slice(&piece.bytes);
-                }
-                _ => joined.push((piece.offset, piece.bytes.clone())),
-            }
-        }
-        let writes = joined.into_iter().map(|(offset, bytes)| async move {
+    async fn write_pieces(&self, pieces: Vec<Piece>) -> IoResult<()> {
+        let writes = join_pieces(pieces).into_iter().map(|joined| async move {
             self.file
-                .write(offset, bytes.into(), RequestFlags::empty())
+                .write(joined.offset, joined.buffers, RequestFlags::empty())
                 .await
                 .0
         });
@@ -267,7 +297,7 @@ impl Qcow2 {
             }
             state.refblocks.snapshot()
         };
-        let result = self.write_pieces(&pieces).await;
+        let result = self.write_pieces(pieces).await;
         self.state.borrow_mut().refblocks.written(result.is_ok());
         result
     }
@@ -326,7 +356,7 @@ impl Qcow2 {
             (state.refblocks.snapshot(), table_to_be(&state.reftable))
         };
         let written = async {
-            self.write_tables(&pieces, DebugEvent::RefblockAllocWriteBlocks)
+            self.write_tables(pieces, DebugEvent::RefblockAllocWriteBlocks)
                 .await?;
             self.file.flush().await?;
             self.file.debug_event(DebugEvent::RefblockAllocWriteTable).await;
