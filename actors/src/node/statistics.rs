@@ -31,54 +31,90 @@ pub struct Statistics {
     pub highest_write: u64,
 }
 
-/// The live counters.
+/// The live counters. Each is a cell of its own: a request changes two of them.
 #[derive(Debug, Default)]
-pub struct Counters(Cell<Statistics>);
+pub struct Counters {
+    reads: Counted,
+    writes: Counted,
+    zero_writes: Counted,
+    discards: Counted,
+    flushes: Counted,
+    failed: Cell<u64>,
+    highest_write: Cell<u64>,
+}
+
+/// Requests of one kind, and bytes.
+#[derive(Debug, Default)]
+struct Counted {
+    requests: Cell<u64>,
+    bytes: Cell<u64>,
+}
+
+impl Counted {
+    fn new(requests: u64, bytes: u64) -> Self {
+        Self {
+            requests: Cell::new(requests),
+            bytes: Cell::new(bytes),
+        }
+    }
+
+    #[inline]
+    fn add(&self, bytes: u64) {
+        self.requests.set(self.requests.get().wrapping_add(1));
+        self.bytes.set(self.bytes.get().wrapping_add(bytes));
+    }
+}
 
 impl Counters {
     /// Goes on from counters brought along.
     pub fn from_statistics(statistics: Statistics) -> Self {
-        Self(Cell::new(statistics))
+        Self {
+            reads: Counted::new(statistics.reads, statistics.read_bytes),
+            writes: Counted::new(statistics.writes, statistics.written_bytes),
+            zero_writes: Counted::new(statistics.zero_writes, statistics.zeroed_bytes),
+            discards: Counted::new(statistics.discards, statistics.discarded_bytes),
+            flushes: Counted::new(statistics.flushes, 0),
+            failed: Cell::new(statistics.failed),
+            highest_write: Cell::new(statistics.highest_write),
+        }
     }
 
     /// The counters now.
     pub fn get(&self) -> Statistics {
-        self.0.get()
+        Statistics {
+            reads: self.reads.requests.get(),
+            read_bytes: self.reads.bytes.get(),
+            writes: self.writes.requests.get(),
+            written_bytes: self.writes.bytes.get(),
+            zero_writes: self.zero_writes.requests.get(),
+            zeroed_bytes: self.zero_writes.bytes.get(),
+            discards: self.discards.requests.get(),
+            discarded_bytes: self.discards.bytes.get(),
+            flushes: self.flushes.requests.get(),
+            failed: self.failed.get(),
+            highest_write: self.highest_write.get(),
+        }
     }
 
     /// Data was stored up to `end`.
     pub fn wrote(&self, end: u64) {
-        let mut now = self.0.get();
-        now.highest_write = now.highest_write.max(end);
-        self.0.set(now);
+        self.highest_write.set(self.highest_write.get().max(end));
     }
 
     /// Counts an answered request.
+    #[inline]
     pub fn count(&self, kind: OperationKind, len: u64, failed: bool) {
-        let mut now = self.0.get();
         if failed {
-            now.failed = now.failed.wrapping_add(1);
-        } else {
-            now.add(kind, len);
+            self.failed.set(self.failed.get().wrapping_add(1));
+            return;
         }
-        self.0.set(now);
-    }
-}
-
-impl Statistics {
-    fn add(&mut self, kind: OperationKind, len: u64) {
-        let (count, bytes) = match kind {
-            OperationKind::Read => (&mut self.reads, &mut self.read_bytes),
-            OperationKind::Write => (&mut self.writes, &mut self.written_bytes),
-            OperationKind::WriteZeroes => (&mut self.zero_writes, &mut self.zeroed_bytes),
-            OperationKind::Discard => (&mut self.discards, &mut self.discarded_bytes),
-            OperationKind::Flush => {
-                self.flushes = self.flushes.wrapping_add(1);
-                return;
-            }
-            OperationKind::Truncate | OperationKind::BlockStatus | OperationKind::Query => return,
-        };
-        *count = count.wrapping_add(1);
-        *bytes = bytes.wrapping_add(len);
+        match kind {
+            OperationKind::Read => self.reads.add(len),
+            OperationKind::Write => self.writes.add(len),
+            OperationKind::WriteZeroes => self.zero_writes.add(len),
+            OperationKind::Discard => self.discards.add(len),
+            OperationKind::Flush => self.flushes.add(0),
+            OperationKind::Truncate | OperationKind::BlockStatus | OperationKind::Query => {}
+        }
     }
 }

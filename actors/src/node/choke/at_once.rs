@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use drivers::buffer::Buffers;
-use drivers::driver::{Answer, Transfer};
+use drivers::driver::{Answer, Driver, Ticket, Transfer};
 use futures_util::future::LocalBoxFuture;
 use messages::io::{Operation, OperationKind, Outcome};
 use messages::{NodeId, OpenFlags, RequestFlags};
@@ -19,7 +19,7 @@ use super::super::cell::NodeCell;
 use super::super::mail::DetectZeroes;
 use super::super::overlap::Tracking;
 use super::read::{Found, Held, resolve_at_once};
-use super::write::{Destination, Path, go_on, place_at_once};
+use super::write::{Destination, Path, Placed, go_on, place_at_once};
 use super::{By, aligned, bytes_in, check_within, check_write, in_memory, probed, with_buffers};
 
 /// What came of a request in one step.
@@ -178,34 +178,64 @@ fn write(cell: &Rc<NodeCell>, offset: u64, buffers: Buffers, by: By<'_>) -> Step
             });
         }
     };
-    if let Destination::Own { node, offset } = &placed.destination
-        && placed.ticket.is_none()
-        && placed.len >= len
-        && let Some(tracking) = aligned::ready_to_write(node, *offset, &buffers)
-    {
-        ending.wrote = path.passed;
-        ending.wrote.push((Rc::clone(node), offset.saturating_add(len)));
-        ending.held = path.held;
-        ending.held.extend(tracking);
-        return match node.driver() {
-            Ok(driver) => ending.after(driver.write(*offset, buffers, RequestFlags::empty()), node.id()),
-            Err(error) => ending.after(Answer::ready((Err(error), buffers)), node.id()),
-        };
-    }
-    let stands_at = placed.destination.node().id();
-    let cell = Rc::clone(cell);
-    let rest = async move {
-        let first = Some((placed, path));
-        go_on(
-            &cell,
-            first,
-            offset,
-            buffers,
-            RequestFlags::empty(),
-            By::USER,
-            true,
-        )
-        .await
+    let ready = match &placed.destination {
+        Destination::Own { node, offset } if placed.len >= len => {
+            aligned::ready_to_write(node, *offset, &buffers)
+        }
+        _ => None,
     };
-    ending.after(Answer::wait(rest), stands_at)
+    match (ready, placed.destination) {
+        (Some(tracking), Destination::Own { node, offset: at }) => {
+            ending.wrote = path.passed;
+            ending.held = path.held;
+            ending.held.extend(tracking);
+            own_write(ending, node, at, placed.ticket, buffers)
+        }
+        (_, destination) => {
+            let stands_at = destination.node().id();
+            let placed = Placed {
+                destination,
+                ..placed
+            };
+            let cell = Rc::clone(cell);
+            let flags = RequestFlags::empty();
+            let rest = async move {
+                let first = Some((placed, path));
+                go_on(&cell, first, offset, buffers, flags, By::USER, true).await
+            };
+            ending.after(Answer::wait(rest), stands_at)
+        }
+    }
+}
+
+/// A write by a node's own driver, and what is settled with the one that placed it there.
+fn own_write(
+    mut ending: Ending,
+    node: Rc<NodeCell>,
+    offset: u64,
+    ticket: Option<(Rc<dyn Driver>, Ticket)>,
+    buffers: Buffers,
+) -> Step {
+    let stands_at = node.id();
+    let end = offset.saturating_add(bytes_in(&buffers));
+    let answer = match node.driver() {
+        Ok(driver) => driver.write(offset, buffers, RequestFlags::empty()),
+        Err(error) => Answer::ready((Err(error), buffers)),
+    };
+    let answer = match ticket {
+        None => {
+            ending.wrote.push((node, end));
+            answer
+        }
+        Some((placed_by, ticket)) => Answer::wait(async move {
+            let (mut result, buffers) = answer.await;
+            if result.is_ok() {
+                node.wrote(end);
+            }
+            let settled = placed_by.settle(ticket, result).await;
+            result = result.and(settled);
+            (result, buffers)
+        }),
+    };
+    ending.after(answer, stands_at)
 }

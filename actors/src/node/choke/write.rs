@@ -17,7 +17,7 @@ use super::{By, aligned, bytes_in, check_write, flush, in_memory, probed, read, 
 /// Where the start of a write goes.
 pub(super) struct Placed {
     pub len: u64,
-    flags: RequestFlags,
+    pub flags: RequestFlags,
     pub destination: Destination,
     /// What is settled afterwards, and with whom.
     pub ticket: Option<(Rc<dyn Driver>, Ticket)>,
