@@ -407,3 +407,37 @@ impl Qcow2 {
         Some((clusters, clusters * size))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn piece(offset: u64, len: usize) -> Piece {
+        let bytes = Buffer::from_slice(&vec![offset as u8; len]);
+        Piece { offset, bytes }
+    }
+
+    fn shape(pieces: Vec<Piece>) -> Vec<(u64, usize, usize)> {
+        let joined = join_pieces(pieces).into_iter();
+        joined
+            .inspect(|one| assert_eq!(one.len, one.buffers.len()))
+            .map(|one| (one.offset, one.len, one.buffers.count()))
+            .collect()
+    }
+
+    #[test]
+    fn pieces_that_adjoin_are_one_write_as_long_as_it_is_not_too_large() {
+        let pieces = vec![piece(1, 511), piece(512, 512), piece(1025, 8)];
+        assert_eq!(shape(pieces), [(1, 1023, 2), (1025, 8, 1)]);
+        let half = MAX_WRITE / 2;
+        let pieces = (0..3).map(|n| piece((n * half) as u64, half)).collect();
+        assert_eq!(shape(pieces), [(0, MAX_WRITE, 2), (MAX_WRITE as u64, half, 1)]);
+        let many = MAX_PIECES as u64 + 1;
+        let pieces = (0..many).map(|n| piece(n * 8, 8)).collect();
+        assert_eq!(
+            shape(pieces),
+            [(0, MAX_PIECES * 8, MAX_PIECES), (MAX_PIECES as u64 * 8, 8, 1)]
+        );
+        assert!(join_pieces(Vec::new()).is_empty());
+    }
+}
