@@ -330,7 +330,7 @@ impl Comparison<'_> {
     /// What the load client reaches against a responder with nothing behind it.
     fn print_ceilings(&self) -> Outcome<()> {
         let socket = self.dir.join("ceiling.sock");
-        ceiling::spawn(&socket)?;
+        ceiling::spawn(&socket, ceiling::Engine::Ring)?;
         let target = Target::unix(socket, "");
         println!();
         for depth in [1, 32, 128] {
