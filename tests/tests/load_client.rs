@@ -281,6 +281,8 @@ fn what_cannot_be_done_is_said_before_anything_is_sent() {
         missing.contains("/nonexistent: No such file or directory"),
         "{missing}"
     );
+    // Above the kernel's bound for process ids.
+    assert!(refused(&["--pid", "8388608", "--seconds", "600"]).contains("process 8388608"));
     let unknown = load(&daemon.uri("other"), &[]).refused();
     assert!(unknown.contains("export \"other\""), "{unknown}");
 }

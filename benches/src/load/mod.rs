@@ -8,6 +8,7 @@ mod arguments;
 mod choice;
 mod embedded;
 mod generate;
+mod measure;
 mod nbd;
 mod output;
 mod plot;

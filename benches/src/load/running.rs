@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use millpond::graph::GraphHandle;
 
 use super::embedded::Layer;
+use super::measure::{Measure, NAP, thread_id};
 use super::nbd;
 use super::record::Control;
 use super::report::Report;
@@ -15,12 +16,9 @@ use super::spec::Spec;
 use super::stamp::mixed;
 use super::target::Target;
 use super::timeline::{Mark, Slice};
-use super::usage::{Meter, Threads, Usage, all_ids};
+use super::usage::{Usage, all_ids};
 use super::workload::{Part, Workload};
 use crate::Outcome;
-
-/// How often those who wait look whether the load is over.
-const NAP: Duration = Duration::from_millis(20);
 
 /// A load that runs. It goes on if this is dropped, until its time is over.
 #[derive(Debug)]
@@ -48,83 +46,78 @@ pub struct Progress {
 /// The work makes no sense, or the server does not take the connections or does not offer what is asked for.
 pub fn start(spec: &Spec) -> Outcome<Running> {
     spec.check()?;
-    let own = std::process::id();
-    let others = all_ids(own)?;
+    let others = all_ids(std::process::id())?;
     let layer = match &spec.target {
         Target::Node(options) => Some(Layer::start(options, spec)?),
         Target::Nbd { .. } => None,
     };
-    let mut opened = Vec::new();
-    for _ in 0..spec.connections {
-        opened.push(match (&spec.target, &layer) {
-            (Target::Nbd { endpoint, export }, _) => {
-                let (stream, size) = nbd::open(endpoint, export, spec)?;
-                (Opened::Nbd(stream), size)
-            }
-            (Target::Node(_), Some(layer)) => {
-                let (client, size) = layer.open(spec)?;
-                (Opened::Client(client), size)
-            }
-            (Target::Node(_), None) => return Err("a node without its graph".into()),
-        });
-    }
+    let opened: Vec<_> = (0..spec.connections)
+        .map(|_| Opened::new(spec, layer.as_ref()))
+        .collect::<Outcome<_>>()?;
     let control = Arc::new(Control::new(spec.warm_up, spec.duration));
     // What an earlier run wrote with the same seed is not taken for this one's.
-    let run = mixed(spec.seed ^ std::time::UNIX_EPOCH.elapsed()?.as_nanos() as u64);
+    let run = mixed(spec.seed ^ UNIX_EPOCH.elapsed()?.as_nanos() as u64);
     let mut works = Vec::new();
     for (index, (opened, size)) in (0..).zip(opened) {
         works.push((opened, Workload::new(spec, &control, index, size, run)?));
     }
-    let (tell, told) = mpsc::channel();
-    let (mut connections, mut measured) = (Vec::new(), Vec::new());
-    for (opened, workload) in works {
-        let (spec, tell) = (spec.clone(), tell.clone());
-        let (leave, may_leave) = mpsc::channel::<()>();
-        measured.push(leave);
-        let thread = std::thread::Builder::new().name("load".to_owned());
-        connections.push(thread.spawn(move || {
-            let control = Arc::clone(workload.control());
-            tell.send(rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs())?;
-            drop(tell);
-            let part = opened.run(&spec, workload);
-            if part.is_err() {
-                control.fail();
-            }
-            // What a thread has used can be read only while it is there: nothing is ever sent, the meter's end lets it go.
-            let _ = may_leave.recv();
-            part
-        })?);
-    }
-    drop(tell);
-    let clients: Vec<u32> = told.iter().collect();
-    let meters = match (&spec.target, spec.home) {
-        (Target::Nbd { .. }, _) => (
-            (own, Threads::Only(clients)),
-            spec.server.map(|pid| (pid, Threads::All)),
-        ),
-        (Target::Node(_), false) => (
-            (own, Threads::Only(clients.clone())),
-            Some((own, Threads::Except([others, clients].concat()))),
-        ),
-        (Target::Node(_), true) => ((own, Threads::Except(others)), None),
-    };
+    let crew = Crew::start(spec, works)?;
+    let measure = Measure::new(spec, crew.ids, others);
     let meter = {
-        let (control, counters) = (Arc::clone(&control), spec.counters);
-        std::thread::Builder::new()
-            .name("meter".to_owned())
-            .spawn(move || {
-                let usage = measure(&control, meters, counters);
-                drop(measured);
-                usage
-            })?
+        let control = Arc::clone(&control);
+        let thread = std::thread::Builder::new().name("meter".to_owned());
+        thread.spawn(move || {
+            let usage = measure.run(&control);
+            drop(crew.measured);
+            usage
+        })?
     };
     Ok(Running {
         spec: spec.clone(),
         control,
-        connections,
+        connections: crew.connections,
         meter,
         layer,
     })
+}
+
+/// The threads of a load's connections.
+struct Crew {
+    connections: Vec<JoinHandle<Outcome<Part>>>,
+    ids: Vec<u32>,
+    /// What a thread has used can be read only while it is there: each stays until its end of these is dropped.
+    measured: Vec<mpsc::Sender<()>>,
+}
+
+impl Crew {
+    fn start(spec: &Spec, works: Vec<(Opened, Workload)>) -> Outcome<Crew> {
+        let (tell, told) = mpsc::channel();
+        let (mut connections, mut measured) = (Vec::new(), Vec::new());
+        for (opened, workload) in works {
+            let (spec, tell) = (spec.clone(), tell.clone());
+            let (leave, may_leave) = mpsc::channel::<()>();
+            measured.push(leave);
+            let thread = std::thread::Builder::new().name("load".to_owned());
+            connections.push(thread.spawn(move || {
+                let control = Arc::clone(workload.control());
+                tell.send(thread_id())?;
+                drop(tell);
+                let part = opened.run(&spec, workload);
+                if part.is_err() {
+                    control.fail();
+                }
+                // Nothing is ever sent.
+                let _ = may_leave.recv();
+                part
+            })?);
+        }
+        drop(tell);
+        Ok(Crew {
+            connections,
+            ids: told.iter().collect(),
+            measured,
+        })
+    }
 }
 
 /// Runs a load to its end.
@@ -143,43 +136,27 @@ enum Opened {
 }
 
 impl Opened {
+    /// One way, and the length in bytes of what is there.
+    fn new(spec: &Spec, layer: Option<&Layer>) -> Outcome<(Opened, u64)> {
+        match (&spec.target, layer) {
+            (Target::Nbd { endpoint, export }, _) => {
+                let (stream, size) = nbd::open(endpoint, export, spec)?;
+                Ok((Opened::Nbd(stream), size))
+            }
+            (Target::Node(_), Some(layer)) => {
+                let (client, size) = layer.open(spec)?;
+                Ok((Opened::Client(client), size))
+            }
+            (Target::Node(_), None) => Err("a node without its graph".into()),
+        }
+    }
+
     fn run(self, spec: &Spec, workload: Workload) -> Outcome<Part> {
         match self {
             Opened::Nbd(stream) => nbd::Connection::new(stream, spec, workload).run(),
             Opened::Client(client) => client.run(spec, workload),
         }
     }
-}
-
-/// Measures a client's threads and maybe a server's from when the load counts until it ends.
-fn measure(
-    control: &Control,
-    (client, server): ((u32, Threads), Option<(u32, Threads)>),
-    counters: bool,
-) -> Outcome<(Usage, Option<Usage>)> {
-    let not_me = |which| match which {
-        Threads::Except(mut ids) => {
-            ids.push(rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs());
-            Threads::Except(ids)
-        }
-        other => other,
-    };
-    let meter = |(pid, which)| Meter::new(pid, not_me(which), counters);
-    let mut client = meter(client)?;
-    let mut server = server.map(meter).transpose()?;
-    while nap(control, control.from()) {}
-    client.begin()?;
-    server.as_mut().map(Meter::begin).transpose()?;
-    // The end may move towards us.
-    while nap(control, control.until()) {}
-    Ok((client.end()?, server.map(Meter::end).transpose()?))
-}
-
-/// Sleeps for a moment on the way to a time; false if it has come.
-fn nap(control: &Control, time: u64) -> bool {
-    let left = Duration::from_nanos(time.saturating_sub(control.now()));
-    std::thread::sleep(left.min(NAP));
-    !left.is_zero()
 }
 
 impl Running {
@@ -268,12 +245,11 @@ impl Running {
             }
         }
         let usage = self.meter.join().map_err(|_| "the meter's thread panicked")?;
-        if let Some(layer) = self.layer {
-            layer.end()?;
-        }
+        let ended = self.layer.map_or(Ok(()), Layer::end);
         if let Some(failure) = failure {
             return Err(failure);
         }
+        ended?;
         let elapsed = Duration::from_nanos(self.control.until() - self.control.from());
         let counted_from = self
             .control
