@@ -172,7 +172,13 @@ impl Stamps {
             let within = (offset % SECTOR) as usize;
             let (piece, rest) = data.split_at(data.len().min(SECTOR as usize - within));
             let unit = self.units[self.range(offset, 0).start];
-            if unit & KNOWN != 0 {
+            let right = match <&[u8; SECTOR as usize]>::try_from(piece) {
+                Ok(sector) if unit & KNOWN == WRITTEN => is_sector(self.run, offset, unit & COUNT, sector),
+                _ => false,
+            };
+            if right {
+                known += SECTOR;
+            } else if unit & KNOWN != 0 {
                 let mut sector = [0; SECTOR as usize];
                 if unit & KNOWN == WRITTEN {
                     fill_sector(self.run, offset - within as u64, unit & COUNT, &mut sector);
@@ -256,12 +262,41 @@ fn fill_sector(run: u64, offset: u64, count: u32, sector: &mut [u8]) {
     stamp[8..16].copy_from_slice(&run.to_le_bytes());
     stamp[16..24].copy_from_slice(&offset.to_le_bytes());
     stamp[24..].copy_from_slice(&u64::from(count).to_le_bytes());
-    let mut word = mixed(run ^ mixed(offset ^ mixed(u64::from(count))));
-    for bytes in body.chunks_exact_mut(8) {
-        // An odd step: no word of a sector is like another, and few are like those of others.
-        word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        bytes.copy_from_slice(&word.to_le_bytes());
+    let first = first_word(run, offset, count);
+    for (index, bytes) in (0..).zip(body.chunks_exact_mut(8)) {
+        bytes.copy_from_slice(&word(first, index).to_le_bytes());
     }
+}
+
+/// Whether these are the contents of a sector: the same without making them, for whole sectors.
+#[inline]
+fn is_sector(run: u64, offset: u64, count: u32, sector: &[u8; SECTOR as usize]) -> bool {
+    let (stamp, body) = sector.split_at(STAMP);
+    let first = first_word(run, offset, count);
+    let mut wrong = 0;
+    for (index, bytes) in (0..).zip(body.as_chunks::<8>().0) {
+        wrong |= u64::from_le_bytes(*bytes) ^ word(first, index);
+    }
+    let (fields, _) = stamp.as_chunks::<8>();
+    let expected = [
+        MAGIC,
+        run.to_le_bytes(),
+        offset.to_le_bytes(),
+        u64::from(count).to_le_bytes(),
+    ];
+    wrong == 0 && *fields == expected
+}
+
+/// The first word after a stamp.
+#[inline]
+fn first_word(run: u64, offset: u64, count: u32) -> u64 {
+    mixed(run ^ mixed(offset ^ mixed(u64::from(count))))
+}
+
+/// A further word. The step is odd: no word of a sector is like another, and few are like those of others.
+#[inline]
+fn word(first: u64, index: u64) -> u64 {
+    first.wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
 /// Spreads every bit over all (the finaliser of splitmix64).
