@@ -6,13 +6,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use clap::Args;
 
 use crate::Outcome;
 use crate::ceiling;
-use crate::connection::{Target, Work};
-use crate::load::{self, Report};
+use crate::load::{self, Choice, Kind, Pattern, Report, Size, Spec, Target};
 use crate::server::{Program, Server};
 
 const MIB: u64 = 1 << 20;
@@ -310,34 +310,36 @@ impl Comparison<'_> {
         // Each allocating write is to meet a new cluster: 4 KiB writes are random over a disk of many more clusters
         // than are written, larger ones follow each other.
         let sequential = row.disk == Disk::Empty && row.block >= 65536;
-        let work = Work {
-            write: row.write,
-            block: row.block,
-            depth: row.depth,
-            structured: false,
-            sequential,
-            span: None,
-        };
-        let report = load::run(server.target(), work, 1, seconds, Some(server.pid()));
+        let report = load::run(&Spec {
+            target: server.target().clone(),
+            mix: Choice::only(if row.write { Kind::Write } else { Kind::Read }),
+            sizes: Choice::only(Size(row.block.into())),
+            depth: row.depth.into(),
+            pattern: if sequential {
+                Pattern::Sequential
+            } else {
+                Pattern::Random
+            },
+            duration: Duration::from_secs_f64(seconds),
+            server: Some(server.pid()),
+            ..Spec::default()
+        });
         Ok(report.map_err(|error| format!("{} at {}: {error}", program.name, row.name))?)
     }
 
     /// What the load client reaches against a responder with nothing behind it.
     fn print_ceilings(&self) -> Outcome<()> {
         let socket = self.dir.join("ceiling.sock");
-        ceiling::spawn(&socket)?;
+        ceiling::spawn(&socket, ceiling::Engine::Ring)?;
         let target = Target::unix(socket, "");
         println!();
         for depth in [1, 32, 128] {
-            let work = Work {
-                write: false,
-                block: 4096,
+            let report = load::run(&Spec {
+                target: target.clone(),
                 depth,
-                structured: false,
-                sequential: false,
-                span: None,
-            };
-            let report = load::run(&target, work, 1, self.arguments.seconds, None)?;
+                duration: Duration::from_secs_f64(self.arguments.seconds),
+                ..Spec::default()
+            })?;
             println!("ceiling, 4 KiB read, {depth} in flight: {:.0}/s", report.rate());
         }
         Ok(())

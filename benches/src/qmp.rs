@@ -15,19 +15,31 @@ use crate::server::Program;
 /// Commands on their way at once when many are sent.
 const BATCH: usize = 64;
 
-/// A daemon without nodes, and a connection to its monitor.
+/// How long a daemon may take for a reply.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// A connection to a daemon's monitor.
 #[derive(Debug)]
-pub struct Monitor {
-    child: Child,
+pub struct Connection {
     reader: BufReader<UnixStream>,
     writer: UnixStream,
-    socket: PathBuf,
     /// The last reply, its line end included.
     line: String,
 }
 
+/// A daemon without nodes, and a connection to its monitor.
+#[derive(Debug)]
+pub struct Monitor {
+    connection: Connection,
+    child: Child,
+    socket: PathBuf,
+}
+
 impl Monitor {
     /// Starts a daemon, its socket in `dir`.
+    ///
+    /// # Errors
+    /// It cannot be run, or opens no monitor.
     pub fn start(program: &Program, dir: &Path) -> Outcome<Monitor> {
         let socket = dir.join(format!("{}.sock", program.name));
         let child = program
@@ -42,16 +54,11 @@ impl Monitor {
             .stdout(Stdio::null())
             .spawn()
             .map_err(|error| format!("{}: {error}", program.name))?;
-        let stream = connect(&socket)?;
-        let mut monitor = Monitor {
+        Ok(Monitor {
+            connection: Connection::connect(&socket)?,
             child,
-            reader: BufReader::new(stream.try_clone()?),
-            writer: stream,
             socket,
-            line: String::new(),
-        };
-        monitor.run(r#"{"execute": "qmp_capabilities"}"#)?;
-        Ok(monitor)
+        })
     }
 
     /// Its process.
@@ -60,12 +67,57 @@ impl Monitor {
     }
 
     /// Sends a command and waits for its reply; answers how many bytes that had.
+    ///
+    /// # Errors
+    /// The reply is an error, or the daemon has gone.
+    pub fn run(&mut self, command: &str) -> Outcome<usize> {
+        self.connection.run(command)
+    }
+
+    /// Sends so many commands, some at once, until `deadline`; answers how many were carried out.
+    ///
+    /// # Errors
+    /// A reply is an error, or the daemon has gone.
+    pub fn run_many(
+        &mut self,
+        count: usize,
+        deadline: Instant,
+        command: impl Fn(usize) -> String,
+    ) -> Outcome<usize> {
+        self.connection.run_many(count, deadline, command)
+    }
+}
+
+impl Connection {
+    /// Connects to the monitor on a unix socket, waiting for the socket if need be, and negotiates.
+    ///
+    /// # Errors
+    /// There is no monitor there.
+    pub fn connect(socket: &Path) -> Outcome<Connection> {
+        let stream = connect(socket).map_err(|error| format!("{}: {error}", socket.display()))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut connection = Connection {
+            reader: BufReader::new(stream.try_clone()?),
+            writer: stream,
+            line: String::new(),
+        };
+        connection.run(r#"{"execute": "qmp_capabilities"}"#)?;
+        Ok(connection)
+    }
+
+    /// Sends a command and waits for its reply; answers how many bytes that had.
+    ///
+    /// # Errors
+    /// The reply is an error, or the daemon has gone.
     pub fn run(&mut self, command: &str) -> Outcome<usize> {
         self.send(command)?;
         self.reply()
     }
 
     /// Sends so many commands, some at once, until `deadline`; answers how many were carried out.
+    ///
+    /// # Errors
+    /// A reply is an error, or the daemon has gone.
     pub fn run_many(
         &mut self,
         count: usize,
