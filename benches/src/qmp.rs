@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
 
 use crate::Outcome;
 use crate::server::Program;
@@ -15,7 +16,7 @@ use crate::server::Program;
 /// Commands on their way at once when many are sent.
 const BATCH: usize = 64;
 
-/// A daemon without nodes, and a connection to its monitor.
+/// A daemon and a connection to its monitor.
 #[derive(Debug)]
 pub struct Monitor {
     child: Child,
@@ -29,9 +30,15 @@ pub struct Monitor {
 impl Monitor {
     /// Starts a daemon, its socket in `dir`.
     pub fn start(program: &Program, dir: &Path) -> Outcome<Monitor> {
+        Monitor::start_with(program, dir, &[])
+    }
+
+    /// Starts a daemon with these arguments besides those for its monitor.
+    pub fn start_with(program: &Program, dir: &Path, arguments: &[String]) -> Outcome<Monitor> {
         let socket = dir.join(format!("{}.sock", program.name));
         let child = program
             .command()
+            .args(arguments)
             .arg("--chardev")
             .arg(format!(
                 "socket,id=qmp,path={},server=on,wait=off",
@@ -63,6 +70,20 @@ impl Monitor {
     pub fn run(&mut self, command: &str) -> Outcome<usize> {
         self.send(command)?;
         self.reply()
+    }
+
+    /// Carries out one command with its arguments; answers how many bytes its reply had.
+    pub fn execute(&mut self, command: &str, arguments: &Value) -> Outcome<usize> {
+        let text = json!({ "execute": command, "arguments": arguments }).to_string();
+        self.run(&text)
+            .map_err(|error| format!("{command} {arguments}: {error}").into())
+    }
+
+    /// Carries out one command with its arguments; answers what it returned.
+    pub fn ask(&mut self, command: &str, arguments: &Value) -> Outcome<Value> {
+        self.execute(command, arguments)?;
+        let mut reply: Value = serde_json::from_str(&self.line)?;
+        Ok(reply["return"].take())
     }
 
     /// Sends so many commands, some at once, until `deadline`; answers how many were carried out.

@@ -1,4 +1,4 @@
-//! Starts a storage daemon for a measurement, and ends it.
+//! Starts a server for a measurement, and ends it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -45,7 +45,7 @@ impl Program {
     }
 }
 
-/// A running daemon with one export called `disk`.
+/// A running server with one export that matters.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
@@ -56,9 +56,6 @@ impl Server {
     /// Starts a daemon whose node `disk` these options make, served from an iothread with these options.
     pub fn start(program: &Program, dir: &Path, iothread: &str, blockdevs: &[String]) -> Outcome<Server> {
         let socket = dir.join("bench.sock");
-        if socket.exists() {
-            std::fs::remove_file(&socket)?;
-        }
         let mut command = program.command();
         command.arg("--object").arg(format!("iothread,id=io{iothread}"));
         for blockdev in blockdevs {
@@ -70,19 +67,24 @@ impl Server {
         command
             .arg("--export")
             .arg("nbd,id=disk,node-name=disk,name=disk,writable=on,iothread=io");
+        Server::spawn(command, socket, "disk").map_err(|error| format!("{}: {error}", program.name).into())
+    }
+
+    /// Starts any server that listens on this socket and has this export.
+    pub fn spawn(mut command: Command, socket: PathBuf, export: &str) -> Outcome<Server> {
+        if socket.exists() {
+            std::fs::remove_file(&socket)?;
+        }
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
-            .map_err(|error| format!("{}: {error}", program.path.display()))?;
+            .map_err(|error| format!("{}: {error}", command.get_program().display()))?;
         let server = Server {
             child,
-            target: Target::unix(socket, "disk"),
+            target: Target::unix(socket, export),
         };
-        server
-            .target
-            .wait_ready(Duration::from_secs(20))
-            .map_err(|error| format!("{}: {error}", program.name))?;
+        server.target.wait_ready(Duration::from_secs(20))?;
         Ok(server)
     }
 

@@ -1,0 +1,178 @@
+//! Opening, reading and mapping a long chain of overlays.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::json;
+
+use super::{pair, show_micros, timed};
+use crate::Outcome;
+use crate::compare::bench::Bench;
+use crate::compare::client::Client;
+use crate::compare::image;
+use crate::compare::statistics::{Samples, alternate};
+use crate::compare::table::{Better, Line, Section, Verdict, compared};
+use crate::qmp::Monitor;
+use crate::server::Program;
+
+const LENGTH: usize = 200;
+const LONG: usize = 1000;
+
+/// How far a chain five times as long may take more than five times as long, and still be called linear.
+const LINEAR: f64 = 1.25;
+
+const CLUSTER: u64 = 16 << 10;
+
+/// The name that the template gives its backing file: as long as every image's, so that it can be written over.
+const PLACE: &str = "c0000.qcow2";
+
+/// What one run took, in microseconds.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    /// From the command that opens it to the first bytes read.
+    open_and_read: f64,
+    map: f64,
+}
+
+/// Adds the rows about chains.
+pub fn rows(bench: &Bench<'_>, section: &mut Section) -> Outcome<()> {
+    let work = format!("open a chain of {LENGTH} overlays and read; map it; {LONG}");
+    if !bench.wants(&work) {
+        return Ok(());
+    }
+    let long = if bench.quick() { LENGTH + 50 } else { LONG };
+    make(bench.dir(), long)?;
+    let measure = |length: usize, runs: u32| -> Outcome<Vec<Vec<Times>>> {
+        let programs = bench.programs();
+        let figure = |times: &Times| times.open_and_read;
+        let run = |which: usize| one_run(programs[which], bench.dir(), length);
+        let shown = alternate(runs, programs.len(), programs.len(), run, figure)?;
+        Ok(bench.beside_peer(shown))
+    };
+    let short = measure(LENGTH, bench.runs())?;
+    let long_runs = measure(long, bench.runs().min(3))?;
+    for (what, figure) in [
+        ("open and read", (|times| times.open_and_read) as fn(&Times) -> f64),
+        ("map", |times| times.map),
+    ] {
+        let (peer, ours) = pair(&short, figure);
+        let work = format!("{what} a chain of {LENGTH} overlays");
+        section
+            .lines
+            .push(compared(&work, &peer, &ours, Better::Less, Some(3.0), show_micros));
+        let (long_peer, long_ours) = pair(&long_runs, figure);
+        let steps = long as f64 / LENGTH as f64;
+        let work = format!("{what} a chain of {long}");
+        section
+            .lines
+            .push(linear(&work, steps, &ours, &long_peer, &long_ours));
+    }
+    section.notes.push(
+        "A chain: each overlay has one cluster of its own. \"Open and read\" is from `blockdev-add` of the topmost image, \
+         which opens the rest, over adding an export and connecting, to 16 KiB read from the lowest image; \"map\" asks \
+         over NBD where the whole export has data."
+            .to_owned(),
+    );
+    Ok(())
+}
+
+/// A row about growth: the long chain against the short one.
+fn linear(work: &str, steps: f64, short: &Samples, long_peer: &Samples, long: &Samples) -> Line {
+    let mut line = compared(work, long_peer, long, Better::Less, None, show_micros);
+    line.target = format!("linear: at most {:.2}x of {LENGTH}'s", steps * LINEAR);
+    line.verdict = match (short.median(), long.median()) {
+        (Some(short), Some(long)) if long <= short * steps * LINEAR => Verdict::Met,
+        (Some(short), Some(long)) => Verdict::Missed(format!("{:.2}x of {LENGTH}'s", long / short)),
+        _ => Verdict::Open("no runs".to_owned()),
+    };
+    line
+}
+
+fn path(dir: &Path, at: usize) -> PathBuf {
+    dir.join(format!("c{at:04}.qcow2"))
+}
+
+/// Makes the base and `length` overlays. `qemu-img` makes one of them; the others differ from that in the name of their
+/// backing file and in which cluster they have.
+fn make(dir: &Path, length: usize) -> Outcome<()> {
+    let cluster = format!("cluster_size={CLUSTER}");
+    image::create(&path(dir, 0), "qcow2", "32M", &["-o", &cluster])?;
+    fill_first_cluster(&path(dir, 0))?;
+    let template = path(dir, 1);
+    let backing = ["-o", &cluster, "-F", "qcow2", "-b", PLACE];
+    image::create(&template, "qcow2", "32M", &backing)?;
+    fill_first_cluster(&template)?;
+    let bytes = fs::read(&template)?;
+    for at in 1..=length {
+        let file = fs::File::create(path(dir, at))?;
+        file.set_len(bytes.len() as u64)?;
+        for (index, cluster) in bytes.chunks(CLUSTER as usize).enumerate() {
+            if cluster.iter().any(|byte| *byte != 0) {
+                file.write_all_at(cluster, index as u64 * CLUSTER)?;
+            }
+        }
+        let name = format!("c{:04}.qcow2", at - 1);
+        file.write_all_at(name.as_bytes(), number(&bytes, 8)?)?;
+        // The first entry of the first L2 table goes to the place of this overlay's own cluster.
+        let table = number(&bytes, usize::try_from(number(&bytes, 40)?)?)? & OFFSET_MASK;
+        let entry = number(&bytes, usize::try_from(table)?)?;
+        file.write_all_at(&[0; 8], table)?;
+        file.write_all_at(&entry.to_be_bytes(), table + 8 * at as u64)?;
+    }
+    Ok(())
+}
+
+/// The bits of an entry of a table in which it says where something is.
+const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
+
+/// A number of 8 bytes in the image.
+fn number(image: &[u8], at: usize) -> Outcome<u64> {
+    let bytes = image.get(at..).and_then(|rest| rest.first_chunk());
+    Ok(u64::from_be_bytes(*bytes.ok_or("the image is too short")?))
+}
+
+fn fill_first_cluster(path: &Path) -> Outcome<()> {
+    let mut command = Command::new("qemu-io");
+    let write = format!("write -q -P 7 0 {CLUSTER}");
+    let status = command.args(["-f", "qcow2", "-c", &write]).arg(path).status()?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err("qemu-io write failed".into())
+    }
+}
+
+fn one_run(program: &Program, dir: &Path, length: usize) -> Outcome<Times> {
+    let mut monitor = Monitor::start(program, dir)?;
+    let socket = dir.join("chain.nbd");
+    let address = json!({ "addr": { "type": "unix", "data": { "path": socket } } });
+    monitor.execute("nbd-server-start", &address)?;
+    let mut client = None;
+    let open_and_read = timed(|| {
+        let top = json!({
+            "driver": "qcow2", "node-name": "top", "read-only": true,
+            "file": { "driver": "file", "filename": path(dir, length) },
+        });
+        monitor.execute("blockdev-add", &top)?;
+        let export = json!({ "type": "nbd", "id": "e", "node-name": "top", "name": "top" });
+        monitor.execute("block-export-add", &export)?;
+        let mut opened = Client::open(&socket, "top")?;
+        opened.read(0, CLUSTER as u32)?;
+        client = Some(opened);
+        Ok(())
+    })?;
+    let mut client = client.ok_or("no client")?;
+    let mut extents = 0;
+    let map = timed(|| {
+        extents = client.map()?;
+        Ok(())
+    })?;
+    fs::remove_file(&socket)?;
+    // All clusters lie side by side at the front: they, and what is empty behind them.
+    if extents == 0 || client.size() != 32 << 20 {
+        return Err(format!("{}: the chain has {extents} extents", program.name).into());
+    }
+    Ok(Times { open_and_read, map })
+}
