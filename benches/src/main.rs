@@ -2,22 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-mod ceiling;
-mod compare;
-mod connection;
-mod flat;
-mod load;
-mod process;
-mod qmp;
-mod server;
-
-use std::error::Error;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-
-/// What can go wrong in a benchmark ends it, with a message for the person who runs it.
-type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+use millpond_bench::{ceiling, compare, flat, load};
 
 /// Loads NBD servers and compares them.
 #[derive(Debug, Parser)]
@@ -29,9 +17,9 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Loads one server and prints requests a second, latencies and the server's CPU time
-    Load(load::LoadArguments),
-    /// Runs Millpond and qemu-storage-daemon in turn and prints the ratios
+    /// Loads one server, or a node in this process, and prints rates, latencies and costs
+    Load(Box<load::LoadArguments>),
+    /// Runs Millpond and its peers in turn, and prints and writes the table of ratios
     Compare(compare::CompareArguments),
     /// Answers reads and writes with nothing behind them, on a unix socket: what the load client alone can do
     Ceiling(ceiling::CeilingArguments),

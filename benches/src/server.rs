@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Outcome;
-use crate::connection::Target;
+use crate::load::Target;
 
 /// Which daemon, by name and how to run it.
 #[derive(Debug, Clone)]

@@ -97,7 +97,11 @@ impl<'a> Bench<'a> {
 
     /// Runs of each program.
     pub fn runs(&self) -> u32 {
-        if self.quick() { 1 } else { self.arguments.runs.max(1) }
+        if self.quick() {
+            1
+        } else {
+            self.arguments.runs.max(1)
+        }
     }
 
     /// Seconds a run.

@@ -47,7 +47,10 @@ pub fn convert(from: &Path, to: &Path) -> Outcome<()> {
         return Ok(());
     }
     let mut command = Command::new("qemu-img");
-    command.args(["convert", "-f", "raw", "-O", "qcow2"]).arg(from).arg(to);
+    command
+        .args(["convert", "-f", "raw", "-O", "qcow2"])
+        .arg(from)
+        .arg(to);
     let status = command
         .status()
         .map_err(|error| format!("{error}: {}", Tool::QemuImg.missing()))?;

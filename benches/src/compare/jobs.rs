@@ -66,15 +66,25 @@ const JOBS: [Job; 5] = [
 
 /// Compression is asked for in two kinds, which take long: they run once.
 const COMPRESSED: [(&str, &str); 2] = [
-    ("convert qcow2 to qcow2 compressed (zlib), 1 GiB", "compression_type=zlib"),
-    ("convert qcow2 to qcow2 compressed (zstd), 1 GiB", "compression_type=zstd"),
+    (
+        "convert qcow2 to qcow2 compressed (zlib), 1 GiB",
+        "compression_type=zlib",
+    ),
+    (
+        "convert qcow2 to qcow2 compressed (zstd), 1 GiB",
+        "compression_type=zstd",
+    ),
 ];
 
 /// The rows that are asked for.
 pub fn section(bench: &Bench<'_>) -> Section {
     let mut section = Section::new("Jobs", &[]);
     let mut made = false;
-    let mut row = |section: &mut Section, work: &str, target: &str, runs, run: &dyn Fn(&Program) -> Outcome<Duration>| {
+    let mut row = |section: &mut Section,
+                   work: &str,
+                   target: &str,
+                   runs,
+                   run: &dyn Fn(&Program) -> Outcome<Duration>| {
         if !bench.wants(work) {
             return;
         }
@@ -100,10 +110,14 @@ pub fn section(bench: &Bench<'_>) -> Section {
     };
     let runs = bench.runs().min(RUNS);
     for job in JOBS {
-        row(&mut section, job.work, job.target, runs, &|peer| (job.run)(peer, bench.dir()));
+        row(&mut section, job.work, job.target, runs, &|peer| {
+            (job.run)(peer, bench.dir())
+        });
     }
     for (work, kind) in COMPRESSED {
-        row(&mut section, work, "2x", 1, &|_| convert(bench.dir(), &["-c", "-o", kind]));
+        row(&mut section, work, "2x", 1, &|_| {
+            convert(bench.dir(), &["-c", "-o", kind])
+        });
     }
     section
 }
@@ -128,9 +142,20 @@ fn add(monitor: &mut Monitor, dir: &Path, name: &str, backing: Option<&str>) -> 
 }
 
 /// Makes an empty image as large as the one that is copied, and adds it.
-fn add_empty(monitor: &mut Monitor, dir: &Path, name: &str, like: &str, backing: Option<&str>) -> Outcome<()> {
+fn add_empty(
+    monitor: &mut Monitor,
+    dir: &Path,
+    name: &str,
+    like: &str,
+    backing: Option<&str>,
+) -> Outcome<()> {
     let size = fs::metadata(dir.join("half.raw"))?.len() * if like == "full" { 2 } else { 1 };
-    image::create(&dir.join(format!("{name}.qcow2")), "qcow2", &size.to_string(), &[])?;
+    image::create(
+        &dir.join(format!("{name}.qcow2")),
+        "qcow2",
+        &size.to_string(),
+        &[],
+    )?;
     add(monitor, dir, name, backing)
 }
 

@@ -105,7 +105,14 @@ mod tests {
         draw(&path, labels, &series).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
-        for part in ["<svg", "drains", "in flight", "microseconds", "p50 &amp; more", "polyline"] {
+        for part in [
+            "<svg",
+            "drains",
+            "in flight",
+            "microseconds",
+            "p50 &amp; more",
+            "polyline",
+        ] {
             assert!(text.contains(part), "{part} in {text}");
         }
     }

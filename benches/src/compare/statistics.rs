@@ -17,11 +17,6 @@ impl Samples {
         Samples(figures)
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
     /// The figure below which this part of them lies, from 0 to 1, between two figures in proportion; `None` without
     /// any.
     pub fn quantile(&self, part: f64) -> Option<f64> {
@@ -108,7 +103,10 @@ mod tests {
     #[test]
     fn runs_that_lie_too_far_apart_scatter() {
         assert!(Samples::new([80.0, 90.0, 100.0, 110.0, 120.0]).scatter());
-        assert!(!Samples::new([92.5, 92.5, 100.0, 107.5, 107.5]).scatter(), "just within the bound");
+        assert!(
+            !Samples::new([92.5, 92.5, 100.0, 107.5, 107.5]).scatter(),
+            "just within the bound"
+        );
         assert!(Samples::new([]).scatter(), "nothing is no evidence");
         assert!(!Samples::new([0.0, 0.0, 0.0]).scatter());
         assert!(Samples::new([0.0, 0.0, 0.0, 9.0, 9.0]).scatter());
@@ -142,7 +140,11 @@ mod tests {
             |which| {
                 calls += 1;
                 // The second contestant settles only after its first five runs.
-                Ok(if which == 1 && calls <= 10 { f64::from(calls) } else { 10.0 })
+                Ok(if which == 1 && calls <= 10 {
+                    f64::from(calls)
+                } else {
+                    10.0
+                })
             },
             |figure| *figure,
         )

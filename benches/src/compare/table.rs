@@ -102,7 +102,8 @@ impl Section {
     /// Takes in what came of measuring a row. A failure ends that row only, and is a row itself.
     pub fn attempt(&mut self, work: &str, outcome: Outcome<()>) {
         if let Err(error) = outcome {
-            self.lines.push(Line::open(work, "-", "-", &format!("failed: {error}")));
+            self.lines
+                .push(Line::open(work, "-", "-", &format!("failed: {error}")));
             self.failures.push(format!("{work}: {error}"));
         }
     }
@@ -247,9 +248,23 @@ mod tests {
 
     #[test]
     fn a_row_says_whether_its_target_is_met_and_how_far_off_it_is() {
-        let met = compared("reads", &steady(10.0), &steady(30.0), Better::More, Some(2.0), rate);
+        let met = compared(
+            "reads",
+            &steady(10.0),
+            &steady(30.0),
+            Better::More,
+            Some(2.0),
+            rate,
+        );
         assert_eq!(met.verdict, Verdict::Met);
-        let missed = compared("reads", &steady(10.0), &steady(15.0), Better::More, Some(2.0), rate);
+        let missed = compared(
+            "reads",
+            &steady(10.0),
+            &steady(15.0),
+            Better::More,
+            Some(2.0),
+            rate,
+        );
         assert_eq!(missed.verdict, Verdict::Missed("1.50x of 2x".to_owned()));
         let none = compared("reads", &steady(10.0), &steady(15.0), Better::More, None, rate);
         assert_eq!(none.verdict, Verdict::None);
@@ -266,7 +281,9 @@ mod tests {
             Some(2.0),
             rate,
         ));
-        section.lines.push(Line::open("later", "2x", "8/s", "not built\nyet"));
+        section
+            .lines
+            .push(Line::open("later", "2x", "8/s", "not built\nyet"));
         section.notes.push("A note.".to_owned());
         assert_eq!(
             section.markdown(),

@@ -19,13 +19,7 @@ pub enum Tool {
 }
 
 /// All of them.
-pub const TOOLS: [Tool; 5] = [
-    Tool::Peer,
-    Tool::QemuNbd,
-    Tool::Nbdkit,
-    Tool::Fio,
-    Tool::QemuImg,
-];
+pub const TOOLS: [Tool; 5] = [Tool::Peer, Tool::QemuNbd, Tool::Nbdkit, Tool::Fio, Tool::QemuImg];
 
 impl Tool {
     /// Its name on the command line.
@@ -45,7 +39,9 @@ impl Tool {
             Tool::Peer => "install the Debian package qemu-utils: no ratio can be told without it",
             Tool::QemuNbd => "install the Debian package qemu-utils: its figures are left out",
             Tool::Nbdkit => "install the Debian package nbdkit: its figures are left out",
-            Tool::Fio => "install the Debian package fio: the rows on a disk have no limit to be held against",
+            Tool::Fio => {
+                "install the Debian package fio: the rows on a disk have no limit to be held against"
+            }
             Tool::QemuImg => "install the Debian package qemu-utils: rows with qcow2 images are left out",
         }
     }

@@ -54,14 +54,22 @@ pub fn rows(bench: &Bench<'_>, section: &mut Section) -> Outcome<()> {
     let short = measure(LENGTH, bench.runs())?;
     let long_runs = measure(long, bench.runs().min(3))?;
     for (what, figure) in [
-        ("open and read", (|times| times.open_and_read) as fn(&Times) -> f64),
+        (
+            "open and read",
+            (|times| times.open_and_read) as fn(&Times) -> f64,
+        ),
         ("map", |times| times.map),
     ] {
         let (peer, ours) = pair(&short, figure);
         let work = format!("{what} a chain of {LENGTH} overlays");
-        section
-            .lines
-            .push(compared(&work, &peer, &ours, Better::Less, Some(3.0), show_micros));
+        section.lines.push(compared(
+            &work,
+            &peer,
+            &ours,
+            Better::Less,
+            Some(3.0),
+            show_micros,
+        ));
         let (long_peer, long_ours) = pair(&long_runs, figure);
         let steps = long as f64 / LENGTH as f64;
         let work = format!("{what} a chain of {long}");

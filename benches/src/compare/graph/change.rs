@@ -47,10 +47,22 @@ enum Change {
 }
 
 const CHANGES: [(Change, &str); 4] = [
-    (Change::Snapshot, "blockdev-snapshot under full load: longest request delay caused"),
-    (Change::Reopen, "blockdev-reopen under full load: longest request delay caused"),
-    (Change::Insert, "filter insert under full load: longest request delay caused"),
-    (Change::Drop, "filter drop under full load: longest request delay caused"),
+    (
+        Change::Snapshot,
+        "blockdev-snapshot under full load: longest request delay caused",
+    ),
+    (
+        Change::Reopen,
+        "blockdev-reopen under full load: longest request delay caused",
+    ),
+    (
+        Change::Insert,
+        "filter insert under full load: longest request delay caused",
+    ),
+    (
+        Change::Drop,
+        "filter drop under full load: longest request delay caused",
+    ),
 ];
 
 /// A change that was carried out between two instants.
@@ -139,7 +151,8 @@ fn serve(monitor: &mut Monitor, socket: &Path) -> Outcome<()> {
     monitor.execute("blockdev-add", &raw_over("null"))?;
     let address = json!({ "addr": { "type": "unix", "data": { "path": socket } } });
     monitor.execute("nbd-server-start", &address)?;
-    let export = json!({ "type": "nbd", "id": "disk", "node-name": "disk", "name": "disk", "iothread": "io" });
+    let export =
+        json!({ "type": "nbd", "id": "disk", "node-name": "disk", "name": "disk", "iothread": "io" });
     monitor.execute("block-export-add", &export)?;
     Ok(())
 }
@@ -178,11 +191,7 @@ fn change_often(monitor: &mut Monitor, dir: &Path, rounds: usize) -> Outcome<Vec
     Ok(done)
 }
 
-fn timed_change(
-    monitor: &mut Monitor,
-    change: Change,
-    (command, arguments): (&str, Value),
-) -> Outcome<Done> {
+fn timed_change(monitor: &mut Monitor, change: Change, (command, arguments): (&str, Value)) -> Outcome<Done> {
     thread::sleep(PAUSE);
     let from = Instant::now();
     monitor.execute(command, &arguments)?;
@@ -202,7 +211,8 @@ fn delays(report: &Report, done: &[Done]) -> Outcome<Delays> {
             let before = PAUSE * 2 / 3;
             longest(done.from - before, done.time().min(before - SHORTEST))
         });
-        let (Some(changing), Some(calm)) = (Samples::new(changing).median(), Samples::new(calm).median()) else {
+        let (Some(changing), Some(calm)) = (Samples::new(changing).median(), Samples::new(calm).median())
+        else {
             return Err(format!("{work}: no requests at that time").into());
         };
         *slot = (changing - calm).max(LEAST);

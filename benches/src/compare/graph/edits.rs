@@ -22,7 +22,11 @@ const FLAT: f64 = 1.2;
 
 /// Adds the rows of `blockdev-add` and `blockdev-del`.
 pub fn rows(bench: &Bench<'_>, section: &mut Section) -> Outcome<()> {
-    let counts = if bench.quick() { [0, 100, 1000] } else { [0, 1000, 100_000] };
+    let counts = if bench.quick() {
+        [0, 100, 1000]
+    } else {
+        [0, 1000, 100_000]
+    };
     let mut columns = Vec::new();
     for count in counts {
         let work = format!("blockdev-add + blockdev-del beside {count} nodes");
@@ -122,10 +126,18 @@ mod tests {
     #[test]
     fn growth_is_told_from_medians_and_held_against_the_bound() {
         let steady = |figure: f64| Samples::new([figure; 3]);
-        let line = flatness("same", [&steady(10.0), &steady(30.0)], [&steady(10.0), &steady(11.0)]);
+        let line = flatness(
+            "same",
+            [&steady(10.0), &steady(30.0)],
+            [&steady(10.0), &steady(11.0)],
+        );
         assert_eq!((line.peer.as_str(), line.ours.as_str()), ("3.00x", "1.10x"));
         assert_eq!(line.verdict, Verdict::Met);
-        let line = flatness("same", [&steady(10.0), &steady(10.0)], [&steady(10.0), &steady(13.0)]);
+        let line = flatness(
+            "same",
+            [&steady(10.0), &steady(10.0)],
+            [&steady(10.0), &steady(13.0)],
+        );
         assert_eq!(line.verdict, Verdict::Missed("1.30x of 1.2x".to_owned()));
     }
 }

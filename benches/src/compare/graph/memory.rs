@@ -121,6 +121,9 @@ mod tests {
         let line = held_against("null", 4.0, &steady(26.0), &steady(5.2));
         assert_eq!((line.ratio.as_str(), line.target.as_str()), ("5.00x", "4 KiB"));
         assert_eq!(line.verdict, Verdict::Missed("5.2 KiB of 4 KiB".to_owned()));
-        assert_eq!(held_against("null", 4.0, &steady(1.0), &steady(4.0)).verdict, Verdict::Met);
+        assert_eq!(
+            held_against("null", 4.0, &steady(1.0), &steady(4.0)).verdict,
+            Verdict::Met
+        );
     }
 }

@@ -44,9 +44,14 @@ pub fn rows(bench: &Bench<'_>, section: &mut Section) -> Outcome<()> {
         |figure| *figure,
     )?;
     let (peer, ours) = pair(&bench.beside_peer(runs), |figure| *figure);
-    section
-        .lines
-        .push(compared(&work, &peer, &ours, Better::Less, Some(5.0), show_micros));
+    section.lines.push(compared(
+        &work,
+        &peer,
+        &ours,
+        Better::Less,
+        Some(5.0),
+        show_micros,
+    ));
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use crate::Outcome;
 use crate::compare::bench::Bench;
 use crate::compare::image;
 use crate::compare::tools::Tool;
-use crate::load::{self, Choice, Kind, Pattern, Size, Spec};
+use crate::load::{self, Choice, Pattern, Size, Spec};
 use crate::server::Server;
 
 /// How a daemon is set up.
@@ -24,7 +24,10 @@ pub struct Setup {
 
 impl Setup {
     /// Millpond as it is without being told anything.
-    const OURS: Setup = Setup { iothread: "", aio: "" };
+    const OURS: Setup = Setup {
+        iothread: "",
+        aio: "",
+    };
 
     /// All that the peer can be set up as for this disk. The null driver has no file to be told how to read, and
     /// `aio=native` needs a disk past the page cache.
@@ -41,7 +44,11 @@ impl Setup {
 
     /// In words.
     pub fn words(self) -> String {
-        let poll = if self.iothread.is_empty() { "poll on" } else { "poll off" };
+        let poll = if self.iothread.is_empty() {
+            "poll on"
+        } else {
+            "poll off"
+        };
         match self.aio {
             "" => poll.to_owned(),
             aio => format!("aio={aio}, {poll}"),
@@ -116,7 +123,14 @@ const WARM_UP: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// Makes what a disk is served from, unless an earlier row has.
 pub fn prepare(bench: &Bench<'_>, disk: Disk) -> Outcome<()> {
-    let raw = file(bench, if disk.is_direct() { Disk::DirectRaw } else { Disk::Raw });
+    let raw = file(
+        bench,
+        if disk.is_direct() {
+            Disk::DirectRaw
+        } else {
+            Disk::Raw
+        },
+    );
     let size = if disk.is_direct() { DISK_SIZE } else { MEMORY_SIZE };
     let size = if bench.quick() { size / 8 } else { size };
     match disk {
@@ -193,9 +207,8 @@ fn run(bench: &Bench<'_>, contestant: Contestant, row: &Row, seconds: f64) -> Ou
 
 fn start(bench: &Bench<'_>, contestant: Contestant, disk: Disk) -> Outcome<Server> {
     let (dir, image) = (bench.dir(), file(bench, disk));
-    let daemon = |program, setup: Setup| {
-        Server::start(program, dir, setup.iothread, &blockdevs(disk, setup, &image))
-    };
+    let daemon =
+        |program, setup: Setup| Server::start(program, dir, setup.iothread, &blockdevs(disk, setup, &image));
     let socket = dir.join("bench.sock");
     match contestant {
         Contestant::Peer(setup) => daemon(bench.peer().ok_or_else(|| Tool::Peer.missing())?, setup),
@@ -234,7 +247,12 @@ fn blockdevs(disk: Disk, setup: Setup, image: &Path) -> Vec<String> {
 
 fn qemu_nbd(disk: Disk, image: &Path, socket: &Path) -> Command {
     let mut command = Command::new(Tool::QemuNbd.program());
-    command.args(["--persistent", "--shared=8", "--export-name=disk", "--discard=unmap"]);
+    command.args([
+        "--persistent",
+        "--shared=8",
+        "--export-name=disk",
+        "--discard=unmap",
+    ]);
     command.arg(format!("--socket={}", socket.display()));
     let format = match disk {
         Disk::Null => {

@@ -123,7 +123,10 @@ impl Goal {
             Goal::Cpu(part) => {
                 let reached = known(&ours.cpu, "CPU time")? / known(&peer.cpu, "the peer's CPU time")?;
                 // A third is met by what a percentage shows as a third.
-                (reached <= part + 0.005, format!("{} of the CPU", percent(reached)))
+                (
+                    reached <= part + 0.005,
+                    format!("{} of the CPU", percent(reached)),
+                )
             }
             Goal::Calls(bound) => {
                 let calls = known(&ours.calls, "system calls")?;
@@ -132,7 +135,10 @@ impl Goal {
             Goal::Instructions(part) => {
                 let instructions = known(&ours.instructions, "instructions")?;
                 let reached = instructions / known(&peer.instructions, "the peer's instructions")?;
-                (reached < part, format!("{} of the instructions", percent(reached)))
+                (
+                    reached < part,
+                    format!("{} of the instructions", percent(reached)),
+                )
             }
         };
         Ok((!met).then_some(reached))
@@ -194,9 +200,15 @@ mod tests {
         assert_eq!(miss(Goal::Ratio(3.0)), Ok(None));
         assert_eq!(miss(Goal::Ratio(4.0)), Ok(Some("3.00x".to_owned())));
         assert_eq!(miss(Goal::Ceiling(0.75)), Ok(None));
-        assert_eq!(miss(Goal::Ceiling(0.8)), Ok(Some("75% of the ceiling".to_owned())));
+        assert_eq!(
+            miss(Goal::Ceiling(0.8)),
+            Ok(Some("75% of the ceiling".to_owned()))
+        );
         assert_eq!(miss(Goal::Tail(3.0)), Ok(None));
-        assert_eq!(miss(Goal::Tail(2.0)), Ok(Some("p99 is 2.5 x peer's p50".to_owned())));
+        assert_eq!(
+            miss(Goal::Tail(2.0)),
+            Ok(Some("p99 is 2.5 x peer's p50".to_owned()))
+        );
         assert_eq!(miss(Goal::Cpu(1.0 / 3.0)), Ok(Some("100% of the CPU".to_owned())));
         assert_eq!(miss(Goal::Calls(0.2)), Ok(None));
         assert_eq!(miss(Goal::Calls(0.1)), Ok(Some("0.150 system calls".to_owned())));
@@ -215,7 +227,9 @@ mod tests {
     fn a_ceiling_that_scatters_tells_nothing() {
         let (peer, ours, mut ceiling) = (shown(100.0), shown(300.0), shown(0.0));
         ceiling.rate = Samples::new([100.0, 200.0, 300.0, 400.0, 500.0]);
-        let error = Goal::Ceiling(0.8).miss(standing(&peer, &ours, &ceiling)).unwrap_err();
+        let error = Goal::Ceiling(0.8)
+            .miss(standing(&peer, &ours, &ceiling))
+            .unwrap_err();
         assert_eq!(error, "scatters: ceiling 67%, ours 0%");
     }
 }

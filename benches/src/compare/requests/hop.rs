@@ -35,7 +35,9 @@ const HOPS: [Hop; 2] = [
 pub fn rows(bench: &Bench<'_>, section: &mut Section) {
     for hop in &HOPS {
         if bench.wants(hop.work) {
-            section.lines.push(line(hop, estimate(bench.criterion(), hop.bench)));
+            section
+                .lines
+                .push(line(hop, estimate(bench.criterion(), hop.bench)));
         }
     }
 }

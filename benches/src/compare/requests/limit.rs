@@ -13,9 +13,18 @@ use crate::load::Kind;
 
 /// Runs `fio` on the file for so many seconds.
 pub fn measure(row: &Row, file: &Path, seconds: f64) -> Outcome<Figures> {
-    let work = if row.kind == Kind::Write { "randwrite" } else { "randread" };
+    let work = if row.kind == Kind::Write {
+        "randwrite"
+    } else {
+        "randread"
+    };
     let output = Command::new(Tool::Fio.program())
-        .args(["--name=limit", "--ioengine=io_uring", "--direct=1", "--time_based"])
+        .args([
+            "--name=limit",
+            "--ioengine=io_uring",
+            "--direct=1",
+            "--time_based",
+        ])
         .args(["--ramp_time=300ms", "--output-format=json", "--thread"])
         .arg(format!("--rw={work}"))
         .arg(format!("--bs={}", row.block))
@@ -33,7 +42,10 @@ pub fn measure(row: &Row, file: &Path, seconds: f64) -> Outcome<Figures> {
 /// The figures in what `fio` prints. It has no CPU time of a server: there is none.
 fn parse(output: &[u8], kind: Kind) -> Outcome<Figures> {
     // Notes may stand before the JSON.
-    let start = output.iter().position(|byte| *byte == b'{').ok_or("fio printed no JSON")?;
+    let start = output
+        .iter()
+        .position(|byte| *byte == b'{')
+        .ok_or("fio printed no JSON")?;
     let value: Value = serde_json::from_slice(output.get(start..).unwrap_or_default())?;
     let of_kind = if kind == Kind::Write { "write" } else { "read" };
     let work = &value["jobs"][0][of_kind];

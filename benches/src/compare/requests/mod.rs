@@ -126,7 +126,11 @@ fn line(row: &Row, setup: Option<Setup>, standing: Standing<'_>) -> Line {
     let found = ratio(&peer.rate, &ours.rate, Better::More);
     let times = |shown: &Shown| format!("{}/{}", number(&shown.p50, 0), number(&shown.p99, 0));
     let both = |figure: fn(&Shown) -> &Samples, digits| {
-        format!("{}, {}", number(figure(peer), digits), number(figure(ours), digits))
+        format!(
+            "{}, {}",
+            number(figure(peer), digits),
+            number(figure(ours), digits)
+        )
     };
     Line {
         work: row.name.to_owned(),
@@ -302,7 +306,10 @@ mod tests {
     fn large_requests_are_shown_by_their_bytes() {
         let row = |name: &str| ROWS.iter().find(|row| row.name == name).unwrap();
         let rate = Samples::new([8192.0]);
-        assert_eq!(volume(row("null, 256 KiB read, 8 in flight"), &rate), "2.00 GiB/s");
+        assert_eq!(
+            volume(row("null, 256 KiB read, 8 in flight"), &rate),
+            "2.00 GiB/s"
+        );
         assert_eq!(volume(row("null, 4 KiB read, 1 in flight"), &rate), "8.2k/s");
     }
 }

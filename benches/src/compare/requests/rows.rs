@@ -28,7 +28,11 @@ impl Disk {
 
     /// The kind of row.
     pub fn group(self) -> Group {
-        if self.is_direct() { Group::Disk } else { Group::Requests }
+        if self.is_direct() {
+            Group::Disk
+        } else {
+            Group::Requests
+        }
     }
 }
 
