@@ -16,24 +16,39 @@ use crate::server::Program;
 /// Commands on their way at once when many are sent.
 const BATCH: usize = 64;
 
-/// A daemon and a connection to its monitor.
+/// How long a daemon may take for a reply.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// A connection to a daemon's monitor.
 #[derive(Debug)]
-pub struct Monitor {
-    child: Child,
+pub struct Connection {
     reader: BufReader<UnixStream>,
     writer: UnixStream,
-    socket: PathBuf,
     /// The last reply, its line end included.
     line: String,
 }
 
+/// A daemon and a connection to its monitor.
+#[derive(Debug)]
+pub struct Monitor {
+    connection: Connection,
+    child: Child,
+    socket: PathBuf,
+}
+
 impl Monitor {
     /// Starts a daemon, its socket in `dir`.
+    ///
+    /// # Errors
+    /// It cannot be run, or opens no monitor.
     pub fn start(program: &Program, dir: &Path) -> Outcome<Monitor> {
         Monitor::start_with(program, dir, &[])
     }
 
     /// Starts a daemon with these arguments besides those for its monitor.
+    ///
+    /// # Errors
+    /// It cannot be run, or opens no monitor.
     pub fn start_with(program: &Program, dir: &Path, arguments: &[String]) -> Outcome<Monitor> {
         let socket = dir.join(format!("{}.sock", program.name));
         let child = program
@@ -49,16 +64,11 @@ impl Monitor {
             .stdout(Stdio::null())
             .spawn()
             .map_err(|error| format!("{}: {error}", program.name))?;
-        let stream = connect(&socket)?;
-        let mut monitor = Monitor {
+        Ok(Monitor {
+            connection: Connection::connect(&socket)?,
             child,
-            reader: BufReader::new(stream.try_clone()?),
-            writer: stream,
             socket,
-            line: String::new(),
-        };
-        monitor.run(r#"{"execute": "qmp_capabilities"}"#)?;
-        Ok(monitor)
+        })
     }
 
     /// Its process.
@@ -67,12 +77,73 @@ impl Monitor {
     }
 
     /// Sends a command and waits for its reply; answers how many bytes that had.
+    ///
+    /// # Errors
+    /// The reply is an error, or the daemon has gone.
+    pub fn run(&mut self, command: &str) -> Outcome<usize> {
+        self.connection.run(command)
+    }
+
+    /// Carries out one command with its arguments; answers how many bytes its reply had.
+    ///
+    /// # Errors
+    /// The reply is an error, or the daemon has gone.
+    pub fn execute(&mut self, command: &str, arguments: &Value) -> Outcome<usize> {
+        self.connection.execute(command, arguments)
+    }
+
+    /// Carries out one command with its arguments; answers what it returned.
+    ///
+    /// # Errors
+    /// The reply is an error or no JSON, or the daemon has gone.
+    pub fn ask(&mut self, command: &str, arguments: &Value) -> Outcome<Value> {
+        self.connection.ask(command, arguments)
+    }
+
+    /// Sends so many commands, some at once, until `deadline`; answers how many were carried out.
+    ///
+    /// # Errors
+    /// A reply is an error, or the daemon has gone.
+    pub fn run_many(
+        &mut self,
+        count: usize,
+        deadline: Instant,
+        command: impl Fn(usize) -> String,
+    ) -> Outcome<usize> {
+        self.connection.run_many(count, deadline, command)
+    }
+}
+
+impl Connection {
+    /// Connects to the monitor on a unix socket, waiting for the socket if need be, and negotiates.
+    ///
+    /// # Errors
+    /// There is no monitor there.
+    pub fn connect(socket: &Path) -> Outcome<Connection> {
+        let stream = connect(socket).map_err(|error| format!("{}: {error}", socket.display()))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut connection = Connection {
+            reader: BufReader::new(stream.try_clone()?),
+            writer: stream,
+            line: String::new(),
+        };
+        connection.run(r#"{"execute": "qmp_capabilities"}"#)?;
+        Ok(connection)
+    }
+
+    /// Sends a command and waits for its reply; answers how many bytes that had.
+    ///
+    /// # Errors
+    /// The reply is an error, or the daemon has gone.
     pub fn run(&mut self, command: &str) -> Outcome<usize> {
         self.send(command)?;
         self.reply()
     }
 
     /// Carries out one command with its arguments; answers how many bytes its reply had.
+    ///
+    /// # Errors
+    /// The reply is an error, or the daemon has gone.
     pub fn execute(&mut self, command: &str, arguments: &Value) -> Outcome<usize> {
         let text = json!({ "execute": command, "arguments": arguments }).to_string();
         self.run(&text)
@@ -80,6 +151,9 @@ impl Monitor {
     }
 
     /// Carries out one command with its arguments; answers what it returned.
+    ///
+    /// # Errors
+    /// The reply is an error or no JSON, or the daemon has gone.
     pub fn ask(&mut self, command: &str, arguments: &Value) -> Outcome<Value> {
         self.execute(command, arguments)?;
         let mut reply: Value = serde_json::from_str(&self.line)?;
@@ -87,6 +161,9 @@ impl Monitor {
     }
 
     /// Sends so many commands, some at once, until `deadline`; answers how many were carried out.
+    ///
+    /// # Errors
+    /// A reply is an error, or the daemon has gone.
     pub fn run_many(
         &mut self,
         count: usize,

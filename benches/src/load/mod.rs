@@ -3,11 +3,15 @@
 //! A [`Spec`] says what is to be done. [`run`] does it and gives a [`Report`]; [`start`] does it in the background, so
 //! that the caller can change the graph meanwhile, and note in the report's timeline when it did.
 
+mod actions;
 mod arguments;
 mod choice;
 mod embedded;
 mod generate;
 mod nbd;
+mod output;
+mod plot;
+mod progress;
 mod record;
 mod report;
 mod running;
@@ -18,8 +22,11 @@ mod timeline;
 mod usage;
 mod workload;
 
+pub use actions::Action;
 pub use arguments::{LoadArguments, main};
 pub use choice::Choice;
+pub use output::Format;
+pub use plot::draw;
 pub use record::Tally;
 pub use report::{Report, Verified};
 pub use running::{Progress, Running, run, start};

@@ -1,7 +1,7 @@
 //! A load that runs in the background.
 
 use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,9 @@ use super::usage::{Meter, Threads, Usage, all_ids};
 use super::workload::{Part, Workload};
 use crate::Outcome;
 
+/// How often those who wait look whether the load is over.
+const NAP: Duration = Duration::from_millis(20);
+
 /// A load that runs. It goes on if this is dropped, until its time is over.
 #[derive(Debug)]
 #[must_use = "a load that nobody waits for shows nothing"]
@@ -27,8 +30,6 @@ pub struct Running {
     control: Arc<Control>,
     connections: Vec<JoinHandle<Outcome<Part>>>,
     meter: JoinHandle<Outcome<(Usage, Option<Usage>)>>,
-    /// Dropped to end the measurement early.
-    stop: Option<mpsc::Sender<()>>,
     layer: Option<Layer>,
 }
 
@@ -75,23 +76,27 @@ pub fn start(spec: &Spec) -> Outcome<Running> {
         works.push((opened, Workload::new(spec, &control, index, size, run)?));
     }
     let (tell, told) = mpsc::channel();
-    let mut connections = Vec::new();
+    let (mut connections, mut measured) = (Vec::new(), Vec::new());
     for (opened, workload) in works {
         let (spec, tell) = (spec.clone(), tell.clone());
+        let (leave, may_leave) = mpsc::channel::<()>();
+        measured.push(leave);
         let thread = std::thread::Builder::new().name("load".to_owned());
         connections.push(thread.spawn(move || {
             let control = Arc::clone(workload.control());
             tell.send(rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs())?;
+            drop(tell);
             let part = opened.run(&spec, workload);
             if part.is_err() {
                 control.fail();
             }
+            // What a thread has used can be read only while it is there: nothing is ever sent, the meter's end lets it go.
+            let _ = may_leave.recv();
             part
         })?);
     }
     drop(tell);
     let clients: Vec<u32> = told.iter().collect();
-    let (stop, stopped) = mpsc::channel();
     let meters = match (&spec.target, spec.home) {
         (Target::Nbd { .. }, _) => (
             (own, Threads::Only(clients)),
@@ -107,14 +112,17 @@ pub fn start(spec: &Spec) -> Outcome<Running> {
         let (control, counters) = (Arc::clone(&control), spec.counters);
         std::thread::Builder::new()
             .name("meter".to_owned())
-            .spawn(move || measure(&control, meters, counters, &stopped))?
+            .spawn(move || {
+                let usage = measure(&control, meters, counters);
+                drop(measured);
+                usage
+            })?
     };
     Ok(Running {
         spec: spec.clone(),
         control,
         connections,
         meter,
-        stop: Some(stop),
         layer,
     })
 }
@@ -148,7 +156,6 @@ fn measure(
     control: &Control,
     (client, server): ((u32, Threads), Option<(u32, Threads)>),
     counters: bool,
-    stopped: &mpsc::Receiver<()>,
 ) -> Outcome<(Usage, Option<Usage>)> {
     let not_me = |which| match which {
         Threads::Except(mut ids) => {
@@ -160,17 +167,19 @@ fn measure(
     let meter = |(pid, which)| Meter::new(pid, not_me(which), counters);
     let mut client = meter(client)?;
     let mut server = server.map(meter).transpose()?;
-    let wait_until = |time: u64| match control.instant(time) {
-        Some(instant) => stopped.recv_timeout(instant.saturating_duration_since(Instant::now())),
-        None => stopped.recv().map_err(|_| RecvTimeoutError::Disconnected),
-    };
-    // An end before the counting began is noticed by the second wait again.
-    let _ = wait_until(control.from());
+    while nap(control, control.from()) {}
     client.begin()?;
     server.as_mut().map(Meter::begin).transpose()?;
-    // Either the time is over or somebody ends the load: the same to a meter.
-    let _ = wait_until(control.until());
+    // The end may move towards us.
+    while nap(control, control.until()) {}
     Ok((client.end()?, server.map(Meter::end).transpose()?))
+}
+
+/// Sleeps for a moment on the way to a time; false if it has come.
+fn nap(control: &Control, time: u64) -> bool {
+    let left = Duration::from_nanos(time.saturating_sub(control.now()));
+    std::thread::sleep(left.min(NAP));
+    !left.is_zero()
 }
 
 impl Running {
@@ -201,6 +210,18 @@ impl Running {
         self.control.now() >= self.control.until()
     }
 
+    /// Waits until an instant; false, and possibly earlier, if the load is over by then.
+    pub fn wait_until(&self, instant: Instant) -> bool {
+        while !self.is_over() {
+            let left = instant.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            std::thread::sleep(left.min(NAP));
+        }
+        false
+    }
+
     /// What was answered in the last `time`, to a slice's length.
     ///
     /// # Errors
@@ -219,13 +240,17 @@ impl Running {
         })
     }
 
+    /// Has the load end soon, for a reason of the caller's; [`Running::finish`] waits for it.
+    pub fn give_up(&self) {
+        self.control.fail();
+    }
+
     /// Ends the load now, and waits for what is in flight and for the read-back of verification.
     ///
     /// # Errors
     /// Those of [`Running::finish`].
-    pub fn stop(mut self) -> Outcome<Report> {
+    pub fn stop(self) -> Outcome<Report> {
         self.control.stop();
-        self.stop = None;
         self.finish()
     }
 
@@ -241,10 +266,6 @@ impl Running {
                 Ok(part) => parts.push(part),
                 Err(error) => failure = failure.or(Some(error)),
             }
-        }
-        if failure.is_some() {
-            // The meter need not wait for a load that has ended.
-            drop(self.stop);
         }
         let usage = self.meter.join().map_err(|_| "the meter's thread panicked")?;
         if let Some(layer) = self.layer {

@@ -28,6 +28,8 @@ pub struct Usage {
     pub system_calls: Option<u64>,
     /// Instructions in user space and in the kernel; none where they cannot be counted.
     pub instructions: Option<u64>,
+    /// Memory of the process at the end, in bytes, where the process is not this one.
+    pub resident: Option<u64>,
     /// Why something could not be counted.
     pub notes: Vec<String>,
 }
@@ -168,6 +170,9 @@ impl Meter {
         let last = self.read()?;
         let first = self.first.take().ok_or("a meter that was not begun")?;
         let mut usage = Usage {
+            resident: (self.pid != std::process::id())
+                .then(|| process::resident(self.pid))
+                .transpose()?,
             notes: std::mem::take(&mut self.notes),
             ..Usage::default()
         };

@@ -146,11 +146,12 @@ fn series(drains: &[Drains], x: fn(&Drains) -> f64) -> Vec<Series> {
 }
 
 fn table(by_depth: &[Drains], by_delay: &[Drains]) -> String {
-    let mut text = "Drain latency of a null node, in this process, in microseconds. \"Over\" is what was left of the \
+    let mut text =
+        "Drain latency of a null node, in this process, in microseconds. \"Over\" is what was left of the \
                     drain when the last request in flight had been answered.\n\n\
                     | in flight | delay of a request | p50 | p99 | max | over, p50 | over, p99 |\n\
                     | --- | --- | --- | --- | --- | --- | --- |"
-        .to_owned();
+            .to_owned();
     for drains in by_depth.iter().chain(by_delay) {
         text.push_str(&format!(
             "\n| {} | {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} |",

@@ -181,7 +181,7 @@ mod tests {
         for step in 1..=all.len() {
             let mut output = Output::default();
             fill(&mut output);
-            let mut sent = Vec::new();
+            let mut sent: Vec<u8> = Vec::new();
             while !output.is_empty() {
                 let left = bytes(&output);
                 let count = step.min(left.len());
