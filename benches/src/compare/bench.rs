@@ -21,17 +21,17 @@ pub struct Bench<'a> {
 impl<'a> Bench<'a> {
     /// Makes folders of its own below those that the arguments name, and looks for the peer.
     pub fn new(arguments: &'a CompareArguments) -> Outcome<Bench<'a>> {
-        let own = format!("millpond-compare-{}", std::process::id());
-        let (dir, disk_dir) = (arguments.dir.join(&own), arguments.disk_dir.join(&own));
-        for folder in [&dir, &disk_dir] {
-            std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-        }
         if !arguments.millpond.is_file() {
             return Err(format!(
                 "{} is not there: build it with cargo build --release",
                 arguments.millpond.display()
             )
             .into());
+        }
+        let own = format!("millpond-compare-{}", std::process::id());
+        let (dir, disk_dir) = (arguments.dir.join(&own), arguments.disk_dir.join(&own));
+        for folder in [&dir, &disk_dir] {
+            std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         }
         Ok(Bench {
             arguments,

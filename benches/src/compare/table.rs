@@ -164,7 +164,10 @@ fn push_row<'a>(text: &mut String, cells: impl Iterator<Item = &'a str>) {
 /// How many times better the second is: its median by the peer's, or the peer's by its own. An error says why that
 /// cannot be told.
 pub fn ratio(peer: &Samples, ours: &Samples, better: Better) -> Result<f64, String> {
-    let (Some(theirs), Some(our)) = (peer.median(), ours.median()) else {
+    let Some(theirs) = peer.median() else {
+        return Err("no peer".to_owned());
+    };
+    let Some(our) = ours.median() else {
         return Err("no runs".to_owned());
     };
     if peer.scatter() || ours.scatter() {
