@@ -97,6 +97,9 @@ pub fn main(arguments: &CompareArguments) -> Outcome<()> {
 }
 
 fn run(bench: &Bench<'_>, arguments: &CompareArguments) -> Outcome<()> {
+    if let Some(folder) = arguments.output.as_ref().and_then(|path| path.parent()) {
+        std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    }
     let mut text = heading(bench, arguments);
     print!("{text}");
     let mut failures = Vec::new();

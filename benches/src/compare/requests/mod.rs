@@ -82,8 +82,12 @@ fn one_row(
         contestants.push(Contestant::Peer(best));
     }
     contestants.push(Contestant::Ours);
-    let judged = contestants.len();
+    // Those that are judged come first.
     contestants.extend(Contestant::others(row));
+    let judged = contestants
+        .iter()
+        .filter(|contestant| contestant.is_judged())
+        .count();
     let runs = alternate(
         bench.runs(),
         contestants.len(),
