@@ -1,5 +1,5 @@
-//! An NBD client that asks one thing at a time: for connections that idle, and for what the load client does not ask, where
-//! an image has data.
+//! An NBD client that asks one thing at a time: for connections that idle, and for what the load client does not ask,
+//! where an image has data.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;

@@ -96,6 +96,9 @@ pub fn main(arguments: &CompareArguments) -> Outcome<()> {
     run(&Bench::new(arguments)?, arguments)
 }
 
+/// What measures the rows of a group.
+type Rows = fn(&Bench<'_>, Group) -> Section;
+
 fn run(bench: &Bench<'_>, arguments: &CompareArguments) -> Outcome<()> {
     if let Some(folder) = arguments.output.as_ref().and_then(|path| path.parent()) {
         std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
@@ -103,7 +106,7 @@ fn run(bench: &Bench<'_>, arguments: &CompareArguments) -> Outcome<()> {
     let mut text = heading(bench, arguments);
     print!("{text}");
     let mut failures = Vec::new();
-    let groups: [(Group, fn(&Bench<'_>, Group) -> Section); 4] = [
+    let groups: [(Group, Rows); 4] = [
         (Group::Requests, requests::section),
         (Group::Disk, requests::section),
         (Group::Graph, |bench, _| graph::section(bench)),

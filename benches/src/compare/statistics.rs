@@ -1,4 +1,5 @@
-//! What several runs of the same measurement say together: their median, and whether they agree well enough to be compared.
+//! What several runs of the same measurement say together: their median, and whether they agree well enough to be
+//! compared.
 
 use crate::Outcome;
 
@@ -46,17 +47,20 @@ impl Samples {
 }
 
 /// Measures contestants in turn (A B A B ...), `runs` times each, and answers what each showed, in the order of
-/// contestants. If the runs of one of the first `judged` scatter by `figure`, all are measured once more with twice as
-/// many runs, which then count in place of the first.
-pub fn alternate<T>(
+/// contestants. If the runs of one of the first `judged` scatter by one of the figures, all are measured once more with
+/// twice as many runs, which then count in place of the first.
+pub fn alternate<T, const FIGURES: usize>(
     runs: u32,
     contestants: usize,
     judged: usize,
     mut measure: impl FnMut(usize) -> Outcome<T>,
-    figure: impl Fn(&T) -> f64,
+    figures: impl Fn(&T) -> [f64; FIGURES],
 ) -> Outcome<Vec<Vec<T>>> {
     let mut all = in_turn(runs, contestants, &mut measure)?;
-    let scatters = |shown: &Vec<T>| Samples::new(shown.iter().map(&figure)).scatter();
+    let scatters = |shown: &Vec<T>| {
+        let figure = |index: usize| Samples::new(shown.iter().map(|run| figures(run)[index]));
+        (0..FIGURES).any(|index| figure(index).scatter())
+    };
     if runs > 1 && all.iter().take(judged).any(scatters) {
         all = in_turn(runs.saturating_mul(2), contestants, &mut measure)?;
     }
@@ -123,7 +127,7 @@ mod tests {
                 order.push(which);
                 Ok(which as f64 + 1.0)
             },
-            |figure| *figure,
+            |figure| [*figure],
         )
         .unwrap();
         assert_eq!(order, [0, 1, 0, 1, 0, 1]);
@@ -146,7 +150,7 @@ mod tests {
                     10.0
                 })
             },
-            |figure| *figure,
+            |figure| [*figure],
         )
         .unwrap();
         assert_eq!(calls, 10 + 20);
@@ -160,7 +164,7 @@ mod tests {
             calls += 1;
             Ok(if which == 1 { f64::from(calls) } else { 1.0 })
         };
-        alternate(5, 2, 1, measure, |figure| *figure).unwrap();
+        alternate(5, 2, 1, measure, |figure| [*figure]).unwrap();
         assert_eq!(calls, 10);
     }
 }

@@ -1,4 +1,5 @@
-//! The programs that are compared with: which of them this machine has, their versions, and what to install for the rest.
+//! The programs that are compared with: which of them this machine has, their versions, and what to install for the
+//! rest.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};

@@ -46,9 +46,9 @@ pub fn rows(bench: &Bench<'_>, section: &mut Section) -> Outcome<()> {
     make(bench.dir(), long)?;
     let measure = |length: usize, runs: u32| -> Outcome<Vec<Vec<Times>>> {
         let programs = bench.programs();
-        let figure = |times: &Times| times.open_and_read;
+        let figures = |times: &Times| [times.open_and_read, times.map];
         let run = |which: usize| one_run(programs[which], bench.dir(), length);
-        let shown = alternate(runs, programs.len(), programs.len(), run, figure)?;
+        let shown = alternate(runs, programs.len(), programs.len(), run, figures)?;
         Ok(bench.beside_peer(shown))
     };
     let short = measure(LENGTH, bench.runs())?;

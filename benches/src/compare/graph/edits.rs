@@ -65,7 +65,7 @@ fn row(bench: &Bench<'_>, section: &mut Section, work: &str, count: usize) -> Ou
         monitors.len(),
         monitors.len(),
         |which| median_of_pairs(&mut monitors[which].0),
-        |figure| *figure,
+        |figure| [*figure],
     )?;
     let (peer, ours) = pair(&bench.beside_peer(runs), |figure| *figure);
     section

@@ -41,7 +41,7 @@ pub fn rows(bench: &Bench<'_>, section: &mut Section) -> Outcome<()> {
                 .collect();
             Samples::new(times?).median().ok_or_else(|| "no times".into())
         },
-        |figure| *figure,
+        |figure| [*figure],
     )?;
     let (peer, ours) = pair(&bench.beside_peer(runs), |figure| *figure);
     section.lines.push(compared(

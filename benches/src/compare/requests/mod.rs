@@ -93,7 +93,7 @@ fn one_row(
         contestants.len(),
         judged,
         |which| measure(bench, contestants[which], row, bench.seconds()),
-        |figures| figures.rate,
+        |figures| [figures.rate],
     )?;
     let shown: Vec<(Contestant, Shown)> = contestants
         .into_iter()
