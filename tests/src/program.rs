@@ -57,6 +57,12 @@ pub fn millpond() -> &'static Path {
     BINARY.get_or_init(|| build(&["--workspace", "--bin", "millpond"], "millpond"))
 }
 
+/// This workspace's `millpond-bench` binary, built on the first call in a process.
+pub fn bench() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| build(&["--workspace", "--bin", "millpond-bench"], "millpond-bench"))
+}
+
 /// Runs `cargo build` with `selection` in the profile and target folder of the running test, and returns the path of
 /// `artifact` below that profile's folder.
 fn build(selection: &[&str], artifact: &str) -> PathBuf {

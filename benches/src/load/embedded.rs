@@ -310,8 +310,9 @@ async fn work(desk: &Desk, client: &impl Sender) {
 fn operation(desk: &Desk, request: &Request, kept: Option<(Ask, Buffers)>) -> Operation<Buffers> {
     let Ask { kind, offset, len } = request.ask;
     let flags = RequestFlags::empty();
+    // Buffers may come back in pieces.
     let kept = kept
-        .filter(|(ask, _)| (ask.kind, ask.len) == (kind, len))
+        .filter(|(ask, buffers)| (ask.kind, ask.len, 1) == (kind, len, buffers.count()))
         .map(|(_, buffers)| buffers);
     match kind {
         Kind::Read => Operation::Read {

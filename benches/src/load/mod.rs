@@ -30,7 +30,7 @@ pub use plot::draw;
 pub use record::Tally;
 pub use report::{Report, Verified};
 pub use running::{Progress, Running, run, start};
-pub use spec::{Kind, Pattern, Size, Spec};
+pub use spec::{Kind, MOST_BYTES, Pattern, Size, Spec};
 pub use stamp::Mismatch;
 pub use target::{Endpoint, Target};
 pub use timeline::{Mark, Slice, Timeline};

@@ -201,14 +201,17 @@ impl Stamps {
         Box::new(Mismatch {
             offset: offset + at as u64,
             expected: (words, some(expected)),
-            found: (self.describe(offset, found), some(found)),
+            found: (self.describe(offset, expected, found), some(found)),
         })
     }
 
     /// What a piece of a sector seems to be.
-    fn describe(&self, offset: u64, found: &[u8]) -> String {
+    fn describe(&self, offset: u64, expected: &[u8], found: &[u8]) -> String {
         if found.iter().all(|byte| *byte == 0) {
             return "zeroes".to_owned();
+        }
+        if found.len() > STAMP && expected.starts_with(&found[..STAMP]) {
+            return "that very sector with other bytes in it".to_owned();
         }
         let word = |index: usize| {
             let bytes = found.get(index * 8..).and_then(|rest| rest.first_chunk::<8>());
@@ -323,6 +326,12 @@ mod tests {
             let mismatch = stamps.check(write.offset, &wrong).unwrap_err();
             assert_eq!(mismatch.offset, write.offset + at as u64);
             assert_eq!(mismatch.expected.1[0] ^ 1, mismatch.found.1[0]);
+            let behind_stamp = at % SECTOR as usize >= STAMP;
+            assert_eq!(
+                mismatch.found.0.starts_with("that very sector"),
+                behind_stamp,
+                "{at}"
+            );
         }
     }
 

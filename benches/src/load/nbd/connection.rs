@@ -234,7 +234,8 @@ impl Slots {
             slot.received = 0;
             slot.request = Some(request);
             if request.ask.kind == Kind::Write {
-                self.workload.fill(&request, &mut slot.data);
+                let data = slot.data.get_mut(..request.ask.len as usize).unwrap_or_default();
+                self.workload.fill(&request, data);
             }
             output.add(&request.ask, slot.cookie, index);
         }
