@@ -1,7 +1,7 @@
 //! An NBD client that asks one thing at a time: for connections that idle, and for what the load client does not ask,
 //! where an image has data.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -159,14 +159,21 @@ impl Client {
 
     fn number(&mut self) -> Outcome<u32> {
         let mut bytes = [0; 4];
-        self.stream.read_exact(&mut bytes)?;
+        self.fill(&mut bytes)?;
         Ok(u32::from_be_bytes(bytes))
     }
 
     fn number64(&mut self) -> Outcome<u64> {
         let mut bytes = [0; 8];
-        self.stream.read_exact(&mut bytes)?;
+        self.fill(&mut bytes)?;
         Ok(u64::from_be_bytes(bytes))
+    }
+
+    fn fill(&mut self, bytes: &mut [u8]) -> Outcome<()> {
+        self.stream.read_exact(bytes).map_err(|error| match error.kind() {
+            ErrorKind::UnexpectedEof => "the server has closed the connection".into(),
+            _ => error.into(),
+        })
     }
 
     /// A length and so many bytes.
@@ -176,7 +183,7 @@ impl Client {
             return Err(format!("a reply of {length} bytes").into());
         }
         let mut bytes = vec![0; length as usize];
-        self.stream.read_exact(&mut bytes)?;
+        self.fill(&mut bytes)?;
         Ok(bytes)
     }
 }

@@ -102,6 +102,7 @@ impl Section {
     /// Takes in what came of measuring a row. A failure ends that row only, and is a row itself.
     pub fn attempt(&mut self, work: &str, outcome: Outcome<()>) {
         if let Err(error) = outcome {
+            let error = shortened(&error.to_string());
             self.lines
                 .push(Line::open(work, "-", "-", &format!("failed: {error}")));
             self.failures.push(format!("{work}: {error}"));
@@ -159,6 +160,19 @@ fn push_row<'a>(text: &mut String, cells: impl Iterator<Item = &'a str>) {
         text.push_str(" |");
     }
     text.push('\n');
+}
+
+/// The beginning and the end of a text that is too long for a cell: an error says where at its beginning, and why at its
+/// end.
+fn shortened(text: &str) -> String {
+    const PART: usize = 120;
+    let count = text.chars().count();
+    if count <= 2 * PART {
+        return text.to_owned();
+    }
+    let begin: String = text.chars().take(PART).collect();
+    let end: String = text.chars().skip(count - PART).collect();
+    format!("{begin} ... {end}")
 }
 
 /// How many times better the second is: its median by the peer's, or the peer's by its own. An error says why that
@@ -271,6 +285,22 @@ mod tests {
         assert_eq!(missed.verdict, Verdict::Missed("1.50x of 2x".to_owned()));
         let none = compared("reads", &steady(10.0), &steady(15.0), Better::More, None, rate);
         assert_eq!(none.verdict, Verdict::None);
+    }
+
+    #[test]
+    fn a_failure_is_a_row_with_both_ends_of_what_was_said() {
+        let mut section = Section::new("Requests", &[]);
+        section.attempt("reads", Ok(()));
+        assert!(section.is_empty());
+        let error = format!("begin {} end", "é".repeat(1000));
+        section.attempt("reads", Err(error.into()));
+        let text = section.markdown();
+        assert!(
+            text.contains("failed: begin é") && text.contains("é end |"),
+            "{text}"
+        );
+        assert!(text.chars().count() < 500, "{text}");
+        assert_eq!(section.failures.len(), 1);
     }
 
     #[test]
