@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use drivers::buffer::{Buffer, Buffers};
 use drivers::ring::{Fd, Moved, Pending, Received, Ring, RingConfig, Wait, Wake};
@@ -22,6 +23,9 @@ const RECEIVE: usize = 64 << 10;
 
 /// Bytes that are sent in one operation, unless a single reply has more.
 const SEND: usize = 1 << 20;
+
+/// How long to look for work before sleeping: what an iothread does by default.
+const POLL: Duration = Duration::from_nanos(32_768);
 
 /// A connection in transmission.
 struct Connection {
@@ -55,7 +59,19 @@ pub(super) fn serve(listener: UnixListener) -> Outcome<()> {
                 false
             }
         });
-        ring.turn(Wait::Until(None));
+        // With nothing to be submitted and nothing ended this costs no system call.
+        if ring.turn(Wait::No) == 0 {
+            poll(&ring);
+            ring.turn(Wait::Until(None));
+        }
+    }
+}
+
+/// Looks for a while whether something has ended, rather than sleep at once.
+fn poll(ring: &Ring) {
+    let until = Instant::now() + POLL;
+    while !ring.has_work() && Instant::now() < until {
+        std::hint::spin_loop();
     }
 }
 

@@ -21,6 +21,10 @@ use crate::Outcome;
 /// Bytes asked for in one receive. The part that is used stays in the processor's cache: a socket holds less.
 const RECEIVE: usize = 1 << 20;
 
+/// Bytes of room for sending on a unix socket. With the usual 208 KiB, 32 writes of 4 KiB do not fit, and a quarter fewer of
+/// them are answered. TCP finds its own measure.
+const SEND_ROOM: usize = 1 << 20;
+
 /// How long the server may leave all requests unanswered.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -76,6 +80,9 @@ enum Wait {
 pub(in crate::load) fn open(endpoint: &Endpoint, export: &str, spec: &Spec) -> Outcome<(Stream, u64)> {
     let mut stream = Stream::connect(endpoint)?;
     stream.set_patience(PATIENCE)?;
+    if matches!(stream, Stream::Unix(_)) {
+        stream.set_send_room(SEND_ROOM)?;
+    }
     let offered = negotiate(&mut stream, export, spec.structured)?;
     offered.check(spec)?;
     Ok((stream, offered.size))

@@ -39,6 +39,15 @@ impl Stream {
         }
     }
 
+    /// Asks for so many bytes of room for what was sent and not yet taken. The kernel gives less to those who may not have
+    /// more than the system's bound.
+    pub fn set_send_room(&self, bytes: usize) -> io::Result<()> {
+        match sockopt::set_socket_send_buffer_size_force(self, bytes) {
+            Ok(()) => Ok(()),
+            Err(_) => Ok(sockopt::set_socket_send_buffer_size(self, bytes)?),
+        }
+    }
+
     /// How long a receive that blocks waits.
     pub fn set_patience(&self, patience: Duration) -> io::Result<()> {
         Ok(sockopt::set_socket_timeout(
