@@ -16,7 +16,7 @@ fn compare(dir: &Path, arguments: &[&str], path: Option<&Path>) -> Output {
     if let Some(path) = path {
         command.env("PATH", path);
     }
-    command.output().unwrap()
+    command.output().expect("the program that was built can be run")
 }
 
 fn text(bytes: &[u8]) -> String {

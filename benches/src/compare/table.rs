@@ -114,6 +114,30 @@ impl Section {
         self.lines.is_empty()
     }
 
+    /// A row as Markdown, ending in a line break.
+    pub fn row(&self, line: &Line) -> String {
+        let met = match &line.verdict {
+            Verdict::Met => "yes".to_owned(),
+            Verdict::Missed(how) => format!("**no**: {how}"),
+            Verdict::Open(why) => why.clone(),
+            Verdict::None => "-".to_owned(),
+        };
+        let mut cells = vec![
+            line.work.as_str(),
+            &line.peer,
+            &line.ours,
+            &line.ratio,
+            &line.target,
+            &met,
+        ];
+        let missing = self.columns.len().saturating_sub(line.further.len());
+        cells.extend(line.further.iter().map(String::as_str));
+        cells.extend(std::iter::repeat_n("-", missing));
+        let mut text = String::new();
+        push_row(&mut text, cells.into_iter());
+        text
+    }
+
     /// As Markdown, ending in a line break.
     pub fn markdown(&self) -> String {
         let mut text = format!("## {}\n\n", self.title);
@@ -124,24 +148,7 @@ impl Section {
             push_row(&mut text, header.iter().map(|_| "---"));
         }
         for line in &self.lines {
-            let met = match &line.verdict {
-                Verdict::Met => "yes".to_owned(),
-                Verdict::Missed(how) => format!("**no**: {how}"),
-                Verdict::Open(why) => why.clone(),
-                Verdict::None => "-".to_owned(),
-            };
-            let mut cells = vec![
-                line.work.as_str(),
-                &line.peer,
-                &line.ours,
-                &line.ratio,
-                &line.target,
-                &met,
-            ];
-            let missing = self.columns.len().saturating_sub(line.further.len());
-            cells.extend(line.further.iter().map(String::as_str));
-            cells.extend(std::iter::repeat_n("-", missing));
-            push_row(&mut text, cells.into_iter());
+            text.push_str(&self.row(line));
         }
         for note in &self.notes {
             // Writing to a string cannot fail.

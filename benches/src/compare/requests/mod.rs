@@ -39,6 +39,10 @@ pub fn section(bench: &Bench<'_>, group: Group) -> Section {
         if bench.wants(row.name) {
             let outcome = one_row(bench, row, &mut section, &mut others);
             section.attempt(row.name, outcome);
+            // The table comes only at the end, minutes later.
+            if let Some(line) = section.lines.last() {
+                eprint!("{}", section.row(line));
+            }
         }
     }
     if group == Group::Requests {
