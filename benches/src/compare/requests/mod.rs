@@ -37,10 +37,11 @@ pub fn section(bench: &Bench<'_>, group: Group) -> Section {
     let mut others = Vec::new();
     for row in ROWS.iter().filter(|row| row.disk.group() == group) {
         if bench.wants(row.name) {
+            let before = section.lines.len();
             let outcome = one_row(bench, row, &mut section, &mut others);
             section.attempt(row.name, outcome);
             // The table comes only at the end, minutes later.
-            if let Some(line) = section.lines.last() {
+            for line in section.lines.iter().skip(before) {
                 eprint!("{}", section.row(line));
             }
         }
