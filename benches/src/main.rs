@@ -19,7 +19,7 @@ struct Arguments {
 enum Command {
     /// Loads one server, or a node in this process, and prints rates, latencies and costs
     Load(Box<load::LoadArguments>),
-    /// Runs Millpond and qemu-storage-daemon in turn and prints the ratios
+    /// Runs Millpond and its peers in turn, and prints and writes the table of ratios
     Compare(compare::CompareArguments),
     /// Answers reads and writes with nothing behind them, on a unix socket: what the load client alone can do
     Ceiling(ceiling::CeilingArguments),

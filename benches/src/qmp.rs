@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
 
 use crate::Outcome;
 use crate::server::Program;
@@ -27,7 +28,7 @@ pub struct Connection {
     line: String,
 }
 
-/// A daemon without nodes, and a connection to its monitor.
+/// A daemon and a connection to its monitor.
 #[derive(Debug)]
 pub struct Monitor {
     connection: Connection,
@@ -41,9 +42,18 @@ impl Monitor {
     /// # Errors
     /// It cannot be run, or opens no monitor.
     pub fn start(program: &Program, dir: &Path) -> Outcome<Monitor> {
+        Monitor::start_with(program, dir, &[])
+    }
+
+    /// Starts a daemon with these arguments besides those for its monitor.
+    ///
+    /// # Errors
+    /// It cannot be run, or opens no monitor.
+    pub fn start_with(program: &Program, dir: &Path, arguments: &[String]) -> Outcome<Monitor> {
         let socket = dir.join(format!("{}.sock", program.name));
         let child = program
             .command()
+            .args(arguments)
             .arg("--chardev")
             .arg(format!(
                 "socket,id=qmp,path={},server=on,wait=off",
@@ -72,6 +82,22 @@ impl Monitor {
     /// The reply is an error, or the daemon has gone.
     pub fn run(&mut self, command: &str) -> Outcome<usize> {
         self.connection.run(command)
+    }
+
+    /// Carries out one command with its arguments; answers how many bytes its reply had.
+    ///
+    /// # Errors
+    /// The reply is an error, or the daemon has gone.
+    pub fn execute(&mut self, command: &str, arguments: &Value) -> Outcome<usize> {
+        self.connection.execute(command, arguments)
+    }
+
+    /// Carries out one command with its arguments; answers what it returned.
+    ///
+    /// # Errors
+    /// The reply is an error or no JSON, or the daemon has gone.
+    pub fn ask(&mut self, command: &str, arguments: &Value) -> Outcome<Value> {
+        self.connection.ask(command, arguments)
     }
 
     /// Sends so many commands, some at once, until `deadline`; answers how many were carried out.
@@ -112,6 +138,26 @@ impl Connection {
     pub fn run(&mut self, command: &str) -> Outcome<usize> {
         self.send(command)?;
         self.reply()
+    }
+
+    /// Carries out one command with its arguments; answers how many bytes its reply had.
+    ///
+    /// # Errors
+    /// The reply is an error, or the daemon has gone.
+    pub fn execute(&mut self, command: &str, arguments: &Value) -> Outcome<usize> {
+        let text = json!({ "execute": command, "arguments": arguments }).to_string();
+        self.run(&text)
+            .map_err(|error| format!("{command} {arguments}: {error}").into())
+    }
+
+    /// Carries out one command with its arguments; answers what it returned.
+    ///
+    /// # Errors
+    /// The reply is an error or no JSON, or the daemon has gone.
+    pub fn ask(&mut self, command: &str, arguments: &Value) -> Outcome<Value> {
+        self.execute(command, arguments)?;
+        let mut reply: Value = serde_json::from_str(&self.line)?;
+        Ok(reply["return"].take())
     }
 
     /// Sends so many commands, some at once, until `deadline`; answers how many were carried out.

@@ -1,5 +1,6 @@
-//! Starts a storage daemon for a measurement, and ends it.
+//! Starts a server for a measurement, and ends it.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -45,7 +46,7 @@ impl Program {
     }
 }
 
-/// A running daemon with one export called `disk`.
+/// A running server with one export that matters.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
@@ -56,9 +57,6 @@ impl Server {
     /// Starts a daemon whose node `disk` these options make, served from an iothread with these options.
     pub fn start(program: &Program, dir: &Path, iothread: &str, blockdevs: &[String]) -> Outcome<Server> {
         let socket = dir.join("bench.sock");
-        if socket.exists() {
-            std::fs::remove_file(&socket)?;
-        }
         let mut command = program.command();
         command.arg("--object").arg(format!("iothread,id=io{iothread}"));
         for blockdev in blockdevs {
@@ -70,19 +68,36 @@ impl Server {
         command
             .arg("--export")
             .arg("nbd,id=disk,node-name=disk,name=disk,writable=on,iothread=io");
+        Server::spawn(command, socket, "disk").map_err(|error| format!("{}: {error}", program.name).into())
+    }
+
+    /// Starts any server that listens on this socket and has this export. What it says goes into a file beside the
+    /// socket, and is told if it does not come up.
+    ///
+    /// # Errors
+    /// It cannot be run, or does not take connections in time.
+    pub fn spawn(mut command: Command, socket: PathBuf, export: &str) -> Outcome<Server> {
+        if socket.exists() {
+            std::fs::remove_file(&socket)?;
+        }
+        let log = socket.with_extension("log");
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            .stderr(File::create(&log)?)
             .spawn()
-            .map_err(|error| format!("{}: {error}", program.path.display()))?;
+            .map_err(|error| format!("{}: {error}", command.get_program().display()))?;
         let server = Server {
             child,
-            target: Target::unix(socket, "disk"),
+            target: Target::unix(socket, export),
         };
         server
             .target
             .wait_ready(Duration::from_secs(20))
-            .map_err(|error| format!("{}: {error}", program.name))?;
+            .map_err(|error| {
+                let said = std::fs::read_to_string(&log).unwrap_or_default();
+                format!("{error}; it said: {said}")
+            })?;
         Ok(server)
     }
 

@@ -36,3 +36,4 @@ pub use stamp::Mismatch;
 pub use target::{Endpoint, Target};
 pub use timeline::{Mark, Slice, Timeline};
 pub use usage::Usage;
+pub(crate) use usage::{Meter, Threads};

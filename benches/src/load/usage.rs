@@ -67,7 +67,7 @@ impl Usage {
 
 /// Which threads of a process are looked at.
 #[derive(Debug, Clone)]
-pub(super) enum Threads {
+pub(crate) enum Threads {
     /// All.
     All,
     /// These, by their ids.
@@ -106,7 +106,7 @@ struct Reading {
 
 /// Measures what threads of a process use between two times.
 #[derive(Debug)]
-pub(super) struct Meter {
+pub(crate) struct Meter {
     pid: u32,
     which: Threads,
     system_calls: Option<Counters>,
