@@ -179,6 +179,10 @@ impl Backend for Behind {
         }
     }
 
+    fn takes_any_memory(&self) -> bool {
+        true
+    }
+
     fn is_open(&self) -> bool {
         !self.0.switches.drained.load(Ordering::SeqCst)
     }

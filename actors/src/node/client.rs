@@ -221,6 +221,14 @@ impl HomeClient {
         }
     }
 
+    /// Whether buffers of any alignment go to the node's storage as they are. False where it cannot be known: on another
+    /// iothread.
+    #[must_use]
+    pub fn takes_any_memory(&self) -> bool {
+        self.root_here()
+            .is_some_and(|root| root.node().limits().mem_alignment <= 1)
+    }
+
     /// Whether a request sent now would not be parked. True also where it cannot be known: on another iothread.
     #[must_use]
     pub fn is_open(&self) -> bool {

@@ -34,6 +34,18 @@ impl Buffers {
         self.list.push(buffer);
     }
 
+    /// Adds a buffer at the end, as a part of the last one if it was split off right behind that.
+    #[inline]
+    pub fn push_joined(&mut self, buffer: Buffer) {
+        let Some(last) = self.list.pop() else {
+            return self.list.push(buffer);
+        };
+        match last.try_unsplit(buffer) {
+            Ok(whole) => self.list.push(whole),
+            Err((last, buffer)) => self.list.extend([last, buffer]),
+        }
+    }
+
     /// Adds all of `other` at the end.
     pub fn append(&mut self, other: Buffers) {
         self.list.extend(other.list);

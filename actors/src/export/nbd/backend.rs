@@ -17,6 +17,8 @@ pub trait Backend: 'static {
 
     /// Begins a request, in this very step.
     fn begin(&self, operation: Operation<Buffers>) -> Begun<Self::UnderWay>;
+    /// Whether what is read may go to memory of any alignment without a copy.
+    fn takes_any_memory(&self) -> bool;
     /// Whether a request sent now would be served now rather than wait for a drained section to end.
     fn is_open(&self) -> bool;
     /// Waits until it would.
@@ -30,6 +32,10 @@ impl Backend for HomeClient {
 
     fn begin(&self, operation: Operation<Buffers>) -> Begun {
         HomeClient::begin(self, operation)
+    }
+
+    fn takes_any_memory(&self) -> bool {
+        HomeClient::takes_any_memory(self)
     }
 
     fn is_open(&self) -> bool {

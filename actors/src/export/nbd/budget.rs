@@ -36,6 +36,11 @@ impl Budget {
         requests == 0 || (requests < MAX_IN_FLIGHT && self.bytes.get().saturating_add(bytes) <= MAX_BYTES)
     }
 
+    /// Whether nothing is in flight.
+    pub(super) fn is_unused(&self) -> bool {
+        self.requests.get() == 0
+    }
+
     /// A permit for one request that holds `bytes`, if there is room.
     pub(super) fn try_admit(self: &Rc<Self>, bytes: usize) -> Option<Permit> {
         self.has_room(bytes).then(|| {

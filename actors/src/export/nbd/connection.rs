@@ -85,6 +85,7 @@ async fn send<B: Backend>(ring: Ring, fd: Fd, session: Rc<Session<B>>) {
         let (buffers, permit) = batch.into_parts();
         let (result, buffers) = ring.send(&fd, buffers).await;
         drop((buffers, permit));
+        session.sent();
         if let Err(error) = result {
             tracing::debug!(%error, "sending failed");
             session.outbox.close();

@@ -7,6 +7,7 @@
 //! The daemon has one server; its exports are on it by name. A client's handshake runs on the control thread, under a time
 //! limit; then its socket goes to the iothread of the export's node and stays there, unless the node moves.
 
+mod arena;
 pub mod backend;
 mod budget;
 pub mod connection;

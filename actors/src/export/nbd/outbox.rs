@@ -1,6 +1,6 @@
 //! Replies on their way to a client: collected while the iothread works, sent in one gather.
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -83,7 +83,36 @@ impl Outbox {
             drop(inner);
             return drop((data, permit));
         }
-        inner.add(header, data, permit, &self.budget);
+        inner.open_batch(&self.budget);
+        inner.header(header);
+        if let Some(data) = data {
+            inner.data(data);
+        }
+        inner.permit(permit);
+        Self::wake(inner);
+    }
+
+    /// The same for a request's only chunk, whose header has room right before the data.
+    pub(super) fn add_whole(
+        &self,
+        header: impl FnOnce(&mut Vec<u8>),
+        room: Buffer,
+        data: Buffers,
+        permit: Permit,
+    ) {
+        let mut inner = self.inner.borrow_mut();
+        if inner.closed {
+            drop(inner);
+            return drop((room, data, permit));
+        }
+        inner.open_batch(&self.budget);
+        inner.header_in(header, room);
+        inner.data(data);
+        inner.permit(Some(permit));
+        Self::wake(inner);
+    }
+
+    fn wake(mut inner: RefMut<'_, Inner>) {
         let sender = inner.sender.take();
         drop(inner);
         if let Some(sender) = sender {
@@ -126,33 +155,44 @@ impl Outbox {
 }
 
 impl Inner {
-    fn add(
-        &mut self,
-        header: impl FnOnce(&mut Vec<u8>),
-        data: Option<Buffers>,
-        permit: Option<Permit>,
-        budget: &Rc<Budget>,
-    ) {
+    /// Sees to it that the last batch takes more.
+    fn open_batch(&mut self, budget: &Rc<Budget>) {
         let full = |batch: &Batch| batch.buffers.count() >= MAX_PIECES || batch.bytes >= MAX_BATCH_BYTES;
         if self.batches.back().is_none_or(full) {
             self.cut();
-            let permit = Permit::empty(budget);
             self.batches.push_back(Batch {
                 buffers: Buffers::new(),
                 bytes: 0,
-                permit,
+                permit: Permit::empty(budget),
             });
         }
+    }
+
+    fn header(&mut self, header: impl FnOnce(&mut Vec<u8>)) {
         self.scratch.clear();
         header(&mut self.scratch);
         self.write();
-        if let Some(data) = data.filter(|data| !data.is_empty()) {
-            self.cut();
-            if let Some(batch) = self.batches.back_mut() {
-                batch.bytes += data.len();
-                batch.buffers.append(data);
-            }
+    }
+
+    /// Puts a header where there is room for it; it is just as long.
+    fn header_in(&mut self, header: impl FnOnce(&mut Vec<u8>), mut room: Buffer) {
+        self.scratch.clear();
+        header(&mut self.scratch);
+        debug_assert_eq!(room.len(), self.scratch.len());
+        room.copy_from_slice(&self.scratch);
+        self.cut();
+        self.piece(room);
+    }
+
+    fn data(&mut self, data: Buffers) {
+        if data.is_empty() {
+            return;
         }
+        self.cut();
+        data.into_iter().for_each(|data| self.piece(data));
+    }
+
+    fn permit(&mut self, permit: Option<Permit>) {
         if let (Some(batch), Some(permit)) = (self.batches.back_mut(), permit) {
             batch.permit.merge(permit);
         }
@@ -185,10 +225,10 @@ impl Inner {
     }
 
     fn piece(&mut self, piece: Buffer) {
-        // Headers are only written while there is a batch they belong to.
+        // Nothing is put anywhere before there is a batch that it belongs to.
         if let Some(batch) = self.batches.back_mut() {
             batch.bytes += piece.len();
-            batch.buffers.push(piece);
+            batch.buffers.push_joined(piece);
         }
     }
 }
@@ -220,6 +260,26 @@ mod tests {
         assert!(budget.settled().now_or_never().is_none());
         drop(batch);
         assert!(budget.settled().now_or_never().is_some());
+    }
+
+    #[test]
+    fn replies_that_lie_behind_each_other_are_one_piece() {
+        let budget = Rc::new(Budget::default());
+        let outbox = Outbox::new(&budget);
+        let mut memory = Buffer::alloc(20);
+        let mut whole = |text: &'static [u8; 6]| {
+            let (room, mut data) = (memory.split_to(2), memory.split_to(4));
+            data.copy_from_slice(&text[2..]);
+            let header = |out: &mut Vec<u8>| out.extend(&text[..2]);
+            outbox.add_whole(header, room, data.into(), budget.try_admit(4).unwrap());
+        };
+        whole(b"h1aaaa");
+        whole(b"h2bbbb");
+        outbox.add(|out| out.extend(b"hx"), None, None);
+        whole(b"h3cccc");
+        let batch = outbox.next().now_or_never().flatten().unwrap();
+        assert_eq!(batch.buffers.to_vec(), b"h1aaaah2bbbbhxh3cccc");
+        assert_eq!(batch.buffers.count(), 3);
     }
 
     #[test]

@@ -9,6 +9,16 @@ use super::wire::{
 /// The longest header that comes before data, with the offset that OFFSET_DATA begins with.
 pub const MAX_DATA_HEADER: usize = 40;
 
+/// Bytes of the header that comes before data.
+#[must_use]
+pub const fn data_header(mode: Mode) -> usize {
+    match mode {
+        Mode::Simple => 16,
+        Mode::Structured => 28,
+        Mode::Extended => MAX_DATA_HEADER,
+    }
+}
+
 /// Whom a reply answers, and how it is framed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct To {

@@ -11,7 +11,7 @@ use messages::{BlockStatus, IoError, IoResult, RequestFlags, StatusFlags};
 use super::backend::Backend;
 use super::budget::Permit;
 use super::handshake::{Contexts, Mode};
-use super::reply::{Extent, To};
+use super::reply::{Extent, To, data_header};
 use super::request::{Command, Request, WireError};
 use super::session::Session;
 use super::wire::{context, state};
@@ -59,8 +59,9 @@ pub(super) fn cost(request: &Request) -> usize {
 
 /// How a request is served.
 pub(super) enum Plan {
-    /// By one request to the node, whose outcome is the answer.
-    One(Operation<Buffers>),
+    /// By one request to the node, whose outcome is the answer; with room for a reply's header right before what is read,
+    /// or none.
+    One(Operation<Buffers>, Buffer),
     /// By several.
     Steps,
     /// Not at all.
@@ -88,16 +89,18 @@ impl<B: Backend> Session<B> {
     /// What serves a request; `payload` is a write's data.
     pub(super) fn plan(&self, request: &Request, payload: Buffer) -> Plan {
         let Request { offset, len, .. } = *request;
-        Plan::One(match request.command {
+        let operation = match request.command {
             Command::Read { fua: true, .. } | Command::Trim { fua: true } => return Plan::Steps,
             Command::Cache | Command::BlockStatus { .. } => return Plan::Steps,
             Command::Read { whole, .. } if self.may_split(len, whole) && len > LOOK_FOR_ZEROES => {
                 return Plan::Steps;
             }
-            Command::Read { .. } => match buffer(len) {
-                Ok(buffers) => read_operation(offset, buffers),
-                Err(failure) => return Plan::Refused(failure),
-            },
+            Command::Read { .. } => {
+                return match self.memory(len) {
+                    Ok((room, buffers)) => Plan::One(read_operation(offset, buffers), room),
+                    Err(failure) => Plan::Refused(failure),
+                };
+            }
             Command::Write { flags } => Operation::Write {
                 offset,
                 buffers: payload.into(),
@@ -106,11 +109,22 @@ impl<B: Backend> Session<B> {
             Command::WriteZeroes { flags } => Operation::WriteZeroes { offset, len, flags },
             Command::Flush => Operation::Flush,
             Command::Trim { fua: false } => Operation::Discard { offset, len },
-        })
+        };
+        Plan::One(operation, Buffer::new())
+    }
+
+    /// Memory for a read, with room for the header of its reply before it where that saves something.
+    fn memory(&self, len: u64) -> Result<(Buffer, Buffers), Failure> {
+        if self.backend.takes_any_memory()
+            && let Some((room, data)) = self.arena.take(data_header(self.limits.mode), len)
+        {
+            return Ok((room, data.into()));
+        }
+        Ok((Buffer::new(), buffer(len)?))
     }
 
     /// Queues the reply to a request that one request to the node has served.
-    pub(super) fn answer(&self, request: &Request, outcome: Outcome<Buffers>, permit: Permit) {
+    pub(super) fn answer(&self, request: &Request, outcome: Outcome<Buffers>, room: Buffer, permit: Permit) {
         let (result, data) = outcome.into_parts();
         if let Err(error) = result {
             return self.fail(request, failed(failure_text(&request.command))(error), permit);
@@ -126,7 +140,15 @@ impl<B: Backend> Session<B> {
             }
             _ => Chunk::Plain,
         };
-        self.queue(&self.to(request), chunk, Some(permit));
+        let to = self.to(request);
+        match chunk {
+            Chunk::Data(at, data) if !room.is_empty() => {
+                let len = data.len();
+                self.outbox
+                    .add_whole(|out| to.data(out, at, len, true), room, data, permit);
+            }
+            chunk => self.queue(&to, chunk, Some(permit)),
+        }
     }
 
     /// Queues a refusal.

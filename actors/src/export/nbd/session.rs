@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use drivers::buffer::Buffer;
 
+use super::arena::Arena;
 use super::backend::Backend;
 use super::budget::{Budget, Permit};
 use super::outbox::Outbox;
@@ -31,6 +32,7 @@ pub(super) struct Session<B> {
     pub(super) limits: Limits,
     pub(super) budget: Rc<Budget>,
     pub(super) outbox: Outbox,
+    pub(super) arena: Arena,
 }
 
 impl<B: Backend> Session<B> {
@@ -40,8 +42,16 @@ impl<B: Backend> Session<B> {
             backend,
             limits,
             outbox: Outbox::new(&budget),
+            arena: Arena::default(),
             budget,
         })
+    }
+
+    /// What was sent has gone: memory is given back where nothing is in flight.
+    pub(super) fn sent(&self) {
+        if self.budget.is_unused() {
+            self.arena.release();
+        }
     }
 
     /// Sees to a request, up to its reply.
@@ -52,8 +62,8 @@ impl<B: Backend> Session<B> {
             permit,
         } = job;
         tracing::trace!(?request);
-        let operation = match self.plan(&request, payload) {
-            Plan::One(operation) => operation,
+        let (operation, room) = match self.plan(&request, payload) {
+            Plan::One(operation, room) => (operation, room),
             Plan::Steps => {
                 let session = Rc::clone(self);
                 return local.spawn(async move { session.serve_in_steps(request, permit).await });
@@ -61,12 +71,12 @@ impl<B: Backend> Session<B> {
             Plan::Refused(failure) => return self.fail(&request, failure, permit),
         };
         match self.backend.begin(operation) {
-            Begun::Ended(outcome) => self.answer(&request, outcome, permit),
+            Begun::Ended(outcome) => self.answer(&request, outcome, room, permit),
             Begun::UnderWay(under_way) => {
                 let session = Rc::clone(self);
                 local.spawn(async move {
                     let outcome = under_way.await;
-                    session.answer(&request, outcome, permit);
+                    session.answer(&request, outcome, room, permit);
                 });
             }
         }
