@@ -140,6 +140,12 @@ async fn read_tables(file: &Child, header: Header, settings: Settings, writable:
         "Could not initialize refcount handling",
     )
     .await?;
+    // Most of a cluster of entries names no block: those behind the last that does read as 0 without being kept.
+    let used = reftable
+        .iter()
+        .rposition(|&entry| entry != 0)
+        .map_or(0, |last| last + 1);
+    let reftable = reftable.get(..used).unwrap_or_default().to_vec();
     let file_end = file
         .length()
         .await

@@ -107,6 +107,7 @@ pub(super) struct State {
     /// L1 entries that the file does not have yet.
     pub l1_dirty: BTreeSet<u64>,
     pub l2: Cache<Vec<u64>>,
+    /// The refcount table, perhaps without a tail of entries that are 0.
     pub reftable: Vec<u64>,
     /// Refcount table entries that the file does not have yet.
     pub reftable_dirty: BTreeSet<u64>,
