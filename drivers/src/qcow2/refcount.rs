@@ -65,6 +65,17 @@ fn find(block: &[u8], order: u32, range: Range<usize>, zero: bool) -> Option<usi
         .find(|&index| (get(block, order, index) == 0) == zero)
 }
 
+/// How many of the first `entries` counts are not zero.
+fn used(block: &[u8], order: u32, entries: usize) -> u64 {
+    if order == 4 {
+        let counts = block.as_chunks::<2>().0.iter().take(entries);
+        return counts.map(|count| u64::from(*count != [0; 2])).sum();
+    }
+    (0..entries)
+        .map(|index| u64::from(get(block, order, index) != 0))
+        .sum()
+}
+
 impl State {
     fn block_of(&self, cluster: u64) -> (u64, usize) {
         let bits = self.geometry.refblock_bits();
@@ -94,6 +105,19 @@ impl State {
             self.refblock(block, offset)?,
             self.geometry.refcount_order,
             index,
+        ))
+    }
+
+    /// How many clusters of a refcount block are in use.
+    pub fn used_in_block(&self, block: u64) -> Try<u64> {
+        let Some(offset) = self.refblock_offset(block) else {
+            return Ok(0);
+        };
+        let entries = self.geometry.refblock_entries() as usize;
+        Ok(used(
+            self.refblock(block, offset)?,
+            self.geometry.refcount_order,
+            entries,
         ))
     }
 
@@ -259,6 +283,11 @@ mod tests {
             let mut block = vec![0_u8; 64];
             (0..5).for_each(|index| set(&mut block, order, index, 1));
             assert_eq!(find(&block, order, 1..20, true), Some(5));
+            assert_eq!(
+                (used(&block, order, 32), used(&block, order, 3)),
+                (5, 3),
+                "order {order}"
+            );
             assert_eq!(find(&block, order, 5..20, false), None);
         }
     }

@@ -2,19 +2,12 @@
 
 use std::rc::Rc;
 
-use drivers::driver::{At, Purpose};
+use drivers::driver::{At, Extent, Purpose};
 use messages::io::Operation;
 use messages::{BlockStatus, IoError, IoResult, StatusFlags, check_range};
 
 use super::super::cell::NodeCell;
 use super::super::edge::{Behind, send_there};
-
-/// What one layer says.
-struct Layer {
-    status: BlockStatus,
-    /// The layer has nothing: the one below decides.
-    falls_through: bool,
-}
 
 /// The status of the start of a range. With `whole_chain` the answer is what a reader would see, and the depth says which
 /// layer decides; without, it is for this node alone.
@@ -71,23 +64,34 @@ async fn chain_status(
                 depth,
             });
         }
-        let layer = Box::pin(layer_status(&node, offset, len.min(left), want_zero)).await?;
-        let mut status = layer.status;
-        len = status.len;
-        if !layer.falls_through {
+        len = len.min(left);
+        let extent = node
+            .driver()?
+            .locate(Purpose::Status { want_zero }, offset, len)
+            .await?;
+        if extent.len == 0 {
+            return Err(IoError::Corrupt);
+        }
+        len = len.min(extent.len);
+        if extent.at != At::Unallocated {
+            let mut status = Box::pin(decided(&node, offset, len, want_zero, extent)).await?;
             if status.depth > 0 {
                 status.depth = status.depth.saturating_add(depth - 1);
             }
             return Ok(status);
         }
         let behind = node.backing_edge().map(|edge| edge.behind()).unwrap_or_default();
+        let mut status = BlockStatus {
+            flags: StatusFlags::empty(),
+            len,
+            map: None,
+            depth: 0,
+        };
         if matches!(behind, Behind::None) {
             status.flags |= StatusFlags::ZERO;
-            status.depth = 0;
             return Ok(status);
         }
         if !whole_chain {
-            status.depth = 0;
             return Ok(status);
         }
         depth = depth.saturating_add(1);
@@ -126,14 +130,14 @@ fn deeper(below: &mut BlockStatus, len: u64, depth: u32) -> BlockStatus {
     *below
 }
 
-/// What one node says of a range within it; a transparent one lets its child speak.
-async fn layer_status(node: &Rc<NodeCell>, offset: u64, len: u64, want_zero: bool) -> IoResult<Layer> {
-    let driver = node.driver()?;
-    let extent = driver.locate(Purpose::Status { want_zero }, offset, len).await?;
-    if extent.len == 0 {
-        return Err(IoError::Corrupt);
-    }
-    let len = len.min(extent.len);
+/// What one node says of a range that its driver has at `extent`; a transparent one lets its child speak.
+async fn decided(
+    node: &Rc<NodeCell>,
+    offset: u64,
+    len: u64,
+    want_zero: bool,
+    extent: Extent,
+) -> IoResult<BlockStatus> {
     let data = StatusFlags::DATA | StatusFlags::ALLOCATED;
     let mapped = StatusFlags::OFFSET_VALID;
     let (flags, map) = match extent.at {
@@ -152,18 +156,7 @@ async fn layer_status(node: &Rc<NodeCell>, offset: u64, len: u64, want_zero: boo
             StatusFlags::ZERO | StatusFlags::ALLOCATED | mapped,
             place(node, slot, at),
         ),
-        At::Unallocated => {
-            let status = BlockStatus {
-                flags: StatusFlags::empty(),
-                len,
-                map: None,
-                depth: 0,
-            };
-            return Ok(Layer {
-                status,
-                falls_through: true,
-            });
-        }
+        At::Unallocated => unreachable!("what no layer has is not decided by one"),
         At::Child { slot, offset: at } => {
             let mut flags = data | mapped;
             flags.set(StatusFlags::RAW, node.abilities().transparent);
@@ -175,27 +168,20 @@ async fn layer_status(node: &Rc<NodeCell>, offset: u64, len: u64, want_zero: boo
                 depth: 1,
             };
             if own.flags.contains(StatusFlags::RAW) {
-                return Ok(decided(child_status(node, slot, at, own, want_zero).await?));
+                return child_status(node, slot, at, own, want_zero).await;
             }
             if own.flags.contains(StatusFlags::RECURSE) && want_zero {
-                return Ok(decided(with_zero_of_child(node, slot, at, own).await?));
+                return with_zero_of_child(node, slot, at, own).await;
             }
-            return Ok(decided(own));
+            return Ok(own);
         }
     };
-    Ok(decided(BlockStatus {
+    Ok(BlockStatus {
         flags,
         len,
         map,
         depth: 1,
-    }))
-}
-
-const fn decided(status: BlockStatus) -> Layer {
-    Layer {
-        status,
-        falls_through: false,
-    }
+    })
 }
 
 fn place(node: &NodeCell, slot: messages::ChildSlot, offset: u64) -> Option<(messages::NodeId, u64)> {
