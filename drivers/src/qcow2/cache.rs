@@ -129,6 +129,16 @@ impl<T: Table> Cache<T> {
         self.capacity
     }
 
+    /// How many more tables there is room for without pushing any out.
+    pub fn room(&self) -> usize {
+        self.capacity.saturating_sub(self.slots.len())
+    }
+
+    /// Whether the table at `key` is there.
+    pub fn has(&self, key: u64) -> bool {
+        self.index.contains_key(&key)
+    }
+
     fn slot(&self, key: u64) -> Option<&Slot<T>> {
         self.index.get(&key).and_then(|&at| self.slots.get(at))
     }

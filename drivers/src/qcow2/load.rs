@@ -7,9 +7,12 @@ use messages::{DebugEvent, IoError, IoResult};
 use super::Qcow2;
 use super::bytes::{Hex, table_from_be};
 use super::entry::REFTABLE_OFFSET;
-use super::gate::Key;
+use super::gate::{Held, Key};
 use super::header::CORRUPT;
 use crate::driver::Notice;
+
+/// Bytes of a table that are read at once where there is room for them: hardly more work than a slice alone is.
+const READ_AHEAD: u64 = 16 << 10;
 
 impl Qcow2 {
     /// Loads the L2 slice at `key`, an offset in the file.
@@ -18,15 +21,51 @@ impl Qcow2 {
             self.gates.wait(Key::Slice(key)).await;
             return Ok(());
         };
-        let len = self.state.borrow().geometry.slice_size() as usize;
+        let size = self.state.borrow().geometry.slice_size() as usize;
+        // Nobody loads these meanwhile, changes them and pushes them out again: what is read stays what they are.
+        let ahead = self.hold_slices_behind(key);
         self.file.debug_event(DebugEvent::L2Load).await;
-        let bytes = self.file.read_vec(key, len).await?.into_single();
+        let bytes = match self.file.read_vec(key, size * (1 + ahead.len())).await {
+            Err(_) if !ahead.is_empty() => self.file.read_vec(key, size).await?,
+            read => read?,
+        };
+        let bytes = bytes.into_single();
         self.drop_unused();
+        let mut slices = bytes.chunks_exact(size).zip((key..).step_by(size));
+        let wanted = slices.next();
+        for (slice, at) in slices {
+            let mut state = self.state.borrow_mut();
+            if state.l2.room() > 1 {
+                state.l2.insert(at, table_from_be(slice));
+            }
+        }
+        // A write-back may need one of these itself.
+        drop(ahead);
         while !self.make_slice_room() {
             self.write_back(true).await?;
         }
-        self.state.borrow_mut().l2.insert(key, table_from_be(&bytes));
+        if let Some((slice, at)) = wanted {
+            self.state.borrow_mut().l2.insert(at, table_from_be(slice));
+        }
         Ok(())
+    }
+
+    /// Holds the slices of the same table behind the one at `key` that are read along with it: as there is room for them
+    /// beside what is cached, since they push nothing out, and as they are not cached nor being loaded.
+    fn hold_slices_behind(&self, key: u64) -> Vec<Held<'_>> {
+        let state = self.state.borrow();
+        let geometry = &state.geometry;
+        let size = geometry.slice_size();
+        let table_end = geometry.cluster_start(key) + geometry.cluster_size();
+        let end = table_end.min(key + READ_AHEAD);
+        let slices = (1..)
+            .map(|n| key + n * size)
+            .take_while(|next| next + size <= end);
+        slices
+            .take(state.l2.room().saturating_sub(1))
+            .take_while(|&next| !state.l2.has(next))
+            .map_while(|next| self.gates.try_hold(Key::Slice(next)))
+            .collect()
     }
 
     /// Drops tables that nobody used for the interval that the options give. A load is when that is looked at: a node that

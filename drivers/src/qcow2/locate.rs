@@ -9,7 +9,7 @@ use crate::driver::{At, Extent, Purpose};
 
 impl State {
     /// Where the bytes from `offset` are, for at most `len` bytes. Answers for as much as one look at the tables tells:
-    /// up to the end of a slice, or of all L1 entries without a table.
+    /// up to the end of a slice, of the slices in memory that have nothing, or of all L1 entries without a table.
     pub fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Try<Extent> {
         self.check_usable()?;
         let Some(key) = self.slice_key(offset)? else {
@@ -26,7 +26,11 @@ impl State {
         };
         let kind = self.checked_cluster(first, key, index)?;
         let count = self.run_length(purpose, kind, entries);
-        let len = len.min(((count as u64) << self.geometry.cluster_bits) - in_cluster);
+        let mut run = ((count as u64) << self.geometry.cluster_bits) - in_cluster;
+        if kind == Cluster::Unallocated && index + count == slice.len() {
+            run = self.unallocated_behind(key, run, len);
+        }
+        let len = len.min(run);
         let at = match kind {
             Cluster::Unallocated => At::Unallocated,
             Cluster::ZeroPlain => At::Zero { reserved: None },
@@ -45,6 +49,28 @@ impl State {
         }
         let recurse = is_data && self.preallocated == Some(true);
         Ok(Extent { len, at, recurse })
+    }
+
+    /// Adds to `run`, the bytes that are unallocated up to the end of the slice at `key`, those that are in the slices behind it,
+    /// as far as these are in memory: until there are `len` at least, or the table ends.
+    fn unallocated_behind(&self, key: u64, mut run: u64, len: u64) -> u64 {
+        let table_end = self.geometry.cluster_start(key) + self.geometry.cluster_size();
+        let mut next = key + self.geometry.slice_size();
+        while run < len
+            && next < table_end
+            && let Some(slice) = self.l2.get(next)
+        {
+            let entries = slice.iter();
+            let count = entries
+                .take_while(|&&entry| cluster(entry) == Cluster::Unallocated)
+                .count();
+            run += (count as u64) << self.geometry.cluster_bits;
+            if count < slice.len() {
+                break;
+            }
+            next += self.geometry.slice_size();
+        }
+        run
     }
 
     /// How far from `offset` no L1 entry has a table, at most `len`.
