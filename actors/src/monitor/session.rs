@@ -114,14 +114,14 @@ impl Session {
 
     /// The bytes that tell the client the result of a command.
     pub fn answer(&self, id: Option<Value>, result: Result<Value, QmpError>) -> Vec<u8> {
-        let mut reply = match result {
-            Ok(value) => json!({"return": value}),
-            Err(error) => json!({"error": {"class": error.class, "desc": error.desc}}),
+        let mut reply = Object::new();
+        match result {
+            // Moved: `json!` would copy it.
+            Ok(value) => reply.insert("return".into(), value),
+            Err(error) => reply.insert("error".into(), json!({"class": error.class, "desc": error.desc})),
         };
-        if let (Some(id), Some(reply)) = (id, reply.as_object_mut()) {
-            reply.insert("id".into(), id);
-        }
-        self.line(&reply)
+        reply.extend(id.map(|id| ("id".into(), id)));
+        self.line(&Value::Object(reply))
     }
 
     /// The bytes that tell the client of an event, once it has negotiated.

@@ -22,11 +22,13 @@ pub fn bucket(key: &str) -> u32 {
 }
 
 /// The members of `object` in the order QEMU prints them.
-pub fn in_qdict_order(object: &Object) -> Vec<(&String, &Value)> {
-    let mut members: Vec<_> = object.iter().collect();
-    members.reverse();
-    members.sort_by_key(|(key, _)| bucket(key));
-    members
+pub fn in_qdict_order(object: &Object) -> impl Iterator<Item = (&String, &Value)> {
+    let newest_first = object.iter().rev();
+    let mut members: Vec<_> = newest_first
+        .map(|(key, value)| (bucket(key), key, value))
+        .collect();
+    members.sort_by_key(|(bucket, ..)| *bucket);
+    members.into_iter().map(|(_, key, value)| (key, value))
 }
 
 #[cfg(test)]
@@ -40,10 +42,7 @@ mod tests {
         let mut keys: Vec<&str> = seen.split(',').collect();
         keys.sort_unstable();
         let object: Object = keys.iter().map(|key| (key.to_string(), Value::Null)).collect();
-        let ordered: Vec<_> = in_qdict_order(&object)
-            .into_iter()
-            .map(|(key, _)| key.as_str())
-            .collect();
+        let ordered: Vec<_> = in_qdict_order(&object).map(|(key, _)| key.as_str()).collect();
         assert_eq!(ordered.join(","), seen);
     }
 
@@ -59,10 +58,7 @@ mod tests {
         let object: Object = [(old.clone(), Value::Null), (new.clone(), Value::Null)]
             .into_iter()
             .collect();
-        let ordered: Vec<_> = in_qdict_order(&object)
-            .into_iter()
-            .map(|(key, _)| key.clone())
-            .collect();
+        let ordered: Vec<_> = in_qdict_order(&object).map(|(key, _)| key.clone()).collect();
         assert_eq!(ordered, [new, old]);
     }
 }

@@ -55,7 +55,7 @@ impl<'a> Validator<'a> {
                 None => {}
             }
         }
-        match super::in_qdict_order(&input).first() {
+        match super::in_qdict_order(&input).next() {
             None => Ok(output),
             Some((name, _)) => {
                 path.steps.push(Step::Member((*name).clone()));

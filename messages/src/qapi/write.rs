@@ -32,7 +32,7 @@ fn write_value(out: &mut String, value: &Value, depth: Option<usize>) {
         }
         Value::Object(members) => {
             let inner = depth.map(|depth| depth + 1);
-            let ordered = in_qdict_order(members).into_iter();
+            let ordered = in_qdict_order(members);
             write_sequence(out, '{', '}', depth, ordered, |out, (key, value)| {
                 write_string(out, key);
                 out.push_str(": ");
@@ -113,6 +113,16 @@ fn strip_zeros(text: &str) -> String {
 
 fn write_string(out: &mut String, text: &str) {
     out.push('"');
+    let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
+    if text.bytes().all(is_plain) {
+        out.push_str(text);
+    } else {
+        write_escaped(out, text);
+    }
+    out.push('"');
+}
+
+fn write_escaped(out: &mut String, text: &str) {
     for c in text.chars() {
         match c {
             '"' => out.push_str("\\\""),
@@ -131,7 +141,6 @@ fn write_string(out: &mut String, text: &str) {
             }
         }
     }
-    out.push('"');
 }
 
 #[cfg(test)]
