@@ -122,6 +122,7 @@ impl Handles {
             Order::Flush(node) => node::Order::Flush(node),
             Order::CancelInFlight(node) => node::Order::CancelInFlight(node),
             Order::Describe(node) => node::Order::Describe(node),
+            Order::DescribeMany(nodes) => node::Order::DescribeMany(nodes),
             Order::CopyOnRead { node, on } => node::Order::CopyOnRead { node, on },
             Order::Debug { node, order } => node::Order::Debug { node, order },
             Order::Pending(node) => node::Order::Pending(node),

@@ -143,6 +143,7 @@ async fn carry_out_later(table: &Rc<NodeTable>, order: Order) -> OrderOutcome {
             .await,
         ),
         Order::Describe(node) => OrderOutcome::Described(describe(table, node).await.map(Box::new)),
+        Order::DescribeMany(nodes) => OrderOutcome::DescribedMany(describe_many(table, nodes).await),
         Order::ReadHead { node, len } => OrderOutcome::Head(read_head(table, node, len).await),
         Order::Invalidate(node) => OrderOutcome::Opened(invalidate(table, node).await),
         Order::NewTemporary => {
@@ -373,6 +374,18 @@ async fn describe(table: &NodeTable, node: NodeId) -> IoResult<Description> {
         specific: driver.specific_info(),
         statistics: cell.counters().get(),
     })
+}
+
+async fn describe_many(table: &NodeTable, nodes: Vec<NodeId>) -> Vec<(NodeId, Description)> {
+    let mut described = Vec::with_capacity(nodes.len());
+    for node in nodes {
+        if let Ok(description) = describe(table, node).await {
+            described.push((node, description));
+        }
+        // A turn of the iothread makes so many polls at most: requests do not wait for all the nodes.
+        tokio::task::yield_now().await;
+    }
+    described
 }
 
 async fn read_head(table: &NodeTable, node: NodeId, len: usize) -> IoResult<Vec<u8>> {

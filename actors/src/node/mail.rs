@@ -155,6 +155,8 @@ pub enum Order {
     Flush(NodeId),
     /// Answered by [`OrderOutcome::Described`].
     Describe(NodeId),
+    /// The same of many nodes; answered by [`OrderOutcome::DescribedMany`].
+    DescribeMany(Vec<NodeId>),
     /// What the iothread has done; answered by [`OrderOutcome::Counters`].
     Counters,
     /// What the node has in flight, oldest first; answered by [`OrderOutcome::Pending`].
@@ -277,6 +279,8 @@ pub enum OrderOutcome {
     Opened(Result<OpenFacts>),
     /// Describe.
     Described(IoResult<Box<Description>>),
+    /// DescribeMany. Nodes that are gone, or not open, are left out.
+    DescribedMany(Vec<(NodeId, Description)>),
     /// Pending.
     Pending(Vec<PendingRequest>),
     /// Debug: whether a request is held, where that was asked.

@@ -108,6 +108,8 @@ pub enum Order {
     CancelInFlight(NodeId),
     /// Facts as they are now.
     Describe(NodeId),
+    /// The same of many nodes of one iothread.
+    DescribeMany(Vec<NodeId>),
     /// What the node has in flight.
     Pending(NodeId),
     /// One more asks for copy-on-read of every read, or one less.

@@ -286,6 +286,7 @@ fn print(outcome: &OrderOutcome) -> String {
         OrderOutcome::Done(result) => format!("{result:?}"),
         OrderOutcome::Opened(result) => format!("{result:?}"),
         OrderOutcome::Described(result) => format!("{result:?}"),
+        OrderOutcome::DescribedMany(described) => format!("{described:?}"),
         OrderOutcome::Pending(requests) => format!("{requests:?}"),
         OrderOutcome::Head(result) => format!("{result:?}"),
         OrderOutcome::Counters(counters) => format!("{counters:?}"),

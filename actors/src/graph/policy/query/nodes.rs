@@ -1,11 +1,11 @@
 //! `query-named-block-nodes`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use messages::qapi::{
     BlockDeviceInfo, BlockdevCacheInfo, BlockdevDetectZeroesOptions, ImageInfo, ImageInfoSpecific,
 };
-use messages::{DriverInfo, IoError, NodeId, OpenFlags, Role, SECTOR_SIZE};
+use messages::{DriverInfo, IoError, IoThreadId, NodeId, OpenFlags, Role, SECTOR_SIZE};
 use serde_json::Value;
 
 use super::super::order::Order;
@@ -13,6 +13,9 @@ use super::super::value::{Graph, Node};
 use super::super::world::World;
 use super::filename::{Filenames, full_backing_name};
 use crate::node::{Description, DetectZeroes, OrderOutcome};
+
+/// How many nodes one order asks. They are asked one after the other, those of different orders at the same time.
+const AT_ONCE: usize = 32;
 
 /// All nodes, the newest first.
 pub async fn named_nodes(world: &World, flat: bool) -> Value {
@@ -32,19 +35,46 @@ pub async fn named_nodes(world: &World, flat: bool) -> Value {
 }
 
 /// What all live nodes say of themselves now. One that goes meanwhile is left out.
-pub async fn describe(world: &World) -> HashMap<NodeId, Box<Description>> {
-    let ids: Vec<NodeId> = world.graph(|graph| graph.live_nodes().map(|node| node.id).collect());
-    let asked: Vec<_> = ids
+pub async fn describe(world: &World) -> HashMap<NodeId, Description> {
+    let (at_home, moving) = by_iothread(world);
+    let mut together = Vec::new();
+    for (iothread, nodes) in at_home {
+        for some in nodes.chunks(AT_ONCE) {
+            together.push(world.ask_iothread(iothread, Order::DescribeMany(some.to_vec())));
+        }
+    }
+    let alone: Vec<_> = moving
         .into_iter()
         .map(|id| (id, world.ask(id, Order::Describe(id))))
         .collect();
-    let mut descriptions = HashMap::with_capacity(asked.len());
-    for (id, answer) in asked {
+    let mut descriptions = HashMap::new();
+    for answer in together {
+        if let OrderOutcome::DescribedMany(described) = answer.await {
+            descriptions.extend(described);
+        }
+    }
+    for (id, answer) in alone {
         if let OrderOutcome::Described(Ok(description)) = answer.await {
-            descriptions.insert(id, description);
+            descriptions.insert(id, *description);
         }
     }
     descriptions
+}
+
+/// The live nodes of each iothread, and those on their way to another: they are asked where they arrive.
+fn by_iothread(world: &World) -> (BTreeMap<IoThreadId, Vec<NodeId>>, Vec<NodeId>) {
+    world.graph(|graph| {
+        let mut at_home: BTreeMap<IoThreadId, Vec<NodeId>> = BTreeMap::new();
+        let mut moving = Vec::new();
+        for node in graph.live_nodes() {
+            if node.moving {
+                moving.push(node.id);
+            } else {
+                at_home.entry(node.iothread).or_default().push(node.id);
+            }
+        }
+        (at_home, moving)
+    })
 }
 
 /// What a node's answer takes from the nodes below it.
@@ -59,7 +89,7 @@ struct FromBelow {
 }
 
 /// Worked out from below, so that each node is looked at once however deep the graph is.
-fn from_below(graph: &Graph, descriptions: &HashMap<NodeId, Box<Description>>) -> HashMap<NodeId, FromBelow> {
+fn from_below(graph: &Graph, descriptions: &HashMap<NodeId, Description>) -> HashMap<NodeId, FromBelow> {
     let mut found: HashMap<NodeId, FromBelow> = HashMap::with_capacity(descriptions.len());
     for id in graph.topological(descriptions.keys().copied()).into_iter().rev() {
         let Some(node) = graph.node(id) else { continue };
@@ -82,7 +112,7 @@ fn from_below(graph: &Graph, descriptions: &HashMap<NodeId, Box<Description>>) -
 
 fn allocated(
     graph: &Graph,
-    descriptions: &HashMap<NodeId, Box<Description>>,
+    descriptions: &HashMap<NodeId, Description>,
     found: &HashMap<NodeId, FromBelow>,
     id: NodeId,
 ) -> Option<u64> {
@@ -117,7 +147,7 @@ struct View<'a> {
     graph: &'a Graph,
     names: &'a Filenames,
     from_below: &'a HashMap<NodeId, FromBelow>,
-    descriptions: &'a HashMap<NodeId, Box<Description>>,
+    descriptions: &'a HashMap<NodeId, Description>,
     flat: bool,
 }
 

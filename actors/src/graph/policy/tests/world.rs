@@ -733,6 +733,11 @@ impl FakeWorld {
                 ended(OrderOutcome::Described(Ok(Box::new(description))))
             }
             Order::Describe(_) => ended(OrderOutcome::Described(Err(IoError::NoMedium))),
+            Order::DescribeMany(nodes) => {
+                let at_home = |id: &NodeId| self.homes.get(id).is_none_or(|of| *of == home);
+                assert!(nodes.iter().all(at_home), "an order reaches its nodes");
+                ended(OrderOutcome::DescribedMany(Vec::new()))
+            }
             Order::Create { .. } if self.hold_creates => {
                 self.held.push(ticket);
                 Vec::new()
@@ -813,7 +818,8 @@ pub fn subject(order: &Order) -> Option<NodeId> {
         | Order::DetachRoot(_)
         | Order::Create { .. }
         | Order::NewTemporary
-        | Order::Counters => None,
+        | Order::Counters
+        | Order::DescribeMany(_) => None,
     }
 }
 

@@ -238,6 +238,7 @@ fn feed_thread(feed: &mut Feed, thread: &Thread, tokens: &Ranks<Token>, tickets:
                     OrderOutcome::Debugged(result) => result.is_err(),
                     OrderOutcome::Named(result) => result.is_err(),
                     OrderOutcome::Described(_)
+                    | OrderOutcome::DescribedMany(_)
                     | OrderOutcome::Pending(_)
                     | OrderOutcome::Head(_)
                     | OrderOutcome::Counters(_) => false,

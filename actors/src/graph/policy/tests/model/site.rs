@@ -441,6 +441,10 @@ impl Site {
                 self.end(home, ticket, OrderOutcome::Described(Err(IoError::NoMedium)));
                 return;
             }
+            Order::DescribeMany(_) => {
+                self.end(home, ticket, OrderOutcome::DescribedMany(Vec::new()));
+                return;
+            }
             Order::ReadHead { .. } => {
                 self.end(home, ticket, OrderOutcome::Head(Ok(Vec::new())));
                 return;
