@@ -16,6 +16,7 @@ pub mod model;
 pub mod nbd;
 pub mod program;
 pub mod qmp;
+pub mod sim;
 pub mod tool;
 pub mod workload;
 

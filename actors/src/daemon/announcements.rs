@@ -7,13 +7,18 @@ use futures_channel::mpsc;
 use futures_util::StreamExt;
 use messages::qapi::TimedEvent;
 use std::future::pending;
-use std::time::Instant;
+use tokio::time::Instant;
 
 impl Daemon {
     /// Listens for as long as the graph lives. Events that come too often are held back here, for all monitors alike.
     pub(super) fn announce(&self, announcements: mpsc::Receiver<Announcement>) {
         actix_rt::spawn(relay(self.clone(), announcements));
     }
+}
+
+/// The time of the control thread's timers.
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
 }
 
 async fn relay(daemon: Daemon, mut announcements: mpsc::Receiver<Announcement>) {
@@ -27,10 +32,11 @@ async fn relay(daemon: Daemon, mut announcements: mpsc::Receiver<Announcement>) 
             }
         };
         tokio::select! {
+            biased;
             announcement = announcements.next() => match announcement {
                 None => return,
                 Some(Announcement::Event(event)) => {
-                    if let Some(event) = throttle.offer(TimedEvent::now(event), Instant::now()) {
+                    if let Some(event) = throttle.offer(TimedEvent::now(event), now()) {
                         daemon.events().send(event);
                     }
                 }
@@ -39,7 +45,7 @@ async fn relay(daemon: Daemon, mut announcements: mpsc::Receiver<Announcement>) 
                     daemon.fail();
                 }
             },
-            () = pause => throttle.due(Instant::now()).into_iter().for_each(|event| daemon.events().send(event)),
+            () = pause => throttle.due(now()).into_iter().for_each(|event| daemon.events().send(event)),
         }
     }
 }

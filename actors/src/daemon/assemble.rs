@@ -2,7 +2,7 @@
 
 use super::{Daemon, graph_link};
 use crate::export::ExportRegistry;
-use crate::graph::{Graph, GraphConfig, ImplicitOpens, system_iothreads};
+use crate::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use crate::monitor::EventBus;
 use drivers::driver::Registry;
 use drivers::ring::Engine;
@@ -27,17 +27,29 @@ impl Daemon {
             thread_pool_max: 64,
             cpu_affinity: Vec::new(),
         };
-        let (_, graph) = Graph::start(GraphConfig {
-            registry,
-            implicit: ImplicitOpens::default(),
-            iothreads: system_iothreads(Engine::Auto),
-            main,
-        })?;
+        Self::start_with(
+            GraphConfig {
+                registry,
+                implicit: ImplicitOpens::default(),
+                iothreads: system_iothreads(Engine::Auto),
+                main,
+            },
+            extra_drivers,
+        )
+        .map(|(daemon, _)| daemon)
+    }
+
+    /// Starts a daemon on a graph of the embedder's making, which the handle leads to as well.
+    ///
+    /// # Errors
+    /// The main iothread cannot be started.
+    pub fn start_with(config: GraphConfig, extra_drivers: Vec<String>) -> io::Result<(Self, GraphHandle)> {
+        let (_, graph) = Graph::start(config)?;
         let events = EventBus::default();
         let exports = ExportRegistry::new(graph.clone(), events.clone());
         let announcements = graph.listen();
-        let daemon = Self::new(graph_link(graph), Rc::new(exports), events, extra_drivers);
+        let daemon = Self::new(graph_link(graph.clone()), Rc::new(exports), events, extra_drivers);
         daemon.announce(announcements);
-        Ok(daemon)
+        Ok((daemon, graph))
     }
 }

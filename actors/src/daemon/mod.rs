@@ -24,8 +24,9 @@ use messages::qapi::{ErrorClass, Object, QmpError};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// How long everything may take to be closed, unless told otherwise. Who asks a daemon to quit waits for a minute before
 /// it kills it.

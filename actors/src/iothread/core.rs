@@ -16,11 +16,23 @@ use super::local::{Local, Shared, Stats};
 use super::poll::Adaptive;
 use super::{IoThread, IoThreadConfig};
 
-/// How many messages one turn handles, so that tasks and I/O get their turn under any flood.
-const MESSAGES: usize = 256;
+/// How much one turn does at most, so that messages, tasks and I/O get their turn under any flood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Messages handled.
+    pub messages: usize,
+    /// Polls of tasks.
+    pub polls: usize,
+}
 
-/// How many polls of tasks one turn makes, for the same reason.
-const POLLS: usize = 512;
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            messages: 256,
+            polls: 512,
+        }
+    }
+}
 
 /// How often an iothread that is to retire looks whether it may.
 const RETIREMENT_LOOK: Duration = Duration::from_millis(20);
@@ -65,6 +77,7 @@ pub struct Core<M> {
     handler: Box<dyn Fn(M)>,
     adaptive: Adaptive,
     scheduler: Scheduler,
+    budget: Budget,
     stats: Stats,
     /// Once asked to stop: how many messages are left of those that were there.
     last: Option<usize>,
@@ -94,6 +107,7 @@ impl<M: Send + 'static> Core<M> {
             handler,
             adaptive,
             scheduler,
+            budget: Budget::default(),
             stats,
             last: None,
             _running: running,
@@ -111,6 +125,11 @@ impl<M: Send + 'static> Core<M> {
     /// The iothread from inside.
     pub fn local(&self) -> &Rc<Local> {
         &self.local
+    }
+
+    /// Changes how much a turn does at most. A simulator's turns do little, so that more happens in between.
+    pub fn set_budget(&mut self, budget: Budget) {
+        self.budget = budget;
     }
 
     /// Handles messages, runs ready tasks, and turns the ring; if there was nothing to do and `may_sleep`, polls and
@@ -162,7 +181,8 @@ impl<M: Send + 'static> Core<M> {
         if self.last.is_none() && self.local.shared().is_stopping() {
             self.last = Some(self.mailbox.len());
         }
-        self.last.unwrap_or(MESSAGES).min(MESSAGES)
+        let most = self.budget.messages;
+        self.last.map_or(most, |last| last.min(most))
     }
 
     fn run(&mut self) -> usize {
@@ -171,7 +191,7 @@ impl<M: Send + 'static> Core<M> {
             self.local.push_ready(task);
         }
         let mut count = 0;
-        while count < POLLS {
+        while count < self.budget.polls {
             let ready = self.local.ready();
             if ready == 0 {
                 break;

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crossbeam_channel::{Receiver, Sender};
 use drivers::ring::Engine;
 
-pub use self::core::{Core, Progress, Scheduler};
+pub use self::core::{Budget, Core, Progress, Scheduler};
 pub use local::{Local, Stats};
 pub use messages::IoThreadId;
 pub use poll::PollParams;

@@ -103,6 +103,7 @@ impl Serve {
         let mut stop = self.stop.clone();
         loop {
             let connection = tokio::select! {
+                biased;
                 connection = self.chardev.next() => connection,
                 // An error means that the actor is gone, which is an end as well.
                 _ = stop.wait_for(|stop| *stop) => None,
@@ -139,12 +140,9 @@ impl Serve {
             if idle && (stopping || (!open && !session.is_waiting())) {
                 return writer.flush().await;
             }
+            // In order of what the client waits for: answers before events before its next command.
             tokio::select! {
-                count = reader.read(&mut buffer), if open && !stopping && !session.is_full() => {
-                    let count = count?;
-                    open = count > 0;
-                    session.feed(buffer.get(..count).unwrap_or_default());
-                }
+                biased;
                 count = writer.write(output.front()), if !output.is_empty() => {
                     output.sent(count?);
                     if output.is_empty() {
@@ -160,6 +158,11 @@ impl Serve {
                 }
                 () = forgotten(&mut self.leftover), if self.leftover.is_some() => self.leftover = None,
                 event = events.recv() => tell(&session, &mut output, event),
+                count = reader.read(&mut buffer), if open && !stopping && !session.is_full() => {
+                    let count = count?;
+                    open = count > 0;
+                    session.feed(buffer.get(..count).unwrap_or_default());
+                }
                 _ = self.stop.changed(), if !stopping => {}
             }
         }

@@ -1,0 +1,123 @@
+//! A QMP client of a run.
+
+use std::cell::RefCell;
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+
+use super::stage::Stage;
+
+struct Connection {
+    lines: Lines<BufReader<OwnedReadHalf>>,
+    writer: OwnedWriteHalf,
+}
+
+/// A connection to a monitor. One command at a time.
+pub struct Monitor {
+    stage: Rc<Stage>,
+    connection: Connection,
+    /// The command that is being carried out, for people.
+    current: Rc<RefCell<Option<String>>>,
+}
+
+impl Monitor {
+    /// Connects, and leaves the negotiation.
+    ///
+    /// # Errors
+    /// Nobody listens, or not in QMP.
+    pub async fn connect(stage: Rc<Stage>, path: &Path) -> io::Result<Self> {
+        let (reader, writer) = UnixStream::connect(path).await?.into_split();
+        let mut connection = Connection {
+            lines: BufReader::new(reader).lines(),
+            writer,
+        };
+        connection.line().await?;
+        let mut monitor = Self {
+            stage,
+            connection,
+            current: Rc::default(),
+        };
+        match monitor.run("qmp_capabilities", json!({})).await? {
+            Ok(_) => Ok(monitor),
+            Err(text) => Err(io::Error::other(text)),
+        }
+    }
+
+    /// What is being carried out, as it changes.
+    pub fn current(&self) -> Rc<RefCell<Option<String>>> {
+        Rc::clone(&self.current)
+    }
+
+    /// Carries out a command.
+    ///
+    /// # Errors
+    /// The connection is lost; inside, the error's text.
+    pub async fn run(&mut self, command: &str, arguments: Value) -> io::Result<Result<Value, String>> {
+        let request = json!({"execute": command, "arguments": arguments}).to_string();
+        self.stage.line("monitor", format_args!("{request}"));
+        self.current.replace(Some(request.clone()));
+        self.connection.writer.write_all(request.as_bytes()).await?;
+        self.connection.writer.write_all(b"\n").await?;
+        loop {
+            let mut answer = self.connection.line().await?;
+            if let Some(error) = answer.get("error") {
+                let text = error["desc"].as_str().unwrap_or_default().to_owned();
+                self.stage.line("monitor", format_args!("{command}: {text}"));
+                self.current.replace(None);
+                return Ok(Err(text));
+            }
+            if let Some(value) = answer.get_mut("return") {
+                self.stage.line("monitor", format_args!("{command}: done"));
+                self.current.replace(None);
+                return Ok(Ok(value.take()));
+            }
+        }
+    }
+
+    /// Carries out a command that must not fail.
+    ///
+    /// # Errors
+    /// The connection is lost, or it failed all the same.
+    pub async fn must(&mut self, command: &str, arguments: Value) -> io::Result<Value> {
+        let text = format!("{command} {arguments}");
+        let done = self.run(command, arguments).await?;
+        done.map_err(|error| io::Error::other(format!("{text}: {error}")))
+    }
+
+    /// Makes an image, and waits for the job's end.
+    ///
+    /// # Errors
+    /// The connection is lost; inside, the job's error.
+    pub async fn create(&mut self, options: Value) -> io::Result<Result<(), String>> {
+        let arguments = json!({"job-id": "create", "options": options});
+        if let Err(text) = self.run("blockdev-create", arguments).await? {
+            return Ok(Err(text));
+        }
+        loop {
+            let jobs = self.must("query-jobs", json!({})).await?;
+            let concluded = jobs
+                .as_array()
+                .and_then(|jobs| jobs.iter().find(|job| job["status"] == "concluded"));
+            if let Some(job) = concluded {
+                let error = job["error"].as_str().map(str::to_owned);
+                self.must("job-dismiss", json!({"id": "create"})).await?;
+                return Ok(error.map_or(Ok(()), Err));
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+impl Connection {
+    async fn line(&mut self) -> io::Result<Value> {
+        let line = self.lines.next_line().await?;
+        let line = line.ok_or_else(|| io::Error::other("the monitor closed the connection"))?;
+        serde_json::from_str(&line).map_err(io::Error::other)
+    }
+}

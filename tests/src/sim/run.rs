@@ -1,0 +1,393 @@
+//! The run of one seed: a safety phase with faults anywhere, then a liveness phase without, or a loss of power.
+
+use std::cell::RefCell;
+use std::fs;
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::client::{Client, Waiting};
+use super::editor::{Edits, check_graph, drain, edit};
+use super::oracle::Oracle;
+use super::site::{Images, Site, images_in, read_all};
+use super::stage::{Engineer, Stage};
+use super::swarm::Swarm;
+use super::trace::Trace;
+
+/// How long all that is pending may take once faults have stopped: far beyond what the slowest disk explains.
+const BOUND: Duration = Duration::from_secs(60);
+
+/// How a seed's run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// Its options, in words.
+    pub swarm: String,
+    /// The hash of its trace.
+    pub hash: u64,
+    /// The trace's length.
+    pub lines: u64,
+    /// Why it failed.
+    pub failure: Option<String>,
+    /// The end of its trace, if it failed.
+    pub last: Vec<String>,
+}
+
+/// Runs a seed on this thread. Its trace goes to standard output if `shown`.
+///
+/// # Errors
+/// Something that the run itself needs cannot be had.
+pub fn run_seed(seed: u64, shown: bool) -> io::Result<Report> {
+    let mut random = Rng::with_seed(seed);
+    let swarm = Swarm::draw(&mut random);
+    let trace = Rc::new(Trace::new(shown));
+    trace.line(Duration::ZERO, "stage", format_args!("{swarm}"));
+    let folder = tempfile::Builder::new()
+        .prefix("millpond-sim")
+        .tempdir_in(memory())?;
+    let failure = Run {
+        swarm: swarm.clone(),
+        trace: Rc::clone(&trace),
+        random,
+        folder: folder.path().to_owned(),
+    }
+    .whole()?;
+    let last = if failure.is_some() {
+        trace.last()
+    } else {
+        Vec::new()
+    };
+    Ok(Report {
+        seed,
+        swarm: swarm.to_string(),
+        hash: trace.hash(),
+        lines: trace.lines(),
+        failure,
+        last,
+    })
+}
+
+/// Where files are in memory, so that nothing of the run depends on the host's disk.
+fn memory() -> PathBuf {
+    let shared = Path::new("/dev/shm");
+    if shared.is_dir() {
+        shared.to_owned()
+    } else {
+        std::env::temp_dir()
+    }
+}
+
+/// A run in the making.
+struct Run {
+    swarm: Swarm,
+    trace: Rc<Trace>,
+    random: Rng,
+    folder: PathBuf,
+}
+
+/// What is left of the first part.
+struct Left {
+    stage: Rc<Stage>,
+    oracle: Oracle,
+    images: Images,
+    /// Everything was closed in order, rather than cut off.
+    closed: bool,
+}
+
+impl Run {
+    fn whole(mut self) -> io::Result<Option<String>> {
+        let before = self.folder.join("a");
+        fs::create_dir(&before)?;
+        let stage = Stage::set(self.swarm.clone(), Rc::clone(&self.trace), self.random.fork());
+        let left = system(self.first(Rc::clone(&stage), images_in(&before, 1)))??;
+        if let Some(text) = stage.violation() {
+            return Ok(Some(text));
+        }
+        let Some(left) = left else { return Ok(None) };
+        let after = self.folder.join("b");
+        fs::create_dir(&after)?;
+        self.keep(&left, &after)?;
+        let mut calm = self.swarm.clone();
+        calm.errors = 0;
+        let stage = Stage::set(calm, Rc::clone(&self.trace), self.random.fork());
+        system(second(
+            Rc::clone(&stage),
+            images_in(&after, left.images.count),
+            &left,
+        ))??;
+        Ok(stage.violation())
+    }
+
+    /// Writes what the disks have kept.
+    fn keep(&mut self, left: &Left, folder: &Path) -> io::Result<()> {
+        let random = &mut self.random;
+        left.stage.disks(|disks| {
+            for disk in disks.all() {
+                let bytes = if left.closed {
+                    disk.flushed_bytes().to_vec()
+                } else {
+                    disk.crashed(random)
+                };
+                fs::write(folder.join(&disk.name), bytes)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The run up to its end, or to the loss of power.
+    async fn first(&mut self, stage: Rc<Stage>, images: Images) -> io::Result<Option<Left>> {
+        let mut engineer = Engineer::new(Rc::clone(&stage));
+        let site = worked(&mut engineer, self.set_up(&stage, &images)).await?;
+        stage.set_faults(true);
+        let mut cast = Cast::start(&stage, site, images, &mut self.random);
+        let crash = self.swarm.crash.then(|| self.random.u64(5_000..400_000));
+        let limit = Duration::from_micros(crash.unwrap_or(self.random.u64(50_000..3_000_000)));
+        // Ends early when all clients have.
+        let early = worked(&mut engineer, timeout(limit, cast.clients_end()))
+            .await
+            .is_ok();
+        if crash.is_some() && !early {
+            engineer.lose_power();
+            return Ok(Some(cast.cut_off(stage)));
+        }
+        stage.set_faults(false);
+        let end = worked(&mut engineer, cast.end(&stage)).await?;
+        let Some(site) = end else { return Ok(None) };
+        worked(&mut engineer, close(stage, cast, site)).await
+    }
+
+    async fn set_up(&self, stage: &Rc<Stage>, images: &Images) -> io::Result<Site> {
+        let mut site = Site::start(stage, images).await?;
+        site.create_base(stage, images).await?;
+        site.serve(stage, images).await?;
+        if self.swarm.rot {
+            stage.disks(|disks| {
+                for disk in disks.all() {
+                    disk.rotten = disk.name == "q1";
+                }
+            });
+        }
+        Ok(site)
+    }
+}
+
+/// Everybody who does something in a run.
+struct Cast {
+    oracle: Rc<RefCell<Oracle>>,
+    clients: Vec<JoinHandle<()>>,
+    waiting: Vec<Waiting>,
+    edits: Rc<Edits>,
+    editor: Option<JoinHandle<Site>>,
+    drainer: Option<JoinHandle<()>>,
+    command: Rc<RefCell<Option<String>>>,
+    graph: millpond::graph::GraphHandle,
+}
+
+impl Cast {
+    fn start(stage: &Rc<Stage>, site: Site, images: Images, random: &mut Rng) -> Self {
+        let swarm = stage.swarm();
+        let oracle = Rc::new(RefCell::new(Oracle::new(swarm.size)));
+        let server = images.server();
+        let (mut clients, mut waiting) = (Vec::new(), Vec::new());
+        for index in 0..swarm.clients {
+            let (stage, oracle) = (Rc::clone(stage), Rc::clone(&oracle));
+            let client = Client::new(
+                stage,
+                oracle,
+                format!("client {index}"),
+                server.clone(),
+                random.fork(),
+            );
+            waiting.push(client.pending());
+            clients.push(tokio::task::spawn_local(client.run()));
+        }
+        let edits = Edits::new(images);
+        if !swarm.edits {
+            edits.end();
+        }
+        let (command, graph) = (site.monitor.current(), site.graph.clone());
+        let editor = edit(Rc::clone(stage), site, Rc::clone(&edits), random.fork());
+        let editor = Some(tokio::task::spawn_local(editor));
+        let drainer = (swarm.drains && swarm.edits).then(|| {
+            let drainer = drain(Rc::clone(stage), graph.clone(), Rc::clone(&edits), random.fork());
+            tokio::task::spawn_local(drainer)
+        });
+        Self {
+            oracle,
+            clients,
+            waiting,
+            edits,
+            editor,
+            drainer,
+            command,
+            graph,
+        }
+    }
+
+    async fn clients_end(&mut self) {
+        for client in &mut self.clients {
+            // A client that panicked is seen by whoever waits for it last.
+            let _ = client.await;
+        }
+        self.clients.clear();
+    }
+
+    /// Waits for all to end. None if they do not: why is the run's failure.
+    async fn end(&mut self, stage: &Rc<Stage>) -> io::Result<Option<Site>> {
+        self.edits.end();
+        let all = async {
+            self.clients_end().await;
+            if let Some(drainer) = self.drainer.take() {
+                drainer.await.map_err(io::Error::other)?;
+            }
+            match self.editor.take() {
+                Some(editor) => editor.await.map_err(io::Error::other),
+                None => Err(io::Error::other("the editor has ended before")),
+            }
+        };
+        match timeout(BOUND, all).await {
+            Ok(site) => site.map(Some),
+            Err(_elapsed) => {
+                let why = self.explained(stage).await;
+                stage.violated(why);
+                Ok(None)
+            }
+        }
+    }
+
+    /// What everybody waits for.
+    async fn explained(&self, stage: &Stage) -> String {
+        let mut why = vec!["what was pending did not end after faults had stopped:".to_owned()];
+        why.extend(self.waiting.iter().filter_map(Waiting::told));
+        why.extend(
+            self.command
+                .borrow()
+                .as_ref()
+                .map(|command| format!("the monitor waits for {command}")),
+        );
+        match timeout(Duration::from_secs(1), self.graph.pending_drains()).await {
+            Ok(Ok(drains)) => why.extend(drains.iter().map(|drain| format!("a drain waits: {drain:?}"))),
+            Ok(Err(error)) => why.push(format!("the graph does not tell: {error}")),
+            Err(_elapsed) => why.push("the graph actor does not answer".to_owned()),
+        }
+        stage.disks(|disks| {
+            let busy = disks.all().filter(|disk| disk.in_flight > 0);
+            why.extend(busy.map(|disk| format!("{} has {} requests in flight", disk.name, disk.in_flight)));
+        });
+        why.join("\n    ")
+    }
+
+    /// The power is gone.
+    fn cut_off(self, stage: Rc<Stage>) -> Left {
+        self.clients.iter().for_each(JoinHandle::abort);
+        self.waiting.iter().for_each(Waiting::give_up);
+        let images = self.edits.images.borrow().clone();
+        Left {
+            stage,
+            oracle: self.oracle.replace(Oracle::new(0)),
+            images,
+            closed: false,
+        }
+    }
+}
+
+/// Looks at everything once more, and closes it in order.
+async fn close(stage: Rc<Stage>, cast: Cast, mut site: Site) -> io::Result<Option<Left>> {
+    let images = cast.edits.images.borrow().clone();
+    check_graph(&stage, &mut site).await?;
+    read_and_compare(&stage, &images, &cast.oracle.borrow()).await;
+    let closed = timeout(BOUND, site.daemon.shut_down()).await;
+    let left = Left {
+        stage: Rc::clone(&stage),
+        oracle: cast.oracle.replace(Oracle::new(0)),
+        images,
+        closed: true,
+    };
+    match closed {
+        Ok(Ok(())) => {
+            let mut left = left;
+            // All that was acknowledged is on the disks.
+            let barrier = left.oracle.barrier();
+            left.oracle.flushed(&barrier);
+            Ok(Some(left))
+        }
+        Ok(Err(error)) if stage.swarm().errors > 0 => {
+            stage.line("stage", format_args!("closed with an error: {error}"));
+            Ok(None)
+        }
+        Ok(Err(error)) => {
+            stage.violated(format!("the daemon cannot close everything: {error}"));
+            Ok(None)
+        }
+        Err(_elapsed) => {
+            stage.violated("the daemon does not end".to_owned());
+            Ok(None)
+        }
+    }
+}
+
+async fn read_and_compare(stage: &Stage, images: &Images, oracle: &Oracle) {
+    let size = stage.swarm().size;
+    match read_all(images, size).await {
+        Ok(bytes) => {
+            if let Err(text) = oracle.reads_now(&bytes) {
+                stage.violated(format!("at the end {text}"));
+            }
+        }
+        Err(error) => stage.violated(format!("the disk cannot be read at the end: {error}")),
+    }
+}
+
+/// Opens what was left, and holds it against what must be there.
+async fn second(stage: Rc<Stage>, images: Images, left: &Left) -> io::Result<()> {
+    let mut engineer = Engineer::new(Rc::clone(&stage));
+    let looked = async {
+        let mut site = Site::start(&stage, &images).await?;
+        if let Err(error) = site.serve(&stage, &images).await {
+            stage.violated(format!("what is left cannot be opened: {error}"));
+            return Ok(());
+        }
+        match read_all(&images, stage.swarm().size).await {
+            Ok(bytes) => {
+                if let Err(text) = left.oracle.survived(&bytes) {
+                    stage.violated(format!("after the power was lost {text}"));
+                }
+            }
+            Err(error) => stage.violated(format!("what is left cannot be read: {error}")),
+        }
+        if let Err(error) = site.daemon.shut_down().await {
+            stage.violated(format!("what is left cannot be closed: {error}"));
+        }
+        io::Result::Ok(())
+    };
+    worked(&mut engineer, looked).await
+}
+
+/// Works the stage for as long as a future takes.
+async fn worked<T>(engineer: &mut Engineer, future: impl Future<Output = T>) -> T {
+    tokio::select! {
+        biased;
+        output = future => output,
+        () = engineer.work() => unreachable!("an engineer works without end"),
+    }
+}
+
+/// Runs a future in an actix system whose clock stands still.
+fn system<T>(future: impl Future<Output = T>) -> io::Result<T> {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .expect("a runtime can be made")
+    };
+    Ok(actix_rt::System::with_tokio_rt(runtime).block_on(future))
+}

@@ -1,0 +1,336 @@
+//! A daemon on the stage: its images, its nodes, its export, and what is asked of it by its monitor.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use drivers::builtin::builtin;
+use messages::global_state::IothreadOptions;
+use millpond::daemon::Daemon;
+use millpond::graph::{GraphConfig, GraphHandle, ImplicitOpens};
+use millpond::monitor::chardev::{self, Parsed};
+use serde_json::{Value, json};
+
+use super::monitor::Monitor;
+use super::session::Header;
+use super::session::connect;
+use super::stage::{Stage, iothreads};
+use super::swarm::Shape;
+use crate::nbd::wire::{CMD_DISC, CMD_READ};
+
+/// The name of the export that clients use.
+pub const EXPORT: &str = "disk";
+
+/// The images of the served chain, base first: the folder, and how many of them there are.
+#[derive(Debug, Clone)]
+pub struct Images {
+    /// Where they are.
+    pub folder: PathBuf,
+    /// How many: an overlay is one more.
+    pub count: usize,
+}
+
+impl Images {
+    fn path(&self, name: &str) -> String {
+        self.folder.join(name).to_string_lossy().into_owned()
+    }
+
+    /// The socket of the NBD server.
+    #[must_use]
+    pub fn server(&self) -> PathBuf {
+        self.folder.join("nbd.sock")
+    }
+
+    fn monitor(&self) -> PathBuf {
+        self.folder.join("qmp.sock")
+    }
+
+    /// The node of the last image.
+    #[must_use]
+    pub fn top(&self) -> String {
+        format!("n{}", self.count - 1)
+    }
+}
+
+/// A daemon and the handles on it.
+pub struct Site {
+    /// The daemon.
+    pub daemon: Daemon,
+    /// Its graph.
+    pub graph: GraphHandle,
+    /// A monitor.
+    pub monitor: Monitor,
+}
+
+impl Site {
+    /// Starts a daemon without nodes.
+    ///
+    /// # Errors
+    /// Something of it cannot be made.
+    pub async fn start(stage: &Rc<Stage>, images: &Images) -> io::Result<Self> {
+        let config = GraphConfig {
+            registry: builtin(),
+            implicit: ImplicitOpens::default(),
+            iothreads: iothreads(),
+            main: IothreadOptions::named("main"),
+        };
+        let (daemon, graph) = Daemon::start_with(config, Vec::new())?;
+        let socket = images.monitor();
+        let text = format!("socket,id=qmp,server=on,wait=off,path={}", socket.display());
+        let parsed = chardev::parse(&text, |_| {}).map_err(io::Error::other)?;
+        let Parsed::Device(options) = parsed else {
+            return Err(io::Error::other("no character device"));
+        };
+        daemon
+            .add_chardev(options, |_| {})
+            .await
+            .map_err(|error| io::Error::other(error.to_string()))?;
+        let monitor = json!({"chardev": "qmp"});
+        let monitor = monitor.as_object().cloned().unwrap_or_default();
+        daemon
+            .add_monitor(&monitor)
+            .map_err(|error| io::Error::other(error.to_string()))?;
+        daemon.open_monitors();
+        let monitor = Monitor::connect(Rc::clone(stage), &socket).await?;
+        Ok(Self {
+            daemon,
+            graph,
+            monitor,
+        })
+    }
+
+    /// Makes the first image, or images.
+    ///
+    /// # Errors
+    /// One of them cannot be made.
+    pub async fn create_base(&mut self, stage: &Stage, images: &Images) -> io::Result<()> {
+        let swarm = stage.swarm();
+        for name in base_files(swarm.shape) {
+            let size = if swarm.shape == Shape::Qcow2 {
+                0
+            } else {
+                swarm.size
+            };
+            let path = images.path(name);
+            let made = self
+                .monitor
+                .create(json!({"driver": "file", "filename": path, "size": size}))
+                .await?;
+            made.map_err(io::Error::other)?;
+        }
+        if swarm.shape == Shape::Qcow2 {
+            let file = self
+                .add_file(stage, images, "img0", 0)
+                .await?
+                .map_err(io::Error::other)?;
+            let made = self.monitor.create(qcow2_options(stage, &file, None)).await?;
+            made.map_err(io::Error::other)?;
+            self.remove_file(stage, 0).await?;
+        }
+        Ok(())
+    }
+
+    /// Opens all images, and exports the last.
+    ///
+    /// # Errors
+    /// One of them cannot be opened.
+    pub async fn serve(&mut self, stage: &Stage, images: &Images) -> io::Result<()> {
+        let swarm = stage.swarm();
+        for index in 0..swarm.iothreads {
+            let arguments = json!({"qom-type": "iothread", "id": format!("io{index}")});
+            self.monitor.must("object-add", arguments).await?;
+        }
+        for index in 0..images.count {
+            let opened = self.open(stage, images, index).await?;
+            opened.map_err(io::Error::other)?;
+        }
+        let mut node = images.top();
+        if swarm.copy_on_read {
+            let options = json!({"driver": "copy-on-read", "node-name": "cor", "file": node});
+            self.monitor.must("blockdev-add", options).await?;
+            node = "cor".to_owned();
+        }
+        let path = images.server().to_string_lossy().into_owned();
+        let address = json!({"type": "unix", "data": {"path": path}});
+        let arguments = json!({"addr": address, "max-connections": 0});
+        self.monitor.must("nbd-server-start", arguments).await?;
+        let mut export =
+            json!({"type": "nbd", "id": "e0", "name": EXPORT, "node-name": node, "writable": true});
+        if swarm.iothreads > 0 {
+            export["iothread"] = json!("io0");
+        }
+        self.monitor.must("block-export-add", export).await?;
+        Ok(())
+    }
+
+    /// Opens the image `index` on top of the one before it.
+    async fn open(&mut self, stage: &Stage, images: &Images, index: usize) -> io::Result<Result<(), String>> {
+        let node = format!("n{index}");
+        let mut options = json!({"node-name": node, "discard": "unmap"});
+        if index == 0 && stage.swarm().shape == Shape::Quorum {
+            options["driver"] = json!("quorum");
+            options["vote-threshold"] = json!(2);
+            let files = base_files(Shape::Quorum).iter();
+            let children = files
+                .map(|name| json!({"driver": "file", "filename": images.path(name), "discard": "unmap"}));
+            options["children"] = children.collect();
+        } else {
+            let file = match self
+                .add_file(stage, images, &format!("img{index}"), index)
+                .await?
+            {
+                Ok(file) => file,
+                Err(text) => return Ok(Err(text)),
+            };
+            options["file"] = json!(file);
+            let is_raw = index == 0 && stage.swarm().shape == Shape::Raw;
+            options["driver"] = json!(if is_raw { "raw" } else { "qcow2" });
+            if !is_raw {
+                options["backing"] = index
+                    .checked_sub(1)
+                    .map_or(Value::Null, |below| json!(format!("n{below}")));
+            }
+        }
+        Ok(self.monitor.run("blockdev-add", options).await?.map(drop))
+    }
+
+    /// Adds the node of a file, with what stands between it and its format; answers the name of the latter.
+    async fn add_file(
+        &mut self,
+        stage: &Stage,
+        images: &Images,
+        name: &str,
+        index: usize,
+    ) -> io::Result<Result<String, String>> {
+        let file = format!("f{index}");
+        let options =
+            json!({"driver": "file", "node-name": file, "filename": images.path(name), "discard": "unmap"});
+        if let Err(text) = self.monitor.run("blockdev-add", options).await? {
+            return Ok(Err(text));
+        }
+        let align = stage.swarm().align;
+        if align == 0 {
+            return Ok(Ok(file));
+        }
+        let node = format!("a{index}");
+        let options = json!({
+            "driver": "blkdebug", "node-name": node, "image": file, "align": align, "discard": "unmap"
+        });
+        Ok(self.monitor.run("blockdev-add", options).await?.map(|_| node))
+    }
+
+    async fn remove_file(&mut self, stage: &Stage, index: usize) -> io::Result<()> {
+        if stage.swarm().align > 0 {
+            let node = json!({"node-name": format!("a{index}")});
+            self.monitor.must("blockdev-del", node).await?;
+        }
+        let node = json!({"node-name": format!("f{index}")});
+        self.monitor.must("blockdev-del", node).await.map(drop)
+    }
+
+    /// Makes an empty overlay, and opens it without its backing image.
+    ///
+    /// # Errors
+    /// The connection is lost; inside, why it could not be made.
+    pub async fn prepare_overlay(
+        &mut self,
+        stage: &Stage,
+        images: &Images,
+    ) -> io::Result<Result<(), String>> {
+        let index = images.count;
+        let path = images.path(&format!("img{index}"));
+        let file = json!({"driver": "file", "filename": path, "size": 0});
+        if let Err(text) = self.monitor.create(file).await? {
+            return Ok(Err(text));
+        }
+        let file = match self
+            .add_file(stage, images, &format!("img{index}"), index)
+            .await?
+        {
+            Ok(file) => file,
+            Err(text) => return Ok(Err(text)),
+        };
+        let backing = images.path(&format!("img{}", index - 1));
+        let options = qcow2_options(stage, &file, Some(backing));
+        if let Err(text) = self.monitor.create(options).await? {
+            return Ok(Err(text));
+        }
+        let options = json!({
+            "driver": "qcow2", "node-name": format!("n{index}"), "file": file, "backing": null, "discard": "unmap"
+        });
+        Ok(self.monitor.run("blockdev-add", options).await?.map(drop))
+    }
+}
+
+fn base_files(shape: Shape) -> &'static [&'static str] {
+    match shape {
+        Shape::Raw | Shape::Qcow2 => &["img0"],
+        Shape::Quorum => &["q0", "q1", "q2"],
+    }
+}
+
+fn qcow2_options(stage: &Stage, file: &str, backing: Option<String>) -> Value {
+    let swarm = stage.swarm();
+    let mut options = json!({
+        "driver": "qcow2", "file": file, "size": swarm.size, "cluster-size": swarm.cluster,
+        "version": if swarm.old_format { "v2" } else { "v3" },
+    });
+    if swarm.lazy && !swarm.old_format {
+        options["lazy-refcounts"] = json!(true);
+    }
+    if let Some(backing) = backing {
+        options["backing-file"] = json!(backing);
+        options["backing-fmt"] = json!("raw");
+    }
+    options
+}
+
+/// Reads the whole disk as a client does.
+///
+/// # Errors
+/// The connection is lost, or a read fails.
+pub async fn read_all(images: &Images, size: u64) -> io::Result<Vec<u8>> {
+    let (mut outgoing, mut incoming) = connect(&images.server(), EXPORT, false).await?;
+    let mut bytes = Vec::new();
+    while (bytes.len() as u64) < size {
+        let offset = bytes.len() as u64;
+        let len = (size - offset).min(1 << 18);
+        let header = Header {
+            command: CMD_READ,
+            flags: 0,
+            cookie: offset,
+            offset,
+            // At most 256 KiB.
+            len: len as u32,
+        };
+        outgoing.send(header, &[]).await?;
+        let reply = incoming.receive(|_| len as usize).await?;
+        match reply.data {
+            Some((_, data)) => bytes.extend(data),
+            None => {
+                return Err(io::Error::other(format!(
+                    "a read of {len} at {offset} fails with {}",
+                    reply.error
+                )));
+            }
+        }
+    }
+    let header = Header {
+        command: CMD_DISC,
+        flags: 0,
+        cookie: 0,
+        offset: 0,
+        len: 0,
+    };
+    outgoing.send(header, &[]).await?;
+    Ok(bytes)
+}
+
+/// Whether a folder holds the images of a run.
+#[must_use]
+pub fn images_in(folder: &Path, count: usize) -> Images {
+    Images {
+        folder: folder.to_owned(),
+        count,
+    }
+}

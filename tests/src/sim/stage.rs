@@ -1,0 +1,335 @@
+//! The stage of a run: one thread with all iothreads on it, their clock, their disks, and what is left to chance.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::io;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use drivers::ring::{Clock, Engine, Op, Ring, Wake};
+use fastrand::Rng;
+use messages::global_state::IothreadOptions;
+use millpond::graph::{IothreadFactory, Started};
+use millpond::iothread::{Budget, Core, IoThreadConfig, PollParams, Progress, Scheduler};
+use millpond::node::{EventSink, Mail, serve};
+
+use super::backend::Simulated;
+use super::disk::{Disk, Disks};
+use super::swarm::Swarm;
+use super::trace::Trace;
+
+thread_local! {
+    static CURRENT: RefCell<Option<Rc<Stage>>> = const { RefCell::new(None) };
+}
+
+/// Rounds in which nothing happened, after which nothing will before the clock moves: what one task does for another
+/// over a socket needs a round or two to be seen.
+const QUIET: u32 = 4;
+
+/// How far the clock moves when nobody waits for a time that is known here. Tasks of the control thread have timers that
+/// are not, so it moves in steps that grow for as long as nothing happens.
+const STEP: Duration = Duration::from_micros(100);
+const LONGEST_STEP: Duration = Duration::from_millis(5);
+
+/// The control thread's clock, which stands still unless it is moved.
+struct Virtual;
+
+impl Clock for Virtual {
+    fn now(&self) -> Instant {
+        now()
+    }
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// An iothread without a thread.
+struct Slot {
+    name: String,
+    core: Core<Mail>,
+    next: Rc<Cell<Option<Instant>>>,
+    stalled_until: Instant,
+}
+
+impl Slot {
+    fn next_due(&self, now: Instant) -> Option<Instant> {
+        let stalled = (self.stalled_until > now).then_some(self.stalled_until);
+        let timer = self.core.local().ring().next_timer();
+        [stalled, self.next.get(), timer].into_iter().flatten().min()
+    }
+}
+
+/// What all parts of a run share.
+pub struct Stage {
+    swarm: Swarm,
+    trace: Rc<Trace>,
+    random: RefCell<Rng>,
+    begun: Cell<Option<Instant>>,
+    disks: RefCell<Disks>,
+    arriving: RefCell<Vec<Slot>>,
+    faults: Cell<bool>,
+    power_off: Cell<bool>,
+    /// Sections in which no disk may be used.
+    still: Cell<u32>,
+    violation: RefCell<Option<String>>,
+}
+
+impl Stage {
+    /// A stage, which is the thread's from now on.
+    pub fn set(swarm: Swarm, trace: Rc<Trace>, random: Rng) -> Rc<Self> {
+        let stage = Rc::new(Self {
+            swarm,
+            trace,
+            random: RefCell::new(random),
+            begun: Cell::new(None),
+            disks: RefCell::default(),
+            arriving: RefCell::default(),
+            faults: Cell::new(false),
+            power_off: Cell::new(false),
+            still: Cell::new(0),
+            violation: RefCell::default(),
+        });
+        CURRENT.set(Some(Rc::clone(&stage)));
+        stage
+    }
+
+    /// The run's options.
+    pub fn swarm(&self) -> &Swarm {
+        &self.swarm
+    }
+
+    /// Asks chance.
+    pub fn random<T>(&self, ask: impl FnOnce(&mut Rng) -> T) -> T {
+        ask(&mut self.random.borrow_mut())
+    }
+
+    /// The virtual time.
+    pub fn now(&self) -> Instant {
+        now()
+    }
+
+    /// Virtual time since the run began.
+    pub fn elapsed(&self) -> Duration {
+        let now = now();
+        let begun = self.begun.get().unwrap_or(now);
+        self.begun.set(Some(begun));
+        now.saturating_duration_since(begun)
+    }
+
+    /// Adds a line to the trace.
+    pub fn line(&self, who: &str, what: fmt::Arguments<'_>) {
+        self.trace.line(self.elapsed(), who, what);
+    }
+
+    /// Turns faults on or off: what was injected before stays as it is.
+    pub fn set_faults(&self, on: bool) {
+        self.line("stage", format_args!("faults: {on}"));
+        self.faults.set(on);
+    }
+
+    /// Whether faults are on.
+    pub fn has_faults(&self) -> bool {
+        self.faults.get()
+    }
+
+    /// Whether a request to a disk is to fail.
+    pub fn fails(&self) -> bool {
+        let one_in = self.swarm.errors;
+        self.faults.get() && one_in > 0 && self.random(|random| random.u32(0..one_in)) == 0
+    }
+
+    /// Whether power was lost.
+    pub fn power_is_off(&self) -> bool {
+        self.power_off.get()
+    }
+
+    /// The disk behind a descriptor.
+    pub fn disk<T>(&self, fd: impl AsFd, look: impl FnOnce(&mut Disk) -> T) -> T {
+        look(self.disks.borrow_mut().of(fd))
+    }
+
+    /// All disks.
+    pub fn disks<T>(&self, look: impl FnOnce(&mut Disks) -> T) -> T {
+        look(&mut self.disks.borrow_mut())
+    }
+
+    /// A request to a disk was begun.
+    pub fn begun(&self, fd: impl AsFd, who: &str, op: &Op) {
+        if self.still.get() > 0 {
+            let name = self.disk(fd, |disk| disk.name.clone());
+            self.violated(format!("{who} began {op:?} on {name} in a still section"));
+        }
+    }
+
+    /// Everything is still from now on, until told otherwise.
+    pub fn set_still(&self, still: bool) {
+        let sections = self.still.get();
+        self.still.set(if still { sections + 1 } else { sections - 1 });
+        if still {
+            let busy: Vec<String> = self.disks(|disks| {
+                let busy = disks.all().filter(|disk| disk.in_flight > 0);
+                busy.map(|disk| format!("{} on {}", disk.in_flight, disk.name))
+                    .collect()
+            });
+            if !busy.is_empty() {
+                self.violated(format!(
+                    "a section is still with requests in flight: {}",
+                    busy.join(", ")
+                ));
+            }
+        }
+    }
+
+    /// Something that must hold does not. The first is what the run fails with.
+    pub fn violated(&self, text: String) {
+        self.line("VIOLATION", format_args!("{text}"));
+        self.violation.borrow_mut().get_or_insert(text);
+    }
+
+    /// What did not hold.
+    pub fn violation(&self) -> Option<String> {
+        self.violation.borrow().clone()
+    }
+
+    fn start_iothread(self: &Rc<Self>, name: &str, events: EventSink) -> io::Result<Started> {
+        let next = Rc::new(Cell::new(None));
+        let backend = Simulated::new(Rc::clone(self), name.to_owned(), Rc::clone(&next));
+        let wake = Arc::new(Wake::new()?);
+        let ring = Ring::with_backend(Box::new(backend), wake, Rc::new(Virtual));
+        let config = IoThreadConfig {
+            name: name.to_owned(),
+            poll: PollParams {
+                max_ns: 0,
+                grow: 0,
+                shrink: 0,
+            },
+            engine: Engine::Other,
+            ..IoThreadConfig::default()
+        };
+        let stage = Rc::clone(self);
+        let pick = move |ready: usize| stage.random(|random| random.usize(0..ready));
+        let scheduler = Scheduler::Choose(Box::new(pick));
+        let (core, handle) = Core::new(&config, ring, scheduler, |local| serve(local, events));
+        self.line("stage", format_args!("iothread {name}"));
+        self.arriving.borrow_mut().push(Slot {
+            name: name.to_owned(),
+            core,
+            next,
+            stalled_until: now(),
+        });
+        // No thread of the system is behind it.
+        Ok((handle, 0))
+    }
+}
+
+/// Iothreads on the thread's stage.
+pub fn iothreads() -> IothreadFactory {
+    Box::new(|options: &IothreadOptions, events| {
+        let stage = CURRENT.with_borrow(Clone::clone);
+        let stage = stage.ok_or_else(|| io::Error::other("there is no stage"))?;
+        stage.start_iothread(&options.id, events)
+    })
+}
+
+/// Turns the iothreads and moves the clock. Dropped, it drops the iothreads with all that they do.
+pub struct Engineer {
+    stage: Rc<Stage>,
+    slots: Vec<Slot>,
+}
+
+impl Engineer {
+    /// Who turns the stage's iothreads.
+    pub fn new(stage: Rc<Stage>) -> Self {
+        Self {
+            stage,
+            slots: Vec::new(),
+        }
+    }
+
+    /// Works for as long as it is polled.
+    pub async fn work(&mut self) {
+        let mut step = STEP;
+        loop {
+            let mut quiet = 0;
+            while quiet < QUIET {
+                if self.round() {
+                    (quiet, step) = (0, STEP);
+                } else {
+                    quiet += 1;
+                }
+                tokio::task::yield_now().await;
+            }
+            let now = now();
+            let next = self.slots.iter().filter_map(|slot| slot.next_due(now)).min();
+            let until_next = next.map(|next| next.saturating_duration_since(now));
+            let least = Duration::from_micros(1);
+            tokio::time::advance(until_next.map_or(step, |next| next.clamp(least, step))).await;
+            step = (step * 2).min(LONGEST_STEP);
+        }
+    }
+
+    /// Gives iothreads a turn each, in any order. True if one of them did something.
+    fn round(&mut self) -> bool {
+        self.slots.append(&mut self.stage.arriving.borrow_mut());
+        let mut order: Vec<usize> = (0..self.slots.len()).collect();
+        self.stage.random(|random| random.shuffle(&mut order));
+        let (mut worked, mut ended) = (false, Vec::new());
+        for index in order {
+            let now = now();
+            if let Some(slot) = self.slots.get_mut(index) {
+                if slot.stalled_until > now {
+                    continue;
+                }
+                if self.stage.swarm.stalls && self.stage.has_faults() {
+                    stall(&self.stage, slot, now);
+                }
+                match turn(&self.stage, slot) {
+                    Progress::Worked => worked = true,
+                    Progress::Idle => {}
+                    Progress::Stopped => ended.push(index),
+                }
+            }
+        }
+        ended.sort_unstable();
+        for index in ended.into_iter().rev() {
+            let slot = self.slots.remove(index);
+            self.stage
+                .line("stage", format_args!("iothread {} ended", slot.name));
+        }
+        worked
+    }
+
+    /// The power goes: nothing is done any more, and what was in flight may have got to the disks.
+    pub fn lose_power(&mut self) {
+        self.stage.line("stage", format_args!("power is lost"));
+        self.stage.power_off.set(true);
+        for slot in &mut self.slots {
+            slot.core.set_budget(Budget {
+                messages: 0,
+                polls: 0,
+            });
+            slot.core.turn(false);
+        }
+    }
+}
+
+fn turn(stage: &Stage, slot: &mut Slot) -> Progress {
+    let (messages, polls) = stage.random(|random| (random.usize(1..5), random.usize(1..9)));
+    slot.core.set_budget(Budget { messages, polls });
+    slot.core.turn(false)
+}
+
+/// Lets an iothread stand still now and then.
+fn stall(stage: &Stage, slot: &mut Slot, now: Instant) {
+    if stage.random(|random| random.u32(0..2000)) == 0 {
+        let micros = stage.random(|random| random.u64(100..20_000));
+        slot.stalled_until = now + Duration::from_micros(micros);
+        stage.line(
+            "stage",
+            format_args!("iothread {} stalls for {micros} us", slot.name),
+        );
+    }
+}

@@ -1,0 +1,160 @@
+//! What a seed makes of a run: each option is drawn from it, so that seeds differ in kind and not only in timing.
+
+use std::fmt;
+
+use fastrand::Rng;
+
+/// What is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// A raw image.
+    Raw,
+    /// A qcow2 image, with overlays as the run goes on.
+    Qcow2,
+    /// Three raw images that vote.
+    Quorum,
+}
+
+/// How fast the disks are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speed {
+    /// Always as fast.
+    Steady,
+    /// Anything up to some milliseconds, so that requests overtake each other.
+    Mixed,
+    /// Mostly fast, and now and then very slow.
+    Tail,
+}
+
+/// The options of a run.
+#[derive(Debug, Clone)]
+pub struct Swarm {
+    /// Iothreads besides the main one.
+    pub iothreads: usize,
+    /// NBD clients.
+    pub clients: usize,
+    /// Requests that a client has in flight at most.
+    pub depth: usize,
+    /// Requests that a client makes in all.
+    pub requests: usize,
+    /// What is served.
+    pub shape: Shape,
+    /// The disk's length in bytes.
+    pub size: u64,
+    /// qcow2's cluster size in bytes.
+    pub cluster: u64,
+    /// The version of qcow2 that has no zero clusters.
+    pub old_format: bool,
+    /// qcow2's refcounts are written late.
+    pub lazy: bool,
+    /// Requests below the image are aligned to this many bytes.
+    pub align: u64,
+    /// Reads copy up what they find in the backing image.
+    pub copy_on_read: bool,
+    /// How fast the disks are.
+    pub speed: Speed,
+    /// One in so many requests to a disk fails; 0 for none.
+    pub errors: u32,
+    /// Sockets move few bytes at a time, and late.
+    pub fragments: bool,
+    /// The graph is edited during the run.
+    pub edits: bool,
+    /// Sections are drained during the run.
+    pub drains: bool,
+    /// Iothreads stand still now and then.
+    pub stalls: bool,
+    /// Clients that read late.
+    pub slow_clients: bool,
+    /// Clients that vanish in the middle, and come again.
+    pub dying_clients: bool,
+    /// One of the images that vote returns wrong bytes now and then.
+    pub rot: bool,
+    /// Power is lost at some moment.
+    pub crash: bool,
+}
+
+impl Swarm {
+    /// The options of a seed's run.
+    #[must_use]
+    pub fn draw(random: &mut Rng) -> Self {
+        let shape = match random.u32(0..10) {
+            0..2 => Shape::Raw,
+            2..4 => Shape::Quorum,
+            _ => Shape::Qcow2,
+        };
+        let one_in = |random: &mut Rng, n: u32| random.u32(0..n) == 0;
+        Self {
+            iothreads: random.usize(0..4),
+            clients: random.usize(1..5),
+            depth: 1 << random.u32(0..5),
+            requests: random.usize(20..200),
+            shape,
+            size: random.u64(1..33) << 16,
+            cluster: 512 << random.u32(0..8),
+            old_format: one_in(random, 8),
+            lazy: one_in(random, 6),
+            align: [0, 0, 0, 1024, 4096][random.usize(0..5)],
+            copy_on_read: one_in(random, 6),
+            speed: [Speed::Steady, Speed::Mixed, Speed::Tail][random.usize(0..3)],
+            errors: [0, 0, 0, 30, 200][random.usize(0..5)],
+            fragments: one_in(random, 3),
+            edits: !one_in(random, 3),
+            drains: !one_in(random, 3),
+            stalls: one_in(random, 4),
+            slow_clients: one_in(random, 4),
+            dying_clients: one_in(random, 4),
+            rot: shape == Shape::Quorum && one_in(random, 2),
+            crash: one_in(random, 3),
+        }
+    }
+}
+
+impl fmt::Display for Swarm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            iothreads,
+            clients,
+            depth,
+            requests,
+            shape,
+            size,
+            cluster,
+            ..
+        } = self;
+        write!(
+            f,
+            "{shape:?} of {} KiB, {clients} clients x {requests} requests, {depth} in flight, {iothreads} iothreads, \
+             {:?} disks",
+            size >> 10,
+            self.speed
+        )?;
+        if *shape == Shape::Qcow2 {
+            write!(f, ", clusters of {cluster}")?;
+        }
+        if self.align > 0 {
+            write!(f, ", aligned to {}", self.align)?;
+        }
+        if self.errors > 0 {
+            write!(f, ", one in {} disk requests fails", self.errors)?;
+        }
+        let flags = [
+            (self.old_format, "version 2"),
+            (self.lazy, "lazy refcounts"),
+            (self.copy_on_read, "copy-on-read"),
+            (self.fragments, "fragments"),
+            (self.edits, "edits"),
+            (self.drains, "drains"),
+            (self.stalls, "stalls"),
+            (self.slow_clients, "slow clients"),
+            (self.dying_clients, "dying clients"),
+            (self.rot, "rot"),
+            (self.crash, "crash"),
+        ];
+        for (on, name) in flags {
+            if on {
+                write!(f, ", {name}")?;
+            }
+        }
+        Ok(())
+    }
+}
