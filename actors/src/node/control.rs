@@ -110,6 +110,10 @@ async fn carry_out_later(table: &Rc<NodeTable>, order: Order) -> OrderOutcome {
                     );
                     return Err(Error::new(ErrorKind::InvalidArgument, text));
                 }
+                // A node that is read-only from then on is not flushed any more.
+                choke::flush(&cell)
+                    .await
+                    .map_err(|error| Error::io("Error flushing drive", error))?;
                 driver(table, node)?.reopen_prepare(request).await?;
                 cell.prepare_reopen(settings, flags);
                 Ok(())

@@ -384,7 +384,7 @@ impl Shared {
     fn give_up(&self) {
         for (_, pending) in std::mem::take(&mut *self.pending.borrow_mut()) {
             if let Meaning::Change(change, _) = pending.meaning {
-                self.oracle.borrow_mut().ended(&change, Ended::Unsure);
+                self.oracle.borrow_mut().ended(&change, Ended::Unknown);
             }
         }
     }

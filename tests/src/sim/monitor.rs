@@ -22,6 +22,8 @@ struct Connection {
 pub struct Monitor {
     stage: Rc<Stage>,
     connection: Connection,
+    /// The run's folder, whose name is not the same in another run.
+    folder: String,
     /// The command that is being carried out, for people.
     current: Rc<RefCell<Option<String>>>,
 }
@@ -38,9 +40,11 @@ impl Monitor {
             writer,
         };
         connection.line().await?;
+        let folder = path.parent().unwrap_or(path).to_string_lossy().into_owned();
         let mut monitor = Self {
             stage,
             connection,
+            folder,
             current: Rc::default(),
         };
         match monitor.run("qmp_capabilities", json!({})).await? {
@@ -60,7 +64,8 @@ impl Monitor {
     /// The connection is lost; inside, the error's text.
     pub async fn run(&mut self, command: &str, arguments: Value) -> io::Result<Result<Value, String>> {
         let request = json!({"execute": command, "arguments": arguments}).to_string();
-        self.stage.line("monitor", format_args!("{request}"));
+        self.stage
+            .line("monitor", format_args!("{}", request.replace(&self.folder, "")));
         self.current.replace(Some(request.clone()));
         self.connection.writer.write_all(request.as_bytes()).await?;
         self.connection.writer.write_all(b"\n").await?;
@@ -68,7 +73,10 @@ impl Monitor {
             let mut answer = self.connection.line().await?;
             if let Some(error) = answer.get("error") {
                 let text = error["desc"].as_str().unwrap_or_default().to_owned();
-                self.stage.line("monitor", format_args!("{command}: {text}"));
+                self.stage.line(
+                    "monitor",
+                    format_args!("{command}: {}", text.replace(&self.folder, "")),
+                );
                 self.current.replace(None);
                 return Ok(Err(text));
             }

@@ -98,8 +98,10 @@ pub enum Ended {
         /// And is on the disk for good.
         durable: bool,
     },
-    /// It failed, or nobody knows.
+    /// It failed.
     Unsure,
+    /// Nobody will ever say. It may still happen, so that nothing else is done to its sectors.
+    Unknown,
 }
 
 /// What is known of a disk.
@@ -191,10 +193,10 @@ impl Oracle {
         self.events += 1;
         let (state, durable) = match how {
             Ended::Well { durable } => (State::Acknowledged(self.events), durable),
-            Ended::Unsure => (State::Unsure, false),
+            Ended::Unsure | Ended::Unknown => (State::Unsure, false),
         };
         for sector in self.range(change.first, change.count) {
-            sector.busy = false;
+            sector.busy = how == Ended::Unknown;
             if let Some(entry) = sector.entries.last_mut() {
                 entry.state = state;
                 entry.durable = durable;

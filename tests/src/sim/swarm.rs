@@ -77,6 +77,7 @@ impl Swarm {
     /// The options of a seed's run.
     #[must_use]
     pub fn draw(random: &mut Rng) -> Self {
+        let edits = random.u32(0..3) > 0;
         let shape = match random.u32(0..10) {
             0..2 => Shape::Raw,
             2..4 => Shape::Quorum,
@@ -90,7 +91,8 @@ impl Swarm {
             requests: random.usize(20..200),
             shape,
             size: random.u64(1..33) << 16,
-            cluster: 512 << random.u32(0..8),
+            // The name of a backing image has to fit into the first cluster.
+            cluster: 512 << random.u32(u32::from(edits)..8),
             old_format: one_in(random, 8),
             lazy: one_in(random, 6),
             align: [0, 0, 0, 1024, 4096][random.usize(0..5)],
@@ -98,13 +100,14 @@ impl Swarm {
             speed: [Speed::Steady, Speed::Mixed, Speed::Tail][random.usize(0..3)],
             errors: [0, 0, 0, 30, 200][random.usize(0..5)],
             fragments: one_in(random, 3),
-            edits: !one_in(random, 3),
+            edits,
             drains: !one_in(random, 3),
             stalls: one_in(random, 4),
             slow_clients: one_in(random, 4),
             dying_clients: one_in(random, 4),
             rot: shape == Shape::Quorum && one_in(random, 2),
-            crash: one_in(random, 3),
+            // Images that vote differ in what was not flushed, and have no majority there.
+            crash: shape != Shape::Quorum && one_in(random, 3),
         }
     }
 }

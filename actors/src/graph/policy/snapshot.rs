@@ -3,6 +3,7 @@
 use messages::{ChildSlot, Error, ErrorKind, NodeId, OpBlocker, Result};
 
 use super::drain::Cover;
+use super::order::Order;
 use super::transaction::Transaction;
 use super::value::Graph;
 use super::world::World;
@@ -19,6 +20,18 @@ pub async fn blockdev_snapshot(world: &World, node: &str, overlay: &str) -> Resu
     let token = world
         .drain(Cover::Nodes(vec![node, overlay]), "blockdev-snapshot")
         .await;
+    let result = put_on_top(world, node, overlay, slot).await;
+    world.undrain(token);
+    result
+}
+
+async fn put_on_top(world: &World, node: NodeId, overlay: NodeId, slot: ChildSlot) -> Result<()> {
+    // A flush of the overlay does not reach what is below it, so what was acknowledged there is made durable first.
+    world
+        .ask(node, Order::Flush(node))
+        .done()
+        .await
+        .map_err(|error| Error::caused_by(error.kind(), "An IO error has occurred", error))?;
     let mut transaction = Transaction::new(world);
     let result = replace::append(&mut transaction, node, overlay, slot).await;
     match &result {
@@ -31,7 +44,6 @@ pub async fn blockdev_snapshot(world: &World, node: &str, overlay: &str) -> Resu
         }
         Err(_) => transaction.roll_back().await,
     }
-    world.undrain(token);
     result
 }
 
