@@ -1,4 +1,4 @@
-//! Those who change the graph of a run while it serves: overlays, reopens, moves between iothreads, and drained sections.
+//! Who changes the graph of a run while it serves: overlays, commits, reopens, moves between iothreads, exports.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -6,14 +6,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use messages::global_state::DrainScope;
-use millpond::graph::{DrainGuard, GraphHandle};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::time::sleep;
 
 use super::site::{Images, Site};
 use super::stage::Stage;
+use super::swarm::Shape;
 
 /// The longest chain of a run.
 const LONGEST_CHAIN: usize = 6;
@@ -23,7 +22,7 @@ pub struct Edits {
     /// The images, as many as may be in use.
     pub images: RefCell<Images>,
     /// Held during a command that changes the graph, and by who wants none.
-    turn: Mutex<()>,
+    pub turn: Mutex<()>,
     ended: Cell<bool>,
 }
 
@@ -43,7 +42,9 @@ impl Edits {
         self.ended.set(true);
     }
 
-    fn goes_on(&self, stage: &Stage) -> bool {
+    /// Whether more is to be begun.
+    #[must_use]
+    pub fn goes_on(&self, stage: &Stage) -> bool {
         !self.ended.get() && stage.violation().is_none()
     }
 }
@@ -51,7 +52,7 @@ impl Edits {
 /// Edits the graph until told to end, and gives the site back.
 pub async fn edit(stage: Rc<Stage>, mut site: Site, edits: Rc<Edits>, mut random: Rng) -> Site {
     let mut overlay_ready = false;
-    while edits.goes_on(&stage) {
+    while stage.swarm().edits && edits.goes_on(&stage) {
         sleep(Duration::from_micros(random.u64(200..20_000))).await;
         if !edits.goes_on(&stage) {
             break;
@@ -69,6 +70,7 @@ pub async fn edit(stage: Rc<Stage>, mut site: Site, edits: Rc<Edits>, mut random
     site
 }
 
+/// One of the ways in which a graph is changed, or asked about.
 async fn one_edit(
     stage: &Stage,
     site: &mut Site,
@@ -76,77 +78,149 @@ async fn one_edit(
     random: &mut Rng,
     overlay_ready: &mut bool,
 ) -> io::Result<()> {
+    match random.u32(0..16) {
+        0..3 if edits.images.borrow().count < LONGEST_CHAIN => {
+            overlay(stage, site, edits, overlay_ready).await
+        }
+        3..5 => move_top(stage, site, edits, random).await,
+        5 => add_and_delete(stage, site, random).await,
+        6..8 => export_and_remove(stage, site, edits).await,
+        8..10 => reopen(stage, site, edits, random).await,
+        10 if random.u32(0..3) == 0 => commit(stage, site, edits).await,
+        11 => fewer_votes(stage, site, random).await,
+        12 => check_graph(stage, site).await,
+        13 => name_nodes(stage, site).await,
+        _ => show_exports(stage, site).await,
+    }
+}
+
+/// Makes an overlay, or puts the one that was made on top.
+async fn overlay(stage: &Stage, site: &mut Site, edits: &Edits, ready: &mut bool) -> io::Result<()> {
+    if *ready {
+        return snapshot(stage, site, edits, ready).await;
+    }
     let images = edits.images.borrow().clone();
-    let top = images.top();
-    match random.u32(0..12) {
-        0..3 if images.count < LONGEST_CHAIN => {
-            if !*overlay_ready {
-                let made = site.prepare_overlay(stage, &images).await?;
-                *overlay_ready = expected(stage, "an overlay", made.map(|()| Value::Null)).is_some();
-                if !*overlay_ready {
-                    // What is left of it is in the way of the next.
-                    edits.end();
-                }
-                return Ok(());
-            }
-            snapshot(stage, site, edits, overlay_ready).await?;
-        }
-        3 => {
-            let iothread = match random.usize(0..=stage.swarm().iothreads) {
-                0 => Value::Null,
-                index => json!(format!("io{}", index - 1)),
-            };
-            let arguments = json!({"node-name": top, "iothread": iothread, "force": true});
-            // An export may hold the node where it is: then this is refused.
-            let _ = site.monitor.run("x-blockdev-set-iothread", arguments).await?;
-        }
-        4..6 => {
-            let mut options =
-                json!({"driver": "null-co", "node-name": "extra", "size": 65536, "read-zeroes": true});
-            if random.bool() && stage.swarm().iothreads > 0 {
-                options["latency-ns"] = json!(1000);
-            }
-            let added = site.monitor.run("blockdev-add", options).await?;
-            expected(stage, "blockdev-add", added);
-            let deleted = site
-                .monitor
-                .run("blockdev-del", json!({"node-name": "extra"}))
-                .await?;
-            expected(stage, "blockdev-del", deleted);
-        }
-        6..8 => {
-            let mut export = json!({"type": "nbd", "id": "e1", "name": "other", "node-name": top});
-            if stage.swarm().iothreads > 0 {
-                export["iothread"] = json!("io0");
-            }
-            if expected(
-                stage,
-                "block-export-add",
-                site.monitor.run("block-export-add", export).await?,
-            )
-            .is_some()
-            {
-                let deleted = site.monitor.run("block-export-del", json!({"id": "e1"})).await?;
-                expected(stage, "block-export-del", deleted);
-            }
-        }
-        8 => {
-            let nodes = site
-                .monitor
-                .must("query-named-block-nodes", json!({"flat": true}))
-                .await?;
-            if nodes.as_array().is_none_or(Vec::is_empty) {
-                stage.violated("query-named-block-nodes names no nodes".to_owned());
-            }
-        }
-        9 => check_graph(stage, site).await?,
-        _ => {
-            let export = site.monitor.must("query-block-exports", json!({})).await?;
-            let shown = export.as_array().and_then(|exports| exports.first());
-            if shown.is_none() {
-                stage.violated("query-block-exports shows no export".to_owned());
-            }
-        }
+    let made = site.prepare_overlay(stage, &images).await?;
+    *ready = expected(stage, "an overlay", made.map(|()| Value::Null)).is_some();
+    if !*ready {
+        // What is left of it is in the way of the next.
+        edits.end();
+    }
+    Ok(())
+}
+
+fn any_iothread(stage: &Stage, random: &mut Rng) -> Value {
+    match random.usize(0..=stage.swarm().iothreads) {
+        0 => Value::Null,
+        index => json!(format!("io{}", index - 1)),
+    }
+}
+
+async fn move_top(stage: &Stage, site: &mut Site, edits: &Edits, random: &mut Rng) -> io::Result<()> {
+    let node = format!("n{}", random.usize(0..edits.images.borrow().count));
+    let arguments = json!({"node-name": node, "iothread": any_iothread(stage, random), "force": true});
+    let moved = site.monitor.run("x-blockdev-set-iothread", arguments).await?;
+    expected(stage, "x-blockdev-set-iothread", moved);
+    Ok(())
+}
+
+async fn add_and_delete(stage: &Stage, site: &mut Site, random: &mut Rng) -> io::Result<()> {
+    let mut options = json!({"driver": "null-co", "node-name": "extra", "size": 65536, "read-zeroes": true});
+    if random.bool() {
+        options["latency-ns"] = json!(1000);
+    }
+    let added = site.monitor.run("blockdev-add", options).await?;
+    expected(stage, "blockdev-add", added);
+    let arguments = json!({"node-name": "extra", "iothread": any_iothread(stage, random)});
+    let moved = site.monitor.run("x-blockdev-set-iothread", arguments).await?;
+    expected(stage, "x-blockdev-set-iothread", moved);
+    let deleted = site
+        .monitor
+        .run("blockdev-del", json!({"node-name": "extra"}))
+        .await?;
+    expected(stage, "blockdev-del", deleted);
+    Ok(())
+}
+
+async fn export_and_remove(stage: &Stage, site: &mut Site, edits: &Edits) -> io::Result<()> {
+    let node = edits.images.borrow().top();
+    let mut export = json!({"type": "nbd", "id": "e1", "name": "other", "node-name": node});
+    if stage.swarm().iothreads > 0 {
+        export["iothread"] = json!("io0");
+    }
+    let added = site.monitor.run("block-export-add", export).await?;
+    if expected(stage, "block-export-add", added).is_some() {
+        let deleted = site.monitor.run("block-export-del", json!({"id": "e1"})).await?;
+        expected(stage, "block-export-del", deleted);
+    }
+    Ok(())
+}
+
+/// Changes options of the last image, which stays where it is.
+async fn reopen(stage: &Stage, site: &mut Site, edits: &Edits, random: &mut Rng) -> io::Result<()> {
+    let images = edits.images.borrow().clone();
+    if images.count == 1 && stage.swarm().shape != Shape::Qcow2 {
+        return Ok(());
+    }
+    let index = images.count - 1;
+    let file = if stage.swarm().align > 0 { "a" } else { "f" };
+    let backing = index
+        .checked_sub(1)
+        .map_or(Value::Null, |below| json!(format!("n{below}")));
+    let detect = ["off", "on", "unmap"][random.usize(0..3)];
+    let cache = [8192, 65536, 1 << 20][random.usize(0..3)].max(stage.swarm().cluster * 2);
+    let options = json!({
+        "driver": "qcow2", "node-name": images.top(), "file": format!("{file}{index}"), "backing": backing,
+        "discard": "unmap", "detect-zeroes": detect, "l2-cache-size": cache,
+    });
+    let reopened = site
+        .monitor
+        .run("blockdev-reopen", json!({"options": [options]}))
+        .await?;
+    expected(stage, "blockdev-reopen", reopened);
+    Ok(())
+}
+
+/// Writes the last image into the one below it, and empties it.
+async fn commit(stage: &Stage, site: &mut Site, edits: &Edits) -> io::Result<()> {
+    let images = edits.images.borrow().clone();
+    if images.count == 1 {
+        return Ok(());
+    }
+    stage.line("editor", format_args!("commit {}", images.top()));
+    let committed = site.graph.commit(images.top()).await;
+    let committed = committed.map(|()| Value::Null).map_err(|error| error.to_string());
+    expected(stage, "a commit", committed);
+    Ok(())
+}
+
+/// Takes one of three images that vote away, once in a run.
+async fn fewer_votes(stage: &Stage, site: &mut Site, random: &mut Rng) -> io::Result<()> {
+    let swarm = stage.swarm();
+    if swarm.shape != Shape::Quorum || swarm.rot || swarm.errors > 0 || random.u32(0..4) > 0 {
+        return Ok(());
+    }
+    let arguments = json!({"parent": "n0", "child": "children.2"});
+    // It may have been taken away before.
+    let _ = site.monitor.run("x-blockdev-change", arguments).await?;
+    Ok(())
+}
+
+async fn name_nodes(stage: &Stage, site: &mut Site) -> io::Result<()> {
+    let nodes = site
+        .monitor
+        .must("query-named-block-nodes", json!({"flat": true}))
+        .await?;
+    if nodes.as_array().is_none_or(Vec::is_empty) {
+        stage.violated("query-named-block-nodes names no nodes".to_owned());
+    }
+    Ok(())
+}
+
+async fn show_exports(stage: &Stage, site: &mut Site) -> io::Result<()> {
+    let exports = site.monitor.must("query-block-exports", json!({})).await?;
+    if exports.as_array().is_none_or(Vec::is_empty) {
+        stage.violated("query-block-exports shows no export".to_owned());
     }
     Ok(())
 }
@@ -207,63 +281,4 @@ pub async fn check_graph(stage: &Stage, site: &mut Site) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Drains sections until told to end.
-pub async fn drain(stage: Rc<Stage>, graph: GraphHandle, edits: Rc<Edits>, mut random: Rng) {
-    while edits.goes_on(&stage) {
-        sleep(Duration::from_micros(random.u64(100..10_000))).await;
-        let strict = random.bool();
-        let turn = if strict {
-            Some(edits.turn.lock().await)
-        } else {
-            None
-        };
-        let scope = if strict {
-            DrainScope::All
-        } else {
-            any_scope(&edits, &mut random)
-        };
-        stage.line("drainer", format_args!("drains {scope:?}"));
-        let Ok(first) = graph.drain(scope, "drainer").await else {
-            // The node is gone by now.
-            continue;
-        };
-        if strict {
-            stage.set_still(true);
-        }
-        sleep(Duration::from_micros(random.u64(1..5000))).await;
-        let second = if random.bool() {
-            nested(&graph, &edits, &mut random).await
-        } else {
-            None
-        };
-        if strict {
-            stage.set_still(false);
-        }
-        // In either order.
-        let mut held = vec![Some(first), second];
-        random.shuffle(&mut held);
-        stage.line("drainer", format_args!("lets go"));
-        for guard in held {
-            drop(guard);
-            sleep(Duration::from_micros(random.u64(0..2000))).await;
-        }
-        drop(turn);
-    }
-}
-
-async fn nested(graph: &GraphHandle, edits: &Edits, random: &mut Rng) -> Option<DrainGuard> {
-    let scope = any_scope(edits, random);
-    graph.drain(scope, "nested").await.ok()
-}
-
-fn any_scope(edits: &Edits, random: &mut Rng) -> DrainScope {
-    let images = edits.images.borrow();
-    let node = format!("n{}", random.usize(0..images.count));
-    match random.u32(0..3) {
-        0 => DrainScope::All,
-        1 => DrainScope::Node(node),
-        _ => DrainScope::Subtree(node),
-    }
 }

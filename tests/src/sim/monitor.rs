@@ -117,7 +117,7 @@ impl Monitor {
                 self.must("job-dismiss", json!({"id": "create"})).await?;
                 return Ok(error.map_or(Ok(()), Err));
             }
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            tokio::time::sleep(Duration::from_millis(4)).await;
         }
     }
 }

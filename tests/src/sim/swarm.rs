@@ -61,6 +61,8 @@ pub struct Swarm {
     pub edits: bool,
     /// Sections are drained during the run.
     pub drains: bool,
+    /// A program uses the same node by messages from another thread.
+    pub embedder: bool,
     /// Iothreads stand still now and then.
     pub stalls: bool,
     /// Clients that read late.
@@ -102,6 +104,7 @@ impl Swarm {
             fragments: one_in(random, 3),
             edits,
             drains: !one_in(random, 3),
+            embedder: one_in(random, 3),
             stalls: one_in(random, 4),
             slow_clients: one_in(random, 4),
             dying_clients: one_in(random, 4),
@@ -147,6 +150,7 @@ impl fmt::Display for Swarm {
             (self.fragments, "fragments"),
             (self.edits, "edits"),
             (self.drains, "drains"),
+            (self.embedder, "embedder"),
             (self.stalls, "stalls"),
             (self.slow_clients, "slow clients"),
             (self.dying_clients, "dying clients"),

@@ -1,0 +1,71 @@
+//! Who drains sections of a run's graph, nested and in any order, and sees to it that they are still.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use messages::global_state::DrainScope;
+use millpond::graph::{DrainGuard, GraphHandle};
+use tokio::time::sleep;
+
+use super::editor::Edits;
+use super::stage::Stage;
+
+/// Drains sections until told to end.
+pub async fn drain(stage: Rc<Stage>, graph: GraphHandle, edits: Rc<Edits>, mut random: Rng) {
+    while edits.goes_on(&stage) {
+        sleep(Duration::from_micros(random.u64(100..10_000))).await;
+        let strict = random.bool();
+        let turn = if strict {
+            Some(edits.turn.lock().await)
+        } else {
+            None
+        };
+        let scope = if strict {
+            DrainScope::All
+        } else {
+            any_scope(&edits, &mut random)
+        };
+        stage.line("drainer", format_args!("drains {scope:?}"));
+        let Ok(first) = graph.drain(scope, "drainer").await else {
+            // The node is gone by now.
+            continue;
+        };
+        if strict {
+            stage.set_still(true);
+        }
+        sleep(Duration::from_micros(random.u64(1..5000))).await;
+        let second = if random.bool() {
+            nested(&graph, &edits, &mut random).await
+        } else {
+            None
+        };
+        if strict {
+            stage.set_still(false);
+        }
+        // In either order.
+        let mut held = vec![Some(first), second];
+        random.shuffle(&mut held);
+        stage.line("drainer", format_args!("lets go"));
+        for guard in held {
+            drop(guard);
+            sleep(Duration::from_micros(random.u64(0..2000))).await;
+        }
+        drop(turn);
+    }
+}
+
+async fn nested(graph: &GraphHandle, edits: &Edits, random: &mut Rng) -> Option<DrainGuard> {
+    let scope = any_scope(edits, random);
+    graph.drain(scope, "nested").await.ok()
+}
+
+fn any_scope(edits: &Edits, random: &mut Rng) -> DrainScope {
+    let images = edits.images.borrow();
+    let node = format!("n{}", random.usize(0..images.count));
+    match random.u32(0..3) {
+        0 => DrainScope::All,
+        1 => DrainScope::Node(node),
+        _ => DrainScope::Subtree(node),
+    }
+}
