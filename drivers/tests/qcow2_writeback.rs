@@ -73,3 +73,31 @@ fn a_cache_that_holds_all_tables_is_not_written_back_by_itself() {
 fn a_smaller_cache_is_written_back_to_make_room() {
     assert!(flushes_for_all_slices(json!({"l2-cache-size": 50 * 512, "l2-cache-entry-size": 512})) > 0);
 }
+
+#[test]
+fn a_flush_that_fails_leaves_none_of_its_writes_behind() {
+    // One left behind could overwrite what is written there next, and a drain would not wait for it.
+    let ring = ring();
+    let store = Store::new(Vec::new(), 1);
+    let layout = json!({"size": 16 * SPAN, "cluster-size": 512});
+    block_on(&ring, create(&store, qcow2_common::options(layout), &ring)).unwrap();
+    block_on(&ring, async {
+        let (disk, _) = open(&store, None, Default::default(), READ_WRITE, &ring)
+            .await
+            .unwrap();
+        for table in 0..16 {
+            disk.write(table * SPAN, &[1; 512]).await.unwrap();
+        }
+        disk.flush().await.unwrap();
+        // This changes slices alone, each far from the next.
+        for table in 0..16 {
+            disk.zero(table * SPAN, 512, Default::default()).await.unwrap();
+        }
+        store.fail_writes.set(true);
+        disk.flush().await.unwrap_err();
+        assert_eq!(store.under_way.get(), 0);
+        store.fail_writes.set(false);
+        disk.flush().await.unwrap();
+        disk.close().await.unwrap();
+    });
+}

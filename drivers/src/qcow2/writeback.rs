@@ -1,8 +1,9 @@
 //! Write-back of metadata that changed in memory, in the order that the module's head tells.
 
 use std::collections::BTreeSet;
+use std::future::ready;
 
-use futures_util::stream::{self, TryStreamExt};
+use futures_util::stream::{self, StreamExt};
 use messages::{DebugEvent, IoResult, RequestFlags};
 
 use super::Qcow2;
@@ -250,9 +251,10 @@ impl Qcow2 {
                 .await
                 .0
         });
-        stream::iter(writes.map(Ok))
-            .try_buffer_unordered(PARALLEL)
-            .try_collect()
+        // All of them end, also after one has failed: one left behind could overwrite what is written there next.
+        stream::iter(writes)
+            .buffer_unordered(PARALLEL)
+            .fold(Ok(()), |result, written| ready(result.and(written)))
             .await
     }
 

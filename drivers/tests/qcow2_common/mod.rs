@@ -67,6 +67,8 @@ pub struct Store {
     pub log: RefCell<Vec<Event>>,
     pub record: Cell<bool>,
     pub fail_writes: Cell<bool>,
+    /// Requests that have begun and not ended, those among them that nobody waits for any more.
+    pub under_way: Cell<usize>,
     random: RefCell<Random>,
     /// The most turns that a request takes before and after its effect.
     pub latency: Cell<u64>,
@@ -79,6 +81,7 @@ impl Store {
             log: RefCell::default(),
             record: Cell::new(false),
             fail_writes: Cell::new(false),
+            under_way: Cell::new(0),
             random: RefCell::new(Random::new(seed)),
             latency: Cell::new(4),
         })
@@ -110,9 +113,11 @@ impl Store {
     }
 
     async fn run(self: Rc<Self>, operation: Operation<Buffers>) -> Outcome<Buffers> {
+        self.under_way.set(self.under_way.get() + 1);
         self.pause().await;
         let outcome = self.act(operation);
         self.pause().await;
+        self.under_way.set(self.under_way.get() - 1);
         outcome
     }
 
