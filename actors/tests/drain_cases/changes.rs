@@ -173,6 +173,8 @@ fn a_child_replaced_while_its_parent_is_being_drained_is_found_right_afterwards(
         }
     });
     let held = world.node("a").held_read();
+    // What the reopen flushes is not held.
+    world.node("a").hold(false);
     world.node("pb").hold_quiesce(true);
     let drain = world.draining(node("pb"));
     let stopping = world.node("pb").held(Step::Quiesce);
@@ -184,7 +186,6 @@ fn a_child_replaced_while_its_parent_is_being_drained_is_found_right_afterwards(
     assert_eq!(world.edges(), ["pa:left:a", "pb:left:a", "pb:right:c"]);
     drop(section);
     world.node("pb").hold_quiesce(false);
-    world.node("a").hold(false);
     drain_in_turn(
         &world,
         [
