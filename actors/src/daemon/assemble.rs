@@ -36,7 +36,8 @@ impl Daemon {
         let events = EventBus::default();
         let exports = ExportRegistry::new(graph.clone(), events.clone());
         let announcements = graph.listen();
-        let daemon = Self::new(graph_link(graph), Rc::new(exports), events, extra_drivers);
+        let daemon = Self::new(graph_link(graph.clone()), Rc::new(exports), events, extra_drivers);
+        let daemon = daemon.with_chaos(graph);
         daemon.announce(announcements);
         Ok(daemon)
     }
