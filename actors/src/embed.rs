@@ -8,6 +8,7 @@ use drivers::ring::Engine;
 use futures_channel::oneshot;
 use messages::{Error, ErrorKind, Result};
 
+use crate::chaos::{Chaos, Policy};
 use crate::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 
 /// What a block layer is started with. The defaults are those of the daemon.
@@ -18,6 +19,8 @@ pub struct BlockLayerConfig {
     pub implicit: ImplicitOpens,
     /// What the iothreads' rings run on.
     pub engine: Engine,
+    /// The message policy in force from the start; [`GraphHandle::set_chaos`] changes it.
+    pub chaos: Option<Policy>,
 }
 
 impl Default for BlockLayerConfig {
@@ -26,6 +29,7 @@ impl Default for BlockLayerConfig {
             registry: drivers::builtin::builtin(),
             implicit: ImplicitOpens::Allow,
             engine: Engine::Auto,
+            chaos: None,
         }
     }
 }
@@ -100,11 +104,16 @@ impl BlockLayer {
 }
 
 fn start_graph(config: BlockLayerConfig) -> io::Result<GraphHandle> {
+    let chaos = config.chaos.map(Chaos::new);
     let (_, graph) = Graph::start(GraphConfig {
         registry: config.registry,
         implicit: config.implicit,
         iothreads: system_iothreads(config.engine),
         main: messages::global_state::IothreadOptions::named("main"),
     })?;
+    if chaos.is_some() {
+        // In force before anything that is asked later; nobody needs to know since when.
+        drop(graph.set_chaos(chaos));
+    }
     Ok(graph)
 }

@@ -1,4 +1,5 @@
 //! Who talks to whom: iothreads, nodes, the graph, exports and monitors.
+pub mod chaos;
 pub mod cli;
 pub mod daemon;
 pub mod embed;

@@ -4,7 +4,8 @@
 //! the overlay into a flat image (through an export of its own), puts that image in its place by `blockdev-reopen`,
 //! and deletes what was replaced. Meanwhile a second monitor asks questions and times the answers.
 //!
-//! `MILLPOND_ROUNDS` sets the number of rounds: 10,000 in a full run.
+//! `MILLPOND_ROUNDS` sets the number of rounds: 10,000 in a full run. The same goes on for `MILLPOND_CHAOS_SECONDS` under a
+//! message policy that holds back what passes between actors: ten minutes by hand, seconds otherwise.
 
 use std::fs;
 use std::io::Write;
@@ -14,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use millpond_tests::daemon::{Daemon, daemon_in, scratch};
+use millpond_tests::daemon::{Builder, Daemon, daemon_in, scratch};
 use millpond_tests::image;
 use millpond_tests::model::Model;
 use millpond_tests::nbd::Connect;
@@ -138,6 +139,8 @@ struct Disk<'a> {
     dir: PathBuf,
     export: &'static str,
     round: u32,
+    /// How long changes took.
+    changes: Vec<Duration>,
 }
 
 impl Disk<'_> {
@@ -209,23 +212,30 @@ impl Disk<'_> {
         );
     }
 
+    /// Carries out a change that drains what has requests in flight, and notes how long it takes.
+    fn change(&mut self, command: &str, arguments: Value) {
+        let begun = Instant::now();
+        self.qmp.ok(command, arguments);
+        self.changes.push(begun.elapsed());
+    }
+
     /// One round of changes.
     fn turn(&mut self, address: &millpond_tests::nbd::Address) {
         let (old, new) = (self.round, self.round + 1);
         self.add_overlay(new);
         let snapshot = json!({ "node": format!("overlay{old}"), "overlay": format!("overlay{new}") });
-        self.qmp.ok("blockdev-snapshot", snapshot);
+        self.change("blockdev-snapshot", snapshot);
         self.round = new;
         self.assert_active();
         self.flatten(address, &format!("overlay{old}"), new);
         let iothread = [json!("first"), json!("second"), Value::Null][new as usize % 3].clone();
         let overlay = format!("overlay{new}");
-        self.qmp.ok(
+        self.change(
             "x-blockdev-set-iothread",
             json!({ "node-name": overlay, "iothread": iothread, "force": true }),
         );
         let options = self.overlay_options(new, json!(format!("flat{new}")));
-        self.qmp.ok("blockdev-reopen", json!({ "options": [options] }));
+        self.change("blockdev-reopen", json!({ "options": [options] }));
         let path = self.overlay_path(old);
         self.delete(&format!("overlay{old}"), &path);
         if old > 0 {
@@ -235,22 +245,26 @@ impl Disk<'_> {
     }
 }
 
-#[test]
-fn overlays_come_and_go_under_load() {
-    let dir = scratch();
-    let mut rng = seeded("overlays_come_and_go_under_load");
+/// A daemon that exports an overlay as `disk`.
+fn disk_in(dir: &Path) -> Builder {
     for name in ["template.qcow2", "overlay0.qcow2"] {
-        image::create(&dir.path().join(name), "qcow2", "cluster_size=16k", SIZE);
+        image::create(&dir.join(name), "qcow2", "cluster_size=16k", SIZE);
     }
-    let mut daemon = daemon_in(dir.path())
+    daemon_in(dir)
         .monitors(2)
         .option("--object", "iothread,id=first")
         .option("--object", "iothread,id=second")
         .nbd_unix()
-        .blockdev(image::file("overlay0-file", &dir.path().join("overlay0.qcow2")))
+        .blockdev(image::file("overlay0-file", &dir.join("overlay0.qcow2")))
         .blockdev(image::over("qcow2", "overlay0", "overlay0-file"))
         .option("--export", "nbd,id=disk,node-name=overlay0,name=disk,writable=on")
-        .start();
+}
+
+#[test]
+fn overlays_come_and_go_under_load() {
+    let dir = scratch();
+    let mut rng = seeded("overlays_come_and_go_under_load");
+    let mut daemon = disk_in(dir.path()).start();
     let clients = Clients::start(&daemon, "disk", &mut rng);
     let questions = Questions::start(daemon.monitor(1));
     let address = daemon.address();
@@ -259,6 +273,7 @@ fn overlays_come_and_go_under_load() {
         dir: dir.path().to_owned(),
         export: "disk",
         round: 0,
+        changes: Vec::new(),
     };
     let started = Instant::now();
     for _ in 0..rounds(150) {
@@ -269,6 +284,59 @@ fn overlays_come_and_go_under_load() {
     questions.finish();
     let (content, completed) = clients.finish();
     eprintln!("{last} rounds in {elapsed:?}; {completed} requests");
+    assert!(
+        daemon.session("disk").read_all() == content,
+        "the disk is not what its clients wrote"
+    );
+    daemon.quit();
+    image::assert_clean(&dir.path().join(format!("overlay{last}.qcow2")));
+}
+
+/// Holds back messages of all kinds. On one hop at most: 10 * 150 us, 10 * 300 us, and a burst or a stall of 30 ms.
+const CHAOS: &str = "chaos,id=c0,rules.0.delay=exponential:150us,rules.0.burst=20ms/500ms,\
+    rules.1.iothread=first,rules.1.stall=30ms/700ms,rules.2.slow-client=exponential:300us";
+const LONGEST_HOP: Duration = Duration::from_micros(1500 + 3000 + 50_000);
+
+/// A change drains a chain of a few nodes: its orders and the events that answer them come one after the other, and
+/// before the first is answered the requests in flight come to their end, which pass some hops too.
+const HOPS: u32 = 80;
+
+#[test]
+fn overlays_come_and_go_under_chaos() {
+    let seconds = std::env::var("MILLPOND_CHAOS_SECONDS").ok();
+    let seconds = seconds.and_then(|seconds| seconds.parse().ok()).unwrap_or(8);
+    let dir = scratch();
+    let mut rng = seeded("overlays_come_and_go_under_chaos");
+    let chaos = format!("{CHAOS},seed={}", rng.u32(..));
+    let mut daemon = disk_in(dir.path()).option("--object", chaos).start();
+    let clients = Clients::start(&daemon, "disk", &mut rng);
+    let address = daemon.address();
+    let mut disk = Disk {
+        qmp: &mut daemon.qmp,
+        dir: dir.path().to_owned(),
+        export: "disk",
+        round: 0,
+        changes: Vec::new(),
+    };
+    let end = Instant::now() + Duration::from_secs(seconds);
+    while Instant::now() < end {
+        disk.turn(&address);
+        clients.assert_well();
+    }
+    let (last, mut changes) = (disk.round, std::mem::take(&mut disk.changes));
+    let property = |name: &str| json!({ "path": "c0", "property": name });
+    let counts = ["delayed", "longest-ns"].map(|name| disk.qmp.ok("qom-get", property(name)));
+    disk.qmp.ok("object-del", json!({ "id": "c0" }));
+    let (content, completed) = clients.finish();
+    changes.sort_unstable();
+    let (median, longest) = (changes[changes.len() / 2], changes[changes.len() - 1]);
+    let [delayed, held] = counts.map(|count| count.as_u64().expect("a number"));
+    eprintln!(
+        "{seconds} s: {last} rounds, {completed} requests, {delayed} messages held, one for {held} ns; \
+         changes: median {median:?}, longest {longest:?}"
+    );
+    assert!(delayed > completed, "the policy holds messages");
+    assert!(longest < HOPS * LONGEST_HOP, "a change took {longest:?}");
     assert!(
         daemon.session("disk").read_all() == content,
         "the disk is not what its clients wrote"

@@ -49,10 +49,48 @@ Each option but --daemonize and --pidfile takes JSON as well. They are
 carried out in the order in which they are given.";
 
 /// What `--object help` prints.
-pub const OBJECT_TYPES: &str = "List of user creatable objects:\n  iothread\n  main-loop\n";
+pub const OBJECT_TYPES: &str = "List of user creatable objects:\n  chaos\n  iothread\n  main-loop\n";
+
+/// What `--object chaos,help` prints.
+const CHAOS: &str = "\
+chaos options:
+  seed=<int>             what all decisions come from; by chance if it is not
+                         given, and told in the log
+  rules.N.OPTION=<str>   a rule; N counts from 0. Delays of all rules that apply
+                         to a message add up.
+
+Which messages a rule applies to; what is left out applies to any:
+  sender=<str>           user, graph, client, node, connection or session
+  receiver=<str>         the same
+  kind=<str>             request (or read, write, write-zeroes, discard, flush,
+                         truncate, block-status, query), reply, order (or open,
+                         close, quiesce, resume, connect, attach-root,
+                         move-root, detach-root, depart, other-order), event
+                         (or ended, quiesced, noticed), job, command, answer,
+                         nbd (or nbd-request, nbd-reply)
+  node=<str>             the node's name; of an NBD connection the export's
+  iothread=<str>         the iothread where it is held, main for the first
+
+What becomes of them (a TIME is a whole number with ns, us, ms or s):
+  delay=<str>            each is held: none, fixed:TIME, uniform:TIME:TIME, or
+                         exponential:TIME (the mean; at most ten times that)
+  burst=<str>            LENGTH/INTERVAL, as in 20ms/1s: now and then all of a
+                         pair (sender, receiver) are held, then delivered at once
+  stall=<str>            LENGTH/INTERVAL: now and then all of an iothread are
+  slow-client=<str>      a delay of what an NBD client sends and is sent
+  dying-client=<str>     after:NUMBER or probability:P: an NBD client's connection
+                         is cut after so many requests, or with each by chance
+
+Messages of one pair stay in order. What to read by qom-get besides:
+  delayed, held, longest-ns, cut-connections
+Removing the object lets all that is held go at once, in order.
+";
 
 /// What `--object TYPE,help` prints.
 pub fn object_help(kind: &str, properties: &[&str]) -> String {
+    if kind == "chaos" {
+        return CHAOS.to_owned();
+    }
     let mut properties = properties.to_vec();
     properties.sort_unstable();
     let lines: String = properties

@@ -49,6 +49,7 @@ impl Daemon {
         let exports = ExportRegistry::new(graph.clone(), events.clone());
         let announcements = graph.listen();
         let daemon = Self::new(graph_link(graph.clone()), Rc::new(exports), events, extra_drivers);
+        let daemon = daemon.with_chaos(graph.clone());
         daemon.announce(announcements);
         Ok((daemon, graph))
     }

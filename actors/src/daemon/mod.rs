@@ -2,11 +2,13 @@
 
 mod announcements;
 mod assemble;
+mod chaos;
 mod characters;
 mod exports;
 mod jobs;
 mod objects;
 
+pub use chaos::ChaosObject;
 pub use exports::{Exports, NoExports};
 pub use objects::{CPU_AFFINITY, MainLoop, Objects, UserObject, properties_of};
 
@@ -57,6 +59,8 @@ struct Parts {
     failed: Cell<bool>,
     grace: Cell<Duration>,
     objects: RefCell<Objects>,
+    /// Where message policies go.
+    chaos: RefCell<Option<GraphHandle>>,
     jobs: RefCell<Jobs>,
     characters: RefCell<Characters>,
     waiting_monitors: RefCell<Vec<Monitor>>,
@@ -82,6 +86,7 @@ impl Daemon {
                 failed: Cell::new(false),
                 grace: Cell::new(GRACE),
                 objects: RefCell::default(),
+                chaos: RefCell::default(),
                 jobs: RefCell::default(),
                 characters: RefCell::default(),
                 waiting_monitors: RefCell::default(),

@@ -1,5 +1,6 @@
-//! Objects that users make: iothreads, and the tuning of the main loop.
+//! Objects that users make: iothreads, the tuning of the main loop, and message policies.
 
+use super::chaos::{CHAOS_PROPERTIES, ChaosObject};
 use messages::global_state::IothreadOptions;
 use messages::qapi::{Object, QmpError};
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,8 @@ pub enum UserObject {
     Iothread(IothreadOptions),
     /// The tuning of the main loop.
     MainLoop(MainLoop),
+    /// A message policy.
+    Chaos(ChaosObject),
 }
 
 /// Properties in the order in which they are listed.
@@ -55,6 +58,7 @@ pub fn properties_of(kind: &str) -> Option<&'static [&'static str]> {
     match kind {
         "iothread" => Some(IOTHREAD_PROPERTIES),
         "main-loop" => Some(MAIN_LOOP_PROPERTIES),
+        "chaos" => Some(CHAOS_PROPERTIES),
         _ => None,
     }
 }
@@ -66,6 +70,9 @@ impl UserObject {
     /// A property is out of its range.
     pub fn from_options(mut options: Object) -> Result<Self, QmpError> {
         let kind = options.shift_remove("qom-type");
+        if kind.as_ref().and_then(Value::as_str) == Some("chaos") {
+            return ChaosObject::from_options(options).map(Self::Chaos);
+        }
         for (name, value) in &options {
             if let Some(value) = value.as_i64() {
                 in_range(name, value)?;
@@ -86,6 +93,7 @@ impl UserObject {
         match self {
             Self::Iothread(iothread) => &iothread.id,
             Self::MainLoop(main_loop) => &main_loop.id,
+            Self::Chaos(chaos) => &chaos.id,
         }
     }
 
@@ -94,6 +102,7 @@ impl UserObject {
         match self {
             Self::Iothread(_) => "iothread",
             Self::MainLoop(_) => "main-loop",
+            Self::Chaos(_) => "chaos",
         }
     }
 
@@ -106,6 +115,7 @@ impl UserObject {
         let all = match self {
             Self::Iothread(iothread) => serde_json::to_value(iothread),
             Self::MainLoop(main_loop) => serde_json::to_value(main_loop),
+            Self::Chaos(chaos) => return chaos.get(property),
         };
         // Left out when it is empty.
         let missing = (property == CPU_AFFINITY).then(|| Value::Array(Vec::new()));
@@ -132,6 +142,9 @@ impl UserObject {
             let text =
                 format!("Property '{kind}.{property}' cannot be changed: a thread keeps its processors");
             return Err(QmpError::generic(text));
+        }
+        if let Self::Chaos(chaos) = self {
+            return chaos.with(property, value).map(Self::Chaos);
         }
         let Some(value) = value.as_i64() else {
             let text = format!("Invalid parameter type for '{property}', expected: integer");
@@ -165,6 +178,7 @@ impl UserObject {
         let (least, most) = match self {
             Self::Iothread(iothread) => (iothread.thread_pool_min, iothread.thread_pool_max),
             Self::MainLoop(main_loop) => (main_loop.thread_pool_min, main_loop.thread_pool_max),
+            Self::Chaos(_) => return Ok(()),
         };
         if most == 0 || least > most {
             return Err(QmpError::generic("bad thread-pool-min/thread-pool-max values"));
@@ -206,6 +220,10 @@ impl Objects {
         let is_main_loop = |object: &UserObject| matches!(object, UserObject::MainLoop(_));
         if is_main_loop(object) && self.objects.iter().any(is_main_loop) {
             return Err(QmpError::generic("only one main-loop instance allowed"));
+        }
+        let is_chaos = |object: &UserObject| matches!(object, UserObject::Chaos(_));
+        if is_chaos(object) && self.objects.iter().any(is_chaos) {
+            return Err(QmpError::generic("only one chaos instance allowed"));
         }
         if self.find(object.id()).is_some() {
             let id = object.id();

@@ -16,8 +16,10 @@ use tokio::time::Instant;
 use super::carry::Handles;
 use super::handle::GraphHandle;
 use super::iothreads::{IothreadFactory, poll_params};
+use super::late::{self, Late};
 use super::memory::{Memory, MemoryChange};
 use super::policy::{Announcement, Effect, Event, ImplicitOpens, Policy, Reply, RequestId};
+use crate::chaos::Chaos;
 use crate::iothread::IoThread;
 use crate::node::{self, Client, EventSink, Mail, OrderOutcome};
 
@@ -63,6 +65,8 @@ pub(super) enum Incoming {
     Event(node::Event),
     /// Memory is registered with the rings, or no longer.
     Memory(MemoryChange),
+    /// A message policy to put in force, or none. The sender is dropped once it is, everywhere.
+    Chaos(Option<Chaos>, oneshot::Sender<()>),
     /// An alarm's time is over.
     Alarm,
 }
@@ -70,19 +74,20 @@ pub(super) enum Incoming {
 /// The actor.
 pub struct Graph {
     policy: Policy,
-    handles: Handles,
+    pub(super) handles: Handles,
     replies: HashMap<RequestId, ReplySender>,
     listeners: Vec<mpsc::Sender<Announcement>>,
     iothreads: IothreadFactory,
     memory: Memory,
     /// Deleted, but not of no use to everybody yet.
-    retired: Vec<IoThread<Mail>>,
+    pub(super) retired: Vec<IoThread<Mail>>,
     events: EventSink,
     incoming: Option<mpsc::UnboundedReceiver<Incoming>>,
     handle: GraphHandle,
     begun: Instant,
     /// A timer for drains that are slow is running.
     watching: bool,
+    pub(super) late: Late,
 }
 
 impl Graph {
@@ -113,11 +118,12 @@ impl Graph {
             handle: handle.clone(),
             begun: Instant::now(),
             watching: false,
+            late: Late::default(),
         };
         Ok((Actor::start(graph), handle))
     }
 
-    fn receive(&mut self, incoming: Incoming) {
+    pub(super) fn receive(&mut self, incoming: Incoming) {
         let now = self.begun.elapsed();
         let effects = match incoming {
             Incoming::Request(id, request, reply) => {
@@ -136,6 +142,10 @@ impl Graph {
                 self.memory.change(change, iothreads);
                 Vec::new()
             }
+            Incoming::Chaos(chaos, done) => {
+                self.set_chaos(chaos, done);
+                Vec::new()
+            }
             Incoming::Event(event) => self.policy.event(Event::Node(event), now),
             Incoming::Alarm => self.policy.event(Event::Alarm, now),
         };
@@ -143,7 +153,7 @@ impl Graph {
     }
 
     /// Looks again when a drain may have become slow.
-    fn watch(&mut self, context: &mut Context<Self>) {
+    pub(super) fn watch(&mut self, context: &mut Context<Self>) {
         if self.watching {
             return;
         }
@@ -245,6 +255,10 @@ impl Graph {
             Error::caused_by(ErrorKind::Io(io_error(&error)), context, error)
         })?;
         self.memory.tell_all(&iothread);
+        if let Some(chaos) = self.late.policy() {
+            let (done, _) = oneshot::channel();
+            late::tell(&iothread, Some(chaos), done);
+        }
         let id = iothread.id();
         self.handles.iothreads.insert(id, iothread);
         Ok((id, thread))
@@ -255,6 +269,12 @@ impl Graph {
         let Some(reply) = self.replies.remove(&id) else {
             return;
         };
+        if let Some((reply, result)) = self.hold_answer(reply, result) {
+            self.answer(reply, result);
+        }
+    }
+
+    pub(super) fn answer(&self, reply: ReplySender, result: Result<GraphReply<Client>>) {
         // Whoever asked may have gone: what it was given would otherwise be held for ever.
         match reply.send(result) {
             Err(Ok(GraphReply::Still(token))) => self.handle.send(GraphRequest::DrainEnd(token)),
@@ -360,7 +380,10 @@ impl Drop for Graph {
 
 impl StreamHandler<Incoming> for Graph {
     fn handle(&mut self, incoming: Incoming, context: &mut Self::Context) {
-        self.receive(incoming);
+        if let Some(incoming) = self.hold_incoming(incoming) {
+            self.receive(incoming);
+        }
+        self.watch_late(context);
         self.watch(context);
     }
 }

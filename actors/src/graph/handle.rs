@@ -21,6 +21,7 @@ use serde_json::Value;
 use super::actor::{Incoming, closed};
 use super::memory::MemoryChange;
 use super::policy::{Announcement, RequestId};
+use crate::chaos::Chaos;
 use crate::node::Client;
 
 /// Announcements that a listener may be behind before it loses more.
@@ -59,6 +60,11 @@ impl GraphHandle {
     pub(super) fn change_memory(&self, change: MemoryChange) {
         // Where the actor has ended, the answer's sender goes with the message.
         drop(self.sender.unbounded_send(Incoming::Memory(change)));
+    }
+
+    /// Has the actor put a message policy in force.
+    pub(super) fn change_chaos(&self, chaos: Option<Chaos>, done: oneshot::Sender<()>) {
+        drop(self.sender.unbounded_send(Incoming::Chaos(chaos, done)));
     }
 
     /// Tells the actor that an alarm's time is over.

@@ -12,6 +12,7 @@ mod carry;
 mod edits;
 mod handle;
 mod iothreads;
+mod late;
 mod memory;
 pub mod policy;
 mod show;

@@ -294,6 +294,7 @@ impl<M> Drop for Core<M> {
     /// Drops all tasks on this thread, so that their guards are released and their operations cancelled.
     fn drop(&mut self) {
         let _entered = self.local.enter();
+        self.local.chaos().clear();
         loop {
             self.local.wake_all();
             while let Some(task) = self.local.take_ready(0) {
@@ -325,7 +326,7 @@ fn nanoseconds(from: Instant, to: Instant) -> u64 {
 
 /// Runs somebody's code; a panic in it is logged and goes no further.
 #[inline]
-fn guarded(what: &str, code: impl FnOnce()) {
+pub(crate) fn guarded(what: &str, code: impl FnOnce()) {
     // What the code left half-changed is its own: it is dropped by the unwinding, and guards are released by that.
     if let Err(panic) = catch_unwind(AssertUnwindSafe(code)) {
         log_panic(what, &*panic);

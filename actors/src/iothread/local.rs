@@ -20,6 +20,7 @@ use slab::Slab;
 
 use super::IoThreadId;
 use super::poll::{PollParams, SharedParams};
+use crate::chaos::{OnGuard, ThreadChaos};
 
 thread_local! {
     static CURRENT_ID: Cell<Option<IoThreadId>> = const { Cell::new(None) };
@@ -195,6 +196,7 @@ pub struct Local {
     ext: RefCell<Vec<(TypeId, Rc<dyn Any>)>>,
     /// Whether nobody can send anything more, as far as whoever handles the mailbox knows.
     unreachable: RefCell<Box<dyn Fn() -> bool>>,
+    chaos: ThreadChaos,
 }
 
 impl Local {
@@ -208,6 +210,7 @@ impl Local {
             alive: RefCell::default(),
             ext: RefCell::default(),
             unreachable: RefCell::new(Box::new(|| true)),
+            chaos: ThreadChaos::default(),
         })
     }
 
@@ -226,7 +229,8 @@ impl Local {
     pub(super) fn enter(self: &Rc<Self>) -> Entered {
         let id = CURRENT_ID.replace(Some(self.shared.id));
         let local = CURRENT.with(|current| current.replace(Some(self.clone())));
-        Entered { id, local }
+        let _chaos = self.chaos.enter();
+        Entered { id, local, _chaos }
     }
 
     /// Its number.
@@ -244,6 +248,11 @@ impl Local {
     #[inline]
     pub fn ring(&self) -> &Ring {
         &self.ring
+    }
+
+    /// The message policy in force here.
+    pub fn chaos(&self) -> &ThreadChaos {
+        &self.chaos
     }
 
     /// Has the iothread, once it is to retire, ask `unreachable` whether nobody can send it anything more.
@@ -413,6 +422,7 @@ impl fmt::Debug for Local {
 pub(super) struct Entered {
     id: Option<IoThreadId>,
     local: Option<Rc<Local>>,
+    _chaos: OnGuard,
 }
 
 impl Drop for Entered {

@@ -23,6 +23,8 @@ pub use poll::PollParams;
 
 use local::Shared;
 
+pub(crate) use self::core::guarded;
+
 fn next_id() -> IoThreadId {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     IoThreadId(NEXT.fetch_add(1, Ordering::Relaxed))

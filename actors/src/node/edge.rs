@@ -13,8 +13,10 @@ use messages::{DebugEvent, IoError, Limits};
 use super::cell::NodeCell;
 use super::choke::{self, By, Step};
 use super::depth::{is_deep, nested};
+use super::late;
 use super::mail::{Entry, Mail, NodeAddress, RemoteRequest};
 use super::table::NodeTable;
+use crate::chaos;
 
 /// The node behind an edge.
 #[derive(Clone, Default)]
@@ -97,6 +99,12 @@ impl EdgeCell {
 }
 
 fn pass_to(cell: Rc<NodeCell>, operation: Operation<Buffers>) -> Answer<'static, Outcome<Buffers>> {
+    if chaos::is_on() {
+        return Answer::Wait(nested(async move {
+            late::pass_down(&cell, &operation).await;
+            choke::execute(&cell, operation, None).await
+        }));
+    }
     let step = if is_deep() {
         Step::Later(operation)
     } else {

@@ -16,6 +16,7 @@ use messages::{
 use super::client::RootHandle;
 use super::migrate::{NodeLuggage, RootLuggage};
 use super::statistics::Statistics;
+use crate::chaos::Chaos;
 use crate::iothread::IoThread;
 
 /// A message to an iothread.
@@ -35,6 +36,8 @@ pub enum Mail {
     Arrive(Box<NodeLuggage>),
     /// A root edge that moves in with what is parked at it.
     ArriveRoot(Box<RootLuggage>),
+    /// A message policy to put in force, or none. The sender is dropped when it is, with what was held gone out.
+    Chaos(Option<Chaos>, oneshot::Sender<()>),
 }
 
 /// A request on its way to another iothread, with the place for its answer.

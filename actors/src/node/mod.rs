@@ -22,6 +22,7 @@ mod control;
 mod depth;
 mod edge;
 mod gate;
+mod late;
 mod line;
 mod mail;
 mod migrate;

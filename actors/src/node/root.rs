@@ -15,8 +15,10 @@ use super::cell::NodeCell;
 use super::choke::{self, By, Step};
 use super::client::RootHandle;
 use super::gate::Admission;
+use super::late;
 use super::line::{Line, Parked, Turn};
 use super::under_way::{Begun, UnderWay};
+use crate::chaos;
 use crate::iothread::Local;
 
 type Reply = oneshot::Sender<Outcome<Buffers>>;
@@ -88,6 +90,13 @@ impl RootCell {
 
     /// Begins a request: it is taken in this very step. See [`UnderWay`] for what becomes of it when nobody waits for it.
     pub fn begin(self: &Rc<Self>, operation: Operation<Buffers>) -> Begun {
+        if chaos::is_on() {
+            return late::begin(self, operation);
+        }
+        self.begin_now(operation)
+    }
+
+    fn begin_now(self: &Rc<Self>, operation: Operation<Buffers>) -> Begun {
         let operation = match self.step(operation) {
             Ok(begun) => return begun,
             Err(operation) => operation,
@@ -114,6 +123,9 @@ impl RootCell {
         operation: Operation<Buffers>,
         begun: &Cell<bool>,
     ) -> Outcome<Buffers> {
+        if chaos::is_on() {
+            late::enter(&self, &operation).await;
+        }
         let (operation, admission) = match self.take(operation) {
             Taken::Passed(Ok(admitted)) => admitted,
             Taken::Passed(Err(outcome)) => return outcome,
@@ -137,11 +149,31 @@ impl RootCell {
 
     /// Takes a request from another thread, and sees to its answer.
     pub fn enter_remote(self: Rc<Self>, local: &Rc<Local>, operation: Operation<Buffers>, reply: Reply) {
-        match self.begin(operation) {
+        if chaos::is_on() {
+            return self.enter_remote_late(local, operation, reply);
+        }
+        match self.begin_now(operation) {
             // An asker that is gone has no use for the answer.
             Begun::Ended(outcome) => drop(reply.send(outcome)),
             Begun::UnderWay(under_way) => local.spawn(async move {
                 drop(reply.send(under_way.await));
+            }),
+        }
+    }
+
+    /// The same while replies may be held, with the request counted until its own has gone.
+    fn enter_remote_late(self: Rc<Self>, local: &Rc<Local>, operation: Operation<Buffers>, reply: Reply) {
+        let (node, root) = (self.node(), self.handle.id());
+        let (kind, (offset, len)) = (operation.kind(), choke::range_of(&operation));
+        match self.begin_now(operation) {
+            Begun::Ended(outcome) => {
+                // It is counted though it has ended: it was taken in this step, so the gate did not stop it.
+                let counted = Admission::new(Rc::clone(&node), kind, offset, len, local.ring().now());
+                late::reply(&node, root, reply, outcome, Some(counted));
+            }
+            Begun::UnderWay(under_way) => local.spawn(async move {
+                let (outcome, counted) = under_way.end_counted().await;
+                late::reply(&node, root, reply, outcome, counted);
             }),
         }
     }

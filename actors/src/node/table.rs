@@ -16,7 +16,8 @@ use super::choke;
 use super::client::{RootHandle, RootShared};
 use super::mail::{Entry, Event, Mail, RemoteRequest};
 use super::root::RootCell;
-use super::{control, migrate};
+use super::{control, late, migrate};
+use crate::chaos;
 use crate::iothread::{IoThread, Local};
 
 /// How an iothread tells the graph actor something. Called on the iothread; must not block.
@@ -95,13 +96,16 @@ impl NodeTable {
 
     /// Tells the graph actor.
     pub fn tell(&self, event: Event) {
+        if chaos::is_on() {
+            return late::tell(self, &self.events, event);
+        }
         (self.events)(event);
     }
 
     /// Where a node's driver tells what happened, wherever the node goes.
     pub fn notices(&self, node: NodeId) -> Notices {
         let events = Arc::clone(&self.events);
-        Notices::new(move |posted| events(Event::Noticed(node, posted)))
+        Notices::new(move |posted| late::notice(&events, node, posted))
     }
 
     pub fn node(&self, id: NodeId) -> Option<Rc<NodeCell>> {
@@ -193,12 +197,24 @@ impl NodeTable {
     }
 
     fn receive(self: &Rc<Self>, mail: Mail) {
+        if chaos::is_on() {
+            return late::receive(self, mail);
+        }
+        self.handle(mail);
+    }
+
+    /// Handles a message that has arrived.
+    pub fn handle(self: &Rc<Self>, mail: Mail) {
         match mail {
             Mail::Run(job) => job(),
             Mail::Request(request) => self.request(request),
             Mail::Control { ticket, order } => control::carry_out(self, ticket, order),
             Mail::Arrive(luggage) => migrate::arrive(self, *luggage),
             Mail::ArriveRoot(luggage) => migrate::arrive_root(self, *luggage),
+            Mail::Chaos(policy, done) => {
+                self.local.chaos().set(&self.local, policy);
+                drop(done);
+            }
         }
     }
 
@@ -245,8 +261,7 @@ impl NodeTable {
         self.from_elsewhere.set(self.from_elsewhere.get().wrapping_add(1));
         self.local.spawn(async move {
             let outcome = choke::execute(&cell, request.operation, None).await;
-            // An asker that is gone has no use for the answer.
-            drop(request.reply.send(outcome));
+            late::reply_elsewhere(&cell, request.reply, outcome);
         });
     }
 }

@@ -39,7 +39,7 @@ enum Course {
     /// With a driver.
     Transfer {
         transfer: Transferring,
-        _counted: Admission,
+        counted: Admission,
     },
     /// In whatever takes more than a step.
     General(LocalBoxFuture<'static, (Outcome<Buffers>, Admission)>),
@@ -51,12 +51,29 @@ impl UnderWay {
     pub(super) fn transfer(transfer: Transferring, admission: Admission) -> Self {
         Self(Some(Course::Transfer {
             transfer,
-            _counted: admission,
+            counted: admission,
         }))
     }
 
     pub(super) fn general(future: impl Future<Output = (Outcome<Buffers>, Admission)> + 'static) -> Self {
         Self(Some(Course::General(Box::pin(future))))
+    }
+
+    /// Waits for the end, and gives what counts the request too: it is in flight until that is dropped.
+    pub(super) async fn end_counted(mut self) -> (Outcome<Buffers>, Option<Admission>) {
+        let (outcome, counted) = poll_fn(|context| match &mut self.0 {
+            Some(Course::General(future)) => future
+                .as_mut()
+                .poll(context)
+                .map(|(outcome, counted)| (outcome, Some(counted))),
+            Some(course) => course.poll(context).map(|outcome| (outcome, None)),
+            None => Poll::Pending,
+        })
+        .await;
+        match self.0.take() {
+            Some(Course::Transfer { counted, .. }) => (outcome, Some(counted)),
+            _ => (outcome, counted),
+        }
     }
 
     pub(super) fn alone(future: impl Future<Output = Outcome<Buffers>> + 'static) -> Self {

@@ -8,6 +8,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "the tests' sizes are small")]
 mod callbacks;
 mod changes;
+mod chaos;
 mod clusters;
 #[path = "../support/driver.rs"]
 #[allow(dead_code, reason = "other tests use other parts of it")]

@@ -17,6 +17,7 @@ use messages::global_state::{
 };
 use messages::io::OperationKind;
 use messages::{IoResult, Permissions, RequestFlags};
+use millpond::chaos::Policy;
 use millpond::embed::{BlockLayer, BlockLayerConfig};
 use millpond::graph::{DrainGuard, GraphHandle};
 use millpond::iothread::Local;
@@ -184,9 +185,15 @@ pub struct World {
 impl World {
     /// A block layer without nodes. `names` are those that its nodes will have.
     pub fn new(names: &[&str]) -> Self {
+        Self::under(names, None)
+    }
+
+    /// The same with a message policy in force from the start.
+    pub fn under(names: &[&str], chaos: Option<Policy>) -> Self {
         let (registry, nodes) = registry(names);
         let config = BlockLayerConfig {
             registry,
+            chaos,
             ..BlockLayerConfig::default()
         };
         let layer = wait(BlockLayer::start(config)).expect("threads can be started");

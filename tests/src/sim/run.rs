@@ -9,6 +9,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use fastrand::Rng;
+use millpond::chaos::{Chaos, Policy};
+use millpond::graph::GraphHandle;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -148,6 +150,10 @@ impl Run {
         let mut engineer = Engineer::new(Rc::clone(&stage));
         let site = worked(&mut engineer, self.set_up(&stage, &images)).await?;
         stage.set_faults(true);
+        if !self.swarm.hops.is_empty() {
+            let policy = Policy::new(Some(self.random.u64(..)), self.swarm.hops.clone());
+            worked(&mut engineer, hold_messages(&site.graph, Some(policy))).await?;
+        }
         let mut cast = Cast::start(&stage, site, images, &mut self.random);
         let crash = self.swarm.crash.then(|| self.random.u64(5_000..400_000));
         let limit = Duration::from_micros(crash.unwrap_or(self.random.u64(50_000..3_000_000)));
@@ -160,6 +166,7 @@ impl Run {
             return Ok(Some(cast.cut_off(stage)));
         }
         stage.set_faults(false);
+        worked(&mut engineer, hold_messages(&cast.graph, None)).await?;
         let end = worked(&mut engineer, cast.end(&stage)).await?;
         let Some(site) = end else { return Ok(None) };
         worked(&mut engineer, close(stage, cast, site)).await
@@ -180,6 +187,15 @@ impl Run {
     }
 }
 
+/// Holds messages between actors back, or lets them go.
+async fn hold_messages(graph: &GraphHandle, policy: Option<Policy>) -> io::Result<()> {
+    let set = graph.set_chaos(policy.map(Chaos::new));
+    match timeout(BOUND, set).await {
+        Ok(_) => Ok(()),
+        Err(_elapsed) => Err(io::Error::other("the message policy cannot be changed")),
+    }
+}
+
 /// Everybody who does something in a run.
 struct Cast {
     oracle: Rc<RefCell<Oracle>>,
@@ -190,7 +206,7 @@ struct Cast {
     drainer: Option<JoinHandle<()>>,
     embedder: Option<JoinHandle<()>>,
     command: Rc<RefCell<Option<String>>>,
-    graph: millpond::graph::GraphHandle,
+    graph: GraphHandle,
 }
 
 impl Cast {

@@ -1,8 +1,10 @@
 //! What a seed makes of a run: each option is drawn from it, so that seeds differ in kind and not only in timing.
 
 use std::fmt;
+use std::time::Duration;
 
 use fastrand::Rng;
+use millpond::chaos::{Delay, KINDS, Rule, Spell};
 
 /// What is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +75,8 @@ pub struct Swarm {
     pub rot: bool,
     /// Power is lost at some moment.
     pub crash: bool,
+    /// What holds messages between actors back.
+    pub hops: Vec<Rule>,
 }
 
 impl Swarm {
@@ -111,8 +115,35 @@ impl Swarm {
             rot: shape == Shape::Quorum && one_in(random, 2),
             // Images that vote differ in what was not flushed, and have no majority there.
             crash: shape != Shape::Quorum && one_in(random, 3),
+            hops: (0..random.usize(0..4)).map(|_| draw_rule(random)).collect(),
         }
     }
+}
+
+/// A rule that holds some messages between actors back.
+fn draw_rule(random: &mut Rng) -> Rule {
+    let micros = Duration::from_micros;
+    let mut rule = Rule::default();
+    if random.bool() {
+        rule.kind = random.choice(KINDS).map(|kind| kind.group);
+    }
+    match random.u32(0..4) {
+        0 => rule.delay = Delay::Fixed(micros(random.u64(1..500))),
+        1 => rule.delay = Delay::Uniform(Duration::ZERO, micros(random.u64(1..5000))),
+        2 => rule.delay = Delay::Exponential(micros(random.u64(1..500))),
+        _ => {
+            let spell = Spell {
+                length: micros(random.u64(100..20_000)),
+                every: micros(random.u64(5_000..100_000)),
+            };
+            if random.bool() {
+                rule.burst = Some(spell);
+            } else {
+                rule.stall = Some(spell);
+            }
+        }
+    }
+    rule
 }
 
 impl fmt::Display for Swarm {
@@ -157,6 +188,9 @@ impl fmt::Display for Swarm {
             (self.rot, "rot"),
             (self.crash, "crash"),
         ];
+        if !self.hops.is_empty() {
+            write!(f, ", {} rules that hold messages", self.hops.len())?;
+        }
         for (on, name) in flags {
             if on {
                 write!(f, ", {name}")?;

@@ -12,11 +12,13 @@ use rustix::net::{Shutdown, shutdown};
 
 use super::backend::Backend;
 use super::handshake::Negotiated;
+use super::late::Late;
 use super::receive::{Ended, Receiver};
 use super::reply::To;
 use super::request::{Header, Limits, Refusal, Request, Verdict, WireError};
 use super::serve::cost;
 use super::session::{Job, Session};
+use crate::chaos;
 use crate::iothread::Local;
 
 /// How a connection came to its end on this iothread.
@@ -59,10 +61,13 @@ pub async fn serve<B: Backend>(
     };
     let session = Session::new(backend, limits);
     let ring = local.ring().clone();
-    let sender = local.spawn_task(send(ring.clone(), fd.clone(), Rc::clone(&session)));
+    let late = Late::new(Rc::clone(&local), &negotiated.export.name);
+    let sender = local.spawn_task(send(late.clone(), ring.clone(), fd.clone(), Rc::clone(&session)));
     let receiver = Receiver::new(ring, fd.clone(), received);
     let mut connection = Connection {
         local,
+        fd,
+        late,
         session,
         receiver,
     };
@@ -80,8 +85,11 @@ pub async fn serve<B: Backend>(
 }
 
 /// Sends what is queued until the outbox is closed.
-async fn send<B: Backend>(ring: Ring, fd: Fd, session: Rc<Session<B>>) {
+async fn send<B: Backend>(late: Late, ring: Ring, fd: Fd, session: Rc<Session<B>>) {
     while let Some(batch) = session.outbox.next().await {
+        if chaos::is_on() {
+            late.sends().await;
+        }
         let (buffers, permit) = batch.into_parts();
         let (result, buffers) = ring.send(&fd, buffers).await;
         drop((buffers, permit));
@@ -98,6 +106,8 @@ async fn send<B: Backend>(ring: Ring, fd: Fd, session: Rc<Session<B>>) {
 /// The receiving side.
 struct Connection<B> {
     local: Rc<Local>,
+    fd: Fd,
+    late: Late,
     session: Rc<Session<B>>,
     receiver: Receiver,
 }
@@ -122,6 +132,9 @@ impl<B: Backend> Connection<B> {
             let Some(header) = header.map_err(|error| Stop::Closed(error.to_string()))? else {
                 return Ok(());
             };
+            if chaos::is_on() {
+                self.receive_late().await?;
+            }
             self.gate().await?;
             self.receiver.take(Header::length(limits.mode));
             match limits.judge(&header) {
@@ -149,6 +162,17 @@ impl<B: Backend> Connection<B> {
                 Verdict::Disconnect => return Err(Stop::Closed("the client disconnected".to_owned())),
             }
         }
+    }
+
+    /// Waits until the message policy lets a request be received, or cuts the connection.
+    async fn receive_late(&self) -> Result<(), Stop> {
+        if self.late.receives().await {
+            return Ok(());
+        }
+        tracing::info!("the message policy cuts an NBD client's connection");
+        // Where it is cut already there is nothing to cut.
+        let _ = shutdown(&self.fd, Shutdown::Both);
+        Err(Stop::Closed("cut by the message policy".to_owned()))
     }
 
     /// Waits while the node is drained.

@@ -12,6 +12,7 @@ pub mod backend;
 mod budget;
 pub mod connection;
 pub mod handshake;
+mod late;
 mod listen;
 mod negotiate;
 pub mod offer;

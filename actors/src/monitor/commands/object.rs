@@ -15,6 +15,9 @@ pub(super) async fn add(daemon: Daemon, arguments: Object) -> Reply {
     if let UserObject::Iothread(iothread) = &object {
         daemon.graph(GraphRequest::AddIothread(iothread.clone())).await?;
     }
+    if let UserObject::Chaos(chaos) = &object {
+        daemon.set_chaos(Some(chaos.chaos.clone())).await?;
+    }
     daemon.objects(|objects| objects.put(object));
     Ok(done())
 }
@@ -27,6 +30,9 @@ pub(super) async fn delete(daemon: Daemon, arguments: Object) -> Reply {
         daemon
             .graph(GraphRequest::DelIothread { id: id.to_owned() })
             .await?;
+    }
+    if let UserObject::Chaos(_) = object {
+        daemon.set_chaos(None).await?;
     }
     daemon.objects(|objects| objects.remove(id));
     Ok(done())

@@ -12,6 +12,7 @@ const TYPES: &[(&str, bool, Option<&str>)] = &[
     ("container", false, Some("object")),
     ("iothread", false, Some("event-loop-base")),
     ("main-loop", false, Some("event-loop-base")),
+    ("chaos", false, Some("object")),
     ("event-loop-base", true, Some("object")),
     ("user-creatable", true, Some("interface")),
     ("object", true, None),
@@ -19,7 +20,7 @@ const TYPES: &[(&str, bool, Option<&str>)] = &[
 ];
 
 /// Types whose objects users can make.
-const CREATABLE: &[&str] = &["iothread", "main-loop", "event-loop-base"];
+const CREATABLE: &[&str] = &["iothread", "main-loop", "chaos", "event-loop-base"];
 
 /// A place in the tree.
 enum Place {
@@ -67,12 +68,16 @@ fn listing(properties: impl IntoIterator<Item = ObjectPropertyInfo>) -> Reply {
 }
 
 fn of_type(kind: &str) -> Reply {
-    listing(
-        properties_of(kind)
-            .unwrap_or_default()
-            .iter()
-            .map(|name| property(name, if *name == CPU_AFFINITY { "list" } else { "int" })),
-    )
+    listing(properties_of(kind).unwrap_or_default().iter().map(|name| {
+        property(
+            name,
+            if [CPU_AFFINITY, "rules"].contains(name) {
+                "list"
+            } else {
+                "int"
+            },
+        )
+    }))
 }
 
 pub(super) async fn list(daemon: Daemon, arguments: Object) -> Reply {
@@ -138,6 +143,9 @@ pub(super) async fn set(daemon: Daemon, given: Object) -> Reply {
     let changed = object.with(&property, &value)?;
     if let UserObject::Iothread(iothread) = &changed {
         daemon.graph(GraphRequest::TuneIothread(iothread.clone())).await?;
+    }
+    if let UserObject::Chaos(chaos) = &changed {
+        daemon.set_chaos(Some(chaos.chaos.clone())).await?;
     }
     daemon.objects(|objects| objects.put(changed));
     Ok(done())

@@ -1,7 +1,7 @@
 //! User objects.
 
 use super::define::{
-    ANY, BOOL, Enum, EnumType, I64, List, STR, StructType, U16, enumeration, opt, req, structure,
+    ANY, BOOL, Enum, EnumType, I64, List, STR, Struct, StructType, U16, U64, enumeration, opt, req, structure,
 };
 
 /// The arguments of `object-add`, also what `--object` takes.
@@ -14,10 +14,11 @@ pub static OBJECT_OPTIONS: StructType = structure(
     &[
         ("iothread", &IOTHREAD_PROPERTIES),
         ("main-loop", &MAIN_LOOP_PROPERTIES),
+        ("chaos", &CHAOS_PROPERTIES),
     ],
 );
 
-pub(super) static OBJECT_TYPE: EnumType = enumeration("ObjectType", &["iothread", "main-loop"]);
+pub(super) static OBJECT_TYPE: EnumType = enumeration("ObjectType", &["iothread", "main-loop", "chaos"]);
 
 pub(super) static IOTHREAD_PROPERTIES: StructType = structure(
     "IothreadProperties",
@@ -39,6 +40,28 @@ pub(super) static MAIN_LOOP_PROPERTIES: StructType = structure(
         opt("aio-max-batch", I64),
         opt("thread-pool-min", I64),
         opt("thread-pool-max", I64),
+    ],
+);
+
+/// Not QEMU's: which messages between actors are held back.
+pub(super) static CHAOS_PROPERTIES: StructType = structure(
+    "MillpondChaosProperties",
+    &[opt("seed", U64), opt("rules", List(&Struct(&CHAOS_RULE)))],
+);
+
+pub(super) static CHAOS_RULE: StructType = structure(
+    "MillpondChaosRule",
+    &[
+        opt("sender", STR),
+        opt("receiver", STR),
+        opt("kind", STR),
+        opt("node", STR),
+        opt("iothread", STR),
+        opt("delay", STR),
+        opt("burst", STR),
+        opt("stall", STR),
+        opt("slow-client", STR),
+        opt("dying-client", STR),
     ],
 );
 

@@ -1,0 +1,187 @@
+//! The message policy on the control thread: what users ask of the graph and what they are answered, held for a while.
+
+use std::time::Duration;
+
+use actix::{AsyncContext, Context};
+use futures_channel::oneshot;
+use messages::Result;
+use messages::global_state::GraphReply;
+use tokio::time::Instant;
+
+use super::actor::{Graph, Incoming, ReplySender};
+use super::handle::GraphHandle;
+use crate::chaos::{Chaos, End, Hop, Lanes, Pair, kind};
+use crate::iothread::IoThread;
+use crate::node::{Client, Mail};
+
+/// What is held.
+enum Held {
+    In(Incoming),
+    Out(ReplySender, Result<GraphReply<Client>>),
+}
+
+/// The policy in force, and what it holds here.
+#[derive(Default)]
+pub(super) struct Late {
+    chaos: Option<Chaos>,
+    lanes: Option<Lanes<Held>>,
+    /// When the timer that runs will end.
+    timer: Option<Instant>,
+}
+
+impl Late {
+    /// The policy in force.
+    pub(super) fn policy(&self) -> Option<Chaos> {
+        self.chaos.clone()
+    }
+}
+
+const fn hop(from: End, to: End, kind: &'static crate::chaos::Kind) -> Hop<'static> {
+    Hop {
+        pair: Pair { from, to },
+        kind,
+        node: "",
+    }
+}
+
+/// Has an iothread put a policy in force; `done` is dropped when it has.
+pub(super) fn tell(iothread: &IoThread<Mail>, chaos: Option<Chaos>, done: oneshot::Sender<()>) {
+    // One that has ended holds nothing.
+    drop(iothread.send(Mail::Chaos(chaos, done)));
+}
+
+impl Graph {
+    /// Puts a policy in force, here and on all iothreads. What was held goes out at once, in order.
+    pub(super) fn set_chaos(&mut self, chaos: Option<Chaos>, done: oneshot::Sender<()>) {
+        match &chaos {
+            Some(chaos) => {
+                let policy = chaos.policy();
+                tracing::warn!(
+                    seed = policy.seed,
+                    rules = policy.rules.len(),
+                    "messages are held back by a policy"
+                );
+            }
+            None if self.late.chaos.is_some() => tracing::info!("messages are held back no more"),
+            None => {}
+        }
+        while let Some(held) = self.next_late(|lanes, now| lanes.close_and_pop(now)) {
+            self.deliver(held);
+        }
+        let now = Instant::now().into_std();
+        self.late.lanes = chaos.clone().map(|chaos| Lanes::new(chaos, None, now));
+        self.late.chaos.clone_from(&chaos);
+        let iothreads = self.handles.iothreads.values().chain(&self.retired);
+        let answers: Vec<oneshot::Receiver<()>> = iothreads
+            .map(|iothread| {
+                let (told, answer) = oneshot::channel();
+                tell(iothread, chaos.clone(), told);
+                answer
+            })
+            .collect();
+        actix_rt::spawn(async move {
+            for answer in answers {
+                // They are dropped, not sent to.
+                answer.await.unwrap_or(());
+            }
+            drop(done);
+        });
+    }
+
+    /// Holds what a user asks, if a rule says so. What comes back is to be seen to now.
+    pub(super) fn hold_incoming(&mut self, incoming: Incoming) -> Option<Incoming> {
+        let Some(lanes) = &mut self.late.lanes else {
+            return Some(incoming);
+        };
+        match incoming {
+            Incoming::Request(..) | Incoming::Abandoned(_) | Incoming::Listen(_) | Incoming::Memory(_) => {
+                let now = Instant::now().into_std();
+                match lanes.pass(
+                    &hop(End::User, End::Graph, kind::COMMAND),
+                    now,
+                    Held::In(incoming),
+                )? {
+                    Held::In(incoming) => Some(incoming),
+                    Held::Out(..) => None,
+                }
+            }
+            // What iothreads tell was held there.
+            Incoming::Event(_) | Incoming::Chaos(..) | Incoming::Alarm => Some(incoming),
+        }
+    }
+
+    /// Holds an answer to a user.
+    pub(super) fn hold_answer(
+        &mut self,
+        reply: ReplySender,
+        result: Result<GraphReply<Client>>,
+    ) -> Option<(ReplySender, Result<GraphReply<Client>>)> {
+        let Some(lanes) = &mut self.late.lanes else {
+            return Some((reply, result));
+        };
+        let now = Instant::now().into_std();
+        match lanes.pass(
+            &hop(End::Graph, End::User, kind::ANSWER),
+            now,
+            Held::Out(reply, result),
+        )? {
+            Held::Out(reply, result) => Some((reply, result)),
+            Held::In(_) => None,
+        }
+    }
+
+    fn next_late(
+        &mut self,
+        next: impl FnOnce(&mut Lanes<Held>, std::time::Instant) -> Option<Held>,
+    ) -> Option<Held> {
+        next(self.late.lanes.as_mut()?, Instant::now().into_std())
+    }
+
+    fn deliver(&mut self, held: Held) {
+        match held {
+            Held::In(incoming) => self.receive(incoming),
+            Held::Out(reply, result) => self.answer(reply, result),
+        }
+    }
+
+    /// Sees to it that a timer runs for what is due next.
+    pub(super) fn watch_late(&mut self, context: &mut Context<Self>) {
+        let due = self
+            .late
+            .lanes
+            .as_ref()
+            .and_then(Lanes::next_due)
+            .map(Instant::from_std);
+        let Some(due) = due.filter(|due| self.late.timer.is_none_or(|timer| *due < timer)) else {
+            return;
+        };
+        self.late.timer = Some(due);
+        let left = due
+            .saturating_duration_since(Instant::now())
+            .max(Duration::from_nanos(1));
+        context.run_later(left, move |graph, context| {
+            // One that was set for something due earlier has taken this one's place.
+            if graph.late.timer == Some(due) {
+                graph.late.timer = None;
+            }
+            while let Some(held) = graph.next_late(Lanes::pop_due) {
+                graph.deliver(held);
+            }
+            graph.watch_late(context);
+            graph.watch(context);
+        });
+    }
+}
+
+impl GraphHandle {
+    /// Puts a message policy in force, or none, from what is asked next on. What the one before held goes out at once, in
+    /// order. It is on its way when this returns; the future ends when every iothread has it.
+    pub fn set_chaos(&self, chaos: Option<Chaos>) -> impl Future<Output = ()> + Send + 'static {
+        let (done, all) = oneshot::channel();
+        self.change_chaos(chaos, done);
+        async move {
+            // It is dropped, not sent to: at the latest with the actor, which then holds nothing.
+            all.await.unwrap_or(());
+        }
+    }
+}
