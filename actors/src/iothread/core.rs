@@ -22,6 +22,10 @@ const MESSAGES: usize = 256;
 /// How many polls of tasks one turn makes, for the same reason.
 const POLLS: usize = 512;
 
+/// How many turns a busy iothread takes before it looks at the time for its flight record: a look costs as much as some
+/// records do.
+const TIMED: u64 = 16;
+
 /// How often an iothread that is to retire looks whether it may.
 const RETIREMENT_LOOK: Duration = Duration::from_millis(20);
 
@@ -117,6 +121,9 @@ impl<M: Send + 'static> Core<M> {
     /// then sleeps until there is.
     pub fn turn(&mut self, may_sleep: bool) -> Progress {
         let _entered = self.local.enter();
+        if self.stats.turns.is_multiple_of(TIMED) {
+            self.local.note_time(self.local.ring().now());
+        }
         self.stats.turns += 1;
         let work = self.messages() + self.run();
         if self.last.is_some_and(|last| last == 0) {
@@ -210,6 +217,7 @@ impl<M: Send + 'static> Core<M> {
             end = self.local.ring().now();
             self.stats.slept_ns += nanoseconds(asleep_from, end);
         }
+        self.local.note_time(end);
         self.adaptive.adjust(params, end.saturating_duration_since(start));
         events
     }
