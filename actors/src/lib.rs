@@ -5,6 +5,7 @@ pub mod daemon;
 pub mod embed;
 pub mod export;
 mod ffi;
+pub mod flight;
 pub mod graph;
 pub mod iothread;
 pub mod monitor;

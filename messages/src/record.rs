@@ -1,16 +1,20 @@
-//! Binary records: bincode in frames with a length and a cap, for logs of messages and for later replay.
+//! Binary records: bincode in frames with a length and a cap, for logs of messages.
 //!
 //! A frame is a little-endian `u32` count of bytes, then that many bytes of bincode (standard configuration).
-//! Version 1: [`MessageRecord`] as it stands here.
+//! A flight record is [`FLIGHT_MAGIC`], a [`FlightHeader`] and a [`FlightThread`] for each thread.
+//! Version 1: the types as they stand here.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::common::{IoThreadId, NodeId};
-use crate::io::OperationKind;
+use crate::handshake::PendingRequest;
 
 /// The longest frame that is written or read, in bytes.
 pub const FRAME_MAX: usize = 1 << 20;
+
+/// What a flight record begins with; the number is its version.
+pub const FLIGHT_MAGIC: &[u8; 16] = b"millpond flight1";
+
 const LENGTH_BYTES: usize = size_of::<u32>();
 
 /// Why a frame cannot be written or read.
@@ -73,78 +77,160 @@ pub fn read_frame<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), Frame
     Ok((value, LENGTH_BYTES + len))
 }
 
-/// One message between actors, as a log keeps it.
+/// One message between actors, as the thread that saw it keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MessageRecord {
     /// Nanoseconds since the process started.
     pub at_ns: u64,
-    /// Where it went.
-    pub iothread: IoThreadId,
-    /// The node that it concerns.
-    pub node: NodeId,
-    /// What it was.
+    /// What happened.
     pub event: MessageEvent,
+    /// What kind of message it was, by its place in the list of kinds.
+    pub kind: u8,
+    /// The node that it concerns; 0 for none.
+    pub node: u64,
+    /// First byte.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+    /// What joins the message and its answer: a place in the node's count, a ticket, a token, a request's id.
+    pub number: u64,
+    /// Who sent it: a root edge, or 0.
+    pub from: u64,
 }
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MessageEvent {
+    /// A request began and ended in one step.
+    Served,
     /// A request was admitted.
-    Admitted(OperationKind),
-    /// A request was parked at the gate.
-    Parked(OperationKind),
+    Admitted,
     /// A request was answered.
-    Answered(OperationKind),
-    /// A quiesce was asked for, by token.
-    Quiesce(u64),
-    /// A quiesce was answered.
-    Quiesced(u64),
-    /// A section ended.
-    Resume(u64),
+    Answered,
+    /// An order of the graph actor has come to the iothread.
+    Ordered,
+    /// The iothread told the graph actor.
+    Told,
+    /// The graph actor sent an order.
+    Sent,
+    /// The graph actor heard of an event.
+    Heard,
+    /// The graph actor was asked.
+    Asked,
+    /// The graph actor has answered.
+    Replied,
+}
+
+impl MessageEvent {
+    /// All of them, in order of their numbers.
+    pub const ALL: [Self; 9] = [
+        Self::Served,
+        Self::Admitted,
+        Self::Answered,
+        Self::Ordered,
+        Self::Told,
+        Self::Sent,
+        Self::Heard,
+        Self::Asked,
+        Self::Replied,
+    ];
+}
+
+/// The first frame of a flight record: what it is of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlightHeader {
+    /// Why it was written.
+    pub reason: String,
+    /// The process.
+    pub process: u32,
+    /// When, in nanoseconds since the process started.
+    pub at_ns: u64,
+    /// The kinds of messages by name.
+    pub kinds: Vec<String>,
+    /// How many threads follow, a frame each.
+    pub threads: u32,
+}
+
+/// What a thread knows beyond its records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ThreadState {
+    /// It was asked and told what it has open.
+    Told,
+    /// It was asked and did not answer in time: it is stuck, or has ended.
+    Silent,
+    /// It was not asked, or has nothing to tell.
+    NotAsked,
+}
+
+/// The frame of one thread.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlightThread {
+    /// Its name.
+    pub name: String,
+    /// Whether it told what it has open.
+    pub state: ThreadState,
+    /// How many records it has written since it began; the last of them follow.
+    pub written: u64,
+    /// The last messages, oldest first.
+    pub records: Vec<MessageRecord>,
+    /// The names of its nodes.
+    pub nodes: Vec<(u64, String)>,
+    /// Requests that are in flight, by the name of the node where they entered.
+    pub in_flight: Vec<(String, PendingRequest)>,
+    /// Messages that a policy holds back.
+    pub held: Vec<HeldMessage>,
+}
+
+/// A message that a policy holds back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldMessage {
+    /// Who sent it.
+    pub sender: String,
+    /// Whom it is for.
+    pub receiver: String,
+    /// What it is.
+    pub kind: String,
+    /// The node that it concerns, or nothing.
+    pub node: String,
+    /// How long it has been held, in nanoseconds.
+    pub age_ns: u64,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn every_event() -> Vec<MessageEvent> {
-        vec![
-            MessageEvent::Admitted(OperationKind::Read),
-            MessageEvent::Parked(OperationKind::Write),
-            MessageEvent::Answered(OperationKind::Flush),
-            MessageEvent::Quiesce(1),
-            MessageEvent::Quiesced(2),
-            MessageEvent::Resume(u64::MAX),
-        ]
+    fn record(event: MessageEvent) -> MessageRecord {
+        MessageRecord {
+            at_ns: 1,
+            event,
+            kind: 2,
+            node: 3,
+            offset: 4096,
+            len: 512,
+            number: 4,
+            from: 5,
+        }
     }
 
     #[test]
     fn every_record_comes_back_as_it_was() {
         let mut log = Vec::new();
-        for event in every_event() {
-            let record = MessageRecord {
-                at_ns: 7,
-                iothread: IoThreadId(3),
-                node: NodeId(9),
-                event,
-            };
+        for event in MessageEvent::ALL {
             log.clear();
-            write_frame(&record, &mut log).unwrap();
-            assert_eq!(read_frame::<MessageRecord>(&log).unwrap(), (record, log.len()));
+            write_frame(&record(event), &mut log).unwrap();
+            assert_eq!(
+                read_frame::<MessageRecord>(&log).unwrap(),
+                (record(event), log.len())
+            );
         }
     }
 
     #[test]
     fn the_bytes_of_a_record_are_fixed() {
-        let record = MessageRecord {
-            at_ns: 1,
-            iothread: IoThreadId(2),
-            node: NodeId(3),
-            event: MessageEvent::Admitted(OperationKind::Write),
-        };
         let mut log = Vec::new();
-        write_frame(&record, &mut log).unwrap();
-        assert_eq!(log, [5, 0, 0, 0, 1, 2, 3, 0, 1]);
+        write_frame(&record(MessageEvent::Admitted), &mut log).unwrap();
+        assert_eq!(log, [12, 0, 0, 0, 1, 1, 2, 3, 251, 0, 16, 251, 0, 2, 4, 5]);
     }
 
     #[test]

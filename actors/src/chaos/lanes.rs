@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use messages::record::HeldMessage;
 use messages::{NodeId, RootId};
 
 use super::distribution::Spells;
@@ -99,6 +100,8 @@ struct Lane {
 
 struct Held<T> {
     pair: Pair,
+    kind: &'static Kind,
+    node: String,
     since: Instant,
     message: T,
 }
@@ -158,6 +161,8 @@ impl<T> Lanes<T> {
         lane.last_due = due;
         let held = Held {
             pair: hop.pair,
+            kind: hop.kind,
+            node: hop.node.to_owned(),
             since: now,
             message,
         };
@@ -165,6 +170,21 @@ impl<T> Lanes<T> {
         self.next += 1;
         self.chaos.holds();
         None
+    }
+
+    /// What is held, the next one due first.
+    pub fn held(&self, now: Instant) -> Vec<HeldMessage> {
+        self.held
+            .values()
+            .map(|held| HeldMessage {
+                sender: held.pair.from.actor().name().to_owned(),
+                receiver: held.pair.to.actor().name().to_owned(),
+                kind: held.kind.name.to_owned(),
+                node: held.node.clone(),
+                age_ns: u64::try_from(now.saturating_duration_since(held.since).as_nanos())
+                    .unwrap_or(u64::MAX),
+            })
+            .collect()
     }
 
     /// When the next one is due.

@@ -53,6 +53,8 @@ pub struct Kind {
     pub name: &'static str,
     /// The name for all that are like it.
     pub group: &'static str,
+    /// Its place among all.
+    pub number: u8,
 }
 
 /// The kinds of messages there are.
@@ -62,7 +64,13 @@ pub mod kind {
 
     macro_rules! kinds {
         ($($constant:ident = $name:literal in $group:literal;)*) => {
-            $(pub const $constant: &Kind = &Kind { name: $name, group: $group };)*
+            #[allow(non_camel_case_types, clippy::upper_case_acronyms, reason = "the constants' names")]
+            enum Number { $($constant),* }
+            $(pub const $constant: &Kind = &Kind {
+                name: $name,
+                group: $group,
+                number: Number::$constant as u8,
+            };)*
             /// All kinds.
             pub const ALL: &[&Kind] = &[$($constant),*];
         };

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use async_task::Task;
 use futures_channel::oneshot;
+use messages::record::HeldMessage;
 
 use super::lanes::{Hop, Lanes};
 use super::policy::Chaos;
@@ -102,6 +103,12 @@ impl ThreadChaos {
         let now = local.ring().now();
         let mut lanes = self.lanes.borrow_mut();
         lanes.as_mut().is_some_and(|lanes| lanes.cuts(hop, now))
+    }
+
+    /// What is held now.
+    pub fn held(&self, now: Instant) -> Vec<HeldMessage> {
+        let lanes = self.lanes.borrow();
+        lanes.as_ref().map(|lanes| lanes.held(now)).unwrap_or_default()
     }
 
     /// A number for a new NBD connection.

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod background;
+mod flight;
 mod help;
 mod pidfile;
 mod plain;
@@ -50,6 +51,7 @@ pub fn run() -> ExitCode {
     match arguments.split_first() {
         _ if program == STORAGE_DAEMON => serve::serve(&program, arguments, start),
         Some((first, rest)) if first == "serve" => serve::serve(&program, rest, start),
+        Some((first, rest)) if first == "flight" => flight::print(&program, rest),
         _ if arguments.iter().any(is_serve_only) => serve::serve(&program, arguments, start),
         _ => plain::serve_image(&program, &all, start),
     }

@@ -7,9 +7,10 @@ use super::arguments::{Argument, Name, parse};
 use super::background::{Background, Side, split};
 use super::help::{OBJECT_TYPES, SERVE, object_help};
 use super::pidfile::Pidfile;
-use super::signals::Signals;
+use super::signals::{Signals, record_at_usr1};
 use super::trace;
 use crate::daemon::{Daemon, properties_of};
+use crate::flight;
 use crate::monitor::chardev::{self, BACKENDS, Parsed};
 use messages::qapi::schema::{
     BLOCK_EXPORT_OPTIONS, BLOCKDEV_OPTIONS, MONITOR_OPTIONS, NBD_SERVER_OPTIONS, OBJECT_OPTIONS, StructType,
@@ -54,6 +55,7 @@ pub fn serve(program: &str, arguments: &[String], start: impl FnOnce() -> io::Re
         }
     };
     trace::start(program, &plan.filters);
+    flight::record_panics();
     // Never dropped: that would wait for the thread that reads standard input, which nothing can wake.
     let system = Box::leak(Box::new(actix_rt::System::new()));
     system.block_on(async {
@@ -126,7 +128,9 @@ async fn live(
     if let Some(grace) = plan.grace {
         daemon.set_grace(grace);
     }
-    let mut signals = Signals::catch().map_err(|error| format!("signals cannot be caught: {error}"))?;
+    let uncaught = |error| format!("signals cannot be caught: {error}");
+    let mut signals = Signals::catch().map_err(uncaught)?;
+    record_at_usr1(daemon).map_err(uncaught)?;
     let done = tokio::select! {
         done = second_pass(program, daemon, &plan) => done?,
         // An option may wait for a client: that can be ended too.

@@ -1,5 +1,7 @@
-//! The signals that ask the daemon to end.
+//! The signals that ask the daemon to end, and the one that asks it for its flight record.
 
+use crate::daemon::Daemon;
+use crate::flight;
 use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -27,4 +29,30 @@ impl Signals {
             _ = hangup.recv() => {}
         }
     }
+}
+
+/// Writes the flight record at every SIGUSR1, to a new file in the folder for temporary files.
+///
+/// # Errors
+/// The signal cannot be caught.
+pub(super) fn record_at_usr1(daemon: &Daemon) -> io::Result<()> {
+    let mut usr1 = signal(SignalKind::user_defined1())?;
+    let daemon = daemon.clone();
+    actix_rt::spawn(async move {
+        while usr1.recv().await.is_some() {
+            let bytes = match daemon.flight_record("SIGUSR1").await {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    tracing::warn!(%error, "there is no flight record");
+                    continue;
+                }
+            };
+            match tokio::task::spawn_blocking(move || flight::write_new(&bytes)).await {
+                Ok(Ok(path)) => tracing::warn!(path = %path.display(), "the flight record was written"),
+                Ok(Err(error)) => tracing::warn!(%error, "the flight record cannot be written"),
+                Err(error) => tracing::warn!(%error, "the flight record cannot be written"),
+            }
+        }
+    });
+    Ok(())
 }

@@ -101,11 +101,21 @@ impl ChaosObject {
 }
 
 impl Daemon {
-    /// Lets users make message policies for the graph behind `handle`.
+    /// Lets users make message policies for the graph behind `handle`, and ask for its flight record.
     #[must_use]
     pub fn with_chaos(self, handle: GraphHandle) -> Self {
         self.parts.chaos.replace(Some(handle));
         self
+    }
+
+    /// The flight record.
+    ///
+    /// # Errors
+    /// This daemon's graph keeps none, or has ended.
+    pub async fn flight_record(&self, reason: &str) -> Result<Vec<u8>, QmpError> {
+        let handle = self.parts.chaos.borrow().clone();
+        let handle = handle.ok_or_else(|| QmpError::generic("This graph keeps no flight record"))?;
+        handle.flight_record(reason).await.map_err(refused)
     }
 
     /// Puts a message policy in force, or none, and waits until it is.

@@ -67,6 +67,8 @@ pub(super) enum Incoming {
     Memory(MemoryChange),
     /// A message policy to put in force, or none. The sender is dropped once it is, everywhere.
     Chaos(Option<Chaos>, oneshot::Sender<()>),
+    /// The flight record is asked for, for this reason.
+    Flight(String, oneshot::Sender<Vec<u8>>),
     /// An alarm's time is over.
     Alarm,
 }
@@ -127,6 +129,7 @@ impl Graph {
         let now = self.begun.elapsed();
         let effects = match incoming {
             Incoming::Request(id, request, reply) => {
+                self.handles.flight.asked(id.0);
                 if let Some(reply) = reply {
                     self.replies.insert(id, reply);
                 }
@@ -142,11 +145,18 @@ impl Graph {
                 self.memory.change(change, iothreads);
                 Vec::new()
             }
+            Incoming::Flight(reason, done) => {
+                self.write_flight(reason, done);
+                Vec::new()
+            }
             Incoming::Chaos(chaos, done) => {
                 self.set_chaos(chaos, done);
                 Vec::new()
             }
-            Incoming::Event(event) => self.policy.event(Event::Node(event), now),
+            Incoming::Event(event) => {
+                self.handles.flight.heard(&event);
+                self.policy.event(Event::Node(event), now)
+            }
             Incoming::Alarm => self.policy.event(Event::Alarm, now),
         };
         self.carry_out(effects);
@@ -265,6 +275,7 @@ impl Graph {
     }
 
     fn reply(&mut self, id: RequestId, result: Reply) {
+        self.handles.flight.replied(id.0);
         let result = result.and_then(|reply| self.with_handles(reply));
         let Some(reply) = self.replies.remove(&id) else {
             return;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use messages::{Error, ErrorKind, IoThreadId, Result, RootId};
 
+use super::flight::GraphFlight;
 use super::policy::{Address, Order};
 use crate::iothread::IoThread;
 use crate::node::{self, Mail, NodeAddress, OpenOrder, RootHandle};
@@ -15,6 +16,8 @@ pub struct Handles {
     pub iothreads: HashMap<IoThreadId, IoThread<Mail>>,
     /// Root edges.
     pub roots: HashMap<RootId, RootHandle>,
+    /// The flight recorder of the graph actor.
+    pub(super) flight: GraphFlight,
 }
 
 impl Handles {
@@ -41,6 +44,7 @@ impl Handles {
     pub fn send(&mut self, to: IoThreadId, ticket: node::Ticket, order: Order) -> Result<()> {
         let iothread = self.iothread(to)?;
         let order = self.complete(&iothread, order)?;
+        self.flight.sent(ticket, &order);
         iothread
             .send(Mail::Control { ticket, order })
             .map_err(|_| Error::new(ErrorKind::Closed, "The iothread has stopped"))

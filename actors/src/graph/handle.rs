@@ -67,6 +67,11 @@ impl GraphHandle {
         drop(self.sender.unbounded_send(Incoming::Chaos(chaos, done)));
     }
 
+    /// Has the actor write a flight record.
+    pub(super) fn ask_flight(&self, reason: String, done: oneshot::Sender<Vec<u8>>) {
+        drop(self.sender.unbounded_send(Incoming::Flight(reason, done)));
+    }
+
     /// Tells the actor that an alarm's time is over.
     pub(super) fn alarm(&self) {
         drop(self.sender.unbounded_send(Incoming::Alarm));

@@ -106,7 +106,9 @@ impl Graph {
                 }
             }
             // What iothreads tell was held there.
-            Incoming::Event(_) | Incoming::Chaos(..) | Incoming::Alarm => Some(incoming),
+            Incoming::Event(_) | Incoming::Chaos(..) | Incoming::Flight(..) | Incoming::Alarm => {
+                Some(incoming)
+            }
         }
     }
 

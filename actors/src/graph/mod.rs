@@ -10,6 +10,7 @@
 mod actor;
 mod carry;
 mod edits;
+mod flight;
 mod handle;
 mod iothreads;
 mod late;

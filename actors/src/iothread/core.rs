@@ -34,6 +34,10 @@ impl Default for Budget {
     }
 }
 
+/// How many turns a busy iothread takes before it looks at the time for its flight record: a look costs as much as some
+/// records do.
+const TIMED: u64 = 16;
+
 /// How often an iothread that is to retire looks whether it may.
 const RETIREMENT_LOOK: Duration = Duration::from_millis(20);
 
@@ -136,6 +140,9 @@ impl<M: Send + 'static> Core<M> {
     /// then sleeps until there is.
     pub fn turn(&mut self, may_sleep: bool) -> Progress {
         let _entered = self.local.enter();
+        if self.stats.turns.is_multiple_of(TIMED) {
+            self.local.note_time(self.local.ring().now());
+        }
         self.stats.turns += 1;
         let work = self.messages() + self.run();
         if self.last.is_some_and(|last| last == 0) {
@@ -230,6 +237,7 @@ impl<M: Send + 'static> Core<M> {
             end = self.local.ring().now();
             self.stats.slept_ns += nanoseconds(asleep_from, end);
         }
+        self.local.note_time(end);
         self.adaptive.adjust(params, end.saturating_duration_since(start));
         events
     }

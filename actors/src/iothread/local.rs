@@ -21,6 +21,7 @@ use slab::Slab;
 use super::IoThreadId;
 use super::poll::{PollParams, SharedParams};
 use crate::chaos::{OnGuard, ThreadChaos};
+use crate::flight::{Note, Recorder};
 
 thread_local! {
     static CURRENT_ID: Cell<Option<IoThreadId>> = const { Cell::new(None) };
@@ -197,10 +198,14 @@ pub struct Local {
     /// Whether nobody can send anything more, as far as whoever handles the mailbox knows.
     unreachable: RefCell<Box<dyn Fn() -> bool>>,
     chaos: ThreadChaos,
+    flight: Arc<Recorder>,
+    /// The time at which records are made: looked at where it is asked for anyway, and now and then.
+    flight_ns: Cell<u64>,
 }
 
 impl Local {
     pub(super) fn new(shared: Arc<Shared>, ring: Ring) -> Rc<Self> {
+        let flight = Recorder::register(&shared.name);
         Rc::new(Self {
             shared,
             begun: ring.now(),
@@ -211,6 +216,8 @@ impl Local {
             ext: RefCell::default(),
             unreachable: RefCell::new(Box::new(|| true)),
             chaos: ThreadChaos::default(),
+            flight,
+            flight_ns: Cell::new(0),
         })
     }
 
@@ -248,6 +255,18 @@ impl Local {
     #[inline]
     pub fn ring(&self) -> &Ring {
         &self.ring
+    }
+
+    /// Records a message.
+    #[inline]
+    pub fn note(&self, note: Note) {
+        self.flight.note(self.flight_ns.get(), note);
+    }
+
+    /// Tells the time that records are made at from here on.
+    #[inline]
+    pub fn note_time(&self, now: Instant) {
+        self.flight_ns.set(self.flight.since_begin(now));
     }
 
     /// The message policy in force here.
@@ -407,6 +426,12 @@ impl Drop for Entry {
         let waker = self.local.alive.borrow_mut().try_remove(self.key);
         // Outside of the borrow: it may be the last reference to the task.
         drop(waker);
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        self.flight.unregister();
     }
 }
 

@@ -10,6 +10,7 @@ use messages::io::OperationKind;
 use messages::{NodeId, Token};
 use slab::Slab;
 
+use super::recorded;
 use super::table::NodeTable;
 
 /// How many requests the query about a slow drain names, oldest first.
@@ -222,6 +223,11 @@ impl Admission {
         Self { owner, key }
     }
 
+    /// Its place in the count.
+    pub fn key(&self) -> usize {
+        self.key
+    }
+
     /// The node that counts it.
     pub fn node(&self) -> &Rc<super::cell::NodeCell> {
         &self.owner
@@ -237,6 +243,9 @@ impl Admission {
 
 impl Drop for Admission {
     fn drop(&mut self) {
+        if let Some(table) = self.owner.table() {
+            table.local().note(recorded::answered(self.owner.id(), self.key));
+        }
         if self.owner.gate().leave(self.key) {
             self.owner.answer_quiesce();
         }

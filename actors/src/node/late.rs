@@ -21,7 +21,9 @@ use crate::iothread::Local;
 pub fn receive(table: &Rc<NodeTable>, mail: Mail) {
     let (pair, kind, node) = match &mail {
         // Luggage comes before what is sent behind it; the order to leave and the answer from here are held.
-        Mail::Chaos(..) | Mail::Arrive(_) | Mail::ArriveRoot(_) => return table.handle(mail),
+        Mail::Chaos(..) | Mail::Flight(_) | Mail::Arrive(_) | Mail::ArriveRoot(_) => {
+            return table.handle(mail);
+        }
         Mail::Run(_) => (pair(End::User, End::Nodes), kind::JOB, None),
         Mail::Request(request) => {
             let (pair, node) = ends(table, request.entry);
@@ -161,7 +163,7 @@ fn ends(table: &NodeTable, entry: Entry) -> (Pair, Option<Rc<NodeCell>>) {
 }
 
 /// What kind of message an order is, and the node that it concerns.
-fn facts(order: &Order) -> (&'static Kind, Option<NodeId>) {
+pub fn facts(order: &Order) -> (&'static Kind, Option<NodeId>) {
     let other = kind::OTHER_ORDER;
     match order {
         Order::Open(open) => (kind::OPEN, Some(open.node)),

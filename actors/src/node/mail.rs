@@ -17,6 +17,7 @@ use super::client::RootHandle;
 use super::migrate::{NodeLuggage, RootLuggage};
 use super::statistics::Statistics;
 use crate::chaos::Chaos;
+use crate::flight::Open;
 use crate::iothread::IoThread;
 
 /// A message to an iothread.
@@ -38,6 +39,8 @@ pub enum Mail {
     ArriveRoot(Box<RootLuggage>),
     /// A message policy to put in force, or none. The sender is dropped when it is, with what was held gone out.
     Chaos(Option<Chaos>, oneshot::Sender<()>),
+    /// Tell what is open, for a flight record.
+    Flight(oneshot::Sender<Open>),
 }
 
 /// A request on its way to another iothread, with the place for its answer.

@@ -27,6 +27,7 @@ mod line;
 mod mail;
 mod migrate;
 mod overlap;
+pub(crate) mod recorded;
 mod root;
 mod statistics;
 mod table;

@@ -8,6 +8,7 @@ use std::task::Poll;
 use drivers::buffer::Buffers;
 use futures_channel::oneshot;
 use messages::io::{Operation, OperationKind, Outcome};
+use messages::record::MessageEvent;
 use messages::{IoError, Permissions, RequestFlags};
 use tracing::Instrument;
 
@@ -17,6 +18,7 @@ use super::client::RootHandle;
 use super::gate::Admission;
 use super::late;
 use super::line::{Line, Parked, Turn};
+use super::recorded;
 use super::under_way::{Begun, UnderWay};
 use crate::chaos;
 use crate::iothread::Local;
@@ -196,11 +198,15 @@ impl RootCell {
             Step::Ended(outcome) => {
                 if let Some(table) = node.table() {
                     table.count_request();
+                    let request = (kind, offset, len);
+                    let root = self.handle.id();
+                    let served = recorded::request(MessageEvent::Served, node.id(), root, request, 0);
+                    table.local().note(served);
                 }
                 Ok(Begun::Ended(outcome))
             }
             Step::Transfer(transfer) => {
-                let admission = Self::count(node, kind, offset, len);
+                let admission = self.count(node, kind, offset, len);
                 admission.stands_at(transfer.stands_at());
                 Ok(Begun::UnderWay(UnderWay::transfer(transfer, admission)))
             }
@@ -280,19 +286,24 @@ impl RootCell {
 
     fn admit(&self, operation: Operation<Buffers>) -> (Operation<Buffers>, Admission) {
         let (offset, len) = choke::range_of(&operation);
-        let admission = Self::count(self.node(), operation.kind(), offset, len);
+        let admission = self.count(self.node(), operation.kind(), offset, len);
         (operation, admission)
     }
 
-    fn count(node: Rc<NodeCell>, kind: OperationKind, offset: u64, len: u64) -> Admission {
-        let now = match node.table() {
-            Some(table) => {
-                table.count_request();
-                table.local().ring().now()
-            }
-            None => std::time::Instant::now(),
+    fn count(&self, node: Rc<NodeCell>, kind: OperationKind, offset: u64, len: u64) -> Admission {
+        let Some(table) = node.table() else {
+            return Admission::new(node, kind, offset, len, std::time::Instant::now());
         };
-        Admission::new(node, kind, offset, len, now)
+        table.count_request();
+        let now = table.local().ring().now();
+        let id = node.id();
+        let admission = Admission::new(node, kind, offset, len, now);
+        let request = (kind, offset, len);
+        let root = self.handle.id();
+        let note = recorded::request(MessageEvent::Admitted, id, root, request, admission.key());
+        table.local().note_time(now);
+        table.local().note(note);
+        admission
     }
 
     /// The gate has opened, or who was first is gone: the first parked request looks again.

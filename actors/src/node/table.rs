@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak as ArcWeak};
 use drivers::driver::Notices;
 use messages::global_state::IothreadCounters;
 use messages::io::Outcome;
+use messages::record::MessageEvent;
 use messages::{IoError, NodeId, RootId};
 use rustc_hash::FxHashMap;
 
@@ -16,8 +17,9 @@ use super::choke;
 use super::client::{RootHandle, RootShared};
 use super::mail::{Entry, Event, Mail, RemoteRequest};
 use super::root::RootCell;
-use super::{control, late, migrate};
+use super::{control, late, migrate, recorded};
 use crate::chaos;
+use crate::flight::Open;
 use crate::iothread::{IoThread, Local};
 
 /// How an iothread tells the graph actor something. Called on the iothread; must not block.
@@ -96,6 +98,7 @@ impl NodeTable {
 
     /// Tells the graph actor.
     pub fn tell(&self, event: Event) {
+        self.local.note(recorded::event(MessageEvent::Told, &event));
         if chaos::is_on() {
             return late::tell(self, &self.events, event);
         }
@@ -161,6 +164,28 @@ impl NodeTable {
         left.is_empty() && self.nodes.borrow().is_empty() && self.roots.borrow().is_empty()
     }
 
+    /// What is open here, for a flight record.
+    fn open(&self) -> Open {
+        let now = self.local.ring().now();
+        let nodes = self.nodes.borrow();
+        let mut cells: Vec<&Rc<NodeCell>> = nodes.values().collect();
+        cells.sort_by_key(|cell| cell.id());
+        Open {
+            nodes: cells
+                .iter()
+                .map(|cell| (cell.id().0, cell.name().to_owned()))
+                .collect(),
+            in_flight: cells
+                .iter()
+                .flat_map(|cell| {
+                    let pending = cell.gate().pending(now, self).into_iter();
+                    pending.map(|request| (cell.name().to_owned(), request))
+                })
+                .collect(),
+            held: self.local.chaos().held(now),
+        }
+    }
+
     /// Counts a request that enters the graph here.
     #[inline]
     pub fn count_request(&self) {
@@ -208,13 +233,19 @@ impl NodeTable {
         match mail {
             Mail::Run(job) => job(),
             Mail::Request(request) => self.request(request),
-            Mail::Control { ticket, order } => control::carry_out(self, ticket, order),
+            Mail::Control { ticket, order } => {
+                self.local
+                    .note(recorded::order(MessageEvent::Ordered, ticket, &order));
+                control::carry_out(self, ticket, order);
+            }
             Mail::Arrive(luggage) => migrate::arrive(self, *luggage),
             Mail::ArriveRoot(luggage) => migrate::arrive_root(self, *luggage),
             Mail::Chaos(policy, done) => {
                 self.local.chaos().set(&self.local, policy);
                 drop(done);
             }
+            // Whoever asked may have lost patience.
+            Mail::Flight(tell) => drop(tell.send(self.open())),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The session, the version, what there is to ask, and the end.
 
-use super::{Reply, done};
+use super::{Reply, done, text};
 use crate::daemon::Daemon;
 use crate::monitor::Dispatch;
 use crate::monitor::chardev::BACKENDS;
@@ -42,4 +42,18 @@ pub(super) async fn chardevs(daemon: Daemon, _: Object) -> Reply {
 
 pub(super) async fn chardev_backends(_: Daemon, _: Object) -> Reply {
     Ok(BACKENDS.iter().map(|name| json!({"name": name})).collect())
+}
+
+/// Writes the flight record to a file.
+pub(super) async fn flight_record(daemon: Daemon, arguments: Object) -> Reply {
+    let path = text(&arguments, "filename").to_owned();
+    let bytes = daemon.flight_record("asked by x-millpond-flight-record").await?;
+    let failed = format!("Could not write '{path}'");
+    // A slow disk holds up nothing else.
+    let written = tokio::task::spawn_blocking(move || std::fs::write(path, bytes)).await;
+    match written {
+        Ok(Ok(())) => Ok(done()),
+        Ok(Err(error)) => Err(QmpError::generic(format!("{failed}: {error}"))),
+        Err(error) => Err(QmpError::generic(format!("{failed}: {error}"))),
+    }
 }

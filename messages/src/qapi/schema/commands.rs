@@ -72,6 +72,9 @@ pub static COMMANDS: &[Command] = &[
     command("x-debug-query-block-graph")
         .returns(Struct(&XDBG_BLOCK_GRAPH))
         .with(&["unstable"]),
+    command("x-millpond-flight-record")
+        .takes(&[req("filename", STR)])
+        .with(&["unstable"]),
     command("x-millpond-move-node")
         .takes(&[
             req("node-name", STR),

@@ -1,0 +1,91 @@
+//! The graph actor's part of the flight recorder.
+
+use std::sync::Arc;
+
+use futures_channel::oneshot;
+use messages::record::MessageEvent;
+use messages::{Error, Result};
+use tokio::time::Instant;
+
+use super::actor::{Graph, closed};
+use super::handle::GraphHandle;
+use crate::chaos::kind;
+use crate::flight::{Note, Recorder, collect};
+use crate::node::{self, recorded};
+
+/// The ring of the graph actor's thread.
+pub(super) struct GraphFlight(Arc<Recorder>);
+
+impl Default for GraphFlight {
+    fn default() -> Self {
+        Self(Recorder::register("graph"))
+    }
+}
+
+impl Drop for GraphFlight {
+    fn drop(&mut self) {
+        self.0.unregister();
+    }
+}
+
+impl GraphFlight {
+    fn note(&self, note: Note) {
+        self.0.note(self.0.since_begin(Instant::now().into_std()), note);
+    }
+
+    fn command(&self, event: MessageEvent, number: u64) {
+        self.note(Note {
+            event,
+            kind: kind::COMMAND,
+            node: 0,
+            offset: 0,
+            len: 0,
+            number,
+            from: 0,
+        });
+    }
+
+    /// The graph actor was asked.
+    pub(super) fn asked(&self, request: u64) {
+        self.command(MessageEvent::Asked, request);
+    }
+
+    /// It has answered.
+    pub(super) fn replied(&self, request: u64) {
+        self.command(MessageEvent::Replied, request);
+    }
+
+    /// It has sent an order.
+    pub(super) fn sent(&self, ticket: node::Ticket, order: &node::Order) {
+        self.note(recorded::order(MessageEvent::Sent, ticket, order));
+    }
+
+    /// It has heard of an event.
+    pub(super) fn heard(&self, event: &node::Event) {
+        self.note(recorded::event(MessageEvent::Heard, event));
+    }
+}
+
+impl Graph {
+    /// Gathers the flight record, beside what else is to be done.
+    pub(super) fn write_flight(&self, reason: String, done: oneshot::Sender<Vec<u8>>) {
+        let iothreads = self.handles.iothreads.values().cloned().collect();
+        actix_rt::spawn(async move {
+            // Whoever asked may have gone.
+            drop(done.send(collect(&reason, iothreads).await));
+        });
+    }
+}
+
+impl GraphHandle {
+    /// The last messages of all threads and what is unanswered, as `millpond flight` reads it. An iothread that is stuck
+    /// holds it up for two seconds at most.
+    ///
+    /// # Errors
+    /// The graph has ended.
+    pub async fn flight_record(&self, reason: impl Into<String>) -> Result<Vec<u8>> {
+        let (done, written) = oneshot::channel();
+        self.ask_flight(reason.into(), done);
+        written.await.map_err(|_| -> Error { closed() })
+    }
+}
