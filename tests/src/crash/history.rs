@@ -1,6 +1,7 @@
 //! What a disk's users asked for and were told, and what the disk may read as according to that.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::disk::{Clock, SECTOR};
@@ -71,6 +72,18 @@ pub fn payload(number: usize, offset: u64, len: u64) -> Vec<u8> {
     (offset..offset + len).map(|at| pattern(number, at)).collect()
 }
 
+/// Whether what a request did cannot get lost by a crash at `point`.
+fn durable_at(requests: &[Request], point: u64) -> impl Fn(&Request) -> bool + use<> {
+    let flushes = requests.iter().filter(|request| {
+        request.asked == Asked::Flush && !request.failed && request.ended.is_some_and(|end| end <= point)
+    });
+    let barrier = flushes.map(|flush| flush.began).max().unwrap_or(0);
+    move |request| {
+        let ended = request.ended.filter(|_| !request.failed);
+        ended.is_some_and(|ended| ended < barrier || (request.durable && ended <= point))
+    }
+}
+
 /// All requests to one disk.
 #[derive(Debug)]
 pub struct History {
@@ -79,6 +92,8 @@ pub struct History {
     initial: Vec<u8>,
     size: u64,
     requests: Mutex<Vec<Request>>,
+    /// When the disk's user last lost it without having flushed.
+    lost: AtomicU64,
 }
 
 impl History {
@@ -89,6 +104,7 @@ impl History {
             initial,
             size,
             requests: Mutex::default(),
+            lost: AtomicU64::new(0),
         })
     }
 
@@ -124,16 +140,21 @@ impl History {
         }
     }
 
+    /// The disk is opened anew after a close that failed: what was not durable may be gone.
+    pub fn lose(&self) {
+        self.lost.store(self.clock.tick(), Ordering::SeqCst);
+    }
+
     /// Requires that `found` may be what a disk opened after a crash at `point` contains, all of it.
     pub fn check_crash(&self, point: u64, found: &[u8]) -> Result<(), String> {
         let requests = self.requests().clone();
-        let flushes = requests.iter().filter(|request| {
-            request.asked == Asked::Flush && !request.failed && request.ended.is_some_and(|end| end <= point)
-        });
-        let barrier = flushes.map(|flush| flush.began).max().unwrap_or(0);
+        let lost = self.lost.load(Ordering::SeqCst);
+        let (settled_then, settled_now) = (
+            durable_at(&requests, lost.min(point)),
+            durable_at(&requests, point),
+        );
         let settled = |request: &Request| {
-            let ended = request.ended.filter(|_| !request.failed);
-            ended.is_some_and(|ended| ended < barrier || (request.durable && ended <= point))
+            settled_now(request) && (request.began > lost || lost > point || settled_then(request))
         };
         self.check_size(&requests, point, &settled, found.len() as u64)?;
         self.check(&requests, point, &settled, 0, found)
@@ -142,7 +163,12 @@ impl History {
     /// Requires that `found` may be what a read of a disk in use, made at `began`, answered just now.
     pub fn check_read(&self, began: u64, offset: u64, found: &[u8]) -> Result<(), String> {
         let requests = self.requests().clone();
-        let settled = |request: &Request| !request.failed && request.ended.is_some_and(|ended| ended < began);
+        let lost = self.lost.load(Ordering::SeqCst);
+        let settled_then = durable_at(&requests, lost);
+        let settled = |request: &Request| {
+            let ended = !request.failed && request.ended.is_some_and(|ended| ended < began);
+            ended && (request.began > lost || settled_then(request))
+        };
         self.check(&requests, u64::MAX, &settled, offset, found)
     }
 

@@ -155,6 +155,10 @@ pub struct Run<'a> {
     node: String,
     client: Option<Client>,
     fault: Option<Fault>,
+    /// The disks that it is in force on: the image's, and the first overlay's.
+    faulty: Vec<Arc<Disk>>,
+    /// The step that is being done failed.
+    failed: Cell<bool>,
 }
 
 impl<'a> Run<'a> {
@@ -180,6 +184,7 @@ impl<'a> Run<'a> {
         site.create(&name, &workload.create, workload.size)
             .await
             .expect("the image can be made");
+        let image = Arc::clone(&disk);
         links.push(Link {
             name,
             disk,
@@ -200,6 +205,8 @@ impl<'a> Run<'a> {
             node: String::new(),
             client: None,
             fault: None,
+            faulty: vec![image],
+            failed: Cell::new(false),
         }
     }
 
@@ -210,9 +217,8 @@ impl<'a> Run<'a> {
 
     /// Fails requests of the image's file from now on, or stops that. How many failed till then.
     pub fn set_fault(&mut self, fault: Option<Fault>) -> u64 {
-        let image = self.links().iter().filter(|link| link.is_qcow2);
-        let hits = image.clone().map(|link| link.disk.hits()).sum();
-        image.for_each(|link| link.disk.set_fault(fault));
+        let hits = self.faulty.iter().map(|disk| disk.hits()).sum();
+        self.faulty.iter().for_each(|disk| disk.set_fault(fault));
         self.fault = fault;
         hits
     }
@@ -229,6 +235,7 @@ impl<'a> Run<'a> {
         match result {
             Ok(value) => Some(value),
             Err(error) => {
+                self.failed.set(true);
                 let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
                 failures.push(Failure {
                     what: what.into(),
@@ -258,17 +265,17 @@ impl<'a> Run<'a> {
         false
     }
 
-    /// Lets go of the image and closes it. An image that did not close is closed again.
+    /// Lets go of the image and closes it.
     pub async fn close(&mut self) {
         let Some(client) = self.client.take() else { return };
         let detached = self.site.graph().detach(client.root()).await;
         self.note("detach", detached);
         let closed = self.site.graph().blockdev_del(self.node.clone()).await;
-        if self.note("close", closed).is_none() {
-            self.set_fault(None);
-            // It is gone where the error was only told.
-            drop(self.site.graph().blockdev_del(self.node.clone()).await);
+        if self.fault.is_some() {
+            // As in QEMU, a close that cannot write everything back closes all the same.
+            self.history.lose();
         }
+        self.note("close", closed);
     }
 
     /// Does all steps.
@@ -328,7 +335,18 @@ impl<'a> Run<'a> {
             return;
         }
         let requests = self.requests(&client, limit);
-        join(requests, self.change(step)).await;
+        let changed = async {
+            // What fails once does not fail twice. After a resize that failed the disk is used as it is.
+            let stays = matches!(step, Step::Resize(_));
+            for _ in 0..3 {
+                self.failed.set(false);
+                self.change(step).await;
+                if !self.failed.get() || stays {
+                    break;
+                }
+            }
+        };
+        join(requests, changed).await;
     }
 
     /// Requests at random, several at a time, all on the image's own thread: the same for the same seed.
@@ -434,7 +452,11 @@ impl<'a> Run<'a> {
         if self.note("create", created).is_none() {
             return;
         }
-        disk.set_fault(self.fault);
+        // Another try is made on storage that works.
+        if self.faulty.len() == 1 {
+            disk.set_fault(self.fault);
+            self.faulty.push(Arc::clone(&disk));
+        }
         let node = self.site.name("disk");
         let mut overlay = chain_options(&[(name.clone(), true)]);
         overlay["node-name"] = json!(node);

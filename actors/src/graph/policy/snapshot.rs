@@ -3,8 +3,9 @@
 use messages::{ChildSlot, Error, ErrorKind, NodeId, OpBlocker, Result};
 
 use super::drain::Cover;
+use super::order::Order;
 use super::transaction::Transaction;
-use super::value::Graph;
+use super::value::{Graph, Node};
 use super::world::World;
 use super::{activate, op_blockers, reopen, replace};
 
@@ -20,7 +21,11 @@ pub async fn blockdev_snapshot(world: &World, node: &str, overlay: &str) -> Resu
         .drain(Cover::Nodes(vec![node, overlay]), "blockdev-snapshot")
         .await;
     let mut transaction = Transaction::new(world);
-    let result = replace::append(&mut transaction, node, overlay, slot).await;
+    // Later flushes go to the overlay: what was written to the node before is not covered by them.
+    let result = match flush(world, node).await {
+        Ok(()) => replace::append(&mut transaction, node, overlay, slot).await,
+        Err(error) => Err(error),
+    };
     match &result {
         Ok(()) => {
             transaction.commit();
@@ -33,6 +38,14 @@ pub async fn blockdev_snapshot(world: &World, node: &str, overlay: &str) -> Resu
     }
     world.undrain(token);
     result
+}
+
+async fn flush(world: &World, node: NodeId) -> Result<()> {
+    if !world.graph(|graph| graph.expect(node).map(Node::writable))? {
+        return Ok(());
+    }
+    let flushed = world.ask(node, Order::Flush(node)).done().await;
+    flushed.map_err(|error| Error::caused_by(error.kind(), "An IO error has occurred", error))
 }
 
 fn check(graph: &Graph, node: &str, overlay: &str) -> Result<(NodeId, NodeId, ChildSlot)> {
