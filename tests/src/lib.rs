@@ -9,11 +9,13 @@
 #![forbid(unsafe_code)]
 
 pub mod beside;
+pub mod crash;
 pub mod crowd;
 pub mod daemon;
 pub mod image;
 pub mod model;
 pub mod nbd;
+pub mod nth;
 pub mod program;
 pub mod qmp;
 pub mod sim;

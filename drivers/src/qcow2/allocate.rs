@@ -168,7 +168,8 @@ impl State {
         };
         if written {
             self.link(first, count, host)?;
-            self.barrier |= copies;
+            // With lazy refcounts nothing else makes the data of new clusters durable before what refers to them.
+            self.barrier |= copies || (fresh && self.settings.lazy_refcounts);
         } else if fresh {
             self.set_refcounts(host >> self.geometry.cluster_bits, count, 0)?;
         }

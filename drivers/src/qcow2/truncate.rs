@@ -143,11 +143,12 @@ impl Qcow2 {
         self.write_back(true).await?;
         self.file.flush().await?;
         let old = std::mem::replace(&mut self.state.borrow_mut().header.size, size);
-        let result = self.write_header_part(SIZE).await;
-        if result.is_err() {
+        if let Err(error) = self.write_header_part(SIZE).await {
             self.state.borrow_mut().header.size = old;
+            return Err(error);
         }
-        result
+        // Whoever is told of the new length may rely on it. Where the flush fails the file has the new length all the same.
+        self.file.flush().await
     }
 
     /// Gives the L1 table a larger place if a disk of `size` needs one.

@@ -40,6 +40,11 @@ pub async fn truncate(
     let driver = cell
         .driver()
         .map_err(|error| Error::io("Could not resize", error))?;
+    let flags = if size > kept && would_show_backing(cell, kept).await? {
+        flags | RequestFlags::ZERO_WRITE
+    } else {
+        flags
+    };
     driver.truncate(size, exact, preallocation, flags).await?;
     let now = driver
         .length()
@@ -49,6 +54,16 @@ pub async fn truncate(
     cell.wrote(0);
     cell.refresh();
     Ok(())
+}
+
+/// Whether the backing file has something behind the end of a node, which would come to light if it just grew.
+async fn would_show_backing(cell: &Rc<NodeCell>, end: u64) -> Result<bool> {
+    let Some(backing) = cell.backing_edge().filter(|edge| edge.is_connected()) else {
+        return Ok(false);
+    };
+    let len = backing.pass_down(Operation::Length).await.into_bytes();
+    let len = len.map_err(|error| Error::io("Could not get backing file size", error))?;
+    Ok(len > end)
 }
 
 /// The edges behind which the node's own data is.

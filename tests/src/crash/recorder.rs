@@ -1,0 +1,275 @@
+//! The protocol driver `recorder`: a node whose storage is a [`Disk`], found by name.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use drivers::buffer::Buffers;
+use drivers::driver::{
+    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, OpenRequest, Opened,
+    Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer, parse_options,
+};
+use drivers::ring::Ring;
+use futures_channel::oneshot;
+use futures_util::future::LocalBoxFuture;
+use messages::global_state::Options;
+use messages::io::Preallocation;
+use messages::{Error, ErrorKind, IoError, IoResult, Limits, RequestFlags, Result};
+use millpond::iothread::Local;
+
+use super::disk::{Change, Disk, Kind};
+
+/// The disks that there are, by name.
+#[derive(Debug, Default)]
+pub struct Disks(Mutex<HashMap<String, Arc<Disk>>>);
+
+impl Disks {
+    /// Puts a disk there, in place of one of the same name.
+    pub fn insert(&self, name: &str, disk: &Arc<Disk>) {
+        let mut disks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        disks.insert(name.to_owned(), Arc::clone(disk));
+    }
+
+    /// Takes a disk away; nodes that have it open keep it.
+    pub fn remove(&self, name: &str) {
+        let mut disks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        disks.remove(name);
+    }
+
+    fn find(&self, name: &str) -> Option<Arc<Disk>> {
+        let disks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        disks.get(name).cloned()
+    }
+}
+
+/// Opens nodes on disks.
+pub struct RecorderKind(pub Arc<Disks>);
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RecorderOptions {
+    disk: String,
+}
+
+impl DriverKind for RecorderKind {
+    fn name(&self) -> &'static str {
+        "recorder"
+    }
+
+    fn children(&self) -> &'static [ChildKind] {
+        &[]
+    }
+
+    fn is_protocol(&self) -> bool {
+        true
+    }
+
+    fn parse_filename(&self, filename: &str) -> Result<Options> {
+        let mut options = Options::new();
+        let name = filename.strip_prefix("recorder:").unwrap_or(filename);
+        options.insert("disk".to_owned(), name.into());
+        Ok(options)
+    }
+
+    fn open(&self, request: OpenRequest) -> LocalBoxFuture<'static, Result<Opened>> {
+        let disks = Arc::clone(&self.0);
+        Box::pin(async move {
+            let RecorderOptions { disk: name } = parse_options(request.options)?;
+            let disk = disks.find(&name);
+            let disk = disk.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("no disk '{name}'")))?;
+            Ok(Opened {
+                driver: Rc::new(Recorder { name, disk }),
+                flags: request.flags,
+                backing: None,
+            })
+        })
+    }
+}
+
+struct Recorder {
+    name: String,
+    disk: Arc<Disk>,
+}
+
+/// Comes back in the next turn.
+async fn yield_now() {
+    let mut again = true;
+    std::future::poll_fn(move |context| {
+        if std::mem::take(&mut again) {
+            context.waker().wake_by_ref();
+            return std::task::Poll::Pending;
+        }
+        std::task::Poll::Ready(())
+    })
+    .await;
+}
+
+async fn pause(disk: &Disk) {
+    for _ in 0..disk.pause() {
+        yield_now().await;
+    }
+}
+
+/// Runs a request to its end whether or not somebody still waits for its answer, as a kernel does.
+async fn detached<T: 'static>(work: impl Future<Output = T> + 'static) -> Option<T> {
+    let (tell, told) = oneshot::channel();
+    Local::current()?.spawn(async move {
+        // Whoever asked may have given up.
+        drop(tell.send(work.await));
+    });
+    told.await.ok()
+}
+
+impl Recorder {
+    /// A request without data to give back.
+    fn perform(&self, kind: Kind, change: Option<Change>) -> Answer<'static, IoResult<()>> {
+        let disk = Arc::clone(&self.disk);
+        Answer::wait(async move {
+            let (began, fate) = disk.begin(kind);
+            let work = async move {
+                pause(&disk).await;
+                let record = match (&fate, change) {
+                    (Ok(()), Some(change)) => disk.apply(began, change),
+                    _ => None,
+                };
+                pause(&disk).await;
+                let flushed = (kind == Kind::Flush && fate.is_ok()).then_some(began);
+                disk.end(record, flushed);
+                fate
+            };
+            detached(work).await.unwrap_or(Err(IoError::Cancelled))
+        })
+    }
+}
+
+impl Driver for Recorder {
+    fn abilities(&self) -> Abilities {
+        Abilities {
+            limits: Limits {
+                request_alignment: self.disk.alignment,
+                ..Limits::default()
+            },
+            write_zeroes: Ability::Native,
+            zero_unmap: true,
+            discard: Ability::Native,
+            fua: Ability::Emulated,
+            has_zero_init: true,
+            ..Abilities::default()
+        }
+    }
+
+    fn locate(&self, _purpose: Purpose, _offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
+        Answer::ready(Ok(Extent::new(len, At::Own)))
+    }
+
+    fn read(
+        self: Rc<Self>,
+        offset: u64,
+        mut buffers: Buffers,
+        _flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
+        let disk = Arc::clone(&self.disk);
+        Answer::wait(async move {
+            let work = async move {
+                let (_, fate) = disk.begin(Kind::Read);
+                pause(&disk).await;
+                if fate.is_ok() {
+                    let mut bytes = vec![0; buffers.len()];
+                    disk.read(offset, &mut bytes);
+                    buffers.copy_from_slice(0, &bytes);
+                }
+                pause(&disk).await;
+                disk.end(None, None);
+                (fate, buffers)
+            };
+            let lost = || (Err(IoError::Cancelled), Buffers::new());
+            detached(work).await.unwrap_or_else(lost)
+        })
+    }
+
+    fn place(&self, _offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+        Answer::ready(Ok(Placement {
+            len,
+            target: Target::Own,
+            head: 0,
+            tail: 0,
+            ticket: None,
+        }))
+    }
+
+    fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
+        Answer::ready(written)
+    }
+
+    fn write(
+        self: Rc<Self>,
+        offset: u64,
+        buffers: Buffers,
+        _flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
+        let written = self.perform(Kind::Write, Some(Change::Write(offset, buffers.to_vec())));
+        Answer::wait(async move { (written.await, buffers) })
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<()>> {
+        self.perform(Kind::Zero, Some(Change::Zero(offset, len)))
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
+        self.perform(Kind::Discard, Some(Change::Discard(offset, len)))
+    }
+
+    fn flush(&self) -> Answer<'_, IoResult<()>> {
+        self.perform(Kind::Flush, None)
+    }
+
+    fn truncate(
+        &self,
+        size: u64,
+        _exact: bool,
+        _preallocation: Preallocation,
+        _flags: RequestFlags,
+    ) -> Answer<'_, Result<()>> {
+        let truncated = self.perform(Kind::Truncate, Some(Change::Truncate(size)));
+        Answer::wait(async {
+            truncated
+                .await
+                .map_err(|error| Error::io("Failed to resize", error))
+        })
+    }
+
+    fn length(&self) -> Answer<'_, IoResult<u64>> {
+        Answer::ready(Ok(self.disk.len()))
+    }
+
+    fn allocated_size(&self) -> Answer<'_, IoResult<u64>> {
+        Answer::ready(Ok(self.disk.len()))
+    }
+
+    fn filename(&self) -> Option<String> {
+        Some(format!("recorder:{}", self.name))
+    }
+
+    fn reopen_prepare(&self, _request: ReopenRequest) -> Answer<'_, Result<()>> {
+        Answer::ready(Ok(()))
+    }
+
+    fn depart(&self) -> Box<dyn Parcel> {
+        Box::new(Packed(self.name.clone(), Arc::clone(&self.disk)))
+    }
+
+    fn close(&self) -> Answer<'_, Result<()>> {
+        Answer::ready(Ok(()))
+    }
+}
+
+struct Packed(String, Arc<Disk>);
+
+impl Parcel for Packed {
+    fn arrive(self: Box<Self>, _children: Vec<Child>, _ring: Ring) -> Rc<dyn Driver> {
+        Rc::new(Recorder {
+            name: self.0,
+            disk: self.1,
+        })
+    }
+}

@@ -1,0 +1,607 @@
+//! A block layer on recorded disks, and the run of a workload in it.
+
+use std::cell::Cell;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use drivers::buffer::{Buffer, Buffers};
+use futures_channel::oneshot;
+use futures_util::future::{join, join_all};
+use messages::error::errno::EIO;
+use messages::global_state::{DrainScope, GraphRequest, Options, RootRequest, RootUser};
+use messages::{IoError, IoResult, Permissions, RequestFlags, Result};
+use millpond::embed::{BlockLayer, BlockLayerConfig};
+use millpond::graph::GraphHandle;
+use millpond::iothread::Local;
+use millpond::node::{Client, HomeClient};
+use serde_json::{Value, json};
+
+use super::disk::{Clock, Disk, Fault};
+use super::history::{Asked, History, payload};
+use super::recorder::{Disks, RecorderKind};
+use super::workload::{Mix, Step, Workload};
+
+/// A running block layer whose nodes find [`Disk`]s by name.
+pub struct Site {
+    layer: BlockLayer,
+    /// The disks.
+    pub disks: Arc<Disks>,
+    names: Cell<u64>,
+}
+
+/// Options from JSON.
+pub fn options(json: Value) -> Options {
+    match json {
+        Value::Object(options) => options,
+        other => panic!("{other} is no object"),
+    }
+}
+
+impl Site {
+    /// Starts one.
+    pub async fn start() -> Self {
+        let mut config = BlockLayerConfig::default();
+        let disks = Arc::<Disks>::default();
+        let kind = RecorderKind(Arc::clone(&disks));
+        config
+            .registry
+            .register(Arc::new(kind))
+            .expect("no other driver is called that");
+        Self {
+            layer: BlockLayer::start(config).await.expect("the block layer starts"),
+            disks,
+            names: Cell::new(0),
+        }
+    }
+
+    /// The graph.
+    pub fn graph(&self) -> &GraphHandle {
+        self.layer.graph()
+    }
+
+    /// A name that nothing has yet.
+    pub fn name(&self, what: &str) -> String {
+        let n = self.names.get() + 1;
+        self.names.set(n);
+        format!("{what}{n}")
+    }
+
+    /// Puts a disk where nodes find it; answers its name.
+    pub fn put(&self, what: &str, disk: &Arc<Disk>) -> String {
+        let name = self.name(what);
+        self.disks.insert(&name, disk);
+        name
+    }
+
+    /// Takes hold of a node.
+    pub async fn attach(&self, node: &str) -> Result<Client> {
+        let request = RootRequest {
+            node: node.to_owned(),
+            user: RootUser::Embedder("crash".into()),
+            permissions: Permissions::CONSISTENT_READ | Permissions::WRITE,
+            shared: Permissions::all(),
+            iothread: None,
+            iothread_required: false,
+            writethrough: false,
+        };
+        self.graph().attach(request).await
+    }
+
+    /// Makes a qcow2 image on the disk of this name.
+    pub async fn create(&self, disk: &str, create: &Value, size: u64) -> Result<()> {
+        let node = self.name("made");
+        let file = json!({"driver": "recorder", "node-name": node, "disk": disk});
+        self.graph().blockdev_add(options(file)).await?;
+        let mut request = create.clone();
+        request["driver"] = json!("qcow2");
+        request["file"] = json!(node);
+        request["size"] = json!(size);
+        let created = self.graph().blockdev_create(options(request)).await;
+        self.graph().blockdev_del(node).await?;
+        created
+    }
+
+    /// Ends it.
+    pub async fn end(self) {
+        self.layer.shut_down().await.expect("everything is closed");
+    }
+}
+
+/// A disk of a chain.
+#[derive(Debug, Clone)]
+pub struct Link {
+    /// Its name.
+    pub name: String,
+    /// The disk.
+    pub disk: Arc<Disk>,
+    /// It holds a qcow2 image, and raw bytes otherwise.
+    pub is_qcow2: bool,
+}
+
+/// Options of a node on the topmost of `links`, which begin with the lowest.
+pub fn chain_options(links: &[(String, bool)]) -> Value {
+    let mut below = Value::Null;
+    for (disk, is_qcow2) in links {
+        let file = json!({"driver": "recorder", "disk": disk, "discard": "unmap"});
+        below = if *is_qcow2 {
+            json!({"driver": "qcow2", "file": file, "backing": below, "discard": "unmap"})
+        } else {
+            file
+        };
+    }
+    below
+}
+
+/// Something that failed, and was asked for by a user.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// What it was.
+    pub what: String,
+    /// The error.
+    pub error: String,
+}
+
+/// A workload that is being run, and what it leaves behind.
+pub struct Run<'a> {
+    site: &'a Site,
+    workload: &'a Workload,
+    rng: fastrand::Rng,
+    clock: Arc<Clock>,
+    /// What the user asked for.
+    pub history: Arc<History>,
+    /// The chain of disks, the lowest first, from a time on.
+    pub chains: Vec<(u64, Vec<Link>)>,
+    failures: Arc<Mutex<Vec<Failure>>>,
+    size: u64,
+    node: String,
+    client: Option<Client>,
+    fault: Option<Fault>,
+    /// The disks that it is in force on: the image's, and the first overlay's.
+    faulty: Vec<Arc<Disk>>,
+    /// The step that is being done failed.
+    failed: Cell<bool>,
+}
+
+impl<'a> Run<'a> {
+    /// Makes the images.
+    pub async fn prepare(site: &'a Site, workload: &'a Workload, seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let clock = Arc::<Clock>::default();
+        let mut links = Vec::new();
+        let mut initial = Vec::new();
+        if let Some(len) = workload.backing {
+            initial = vec![0; len as usize];
+            rng.fill(&mut initial);
+            let disk = Disk::new(initial.clone(), &clock, workload.alignment, rng.u64(..), 3);
+            let name = site.put("base", &disk);
+            links.push(Link {
+                name,
+                disk,
+                is_qcow2: false,
+            });
+        }
+        let disk = Disk::new(Vec::new(), &clock, workload.alignment, rng.u64(..), 3);
+        let name = site.put("image", &disk);
+        site.create(&name, &workload.create, workload.size)
+            .await
+            .expect("the image can be made");
+        let image = Arc::clone(&disk);
+        links.push(Link {
+            name,
+            disk,
+            is_qcow2: true,
+        });
+        for link in &links {
+            link.disk.record();
+        }
+        Self {
+            site,
+            workload,
+            rng,
+            history: History::new(&clock, initial, workload.size),
+            clock,
+            chains: vec![(0, links)],
+            failures: Arc::default(),
+            size: workload.size,
+            node: String::new(),
+            client: None,
+            fault: None,
+            faulty: vec![image],
+            failed: Cell::new(false),
+        }
+    }
+
+    /// The chain of disks now.
+    pub fn links(&self) -> &[Link] {
+        self.chains.last().map_or(&[], |(_, links)| links)
+    }
+
+    /// Fails requests of the image's file from now on, or stops that. How many failed till then.
+    pub fn set_fault(&mut self, fault: Option<Fault>) -> u64 {
+        let hits = self.faulty.iter().map(|disk| disk.hits()).sum();
+        self.faulty.iter().for_each(|disk| disk.set_fault(fault));
+        self.fault = fault;
+        hits
+    }
+
+    /// What failed so far.
+    pub fn failures(&self) -> Vec<Failure> {
+        self.failures
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn note<T>(&self, what: impl Into<String>, result: Result<T>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.failed.set(true);
+                let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+                failures.push(Failure {
+                    what: what.into(),
+                    error: error.to_string(),
+                });
+                None
+            }
+        }
+    }
+
+    /// Opens the image, and tries once more if that fails.
+    pub async fn open(&mut self) -> bool {
+        for _ in 0..2 {
+            let links = self.links().iter();
+            let links: Vec<(String, bool)> = links.map(|link| (link.name.clone(), link.is_qcow2)).collect();
+            let node = self.site.name("disk");
+            let mut image = chain_options(&links);
+            image["node-name"] = json!(node);
+            let added = self.site.graph().blockdev_add(options(image)).await;
+            if self.note("open", added).is_some() {
+                self.node = node;
+                let attached = self.site.attach(&self.node).await;
+                self.client = self.note("attach", attached);
+                return self.client.is_some();
+            }
+        }
+        false
+    }
+
+    /// Lets go of the image and closes it.
+    pub async fn close(&mut self) {
+        let Some(client) = self.client.take() else { return };
+        let detached = self.site.graph().detach(client.root()).await;
+        self.note("detach", detached);
+        let closed = self.site.graph().blockdev_del(self.node.clone()).await;
+        if self.fault.is_some() {
+            // As in QEMU, a close that cannot write everything back closes all the same.
+            self.history.lose();
+        }
+        self.note("close", closed);
+    }
+
+    /// Does all steps.
+    pub async fn steps(&mut self) {
+        for step in self.workload.steps.clone() {
+            if self.client.is_none() && !self.open().await {
+                return;
+            }
+            self.step(&step).await;
+        }
+    }
+
+    /// The user of the image.
+    pub fn client(&self) -> Option<&Client> {
+        self.client.as_ref()
+    }
+
+    /// The graph lives on: it answers, a drained section ends, and what is written is read back.
+    pub async fn is_alive(&mut self) -> std::result::Result<(), String> {
+        let text = |error: messages::Error| error.to_string();
+        let graph = self.site.graph();
+        graph.facts().await.map_err(text)?;
+        let section = graph.drain(DrainScope::All, "crash").await.map_err(text)?;
+        drop(section);
+        let Some(client) = self.client.clone() else {
+            return Ok(());
+        };
+        let history = &self.history;
+        for offset in [0, self.size - 4096] {
+            let number = history.begin(Asked::Write(offset, 4096), false);
+            let data = Buffers::from(Buffer::from_slice(&payload(number, offset, 4096)));
+            let (written, _) = client.write(offset, data, RequestFlags::empty()).await;
+            history.end(number, written.is_ok());
+            written.map_err(|error| format!("a write after all: {error}"))?;
+        }
+        let number = history.begin(Asked::Flush, false);
+        let flushed = client.flush().await;
+        history.end(number, flushed.is_ok());
+        flushed.map_err(|error| format!("a flush after all: {error}"))?;
+        let began = history.now();
+        let (read, found) = client.read(0, Buffers::zeroed(self.size as usize)).await;
+        read.map_err(|error| format!("a read after all: {error}"))?;
+        history.check_read(began, 0, &found.to_vec())
+    }
+
+    async fn step(&mut self, step: &Step) {
+        let Some(client) = self.client.clone() else { return };
+        let limit = match step {
+            Step::Resize(new) => self.size.min(*new),
+            Step::Amend(value) => value["size"].as_u64().map_or(self.size, |new| self.size.min(new)),
+            _ => self.size,
+        };
+        if let Step::CloseAndOpen = step {
+            self.requests(&client, limit).await;
+            self.close().await;
+            self.open().await;
+            return;
+        }
+        let requests = self.requests(&client, limit);
+        let changed = async {
+            // What fails once does not fail twice. After a resize that failed the disk is used as it is.
+            let stays = matches!(step, Step::Resize(_));
+            for _ in 0..3 {
+                self.failed.set(false);
+                self.change(step).await;
+                if !self.failed.get() || stays {
+                    break;
+                }
+            }
+        };
+        join(requests, changed).await;
+    }
+
+    /// Requests at random, several at a time, all on the image's own thread: the same for the same seed.
+    fn requests(&mut self, client: &Client, limit: u64) -> impl Future<Output = ()> + use<> {
+        let (tell, told) = oneshot::channel::<()>();
+        let depth = self.workload.depth;
+        let lanes: Vec<Lane> = (0..depth)
+            .map(|n| Lane {
+                history: Arc::clone(&self.history),
+                failures: Arc::clone(&self.failures),
+                rng: self.rng.fork(),
+                mix: self.workload.mix,
+                limit,
+                longest: self.workload.longest,
+                cluster: self.workload.create["cluster-size"].as_u64().unwrap_or(65536),
+                count: (self.workload.requests + n) / depth,
+            })
+            .collect();
+        let at_home = client.clone();
+        let sent = client.run_at_home(move || {
+            let lanes: Vec<_> = lanes.into_iter().map(|lane| lane.run(at_home.here())).collect();
+            let local = Local::current().expect("run at home");
+            local.spawn(async move {
+                join_all(lanes).await;
+                drop(tell);
+            });
+        });
+        assert!(sent, "the image's iothread runs");
+        // The lanes end by dropping the other end, without a word.
+        async move { told.await.unwrap_or(()) }
+    }
+
+    async fn change(&mut self, step: &Step) {
+        let graph = self.site.graph().clone();
+        let node = self.node.clone();
+        match step {
+            Step::Requests | Step::CloseAndOpen => {}
+            Step::Resize(new) => self.resize(*new, graph.resize(node, *new)).await,
+            Step::Amend(value) if value["size"].is_u64() => {
+                let new = value["size"].as_u64().unwrap_or(0);
+                self.resize(new, graph.amend(node, options(value.clone()))).await;
+            }
+            Step::Amend(value) => {
+                let amended = graph.amend(node, options(value.clone())).await;
+                self.note("amend", amended);
+            }
+            Step::Snapshot => self.snapshot().await,
+            Step::Commit => {
+                let reply = graph.ask(GraphRequest::Commit { node_name: node }).await;
+                self.note("commit", reply.map(drop));
+            }
+            Step::ChangeBackingFile(name) => {
+                let request = GraphRequest::ChangeBackingFile {
+                    device: node.clone(),
+                    image_node_name: node,
+                    backing_file: (*name).to_owned(),
+                };
+                let reply = graph.ask(request).await;
+                self.note("change-backing-file", reply.map(drop));
+            }
+            Step::Reopen(value) => {
+                let mut changed = value.clone();
+                changed["node-name"] = json!(node);
+                let reopened = graph.reopen_keeping(vec![options(changed)]).await;
+                self.note("reopen", reopened);
+            }
+            Step::Drain => {
+                let section = graph.drain(DrainScope::Node(node), "crash").await;
+                self.note("drain", section.map(drop));
+            }
+            Step::Permissions => self.permissions().await,
+        }
+    }
+
+    async fn permissions(&mut self) {
+        let Some(root) = self.client.as_ref().map(Client::root) else {
+            return;
+        };
+        let graph = self.site.graph().clone();
+        let wanted = Permissions::CONSISTENT_READ | Permissions::WRITE | Permissions::RESIZE;
+        let more = graph.set_permissions(root, wanted, Permissions::all()).await;
+        self.note("permissions", more);
+        let wanted = Permissions::CONSISTENT_READ | Permissions::WRITE;
+        let less = graph.set_permissions(root, wanted, Permissions::all()).await;
+        self.note("permissions", less);
+    }
+
+    async fn resize(&mut self, new: u64, change: impl Future<Output = Result<()>>) {
+        let number = self.history.begin(Asked::Resize(self.size, new), true);
+        let resized = change.await;
+        self.history.end(number, resized.is_ok());
+        if self.note("resize", resized).is_some() {
+            self.size = new;
+        }
+    }
+
+    async fn snapshot(&mut self) {
+        let seed = self.rng.u64(..);
+        let disk = Disk::new(Vec::new(), &self.clock, self.workload.alignment, seed, 3);
+        let name = self.site.put("overlay", &disk);
+        disk.record();
+        let created = self.site.create(&name, &self.workload.create, self.size).await;
+        if self.note("create", created).is_none() {
+            return;
+        }
+        // Another try is made on storage that works.
+        if self.faulty.len() == 1 {
+            disk.set_fault(self.fault);
+            self.faulty.push(Arc::clone(&disk));
+        }
+        let node = self.site.name("disk");
+        let mut overlay = chain_options(&[(name.clone(), true)]);
+        overlay["node-name"] = json!(node);
+        let added = self.site.graph().blockdev_add(options(overlay)).await;
+        if self.note("open", added).is_none() {
+            return;
+        }
+        // The overlay shows the same as the image below it until something is written to it.
+        let mut links = self.links().to_vec();
+        links.push(Link {
+            name,
+            disk,
+            is_qcow2: true,
+        });
+        let since = self.clock.tick();
+        let put = self
+            .site
+            .graph()
+            .blockdev_snapshot(self.node.clone(), node.clone())
+            .await;
+        if self.note("snapshot", put).is_some() {
+            self.chains.push((since, links));
+            self.node = node;
+        } else {
+            let deleted = self.site.graph().blockdev_del(node).await;
+            self.note("delete", deleted);
+        }
+    }
+}
+
+/// One of the users that make requests side by side, each one after the other.
+struct Lane {
+    history: Arc<History>,
+    failures: Arc<Mutex<Vec<Failure>>>,
+    rng: fastrand::Rng,
+    mix: Mix,
+    limit: u64,
+    longest: u64,
+    cluster: u64,
+    count: u32,
+}
+
+impl Lane {
+    async fn run(mut self, client: HomeClient) {
+        for _ in 0..self.count {
+            let offset = self.rng.u64(0..self.limit);
+            let len = self.rng.u64(1..=self.longest.min(self.limit - offset));
+            // Half of the requests keep to sectors, as a guest's do.
+            let (offset, len) = if self.rng.bool() && len >= 1024 {
+                (offset / 512 * 512, len / 512 * 512)
+            } else {
+                (offset, len)
+            };
+            self.request(&client, offset, len).await;
+        }
+    }
+
+    async fn request(&mut self, client: &HomeClient, offset: u64, len: u64) {
+        let Mix {
+            write,
+            zero,
+            discard,
+            compressed,
+            read,
+            flush,
+        } = self.mix;
+        let mut pick = self
+            .rng
+            .u32(0..write + zero + discard + compressed + read + flush);
+        let mut is = |weight: u32| {
+            let hit = pick < weight;
+            pick = pick.wrapping_sub(weight);
+            hit
+        };
+        if is(write) {
+            let durable = self.rng.u8(0..8) == 0;
+            let flags = if durable {
+                RequestFlags::FUA
+            } else {
+                RequestFlags::empty()
+            };
+            self.write(client, offset, len, flags).await;
+        } else if is(zero) {
+            let number = self.history.begin(Asked::Zero(offset, len), false);
+            let flags = if self.rng.bool() {
+                RequestFlags::MAY_UNMAP
+            } else {
+                RequestFlags::empty()
+            };
+            let result = client.write_zeroes(offset, len, flags).await;
+            self.end(number, result);
+        } else if is(discard) {
+            let number = self.history.begin(Asked::Discard(offset, len), false);
+            let result = client.discard(offset, len).await;
+            self.end(number, result);
+        } else if is(compressed) {
+            let first = offset / self.cluster * self.cluster;
+            self.write(client, first, self.cluster, RequestFlags::WRITE_COMPRESSED)
+                .await;
+        } else if is(read) {
+            self.read(client, offset, len).await;
+        } else {
+            let number = self.history.begin(Asked::Flush, false);
+            let result = client.flush().await;
+            self.end(number, result);
+        }
+    }
+
+    async fn write(&mut self, client: &HomeClient, offset: u64, len: u64, flags: RequestFlags) {
+        let durable = flags.contains(RequestFlags::FUA);
+        let number = self.history.begin(Asked::Write(offset, len), durable);
+        let data = Buffers::from(Buffer::from_slice(&payload(number, offset, len)));
+        let (result, _) = client.write(offset, data, flags).await;
+        // What is stored as it is cannot be replaced by compressed data.
+        let refused = flags.contains(RequestFlags::WRITE_COMPRESSED) && result == Err(IoError::Os(EIO));
+        if refused {
+            self.history.end(number, false);
+        } else {
+            self.end(number, result);
+        }
+    }
+
+    async fn read(&mut self, client: &HomeClient, offset: u64, len: u64) {
+        let began = self.history.now();
+        let (result, found) = client.read(offset, Buffers::zeroed(len as usize)).await;
+        match result {
+            Ok(()) => {
+                if let Err(text) = self.history.check_read(began, offset, &found.to_vec()) {
+                    self.fail("WRONG DATA".into(), text);
+                }
+            }
+            Err(error) => self.fail(format!("read of {len} at {offset}"), error.to_string()),
+        }
+    }
+
+    fn end(&self, number: usize, result: IoResult<()>) {
+        self.history.end(number, result.is_ok());
+        if let Err(error) = result {
+            let asked = self.history.requests()[number].asked;
+            self.fail(format!("request {number}: {asked:?}"), error.to_string());
+        }
+    }
+
+    fn fail(&self, what: String, error: String) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.push(Failure { what, error });
+    }
+}

@@ -1,0 +1,52 @@
+//! Each request to an image's file fails in turn: its user is told, nobody else is, and nothing is corrupt afterwards.
+
+use millpond_tests::nth::{Options, explore};
+
+fn survives(workload: &str, stride: u64) {
+    let options = Options {
+        workload: None,
+        seed: 1,
+        requests: Some(6),
+        stride,
+        kind: None,
+        nth: None,
+    };
+    match explore(workload, &options) {
+        Ok(report) => {
+            println!("{workload}: {report:?}");
+            assert!(report.runs >= 8 && report.told > 0, "{report:?}");
+        }
+        Err(text) => panic!("{text}"),
+    }
+}
+
+macro_rules! workloads {
+    ($($test:ident: $name:literal every $stride:literal,)*) => {
+        $(#[test] fn $test() { survives($name, $stride); })*
+
+        #[test]
+        fn every_workload_is_tried() {
+            let names: Vec<&str> = millpond_tests::crash::workload::all().iter().map(|one| one.name).collect();
+            assert_eq!(names, [$($name),*]);
+        }
+    };
+}
+
+workloads! {
+    allocating: "allocate" every 2,
+    growing_refcount_tables: "tables" every 5,
+    refcounts_of_one_bit: "narrow" every 3,
+    version_2: "version2" every 3,
+    lazy_refcounts: "lazy" every 3,
+    discards: "discard" every 3,
+    compressed_clusters: "compressed" every 3,
+    unaligned_writes: "unaligned" every 3,
+    copy_on_write: "backing" every 3,
+    version_2_with_a_backing_file: "backing-version2" every 3,
+    snapshot: "snapshot" every 4,
+    commit: "commit" every 5,
+    resize: "resize" every 7,
+    resize_over_a_backing_file: "resize-backing" every 5,
+    amend: "amend" every 5,
+    reopen_and_permissions: "reopen" every 5,
+}
