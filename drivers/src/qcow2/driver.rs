@@ -274,14 +274,34 @@ impl Qcow2 {
         bytes.resize(1 << header.cluster_bits, 0);
         let old = std::mem::replace(&mut self.state.borrow_mut().header, header);
         let (written, _) = self.file.write(0, bytes.into(), RequestFlags::empty()).await;
-        let written = match written {
+        let flushed = match written {
             Ok(()) => self.file.flush().await,
             Err(error) => Err(error),
         };
-        written.map_err(|error| {
-            restore(&mut self.state.borrow_mut().header, old);
-            Error::io("Could not update the image header", error)
-        })
+        let Err(error) = flushed else { return Ok(()) };
+        restore(&mut self.state.borrow_mut().header, old);
+        if written.is_ok() {
+            self.write_old_header().await;
+        }
+        Err(Error::io("Could not update the image header", error))
+    }
+
+    /// Takes back a header that was written and is not to hold, since what follows is stored by the old one.
+    async fn write_old_header(&self) {
+        let (encoded, bits) = {
+            let state = self.state.borrow();
+            (state.header.encode(), state.header.cluster_bits)
+        };
+        let written = match encoded {
+            Ok(mut bytes) => {
+                bytes.resize(1 << bits, 0);
+                self.file.write(0, bytes.into(), RequestFlags::empty()).await.0
+            }
+            Err(_) => Err(IoError::Invalid),
+        };
+        if let Err(error) = written {
+            tracing::error!(%error, "qcow2: the image has a header that could not be taken back");
+        }
     }
 
     /// Brings the file up to date, as its last user does: nothing is left to repair.

@@ -186,12 +186,17 @@ impl Qcow2 {
                 .0?;
             self.file.flush().await?;
             self.file.debug_event(DebugEvent::L1GrowActivateTable).await;
-            self.write_header_part(L1).await?;
-            self.file.flush().await
+            self.write_header_part(L1).await
         };
-        let result = moved.await;
+        let moved = moved.await;
+        // The file's header names the new table once it is written, whether or not that can be made durable: from then on
+        // changes go there.
+        let result = match &moved {
+            Ok(()) => self.file.flush().await,
+            Err(error) => Err(*error),
+        };
         let mut state = self.state.borrow_mut();
-        if result.is_err() {
+        if moved.is_err() {
             (state.header.l1_offset, state.header.l1_size) = old;
             return result;
         }
@@ -203,7 +208,7 @@ impl Qcow2 {
         if old_clusters > 0 {
             state.free_later(old.0 >> bits, old_clusters, FreeReason::Other);
         }
-        Ok(())
+        result
     }
 
     /// Zeroes what the cluster that held the old end has behind it, where that is not zero anyway.

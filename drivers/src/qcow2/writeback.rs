@@ -378,14 +378,15 @@ impl Qcow2 {
             state.header.reftable_clusters = clusters as u32;
             old
         };
-        let result = async {
-            self.file.debug_event(DebugEvent::RefblockAllocSwitchTable).await;
-            self.write_header_part(REFTABLE).await?;
-            self.file.flush().await
+        self.file.debug_event(DebugEvent::RefblockAllocSwitchTable).await;
+        let switched = self.write_header_part(REFTABLE).await;
+        // As with an L1 table that moves: the header names the new one now, durably or not.
+        let result = match &switched {
+            Ok(()) => self.file.flush().await,
+            Err(error) => Err(*error),
         };
-        let result = result.await;
         let mut state = self.state.borrow_mut();
-        if result.is_err() {
+        if switched.is_err() {
             (state.header.reftable_offset, state.header.reftable_clusters) = old;
             return result;
         }
@@ -393,7 +394,7 @@ impl Qcow2 {
         state.metadata.remove(old.0 >> bits, u64::from(old.1));
         state.mark_range(offset, clusters << bits);
         state.free_later(old.0 >> bits, u64::from(old.1), FreeReason::Other);
-        Ok(())
+        result
     }
 
     /// How large the refcount table should be, in clusters and bytes, if that is more than it is in the file.

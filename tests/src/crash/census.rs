@@ -81,7 +81,7 @@ impl Image<'_> {
     }
 
     fn compare(&mut self, reftable: u64, clusters: u64, order: u64, claims: Vec<(u64, bool, String)>) {
-        let per_block = self.cluster * 8 >> order;
+        let per_block = (self.cluster * 8) >> order;
         let mut counts = HashMap::new();
         for block in 0..clusters * self.cluster / 8 {
             let offset = self.number(reftable + block * 8, 8) & !511;
@@ -93,7 +93,7 @@ impl Image<'_> {
                 let count = if order < 3 {
                     let per_byte = 8 >> order;
                     let byte = self.number(offset + at / per_byte, 1);
-                    byte >> (at % per_byte << order) & ((1 << (1 << order)) - 1)
+                    byte >> ((at % per_byte) << order) & ((1 << (1 << order)) - 1)
                 } else {
                     self.number(offset + (at << (order - 3)), 1 << (order - 3))
                 };

@@ -6,7 +6,8 @@
 //! A request that fails because its own data could not be read or written tells its user, and only that user. Metadata
 //! is written back later: what fails then is told to whoever the write-back was for, which is a flush, a write with FUA,
 //! a request that had to wait for room among the changed tables, a change of the image (resize, amend, commit, ...) or
-//! a reopen. So one failure is told at most once. A close cannot fail, as in QEMU, and only logs it. Nobody is told where
+//! a reopen. So one failure is told at most once. A close cannot fail, as in QEMU, and only logs it; nor does a
+//! snapshot where the image below, flushed already, cannot be made read-only. Nobody is told where
 //! nothing is lost: of a discard of freed clusters (as in QEMU), and of a read ahead, which is repeated without. Where
 //! storage fails from then on, each request that needs it fails.
 //!
@@ -217,11 +218,8 @@ fn told_fits(workload: &Workload, fault: Fault, hits: u64, told: &[Failure]) -> 
     if !fault.stays && told.len() as u64 > hits {
         return Err(format!("{hits} failed, told was {told:#?}"));
     }
-    let closes = workload
-        .steps
-        .iter()
-        .any(|step| matches!(step, Step::CloseAndOpen));
-    let silent = closes || matches!(fault.kind, Kind::Discard | Kind::Read);
+    let quiet = |step: &Step| matches!(step, Step::CloseAndOpen | Step::Snapshot);
+    let silent = workload.steps.iter().any(quiet) || matches!(fault.kind, Kind::Discard | Kind::Read);
     if told.is_empty() && !silent {
         return Err("nobody was told".to_owned());
     }
