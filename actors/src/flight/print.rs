@@ -185,19 +185,26 @@ impl Printed {
     }
 
     fn describe(&self, record: &MessageRecord) -> String {
-        let (kind, node) = (plain(self.kind(record)), self.node(record.node));
+        let kind = plain(self.kind(record));
         let (number, from) = (record.number, record.from);
-        let range = format!("{} bytes at {}", record.len, record.offset);
+        let with = |word: &str| match record.node {
+            0 => String::new(),
+            node => format!(" {word} {}", self.node(node)),
+        };
+        let request = format!(
+            "{kind} of {} bytes at {}{} from client {from}",
+            record.len,
+            record.offset,
+            with("of")
+        );
         match record.event {
-            MessageEvent::Served => format!("{kind} of {range} of {node} from client {from}: served at once"),
-            MessageEvent::Admitted => {
-                format!("{kind} of {range} of {node} from client {from}, in flight as {number}")
-            }
-            MessageEvent::Answered => format!("request {number} of {node} answered"),
-            MessageEvent::Ordered => format!("order {kind} of {node} has come (number {number})"),
-            MessageEvent::Told => format!("event {kind} of {node} told (number {number})"),
-            MessageEvent::Sent => format!("order {kind} to {node} (number {number})"),
-            MessageEvent::Heard => format!("event {kind} of {node} heard (number {number})"),
+            MessageEvent::Served => format!("{request}: served at once"),
+            MessageEvent::Admitted => format!("{request}, in flight as {number}"),
+            MessageEvent::Answered => format!("request {number}{} answered", with("of")),
+            MessageEvent::Ordered => format!("order {kind}{} has come (number {number})", with("to")),
+            MessageEvent::Told => format!("event {kind}{} told (number {number})", with("of")),
+            MessageEvent::Sent => format!("order {kind}{} sent (number {number})", with("to")),
+            MessageEvent::Heard => format!("event {kind}{} heard (number {number})", with("of")),
             MessageEvent::Asked => format!("{kind} {number} asked by a user"),
             MessageEvent::Replied => format!("{kind} {number} answered"),
         }
