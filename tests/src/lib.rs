@@ -11,6 +11,7 @@
 pub mod beside;
 pub mod crowd;
 pub mod daemon;
+pub mod fuzz;
 pub mod image;
 pub mod model;
 pub mod nbd;

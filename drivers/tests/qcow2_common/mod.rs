@@ -58,15 +58,14 @@ pub enum Event {
     Flush,
 }
 
-/// Where the disk under a file is full.
-const MAX_FILE: u64 = 1 << 30;
-
 /// A file in memory.
 pub struct Store {
     pub bytes: RefCell<Vec<u8>>,
     pub log: RefCell<Vec<Event>>,
     pub record: Cell<bool>,
     pub fail_writes: Cell<bool>,
+    /// Where the disk under the file is full.
+    pub room: Cell<u64>,
     random: RefCell<Random>,
     /// The most turns that a request takes before and after its effect.
     pub latency: Cell<u64>,
@@ -79,6 +78,7 @@ impl Store {
             log: RefCell::default(),
             record: Cell::new(false),
             fail_writes: Cell::new(false),
+            room: Cell::new(1 << 30),
             random: RefCell::new(Random::new(seed)),
             latency: Cell::new(4),
         })
@@ -141,7 +141,9 @@ impl Store {
                     buffers: Some(buffers),
                 }
             }
-            Operation::Write { offset, buffers, .. } if self.fail_writes.get() || offset > MAX_FILE => {
+            Operation::Write { offset, buffers, .. }
+                if self.fail_writes.get() || offset > self.room.get() =>
+            {
                 Outcome {
                     result: Err(IoError::NoSpace),
                     buffers: Some(buffers),
@@ -155,6 +157,9 @@ impl Store {
                     result: Ok(Value::Done),
                     buffers: Some(buffers),
                 }
+            }
+            Operation::WriteZeroes { offset, len, .. } if offset.saturating_add(len) > self.room.get() => {
+                Outcome::plain(Err(IoError::NoSpace))
             }
             Operation::WriteZeroes { offset, len, .. } => {
                 let data = vec![0; len as usize];
@@ -171,7 +176,9 @@ impl Store {
                 self.note(Event::Flush);
                 done
             }
-            Operation::Truncate { size, .. } if size > MAX_FILE => Outcome::plain(Err(IoError::NoSpace)),
+            Operation::Truncate { size, .. } if size > self.room.get() => {
+                Outcome::plain(Err(IoError::NoSpace))
+            }
             Operation::Truncate { size, .. } => {
                 bytes.resize(size as usize, 0);
                 self.note(Event::Truncate(size));
@@ -204,7 +211,7 @@ pub fn put(bytes: &mut Vec<u8>, offset: u64, data: &[u8]) {
 
 /// What a discard leaves is not zeroes, so that whoever relies on them is found out.
 pub fn discard(bytes: &mut [u8], offset: u64, len: u64) {
-    let end = bytes.len().min((offset + len) as usize);
+    let end = bytes.len().min(offset.saturating_add(len) as usize);
     if let Some(range) = bytes.get_mut(offset as usize..end) {
         range.fill(0xdd);
     }
