@@ -12,6 +12,7 @@ pub mod beside;
 pub mod crash;
 pub mod crowd;
 pub mod daemon;
+pub mod fuzz;
 pub mod image;
 pub mod model;
 pub mod nbd;

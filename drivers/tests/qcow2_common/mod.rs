@@ -58,9 +58,6 @@ pub enum Event {
     Flush,
 }
 
-/// Where the disk under a file is full.
-const MAX_FILE: u64 = 1 << 30;
-
 /// A file in memory.
 pub struct Store {
     pub bytes: RefCell<Vec<u8>>,
@@ -69,6 +66,8 @@ pub struct Store {
     pub fail_writes: Cell<bool>,
     /// Requests that have begun and not ended, those among them that nobody waits for any more.
     pub under_way: Cell<usize>,
+    /// Where the disk under the file is full.
+    pub room: Cell<u64>,
     random: RefCell<Random>,
     /// The most turns that a request takes before and after its effect.
     pub latency: Cell<u64>,
@@ -82,6 +81,7 @@ impl Store {
             record: Cell::new(false),
             fail_writes: Cell::new(false),
             under_way: Cell::new(0),
+            room: Cell::new(1 << 30),
             random: RefCell::new(Random::new(seed)),
             latency: Cell::new(4),
         })
@@ -146,7 +146,9 @@ impl Store {
                     buffers: Some(buffers),
                 }
             }
-            Operation::Write { offset, buffers, .. } if self.fail_writes.get() || offset > MAX_FILE => {
+            Operation::Write { offset, buffers, .. }
+                if self.fail_writes.get() || offset > self.room.get() =>
+            {
                 Outcome {
                     result: Err(IoError::NoSpace),
                     buffers: Some(buffers),
@@ -160,6 +162,9 @@ impl Store {
                     result: Ok(Value::Done),
                     buffers: Some(buffers),
                 }
+            }
+            Operation::WriteZeroes { offset, len, .. } if offset.saturating_add(len) > self.room.get() => {
+                Outcome::plain(Err(IoError::NoSpace))
             }
             Operation::WriteZeroes { offset, len, .. } => {
                 let data = vec![0; len as usize];
@@ -176,7 +181,9 @@ impl Store {
                 self.note(Event::Flush);
                 done
             }
-            Operation::Truncate { size, .. } if size > MAX_FILE => Outcome::plain(Err(IoError::NoSpace)),
+            Operation::Truncate { size, .. } if size > self.room.get() => {
+                Outcome::plain(Err(IoError::NoSpace))
+            }
             Operation::Truncate { size, .. } => {
                 bytes.resize(size as usize, 0);
                 self.note(Event::Truncate(size));
@@ -209,7 +216,7 @@ pub fn put(bytes: &mut Vec<u8>, offset: u64, data: &[u8]) {
 
 /// What a discard leaves is not zeroes, so that whoever relies on them is found out.
 pub fn discard(bytes: &mut [u8], offset: u64, len: u64) {
-    let end = bytes.len().min((offset + len) as usize);
+    let end = bytes.len().min(offset.saturating_add(len) as usize);
     if let Some(range) = bytes.get_mut(offset as usize..end) {
         range.fill(0xdd);
     }

@@ -1,0 +1,192 @@
+//! A qcow2 image, opened for reading and for writing over a file in memory that holds 64 MiB at most.
+//!
+//! An image in which a check finds no error must behave as one: what is written is read back, what is zeroed is zero,
+//! nothing else changes, and another check finds no error either. Of all others it is only asked that they are answered.
+
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    reason = "it belongs to the tests of the drivers"
+)]
+#[path = "../../../drivers/tests/qcow2_common/mod.rs"]
+mod common;
+
+use std::rc::Rc;
+
+use common::{Disk, READ_WRITE, Store, block_on, create, open, options, ring};
+use drivers::buffer::Buffers;
+use drivers::driver::{Purpose, Repair};
+use drivers::ring::Ring;
+use messages::io::Preallocation;
+use messages::{OpenFlags, RequestFlags};
+use serde_json::json;
+
+/// Where the disk under the image is full.
+const ROOM: u64 = 64 << 20;
+
+/// Places of the disk that are looked at.
+const PLACES: u64 = 16;
+
+/// Bytes looked at in each.
+const PART: u64 = 1024;
+
+pub(super) fn run(image: &[u8]) {
+    if image.len() > 1 << 20 {
+        return;
+    }
+    for flags in [OpenFlags::empty(), READ_WRITE] {
+        let ring = ring();
+        let store = Store::new(image.to_vec(), 1);
+        store.latency.set(0);
+        store.room.set(ROOM);
+        block_on(&ring, async {
+            let Ok((disk, _)) = open(&store, None, Default::default(), flags, &ring).await else {
+                return;
+            };
+            look(&disk).await;
+            if flags == READ_WRITE {
+                write(&disk).await;
+            }
+            let _ = disk.flush().await;
+            let _ = disk.close().await;
+        });
+        if flags.is_read_only() {
+            assert_eq!(*store.bytes.borrow(), image, "a reader has changed the image");
+        }
+    }
+}
+
+/// Where the places are: spread over the disk, the last one at its end.
+async fn places(disk: &Disk) -> Vec<u64> {
+    let size = disk.driver.length().await.unwrap_or(0);
+    let last = size.saturating_sub(PART);
+    (0..PLACES)
+        .map(|index| last / (PLACES - 1) * index / 512 * 512)
+        .filter(|at| at + PART <= size)
+        .collect()
+}
+
+async fn contents(disk: &Disk) -> Option<Vec<Vec<u8>>> {
+    let mut all = Vec::new();
+    for at in places(disk).await {
+        all.push(disk.read(at, PART).await.ok()?);
+    }
+    Some(all)
+}
+
+async fn look(disk: &Disk) {
+    for at in places(disk).await {
+        let _ = disk.read(at, PART).await;
+        for purpose in [Purpose::Read, Purpose::Status { want_zero: true }] {
+            if let Ok(extent) = disk.driver.locate(purpose, at, PART).await {
+                assert!((1..=PART).contains(&extent.len), "{extent:?}");
+            }
+        }
+    }
+    let _ = (disk.driver.specific_info(), disk.driver.info());
+}
+
+async fn is_sound(disk: &Disk) -> bool {
+    let found = disk.driver.check(Repair::default()).await;
+    found.is_ok_and(|found| found.corruptions == 0 && found.check_errors == 0)
+}
+
+async fn write(disk: &Disk) {
+    let sound = is_sound(disk).await;
+    let before = contents(disk).await;
+    let places = places(disk).await;
+    let mut written = Vec::new();
+    for (index, at) in places.iter().enumerate() {
+        let result = match index % 3 {
+            0 => disk.write(*at, &[index as u8 + 1; PART as usize]).await,
+            1 => disk.zero(*at, PART, RequestFlags::MAY_UNMAP).await,
+            _ => continue,
+        };
+        written.push((index, result.is_ok()));
+    }
+    if let Some((_, at)) = places.iter().enumerate().find(|(index, _)| index % 3 == 2) {
+        let _ = disk.discard(*at, 1).await;
+    }
+    if sound {
+        let after = contents(disk).await;
+        compare(&written, before, after, &places);
+        let _ = disk.flush().await;
+        assert!(is_sound(disk).await, "writing has broken a sound image");
+    }
+    let size = disk.driver.length().await.unwrap_or(0);
+    let _ = disk
+        .resize(size.saturating_add(1 << 20), Preallocation::Off)
+        .await;
+    let _ = disk.resize(size / 2 / 512 * 512, Preallocation::Off).await;
+    if sound {
+        assert!(is_sound(disk).await, "a new size has broken a sound image");
+    }
+    let all = Repair {
+        leaks: true,
+        errors: true,
+    };
+    let _ = disk.driver.check(all).await;
+}
+
+/// What was written is there; what was not is as it was.
+fn compare(
+    written: &[(usize, bool)],
+    before: Option<Vec<Vec<u8>>>,
+    after: Option<Vec<Vec<u8>>>,
+    places: &[u64],
+) {
+    // Places of a small disk overlap.
+    if places.windows(2).any(|pair| pair[1] - pair[0] < PART) {
+        return;
+    }
+    let (Some(before), Some(after)) = (before, after) else {
+        return;
+    };
+    for (index, (before, after)) in before.iter().zip(&after).enumerate() {
+        match written.iter().find(|(at, _)| *at == index) {
+            Some((_, false)) => {}
+            Some((_, true)) if index % 3 == 0 => assert_eq!(*after, [index as u8 + 1; PART as usize]),
+            Some((_, true)) => assert_eq!(*after, [0; PART as usize]),
+            None => assert_eq!(after, before, "place {index} changed by itself"),
+        }
+    }
+}
+
+pub(super) fn seeds() -> Vec<Vec<u8>> {
+    [
+        json!({ "size": 1 << 20, "cluster-size": 512 }),
+        json!({ "size": 1 << 20, "cluster-size": 4096, "version": "v2" }),
+        json!({ "size": 1 << 19, "cluster-size": 1024, "refcount-bits": 1, "lazy-refcounts": true }),
+        json!({ "size": 1_u64 << 32, "cluster-size": 4096, "refcount-bits": 64 }),
+        json!({ "size": 1 << 20, "cluster-size": 2048, "compression-type": "zstd" }),
+    ]
+    .map(seed)
+    .to_vec()
+}
+
+/// A small image with data, zeroes and holes in it.
+fn seed(how: serde_json::Value) -> Vec<u8> {
+    let ring: Ring = ring();
+    let store = Store::new(Vec::new(), 1);
+    store.latency.set(0);
+    block_on(&ring, async {
+        create(&store, options(how), &ring)
+            .await
+            .expect("an image can be made");
+        let opened = open(&store, None, Default::default(), READ_WRITE, &ring).await;
+        let (disk, _) = opened.expect("it can be opened");
+        for (offset, byte) in [(0, 1), (5000, 2), (300_000, 3)] {
+            disk.write(offset, &[byte; 700]).await.expect("it can be written");
+        }
+        let cluster = Buffers::alloc(disk.driver.abilities().limits.write_zeroes_alignment as usize);
+        let compressed = Rc::clone(&disk.driver).write(1 << 18, cluster, RequestFlags::WRITE_COMPRESSED);
+        compressed.await.0.expect("it can be compressed");
+        disk.zero(8192, 4096, RequestFlags::MAY_UNMAP)
+            .await
+            .expect("it can be zeroed");
+        disk.flush().await.expect("it can be flushed");
+        disk.close().await.expect("it can be closed");
+    });
+    let bytes = store.bytes.borrow().clone();
+    bytes
+}
