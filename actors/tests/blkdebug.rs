@@ -502,6 +502,97 @@ fn requests_to_a_format_fail_at_the_events_at_which_they_fail_in_qemu() {
     }
 }
 
+/// What `qemu-io` says of a change of an image's length.
+fn resize_in_qemu(image: &Path, rule: &Value, size: u64) -> String {
+    let options = json!({"driver": "qcow2", "file": {"driver": "blkdebug", "inject-error": [rule],
+        "image": {"driver": "file", "filename": image}}});
+    let output = Command::new("qemu-io")
+        .args(["-c", &format!("truncate {size}"), &format!("json:{options}")])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap() + &String::from_utf8(output.stdout).unwrap();
+    let said = said.trim_end();
+    said.strip_prefix("qemu-io: ").unwrap_or(said).to_owned()
+}
+
+#[test]
+fn a_resize_fails_at_the_events_at_which_it_fails_in_qemu_and_says_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let (smaller, larger) = (64 << 10, 32 << 20);
+    for (event, size) in [
+        ("l2_load", smaller),
+        ("l1_shrink_write_table", smaller),
+        ("l1_grow_alloc_table", larger),
+        ("l1_grow_write_table", larger),
+        ("l1_grow_activate_table", larger),
+        ("cluster_alloc", larger),
+        ("l1_update", larger),
+    ] {
+        let ours = small_clusters(&directory, &format!("{event}-ours.qcow2"));
+        let theirs = small_clusters(&directory, &format!("{event}-theirs.qcow2"));
+        let rule = json!({"event": event, "once": true});
+        let expected = resize_in_qemu(&theirs, &rule, size);
+        with_graph(|graph| async move {
+            let client = qcow2_over(&graph, &ours, json!({ "inject-error": [rule] })).await;
+            let resized = graph.resize("disk", size).await;
+            let said = resized.err().map_or_else(String::new, |error| error.to_string());
+            assert_eq!(said, expected, "{event}");
+            graph.detach(client.root()).await.unwrap();
+        });
+    }
+}
+
+/// An image half full, of so small clusters that a change of its length changes the L1 table.
+fn small_clusters(directory: &tempfile::TempDir, name: &str) -> PathBuf {
+    let path = directory.path().join(name);
+    let text = path.to_str().unwrap();
+    let made = Command::new("qemu-img")
+        .args([
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-o",
+            "cluster_size=512",
+            text,
+            "4M",
+        ])
+        .status();
+    assert!(made.expect("qemu-img must be installed").success());
+    let filled = Command::new("qemu-io").args(["-c", "write 0 2M", text]).output();
+    assert!(filled.unwrap().status.success());
+    path
+}
+
+#[test]
+fn tables_behind_a_shorter_disks_end_are_freed_after_the_l1_table_was_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = small_clusters(&directory, "disk.qcow2");
+    with_graph(|graph| async move {
+        let client = qcow2_over(&graph, &path, json!({})).await;
+        let events = ["l1_shrink_write_table", "l1_update", "l1_shrink_free_l2_clusters"];
+        for event in events {
+            graph.debug_breakpoint("disk", event, event).await.unwrap();
+        }
+        let handle = graph.clone();
+        let running = begun(async move { handle.resize("disk", 64 << 10).await });
+        for (index, event) in events.iter().enumerate() {
+            while !graph.debug_is_suspended("disk", *event).await.unwrap() {
+                assert!(!running.is_finished(), "{event} did not happen");
+            }
+            for later in events.iter().skip(index + 1) {
+                assert!(
+                    !graph.debug_is_suspended("disk", *later).await.unwrap(),
+                    "{later}"
+                );
+            }
+            graph.debug_resume("disk", *event).await.unwrap();
+        }
+        running.await.unwrap().unwrap();
+        graph.detach(client.root()).await.unwrap();
+    });
+}
+
 #[test]
 fn formats_tell_of_their_events_by_name() {
     let directory = tempfile::tempdir().unwrap();

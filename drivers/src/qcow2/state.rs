@@ -66,6 +66,8 @@ impl From<IoError> for Stop {
 pub(super) enum FreeReason {
     /// The guest discarded it.
     Request,
+    /// It is an L2 table behind the end of a disk that became shorter.
+    Shrink,
     /// Anything else.
     Other,
 }

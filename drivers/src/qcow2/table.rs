@@ -50,6 +50,7 @@ impl Qcow2 {
         if table.is_some() && old & COPIED != 0 {
             return Ok(());
         }
+        self.file.debug_event(DebugEvent::ClusterAlloc).await;
         let offset = self.run(State::allocate_table).await?;
         let contents = match table {
             Some(table) => {

@@ -60,7 +60,7 @@ impl State {
                 (0..self.geometry.cluster_size() / slice).for_each(|n| self.l2.remove(table + n * slice));
                 let cluster = table >> self.geometry.cluster_bits;
                 self.metadata.remove(cluster, 1);
-                self.free_later(cluster, 1, FreeReason::Other);
+                self.free_later(cluster, 1, FreeReason::Shrink);
                 self.set_l1(index, 0);
             }
         }
@@ -108,9 +108,12 @@ impl Qcow2 {
         }
         let failed = |context: &'static str| move |error| Error::io(context, error);
         if size < old {
-            self.shrink(size, old)
+            self.drop_data(size, old)
                 .await
-                .map_err(failed("Failed to discard truncated clusters"))?;
+                .map_err(failed("Failed to discard cropped clusters"))?;
+            self.shrink_l1(size)
+                .await
+                .map_err(failed("Failed to reduce the number of L2 tables"))?;
             self.set_size(size)
                 .await
                 .map_err(failed("Failed to update the image size"))?;
@@ -167,6 +170,7 @@ impl Qcow2 {
         // Nobody else may write the L1 table while it moves.
         let _held = self.gates.hold(Key::Writeback).await;
         self.file.debug_event(DebugEvent::L1GrowAllocTable).await;
+        self.file.debug_event(DebugEvent::ClusterAlloc).await;
         let first = self.run(move |state| state.allocate_row(clusters)).await?;
         self.write_back_held(true).await?;
         let (offset, bytes, old) = {
@@ -294,8 +298,8 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Gives back what a shorter disk does not have.
-    async fn shrink(&self, size: u64, old: u64) -> IoResult<()> {
+    /// Gives back the data that a shorter disk does not have.
+    async fn drop_data(&self, size: u64, old: u64) -> IoResult<()> {
         let geometry = self.state.borrow().geometry;
         let end = old.next_multiple_of(geometry.cluster_size());
         let mut offset = size.next_multiple_of(geometry.cluster_size());
@@ -305,10 +309,14 @@ impl Qcow2 {
                 .await?;
         }
         // The slices of tables that go away must not be dirty any more.
-        self.write_back(true).await?;
+        self.write_back(true).await
+    }
+
+    /// Gives back the tables that a shorter disk does not need.
+    async fn shrink_l1(&self, size: u64) -> IoResult<()> {
         self.file.debug_event(DebugEvent::L1ShrinkWriteTable).await;
-        self.file.debug_event(DebugEvent::L1ShrinkFreeL2Clusters).await;
-        self.state.borrow_mut().drop_tables(geometry.l1_entries(size));
+        let kept = self.state.borrow().geometry.l1_entries(size);
+        self.state.borrow_mut().drop_tables(kept);
         self.write_back(true).await
     }
 

@@ -164,6 +164,7 @@ impl State {
     fn passes_discard(&self, reason: FreeReason) -> bool {
         match reason {
             FreeReason::Request => self.settings.pass_discard_request,
+            FreeReason::Shrink => true,
             FreeReason::Other => self.settings.pass_discard_other,
         }
     }
@@ -264,6 +265,9 @@ impl Qcow2 {
             return Ok(());
         }
         self.forget_unpacked();
+        if frees.iter().any(|free| free.reason == FreeReason::Shrink) {
+            self.file.debug_event(DebugEvent::L1ShrinkFreeL2Clusters).await;
+        }
         self.file.debug_event(DebugEvent::ClusterFree).await;
         for mut free in frees {
             while free.count > 0 {
