@@ -64,6 +64,11 @@ impl Word {
         false
     }
 
+    /// Whether the sleeper has announced to sleep, and nobody has woken it since.
+    pub(super) fn is_parked(&self) -> bool {
+        self.0.load(Ordering::Acquire) == PARKING
+    }
+
     /// The caller is awake again, whatever woke it.
     #[inline]
     pub(super) fn unpark(&self) {
@@ -116,13 +121,23 @@ impl Wake {
         self.rung.load(Relaxed)
     }
 
+    /// Announces that the owner is about to sleep, so that it is woken. False if it was woken already: then it must not.
+    /// [`Ring::turn`](super::Ring::turn) does this; a simulator whose iothreads sleep between turns does it too.
     #[inline]
-    pub(super) fn try_park(&self) -> bool {
+    #[must_use]
+    pub fn try_park(&self) -> bool {
         self.word.try_park()
     }
 
+    /// Whether the owner has announced to sleep, and nobody has woken it since.
+    #[must_use]
+    pub fn is_parked(&self) -> bool {
+        self.word.is_parked()
+    }
+
+    /// The owner is awake again, whatever woke it.
     #[inline]
-    pub(super) fn unpark(&self) {
+    pub fn unpark(&self) {
         self.word.unpark();
     }
 

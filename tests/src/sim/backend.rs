@@ -24,6 +24,8 @@ struct InFlight {
     mark: u64,
     cancelled: bool,
     is_disk: bool,
+    /// It asks the disk in some way, be it on a thread of the pool.
+    needs_disk: bool,
 }
 
 /// A backend of one iothread.
@@ -33,6 +35,8 @@ pub struct Simulated {
     ops: Vec<InFlight>,
     /// When the first of them is due, for whoever moves the clock.
     next: Rc<Cell<Option<Instant>>>,
+    /// Whether sockets are waited for, which nothing here tells of.
+    listens: Rc<Cell<bool>>,
 }
 
 /// What became of an attempt.
@@ -52,12 +56,18 @@ fn result(moved: Result<usize, Errno>) -> Tried {
 
 impl Simulated {
     /// The backend of the iothread `who`.
-    pub fn new(stage: Rc<Stage>, who: String, next: Rc<Cell<Option<Instant>>>) -> Self {
+    pub fn new(
+        stage: Rc<Stage>,
+        who: String,
+        next: Rc<Cell<Option<Instant>>>,
+        listens: Rc<Cell<bool>>,
+    ) -> Self {
         Self {
             stage,
             who,
             ops: Vec::new(),
             next,
+            listens,
         }
     }
 
@@ -266,7 +276,11 @@ impl Backend for Simulated {
             mark,
             cancelled: false,
             is_disk: file.is_some(),
+            needs_disk: file.is_some() || matches!(op, Op::Blocking(_)),
         });
+        // An operation begun outside of a turn is one that the next turn has to look at.
+        self.next
+            .set(Some(self.next.get().map_or(due, |next| next.min(due))));
     }
 
     fn cancel(&mut self, id: SlotId, _: &mut Op) {
@@ -292,7 +306,8 @@ impl Backend for Simulated {
         let mut left = Vec::with_capacity(self.ops.len());
         let mut due: Vec<InFlight> = Vec::new();
         for op in self.ops.drain(..) {
-            if op.cancelled || op.due <= now {
+            let dead = op.needs_disk && self.stage.disks_are_dead();
+            if op.cancelled || (op.due <= now && !dead) {
                 due.push(op);
             } else {
                 left.push(op);
@@ -321,6 +336,7 @@ impl Backend for Simulated {
         self.ops = left;
         let next = self.ops.iter().map(|op| op.due).filter(|due| *due > now).min();
         self.next.set(next);
+        self.listens.set(self.ops.iter().any(|op| !op.needs_disk));
     }
 
     fn stats(&self) -> RingStats {

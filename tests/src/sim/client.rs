@@ -97,7 +97,9 @@ impl Client {
             };
             self.shared.closed.set(false);
             let receiver = tokio::task::spawn_local(receive(Rc::clone(&self.shared), incoming));
-            if let Err(error) = self.send(outgoing).await {
+            if let Err(error) = self.send(outgoing).await
+                && !self.shared.stage.is_ending()
+            {
                 let who = &self.shared.who;
                 self.shared.stage.violated(format!("{who} cannot send: {error}"));
             }
@@ -114,7 +116,8 @@ impl Client {
         loop {
             match connect(&self.server, "disk", structured).await {
                 Ok(session) => return Some(session),
-                Err(_) if attempts < ATTEMPTS && !self.shared.stage.power_is_off() => {
+                Err(_) if self.shared.stage.is_ending() => return None,
+                Err(_) if attempts < ATTEMPTS => {
                     attempts += 1;
                     sleep(Duration::from_millis(20)).await;
                 }
@@ -291,7 +294,7 @@ async fn receive(shared: Rc<Shared>, mut incoming: Incoming) {
             Err(error) => {
                 shared.closed.set(true);
                 shared.changed.notify_one();
-                if !shared.stage.power_is_off() {
+                if !shared.stage.is_ending() {
                     let who = &shared.who;
                     shared
                         .stage
@@ -348,7 +351,10 @@ impl Shared {
             header.len,
             header.offset
         ));
-        if !well && (self.stage.swarm().errors == 0 || !matches!(error, EIO | ENOSPC)) {
+        if !well
+            && !self.stage.is_ending()
+            && (self.stage.swarm().errors == 0 || !matches!(error, EIO | ENOSPC))
+        {
             let Header {
                 command, offset, len, ..
             } = header;

@@ -1,4 +1,5 @@
-//! Who drains sections of a run's graph, nested and in any order, and sees to it that they are still.
+//! Who drains sections of a run's graph, nested and in any order, sees to it that they are still, and that queries are
+//! answered meanwhile.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -10,6 +11,9 @@ use tokio::time::sleep;
 
 use super::editor::Edits;
 use super::stage::Stage;
+
+/// Far more virtual time than passes while the control thread alone is busy.
+const PATIENCE: Duration = Duration::from_millis(15);
 
 /// Drains sections until told to end.
 pub async fn drain(stage: Rc<Stage>, graph: GraphHandle, edits: Rc<Edits>, mut random: Rng) {
@@ -52,6 +56,21 @@ pub async fn drain(stage: Rc<Stage>, graph: GraphHandle, edits: Rc<Edits>, mut r
             sleep(Duration::from_micros(random.u64(0..2000))).await;
         }
         drop(turn);
+    }
+}
+
+/// Asks the graph actor something that it knows by itself, again and again: it answers at once, whatever waits.
+pub async fn watch(stage: Rc<Stage>, graph: GraphHandle, edits: Rc<Edits>, mut random: Rng) {
+    // Where messages are held back on purpose, so is this.
+    while stage.swarm().hops.is_empty() && edits.goes_on(&stage) {
+        sleep(Duration::from_micros(random.u64(100..20_000))).await;
+        let asked = stage.now();
+        // It may be that there is no such node at that moment.
+        let _ = graph.find_base("n0").await;
+        let took = stage.now().saturating_duration_since(asked);
+        if took > PATIENCE && !stage.is_ending() {
+            stage.violated(format!("the graph actor took {took:?} to answer a query"));
+        }
     }
 }
 

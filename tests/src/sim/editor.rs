@@ -60,7 +60,7 @@ pub async fn edit(stage: Rc<Stage>, mut site: Site, edits: Rc<Edits>, mut random
         let turn = edits.turn.lock().await;
         let edited = one_edit(&stage, &mut site, &edits, &mut random, &mut overlay_ready).await;
         drop(turn);
-        if stage.power_is_off() {
+        if stage.is_ending() {
             break;
         }
         if let Err(error) = edited {
@@ -244,7 +244,7 @@ fn expected(stage: &Stage, what: &str, result: Result<Value, String>) -> Option<
     match result {
         Ok(value) => Some(value),
         Err(text) => {
-            if stage.swarm().errors == 0 && !stage.power_is_off() {
+            if stage.swarm().errors == 0 && !stage.is_ending() {
                 stage.violated(format!("{what} failed: {text}"));
             }
             None

@@ -44,7 +44,9 @@ pub async fn embed(
         for _ in 0..random.u32(1..20) {
             request_one(&stage, &client, &oracle, &mut random).await;
         }
-        if let Err(error) = graph.detach(client.root()).await {
+        if let Err(error) = graph.detach(client.root()).await
+            && !stage.is_ending()
+        {
             stage.violated(format!("the embedder cannot let go: {error}"));
         }
     }
@@ -103,7 +105,7 @@ async fn request_one(stage: &Stage, client: &Client, oracle: &RefCell<Oracle>, r
 
 fn failed(stage: &Stage, what: &str, error: &messages::IoError) {
     stage.line("embedder", format_args!("{what}: {error}"));
-    if stage.swarm().errors == 0 && !stage.power_is_off() {
+    if stage.swarm().errors == 0 && !stage.is_ending() {
         stage.violated(format!("the embedder's {what} failed: {error}"));
     }
 }

@@ -10,18 +10,19 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use millpond::chaos::{Chaos, Policy};
+use millpond::daemon::Daemon;
 use millpond::graph::GraphHandle;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::client::{Client, Waiting};
-use super::drainer::drain;
+use super::drainer::{drain, watch};
 use super::editor::{Edits, check_graph, edit};
 use super::embedder::embed;
 use super::oracle::Oracle;
 use super::site::{Images, Site, images_in, read_all};
 use super::stage::{Engineer, Stage};
-use super::swarm::{Shape, Swarm};
+use super::swarm::{End, Shape, Swarm};
 use super::trace::Trace;
 
 /// How long all that is pending may take once faults have stopped: far beyond what the slowest disk explains.
@@ -148,7 +149,13 @@ impl Run {
     /// The run up to its end, or to the loss of power.
     async fn first(&mut self, stage: Rc<Stage>, images: Images) -> io::Result<Option<Left>> {
         let mut engineer = Engineer::new(Rc::clone(&stage));
-        let site = worked(&mut engineer, self.set_up(&stage, &images)).await?;
+        let site = match worked(&mut engineer, timeout(BOUND, self.set_up(&stage, &images))).await {
+            Ok(site) => site?,
+            Err(_elapsed) => {
+                stage.violated("the daemon does not start".to_owned());
+                return Ok(None);
+            }
+        };
         stage.set_faults(true);
         if !self.swarm.hops.is_empty() {
             let policy = Policy::new(Some(self.random.u64(..)), self.swarm.hops.clone());
@@ -167,6 +174,9 @@ impl Run {
         }
         stage.set_faults(false);
         worked(&mut engineer, hold_messages(&cast.graph, None)).await?;
+        if self.swarm.end != End::Calm {
+            return worked(&mut engineer, cast.close_in_the_middle(stage)).await;
+        }
         let end = worked(&mut engineer, cast.end(&stage)).await?;
         let Some(site) = end else { return Ok(None) };
         worked(&mut engineer, close(stage, cast, site)).await
@@ -205,8 +215,10 @@ struct Cast {
     editor: Option<JoinHandle<Site>>,
     drainer: Option<JoinHandle<()>>,
     embedder: Option<JoinHandle<()>>,
+    watcher: Option<JoinHandle<()>>,
     command: Rc<RefCell<Option<String>>>,
     graph: GraphHandle,
+    daemon: Daemon,
 }
 
 impl Cast {
@@ -229,12 +241,15 @@ impl Cast {
         }
         let edits = Edits::new(images);
         let (command, graph) = (site.monitor.current(), site.graph.clone());
+        let daemon = site.daemon.clone();
         let editor = edit(Rc::clone(stage), site, Rc::clone(&edits), random.fork());
         let editor = Some(tokio::task::spawn_local(editor));
         let drainer = swarm.drains.then(|| {
             let drainer = drain(Rc::clone(stage), graph.clone(), Rc::clone(&edits), random.fork());
             tokio::task::spawn_local(drainer)
         });
+        let watcher = watch(Rc::clone(stage), graph.clone(), Rc::clone(&edits), random.fork());
+        let watcher = Some(tokio::task::spawn_local(watcher));
         let embedder = swarm.embedder.then(|| {
             let (stage, oracle, edits) = (Rc::clone(stage), Rc::clone(&oracle), Rc::clone(&edits));
             tokio::task::spawn_local(embed(stage, graph.clone(), oracle, edits, random.fork()))
@@ -247,8 +262,10 @@ impl Cast {
             editor,
             drainer,
             embedder,
+            watcher,
             command,
             graph,
+            daemon,
         }
     }
 
@@ -266,7 +283,8 @@ impl Cast {
         self.edits.end();
         let all = async {
             self.clients_end().await;
-            for other in [self.embedder.take(), self.drainer.take()].into_iter().flatten() {
+            let others = [self.embedder.take(), self.drainer.take(), self.watcher.take()];
+            for other in others.into_iter().flatten() {
                 other.await.map_err(io::Error::other)?;
             }
             match self.editor.take() {
@@ -304,6 +322,41 @@ impl Cast {
             why.extend(busy.map(|disk| format!("{} has {} requests in flight", disk.name, disk.in_flight)));
         });
         why.join("\n    ")
+    }
+
+    /// Closes the daemon while everybody is in the middle of something; the disks may have died as well.
+    async fn close_in_the_middle(mut self, stage: Rc<Stage>) -> io::Result<Option<Left>> {
+        if stage.swarm().end == End::Dead {
+            stage.kill_disks();
+        }
+        stage.set_closing();
+        self.edits.end();
+        let all_ended = async {
+            let closed = self.daemon.shut_down().await;
+            self.clients_end().await;
+            closed
+        };
+        match timeout(BOUND, all_ended).await {
+            Ok(Ok(())) => {
+                let mut left = self.cut_off(stage);
+                let barrier = left.oracle.barrier();
+                left.oracle.flushed(&barrier);
+                left.closed = true;
+                Ok(Some(left))
+            }
+            Ok(Err(error)) => {
+                stage.line("stage", format_args!("closed with an error: {error}"));
+                if stage.swarm().errors == 0 && !stage.disks_are_dead() {
+                    stage.violated(format!("the daemon cannot close everything: {error}"));
+                }
+                Ok(None)
+            }
+            Err(_elapsed) => {
+                let why = self.explained(&stage).await;
+                stage.violated(format!("the daemon does not end: {why}"));
+                Ok(None)
+            }
+        }
     }
 
     /// The power is gone.

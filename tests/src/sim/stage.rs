@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use drivers::ring::{Clock, Engine, Op, Ring, Wake};
 use fastrand::Rng;
 use messages::global_state::IothreadOptions;
+use millpond::export::nbd::MAX_IN_FLIGHT;
 use millpond::graph::{IothreadFactory, Started};
 use millpond::iothread::{Budget, Core, IoThreadConfig, PollParams, Progress, Scheduler};
 use millpond::node::{EventSink, Mail, serve};
 
 use super::backend::Simulated;
 use super::disk::{Disk, Disks};
-use super::swarm::Swarm;
+use super::swarm::{Shape, Swarm};
 use super::trace::Trace;
 
 thread_local! {
@@ -51,10 +52,28 @@ struct Slot {
     name: String,
     core: Core<Mail>,
     next: Rc<Cell<Option<Instant>>>,
+    /// Operations on sockets, which may be ready at any time, are under way.
+    listens: Rc<Cell<bool>>,
     stalled_until: Instant,
+    /// It sleeps: only who wakes it, or a time that has come, has it turned again.
+    parked: bool,
 }
 
 impl Slot {
+    /// Whether it is awake now.
+    fn wakes(&mut self, now: Instant) -> bool {
+        if !self.parked {
+            return true;
+        }
+        let wake = self.core.local().ring().wake();
+        let due = self.next_due(now).is_some_and(|due| due <= now);
+        if self.listens.get() || due || !wake.is_parked() {
+            wake.unpark();
+            self.parked = false;
+        }
+        !self.parked
+    }
+
     fn next_due(&self, now: Instant) -> Option<Instant> {
         let stalled = (self.stalled_until > now).then_some(self.stalled_until);
         let timer = self.core.local().ring().next_timer();
@@ -72,6 +91,8 @@ pub struct Stage {
     arriving: RefCell<Vec<Slot>>,
     faults: Cell<bool>,
     power_off: Cell<bool>,
+    disks_dead: Cell<bool>,
+    closing: Cell<bool>,
     /// Sections in which no disk may be used.
     still: Cell<u32>,
     violation: RefCell<Option<String>>,
@@ -89,6 +110,8 @@ impl Stage {
             arriving: RefCell::default(),
             faults: Cell::new(false),
             power_off: Cell::new(false),
+            disks_dead: Cell::new(false),
+            closing: Cell::new(false),
             still: Cell::new(0),
             violation: RefCell::default(),
         });
@@ -146,6 +169,28 @@ impl Stage {
         self.power_off.get()
     }
 
+    /// From now on disks do not answer.
+    pub fn kill_disks(&self) {
+        self.line("stage", format_args!("the disks are dead"));
+        self.disks_dead.set(true);
+    }
+
+    /// Whether disks answer no more.
+    pub fn disks_are_dead(&self) -> bool {
+        self.disks_dead.get()
+    }
+
+    /// The daemon is being closed: connections end.
+    pub fn set_closing(&self) {
+        self.line("stage", format_args!("the daemon closes"));
+        self.closing.set(true);
+    }
+
+    /// Whether clients and users may be turned away.
+    pub fn is_ending(&self) -> bool {
+        self.power_off.get() || self.closing.get()
+    }
+
     /// The disk behind a descriptor.
     pub fn disk<T>(&self, fd: impl AsFd, look: impl FnOnce(&mut Disk) -> T) -> T {
         look(self.disks.borrow_mut().of(fd))
@@ -158,6 +203,15 @@ impl Stage {
 
     /// A request to a disk was begun.
     pub fn begun(&self, fd: impl AsFd, who: &str, op: &Op) {
+        let swarm = &self.swarm;
+        if swarm.shape == Shape::Raw && !swarm.edits {
+            // Each client's request is at most one here; and there is the embedder.
+            let most = swarm.clients * MAX_IN_FLIGHT + 1;
+            let in_flight = self.disk(&fd, |disk| disk.in_flight);
+            if in_flight > most {
+                self.violated(format!("{in_flight} requests are in flight, where {most} may be"));
+            }
+        }
         if self.still.get() > 0 {
             let name = self.disk(fd, |disk| disk.name.clone());
             self.violated(format!("{who} began {op:?} on {name} in a still section"));
@@ -195,8 +249,13 @@ impl Stage {
     }
 
     fn start_iothread(self: &Rc<Self>, name: &str, events: EventSink) -> io::Result<Started> {
-        let next = Rc::new(Cell::new(None));
-        let backend = Simulated::new(Rc::clone(self), name.to_owned(), Rc::clone(&next));
+        let (next, listens) = (Rc::new(Cell::new(None)), Rc::new(Cell::new(false)));
+        let backend = Simulated::new(
+            Rc::clone(self),
+            name.to_owned(),
+            Rc::clone(&next),
+            Rc::clone(&listens),
+        );
         let wake = Arc::new(Wake::new()?);
         let ring = Ring::with_backend(Box::new(backend), wake, Rc::new(Virtual));
         let config = IoThreadConfig {
@@ -218,7 +277,9 @@ impl Stage {
             name: name.to_owned(),
             core,
             next,
+            listens,
             stalled_until: now(),
+            parked: false,
         });
         // No thread of the system is behind it.
         Ok((handle, 0))
@@ -280,7 +341,7 @@ impl Engineer {
         for index in order {
             let now = now();
             if let Some(slot) = self.slots.get_mut(index) {
-                if slot.stalled_until > now {
+                if slot.stalled_until > now || !slot.wakes(now) {
                     continue;
                 }
                 if self.stage.swarm.stalls && self.stage.has_faults() {
@@ -288,7 +349,7 @@ impl Engineer {
                 }
                 match turn(&self.stage, slot) {
                     Progress::Worked => worked = true,
-                    Progress::Idle => {}
+                    Progress::Idle => slot.parked = slot.core.local().ring().wake().try_park(),
                     Progress::Stopped => ended.push(index),
                 }
             }

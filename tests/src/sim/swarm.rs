@@ -28,6 +28,17 @@ pub enum Speed {
     Tail,
 }
 
+/// How a run without loss of power ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Everybody has done what they wanted.
+    Calm,
+    /// Everybody is in the middle of something.
+    Busy,
+    /// The same, and the disks do not answer any more.
+    Dead,
+}
+
 /// The options of a run.
 #[derive(Debug, Clone)]
 pub struct Swarm {
@@ -77,6 +88,8 @@ pub struct Swarm {
     pub crash: bool,
     /// What holds messages between actors back.
     pub hops: Vec<Rule>,
+    /// How it ends.
+    pub end: End,
 }
 
 impl Swarm {
@@ -90,7 +103,7 @@ impl Swarm {
             _ => Shape::Qcow2,
         };
         let one_in = |random: &mut Rng, n: u32| random.u32(0..n) == 0;
-        Self {
+        let mut swarm = Self {
             iothreads: random.usize(0..4),
             clients: random.usize(1..5),
             depth: 1 << random.u32(0..5),
@@ -116,7 +129,13 @@ impl Swarm {
             // Images that vote differ in what was not flushed, and have no majority there.
             crash: shape != Shape::Quorum && one_in(random, 3),
             hops: (0..random.usize(0..4)).map(|_| draw_rule(random)).collect(),
+            end: [End::Calm, End::Calm, End::Busy, End::Dead][random.usize(0..4)],
+        };
+        if one_in(random, 10) {
+            // More than a server lets one client have in flight.
+            (swarm.depth, swarm.requests) = (300, 600);
         }
+        swarm
     }
 }
 
@@ -188,6 +207,9 @@ impl fmt::Display for Swarm {
             (self.rot, "rot"),
             (self.crash, "crash"),
         ];
+        if !self.crash && self.end != End::Calm {
+            write!(f, ", {:?} end", self.end)?;
+        }
         if !self.hops.is_empty() {
             write!(f, ", {} rules that hold messages", self.hops.len())?;
         }
