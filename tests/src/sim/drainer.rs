@@ -46,6 +46,11 @@ pub async fn drain(stage: Rc<Stage>, graph: GraphHandle, edits: Rc<Edits>, mut r
         };
         if strict {
             stage.set_still(false);
+        } else if random.u32(0..4) == 0 {
+            // A change inside a section: it needs one of its own, and waits for nobody else's. It may be refused.
+            let top = edits.images.borrow().top();
+            stage.line("drainer", format_args!("commits {top}"));
+            let _ = graph.commit(top).await;
         }
         // In either order.
         let mut held = vec![Some(first), second];
