@@ -22,7 +22,8 @@ fn it_is_opened_shown_and_refused_as_qemu_does_it() {
     image::create(&whole, "qcow2", "cluster_size=4096", 1 << 20);
     image::create(&odd, "qcow2", "", 1000 << 10);
     let qcow2 = |name: &str, path: &Path| {
-        let file = json!({"driver": "file", "filename": path});
+        let file = json!({"driver": "file", "node-name": format!("{name}-file"), "filename": path,
+            "locking": "off"});
         add(json!({"driver": "qcow2", "node-name": name, "file": file}))
     };
     let over = |driver: &str, name: &str, below: &str| {
@@ -49,6 +50,7 @@ fn it_is_opened_shown_and_refused_as_qemu_does_it() {
         compress(json!("missing")),
         add(json!({"driver": "compress", "node-name": "c"})),
         add(json!({"driver": "compress", "node-name": "c", "file": "q", "colour": 1})),
+        ("blockdev-del", json!({"node-name": "b"})),
         (GRAPH, json!({})),
         over("compress", "over-cor", "cor"),
         compress(json!("q")),
@@ -92,20 +94,21 @@ fn writes_are_compressed_as_qemus_are() {
             let requests = [
                 "write -P 1 0 512",
                 "write -P 2 100k 200k",
-                "write -P 3 513 7000",
+                "write -P 3 513 3000",
                 "write -P 4 960k 64k",
                 "write -z 512k 64k",
                 "write -z 513k 3k",
                 "discard 128k 64k",
                 "read -P 1 0 512",
-                "read -P 3 513 7000",
+                "read -P 3 513 3000",
                 "read -P 2 200k 100k",
             ];
-            for request in requests {
+            // What is stored already is not compressed over, so some fail.
+            let done = requests.map(|request| {
                 let arguments = ["-d", "unmap", "-f", "raw", &uri, "-c", request];
                 let run = tool::try_run("qemu-io", &arguments);
-                assert_eq!(run.code, Some(0), "{request}");
-            }
+                (request, run.code == Some(0))
+            });
             daemon.qmp.quit();
             daemon.expect_clean_exit();
             image::assert_clean(Path::new(&path));
@@ -117,7 +120,7 @@ fn writes_are_compressed_as_qemus_are() {
                 part.as_object_mut().expect("an object").remove("offset");
                 part.to_string()
             };
-            map.iter().map(shown).collect::<Vec<_>>()
+            (done, map.iter().map(shown).collect::<Vec<_>>())
         });
     }
 }

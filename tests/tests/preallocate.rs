@@ -31,7 +31,9 @@ fn export(daemon: &mut Daemon, node: &str) {
 }
 
 fn end_export(daemon: &mut Daemon) {
-    daemon.qmp.ok("block-export-del", json!({"id": "e"}));
+    daemon
+        .qmp
+        .ok("block-export-del", json!({"id": "e", "mode": "hard"}));
     daemon.qmp.wait_event("BLOCK_EXPORT_DELETED");
 }
 

@@ -120,6 +120,11 @@ pub trait DriverKind: Send + Sync + 'static {
         self.is_protocol()
     }
 
+    /// The node down to which the chain below a node with these options stays as it is, by its name.
+    fn chain_bottom<'a>(&self, _options: &'a Options) -> Option<&'a str> {
+        None
+    }
+
     /// Options of an open image can be changed in place: [`Driver::amend`](super::Driver::amend) is implemented.
     fn amends(&self) -> bool {
         false

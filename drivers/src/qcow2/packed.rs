@@ -52,8 +52,8 @@ impl State {
         let index = self.geometry.slice_index(offset);
         let old = self.slice(key)?.get(index).copied().unwrap_or(0);
         self.checked_cluster(old, key, index)?;
-        if old & COPIED != 0 {
-            // As QEMU has it, what is stored as it is stays so.
+        if old & (COPIED | COMPRESSED) != 0 {
+            // As QEMU has it, what is stored already is not compressed any more.
             return Err(Stop::Fail(IoError::Os(EIO)));
         }
         self.check_pressure()?;
