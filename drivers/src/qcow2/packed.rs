@@ -175,6 +175,7 @@ impl Qcow2 {
     async fn store_packed(&self, offset: u64, packed: Vec<u8>) -> IoResult<()> {
         let len = packed.len() as u64;
         self.file.debug_event(DebugEvent::ClusterAllocBytes).await;
+        self.file.debug_event(DebugEvent::RefblockAlloc).await;
         let place = self
             .run(move |state| {
                 let place = state.place_packed(offset, len)?;

@@ -265,6 +265,7 @@ impl Qcow2 {
         }
         self.forget_unpacked();
         self.file.debug_event(DebugEvent::ClusterFree).await;
+        self.file.debug_event(DebugEvent::RefblockAlloc).await;
         for mut free in frees {
             while free.count > 0 {
                 self.relieve_refblocks().await?;
