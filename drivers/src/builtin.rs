@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use crate::blkdebug::BlkdebugKind;
+use crate::blklogwrites::BlklogwritesKind;
 use crate::blkverify::BlkverifyKind;
+use crate::compress::CompressKind;
 use crate::copy_on_read::CopyOnReadKind;
 use crate::driver::{DriverKind, Registry};
 use crate::file::FileKind;
 use crate::null::NullKind;
+use crate::preallocate::PreallocateKind;
 use crate::qcow2::Qcow2Kind;
 use crate::quorum::QuorumKind;
 use crate::raw::RawKind;
@@ -15,14 +18,17 @@ use crate::raw::RawKind;
 /// A registry of all drivers that are built in.
 #[must_use]
 pub fn builtin() -> Registry {
-    let kinds: [Arc<dyn DriverKind>; 10] = [
+    let kinds: [Arc<dyn DriverKind>; 13] = [
         Arc::new(BlkdebugKind),
+        Arc::new(BlklogwritesKind),
         Arc::new(BlkverifyKind),
+        Arc::new(CompressKind),
         Arc::new(CopyOnReadKind),
         Arc::new(FileKind::FILE),
         Arc::new(FileKind::HOST_DEVICE),
         Arc::new(NullKind::CO),
         Arc::new(NullKind::AIO),
+        Arc::new(PreallocateKind),
         Arc::new(Qcow2Kind),
         Arc::new(QuorumKind),
         Arc::new(RawKind),
@@ -47,12 +53,15 @@ mod tests {
         let registry = builtin();
         for name in [
             "blkdebug",
+            "blklogwrites",
             "blkverify",
+            "compress",
             "copy-on-read",
             "file",
             "host_device",
             "null-aio",
             "null-co",
+            "preallocate",
             "qcow2",
             "quorum",
             "raw",

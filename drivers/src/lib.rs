@@ -1,13 +1,16 @@
 //! What a node does: the ring, protocol drivers, format drivers and filters.
 
 pub mod blkdebug;
+pub mod blklogwrites;
 pub mod blkverify;
 pub mod buffer;
 pub mod builtin;
+pub mod compress;
 pub mod copy_on_read;
 pub mod driver;
 pub mod file;
 pub mod null;
+pub mod preallocate;
 pub mod qcow2;
 pub mod quorum;
 pub mod raw;

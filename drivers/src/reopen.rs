@@ -8,11 +8,8 @@ use messages::{Error, ErrorKind, Result};
 /// # Errors
 /// Names the first option that is changed, or left out and so set back to its default, although it may not be.
 pub fn check_unchanged(old: &Options, new: &Options, mutable: &[&str]) -> Result<()> {
+    check_kept(old, new, mutable)?;
     let is_fixed = |name: &String| !mutable.contains(&name.as_str());
-    if let Some(name) = old.keys().find(|name| is_fixed(name) && !new.contains_key(*name)) {
-        let text = format!("Option '{name}' cannot be reset to its default value");
-        return Err(Error::new(ErrorKind::InvalidArgument, text));
-    }
     if let Some((name, _)) = new
         .iter()
         .find(|(name, value)| is_fixed(name) && old.get(*name) != Some(value))
@@ -23,6 +20,30 @@ pub fn check_unchanged(old: &Options, new: &Options, mutable: &[&str]) -> Result
         ));
     }
     Ok(())
+}
+
+/// Checks that `new` leaves out nothing of `old` but what is named in `resettable`.
+///
+/// # Errors
+/// Names the first option that would be set back to its default.
+pub fn check_kept(old: &Options, new: &Options, resettable: &[&str]) -> Result<()> {
+    let is_left_out = |name: &&String| !resettable.contains(&name.as_str()) && !new.contains_key(*name);
+    match old.keys().find(is_left_out) {
+        None => Ok(()),
+        Some(name) => Err(Error::new(
+            ErrorKind::InvalidArgument,
+            format!("Option '{name}' cannot be reset to its default value"),
+        )),
+    }
+}
+
+/// The error of a driver whose nodes cannot be reopened at all.
+#[must_use]
+pub fn not_supported(driver: &str, node: &str) -> Error {
+    Error::new(
+        ErrorKind::Unsupported,
+        format!("Block format '{driver}' used by node '{node}' does not support reopening files"),
+    )
 }
 
 #[cfg(test)]

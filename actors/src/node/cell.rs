@@ -262,6 +262,11 @@ impl NodeCell {
         }
     }
 
+    /// Notes the end of a write up to `end`. One that failed may have stored any part of its data, which is to be flushed.
+    pub fn ended_write(&self, end: u64, result: IoResult<()>) {
+        self.wrote(if result.is_ok() { end } else { 0 });
+    }
+
     /// The count of writes so far, if some of them are not known to be durable.
     pub fn unflushed(&self) -> Option<u64> {
         (self.written.get() != self.flushed.get()).then(|| self.written.get())

@@ -8,7 +8,7 @@ use drivers::driver::{Answer, Child, ChildPort};
 use futures_channel::oneshot;
 use futures_util::future::LocalBoxFuture;
 use messages::io::{Operation, Outcome};
-use messages::{DebugEvent, IoError, Limits};
+use messages::{DebugEvent, DriverInfo, IoError, Limits};
 
 use super::cell::NodeCell;
 use super::choke::{self, By, Step};
@@ -180,6 +180,24 @@ impl ChildPort for Port {
         match self.0.behind() {
             Behind::Here(cell) => cell.abilities().write_compressed,
             Behind::None | Behind::There(_) => false,
+        }
+    }
+
+    fn driver_name(&self) -> Option<&'static str> {
+        match self.0.behind() {
+            Behind::Here(cell) => Some(cell.kind().name()),
+            Behind::None | Behind::There(_) => None,
+        }
+    }
+
+    fn info(&self) -> Option<DriverInfo> {
+        let mut behind = self.0.behind();
+        loop {
+            let Behind::Here(cell) = behind else { return None };
+            if !cell.kind().is_filter() {
+                return Some(cell.driver().ok()?.info());
+            }
+            behind = cell.edges().first()?.behind();
         }
     }
 

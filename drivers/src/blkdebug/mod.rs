@@ -59,6 +59,10 @@ impl DriverKind for BlkdebugKind {
         true
     }
 
+    fn flushes_to_disk(&self) -> bool {
+        true
+    }
+
     fn has_filenames(&self) -> bool {
         true
     }

@@ -5,7 +5,7 @@ use messages::global_state::Options;
 use messages::{DebugEvent, Error, ErrorKind, IoError, Limits, Permissions, Result, SECTOR_SIZE};
 
 use super::rules::{Action, Inject, IoType, Rule};
-use crate::driver::parse_options;
+use crate::driver::{parse_options, parse_size};
 
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -198,11 +198,7 @@ impl Overrides {
 }
 
 fn size(name: &str, value: Option<&serde_json::Number>) -> Result<u64> {
-    let Some(value) = value else { return Ok(0) };
-    value.as_u64().ok_or_else(|| {
-        let text = format!("Value '{value}' is out of range for parameter '{name}'");
-        Error::new(ErrorKind::InvalidArgument, text)
-    })
+    parse_size(name, value).map(Option::unwrap_or_default)
 }
 
 fn permissions(names: &[String]) -> Result<Permissions> {

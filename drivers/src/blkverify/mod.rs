@@ -16,6 +16,7 @@ use crate::driver::{
     Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, Notice, Notices,
     OpenRequest, Opened, Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer, parse_options,
 };
+use crate::reopen::not_supported;
 use crate::replicas::{Ranges, Use, bytes_in, copy_of, first_difference};
 use crate::ring::Ring;
 
@@ -242,11 +243,7 @@ impl Driver for Blkverify {
     }
 
     fn reopen_prepare(&self, _request: ReopenRequest) -> Answer<'_, Result<()>> {
-        let node = &self.node_name;
-        Answer::ready(Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("Block format 'blkverify' used by node '{node}' does not support reopening files"),
-        )))
+        Answer::ready(Err(not_supported("blkverify", &self.node_name)))
     }
 
     fn filename(&self) -> Option<String> {

@@ -13,7 +13,7 @@ use crate::driver::{
     OpenRequest, Opened, Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer, parse_options,
     transfer,
 };
-use crate::reopen::check_unchanged;
+use crate::reopen::not_supported;
 use crate::ring::Ring;
 
 const CHILD: ChildKind = ChildKind {
@@ -55,6 +55,10 @@ impl DriverKind for CopyOnReadKind {
         true
     }
 
+    fn chain_bottom<'a>(&self, options: &'a Options) -> Option<&'a str> {
+        options.get("bottom").and_then(serde_json::Value::as_str)
+    }
+
     /// Reads write to the child what it shows anyway, whatever the node's own users may do.
     fn child_permissions(&self, edge: EdgeUse<'_>) -> (Permissions, Permissions) {
         let mut taken = edge.taken & PASSED;
@@ -70,17 +74,9 @@ impl DriverKind for CopyOnReadKind {
     fn open(&self, request: OpenRequest) -> LocalBoxFuture<'static, Result<Opened>> {
         Box::pin(async move {
             let [file]: [Child; 1] = request.children.try_into().map_err(|_| missing_file())?;
-            let CorOptions { bottom } = parse_options(request.options.clone())?;
-            if let Some(bottom) = &bottom
-                && file.chain_index(bottom).is_none()
-            {
-                return Err(Error::new(
-                    ErrorKind::NotFound,
-                    format!("Bottom node '{bottom}' not found"),
-                ));
-            }
+            let CorOptions { bottom } = parse_options(request.options)?;
             let driver = Rc::new(CopyOnRead {
-                options: request.options,
+                node_name: request.node_name,
                 bottom,
                 file,
             });
@@ -99,7 +95,7 @@ fn missing_file() -> Error {
 
 /// An open node.
 struct CopyOnRead {
-    options: Options,
+    node_name: String,
     /// The last node of the chain from which data is copied; all of them if there is none.
     bottom: Option<String>,
     file: Child,
@@ -253,13 +249,13 @@ impl Driver for CopyOnRead {
         Answer::ready(Err(IoError::NotSupported))
     }
 
-    fn reopen_prepare(&self, request: ReopenRequest) -> Answer<'_, Result<()>> {
-        Answer::ready(check_unchanged(&self.options, &request.options, &[]))
+    fn reopen_prepare(&self, _request: ReopenRequest) -> Answer<'_, Result<()>> {
+        Answer::ready(Err(not_supported("copy-on-read", &self.node_name)))
     }
 
     fn depart(&self) -> Box<dyn Parcel> {
         Box::new(Travelling {
-            options: self.options.clone(),
+            node_name: self.node_name.clone(),
             bottom: self.bottom.clone(),
         })
     }
@@ -271,7 +267,7 @@ impl Driver for CopyOnRead {
 
 /// A node between iothreads.
 struct Travelling {
-    options: Options,
+    node_name: String,
     bottom: Option<String>,
 }
 
@@ -281,7 +277,7 @@ impl Parcel for Travelling {
         // The graph carries the edges along with the driver, so the one edge there was is there again.
         let file = file.unwrap_or_else(|| unreachable!("a copy-on-read node lost its edge while moving"));
         Rc::new(CopyOnRead {
-            options: self.options,
+            node_name: self.node_name,
             bottom: self.bottom,
             file,
         })

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
 use messages::io::{Operation, Outcome, Preallocation};
-use messages::{BlockStatus, DebugEvent, Error, IoError, IoResult, Limits, RequestFlags, Result};
+use messages::{BlockStatus, DebugEvent, DriverInfo, Error, IoError, IoResult, Limits, RequestFlags, Result};
 
 use super::answer::Answer;
 use crate::buffer::{Buffer, Buffers};
@@ -33,6 +33,16 @@ pub trait ChildPort {
     /// Whether the node behind the edge takes writes with WRITE_COMPRESSED.
     fn takes_compressed(&self) -> bool {
         false
+    }
+
+    /// The name of the driver of the node behind the edge; none where there is no node, or one of another iothread.
+    fn driver_name(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// What the image behind the edge is made of; none where there is no node, or one of another iothread.
+    fn info(&self) -> Option<DriverInfo> {
+        None
     }
 
     /// How many nodes down the chain behind the edge the one of this name is, 1 for the first; none where the chain has no
@@ -235,6 +245,18 @@ impl Child {
     #[must_use]
     pub fn takes_compressed(&self) -> bool {
         self.0.takes_compressed()
+    }
+
+    /// The name of the driver of the node behind the edge; none where there is no node, or one of another iothread.
+    #[must_use]
+    pub fn driver_name(&self) -> Option<&'static str> {
+        self.0.driver_name()
+    }
+
+    /// What the image behind the edge is made of; none where there is no node, or one of another iothread.
+    #[must_use]
+    pub fn info(&self) -> Option<DriverInfo> {
+        self.0.info()
     }
 
     /// How many nodes down the chain of filtered and backing nodes the one of this name is, 1 for the child itself.

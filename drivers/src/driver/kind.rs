@@ -115,6 +115,16 @@ pub trait DriverKind: Send + Sync + 'static {
         false
     }
 
+    /// [`Driver::flush`](super::Driver::flush) is there for durability alone: a node that ignores flushes leaves it out.
+    fn flushes_to_disk(&self) -> bool {
+        self.is_protocol()
+    }
+
+    /// The node down to which the chain below a node with these options stays as it is, by its name.
+    fn chain_bottom<'a>(&self, _options: &'a Options) -> Option<&'a str> {
+        None
+    }
+
     /// Options of an open image can be changed in place: [`Driver::amend`](super::Driver::amend) is implemented.
     fn amends(&self) -> bool {
         false
@@ -238,6 +248,19 @@ pub fn slot_named(kind: &dyn DriverKind, name: &str) -> Option<ChildSlot> {
 pub fn parse_options<T: DeserializeOwned>(options: Options) -> Result<T> {
     serde_json::from_value(serde_json::Value::Object(options))
         .map_err(|error| invalid_options(&error.to_string()))
+}
+
+/// A size among a driver's options.
+///
+/// # Errors
+/// It is no number of bytes.
+pub fn parse_size(name: &str, value: Option<&serde_json::Number>) -> Result<Option<u64>> {
+    let Some(value) = value else { return Ok(None) };
+    let size = value.as_u64().ok_or_else(|| {
+        let text = format!("Value '{value}' is out of range for parameter '{name}'");
+        Error::new(ErrorKind::InvalidArgument, text)
+    })?;
+    Ok(Some(size))
 }
 
 /// The error for options that do not fit, in the words that QMP's users know where serde's can be told apart.

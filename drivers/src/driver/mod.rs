@@ -40,7 +40,7 @@ pub use answer::Answer;
 pub use child::{Child, ChildPort, Transfer, transfer};
 pub use kind::{
     BackingLink, ChildChange, ChildKind, CreateRequest, DriverKind, EdgeUse, OpenRequest, Opened,
-    invalid_options, parse_options, slot_name, slot_named,
+    invalid_options, parse_options, parse_size, slot_name, slot_named,
 };
 pub use notice::{Notice, Notices, Posted};
 pub use registry::{Registry, Whitelist};

@@ -217,6 +217,7 @@ impl Qcow2 {
         let placement = self.place_bytes(offset, len).await?;
         if placement.ticket.is_some() {
             self.file.debug_event(DebugEvent::ClusterAlloc).await;
+            self.file.debug_event(DebugEvent::RefblockAlloc).await;
         }
         self.file.debug_event(DebugEvent::WriteAio).await;
         Ok(placement)

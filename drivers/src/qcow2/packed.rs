@@ -52,8 +52,8 @@ impl State {
         let index = self.geometry.slice_index(offset);
         let old = self.slice(key)?.get(index).copied().unwrap_or(0);
         self.checked_cluster(old, key, index)?;
-        if old & COPIED != 0 {
-            // As QEMU has it, what is stored as it is stays so.
+        if old & (COPIED | COMPRESSED) != 0 {
+            // As QEMU has it, what is stored already is not compressed any more.
             return Err(Stop::Fail(IoError::Os(EIO)));
         }
         self.check_pressure()?;
@@ -175,6 +175,7 @@ impl Qcow2 {
     async fn store_packed(&self, offset: u64, packed: Vec<u8>) -> IoResult<()> {
         let len = packed.len() as u64;
         self.file.debug_event(DebugEvent::ClusterAllocBytes).await;
+        self.file.debug_event(DebugEvent::RefblockAlloc).await;
         let place = self
             .run(move |state| {
                 let place = state.place_packed(offset, len)?;

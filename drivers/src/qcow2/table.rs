@@ -59,6 +59,7 @@ impl Qcow2 {
             }
             None => Ok(Buffers::zeroed(size)),
         };
+        self.file.debug_event(DebugEvent::ClusterAlloc).await;
         self.file.debug_event(DebugEvent::L2AllocWrite).await;
         let written = match contents {
             Ok(contents) => self.file.write(offset, contents, RequestFlags::empty()).await.0,

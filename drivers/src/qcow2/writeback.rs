@@ -269,6 +269,7 @@ impl Qcow2 {
             self.file.debug_event(DebugEvent::L1ShrinkFreeL2Clusters).await;
         }
         self.file.debug_event(DebugEvent::ClusterFree).await;
+        self.file.debug_event(DebugEvent::RefblockAlloc).await;
         for mut free in frees {
             while free.count > 0 {
                 self.relieve_refblocks().await?;

@@ -1,6 +1,6 @@
 //! Zero writes and discards of whole clusters.
 
-use messages::{IoError, IoResult, RequestFlags};
+use messages::{DebugEvent, IoError, IoResult, RequestFlags};
 
 use super::Qcow2;
 use super::entry::{COPIED, Cluster, ZERO, cluster};
@@ -160,6 +160,7 @@ impl Qcow2 {
             let cluster = state.geometry.cluster_size();
             state.header.size.div_ceil(cluster).saturating_mul(cluster)
         };
+        self.file.debug_event(DebugEvent::EmptyImagePrepare).await;
         let mut offset = 0;
         while offset < end {
             offset += self

@@ -16,6 +16,7 @@ use crate::driver::{
     Abilities, Ability, Answer, At, Child, Driver, Extent, Notice, Notices, Parcel, Placement, Purpose,
     ReopenRequest, Target, Ticket, Transfer,
 };
+use crate::reopen::not_supported;
 use crate::replicas::{Ranges, Use, bytes_in, copy, copy_of, first_difference};
 use crate::ring::Ring;
 
@@ -377,11 +378,7 @@ impl Driver for Quorum {
     }
 
     fn reopen_prepare(&self, _request: ReopenRequest) -> Answer<'_, Result<()>> {
-        let node = &self.node_name;
-        Answer::ready(Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("Block format 'quorum' used by node '{node}' does not support reopening files"),
-        )))
+        Answer::ready(Err(not_supported("quorum", &self.node_name)))
     }
 
     fn children_changed(&self, children: &[Child]) {

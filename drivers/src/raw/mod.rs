@@ -8,7 +8,9 @@ use std::rc::Rc;
 use futures_util::future::LocalBoxFuture;
 use messages::global_state::Options;
 use messages::io::Preallocation;
-use messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, RequestFlags, Result, Role, SECTOR_SIZE};
+use messages::{
+    ChildSlot, DebugEvent, Error, ErrorKind, IoError, IoResult, RequestFlags, Result, Role, SECTOR_SIZE,
+};
 
 use crate::buffer::Buffers;
 use crate::driver::{
@@ -174,6 +176,14 @@ impl Raw {
     }
 }
 
+impl Raw {
+    /// An answer that is given once those below were told of what it is for.
+    async fn told<T>(&self, event: DebugEvent, answer: T) -> T {
+        self.file.debug_event(event).await;
+        answer
+    }
+}
+
 impl Driver for Raw {
     fn abilities(&self) -> Abilities {
         // All of it is the child's to do or to emulate: its node's choke point sees to that.
@@ -188,15 +198,19 @@ impl Driver for Raw {
         }
     }
 
-    fn locate(&self, _purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
-        Answer::ready(self.window.get().shift(offset).map(|offset| {
+    fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
+        let found = self.window.get().shift(offset).map(|offset| {
             let at = At::Child { slot: FILE, offset };
             Extent {
                 len,
                 at,
                 recurse: true,
             }
-        }))
+        });
+        if purpose == Purpose::Read && self.file.hears() {
+            return Answer::wait(self.told(DebugEvent::ReadAio, found));
+        }
+        Answer::ready(found)
     }
 
     fn read(
@@ -210,7 +224,7 @@ impl Driver for Raw {
     }
 
     fn place(&self, offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
-        Answer::ready(self.window.get().shift(offset).map(|offset| {
+        let placed = self.window.get().shift(offset).map(|offset| {
             let target = Target::Child { slot: FILE, offset };
             Placement {
                 len,
@@ -219,7 +233,11 @@ impl Driver for Raw {
                 tail: 0,
                 ticket: None,
             }
-        }))
+        });
+        if self.file.hears() {
+            return Answer::wait(self.told(DebugEvent::WriteAio, placed));
+        }
+        Answer::ready(placed)
     }
 
     fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {

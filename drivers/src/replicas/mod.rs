@@ -2,7 +2,7 @@
 
 mod ranges;
 
-pub use ranges::{Ranges, Use};
+pub use ranges::{Held, Ranges, Use};
 
 use crate::buffer::{Buffer, Buffers};
 

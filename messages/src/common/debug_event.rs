@@ -77,7 +77,7 @@ debug_events! {
     RefblockUpdate => "refblock_update",
     /// A part of a refcount block is written.
     RefblockUpdatePart => "refblock_update_part",
-    /// A refcount block is added.
+    /// The refcount block is looked for in which clusters are to be counted, and added if there is none.
     RefblockAlloc => "refblock_alloc",
     /// The refcount table is pointed at it.
     RefblockAllocHookup => "refblock_alloc_hookup",

@@ -105,6 +105,8 @@ fn is_named(graph: &Graph, overlay: &Node, below: NodeId, filename: &str) -> boo
 pub struct Freeze {
     /// The hold ends with this one at the latest.
     pub root: Option<RootId>,
+    /// It ends with this node at the latest.
+    pub node: Option<NodeId>,
     /// The links.
     pub edges: Vec<EdgeId>,
 }
@@ -144,18 +146,30 @@ pub fn check_unfrozen(graph: &Graph, edge: &Edge) -> Result<()> {
     if edge.frozen.is_none() {
         return Ok(());
     }
+    Err(unchangeable(graph, edge, "frozen "))
+}
+
+/// The same of a link of a chain that somebody is about to rely on.
+fn check_free(graph: &Graph, edge: &Edge) -> Result<()> {
+    if edge.frozen.is_none() {
+        return Ok(());
+    }
+    Err(unchangeable(graph, edge, ""))
+}
+
+fn unchangeable(graph: &Graph, edge: &Edge, how: &str) -> Error {
     let parent = match edge.parent {
         Parent::Node(parent, _) => graph.node(parent),
         Parent::Root(_) => None,
     };
     let name = |node: Option<&Node>| node.map_or(String::new(), |node| node.name.clone());
     let text = format!(
-        "Cannot change frozen '{}' link from '{}' to '{}'",
+        "Cannot change {how}'{}' link from '{}' to '{}'",
         edge.name,
         name(parent),
         name(graph.node(edge.child))
     );
-    Err(Error::new(ErrorKind::Permission, text))
+    Error::new(ErrorKind::Permission, text)
 }
 
 /// Refuses a chain that has a frozen link between `top` and `base`.
@@ -166,7 +180,7 @@ pub fn check_chain(graph: &Graph, top: &str, base: Option<&str>) -> Result<()> {
     let (top, base) = ends(graph, top, base)?;
     links(graph, top, base)?
         .into_iter()
-        .try_for_each(|edge| check_unfrozen(graph, edge))
+        .try_for_each(|edge| check_free(graph, edge))
 }
 
 fn ends(graph: &Graph, top: &str, base: Option<&str>) -> Result<(NodeId, Option<NodeId>)> {
@@ -182,22 +196,53 @@ fn ends(graph: &Graph, top: &str, base: Option<&str>) -> Result<(NodeId, Option<
 /// One of them is frozen already or must not be, `base` is not in the chain, or there is no such hold.
 pub fn freeze(world: &World, top: &str, base: Option<&str>, root: Option<RootId>) -> Reply {
     world.graph(|graph| {
-        check_chain(graph, top, base)?;
         let (top, base) = ends(graph, top, base)?;
+        let edges = to_freeze(graph, top, base)?;
         if let Some(root) = root.filter(|root| graph.root(*root).is_none()) {
             let text = format!("There is no root edge {root}");
             return Err(Error::new(ErrorKind::NotFound, text));
         }
-        let links = links(graph, top, base)?;
-        for edge in &links {
-            let child = graph.expect(edge.child)?;
-            if child.kind.never_freeze() {
-                let text = format!("Cannot freeze '{}' link to '{}'", edge.name, child.name);
-                return Err(Error::new(ErrorKind::Permission, text));
-            }
+        let node = None;
+        Ok(GraphReply::Frozen(graph.freeze(Freeze { root, node, edges })))
+    })
+}
+
+/// The links of a chain, of which none is frozen yet.
+fn to_freeze(graph: &Graph, top: NodeId, base: Option<NodeId>) -> Result<Vec<EdgeId>> {
+    let links = links(graph, top, base)?;
+    links.iter().try_for_each(|edge| check_free(graph, edge))?;
+    for edge in &links {
+        let child = graph.expect(edge.child)?;
+        if child.kind.never_freeze() {
+            let text = format!("Cannot freeze '{}' link to '{}'", edge.name, child.name);
+            return Err(Error::new(ErrorKind::Permission, text));
         }
-        let edges = links.into_iter().map(|edge| edge.id).collect();
-        Ok(GraphReply::Frozen(graph.freeze(Freeze { root, edges })))
+    }
+    Ok(links.into_iter().map(|edge| edge.id).collect())
+}
+
+/// Freezes the chain below a node as far as its options say that it relies on it.
+///
+/// # Errors
+/// There is no such node below it, that is a filter, or one of the links is frozen already.
+pub fn freeze_to_bottom(world: &World, id: NodeId) -> Result<()> {
+    world.graph(|graph| {
+        let node = graph.expect(id)?;
+        let Some(name) = node.kind.chain_bottom(&node.options) else {
+            return Ok(());
+        };
+        let Ok(bottom) = graph.find(name) else {
+            let text = format!("Bottom node '{name}' not found");
+            return Err(Error::new(ErrorKind::NotFound, text));
+        };
+        if bottom.kind.is_filter() {
+            let text = format!("Bottom node '{name}' is a filter");
+            return Err(Error::new(ErrorKind::InvalidArgument, text));
+        }
+        let edges = to_freeze(graph, id, Some(bottom.id))?;
+        let (root, node) = (None, Some(id));
+        graph.freeze(Freeze { root, node, edges });
+        Ok(())
     })
 }
 

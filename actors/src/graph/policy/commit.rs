@@ -145,7 +145,8 @@ async fn hold(
             graph.blockers.block(token, node, operations);
         }
         let edges = vec![link];
-        graph.freeze(Freeze { root, edges });
+        let node = None;
+        graph.freeze(Freeze { root, node, edges });
     });
     Ok(roots)
 }

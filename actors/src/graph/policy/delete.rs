@@ -19,9 +19,6 @@ pub async fn blockdev_del(world: &World, name: &str) -> Result<()> {
             return Err(Error::new(ErrorKind::InUse, format!("Node {name} is in use")));
         }
         op_blockers::check(graph, node.id, OpBlocker::DriveDel)?;
-        graph
-            .children_of(node.id)
-            .try_for_each(|edge| chain::check_unfrozen(graph, edge))?;
         if !node.owned {
             let text = format!("Node {name} is not owned by the monitor");
             return Err(Error::new(ErrorKind::InvalidArgument, text));
@@ -32,6 +29,10 @@ pub async fn blockdev_del(world: &World, name: &str) -> Result<()> {
                 format!("Block device {name} is in use"),
             ));
         }
+        graph
+            .children_of(node.id)
+            .filter(|edge| !graph.is_frozen_by(edge, node.id))
+            .try_for_each(|edge| chain::check_unfrozen(graph, edge))?;
         Ok(node.id)
     })?;
     world.graph(|graph| {

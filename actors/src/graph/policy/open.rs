@@ -12,6 +12,7 @@ use messages::{ChildSlot, EdgeId, Error, ErrorKind, IoThreadId, NodeId, OpenFlag
 use serde_json::Value;
 
 use super::backing;
+use super::chain;
 use super::image::{self, Found};
 use super::options::{self, Common, Parsed};
 use super::order::{Address, Open, Order};
@@ -173,6 +174,7 @@ pub async fn open_one(
         note_inheritance(&world, Some(child), id);
     }
     transaction.update_permissions([id]).await?;
+    chain::freeze_to_bottom(&world, id)?;
     open_cell(&world, id).await?;
     world.settle_new(id).await;
     for child in children.into_iter().flatten() {

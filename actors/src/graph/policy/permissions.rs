@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use drivers::driver::EdgeUse;
-use messages::{EdgeId, Error, ErrorKind, NodeId, OpenFlags, Permissions, Result};
+use messages::{EdgeId, Error, ErrorKind, NodeId, OpenFlags, Permissions, Result, SECTOR_SIZE};
 
 use super::value::{Edge, Granted, Graph, Node, Parent};
 
@@ -69,6 +69,7 @@ impl Plan {
             let granted = self.granted(graph, id);
             check_may_use(node, granted)?;
             self.check_writable(node, granted)?;
+            check_length(node, granted)?;
             if granted != node.granted {
                 self.nodes.push((id, granted));
             }
@@ -162,6 +163,22 @@ impl Plan {
             _ => Ok(()),
         }
     }
+}
+
+/// The last block of a node is written whole, so whoever writes must have the right to complete it.
+fn check_length(node: &Node, granted: Granted) -> Result<()> {
+    let Some(facts) = node.facts.as_ref() else {
+        return Ok(());
+    };
+    let alignment = u64::from(facts.limits.request_alignment).max(1);
+    let is_whole = facts.size.next_multiple_of(SECTOR_SIZE).is_multiple_of(alignment);
+    if is_whole || !granted.taken.contains(Permissions::WRITE) || granted.taken.contains(Permissions::RESIZE)
+    {
+        return Ok(());
+    }
+    let text =
+        "Cannot get 'write' permission without 'resize': Image size is not a multiple of request alignment";
+    Err(Error::new(ErrorKind::Permission, text))
 }
 
 /// A node that was opened without I/O has no users: only its own metadata is looked at.

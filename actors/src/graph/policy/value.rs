@@ -301,6 +301,7 @@ impl Graph {
         let node = self.nodes.remove(&id)?;
         self.names.remove(&node.name);
         self.blockers.forget_node(id);
+        self.unfreeze_all(|freeze| freeze.node == Some(id));
         self.count_out(node.iothread);
         Some(node)
     }
@@ -445,10 +446,7 @@ impl Graph {
     /// Removes a root edge's user; its edge goes separately.
     pub fn remove_root(&mut self, id: RootId) -> Option<Root> {
         self.blockers.forget_root(id);
-        let frozen = self.frozen.iter().filter(|(_, freeze)| freeze.root == Some(id));
-        for token in frozen.map(|(token, _)| *token).collect::<Vec<_>>() {
-            self.unfreeze(token);
-        }
+        self.unfreeze_all(|freeze| freeze.root == Some(id));
         self.roots.remove(&id)
     }
 
@@ -469,6 +467,19 @@ impl Graph {
         }
         self.frozen.insert(token, freeze);
         token
+    }
+
+    /// Whether a node itself has frozen a link.
+    pub fn is_frozen_by(&self, edge: &Edge, node: NodeId) -> bool {
+        let freeze = edge.frozen.and_then(|token| self.frozen.get(&token));
+        freeze.is_some_and(|freeze| freeze.node == Some(node))
+    }
+
+    fn unfreeze_all(&mut self, ends: impl Fn(&Freeze) -> bool) {
+        let ended = self.frozen.iter().filter(|(_, freeze)| ends(freeze));
+        for token in ended.map(|(token, _)| *token).collect::<Vec<_>>() {
+            self.unfreeze(token);
+        }
     }
 
     /// Gives links free; answers whether there was such a hold on any.

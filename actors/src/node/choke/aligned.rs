@@ -45,9 +45,7 @@ pub async fn write(node: &Rc<NodeCell>, offset: u64, buffers: Buffers, flags: Re
     } else {
         write_bounced(node, offset, buffers, flags).await
     };
-    if result.is_ok() {
-        node.wrote(end);
-    }
+    node.ended_write(end, result);
     tell(node, DebugEvent::PwritevDone).await;
     (result, buffers)
 }

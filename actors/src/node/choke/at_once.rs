@@ -69,9 +69,7 @@ impl Ending {
     fn reach(&mut self, transfer: Transfer) -> Outcome<Buffers> {
         let failed = transfer.0.is_err();
         for (node, end) in self.wrote.drain(..) {
-            if !failed {
-                node.wrote(end);
-            }
+            node.ended_write(end, transfer.0);
         }
         self.held.clear();
         self.cell.counters().count(self.kind, self.len, failed);
@@ -229,9 +227,7 @@ fn own_write(
         }
         Some((placed_by, ticket)) => Answer::wait(async move {
             let (mut result, buffers) = answer.await;
-            if result.is_ok() {
-                node.wrote(end);
-            }
+            node.ended_write(end, result);
             let settled = placed_by.settle(ticket, result).await;
             result = result.and(settled);
             (result, buffers)

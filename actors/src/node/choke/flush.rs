@@ -22,9 +22,9 @@ pub async fn flush(cell: &Rc<NodeCell>) -> IoResult<()> {
     let Some(written) = cell.unflushed() else {
         return Ok(());
     };
-    let is_storage = cell.kind().is_protocol();
+    let is_ignored = cell.kind().flushes_to_disk() && cell.flags().contains(OpenFlags::NO_FLUSH);
     tell_primary(cell, DebugEvent::FlushToOs).await;
-    if !(is_storage && cell.flags().contains(OpenFlags::NO_FLUSH)) {
+    if !is_ignored {
         let driver = cell.driver()?;
         driver.flush().await?;
     }

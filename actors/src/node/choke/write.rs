@@ -189,12 +189,12 @@ pub(super) async fn go_on(
         } else {
             joined(written, piece)
         };
+        for (node, end) in path.passed {
+            node.ended_write(end, result);
+            tell(&node, DebugEvent::PwritevDone).await;
+        }
         if result.is_err() {
             return (result, joined(written, rest));
-        }
-        for (node, end) in path.passed {
-            node.wrote(end);
-            tell(&node, DebugEvent::PwritevDone).await;
         }
         offset = offset.saturating_add(len);
     }

@@ -68,8 +68,9 @@ async fn zero_pieces(cell: &Rc<NodeCell>, offset: u64, len: u64, flags: RequestF
     while done < len {
         let at = offset.saturating_add(done);
         let piece = next_piece(at, len - done, alignment, abilities.limits.max_write_zeroes);
-        zero_piece(cell, at, piece, flags, abilities.write_zeroes).await?;
-        cell.wrote(at.saturating_add(piece));
+        let result = zero_piece(cell, at, piece, flags, abilities.write_zeroes).await;
+        cell.ended_write(at.saturating_add(piece), result);
+        result?;
         done = done.saturating_add(piece);
     }
     Ok(())
@@ -173,13 +174,14 @@ pub async fn discard(cell: &Rc<NodeCell>, offset: u64, len: u64, by: By<'_>) -> 
     while at < end {
         let piece = most.min(end - at);
         let _alone = alone_on_blocks(cell, at, piece).await?;
-        match driver.discard(at, piece).await {
-            Ok(()) | Err(IoError::NotSupported) => {}
-            Err(error) => return Err(error),
-        }
+        let result = match driver.discard(at, piece).await {
+            Err(IoError::NotSupported) => Ok(()),
+            result => result,
+        };
+        cell.ended_write(0, result);
+        result?;
         at = at.saturating_add(piece);
     }
-    cell.wrote(0);
     Ok(())
 }
 

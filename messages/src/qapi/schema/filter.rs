@@ -1,8 +1,8 @@
 //! Options of filters.
 
 use super::define::{
-    Alternate, BOOL, Enum, EnumType, I32, I64, List, STR, Struct, StructType, enumeration, opt, req,
-    structure,
+    Alternate, BOOL, Enum, EnumType, I32, I64, List, STR, Struct, StructType, U32, U64, enumeration, opt,
+    req, structure,
 };
 use super::graph::BLOCK_PERMISSION;
 use super::node::BLOCKDEV_REF;
@@ -23,6 +23,17 @@ pub(super) static BLOCKDEV_OPTIONS_BLKDEBUG: StructType = structure(
         opt("set-state", List(&Struct(&BLKDEBUG_SET_STATE_OPTIONS))),
         opt("take-child-perms", List(&Enum(&BLOCK_PERMISSION))),
         opt("unshare-child-perms", List(&Enum(&BLOCK_PERMISSION))),
+    ],
+);
+
+pub(super) static BLOCKDEV_OPTIONS_BLKLOGWRITES: StructType = structure(
+    "BlockdevOptionsBlklogwrites",
+    &[
+        req("file", Alternate(&BLOCKDEV_REF)),
+        req("log", Alternate(&BLOCKDEV_REF)),
+        opt("log-sector-size", U32),
+        opt("log-append", BOOL),
+        opt("log-super-update-interval", U64),
     ],
 );
 
@@ -73,4 +84,13 @@ static BLKDEBUG_IO_TYPE: EnumType = enumeration(
 pub(super) static BLOCKDEV_OPTIONS_COR: StructType = structure(
     "BlockdevOptionsCor",
     &[req("file", Alternate(&BLOCKDEV_REF)), opt("bottom", STR)],
+);
+
+pub(super) static BLOCKDEV_OPTIONS_PREALLOCATE: StructType = structure(
+    "BlockdevOptionsPreallocate",
+    &[
+        req("file", Alternate(&BLOCKDEV_REF)),
+        opt("prealloc-align", I64),
+        opt("prealloc-size", I64),
+    ],
 );

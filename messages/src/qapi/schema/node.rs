@@ -4,7 +4,10 @@ use super::define::{
     Alternate, AlternateType, BOOL, Enum, EnumType, I64, List, NULL, STR, Struct, StructType, U64, alternate,
     enumeration, opt, req, structure,
 };
-use super::filter::{BLOCKDEV_OPTIONS_BLKDEBUG, BLOCKDEV_OPTIONS_BLKVERIFY, BLOCKDEV_OPTIONS_COR};
+use super::filter::{
+    BLOCKDEV_OPTIONS_BLKDEBUG, BLOCKDEV_OPTIONS_BLKLOGWRITES, BLOCKDEV_OPTIONS_BLKVERIFY,
+    BLOCKDEV_OPTIONS_COR, BLOCKDEV_OPTIONS_PREALLOCATE,
+};
 
 /// The arguments of `blockdev-add`, also what `--blockdev` takes.
 pub static BLOCKDEV_OPTIONS: StructType = structure(
@@ -25,12 +28,15 @@ pub static BLOCKDEV_OPTIONS: StructType = structure(
     "driver",
     &[
         ("blkdebug", &BLOCKDEV_OPTIONS_BLKDEBUG),
+        ("blklogwrites", &BLOCKDEV_OPTIONS_BLKLOGWRITES),
         ("blkverify", &BLOCKDEV_OPTIONS_BLKVERIFY),
+        ("compress", &BLOCKDEV_OPTIONS_GENERIC_FORMAT),
         ("copy-on-read", &BLOCKDEV_OPTIONS_COR),
         ("file", &BLOCKDEV_OPTIONS_FILE),
         ("host_device", &BLOCKDEV_OPTIONS_FILE),
         ("null-aio", &BLOCKDEV_OPTIONS_NULL),
         ("null-co", &BLOCKDEV_OPTIONS_NULL),
+        ("preallocate", &BLOCKDEV_OPTIONS_PREALLOCATE),
         ("qcow2", &BLOCKDEV_OPTIONS_QCOW2),
         ("quorum", &BLOCKDEV_OPTIONS_QUORUM),
         ("raw", &BLOCKDEV_OPTIONS_RAW),
@@ -41,12 +47,15 @@ pub(super) static BLOCKDEV_DRIVER: EnumType = enumeration(
     "BlockdevDriver",
     &[
         "blkdebug",
+        "blklogwrites",
         "blkverify",
+        "compress",
         "copy-on-read",
         "file",
         "host_device",
         "null-aio",
         "null-co",
+        "preallocate",
         "qcow2",
         "quorum",
         "raw",
@@ -82,6 +91,11 @@ pub(super) static ON_OFF_AUTO: EnumType = enumeration("OnOffAuto", &["auto", "on
 
 pub(super) static BLOCKDEV_AIO_OPTIONS: EnumType =
     enumeration("BlockdevAioOptions", &["threads", "native", "io_uring"]);
+
+pub(super) static BLOCKDEV_OPTIONS_GENERIC_FORMAT: StructType = structure(
+    "BlockdevOptionsGenericFormat",
+    &[req("file", Alternate(&BLOCKDEV_REF))],
+);
 
 pub(super) static BLOCKDEV_OPTIONS_NULL: StructType = structure(
     "BlockdevOptionsNull",

@@ -164,7 +164,8 @@ fn strong_options(node: &Node) -> impl Iterator<Item = (&String, &Value)> {
         "null-co" | "null-aio" => Some(&["size", "read-zeroes"]),
         "qcow2" => Some(&["encrypt"]),
         "quorum" => Some(&["vote-threshold", "blkverify", "rewrite-corrupted", "read-pattern"]),
-        "copy-on-read" => Some(&[]),
+        "blklogwrites" => Some(&["log-append", "log-sector-size"]),
+        "copy-on-read" | "preallocate" => Some(&[]),
         // Of a driver that somebody else brought, any may be.
         _ => None,
     };

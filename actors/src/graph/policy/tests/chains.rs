@@ -155,13 +155,14 @@ fn a_frozen_chain_stays_as_it_is_until_it_is_given_free() {
     let mut world = chain();
     image(&mut world, "other", None);
     let token = frozen(&mut world, freeze("top", Some("base"), None));
-    let text = "Cannot change frozen 'backing' link from 'top' to 'pass'";
+    let text = "Cannot change 'backing' link from 'top' to 'pass'";
     assert_eq!(world.error(is_frozen("top", Some("base"))), text);
     assert_eq!(world.error(freeze("top", Some("mid"), None)), text);
     assert_eq!(
         world.error(is_frozen("pass", None)),
-        "Cannot change frozen 'file' link from 'pass' to 'mid'"
+        "Cannot change 'file' link from 'pass' to 'mid'"
     );
+    let text = "Cannot change frozen 'backing' link from 'top' to 'pass'";
     world.ok(is_frozen("base", None));
     let before = world.facts();
     assert_eq!(world.error(del("top")), text);
