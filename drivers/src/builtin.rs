@@ -11,11 +11,13 @@ use crate::null::NullKind;
 use crate::qcow2::Qcow2Kind;
 use crate::quorum::QuorumKind;
 use crate::raw::RawKind;
+use crate::throttle::ThrottleKind;
 
 /// A registry of all drivers that are built in.
 #[must_use]
 pub fn builtin() -> Registry {
-    let kinds: [Arc<dyn DriverKind>; 10] = [
+    let mut registry = Registry::empty();
+    let kinds: [Arc<dyn DriverKind>; 11] = [
         Arc::new(BlkdebugKind),
         Arc::new(BlkverifyKind),
         Arc::new(CopyOnReadKind),
@@ -26,8 +28,8 @@ pub fn builtin() -> Registry {
         Arc::new(Qcow2Kind),
         Arc::new(QuorumKind),
         Arc::new(RawKind),
+        Arc::new(ThrottleKind::new(registry.throttle_groups().clone())),
     ];
-    let mut registry = Registry::empty();
     for kind in kinds {
         let name = kind.name();
         if registry.register(kind).is_err() {
@@ -56,6 +58,7 @@ mod tests {
             "qcow2",
             "quorum",
             "raw",
+            "throttle",
         ] {
             assert_eq!(registry.find(name).map(|kind| kind.name()), Some(name));
         }

@@ -14,3 +14,4 @@ pub mod raw;
 pub mod reopen;
 mod replicas;
 pub mod ring;
+pub mod throttle;

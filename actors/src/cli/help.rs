@@ -1,5 +1,7 @@
 //! What the help options print.
 
+use crate::daemon::type_of;
+
 /// The options of `millpond serve`.
 pub const SERVE: &str = "\
 Millpond: a storage daemon whose graph changes while it serves
@@ -49,7 +51,7 @@ Each option but --daemonize and --pidfile takes JSON as well. They are
 carried out in the order in which they are given.";
 
 /// What `--object help` prints.
-pub const OBJECT_TYPES: &str = "List of user creatable objects:\n  iothread\n  main-loop\n";
+pub const OBJECT_TYPES: &str = "List of user creatable objects:\n  iothread\n  main-loop\n  throttle-group\n";
 
 /// What `--object TYPE,help` prints.
 pub fn object_help(kind: &str, properties: &[&str]) -> String {
@@ -57,7 +59,7 @@ pub fn object_help(kind: &str, properties: &[&str]) -> String {
     properties.sort_unstable();
     let lines: String = properties
         .iter()
-        .map(|name| format!("  {name}=<int>\n"))
+        .map(|name| format!("  {name}=<{}>\n", type_of(name)))
         .collect();
     format!("{kind} options:\n{lines}")
 }

@@ -1,9 +1,11 @@
-//! Objects that users make: iothreads, and the tuning of the main loop.
+//! Objects that users make: iothreads, the tuning of the main loop, and throttle groups.
 
 use messages::global_state::IothreadOptions;
 use messages::qapi::{Object, QmpError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use super::throttle_group::{self, LIMITS, THROTTLE_GROUP, ThrottleGroup};
 
 /// The tuning of the main loop.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +35,8 @@ pub enum UserObject {
     Iothread(IothreadOptions),
     /// The tuning of the main loop.
     MainLoop(MainLoop),
+    /// Limits that nodes share.
+    ThrottleGroup(ThrottleGroup),
 }
 
 /// Properties in the order in which they are listed.
@@ -55,7 +59,17 @@ pub fn properties_of(kind: &str) -> Option<&'static [&'static str]> {
     match kind {
         "iothread" => Some(IOTHREAD_PROPERTIES),
         "main-loop" => Some(MAIN_LOOP_PROPERTIES),
+        THROTTLE_GROUP => Some(throttle_group::PROPERTIES),
         _ => None,
+    }
+}
+
+/// The name of a property's type.
+pub fn type_of(property: &str) -> &'static str {
+    match property {
+        CPU_AFFINITY => "list",
+        LIMITS => "ThrottleLimits",
+        _ => "int",
     }
 }
 
@@ -66,6 +80,9 @@ impl UserObject {
     /// A property is out of its range.
     pub fn from_options(mut options: Object) -> Result<Self, QmpError> {
         let kind = options.shift_remove("qom-type");
+        if kind.as_ref().and_then(Value::as_str) == Some(THROTTLE_GROUP) {
+            return ThrottleGroup::from_options(options).map(Self::ThrottleGroup);
+        }
         for (name, value) in &options {
             if let Some(value) = value.as_i64() {
                 in_range(name, value)?;
@@ -86,6 +103,7 @@ impl UserObject {
         match self {
             Self::Iothread(iothread) => &iothread.id,
             Self::MainLoop(main_loop) => &main_loop.id,
+            Self::ThrottleGroup(group) => &group.id,
         }
     }
 
@@ -94,6 +112,7 @@ impl UserObject {
         match self {
             Self::Iothread(_) => "iothread",
             Self::MainLoop(_) => "main-loop",
+            Self::ThrottleGroup(_) => THROTTLE_GROUP,
         }
     }
 
@@ -106,6 +125,7 @@ impl UserObject {
         let all = match self {
             Self::Iothread(iothread) => serde_json::to_value(iothread),
             Self::MainLoop(main_loop) => serde_json::to_value(main_loop),
+            Self::ThrottleGroup(group) => return group.get(property),
         };
         // Left out when it is empty.
         let missing = (property == CPU_AFFINITY).then(|| Value::Array(Vec::new()));
@@ -127,6 +147,9 @@ impl UserObject {
             return Err(QmpError::generic(format!(
                 "Property '{kind}.{property}' not found"
             )));
+        }
+        if let Self::ThrottleGroup(group) = self {
+            return group.with(property, value).map(Self::ThrottleGroup);
         }
         if property == CPU_AFFINITY {
             let text =
@@ -165,6 +188,7 @@ impl UserObject {
         let (least, most) = match self {
             Self::Iothread(iothread) => (iothread.thread_pool_min, iothread.thread_pool_max),
             Self::MainLoop(main_loop) => (main_loop.thread_pool_min, main_loop.thread_pool_max),
+            Self::ThrottleGroup(_) => return Ok(()),
         };
         if most == 0 || least > most {
             return Err(QmpError::generic("bad thread-pool-min/thread-pool-max values"));

@@ -1,7 +1,7 @@
 //! The tree of objects, as far as users' own objects are in it.
 
 use super::{Reply, arguments, done, flag, text};
-use crate::daemon::{CPU_AFFINITY, Daemon, UserObject, properties_of};
+use crate::daemon::{Daemon, UserObject, properties_of, refusal, type_of};
 use messages::global_state::GraphRequest;
 use messages::qapi::{ErrorClass, Object, ObjectPropertyInfo, ObjectTypeInfo, QmpError};
 use serde::Deserialize;
@@ -12,6 +12,7 @@ const TYPES: &[(&str, bool, Option<&str>)] = &[
     ("container", false, Some("object")),
     ("iothread", false, Some("event-loop-base")),
     ("main-loop", false, Some("event-loop-base")),
+    ("throttle-group", false, Some("object")),
     ("event-loop-base", true, Some("object")),
     ("user-creatable", true, Some("interface")),
     ("object", true, None),
@@ -19,7 +20,7 @@ const TYPES: &[(&str, bool, Option<&str>)] = &[
 ];
 
 /// Types whose objects users can make.
-const CREATABLE: &[&str] = &["iothread", "main-loop", "event-loop-base"];
+const CREATABLE: &[&str] = &["iothread", "main-loop", "event-loop-base", "throttle-group"];
 
 /// A place in the tree.
 enum Place {
@@ -71,7 +72,7 @@ fn of_type(kind: &str) -> Reply {
         properties_of(kind)
             .unwrap_or_default()
             .iter()
-            .map(|name| property(name, if *name == CPU_AFFINITY { "list" } else { "int" })),
+            .map(|name| property(name, type_of(name))),
     )
 }
 
@@ -136,8 +137,16 @@ pub(super) async fn set(daemon: Daemon, given: Object) -> Reply {
         });
     };
     let changed = object.with(&property, &value)?;
-    if let UserObject::Iothread(iothread) = &changed {
-        daemon.graph(GraphRequest::TuneIothread(iothread.clone())).await?;
+    match &changed {
+        UserObject::Iothread(iothread) => {
+            daemon.graph(GraphRequest::TuneIothread(iothread.clone())).await?;
+        }
+        UserObject::ThrottleGroup(changed) => {
+            if let Some(group) = daemon.throttle_groups().find(&changed.id) {
+                group.configure(changed.limits).map_err(|error| refusal(&error))?;
+            }
+        }
+        UserObject::MainLoop(_) => {}
     }
     daemon.objects(|objects| objects.put(changed));
     Ok(done())

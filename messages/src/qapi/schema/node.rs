@@ -4,7 +4,9 @@ use super::define::{
     Alternate, AlternateType, BOOL, Enum, EnumType, I64, List, NULL, STR, Struct, StructType, U64, alternate,
     enumeration, opt, req, structure,
 };
-use super::filter::{BLOCKDEV_OPTIONS_BLKDEBUG, BLOCKDEV_OPTIONS_BLKVERIFY, BLOCKDEV_OPTIONS_COR};
+use super::filter::{
+    BLOCKDEV_OPTIONS_BLKDEBUG, BLOCKDEV_OPTIONS_BLKVERIFY, BLOCKDEV_OPTIONS_COR, BLOCKDEV_OPTIONS_THROTTLE,
+};
 
 /// The arguments of `blockdev-add`, also what `--blockdev` takes.
 pub static BLOCKDEV_OPTIONS: StructType = structure(
@@ -34,6 +36,7 @@ pub static BLOCKDEV_OPTIONS: StructType = structure(
         ("qcow2", &BLOCKDEV_OPTIONS_QCOW2),
         ("quorum", &BLOCKDEV_OPTIONS_QUORUM),
         ("raw", &BLOCKDEV_OPTIONS_RAW),
+        ("throttle", &BLOCKDEV_OPTIONS_THROTTLE),
     ],
 );
 
@@ -50,6 +53,7 @@ pub(super) static BLOCKDEV_DRIVER: EnumType = enumeration(
         "qcow2",
         "quorum",
         "raw",
+        "throttle",
     ],
 );
 
