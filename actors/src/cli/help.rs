@@ -55,11 +55,8 @@ pub const OBJECT_TYPES: &str = "List of user creatable objects:\n  iothread\n  m
 
 /// What `--object TYPE,help` prints.
 pub fn object_help(kind: &str, properties: &[&str]) -> String {
-    let mut properties = properties.to_vec();
-    properties.sort_unstable();
-    let lines: String = properties
-        .iter()
-        .map(|name| format!("  {name}=<{}>\n", type_of(name)))
-        .collect();
-    format!("{kind} options:\n{lines}")
+    let line = |name: &&str| format!("  {name}=<{}>\n", type_of(name));
+    let mut lines: Vec<String> = properties.iter().map(line).collect();
+    lines.sort_unstable();
+    format!("{kind} options:\n{}", lines.concat())
 }
