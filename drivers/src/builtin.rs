@@ -14,11 +14,13 @@ use crate::preallocate::PreallocateKind;
 use crate::qcow2::Qcow2Kind;
 use crate::quorum::QuorumKind;
 use crate::raw::RawKind;
+use crate::throttle::ThrottleKind;
 
 /// A registry of all drivers that are built in.
 #[must_use]
 pub fn builtin() -> Registry {
-    let kinds: [Arc<dyn DriverKind>; 13] = [
+    let mut registry = Registry::empty();
+    let kinds: [Arc<dyn DriverKind>; 14] = [
         Arc::new(BlkdebugKind),
         Arc::new(BlklogwritesKind),
         Arc::new(BlkverifyKind),
@@ -32,8 +34,8 @@ pub fn builtin() -> Registry {
         Arc::new(Qcow2Kind),
         Arc::new(QuorumKind),
         Arc::new(RawKind),
+        Arc::new(ThrottleKind::new(registry.throttle_groups().clone())),
     ];
-    let mut registry = Registry::empty();
     for kind in kinds {
         let name = kind.name();
         if registry.register(kind).is_err() {
@@ -65,6 +67,7 @@ mod tests {
             "qcow2",
             "quorum",
             "raw",
+            "throttle",
         ] {
             assert_eq!(registry.find(name).map(|kind| kind.name()), Some(name));
         }

@@ -17,3 +17,4 @@ pub mod raw;
 pub mod reopen;
 mod replicas;
 pub mod ring;
+pub mod throttle;

@@ -1,5 +1,7 @@
 //! What the help options print.
 
+use crate::daemon::type_of;
+
 /// The options of `millpond serve`.
 pub const SERVE: &str = "\
 Millpond: a storage daemon whose graph changes while it serves
@@ -49,7 +51,8 @@ Each option but --daemonize and --pidfile takes JSON as well. They are
 carried out in the order in which they are given.";
 
 /// What `--object help` prints.
-pub const OBJECT_TYPES: &str = "List of user creatable objects:\n  chaos\n  iothread\n  main-loop\n";
+pub const OBJECT_TYPES: &str =
+    "List of user creatable objects:\n  chaos\n  iothread\n  main-loop\n  throttle-group\n";
 
 /// What `--object chaos,help` prints.
 const CHAOS: &str = "\
@@ -91,11 +94,8 @@ pub fn object_help(kind: &str, properties: &[&str]) -> String {
     if kind == "chaos" {
         return CHAOS.to_owned();
     }
-    let mut properties = properties.to_vec();
-    properties.sort_unstable();
-    let lines: String = properties
-        .iter()
-        .map(|name| format!("  {name}=<int>\n"))
-        .collect();
-    format!("{kind} options:\n{lines}")
+    let line = |name: &&str| format!("  {name}=<{}>\n", type_of(name));
+    let mut lines: Vec<String> = properties.iter().map(line).collect();
+    lines.sort_unstable();
+    format!("{kind} options:\n{}", lines.concat())
 }

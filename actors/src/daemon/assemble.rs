@@ -44,11 +44,18 @@ impl Daemon {
     /// # Errors
     /// The main iothread cannot be started.
     pub fn start_with(config: GraphConfig, extra_drivers: Vec<String>) -> io::Result<(Self, GraphHandle)> {
+        let throttle_groups = config.registry.throttle_groups().clone();
         let (_, graph) = Graph::start(config)?;
         let events = EventBus::default();
         let exports = ExportRegistry::new(graph.clone(), events.clone());
         let announcements = graph.listen();
-        let daemon = Self::new(graph_link(graph.clone()), Rc::new(exports), events, extra_drivers);
+        let daemon = Self::new(
+            graph_link(graph.clone()),
+            Rc::new(exports),
+            events,
+            extra_drivers,
+            throttle_groups,
+        );
         let daemon = daemon.with_chaos(graph.clone());
         daemon.announce(announcements);
         Ok((daemon, graph))

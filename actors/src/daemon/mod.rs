@@ -7,10 +7,12 @@ mod characters;
 mod exports;
 mod jobs;
 mod objects;
+mod throttle_group;
 
 pub use chaos::ChaosObject;
 pub use exports::{Exports, NoExports};
-pub use objects::{CPU_AFFINITY, MainLoop, Objects, UserObject, properties_of};
+pub use objects::{CPU_AFFINITY, MainLoop, Objects, UserObject, properties_of, type_of};
+pub use throttle_group::ThrottleGroup;
 
 use crate::graph::GraphHandle;
 use crate::monitor::commands;
@@ -18,6 +20,7 @@ use crate::monitor::{Dispatch, EventBus, Monitor};
 use crate::node::Client;
 use actix::Addr;
 use characters::Characters;
+use drivers::throttle::Groups;
 use futures_util::future::LocalBoxFuture;
 use jobs::Jobs;
 use messages::ErrorKind;
@@ -55,6 +58,7 @@ struct Parts {
     events: EventBus,
     commands: Vec<&'static str>,
     extra_drivers: Vec<String>,
+    throttle_groups: Groups,
     quit: watch::Sender<bool>,
     failed: Cell<bool>,
     grace: Cell<Duration>,
@@ -68,12 +72,13 @@ struct Parts {
 }
 
 impl Daemon {
-    /// A daemon on a graph whose embedder brought `extra_drivers`.
+    /// A daemon on a graph whose embedder brought `extra_drivers`, and whose nodes may be in `throttle_groups`.
     pub fn new(
         graph: GraphLink,
         exports: Rc<dyn Exports>,
         events: EventBus,
         extra_drivers: Vec<String>,
+        throttle_groups: Groups,
     ) -> Self {
         Self {
             parts: Rc::new(Parts {
@@ -82,6 +87,7 @@ impl Daemon {
                 events,
                 commands: commands::names(),
                 extra_drivers,
+                throttle_groups,
                 quit: watch::channel(false).0,
                 failed: Cell::new(false),
                 grace: Cell::new(GRACE),
@@ -106,6 +112,11 @@ impl Daemon {
     /// What it answers, as a client sees it.
     pub async fn graph(&self, request: GraphRequest) -> Result<GraphReply<Client>, QmpError> {
         (self.parts.graph)(request).await.map_err(|error| refusal(&error))
+    }
+
+    /// The groups that nodes with limits can be in.
+    pub fn throttle_groups(&self) -> &Groups {
+        &self.parts.throttle_groups
     }
 
     /// The exports and the NBD server.

@@ -1,10 +1,12 @@
-//! Objects that users make: iothreads, the tuning of the main loop, and message policies.
+//! Objects that users make: iothreads, the tuning of the main loop, message policies, and throttle groups.
 
 use super::chaos::{CHAOS_PROPERTIES, ChaosObject};
 use messages::global_state::IothreadOptions;
 use messages::qapi::{Object, QmpError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use super::throttle_group::{self, LIMITS, THROTTLE_GROUP, ThrottleGroup};
 
 /// The tuning of the main loop.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +38,8 @@ pub enum UserObject {
     MainLoop(MainLoop),
     /// A message policy.
     Chaos(ChaosObject),
+    /// Limits that nodes share.
+    ThrottleGroup(ThrottleGroup),
 }
 
 /// Properties in the order in which they are listed.
@@ -59,7 +63,17 @@ pub fn properties_of(kind: &str) -> Option<&'static [&'static str]> {
         "iothread" => Some(IOTHREAD_PROPERTIES),
         "main-loop" => Some(MAIN_LOOP_PROPERTIES),
         "chaos" => Some(CHAOS_PROPERTIES),
+        THROTTLE_GROUP => Some(throttle_group::PROPERTIES),
         _ => None,
+    }
+}
+
+/// The name of a property's type.
+pub fn type_of(property: &str) -> &'static str {
+    match property {
+        CPU_AFFINITY | "rules" => "list",
+        LIMITS => "ThrottleLimits",
+        _ => "int",
     }
 }
 
@@ -70,8 +84,10 @@ impl UserObject {
     /// A property is out of its range.
     pub fn from_options(mut options: Object) -> Result<Self, QmpError> {
         let kind = options.shift_remove("qom-type");
-        if kind.as_ref().and_then(Value::as_str) == Some("chaos") {
-            return ChaosObject::from_options(options).map(Self::Chaos);
+        match kind.as_ref().and_then(Value::as_str) {
+            Some("chaos") => return ChaosObject::from_options(options).map(Self::Chaos),
+            Some(THROTTLE_GROUP) => return ThrottleGroup::from_options(options).map(Self::ThrottleGroup),
+            _ => {}
         }
         for (name, value) in &options {
             if let Some(value) = value.as_i64() {
@@ -94,6 +110,7 @@ impl UserObject {
             Self::Iothread(iothread) => &iothread.id,
             Self::MainLoop(main_loop) => &main_loop.id,
             Self::Chaos(chaos) => &chaos.id,
+            Self::ThrottleGroup(group) => &group.id,
         }
     }
 
@@ -103,6 +120,7 @@ impl UserObject {
             Self::Iothread(_) => "iothread",
             Self::MainLoop(_) => "main-loop",
             Self::Chaos(_) => "chaos",
+            Self::ThrottleGroup(_) => THROTTLE_GROUP,
         }
     }
 
@@ -116,6 +134,7 @@ impl UserObject {
             Self::Iothread(iothread) => serde_json::to_value(iothread),
             Self::MainLoop(main_loop) => serde_json::to_value(main_loop),
             Self::Chaos(chaos) => return chaos.get(property),
+            Self::ThrottleGroup(group) => return group.get(property),
         };
         // Left out when it is empty.
         let missing = (property == CPU_AFFINITY).then(|| Value::Array(Vec::new()));
@@ -137,6 +156,9 @@ impl UserObject {
             return Err(QmpError::generic(format!(
                 "Property '{kind}.{property}' not found"
             )));
+        }
+        if let Self::ThrottleGroup(group) = self {
+            return group.with(property, value).map(Self::ThrottleGroup);
         }
         if property == CPU_AFFINITY {
             let text =
@@ -179,6 +201,7 @@ impl UserObject {
             Self::Iothread(iothread) => (iothread.thread_pool_min, iothread.thread_pool_max),
             Self::MainLoop(main_loop) => (main_loop.thread_pool_min, main_loop.thread_pool_max),
             Self::Chaos(_) => return Ok(()),
+            Self::ThrottleGroup(_) => return Ok(()),
         };
         if most == 0 || least > most {
             return Err(QmpError::generic("bad thread-pool-min/thread-pool-max values"));

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use messages::{Error, ErrorKind, Result};
 
 use super::DriverKind;
+use crate::throttle::Groups;
 
 /// Drivers by name. Filled before the graph starts; read by it alone afterwards.
 #[derive(Clone, Default)]
 pub struct Registry {
     kinds: BTreeMap<&'static str, Arc<dyn DriverKind>>,
     whitelist: Option<Whitelist>,
+    throttle_groups: Groups,
 }
 
 /// Which drivers a build allows, fixed at start-up.
@@ -44,6 +46,12 @@ impl Registry {
         }
         self.kinds.insert(name, kind);
         Ok(())
+    }
+
+    /// The groups that nodes of the built-in driver `throttle` may be in. They can be made and removed at any time.
+    #[must_use]
+    pub const fn throttle_groups(&self) -> &Groups {
+        &self.throttle_groups
     }
 
     /// Allows only the drivers of a list.

@@ -1,7 +1,7 @@
 //! User objects: made and removed.
 
 use super::{Reply, done, text};
-use crate::daemon::{Daemon, UserObject};
+use crate::daemon::{Daemon, UserObject, refusal};
 use crate::monitor::chardev::{NO_IDENTIFIER, is_identifier};
 use messages::global_state::GraphRequest;
 use messages::qapi::{Object, QmpError};
@@ -12,11 +12,16 @@ pub(super) async fn add(daemon: Daemon, arguments: Object) -> Reply {
     }
     let object = UserObject::from_options(arguments)?;
     daemon.objects(|objects| objects.may_add(&object))?;
-    if let UserObject::Iothread(iothread) = &object {
-        daemon.graph(GraphRequest::AddIothread(iothread.clone())).await?;
-    }
-    if let UserObject::Chaos(chaos) = &object {
-        daemon.set_chaos(Some(chaos.chaos.clone())).await?;
+    match &object {
+        UserObject::Iothread(iothread) => {
+            daemon.graph(GraphRequest::AddIothread(iothread.clone())).await?;
+        }
+        UserObject::ThrottleGroup(group) => {
+            let added = daemon.throttle_groups().add(&group.id, group.limits);
+            added.map_err(|error| refusal(&error))?;
+        }
+        UserObject::Chaos(chaos) => daemon.set_chaos(Some(chaos.chaos.clone())).await?,
+        UserObject::MainLoop(_) => {}
     }
     daemon.objects(|objects| objects.put(object));
     Ok(done())
@@ -26,13 +31,18 @@ pub(super) async fn delete(daemon: Daemon, arguments: Object) -> Reply {
     let id = text(&arguments, "id");
     let object = daemon.objects(|objects| objects.find(id).cloned());
     let object = object.ok_or_else(|| QmpError::generic(format!("object '{id}' not found")))?;
-    if let UserObject::Iothread(_) = object {
-        daemon
-            .graph(GraphRequest::DelIothread { id: id.to_owned() })
-            .await?;
-    }
-    if let UserObject::Chaos(_) = object {
-        daemon.set_chaos(None).await?;
+    match object {
+        UserObject::Iothread(_) => {
+            daemon
+                .graph(GraphRequest::DelIothread { id: id.to_owned() })
+                .await?;
+        }
+        UserObject::ThrottleGroup(_) => {
+            let removed = daemon.throttle_groups().remove(id);
+            removed.map_err(|error| refusal(&error))?;
+        }
+        UserObject::Chaos(_) => daemon.set_chaos(None).await?,
+        UserObject::MainLoop(_) => {}
     }
     daemon.objects(|objects| objects.remove(id));
     Ok(done())

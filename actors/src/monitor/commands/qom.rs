@@ -1,7 +1,7 @@
 //! The tree of objects, as far as users' own objects are in it.
 
 use super::{Reply, arguments, done, flag, text};
-use crate::daemon::{CPU_AFFINITY, Daemon, UserObject, properties_of};
+use crate::daemon::{Daemon, UserObject, properties_of, refusal, type_of};
 use messages::global_state::GraphRequest;
 use messages::qapi::{ErrorClass, Object, ObjectPropertyInfo, ObjectTypeInfo, QmpError};
 use serde::Deserialize;
@@ -13,6 +13,7 @@ const TYPES: &[(&str, bool, Option<&str>)] = &[
     ("iothread", false, Some("event-loop-base")),
     ("main-loop", false, Some("event-loop-base")),
     ("chaos", false, Some("object")),
+    ("throttle-group", false, Some("object")),
     ("event-loop-base", true, Some("object")),
     ("user-creatable", true, Some("interface")),
     ("object", true, None),
@@ -20,7 +21,13 @@ const TYPES: &[(&str, bool, Option<&str>)] = &[
 ];
 
 /// Types whose objects users can make.
-const CREATABLE: &[&str] = &["iothread", "main-loop", "chaos", "event-loop-base"];
+const CREATABLE: &[&str] = &[
+    "iothread",
+    "main-loop",
+    "chaos",
+    "event-loop-base",
+    "throttle-group",
+];
 
 /// A place in the tree.
 enum Place {
@@ -68,16 +75,12 @@ fn listing(properties: impl IntoIterator<Item = ObjectPropertyInfo>) -> Reply {
 }
 
 fn of_type(kind: &str) -> Reply {
-    listing(properties_of(kind).unwrap_or_default().iter().map(|name| {
-        property(
-            name,
-            if [CPU_AFFINITY, "rules"].contains(name) {
-                "list"
-            } else {
-                "int"
-            },
-        )
-    }))
+    listing(
+        properties_of(kind)
+            .unwrap_or_default()
+            .iter()
+            .map(|name| property(name, type_of(name))),
+    )
 }
 
 pub(super) async fn list(daemon: Daemon, arguments: Object) -> Reply {
@@ -141,11 +144,17 @@ pub(super) async fn set(daemon: Daemon, given: Object) -> Reply {
         });
     };
     let changed = object.with(&property, &value)?;
-    if let UserObject::Iothread(iothread) = &changed {
-        daemon.graph(GraphRequest::TuneIothread(iothread.clone())).await?;
-    }
-    if let UserObject::Chaos(chaos) = &changed {
-        daemon.set_chaos(Some(chaos.chaos.clone())).await?;
+    match &changed {
+        UserObject::Iothread(iothread) => {
+            daemon.graph(GraphRequest::TuneIothread(iothread.clone())).await?;
+        }
+        UserObject::ThrottleGroup(changed) => {
+            if let Some(group) = daemon.throttle_groups().find(&changed.id) {
+                group.configure(changed.limits).map_err(|error| refusal(&error))?;
+            }
+        }
+        UserObject::Chaos(chaos) => daemon.set_chaos(Some(chaos.chaos.clone())).await?,
+        UserObject::MainLoop(_) => {}
     }
     daemon.objects(|objects| objects.put(changed));
     Ok(done())

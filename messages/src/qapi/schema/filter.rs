@@ -81,6 +81,11 @@ static BLKDEBUG_IO_TYPE: EnumType = enumeration(
     ],
 );
 
+pub(super) static BLOCKDEV_OPTIONS_THROTTLE: StructType = structure(
+    "BlockdevOptionsThrottle",
+    &[req("throttle-group", STR), req("file", Alternate(&BLOCKDEV_REF))],
+);
+
 pub(super) static BLOCKDEV_OPTIONS_COR: StructType = structure(
     "BlockdevOptionsCor",
     &[req("file", Alternate(&BLOCKDEV_REF)), opt("bottom", STR)],

@@ -6,7 +6,7 @@ use super::define::{
 };
 use super::filter::{
     BLOCKDEV_OPTIONS_BLKDEBUG, BLOCKDEV_OPTIONS_BLKLOGWRITES, BLOCKDEV_OPTIONS_BLKVERIFY,
-    BLOCKDEV_OPTIONS_COR, BLOCKDEV_OPTIONS_PREALLOCATE,
+    BLOCKDEV_OPTIONS_COR, BLOCKDEV_OPTIONS_PREALLOCATE, BLOCKDEV_OPTIONS_THROTTLE,
 };
 
 /// The arguments of `blockdev-add`, also what `--blockdev` takes.
@@ -40,6 +40,7 @@ pub static BLOCKDEV_OPTIONS: StructType = structure(
         ("qcow2", &BLOCKDEV_OPTIONS_QCOW2),
         ("quorum", &BLOCKDEV_OPTIONS_QUORUM),
         ("raw", &BLOCKDEV_OPTIONS_RAW),
+        ("throttle", &BLOCKDEV_OPTIONS_THROTTLE),
     ],
 );
 
@@ -59,6 +60,7 @@ pub(super) static BLOCKDEV_DRIVER: EnumType = enumeration(
         "qcow2",
         "quorum",
         "raw",
+        "throttle",
     ],
 );
 

@@ -15,10 +15,14 @@ pub static OBJECT_OPTIONS: StructType = structure(
         ("iothread", &IOTHREAD_PROPERTIES),
         ("main-loop", &MAIN_LOOP_PROPERTIES),
         ("chaos", &CHAOS_PROPERTIES),
+        ("throttle-group", &THROTTLE_GROUP_PROPERTIES),
     ],
 );
 
-pub(super) static OBJECT_TYPE: EnumType = enumeration("ObjectType", &["iothread", "main-loop", "chaos"]);
+pub(super) static OBJECT_TYPE: EnumType = enumeration(
+    "ObjectType",
+    &["iothread", "main-loop", "chaos", "throttle-group"],
+);
 
 pub(super) static IOTHREAD_PROPERTIES: StructType = structure(
     "IothreadProperties",
@@ -62,6 +66,57 @@ pub(super) static CHAOS_RULE: StructType = structure(
         opt("stall", STR),
         opt("slow-client", STR),
         opt("dying-client", STR),
+    ],
+);
+
+pub(super) static THROTTLE_GROUP_PROPERTIES: StructType = structure(
+    "ThrottleGroupProperties",
+    &[
+        opt("limits", Struct(&THROTTLE_LIMITS)),
+        opt("x-iops-total", I64).with(&["unstable"]),
+        opt("x-iops-total-max", I64).with(&["unstable"]),
+        opt("x-iops-total-max-length", I64).with(&["unstable"]),
+        opt("x-iops-read", I64).with(&["unstable"]),
+        opt("x-iops-read-max", I64).with(&["unstable"]),
+        opt("x-iops-read-max-length", I64).with(&["unstable"]),
+        opt("x-iops-write", I64).with(&["unstable"]),
+        opt("x-iops-write-max", I64).with(&["unstable"]),
+        opt("x-iops-write-max-length", I64).with(&["unstable"]),
+        opt("x-bps-total", I64).with(&["unstable"]),
+        opt("x-bps-total-max", I64).with(&["unstable"]),
+        opt("x-bps-total-max-length", I64).with(&["unstable"]),
+        opt("x-bps-read", I64).with(&["unstable"]),
+        opt("x-bps-read-max", I64).with(&["unstable"]),
+        opt("x-bps-read-max-length", I64).with(&["unstable"]),
+        opt("x-bps-write", I64).with(&["unstable"]),
+        opt("x-bps-write-max", I64).with(&["unstable"]),
+        opt("x-bps-write-max-length", I64).with(&["unstable"]),
+        opt("x-iops-size", I64).with(&["unstable"]),
+    ],
+);
+
+static THROTTLE_LIMITS: StructType = structure(
+    "ThrottleLimits",
+    &[
+        opt("iops-total", I64),
+        opt("iops-total-max", I64),
+        opt("iops-total-max-length", I64),
+        opt("iops-read", I64),
+        opt("iops-read-max", I64),
+        opt("iops-read-max-length", I64),
+        opt("iops-write", I64),
+        opt("iops-write-max", I64),
+        opt("iops-write-max-length", I64),
+        opt("bps-total", I64),
+        opt("bps-total-max", I64),
+        opt("bps-total-max-length", I64),
+        opt("bps-read", I64),
+        opt("bps-read-max", I64),
+        opt("bps-read-max-length", I64),
+        opt("bps-write", I64),
+        opt("bps-write-max", I64),
+        opt("bps-write-max-length", I64),
+        opt("iops-size", I64),
     ],
 );
 
