@@ -7,6 +7,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use messages::global_state::DrainScope;
 use millpond::graph::{DrainGuard, GraphHandle};
+use serde_json::json;
 use tokio::time::sleep;
 
 use super::editor::Edits;
@@ -49,8 +50,11 @@ pub async fn drain(stage: Rc<Stage>, graph: GraphHandle, edits: Rc<Edits>, mut r
         } else if random.u32(0..4) == 0 {
             // A change inside a section: it needs one of its own, and waits for nobody else's. It may be refused.
             let top = edits.images.borrow().top();
-            stage.line("drainer", format_args!("commits {top}"));
-            let _ = graph.commit(top).await;
+            stage.line("drainer", format_args!("reopens {top}"));
+            let detect = ["off", "on"][random.usize(0..2)];
+            let options = json!({"node-name": top, "detect-zeroes": detect});
+            let options = options.as_object().cloned().unwrap_or_default();
+            let _ = graph.reopen_keeping(vec![options]).await;
         }
         // In either order.
         let mut held = vec![Some(first), second];
