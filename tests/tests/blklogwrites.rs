@@ -1,6 +1,7 @@
 //! `blklogwrites` beside QEMU's own: the same requests leave the same log, byte for byte, and the same logs are gone on
 //! with or refused.
 
+use std::cell::RefCell;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -99,8 +100,32 @@ fn the_log_is_qemus_byte_for_byte() {
 
 #[test]
 fn the_superblock_follows_as_often_as_asked() {
-    logged(b"", 512, &json!({"log-super-update-interval": 1}));
-    logged(b"", 512, &json!({"log-super-update-interval": 3}));
+    for interval in [1, 3, 4096] {
+        let counts = beside_qemu_counts(interval);
+        assert_eq!(
+            counts,
+            (1..=7).map(|n| n / interval * interval).collect::<Vec<_>>()
+        );
+    }
+}
+
+/// How many entries the superblock tells of after each of seven writes.
+fn beside_qemu_counts(interval: u64) -> Vec<u64> {
+    let counted = RefCell::new(Vec::new());
+    beside_qemu(|mut daemon| {
+        let options = options(&daemon, b"", &json!({"log-super-update-interval": interval}));
+        export(&mut daemon, options);
+        let mut session = daemon.session("w");
+        let counts = (0..7).map(|number| {
+            session.write(number * 512, &[1; 512]);
+            let log = fs::read(daemon.path("log")).expect("the file is there");
+            u64::from_le_bytes(log[16..24].try_into().expect("eight bytes"))
+        });
+        let counts: Vec<u64> = counts.collect();
+        counted.replace(counts.clone());
+        counts
+    });
+    counted.into_inner()
 }
 
 /// A log with a superblock and entries, each at the start of a sector of 512 bytes.

@@ -334,5 +334,5 @@ fn what_is_below() {
 #[test]
 fn shared_tables() {
     same_first_failure(&SHARED, &["l2_alloc_cow_read", "l2_alloc_write", "read_aio"]);
-    some_failure(&SHARED, &["l2_load", "cluster_free"]);
+    some_failure(&SHARED, &["l2_load"]);
 }
