@@ -187,6 +187,5 @@ fn seed(how: serde_json::Value) -> Vec<u8> {
         disk.flush().await.expect("it can be flushed");
         disk.close().await.expect("it can be closed");
     });
-    let bytes = store.bytes.borrow().clone();
-    bytes
+    store.bytes.take()
 }
