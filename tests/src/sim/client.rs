@@ -180,43 +180,35 @@ impl Client {
         }
     }
 
-    async fn request(&mut self, outgoing: &mut Outgoing) -> io::Result<()> {
-        let sectors = self.shared.oracle.borrow().sectors();
-        let count = match self.random.u32(0..3) {
-            0 => 1,
-            1 => 8,
-            _ => self.random.u64(1..=LONGEST),
-        };
-        let count = count.min(sectors);
-        let first = self.random.u64(0..=sectors - count);
-        let first = if self.random.bool() { first & !7 } else { first };
+    /// What to do with some sectors; None if they are being changed.
+    fn choose(&mut self, first: u64, count: u64) -> Option<(u16, u16, Meaning, Vec<u8>)> {
         let fua = if self.random.u32(0..10) == 0 {
             CMD_FLAG_FUA
         } else {
             0
         };
         let durable = fua != 0;
-        let mut payload = Vec::new();
         let shared = Rc::clone(&self.shared);
         let mut oracle = shared.oracle.borrow_mut();
+        let mut payload = Vec::new();
         let (command, flags, meaning) = match self.random.u32(0..20) {
             0..9 => match oracle.write(first, count) {
                 Some((change, bytes)) => {
                     payload = bytes;
                     (CMD_WRITE, fua, Meaning::Change(change, durable))
                 }
-                None => return Ok(()),
+                None => return None,
             },
             9..11 => match oracle.zero(first, count) {
                 Some(change) => {
                     let keep = if self.random.bool() { CMD_FLAG_NO_HOLE } else { 0 };
                     (CMD_WRITE_ZEROES, fua | keep, Meaning::Change(change, durable))
                 }
-                None => return Ok(()),
+                None => return None,
             },
             11..13 => match oracle.discard(first, count) {
                 Some(change) => (CMD_TRIM, fua, Meaning::Change(change, durable)),
-                None => return Ok(()),
+                None => return None,
             },
             13 => (CMD_FLUSH, 0, Meaning::Flush(oracle.barrier())),
             14 => (CMD_CACHE, 0, Meaning::Nothing),
@@ -229,7 +221,22 @@ impl Client {
                 )
             }
         };
-        drop(oracle);
+        Some((command, flags, meaning, payload))
+    }
+
+    async fn request(&mut self, outgoing: &mut Outgoing) -> io::Result<()> {
+        let sectors = self.shared.oracle.borrow().sectors();
+        let count = match self.random.u32(0..3) {
+            0 => 1,
+            1 => 8,
+            _ => self.random.u64(1..=LONGEST),
+        };
+        let count = count.min(sectors);
+        let first = self.random.u64(0..=sectors - count);
+        let first = if self.random.bool() { first & !7 } else { first };
+        let Some((command, flags, meaning, payload)) = self.choose(first, count) else {
+            return Ok(());
+        };
         let (first, count) = if command == CMD_FLUSH {
             (0, 0)
         } else {

@@ -377,7 +377,7 @@ impl Cast {
 async fn close(stage: Rc<Stage>, cast: Cast, mut site: Site) -> io::Result<Option<Left>> {
     let images = cast.edits.images.borrow().clone();
     check_graph(&stage, &mut site).await?;
-    read_and_compare(&stage, &images, &cast.oracle.borrow()).await;
+    read_and_compare(&stage, &images, &cast.oracle).await;
     let closed = timeout(BOUND, site.daemon.shut_down()).await;
     let left = Left {
         stage: Rc::clone(&stage),
@@ -408,11 +408,11 @@ async fn close(stage: Rc<Stage>, cast: Cast, mut site: Site) -> io::Result<Optio
     }
 }
 
-async fn read_and_compare(stage: &Stage, images: &Images, oracle: &Oracle) {
+async fn read_and_compare(stage: &Stage, images: &Images, oracle: &RefCell<Oracle>) {
     let size = stage.swarm().size;
     match read_all(images, size).await {
         Ok(bytes) => {
-            if let Err(text) = oracle.reads_now(&bytes) {
+            if let Err(text) = oracle.borrow().reads_now(&bytes) {
                 stage.violated(format!("at the end {text}"));
             }
         }
