@@ -17,7 +17,7 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::task::ArcWake;
 use proptest::prelude::*;
 
-use super::group::{Admission, Group, Groups};
+use super::group::{Admission, Group, Groups, Waiter};
 use super::limits::{Direction, Limits};
 use super::line::Lines;
 use crate::ring::{
@@ -190,6 +190,21 @@ fn members_take_turns_however_much_each_wants() {
     let of_modest = served[..40].iter().filter(|(_, who, _)| *who == 1).count();
     assert!((18..=20).contains(&of_modest), "{of_modest}");
     assert_eq!(served.len(), 80);
+}
+
+#[test]
+fn nobody_goes_before_who_waits_longer() {
+    let group = group(&[("iops-total", 10)]);
+    let (now, step) = (Instant::now(), Duration::from_millis(100));
+    let [first, second] = [Arc::new(Waiter::default()), Arc::new(Waiter::default())];
+    let admit = |who, after| group.admit(who, Direction::Read, 512, now + after);
+    assert_eq!(admit(None, Duration::ZERO), Admission::Go);
+    assert_eq!(admit(None, Duration::ZERO), Admission::Go);
+    assert_eq!(admit(Some(&first), Duration::ZERO), Admission::After(step));
+    assert_eq!(admit(Some(&second), step), Admission::Turn);
+    assert_eq!(admit(None, step), Admission::Turn);
+    assert_eq!(admit(Some(&first), step), Admission::Go);
+    assert_eq!(admit(Some(&second), step), Admission::After(step));
 }
 
 #[test]
