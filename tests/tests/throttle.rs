@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use millpond_tests::beside::{Command, same_answers};
 use millpond_tests::daemon::{Daemon, daemon};
-use millpond_tests::nbd::{Connect, Request, Session};
+use millpond_tests::nbd::{Request, Session};
 use millpond_tests::program::{Program, oracle, under_test};
 use serde_json::{Value, json};
 
@@ -245,14 +245,17 @@ fn held_back() -> Daemon {
         .option("--object", format!("throttle-group,id=g,x-iops-total={SLOW}"))
         .option("--object", "throttle-group,id=free")
         .blockdev(json!({"driver": "null-co", "node-name": "n", "size": 65536, "read-zeroes": true}))
-        .blockdev(throttle("t", "n", "g"))
+        // Without it discards end before they come to the driver.
+        .blockdev(json!({
+            "driver": "throttle", "node-name": "t", "file": "n", "throttle-group": "g", "discard": "unmap",
+        }))
         .export("t")
         .start()
 }
 
 /// Sends so many reads, of which all but the first have to wait for half a minute altogether.
 fn crowd(daemon: &Daemon, count: usize) -> Session {
-    let mut session = Connect::default().open(daemon.address(), "t").pipelined();
+    let mut session = daemon.session("t").pipelined();
     for _ in 0..count {
         session
             .submit(&Request::read(0, 512))
@@ -312,7 +315,7 @@ fn every_kind_of_request_is_held_back() {
     ];
     for request in requests {
         let mut daemon = held_back();
-        let mut session = Connect::default().open(daemon.address(), "t").pipelined();
+        let mut session = daemon.session("t").pipelined();
         let begun = Instant::now();
         for _ in 0..3 {
             session.submit(&request).expect("a request can be sent");

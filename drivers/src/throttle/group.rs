@@ -289,7 +289,8 @@ impl Groups {
         }
         self.0.rcu(|groups| {
             let mut groups = BTreeMap::clone(groups);
-            groups.remove(name);
+            // Somebody else may have removed it meanwhile, and made another.
+            groups.retain(|_, other| !Arc::ptr_eq(other, &group));
             groups
         });
         Ok(())

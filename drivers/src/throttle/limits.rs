@@ -10,13 +10,13 @@ const SECOND: u128 = 1_000_000_000;
 
 /// The rate of one kind of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
+pub(super) struct Rate {
     /// Units a second in the long run; 0 for no limit.
-    pub average: u64,
+    pub(super) average: u64,
     /// Units a second during a burst; 0 for none.
-    pub max: u64,
+    pub(super) max: u64,
     /// How many seconds a burst at `max` may last.
-    pub length: u64,
+    pub(super) length: u64,
 }
 
 impl Default for Rate {

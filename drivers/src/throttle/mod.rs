@@ -24,7 +24,7 @@ use crate::reopen::check_unchanged;
 use crate::ring::Ring;
 
 pub use group::{Group, Groups};
-pub use limits::{Direction, Limits, Rate};
+pub use limits::{Direction, Limits};
 
 use group::Member;
 use line::Lines;
@@ -130,6 +130,14 @@ struct Throttle {
 }
 
 impl Throttle {
+    /// Whether requests have to come to the driver: without limits they go straight to the child.
+    fn is_limited(&self, direction: Direction) -> bool {
+        let membership = self.current.borrow();
+        membership
+            .as_ref()
+            .is_some_and(|membership| membership.member.group().is_limited(direction))
+    }
+
     /// Waits until a request may go.
     async fn pass(&self, direction: Direction, bytes: u64) {
         let membership = self.current.borrow().clone();
@@ -160,8 +168,8 @@ impl Driver for Throttle {
 
     fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
         let at = match purpose {
-            Purpose::Read => At::Own,
-            Purpose::Status { .. } => At::Child {
+            Purpose::Read if self.is_limited(Direction::Read) => At::Own,
+            Purpose::Read | Purpose::Status { .. } => At::Child {
                 slot: ChildSlot::FILE,
                 offset,
             },
@@ -181,10 +189,18 @@ impl Driver for Throttle {
         })
     }
 
-    fn place(&self, _offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+    fn place(&self, offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+        let target = if self.is_limited(Direction::Write) {
+            Target::Own
+        } else {
+            Target::Child {
+                slot: ChildSlot::FILE,
+                offset,
+            }
+        };
         Answer::ready(Ok(Placement {
             len,
-            target: Target::Own,
+            target,
             head: 0,
             tail: 0,
             ticket: None,

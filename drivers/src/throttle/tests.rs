@@ -14,12 +14,15 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesUnordered;
+use futures_util::task::ArcWake;
 use proptest::prelude::*;
 
-use super::group::{Admission, Group, Groups};
+use super::group::{Admission, Group, Groups, Waiter};
 use super::limits::{Direction, Limits};
 use super::line::Lines;
-use crate::ring::{Backend, Clock, Completion, Engine, Nap, Op, Ring, RingStats, SlotId, Slots, Wait, Wake};
+use crate::ring::{
+    Backend, Clock, Completion, Engine, Nap, Op, Ring, RingConfig, RingStats, SlotId, Slots, Wait, Wake,
+};
 
 const SECOND: u128 = 1_000_000_000;
 
@@ -190,6 +193,21 @@ fn members_take_turns_however_much_each_wants() {
 }
 
 #[test]
+fn nobody_goes_before_who_waits_longer() {
+    let group = group(&[("iops-total", 10)]);
+    let (now, step) = (Instant::now(), Duration::from_millis(100));
+    let [first, second] = [Arc::new(Waiter::default()), Arc::new(Waiter::default())];
+    let admit = |who, after| group.admit(who, Direction::Read, 512, now + after);
+    assert_eq!(admit(None, Duration::ZERO), Admission::Go);
+    assert_eq!(admit(None, Duration::ZERO), Admission::Go);
+    assert_eq!(admit(Some(&first), Duration::ZERO), Admission::After(step));
+    assert_eq!(admit(Some(&second), step), Admission::Turn);
+    assert_eq!(admit(None, step), Admission::Turn);
+    assert_eq!(admit(Some(&first), step), Admission::Go);
+    assert_eq!(admit(Some(&second), step), Admission::After(step));
+}
+
+#[test]
 fn a_direction_without_limits_is_not_held_back() {
     let group = group(&[("iops-write", 1)]);
     assert!(millis(&backlog(&group, 50, 512)).iter().all(|time| *time == 0));
@@ -261,6 +279,49 @@ fn threads_share_what_there_is_to_the_last_request() {
         }
     });
     assert_eq!(let_through.into_inner(), 101);
+}
+
+struct Bell(Arc<Wake>);
+
+impl ArcWake for Bell {
+    fn wake_by_ref(bell: &Arc<Self>) {
+        bell.0.wake();
+    }
+}
+
+/// Runs so many requests of a member on a thread of its own, in real time.
+fn on_a_thread(group: &Group, count: usize) {
+    const PATIENCE: Duration = Duration::from_secs(30);
+    let wake = Arc::new(Wake::new().unwrap());
+    let config = RingConfig {
+        engine: Engine::Threads,
+        ..RingConfig::new(Arc::clone(&wake))
+    };
+    let (ring, lines) = (Ring::new(config).unwrap(), Lines::default());
+    let waker = futures_util::task::waker(Arc::new(Bell(wake)));
+    let requests = (0..count).map(|_| lines.pass(group, &ring, Direction::Write, 512));
+    let mut requests: FuturesUnordered<_> = requests.collect();
+    let deadline = ring.now() + PATIENCE;
+    while !requests.is_empty() {
+        assert!(ring.now() < deadline, "nobody woke a request whose turn it was");
+        let polled = requests.poll_next_unpin(&mut Context::from_waker(&waker));
+        if polled.is_pending() {
+            ring.turn(Wait::Until(Some(deadline)));
+        }
+    }
+}
+
+#[test]
+fn members_on_several_threads_wake_each_other() {
+    let group = group(&[("iops-total", 2_000)]);
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| on_a_thread(&group, 200));
+        }
+    });
+    // 201 go at once, 599 at the rate.
+    assert!(begun.elapsed() >= Duration::from_millis(299));
 }
 
 #[test]
