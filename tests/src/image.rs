@@ -1,5 +1,7 @@
 //! Images made by `qemu-img`, and the JSON by which a daemon opens them.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Instant;
 
@@ -99,4 +101,33 @@ pub fn map(format: &str, name: &str) -> Vec<(u64, u64, bool, bool)> {
         }
     }
     joined
+}
+
+/// Puts bytes into a file without changing what is around them.
+#[track_caller]
+pub fn poke(path: &Path, offset: u64, bytes: &[u8]) {
+    let file = OpenOptions::new()
+        .write(true)
+        .open(path)
+        .expect("the image is there");
+    file.write_all_at(bytes, offset)
+        .expect("the image can be changed");
+}
+
+/// Makes a qcow2 image with this backing file name, as it is. The name needs no file behind it.
+#[track_caller]
+pub fn backed_by(path: &Path, name: &str, format: Option<&str>) {
+    create(path, "qcow2", "", 1 << 20);
+    let mut extensions = Vec::new();
+    if let Some(format) = format {
+        extensions.extend(0xe279_2aca_u32.to_be_bytes());
+        extensions.extend(u32::try_from(format.len()).expect("short").to_be_bytes());
+        extensions.extend(format.as_bytes());
+        extensions.resize(extensions.len().next_multiple_of(8), 0);
+    }
+    extensions.extend([0; 8]);
+    poke(path, 112, &extensions);
+    poke(path, 2048, name.as_bytes());
+    poke(path, 8, &2048_u64.to_be_bytes());
+    poke(path, 16, &u32::try_from(name.len()).expect("short").to_be_bytes());
 }

@@ -1,13 +1,12 @@
 //! Crafted images: each is refused with an error that says what is wrong, or read without harm; the daemon goes on.
 
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Instant;
 
 use millpond_tests::PATIENCE;
 use millpond_tests::daemon::{Daemon, daemon, scratch};
-use millpond_tests::image;
+use millpond_tests::image::{self, backed_by, poke};
 use millpond_tests::nbd::{Connect, Request};
 use millpond_tests::program::oracle;
 use millpond_tests::tool::qemu_io;
@@ -15,15 +14,6 @@ use millpond_tests::workload::seeded;
 use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
-
-fn poke(path: &Path, offset: u64, bytes: &[u8]) {
-    let file = OpenOptions::new()
-        .write(true)
-        .open(path)
-        .expect("the image is there");
-    file.write_all_at(bytes, offset)
-        .expect("the image can be changed");
-}
 
 fn options(path: &Path, read_only: bool) -> Value {
     json!({ "driver": "qcow2", "node-name": "image", "read-only": read_only,
@@ -375,23 +365,6 @@ fn tables_that_point_at_themselves_are_never_written_over() {
         );
     }
     daemon.assert_running();
-}
-
-/// Gives an image this backing file name, as it is. The name needs no file behind it.
-fn backed_by(path: &Path, name: &str, format: Option<&str>) {
-    image::create(path, "qcow2", "", MIB);
-    let mut extensions = Vec::new();
-    if let Some(format) = format {
-        extensions.extend(0xe279_2aca_u32.to_be_bytes());
-        extensions.extend(u32::try_from(format.len()).expect("short").to_be_bytes());
-        extensions.extend(format.as_bytes());
-        extensions.resize(extensions.len().next_multiple_of(8), 0);
-    }
-    extensions.extend([0; 8]);
-    poke(path, 112, &extensions);
-    poke(path, 2048, name.as_bytes());
-    poke(path, 8, &2048_u64.to_be_bytes());
-    poke(path, 16, &u32::try_from(name.len()).expect("short").to_be_bytes());
 }
 
 #[test]

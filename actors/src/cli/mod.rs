@@ -57,6 +57,20 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// A text as a terminal may see it. Errors tell names that come from images: they shall move no cursor and change no colour.
+fn printable(text: &impl ToString) -> String {
+    let text = text.to_string();
+    let mut printable = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != '\n' && c != '\t' {
+            printable.extend(c.escape_default());
+        } else {
+            printable.push(c);
+        }
+    }
+    printable
+}
+
 fn start() -> io::Result<Daemon> {
     Daemon::start(builtin(), Vec::new())
 }

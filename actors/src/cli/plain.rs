@@ -1,7 +1,7 @@
 //! `millpond IMAGE`: serves one image, and says what can be done with it.
 
 use super::signals::Signals;
-use super::trace;
+use super::{printable, trace};
 use crate::daemon::Daemon;
 use crate::monitor::chardev::{Address, Backend, ChardevOptions, Socket};
 use clap::Parser;
@@ -106,7 +106,7 @@ pub fn serve_image(
             Ok(false) => ExitCode::SUCCESS,
             Ok(true) => ExitCode::FAILURE,
             Err(why) => {
-                eprintln!("{program}: {why}");
+                eprintln!("{program}: {}", printable(&why));
                 ExitCode::FAILURE
             }
         }

@@ -8,7 +8,7 @@ use super::background::{Background, Side, split};
 use super::help::{OBJECT_TYPES, SERVE, object_help};
 use super::pidfile::Pidfile;
 use super::signals::{Signals, record_at_usr1};
-use super::trace;
+use super::{printable, trace};
 use crate::daemon::{Daemon, properties_of};
 use crate::flight;
 use crate::monitor::chardev::{self, BACKENDS, Parsed};
@@ -71,14 +71,14 @@ pub fn serve(program: &str, arguments: &[String], start: impl FnOnce() -> io::Re
             Ok(pidfile) if daemon.has_failed() => (ExitCode::FAILURE, pidfile),
             Ok(pidfile) => (ExitCode::SUCCESS, pidfile),
             Err(why) => {
-                eprintln!("{program}: {why}");
+                eprintln!("{program}: {}", printable(&why));
                 (ExitCode::FAILURE, None)
             }
         };
         match daemon.shut_down().await {
             Ok(()) => code,
             Err(why) => {
-                eprintln!("{program}: {why}");
+                eprintln!("{program}: {}", printable(&why));
                 ExitCode::FAILURE
             }
         }
@@ -90,7 +90,7 @@ fn plan(program: &str, arguments: &[String]) -> Result<Plan, ExitCode> {
     let mut plan = Plan::default();
     for argument in parse(arguments) {
         let argument = argument.map_err(|why| {
-            eprintln!("{program}: {why}");
+            eprintln!("{program}: {}", printable(&why));
             ExitCode::FAILURE
         })?;
         match argument.name {

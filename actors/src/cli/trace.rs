@@ -1,6 +1,6 @@
 //! Logging: what `-T` turns on.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use tracing_subscriber::EnvFilter;
 
 /// What `-T help` prints.
@@ -41,8 +41,49 @@ pub fn start(program: &str, filters: &[String]) {
     }
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(|| OneLine(io::stderr()));
     // An embedder may have started logging already: then its choice stands.
     let _ = subscriber.try_init();
+}
+
+/// Writes each message as one line, so that no name in it can begin a line of its own.
+struct OneLine<W>(W);
+
+impl<W: Write> Write for OneLine<W> {
+    fn write(&mut self, message: &[u8]) -> io::Result<usize> {
+        let (line, end) = match message.split_last() {
+            Some((b'\n', line)) => (line, &b"\n"[..]),
+            _ => (message, &b""[..]),
+        };
+        let mut escaped = Vec::with_capacity(message.len());
+        for byte in line {
+            match byte {
+                b'\n' => escaped.extend(b"\\n"),
+                b'\r' => escaped.extend(b"\\r"),
+                _ => escaped.push(*byte),
+            }
+        }
+        escaped.extend(end);
+        self.0.write_all(&escaped)?;
+        Ok(message.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_one_line() {
+        let mut written = Vec::new();
+        let mut one_line = OneLine(&mut written);
+        one_line.write_all(b"a name\r\nforged\n").unwrap();
+        one_line.write_all(b"next\n").unwrap();
+        assert_eq!(written, b"a name\\r\\nforged\nnext\n");
+    }
 }

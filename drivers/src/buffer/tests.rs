@@ -96,7 +96,8 @@ fn vectors_are_taken_over_and_given_back() {
 }
 
 struct Owner {
-    memory: Box<[u8]>,
+    // Not a box: moving one claims its memory for itself, and pointers into it are void.
+    memory: Vec<u8>,
     gone: Arc<AtomicBool>,
 }
 
@@ -110,7 +111,7 @@ impl Drop for Owner {
 #[test]
 fn foreign_memory_keeps_its_owner_until_the_last_handle() {
     let gone = Arc::new(AtomicBool::new(false));
-    let mut memory = vec![0; 16].into_boxed_slice();
+    let mut memory = vec![0; 16];
     let ptr = NonNull::new(memory.as_mut_ptr()).unwrap();
     let owner = Arc::new(Owner {
         memory,

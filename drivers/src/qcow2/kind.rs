@@ -31,6 +31,12 @@ const HEAD: usize = 512;
 /// Bytes of a snapshot table entry without its texts.
 const SNAPSHOT_ENTRY: usize = 40;
 
+/// How much an entry may say beyond what is defined, as QEMU limits it.
+const MAX_SNAPSHOT_EXTRA: u64 = 1024;
+
+/// How long the table of snapshots may be: 1 KiB for each of the most that there may be.
+const MAX_SNAPSHOT_TABLE: u64 = 64 << 20;
+
 /// The driver `qcow2`.
 #[derive(Debug, Default)]
 pub struct Qcow2Kind;
@@ -192,7 +198,7 @@ async fn mark_snapshots(file: &Child, state: &mut State) -> Result<()> {
     let failed = |error: IoError| Error::io("Could not read snapshots", error);
     let mut offset = state.header.snapshots_offset;
     let start = offset;
-    for _ in 0..state.header.snapshots {
+    for index in 0..state.header.snapshots {
         let entry = file
             .read_vec(offset, SNAPSHOT_ENTRY)
             .await
@@ -203,8 +209,11 @@ async fn mark_snapshots(file: &Child, state: &mut State) -> Result<()> {
         let word = |at: usize| u64::from(be32(&entry, at));
         let texts = (word(12) >> 16) + (word(12) & 0xffff);
         let extra = word(36);
-        if extra > 1024 * 1024 || l1_bytes > header::MAX_L1_BYTES || state.geometry.in_cluster(l1_offset) != 0
-        {
+        if extra > MAX_SNAPSHOT_EXTRA {
+            let text = format!("Too much extra metadata in snapshot table entry {index}");
+            return Err(Error::new(ErrorKind::Corrupt, text));
+        }
+        if l1_bytes > header::MAX_L1_BYTES || state.geometry.in_cluster(l1_offset) != 0 {
             return Err(Error::new(
                 ErrorKind::Corrupt,
                 "Could not read snapshots: Snapshot table entry is invalid",
@@ -213,6 +222,9 @@ async fn mark_snapshots(file: &Child, state: &mut State) -> Result<()> {
         state.mark_range(l1_offset, l1_bytes);
         state.inactive_l1.push((l1_offset, be32(&entry, 8)));
         offset = (offset + SNAPSHOT_ENTRY as u64 + texts + extra).next_multiple_of(8);
+        if offset - start > MAX_SNAPSHOT_TABLE {
+            return Err(Error::new(ErrorKind::Corrupt, "Snapshot table is too big"));
+        }
     }
     state.snapshots_end = offset;
     state.mark_range(start, offset - start);

@@ -19,6 +19,8 @@ mod threads;
 mod timer;
 mod uring;
 mod wake;
+#[cfg(all(test, loom))]
+mod wake_loom;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
