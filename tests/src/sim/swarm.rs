@@ -132,8 +132,10 @@ impl Swarm {
             end: [End::Calm, End::Calm, End::Busy, End::Dead][random.usize(0..4)],
         };
         if one_in(random, 10) {
-            // More than a server lets one client have in flight.
+            // More than a server lets one client have in flight; on a raw image they can be counted.
             (swarm.depth, swarm.requests) = (300, 600);
+            (swarm.shape, swarm.speed) = (Shape::Raw, Speed::Mixed);
+            (swarm.edits, swarm.rot) = (false, false);
         }
         swarm
     }
