@@ -43,17 +43,12 @@ fn a_seed_gives_the_same_trace_bit_for_bit() {
     assert_ne!(hashes[0], hashes[1], "the hash tells seeds apart");
 }
 
-/// Each found something: what, it says.
-const FOUND: [(u64, &str); 2] = [
-    (
-        47,
-        "a snapshot left what was acknowledged before it unflushed below the overlay",
-    ),
-    (
-        1057,
-        "a failed write-back left writes in flight that nobody waited for",
-    ),
-];
+/// Each finds something that was found on the way, once it is broken again: what, it says. (A write-back that left writes
+/// behind was found too; drivers/tests/qcow2_writeback.rs has that one, since no seed among the first 400 meets it any more.)
+const FOUND: [(u64, &str); 1] = [(
+    80,
+    "a snapshot left what was acknowledged before it unflushed below the overlay",
+)];
 
 #[test]
 fn what_seeds_have_found_stays_mended() {
