@@ -25,7 +25,7 @@ use messages::{
 use crate::buffer::Buffers;
 use crate::driver::{
     Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, EdgeUse, Events, Extent,
-    OpenRequest, Opened, Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer, transfer,
+    OpenRequest, Opened, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer, transfer,
 };
 use crate::reopen::check_unchanged;
 use crate::ring::Ring;
@@ -205,13 +205,7 @@ impl Driver for Blkdebug {
     }
 
     fn place(&self, _offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
-        Answer::ready(Ok(Placement {
-            len,
-            target: Target::Own,
-            head: 0,
-            tail: 0,
-            ticket: None,
-        }))
+        Answer::ready(Ok(Placement::own(len)))
     }
 
     fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {

@@ -16,7 +16,7 @@ use messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, Limits, RequestFl
 use crate::buffer::Buffers;
 use crate::driver::{
     Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, OpenRequest, Opened,
-    Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
+    Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer,
 };
 use crate::reopen::not_supported;
 use crate::replicas::bytes_in;
@@ -136,13 +136,7 @@ impl Driver for Blklogwrites {
     }
 
     fn place(&self, _offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
-        Answer::ready(Ok(Placement {
-            len,
-            target: Target::Own,
-            head: 0,
-            tail: 0,
-            ticket: None,
-        }))
+        Answer::ready(Ok(Placement::own(len)))
     }
 
     fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {

@@ -14,7 +14,7 @@ use messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, RequestFlags, Res
 use crate::buffer::{Buffer, Buffers};
 use crate::driver::{
     Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, Notice, Notices,
-    OpenRequest, Opened, Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer, parse_options,
+    OpenRequest, Opened, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer, parse_options,
 };
 use crate::reopen::not_supported;
 use crate::replicas::{Ranges, Use, bytes_in, copy_of, first_difference};
@@ -188,13 +188,7 @@ impl Driver for Blkverify {
     }
 
     fn place(&self, _offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
-        Answer::ready(Ok(Placement {
-            len,
-            target: Target::Own,
-            head: 0,
-            tail: 0,
-            ticket: None,
-        }))
+        Answer::ready(Ok(Placement::own(len)))
     }
 
     fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {

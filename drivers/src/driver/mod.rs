@@ -197,6 +197,20 @@ pub struct Placement {
     pub ticket: Option<Ticket>,
 }
 
+impl Placement {
+    /// The write goes to [`Driver::write`] as it is, and nobody is told of its end.
+    #[must_use]
+    pub const fn own(len: u64) -> Self {
+        Self {
+            len,
+            target: Target::Own,
+            head: 0,
+            tail: 0,
+            ticket: None,
+        }
+    }
+}
+
 /// A driver, running in a node.
 ///
 /// Everything happens on the node's iothread. Methods that answer later may run side by side with others; a driver

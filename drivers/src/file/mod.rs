@@ -42,7 +42,7 @@ use messages::{
 use crate::buffer::{Buffers, OPT_MEM_ALIGN};
 use crate::driver::{
     Abilities, Ability, Answer, Child, ChildKind, CopySource, CreateRequest, Driver, DriverKind, Extent,
-    OpenRequest, Opened, Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
+    OpenRequest, Opened, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer,
 };
 use crate::ring::{AioMode, Ring};
 
@@ -305,13 +305,7 @@ impl Driver for File {
     }
 
     fn place(&self, _offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
-        Answer::ready(Ok(Placement {
-            len,
-            target: Target::Own,
-            head: 0,
-            tail: 0,
-            ticket: None,
-        }))
+        Answer::ready(Ok(Placement::own(len)))
     }
 
     fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {

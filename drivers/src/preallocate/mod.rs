@@ -19,7 +19,7 @@ use messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, Permissions, Requ
 use crate::buffer::Buffers;
 use crate::driver::{
     Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, EdgeUse, Extent, OpenRequest,
-    Opened, Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer, transfer,
+    Opened, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer, transfer,
 };
 use crate::reopen::check_kept;
 use crate::replicas::bytes_in;
@@ -118,13 +118,7 @@ impl Driver for Preallocate {
     }
 
     fn place(&self, _offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
-        Answer::ready(Ok(Placement {
-            len,
-            target: Target::Own,
-            head: 0,
-            tail: 0,
-            ticket: None,
-        }))
+        Answer::ready(Ok(Placement::own(len)))
     }
 
     fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {

@@ -15,7 +15,7 @@ use super::state::{State, Stop};
 use crate::buffer::Buffers;
 use crate::driver::{
     Abilities, Ability, Answer, At, BackingLink, Child, Driver, Events, Extent, Parcel, Placement, Purpose,
-    ReopenRequest, Repair, Target, Ticket, Transfer,
+    ReopenRequest, Repair, Ticket, Transfer,
 };
 use crate::ring::Ring;
 
@@ -62,13 +62,7 @@ impl Driver for Qcow2 {
 
     fn place(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
         if flags.contains(RequestFlags::WRITE_COMPRESSED) {
-            return Answer::ready(self.check_packed(offset, len).map(|()| Placement {
-                len,
-                target: Target::Own,
-                head: 0,
-                tail: 0,
-                ticket: None,
-            }));
+            return Answer::ready(self.check_packed(offset, len).map(|()| Placement::own(len)));
         }
         if self.file.hears() {
             return Answer::wait(self.placed_for_write(offset, len));

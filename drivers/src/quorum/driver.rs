@@ -14,7 +14,7 @@ use super::vote::{self, Version};
 use crate::buffer::{Buffer, Buffers};
 use crate::driver::{
     Abilities, Ability, Answer, At, Child, Driver, Extent, Notice, Notices, Parcel, Placement, Purpose,
-    ReopenRequest, Target, Ticket, Transfer,
+    ReopenRequest, Ticket, Transfer,
 };
 use crate::reopen::not_supported;
 use crate::replicas::{Ranges, Use, bytes_in, copy, copy_of, first_difference};
@@ -317,13 +317,7 @@ impl Driver for Quorum {
     }
 
     fn place(&self, _offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
-        Answer::ready(Ok(Placement {
-            len,
-            target: Target::Own,
-            head: 0,
-            tail: 0,
-            ticket: None,
-        }))
+        Answer::ready(Ok(Placement::own(len)))
     }
 
     fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
