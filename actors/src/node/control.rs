@@ -78,14 +78,43 @@ pub fn carry_out(table: &Rc<NodeTable>, ticket: Ticket, order: Order) {
             table.tell(Event::Ended(ticket, OrderOutcome::Debugged(result)));
         }
         later => {
-            let table = Rc::clone(table);
             let local = Rc::clone(table.local());
+            let owed = Owed {
+                table: Rc::clone(table),
+                ticket,
+                outcome: None,
+            };
             local.spawn(async move {
-                let outcome = carry_out_later(&table, later).await;
-                table.tell(Event::Ended(ticket, outcome));
+                let mut owed = owed;
+                owed.outcome = Some(carry_out_later(&owed.table, later).await);
             });
         }
     }
+}
+
+/// The answer to an order that takes time. It is given when this is dropped, come what may.
+struct Owed {
+    table: Rc<NodeTable>,
+    ticket: Ticket,
+    outcome: Option<OrderOutcome>,
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        match self.outcome.take() {
+            Some(outcome) => self.table.tell(Event::Ended(self.ticket, outcome)),
+            None => lost(&self.table, self.ticket),
+        }
+    }
+}
+
+/// Answers an order that panicked, or that the iothread ended under.
+pub fn lost(table: &NodeTable, ticket: Ticket) {
+    let error = Error::new(
+        ErrorKind::Closed,
+        "The iothread broke off what it was asked to do",
+    );
+    done(table, ticket, Err(error));
 }
 
 async fn carry_out_later(table: &Rc<NodeTable>, order: Order) -> OrderOutcome {

@@ -1,7 +1,10 @@
 //! Edges between nodes: what is behind one of a node's children, on this iothread or another.
 
 use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 
 use drivers::buffer::Buffers;
 use drivers::driver::{Answer, Child, ChildPort};
@@ -11,12 +14,13 @@ use messages::io::{Operation, Outcome};
 use messages::{DebugEvent, DriverInfo, IoError, Limits};
 
 use super::cell::NodeCell;
-use super::choke::{self, By, Step};
+use super::choke::{self, By, Step, Transferring};
 use super::depth::{is_deep, nested};
 use super::late;
 use super::mail::{Entry, Mail, NodeAddress, RemoteRequest};
 use super::table::NodeTable;
 use crate::chaos;
+use crate::iothread::Local;
 
 /// The node behind an edge.
 #[derive(Clone, Default)]
@@ -88,7 +92,7 @@ impl EdgeCell {
         }
     }
 
-    /// Sends a request that belongs to one that the parent is busy with.
+    /// Sends a request that belongs to one that the parent is busy with. Whatever becomes of the parent, it runs to its end.
     pub fn pass_down(&self, operation: Operation<Buffers>) -> Answer<'static, Outcome<Buffers>> {
         match self.behind() {
             Behind::None => Answer::ready(Outcome::plain(Err(IoError::NoMedium))),
@@ -100,10 +104,11 @@ impl EdgeCell {
 
 fn pass_to(cell: Rc<NodeCell>, operation: Operation<Buffers>) -> Answer<'static, Outcome<Buffers>> {
     if chaos::is_on() {
-        return Answer::Wait(nested(async move {
+        let passed = nested(async move {
             late::pass_down(&cell, &operation).await;
             choke::execute(&cell, operation, None).await
-        }));
+        });
+        return Answer::lasting(passed, go_on_alone);
     }
     let step = if is_deep() {
         Step::Later(operation)
@@ -112,14 +117,43 @@ fn pass_to(cell: Rc<NodeCell>, operation: Operation<Buffers>) -> Answer<'static,
     };
     match step {
         Step::Ended(outcome) => Answer::ready(outcome),
-        Step::Transfer(mut transfer) => Answer::Wait(nested(std::future::poll_fn(move |context| {
-            transfer.poll(context)
-        }))),
+        Step::Transfer(transfer) => Answer::Wait(nested(Passed(Some(transfer)))),
         Step::Later(operation) => {
-            Answer::Wait(nested(
-                async move { choke::execute(&cell, operation, None).await },
-            ))
+            let passed = nested(async move { choke::execute(&cell, operation, None).await });
+            Answer::lasting(passed, go_on_alone)
         }
+    }
+}
+
+/// A read or write that a parent has with its child's driver. Dropped before its end it goes on by itself: a driver below a
+/// broken one, or one that gave up waiting, is not left half-way.
+struct Passed(Option<Transferring>);
+
+impl Future for Passed {
+    type Output = Outcome<Buffers>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome<Buffers>> {
+        let Some(transfer) = &mut self.0 else {
+            return Poll::Pending;
+        };
+        let outcome = ready!(transfer.poll(context));
+        self.0 = None;
+        Poll::Ready(outcome)
+    }
+}
+
+impl Drop for Passed {
+    fn drop(&mut self) {
+        if let Some(mut transfer) = self.0.take() {
+            go_on_alone(Box::pin(poll_fn(move |context| transfer.poll(context))));
+        }
+    }
+}
+
+/// Runs what nobody waits for any more to its end.
+fn go_on_alone(future: LocalBoxFuture<'static, Outcome<Buffers>>) {
+    if let Some(local) = Local::current() {
+        local.spawn(async move { drop(future.await) });
     }
 }
 

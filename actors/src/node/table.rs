@@ -20,7 +20,7 @@ use super::root::RootCell;
 use super::{control, late, migrate, recorded};
 use crate::chaos;
 use crate::flight::Open;
-use crate::iothread::{IoThread, Local};
+use crate::iothread::{IoThread, Local, guarded};
 
 /// How an iothread tells the graph actor something. Called on the iothread; must not block.
 pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
@@ -236,7 +236,10 @@ impl NodeTable {
             Mail::Control { ticket, order } => {
                 self.local
                     .note(recorded::order(MessageEvent::Ordered, ticket, &order));
-                control::carry_out(self, ticket, order);
+                // Whoever gave the order hears of its end, come what may.
+                if !guarded("an order", || control::carry_out(self, ticket, order)) {
+                    control::lost(self, ticket);
+                }
             }
             Mail::Arrive(luggage) => migrate::arrive(self, *luggage),
             Mail::ArriveRoot(luggage) => migrate::arrive_root(self, *luggage),

@@ -25,7 +25,7 @@ use messages::{
 use crate::buffer::Buffers;
 use crate::driver::{
     Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, EdgeUse, Events, Extent,
-    OpenRequest, Opened, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer, transfer,
+    OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer, transfer,
 };
 use crate::reopen::check_unchanged;
 use crate::ring::Ring;
@@ -45,6 +45,10 @@ pub struct BlkdebugKind;
 impl DriverKind for BlkdebugKind {
     fn name(&self) -> &'static str {
         "blkdebug"
+    }
+
+    fn option_names(&self) -> OptionNames {
+        OptionNames::Checked
     }
 
     fn children(&self) -> &'static [ChildKind] {

@@ -16,7 +16,7 @@ use messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, Limits, RequestFl
 use crate::buffer::Buffers;
 use crate::driver::{
     Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, OpenRequest, Opened,
-    Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer,
+    OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer,
 };
 use crate::reopen::not_supported;
 use crate::replicas::bytes_in;
@@ -43,6 +43,10 @@ pub struct BlklogwritesKind;
 impl DriverKind for BlklogwritesKind {
     fn name(&self) -> &'static str {
         "blklogwrites"
+    }
+
+    fn option_names(&self) -> OptionNames {
+        OptionNames::Checked
     }
 
     fn children(&self) -> &'static [ChildKind] {

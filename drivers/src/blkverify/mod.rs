@@ -14,7 +14,8 @@ use messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, RequestFlags, Res
 use crate::buffer::{Buffer, Buffers};
 use crate::driver::{
     Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, Notice, Notices,
-    OpenRequest, Opened, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer, parse_options,
+    OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer,
+    parse_options,
 };
 use crate::reopen::not_supported;
 use crate::replicas::{Ranges, Use, bytes_in, copy_of, first_difference};
@@ -43,6 +44,10 @@ struct BlkverifyOptions {}
 impl DriverKind for BlkverifyKind {
     fn name(&self) -> &'static str {
         "blkverify"
+    }
+
+    fn option_names(&self) -> OptionNames {
+        OptionNames::Checked
     }
 
     fn children(&self) -> &'static [ChildKind] {

@@ -14,7 +14,7 @@ use messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, Limits, RequestFl
 use crate::buffer::Buffers;
 use crate::driver::{
     Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, OpenRequest, Opened,
-    Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer, parse_options,
+    OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer, parse_options,
 };
 use crate::reopen::not_supported;
 use crate::ring::Ring;
@@ -37,6 +37,10 @@ struct CompressOptions {}
 impl DriverKind for CompressKind {
     fn name(&self) -> &'static str {
         "compress"
+    }
+
+    fn option_names(&self) -> OptionNames {
+        OptionNames::Checked
     }
 
     fn children(&self) -> &'static [ChildKind] {

@@ -10,8 +10,8 @@ use messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, Permissions, Requ
 use crate::buffer::Buffers;
 use crate::driver::{
     Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, EdgeUse, Events, Extent,
-    OpenRequest, Opened, Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer, parse_options,
-    transfer,
+    OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
+    parse_options, transfer,
 };
 use crate::reopen::not_supported;
 use crate::ring::Ring;
@@ -41,6 +41,10 @@ struct CorOptions {
 impl DriverKind for CopyOnReadKind {
     fn name(&self) -> &'static str {
         "copy-on-read"
+    }
+
+    fn option_names(&self) -> OptionNames {
+        OptionNames::Checked
     }
 
     fn children(&self) -> &'static [ChildKind] {

@@ -51,6 +51,32 @@ pub enum ChildChange {
     Remove,
 }
 
+/// Which options a driver takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OptionNames {
+    /// These. Any other is refused before the driver hears of it.
+    These(&'static [&'static str]),
+    /// The driver refuses by itself what it does not know: by [`parse_options`], say.
+    Checked,
+}
+
+impl OptionNames {
+    /// Refuses options that are not among them.
+    ///
+    /// # Errors
+    /// Names the first that is not.
+    pub fn check(self, options: &Options) -> Result<()> {
+        let Self::These(names) = self else { return Ok(()) };
+        match options.keys().find(|name| !names.contains(&name.as_str())) {
+            None => Ok(()),
+            Some(name) => {
+                let text = format!("Parameter '{name}' is unexpected");
+                Err(Error::new(ErrorKind::InvalidArgument, text))
+            }
+        }
+    }
+}
+
 /// One driver by name: how to open it, and what the graph has to know before that.
 pub trait DriverKind: Send + Sync + 'static {
     /// The `driver` option's value.
@@ -86,6 +112,16 @@ pub trait DriverKind: Send + Sync + 'static {
             edge.writable,
             edge.force_share,
         )
+    }
+
+    /// The options of its own that nodes may have. A driver that says nothing takes none.
+    fn option_names(&self) -> OptionNames {
+        OptionNames::These(&[])
+    }
+
+    /// The options of its own that images may be created with. A driver that says nothing takes those of its nodes.
+    fn create_option_names(&self) -> OptionNames {
+        self.option_names()
     }
 
     /// Looks at a node's options before any of its children is opened. `numbered` is how many numbered children they

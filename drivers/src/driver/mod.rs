@@ -11,15 +11,21 @@
 //! ```
 //!
 //! A driver answers *where* data is; the node's choke point does the transfers, checks ranges, flags and permissions
-//! before, and holds every emulation. So a driver may rely on: ranges within its length and aligned to its
-//! [`Limits::request_alignment`]; no write without permission; at least one byte.
+//! before, and holds every emulation. So a driver may rely on: ranges aligned to its [`Limits::request_alignment`] and
+//! within its length, rounded up to whole sectors and to that alignment; no write without permission; at least one byte.
+//!
+//! A format makes its file longer by writing past the file's end. A driver that can be written to like that says so by
+//! [`Abilities::grows`], and so sees ranges past its length; any other is first made longer by [`Driver::truncate`].
 //!
 //! A format that maps ranges elsewhere implements [`Driver::locate`], [`Driver::place`] and [`Driver::settle`], and sees
 //! [`Driver::read`] and [`Driver::write`] only for ranges that it called [`At::Special`] or [`Target::Own`]. A protocol,
 //! which stores bytes itself, answers [`At::Own`] and [`Target::Own`] at once.
+//!
+//! A driver that panics breaks its node and nothing else: see [`GuardedKind`].
 
 mod answer;
 mod child;
+mod guard;
 mod kind;
 mod notice;
 mod registry;
@@ -36,11 +42,12 @@ use messages::{
     Permissions, RequestFlags, Result,
 };
 
-pub use answer::Answer;
+pub use answer::{Answer, Lasting};
 pub use child::{Child, ChildPort, Transfer, transfer};
+pub use guard::{GuardedKind, panic_text};
 pub use kind::{
     BackingLink, ChildChange, ChildKind, CreateRequest, DriverKind, EdgeUse, OpenRequest, Opened,
-    invalid_options, parse_options, parse_size, slot_name, slot_named,
+    OptionNames, invalid_options, parse_options, parse_size, slot_name, slot_named,
 };
 pub use notice::{Notice, Notices, Posted};
 pub use registry::{Registry, Whitelist};
@@ -85,6 +92,9 @@ pub struct Abilities {
     pub serialise_granularity: u64,
     /// A new image of this length reads as zeroes.
     pub has_zero_init: bool,
+    /// Writes and zero writes of a parent may pass the end: what is written there makes the driver longer. A transparent
+    /// driver need not say so, since its child decides.
+    pub grows: bool,
     /// What becomes of events that the node and its parents tell of.
     pub events: Events,
 }

@@ -48,6 +48,11 @@ pub enum Notice {
         /// Where and what, for people.
         message: String,
     },
+    /// The driver panicked: all that the node is asked from now on fails.
+    Broken {
+        /// What the panic said.
+        message: String,
+    },
 }
 
 /// A notice on its way. It counts until it is dropped.
@@ -86,14 +91,14 @@ impl Notices {
         Self::new(drop)
     }
 
-    /// Tells the node's users. While too many notices are on their way, more are lost.
+    /// Tells the node's users. While too many notices are on their way, more are lost, but for the last that a driver causes.
     pub fn tell(&self, notice: Notice) {
         let before = self.on_their_way.fetch_add(1, Ordering::Relaxed);
         let posted = Posted {
             notice,
             on_their_way: Arc::clone(&self.on_their_way),
         };
-        if before < ON_THEIR_WAY {
+        if before < ON_THEIR_WAY || matches!(posted.notice, Notice::Broken { .. }) {
             (self.post)(posted);
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use messages::{Error, ErrorKind, Result};
 
-use super::DriverKind;
+use super::{DriverKind, GuardedKind};
 use crate::throttle::Groups;
 
 /// Drivers by name. Filled before the graph starts; read by it alone afterwards.
@@ -32,7 +32,7 @@ impl Registry {
         Self::default()
     }
 
-    /// Adds a driver.
+    /// Adds a driver. It is put behind a guard against its panics.
     ///
     /// # Errors
     /// There is one of that name.
@@ -44,7 +44,7 @@ impl Registry {
                 format!("Driver '{name}' is registered already"),
             ));
         }
-        self.kinds.insert(name, kind);
+        self.kinds.insert(name, Arc::new(GuardedKind::new(kind)));
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use messages::{Error, ErrorKind, IoError, IoResult, RequestFlags, Result};
 use crate::buffer::Buffers;
 use crate::driver::{
     Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, OpenRequest, Opened,
-    Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer, parse_options,
+    OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer, parse_options,
 };
 use crate::reopen::check_unchanged;
 use crate::ring::Ring;
@@ -87,6 +87,10 @@ impl DriverKind for NullKind {
         self.name
     }
 
+    fn option_names(&self) -> OptionNames {
+        OptionNames::Checked
+    }
+
     fn children(&self) -> &'static [ChildKind] {
         &[]
     }
@@ -147,6 +151,8 @@ impl Driver for Null {
             fua: Ability::Native,
             // As QEMU has it: nothing is known of a new null device's contents.
             has_zero_init: false,
+            // What is written is nowhere, and the length stays as it is.
+            grows: true,
             ..Abilities::default()
         }
     }

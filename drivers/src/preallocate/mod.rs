@@ -19,7 +19,7 @@ use messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, Permissions, Requ
 use crate::buffer::Buffers;
 use crate::driver::{
     Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, EdgeUse, Extent, OpenRequest,
-    Opened, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer, transfer,
+    Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer, transfer,
 };
 use crate::reopen::check_kept;
 use crate::replicas::bytes_in;
@@ -44,6 +44,10 @@ pub struct PreallocateKind;
 impl DriverKind for PreallocateKind {
     fn name(&self) -> &'static str {
         "preallocate"
+    }
+
+    fn option_names(&self) -> OptionNames {
+        OptionNames::Checked
     }
 
     fn children(&self) -> &'static [ChildKind] {

@@ -30,6 +30,7 @@ impl Driver for Qcow2 {
                 discard_alignment: alignment,
                 ..Limits::default()
             },
+            grows: false,
             write_zeroes: Ability::Native,
             zero_unmap: true,
             discard: Ability::Native,

@@ -11,7 +11,9 @@ use super::geometry::Geometry;
 use super::header::{self, CORRUPT, Header};
 use super::options::Settings;
 use super::state::State;
-use crate::driver::{BackingLink, Child, ChildKind, CreateRequest, DriverKind, OpenRequest, Opened};
+use crate::driver::{
+    BackingLink, Child, ChildKind, CreateRequest, DriverKind, OpenRequest, Opened, OptionNames,
+};
 
 const CHILDREN: [ChildKind; 2] = [
     ChildKind {
@@ -44,6 +46,10 @@ pub struct Qcow2Kind;
 impl DriverKind for Qcow2Kind {
     fn name(&self) -> &'static str {
         "qcow2"
+    }
+
+    fn option_names(&self) -> OptionNames {
+        OptionNames::Checked
     }
 
     fn children(&self) -> &'static [ChildKind] {

@@ -291,6 +291,8 @@ impl Driver for Quorum {
             zero_unmap: true,
             discard: Ability::None,
             fua: Ability::Emulated,
+            // Each child sees to it.
+            grows: true,
             ..Abilities::default()
         }
     }

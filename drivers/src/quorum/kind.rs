@@ -7,7 +7,9 @@ use messages::global_state::Options;
 use messages::{Error, ErrorKind, Permissions, Result, Role};
 
 use super::driver::Quorum;
-use crate::driver::{ChildChange, ChildKind, DriverKind, EdgeUse, OpenRequest, Opened, parse_options};
+use crate::driver::{
+    ChildChange, ChildKind, DriverKind, EdgeUse, OpenRequest, Opened, OptionNames, parse_options,
+};
 
 /// The quorum driver.
 #[derive(Debug, Clone, Copy, Default)]
@@ -89,6 +91,10 @@ impl Settings {
 impl DriverKind for QuorumKind {
     fn name(&self) -> &'static str {
         "quorum"
+    }
+
+    fn option_names(&self) -> OptionNames {
+        OptionNames::Checked
     }
 
     fn children(&self) -> &'static [ChildKind] {

@@ -15,7 +15,7 @@ use messages::{
 use crate::buffer::Buffers;
 use crate::driver::{
     Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Events, Extent, OpenRequest,
-    Opened, Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer, parse_options,
+    Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer, parse_options,
 };
 use crate::reopen::check_unchanged;
 use crate::ring::Ring;
@@ -37,6 +37,10 @@ pub struct RawKind;
 impl DriverKind for RawKind {
     fn name(&self) -> &'static str {
         "raw"
+    }
+
+    fn option_names(&self) -> OptionNames {
+        OptionNames::Checked
     }
 
     fn children(&self) -> &'static [ChildKind] {

@@ -18,7 +18,8 @@ use messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, RequestFlags, Res
 use crate::buffer::Buffers;
 use crate::driver::{
     Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Events, Extent, OpenRequest,
-    Opened, Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer, parse_options, transfer,
+    Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer, parse_options,
+    transfer,
 };
 use crate::reopen::check_unchanged;
 use crate::ring::Ring;
@@ -62,6 +63,10 @@ struct ThrottleOptions {
 impl DriverKind for ThrottleKind {
     fn name(&self) -> &'static str {
         "throttle"
+    }
+
+    fn option_names(&self) -> OptionNames {
+        OptionNames::Checked
     }
 
     fn children(&self) -> &'static [ChildKind] {

@@ -125,6 +125,15 @@ pub enum Event {
     },
     /// A mirror or an active commit has converged.
     BlockJobReady(JobEnd),
+    /// A node's driver panicked: whatever the node is asked from now on fails, until it is deleted. An event of Millpond's own.
+    BlockNodeBroken {
+        /// The node.
+        node_name: String,
+        /// Its driver.
+        driver: String,
+        /// What the driver said as it panicked.
+        msg: String,
+    },
     /// A write passed the threshold set on a node.
     BlockWriteThreshold {
         /// The node.

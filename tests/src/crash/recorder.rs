@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use drivers::buffer::Buffers;
 use drivers::driver::{
     Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, OpenRequest, Opened,
-    Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer, parse_options,
+    OptionNames, Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer, parse_options,
 };
 use drivers::ring::Ring;
 use futures_channel::oneshot;
@@ -54,6 +54,10 @@ struct RecorderOptions {
 impl DriverKind for RecorderKind {
     fn name(&self) -> &'static str {
         "recorder"
+    }
+
+    fn option_names(&self) -> OptionNames {
+        OptionNames::Checked
     }
 
     fn children(&self) -> &'static [ChildKind] {
@@ -154,6 +158,7 @@ impl Driver for Recorder {
             discard: Ability::Native,
             fua: Ability::Emulated,
             has_zero_init: true,
+            grows: true,
             ..Abilities::default()
         }
     }

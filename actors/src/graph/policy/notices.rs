@@ -62,6 +62,11 @@ pub fn noticed(state: &mut State, node: NodeId, notice: &Notice) {
             })
         }
         Notice::Mismatch { message } => Announcement::Mismatch(message.clone()),
+        Notice::Broken { message } => Announcement::Event(Event::BlockNodeBroken {
+            node_name: node.name.clone(),
+            driver: node.kind.name().to_owned(),
+            msg: message.clone(),
+        }),
     };
     state.push(Effect::Announce(announcement));
 }

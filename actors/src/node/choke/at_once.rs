@@ -10,7 +10,6 @@ use std::task::{Context, Poll};
 
 use drivers::buffer::Buffers;
 use drivers::driver::{Answer, Driver, Ticket, Transfer};
-use futures_util::future::LocalBoxFuture;
 use messages::io::{Operation, OperationKind, Outcome};
 use messages::{NodeId, OpenFlags, RequestFlags};
 use smallvec::SmallVec;
@@ -34,7 +33,7 @@ pub enum Step {
 
 /// A read or write that is with a driver.
 pub struct Transferring {
-    answer: LocalBoxFuture<'static, Transfer>,
+    answer: Answer<'static, Transfer>,
     ending: Ending,
     stands_at: NodeId,
 }
@@ -80,7 +79,7 @@ impl Ending {
         match answer {
             Answer::Ready(Some(transfer)) => Step::Ended(self.reach(transfer)),
             Answer::Ready(None) => unreachable!("nobody has taken a driver's answer before this"),
-            Answer::Wait(answer) => Step::Transfer(Transferring {
+            answer => Step::Transfer(Transferring {
                 answer,
                 ending: self,
                 stands_at,

@@ -56,6 +56,42 @@ pub async fn truncate(
     Ok(())
 }
 
+/// Whether a write up to `end` passes the end of a node that does not grow by being written to. Only a parent's does.
+pub(super) fn falls_short(cell: &NodeCell, end: u64) -> bool {
+    end > cell.size() && {
+        let abilities = cell.abilities();
+        !abilities.grows && !abilities.transparent
+    }
+}
+
+/// Makes such a node as long as the write needs it.
+pub(super) async fn reach(cell: &Rc<NodeCell>, end: u64) -> IoResult<()> {
+    if !falls_short(cell, end) {
+        return Ok(());
+    }
+    let _alone = cell.tracker().begin(cell.size(), u64::MAX, true, false).await?;
+    // Another write may have had the same done meanwhile.
+    if !falls_short(cell, end) {
+        return Ok(());
+    }
+    let driver = cell.driver()?;
+    let alignment = u64::from(cell.limits().request_alignment).max(1);
+    let size = end
+        .checked_next_multiple_of(alignment)
+        .ok_or(IoError::OutOfRange)?;
+    let grown = driver
+        .truncate(size, false, Preallocation::Off, RequestFlags::empty())
+        .await;
+    grown.map_err(|error| IoError::from_errno(error.errno()))?;
+    cell.set_size(driver.length().await?);
+    cell.wrote(0);
+    cell.refresh();
+    if cell.size() < end {
+        return Err(IoError::NoSpace);
+    }
+    Ok(())
+}
+
 /// Whether the backing file has something behind the end of a node, which would come to light if it just grew.
 async fn would_show_backing(cell: &Rc<NodeCell>, end: u64) -> Result<bool> {
     let Some(backing) = cell.backing_edge().filter(|edge| edge.is_connected()) else {

@@ -12,7 +12,7 @@ use super::super::cell::NodeCell;
 use super::super::edge::Behind;
 use super::super::mail::DetectZeroes;
 use super::super::overlap::Tracking;
-use super::{By, aligned, bytes_in, check_write, flush, in_memory, probed, read, tell, zeroes};
+use super::{By, aligned, bytes_in, check_write, flush, in_memory, length, probed, read, tell, zeroes};
 
 /// Where the start of a write goes.
 pub(super) struct Placed {
@@ -221,6 +221,7 @@ async fn place(
     let (mut node, mut at, mut len) = (Rc::clone(cell), offset, len);
     let mut track = track_first;
     loop {
+        length::reach(&node, at.saturating_add(len)).await?;
         let serialising = track && flags.contains(RequestFlags::SERIALISING);
         let tracked = track && (node.tracks() || serialising);
         if tracked {
@@ -258,7 +259,7 @@ pub(super) fn place_at_once(
     let (mut node, mut at, mut len) = (Rc::clone(cell), offset, len);
     let flags = RequestFlags::empty();
     loop {
-        if node.hears() {
+        if node.hears() || length::falls_short(&node, at.saturating_add(len)) {
             return None;
         }
         let tracked = node.tracks();
@@ -328,8 +329,9 @@ fn follow(
     };
     path.passed.push((Rc::clone(&node), at.saturating_add(len)));
     let whole = head == 0 && tail == 0;
-    // A guarded child looks at the write as its own.
-    let guarded = |child| probed::concerns(child, offset);
+    // A guarded child looks at the write as its own, and so does one that has to be made longer for it.
+    let end = offset.saturating_add(len);
+    let guarded = |child: &NodeCell| probed::concerns(child, offset) || length::falls_short(child, end);
     match node.edge(slot).map(|edge| edge.behind()) {
         Some(Behind::Here(child)) if whole && ticket.is_none() && !guarded(&child) => {
             Ok(Way::Down(child, offset, len))

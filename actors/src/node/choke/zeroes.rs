@@ -9,7 +9,7 @@ use messages::{DebugEvent, IoError, IoResult, OpenFlags, RequestFlags};
 
 use super::super::cell::NodeCell;
 use super::super::overlap::Tracking;
-use super::{By, check_write, flush, in_memory, probed, tell, write};
+use super::{By, check_write, flush, in_memory, length, probed, tell, write};
 
 /// The most zeroes written from one buffer, in bytes.
 const BOUNCE: u64 = 1 << 20;
@@ -38,6 +38,7 @@ pub async fn write_zeroes(
         return Box::pin(write_zeroes(cell, probed::SIGNATURE_BYTES, rest, flags, by)).await;
     }
     by.stands_at(cell);
+    length::reach(cell, end).await?;
     let mut passed = flags;
     if !cell.flags().contains(OpenFlags::UNMAP) {
         passed.remove(RequestFlags::MAY_UNMAP);
@@ -185,11 +186,11 @@ pub async fn discard(cell: &Rc<NodeCell>, offset: u64, len: u64, by: By<'_>) -> 
     Ok(())
 }
 
-/// The blocks that lie wholly within a range. The last block of the node counts as whole where the node ends in it.
+/// The blocks that lie wholly within a range, and within the node. Its last block counts as whole where it ends in it.
 fn whole_blocks(offset: u64, len: u64, alignment: u32, size: u64) -> Option<(u64, u64)> {
     let align = u64::from(alignment).max(1);
     let start = offset.checked_next_multiple_of(align)?;
-    let end = offset.checked_add(len)?;
+    let end = offset.checked_add(len)?.min(size);
     let end = if end >= size { end } else { end / align * align };
     (start < end).then_some((start, end))
 }
@@ -244,5 +245,7 @@ mod tests {
         assert_eq!(whole_blocks(100, 2000, 512, 1 << 20), Some((512, 2048)));
         assert_eq!(whole_blocks(100, 300, 512, 1 << 20), None);
         assert_eq!(whole_blocks(512, 700, 512, 1212), Some((512, 1212)));
+        assert_eq!(whole_blocks(512, 4096, 512, 1212), Some((512, 1212)));
+        assert_eq!(whole_blocks(2048, 4096, 512, 1212), None);
     }
 }

@@ -27,6 +27,11 @@ pub static EVENTS: &[Event] = &[
             req("fatal", BOOL),
         ],
     ),
+    // Millpond's own.
+    event(
+        "BLOCK_NODE_BROKEN",
+        &[req("node-name", STR), req("driver", STR), req("msg", STR)],
+    ),
     event(
         "BLOCK_IO_ERROR",
         &[

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drivers::driver::{
-    Abilities, BackingLink, ChildChange, ChildKind, DriverKind, OpenRequest, Opened, Registry,
+    Abilities, BackingLink, ChildChange, ChildKind, DriverKind, OpenRequest, Opened, OptionNames, Registry,
 };
 use futures_util::future::LocalBoxFuture;
 use messages::global_state::{GraphFacts, GraphReply, GraphRequest, Options, Query};
@@ -44,6 +44,10 @@ struct Kind {
 impl DriverKind for Kind {
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn option_names(&self) -> OptionNames {
+        OptionNames::Checked
     }
 
     fn children(&self) -> &'static [ChildKind] {

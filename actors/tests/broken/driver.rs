@@ -1,0 +1,503 @@
+//! A driver that panics where its test wants it to.
+
+use std::future::pending;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use drivers::buffer::Buffers;
+use drivers::driver::{
+    Abilities, Ability, Answer, At, BackingLink, Child, ChildKind, CreateRequest, Driver, DriverKind,
+    EdgeUse, Events, Extent, OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest,
+    Target, Ticket, Transfer,
+};
+use drivers::ring::Ring;
+use futures_util::future::LocalBoxFuture;
+use messages::error::errno::EIO;
+use messages::global_state::Options;
+use messages::io::Preallocation;
+use messages::{
+    BlockSizes, ChildSlot, DebugEvent, DebugOrder, DriverInfo, Geometry, IoError, IoResult, Permissions,
+    RequestFlags, Result, Role,
+};
+use serde_json::Value;
+
+/// Where the driver can panic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    Abilities,
+    AllocatedSize,
+    Amend,
+    Arrive,
+    BlockSizes,
+    CancelInFlight,
+    ChangeBackingFile,
+    CheckOptions,
+    ChildPermissions,
+    ChildrenChanged,
+    Close,
+    Create,
+    DebugEvent,
+    DebugOrder,
+    Depart,
+    Discard,
+    Drop,
+    Filename,
+    Flush,
+    Geometry,
+    Info,
+    Invalidate,
+    Length,
+    Locate,
+    MakeEmpty,
+    Open,
+    ParseFilename,
+    PermissionsAbort,
+    PermissionsCommit,
+    PermissionsPrepare,
+    Place,
+    Probe,
+    Quiesce,
+    Read,
+    ReopenAbort,
+    ReopenCommit,
+    ReopenPrepare,
+    Resume,
+    Settle,
+    SpecificInfo,
+    Truncate,
+    Write,
+    WriteZeroes,
+}
+
+/// In the call, or in the future that it answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    AtOnce,
+    Later,
+}
+
+/// What the test and the driver share.
+#[derive(Default)]
+pub struct Trap {
+    /// One more than the entry; 0 if it is not set.
+    set: AtomicUsize,
+    later: AtomicBool,
+    /// Reads that hang.
+    pub hanging: AtomicUsize,
+    /// Permissions that are asked for are refused.
+    pub refuses: AtomicBool,
+}
+
+impl Trap {
+    pub fn set(&self, entry: Entry, when: When) {
+        self.later.store(when == When::Later, Ordering::SeqCst);
+        self.set.store(entry as usize + 1, Ordering::SeqCst);
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.set.load(Ordering::SeqCst) > 0
+    }
+
+    fn spring(&self, entry: Entry, when: When) {
+        let later = when == When::Later;
+        if self.later.load(Ordering::SeqCst) == later
+            && self
+                .set
+                .compare_exchange(entry as usize + 1, 0, Ordering::SeqCst, Ordering::SeqCst)
+                .is_ok()
+        {
+            panic!("{entry:?} panics");
+        }
+    }
+
+    /// In the call.
+    fn call(&self, entry: Entry) {
+        self.spring(entry, When::AtOnce);
+    }
+
+    /// In what it answers.
+    async fn wait(&self, entry: Entry) {
+        let mut polled = false;
+        std::future::poll_fn(|context| {
+            if std::mem::replace(&mut polled, true) {
+                return std::task::Poll::Ready(());
+            }
+            context.waker().wake_by_ref();
+            std::task::Poll::Pending
+        })
+        .await;
+        self.spring(entry, When::Later);
+    }
+}
+
+/// A read here does not end.
+pub const HANGS: u64 = 1 << 19;
+
+/// Opens nodes that pass everything on to `file`.
+pub struct FragileKind(pub Arc<Trap>);
+
+const CHILDREN: &[ChildKind] = &[
+    ChildKind {
+        name: "file",
+        role: Role::FILTERED.union(Role::PRIMARY),
+        required: true,
+    },
+    ChildKind {
+        name: "backing",
+        role: Role::COW,
+        required: false,
+    },
+];
+
+impl DriverKind for FragileKind {
+    fn name(&self) -> &'static str {
+        "fragile"
+    }
+
+    fn children(&self) -> &'static [ChildKind] {
+        CHILDREN
+    }
+
+    fn is_protocol(&self) -> bool {
+        false
+    }
+
+    fn has_filenames(&self) -> bool {
+        true
+    }
+
+    fn amends(&self) -> bool {
+        true
+    }
+
+    fn option_names(&self) -> OptionNames {
+        OptionNames::These(&["places", "listens", "stubborn"])
+    }
+
+    fn check_options(&self, _: &Options, _: usize) -> Result<()> {
+        self.0.call(Entry::CheckOptions);
+        Ok(())
+    }
+
+    fn child_permissions(&self, edge: EdgeUse<'_>) -> (Permissions, Permissions) {
+        self.0.call(Entry::ChildPermissions);
+        messages::child_permissions(
+            edge.role,
+            edge.taken,
+            edge.shared,
+            edge.writable,
+            edge.force_share,
+        )
+    }
+
+    fn parse_filename(&self, filename: &str) -> Result<Options> {
+        self.0.call(Entry::ParseFilename);
+        let mut options = Options::new();
+        options.insert("file".to_owned(), filename.into());
+        Ok(options)
+    }
+
+    fn probe(&self, _: &[u8]) -> u8 {
+        self.0.call(Entry::Probe);
+        0
+    }
+
+    fn open(&self, request: OpenRequest) -> LocalBoxFuture<'static, Result<Opened>> {
+        self.0.call(Entry::Open);
+        let trap = Arc::clone(&self.0);
+        Box::pin(async move {
+            trap.wait(Entry::Open).await;
+            let is = |name: &str| {
+                request
+                    .options
+                    .get(name)
+                    .is_some_and(|value| *value == Value::Bool(true))
+            };
+            let driver = Fragile {
+                places: is("places"),
+                listens: is("listens"),
+                stubborn: is("stubborn"),
+                trap,
+                file: request.children.into_iter().next().expect("it is required"),
+            };
+            Ok(Opened {
+                driver: Rc::new(driver),
+                flags: request.flags,
+                backing: None,
+            })
+        })
+    }
+
+    fn create(&self, _: CreateRequest) -> LocalBoxFuture<'static, Result<()>> {
+        self.0.call(Entry::Create);
+        let trap = Arc::clone(&self.0);
+        Box::pin(async move {
+            trap.wait(Entry::Create).await;
+            Ok(())
+        })
+    }
+}
+
+struct Fragile {
+    /// It says where data is, rather than transferring it itself.
+    places: bool,
+    /// It hears events.
+    listens: bool,
+    /// It refuses changes when the trap says so.
+    stubborn: bool,
+    trap: Arc<Trap>,
+    file: Child,
+}
+
+impl Fragile {
+    fn agree(&self) -> Result<()> {
+        if self.stubborn && self.trap.refuses.load(Ordering::SeqCst) {
+            return Err(messages::Error::io("refused", IoError::Os(EIO)));
+        }
+        Ok(())
+    }
+
+    /// What `future` gives, if the driver does not panic before.
+    fn answer<'a, T: 'a>(&'a self, entry: Entry, future: impl Future<Output = T> + 'a) -> Answer<'a, T> {
+        self.trap.call(entry);
+        Answer::wait(async move {
+            self.trap.wait(entry).await;
+            future.await
+        })
+    }
+}
+
+impl Driver for Fragile {
+    fn abilities(&self) -> Abilities {
+        self.trap.call(Entry::Abilities);
+        Abilities {
+            write_zeroes: Ability::Native,
+            discard: Ability::Native,
+            supports_backing: true,
+            events: if self.listens {
+                Events::Heard
+            } else {
+                Events::Ignored
+            },
+            ..Abilities::default()
+        }
+    }
+
+    fn locate(&self, _: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
+        let at = if self.places {
+            let slot = ChildSlot::FILE;
+            At::Child { slot, offset }
+        } else {
+            At::Own
+        };
+        self.answer(Entry::Locate, async move { Ok(Extent::new(len, at)) })
+    }
+
+    fn read(self: Rc<Self>, offset: u64, buffers: Buffers, _: RequestFlags) -> Answer<'static, Transfer> {
+        self.trap.call(Entry::Read);
+        Answer::wait(async move {
+            if offset >= HANGS {
+                self.trap.hanging.fetch_add(1, Ordering::SeqCst);
+                pending().await
+            }
+            self.trap.wait(Entry::Read).await;
+            self.file.read(offset, buffers).await
+        })
+    }
+
+    fn place(&self, offset: u64, len: u64, _: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+        let slot = ChildSlot::FILE;
+        let placement = Placement {
+            target: Target::Child { slot, offset },
+            ticket: Some(Ticket(offset)),
+            ..Placement::own(len)
+        };
+        let placement = if self.places {
+            placement
+        } else {
+            Placement::own(len)
+        };
+        self.answer(Entry::Place, async move { Ok(placement) })
+    }
+
+    fn settle(&self, _: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
+        self.answer(Entry::Settle, async move { written })
+    }
+
+    fn write(
+        self: Rc<Self>,
+        offset: u64,
+        buffers: Buffers,
+        flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
+        self.trap.call(Entry::Write);
+        Answer::wait(async move {
+            self.trap.wait(Entry::Write).await;
+            self.file.write(offset, buffers, flags).await
+        })
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
+        self.answer(Entry::WriteZeroes, self.file.write_zeroes(offset, len, flags))
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
+        self.answer(Entry::Discard, self.file.discard(offset, len))
+    }
+
+    fn flush(&self) -> Answer<'_, IoResult<()>> {
+        self.answer(Entry::Flush, async { Ok(()) })
+    }
+
+    fn truncate(
+        &self,
+        size: u64,
+        exact: bool,
+        preallocation: Preallocation,
+        flags: RequestFlags,
+    ) -> Answer<'_, Result<()>> {
+        self.answer(
+            Entry::Truncate,
+            self.file.resize(size, exact, preallocation, flags),
+        )
+    }
+
+    fn length(&self) -> Answer<'_, IoResult<u64>> {
+        self.answer(Entry::Length, self.file.length())
+    }
+
+    fn allocated_size(&self) -> Answer<'_, IoResult<u64>> {
+        self.answer(Entry::AllocatedSize, async { Err(IoError::NotSupported) })
+    }
+
+    fn cancel_in_flight(&self) {
+        self.trap.call(Entry::CancelInFlight);
+    }
+
+    fn quiesce(&self) -> Answer<'_, ()> {
+        self.answer(Entry::Quiesce, async {})
+    }
+
+    fn resume(&self) {
+        self.trap.call(Entry::Resume);
+    }
+
+    fn permissions_prepare(&self, _: Permissions, _: Permissions) -> Answer<'_, Result<()>> {
+        self.answer(Entry::PermissionsPrepare, async { self.agree() })
+    }
+
+    fn permissions_commit(&self) {
+        self.trap.call(Entry::PermissionsCommit);
+    }
+
+    fn permissions_abort(&self) {
+        self.trap.call(Entry::PermissionsAbort);
+    }
+
+    fn reopen_prepare(&self, _: ReopenRequest) -> Answer<'_, Result<()>> {
+        self.answer(Entry::ReopenPrepare, async { self.agree() })
+    }
+
+    fn reopen_commit(&self) {
+        self.trap.call(Entry::ReopenCommit);
+    }
+
+    fn reopen_abort(&self) {
+        self.trap.call(Entry::ReopenAbort);
+    }
+
+    fn invalidate(&self) -> Answer<'_, Result<()>> {
+        self.answer(Entry::Invalidate, async { Ok(()) })
+    }
+
+    fn children_changed(&self, _: &[Child]) {
+        self.trap.call(Entry::ChildrenChanged);
+    }
+
+    fn debug_event(&self, _: DebugEvent) -> Option<LocalBoxFuture<'static, ()>> {
+        self.trap.call(Entry::DebugEvent);
+        let trap = Arc::clone(&self.trap);
+        Some(Box::pin(async move { trap.wait(Entry::DebugEvent).await }))
+    }
+
+    fn debug_order(&self, _: &DebugOrder) -> IoResult<bool> {
+        self.trap.call(Entry::DebugOrder);
+        Ok(false)
+    }
+
+    fn info(&self) -> DriverInfo {
+        self.trap.call(Entry::Info);
+        DriverInfo::default()
+    }
+
+    fn block_sizes(&self) -> Answer<'_, IoResult<BlockSizes>> {
+        self.answer(Entry::BlockSizes, async { Err(IoError::NotSupported) })
+    }
+
+    fn geometry(&self) -> Answer<'_, IoResult<Geometry>> {
+        self.answer(Entry::Geometry, async { Err(IoError::NotSupported) })
+    }
+
+    fn specific_info(&self) -> Option<Value> {
+        self.trap.call(Entry::SpecificInfo);
+        None
+    }
+
+    fn filename(&self) -> Option<String> {
+        self.trap.call(Entry::Filename);
+        None
+    }
+
+    fn make_empty(&self) -> Answer<'_, Result<()>> {
+        self.answer(Entry::MakeEmpty, async { Ok(()) })
+    }
+
+    fn amend(&self, _: &Options) -> Answer<'_, Result<()>> {
+        self.answer(Entry::Amend, async { Ok(()) })
+    }
+
+    fn change_backing_file(&self, _: Option<BackingLink>) -> Answer<'_, Result<()>> {
+        self.answer(Entry::ChangeBackingFile, async { Ok(()) })
+    }
+
+    fn depart(&self) -> Box<dyn Parcel> {
+        self.trap.call(Entry::Depart);
+        Box::new(Packed {
+            places: self.places,
+            listens: self.listens,
+            stubborn: self.stubborn,
+            trap: Arc::clone(&self.trap),
+        })
+    }
+
+    fn close(&self) -> Answer<'_, Result<()>> {
+        self.answer(Entry::Close, async { Ok(()) })
+    }
+}
+
+impl Drop for Fragile {
+    fn drop(&mut self) {
+        self.trap.call(Entry::Drop);
+    }
+}
+
+struct Packed {
+    places: bool,
+    listens: bool,
+    stubborn: bool,
+    trap: Arc<Trap>,
+}
+
+impl Parcel for Packed {
+    fn arrive(self: Box<Self>, children: Vec<Child>, _: Ring) -> Rc<dyn Driver> {
+        self.trap.call(Entry::Arrive);
+        Rc::new(Fragile {
+            places: self.places,
+            listens: self.listens,
+            stubborn: self.stubborn,
+            trap: self.trap,
+            file: children.into_iter().next().expect("it is required"),
+        })
+    }
+}

@@ -1,0 +1,293 @@
+//! A driver of a node, behind its guard.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use futures_util::future::LocalBoxFuture;
+use messages::global_state::Options;
+use messages::io::Preallocation;
+use messages::{
+    BlockSizes, CheckResult, DebugEvent, DebugOrder, DriverInfo, Geometry, IoResult, Permissions,
+    RequestFlags, Result,
+};
+
+use super::super::answer::Answer;
+use super::super::child::{Child, Transfer};
+use super::super::kind::{BackingLink, OptionNames};
+use super::super::{
+    Abilities, CopySource, Driver, Extent, Parcel, Placement, Purpose, ReopenRequest, Repair, Ticket,
+};
+use super::{Health, IfBroken, Watched, drop_of, watch};
+use crate::buffer::Buffers;
+use crate::ring::Ring;
+
+/// A driver that may panic. Every method of [`Driver`] is here: a default would leave out the driver's own.
+pub(super) struct Guarded {
+    /// None where it panicked on its way to this iothread.
+    driver: Option<Rc<dyn Driver>>,
+    names: OptionNames,
+    health: Rc<Health>,
+    /// What it last said: a broken node is asked for it still.
+    abilities: Cell<Abilities>,
+}
+
+impl Guarded {
+    pub(super) fn new(driver: Rc<dyn Driver>, names: OptionNames, health: Rc<Health>) -> Rc<Self> {
+        Rc::new(Self {
+            driver: Some(driver),
+            names,
+            health,
+            abilities: Cell::default(),
+        })
+    }
+
+    fn is_broken(&self) -> bool {
+        self.driver.is_none() || self.health.broken.get()
+    }
+
+    /// Runs code of the driver, unless it is broken.
+    #[inline]
+    fn run<'a, T>(&'a self, code: impl FnOnce(&'a Rc<dyn Driver>) -> T) -> Option<T> {
+        let driver = self.driver.as_ref()?;
+        self.health.run(|| code(driver))
+    }
+
+    #[inline]
+    fn ask<'a, 'b, T: IfBroken + Unpin + 'b>(
+        &'a self,
+        code: impl FnOnce(&'a Rc<dyn Driver>) -> Answer<'b, T>,
+    ) -> Answer<'b, T> {
+        match self.run(code) {
+            Some(answer) => watch(answer, &self.health),
+            None => Answer::ready(T::if_broken(&self.health)),
+        }
+    }
+}
+
+impl Driver for Guarded {
+    fn abilities(&self) -> Abilities {
+        if let Some(abilities) = self.run(|driver| driver.abilities()) {
+            self.abilities.set(abilities);
+        }
+        self.abilities.get()
+    }
+
+    fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
+        self.ask(|driver| driver.locate(purpose, offset, len))
+    }
+
+    fn read(self: Rc<Self>, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'static, Transfer> {
+        self.ask(|driver| Rc::clone(driver).read(offset, buffers, flags))
+    }
+
+    fn place(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+        self.ask(|driver| driver.place(offset, len, flags))
+    }
+
+    fn settle(&self, ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
+        self.ask(|driver| driver.settle(ticket, written))
+    }
+
+    fn write(
+        self: Rc<Self>,
+        offset: u64,
+        buffers: Buffers,
+        flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
+        self.ask(|driver| Rc::clone(driver).write(offset, buffers, flags))
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
+        self.ask(|driver| driver.write_zeroes(offset, len, flags))
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
+        self.ask(|driver| driver.discard(offset, len))
+    }
+
+    fn flush(&self) -> Answer<'_, IoResult<()>> {
+        self.ask(|driver| driver.flush())
+    }
+
+    fn truncate(
+        &self,
+        size: u64,
+        exact: bool,
+        preallocation: Preallocation,
+        flags: RequestFlags,
+    ) -> Answer<'_, Result<()>> {
+        self.ask(|driver| driver.truncate(size, exact, preallocation, flags))
+    }
+
+    fn length(&self) -> Answer<'_, IoResult<u64>> {
+        self.ask(|driver| driver.length())
+    }
+
+    fn allocated_size(&self) -> Answer<'_, IoResult<u64>> {
+        self.ask(|driver| driver.allocated_size())
+    }
+
+    fn copy_source(&self, offset: u64, len: u64) -> Option<CopySource> {
+        self.run(|driver| driver.copy_source(offset, len)).flatten()
+    }
+
+    fn copy_from(&self, source: CopySource, offset: u64, len: u64) -> Answer<'_, IoResult<u64>> {
+        self.ask(|driver| driver.copy_from(source, offset, len))
+    }
+
+    fn cancel_in_flight(&self) {
+        self.run(|driver| driver.cancel_in_flight());
+    }
+
+    fn quiesce(&self) -> Answer<'_, ()> {
+        self.ask(|driver| driver.quiesce())
+    }
+
+    fn resume(&self) {
+        self.run(|driver| driver.resume());
+    }
+
+    /// A broken driver stands in nobody's way: its users can leave.
+    fn permissions_prepare(&self, taken: Permissions, shared: Permissions) -> Answer<'_, Result<()>> {
+        if self.is_broken() {
+            return Answer::ready(Ok(()));
+        }
+        self.ask(|driver| driver.permissions_prepare(taken, shared))
+    }
+
+    fn permissions_commit(&self) {
+        self.run(|driver| driver.permissions_commit());
+    }
+
+    fn permissions_abort(&self) {
+        self.run(|driver| driver.permissions_abort());
+    }
+
+    fn reopen_prepare(&self, request: ReopenRequest) -> Answer<'_, Result<()>> {
+        match self.names.check(&request.options) {
+            Ok(()) => self.ask(|driver| driver.reopen_prepare(request)),
+            Err(error) => Answer::ready(Err(error)),
+        }
+    }
+
+    fn reopen_commit(&self) {
+        self.run(|driver| driver.reopen_commit());
+    }
+
+    fn reopen_abort(&self) {
+        self.run(|driver| driver.reopen_abort());
+    }
+
+    fn invalidate(&self) -> Answer<'_, Result<()>> {
+        self.ask(|driver| driver.invalidate())
+    }
+
+    fn children_changed(&self, children: &[Child]) {
+        self.run(|driver| driver.children_changed(children));
+    }
+
+    fn debug_event(&self, event: DebugEvent) -> Option<LocalBoxFuture<'static, ()>> {
+        let held = self.run(|driver| driver.debug_event(event)).flatten()?;
+        Some(Box::pin(Watched::new(held, &self.health)))
+    }
+
+    fn debug_order(&self, order: &DebugOrder) -> IoResult<bool> {
+        let done = self.run(|driver| driver.debug_order(order));
+        done.unwrap_or_else(|| IfBroken::if_broken(&self.health))
+    }
+
+    fn info(&self) -> DriverInfo {
+        self.run(|driver| driver.info()).unwrap_or_default()
+    }
+
+    fn block_sizes(&self) -> Answer<'_, IoResult<BlockSizes>> {
+        self.ask(|driver| driver.block_sizes())
+    }
+
+    fn geometry(&self) -> Answer<'_, IoResult<Geometry>> {
+        self.ask(|driver| driver.geometry())
+    }
+
+    fn specific_info(&self) -> Option<serde_json::Value> {
+        self.run(|driver| driver.specific_info()).flatten()
+    }
+
+    fn filename(&self) -> Option<String> {
+        self.run(|driver| driver.filename()).flatten()
+    }
+
+    fn check(&self, repair: Repair) -> Answer<'_, Result<CheckResult>> {
+        self.ask(|driver| driver.check(repair))
+    }
+
+    fn make_empty(&self) -> Answer<'_, Result<()>> {
+        self.ask(|driver| driver.make_empty())
+    }
+
+    fn amend(&self, options: &Options) -> Answer<'_, Result<()>> {
+        self.ask(|driver| driver.amend(options))
+    }
+
+    fn change_backing_file(&self, link: Option<BackingLink>) -> Answer<'_, Result<()>> {
+        self.ask(|driver| driver.change_backing_file(link))
+    }
+
+    /// A broken node moves without its driver, and is as broken where it goes.
+    fn depart(&self) -> Box<dyn Parcel> {
+        let parcel = self.run(|driver| driver.depart());
+        let health = &self.health;
+        Box::new(GuardedParcel {
+            parcel,
+            node: health.node.clone(),
+            driver: health.driver,
+            names: self.names,
+            notices: health.notices.clone(),
+            reason: health.reason.borrow().clone(),
+            abilities: self.abilities.get(),
+        })
+    }
+
+    /// Of a broken driver there is nothing left to be written back.
+    fn close(&self) -> Answer<'_, Result<()>> {
+        if self.is_broken() {
+            return Answer::ready(Ok(()));
+        }
+        self.ask(|driver| driver.close())
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        drop_of(&self.health, self.driver.take());
+    }
+}
+
+/// A driver's state on its way.
+struct GuardedParcel {
+    /// None where the driver is broken.
+    parcel: Option<Box<dyn Parcel>>,
+    node: String,
+    driver: &'static str,
+    names: OptionNames,
+    notices: super::Notices,
+    reason: String,
+    abilities: Abilities,
+}
+
+impl Parcel for GuardedParcel {
+    fn arrive(self: Box<Self>, children: Vec<Child>, ring: Ring) -> Rc<dyn Driver> {
+        let health = Health::new(self.node, self.driver, self.notices, true);
+        if self.parcel.is_none() {
+            health.broken.set(true);
+            health.reason.replace(self.reason);
+        }
+        let parcel = self.parcel;
+        let arrived = health.run(|| parcel.map(|parcel| parcel.arrive(children, ring)));
+        Rc::new(Guarded {
+            driver: arrived.flatten(),
+            names: self.names,
+            health,
+            abilities: Cell::new(self.abilities),
+        })
+    }
+}
