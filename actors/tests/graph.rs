@@ -189,9 +189,12 @@ fn iothreads_end_with_their_graph() {
             registry: builtin(),
             implicit: ImplicitOpens::Allow,
             iothreads: Box::new(move |options, events| {
-                let (iothread, thread) = factory(options, events)?;
-                started.send(iothread.clone()).expect("the test listens");
-                Ok((iothread, thread))
+                let (starting, started) = (factory(options, events), started.clone());
+                Box::pin(async move {
+                    let (iothread, thread) = starting.await?;
+                    started.send(iothread.clone()).expect("the test listens");
+                    Ok((iothread, thread))
+                })
             }),
             main: iothread("main"),
         };

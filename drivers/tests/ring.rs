@@ -91,6 +91,7 @@ on_each_engine! {
     a_ring_dropped_with_operations_in_flight_ends_them
     a_dropped_accept_closes_what_it_accepted
     jobs_run_elsewhere_and_wake_the_ring
+    each_job_has_a_thread
     a_job_s_panic_comes_out_of_its_future
     another_thread_wakes_a_sleeping_ring
     wakes_before_the_sleep_are_not_lost
@@ -450,6 +451,17 @@ fn jobs_run_elsewhere_and_wake_the_ring(ring: &Ring) {
     for (i, (value, thread)) in run(ring, join_all(jobs)).into_iter().enumerate() {
         assert_eq!(value, i as u64);
         assert_ne!(thread, here);
+    }
+}
+
+/// The one that is idle was taken for the job before.
+fn each_job_has_a_thread(ring: &Ring) {
+    for _ in 0..200 {
+        run(ring, ring.blocking(|| ()));
+        let (tell, hear) = std::sync::mpsc::channel();
+        let waits = ring.blocking(move || hear.recv_timeout(Duration::from_secs(20)).is_ok());
+        let tells = ring.blocking(move || tell.send(()).is_ok());
+        assert_eq!(run(ring, join(waits, tells)), (true, true));
     }
 }
 

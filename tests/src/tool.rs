@@ -18,6 +18,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("nbdcopy", "libnbd-bin"),
     ("nbdsh", "python3-libnbd"),
     ("fio", "fio"),
+    ("strace", "strace"),
     ("timeout", "coreutils"),
 ];
 

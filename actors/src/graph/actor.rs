@@ -8,6 +8,7 @@ use std::time::Duration;
 use actix::{Actor, AsyncContext, Context, Handler, Message, ResponseFuture, StreamHandler};
 use drivers::driver::Registry;
 use futures_channel::{mpsc, oneshot};
+use futures_executor::block_on;
 use messages::global_state::{GraphReply, GraphRequest, IothreadOptions};
 use messages::handshake::PendingDrain;
 use messages::{Error, ErrorKind, IoThreadId, OpBlocker, Result, Token};
@@ -15,13 +16,14 @@ use tokio::time::Instant;
 
 use super::carry::Handles;
 use super::handle::GraphHandle;
-use super::iothreads::{IothreadFactory, poll_params};
+use super::iothreads::{IothreadFactory, Started, poll_params};
 use super::late::{self, Late};
+use super::mailbox::{Receiver, mailbox};
 use super::memory::{Memory, MemoryChange};
 use super::policy::{Announcement, Effect, Event, ImplicitOpens, Policy, Reply, RequestId};
 use crate::chaos::Chaos;
 use crate::iothread::IoThread;
-use crate::node::{self, Client, EventSink, Mail, OrderOutcome};
+use crate::node::{self, Client, EventSink, Mail, OrderOutcome, Ticket};
 
 /// How long a drained section may take to become still before the log names what it waits for. Storage that is merely
 /// slow has answered by then.
@@ -69,8 +71,21 @@ pub(super) enum Incoming {
     Chaos(Option<Chaos>, oneshot::Sender<()>),
     /// The flight record is asked for, for this reason.
     Flight(String, oneshot::Sender<Vec<u8>>),
+    /// An iothread was started, or was not.
+    Started(Ticket, Result<Fresh>),
     /// An alarm's time is over.
     Alarm,
+}
+
+/// An iothread that nobody has taken on yet: where nobody does, it ends.
+pub(super) struct Fresh(Option<Started>);
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        if let Some((iothread, _)) = &self.0 {
+            iothread.stop();
+        }
+    }
 }
 
 /// The actor.
@@ -84,7 +99,7 @@ pub struct Graph {
     /// Deleted, but not of no use to everybody yet.
     pub(super) retired: Vec<IoThread<Mail>>,
     events: EventSink,
-    incoming: Option<mpsc::UnboundedReceiver<Incoming>>,
+    incoming: Option<Receiver<Incoming>>,
     handle: GraphHandle,
     begun: Instant,
     /// A timer for drains that are slow is running.
@@ -98,11 +113,14 @@ impl Graph {
     /// # Errors
     /// The main iothread cannot be started.
     pub fn start(mut config: GraphConfig) -> io::Result<(actix::Addr<Self>, GraphHandle)> {
-        let (sender, incoming) = mpsc::unbounded();
+        let (sender, incoming) = mailbox()?;
         let told = sender.clone();
         // The graph may be gone while its iothreads end.
-        let events: EventSink = Arc::new(move |event| drop(told.unbounded_send(Incoming::Event(event))));
-        let (main, thread) = (config.iothreads)(&config.main, Arc::clone(&events))?;
+        let events: EventSink = Arc::new(move |event| {
+            told.send(Incoming::Event(event));
+        });
+        // There is no graph yet that somebody could ask: this may wait for the thread.
+        let (main, thread) = block_on((config.iothreads)(&config.main, Arc::clone(&events)))?;
         let handle = GraphHandle::new(sender);
         let mut handles = Handles::default();
         let policy = Policy::new(config.registry, config.implicit, main.id(), thread);
@@ -157,6 +175,10 @@ impl Graph {
                 self.handles.flight.heard(&event);
                 self.policy.event(Event::Node(event), now)
             }
+            Incoming::Started(ticket, started) => {
+                let started = started.and_then(|started| self.take_on(started));
+                self.policy.event(Event::Started(ticket, started), now)
+            }
             Incoming::Alarm => self.policy.event(Event::Alarm, now),
         };
         self.carry_out(effects);
@@ -196,7 +218,8 @@ impl Graph {
                     sent.err().map(|error| Event::Node(failed(error)))
                 }
                 Effect::StartIothread { ticket, options } => {
-                    Some(Event::Started(ticket, self.start_iothread(&options)))
+                    self.start_iothread(ticket, options);
+                    None
                 }
                 Effect::Reply { id, result } => {
                     self.reply(id, result);
@@ -259,11 +282,22 @@ impl Graph {
             });
     }
 
-    fn start_iothread(&mut self, options: &IothreadOptions) -> Result<(IoThreadId, u32)> {
-        let (iothread, thread) = (self.iothreads)(options, Arc::clone(&self.events)).map_err(|error| {
-            let context = format!("Could not start iothread '{}': {error}", options.id);
-            Error::caused_by(ErrorKind::Io(io_error(&error)), context, error)
-        })?;
+    /// Starts an iothread without waiting for it: its thread says when it runs.
+    fn start_iothread(&mut self, ticket: Ticket, options: IothreadOptions) {
+        let starting = (self.iothreads)(&options, Arc::clone(&self.events));
+        let handle = self.handle.clone();
+        actix_rt::spawn(async move {
+            let started = starting.await.map_err(|error| {
+                let context = format!("Could not start iothread '{}': {error}", options.id);
+                Error::caused_by(ErrorKind::Io(io_error(&error)), context, error)
+            });
+            handle.started(ticket, started.map(|started| Fresh(Some(started))));
+        });
+    }
+
+    /// Takes on an iothread that runs.
+    fn take_on(&mut self, mut fresh: Fresh) -> Result<(IoThreadId, u32)> {
+        let (iothread, thread) = fresh.0.take().ok_or_else(closed)?;
         self.memory.tell_all(&iothread);
         if let Some(chaos) = self.late.policy() {
             let (done, _) = oneshot::channel();

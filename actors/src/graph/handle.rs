@@ -18,11 +18,12 @@ use messages::{
 };
 use serde_json::Value;
 
-use super::actor::{Incoming, closed};
+use super::actor::{Fresh, Incoming, closed};
+use super::mailbox::Sender;
 use super::memory::MemoryChange;
 use super::policy::{Announcement, RequestId};
 use crate::chaos::Chaos;
-use crate::node::Client;
+use crate::node::{Client, Ticket};
 
 /// Announcements that a listener may be behind before it loses more.
 const UNHEARD: usize = 1024;
@@ -31,12 +32,12 @@ const UNHEARD: usize = 1024;
 #[derive(Clone)]
 pub struct GraphHandle {
     /// Unbounded: a request waits in the actor's queue or in this one, and whoever asks waits for its reply.
-    sender: mpsc::UnboundedSender<Incoming>,
+    sender: Sender<Incoming>,
     last: Arc<AtomicU64>,
 }
 
 impl GraphHandle {
-    pub(super) fn new(sender: mpsc::UnboundedSender<Incoming>) -> Self {
+    pub(super) fn new(sender: Sender<Incoming>) -> Self {
         Self {
             sender,
             last: Arc::default(),
@@ -50,31 +51,33 @@ impl GraphHandle {
     /// Sends a request whose reply nobody wants. It is on its way when this returns.
     pub fn send(&self, request: GraphRequest) {
         // Where the actor has ended, so has everything that could be asked of it.
-        drop(
-            self.sender
-                .unbounded_send(Incoming::Request(self.next_id(), request, None)),
-        );
+        self.sender.send(Incoming::Request(self.next_id(), request, None));
     }
 
     /// Tells the actor that memory is to be registered, or no longer.
     pub(super) fn change_memory(&self, change: MemoryChange) {
         // Where the actor has ended, the answer's sender goes with the message.
-        drop(self.sender.unbounded_send(Incoming::Memory(change)));
+        self.sender.send(Incoming::Memory(change));
     }
 
     /// Has the actor put a message policy in force.
     pub(super) fn change_chaos(&self, chaos: Option<Chaos>, done: oneshot::Sender<()>) {
-        drop(self.sender.unbounded_send(Incoming::Chaos(chaos, done)));
+        self.sender.send(Incoming::Chaos(chaos, done));
     }
 
     /// Has the actor write a flight record.
     pub(super) fn ask_flight(&self, reason: String, done: oneshot::Sender<Vec<u8>>) {
-        drop(self.sender.unbounded_send(Incoming::Flight(reason, done)));
+        self.sender.send(Incoming::Flight(reason, done));
+    }
+
+    /// Tells the actor that an iothread was started, or was not.
+    pub(super) fn started(&self, ticket: Ticket, started: Result<Fresh>) {
+        self.sender.send(Incoming::Started(ticket, started));
     }
 
     /// Tells the actor that an alarm's time is over.
     pub(super) fn alarm(&self) {
-        drop(self.sender.unbounded_send(Incoming::Alarm));
+        self.sender.send(Incoming::Alarm);
     }
 
     /// Sends any request. It is on its way when this returns; the future is the reply. A future dropped early does not
@@ -82,12 +85,10 @@ impl GraphHandle {
     pub fn ask(&self, request: GraphRequest) -> Asked {
         let id = self.next_id();
         let (sender, reply) = oneshot::channel();
-        let sent = self
-            .sender
-            .unbounded_send(Incoming::Request(id, request, Some(sender)));
+        let sent = self.sender.send(Incoming::Request(id, request, Some(sender)));
         Asked {
             id,
-            reply: sent.is_ok().then_some(reply),
+            reply: sent.then_some(reply),
             handle: self.clone(),
         }
     }
@@ -97,7 +98,7 @@ impl GraphHandle {
     pub fn listen(&self) -> mpsc::Receiver<Announcement> {
         let (sender, receiver) = mpsc::channel(UNHEARD);
         // Where the actor has ended, nothing is announced any more.
-        drop(self.sender.unbounded_send(Incoming::Listen(sender)));
+        self.sender.send(Incoming::Listen(sender));
         receiver
     }
 
@@ -681,7 +682,7 @@ impl Drop for Asked {
         if let Some(mut reply) = self.reply.take() {
             // Closed before the actor hears of it, so that it either sees the reply refused or was told in time.
             reply.close();
-            drop(self.handle.sender.unbounded_send(Incoming::Abandoned(self.id)));
+            self.handle.sender.send(Incoming::Abandoned(self.id));
             // A reply that had come already is given back here.
             if let Ok(Some(Ok(reply))) = reply.try_recv() {
                 self.give_back(&reply);

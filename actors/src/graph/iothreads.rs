@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use drivers::ring::Engine;
+use futures_util::future::BoxFuture;
 use messages::global_state::IothreadOptions;
 
 use crate::iothread::{IoThread, IoThreadConfig, PollParams};
@@ -13,8 +14,11 @@ use crate::node::{EventSink, Mail, serve};
 /// An iothread that runs, and its thread's id on the host.
 pub type Started = (IoThread<Mail>, u32);
 
-/// Starts iothreads whose nodes tell of events by the sink.
-pub type IothreadFactory = Box<dyn FnMut(&IothreadOptions, EventSink) -> io::Result<Started> + Send>;
+/// An iothread that is being started. The graph goes on meanwhile.
+pub type Starting = BoxFuture<'static, io::Result<Started>>;
+
+/// Starts iothreads whose nodes tell of events by the sink. It must not block.
+pub type IothreadFactory = Box<dyn FnMut(&IothreadOptions, EventSink) -> Starting + Send>;
 
 /// Iothreads that are threads of the system, with rings of this engine.
 #[must_use]
@@ -33,14 +37,17 @@ pub fn system_iothreads(engine: Engine) -> IothreadFactory {
         };
         let thread = Arc::new(AtomicU32::new(0));
         let told = Arc::clone(&thread);
-        let iothread = IoThread::start(config, move |local| {
+        let starting = IoThread::begin(config, move |local| {
             told.store(
                 rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs(),
                 Ordering::Release,
             );
             serve(local, events)
-        })?;
-        Ok((iothread, thread.load(Ordering::Acquire)))
+        });
+        Box::pin(async move {
+            let iothread = starting.await?;
+            Ok((iothread, thread.load(Ordering::Acquire)))
+        })
     })
 }
 

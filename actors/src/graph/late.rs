@@ -106,9 +106,11 @@ impl Graph {
                 }
             }
             // What iothreads tell was held there.
-            Incoming::Event(_) | Incoming::Chaos(..) | Incoming::Flight(..) | Incoming::Alarm => {
-                Some(incoming)
-            }
+            Incoming::Event(_)
+            | Incoming::Chaos(..)
+            | Incoming::Flight(..)
+            | Incoming::Started(..)
+            | Incoming::Alarm => Some(incoming),
         }
     }
 

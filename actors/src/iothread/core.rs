@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use async_task::Runnable;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use drivers::driver::panic_text;
 use drivers::ring::{Monotonic, Ring, RingConfig, Wait, Wake};
+use futures_channel::oneshot;
 
 use super::local::{Local, Shared, Stats};
 use super::poll::Adaptive;
@@ -314,7 +316,9 @@ impl<M> Drop for Core<M> {
             // What is left was made ready by another thread that has yet to put it into the queue. The iothread is
             // ending, no request waits for it any more: it may block here.
             match self.tasks.recv_timeout(Duration::from_secs(5)) {
-                Ok(task) => guarded("a dropped task", || drop(task)),
+                Ok(task) => {
+                    guarded("a dropped task", || drop(task));
+                }
                 Err(_) => {
                     tracing::error!(
                         iothread = self.local.name(),
@@ -332,47 +336,60 @@ fn nanoseconds(from: Instant, to: Instant) -> u64 {
     u64::try_from(to.saturating_duration_since(from).as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Runs somebody's code; a panic in it is logged and goes no further.
+/// Runs somebody's code; a panic in it is logged and goes no further. False if there was one.
 #[inline]
-pub(crate) fn guarded(what: &str, code: impl FnOnce()) {
+pub(crate) fn guarded(what: &str, code: impl FnOnce()) -> bool {
     // What the code left half-changed is its own: it is dropped by the unwinding, and guards are released by that.
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(code)) {
-        log_panic(what, &*panic);
+    let ended = catch_unwind(AssertUnwindSafe(code));
+    if let Err(panic) = &ended {
+        log_panic(what, &**panic);
     }
+    ended.is_ok()
 }
 
 #[cold]
 fn log_panic(what: &str, panic: &(dyn std::any::Any + Send)) {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    tracing::error!("{what} panicked and was ended: {}", text.unwrap_or("(no text)"));
+    tracing::error!("{what} panicked and was ended: {}", panic_text(panic));
 }
 
-/// Starts a thread that turns a core until it is stopped.
-pub(super) fn start<M, F>(config: IoThreadConfig, make: F) -> io::Result<IoThread<M>>
+/// Starts a thread that turns a core until it is stopped. It is on its way when this returns; the future waits for it.
+pub(super) fn begin<M, F>(
+    config: IoThreadConfig,
+    make: F,
+) -> impl Future<Output = io::Result<IoThread<M>>> + Send
 where
     M: Send + 'static,
     F: FnOnce(Rc<Local>) -> Box<dyn Fn(M)> + Send + 'static,
 {
-    let (send, started) = bounded(1);
+    let (send, started) = oneshot::channel();
     let name: String = config.name.chars().filter(|&c| c != '\0').collect();
-    thread::Builder::new().name(name).spawn(move || {
+    let spawned = thread::Builder::new().name(name).spawn(move || {
         let mut core = match prepare(&config, make) {
             Ok((core, handle)) => {
-                // The starter waits below; if it is gone, its handle is dropped and nobody can stop this thread.
-                if send.send(Ok(handle)).is_err() {
-                    return;
-                }
+                drop(send.send(Ok(Unclaimed(Some(handle)))));
                 core
             }
             Err(error) => return drop(send.send(Err(error))),
         };
         while core.turn(true) != Progress::Stopped {}
-    })?;
-    // A control thread waits here for the set-up; no request can exist on an iothread that has not started.
-    started
-        .recv()
-        .unwrap_or_else(|_| Err(io::Error::other("the iothread ended while it was set up")))
+    });
+    async move {
+        spawned?;
+        let ended = || io::Error::other("the iothread ended while it was set up");
+        let mut unclaimed = started.await.unwrap_or_else(|_| Err(ended()))?;
+        unclaimed.0.take().ok_or_else(ended)
+    }
+}
+
+/// An iothread's handle on its way to whoever started it. Where that is gone, nobody else could stop the thread.
+struct Unclaimed<M>(Option<IoThread<M>>);
+
+impl<M> Drop for Unclaimed<M> {
+    fn drop(&mut self) {
+        if let Some(iothread) = &self.0 {
+            iothread.stop();
+        }
+    }
 }
 
 fn prepare<M, F>(config: &IoThreadConfig, make: F) -> io::Result<(Core<M>, IoThread<M>)>

@@ -74,15 +74,27 @@ pub struct IoThread<M> {
 }
 
 impl<M: Send + 'static> IoThread<M> {
-    /// Starts the thread. `make` runs on it first, and gives the mailbox's handler.
+    /// Starts the thread without waiting for it: the future is the handle, once it runs. `make` runs on it first, and gives
+    /// the mailbox's handler.
     ///
     /// # Errors
     /// What starting the thread, its processor set or its ring met.
+    pub fn begin<F>(config: IoThreadConfig, make: F) -> impl Future<Output = io::Result<Self>> + Send
+    where
+        F: FnOnce(Rc<Local>) -> Box<dyn Fn(M)> + Send + 'static,
+    {
+        core::begin(config, make)
+    }
+
+    /// Starts the thread and waits until it runs: it blocks, so it is not for a thread that others wait for.
+    ///
+    /// # Errors
+    /// As [`IoThread::begin`].
     pub fn start<F>(config: IoThreadConfig, make: F) -> io::Result<Self>
     where
         F: FnOnce(Rc<Local>) -> Box<dyn Fn(M)> + Send + 'static,
     {
-        core::start(config, make)
+        futures_executor::block_on(Self::begin(config, make))
     }
 
     /// Puts a message into the mailbox and wakes the thread if it sleeps.

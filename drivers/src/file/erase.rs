@@ -63,7 +63,7 @@ impl File {
             return Ok(());
         }
         // What is new at the end of a file is zero.
-        if offset >= self.length_now()? && self.allocate(offset, len).await? {
+        if offset >= self.end().await? && self.allocate(offset, len).await? {
             return Ok(());
         }
         Err(IoError::NotSupported)
@@ -108,7 +108,7 @@ impl File {
     /// A punched hole never makes a file longer: its last byte is allocated instead, which cannot undo what another
     /// request writes behind it at the same time.
     async fn extend(&self, kind: Kind, end: u64) -> IoResult<()> {
-        if kind != Kind::Regular || self.length_now()? >= end {
+        if kind != Kind::Regular || self.end().await? >= end {
             return Ok(());
         }
         if self.allocate(end.saturating_sub(1), 1).await? {

@@ -40,7 +40,7 @@ impl Locks {
     };
 
     /// Every byte.
-    const ALL: Self = Self {
+    pub(super) const ALL: Self = Self {
         taken: Permissions::all(),
         unshared: Permissions::all(),
     };

@@ -11,7 +11,7 @@
 //!   sys       the system calls that have no safe wrapper
 //! ```
 //!
-//! All that may block runs in the ring or on its thread pool; only questions that a local file system answers from
+//! All that may block runs in the ring or on its thread pool; only questions that a file system of this machine answers from
 //! memory (length, unlocking) are asked in place.
 
 mod create;
@@ -31,6 +31,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use futures_channel::oneshot;
 use futures_util::future::LocalBoxFuture;
 use messages::global_state::Options;
 use messages::io::Preallocation;
@@ -42,7 +43,7 @@ use messages::{
 use crate::buffer::{Buffers, OPT_MEM_ALIGN};
 use crate::driver::{
     Abilities, Ability, Answer, Child, ChildKind, CopySource, CreateRequest, Driver, DriverKind, Extent,
-    OpenRequest, Opened, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer,
+    OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer,
 };
 use crate::ring::{AioMode, Ring};
 
@@ -73,6 +74,10 @@ impl DriverKind for FileKind {
         self.name
     }
 
+    fn option_names(&self) -> OptionNames {
+        OptionNames::Checked
+    }
+
     fn children(&self) -> &'static [ChildKind] {
         &[]
     }
@@ -97,10 +102,13 @@ impl DriverKind for FileKind {
             let filename = parsed.filename.clone();
             // Nobody uses a node that is being opened: no permission is taken, and no byte locked.
             let access = Access::new(flags, Permissions::empty());
-            let handle = ring
-                .blocking(move || Handle::open(driver, &filename, access))
-                .await?;
-            let locking = uses_locks(parsed.locking, &handle)?;
+            let open = move || {
+                let handle = Handle::open(driver, &filename, access)?;
+                let has_locks = lock::is_available(&handle.fd);
+                Ok::<_, Error>((handle, has_locks))
+            };
+            let (handle, has_locks) = ring.blocking(open).await?;
+            let locking = uses_locks(parsed.locking, has_locks)?;
             if flags.contains(OpenFlags::TEMPORARY) {
                 let filename = parsed.filename.clone();
                 ring.blocking(move || create::unlink(&filename)).await?;
@@ -118,6 +126,7 @@ impl DriverKind for FileKind {
                 used: Usage::NONE,
                 caps: Caps::ALL,
                 flush_error: None,
+                releases: Vec::new(),
             };
             Ok(Opened {
                 driver: Rc::new(File::new(state, ring)),
@@ -140,8 +149,11 @@ impl DriverKind for FileKind {
     }
 }
 
-fn uses_locks(locking: Locking, handle: &Handle) -> Result<bool> {
-    let available = lock::is_available(&handle.fd);
+fn end_of(fd: &crate::ring::Fd) -> IoResult<u64> {
+    rustix::fs::seek(fd, rustix::fs::SeekFrom::End(0)).map_err(open::errno)
+}
+
+fn uses_locks(locking: Locking, available: bool) -> Result<bool> {
     if locking == Locking::On && !available {
         let text = "locking=on was specified, but the file does not support OFD locks";
         return Err(Error::new(ErrorKind::Unsupported, text));
@@ -192,7 +204,7 @@ impl Caps {
 }
 
 /// All that goes along when the node moves to another iothread.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct State {
     config: Config,
     handle: Handle,
@@ -200,7 +212,11 @@ struct State {
     caps: Caps,
     /// A flush has failed, and the kernel may have dropped what it could not write: no later flush may succeed.
     flush_error: Option<IoError>,
+    releases: Vec<Release>,
 }
+
+/// Locks are being given up, by a thread that may hang. Resolves when they are.
+type Release = oneshot::Receiver<()>;
 
 /// An open file or device.
 struct File {
@@ -212,6 +228,8 @@ struct File {
     used: Cell<Usage>,
     /// What a reopen or a change of permissions has prepared.
     pending: RefCell<Option<state::Pending>>,
+    /// What is waited for before locks are taken again.
+    releases: RefCell<Vec<Release>>,
     caps: Cell<Caps>,
     flush_error: Cell<Option<IoError>>,
     known_data: status::KnownData,
@@ -225,6 +243,7 @@ impl File {
             used,
             caps,
             flush_error,
+            releases,
         } = state;
         let ops = Ops::new(&ring, &handle, config.parsed.aio());
         Self {
@@ -234,6 +253,7 @@ impl File {
             ops: RefCell::new(ops),
             used: Cell::new(used),
             pending: RefCell::default(),
+            releases: RefCell::new(releases),
             caps: Cell::new(caps),
             flush_error: Cell::new(flush_error),
             known_data: status::KnownData::default(),
@@ -256,10 +276,18 @@ impl File {
         self.config.borrow().flags.contains(OpenFlags::UNMAP)
     }
 
-    /// The length of the file now, in bytes. A local file system answers from memory.
+    /// The length of the file now, in bytes. A file system of this machine answers from memory.
     fn length_now(&self) -> IoResult<u64> {
-        let end = rustix::fs::seek(&self.handle.borrow().fd, rustix::fs::SeekFrom::End(0));
-        end.map_err(open::errno)
+        end_of(&self.handle.borrow().fd)
+    }
+
+    /// The same of any file system.
+    fn end(&self) -> Answer<'_, IoResult<u64>> {
+        if self.handle.borrow().may_hang {
+            let fd = self.fd();
+            return Answer::wait(self.ring.blocking(move || end_of(&fd)));
+        }
+        Answer::ready(self.length_now())
     }
 }
 
@@ -287,6 +315,8 @@ impl Driver for File {
             discard: if discards { Ability::Native } else { Ability::None },
             fua: Ability::Native,
             has_zero_init: handle.kind == Kind::Regular,
+            // A device says itself that there is no more room.
+            grows: true,
             ..Abilities::default()
         }
     }
@@ -347,7 +377,7 @@ impl Driver for File {
     }
 
     fn length(&self) -> Answer<'_, IoResult<u64>> {
-        Answer::ready(self.length_now())
+        self.end()
     }
 
     fn allocated_size(&self) -> Answer<'_, IoResult<u64>> {
@@ -438,14 +468,21 @@ impl Driver for File {
             used: self.used.get(),
             caps: self.caps.get(),
             flush_error: self.flush_error.get(),
+            releases: self.releases.take(),
         })
     }
 
     fn close(&self) -> Answer<'_, Result<()>> {
         // A descriptor handed out for a copy may outlive the node, its locks must not.
-        lock::give_back(&self.handle.borrow().fd);
+        self.give_back(&self.handle.borrow());
         self.used.set(Usage::NONE);
-        Answer::ready(Ok(()))
+        if self.releases.borrow().is_empty() {
+            return Answer::ready(Ok(()));
+        }
+        Answer::wait(async {
+            self.released().await;
+            Ok(())
+        })
     }
 }
 

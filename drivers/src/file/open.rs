@@ -83,6 +83,8 @@ pub(super) struct Handle {
     pub(super) alignment: Alignment,
     /// In bytes; 0 if there is none.
     pub(super) extent_size_hint: u32,
+    /// Calls that a file system of this machine answers from memory may wait for another machine or program here.
+    pub(super) may_hang: bool,
 }
 
 impl Handle {
@@ -118,7 +120,11 @@ impl Handle {
             }
             other => other?,
         };
-        Self::new(fd, self.kind, access)
+        let may_hang = self.may_hang;
+        Ok(Self {
+            may_hang,
+            ..Self::new(fd, self.kind, access)?
+        })
     }
 
     /// Without `/proc` only the name is left, and by that there may be another file now.
@@ -147,7 +153,9 @@ impl Handle {
             Kind::Regular if !access.direct => open_in_place(&fd, access).map(Arc::new),
             _ => None,
         };
+        let may_hang = kind == Kind::Regular && !is_local(&fd);
         Ok(Self {
+            may_hang,
             fd: Arc::new(fd),
             in_place,
             access,
@@ -198,6 +206,28 @@ fn open_path(path: &str, filename: &str, access: Access, nonblocking: bool) -> R
 
 /// The type of tmpfs, whose files lie in memory.
 const TMPFS: rustix::fs::FsWord = 0x0102_1994;
+
+/// The types of file systems that know lengths and locks without asking anybody.
+const LOCAL: [rustix::fs::FsWord; 13] = [
+    TMPFS,
+    0x8584_58f6, // ramfs
+    0x9584_58f6, // hugetlbfs
+    0xef53,      // ext2, ext3, ext4
+    0x5846_5342, // xfs
+    0x9123_683e, // btrfs
+    0xf2f5_2010, // f2fs
+    0x2fc1_2fc1, // zfs
+    0xca45_1a4e, // bcachefs
+    0x3153_464a, // jfs
+    0x4d44,      // vfat
+    0x2011_bab0, // exfat
+    0x794c_7630, // overlayfs, which has its files on one of the others
+];
+
+/// Whether the file's system is one of those. Of one that is not known, such as NFS and FUSE, everything may wait.
+fn is_local(fd: &OwnedFd) -> bool {
+    fstatfs(fd).is_ok_and(|system| LOCAL.contains(&system.f_type))
+}
 
 /// Opens a file that lies in memory once more, so that the ring reads and writes it in place. The kernel does not say of
 /// tmpfs that it never waits for a disk, so io_uring hands each request to a thread: two wake-ups for a copy of some bytes.

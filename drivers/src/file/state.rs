@@ -4,6 +4,9 @@
 //! descriptor with all of them if the access changes. Committing swaps the descriptors and gives up what is left
 //! over. So there is no moment without the locks that either side of the change needs.
 
+use std::sync::Arc;
+
+use futures_channel::oneshot;
 use messages::{OpenFlags, Result};
 
 use super::lock::{self, Locks};
@@ -105,8 +108,9 @@ impl File {
             .as_mut()
             .and_then(|pending| pending.handle.take());
         if let Some(prepared) = prepared {
-            lock::give_back(&prepared.fd);
+            self.give_back(&prepared);
         }
+        self.released().await;
         let used = self.used.get();
         let config = self.config.borrow().clone();
         let committed = locks_for(&config, used);
@@ -167,10 +171,10 @@ impl File {
             self.ops.replace(Ops::new(&self.ring, &handle, self.aio()));
             let old = self.handle.replace(handle);
             // Somebody may still copy from the old one, but it is not what keeps other processes away any more.
-            lock::give_back(&old.fd);
+            self.give_back(&old);
         }
         self.keep(pending);
-        lock::trim(&self.handle.borrow().fd, held, self.held_locks());
+        self.let_go(&self.handle.borrow(), held, self.held_locks());
     }
 
     pub(super) fn abort_usage(&self) {
@@ -191,10 +195,44 @@ impl File {
             Part::Reopen => pending.reopen = None,
         }
         if let Some(prepared) = pending.handle.take() {
-            lock::give_back(&prepared.fd);
+            self.give_back(&prepared);
         }
         self.keep(pending);
-        lock::trim(&self.handle.borrow().fd, held, self.held_locks());
+        self.let_go(&self.handle.borrow(), held, self.held_locks());
+    }
+
+    /// Gives up the locks of `held` that are not in `wanted`. Where that may hang, a thread does it, and whoever wants locks
+    /// waits for it first.
+    fn let_go(&self, handle: &Handle, held: Locks, wanted: Locks) {
+        if wanted.contains(held) {
+            return;
+        }
+        if !handle.may_hang {
+            return lock::trim(&handle.fd, held, wanted);
+        }
+        let (done, release) = oneshot::channel();
+        let fd = Arc::clone(&handle.fd);
+        // It is done though nobody waits for this: what is waited for is the end of the channel.
+        drop(self.ring.blocking(move || {
+            lock::trim(&fd, held, wanted);
+            drop::<oneshot::Sender<()>>(done);
+        }));
+        self.releases.borrow_mut().push(release);
+    }
+
+    /// Gives up all locks of a descriptor.
+    pub(super) fn give_back(&self, handle: &Handle) {
+        self.let_go(handle, Locks::ALL, Locks::NONE);
+    }
+
+    /// Waits until all that was given up is.
+    pub(super) async fn released(&self) {
+        loop {
+            let release = self.releases.borrow_mut().pop();
+            let Some(release) = release else { return };
+            // Its sender is dropped, not sent to.
+            release.await.unwrap_or(());
+        }
     }
 }
 
@@ -267,9 +305,12 @@ mod tests {
         }
     }
 
-    fn writer(path: &str, ring: &Ring) -> File {
+    fn writer(path: &str, ring: &Ring, may_hang: bool) -> File {
         let access = Access::new(OpenFlags::RDWR, Permissions::empty());
-        let handle = Handle::open("file", path, access).unwrap();
+        let handle = Handle {
+            may_hang,
+            ..Handle::open("file", path, access).unwrap()
+        };
         let serde_json::Value::Object(options) = serde_json::json!({"filename": path}) else {
             panic!("an object")
         };
@@ -288,16 +329,68 @@ mod tests {
             used: Usage::NONE,
             caps: Caps::ALL,
             flush_error: None,
+            releases: Vec::new(),
         };
         File::new(state, ring.clone())
     }
 
     #[test]
     fn no_change_has_a_moment_without_the_locks_of_both_sides() {
+        change_again_and_again(false);
+    }
+
+    #[test]
+    fn nor_has_one_of_a_file_that_may_hang() {
+        change_again_and_again(true);
+    }
+
+    fn is_locked(path: &str, byte: u16) -> bool {
+        use std::os::fd::AsFd;
+        let other = std::fs::File::open(path).unwrap();
+        is_byte_locked(other.as_fd(), byte).unwrap()
+    }
+
+    #[test]
+    fn a_file_that_may_hang_is_asked_and_unlocked_by_a_thread() {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(4096).unwrap();
+        let path = image.path().to_str().unwrap();
+        let ring = Ring::new(RingConfig::new(Arc::new(Wake::new().unwrap()))).unwrap();
+        let file = writer(path, &ring, true);
+        let started = || ring.stats().started;
+        let before = started();
+        assert_eq!(run(&ring, file.end()), Ok(4096));
+        assert_eq!(started(), before + 1);
+        let usage = Usage {
+            taken: Permissions::WRITE,
+            shared: Permissions::all(),
+        };
+        run(&ring, file.prepare_usage(usage)).unwrap();
+        file.commit_usage();
+        assert!(is_locked(path, WRITE_TAKEN));
+        run(&ring, file.prepare_usage(Usage::NONE)).unwrap();
+        let before = started();
+        file.commit_usage();
+        assert_eq!(started(), before + 1, "nothing waits for it here");
+        run(&ring, file.released());
+        assert!(!is_locked(path, WRITE_TAKEN));
+        // Taken again right after it was given up: the one has ended before the other begins.
+        run(&ring, file.prepare_usage(usage)).unwrap();
+        file.commit_usage();
+        run(&ring, file.prepare_usage(Usage::NONE)).unwrap();
+        file.commit_usage();
+        run(&ring, file.prepare_usage(usage)).unwrap();
+        file.commit_usage();
+        assert!(is_locked(path, WRITE_TAKEN));
+        run(&ring, crate::driver::Driver::close(&file)).unwrap();
+        assert!(!is_locked(path, WRITE_TAKEN));
+    }
+
+    fn change_again_and_again(may_hang: bool) {
         let image = tempfile::NamedTempFile::new().unwrap();
         let path = image.path().to_str().unwrap().to_owned();
         let ring = Ring::new(RingConfig::new(Arc::new(Wake::new().unwrap()))).unwrap();
-        let file = writer(&path, &ring);
+        let file = writer(&path, &ring, may_hang);
         let usage = Usage {
             taken: Permissions::WRITE,
             shared: Permissions::all(),

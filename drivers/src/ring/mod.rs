@@ -11,8 +11,11 @@ mod backend;
 mod clock;
 mod files;
 mod future;
+mod idle;
 mod op;
 mod pool;
+#[cfg(all(test, loom))]
+mod pool_loom;
 mod slots;
 mod sys;
 mod threads;

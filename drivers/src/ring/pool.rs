@@ -1,24 +1,43 @@
 //! A small thread pool for system calls that block: started as needed, idle threads end after a while.
 //!
-//! Workers do block, on their queue and in the kernel: that is what they are for. No request's task ever does; it
+//! Workers do block, on their bell and in the kernel: that is what they are for. No request's task ever does; it
 //! waits for a completion like any other, sent back over a channel and announced by the ring's wake word.
+//!
+//! No lock is taken on the way. The channels are used without blocking, so that nobody is ever in their lists of sleepers.
+//! A worker without work joins the idle ones and sleeps on an eventfd of its own; the pool's owner takes an idle worker off
+//! before it rings its bell, and starts a thread where it finds none. So every task has a worker that was woken or started
+//! for it, unless all that may be are busy: and those look at the queue before they sleep.
+//!
+//! ```text
+//!   vacant --(owner takes it, starts a thread)--> busy --(joins)--> idle --(owner takes it, rings)--> busy
+//!     ^                                                              |
+//!     +------------------------(leaves after a long while)-----------+
+//! ```
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
 use rustix::net::SocketAddrAny;
 use smallvec::SmallVec;
 
 use super::backend::Completion;
+use super::idle::Idle;
 use super::op::{Fd, Job, Op, SlotId};
 use super::sys;
 use super::wake::Wake;
 
 /// How long a thread without work stays, as QEMU's pool has it.
 const IDLE: Duration = Duration::from_secs(10);
+
+/// The most threads that a pool has, whatever it is asked for.
+const MOST: usize = 4096;
 
 /// The buffers of an operation, as the kernel takes them.
 type Parts = SmallVec<[libc::iovec; 2]>;
@@ -47,8 +66,11 @@ struct Crew {
     queue: Receiver<Task>,
     done: Sender<Completion>,
     wake: Arc<Wake>,
-    threads: AtomicUsize,
-    idle: AtomicUsize,
+    /// Workers that sleep, or are about to.
+    idle: Idle,
+    /// Those that have no thread.
+    vacant: Idle,
+    closing: AtomicBool,
 }
 
 /// The pool's owner's side; one a ring.
@@ -56,27 +78,31 @@ pub(super) struct Pool {
     queue: Sender<Task>,
     done: Receiver<Completion>,
     crew: Arc<Crew>,
+    /// By worker; those that were never started have none.
+    bells: Vec<Arc<Bell>>,
     most: usize,
 }
 
 impl Pool {
     /// A pool of at most `most` threads (at least one), none of them started yet.
     pub(super) fn new(most: usize, wake: Arc<Wake>) -> Self {
+        let most = most.clamp(1, MOST);
         let (queue, tasks) = unbounded();
         let (sender, done) = unbounded();
-        let (threads, idle) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let crew = Arc::new(Crew {
             queue: tasks,
             done: sender,
             wake,
-            threads,
-            idle,
+            idle: Idle::none(most),
+            vacant: Idle::all(most),
+            closing: AtomicBool::new(false),
         });
         Self {
             queue,
             done,
             crew,
-            most: most.max(1),
+            bells: Vec::new(),
+            most,
         }
     }
 
@@ -85,33 +111,43 @@ impl Pool {
         let task = Task { id, work: work(op) };
         // The pool itself holds a receiver, so the queue takes all.
         drop(self.queue.send(task));
-        // Pairs with the fence of an ending worker: it sees the task, or this sees it gone.
-        fence(Ordering::SeqCst);
-        let crew = &self.crew;
-        if crew.idle.load(Ordering::SeqCst) < self.queue.len()
-            && crew.threads.load(Ordering::SeqCst) < self.most
-        {
-            self.start_worker();
+        if let Some(worker) = self.crew.idle.take() {
+            self.ring(worker);
+        } else if let Some(worker) = self.crew.vacant.take() {
+            self.start(worker);
         }
     }
 
-    fn start_worker(&self) {
-        let crew = self.crew.clone();
-        crew.threads.fetch_add(1, Ordering::SeqCst);
-        let started = thread::Builder::new()
-            .name("pool".to_owned())
-            .spawn(move || crew.run());
-        if let Err(error) = started {
-            self.crew.threads.fetch_sub(1, Ordering::SeqCst);
-            // Another worker may get to it; if there is none, this thread is the last that can.
-            if self.crew.threads.load(Ordering::SeqCst) == 0 {
-                tracing::error!("cannot start a thread for blocking work, doing it here: {error}");
-                self.crew
-                    .queue
-                    .try_iter()
-                    .for_each(|task| self.crew.perform(task));
-            }
+    fn ring(&self, worker: usize) {
+        if let Some(bell) = self.bells.get(worker) {
+            bell.ring();
         }
+    }
+
+    fn start(&mut self, worker: usize) {
+        let Err(error) = self.try_start(worker) else {
+            return;
+        };
+        self.crew.vacant.join(worker);
+        // Another worker may get to it; if there is none, this thread is the last that can.
+        if self.crew.vacant.is_all(self.most) {
+            tracing::error!("cannot start a thread for blocking work, doing it here: {error}");
+            let crew = Arc::clone(&self.crew);
+            crew.queue.try_iter().for_each(|task| crew.perform(task));
+        }
+    }
+
+    fn try_start(&mut self, worker: usize) -> io::Result<()> {
+        // The lowest that is vacant is taken first, so bells are made one after the other.
+        while self.bells.len() <= worker {
+            self.bells.push(Arc::new(Bell::new()?));
+        }
+        let Some(bell) = self.bells.get(worker).map(Arc::clone) else {
+            return Err(io::Error::other("no such worker"));
+        };
+        let crew = Arc::clone(&self.crew);
+        let thread = thread::Builder::new().name("pool".to_owned());
+        thread.spawn(move || crew.run(worker, &bell)).map(drop)
     }
 
     /// Whether a completion waits to be collected.
@@ -129,22 +165,42 @@ impl Pool {
     }
 }
 
+impl Drop for Pool {
+    /// Nobody waits for the workers: each ends when it has nothing more to do.
+    fn drop(&mut self) {
+        self.crew.closing.store(true, Ordering::Release);
+        while let Some(worker) = self.crew.idle.take() {
+            self.ring(worker);
+        }
+    }
+}
+
 impl Crew {
-    fn run(&self) {
+    fn run(&self, worker: usize, bell: &Bell) {
         loop {
-            self.idle.fetch_add(1, Ordering::SeqCst);
-            let task = self.queue.recv_timeout(IDLE);
-            self.idle.fetch_sub(1, Ordering::SeqCst);
-            match task {
-                Ok(task) => self.perform(task),
-                Err(error) => {
-                    self.threads.fetch_sub(1, Ordering::SeqCst);
-                    fence(Ordering::SeqCst);
-                    if error.is_disconnected() || self.queue.is_empty() {
-                        return;
-                    }
-                    self.threads.fetch_add(1, Ordering::SeqCst);
-                }
+            while let Ok(task) = self.queue.try_recv() {
+                self.perform(task);
+            }
+            if self.closing.load(Ordering::Acquire) {
+                return;
+            }
+            self.idle.join(worker);
+            let is_wanted = !self.queue.is_empty() || self.closing.load(Ordering::Acquire);
+            if is_wanted && self.idle.leave(worker) {
+                continue;
+            }
+            // Whoever takes it off rings its bell.
+            if bell.wait(Some(IDLE)) {
+                continue;
+            }
+            if !self.idle.leave(worker) {
+                bell.wait(None);
+                continue;
+            }
+            // Nobody rings any more. What was queued before this was known to be vacant may have no other worker.
+            self.vacant.join(worker);
+            if self.queue.is_empty() || !self.vacant.leave(worker) {
+                return;
             }
         }
     }
@@ -156,6 +212,44 @@ impl Crew {
         if self.done.send(Completion { id, result }).is_ok() {
             self.wake.wake();
         }
+    }
+}
+
+/// What a worker sleeps on.
+struct Bell(OwnedFd);
+
+impl Bell {
+    /// # Errors
+    /// As `eventfd(2)`.
+    fn new() -> io::Result<Self> {
+        Ok(Self(eventfd(0, EventfdFlags::CLOEXEC)?))
+    }
+
+    /// Ends the sleep that the worker is in, or about to begin.
+    fn ring(&self) {
+        if let Err(error) = rustix::io::write(&self.0, &1_u64.to_ne_bytes()) {
+            tracing::error!("cannot wake a thread for blocking work: {error}");
+        }
+    }
+
+    /// Sleeps until it rings, or this long. True if it rang.
+    fn wait(&self, time: Option<Duration>) -> bool {
+        let end = time.map(|time| Instant::now() + time);
+        loop {
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            let left = left.and_then(|left| Timespec::try_from(left).ok());
+            match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], left.as_ref()) {
+                Ok(0) => return false,
+                Ok(_) => break,
+                Err(Errno::INTR) => {}
+                Err(error) => {
+                    tracing::error!("a thread for blocking work cannot sleep: {error}");
+                    break;
+                }
+            }
+        }
+        // There is something to be read, and nobody else reads it.
+        rustix::io::read(&self.0, &mut [0_u8; 8]).is_ok()
     }
 }
 

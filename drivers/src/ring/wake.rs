@@ -141,8 +141,8 @@ impl Wake {
         self.word.unpark();
     }
 
-    /// The eventfd that a wake of a parked thread makes readable anew.
-    pub(super) fn bell(&self) -> BorrowedFd<'_> {
+    /// The eventfd that a wake of a parked thread makes readable anew. It is never read: whoever waits for it does so by edges.
+    pub fn bell(&self) -> BorrowedFd<'_> {
         self.event.as_fd()
     }
 }

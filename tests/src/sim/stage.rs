@@ -291,8 +291,10 @@ impl Stage {
 pub fn iothreads() -> IothreadFactory {
     Box::new(|options: &IothreadOptions, events| {
         let stage = CURRENT.with_borrow(Clone::clone);
-        let stage = stage.ok_or_else(|| io::Error::other("there is no stage"))?;
-        stage.start_iothread(&options.id, events)
+        let started = stage
+            .ok_or_else(|| io::Error::other("there is no stage"))
+            .and_then(|stage| stage.start_iothread(&options.id, events));
+        Box::pin(std::future::ready(started))
     })
 }
 

@@ -1,0 +1,189 @@
+//! No lock is waited for, and nobody is woken by one, on the paths of requests and of changes of the graph: strace counts
+//! the system call that locks come down to, in all threads, while both go on.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use millpond_tests::daemon::{Daemon, daemon_in, scratch};
+use millpond_tests::image;
+use millpond_tests::model::Model;
+use millpond_tests::nbd::Connect;
+use millpond_tests::tool::hint;
+use millpond_tests::workload::{Load, Mix, seeded};
+use serde_json::json;
+
+const SIZE: u64 = 1 << 20;
+
+/// Requests that are answered before the count begins, and while it goes on.
+const REQUESTS: u64 = 400;
+/// Changes of the graph, likewise.
+const ROUNDS: u64 = 10;
+
+/// A client that keeps some requests in flight.
+struct Client {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+    thread: thread::JoinHandle<Load>,
+}
+
+impl Client {
+    fn start(
+        daemon: &Daemon,
+        export: &str,
+        part: std::ops::Range<u64>,
+        depth: usize,
+        rng: fastrand::Rng,
+    ) -> Client {
+        let session = Connect::default().open(&daemon.address(), export);
+        let mut load = Load::new(session, Model::new(SIZE), part, rng, Mix::NO_TRIM, depth);
+        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stopped, count) = (Arc::clone(&stop), Arc::clone(&answered));
+        let thread = thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                load.step().expect("the daemon answers every request");
+                count.store(load.completed(), Ordering::Relaxed);
+            }
+            load
+        });
+        Client {
+            stop,
+            answered,
+            thread,
+        }
+    }
+
+    fn answered(&self) -> u64 {
+        assert!(!self.thread.is_finished(), "a client has stopped");
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    fn finish(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let load = self.thread.join().expect("a client ends well");
+        load.finish().expect("the daemon answers every request");
+    }
+}
+
+/// What `strace` sees of a process.
+struct Strace {
+    child: Child,
+    lines: BufReader<std::process::ChildStderr>,
+}
+
+impl Strace {
+    /// Begins once all threads are watched.
+    fn attach(pid: u32, log: &str) -> Strace {
+        let mut child = Command::new("strace")
+            .args(["-f", "-Y", "-e", "trace=futex", "-o", log, "-p", &pid.to_string()])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot run strace: {error}{}", hint("strace")));
+        let stderr = child.stderr.take().expect("it is piped");
+        let mut lines = BufReader::new(stderr);
+        let mut line = String::new();
+        lines
+            .read_line(&mut line)
+            .expect("strace says that it is attached");
+        assert!(line.contains("attached"), "strace: {line}");
+        Strace { child, lines }
+    }
+
+    /// Ends, and says what was called, by whom.
+    fn detach(mut self, log: &str) -> Vec<String> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");
+        // So that it does not wait for somebody to read.
+        std::io::copy(&mut self.lines, &mut std::io::sink()).expect("it ends");
+        self.child.wait().expect("it ends");
+        let log = std::fs::read_to_string(log).expect("strace wrote it");
+        log.lines()
+            .filter(|line| line.contains("futex("))
+            .map(ToOwned::to_owned)
+            .collect()
+    }
+}
+
+/// One round of changes: nodes come, go on top of what is served, move, and go.
+fn change(daemon: &mut Daemon, round: u64) {
+    let iothread = ["first", "second"][usize::from(round.is_multiple_of(2))];
+    let qmp = &mut daemon.qmp;
+    let null = json!({"driver": "null-co", "node-name": "passing", "size": 4096, "read-zeroes": true});
+    qmp.ok("blockdev-add", null);
+    qmp.ok("blockdev-del", json!({"node-name": "passing"}));
+    for node in ["ring", "pool"] {
+        let arguments = json!({"node-name": node, "iothread": iothread, "force": true});
+        qmp.ok("x-blockdev-set-iothread", arguments);
+    }
+    let discard = if round.is_multiple_of(2) {
+        "unmap"
+    } else {
+        "ignore"
+    };
+    let options = json!({"driver": "raw", "node-name": "ring", "file": "ring-file", "discard": discard});
+    qmp.ok("blockdev-reopen", json!({"options": [options]}));
+    qmp.ok("query-named-block-nodes", json!({"flat": true}));
+}
+
+#[test]
+fn requests_and_changes_of_the_graph_wait_for_no_lock() {
+    let dir = scratch();
+    let mut rng = seeded("requests_and_changes_of_the_graph_wait_for_no_lock");
+    let mut builder = daemon_in(dir.path())
+        .option("--object", "iothread,id=first")
+        .option("--object", "iothread,id=second")
+        .nbd_unix();
+    for (name, aio) in [("ring", "io_uring"), ("pool", "threads")] {
+        let path = dir.path().join(name);
+        std::fs::write(&path, vec![0; usize::try_from(SIZE).expect("it fits")])
+            .expect("an image can be written");
+        let mut file = image::file(&format!("{name}-file"), &path);
+        file["aio"] = json!(aio);
+        builder = builder
+            .blockdev(file)
+            .blockdev(image::over("raw", name, &format!("{name}-file")))
+            .option(
+                "--export",
+                format!("nbd,id={name},node-name={name},name={name},writable=on"),
+            );
+    }
+    let mut daemon = builder.start();
+    let clients = [
+        Client::start(&daemon, "ring", 0..SIZE, 16, rng.fork()),
+        Client::start(&daemon, "pool", 0..SIZE / 2, 4, rng.fork()),
+        // One request at a time: the workers fall asleep in between.
+        Client::start(&daemon, "pool", SIZE / 2..SIZE, 1, rng.fork()),
+    ];
+    let go_on = |daemon: &mut Daemon| {
+        let before: Vec<u64> = clients.iter().map(Client::answered).collect();
+        let mut round = 0;
+        let is_enough = |round| {
+            let answered = clients.iter().zip(&before);
+            round >= ROUNDS
+                && answered
+                    .into_iter()
+                    .all(|(client, before)| client.answered() >= before + REQUESTS)
+        };
+        while !is_enough(round) {
+            change(daemon, round);
+            round += 1;
+        }
+        round
+    };
+    // Threads start, memory is taken.
+    go_on(&mut daemon);
+    let log = dir.path().join("strace").display().to_string();
+    let strace = Strace::attach(daemon.pid(), &log);
+    let rounds = go_on(&mut daemon);
+    let calls = strace.detach(&log);
+    clients.into_iter().for_each(Client::finish);
+    daemon.quit();
+    assert!(
+        calls.is_empty(),
+        "{} calls in {rounds} rounds:\n{}",
+        calls.len(),
+        calls.join("\n")
+    );
+}
