@@ -230,7 +230,11 @@ mod tests {
             );
             assert_eq!(sender.wake.rung(), 0);
             assert_eq!(receiver.next().now_or_never(), None, "it sleeps");
-            let thread = std::thread::spawn(move || (2..10).for_each(|number| drop(sender.send(number))));
+            let thread = std::thread::spawn(move || {
+                for number in 2..10 {
+                    assert!(sender.send(number));
+                }
+            });
             thread.join().expect("it sends");
             assert_eq!(receiver.wake.rung(), 1);
             let rest: Vec<i32> = receiver.take(8).collect().await;
