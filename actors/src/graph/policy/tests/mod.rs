@@ -6,6 +6,7 @@ mod children;
 mod commits;
 mod drains;
 mod edits;
+mod exchanges;
 mod failures;
 mod iothreads;
 mod model;
