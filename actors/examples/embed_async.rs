@@ -158,6 +158,11 @@ impl Driver for Invert {
         Answer::ready(Ok(()))
     }
 
+    fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, messages::Result<()>> {
+        // Nothing of what the child holds is kept here.
+        Answer::ready(Ok(()))
+    }
+
     fn depart(&self) -> Box<dyn Parcel> {
         Box::new(Packed)
     }

@@ -2,6 +2,7 @@
 
 use messages::global_state::Options;
 use messages::{Error, ErrorKind, Result};
+use serde_json::Value;
 
 /// Checks that `new` differs from `old` only in the options named in `mutable`.
 ///
@@ -9,10 +10,10 @@ use messages::{Error, ErrorKind, Result};
 /// Names the first option that is changed, or left out and so set back to its default, although it may not be.
 pub fn check_unchanged(old: &Options, new: &Options, mutable: &[&str]) -> Result<()> {
     check_kept(old, new, mutable)?;
-    let is_fixed = |name: &String| !mutable.contains(&name.as_str());
+    let (old, new) = (flat(old, mutable), flat(new, mutable));
     if let Some((name, _)) = new
         .iter()
-        .find(|(name, value)| is_fixed(name) && old.get(*name) != Some(value))
+        .find(|(name, value)| old.iter().all(|(other, was)| (other, was) != (name, value)))
     {
         return Err(Error::new(
             ErrorKind::InvalidArgument,
@@ -27,14 +28,41 @@ pub fn check_unchanged(old: &Options, new: &Options, mutable: &[&str]) -> Result
 /// # Errors
 /// Names the first option that would be set back to its default.
 pub fn check_kept(old: &Options, new: &Options, resettable: &[&str]) -> Result<()> {
-    let is_left_out = |name: &&String| !resettable.contains(&name.as_str()) && !new.contains_key(*name);
-    match old.keys().find(is_left_out) {
+    let (old, new) = (flat(old, resettable), flat(new, resettable));
+    let is_left_out = |name: &String| new.iter().all(|(other, _)| other != name);
+    match old.iter().find(|(name, _)| is_left_out(name)) {
         None => Ok(()),
-        Some(name) => Err(Error::new(
+        Some((name, _)) => Err(Error::new(
             ErrorKind::InvalidArgument,
             format!("Option '{name}' cannot be reset to its default value"),
         )),
     }
+}
+
+/// Options by their flat names, `list.0.member`, those named in `but` left out.
+fn flat<'a>(options: &'a Options, but: &[&str]) -> Vec<(String, &'a Value)> {
+    let given = options.iter().filter(|(name, _)| !but.contains(&name.as_str()));
+    let mut open: Vec<(String, &Value)> = given.map(|(name, value)| (name.clone(), value)).collect();
+    open.reverse();
+    let mut found = Vec::new();
+    while let Some((name, value)) = open.pop() {
+        let within: Vec<(String, &Value)> = match value {
+            Value::Array(list) => {
+                let numbered = list.iter().enumerate();
+                numbered.map(|(at, value)| (format!("{name}.{at}"), value)).collect()
+            }
+            Value::Object(members) => {
+                let named = members.iter();
+                named.map(|(member, value)| (format!("{name}.{member}"), value)).collect()
+            }
+            _ => {
+                found.push((name, value));
+                continue;
+            }
+        };
+        open.extend(within.into_iter().rev());
+    }
+    found
 }
 
 /// The error of a driver whose nodes cannot be reopened at all.
@@ -77,6 +105,16 @@ mod tests {
         assert_eq!(
             check(json!({}), json!({"aio": "native"})),
             "Cannot change the option 'aio'"
+        );
+        let rules = |event: &str, errno: u32| json!({"rules": [{"event": event, "errno": errno}]});
+        assert_eq!(check(rules("a", 5), rules("a", 5)), "");
+        assert_eq!(
+            check(rules("a", 5), rules("a", 6)),
+            "Cannot change the option 'rules.0.errno'"
+        );
+        assert_eq!(
+            check(json!({"list": ["a", "b"]}), json!({"list": ["a"]})),
+            "Option 'list.1' cannot be reset to its default value"
         );
         assert_eq!(
             check(json!({"aio": "threads"}), json!({})),

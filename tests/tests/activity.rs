@@ -4,7 +4,7 @@ use millpond_tests::daemon::{Builder, Daemon, daemon_in, scratch};
 use millpond_tests::image;
 use millpond_tests::nbd::Request;
 use millpond_tests::program::oracle;
-use millpond_tests::tool::qemu_io;
+use millpond_tests::tool::{self, qemu_io};
 use serde_json::{Value, json};
 
 const EPERM: u32 = 1;
@@ -173,6 +173,9 @@ fn an_image_comes_back_with_what_another_process_did_to_it() {
     };
     set(&mut daemon, false);
     assert_eq!(session.read(0, 4096), vec![1; 4096], "it can be read");
+    // What it is made of may be changing.
+    let map = tool::try_run("nbdinfo", &["--map", &daemon.uri("disk")]);
+    assert!(map.stderr.contains("Operation not permitted"), "{}", map.stderr);
     for write in [
         Request::write(0, vec![5; 512]),
         Request::zero(0, 512),

@@ -28,6 +28,28 @@ fn del(name: &str) -> Command {
     ("blockdev-del", json!({"node-name": name}))
 }
 
+/// The chain down to the bottom may be opened together with the filter.
+#[test]
+fn a_bottom_may_be_a_node_that_is_opened_with_the_filter() {
+    let scratch = millpond_tests::daemon::scratch();
+    let dir = scratch.path();
+    for name in ["a", "b", "c"] {
+        image::create(&dir.join(name), "qcow2", "", 1 << 20);
+    }
+    let chain = qcow2("c", dir, qcow2("b", dir, qcow2("a", dir, Value::Null)));
+    let elsewhere = json!({"driver": "null-co", "node-name": "elsewhere"});
+    let commands = [
+        cor(json!({"file": chain, "bottom": "b"})),
+        (GRAPH, json!({})),
+        ("blockdev-reopen", json!({"options": [{"driver": "qcow2", "node-name": "c", "file": "c-file", "backing": "a"}]})),
+        del("cor"),
+        ("blockdev-add", elsewhere),
+        cor(json!({"file": chain, "bottom": "elsewhere"})),
+        (GRAPH, json!({})),
+    ];
+    same_answers(&commands);
+}
+
 #[test]
 fn a_bottom_is_in_the_chain_and_stays_there_as_in_qemu() {
     let scratch = millpond_tests::daemon::scratch();

@@ -336,3 +336,22 @@ fn shared_tables() {
     same_first_failure(&SHARED, &["l2_alloc_cow_read", "l2_alloc_write", "read_aio"]);
     some_failure(&SHARED, &["l2_load"]);
 }
+
+/// Nothing was written, so nothing is lost: the daemon ends well, and says nothing.
+#[test]
+fn a_read_that_failed_leaves_nothing_to_complain_of() {
+    let builder = daemon();
+    let image = builder.dir().join("disk");
+    image::create(&image, "qcow2", "", 1 << 20);
+    tool::qemu_io(&["-f", "qcow2", &image.display().to_string()], &["write -P 1 0 64k"]);
+    let node = json!({"driver": "qcow2", "node-name": "disk", "file": {
+        "driver": "blkdebug", "inject-error": [{"event": "l2_load", "errno": 5}],
+        "image": {"driver": "file", "filename": image}}});
+    let mut daemon = builder.nbd_unix().blockdev(node).export("disk").start();
+    let mut session = daemon.session("disk");
+    assert_eq!(session.refused(&Request::read(0, 4096)), 5);
+    session.disconnect().expect("the daemon still listens");
+    daemon.qmp.quit();
+    daemon.expect_clean_exit();
+    assert!(!daemon.log().contains("flush"), "{}", daemon.log());
+}

@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use millpond_tests::daemon::{Builder, daemon};
+use millpond_tests::image;
 use millpond_tests::model::Model;
 use millpond_tests::nbd::Connect;
 use millpond_tests::qmp::Qmp;
+use millpond_tests::tool::qemu_io;
 use millpond_tests::workload::{Load, Mix, seeded};
 use serde_json::{Value, json};
 
@@ -181,4 +183,58 @@ fn iothreads_tell_what_they_have_done_and_run_where_they_are_told() {
     let text = "Could not start iothread 'io1': there is no processor 1023 that it may run on";
     assert_eq!(error.desc, text);
     daemon.quit();
+}
+
+/// Where an export must have its node, an overlay that was opened elsewhere comes to it; two that are held in different
+/// places are joined all the same, and only an explicit move of one of them is refused.
+#[test]
+fn nodes_follow_those_that_are_held_in_place() {
+    let builder = daemon();
+    let (overlay, base) = (builder.dir().join("overlay"), builder.dir().join("base"));
+    image::create(&overlay, "qcow2", "", SIZE);
+    image::create(&base, "qcow2", "", SIZE);
+    let daemon = builder
+        .monitors(2)
+        .nbd_unix()
+        .option("--object", "iothread,id=io0")
+        .option("--object", "iothread,id=io1")
+        .blockdev(json!({"driver": "null-co", "node-name": "n", "size": SIZE, "read-zeroes": true}))
+        .blockdev(image::file("file", &overlay))
+        .blockdev(json!({"driver": "qcow2", "node-name": "overlay", "file": "file", "backing": null}))
+        .blockdev(image::file("base-file", &base))
+        .blockdev(json!({"driver": "qcow2", "node-name": "base", "file": "base-file", "backing": null}))
+        .start();
+    let mut qmp = daemon.monitor(1);
+    let export = |node: &str, iothread: &str| {
+        json!({"type": "nbd", "id": node, "node-name": node, "writable": true, "iothread": iothread,
+            "fixed-iothread": true})
+    };
+    qmp.ok("block-export-add", export("n", "io0"));
+    assert_eq!((place(&mut qmp, "n"), place(&mut qmp, "overlay")), ("io0".into(), "main".into()));
+    let mut session = daemon.session("n");
+    qmp.ok("blockdev-snapshot", json!({"node": "n", "overlay": "overlay"}));
+    for node in ["n", "overlay", "file"] {
+        assert_eq!(place(&mut qmp, node), "io0", "{node}");
+    }
+    session.write(4096, &[7; 4096]);
+    let move_to_main = json!({"node-name": "overlay", "iothread": null, "force": true});
+    let error = qmp.refused("x-blockdev-set-iothread", move_to_main);
+    assert_eq!(error.desc, "Cannot change iothread of active block backend");
+    // The other side is held as well: the edge between them crosses iothreads.
+    qmp.ok(
+        "block-export-add",
+        json!({"type": "nbd", "id": "base", "node-name": "base", "iothread": "io1", "fixed-iothread": true}),
+    );
+    let reopen = json!({"options": [
+        {"driver": "qcow2", "node-name": "overlay", "file": "file", "backing": "base"}]});
+    qmp.ok("blockdev-reopen", reopen);
+    assert_eq!((place(&mut qmp, "overlay"), place(&mut qmp, "base")), ("io0".into(), "io1".into()));
+    assert_eq!(session.read(4096, 4096), vec![7; 4096]);
+    assert_eq!(session.read(65536, 4096), vec![0; 4096]);
+    session.write(65536, &[8; 512]);
+    assert_eq!(session.read(65536, 1024), [vec![8; 512], vec![0; 512]].concat());
+    daemon.quit();
+    let overlay = overlay.display().to_string();
+    qemu_io(&["-f", "qcow2", &overlay], &["read -P 7 4k 4k", "read -P 8 64k 512"]);
+    image::assert_clean(overlay.as_ref());
 }

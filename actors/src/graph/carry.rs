@@ -112,6 +112,10 @@ impl Handles {
             },
             Order::ReopenCommit(node) => node::Order::ReopenCommit(node),
             Order::ReopenAbort(node) => node::Order::ReopenAbort(node),
+            Order::ExchangePrepare { node, slots } => node::Order::ExchangePrepare { node, slots },
+            Order::Exchange { node, slots } => node::Order::Exchange { node, slots },
+            Order::ExchangeCommit(node) => node::Order::ExchangeCommit(node),
+            Order::ExchangeAbort(node) => node::Order::ExchangeAbort(node),
             Order::Truncate {
                 node,
                 size,

@@ -5,7 +5,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
-use drivers::driver::{Abilities, Child, Driver, DriverKind, Events};
+use drivers::driver::{Abilities, Child, Driver, DriverKind, Events, Exchanged};
 use futures_util::future::LocalBoxFuture;
 use messages::{
     ChildSlot, DebugEvent, Error, ErrorKind, IoError, IoResult, Limits, NodeId, OpenFlags, RequestFlags,
@@ -52,8 +52,17 @@ pub struct NodeCell {
     flushing: RefCell<Option<Vec<Waker>>>,
     /// The node-level part of a prepared reopen.
     reopening: Cell<Option<(NodeSettings, OpenFlags)>>,
+    /// What holds again if other data behind the edges is taken away again.
+    exchanged: RefCell<Option<PutAside>>,
     roots: RefCell<Vec<Weak<RootCell>>>,
     table: Weak<NodeTable>,
+}
+
+/// What a node was before the data behind its edges was exchanged.
+struct PutAside {
+    driver: Exchanged,
+    size: u64,
+    highest_write: u64,
 }
 
 /// What a cell is made from, at open and on arrival.
@@ -99,6 +108,7 @@ impl NodeCell {
             flushed: Cell::new(0),
             flushing: RefCell::default(),
             reopening: Cell::new(None),
+            exchanged: RefCell::default(),
             roots: RefCell::default(),
             table: Rc::downgrade(table),
         });
@@ -309,6 +319,35 @@ impl NodeCell {
         self.listening
             .replace((abilities.events == Events::Heard).then(Listening::begin));
         self.limits.set(limits);
+    }
+
+    /// The driver goes on with other data behind the edges, of this length.
+    pub fn exchange(&self, driver: Exchanged, size: u64) {
+        self.exchanged.replace(Some(PutAside {
+            driver,
+            size: self.size.get(),
+            highest_write: self.counters.get().highest_write,
+        }));
+        self.counters.set_highest_write(0);
+        // Whatever was written to the other data before is not known to be durable.
+        self.wrote(0);
+        self.set_size(size);
+        self.refresh();
+    }
+
+    /// Nobody goes back to the old data.
+    pub fn commit_exchange(&self) {
+        self.exchanged.take();
+    }
+
+    /// The old data is behind the edges again.
+    pub fn abort_exchange(&self) {
+        if let Some(aside) = self.exchanged.take() {
+            aside.driver.put_back();
+            self.size.set(aside.size);
+            self.counters.set_highest_write(aside.highest_write);
+        }
+        self.refresh();
     }
 
     /// Whether a read with these flags is copied up here: one that asks for it, or all where it was turned on. A driver

@@ -36,6 +36,8 @@ pub fn carry_out(table: &Rc<NodeTable>, ticket: Ticket, order: Order) {
             with_driver(table, node, |driver| driver.reopen_abort());
             with_node(table, node, NodeCell::abort_reopen);
         }
+        Order::ExchangeCommit(node) => with_node(table, node, NodeCell::commit_exchange),
+        Order::ExchangeAbort(node) => with_node(table, node, NodeCell::abort_exchange),
         Order::Connect { parent, slot, target } => {
             let result = found(table, parent).and_then(|cell| cell.connect(slot, target, table));
             done(table, ticket, result);
@@ -149,6 +151,10 @@ async fn carry_out_later(table: &Rc<NodeTable>, order: Order) -> OrderOutcome {
             }
             .await,
         ),
+        Order::ExchangePrepare { node, slots } => {
+            OrderOutcome::Done(exchange_prepare(table, node, &slots).await)
+        }
+        Order::Exchange { node, slots } => OrderOutcome::Opened(exchange(table, node, &slots).await),
         Order::Truncate {
             node,
             size,
@@ -211,6 +217,8 @@ async fn carry_out_later(table: &Rc<NodeTable>, order: Order) -> OrderOutcome {
         | Order::PermissionsAbort(_)
         | Order::ReopenCommit(_)
         | Order::ReopenAbort(_)
+        | Order::ExchangeCommit(_)
+        | Order::ExchangeAbort(_)
         | Order::Depart { .. }
         | Order::Debug { .. }
         | Order::Counters
@@ -307,17 +315,11 @@ async fn open(table: &Rc<NodeTable>, order: OpenOrder) -> Result<OpenFacts> {
         return Err(Error::new(ErrorKind::InvalidArgument, text));
     }
     let opened = kind.open(request).await?;
-    let length = opened.driver.length().await;
-    // Every range check relies on a node no longer than this.
-    let length = match length {
-        Ok(size) if size > MAX_LENGTH => Err(IoError::from_errno(EFBIG)),
-        other => other,
-    };
-    let size = match length {
+    let size = match length_of(&*opened.driver).await {
         Ok(size) => size,
         Err(error) => {
             drop(opened.driver.close().await);
-            return Err(Error::io("Could not refresh total sector count", error));
+            return Err(error);
         }
     };
     let parts = CellParts {
@@ -333,22 +335,59 @@ async fn open(table: &Rc<NodeTable>, order: OpenOrder) -> Result<OpenFacts> {
         settings,
         size,
         copy_on_read: u32::from(opened.flags.contains(OpenFlags::COPY_ON_READ)),
-        // A driver may have written while it opened, so the first flush is not skipped.
-        unflushed: !opened.flags.is_read_only(),
+        // What a driver wrote to its children as it opened is for these to flush: where nothing was written, nothing that
+        // fails to be flushed is lost.
+        unflushed: false,
     };
     let cell = NodeCell::new(parts, table);
     table.insert_node(Rc::clone(&cell));
     Ok(cell.facts(opened.backing))
 }
 
+/// A driver's length. Every range check relies on a node no longer than the limit.
+async fn length_of(driver: &dyn drivers::driver::Driver) -> Result<u64> {
+    match driver.length().await {
+        Ok(size) if size > MAX_LENGTH => Err(IoError::from_errno(EFBIG)),
+        other => other,
+    }
+    .map_err(|error| Error::io("Could not refresh total sector count", error))
+}
+
+async fn exchange_prepare(table: &NodeTable, node: NodeId, slots: &[ChildSlot]) -> Result<()> {
+    let cell = found(table, node)?;
+    driver(table, node)?.exchange_prepare(slots).await?;
+    // What was acknowledged cannot be made durable from here any more once it is other data that is flushed.
+    choke::flush(&cell)
+        .await
+        .map_err(|error| Error::io("Error flushing drive", error))
+}
+
+async fn exchange(table: &NodeTable, node: NodeId, slots: &[ChildSlot]) -> Result<OpenFacts> {
+    let cell = found(table, node)?;
+    let driver = driver(table, node)?;
+    if slots.is_empty() {
+        cell.refresh();
+        return Ok(cell.facts(None));
+    }
+    let exchanged = Rc::clone(&driver).exchange(slots).await?;
+    match length_of(&*driver).await {
+        Ok(size) => {
+            let backing = exchanged.backing.clone();
+            cell.exchange(exchanged, size);
+            Ok(cell.facts(backing))
+        }
+        Err(error) => {
+            exchanged.put_back();
+            Err(error)
+        }
+    }
+}
+
 async fn invalidate(table: &NodeTable, node: NodeId) -> Result<OpenFacts> {
     let cell = found(table, node)?;
     let driver = driver(table, node)?;
     driver.invalidate().await?;
-    let size = driver
-        .length()
-        .await
-        .map_err(|error| Error::io("Could not refresh total sector count", error))?;
+    let size = length_of(&*driver).await?;
     cell.set_size(size);
     cell.refresh();
     Ok(cell.facts(None))

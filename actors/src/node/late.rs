@@ -181,6 +181,10 @@ pub fn facts(order: &Order) -> (&'static Kind, Option<NodeId>) {
         | Order::ReopenPrepare { node, .. }
         | Order::ReopenCommit(node)
         | Order::ReopenAbort(node)
+        | Order::ExchangePrepare { node, .. }
+        | Order::Exchange { node, .. }
+        | Order::ExchangeCommit(node)
+        | Order::ExchangeAbort(node)
         | Order::Truncate { node, .. }
         | Order::CancelInFlight(node)
         | Order::Flush(node)

@@ -137,6 +137,26 @@ pub enum Order {
     ReopenCommit(NodeId),
     /// The prepared options are forgotten. Not answered.
     ReopenAbort(NodeId),
+    /// Other data is about to be behind edges of a node that is still: what belongs to the old data is written back, and
+    /// flushed.
+    ExchangePrepare {
+        /// The node.
+        node: NodeId,
+        /// Its edges.
+        slots: Vec<ChildSlot>,
+    },
+    /// The other data is there: what was read from the old is read anew, and put aside until a commit or an abort. Without
+    /// an edge, the node only asks its children anew what they demand. Answered by [`OrderOutcome::Opened`].
+    Exchange {
+        /// The node.
+        node: NodeId,
+        /// Its edges.
+        slots: Vec<ChildSlot>,
+    },
+    /// What was put aside is forgotten. Not answered.
+    ExchangeCommit(NodeId),
+    /// What was put aside holds again; the old data is there. Not answered.
+    ExchangeAbort(NodeId),
     /// Move to another iothread; the node is still. Answered from there, once it has arrived.
     Depart {
         /// The node.

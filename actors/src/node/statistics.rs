@@ -101,6 +101,11 @@ impl Counters {
         self.highest_write.set(self.highest_write.get().max(end));
     }
 
+    /// What was written so far is other data's now.
+    pub fn set_highest_write(&self, end: u64) {
+        self.highest_write.set(end);
+    }
+
     /// Counts an answered request.
     #[inline]
     pub fn count(&self, kind: OperationKind, len: u64, failed: bool) {

@@ -445,6 +445,10 @@ impl Driver for TestDriver {
         Answer::ready(Ok(()))
     }
 
+    fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
+        Answer::ready(Ok(()))
+    }
+
     fn depart(&self) -> Box<dyn Parcel> {
         self.gone.set(true);
         Box::new(Packed {

@@ -1,6 +1,6 @@
 //! The log while it is written: where the next entry goes, and when the superblock says so.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use messages::error::errno::{EFBIG, ENOMEM};
 use messages::{Error, ErrorKind, IoError, IoResult, RequestFlags, Result};
@@ -24,7 +24,7 @@ pub(super) struct Progress {
 
 /// A log on a child.
 pub(super) struct Log {
-    pub progress: Progress,
+    progress: RefCell<Progress>,
     child: Child,
     /// The superblock has one writer at a time, so that an older one never replaces a newer.
     superblock: Ranges,
@@ -114,16 +114,37 @@ async fn end_of(log: &Child, length: u64, sector: Sector, entries: u64) -> Resul
 impl Log {
     pub fn new(progress: Progress, child: Child) -> Self {
         Self {
-            progress,
+            progress: RefCell::new(progress),
             child,
             superblock: Ranges::default(),
         }
     }
 
+    /// The size of the log's sectors.
+    pub fn sector(&self) -> Sector {
+        self.progress.borrow().sector
+    }
+
+    /// How far the log has grown.
+    pub fn progress(&self) -> Progress {
+        self.progress.borrow().clone()
+    }
+
+    /// Begins the log that the child has now; answers how far the old one has grown.
+    pub async fn start(&self, options: &LogOptions) -> Result<Progress> {
+        let progress = Progress::start(options, &self.child).await?;
+        Ok(self.progress.replace(progress))
+    }
+
+    /// Goes on with a log that has grown so far.
+    pub fn go_on(&self, progress: Progress) {
+        self.progress.replace(progress);
+    }
+
     /// Adds an entry for a request on `len` bytes at `offset`. Gives back the data's buffers. Entries are in the order of
     /// the calls, and an entry that cannot be written leaves its place unused.
     pub async fn add(&self, kind: Kind, offset: u64, len: u64, data: Data) -> Transfer {
-        let sector = self.progress.sector;
+        let sector = self.sector();
         let behind = match &data {
             Data::None => 0,
             Data::Bytes(_) | Data::Zeroes(_) => len,
@@ -136,7 +157,8 @@ impl Log {
         let Some(entry) = sector.entry(kind, offset, len) else {
             return (Err(IoError::Os(ENOMEM)), buffers);
         };
-        let (at, number) = match self.progress.reserve(behind) {
+        let reserved = self.progress.borrow().reserve(behind);
+        let (at, number) = match reserved {
             Ok(place) => place,
             Err(error) => return (Err(error), buffers),
         };
@@ -149,7 +171,7 @@ impl Log {
             let at = at.saturating_add(u64::from(sector.bytes()));
             result = self.child.write_zeroes(at, zeroes, RequestFlags::empty()).await;
         }
-        let due = kind == Kind::Flush || number.is_multiple_of(self.progress.interval);
+        let due = kind == Kind::Flush || number.is_multiple_of(self.progress.borrow().interval);
         if result.is_ok() && due {
             result = self.write_superblock().await;
         }
@@ -158,12 +180,12 @@ impl Log {
 
     /// Tells how many entries there are, and makes it and them durable.
     async fn write_superblock(&self) -> IoResult<()> {
-        let sector = self.progress.sector;
+        let sector = self.sector();
         let alone = self
             .superblock
             .hold(0, u64::from(sector.bytes()), Use::Write)
             .await;
-        let entries = self.progress.entries.get();
+        let entries = self.progress.borrow().entries.get();
         let superblock = sector.superblock(entries).ok_or(IoError::Os(ENOMEM))?;
         let (result, _) = self
             .child

@@ -15,8 +15,7 @@ use messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, Limits, RequestFl
 
 use crate::buffer::Buffers;
 use crate::driver::{
-    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, OpenRequest, Opened,
-    OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer,
+    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Exchanged, Extent, OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer,
 };
 use crate::reopen::not_supported;
 use crate::replicas::bytes_in;
@@ -36,6 +35,9 @@ const LOG: ChildKind = ChildKind {
     required: true,
 };
 
+/// The place of `log` in [`BlklogwritesKind::children`].
+const LOG_SLOT: ChildSlot = ChildSlot(1);
+
 /// The driver `blklogwrites`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BlklogwritesKind;
@@ -54,6 +56,10 @@ impl DriverKind for BlklogwritesKind {
     }
 
     fn is_protocol(&self) -> bool {
+        false
+    }
+
+    fn reopens(&self) -> bool {
         false
     }
 
@@ -78,6 +84,7 @@ impl DriverKind for BlklogwritesKind {
                 node_name: request.node_name,
                 file,
                 log: Log::new(progress, log),
+                options,
             };
             Ok(Opened {
                 driver: Rc::new(driver),
@@ -93,6 +100,7 @@ struct Blklogwrites {
     node_name: String,
     file: Child,
     log: Log,
+    options: LogOptions,
 }
 
 impl Blklogwrites {
@@ -113,7 +121,7 @@ impl Driver for Blklogwrites {
     fn abilities(&self) -> Abilities {
         Abilities {
             limits: Limits {
-                request_alignment: self.log.progress.sector.bytes(),
+                request_alignment: self.log.sector().bytes(),
                 ..Limits::default()
             },
             write_zeroes: Ability::Native,
@@ -211,10 +219,27 @@ impl Driver for Blklogwrites {
         Answer::ready(Err(not_supported("blklogwrites", &self.node_name)))
     }
 
+    fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
+        // The flush that follows brings the log's superblock up to date.
+        Answer::ready(Ok(()))
+    }
+
+    /// What goes on in another file is logged where the last entry was; another log begins as the options say.
+    fn exchange(self: Rc<Self>, slots: &[ChildSlot]) -> Answer<'static, Result<Exchanged>> {
+        if !slots.contains(&LOG_SLOT) {
+            return Answer::ready(Ok(Exchanged::nothing()));
+        }
+        Answer::wait(async move {
+            let old = self.log.start(&self.options).await?;
+            Ok(Exchanged::with_old_state(move || self.log.go_on(old)))
+        })
+    }
+
     fn depart(&self) -> Box<dyn Parcel> {
         Box::new(Travelling {
             node_name: self.node_name.clone(),
-            progress: self.log.progress.clone(),
+            progress: self.log.progress(),
+            options: self.options.clone(),
         })
     }
 
@@ -227,6 +252,7 @@ impl Driver for Blklogwrites {
 struct Travelling {
     node_name: String,
     progress: Progress,
+    options: LogOptions,
 }
 
 impl Parcel for Travelling {
@@ -242,6 +268,7 @@ impl Parcel for Travelling {
             node_name: self.node_name,
             file,
             log: Log::new(self.progress, log),
+            options: self.options,
         })
     }
 }

@@ -58,6 +58,10 @@ impl DriverKind for BlkverifyKind {
         false
     }
 
+    fn reopens(&self) -> bool {
+        false
+    }
+
     fn is_filter(&self) -> bool {
         true
     }
@@ -249,6 +253,11 @@ impl Driver for Blkverify {
         let (raw, test) = (self.raw.filename(), self.test.filename());
         let plain = !raw.is_empty() && !test.is_empty();
         plain.then(|| format!("blkverify:{raw}:{test}"))
+    }
+
+    fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
+        // Nothing of what the children hold is kept here.
+        Answer::ready(Ok(()))
     }
 
     fn depart(&self) -> Box<dyn Parcel> {

@@ -13,8 +13,7 @@ use messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, Limits, RequestFl
 
 use crate::buffer::Buffers;
 use crate::driver::{
-    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, OpenRequest, Opened,
-    OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer, parse_options,
+    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Exchanged, Extent, OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer, parse_options,
 };
 use crate::reopen::not_supported;
 use crate::ring::Ring;
@@ -51,6 +50,10 @@ impl DriverKind for CompressKind {
         false
     }
 
+    fn reopens(&self) -> bool {
+        false
+    }
+
     fn is_filter(&self) -> bool {
         true
     }
@@ -65,13 +68,7 @@ impl DriverKind for CompressKind {
                 .children
                 .try_into()
                 .map_err(|_| Error::new(ErrorKind::InvalidArgument, "Parameter 'file' is missing"))?;
-            if !file.takes_compressed() {
-                let format = file.driver_name().unwrap_or("(no format)");
-                return Err(Error::new(
-                    ErrorKind::Unsupported,
-                    format!("Compression is not supported for underlying format: {format}"),
-                ));
-            }
+            check_compresses(&file)?;
             let driver = Compress {
                 node_name: request.node_name,
                 file,
@@ -84,6 +81,17 @@ impl DriverKind for CompressKind {
             })
         })
     }
+}
+
+fn check_compresses(file: &Child) -> Result<()> {
+    if file.takes_compressed() {
+        return Ok(());
+    }
+    let format = file.driver_name().unwrap_or("(no format)");
+    Err(Error::new(
+        ErrorKind::Unsupported,
+        format!("Compression is not supported for underlying format: {format}"),
+    ))
 }
 
 /// An open node.
@@ -183,6 +191,15 @@ impl Driver for Compress {
 
     fn reopen_prepare(&self, _request: ReopenRequest) -> Answer<'_, Result<()>> {
         Answer::ready(Err(not_supported("compress", &self.node_name)))
+    }
+
+    fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
+        Answer::ready(Ok(()))
+    }
+
+    /// The cluster size is asked for with the abilities.
+    fn exchange(self: Rc<Self>, _slots: &[ChildSlot]) -> Answer<'static, Result<Exchanged>> {
+        Answer::ready(check_compresses(&self.file).map(|()| Exchanged::nothing()))
     }
 
     fn depart(&self) -> Box<dyn Parcel> {

@@ -55,6 +55,10 @@ impl DriverKind for CopyOnReadKind {
         false
     }
 
+    fn reopens(&self) -> bool {
+        false
+    }
+
     fn is_filter(&self) -> bool {
         true
     }
@@ -120,6 +124,11 @@ impl CopyOnRead {
             let status = match self.file.block_status(offset, len, false, true).await {
                 Ok(status) if status.len > 0 => status,
                 Ok(_) => return (Err(IoError::Corrupt), joined(filled, rest)),
+                // Another process has the image: it can be read, and nothing is copied.
+                Err(IoError::NotPermitted) => {
+                    let (result, rest) = self.pass_on(offset, rest, flags).await;
+                    return (result, joined(filled, rest));
+                }
                 Err(error) => return (Err(error), joined(filled, rest)),
             };
             // Without an answer all is copied: that is what was wanted before anybody set a bound.
@@ -255,6 +264,11 @@ impl Driver for CopyOnRead {
 
     fn reopen_prepare(&self, _request: ReopenRequest) -> Answer<'_, Result<()>> {
         Answer::ready(Err(not_supported("copy-on-read", &self.node_name)))
+    }
+
+    fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
+        // Nothing of what the children hold is kept here.
+        Answer::ready(Ok(()))
     }
 
     fn depart(&self) -> Box<dyn Parcel> {

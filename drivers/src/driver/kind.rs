@@ -161,6 +161,12 @@ pub trait DriverKind: Send + Sync + 'static {
         None
     }
 
+    /// Nodes can be reopened with other options, or in another mode. [`Driver::reopen_prepare`](super::Driver::reopen_prepare)
+    /// of those that cannot answers so as well.
+    fn reopens(&self) -> bool {
+        true
+    }
+
     /// Options of an open image can be changed in place: [`Driver::amend`](super::Driver::amend) is implemented.
     fn amends(&self) -> bool {
         false
@@ -192,7 +198,8 @@ pub trait DriverKind: Send + Sync + 'static {
         0
     }
 
-    /// Opens a node. Runs on the node's iothread.
+    /// Opens a node. Runs on the node's iothread. What a protocol writes meanwhile it makes durable itself: the node is not
+    /// flushed before it is written to.
     fn open(&self, request: OpenRequest) -> LocalBoxFuture<'static, Result<Opened>>;
 
     /// Makes an image. Runs on the iothread of `file`, or the main one.

@@ -25,6 +25,7 @@
 
 mod answer;
 mod child;
+mod exchange;
 mod guard;
 mod kind;
 mod notice;
@@ -45,6 +46,7 @@ use messages::{
 
 pub use answer::{Answer, Lasting};
 pub use child::{Child, ChildPort, Transfer, transfer};
+pub use exchange::Exchanged;
 pub use guard::{GuardedKind, panic_text};
 pub use kind::{
     BackingLink, ChildChange, ChildKind, CreateRequest, DriverKind, EdgeUse, OpenRequest, Opened,
@@ -332,6 +334,27 @@ pub trait Driver: 'static {
     /// A node was put behind one of the edges, or taken away; or a numbered child came or went. `children` are the
     /// handles as [`OpenRequest::children`] has them: those that the driver has already stay valid. The node is still.
     fn children_changed(&self, _children: &[Child]) {}
+
+    /// The data behind the edges in `slots` is about to be other data: another node will be there, or the node there is
+    /// about to show other data itself. Filters that come and go are no such change, nor are numbered children; nor is
+    /// what is behind a backing edge, of which a driver keeps nothing. Writes back what belongs to the old data, as
+    /// [`Driver::close`] does, and goes on with that for now. The node is still; it is flushed afterwards.
+    ///
+    /// Refused unless a driver says otherwise: one that goes on with what it read from the old data would read and write
+    /// in wrong places. A driver that keeps nothing answers Ok.
+    fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
+        Answer::ready(Err(messages::Error::new(
+            messages::ErrorKind::Unsupported,
+            "The driver does not support that the data below it is exchanged",
+        )))
+    }
+
+    /// The other data is there. Puts aside all that was read from the old data, and reads it anew; on failure the driver
+    /// goes on as it was. Options that a reopen has prepared hold for what is read. The node is still, and asks for length
+    /// and abilities afterwards.
+    fn exchange(self: Rc<Self>, _slots: &[ChildSlot]) -> Answer<'static, Result<Exchanged>> {
+        Answer::ready(Ok(Exchanged::nothing()))
+    }
 
     /// An event happens, here or in a parent. Only a driver that hears events is told; where it answers a future, what
     /// the event belongs to waits for that.

@@ -8,6 +8,8 @@ use crate::ring::AioMode;
 
 /// The options that a reopen may change: those that only matter when an image changes hands between processes.
 pub(super) const MUTABLE: [&str; 2] = ["drop-cache", "x-check-cache-dropped"];
+/// Those of them that a reopen may leave out.
+pub(super) const RESETTABLE: [&str; 1] = ["x-check-cache-dropped"];
 
 /// Whether to keep other processes away by locks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]

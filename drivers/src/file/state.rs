@@ -12,10 +12,10 @@ use messages::{OpenFlags, Result};
 use super::lock::{self, Locks};
 use super::open::{Access, Handle};
 use super::ops::Ops;
-use super::options::{FileOptions, MUTABLE};
+use super::options::{FileOptions, MUTABLE, RESETTABLE};
 use super::{Config, File, Usage};
 use crate::driver::ReopenRequest;
-use crate::reopen::check_unchanged;
+use crate::reopen::{check_kept, check_unchanged};
 
 /// What is ready to be committed. A transaction commits both parts, or none.
 #[derive(Debug, Default)]
@@ -79,6 +79,7 @@ impl File {
     pub(super) async fn prepare_reopen(&self, request: ReopenRequest) -> Result<()> {
         let ReopenRequest { options, flags } = request;
         let old = self.config.borrow().clone();
+        check_kept(&old.options, &options, &RESETTABLE)?;
         check_unchanged(&old.options, &options, &MUTABLE)?;
         let parsed = FileOptions::new(old.driver, &options, flags)?;
         let usage = self.pending.borrow().as_ref().and_then(|pending| pending.usage);

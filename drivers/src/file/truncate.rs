@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use messages::io::Preallocation;
-use messages::{Error, ErrorKind, IoError, Result};
+use messages::{Error, ErrorKind, IoError, Result, SECTOR_SIZE};
 use rustix::fs::{FallocateFlags, fallocate, fsync, ftruncate};
 use rustix::io::Errno;
 
@@ -13,6 +13,8 @@ use crate::buffer::Buffer;
 
 /// How many zeroes are written at once.
 const CHUNK: u64 = 1 << 20;
+/// How much of a file is written so that there is something to probe.
+const FIRST_BLOCK: u64 = 4096;
 
 fn name(preallocation: Preallocation) -> &'static str {
     match preallocation {
@@ -94,7 +96,13 @@ pub(super) fn resize_file(fd: impl AsFd, size: u64, preallocation: Preallocation
         ));
     }
     let resized = match preallocation {
-        Preallocation::Off => return set_length(fd, size),
+        Preallocation::Off => {
+            set_length(fd, size)?;
+            if old == 0 && size > 0 {
+                write_first_block(fd, size);
+            }
+            return Ok(());
+        }
         Preallocation::Falloc => reserve(fd, old, size),
         Preallocation::Full => set_length(fd, size).and_then(|()| write_zeroes(fd, old, size)),
         Preallocation::Metadata => {
@@ -112,6 +120,16 @@ pub(super) fn resize_file(fd: impl AsFd, size: u64, preallocation: Preallocation
 
 fn set_length(fd: BorrowedFd<'_>, size: u64) -> Result<()> {
     ftruncate(fd, size).map_err(failed("Could not resize file"))
+}
+
+/// Writes the beginning of a file that was empty: what alignment the file system demands can be probed only where it has
+/// allocated something. It may fail without harm.
+fn write_first_block(fd: BorrowedFd<'_>, size: u64) {
+    let len = if size < FIRST_BLOCK { SECTOR_SIZE } else { FIRST_BLOCK };
+    let block = Buffer::zeroed(len as usize);
+    if let Err(error) = rustix::io::pwrite(fd, &block, 0) {
+        tracing::debug!("the first block of a new file stays unallocated: {error}");
+    }
 }
 
 /// Reserves space for the bytes from `old` to `size`, by writing them where the file system knows no other way.

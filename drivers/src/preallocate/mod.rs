@@ -18,8 +18,7 @@ use messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, Permissions, Requ
 
 use crate::buffer::Buffers;
 use crate::driver::{
-    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, EdgeUse, Extent, OpenRequest,
-    Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer, transfer,
+    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, EdgeUse, Exchanged, Extent, OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer, transfer,
 };
 use crate::reopen::check_kept;
 use crate::replicas::bytes_in;
@@ -267,6 +266,14 @@ impl Driver for Preallocate {
             self.ends.set(Some(Ends::of(length)));
             Ok(())
         })
+    }
+
+    fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
+        Answer::wait(self.give_back())
+    }
+
+    fn exchange(self: Rc<Self>, _slots: &[ChildSlot]) -> Answer<'static, Result<Exchanged>> {
+        Answer::wait(self.learn_other_file())
     }
 
     fn depart(&self) -> Box<dyn Parcel> {

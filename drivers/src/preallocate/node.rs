@@ -1,6 +1,7 @@
 //! An open node: the file's growth and what takes it back.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
 use messages::global_state::Options;
 use messages::io::Preallocation;
@@ -8,7 +9,7 @@ use messages::{Error, IoResult, RequestFlags, Result};
 
 use super::ends::{Ends, Need};
 use super::options::Room;
-use crate::driver::Child;
+use crate::driver::{Child, Exchanged};
 use crate::replicas::{Held, Ranges, Use};
 
 /// What becomes of the ends when prepared permissions are committed.
@@ -154,6 +155,22 @@ impl Preallocate {
         let cut = self.file.resize(ends.data, true, Preallocation::Off, flags).await;
         self.change(|now| now.file = cut.is_ok().then_some(ends.data));
         cut
+    }
+
+    /// Another file is there, from which nothing was taken yet.
+    pub async fn learn_other_file(self: Rc<Self>) -> Result<Exchanged> {
+        let alignment = self.file.limits().request_alignment;
+        let reopening = self.reopening.borrow().as_ref().map(|(options, _)| options.clone());
+        let options = reopening.unwrap_or_else(|| self.options.borrow().clone());
+        Room::parse(options, alignment)?;
+        let length = self.file.length().await;
+        let length = length.map_err(|error| Error::io("Failed to get file length", error))?;
+        if let Some(Pending::Begin(_)) = self.pending.get() {
+            self.pending.set(Some(Pending::Begin(Ends::of(length))));
+        }
+        let old = self.ends.get();
+        self.ends.set(old.map(|_| Ends::of(length)));
+        Ok(Exchanged::with_old_state(move || self.ends.set(old)))
     }
 
     /// Changes the length. What was set aside becomes a part of the data, or goes.

@@ -1,19 +1,30 @@
 //! What an image needs before its first change, and what a reopen changes.
 
+use messages::global_state::Options;
 use messages::{Error, ErrorKind, IoError, OpenFlags, Result};
 
-use super::Qcow2;
 use super::cache::Cache;
 use super::geometry::Geometry;
 use super::header::{CORRUPT, DIRTY};
 use super::kind::{self, is_writable};
 use super::options::Settings;
+use super::{Given, Qcow2};
 use crate::driver::{ReopenRequest, Repair};
 
 /// Options that were checked, and what they change.
 pub(super) struct Prepared {
-    settings: Settings,
+    given: Given,
+    pub settings: Settings,
     writable: bool,
+}
+
+/// An image has its data file from its open on.
+fn check_data_file(old: &Options, new: &Options) -> Result<()> {
+    if new.get("data-file") == old.get("data-file") {
+        return Ok(());
+    }
+    let text = "Cannot change the option 'data-file'";
+    Err(Error::new(ErrorKind::InvalidArgument, text))
 }
 
 impl Qcow2 {
@@ -66,7 +77,12 @@ impl Qcow2 {
             (state.header.clone(), state.writable)
         };
         let writable = is_writable(request.flags);
-        let settings = Settings::parse(request.options, &header, request.flags)?;
+        let given = Given {
+            options: request.options,
+            flags: request.flags,
+        };
+        check_data_file(&self.given.borrow().options, &given.options)?;
+        let settings = Settings::parse(given.options.clone(), &header, given.flags)?;
         let check = request.flags.contains(OpenFlags::CHECK);
         if writable && !was_writable && header.incompatible & CORRUPT != 0 && !check {
             return Err(Error::new(
@@ -77,18 +93,24 @@ impl Qcow2 {
         if !writable && was_writable {
             self.put_away().await?;
         }
-        *self.prepared.borrow_mut() = Some(Prepared { settings, writable });
+        *self.prepared.borrow_mut() = Some(Prepared {
+            given,
+            settings,
+            writable,
+        });
         Ok(())
     }
 
     pub(super) fn commit_reopen(&self) {
         let Some(Prepared {
+            given,
             mut settings,
             writable,
         }) = self.prepared.borrow_mut().take()
         else {
             return;
         };
+        self.given.replace(given);
         let mut state = self.state.borrow_mut();
         if settings.slice_size != state.settings.slice_size {
             if state.l2.dirty() == 0 {
@@ -115,14 +137,20 @@ impl Qcow2 {
     /// Forgets what is known of the image and reads it again.
     pub(super) async fn read_again(&self) -> Result<()> {
         self.put_away().await?;
-        let (settings, writable) = {
-            let state = self.state.borrow();
-            (state.settings, state.writable)
-        };
-        let state = kind::read_again(&self.file, settings, writable).await?;
+        let Given { options, flags } = self.wanted();
+        let mut state = kind::open_state(&self.file, options, flags).await?;
+        state.notices = self.state.borrow().notices.clone();
         *self.state.borrow_mut() = state;
         self.last.borrow_mut().take();
         Ok(())
+    }
+
+    /// What the node is opened with, once a reopen under way has ended well.
+    pub(super) fn wanted(&self) -> Given {
+        match &*self.prepared.borrow() {
+            Some(prepared) => prepared.given.clone(),
+            None => self.given.borrow().clone(),
+        }
     }
 
     pub(super) fn abort_reopen(&self) {

@@ -4,7 +4,7 @@ use messages::io::Preallocation;
 use messages::{Error, ErrorKind, OpenFlags, RequestFlags, Result, SECTOR_SIZE};
 use serde_json::Value;
 
-use super::Qcow2;
+use super::{Given, Qcow2};
 use super::bytes::table_to_be;
 use super::header::{CLUSTER_BITS, COMPRESSION, Compression, Header, LAZY_REFCOUNTS, MAX_BACKING_NAME};
 use super::kind::open_state;
@@ -198,9 +198,13 @@ pub(super) async fn create(request: CreateRequest) -> Result<()> {
     };
     let header = options.header()?;
     write_empty(&file, &header).await?;
-    let state = open_state(&file, Default::default(), OpenFlags::RDWR).await?;
+    let given = Given {
+        flags: OpenFlags::RDWR,
+        ..Given::default()
+    };
+    let state = open_state(&file, given.options.clone(), given.flags).await?;
     let backing = Child::new(std::rc::Rc::new(Unconnected));
-    let image = Qcow2::new(file.clone(), backing, request.ring, state);
+    let image = Qcow2::new(file.clone(), backing, request.ring, state, given);
     image.activate().await?;
     image
         .resize(size, options.preallocation, RequestFlags::empty())

@@ -5,16 +5,16 @@ use std::rc::Rc;
 use messages::global_state::Options;
 use messages::io::Preallocation;
 use messages::{
-    CheckResult, DebugEvent, DriverInfo, Error, ErrorKind, IoError, IoResult, Limits, RequestFlags, Result,
+    CheckResult, ChildSlot, DebugEvent, DriverInfo, Error, ErrorKind, IoError, IoResult, Limits, RequestFlags, Result,
 };
 
-use super::Qcow2;
+use super::{Given, Qcow2};
 use super::gate::Key;
 use super::header::{DIRTY, Header};
 use super::state::{State, Stop};
 use crate::buffer::Buffers;
 use crate::driver::{
-    Abilities, Ability, Answer, At, BackingLink, Child, Driver, Events, Extent, Parcel, Placement, Purpose,
+    Abilities, Ability, Answer, At, BackingLink, Child, Driver, Events, Exchanged, Extent, Parcel, Placement, Purpose,
     ReopenRequest, Repair, Ticket, Transfer,
 };
 use crate::ring::Ring;
@@ -142,6 +142,14 @@ impl Driver for Qcow2 {
         self.abort_reopen();
     }
 
+    fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
+        Answer::wait(self.put_away())
+    }
+
+    fn exchange(self: Rc<Self>, _slots: &[ChildSlot]) -> Answer<'static, Result<Exchanged>> {
+        Answer::wait(self.exchange_image())
+    }
+
     fn info(&self) -> DriverInfo {
         self.state.borrow().info()
     }
@@ -175,7 +183,10 @@ impl Driver for Qcow2 {
         let mut state = self.state.borrow_mut();
         let left = State::new(state.header.clone(), state.settings, state.writable);
         let state = std::mem::replace(&mut *state, left);
-        Box::new(Travelling(Box::new(state)))
+        Box::new(Travelling {
+            state: Box::new(state),
+            given: self.given.take(),
+        })
     }
 
     fn close(&self) -> Answer<'_, Result<()>> {
@@ -309,7 +320,8 @@ impl Qcow2 {
             // References that are dropped by the first round lower refcounts, which the second writes.
             self.write_back(true).await?;
             self.write_back(true).await?;
-            if self.state.borrow().refcounts_lag() {
+            // An image that was not readied for changes may have been marked dirty by somebody else: that is not mended.
+            if self.state.borrow().active && self.state.borrow().refcounts_lag() {
                 self.file.flush().await?;
                 self.state.borrow_mut().header.incompatible &= !DIRTY;
                 self.write_features().await?;
@@ -323,7 +335,10 @@ impl Qcow2 {
 }
 
 /// An image's state between iothreads.
-struct Travelling(Box<State>);
+struct Travelling {
+    state: Box<State>,
+    given: Given,
+}
 
 impl Parcel for Travelling {
     fn arrive(self: Box<Self>, children: Vec<Child>, ring: Ring) -> Rc<dyn Driver> {
@@ -334,6 +349,6 @@ impl Parcel for Travelling {
         let backing = children
             .next()
             .unwrap_or_else(|| unreachable!("a qcow2 node always has two child handles"));
-        Qcow2::new(file, backing, ring, *self.0)
+        Qcow2::new(file, backing, ring, *self.state, self.given)
     }
 }

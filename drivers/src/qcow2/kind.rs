@@ -3,7 +3,7 @@
 use futures_util::future::LocalBoxFuture;
 use messages::{DebugEvent, Error, ErrorKind, IoError, OpenFlags, Result, Role};
 
-use super::Qcow2;
+use super::{Given, Qcow2};
 use super::bytes::{be32, be64, table_from_be};
 use super::create::create;
 use super::entry::{L1_OFFSET, REFTABLE_OFFSET};
@@ -87,13 +87,14 @@ async fn open(request: OpenRequest) -> Result<Opened> {
         ));
     };
     let flags = request.flags;
-    let mut state = open_state(&file, request.options, flags).await?;
+    let given = Given {
+        options: request.options,
+        flags,
+    };
+    let mut state = open_state(&file, given.options.clone(), flags).await?;
     state.notices = request.notices;
-    let link = state.header.backing.as_ref().map(|name| BackingLink {
-        filename: String::from_utf8_lossy(name).into_owned(),
-        format: state.header.extensions.backing_format.clone(),
-    });
-    let driver = Qcow2::new(file, backing, request.ring, state);
+    let link = backing_link(&state.header);
+    let driver = Qcow2::new(file, backing, request.ring, state, given);
     // Who only checks decides itself what is mended.
     if is_writable(flags) && !flags.contains(OpenFlags::CHECK) {
         driver.activate().await?;
@@ -102,6 +103,14 @@ async fn open(request: OpenRequest) -> Result<Opened> {
         driver,
         flags,
         backing: link,
+    })
+}
+
+/// The backing file that an image names.
+pub(super) fn backing_link(header: &Header) -> Option<BackingLink> {
+    header.backing.as_ref().map(|name| BackingLink {
+        filename: String::from_utf8_lossy(name).into_owned(),
+        format: header.extensions.backing_format.clone(),
     })
 }
 
@@ -119,14 +128,6 @@ pub(super) async fn open_state(
     let header = read_header(file, flags).await?;
     let settings = Settings::parse(options, &header, flags)?;
     read_tables(file, header, settings, is_writable(flags)).await
-}
-
-/// Reads it anew, with the settings that hold.
-pub(super) async fn read_again(file: &Child, settings: Settings, writable: bool) -> Result<State> {
-    let mut flags = OpenFlags::empty();
-    flags.set(OpenFlags::RDWR, writable);
-    let header = read_header(file, flags).await?;
-    read_tables(file, header, settings, writable).await
 }
 
 async fn read_tables(file: &Child, header: Header, settings: Settings, writable: bool) -> Result<State> {

@@ -36,6 +36,7 @@ mod compress;
 mod create;
 mod driver;
 mod entry;
+mod exchange;
 mod extensions;
 mod gate;
 mod geometry;
@@ -60,7 +61,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Instant;
 
-use messages::IoResult;
+use messages::global_state::Options;
+use messages::{IoResult, OpenFlags};
 
 use crate::driver::{Answer, Child};
 use crate::ring::Ring;
@@ -80,14 +82,23 @@ pub(crate) struct Qcow2 {
     gates: Gates,
     /// The cluster decompressed last.
     last: RefCell<Option<LastCluster>>,
+    /// What the node was opened with, or reopened last. Settings depend on the image too, which may be exchanged.
+    given: RefCell<Given>,
     /// A reopen between its preparation and its end.
     prepared: RefCell<Option<Prepared>>,
     /// When unused tables were last dropped.
     cleaned: Cell<Instant>,
 }
 
+/// What a node is opened with.
+#[derive(Debug, Clone, Default)]
+struct Given {
+    options: Options,
+    flags: OpenFlags,
+}
+
 impl Qcow2 {
-    fn new(file: Child, backing: Child, ring: Ring, state: State) -> Rc<Self> {
+    fn new(file: Child, backing: Child, ring: Ring, state: State, given: Given) -> Rc<Self> {
         let cleaned = Cell::new(ring.now());
         Rc::new(Self {
             file,
@@ -96,6 +107,7 @@ impl Qcow2 {
             state: RefCell::new(state),
             gates: Gates::default(),
             last: RefCell::default(),
+            given: RefCell::new(given),
             prepared: RefCell::default(),
             cleaned,
         })

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use messages::error::errno::{EIO, ENOMEM};
 use messages::io::Preallocation;
 use messages::qapi::QuorumOperation;
-use messages::{Error, ErrorKind, IoError, IoResult, RequestFlags, Result, StatusFlags};
+use messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, RequestFlags, Result, StatusFlags};
 
 use super::kind::{Reads, Settings};
 use super::vote::{self, Version};
@@ -379,6 +379,11 @@ impl Driver for Quorum {
 
     fn children_changed(&self, children: &[Child]) {
         self.children.replace(children.into());
+    }
+
+    fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
+        // Only the length is kept, and that by the node, which asks for it again.
+        Answer::ready(Ok(()))
     }
 
     fn depart(&self) -> Box<dyn Parcel> {

@@ -113,6 +113,10 @@ impl DriverKind for QuorumKind {
         false
     }
 
+    fn reopens(&self) -> bool {
+        false
+    }
+
     fn check_options(&self, options: &Options, numbered: usize) -> Result<()> {
         Settings::parse(options, numbered).map(drop)
     }

@@ -14,8 +14,7 @@ use messages::{
 
 use crate::buffer::Buffers;
 use crate::driver::{
-    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Events, Extent, OpenRequest,
-    Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer, parse_options,
+    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Events, Exchanged, Extent, OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer, parse_options,
 };
 use crate::reopen::check_unchanged;
 use crate::ring::Ring;
@@ -336,6 +335,20 @@ impl Driver for Raw {
             .iter()
             .any(|name| self.options.borrow().contains_key(*name));
         Some(self.file.filename()).filter(|name| plain && !name.is_empty())
+    }
+
+    fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
+        Answer::ready(Ok(()))
+    }
+
+    /// The window is what the options say, if there is such a window on the other data.
+    fn exchange(self: Rc<Self>, _slots: &[ChildSlot]) -> Answer<'static, Result<Exchanged>> {
+        let pending = self.pending.borrow().as_ref().map(|(options, _)| options.clone());
+        let options = pending.unwrap_or_else(|| self.options.borrow().clone());
+        Answer::wait(async move {
+            Window::new(&options, &self.file).await?;
+            Ok(Exchanged::nothing())
+        })
     }
 
     fn depart(&self) -> Box<dyn Parcel> {

@@ -305,6 +305,11 @@ impl Driver for Throttle {
         self.prepared.take();
     }
 
+    fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
+        // Nothing of what the children hold is kept here.
+        Answer::ready(Ok(()))
+    }
+
     fn depart(&self) -> Box<dyn Parcel> {
         Box::new(Travelling {
             groups: self.groups.clone(),

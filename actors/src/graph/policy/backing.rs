@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::ImplicitOpens;
 use super::image;
+use super::iothreads::{self, Joint};
 use super::open::{self, Backing, Base};
 use super::options::Common;
 use super::transaction::Transaction;
@@ -177,6 +178,7 @@ pub async fn connect(transaction: &mut Transaction, overlay: NodeId, base: NodeI
             Error::new(ErrorKind::Unsupported, text)
         })
     })?;
+    iothreads::follow(transaction, [Joint::Nodes(overlay, base)]).await?;
     world.may_link(overlay, base).await;
     transaction.link(Parent::Node(overlay, slot), base, declared.name, declared.role);
     transaction.update_permissions([overlay]).await?;

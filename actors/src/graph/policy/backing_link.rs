@@ -7,7 +7,7 @@ use messages::{Error, ErrorKind, IoError, NodeId, OpBlocker, Result, Role};
 use super::drain::Cover;
 use super::query::filename::Filenames;
 use super::reopen::{self, Access};
-use super::replace::{self, Moving, Reachable};
+use super::replace::{self, Besides, Moving, Reachable};
 use super::transaction::Transaction;
 use super::value::{Graph, Parent};
 use super::world::World;
@@ -157,7 +157,7 @@ async fn shorten(
     for overlay in &overlays {
         make_writable(&world, *overlay, reopened).await?;
     }
-    replace::redirect(transaction, top, base, &edges).await?;
+    replace::redirect(transaction, top, base, &edges, Besides::Nothing).await?;
     for overlay in overlays {
         let recorded = transaction.record_backing(overlay, Some(link.clone())).await;
         recorded.map_err(|error| {

@@ -231,7 +231,8 @@ pub fn freeze_to_bottom(world: &World, id: NodeId) -> Result<()> {
         let Some(name) = node.kind.chain_bottom(&node.options) else {
             return Ok(());
         };
-        let Ok(bottom) = graph.find(name) else {
+        // It may be one that is opened together with the node.
+        let Some(bottom) = graph.named_or_new(name) else {
             let text = format!("Bottom node '{name}' not found");
             return Err(Error::new(ErrorKind::NotFound, text));
         };

@@ -4,6 +4,8 @@ use drivers::driver::{ChildChange, slot_name};
 use messages::{ChildSlot, Error, ErrorKind, NodeId, Result};
 
 use super::delete;
+use super::exchange::Exchange;
+use super::iothreads::{self, Joint};
 use super::snapshot::cycle;
 use super::transaction::Transaction;
 use super::value::{Graph, Node, Parent};
@@ -78,6 +80,7 @@ fn check_support(node: &Node, what: &str) -> Result<()> {
 async fn add(transaction: &mut Transaction, parent: NodeId, slot: ChildSlot, child: NodeId) -> Result<()> {
     let world = transaction.world.clone();
     transaction.drain([parent, child], USER).await;
+    iothreads::follow(transaction, [Joint::Nodes(parent, child)]).await?;
     world.may_link(parent, child).await;
     let (name, role, next) = world.graph(|graph| {
         let node = graph.expect(parent)?;
@@ -85,10 +88,14 @@ async fn add(transaction: &mut Transaction, parent: NodeId, slot: ChildSlot, chi
         let role = node.kind.child_role(slot, &node.options);
         Ok::<_, Error>((name, role, node.next_numbered.saturating_add(1)))
     })?;
+    let mut exchange = Exchange::default();
+    world.graph(|graph| exchange.note(graph, parent, slot, Some(child)));
+    exchange.leave(transaction).await?;
     transaction.link(Parent::Node(parent, slot), child, name, role);
     transaction.number(parent, next);
     transaction.update_permissions([parent]).await?;
-    transaction.connect(parent, slot, None).await
+    exchange.connect(transaction).await?;
+    exchange.enter(transaction).await
 }
 
 /// Takes the numbered child called `child` from `parent`. A node that nobody holds any more is closed.
@@ -142,10 +149,14 @@ async fn del(transaction: &mut Transaction, parent: NodeId, slot: ChildSlot, chi
         let next = node.next_numbered.saturating_sub(u32::from(is_last));
         Ok::<_, Error>((node.child(slot), next))
     })?;
+    let mut exchange = Exchange::default();
+    world.graph(|graph| exchange.note(graph, parent, slot, None));
+    exchange.leave(transaction).await?;
     if let Some(edge) = edge {
         transaction.unlink(edge);
     }
     transaction.number(parent, next);
     transaction.update_permissions([parent, child]).await?;
-    transaction.connect(parent, slot, Some(child)).await
+    exchange.connect(transaction).await?;
+    exchange.enter(transaction).await
 }

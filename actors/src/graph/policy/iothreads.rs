@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use messages::global_state::IothreadOptions;
-use messages::{ChildSlot, Error, ErrorKind, IoThreadId, NodeId, Result};
+use messages::{ChildSlot, Error, ErrorKind, IoThreadId, NodeId, Result, RootId};
 
 use super::Effect;
 use super::drain::Cover;
 use super::order::Order;
+use super::transaction::Transaction;
 use super::value::{Direction, Graph, Parent};
 use super::world::{IothreadEntry, State, World};
 
@@ -161,17 +162,164 @@ fn destination(state: &State, iothread: Option<&str>) -> Result<IoThreadId> {
 ///
 /// # Errors
 /// A user does not let one of them move; then none has.
-pub async fn move_joined(world: &World, node: NodeId, to: IoThreadId) -> Result<()> {
-    let joined = world.with(|state| {
+async fn move_joined(world: &World, node: NodeId, to: IoThreadId) -> Result<()> {
+    let joined: Vec<NodeId> =
+        world.with(|state| Ok::<_, Error>(to_move(state, node, to, Company::Joined)?.into_iter().collect()))?;
+    move_nodes(world, joined.clone(), to, "x-blockdev-set-iothread").await?;
+    // Users that let their nodes move on want them where they are now.
+    world.graph(|graph| {
+        let roots: Vec<RootId> = joined.iter().flat_map(|node| graph.roots_of(*node)).collect();
+        for root in roots {
+            if let Some(root) = graph.root_mut(root) {
+                root.wants = root.wants.map(|wants| if root.pinned { wants } else { to });
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Brings a node to where a user wants it, with all that is joined to it, except for what is held in place elsewhere: the
+/// user's edge, or one below, crosses iothreads then.
+///
+/// # Errors
+/// There is no such iothread.
+pub async fn bring(world: &World, node: NodeId, to: IoThreadId) -> Result<()> {
+    let moving = world.with(|state| {
         if !state.iothreads.contains_key(&to) {
             return Err(Error::new(
                 ErrorKind::NotFound,
                 format!("Cannot find iothread {to}"),
             ));
         }
-        to_move(state, node, to, Company::Joined)
+        Ok(free_with(&state.graph, node))
     })?;
-    move_nodes(world, joined.into_iter().collect(), to, "x-blockdev-set-iothread").await
+    move_nodes(world, moving, to, "move to where a user is").await
+}
+
+/// The nodes joined to a node that nobody holds in place; none if it is held itself.
+fn free_with(graph: &Graph, node: NodeId) -> Vec<NodeId> {
+    if is_held(graph, &beside(graph, node)) {
+        return Vec::new();
+    }
+    let mut seen = BTreeSet::new();
+    let mut free = Vec::new();
+    for id in graph.closure([node], Direction::Both) {
+        if seen.contains(&id) {
+            continue;
+        }
+        let group = beside(graph, id);
+        seen.extend(group.iter().copied());
+        if !is_held(graph, &group) {
+            free.extend(group);
+        }
+    }
+    free
+}
+
+/// Two that an edit is about to join.
+#[derive(Debug, Clone, Copy)]
+pub enum Joint {
+    /// A parent and its child.
+    Nodes(NodeId, NodeId),
+    /// A user and its node.
+    Root(RootId, NodeId),
+}
+
+/// Has nodes follow those that are held in place to the iothread where they are. Where both sides of an edge are held, or
+/// neither is, all stay where they are: the edge crosses iothreads.
+///
+/// # Errors
+/// An iothread is gone.
+pub async fn follow(transaction: &mut Transaction, joints: impl IntoIterator<Item = Joint>) -> Result<()> {
+    for joint in joints {
+        let moving = transaction.world.graph(|graph| following(graph, joint));
+        if let Some((nodes, to)) = moving {
+            transaction.move_nodes(nodes, to).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The nodes that follow when two are joined, and whither.
+fn following(graph: &Graph, joint: Joint) -> Option<(Vec<NodeId>, IoThreadId)> {
+    let home = |id: NodeId| graph.node(id).map(|node| node.iothread);
+    let (held, free, to) = match joint {
+        Joint::Nodes(parent, child) => {
+            let (above, below) = (home(parent)?, home(child)?);
+            if above == below {
+                return None;
+            }
+            let (upper, lower) = (beside(graph, parent), beside(graph, child));
+            if is_held(graph, &upper) {
+                (true, lower, above)
+            } else {
+                (is_held(graph, &lower), upper, below)
+            }
+        }
+        Joint::Root(root, node) => {
+            let wanted = graph.root(root)?.wants?;
+            if home(node)? == wanted {
+                return None;
+            }
+            (true, beside(graph, node), wanted)
+        }
+    };
+    (held && !is_held(graph, &free)).then(|| (free.into_iter().collect(), to))
+}
+
+/// Where a node with these children is to live: with those that are held in place, whom the others join, or else with the
+/// first.
+///
+/// # Errors
+/// An iothread is gone.
+pub async fn gather(
+    transaction: &mut Transaction,
+    children: impl Iterator<Item = &NodeId>,
+) -> Result<IoThreadId> {
+    let children: Vec<NodeId> = children.copied().collect();
+    let world = transaction.world.clone();
+    let home = |id: &NodeId| world.graph(|graph| graph.node(*id).map(|node| node.iothread));
+    let held = |id: &NodeId| world.graph(|graph| is_held(graph, &beside(graph, *id)));
+    let first = children.first().and_then(home);
+    let main = || world.with(|state| state.main);
+    // Mostly all live in one place.
+    if children.iter().all(|child| home(child) == first) {
+        return Ok(first.unwrap_or_else(main));
+    }
+    let Some(to) = children.iter().find(|child| held(child)).and_then(home) else {
+        return Ok(first.unwrap_or_else(main));
+    };
+    for child in &children {
+        if home(child) != Some(to) && !held(child) {
+            let free = world.graph(|graph| beside(graph, *child));
+            transaction.move_nodes(free.into_iter().collect(), to).await?;
+        }
+    }
+    Ok(to)
+}
+
+/// All that is joined to a node without leaving its iothread.
+fn beside(graph: &Graph, node: NodeId) -> BTreeSet<NodeId> {
+    let home = graph.node(node).map(|node| node.iothread);
+    let mut found = BTreeSet::new();
+    let mut open = vec![node];
+    while let Some(id) = open.pop() {
+        let lives_here = graph.node(id).map(|node| node.iothread) == home;
+        if lives_here && found.insert(id) {
+            open.extend(graph.parent_nodes(id));
+            open.extend(graph.children_of(id).map(|edge| edge.child));
+        }
+    }
+    found
+}
+
+/// Whether a user wants nodes of one iothread there.
+fn is_held(graph: &Graph, nodes: &BTreeSet<NodeId>) -> bool {
+    let mut roots = nodes
+        .iter()
+        .filter_map(|id| graph.node(*id))
+        .flat_map(|node| graph.roots_of(node.id).map(|root| (root, node.iothread)));
+    roots.any(|(root, home)| graph.root(root).is_some_and(|root| root.wants == Some(home)))
 }
 
 /// Moves a node back to the main iothread, if it is elsewhere: whoever wanted it there has gone. What is joined to it
@@ -182,9 +330,8 @@ pub async fn fall_back(world: &World, node: NodeId) {
         if home == main || state.closed {
             return None;
         }
-        let joined = to_move(state, node, main, Company::Joined).ok()?;
-        let beside = |node: &NodeId| state.graph.node(*node).is_some_and(|node| node.iothread == home);
-        Some((joined.into_iter().filter(beside).collect(), main))
+        let joined = beside(&state.graph, node);
+        (!is_held(&state.graph, &joined)).then(|| (joined.into_iter().collect(), main))
     });
     if let Some((moving, main)) = found
         && let Err(error) = move_nodes(world, moving, main, "return to the main iothread").await
@@ -227,9 +374,14 @@ async fn move_nodes(world: &World, nodes: Vec<NodeId>, to: IoThreadId, user: &st
 fn check_unpinned(graph: &Graph, moving: &BTreeSet<NodeId>, to: IoThreadId) -> Result<()> {
     let leaving = moving
         .iter()
-        .filter(|id| graph.node(**id).is_some_and(|node| node.iothread != to));
-    let mut roots = leaving.flat_map(|id| graph.roots_of(*id));
-    if roots.any(|root| graph.root(root).is_some_and(|root| root.pinned)) {
+        .filter_map(|id| graph.node(*id))
+        .filter(|node| node.iothread != to);
+    let mut roots = leaving.flat_map(|node| graph.roots_of(node.id).map(|root| (root, node.iothread)));
+    let is_pinned = |(root, home)| {
+        let root = graph.root(root);
+        root.is_some_and(|root| root.pinned && root.wants == Some(home))
+    };
+    if roots.any(is_pinned) {
         return Err(Error::new(
             ErrorKind::InUse,
             "Cannot change iothread of active block backend",
@@ -239,7 +391,10 @@ fn check_unpinned(graph: &Graph, moving: &BTreeSet<NodeId>, to: IoThreadId) -> R
 }
 
 /// Moves nodes that are still, and joins the edges again once all have arrived.
-async fn move_still(world: &World, nodes: &[NodeId], to: IoThreadId) -> Result<()> {
+///
+/// # Errors
+/// An iothread is gone.
+pub async fn move_still(world: &World, nodes: &[NodeId], to: IoThreadId) -> Result<()> {
     let mut departures = Vec::new();
     for node in nodes {
         departures.push((*node, world.ask(*node, Order::Depart { node: *node, to })));

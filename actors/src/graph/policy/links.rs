@@ -2,6 +2,8 @@
 
 use messages::{ChildSlot, Error, ErrorKind, NodeId, Result};
 
+use super::exchange::Exchange;
+use super::iothreads::{self, Joint};
 use super::reopen;
 use super::snapshot::cycle;
 use super::transaction::Transaction;
@@ -145,6 +147,13 @@ async fn relink(transaction: &mut Transaction, change: Change, user: &str) -> Re
     } = change;
     let touched = [Some(parent), old, new].into_iter().flatten();
     transaction.drain(touched.clone(), user).await;
+    iothreads::follow(transaction, new.map(|new| Joint::Nodes(parent, new))).await?;
+    let mut exchange = Exchange::default();
+    let world = transaction.world.clone();
+    world.graph(|graph| exchange.note(graph, parent, slot, new));
+    exchange.leave(transaction).await?;
     reopen::relink(transaction, parent, slot, new).await?;
-    transaction.update_permissions(touched).await
+    transaction.update_permissions(touched).await?;
+    exchange.connect(transaction).await?;
+    exchange.enter(transaction).await
 }

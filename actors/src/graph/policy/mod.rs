@@ -16,6 +16,7 @@ mod create;
 mod debug;
 mod delete;
 mod drain;
+mod exchange;
 mod image;
 mod iothreads;
 mod links;

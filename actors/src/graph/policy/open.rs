@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::backing;
 use super::chain;
 use super::image::{self, Found};
+use super::iothreads;
 use super::options::{self, Common, Parsed};
 use super::order::{Address, Open, Order};
 use super::transaction::Transaction;
@@ -169,7 +170,8 @@ pub async fn open_one(
         heirs.extend(opened.filter(|_| is_nested));
         children.push(opened);
     }
-    let id = insert_node(transaction, &kind, &parsed, common, found.probed, &children)?;
+    let home = iothreads::gather(transaction, children.iter().flatten()).await?;
+    let id = insert_node(transaction, &kind, &parsed, common, found.probed, (&children, home))?;
     for child in heirs {
         note_inheritance(&world, Some(child), id);
     }
@@ -332,15 +334,11 @@ fn insert_node(
     parsed: &Parsed,
     common: Common,
     probed: bool,
-    children: &[Option<NodeId>],
+    (children, iothread): (&[Option<NodeId>], IoThreadId),
 ) -> Result<NodeId> {
     let world = transaction.world.clone();
     let name = choose_name(&world, parsed.node_name.as_deref())?;
     let node = world.with(|state| {
-        let first = children.iter().flatten().next();
-        let iothread: IoThreadId = first
-            .and_then(|id| state.address(*id))
-            .map_or(state.main, |address| address.iothread);
         Node {
             id: state.graph.new_node_id(),
             name,

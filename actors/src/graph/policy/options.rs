@@ -142,6 +142,17 @@ impl Given {
         self.active
     }
 
+    /// `force-share`, if it was given.
+    pub fn force_share(self) -> Option<bool> {
+        self.force_share
+    }
+
+    /// The same with this `force-share`.
+    #[must_use]
+    pub fn with_force_share(self, force_share: Option<bool>) -> Self {
+        Self { force_share, ..self }
+    }
+
     /// The same, with what was given before where nothing is now.
     #[must_use]
     pub fn or(self, old: Self) -> Self {

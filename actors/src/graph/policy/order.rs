@@ -84,6 +84,24 @@ pub enum Order {
     ReopenCommit(NodeId),
     /// The prepared options are forgotten.
     ReopenAbort(NodeId),
+    /// Write back what belongs to the data behind edges that is about to be other data.
+    ExchangePrepare {
+        /// The node.
+        node: NodeId,
+        /// Its edges.
+        slots: Vec<ChildSlot>,
+    },
+    /// Read anew what was read from the old data, and keep the old state.
+    Exchange {
+        /// The node.
+        node: NodeId,
+        /// Its edges; none where only what children demand may have changed.
+        slots: Vec<ChildSlot>,
+    },
+    /// The old state is forgotten.
+    ExchangeCommit(NodeId),
+    /// The old state holds again.
+    ExchangeAbort(NodeId),
     /// Move to another iothread.
     Depart {
         /// The node.
@@ -193,6 +211,8 @@ impl Order {
             | Self::Commit { node, .. }
             | Self::ReadHead { node, .. }
             | Self::ReopenPrepare { node, .. }
+            | Self::ExchangePrepare { node, .. }
+            | Self::Exchange { node, .. }
             | Self::Invalidate(node)
             | Self::Amend { node, .. }
             | Self::ChangeBackingFile { node, .. } => vec![*node],
@@ -210,6 +230,7 @@ impl Order {
             Self::Amend { .. } => "amendment",
             Self::Create { .. } => "making of an image",
             Self::ReopenPrepare { .. } => "reopen",
+            Self::ExchangePrepare { .. } | Self::Exchange { .. } => "exchange of a child",
             Self::PermissionsPrepare { .. } => "change of permissions",
             Self::ChangeBackingFile { .. } => "change of the backing file",
             Self::Invalidate(_) => "reading of metadata",

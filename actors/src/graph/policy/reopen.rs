@@ -4,10 +4,13 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use drivers::driver::{ReopenRequest, slot_name};
+use drivers::reopen::not_supported;
 use messages::global_state::Options;
 use messages::{ChildSlot, Error, ErrorKind, NodeId, OpenFlags, Result, Role};
 use serde_json::Value;
 
+use super::exchange::Exchange;
+use super::iothreads::{self, Joint};
 use super::options::{self, Common, Given};
 use super::order::Order;
 use super::permissions::Plan;
@@ -124,15 +127,45 @@ impl Rest {
     }
 }
 
-/// Whether a node is active is changed by a command of its own. A node to which the option was given once has no way back
-/// to its default, which is what a reopen of it would ask for.
-fn check_active(node: &Node, given: Given) -> Result<()> {
-    let text = match (node.given.active(), given.active()) {
-        (Some(_), _) => "Option 'active' cannot be reset to its default value",
-        (None, Some(active)) if active == node.common.inactive => "Cannot change the option 'active'",
-        _ => return Ok(()),
-    };
+fn refused<T>(text: impl Into<Cow<'static, str>>) -> Result<T> {
     Err(Error::new(ErrorKind::InvalidArgument, text))
+}
+
+/// Options with which a node goes from its open to its end. One that was given has no way back to its default, which is
+/// what a reopen without it asks for. Whether a node is active is changed by a command of its own, so that option stands
+/// for what it was at the open.
+fn check_not_reset(node: &Node, given: Given) -> Result<()> {
+    if node.given.active().is_some() {
+        return refused("Option 'active' cannot be reset to its default value");
+    }
+    let shares = node.given.force_share().is_some() || node.common.force_share;
+    if shares && given.force_share().is_none() {
+        return refused("Option 'force-share' cannot be reset to its default value");
+    }
+    Ok(())
+}
+
+/// The same options, which cannot be set to anything either.
+fn check_not_set(node: &Node, given: Given) -> Result<()> {
+    if given.active() == Some(node.common.inactive) {
+        return refused("Cannot change the option 'active'");
+    }
+    if given.force_share().is_some() {
+        return refused("Cannot change the option 'force-share'");
+    }
+    Ok(())
+}
+
+/// The node that a reference among the options means. Only what is behind `file` and `backing` can be exchanged like this.
+fn referred(graph: &Graph, current: Option<NodeId>, option: &str, name: &str) -> Result<NodeId> {
+    if matches!(option, "file" | "backing") {
+        return Ok(graph.look_up("", name)?.id);
+    }
+    let is_current = |id: &NodeId| graph.node(*id).is_some_and(|node| node.name == name);
+    match current.filter(is_current) {
+        Some(current) => Ok(current),
+        None => refused(format!("Cannot change the option '{option}'")),
+    }
 }
 
 async fn reopen_all(world: &World, targets: &[Target]) -> Result<()> {
@@ -214,17 +247,29 @@ fn collect(
             "Cannot change the option 'driver'",
         ));
     }
-    match rest {
-        Rest::Default => check_active(node, parsed.given)?,
-        Rest::Kept => {
-            parsed.given = parsed.given.or(node.given);
-            for (name, value) in &node.options {
-                parsed.rest.entry(name).or_insert_with(|| value.clone());
-            }
+    let asked = parsed.given;
+    if rest == Rest::Kept {
+        parsed.given = parsed.given.or(node.given);
+        for (name, value) in &node.options {
+            parsed.rest.entry(name).or_insert_with(|| value.clone());
         }
     }
     let base = child.map_or_else(|| rest.base(node), |(_, common)| common);
-    let common = parsed.given.over(base)?;
+    let common = Common {
+        // It stays as it is, so it cannot contradict anything: whether it is given is looked at below.
+        force_share: node.common.force_share,
+        ..parsed.given.with_force_share(None).over(Common {
+            force_share: false,
+            ..base
+        })?
+    };
+    parsed.given = parsed.given.with_force_share(node.given.force_share());
+    if !node.kind.reopens() {
+        return Err(not_supported(node.kind.name(), &node.name));
+    }
+    if rest == Rest::Default {
+        check_not_reset(node, asked)?;
+    }
     let mut target = Target {
         node: node.id,
         given: parsed.given,
@@ -232,32 +277,29 @@ fn collect(
         rest: Options::new(),
         links: Vec::new(),
     };
-    let mut below = Vec::new();
+    let (mut below, mut given_below) = (Vec::new(), Vec::new());
     for Wanted { slot, name, value } in take_children(node, &mut parsed.rest)? {
         let Some(declared) = node.kind.child(slot) else {
             continue;
         };
         let current = graph.child_node(node.id, slot);
         let new = match value {
-            None if declared.name == "backing" && current.is_some() && rest == Rest::Default => {
-                let text = format!("backing is missing for '{}'", node.name);
-                return Err(Error::new(ErrorKind::InvalidArgument, text));
+            None if declared.name == "backing" && names_backing(node, current) && rest == Rest::Default => {
+                return refused(format!("backing is missing for '{}'", node.name));
             }
             None => current,
             Some(Value::Null) if declared.required => {
-                let text = format!("Parameter '{name}' is missing");
-                return Err(Error::new(ErrorKind::InvalidArgument, text));
+                return refused(format!("Parameter '{name}' is missing"));
             }
             Some(Value::Null) => None,
-            Some(Value::String(name)) if name.is_empty() => None,
-            Some(Value::String(name)) => Some(graph.look_up("", &name)?.id),
+            Some(Value::String(wanted)) => Some(referred(graph, current, &name, &wanted)?),
             Some(Value::Object(nested)) => {
                 let child = current.ok_or_else(|| {
                     let text = format!("Parameter '{name}' must name an existing node");
                     Error::new(ErrorKind::InvalidArgument, text)
                 })?;
                 let inherited = inherited(graph, child, node, common, declared.role);
-                collect(graph, nested, Some((child, inherited)), rest, targets)?;
+                given_below.push((nested, (child, inherited)));
                 current
             }
             Some(_) => return Err(options::wrong_type(&name, "BlockdevRefOrNull")),
@@ -269,6 +311,10 @@ fn collect(
         }
         below.extend(new.map(|child| (child, declared.role)));
     }
+    check_not_set(node, asked)?;
+    for (nested, child) in given_below {
+        collect(graph, nested, Some(child), rest, targets)?;
+    }
     target.rest = parsed.rest;
     targets.retain(|other| other.node != target.node);
     targets.push(target);
@@ -276,6 +322,12 @@ fn collect(
         inherit(graph, node, common, child, role, targets)?;
     }
     Ok(())
+}
+
+/// Whether a node has a backing node, or its image names one.
+fn names_backing(node: &Node, current: Option<NodeId>) -> bool {
+    let facts = node.facts.as_ref();
+    current.is_some() || facts.is_some_and(|facts| facts.backing.is_some())
 }
 
 /// What options say of a child.
@@ -405,12 +457,27 @@ async fn reopen(transaction: &mut Transaction, targets: &[Target]) -> Result<Vec
     transaction
         .drain(touched.iter().copied(), "blockdev-reopen")
         .await;
+    let joints = targets.iter().flat_map(|target| {
+        let children = target.links.iter().filter_map(|(_, child)| *child);
+        children.map(|child| Joint::Nodes(target.node, child))
+    });
+    iothreads::follow(transaction, joints).await?;
+    let mut exchange = Exchange::default();
+    world.graph(|graph| {
+        for target in targets {
+            for (slot, child) in &target.links {
+                exchange.note(graph, target.node, *slot, *child);
+            }
+        }
+    });
+    exchange.leave(transaction).await?;
     let mut released = Vec::new();
     for target in targets {
         for (slot, child) in &target.links {
             released.extend(relink(transaction, target.node, *slot, *child).await?);
         }
     }
+    exchange.connect(transaction).await?;
     for target in targets {
         let order = world.graph(|graph| graph.expect(target.node).map(|node| prepare_order(target, node)))?;
         world.ask(target.node, order).done().await?;
@@ -427,6 +494,11 @@ async fn reopen(transaction: &mut Transaction, targets: &[Target]) -> Result<Vec
     let prepared = transaction
         .prepare_permissions(Plan::with_flags(flags), touched)
         .await?;
+    // Read only now that the locks are held which other processes respect.
+    if let Err(error) = exchange.enter(transaction).await {
+        transaction.abort_permissions(&prepared);
+        return Err(error);
+    }
     // From here on nothing is undone: what is left can only fail if an iothread is gone.
     transaction.reopen_committed();
     for target in targets.iter().rev() {
@@ -448,10 +520,10 @@ pub fn prepare_order(target: &Target, node: &Node) -> Order {
     }
 }
 
-/// Puts another node, or none, behind an edge; answers the one that was there.
+/// Puts another node, or none, behind an edge in the graph's value; answers the one that was there.
 ///
 /// # Errors
-/// It would close a circle, or the parent's cell is gone.
+/// It would close a circle.
 pub async fn relink(
     transaction: &mut Transaction,
     parent: NodeId,
@@ -485,9 +557,8 @@ pub async fn relink(
                 transaction.link(Parent::Node(parent, slot), child, name, role);
             }
         }
-        (None, None) => return Ok(None),
+        (None, None) => {}
     }
-    transaction.connect(parent, slot, old).await?;
     Ok(old)
 }
 

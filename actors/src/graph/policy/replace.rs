@@ -5,6 +5,8 @@ use messages::{ChildSlot, EdgeId, Error, ErrorKind, NodeId, OpBlocker, Result, R
 use serde_json::Value;
 
 use super::chain;
+use super::exchange::Exchange;
+use super::iothreads::{self, Joint};
 use super::open::{self, Base};
 use super::order::Order;
 use super::snapshot::cycle;
@@ -63,7 +65,7 @@ pub fn moving(graph: &Graph, from: NodeId, to: NodeId, reachable: Reachable) -> 
             }
             return Err(refused(graph, "Should not change", edge));
         }
-        check_may_move(graph, edge, to)?;
+        check_may_move(graph, edge)?;
         moving.push(Moving::of(edge));
     }
     Ok(moving)
@@ -76,7 +78,7 @@ fn refused(graph: &Graph, verb: &str, edge: &Edge) -> Error {
 }
 
 /// Refuses edges that somebody relies on to stay where they are.
-fn check_may_move(graph: &Graph, edge: &Edge, to: NodeId) -> Result<()> {
+fn check_may_move(graph: &Graph, edge: &Edge) -> Result<()> {
     if edge.frozen.is_some() {
         return Err(refused(graph, "Cannot change", edge));
     }
@@ -90,26 +92,60 @@ fn check_may_move(graph: &Graph, edge: &Edge, to: NodeId) -> Result<()> {
     if !root.has_cell {
         return Err(refused(graph, "Cannot change", edge));
     }
-    let home = |id| graph.node(id).map(|node| node.iothread);
-    if root.pinned && home(edge.child) != home(to) {
-        let text = "Cannot change iothread of active block backend";
-        return Err(Error::new(ErrorKind::InUse, text));
-    }
     Ok(())
+}
+
+/// An edge that comes or goes together with others being led elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub enum Besides {
+    /// None.
+    Nothing,
+    /// `from` comes behind a node's empty slot.
+    Linked(NodeId, ChildSlot),
+    /// What is behind this edge of a node, which is `to`, goes.
+    Unlinked(EdgeId, NodeId, ChildSlot),
 }
 
 /// Lets edges that lead to `from` lead to `to`: in the graph's value, in the nodes' permissions, in the cells. Both nodes
 /// are still.
 ///
 /// # Errors
-/// The permissions of the graph as it would be, or a node's.
+/// The permissions of the graph as it would be, or a node's; or a driver cannot go on with what is there then.
 pub async fn redirect(
     transaction: &mut Transaction,
     from: NodeId,
     to: NodeId,
     moving: &[Moving],
+    besides: Besides,
 ) -> Result<()> {
     let world = transaction.world.clone();
+    let holders = moving.iter().map(|moving| match moving.parent {
+        Parent::Node(parent, _) => Joint::Nodes(parent, to),
+        Parent::Root(root) => Joint::Root(root, to),
+    });
+    let besides_it = match besides {
+        Besides::Linked(new, _) => Some(Joint::Nodes(new, from)),
+        Besides::Nothing | Besides::Unlinked(..) => None,
+    };
+    iothreads::follow(transaction, holders.chain(besides_it)).await?;
+    let mut exchange = Exchange::default();
+    world.graph(|graph| {
+        for (parent, slot) in moving.iter().filter_map(Moving::node) {
+            exchange.note(graph, parent, slot, Some(to));
+        }
+        match besides {
+            Besides::Nothing => {}
+            Besides::Linked(parent, slot) => exchange.note(graph, parent, slot, Some(from)),
+            Besides::Unlinked(_, parent, slot) => exchange.note(graph, parent, slot, None),
+        }
+    });
+    exchange.leave(transaction).await?;
+    match besides {
+        Besides::Nothing => {}
+        Besides::Linked(new, slot) => link_empty(transaction, new, slot, from).await?,
+        // What a filter takes for itself must not stand against what its parents take.
+        Besides::Unlinked(edge, ..) => transaction.unlink(edge),
+    }
     for Moving { edge, parent } in moving {
         if let Parent::Node(parent, _) = parent {
             world.may_link(*parent, to).await;
@@ -117,12 +153,30 @@ pub async fn redirect(
         transaction.redirect(*edge, to);
     }
     transaction.update_permissions([to, from]).await?;
+    exchange.connect(transaction).await?;
     for Moving { parent, .. } in moving {
-        match *parent {
-            Parent::Node(parent, slot) => transaction.connect(parent, slot, Some(from)).await?,
-            Parent::Root(root) => move_root(transaction, root, from, to).await?,
+        if let Parent::Root(root) = *parent {
+            move_root(transaction, root, from, to).await?;
         }
     }
+    exchange.enter(transaction).await
+}
+
+/// Puts `node` behind an empty slot of `new`, in the graph's value.
+async fn link_empty(
+    transaction: &mut Transaction,
+    new: NodeId,
+    slot: ChildSlot,
+    node: NodeId,
+) -> Result<()> {
+    let world = transaction.world.clone();
+    world.may_link(new, node).await;
+    let (name, role) = world.graph(|graph| {
+        let new = graph.expect(new)?;
+        let name = new.kind.child(slot).map_or("", |child| child.name);
+        Ok::<_, Error>((name, new.kind.child_role(slot, &new.options)))
+    })?;
+    transaction.link(Parent::Node(new, slot), node, name, role);
     Ok(())
 }
 
@@ -171,7 +225,7 @@ async fn replace(transaction: &mut Transaction, from: NodeId, to: NodeId) -> Res
     let world = transaction.world.clone();
     let edges = world.graph(|graph| moving(graph, from, to, Reachable::Keep))?;
     transaction.drain([from, to], "replace").await;
-    redirect(transaction, from, to, &edges).await
+    redirect(transaction, from, to, &edges, Besides::Nothing).await
 }
 
 /// Puts `new` in the place of `node`, and `node` behind it: as what a filter filters, or as a format's backing node. All
@@ -216,17 +270,9 @@ pub async fn append_node(world: &World, node: &str, new: &str) -> Result<()> {
 /// A parent relies on its edge, or permissions.
 pub async fn append(transaction: &mut Transaction, node: NodeId, new: NodeId, slot: ChildSlot) -> Result<()> {
     let world = transaction.world.clone();
-    let (edges, name, role) = world.graph(|graph| {
-        // What the new node stands on keeps its edge: that would close a circle.
-        let edges = moving(graph, node, new, Reachable::Keep)?;
-        let new = graph.expect(new)?;
-        let name = new.kind.child(slot).map_or("", |child| child.name);
-        Ok::<_, Error>((edges, name, new.kind.child_role(slot, &new.options)))
-    })?;
-    world.may_link(new, node).await;
-    transaction.link(Parent::Node(new, slot), node, name, role);
-    redirect(transaction, node, new, &edges).await?;
-    transaction.connect(new, slot, None).await
+    // What the new node stands on keeps its edge: that would close a circle.
+    let edges = world.graph(|graph| moving(graph, node, new, Reachable::Keep))?;
+    redirect(transaction, node, new, &edges, Besides::Linked(new, slot)).await
 }
 
 /// Opens a node with these options, of which `node` is a child, and puts it in the place of `node`. It belongs to the
@@ -299,13 +345,11 @@ async fn take_out(transaction: &mut Transaction, filter: NodeId, link: Moving, b
     let world = transaction.world.clone();
     let edges = world.graph(|graph| moving(graph, filter, below, Reachable::Refuse))?;
     transaction.drain([filter, below], "drop-filter").await;
-    // What the filter takes for itself must not stand against what its parents take.
-    transaction.unlink(link.edge);
-    redirect(transaction, filter, below, &edges).await?;
-    match link.node() {
-        Some((parent, slot)) => transaction.connect(parent, slot, Some(below)).await,
-        None => Ok(()),
-    }
+    let besides = match link.node() {
+        Some((parent, slot)) => Besides::Unlinked(link.edge, parent, slot),
+        None => Besides::Nothing,
+    };
+    redirect(transaction, filter, below, &edges, besides).await
 }
 
 /// Lets one edge lead to another node.
@@ -325,7 +369,7 @@ pub async fn replace_child(world: &World, of: ChildOf, node: &str) -> Result<()>
                 return Err(Error::new(ErrorKind::InvalidArgument, text));
             }
         }
-        check_may_move(graph, edge, to.id)?;
+        check_may_move(graph, edge)?;
         Ok::<_, Error>((Moving::of(edge), edge.child, to.id))
     })?;
     if from == to {
@@ -333,7 +377,7 @@ pub async fn replace_child(world: &World, of: ChildOf, node: &str) -> Result<()>
     }
     let mut transaction = Transaction::new(world);
     transaction.drain([from, to], "replace-child").await;
-    let result = redirect(&mut transaction, from, to, &[edge]).await;
+    let result = redirect(&mut transaction, from, to, &[edge], Besides::Nothing).await;
     finish(transaction, result.map(|()| vec![from])).await
 }
 

@@ -29,7 +29,7 @@ pub enum Inactive {
 pub async fn attach(world: &World, request: RootRequest, inactive: Inactive) -> Reply {
     let node = world.graph(|graph| graph.look_up("", &request.node).map(|node| node.id))?;
     if let Some(iothread) = request.iothread {
-        let moved = iothreads::move_joined(world, node, iothread).await;
+        let moved = iothreads::bring(world, node, iothread).await;
         if request.iothread_required {
             moved?;
         }
@@ -97,6 +97,7 @@ pub fn link_root(transaction: &mut Transaction, node: NodeId, request: &RootRequ
         Root {
             user: request.user.clone(),
             edge,
+            wants: request.iothread,
             pinned,
             has_cell: false,
             allows_inactive: false,

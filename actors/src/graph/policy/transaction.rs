@@ -4,12 +4,14 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use drivers::driver::BackingLink;
-use messages::{ChildSlot, EdgeId, NodeId, Permissions, Result, Role, RootId, Token};
+use messages::{ChildSlot, EdgeId, IoThreadId, NodeId, Permissions, Result, Role, RootId, Token};
 
+use super::iothreads;
 use super::order::{Address, Order};
 use super::permissions::Plan;
 use super::value::{Edge, Granted, Node, Parent, Root};
 use super::world::{Answered, World};
+use crate::node::OpenFacts;
 
 /// The steps that an unfinished transaction has taken.
 pub struct Log(Vec<Undo>);
@@ -45,6 +47,19 @@ enum Undo {
     Recorded(NodeId, Option<BackingLink>, Option<NodeId>),
     /// Forget a node's prepared options.
     ReopenPrepared(NodeId),
+    /// Move nodes back to an iothread.
+    Moved(Vec<NodeId>, IoThreadId),
+    /// Let a node be again what it was before edges below it led elsewhere.
+    Facts(Box<Facts>),
+}
+
+/// What the graph knows of a node, from before edges below it led elsewhere.
+struct Facts {
+    node: NodeId,
+    facts: Option<OpenFacts>,
+    implicit_backing: Option<NodeId>,
+    /// Its driver may have put its old state aside.
+    is_stale: bool,
 }
 
 /// Steps taken so far. It must be ended by [`Transaction::commit`] or [`Transaction::roll_back`].
@@ -93,7 +108,12 @@ impl Transaction {
                         shrink(&self.world, parent);
                     }
                 }
-                Undo::Linked(_)
+                Undo::Facts(kept) if kept.is_stale => {
+                    self.world.tell(kept.node, Order::ExchangeCommit(kept.node));
+                }
+                Undo::Facts(_)
+                | Undo::Moved(..)
+                | Undo::Linked(_)
                 | Undo::Root(_)
                 | Undo::Permissions { .. }
                 | Undo::Connected(..)
@@ -186,6 +206,21 @@ impl Transaction {
                 }
             }
             Undo::ReopenPrepared(node) => world.tell(node, Order::ReopenAbort(node)),
+            Undo::Moved(nodes, home) => {
+                if let Err(error) = iothreads::move_still(world, &nodes, home).await {
+                    tracing::warn!(%error, "nodes stay in another iothread");
+                }
+            }
+            Undo::Facts(kept) => {
+                let kept = *kept;
+                world.tell(kept.node, Order::ExchangeAbort(kept.node));
+                world.graph(|graph| {
+                    if let Some(node) = graph.node_mut(kept.node) {
+                        node.facts = kept.facts;
+                        node.implicit_backing = kept.implicit_backing;
+                    }
+                });
+            }
         }
     }
 
@@ -268,6 +303,13 @@ impl Transaction {
         Ok(plan)
     }
 
+    /// Instead of the second half: all nodes forget what they have agreed to.
+    pub fn abort_permissions(&self, plan: &Plan) {
+        for (node, _) in &plan.nodes {
+            self.world.tell(*node, Order::PermissionsAbort(*node));
+        }
+    }
+
     /// The second half.
     pub fn commit_permissions(&mut self, plan: Plan) {
         let undo = commit(&self.world, plan);
@@ -335,6 +377,32 @@ impl Transaction {
         record_backing(&world, node, link, None).await?;
         self.log.push(Undo::Recorded(node, old, implicit));
         Ok(())
+    }
+
+    /// Keeps what is known of a node until the end of the transaction, as it is about to change with what is below.
+    pub fn keep_facts(&mut self, node: NodeId, is_stale: bool) {
+        let kept = self.world.graph(|graph| {
+            let node = graph.node(node)?;
+            Some(Facts {
+                node: node.id,
+                facts: node.facts.clone(),
+                implicit_backing: node.implicit_backing,
+                is_stale,
+            })
+        });
+        self.log.extend(kept.map(|kept| Undo::Facts(Box::new(kept))));
+    }
+
+    /// Moves nodes that live in one iothread to another.
+    ///
+    /// # Errors
+    /// One of the iothreads is gone.
+    pub async fn move_nodes(&mut self, nodes: Vec<NodeId>, to: IoThreadId) -> Result<()> {
+        let world = self.world.clone();
+        let home = world.graph(|graph| nodes.first().and_then(|node| graph.node(*node)).map(|node| node.iothread));
+        self.drain(nodes.iter().copied(), "move to another iothread").await;
+        self.log.extend(home.map(|home| Undo::Moved(nodes.clone(), home)));
+        iothreads::move_still(&world, &nodes, to).await
     }
 
     /// Notes that a node's new options were prepared.

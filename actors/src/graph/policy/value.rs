@@ -150,7 +150,9 @@ pub struct Root {
     pub user: RootUser,
     /// The edge.
     pub edge: EdgeId,
-    /// Where the edge's requests enter: the node must not leave that iothread.
+    /// Where its user wants the node.
+    pub wants: Option<IoThreadId>,
+    /// Where the node is wanted, it must not be taken away from.
     pub pinned: bool,
     /// It has a cell that requests come through; without one it only holds permissions for work of the graph actor's own.
     pub has_cell: bool,
@@ -228,6 +230,11 @@ impl Graph {
             .get(name)
             .and_then(|id| self.nodes.get(id))
             .filter(|node| node.live)
+    }
+
+    /// A node by name, also one that is not live yet.
+    pub fn named_or_new(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(self.names.get(name)?)
     }
 
     /// Whether a node has this name, live or not.

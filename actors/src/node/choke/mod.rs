@@ -124,7 +124,12 @@ async fn dispatch(cell: &Rc<NodeCell>, operation: Operation<Buffers>, by: By<'_>
             want_zero,
             whole_chain,
         } => {
-            let status = Box::pin(status::block_status(cell, offset, len, want_zero, whole_chain)).await;
+            // Of an image that another process may be changing nothing can be said.
+            let status = if cell.flags().contains(OpenFlags::INACTIVE) {
+                Err(IoError::NotPermitted)
+            } else {
+                Box::pin(status::block_status(cell, offset, len, want_zero, whole_chain)).await
+            };
             Outcome::plain(status.map(Value::Status))
         }
         Operation::Length => Outcome::plain(length::length(cell).await.map(Value::Bytes)),

@@ -360,10 +360,10 @@ fn work_of_the_graphs_own_keeps_its_node() {
     world.ok(replace("f", "g"));
 }
 
-/// A user that must not leave its iothread is not moved to a node of another one.
+/// The node that a user is moved to follows it to where that is held in place; one that is held itself stays.
 #[test]
-fn a_pinned_user_is_not_moved_to_another_iothread() {
-    let mut world = files(&["a", "b"]);
+fn a_node_follows_a_pinned_user_that_is_moved_to_it() {
+    let mut world = files(&["a", "b", "c"]);
     let name = "io".to_owned();
     world.ok(GraphRequest::AddIothread(
         messages::global_state::IothreadOptions::named(name.clone()),
@@ -376,15 +376,28 @@ fn a_pinned_user_is_not_moved_to_another_iothread() {
     let GraphRequest::AttachRoot(request) = attach("a", READ, ALL) else {
         panic!("not a hold")
     };
+    let held = request.clone();
     world.root(GraphRequest::AttachRoot(messages::global_state::RootRequest {
         iothread: Some(IoThreadId(1)),
         iothread_required: true,
         ..request
     }));
-    assert_eq!(
-        world.error(replace("a", "b")),
-        "Cannot change iothread of active block backend"
-    );
+    let home = |world: &mut FakeWorld, name: &str| {
+        let facts = world.facts();
+        let node = facts.nodes.iter().find(|node| node.name == name);
+        node.expect("it is there").iothread
+    };
+    assert_eq!(home(&mut world, "b"), IoThreadId(2));
+    world.ok(replace("a", "b"));
+    assert_eq!(home(&mut world, "b"), IoThreadId(1));
+    world.root(GraphRequest::AttachRoot(messages::global_state::RootRequest {
+        node: "c".to_owned(),
+        iothread: Some(IoThreadId(2)),
+        iothread_required: true,
+        ..held
+    }));
+    world.ok(replace("b", "c"));
+    assert_eq!(home(&mut world, "c"), IoThreadId(2));
     world.assert_settled(&[]);
 }
 

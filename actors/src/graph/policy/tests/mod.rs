@@ -7,6 +7,7 @@ mod commits;
 mod deep;
 mod drains;
 mod edits;
+mod exchanges;
 mod failures;
 mod iothreads;
 mod model;

@@ -193,6 +193,19 @@ pub struct FakeNode {
     pub promises: Promises,
 }
 
+/// What nodes are told of other data behind their edges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exchanged {
+    /// To write back what belongs to the old data.
+    Left(NodeId),
+    /// To read the other data.
+    Entered(NodeId),
+    /// To ask their children what they demand.
+    AskedAnew(NodeId),
+    Kept(NodeId),
+    TakenBack(NodeId),
+}
+
 /// What users and iothreads are told besides orders.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Told {
@@ -236,6 +249,8 @@ pub struct FakeWorld {
     pub sizes: u64,
     /// Root edges whose writes are made durable at once.
     pub writethrough: Vec<RootId>,
+    /// What nodes were told of other data behind their edges.
+    pub exchanges: Vec<Exchanged>,
     /// Nodes that were told to read their images again.
     pub invalidated: Vec<NodeId>,
     /// How many temporary files were made.
@@ -268,6 +283,7 @@ impl FakeWorld {
             alarms: Vec::new(),
             sizes: 1 << 20,
             writethrough: Vec::new(),
+            exchanges: Vec::new(),
             invalidated: Vec::new(),
             temporaries: 0,
             asked: Vec::new(),
@@ -705,6 +721,34 @@ impl FakeWorld {
             }
             Order::CopyOnRead { .. } => done(),
             Order::Debug { .. } => ended(OrderOutcome::Debugged(Ok(false))),
+            Order::ExchangePrepare { node, .. } => {
+                if self.fails() {
+                    return ended(OrderOutcome::Done(Err(failed())));
+                }
+                self.exchanges.push(Exchanged::Left(node));
+                done()
+            }
+            Order::Exchange { node, slots } => {
+                if self.fails() {
+                    return ended(OrderOutcome::Opened(Err(failed())));
+                }
+                let asked = if slots.is_empty() {
+                    Exchanged::AskedAnew(node)
+                } else {
+                    Exchanged::Entered(node)
+                };
+                self.exchanges.push(asked);
+                let facts = facts(&self.nodes[&node], None, self.sizes);
+                ended(OrderOutcome::Opened(Ok(facts)))
+            }
+            Order::ExchangeCommit(node) => {
+                self.exchanges.push(Exchanged::Kept(node));
+                Vec::new()
+            }
+            Order::ExchangeAbort(node) => {
+                self.exchanges.push(Exchanged::TakenBack(node));
+                Vec::new()
+            }
             Order::Invalidate(id) => {
                 if self.fails() {
                     return ended(OrderOutcome::Opened(Err(failed())));
@@ -803,12 +847,16 @@ pub fn subject(order: &Order) -> Option<NodeId> {
         | Order::Pending(id)
         | Order::PermissionsCommit(id)
         | Order::PermissionsAbort(id)
+        | Order::ExchangeCommit(id)
+        | Order::ExchangeAbort(id)
         | Order::ReopenCommit(id)
         | Order::ReopenAbort(id) => Some(*id),
         Order::Connect { parent, .. } => Some(*parent),
         Order::AttachRoot { node, .. }
         | Order::PermissionsPrepare { node, .. }
         | Order::ReopenPrepare { node, .. }
+        | Order::ExchangePrepare { node, .. }
+        | Order::Exchange { node, .. }
         | Order::Depart { node, .. }
         | Order::Truncate { node, .. }
         | Order::ReadHead { node, .. }

@@ -170,7 +170,7 @@ fn feed_graph(feed: &mut Feed, live: &Live, tokens: &Ranks<Token>, tickets: &Ran
             feed!(feed, edge.role, edge.taken, edge.shared, edge.frozen);
         }
         for (id, root) in state.graph.roots() {
-            (id, root.edge, root.pinned, root.has_cell).hash(&mut feed.0);
+            (id, root.edge, root.wants, root.pinned, root.has_cell).hash(&mut feed.0);
         }
         state.closed.hash(&mut feed.0);
         for id in state.iothreads.keys() {
@@ -270,6 +270,7 @@ fn feed_order(
         Order::MoveRoot { root, target } => (root, target.node, target.iothread).hash(&mut feed.0),
         Order::DetachRoot(root) => root.hash(&mut feed.0),
         Order::PermissionsPrepare { node, taken, shared } => feed!(feed, node, taken, shared),
+        Order::Exchange { node, slots } | Order::ExchangePrepare { node, slots } => feed!(feed, node, slots),
         Order::ReopenPrepare { node, request, .. } => feed!(feed, node, request.flags, request.options),
         Order::Depart { node, to } => (node, to).hash(&mut feed.0),
         Order::Open(open) => {

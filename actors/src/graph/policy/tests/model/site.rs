@@ -347,6 +347,7 @@ impl Site {
                     cell.prepared = None;
                 }
             }
+            Order::ExchangeCommit(id) | Order::ExchangeAbort(id) => self.must_be_still(id),
             Order::ReopenAbort(id) => {
                 if let Some(cell) = self.cells.get_mut(&id) {
                     cell.reopening = None;
@@ -431,7 +432,13 @@ impl Site {
                     cell.reopening = Some(request.flags);
                 }
             }
-            Order::Truncate { node, .. } => self.must_be_still(node),
+            Order::Truncate { node, .. } | Order::ExchangePrepare { node, .. } => self.must_be_still(node),
+            Order::Exchange { node, .. } => {
+                self.must_be_still(node);
+                let flags = self.cells.get(&node).map_or(OpenFlags::empty(), |cell| cell.flags);
+                self.end(home, ticket, OrderOutcome::Opened(Ok(facts(flags))));
+                return;
+            }
             Order::Create { file: Some(file), .. } => {
                 if let Some(cell) = self.cells.get_mut(&file.node) {
                     cell.creating -= 1;
@@ -479,6 +486,8 @@ impl Site {
                 | Order::MoveRoot { .. }
                 | Order::PermissionsPrepare { .. }
                 | Order::ReopenPrepare { .. }
+                | Order::ExchangePrepare { .. }
+                | Order::Exchange { .. }
                 | Order::Truncate { .. }
         )
     }
