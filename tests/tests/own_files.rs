@@ -47,8 +47,16 @@ fn a_path_for_a_socket_that_holds_something_else_is_refused() {
     for path in [&file, &link] {
         let path = path.display().to_string();
         for args in [
-            vec!["serve", "--nbd-server", &format!("addr.type=unix,addr.path={path}")],
-            vec!["serve", "--chardev", &format!("socket,id=c,path={path},server=on,wait=off")],
+            vec![
+                "serve",
+                "--nbd-server",
+                &format!("addr.type=unix,addr.path={path}"),
+            ],
+            vec![
+                "serve",
+                "--chardev",
+                &format!("socket,id=c,path={path},server=on,wait=off"),
+            ],
             vec![&image, "--socket", &path],
             vec![&image, "--socket", &format!("{path}.sock"), "--qmp", &path],
         ] {
@@ -81,9 +89,16 @@ fn commands_write_over_no_file_of_the_user() {
     let path = file.display().to_string();
     let error = daemon
         .qmp
-        .execute("nbd-server-start", json!({ "addr": { "type": "unix", "data": { "path": path } } }))
+        .execute(
+            "nbd-server-start",
+            json!({ "addr": { "type": "unix", "data": { "path": path } } }),
+        )
         .expect_err("no socket");
-    assert!(error.desc.contains("exists and is not a socket"), "{}", error.desc);
+    assert!(
+        error.desc.contains("exists and is not a socket"),
+        "{}",
+        error.desc
+    );
     let error = daemon
         .qmp
         .execute("x-millpond-flight-record", json!({ "filename": path }))
@@ -93,7 +108,9 @@ fn commands_write_over_no_file_of_the_user() {
     // One record may be written over another.
     let record = daemon.path("record");
     for _ in 0..2 {
-        daemon.qmp.ok("x-millpond-flight-record", json!({ "filename": record }));
+        daemon
+            .qmp
+            .ok("x-millpond-flight-record", json!({ "filename": record }));
     }
     daemon.quit();
 }

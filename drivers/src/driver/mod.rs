@@ -20,6 +20,7 @@
 
 mod answer;
 mod child;
+mod foreign;
 mod kind;
 mod notice;
 mod registry;
@@ -38,6 +39,7 @@ use messages::{
 
 pub use answer::Answer;
 pub use child::{Child, ChildPort, Transfer, transfer};
+pub use foreign::foreign_format;
 pub use kind::{
     BackingLink, ChildChange, ChildKind, CreateRequest, DriverKind, EdgeUse, OpenRequest, Opened,
     invalid_options, parse_options, parse_size, slot_name, slot_named,
