@@ -11,3 +11,4 @@ pub mod iothread;
 pub mod log;
 pub mod monitor;
 pub mod node;
+mod socket;

@@ -2,17 +2,22 @@
 
 mod arguments;
 mod background;
+mod filters;
 mod flight;
 mod help;
+mod notify;
 mod pidfile;
 mod plain;
+mod qmp;
 mod serve;
 mod signals;
+mod subcommands;
 mod trace;
 
 use crate::daemon::Daemon;
 use crate::ffi::ignore_file_size_signal;
-use crate::log;
+use crate::log::{self, tell};
+use crate::socket::activation;
 use actix_rt::{System, SystemRunner};
 use drivers::builtin::builtin;
 use rustix::event::{EventfdFlags, eventfd};
@@ -22,6 +27,9 @@ use std::process::ExitCode;
 
 /// The name under which the program takes a storage daemon's options only, as the one that has it does.
 const STORAGE_DAEMON: &str = "qemu-storage-daemon";
+
+/// What all parts of the program tell as their version, behind their name.
+const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"));
 
 /// Options that only a storage daemon has.
 const SERVE_ONLY: &[&str] = &[
@@ -46,20 +54,47 @@ pub fn run() -> ExitCode {
     let program = Path::new(path)
         .file_name()
         .map_or("millpond".into(), |name| name.to_string_lossy());
+    let _last_lines = LastLines;
+    ignore_file_size_signal();
+    if let Err(error) = activation::note() {
+        tell(&format!(
+            "{program}: the sockets that this process was started with cannot be told: {error}"
+        ));
+        return ExitCode::FAILURE;
+    }
     let is_serve_only = |argument: &String| {
         let name = argument
             .split_once('=')
             .map_or(argument.as_str(), |(name, _)| name);
         SERVE_ONLY.contains(&name)
     };
-    let _last_lines = LastLines;
-    ignore_file_size_signal();
-    match arguments.split_first() {
-        _ if program == STORAGE_DAEMON => serve::serve(&program, arguments, start),
-        Some((first, rest)) if first == "serve" => serve::serve(&program, rest, start),
-        Some((first, rest)) if first == "flight" => flight::print(&program, rest),
-        _ if arguments.iter().any(is_serve_only) => serve::serve(&program, arguments, start),
-        _ => plain::serve_image(&program, &all, start),
+    if program == STORAGE_DAEMON {
+        return serve::serve(&program, arguments, start);
+    }
+    if let Some(code) = subcommands::run(&program, arguments) {
+        return code;
+    }
+    if let (Some(meant), Some(first)) = (subcommands::meant(arguments), arguments.first()) {
+        let first = printable(first);
+        tell(&format!(
+            "{program}: there is neither an image nor a subcommand '{first}'; did you mean '{meant}'?"
+        ));
+        return ExitCode::FAILURE;
+    }
+    if arguments.iter().any(is_serve_only) {
+        return serve::serve(&program, arguments, start);
+    }
+    plain::serve_image(&program, &all, start)
+}
+
+/// Prints what is to be said of a command line that is wrong, or asks for help.
+fn usage(error: &clap::Error) -> ExitCode {
+    // Nothing can be said if saying it fails.
+    let _ = error.print();
+    if error.use_stderr() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
     }
 }
 

@@ -26,6 +26,7 @@
 mod answer;
 mod child;
 mod exchange;
+mod foreign;
 mod guard;
 mod kind;
 mod notice;
@@ -47,6 +48,7 @@ use messages::{
 pub use answer::{Answer, Lasting};
 pub use child::{Child, ChildPort, Transfer, transfer};
 pub use exchange::Exchanged;
+pub use foreign::foreign_format;
 pub use guard::{GuardedKind, panic_text};
 pub use kind::{
     BackingLink, ChildChange, ChildKind, CreateRequest, DriverKind, EdgeUse, OpenRequest, Opened,
