@@ -326,7 +326,7 @@ impl NodeCell {
         self.exchanged.replace(Some(PutAside {
             driver,
             size: self.size.get(),
-            highest_write: self.counters.get().highest_write,
+            highest_write: self.counters.highest_write(),
         }));
         self.counters.set_highest_write(0);
         // Whatever was written to the other data before is not known to be durable.

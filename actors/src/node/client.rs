@@ -154,7 +154,7 @@ impl Client {
             let look = || {
                 let table = NodeTable::current()?;
                 let node = table.root(root)?.node();
-                let requests = node.gate().pending(table.local().ring().now(), &table);
+                let requests = node.gate().pending(table.local().look_at_time(), &table);
                 let node_name = node.name().to_owned();
                 Some(WaitingNode { node_name, requests })
             };

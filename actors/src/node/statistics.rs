@@ -143,6 +143,11 @@ impl Counters {
         self.highest_write.set(self.highest_write.get().max(end));
     }
 
+    /// The end of the highest write so far.
+    pub fn highest_write(&self) -> u64 {
+        self.highest_write.get()
+    }
+
     /// What was written so far is other data's now.
     pub fn set_highest_write(&self, end: u64) {
         self.highest_write.set(end);
