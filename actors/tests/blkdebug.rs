@@ -9,11 +9,9 @@ use drivers::buffer::{Buffer, Buffers};
 use drivers::builtin::builtin;
 use drivers::ring::Engine;
 use messages::error::errno::{EIO, ENOENT};
-use messages::global_state::{
-    DrainScope, GraphReply, GraphRequest, IothreadOptions, OpenImage, Options, Query, RootRequest, RootUser,
-};
+use messages::global_state::{DrainScope, IothreadOptions, OpenImage, Options, RootRequest, RootUser};
 use messages::io::OperationKind;
-use messages::{ErrorKind, IoError, OpenFlags, Permissions, RequestFlags};
+use messages::{ErrorKind, IoError, NodeStatistics, OpenFlags, Permissions, RequestFlags};
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond::node::Client;
 use serde_json::{Value, json};
@@ -90,14 +88,11 @@ fn qcow2_image(directory: &tempfile::TempDir, name: &str) -> PathBuf {
     path
 }
 
-/// What a node has done so far, by the name in its statistics.
-async fn counted(graph: &GraphHandle, node: &str, name: &str) -> u64 {
-    let reply = graph.ask(GraphRequest::Query(Query::Statistics)).await;
-    let Ok(GraphReply::Json(Value::Array(nodes))) = reply else {
-        panic!("statistics are a list")
-    };
-    let found = nodes.iter().find(|entry| entry["node-name"] == node);
-    found.unwrap()["stats"][name].as_u64().unwrap()
+/// What has passed a node so far.
+async fn counted(graph: &GraphHandle, node: &str) -> NodeStatistics {
+    let nodes = graph.node_statistics().await.unwrap();
+    let found = nodes.into_iter().find(|report| report.node_name == node);
+    found.unwrap().statistics
 }
 
 /// A memory-like node below a blkdebug node with these options.
@@ -187,10 +182,10 @@ fn requests_are_cut_and_widened_to_the_limits_that_options_give() {
         let debug = json!({"align": 4096, "max-transfer": 16384, "opt-write-zero": 65536});
         let client = debugged(&graph, &path, debug).await;
         read(&client, 0, 65536).await.unwrap();
-        assert_eq!(counted(&graph, "file", "rd_operations").await, 4);
+        assert_eq!(counted(&graph, "file").await.read.operations, 4);
         write(&client, 4000, 7, 200).await.unwrap();
         assert_eq!(
-            counted(&graph, "file", "wr_bytes").await,
+            counted(&graph, "file").await.write.bytes,
             8192,
             "whole blocks are written"
         );
@@ -201,7 +196,7 @@ fn requests_are_cut_and_widened_to_the_limits_that_options_give() {
             .await
             .unwrap();
         assert_eq!(
-            counted(&graph, "file", "wr_bytes").await,
+            counted(&graph, "file").await.write.bytes,
             8192 + 4096,
             "only the part of a zero write that is shorter than it had better be is written"
         );

@@ -210,12 +210,18 @@ fn normalize(command: &str, mut reply: Value) -> Value {
     reply
 }
 
-/// QEMU's daemon counts nothing but what devices ask, and has none.
+/// QEMU's daemon counts nothing but what devices ask, and has none: nothing is idle, failed or invalid there.
 fn zero_numbers(value: &mut Value) {
     match value {
         Value::Number(_) => *value = json!(0),
         Value::Array(items) => items.iter_mut().for_each(zero_numbers),
-        Value::Object(members) => members.values_mut().for_each(zero_numbers),
+        Value::Object(members) => {
+            members.remove("idle_time_ns");
+            for name in ["account_failed", "account_invalid"] {
+                members.entry(name).and_modify(|counted| *counted = json!(false));
+            }
+            members.values_mut().for_each(zero_numbers);
+        }
         _ => {}
     }
 }

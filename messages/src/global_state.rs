@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::common::{
-    BlockSizes, DebugOrder, Geometry, IoThreadId, Limits, NodeId, OpBlocker, OpenFlags, Permissions, Role,
-    RootId, Token,
+    BlockSizes, DebugOrder, Geometry, IoThreadId, LatencyHistograms, Limits, NodeId, NodeReport, OpBlocker,
+    OpenFlags, Permissions, Role, RootId, Token,
 };
 use crate::error::{Error, ErrorKind};
 use crate::handshake::PendingDrain;
@@ -345,6 +345,14 @@ pub enum GraphRequest {
     },
     /// Change an iothread's polling.
     TuneIothread(IothreadOptions),
+    /// Count a node's latencies in new histograms from now on, in place of those of the same kinds; none at all ends those
+    /// that there are.
+    SetHistograms {
+        /// The node.
+        node_name: String,
+        /// The histograms, empty.
+        histograms: LatencyHistograms,
+    },
     /// Have every read of a node copied up into it from below, or no longer. Counted: what was turned on twice is turned off
     /// twice.
     CopyOnRead {
@@ -494,6 +502,8 @@ pub enum Query {
     PendingDrains,
     /// `query-blockstats` with `query-nodes`.
     Statistics,
+    /// What has passed each node.
+    NodeStatistics,
     /// One node's facts.
     Node {
         /// Its name.
@@ -665,6 +675,8 @@ pub enum GraphReply<C> {
     Iothreads(Vec<(IothreadOptions, u32, IoThreadId)>),
     /// What iothreads have done.
     IothreadStatistics(Vec<IothreadReport>),
+    /// What has passed each node, the oldest first.
+    NodeStatistics(Vec<NodeReport>),
     /// The node that was looked for, if there is one.
     Found(Option<NodeFacts>),
     /// Yes or no.

@@ -14,4 +14,4 @@ mod recorder;
 pub use dump::{Open, PATIENCE, collect, write_new};
 pub use panic::record_panics;
 pub use print::{FlightError, Printed};
-pub use recorder::{Note, RECORDS, Recorder};
+pub use recorder::{Note, RECORDS, Recorder, nanoseconds};

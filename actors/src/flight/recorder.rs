@@ -21,6 +21,12 @@ static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
 /// The rings that there are. Threads come and go; nothing else changes it.
 static RECORDERS: LazyLock<ArcSwap<Vec<Arc<Recorder>>>> = LazyLock::new(ArcSwap::default);
 
+/// A time as records have it.
+#[inline]
+pub fn nanoseconds(now: Instant) -> u64 {
+    u64::try_from(now.saturating_duration_since(*BEGUN).as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// A ring that its thread writes and any may read.
 #[derive(Debug)]
 pub struct Recorder {

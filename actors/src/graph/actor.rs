@@ -351,6 +351,7 @@ impl Graph {
             GraphReply::Drains(drains) => GraphReply::Drains(drains),
             GraphReply::Node(facts) => GraphReply::Node(facts),
             GraphReply::Iothreads(iothreads) => GraphReply::Iothreads(iothreads),
+            GraphReply::NodeStatistics(reports) => GraphReply::NodeStatistics(reports),
             GraphReply::IothreadStatistics(reports) => GraphReply::IothreadStatistics(reports),
             GraphReply::Found(node) => GraphReply::Found(node),
             GraphReply::Truth(truth) => GraphReply::Truth(truth),

@@ -127,6 +127,8 @@ impl Handles {
             Order::CancelInFlight(node) => node::Order::CancelInFlight(node),
             Order::Describe(node) => node::Order::Describe(node),
             Order::DescribeMany(nodes) => node::Order::DescribeMany(nodes),
+            Order::Statistics(nodes) => node::Order::Statistics(nodes),
+            Order::SetHistograms { node, histograms } => node::Order::SetHistograms { node, histograms },
             Order::CopyOnRead { node, on } => node::Order::CopyOnRead { node, on },
             Order::Debug { node, order } => node::Order::Debug { node, order },
             Order::Pending(node) => node::Order::Pending(node),

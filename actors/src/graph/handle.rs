@@ -14,7 +14,8 @@ use messages::global_state::{
 };
 use messages::handshake::PendingDrain;
 use messages::{
-    BlockSizes, DebugOrder, Error, ErrorKind, Geometry, OpBlocker, Permissions, Result, RootId, Token,
+    BlockSizes, DebugOrder, Error, ErrorKind, Geometry, LatencyHistograms, NodeReport, OpBlocker,
+    Permissions, Result, RootId, Token,
 };
 use serde_json::Value;
 
@@ -633,6 +634,35 @@ impl GraphHandle {
             GraphReply::IothreadStatistics(reports) => Ok(reports),
             _ => Err(unexpected()),
         }
+    }
+
+    /// What has passed each node, the oldest first.
+    ///
+    /// # Errors
+    /// The actor has ended.
+    pub async fn node_statistics(&self) -> Result<Vec<NodeReport>> {
+        match self.ask(GraphRequest::Query(Query::NodeStatistics)).await? {
+            GraphReply::NodeStatistics(reports) => Ok(reports),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Counts a node's latencies from now on in new histograms, in place of those of the same kinds; none at all ends those
+    /// that there are.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub async fn set_histograms(
+        &self,
+        node_name: impl Into<String>,
+        histograms: LatencyHistograms,
+    ) -> Result<()> {
+        let node_name = node_name.into();
+        self.done(GraphRequest::SetHistograms {
+            node_name,
+            histograms,
+        })
+        .await
     }
 
     /// `query-named-block-nodes`.

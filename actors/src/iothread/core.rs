@@ -16,7 +16,7 @@ use futures_channel::oneshot;
 
 use super::local::{Local, Shared, Stats};
 use super::poll::Adaptive;
-use super::{IoThread, IoThreadConfig};
+use super::{IoThread, IoThreadConfig, time};
 
 /// How much one turn does at most, so that messages, tasks and I/O get their turn under any flood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,6 +177,7 @@ impl<M: Send + 'static> Core<M> {
             count += 1;
             self.stats.messages += 1;
             self.local.note_messages(self.stats.messages);
+            time::forget();
             guarded("a message's handler", || (self.handler)(message));
         }
         if let Some(last) = &mut self.last {
@@ -210,6 +211,7 @@ impl<M: Send + 'static> Core<M> {
                 break;
             };
             count += 1;
+            time::forget();
             guarded("a task", || {
                 task.run();
             });

@@ -269,6 +269,13 @@ impl Local {
         self.flight_ns.set(self.flight.since_begin(now));
     }
 
+    /// The time now, also for records made from here on.
+    pub fn look_at_time(&self) -> u64 {
+        let now = self.flight.since_begin(self.ring.now());
+        self.flight_ns.set(now);
+        now
+    }
+
     /// The message policy in force here.
     pub fn chaos(&self) -> &ThreadChaos {
         &self.chaos

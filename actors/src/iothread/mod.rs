@@ -6,6 +6,7 @@
 mod core;
 mod local;
 mod poll;
+mod time;
 
 use std::fmt;
 use std::io;
@@ -20,6 +21,7 @@ pub use self::core::{Budget, Core, Progress, Scheduler};
 pub use local::{Local, Stats};
 pub use messages::IoThreadId;
 pub use poll::PollParams;
+pub use time::now_ns;
 
 use local::Shared;
 

@@ -62,12 +62,22 @@ pub fn carry_out(table: &Rc<NodeTable>, ticket: Ticket, order: Order) {
             table.tell(Event::Ended(ticket, counters));
         }
         Order::Pending(node) => {
-            let now = table.local().ring().now();
+            let now = table.local().look_at_time();
             let pending = table
                 .node(node)
                 .map(|cell| cell.gate().pending(now, table))
                 .unwrap_or_default();
             table.tell(Event::Ended(ticket, OrderOutcome::Pending(pending)));
+        }
+        Order::Statistics(nodes) => {
+            let now = table.local().look_at_time();
+            let nodes = nodes.into_iter().filter_map(|id| Some((id, table.node(id)?)));
+            let statistics = nodes.map(|(id, cell)| (id, cell.counters().get(now))).collect();
+            table.tell(Event::Ended(ticket, OrderOutcome::Statistics(statistics)));
+        }
+        Order::SetHistograms { node, histograms } => {
+            let result = found(table, node).map(|cell| cell.counters().set_histograms(histograms));
+            done(table, ticket, result);
         }
         Order::CopyOnRead { node, on } => {
             let result = found(table, node).and_then(|cell| cell.change_copy_on_read(on));
@@ -213,7 +223,9 @@ async fn carry_out_later(table: &Rc<NodeTable>, order: Order) -> OrderOutcome {
         | Order::ReopenAbort(_)
         | Order::Depart { .. }
         | Order::Debug { .. }
+        | Order::Statistics(_)
         | Order::Counters
+        | Order::SetHistograms { .. }
         | Order::CopyOnRead { .. }
         | Order::CancelInFlight(_)
         | Order::Pending(_) => OrderOutcome::Done(Ok(())),
@@ -405,7 +417,6 @@ async fn describe(table: &NodeTable, node: NodeId) -> IoResult<Description> {
         block_sizes: driver.block_sizes().await.ok(),
         geometry: driver.geometry().await.ok(),
         specific: driver.specific_info(),
-        statistics: cell.counters().get(),
     })
 }
 

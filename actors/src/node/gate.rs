@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::Waker;
-use std::time::Instant;
 
 use messages::handshake::PendingRequest;
 use messages::io::OperationKind;
@@ -21,7 +20,8 @@ pub struct InFlight {
     kind: OperationKind,
     offset: u64,
     len: u64,
-    since: Instant,
+    /// When it was admitted, in nanoseconds since the process began.
+    since_ns: u64,
     stands_at: Cell<NodeId>,
 }
 
@@ -65,12 +65,12 @@ pub struct Admission {
 
 impl InFlight {
     /// A request that enters the graph at `node`.
-    pub fn new(node: NodeId, kind: OperationKind, offset: u64, len: u64, now: Instant) -> Self {
+    pub fn new(node: NodeId, kind: OperationKind, offset: u64, len: u64, since_ns: u64) -> Self {
         Self {
             kind,
             offset,
             len,
-            since: now,
+            since_ns,
             stands_at: Cell::new(node),
         }
     }
@@ -179,18 +179,17 @@ impl Gate {
     }
 
     /// What is in flight, oldest first.
-    pub fn pending(&self, now: Instant, table: &NodeTable) -> Vec<PendingRequest> {
+    pub fn pending(&self, now_ns: u64, table: &NodeTable) -> Vec<PendingRequest> {
         let in_flight = self.in_flight.borrow();
         let mut all: Vec<&InFlight> = in_flight.iter().map(|(_, request)| request).collect();
-        all.sort_by_key(|request| request.since);
+        all.sort_by_key(|request| request.since_ns);
         all.truncate(PENDING_SHOWN);
         all.into_iter()
             .map(|request| PendingRequest {
                 operation: request.kind,
                 offset: request.offset,
                 len: request.len,
-                age_ns: u64::try_from(now.saturating_duration_since(request.since).as_nanos())
-                    .unwrap_or(u64::MAX),
+                age_ns: now_ns.saturating_sub(request.since_ns),
                 stands_at: table.node(request.stands_at.get()).map_or_else(
                     || format!("#{}", request.stands_at.get()),
                     |node| node.name().to_owned(),
@@ -216,9 +215,9 @@ impl Admission {
         kind: OperationKind,
         offset: u64,
         len: u64,
-        now: Instant,
+        since_ns: u64,
     ) -> Self {
-        let request = InFlight::new(owner.id(), kind, offset, len, now);
+        let request = InFlight::new(owner.id(), kind, offset, len, since_ns);
         let key = owner.gate().enter(request);
         Self { owner, key }
     }

@@ -186,6 +186,7 @@ pub fn facts(order: &Order) -> (&'static Kind, Option<NodeId>) {
         | Order::Flush(node)
         | Order::Describe(node)
         | Order::Pending(node)
+        | Order::SetHistograms { node, .. }
         | Order::CopyOnRead { node, .. }
         | Order::Debug { node, .. }
         | Order::ReadHead { node, .. }
@@ -194,8 +195,10 @@ pub fn facts(order: &Order) -> (&'static Kind, Option<NodeId>) {
         | Order::MakeEmpty(node)
         | Order::Amend { node, .. }
         | Order::ChangeBackingFile { node, .. } => (other, Some(*node)),
-        Order::DescribeMany(_) | Order::Counters | Order::NewTemporary | Order::Create { .. } => {
-            (other, None)
-        }
+        Order::DescribeMany(_)
+        | Order::Statistics(_)
+        | Order::Counters
+        | Order::NewTemporary
+        | Order::Create { .. } => (other, None),
     }
 }

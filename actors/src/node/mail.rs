@@ -9,13 +9,12 @@ use messages::global_state::{IothreadCounters, Options};
 use messages::handshake::PendingRequest;
 use messages::io::{Operation, Outcome, Preallocation};
 use messages::{
-    BlockSizes, ChildSlot, DebugOrder, DriverInfo, Geometry, IoResult, Limits, NodeId, OpenFlags,
-    Permissions, Result, RootId, Token,
+    BlockSizes, ChildSlot, DebugOrder, DriverInfo, Geometry, IoResult, LatencyHistograms, Limits, NodeId,
+    NodeStatistics, OpenFlags, Permissions, Result, RootId, Token,
 };
 
 use super::client::RootHandle;
 use super::migrate::{NodeLuggage, RootLuggage};
-use super::statistics::Statistics;
 use crate::chaos::Chaos;
 use crate::flight::Open;
 use crate::iothread::IoThread;
@@ -163,10 +162,19 @@ pub enum Order {
     Describe(NodeId),
     /// The same of many nodes; answered by [`OrderOutcome::DescribedMany`].
     DescribeMany(Vec<NodeId>),
+    /// What has passed some nodes; answered by [`OrderOutcome::Statistics`].
+    Statistics(Vec<NodeId>),
     /// What the iothread has done; answered by [`OrderOutcome::Counters`].
     Counters,
     /// What the node has in flight, oldest first; answered by [`OrderOutcome::Pending`].
     Pending(NodeId),
+    /// Count latencies in new histograms from now on; none ends those that there are.
+    SetHistograms {
+        /// The node.
+        node: NodeId,
+        /// The histograms, empty.
+        histograms: LatencyHistograms,
+    },
     /// One more asks for copy-on-read of every read, or one less.
     CopyOnRead {
         /// The node.
@@ -291,6 +299,8 @@ pub enum OrderOutcome {
     Pending(Vec<PendingRequest>),
     /// Debug: whether a request is held, where that was asked.
     Debugged(Result<bool>),
+    /// Statistics. Nodes that are gone are left out.
+    Statistics(Vec<(NodeId, NodeStatistics)>),
     /// Counters.
     Counters(Box<IothreadCounters>),
     /// ReadHead.
@@ -331,6 +341,4 @@ pub struct Description {
     pub geometry: Option<Geometry>,
     /// QAPI's `ImageInfoSpecific`.
     pub specific: Option<serde_json::Value>,
-    /// Counters.
-    pub statistics: Statistics,
 }

@@ -18,7 +18,7 @@ use super::edge::{self, EdgeCell};
 use super::gate::Gate;
 use super::mail::{Event, Mail, NodeAddress, NodeSettings, OrderOutcome, Ticket};
 use super::root::RootCell;
-use super::statistics::{Counters, Statistics};
+use super::statistics::Counters;
 use super::table::NodeTable;
 use crate::iothread::IoThread;
 
@@ -36,7 +36,7 @@ pub struct NodeLuggage {
     size: u64,
     copy_on_read: u32,
     unflushed: bool,
-    statistics: Statistics,
+    counters: Counters,
     holds: Vec<Token>,
     roots: Vec<RootLuggage>,
     home: IoThread<Mail>,
@@ -87,7 +87,7 @@ pub fn depart(table: &Rc<NodeTable>, ticket: Ticket, node: NodeId, to: IoThread<
         size: cell.size(),
         copy_on_read: cell.copy_on_read(),
         unflushed: cell.unflushed().is_some(),
-        statistics: cell.counters().get(),
+        counters: cell.counters().clone(),
         holds: cell.gate().holds(),
         roots,
         home: to.clone(),
@@ -138,7 +138,7 @@ pub fn arrive(table: &Rc<NodeTable>, luggage: NodeLuggage) {
         edges,
         numbered,
         gate: Gate::held(luggage.holds),
-        counters: Counters::from_statistics(luggage.statistics),
+        counters: luggage.counters,
         flags: luggage.flags,
         settings: luggage.settings,
         size: luggage.size,

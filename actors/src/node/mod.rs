@@ -45,6 +45,5 @@ pub use mail::{
     OrderOutcome, RemoteRequest, Ticket,
 };
 pub use migrate::{NodeLuggage, RootLuggage};
-pub use statistics::Statistics;
 pub use table::{EventSink, serve};
 pub use under_way::{Begun, UnderWay};

@@ -21,7 +21,7 @@ use super::line::{Line, Parked, Turn};
 use super::recorded;
 use super::under_way::{Begun, UnderWay};
 use crate::chaos;
-use crate::iothread::Local;
+use crate::iothread::{Local, now_ns};
 
 type Reply = oneshot::Sender<Outcome<Buffers>>;
 type Elsewhere = oneshot::Receiver<Outcome<Buffers>>;
@@ -170,7 +170,7 @@ impl RootCell {
         match self.begin_now(operation) {
             Begun::Ended(outcome) => {
                 // It is counted though it has ended: it was taken in this step, so the gate did not stop it.
-                let counted = Admission::new(Rc::clone(&node), kind, offset, len, local.ring().now());
+                let counted = Admission::new(Rc::clone(&node), kind, offset, len, now_ns());
                 late::reply(&node, root, reply, outcome, Some(counted));
             }
             Begun::UnderWay(under_way) => local.spawn(async move {
@@ -232,6 +232,7 @@ impl RootCell {
     /// Admits a request, refuses it, or parks it.
     fn take(self: &Rc<Self>, operation: Operation<Buffers>) -> Taken {
         if let Err(error) = self.permits(&operation) {
+            self.node.borrow().counters().refuse(operation.kind());
             return Taken::Passed(Err(choke::refused(error, operation)));
         }
         if self.line.is_empty() && self.node.borrow().gate().is_open() {
@@ -292,16 +293,14 @@ impl RootCell {
 
     fn count(&self, node: Rc<NodeCell>, kind: OperationKind, offset: u64, len: u64) -> Admission {
         let Some(table) = node.table() else {
-            return Admission::new(node, kind, offset, len, std::time::Instant::now());
+            return Admission::new(node, kind, offset, len, now_ns());
         };
         table.count_request();
-        let now = table.local().ring().now();
         let id = node.id();
-        let admission = Admission::new(node, kind, offset, len, now);
+        let admission = Admission::new(node, kind, offset, len, now_ns());
         let request = (kind, offset, len);
         let root = self.handle.id();
         let note = recorded::request(MessageEvent::Admitted, id, root, request, admission.key());
-        table.local().note_time(now);
         table.local().note(note);
         admission
     }

@@ -166,7 +166,7 @@ impl NodeTable {
 
     /// What is open here, for a flight record.
     fn open(&self) -> Open {
-        let now = self.local.ring().now();
+        let (now, now_ns) = (self.local.ring().now(), self.local.look_at_time());
         let nodes = self.nodes.borrow();
         let mut cells: Vec<&Rc<NodeCell>> = nodes.values().collect();
         cells.sort_by_key(|cell| cell.id());
@@ -178,7 +178,7 @@ impl NodeTable {
             in_flight: cells
                 .iter()
                 .flat_map(|cell| {
-                    let pending = cell.gate().pending(now, self).into_iter();
+                    let pending = cell.gate().pending(now_ns, self).into_iter();
                     pending.map(|request| (cell.name().to_owned(), request))
                 })
                 .collect(),

@@ -11,6 +11,7 @@ mod op_blocker;
 pub mod path;
 mod permission;
 mod role;
+mod statistics;
 mod status;
 
 pub use aio::{AioMode, DiscardMode, UnknownAioMode, parse_aio};
@@ -26,4 +27,7 @@ pub use limits::{
 pub use op_blocker::OpBlocker;
 pub use permission::{Permissions, child_permissions};
 pub use role::{Role, RoleError};
+pub use statistics::{
+    LatencyHistogram, LatencyHistograms, MAX_BOUNDARIES, NodeReport, NodeStatistics, OperationCount,
+};
 pub use status::{BlockStatus, StatusFlags};

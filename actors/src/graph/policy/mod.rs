@@ -560,6 +560,16 @@ async fn change(world: &World, request: GraphRequest) -> Reply {
             let node = world.graph(|graph| graph.find(&node_name).map(|node| node.id))?;
             world.ask(node, Order::CopyOnRead { node, on }).done().await?;
         }
+        GraphRequest::SetHistograms {
+            node_name,
+            histograms,
+        } => {
+            let node = world.graph(|graph| graph.find(&node_name).map(|node| node.id))?;
+            world
+                .ask(node, Order::SetHistograms { node, histograms })
+                .done()
+                .await?;
+        }
         GraphRequest::FlushAll => shutdown::flush_all(world).await?,
         GraphRequest::AddIothread(options) => iothreads::add(world, options).await?,
         GraphRequest::DelIothread { id } => iothreads::delete(world, &id)?,

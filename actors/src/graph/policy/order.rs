@@ -5,7 +5,9 @@ use std::sync::Arc;
 use drivers::driver::{BackingLink, DriverKind, ReopenRequest};
 use messages::global_state::Options;
 use messages::io::Preallocation;
-use messages::{ChildSlot, DebugOrder, IoThreadId, NodeId, OpenFlags, Permissions, RootId, Token};
+use messages::{
+    ChildSlot, DebugOrder, IoThreadId, LatencyHistograms, NodeId, OpenFlags, Permissions, RootId, Token,
+};
 
 use crate::node::NodeSettings;
 
@@ -112,6 +114,15 @@ pub enum Order {
     DescribeMany(Vec<NodeId>),
     /// What the node has in flight.
     Pending(NodeId),
+    /// What has passed some nodes of one iothread.
+    Statistics(Vec<NodeId>),
+    /// Count latencies in new histograms from now on; none ends those that there are.
+    SetHistograms {
+        /// The node.
+        node: NodeId,
+        /// The histograms, empty.
+        histograms: LatencyHistograms,
+    },
     /// One more asks for copy-on-read of every read, or one less.
     CopyOnRead {
         /// The node.

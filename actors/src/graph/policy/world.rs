@@ -289,6 +289,7 @@ fn print(outcome: &OrderOutcome) -> String {
         OrderOutcome::DescribedMany(described) => format!("{described:?}"),
         OrderOutcome::Pending(requests) => format!("{requests:?}"),
         OrderOutcome::Head(result) => format!("{result:?}"),
+        OrderOutcome::Statistics(statistics) => format!("{statistics:?}"),
         OrderOutcome::Counters(counters) => format!("{counters:?}"),
         OrderOutcome::Debugged(result) => format!("{result:?}"),
         OrderOutcome::Named(result) => format!("{result:?}"),

@@ -5,6 +5,7 @@ use crate::daemon::Daemon;
 use crate::graph::graph_json;
 use messages::global_state::{GraphReply, GraphRequest, Query};
 use messages::qapi::{Object, QmpError};
+use messages::{LatencyHistogram, LatencyHistograms};
 use serde_json::{Value, json};
 
 async fn change(daemon: &Daemon, request: GraphRequest) -> Reply {
@@ -204,6 +205,35 @@ pub(super) async fn query_statistics(daemon: Daemon, arguments: Object) -> Reply
         true => ask(&daemon, Query::Statistics).await,
         false => Ok(Value::Array(Vec::new())),
     }
+}
+
+/// As QEMU's `block-latency-histogram-set`, but of a node.
+pub(super) async fn set_histograms(daemon: Daemon, arguments: Object) -> Reply {
+    let of = |name: &str| {
+        let boundaries = arguments.get(name).or_else(|| arguments.get("boundaries"));
+        boundaries.map(histogram).transpose()
+    };
+    let histograms = LatencyHistograms {
+        read: of("boundaries-read")?,
+        write: of("boundaries-write")?,
+        flush: of("boundaries-flush")?,
+    };
+    let node_name = text(&arguments, "node-name").to_owned();
+    change(
+        &daemon,
+        GraphRequest::SetHistograms {
+            node_name,
+            histograms,
+        },
+    )
+    .await
+}
+
+fn histogram(boundaries: &Value) -> Result<LatencyHistogram, QmpError> {
+    let boundaries = boundaries.as_array().into_iter().flatten();
+    // The schema lets only whole numbers through that are not negative.
+    let boundaries = boundaries.filter_map(Value::as_u64).collect();
+    LatencyHistogram::new(boundaries).map_err(|error| QmpError::generic(error.to_string()))
 }
 
 pub(super) async fn query_graph(daemon: Daemon, _: Object) -> Reply {

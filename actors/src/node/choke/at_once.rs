@@ -17,9 +17,11 @@ use smallvec::SmallVec;
 use super::super::cell::NodeCell;
 use super::super::mail::DetectZeroes;
 use super::super::overlap::Tracking;
-use super::read::{Found, Held, resolve_at_once};
+use super::super::statistics::Asked;
+use super::read::{Found, Way, resolve_at_once};
 use super::write::{Destination, Path, Placed, go_on, place_at_once};
-use super::{By, aligned, bytes_in, check_within, check_write, in_memory, probed, with_buffers};
+use super::{By, Passed, aligned, bytes_in, check_within, check_write, in_memory, probed, with_buffers};
+use crate::iothread::now_ns;
 
 /// What came of a request in one step.
 pub enum Step {
@@ -40,12 +42,9 @@ pub struct Transferring {
 
 /// What is to be done when a transfer ends.
 struct Ending {
-    /// Where the request entered the graph.
-    cell: Rc<NodeCell>,
-    kind: OperationKind,
-    len: u64,
-    /// Nodes that it wrote to, with the end of the write in each.
-    wrote: SmallVec<[(Rc<NodeCell>, u64); 3]>,
+    asked: Asked,
+    /// Nodes that it passes, and is counted at; with the end of the write in those that it wrote to.
+    passed: Passed,
     /// What keeps the range where it was found.
     held: SmallVec<[Tracking; 1]>,
 }
@@ -60,24 +59,26 @@ impl Transferring {
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome<Buffers>> {
         Pin::new(&mut self.answer)
             .poll(context)
-            .map(|transfer| self.ending.reach(transfer))
+            .map(|transfer| self.ending.reach(transfer, now_ns()))
     }
 }
 
 impl Ending {
-    fn reach(&mut self, transfer: Transfer) -> Outcome<Buffers> {
+    fn reach(&mut self, transfer: Transfer, now_ns: u64) -> Outcome<Buffers> {
         let failed = transfer.0.is_err();
-        for (node, end) in self.wrote.drain(..) {
-            node.ended_write(end, transfer.0);
+        for (node, end) in self.passed.drain(..) {
+            if end > 0 {
+                node.ended_write(end, transfer.0);
+            }
+            node.counters().count(self.asked, now_ns, failed);
         }
         self.held.clear();
-        self.cell.counters().count(self.kind, self.len, failed);
         with_buffers(transfer)
     }
 
     fn after(mut self, answer: Answer<'static, Transfer>, stands_at: NodeId) -> Step {
         match answer {
-            Answer::Ready(Some(transfer)) => Step::Ended(self.reach(transfer)),
+            Answer::Ready(Some(transfer)) => Step::Ended(self.reach(transfer, self.asked.since_ns())),
             Answer::Ready(None) => unreachable!("nobody has taken a driver's answer before this"),
             answer => Step::Transfer(Transferring {
                 answer,
@@ -110,17 +111,15 @@ pub fn begin(cell: &Rc<NodeCell>, operation: Operation<Buffers>, by: By<'_>) -> 
 
 fn read(cell: &Rc<NodeCell>, offset: u64, mut buffers: Buffers, by: By<'_>) -> Step {
     let len = bytes_in(&buffers);
-    let mut held = Held::new();
+    let mut way = Way::default();
     let found = match check_within(cell, offset, len, true, by) {
-        Ok(()) if len > 0 => resolve_at_once(cell, offset, len, &mut held),
+        Ok(()) if len > 0 => resolve_at_once(cell, offset, len, &mut way),
         _ => None,
     };
     let ending = Ending {
-        cell: Rc::clone(cell),
-        kind: OperationKind::Read,
-        len,
-        wrote: SmallVec::new(),
-        held,
+        asked: Asked::now(OperationKind::Read, len),
+        passed: way.passed,
+        held: way.held,
     };
     let buffers = match found {
         Some((within, Found::Zero)) if within >= len => {
@@ -155,15 +154,16 @@ fn write(cell: &Rc<NodeCell>, offset: u64, buffers: Buffers, by: By<'_>) -> Step
         None
     };
     let mut ending = Ending {
-        cell: Rc::clone(cell),
-        kind: OperationKind::Write,
-        len,
-        wrote: SmallVec::new(),
+        asked: Asked::now(OperationKind::Write, len),
+        passed: Passed::new(),
         held: SmallVec::new(),
     };
     let placed = match placed {
         Some(Ok(placed)) => placed,
         Some(Err(unusable)) => {
+            ending.passed.push((Rc::clone(cell), 0));
+            let nodes = path.nodes().chain([&unusable.node]);
+            ending.asked.ended_below(cell, nodes, true);
             let refused = async move { (Err(unusable.settle().await), buffers) };
             return ending.after(Answer::wait(refused), cell.id());
         }
@@ -183,7 +183,7 @@ fn write(cell: &Rc<NodeCell>, offset: u64, buffers: Buffers, by: By<'_>) -> Step
     };
     match (ready, placed.destination) {
         (Some(tracking), Destination::Own { node, offset: at }) => {
-            ending.wrote = path.passed;
+            ending.passed = path.passed;
             ending.held = path.held;
             ending.held.extend(tracking);
             own_write(ending, node, at, placed.ticket, buffers)
@@ -194,6 +194,8 @@ fn write(cell: &Rc<NodeCell>, offset: u64, buffers: Buffers, by: By<'_>) -> Step
                 destination,
                 ..placed
             };
+            // Where it goes on, the nodes below count the pieces that come to them.
+            ending.passed.push((Rc::clone(cell), 0));
             let cell = Rc::clone(cell);
             let flags = RequestFlags::empty();
             let rest = async move {
@@ -221,16 +223,19 @@ fn own_write(
     };
     let answer = match ticket {
         None => {
-            ending.wrote.push((node, end));
+            ending.passed.push((node, end));
             answer
         }
-        Some((placed_by, ticket)) => Answer::wait(async move {
-            let (mut result, buffers) = answer.await;
-            node.ended_write(end, result);
-            let settled = placed_by.settle(ticket, result).await;
-            result = result.and(settled);
-            (result, buffers)
-        }),
+        Some((placed_by, ticket)) => {
+            ending.passed.push((Rc::clone(&node), 0));
+            Answer::wait(async move {
+                let (mut result, buffers) = answer.await;
+                node.ended_write(end, result);
+                let settled = placed_by.settle(ticket, result).await;
+                result = result.and(settled);
+                (result, buffers)
+            })
+        }
     };
     ending.after(answer, stands_at)
 }

@@ -15,11 +15,14 @@ mod zeroes;
 use std::rc::Rc;
 
 use drivers::buffer::Buffers;
-use messages::io::{Operation, Outcome, Value};
+use messages::io::{Operation, OperationKind, Outcome, Value};
 use messages::{DebugEvent, IoError, IoResult, OpenFlags, RequestFlags, check_range};
+use smallvec::SmallVec;
 
 use super::cell::NodeCell;
 use super::gate::Admission;
+use super::statistics::Asked;
+use crate::iothread::now_ns;
 
 /// What a request brings along: whether it is admitted over a root edge, or a piece of what a parent does.
 #[derive(Clone, Copy)]
@@ -79,17 +82,43 @@ pub async fn execute(
     admission: Option<&Admission>,
 ) -> Outcome<Buffers> {
     let by = admission.map_or(By::PARENT, By::admitted);
-    let kind = operation.kind();
     let (_, len) = range_of(&operation);
-    let is_refused =
-        cell.flags().contains(OpenFlags::NO_IO) && admission.is_some() && carries_data(&operation);
-    let outcome = if is_refused {
-        refused(IoError::NotPermitted, operation)
-    } else {
-        dispatch(cell, operation, by).await
-    };
-    cell.counters().count(kind, len, outcome.result.is_err());
+    let asked = Asked::now(operation.kind(), len);
+    if let Err(error) = check(cell, &operation, by) {
+        cell.counters().refuse(asked.kind());
+        return refused(error, operation);
+    }
+    let outcome = dispatch(cell, operation, by).await;
+    if asked.kind() != OperationKind::Query {
+        cell.counters().count(asked, now_ns(), outcome.result.is_err());
+    }
     outcome
+}
+
+/// Whether a request may be asked of the node at all.
+fn check(cell: &NodeCell, operation: &Operation<Buffers>, by: By<'_>) -> IoResult<()> {
+    if cell.flags().contains(OpenFlags::NO_IO) && by.admission.is_some() && carries_data(operation) {
+        return Err(IoError::NotPermitted);
+    }
+    let (offset, len) = range_of(operation);
+    match operation {
+        Operation::Read { .. } => check_within(cell, offset, len, true, by),
+        Operation::Write { flags, .. } => {
+            check_write(cell, offset, len, true, by)?;
+            let compressed = flags.contains(RequestFlags::WRITE_COMPRESSED);
+            if compressed && !cell.abilities().write_compressed {
+                return Err(IoError::NotSupported);
+            }
+            Ok(())
+        }
+        Operation::WriteZeroes { .. } | Operation::Discard { .. } => {
+            check_write(cell, offset, len, false, by)
+        }
+        Operation::BlockStatus { .. } => check_range(offset, len, false).map_err(|_| IoError::OutOfRange),
+        Operation::Flush | Operation::Truncate { .. } | Operation::Length | Operation::AllocatedSize => {
+            Ok(())
+        }
+    }
 }
 
 async fn dispatch(cell: &Rc<NodeCell>, operation: Operation<Buffers>, by: By<'_>) -> Outcome<Buffers> {
@@ -140,6 +169,15 @@ fn carries_data(operation: &Operation<Buffers>) -> bool {
         operation,
         Operation::Flush | Operation::Length | Operation::AllocatedSize
     )
+}
+
+/// The nodes that a request or a piece of one passes, its entry first, each with the end of what is written there: 0 where
+/// nothing is. Few chains are deeper than this holds in place.
+type Passed = SmallVec<[(Rc<NodeCell>, u64); 4]>;
+
+/// The nodes alone.
+fn nodes(passed: &Passed) -> impl Iterator<Item = &Rc<NodeCell>> {
+    passed.iter().map(|(node, _)| node)
 }
 
 pub use at_once::{Step, Transferring, begin};

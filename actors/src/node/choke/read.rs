@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use drivers::buffer::{Buffer, Buffers};
 use drivers::driver::{Answer, At, Extent, Purpose, Transfer};
-use messages::io::Operation;
+use messages::io::{Operation, OperationKind};
 use messages::{IoError, IoResult, RequestFlags};
 use smallvec::SmallVec;
 
@@ -12,8 +12,9 @@ use super::super::cell::NodeCell;
 use super::super::edge::{Behind, send_there};
 use super::super::mail::NodeAddress;
 use super::super::overlap::Tracking;
+use super::super::statistics::Asked;
 use super::copy_on_read::copying_read;
-use super::{By, aligned, bytes_in, check_within, in_memory};
+use super::{By, Passed, aligned, bytes_in, in_memory, nodes};
 
 /// Where the start of a range is, at the bottom of the chain.
 pub(super) enum Found {
@@ -27,10 +28,15 @@ pub(super) enum Found {
     Zero,
 }
 
-/// What a read holds until it ends, so that what it found stays where it is.
-pub(super) type Held = SmallVec<[Tracking; 1]>;
+/// The way of a read down to where its range is.
+#[derive(Default)]
+pub(super) struct Way {
+    /// What it holds until it ends, so that what it found stays where it is.
+    pub held: SmallVec<[Tracking; 1]>,
+    pub passed: Passed,
+}
 
-/// Fills `buffers` from `offset`.
+/// Fills `buffers` from `offset`, which was checked.
 pub async fn read(
     cell: &Rc<NodeCell>,
     offset: u64,
@@ -38,9 +44,6 @@ pub async fn read(
     flags: RequestFlags,
     by: By<'_>,
 ) -> Transfer {
-    if let Err(error) = check_within(cell, offset, bytes_in(&buffers), true, by) {
-        return (Err(error), buffers);
-    }
     transfer(cell, offset, buffers, flags, by, true).await
 }
 
@@ -71,10 +74,14 @@ async fn transfer(
 ) -> Transfer {
     let mut filled = Buffers::new();
     while !rest.is_empty() {
-        let mut held = Held::new();
-        let (len, found) = match resolve(cell, offset, bytes_in(&rest), flags, track_first, &mut held).await {
+        let mut way = Way::default();
+        let asked = Asked::now(OperationKind::Read, bytes_in(&rest));
+        let (len, found) = match resolve(cell, offset, bytes_in(&rest), flags, track_first, &mut way).await {
             Ok(resolved) => resolved,
-            Err(error) => return (Err(error), joined(filled, rest)),
+            Err(error) => {
+                asked.ended_below(cell, nodes(&way.passed), true);
+                return (Err(error), joined(filled, rest));
+            }
         };
         let whole = len >= bytes_in(&rest);
         let piece = if whole {
@@ -83,6 +90,9 @@ async fn transfer(
             rest.split_to(in_memory(len))
         };
         let (result, piece) = fetch(found, piece, flags, by).await;
+        asked
+            .cut(len)
+            .ended_below(cell, nodes(&way.passed), result.is_err());
         if filled.is_empty() && whole {
             return (result, piece);
         }
@@ -133,20 +143,24 @@ async fn resolve(
     len: u64,
     flags: RequestFlags,
     track_first: bool,
-    held: &mut Held,
+    way: &mut Way,
 ) -> IoResult<(u64, Found)> {
     let mut descent = Descent::new(cell, offset, len, flags, track_first);
     loop {
+        // Noted before anything can fail here.
+        way.passed.push((Rc::clone(&descent.node), 0));
         if let Some(found) = descent.arrive() {
             return Ok(found);
         }
         if let Some((start, end)) = descent.tracked() {
-            held.push(descent.node.tracker().begin(start, end, false, false).await?);
+            way.held
+                .push(descent.node.tracker().begin(start, end, false, false).await?);
         }
         let driver = descent.node.driver()?;
         let extent = driver.locate(Purpose::Read, descent.at, descent.len).await?;
-        if let Some(found) = descent.follow(extent)? {
-            return Ok(found);
+        match descent.follow(extent)? {
+            Next::Found(len, found) => return Ok((len, found)),
+            Next::Node(child) => descent.node = child,
         }
     }
 }
@@ -156,24 +170,35 @@ pub(super) fn resolve_at_once(
     cell: &Rc<NodeCell>,
     offset: u64,
     len: u64,
-    held: &mut Held,
+    way: &mut Way,
 ) -> Option<(u64, Found)> {
     let mut descent = Descent::new(cell, offset, len, RequestFlags::empty(), true);
-    loop {
+    let found = loop {
         if let Some(found) = descent.arrive() {
-            return Some(found);
+            break found;
         }
         if let Some((start, end)) = descent.tracked() {
-            held.push(descent.node.tracker().try_begin(start, end)?);
+            way.held.push(descent.node.tracker().try_begin(start, end)?);
         }
         let driver = descent.node.driver().ok()?;
         let Answer::Ready(extent) = driver.locate(Purpose::Read, descent.at, descent.len) else {
             return None;
         };
-        if let Some(found) = descent.follow(extent?.ok()?).ok()? {
-            return Some(found);
+        match descent.follow(extent?.ok()?).ok()? {
+            Next::Found(len, found) => break (len, found),
+            Next::Node(child) => way.passed.push((std::mem::replace(&mut descent.node, child), 0)),
         }
-    }
+    };
+    way.passed.push((descent.node, 0));
+    Some(found)
+}
+
+/// Where a driver's answer leads.
+enum Next {
+    /// To the end of the way, for so many bytes.
+    Found(u64, Found),
+    /// One node further.
+    Node(Rc<NodeCell>),
 }
 
 /// A range on its way down the chain.
@@ -226,7 +251,7 @@ impl Descent {
     }
 
     /// Goes where the driver points: to the end of the way, or one node further.
-    fn follow(&mut self, extent: Extent) -> IoResult<Option<(u64, Found)>> {
+    fn follow(&mut self, extent: Extent) -> IoResult<Next> {
         if extent.len == 0 {
             return Err(IoError::Corrupt);
         }
@@ -235,24 +260,25 @@ impl Descent {
             At::Own | At::Special => {
                 let node = Rc::clone(&self.node);
                 let offset = self.at;
-                return Ok(Some((self.len, Found::Here { node, offset })));
+                return Ok(Next::Found(self.len, Found::Here { node, offset }));
             }
-            At::Zero { .. } => return Ok(Some((self.len, Found::Zero))),
+            At::Zero { .. } => return Ok(Next::Found(self.len, Found::Zero)),
             At::Child { slot, offset } => (self.node.edge(slot).map(|edge| edge.behind()), offset),
             At::Unallocated => match self.node.backing_edge().map(|edge| edge.behind()) {
-                None | Some(Behind::None) => return Ok(Some((self.len, Found::Zero))),
+                None | Some(Behind::None) => return Ok(Next::Found(self.len, Found::Zero)),
                 behind => (behind, self.at),
             },
         };
         match behind.unwrap_or_default() {
-            Behind::Here(child) => self.node = child,
+            Behind::Here(child) => {
+                self.at = next;
+                Ok(Next::Node(child))
+            }
             Behind::There(address) => {
                 let offset = next;
-                return Ok(Some((self.len, Found::There { address, offset })));
+                Ok(Next::Found(self.len, Found::There { address, offset }))
             }
-            Behind::None => return Err(IoError::NoMedium),
+            Behind::None => Err(IoError::NoMedium),
         }
-        self.at = next;
-        Ok(None)
     }
 }

@@ -3,13 +3,15 @@
 use std::rc::Rc;
 
 use drivers::driver::{At, Extent, Purpose};
-use messages::io::Operation;
-use messages::{BlockStatus, IoError, IoResult, StatusFlags, check_range};
+use messages::io::{Operation, OperationKind};
+use messages::{BlockStatus, IoError, IoResult, StatusFlags};
 
 use super::super::cell::NodeCell;
 use super::super::edge::{Behind, send_there};
+use super::super::statistics::Asked;
+use super::{Passed, nodes};
 
-/// The status of the start of a range. With `whole_chain` the answer is what a reader would see, and the depth says which
+/// The status of the start of a range, which was checked. With `whole_chain` the answer is what a reader would see, and the depth says which
 /// layer decides; without, it is for this node alone.
 pub async fn block_status(
     cell: &Rc<NodeCell>,
@@ -18,7 +20,6 @@ pub async fn block_status(
     want_zero: bool,
     whole_chain: bool,
 ) -> IoResult<BlockStatus> {
-    check_range(offset, len, false).map_err(|_| IoError::OutOfRange)?;
     let size = cell.size();
     if offset >= size {
         return Ok(BlockStatus {
@@ -37,7 +38,11 @@ pub async fn block_status(
         });
     }
     let len = len.min(size - offset);
-    let mut status = chain_status(cell, offset, len, want_zero, whole_chain).await?;
+    let asked = Asked::now(OperationKind::BlockStatus, len);
+    let mut passed = Passed::new();
+    let status = chain_status(cell, offset, len, want_zero, whole_chain, &mut passed).await;
+    asked.ended_below(cell, nodes(&passed), status.is_err());
+    let mut status = status?;
     if offset.saturating_add(status.len) >= size {
         status.flags |= StatusFlags::EOF;
     }
@@ -50,6 +55,7 @@ async fn chain_status(
     len: u64,
     want_zero: bool,
     whole_chain: bool,
+    passed: &mut Passed,
 ) -> IoResult<BlockStatus> {
     let (mut node, mut len, mut depth) = (Rc::clone(cell), len, 1_u32);
     loop {
@@ -96,7 +102,10 @@ async fn chain_status(
         }
         depth = depth.saturating_add(1);
         match behind {
-            Behind::Here(child) => node = child,
+            Behind::Here(child) => {
+                passed.push((Rc::clone(&child), 0));
+                node = child;
+            }
             Behind::There(address) => {
                 let operation = Operation::BlockStatus {
                     offset,

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use drivers::buffer::Buffers;
 use drivers::driver::{Ability, Answer, Driver, Placement, Target, Ticket, Transfer};
-use messages::io::Operation;
+use messages::io::{Operation, OperationKind};
 use messages::{ChildSlot, DebugEvent, IoError, IoResult, RequestFlags};
 use smallvec::SmallVec;
 
@@ -12,7 +12,8 @@ use super::super::cell::NodeCell;
 use super::super::edge::Behind;
 use super::super::mail::DetectZeroes;
 use super::super::overlap::Tracking;
-use super::{By, aligned, bytes_in, check_write, flush, in_memory, length, probed, read, tell, zeroes};
+use super::super::statistics::Asked;
+use super::{By, Passed, aligned, bytes_in, flush, in_memory, length, nodes, probed, read, tell, zeroes};
 
 /// Where the start of a write goes.
 pub(super) struct Placed {
@@ -45,13 +46,19 @@ pub(super) struct Gathered {
 #[derive(Default)]
 pub(super) struct Path {
     pub held: SmallVec<[Tracking; 1]>,
-    /// Nodes passed, with the end of the write in each.
-    pub passed: SmallVec<[(Rc<NodeCell>, u64); 3]>,
+    pub passed: Passed,
+    /// Where it has got to, as long as it is on its way.
+    at: Option<Rc<NodeCell>>,
     /// A driver on the way cannot do FUA: a flush follows.
     flush: bool,
 }
 
 impl Path {
+    /// The nodes passed.
+    pub fn nodes(&self) -> impl Iterator<Item = &Rc<NodeCell>> {
+        nodes(&self.passed)
+    }
+
     /// A node that tracks the transfers of its own driver does so anew, with the blocks that they share with others: it
     /// would wait for what is held for the same write here.
     fn leave_to(&mut self, placed: &Placed, tracked: bool) {
@@ -73,7 +80,7 @@ impl Path {
     }
 }
 
-/// Stores `buffers` at `offset`.
+/// Stores `buffers` at `offset`, which was checked.
 pub async fn write(
     cell: &Rc<NodeCell>,
     offset: u64,
@@ -82,13 +89,7 @@ pub async fn write(
     by: By<'_>,
 ) -> Transfer {
     let len = bytes_in(&buffers);
-    if let Err(error) = check_write(cell, offset, len, true, by) {
-        return (Err(error), buffers);
-    }
     let settings = cell.settings();
-    if flags.contains(RequestFlags::WRITE_COMPRESSED) && !cell.abilities().write_compressed {
-        return (Err(IoError::NotSupported), buffers);
-    }
     // A zero write carries no data: what is in the buffers does not count.
     if flags.contains(RequestFlags::ZERO_WRITE) {
         return (
@@ -165,13 +166,17 @@ pub(super) async fn go_on(
     let mut written = Buffers::new();
     let mut flush_after = false;
     while !rest.is_empty() {
+        let asked = Asked::now(OperationKind::Write, bytes_in(&rest));
         let (placed, path) = match first.take() {
             Some(first) => first,
             None => {
                 let mut path = Path::default();
                 match place(cell, offset, bytes_in(&rest), flags, track_first, &mut path).await {
                     Ok(placed) => (placed, path),
-                    Err(error) => return (Err(error), joined(written, rest)),
+                    Err(error) => {
+                        asked.ended_below(cell, path.nodes().chain(&path.at), true);
+                        return (Err(error), joined(written, rest));
+                    }
                 }
             }
         };
@@ -183,7 +188,10 @@ pub(super) async fn go_on(
             rest.split_to(in_memory(placed.len))
         };
         let len = placed.len;
+        let own = placed.destination.own().cloned();
         let (result, piece) = store(placed, piece, by).await;
+        let passed = path.nodes().chain(&own);
+        asked.cut(len).ended_below(cell, passed, result.is_err());
         written = if written.is_empty() {
             piece
         } else {
@@ -221,6 +229,7 @@ async fn place(
     let (mut node, mut at, mut len) = (Rc::clone(cell), offset, len);
     let mut track = track_first;
     loop {
+        path.at = Some(Rc::clone(&node));
         length::reach(&node, at.saturating_add(len)).await?;
         let serialising = track && flags.contains(RequestFlags::SERIALISING);
         let tracked = track && (node.tracks() || serialising);
@@ -308,15 +317,16 @@ fn follow(
         tail,
         ticket,
     } = placement;
-    let unusable = |driver, ticket, error| {
+    let unusable = |node, driver, ticket, error| {
         Err(Unusable {
+            node,
             driver,
             ticket,
             error,
         })
     };
     if within == 0 {
-        return unusable(driver, ticket, IoError::Corrupt);
+        return unusable(node, driver, ticket, IoError::Corrupt);
     }
     let len = len.min(within);
     let Target::Child { slot, offset } = target else {
@@ -327,17 +337,19 @@ fn follow(
             ticket: None,
         }));
     };
-    path.passed.push((Rc::clone(&node), at.saturating_add(len)));
+    let passed_end = at.saturating_add(len);
     let whole = head == 0 && tail == 0;
     // A guarded child looks at the write as its own, and so does one that has to be made longer for it.
     let end = offset.saturating_add(len);
     let guarded = |child: &NodeCell| probed::concerns(child, offset) || length::falls_short(child, end);
     match node.edge(slot).map(|edge| edge.behind()) {
         Some(Behind::Here(child)) if whole && ticket.is_none() && !guarded(&child) => {
+            path.passed.push((node, passed_end));
             Ok(Way::Down(child, offset, len))
         }
         // All of it goes where the child's own driver stores it: nothing on the way there cuts it, or looks at it.
         Some(Behind::Here(child)) if whole && stores_as_it_is(&child) && !guarded(&child) => {
+            path.passed.push((node, passed_end));
             let mut flags = flags_below(flags);
             path.pass_fua(&child, &mut flags);
             Ok(Way::Reached(Placed {
@@ -347,20 +359,23 @@ fn follow(
                 ticket: ticket.map(|ticket| (driver, ticket)),
             }))
         }
-        Some(Behind::Here(_) | Behind::There(_)) => Ok(Way::Reached(Placed {
-            len,
-            flags,
-            destination: Destination::Child(Gathered {
-                node,
-                at,
-                slot,
-                offset,
-                head,
-                tail,
-            }),
-            ticket: ticket.map(|ticket| (driver, ticket)),
-        })),
-        Some(Behind::None) | None => unusable(driver, ticket, IoError::NoMedium),
+        Some(Behind::Here(_) | Behind::There(_)) => {
+            path.passed.push((Rc::clone(&node), passed_end));
+            Ok(Way::Reached(Placed {
+                len,
+                flags,
+                destination: Destination::Child(Gathered {
+                    node,
+                    at,
+                    slot,
+                    offset,
+                    head,
+                    tail,
+                }),
+                ticket: ticket.map(|ticket| (driver, ticket)),
+            }))
+        }
+        Some(Behind::None) | None => unusable(node, driver, ticket, IoError::NoMedium),
     }
 }
 
@@ -376,6 +391,8 @@ fn flags_below(flags: RequestFlags) -> RequestFlags {
 
 /// A placement that cannot be used.
 pub(super) struct Unusable {
+    /// Whose driver made it.
+    pub node: Rc<NodeCell>,
     driver: Rc<dyn Driver>,
     ticket: Option<Ticket>,
     error: IoError,
@@ -394,6 +411,14 @@ impl Unusable {
 }
 
 impl Destination {
+    /// The node whose own driver stores the data, where that is known here.
+    fn own(&self) -> Option<&Rc<NodeCell>> {
+        match self {
+            Self::Own { node, .. } => Some(node),
+            Self::Child(_) => None,
+        }
+    }
+
     /// The node whose driver gets the data, or passes it on.
     pub fn node(&self) -> &Rc<NodeCell> {
         match self {

@@ -9,12 +9,12 @@ use messages::{DebugEvent, IoError, IoResult, OpenFlags, RequestFlags};
 
 use super::super::cell::NodeCell;
 use super::super::overlap::Tracking;
-use super::{By, check_write, flush, in_memory, length, probed, tell, write};
+use super::{By, flush, in_memory, length, probed, tell, write};
 
 /// The most zeroes written from one buffer, in bytes.
 const BOUNCE: u64 = 1 << 20;
 
-/// Makes a range read as zeroes.
+/// Makes a range read as zeroes, which was checked.
 pub async fn write_zeroes(
     cell: &Rc<NodeCell>,
     offset: u64,
@@ -22,7 +22,6 @@ pub async fn write_zeroes(
     flags: RequestFlags,
     by: By<'_>,
 ) -> IoResult<()> {
-    check_write(cell, offset, len, false, by)?;
     if len == 0 {
         return Ok(());
     }
@@ -153,9 +152,8 @@ async fn write_zero_buffers(
     Ok(())
 }
 
-/// Forgets a range, as far as the driver's blocks fit into it. Succeeds without effect where discards are not passed down.
+/// Forgets a range, which was checked, as far as the driver's blocks fit into it. Succeeds without effect where discards are not passed down.
 pub async fn discard(cell: &Rc<NodeCell>, offset: u64, len: u64, by: By<'_>) -> IoResult<()> {
-    check_write(cell, offset, len, false, by)?;
     let abilities = cell.abilities();
     if !cell.flags().contains(OpenFlags::UNMAP) || abilities.discard != Ability::Native {
         return Ok(());
@@ -175,7 +173,9 @@ pub async fn discard(cell: &Rc<NodeCell>, offset: u64, len: u64, by: By<'_>) -> 
     while at < end {
         let piece = most.min(end - at);
         let _alone = alone_on_blocks(cell, at, piece).await?;
-        let result = match driver.discard(at, piece).await {
+        let result = driver.discard(at, piece).await;
+        cell.counters().driver_discarded(piece, result.is_err());
+        let result = match result {
             Err(IoError::NotSupported) => Ok(()),
             result => result,
         };

@@ -4,7 +4,9 @@ use super::amend::BLOCKDEV_AMEND_OPTIONS;
 use super::character_device::{CHARDEV_BACKEND_INFO, CHARDEV_INFO};
 use super::control::{COMMAND_INFO, QMP_CAPABILITY, VERSION_INFO};
 use super::create::BLOCKDEV_CREATE_OPTIONS;
-use super::define::{ANY, Alternate, BOOL, Command, Enum, I64, List, STR, Struct, U32, command, opt, req};
+use super::define::{
+    ANY, Alternate, BOOL, Command, Enum, I64, List, STR, Struct, U32, U64, command, opt, req,
+};
 use super::drain::PENDING_DRAIN;
 use super::export::{
     BLOCK_EXPORT_INFO, BLOCK_EXPORT_OPTIONS, BLOCK_EXPORT_REMOVE_MODE, NBD_SERVER_ADD_OPTIONS,
@@ -74,6 +76,15 @@ pub static COMMANDS: &[Command] = &[
         .with(&["unstable"]),
     command("x-millpond-flight-record")
         .takes(&[req("filename", STR)])
+        .with(&["unstable"]),
+    command("x-millpond-latency-histogram-set")
+        .takes(&[
+            req("node-name", STR),
+            opt("boundaries", List(&U64)),
+            opt("boundaries-read", List(&U64)),
+            opt("boundaries-write", List(&U64)),
+            opt("boundaries-flush", List(&U64)),
+        ])
         .with(&["unstable"]),
     command("x-millpond-move-node")
         .takes(&[

@@ -25,6 +25,7 @@ pub use drains::pending as pending_drains;
 pub async fn answer(world: &World, query: Query) -> Reply {
     match query {
         Query::NamedNodes { flat } => Ok(GraphReply::Json(nodes::named_nodes(world, flat).await)),
+        Query::NodeStatistics => Ok(GraphReply::NodeStatistics(statistics::reports(world).await)),
         Query::Statistics => Ok(GraphReply::Json(statistics::statistics(world).await)),
         Query::MayMove {
             node_name,

@@ -62,7 +62,7 @@ pub async fn describe(world: &World) -> HashMap<NodeId, Description> {
 }
 
 /// The live nodes of each iothread, and those on their way to another: they are asked where they arrive.
-fn by_iothread(world: &World) -> (BTreeMap<IoThreadId, Vec<NodeId>>, Vec<NodeId>) {
+pub(super) fn by_iothread(world: &World) -> (BTreeMap<IoThreadId, Vec<NodeId>>, Vec<NodeId>) {
     world.graph(|graph| {
         let mut at_home: BTreeMap<IoThreadId, Vec<NodeId>> = BTreeMap::new();
         let mut moving = Vec::new();

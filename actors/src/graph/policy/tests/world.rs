@@ -12,8 +12,8 @@ use messages::global_state::{GraphFacts, GraphReply, GraphRequest, Options, Quer
 use messages::handshake::PendingRequest;
 use messages::io::OperationKind;
 use messages::{
-    ChildSlot, Error, ErrorKind, IoError, IoThreadId, Limits, NodeId, OpenFlags, Permissions, Result, Role,
-    RootId, Token,
+    ChildSlot, Error, ErrorKind, IoError, IoThreadId, Limits, NodeId, NodeStatistics, OpenFlags, Permissions,
+    Result, Role, RootId, Token,
 };
 
 use super::super::{Announcement, Effect, Event, ImplicitOpens, Order, Policy, Reply, RequestId};
@@ -703,7 +703,11 @@ impl FakeWorld {
                     .cloned()
                     .unwrap_or_default())))
             }
-            Order::CopyOnRead { .. } => done(),
+            Order::CopyOnRead { .. } | Order::SetHistograms { .. } => done(),
+            Order::Statistics(nodes) => {
+                let nodes = nodes.into_iter().map(|node| (node, NodeStatistics::default()));
+                ended(OrderOutcome::Statistics(nodes.collect()))
+            }
             Order::Debug { .. } => ended(OrderOutcome::Debugged(Ok(false))),
             Order::Invalidate(id) => {
                 if self.fails() {
@@ -732,7 +736,6 @@ impl FakeWorld {
                     block_sizes: Some(DISK_SECTORS),
                     geometry: Some(DISK_GEOMETRY),
                     specific: None,
-                    statistics: Default::default(),
                 };
                 ended(OrderOutcome::Described(Ok(Box::new(description))))
             }
@@ -813,6 +816,7 @@ pub fn subject(order: &Order) -> Option<NodeId> {
         | Order::Truncate { node, .. }
         | Order::ReadHead { node, .. }
         | Order::Debug { node, .. }
+        | Order::SetHistograms { node, .. }
         | Order::CopyOnRead { node, .. }
         | Order::Commit { node, .. }
         | Order::Amend { node, .. }
@@ -822,6 +826,7 @@ pub fn subject(order: &Order) -> Option<NodeId> {
         | Order::DetachRoot(_)
         | Order::Create { .. }
         | Order::NewTemporary
+        | Order::Statistics(_)
         | Order::Counters
         | Order::DescribeMany(_) => None,
     }

@@ -241,6 +241,7 @@ fn feed_thread(feed: &mut Feed, thread: &Thread, tokens: &Ranks<Token>, tickets:
                     | OrderOutcome::DescribedMany(_)
                     | OrderOutcome::Pending(_)
                     | OrderOutcome::Head(_)
+                    | OrderOutcome::Statistics(_)
                     | OrderOutcome::Counters(_) => false,
                 };
                 failed.hash(&mut feed.0);

@@ -5,7 +5,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Poll, Wake, Waker};
-use std::time::Instant;
 
 use messages::io::OperationKind;
 use messages::{NodeId, RootId, Token};
@@ -137,7 +136,7 @@ impl Site {
         };
         let key = cell
             .gate
-            .enter(InFlight::new(node, OperationKind::Write, 0, 512, Instant::now()));
+            .enter(InFlight::new(node, OperationKind::Write, 0, 512, 0));
         if self.requests[request + 1..].iter().any(later) {
             self.breach(Breach::Order);
         }
