@@ -1,5 +1,5 @@
-//! The three things a daemon needs that safe Rust has no function for: a second process, a file descriptor that was
-//! passed by number, and a descriptor of any kind in tokio's reactor.
+//! The four things a daemon needs that safe Rust has no function for: a second process, a file descriptor that was
+//! passed by number, a descriptor of any kind in tokio's reactor, and a signal that is ignored.
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -37,6 +37,14 @@ pub fn fork() -> io::Result<Fork> {
         0 => Ok(Fork::Child),
         child => Ok(Fork::Parent { child }),
     }
+}
+
+/// Has a write past the limit for files' sizes (`ulimit -f`) fail with EFBIG, as one past the end of the disk fails, rather
+/// than end the process by SIGXFSZ.
+pub fn ignore_file_size_signal() {
+    // SAFETY: no handler is installed that could run at a wrong time, and nobody else in this process handles the signal.
+    // It cannot fail: the signal's number is one that there is.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 /// A duplicate of the descriptor that this process inherited as `number`.

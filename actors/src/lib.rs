@@ -8,5 +8,6 @@ mod ffi;
 pub mod flight;
 pub mod graph;
 pub mod iothread;
+pub mod log;
 pub mod monitor;
 pub mod node;

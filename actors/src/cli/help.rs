@@ -47,6 +47,9 @@ Millpond: a storage daemon whose graph changes while it serves
                          end without waiting any longer for storage that
                          does not answer; 30 if it is not given
 
+SIGTERM, SIGINT and SIGHUP end it in order, as the QMP command quit does; the
+log says after a second what that waits for. A second signal ends it at once.
+
 Each option but --daemonize and --pidfile takes JSON as well. They are
 carried out in the order in which they are given.";
 

@@ -11,7 +11,11 @@ mod signals;
 mod trace;
 
 use crate::daemon::Daemon;
+use crate::ffi::ignore_file_size_signal;
+use crate::log;
+use actix_rt::{System, SystemRunner};
 use drivers::builtin::builtin;
+use rustix::event::{EventfdFlags, eventfd};
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
@@ -48,12 +52,23 @@ pub fn run() -> ExitCode {
             .map_or(argument.as_str(), |(name, _)| name);
         SERVE_ONLY.contains(&name)
     };
+    let _last_lines = LastLines;
+    ignore_file_size_signal();
     match arguments.split_first() {
         _ if program == STORAGE_DAEMON => serve::serve(&program, arguments, start),
         Some((first, rest)) if first == "serve" => serve::serve(&program, rest, start),
         Some((first, rest)) if first == "flight" => flight::print(&program, rest),
         _ if arguments.iter().any(is_serve_only) => serve::serve(&program, arguments, start),
         _ => plain::serve_image(&program, &all, start),
+    }
+}
+
+/// Sees to it, however the program ends, that what it told last is written.
+struct LastLines;
+
+impl Drop for LastLines {
+    fn drop(&mut self) {
+        log::finish();
     }
 }
 
@@ -69,6 +84,26 @@ fn printable(text: &impl ToString) -> String {
         }
     }
     printable
+}
+
+/// Descriptors that the control thread's runtime needs for itself, and some to spare.
+const RUNTIME_DESCRIPTORS: usize = 8;
+
+/// The control thread's runtime. Never dropped: that would wait for threads that nothing can wake, such as the one that reads
+/// standard input.
+///
+/// # Errors
+/// There are too few descriptors left.
+fn control_thread() -> io::Result<&'static mut SystemRunner> {
+    // Where tokio finds none for what handles signals it panics, so that there must be enough before it looks.
+    let spare: io::Result<Vec<_>> = (0..RUNTIME_DESCRIPTORS)
+        .map(|_| Ok(eventfd(0, EventfdFlags::CLOEXEC)?))
+        .collect();
+    drop(spare?);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    Ok(Box::leak(Box::new(System::with_tokio_rt(|| runtime))))
 }
 
 fn start() -> io::Result<Daemon> {

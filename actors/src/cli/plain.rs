@@ -1,8 +1,9 @@
 //! `millpond IMAGE`: serves one image, and says what can be done with it.
 
-use super::signals::Signals;
-use super::{printable, trace};
+use super::signals::{ENDED_AT_ONCE, Signals};
+use super::{control_thread, printable, trace};
 use crate::daemon::Daemon;
+use crate::log::tell;
 use crate::monitor::chardev::{Address, Backend, ChardevOptions, Socket};
 use clap::Parser;
 use messages::OpenFlags;
@@ -90,23 +91,21 @@ pub fn serve_image(
         print!("{}", trace::HELP);
         return ExitCode::SUCCESS;
     }
-    trace::start(program, &plain.trace);
-    // Never dropped: that would wait for threads that do blocking work for it.
-    let system = Box::leak(Box::new(actix_rt::System::new()));
+    let system = match trace::start(program, &plain.trace).and_then(|()| control_thread()) {
+        Ok(system) => system,
+        Err(error) => {
+            tell(&format!(
+                "{program}: the control thread cannot be started: {error}"
+            ));
+            return ExitCode::FAILURE;
+        }
+    };
     system.block_on(async {
-        let result = match start() {
-            Ok(daemon) => {
-                let result = plain.live(&daemon).await;
-                let closed = daemon.shut_down().await.map_err(|error| error.to_string());
-                result.and(closed).map(|()| daemon.has_failed())
-            }
-            Err(error) => Err(format!("the main iothread cannot be started: {error}")),
-        };
-        match result {
+        match plain.run(start).await {
             Ok(false) => ExitCode::SUCCESS,
             Ok(true) => ExitCode::FAILURE,
             Err(why) => {
-                eprintln!("{program}: {}", printable(&why));
+                tell(&format!("{program}: {}", printable(&why)));
                 ExitCode::FAILURE
             }
         }
@@ -122,8 +121,20 @@ fn object(value: Value) -> Object {
 }
 
 impl Plain {
-    async fn live(&self, daemon: &Daemon) -> Result<(), String> {
-        let mut signals = Signals::catch().map_err(|error| format!("signals cannot be caught: {error}"))?;
+    /// Serves the image until the end; true if something went wrong that was told already.
+    async fn run(&self, start: impl FnOnce() -> io::Result<Daemon>) -> Result<bool, String> {
+        let daemon = start().map_err(|error| format!("the main iothread cannot be started: {error}"))?;
+        let uncaught = |error| format!("signals cannot be caught: {error}");
+        let mut signals = Signals::catch().map_err(uncaught)?;
+        let result = self.live(&daemon, &mut signals).await;
+        let closed = tokio::select! {
+            closed = daemon.shut_down() => closed.map_err(|error| error.to_string()),
+            () = signals.second() => Err(ENDED_AT_ONCE.to_owned()),
+        };
+        result.and(closed).map(|()| daemon.has_failed())
+    }
+
+    async fn live(&self, daemon: &Daemon, signals: &mut Signals) -> Result<(), String> {
         self.check_image()?;
         let node_name = tokio::select! {
             done = self.set_up(daemon) => done.map_err(|error| error.desc)?,

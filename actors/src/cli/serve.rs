@@ -7,10 +7,11 @@ use super::arguments::{Argument, Name, parse};
 use super::background::{Background, Side, split};
 use super::help::{OBJECT_TYPES, SERVE, object_help};
 use super::pidfile::Pidfile;
-use super::signals::{Signals, record_at_usr1};
-use super::{printable, trace};
+use super::signals::{ENDED_AT_ONCE, Signals, record_at_usr1};
+use super::{control_thread, printable, trace};
 use crate::daemon::{Daemon, properties_of};
 use crate::flight;
+use crate::log::{self, tell};
 use crate::monitor::chardev::{self, BACKENDS, Parsed};
 use messages::qapi::schema::{
     BLOCK_EXPORT_OPTIONS, BLOCKDEV_OPTIONS, MONITOR_OPTIONS, NBD_SERVER_OPTIONS, OBJECT_OPTIONS, StructType,
@@ -50,35 +51,54 @@ pub fn serve(program: &str, arguments: &[String], start: impl FnOnce() -> io::Re
         Ok(Some(Side::Child(background))) => Some(background),
         Ok(Some(Side::Parent(code))) => return code,
         Err(error) => {
-            eprintln!("{program}: cannot go to the background: {error}");
+            tell(&format!("{program}: cannot go to the background: {error}"));
             return ExitCode::FAILURE;
         }
     };
-    trace::start(program, &plan.filters);
+    let system = match trace::start(program, &plan.filters).and_then(|()| control_thread()) {
+        Ok(system) => system,
+        Err(error) => {
+            tell(&format!(
+                "{program}: the control thread cannot be started: {error}"
+            ));
+            return ExitCode::FAILURE;
+        }
+    };
     flight::record_panics();
-    // Never dropped: that would wait for the thread that reads standard input, which nothing can wake.
-    let system = Box::leak(Box::new(actix_rt::System::new()));
     system.block_on(async {
         let daemon = match start() {
             Ok(daemon) => daemon,
             Err(error) => {
-                eprintln!("{program}: the main iothread cannot be started: {error}");
+                tell(&format!(
+                    "{program}: the main iothread cannot be started: {error}"
+                ));
+                return ExitCode::FAILURE;
+            }
+        };
+        let mut signals = match Signals::catch() {
+            Ok(signals) => signals,
+            Err(error) => {
+                tell(&format!("{program}: signals cannot be caught: {error}"));
                 return ExitCode::FAILURE;
             }
         };
         // The pidfile outlives the nodes, so that whoever waits for it to go finds everything flushed.
-        let (code, _pidfile) = match live(program, &daemon, plan, background).await {
+        let (code, _pidfile) = match live(program, &daemon, plan, background, &mut signals).await {
             Ok(pidfile) if daemon.has_failed() => (ExitCode::FAILURE, pidfile),
             Ok(pidfile) => (ExitCode::SUCCESS, pidfile),
             Err(why) => {
-                eprintln!("{program}: {}", printable(&why));
+                tell(&format!("{program}: {}", printable(&why)));
                 (ExitCode::FAILURE, None)
             }
         };
-        match daemon.shut_down().await {
+        let ended = tokio::select! {
+            ended = daemon.shut_down() => ended,
+            () = signals.second() => Err(QmpError::generic(ENDED_AT_ONCE)),
+        };
+        match ended {
             Ok(()) => code,
             Err(why) => {
-                eprintln!("{program}: {}", printable(&why));
+                tell(&format!("{program}: {}", printable(&why)));
                 ExitCode::FAILURE
             }
         }
@@ -90,7 +110,7 @@ fn plan(program: &str, arguments: &[String]) -> Result<Plan, ExitCode> {
     let mut plan = Plan::default();
     for argument in parse(arguments) {
         let argument = argument.map_err(|why| {
-            eprintln!("{program}: {}", printable(&why));
+            tell(&format!("{program}: {}", printable(&why)));
             ExitCode::FAILURE
         })?;
         match argument.name {
@@ -107,7 +127,7 @@ fn plan(program: &str, arguments: &[String]) -> Result<Plan, ExitCode> {
             Name::ShutdownGrace => match argument.value.parse() {
                 Ok(seconds) => plan.grace = Some(Duration::from_secs(seconds)),
                 Err(_) => {
-                    eprintln!("{program}: {}: not a number of seconds", argument.typed);
+                    tell(&format!("{program}: {}: not a number of seconds", argument.typed));
                     return Err(ExitCode::FAILURE);
                 }
             },
@@ -124,13 +144,12 @@ async fn live(
     daemon: &Daemon,
     plan: Plan,
     background: Option<Background>,
+    signals: &mut Signals,
 ) -> Result<Option<Pidfile>, String> {
     if let Some(grace) = plan.grace {
         daemon.set_grace(grace);
     }
-    let uncaught = |error| format!("signals cannot be caught: {error}");
-    let mut signals = Signals::catch().map_err(uncaught)?;
-    record_at_usr1(daemon).map_err(uncaught)?;
+    record_at_usr1(daemon).map_err(|error| format!("signals cannot be caught: {error}"))?;
     let done = tokio::select! {
         done = second_pass(program, daemon, &plan) => done?,
         // An option may wait for a client: that can be ended too.
@@ -140,6 +159,8 @@ async fn live(
         return Ok(None);
     }
     let pidfile = plan.pidfile.as_deref().map(Pidfile::write).transpose()?;
+    // What the start had to tell goes to whoever started it, and is there before a monitor greets anybody.
+    log::finish();
     if let Some(background) = background {
         background
             .detach()
@@ -236,7 +257,7 @@ async fn character(
     argument: &Argument,
 ) -> Result<Step, QmpError> {
     let typed = &argument.typed;
-    let warn = |text: String| eprintln!("{program}: {typed}: warning: {text}");
+    let warn = |text: String| tell(&format!("{program}: {typed}: warning: {text}"));
     let options = match chardev::parse(&argument.value, warn).map_err(QmpError::generic)? {
         Parsed::Device(options) => options,
         Parsed::BackendHelp => {
@@ -252,8 +273,11 @@ async fn character(
     if plan.daemonize && options.backend == chardev::Backend::Stdio {
         return Err(QmpError::generic("cannot use stdio with -daemonize"));
     }
-    let waiting =
-        |place: String| eprintln!("{program}: {typed}: info: QEMU waiting for connection on: {place}");
+    let waiting = |place: String| {
+        tell(&format!(
+            "{program}: {typed}: info: QEMU waiting for connection on: {place}"
+        ))
+    };
     daemon.add_chardev(options, waiting).await?;
     Ok(Step::Next)
 }

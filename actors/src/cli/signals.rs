@@ -5,8 +5,16 @@ use crate::flight;
 use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// What is told when a second signal does not wait for the end.
+pub(super) const ENDED_AT_ONCE: &str =
+    "Ended at once by a second signal: not everything was flushed and closed";
+
 /// SIGTERM, SIGINT and SIGHUP, caught.
-pub(super) struct Signals([Signal; 3]);
+pub(super) struct Signals {
+    kinds: [Signal; 3],
+    /// How many have come.
+    seen: u32,
+}
 
 impl Signals {
     /// Catches them from now on.
@@ -17,16 +25,28 @@ impl Signals {
             SignalKind::hangup(),
         ];
         let [terminate, interrupt, hangup] = kinds.map(signal);
-        Ok(Self([terminate?, interrupt?, hangup?]))
+        Ok(Self {
+            kinds: [terminate?, interrupt?, hangup?],
+            seen: 0,
+        })
     }
 
     /// Waits for any of them.
     pub async fn next(&mut self) {
-        let [terminate, interrupt, hangup] = &mut self.0;
+        let [terminate, interrupt, hangup] = &mut self.kinds;
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
             _ = hangup.recv() => {}
+        }
+        self.seen += 1;
+    }
+
+    /// Waits until the daemon has been told twice to end, so that it is to end at once. The first signal says no more than
+    /// `quit` does, and may come just behind it.
+    pub async fn second(&mut self) {
+        while self.seen < 2 {
+            self.next().await;
         }
     }
 }

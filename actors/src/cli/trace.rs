@@ -1,5 +1,6 @@
 //! Logging: what `-T` turns on.
 
+use crate::log;
 use std::io::{self, IsTerminal, Write};
 use tracing_subscriber::EnvFilter;
 
@@ -27,7 +28,11 @@ pub fn is_help(value: &str) -> bool {
 
 /// Starts logging to standard error: warnings, and what the filters ask for. Control characters in what
 /// users chose, such as names of nodes, are written as escapes.
-pub fn start(program: &str, filters: &[String]) {
+///
+/// # Errors
+/// There is no descriptor or thread left for it.
+pub fn start(program: &str, filters: &[String]) -> io::Result<()> {
+    let lines = log::start()?;
     let mut filter = EnvFilter::new("warn");
     for text in filters.iter().flat_map(|text| text.split(',')) {
         let text = text.strip_prefix("enable=").unwrap_or(text);
@@ -36,15 +41,18 @@ pub fn start(program: &str, filters: &[String]) {
         }
         match text.parse() {
             Ok(directive) => filter = filter.add_directive(directive),
-            Err(_) => eprintln!("{program}: -T {text}: warning: trace event '{text}' does not exist"),
+            Err(_) => log::tell(&format!(
+                "{program}: -T {text}: warning: trace event '{text}' does not exist"
+            )),
         }
     }
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(io::stderr().is_terminal())
-        .with_writer(|| OneLine(io::stderr()));
+        .with_writer(move || OneLine(lines.clone()));
     // An embedder may have started logging already: then its choice stands.
     let _ = subscriber.try_init();
+    Ok(())
 }
 
 /// Writes each message as one line, so that no name in it can begin a line of its own.

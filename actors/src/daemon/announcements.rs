@@ -41,7 +41,7 @@ async fn relay(daemon: Daemon, mut announcements: mpsc::Receiver<Announcement>) 
                     }
                 }
                 Some(Announcement::Mismatch(message)) => {
-                    eprintln!("{message}");
+                    crate::log::tell(&message);
                     daemon.fail();
                 }
             },

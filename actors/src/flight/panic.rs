@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::dump::{write_new, written};
+use crate::log::tell;
 
 /// One file a process: a panic that comes again and again shall not fill the disk.
 static WRITTEN: AtomicBool = AtomicBool::new(false);
@@ -22,8 +23,13 @@ pub fn record_panics() {
         let reason = format!("a panic at {place}: {}", text.unwrap_or("(no text)"));
         // The thread has lost its way already: it may wait for the disk.
         match write_new(&written(&reason, Vec::new())) {
-            Ok(path) => eprintln!("the flight record of this panic is in {}", path.display()),
-            Err(error) => eprintln!("the flight record of this panic cannot be written: {error}"),
+            Ok(path) => tell(&format!(
+                "the flight record of this panic is in {}",
+                path.display()
+            )),
+            Err(error) => tell(&format!(
+                "the flight record of this panic cannot be written: {error}"
+            )),
         }
     }));
 }

@@ -159,8 +159,9 @@ impl Ring {
     /// A ring on the engine that `config` asks for. Must be called on the thread that will turn it.
     ///
     /// # Errors
-    /// Those of `io_uring_setup(2)` or `epoll_create1(2)`. With [`Engine::Auto`], a refused io_uring (ENOSYS,
-    /// EPERM, EACCES) is replaced by epoll and threads, with one warning in the log.
+    /// Those of `io_uring_setup(2)` or `epoll_create1(2)`. With [`Engine::Auto`], an io_uring that is refused (ENOSYS,
+    /// EPERM, EACCES), or for which the system is short of something (ENOMEM, EMFILE, ENFILE), is replaced by epoll and
+    /// threads, with one warning in the log.
     pub fn new(config: RingConfig) -> io::Result<Self> {
         let backend: Box<dyn Backend> = match config.engine {
             Engine::Uring => Box::new(Uring::new(&config)?),
@@ -535,11 +536,11 @@ impl Drop for Inner {
     }
 }
 
-/// Whether io_uring is kept from us, rather than broken.
+/// Whether io_uring is kept from us, or needs what is not left, rather than broken.
 fn is_refusal(error: &io::Error) -> bool {
     let refused = matches!(
         error.raw_os_error(),
-        Some(libc::ENOSYS | libc::EPERM | libc::EACCES)
+        Some(libc::ENOSYS | libc::EPERM | libc::EACCES | libc::ENOMEM | libc::EMFILE | libc::ENFILE)
     );
     refused || error.kind() == io::ErrorKind::Unsupported
 }

@@ -1,0 +1,70 @@
+//! What the program tells people over standard error, without ever waiting for them to read it.
+//!
+//! A pipe that nobody reads fills up, and the next write to it blocks. So no thread of the daemon writes to standard error:
+//! once [`start`] was called, each line goes through [`Lines`] to a thread that does nothing else.
+
+mod lines;
+mod stderr;
+
+pub use lines::Lines;
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io;
+use std::panic::PanicHookInfo;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// How long the end of the process, or its going to the background, waits for the last lines to be read.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The way to standard error, of which a process has one.
+static STANDARD_ERROR: OnceLock<Lines> = OnceLock::new();
+
+/// Has everything that is told from now on, panics too, written by a thread of its own. Starts that thread: a process
+/// that is to be split must have been split before. The second call answers what the first one made.
+///
+/// # Errors
+/// There is no descriptor or thread left.
+pub fn start() -> io::Result<&'static Lines> {
+    if STANDARD_ERROR.get().is_none() {
+        let lines = Lines::start("log", stderr::Stderr)?;
+        if STANDARD_ERROR.set(lines).is_ok() {
+            std::panic::set_hook(Box::new(tell_panic));
+        }
+    }
+    STANDARD_ERROR
+        .get()
+        .ok_or_else(|| io::Error::other("the log was not started"))
+}
+
+/// Tells people something, on lines of its own. Never waits, once [`start`] was called.
+pub fn tell(text: &str) {
+    match STANDARD_ERROR.get() {
+        Some(lines) => lines.push(format!("{text}\n").into_bytes()),
+        None => eprintln!("{text}"),
+    }
+}
+
+/// Waits until what was told has been written, but for a second at most: nobody may be reading. For a thread that serves
+/// nobody: at the end of the process, and before standard error is exchanged.
+pub fn finish() {
+    if let Some(lines) = STANDARD_ERROR.get() {
+        lines.finish(PATIENCE);
+    }
+}
+
+/// Tells of a panic in the words of the standard library, whose own hook writes to standard error and would block.
+fn tell_panic(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("<unnamed>");
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let text = panic.payload().downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.payload().downcast_ref::<String>().map(String::as_str));
+    let text = text.unwrap_or("Box<dyn Any>");
+    let mut told = format!("\nthread '{name}' panicked at {place}:\n{text}");
+    let trace = Backtrace::capture();
+    if trace.status() == BacktraceStatus::Captured {
+        told.push_str(&format!("\nstack backtrace:\n{trace}"));
+    }
+    tell(&told);
+}
