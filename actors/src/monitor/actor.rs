@@ -1,20 +1,21 @@
 //! A monitor: one character device, one client after the other.
 
 use super::chardev::{Chardev, Connection};
+use super::events::{Charge, Events};
 use super::{Dispatch, EventBus, Session, Turn};
 use actix::prelude::*;
 use futures_util::future::LocalBoxFuture;
-use messages::qapi::{QmpError, TimedEvent};
+use messages::qapi::QmpError;
 use serde_json::Value;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// Bytes that may wait for a client that does not read. Past it the monitor takes no further request of
-/// its client, and the client loses events.
+/// Bytes that may wait for a client that does not read. Past it the monitor takes no further request of its client. What
+/// events may wait is counted where they come from: an answer of any size costs the client none.
 const MOST_OUTPUT: usize = 1 << 20;
 /// Bytes read at once.
 const READ: usize = 4096;
@@ -134,6 +135,8 @@ impl Serve {
         let mut buffer = [0; READ];
         let mut open = true;
         loop {
+            // Whatever is being sent, events are taken as they come: they keep their place among the answers.
+            hear(&session, &mut output, &mut events);
             self.take_turns(&mut session, &mut output);
             let stopping = *self.stop.borrow();
             let idle = self.running.is_none() && output.is_empty();
@@ -150,14 +153,12 @@ impl Serve {
                     }
                 }
                 result = ended(&mut self.running), if self.running.is_some() => {
-                    while let Ok(event) = events.try_recv() {
-                        tell(&session, &mut output, Ok(event));
-                    }
+                    hear(&session, &mut output, &mut events);
                     let id = self.running.take().and_then(|running| running.id);
                     output.push(session.answer(id, result));
                 }
                 () = forgotten(&mut self.leftover), if self.leftover.is_some() => self.leftover = None,
-                event = events.recv() => tell(&session, &mut output, event),
+                told = events.next() => output.push_event(session.event(&told.event), told.charge),
                 count = reader.read(&mut buffer), if open && !stopping && !session.is_full() => {
                     let count = count?;
                     open = count > 0;
@@ -201,22 +202,18 @@ async fn forgotten(leftover: &mut Option<JoinHandle<()>>) {
     }
 }
 
-fn tell(session: &Session, output: &mut Output, event: Result<TimedEvent, broadcast::error::RecvError>) {
-    match event {
-        Ok(event) if output.is_full() => tracing::warn!(?event, "an event is lost: the client does not read"),
-        Ok(event) => {
-            if let Some(bytes) = session.event(&event) {
-                output.push(bytes);
-            }
-        }
-        Err(error) => tracing::warn!(%error, "events are lost: the client does not read"),
+/// Queues the events that have come.
+fn hear(session: &Session, output: &mut Output, events: &mut Events) {
+    while let Some(told) = events.try_next() {
+        output.push_event(session.event(&told.event), told.charge);
     }
 }
 
 /// Bytes on their way to a client.
 #[derive(Default)]
 struct Output {
-    pieces: VecDeque<Vec<u8>>,
+    /// Each with what it counts for, if it is an event.
+    pieces: VecDeque<(Vec<u8>, Option<Charge>)>,
     /// Of the first piece.
     sent: usize,
     bytes: usize,
@@ -226,7 +223,15 @@ impl Output {
     fn push(&mut self, piece: Vec<u8>) {
         if !piece.is_empty() {
             self.bytes += piece.len();
-            self.pieces.push_back(piece);
+            self.pieces.push_back((piece, None));
+        }
+    }
+
+    /// An event, or nothing if the client does not hear of any yet.
+    fn push_event(&mut self, piece: Option<Vec<u8>>, charge: Charge) {
+        if let Some(piece) = piece {
+            self.bytes += piece.len();
+            self.pieces.push_back((piece, Some(charge)));
         }
     }
 
@@ -241,13 +246,13 @@ impl Output {
     fn front(&self) -> &[u8] {
         self.pieces
             .front()
-            .and_then(|piece| piece.get(self.sent..))
+            .and_then(|(piece, _)| piece.get(self.sent..))
             .unwrap_or_default()
     }
 
     fn sent(&mut self, count: usize) {
         self.sent += count;
-        if let Some(first) = self.pieces.front()
+        if let Some((first, _)) = self.pieces.front()
             && self.sent >= first.len()
         {
             self.bytes -= first.len();
