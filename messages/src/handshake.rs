@@ -10,6 +10,8 @@
 //! ```
 //! Levels run from parents to children, so that a node asked to quiesce hears no more from above.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::common::{NodeId, Token};
@@ -47,6 +49,23 @@ pub struct PendingRequest {
     pub stands_at: String,
 }
 
+impl fmt::Display for PendingRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            operation,
+            offset,
+            len,
+            age_ns,
+            stands_at,
+        } = self;
+        let seconds = age_ns / 1_000_000_000;
+        write!(
+            f,
+            "a {operation} of {len} bytes at {offset} that has stood at '{stands_at}' for {seconds} s"
+        )
+    }
+}
+
 /// A drain that has not become still.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -69,4 +88,16 @@ pub struct WaitingNode {
     pub node_name: String,
     /// What it has in flight, oldest first, a bounded number of them.
     pub requests: Vec<PendingRequest>,
+}
+
+/// For the log: the node, and the oldest of its requests.
+impl fmt::Display for WaitingNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node '{}'", self.node_name)?;
+        match &self.requests[..] {
+            [] => Ok(()),
+            [oldest] => write!(f, ", {oldest}"),
+            [oldest, ..] => write!(f, ", {} requests, the oldest {oldest}", self.requests.len()),
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! I/O requests: what may be asked of a node, generic over the buffers that the request owns and gives back.
 
+use std::fmt;
+
 use crate::common::{BlockStatus, RequestFlags};
 use crate::error::{IoError, IoResult};
 
@@ -177,6 +179,21 @@ pub enum OperationKind {
     BlockStatus,
     /// [`Operation::Length`] and [`Operation::AllocatedSize`]
     Query,
+}
+
+impl fmt::Display for OperationKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::WriteZeroes => "write of zeroes",
+            Self::Discard => "discard",
+            Self::Flush => "flush",
+            Self::Truncate => "truncation",
+            Self::BlockStatus => "block status query",
+            Self::Query => "query",
+        })
+    }
 }
 
 impl<B> Operation<B> {

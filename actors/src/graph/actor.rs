@@ -25,9 +25,8 @@ use crate::chaos::Chaos;
 use crate::iothread::IoThread;
 use crate::node::{self, Client, EventSink, Mail, OrderOutcome, Ticket};
 
-/// How long a drained section may take to become still before the log names what it waits for. Storage that is merely
-/// slow has answered by then.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a drained section may take to become still before the log names what it waits for.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a graph is started with.
 pub struct GraphConfig {
@@ -379,21 +378,14 @@ async fn warn_of(slow: Vec<Token>, graph: GraphHandle) {
 
 /// The nodes that a drain waits for, each with its oldest request.
 fn waited_for(drain: &PendingDrain) -> String {
-    let nodes = drain.waiting_for.iter().map(|node| {
-        let name = &node.node_name;
-        match node.requests.first() {
-            Some(oldest) => format!(
-                "'{name}' ({} in flight, {:?} of {} bytes at {} stands at '{}')",
-                node.requests.len(),
-                oldest.operation,
-                oldest.len,
-                oldest.offset,
-                oldest.stands_at
-            ),
-            None => format!("'{name}' (background work)"),
-        }
-    });
-    nodes.collect::<Vec<_>>().join(", ")
+    let nodes = drain
+        .waiting_for
+        .iter()
+        .map(|node| match node.requests.is_empty() {
+            true => format!("{node} (background work)"),
+            false => node.to_string(),
+        });
+    nodes.collect::<Vec<_>>().join("; ")
 }
 
 fn io_error(error: &io::Error) -> messages::IoError {

@@ -358,9 +358,12 @@ async fn close(table: &NodeTable, node: NodeId) -> Result<()> {
     let Some(cell) = table.remove_node(node) else {
         return Ok(());
     };
-    let flushed = choke::flush(&cell)
-        .await
-        .map_err(|error| Error::io("Could not flush", error));
+    // What it has passed on is its children's to flush when they close: each node of a chain is flushed once.
+    let flushed = match cell.unflushed() {
+        Some(_) => choke::flush(&cell).await,
+        None => Ok(()),
+    };
+    let flushed = flushed.map_err(|error| Error::io("Could not flush", error));
     let Some(driver) = cell.take_driver() else {
         return flushed;
     };

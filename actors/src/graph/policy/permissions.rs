@@ -1,7 +1,7 @@
 //! Permissions over the graph as it will be: what every edge takes and shares, computed and checked before anything is
 //! changed.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{HashMap, HashSet};
 
 use drivers::driver::EdgeUse;
 use messages::{EdgeId, Error, ErrorKind, NodeId, OpenFlags, Permissions, Result, SECTOR_SIZE};
@@ -55,51 +55,59 @@ impl Plan {
     /// Completes the plan for everything below `starts`.
     ///
     /// Nodes are looked at parents first, so each is seen once, with all its parents' new permissions known: a change
-    /// that only moves a permission from one branch to another never conflicts with itself.
+    /// that only moves a permission from one branch to another never conflicts with itself. What is below a node for whose
+    /// children nothing changes is not looked at, however much it is.
     ///
     /// # Errors
     /// A conflict, told as QEMU tells it; or a writer of a read-only node.
     pub fn complete(mut self, graph: &Graph, starts: impl IntoIterator<Item = NodeId>) -> Result<Self> {
-        let mut touched: BTreeSet<NodeId> = starts.into_iter().collect();
-        for id in graph.topological(touched.iter().copied().collect::<Vec<_>>()) {
-            let Some(node) = graph.node(id).filter(|_| touched.contains(&id)) else {
-                continue;
-            };
-            self.check_conflicts(graph, node)?;
-            let granted = self.granted(graph, id);
-            check_may_use(node, granted)?;
-            self.check_writable(node, granted)?;
-            check_length(node, granted)?;
-            if granted != node.granted {
-                self.nodes.push((id, granted));
-            }
-            for edge in graph.children_of(id) {
-                self.check_activity(graph, node, edge)?;
-                let (taken, mut shared) = node.kind.child_permissions(EdgeUse {
-                    role: edge.role,
-                    options: &node.options,
-                    taken: granted.taken,
-                    shared: granted.shared,
-                    writable: self.writable(node),
-                    inactive: self.flags(node).contains(OpenFlags::INACTIVE),
-                    force_share: node.common.force_share,
-                });
-                if self.flags(node).contains(OpenFlags::INACTIVE) {
-                    // Whoever has the image now does with it what it wants.
-                    shared |= Permissions::WRITE | Permissions::RESIZE;
-                }
-                let new = if edge.lent {
-                    (Permissions::empty(), Permissions::all())
-                } else {
-                    (taken, shared)
-                };
-                if new != self.edge(edge) {
-                    self.edges.insert(edge.id, new);
-                    touched.insert(edge.child);
-                }
+        let mut touched = Touched::new(starts);
+        while let Some(id) = touched.next(graph) {
+            if let Some(node) = graph.node(id) {
+                let below = self.look_at(graph, node)?;
+                touched.add(below);
             }
         }
         Ok(self)
+    }
+
+    /// Works out what a node is granted and what it takes from its children; answers those for which that is something new.
+    fn look_at(&mut self, graph: &Graph, node: &Node) -> Result<Vec<NodeId>> {
+        self.check_conflicts(graph, node)?;
+        let granted = self.granted(graph, node.id);
+        check_may_use(node, granted)?;
+        self.check_writable(node, granted)?;
+        check_length(node, granted)?;
+        if granted != node.granted {
+            self.nodes.push((node.id, granted));
+        }
+        let mut below = Vec::new();
+        for edge in graph.children_of(node.id) {
+            self.check_activity(graph, node, edge)?;
+            let (taken, mut shared) = node.kind.child_permissions(EdgeUse {
+                role: edge.role,
+                options: &node.options,
+                taken: granted.taken,
+                shared: granted.shared,
+                writable: self.writable(node),
+                inactive: self.flags(node).contains(OpenFlags::INACTIVE),
+                force_share: node.common.force_share,
+            });
+            if self.flags(node).contains(OpenFlags::INACTIVE) {
+                // Whoever has the image now does with it what it wants.
+                shared |= Permissions::WRITE | Permissions::RESIZE;
+            }
+            let new = if edge.lent {
+                (Permissions::empty(), Permissions::all())
+            } else {
+                (taken, shared)
+            };
+            if new != self.edge(edge) {
+                self.edges.insert(edge.id, new);
+                below.push(edge.child);
+            }
+        }
+        Ok(below)
     }
 
     fn granted(&self, graph: &Graph, id: NodeId) -> Granted {
@@ -162,6 +170,63 @@ impl Plan {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Nodes to be looked at, parents before children.
+struct Touched {
+    /// The next one last.
+    open: Vec<NodeId>,
+    done: HashSet<NodeId>,
+    /// All that are below those in `open`, in order, once it cannot be told without which is to be the next.
+    ordered: Option<std::vec::IntoIter<NodeId>>,
+}
+
+impl Touched {
+    fn new(starts: impl IntoIterator<Item = NodeId>) -> Self {
+        let mut touched = Self {
+            open: Vec::new(),
+            done: HashSet::new(),
+            ordered: None,
+        };
+        touched.add(starts.into_iter().collect());
+        touched
+    }
+
+    fn add(&mut self, nodes: Vec<NodeId>) {
+        for node in nodes.into_iter().rev() {
+            if !self.open.contains(&node) {
+                self.open.push(node);
+            }
+        }
+    }
+
+    fn next(&mut self, graph: &Graph) -> Option<NodeId> {
+        if self.ordered.is_none() {
+            // What comes later is below what is here: nothing can come above a node that is alone here, or that has only
+            // parents which were looked at.
+            let is_next = |id: &NodeId| graph.parent_nodes(*id).all(|parent| self.done.contains(&parent));
+            let place = match self.open.len() {
+                0 => return None,
+                1 => Some(0),
+                _ => self.open.iter().rposition(is_next),
+            };
+            if let Some(place) = place {
+                let id = self.open.remove(place);
+                self.done.insert(id);
+                return Some(id);
+            }
+        }
+        let open = &mut self.open;
+        let order = || {
+            graph
+                .topological(open.iter().copied().collect::<Vec<_>>())
+                .into_iter()
+        };
+        let ordered = self.ordered.get_or_insert_with(order);
+        let next = ordered.find(|id| open.contains(id))?;
+        open.retain(|id| *id != next);
+        Some(next)
     }
 }
 

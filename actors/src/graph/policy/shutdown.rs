@@ -1,17 +1,18 @@
 //! Flushing everything, and closing everything.
 
+use std::collections::HashSet;
 use std::fmt::Write;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use messages::handshake::PendingDrain;
-use messages::io::OperationKind;
-use messages::{Error, ErrorKind, NodeId, Result, RootId};
+use messages::{Error, ErrorKind, NodeId, Result, Role, RootId};
 
 use super::drain::Cover;
 use super::order::Order;
 use super::query;
 use super::transaction::Transaction;
+use super::value::{Direction, Edge, Graph, Parent};
 use super::world::World;
 use super::{delete, roots};
 
@@ -26,11 +27,37 @@ pub async fn flush_all(world: &World) -> Result<()> {
         graph.topological(all)
     });
     let mut result = Ok(());
+    let mut failed = HashSet::new();
     for node in nodes {
+        // One step a node, however deep a chain is: what the flush of a parent that went well has flushed is left out.
+        let is_flushed = world.graph(|graph| {
+            let mut parents = graph.parents_of(node);
+            parents.any(|edge| flushing_parent(graph, edge).is_some_and(|parent| !failed.contains(&parent)))
+        });
+        if is_flushed {
+            continue;
+        }
         let flushed = world.ask(node, Order::Flush(node)).done().await;
+        if flushed.is_err() {
+            // Nobody knows how far down it came.
+            let below = world.graph(|graph| graph.closure([node], Direction::Down));
+            failed.extend(below);
+        }
         result = result.and(flushed);
     }
     result
+}
+
+/// The parent whose flush flushes the child behind an edge too, if it does: a node flushes what it stores its data in, unless
+/// it is read-only. Numbered children are their driver's to flush, as far as it needs them.
+fn flushing_parent(graph: &Graph, edge: &Edge) -> Option<NodeId> {
+    let Parent::Node(parent, slot) = edge.parent else {
+        return None;
+    };
+    let parent = graph.node(parent).filter(|parent| parent.live)?;
+    let is_declared = slot.index() < parent.kind.children().len();
+    let descends = is_declared && !edge.role.contains(Role::COW) && !parent.flags.is_read_only();
+    descends.then_some(parent.id)
 }
 
 /// How long the nodes have to say what they are busy with.
@@ -54,30 +81,9 @@ pub async fn overdue(world: &World, grace: Duration) -> Error {
     Error::new(ErrorKind::Closed, text)
 }
 
-fn operation_name(kind: OperationKind) -> String {
-    let name = serde_json::to_value(kind).ok();
-    name.as_ref()
-        .and_then(serde_json::Value::as_str)
-        .unwrap_or("request")
-        .to_owned()
-}
-
 fn describe(text: &mut String, drain: &PendingDrain) {
     for node in &drain.waiting_for {
-        let name = &node.node_name;
-        let _ = write!(text, "; the drain by '{}' waits for node '{name}'", drain.user);
-        if let Some(request) = node.requests.first() {
-            let _ = write!(
-                text,
-                ", {} requests, the oldest a {} of {} bytes at {} that has stood at '{}' for {} s",
-                node.requests.len(),
-                operation_name(request.operation),
-                request.len,
-                request.offset,
-                request.stands_at,
-                request.age_ns / 1_000_000_000,
-            );
-        }
+        let _ = write!(text, "; the drain by '{}' waits for {node}", drain.user);
     }
 }
 

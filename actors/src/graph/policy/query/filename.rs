@@ -1,11 +1,12 @@
 //! The names that nodes are shown by: the file's name where that alone would open the same node, else `json:{...}`.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::rc::Rc;
 
 use messages::global_state::Options;
 use messages::path::{full_backing_filename, path_combine};
-use messages::qapi::to_compact;
+use messages::qapi::{in_qdict_order, to_compact};
 use messages::{Error, ErrorKind, NodeId, Result};
 use serde_json::Value;
 
@@ -13,8 +14,6 @@ use super::super::value::{Edge, Graph, Node, Parent};
 
 /// The longest name shown, in bytes.
 const NAME_MAX: usize = 4095;
-/// How deep options are shown. A name is cut off long before.
-const DEPTH_MAX: usize = 400;
 
 /// A node's name.
 #[derive(Debug, Clone)]
@@ -22,9 +21,12 @@ struct Name {
     shown: Rc<str>,
     /// A plain filename opens the node.
     is_plain: bool,
+    /// The options that open the node, as JSON; no more of them than a name can show.
+    options: Rc<str>,
 }
 
-/// The names of many nodes.
+/// The names of many nodes. They are built from below: a node's is made of those of its children, which are there, so that
+/// what all take is one step for each node and edge however deep the graph is.
 #[derive(Debug, Default)]
 pub struct Filenames(HashMap<NodeId, Name>);
 
@@ -47,14 +49,17 @@ impl Filenames {
     }
 
     fn name(&self, graph: &Graph, node: &Node) -> Name {
+        let options: Rc<str> = self.options(graph, node).into();
         match self.plain(graph, node) {
             Some(shown) => Name {
                 shown,
                 is_plain: true,
+                options,
             },
             None => Name {
-                shown: self.json(graph, node).into(),
+                shown: shown(&options).into(),
                 is_plain: false,
+                options,
             },
         }
     }
@@ -94,56 +99,94 @@ impl Filenames {
         }
     }
 
-    fn json(&self, graph: &Graph, node: &Node) -> String {
-        let mut text = String::from("json:");
-        text.push_str(&to_compact(&Value::Object(self.options(graph, node, 0))));
-        if text.len() > NAME_MAX {
-            let end = (0..=NAME_MAX - 3)
-                .rev()
-                .find(|end| text.is_char_boundary(*end))
-                .unwrap_or(0);
-            text.truncate(end);
-            text.push_str("...");
-        }
-        text
-    }
-
-    /// The options that open the node.
-    fn options(&self, graph: &Graph, node: &Node, depth: usize) -> Options {
+    /// The options that open the node, as JSON, cut off where no name shows more.
+    fn options(&self, graph: &Graph, node: &Node) -> String {
         let mut options = Options::new();
         options.insert("driver".to_owned(), Value::String(node.kind.name().to_owned()));
         for (name, value) in strong_options(node) {
             options.insert(name.clone(), value.clone());
         }
         let overridden = self.backing_overridden(graph, node);
+        // Those of children are there as text already; among the others they are nulls.
+        let mut children: HashMap<&str, Text> = HashMap::new();
         for edge in graph.children_of(node.id) {
             let skipped = edge.name == "backing" && !overridden;
-            if let Some(child) = graph.node(edge.child).filter(|_| !skipped && depth < DEPTH_MAX) {
-                let nested = Value::Object(self.options(graph, child, depth + 1));
-                match node.kind.numbered().filter(|_| is_numbered(node, edge)) {
-                    Some(numbered) => push(&mut options, numbered.name, nested),
-                    None => drop(options.insert(edge.name.clone().into_owned(), nested)),
-                }
+            if let Some(child) = self.0.get(&edge.child).filter(|_| !skipped) {
+                let (name, text) = match node.kind.numbered().filter(|_| is_numbered(node, edge)) {
+                    Some(numbered) => (numbered.name, children.entry(numbered.name).or_default()),
+                    None => (&*edge.name, children.entry(&edge.name).or_insert(Text::One(""))),
+                };
+                text.push(&child.options);
+                options.insert(name.to_owned(), Value::Null);
             }
         }
         if overridden && graph.child_named(node.id, "backing").is_none() {
             options.insert("backing".to_owned(), Value::Null);
         }
-        options
+        let members = in_qdict_order(&options).map(|(name, value)| {
+            let value = match children.get(name.as_str()) {
+                Some(text) => text.to_string(),
+                None => to_compact(value),
+            };
+            format!("{}: {value}", to_compact(&Value::String(name.clone())))
+        });
+        let mut text = format!("{{{}}}", members.collect::<Vec<_>>().join(", "));
+        cut(&mut text, NAME_MAX);
+        text
     }
+}
+
+/// The options of a child, or of those that are a list.
+#[derive(Debug)]
+enum Text<'a> {
+    One(&'a str),
+    /// Numbers have gaps once a child was deleted, but the list that opens the same again has none.
+    List(Vec<&'a str>),
+}
+
+impl Default for Text<'_> {
+    fn default() -> Self {
+        Self::List(Vec::new())
+    }
+}
+
+impl<'a> Text<'a> {
+    fn push(&mut self, options: &'a str) {
+        match self {
+            Self::One(text) => *text = options,
+            Self::List(list) => list.push(options),
+        }
+    }
+}
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::One(text) => f.write_str(text),
+            Self::List(list) => write!(f, "[{}]", list.join(", ")),
+        }
+    }
+}
+
+/// A name made of options.
+fn shown(options: &str) -> String {
+    let mut text = format!("json:{options}");
+    if text.len() > NAME_MAX {
+        cut(&mut text, NAME_MAX - 3);
+        text.push_str("...");
+    }
+    text
+}
+
+/// Cuts a text down to so many bytes, between two characters.
+fn cut(text: &mut String, most: usize) {
+    let most = most.min(text.len());
+    let end = (0..=most).rev().find(|end| text.is_char_boundary(*end));
+    text.truncate(end.unwrap_or(0));
 }
 
 fn is_numbered(node: &Node, edge: &Edge) -> bool {
     matches!(edge.parent, Parent::Node(_, slot) if slot.index() >= node.kind.children().len())
-}
-
-/// Adds to a list among options. Numbers have gaps once a child was deleted, but the list that opens the same again has
-/// none.
-fn push(options: &mut Options, name: &str, value: Value) {
-    let list = options.entry(name).or_insert_with(|| Value::Array(Vec::new()));
-    if let Value::Array(list) = list {
-        list.push(value);
-    }
 }
 
 /// The child that stands for a node.

@@ -8,8 +8,10 @@ mod iothreads;
 mod nodes;
 mod statistics;
 
+use std::collections::HashSet;
+
 use messages::global_state::{EdgeFacts, EdgeParent, GraphFacts, GraphReply, NodeFacts, Query};
-use messages::{Error, ErrorKind};
+use messages::{Error, ErrorKind, NodeId};
 
 use super::iothreads::may_move;
 use super::value::{Edge, Graph, Node, Parent};
@@ -24,7 +26,7 @@ pub use drains::pending as pending_drains;
 /// It is about something that does not exist.
 pub async fn answer(world: &World, query: Query) -> Reply {
     match query {
-        Query::NamedNodes { flat } => Ok(GraphReply::Json(nodes::named_nodes(world, flat).await)),
+        Query::NamedNodes { flat } => nodes::named_nodes(world, flat).await.map(GraphReply::Json),
         Query::Statistics => Ok(GraphReply::Json(statistics::statistics(world).await)),
         Query::MayMove {
             node_name,
@@ -104,10 +106,10 @@ pub async fn answer(world: &World, query: Query) -> Reply {
 /// What others act on.
 pub fn facts(graph: &Graph, node: &Node) -> NodeFacts {
     let names = filename::Filenames::of(graph, [node.id]);
-    facts_named(graph, node, &names)
+    facts_named(node, &names, has_zero_init(graph, node))
 }
 
-fn facts_named(graph: &Graph, node: &Node, names: &filename::Filenames) -> NodeFacts {
+fn facts_named(node: &Node, names: &filename::Filenames, has_zero_init: bool) -> NodeFacts {
     let open = node.facts.as_ref();
     NodeFacts {
         id: node.id,
@@ -117,7 +119,7 @@ fn facts_named(graph: &Graph, node: &Node, names: &filename::Filenames) -> NodeF
         read_only: node.flags.is_read_only(),
         flags: node.flags,
         filename: names.get(node.id).to_owned(),
-        has_zero_init: has_zero_init(graph, node),
+        has_zero_init,
         limits: open.map_or_else(messages::Limits::default, |open| open.limits),
         iothread: node.iothread,
     }
@@ -128,33 +130,67 @@ fn found(graph: &Graph, node: Option<messages::NodeId>) -> GraphReply<messages::
     GraphReply::Found(node.map(|node| facts(graph, node)))
 }
 
-/// Whether what was never written to a node reads as zeroes. What an overlay does not hold is its backing node's.
+/// Whether what was never written to a node reads as zeroes.
+enum ZeroInit {
+    Known(bool),
+    /// As with another node, which it shows.
+    As(NodeId),
+}
+
+fn zero_init(graph: &Graph, node: &Node) -> ZeroInit {
+    // What an overlay does not hold is its backing node's.
+    if graph
+        .children_of(node.id)
+        .any(|edge| edge.role.contains(messages::Role::COW))
+    {
+        return ZeroInit::Known(false);
+    }
+    let open = node.facts.as_ref();
+    // Of a raw image, and through a filter, the file's own data is seen.
+    let transparent = open.is_some_and(|open| open.abilities.transparent) || node.kind.is_filter();
+    if !transparent {
+        return ZeroInit::Known(open.is_some_and(|open| open.abilities.has_zero_init));
+    }
+    match graph.children_of(node.id).next() {
+        Some(edge) => ZeroInit::As(edge.child),
+        None => ZeroInit::Known(false),
+    }
+}
+
 fn has_zero_init(graph: &Graph, node: &Node) -> bool {
-    let mut at = node;
+    let mut at = zero_init(graph, node);
     loop {
-        if graph
-            .children_of(at.id)
-            .any(|edge| edge.role.contains(messages::Role::COW))
-        {
-            return false;
-        }
-        // Of a raw image, and through a filter, the file's own data is seen.
-        let transparent =
-            at.facts.as_ref().is_some_and(|open| open.abilities.transparent) || at.kind.is_filter();
-        if !transparent {
-            return at.facts.as_ref().is_some_and(|open| open.abilities.has_zero_init);
-        }
-        let below = graph.children_of(at.id).next();
-        match below.and_then(|edge| graph.node(edge.child)) {
-            Some(next) => at = next,
-            None => return false,
+        match at {
+            ZeroInit::Known(known) => return known,
+            ZeroInit::As(id) => match graph.node(id) {
+                Some(node) => at = zero_init(graph, node),
+                None => return false,
+            },
         }
     }
+}
+
+/// The nodes that have it, of all: worked out from below, one step a node.
+fn with_zero_init(graph: &Graph) -> HashSet<NodeId> {
+    let mut have = HashSet::new();
+    let all = graph.nodes().map(|node| node.id);
+    for id in graph.topological(all).into_iter().rev() {
+        let Some(node) = graph.node(id) else { continue };
+        let has = match zero_init(graph, node) {
+            ZeroInit::Known(known) => known,
+            ZeroInit::As(child) => have.contains(&child),
+        };
+        if has {
+            have.insert(id);
+        }
+    }
+    have
 }
 
 /// Everything that was committed.
 fn whole(graph: &Graph) -> GraphFacts {
     let names = filename::Filenames::of(graph, graph.live_nodes().map(|node| node.id));
+    let zeroes = with_zero_init(graph);
     let mut edges: Vec<&Edge> = graph.edges().filter(|edge| is_live(graph, edge)).collect();
     edges.sort_unstable_by_key(|edge| edge.id);
     let edges = edges.into_iter().filter_map(|edge| {
@@ -174,7 +210,7 @@ fn whole(graph: &Graph) -> GraphFacts {
     GraphFacts {
         nodes: graph
             .live_nodes()
-            .map(|node| facts_named(graph, node, &names))
+            .map(|node| facts_named(node, &names, zeroes.contains(&node.id)))
             .collect(),
         edges: edges.collect(),
     }

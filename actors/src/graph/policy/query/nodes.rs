@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use messages::qapi::{
     BlockDeviceInfo, BlockdevCacheInfo, BlockdevDetectZeroesOptions, ImageInfo, ImageInfoSpecific,
 };
-use messages::{DriverInfo, IoError, IoThreadId, NodeId, OpenFlags, Role, SECTOR_SIZE};
+use messages::{
+    DriverInfo, Error, ErrorKind, IoError, IoThreadId, NodeId, OpenFlags, Result, Role, SECTOR_SIZE,
+};
 use serde_json::Value;
 
 use super::super::order::Order;
@@ -14,11 +16,21 @@ use super::super::world::World;
 use super::filename::{Filenames, full_backing_name};
 use crate::node::{Description, DetectZeroes, OrderOutcome};
 
+/// The member of an image that is the image below it.
+const BACKING_IMAGE: &str = "backing-image";
+
 /// How many nodes one order asks. They are asked one after the other, those of different orders at the same time.
 const AT_ONCE: usize = 32;
 
+/// The most images that an answer describes: with the images below it, each node of a chain is described once for every node
+/// above it.
+const MOST_IMAGES: u64 = 1 << 18;
+
 /// All nodes, the newest first.
-pub async fn named_nodes(world: &World, flat: bool) -> Value {
+///
+/// # Errors
+/// There are so many below each other that the answer is asked for without those below.
+pub async fn named_nodes(world: &World, flat: bool) -> Result<Value> {
     let descriptions = describe(world).await;
     world.graph(|graph| {
         let names = Filenames::of(graph, descriptions.keys().copied());
@@ -29,8 +41,9 @@ pub async fn named_nodes(world: &World, flat: bool) -> Value {
             descriptions: &descriptions,
             flat,
         };
+        view.check_length()?;
         let nodes = graph.live_nodes().rev().filter_map(|node| view.node(node));
-        Value::Array(nodes.filter_map(|info| serde_json::to_value(info).ok()).collect())
+        Ok(Value::Array(nodes.collect()))
     })
 }
 
@@ -152,7 +165,30 @@ struct View<'a> {
 }
 
 impl View<'_> {
-    fn node(&self, node: &Node) -> Option<BlockDeviceInfo> {
+    fn check_length(&self) -> Result<()> {
+        let depths = self.graph.live_nodes().map(|node| self.depth(node));
+        let images: u64 = depths.map(|depth| depth.unsigned_abs() + 1).sum();
+        if self.flat || images <= MOST_IMAGES {
+            return Ok(());
+        }
+        let text = format!("The answer would describe {images} images: ask with 'flat': true");
+        Err(Error::new(ErrorKind::InvalidArgument, text))
+    }
+
+    /// A node, and unless flat the images below it, nested.
+    fn node(&self, node: &Node) -> Option<Value> {
+        let mut info = serde_json::to_value(self.info_of(node)?).ok()?;
+        if !self.flat
+            && let Some(below) = self.images_below(node)
+        {
+            info.get_mut("image")?
+                .as_object_mut()?
+                .insert(BACKING_IMAGE.to_owned(), below);
+        }
+        Some(info)
+    }
+
+    fn info_of(&self, node: &Node) -> Option<BlockDeviceInfo> {
         let filename = self.names.get(node.id);
         Some(BlockDeviceInfo {
             file: filename.to_owned(),
@@ -170,7 +206,7 @@ impl View<'_> {
             iops: 0,
             iops_rd: 0,
             iops_wr: 0,
-            image: self.images(node)?,
+            image: self.image(node)?,
             cache: BlockdevCacheInfo {
                 writeback: true,
                 direct: node.flags.contains(OpenFlags::NOCACHE),
@@ -181,19 +217,17 @@ impl View<'_> {
         })
     }
 
-    /// The image, and unless flat those below it, nested.
-    fn images(&self, node: &Node) -> Option<ImageInfo> {
-        let mut chain = vec![self.image(node)?];
-        if !self.flat {
-            let mut at = node;
-            while let Some(next) = below(self.graph, at) {
-                let Some(image) = self.image(next) else { break };
-                chain.push(image);
-                at = next;
+    /// The images below a node, the nearest first and the others nested in it.
+    fn images_below(&self, node: &Node) -> Option<Value> {
+        let chain = std::iter::successors(below(self.graph, node), |node| below(self.graph, node));
+        let images: Vec<Value> = chain
+            .map_while(|node| serde_json::to_value(self.image(node)?).ok())
+            .collect();
+        // Put together from below: however deep they nest, nothing calls itself.
+        images.into_iter().rev().reduce(|below, mut image| {
+            if let Some(members) = image.as_object_mut() {
+                members.insert(BACKING_IMAGE.to_owned(), below);
             }
-        }
-        chain.into_iter().rev().reduce(|below, mut image| {
-            image.backing_image = Some(Box::new(below));
             image
         })
     }

@@ -4,6 +4,7 @@ mod blockers;
 mod chains;
 mod children;
 mod commits;
+mod deep;
 mod drains;
 mod edits;
 mod failures;
