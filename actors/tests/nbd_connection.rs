@@ -22,7 +22,7 @@ use millpond::export::nbd::backend::Backend;
 use millpond::export::nbd::connection::{self, End};
 use millpond::export::nbd::handshake::{Contexts, Mode, Negotiated};
 use millpond::export::nbd::offer::Offer;
-use millpond::export::nbd::{MAX_BYTES, MAX_IN_FLIGHT};
+use millpond::export::nbd::{MAX_BYTES, MAX_IN_FLIGHT, MAX_SHARED, Pool};
 use millpond::iothread::{IoThread, IoThreadConfig, Local};
 use millpond::node::Begun;
 
@@ -248,7 +248,9 @@ impl Client {
             local.spawn(async move {
                 let fd = Arc::new(OwnedFd::from(theirs));
                 let negotiated = negotiated(mode);
-                let end = connection::serve(here, fd, &negotiated, Behind(Rc::new(disk)), &[]).await;
+                let mut pool = Pool::new(MAX_SHARED);
+                let disk = Behind(Rc::new(disk));
+                let end = connection::serve(here, fd, &negotiated, disk, &[], &mut pool).await;
                 let _ = ended.send(end);
             });
             // Wakes what waits on the disk whenever the test changed a switch.

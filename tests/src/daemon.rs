@@ -23,6 +23,7 @@ pub struct Builder {
     args: Vec<String>,
     monitors: usize,
     address: Option<Address>,
+    errors: Option<Stdio>,
 }
 
 /// A folder for sockets and images: made for one daemon, or shared by several that follow each other.
@@ -87,6 +88,7 @@ impl Builder {
             args: Vec::new(),
             monitors: 1,
             address: None,
+            errors: None,
         }
     }
 
@@ -139,6 +141,12 @@ impl Builder {
         self
     }
 
+    /// Sends standard error somewhere else than to the log.
+    pub fn errors_to(mut self, errors: impl Into<Stdio>) -> Builder {
+        self.errors = Some(errors.into());
+        self
+    }
+
     /// Appends an NBD server on a unix socket in the daemon's folder.
     pub fn nbd_unix(self) -> Builder {
         self.nbd_unix_with("")
@@ -178,7 +186,7 @@ impl Builder {
     }
 
     /// Starts the daemon, or says how it ended.
-    pub fn try_start(self) -> Result<Daemon, Failure> {
+    pub fn try_start(mut self) -> Result<Daemon, Failure> {
         let log = unused_name(self.dir.path(), "log");
         let mut child = self.spawn(&log);
         let status = std::cell::Cell::new(None);
@@ -232,7 +240,7 @@ impl Builder {
         }
     }
 
-    fn spawn(&self, log: &Path) -> Child {
+    fn spawn(&mut self, log: &Path) -> Child {
         let mut command = self.program.command();
         for index in 0..self.monitors {
             let path = monitor_path(self.dir.path(), index);
@@ -248,7 +256,8 @@ impl Builder {
                 .arg(format!("chardev=qmp{index},mode=control"));
         }
         let output = File::create(log).expect("the daemon's log can be made");
-        let errors = output.try_clone().expect("a file can be opened twice");
+        let errors = self.errors.take();
+        let errors = errors.unwrap_or_else(|| output.try_clone().expect("a file can be opened twice").into());
         command
             .args(&self.args)
             .stdin(Stdio::null())

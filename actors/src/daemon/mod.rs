@@ -168,6 +168,8 @@ impl Daemon {
     pub async fn shut_down(&self) -> Result<(), QmpError> {
         let (begun, grace) = (Instant::now(), self.parts.grace.get());
         let users = async {
+            // What a message policy holds back is let go: nobody is to wait for that. A graph without policies has none.
+            let _ = self.set_chaos(None).await;
             self.exports().close_all().await;
             self.finish_jobs().await;
         };

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use drivers::ring::Fd;
 use futures_util::FutureExt;
@@ -23,6 +24,10 @@ use crate::graph::GraphHandle;
 use crate::monitor::EventBus;
 use crate::monitor::chardev::is_identifier;
 use crate::node::Client;
+
+/// How long the removal of an export may take before the log names what it waits for; and then, how long an iothread has to
+/// say so.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// All exports. Clones are the same registry.
 #[derive(Clone)]
@@ -359,6 +364,28 @@ impl ExportRegistry {
         found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("iothread \"{name}\" not found")))
     }
 
+    /// Has the log name what an export that is being removed waits for, if that takes long.
+    fn watch_removal(&self, key: Key) {
+        let registry = Rc::downgrade(&self.0);
+        actix_rt::spawn(async move {
+            tokio::time::sleep(PATIENCE).await;
+            let Some(registry) = registry.upgrade().map(Self) else {
+                return;
+            };
+            let export = registry.0.state.borrow_mut().export(key).map(|export| {
+                let Export { id, client, .. } = export;
+                (id.clone(), client.clone())
+            });
+            let Some((id, client)) = export else { return };
+            let waiting_for = match tokio::time::timeout(PATIENCE, client.in_flight()).await {
+                Ok(Some(node)) => node.to_string(),
+                Ok(None) => return,
+                Err(_elapsed) => "an iothread that does not answer".to_owned(),
+            };
+            tracing::warn!(export = id, waiting_for, "the removal of an export takes long");
+        });
+    }
+
     /// Removes an export that has no clients, or begins to remove it: then it is gone when its clients are.
     ///
     /// # Errors
@@ -399,6 +426,7 @@ impl ExportRegistry {
             }
             state.connections.shut_down(Some(key));
         }
+        self.watch_removal(key);
         self.finish_removal(key);
     }
 

@@ -13,6 +13,7 @@ use drivers::buffer::Buffers;
 use drivers::driver::{Transfer, transfer};
 use futures_channel::oneshot;
 use futures_util::future::LocalBoxFuture;
+use messages::handshake::WaitingNode;
 use messages::io::{Operation, Outcome};
 use messages::{BlockStatus, IoError, IoResult, IoThreadId, Permissions, RequestFlags, RootId};
 
@@ -143,6 +144,24 @@ impl Client {
     /// Has code run where the node lives, or lived a moment ago: false if that has stopped.
     pub fn run_at_home(&self, code: impl FnOnce() + Send + 'static) -> bool {
         self.0.send(Mail::Run(Box::new(code)))
+    }
+
+    /// What the node behind it has in flight, whoever asked for it; nothing where its iothread has ended.
+    pub async fn in_flight(&self) -> Option<WaitingNode> {
+        let (reply, answer) = oneshot::channel();
+        let root = self.0.id;
+        self.run_at_home(move || {
+            let look = || {
+                let table = NodeTable::current()?;
+                let node = table.root(root)?.node();
+                let requests = node.gate().pending(table.local().ring().now(), &table);
+                let node_name = node.name().to_owned();
+                Some(WaitingNode { node_name, requests })
+            };
+            // Who asked may have lost patience.
+            drop(reply.send(look()));
+        });
+        answer.await.ok().flatten()
     }
 
     /// The same client for use on one thread: inline where that is the node's iothread.

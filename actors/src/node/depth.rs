@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use drivers::driver::Within;
 use futures_util::future::LocalBoxFuture;
 use pin_project_lite::pin_project;
 
@@ -53,14 +54,15 @@ impl<F: Future> Future for Nested<F> {
     }
 }
 
-/// Counts a node while it is passed; a panic leaves the count as it was before.
-struct Passing;
+/// Counts a node while it is passed; a panic leaves the count as it was before. What happens there is a parent's own
+/// doing: the client that it is for cannot withdraw it.
+struct Passing(#[expect(dead_code, reason = "held until the node was passed")] Within);
 
 impl Passing {
     #[inline]
     fn begin() -> Self {
         NESTED.set(NESTED.get() + 1);
-        Self
+        Self(Within::nobody())
     }
 }
 

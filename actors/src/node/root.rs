@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use drivers::buffer::Buffers;
+use drivers::driver::unless_withdrawn;
 use futures_channel::oneshot;
 use messages::io::{Operation, OperationKind, Outcome};
 use messages::record::MessageEvent;
@@ -333,9 +334,9 @@ fn request_span(node: &NodeCell, operation: &Operation<Buffers>) -> tracing::Spa
 }
 
 impl AtGate {
-    /// Waits for its turn. `begun` tells if that is elsewhere.
+    /// Waits for its turn. `begun` tells if that is elsewhere. Whoever asked may withdraw it until then.
     async fn passed(self, begun: &Cell<bool>) -> Passed {
-        let turn = poll_fn(|context| {
+        let turn = unless_withdrawn(poll_fn(|context| {
             let open = self.root.node.borrow().gate().is_open();
             let turn = std::task::ready!(self.root.line.poll(&self.parked, open, context.waker()));
             Poll::Ready(match turn {
@@ -344,10 +345,14 @@ impl AtGate {
                 Turn::Elsewhere(answer) => Err(Ok(answer)),
                 Turn::Ended(operation) => Err(Err(operation)),
             })
-        })
+        }))
         .await;
         // The next one's turn.
         drop(self);
+        let turn = match turn {
+            Ok(turn) => turn,
+            Err(withdrawn) => return Err(Outcome::plain(Err(withdrawn))),
+        };
         match turn {
             Ok(admitted) => Ok(admitted),
             Err(Ok(answer)) => {

@@ -29,6 +29,7 @@ mod guard;
 mod kind;
 mod notice;
 mod registry;
+mod withdrawal;
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -51,6 +52,7 @@ pub use kind::{
 };
 pub use notice::{Notice, Notices, Posted};
 pub use registry::{Registry, Whitelist};
+pub use withdrawal::{Withdrawal, Within, unless_withdrawn};
 
 use crate::buffer::Buffers;
 use crate::ring::Ring;

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use futures_util::FutureExt;
+use messages::IoResult;
 
 use super::group::{Admission, Group, Waiter};
 use super::limits::Direction;
+use crate::driver::unless_withdrawn;
 use crate::ring::Ring;
 
 /// A node's requests that wait, in order, for each direction.
@@ -36,18 +38,28 @@ impl Lines {
     }
 
     /// Waits until the group lets a request go.
-    pub(super) async fn pass(&self, group: &Group, ring: &Ring, direction: Direction, bytes: u64) {
+    ///
+    /// # Errors
+    /// The request was withdrawn while it waited.
+    pub(super) async fn pass(
+        &self,
+        group: &Group,
+        ring: &Ring,
+        direction: Direction,
+        bytes: u64,
+    ) -> IoResult<()> {
         if !group.is_limited(direction) {
-            return;
+            return Ok(());
         }
         if self.open.get() {
-            return group.force(direction, bytes, ring.now());
+            group.force(direction, bytes, ring.now());
+            return Ok(());
         }
         let is_first = self.line(direction).borrow().is_empty();
         if is_first && group.admit(None, direction, bytes, ring.now()) == Admission::Go {
-            return;
+            return Ok(());
         }
-        self.wait(group, ring, direction, bytes).await;
+        unless_withdrawn(self.wait(group, ring, direction, bytes)).await
     }
 
     async fn wait(&self, group: &Group, ring: &Ring, direction: Direction, bytes: u64) {

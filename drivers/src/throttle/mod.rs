@@ -144,12 +144,16 @@ impl Throttle {
     }
 
     /// Waits until a request may go.
-    async fn pass(&self, direction: Direction, bytes: u64) {
+    ///
+    /// # Errors
+    /// It was withdrawn while it waited.
+    async fn pass(&self, direction: Direction, bytes: u64) -> IoResult<()> {
         let membership = self.current.borrow().clone();
-        if let Some(membership) = membership {
-            let group = membership.member.group();
-            self.lines.pass(group, &self.ring, direction, bytes).await;
-        }
+        let Some(membership) = membership else {
+            return Ok(());
+        };
+        let group = membership.member.group();
+        self.lines.pass(group, &self.ring, direction, bytes).await
     }
 }
 
@@ -184,7 +188,9 @@ impl Driver for Throttle {
 
     fn read(self: Rc<Self>, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'static, Transfer> {
         Answer::wait(async move {
-            self.pass(Direction::Read, len_of(&buffers)).await;
+            if let Err(withdrawn) = self.pass(Direction::Read, len_of(&buffers)).await {
+                return (Err(withdrawn), buffers);
+            }
             let read = Operation::Read {
                 offset,
                 buffers,
@@ -224,7 +230,9 @@ impl Driver for Throttle {
     ) -> Answer<'static, Transfer> {
         let passed = RequestFlags::FUA | RequestFlags::WRITE_UNCHANGED | RequestFlags::WRITE_COMPRESSED;
         Answer::wait(async move {
-            self.pass(Direction::Write, len_of(&buffers)).await;
+            if let Err(withdrawn) = self.pass(Direction::Write, len_of(&buffers)).await {
+                return (Err(withdrawn), buffers);
+            }
             self.file.write(offset, buffers, flags & passed).await
         })
     }
@@ -232,14 +240,14 @@ impl Driver for Throttle {
     fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
         let flags = flags.difference(RequestFlags::SERIALISING | RequestFlags::NO_WAIT);
         Answer::wait(async move {
-            self.pass(Direction::Write, len).await;
+            self.pass(Direction::Write, len).await?;
             self.file.write_zeroes(offset, len, flags).await
         })
     }
 
     fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
         Answer::wait(async move {
-            self.pass(Direction::Write, len).await;
+            self.pass(Direction::Write, len).await?;
             self.file.discard(offset, len).await
         })
     }

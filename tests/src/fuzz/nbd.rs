@@ -27,6 +27,7 @@ use millpond::export::nbd::wire::{
     MAGIC_EXTENDED_REPLY, MAGIC_EXTENDED_REQUEST, MAGIC_OPTION, MAGIC_REQUEST, MAGIC_SIMPLE_REPLY,
     MAGIC_STRUCTURED_REPLY, option,
 };
+use millpond::export::nbd::{MAX_SHARED, Pool};
 use millpond::iothread::{IoThread, IoThreadConfig, Local};
 use millpond::node::Begun;
 
@@ -262,7 +263,8 @@ fn begin(socket: UnixStream, negotiated: Negotiated, early: Vec<u8>, ended: Send
         let here = Rc::clone(local);
         local.spawn(async move {
             let fd = Arc::new(OwnedFd::from(socket));
-            connection::serve(here, fd, &negotiated, Pattern, &early).await;
+            let mut pool = Pool::new(MAX_SHARED);
+            connection::serve(here, fd, &negotiated, Pattern, &early, &mut pool).await;
             let _ = ended.send(());
         });
     });

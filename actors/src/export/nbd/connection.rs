@@ -2,17 +2,24 @@
 //!
 //! Three kinds of task share a [`Session`]: this one receives and admits requests and begins them, those that the node does
 //! not answer at once have a task each, and the sender sends what they queued. Receiving stops while the node is drained, while the client has as much in flight as it may,
-//! and for good when either side ends; then the requests in flight are served to their end.
+//! and for good when either side ends; then the requests in flight are served to their end. A client that has
+//! left gives its slot back at once; of one that left without a goodbye, what waits at the gate or in a throttle group is
+//! withdrawn. That it has left is noticed also while nothing is received.
 
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
 
 use drivers::buffer::Buffer;
 use drivers::ring::{Fd, Ring};
 use rustix::net::{Shutdown, shutdown};
 
 use super::backend::Backend;
+use super::budget::{Permit, Pool};
 use super::handshake::Negotiated;
 use super::late::Late;
+use super::presence::{Gone, Presence};
 use super::receive::{Ended, Receiver};
 use super::reply::To;
 use super::request::{Header, Limits, Refusal, Request, Verdict, WireError};
@@ -31,15 +38,41 @@ pub enum End {
     Moved(Vec<u8>),
 }
 
+/// What a server keeps of one of its clients.
+pub trait Account {
+    /// What it shares with the server's other clients.
+    fn pool(&self) -> &Arc<Pool>;
+    /// It has left: another may come in its place, though some of its requests have not ended.
+    fn left(&mut self);
+}
+
+/// A client without a server, which others share memory with all the same.
+impl Account for Arc<Pool> {
+    fn pool(&self) -> &Arc<Pool> {
+        self
+    }
+
+    fn left(&mut self) {}
+}
+
 /// Why receiving ended.
 enum Stop {
+    /// The client said goodbye, or broke the rules.
     Closed(String),
+    /// It has gone without a word.
+    Left(String),
     Moved,
 }
 
 impl From<Ended> for Stop {
     fn from(ended: Ended) -> Self {
-        Self::Closed(ended.to_string())
+        Self::Left(ended.to_string())
+    }
+}
+
+impl From<Gone> for Stop {
+    fn from(_: Gone) -> Self {
+        Self::from(Ended::Closed)
     }
 }
 
@@ -52,6 +85,7 @@ pub async fn serve<B: Backend>(
     negotiated: &Negotiated,
     backend: B,
     received: &[u8],
+    account: &mut impl Account,
 ) -> End {
     let limits = Limits {
         mode: negotiated.mode,
@@ -59,10 +93,11 @@ pub async fn serve<B: Backend>(
         flags: negotiated.export.flags,
         contexts: negotiated.contexts,
     };
-    let session = Session::new(backend, limits);
+    let session = Session::new(backend, limits, account.pool());
     let ring = local.ring().clone();
     let late = Late::new(Rc::clone(&local), &negotiated.export.name);
     let sender = local.spawn_task(send(late.clone(), ring.clone(), fd.clone(), Rc::clone(&session)));
+    let presence = Presence::new(ring.clone(), fd.clone());
     let receiver = Receiver::new(ring, fd.clone(), received);
     let mut connection = Connection {
         local,
@@ -70,9 +105,18 @@ pub async fn serve<B: Backend>(
         late,
         session,
         receiver,
+        presence,
     };
     let stop = connection.receive().await;
     let session = connection.session;
+    if let Stop::Left(_) = stop {
+        session.withdrawal.withdraw();
+        // What is withdrawn ends before this goes on.
+        once_round().await;
+    }
+    if !matches!(stop, Stop::Moved) && session.budget.leave_behind() {
+        account.left();
+    }
     session.budget.settled().await;
     session.outbox.close();
     sender.await;
@@ -80,8 +124,21 @@ pub async fn serve<B: Backend>(
         Stop::Moved => End::Moved(connection.receiver.bytes().to_vec()),
         // The socket closes with its last handle, which the server holds until it has counted the client out: whoever
         // sees the end of the connection may remove the export at once.
-        Stop::Closed(why) => End::Closed(why),
+        Stop::Closed(why) | Stop::Left(why) => End::Closed(why),
     }
+}
+
+/// Lets all tasks of the iothread that are ready by now have their turn.
+async fn once_round() {
+    let mut waited = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Sends what is queued until the outbox is closed.
@@ -110,6 +167,7 @@ struct Connection<B> {
     late: Late,
     session: Rc<Session<B>>,
     receiver: Receiver,
+    presence: Presence,
 }
 
 impl<B: Backend> Connection<B> {
@@ -138,7 +196,7 @@ impl<B: Backend> Connection<B> {
             self.gate().await?;
             self.receiver.take(Header::length(limits.mode));
             match limits.judge(&header) {
-                Verdict::Serve(request) => self.admit(request, Buffer::new()).await,
+                Verdict::Serve(request) => self.admit(request, Buffer::new()).await?,
                 Verdict::ServePayload(request) => self.write(request).await?,
                 Verdict::StatusPayload(n) => {
                     self.receiver.at_least(n).await?;
@@ -146,17 +204,17 @@ impl<B: Backend> Connection<B> {
                     let verdict = limits.status_payload(&header, payload);
                     self.receiver.take(n);
                     match verdict {
-                        Ok(request) => self.admit(request, Buffer::new()).await,
-                        Err(refusal) => self.refuse(refusal).await,
+                        Ok(request) => self.admit(request, Buffer::new()).await?,
+                        Err(refusal) => self.refuse(refusal).await?,
                     }
                 }
                 Verdict::Refuse(skip, refusal) => {
                     self.receiver.skip(skip as usize).await?;
-                    self.refuse(refusal).await;
+                    self.refuse(refusal).await?;
                 }
                 Verdict::RefuseAndClose(refusal) => {
                     let why = refusal.text.clone();
-                    self.refuse(refusal).await;
+                    self.refuse(refusal).await?;
                     return Err(Stop::Closed(why));
                 }
                 Verdict::Disconnect => return Err(Stop::Closed("the client disconnected".to_owned())),
@@ -165,8 +223,8 @@ impl<B: Backend> Connection<B> {
     }
 
     /// Waits until the message policy lets a request be received, or cuts the connection.
-    async fn receive_late(&self) -> Result<(), Stop> {
-        if self.late.receives().await {
+    async fn receive_late(&mut self) -> Result<(), Stop> {
+        if self.presence.while_there(self.late.receives()).await? {
             return Ok(());
         }
         tracing::info!("the message policy cuts an NBD client's connection");
@@ -176,10 +234,10 @@ impl<B: Backend> Connection<B> {
     }
 
     /// Waits while the node is drained.
-    async fn gate(&self) -> Result<(), Stop> {
+    async fn gate(&mut self) -> Result<(), Stop> {
         let node = &self.session.backend;
         if !node.is_open() {
-            node.wait_open().await;
+            self.presence.while_there(node.wait_open()).await?;
         }
         if node.has_moved() {
             Err(Stop::Moved)
@@ -188,8 +246,8 @@ impl<B: Backend> Connection<B> {
         }
     }
 
-    async fn admit(&self, request: Request, payload: Buffer) {
-        let permit = self.session.budget.admit(cost(&request)).await;
+    async fn admit(&mut self, request: Request, payload: Buffer) -> Result<(), Stop> {
+        let permit = self.permit(cost(&request)).await?;
         self.session.dispatch(
             &self.local,
             Job {
@@ -198,11 +256,21 @@ impl<B: Backend> Connection<B> {
                 permit,
             },
         );
+        Ok(())
+    }
+
+    /// Waits until the client may have one more request in flight.
+    async fn permit(&mut self, bytes: usize) -> Result<Permit, Stop> {
+        let budget = &self.session.budget;
+        if let Some(permit) = budget.try_admit(bytes) {
+            return Ok(permit);
+        }
+        Ok(self.presence.while_there(budget.admit(bytes)).await?)
     }
 
     /// Receives a write's payload and admits it.
     async fn write(&mut self, request: Request) -> Result<(), Stop> {
-        let permit = self.session.budget.admit(cost(&request)).await;
+        let permit = self.permit(cost(&request)).await?;
         // At most 32 MiB, as the header's check saw to.
         let len = request.len as usize;
         let Some(buffer) = Buffer::try_alloc(len) else {
@@ -215,8 +283,7 @@ impl<B: Backend> Connection<B> {
                 error: WireError::NoMem,
                 text: "No memory".to_owned(),
             };
-            self.refuse(refusal).await;
-            return Ok(());
+            return self.refuse(refusal).await;
         };
         let payload = self.receiver.fill(buffer).await?;
         self.session.dispatch(
@@ -230,7 +297,7 @@ impl<B: Backend> Connection<B> {
         Ok(())
     }
 
-    async fn refuse(&self, refusal: Refusal) {
+    async fn refuse(&mut self, refusal: Refusal) -> Result<(), Stop> {
         let Refusal {
             cookie,
             offset,
@@ -238,7 +305,7 @@ impl<B: Backend> Connection<B> {
             text,
         } = refusal;
         tracing::debug!(cookie, offset, ?error, "{text}");
-        let permit = self.session.budget.admit(text.len()).await;
+        let permit = self.permit(text.len()).await?;
         let to = To {
             mode: self.session.limits.mode,
             cookie,
@@ -247,5 +314,6 @@ impl<B: Backend> Connection<B> {
         self.session
             .outbox
             .add(|out| to.failure(out, error, &text), None, Some(permit));
+        Ok(())
     }
 }

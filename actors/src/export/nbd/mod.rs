@@ -18,6 +18,7 @@ mod negotiate;
 pub mod offer;
 mod outbox;
 mod place;
+mod presence;
 mod receive;
 pub mod reply;
 pub mod request;
@@ -26,4 +27,4 @@ pub mod server;
 mod session;
 pub mod wire;
 
-pub use budget::{MAX_BYTES, MAX_IN_FLIGHT};
+pub use budget::{MAX_BYTES, MAX_IN_FLIGHT, MAX_SHARED, Pool};

@@ -235,6 +235,7 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
+    use super::super::budget::Pool;
     use super::*;
     use futures_util::FutureExt;
 
@@ -246,7 +247,7 @@ mod tests {
 
     #[test]
     fn replies_without_data_share_one_piece_and_data_is_not_copied() {
-        let budget = Rc::new(Budget::default());
+        let budget = Budget::new(&Pool::new(0));
         let outbox = Outbox::new(&budget);
         let data = Buffer::from_slice(b"data");
         let address = data.as_ptr();
@@ -264,7 +265,7 @@ mod tests {
 
     #[test]
     fn replies_that_lie_behind_each_other_are_one_piece() {
-        let budget = Rc::new(Budget::default());
+        let budget = Budget::new(&Pool::new(0));
         let outbox = Outbox::new(&budget);
         let mut memory = Buffer::alloc(20);
         let mut whole = |text: &'static [u8; 6]| {
@@ -284,7 +285,7 @@ mod tests {
 
     #[test]
     fn order_survives_slabs_large_replies_and_batches() {
-        let budget = Rc::new(Budget::default());
+        let budget = Budget::new(&Pool::new(0));
         let outbox = Outbox::new(&budget);
         let mut expected = Vec::new();
         for i in 0..3000_usize {
@@ -312,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_closed_outbox_holds_nothing() {
-        let budget = Rc::new(Budget::default());
+        let budget = Budget::new(&Pool::new(0));
         let outbox = Outbox::new(&budget);
         outbox.add(|out| out.push(1), None, budget.try_admit(1));
         outbox.close();

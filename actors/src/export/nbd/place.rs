@@ -4,7 +4,7 @@ use drivers::ring::Fd;
 use futures_util::FutureExt;
 use tracing::Instrument;
 
-use super::connection::{End, serve};
+use super::connection::{Account, End, serve};
 use super::handshake::Negotiated;
 use crate::iothread::Local;
 use crate::node::Client;
@@ -18,11 +18,11 @@ pub(super) struct Luggage<G> {
     /// What was received and not looked at.
     pub(super) received: Vec<u8>,
     pub(super) span: tracing::Span,
-    /// Dropped when the connection has ended.
+    /// What the server keeps of the client; dropped when the connection has ended.
     pub(super) guard: G,
 }
 
-impl<G: Send + 'static> Luggage<G> {
+impl<G: Account + Send + 'static> Luggage<G> {
     /// Sends the connection to where its node is. Where that has ended, so has the connection.
     pub(super) fn place(self) {
         let client = self.client.clone();
@@ -30,13 +30,14 @@ impl<G: Send + 'static> Luggage<G> {
     }
 
     /// Goes on serving, on the iothread that this is.
-    fn unpack(self) {
+    fn unpack(mut self) {
         let Some(local) = Local::current() else { return };
         let span = self.span.clone();
         let here = local.clone();
         let served = async move {
             let backend = self.client.here();
-            match serve(here, self.fd.clone(), &self.negotiated, backend, &self.received).await {
+            let (fd, received) = (self.fd.clone(), std::mem::take(&mut self.received));
+            match serve(here, fd, &self.negotiated, backend, &received, &mut self.guard).await {
                 End::Moved(received) => Self { received, ..self }.place(),
                 End::Closed(why) => {
                     tracing::debug!("closed: {why}");

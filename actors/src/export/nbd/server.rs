@@ -17,6 +17,8 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 
+use super::budget::{MAX_SHARED, Pool};
+use super::connection::Account;
 use super::listen::{self, Listeners};
 use super::negotiate::{Chosen, Failed, negotiate, send_all};
 use super::offer::{Catalogue, Offer};
@@ -48,6 +50,8 @@ pub struct Server {
 #[derive(Clone)]
 struct Policy {
     slots: Arc<Semaphore>,
+    /// What all clients share.
+    pool: Arc<Pool>,
     /// How long a handshake may take.
     patience: Option<Duration>,
     ended: UnboundedSender<ConnectionId>,
@@ -58,7 +62,18 @@ struct Policy {
 struct Guard {
     id: ConnectionId,
     ended: UnboundedSender<ConnectionId>,
-    _slot: OwnedSemaphorePermit,
+    pool: Arc<Pool>,
+    slot: Option<OwnedSemaphorePermit>,
+}
+
+impl Account for Guard {
+    fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    fn left(&mut self) {
+        self.slot = None;
+    }
 }
 
 impl Drop for Guard {
@@ -106,6 +121,7 @@ impl Server {
         };
         let policy = Policy {
             slots: Arc::new(Semaphore::new(slots)),
+            pool: Pool::new(MAX_SHARED),
             patience,
             ended,
             held,
@@ -184,7 +200,8 @@ fn begin(socket: OwnedFd, slot: OwnedSemaphorePermit, exports: &impl Exporter, p
     let guard = Guard {
         id,
         ended: policy.ended.clone(),
-        _slot: slot,
+        pool: Arc::clone(&policy.pool),
+        slot: Some(slot),
     };
     let socket: Fd = Arc::new(socket);
     // A unix socket has no such option.

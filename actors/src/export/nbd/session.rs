@@ -2,11 +2,14 @@
 
 use std::rc::Rc;
 
+use std::sync::Arc;
+
 use drivers::buffer::Buffer;
+use drivers::driver::Withdrawal;
 
 use super::arena::Arena;
 use super::backend::Backend;
-use super::budget::{Budget, Permit};
+use super::budget::{Budget, Permit, Pool};
 use super::outbox::Outbox;
 use super::request::{Limits, Request};
 use super::serve::Plan;
@@ -33,17 +36,20 @@ pub(super) struct Session<B> {
     pub(super) budget: Rc<Budget>,
     pub(super) outbox: Outbox,
     pub(super) arena: Arena,
+    /// Withdraws what only waits when the client has left.
+    pub(super) withdrawal: Withdrawal,
 }
 
 impl<B: Backend> Session<B> {
-    pub(super) fn new(backend: B, limits: Limits) -> Rc<Self> {
-        let budget = Rc::new(Budget::default());
+    pub(super) fn new(backend: B, limits: Limits, pool: &Arc<Pool>) -> Rc<Self> {
+        let budget = Budget::new(pool);
         Rc::new(Self {
             backend,
             limits,
             outbox: Outbox::new(&budget),
             arena: Arena::default(),
             budget,
+            withdrawal: Withdrawal::default(),
         })
     }
 
@@ -66,7 +72,10 @@ impl<B: Backend> Session<B> {
             Plan::One(operation, room) => (operation, room),
             Plan::Steps => {
                 let session = Rc::clone(self);
-                return local.spawn(async move { session.serve_in_steps(request, permit).await });
+                return local.spawn(async move {
+                    let served = session.serve_in_steps(request, permit);
+                    session.withdrawal.scoped(served).await;
+                });
             }
             Plan::Refused(failure) => return self.fail(&request, failure, permit),
         };
@@ -75,7 +84,7 @@ impl<B: Backend> Session<B> {
             Begun::UnderWay(under_way) => {
                 let session = Rc::clone(self);
                 local.spawn(async move {
-                    let outcome = under_way.await;
+                    let outcome = session.withdrawal.scoped(under_way).await;
                     session.answer(&request, outcome, room, permit);
                 });
             }
