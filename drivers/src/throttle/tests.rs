@@ -115,7 +115,8 @@ fn request<'a>(
 ) -> LocalBoxFuture<'a, ()> {
     Box::pin(async move {
         world.ring.sleep_until(world.begun + arrival).await;
-        lines.pass(group, &world.ring, Direction::Read, bytes).await;
+        let passed = lines.pass(group, &world.ring, Direction::Read, bytes).await;
+        passed.unwrap();
         log.borrow_mut().push((world.elapsed(), who, bytes));
     })
 }
