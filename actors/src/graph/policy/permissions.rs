@@ -218,11 +218,7 @@ impl Touched {
             }
         }
         let open = &mut self.open;
-        let order = || {
-            graph
-                .topological(open.iter().copied().collect::<Vec<_>>())
-                .into_iter()
-        };
+        let order = || graph.topological(open.to_vec()).into_iter();
         let ordered = self.ordered.get_or_insert_with(order);
         let next = ordered.find(|id| open.contains(id))?;
         open.retain(|id| *id != next);
