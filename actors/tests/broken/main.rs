@@ -2,6 +2,7 @@
 //! runs, while other nodes on the same iothread and on another serve requests.
 
 mod driver;
+mod rows;
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -15,13 +16,13 @@ use drivers::builtin::builtin;
 use drivers::ring::Engine;
 use futures_channel::mpsc;
 use futures_util::StreamExt;
-use futures_util::future::LocalBoxFuture;
 use messages::error::errno::EIO;
 use messages::global_state::{DrainScope, IothreadOptions, OpenImage, Options, RootRequest, RootUser};
 use messages::qapi::Event;
-use messages::{Error, IoError, IoResult, Permissions, RequestFlags, Result};
+use messages::{IoError, Permissions, RequestFlags};
 use millpond::graph::{Announcement, Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond::node::Client;
+use rows::{Ends, ONCE, Row, Scene, leave, orders, questions, requests, row};
 use serde_json::{Value, json};
 
 /// Whoever waits longer waits for ever.
@@ -49,247 +50,6 @@ fn hold(node: &str) -> RootRequest {
         iothread_required: false,
         writethrough: false,
     }
-}
-
-/// What a row works on: a node `f` of the driver over `f-file`, and its user.
-#[derive(Clone)]
-struct Scene {
-    graph: GraphHandle,
-    client: Client,
-    trap: Arc<Trap>,
-}
-
-impl Scene {
-    async fn read(&self) -> Result<()> {
-        done(self.client.read(0, Buffers::zeroed(512)).await.0)
-    }
-
-    async fn write(&self) -> Result<()> {
-        let buffers = Buffers::from(Buffer::from_slice(&[7; 512]));
-        done(self.client.write(0, buffers, RequestFlags::empty()).await.0)
-    }
-
-    async fn set_permissions(&self, permissions: Permissions) -> Result<()> {
-        let root = self.client.root();
-        self.graph
-            .set_permissions(root, permissions, Permissions::all())
-            .await
-    }
-
-    async fn give_backing(&self) -> Result<()> {
-        self.graph.set_backing("f", Some("base".to_owned())).await
-    }
-}
-
-fn done<T>(result: IoResult<T>) -> Result<()> {
-    result.map(drop).map_err(|error| Error::io("a request", error))
-}
-
-/// How the call ends during which the driver panics.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Ends {
-    /// With an error.
-    Failing,
-    /// Somehow: the driver was not needed for the answer.
-    Anyhow,
-    /// The node is gone.
-    Gone,
-}
-
-struct Row {
-    entry: Entry,
-    when: &'static [When],
-    options: Value,
-    ends: Ends,
-    /// A read waits in the driver, and ends when that panics.
-    reads: bool,
-    provoke: Box<dyn Fn(Scene) -> LocalBoxFuture<'static, Result<()>>>,
-}
-
-const ONCE: &[When] = &[When::AtOnce];
-const BOTH: &[When] = &[When::AtOnce, When::Later];
-
-fn row<F>(entry: Entry, when: &'static [When], ends: Ends, provoke: impl Fn(Scene) -> F + 'static) -> Row
-where
-    F: Future<Output = Result<()>> + 'static,
-{
-    Row {
-        entry,
-        when,
-        options: json!({}),
-        ends,
-        reads: false,
-        provoke: Box::new(move |scene| Box::pin(provoke(scene))),
-    }
-}
-
-impl Row {
-    fn with(mut self, options: Value) -> Self {
-        self.options = options;
-        self
-    }
-
-    fn reading(mut self) -> Self {
-        self.reads = true;
-        self
-    }
-}
-
-fn requests() -> Vec<Row> {
-    use Ends::{Anyhow, Failing};
-    let places = || json!({"places": true});
-    vec![
-        row(Entry::Locate, BOTH, Failing, |s| async move { s.read().await }).reading(),
-        row(Entry::Locate, BOTH, Failing, |s| async move {
-            done(s.client.block_status(0, 512, true, false).await)
-        }),
-        row(Entry::Read, BOTH, Failing, |s| async move { s.read().await }).reading(),
-        row(Entry::Place, BOTH, Failing, |s| async move { s.write().await }).reading(),
-        row(Entry::Settle, BOTH, Failing, |s| async move { s.write().await }).with(places()),
-        row(Entry::Write, BOTH, Failing, |s| async move { s.write().await }).reading(),
-        row(Entry::WriteZeroes, BOTH, Failing, |s| async move {
-            done(s.client.write_zeroes(0, 512, RequestFlags::empty()).await)
-        })
-        .reading(),
-        row(Entry::Discard, BOTH, Failing, |s| async move {
-            done(s.client.discard(0, 512).await)
-        })
-        .reading(),
-        row(Entry::Flush, BOTH, Failing, |s| async move {
-            s.write().await?;
-            done(s.client.flush().await)
-        })
-        .reading(),
-        row(Entry::Length, BOTH, Failing, |s| async move {
-            done(s.client.length().await)
-        })
-        .reading(),
-        row(
-            Entry::DebugEvent,
-            BOTH,
-            Failing,
-            |s| async move { s.write().await },
-        )
-        .with(json!({"listens": true})),
-        row(Entry::Quiesce, BOTH, Anyhow, |s| async move {
-            s.graph
-                .drain(DrainScope::Node("f".to_owned()), "test")
-                .await
-                .map(drop)
-        })
-        .reading(),
-        row(Entry::CancelInFlight, ONCE, Anyhow, |s| async move {
-            s.graph.cancel_in_flight("f").await
-        })
-        .reading(),
-    ]
-}
-
-fn orders() -> Vec<Row> {
-    use Ends::{Anyhow, Failing, Gone};
-    let stubborn =
-        || json!({"file": {"driver": "fragile", "node-name": "g", "stubborn": true, "file": "f-file"}});
-    vec![
-        row(Entry::Truncate, BOTH, Failing, |s| async move {
-            s.graph.resize("f", 1 << 21).await
-        }),
-        row(Entry::Abilities, ONCE, Anyhow, |s| async move {
-            s.give_backing().await
-        }),
-        row(Entry::Resume, ONCE, Anyhow, |s| async move {
-            let section = s.graph.drain(DrainScope::Node("f".to_owned()), "test").await?;
-            drop(section);
-            // Behind the end of the section.
-            s.graph.flush_all().await
-        }),
-        row(Entry::PermissionsPrepare, BOTH, Failing, |s| async move {
-            s.set_permissions(Permissions::CONSISTENT_READ).await
-        }),
-        row(Entry::PermissionsCommit, ONCE, Anyhow, |s| async move {
-            s.set_permissions(Permissions::CONSISTENT_READ).await
-        }),
-        row(Entry::PermissionsAbort, ONCE, Failing, |s| async move {
-            s.trap.refuses.store(true, Ordering::SeqCst);
-            let refused = s.set_permissions(Permissions::CONSISTENT_READ).await;
-            s.trap.refuses.store(false, Ordering::SeqCst);
-            refused
-        })
-        .with(stubborn()),
-        row(Entry::ReopenPrepare, BOTH, Failing, |s| async move {
-            let same = json!({"driver": "fragile", "node-name": "f", "file": "f-file"});
-            s.graph.blockdev_reopen(vec![options(same)]).await
-        }),
-        row(Entry::ReopenCommit, ONCE, Anyhow, |s| async move {
-            let same = json!({"driver": "fragile", "node-name": "f", "file": "f-file"});
-            s.graph.blockdev_reopen(vec![options(same)]).await
-        }),
-        row(Entry::ReopenAbort, ONCE, Failing, |s| async move {
-            s.trap.refuses.store(true, Ordering::SeqCst);
-            let same = json!({"driver": "fragile", "node-name": "f", "file": "g"});
-            let refuses = json!({"driver": "fragile", "node-name": "g", "stubborn": true, "file": "f-file"});
-            let refused = s
-                .graph
-                .blockdev_reopen(vec![options(same), options(refuses)])
-                .await;
-            s.trap.refuses.store(false, Ordering::SeqCst);
-            refused
-        })
-        .with(stubborn()),
-        row(Entry::Invalidate, BOTH, Failing, |s| async move {
-            s.graph.invalidate_cache("f").await
-        }),
-        row(Entry::ChildrenChanged, ONCE, Anyhow, |s| async move {
-            s.give_backing().await
-        }),
-        row(Entry::DebugOrder, ONCE, Failing, |s| async move {
-            s.graph.debug_breakpoint("f", "pwritev", "tag").await
-        })
-        .with(json!({"listens": true})),
-        row(Entry::MakeEmpty, BOTH, Failing, |s| async move {
-            s.graph.make_empty("f").await
-        }),
-        row(Entry::Amend, BOTH, Failing, |s| async move {
-            s.graph.amend("f", Options::new()).await
-        }),
-        row(Entry::ChangeBackingFile, BOTH, Failing, |s| async move {
-            s.give_backing().await?;
-            s.graph.change_backing_file("f", "f", "elsewhere").await
-        }),
-        row(Entry::Depart, ONCE, Anyhow, |s| async move {
-            s.graph.move_node("f", Some("io".to_owned())).await
-        }),
-        row(Entry::Arrive, ONCE, Anyhow, |s| async move {
-            s.graph.move_node("f", Some("io".to_owned())).await
-        }),
-        row(Entry::Close, BOTH, Gone, |s| async move { leave(&s).await }),
-        row(Entry::Drop, ONCE, Gone, |s| async move { leave(&s).await }),
-    ]
-}
-
-fn questions() -> Vec<Row> {
-    use Ends::Anyhow;
-    let described = |entry, when| {
-        row(entry, when, Anyhow, |s| async move {
-            s.graph.named_nodes(false).await.map(drop)
-        })
-    };
-    vec![
-        described(Entry::AllocatedSize, BOTH),
-        described(Entry::Filename, ONCE),
-        described(Entry::Info, ONCE),
-        described(Entry::SpecificInfo, ONCE),
-        row(Entry::BlockSizes, BOTH, Anyhow, |s| async move {
-            s.graph.block_sizes("f").await.map(drop)
-        }),
-        row(Entry::Geometry, BOTH, Anyhow, |s| async move {
-            s.graph.geometry("f").await.map(drop)
-        }),
-    ]
-}
-
-async fn leave(scene: &Scene) -> Result<()> {
-    scene.graph.detach(scene.client.root()).await?;
-    scene.graph.blockdev_del("f").await
 }
 
 /// Requests to a node that nothing happens to, and how many were answered well.
