@@ -163,8 +163,8 @@ fn destination(state: &State, iothread: Option<&str>) -> Result<IoThreadId> {
 /// # Errors
 /// A user does not let one of them move; then none has.
 async fn move_joined(world: &World, node: NodeId, to: IoThreadId) -> Result<()> {
-    let joined: Vec<NodeId> =
-        world.with(|state| Ok::<_, Error>(to_move(state, node, to, Company::Joined)?.into_iter().collect()))?;
+    let joined: Vec<NodeId> = world
+        .with(|state| Ok::<_, Error>(to_move(state, node, to, Company::Joined)?.into_iter().collect()))?;
     move_nodes(world, joined.clone(), to, "x-blockdev-set-iothread").await?;
     // Users that let their nodes move on want them where they are now.
     world.graph(|graph| {
@@ -330,8 +330,11 @@ pub async fn fall_back(world: &World, node: NodeId) {
         if home == main || state.closed {
             return None;
         }
-        let joined = beside(&state.graph, node);
-        (!is_held(&state.graph, &joined)).then(|| (joined.into_iter().collect(), main))
+        let graph = &state.graph;
+        let beside = |id: &NodeId| graph.node(*id).is_some_and(|node| node.iothread == home);
+        let joined = graph.closure([node], Direction::Both).into_iter();
+        let going: BTreeSet<NodeId> = joined.filter(beside).collect();
+        (!is_held(graph, &going)).then(|| (going.into_iter().collect(), main))
     });
     if let Some((moving, main)) = found
         && let Err(error) = move_nodes(world, moving, main, "return to the main iothread").await

@@ -7,7 +7,7 @@ use futures_util::future::LocalBoxFuture;
 use messages::global_state::Options;
 use messages::io::Preallocation;
 use messages::{
-    BlockSizes, CheckResult, DebugEvent, DebugOrder, DriverInfo, Geometry, IoResult, Permissions,
+    BlockSizes, CheckResult, ChildSlot, DebugEvent, DebugOrder, DriverInfo, Geometry, IoResult, Permissions,
     RequestFlags, Result,
 };
 
@@ -15,7 +15,8 @@ use super::super::answer::Answer;
 use super::super::child::{Child, Transfer};
 use super::super::kind::{BackingLink, OptionNames};
 use super::super::{
-    Abilities, CopySource, Driver, Extent, Parcel, Placement, Purpose, ReopenRequest, Repair, Ticket,
+    Abilities, CopySource, Driver, Exchanged, Extent, Parcel, Placement, Purpose, ReopenRequest, Repair,
+    Ticket,
 };
 use super::{Health, IfBroken, Watched, drop_of, watch};
 use crate::buffer::Buffers;
@@ -180,6 +181,20 @@ impl Driver for Guarded {
 
     fn invalidate(&self) -> Answer<'_, Result<()>> {
         self.ask(|driver| driver.invalidate())
+    }
+
+    fn exchange_prepare(&self, slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
+        self.ask(|driver| driver.exchange_prepare(slots))
+    }
+
+    fn exchange(self: Rc<Self>, slots: &[ChildSlot]) -> Answer<'static, Result<Exchanged>> {
+        let answer = self.ask(|driver| Rc::clone(driver).exchange(slots));
+        Answer::wait(async move {
+            let exchanged = answer.await?;
+            Ok(exchanged.put_back_by(move |put_back| {
+                self.health.run(put_back);
+            }))
+        })
     }
 
     fn children_changed(&self, children: &[Child]) {
