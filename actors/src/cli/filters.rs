@@ -1,7 +1,7 @@
 //! The values of `-T`: `[[enable=]FILTER][,events=FILE][,file=FILE]`, as QEMU's option has them, with filters of ours.
 
 use std::fs::{File, OpenOptions};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use messages::IoError;
 
@@ -20,7 +20,7 @@ pub struct Filters {
     /// What is logged besides warnings: directives, in their order.
     pub directives: Vec<String>,
     /// Where to, if not to standard error.
-    pub file: Option<File>,
+    pub file: Option<PathBuf>,
     /// What to warn of.
     pub warnings: Vec<String>,
 }
@@ -48,7 +48,8 @@ impl Filters {
                 let why = IoError::from(error);
                 format!(" {typed}: Error opening logfile {path}: {why}")
             };
-            self.file = Some(opened.map_err(failed)?);
+            drop(opened.map_err(failed)?);
+            self.file = Some(std::path::absolute(path).map_err(failed)?);
         } else if let Some(path) = part.strip_prefix("events=") {
             self.events(path)?;
         } else {
