@@ -47,8 +47,7 @@ pub async fn truncate(
         .map_err(|error| Error::io("Could not refresh total sector count", error))?;
     cell.set_size(now);
     cell.wrote(0);
-    cell.refresh();
-    Ok(())
+    cell.refresh()
 }
 
 /// Whether a write up to `end` passes the end of a node that does not grow by being written to. Only a parent's does.
@@ -80,7 +79,8 @@ pub(super) async fn reach(cell: &Rc<NodeCell>, end: u64) -> IoResult<()> {
     grown.map_err(|error| IoError::from_errno(error.errno()))?;
     cell.set_size(driver.length().await?);
     cell.wrote(0);
-    cell.refresh();
+    let refreshed = cell.refresh();
+    refreshed.map_err(|error| IoError::from_errno(error.errno()))?;
     if cell.size() < end {
         return Err(IoError::NoSpace);
     }
