@@ -10,3 +10,4 @@ pub mod graph;
 pub mod iothread;
 pub mod monitor;
 pub mod node;
+mod socket;

@@ -11,6 +11,7 @@ mod signals;
 mod trace;
 
 use crate::daemon::Daemon;
+use crate::socket::activation;
 use drivers::builtin::builtin;
 use std::io;
 use std::path::Path;
@@ -42,6 +43,10 @@ pub fn run() -> ExitCode {
     let program = Path::new(path)
         .file_name()
         .map_or("millpond".into(), |name| name.to_string_lossy());
+    if let Err(error) = activation::note() {
+        eprintln!("{program}: the sockets that this process was started with cannot be told: {error}");
+        return ExitCode::FAILURE;
+    }
     let is_serve_only = |argument: &String| {
         let name = argument
             .split_once('=')

@@ -4,13 +4,17 @@ use super::signals::Signals;
 use super::{printable, trace};
 use crate::daemon::Daemon;
 use crate::monitor::chardev::{Address, Backend, ChardevOptions, Socket};
+use crate::socket::OwnFile;
 use clap::Parser;
-use messages::OpenFlags;
 use messages::global_state::{GraphReply, GraphRequest, NodeFacts, OpenImage, Probing, Query};
 use messages::qapi::{Object, QmpError, parse_size, to_compact};
+use messages::{IoError, OpenFlags};
+use rustix::io::Errno;
 use serde_json::{Value, json};
 use std::fmt::Write;
+use std::fs::OpenOptions;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -146,7 +150,7 @@ impl Plain {
     fn check_image(&self) -> Result<(), String> {
         let image = self.image.display();
         match (self.create.is_some(), self.image.try_exists()) {
-            (true, Ok(true)) => Err(format!("{image} exists already; leave out --create to serve it")),
+            (true, Ok(true)) => Err(self.exists_already()),
             (false, Ok(false)) => Err(format!(
                 "{image} cannot be opened: No such file or directory; with --create SIZE it is made"
             )),
@@ -227,7 +231,11 @@ impl Plain {
         let node = self.open_image(daemon).await?;
         let address = match self.port {
             Some(port) => json!({"type": "inet", "host": "127.0.0.1", "port": port.to_string()}),
-            None => json!({"type": "unix", "path": self.free_socket()?}),
+            None => {
+                let path = self.socket_path();
+                check_unused(&path, "--socket")?;
+                json!({"type": "unix", "path": path})
+            }
         };
         let server = serde_json::from_value(json!({"addr": address}))
             .map_err(|error| QmpError::generic(error.to_string()))?;
@@ -244,12 +252,31 @@ impl Plain {
     }
 
     async fn make_image(&self, daemon: &Daemon, format: &str, size: u64) -> Result<(), QmpError> {
+        let ours = self.new_file().map_err(QmpError::generic)?;
         let made = self.make(daemon, format, size).await;
         if made.is_err() {
-            // It was not there before: half an image helps nobody. If it cannot go, the error says enough.
-            let _ = std::fs::remove_file(&self.image);
+            // Half an image helps nobody.
+            ours.remove();
         }
         made
+    }
+
+    /// Makes the image's file, so that nobody else's is taken for it.
+    fn new_file(&self) -> Result<OwnFile, String> {
+        let mut options = OpenOptions::new();
+        let made = options.write(true).create_new(true).mode(0o644).open(&self.image);
+        let made = made.and_then(|file| OwnFile::of(&self.image, &file.metadata()?));
+        made.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => self.exists_already(),
+            _ => format!("{} cannot be made: {}", self.image.display(), IoError::from(error)),
+        })
+    }
+
+    fn exists_already(&self) -> String {
+        format!(
+            "{} exists already; leave out --create to serve it",
+            self.image.display()
+        )
     }
 
     async fn make(&self, daemon: &Daemon, format: &str, size: u64) -> Result<(), QmpError> {
@@ -269,24 +296,6 @@ impl Plain {
         made.map(drop)
     }
 
-    /// The socket's path, where nobody listens yet.
-    fn free_socket(&self) -> Result<PathBuf, QmpError> {
-        let path = self.socket_path();
-        match std::os::unix::net::UnixStream::connect(&path) {
-            Ok(_) => Err(QmpError::generic(format!(
-                "{} is in use by another server; choose another with --socket",
-                path.display()
-            ))),
-            // What a server that was killed has left behind.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                std::fs::remove_file(&path)
-                    .map_err(|error| QmpError::generic(format!("{}: {error}", path.display())))?;
-                Ok(path)
-            }
-            Err(_) => Ok(path),
-        }
-    }
-
     fn socket_path(&self) -> PathBuf {
         self.socket.clone().unwrap_or_else(|| {
             let folder = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(|| "/tmp".into(), PathBuf::from);
@@ -297,6 +306,7 @@ impl Plain {
 
     async fn open_monitor(&self, daemon: &Daemon) -> Result<(), QmpError> {
         let Some(path) = &self.qmp else { return Ok(()) };
+        check_unused(path, "--qmp")?;
         let address = Address::Unix {
             path: path.to_string_lossy().into_owned(),
             is_abstract: false,
@@ -377,6 +387,23 @@ impl Plain {
             to_compact(&overlay),
             to_compact(&snapshot),
         )
+    }
+}
+
+/// Refuses a socket that somebody listens on; `option` is what chooses another.
+fn check_unused(path: &Path, option: &str) -> Result<(), QmpError> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+    // A path that is no address is refused where it is listened on.
+    let Ok(address) = SocketAddrUnix::new(path) else { return Ok(()) };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+    match socket.and_then(|socket| connect(&socket, &address)) {
+        // It takes us, or has too many that it did not take yet, or takes no streams.
+        Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => Err(QmpError::generic(format!(
+            "{} is in use by another server; choose another with {option}",
+            path.display()
+        ))),
+        Err(_) => Ok(()),
     }
 }
 

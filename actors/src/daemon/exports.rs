@@ -4,6 +4,7 @@ use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use messages::qapi::{
     BlockExportInfo, BlockExportOptions, BlockExportRemoveMode, NbdServerOptions, QmpError,
+    SocketAddress,
 };
 
 /// The exports and the one NBD server. Whoever implements it tells the event `BLOCK_EXPORT_DELETED` itself,
@@ -28,8 +29,8 @@ pub trait Exports {
     /// The exports there are.
     fn query(&self) -> LocalBoxFuture<'static, Vec<BlockExportInfo>>;
 
-    /// Whether the NBD server runs.
-    fn server_runs(&self) -> bool;
+    /// Where the NBD server listens, if it runs.
+    fn server_addresses(&self) -> Option<Vec<SocketAddress>>;
 
     /// Lets clients that connect wait, or no more. They wait while a command line is carried out: who connects to a
     /// server as soon as it listens must find the exports that come behind it.
@@ -68,8 +69,8 @@ impl Exports for NoExports {
         async { Vec::new() }.boxed_local()
     }
 
-    fn server_runs(&self) -> bool {
-        false
+    fn server_addresses(&self) -> Option<Vec<SocketAddress>> {
+        None
     }
 
     fn hold_clients(&self, _: bool) {}

@@ -10,7 +10,7 @@ use futures_util::future::LocalBoxFuture;
 use messages::global_state::{GraphReply, GraphRequest, Query, RootRequest, RootUser};
 use messages::qapi::{
     BlockDirtyBitmapOrStr, BlockExportInfo, BlockExportKind, BlockExportOptions, BlockExportRemoveMode,
-    BlockExportType, Event, NbdExportOptions, NbdServerOptions, QmpError,
+    BlockExportType, Event, NbdExportOptions, NbdServerOptions, QmpError, SocketAddress,
 };
 use messages::{Error, ErrorKind, IoThreadId, OpenFlags, Permissions, Result, SECTOR_SIZE};
 use tokio::sync::{Notify, mpsc, watch};
@@ -544,8 +544,9 @@ impl Exports for ExportRegistry {
         async move { registry.list().await }.boxed_local()
     }
 
-    fn server_runs(&self) -> bool {
-        self.0.state.borrow().server().is_ok()
+    fn server_addresses(&self) -> Option<Vec<SocketAddress>> {
+        let state = self.0.state.borrow();
+        state.server().ok().map(|server| server.addresses().to_vec())
     }
 
     fn hold_clients(&self, hold: bool) {

@@ -1,7 +1,7 @@
 //! Writing a flight record: the rings as they are, and what iothreads tell of what they have open.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -145,6 +145,36 @@ pub fn write_new(bytes: &[u8]) -> io::Result<PathBuf> {
     Err(io::Error::from(io::ErrorKind::AlreadyExists))
 }
 
+/// Writes a file of that name: a new one, or over an older record. It blocks.
+///
+/// # Errors
+/// The system's, and something else is there.
+pub fn write_to(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = match create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => older(path)?,
+        made => made?,
+    };
+    file.write_all(bytes)
+}
+
 fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).open(path)
+}
+
+/// The record at `path`, emptied.
+fn older(path: &Path) -> io::Result<File> {
+    let no_record = || io::Error::other("the file exists and is no flight record");
+    // Opening a device or a pipe may do more than open it.
+    if !path.metadata()?.is_file() {
+        return Err(no_record());
+    }
+    let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+    let mut begins = Vec::new();
+    (&file).take(FLIGHT_MAGIC.len() as u64).read_to_end(&mut begins)?;
+    if !begins.is_empty() && begins != FLIGHT_MAGIC {
+        return Err(no_record());
+    }
+    file.set_len(0)?;
+    file.rewind()?;
+    Ok(file)
 }

@@ -11,7 +11,7 @@ mod panic;
 mod print;
 mod recorder;
 
-pub use dump::{Open, PATIENCE, collect, write_new};
+pub use dump::{Open, PATIENCE, collect, write_new, write_to};
 pub use panic::record_panics;
 pub use print::{FlightError, Printed};
 pub use recorder::{Note, RECORDS, Recorder};

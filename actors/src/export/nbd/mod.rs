@@ -13,7 +13,6 @@ mod budget;
 pub mod connection;
 pub mod handshake;
 mod late;
-mod listen;
 mod negotiate;
 pub mod offer;
 mod outbox;

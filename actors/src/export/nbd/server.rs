@@ -3,12 +3,13 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use drivers::ring::Fd;
-use messages::qapi::{DEFAULT_HANDSHAKE_MAX_SECONDS, DEFAULT_MAX_CONNECTIONS, NbdServerOptions};
+use messages::qapi::{
+    DEFAULT_HANDSHAKE_MAX_SECONDS, DEFAULT_MAX_CONNECTIONS, NbdServerOptions, SocketAddress,
+};
 use messages::{Error, ErrorKind, Result};
 use rustix::io::ioctl_fionbio;
 use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown, sockopt};
@@ -17,12 +18,12 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 
-use super::listen::{self, Listeners};
 use super::negotiate::{Chosen, Failed, negotiate, send_all};
 use super::offer::{Catalogue, Offer};
 use super::place::Luggage;
 use crate::ffi::watched;
 use crate::node::Client;
+use crate::socket::{Listeners, OwnFile, listen, local_address};
 
 /// Names a connection. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -41,7 +42,8 @@ pub trait Exporter: Catalogue + Clone + 'static {
 pub struct Server {
     max_connections: u32,
     accepting: Vec<JoinHandle<()>>,
-    path: Option<PathBuf>,
+    addresses: Vec<SocketAddress>,
+    file: Option<OwnFile>,
 }
 
 /// How the server treats its clients.
@@ -110,11 +112,12 @@ impl Server {
             ended,
             held,
         };
-        let Listeners { sockets, path } = listen::open(&options.addr).await?;
+        let Listeners { sockets, file } = listen(&options.addr).await?;
         let mut server = Self {
             max_connections,
             accepting: Vec::new(),
-            path,
+            addresses: sockets.iter().filter_map(local_address).collect(),
+            file,
         };
         for socket in sockets {
             let listener = register(socket)?;
@@ -130,15 +133,19 @@ impl Server {
     pub fn multi_conn(&self) -> bool {
         self.max_connections != 1
     }
+
+    /// Where it listens: with the ports that the system chose, and the paths of sockets that it was passed.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddress] {
+        &self.addresses
+    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
+        // First, while the tasks below still hold the socket open.
+        self.file.iter().for_each(OwnFile::remove);
         self.accepting.iter().for_each(JoinHandle::abort);
-        if let Some(path) = &self.path {
-            // Somebody may have removed it already.
-            let _ = std::fs::remove_file(path);
-        }
     }
 }
 

@@ -8,6 +8,7 @@ pub use options::{
     BACKENDS, NO_IDENTIFIER, Parsed, is_identifier, parameter_help, parse, with_identifier_hint,
 };
 
+use messages::qapi::{FdSocketAddress, InetSocketAddress, SocketAddress, UnixSocketAddress};
 use std::fmt;
 use std::time::Duration;
 
@@ -69,8 +70,39 @@ pub enum Address {
         /// Use (or do not use) IPv6.
         ipv6: Option<bool>,
     },
-    /// A file descriptor that was inherited, by number.
+    /// A file descriptor that was passed to the process, by number or by name.
     Fd(String),
+}
+
+impl From<&Address> for SocketAddress {
+    fn from(address: &Address) -> Self {
+        match address.clone() {
+            Address::Unix {
+                path,
+                is_abstract,
+                tight,
+            } => Self::Unix(UnixSocketAddress {
+                path,
+                is_abstract: Some(is_abstract),
+                tight: Some(tight),
+            }),
+            Address::Inet {
+                host,
+                port,
+                to,
+                ipv4,
+                ipv6,
+            } => Self::Inet(InetSocketAddress {
+                host,
+                port,
+                to,
+                ipv4,
+                ipv6,
+                ..InetSocketAddress::default()
+            }),
+            Address::Fd(name) => Self::Fd(FdSocketAddress { name }),
+        }
+    }
 }
 
 impl fmt::Display for Backend {

@@ -2,6 +2,7 @@
 
 use super::{Reply, done, text};
 use crate::daemon::Daemon;
+use crate::flight;
 use crate::monitor::Dispatch;
 use crate::monitor::chardev::BACKENDS;
 use messages::qapi::schema::introspect;
@@ -50,7 +51,7 @@ pub(super) async fn flight_record(daemon: Daemon, arguments: Object) -> Reply {
     let bytes = daemon.flight_record("asked by x-millpond-flight-record").await?;
     let failed = format!("Could not write '{path}'");
     // A slow disk holds up nothing else.
-    let written = tokio::task::spawn_blocking(move || std::fs::write(path, bytes)).await;
+    let written = tokio::task::spawn_blocking(move || flight::write_to(path.as_ref(), &bytes)).await;
     match written {
         Ok(Ok(())) => Ok(done()),
         Ok(Err(error)) => Err(QmpError::generic(format!("{failed}: {error}"))),
