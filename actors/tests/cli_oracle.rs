@@ -87,7 +87,6 @@ fn options_that_are_wrong() {
 fn values_that_are_wrong() {
     for line in [
         "--blockdev foo",
-        "--blockdev help",
         "--blockdev null-co",
         "--blockdev null-co,node-name=",
         "--blockdev {\"driver\":\"null-co\"}",
@@ -96,7 +95,6 @@ fn values_that_are_wrong() {
         "--blockdev null-co,node-name=a --blockdev null-co,node-name=a",
         "--blockdev null-co,node-name=a,latency-ns=-1",
         "--export nbd,id=a,node-name=b",
-        "--export help",
         "--monitor foo",
         "--monitor chardev=foo,mode=readline",
         "--chardev null,id=c --monitor chardev=c --monitor chardev=c",
@@ -114,6 +112,17 @@ fn values_that_are_wrong() {
         "--object main-loop,id=a --object main-loop,id=b",
         "--object iothread,id=a,thread-pool-min=65",
         "--object help,foo",
+        "-T bar=1",
+        "-T nope,bar=1",
+        "-T enable=nope --blockdev foo",
+        "-T file=/nonexistent/x",
+        "--nbd-server addr.type=fd,addr.str=x",
+        "--nbd-server addr.type=fd,addr.str=77",
+        "--nbd-server addr.type=fd,addr.str=0",
+        "--nbd-server addr.type=inet,addr.host=127.0.0.1,addr.port=nosuch",
+        "--nbd-server addr.type=inet,addr.host=127.0.0.1,addr.port=-1",
+        "--nbd-server addr.type=inet,addr.host=::,addr.port=1,addr.ipv4=on",
+        "--nbd-server addr.type=inet,addr.host=nosuch.invalid,addr.port=1",
         "--pidfile /nonexistent/p",
         "--pidfile /nonexistent/p --blockdev foo",
     ] {

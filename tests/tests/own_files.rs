@@ -47,8 +47,16 @@ fn a_path_for_a_socket_that_holds_something_else_is_refused() {
     for path in [&file, &link] {
         let path = path.display().to_string();
         for args in [
-            vec!["serve", "--nbd-server", &format!("addr.type=unix,addr.path={path}")],
-            vec!["serve", "--chardev", &format!("socket,id=c,path={path},server=on,wait=off")],
+            vec![
+                "serve",
+                "--nbd-server",
+                &format!("addr.type=unix,addr.path={path}"),
+            ],
+            vec![
+                "serve",
+                "--chardev",
+                &format!("socket,id=c,path={path},server=on,wait=off"),
+            ],
             vec![&image, "--socket", &path],
             vec![&image, "--socket", &format!("{path}.sock"), "--qmp", &path],
         ] {
@@ -75,15 +83,33 @@ fn a_path_for_a_pidfile_that_holds_something_else_is_refused() {
 }
 
 #[test]
+fn a_log_is_appended_to_no_image() {
+    let dir = scratch();
+    let image = dir.path().join("disk.qcow2");
+    millpond_tests::image::create(&image, "qcow2", "", 1 << 20);
+    let held = fs::read(&image).expect("it is there");
+    let said = refused(&["serve", "-T", &format!("file={}", image.display())]);
+    assert!(said.contains("is no text"), "{said}");
+    assert_eq!(fs::read(&image).expect("it is there"), held);
+}
+
+#[test]
 fn commands_write_over_no_file_of_the_user() {
     let mut daemon = daemon().start();
     let file = user_file(daemon.dir());
     let path = file.display().to_string();
     let error = daemon
         .qmp
-        .execute("nbd-server-start", json!({ "addr": { "type": "unix", "data": { "path": path } } }))
+        .execute(
+            "nbd-server-start",
+            json!({ "addr": { "type": "unix", "data": { "path": path } } }),
+        )
         .expect_err("no socket");
-    assert!(error.desc.contains("exists and is not a socket"), "{}", error.desc);
+    assert!(
+        error.desc.contains("exists and is not a socket"),
+        "{}",
+        error.desc
+    );
     let error = daemon
         .qmp
         .execute("x-millpond-flight-record", json!({ "filename": path }))
@@ -93,7 +119,9 @@ fn commands_write_over_no_file_of_the_user() {
     // One record may be written over another.
     let record = daemon.path("record");
     for _ in 0..2 {
-        daemon.qmp.ok("x-millpond-flight-record", json!({ "filename": record }));
+        daemon
+            .qmp
+            .ok("x-millpond-flight-record", json!({ "filename": record }));
     }
     daemon.quit();
 }

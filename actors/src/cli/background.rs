@@ -2,15 +2,19 @@
 //! exit code.
 
 use crate::ffi::{Fork, fork};
+use rustix::fs::Mode;
 use rustix::io::{read, retry_on_intr, write};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{chdir, setsid};
+use rustix::process::{chdir, setsid, umask};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 /// What the child writes when everything asked for has been done.
 const DONE: &[u8] = b"\0";
+
+/// The permissions that files made in the background do not have.
+const UMASK: u32 = 0o027;
 
 /// Which process this is after [`split`].
 pub enum Side {
@@ -45,6 +49,8 @@ pub fn split() -> io::Result<Side> {
         Fork::Child => {
             drop(reader);
             setsid()?;
+            // What a daemon makes is not for everybody; QEMU's has the same mask.
+            umask(Mode::from_raw_mode(UMASK));
             // A process that leads its session could get a terminal back by opening one.
             match fork()? {
                 // The reader learns by the pipe's end when the last process with the writer is gone.

@@ -1,20 +1,25 @@
 //! What the help options print.
 
 use crate::daemon::type_of;
+use drivers::builtin::builtin;
+use messages::qapi::schema::{BLOCK_EXPORT_OPTIONS, BLOCKDEV_OPTIONS, Int, Member, StructType, Type};
+use std::fmt::Write;
 
 /// The options of `millpond serve`.
 pub const SERVE: &str = "\
 Millpond: a storage daemon whose graph changes while it serves
 
   -h, --help             explain the options
-  -T, --trace FILTER     log more; `-T help` tells what
+  -T, --trace [[enable=]FILTER][,events=FILE][,file=FILE]
+                         log more, or to a file; `-T help` tells what
   -V, --version          tell the version
 
   --blockdev [driver=]DRIVER[,node-name=N][,discard=ignore|unmap]
              [,cache.direct=on|off][,cache.no-flush=on|off]
              [,read-only=on|off][,auto-read-only=on|off]
              [,force-share=on|off][,detect-zeroes=on|off|unmap][,...]
-                         add a node; the rest are the driver's options
+                         add a node; `--blockdev help` lists drivers,
+                         `--blockdev DRIVER,help` the options of one
 
   --chardev [backend=]socket,id=ID,path=PATH[,server=on|off][,wait=on|off]
   --chardev [backend=]socket,id=ID,host=HOST,port=PORT[,server=on|off]...
@@ -26,16 +31,19 @@ Millpond: a storage daemon whose graph changes while it serves
   --export [type=]nbd,id=ID,node-name=N[,name=NAME][,description=TEXT]
            [,writable=on|off][,allocation-depth=on|off]
            [,iothread=ID][,fixed-iothread=on|off]
-                         show a node to NBD clients; needs --nbd-server
+                         show a node to NBD clients; needs --nbd-server;
+                         `--export help` lists kinds, `--export nbd,help`
+                         the options of one
 
   --monitor [chardev=]ID[,mode=control][,pretty=on|off]
                          take QMP commands
 
   --nbd-server addr.type=inet,addr.host=HOST,addr.port=PORT
   --nbd-server addr.type=unix,addr.path=PATH
-  --nbd-server addr.type=fd,addr.str=NUMBER
+  --nbd-server addr.type=fd,addr.str=NUMBER-OR-NAME
                [,max-connections=N][,handshake-max-seconds=N]
-                         listen for NBD clients
+                         listen for NBD clients; a NAME is one that a service
+                         manager gave a socket (LISTEN_FDNAMES)
 
   --object TYPE[,PROPERTY=VALUE...]
                          make an object; `--object help` lists types,
@@ -98,4 +106,54 @@ pub fn object_help(kind: &str, properties: &[&str]) -> String {
     let mut lines: Vec<String> = properties.iter().map(line).collect();
     lines.sort_unstable();
     format!("{kind} options:\n{}", lines.concat())
+}
+
+/// What `--blockdev help` prints.
+pub fn drivers() -> String {
+    let names = builtin();
+    let lines: Vec<String> = names.names().map(|name| format!("  {name}\n")).collect();
+    format!("Block drivers:\n{}", lines.concat())
+}
+
+/// What `--blockdev DRIVER,help` prints; the list of drivers if there is none of that name.
+pub fn driver_options(driver: Option<&str>) -> String {
+    union_help(&BLOCKDEV_OPTIONS, driver).unwrap_or_else(drivers)
+}
+
+/// What `--export TYPE,help` prints; the list of types if there is none of that name.
+pub fn export_options(kind: Option<&str>) -> String {
+    union_help(&BLOCK_EXPORT_OPTIONS, kind).unwrap_or_else(|| {
+        let kinds = BLOCK_EXPORT_OPTIONS.branches.iter();
+        let lines: Vec<String> = kinds.map(|(name, _)| format!("  {name}\n")).collect();
+        format!("Export types:\n{}", lines.concat())
+    })
+}
+
+/// The options of one branch of a union, those of its own first.
+fn union_help(of: &StructType, branch: Option<&str>) -> Option<String> {
+    let branch = branch?;
+    let (_, own) = of.branches.iter().find(|(name, _)| *name == branch)?;
+    let mut text = format!("{branch} options:\n");
+    for member in own.members.iter().chain(of.members) {
+        if Some(member.name) == of.tag {
+            continue;
+        }
+        let needed = if member.optional { "" } else { "  (required)" };
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "  {}=<{}>{needed}", member.name, kind_of(member));
+    }
+    Some(text)
+}
+
+fn kind_of(member: &Member) -> String {
+    match member.of {
+        Type::Str => "str".into(),
+        Type::Int(Int::Size) => "size".into(),
+        Type::Int(_) | Type::Number => "num".into(),
+        Type::Bool => "bool (on/off)".into(),
+        Type::Enum(of) => of.values.join("|"),
+        Type::Alternate(of) if of.name.starts_with("BlockdevRef") => "node name, or options".into(),
+        Type::List(_) => "list".into(),
+        Type::Null | Type::Any | Type::Struct(_) | Type::Alternate(_) => "options".into(),
+    }
 }

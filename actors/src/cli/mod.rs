@@ -2,12 +2,16 @@
 
 mod arguments;
 mod background;
+mod filters;
 mod flight;
 mod help;
+mod notify;
 mod pidfile;
 mod plain;
+mod qmp;
 mod serve;
 mod signals;
+mod subcommands;
 mod trace;
 
 use crate::daemon::Daemon;
@@ -19,6 +23,9 @@ use std::process::ExitCode;
 
 /// The name under which the program takes a storage daemon's options only, as the one that has it does.
 const STORAGE_DAEMON: &str = "qemu-storage-daemon";
+
+/// What all parts of the program tell as their version, behind their name.
+const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"));
 
 /// Options that only a storage daemon has.
 const SERVE_ONLY: &[&str] = &[
@@ -53,12 +60,31 @@ pub fn run() -> ExitCode {
             .map_or(argument.as_str(), |(name, _)| name);
         SERVE_ONLY.contains(&name)
     };
-    match arguments.split_first() {
-        _ if program == STORAGE_DAEMON => serve::serve(&program, arguments, start),
-        Some((first, rest)) if first == "serve" => serve::serve(&program, rest, start),
-        Some((first, rest)) if first == "flight" => flight::print(&program, rest),
-        _ if arguments.iter().any(is_serve_only) => serve::serve(&program, arguments, start),
-        _ => plain::serve_image(&program, &all, start),
+    if program == STORAGE_DAEMON {
+        return serve::serve(&program, arguments, start);
+    }
+    if let Some(code) = subcommands::run(&program, arguments) {
+        return code;
+    }
+    if let (Some(meant), Some(first)) = (subcommands::meant(arguments), arguments.first()) {
+        let first = printable(first);
+        eprintln!("{program}: there is neither an image nor a subcommand '{first}'; did you mean '{meant}'?");
+        return ExitCode::FAILURE;
+    }
+    if arguments.iter().any(is_serve_only) {
+        return serve::serve(&program, arguments, start);
+    }
+    plain::serve_image(&program, &all, start)
+}
+
+/// Prints what is to be said of a command line that is wrong, or asks for help.
+fn usage(error: &clap::Error) -> ExitCode {
+    // Nothing can be said if saying it fails.
+    let _ = error.print();
+    if error.use_stderr() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
     }
 }
 

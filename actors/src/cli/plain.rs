@@ -1,13 +1,15 @@
 //! `millpond IMAGE`: serves one image, and says what can be done with it.
 
+use super::filters::Filters;
+use super::notify;
 use super::signals::Signals;
 use super::{printable, trace};
 use crate::daemon::Daemon;
 use crate::monitor::chardev::{Address, Backend, ChardevOptions, Socket};
-use crate::socket::OwnFile;
+use crate::socket::{OwnFile, activation};
 use clap::Parser;
 use messages::global_state::{GraphReply, GraphRequest, NodeFacts, OpenImage, Probing, Query};
-use messages::qapi::{Object, QmpError, parse_size, to_compact};
+use messages::qapi::{Object, QmpError, SocketAddress, UnixSocketAddress, parse_size};
 use messages::{IoError, OpenFlags};
 use rustix::io::Errno;
 use serde_json::{Value, json};
@@ -24,16 +26,39 @@ const NODE: &str = "disk";
 const FILE_NODE: &str = "file";
 /// The end of the graph's text for an image that may be raw or not.
 const UNKNOWN_FORMAT: &str = "if it is a raw image, that must be said";
+/// The formats there are: also what names of their images end in.
+const FORMATS: &[&str] = &["qcow2", "raw"];
+/// What names of images in other formats end in.
+const FOREIGN_SUFFIXES: &[(&str, &str)] = &[
+    ("dmg", "DMG"),
+    ("hdd", "Parallels"),
+    ("hds", "Parallels"),
+    ("iso", "ISO 9660"),
+    ("luks", "LUKS"),
+    ("parallels", "Parallels"),
+    ("qcow", "qcow"),
+    ("qed", "QED"),
+    ("vdi", "VDI"),
+    ("vhd", "VHD"),
+    ("vhdx", "VHDX"),
+    ("vmdk", "VMDK"),
+    ("vpc", "VHD"),
+];
+/// Where this program finds what it is to listen on among what the service manager passed: the rest is for NBD.
+const PASSED_MONITOR: &str = "qmp";
 /// The iothread it lives in, if it has one of its own.
 const IOTHREAD: &str = "iothread0";
 
 /// Serves a disk image over NBD, and lets it be changed meanwhile.
-///
-/// `millpond serve` takes the options of qemu-storage-daemon instead; see `millpond serve --help`.
 #[derive(Debug, Parser)]
-#[command(name = "millpond", version)]
+#[command(name = "millpond", version = super::VERSION, after_help = "\
+Other uses:
+  millpond serve OPTIONS...                  a storage daemon, with the options of qemu-storage-daemon
+  millpond qmp SOCKET COMMAND KEY=VALUE...   send a command to a running daemon
+  millpond flight FILE                       print a flight record
+  millpond help serve|qmp|flight|trace|drivers")]
 struct Plain {
-    /// The image.
+    /// The image; one in the current folder that is called as a subcommand is given as ./NAME.
     image: PathBuf,
     /// Make the image first, of this size: a number of bytes, or with K, M, G or T.
     #[arg(long, value_name = "SIZE", value_parser = size)]
@@ -50,7 +75,7 @@ struct Plain {
     /// The unix socket to listen on.
     #[arg(long, value_name = "PATH", conflicts_with = "port")]
     socket: Option<PathBuf>,
-    /// Listen on this TCP port of 127.0.0.1 instead.
+    /// Listen on this TCP port of 127.0.0.1 instead; 0 for one that is free.
     #[arg(long, value_name = "N")]
     port: Option<u16>,
     /// The export's name.
@@ -62,13 +87,30 @@ struct Plain {
     /// Give the image a thread of its own.
     #[arg(long)]
     iothread: bool,
-    /// Log more; `-T help` tells what.
+    /// Log more, or to a file; `-T help` tells what.
     #[arg(short = 'T', long = "trace", value_name = "FILTER")]
     trace: Vec<String>,
 }
 
 fn size(text: &str) -> Result<u64, String> {
-    parse_size(text).ok_or_else(|| "not a size such as 512M or 10G".into())
+    let number = text.trim_end_matches(|unit: char| "bkmgtpe".contains(unit.to_ascii_lowercase()));
+    // A number and a unit, also if they are more than fits.
+    let is_size = text.len() <= number.len() + 1 && number.parse().is_ok_and(|number: f64| number >= 1.0);
+    match parse_size(text) {
+        Some(size) if i64::try_from(size).is_ok() => Ok(size),
+        None if !is_size => Err("not a size such as 512M or 10G".into()),
+        _ => Err("too large: an image is smaller than 8 EiB".into()),
+    }
+}
+
+/// Prints the help.
+pub fn help() -> ExitCode {
+    use clap::CommandFactory;
+    match Plain::command().print_help() {
+        Ok(()) => ExitCode::SUCCESS,
+        // Nothing can be said if saying it fails.
+        Err(_) => ExitCode::FAILURE,
+    }
 }
 
 /// Serves the image that `arguments`, the program's name first, describe.
@@ -79,22 +121,20 @@ pub fn serve_image(
 ) -> ExitCode {
     let plain = match Plain::try_parse_from(arguments) {
         Ok(plain) => plain,
-        Err(error) => {
-            let code = if error.use_stderr() {
-                ExitCode::FAILURE
-            } else {
-                ExitCode::SUCCESS
-            };
-            // Nothing can be said if saying it fails.
-            let _ = error.print();
-            return code;
-        }
+        Err(error) => return super::usage(&error),
     };
     if plain.trace.iter().any(|filter| trace::is_help(filter)) {
         print!("{}", trace::HELP);
         return ExitCode::SUCCESS;
     }
-    trace::start(program, &plain.trace);
+    let values = plain.trace.iter();
+    match Filters::parse(values.map(|value| (format!("-T {value}"), value.clone()))) {
+        Ok(filters) => trace::start(program, filters),
+        Err(why) => {
+            eprintln!("{program}:{}", printable(&why));
+            return ExitCode::FAILURE;
+        }
+    }
     // Never dropped: that would wait for threads that do blocking work for it.
     let system = Box::leak(Box::new(actix_rt::System::new()));
     system.block_on(async {
@@ -117,6 +157,14 @@ pub fn serve_image(
     })
 }
 
+/// The text of an error with what helps to understand it.
+fn with_hint(error: QmpError) -> String {
+    match error.hint {
+        Some(hint) => format!("{}\n{hint}", error.desc),
+        None => error.desc,
+    }
+}
+
 /// An object that is known to be one.
 fn object(value: Value) -> Object {
     match value {
@@ -130,25 +178,33 @@ impl Plain {
         let mut signals = Signals::catch().map_err(|error| format!("signals cannot be caught: {error}"))?;
         self.check_image()?;
         let node_name = tokio::select! {
-            done = self.set_up(daemon) => done.map_err(|error| error.desc)?,
+            done = self.set_up(daemon) => done.map_err(with_hint)?,
             () = signals.next() => return Ok(()),
         };
         let facts = daemon.graph(GraphRequest::Query(Query::Node { node_name })).await;
+        let addresses = daemon.exports().server_addresses().unwrap_or_default();
+        let uris: Vec<String> = addresses.iter().map(|address| self.uri(address)).collect();
         if let Ok(GraphReply::Node(facts)) = facts {
             // Who read it may have gone once it knew enough: that is no reason not to serve.
-            let told = format!("{}\n", self.greeting(&facts));
+            let told = format!("{}\n", self.greeting(&facts, &uris));
             let _ = io::Write::write_all(&mut io::stdout(), told.as_bytes());
         }
+        let status = format!("Serving {} at {}", self.image.display(), uris.join(", "));
+        notify::ready(daemon, status, false).await;
         tokio::select! {
             () = signals.next() => {}
             () = daemon.asked_to_quit() => {}
         }
+        notify::stopping().await;
         Ok(())
     }
 
     /// What can be told of the image before anything is started.
     fn check_image(&self) -> Result<(), String> {
         let image = self.image.display();
+        if self.create.is_some() {
+            self.check_suffix()?;
+        }
         match (self.create.is_some(), self.image.try_exists()) {
             (true, Ok(true)) => Err(self.exists_already()),
             (false, Ok(false)) => Err(format!(
@@ -156,6 +212,33 @@ impl Plain {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// Refuses to make an image whose name says another format than it would have.
+    fn check_suffix(&self) -> Result<(), String> {
+        let suffix = self.image.extension().and_then(|suffix| suffix.to_str());
+        let suffix = suffix.unwrap_or_default().to_ascii_lowercase();
+        let named = match suffix.as_str() {
+            // Any format may be in it.
+            "img" => return Ok(()),
+            own if FORMATS.contains(&own) => own,
+            other => match FOREIGN_SUFFIXES.iter().find(|(suffix, _)| *suffix == other) {
+                Some((_, format)) => format,
+                None => return Ok(()),
+            },
+        };
+        let made = self.new_format();
+        let image = self.image.display();
+        if named == made {
+            return Ok(());
+        }
+        Err(if FORMATS.contains(&named) {
+            format!(
+                "{image} would be a {made} image by the name of a {named} one; choose another name, or --format {named}"
+            )
+        } else {
+            format!("{image} has a name of {named}, which cannot be made; choose another name")
+        })
     }
 
     /// The format of an image that is to be made.
@@ -229,16 +312,11 @@ impl Plain {
             self.make_image(daemon, self.new_format(), size).await?;
         }
         let node = self.open_image(daemon).await?;
-        let address = match self.port {
-            Some(port) => json!({"type": "inet", "host": "127.0.0.1", "port": port.to_string()}),
-            None => {
-                let path = self.socket_path();
-                check_unused(&path, "--socket")?;
-                json!({"type": "unix", "path": path})
-            }
-        };
+        let address = self.address()?;
         let server = serde_json::from_value(json!({"addr": address}))
             .map_err(|error| QmpError::generic(error.to_string()))?;
+        // Who connects at once, as the client does for whom a service manager starts us, must find the export.
+        daemon.exports().hold_clients(true);
         daemon.exports().start_server(server).await?;
         let mut export = object(json!({
             "type": "nbd", "id": NODE, "node-name": node, "name": self.name, "writable": !self.read_only,
@@ -247,18 +325,45 @@ impl Plain {
             export.insert("iothread".into(), IOTHREAD.into());
         }
         daemon.run("block-export-add", export).await?;
+        daemon.exports().hold_clients(false);
         self.open_monitor(daemon).await?;
         Ok(node)
     }
 
+    /// What to listen on: what the service manager passed, if it passed something.
+    fn address(&self) -> Result<Value, QmpError> {
+        let passed = activation::all()
+            .iter()
+            .filter(|passed| passed.name != PASSED_MONITOR);
+        let mut names: Vec<&str> = passed.clone().map(|passed| passed.name.as_str()).collect();
+        names.dedup();
+        match (names.as_slice(), self.port) {
+            ([], Some(port)) => Ok(json!({"type": "inet", "host": "127.0.0.1", "port": port.to_string()})),
+            ([], None) => {
+                let path = self.socket_path();
+                check_unused(&path, "--socket")?;
+                Ok(json!({"type": "unix", "path": path}))
+            }
+            _ if self.port.is_some() || self.socket.is_some() => Err(QmpError::generic(
+                "--socket and --port are of no use beside a socket that the service manager passes",
+            )),
+            ([name], None) => Ok(json!({"type": "fd", "str": name})),
+            _ => Err(QmpError::generic(format!(
+                "The service manager passes sockets of several names ({}): name all for NBD alike, and that of the \
+                 monitor {PASSED_MONITOR}",
+                names.join(", ")
+            ))),
+        }
+    }
+
     async fn make_image(&self, daemon: &Daemon, format: &str, size: u64) -> Result<(), QmpError> {
         let ours = self.new_file().map_err(QmpError::generic)?;
-        let made = self.make(daemon, format, size).await;
-        if made.is_err() {
+        self.make(daemon, format, size).await.map_err(|error| {
             // Half an image helps nobody.
             ours.remove();
-        }
-        made
+            let (image, size) = (self.image.display(), human_size(size));
+            QmpError::generic(format!("{image} cannot be made with {size}: {}", error.desc))
+        })
     }
 
     /// Makes the image's file, so that nobody else's is taken for it.
@@ -268,7 +373,11 @@ impl Plain {
         let made = made.and_then(|file| OwnFile::of(&self.image, &file.metadata()?));
         made.map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => self.exists_already(),
-            _ => format!("{} cannot be made: {}", self.image.display(), IoError::from(error)),
+            _ => format!(
+                "{} cannot be made: {}",
+                self.image.display(),
+                IoError::from(error)
+            ),
         })
     }
 
@@ -305,12 +414,25 @@ impl Plain {
     }
 
     async fn open_monitor(&self, daemon: &Daemon) -> Result<(), QmpError> {
-        let Some(path) = &self.qmp else { return Ok(()) };
-        check_unused(path, "--qmp")?;
-        let address = Address::Unix {
-            path: path.to_string_lossy().into_owned(),
-            is_abstract: false,
-            tight: true,
+        let is_passed = activation::all()
+            .iter()
+            .any(|passed| passed.name == PASSED_MONITOR);
+        let address = match &self.qmp {
+            Some(_) if is_passed => {
+                return Err(QmpError::generic(
+                    "--qmp is of no use beside a socket for it that the service manager passes",
+                ));
+            }
+            Some(path) => {
+                check_unused(path, "--qmp")?;
+                Address::Unix {
+                    path: path.to_string_lossy().into_owned(),
+                    is_abstract: false,
+                    tight: true,
+                }
+            }
+            None if is_passed => Address::Fd(PASSED_MONITOR.to_owned()),
+            None => return Ok(()),
         };
         let socket = Socket {
             address,
@@ -328,20 +450,34 @@ impl Plain {
         Ok(())
     }
 
-    fn uri(&self) -> String {
+    /// Where clients find the image, on a server that listens at `address`.
+    fn uri(&self, address: &SocketAddress) -> String {
         let name = escaped(&self.name);
-        match self.port {
-            Some(port) => format!("nbd://127.0.0.1:{port}/{name}"),
-            None => format!(
-                "nbd+unix:///{name}?socket={}",
-                escaped(&self.socket_path().to_string_lossy())
-            ),
+        match address {
+            SocketAddress::Unix(UnixSocketAddress {
+                path,
+                is_abstract: Some(true),
+                ..
+            }) => {
+                format!("the abstract socket {path}, export '{name}'")
+            }
+            SocketAddress::Unix(unix) => format!("nbd+unix:///{name}?socket={}", escaped(&unix.path)),
+            SocketAddress::Inet(inet) => {
+                let host = match inet.host.as_str() {
+                    "0.0.0.0" | "::" => "localhost".to_owned(),
+                    host if host.contains(':') => format!("[{host}]"),
+                    host => host.to_owned(),
+                };
+                format!("nbd://{host}:{}/{name}", inet.port)
+            }
+            // A server tells the real address of what it was passed, and listens on nothing else.
+            SocketAddress::Fd(_) | SocketAddress::Vsock(_) => String::new(),
         }
     }
 
     /// What a person is told when all is set up.
-    fn greeting(&self, facts: &NodeFacts) -> String {
-        let uri = self.uri();
+    fn greeting(&self, facts: &NodeFacts, uris: &[String]) -> String {
+        let uri = uris.first().map_or("", String::as_str);
         let access = if facts.read_only {
             "read-only"
         } else if self.snapshot {
@@ -350,10 +486,11 @@ impl Plain {
             "read-write"
         };
         let mut text = format!(
-            "Serving {} ({}, {}, {access}) at\n\n    {uri}\n\nTry in another terminal:\n\n",
+            "Serving {} ({}, {}, {access}) at\n\n    {}\n\nTry in another terminal:\n\n",
             self.image.display(),
             facts.driver,
             human_size(facts.size),
+            uris.join("\n    "),
         );
         for command in [format!("nbdinfo '{uri}'"), format!("qemu-img info '{uri}'")] {
             // Writing to a string does not fail.
@@ -369,23 +506,16 @@ impl Plain {
     }
 
     fn snapshot_example(&self, qmp: &Path, facts: &NodeFacts) -> String {
-        let image = self.image.display();
-        let overlay = json!({"execute": "blockdev-add", "arguments": {
-            "driver": "qcow2", "node-name": "overlay", "backing": null,
-            "file": {"driver": "file", "filename": "overlay.qcow2"},
-        }});
-        let snapshot =
-            json!({"execute": "blockdev-snapshot", "arguments": {"node": NODE, "overlay": "overlay"}});
+        let (image, qmp) = (self.image.display(), qmp.display());
         format!(
             "\nTake a snapshot while clients go on: make an overlay,\n\n    \
-             qemu-img create -f qcow2 -u -b {image} -F {} overlay.qcow2 {}\n\n\
-             and put it on top, over QMP (socat - UNIX-CONNECT:{}):\n\n    \
-             {{\"execute\": \"qmp_capabilities\"}}\n    {}\n    {}\n",
-            facts.driver,
-            facts.size,
-            qmp.display(),
-            to_compact(&overlay),
-            to_compact(&snapshot),
+             qemu-img create -f qcow2 -u -b {image} -F {driver} overlay.qcow2 {size}\n\n\
+             and put it on top:\n\n    \
+             millpond qmp {qmp} blockdev-add driver=qcow2 node-name=overlay backing=null \
+             file.driver=file file.filename=overlay.qcow2\n    \
+             millpond qmp {qmp} blockdev-snapshot node={NODE} overlay=overlay\n",
+            driver = facts.driver,
+            size = facts.size,
         )
     }
 }
@@ -394,7 +524,9 @@ impl Plain {
 fn check_unused(path: &Path, option: &str) -> Result<(), QmpError> {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
     // A path that is no address is refused where it is listened on.
-    let Ok(address) = SocketAddrUnix::new(path) else { return Ok(()) };
+    let Ok(address) = SocketAddrUnix::new(path) else {
+        return Ok(());
+    };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
     match socket.and_then(|socket| connect(&socket, &address)) {
@@ -441,6 +573,7 @@ fn human_size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use messages::qapi::InetSocketAddress;
 
     fn plain(arguments: &[&str]) -> Plain {
         Plain::try_parse_from([&["millpond"], arguments].concat()).unwrap()
@@ -448,9 +581,23 @@ mod tests {
 
     #[test]
     fn uris_name_the_socket_and_the_export() {
-        let image = plain(&["a b.qcow2", "--socket", "/tmp/a b", "--name", "x?y"]);
-        assert_eq!(image.uri(), "nbd+unix:///x%3Fy?socket=/tmp/a%20b");
-        assert_eq!(plain(&["x", "--port", "10809"]).uri(), "nbd://127.0.0.1:10809/");
+        let image = plain(&["a b.qcow2", "--name", "x?y"]);
+        let unix = SocketAddress::Unix(UnixSocketAddress {
+            path: "/tmp/a b".into(),
+            ..UnixSocketAddress::default()
+        });
+        assert_eq!(image.uri(&unix), "nbd+unix:///x%3Fy?socket=/tmp/a%20b");
+        let tcp = |host: &str| {
+            let (host, port) = (host.into(), "10809".into());
+            SocketAddress::Inet(InetSocketAddress {
+                host,
+                port,
+                ..InetSocketAddress::default()
+            })
+        };
+        assert_eq!(plain(&["x"]).uri(&tcp("127.0.0.1")), "nbd://127.0.0.1:10809/");
+        assert_eq!(plain(&["x"]).uri(&tcp("::")), "nbd://localhost:10809/");
+        assert_eq!(plain(&["x"]).uri(&tcp("::1")), "nbd://[::1]:10809/");
     }
 
     #[test]
@@ -495,6 +642,43 @@ mod tests {
             plain(&["x.img", "--create", "1M", "--format", "qcow2"]).new_format(),
             "qcow2"
         );
+    }
+
+    #[test]
+    fn a_suffix_that_names_another_format_is_refused() {
+        for (name, format, is_good) in [
+            ("x.vmdk", None, false),
+            ("x.VHDX", Some("raw"), false),
+            ("x.qcow", None, false),
+            ("x.raw", Some("qcow2"), false),
+            ("x.qcow2", Some("raw"), false),
+            ("x.img", Some("qcow2"), true),
+            ("x.raw", None, true),
+            ("x.disk", None, true),
+            ("x", Some("raw"), true),
+        ] {
+            let mut arguments = vec![name, "--create", "1M"];
+            arguments.extend(format.iter().flat_map(|format| ["--format", format]));
+            assert_eq!(
+                plain(&arguments).check_suffix().is_ok(),
+                is_good,
+                "{name} {format:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn sizes_that_are_none_and_those_that_are_too_large() {
+        assert_eq!(size("10G"), Ok(10 << 30));
+        assert_eq!(size("7E"), Ok(7 << 60));
+        for text in ["8E", "16E", "99999999999999999999", "9000000T"] {
+            let refused = size(text).unwrap_err();
+            assert!(refused.contains("too large"), "{text}: {refused}");
+        }
+        for text in ["", "G", "1X", "1GB", "-1"] {
+            let refused = size(text).unwrap_err();
+            assert!(refused.contains("not a size"), "{text}: {refused}");
+        }
     }
 
     #[test]

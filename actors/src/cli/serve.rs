@@ -5,7 +5,9 @@
 
 use super::arguments::{Argument, Name, parse};
 use super::background::{Background, Side, split};
-use super::help::{OBJECT_TYPES, SERVE, object_help};
+use super::filters::Filters;
+use super::help::{self, OBJECT_TYPES, SERVE, object_help};
+use super::notify;
 use super::pidfile::Pidfile;
 use super::signals::{Signals, record_at_usr1};
 use super::{printable, trace};
@@ -35,13 +37,13 @@ struct Plan {
     daemonize: bool,
     pidfile: Option<String>,
     grace: Option<Duration>,
-    filters: Vec<String>,
+    filters: Filters,
     steps: Vec<Argument>,
 }
 
 /// Runs the daemon; `program` is the name for error texts. `start` makes the daemon, on the control thread.
 pub fn serve(program: &str, arguments: &[String], start: impl FnOnce() -> io::Result<Daemon>) -> ExitCode {
-    let plan = match plan(program, arguments) {
+    let mut plan = match plan(program, arguments) {
         Ok(plan) => plan,
         Err(code) => return code,
     };
@@ -54,7 +56,7 @@ pub fn serve(program: &str, arguments: &[String], start: impl FnOnce() -> io::Re
             return ExitCode::FAILURE;
         }
     };
-    trace::start(program, &plan.filters);
+    trace::start(program, std::mem::take(&mut plan.filters));
     flight::record_panics();
     // Never dropped: that would wait for the thread that reads standard input, which nothing can wake.
     let system = Box::leak(Box::new(actix_rt::System::new()));
@@ -88,6 +90,7 @@ pub fn serve(program: &str, arguments: &[String], start: impl FnOnce() -> io::Re
 /// The first pass.
 fn plan(program: &str, arguments: &[String]) -> Result<Plan, ExitCode> {
     let mut plan = Plan::default();
+    let mut filters = Vec::new();
     for argument in parse(arguments) {
         let argument = argument.map_err(|why| {
             eprintln!("{program}: {}", printable(&why));
@@ -99,7 +102,7 @@ fn plan(program: &str, arguments: &[String]) -> Result<Plan, ExitCode> {
                 return Err(ExitCode::SUCCESS);
             }
             Name::Version => {
-                println!("{program} version {}", env!("CARGO_PKG_VERSION"));
+                println!("{program} {}", super::VERSION);
                 return Err(ExitCode::SUCCESS);
             }
             Name::Daemonize => plan.daemonize = true,
@@ -111,10 +114,14 @@ fn plan(program: &str, arguments: &[String]) -> Result<Plan, ExitCode> {
                     return Err(ExitCode::FAILURE);
                 }
             },
-            Name::Trace if !trace::is_help(&argument.value) => plan.filters.push(argument.value),
+            Name::Trace if !trace::is_help(&argument.value) => filters.push((argument.typed, argument.value)),
             _ => plan.steps.push(argument),
         }
     }
+    plan.filters = Filters::parse(filters).map_err(|why| {
+        eprintln!("{program}:{}", printable(&why));
+        ExitCode::FAILURE
+    })?;
     Ok(plan)
 }
 
@@ -140,16 +147,19 @@ async fn live(
         return Ok(None);
     }
     let pidfile = plan.pidfile.as_deref().map(Pidfile::write).transpose()?;
+    let moved = background.is_some();
     if let Some(background) = background {
         background
             .detach()
             .map_err(|error| format!("cannot go to the background: {error}"))?;
     }
     daemon.open_monitors();
+    notify::ready(daemon, "Serving".to_owned(), moved).await;
     tokio::select! {
         () = signals.next() => {}
         () = daemon.asked_to_quit() => {}
     }
+    notify::stopping().await;
     Ok(pidfile)
 }
 
@@ -173,11 +183,19 @@ async fn step(program: &str, daemon: &Daemon, plan: &Plan, argument: &Argument) 
     let value = argument.value.as_str();
     match argument.name {
         Name::Blockdev => {
+            if let Some(driver) = help_on(value, "driver")? {
+                print!("{}", help::driver_options(driver.as_deref()));
+                return Ok(Step::Enough);
+            }
             let options = checked(daemon, value, Some("driver"), &BLOCKDEV_OPTIONS)?;
             daemon.run("blockdev-add", options).await?;
         }
         Name::Chardev => return character(program, daemon, plan, argument).await,
         Name::Export => {
+            if let Some(kind) = help_on(value, "type")? {
+                print!("{}", help::export_options(kind.as_deref()));
+                return Ok(Step::Enough);
+            }
             let options = checked(daemon, value, Some("type"), &BLOCK_EXPORT_OPTIONS)?;
             daemon.run("block-export-add", options).await?;
         }
@@ -198,6 +216,13 @@ async fn step(program: &str, daemon: &Daemon, plan: &Plan, argument: &Argument) 
         Name::Daemonize | Name::Help | Name::Pidfile | Name::ShutdownGrace | Name::Version => {}
     }
     Ok(Step::Next)
+}
+
+/// Whether an option's value asks for help, and on what: QEMU's daemon has none on these.
+fn help_on(text: &str, key: &str) -> Result<Option<Option<String>>, QmpError> {
+    let options = Options::parse(text, Some(key))?;
+    let on = options.values.get(key).and_then(Value::as_str);
+    Ok(options.help.then(|| on.map(str::to_owned)))
 }
 
 fn checked(

@@ -1,11 +1,20 @@
 //! Logging: what `-T` turns on.
 
+use super::filters::Filters;
 use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 /// What `-T help` prints.
 pub const HELP: &str = "\
--T takes filters, separated by commas, or several times:
+-T [[enable=]FILTER][,events=FILE][,file=FILE], also several times:
+  enable=FILTER          log more; the key may be left out
+  events=FILE            the same for each line of a file; # begins a comment,
+                         and - before a filter turns it off
+  file=FILE              append the log to a file, in place of standard error
+
+A FILTER is
   LEVEL                  error, warn, info, debug or trace, for everything
   TARGET=LEVEL           for one part of the program and what is below it
   TARGET[SPAN]=LEVEL     only inside a span
@@ -25,24 +34,36 @@ pub fn is_help(value: &str) -> bool {
     matches!(value, "help" | "?")
 }
 
-/// Starts logging to standard error: warnings, and what the filters ask for. Control characters in what
-/// users chose, such as names of nodes, are written as escapes.
-pub fn start(program: &str, filters: &[String]) {
+/// Starts logging warnings, and what the filters ask for, to standard error or the filters' file. Control characters in
+/// what users chose, such as names of nodes, are written as escapes.
+pub fn start(program: &str, filters: Filters) {
+    let Filters {
+        directives,
+        file,
+        mut warnings,
+    } = filters;
     let mut filter = EnvFilter::new("warn");
-    for text in filters.iter().flat_map(|text| text.split(',')) {
-        let text = text.strip_prefix("enable=").unwrap_or(text);
-        if text.is_empty() {
-            continue;
-        }
+    for text in directives {
         match text.parse() {
             Ok(directive) => filter = filter.add_directive(directive),
-            Err(_) => eprintln!("{program}: -T {text}: warning: trace event '{text}' does not exist"),
+            Err(error) => warnings.push(format!(" -T {text}: warning: {error}")),
         }
     }
+    for warning in warnings {
+        eprintln!("{program}:{warning}");
+    }
+    let is_terminal = file.is_none() && io::stderr().is_terminal();
+    let writer = match file {
+        Some(file) => {
+            let file = Arc::new(file);
+            BoxMakeWriter::new(move || OneLine(Arc::clone(&file)))
+        }
+        None => BoxMakeWriter::new(|| OneLine(io::stderr())),
+    };
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_ansi(io::stderr().is_terminal())
-        .with_writer(|| OneLine(io::stderr()));
+        .with_ansi(is_terminal)
+        .with_writer(writer);
     // An embedder may have started logging already: then its choice stands.
     let _ = subscriber.try_init();
 }

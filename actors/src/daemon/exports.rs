@@ -3,8 +3,7 @@
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use messages::qapi::{
-    BlockExportInfo, BlockExportOptions, BlockExportRemoveMode, NbdServerOptions, QmpError,
-    SocketAddress,
+    BlockExportInfo, BlockExportOptions, BlockExportRemoveMode, NbdServerOptions, QmpError, SocketAddress,
 };
 
 /// The exports and the one NBD server. Whoever implements it tells the event `BLOCK_EXPORT_DELETED` itself,

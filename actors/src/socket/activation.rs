@@ -63,7 +63,9 @@ pub fn passed(name: &str) -> Result<Vec<OwnedFd>, SocketError> {
         _ if !named.is_empty() => named,
         Ok(number) => vec![number],
         Err(_) => {
-            return Err(SocketError::UnknownDescriptor { name: name.to_owned() });
+            return Err(SocketError::UnknownDescriptor {
+                name: name.to_owned(),
+            });
         }
     };
     numbers.into_iter().map(|number| socket(number, name)).collect()

@@ -46,9 +46,16 @@ impl Families {
 /// There are none, with the resolver's text.
 pub async fn resolve(address: &InetSocketAddress, to_listen: bool) -> Result<Vec<SocketAddr>, SocketError> {
     let (host, port) = (address.host.clone(), address.port.clone());
-    let unresolved = |why: String| SocketError::Unresolved { host: host.clone(), port: port.clone(), why };
+    let unresolved = |why: String| SocketError::Unresolved {
+        host: host.clone(),
+        port: port.clone(),
+        why,
+    };
     // The C library takes a number modulo 65536.
-    if port.parse::<i64>().is_ok_and(|number| u16::try_from(number).is_err()) {
+    if port
+        .parse::<i64>()
+        .is_ok_and(|number| u16::try_from(number).is_err())
+    {
         return Err(unresolved(NO_SERVICE.to_owned()));
     }
     let families = Families::of(address);
@@ -76,7 +83,9 @@ pub async fn resolve(address: &InetSocketAddress, to_listen: bool) -> Result<Vec
         Ok(Ok(found)) => found,
         Ok(Err(error)) => {
             let why = error.to_string();
-            let why = why.strip_prefix("failed to lookup address information: ").unwrap_or(&why);
+            let why = why
+                .strip_prefix("failed to lookup address information: ")
+                .unwrap_or(&why);
             return Err(unresolved(why.to_owned()));
         }
         Err(error) => return Err(unresolved(error.to_string())),
@@ -140,7 +149,10 @@ fn listen_at(address: SocketAddr, options: &InetSocketAddress) -> Result<OwnedFd
     // taken already.
     if address.is_ipv6() && families.v4 && families.v6 {
         match bound(address, options, false) {
-            Err(SocketError::System { errno: Errno::ADDRINUSE, .. }) => {}
+            Err(SocketError::System {
+                errno: Errno::ADDRINUSE,
+                ..
+            }) => {}
             made => return made,
         }
     }

@@ -183,6 +183,14 @@ pub fn main(arguments: &LoadArguments) -> Outcome<()> {
     let report = running.finish();
     acted?;
     let report = report?;
+    if report.all.requests == 0 {
+        return Err(format!(
+            "no request was answered in {} s: that is no result. A longer load (--seconds) may show one; if not, the \
+             target does not answer",
+            arguments.seconds
+        )
+        .into());
+    }
     output::print(&report, arguments.format)?;
     if let Some(path) = &arguments.plot {
         plot::draw(&report, path)?;

@@ -130,7 +130,7 @@ impl Meter {
             match Counters::open(&ids, open) {
                 Ok(counters) => Some(counters),
                 Err(error) => {
-                    notes.push(format!("{what}: not available ({error})"));
+                    notes.push(format!("{what}: not available ({})", why_not(&error)));
                     None
                 }
             }
@@ -240,6 +240,18 @@ impl Counters {
     fn read(&mut self) -> std::io::Result<u64> {
         self.0.iter_mut().map(Counter::read).sum()
     }
+}
+
+/// Why something cannot be counted, and what helps.
+fn why_not(error: &std::io::Error) -> String {
+    let why = match error.kind() {
+        ErrorKind::PermissionDenied => "it takes root, or kernel.perf_event_paranoid=-1",
+        ErrorKind::NotFound | ErrorKind::Unsupported => {
+            "this kernel, container or virtual machine does not count them"
+        }
+        _ => return error.to_string(),
+    };
+    format!("{why}: {error}")
 }
 
 /// A counter of what a thread does in user space and in the kernel.

@@ -25,6 +25,7 @@
 
 mod answer;
 mod child;
+mod foreign;
 mod guard;
 mod kind;
 mod notice;
@@ -44,6 +45,7 @@ use messages::{
 
 pub use answer::{Answer, Lasting};
 pub use child::{Child, ChildPort, Transfer, transfer};
+pub use foreign::foreign_format;
 pub use guard::{GuardedKind, panic_text};
 pub use kind::{
     BackingLink, ChildChange, ChildKind, CreateRequest, DriverKind, EdgeUse, OpenRequest, Opened,

@@ -344,5 +344,15 @@ async fn probe(transaction: &Transaction, node: NodeId) -> Result<String> {
         OrderOutcome::Done(Err(error)) => return Err(error),
         _ => return Err(Error::new(ErrorKind::Closed, "The iothread gave no answer")),
     };
-    Ok(world.with(|state| state.registry.probe(&head).to_owned()))
+    let format = world.with(|state| state.registry.probe(&head).to_owned());
+    match drivers::driver::foreign_format(&head) {
+        Some(foreign) if format == "raw" => {
+            let name = world.graph(|graph| super::query::filename::image_filename(graph, node));
+            let text = format!(
+                "'{name}' looks like {foreign}, which is not supported; if it is a raw image, that must be said"
+            );
+            Err(Error::new(ErrorKind::Unsupported, text))
+        }
+        _ => Ok(format),
+    }
 }

@@ -160,7 +160,8 @@ impl Server {
             file,
         };
         for socket in sockets {
-            let listener = Listener::of(socket).map_err(|error| format!("Failed to listen on socket: {}", reason(error)))?;
+            let listener = Listener::of(socket)
+                .map_err(|error| format!("Failed to listen on socket: {}", reason(error)))?;
             server.listeners.push(listener);
         }
         Ok(server)
@@ -170,7 +171,10 @@ impl Server {
     async fn accept(&self) -> Connection {
         loop {
             let accepted = poll_fn(|context| {
-                let mut ready = self.listeners.iter().map(|listener| listener.poll_accept(context));
+                let mut ready = self
+                    .listeners
+                    .iter()
+                    .map(|listener| listener.poll_accept(context));
                 ready.find(Poll::is_ready).unwrap_or(Poll::Pending)
             });
             match accepted.await {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::super::record::Tally;
 use super::super::report::Report;
+use super::super::target::Target;
 use super::super::usage::Usage;
 use super::PERCENTILES;
 use crate::Outcome;
@@ -15,8 +16,12 @@ pub(super) fn text(report: &Report) -> Outcome<String> {
     work(&mut out, report)?;
     latencies(&mut out, report)?;
     usage(&mut out, "client", &report.client)?;
-    if let Some(server) = &report.server {
-        usage(&mut out, "server", server)?;
+    match &report.server {
+        Some(server) => usage(&mut out, "server", server)?,
+        None if matches!(report.spec.target, Target::Nbd { .. }) => {
+            writeln!(out, "server    not measured: --pid tells which process it is")?;
+        }
+        None => {}
     }
     if let Some(verified) = report.verified {
         writeln!(
