@@ -179,7 +179,15 @@ pub async fn open_one(
     }
     let home = iothreads::gather(transaction, children.iter().flatten()).await?;
     let id = id.unwrap_or_else(|| world.graph(Graph::new_node_id));
-    insert_node(transaction, id, &kind, &parsed, common, found.probed, (&children, home))?;
+    insert_node(
+        transaction,
+        id,
+        &kind,
+        &parsed,
+        common,
+        found.probed,
+        (&children, home),
+    )?;
     for child in heirs {
         note_inheritance(&world, Some(child), id);
     }
@@ -361,31 +369,29 @@ fn insert_node(
         Error::new(ErrorKind::InvalidArgument, text)
     })?;
     let name = choose_name(&world, parsed.node_name.as_deref())?;
-    let node = world.with(|state| {
-        Node {
-            id,
-            name,
-            kind: kind.clone(),
-            iothread,
-            options: parsed.rest.clone(),
-            common,
-            given: parsed.given,
-            inherits_from: None,
-            settings: common.settings(probed),
-            flags: common.flags(kind.as_ref()),
-            facts: None,
-            children: BTreeMap::new(),
-            next_numbered: number_after(kind.as_ref(), children.len()),
-            parents: Vec::new(),
-            granted: Granted::NOBODY,
-            owned: false,
-            implicit_backing: None,
-            live: false,
-            working: 0,
-            closing: false,
-            moving: false,
-            deferred: Vec::new(),
-        }
+    let node = world.with(|state| Node {
+        id,
+        name,
+        kind: kind.clone(),
+        iothread,
+        options: parsed.rest.clone(),
+        common,
+        given: parsed.given,
+        inherits_from: None,
+        settings: common.settings(probed),
+        flags: common.flags(kind.as_ref()),
+        facts: None,
+        children: BTreeMap::new(),
+        next_numbered: number_after(kind.as_ref(), children.len()),
+        parents: Vec::new(),
+        granted: Granted::NOBODY,
+        owned: false,
+        implicit_backing: None,
+        live: false,
+        working: 0,
+        closing: false,
+        moving: false,
+        deferred: Vec::new(),
     });
     transaction.insert(node);
     for (index, child) in children.iter().enumerate() {
