@@ -47,9 +47,9 @@ impl Filters {
 
     fn part(&mut self, typed: &str, part: &str) -> Result<(), String> {
         if let Some(path) = part.strip_prefix("file=") {
-            let failed = |why: IoError| format!(" {typed}: Error opening logfile {path}: {why}");
+            let failed = |why: String| format!(" {typed}: Error opening logfile {path}: {why}");
             drop(open_log(Path::new(path)).map_err(failed)?);
-            let absolute = std::path::absolute(path).map_err(|error| failed(error.into()))?;
+            let absolute = std::path::absolute(path).map_err(|error| failed(IoError::from(error).to_string()))?;
             self.file = Some(absolute);
         } else if let Some(path) = part.strip_prefix("events=") {
             self.events(path)?;

@@ -117,7 +117,7 @@ pub fn object_help(kind: &str, properties: &[&str]) -> String {
 /// What `--blockdev help` prints.
 pub fn drivers() -> String {
     let names = builtin();
-    let lines: Vec<String> = names.names().map(|name| format!("  {name}\n")).collect();
+    let lines: Vec<String> = names.names(true).map(|name| format!("  {name}\n")).collect();
     format!("Block drivers:\n{}", lines.concat())
 }
 

@@ -369,7 +369,7 @@ fn insert_node(
         Error::new(ErrorKind::InvalidArgument, text)
     })?;
     let name = choose_name(&world, parsed.node_name.as_deref())?;
-    let node = world.with(|state| Node {
+    let node = Node {
         id,
         name,
         kind: kind.clone(),
@@ -392,7 +392,7 @@ fn insert_node(
         closing: false,
         moving: false,
         deferred: Vec::new(),
-    });
+    };
     transaction.insert(node);
     for (index, child) in children.iter().enumerate() {
         let slot = ChildSlot::at(index);

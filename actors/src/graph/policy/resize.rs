@@ -35,7 +35,7 @@ pub async fn resize(world: &World, name: &str, size: u64, how: How) -> Result<()
     let node = world.graph(|graph| {
         let node = graph.look_up("", name)?.id;
         op_blockers::check(graph, node, OpBlocker::Resize)?;
-        Ok(node)
+        Ok::<NodeId, Error>(node)
     })?;
     let mut transaction = Transaction::new(world);
     let result = carry_out(&mut transaction, node, name, size, how).await;
