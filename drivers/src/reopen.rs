@@ -49,11 +49,15 @@ fn flat<'a>(options: &'a Options, but: &[&str]) -> Vec<(String, &'a Value)> {
         let within: Vec<(String, &Value)> = match value {
             Value::Array(list) => {
                 let numbered = list.iter().enumerate();
-                numbered.map(|(at, value)| (format!("{name}.{at}"), value)).collect()
+                numbered
+                    .map(|(at, value)| (format!("{name}.{at}"), value))
+                    .collect()
             }
             Value::Object(members) => {
                 let named = members.iter();
-                named.map(|(member, value)| (format!("{name}.{member}"), value)).collect()
+                named
+                    .map(|(member, value)| (format!("{name}.{member}"), value))
+                    .collect()
             }
             _ => {
                 found.push((name, value));

@@ -41,7 +41,10 @@ fn a_bottom_may_be_a_node_that_is_opened_with_the_filter() {
     let commands = [
         cor(json!({"file": chain, "bottom": "b"})),
         (GRAPH, json!({})),
-        ("blockdev-reopen", json!({"options": [{"driver": "qcow2", "node-name": "c", "file": "c-file", "backing": "a"}]})),
+        (
+            "blockdev-reopen",
+            json!({"options": [{"driver": "qcow2", "node-name": "c", "file": "c-file", "backing": "a"}]}),
+        ),
         del("cor"),
         ("blockdev-add", elsewhere),
         cor(json!({"file": chain, "bottom": "elsewhere"})),

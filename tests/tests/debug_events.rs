@@ -343,7 +343,10 @@ fn a_read_that_failed_leaves_nothing_to_complain_of() {
     let builder = daemon();
     let image = builder.dir().join("disk");
     image::create(&image, "qcow2", "", 1 << 20);
-    tool::qemu_io(&["-f", "qcow2", &image.display().to_string()], &["write -P 1 0 64k"]);
+    tool::qemu_io(
+        &["-f", "qcow2", &image.display().to_string()],
+        &["write -P 1 0 64k"],
+    );
     let node = json!({"driver": "qcow2", "node-name": "disk", "file": {
         "driver": "blkdebug", "inject-error": [{"event": "l2_load", "errno": 5}],
         "image": {"driver": "file", "filename": image}}});

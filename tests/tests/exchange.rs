@@ -103,12 +103,14 @@ fn two_images_that_swap_their_files_show_and_change_each_the_other() {
         daemon.quit();
         holds(
             &a,
-            &["read -P 1 0 1M", "read -P 6 1M 4k", "read -P 3 2M 64k", "read -P 0 2112k 64k"],
+            &[
+                "read -P 1 0 1M",
+                "read -P 6 1M 4k",
+                "read -P 3 2M 64k",
+                "read -P 0 2112k 64k",
+            ],
         );
-        holds(
-            &b,
-            &["read -P 5 0 4k", "read -P 2 4k 1020k", "read -P 4 2M 64k"],
-        );
+        holds(&b, &["read -P 5 0 4k", "read -P 2 4k 1020k", "read -P 4 2M 64k"]);
     }
 }
 
@@ -131,7 +133,9 @@ fn an_image_of_another_size_and_geometry_is_taken_as_it_is() {
         .qmp
         .refused("blockdev-reopen", json!({ "options": [options] }));
     assert!(
-        error.desc.contains("L2 cache entry size must be a power of two between 512 and the cluster size (512)"),
+        error
+            .desc
+            .contains("L2 cache entry size must be a power of two between 512 and the cluster size (512)"),
         "{}",
         error.desc
     );
@@ -141,12 +145,18 @@ fn an_image_of_another_size_and_geometry_is_taken_as_it_is() {
     let info = |daemon: &mut Daemon| {
         let nodes = daemon.qmp.ok("query-named-block-nodes", json!({"flat": true}));
         let nodes = nodes.as_array().expect("a list").clone();
-        nodes.into_iter().find(|node| node["node-name"] == "q").expect("it is there")
+        nodes
+            .into_iter()
+            .find(|node| node["node-name"] == "q")
+            .expect("it is there")
     };
     let shown = info(&mut daemon);
     assert_eq!(shown["image"]["virtual-size"], json!(8 * MIB));
     assert_eq!(shown["image"]["cluster-size"], json!(512));
-    assert_eq!(shown["image"]["backing-filename"], json!(base.display().to_string()));
+    assert_eq!(
+        shown["image"]["backing-filename"],
+        json!(base.display().to_string())
+    );
     assert_eq!(session.read(0, 4096), [2; 4096]);
     session.write(2 * MIB, &[5; 4096]);
     daemon.quit();
@@ -165,7 +175,11 @@ fn what_is_no_image_is_refused_and_nothing_has_changed() {
     let error = daemon
         .qmp
         .refused("blockdev-reopen", json!({ "options": [qcow2("q", "fj")] }));
-    assert!(error.desc.contains("Image is not in qcow2 format"), "{}", error.desc);
+    assert!(
+        error.desc.contains("Image is not in qcow2 format"),
+        "{}",
+        error.desc
+    );
     session.write(2 * MIB + 4096, &[4; 4096]);
     assert_eq!(session.read(2 * MIB, 4096), [3; 4096]);
     daemon.quit();
@@ -227,9 +241,8 @@ fn sizes_and_windows_follow_what_is_there() {
         images.raw("b", 2 * MIB, 2),
         images.raw("c", 4096, 3),
     );
-    let window = |file: &str| {
-        json!({"driver": "raw", "node-name": "w", "file": file, "offset": 4096, "size": MIB})
-    };
+    let window =
+        |file: &str| json!({"driver": "raw", "node-name": "w", "file": file, "offset": 4096, "size": MIB});
     let nodes = [
         image::file("fa", &a),
         image::file("fb", &b),
@@ -256,14 +269,27 @@ fn sizes_and_windows_follow_what_is_there() {
     let error = daemon
         .qmp
         .refused("blockdev-reopen", json!({ "options": [over("raw", "r", "fc")] }));
-    assert!(error.desc.contains("has to be smaller or equal"), "{}", error.desc);
+    assert!(
+        error.desc.contains("has to be smaller or equal"),
+        "{}",
+        error.desc
+    );
     assert_eq!(sizes(&mut daemon), [2 * MIB, 2 * MIB, MIB].map(Value::from));
     session.write(4096, &[5; 4096]);
     daemon.quit();
-    let (a, b) = (std::fs::read(&a).expect("it is there"), std::fs::read(&b).expect("it is there"));
+    let (a, b) = (
+        std::fs::read(&a).expect("it is there"),
+        std::fs::read(&b).expect("it is there"),
+    );
     assert_eq!((a.len() as u64, b.len() as u64), (4 * MIB, 2 * MIB));
-    assert_eq!((&a[4096..8192], &a[8192..12288]), (&[4; 4096][..], &[1; 4096][..]));
-    assert_eq!((&b[4096..8192], &b[8192..12288]), (&[2; 4096][..], &[5; 4096][..]));
+    assert_eq!(
+        (&a[4096..8192], &a[8192..12288]),
+        (&[4; 4096][..], &[1; 4096][..])
+    );
+    assert_eq!(
+        (&b[4096..8192], &b[8192..12288]),
+        (&[2; 4096][..], &[5; 4096][..])
+    );
 }
 
 /// Space that was set aside is given back to the file that it is in, before another takes its place.
@@ -327,7 +353,10 @@ fn an_overlay_under_a_format_is_written_and_not_what_is_below() {
         over_it.display(),
         a.display()
     );
-    qemu_io(&[&nested], &["read -P 4 2M 64k", "read -P 5 3584k 64k", "read -P 1 0 2M"]);
+    qemu_io(
+        &[&nested],
+        &["read -P 4 2M 64k", "read -P 5 3584k 64k", "read -P 1 0 2M"],
+    );
     tool::run("qemu-img", &["check", &nested]);
 }
 
@@ -335,13 +364,20 @@ fn an_overlay_under_a_format_is_written_and_not_what_is_below() {
 fn the_highest_offset_is_that_of_the_data_there_is() {
     let images = Images::new();
     let (a, b) = (images.raw("a", 4 * MIB, 1), images.raw("b", 4 * MIB, 2));
-    let nodes = [image::file("fa", &a), image::file("fb", &b), over("raw", "r", "fa")];
+    let nodes = [
+        image::file("fa", &a),
+        image::file("fb", &b),
+        over("raw", "r", "fa"),
+    ];
     let mut daemon = images.serve(&nodes, "r");
     let mut session = daemon.session("r");
     let highest = |daemon: &mut Daemon| {
         let all = daemon.qmp.ok("query-blockstats", json!({"query-nodes": true}));
         let all = all.as_array().expect("a list").clone();
-        let node = all.into_iter().find(|node| node["node-name"] == "r").expect("it is there");
+        let node = all
+            .into_iter()
+            .find(|node| node["node-name"] == "r")
+            .expect("it is there");
         node["stats"]["wr_highest_offset"].as_u64().expect("a number")
     };
     session.write(3 * MIB, &[3; 4096]);
@@ -360,7 +396,11 @@ fn the_highest_offset_is_that_of_the_data_there_is() {
 fn a_client_of_a_disk_that_became_shorter_is_told_so() {
     let images = Images::new();
     let (a, b) = (images.raw("a", 4 * MIB, 1), images.raw("b", MIB, 2));
-    let nodes = [image::file("fa", &a), image::file("fb", &b), over("raw", "r", "fa")];
+    let nodes = [
+        image::file("fa", &a),
+        image::file("fb", &b),
+        over("raw", "r", "fa"),
+    ];
     let mut daemon = images.serve(&nodes, "r");
     let mut session = daemon.session("r");
     reopen(&mut daemon, &[over("raw", "r", "fb")]);

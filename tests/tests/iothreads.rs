@@ -210,7 +210,10 @@ fn nodes_follow_those_that_are_held_in_place() {
             "fixed-iothread": true})
     };
     qmp.ok("block-export-add", export("n", "io0"));
-    assert_eq!((place(&mut qmp, "n"), place(&mut qmp, "overlay")), ("io0".into(), "main".into()));
+    assert_eq!(
+        (place(&mut qmp, "n"), place(&mut qmp, "overlay")),
+        ("io0".into(), "main".into())
+    );
     let mut session = daemon.session("n");
     qmp.ok("blockdev-snapshot", json!({"node": "n", "overlay": "overlay"}));
     for node in ["n", "overlay", "file"] {
@@ -228,13 +231,19 @@ fn nodes_follow_those_that_are_held_in_place() {
     let reopen = json!({"options": [
         {"driver": "qcow2", "node-name": "overlay", "file": "file", "backing": "base"}]});
     qmp.ok("blockdev-reopen", reopen);
-    assert_eq!((place(&mut qmp, "overlay"), place(&mut qmp, "base")), ("io0".into(), "io1".into()));
+    assert_eq!(
+        (place(&mut qmp, "overlay"), place(&mut qmp, "base")),
+        ("io0".into(), "io1".into())
+    );
     assert_eq!(session.read(4096, 4096), vec![7; 4096]);
     assert_eq!(session.read(65536, 4096), vec![0; 4096]);
     session.write(65536, &[8; 512]);
     assert_eq!(session.read(65536, 1024), [vec![8; 512], vec![0; 512]].concat());
     daemon.quit();
     let overlay = overlay.display().to_string();
-    qemu_io(&["-f", "qcow2", &overlay], &["read -P 7 4k 4k", "read -P 8 64k 512"]);
+    qemu_io(
+        &["-f", "qcow2", &overlay],
+        &["read -P 7 4k 4k", "read -P 8 64k 512"],
+    );
     image::assert_clean(overlay.as_ref());
 }

@@ -285,7 +285,11 @@ fn every_option_may_be_changed_or_not_as_in_qemu() {
         std::fs::create_dir(&dir).expect("a folder can be made");
         make_files(&dir);
         let builder = daemon_in(&dir);
-        let builder = if is_theirs { builder.program(oracle()) } else { builder };
+        let builder = if is_theirs {
+            builder.program(oracle())
+        } else {
+            builder
+        };
         let told = replay(builder.start(), &dir);
         let place = format!("{}/", dir.display());
         told.into_iter().map(|told| told.replace(&place, "")).collect()
@@ -296,7 +300,12 @@ fn every_option_may_be_changed_or_not_as_in_qemu() {
     let different: Vec<String> = pairs
         .map(|(ours, theirs)| format!("ours {ours}\nQEMU {theirs}"))
         .collect();
-    assert!(different.is_empty(), "{} differ:\n{}", different.len(), different.join("\n"));
+    assert!(
+        different.is_empty(),
+        "{} differ:\n{}",
+        different.len(),
+        different.join("\n")
+    );
 }
 
 fn qcow2(name: &str, file: &str, backing: Option<Value>) -> Value {
@@ -351,7 +360,8 @@ fn what_others_may_do_to_a_file_is_settled_when_it_is_opened() {
     let dir = scratch.path();
     image::create(&dir.join("disk"), "raw", "", 1 << 20);
     let node = |more: Value| {
-        let mut options = json!({"driver": "file", "node-name": "n", "filename": dir.join("disk"), "locking": "off"});
+        let mut options =
+            json!({"driver": "file", "node-name": "n", "filename": dir.join("disk"), "locking": "off"});
         for (name, value) in more.as_object().expect("an object") {
             options[name] = value.clone();
         }
@@ -436,8 +446,14 @@ fn an_empty_name_names_no_node() {
         ("x-blockdev-change", json!({"parent": "", "node": "q"})),
         ("x-blockdev-change", json!({"parent": "q", "node": ""})),
         ("x-blockdev-change", json!({"parent": "q", "child": ""})),
-        ("x-blockdev-set-iothread", json!({"node-name": "", "iothread": null})),
-        ("x-blockdev-set-iothread", json!({"node-name": "q", "iothread": ""})),
+        (
+            "x-blockdev-set-iothread",
+            json!({"node-name": "", "iothread": null}),
+        ),
+        (
+            "x-blockdev-set-iothread",
+            json!({"node-name": "q", "iothread": ""}),
+        ),
         ("block_resize", json!({"node-name": "", "size": 1 << 20})),
         ("block_resize", json!({"device": "", "size": 1 << 20})),
         (
@@ -448,7 +464,10 @@ fn an_empty_name_names_no_node() {
             "change-backing-file",
             json!({"device": "q", "image-node-name": "", "backing-file": "a"}),
         ),
-        ("block-export-add", json!({"type": "nbd", "id": "e", "node-name": ""})),
+        (
+            "block-export-add",
+            json!({"type": "nbd", "id": "e", "node-name": ""}),
+        ),
         ("nbd-server-add", json!({"device": ""})),
         (
             "x-blockdev-amend",

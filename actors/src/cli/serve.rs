@@ -57,15 +57,16 @@ pub fn serve(program: &str, arguments: &[String], start: impl FnOnce() -> io::Re
             return ExitCode::FAILURE;
         }
     };
-    let system = match trace::start(program, std::mem::take(&mut plan.filters)).and_then(|()| control_thread()) {
-        Ok(system) => system,
-        Err(error) => {
-            tell(&format!(
-                "{program}: the control thread cannot be started: {error}"
-            ));
-            return ExitCode::FAILURE;
-        }
-    };
+    let system =
+        match trace::start(program, std::mem::take(&mut plan.filters)).and_then(|()| control_thread()) {
+            Ok(system) => system,
+            Err(error) => {
+                tell(&format!(
+                    "{program}: the control thread cannot be started: {error}"
+                ));
+                return ExitCode::FAILURE;
+            }
+        };
     flight::record_panics();
     system.block_on(async {
         let daemon = match start() {

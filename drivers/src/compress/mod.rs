@@ -13,7 +13,8 @@ use messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, Limits, RequestFl
 
 use crate::buffer::Buffers;
 use crate::driver::{
-    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Exchanged, Extent, OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer, parse_options,
+    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Exchanged, Extent, OpenRequest,
+    Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer, parse_options,
 };
 use crate::reopen::not_supported;
 use crate::ring::Ring;

@@ -125,7 +125,11 @@ fn set_length(fd: BorrowedFd<'_>, size: u64) -> Result<()> {
 /// Writes the beginning of a file that was empty: what alignment the file system demands can be probed only where it has
 /// allocated something. It may fail without harm.
 fn write_first_block(fd: BorrowedFd<'_>, size: u64) {
-    let len = if size < FIRST_BLOCK { SECTOR_SIZE } else { FIRST_BLOCK };
+    let len = if size < FIRST_BLOCK {
+        SECTOR_SIZE
+    } else {
+        FIRST_BLOCK
+    };
     let block = Buffer::zeroed(len as usize);
     if let Err(error) = rustix::io::pwrite(fd, &block, 0) {
         tracing::debug!("the first block of a new file stays unallocated: {error}");

@@ -18,7 +18,8 @@ use messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, Permissions, Requ
 
 use crate::buffer::Buffers;
 use crate::driver::{
-    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, EdgeUse, Exchanged, Extent, OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer, transfer,
+    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, EdgeUse, Exchanged, Extent,
+    OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer, transfer,
 };
 use crate::reopen::check_kept;
 use crate::replicas::bytes_in;

@@ -160,7 +160,11 @@ impl Preallocate {
     /// Another file is there, from which nothing was taken yet.
     pub async fn learn_other_file(self: Rc<Self>) -> Result<Exchanged> {
         let alignment = self.file.limits().request_alignment;
-        let reopening = self.reopening.borrow().as_ref().map(|(options, _)| options.clone());
+        let reopening = self
+            .reopening
+            .borrow()
+            .as_ref()
+            .map(|(options, _)| options.clone());
         let options = reopening.unwrap_or_else(|| self.options.borrow().clone());
         Room::parse(options, alignment)?;
         let length = self.file.length().await;

@@ -4,12 +4,12 @@ use messages::io::Preallocation;
 use messages::{Error, ErrorKind, OpenFlags, RequestFlags, Result, SECTOR_SIZE};
 use serde_json::Value;
 
-use super::{Given, Qcow2};
 use super::bytes::table_to_be;
 use super::header::{CLUSTER_BITS, COMPRESSION, Compression, Header, LAZY_REFCOUNTS, MAX_BACKING_NAME};
 use super::kind::open_state;
 use super::options::{boolean, number};
 use super::refcount;
+use super::{Given, Qcow2};
 use crate::driver::{Child, ChildPort, CreateRequest, parse_options};
 
 /// Bytes of a cluster unless asked otherwise.

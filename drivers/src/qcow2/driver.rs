@@ -5,17 +5,18 @@ use std::rc::Rc;
 use messages::global_state::Options;
 use messages::io::Preallocation;
 use messages::{
-    CheckResult, ChildSlot, DebugEvent, DriverInfo, Error, ErrorKind, IoError, IoResult, Limits, RequestFlags, Result,
+    CheckResult, ChildSlot, DebugEvent, DriverInfo, Error, ErrorKind, IoError, IoResult, Limits,
+    RequestFlags, Result,
 };
 
-use super::{Given, Qcow2};
 use super::gate::Key;
 use super::header::{DIRTY, Header};
 use super::state::{State, Stop};
+use super::{Given, Qcow2};
 use crate::buffer::Buffers;
 use crate::driver::{
-    Abilities, Ability, Answer, At, BackingLink, Child, Driver, Events, Exchanged, Extent, Parcel, Placement, Purpose,
-    ReopenRequest, Repair, Ticket, Transfer,
+    Abilities, Ability, Answer, At, BackingLink, Child, Driver, Events, Exchanged, Extent, Parcel, Placement,
+    Purpose, ReopenRequest, Repair, Ticket, Transfer,
 };
 use crate::ring::Ring;
 

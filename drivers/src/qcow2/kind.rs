@@ -3,7 +3,6 @@
 use futures_util::future::LocalBoxFuture;
 use messages::{DebugEvent, Error, ErrorKind, IoError, OpenFlags, Result, Role};
 
-use super::{Given, Qcow2};
 use super::bytes::{be32, be64, table_from_be};
 use super::create::create;
 use super::entry::{L1_OFFSET, REFTABLE_OFFSET};
@@ -11,6 +10,7 @@ use super::geometry::Geometry;
 use super::header::{self, CORRUPT, Header};
 use super::options::Settings;
 use super::state::State;
+use super::{Given, Qcow2};
 use crate::driver::{
     BackingLink, Child, ChildKind, CreateRequest, DriverKind, OpenRequest, Opened, OptionNames,
 };

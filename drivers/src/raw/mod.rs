@@ -14,7 +14,9 @@ use messages::{
 
 use crate::buffer::Buffers;
 use crate::driver::{
-    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Events, Exchanged, Extent, OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer, parse_options,
+    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Events, Exchanged, Extent,
+    OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
+    parse_options,
 };
 use crate::reopen::check_unchanged;
 use crate::ring::Ring;

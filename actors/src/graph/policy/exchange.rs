@@ -82,7 +82,9 @@ impl Exchange {
         let stale = self.above.iter().filter(|above| !above.stale.is_empty());
         let stale: BTreeMap<NodeId, &Above> = stale.map(|above| (above.node, above)).collect();
         let above = self.above.iter().map(|above| above.node).collect();
-        let order = children_first(&above, |id| graph.children_of(id).map(|edge| edge.child).collect());
+        let order = children_first(&above, |id| {
+            graph.children_of(id).map(|edge| edge.child).collect()
+        });
         let slots = |id: NodeId| stale.get(&id).map(|above| (id, above.stale.clone()));
         order.into_iter().rev().filter_map(slots).collect()
     }
@@ -119,8 +121,7 @@ impl Exchange {
             }
             let (node, slots) = (*node, stale.clone());
             let entered = world.ask(node, Order::Exchange { node, slots }).opened().await;
-            let facts =
-                entered.map_err(|error| error.within(&world.graph(|graph| context(graph, node))))?;
+            let facts = entered.map_err(|error| error.within(&world.graph(|graph| context(graph, node))))?;
             if world.graph(|graph| take_facts(graph, node, facts, !stale.is_empty())) {
                 changed.insert(node);
             }
@@ -142,7 +143,11 @@ fn take_facts(graph: &mut Graph, node: NodeId, facts: crate::node::OpenFacts, is
     };
     let old = node.facts.take();
     let stored = old.as_ref().and_then(|old| old.backing.clone());
-    let backing = if is_other { facts.backing.clone() } else { stored.clone() };
+    let backing = if is_other {
+        facts.backing.clone()
+    } else {
+        stored.clone()
+    };
     if backing != stored {
         // It was opened by the name that another image has.
         node.implicit_backing = None;
@@ -163,8 +168,14 @@ fn nodes_above(graph: &Graph, links: &[Link]) -> Vec<Above> {
     let mut others: HashSet<NodeId> = HashSet::new();
     let mut found = Vec::new();
     let children = |id| {
-        let slots = graph.node(id).map(|node| slots(graph, node, links)).unwrap_or_default();
-        slots.into_iter().filter_map(|(slot, _)| then.child(id, slot)).collect()
+        let slots = graph
+            .node(id)
+            .map(|node| slots(graph, node, links))
+            .unwrap_or_default();
+        slots
+            .into_iter()
+            .filter_map(|(slot, _)| then.child(id, slot))
+            .collect()
     };
     for id in children_first(&above, children) {
         let Some(node) = graph.node(id) else { continue };
@@ -271,7 +282,8 @@ impl<'a> Data<'a> {
             filters.push(node.id);
             at = self.child(node.id, slot);
         };
-        self.known.extend(filters.into_iter().map(|filter| (filter, data)));
+        self.known
+            .extend(filters.into_iter().map(|filter| (filter, data)));
         data
     }
 }

@@ -163,8 +163,8 @@ fn destination(state: &State, iothread: Option<&str>) -> Result<IoThreadId> {
 /// # Errors
 /// A user does not let one of them move; then none has.
 async fn move_joined(world: &World, node: NodeId, to: IoThreadId) -> Result<()> {
-    let joined: Vec<NodeId> =
-        world.with(|state| Ok::<_, Error>(to_move(state, node, to, Company::Joined)?.into_iter().collect()))?;
+    let joined: Vec<NodeId> = world
+        .with(|state| Ok::<_, Error>(to_move(state, node, to, Company::Joined)?.into_iter().collect()))?;
     move_nodes(world, joined.clone(), to, "x-blockdev-set-iothread").await?;
     // Users that let their nodes move on want them where they are now.
     world.graph(|graph| {

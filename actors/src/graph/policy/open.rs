@@ -171,7 +171,14 @@ pub async fn open_one(
         children.push(opened);
     }
     let home = iothreads::gather(transaction, children.iter().flatten()).await?;
-    let id = insert_node(transaction, &kind, &parsed, common, found.probed, (&children, home))?;
+    let id = insert_node(
+        transaction,
+        &kind,
+        &parsed,
+        common,
+        found.probed,
+        (&children, home),
+    )?;
     for child in heirs {
         note_inheritance(&world, Some(child), id);
     }
@@ -338,31 +345,29 @@ fn insert_node(
 ) -> Result<NodeId> {
     let world = transaction.world.clone();
     let name = choose_name(&world, parsed.node_name.as_deref())?;
-    let node = world.with(|state| {
-        Node {
-            id: state.graph.new_node_id(),
-            name,
-            kind: kind.clone(),
-            iothread,
-            options: parsed.rest.clone(),
-            common,
-            given: parsed.given,
-            inherits_from: None,
-            settings: common.settings(probed),
-            flags: common.flags(kind.as_ref()),
-            facts: None,
-            children: BTreeMap::new(),
-            next_numbered: number_after(kind.as_ref(), children.len()),
-            parents: Vec::new(),
-            granted: Granted::NOBODY,
-            owned: false,
-            implicit_backing: None,
-            live: false,
-            working: 0,
-            closing: false,
-            moving: false,
-            deferred: Vec::new(),
-        }
+    let node = world.with(|state| Node {
+        id: state.graph.new_node_id(),
+        name,
+        kind: kind.clone(),
+        iothread,
+        options: parsed.rest.clone(),
+        common,
+        given: parsed.given,
+        inherits_from: None,
+        settings: common.settings(probed),
+        flags: common.flags(kind.as_ref()),
+        facts: None,
+        children: BTreeMap::new(),
+        next_numbered: number_after(kind.as_ref(), children.len()),
+        parents: Vec::new(),
+        granted: Granted::NOBODY,
+        owned: false,
+        implicit_backing: None,
+        live: false,
+        working: 0,
+        closing: false,
+        moving: false,
+        deferred: Vec::new(),
     });
     let id = node.id;
     transaction.insert(node);

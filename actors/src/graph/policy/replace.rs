@@ -163,12 +163,7 @@ pub async fn redirect(
 }
 
 /// Puts `node` behind an empty slot of `new`, in the graph's value.
-async fn link_empty(
-    transaction: &mut Transaction,
-    new: NodeId,
-    slot: ChildSlot,
-    node: NodeId,
-) -> Result<()> {
+async fn link_empty(transaction: &mut Transaction, new: NodeId, slot: ChildSlot, node: NodeId) -> Result<()> {
     let world = transaction.world.clone();
     world.may_link(new, node).await;
     let (name, role) = world.graph(|graph| {

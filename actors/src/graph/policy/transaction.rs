@@ -399,8 +399,14 @@ impl Transaction {
     /// One of the iothreads is gone.
     pub async fn move_nodes(&mut self, nodes: Vec<NodeId>, to: IoThreadId) -> Result<()> {
         let world = self.world.clone();
-        let home = world.graph(|graph| nodes.first().and_then(|node| graph.node(*node)).map(|node| node.iothread));
-        self.drain(nodes.iter().copied(), "move to another iothread").await;
+        let home = world.graph(|graph| {
+            nodes
+                .first()
+                .and_then(|node| graph.node(*node))
+                .map(|node| node.iothread)
+        });
+        self.drain(nodes.iter().copied(), "move to another iothread")
+            .await;
         self.log.extend(home.map(|home| Undo::Moved(nodes.clone(), home)));
         iothreads::move_still(&world, &nodes, to).await
     }

@@ -124,6 +124,10 @@ impl DriverKind for GuardedKind {
         self.run(|kind| kind.chain_bottom(options)).flatten()
     }
 
+    fn reopens(&self) -> bool {
+        self.run(|kind| kind.reopens()).unwrap_or_default()
+    }
+
     fn amends(&self) -> bool {
         self.run(|kind| kind.amends()).unwrap_or_default()
     }

@@ -98,10 +98,7 @@ fn what_is_compared_is_the_graph_before_with_the_graph_after() {
     world.ok(add(over("filter", "f", "b")));
     world.exchanges.clear();
     world.ok(reopen_all(&[over("fmt", "q", "f"), over("filter", "f", "a")]));
-    assert_eq!(
-        told(&mut world),
-        ["f leaves", "f enters", "q asks", "f keeps"]
-    );
+    assert_eq!(told(&mut world), ["f leaves", "f enters", "q asks", "f keeps"]);
     world.assert_settled(&[]);
 }
 
@@ -121,7 +118,9 @@ fn two_that_swap_their_files_both_write_back_before_either_changes() {
 #[test]
 fn children_that_are_counted_come_and_go_without_other_data() {
     let mut world = files();
-    world.ok(add(json!({"driver": "many", "node-name": "m", "children": ["a"]})));
+    world.ok(add(
+        json!({"driver": "many", "node-name": "m", "children": ["a"]}),
+    ));
     world.ok(add(over("fmt", "q", "m")));
     world.exchanges.clear();
     world.ok(add_child("m", "b"));
@@ -205,7 +204,9 @@ fn what_is_joined_goes_to_where_somebody_is_held() {
         world.ok(snapshot("a", "o"));
         assert_eq!(homes(&mut world, &["a", "o", "of"]), [2, 2, 2]);
         // A node that names both: the free one comes, even where it is named first.
-        world.ok(add(json!({"driver": "many", "node-name": "m", "children": ["b", "a"]})));
+        world.ok(add(
+            json!({"driver": "many", "node-name": "m", "children": ["b", "a"]}),
+        ));
         assert_eq!(homes(&mut world, &["a", "b", "m"]), [2, 2, 2]);
         // Children that come and go, and nodes in place of others.
         world.ok(add(json!({"driver": "file", "node-name": "c", "filename": "c"})));

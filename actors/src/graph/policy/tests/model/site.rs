@@ -435,7 +435,10 @@ impl Site {
             Order::Truncate { node, .. } | Order::ExchangePrepare { node, .. } => self.must_be_still(node),
             Order::Exchange { node, .. } => {
                 self.must_be_still(node);
-                let flags = self.cells.get(&node).map_or(OpenFlags::empty(), |cell| cell.flags);
+                let flags = self
+                    .cells
+                    .get(&node)
+                    .map_or(OpenFlags::empty(), |cell| cell.flags);
                 self.end(home, ticket, OrderOutcome::Opened(Ok(facts(flags))));
                 return;
             }
