@@ -116,7 +116,6 @@ fn values_that_are_wrong() {
         "-T nope,bar=1",
         "-T enable=nope --blockdev foo",
         "-T file=/nonexistent/x",
-        "-T events=/nonexistent/x",
         "--nbd-server addr.type=fd,addr.str=x",
         "--nbd-server addr.type=fd,addr.str=77",
         "--nbd-server addr.type=fd,addr.str=0",

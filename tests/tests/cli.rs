@@ -427,6 +427,8 @@ fn plain_millpond_makes_and_serves_an_image() {
     command
         .arg(&image)
         .args(["--create", "64M"])
+        // Another process may serve an image of the same name.
+        .env("XDG_RUNTIME_DIR", dir.path())
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     let mut running = Foreground::start(&mut command);

@@ -83,6 +83,17 @@ fn a_path_for_a_pidfile_that_holds_something_else_is_refused() {
 }
 
 #[test]
+fn a_log_is_appended_to_no_image() {
+    let dir = scratch();
+    let image = dir.path().join("disk.qcow2");
+    millpond_tests::image::create(&image, "qcow2", "", 1 << 20);
+    let held = fs::read(&image).expect("it is there");
+    let said = refused(&["serve", "-T", &format!("file={}", image.display())]);
+    assert!(said.contains("is no text"), "{said}");
+    assert_eq!(fs::read(&image).expect("it is there"), held);
+}
+
+#[test]
 fn commands_write_over_no_file_of_the_user() {
     let mut daemon = daemon().start();
     let file = user_file(daemon.dir());

@@ -34,11 +34,11 @@ cargo() {
     done
     shift
     case "$package $1" in
-        "millpond-bench load") millpond-bench "$@" --seconds 1 ;;
+        "millpond-bench load") "$BENCH" "$@" --seconds 1 ;;
         "millpond-bench compare") "$BENCH" "$@" --help > compare.help ;;
-        "millpond-tests sim") "$TESTS" sim --seeds 2 ;;
-        "millpond-tests crash") "$TESTS" crash --images 10 ;;
-        "millpond-tests "*) "$TESTS" "$@" ;;
+        "millpond-tests sim") "$TESTS" "${@/#100/1}" ;;
+        "millpond-tests crash") "$TESTS" "${@/#500/10}" --workload lazy ;;
+        "millpond-tests nth") "$TESTS" "$@" --stride 200 ;;
         "millpond "*) exec target/release/millpond "$@" ;;
         *) echo "unknown to this test: cargo run -p $package $1" >&2; return 1 ;;
     esac
@@ -87,6 +87,8 @@ fn shell(dir: &Path, commands: &str) -> Child {
         .arg("-c")
         .arg(format!("{FUNCTIONS}\n{commands}"))
         .current_dir(dir)
+        // Where sockets go that are not named.
+        .env("XDG_RUNTIME_DIR", dir)
         .env("REPOSITORY", repository())
         .env("BENCH", program::bench())
         .env("TESTS", env!("CARGO_BIN_EXE_millpond-tests"))

@@ -1,12 +1,16 @@
 //! The values of `-T`: `[[enable=]FILTER][,events=FILE][,file=FILE]`, as QEMU's option has them, with filters of ours.
 
 use std::fs::{File, OpenOptions};
+use std::io::Read;
 use std::path::Path;
 
 use messages::IoError;
 
 /// The longest file of filters, in bytes.
 const LONGEST: u64 = 1 << 20;
+
+/// How much of a file is looked at before it is appended to, in bytes.
+const BEGIN: u64 = 4096;
 
 /// The levels by their names.
 const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
@@ -43,12 +47,8 @@ impl Filters {
 
     fn part(&mut self, typed: &str, part: &str) -> Result<(), String> {
         if let Some(path) = part.strip_prefix("file=") {
-            let opened = OpenOptions::new().create(true).append(true).open(path);
-            let failed = |error| {
-                let why = IoError::from(error);
-                format!(" {typed}: Error opening logfile {path}: {why}")
-            };
-            self.file = Some(opened.map_err(failed)?);
+            let failed = |why| format!(" {typed}: Error opening logfile {path}: {why}");
+            self.file = Some(open_log(Path::new(path)).map_err(failed)?);
         } else if let Some(path) = part.strip_prefix("events=") {
             self.events(path)?;
         } else {
@@ -89,8 +89,27 @@ impl Filters {
     }
 }
 
+/// A file to append to: a new one, or a text. An image of the user's is none, and stays as it is.
+fn open_log(path: &Path) -> Result<File, String> {
+    let why = |error: std::io::Error| IoError::from(error).to_string();
+    if path.metadata().is_ok_and(|facts| facts.is_file()) {
+        let mut begin = Vec::new();
+        let file = File::open(path).map_err(why)?;
+        file.take(BEGIN).read_to_end(&mut begin).map_err(why)?;
+        // A character may be cut at the end of what was read.
+        let is_text = str::from_utf8(&begin).map_or_else(|error| error.error_len().is_none(), |_| true);
+        if begin.contains(&0) || !is_text {
+            return Err("the file exists and is no text".to_owned());
+        }
+    }
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .map_err(why)
+}
+
 fn read(path: &Path) -> Result<String, IoError> {
-    use std::io::Read;
     let mut text = String::new();
     File::open(path)?.take(LONGEST).read_to_string(&mut text)?;
     Ok(text)
@@ -151,6 +170,10 @@ mod tests {
             [format!("{path}:5: warning: trace event 'nope' does not exist")]
         );
         assert!(filters.file.is_some());
+        std::fs::write(&path, [0; 512]).unwrap();
+        let refused = parse(&format!("file={path}")).unwrap_err();
+        assert!(refused.ends_with("the file exists and is no text"), "{refused}");
+        assert_eq!(std::fs::read(&path).unwrap(), [0; 512]);
         let refused = parse("events=/nonexistent/x").unwrap_err();
         assert_eq!(refused, "/nonexistent/x: No such file or directory");
         let refused = parse("file=/nonexistent/x").unwrap_err();

@@ -112,14 +112,21 @@ impl Client {
             let text = serde_json::to_string_pretty(&value).unwrap_or_else(|_| to_compact(&value));
             print_line(&text)?;
         }
-        while self.events {
+        if self.events {
+            return self.follow(&mut monitor);
+        }
+        Ok(())
+    }
+
+    /// Prints events until the daemon ends the connection.
+    fn follow(&self, monitor: &mut Monitor) -> Result<(), Failure> {
+        loop {
             match monitor.next() {
                 Ok(message) => self.print_event(&message)?,
-                Err(Failure::Closed) => break,
+                Err(Failure::Closed) => return Ok(()),
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
     }
 
     /// The command as it is sent.
