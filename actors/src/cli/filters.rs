@@ -49,7 +49,8 @@ impl Filters {
         if let Some(path) = part.strip_prefix("file=") {
             let failed = |why: String| format!(" {typed}: Error opening logfile {path}: {why}");
             drop(open_log(Path::new(path)).map_err(failed)?);
-            let absolute = std::path::absolute(path).map_err(|error| failed(IoError::from(error).to_string()))?;
+            let absolute =
+                std::path::absolute(path).map_err(|error| failed(IoError::from(error).to_string()))?;
             self.file = Some(absolute);
         } else if let Some(path) = part.strip_prefix("events=") {
             self.events(path)?;

@@ -13,6 +13,7 @@ use messages::{
 
 use super::super::answer::Answer;
 use super::super::child::{Child, Transfer};
+use super::super::exchange::Exchanged;
 use super::super::kind::{BackingLink, OptionNames};
 use super::super::{
     Abilities, CopySource, Driver, Exchanged, Extent, Parcel, Placement, Purpose, ReopenRequest, Repair,
@@ -199,6 +200,21 @@ impl Driver for Guarded {
 
     fn children_changed(&self, children: &[Child]) {
         self.run(|driver| driver.children_changed(children));
+    }
+
+    /// A broken driver goes on with nothing, whatever data is below it.
+    fn exchange_prepare(&self, slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
+        if self.is_broken() {
+            return Answer::ready(Ok(()));
+        }
+        self.ask(|driver| driver.exchange_prepare(slots))
+    }
+
+    fn exchange(self: Rc<Self>, slots: &[ChildSlot]) -> Answer<'static, Result<Exchanged>> {
+        if self.is_broken() {
+            return Answer::ready(Ok(Exchanged::nothing()));
+        }
+        self.ask(|driver| Rc::clone(driver).exchange(slots))
     }
 
     fn debug_event(&self, event: DebugEvent) -> Option<LocalBoxFuture<'static, ()>> {
