@@ -55,7 +55,7 @@ impl File {
         let writing = self.ops.borrow().of_length(len).write_at(buffers, offset, fua);
         let (result, buffers) = writing.await;
         match result {
-            Ok(count) if count >= len => (Ok(()), buffers),
+            Ok(count) if count >= len => (self.is_durable(fua), buffers),
             Err(error) if !is_retried(&error) => (Err(self.write_failed(error.into(), fua)), buffers),
             Ok(0) => (Err(IoError::NoSpace), buffers),
             Ok(count) => self.write_rest(offset, buffers, count, fua).await,
@@ -79,7 +79,15 @@ impl File {
                 Err(error) => return (Err(self.write_failed(error.into(), fua)), buffers),
             }
         }
-        (Ok(()), buffers)
+        (self.is_durable(fua), buffers)
+    }
+
+    /// Whether what the kernel calls durable is: it tells of what it could not store but once, to whoever asks first.
+    fn is_durable(&self, asked: bool) -> IoResult<()> {
+        match self.flush_error.get() {
+            Some(error) if asked => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// A synchronous write that failed may have taken the error that the next flush should have reported.
@@ -99,13 +107,12 @@ impl File {
 
     /// Makes what was written durable.
     pub(super) async fn sync(&self) -> IoResult<()> {
-        if let Some(error) = self.flush_error.get() {
-            return Err(error);
-        }
+        self.is_durable(true)?;
         loop {
             let syncing = self.ops.borrow().all.sync(true);
             match syncing.await {
-                Ok(()) => return Ok(()),
+                // A durable write that failed meanwhile may have been told instead.
+                Ok(()) => return self.is_durable(true),
                 Err(error) if is_retried(&error) => {}
                 Err(error) => {
                     let error = IoError::from(error);
