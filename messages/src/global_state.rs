@@ -50,9 +50,10 @@ pub struct RootRequest {
     pub permissions: Permissions,
     /// What others may do meanwhile.
     pub shared: Permissions,
-    /// Move the node to this iothread first; `None` leaves it where it is.
+    /// Move the node to this iothread first, unless another user wants it where it is: the edge crosses iothreads then. What
+    /// is joined to the node later comes to it as well. `None` leaves all where they are.
     pub iothread: Option<IoThreadId>,
-    /// Fail if the node cannot be moved there, rather than stay.
+    /// Nobody may move the node away by an explicit request.
     pub iothread_required: bool,
     /// Every write is made durable before it is answered.
     pub writethrough: bool,

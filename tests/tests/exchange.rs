@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;
-const EINVAL: u32 = 22;
+const EIO: u32 = 5;
 
 /// A folder with images, and what is in them.
 struct Images(TempDir);
@@ -406,7 +406,7 @@ fn a_client_of_a_disk_that_became_shorter_is_told_so() {
     reopen(&mut daemon, &[over("raw", "r", "fb")]);
     assert_eq!(session.read(0, 4096), [2; 4096]);
     let behind = millpond_tests::nbd::Request::read(2 * MIB, 4096);
-    assert_eq!(session.refused(&behind), EINVAL);
+    assert_eq!(session.refused(&behind), EIO);
     daemon.quit();
     assert_eq!(std::fs::metadata(&b).expect("it is there").len(), MIB);
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use millpond_tests::daemon::{Builder, daemon};
+use millpond_tests::daemon::{Builder, daemon, daemon_in, scratch};
 use millpond_tests::image;
 use millpond_tests::model::Model;
 use millpond_tests::nbd::Connect;
@@ -189,8 +189,9 @@ fn iothreads_tell_what_they_have_done_and_run_where_they_are_told() {
 /// places are joined all the same, and only an explicit move of one of them is refused.
 #[test]
 fn nodes_follow_those_that_are_held_in_place() {
-    let builder = daemon();
-    let (overlay, base) = (builder.dir().join("overlay"), builder.dir().join("base"));
+    let dir = scratch();
+    let builder = daemon_in(dir.path());
+    let (overlay, base) = (dir.path().join("overlay"), dir.path().join("base"));
     image::create(&overlay, "qcow2", "", SIZE);
     image::create(&base, "qcow2", "", SIZE);
     let daemon = builder

@@ -36,8 +36,9 @@ fn a_resize_does_not_bring_the_backing_file_to_light() {
 /// The alignment that a file system demands can be probed only where something is allocated.
 #[test]
 fn the_first_block_of_an_empty_file_is_written_when_it_grows_as_in_qemu() {
+    let dir = scratch();
+    let path = dir.path().join("disk.raw");
     let shape = |mut daemon: Daemon, size: u64, more: Value| {
-        let path = daemon.path("disk.raw");
         std::fs::write(&path, "").expect("a file");
         let mut node = json!({"driver": "file", "node-name": "file", "filename": path});
         for (name, value) in more.as_object().expect("an object") {

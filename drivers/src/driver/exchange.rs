@@ -30,6 +30,13 @@ impl Exchanged {
         Self { backing, ..self }
     }
 
+    /// The same, with the old state put back by whoever watches over the driver.
+    pub(super) fn put_back_by(self, run: impl FnOnce(Box<dyn FnOnce()>) + 'static) -> Self {
+        let Self { backing, put_back } = self;
+        let put_back = put_back.map(|put_back| Box::new(move || run(put_back)) as Box<dyn FnOnce()>);
+        Self { backing, put_back }
+    }
+
     /// The old data is there again: the driver goes on as before.
     pub fn put_back(self) {
         if let Some(put_back) = self.put_back {

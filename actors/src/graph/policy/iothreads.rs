@@ -330,8 +330,11 @@ pub async fn fall_back(world: &World, node: NodeId) {
         if home == main || state.closed {
             return None;
         }
-        let joined = beside(&state.graph, node);
-        (!is_held(&state.graph, &joined)).then(|| (joined.into_iter().collect(), main))
+        let graph = &state.graph;
+        let beside = |id: &NodeId| graph.node(*id).is_some_and(|node| node.iothread == home);
+        let joined = graph.closure([node], Direction::Both).into_iter();
+        let going: BTreeSet<NodeId> = joined.filter(beside).collect();
+        (!is_held(graph, &going)).then(|| (going.into_iter().collect(), main))
     });
     if let Some((moving, main)) = found
         && let Err(error) = move_nodes(world, moving, main, "return to the main iothread").await
