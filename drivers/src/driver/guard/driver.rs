@@ -214,7 +214,13 @@ impl Driver for Guarded {
         if self.is_broken() {
             return Answer::ready(Ok(Exchanged::nothing()));
         }
-        self.ask(|driver| Rc::clone(driver).exchange(slots))
+        let answer = self.ask(|driver| Rc::clone(driver).exchange(slots));
+        Answer::wait(async move {
+            let exchanged = answer.await?;
+            Ok(exchanged.put_back_by(move |put_back| {
+                self.health.run(put_back);
+            }))
+        })
     }
 
     fn debug_event(&self, event: DebugEvent) -> Option<LocalBoxFuture<'static, ()>> {
