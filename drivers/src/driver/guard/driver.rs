@@ -16,8 +16,7 @@ use super::super::child::{Child, Transfer};
 use super::super::exchange::Exchanged;
 use super::super::kind::{BackingLink, OptionNames};
 use super::super::{
-    Abilities, CopySource, Driver, Exchanged, Extent, Parcel, Placement, Purpose, ReopenRequest, Repair,
-    Ticket,
+    Abilities, CopySource, Driver, Extent, Parcel, Placement, Purpose, ReopenRequest, Repair, Ticket,
 };
 use super::{Health, IfBroken, Watched, drop_of, watch};
 use crate::buffer::Buffers;
@@ -182,20 +181,6 @@ impl Driver for Guarded {
 
     fn invalidate(&self) -> Answer<'_, Result<()>> {
         self.ask(|driver| driver.invalidate())
-    }
-
-    fn exchange_prepare(&self, slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
-        self.ask(|driver| driver.exchange_prepare(slots))
-    }
-
-    fn exchange(self: Rc<Self>, slots: &[ChildSlot]) -> Answer<'static, Result<Exchanged>> {
-        let answer = self.ask(|driver| Rc::clone(driver).exchange(slots));
-        Answer::wait(async move {
-            let exchanged = answer.await?;
-            Ok(exchanged.put_back_by(move |put_back| {
-                self.health.run(put_back);
-            }))
-        })
     }
 
     fn children_changed(&self, children: &[Child]) {
