@@ -7,6 +7,7 @@ pub mod export;
 mod ffi;
 pub mod flight;
 pub mod graph;
+pub mod image;
 pub mod iothread;
 pub mod log;
 pub mod monitor;

@@ -441,8 +441,14 @@ fn files_are_made_as_asked_and_deleted() {
         text(&wanted(Preallocation::Off, i64::MAX as u64, None)),
         "Could not resize file: File too large"
     );
+    assert!(path.exists(), "what was there before stays on failure");
     delete_file(&path).unwrap();
     assert!(!path.exists());
+    assert_eq!(
+        text(&wanted(Preallocation::Off, i64::MAX as u64, None)),
+        "Could not resize file: File too large"
+    );
+    assert!(!path.exists(), "half a file helps nobody");
     let error = delete_file(&path).unwrap_err().to_string();
     assert_eq!(
         error,

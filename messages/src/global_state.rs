@@ -8,11 +8,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::common::{
-    BlockSizes, DebugOrder, Geometry, IoThreadId, LatencyHistograms, Limits, NodeId, NodeReport, OpBlocker,
-    OpenFlags, Permissions, Role, RootId, Token,
+    BlockSizes, CheckResult, DebugOrder, DriverInfo, Geometry, IoThreadId, LatencyHistograms, Limits, NodeId,
+    NodeReport, OpBlocker, OpenFlags, Permissions, Repair, RequestFlags, Role, RootId, Token,
 };
 use crate::error::{Error, ErrorKind};
 use crate::handshake::PendingDrain;
+use crate::io::Preallocation;
 
 /// A node's options as QMP's `blockdev-add` takes them: typed JSON, nested or by reference.
 pub type Options = Map<String, Value>;
@@ -24,6 +25,9 @@ pub enum DrainScope {
     Node(String),
     /// A node and everything below it.
     Subtree(String),
+    /// Whoever holds one edge, so that nothing comes over it: a node, and not its child's other parents. A user has no gate
+    /// of its own: its requests wait at the node that they enter, with those of all others.
+    Parent(ChildOf),
     /// Every node, including those added while the section lasts.
     All,
 }
@@ -171,6 +175,34 @@ pub enum GraphRequest {
         /// The new length in bytes.
         size: u64,
     },
+    /// Change a node's length, and say how. [`GraphRequest::Resize`] is this with `exact` and all else left out.
+    Truncate {
+        /// Its name.
+        node_name: String,
+        /// The new length in bytes.
+        size: u64,
+        /// Fail rather than end up longer.
+        exact: bool,
+        /// How the new space is laid out.
+        preallocation: Preallocation,
+        /// ZERO_WRITE: the new part must read as zeroes. No other flag has a meaning here, and others are refused.
+        flags: RequestFlags,
+    },
+    /// Check an image's metadata, and mend it if asked. Requests to the node wait until that is done.
+    Check {
+        /// The node's name.
+        node_name: String,
+        /// What to mend.
+        repair: Repair,
+    },
+    /// Delete the file that an open node keeps its data in. The node can be used until it is closed.
+    DeleteFile {
+        /// The node's name.
+        node_name: String,
+    },
+    /// Let a root edge's requests be serialised against all others of its node: from now on the node notes all that it has
+    /// in flight. A root edge asks for it by itself when it is sent the first such request.
+    Serialise(RootId),
     /// Move a node, and all that is joined to it, to an iothread; `None` is the main one.
     SetIothread {
         /// The node.
@@ -520,6 +552,16 @@ pub enum Query {
         /// The node's name.
         node_name: String,
     },
+    /// The drivers that may be used.
+    Drivers {
+        /// For reading at least, rather than for writing too.
+        read_only: bool,
+    },
+    /// What a format says of its image; raw images and filters say what the node below them says.
+    DriverInfo {
+        /// The node's name.
+        node_name: String,
+    },
     /// The directory that relative names in a node's image start from, with a slash at its end.
     Directory {
         /// The node's name.
@@ -587,6 +629,17 @@ pub enum Query {
     },
 }
 
+/// Facts about a driver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DriverFacts {
+    /// Its name.
+    pub name: String,
+    /// It stores bytes itself, rather than in another node.
+    pub is_protocol: bool,
+    /// It can make images.
+    pub creates: bool,
+}
+
 /// Facts about a node that others act on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeFacts {
@@ -608,6 +661,8 @@ pub struct NodeFacts {
     pub has_zero_init: bool,
     /// What it asks of requests.
     pub limits: Limits,
+    /// Writes with WRITE_COMPRESSED are possible.
+    pub takes_compressed: bool,
     /// Where it lives.
     pub iothread: IoThreadId,
 }
@@ -660,6 +715,12 @@ pub enum GraphReply<C> {
     BlockSizes(BlockSizes),
     /// A disk's geometry.
     Geometry(Geometry),
+    /// What a check found and mended.
+    Checked(CheckResult),
+    /// What a format says of its image.
+    DriverInfo(DriverInfo),
+    /// Drivers, by name.
+    Drivers(Vec<DriverFacts>),
     /// A section that is still.
     Still(Token),
     /// `query-named-block-nodes` and `query-blockstats`: QAPI's own JSON.

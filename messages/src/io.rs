@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::common::{BlockStatus, RequestFlags};
+use crate::common::{BlockStatus, NodeId, RequestFlags};
 use crate::error::{IoError, IoResult};
 
 /// How space is laid out when an image grows.
@@ -80,6 +80,8 @@ pub enum Operation<B> {
         want_zero: bool,
         /// Follow the chain down to what is allocated, rather than answer for this node alone.
         whole_chain: bool,
+        /// The chain ends above this node: what no layer above it has is unallocated.
+        base: Option<NodeId>,
     },
     /// The node's length.
     Length,

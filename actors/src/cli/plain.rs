@@ -5,6 +5,7 @@ use super::notify;
 use super::signals::{ENDED_AT_ONCE, Signals};
 use super::{control_thread, printable, trace};
 use crate::daemon::Daemon;
+use crate::image::NewImage;
 use crate::log::tell;
 use crate::monitor::chardev::{Address, Backend, ChardevOptions, Socket};
 use crate::socket::{OwnFile, activation};
@@ -23,8 +24,6 @@ use std::process::ExitCode;
 
 /// The node that is served.
 const NODE: &str = "disk";
-/// What its image file is kept in, where the format is not raw.
-const FILE_NODE: &str = "file";
 /// The end of the graph's text for an image that may be raw or not.
 const UNKNOWN_FORMAT: &str = "if it is a raw image, that must be said";
 /// The formats there are: also what names of their images end in.
@@ -370,8 +369,15 @@ impl Plain {
 
     async fn make_image(&self, daemon: &Daemon, format: &str, size: u64) -> Result<(), QmpError> {
         let ours = self.new_file().map_err(QmpError::generic)?;
-        self.make(daemon, format, size).await.map_err(|error| {
-            // Half an image helps nobody.
+        let image = NewImage {
+            filename: self.path()?,
+            format: format.to_owned(),
+            size: Some(size),
+            quiet: true,
+            ..NewImage::default()
+        };
+        daemon.create_image(image).await.map(drop).map_err(|error| {
+            // Half an image helps nobody, where it has not gone yet.
             ours.remove();
             let (image, size) = (self.image.display(), human_size(size));
             QmpError::generic(format!("{image} cannot be made with {size}: {}", error.desc))
@@ -398,23 +404,6 @@ impl Plain {
             "{} exists already; leave out --create to serve it",
             self.image.display()
         )
-    }
-
-    async fn make(&self, daemon: &Daemon, format: &str, size: u64) -> Result<(), QmpError> {
-        let length = if format == "raw" { size } else { 0 };
-        let file = json!({"driver": "file", "filename": self.image, "size": length});
-        daemon.graph(GraphRequest::BlockdevCreate(object(file))).await?;
-        if format == "raw" {
-            return Ok(());
-        }
-        let node = json!({"driver": "file", "filename": self.image, "node-name": FILE_NODE});
-        daemon.run("blockdev-add", object(node)).await?;
-        let image = json!({"driver": format, "file": FILE_NODE, "size": size});
-        let made = daemon.graph(GraphRequest::BlockdevCreate(object(image))).await;
-        daemon
-            .run("blockdev-del", object(json!({"node-name": FILE_NODE})))
-            .await?;
-        made.map(drop)
     }
 
     fn socket_path(&self) -> PathBuf {

@@ -15,6 +15,7 @@ pub use objects::{CPU_AFFINITY, MainLoop, Objects, UserObject, properties_of, ty
 pub use throttle_group::ThrottleGroup;
 
 use crate::graph::GraphHandle;
+use crate::image::{self, Ask, NewImage};
 use crate::monitor::commands;
 use crate::monitor::{Dispatch, EventBus, Monitor};
 use crate::node::Client;
@@ -114,6 +115,15 @@ impl Daemon {
         (self.parts.graph)(request).await.map_err(|error| refusal(&error))
     }
 
+    /// Makes an image; answers the line that is told of it.
+    ///
+    /// # Errors
+    /// As [`GraphHandle::create_image`], as a client sees it.
+    pub async fn create_image(&self, image: NewImage) -> Result<Option<String>, QmpError> {
+        let created = image::create(self, image).await;
+        created.map_err(|error| refusal(&error))
+    }
+
     /// The groups that nodes with limits can be in.
     pub fn throttle_groups(&self) -> &Groups {
         &self.parts.throttle_groups
@@ -202,6 +212,12 @@ impl Dispatch for Daemon {
         let daemon = self.clone();
         let command = command.to_owned();
         Box::pin(async move { daemon.run(&command, arguments).await })
+    }
+}
+
+impl Ask for Daemon {
+    fn ask_graph(&self, request: GraphRequest) -> impl Future<Output = messages::Result<GraphReply<Client>>> {
+        (self.parts.graph)(request)
     }
 }
 

@@ -170,6 +170,11 @@ impl Graph {
                 self.set_chaos(chaos, done);
                 Vec::new()
             }
+            Incoming::Event(node::Event::Serialises(_, root)) => {
+                // Nobody waits for the reply: what was asked for is seen by the root edge, which goes on then.
+                let id = self.handle.next_id();
+                self.policy.request(id, GraphRequest::Serialise(root), now)
+            }
             Incoming::Event(event) => {
                 self.handles.flight.heard(&event);
                 self.policy.event(Event::Node(event), now)
@@ -343,6 +348,9 @@ impl Graph {
             GraphReply::Name(name) => GraphReply::Name(name),
             GraphReply::BlockSizes(sizes) => GraphReply::BlockSizes(sizes),
             GraphReply::Geometry(geometry) => GraphReply::Geometry(geometry),
+            GraphReply::Checked(result) => GraphReply::Checked(result),
+            GraphReply::Drivers(drivers) => GraphReply::Drivers(drivers),
+            GraphReply::DriverInfo(info) => GraphReply::DriverInfo(info),
             GraphReply::Still(token) => GraphReply::Still(token),
             GraphReply::Json(json) => GraphReply::Json(json),
             GraphReply::Graph(facts) => GraphReply::Graph(facts),

@@ -45,7 +45,7 @@ impl GraphHandle {
         }
     }
 
-    fn next_id(&self) -> RequestId {
+    pub(super) fn next_id(&self) -> RequestId {
         RequestId(self.last.fetch_add(1, Ordering::Relaxed))
     }
 

@@ -12,6 +12,7 @@ mod carry;
 mod edits;
 mod flight;
 mod handle;
+mod images;
 mod iothreads;
 mod late;
 mod mailbox;

@@ -41,6 +41,10 @@ pub struct NodeCell {
     copy_on_read: Cell<u32>,
     /// Of the abilities, what every request looks at.
     events: Cell<Events>,
+    /// Whether requests that pass this node are tracked.
+    tracks: Cell<bool>,
+    /// Root edges whose requests may be serialised against all others of the node.
+    serialisers: Cell<u32>,
     /// While the driver hears events.
     listening: RefCell<Option<Listening>>,
     limits: Cell<Limits>,
@@ -85,6 +89,7 @@ pub struct CellParts {
 }
 
 impl NodeCell {
+    /// A cell. What its driver can do is asked by [`NodeCell::refresh`].
     pub fn new(parts: CellParts, table: &Rc<NodeTable>) -> Rc<Self> {
         let cell = Rc::new(Self {
             id: parts.id,
@@ -101,6 +106,8 @@ impl NodeCell {
             abilities: Cell::default(),
             copy_on_read: Cell::new(parts.copy_on_read),
             events: Cell::default(),
+            tracks: Cell::default(),
+            serialisers: Cell::default(),
             listening: RefCell::default(),
             limits: Cell::default(),
             size: Cell::new(whole_sectors(parts.size)),
@@ -112,7 +119,6 @@ impl NodeCell {
             roots: RefCell::default(),
             table: Rc::downgrade(table),
         });
-        cell.refresh();
         cell
     }
 
@@ -177,8 +183,7 @@ impl NodeCell {
             let children: Vec<Child> = self.all_edges().into_iter().map(edge::child).collect();
             driver.children_changed(&children);
         }
-        self.refresh();
-        Ok(())
+        self.refresh()
     }
 
     fn connect_numbered(&self, slot: ChildSlot, target: Option<NodeAddress>, table: &NodeTable) {
@@ -253,9 +258,39 @@ impl NodeCell {
         self.table.upgrade()
     }
 
-    /// Whether requests that pass this node are tracked: the driver wants some serialised against the others.
+    /// Whether requests that pass this node are tracked: the driver wants some serialised against the others, or a root
+    /// edge does.
     pub fn tracks(&self) -> bool {
+        self.tracks.get()
+    }
+
+    /// Whether they are whoever uses the node: its driver wants it.
+    pub fn tracks_for_driver(&self) -> bool {
         !self.is_read_only() && self.abilities.get().serialise_granularity > 0
+    }
+
+    fn refresh_tracks(&self) {
+        self.tracks
+            .set(self.tracks_for_driver() || self.serialisers.get() > 0);
+    }
+
+    /// One more root edge has requests that are serialised against all others. The node is still: what would be in flight
+    /// untracked would be missed.
+    pub fn add_serialiser(&self) {
+        self.serialisers.set(self.serialisers.get() + 1);
+        self.refresh_tracks();
+    }
+
+    /// One less. Whatever is tracked at the moment stays so until it ends.
+    pub fn remove_serialiser(&self) {
+        self.serialisers.set(self.serialisers.get().saturating_sub(1));
+        self.refresh_tracks();
+    }
+
+    /// Whether compressed writes are possible: a filter passes on what its child takes.
+    pub fn takes_compressed(&self) -> bool {
+        let takes = self.abilities.get().write_compressed;
+        takes && (!self.kind.is_filter() || self.edges.first().is_some_and(|edge| edge.takes_compressed()))
     }
 
     /// Whether the transfers of the driver itself are tracked: some may become read-modify-write.
@@ -304,8 +339,11 @@ impl NodeCell {
     }
 
     /// Asks the driver anew what it can do, and merges the children's limits in.
-    pub fn refresh(&self) {
-        let Ok(driver) = self.driver() else { return };
+    ///
+    /// # Errors
+    /// It asks for more than requests can be made to do. What held before goes on to hold.
+    pub fn refresh(&self) -> Result<()> {
+        let Ok(driver) = self.driver() else { return Ok(()) };
         let abilities = driver.abilities();
         let mut limits = abilities.limits;
         for edge in self.all_edges() {
@@ -314,11 +352,16 @@ impl NodeCell {
             }
         }
         limits.request_alignment = limits.request_alignment.max(1);
+        limits.mem_alignment = limits.mem_alignment.max(1);
+        limits.opt_mem_alignment = limits.opt_mem_alignment.max(1);
+        limits.check()?;
         self.abilities.set(abilities);
         self.events.set(abilities.events);
         self.listening
             .replace((abilities.events == Events::Heard).then(Listening::begin));
         self.limits.set(limits);
+        self.refresh_tracks();
+        Ok(())
     }
 
     /// The driver goes on with other data behind the edges, of this length.
@@ -426,12 +469,15 @@ impl NodeCell {
     }
 
     /// The prepared part holds from now on.
-    pub fn commit_reopen(&self) {
+    ///
+    /// # Errors
+    /// As [`NodeCell::refresh`].
+    pub fn commit_reopen(&self) -> Result<()> {
         if let Some((settings, flags)) = self.reopening.take() {
             self.settings.set(settings);
             self.flags.set(flags);
         }
-        self.refresh();
+        self.refresh()
     }
 
     /// The prepared part is forgotten.
@@ -457,6 +503,7 @@ impl NodeCell {
     }
 
     pub fn remove_root(&self, root: &Rc<RootCell>) {
+        root.stop_serialising(self);
         self.roots
             .borrow_mut()
             .retain(|other| !std::ptr::eq(other.as_ptr(), Rc::as_ptr(root)));

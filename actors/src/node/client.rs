@@ -15,7 +15,7 @@ use futures_channel::oneshot;
 use futures_util::future::LocalBoxFuture;
 use messages::handshake::WaitingNode;
 use messages::io::{Operation, Outcome};
-use messages::{BlockStatus, IoError, IoResult, IoThreadId, Permissions, RequestFlags, RootId};
+use messages::{BlockStatus, IoError, IoResult, IoThreadId, NodeId, Permissions, RequestFlags, RootId};
 
 use super::mail::{Entry, Mail, RemoteRequest};
 use super::root::RootCell;
@@ -397,6 +397,29 @@ macro_rules! requests {
                     len,
                     want_zero,
                     whole_chain,
+                    base: None,
+                };
+                self.request(operation).await.into_status()
+            }
+
+            /// What the start of a range is made of in the layers of the chain above the node `base`: what none of them has
+            /// is unallocated, whatever is below. Where `base` is not in the chain, all of it counts.
+            ///
+            /// # Errors
+            /// The request's.
+            pub async fn block_status_above(
+                &self,
+                offset: u64,
+                len: u64,
+                want_zero: bool,
+                base: NodeId,
+            ) -> IoResult<BlockStatus> {
+                let operation = Operation::BlockStatus {
+                    offset,
+                    len,
+                    want_zero,
+                    whole_chain: true,
+                    base: Some(base),
                 };
                 self.request(operation).await.into_status()
             }

@@ -17,7 +17,7 @@ pub async fn commit(cell: &Rc<NodeCell>, mut offset: u64, len: u64) -> IoResult<
     let edge = cell.backing_edge().ok_or(IoError::NotSupported)?;
     let end = offset.checked_add(len).ok_or(IoError::OutOfRange)?;
     while offset < end {
-        let status = choke::block_status(cell, offset, end - offset, true, false).await?;
+        let status = choke::block_status(cell, offset, end - offset, choke::Wanted::of_node(true)).await?;
         if status.len == 0 {
             break;
         }

@@ -1,13 +1,14 @@
 //! The graph actor's orders, carried out on the node's iothread.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use drivers::driver::{CreateRequest, OpenRequest};
 use messages::error::errno::EFBIG;
 use messages::global_state::Options;
 use messages::{
-    ChildSlot, DebugOrder, Error, ErrorKind, IoError, IoResult, MAX_LENGTH, NodeId, OpenFlags, RequestFlags,
-    Result,
+    CheckResult, ChildSlot, DebugOrder, Error, ErrorKind, IoError, IoResult, MAX_LENGTH, NodeId, OpenFlags,
+    Repair, Result,
 };
 
 use super::cell::{CellParts, NodeCell};
@@ -84,6 +85,13 @@ pub fn carry_out(table: &Rc<NodeTable>, ticket: Ticket, order: Order) {
         Order::CopyOnRead { node, on } => {
             let result = found(table, node).and_then(|cell| cell.change_copy_on_read(on));
             done(table, ticket, result);
+        }
+        Order::Serialise { root, node } => {
+            // A root that has moved or ended meanwhile has nothing to wait for here.
+            if let Some(root) = table.root(root).filter(|root| root.node().id() == node) {
+                root.serialise();
+            }
+            done(table, ticket, Ok(()));
         }
         Order::Debug { node, order } => {
             let result = driver(table, node).and_then(|driver| debug(&*driver, &order));
@@ -170,19 +178,16 @@ async fn carry_out_later(table: &Rc<NodeTable>, order: Order) -> OrderOutcome {
             size,
             exact,
             preallocation,
+            flags,
         } => OrderOutcome::Done(
-            async {
-                choke::truncate(
-                    &found(table, node)?,
-                    size,
-                    exact,
-                    preallocation,
-                    RequestFlags::empty(),
-                )
-                .await
-            }
-            .await,
+            async { choke::truncate(&found(table, node)?, size, exact, preallocation, flags).await }.await,
         ),
+        Order::Check { node, repair } => OrderOutcome::Checked(check(table, node, repair).await),
+        Order::DeleteFile(node) => OrderOutcome::Done(delete_file(table, node).await),
+        Order::RealPaths(paths) => {
+            let ring = table.local().ring();
+            OrderOutcome::RealPaths(ring.blocking(move || real_paths(&paths)).await)
+        }
         Order::Flush(node) => OrderOutcome::Done(
             async {
                 choke::flush(&found(table, node)?)
@@ -235,6 +240,7 @@ async fn carry_out_later(table: &Rc<NodeTable>, order: Order) -> OrderOutcome {
         | Order::Counters
         | Order::SetHistograms { .. }
         | Order::CopyOnRead { .. }
+        | Order::Serialise { .. }
         | Order::CancelInFlight(_)
         | Order::Pending(_) => OrderOutcome::Done(Ok(())),
     }
@@ -287,7 +293,7 @@ fn with_driver(table: &NodeTable, node: NodeId, act: impl FnOnce(&dyn drivers::d
 fn reopen_commit(table: &NodeTable, node: NodeId) -> Result<OpenFacts> {
     let cell = found(table, node)?;
     driver(table, node)?.reopen_commit();
-    cell.commit_reopen();
+    cell.commit_reopen()?;
     Ok(cell.facts(None))
 }
 
@@ -352,6 +358,12 @@ async fn open(table: &Rc<NodeTable>, order: OpenOrder) -> Result<OpenFacts> {
         unflushed: false,
     };
     let cell = NodeCell::new(parts, table);
+    if let Err(error) = cell.refresh() {
+        if let Some(driver) = cell.take_driver() {
+            drop(driver.close().await);
+        }
+        return Err(error);
+    }
     table.insert_node(Rc::clone(&cell));
     Ok(cell.facts(opened.backing))
 }
@@ -401,7 +413,7 @@ async fn invalidate(table: &NodeTable, node: NodeId) -> Result<OpenFacts> {
     driver.invalidate().await?;
     let size = length_of(&*driver).await?;
     cell.set_size(size);
-    cell.refresh();
+    cell.refresh()?;
     Ok(cell.facts(None))
 }
 
@@ -433,6 +445,40 @@ async fn make_empty(table: &NodeTable, node: NodeId) -> Result<()> {
     emptied
 }
 
+async fn check(table: &NodeTable, node: NodeId, repair: Repair) -> Result<CheckResult> {
+    let cell = found(table, node)?;
+    let checked = driver(table, node)?.check(repair).await;
+    if repair.is_wanted() {
+        // The next flush is not skipped: what was mended may be so in memory only.
+        cell.wrote(0);
+    }
+    checked
+}
+
+async fn delete_file(table: &NodeTable, node: NodeId) -> Result<()> {
+    let kind = Arc::clone(found(table, node)?.kind());
+    let deleted = driver(table, node)?.delete_file().await;
+    deleted.map_err(|error| match error.kind() {
+        ErrorKind::Unsupported => {
+            let text = format!("Driver '{}' does not support image deletion", kind.name());
+            Error::new(ErrorKind::Unsupported, text)
+        }
+        _ => error,
+    })
+}
+
+/// Where paths lead when all links in them are followed. It blocks.
+fn real_paths(paths: &[String]) -> Vec<Option<String>> {
+    let real = |path: &String| {
+        std::fs::canonicalize(path)
+            .ok()?
+            .into_os_string()
+            .into_string()
+            .ok()
+    };
+    paths.iter().map(real).collect()
+}
+
 async fn amend(table: &NodeTable, node: NodeId, options: &Options) -> Result<()> {
     let cell = found(table, node)?;
     let driver = driver(table, node)?;
@@ -443,10 +489,10 @@ async fn amend(table: &NodeTable, node: NodeId, options: &Options) -> Result<()>
         cell.set_size(size);
     }
     cell.wrote(0);
-    cell.refresh();
+    let refreshed = cell.refresh();
     amended?;
     length.map_err(|error| Error::io("Could not refresh total sector count", error))?;
-    Ok(())
+    refreshed
 }
 
 async fn describe(table: &NodeTable, node: NodeId) -> IoResult<Description> {

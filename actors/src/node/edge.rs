@@ -76,6 +76,14 @@ impl EdgeCell {
         }
     }
 
+    /// Whether the child takes compressed writes, where that is known without asking another iothread.
+    pub fn takes_compressed(&self) -> bool {
+        match &*self.behind.borrow() {
+            Behind::Here(cell) => cell.takes_compressed(),
+            Behind::None | Behind::There(_) => false,
+        }
+    }
+
     /// Whether the child listens to events.
     pub fn hears(&self) -> bool {
         match &*self.behind.borrow() {
@@ -211,10 +219,7 @@ impl ChildPort for Port {
     }
 
     fn takes_compressed(&self) -> bool {
-        match self.0.behind() {
-            Behind::Here(cell) => cell.abilities().write_compressed,
-            Behind::None | Behind::There(_) => false,
-        }
+        self.0.takes_compressed()
     }
 
     fn driver_name(&self) -> Option<&'static str> {

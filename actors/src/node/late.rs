@@ -48,7 +48,7 @@ pub fn tell(table: &NodeTable, events: &EventSink, event: Event) {
     let (kind, node) = match &event {
         Event::Ended(..) => (kind::ENDED, None),
         Event::Quiesced(node, _) => (kind::QUIESCED, Some(*node)),
-        Event::Noticed(node, _) => (kind::NOTICED, Some(*node)),
+        Event::Noticed(node, _) | Event::Serialises(node, _) => (kind::NOTICED, Some(*node)),
     };
     let node = node.and_then(|node| table.node(node));
     let hop = hop(pair(End::Nodes, End::Graph), kind, node.as_deref());
@@ -198,11 +198,15 @@ pub fn facts(order: &Order) -> (&'static Kind, Option<NodeId>) {
         | Order::Commit { node, .. }
         | Order::MakeEmpty(node)
         | Order::Amend { node, .. }
+        | Order::Check { node, .. }
+        | Order::DeleteFile(node)
+        | Order::Serialise { node, .. }
         | Order::ChangeBackingFile { node, .. } => (other, Some(*node)),
         Order::DescribeMany(_)
         | Order::Statistics(_)
         | Order::Counters
         | Order::NewTemporary
+        | Order::RealPaths(_)
         | Order::Create { .. } => (other, None),
     }
 }

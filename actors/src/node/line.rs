@@ -120,6 +120,14 @@ impl<O, A> Line<O, A> {
 }
 
 impl<O, A> Parked<O, A> {
+    /// Looks at the operation, if it still waits; true otherwise.
+    pub fn operation(&self, look: impl FnOnce(&O) -> bool) -> bool {
+        match &*self.state.borrow() {
+            State::Waiting(operation) => look(operation),
+            State::Forwarded(_) | State::Ended(_) | State::Gone => true,
+        }
+    }
+
     fn wake(&self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();

@@ -9,8 +9,8 @@ use messages::global_state::{IothreadCounters, Options};
 use messages::handshake::PendingRequest;
 use messages::io::{Operation, Outcome, Preallocation};
 use messages::{
-    BlockSizes, ChildSlot, DebugOrder, DriverInfo, Geometry, IoResult, LatencyHistograms, Limits, NodeId,
-    NodeStatistics, OpenFlags, Permissions, Result, RootId, Token,
+    BlockSizes, CheckResult, ChildSlot, DebugOrder, DriverInfo, Geometry, IoResult, LatencyHistograms,
+    Limits, NodeId, NodeStatistics, OpenFlags, Permissions, Repair, RequestFlags, Result, RootId, Token,
 };
 
 use super::client::RootHandle;
@@ -173,7 +173,27 @@ pub enum Order {
         exact: bool,
         /// How the new space is laid out.
         preallocation: Preallocation,
+        /// ZERO_WRITE or none.
+        flags: RequestFlags,
     },
+    /// Check the image's metadata, and mend it; answered by [`OrderOutcome::Checked`]. The node is still.
+    Check {
+        /// The node.
+        node: NodeId,
+        /// What to mend.
+        repair: Repair,
+    },
+    /// [`Driver::delete_file`](drivers::driver::Driver::delete_file).
+    DeleteFile(NodeId),
+    /// Note all that the node has in flight, for the sake of a root edge's requests that are serialised. The node is still.
+    Serialise {
+        /// The root edge.
+        root: RootId,
+        /// Its node.
+        node: NodeId,
+    },
+    /// Where paths lead when all links in them are followed; answered by [`OrderOutcome::RealPaths`].
+    RealPaths(Vec<String>),
     /// [`Driver::cancel_in_flight`](drivers::driver::Driver::cancel_in_flight).
     CancelInFlight(NodeId),
     /// Make everything acknowledged durable.
@@ -303,6 +323,8 @@ pub enum Event {
     Quiesced(NodeId, Token),
     /// A driver tells something.
     Noticed(NodeId, Posted),
+    /// A root edge was sent a request that is to be serialised; its node is to note all that it has in flight.
+    Serialises(NodeId, RootId),
 }
 
 /// How an order ended.
@@ -327,6 +349,10 @@ pub enum OrderOutcome {
     Head(IoResult<Vec<u8>>),
     /// NewTemporary.
     Named(Result<String>),
+    /// Check.
+    Checked(Result<CheckResult>),
+    /// RealPaths: one for each; none for what does not exist, or cannot be looked at.
+    RealPaths(Vec<Option<String>>),
 }
 
 /// What the graph actor keeps of an open node.

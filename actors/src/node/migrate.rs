@@ -145,7 +145,12 @@ pub fn arrive(table: &Rc<NodeTable>, luggage: NodeLuggage) {
         copy_on_read: luggage.copy_on_read,
         unflushed: luggage.unflushed,
     };
-    table.insert_node(NodeCell::new(parts, table));
+    let cell = NodeCell::new(parts, table);
+    // It was asked the same before it left.
+    if let Err(error) = cell.refresh() {
+        tracing::warn!(node = cell.name(), %error, "a node that arrived goes by other limits than its driver's");
+    }
+    table.insert_node(cell);
     for root in luggage.roots {
         arrive_root(table, root);
     }

@@ -50,7 +50,7 @@ pub fn event(event: MessageEvent, what: &Event) -> Note {
     match what {
         Event::Ended(ticket, _) => plain(event, kind::ENDED, 0, ticket.0),
         Event::Quiesced(node, token) => plain(event, kind::QUIESCED, node.0, token.0),
-        Event::Noticed(node, _) => plain(event, kind::NOTICED, node.0, 0),
+        Event::Noticed(node, _) | Event::Serialises(node, _) => plain(event, kind::NOTICED, node.0, 0),
     }
 }
 

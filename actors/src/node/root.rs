@@ -19,6 +19,7 @@ use super::client::RootHandle;
 use super::gate::Admission;
 use super::late;
 use super::line::{Line, Parked, Turn};
+use super::mail::Event;
 use super::recorded;
 use super::under_way::{Begun, UnderWay};
 use crate::chaos;
@@ -37,6 +38,19 @@ pub struct RootCell {
     here: Cell<bool>,
     /// What waits at the gate.
     line: Line<Operation<Buffers>, Elsewhere>,
+    serialising: Cell<Serialising>,
+}
+
+/// Whether requests of a root edge may be serialised against all others of its node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Serialising {
+    /// Nobody has asked.
+    #[default]
+    Unasked,
+    /// The graph actor has been asked to have the node note what it has in flight: until then such requests wait.
+    Asked,
+    /// They may.
+    Granted,
 }
 
 /// What became of a request in the step that took it from its source.
@@ -59,6 +73,7 @@ impl RootCell {
             node: RefCell::new(node),
             here: Cell::new(false),
             line: Line::default(),
+            serialising: Cell::default(),
         });
         root.node().add_root(&root);
         root
@@ -236,13 +251,56 @@ impl RootCell {
             self.node.borrow().counters().refuse(operation.kind());
             return Taken::Passed(Err(choke::refused(error, operation)));
         }
-        if self.line.is_empty() && self.node.borrow().gate().is_open() {
+        if self.line.is_empty() && self.may_pass(&operation) {
             return Taken::Passed(Ok(self.admit(operation)));
         }
         Taken::Parked(AtGate {
             root: Rc::clone(self),
             parked: self.line.join(operation),
         })
+    }
+
+    /// Whether a request may pass: the gate is open, and a request that is to have no other beside it is to a node that
+    /// notes what it has in flight.
+    fn may_pass(&self, operation: &Operation<Buffers>) -> bool {
+        self.node.borrow().gate().is_open() && (!choke::is_serialised(operation) || self.may_serialise())
+    }
+
+    fn may_serialise(&self) -> bool {
+        let node = self.node.borrow();
+        if self.serialising.get() == Serialising::Granted || node.tracks_for_driver() {
+            return true;
+        }
+        if node.tracks() {
+            // For the sake of another edge: nothing is in flight that is not noted.
+            self.grant_serialising(&node);
+            return true;
+        }
+        if self.serialising.get() == Serialising::Unasked
+            && let Some(table) = node.table()
+        {
+            self.serialising.set(Serialising::Asked);
+            table.tell(Event::Serialises(node.id(), self.handle.id()));
+        }
+        false
+    }
+
+    fn grant_serialising(&self, node: &NodeCell) {
+        if self.serialising.replace(Serialising::Granted) != Serialising::Granted {
+            node.add_serialiser();
+        }
+    }
+
+    /// Has the node note what it has in flight from now on. It is still.
+    pub fn serialise(&self) {
+        self.grant_serialising(&self.node.borrow());
+    }
+
+    /// The edge leaves the node.
+    pub fn stop_serialising(&self, node: &NodeCell) {
+        if self.serialising.take() == Serialising::Granted {
+            node.remove_serialiser();
+        }
     }
 
     async fn execute(&self, operation: Operation<Buffers>, admission: &Admission) -> Outcome<Buffers> {
@@ -336,7 +394,7 @@ impl AtGate {
     /// Waits for its turn. `begun` tells if that is elsewhere. Whoever asked may withdraw it until then.
     async fn passed(self, begun: &Cell<bool>) -> Passed {
         let turn = unless_withdrawn(poll_fn(|context| {
-            let open = self.root.node.borrow().gate().is_open();
+            let open = self.parked.operation(|operation| self.root.may_pass(operation));
             let turn = std::task::ready!(self.root.line.poll(&self.parked, open, context.waker()));
             Poll::Ready(match turn {
                 // Counted in the same step that takes it off the gate.

@@ -250,6 +250,7 @@ fn block_status_tells_allocated_from_not_and_nothing_of_nothing() {
                 len,
                 want_zero: false,
                 whole_chain: false,
+                base: None,
             }
         };
         let ask = async |called: &Called, offset, len| -> BlockStatus {

@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 #![allow(clippy::cast_possible_truncation, reason = "the tests' sizes are small")]
 
+mod batch;
 #[path = "../support/driver.rs"]
 #[allow(dead_code, reason = "other tests use other parts of it")]
 mod driver;
 mod gate;
 mod roots;
+mod serialised;
 mod world;
 
 use std::sync::atomic::Ordering;
@@ -15,8 +17,8 @@ use drivers::buffer::Buffers;
 use futures_executor::block_on;
 use futures_util::future::{join, join_all};
 use messages::io::OperationKind;
-use messages::{IoError, Permissions, RequestFlags};
-use millpond::node::{Mail, Order};
+use messages::{IoError, NodeId, OpenFlags, Permissions, RequestFlags};
+use millpond::node::{Mail, NodeSettings, OpenOrder, Order, OrderOutcome};
 use world::{World, bytes};
 
 const PLAIN: RequestFlags = RequestFlags::empty();
@@ -250,6 +252,39 @@ fn unaligned_writes_to_one_block_do_not_lose_each_other() {
     let expected: Vec<u8> = (0..512_u64).flat_map(|i| [(i % 251) as u8 + 1; 8]).collect();
     assert_eq!(read(&client, 0, 4096), expected);
     assert_eq!(read(&client, 3, 1000), expected[3..1003]);
+}
+
+#[test]
+fn a_driver_that_requires_an_alignment_that_cannot_be_is_not_opened() {
+    let world = World::new(1);
+    let opened = |alignment: u32| {
+        world.control.alignment.store(alignment, Ordering::SeqCst);
+        let order = Order::Open(Box::new(OpenOrder {
+            node: NodeId(u64::from(alignment)),
+            name: "n".to_owned(),
+            kind: world.kind(driver::Shape::Memory, 4096),
+            options: messages::global_state::Options::new(),
+            flags: OpenFlags::RDWR,
+            settings: NodeSettings::default(),
+            children: Vec::new(),
+        }));
+        let OrderOutcome::Opened(opened) = world.order(0, order) else {
+            panic!("another answer than was asked for")
+        };
+        opened.map(|facts| facts.limits.request_alignment)
+    };
+    let most = u32::try_from(messages::MAX_ALIGNMENT).unwrap();
+    assert_eq!(opened(512).unwrap(), 512);
+    assert_eq!(opened(most).unwrap(), most);
+    let closed = world.control.closed.load(Ordering::SeqCst);
+    let refused = opened(2 * most).unwrap_err();
+    assert_eq!(refused.to_string(), "Driver requires too large request alignment");
+    let refused = opened(3).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "Driver requires an alignment of 3 bytes, which is no power of two"
+    );
+    assert_eq!(world.control.closed.load(Ordering::SeqCst), closed + 2);
 }
 
 #[test]

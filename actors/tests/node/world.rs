@@ -28,6 +28,7 @@ pub struct World {
     pub held: Receiver<Held>,
     events: Receiver<Event>,
     quiesced: std::cell::RefCell<Vec<(NodeId, Token)>>,
+    serialises: std::cell::RefCell<Vec<(NodeId, RootId)>>,
     next: Cell<u64>,
 }
 
@@ -50,6 +51,7 @@ impl World {
             held,
             events,
             quiesced: std::cell::RefCell::default(),
+            serialises: std::cell::RefCell::default(),
             next: Cell::new(1),
         }
     }
@@ -74,6 +76,7 @@ impl World {
             match self.events.recv_timeout(DEADLINE).expect("an order is answered") {
                 Event::Ended(ended, outcome) if ended == ticket => return outcome,
                 Event::Ended(..) | Event::Noticed(..) => {}
+                Event::Serialises(node, root) => self.serialises.borrow_mut().push((node, root)),
                 Event::Quiesced(node, token) => self.quiesced.borrow_mut().push((node, token)),
             }
         }
@@ -110,9 +113,25 @@ impl World {
         while !self.quiesced.borrow().contains(&(node, token)) {
             match self.events.recv_timeout(DEADLINE).expect("the drain ends") {
                 Event::Quiesced(node, token) => self.quiesced.borrow_mut().push((node, token)),
+                Event::Serialises(node, root) => self.serialises.borrow_mut().push((node, root)),
                 Event::Ended(..) | Event::Noticed(..) => {}
             }
         }
+    }
+
+    /// Has a node note what it has in flight for the root edge that asked for it, as the graph actor does: while the node is
+    /// still. Answers whether one had asked.
+    pub fn serialise(&self, iothread: usize) -> bool {
+        // What was sent before has been seen to when another order has been carried out.
+        drop(self.order(iothread, Order::Counters));
+        let Some((node, root)) = self.serialises.borrow_mut().pop() else {
+            return false;
+        };
+        let token = self.quiesce(iothread, node);
+        self.await_quiesced(node, token);
+        self.done(iothread, Order::Serialise { root, node });
+        self.send(iothread, Order::Resume(node, token));
+        true
     }
 
     pub fn open(
@@ -137,7 +156,7 @@ impl World {
         node
     }
 
-    fn kind(&self, shape: Shape, size: usize) -> Arc<dyn DriverKind> {
+    pub fn kind(&self, shape: Shape, size: usize) -> Arc<dyn DriverKind> {
         Arc::new(TestKind {
             shape,
             size,

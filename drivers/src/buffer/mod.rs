@@ -119,6 +119,26 @@ impl Buffer {
         pool::take(len).map(|(buffer, _)| buffer)
     }
 
+    /// As [`Buffer::try_alloc`], at an address that is a multiple of `align` (a power of two): what a node asks for in
+    /// [`Limits::mem_alignment`](messages::Limits::mem_alignment), or likes best.
+    pub fn try_aligned(len: usize, align: usize) -> Option<Self> {
+        debug_assert!(align.is_power_of_two());
+        let has_it = align <= MIN_MEM_ALIGN || (align <= OPT_MEM_ALIGN && len >= OPT_MEM_ALIGN);
+        if has_it || len == 0 {
+            return Self::try_alloc(len);
+        }
+        let spare = if align <= OPT_MEM_ALIGN { 0 } else { align };
+        let whole = Self::try_alloc(len.max(OPT_MEM_ALIGN).checked_add(spare)?);
+        let mut whole = whole?;
+        let past = whole.as_ptr().addr() & (align - 1);
+        let mut buffer = match past {
+            0 => whole,
+            past => whole.split_off(align - past),
+        };
+        buffer.truncate(len);
+        Some(buffer)
+    }
+
     /// A buffer of `len` zero bytes, aligned as [`Buffer::alloc`] says.
     pub fn zeroed(len: usize) -> Self {
         match Self::try_zeroed(len) {

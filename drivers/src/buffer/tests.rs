@@ -23,6 +23,45 @@ fn memory_is_aligned_and_zeroed_buffers_are_zero_even_when_reused() {
 }
 
 #[test]
+fn memory_is_as_aligned_as_a_node_needs_it() {
+    for align in [1, 512, 1024, 4096, 8192, 65_536] {
+        for len in [0, 1, 512, 4095, 4096, 10_000] {
+            let buffer = Buffer::try_aligned(len, align).unwrap();
+            assert_eq!(buffer.len(), len);
+            assert!(
+                len == 0 || buffer.as_ptr().addr() % align == 0,
+                "{len} at {align}"
+            );
+        }
+    }
+    assert_eq!(Buffer::try_aligned(usize::MAX, 65_536), None);
+}
+
+#[test]
+fn a_list_is_aligned_if_each_of_its_buffers_is_in_address_and_length() {
+    let aligned = || Buffer::alloc(1024);
+    let list = |buffers: Vec<Buffer>| {
+        let mut list = Buffers::new();
+        buffers.into_iter().for_each(|buffer| list.append(buffer.into()));
+        list
+    };
+    assert!(Buffers::new().is_aligned(512));
+    assert!(list(vec![aligned(), aligned()]).is_aligned(512));
+    let shifted = |by| {
+        let mut whole = Buffer::alloc(1024 + 512);
+        let mut shifted = whole.split_off(by);
+        shifted.truncate(512);
+        shifted
+    };
+    assert!(list(vec![aligned(), shifted(512)]).is_aligned(512));
+    assert!(!list(vec![aligned(), shifted(8)]).is_aligned(512), "an address");
+    assert!(list(vec![aligned(), shifted(8)]).is_aligned(8));
+    let mut short = aligned();
+    short.truncate(100);
+    assert!(!list(vec![short, aligned()]).is_aligned(512), "a length");
+}
+
+#[test]
 fn a_dropped_buffer_s_memory_is_the_next_one_s() {
     let buffer = Buffer::alloc(6000);
     let address = buffer.as_ptr();
@@ -39,6 +78,15 @@ fn impossible_lengths_are_refused() {
     assert_eq!(Buffer::try_alloc(usize::MAX), None);
     assert_eq!(Buffer::try_alloc(usize::MAX / 2), None);
     assert_eq!(Buffer::try_alloc(0), Some(Buffer::new()));
+    assert_eq!(Buffer::try_zeroed(usize::MAX), None);
+    assert_eq!(Buffer::try_zeroed(usize::MAX / 2), None);
+    assert_eq!(Buffer::try_zeroed(0), Some(Buffer::new()));
+    Buffer::alloc(600).fill(0xa5);
+    let zeroed = Buffer::try_zeroed(600).unwrap();
+    assert!(
+        is_zero(&zeroed) && zeroed.len() == 600,
+        "also where the memory was used before"
+    );
 }
 
 #[test]

@@ -173,7 +173,7 @@ impl Driver for CopyOnRead {
             zero_unmap: true,
             discard: Ability::Native,
             fua: Ability::Native,
-            write_compressed: self.file.takes_compressed(),
+            write_compressed: true,
             transparent: true,
             events: Events::Ignored,
             ..Abilities::default()

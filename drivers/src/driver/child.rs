@@ -212,6 +212,7 @@ impl Child {
             len,
             want_zero,
             whole_chain,
+            base: None,
         })
         .await
         .into_status()

@@ -202,6 +202,11 @@ pub trait DriverKind: Send + Sync + 'static {
     /// flushed before it is written to.
     fn open(&self, request: OpenRequest) -> LocalBoxFuture<'static, Result<Opened>>;
 
+    /// Images can be made: [`DriverKind::create`] is implemented.
+    fn creates(&self) -> bool {
+        false
+    }
+
     /// Makes an image. Runs on the iothread of `file`, or the main one.
     fn create(&self, request: CreateRequest) -> LocalBoxFuture<'static, Result<()>> {
         drop(request);

@@ -54,6 +54,7 @@ pub use kind::{
     BackingLink, ChildChange, ChildKind, CreateRequest, DriverKind, EdgeUse, OpenRequest, Opened,
     OptionNames, invalid_options, parse_options, parse_size, slot_name, slot_named,
 };
+pub use messages::Repair;
 pub use notice::{Notice, Notices, Posted};
 pub use registry::{Registry, Whitelist};
 pub use withdrawal::{Withdrawal, Within, unless_withdrawn};
@@ -86,7 +87,7 @@ pub struct Abilities {
     pub discard: Ability,
     /// Writes with FUA. `Emulated` flushes after the write.
     pub fua: Ability,
-    /// Writes with WRITE_COMPRESSED.
+    /// Writes with WRITE_COMPRESSED. A filter says that it passes them on: whether that is of use is up to what it filters.
     pub write_compressed: bool,
     /// What [`At::Child`] leads to is all there is to say: allocation and zeroes are the child's. True of filters and of
     /// `raw`, false of formats with allocation of their own.
@@ -435,6 +436,14 @@ pub trait Driver: 'static {
     /// behind is dropped without [`Driver::close`].
     fn depart(&self) -> Box<dyn Parcel>;
 
+    /// Deletes the file that the node's data is in; the node goes on with it until it is closed.
+    fn delete_file(&self) -> Answer<'_, Result<()>> {
+        Answer::ready(Err(messages::Error::new(
+            messages::ErrorKind::Unsupported,
+            "The block driver does not support image deletion",
+        )))
+    }
+
     /// Writes everything back and lets go: the last call. The children are still there.
     fn close(&self) -> Answer<'_, Result<()>>;
 }
@@ -444,15 +453,6 @@ pub trait Parcel: Send {
     /// Goes on where the driver left off, with handles of the new iothread, as [`OpenRequest::children`] has them. Cannot fail, since a move is a step of a
     /// transaction that has been committed to.
     fn arrive(self: Box<Self>, children: Vec<Child>, ring: Ring) -> Rc<dyn Driver>;
-}
-
-/// What a check may mend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Repair {
-    /// Clusters that nothing refers to.
-    pub leaks: bool,
-    /// Everything else.
-    pub errors: bool,
 }
 
 /// New options for an open driver.

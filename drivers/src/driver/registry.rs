@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use messages::{Error, ErrorKind, Result};
+use messages::{Error, ErrorKind, Result, Role};
 
 use super::{DriverKind, GuardedKind};
 use crate::throttle::Groups;
@@ -35,7 +35,7 @@ impl Registry {
     /// Adds a driver. It is put behind a guard against its panics.
     ///
     /// # Errors
-    /// There is one of that name.
+    /// There is one of that name, or it declares children with roles that exclude each other.
     pub fn register(&mut self, kind: Arc<dyn DriverKind>) -> Result<()> {
         let name = kind.name();
         if self.kinds.contains_key(name) {
@@ -44,7 +44,15 @@ impl Registry {
                 format!("Driver '{name}' is registered already"),
             ));
         }
-        self.kinds.insert(name, Arc::new(GuardedKind::new(kind)));
+        // Of the numbered children there may be any number, so none of them has a role that only one child can have.
+        let kind = GuardedKind::new(kind);
+        let numbered = kind.numbered().map(|child| child.role);
+        let declared = kind.children().iter().map(|child| child.role);
+        Role::check_children(declared.chain(numbered).chain(numbered)).map_err(|error| {
+            let text = format!("Driver '{name}' declares children that cannot be: {error}");
+            Error::new(ErrorKind::InvalidArgument, text)
+        })?;
+        self.kinds.insert(name, Arc::new(kind));
         Ok(())
     }
 
@@ -108,14 +116,18 @@ impl Registry {
         }
     }
 
-    /// All names, in alphabetical order.
-    pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
-        self.kinds.keys().copied()
+    /// The names of all drivers that may be used, for reading only or for both, in alphabetical order.
+    pub fn names(&self, read_only: bool) -> impl Iterator<Item = &'static str> + '_ {
+        let names = self.kinds.keys().copied();
+        names.filter(move |name| self.is_whitelisted(name, read_only))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::LocalBoxFuture;
+
+    use super::super::{ChildKind, OpenRequest, Opened};
     use super::*;
 
     #[test]
@@ -152,5 +164,78 @@ mod tests {
         assert!(registry.is_whitelisted("file", false) && registry.is_whitelisted("file", true));
         assert!(registry.is_whitelisted("raw", true) && !registry.is_whitelisted("raw", false));
         assert!(!registry.is_whitelisted("null-co", true));
+        assert_eq!(registry.names(false).collect::<Vec<_>>(), ["file"]);
+        assert_eq!(registry.names(true).collect::<Vec<_>>(), ["file", "raw"]);
+    }
+
+    /// A driver of which only the children matter.
+    struct Parent {
+        children: &'static [ChildKind],
+        numbered: Option<ChildKind>,
+    }
+
+    impl DriverKind for Parent {
+        fn name(&self) -> &'static str {
+            "parent"
+        }
+
+        fn children(&self) -> &'static [ChildKind] {
+            self.children
+        }
+
+        fn numbered(&self) -> Option<ChildKind> {
+            self.numbered
+        }
+
+        fn is_protocol(&self) -> bool {
+            false
+        }
+
+        fn open(&self, _: OpenRequest) -> LocalBoxFuture<'static, Result<Opened>> {
+            unreachable!("it is not opened")
+        }
+    }
+
+    const fn child(role: Role) -> ChildKind {
+        ChildKind {
+            name: "child",
+            role,
+            required: true,
+        }
+    }
+
+    fn registered(children: &'static [ChildKind], numbered: Option<Role>) -> Result<()> {
+        let numbered = numbered.map(child);
+        Registry::empty().register(Arc::new(Parent { children, numbered }))
+    }
+
+    #[test]
+    fn a_driver_whose_childrens_roles_exclude_each_other_is_refused() {
+        const FILTER: Role = Role::FILTERED.union(Role::PRIMARY);
+        registered(&[child(Role::IMAGE), child(Role::COW)], Some(Role::DATA)).unwrap();
+        registered(&[child(FILTER), child(Role::METADATA)], None).unwrap();
+        let refused = [
+            registered(&[child(Role::FILTERED.union(Role::DATA))], None),
+            registered(&[child(Role::FILTERED.union(Role::METADATA))], None),
+            registered(&[child(Role::FILTERED.union(Role::COW))], None),
+            registered(&[child(Role::COW.union(Role::DATA))], None),
+            registered(&[child(Role::COW.union(Role::METADATA))], None),
+            registered(&[child(Role::COW.union(Role::PRIMARY))], None),
+            registered(&[child(FILTER), child(Role::FILTERED)], None),
+            registered(&[child(Role::COW), child(Role::COW)], None),
+            registered(&[child(Role::IMAGE), child(Role::PRIMARY)], None),
+            registered(&[], Some(Role::PRIMARY)),
+            registered(&[], Some(Role::FILTERED)),
+            registered(&[], Some(Role::COW)),
+        ];
+        for refused in refused {
+            let error = refused.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+            let text = error.to_string();
+            assert!(
+                text.starts_with("Driver 'parent' declares children that cannot be: "),
+                "{text}"
+            );
+        }
     }
 }

@@ -1,10 +1,12 @@
 //! Making and deleting image files. All of it blocks.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use messages::io::Preallocation;
 use messages::{Error, ErrorKind, IoError, Permissions, Result};
 use rustix::fs::{FileType, Mode, OFlags, ioctl_getflags, ioctl_setflags, open};
+use rustix::io::Errno;
 
 use super::lock::{self, Locks};
 use super::open::errno;
@@ -36,49 +38,58 @@ pub struct CreateFile {
 /// thread pools and command lines: it blocks.
 ///
 /// # Errors
-/// As `open(2)`, the locks of another process, or as for truncation. A file that was made is not deleted on failure.
+/// As `open(2)`, the locks of another process, or as for truncation. A file that was not there before is deleted again.
 pub fn create_file(wanted: &CreateFile) -> Result<()> {
-    let CreateFile {
-        filename,
-        size,
-        preallocation,
-        nocow,
-        extent_size_hint,
-    } = wanted;
-    let hint = u32::try_from(extent_size_hint.unwrap_or(EXTENT_SIZE_HINT))
+    let filename = wanted.filename.as_str();
+    let hint = u32::try_from(wanted.extent_size_hint.unwrap_or(EXTENT_SIZE_HINT))
         .map_err(|_| Error::new(ErrorKind::InvalidArgument, "Extent size hint is too large"))?;
-    if *preallocation == Preallocation::Metadata {
+    if wanted.preallocation == Preallocation::Metadata {
         let text = "Unsupported preallocation mode: metadata";
         return Err(Error::new(ErrorKind::Unsupported, text));
     }
     // It is emptied below, not here: first it must be nobody else's.
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
     let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
-    let fd = open(filename.as_str(), flags, mode)
-        .map_err(|error| Error::io(&format!("Could not create '{filename}'"), errno(error)))?;
-    if lock::is_available(&fd) {
+    let (opened, is_new) = match open(filename, flags | OFlags::EXCL, mode) {
+        Err(Errno::EXIST) => (open(filename, flags, mode), false),
+        made => (made, true),
+    };
+    let fd = opened.map_err(|error| Error::io(&format!("Could not create '{filename}'"), errno(error)))?;
+    let made = make_anew(&fd, wanted, hint);
+    if made.is_err()
+        && is_new
+        && let Err(error) = delete_open_file(&fd, Path::new(filename))
+    {
+        tracing::warn!(%error, "half a file is left");
+    }
+    made
+}
+
+/// Makes a file that is open what it is to be.
+fn make_anew(fd: &OwnedFd, wanted: &CreateFile, hint: u32) -> Result<()> {
+    let filename = wanted.filename.as_str();
+    if lock::is_available(fd) {
         let locks = Locks::new(
             Permissions::WRITE | Permissions::RESIZE,
             Permissions::all() - Permissions::RESIZE,
         );
-        lock::add(&fd, Locks::NONE, locks)?;
-        lock::check(&fd, locks, filename)?;
+        lock::add(fd, Locks::NONE, locks)?;
+        lock::check(fd, locks, filename)?;
     }
-    resize_file(&fd, 0, Preallocation::Off)?;
-    if *nocow {
+    resize_file(fd, 0, Preallocation::Off)?;
+    if wanted.nocow {
         // A file system without the flag copies or does not copy as it always does.
-        let set =
-            ioctl_getflags(&fd).and_then(|flags| ioctl_setflags(&fd, flags | rustix::fs::IFlags::NOCOW));
+        let set = ioctl_getflags(fd).and_then(|flags| ioctl_setflags(fd, flags | rustix::fs::IFlags::NOCOW));
         if let Err(error) = set {
             tracing::debug!(%filename, "copy-on-write is not turned off: {error}");
         }
     }
     if hint != 0
-        && let Err(error) = sys::set_extent_size_hint(&fd, hint)
+        && let Err(error) = sys::set_extent_size_hint(fd, hint)
     {
         tracing::debug!(%filename, "the extent size hint is not set: {error}");
     }
-    resize_file(&fd, *size, *preallocation)
+    resize_file(fd, wanted.size, wanted.preallocation)
 }
 
 /// Makes an empty file with a name that nobody can foresee, in `TMPDIR` or else in `/var/tmp`; answers the name. It blocks.
@@ -123,13 +134,38 @@ pub(super) fn unlink(filename: &str) -> Result<()> {
 /// # Errors
 /// There is none of that name, it is not regular, or as `unlink(2)`.
 pub fn delete_file(filename: &Path) -> Result<()> {
-    let shown = filename.display();
-    let is_regular = rustix::fs::stat(filename)
-        .is_ok_and(|facts| FileType::from_raw_mode(facts.st_mode) == FileType::RegularFile);
-    if !is_regular {
-        let error = IoError::from_errno(libc::ENOENT);
-        return Err(Error::io(&format!("{shown} is not a regular file"), error));
+    regular(filename)?;
+    remove(filename)
+}
+
+/// Deletes the regular file that is open as `fd`, unless its name has become another file's. It blocks.
+///
+/// # Errors
+/// There is none of that name, it is not regular or another, or as `unlink(2)`.
+pub(super) fn delete_open_file(fd: impl AsFd, filename: &Path) -> Result<()> {
+    let named = regular(filename)?;
+    let open =
+        rustix::fs::fstat(fd).map_err(|error| Error::io("Could not look at the file", errno(error)))?;
+    if (named.st_dev, named.st_ino) != (open.st_dev, open.st_ino) {
+        let text = format!("{} is another file than the one that is open", filename.display());
+        return Err(Error::new(ErrorKind::InUse, text));
     }
-    rustix::fs::unlink(filename)
-        .map_err(|error| Error::io(&format!("Error when deleting file {shown}"), errno(error)))
+    remove(filename)
+}
+
+fn regular(filename: &Path) -> Result<rustix::fs::Stat> {
+    let found = rustix::fs::stat(filename).ok();
+    let is_regular =
+        |found: &rustix::fs::Stat| FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
+    found.filter(is_regular).ok_or_else(|| {
+        let error = IoError::from_errno(libc::ENOENT);
+        Error::io(&format!("{} is not a regular file", filename.display()), error)
+    })
+}
+
+fn remove(filename: &Path) -> Result<()> {
+    rustix::fs::unlink(filename).map_err(|error| {
+        let text = format!("Error when deleting file {}", filename.display());
+        Error::io(&text, errno(error))
+    })
 }

@@ -28,6 +28,7 @@ mod sys;
 mod truncate;
 
 use std::cell::{Cell, RefCell};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -134,6 +135,10 @@ impl DriverKind for FileKind {
                 backing: None,
             })
         })
+    }
+
+    fn creates(&self) -> bool {
+        self.name == Self::FILE.name
     }
 
     fn create(&self, request: CreateRequest) -> LocalBoxFuture<'static, Result<()>> {
@@ -429,6 +434,18 @@ impl Driver for File {
 
     fn reopen_abort(&self) {
         self.abort_reopen();
+    }
+
+    fn delete_file(&self) -> Answer<'_, Result<()>> {
+        if self.config.borrow().driver != FileKind::FILE.name {
+            return Answer::ready(Err(Error::new(
+                ErrorKind::Unsupported,
+                "A device is no file that could be deleted",
+            )));
+        }
+        let (fd, filename) = (self.fd(), self.config.borrow().parsed.filename.clone());
+        let delete = move || create::delete_open_file(&fd, Path::new(&filename));
+        Answer::wait(self.ring.blocking(delete))
     }
 
     fn block_sizes(&self) -> Answer<'_, IoResult<BlockSizes>> {

@@ -135,6 +135,35 @@ mod tests {
         assert_eq!(aio(json!({"filename": "x"})), AioMode::IoUring);
         assert_eq!(aio(json!({"filename": "x", "aio": "threads"})), AioMode::Threads);
         assert_eq!(aio(json!({"filename": "x", "aio": "native"})), AioMode::Native);
+        assert_eq!(aio(json!({"filename": "x", "aio": "io_uring"})), AioMode::IoUring);
+        assert!(parse(json!({"filename": "x", "aio": "posix"}), OpenFlags::NOCACHE).is_err());
+    }
+
+    #[test]
+    fn flags_stand_for_the_option_where_it_is_not_given() {
+        let aio = |options, flags| parse(options, OpenFlags::NOCACHE | flags).unwrap().aio;
+        let (plain, threads) = (
+            || json!({"filename": "x"}),
+            json!({"filename": "x", "aio": "threads"}),
+        );
+        assert_eq!(aio(plain(), OpenFlags::empty()), None);
+        assert_eq!(
+            aio(plain(), OpenFlags::NATIVE_AIO),
+            Some(messages::AioMode::Native)
+        );
+        assert_eq!(
+            aio(plain(), OpenFlags::IO_URING),
+            Some(messages::AioMode::IoUring)
+        );
+        for flag in [OpenFlags::NATIVE_AIO, OpenFlags::IO_URING] {
+            assert_eq!(aio(threads.clone(), flag), Some(messages::AioMode::Threads));
+        }
+        let refused = parse(plain(), OpenFlags::NATIVE_AIO).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "aio=native was specified, but it requires cache.direct=on, which was not specified."
+        );
+        assert!(parse(plain(), OpenFlags::IO_URING).is_ok());
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub(super) struct Check<'a> {
     pub repair: Repair,
     /// The file's length in clusters, the last one whole.
     pub file_clusters: u64,
+    /// One past the last cluster that is counted though nothing refers to it: the image ends behind it too.
+    pub leaked_end: u64,
     /// Where the next guest cluster is expected if nothing is scattered.
     next_contiguous: u64,
 }
@@ -42,6 +44,7 @@ impl Qcow2 {
             result: CheckResult::default(),
             repair,
             file_clusters: geometry.clusters(length),
+            leaked_end: 0,
             next_contiguous: 0,
         };
         check.run().await.map_err(failed)?;
@@ -80,7 +83,8 @@ impl Check<'_> {
         self.count_refcounts()?;
         self.compare().await?;
         self.check_copied(&l1).await?;
-        self.result.image_end_offset = self.census.end << self.geometry.cluster_bits;
+        let end = self.census.end.max(self.leaked_end);
+        self.result.image_end_offset = end << self.geometry.cluster_bits;
         Ok(())
     }
 

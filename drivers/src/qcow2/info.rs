@@ -15,6 +15,7 @@ impl State {
             vm_state_offset: self.geometry.l1_entries(self.header.size) << self.geometry.l2_span_bits(),
             is_dirty: self.header.incompatible & DIRTY != 0,
             subcluster_size: cluster_size,
+            needs_compressed_writes: false,
         }
     }
 

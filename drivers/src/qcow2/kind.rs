@@ -73,6 +73,10 @@ impl DriverKind for Qcow2Kind {
         Box::pin(open(request))
     }
 
+    fn creates(&self) -> bool {
+        true
+    }
+
     fn create(&self, request: CreateRequest) -> LocalBoxFuture<'static, Result<()>> {
         Box::pin(create(request))
     }

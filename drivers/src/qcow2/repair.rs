@@ -93,6 +93,9 @@ impl Check<'_> {
 
     async fn difference(&mut self, cluster: u64, refcount: u64, references: u64) -> IoResult<()> {
         let leak = refcount > references;
+        if leak {
+            self.leaked_end = self.leaked_end.max(cluster + 1);
+        }
         let mend = if leak {
             self.repair.leaks
         } else {

@@ -80,19 +80,40 @@ mod tests {
 
     #[test]
     fn cache_modes_mean_what_qemu_means() {
-        let none = parse_cache_mode("none").unwrap();
-        assert!(none.direct && !none.no_flush && !none.writethrough);
-        assert!(parse_cache_mode("directsync").unwrap().writethrough);
-        assert!(parse_cache_mode("unsafe").unwrap().no_flush);
-        assert_eq!(parse_cache_mode("writeback").unwrap(), CacheMode::default());
-        assert_eq!(none.open_flags(), OpenFlags::NOCACHE);
-        assert!(parse_cache_mode("sometimes").is_err());
+        let (direct, no_flush) = (OpenFlags::NOCACHE, OpenFlags::NO_FLUSH);
+        for (name, flags, writethrough) in [
+            ("none", direct, false),
+            ("off", direct, false),
+            ("directsync", direct, true),
+            ("writeback", OpenFlags::empty(), false),
+            ("unsafe", no_flush, false),
+            ("writethrough", OpenFlags::empty(), true),
+        ] {
+            let mode = parse_cache_mode(name).unwrap();
+            assert_eq!(mode.direct, flags == direct, "{name}");
+            assert_eq!(mode.no_flush, flags == no_flush, "{name}");
+            assert_eq!(mode.writethrough, writethrough, "{name}");
+            assert_eq!(mode.open_flags(), flags, "{name}");
+        }
+        for name in ["sometimes", "", "NONE", "on"] {
+            let refused = parse_cache_mode(name).unwrap_err();
+            assert_eq!(refused.to_string(), format!("invalid cache option: {name}"));
+        }
     }
 
     #[test]
     fn discard_modes_have_two_names_each() {
-        assert_eq!(parse_discard_flags("ignore"), parse_discard_flags("off"));
-        assert_eq!(parse_discard_flags("on").unwrap(), DiscardMode::Unmap);
-        assert!(parse_discard_flags("").is_err());
+        for (name, mode) in [
+            ("ignore", DiscardMode::Ignore),
+            ("off", DiscardMode::Ignore),
+            ("unmap", DiscardMode::Unmap),
+            ("on", DiscardMode::Unmap),
+        ] {
+            assert_eq!(parse_discard_flags(name), Ok(mode), "{name}");
+        }
+        for name in ["", "none", "punch"] {
+            let refused = parse_discard_flags(name).unwrap_err();
+            assert_eq!(refused.to_string(), format!("Invalid discard option: {name}"));
+        }
     }
 }

@@ -83,6 +83,12 @@ impl OpenFlags {
         !self.contains(Self::RDWR)
     }
 
+    /// Whether the node may be written to now: it has that right, and no other process has its image.
+    #[must_use]
+    pub const fn is_writable(self) -> bool {
+        !self.is_read_only() && !self.contains(Self::INACTIVE)
+    }
+
     /// Flags that no option stands for, and that a node keeps however it is reopened.
     pub const LASTING: Self = Self::TEMPORARY
         .union(Self::NATIVE_AIO)
@@ -111,6 +117,19 @@ impl OpenFlags {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_inactive_node_is_not_writable_though_it_is_not_read_only() {
+        for (flags, read_only, writable) in [
+            (OpenFlags::empty(), true, false),
+            (OpenFlags::RDWR, false, true),
+            (OpenFlags::RDWR | OpenFlags::INACTIVE, false, false),
+            (OpenFlags::INACTIVE, true, false),
+        ] {
+            assert_eq!(flags.is_read_only(), read_only, "{flags:?}");
+            assert_eq!(flags.is_writable(), writable, "{flags:?}");
+        }
+    }
 
     #[test]
     fn flags_stand_for_what_an_opener_takes_and_shares() {

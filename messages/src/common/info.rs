@@ -14,6 +14,8 @@ pub struct DriverInfo {
     pub is_dirty: bool,
     /// Bytes in a subcluster, 0 where there are none.
     pub subcluster_size: u64,
+    /// Nothing but compressed writes are possible.
+    pub needs_compressed_writes: bool,
 }
 
 /// How scattered an image's clusters are.
@@ -28,6 +30,24 @@ pub struct FragmentInfo {
     pub fragmented_clusters: u64,
     /// Clusters stored compressed.
     pub compressed_clusters: u64,
+}
+
+/// What a check may mend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Repair {
+    /// Clusters that nothing refers to.
+    pub leaks: bool,
+    /// Everything else.
+    pub errors: bool,
+}
+
+impl Repair {
+    /// Whether there is anything to be mended, so that the image is written to.
+    #[must_use]
+    pub const fn is_wanted(self) -> bool {
+        self.leaks || self.errors
+    }
 }
 
 /// What a check of an image found and mended.

@@ -53,7 +53,41 @@ impl Default for Limits {
     }
 }
 
+/// What a driver asks of requests that no request can be made to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LimitError {
+    /// More than [`MAX_ALIGNMENT`].
+    #[error("Driver requires too large request alignment")]
+    Alignment,
+    /// Blocks are found by masks.
+    #[error("Driver requires an alignment of {0} bytes, which is no power of two")]
+    NoPowerOfTwo(u32),
+}
+
+impl From<LimitError> for crate::Error {
+    fn from(error: LimitError) -> Self {
+        Self::new(crate::ErrorKind::InvalidArgument, error.to_string())
+    }
+}
+
 impl Limits {
+    /// Holds what must be true of the limits of every node: alignments are powers of two, and that of requests is no larger
+    /// than [`MAX_ALIGNMENT`].
+    ///
+    /// # Errors
+    /// Says which alignment cannot be.
+    pub fn check(&self) -> Result<(), LimitError> {
+        if u64::from(self.request_alignment) > MAX_ALIGNMENT {
+            return Err(LimitError::Alignment);
+        }
+        for alignment in [self.request_alignment, self.mem_alignment, self.opt_mem_alignment] {
+            if !alignment.is_power_of_two() {
+                return Err(LimitError::NoPowerOfTwo(alignment));
+            }
+        }
+        Ok(())
+    }
+
     /// Takes over what a child demands of memory and transfers: the stricter of both.
     pub fn merge_child(&mut self, child: &Self) {
         self.mem_alignment = self.mem_alignment.max(child.mem_alignment);

@@ -19,7 +19,7 @@ pub use cache::{CacheMode, ParseCacheError, parse_cache_mode, parse_discard_flag
 pub use debug_event::{DebugEvent, DebugOrder};
 pub use flags::{OpenFlags, RequestFlags};
 pub use id::{ChildSlot, EdgeId, IoThreadId, NodeId, RootId, Token};
-pub use info::{BlockSizes, CheckResult, DriverInfo, FragmentInfo, Geometry};
+pub use info::{BlockSizes, CheckResult, DriverInfo, FragmentInfo, Geometry, Repair};
 pub use limits::{
     Limits, MAX_ALIGNMENT, MAX_LENGTH, REQUEST_MAX_BYTES, REQUEST_MAX_SECTORS, RangeError, SECTOR_SIZE,
     check_range,

@@ -3,12 +3,9 @@
 /// Why a backing file's full name cannot be told.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
-    /// A `json:` name has no directory.
+    /// A `json:` name has no directory to be relative to, and an empty one has none either.
     #[error("Cannot use relative backing file names for '{0}'")]
-    RelativeToJson(String),
-    /// There is no name to be relative to.
-    #[error("Cannot use relative backing file names without a base")]
-    NoBase,
+    NoDirectory(String),
 }
 
 /// Whether `path` starts with a protocol, as in `nbd:host`: a colon before any slash.
@@ -18,24 +15,17 @@ pub fn path_has_protocol(path: &str) -> bool {
         .is_some_and(|at| path.as_bytes().get(at) == Some(&b':'))
 }
 
-/// Whether `path` names the same file from every directory; a protocol is looked behind.
+/// Whether `path` is a path from the root. A name with a protocol is none, whatever follows the protocol.
 #[must_use]
 pub fn path_is_absolute(path: &str) -> bool {
-    without_protocol(path).starts_with('/')
+    path.starts_with('/')
 }
 
-fn without_protocol(path: &str) -> &str {
-    if path_has_protocol(path) {
-        path.split_once(':').map_or(path, |(_, rest)| rest)
-    } else {
-        path
-    }
-}
-
-/// `filename` as seen from the file `base`: itself when absolute or with a protocol, else beside the base.
+/// `filename` as seen from the file `base`: itself when absolute, else beside the base, whose protocol it gets. Whether
+/// `filename` has a protocol of its own is for the caller to ask.
 #[must_use]
 pub fn path_combine(base: &str, filename: &str) -> String {
-    if path_is_absolute(filename) || path_has_protocol(filename) {
+    if path_is_absolute(filename) {
         return filename.to_owned();
     }
     let protocol_end = if path_has_protocol(base) {
@@ -57,11 +47,8 @@ pub fn full_backing_filename(overlay: &str, stored: &str) -> Result<String, Path
     if stored.is_empty() || path_has_protocol(stored) || path_is_absolute(stored) {
         return Ok(stored.to_owned());
     }
-    if overlay.starts_with("json:") {
-        return Err(PathError::RelativeToJson(overlay.to_owned()));
-    }
-    if overlay.is_empty() {
-        return Err(PathError::NoBase);
+    if overlay.is_empty() || overlay.starts_with("json:") {
+        return Err(PathError::NoDirectory(overlay.to_owned()));
     }
     Ok(path_combine(overlay, stored))
 }
@@ -99,23 +86,32 @@ mod tests {
     }
 
     #[test]
-    fn absolute_paths_start_with_a_slash_behind_the_protocol() {
-        assert!(path_is_absolute("/x"));
-        assert!(path_is_absolute("file:/x"));
-        assert!(!path_is_absolute("file:x"));
-        assert!(!path_is_absolute("x/y"));
+    fn absolute_paths_start_with_a_slash() {
+        for path in ["/x", "/", "//x", "/a:b"] {
+            assert!(path_is_absolute(path), "{path}");
+        }
+        for path in ["", "x/y", "./x", "file:x", "file:/x", "json:/x"] {
+            assert!(!path_is_absolute(path), "{path}");
+        }
     }
 
     #[test]
     fn relative_names_join_their_bases_directory() {
-        assert_eq!(
-            path_combine("/images/top.qcow2", "base.qcow2"),
-            "/images/base.qcow2"
-        );
-        assert_eq!(path_combine("top.qcow2", "base.qcow2"), "base.qcow2");
-        assert_eq!(path_combine("file:top.qcow2", "base.qcow2"), "file:base.qcow2");
-        assert_eq!(path_combine("/images/top", "/other/base"), "/other/base");
-        assert_eq!(path_combine("/images/top", "nbd:host"), "nbd:host");
+        for (base, filename, combined) in [
+            ("/images/top.qcow2", "base.qcow2", "/images/base.qcow2"),
+            ("top.qcow2", "base.qcow2", "base.qcow2"),
+            ("images/", "base", "images/base"),
+            ("file:top.qcow2", "base.qcow2", "file:base.qcow2"),
+            ("file:images/top", "base", "file:images/base"),
+            ("/a:b/top", "base", "/a:b/base"),
+            ("/images/top", "/other/base", "/other/base"),
+            ("nbd:host", "/base", "/base"),
+            // No caller asks this of a name that has a protocol.
+            ("/images/top", "nbd:host", "/images/nbd:host"),
+            ("", "base", "base"),
+        ] {
+            assert_eq!(path_combine(base, filename), combined, "{filename} beside {base}");
+        }
     }
 
     #[test]
@@ -136,7 +132,13 @@ mod tests {
     fn backing_names_are_completed_from_the_overlays() {
         assert_eq!(full_backing_filename("/a/top", "base").unwrap(), "/a/base");
         assert_eq!(full_backing_filename("json:{}", "/b").unwrap(), "/b");
-        assert!(full_backing_filename("json:{}", "b").is_err());
+        assert_eq!(full_backing_filename("/a/top", "nbd:host").unwrap(), "nbd:host");
+        assert_eq!(full_backing_filename("/a/top", "file:/b").unwrap(), "file:/b");
         assert_eq!(full_backing_filename("/a/top", "").unwrap(), "");
+        for overlay in ["json:{}", ""] {
+            let refused = full_backing_filename(overlay, "b").unwrap_err();
+            let text = format!("Cannot use relative backing file names for '{overlay}'");
+            assert_eq!(refused.to_string(), text);
+        }
     }
 }

@@ -31,6 +31,9 @@ pub enum RoleError {
     /// What is read through cannot also be written to.
     #[error("a copy-on-write child is not the parent's own storage")]
     CowWithStorage,
+    /// Of some roles there is one child at most.
+    #[error("no more than one child can be {0}")]
+    Twice(&'static str),
 }
 
 impl Role {
@@ -47,6 +50,29 @@ impl Role {
             return Err(RoleError::CowWithStorage);
         }
         Ok(self)
+    }
+
+    /// Holds what must be true of all children of a node together: each role is possible, and at most one child is the
+    /// filtered one, at most one the copy-on-write one, and at most one the primary one.
+    ///
+    /// # Errors
+    /// Says what is broken.
+    pub fn check_children(roles: impl IntoIterator<Item = Self>) -> Result<(), RoleError> {
+        let mut taken = Self::empty();
+        for role in roles {
+            role.check()?;
+            for (single, name) in [
+                (Self::FILTERED, "filtered"),
+                (Self::COW, "copy-on-write"),
+                (Self::PRIMARY, "primary"),
+            ] {
+                if role.intersects(single) && taken.intersects(single) {
+                    return Err(RoleError::Twice(name));
+                }
+            }
+            taken |= role;
+        }
+        Ok(())
     }
 }
 
@@ -71,5 +97,16 @@ mod tests {
             (Role::COW | Role::METADATA).check(),
             Err(RoleError::CowWithStorage)
         );
+    }
+
+    #[test]
+    fn some_roles_have_one_child_at_most() {
+        assert_eq!(Role::check_children([Role::IMAGE, Role::COW, Role::DATA]), Ok(()));
+        for role in [Role::FILTERED, Role::COW, Role::PRIMARY] {
+            let twice = Role::check_children([role, Role::METADATA, role]);
+            assert!(matches!(twice, Err(RoleError::Twice(_))), "{role:?}");
+        }
+        let impossible = Role::check_children([Role::DATA, Role::FILTERED | Role::DATA]);
+        assert_eq!(impossible, Err(RoleError::FilteredWithStorage));
     }
 }

@@ -307,6 +307,7 @@ impl<B: Backend> Session<B> {
             len,
             want_zero,
             whole_chain: true,
+            base: None,
         };
         self.ask(operation).await.into_status()
     }

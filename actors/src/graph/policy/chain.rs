@@ -4,13 +4,15 @@
 //! relies on them: a frozen link leads where it leads until it is given free.
 
 use messages::global_state::GraphReply;
-use messages::path::{full_backing_filename, path_clean, path_has_protocol};
+use messages::path::{full_backing_filename, path_has_protocol};
 use messages::{EdgeId, Error, ErrorKind, NodeId, Result, Role, RootId, Token};
 
 use super::Reply;
+use super::order::Order;
 use super::query::filename::{Filenames, image_filename};
 use super::value::{Edge, Graph, Node, Parent};
 use super::world::World;
+use crate::node::OrderOutcome;
 
 /// The edge by which a chain goes on from a node: to what it filters, or to its backing node.
 pub fn next_edge(graph: &Graph, id: NodeId) -> Option<&Edge> {
@@ -68,36 +70,96 @@ pub fn contains(graph: &Graph, top: NodeId, base: NodeId) -> bool {
     false
 }
 
-/// The image of a chain that an overlay in it has as its backing file by this name, as headers or users tell it.
-pub fn find_backing_image(graph: &Graph, top: NodeId, filename: &str) -> Option<NodeId> {
+/// The image of a chain that an overlay in it has as its backing file by this name, as headers or users tell it. Two paths
+/// are the same if they lead to the same file; the host is asked for that, off the threads that serve requests.
+///
+/// # Errors
+/// There is no such node as `top`.
+pub async fn find_backing_image(world: &World, top: &str, filename: &str) -> Result<Option<NodeId>> {
+    let candidates = world.graph(|graph| {
+        let top = graph.find(top)?.id;
+        Ok::<_, Error>(candidates(graph, top, filename))
+    })?;
+    let paths: Vec<String> = candidates.iter().flat_map(Candidate::paths).collect();
+    let mut real = Vec::new();
+    if !paths.is_empty() {
+        let main = world.with(|state| state.main);
+        if let OrderOutcome::RealPaths(found) = world.ask_iothread(main, Order::RealPaths(paths)).await {
+            real = found;
+        }
+    }
+    let mut real = real.into_iter();
+    let mut next = || real.next().flatten();
+    for candidate in candidates {
+        match candidate {
+            Candidate::Named(below) => return Ok(Some(below)),
+            Candidate::Perhaps { below, .. } => {
+                let (full, wanted) = (next(), next());
+                if full.is_some() && full == wanted {
+                    return Ok(Some(below));
+                }
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// A backing image that a name may mean.
+enum Candidate {
+    /// It does.
+    Named(NodeId),
+    /// It does if both paths lead to the same file.
+    Perhaps {
+        below: NodeId,
+        full: String,
+        wanted: String,
+    },
+}
+
+impl Candidate {
+    fn paths(&self) -> Vec<String> {
+        match self {
+            Self::Named(_) => Vec::new(),
+            Self::Perhaps { full, wanted, .. } => vec![full.clone(), wanted.clone()],
+        }
+    }
+}
+
+/// The images that `filename` may mean, down to the first that it means for sure.
+fn candidates(graph: &Graph, top: NodeId, filename: &str) -> Vec<Candidate> {
+    let mut candidates = Vec::new();
     let mut at = skip_filters(graph, top);
-    while let Some(below) = next_image(graph, at) {
-        if is_named(graph, graph.node(at)?, below, filename) {
-            return Some(below);
+    while let (Some(below), Some(overlay)) = (next_image(graph, at), graph.node(at)) {
+        let candidate = candidate(graph, overlay, below, filename);
+        let is_sure = matches!(candidate, Some(Candidate::Named(_)));
+        candidates.extend(candidate);
+        if is_sure {
+            break;
         }
         at = below;
     }
-    None
+    candidates
 }
 
 /// Whether `filename` means the backing image `below` of `overlay`.
-fn is_named(graph: &Graph, overlay: &Node, below: NodeId, filename: &str) -> bool {
+fn candidate(graph: &Graph, overlay: &Node, below: NodeId, filename: &str) -> Option<Candidate> {
+    let named = |is_it: bool| is_it.then_some(Candidate::Named(below));
     let names = Filenames::of(graph, [below]);
     if names.backing_overridden(graph, overlay) {
-        return names.get(below) == filename;
+        return named(names.get(below) == filename);
     }
-    let stored = overlay.facts.as_ref().and_then(|facts| facts.backing.as_ref());
-    let Some(stored) = stored.map(|link| link.filename.as_str()) else {
-        return false;
-    };
+    let stored = overlay.facts.as_ref()?.backing.as_ref()?.filename.as_str();
     let image = image_filename(graph, overlay.id);
     let full = full_backing_filename(&image, stored).ok();
     if path_has_protocol(filename) || path_has_protocol(stored) {
-        return filename == stored || full.as_deref() == Some(filename);
+        return named(filename == stored || full.as_deref() == Some(filename));
     }
-    let wanted = full_backing_filename(&image, filename).ok();
-    full.zip(wanted)
-        .is_some_and(|(full, wanted)| path_clean(&full) == path_clean(&wanted))
+    let wanted = full_backing_filename(&image, filename).ok()?;
+    Some(Candidate::Perhaps {
+        below,
+        full: full?,
+        wanted,
+    })
 }
 
 /// A hold on links of chains.

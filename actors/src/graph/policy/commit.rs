@@ -2,7 +2,9 @@
 
 use messages::global_state::GraphReply;
 use messages::io::Preallocation;
-use messages::{EdgeId, Error, ErrorKind, NodeId, OpBlocker, Permissions, Result, Role, RootId, Token};
+use messages::{
+    EdgeId, Error, ErrorKind, NodeId, OpBlocker, Permissions, RequestFlags, Result, Role, RootId, Token,
+};
 
 use super::chain::Freeze;
 use super::drain::Cover;
@@ -164,6 +166,7 @@ async fn grow(transaction: &mut Transaction, overlay: NodeId, backing: NodeId) -
         size,
         exact: true,
         preallocation: Preallocation::Off,
+        flags: RequestFlags::empty(),
     };
     world.ask(backing, order).done().await?;
     resize::refresh_sizes(&world, backing).await;

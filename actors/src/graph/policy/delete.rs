@@ -3,6 +3,7 @@
 use messages::{Error, ErrorKind, NodeId, OpBlocker, Result};
 
 use super::drain::Cover;
+use super::order::Order;
 use super::transaction::{self, Transaction};
 use super::value::Edge;
 use super::world::World;
@@ -42,6 +43,15 @@ pub async fn blockdev_del(world: &World, name: &str) -> Result<()> {
     });
     release(world, [node]).await;
     Ok(())
+}
+
+/// Deletes the file that a node keeps its data in. The node stays open.
+///
+/// # Errors
+/// There is no such node, or its driver's.
+pub async fn delete_file(world: &World, name: &str) -> Result<()> {
+    let node = world.graph(|graph| graph.look_up("", name).map(|node| node.id))?;
+    world.ask(node, Order::DeleteFile(node)).done().await
 }
 
 /// Closes those of `nodes` that nobody holds any more, and what then nobody holds below them.

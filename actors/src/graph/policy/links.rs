@@ -82,6 +82,16 @@ pub async fn detach_child(world: &World, parent: &str, child: &str) -> Result<()
     apply(world, change, "detach-child").await
 }
 
+/// The node of this name, which has a node behind the edge to `child`.
+///
+/// # Errors
+/// There is no such node, or no such child.
+pub fn parent_of(graph: &Graph, parent: &str, child: &str) -> Result<NodeId> {
+    let node = graph.find(parent)?;
+    let edge = node.slot(child).and_then(|slot| node.child(slot));
+    edge.map(|_| node.id).ok_or_else(|| no_child(parent, child))
+}
+
 fn no_child(parent: &str, child: &str) -> Error {
     Error::new(
         ErrorKind::NotFound,

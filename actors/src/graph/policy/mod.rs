@@ -10,6 +10,7 @@ mod backing;
 mod backing_link;
 mod cancel;
 mod chain;
+mod check;
 mod children;
 mod commit;
 mod create;
@@ -45,7 +46,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use drivers::driver::Registry;
-use messages::global_state::{DrainScope, GraphReply, GraphRequest, IothreadOptions, Query};
+use messages::global_state::{ChildOf, DrainScope, GraphReply, GraphRequest, IothreadOptions, Query};
 use messages::{Error, ErrorKind, IoThreadId, Permissions, Result, RootId, Token};
 
 use crate::node::Ticket;
@@ -225,6 +226,8 @@ impl Policy {
                 Event::Node(crate::node::Event::Noticed(node, posted)) => {
                     notices::noticed(state, node, &posted.notice);
                 }
+                // The actor makes a request of it, with an id of its own.
+                Event::Node(crate::node::Event::Serialises(..)) => {}
                 Event::Started(ticket, result) => state.started(ticket, result),
                 Event::Alarm => {}
             }
@@ -385,6 +388,12 @@ impl Policy {
             let cover = match scope {
                 DrainScope::All => Cover::All,
                 DrainScope::Node(name) => Cover::Nodes(vec![state.graph.find(name)?.id]),
+                DrainScope::Parent(ChildOf::Node { node_name, child }) => {
+                    Cover::Nodes(vec![links::parent_of(&state.graph, node_name, child)?])
+                }
+                DrainScope::Parent(ChildOf::Root(root)) => {
+                    Cover::Nodes(vec![roots::node_of(&state.graph, *root)?])
+                }
                 DrainScope::Subtree(name) => Cover::Subtree(vec![state.graph.find(name)?.id]),
             };
             let token = state.sections.begin(&state.graph, cover, user, state.now);
@@ -460,6 +469,7 @@ fn mutate(world: &World, request: GraphRequest) -> Procedure {
         match request {
             GraphRequest::BlockdevCreate(options) => create::blockdev_create(&world, options).await,
             GraphRequest::Commit { node_name } => commit::commit(&world, &node_name).await,
+            GraphRequest::Check { node_name, repair } => check::check(&world, &node_name, repair).await,
             request => Next::Reply(change(&world, request).await),
         }
     })
@@ -497,7 +507,25 @@ async fn change(world: &World, request: GraphRequest) -> Reply {
         GraphRequest::AddChild { parent, node } => children::add_child(world, &parent, &node).await?,
         GraphRequest::DelChild { parent, child } => children::del_child(world, &parent, &child).await?,
         GraphRequest::Amend { node_name, options } => amend::amend(world, &node_name, options).await?,
-        GraphRequest::Resize { node_name, size } => resize::block_resize(world, &node_name, size).await?,
+        GraphRequest::Resize { node_name, size } => {
+            resize::resize(world, &node_name, size, resize::How::default()).await?;
+        }
+        GraphRequest::Truncate {
+            node_name,
+            size,
+            exact,
+            preallocation,
+            flags,
+        } => {
+            let how = resize::How {
+                exact,
+                preallocation,
+                flags,
+            };
+            resize::resize(world, &node_name, size, how).await?;
+        }
+        GraphRequest::DeleteFile { node_name } => delete::delete_file(world, &node_name).await?,
+        GraphRequest::Serialise(root) => roots::serialise(world, root).await?,
         GraphRequest::MoveNode { node_name, iothread } => {
             iothreads::move_node(world, &node_name, iothread.as_deref()).await?;
         }
@@ -583,6 +611,7 @@ async fn change(world: &World, request: GraphRequest) -> Reply {
         | GraphRequest::Debug { .. }
         | GraphRequest::Query(_)
         | GraphRequest::Commit { .. }
+        | GraphRequest::Check { .. }
         | GraphRequest::BlockdevCreate(_) => {
             return Err(Error::new(
                 ErrorKind::InvalidArgument,

@@ -344,6 +344,15 @@ fn insert_node(
     (children, iothread): (&[Option<NodeId>], IoThreadId),
 ) -> Result<NodeId> {
     let world = transaction.world.clone();
+    let roles = (0..children.len()).filter_map(ChildSlot::at);
+    let roles = roles.map(|slot| kind.child_role(slot, &parsed.rest));
+    Role::check_children(roles).map_err(|error| {
+        let text = format!(
+            "Driver '{}' gives its children roles that cannot be: {error}",
+            kind.name()
+        );
+        Error::new(ErrorKind::InvalidArgument, text)
+    })?;
     let name = choose_name(&world, parsed.node_name.as_deref())?;
     let node = world.with(|state| Node {
         id: state.graph.new_node_id(),

@@ -6,7 +6,8 @@ use drivers::driver::{BackingLink, DriverKind, ReopenRequest};
 use messages::global_state::Options;
 use messages::io::Preallocation;
 use messages::{
-    ChildSlot, DebugOrder, IoThreadId, LatencyHistograms, NodeId, OpenFlags, Permissions, RootId, Token,
+    ChildSlot, DebugOrder, IoThreadId, LatencyHistograms, NodeId, OpenFlags, Permissions, Repair,
+    RequestFlags, RootId, Token,
 };
 
 use crate::node::NodeSettings;
@@ -121,7 +122,27 @@ pub enum Order {
         exact: bool,
         /// How the new space is laid out.
         preallocation: Preallocation,
+        /// ZERO_WRITE or none.
+        flags: RequestFlags,
     },
+    /// Check the image's metadata, and mend it.
+    Check {
+        /// The node.
+        node: NodeId,
+        /// What to mend.
+        repair: Repair,
+    },
+    /// Delete the file of the node.
+    DeleteFile(NodeId),
+    /// Note all that the node has in flight, for the sake of a root edge's requests that are serialised.
+    Serialise {
+        /// The root edge.
+        root: RootId,
+        /// Its node.
+        node: NodeId,
+    },
+    /// Where paths lead when all links in them are followed.
+    RealPaths(Vec<String>),
     /// Make everything acknowledged durable.
     Flush(NodeId),
     /// End early what can be ended.
@@ -226,6 +247,7 @@ impl Order {
             | Self::Exchange { node, .. }
             | Self::Invalidate(node)
             | Self::Amend { node, .. }
+            | Self::Check { node, .. }
             | Self::ChangeBackingFile { node, .. } => vec![*node],
             _ => Vec::new(),
         }
@@ -239,6 +261,8 @@ impl Order {
             Self::Flush(_) => "flush",
             Self::Truncate { .. } => "resize",
             Self::Amend { .. } => "amendment",
+            Self::Check { .. } => "check",
+            Self::DeleteFile(_) => "deletion of a file",
             Self::Create { .. } => "making of an image",
             Self::ReopenPrepare { .. } => "reopen",
             Self::ExchangePrepare { .. } | Self::Exchange { .. } => "exchange of a child",

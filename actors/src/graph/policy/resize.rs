@@ -1,19 +1,37 @@
-//! `block_resize`.
+//! Changes of a node's length: `block_resize`, and the same with all that can be said about how.
 
 use messages::global_state::{RootRequest, RootUser};
 use messages::io::Preallocation;
-use messages::{Error, ErrorKind, MAX_LENGTH, NodeId, OpBlocker, Permissions, Result};
+use messages::{Error, ErrorKind, MAX_LENGTH, NodeId, OpBlocker, Permissions, RequestFlags, Result};
 
 use super::order::Order;
 use super::transaction::Transaction;
 use super::world::World;
 use super::{op_blockers, roots};
 
+/// How a length is changed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct How {
+    /// Fail rather than end up longer.
+    pub exact: bool,
+    /// How the new space is laid out.
+    pub preallocation: Preallocation,
+    /// ZERO_WRITE or none.
+    pub flags: RequestFlags,
+}
+
 /// Changes a node's length.
 ///
 /// # Errors
-/// There is no such node, a user relies on its length, or the driver's.
-pub async fn block_resize(world: &World, name: &str, size: u64) -> Result<()> {
+/// There is no such node, a user relies on its length, a flag means nothing here, or the driver's.
+pub async fn resize(world: &World, name: &str, size: u64, how: How) -> Result<()> {
+    if !RequestFlags::ZERO_WRITE.contains(how.flags) {
+        let text = format!(
+            "A change of length takes no flags but ZERO_WRITE, not {:?}",
+            how.flags
+        );
+        return Err(Error::new(ErrorKind::InvalidArgument, text));
+    }
     let node = world.graph(|graph| {
         let node = graph.look_up("", name)?.id;
         if size > MAX_LENGTH {
@@ -24,13 +42,19 @@ pub async fn block_resize(world: &World, name: &str, size: u64) -> Result<()> {
         Ok(node)
     })?;
     let mut transaction = Transaction::new(world);
-    let result = resize(&mut transaction, node, name, size).await;
+    let result = carry_out(&mut transaction, node, name, size, how).await;
     // The hold and the section end in either case.
     transaction.roll_back().await;
     result
 }
 
-async fn resize(transaction: &mut Transaction, node: NodeId, name: &str, size: u64) -> Result<()> {
+async fn carry_out(
+    transaction: &mut Transaction,
+    node: NodeId,
+    name: &str,
+    size: u64,
+    how: How,
+) -> Result<()> {
     let world = transaction.world.clone();
     let request = hold(name, "block_resize", Permissions::RESIZE);
     let root = roots::link_root(transaction, node, &request);
@@ -39,8 +63,9 @@ async fn resize(transaction: &mut Transaction, node: NodeId, name: &str, size: u
     let order = Order::Truncate {
         node,
         size,
-        exact: false,
-        preallocation: Preallocation::Off,
+        exact: how.exact,
+        preallocation: how.preallocation,
+        flags: how.flags,
     };
     world.ask(node, order).done().await?;
     refresh_sizes(&world, node).await;

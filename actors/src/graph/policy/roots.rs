@@ -155,6 +155,15 @@ fn edge_of(graph: &Graph, root: RootId) -> Result<messages::EdgeId> {
         .ok_or_else(|| no_root(root))
 }
 
+/// The node that a root edge leads to.
+///
+/// # Errors
+/// There is no such root.
+pub fn node_of(graph: &Graph, root: RootId) -> Result<NodeId> {
+    let edge = graph.edge(edge_of(graph, root)?);
+    edge.map(|edge| edge.child).ok_or_else(|| no_root(root))
+}
+
 fn no_root(root: RootId) -> Error {
     Error::new(ErrorKind::NotFound, format!("There is no root edge {root}"))
 }
@@ -197,15 +206,27 @@ pub async fn set_permissions(
     Ok(())
 }
 
+/// Has the node of a root edge note all that it has in flight, for the sake of requests of the edge that are serialised. It
+/// begins while nothing is in flight, so nothing is missed.
+///
+/// # Errors
+/// There is no such root.
+pub async fn serialise(world: &World, root: RootId) -> Result<()> {
+    let node = world.graph(|graph| node_of(graph, root))?;
+    let mut transaction = Transaction::new(world);
+    transaction.drain([node], "serialising").await;
+    let noted = world.ask(node, Order::Serialise { root, node }).done().await;
+    // Only the section ends.
+    transaction.roll_back().await;
+    noted
+}
+
 /// A user lets go.
 ///
 /// # Errors
 /// There is no such root.
 pub async fn detach(world: &World, root: RootId) -> Result<()> {
-    let node = world.graph(|graph| {
-        let edge = graph.edge(edge_of(graph, root)?).ok_or_else(|| no_root(root))?;
-        Ok::<_, Error>(edge.child)
-    })?;
+    let node = world.graph(|graph| node_of(graph, root))?;
     if let Err(error) = world.ask(node, Order::DetachRoot(root)).done().await {
         tracing::warn!(%error, %root, "a root edge did not end cleanly");
     }

@@ -90,7 +90,7 @@ impl Node {
 
     /// Whether it may be written to.
     pub fn writable(&self) -> bool {
-        !self.flags.is_read_only() && !self.flags.contains(OpenFlags::INACTIVE)
+        self.flags.is_writable()
     }
 
     /// The edge in `slot`.

@@ -293,6 +293,8 @@ fn print(outcome: &OrderOutcome) -> String {
         OrderOutcome::Counters(counters) => format!("{counters:?}"),
         OrderOutcome::Debugged(result) => format!("{result:?}"),
         OrderOutcome::Named(result) => format!("{result:?}"),
+        OrderOutcome::Checked(result) => format!("{result:?}"),
+        OrderOutcome::RealPaths(paths) => format!("{paths:?}"),
     }
 }
 

@@ -4,8 +4,9 @@ use super::{Reply, done, flag, text};
 use crate::daemon::Daemon;
 use crate::graph::graph_json;
 use messages::global_state::{GraphReply, GraphRequest, Query};
+use messages::io::Preallocation;
 use messages::qapi::{Object, QmpError};
-use messages::{LatencyHistogram, LatencyHistograms};
+use messages::{LatencyHistogram, LatencyHistograms, Repair, RequestFlags};
 use serde_json::{Value, json};
 
 async fn change(daemon: &Daemon, request: GraphRequest) -> Reply {
@@ -139,6 +140,57 @@ pub(super) async fn resize(daemon: Daemon, arguments: Object) -> Reply {
         },
     )
     .await
+}
+
+pub(super) async fn truncate(daemon: Daemon, arguments: Object) -> Reply {
+    let mode = text(&arguments, "preallocation");
+    let preallocation = match mode {
+        "" => Preallocation::Off,
+        mode => serde_json::from_value(mode.into()).map_err(|error| QmpError::generic(error.to_string()))?,
+    };
+    let mut flags = RequestFlags::empty();
+    flags.set(RequestFlags::ZERO_WRITE, flag(&arguments, "zero"));
+    let request = GraphRequest::Truncate {
+        node_name: text(&arguments, "node-name").to_owned(),
+        size: arguments.get("size").and_then(Value::as_u64).unwrap_or_default(),
+        exact: flag(&arguments, "exact"),
+        preallocation,
+        flags,
+    };
+    change(&daemon, request).await
+}
+
+pub(super) async fn check(daemon: Daemon, arguments: Object) -> Reply {
+    let node_name = text(&arguments, "node-name").to_owned();
+    let mode = text(&arguments, "repair");
+    let repair = Repair {
+        leaks: matches!(mode, "leaks" | "all"),
+        errors: mode == "all",
+    };
+    let query = Query::Node {
+        node_name: node_name.clone(),
+    };
+    let checked = daemon.graph(GraphRequest::Check { node_name, repair }).await?;
+    let GraphReply::Checked(found) = checked else {
+        return Err(wrong_kind());
+    };
+    let GraphReply::Node(facts) = daemon.graph(GraphRequest::Query(query)).await? else {
+        return Err(wrong_kind());
+    };
+    Ok(json!({
+        "filename": facts.filename,
+        "format": facts.driver,
+        "check-errors": found.check_errors,
+        "image-end-offset": found.image_end_offset,
+        "corruptions": found.corruptions,
+        "leaks": found.leaks,
+        "corruptions-fixed": found.corruptions_fixed,
+        "leaks-fixed": found.leaks_fixed,
+        "total-clusters": found.fragments.total_clusters,
+        "allocated-clusters": found.fragments.allocated_clusters,
+        "fragmented-clusters": found.fragments.fragmented_clusters,
+        "compressed-clusters": found.fragments.compressed_clusters,
+    }))
 }
 
 pub(super) async fn change_backing_file(daemon: Daemon, arguments: Object) -> Reply {

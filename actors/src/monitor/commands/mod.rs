@@ -68,12 +68,14 @@ const TABLE: &[(&str, Handler)] = table! {
     "x-blockdev-change" => graph::change_children,
     "x-blockdev-set-iothread" => graph::set_iothread,
     "x-debug-query-block-graph" => graph::query_graph,
+    "x-millpond-check" => graph::check,
     "x-millpond-flight-record" => control::flight_record,
     "x-millpond-latency-histogram-set" => graph::set_histograms,
     "x-millpond-move-node" => graph::move_node,
     "x-millpond-query-dot" => graph::query_dot,
     "x-millpond-query-drains" => graph::query_drains,
     "x-millpond-query-iothreads" => graph::query_iothreads,
+    "x-millpond-truncate" => graph::truncate,
 };
 
 /// The commands there are, the one that the session carries out itself included, in the schema's order.

@@ -12,6 +12,7 @@ use messages::{DebugEvent, IoError, IoResult, RequestFlags};
 
 use super::super::cell::NodeCell;
 use super::super::overlap::Tracking;
+use super::write::flags_below;
 use super::{bytes_in, in_memory, tell};
 
 /// The aligned range around another.
@@ -106,6 +107,12 @@ fn around(node: &NodeCell, offset: u64, len: u64) -> IoResult<Around> {
     })
 }
 
+/// A buffer as the node's driver needs it.
+fn aligned_buffer(node: &NodeCell, len: usize) -> IoResult<Buffer> {
+    let align = in_memory(u64::from(node.limits().mem_alignment));
+    Buffer::try_aligned(len, align).ok_or(IoError::Os(ENOMEM))
+}
+
 /// Splits what is longer than the driver takes at once.
 async fn limited_read(
     node: &NodeCell,
@@ -165,7 +172,7 @@ async fn read_around(
     flags: RequestFlags,
 ) -> IoResult<(u64, Buffer)> {
     let around = around(node, offset, len)?;
-    let block = Buffer::try_alloc(in_memory(around.len)).ok_or(IoError::Os(ENOMEM))?;
+    let block = aligned_buffer(node, in_memory(around.len))?;
     let driver = node.driver()?;
     let (result, block) = limited_read(node, &driver, around.start, Buffers::from(block), flags).await;
     result?;
@@ -192,6 +199,7 @@ async fn tracked_write(
     } else {
         None
     };
+    let flags = flags_below(flags);
     tell(node, DebugEvent::Pwritev).await;
     let most = most_at_once(node);
     if rest.len() <= most {
@@ -231,7 +239,7 @@ async fn read_modify_write(
     let no_wait = flags.contains(RequestFlags::NO_WAIT);
     let _alone = node.tracker().begin(range.start, end, true, no_wait).await?;
     let (head, mut block) = if range.head == 0 && range.len == bytes_in(buffers) {
-        (0, Buffer::try_alloc(buffers.len()).ok_or(IoError::Os(ENOMEM))?)
+        (0, aligned_buffer(node, buffers.len())?)
     } else {
         let head = range.head != 0;
         let tail = range.head + bytes_in(buffers) != range.len;
@@ -252,6 +260,7 @@ async fn read_modify_write(
         buffers.copy_to_slice(0, part);
     }
     let driver = node.driver()?;
+    let flags = flags_below(flags);
     driver.write(range.start, Buffers::from(block), flags).await.0
 }
 

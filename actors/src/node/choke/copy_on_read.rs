@@ -73,7 +73,8 @@ async fn copy_and_fill(
 
 /// How much from `offset` on the node has allocated itself, or has not.
 async fn look(node: &Rc<NodeCell>, offset: u64, len: u64) -> IoResult<Piece> {
-    let status = status::block_status(node, offset, len.min(COPY_MAX), false, false).await?;
+    let status =
+        status::block_status(node, offset, len.min(COPY_MAX), status::Wanted::of_node(false)).await?;
     if status.len == 0 {
         return Err(IoError::Corrupt);
     }

@@ -52,8 +52,7 @@ pub async fn truncate(
         .map_err(|error| Error::io("Could not refresh total sector count", error))?;
     cell.set_size(now);
     cell.wrote(0);
-    cell.refresh();
-    Ok(())
+    cell.refresh()
 }
 
 /// Whether a write up to `end` passes the end of a node that does not grow by being written to. Only a parent's does.

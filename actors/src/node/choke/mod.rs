@@ -51,6 +51,12 @@ impl<'a> By<'a> {
         }
     }
 
+    /// Whether a write may be serialised against all others: those of root edges wait until the node tracks what it has in
+    /// flight, and a parent's can only if it does already.
+    fn may_serialise(self, node: &NodeCell, flags: RequestFlags) -> bool {
+        !flags.contains(RequestFlags::SERIALISING) || self.admission.is_some() || node.tracks()
+    }
+
     /// The request goes on to `node`'s driver.
     fn stands_at(self, node: &NodeCell) {
         tracing::trace!(target: "millpond::request", node = node.name(), driver = node.kind().name(), "handed to driver");
@@ -152,12 +158,18 @@ async fn dispatch(cell: &Rc<NodeCell>, operation: Operation<Buffers>, by: By<'_>
             len,
             want_zero,
             whole_chain,
+            base,
         } => {
+            let wanted = status::Wanted {
+                zero: want_zero,
+                whole_chain,
+                base,
+            };
             // Of an image that another process may be changing nothing can be said.
             let status = if cell.flags().contains(OpenFlags::INACTIVE) {
                 Err(IoError::NotPermitted)
             } else {
-                Box::pin(status::block_status(cell, offset, len, want_zero, whole_chain)).await
+                Box::pin(status::block_status(cell, offset, len, wanted)).await
             };
             Outcome::plain(status.map(Value::Status))
         }
@@ -185,11 +197,22 @@ fn nodes(passed: &Passed) -> impl Iterator<Item = &Rc<NodeCell>> {
     passed.iter().map(|(node, _)| node)
 }
 
+/// Whether a request is to have no other beside it in a range, so that the node must know of all that it has in flight.
+pub fn is_serialised(operation: &Operation<Buffers>) -> bool {
+    match operation {
+        Operation::Write { flags, .. } | Operation::WriteZeroes { flags, .. } => {
+            flags.contains(RequestFlags::SERIALISING)
+        }
+        Operation::Truncate { .. } => true,
+        _ => false,
+    }
+}
+
 pub use at_once::{Step, Transferring, begin};
 pub use flush::flush;
 pub use length::truncate;
 pub use read::read_whole;
-pub use status::block_status;
+pub use status::{Wanted, block_status};
 
 /// The range that a request is about; nothing for those without one.
 pub fn range_of(operation: &Operation<Buffers>) -> (u64, u64) {

@@ -2,23 +2,64 @@
 
 use std::rc::Rc;
 
+use drivers::buffer::Buffers;
 use drivers::driver::{At, Extent, Purpose};
 use messages::io::{Operation, OperationKind};
-use messages::{BlockStatus, IoError, IoResult, StatusFlags};
+use messages::{BlockStatus, IoError, IoResult, NodeId, StatusFlags};
 
 use super::super::cell::NodeCell;
 use super::super::edge::{Behind, send_there};
 use super::super::statistics::Asked;
 use super::{Passed, nodes};
 
-/// The status of the start of a range, which was checked. With `whole_chain` the answer is what a reader would see, and the depth says which
-/// layer decides; without, it is for this node alone.
+/// What a status is to tell.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// Data from zeroes, at the cost of a system call.
+    pub zero: bool,
+    /// What a reader would see, with a depth that says which layer decides; else the answer is for one node alone.
+    pub whole_chain: bool,
+    /// The node above which the chain ends.
+    pub base: Option<NodeId>,
+}
+
+impl Wanted {
+    /// Of one node alone.
+    pub const fn of_node(zero: bool) -> Self {
+        Self {
+            zero,
+            whole_chain: false,
+            base: None,
+        }
+    }
+
+    fn of(self, offset: u64, len: u64) -> Operation<Buffers> {
+        Operation::BlockStatus {
+            offset,
+            len,
+            want_zero: self.zero,
+            whole_chain: self.whole_chain,
+            base: self.base,
+        }
+    }
+
+    /// Whether the chain ends above what is behind an edge.
+    fn ends_above(self, behind: &Behind) -> bool {
+        let below = match behind {
+            Behind::Here(cell) => Some(cell.id()),
+            Behind::There(address) => Some(address.node),
+            Behind::None => None,
+        };
+        below.is_some() && below == self.base
+    }
+}
+
+/// The status of the start of a range, which was checked.
 pub async fn block_status(
     cell: &Rc<NodeCell>,
     offset: u64,
     len: u64,
-    want_zero: bool,
-    whole_chain: bool,
+    wanted: Wanted,
 ) -> IoResult<BlockStatus> {
     let size = cell.size();
     if offset >= size {
@@ -40,7 +81,7 @@ pub async fn block_status(
     let len = len.min(size - offset);
     let asked = Asked::now(OperationKind::BlockStatus, len);
     let mut passed = Passed::new();
-    let status = chain_status(cell, offset, len, want_zero, whole_chain, &mut passed).await;
+    let status = chain_status(cell, offset, len, wanted, &mut passed).await;
     asked.ended_below(cell, nodes(&passed), status.is_err());
     let mut status = status?;
     if offset.saturating_add(status.len) >= size {
@@ -53,8 +94,7 @@ async fn chain_status(
     cell: &Rc<NodeCell>,
     offset: u64,
     len: u64,
-    want_zero: bool,
-    whole_chain: bool,
+    wanted: Wanted,
     passed: &mut Passed,
 ) -> IoResult<BlockStatus> {
     let (mut node, mut len, mut depth) = (Rc::clone(cell), len, 1_u32);
@@ -71,16 +111,16 @@ async fn chain_status(
             });
         }
         len = len.min(left);
-        let extent = node
-            .driver()?
-            .locate(Purpose::Status { want_zero }, offset, len)
-            .await?;
+        let purpose = Purpose::Status {
+            want_zero: wanted.zero,
+        };
+        let extent = node.driver()?.locate(purpose, offset, len).await?;
         if extent.len == 0 {
             return Err(IoError::Corrupt);
         }
         len = len.min(extent.len);
         if extent.at != At::Unallocated {
-            let mut status = Box::pin(decided(&node, offset, len, want_zero, extent)).await?;
+            let mut status = Box::pin(decided(&node, offset, len, wanted, extent)).await?;
             if status.depth > 0 {
                 status.depth = status.depth.saturating_add(depth - 1);
             }
@@ -97,7 +137,7 @@ async fn chain_status(
             status.flags |= StatusFlags::ZERO;
             return Ok(status);
         }
-        if !whole_chain {
+        if !wanted.whole_chain || wanted.ends_above(&behind) {
             return Ok(status);
         }
         depth = depth.saturating_add(1);
@@ -107,13 +147,7 @@ async fn chain_status(
                 node = child;
             }
             Behind::There(address) => {
-                let operation = Operation::BlockStatus {
-                    offset,
-                    len,
-                    want_zero,
-                    whole_chain,
-                };
-                let mut below = send_there(&address, operation).await.into_status()?;
+                let mut below = send_there(&address, wanted.of(offset, len)).await.into_status()?;
                 return Ok(deeper(&mut below, len, depth));
             }
             Behind::None => return Err(IoError::NoMedium),
@@ -144,7 +178,7 @@ async fn decided(
     node: &Rc<NodeCell>,
     offset: u64,
     len: u64,
-    want_zero: bool,
+    wanted: Wanted,
     extent: Extent,
 ) -> IoResult<BlockStatus> {
     let data = StatusFlags::DATA | StatusFlags::ALLOCATED;
@@ -177,9 +211,9 @@ async fn decided(
                 depth: 1,
             };
             if own.flags.contains(StatusFlags::RAW) {
-                return child_status(node, slot, at, own, want_zero).await;
+                return child_status(node, slot, at, own, wanted).await;
             }
-            if own.flags.contains(StatusFlags::RECURSE) && want_zero {
+            if own.flags.contains(StatusFlags::RECURSE) && wanted.zero {
                 return with_zero_of_child(node, slot, at, own).await;
             }
             return Ok(own);
@@ -206,17 +240,10 @@ async fn ask_child(
     slot: messages::ChildSlot,
     offset: u64,
     len: u64,
-    want_zero: bool,
-    whole_chain: bool,
+    wanted: Wanted,
 ) -> IoResult<BlockStatus> {
     let edge = node.edge(slot).ok_or(IoError::NoMedium)?;
-    let operation = Operation::BlockStatus {
-        offset,
-        len,
-        want_zero,
-        whole_chain,
-    };
-    edge.pass_down(operation).await.into_status()
+    edge.pass_down(wanted.of(offset, len)).await.into_status()
 }
 
 /// A transparent node's status is its child's, for a filter that of the chain below the child as well.
@@ -225,10 +252,25 @@ async fn child_status(
     slot: messages::ChildSlot,
     offset: u64,
     own: BlockStatus,
-    want_zero: bool,
+    wanted: Wanted,
 ) -> IoResult<BlockStatus> {
     let is_filter = node.kind().is_filter();
-    let below = ask_child(node, slot, offset, own.len, want_zero, is_filter).await?;
+    let behind = node.edge(slot).map(|edge| edge.behind()).unwrap_or_default();
+    if is_filter && wanted.ends_above(&behind) {
+        // The filter has nothing of its own.
+        return Ok(BlockStatus {
+            flags: StatusFlags::empty(),
+            map: None,
+            depth: 0,
+            ..own
+        });
+    }
+    let wanted = Wanted {
+        whole_chain: is_filter,
+        base: wanted.base.filter(|_| is_filter),
+        ..wanted
+    };
+    let below = ask_child(node, slot, offset, own.len, wanted).await?;
     if below.len == 0 {
         return Ok(BlockStatus {
             flags: StatusFlags::ZERO | StatusFlags::ALLOCATED,
@@ -256,7 +298,7 @@ async fn with_zero_of_child(
     offset: u64,
     own: BlockStatus,
 ) -> IoResult<BlockStatus> {
-    let Ok(below) = ask_child(node, slot, offset, own.len, true, false).await else {
+    let Ok(below) = ask_child(node, slot, offset, own.len, Wanted::of_node(true)).await else {
         return Ok(own);
     };
     let ends_in_zeroes = StatusFlags::EOF | StatusFlags::ZERO;

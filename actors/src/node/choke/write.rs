@@ -90,6 +90,12 @@ pub async fn write(
 ) -> Transfer {
     let len = bytes_in(&buffers);
     let settings = cell.settings();
+    if flags.contains(RequestFlags::WRITE_COMPRESSED) && !cell.takes_compressed() {
+        return (Err(IoError::NotSupported), buffers);
+    }
+    if !by.may_serialise(cell, flags) {
+        return (Err(IoError::NotSupported), buffers);
+    }
     // A zero write carries no data: what is in the buffers does not count.
     if flags.contains(RequestFlags::ZERO_WRITE) {
         return (
@@ -126,6 +132,19 @@ pub(super) async fn write_bytes(
             Err(error) => return (Err(error), buffers),
         };
         let written = transfer(cell, offset, buffers, flags, by, false).await;
+        drop(alone);
+        return written;
+    }
+    // All of the range at once, though it may be written piece by piece. Where the transfers of the node's own driver are
+    // tracked it is left to those, which would wait for this.
+    if flags.contains(RequestFlags::SERIALISING) && !cell.tracks_blocks() && !buffers.is_empty() {
+        let end = offset.saturating_add(bytes_in(&buffers));
+        let no_wait = flags.contains(RequestFlags::NO_WAIT);
+        let alone = match cell.tracker().begin(offset, end, true, no_wait).await {
+            Ok(alone) => alone,
+            Err(error) => return (Err(error), buffers),
+        };
+        let written = transfer(cell, offset, buffers, flags_below(flags), by, false).await;
         drop(alone);
         return written;
     }
@@ -231,7 +250,7 @@ async fn place(
     loop {
         path.at = Some(Rc::clone(&node));
         length::reach(&node, at.saturating_add(len)).await?;
-        let serialising = track && flags.contains(RequestFlags::SERIALISING);
+        let serialising = flags.contains(RequestFlags::SERIALISING);
         let tracked = track && (node.tracks() || serialising);
         if tracked {
             let end = at.saturating_add(len);
@@ -248,7 +267,11 @@ async fn place(
             tell(&node, DebugEvent::Pwritev).await;
         }
         match follow(node, driver, at, len, flags, placement, path) {
-            Ok(Way::Down(child, child_at, within)) => (node, at, len) = (child, child_at, within),
+            Ok(Way::Down(child, child_at, within)) => {
+                (node, at, len) = (child, child_at, within);
+                // It is serialised where it was sent to, and any other write below.
+                flags.remove(RequestFlags::SERIALISING);
+            }
             Ok(Way::Reached(placed)) => {
                 path.leave_to(&placed, tracked);
                 return Ok(placed);
@@ -384,8 +407,8 @@ fn stores_as_it_is(node: &NodeCell) -> bool {
     node.kind().is_protocol() && node.settings().detect_zeroes == DetectZeroes::Off
 }
 
-/// What a format writes to its file is the format's own, whatever the guest asked of its data.
-fn flags_below(flags: RequestFlags) -> RequestFlags {
+/// What is written below is another matter than how the request is ordered where it was sent to.
+pub(super) fn flags_below(flags: RequestFlags) -> RequestFlags {
     flags.difference(RequestFlags::SERIALISING | RequestFlags::NO_WAIT)
 }
 

@@ -22,6 +22,9 @@ pub async fn write_zeroes(
     flags: RequestFlags,
     by: By<'_>,
 ) -> IoResult<()> {
+    if !by.may_serialise(cell, flags) {
+        return Err(IoError::NotSupported);
+    }
     if len == 0 {
         return Ok(());
     }
@@ -195,17 +198,21 @@ fn whole_blocks(offset: u64, len: u64, alignment: u32, size: u64) -> Option<(u64
     (start < end).then_some((start, end))
 }
 
-/// Waits for what overlaps the clusters that a range touches, and holds back what comes later, where a format needs it.
+/// Waits for what overlaps the clusters that a range touches, and holds back what comes later, where a format needs it or
+/// the request asks for it. Others are noted where the node notes what it has in flight.
 async fn serialise(
     cell: &Rc<NodeCell>,
     offset: u64,
     len: u64,
     flags: RequestFlags,
 ) -> IoResult<Option<Tracking>> {
-    let granularity = match cell.abilities().serialise_granularity {
-        0 if flags.contains(RequestFlags::SERIALISING) && !cell.tracks_blocks() => 1,
+    let asked = flags.contains(RequestFlags::SERIALISING);
+    let (granularity, serialising) = match cell.abilities().serialise_granularity {
+        // The pieces are serialised one by one, below.
+        0 if cell.tracks_blocks() => return Ok(None),
+        0 if asked || cell.tracks() => (1, asked),
         0 => return Ok(None),
-        granularity => granularity,
+        granularity => (granularity, true),
     };
     let start = offset / granularity * granularity;
     let end = offset
@@ -213,7 +220,8 @@ async fn serialise(
         .checked_next_multiple_of(granularity)
         .ok_or(IoError::OutOfRange)?;
     let no_wait = flags.contains(RequestFlags::NO_WAIT);
-    cell.tracker().begin(start, end, true, no_wait).await.map(Some)
+    let begun = cell.tracker().begin(start, end, serialising, no_wait);
+    begun.await.map(Some)
 }
 
 /// Keeps a driver's own zeroing or discarding apart from a read-modify-write that would put old bytes back.

@@ -254,6 +254,10 @@ impl Driver for Guarded {
         self.ask(|driver| driver.change_backing_file(link))
     }
 
+    fn delete_file(&self) -> Answer<'_, Result<()>> {
+        self.ask(|driver| driver.delete_file())
+    }
+
     /// A broken node moves without its driver, and is as broken where it goes.
     fn depart(&self) -> Box<dyn Parcel> {
         let parcel = self.run(|driver| driver.depart());

@@ -170,6 +170,10 @@ impl DriverKind for GuardedKind {
         })
     }
 
+    fn creates(&self) -> bool {
+        self.run(|kind| kind.creates()).unwrap_or_default()
+    }
+
     fn create(&self, request: CreateRequest) -> LocalBoxFuture<'static, Result<()>> {
         if let Err(error) = self.create_option_names().check(&request.options) {
             return Box::pin(async move { Err(error) });

@@ -2,10 +2,11 @@
 
 use super::amend::BLOCKDEV_AMEND_OPTIONS;
 use super::character_device::{CHARDEV_BACKEND_INFO, CHARDEV_INFO};
+use super::check::{CHECK_REPAIR, CHECK_RESULT};
 use super::control::{COMMAND_INFO, QMP_CAPABILITY, VERSION_INFO};
-use super::create::BLOCKDEV_CREATE_OPTIONS;
+use super::create::{BLOCKDEV_CREATE_OPTIONS, PREALLOC_MODE};
 use super::define::{
-    ANY, Alternate, BOOL, Command, Enum, I64, List, STR, Struct, U32, U64, command, opt, req,
+    ANY, Alternate, BOOL, Command, Enum, I64, List, SIZE, STR, Struct, U32, U64, command, opt, req,
 };
 use super::drain::PENDING_DRAIN;
 use super::export::{
@@ -74,6 +75,10 @@ pub static COMMANDS: &[Command] = &[
     command("x-debug-query-block-graph")
         .returns(Struct(&XDBG_BLOCK_GRAPH))
         .with(&["unstable"]),
+    command("x-millpond-check")
+        .takes(&[req("node-name", STR), opt("repair", Enum(&CHECK_REPAIR))])
+        .returns(Struct(&CHECK_RESULT))
+        .with(&["unstable"]),
     command("x-millpond-flight-record")
         .takes(&[req("filename", STR)])
         .with(&["unstable"]),
@@ -100,6 +105,15 @@ pub static COMMANDS: &[Command] = &[
         .with(&["unstable"]),
     command("x-millpond-query-iothreads")
         .returns(List(&Struct(&IOTHREAD_REPORT)))
+        .with(&["unstable"]),
+    command("x-millpond-truncate")
+        .takes(&[
+            req("node-name", STR),
+            req("size", SIZE),
+            opt("exact", BOOL),
+            opt("preallocation", Enum(&PREALLOC_MODE)),
+            opt("zero", BOOL),
+        ])
         .with(&["unstable"]),
     command("block-export-add").boxed(&BLOCK_EXPORT_OPTIONS),
     command("block-export-del").takes(&[req("id", STR), opt("mode", Enum(&BLOCK_EXPORT_REMOVE_MODE))]),

@@ -5,6 +5,7 @@
 
 mod amend;
 mod character_device;
+mod check;
 mod commands;
 mod control;
 mod create;

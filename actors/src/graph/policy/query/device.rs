@@ -21,6 +21,32 @@ pub async fn block_sizes(world: &World, name: &str) -> Reply {
         .ok_or_else(|| none(name, "block sizes"))
 }
 
+/// What the format of an image says of it. Raw images and filters have nothing to say of their own.
+///
+/// # Errors
+/// There is no such node, or its driver knows nothing of the kind.
+pub async fn driver_info(world: &World, name: &str) -> Reply {
+    let says_nothing = world.graph(|graph| {
+        let speaker = below(graph, graph.find(name)?, |_| true).and_then(|speaker| graph.node(speaker));
+        Ok::<_, Error>(speaker.is_none_or(says_nothing))
+    })?;
+    let found = match says_nothing {
+        true => None,
+        false => describe(world, name, |_| true).await?,
+    };
+    found
+        .map(|found| GraphReply::DriverInfo(found.info))
+        .ok_or_else(|| {
+            let text = format!("The driver of node '{name}' tells nothing of its image");
+            Error::new(ErrorKind::Unsupported, text)
+        })
+}
+
+/// Whether a node's driver has no image that it could tell anything of.
+pub fn says_nothing(node: &Node) -> bool {
+    matches!(node.kind.name(), "null-co" | "null-aio" | "quorum")
+}
+
 /// The disk's geometry. A window on a disk has another.
 ///
 /// # Errors

@@ -10,7 +10,7 @@ mod statistics;
 
 use std::collections::HashSet;
 
-use messages::global_state::{EdgeFacts, EdgeParent, GraphFacts, GraphReply, NodeFacts, Query};
+use messages::global_state::{DriverFacts, EdgeFacts, EdgeParent, GraphFacts, GraphReply, NodeFacts, Query};
 use messages::{Error, ErrorKind, NodeId};
 
 use super::iothreads::may_move;
@@ -50,6 +50,12 @@ pub async fn answer(world: &World, query: Query) -> Reply {
                 .map(|node| GraphReply::Node(facts(graph, node)))
         }),
         Query::BlockSizes { node_name } => device::block_sizes(world, &node_name).await,
+        Query::Drivers { read_only } => Ok(GraphReply::Drivers(world.with(|state| {
+            let names = state.registry.names(read_only);
+            let kinds = names.filter_map(|name| state.registry.find(name));
+            kinds.map(|kind| driver_facts(kind.as_ref())).collect()
+        }))),
+        Query::DriverInfo { node_name } => device::driver_info(world, &node_name).await,
         Query::Geometry { node_name } => device::geometry(world, &node_name).await,
         Query::Directory { node_name } => world.graph(|graph| {
             let node = graph.find(&node_name)?;
@@ -70,10 +76,10 @@ pub async fn answer(world: &World, query: Query) -> Reply {
             let (active, node) = (graph.find(&active)?.id, node.transpose()?);
             Ok(found(graph, chain::find_overlay(graph, active, node)))
         }),
-        Query::FindBackingImage { top, filename } => world.graph(|graph| {
-            let top = graph.find(&top)?.id;
-            Ok(found(graph, chain::find_backing_image(graph, top, &filename)))
-        }),
+        Query::FindBackingImage { top, filename } => {
+            let image = chain::find_backing_image(world, &top, &filename).await?;
+            world.graph(|graph| Ok(found(graph, image)))
+        }
         Query::ChainContains { top, base } => world.graph(|graph| {
             let (top, base) = (graph.find(&top)?.id, graph.find(&base)?.id);
             Ok(GraphReply::Truth(chain::contains(graph, top, base)))
@@ -104,6 +110,14 @@ pub async fn answer(world: &World, query: Query) -> Reply {
     }
 }
 
+fn driver_facts(kind: &dyn drivers::driver::DriverKind) -> DriverFacts {
+    DriverFacts {
+        name: kind.name().to_owned(),
+        is_protocol: kind.is_protocol(),
+        creates: kind.creates(),
+    }
+}
+
 /// What others act on.
 pub fn facts(graph: &Graph, node: &Node) -> NodeFacts {
     let names = filename::Filenames::of(graph, [node.id]);
@@ -122,6 +136,7 @@ fn facts_named(node: &Node, names: &filename::Filenames, has_zero_init: bool) ->
         filename: names.get(node.id).to_owned(),
         has_zero_init,
         limits: open.map_or_else(messages::Limits::default, |open| open.limits),
+        takes_compressed: takes_compressed(graph, node),
         iothread: node.iothread,
     }
 }
@@ -129,6 +144,25 @@ fn facts_named(node: &Node, names: &filename::Filenames, has_zero_init: bool) ->
 fn found(graph: &Graph, node: Option<messages::NodeId>) -> GraphReply<messages::RootId> {
     let node = node.and_then(|id| graph.node(id));
     GraphReply::Found(node.map(|node| facts(graph, node)))
+}
+
+/// Whether compressed writes to a node are possible: a filter passes on what its child takes.
+fn takes_compressed(graph: &Graph, node: &Node) -> bool {
+    let mut at = node;
+    loop {
+        let takes = at
+            .facts
+            .as_ref()
+            .is_some_and(|open| open.abilities.write_compressed);
+        if !takes || !at.kind.is_filter() {
+            return takes;
+        }
+        let below = graph.children_of(at.id).next();
+        match below.and_then(|edge| graph.node(edge.child)) {
+            Some(next) => at = next,
+            None => return false,
+        }
+    }
 }
 
 /// Whether what was never written to a node reads as zeroes.

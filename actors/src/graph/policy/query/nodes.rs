@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::super::order::Order;
 use super::super::value::{Graph, Node};
 use super::super::world::World;
+use super::device::says_nothing;
 use super::filename::{Filenames, full_backing_name};
 use crate::node::{Description, DetectZeroes, OrderOutcome};
 
@@ -274,10 +275,9 @@ impl View<'_> {
     /// What the driver says of its image, or the one that it passes the question to.
     fn info(&self, node: &Node) -> Option<DriverInfo> {
         let speaker = self.graph.node(self.from_below.get(&node.id)?.speaker?)?;
-        let says_nothing = matches!(speaker.kind.name(), "null-co" | "null-aio" | "quorum");
         self.descriptions
             .get(&speaker.id)
-            .filter(|_| !says_nothing)
+            .filter(|_| !says_nothing(speaker))
             .map(|description| description.info)
     }
 

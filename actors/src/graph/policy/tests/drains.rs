@@ -1,6 +1,6 @@
 //! Drained sections: what they cover, in which order, and what becomes of them when the graph changes.
 
-use messages::global_state::{DrainScope, GraphReply, GraphRequest, IothreadOptions, Query};
+use messages::global_state::{ChildOf, DrainScope, GraphReply, GraphRequest, IothreadOptions, Query};
 use serde_json::json;
 
 use super::*;
@@ -52,6 +52,61 @@ fn a_drain_covers_ancestors_but_no_children() {
     assert_eq!(counts(&mut world), [1, 0, 1, 1]);
     world.ok(end(token));
     assert_eq!(counts(&mut world), [0; 4]);
+}
+
+#[test]
+fn one_parent_of_a_node_is_held_and_the_others_go_on() {
+    let mut world = FakeWorld::new();
+    world.ok(add(
+        json!({"driver": "file", "filename": "s", "node-name": "shared"}),
+    ));
+    for name in ["one", "two"] {
+        world.ok(add(
+            json!({"driver": "filter", "node-name": name, "file": "shared"}),
+        ));
+    }
+    world.ok(add(
+        json!({"driver": "filter", "node-name": "above", "file": "one"}),
+    ));
+    let hold = |of| GraphRequest::DrainBegin {
+        scope: DrainScope::Parent(of),
+        user: "single".to_owned(),
+    };
+    let edge = |name: &str, child: &str| ChildOf::Node {
+        node_name: name.to_owned(),
+        child: child.to_owned(),
+    };
+    let counts = |world: &mut FakeWorld| {
+        let held = held(world);
+        ["above", "one", "two", "shared"].map(|name| {
+            let found = held.iter().find(|(node, _)| node == name);
+            found.map_or(99, |(_, count)| *count)
+        })
+    };
+    let one = world.still(hold(edge("one", "file")));
+    assert_eq!(
+        counts(&mut world),
+        [1, 1, 0, 0],
+        "what sends to the parent is held too"
+    );
+    let two = world.still(hold(edge("two", "file")));
+    assert_eq!(counts(&mut world), [1, 1, 1, 0]);
+    world.ok(end(one));
+    assert_eq!(counts(&mut world), [0, 0, 1, 0]);
+    world.ok(end(two));
+    assert_eq!(counts(&mut world), [0; 4]);
+    // A user's requests wait where they enter.
+    let root = world.root(attach("two", READ, ALL));
+    let user = world.still(hold(ChildOf::Root(root)));
+    assert_eq!(counts(&mut world), [0, 0, 1, 0]);
+    world.ok(end(user));
+    for (of, text) in [
+        (edge("none", "file"), "Failed to find node with node-name='none'"),
+        (edge("one", "backing"), "Node 'one' does not have child 'backing'"),
+    ] {
+        assert_eq!(world.error(hold(of)), text);
+    }
+    world.assert_settled(&[]);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Permissions: checked over the whole graph as it will be, and told as QEMU tells them.
 
 use messages::global_state::{EdgeParent, GraphRequest};
-use messages::{Permissions, RootId};
+use messages::io::Preallocation;
+use messages::{Permissions, RequestFlags, RootId};
 use serde_json::json;
 
 use super::*;
@@ -230,6 +231,35 @@ fn permissions_end_with_their_user() {
             .contains("no root edge")
     );
     world.ok(del("base"));
+}
+
+#[test]
+fn a_change_of_length_says_all_of_how_it_is_to_be_done() {
+    let mut world = base();
+    let truncate = |exact, preallocation, flags| GraphRequest::Truncate {
+        node_name: "base".to_owned(),
+        size: 2 << 20,
+        exact,
+        preallocation,
+        flags,
+    };
+    let (off, full) = (Preallocation::Off, Preallocation::Full);
+    let (plain, zero) = (RequestFlags::empty(), RequestFlags::ZERO_WRITE);
+    world.ok(truncate(true, full, plain));
+    world.ok(truncate(false, off, zero));
+    world.ok(GraphRequest::Resize {
+        node_name: "base".to_owned(),
+        size: 3 << 20,
+    });
+    let expected = [
+        (2 << 20, true, full, plain),
+        (2 << 20, false, off, zero),
+        (3 << 20, false, off, plain),
+    ];
+    assert_eq!(world.truncated, expected);
+    let refused = world.error(truncate(true, off, zero | RequestFlags::MAY_UNMAP));
+    assert!(refused.contains("no flags but ZERO_WRITE"), "{refused}");
+    assert_eq!(world.truncated.len(), 3);
 }
 
 #[test]

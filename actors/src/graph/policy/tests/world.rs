@@ -10,10 +10,10 @@ use drivers::driver::{
 use futures_util::future::LocalBoxFuture;
 use messages::global_state::{GraphFacts, GraphReply, GraphRequest, Options, Query};
 use messages::handshake::PendingRequest;
-use messages::io::OperationKind;
+use messages::io::{OperationKind, Preallocation};
 use messages::{
     ChildSlot, Error, ErrorKind, IoError, IoThreadId, Limits, NodeId, NodeStatistics, OpenFlags, Permissions,
-    Result, Role, RootId, Token,
+    RequestFlags, Result, Role, RootId, Token,
 };
 
 use super::super::{Announcement, Effect, Event, ImplicitOpens, Order, Policy, Reply, RequestId};
@@ -240,6 +240,8 @@ pub struct FakeWorld {
     pub announced: Vec<Announcement>,
     pub told: Vec<Told>,
     pub flushed: Vec<NodeId>,
+    /// How lengths were changed: to what, exactly, and how the rest was laid out.
+    pub truncated: Vec<(u64, bool, Preallocation, RequestFlags)>,
     /// The node whose flushes fail.
     pub fail_flush: Option<NodeId>,
     held: Vec<Ticket>,
@@ -289,6 +291,7 @@ impl FakeWorld {
             asked: Vec::new(),
             told: Vec::new(),
             flushed: Vec::new(),
+            truncated: Vec::new(),
             fail_flush: None,
             now: Duration::ZERO,
             last: 0,
@@ -770,7 +773,17 @@ impl FakeWorld {
                     Ok(name)
                 }))
             }
-            Order::CancelInFlight(_) => done(),
+            Order::CancelInFlight(_) | Order::Serialise { .. } => done(),
+            Order::Check { .. } | Order::DeleteFile(_) if self.fails() => ended(match order {
+                Order::Check { .. } => OrderOutcome::Checked(Err(failed())),
+                _ => OrderOutcome::Done(Err(failed())),
+            }),
+            Order::Check { .. } => ended(OrderOutcome::Checked(Ok(messages::CheckResult::default()))),
+            Order::DeleteFile(_) => done(),
+            Order::RealPaths(paths) => {
+                let real = |path: String| Some(messages::path::path_clean(&path));
+                ended(OrderOutcome::RealPaths(paths.into_iter().map(real).collect()))
+            }
             Order::Counters => ended(OrderOutcome::Counters(Box::default())),
             Order::Describe(id) if self.nodes[&id].filename.as_deref() == Some(DISK) => {
                 let description = node::Description {
@@ -794,7 +807,17 @@ impl FakeWorld {
                 Vec::new()
             }
             Order::Commit { .. } | Order::MakeEmpty(_) => done(),
-            Order::Truncate { .. } | Order::Amend { .. } | Order::Create { .. } => done(),
+            Order::Truncate {
+                size,
+                exact,
+                preallocation,
+                flags,
+                ..
+            } => {
+                self.truncated.push((size, exact, preallocation, flags));
+                done()
+            }
+            Order::Amend { .. } | Order::Create { .. } => done(),
         }
     }
 
@@ -847,6 +870,7 @@ pub fn subject(order: &Order) -> Option<NodeId> {
         | Order::Describe(id)
         | Order::MakeEmpty(id)
         | Order::Invalidate(id)
+        | Order::DeleteFile(id)
         | Order::Pending(id)
         | Order::PermissionsCommit(id)
         | Order::PermissionsAbort(id)
@@ -868,6 +892,8 @@ pub fn subject(order: &Order) -> Option<NodeId> {
         | Order::CopyOnRead { node, .. }
         | Order::Commit { node, .. }
         | Order::Amend { node, .. }
+        | Order::Check { node, .. }
+        | Order::Serialise { node, .. }
         | Order::ChangeBackingFile { node, .. } => Some(*node),
         Order::Open(_)
         | Order::MoveRoot { .. }
@@ -875,6 +901,7 @@ pub fn subject(order: &Order) -> Option<NodeId> {
         | Order::Create { .. }
         | Order::NewTemporary
         | Order::Statistics(_)
+        | Order::RealPaths(_)
         | Order::Counters
         | Order::DescribeMany(_) => None,
     }

@@ -17,7 +17,7 @@ impl Live {
         let covered = match (scope, node) {
             (DrainScope::All, _) => return self.site.cells.keys().copied().collect(),
             (_, None) => return Vec::new(),
-            (DrainScope::Node(_), Some(node)) => self.site.above([node]),
+            (DrainScope::Node(_) | DrainScope::Parent(_), Some(node)) => self.site.above([node]),
             (DrainScope::Subtree(_), Some(node)) => self.site.above(self.site.below(node)),
         };
         covered

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use messages::global_state::{DrainScope, GraphReply, GraphRequest, IothreadOptions};
+use messages::global_state::{ChildOf, DrainScope, GraphReply, GraphRequest, IothreadOptions};
 use messages::{IoThreadId, NodeId, RootId, Token};
 use serde_json::json;
 
@@ -416,8 +416,11 @@ impl Live {
         match self.scenario.users[at][step].clone() {
             Do::Drain(scope) => {
                 let node = match &scope {
-                    DrainScope::All => None,
-                    DrainScope::Node(name) | DrainScope::Subtree(name) => self.named(name),
+                    // No scenario holds a user's edge.
+                    DrainScope::All | DrainScope::Parent(ChildOf::Root(_)) => None,
+                    DrainScope::Node(name)
+                    | DrainScope::Subtree(name)
+                    | DrainScope::Parent(ChildOf::Node { node_name: name, .. }) => self.named(name),
                 };
                 self.users[at].begun = Some((scope.clone(), node));
                 self.users[at].waits_for = Some(id);

@@ -228,7 +228,7 @@ fn feed_thread(feed: &mut Feed, thread: &Thread, tokens: &Ranks<Token>, tickets:
     for event in &thread.outbox {
         match event {
             // No driver here has anything to tell.
-            node::Event::Noticed(id, _) => ("noticed", id).hash(&mut feed.0),
+            node::Event::Noticed(id, _) | node::Event::Serialises(id, _) => ("noticed", id).hash(&mut feed.0),
             node::Event::Quiesced(id, token) => ("quiesced", id, tokens.of(*token)).hash(&mut feed.0),
             node::Event::Ended(ticket, outcome) => {
                 tickets.of(*ticket).hash(&mut feed.0);
@@ -237,11 +237,13 @@ fn feed_thread(feed: &mut Feed, thread: &Thread, tokens: &Ranks<Token>, tickets:
                     OrderOutcome::Opened(result) => result.is_err(),
                     OrderOutcome::Debugged(result) => result.is_err(),
                     OrderOutcome::Named(result) => result.is_err(),
+                    OrderOutcome::Checked(result) => result.is_err(),
                     OrderOutcome::Described(_)
                     | OrderOutcome::DescribedMany(_)
                     | OrderOutcome::Pending(_)
                     | OrderOutcome::Head(_)
                     | OrderOutcome::Statistics(_)
+                    | OrderOutcome::RealPaths(_)
                     | OrderOutcome::Counters(_) => false,
                 };
                 failed.hash(&mut feed.0);

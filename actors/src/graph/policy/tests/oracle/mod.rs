@@ -408,7 +408,11 @@ impl Run {
     fn tokens(&self, name: &str) -> BTreeSet<Token> {
         let covers = |scope: &DrainScope| match scope {
             DrainScope::All => true,
-            DrainScope::Node(node) => self.plain.above(node).contains(name),
+            DrainScope::Node(node) | DrainScope::Parent(ChildOf::Node { node_name: node, .. }) => {
+                self.plain.above(node).contains(name)
+            }
+            // None is begun here.
+            DrainScope::Parent(ChildOf::Root(_)) => false,
             DrainScope::Subtree(node) => {
                 let below = self.plain.below(node);
                 below.iter().any(|node| self.plain.above(node).contains(name))

@@ -1,0 +1,443 @@
+//! New images, as `qemu-img create` makes them: in a file that is made for it, perhaps on top of another image.
+
+use messages::global_state::{
+    DriverFacts, GraphReply, GraphRequest, NodeFacts, OpenImage, Options, Probing, Query, RootUser,
+};
+use messages::path::{full_backing_filename, path_has_protocol};
+use messages::qapi::parse_size;
+use messages::{Error, ErrorKind, OpenFlags, Result, RootId, SECTOR_SIZE};
+use serde_json::Value;
+
+use crate::graph::GraphHandle;
+use crate::node::Client;
+
+/// The hold on what is opened meanwhile.
+const USER: &str = "create-image";
+
+/// What a new image is to be.
+#[derive(Debug, Clone, Default)]
+pub struct NewImage {
+    /// Its file: a path, or `protocol:rest`. What was in it is gone.
+    pub filename: String,
+    /// Its format: a driver that can make images.
+    pub format: String,
+    /// The image that it is to show where it has nothing of its own, as its header will name it.
+    pub base: Option<String>,
+    /// The base's format. It must be said: a format that is guessed each time can be chosen by who writes to the base.
+    pub base_format: Option<String>,
+    /// The format's options as `-o` takes them: `cluster_size=4k,compat=0.10`.
+    pub options: String,
+    /// Its length in bytes; without one, `size` among the options says it, or the base is as long.
+    pub size: Option<u64>,
+    /// NO_BACKING leaves the base alone: it need not be there, and then the size must be said. The others are those that the
+    /// base is opened with, but for those that would have it written to.
+    pub flags: OpenFlags,
+    /// Answer no text.
+    pub quiet: bool,
+}
+
+/// Who can ask the graph actor.
+pub(crate) trait Ask {
+    /// Sends a request and waits for its reply.
+    fn ask_graph(&self, request: GraphRequest) -> impl Future<Output = Result<GraphReply<Client>>>;
+}
+
+impl Ask for GraphHandle {
+    fn ask_graph(&self, request: GraphRequest) -> impl Future<Output = Result<GraphReply<Client>>> {
+        self.ask(request)
+    }
+}
+
+impl GraphHandle {
+    /// Makes an image, as `qemu-img create` does; answers the line that it tells of it, unless that is not wanted. Where it
+    /// fails, a file that was made for it is deleted.
+    ///
+    /// # Errors
+    /// In `qemu-img`'s words: a format that is not known or makes no images, an option that is not for it, a base that cannot
+    /// be opened or whose format is not said, no size, or the driver's.
+    pub async fn create_image(&self, image: NewImage) -> Result<Option<String>> {
+        create(self, image).await
+    }
+}
+
+/// What an option of a format is, by the name that `-o` has for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Size,
+    Number,
+    Flag,
+    Text,
+}
+
+/// A format's options in the order in which they are told, each with the default that is told where none is given.
+type Known = &'static [(&'static str, Kind, Option<&'static str>)];
+
+const QCOW2: Known = &[
+    ("cluster_size", Kind::Size, Some("65536")),
+    ("extended_l2", Kind::Flag, Some("off")),
+    ("preallocation", Kind::Text, None),
+    ("compression_type", Kind::Text, Some("zlib")),
+    ("size", Kind::Size, None),
+    ("compat", Kind::Text, None),
+    ("data_file", Kind::Text, None),
+    ("data_file_raw", Kind::Flag, None),
+    ("backing_file", Kind::Text, None),
+    ("backing_fmt", Kind::Text, None),
+    ("lazy_refcounts", Kind::Flag, Some("off")),
+    ("refcount_bits", Kind::Number, Some("16")),
+];
+const FILE: Known = &[
+    ("size", Kind::Size, None),
+    ("nocow", Kind::Flag, None),
+    ("preallocation", Kind::Text, None),
+    ("extent_size_hint", Kind::Size, None),
+];
+/// Of a format that an embedder has brought only what every format has is known.
+const OTHER: Known = &[("size", Kind::Size, None)];
+
+fn invalid(text: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidArgument, text.into())
+}
+
+/// The options of an image, by `-o`'s names, as they were given.
+struct Given {
+    known: Known,
+    /// Names that are not known are passed on as they are.
+    open: bool,
+    values: Vec<(String, String)>,
+}
+
+impl Given {
+    fn new(image: &NewImage) -> Result<Self> {
+        let (known, open) = match image.format.as_str() {
+            "qcow2" => (QCOW2, false),
+            "raw" | "file" => (FILE, false),
+            _ => (OTHER, true),
+        };
+        let mut given = Self {
+            known,
+            open,
+            values: Vec::new(),
+        };
+        for option in split_options(&image.options) {
+            let (name, value) = match option.split_once('=') {
+                Some((name, value)) => (name, value.to_owned()),
+                // As everywhere in QEMU's command lines a name alone turns something on.
+                None => (option.as_str(), "on".to_owned()),
+            };
+            given.set(name, value)?;
+        }
+        if let Some(size) = image.size {
+            if given.get("size").is_some() {
+                return Err(invalid("The image size must be specified only once"));
+            }
+            given.set("size", size.to_string())?;
+        }
+        let backing = [
+            ("backing_file", &image.base, "Backing file"),
+            ("backing_fmt", &image.base_format, "Backing format"),
+        ];
+        for (name, value, what) in backing {
+            let Some(value) = value else { continue };
+            if !given.takes(name) {
+                let text = format!("{what} not supported for file format '{}'", image.format);
+                return Err(invalid(text));
+            }
+            given.set(name, value.clone())?;
+        }
+        Ok(given)
+    }
+
+    fn takes(&self, name: &str) -> bool {
+        self.open || self.known.iter().any(|(known, ..)| *known == name)
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        let mut values = self.values.iter();
+        values
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// The last one given of a name counts.
+    fn set(&mut self, name: &str, value: String) -> Result<()> {
+        if !self.takes(name) {
+            return Err(invalid(format!("Invalid parameter '{name}'")));
+        }
+        self.values.retain(|(known, _)| known != name);
+        // Looked at here, so that a value that cannot be is told before anything is made.
+        self.value(name, &value)?;
+        self.values.push((name.to_owned(), value));
+        Ok(())
+    }
+
+    fn value(&self, name: &str, value: &str) -> Result<Value> {
+        let kind = self.known.iter().find(|(known, ..)| *known == name);
+        Ok(match kind.map_or(Kind::Text, |(_, kind, _)| *kind) {
+            Kind::Size => parse_size(value)
+                .ok_or_else(|| {
+                    invalid(format!(
+                        "Parameter '{name}' expects a non-negative number below 2^64"
+                    ))
+                })?
+                .into(),
+            Kind::Number => value
+                .parse::<u64>()
+                .map_err(|_| invalid(format!("Parameter '{name}' expects a number")))?
+                .into(),
+            Kind::Flag => match value {
+                "on" => true.into(),
+                "off" => false.into(),
+                _ => return Err(invalid(format!("Parameter '{name}' expects 'on' or 'off'"))),
+            },
+            Kind::Text => value.into(),
+        })
+    }
+
+    /// What `blockdev-create` takes, but for `driver`, `size` and `file`.
+    fn to_create(&self) -> Result<Options> {
+        let mut options = Options::new();
+        for (name, text) in self.values.iter().filter(|(name, _)| name != "size") {
+            let (name, value) = match (name.as_str(), text.as_str()) {
+                ("compat", "0.10") => ("version", "v2".into()),
+                ("compat", "1.1") => ("version", "v3".into()),
+                ("compat", version @ ("v2" | "v3")) => ("version", version.into()),
+                ("compat", other) => {
+                    let text = format!("Parameter 'version' does not accept value '{other}'");
+                    return Err(invalid(text));
+                }
+                (name, text) => (name, self.value(name, text)?),
+            };
+            options.insert(name.replace('_', "-"), value);
+        }
+        Ok(options)
+    }
+
+    /// The line that `qemu-img` tells of an image.
+    fn told(&self, image: &NewImage, size: u64) -> String {
+        let mut line = format!("Formatting '{}', fmt={}", image.filename, image.format);
+        for (name, kind, default) in self.known {
+            let value = match (*name, self.get(name)) {
+                ("size", _) => Some(size.to_string()),
+                (_, Some(value)) if *kind == Kind::Size => parse_size(value).map(|bytes| bytes.to_string()),
+                (_, Some(value)) => Some(value.to_owned()),
+                (_, None) => default.map(str::to_owned),
+            };
+            if let Some(value) = value {
+                line.push_str(&format!(" {name}={value}"));
+            }
+        }
+        line
+    }
+}
+
+/// Options by their commas; two commas are one in a value.
+fn split_options(text: &str) -> Vec<String> {
+    let mut options = vec![String::new()];
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        let is_end = character == ',' && characters.next_if_eq(&',').is_none();
+        match options.last_mut() {
+            Some(option) if !is_end => option.push(character),
+            _ => options.push(String::new()),
+        }
+    }
+    options.retain(|option| !option.is_empty());
+    options
+}
+
+/// Makes an image: see [`GraphHandle::create_image`].
+pub(crate) async fn create(graph: &impl Ask, image: NewImage) -> Result<Option<String>> {
+    let drivers = drivers(graph).await?;
+    let format = maker(&drivers, &image.format, "file format", "Format driver")?;
+    let (protocol, filename) = protocol_of(&image.filename);
+    maker(&drivers, protocol, "protocol", "Protocol driver")?;
+    let given = Given::new(&image)?;
+    let base = given.get("backing_file");
+    check_base(&image.filename, base)?;
+    let mut size = given.get("size").and_then(parse_size);
+    if let Some(base) = base.filter(|_| !image.flags.contains(OpenFlags::NO_BACKING)) {
+        let length = length_of_base(graph, &image, base, given.get("backing_fmt")).await?;
+        size = size.or(Some(length));
+    }
+    let size = size.ok_or_else(|| invalid("Image creation needs a size parameter"))?;
+    let told = (!image.quiet).then(|| given.told(&image, size));
+    let size = size
+        .checked_next_multiple_of(SECTOR_SIZE)
+        .ok_or_else(|| invalid(format!("Image size {size} is too large")))?;
+    let options = given.to_create()?;
+    // A raw image is its file.
+    if image.format == "raw" || format.is_protocol {
+        let driver = if format.is_protocol {
+            &image.format
+        } else {
+            protocol
+        };
+        make_file(graph, driver, filename, size, options).await?;
+        return Ok(told);
+    }
+    make_file(graph, protocol, filename, 0, Options::new()).await?;
+    let (file, facts) = open_file(graph, protocol, filename).await?;
+    let formatted = format_file(graph, &image.format, &facts.name, size, options).await;
+    if formatted.is_err() {
+        delete_file(graph, &facts.name).await;
+    }
+    let closed = done(graph, GraphRequest::DetachRoot(file)).await;
+    formatted.and(closed).map(|()| told)
+}
+
+async fn drivers(graph: &impl Ask) -> Result<Vec<DriverFacts>> {
+    let query = Query::Drivers { read_only: false };
+    match graph.ask_graph(GraphRequest::Query(query)).await? {
+        GraphReply::Drivers(drivers) => Ok(drivers),
+        _ => Err(unexpected()),
+    }
+}
+
+/// The driver of a name, which can make images.
+fn maker<'a>(drivers: &'a [DriverFacts], name: &str, what: &str, which: &str) -> Result<&'a DriverFacts> {
+    let mut drivers = drivers.iter();
+    let driver = drivers
+        .find(|driver| driver.name == name)
+        .ok_or_else(|| invalid(format!("Unknown {what} '{name}'")))?;
+    // What a raw image is made by is its file's driver.
+    if driver.creates || name == "raw" {
+        return Ok(driver);
+    }
+    let text = format!("{which} '{name}' does not support image creation");
+    Err(Error::new(ErrorKind::Unsupported, text))
+}
+
+/// A filename's protocol, and the rest.
+fn protocol_of(filename: &str) -> (&str, &str) {
+    match filename.split_once(':') {
+        Some((protocol, rest)) if path_has_protocol(filename) => (protocol, rest),
+        _ => ("file", filename),
+    }
+}
+
+fn check_base(filename: &str, base: Option<&str>) -> Result<()> {
+    match base {
+        Some("") => Err(invalid("Expected backing file name, got empty string")),
+        Some(base) if base == filename => Err(invalid(
+            "Error: Trying to create an image with the same filename as the backing file",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// How long the base is, which is opened to be read for so long.
+async fn length_of_base(graph: &impl Ask, image: &NewImage, base: &str, format: Option<&str>) -> Result<u64> {
+    let filename =
+        full_backing_filename(&image.filename, base).map_err(|error| invalid(error.to_string()))?;
+    let mut options = Options::new();
+    if let Some(format) = format {
+        options.insert("driver".to_owned(), format.into());
+    }
+    let unwanted = OpenFlags::RDWR | OpenFlags::SNAPSHOT | OpenFlags::NO_BACKING;
+    let opened = OpenImage {
+        filename: Some(filename),
+        options,
+        flags: image.flags - unwanted,
+        probing: Probing::ReadOnly,
+        ..OpenImage::default()
+    };
+    let (root, facts) = hold(graph, opened).await?;
+    done(graph, GraphRequest::DetachRoot(root)).await?;
+    if format.is_none() {
+        let text = format!(
+            "Backing file specified without backing format\nDetected format of {}.",
+            facts.driver
+        );
+        return Err(invalid(text));
+    }
+    Ok(facts.size)
+}
+
+/// Opens an image and takes hold of it.
+async fn hold(graph: &impl Ask, image: OpenImage) -> Result<(RootId, NodeFacts)> {
+    let image = OpenImage {
+        holder: Some(RootUser::Embedder(USER.to_owned())),
+        ..image
+    };
+    let GraphReply::Root(client) = graph.ask_graph(GraphRequest::Open(Box::new(image))).await? else {
+        return Err(unexpected());
+    };
+    let root = client.root();
+    match graph.ask_graph(GraphRequest::Query(Query::Root(root))).await {
+        Ok(GraphReply::Node(facts)) => Ok((root, facts)),
+        failed => {
+            done(graph, GraphRequest::DetachRoot(root)).await?;
+            failed.and(Err(unexpected()))
+        }
+    }
+}
+
+async fn make_file(
+    graph: &impl Ask,
+    driver: &str,
+    filename: &str,
+    size: u64,
+    mut options: Options,
+) -> Result<()> {
+    options.insert("driver".to_owned(), driver.into());
+    options.insert("filename".to_owned(), filename.into());
+    options.insert("size".to_owned(), size.into());
+    done(graph, GraphRequest::BlockdevCreate(options)).await
+}
+
+async fn open_file(graph: &impl Ask, protocol: &str, filename: &str) -> Result<(RootId, NodeFacts)> {
+    let mut options = Options::new();
+    options.insert("driver".to_owned(), protocol.into());
+    options.insert("filename".to_owned(), filename.into());
+    let file = OpenImage {
+        options,
+        flags: OpenFlags::RDWR | OpenFlags::RESIZE,
+        ..OpenImage::default()
+    };
+    hold(graph, file).await
+}
+
+async fn format_file(
+    graph: &impl Ask,
+    format: &str,
+    node: &str,
+    size: u64,
+    mut options: Options,
+) -> Result<()> {
+    options.insert("driver".to_owned(), format.into());
+    options.insert("file".to_owned(), node.into());
+    options.insert("size".to_owned(), size.into());
+    done(graph, GraphRequest::BlockdevCreate(options)).await
+}
+
+/// Half an image helps nobody. If its file cannot go, the error that is told already says enough.
+async fn delete_file(graph: &impl Ask, node: &str) {
+    let node_name = node.to_owned();
+    if let Err(error) = done(graph, GraphRequest::DeleteFile { node_name }).await {
+        tracing::warn!(%error, "half an image is left");
+    }
+}
+
+async fn done(graph: &impl Ask, request: GraphRequest) -> Result<()> {
+    match graph.ask_graph(request).await? {
+        GraphReply::Done => Ok(()),
+        _ => Err(unexpected()),
+    }
+}
+
+fn unexpected() -> Error {
+    invalid("The graph gave a reply to another question")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_split_at_single_commas() {
+        assert_eq!(split_options("a=1,b=x,,y,c"), ["a=1", "b=x,y", "c"]);
+        assert_eq!(split_options(",,"), [","]);
+        assert!(split_options("").is_empty() && split_options(",").is_empty());
+    }
+}
