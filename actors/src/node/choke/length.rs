@@ -84,7 +84,8 @@ pub(super) async fn reach(cell: &Rc<NodeCell>, end: u64) -> IoResult<()> {
     grown.map_err(|error| IoError::from_errno(error.errno()))?;
     cell.set_size(driver.length().await?);
     cell.wrote(0);
-    cell.refresh();
+    let refreshed = cell.refresh();
+    refreshed.map_err(|error| IoError::from_errno(error.errno()))?;
     if cell.size() < end {
         return Err(IoError::NoSpace);
     }

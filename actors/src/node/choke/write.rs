@@ -139,6 +139,10 @@ pub(super) async fn write_bytes(
     // tracked it is left to those, which would wait for this.
     if flags.contains(RequestFlags::SERIALISING) && !cell.tracks_blocks() && !buffers.is_empty() {
         let end = offset.saturating_add(bytes_in(&buffers));
+        // Before: growing waits for all that is in flight where the node ends.
+        if let Err(error) = length::reach(cell, end).await {
+            return (Err(error), buffers);
+        }
         let no_wait = flags.contains(RequestFlags::NO_WAIT);
         let alone = match cell.tracker().begin(offset, end, true, no_wait).await {
             Ok(alone) => alone,
