@@ -539,3 +539,42 @@ fn an_amend_job_says_what_qemus_does() {
         seen
     });
 }
+
+/// Commands of ours: what QEMU has in its image tool only.
+#[test]
+fn an_open_image_is_checked_and_grows_with_its_space_laid_out() {
+    let mut daemon = daemon().start();
+    let path = daemon.path("disk");
+    let path = std::path::Path::new(&path);
+    image::create(path, "qcow2", "", MIB);
+    daemon.qmp.ok("blockdev-add", image::file("f", path));
+    daemon.qmp.ok("blockdev-add", image::over("qcow2", "disk", "f"));
+    let node = json!({ "node-name": "disk" });
+    let before = daemon.qmp.ok("x-millpond-check", node.clone());
+    assert_eq!(before["format"], "qcow2");
+    assert_eq!((&before["leaks"], &before["corruptions"]), (&json!(0), &json!(0)));
+    assert_eq!(
+        (&before["total-clusters"], &before["allocated-clusters"]),
+        (&json!(16), &json!(0))
+    );
+    let longer = json!({ "node-name": "disk", "size": 4 * MIB, "exact": true, "preallocation": "metadata" });
+    daemon.qmp.ok("x-millpond-truncate", longer);
+    let after = daemon.qmp.ok(
+        "x-millpond-check",
+        json!({ "node-name": "disk", "repair": "all" }),
+    );
+    assert_eq!(
+        (&after["total-clusters"], &after["allocated-clusters"]),
+        (&json!(64), &json!(48))
+    );
+    let refused = daemon
+        .qmp
+        .refused("x-millpond-check", json!({ "node-name": "f" }));
+    assert_eq!(refused.desc, "This image format does not support checks");
+    let refused = daemon
+        .qmp
+        .refused("x-millpond-check", json!({ "node-name": "none" }));
+    assert_eq!(refused.desc, "Cannot find device='' nor node-name='none'");
+    daemon.quit();
+    image::assert_clean(path);
+}

@@ -365,7 +365,10 @@ impl NodeCell {
     }
 
     /// The driver goes on with other data behind the edges, of this length.
-    pub fn exchange(&self, driver: Exchanged, size: u64) {
+    ///
+    /// # Errors
+    /// As [`NodeCell::refresh`]. The old data can be put back in either case.
+    pub fn exchange(&self, driver: Exchanged, size: u64) -> Result<()> {
         self.exchanged.replace(Some(PutAside {
             driver,
             size: self.size.get(),
@@ -375,7 +378,7 @@ impl NodeCell {
         // Whatever was written to the other data before is not known to be durable.
         self.wrote(0);
         self.set_size(size);
-        self.refresh();
+        self.refresh()
     }
 
     /// Nobody goes back to the old data.
@@ -390,7 +393,10 @@ impl NodeCell {
             self.size.set(aside.size);
             self.counters.set_highest_write(aside.highest_write);
         }
-        self.refresh();
+        // It was asked the same of the old data before.
+        if let Err(error) = self.refresh() {
+            tracing::warn!(node = self.name(), %error, "a node goes by other limits than its driver's");
+        }
     }
 
     /// Whether a read with these flags is copied up here: one that asks for it, or all where it was turned on. A driver

@@ -390,14 +390,14 @@ async fn exchange(table: &NodeTable, node: NodeId, slots: &[ChildSlot]) -> Resul
     let cell = found(table, node)?;
     let driver = driver(table, node)?;
     if slots.is_empty() {
-        cell.refresh();
+        cell.refresh()?;
         return Ok(cell.facts(None));
     }
     let exchanged = Rc::clone(&driver).exchange(slots).await?;
     match length_of(&*driver).await {
         Ok(size) => {
             let backing = exchanged.backing.clone();
-            cell.exchange(exchanged, size);
+            cell.exchange(exchanged, size)?;
             Ok(cell.facts(backing))
         }
         Err(error) => {

@@ -29,7 +29,7 @@ fn memory_is_as_aligned_as_a_node_needs_it() {
             let buffer = Buffer::try_aligned(len, align).unwrap();
             assert_eq!(buffer.len(), len);
             assert!(
-                len == 0 || buffer.as_ptr().addr() % align == 0,
+                len == 0 || buffer.as_ptr().addr().is_multiple_of(align),
                 "{len} at {align}"
             );
         }

@@ -196,7 +196,7 @@ mod tests {
         }
     }
 
-    const fn child(role: Role) -> ChildKind {
+    fn child(role: Role) -> ChildKind {
         ChildKind {
             name: "child",
             role,
@@ -204,7 +204,8 @@ mod tests {
         }
     }
 
-    fn registered(children: &'static [ChildKind], numbered: Option<Role>) -> Result<()> {
+    fn registered(children: Vec<ChildKind>, numbered: Option<Role>) -> Result<()> {
+        let children = children.leak();
         let numbered = numbered.map(child);
         Registry::empty().register(Arc::new(Parent { children, numbered }))
     }
@@ -212,21 +213,21 @@ mod tests {
     #[test]
     fn a_driver_whose_childrens_roles_exclude_each_other_is_refused() {
         const FILTER: Role = Role::FILTERED.union(Role::PRIMARY);
-        registered(&[child(Role::IMAGE), child(Role::COW)], Some(Role::DATA)).unwrap();
-        registered(&[child(FILTER), child(Role::METADATA)], None).unwrap();
+        registered(vec![child(Role::IMAGE), child(Role::COW)], Some(Role::DATA)).unwrap();
+        registered(vec![child(FILTER), child(Role::METADATA)], None).unwrap();
         let refused = [
-            registered(&[child(Role::FILTERED.union(Role::DATA))], None),
-            registered(&[child(Role::FILTERED.union(Role::METADATA))], None),
-            registered(&[child(Role::FILTERED.union(Role::COW))], None),
-            registered(&[child(Role::COW.union(Role::DATA))], None),
-            registered(&[child(Role::COW.union(Role::METADATA))], None),
-            registered(&[child(Role::COW.union(Role::PRIMARY))], None),
-            registered(&[child(FILTER), child(Role::FILTERED)], None),
-            registered(&[child(Role::COW), child(Role::COW)], None),
-            registered(&[child(Role::IMAGE), child(Role::PRIMARY)], None),
-            registered(&[], Some(Role::PRIMARY)),
-            registered(&[], Some(Role::FILTERED)),
-            registered(&[], Some(Role::COW)),
+            registered(vec![child(Role::FILTERED.union(Role::DATA))], None),
+            registered(vec![child(Role::FILTERED.union(Role::METADATA))], None),
+            registered(vec![child(Role::FILTERED.union(Role::COW))], None),
+            registered(vec![child(Role::COW.union(Role::DATA))], None),
+            registered(vec![child(Role::COW.union(Role::METADATA))], None),
+            registered(vec![child(Role::COW.union(Role::PRIMARY))], None),
+            registered(vec![child(FILTER), child(Role::FILTERED)], None),
+            registered(vec![child(Role::COW), child(Role::COW)], None),
+            registered(vec![child(Role::IMAGE), child(Role::PRIMARY)], None),
+            registered(vec![], Some(Role::PRIMARY)),
+            registered(vec![], Some(Role::FILTERED)),
+            registered(vec![], Some(Role::COW)),
         ];
         for refused in refused {
             let error = refused.unwrap_err();

@@ -121,10 +121,20 @@ fn driver_facts(kind: &dyn drivers::driver::DriverKind) -> DriverFacts {
 /// What others act on.
 pub fn facts(graph: &Graph, node: &Node) -> NodeFacts {
     let names = filename::Filenames::of(graph, [node.id]);
-    facts_named(node, &names, has_zero_init(graph, node))
+    facts_named(
+        node,
+        &names,
+        has_zero_init(graph, node),
+        takes_compressed(graph, node),
+    )
 }
 
-fn facts_named(node: &Node, names: &filename::Filenames, has_zero_init: bool) -> NodeFacts {
+fn facts_named(
+    node: &Node,
+    names: &filename::Filenames,
+    has_zero_init: bool,
+    takes_compressed: bool,
+) -> NodeFacts {
     let open = node.facts.as_ref();
     NodeFacts {
         id: node.id,
@@ -136,7 +146,7 @@ fn facts_named(node: &Node, names: &filename::Filenames, has_zero_init: bool) ->
         filename: names.get(node.id).to_owned(),
         has_zero_init,
         limits: open.map_or_else(messages::Limits::default, |open| open.limits),
-        takes_compressed: takes_compressed(graph, node),
+        takes_compressed,
         iothread: node.iothread,
     }
 }
@@ -222,10 +232,26 @@ fn with_zero_init(graph: &Graph) -> HashSet<NodeId> {
     have
 }
 
+/// The nodes that compressed writes are possible to, of all: worked out from below, one step a node.
+fn with_compressed(graph: &Graph) -> HashSet<NodeId> {
+    let mut have = HashSet::new();
+    let all = graph.nodes().map(|node| node.id);
+    for id in graph.topological(all).into_iter().rev() {
+        let Some(node) = graph.node(id) else { continue };
+        let open = node.facts.as_ref();
+        let takes = open.is_some_and(|open| open.abilities.write_compressed);
+        let below = graph.children_of(id).next();
+        if takes && (!node.kind.is_filter() || below.is_some_and(|edge| have.contains(&edge.child))) {
+            have.insert(id);
+        }
+    }
+    have
+}
+
 /// Everything that was committed.
 fn whole(graph: &Graph) -> GraphFacts {
     let names = filename::Filenames::of(graph, graph.live_nodes().map(|node| node.id));
-    let zeroes = with_zero_init(graph);
+    let (zeroes, compressed) = (with_zero_init(graph), with_compressed(graph));
     let mut edges: Vec<&Edge> = graph.edges().filter(|edge| is_live(graph, edge)).collect();
     edges.sort_unstable_by_key(|edge| edge.id);
     let edges = edges.into_iter().filter_map(|edge| {
@@ -245,7 +271,10 @@ fn whole(graph: &Graph) -> GraphFacts {
     GraphFacts {
         nodes: graph
             .live_nodes()
-            .map(|node| facts_named(node, &names, zeroes.contains(&node.id)))
+            .map(|node| {
+                let (zeroes, compressed) = (zeroes.contains(&node.id), compressed.contains(&node.id));
+                facts_named(node, &names, zeroes, compressed)
+            })
             .collect(),
         edges: edges.collect(),
     }
