@@ -229,9 +229,9 @@ fn with_iothreads<F: Future<Output = ()>>(
             }),
             main: iothread("main"),
         };
-        let (_, graph) = Graph::start(config).unwrap();
+        let (_, graph) = Graph::start(config).expect("an iothread can be started");
         test(graph.clone()).await;
-        graph.close_all().await.unwrap();
+        graph.close_all().await.expect("everything closes");
     });
 }
 
