@@ -93,7 +93,7 @@ pub struct CellParts {
 impl NodeCell {
     /// A cell. What its driver can do is asked by [`NodeCell::refresh`].
     pub fn new(parts: CellParts, table: &Rc<NodeTable>) -> Rc<Self> {
-        let cell = Rc::new(Self {
+        Rc::new(Self {
             id: parts.id,
             name: parts.name,
             kind: parts.kind,
@@ -121,8 +121,7 @@ impl NodeCell {
             exchanged: RefCell::default(),
             roots: RefCell::default(),
             table: Rc::downgrade(table),
-        });
-        cell
+        })
     }
 
     pub fn id(&self) -> NodeId {
