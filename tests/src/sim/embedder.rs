@@ -132,6 +132,7 @@ impl Embedder {
                     len,
                     want_zero: true,
                     whole_chain: true,
+                    base: None,
                 };
                 ("status", status, Meaning::Status(oracle.look(first, count)))
             }
