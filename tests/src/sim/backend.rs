@@ -1,19 +1,21 @@
 //! The ring's backend in a run: disks take their time by the virtual clock, fail and answer out of order, and sockets move
 //! what they please.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use drivers::buffer::Buffers;
 use drivers::ring::{Backend, Completion, Engine, Nap, Op, RingStats, SlotId, Slots};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
-use super::stage::Stage;
+use super::stage::{Stage, Touch};
 use super::swarm::Speed;
 
 /// An operation in flight.
@@ -35,8 +37,34 @@ pub struct Simulated {
     ops: Vec<InFlight>,
     /// When the first of them is due, for whoever moves the clock.
     next: Rc<Cell<Option<Instant>>>,
-    /// Whether sockets are waited for, which nothing here tells of.
-    listens: Rc<Cell<bool>>,
+    /// What is waited for on sockets.
+    listens: Listens,
+}
+
+/// What an iothread waits for on sockets, for whoever has to see that it is there.
+#[derive(Clone, Default)]
+pub struct Listens(Rc<RefCell<Vec<Listen>>>);
+
+struct Listen {
+    fd: Weak<OwnedFd>,
+    events: PollFlags,
+    /// Not before.
+    due: Instant,
+}
+
+impl Listens {
+    /// Whether one of the sockets is ready at `now`, as the kernel would tell it.
+    pub fn are_ready(&self, now: Instant) -> bool {
+        let listens = self.0.borrow();
+        let due = listens.iter().filter(|listen| listen.due <= now);
+        let open: Vec<_> = due
+            .filter_map(|listen| Some((listen.fd.upgrade()?, listen.events)))
+            .collect();
+        let mut polled: Vec<PollFd<'_>> = open.iter().map(|(fd, events)| PollFd::new(fd, *events)).collect();
+        // A poll that fails is tried again as one that found nothing.
+        !polled.is_empty()
+            && rustix::event::poll(&mut polled, Some(&Timespec::default())).is_ok_and(|n| n > 0)
+    }
 }
 
 /// What became of an attempt.
@@ -56,12 +84,7 @@ fn result(moved: Result<usize, Errno>) -> Tried {
 
 impl Simulated {
     /// The backend of the iothread `who`.
-    pub fn new(
-        stage: Rc<Stage>,
-        who: String,
-        next: Rc<Cell<Option<Instant>>>,
-        listens: Rc<Cell<bool>>,
-    ) -> Self {
+    pub fn new(stage: Rc<Stage>, who: String, next: Rc<Cell<Option<Instant>>>, listens: Listens) -> Self {
         Self {
             stage,
             who,
@@ -100,10 +123,7 @@ impl Simulated {
                 fua,
                 ..
             } => self.write(&**fd, bufs, *offset, *fua),
-            Op::Sync { fd, .. } => self.disk("flush", &**fd, format_args!(""), || {
-                self.stage.disk(&**fd, |disk| disk.flushed(mark));
-                Ok(0)
-            }),
+            Op::Sync { fd, .. } => self.sync(&**fd, mark),
             Op::Fallocate {
                 fd,
                 mode,
@@ -159,17 +179,15 @@ impl Simulated {
     /// Something is done to a disk, unless it fails instead.
     fn disk(
         &self,
-        what: &str,
+        what: Touch,
         fd: impl AsFd,
         range: std::fmt::Arguments<'_>,
         work: impl FnOnce() -> Result<usize, Errno>,
     ) -> Tried {
         let name = self.stage.disk(&fd, |disk| disk.name.clone());
-        let done = if self.stage.fails() {
-            let full = what != "read" && self.stage.random(|random| random.u32(0..4)) == 0;
-            Err(if full { Errno::NOSPC } else { Errno::IO })
-        } else {
-            work()
+        let done = match self.stage.failure(what) {
+            Some(error) => Err(error),
+            None => work(),
         };
         self.stage
             .line(&self.who, format_args!("{name}: {what} {range} -> {done:?}"));
@@ -178,7 +196,7 @@ impl Simulated {
 
     fn read(&self, fd: impl AsFd, bufs: &mut Buffers, offset: u64) -> Tried {
         let (len, rotten) = (bufs.len(), self.stage.disk(&fd, |disk| disk.rotten));
-        self.disk("read", &fd, format_args!("{len} at {offset}"), || {
+        self.disk(Touch::Read, &fd, format_args!("{len} at {offset}"), || {
             let mut places: Vec<_> = bufs
                 .iter_mut()
                 .map(|buffer| io::IoSliceMut::new(buffer))
@@ -196,13 +214,22 @@ impl Simulated {
         let mut bytes = bufs.to_vec();
         let len = bytes.len();
         let mut whole = false;
-        let tried = self.disk("write", &fd, format_args!("{len} at {offset} fua {fua}"), || {
+        let touch = if self.stage.is_payload(&bytes) {
+            Touch::Payload { fua }
+        } else {
+            Touch::Write { fua }
+        };
+        let tried = self.disk(touch, &fd, format_args!("{len} at {offset} fua {fua}"), || {
             whole = true;
             Ok(len)
         });
         if !whole {
             // What fails may be there in part all the same.
             bytes.truncate(self.stage.random(|random| random.usize(0..=len / 512)) * 512);
+            if fua && matches!(tried, Tried::Ended(error) if error == -libc::EIO) {
+                // It has told of what could not be stored of earlier writes too.
+                self.lose(&fd, u64::MAX);
+            }
         }
         if let Err(error) = rustix::io::pwrite(&fd, &bytes, offset) {
             return Tried::Ended(-error.raw_os_error());
@@ -212,9 +239,26 @@ impl Simulated {
         tried
     }
 
+    fn sync(&self, fd: impl AsFd, mark: u64) -> Tried {
+        let tried = self.disk(Touch::Flush, &fd, format_args!(""), || {
+            self.stage.disk(&fd, |disk| disk.flushed(mark));
+            Ok(0)
+        });
+        if matches!(tried, Tried::Ended(error) if error < 0) {
+            self.lose(&fd, mark);
+        }
+        tried
+    }
+
+    /// What could not be stored is given up.
+    fn lose(&self, fd: impl AsFd, mark: u64) {
+        let mut random = self.stage.random(fastrand::Rng::fork);
+        self.stage.disk(fd, |disk| disk.flush_failed(mark, &mut random));
+    }
+
     fn allocate(&self, fd: impl AsFd, mode: i32, offset: u64, len: u64) -> Tried {
         let range = format_args!("{len} at {offset} mode {mode}");
-        self.disk("fallocate", &fd, range, || {
+        self.disk(Touch::Allocate, &fd, range, || {
             // Bits that there are not are the kernel's to refuse.
             let flags = FallocateFlags::from_bits_retain(mode.unsigned_abs());
             rustix::fs::fallocate(&fd, flags, offset, len)?;
@@ -234,11 +278,13 @@ impl Simulated {
     }
 }
 
+fn flags(events: u32) -> PollFlags {
+    PollFlags::from_bits_truncate(u16::try_from(events).unwrap_or(u16::MAX))
+}
+
 fn poll(fd: impl AsFd, events: u32) -> Tried {
-    let fd = fd.as_fd();
-    let flags = rustix::event::PollFlags::from_bits_truncate(u16::try_from(events).unwrap_or(u16::MAX));
-    let mut polled = [rustix::event::PollFd::from_borrowed_fd(fd, flags)];
-    match rustix::event::poll(&mut polled, Some(&rustix::event::Timespec::default())) {
+    let mut polled = [PollFd::from_borrowed_fd(fd.as_fd(), flags(events))];
+    match rustix::event::poll(&mut polled, Some(&Timespec::default())) {
         Ok(0) => Tried::Later,
         Ok(_) => Tried::Ended(i32::from(polled[0].revents().bits())),
         Err(error) => Tried::Ended(-error.raw_os_error()),
@@ -288,6 +334,7 @@ impl Backend for Simulated {
             // A disk ends what it has begun.
             if op.id == id && !op.is_disk {
                 op.cancelled = true;
+                self.next.set(Some(self.stage.now()));
             }
         }
     }
@@ -336,7 +383,7 @@ impl Backend for Simulated {
         self.ops = left;
         let next = self.ops.iter().map(|op| op.due).filter(|due| *due > now).min();
         self.next.set(next);
-        self.listens.set(self.ops.iter().any(|op| !op.needs_disk));
+        self.listen(slots);
     }
 
     fn stats(&self) -> RingStats {
@@ -345,6 +392,25 @@ impl Backend for Simulated {
 }
 
 impl Simulated {
+    /// Says which sockets are waited for.
+    fn listen(&self, slots: &mut Slots) {
+        let mut listens = self.listens.0.borrow_mut();
+        listens.clear();
+        for op in self.ops.iter().filter(|op| !op.needs_disk) {
+            let (fd, events) = match slots.get_mut(op.id) {
+                Some(Op::Recv { fd, .. }) => (fd, PollFlags::IN),
+                Some(Op::Send { fd, .. }) => (fd, PollFlags::OUT),
+                Some(Op::Poll { fd, events }) => (fd, flags(*events)),
+                _ => continue,
+            };
+            listens.push(Listen {
+                fd: Arc::downgrade(fd),
+                events,
+                due: op.due,
+            });
+        }
+    }
+
     fn power_lost_or_torn_down(&mut self, slots: &mut Slots, done: &mut Vec<Completion>) {
         let ids: Vec<SlotId> = self.ops.iter().map(|op| op.id).collect();
         if self.stage.power_is_off() {

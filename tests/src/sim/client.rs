@@ -11,13 +11,17 @@ use fastrand::Rng;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use super::oracle::{Barrier, Change, Ended, Look, Oracle, SECTOR};
+use super::oracle::{Barrier, CELL, Change, Ended, Look, Oracle, SECTOR};
 use super::session::{Header, Incoming, Outgoing, Reply, connect};
-use super::stage::Stage;
+use super::stage::{Moment, Stage};
+use super::swarm::Shape;
 use crate::nbd::wire::*;
 
-/// The most sectors that one request is about.
-const LONGEST: u64 = 96;
+/// Cells of a sector.
+const CELLS: u64 = SECTOR / CELL;
+
+/// The most cells that one request is about.
+const LONGEST: u64 = 96 * CELLS;
 
 /// How often a client that cannot connect tries again.
 const ATTEMPTS: u32 = 50;
@@ -25,6 +29,7 @@ const ATTEMPTS: u32 = 50;
 /// What a request in flight is, and what its end means.
 enum Meaning {
     Read(Look, Vec<u8>),
+    Status(Look, Vec<(u64, u64)>),
     Change(Change, bool),
     Flush(Barrier),
     Nothing,
@@ -36,6 +41,8 @@ struct Pending {
     error: u32,
     /// Bytes of a read that have come.
     come: usize,
+    /// When it was made.
+    since: Moment,
 }
 
 /// What the sending and the receiving side of a client share.
@@ -46,6 +53,8 @@ struct Shared {
     pending: RefCell<BTreeMap<u64, Pending>>,
     changed: Notify,
     closed: Cell<bool>,
+    /// It may ask what ranges are made of.
+    structured: Cell<bool>,
 }
 
 /// A client.
@@ -75,6 +84,7 @@ impl Client {
                 pending: RefCell::default(),
                 changed: Notify::new(),
                 closed: Cell::new(false),
+                structured: Cell::new(false),
             }),
             server,
             random,
@@ -96,6 +106,7 @@ impl Client {
                 return;
             };
             self.shared.closed.set(false);
+            self.shared.structured.set(structured);
             let receiver = tokio::task::spawn_local(receive(Rc::clone(&self.shared), incoming));
             if let Err(error) = self.send(outgoing).await
                 && !self.shared.stage.is_ending()
@@ -174,13 +185,13 @@ impl Client {
             command,
             flags,
             cookie,
-            offset: first * SECTOR,
-            // Far fewer sectors than would not fit.
-            len: (count * SECTOR) as u32,
+            offset: first * CELL,
+            // Far fewer cells than would not fit.
+            len: (count * CELL) as u32,
         }
     }
 
-    /// What to do with some sectors; None if they are being changed.
+    /// What to do with some cells; None if they must not be changed now.
     fn choose(&mut self, first: u64, count: u64) -> Option<(u16, u16, Meaning, Vec<u8>)> {
         let fua = if self.random.u32(0..10) == 0 {
             CMD_FLAG_FUA
@@ -190,50 +201,64 @@ impl Client {
         let durable = fua != 0;
         let shared = Rc::clone(&self.shared);
         let mut oracle = shared.oracle.borrow_mut();
+        // Images that vote have no majority where each did writes in an order of its own.
+        let overlaps = shared.stage.swarm().shape == Shape::Quorum && oracle.is_busy(first, count);
         let mut payload = Vec::new();
-        let (command, flags, meaning) = match self.random.u32(0..20) {
-            0..9 => match oracle.write(first, count) {
-                Some((change, bytes)) => {
-                    payload = bytes;
-                    (CMD_WRITE, fua, Meaning::Change(change, durable))
-                }
-                None => return None,
-            },
-            9..11 => match oracle.zero(first, count) {
-                Some(change) => {
-                    let keep = if self.random.bool() { CMD_FLAG_NO_HOLE } else { 0 };
-                    (CMD_WRITE_ZEROES, fua | keep, Meaning::Change(change, durable))
-                }
-                None => return None,
-            },
-            11..13 => match oracle.discard(first, count) {
-                Some(change) => (CMD_TRIM, fua, Meaning::Change(change, durable)),
-                None => return None,
-            },
+        let choice = match self.random.u32(0..20) {
+            0..13 if overlaps => return None,
+            0..9 => {
+                let (change, bytes) = oracle.write(first, count);
+                payload = bytes;
+                (CMD_WRITE, fua, Meaning::Change(change, durable))
+            }
+            9..11 => {
+                let change = oracle.zero(first, count);
+                let keep = if self.random.bool() { CMD_FLAG_NO_HOLE } else { 0 };
+                (CMD_WRITE_ZEROES, fua | keep, Meaning::Change(change, durable))
+            }
+            11..13 => (
+                CMD_TRIM,
+                fua,
+                Meaning::Change(oracle.discard(first, count), durable),
+            ),
             13 => (CMD_FLUSH, 0, Meaning::Flush(oracle.barrier())),
             14 => (CMD_CACHE, 0, Meaning::Nothing),
+            15 if shared.structured.get() => (
+                CMD_BLOCK_STATUS,
+                0,
+                Meaning::Status(oracle.look(first, count), Vec::new()),
+            ),
             _ => {
                 let look = oracle.look(first, count);
-                (
-                    CMD_READ,
-                    0,
-                    Meaning::Read(look, vec![0xee; (count * SECTOR) as usize]),
-                )
+                let bytes = vec![0xee; (count * CELL) as usize];
+                (CMD_READ, 0, Meaning::Read(look, bytes))
             }
         };
+        let (command, flags, meaning) = choice;
         Some((command, flags, meaning, payload))
     }
 
-    async fn request(&mut self, outgoing: &mut Outgoing) -> io::Result<()> {
-        let sectors = self.shared.oracle.borrow().sectors();
+    /// Which cells a request is about: the first, and how many.
+    fn range(&mut self) -> (u64, u64) {
+        let cells = self.shared.oracle.borrow().cells();
         let count = match self.random.u32(0..3) {
-            0 => 1,
-            1 => 8,
+            0 => CELLS,
+            1 => 8 * CELLS,
             _ => self.random.u64(1..=LONGEST),
         };
-        let count = count.min(sectors);
-        let first = self.random.u64(0..=sectors - count);
-        let first = if self.random.bool() { first & !7 } else { first };
+        let count = count.min(cells);
+        let first = self.random.u64(0..=cells - count);
+        if self.shared.stage.swarm().unaligned && self.random.bool() {
+            return (first, count);
+        }
+        let unit = if self.random.bool() { CELLS } else { 8 * CELLS };
+        let first = first / unit * unit;
+        let count = count.next_multiple_of(CELLS).min(cells - first);
+        (first, count)
+    }
+
+    async fn request(&mut self, outgoing: &mut Outgoing) -> io::Result<()> {
+        let (first, count) = self.range();
         let Some((command, flags, meaning, payload)) = self.choose(first, count) else {
             return Ok(());
         };
@@ -256,6 +281,7 @@ impl Client {
                 header,
                 error: 0,
                 come: 0,
+                since: self.shared.stage.moment(),
             },
         );
         outgoing.send(header, &payload).await
@@ -270,8 +296,26 @@ fn name(command: u16) -> &'static str {
         CMD_WRITE_ZEROES => "zero",
         CMD_FLUSH => "flush",
         CMD_CACHE => "cache",
+        CMD_BLOCK_STATUS => "status",
         _ => "?",
     }
+}
+
+/// Holds what is said to be zeroes against what is known. Extents may end within cells.
+fn zeroes_seen(oracle: &mut Oracle, look: &Look, extents: &[(u64, u64)]) -> Result<(), String> {
+    let mut at = 0_u64;
+    for &(len, state) in extents {
+        let (first, end) = (at.div_ceil(CELL), (at + len) / CELL);
+        at += len;
+        if state & STATE_ZERO != 0 && first < end {
+            let zeroes = vec![0; ((end - first) * CELL) as usize];
+            oracle.seen(&look.part(first, end - first), &zeroes)?;
+        }
+    }
+    if extents.is_empty() {
+        return Err("nothing is said".to_owned());
+    }
+    Ok(())
 }
 
 /// Receives until the connection ends, or the task is aborted.
@@ -335,6 +379,11 @@ impl Shared {
         if reply.error != 0 {
             pending.error = reply.error;
         }
+        if let Meaning::Status(_, extents) = &mut pending.meaning {
+            extents.extend(reply.extents);
+        } else if !reply.extents.is_empty() {
+            self.violated("extents for a request that asked for none");
+        }
         if reply.is_last
             && let Some(pending) = all.remove(&reply.cookie)
         {
@@ -350,6 +399,7 @@ impl Shared {
             header,
             error,
             come,
+            since,
         } = pending;
         let well = error == 0;
         self.line(format_args!(
@@ -358,10 +408,10 @@ impl Shared {
             header.len,
             header.offset
         ));
-        if !well
-            && !self.stage.is_ending()
-            && (self.stage.swarm().errors == 0 || !matches!(error, EIO | ENOSPC))
-        {
+        // What is to be cached may be copied from the image below.
+        let only_reads = matches!(meaning, Meaning::Read(..) | Meaning::Status(..));
+        let is_disk_error = matches!(error, EIO | ENOSPC) && self.stage.may_fail(since, only_reads);
+        if !well && !self.stage.is_ending() && !is_disk_error {
             let Header {
                 command, offset, len, ..
             } = header;
@@ -380,6 +430,11 @@ impl Shared {
                     self.violated(text);
                 }
             }
+            Meaning::Status(look, extents) if well => {
+                if let Err(text) = zeroes_seen(&mut oracle, &look, &extents) {
+                    self.violated(format_args!("block status says zero, but {text}"));
+                }
+            }
             Meaning::Change(change, durable) => {
                 let how = if well {
                     Ended::Well { durable }
@@ -389,7 +444,7 @@ impl Shared {
                 oracle.ended(&change, how);
             }
             Meaning::Flush(barrier) if well => oracle.flushed(&barrier),
-            Meaning::Read(..) | Meaning::Flush(_) | Meaning::Nothing => {}
+            Meaning::Read(..) | Meaning::Status(..) | Meaning::Flush(_) | Meaning::Nothing => {}
         }
     }
 

@@ -29,6 +29,8 @@ struct Entry {
     change: Change,
     /// It was acknowledged as durable by itself.
     durable: bool,
+    /// A flush that failed has given it up: it is read, but no flush will ever store it.
+    lost: bool,
 }
 
 /// A file.
@@ -63,6 +65,7 @@ impl Disk {
         self.log.push(Entry {
             change: Change::Write { offset, bytes },
             durable,
+            lost: false,
         });
     }
 
@@ -76,6 +79,7 @@ impl Disk {
             self.log.push(Entry {
                 change: Change::Zero { offset, len },
                 durable: false,
+                lost: false,
             });
         }
     }
@@ -86,17 +90,36 @@ impl Disk {
             self.log.push(Entry {
                 change: Change::Resize { len },
                 durable: false,
+                lost: false,
             });
         }
     }
 
     /// A flush that began at `mark` has ended.
     pub fn flushed(&mut self, mark: u64) {
-        let count = usize::try_from(mark.saturating_sub(self.flushed)).unwrap_or(usize::MAX);
-        for entry in self.log.drain(..count.min(self.log.len())) {
+        let count = self.before(mark);
+        for entry in self.log.drain(..count) {
             self.flushed += 1;
-            apply(&mut self.durable, &entry.change, |_| true);
+            if !entry.lost || entry.durable {
+                apply(&mut self.durable, &entry.change, |_| true);
+            }
         }
+    }
+
+    /// A flush that began at `mark` has failed. As the kernel has it, what could not be stored counts as stored from then
+    /// on: it is read for as long as it stays in memory, and later flushes succeed without it.
+    pub fn flush_failed(&mut self, mark: u64, random: &mut Rng) {
+        let count = self.before(mark);
+        for entry in self.log.iter_mut().take(count) {
+            // A file's length is in the file system's journal.
+            let is_data = !matches!(entry.change, Change::Resize { .. });
+            entry.lost |= is_data && random.bool();
+        }
+    }
+
+    fn before(&self, mark: u64) -> usize {
+        let count = usize::try_from(mark.saturating_sub(self.flushed)).unwrap_or(usize::MAX);
+        count.min(self.log.len())
     }
 
     /// What a loss of power leaves: what was flushed, and of the rest whatever `random` pleases.
@@ -105,7 +128,7 @@ impl Disk {
         let mut left = self.durable.clone();
         let kept = [0, 4, 8][random.usize(0..3)];
         let torn = random.bool();
-        for entry in &self.log {
+        for entry in self.log.iter().filter(|entry| !entry.lost || entry.durable) {
             let whole = random.u32(0..8) < kept;
             let survives =
                 |random: &mut Rng| entry.durable || if torn { random.u32(0..8) < kept } else { whole };
@@ -239,6 +262,22 @@ mod tests {
             second[usize::from(left[512] == 2)] = true;
         }
         assert_eq!(second, [true; 2]);
+    }
+
+    #[test]
+    fn what_a_failed_flush_gave_up_is_read_and_never_stored() {
+        let mut disk = disk();
+        let mut random = Rng::with_seed(1);
+        for at in 0..64 {
+            disk.wrote(at * 16, vec![1; 16], false);
+        }
+        disk.flush_failed(disk.mark(), &mut random);
+        disk.flushed(disk.mark());
+        let stored = disk.flushed_bytes().iter().filter(|byte| **byte == 1).count();
+        assert!((256..768).contains(&stored), "{stored} of 1024");
+        disk.wrote(0, vec![2; 1024], false);
+        disk.flushed(disk.mark());
+        assert_eq!(disk.flushed_bytes(), [2; 1024], "what comes later is stored");
     }
 
     #[test]

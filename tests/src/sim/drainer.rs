@@ -1,6 +1,7 @@
 //! Who drains sections of a run's graph, nested and in any order, sees to it that they are still, and that queries are
 //! answered meanwhile.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,13 +12,52 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use super::editor::Edits;
+use super::section::Cover;
+use super::side;
 use super::stage::Stage;
 
 /// Far more virtual time than passes while the control thread alone is busy.
 const PATIENCE: Duration = Duration::from_millis(15);
 
+/// A section that is held, and looked after.
+struct Held {
+    stage: Rc<Stage>,
+    section: usize,
+    /// Empty once it was given back.
+    guard: Option<DrainGuard>,
+}
+
+impl Held {
+    /// Drains; nobody else's section has to end for that. None where the node is gone.
+    async fn begin(
+        stage: &Rc<Stage>,
+        graph: &GraphHandle,
+        user: &'static str,
+        (scope, cover): (DrainScope, Cover),
+    ) -> Option<Self> {
+        stage.line(user, format_args!("drains {scope:?}"));
+        let guard = graph.drain(scope, user).await.ok()?;
+        let section = stage.begin_section(user, cover);
+        Some(Self {
+            stage: Rc::clone(stage),
+            section,
+            guard: Some(guard),
+        })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.stage.sections.end(self.section);
+        self.guard.take();
+    }
+}
+
 /// Drains sections until told to end.
 pub async fn drain(stage: Rc<Stage>, graph: GraphHandle, edits: Rc<Edits>, mut random: Rng) {
+    let waits: Rc<Cell<Option<&'static str>>> = Rc::default();
+    let seen = Rc::clone(&waits);
+    stage.add_witness(Box::new(move || seen.get().map(str::to_owned)));
     while edits.goes_on(&stage) {
         sleep(Duration::from_micros(random.u64(100..10_000))).await;
         let strict = random.bool();
@@ -27,43 +67,41 @@ pub async fn drain(stage: Rc<Stage>, graph: GraphHandle, edits: Rc<Edits>, mut r
             None
         };
         let scope = if strict {
-            DrainScope::All
+            (DrainScope::All, Cover::ALL)
         } else {
-            any_scope(&edits, &mut random)
+            any_scope(&stage, &edits, &mut random)
         };
-        stage.line("drainer", format_args!("drains {scope:?}"));
-        let Ok(first) = graph.drain(scope, "drainer").await else {
-            // The node is gone by now.
-            continue;
-        };
-        if strict {
-            stage.set_still(true);
-        }
+        waits.set(Some("the drainer waits for a section to be still"));
+        let first = Held::begin(&stage, &graph, "drainer", scope).await;
+        waits.set(None);
+        let Some(first) = first else { continue };
+        let parks = stage.sections.hold();
         sleep(Duration::from_micros(random.u64(1..5000))).await;
         let second = if random.bool() {
-            nested(&graph, &edits, &mut random).await
+            let scope = any_scope(&stage, &edits, &mut random);
+            Held::begin(&stage, &graph, "nested", scope).await
         } else {
             None
         };
-        if strict {
-            stage.set_still(false);
-        } else if random.u32(0..4) == 0 {
+        if !strict && random.u32(0..4) == 0 {
             // A change inside a section: it needs one of its own, and waits for nobody else's. It may be refused.
             let top = edits.images.borrow().top();
             stage.line("drainer", format_args!("reopens {top}"));
             let detect = ["off", "on"][random.usize(0..2)];
             let options = json!({"node-name": top, "detect-zeroes": detect});
             let options = options.as_object().cloned().unwrap_or_default();
+            let _edit = stage.sections.edit();
             let _ = graph.reopen_keeping(vec![options]).await;
         }
         // In either order.
         let mut held = vec![Some(first), second];
         random.shuffle(&mut held);
         stage.line("drainer", format_args!("lets go"));
-        for guard in held {
-            drop(guard);
+        for section in held {
+            drop(section);
             sleep(Duration::from_micros(random.u64(0..2000))).await;
         }
+        drop(parks);
         drop(turn);
     }
 }
@@ -83,17 +121,38 @@ pub async fn watch(stage: Rc<Stage>, graph: GraphHandle, edits: Rc<Edits>, mut r
     }
 }
 
-async fn nested(graph: &GraphHandle, edits: &Edits, random: &mut Rng) -> Option<DrainGuard> {
-    let scope = any_scope(edits, random);
-    graph.drain(scope, "nested").await.ok()
-}
-
-fn any_scope(edits: &Edits, random: &mut Rng) -> DrainScope {
-    let images = edits.images.borrow();
-    let node = format!("n{}", random.usize(0..images.count));
-    match random.u32(0..3) {
-        0 => DrainScope::All,
-        1 => DrainScope::Node(node),
-        _ => DrainScope::Subtree(node),
+/// A part of the graph, and what is still below it when that is.
+fn any_scope(stage: &Stage, edits: &Edits, random: &mut Rng) -> (DrainScope, Cover) {
+    let count = edits.images.borrow().count;
+    let side = stage.swarm().side;
+    let index = random.usize(0..count);
+    let node = format!("n{index}");
+    match random.u32(0..4) {
+        0 => (
+            DrainScope::All,
+            Cover {
+                images: 0..count,
+                side,
+            },
+        ),
+        // Overlays of the node are drained with it.
+        1 => (
+            DrainScope::Node(node),
+            Cover {
+                images: index..count,
+                side: false,
+            },
+        ),
+        2 if side => (
+            DrainScope::Node(side::NODE.to_owned()),
+            Cover { images: 0..0, side },
+        ),
+        _ => (
+            DrainScope::Subtree(node),
+            Cover {
+                images: 0..count,
+                side: false,
+            },
+        ),
     }
 }

@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::time::sleep;
 
+use super::monitor::Monitor;
 use super::site::{Images, Site};
-use super::stage::Stage;
+use super::stage::{Moment, Stage};
 use super::swarm::Shape;
 
 /// The longest chain of a run.
@@ -70,6 +71,71 @@ pub async fn edit(stage: Rc<Stage>, mut site: Site, edits: Rc<Edits>, mut random
     site
 }
 
+/// Edits the graph by another monitor, beside the first editor and without regard to it, until told to end.
+pub async fn edit_beside(stage: Rc<Stage>, mut monitor: Monitor, edits: Rc<Edits>, mut random: Rng) {
+    while edits.goes_on(&stage) {
+        sleep(Duration::from_micros(random.u64(200..20_000))).await;
+        let at = (&*stage, stage.moment());
+        let edited = match random.u32(0..4) {
+            0 => add_and_delete(at, &mut monitor, "extra2", &mut random).await,
+            1 => iothread_comes_and_goes(at, &mut monitor, &mut random).await,
+            2 => export_beside(at, &mut monitor).await,
+            _ => change_group(at, &mut monitor, &mut random).await,
+        };
+        if stage.is_ending() {
+            break;
+        }
+        if let Err(error) = edited {
+            stage.violated(format!("the second monitor is lost: {error}"));
+        }
+    }
+}
+
+/// An iothread is made, a node moves there and is gone, and so is the iothread.
+async fn iothread_comes_and_goes(at: At<'_>, monitor: &mut Monitor, random: &mut Rng) -> io::Result<()> {
+    let made = json!({"qom-type": "iothread", "id": "io9"});
+    let made = monitor.run("object-add", made).await?;
+    expected(at, "object-add", made);
+    let node = json!({"driver": "null-co", "node-name": "guest", "size": 65536, "read-zeroes": true});
+    let added = monitor.run("blockdev-add", node).await?;
+    expected(at, "blockdev-add", added);
+    let arguments = json!({"node-name": "guest", "iothread": "io9"});
+    let moved = monitor.run("x-blockdev-set-iothread", arguments).await?;
+    expected(at, "x-blockdev-set-iothread", moved);
+    if random.bool() {
+        let back = json!({"node-name": "guest", "iothread": any_iothread(at.0, random)});
+        let moved = monitor.run("x-blockdev-set-iothread", back).await?;
+        expected(at, "x-blockdev-set-iothread", moved);
+    }
+    let deleted = monitor.run("blockdev-del", json!({"node-name": "guest"})).await?;
+    expected(at, "blockdev-del", deleted);
+    let deleted = monitor.run("object-del", json!({"id": "io9"})).await?;
+    expected(at, "object-del", deleted);
+    Ok(())
+}
+
+async fn export_beside(at: At<'_>, monitor: &mut Monitor) -> io::Result<()> {
+    let export = json!({"type": "nbd", "id": "e2", "name": "base", "node-name": "n0"});
+    let added = monitor.run("block-export-add", export).await?;
+    if beside(added).is_some_and(|added| expected(at, "block-export-add", added).is_some()) {
+        let deleted = monitor.run("block-export-del", json!({"id": "e2"})).await?;
+        expected(at, "block-export-del", deleted);
+    }
+    Ok(())
+}
+
+/// The limits that disks share change while requests wait for them.
+async fn change_group(at @ (stage, _): At<'_>, monitor: &mut Monitor, random: &mut Rng) -> io::Result<()> {
+    if !stage.swarm().throttle {
+        return Ok(());
+    }
+    let iops = [300, 3000, 20_000][random.usize(0..3)];
+    let arguments = json!({"path": "/objects/g0", "property": "limits", "value": {"iops-total": iops}});
+    let set = monitor.run("qom-set", arguments).await?;
+    expected(at, "qom-set", set);
+    Ok(())
+}
+
 /// One of the ways in which a graph is changed, or asked about.
 async fn one_edit(
     stage: &Stage,
@@ -78,15 +144,16 @@ async fn one_edit(
     random: &mut Rng,
     overlay_ready: &mut bool,
 ) -> io::Result<()> {
+    let since = stage.moment();
     match random.u32(0..16) {
         0..3 if edits.images.borrow().count < LONGEST_CHAIN => {
-            overlay(stage, site, edits, overlay_ready).await
+            overlay((stage, since), site, edits, overlay_ready).await
         }
-        3..5 => move_top(stage, site, edits, random).await,
-        5 => add_and_delete(stage, site, random).await,
-        6..8 => export_and_remove(stage, site, edits).await,
-        8..10 => reopen(stage, site, edits, random).await,
-        10 if random.u32(0..3) == 0 => commit(stage, site, edits).await,
+        3..5 => move_top((stage, since), site, edits, random).await,
+        5 => add_and_delete((stage, since), &mut site.monitor, "extra", random).await,
+        6..8 => export_and_remove((stage, since), site, edits).await,
+        8..10 => reopen((stage, since), site, edits, random).await,
+        10 if random.u32(0..3) == 0 => commit((stage, since), site, edits).await,
         11 => fewer_votes(stage, site, random).await,
         12 => check_graph(stage, site).await,
         13 => name_nodes(stage, site).await,
@@ -95,13 +162,18 @@ async fn one_edit(
 }
 
 /// Makes an overlay, or puts the one that was made on top.
-async fn overlay(stage: &Stage, site: &mut Site, edits: &Edits, ready: &mut bool) -> io::Result<()> {
+async fn overlay(
+    at @ (stage, _): At<'_>,
+    site: &mut Site,
+    edits: &Edits,
+    ready: &mut bool,
+) -> io::Result<()> {
     if *ready {
-        return snapshot(stage, site, edits, ready).await;
+        return snapshot(at, site, edits, ready).await;
     }
     let images = edits.images.borrow().clone();
     let made = site.prepare_overlay(stage, &images).await?;
-    *ready = expected(stage, "an overlay", made.map(|()| Value::Null)).is_some();
+    *ready = expected(at, "an overlay", made.map(|()| Value::Null)).is_some();
     if !*ready {
         // What is left of it is in the way of the next.
         edits.end();
@@ -116,48 +188,55 @@ fn any_iothread(stage: &Stage, random: &mut Rng) -> Value {
     }
 }
 
-async fn move_top(stage: &Stage, site: &mut Site, edits: &Edits, random: &mut Rng) -> io::Result<()> {
+async fn move_top(
+    at @ (stage, _): At<'_>,
+    site: &mut Site,
+    edits: &Edits,
+    random: &mut Rng,
+) -> io::Result<()> {
     let node = format!("n{}", random.usize(0..edits.images.borrow().count));
     let arguments = json!({"node-name": node, "iothread": any_iothread(stage, random), "force": true});
     let moved = site.monitor.run("x-blockdev-set-iothread", arguments).await?;
-    expected(stage, "x-blockdev-set-iothread", moved);
+    expected(at, "x-blockdev-set-iothread", moved);
     Ok(())
 }
 
-async fn add_and_delete(stage: &Stage, site: &mut Site, random: &mut Rng) -> io::Result<()> {
-    let mut options = json!({"driver": "null-co", "node-name": "extra", "size": 65536, "read-zeroes": true});
+async fn add_and_delete(
+    at @ (stage, _): At<'_>,
+    monitor: &mut Monitor,
+    node: &str,
+    random: &mut Rng,
+) -> io::Result<()> {
+    let mut options = json!({"driver": "null-co", "node-name": node, "size": 65536, "read-zeroes": true});
     if random.bool() {
         options["latency-ns"] = json!(1000);
     }
-    let added = site.monitor.run("blockdev-add", options).await?;
-    expected(stage, "blockdev-add", added);
-    let arguments = json!({"node-name": "extra", "iothread": any_iothread(stage, random)});
-    let moved = site.monitor.run("x-blockdev-set-iothread", arguments).await?;
-    expected(stage, "x-blockdev-set-iothread", moved);
-    let deleted = site
-        .monitor
-        .run("blockdev-del", json!({"node-name": "extra"}))
-        .await?;
-    expected(stage, "blockdev-del", deleted);
+    let added = monitor.run("blockdev-add", options).await?;
+    expected(at, "blockdev-add", added);
+    let arguments = json!({"node-name": node, "iothread": any_iothread(stage, random)});
+    let moved = monitor.run("x-blockdev-set-iothread", arguments).await?;
+    expected(at, "x-blockdev-set-iothread", moved);
+    let deleted = monitor.run("blockdev-del", json!({"node-name": node})).await?;
+    expected(at, "blockdev-del", deleted);
     Ok(())
 }
 
-async fn export_and_remove(stage: &Stage, site: &mut Site, edits: &Edits) -> io::Result<()> {
+async fn export_and_remove(at @ (stage, _): At<'_>, site: &mut Site, edits: &Edits) -> io::Result<()> {
     let node = edits.images.borrow().top();
     let mut export = json!({"type": "nbd", "id": "e1", "name": "other", "node-name": node});
     if stage.swarm().iothreads > 0 {
         export["iothread"] = json!("io0");
     }
     let added = site.monitor.run("block-export-add", export).await?;
-    if expected(stage, "block-export-add", added).is_some() {
+    if expected(at, "block-export-add", added).is_some() {
         let deleted = site.monitor.run("block-export-del", json!({"id": "e1"})).await?;
-        expected(stage, "block-export-del", deleted);
+        expected(at, "block-export-del", deleted);
     }
     Ok(())
 }
 
 /// Changes options of the last image, which stays where it is.
-async fn reopen(stage: &Stage, site: &mut Site, edits: &Edits, random: &mut Rng) -> io::Result<()> {
+async fn reopen(at @ (stage, _): At<'_>, site: &mut Site, edits: &Edits, random: &mut Rng) -> io::Result<()> {
     let images = edits.images.borrow().clone();
     if images.count == 1 && stage.swarm().shape != Shape::Qcow2 {
         return Ok(());
@@ -177,20 +256,25 @@ async fn reopen(stage: &Stage, site: &mut Site, edits: &Edits, random: &mut Rng)
         .monitor
         .run("blockdev-reopen", json!({"options": [options]}))
         .await?;
-    expected(stage, "blockdev-reopen", reopened);
+    expected(at, "blockdev-reopen", reopened);
     Ok(())
 }
 
 /// Writes the last image into the one below it, and empties it.
-async fn commit(stage: &Stage, site: &mut Site, edits: &Edits) -> io::Result<()> {
+async fn commit(at @ (stage, _): At<'_>, site: &mut Site, edits: &Edits) -> io::Result<()> {
     let images = edits.images.borrow().clone();
     if images.count == 1 {
         return Ok(());
     }
     stage.line("editor", format_args!("commit {}", images.top()));
-    let committed = site.graph.commit(images.top()).await;
+    let committed = {
+        let _edit = (stage.sections.edit(), stage.sections.copy());
+        site.graph.commit(images.top()).await
+    };
     let committed = committed.map(|()| Value::Null).map_err(|error| error.to_string());
-    expected(stage, "a commit", committed);
+    if let Some(committed) = beside(committed) {
+        expected(at, "a commit", committed);
+    }
     Ok(())
 }
 
@@ -225,31 +309,46 @@ async fn show_exports(stage: &Stage, site: &mut Site) -> io::Result<()> {
     Ok(())
 }
 
-async fn snapshot(stage: &Stage, site: &mut Site, edits: &Edits, overlay_ready: &mut bool) -> io::Result<()> {
+async fn snapshot(
+    at @ (stage, _): At<'_>,
+    site: &mut Site,
+    edits: &Edits,
+    overlay_ready: &mut bool,
+) -> io::Result<()> {
     let node = edits.images.borrow().top();
     // From here on the overlay may have data.
     edits.images.borrow_mut().count += 1;
+    stage.sections.grow(edits.images.borrow().count);
     let arguments = json!({"node": node, "overlay": edits.images.borrow().top()});
     let done = site.monitor.run("blockdev-snapshot", arguments).await?;
     *overlay_ready = false;
-    if expected(stage, "blockdev-snapshot", done).is_none() {
+    if expected(at, "blockdev-snapshot", done).is_none() {
         edits.images.borrow_mut().count -= 1;
         edits.end();
     }
     Ok(())
 }
 
+/// The stage, and when the edit began.
+type At<'a> = (&'a Stage, Moment);
+
 /// The result of a command that may fail only where disks do.
-fn expected(stage: &Stage, what: &str, result: Result<Value, String>) -> Option<Value> {
+fn expected((stage, since): At<'_>, what: &str, result: Result<Value, String>) -> Option<Value> {
     match result {
         Ok(value) => Some(value),
         Err(text) => {
-            if stage.swarm().errors == 0 && !stage.is_ending() {
+            if !stage.may_fail(since, false) {
                 stage.violated(format!("{what} failed: {text}"));
             }
             None
         }
     }
+}
+
+/// The result of a commit, or of an export of the image that it writes to: one refuses the other. None where that was so.
+fn beside(result: Result<Value, String>) -> Option<Result<Value, String>> {
+    let refused = |text: &String| text.starts_with("Permission conflict on node 'n0'");
+    (!result.as_ref().is_err_and(refused)).then_some(result)
 }
 
 /// Holds the permissions of all edges against each other.

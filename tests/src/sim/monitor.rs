@@ -22,6 +22,7 @@ struct Connection {
 pub struct Monitor {
     stage: Rc<Stage>,
     connection: Connection,
+    who: &'static str,
     /// The run's folder, whose name is not the same in another run.
     folder: String,
     /// The command that is being carried out, for people.
@@ -33,7 +34,7 @@ impl Monitor {
     ///
     /// # Errors
     /// Nobody listens, or not in QMP.
-    pub async fn connect(stage: Rc<Stage>, path: &Path) -> io::Result<Self> {
+    pub async fn connect(stage: Rc<Stage>, path: &Path, who: &'static str) -> io::Result<Self> {
         let (reader, writer) = UnixStream::connect(path).await?.into_split();
         let mut connection = Connection {
             lines: BufReader::new(reader).lines(),
@@ -44,9 +45,17 @@ impl Monitor {
         let mut monitor = Self {
             stage,
             connection,
+            who,
             folder,
             current: Rc::default(),
         };
+        let current = monitor.current();
+        monitor.stage.add_witness(Box::new(move || {
+            let current = current.borrow();
+            current
+                .as_ref()
+                .map(|command| format!("the {who} waits for {command}"))
+        }));
         match monitor.run("qmp_capabilities", json!({})).await? {
             Ok(_) => Ok(monitor),
             Err(text) => Err(io::Error::other(text)),
@@ -65,7 +74,9 @@ impl Monitor {
     pub async fn run(&mut self, command: &str, arguments: Value) -> io::Result<Result<Value, String>> {
         let request = json!({"execute": command, "arguments": arguments}).to_string();
         self.stage
-            .line("monitor", format_args!("{}", request.replace(&self.folder, "")));
+            .line(self.who, format_args!("{}", request.replace(&self.folder, "")));
+        let stage = Rc::clone(&self.stage);
+        let _edit = (!command.starts_with("query")).then(|| stage.sections.edit());
         self.current.replace(Some(request.clone()));
         self.connection.writer.write_all(request.as_bytes()).await?;
         self.connection.writer.write_all(b"\n").await?;
@@ -74,14 +85,14 @@ impl Monitor {
             if let Some(error) = answer.get("error") {
                 let text = error["desc"].as_str().unwrap_or_default().to_owned();
                 self.stage.line(
-                    "monitor",
+                    self.who,
                     format_args!("{command}: {}", text.replace(&self.folder, "")),
                 );
                 self.current.replace(None);
                 return Ok(Err(text));
             }
             if let Some(value) = answer.get_mut("return") {
-                self.stage.line("monitor", format_args!("{command}: done"));
+                self.stage.line(self.who, format_args!("{command}: done"));
                 self.current.replace(None);
                 return Ok(Ok(value.take()));
             }

@@ -1,12 +1,17 @@
-//! What each sector of the disk may read as: now, and after a loss of power.
+//! What each part of the disk may read as: now, and after a loss of power.
 //!
-//! Every write gives its sectors a version of their own. No two writes to a sector are in flight at once, so what it may
-//! show is told by the list of what happened to it.
+//! Every write gives the cells that it covers a version of their own. Requests overlap freely, so a cell keeps the list of
+//! what was done to it and when. What began after another change was over replaces it; changes that were under way
+//! together may have happened in either order, until a read shows which.
 
-/// Bytes of a sector.
+/// Bytes of a cell, the smallest part of the disk that requests begin and end at: less than a sector, so that what
+/// changes sectors in part is seen to leave the rest alone.
+pub const CELL: u64 = 128;
+
+/// Bytes of a sector, which a disk writes whole or not at all.
 pub const SECTOR: u64 = 512;
 
-/// What was done to a sector.
+/// What was done to a cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Done {
     Written(u32),
@@ -15,19 +20,16 @@ enum Done {
     Discarded,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    InFlight,
-    /// Acknowledged, as the so manieth thing.
-    Acknowledged(u64),
-    /// It failed, or its answer was lost: it may have happened.
-    Unsure,
-}
-
+/// Something done to a cell. Times are counted in beginnings and ends of requests.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     done: Done,
-    state: State,
+    /// When it was asked for, which no other change shares.
+    began: u64,
+    /// It cannot happen later than that.
+    until: u64,
+    /// When it was acknowledged.
+    acknowledged: Option<u64>,
     durable: bool,
 }
 
@@ -46,7 +48,7 @@ impl Entry {
     }
 }
 
-/// What a sector was read as.
+/// What a cell was read as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Found {
     Zero,
@@ -54,36 +56,82 @@ enum Found {
 }
 
 #[derive(Debug)]
-struct Sector {
+struct Cell {
     entries: Vec<Entry>,
-    busy: bool,
 }
 
-impl Sector {
-    /// What was acknowledged last: nothing before it may be seen.
-    fn base(&self, holds: impl Fn(&Entry) -> bool) -> usize {
-        let covers = |entry: &Entry| entry.covers() && holds(entry);
-        self.entries.iter().rposition(covers).unwrap_or(0)
+impl Cell {
+    /// A cell that reads as zeroes.
+    fn fresh() -> Self {
+        Self {
+            entries: vec![Entry {
+                done: Done::Zeroed,
+                began: 0,
+                until: 0,
+                acknowledged: Some(0),
+                durable: true,
+            }],
+        }
     }
 
-    fn now(&self) -> usize {
-        self.base(|entry| matches!(entry.state, State::Acknowledged(_)))
+    /// When the last of those that hold was begun: what was over by then is replaced.
+    fn floor(&self, holds: impl Fn(&Entry) -> bool) -> u64 {
+        let firm = self.entries.iter().filter(|entry| entry.covers() && holds(entry));
+        firm.map(|entry| entry.began).max().unwrap_or(0)
+    }
+
+    /// What was acknowledged before `when` holds then.
+    fn floor_at(&self, when: u64) -> u64 {
+        self.floor(|entry| entry.acknowledged.is_some_and(|at| at < when))
+    }
+
+    /// A read that began at `when` has shown a version: what was over by then and is not that happened before it.
+    fn order(&mut self, when: u64, version: u32) {
+        let shown = self
+            .entries
+            .iter()
+            .find(|entry| entry.done == Done::Written(version));
+        let Some(&Entry { began, until, .. }) = shown else {
+            return;
+        };
+        if until >= when {
+            return;
+        }
+        for entry in &mut self.entries {
+            if entry.began != began && entry.until < when {
+                entry.until = entry.until.min(began.saturating_sub(1));
+            }
+        }
     }
 }
 
 /// A change that is in flight.
 #[derive(Debug)]
-#[must_use = "its sectors stay busy until it is said how it ended"]
+#[must_use = "it may happen at any time until it is said how it ended"]
 pub struct Change {
     first: u64,
     count: u64,
+    began: u64,
 }
 
-/// A read that is in flight: from where on in each sector's list what it shows is right.
+/// A read that is in flight.
 #[derive(Debug)]
 pub struct Look {
     first: u64,
-    bases: Vec<usize>,
+    count: u64,
+    began: u64,
+}
+
+impl Look {
+    /// Some of its cells, counted from its first; those that it has of them.
+    #[must_use]
+    pub fn part(&self, first: u64, count: u64) -> Self {
+        Self {
+            first: self.first + first,
+            count: count.min(self.count.saturating_sub(first)),
+            began: self.began,
+        }
+    }
 }
 
 /// A flush that is in flight.
@@ -98,140 +146,181 @@ pub enum Ended {
         /// And is on the disk for good.
         durable: bool,
     },
-    /// It failed.
+    /// It failed: it may have happened, and will not any more.
     Unsure,
-    /// Nobody will ever say. It may still happen, so that nothing else is done to its sectors.
+    /// Nobody will ever say. It may happen at any time.
     Unknown,
+    /// It was withdrawn before it began.
+    Never,
 }
 
 /// What is known of a disk.
 #[derive(Debug)]
 pub struct Oracle {
-    sectors: Vec<Sector>,
+    cells: Vec<Cell>,
     version: u32,
-    events: u64,
+    now: u64,
 }
 
-/// The bytes of a sector at a version.
-fn stamp(sector: u64, version: u32) -> [u8; 8] {
-    // Disks have fewer sectors than that.
-    let sector = u32::try_from(sector).unwrap_or(u32::MAX);
+/// The bytes of a cell at a version, over and over.
+fn stamp(cell: u64, version: u32) -> [u8; 8] {
+    // Disks have fewer cells than that.
+    let cell = u32::try_from(cell).unwrap_or(u32::MAX);
     let mut word = [0; 8];
-    word[..4].copy_from_slice(&sector.to_le_bytes());
+    word[..4].copy_from_slice(&cell.to_le_bytes());
     word[4..].copy_from_slice(&version.to_le_bytes());
     word
+}
+
+/// Whether these bytes, as they are to be written somewhere, are what users write rather than a format's tables. Neither
+/// cells nor versions are so many that the last byte of their numbers would be used, as it is in entries of tables.
+#[must_use]
+pub fn is_payload(bytes: &[u8]) -> bool {
+    let mut cells = bytes.chunks_exact(CELL as usize);
+    let stamped = |cell: &[u8]| {
+        let (word, rest) = cell.split_at(8);
+        let is_stamp = matches!(word, [_, _, _, 0, version @ .., 0] if *version != [0, 0, 0]);
+        is_stamp && rest.chunks_exact(8).all(|other| other == word)
+    };
+    cells.any(stamped)
 }
 
 impl Oracle {
     /// A disk of zeroes, `size` bytes long.
     #[must_use]
     pub fn new(size: u64) -> Self {
-        let fresh = || Sector {
-            entries: vec![Entry {
-                done: Done::Zeroed,
-                state: State::Acknowledged(0),
-                durable: true,
-            }],
-            busy: false,
-        };
         Self {
-            sectors: (0..size / SECTOR).map(|_| fresh()).collect(),
+            cells: (0..size / CELL).map(|_| Cell::fresh()).collect(),
             version: 0,
-            events: 0,
+            now: 0,
         }
     }
 
-    /// Sectors of the disk.
+    /// Cells of the disk.
     #[must_use]
-    pub fn sectors(&self) -> u64 {
-        self.sectors.len() as u64
+    pub fn cells(&self) -> u64 {
+        self.cells.len() as u64
     }
 
-    fn range(&mut self, first: u64, count: u64) -> &mut [Sector] {
-        let (first, count) = (first as usize, count as usize);
-        &mut self.sectors[first..first + count]
+    /// The disk gets another length: what it loses is gone, and what it gains is zeroes. Nothing is in flight behind the
+    /// shorter length.
+    pub fn resize(&mut self, size: u64) {
+        self.cells.resize_with((size / CELL) as usize, Cell::fresh);
     }
 
-    fn change(&mut self, first: u64, count: u64, done: Done) -> Option<Change> {
-        let sectors = self.range(first, count);
-        if sectors.iter().any(|sector| sector.busy) {
-            return None;
+    /// Whatever may still happen has happened by now, or never will.
+    pub fn settle(&mut self) {
+        let now = self.tick();
+        for entry in self.cells.iter_mut().flat_map(|cell| &mut cell.entries) {
+            entry.until = entry.until.min(now);
         }
-        for sector in sectors {
-            sector.busy = true;
-            sector.entries.push(Entry {
+    }
+
+    fn tick(&mut self) -> u64 {
+        self.now += 1;
+        self.now
+    }
+
+    fn range(&mut self, first: u64, count: u64) -> &mut [Cell] {
+        let (first, count) = (first as usize, count as usize);
+        &mut self.cells[first..first + count]
+    }
+
+    /// Whether something may still happen to one of these cells.
+    #[must_use]
+    pub fn is_busy(&self, first: u64, count: u64) -> bool {
+        let cells = self.cells.iter().skip(first as usize).take(count as usize);
+        cells
+            .flat_map(|cell| &cell.entries)
+            .any(|entry| entry.until == u64::MAX)
+    }
+
+    fn change(&mut self, first: u64, count: u64, done: Done) -> Change {
+        let began = self.tick();
+        for cell in self.range(first, count) {
+            cell.entries.push(Entry {
                 done,
-                state: State::InFlight,
+                began,
+                until: u64::MAX,
+                acknowledged: None,
                 durable: false,
             });
         }
-        Some(Change { first, count })
+        Change { first, count, began }
     }
 
-    /// Begins a write of sectors, and makes up its bytes. None if one of them is being changed.
-    pub fn write(&mut self, first: u64, count: u64) -> Option<(Change, Vec<u8>)> {
-        let version = self.version + 1;
-        let change = self.change(first, count, Done::Written(version))?;
-        self.version = version;
-        let words = SECTOR as usize / 8;
-        let bytes = (first..first + count).flat_map(|sector| stamp(sector, version).repeat(words));
-        Some((change, bytes.collect()))
+    /// Begins a write of cells, and makes up its bytes.
+    pub fn write(&mut self, first: u64, count: u64) -> (Change, Vec<u8>) {
+        self.version += 1;
+        let version = self.version;
+        let change = self.change(first, count, Done::Written(version));
+        let words = CELL as usize / 8;
+        let bytes = (first..first + count).flat_map(|cell| stamp(cell, version).repeat(words));
+        (change, bytes.collect())
     }
 
-    /// Begins to zero sectors. None if one of them is being changed.
-    pub fn zero(&mut self, first: u64, count: u64) -> Option<Change> {
+    /// Begins to zero cells.
+    pub fn zero(&mut self, first: u64, count: u64) -> Change {
         self.change(first, count, Done::Zeroed)
     }
 
-    /// Begins to discard sectors. None if one of them is being changed.
-    pub fn discard(&mut self, first: u64, count: u64) -> Option<Change> {
+    /// Begins to discard cells.
+    pub fn discard(&mut self, first: u64, count: u64) -> Change {
         self.change(first, count, Done::Discarded)
     }
 
     /// A change has ended.
     pub fn ended(&mut self, change: &Change, how: Ended) {
-        self.events += 1;
-        let (state, durable) = match how {
-            Ended::Well { durable } => (State::Acknowledged(self.events), durable),
-            Ended::Unsure | Ended::Unknown => (State::Unsure, false),
-        };
-        for sector in self.range(change.first, change.count) {
-            sector.busy = how == Ended::Unknown;
-            if let Some(entry) = sector.entries.last_mut() {
-                entry.state = state;
-                entry.durable = durable;
+        let now = self.tick();
+        let &Change { first, count, began } = change;
+        for cell in self.range(first, count) {
+            let Some(at) = cell.entries.iter().rposition(|entry| entry.began == began) else {
+                continue;
+            };
+            let entry = &mut cell.entries[at];
+            match how {
+                Ended::Well { durable } => {
+                    (entry.until, entry.acknowledged) = (now, Some(now));
+                    entry.durable = durable;
+                }
+                Ended::Unsure => entry.until = now,
+                Ended::Unknown => {}
+                Ended::Never => {
+                    cell.entries.remove(at);
+                }
             }
         }
     }
 
     /// Begins a read.
     pub fn look(&mut self, first: u64, count: u64) -> Look {
-        let bases = self.range(first, count).iter().map(Sector::now).collect();
-        Look { first, bases }
+        let began = self.tick();
+        Look { first, count, began }
     }
 
     /// Begins a flush.
     pub fn barrier(&mut self) -> Barrier {
-        Barrier(self.events)
+        Barrier(self.tick())
     }
 
     /// A flush was acknowledged: what had been acknowledged before it is on the disk for good.
     pub fn flushed(&mut self, barrier: &Barrier) {
-        for sector in &mut self.sectors {
-            let before =
-                |entry: &Entry| matches!(entry.state, State::Acknowledged(when) if when <= barrier.0);
-            let last = sector.base(before);
-            sector.entries[last].durable = true;
+        for entry in self.cells.iter_mut().flat_map(|cell| &mut cell.entries) {
+            entry.durable |= entry.acknowledged.is_some_and(|when| when < barrier.0);
         }
     }
 
     /// Holds what a read has given against what it may have.
     ///
     /// # Errors
-    /// The sector, what it holds, and what it might.
-    pub fn seen(&self, look: &Look, bytes: &[u8]) -> Result<(), String> {
-        for (index, (base, bytes)) in look.bases.iter().zip(bytes.chunks(SECTOR as usize)).enumerate() {
-            self.sector_seen(look.first + index as u64, *base, bytes)?;
+    /// The cell, what it holds, and what it might.
+    pub fn seen(&mut self, look: &Look, bytes: &[u8]) -> Result<(), String> {
+        let &Look { first, count, began } = look;
+        for (number, bytes) in (first..first + count).zip(bytes.chunks(CELL as usize)) {
+            let cell = &mut self.cells[number as usize];
+            if let Found::Version(version) = cell_seen(cell, number, cell.floor_at(began), bytes)? {
+                cell.order(began, version);
+            }
         }
         Ok(())
     }
@@ -241,10 +330,7 @@ impl Oracle {
     /// # Errors
     /// As [`Oracle::seen`].
     pub fn reads_now(&self, bytes: &[u8]) -> Result<(), String> {
-        for (number, (sector, bytes)) in self.sectors.iter().zip(bytes.chunks(SECTOR as usize)).enumerate() {
-            self.sector_seen(number as u64, sector.now(), bytes)?;
-        }
-        Ok(())
+        self.whole(bytes, |cell| cell.floor_at(u64::MAX))
     }
 
     /// Holds the whole disk against what it may be after a loss of power.
@@ -252,34 +338,53 @@ impl Oracle {
     /// # Errors
     /// As [`Oracle::seen`].
     pub fn survived(&self, bytes: &[u8]) -> Result<(), String> {
-        for (number, (sector, bytes)) in self.sectors.iter().zip(bytes.chunks(SECTOR as usize)).enumerate() {
-            let base = sector.base(|entry| entry.durable);
-            self.sector_seen(number as u64, base, bytes)?;
+        self.whole(bytes, |cell| cell.floor(|entry| entry.durable))
+    }
+
+    fn whole(&self, bytes: &[u8], floor: impl Fn(&Cell) -> u64) -> Result<(), String> {
+        if (bytes.len() as u64) < self.cells() * CELL {
+            return Err(format!(
+                "there are {} bytes for {} cells",
+                bytes.len(),
+                self.cells()
+            ));
+        }
+        for ((number, cell), bytes) in (0..).zip(&self.cells).zip(bytes.chunks(CELL as usize)) {
+            cell_seen(cell, number, floor(cell), bytes)?;
         }
         Ok(())
     }
+}
 
-    fn sector_seen(&self, number: u64, base: usize, bytes: &[u8]) -> Result<(), String> {
-        let may_be = &self.sectors[number as usize].entries[base..];
-        let found = if bytes.iter().all(|byte| *byte == 0) {
-            Found::Zero
-        } else {
-            let version = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
-            if bytes.chunks(8).any(|word| *word != stamp(number, version)) {
-                let start = &bytes[..16];
-                return Err(format!(
-                    "sector {number} holds bytes that nobody wrote there: {start:02x?}..."
-                ));
-            }
-            Found::Version(version)
-        };
-        if may_be.iter().any(|entry| entry.allows(found)) {
-            return Ok(());
+/// What a cell was read as, if it may have been: what was over at `floor` is replaced.
+fn cell_seen(cell: &Cell, number: u64, floor: u64, bytes: &[u8]) -> Result<Found, String> {
+    let found = if bytes.iter().all(|byte| *byte == 0) {
+        Found::Zero
+    } else {
+        let version = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+        if bytes.chunks(8).any(|word| *word != stamp(number, version)) {
+            let start = &bytes[..16];
+            return Err(format!(
+                "cell {number} (at byte {}) holds bytes that nobody wrote there: {start:02x?}...",
+                number * CELL
+            ));
         }
-        Err(format!(
-            "sector {number} reads as {found:?}, but it may only be one of {may_be:?}"
-        ))
+        Found::Version(version)
+    };
+    let may_be = |entry: &&Entry| entry.until >= floor;
+    if cell
+        .entries
+        .iter()
+        .filter(may_be)
+        .any(|entry| entry.allows(found))
+    {
+        return Ok(found);
     }
+    let may_be: Vec<&Entry> = cell.entries.iter().filter(may_be).collect();
+    Err(format!(
+        "cell {number} (at byte {}) reads as {found:?}, but it may only be one of {may_be:?}",
+        number * CELL
+    ))
 }
 
 #[cfg(test)]
@@ -287,9 +392,10 @@ mod tests {
     use super::*;
 
     const WELL: Ended = Ended::Well { durable: false };
+    const ZEROES: [u8; CELL as usize] = [0; CELL as usize];
 
     fn written(oracle: &mut Oracle, how: Ended) -> Vec<u8> {
-        let (change, bytes) = oracle.write(0, 1).expect("the sector is not busy");
+        let (change, bytes) = oracle.write(0, 1);
         oracle.ended(&change, how);
         bytes
     }
@@ -299,52 +405,93 @@ mod tests {
         let mut oracle = Oracle::new(4096);
         let first = written(&mut oracle, WELL);
         let look = oracle.look(0, 1);
-        let (change, second) = oracle.write(0, 1).expect("the sector is not busy");
-        assert!(oracle.write(0, 2).is_none(), "one write to a sector at a time");
+        let (change, second) = oracle.write(0, 1);
         assert_eq!(oracle.seen(&look, &first), Ok(()));
         assert_eq!(oracle.seen(&look, &second), Ok(()));
-        assert!(oracle.seen(&look, &[0; 512]).is_err(), "older than the read");
+        assert!(oracle.seen(&look, &ZEROES).is_err(), "older than the read");
         oracle.ended(&change, WELL);
         let look = oracle.look(0, 1);
         assert!(oracle.seen(&look, &first).is_err(), "lost");
-        assert!(oracle.seen(&oracle.look_at_next(), &second).is_err(), "misplaced");
+        let elsewhere = oracle.look(1, 1);
+        assert!(oracle.seen(&elsewhere, &second).is_err(), "misplaced");
     }
 
-    impl Oracle {
-        fn look_at_next(&self) -> Look {
-            Look {
-                first: 1,
-                bases: vec![0],
-            }
-        }
+    #[test]
+    fn writes_side_by_side_end_in_either_order_which_a_read_settles() {
+        let mut oracle = Oracle::new(4096);
+        let (one, first) = oracle.write(0, 2);
+        let (other, second) = oracle.write(0, 1);
+        oracle.ended(&other, WELL);
+        oracle.ended(&one, WELL);
+        let first = &first[..CELL as usize];
+        let barrier = oracle.barrier();
+        oracle.flushed(&barrier);
+        let look = oracle.look(0, 1);
+        assert_eq!(oracle.seen(&look, first), Ok(()));
+        let look = oracle.look(0, 1);
+        assert_eq!(oracle.seen(&look, first), Ok(()));
+        assert!(oracle.seen(&look, &second).is_err(), "it was the other order");
     }
 
     #[test]
     fn what_was_flushed_survives_and_the_rest_may() {
-        let mut oracle = Oracle::new(512);
+        let mut oracle = Oracle::new(CELL);
         let first = written(&mut oracle, WELL);
         let barrier = oracle.barrier();
         let second = written(&mut oracle, WELL);
         oracle.flushed(&barrier);
         assert_eq!(oracle.survived(&first), Ok(()));
         assert_eq!(oracle.survived(&second), Ok(()));
-        assert!(oracle.survived(&[0; 512]).is_err());
+        assert!(oracle.survived(&ZEROES).is_err());
         let barrier = oracle.barrier();
         oracle.flushed(&barrier);
         assert!(oracle.survived(&first).is_err());
         let third = written(&mut oracle, Ended::Unsure);
         assert_eq!(oracle.survived(&second), Ok(()));
         assert_eq!(oracle.survived(&third), Ok(()));
+        let fourth = written(&mut oracle, WELL);
+        assert_eq!(oracle.reads_now(&fourth), Ok(()));
+        assert!(
+            oracle.reads_now(&third).is_err(),
+            "what failed does not come later"
+        );
     }
 
     #[test]
-    fn a_discarded_sector_is_old_or_zero() {
-        let mut oracle = Oracle::new(512);
+    fn payload_is_told_from_tables() {
+        let (_change, bytes) = Oracle::new(4096).write(3, 2);
+        assert!(is_payload(&bytes) && is_payload(&[&ZEROES[..], &bytes].concat()));
+        let tables = [
+            [0, 1].repeat(256),
+            [0, 0, 0, 0, 0, 0, 0, 1].repeat(64),
+            vec![0; 512],
+        ];
+        assert!(!tables.iter().any(|table| is_payload(table)));
+    }
+
+    #[test]
+    fn what_was_withdrawn_does_not_happen() {
+        let mut oracle = Oracle::new(CELL);
         let first = written(&mut oracle, WELL);
-        let change = oracle.discard(0, 1).expect("the sector is not busy");
-        oracle.ended(&change, WELL);
-        let look = oracle.look(0, 1);
-        assert_eq!(oracle.seen(&look, &first), Ok(()));
-        assert_eq!(oracle.seen(&look, &[0; 512]), Ok(()));
+        let second = written(&mut oracle, Ended::Never);
+        assert_eq!(oracle.reads_now(&first), Ok(()));
+        assert!(oracle.reads_now(&second).is_err());
+    }
+
+    #[test]
+    fn a_discarded_cell_is_old_or_zero_until_it_is_seen() {
+        for shows_old in [false, true] {
+            let mut oracle = Oracle::new(CELL);
+            let first = written(&mut oracle, WELL);
+            let change = oracle.discard(0, 1);
+            oracle.ended(&change, WELL);
+            let look = oracle.look(0, 1);
+            let shown = if shows_old { &first[..] } else { &ZEROES };
+            assert_eq!(oracle.seen(&look, shown), Ok(()));
+            assert_eq!(oracle.reads_now(shown), Ok(()));
+            if shows_old {
+                assert!(oracle.reads_now(&ZEROES).is_err(), "it did nothing");
+            }
+        }
     }
 }

@@ -17,13 +17,16 @@ use tokio::time::timeout;
 
 use super::client::{Client, Waiting};
 use super::drainer::{drain, watch};
-use super::editor::{Edits, check_graph, edit};
+use super::editor::{Edits, check_graph, edit, edit_beside};
 use super::embedder::embed;
+use super::monitor::Monitor;
 use super::oracle::Oracle;
+use super::side::{Side, read_side, use_side};
 use super::site::{Images, Site, images_in, read_all};
 use super::stage::{Engineer, Stage};
 use super::swarm::{End, Shape, Swarm};
 use super::trace::Trace;
+use crate::crash::census::{Census, census};
 
 /// How long all that is pending may take once faults have stopped: far beyond what the slowest disk explains.
 const BOUND: Duration = Duration::from_secs(60);
@@ -101,9 +104,23 @@ struct Run {
 struct Left {
     stage: Rc<Stage>,
     oracle: Oracle,
+    side: Rc<RefCell<Side>>,
     images: Images,
     /// Everything was closed in order, rather than cut off.
     closed: bool,
+}
+
+impl Left {
+    /// Everything was closed in order: all that was acknowledged is on the disks.
+    fn closed(mut self) -> Self {
+        let barrier = self.oracle.barrier();
+        self.oracle.flushed(&barrier);
+        let side = Rc::clone(&self.side.borrow().oracle);
+        let barrier = side.borrow_mut().barrier();
+        side.borrow_mut().flushed(&barrier);
+        self.closed = true;
+        self
+    }
 }
 
 impl Run {
@@ -111,7 +128,7 @@ impl Run {
         let before = self.folder.join("a");
         fs::create_dir(&before)?;
         let stage = Stage::set(self.swarm.clone(), Rc::clone(&self.trace), self.random.fork());
-        let left = system(self.first(Rc::clone(&stage), images_in(&before, 1)))??;
+        let left: Option<Left> = system(self.first(Rc::clone(&stage), images_in(&before, 1)))??;
         if let Some(text) = stage.violation() {
             return Ok(Some(text));
         }
@@ -119,6 +136,9 @@ impl Run {
         let after = self.folder.join("b");
         fs::create_dir(&after)?;
         self.keep(&left, &after)?;
+        if let Some(text) = left.stage.violation() {
+            return Ok(Some(text));
+        }
         let mut calm = self.swarm.clone();
         calm.errors = 0;
         let stage = Stage::set(calm, Rc::clone(&self.trace), self.random.fork());
@@ -130,20 +150,51 @@ impl Run {
         Ok(stage.violation())
     }
 
-    /// Writes what the disks have kept.
+    /// Writes what the disks have kept, and looks at images of a format with a second opinion.
     fn keep(&mut self, left: &Left, folder: &Path) -> io::Result<()> {
         let random = &mut self.random;
-        left.stage.disks(|disks| {
+        let stage = &left.stage;
+        let mut kept = Vec::new();
+        stage.disks(|disks| {
             for disk in disks.all() {
                 let bytes = if left.closed {
                     disk.flushed_bytes().to_vec()
                 } else {
                     disk.crashed(random)
                 };
-                fs::write(folder.join(&disk.name), bytes)?;
+                kept.push((disk.name.clone(), bytes));
             }
-            Ok(())
-        })
+        });
+        for (name, bytes) in kept {
+            let index = name.strip_prefix("img").and_then(|index| index.parse().ok());
+            // An overlay that was about to be made may be anything yet.
+            let in_use = index.is_none_or(|index: usize| index < left.images.count);
+            if in_use && bytes.starts_with(b"QFI\xfb") {
+                self.look_at_image(left, &name, &bytes);
+            }
+            fs::write(folder.join(&name), bytes)?;
+        }
+        Ok(())
+    }
+
+    /// No image is corrupt, whatever happened. Clusters are lost only by a loss of power, or where what failed was a table.
+    fn look_at_image(&self, left: &Left, name: &str, bytes: &[u8]) {
+        let stage = &left.stage;
+        let found = match census(bytes) {
+            Ok(found) => found,
+            Err(text) => return stage.violated(format!("{name} is no image any more: {text}")),
+        };
+        if let Some(first) = found.corruptions.first() {
+            let count = found.corruptions.len();
+            stage.violated(format!("{name} has {count} corruptions, the first: {first}"));
+        }
+        let may_leak = !left.closed || (stage.has_failed() && !self.swarm.only_payload);
+        if !may_leak && (found.leaks > 0 || found.dirty) {
+            let Census { leaks, dirty, .. } = found;
+            stage.violated(format!(
+                "{name} was closed with {leaks} leaked clusters, dirty: {dirty}"
+            ));
+        }
     }
 
     /// The run up to its end, or to the loss of power.
@@ -161,7 +212,12 @@ impl Run {
             let policy = Policy::new(Some(self.random.u64(..)), self.swarm.hops.clone());
             worked(&mut engineer, hold_messages(&site.graph, Some(policy))).await?;
         }
-        let mut cast = Cast::start(&stage, site, images, &mut self.random);
+        let second = if self.swarm.second_editor {
+            Some(worked(&mut engineer, site.second_monitor(&stage, &images)).await?)
+        } else {
+            None
+        };
+        let mut cast = Cast::start(&stage, site, images, second, &mut self.random);
         let crash = self.swarm.crash.then(|| self.random.u64(5_000..400_000));
         let limit = Duration::from_micros(crash.unwrap_or(self.random.u64(50_000..3_000_000)));
         // Ends early when all clients have.
@@ -215,6 +271,9 @@ struct Cast {
     editor: Option<JoinHandle<Site>>,
     drainer: Option<JoinHandle<()>>,
     embedder: Option<JoinHandle<()>>,
+    side: Rc<RefCell<Side>>,
+    side_user: Option<JoinHandle<()>>,
+    second_editor: Option<JoinHandle<()>>,
     watcher: Option<JoinHandle<()>>,
     command: Rc<RefCell<Option<String>>>,
     graph: GraphHandle,
@@ -222,21 +281,28 @@ struct Cast {
 }
 
 impl Cast {
-    fn start(stage: &Rc<Stage>, site: Site, images: Images, random: &mut Rng) -> Self {
+    fn start(
+        stage: &Rc<Stage>,
+        site: Site,
+        images: Images,
+        second: Option<Monitor>,
+        random: &mut Rng,
+    ) -> Self {
         let swarm = stage.swarm();
         let oracle = Rc::new(RefCell::new(Oracle::new(swarm.size)));
         let server = images.server();
         let (mut clients, mut waiting) = (Vec::new(), Vec::new());
         for index in 0..swarm.clients {
-            let (stage, oracle) = (Rc::clone(stage), Rc::clone(&oracle));
             let client = Client::new(
-                stage,
-                oracle,
+                Rc::clone(stage),
+                Rc::clone(&oracle),
                 format!("client {index}"),
                 server.clone(),
                 random.fork(),
             );
             waiting.push(client.pending());
+            let pending = client.pending();
+            stage.add_witness(Box::new(move || pending.told()));
             clients.push(tokio::task::spawn_local(client.run()));
         }
         let edits = Edits::new(images);
@@ -254,6 +320,15 @@ impl Cast {
             let (stage, oracle, edits) = (Rc::clone(stage), Rc::clone(&oracle), Rc::clone(&edits));
             tokio::task::spawn_local(embed(stage, graph.clone(), oracle, edits, random.fork()))
         });
+        let side = Side::new(swarm.size);
+        let side_user = swarm.side.then(|| {
+            let (stage, side, edits) = (Rc::clone(stage), Rc::clone(&side), Rc::clone(&edits));
+            tokio::task::spawn_local(use_side(stage, graph.clone(), side, edits, random.fork()))
+        });
+        let second_editor = second.map(|monitor| {
+            let editor = edit_beside(Rc::clone(stage), monitor, Rc::clone(&edits), random.fork());
+            tokio::task::spawn_local(editor)
+        });
         Self {
             oracle,
             clients,
@@ -262,6 +337,9 @@ impl Cast {
             editor,
             drainer,
             embedder,
+            side,
+            side_user,
+            second_editor,
             watcher,
             command,
             graph,
@@ -283,7 +361,13 @@ impl Cast {
         self.edits.end();
         let all = async {
             self.clients_end().await;
-            let others = [self.embedder.take(), self.drainer.take(), self.watcher.take()];
+            let others = [
+                self.embedder.take(),
+                self.side_user.take(),
+                self.second_editor.take(),
+                self.drainer.take(),
+                self.watcher.take(),
+            ];
             for other in others.into_iter().flatten() {
                 other.await.map_err(io::Error::other)?;
             }
@@ -337,19 +421,13 @@ impl Cast {
             closed
         };
         match timeout(BOUND, all_ended).await {
-            Ok(Ok(())) => {
-                let mut left = self.cut_off(stage);
-                let barrier = left.oracle.barrier();
-                left.oracle.flushed(&barrier);
-                left.closed = true;
-                Ok(Some(left))
-            }
+            Ok(Ok(())) => Ok(Some(self.cut_off(stage).closed())),
             Ok(Err(error)) => {
                 stage.line("stage", format_args!("closed with an error: {error}"));
-                if stage.swarm().errors == 0 && !stage.disks_are_dead() {
+                if !stage.has_failed() && !stage.disks_are_dead() {
                     stage.violated(format!("the daemon cannot close everything: {error}"));
                 }
-                Ok(None)
+                Ok(Some(self.cut_off(stage)))
             }
             Err(_elapsed) => {
                 let why = self.explained(&stage).await;
@@ -367,6 +445,7 @@ impl Cast {
         Left {
             stage,
             oracle: self.oracle.replace(Oracle::new(0)),
+            side: Rc::clone(&self.side),
             images,
             closed: false,
         }
@@ -379,23 +458,13 @@ async fn close(stage: Rc<Stage>, cast: Cast, mut site: Site) -> io::Result<Optio
     check_graph(&stage, &mut site).await?;
     read_and_compare(&stage, &images, &cast.oracle).await;
     let closed = timeout(BOUND, site.daemon.shut_down()).await;
-    let left = Left {
-        stage: Rc::clone(&stage),
-        oracle: cast.oracle.replace(Oracle::new(0)),
-        images,
-        closed: true,
-    };
+    let left = cast.cut_off(Rc::clone(&stage));
     match closed {
-        Ok(Ok(())) => {
-            let mut left = left;
-            // All that was acknowledged is on the disks.
-            let barrier = left.oracle.barrier();
-            left.oracle.flushed(&barrier);
-            Ok(Some(left))
-        }
-        Ok(Err(error)) if stage.swarm().errors > 0 => {
+        Ok(Ok(())) => Ok(Some(left.closed())),
+        // What was flushed before it failed is there all the same.
+        Ok(Err(error)) if stage.may_fail(stage.moment(), false) => {
             stage.line("stage", format_args!("closed with an error: {error}"));
-            Ok(None)
+            Ok(Some(left))
         }
         Ok(Err(error)) => {
             stage.violated(format!("the daemon cannot close everything: {error}"));
@@ -410,14 +479,16 @@ async fn close(stage: Rc<Stage>, cast: Cast, mut site: Site) -> io::Result<Optio
 
 async fn read_and_compare(stage: &Stage, images: &Images, oracle: &RefCell<Oracle>) {
     let size = stage.swarm().size;
+    let since = stage.moment();
     match read_all(images, size).await {
         Ok(bytes) => {
             if let Err(text) = oracle.borrow().reads_now(&bytes) {
                 stage.violated(format!("at the end {text}"));
             }
         }
-        // Images that vote may have lost their majority where each missed another write.
-        Err(_) if stage.swarm().shape == Shape::Quorum && stage.swarm().errors > 0 => {}
+        // Images that vote may have lost their majority where each missed another write; and what is copied up by reads
+        // cannot be stored behind a flush that failed.
+        Err(_) if stage.may_fail(since, true) => {}
         Err(error) => stage.violated(format!("the disk cannot be read at the end: {error}")),
     }
 }
@@ -431,7 +502,9 @@ async fn second(stage: Rc<Stage>, images: Images, left: &Left) -> io::Result<()>
             stage.violated(format!("what is left cannot be opened: {error}"));
             return Ok(());
         }
-        let lost_majority = left.stage.swarm().errors > 0 && stage.swarm().shape == Shape::Quorum;
+        // Images that vote differ in what failed, and in what was not flushed.
+        let all_same = left.closed && !left.stage.has_failed();
+        let lost_majority = stage.swarm().shape == Shape::Quorum && !all_same;
         match read_all(&images, stage.swarm().size).await {
             Ok(bytes) => {
                 if let Err(text) = left.oracle.survived(&bytes) {
@@ -440,6 +513,18 @@ async fn second(stage: Rc<Stage>, images: Images, left: &Left) -> io::Result<()>
             }
             Err(_) if lost_majority => {}
             Err(error) => stage.violated(format!("what is left cannot be read: {error}")),
+        }
+        if stage.swarm().side {
+            match read_side(&site.graph).await {
+                Ok(bytes) => {
+                    if let Err(text) = left.side.borrow().check(&bytes, left.closed) {
+                        stage.violated(format!("after the power was lost {text}"));
+                    }
+                }
+                Err(error) => {
+                    stage.violated(format!("what is left of the side disk cannot be read: {error}"))
+                }
+            }
         }
         if let Err(error) = site.daemon.shut_down().await {
             stage.violated(format!("what is left cannot be closed: {error}"));

@@ -7,8 +7,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
-use crate::nbd::go_data;
 use crate::nbd::wire::*;
+use crate::nbd::{go_data, meta_context_data};
 
 /// A request as it goes over the wire.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +34,8 @@ pub struct Reply {
     pub error: u32,
     /// Bytes of a read and where they belong, in simple replies from the request's first byte on (None).
     pub data: Option<(Option<u64>, Vec<u8>)>,
+    /// What a range is made of, from the request's first byte on: the length of each piece and its `STATE_*`.
+    pub extents: Vec<(u64, u64)>,
     /// Nothing more comes for this request.
     pub is_last: bool,
 }
@@ -63,6 +65,8 @@ pub async fn connect(path: &Path, export: &str, structured: bool) -> io::Result<
     stream.write_all(&flags.to_be_bytes()).await?;
     if structured {
         option(&mut stream, OPT_STRUCTURED_REPLY, &[]).await?;
+        let contexts = meta_context_data(export, &["base:allocation"]);
+        option(&mut stream, OPT_SET_META_CONTEXT, &contexts).await?;
     }
     option(&mut stream, OPT_GO, &go_data(export, &[])).await?;
     let (read, write) = stream.into_split();
@@ -94,7 +98,7 @@ async fn option(stream: &mut UnixStream, number: u32, data: &[u8]) -> io::Result
         let text = bytes_of(stream, len).await?;
         match kind {
             REP_ACK => return Ok(()),
-            REP_INFO => {}
+            REP_INFO | REP_META_CONTEXT => {}
             _ => return Err(wrong(String::from_utf8_lossy(&text).into_owned())),
         }
     }
@@ -139,6 +143,7 @@ impl Incoming {
                     cookie,
                     error,
                     data: (len > 0).then_some((None, data)),
+                    extents: Vec::new(),
                     is_last: true,
                 })
             }
@@ -157,13 +162,18 @@ impl Incoming {
                 .ok_or_else(|| wrong("a short chunk".to_owned()))?;
             Ok(part.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)))
         };
-        let (mut error, mut data) = (0, None);
+        let (mut error, mut data, mut extents) = (0, None, Vec::new());
         match kind {
             REPLY_NONE => {}
             REPLY_OFFSET_DATA => {
                 data = Some((Some(word(0, 8)?), bytes.get(8..).unwrap_or_default().to_vec()))
             }
             REPLY_OFFSET_HOLE => data = Some((Some(word(0, 8)?), vec![0; word(8, 4)? as usize])),
+            REPLY_BLOCK_STATUS => {
+                for at in (4..bytes.len()).step_by(8) {
+                    extents.push((word(at, 4)?, word(at + 4, 4)?));
+                }
+            }
             REPLY_ERROR | REPLY_ERROR_OFFSET => error = word(0, 4)? as u32,
             _ => return Err(wrong(format!("a chunk of type {kind}"))),
         }
@@ -171,6 +181,7 @@ impl Incoming {
             cookie,
             error,
             data,
+            extents,
             is_last: flags & REPLY_FLAG_DONE != 0,
         })
     }

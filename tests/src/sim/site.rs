@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::monitor::Monitor;
 use super::session::Header;
 use super::session::connect;
+use super::side;
 use super::stage::{Stage, iothreads};
 use super::swarm::Shape;
 use crate::nbd::wire::{CMD_DISC, CMD_READ};
@@ -76,27 +77,23 @@ impl Site {
         };
         let (daemon, graph) = Daemon::start_with(config, Vec::new())?;
         let socket = images.monitor();
-        let text = format!("socket,id=qmp,server=on,wait=off,path={}", socket.display());
-        let parsed = chardev::parse(&text, |_| {}).map_err(io::Error::other)?;
-        let Parsed::Device(options) = parsed else {
-            return Err(io::Error::other("no character device"));
-        };
-        daemon
-            .add_chardev(options, |_| {})
-            .await
-            .map_err(|error| io::Error::other(error.to_string()))?;
-        let monitor = json!({"chardev": "qmp"});
-        let monitor = monitor.as_object().cloned().unwrap_or_default();
-        daemon
-            .add_monitor(&monitor)
-            .map_err(|error| io::Error::other(error.to_string()))?;
-        daemon.open_monitors();
-        let monitor = Monitor::connect(Rc::clone(stage), &socket).await?;
+        add_monitor(&daemon, "qmp", &socket).await?;
+        let monitor = Monitor::connect(Rc::clone(stage), &socket, "monitor").await?;
         Ok(Self {
             daemon,
             graph,
             monitor,
         })
+    }
+
+    /// Another monitor beside the first.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub async fn second_monitor(&self, stage: &Rc<Stage>, images: &Images) -> io::Result<Monitor> {
+        let socket = images.folder.join("qmp2.sock");
+        add_monitor(&self.daemon, "qmp2", &socket).await?;
+        Monitor::connect(Rc::clone(stage), &socket, "monitor 2").await
     }
 
     /// Makes the first image, or images.
@@ -118,6 +115,9 @@ impl Site {
                 .await?;
             made.map_err(io::Error::other)?;
         }
+        if swarm.side {
+            self.create_side(stage, images).await?;
+        }
         if swarm.shape == Shape::Qcow2 {
             let file = self
                 .add_file(stage, images, "img0", 0)
@@ -128,6 +128,46 @@ impl Site {
             self.remove_file(stage, 0).await?;
         }
         Ok(())
+    }
+
+    /// Makes the disk beside the served one: of a format, unless the served one is raw.
+    async fn create_side(&mut self, stage: &Stage, images: &Images) -> io::Result<()> {
+        let swarm = stage.swarm();
+        let is_raw = swarm.shape == Shape::Raw;
+        let size = if is_raw { swarm.size } else { 0 };
+        let path = images.path(side::IMAGE);
+        let file = json!({"driver": "file", "filename": path, "size": size});
+        self.monitor.create(file).await?.map_err(io::Error::other)?;
+        if is_raw {
+            return Ok(());
+        }
+        let file = json!({"driver": "file", "node-name": "sf", "filename": path});
+        self.monitor.must("blockdev-add", file).await?;
+        let made = self.monitor.create(qcow2_options(stage, "sf", None)).await?;
+        made.map_err(io::Error::other)?;
+        self.monitor
+            .must("blockdev-del", json!({"node-name": "sf"}))
+            .await
+            .map(drop)
+    }
+
+    /// Opens the disk beside the served one.
+    async fn open_side(&mut self, stage: &Stage, images: &Images) -> io::Result<()> {
+        let swarm = stage.swarm();
+        let driver = if swarm.shape == Shape::Raw { "raw" } else { "qcow2" };
+        let file = json!({"driver": "file", "filename": images.path(side::IMAGE), "discard": "unmap"});
+        let name = if swarm.throttle { "sq" } else { side::NODE };
+        let disk = json!({"driver": driver, "node-name": name, "file": file, "discard": "unmap"});
+        self.monitor.must("blockdev-add", disk).await?;
+        if swarm.throttle {
+            self.throttle(side::NODE, name).await?;
+        }
+        Ok(())
+    }
+
+    async fn throttle(&mut self, name: &str, below: &str) -> io::Result<()> {
+        let filter = json!({"driver": "throttle", "node-name": name, "file": below, "throttle-group": "g0"});
+        self.monitor.must("blockdev-add", filter).await.map(drop)
     }
 
     /// Opens all images, and exports the last.
@@ -149,6 +189,16 @@ impl Site {
             let options = json!({"driver": "copy-on-read", "node-name": "cor", "file": node});
             self.monitor.must("blockdev-add", options).await?;
             node = "cor".to_owned();
+        }
+        if swarm.throttle {
+            let iops = stage.random(|random| [300, 3000, 20_000][random.usize(0..3)]);
+            let group = json!({"qom-type": "throttle-group", "id": "g0", "limits": {"iops-total": iops}});
+            self.monitor.must("object-add", group).await?;
+            self.throttle("thr", &node).await?;
+            node = "thr".to_owned();
+        }
+        if swarm.side {
+            self.open_side(stage, images).await?;
         }
         let path = images.server().to_string_lossy().into_owned();
         let address = json!({"type": "unix", "data": {"path": path}});
@@ -260,6 +310,23 @@ impl Site {
         });
         Ok(self.monitor.run("blockdev-add", options).await?.map(drop))
     }
+}
+
+/// Has a daemon listen for users of a new monitor.
+async fn add_monitor(daemon: &Daemon, id: &str, socket: &Path) -> io::Result<()> {
+    let text = format!("socket,id={id},server=on,wait=off,path={}", socket.display());
+    let parsed = chardev::parse(&text, |_| {}).map_err(io::Error::other)?;
+    let Parsed::Device(options) = parsed else {
+        return Err(io::Error::other("no character device"));
+    };
+    let added = daemon.add_chardev(options, |_| {}).await;
+    added.map_err(|error| io::Error::other(error.to_string()))?;
+    let monitor = json!({"chardev": id});
+    let monitor = monitor.as_object().cloned().unwrap_or_default();
+    let added = daemon.add_monitor(&monitor);
+    added.map_err(|error| io::Error::other(error.to_string()))?;
+    daemon.open_monitors();
+    Ok(())
 }
 
 fn base_files(shape: Shape) -> &'static [&'static str] {

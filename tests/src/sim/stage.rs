@@ -15,9 +15,13 @@ use millpond::export::nbd::MAX_IN_FLIGHT;
 use millpond::graph::{IothreadFactory, Started};
 use millpond::iothread::{Budget, Core, IoThreadConfig, PollParams, Progress, Scheduler};
 use millpond::node::{EventSink, Mail, serve};
+use rustix::io::Errno;
 
-use super::backend::Simulated;
+use super::backend::{Listens, Simulated};
 use super::disk::{Disk, Disks};
+use super::embedder::DEPTH;
+use super::oracle::is_payload;
+use super::section::{Cover, Sections};
 use super::swarm::{Shape, Swarm};
 use super::trace::Trace;
 
@@ -28,6 +32,10 @@ thread_local! {
 /// Rounds in which nothing happened, after which nothing will before the clock moves: what one task does for another
 /// over a socket needs a round or two to be seen.
 const QUIET: u32 = 4;
+
+/// Rounds without anything after which what waits without a reason waits for ever: more than any chain of tasks and
+/// sockets takes to be gone through.
+const STUCK: u32 = 64;
 
 /// How far the clock moves when nobody waits for a time that is known here. Tasks of the control thread have timers that
 /// are not, so it moves in steps that grow for as long as nothing happens.
@@ -52,8 +60,8 @@ struct Slot {
     name: String,
     core: Core<Mail>,
     next: Rc<Cell<Option<Instant>>>,
-    /// Operations on sockets, which may be ready at any time, are under way.
-    listens: Rc<Cell<bool>>,
+    /// What it waits for on sockets.
+    listens: Listens,
     stalled_until: Instant,
     /// It sleeps: only who wakes it, or a time that has come, has it turned again.
     parked: bool,
@@ -67,7 +75,7 @@ impl Slot {
         }
         let wake = self.core.local().ring().wake();
         let due = self.next_due(now).is_some_and(|due| due <= now);
-        if self.listens.get() || due || !wake.is_parked() {
+        if due || !wake.is_parked() || self.listens.are_ready(now) {
             wake.unpark();
             self.parked = false;
         }
@@ -81,6 +89,45 @@ impl Slot {
     }
 }
 
+/// What a request does to a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Touch {
+    /// It reads.
+    Read,
+    /// It writes a format's tables, or what is copied with them.
+    Write {
+        /// Durably.
+        fua: bool,
+    },
+    /// It writes what users gave.
+    Payload {
+        /// Durably.
+        fua: bool,
+    },
+    /// It makes durable.
+    Flush,
+    /// It makes room, or holes.
+    Allocate,
+}
+
+impl fmt::Display for Touch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Write { .. } | Self::Payload { .. } => "write",
+            Self::Flush => "flush",
+            Self::Allocate => "fallocate",
+        })
+    }
+}
+
+/// A moment, by what had failed on the disks till then.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment(u64);
+
+/// Says what somebody waits for, if for anything.
+pub type Witness = Box<dyn Fn() -> Option<String>>;
+
 /// What all parts of a run share.
 pub struct Stage {
     swarm: Swarm,
@@ -93,8 +140,13 @@ pub struct Stage {
     power_off: Cell<bool>,
     disks_dead: Cell<bool>,
     closing: Cell<bool>,
-    /// Sections in which no disk may be used.
-    still: Cell<u32>,
+    /// Requests to disks that failed.
+    injected: Cell<u64>,
+    /// One of those should have made something durable: no later flush of that disk's file may succeed.
+    flush_failed: Cell<bool>,
+    /// Sections in force, in which disks may not be used.
+    pub sections: Sections,
+    witnesses: RefCell<Vec<Witness>>,
     violation: RefCell<Option<String>>,
 }
 
@@ -112,7 +164,10 @@ impl Stage {
             power_off: Cell::new(false),
             disks_dead: Cell::new(false),
             closing: Cell::new(false),
-            still: Cell::new(0),
+            injected: Cell::new(0),
+            flush_failed: Cell::new(false),
+            sections: Sections::default(),
+            witnesses: RefCell::default(),
             violation: RefCell::default(),
         });
         CURRENT.set(Some(Rc::clone(&stage)));
@@ -158,10 +213,56 @@ impl Stage {
         self.faults.get()
     }
 
-    /// Whether a request to a disk is to fail.
-    pub fn fails(&self) -> bool {
-        let one_in = self.swarm.errors;
-        self.faults.get() && one_in > 0 && self.random(|random| random.u32(0..one_in)) == 0
+    /// How a request to a disk is to fail, if it is.
+    pub fn failure(&self, touch: Touch) -> Option<Errno> {
+        let Swarm {
+            errors, only_payload, ..
+        } = self.swarm;
+        let may =
+            self.faults.get() && errors > 0 && (!only_payload || matches!(touch, Touch::Payload { .. }));
+        if !may || self.random(|random| random.u32(0..errors)) > 0 {
+            return None;
+        }
+        let full = touch != Touch::Read && self.random(|random| random.u32(0..4)) == 0;
+        let is_flush = match touch {
+            Touch::Flush => true,
+            // It is told what could not be stored of earlier writes.
+            Touch::Write { fua } | Touch::Payload { fua } => fua && !full,
+            Touch::Read | Touch::Allocate => false,
+        };
+        self.injected.set(self.injected.get() + 1);
+        self.flush_failed.set(self.flush_failed.get() || is_flush);
+        Some(if full { Errno::NOSPC } else { Errno::IO })
+    }
+
+    /// Whether a write stores what users gave, and no tables: those that share a block with it are written along.
+    pub fn is_payload(&self, bytes: &[u8]) -> bool {
+        self.swarm.align <= self.swarm.cluster && is_payload(bytes)
+    }
+
+    /// This moment, to hold a failure against that is told later.
+    pub fn moment(&self) -> Moment {
+        Moment(self.injected.get())
+    }
+
+    /// Whether something may fail that began at `since`: because a disk failed meanwhile, or, unless it `only_reads`, because
+    /// a flush failed before that.
+    pub fn may_fail(&self, since: Moment, only_reads: bool) -> bool {
+        let injected = self.injected.get();
+        // Images that vote may have lost their majority for good.
+        let lost_majority = self.swarm.shape == Shape::Quorum && injected > 0;
+        let may_write = !only_reads || self.swarm.copy_on_read;
+        self.is_ending() || injected > since.0 || lost_majority || (self.flush_failed.get() && may_write)
+    }
+
+    /// Whether any disk has failed.
+    pub fn has_failed(&self) -> bool {
+        self.injected.get() > 0
+    }
+
+    /// Has somebody asked what he waits for when nothing moves any more.
+    pub fn add_witness(&self, witness: Witness) {
+        self.witnesses.borrow_mut().push(witness);
     }
 
     /// Whether power was lost.
@@ -184,6 +285,7 @@ impl Stage {
     pub fn set_closing(&self) {
         self.line("stage", format_args!("the daemon closes"));
         self.closing.set(true);
+        self.sections.close();
     }
 
     /// Whether clients and users may be turned away.
@@ -204,38 +306,45 @@ impl Stage {
     /// A request to a disk was begun.
     pub fn begun(&self, fd: impl AsFd, who: &str, op: &Op) {
         let swarm = &self.swarm;
-        if swarm.shape == Shape::Raw && !swarm.edits {
+        if swarm.shape == Shape::Raw && !swarm.edits && !swarm.dying_clients {
             // Each client's request is at most one here; and there is the embedder.
-            let most = swarm.clients * MAX_IN_FLIGHT + 1;
+            let most = swarm.clients * MAX_IN_FLIGHT + DEPTH;
             let in_flight = self.disk(&fd, |disk| disk.in_flight);
             if in_flight > most {
                 self.violated(format!("{in_flight} requests are in flight, where {most} may be"));
             }
         }
-        // What closes everything flushes it too, whatever sections others hold.
-        if self.still.get() > 0 && !self.is_ending() {
+        if !self.power_off.get() {
             let name = self.disk(fd, |disk| disk.name.clone());
-            self.violated(format!("{who} began {op:?} on {name} in a still section"));
+            let is_payload = matches!(op, Op::Write { bufs, .. } if self.is_payload(&bufs.to_vec()));
+            if let Some(user) = self.sections.forbid(&name, is_payload) {
+                self.violated(format!(
+                    "{who} began {op:?} on {name} in a still section of the {user}"
+                ));
+            }
         }
     }
 
-    /// Everything is still from now on, until told otherwise.
-    pub fn set_still(&self, still: bool) {
-        let sections = self.still.get();
-        self.still.set(if still { sections + 1 } else { sections - 1 });
-        if still {
+    /// A section of `user` is still from now on, until [`Sections::end`].
+    pub fn begin_section(&self, user: &'static str, cover: Cover) -> usize {
+        let is_quiet = self.sections.is_quiet();
+        let section = self.sections.begin(user, cover);
+        if is_quiet && !self.power_off.get() {
             let busy: Vec<String> = self.disks(|disks| {
-                let busy = disks.all().filter(|disk| disk.in_flight > 0);
+                let busy = disks
+                    .all()
+                    .filter(|disk| disk.in_flight > 0 && self.sections.covers(section, &disk.name));
                 busy.map(|disk| format!("{} on {}", disk.in_flight, disk.name))
                     .collect()
             });
             if !busy.is_empty() {
                 self.violated(format!(
-                    "a section is still with requests in flight: {}",
+                    "a section of the {user} is still with requests in flight: {}",
                     busy.join(", ")
                 ));
             }
         }
+        section
     }
 
     /// Something that must hold does not. The first is what the run fails with.
@@ -250,12 +359,12 @@ impl Stage {
     }
 
     fn start_iothread(self: &Rc<Self>, name: &str, events: EventSink) -> io::Result<Started> {
-        let (next, listens) = (Rc::new(Cell::new(None)), Rc::new(Cell::new(false)));
+        let (next, listens) = (Rc::new(Cell::new(None)), Listens::default());
         let backend = Simulated::new(
             Rc::clone(self),
             name.to_owned(),
             Rc::clone(&next),
-            Rc::clone(&listens),
+            listens.clone(),
         );
         let wake = Arc::new(Wake::new()?);
         let ring = Ring::with_backend(Box::new(backend), wake, Rc::new(Virtual));
@@ -328,10 +437,41 @@ impl Engineer {
             }
             let now = now();
             let next = self.slots.iter().filter_map(|slot| slot.next_due(now)).min();
+            if next.is_none() {
+                self.look_for_stuck().await;
+            }
             let until_next = next.map(|next| next.saturating_duration_since(now));
             let least = Duration::from_micros(1);
             tokio::time::advance(until_next.map_or(step, |next| next.clamp(least, step))).await;
             step = (step * 2).min(LONGEST_STEP);
+        }
+    }
+
+    /// Nothing that iothreads wait for comes by itself: who waits for them all the same waits for ever. Timers of those who
+    /// use them would only hide it.
+    async fn look_for_stuck(&mut self) {
+        let stage = Rc::clone(&self.stage);
+        let excused = || {
+            let swarm = stage.swarm();
+            let reads_late = swarm.slow_clients && stage.has_faults();
+            stage.sections.are_held() || !swarm.hops.is_empty() || reads_late || stage.is_ending()
+        };
+        let waits = || -> Vec<String> {
+            let witnesses = stage.witnesses.borrow();
+            witnesses.iter().filter_map(|witness| witness()).collect()
+        };
+        if excused() || waits().is_empty() {
+            return;
+        }
+        for _ in 0..STUCK {
+            if self.round() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+        let waits = waits();
+        if !excused() && !waits.is_empty() && stage.violation().is_none() {
+            stage.violated(format!("nothing moves any more, but {}", waits.join("; ")));
         }
     }
 

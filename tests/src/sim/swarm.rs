@@ -68,6 +68,16 @@ pub struct Swarm {
     pub speed: Speed,
     /// One in so many requests to a disk fails; 0 for none.
     pub errors: u32,
+    /// Only what users gave fails to be written, so that nothing of a format may be lost by it.
+    pub only_payload: bool,
+    /// Requests begin and end within sectors too.
+    pub unaligned: bool,
+    /// Two disks share a throttle group.
+    pub throttle: bool,
+    /// A disk beside the served one, used by its embedder alone: resized, and its requests withdrawn.
+    pub side: bool,
+    /// A second monitor edits the graph as well.
+    pub second_editor: bool,
     /// Sockets move few bytes at a time, and late.
     pub fragments: bool,
     /// The graph is edited during the run.
@@ -118,6 +128,11 @@ impl Swarm {
             copy_on_read: one_in(random, 6),
             speed: [Speed::Steady, Speed::Mixed, Speed::Tail][random.usize(0..3)],
             errors: [0, 0, 0, 30, 200][random.usize(0..5)],
+            only_payload: random.bool(),
+            unaligned: random.bool(),
+            throttle: one_in(random, 3),
+            side: one_in(random, 2),
+            second_editor: edits && random.bool(),
             fragments: one_in(random, 3),
             edits,
             drains: !one_in(random, 3),
@@ -131,11 +146,12 @@ impl Swarm {
             hops: (0..random.usize(0..4)).map(|_| draw_rule(random)).collect(),
             end: [End::Calm, End::Calm, End::Busy, End::Dead][random.usize(0..4)],
         };
+        swarm.only_payload &= swarm.align <= swarm.cluster;
         if one_in(random, 10) {
             // More than a server lets one client have in flight; on a raw image they can be counted.
             (swarm.depth, swarm.requests) = (300, 600);
             (swarm.shape, swarm.speed) = (Shape::Raw, Speed::Mixed);
-            (swarm.edits, swarm.rot) = (false, false);
+            (swarm.edits, swarm.second_editor, swarm.rot) = (false, false, false);
         }
         swarm
     }
@@ -193,12 +209,21 @@ impl fmt::Display for Swarm {
             write!(f, ", aligned to {}", self.align)?;
         }
         if self.errors > 0 {
-            write!(f, ", one in {} disk requests fails", self.errors)?;
+            let what = if self.only_payload {
+                "data writes"
+            } else {
+                "disk requests"
+            };
+            write!(f, ", one in {} {what} fails", self.errors)?;
         }
         let flags = [
             (self.old_format, "version 2"),
             (self.lazy, "lazy refcounts"),
             (self.copy_on_read, "copy-on-read"),
+            (self.unaligned, "unaligned"),
+            (self.throttle, "throttle"),
+            (self.side, "side disk"),
+            (self.second_editor, "second editor"),
             (self.fragments, "fragments"),
             (self.edits, "edits"),
             (self.drains, "drains"),
