@@ -120,6 +120,11 @@ async fn resize(stage: &Stage, graph: &GraphHandle, side: &RefCell<Side>, edits:
     let _turn = edits.turn.lock().await;
     let new = random.u64(1..1024) * SECTOR;
     let since = stage.moment();
+    {
+        // Power may be lost while what is cut off goes.
+        let mut side = side.borrow_mut();
+        side.shortest = side.shortest.min(new);
+    }
     stage.line("side user", format_args!("resizes to {new}"));
     let resized = {
         let _edit = stage.sections.edit();
@@ -130,13 +135,11 @@ async fn resize(stage: &Stage, graph: &GraphHandle, side: &RefCell<Side>, edits:
     let mut side = side.borrow_mut();
     match resized {
         Ok(()) => {
-            side.shortest = side.shortest.min(new);
             side.size = Some(new);
             oracle.borrow_mut().resize(new);
         }
         Err(error) => {
             let old = side.size.take().unwrap_or(0);
-            side.shortest = side.shortest.min(new).min(old);
             oracle.borrow_mut().resize(new.min(old));
             if !stage.may_fail(since, false) {
                 stage.violated(format!("the side disk cannot be resized to {new}: {error}"));
