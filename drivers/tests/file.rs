@@ -275,7 +275,12 @@ fn files_grow_and_shrink_and_reserve_space(ring: &Ring) {
     let text = "Unsupported preallocation mode: metadata";
     assert_eq!(resize(4 << 20, Metadata).unwrap_err(), text);
     assert_eq!(
-        resize(u64::MAX, Off).unwrap_err(),
+        resize(u64::MAX - 4, Off).unwrap_err(),
+        "Could not resize file: Invalid argument",
+        "a length of -5"
+    );
+    assert_eq!(
+        resize(i64::MAX as u64, Off).unwrap_err(),
         "Could not resize file: File too large"
     );
     assert!(resize(1 << 62, Falloc).is_err());

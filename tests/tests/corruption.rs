@@ -1,6 +1,6 @@
 //! What is told of an image whose metadata is wrong: beside QEMU's daemon, on copies of the same image.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -9,31 +9,38 @@ use millpond_tests::program::oracle;
 use millpond_tests::{image, tool};
 use serde_json::{Value, json};
 
-/// An image with one cluster of data, whose L2 entry is then given an offset that no cluster has.
-fn damaged(path: &Path) {
+/// An image with one cluster of data.
+fn sound(path: &Path) {
     image::create(path, "qcow2", "", 1 << 20);
-    let name = path.display().to_string();
-    tool::qemu_io(&["-f", "qcow2", &name], &["write -P 1 0 64k"]);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .expect("the image is there");
-    let number = |offset: u64| {
-        let mut bytes = [0; 8];
-        file.read_exact_at(&mut bytes, offset)
-            .expect("the image can be read");
-        u64::from_be_bytes(bytes)
-    };
-    const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
-    let l2 = number(number(40)) & OFFSET;
-    let entry = number(l2) | 0x200;
-    file.write_all_at(&entry.to_be_bytes(), l2)
-        .expect("the image can be written");
+    tool::qemu_io(
+        &["-f", "qcow2", &path.display().to_string()],
+        &["write -P 1 0 64k"],
+    );
 }
 
-/// The events that reading the damage twice causes.
-fn told(mut daemon: Daemon, image: &Path, read_only: bool) -> Vec<Value> {
+/// The number at `offset` of an image's file.
+fn number(path: &Path, offset: u64) -> u64 {
+    let file = File::open(path).expect("the image is there");
+    let mut bytes = [0; 8];
+    file.read_exact_at(&mut bytes, offset)
+        .expect("the image can be read");
+    u64::from_be_bytes(bytes)
+}
+
+/// Where an image's first L2 table is.
+fn first_table(path: &Path) -> u64 {
+    number(path, number(path, 40)) & 0x00ff_ffff_ffff_fe00
+}
+
+/// An image whose data cluster is given an offset that no cluster has.
+fn damaged(path: &Path) {
+    sound(path);
+    let l2 = first_table(path);
+    image::poke(path, l2, &(number(path, l2) | 0x200).to_be_bytes());
+}
+
+/// The events that coming upon the damage twice causes.
+fn told(mut daemon: Daemon, image: &Path, read_only: bool, request: &str) -> Vec<Value> {
     let path = daemon.path("image");
     fs::copy(image, &path).expect("the image can be copied");
     let mut options = image::over("qcow2", "disk", "file");
@@ -44,12 +51,12 @@ fn told(mut daemon: Daemon, image: &Path, read_only: bool) -> Vec<Value> {
     daemon.qmp.ok("block-export-add", export);
     let uri = daemon.uri("disk");
     for _ in 0..2 {
-        let mut arguments = vec!["-f", "raw", &uri, "-c", "read 0 4k"];
+        let mut arguments = vec!["-f", "raw", &uri, "-c", request];
         if read_only {
             arguments.push("-r");
         }
-        let read = tool::try_run("qemu-io", &arguments);
-        assert_ne!(read.code, Some(0), "damage cannot be read: {}", read.stdout);
+        let done = tool::try_run("qemu-io", &arguments);
+        assert_ne!(done.code, Some(0), "damage gives errors: {}", done.stdout);
     }
     // Refused by QEMU, whose node is gone by now; either answer comes after the events.
     drop(
@@ -64,15 +71,52 @@ fn told(mut daemon: Daemon, image: &Path, read_only: bool) -> Vec<Value> {
         .collect()
 }
 
+/// What is told must be the same, and one thing.
+#[track_caller]
+fn same(image: &Path, read_only: bool, request: &str) {
+    let theirs = told(
+        daemon().program(oracle()).nbd_unix().start(),
+        image,
+        read_only,
+        request,
+    );
+    let ours = told(daemon().nbd_unix().start(), image, read_only, request);
+    assert_eq!(ours, theirs, "left is ours, right is QEMU's");
+    assert_eq!(ours.len(), 1);
+}
+
 #[test]
 fn corruption_is_told_once_as_qemu_tells_it() {
     let dir = scratch();
     let image = dir.path().join("damaged.qcow2");
     damaged(&image);
     for read_only in [false, true] {
-        let theirs = told(daemon().program(oracle()).nbd_unix().start(), &image, read_only);
-        let ours = told(daemon().nbd_unix().start(), &image, read_only);
-        assert_eq!(ours, theirs, "left is ours, right is QEMU's");
-        assert_eq!(ours.len(), 1);
+        same(&image, read_only, "read 0 4k");
+    }
+    same(&image, false, "write 3000 600");
+}
+
+#[test]
+fn writes_over_metadata_are_told_with_their_place() {
+    let dir = scratch();
+    let good = dir.path().join("good.qcow2");
+    sound(&good);
+    let (l1, table, l2) = (number(&good, 40), number(&good, 48), first_table(&good));
+    let block = number(&good, table);
+    let bad = dir.path().join("bad.qcow2");
+    let case = |offset: u64, bytes: &[u8], request: &str| {
+        fs::copy(&good, &bad).expect("the folder can be written to");
+        image::poke(&bad, offset, bytes);
+        same(&bad, false, request);
+    };
+    // All clusters count as free.
+    case(table, &[0; 8], "write 128k 64k");
+    case(table, &[0; 8], "write 128k 600");
+    case(block, &[0; 2], "write 128k 64k");
+    for metadata in [l1, table, l2, block] {
+        case(l2, &(1 << 63 | metadata).to_be_bytes(), "write 0 64k");
+        case(l2, &(1 << 63 | metadata).to_be_bytes(), "write 3000 600");
+        let count = block + (metadata >> 16) * 2;
+        case(count, &[0; 2], "write 128k 64k");
     }
 }

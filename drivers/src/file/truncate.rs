@@ -90,10 +90,7 @@ pub(super) fn resize_file(fd: impl AsFd, size: u64, preallocation: Preallocation
         return Err(Error::new(ErrorKind::Unsupported, text));
     }
     if i64::try_from(size).is_err() {
-        return Err(Error::io(
-            "Could not resize file",
-            IoError::from_errno(libc::EFBIG),
-        ));
+        return Err(Error::io("Could not resize file", IoError::Invalid));
     }
     let resized = match preallocation {
         Preallocation::Off => {

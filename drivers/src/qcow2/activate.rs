@@ -5,7 +5,7 @@ use messages::{Error, ErrorKind, IoError, OpenFlags, Result};
 
 use super::cache::Cache;
 use super::geometry::Geometry;
-use super::header::{CORRUPT, DIRTY};
+use super::header::{AUTOCLEAR_BITMAPS, CORRUPT, DIRTY};
 use super::kind::{self, is_writable};
 use super::options::Settings;
 use super::{Given, Qcow2};
@@ -29,7 +29,7 @@ fn check_data_file(old: &Options, new: &Options) -> Result<()> {
 
 impl Qcow2 {
     /// Readies an image for changes: mends refcounts that an unclean end left behind, and tells programs that know features
-    /// which are not known here that the image was changed without them.
+    /// which are not known here, and users of bitmaps, that the image was changed without them.
     pub(super) async fn activate(&self) -> Result<()> {
         if self.state.borrow().header.incompatible & DIRTY != 0 {
             let everything = Repair {
@@ -48,8 +48,16 @@ impl Qcow2 {
                 .await
                 .map_err(|error| Error::io("Could not repair dirty image", error))?;
         }
-        let unknown = std::mem::take(&mut self.state.borrow_mut().header.autoclear);
-        if unknown != 0 {
+        let keeps_bitmaps = self
+            .retire_bitmaps()
+            .await
+            .map_err(|error| Error::io("Could not update the image's bitmaps", error))?;
+        let known = if keeps_bitmaps { AUTOCLEAR_BITMAPS } else { 0 };
+        let had = {
+            let autoclear = &mut self.state.borrow_mut().header.autoclear;
+            std::mem::replace(autoclear, *autoclear & known)
+        };
+        if had & !known != 0 {
             self.write_features()
                 .await
                 .map_err(|error| Error::io("Could not update qcow2 header", error))?;

@@ -3,9 +3,10 @@
 
 use messages::{ChildSlot, IoError};
 
+use super::bytes::Hex;
 use super::entry::{COPIED, Cluster, cluster, compressed};
 use super::overlap::Kind;
-use super::state::{FreeReason, InFlight, Need, State, Stop, Try};
+use super::state::{Corruption, FreeReason, InFlight, Need, State, Stop, Try};
 use crate::driver::{Placement, Target, Ticket};
 
 /// Dirty L2 slices and refcount blocks, and dropped references, beyond which writers wait for a write-back: 4 MiB of
@@ -20,6 +21,13 @@ struct Span {
     len: u64,
     /// The first byte, within its cluster.
     head: u64,
+}
+
+impl Span {
+    /// How many bytes of the write are in clusters of `bytes` bytes in all.
+    fn within(&self, bytes: u64) -> u64 {
+        self.len.min(bytes - self.head)
+    }
 }
 
 impl State {
@@ -40,7 +48,7 @@ impl State {
         let Some(&entry) = entries.first() else {
             return Err(Stop::Fail(IoError::Corrupt));
         };
-        let kind = self.checked_cluster(entry, key, index)?;
+        let kind = self.cluster_for_write(entry, key, offset)?;
         let bits = self.geometry.cluster_bits;
         let own = |n: u64, entry: u64, kind: Cluster| {
             entry & COPIED != 0 && cluster(entry) == kind_at(kind, n, bits)
@@ -48,12 +56,12 @@ impl State {
         match kind {
             Cluster::Normal(host) if entry & COPIED != 0 => {
                 let count = run(entries, |n, entry| own(n, entry, kind));
-                self.check_not_metadata(host >> bits, count)?;
+                self.check_not_metadata(host + span.head, span.within(count << bits))?;
                 Ok(self.placement(&span, host, count, false, false, None))
             }
             Cluster::ZeroAllocated(host) if entry & COPIED != 0 => {
                 let count = run(entries, |n, entry| own(n, entry, kind));
-                self.check_not_metadata(host >> bits, count)?;
+                self.check_not_metadata(host + span.head, span.within(count << bits))?;
                 self.check_pressure()?;
                 let ticket = self.set_aside(first, count, host, false);
                 Ok(self.placement(&span, host, count, true, true, Some(ticket)))
@@ -109,7 +117,7 @@ impl State {
         tail: bool,
         ticket: Option<Ticket>,
     ) -> Placement {
-        let len = span.len.min((count << self.geometry.cluster_bits) - span.head);
+        let len = span.within(count << self.geometry.cluster_bits);
         let behind = self.geometry.in_cluster(span.head + len);
         let head = if head { span.head } else { 0 };
         let tail = if tail && behind != 0 {
@@ -264,23 +272,47 @@ impl State {
         self.refblocks.dirty() > MAX_DIRTY_REFBLOCKS.min(self.refblocks.capacity() / 2)
     }
 
-    /// Refuses to write over metadata: the tables contradict each other where that comes up.
-    pub fn check_not_metadata(&self, first: u64, count: u64) -> Try<()> {
-        if first == 0 {
-            return Err(Stop::Corrupt(
-                "Preventing invalid allocation of data cluster at offset 0".into(),
-            ));
+    /// Refuses to write over metadata, at `offset` of the file: the tables contradict each other where that comes up.
+    pub fn check_not_metadata(&self, offset: u64, len: u64) -> Try<()> {
+        let bits = self.geometry.cluster_bits;
+        let (mut first, end) = (offset >> bits, ((offset + len - 1) >> bits) + 1);
+        while let Some(cluster) = self.metadata.find(first, end - first) {
+            let kind = self.metadata_kind(cluster);
+            if let Some(kind) = kind.filter(|kind| self.settings.guarded.has(*kind)) {
+                return Err(Stop::Corrupt(Corruption {
+                    text: format!(
+                        "Preventing invalid write on metadata (overlaps with {})",
+                        kind.description()
+                    ),
+                    range: Some((offset, len)),
+                }));
+            }
+            first = cluster + 1;
         }
-        let Some(cluster) = self.metadata.find(first, count) else {
-            return Ok(());
+        if offset >> bits == 0 {
+            let text = "Preventing invalid allocation of data cluster at offset 0".to_owned();
+            return Err(Stop::Corrupt(text.into()));
+        }
+        Ok(())
+    }
+
+    /// The same for whole clusters.
+    pub fn check_free_of_metadata(&self, first: u64, count: u64) -> Try<()> {
+        let bits = self.geometry.cluster_bits;
+        self.check_not_metadata(first << bits, count << bits)
+    }
+
+    /// What the entry of guest `offset` says, unless nothing can be written there.
+    fn cluster_for_write(&self, entry: u64, key: u64, offset: u64) -> Try<Cluster> {
+        let unaligned = |host| self.geometry.in_cluster(host) != 0;
+        let (what, host) = match cluster(entry) {
+            Cluster::Normal(host) if unaligned(host) => ("Data", host),
+            Cluster::ZeroAllocated(host) if unaligned(host) => ("Preallocated zero", host),
+            _ => return self.checked_cluster(entry, key, self.geometry.slice_index(offset)),
         };
-        match self.metadata_kind(cluster) {
-            Some(kind) if self.settings.guarded.has(kind) => Err(Stop::Corrupt(format!(
-                "Preventing invalid write on metadata (overlaps with {})",
-                kind.description()
-            ))),
-            _ => Ok(()),
-        }
+        let offset = Hex(offset);
+        let text = format!("{what} cluster offset {host:#x} unaligned (guest offset: {offset})");
+        Err(Stop::Corrupt(text.into()))
     }
 
     /// What metadata a cluster holds.
@@ -318,7 +350,11 @@ impl State {
             .inactive_l1
             .iter()
             .any(|&(start, entries)| within(start, u64::from(entries) * 8));
-        inactive.then_some(Kind::InactiveL1)
+        if inactive {
+            return Some(Kind::InactiveL1);
+        }
+        let directory = self.bitmap_directory()?;
+        within(directory.offset, directory.size).then_some(Kind::BitmapDirectory)
     }
 }
 

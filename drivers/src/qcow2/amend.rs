@@ -2,7 +2,7 @@
 
 use messages::global_state::Options;
 use messages::io::Preallocation;
-use messages::{Error, ErrorKind, IoError, MAX_LENGTH, RequestFlags, Result, SECTOR_SIZE};
+use messages::{Error, ErrorKind, IoError, RequestFlags, Result, SECTOR_SIZE, check_length};
 use serde_json::Value;
 
 use super::Qcow2;
@@ -100,9 +100,7 @@ impl Wanted {
     /// What a resize would refuse is refused before anything else changes.
     fn check_size(&self, header: &Header) -> Result<()> {
         let Some(size) = self.size else { return Ok(()) };
-        if size > MAX_LENGTH {
-            return Err(invalid("Image size cannot be negative"));
-        }
+        check_length(size)?;
         if !size.is_multiple_of(SECTOR_SIZE) {
             return Err(invalid("The new size must be a multiple of 512"));
         }

@@ -10,6 +10,11 @@ pub(super) fn be64(bytes: &[u8], at: usize) -> u64 {
     field(bytes, at).map_or(0, u64::from_be_bytes)
 }
 
+/// A text of the image: what it stores up to the first NUL.
+pub(super) fn text(stored: &[u8]) -> &[u8] {
+    stored.split(|&byte| byte == 0).next().unwrap_or_default()
+}
+
 fn field<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..)?.first_chunk::<N>().copied()
 }

@@ -3,7 +3,8 @@
 use messages::{CheckResult, Error, FragmentInfo, IoError, IoResult, Result};
 
 use super::Qcow2;
-use super::bytes::{be32, be64, table_from_be};
+use super::bitmaps::Bitmap;
+use super::bytes::table_from_be;
 use super::census::Census;
 use super::entry::{COPIED, Cluster, L1_OFFSET, REFTABLE_OFFSET, cluster, compressed};
 use super::geometry::Geometry;
@@ -200,32 +201,17 @@ impl Check<'_> {
 
     /// Counts the bitmap directory, the bitmaps' tables and their clusters, where they are valid.
     async fn count_bitmaps(&mut self) -> IoResult<()> {
-        let directory = {
-            let state = self.image.state.borrow();
-            state
-                .header
-                .extensions
-                .bitmaps()
-                .filter(|_| state.has_valid_bitmaps())
-        };
+        let directory = self.image.state.borrow().bitmap_directory();
         let Some(directory) = directory else { return Ok(()) };
         self.count_range(directory.offset, directory.size)?;
-        let len = directory.size.min(MAX_BITMAP_DIRECTORY) as usize;
-        let bytes = self
-            .image
-            .file
-            .read_vec(directory.offset, len)
-            .await?
-            .into_single();
-        let mut rest: &[u8] = &bytes;
-        for _ in 0..directory.count {
-            let (table, entries) = (be64(rest, 0), be32(rest, 8));
-            let texts = be32(rest, 16) >> 16 & 0xffff;
-            let extra = u64::from(be32(rest, 20));
-            if rest.len() < 24 || u64::from(entries) * 8 > MAX_BITMAP_TABLE {
-                self.corruption("the bitmap directory is damaged");
+        let bitmaps = match self.image.bitmaps(directory).await? {
+            Err(text) => {
+                self.corruption(text);
                 return Ok(());
             }
+            Ok(bitmaps) => bitmaps,
+        };
+        for Bitmap { table, entries, .. } in bitmaps {
             self.count_range(table, u64::from(entries) * 8)?;
             let clusters = self
                 .image
@@ -239,11 +225,6 @@ impl Check<'_> {
                     self.count_range(offset, self.geometry.cluster_size())?;
                 }
             }
-            let used = (24 + u64::from(texts) + extra).next_multiple_of(8);
-            rest = usize::try_from(used)
-                .ok()
-                .and_then(|used| rest.get(used..))
-                .unwrap_or_default();
         }
         Ok(())
     }
@@ -281,7 +262,3 @@ impl Check<'_> {
         Ok(())
     }
 }
-
-/// Bytes of the largest bitmap directory, and of the largest table of a bitmap.
-const MAX_BITMAP_DIRECTORY: u64 = 64 << 20;
-const MAX_BITMAP_TABLE: u64 = 32 << 20;

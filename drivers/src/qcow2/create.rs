@@ -1,7 +1,7 @@
 //! New images.
 
 use messages::io::Preallocation;
-use messages::{Error, ErrorKind, OpenFlags, RequestFlags, Result, SECTOR_SIZE};
+use messages::{Error, ErrorKind, OpenFlags, RequestFlags, Result, SECTOR_SIZE, check_length};
 use serde_json::Value;
 
 use super::bytes::table_to_be;
@@ -14,6 +14,8 @@ use crate::driver::{Child, ChildPort, CreateRequest, parse_options};
 
 /// Bytes of a cluster unless asked otherwise.
 const DEFAULT_CLUSTER: u64 = 65_536;
+/// Bytes of the smallest cluster that has subclusters.
+const MIN_EXTENDED_CLUSTER: u64 = 16_384;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -71,6 +73,9 @@ impl CreateOptions {
             ));
         }
         let v3 = self.version == Version::V3;
+        if self.extended_l2 == Some(true) {
+            return Err(refuse_extended_l2(cluster, v3));
+        }
         let lazy = self.lazy_refcounts.unwrap_or(false);
         if lazy && !v3 {
             return Err(invalid(
@@ -121,10 +126,10 @@ impl CreateOptions {
 
     fn refuse_unsupported(&self) -> Result<()> {
         let unsupported = |text| Err(Error::new(ErrorKind::Unsupported, text));
-        if self.extended_l2 == Some(true) {
-            return unsupported("Extended L2 entries are not supported yet");
+        if self.data_file_raw == Some(true) && self.data_file.is_none() {
+            return Err(invalid("data-file-raw requires data-file"));
         }
-        if self.data_file.is_some() || self.data_file_raw == Some(true) {
+        if self.data_file.is_some() {
             return unsupported("External data files are not supported yet");
         }
         if self.encrypt.is_some() {
@@ -135,7 +140,7 @@ impl CreateOptions {
         }
         if self.backing_file.is_some() && self.preallocation != Preallocation::Off {
             return Err(invalid(
-                "Backing file and preallocation can only be used at the same time if extended_l2 is enabled",
+                "Backing file and preallocation can only be used at the same time if extended_l2 is on",
             ));
         }
         if self.backing_fmt.is_some() && self.backing_file.is_none() {
@@ -143,6 +148,22 @@ impl CreateOptions {
         }
         Ok(())
     }
+}
+
+/// Why an image with subclusters of this layout cannot be made.
+fn refuse_extended_l2(cluster: u64, v3: bool) -> Error {
+    if cluster < MIN_EXTENDED_CLUSTER {
+        return invalid("Extended L2 entries are only supported with cluster sizes of at least 16384 bytes");
+    }
+    if !v3 {
+        return invalid(
+            "Extended L2 entries are only supported with compatibility level 1.1 and above (use version=v3 or greater)",
+        );
+    }
+    Error::new(
+        ErrorKind::Unsupported,
+        "Extended L2 entries are not supported yet",
+    )
 }
 
 impl Header {
@@ -197,6 +218,7 @@ pub(super) async fn create(request: CreateRequest) -> Result<()> {
         return Err(invalid("Parameter 'size' is missing"));
     };
     let header = options.header()?;
+    check_length(size).map_err(|error| error.within("Could not resize image"))?;
     write_empty(&file, &header).await?;
     let given = Given {
         flags: OpenFlags::RDWR,

@@ -2,7 +2,7 @@
 
 use messages::{Error, ErrorKind, Result};
 
-use super::bytes::be32;
+use super::bytes::{be32, text};
 
 const END: u32 = 0;
 const BACKING_FORMAT: u32 = 0xe279_2aca;
@@ -40,11 +40,17 @@ const KNOWN_FEATURES: [(FeatureType, u8, &str); 8] = [
     (FeatureType::Autoclear, 1, "raw external data"),
 ];
 
+/// The most bitmaps in an image, and the bytes of the largest directory: what each may take there at most.
+const MAX_BITMAPS: u32 = 65_535;
+const MAX_BITMAP_DIRECTORY: u64 = MAX_BITMAPS as u64 * 1024;
+
 /// Where an image's bitmaps are listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BitmapDirectory {
     /// How many bitmaps there are.
     pub count: u32,
+    /// Zero, until a later version of the format says otherwise.
+    reserved: u32,
     /// The directory's bytes.
     pub size: u64,
     /// Where it starts.
@@ -93,7 +99,10 @@ impl Extensions {
                 );
                 return Err(Error::new(ErrorKind::InvalidArgument, text));
             }
-            BACKING_FORMAT => self.backing_format = Some(String::from_utf8_lossy(data).into_owned()),
+            BACKING_FORMAT => {
+                let format = String::from_utf8_lossy(text(data));
+                self.backing_format = (!format.is_empty()).then(|| format.into_owned());
+            }
             BITMAPS if data.len() != BITMAPS_LEN => {
                 let text = "bitmaps_ext: Invalid extension length";
                 return Err(Error::new(ErrorKind::InvalidArgument, text));
@@ -126,9 +135,7 @@ impl Extensions {
             .feature_names
             .chunks_exact(FEATURE_ENTRY)
             .find(|entry| entry.first() == Some(&(kind as u8)) && entry.get(1) == Some(&bit))?;
-        let name = entry.get(2..)?;
-        let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
-        Some(String::from_utf8_lossy(name).into_owned())
+        Some(String::from_utf8_lossy(text(entry.get(2..)?)).into_owned())
     }
 
     /// Where the bitmaps are listed, if the image has any.
@@ -140,9 +147,39 @@ impl Extensions {
             .find(|(kind, data)| *kind == BITMAPS && data.len() == BITMAPS_LEN)?;
         Some(BitmapDirectory {
             count: be32(data, 0),
+            reserved: be32(data, 4),
             size: be64(data, 8),
             offset: be64(data, 16),
         })
+    }
+
+    /// Refuses bitmaps that cannot be where they are said to be, with `cluster` bytes in a cluster.
+    pub fn check_bitmaps(&self, cluster: u64) -> Result<()> {
+        let Some(directory) = self.bitmaps() else {
+            return Ok(());
+        };
+        let text = if directory.reserved != 0 {
+            "bitmaps_ext: Reserved field is not zero".into()
+        } else if directory.count > MAX_BITMAPS {
+            format!(
+                "bitmaps_ext: Image has {} bitmaps, exceeding the QEMU supported maximum of {MAX_BITMAPS}",
+                directory.count
+            )
+        } else if directory.count == 0 {
+            "found bitmaps extension with zero bitmaps".into()
+        } else if !directory.offset.is_multiple_of(cluster) {
+            "bitmaps_ext: invalid bitmap directory offset".into()
+        } else if directory.size > MAX_BITMAP_DIRECTORY {
+            format!(
+                "bitmaps_ext: bitmap directory size ({}) exceeds the maximum supported size ({MAX_BITMAP_DIRECTORY})",
+                directory.size
+            )
+        } else if directory.size == 0 {
+            "Requested bitmap directory size is zero".into()
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(ErrorKind::InvalidArgument, text))
     }
 
     /// Whether the image has an encryption header.

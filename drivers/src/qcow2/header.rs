@@ -1,8 +1,8 @@
 //! The image header: its fields, what is checked before an image is trusted, and how it is written.
 
-use messages::{Error, ErrorKind, MAX_LENGTH, Result};
+use messages::{Error, ErrorKind, MAX_LENGTH, Result, SECTOR_SIZE};
 
-use super::bytes::{be32, be64};
+use super::bytes::{be32, be64, text};
 use super::extensions::{Extensions, FeatureType};
 
 /// `QFI\xfb`.
@@ -56,7 +56,7 @@ pub(super) enum Compression {
 pub(super) struct Header {
     pub version: u32,
     pub cluster_bits: u32,
-    /// The virtual disk's length in bytes.
+    /// The virtual disk's length in bytes, whole sectors: what a header says beyond is not part of the disk.
     pub size: u64,
     /// Entries of the active L1 table.
     pub l1_size: u32,
@@ -74,7 +74,7 @@ pub(super) struct Header {
     /// What follows the known fields.
     pub unknown: Vec<u8>,
     pub extensions: Extensions,
-    /// The backing file's name as stored.
+    /// The backing file's name: what is stored up to the first NUL, if that is anything.
     pub backing: Option<Vec<u8>>,
 }
 
@@ -154,13 +154,18 @@ impl Header {
             backing: None,
         };
         header.check_fields(be32(cluster, 32), check)?;
+        let size = header.size / SECTOR_SIZE * SECTOR_SIZE;
         let extensions = Extensions::parse(extension_bytes)?;
         if extensions.has_luks() {
             let text = "CRYPTO header extension only expected with LUKS encryption method";
             return Err(invalid(text));
         }
+        if header.autoclear & AUTOCLEAR_BITMAPS != 0 {
+            extensions.check_bitmaps(cluster_size)?;
+        }
         let backing = backing_name(cluster, backing_offset)?;
         Ok(Self {
+            size,
             extensions,
             backing,
             ..header
@@ -355,7 +360,7 @@ fn backing_name(cluster: &[u8], offset: u64) -> Result<Option<Vec<u8>>> {
     if len > MAX_BACKING_NAME.min(room) {
         return Err(invalid("Backing file name too long"));
     }
-    let name = cluster.get(offset as usize..(offset + len) as usize);
-    name.map(|name| Some(name.to_vec()))
-        .ok_or_else(|| invalid("Could not read backing file name"))
+    let stored = cluster.get(offset as usize..(offset + len) as usize);
+    let name = text(stored.ok_or_else(|| invalid("Could not read backing file name"))?);
+    Ok((!name.is_empty()).then(|| name.to_vec()))
 }

@@ -3,7 +3,7 @@
 use messages::DriverInfo;
 use serde_json::{Value, json};
 
-use super::header::{AUTOCLEAR_BITMAPS, CORRUPT, Compression, DIRTY, LAZY_REFCOUNTS};
+use super::header::{CORRUPT, Compression, DIRTY, LAZY_REFCOUNTS};
 use super::state::State;
 
 impl State {
@@ -38,10 +38,5 @@ impl State {
             })
         };
         json!({"type": "qcow2", "data": data})
-    }
-
-    /// Whether the image's bitmaps agree with its data.
-    pub fn has_valid_bitmaps(&self) -> bool {
-        self.header.autoclear & AUTOCLEAR_BITMAPS != 0
     }
 }

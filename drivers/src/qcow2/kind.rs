@@ -95,6 +95,9 @@ async fn open(request: OpenRequest) -> Result<Opened> {
     state.notices = request.notices;
     let link = backing_link(&state.header);
     let driver = Qcow2::new(file, backing, request.ring, state, given);
+    if !flags.contains(OpenFlags::CHECK) {
+        driver.check_bitmaps().await?;
+    }
     // Who only checks decides itself what is mended.
     if is_writable(flags) && !flags.contains(OpenFlags::CHECK) {
         driver.activate().await?;
@@ -249,7 +252,7 @@ impl State {
         }
     }
 
-    /// Guards what the header, the L1 table and the refcount table tell of.
+    /// Guards what the header, the L1 table and the refcount table tell of, and the bitmap directory.
     fn mark_metadata(&mut self) {
         let size = self.geometry.cluster_size();
         self.mark_range(0, size);
@@ -258,6 +261,9 @@ impl State {
             self.header.reftable_offset,
             u64::from(self.header.reftable_clusters) * size,
         );
+        if let Some(directory) = self.bitmap_directory() {
+            self.mark_range(directory.offset, directory.size);
+        }
         let tables: Vec<u64> = self
             .l1
             .iter()

@@ -9,6 +9,7 @@ use super::bytes::{Hex, table_from_be};
 use super::entry::REFTABLE_OFFSET;
 use super::gate::{Held, Key};
 use super::header::CORRUPT;
+use super::state::Corruption;
 use crate::driver::Notice;
 
 /// Bytes of a table that are read at once where there is room for them: hardly more work than a slice alone is.
@@ -102,7 +103,7 @@ impl Qcow2 {
                 "Refblock offset {offset:#x} unaligned (reftable index: {})",
                 Hex(index)
             );
-            return Err(self.found_corruption(&text).await);
+            return Err(self.found_corruption(text.into()).await);
         }
         self.file.debug_event(DebugEvent::RefblockLoad).await;
         let bytes = self
@@ -120,7 +121,8 @@ impl Qcow2 {
 
     /// Takes note of metadata that cannot be: a writable image is marked corrupt in the file and answers no request
     /// any more, a read-only one goes on as far as it can. Answers the error for the request that found it.
-    pub(super) async fn found_corruption(&self, text: &str) -> IoError {
+    pub(super) async fn found_corruption(&self, corruption: Corruption) -> IoError {
+        let text = &corruption.text;
         let marked = {
             let mut state = self.state.borrow_mut();
             let told = std::mem::replace(&mut state.reported, true);
@@ -129,14 +131,14 @@ impl Qcow2 {
                     tracing::error!(
                         "qcow2: Image is corrupt: {text}; further non-fatal corruption events will be suppressed"
                     );
-                    state.notices.tell(corrupted(text, false));
+                    state.notices.tell(told_as(&corruption, false));
                 }
                 return IoError::Corrupt;
             }
             tracing::error!(
                 "qcow2: Marking image as corrupt: {text}; further corruption events will be suppressed"
             );
-            state.notices.tell(corrupted(text, true));
+            state.notices.tell(told_as(&corruption, true));
             state.broken = true;
             state.header.incompatible |= CORRUPT;
             state.header.version >= 3
@@ -148,11 +150,12 @@ impl Qcow2 {
     }
 }
 
-fn corrupted(text: &str, fatal: bool) -> Notice {
+fn told_as(corruption: &Corruption, fatal: bool) -> Notice {
+    let (offset, size) = corruption.range.unzip();
     Notice::Corrupted {
-        message: text.to_owned(),
-        offset: None,
-        size: None,
+        message: corruption.text.clone(),
+        offset,
+        size,
         fatal,
     }
 }

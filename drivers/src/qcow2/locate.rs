@@ -86,24 +86,22 @@ impl State {
     /// What an entry says, unless it says what cannot be.
     pub fn checked_cluster(&self, entry: u64, key: u64, index: usize) -> Try<Cluster> {
         let kind = cluster(entry);
-        let place = || {
-            let table = self.geometry.cluster_start(key);
-            let at = ((key - table) >> 3) + index as u64;
-            format!("(L2 offset: {table:#x}, L2 index: {})", Hex(at))
+        let what = match kind {
+            Cluster::ZeroPlain | Cluster::ZeroAllocated(_) if self.geometry.version < 3 => {
+                "Zero cluster entry found in pre-v3 image".to_owned()
+            }
+            Cluster::Normal(host) if self.geometry.in_cluster(host) != 0 => {
+                format!("Cluster allocation offset {host:#x} unaligned")
+            }
+            Cluster::ZeroAllocated(host) if self.geometry.in_cluster(host) != 0 => {
+                format!("Preallocated zero cluster offset {host:#x} unaligned")
+            }
+            _ => return Ok(kind),
         };
-        match kind {
-            Cluster::ZeroPlain | Cluster::ZeroAllocated(_) if self.geometry.version < 3 => Err(
-                Stop::Corrupt(format!("Zero cluster entry found in pre-v3 image {}", place())),
-            ),
-            Cluster::Normal(host) if self.geometry.in_cluster(host) != 0 => Err(Stop::Corrupt(format!(
-                "Cluster allocation offset {host:#x} unaligned {}",
-                place()
-            ))),
-            Cluster::ZeroAllocated(host) if self.geometry.in_cluster(host) != 0 => Err(Stop::Corrupt(
-                format!("Preallocated zero cluster offset {host:#x} unaligned {}", place()),
-            )),
-            _ => Ok(kind),
-        }
+        let table = self.geometry.cluster_start(key);
+        let at = Hex(((key - table) >> 3) + index as u64);
+        let text = format!("{what} (L2 offset: {table:#x}, L2 index: {at})");
+        Err(Stop::Corrupt(text.into()))
     }
 
     /// How many of `entries` go on as the first, a `kind`, began.

@@ -28,6 +28,7 @@
 mod activate;
 mod allocate;
 mod amend;
+mod bitmaps;
 mod bytes;
 mod cache;
 mod census;
@@ -136,7 +137,7 @@ impl Qcow2 {
     async fn satisfy(&self, stop: Stop) -> IoResult<()> {
         match stop {
             Stop::Fail(error) => Err(error),
-            Stop::Corrupt(text) => Err(self.found_corruption(&text).await),
+            Stop::Corrupt(corruption) => Err(self.found_corruption(corruption).await),
             Stop::Need(Need::Slice(key)) => self.load_slice(key).await,
             Stop::Need(Need::Refblock(index)) => self.load_refblock(index).await,
             Stop::Need(Need::Ticket(id)) => {

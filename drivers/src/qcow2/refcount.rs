@@ -163,7 +163,7 @@ impl State {
             let end = find(bytes, order, first..end, false).unwrap_or(end);
             let found = (block << self.geometry.refblock_bits()) + first as u64;
             let count = (end - first) as u64;
-            self.check_not_metadata(found, count)?;
+            self.check_free_of_metadata(found, count)?;
             self.set_refcounts(found, count, 1)?;
             self.free_hint = found + count;
             return Ok((found, count));
@@ -181,7 +181,7 @@ impl State {
             }
             cluster += 1;
         }
-        self.check_not_metadata(first, count)?;
+        self.check_free_of_metadata(first, count)?;
         // Blocks that are missing go behind the row, so that they do not break it.
         let blocks = self.block_of(first).0..=self.block_of(first + count - 1).0;
         for block in blocks {
@@ -201,7 +201,8 @@ impl State {
 
     /// Adds the refcount block of this number, which is missing, in the first free cluster from `from` on.
     pub fn add_refblock(&mut self, block: u64, from: u64) -> Try<()> {
-        let mut cluster = from;
+        // The header is in the first cluster, whatever is counted there.
+        let mut cluster = from.max(1);
         loop {
             self.check_cluster_number(cluster)?;
             let (home, _) = self.block_of(cluster);
@@ -217,7 +218,7 @@ impl State {
                 cluster += 1;
             }
         }
-        self.check_not_metadata(cluster, 1)?;
+        self.check_free_of_metadata(cluster, 1)?;
         let index = block as usize;
         if index >= (MAX_REFTABLE_BYTES / 8) as usize {
             return Err(Stop::Fail(IoError::Os(EFBIG)));

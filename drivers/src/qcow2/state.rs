@@ -22,7 +22,22 @@ pub(super) enum Stop {
     /// It cannot happen.
     Fail(IoError),
     /// The image contradicts itself.
-    Corrupt(String),
+    Corrupt(Corruption),
+}
+
+/// What is wrong with an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Corruption {
+    /// In words.
+    pub text: String,
+    /// The bytes of the file that were about to be overwritten: where they start, and how many.
+    pub range: Option<(u64, u64)>,
+}
+
+impl From<String> for Corruption {
+    fn from(text: String) -> Self {
+        Self { text, range: None }
+    }
 }
 
 /// What a step waits for.
@@ -189,10 +204,9 @@ impl State {
         let entry = self.l1.get(l1_index as usize).copied().unwrap_or(0);
         let table = entry & L1_OFFSET;
         if self.geometry.in_cluster(table) != 0 {
-            return Err(Stop::Corrupt(format!(
-                "L2 table offset {table:#x} unaligned (L1 index: {})",
-                Hex(l1_index)
-            )));
+            let index = Hex(l1_index);
+            let text = format!("L2 table offset {table:#x} unaligned (L1 index: {index})");
+            return Err(Stop::Corrupt(text.into()));
         }
         Ok((table != 0).then_some(table))
     }

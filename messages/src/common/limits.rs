@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, ErrorKind, Result};
+
 /// Bytes in a sector.
 pub const SECTOR_SIZE: u64 = 512;
 /// The most sectors one request may span.
@@ -101,9 +103,35 @@ pub fn check_range(offset: u64, len: u64, carries_data: bool) -> Result<(), Rang
     Ok(())
 }
 
+/// Checks a length that an image is to get: at most [`MAX_LENGTH`].
+///
+/// # Errors
+/// It is longer. What does not fit in a signed number is one below zero to those who sent it.
+pub fn check_length(size: u64) -> Result<()> {
+    let text = if i64::try_from(size).is_err() {
+        "Image size cannot be negative".to_owned()
+    } else if size > MAX_LENGTH {
+        format!("offset({size}) exceeds maximum({MAX_LENGTH})")
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(ErrorKind::InvalidArgument, text))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lengths_past_the_limit_are_refused() {
+        let text = |size| check_length(size).unwrap_err().to_string();
+        assert!(check_length(MAX_LENGTH).is_ok());
+        assert_eq!(
+            text(MAX_LENGTH + 1),
+            "offset(9223372035781033985) exceeds maximum(9223372035781033984)"
+        );
+        assert_eq!(text(1 << 63), "Image size cannot be negative");
+    }
 
     #[test]
     fn ranges_past_the_limits_are_refused() {

@@ -22,7 +22,7 @@ pub use id::{ChildSlot, EdgeId, IoThreadId, NodeId, RootId, Token};
 pub use info::{BlockSizes, CheckResult, DriverInfo, FragmentInfo, Geometry};
 pub use limits::{
     Limits, MAX_ALIGNMENT, MAX_LENGTH, REQUEST_MAX_BYTES, REQUEST_MAX_SECTORS, RangeError, SECTOR_SIZE,
-    check_range,
+    check_length, check_range,
 };
 pub use op_blocker::OpBlocker;
 pub use permission::{Permissions, child_permissions};

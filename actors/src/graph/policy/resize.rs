@@ -2,7 +2,7 @@
 
 use messages::global_state::{RootRequest, RootUser};
 use messages::io::Preallocation;
-use messages::{Error, ErrorKind, MAX_LENGTH, NodeId, OpBlocker, Permissions, Result};
+use messages::{NodeId, OpBlocker, Permissions, Result, check_length};
 
 use super::order::Order;
 use super::transaction::Transaction;
@@ -16,10 +16,6 @@ use super::{op_blockers, roots};
 pub async fn block_resize(world: &World, name: &str, size: u64) -> Result<()> {
     let node = world.graph(|graph| {
         let node = graph.look_up("", name)?.id;
-        if size > MAX_LENGTH {
-            let text = format!("offset({size}) exceeds maximum({MAX_LENGTH})");
-            return Err(Error::new(ErrorKind::InvalidArgument, text));
-        }
         op_blockers::check(graph, node, OpBlocker::Resize)?;
         Ok(node)
     })?;
@@ -35,6 +31,7 @@ async fn resize(transaction: &mut Transaction, node: NodeId, name: &str, size: u
     let request = hold(name, "block_resize", Permissions::RESIZE);
     let root = roots::link_root(transaction, node, &request);
     roots::take(transaction, node, root, request.permissions, request.shared).await?;
+    check_length(size)?;
     transaction.drain([node], "block_resize").await;
     let order = Order::Truncate {
         node,

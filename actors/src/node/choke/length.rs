@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use messages::io::{Operation, Preallocation};
-use messages::{Error, ErrorKind, IoError, IoResult, MAX_LENGTH, RequestFlags, Result};
+use messages::{Error, ErrorKind, IoError, IoResult, RequestFlags, Result, check_length};
 
 use super::super::cell::NodeCell;
 use super::super::edge::EdgeCell;
@@ -24,12 +24,7 @@ pub async fn truncate(
     preallocation: Preallocation,
     flags: RequestFlags,
 ) -> Result<()> {
-    if size > MAX_LENGTH {
-        return Err(Error::new(
-            ErrorKind::InvalidArgument,
-            format!("Image size {size} is too large"),
-        ));
-    }
+    check_length(size)?;
     if cell.is_read_only() {
         return Err(Error::new(ErrorKind::ReadOnly, "Image is read-only"));
     }
