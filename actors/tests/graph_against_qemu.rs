@@ -159,50 +159,8 @@ fn name_generated(value: &mut Value, names: &mut BTreeMap<String, usize>) {
     }
 }
 
-/// The graph as a set of sentences: in which order it is listed, and how nodes are numbered, is no one's business.
-fn sentences(graph: &Value) -> BTreeSet<String> {
-    let name = |id: &Value| {
-        let node = graph["nodes"]
-            .as_array()
-            .expect(WELL_FORMED)
-            .iter()
-            .find(|node| node["id"] == *id)
-            .expect(WELL_FORMED);
-        let name = node["name"].as_str().expect(WELL_FORMED);
-        if name.starts_with('#') {
-            "generated".to_owned()
-        } else {
-            name.to_owned()
-        }
-    };
-    let permissions = |value: &Value| {
-        let mut names: Vec<_> = value
-            .as_array()
-            .expect(WELL_FORMED)
-            .iter()
-            .map(|name| name.as_str().expect(WELL_FORMED))
-            .collect();
-        names.sort_unstable();
-        names.join(" ")
-    };
-    let edges = graph["edges"].as_array().expect(WELL_FORMED).iter().map(|edge| {
-        format!(
-            "{} uses {} as {}: takes [{}], shares [{}]",
-            name(&edge["parent"]),
-            name(&edge["child"]),
-            edge["name"],
-            permissions(&edge["perm"]),
-            permissions(&edge["shared-perm"])
-        )
-    });
-    edges.collect()
-}
-
 /// Values that may differ: what is on disk depends on how space was allocated.
 fn normalize(command: &str, mut reply: Value) -> Value {
-    if command == "x-debug-query-block-graph" {
-        return json!(sentences(&reply));
-    }
     if command == "query-blockstats" {
         zero_numbers(&mut reply);
     }

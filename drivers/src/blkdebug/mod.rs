@@ -21,6 +21,7 @@ use messages::{
     ChildSlot, DebugEvent, DebugOrder, Error, ErrorKind, IoError, IoResult, Permissions, RequestFlags,
     Result, Role,
 };
+use serde_json::Value;
 
 use crate::buffer::Buffers;
 use crate::driver::{
@@ -73,6 +74,14 @@ impl DriverKind for BlkdebugKind {
 
     fn parse_filename(&self, filename: &str) -> Result<Options> {
         options::parse_filename(filename)
+    }
+
+    fn filename_over(&self, options: &Options, children: &[&str]) -> Option<String> {
+        let [image] = children else { return None };
+        let plain = |name: &String| name == "config" || name.ends_with("-child-perms");
+        let config = options.get("config").and_then(Value::as_str).unwrap_or_default();
+        let is_plain = options.keys().all(plain);
+        is_plain.then(|| format!("blkdebug:{config}:{image}"))
     }
 
     fn child_permissions(&self, edge: EdgeUse<'_>) -> (Permissions, Permissions) {
@@ -291,14 +300,6 @@ impl Driver for Blkdebug {
             DebugOrder::IsSuspended { tag } => return Ok(rules.is_held(tag)),
         }
         Ok(false)
-    }
-
-    fn filename(&self) -> Option<String> {
-        let plain = |name: &String| name == "config" || name.ends_with("-child-perms");
-        let plain = self.config.options.keys().all(plain);
-        let config = self.config.file.as_deref().unwrap_or_default();
-        let image = self.image.filename();
-        (plain && !image.is_empty()).then(|| format!("blkdebug:{config}:{image}"))
     }
 
     fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {

@@ -10,6 +10,7 @@ use messages::error::errno::{EIO, ENOMEM};
 use messages::global_state::Options;
 use messages::io::Preallocation;
 use messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, RequestFlags, Result, Role};
+use serde_json::json;
 
 use crate::buffer::{Buffer, Buffers};
 use crate::driver::{
@@ -68,6 +69,25 @@ impl DriverKind for BlkverifyKind {
 
     fn has_filenames(&self) -> bool {
         true
+    }
+
+    fn parse_filename(&self, filename: &str) -> Result<Options> {
+        let names = filename.strip_prefix("blkverify:").unwrap_or(filename);
+        let Some((raw, test)) = names.split_once(':') else {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                "blkverify requires raw copy and original image path",
+            ));
+        };
+        let mut options = Options::new();
+        options.insert("raw".to_owned(), json!({ "filename": raw }));
+        options.insert("test".to_owned(), json!({ "file": { "filename": test } }));
+        Ok(options)
+    }
+
+    fn filename_over(&self, _options: &Options, children: &[&str]) -> Option<String> {
+        let [raw, test] = children else { return None };
+        Some(format!("blkverify:{raw}:{test}"))
     }
 
     fn check_options(&self, options: &Options, _numbered: usize) -> Result<()> {
@@ -247,12 +267,6 @@ impl Driver for Blkverify {
 
     fn reopen_prepare(&self, _request: ReopenRequest) -> Answer<'_, Result<()>> {
         Answer::ready(Err(not_supported("blkverify", &self.node_name)))
-    }
-
-    fn filename(&self) -> Option<String> {
-        let (raw, test) = (self.raw.filename(), self.test.filename());
-        let plain = !raw.is_empty() && !test.is_empty();
-        plain.then(|| format!("blkverify:{raw}:{test}"))
     }
 
     fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {

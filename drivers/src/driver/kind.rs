@@ -193,6 +193,13 @@ pub trait DriverKind: Send + Sync + 'static {
         Ok(options)
     }
 
+    /// The filename that opens a node with these options of its own, over declared children that open by `children`, if one
+    /// does. What has no children says it of the open node: [`Driver::filename`](super::Driver::filename).
+    fn filename_over(&self, options: &Options, children: &[&str]) -> Option<String> {
+        let _ = (options, children);
+        None
+    }
+
     /// How sure it is, from 0 to 100, that an image that starts with `head` is of this format.
     fn probe(&self, _head: &[u8]) -> u8 {
         0

@@ -160,6 +160,10 @@ async fn open_named(
         options.insert("driver".to_owned(), format.clone().into());
     }
     let options = image::named(&world, &filename, options, false)?;
+    let base = Base {
+        unchecked: true,
+        ..base
+    };
     open::open_one(transaction, options, base).await
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use drivers::driver::DriverKind;
 use messages::global_state::{GraphReply, OpenImage, Options, Probing, RootRequest};
 use messages::path::path_has_protocol;
+use messages::qapi;
 use messages::{Error, ErrorKind, NodeId, OpenFlags, Result, Role};
 use serde_json::Value;
 
@@ -111,6 +112,7 @@ async fn open_node(transaction: &mut Transaction, image: OpenImage) -> Result<No
         common: Common::of_flags(image.flags),
         is_protocol,
         probing: image.probing,
+        unchecked: true,
         ..Base::default()
     };
     if image.flags.contains(OpenFlags::SNAPSHOT) {
@@ -137,7 +139,8 @@ fn check_driver(world: &World, options: &Options) -> Result<()> {
     Err(unknown_driver(driver))
 }
 
-fn unknown_driver(name: &str) -> Error {
+/// The error for a driver's name that is none.
+pub fn unknown_driver(name: &str) -> Error {
     Error::new(ErrorKind::InvalidArgument, format!("Unknown driver '{name}'"))
 }
 
@@ -198,17 +201,14 @@ fn join(options: &mut Options, more: Options) {
 }
 
 fn parse_json(json: &str) -> Result<Options> {
-    match serde_json::from_str(json) {
+    let invalid = |text| Error::new(ErrorKind::InvalidArgument, text);
+    match qapi::parse_json(json) {
         Ok(Value::Object(options)) => options::crumple(options),
-        Ok(_) => Err(Error::new(
-            ErrorKind::InvalidArgument,
-            "Invalid JSON object given",
-        )),
-        Err(error) => Err(Error::caused_by(
-            ErrorKind::InvalidArgument,
-            format!("Could not parse the JSON options: {error}"),
-            error,
-        )),
+        Ok(_) => Err(invalid("Invalid JSON object given".to_owned())),
+        Err(error) => Err(invalid(format!(
+            "Could not parse the JSON options: {}",
+            error.desc
+        ))),
     }
 }
 

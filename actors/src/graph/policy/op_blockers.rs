@@ -100,7 +100,7 @@ impl Blockers {
 
 /// What is forbidden on a node, the newest reason first.
 pub fn blockers(graph: &Graph, node: NodeId) -> Vec<Blocker> {
-    // Edges and blockers are numbered from one counter, so their ids tell which is newer.
+    // Ids of blockers and the times of edges come from one counter, so they tell which is newer.
     let mut reasons: Vec<(u64, String, Vec<OpBlocker>)> = Vec::new();
     for (token, operations) in graph.blockers.nodes.get(&node).into_iter().flatten() {
         if let Some(holder) = graph.blockers.holders.get(token) {
@@ -116,7 +116,7 @@ pub fn blockers(graph: &Graph, node: NodeId) -> Vec<Blocker> {
             let name = graph.node(overlay).map_or("", |node| node.name.as_str());
             let operations = OpBlocker::ALL.into_iter().filter(|kind| !kind.suits_backing());
             let reason = format!("node is used as backing hd of '{name}'");
-            reasons.push((edge.id.0, reason, operations.collect()));
+            reasons.push((edge.since, reason, operations.collect()));
         }
     }
     reasons.sort_by_key(|(age, ..)| std::cmp::Reverse(*age));

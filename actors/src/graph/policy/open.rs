@@ -18,7 +18,7 @@ use super::iothreads;
 use super::options::{self, Common, Parsed};
 use super::order::{Address, Open, Order};
 use super::transaction::Transaction;
-use super::value::{Granted, Node, Parent};
+use super::value::{Granted, Graph, Node, Parent};
 use super::world::World;
 
 /// How deep children other than backing nodes may nest: each level takes some kilobytes of stack. Backing chains are
@@ -38,6 +38,8 @@ pub struct Base {
     pub probing: Probing,
     /// The file, where it is open already.
     pub file: Option<NodeId>,
+    /// The options come from a filename: no schema says what must be in them.
+    pub unchecked: bool,
 }
 
 impl Base {
@@ -147,7 +149,7 @@ pub async fn open_one(
         Some(driver) => Found::given(driver),
         None => image::find_driver(transaction, &mut parsed.rest, common, base).await?,
     };
-    let kind = find_driver(&world, &found.driver, common.read_only)?;
+    let kind = find_driver(&world, &found.driver, common.read_only, base.unchecked)?;
     let backing = if common.extra.contains(OpenFlags::NO_BACKING) {
         parsed.rest.remove("backing");
         Backing::None
@@ -158,7 +160,12 @@ pub async fn open_one(
     let wanted = take_children(kind.as_ref(), &mut parsed.rest)?;
     let mut children = Vec::new();
     let mut heirs = Vec::new();
+    let mut id = None;
     for (child, value) in wanted {
+        if child.name != "file" {
+            // A file is opened first, to be looked at; all other children are younger than the node.
+            id.get_or_insert_with(|| world.graph(Graph::new_node_id));
+        }
         let (opened, is_nested) = match file.filter(|_| child.name == "file") {
             Some(file) => (Some(file), file_is_nested),
             None => {
@@ -171,8 +178,10 @@ pub async fn open_one(
         children.push(opened);
     }
     let home = iothreads::gather(transaction, children.iter().flatten()).await?;
-    let id = insert_node(
+    let id = id.unwrap_or_else(|| world.graph(Graph::new_node_id));
+    insert_node(
         transaction,
+        id,
         &kind,
         &parsed,
         common,
@@ -204,13 +213,14 @@ pub async fn open_one(
 }
 
 /// The driver of this name.
-fn find_driver(world: &World, name: &str, read_only: bool) -> Result<Arc<dyn DriverKind>> {
+fn find_driver(world: &World, name: &str, read_only: bool, unchecked: bool) -> Result<Arc<dyn DriverKind>> {
     world.with(|state| {
         let kind = state.registry.find(name).cloned().ok_or_else(|| {
-            Error::new(
-                ErrorKind::InvalidArgument,
-                format!("Parameter 'driver' does not accept value '{name}'"),
-            )
+            if unchecked {
+                return image::unknown_driver(name);
+            }
+            let text = format!("Parameter 'driver' does not accept value '{name}'");
+            Error::new(ErrorKind::InvalidArgument, text)
         })?;
         if state.registry.is_whitelisted(name, read_only) {
             return Ok(kind);
@@ -300,6 +310,10 @@ async fn open_child(
         return Ok(None);
     }
     match value {
+        None | Some(Value::Null) if child.required && base.unchecked => {
+            let text = format!("A block device must be specified for \"{}\"", child.name);
+            Err(Error::new(ErrorKind::InvalidArgument, text))
+        }
         None | Some(Value::Null) if child.required => Err(missing(child.name)),
         None | Some(Value::Null) => Ok(None),
         Some(value) => resolve(transaction, value, base, child.name).await.map(Some),
@@ -337,16 +351,17 @@ pub async fn resolve(
 /// Puts a node and its edges into the graph. It is neither open nor seen yet.
 fn insert_node(
     transaction: &mut Transaction,
+    id: NodeId,
     kind: &Arc<dyn DriverKind>,
     parsed: &Parsed,
     common: Common,
     probed: bool,
     (children, iothread): (&[Option<NodeId>], IoThreadId),
-) -> Result<NodeId> {
+) -> Result<()> {
     let world = transaction.world.clone();
     let name = choose_name(&world, parsed.node_name.as_deref())?;
-    let node = world.with(|state| Node {
-        id: state.graph.new_node_id(),
+    let node = Node {
+        id,
         name,
         kind: kind.clone(),
         iothread,
@@ -368,8 +383,7 @@ fn insert_node(
         closing: false,
         moving: false,
         deferred: Vec::new(),
-    });
-    let id = node.id;
+    };
     transaction.insert(node);
     for (index, child) in children.iter().enumerate() {
         let slot = ChildSlot::at(index);
@@ -379,7 +393,7 @@ fn insert_node(
             transaction.link(Parent::Node(id, slot), *child, name, role);
         }
     }
-    Ok(id)
+    Ok(())
 }
 
 /// The number that the next numbered child gets in a node with so many children, declared ones included.
@@ -390,7 +404,7 @@ fn number_after(kind: &dyn DriverKind, children: usize) -> u32 {
 
 fn choose_name(world: &World, given: Option<&str>) -> Result<String> {
     let Some(name) = given else {
-        return Ok(world.graph(super::value::Graph::new_name));
+        return Ok(world.graph(Graph::new_name));
     };
     options::check_node_name(name)?;
     if world.graph(|graph| graph.has_name(name)) {

@@ -318,6 +318,10 @@ pub fn take_bool(options: &mut Options, name: &str) -> Result<Option<bool>> {
         Some(Value::Bool(value)) => Ok(Some(value)),
         Some(Value::String(text)) if matches!(text.as_str(), "on" | "yes" | "true" | "y") => Ok(Some(true)),
         Some(Value::String(text)) if matches!(text.as_str(), "off" | "no" | "false" | "n") => Ok(Some(false)),
+        Some(Value::String(_)) => {
+            let text = format!("Parameter '{name}' expects 'on' or 'off'");
+            Err(Error::new(ErrorKind::InvalidArgument, text))
+        }
         Some(_) => Err(wrong_type(name, "boolean")),
     }
 }
@@ -352,7 +356,7 @@ pub fn check_node_name(name: &str) -> Result<()> {
 }
 
 /// Options with dotted keys turned into nested ones: `file.filename` into `file: {filename}`. Names stored in image
-/// headers use either form.
+/// headers use either form. Where the keys are the numbers from 0 on, they make a list.
 ///
 /// # Errors
 /// A key stands for a value and for an object.
@@ -382,13 +386,24 @@ pub fn crumple(options: Options) -> Result<Options> {
         nested.insert(tail.to_owned(), value);
     }
     for value in result.values_mut() {
-        if let Value::Object(nested) = value
-            && nested.keys().any(|key| key.contains('.'))
-        {
+        let Value::Object(nested) = value else { continue };
+        if nested.keys().any(|key| key.contains('.')) {
             *nested = crumple(std::mem::take(nested))?;
+        }
+        if let Some(items) = take_list(nested) {
+            *value = Value::Array(items);
         }
     }
     Ok(result)
+}
+
+/// The items of an object that stands for a list: it has their numbers as its keys.
+fn take_list(object: &mut Options) -> Option<Vec<Value>> {
+    let numbers = (0..object.len()).map(|number| number.to_string());
+    if object.is_empty() || !numbers.clone().all(|number| object.contains_key(&number)) {
+        return None;
+    }
+    numbers.map(|number| object.remove(&number)).collect()
 }
 
 fn mixed(key: &str) -> Error {
@@ -436,6 +451,13 @@ mod tests {
                 "file": {"driver": "file", "filename": "x", "cache": {"direct": true}}})
         );
         assert!(crumple(object(serde_json::json!({"file": "a", "file.driver": "file"}))).is_err());
+        let listed = crumple(object(serde_json::json!({
+            "inject-error.1.event": "write_aio", "inject-error.0.event": "read_aio", "x.1": 2
+        })));
+        assert_eq!(
+            Value::Object(listed.unwrap()),
+            serde_json::json!({"inject-error": [{"event": "read_aio"}, {"event": "write_aio"}], "x": {"1": 2}})
+        );
     }
 
     #[test]

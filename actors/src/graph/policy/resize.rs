@@ -2,7 +2,7 @@
 
 use messages::global_state::{RootRequest, RootUser};
 use messages::io::Preallocation;
-use messages::{NodeId, OpBlocker, Permissions, Result, check_length};
+use messages::{Error, NodeId, OpBlocker, Permissions, Result, check_length};
 
 use super::order::Order;
 use super::transaction::Transaction;
@@ -17,7 +17,7 @@ pub async fn block_resize(world: &World, name: &str, size: u64) -> Result<()> {
     let node = world.graph(|graph| {
         let node = graph.look_up("", name)?.id;
         op_blockers::check(graph, node, OpBlocker::Resize)?;
-        Ok(node)
+        Ok::<_, Error>(node)
     })?;
     let mut transaction = Transaction::new(world);
     let result = resize(&mut transaction, node, name, size).await;

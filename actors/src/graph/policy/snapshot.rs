@@ -1,6 +1,6 @@
 //! `blockdev-snapshot`: an open overlay is put on top of a node, under all of that node's parents.
 
-use messages::{ChildSlot, Error, ErrorKind, NodeId, OpBlocker, Result};
+use messages::{ChildSlot, Error, ErrorKind, NodeId, OpBlocker, Permissions, Result};
 
 use super::drain::Cover;
 use super::order::Order;
@@ -52,7 +52,8 @@ fn check(graph: &Graph, node: &str, overlay: &str) -> Result<(NodeId, NodeId, Ch
     let old = graph.look_up(node, node)?;
     op_blockers::check(graph, old.id, OpBlocker::ExternalSnapshot)?;
     let new = graph.look_up(overlay, overlay)?;
-    if graph.roots_of(new.id).next().is_some() {
+    // Whoever reads it, a user or a node above, would see something else all at once.
+    if new.granted.taken.contains(Permissions::CONSISTENT_READ) {
         return refuse("The overlay is already in use".to_owned());
     }
     let Some(slot) = new.slot("backing") else {

@@ -9,7 +9,7 @@ use messages::{ChildSlot, EdgeId, IoThreadId, NodeId, Permissions, Result, Role,
 use super::iothreads;
 use super::order::{Address, Order};
 use super::permissions::Plan;
-use super::value::{Edge, Granted, Node, Parent, Root};
+use super::value::{Edge, Granted, Node, Parent, Root, Target};
 use super::world::{Answered, World};
 use crate::node::OpenFacts;
 
@@ -29,7 +29,7 @@ enum Undo {
     /// Put back an edge that was taken away.
     Unlinked(Box<Edge>),
     /// Put an edge back to where it led.
-    Redirected(EdgeId, NodeId),
+    Redirected(EdgeId, Target),
     /// Put permissions back.
     Permissions {
         edges: HashMap<EdgeId, (Permissions, Permissions)>,
@@ -161,17 +161,17 @@ impl Transaction {
                 }
                 world.graph(|graph| graph.relink(*edge));
             }
-            Undo::Redirected(edge, child) => {
+            Undo::Redirected(edge, target) => {
                 let parent = world.graph(|graph| graph.edge(edge).map(|edge| edge.parent));
                 if let Some(Parent::Node(parent, _)) = parent {
-                    world.may_link(parent, child).await;
-                    let old = world.graph(|graph| graph.redirect(edge, child));
+                    world.may_link(parent, target.child).await;
+                    let old = world.graph(|graph| graph.redirect_back(edge, target));
                     shrink(world, parent);
                     if let Some(old) = old {
-                        parent_lost(world, old);
+                        parent_lost(world, old.child);
                     }
                 } else {
-                    world.graph(|graph| graph.redirect(edge, child));
+                    world.graph(|graph| graph.redirect_back(edge, target));
                 }
             }
             Undo::Permissions { edges, nodes } => restore(world, edges, nodes).await,
@@ -268,7 +268,7 @@ impl Transaction {
     /// Lets an edge lead elsewhere in the graph's value.
     pub fn redirect(&mut self, edge: EdgeId, child: NodeId) {
         if let Some(old) = self.world.graph(|graph| graph.redirect(edge, child)) {
-            parent_lost(&self.world, old);
+            parent_lost(&self.world, old.child);
             self.log.push(Undo::Redirected(edge, old));
         }
     }

@@ -129,6 +129,8 @@ pub struct Edge {
     pub parent: Parent,
     /// Where it leads.
     pub child: NodeId,
+    /// Since when it leads there, counted as ids are.
+    pub since: u64,
     /// The parent's name for it.
     pub name: Cow<'static, str>,
     /// What the child is to the parent.
@@ -141,6 +143,15 @@ pub struct Edge {
     pub frozen: Option<Token>,
     /// The parent relies on nothing below and lets others write there: it has all that they write.
     pub lent: bool,
+}
+
+/// Where an edge leads, and since when.
+#[derive(Debug, Clone, Copy)]
+pub struct Target {
+    /// The node.
+    pub child: NodeId,
+    /// Counted as ids are.
+    pub since: u64,
 }
 
 /// A user's hold on a node.
@@ -376,6 +387,7 @@ impl Graph {
                 id,
                 parent,
                 child,
+                since: id.0,
                 name,
                 role,
                 taken,
@@ -398,10 +410,7 @@ impl Graph {
         if let Parent::Node(node, slot) = edge.parent {
             self.set_slot(node, slot, Some(edge.id));
         }
-        if let Some(node) = self.nodes.get_mut(&edge.child) {
-            let at = node.parents.partition_point(|other| *other < edge.id);
-            node.parents.insert(at, edge.id);
-        }
+        self.insert_parent(&edge);
         self.edges.insert(edge.id, edge);
     }
 
@@ -417,6 +426,16 @@ impl Graph {
         Some(edge)
     }
 
+    /// Puts an edge among those that lead to its child, which are in the order of their coming.
+    fn insert_parent(&mut self, edge: &Edge) {
+        let Some(node) = self.nodes.get_mut(&edge.child) else {
+            return;
+        };
+        let since = |id: &EdgeId| self.edges.get(id).map_or(0, |other| other.since);
+        let at = node.parents.partition_point(|other| since(other) < edge.since);
+        node.parents.insert(at, edge.id);
+    }
+
     fn set_slot(&mut self, node: NodeId, slot: ChildSlot, edge: Option<EdgeId>) {
         let Some(node) = self.nodes.get_mut(&node) else {
             return;
@@ -427,16 +446,24 @@ impl Graph {
         };
     }
 
-    /// Lets an edge lead to another node, as that node's newest.
-    pub fn redirect(&mut self, id: EdgeId, child: NodeId) -> Option<NodeId> {
+    /// Lets an edge lead to another node, as that node's newest. Answers where it led.
+    pub fn redirect(&mut self, id: EdgeId, child: NodeId) -> Option<Target> {
+        let since = self.next_id();
+        self.redirect_back(id, Target { child, since })
+    }
+
+    /// Lets an edge lead again where it led before it was redirected. Answers where it led until now.
+    pub fn redirect_back(&mut self, id: EdgeId, to: Target) -> Option<Target> {
         let edge = self.edges.get_mut(&id)?;
-        let old = std::mem::replace(&mut edge.child, child);
-        if let Some(node) = self.nodes.get_mut(&old) {
+        let old = Target {
+            child: std::mem::replace(&mut edge.child, to.child),
+            since: std::mem::replace(&mut edge.since, to.since),
+        };
+        let edge = edge.clone();
+        if let Some(node) = self.nodes.get_mut(&old.child) {
             node.parents.retain(|other| *other != id);
         }
-        if let Some(node) = self.nodes.get_mut(&child) {
-            node.parents.push(id);
-        }
+        self.insert_parent(&edge);
         Some(old)
     }
 

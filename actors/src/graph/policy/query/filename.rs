@@ -66,6 +66,12 @@ impl Filenames {
 
     /// The plain filename, where one does.
     fn plain(&self, graph: &Graph, node: &Node) -> Option<Rc<str>> {
+        if node.kind.has_filenames() && !node.kind.children().is_empty() {
+            let edges = node.children.values().map(|edge| graph.edge(*edge));
+            let names = edges.map(|edge| self.0.get(&edge?.child).filter(|name| name.is_plain));
+            let names: Vec<&str> = names.map(|name| Some(&*name?.shown)).collect::<Option<_>>()?;
+            return node.kind.filename_over(&node.options, &names).map(Into::into);
+        }
         if node.kind.has_filenames() {
             let filename = node.facts.as_ref()?.filename.as_deref()?;
             return (!filename.is_empty()).then(|| filename.into());
@@ -104,7 +110,7 @@ impl Filenames {
         let mut options = Options::new();
         options.insert("driver".to_owned(), Value::String(node.kind.name().to_owned()));
         for (name, value) in strong_options(node) {
-            options.insert(name.clone(), value.clone());
+            insert_flat(&mut options, name, value);
         }
         let overridden = self.backing_overridden(graph, node);
         // Those of children are there as text already; among the others they are nulls.
@@ -183,6 +189,20 @@ fn cut(text: &mut String, most: usize) {
     let most = most.min(text.len());
     let end = (0..=most).rev().find(|end| text.is_char_boundary(*end));
     text.truncate(end.unwrap_or(0));
+}
+
+/// Adds an option of a driver's own. Lists and objects are shown by dotted keys, as QEMU has them, one for each of what is in
+/// them.
+fn insert_flat(options: &mut Options, name: &str, value: &Value) {
+    match value {
+        Value::Array(items) => (0..)
+            .zip(items)
+            .for_each(|(number, item): (usize, _)| insert_flat(options, &format!("{name}.{number}"), item)),
+        Value::Object(members) => members
+            .iter()
+            .for_each(|(member, value)| insert_flat(options, &format!("{name}.{member}"), value)),
+        _ => drop(options.insert(name.to_owned(), value.clone())),
+    }
 }
 
 fn is_numbered(node: &Node, edge: &Edge) -> bool {
