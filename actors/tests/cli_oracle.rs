@@ -143,6 +143,8 @@ fn character_devices_that_are_wrong() {
         "--chardev socket,id=a,foo=b",
         "--chardev socket,id=a,path=/nonexistent/x,wait=off",
         "--chardev stdio,id=a --chardev stdio,id=a",
+        "--chardev null,id=a --chardev null,id=a",
+        "--chardev stdio,id=a --chardev null,id=a",
         "--chardev null,id=1a",
         "--chardev null,id=",
         "--chardev stdio",

@@ -20,6 +20,17 @@ struct Slot {
     device: Option<Chardev>,
 }
 
+/// The error for a character device with the id of another.
+fn duplicate(new: &ChardevOptions, old: &ChardevOptions) -> QmpError {
+    if let (Backend::Socket(_), Backend::Socket(_)) = (&new.backend, &old.backend) {
+        return QmpError::generic("duplicate yank instance");
+    }
+    let id = &new.id;
+    QmpError::generic(format!(
+        "attempt to add duplicate property '{id}' to object (type 'container')"
+    ))
+}
+
 impl Daemon {
     /// Makes a character device; `waiting` is told where if it waits for its first client.
     ///
@@ -38,15 +49,9 @@ impl Daemon {
                     "cannot use stdio by multiple character devices",
                 ));
             }
-            if characters
-                .devices
-                .iter()
-                .any(|slot| slot.options.id == options.id)
-            {
-                return Err(QmpError::generic(format!(
-                    "Chardev with id '{}' already exists",
-                    options.id
-                )));
+            let mut devices = characters.devices.iter();
+            if let Some(other) = devices.find(|slot| slot.options.id == options.id) {
+                return Err(duplicate(&options, &other.options));
             }
         }
         let device = Chardev::open(&options, waiting)

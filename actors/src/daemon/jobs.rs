@@ -106,13 +106,14 @@ impl Daemon {
         });
     }
 
-    /// All jobs.
+    /// All jobs, the newest first.
     pub(crate) fn job_infos(&self) -> Vec<JobInfo> {
         self.parts
             .jobs
             .borrow()
             .jobs
             .iter()
+            .rev()
             .map(|job| job.info.clone())
             .collect()
     }

@@ -125,8 +125,11 @@ pub(super) async fn resize(daemon: Daemon, arguments: Object) -> Reply {
     let device = text(&arguments, "device");
     let node_name = text(&arguments, "node-name");
     let size = arguments.get("size").and_then(Value::as_i64).unwrap_or_default();
-    // Devices there are none: only a node can be meant.
-    if !device.is_empty() || node_name.is_empty() {
+    // Devices there are none: only a node can be meant, and where there is that node, no device is looked for.
+    let node = Query::Node {
+        node_name: node_name.to_owned(),
+    };
+    if node_name.is_empty() || daemon.graph(GraphRequest::Query(node)).await.is_err() {
         let text = format!("Cannot find device='{device}' nor node-name='{node_name}'");
         return Err(QmpError::generic(text));
     }

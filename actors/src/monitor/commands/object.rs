@@ -42,7 +42,11 @@ pub(super) async fn delete(daemon: Daemon, arguments: Object) -> Reply {
             removed.map_err(|error| refusal(&error))?;
         }
         UserObject::Chaos(_) => daemon.set_chaos(None).await?,
-        UserObject::MainLoop(_) => {}
+        UserObject::MainLoop(_) => {
+            // The main loop runs as long as the daemon does.
+            let text = format!("object '{id}' is in use, can not be deleted");
+            return Err(QmpError::generic(text));
+        }
     }
     daemon.objects(|objects| objects.remove(id));
     Ok(done())

@@ -55,7 +55,7 @@ fn find(daemon: &Daemon, path: &str) -> Result<Place, QmpError> {
         ["objects", id] => object(id),
         _ => None,
     };
-    found.ok_or_else(|| QmpError::new(ErrorClass::DeviceNotFound, format!("Device '{path}' not found")))
+    found.ok_or_else(|| no_device(path))
 }
 
 fn property(name: &str, kind: impl Into<String>) -> ObjectPropertyInfo {
@@ -108,10 +108,22 @@ fn not_found(kind: &str, name: &str) -> QmpError {
     QmpError::generic(format!("Property '{kind}.{name}' not found"))
 }
 
+/// Where a property is. Unlike a listing's, an empty path is one that nothing has.
+fn find_owner(daemon: &Daemon, path: &str) -> Result<Place, QmpError> {
+    if path.is_empty() {
+        return Err(no_device(path));
+    }
+    find(daemon, path)
+}
+
+fn no_device(path: &str) -> QmpError {
+    QmpError::new(ErrorClass::DeviceNotFound, format!("Device '{path}' not found"))
+}
+
 pub(super) async fn get(daemon: Daemon, arguments: Object) -> Reply {
     let path = text(&arguments, "path");
     let name = text(&arguments, "property");
-    match find(&daemon, path)? {
+    match find_owner(&daemon, path)? {
         Place::Object(object) => object.get(name).ok_or_else(|| not_found(object.kind(), name)),
         Place::Root | Place::Container(_) if name == "type" => Ok("container".into()),
         place if is_child(&daemon, &place, name) => {
@@ -135,7 +147,7 @@ pub(super) async fn set(daemon: Daemon, given: Object) -> Reply {
         property,
         value,
     } = arguments(given)?;
-    let place = find(&daemon, &path)?;
+    let place = find_owner(&daemon, &path)?;
     let Place::Object(object) = place else {
         return Err(if property == "type" || is_child(&daemon, &place, &property) {
             QmpError::generic(format!("Property 'container.{property}' is not writable"))
