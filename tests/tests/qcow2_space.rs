@@ -46,7 +46,7 @@ struct Image<'a> {
     options: &'a str,
     backing: Option<&'a Path>,
     /// Done with QEMU's tools before the daemon has it.
-    prepared: fn(&Path),
+    prepared: Option<fn(&Path)>,
     node: Value,
 }
 
@@ -58,7 +58,9 @@ fn run(program: Program, image: &Image<'_>, requests: &[Request]) -> (Left, u64)
         Some(backing) => image::create_overlay(&path, image.options, backing, "raw", Some(SIZE)),
         None => image::create(&path, "qcow2", image.options, SIZE),
     }
-    (image.prepared)(&path);
+    if let Some(prepare) = image.prepared {
+        prepare(&path);
+    }
     let mut node = image::over("qcow2", "disk", "file");
     if let Value::Object(more) = &image.node {
         more.iter().for_each(|(name, value)| node[name] = value.clone());
@@ -282,7 +284,7 @@ fn storage_that_may_go_goes_whatever_refers_to_it() {
         zero(3 * MIB, 512 * KIB),
     ];
     for options in ["compat=0.10", "compat=1.1"] {
-        for prepared in [with_snapshot, compressed, |_: &Path| {}] {
+        for prepared in [Some(with_snapshot as fn(&Path)), Some(compressed), None] {
             let image = Image {
                 options,
                 prepared,
@@ -315,7 +317,7 @@ fn discards_that_keep_the_reference_give_the_space_back() {
     assert!(space <= full + 64 * KIB, "{space} bytes, {full} before");
     // What a snapshot shares still holds its data: QEMU's daemon throws that away.
     let shared = Image {
-        prepared: with_snapshot,
+        prepared: Some(with_snapshot),
         node,
         ..Image::default()
     };
