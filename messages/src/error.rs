@@ -176,6 +176,12 @@ pub mod errno {
 }
 
 impl IoError {
+    /// Whether it is the storage that failed, rather than the request that was wrong, or not wanted any more.
+    #[must_use]
+    pub const fn is_of_storage(self) -> bool {
+        matches!(self, Self::NoSpace | Self::Corrupt | Self::NoMedium | Self::Os(_))
+    }
+
     /// The errno that says the same.
     #[must_use]
     pub const fn errno(self) -> i32 {

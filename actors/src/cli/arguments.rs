@@ -13,6 +13,8 @@ pub enum Name {
     Export,
     /// Explain the options.
     Help,
+    /// Where the log goes.
+    Log,
     /// A monitor.
     Monitor,
     /// The NBD server.
@@ -49,6 +51,7 @@ const OPTIONS: &[(&str, Name, bool, Option<char>)] = &[
     ("daemonize", Name::Daemonize, false, None),
     ("export", Name::Export, true, None),
     ("help", Name::Help, false, Some('h')),
+    ("log", Name::Log, true, None),
     ("monitor", Name::Monitor, true, None),
     ("nbd-server", Name::NbdServer, true, None),
     ("object", Name::Object, true, None),

@@ -35,6 +35,9 @@ Millpond: a storage daemon whose graph changes while it serves
                          `--export help` lists kinds, `--export nbd,help`
                          the options of one
 
+  --log [target=]stderr|syslog|journald|file=PATH[,format=text|json]
+                         where the log goes; `--log help` tells more
+
   --monitor [chardev=]ID[,mode=control][,pretty=on|off]
                          take QMP commands
 
@@ -58,7 +61,7 @@ Millpond: a storage daemon whose graph changes while it serves
 SIGTERM, SIGINT and SIGHUP end it in order, as the QMP command quit does; the
 log says after a second what that waits for. A second signal ends it at once.
 
-Each option but --daemonize and --pidfile takes JSON as well. They are
+Each option but --daemonize, --log and --pidfile takes JSON as well. They are
 carried out in the order in which they are given.";
 
 /// What `--object help` prints.

@@ -5,7 +5,7 @@ use super::notify;
 use super::signals::{ENDED_AT_ONCE, Signals};
 use super::{control_thread, printable, trace};
 use crate::daemon::Daemon;
-use crate::log::tell;
+use crate::log::{LogOptions, tell};
 use crate::monitor::chardev::{Address, Backend, ChardevOptions, Socket};
 use crate::socket::{OwnFile, activation};
 use clap::Parser;
@@ -91,6 +91,14 @@ struct Plain {
     /// Log more, or to a file; `-T help` tells what.
     #[arg(short = 'T', long = "trace", value_name = "FILTER")]
     trace: Vec<String>,
+    /// Log elsewhere than to standard error: file=PATH, syslog or journald; `--log help` tells more.
+    #[arg(
+        long,
+        value_name = "WHERE",
+        default_value = "stderr",
+        hide_default_value = true
+    )]
+    log: String,
 }
 
 fn size(text: &str) -> Result<u64, String> {
@@ -128,6 +136,10 @@ pub fn serve_image(
         print!("{}", trace::HELP);
         return ExitCode::SUCCESS;
     }
+    if LogOptions::is_help(&plain.log) {
+        print!("{}", LogOptions::HELP);
+        return ExitCode::SUCCESS;
+    }
     let values = plain.trace.iter();
     let filters = match Filters::parse(values.map(|value| (format!("-T {value}"), value.clone()))) {
         Ok(filters) => filters,
@@ -136,7 +148,12 @@ pub fn serve_image(
             return ExitCode::FAILURE;
         }
     };
-    let system = match trace::start(program, filters).and_then(|()| control_thread()) {
+    let options = LogOptions::parse(&plain.log).map_err(|why| format!("--log {}: {why}", plain.log));
+    if let Err(why) = options.and_then(|options| trace::start(program, filters, options)) {
+        tell(&format!("{program}: {}", printable(&why)));
+        return ExitCode::FAILURE;
+    }
+    let system = match control_thread() {
         Ok(system) => system,
         Err(error) => {
             tell(&format!(

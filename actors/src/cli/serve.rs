@@ -13,7 +13,7 @@ use super::signals::{ENDED_AT_ONCE, Signals, record_at_usr1};
 use super::{control_thread, printable, trace};
 use crate::daemon::{Daemon, properties_of};
 use crate::flight;
-use crate::log::{self, tell};
+use crate::log::{self, LogOptions, tell};
 use crate::monitor::chardev::{self, BACKENDS, Parsed};
 use messages::qapi::schema::{
     BLOCK_EXPORT_OPTIONS, BLOCKDEV_OPTIONS, MONITOR_OPTIONS, NBD_SERVER_OPTIONS, OBJECT_OPTIONS, StructType,
@@ -39,6 +39,7 @@ struct Plan {
     pidfile: Option<String>,
     grace: Option<Duration>,
     filters: Filters,
+    log: LogOptions,
     steps: Vec<Argument>,
 }
 
@@ -57,16 +58,20 @@ pub fn serve(program: &str, arguments: &[String], start: impl FnOnce() -> io::Re
             return ExitCode::FAILURE;
         }
     };
-    let system =
-        match trace::start(program, std::mem::take(&mut plan.filters)).and_then(|()| control_thread()) {
-            Ok(system) => system,
-            Err(error) => {
-                tell(&format!(
-                    "{program}: the control thread cannot be started: {error}"
-                ));
-                return ExitCode::FAILURE;
-            }
-        };
+    let (filters, options) = (std::mem::take(&mut plan.filters), std::mem::take(&mut plan.log));
+    if let Err(why) = trace::start(program, filters, options) {
+        tell(&format!("{program}: {}", printable(&why)));
+        return ExitCode::FAILURE;
+    }
+    let system = match control_thread() {
+        Ok(system) => system,
+        Err(error) => {
+            tell(&format!(
+                "{program}: the control thread cannot be started: {error}"
+            ));
+            return ExitCode::FAILURE;
+        }
+    };
     flight::record_panics();
     system.block_on(async {
         let daemon = match start() {
@@ -135,6 +140,20 @@ fn plan(program: &str, arguments: &[String]) -> Result<Plan, ExitCode> {
                     return Err(ExitCode::FAILURE);
                 }
             },
+            Name::Log if LogOptions::is_help(&argument.value) => {
+                print!("{}", LogOptions::HELP);
+                return Err(ExitCode::SUCCESS);
+            }
+            Name::Log => {
+                plan.log = LogOptions::parse(&argument.value).map_err(|why| {
+                    tell(&format!(
+                        "{program}: {}: {}",
+                        printable(&argument.typed),
+                        printable(&why)
+                    ));
+                    ExitCode::FAILURE
+                })?;
+            }
             Name::Trace if !trace::is_help(&argument.value) => filters.push((argument.typed, argument.value)),
             _ => plan.steps.push(argument),
         }
@@ -235,7 +254,7 @@ async fn step(program: &str, daemon: &Daemon, plan: &Plan, argument: &Argument) 
         }
         Name::Positional => return Err(QmpError::generic("Unexpected argument")),
         // The first pass took these.
-        Name::Daemonize | Name::Help | Name::Pidfile | Name::ShutdownGrace | Name::Version => {}
+        Name::Daemonize | Name::Help | Name::Log | Name::Pidfile | Name::ShutdownGrace | Name::Version => {}
     }
     Ok(Step::Next)
 }

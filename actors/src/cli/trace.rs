@@ -1,11 +1,10 @@
-//! Logging: what `-T` turns on.
+//! Logging: what `-T` turns on, and where `--log` has it go.
 
 use super::filters::Filters;
-use crate::log;
-use std::io::{self, IsTerminal, Write};
-use std::sync::Arc;
+use crate::log::{self, Format, LogOptions, Target};
+use std::io::{self, IsTerminal};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// What `-T help` prints.
 pub const HELP: &str = "\
@@ -35,18 +34,28 @@ pub fn is_help(value: &str) -> bool {
     matches!(value, "help" | "?")
 }
 
-/// Starts logging warnings, and what the filters ask for, to standard error or the filters' file. Control characters in
-/// what users chose, such as names of nodes, are written as escapes.
+/// Starts logging warnings, and what the filters ask for, to where `options` say, or to the filters' file. Control characters
+/// in what users chose, such as names of nodes, are written as escapes.
 ///
 /// # Errors
-/// There is no descriptor or thread left for it.
-pub fn start(program: &str, filters: Filters) -> io::Result<()> {
-    let lines = log::start()?;
+/// The log cannot be opened, or there is no descriptor or thread left for it.
+pub fn start(program: &str, filters: Filters, mut options: LogOptions) -> Result<(), String> {
     let Filters {
         directives,
         file,
         mut warnings,
     } = filters;
+    if let Some(path) = file {
+        options.target = Target::File(path);
+    }
+    let output = log::open(program, &options).map_err(|error| match &options.target {
+        Target::Stderr => format!("the log cannot be started: {error}"),
+        Target::File(path) | Target::Syslog(path) | Target::Journald(path) => format!(
+            "the log cannot be started: {}: {}",
+            path.display(),
+            log::why(&error)
+        ),
+    })?;
     let mut filter = EnvFilter::new("warn");
     for text in directives {
         match text.parse() {
@@ -57,60 +66,17 @@ pub fn start(program: &str, filters: Filters) -> io::Result<()> {
     for warning in warnings {
         log::tell(&format!("{program}:{warning}"));
     }
-    let is_terminal = file.is_none() && io::stderr().is_terminal();
-    let writer = match file {
-        Some(file) => {
-            let file = Arc::new(file);
-            BoxMakeWriter::new(move || OneLine(Arc::clone(&file)))
-        }
-        None => BoxMakeWriter::new(move || OneLine(lines.clone())),
-    };
-    let subscriber = tracing_subscriber::fmt()
+    let is_service = output.is_service();
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_ansi(is_terminal)
-        .with_writer(writer);
+        .with_ansi(options.target == Target::Stderr && io::stderr().is_terminal())
+        .with_writer(output);
     // An embedder may have started logging already: then its choice stands.
-    let _ = subscriber.try_init();
+    let _ = match (options.format, is_service) {
+        (Format::Json, _) => log.json().flatten_event(true).finish().try_init(),
+        // A service has the time and the level of each message from elsewhere.
+        (Format::Text, true) => log.without_time().with_level(false).finish().try_init(),
+        (Format::Text, false) => log.finish().try_init(),
+    };
     Ok(())
-}
-
-/// Writes each message as one line, so that no name in it can begin a line of its own.
-struct OneLine<W>(W);
-
-impl<W: Write> Write for OneLine<W> {
-    fn write(&mut self, message: &[u8]) -> io::Result<usize> {
-        let (line, end) = match message.split_last() {
-            Some((b'\n', line)) => (line, &b"\n"[..]),
-            _ => (message, &b""[..]),
-        };
-        let mut escaped = Vec::with_capacity(message.len());
-        for byte in line {
-            match byte {
-                b'\n' => escaped.extend(b"\\n"),
-                b'\r' => escaped.extend(b"\\r"),
-                _ => escaped.push(*byte),
-            }
-        }
-        escaped.extend(end);
-        self.0.write_all(&escaped)?;
-        Ok(message.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_message_is_one_line() {
-        let mut written = Vec::new();
-        let mut one_line = OneLine(&mut written);
-        one_line.write_all(b"a name\r\nforged\n").unwrap();
-        one_line.write_all(b"next\n").unwrap();
-        assert_eq!(written, b"a name\\r\\nforged\nnext\n");
-    }
 }

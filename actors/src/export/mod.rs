@@ -2,5 +2,6 @@
 
 pub mod nbd;
 mod registry;
+mod told;
 
 pub use registry::ExportRegistry;

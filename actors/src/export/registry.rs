@@ -17,8 +17,9 @@ use messages::{Error, ErrorKind, IoThreadId, OpenFlags, Permissions, Result, SEC
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::nbd::offer::{Catalogue, Offer};
-use super::nbd::server::{ConnectionId, Connections, Exporter, Server};
+use super::nbd::server::{ConnectionId, Connections, Ending, Exporter, Server};
 use super::nbd::wire::MAX_STRING;
+use super::told;
 use crate::daemon::{Exports, refusal};
 use crate::graph::GraphHandle;
 use crate::monitor::EventBus;
@@ -38,7 +39,7 @@ struct Inner {
     events: EventBus,
     state: RefCell<State>,
     /// Where connections tell that they have ended.
-    ended: mpsc::UnboundedSender<ConnectionId>,
+    ended: mpsc::UnboundedSender<(ConnectionId, Ending)>,
     /// Told when an export or a connection is gone.
     changed: Notify,
     /// Whether clients that connect wait.
@@ -134,9 +135,9 @@ impl ExportRegistry {
         }));
         let weak = Rc::downgrade(&registry.0);
         actix_rt::spawn(async move {
-            while let Some(id) = endings.recv().await {
+            while let Some((id, ending)) = endings.recv().await {
                 let Some(inner) = weak.upgrade() else { return };
-                Self(inner).disconnected(id);
+                Self(inner).disconnected(id, &ending);
             }
         });
         registry
@@ -256,6 +257,15 @@ impl ExportRegistry {
         };
         let added = self.insert(options, nbd, name, &client).await;
         drop(reservation);
+        if added.is_ok() {
+            tracing::info!(
+                export = id,
+                node = node_name,
+                name,
+                writable,
+                "an export was added"
+            );
+        }
         if added.is_err() {
             self.detach(&client).await;
         }
@@ -449,6 +459,7 @@ impl ExportRegistry {
                 index.map(|index| state.exports.remove(index))
             };
             if let Some(Export { id, .. }) = removed {
+                tracing::info!(export = id, "an export was removed");
                 registry.0.events.emit(Event::BlockExportDeleted { id });
             }
             registry.0.changed.notify_waiters();
@@ -461,12 +472,21 @@ impl ExportRegistry {
         }
     }
 
-    fn disconnected(&self, id: ConnectionId) {
-        let export = self.0.state.borrow_mut().connections.remove(id);
-        if let Some(key) = export {
-            self.finish_removal(key);
+    fn disconnected(&self, id: ConnectionId, ending: &Ending) {
+        let connected = self.0.state.borrow_mut().connections.remove(id);
+        if let Some(connected) = connected {
+            let name = connected.export.and_then(|key| self.export_name(key));
+            told::disconnected(id, &connected, name.as_deref().unwrap_or_default(), ending);
+            if let Some(key) = connected.export {
+                self.finish_removal(key);
+            }
         }
         self.0.changed.notify_waiters();
+    }
+
+    fn export_name(&self, key: Key) -> Option<String> {
+        let mut state = self.0.state.borrow_mut();
+        state.export(key).map(|export| export.offer.name.clone())
     }
 
     /// The exports, the last added first.

@@ -21,6 +21,7 @@ use super::late::{self, Late};
 use super::mailbox::{Receiver, mailbox};
 use super::memory::{Memory, MemoryChange};
 use super::policy::{Announcement, Effect, Event, ImplicitOpens, Policy, Reply, RequestId};
+use super::told::ChangeLog;
 use crate::chaos::Chaos;
 use crate::iothread::IoThread;
 use crate::node::{self, Client, EventSink, Mail, OrderOutcome, Ticket};
@@ -104,6 +105,7 @@ pub struct Graph {
     /// A timer for drains that are slow is running.
     watching: bool,
     pub(super) late: Late,
+    changes: ChangeLog,
 }
 
 impl Graph {
@@ -138,6 +140,7 @@ impl Graph {
             begun: Instant::now(),
             watching: false,
             late: Late::default(),
+            changes: ChangeLog::default(),
         };
         Ok((Actor::start(graph), handle))
     }
@@ -147,6 +150,7 @@ impl Graph {
         let effects = match incoming {
             Incoming::Request(id, request, reply) => {
                 self.handles.flight.asked(id.0);
+                self.changes.asked(id, &request);
                 if let Some(reply) = reply {
                     self.replies.insert(id, reply);
                 }
@@ -309,6 +313,7 @@ impl Graph {
 
     fn reply(&mut self, id: RequestId, result: Reply) {
         self.handles.flight.replied(id.0);
+        self.changes.answered(id, &result);
         let result = result.and_then(|reply| self.with_handles(reply));
         let Some(reply) = self.replies.remove(&id) else {
             return;

@@ -18,6 +18,7 @@ mod mailbox;
 mod memory;
 pub mod policy;
 mod show;
+mod told;
 
 pub use actor::{Graph, GraphConfig, GraphMessage};
 pub use edits::{FreezeGuard, OpBlockGuard};

@@ -1,12 +1,20 @@
-//! What the program tells people over standard error, without ever waiting for them to read it.
+//! What the program tells people, over standard error and in its log, without ever waiting for them to read it.
 //!
 //! A pipe that nobody reads fills up, and the next write to it blocks. So no thread of the daemon writes to standard error:
 //! once [`start`] was called, each line goes through [`Lines`] to a thread that does nothing else.
 
+mod datagram;
+mod file;
+pub mod limits;
 mod lines;
+mod output;
 mod stderr;
+mod target;
 
+pub use file::{Reopen, open_file};
 pub use lines::Lines;
+pub use output::Output;
+pub use target::{Format, LogOptions, Target};
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io;
@@ -19,6 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The way to standard error, of which a process has one.
 static STANDARD_ERROR: OnceLock<Lines> = OnceLock::new();
+
+/// The way to the log, where that is not standard error, and how its file is opened anew, where it is one.
+static LOG: OnceLock<(Lines, Option<Reopen>)> = OnceLock::new();
 
 /// Has everything that is told from now on, panics too, written by a thread of its own. Starts that thread: a process
 /// that is to be split must have been split before. The second call answers what the first one made.
@@ -37,6 +48,36 @@ pub fn start() -> io::Result<&'static Lines> {
         .ok_or_else(|| io::Error::other("the log was not started"))
 }
 
+/// Begins the log as `options` say: who may write to it writes to what this answers. The second call's log cannot be opened
+/// anew.
+///
+/// # Errors
+/// It cannot be opened.
+pub fn open(program: &str, options: &LogOptions) -> io::Result<Output> {
+    let stderr = start()?;
+    let (output, reopen) = Output::open(program, options, stderr)?;
+    if options.target != Target::Stderr {
+        // A process has one log; a later one, of an embedder that asks again, is its own.
+        let _ = LOG.set((output.lines().clone(), reopen));
+    }
+    Ok(output)
+}
+
+/// How the log's file is opened anew; nothing where the log is none.
+#[must_use]
+pub fn file() -> Option<&'static Reopen> {
+    LOG.get().and_then(|(_, reopen)| reopen.as_ref())
+}
+
+/// Why a file could not be opened, as QEMU tells it.
+#[must_use]
+pub fn why(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => messages::IoError::from_errno(number).to_string(),
+        None => error.to_string(),
+    }
+}
+
 /// Tells people something, on lines of its own. Never waits, once [`start`] was called.
 pub fn tell(text: &str) {
     match STANDARD_ERROR.get() {
@@ -48,7 +89,12 @@ pub fn tell(text: &str) {
 /// Waits until what was told has been written, but for a second at most: nobody may be reading. For a thread that serves
 /// nobody: at the end of the process, and before standard error is exchanged.
 pub fn finish() {
-    if let Some(lines) = STANDARD_ERROR.get() {
+    for lines in LOG
+        .get()
+        .map(|(lines, _)| lines)
+        .into_iter()
+        .chain(STANDARD_ERROR.get())
+    {
         lines.finish(PATIENCE);
     }
 }

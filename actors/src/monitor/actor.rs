@@ -110,9 +110,9 @@ impl Serve {
                 _ = stop.wait_for(|stop| *stop) => None,
             };
             let Some(connection) = connection else { return };
-            tracing::debug!(chardev = self.chardev.label(), "a monitor's client is connected");
+            tracing::info!(chardev = self.chardev.label(), "a monitor's client is connected");
             let end = self.converse(connection).await;
-            tracing::debug!(chardev = self.chardev.label(), ?end, "a monitor's client is gone");
+            tracing::info!(chardev = self.chardev.label(), ?end, "a monitor's client is gone");
             // The next client's commands wait for it, as those of the one that left would have.
             if let Some(running) = self.running.take() {
                 self.leftover = Some(actix_rt::spawn(async move {

@@ -48,6 +48,8 @@ pub struct NodeCell {
     /// Counts writes; what was flushed is durable up to the count at that time.
     written: Cell<u64>,
     flushed: Cell<u64>,
+    /// Whether the driver's last flush failed.
+    flush_failed: Cell<bool>,
     /// While a flush is under way: those that wait for it.
     flushing: RefCell<Option<Vec<Waker>>>,
     /// The node-level part of a prepared reopen.
@@ -106,6 +108,7 @@ impl NodeCell {
             size: Cell::new(whole_sectors(parts.size)),
             written: Cell::new(u64::from(parts.unflushed)),
             flushed: Cell::new(0),
+            flush_failed: Cell::new(false),
             flushing: RefCell::default(),
             reopening: Cell::new(None),
             exchanged: RefCell::default(),
@@ -285,6 +288,11 @@ impl NodeCell {
     /// A flush that began when the count of writes was `written` has ended well.
     pub fn flushed(&self, written: u64) {
         self.flushed.set(written);
+    }
+
+    /// Notes how the driver's flush ended; answers whether the one before it failed.
+    pub fn note_flush(&self, failed: bool) -> bool {
+        self.flush_failed.replace(failed)
     }
 
     /// Waits for the flush under way, if there is one, and is the one under way until the guard is dropped. Flushes that

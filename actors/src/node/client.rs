@@ -254,6 +254,13 @@ impl HomeClient {
         self.root_here().is_none_or(|root| root.node().gate().is_open())
     }
 
+    /// The node's name; empty where it is not known, on another iothread.
+    #[must_use]
+    pub fn node_name(&self) -> String {
+        self.root_here()
+            .map_or_else(String::new, |root| root.node().name().to_owned())
+    }
+
     /// Waits until the gate is open, or the node has gone elsewhere.
     pub async fn wait_open(&self) {
         std::future::poll_fn(|context| match self.root_here() {

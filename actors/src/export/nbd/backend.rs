@@ -23,6 +23,10 @@ pub trait Backend: 'static {
     fn is_open(&self) -> bool;
     /// Waits until it would.
     fn wait_open(&self) -> impl Future<Output = ()>;
+    /// The node's name, for the log.
+    fn node_name(&self) -> String {
+        String::new()
+    }
     /// Whether the node lives on another iothread than this one by now.
     fn has_moved(&self) -> bool;
 }
@@ -44,6 +48,10 @@ impl Backend for HomeClient {
 
     fn wait_open(&self) -> impl Future<Output = ()> {
         HomeClient::wait_open(self)
+    }
+
+    fn node_name(&self) -> String {
+        HomeClient::node_name(self)
     }
 
     fn has_moved(&self) -> bool {

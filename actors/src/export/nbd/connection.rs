@@ -31,8 +31,8 @@ use crate::iothread::Local;
 /// How a connection came to its end on this iothread.
 #[derive(Debug)]
 pub enum End {
-    /// It is over; the text says why.
-    Closed(String),
+    /// It is over.
+    Closed(Closing),
     /// The node has moved: the connection is to go on beside it, with these bytes received already. Nothing is in
     /// flight.
     Moved(Vec<u8>),
@@ -44,6 +44,8 @@ pub trait Account {
     fn pool(&self) -> &Arc<Pool>;
     /// It has left: another may come in its place, though some of its requests have not ended.
     fn left(&mut self);
+    /// Its connection has ended.
+    fn ended(self, how: Closing);
 }
 
 /// A client without a server, which others share memory with all the same.
@@ -53,20 +55,57 @@ impl Account for Arc<Pool> {
     }
 
     fn left(&mut self) {}
+
+    fn ended(self, _: Closing) {}
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closing {
+    /// Something went wrong: the client broke the rules, or its socket failed or ended in the middle of something.
+    pub broken: bool,
+    /// Why, for people.
+    pub why: String,
+}
+
+impl Closing {
+    fn orderly(why: &str) -> Self {
+        Self {
+            broken: false,
+            why: why.to_owned(),
+        }
+    }
+
+    fn broken(why: impl Into<String>) -> Self {
+        Self {
+            broken: true,
+            why: why.into(),
+        }
+    }
+}
+
+impl std::fmt::Display for Closing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.why)
+    }
 }
 
 /// Why receiving ended.
 enum Stop {
     /// The client said goodbye, or broke the rules.
-    Closed(String),
+    Closed(Closing),
     /// It has gone without a word.
-    Left(String),
+    Left(Closing),
     Moved,
 }
 
 impl From<Ended> for Stop {
     fn from(ended: Ended) -> Self {
-        Self::Left(ended.to_string())
+        let broken = !matches!(ended, Ended::Closed);
+        Self::Left(Closing {
+            broken,
+            why: ended.to_string(),
+        })
     }
 }
 
@@ -93,7 +132,7 @@ pub async fn serve<B: Backend>(
         flags: negotiated.export.flags,
         contexts: negotiated.contexts,
     };
-    let session = Session::new(backend, limits, account.pool());
+    let session = Session::new(backend, &negotiated.export.name, limits, account.pool());
     let ring = local.ring().clone();
     let late = Late::new(Rc::clone(&local), &negotiated.export.name);
     let sender = local.spawn_task(send(late.clone(), ring.clone(), fd.clone(), Rc::clone(&session)));
@@ -124,7 +163,9 @@ pub async fn serve<B: Backend>(
         Stop::Moved => End::Moved(connection.receiver.bytes().to_vec()),
         // The socket closes with its last handle, which the server holds until it has counted the client out: whoever
         // sees the end of the connection may remove the export at once.
-        Stop::Closed(why) | Stop::Left(why) => End::Closed(why),
+        Stop::Closed(closing) | Stop::Left(closing) => {
+            End::Closed(session.send_error.take().unwrap_or(closing))
+        }
     }
 }
 
@@ -152,7 +193,9 @@ async fn send<B: Backend>(late: Late, ring: Ring, fd: Fd, session: Rc<Session<B>
         drop((buffers, permit));
         session.sent();
         if let Err(error) = result {
-            tracing::debug!(%error, "sending failed");
+            session
+                .send_error
+                .replace(Some(Closing::broken(format!("sending failed: {error}"))));
             session.outbox.close();
             // Ends the receiving side too.
             let _ = shutdown(&fd, Shutdown::Both);
@@ -187,7 +230,8 @@ impl<B: Backend> Connection<B> {
         let limits = self.session.limits;
         loop {
             let header = Header::parse(limits.mode, self.receiver.bytes());
-            let Some(header) = header.map_err(|error| Stop::Closed(error.to_string()))? else {
+            let Some(header) = header.map_err(|error| Stop::Closed(Closing::broken(error.to_string())))?
+            else {
                 return Ok(());
             };
             if chaos::is_on() {
@@ -215,9 +259,11 @@ impl<B: Backend> Connection<B> {
                 Verdict::RefuseAndClose(refusal) => {
                     let why = refusal.text.clone();
                     self.refuse(refusal).await?;
-                    return Err(Stop::Closed(why));
+                    return Err(Stop::Closed(Closing::broken(why)));
                 }
-                Verdict::Disconnect => return Err(Stop::Closed("the client disconnected".to_owned())),
+                Verdict::Disconnect => {
+                    return Err(Stop::Closed(Closing::orderly("the client disconnected")));
+                }
             }
         }
     }
@@ -230,7 +276,7 @@ impl<B: Backend> Connection<B> {
         tracing::info!("the message policy cuts an NBD client's connection");
         // Where it is cut already there is nothing to cut.
         let _ = shutdown(&self.fd, Shutdown::Both);
-        Err(Stop::Closed("cut by the message policy".to_owned()))
+        Err(Stop::Closed(Closing::orderly("cut by the message policy")))
     }
 
     /// Waits while the node is drained.

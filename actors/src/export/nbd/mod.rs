@@ -16,6 +16,7 @@ mod late;
 mod negotiate;
 pub mod offer;
 mod outbox;
+mod peer;
 mod place;
 mod presence;
 mod receive;

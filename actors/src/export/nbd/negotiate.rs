@@ -48,7 +48,9 @@ pub(super) async fn negotiate(
     loop {
         send_all(socket, &output).await?;
         output.clear();
-        let n = receive(socket, &mut input).await?;
+        let n = receive(socket, &mut input)
+            .await
+            .map_err(|failed| left(&handshake, failed))?;
         let mut rest = input.get(..n).unwrap_or_default();
         while !rest.is_empty() {
             let (used, progress) = handshake.feed(rest, exports, &mut output);
@@ -64,7 +66,11 @@ pub(super) async fn negotiate(
                 }
                 Progress::Close(why) => {
                     send_all(socket, &output).await?;
-                    return Err(Failed::Client(why));
+                    return Err(if handshake.was_aborted() {
+                        left(&handshake, Failed::Gone)
+                    } else {
+                        Failed::Client(why)
+                    });
                 }
             }
             if !rest.is_empty() {
@@ -72,6 +78,14 @@ pub(super) async fn negotiate(
                 output.clear();
             }
         }
+    }
+}
+
+/// Why a client that has gone went, if that can be known.
+fn left(handshake: &Handshake, failed: Failed) -> Failed {
+    match (failed, handshake.missing()) {
+        (Failed::Gone, Some(missing)) => Failed::Client(missing.to_owned()),
+        (failed, _) => failed,
     }
 }
 

@@ -18,7 +18,7 @@ pub(super) struct Luggage<G> {
     /// What was received and not looked at.
     pub(super) received: Vec<u8>,
     pub(super) span: tracing::Span,
-    /// What the server keeps of the client; dropped when the connection has ended.
+    /// What the server keeps of the client; told when the connection has ended, and dropped.
     pub(super) guard: G,
 }
 
@@ -39,10 +39,7 @@ impl<G: Account + Send + 'static> Luggage<G> {
             let (fd, received) = (self.fd.clone(), std::mem::take(&mut self.received));
             match serve(here, fd, &self.negotiated, backend, &received, &mut self.guard).await {
                 End::Moved(received) => Self { received, ..self }.place(),
-                End::Closed(why) => {
-                    tracing::debug!("closed: {why}");
-                    drop(self.guard);
-                }
+                End::Closed(closing) => self.guard.ended(closing),
             }
         };
         // One allocation for the future and its task, rather than a move of it through every wrapper's frame.

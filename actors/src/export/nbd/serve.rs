@@ -5,6 +5,7 @@ use std::task::Poll;
 
 use drivers::buffer::{Buffer, Buffers};
 use drivers::driver::transfer;
+use messages::error::errno;
 use messages::io::{Operation, Outcome};
 use messages::{BlockStatus, IoError, IoResult, RequestFlags, StatusFlags};
 
@@ -15,6 +16,7 @@ use super::reply::{Extent, To, data_header};
 use super::request::{Command, Request, WireError};
 use super::session::Session;
 use super::wire::{context, state};
+use crate::log::limits::{self, Flood};
 
 /// Reads of at most so many bytes do not ask where the zeroes are: looking at what was read costs less.
 const LOOK_FOR_ZEROES: u64 = 64 * 1024;
@@ -29,7 +31,11 @@ const MAX_EXTENT_BYTES: usize = 1 << 20;
 const WITHOUT_PAUSE: usize = 256;
 
 /// Why a request failed: its error, and a text for people.
-type Failure = (WireError, &'static str);
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Failure {
+    error: IoError,
+    text: &'static str,
+}
 
 /// A piece of a reply.
 enum Chunk {
@@ -70,7 +76,7 @@ pub(super) enum Plan {
 
 /// The failure for an error of the node.
 fn failed(text: &'static str) -> impl Fn(IoError) -> Failure {
-    move |error| (WireError::from_errno(error.errno()), text)
+    move |error| Failure { error, text }
 }
 
 /// What it says when the one request to the node that serves `command` fails.
@@ -152,11 +158,31 @@ impl<B: Backend> Session<B> {
     }
 
     /// Queues a refusal.
-    pub(super) fn fail(&self, request: &Request, (error, text): Failure, permit: Permit) {
-        tracing::debug!(?request, ?error, "{text}");
-        let to = self.to(request);
+    pub(super) fn fail(&self, request: &Request, failure: Failure, permit: Permit) {
+        let Failure { error, text } = failure;
+        self.tell_of(request, failure);
+        let (to, error) = (self.to(request), WireError::from_errno(error.errno()));
         self.outbox
             .add(|out| to.failure(out, error, text), None, Some(permit));
+    }
+
+    /// Says in the log what a client is told, if it is its storage that failed.
+    #[cold]
+    fn tell_of(&self, request: &Request, Failure { error, text }: Failure) {
+        if !error.is_of_storage() {
+            return tracing::debug!(?request, %error, "{text}");
+        }
+        let Some(kept_back) = limits::admit(Flood::IoError, &self.export) else {
+            return;
+        };
+        tracing::warn!(
+            export = self.export,
+            node = self.backend.node_name(),
+            offset = request.offset,
+            len = request.len,
+            kept_back,
+            "{text}: {error}"
+        );
     }
 
     /// Serves a request that takes several to the node.
@@ -336,7 +362,10 @@ impl<B: Backend> Session<B> {
             last = Some(Chunk::Extents(id, self.extents(id, offset, len, max).await?));
         }
         // A request without a context was refused by its header.
-        last.ok_or((WireError::Inval, "CMD_BLOCK_STATUS not negotiated"))
+        last.ok_or(Failure {
+            error: IoError::Invalid,
+            text: "CMD_BLOCK_STATUS not negotiated",
+        })
     }
 
     /// At most `max` extents from the front of a range; neighbours differ.
@@ -374,7 +403,10 @@ impl<B: Backend> Session<B> {
 /// Memory for what is read.
 fn buffer(len: u64) -> Result<Buffers, Failure> {
     let buffer = usize::try_from(len).ok().and_then(Buffer::try_alloc);
-    buffer.map(Buffers::from).ok_or((WireError::NoMem, "No memory"))
+    buffer.map(Buffers::from).ok_or(Failure {
+        error: IoError::Os(errno::ENOMEM),
+        text: "No memory",
+    })
 }
 
 fn read_operation(offset: u64, buffers: Buffers) -> Operation<Buffers> {
@@ -399,7 +431,10 @@ async fn pause() {
 }
 
 /// A status that covers nothing would be asked for without end.
-const STUCK: Failure = (WireError::Io, "can't get block status");
+const STUCK: Failure = Failure {
+    error: IoError::Os(errno::EIO),
+    text: "can't get block status",
+};
 
 /// How far a status of `len` bytes leads into `left`; `None` if nowhere.
 fn progress(len: u64, left: u64) -> Option<u64> {

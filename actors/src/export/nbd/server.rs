@@ -19,9 +19,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use super::budget::{MAX_SHARED, Pool};
-use super::connection::Account;
+use super::connection::{Account, Closing};
 use super::negotiate::{Chosen, Failed, negotiate, send_all};
 use super::offer::{Catalogue, Offer};
+use super::peer::peer;
 use super::place::Luggage;
 use crate::ffi::watched;
 use crate::node::Client;
@@ -56,16 +57,37 @@ struct Policy {
     pool: Arc<Pool>,
     /// How long a handshake may take.
     patience: Option<Duration>,
-    ended: UnboundedSender<ConnectionId>,
+    ended: UnboundedSender<(ConnectionId, Ending)>,
     held: watch::Receiver<bool>,
+}
+
+/// How the server was done with a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// It left before it had chosen an export.
+    Left,
+    /// It was turned away, for this reason.
+    Refused(String),
+    /// It was served to its end.
+    Served(Closing),
+    /// The iothread that served it has ended.
+    Lost,
 }
 
 /// Ends a connection's account when dropped, on whatever thread.
 struct Guard {
     id: ConnectionId,
-    ended: UnboundedSender<ConnectionId>,
+    ending: Ending,
+    ended: UnboundedSender<(ConnectionId, Ending)>,
     pool: Arc<Pool>,
     slot: Option<OwnedSemaphorePermit>,
+}
+
+impl Guard {
+    /// Ends it so.
+    fn close(mut self, ending: Ending) {
+        drop(std::mem::replace(&mut self.ending, ending));
+    }
 }
 
 impl Account for Guard {
@@ -76,12 +98,17 @@ impl Account for Guard {
     fn left(&mut self) {
         self.slot = None;
     }
+
+    fn ended(self, how: Closing) {
+        self.close(Ending::Served(how));
+    }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         // Nobody is left to be told when the daemon has ended.
-        let _ = self.ended.send(self.id);
+        let ending = std::mem::replace(&mut self.ending, Ending::Lost);
+        let _ = self.ended.send((self.id, ending));
     }
 }
 
@@ -99,7 +126,7 @@ impl Server {
     pub async fn start(
         options: &NbdServerOptions,
         exports: impl Exporter,
-        ended: UnboundedSender<ConnectionId>,
+        ended: UnboundedSender<(ConnectionId, Ending)>,
         held: watch::Receiver<bool>,
     ) -> Result<Self> {
         if let Some(id) = &options.tls_creds {
@@ -206,6 +233,7 @@ fn begin(socket: OwnedFd, slot: OwnedSemaphorePermit, exports: &impl Exporter, p
     let id = ConnectionId(NEXT.replace(NEXT.get() + 1));
     let guard = Guard {
         id,
+        ending: Ending::Lost,
         ended: policy.ended.clone(),
         pool: Arc::clone(&policy.pool),
         slot: Some(slot),
@@ -223,8 +251,9 @@ fn begin(socket: OwnedFd, slot: OwnedSemaphorePermit, exports: &impl Exporter, p
         };
         match luggage {
             Ok(Ok((luggage, client))) => luggage.into_place(client, socket, guard),
-            Ok(Err(error)) => tracing::debug!(connection = id.0, "handshake failed: {error}"),
-            Err(_elapsed) => tracing::debug!(connection = id.0, "the handshake took too long"),
+            Ok(Err(Failed::Gone)) => guard.close(Ending::Left),
+            Ok(Err(error)) => guard.close(Ending::Refused(error.to_string())),
+            Err(_elapsed) => guard.close(Ending::Refused("the handshake took too long".to_owned())),
         }
     });
 }
@@ -268,7 +297,19 @@ async fn welcome(
 /// The sockets of clients that are connected, to end them.
 #[derive(Debug)]
 pub struct Connections<K> {
-    open: HashMap<ConnectionId, (Fd, Option<K>)>,
+    open: HashMap<ConnectionId, Connected<K>>,
+}
+
+/// A client that is connected.
+#[derive(Debug)]
+pub struct Connected<K> {
+    socket: Fd,
+    /// Who it is, for people.
+    pub peer: String,
+    /// The export that it has chosen.
+    pub export: Option<K>,
+    /// The server has ended the connection.
+    pub cut: bool,
 }
 
 impl<K> Default for Connections<K> {
@@ -280,19 +321,27 @@ impl<K> Default for Connections<K> {
 impl<K: Copy + PartialEq> Connections<K> {
     /// A client has come.
     pub fn insert(&mut self, id: ConnectionId, socket: Fd) {
-        self.open.insert(id, (socket, None));
+        let peer = peer(&socket);
+        tracing::info!(connection = id.0, peer, "an NBD client is connected");
+        let connected = Connected {
+            socket,
+            peer,
+            export: None,
+            cut: false,
+        };
+        self.open.insert(id, connected);
     }
 
     /// It has chosen an export.
     pub fn assign(&mut self, id: ConnectionId, export: K) {
-        if let Some((_, chosen)) = self.open.get_mut(&id) {
-            *chosen = Some(export);
+        if let Some(connected) = self.open.get_mut(&id) {
+            connected.export = Some(export);
         }
     }
 
-    /// It is gone; the export it had chosen.
-    pub fn remove(&mut self, id: ConnectionId) -> Option<K> {
-        self.open.remove(&id).and_then(|(_, export)| export)
+    /// It is gone; what was known of it.
+    pub fn remove(&mut self, id: ConnectionId) -> Option<Connected<K>> {
+        self.open.remove(&id)
     }
 
     /// Whether nobody is connected.
@@ -304,15 +353,18 @@ impl<K: Copy + PartialEq> Connections<K> {
     /// Whether an export has clients.
     #[must_use]
     pub fn uses(&self, export: K) -> bool {
-        self.open.values().any(|(_, chosen)| *chosen == Some(export))
+        self.open
+            .values()
+            .any(|connected| connected.export == Some(export))
     }
 
     /// Ends the connections that have chosen `export`, or all. They are gone when their requests in flight have ended.
-    pub fn shut_down(&self, export: Option<K>) {
-        for (socket, chosen) in self.open.values() {
-            if export.is_none() || *chosen == export {
+    pub fn shut_down(&mut self, export: Option<K>) {
+        for connected in self.open.values_mut() {
+            if export.is_none() || connected.export == export {
+                connected.cut = true;
                 // A client that has gone already makes this fail, which changes nothing.
-                let _ = shutdown(socket, Shutdown::Both);
+                let _ = shutdown(&connected.socket, Shutdown::Both);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! One client in the transmission phase, as its tasks share it: how its requests begin, and what goes out.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use drivers::driver::Withdrawal;
 use super::arena::Arena;
 use super::backend::Backend;
 use super::budget::{Budget, Permit, Pool};
+use super::connection::Closing;
 use super::outbox::Outbox;
 use super::request::{Limits, Request};
 use super::serve::Plan;
@@ -32,7 +34,11 @@ pub(super) struct Job {
 /// tasks there are is bounded by what one client may have in flight.
 pub(super) struct Session<B> {
     pub(super) backend: B,
+    /// The name that the client asked for.
+    pub(super) export: String,
     pub(super) limits: Limits,
+    /// Why sending failed, if it has.
+    pub(super) send_error: RefCell<Option<Closing>>,
     pub(super) budget: Rc<Budget>,
     pub(super) outbox: Outbox,
     pub(super) arena: Arena,
@@ -41,11 +47,13 @@ pub(super) struct Session<B> {
 }
 
 impl<B: Backend> Session<B> {
-    pub(super) fn new(backend: B, limits: Limits, pool: &Arc<Pool>) -> Rc<Self> {
+    pub(super) fn new(backend: B, export: &str, limits: Limits, pool: &Arc<Pool>) -> Rc<Self> {
         let budget = Budget::new(pool);
         Rc::new(Self {
             backend,
+            export: export.to_owned(),
             limits,
+            send_error: RefCell::default(),
             outbox: Outbox::new(&budget),
             arena: Arena::default(),
             budget,

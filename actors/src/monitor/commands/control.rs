@@ -3,6 +3,7 @@
 use super::{Reply, done, text};
 use crate::daemon::Daemon;
 use crate::flight;
+use crate::log;
 use crate::monitor::Dispatch;
 use crate::monitor::chardev::BACKENDS;
 use messages::qapi::schema::introspect;
@@ -56,5 +57,22 @@ pub(super) async fn flight_record(daemon: Daemon, arguments: Object) -> Reply {
         Ok(Ok(())) => Ok(done()),
         Ok(Err(error)) => Err(QmpError::generic(format!("{failed}: {error}"))),
         Err(error) => Err(QmpError::generic(format!("{failed}: {error}"))),
+    }
+}
+
+/// Opens the log's file anew, after somebody has moved it away. The disk is waited for on a thread of its own.
+pub(super) async fn reopen_log(_: Daemon, _: Object) -> Reply {
+    let Some(file) = log::file() else {
+        return Err(QmpError::generic("The log does not go to a file"));
+    };
+    let opened = tokio::task::spawn_blocking(|| file.reopen()).await;
+    let failed = |error: &dyn std::fmt::Display| {
+        let path = file.path().display();
+        QmpError::generic(format!("Could not open '{path}': {error}"))
+    };
+    match opened {
+        Ok(Ok(())) => Ok(done()),
+        Ok(Err(error)) => Err(failed(&log::why(&error))),
+        Err(error) => Err(failed(&error)),
     }
 }

@@ -70,6 +70,7 @@ const TABLE: &[(&str, Handler)] = table! {
     "x-debug-query-block-graph" => graph::query_graph,
     "x-millpond-flight-record" => control::flight_record,
     "x-millpond-latency-histogram-set" => graph::set_histograms,
+    "x-millpond-log-reopen" => control::reopen_log,
     "x-millpond-move-node" => graph::move_node,
     "x-millpond-query-dot" => graph::query_dot,
     "x-millpond-query-drains" => graph::query_drains,

@@ -26,12 +26,41 @@ pub async fn flush(cell: &Rc<NodeCell>) -> IoResult<()> {
     tell_primary(cell, DebugEvent::FlushToOs).await;
     if !is_ignored {
         let driver = cell.driver()?;
-        driver.flush().await?;
+        let flushed = driver.flush().await;
+        tell_of_failure(cell, flushed);
+        flushed?;
     }
     tell_primary(cell, DebugEvent::FlushToDisk).await;
     flush_children(cell).await?;
     cell.flushed(written);
     Ok(())
+}
+
+/// Says once in the log that a storage could not be flushed, and what there is to be done.
+fn tell_of_failure(cell: &NodeCell, flushed: IoResult<()>) {
+    if !cell.kind().flushes_to_disk() {
+        return;
+    }
+    let goes_through_page_cache =
+        matches!(cell.kind().name(), "file" | "host_device") && !cell.flags().contains(OpenFlags::NOCACHE);
+    let failed_before = cell.note_flush(flushed.is_err());
+    let (Err(error), false) = (flushed, failed_before) else {
+        return;
+    };
+    let node = cell.name();
+    if goes_through_page_cache {
+        tracing::error!(
+            node, %error,
+            "a flush failed: what was written since the last one may be lost, and the kernel may have forgotten it already, \
+             so every later flush of this node fails too. To get out: let its users stop, mend the storage, delete the node \
+             and add it again (blockdev-del, blockdev-add), and check the image or restore it"
+        );
+    } else {
+        tracing::error!(
+            node, %error,
+            "a flush failed: what was written since the last one is not known to be durable until a later one succeeds"
+        );
+    }
 }
 
 /// Tells the child that stands for the node what the node is about to do.

@@ -86,6 +86,7 @@ pub static COMMANDS: &[Command] = &[
             opt("boundaries-flush", List(&U64)),
         ])
         .with(&["unstable"]),
+    command("x-millpond-log-reopen").with(&["unstable"]),
     command("x-millpond-move-node")
         .takes(&[
             req("node-name", STR),

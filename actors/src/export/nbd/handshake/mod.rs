@@ -80,6 +80,10 @@ pub struct Handshake {
     mode: Mode,
     /// The contexts chosen, and the export they were chosen for.
     contexts: Option<(Arc<Offer>, Contexts)>,
+    /// The export that the client asked for last and that is not there.
+    missing: Option<String>,
+    /// The client has ended it, as it may.
+    aborted: bool,
 }
 
 /// Why a client is dropped.
@@ -102,7 +106,21 @@ impl Handshake {
             flags: HandshakeFlags::empty(),
             mode: Mode::Simple,
             contexts: None,
+            missing: None,
+            aborted: false,
         }
+    }
+
+    /// Why the client had no use for the server, if it has left now: an export that it asked for is not there.
+    #[must_use]
+    pub fn missing(&self) -> Option<&str> {
+        self.missing.as_deref()
+    }
+
+    /// Whether the client has ended the handshake, as it may.
+    #[must_use]
+    pub fn was_aborted(&self) -> bool {
+        self.aborted
     }
 
     /// Takes `input`, writes replies to `out`; returns how many bytes of `input` were used and where that led.

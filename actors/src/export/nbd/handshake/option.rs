@@ -134,6 +134,7 @@ impl Handshake {
             option::EXPORT_NAME => self.begin_export_name(length)?,
             option::ABORT => {
                 answer::ack(out, option);
+                self.aborted = true;
                 return Err(Drop("the client ended the handshake".to_owned()));
             }
             option::LIST | option::STARTTLS | option::STRUCTURED_REPLY | option::EXTENDED_HEADERS
@@ -326,7 +327,9 @@ impl Handshake {
             return Ok(None);
         }
         let Some(export) = exports.find(&name) else {
-            answer::error(out, option, reply::ERR_UNKNOWN, &not_present(&name));
+            let text = not_present(&name);
+            answer::error(out, option, reply::ERR_UNKNOWN, &text);
+            self.missing = Some(text);
             return Ok(None);
         };
         answer::information(
