@@ -393,6 +393,14 @@ fn what_a_client_chose_moves_no_cursor_and_begins_no_line() {
 
 #[test]
 fn what_cannot_be_a_log_is_refused() {
+    let dir = scratch();
+    let image = dir.path().join("disk.raw");
+    fs::write(&image, [0; 512]).expect("room");
+    let told = daemon()
+        .option("--log", format!("file={}", image.display()))
+        .refused();
+    assert!(told.contains("the file exists and is no text"), "{told}");
+    assert_eq!(fs::read(&image).expect("it is there"), [0; 512]);
     for (option, text) in [
         (
             "kafka",

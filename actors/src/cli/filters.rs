@@ -1,16 +1,14 @@
 //! The values of `-T`: `[[enable=]FILTER][,events=FILE][,file=FILE]`, as QEMU's option has them, with filters of ours.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crate::log;
 use messages::IoError;
 
 /// The longest file of filters, in bytes.
 const LONGEST: u64 = 1 << 20;
-
-/// How much of a file is looked at before it is appended to, in bytes.
-const BEGIN: u64 = 4096;
 
 /// The levels by their names.
 const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
@@ -47,11 +45,9 @@ impl Filters {
 
     fn part(&mut self, typed: &str, part: &str) -> Result<(), String> {
         if let Some(path) = part.strip_prefix("file=") {
-            let failed = |why: String| format!(" {typed}: Error opening logfile {path}: {why}");
-            drop(open_log(Path::new(path)).map_err(failed)?);
-            let absolute =
-                std::path::absolute(path).map_err(|error| failed(IoError::from(error).to_string()))?;
-            self.file = Some(absolute);
+            let opened = log::open_file(Path::new(path)).and_then(|_| std::path::absolute(path));
+            let failed = |error| format!(" {typed}: Error opening logfile {path}: {}", log::why(&error));
+            self.file = Some(opened.map_err(failed)?);
         } else if let Some(path) = part.strip_prefix("events=") {
             self.events(path)?;
         } else {
@@ -90,26 +86,6 @@ impl Filters {
                 .push(format!("{place}: warning: trace event '{name}' does not exist"));
         }
     }
-}
-
-/// A file to append to: a new one, or a text. An image of the user's is none, and stays as it is.
-fn open_log(path: &Path) -> Result<File, String> {
-    let why = |error: std::io::Error| IoError::from(error).to_string();
-    if path.metadata().is_ok_and(|facts| facts.is_file()) {
-        let mut begin = Vec::new();
-        let file = File::open(path).map_err(why)?;
-        file.take(BEGIN).read_to_end(&mut begin).map_err(why)?;
-        // A character may be cut at the end of what was read.
-        let is_text = str::from_utf8(&begin).map_or_else(|error| error.error_len().is_none(), |_| true);
-        if begin.contains(&0) || !is_text {
-            return Err("the file exists and is no text".to_owned());
-        }
-    }
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .map_err(why)
 }
 
 fn read(path: &Path) -> Result<String, IoError> {

@@ -53,7 +53,7 @@ pub fn start(program: &str, filters: Filters, mut options: LogOptions) -> Result
         Target::File(path) | Target::Syslog(path) | Target::Journald(path) => format!(
             "the log cannot be started: {}: {}",
             path.display(),
-            messages::IoError::from(error)
+            log::why(&error)
         ),
     })?;
     let mut filter = EnvFilter::new("warn");

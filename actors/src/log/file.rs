@@ -3,7 +3,7 @@
 use arc_swap::ArcSwapOption;
 use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,8 +22,24 @@ pub struct Reopen {
     next: Arc<ArcSwapOption<File>>,
 }
 
-/// A pipe that nobody reads is an error rather than a wait.
-fn open(path: &Path) -> io::Result<File> {
+/// How much of a file is looked at before it is appended to, in bytes.
+const BEGIN: u64 = 4096;
+
+/// A file to append to: a new one, or a text. An image of the user's is none, and stays as it is. A pipe that nobody reads is
+/// an error rather than a wait.
+///
+/// # Errors
+/// It cannot be opened, or is no text.
+pub fn open_file(path: &Path) -> io::Result<File> {
+    if path.metadata().is_ok_and(|facts| facts.is_file()) {
+        let mut begin = Vec::new();
+        File::open(path)?.take(BEGIN).read_to_end(&mut begin)?;
+        // A character may be cut at the end of what was read.
+        let is_text = str::from_utf8(&begin).map_or_else(|error| error.error_len().is_none(), |_| true);
+        if begin.contains(&0) || !is_text {
+            return Err(io::Error::other("the file exists and is no text"));
+        }
+    }
     let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
     OpenOptions::new()
         .create(true)
@@ -42,7 +58,7 @@ impl LogFile {
         };
         Ok((
             Self {
-                file: open(path)?,
+                file: open_file(path)?,
                 next,
             },
             reopen,
@@ -56,7 +72,7 @@ impl Reopen {
     /// # Errors
     /// The file cannot be opened; the log stays where it is.
     pub fn reopen(&self) -> io::Result<()> {
-        self.next.store(Some(Arc::new(open(&self.path)?)));
+        self.next.store(Some(Arc::new(open_file(&self.path)?)));
         Ok(())
     }
 

@@ -11,7 +11,7 @@ mod output;
 mod stderr;
 mod target;
 
-pub use file::Reopen;
+pub use file::{Reopen, open_file};
 pub use lines::Lines;
 pub use output::Output;
 pub use target::{Format, LogOptions, Target};
@@ -67,6 +67,15 @@ pub fn open(program: &str, options: &LogOptions) -> io::Result<Output> {
 #[must_use]
 pub fn file() -> Option<&'static Reopen> {
     LOG.get().and_then(|(_, reopen)| reopen.as_ref())
+}
+
+/// Why a file could not be opened, as QEMU tells it.
+#[must_use]
+pub fn why(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => messages::IoError::from_errno(number).to_string(),
+        None => error.to_string(),
+    }
 }
 
 /// Tells people something, on lines of its own. Never waits, once [`start`] was called.

@@ -72,7 +72,7 @@ pub(super) async fn reopen_log(_: Daemon, _: Object) -> Reply {
     };
     match opened {
         Ok(Ok(())) => Ok(done()),
-        Ok(Err(error)) => Err(failed(&messages::IoError::from(error))),
+        Ok(Err(error)) => Err(failed(&log::why(&error))),
         Err(error) => Err(failed(&error)),
     }
 }
