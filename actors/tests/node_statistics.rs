@@ -132,6 +132,7 @@ impl Request {
                 len,
                 want_zero: true,
                 whole_chain: true,
+                base: None,
             },
         }
     }
