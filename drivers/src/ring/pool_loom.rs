@@ -107,14 +107,14 @@ impl Model {
     }
 
     /// As `Pool::submit`: the thread that was started, if one was.
-    fn submit(self: &Arc<Self>) -> Option<JoinHandle<()>> {
-        self.queued.fetch_add(1, Ordering::Relaxed);
-        if let Some(worker) = self.idle.take() {
-            self.ring(worker);
+    fn submit(model: &Arc<Self>) -> Option<JoinHandle<()>> {
+        model.queued.fetch_add(1, Ordering::Relaxed);
+        if let Some(worker) = model.idle.take() {
+            model.ring(worker);
             return None;
         }
-        let worker = self.vacant.take()?;
-        let model = Arc::clone(self);
+        let worker = model.vacant.take()?;
+        let model = Arc::clone(model);
         Some(thread::spawn(move || model.run(worker)))
     }
 
@@ -133,7 +133,7 @@ fn all_is_done(most: usize, tasks: usize, gives_up: bool) {
     builder.preemption_bound = Some(3);
     builder.check(move || {
         let model = Model::new(most, gives_up);
-        let started: Vec<_> = (0..tasks).filter_map(|_| model.submit()).collect();
+        let started: Vec<_> = (0..tasks).filter_map(|_| Model::submit(&model)).collect();
         model.close();
         started.into_iter().for_each(|worker| worker.join().unwrap());
         assert_eq!(model.done.load(Ordering::Relaxed), tasks);
