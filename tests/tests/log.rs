@@ -199,7 +199,7 @@ fn at_info_what_comes_goes_and_changes_is_told() {
         &[
             "INFO",
             "refused to change the graph: delete node 'disk'",
-            "is busy",
+            "is in use",
         ],
         &["INFO", "an NBD client is connected"],
         &["INFO", "an NBD client is gone", "the client disconnected"],

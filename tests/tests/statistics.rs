@@ -143,7 +143,7 @@ fn histograms_are_shown_where_they_are_asked_for() {
     let refused = daemon
         .qmp
         .refused(set, json!({"node-name": "none", "boundaries": [1]}));
-    assert_eq!(refused.desc, "Cannot find device='' nor node-name='none'");
+    assert_eq!(refused.desc, "Failed to find node with node-name='none'");
     daemon
         .qmp
         .refused(set, json!({"node-name": "file", "boundaries": [-1]}));
