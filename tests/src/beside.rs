@@ -19,15 +19,18 @@ pub fn beside_qemu<T: PartialEq + std::fmt::Debug>(run: impl Fn(Daemon) -> T) {
     assert_eq!(ours, theirs, "left is ours, right is QEMU's");
 }
 
-/// Each command must be answered by both daemons alike.
+/// Each command must be answered by both daemons alike: by QEMU's first, which has ended and left its images as ours
+/// begins.
 #[track_caller]
 pub fn same_answers(commands: &[Command]) {
-    let mut theirs = daemon().program(oracle()).nbd_unix().start();
-    let mut ours = daemon().nbd_unix().start();
-    let pairs = answers(&mut ours, commands)
-        .into_iter()
-        .zip(answers(&mut theirs, commands));
-    for (ours, theirs) in pairs {
+    let of = |mut daemon: Daemon| {
+        let answers = answers(&mut daemon, commands);
+        daemon.quit();
+        answers
+    };
+    let theirs = of(daemon().program(oracle()).nbd_unix().start());
+    let ours = of(daemon().nbd_unix().start());
+    for (ours, theirs) in ours.into_iter().zip(theirs) {
         assert_eq!(ours, theirs, "left is ours, right is QEMU's");
     }
 }

@@ -77,10 +77,12 @@ fn try_qemu_io(daemon: &Daemon, command: &str) -> bool {
     run.code == Some(0)
 }
 
-/// How the daemon ended, and the last it said.
+/// How the daemon ended, and the last it said but for the log.
 fn end(daemon: &mut Daemon) -> (Option<i32>, Option<String>) {
     let status = daemon.wait();
-    (status.code(), daemon.log().lines().last().map(str::to_owned))
+    let log = daemon.log();
+    let last = log.lines().rfind(|line| !line.contains(" WARN "));
+    (status.code(), last.map(str::to_owned))
 }
 
 #[test]

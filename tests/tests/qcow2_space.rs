@@ -2,7 +2,7 @@
 //! leaked. Where ours does better than QEMU's, the test says so.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use millpond_tests::beside::{Command, same_answers};
@@ -123,9 +123,11 @@ fn same(image: &Image<'_>, requests: &[Request]) -> (u64, u64) {
 /// A backing file with one block of data, shorter than the images over it.
 fn base(dir: &Path) -> PathBuf {
     let path = dir.join("base.raw");
-    let mut data = vec![0; 10 * MIB as usize];
-    data[300 * KIB as usize..304 * KIB as usize].fill(7);
-    fs::write(&path, data).expect("the folder can be written to");
+    let file = fs::File::create(&path).expect("the folder can be written to");
+    let made = file
+        .set_len(10 * MIB)
+        .and_then(|()| file.write_all_at(&[7; 4 * KIB as usize], 300 * KIB));
+    made.expect("a sparse file can be written");
     path
 }
 

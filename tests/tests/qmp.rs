@@ -575,6 +575,7 @@ fn an_open_image_is_checked_and_grows_with_its_space_laid_out() {
         .qmp
         .refused("x-millpond-check", json!({ "node-name": "none" }));
     assert_eq!(refused.desc, "Cannot find device='' nor node-name='none'");
-    daemon.quit();
+    daemon.qmp.quit();
+    daemon.expect_clean_exit();
     image::assert_clean(path);
 }

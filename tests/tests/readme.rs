@@ -3,11 +3,12 @@
 //! the shell's functions below and nowhere else.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 
 use millpond_tests::daemon::{scratch, wait_for};
 use millpond_tests::program;
@@ -100,27 +101,28 @@ fn shell(dir: &Path, commands: &str) -> Child {
         .expect("bash can be run")
 }
 
+/// All that comes through a pipe, read by a thread.
+fn taken(mut pipe: impl Read + Send + 'static) -> JoinHandle<io::Result<String>> {
+    std::thread::spawn(move || {
+        let mut text = String::new();
+        pipe.read_to_string(&mut text).map(|_| text)
+    })
+}
+
 /// What a section's shell has written, once it has ended well.
 #[track_caller]
 fn expect_success(name: &str, mut shell: Child) -> String {
     // Read beside the wait: a shell whose output nobody takes does not end.
-    let mut errors = shell.stderr.take().expect("a pipe");
-    let told = std::thread::spawn(move || {
-        let mut text = String::new();
-        errors.read_to_string(&mut text).map(|_| text)
-    });
-    let mut output = String::new();
-    shell
-        .stdout
-        .take()
-        .expect("a pipe")
-        .read_to_string(&mut output)
-        .expect("it can be read");
-    let status = wait_for(&mut shell);
-    let told = told.join().expect("no panic").expect("it can be read");
+    let errors = taken(shell.stderr.take().expect("a pipe"));
+    let output = taken(shell.stdout.take().expect("a pipe"));
+    let status = shell.wait().expect("it can be waited for");
+    // What a shell that failed has left in the background holds the pipes; one that ended well has left nothing.
+    let _ = kill_process_group(Pid::from_child(&shell), Signal::KILL);
+    let [output, errors] =
+        [output, errors].map(|text| text.join().expect("no panic").expect("it can be read"));
     assert!(
-        status.is_some_and(|status| status.success()),
-        "'{name}' ended with {status:?}:\n{output}\n{told}"
+        status.success(),
+        "'{name}' ended with {status}:\n{output}\n{errors}"
     );
     output
 }

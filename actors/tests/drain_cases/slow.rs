@@ -79,7 +79,7 @@ fn a_drain_that_takes_long_is_told_of_once_with_what_it_waits_for() {
         let mut drain = Box::pin(graph.drain(node("n"), "patient"));
         assert!(futures_util::poll!(&mut drain).is_pending());
         assert_eq!(warnings(&graph, &log).await, [""; 0]);
-        tokio::time::advance(Duration::from_millis(4990)).await;
+        tokio::time::advance(Duration::from_millis(990)).await;
         assert_eq!(warnings(&graph, &log).await, [""; 0], "not slow yet");
         tokio::time::advance(Duration::from_millis(20)).await;
         let told = warnings(&graph, &log).await;
@@ -87,9 +87,9 @@ fn a_drain_that_takes_long_is_told_of_once_with_what_it_waits_for() {
         for part in [
             "a drain takes long",
             "patient",
-            "seconds=5",
+            "seconds=1",
             "'n'",
-            "Read of 512 bytes at 4096",
+            "a read of 512 bytes at 4096",
         ] {
             assert!(told[0].contains(part), "{part} is not in {}", told[0]);
         }

@@ -22,7 +22,7 @@ fn a_serialising_write_waits_for_earlier_requests_and_holds_back_later_ones() {
     let (early, other) = (client.clone(), client.clone());
     let earlier = start(async move { early.write(0, bytes(1, 8), PLAIN).await.0 });
     let in_flight = world.next_held();
-    let alone = start(async move { other.write(4, bytes(2, 8), SERIALISING).await.0 });
+    let alone = sent(Box::pin(other.write(4, bytes(2, 8), SERIALISING)));
     drop(world.order(0, Order::Pending(node)));
     assert!(world.held.is_empty(), "an earlier request is in flight");
     in_flight.go.send(()).unwrap();
@@ -46,7 +46,7 @@ fn a_serialising_write_waits_for_earlier_requests_and_holds_back_later_ones() {
     block_on(beside).0.unwrap();
     assert!(world.held.is_empty(), "all others overlap");
     in_flight.go.send(()).unwrap();
-    alone.join().unwrap().unwrap();
+    block_on(alone).0.unwrap();
     let begun: BTreeSet<u64> = (0..4)
         .map(|_| {
             let held = world.next_held();

@@ -165,6 +165,10 @@ impl DriverKind for TestKind {
         }
     }
 
+    fn leads_elsewhere(&self, _: &ChildKind) -> bool {
+        true
+    }
+
     fn is_protocol(&self) -> bool {
         self.shape == Shape::Memory
     }

@@ -167,6 +167,11 @@ pub trait DriverKind: Send + Sync + 'static {
         true
     }
 
+    /// A reopen may lead the edge to this declared child to another node. QEMU's drivers have that of `file` and `backing`.
+    fn leads_elsewhere(&self, child: &ChildKind) -> bool {
+        matches!(child.name, "file" | "backing")
+    }
+
     /// Options of an open image can be changed in place: [`Driver::amend`](super::Driver::amend) is implemented.
     fn amends(&self) -> bool {
         false

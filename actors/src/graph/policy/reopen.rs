@@ -157,8 +157,13 @@ fn check_not_set(node: &Node, given: Given) -> Result<()> {
 }
 
 /// The node that a reference among the options means. Only what is behind `file` and `backing` can be exchanged like this.
-fn referred(graph: &Graph, current: Option<NodeId>, option: &str, name: &str) -> Result<NodeId> {
-    if matches!(option, "file" | "backing") {
+fn referred(
+    graph: &Graph,
+    current: Option<NodeId>,
+    (option, leads_elsewhere): (&str, bool),
+    name: &str,
+) -> Result<NodeId> {
+    if leads_elsewhere {
         return Ok(graph.look_up("", name)?.id);
     }
     let is_current = |id: &NodeId| graph.node(*id).is_some_and(|node| node.name == name);
@@ -292,7 +297,10 @@ fn collect(
                 return refused(format!("Parameter '{name}' is missing"));
             }
             Some(Value::Null) => None,
-            Some(Value::String(wanted)) => Some(referred(graph, current, &name, &wanted)?),
+            Some(Value::String(wanted)) => {
+                let leads_elsewhere = node.kind.leads_elsewhere(&declared);
+                Some(referred(graph, current, (&name, leads_elsewhere), &wanted)?)
+            }
             Some(Value::Object(nested)) => {
                 let child = current.ok_or_else(|| {
                     let text = format!("Parameter '{name}' must name an existing node");

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drivers::driver::{
-    Abilities, BackingLink, ChildChange, ChildKind, DriverKind, OpenRequest, Opened, OptionNames, Registry,
+    Abilities, BackingLink, ChildChange, ChildKind, DriverKind, EdgeUse, OpenRequest, Opened, OptionNames,
+    Registry,
 };
 use futures_util::future::LocalBoxFuture;
 use messages::global_state::{GraphFacts, GraphReply, GraphRequest, Options, Query};
@@ -60,6 +61,16 @@ impl DriverKind for Kind {
             role: Role::DATA,
             required: true,
         })
+    }
+
+    /// The kind with two children passes on to both what is asked of it.
+    fn child_permissions(&self, edge: EdgeUse<'_>) -> (Permissions, Permissions) {
+        let role = if self.name == "two" { FILTERED } else { edge.role };
+        messages::child_permissions(role, edge.taken, edge.shared, edge.writable, edge.force_share)
+    }
+
+    fn leads_elsewhere(&self, child: &ChildKind) -> bool {
+        self.name == "two" || matches!(child.name, "file" | "backing" | "children")
     }
 
     fn check_change(&self, change: ChildChange, _: &Options, numbered: usize) -> Result<()> {
@@ -143,7 +154,7 @@ pub fn registry() -> Registry {
                 },
                 ChildKind {
                     name: "other",
-                    role: FILTERED,
+                    role: Role::DATA,
                     required: false,
                 },
             ],
