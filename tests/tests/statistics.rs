@@ -144,7 +144,9 @@ fn histograms_are_shown_where_they_are_asked_for() {
         .qmp
         .refused(set, json!({"node-name": "none", "boundaries": [1]}));
     assert_eq!(refused.desc, "Failed to find node with node-name='none'");
-    daemon
-        .qmp
-        .refused(set, json!({"node-name": "file", "boundaries": [-1]}));
+    for wrong in [json!([0]), json!(["1"]), json!([1.5])] {
+        daemon
+            .qmp
+            .refused(set, json!({"node-name": "file", "boundaries": wrong}));
+    }
 }
