@@ -7,13 +7,13 @@ use std::error::Error;
 use std::path::Path;
 
 use actix::Addr;
-use drivers::buffer::{Buffer, Buffers};
-use drivers::ring::Engine;
 use futures_util::future::join;
-use messages::global_state::{GraphReply, GraphRequest, IothreadOptions, RootRequest, RootUser};
-use messages::{Permissions, RequestFlags};
 use millpond::graph::{Graph, GraphConfig, GraphMessage, ImplicitOpens, system_iothreads};
 use millpond::node::Client;
+use millpond_messages::global_state::{GraphReply, GraphRequest, IothreadOptions, RootRequest, RootUser};
+use millpond_messages::{Permissions, RequestFlags};
+use millpond_ring::Engine;
+use millpond_ring::buffer::{Buffer, Buffers};
 use serde_json::json;
 
 /// Bytes of each write, and of the disk.
@@ -63,7 +63,7 @@ async fn write_all(client: &Client) -> Result<(), Box<dyn Error>> {
 
 async fn run(folder: &Path) -> Result<(), Box<dyn Error>> {
     let (graph, _handle) = Graph::start(GraphConfig {
-        registry: drivers::builtin::builtin(),
+        registry: millpond_drivers::builtin::builtin(),
         implicit: ImplicitOpens::Allow,
         iothreads: system_iothreads(Engine::Auto),
         main: IothreadOptions::named("main"),

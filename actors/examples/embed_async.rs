@@ -7,19 +7,19 @@ use std::error::Error;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use drivers::buffer::{Buffer, Buffers};
-use drivers::driver::{
+use futures_executor::block_on;
+use futures_util::future::{LocalBoxFuture, join};
+use millpond::embed::{BlockLayer, BlockLayerConfig};
+use millpond::node::Client;
+use millpond_drivers::driver::{
     Abilities, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, OpenRequest, Opened, Parcel,
     Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
 };
-use drivers::ring::Ring;
-use futures_executor::block_on;
-use futures_util::future::{LocalBoxFuture, join};
-use messages::global_state::{DrainScope, RootRequest, RootUser};
-use messages::io::Preallocation;
-use messages::{ChildSlot, IoError, IoResult, Permissions, RequestFlags, Role};
-use millpond::embed::{BlockLayer, BlockLayerConfig};
-use millpond::node::Client;
+use millpond_messages::global_state::{DrainScope, RootRequest, RootUser};
+use millpond_messages::io::Preallocation;
+use millpond_messages::{ChildSlot, IoError, IoResult, Permissions, RequestFlags, Role};
+use millpond_ring::Ring;
+use millpond_ring::buffer::{Buffer, Buffers};
 
 /// A filter that stores every byte inverted.
 struct InvertKind;
@@ -45,10 +45,10 @@ impl DriverKind for InvertKind {
         false
     }
 
-    fn open(&self, request: OpenRequest) -> LocalBoxFuture<'static, messages::Result<Opened>> {
+    fn open(&self, request: OpenRequest) -> LocalBoxFuture<'static, millpond_messages::Result<Opened>> {
         Box::pin(async move {
             let file = request.children.into_iter().next();
-            let file = file.ok_or_else(|| messages::Error::io("no file", IoError::NoMedium))?;
+            let file = file.ok_or_else(|| millpond_messages::Error::io("no file", IoError::NoMedium))?;
             Ok(Opened {
                 driver: Rc::new(Invert(file)),
                 flags: request.flags,
@@ -139,10 +139,10 @@ impl Driver for Invert {
         exact: bool,
         preallocation: Preallocation,
         flags: RequestFlags,
-    ) -> Answer<'_, messages::Result<()>> {
+    ) -> Answer<'_, millpond_messages::Result<()>> {
         Answer::wait(async move {
             let truncated = self.0.truncate(size, exact, preallocation, flags).await;
-            truncated.map_err(|error| messages::Error::io("Could not resize", error))
+            truncated.map_err(|error| millpond_messages::Error::io("Could not resize", error))
         })
     }
 
@@ -154,11 +154,11 @@ impl Driver for Invert {
         Answer::ready(Err(IoError::NotSupported))
     }
 
-    fn reopen_prepare(&self, _request: ReopenRequest) -> Answer<'_, messages::Result<()>> {
+    fn reopen_prepare(&self, _request: ReopenRequest) -> Answer<'_, millpond_messages::Result<()>> {
         Answer::ready(Ok(()))
     }
 
-    fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, messages::Result<()>> {
+    fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, millpond_messages::Result<()>> {
         // Nothing of what the child holds is kept here.
         Answer::ready(Ok(()))
     }
@@ -167,7 +167,7 @@ impl Driver for Invert {
         Box::new(Packed)
     }
 
-    fn close(&self) -> Answer<'_, messages::Result<()>> {
+    fn close(&self) -> Answer<'_, millpond_messages::Result<()>> {
         Answer::ready(Ok(()))
     }
 }
@@ -181,7 +181,7 @@ impl Parcel for Packed {
     }
 }
 
-fn options(json: serde_json::Value) -> Result<messages::global_state::Options, Box<dyn Error>> {
+fn options(json: serde_json::Value) -> Result<millpond_messages::global_state::Options, Box<dyn Error>> {
     json.as_object()
         .cloned()
         .ok_or_else(|| "options are an object".into())

@@ -3,17 +3,17 @@
 use std::io;
 use std::thread::JoinHandle;
 
-use drivers::driver::Registry;
-use drivers::ring::Engine;
 use futures_channel::oneshot;
-use messages::{Error, ErrorKind, Result};
+use millpond_drivers::driver::Registry;
+use millpond_messages::{Error, ErrorKind, Result};
+use millpond_ring::Engine;
 
-use crate::chaos::{Chaos, Policy};
 use crate::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
+use millpond_engine::chaos::{Chaos, Policy};
 
 /// What a block layer is started with. The defaults are those of the daemon.
 pub struct BlockLayerConfig {
-    /// The drivers that nodes may have: [`drivers::builtin::builtin`], and the embedder's own.
+    /// The drivers that nodes may have: [`millpond_drivers::builtin::builtin`], and the embedder's own.
     pub registry: Registry,
     /// Whether backing files that images name are opened.
     pub implicit: ImplicitOpens,
@@ -26,7 +26,7 @@ pub struct BlockLayerConfig {
 impl Default for BlockLayerConfig {
     fn default() -> Self {
         Self {
-            registry: drivers::builtin::builtin(),
+            registry: millpond_drivers::builtin::builtin(),
             implicit: ImplicitOpens::Allow,
             engine: Engine::Auto,
             chaos: None,
@@ -109,7 +109,7 @@ fn start_graph(config: BlockLayerConfig) -> io::Result<GraphHandle> {
         registry: config.registry,
         implicit: config.implicit,
         iothreads: system_iothreads(config.engine),
-        main: messages::global_state::IothreadOptions::named("main"),
+        main: millpond_messages::global_state::IothreadOptions::named("main"),
     })?;
     if chaos.is_some() {
         // In force before anything that is asked later; nobody needs to know since when.

@@ -1,15 +1,15 @@
 //! New images, as `qemu-img create` makes them: in a file that is made for it, perhaps on top of another image.
 
-use messages::global_state::{
+use millpond_messages::global_state::{
     DriverFacts, GraphReply, GraphRequest, NodeFacts, OpenImage, Options, Probing, Query, RootUser,
 };
-use messages::path::{full_backing_filename, path_has_protocol};
-use messages::qapi::parse_size;
-use messages::{Error, ErrorKind, OpenFlags, Result, RootId, SECTOR_SIZE};
+use millpond_messages::path::{full_backing_filename, path_has_protocol};
+use millpond_messages::qapi::parse_size;
+use millpond_messages::{Error, ErrorKind, OpenFlags, Result, RootId, SECTOR_SIZE};
 use serde_json::Value;
 
 use crate::graph::GraphHandle;
-use crate::node::Client;
+use millpond_engine::node::Client;
 
 /// The hold on what is opened meanwhile.
 const USER: &str = "create-image";

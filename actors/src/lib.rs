@@ -1,15 +1,21 @@
 //! Who talks to whom: iothreads, nodes, the graph, exports and monitors.
-pub mod chaos;
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "daemon")]
 pub mod cli;
+#[cfg(feature = "daemon")]
 pub mod daemon;
 pub mod embed;
+#[cfg(feature = "daemon")]
 pub mod export;
-mod ffi;
 pub mod flight;
 pub mod graph;
 pub mod image;
-pub mod iothread;
+#[cfg(feature = "daemon")]
 pub mod log;
+#[cfg(feature = "daemon")]
 pub mod monitor;
-pub mod node;
+#[cfg(feature = "daemon")]
 mod socket;
+
+pub use millpond_engine::{chaos, iothread, node};

@@ -5,15 +5,17 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use drivers::buffer::{Buffer, Buffers};
-use drivers::builtin::builtin;
-use drivers::ring::Engine;
-use messages::error::errno::{EIO, ENOENT};
-use messages::global_state::{DrainScope, IothreadOptions, OpenImage, Options, RootRequest, RootUser};
-use messages::io::OperationKind;
-use messages::{ErrorKind, IoError, NodeStatistics, OpenFlags, Permissions, RequestFlags};
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond::node::Client;
+use millpond_drivers::builtin::builtin;
+use millpond_messages::error::errno::{EIO, ENOENT};
+use millpond_messages::global_state::{
+    DrainScope, IothreadOptions, OpenImage, Options, RootRequest, RootUser,
+};
+use millpond_messages::io::OperationKind;
+use millpond_messages::{ErrorKind, IoError, NodeStatistics, OpenFlags, Permissions, RequestFlags};
+use millpond_ring::Engine;
+use millpond_ring::buffer::{Buffer, Buffers};
 use serde_json::{Value, json};
 
 const PLAIN: RequestFlags = RequestFlags::empty();
@@ -45,7 +47,11 @@ async fn refusal(graph: &GraphHandle, json: Value) -> String {
     graph.blockdev_add(options(json)).await.unwrap_err().to_string()
 }
 
-async fn attach_with(graph: &GraphHandle, node: &str, permissions: Permissions) -> messages::Result<Client> {
+async fn attach_with(
+    graph: &GraphHandle,
+    node: &str,
+    permissions: Permissions,
+) -> millpond_messages::Result<Client> {
     let request = RootRequest {
         node: node.to_owned(),
         user: RootUser::Embedder("test".to_owned()),

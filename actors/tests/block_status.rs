@@ -5,12 +5,12 @@ use std::future::Future;
 use std::path::Path;
 use std::process::Command;
 
-use drivers::builtin::builtin;
-use drivers::ring::Engine;
-use messages::global_state::{IothreadOptions, RootRequest, RootUser};
-use messages::{Permissions, StatusFlags};
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond::node::Client;
+use millpond_drivers::builtin::builtin;
+use millpond_messages::global_state::{IothreadOptions, RootRequest, RootUser};
+use millpond_messages::{Permissions, StatusFlags};
+use millpond_ring::Engine;
 use serde_json::{Value, json};
 
 fn with_graph<F: Future<Output = ()>>(test: impl FnOnce(GraphHandle) -> F) {

@@ -6,21 +6,23 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use drivers::buffer::Buffers;
-use drivers::builtin::builtin;
-use drivers::driver::{
-    Abilities, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, OpenRequest, Opened, Parcel,
-    Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
-};
-use drivers::ring::{Engine, Ring};
 use futures_channel::oneshot;
 use futures_util::future::{LocalBoxFuture, join_all};
-use messages::global_state::{DrainScope, GraphRequest, IothreadOptions, Options, RootRequest, RootUser};
-use messages::io::{Operation, Preallocation};
-use messages::{ErrorKind, IoError, IoResult, Permissions, RequestFlags, Result};
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond::iothread::Local;
 use millpond::node::{Client, Mail};
+use millpond_drivers::builtin::builtin;
+use millpond_drivers::driver::{
+    Abilities, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, OpenRequest, Opened, Parcel,
+    Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
+};
+use millpond_messages::global_state::{
+    DrainScope, GraphRequest, IothreadOptions, Options, RootRequest, RootUser,
+};
+use millpond_messages::io::{Operation, Preallocation};
+use millpond_messages::{ErrorKind, IoError, IoResult, Permissions, RequestFlags, Result};
+use millpond_ring::buffer::Buffers;
+use millpond_ring::{Engine, Ring};
 use serde_json::{Value, json};
 
 /// Opens nodes whose reads are not answered, as over a broken connection, until they are cancelled.

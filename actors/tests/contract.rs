@@ -6,19 +6,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use drivers::buffer::{Buffer, Buffers};
-use drivers::builtin::builtin;
-use drivers::driver::{
+use futures_util::future::LocalBoxFuture;
+use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
+use millpond::node::Client;
+use millpond_drivers::builtin::builtin;
+use millpond_drivers::driver::{
     Abilities, Ability, Answer, At, ChildKind, CreateRequest, Driver, DriverKind, Extent, OpenRequest,
     Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer,
 };
-use drivers::ring::Engine;
-use futures_util::future::LocalBoxFuture;
-use messages::global_state::{IothreadOptions, Options, RootRequest, RootUser};
-use messages::io::Preallocation;
-use messages::{Error, ErrorKind, IoError, IoResult, Limits, Permissions, RequestFlags, Result, SECTOR_SIZE};
-use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
-use millpond::node::Client;
+use millpond_messages::global_state::{IothreadOptions, Options, RootRequest, RootUser};
+use millpond_messages::io::Preallocation;
+use millpond_messages::{
+    Error, ErrorKind, IoError, IoResult, Limits, Permissions, RequestFlags, Result, SECTOR_SIZE,
+};
+use millpond_ring::Engine;
+use millpond_ring::buffer::{Buffer, Buffers};
 use serde_json::{Value, json};
 
 /// Bytes in memory that are as many as they are: what passes their end is a fault of whoever asked.

@@ -5,15 +5,15 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use drivers::buffer::{Buffer, Buffers};
-use drivers::builtin::builtin;
-use drivers::driver::transfer;
-use drivers::ring::Engine;
-use messages::global_state::{IothreadOptions, Options, RootRequest, RootUser};
-use messages::io::Operation;
-use messages::{ErrorKind, IoError, Permissions, RequestFlags, StatusFlags};
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond::node::Client;
+use millpond_drivers::builtin::builtin;
+use millpond_drivers::driver::transfer;
+use millpond_messages::global_state::{IothreadOptions, Options, RootRequest, RootUser};
+use millpond_messages::io::Operation;
+use millpond_messages::{ErrorKind, IoError, Permissions, RequestFlags, StatusFlags};
+use millpond_ring::Engine;
+use millpond_ring::buffer::{Buffer, Buffers};
 use serde_json::{Value, json};
 
 const PLAIN: RequestFlags = RequestFlags::empty();

@@ -4,13 +4,13 @@ use std::future::Future;
 use std::path::Path;
 use std::process::Command;
 
-use drivers::buffer::Buffers;
-use drivers::builtin::builtin;
-use drivers::ring::Engine;
-use messages::global_state::{GraphFacts, IothreadOptions, Options, RootRequest, RootUser};
-use messages::{ErrorKind, Permissions, RequestFlags};
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond::node::Client;
+use millpond_drivers::builtin::builtin;
+use millpond_messages::global_state::{GraphFacts, IothreadOptions, Options, RootRequest, RootUser};
+use millpond_messages::{ErrorKind, Permissions, RequestFlags};
+use millpond_ring::Engine;
+use millpond_ring::buffer::Buffers;
 use serde_json::{Value, json};
 
 /// What stands behind every expectation of the helpers: the tests' own input is well-formed, and tools print what they should.

@@ -4,7 +4,7 @@ use std::process::Command;
 
 fn output_of(example: &str) -> String {
     let run = Command::new(env!("CARGO"))
-        .args(["run", "--quiet", "-p", "millpond-actors", "--example", example])
+        .args(["run", "--quiet", "-p", "millpond", "--example", example])
         .output()
         .expect("cargo runs");
     let errors = String::from_utf8_lossy(&run.stderr);

@@ -4,13 +4,13 @@
 use std::time::{Duration, Instant};
 
 use futures_executor::block_on;
-use messages::global_state::{DrainScope, IothreadOptions, RootRequest, RootUser};
-use messages::{Permissions, record};
 use millpond::chaos::{Chaos, Delay, Policy, Rule};
 use millpond::embed::{BlockLayer, BlockLayerConfig};
 use millpond::flight::{PATIENCE, Printed};
 use millpond::graph::GraphHandle;
 use millpond::node::{Client, Mail};
+use millpond_messages::global_state::{DrainScope, IothreadOptions, RootRequest, RootUser};
+use millpond_messages::{Permissions, record};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -87,7 +87,7 @@ fn an_iothread_that_is_stuck_is_named_within_the_patience() {
 
 fn sample() -> Vec<u8> {
     let (layer, client) = layer();
-    let read = client.read(0, drivers::buffer::Buffers::zeroed(512));
+    let read = client.read(0, millpond_ring::buffer::Buffers::zeroed(512));
     block_on(read).0.unwrap();
     let bytes = block_on(layer.graph().flight_record("a test")).unwrap();
     drop(client);
@@ -130,7 +130,7 @@ fn a_panic_leaves_a_record() {
     if std::env::var_os("MILLPOND_TEST_PANIC").is_some() {
         let (_layer, client) = layer();
         millpond::flight::record_panics();
-        let read = client.read(0, drivers::buffer::Buffers::zeroed(512));
+        let read = client.read(0, millpond_ring::buffer::Buffers::zeroed(512));
         block_on(read).0.unwrap();
         let (done, ended) = crossbeam_channel::bounded::<()>(0);
         let panics = Mail::Run(Box::new(move || {

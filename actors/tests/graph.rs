@@ -2,14 +2,16 @@
 
 use std::future::Future;
 
-use drivers::buffer::Buffers;
-use drivers::builtin::builtin;
-use drivers::ring::Engine;
-use messages::global_state::{DrainScope, IothreadOptions, NodeFacts, Options, RootRequest, RootUser};
-use messages::{ErrorKind, OpBlocker, Permissions, RequestFlags};
 use millpond::graph::{
     Graph, GraphConfig, GraphHandle, ImplicitOpens, Starting, graph_json, system_iothreads,
 };
+use millpond_drivers::builtin::builtin;
+use millpond_messages::global_state::{
+    DrainScope, IothreadOptions, NodeFacts, Options, RootRequest, RootUser,
+};
+use millpond_messages::{ErrorKind, OpBlocker, Permissions, RequestFlags};
+use millpond_ring::Engine;
+use millpond_ring::buffer::Buffers;
 use serde_json::{Value, json};
 
 fn iothread(id: &str) -> IothreadOptions {

@@ -6,11 +6,11 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use drivers::builtin::builtin;
-use drivers::ring::Engine;
-use messages::global_state::{GraphReply, GraphRequest, IothreadOptions, Options, Query};
-use messages::{Error, ErrorKind};
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, graph_json, system_iothreads};
+use millpond_drivers::builtin::builtin;
+use millpond_messages::global_state::{GraphReply, GraphRequest, IothreadOptions, Options, Query};
+use millpond_messages::{Error, ErrorKind};
+use millpond_ring::Engine;
 use serde_json::{Value, json};
 
 /// What stands behind every expectation here: files are made, and programs speak the protocol.

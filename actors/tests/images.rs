@@ -6,19 +6,19 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use drivers::buffer::Buffers;
-use drivers::builtin::builtin;
-use drivers::driver::{Registry, Whitelist};
-use drivers::ring::Engine;
-use messages::global_state::{IothreadOptions, Options, RootRequest, RootUser};
-use messages::io::Preallocation;
-use messages::{
-    ErrorKind, IoError, MAX_LENGTH, OpenFlags, Permissions, REQUEST_MAX_BYTES, Repair, RequestFlags,
-    StatusFlags,
-};
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond::image::NewImage;
 use millpond::node::Client;
+use millpond_drivers::builtin::builtin;
+use millpond_drivers::driver::{Registry, Whitelist};
+use millpond_messages::global_state::{IothreadOptions, Options, RootRequest, RootUser};
+use millpond_messages::io::Preallocation;
+use millpond_messages::{
+    ErrorKind, IoError, MAX_LENGTH, OpenFlags, Permissions, REQUEST_MAX_BYTES, Repair, RequestFlags,
+    StatusFlags,
+};
+use millpond_ring::Engine;
+use millpond_ring::buffer::Buffers;
 use serde_json::{Value, json};
 
 const PLAIN: RequestFlags = RequestFlags::empty();
@@ -364,7 +364,7 @@ fn an_image_marked_as_corrupt_is_mended_by_who_opened_it_to_be_checked() {
         let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
         // The bit that marks an image as corrupt.
         file.write_all_at(&[2], 79).unwrap();
-        let open = |flags| messages::global_state::OpenImage {
+        let open = |flags| millpond_messages::global_state::OpenImage {
             filename: Some(path.to_str().unwrap().to_owned()),
             options: options(json!({"driver": "qcow2", "node-name": "disk"})),
             flags,
@@ -703,7 +703,7 @@ fn a_node_tells_how_memory_is_to_be_aligned_for_it() {
         let minimum = usize::try_from(limits.mem_alignment).unwrap();
         let best = usize::try_from(limits.opt_mem_alignment).unwrap();
         for (shift, align) in [(0, minimum), (0, best), (1, best), (8, minimum)] {
-            let mut buffer = drivers::buffer::Buffer::try_aligned(4096 + shift, align).unwrap();
+            let mut buffer = millpond_ring::buffer::Buffer::try_aligned(4096 + shift, align).unwrap();
             assert_eq!(buffer.as_ptr().addr() % align, 0);
             // What is not aligned gets through as well, by way of memory that is.
             let buffer = buffer.split_off(shift);
@@ -746,10 +746,12 @@ fn limits_are_merged_up_the_graph_and_hold_for_requests() {
         let (result, buffers) = client.read(100, Buffers::zeroed(40_000)).await;
         result.unwrap();
         assert_eq!(buffers.to_vec(), vec![7; 40_000]);
-        let statistics = graph.ask(messages::global_state::GraphRequest::Query(
-            messages::global_state::Query::Statistics,
+        let statistics = graph.ask(millpond_messages::global_state::GraphRequest::Query(
+            millpond_messages::global_state::Query::Statistics,
         ));
-        let messages::global_state::GraphReply::Json(Value::Array(nodes)) = statistics.await.unwrap() else {
+        let millpond_messages::global_state::GraphReply::Json(Value::Array(nodes)) =
+            statistics.await.unwrap()
+        else {
             panic!("statistics are a list")
         };
         let file = nodes.iter().find(|node| node["node-name"] == "file").unwrap();
@@ -793,7 +795,7 @@ fn a_file_is_opened_past_the_page_cache_if_and_only_if_that_was_asked_for() {
             if let Some(option) = option {
                 given.insert("cache".to_owned(), json!({"direct": option}));
             }
-            let image = messages::global_state::OpenImage {
+            let image = millpond_messages::global_state::OpenImage {
                 filename: Some(path.to_str().unwrap().to_owned()),
                 options: given,
                 flags,
@@ -830,7 +832,7 @@ fn space_is_given_back_only_where_that_is_allowed() {
             std::fs::write(&path, vec![7; 1 << 20]).unwrap();
             given["driver"] = "raw".into();
             given["node-name"] = "disk".into();
-            let image = messages::global_state::OpenImage {
+            let image = millpond_messages::global_state::OpenImage {
                 filename: Some(path.to_str().unwrap().to_owned()),
                 options: options(given.clone()),
                 flags: flags | OpenFlags::RDWR,

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::time::Duration;
 
-use drivers::buffer::Buffers;
-use drivers::builtin::builtin;
-use drivers::ring::Engine;
-use messages::global_state::{IothreadOptions, IothreadReport, Options, RootRequest, RootUser};
-use messages::{ErrorKind, Permissions};
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
+use millpond_drivers::builtin::builtin;
+use millpond_messages::global_state::{IothreadOptions, IothreadReport, Options, RootRequest, RootUser};
+use millpond_messages::{ErrorKind, Permissions};
+use millpond_ring::Engine;
+use millpond_ring::buffer::Buffers;
 use serde_json::{Value, json};
 
 fn with_graph<F: Future<Output = ()>>(test: impl FnOnce(GraphHandle) -> F) {

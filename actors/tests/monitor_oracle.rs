@@ -6,9 +6,9 @@
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use messages::qapi::schema::COMMANDS;
-use messages::qapi::{Object, QmpError};
 use millpond::monitor::{Dispatch, Session, Turn};
+use millpond_messages::qapi::schema::COMMANDS;
+use millpond_messages::qapi::{Object, QmpError};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::process::{Command, Stdio};

@@ -6,10 +6,10 @@
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use messages::qapi::schema::COMMANDS;
-use messages::qapi::{Event, JobStatus, Object, QmpError, parse_json};
 use millpond::monitor::chardev::{Address, Backend, Chardev, ChardevOptions, Socket};
 use millpond::monitor::{Dispatch, EventBus, Finish, Monitor};
+use millpond_messages::qapi::schema::COMMANDS;
+use millpond_messages::qapi::{Event, JobStatus, Object, QmpError, parse_json};
 use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};

@@ -13,11 +13,8 @@ use std::sync::mpsc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use drivers::buffer::Buffers;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use messages::io::{Operation, Outcome, Value};
-use messages::{BlockStatus, IoError, IoResult, RequestFlags, StatusFlags};
 use millpond::export::nbd::backend::Backend;
 use millpond::export::nbd::connection::{self, End};
 use millpond::export::nbd::handshake::{Contexts, Mode, Negotiated};
@@ -25,6 +22,9 @@ use millpond::export::nbd::offer::Offer;
 use millpond::export::nbd::{MAX_BYTES, MAX_IN_FLIGHT, MAX_SHARED, Pool};
 use millpond::iothread::{IoThread, IoThreadConfig, Local};
 use millpond::node::Begun;
+use millpond_messages::io::{Operation, Outcome, Value};
+use millpond_messages::{BlockStatus, IoError, IoResult, RequestFlags, StatusFlags};
+use millpond_ring::buffer::Buffers;
 
 const SIZE: usize = 4 << 20;
 /// The disk's blocks: those never written are holes.

@@ -3,19 +3,19 @@
 use std::future::Future;
 use std::path::Path;
 
-use drivers::buffer::Buffers;
-use drivers::builtin::builtin;
-use drivers::ring::Engine;
 use futures_channel::oneshot;
-use messages::global_state::{IothreadOptions, Options, RootRequest, RootUser};
-use messages::io::{Operation, Value as IoValue};
-use messages::{
-    IoError, IoResult, LatencyHistogram, LatencyHistograms, NodeStatistics, OperationCount, Permissions,
-    RequestFlags,
-};
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond::iothread::Local;
 use millpond::node::{Client, HomeClient};
+use millpond_drivers::builtin::builtin;
+use millpond_messages::global_state::{IothreadOptions, Options, RootRequest, RootUser};
+use millpond_messages::io::{Operation, Value as IoValue};
+use millpond_messages::{
+    IoError, IoResult, LatencyHistogram, LatencyHistograms, NodeStatistics, OperationCount, Permissions,
+    RequestFlags,
+};
+use millpond_ring::Engine;
+use millpond_ring::buffer::Buffers;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -121,7 +121,7 @@ impl Request {
             },
             Self::Write(offset, len) => Operation::Write {
                 offset,
-                buffers: Buffers::from(drivers::buffer::Buffer::from_slice(&vec![0x5a; len])),
+                buffers: Buffers::from(millpond_ring::buffer::Buffer::from_slice(&vec![0x5a; len])),
                 flags,
             },
             Self::WriteZeroes(offset, len) => Operation::WriteZeroes { offset, len, flags },
@@ -172,7 +172,7 @@ async fn run(client: &Client, way: Way, requests: &[Request]) -> Vec<Answered> {
     told.await.expect("the requests end")
 }
 
-fn answered(outcome: messages::io::Outcome<Buffers>) -> Answered {
+fn answered(outcome: millpond_messages::io::Outcome<Buffers>) -> Answered {
     let bytes = outcome.buffers.map(|buffers| buffers.to_vec());
     (outcome.result.map(|_: IoValue| ()), bytes)
 }

@@ -4,16 +4,16 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use drivers::buffer::Buffers;
-use drivers::builtin::builtin;
-use drivers::ring::Engine;
-use messages::global_state::{
-    GraphRequest, IothreadOptions, OpenImage, Options, Probing, RootRequest, RootUser,
-};
-use messages::io::{Operation, Preallocation};
-use messages::{ErrorKind, IoError, OpenFlags, Permissions, RequestFlags};
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond::node::Client;
+use millpond_drivers::builtin::builtin;
+use millpond_messages::global_state::{
+    GraphRequest, IothreadOptions, OpenImage, Options, Probing, RootRequest, RootUser,
+};
+use millpond_messages::io::{Operation, Preallocation};
+use millpond_messages::{ErrorKind, IoError, OpenFlags, Permissions, RequestFlags};
+use millpond_ring::Engine;
+use millpond_ring::buffer::Buffers;
 use serde_json::{Value, json};
 
 /// What stands behind every expectation of a helper.
@@ -114,7 +114,7 @@ async fn write(client: &Client, offset: u64, bytes: &[u8]) -> Result<(), IoError
     client.write(offset, buffers, RequestFlags::empty()).await.0
 }
 
-async fn refused(graph: &GraphHandle, request: RootRequest) -> messages::Error {
+async fn refused(graph: &GraphHandle, request: RootRequest) -> millpond_messages::Error {
     match graph.attach(request).await {
         Ok(_) => panic!("the user is let in"),
         Err(error) => error,
@@ -745,7 +745,7 @@ fn requests_reach_the_graph_actor_as_messages_too() {
         let request = GraphRequest::Open(Box::new(image(&path, READ)));
         assert!(matches!(
             graph.ask(request).await,
-            Ok(messages::global_state::GraphReply::Name(_))
+            Ok(millpond_messages::global_state::GraphReply::Name(_))
         ));
     });
 }

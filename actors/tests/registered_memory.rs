@@ -3,15 +3,15 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use drivers::buffer::{Buffer, Buffers, PLACES, Region};
-use drivers::builtin::builtin;
-use drivers::ring::Engine;
 use futures_channel::oneshot;
-use messages::global_state::{IothreadOptions, Options, RootRequest, RootUser};
-use messages::{ErrorKind, IoError, Permissions, RequestFlags};
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond::iothread::Local;
 use millpond::node::{Client, Mail};
+use millpond_drivers::builtin::builtin;
+use millpond_messages::global_state::{IothreadOptions, Options, RootRequest, RootUser};
+use millpond_messages::{ErrorKind, IoError, Permissions, RequestFlags};
+use millpond_ring::Engine;
+use millpond_ring::buffer::{Buffer, Buffers, PLACES, Region};
 use serde_json::{Value, json};
 
 const PIECE: usize = 4096;

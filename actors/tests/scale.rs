@@ -2,13 +2,13 @@
 
 use std::future::Future;
 
-use drivers::buffer::{Buffer, Buffers};
-use drivers::builtin::builtin;
-use drivers::ring::Engine;
-use messages::global_state::{IothreadOptions, Options, RootRequest, RootUser};
-use messages::io::{Operation, Preallocation, Value as Answer};
-use messages::{Permissions, RequestFlags, StatusFlags};
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
+use millpond_drivers::builtin::builtin;
+use millpond_messages::global_state::{IothreadOptions, Options, RootRequest, RootUser};
+use millpond_messages::io::{Operation, Preallocation, Value as Answer};
+use millpond_messages::{Permissions, RequestFlags, StatusFlags};
+use millpond_ring::Engine;
+use millpond_ring::buffer::{Buffer, Buffers};
 use serde_json::{Value, json};
 
 fn with_graph<F: Future<Output = ()>>(test: impl FnOnce(GraphHandle) -> F) {

@@ -11,10 +11,10 @@ mod world;
 
 use criterion::measurement::Measurement;
 use criterion::{Criterion, criterion_group, criterion_main};
-use drivers::buffer::Buffers;
-use messages::RequestFlags;
 use millpond::iothread::IoThread;
 use millpond::node::{Client, HomeClient, Mail};
+use millpond_messages::RequestFlags;
+use millpond_ring::buffer::Buffers;
 use serde_json::json;
 
 use meter::{Meter, meter};

@@ -15,15 +15,15 @@ use std::time::{Duration, Instant};
 
 use criterion::measurement::Measurement;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use drivers::buffer::Buffers;
 use futures_executor::block_on;
 use hdrhistogram::Histogram;
-use messages::Permissions;
-use messages::global_state::{DrainScope, RootRequest, RootUser};
 use millpond::embed::{BlockLayer, BlockLayerConfig};
 use millpond::graph::GraphHandle;
 use millpond::iothread::Local;
 use millpond::node::Client;
+use millpond_messages::Permissions;
+use millpond_messages::global_state::{DrainScope, RootRequest, RootUser};
+use millpond_ring::buffer::Buffers;
 use serde_json::{Value, json};
 
 use meter::{Meter, meter};

@@ -11,8 +11,8 @@ mod policy;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use futures_executor::block_on;
-use messages::global_state::GraphRequest;
 use millpond::embed::{BlockLayer, BlockLayerConfig};
+use millpond_messages::global_state::GraphRequest;
 use serde_json::json;
 
 use meter::Meter;

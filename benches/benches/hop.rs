@@ -11,11 +11,11 @@ mod world;
 
 use criterion::measurement::Measurement;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use drivers::buffer::Buffers;
 use futures_util::future::join_all;
-use messages::RequestFlags;
 use millpond::iothread::{IoThread, PollParams};
 use millpond::node::{Client, HomeClient, Mail};
+use millpond_messages::RequestFlags;
+use millpond_ring::buffer::Buffers;
 
 use meter::{Meter, meter};
 use world::{ASLEEP, AWAKE, World, on};

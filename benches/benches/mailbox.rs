@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use criterion::measurement::Measurement;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use drivers::ring::{Ring, RingConfig, Wait, Wake};
 use millpond::iothread::{Core, IoThread, IoThreadConfig, PollParams, Progress, Scheduler};
+use millpond_ring::{Ring, RingConfig, Wait, Wake};
 
 use meter::{Meter, meter};
 

@@ -11,10 +11,10 @@ mod world;
 
 use criterion::measurement::Measurement;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use drivers::buffer::Buffers;
-use messages::{DebugOrder, RequestFlags};
 use millpond::iothread::{IoThread, Local};
 use millpond::node::{Client, Mail, Order};
+use millpond_messages::{DebugOrder, RequestFlags};
+use millpond_ring::buffer::Buffers;
 use serde_json::json;
 
 use meter::{Meter, meter};

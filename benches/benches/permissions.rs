@@ -9,8 +9,8 @@ mod meter;
 mod policy;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use messages::Permissions;
-use messages::global_state::GraphRequest;
+use millpond_messages::Permissions;
+use millpond_messages::global_state::GraphRequest;
 
 use meter::Meter;
 use policy::{Site, sizes};

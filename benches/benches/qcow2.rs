@@ -16,11 +16,11 @@ use std::rc::Rc;
 
 use criterion::measurement::Measurement;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use drivers::driver::{CreateRequest, Driver, DriverKind, Notices, OpenRequest, Purpose};
-use drivers::qcow2::Qcow2Kind;
-use messages::{OpenFlags, RequestFlags};
 use millpond::iothread::{IoThread, Local};
 use millpond::node::Mail;
+use millpond_drivers::driver::{CreateRequest, Driver, DriverKind, Notices, OpenRequest, Purpose};
+use millpond_drivers::qcow2::Qcow2Kind;
+use millpond_messages::{OpenFlags, RequestFlags};
 use serde_json::{Value, json};
 
 use memory::{Memory, nothing};
@@ -34,7 +34,7 @@ const PER_SLICE: u64 = 512 * CLUSTER;
 const SLICES: u64 = 64;
 const SIZE: u64 = 64 << 30;
 
-fn object(json: Value) -> messages::global_state::Options {
+fn object(json: Value) -> millpond_messages::global_state::Options {
     match json {
         Value::Object(options) => options,
         other => panic!("not an object: {other}"),

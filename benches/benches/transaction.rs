@@ -9,7 +9,7 @@ mod meter;
 mod policy;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use messages::global_state::{GraphRequest, Options};
+use millpond_messages::global_state::{GraphRequest, Options};
 use serde_json::json;
 
 use meter::Meter;

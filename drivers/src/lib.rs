@@ -1,9 +1,9 @@
-//! What a node does: the ring, protocol drivers, format drivers and filters.
+//! What a node does: protocol drivers, format drivers and filters, and the contract of them all.
+#![forbid(unsafe_code)]
 
 pub mod blkdebug;
 pub mod blklogwrites;
 pub mod blkverify;
-pub mod buffer;
 pub mod builtin;
 pub mod compress;
 pub mod copy_on_read;
@@ -16,5 +16,4 @@ pub mod quorum;
 pub mod raw;
 pub mod reopen;
 mod replicas;
-pub mod ring;
 pub mod throttle;

@@ -1,7 +1,7 @@
 //! Which of a driver's options a reopen may change.
 
-use messages::global_state::Options;
-use messages::{Error, ErrorKind, Result};
+use millpond_messages::global_state::Options;
+use millpond_messages::{Error, ErrorKind, Result};
 use serde_json::Value;
 
 /// Checks that `new` differs from `old` only in the options named in `mutable`.

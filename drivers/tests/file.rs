@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
 
-use drivers::driver::{Ability, CopySource};
-use drivers::file::{CreateFile, create_file, delete_file};
-use drivers::ring::Ring;
 use host::{Node, is_zero, pattern, qemu, run};
-use messages::io::Preallocation;
-use messages::{IoError, OpenFlags, Permissions, RequestFlags};
+use millpond_drivers::driver::{Ability, CopySource};
+use millpond_drivers::file::{CreateFile, create_file, delete_file};
+use millpond_messages::io::Preallocation;
+use millpond_messages::{IoError, OpenFlags, Permissions, RequestFlags};
+use millpond_ring::Ring;
 use serde_json::json;
 
 const NONE: RequestFlags = RequestFlags::empty();
@@ -76,7 +76,7 @@ fn what_is_written_is_read_and_the_rest_is_zero(ring: &Ring) {
 }
 
 fn gather_lists_come_back_as_they_were(ring: &Ring) {
-    use drivers::buffer::{Buffer, Buffers};
+    use millpond_ring::buffer::{Buffer, Buffers};
     let dir = Dir::new();
     let node = Node::file(ring, &dir.sparse("image", 0), RW).unwrap();
     let data = pattern(1536, 3);
@@ -369,7 +369,7 @@ fn aio_threads_is_served(ring: &Ring) {
 
 #[test]
 fn with_auto_read_only_the_file_is_open_for_writing_only_while_there_is_a_writer() {
-    let ring = &host::ring(drivers::ring::Engine::Threads);
+    let ring = &host::ring(millpond_ring::Engine::Threads);
     let dir = Dir::new();
     let node = Node::file(ring, &dir.sparse("image", 512), RW | OpenFlags::AUTO_RDONLY).unwrap();
     assert!(node.flags.contains(RW));
@@ -391,7 +391,7 @@ fn with_auto_read_only_the_file_is_open_for_writing_only_while_there_is_a_writer
 
 #[test]
 fn a_file_that_refuses_writers_is_read_with_auto_read_only() {
-    let ring = &host::ring(drivers::ring::Engine::Threads);
+    let ring = &host::ring(millpond_ring::Engine::Threads);
     let dir = Dir::new();
     // Nobody, not even root, may write to a program that runs.
     let program = dir.path("program");

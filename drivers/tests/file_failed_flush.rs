@@ -8,11 +8,11 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use drivers::buffer::Buffer;
-use drivers::ring::{Backend, Completion, Engine, Monotonic, Nap, Op, Ring, RingStats, SlotId, Slots, Wake};
 use futures_util::future::join;
 use host::{Node, run};
-use messages::{IoError, IoResult, OpenFlags, RequestFlags};
+use millpond_messages::{IoError, IoResult, OpenFlags, RequestFlags};
+use millpond_ring::buffer::Buffer;
+use millpond_ring::{Backend, Completion, Engine, Monotonic, Nap, Op, Ring, RingStats, SlotId, Slots, Wake};
 
 /// Which of the operations on a file fail, and which of those in flight together ends first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,10 +7,10 @@ use std::fs::{self, File};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use drivers::ring::Ring;
 use host::{Node, pattern, run};
-use messages::io::Preallocation;
-use messages::{OpenFlags, RequestFlags};
+use millpond_messages::io::Preallocation;
+use millpond_messages::{OpenFlags, RequestFlags};
+use millpond_ring::Ring;
 
 const NONE: RequestFlags = RequestFlags::empty();
 const RW: OpenFlags = OpenFlags::RDWR;

@@ -6,12 +6,12 @@ mod host;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use drivers::driver::ReopenRequest;
-use drivers::file::{CreateFile, LockHint, create_file};
-use drivers::ring::Ring;
 use host::{Node, qemu, run};
-use messages::io::Preallocation;
-use messages::{OpenFlags, Permissions, RequestFlags, Result};
+use millpond_drivers::driver::ReopenRequest;
+use millpond_drivers::file::{CreateFile, LockHint, create_file};
+use millpond_messages::io::Preallocation;
+use millpond_messages::{OpenFlags, Permissions, RequestFlags, Result};
+use millpond_ring::Ring;
 use serde_json::json;
 
 const NONE: RequestFlags = RequestFlags::empty();
@@ -331,7 +331,7 @@ fn a_node_that_moves_takes_its_locks_along(ring: &Ring) {
         "nobody gets in while it is under way"
     );
     let thread = std::thread::spawn(move || {
-        let ring = host::ring(drivers::ring::Engine::Threads);
+        let ring = host::ring(millpond_ring::Engine::Threads);
         let driver = parcel.arrive(Vec::new(), ring.clone());
         let node = Node {
             ring,

@@ -7,12 +7,12 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use drivers::driver::Ability;
-use drivers::file::{probe_blocksizes, probe_geometry};
-use drivers::ring::Ring;
 use host::{Node, is_zero, pattern, run};
-use messages::io::Preallocation;
-use messages::{IoError, OpenFlags, Permissions, RequestFlags, Result};
+use millpond_drivers::driver::Ability;
+use millpond_drivers::file::{probe_blocksizes, probe_geometry};
+use millpond_messages::io::Preallocation;
+use millpond_messages::{IoError, OpenFlags, Permissions, RequestFlags, Result};
+use millpond_ring::Ring;
 use serde_json::json;
 
 const NONE: RequestFlags = RequestFlags::empty();

@@ -7,8 +7,8 @@ mod qcow2_common;
 use std::path::Path;
 use std::rc::Rc;
 
-use drivers::buffer::{Buffer, Buffers};
-use messages::{IoError, RequestFlags};
+use millpond_messages::{IoError, RequestFlags};
+use millpond_ring::buffer::{Buffer, Buffers};
 use qcow2_common::*;
 
 const COMPRESSED: RequestFlags = RequestFlags::WRITE_COMPRESSED;
@@ -134,7 +134,11 @@ fn only_whole_clusters_that_are_not_stored_yet_can_be_compressed() {
         // As QEMU does it, nothing that is stored is compressed over.
         for stored in [0, cluster] {
             let refused = write_packed(&disk, stored, &plain_text(2, CLUSTER)).await;
-            assert_eq!(refused, Err(IoError::Os(messages::error::errno::EIO)), "{stored}");
+            assert_eq!(
+                refused,
+                Err(IoError::Os(millpond_messages::error::errno::EIO)),
+                "{stored}"
+            );
         }
         // A part that is written over a packed cluster leaves the rest of it.
         disk.write(100, &[7; 50]).await.unwrap();

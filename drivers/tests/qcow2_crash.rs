@@ -6,8 +6,8 @@ mod qcow2_common;
 
 use std::path::Path;
 
-use drivers::driver::Repair;
-use messages::{OpenFlags, RequestFlags};
+use millpond_drivers::driver::Repair;
+use millpond_messages::{OpenFlags, RequestFlags};
 use qcow2_common::*;
 use serde_json::json;
 

@@ -7,8 +7,8 @@ mod qcow2_common;
 use std::path::Path;
 use std::rc::Rc;
 
-use drivers::driver::Repair;
-use messages::{OpenFlags, RequestFlags};
+use millpond_drivers::driver::Repair;
+use millpond_messages::{OpenFlags, RequestFlags};
 use qcow2_common::*;
 
 fn image(directory: &tempfile::TempDir, option: &str) -> Vec<u8> {
@@ -199,7 +199,7 @@ fn exercise(bytes: Vec<u8>, flags: OpenFlags, seed: u64) {
                 0..3 => drop(disk.read(offset, 512.min(size)).await),
                 3 if size > 0 => drop(
                     disk.driver
-                        .locate(drivers::driver::Purpose::Read, offset.min(size - 1), 1)
+                        .locate(millpond_drivers::driver::Purpose::Read, offset.min(size - 1), 1)
                         .await,
                 ),
                 4 if !checked => {

@@ -9,9 +9,9 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 
-use drivers::ring::Ring;
 use futures_util::future::join_all;
-use messages::RequestFlags;
+use millpond_messages::RequestFlags;
+use millpond_ring::Ring;
 use qcow2_common::*;
 
 /// What the disk must read as.

@@ -4,8 +4,8 @@
 
 mod qcow2_common;
 
-use drivers::driver::ReopenRequest;
-use messages::OpenFlags;
+use millpond_drivers::driver::ReopenRequest;
+use millpond_messages::OpenFlags;
 use qcow2_common::*;
 use serde_json::json;
 
@@ -54,7 +54,7 @@ fn a_reopen_changes_options_and_the_right_to_write() {
             .unwrap();
         assert_eq!(
             disk.write(0, &[1; 512]).await.unwrap_err(),
-            messages::IoError::ReadOnly
+            millpond_messages::IoError::ReadOnly
         );
         let reopen = |json: serde_json::Value, flags| {
             disk.driver.reopen_prepare(ReopenRequest {
@@ -145,12 +145,12 @@ fn a_check_counts_fragments_as_qemu_does() {
             .await
             .unwrap();
         disk.driver
-            .check(drivers::driver::Repair::default())
+            .check(millpond_drivers::driver::Repair::default())
             .await
             .unwrap()
     });
     let count = |name: &str| told.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0);
-    let expected = messages::FragmentInfo {
+    let expected = millpond_messages::FragmentInfo {
         allocated_clusters: count("allocated-clusters"),
         total_clusters: count("total-clusters"),
         fragmented_clusters: count("fragmented-clusters"),

@@ -4,7 +4,7 @@
 
 mod qcow2_common;
 
-use messages::OpenFlags;
+use millpond_messages::OpenFlags;
 use qcow2_common::*;
 use serde_json::json;
 

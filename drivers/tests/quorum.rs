@@ -7,20 +7,20 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 
-use drivers::buffer::{Buffer, Buffers};
-use drivers::builtin::builtin;
-use drivers::driver::{
+use futures_channel::oneshot;
+use futures_util::FutureExt;
+use millpond_drivers::builtin::builtin;
+use millpond_drivers::driver::{
     Answer, At, Child, ChildChange, ChildPort, Driver, DriverKind, EdgeUse, Notice, Notices, OpenRequest,
     Purpose, ReopenRequest,
 };
-use drivers::ring::{Engine, Ring};
-use futures_channel::oneshot;
-use futures_util::FutureExt;
-use messages::io::{Operation, OperationKind, Outcome, Preallocation, Value};
-use messages::qapi::QuorumOperation;
-use messages::{
+use millpond_messages::io::{Operation, OperationKind, Outcome, Preallocation, Value};
+use millpond_messages::qapi::QuorumOperation;
+use millpond_messages::{
     BlockStatus, IoError, IoResult, Limits, OpenFlags, Permissions, RequestFlags, Role, StatusFlags,
 };
+use millpond_ring::buffer::{Buffer, Buffers};
+use millpond_ring::{Engine, Ring};
 use serde_json::{Value as Json, json};
 
 const NONE: RequestFlags = RequestFlags::empty();
@@ -170,7 +170,7 @@ fn kind() -> Arc<dyn DriverKind> {
     Arc::clone(builtin().find("quorum").unwrap())
 }
 
-fn options(json: Json) -> messages::global_state::Options {
+fn options(json: Json) -> millpond_messages::global_state::Options {
     let Json::Object(options) = json else {
         panic!("not an object")
     };

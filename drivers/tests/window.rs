@@ -6,11 +6,11 @@ mod host;
 use std::rc::Rc;
 use std::time::Duration;
 
-use drivers::driver::{Answer, At, Purpose, ReopenRequest, Target};
-use drivers::ring::Ring;
 use host::{Node, is_zero, pattern, run};
-use messages::io::Preallocation;
-use messages::{ChildSlot, IoError, OpenFlags, RequestFlags};
+use millpond_drivers::driver::{Answer, At, Purpose, ReopenRequest, Target};
+use millpond_messages::io::Preallocation;
+use millpond_messages::{ChildSlot, IoError, OpenFlags, RequestFlags};
+use millpond_ring::Ring;
 use serde_json::{Value as Json, json};
 
 const NONE: RequestFlags = RequestFlags::empty();
@@ -35,7 +35,7 @@ fn null_answers_at_once_and_leaves_buffers_alone(ring: &Ring) {
         let node = Node::open(ring, name, json!({}), RW, None).unwrap();
         assert_eq!(node.length(), 1 << 30);
         assert_eq!(node.read(1 << 20, 512), [0xEE; 512]);
-        let buffers = drivers::buffer::Buffers::alloc(512);
+        let buffers = millpond_ring::buffer::Buffers::alloc(512);
         assert!(matches!(
             Rc::clone(&node.driver).read(0, buffers, NONE),
             Answer::Ready(_)
@@ -83,7 +83,7 @@ fn null_waits_for_its_latency(ring: &Ring) {
     for node in [node, moved] {
         let start = ring.now();
         let all = futures_util::future::join3(
-            Rc::clone(&node.driver).read(0, drivers::buffer::Buffers::alloc(512), NONE),
+            Rc::clone(&node.driver).read(0, millpond_ring::buffer::Buffers::alloc(512), NONE),
             node.driver.write_zeroes(0, 512, NONE),
             node.driver.flush(),
         );
@@ -101,7 +101,7 @@ fn file(ring: &Ring, len: u64) -> (tempfile::TempDir, Node) {
     (dir, Node::file(ring, &path, RW | OpenFlags::UNMAP).unwrap())
 }
 
-fn raw(ring: &Ring, options: Json, file: &Node) -> messages::Result<Node> {
+fn raw(ring: &Ring, options: Json, file: &Node) -> millpond_messages::Result<Node> {
     Node::open(ring, "raw", options, RW, Some(file.clone()))
 }
 

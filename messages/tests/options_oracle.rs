@@ -4,10 +4,10 @@
     reason = "a test ends at the first thing that is not as it must be"
 )]
 
-use messages::qapi::schema::{
+use millpond_messages::qapi::schema::{
     BLOCK_EXPORT_OPTIONS, BLOCKDEV_OPTIONS, MONITOR_OPTIONS, NBD_SERVER_OPTIONS, OBJECT_OPTIONS, StructType,
 };
-use messages::qapi::{Object, Options, QmpError, Validator};
+use millpond_messages::qapi::{Object, Options, QmpError, Validator};
 use std::process::{Command, Stdio};
 
 /// What the oracle says of `option value`, without the program's and the option's name.

@@ -1,7 +1,7 @@
 //! The parsers on input that nobody wrote by hand.
 
-use messages::qapi::schema::{BLOCKDEV_OPTIONS, COMMANDS};
-use messages::qapi::{Form, JsonStream, Options, Validator, parse_json, to_compact, to_pretty};
+use millpond_messages::qapi::schema::{BLOCKDEV_OPTIONS, COMMANDS};
+use millpond_messages::qapi::{Form, JsonStream, Options, Validator, parse_json, to_compact, to_pretty};
 use proptest::prelude::*;
 use serde_json::{Number, Value};
 

@@ -4,8 +4,8 @@
     reason = "a test ends at the first thing that is not as it must be"
 )]
 
-use messages::qapi::parse_json;
-use messages::qapi::schema::{COMMANDS, introspect};
+use millpond_messages::qapi::parse_json;
+use millpond_messages::qapi::schema::{COMMANDS, introspect};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashSet};
 use std::io::Write;

@@ -146,7 +146,7 @@ fn help_names_everything_and_versions_have_one_text() {
         ("serve", "--blockdev"),
         ("qmp", "KEY=VALUE"),
         ("flight", "record"),
-        ("trace", "millpond::node"),
+        ("trace", "millpond_engine::node"),
         ("drivers", "qcow2"),
     ] {
         let help = succeeds(&["help", topic]);

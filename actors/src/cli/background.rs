@@ -1,7 +1,7 @@
 //! Goes to the background: the parent waits until the start has succeeded or failed, and says so by its
 //! exit code.
 
-use crate::ffi::{Fork, fork};
+use millpond_ring::os::process::{Fork, fork};
 use rustix::fs::Mode;
 use rustix::io::{read, retry_on_intr, write};
 use rustix::pipe::{PipeFlags, pipe_with};

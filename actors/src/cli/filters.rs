@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::log;
-use messages::IoError;
+use millpond_messages::IoError;
 
 /// The longest file of filters, in bytes.
 const LONGEST: u64 = 1 << 20;
@@ -14,7 +14,14 @@ const LONGEST: u64 = 1 << 20;
 const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
 
 /// What the targets of messages begin with.
-const ROOTS: &[&str] = &["millpond", "drivers", "messages"];
+const ROOTS: &[&str] = &[
+    "millpond",
+    "millpond_drivers",
+    "millpond_engine",
+    "millpond_graph",
+    "millpond_messages",
+    "millpond_ring",
+];
 
 /// What all values of `-T` ask for.
 #[derive(Debug, Default)]
@@ -116,14 +123,14 @@ mod tests {
     #[test]
     fn keys_and_filters_are_told_apart() {
         let filters =
-            parse("debug,enable=millpond::node=trace,drivers,millpond::node[request]=info").unwrap();
+            parse("debug,enable=millpond_engine::node=trace,millpond_drivers,millpond_engine::node[request]=info").unwrap();
         assert_eq!(
             filters.directives,
             [
                 "debug",
-                "millpond::node=trace",
-                "drivers",
-                "millpond::node[request]=info"
+                "millpond_engine::node=trace",
+                "millpond_drivers",
+                "millpond_engine::node[request]=info"
             ]
         );
         assert!(filters.warnings.is_empty() && filters.file.is_none());
@@ -141,9 +148,16 @@ mod tests {
     fn files_of_filters_have_comments_and_turn_off() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events").display().to_string();
-        std::fs::write(&path, "# ours\n\nmillpond::graph=debug\n-drivers::ring\nnope\n").unwrap();
+        std::fs::write(
+            &path,
+            "# ours\n\nmillpond::graph=debug\n-millpond_drivers::qcow2\nnope\n",
+        )
+        .unwrap();
         let filters = parse(&format!("events={path},file={path}.log")).unwrap();
-        assert_eq!(filters.directives, ["millpond::graph=debug", "drivers::ring=off"]);
+        assert_eq!(
+            filters.directives,
+            ["millpond::graph=debug", "millpond_drivers::qcow2=off"]
+        );
         assert_eq!(
             filters.warnings,
             [format!("{path}:5: warning: trace event 'nope' does not exist")]

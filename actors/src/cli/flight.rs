@@ -1,7 +1,7 @@
 //! `millpond flight FILE`: prints a flight record.
 
-use crate::flight::{FlightError, Printed};
 use clap::Parser;
+use millpond_engine::flight::{FlightError, Printed};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};

@@ -1,8 +1,10 @@
 //! What the help options print.
 
 use crate::daemon::type_of;
-use drivers::builtin::builtin;
-use messages::qapi::schema::{BLOCK_EXPORT_OPTIONS, BLOCKDEV_OPTIONS, Int, Member, StructType, Type};
+use millpond_drivers::builtin::builtin;
+use millpond_messages::qapi::schema::{
+    BLOCK_EXPORT_OPTIONS, BLOCKDEV_OPTIONS, Int, Member, StructType, Type,
+};
 use std::fmt::Write;
 
 /// The options of `millpond serve`.

@@ -15,11 +15,11 @@ mod subcommands;
 mod trace;
 
 use crate::daemon::Daemon;
-use crate::ffi::ignore_file_size_signal;
 use crate::log::{self, tell};
 use crate::socket::activation;
 use actix_rt::{System, SystemRunner};
-use drivers::builtin::builtin;
+use millpond_drivers::builtin::builtin;
+use millpond_ring::os::process::ignore_file_size_signal;
 use rustix::event::{EventfdFlags, eventfd};
 use std::io;
 use std::path::Path;

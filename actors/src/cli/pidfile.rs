@@ -1,7 +1,7 @@
 //! A file that holds the process's id while it runs, and is locked, so that two do not share it.
 
 use crate::socket::OwnFile;
-use messages::IoError;
+use millpond_messages::IoError;
 use rustix::fs::{FlockOperation, fcntl_lock};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};

@@ -10,9 +10,9 @@ use crate::log::{LogOptions, tell};
 use crate::monitor::chardev::{Address, Backend, ChardevOptions, Socket};
 use crate::socket::{OwnFile, activation};
 use clap::Parser;
-use messages::global_state::{GraphReply, GraphRequest, NodeFacts, OpenImage, Probing, Query};
-use messages::qapi::{Object, QmpError, SocketAddress, UnixSocketAddress, parse_size};
-use messages::{IoError, OpenFlags};
+use millpond_messages::global_state::{GraphReply, GraphRequest, NodeFacts, OpenImage, Probing, Query};
+use millpond_messages::qapi::{Object, QmpError, SocketAddress, UnixSocketAddress, parse_size};
+use millpond_messages::{IoError, OpenFlags};
 use rustix::io::Errno;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -591,7 +591,7 @@ fn human_size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use messages::qapi::InetSocketAddress;
+    use millpond_messages::qapi::InetSocketAddress;
 
     fn plain(arguments: &[&str]) -> Plain {
         Plain::try_parse_from([&["millpond"], arguments].concat()).unwrap()

@@ -2,8 +2,8 @@
 //! it blocks as it likes, and no graph is behind it.
 
 use clap::Parser;
-use messages::IoError;
-use messages::qapi::{JsonStream, Object, parse_json, to_compact};
+use millpond_messages::IoError;
+use millpond_messages::qapi::{JsonStream, Object, parse_json, to_compact};
 use serde_json::{Value, json};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;

@@ -15,10 +15,10 @@ use crate::daemon::{Daemon, properties_of};
 use crate::flight;
 use crate::log::{self, LogOptions, tell};
 use crate::monitor::chardev::{self, BACKENDS, Parsed};
-use messages::qapi::schema::{
+use millpond_messages::qapi::schema::{
     BLOCK_EXPORT_OPTIONS, BLOCKDEV_OPTIONS, MONITOR_OPTIONS, NBD_SERVER_OPTIONS, OBJECT_OPTIONS, StructType,
 };
-use messages::qapi::{Object, Options, QmpError, Validator};
+use millpond_messages::qapi::{Object, Options, QmpError, Validator};
 use serde_json::Value;
 use std::io;
 use std::process::ExitCode;

@@ -20,13 +20,13 @@ A FILTER is
   TARGET[SPAN]=LEVEL     only inside a span
 
 Targets:
-  millpond::monitor      monitors and their clients
-  millpond::export       exports and their clients
-  millpond::graph        changes of the graph
-  millpond::node         requests, from their admission to their answer
-  millpond::iothread     iothreads
-  drivers                drivers, one target below it for each
-  drivers::ring          operations handed to the kernel
+  millpond::monitor          monitors and their clients
+  millpond::export           exports and their clients
+  millpond::graph            changes of the graph
+  millpond_engine::node      requests, from their admission to their answer
+  millpond_engine::iothread  iothreads
+  millpond_drivers           drivers, one target below it for each
+  millpond_ring              operations handed to the kernel
 ";
 
 /// Whether a value of `-T` asks for help.

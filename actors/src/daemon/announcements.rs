@@ -5,7 +5,7 @@ use crate::graph::Announcement;
 use crate::monitor::Throttle;
 use futures_channel::mpsc;
 use futures_util::StreamExt;
-use messages::qapi::TimedEvent;
+use millpond_messages::qapi::TimedEvent;
 use std::future::pending;
 use tokio::time::Instant;
 

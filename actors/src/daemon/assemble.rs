@@ -4,9 +4,9 @@ use super::{Daemon, graph_link};
 use crate::export::ExportRegistry;
 use crate::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use crate::monitor::EventBus;
-use drivers::driver::Registry;
-use drivers::ring::Engine;
-use messages::global_state::IothreadOptions;
+use millpond_drivers::driver::Registry;
+use millpond_messages::global_state::IothreadOptions;
+use millpond_ring::Engine;
 use std::io;
 use std::rc::Rc;
 

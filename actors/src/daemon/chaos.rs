@@ -1,12 +1,12 @@
 //! The user object that holds a message policy.
 
-use messages::qapi::{Object, QmpError};
+use millpond_messages::qapi::{Object, QmpError};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Daemon;
-use crate::chaos::{Chaos, Policy, RuleOptions};
 use crate::graph::GraphHandle;
+use millpond_engine::chaos::{Chaos, Policy, RuleOptions};
 
 /// Properties in the order in which they are listed.
 pub(super) const CHAOS_PROPERTIES: &[&str] = &[

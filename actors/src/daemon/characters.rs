@@ -4,7 +4,7 @@ use super::Daemon;
 use crate::monitor::chardev::{Backend, Chardev, ChardevOptions};
 use crate::monitor::{Finish, Monitor};
 use actix::Actor;
-use messages::qapi::{Object, QmpError};
+use millpond_messages::qapi::{Object, QmpError};
 use serde_json::{Value, json};
 use std::rc::Rc;
 

@@ -2,7 +2,7 @@
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use messages::qapi::{
+use millpond_messages::qapi::{
     BlockExportInfo, BlockExportOptions, BlockExportRemoveMode, NbdServerOptions, QmpError, SocketAddress,
 };
 

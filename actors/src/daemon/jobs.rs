@@ -2,8 +2,8 @@
 
 use super::Daemon;
 use crate::monitor::chardev::is_identifier;
-use messages::global_state::{GraphRequest, Options};
-use messages::qapi::{Event, JobInfo, JobStatus, JobType, QmpError};
+use millpond_messages::global_state::{GraphRequest, Options};
+use millpond_messages::qapi::{Event, JobInfo, JobStatus, JobType, QmpError};
 use tokio::task::JoinHandle;
 
 /// The jobs there are, in the order in which they were made.

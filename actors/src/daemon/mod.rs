@@ -18,15 +18,15 @@ use crate::graph::GraphHandle;
 use crate::image::{self, Ask, NewImage};
 use crate::monitor::commands;
 use crate::monitor::{Dispatch, EventBus, Monitor};
-use crate::node::Client;
 use actix::Addr;
 use characters::Characters;
-use drivers::throttle::Groups;
 use futures_util::future::LocalBoxFuture;
 use jobs::Jobs;
-use messages::ErrorKind;
-use messages::global_state::{GraphReply, GraphRequest};
-use messages::qapi::{ErrorClass, Object, QmpError};
+use millpond_drivers::throttle::Groups;
+use millpond_engine::node::Client;
+use millpond_messages::ErrorKind;
+use millpond_messages::global_state::{GraphReply, GraphRequest};
+use millpond_messages::qapi::{ErrorClass, Object, QmpError};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -40,7 +40,7 @@ const GRACE: Duration = Duration::from_secs(30);
 
 /// Carries a request to the graph actor.
 pub type GraphLink =
-    Rc<dyn Fn(GraphRequest) -> LocalBoxFuture<'static, messages::Result<GraphReply<Client>>>>;
+    Rc<dyn Fn(GraphRequest) -> LocalBoxFuture<'static, millpond_messages::Result<GraphReply<Client>>>>;
 
 /// The graph actor behind `handle`.
 pub fn graph_link(handle: GraphHandle) -> GraphLink {
@@ -216,19 +216,22 @@ impl Dispatch for Daemon {
 }
 
 impl Ask for Daemon {
-    fn ask_graph(&self, request: GraphRequest) -> impl Future<Output = messages::Result<GraphReply<Client>>> {
+    fn ask_graph(
+        &self,
+        request: GraphRequest,
+    ) -> impl Future<Output = millpond_messages::Result<GraphReply<Client>>> {
         (self.parts.graph)(request)
     }
 }
 
 /// An error of the graph as a client sees it.
-pub fn refusal(error: &messages::Error) -> QmpError {
+pub fn refusal(error: &millpond_messages::Error) -> QmpError {
     let class = match error.kind() {
         ErrorKind::CommandNotFound => ErrorClass::CommandNotFound,
         _ => ErrorClass::GenericError,
     };
     let hint = std::error::Error::source(error)
-        .and_then(|source| source.downcast_ref::<drivers::file::LockHint>())
+        .and_then(|source| source.downcast_ref::<millpond_drivers::file::LockHint>())
         .map(ToString::to_string);
     QmpError {
         hint,

@@ -1,8 +1,8 @@
 //! Objects that users make: iothreads, the tuning of the main loop, message policies, and throttle groups.
 
 use super::chaos::{CHAOS_PROPERTIES, ChaosObject};
-use messages::global_state::IothreadOptions;
-use messages::qapi::{Object, QmpError};
+use millpond_messages::global_state::IothreadOptions;
+use millpond_messages::qapi::{Object, QmpError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

@@ -1,7 +1,7 @@
 //! The object `throttle-group` as users see it: its properties, and which of them may be set when.
 
-use drivers::throttle::Limits;
-use messages::qapi::{Object, QmpError};
+use millpond_drivers::throttle::Limits;
+use millpond_messages::qapi::{Object, QmpError};
 use serde_json::Value;
 
 use super::refusal;

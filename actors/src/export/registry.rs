@@ -5,15 +5,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drivers::ring::Fd;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use messages::global_state::{GraphReply, GraphRequest, Query, RootRequest, RootUser};
-use messages::qapi::{
+use millpond_messages::global_state::{GraphReply, GraphRequest, Query, RootRequest, RootUser};
+use millpond_messages::qapi::{
     BlockDirtyBitmapOrStr, BlockExportInfo, BlockExportKind, BlockExportOptions, BlockExportRemoveMode,
     BlockExportType, Event, NbdExportOptions, NbdServerOptions, QmpError, SocketAddress,
 };
-use messages::{Error, ErrorKind, IoThreadId, OpenFlags, Permissions, Result, SECTOR_SIZE};
+use millpond_messages::{Error, ErrorKind, IoThreadId, OpenFlags, Permissions, Result, SECTOR_SIZE};
+use millpond_ring::Fd;
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::nbd::offer::{Catalogue, Offer};
@@ -24,7 +24,7 @@ use crate::daemon::{Exports, refusal};
 use crate::graph::GraphHandle;
 use crate::monitor::EventBus;
 use crate::monitor::chardev::is_identifier;
-use crate::node::Client;
+use millpond_engine::node::Client;
 
 /// How long the removal of an export may take before the log names what it waits for; and then, how long an iothread has to
 /// say so.
@@ -286,7 +286,7 @@ impl ExportRegistry {
         let query = GraphRequest::Query(Query::Root(client.root()));
         let (limits, node_name) = match self.0.graph.ask(query).await? {
             GraphReply::Node(facts) => (facts.limits, facts.name),
-            _ => (messages::Limits::default(), String::new()),
+            _ => (millpond_messages::Limits::default(), String::new()),
         };
         let mut state = self.0.state.borrow_mut();
         let multi_conn = state.server()?.multi_conn();

@@ -1,17 +1,12 @@
-//! The flight recorder: the last messages of each thread, to see after the fact what a hang was waiting for.
+//! Flight records of this process: collected when somebody asks, or written when a thread panics.
 //!
-//! Each iothread and the graph actor's thread writes the messages that it sees into a ring of its own, over the oldest. A
-//! record is some words written in place; no other thread writes there, and any may read, so that a dump needs nobody's
-//! help: neither that of a thread that is stuck, nor in a panic. What is in flight is not in the rings alone, where it may
-//! be overwritten long since: iothreads that answer within [`PATIENCE`] tell what they have open, and the dump says of
-//! the others that they did not.
+//! The rings themselves, and how they are written and printed, are [`millpond_engine::flight`].
 
-mod dump;
+mod collect;
+#[cfg(feature = "daemon")]
 mod panic;
-mod print;
-mod recorder;
 
-pub use dump::{Open, PATIENCE, collect, write_new, write_to};
+pub use collect::{PATIENCE, collect};
+pub use millpond_engine::flight::*;
+#[cfg(feature = "daemon")]
 pub use panic::record_panics;
-pub use print::{FlightError, Printed};
-pub use recorder::{Note, RECORDS, Recorder, nanoseconds};

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::dump::{write_new, written};
+use millpond_engine::flight::{write_new, written};
+
 use crate::log::tell;
 
 /// One file a process: a panic that comes again and again shall not fill the disk.

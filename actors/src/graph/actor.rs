@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, AsyncContext, Context, Handler, Message, ResponseFuture, StreamHandler};
-use drivers::driver::Registry;
 use futures_channel::{mpsc, oneshot};
 use futures_executor::block_on;
-use messages::global_state::{GraphReply, GraphRequest, IothreadOptions};
-use messages::handshake::PendingDrain;
-use messages::{Error, ErrorKind, IoThreadId, OpBlocker, Result, Token};
+use millpond_drivers::driver::Registry;
+use millpond_messages::global_state::{GraphReply, GraphRequest, IothreadOptions};
+use millpond_messages::handshake::PendingDrain;
+use millpond_messages::{Error, ErrorKind, IoThreadId, OpBlocker, Result, Token};
 use tokio::time::Instant;
 
 use super::carry::Handles;
@@ -20,11 +20,11 @@ use super::iothreads::{IothreadFactory, Started, poll_params};
 use super::late::{self, Late};
 use super::mailbox::{Receiver, mailbox};
 use super::memory::{Memory, MemoryChange};
-use super::policy::{Announcement, Effect, Event, ImplicitOpens, Policy, Reply, RequestId};
 use super::told::ChangeLog;
-use crate::chaos::Chaos;
-use crate::iothread::IoThread;
-use crate::node::{self, Client, EventSink, Mail, OrderOutcome, Ticket};
+use millpond_engine::chaos::Chaos;
+use millpond_engine::iothread::IoThread;
+use millpond_engine::node::{self, Client, EventSink, Mail, OrderOutcome, Ticket};
+use millpond_graph::{Announcement, Effect, Event, ImplicitOpens, Policy, Reply, RequestId};
 
 /// How long a drained section may take to become still before the log names what it waits for.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -343,7 +343,7 @@ impl Graph {
         }
     }
 
-    fn with_handles(&self, reply: GraphReply<messages::RootId>) -> Result<GraphReply<Client>> {
+    fn with_handles(&self, reply: GraphReply<millpond_messages::RootId>) -> Result<GraphReply<Client>> {
         Ok(match reply {
             GraphReply::Root(root) => {
                 let handle = self.handles.roots.get(&root);
@@ -402,8 +402,12 @@ fn waited_for(drain: &PendingDrain) -> String {
     nodes.collect::<Vec<_>>().join("; ")
 }
 
-fn io_error(error: &io::Error) -> messages::IoError {
-    messages::IoError::from_errno(error.raw_os_error().unwrap_or(messages::error::errno::EIO))
+fn io_error(error: &io::Error) -> millpond_messages::IoError {
+    millpond_messages::IoError::from_errno(
+        error
+            .raw_os_error()
+            .unwrap_or(millpond_messages::error::errno::EIO),
+    )
 }
 
 pub(super) fn closed() -> Error {

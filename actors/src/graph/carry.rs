@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use messages::{Error, ErrorKind, IoThreadId, Result, RootId};
+use millpond_messages::{Error, ErrorKind, IoThreadId, Result, RootId};
 
 use super::flight::GraphFlight;
-use super::policy::{Address, Order};
-use crate::iothread::IoThread;
-use crate::node::{self, Mail, NodeAddress, OpenOrder, RootHandle};
+use millpond_engine::iothread::IoThread;
+use millpond_engine::node::{self, Mail, NodeAddress, OpenOrder, RootHandle};
+use millpond_graph::{Address, Order};
 
 /// The handles behind the policy's ids.
 #[derive(Default)]

@@ -1,9 +1,9 @@
 //! The graph's edits for any program: what may be done to chains, and who forbids what meanwhile.
 
-use messages::global_state::{
+use millpond_messages::global_state::{
     BlockedBy, Blocker, ChildOf, GraphReply, GraphRequest, NodeFacts, Options, Query,
 };
-use messages::{OpBlocker, Result, Token};
+use millpond_messages::{OpBlocker, Result, Token};
 
 use super::handle::{GraphHandle, unblock_all, unexpected};
 

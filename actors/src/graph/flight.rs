@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use futures_channel::oneshot;
-use messages::record::MessageEvent;
-use messages::{Error, Result};
+use millpond_messages::record::MessageEvent;
+use millpond_messages::{Error, Result};
 use tokio::time::Instant;
 
 use super::actor::{Graph, closed};
 use super::handle::GraphHandle;
-use crate::chaos::kind;
-use crate::flight::{Note, Recorder, collect};
-use crate::node::{self, recorded};
+use millpond_engine::chaos::kind;
+use millpond_engine::flight::{Note, Recorder};
+
+use crate::flight::collect;
+use millpond_engine::node::{self, recorded};
 
 /// The ring of the graph actor's thread.
 pub(super) struct GraphFlight(Arc<Recorder>);

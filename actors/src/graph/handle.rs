@@ -8,12 +8,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_channel::{mpsc, oneshot};
-use messages::global_state::{
+use millpond_messages::global_state::{
     DrainScope, GraphFacts, GraphReply, GraphRequest, IothreadOptions, IothreadReport, NodeFacts, OpenImage,
     Options, Query, RootRequest, RootUser,
 };
-use messages::handshake::PendingDrain;
-use messages::{
+use millpond_messages::handshake::PendingDrain;
+use millpond_messages::{
     BlockSizes, DebugOrder, Error, ErrorKind, Geometry, LatencyHistograms, NodeReport, OpBlocker,
     Permissions, Result, RootId, Token,
 };
@@ -22,9 +22,9 @@ use serde_json::Value;
 use super::actor::{Fresh, Incoming, closed};
 use super::mailbox::Sender;
 use super::memory::MemoryChange;
-use super::policy::{Announcement, RequestId};
-use crate::chaos::Chaos;
-use crate::node::{Client, Ticket};
+use millpond_engine::chaos::Chaos;
+use millpond_engine::node::{Client, Ticket};
+use millpond_graph::{Announcement, RequestId};
 
 /// Announcements that a listener may be behind before it loses more.
 const UNHEARD: usize = 1024;

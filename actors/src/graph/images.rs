@@ -1,8 +1,8 @@
 //! Images for any program: checked, resized, described, and their files deleted.
 
-use messages::global_state::{DriverFacts, GraphReply, GraphRequest, Query};
-use messages::io::Preallocation;
-use messages::{CheckResult, DriverInfo, ErrorKind, Repair, RequestFlags, Result};
+use millpond_messages::global_state::{DriverFacts, GraphReply, GraphRequest, Query};
+use millpond_messages::io::Preallocation;
+use millpond_messages::{CheckResult, DriverInfo, ErrorKind, Repair, RequestFlags, Result};
 
 use super::handle::{GraphHandle, unexpected};
 

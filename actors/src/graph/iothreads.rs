@@ -4,12 +4,12 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use drivers::ring::Engine;
 use futures_util::future::BoxFuture;
-use messages::global_state::IothreadOptions;
+use millpond_messages::global_state::IothreadOptions;
+use millpond_ring::Engine;
 
-use crate::iothread::{IoThread, IoThreadConfig, PollParams};
-use crate::node::{EventSink, Mail, serve};
+use millpond_engine::iothread::{IoThread, IoThreadConfig, PollParams};
+use millpond_engine::node::{EventSink, Mail, serve};
 
 /// An iothread that runs, and its thread's id on the host.
 pub type Started = (IoThread<Mail>, u32);

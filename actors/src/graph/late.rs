@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use actix::{AsyncContext, Context};
 use futures_channel::oneshot;
-use messages::Result;
-use messages::global_state::GraphReply;
+use millpond_messages::Result;
+use millpond_messages::global_state::GraphReply;
 use tokio::time::Instant;
 
 use super::actor::{Graph, Incoming, ReplySender};
 use super::handle::GraphHandle;
-use crate::chaos::{Chaos, End, Hop, Lanes, Pair, kind};
-use crate::iothread::IoThread;
-use crate::node::{Client, Mail};
+use millpond_engine::chaos::{Chaos, End, Hop, Lanes, Pair, kind};
+use millpond_engine::iothread::IoThread;
+use millpond_engine::node::{Client, Mail};
 
 /// What is held.
 enum Held {
@@ -36,7 +36,7 @@ impl Late {
     }
 }
 
-const fn hop(from: End, to: End, kind: &'static crate::chaos::Kind) -> Hop<'static> {
+const fn hop(from: End, to: End, kind: &'static millpond_engine::chaos::Kind) -> Hop<'static> {
     Hop {
         pair: Pair { from, to },
         kind,

@@ -14,11 +14,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use crossbeam_channel::TryRecvError;
-use drivers::ring::Wake;
 use futures_core::Stream;
+use millpond_ring::Wake;
 use tokio::io::unix::AsyncFd;
 
-use crate::ffi;
+use millpond_ring::os::process::watched;
 
 /// Names a mailbox. Never reused.
 type Id = u64;
@@ -57,7 +57,7 @@ pub fn mailbox<M>() -> io::Result<(Sender<M>, Receiver<M>)> {
     let id = NEXT.fetch_add(1, Ordering::Relaxed);
     let wake = Arc::new(Wake::new()?);
     let (sender, receiver) = crossbeam_channel::unbounded();
-    let bell = ffi::watched(Arc::new(wake.bell().try_clone_to_owned()?))?;
+    let bell = watched(Arc::new(wake.bell().try_clone_to_owned()?))?;
     Ok((
         Sender {
             id,

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use drivers::buffer::{Region, RegionError, Regions};
 use futures_channel::oneshot;
-use messages::{Error, ErrorKind, IoError, Result};
+use millpond_messages::{Error, ErrorKind, IoError, Result};
+use millpond_ring::buffer::{Region, RegionError, Regions};
 
 use super::actor::closed;
 use super::handle::GraphHandle;
-use crate::iothread::{IoThread, Local};
-use crate::node::Mail;
+use millpond_engine::iothread::{IoThread, Local};
+use millpond_engine::node::Mail;
 
 /// What is asked of the rings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +131,7 @@ impl GraphHandle {
     ///
     /// # Errors
     /// `Exists` if some of the memory is registered; `NoSpace` if too much is: there are
-    /// [`drivers::buffer::PLACES`] places of [`drivers::buffer::MOST_PIECE`] bytes at most.
+    /// [`millpond_ring::buffer::PLACES`] places of [`millpond_ring::buffer::MOST_PIECE`] bytes at most.
     pub async fn register_memory(&self, region: &Arc<Region>) -> Result<()> {
         self.memory(Wish::Register, region).await
     }

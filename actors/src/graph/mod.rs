@@ -5,7 +5,7 @@
 //!     GraphHandle, Addr<Graph> --request--> Policy --effects--> carried out --orders--> nodes
 //!                              <---reply---        <---events--------------------------
 //! ```
-//! All decisions are in [`policy`]; the [`Graph`] puts handles in place of ids and carries effects out.
+//! All decisions are in [`millpond_graph`]; the [`Graph`] puts handles in place of ids and carries effects out.
 
 mod actor;
 mod carry;
@@ -17,7 +17,6 @@ mod iothreads;
 mod late;
 mod mailbox;
 mod memory;
-pub mod policy;
 mod show;
 mod told;
 
@@ -25,5 +24,5 @@ pub use actor::{Graph, GraphConfig, GraphMessage};
 pub use edits::{FreezeGuard, OpBlockGuard};
 pub use handle::{DrainGuard, GraphHandle};
 pub use iothreads::{IothreadFactory, Started, Starting, system_iothreads};
-pub use policy::{Announcement, ImplicitOpens};
+pub use millpond_graph::{Announcement, ImplicitOpens};
 pub use show::graph_json;

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use messages::global_state::{EdgeFacts, EdgeParent, GraphFacts, RootUser};
-use messages::qapi::{
+use millpond_messages::global_state::{EdgeFacts, EdgeParent, GraphFacts, RootUser};
+use millpond_messages::qapi::{
     BlockPermission, XDbgBlockGraph, XDbgBlockGraphEdge, XDbgBlockGraphNode, XDbgBlockGraphNodeType,
 };
-use messages::{NodeId, Permissions, RootId};
+use millpond_messages::{NodeId, Permissions, RootId};
 
 /// What has a number in the shown graph. All edges of a job are its one vertex's.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

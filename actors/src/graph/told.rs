@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use messages::global_state::{ChildOf, GraphRequest, Options, RootUser};
-use messages::{Error, Result};
+use millpond_messages::global_state::{ChildOf, GraphRequest, Options, RootUser};
+use millpond_messages::{Error, Result};
 use serde_json::Value;
 
-use super::policy::RequestId;
+use millpond_graph::RequestId;
 
 /// Changes that have been asked for and not answered, as people read them. Kept only while somebody reads them.
 #[derive(Default)]

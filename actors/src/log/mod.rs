@@ -73,7 +73,7 @@ pub fn file() -> Option<&'static Reopen> {
 #[must_use]
 pub fn why(error: &io::Error) -> String {
     match error.raw_os_error() {
-        Some(number) => messages::IoError::from_errno(number).to_string(),
+        Some(number) => millpond_messages::IoError::from_errno(number).to_string(),
         None => error.to_string(),
     }
 }

@@ -1,6 +1,6 @@
 //! Where the log goes: what `--log` says.
 
-use messages::qapi::{Options, QmpError};
+use millpond_messages::qapi::{Options, QmpError};
 use serde_json::Value;
 use std::path::PathBuf;
 

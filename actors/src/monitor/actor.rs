@@ -5,7 +5,7 @@ use super::events::{Charge, Events};
 use super::{Dispatch, EventBus, Session, Turn};
 use actix::prelude::*;
 use futures_util::future::LocalBoxFuture;
-use messages::qapi::QmpError;
+use millpond_messages::qapi::QmpError;
 use serde_json::Value;
 use std::collections::VecDeque;
 use std::rc::Rc;

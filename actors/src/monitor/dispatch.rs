@@ -1,7 +1,7 @@
 //! The seam between a monitor and what the daemon can do.
 
 use futures_util::future::LocalBoxFuture;
-use messages::qapi::{Object, QmpError};
+use millpond_messages::qapi::{Object, QmpError};
 use serde_json::Value;
 
 /// Carries commands out.

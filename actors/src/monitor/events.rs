@@ -1,6 +1,6 @@
 //! One place to tell all monitors that something happened.
 
-use messages::qapi::{Event, TimedEvent, to_compact};
+use millpond_messages::qapi::{Event, TimedEvent, to_compact};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

@@ -4,8 +4,8 @@
 //! time, in order; nothing but replies is sent before the client has negotiated capabilities.
 
 use super::Dispatch;
-use messages::qapi::schema::find_command;
-use messages::qapi::{
+use millpond_messages::qapi::schema::find_command;
+use millpond_messages::qapi::{
     ErrorClass, Form, JsonStream, Object, QmpError, TimedEvent, Validator, VersionInfo, in_qdict_order,
     to_compact, to_pretty,
 };

@@ -1,6 +1,6 @@
 //! Events that a disk or a guest can cause without end: at most one a second for each thing they are about.
 
-use messages::qapi::{Event, TimedEvent};
+use millpond_messages::qapi::{Event, TimedEvent};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -78,7 +78,7 @@ impl Throttle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use messages::qapi::QuorumOperation;
+    use millpond_messages::qapi::QuorumOperation;
 
     fn bad(child: &str, sector: i64) -> TimedEvent {
         TimedEvent::now(Event::QuorumReportBad {

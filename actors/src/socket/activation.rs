@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use rustix::net::getsockname;
 
 use super::SocketError;
-use crate::ffi::inherited;
+use millpond_ring::os::process::inherited;
 
 /// A descriptor that was passed, and its name.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
-use messages::qapi::InetSocketAddress;
+use millpond_messages::qapi::InetSocketAddress;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind, getsockname, ipproto, listen as listen_on, socket_with,

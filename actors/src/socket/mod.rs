@@ -14,8 +14,8 @@ pub use unix::unix_address;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
-use messages::qapi::{InetSocketAddress, SocketAddress, UnixSocketAddress};
-use messages::{Error, ErrorKind, IoError};
+use millpond_messages::qapi::{InetSocketAddress, SocketAddress, UnixSocketAddress};
+use millpond_messages::{Error, ErrorKind, IoError};
 use rustix::io::Errno;
 use rustix::net::{SocketAddrUnix, getsockname, listen as listen_on};
 

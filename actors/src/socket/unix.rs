@@ -4,8 +4,8 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net as std_unix;
 use std::path::Path;
 
-use messages::IoError;
-use messages::qapi::UnixSocketAddress;
+use millpond_messages::IoError;
+use millpond_messages::qapi::UnixSocketAddress;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen as listen_on, socket_with,
 };

@@ -5,21 +5,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use drivers::buffer::Buffers;
-use drivers::driver::{
+use futures_util::future::LocalBoxFuture;
+use millpond_drivers::driver::{
     Abilities, Ability, Answer, At, BackingLink, Child, ChildKind, CreateRequest, Driver, DriverKind,
     EdgeUse, Events, Extent, OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest,
     Target, Ticket, Transfer,
 };
-use drivers::ring::Ring;
-use futures_util::future::LocalBoxFuture;
-use messages::error::errno::EIO;
-use messages::global_state::Options;
-use messages::io::Preallocation;
-use messages::{
+use millpond_messages::error::errno::EIO;
+use millpond_messages::global_state::Options;
+use millpond_messages::io::Preallocation;
+use millpond_messages::{
     BlockSizes, ChildSlot, DebugEvent, DebugOrder, DriverInfo, Geometry, IoError, IoResult, Permissions,
     RequestFlags, Result, Role,
 };
+use millpond_ring::Ring;
+use millpond_ring::buffer::Buffers;
 use serde_json::Value;
 
 /// Where the driver can panic.
@@ -182,7 +182,7 @@ impl DriverKind for FragileKind {
 
     fn child_permissions(&self, edge: EdgeUse<'_>) -> (Permissions, Permissions) {
         self.0.call(Entry::ChildPermissions);
-        messages::child_permissions(
+        millpond_messages::child_permissions(
             edge.role,
             edge.taken,
             edge.shared,
@@ -253,7 +253,7 @@ struct Fragile {
 impl Fragile {
     fn agree(&self) -> Result<()> {
         if self.stubborn && self.trap.refuses.load(Ordering::SeqCst) {
-            return Err(messages::Error::io("refused", IoError::Os(EIO)));
+            return Err(millpond_messages::Error::io("refused", IoError::Os(EIO)));
         }
         Ok(())
     }

@@ -11,17 +11,19 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use driver::{Entry, FragileKind, HANGS, Trap, When};
-use drivers::buffer::{Buffer, Buffers};
-use drivers::builtin::builtin;
-use drivers::ring::Engine;
 use futures_channel::mpsc;
 use futures_util::StreamExt;
-use messages::error::errno::EIO;
-use messages::global_state::{DrainScope, IothreadOptions, OpenImage, Options, RootRequest, RootUser};
-use messages::qapi::Event;
-use messages::{IoError, Permissions, RequestFlags};
 use millpond::graph::{Announcement, Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond::node::Client;
+use millpond_drivers::builtin::builtin;
+use millpond_messages::error::errno::EIO;
+use millpond_messages::global_state::{
+    DrainScope, IothreadOptions, OpenImage, Options, RootRequest, RootUser,
+};
+use millpond_messages::qapi::Event;
+use millpond_messages::{IoError, Permissions, RequestFlags};
+use millpond_ring::Engine;
+use millpond_ring::buffer::{Buffer, Buffers};
 use rows::{Ends, ONCE, Row, Scene, leave, orders, questions, requests, row};
 use serde_json::{Value, json};
 

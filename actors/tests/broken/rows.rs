@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use drivers::buffer::{Buffer, Buffers};
 use futures_util::future::LocalBoxFuture;
-use messages::global_state::{DrainScope, Options};
-use messages::{Error, IoResult, Permissions, RequestFlags, Result};
 use millpond::graph::GraphHandle;
 use millpond::node::Client;
+use millpond_messages::global_state::{DrainScope, Options};
+use millpond_messages::{Error, IoResult, Permissions, RequestFlags, Result};
+use millpond_ring::buffer::{Buffer, Buffers};
 use serde_json::{Value, json};
 
 use super::driver::{Entry, Trap, When};

@@ -14,7 +14,7 @@ use super::world::{
     DEADLINE, Sent, World, finish, is_ready, node, on_home, read, reading, sent, subtree, wait, write,
     writing,
 };
-use drivers::buffer::Buffers;
+use millpond_ring::buffer::Buffers;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const MS: Duration = Duration::from_millis(1);

@@ -2,9 +2,9 @@
 
 use std::process::Command;
 
-use messages::io::OperationKind;
-use messages::{IoResult, RequestFlags};
 use millpond::node::Client;
+use millpond_messages::io::OperationKind;
+use millpond_messages::{IoResult, RequestFlags};
 use serde_json::json;
 
 use super::driver::Step;

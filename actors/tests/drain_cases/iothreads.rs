@@ -1,14 +1,14 @@
 //! Sections over nodes that live on other threads than those that drain them, and nodes that move inside of sections.
 
-use messages::RequestFlags;
-use messages::global_state::DrainScope;
-use messages::io::OperationKind;
 use millpond::graph::DrainGuard;
+use millpond_messages::RequestFlags;
+use millpond_messages::global_state::DrainScope;
+use millpond_messages::io::OperationKind;
 
 use super::driver::Step;
 use super::world::{World, bytes, finish, node, on_home, read, reading, sent, wait, writing};
 
-type Drained = messages::Result<DrainGuard>;
+type Drained = millpond_messages::Result<DrainGuard>;
 
 /// Node a lives on iothread A, node b on B. Two items are in flight on a: a read that only a task on B can end, and a
 /// write that goes on to flush, as an admitted request may.

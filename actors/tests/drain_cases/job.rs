@@ -7,13 +7,13 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use drivers::buffer::Buffers;
 use futures_util::future::{AbortHandle, Abortable, Aborted};
-use messages::error::errno::EIO;
-use messages::global_state::{RootRequest, RootUser};
-use messages::{IoError, IoResult, Permissions, RequestFlags, RootId};
 use millpond::graph::GraphHandle;
 use millpond::node::HomeClient;
+use millpond_messages::error::errno::EIO;
+use millpond_messages::global_state::{RootRequest, RootUser};
+use millpond_messages::{IoError, IoResult, Permissions, RequestFlags, RootId};
+use millpond_ring::buffer::Buffers;
 
 use super::world::{READ_WRITE, SIZE, Sent, World, on_home, root, wait};
 

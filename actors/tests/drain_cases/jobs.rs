@@ -5,10 +5,10 @@
 //! section ends. Nobody has to enter it from outside. A drain waits for the work at the nodes that it covers: a sector
 //! that had been read when the source came to rest may still be written to a target that is not drained.
 
-use messages::IoError;
-use messages::error::errno::EIO;
-use messages::global_state::DrainScope;
-use messages::io::OperationKind;
+use millpond_messages::IoError;
+use millpond_messages::error::errno::EIO;
+use millpond_messages::global_state::DrainScope;
+use millpond_messages::io::OperationKind;
 use serde_json::json;
 
 use super::driver::Step;

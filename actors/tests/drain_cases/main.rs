@@ -10,7 +10,7 @@ mod callbacks;
 mod changes;
 mod chaos;
 mod clusters;
-#[path = "../support/driver.rs"]
+#[path = "../../engine/tests/support/driver.rs"]
 #[allow(dead_code, reason = "other tests use other parts of it")]
 mod driver;
 mod iothreads;

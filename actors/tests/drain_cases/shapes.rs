@@ -1,9 +1,9 @@
 //! The shapes in which drains fail in the field, as far as they concern nodes, iothreads and jobs. Those of servers are
 //! in the servers' tests.
 
-use messages::RequestFlags;
-use messages::global_state::DrainScope;
-use messages::io::OperationKind;
+use millpond_messages::RequestFlags;
+use millpond_messages::global_state::DrainScope;
+use millpond_messages::io::OperationKind;
 use serde_json::json;
 
 use super::driver::Step;

@@ -4,10 +4,10 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use drivers::buffer::Buffers;
-use drivers::ring::Engine;
-use messages::global_state::IothreadOptions;
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
+use millpond_messages::global_state::IothreadOptions;
+use millpond_ring::Engine;
+use millpond_ring::buffer::Buffers;
 use serde_json::json;
 
 use super::world::{READ_WRITE, node, object, registry, root};

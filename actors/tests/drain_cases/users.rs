@@ -2,9 +2,9 @@
 
 use std::thread;
 
-use messages::global_state::{DrainScope, GraphRequest};
-use messages::io::OperationKind;
-use messages::{ErrorKind, Permissions, Token};
+use millpond_messages::global_state::{DrainScope, GraphRequest};
+use millpond_messages::io::OperationKind;
+use millpond_messages::{ErrorKind, Permissions, Token};
 use serde_json::json;
 
 use super::driver::Step;
@@ -172,7 +172,7 @@ fn users_come_and_go_inside_of_a_section() {
     assert!(parked.iter_mut().all(|request| !is_ready(request)));
     let [on_new, on_inside, on_staying] = parked;
     wait(world.graph.detach(inside.root())).unwrap();
-    assert_eq!(wait(on_inside), Err(messages::IoError::NoMedium));
+    assert_eq!(wait(on_inside), Err(millpond_messages::IoError::NoMedium));
     let shared = Permissions::all();
     wait(
         world
@@ -358,8 +358,8 @@ fn exports_come_and_go_while_a_drain_waits_and_while_it_lasts() {
     let held = base.held_read();
     let draining = world.draining(node("base"));
     assert_eq!(world.waiting(), 1);
-    let export = |node: &str| messages::global_state::RootRequest {
-        user: messages::global_state::RootUser::Export("e".to_owned()),
+    let export = |node: &str| millpond_messages::global_state::RootRequest {
+        user: millpond_messages::global_state::RootUser::Export("e".to_owned()),
         ..root(node, READ_WRITE)
     };
     let early = wait(world.graph.attach(export("left"))).unwrap();
@@ -375,7 +375,7 @@ fn exports_come_and_go_while_a_drain_waits_and_while_it_lasts() {
     world.settle();
     assert!(!is_ready(&mut parked));
     wait(world.graph.detach(late.root())).unwrap();
-    assert_eq!(wait(refused), Err(messages::IoError::NoMedium));
+    assert_eq!(wait(refused), Err(millpond_messages::IoError::NoMedium));
     drop(section);
     assert_eq!(wait(parked), Ok(vec![0; 512]));
 }

@@ -10,18 +10,18 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
-use drivers::buffer::{Buffer, Buffers};
-use drivers::driver::Registry;
-use messages::global_state::{
-    DrainScope, EdgeParent, GraphRequest, IothreadOptions, Options, Query, RootRequest, RootUser,
-};
-use messages::io::OperationKind;
-use messages::{IoResult, Permissions, RequestFlags};
 use millpond::chaos::Policy;
 use millpond::embed::{BlockLayer, BlockLayerConfig};
 use millpond::graph::{DrainGuard, GraphHandle};
 use millpond::iothread::Local;
 use millpond::node::{Client, Mail};
+use millpond_drivers::driver::Registry;
+use millpond_messages::global_state::{
+    DrainScope, EdgeParent, GraphRequest, IothreadOptions, Options, Query, RootRequest, RootUser,
+};
+use millpond_messages::io::OperationKind;
+use millpond_messages::{IoResult, Permissions, RequestFlags};
+use millpond_ring::buffer::{Buffer, Buffers};
 use serde_json::{Value, json};
 
 use super::driver::{Control, Held, Shape, Step, TestKind};
@@ -213,7 +213,10 @@ impl World {
         wait(self.adding(options)).expect("the node is added");
     }
 
-    pub fn adding(&self, options: Value) -> impl Future<Output = messages::Result<()>> + Send + use<> {
+    pub fn adding(
+        &self,
+        options: Value,
+    ) -> impl Future<Output = millpond_messages::Result<()>> + Send + use<> {
         let graph = self.graph.clone();
         let options = object(options);
         async move { graph.blockdev_add(options).await }
@@ -231,7 +234,10 @@ impl World {
         self.add(json!({"driver": "test-filter", "node-name": name, "file": file}));
     }
 
-    pub fn reopening(&self, options: Value) -> impl Future<Output = messages::Result<()>> + Send + use<> {
+    pub fn reopening(
+        &self,
+        options: Value,
+    ) -> impl Future<Output = millpond_messages::Result<()>> + Send + use<> {
         let graph = self.graph.clone();
         let options = object(options);
         async move { graph.blockdev_reopen(vec![options]).await }
@@ -261,7 +267,7 @@ impl World {
     }
 
     /// Asks for a client, without waiting for it.
-    pub fn client_asked(&self, node: &str) -> Sent<messages::Result<Client>> {
+    pub fn client_asked(&self, node: &str) -> Sent<millpond_messages::Result<Client>> {
         let (graph, request) = (self.graph.clone(), root(node, READ_WRITE));
         sent(async move { graph.attach(request).await })
     }
@@ -272,7 +278,7 @@ impl World {
     }
 
     /// Begins a section. It is known to the graph when this returns.
-    pub fn draining(&self, scope: DrainScope) -> Sent<messages::Result<DrainGuard>> {
+    pub fn draining(&self, scope: DrainScope) -> Sent<millpond_messages::Result<DrainGuard>> {
         let graph = self.graph.clone();
         sent(async move { graph.drain(scope, "test").await })
     }
@@ -314,7 +320,7 @@ impl World {
     pub fn behind(&self, client: &Client) -> String {
         let query = GraphRequest::Query(Query::Root(client.root()));
         match wait(self.graph.ask(query)) {
-            Ok(messages::global_state::GraphReply::Node(facts)) => facts.name,
+            Ok(millpond_messages::global_state::GraphReply::Node(facts)) => facts.name,
             _ => panic!("the root edge leads to no node"),
         }
     }
@@ -339,7 +345,7 @@ impl Drop for World {
             // A test may have closed everything already.
             let closed = wait(layer.shut_down()).map_err(|error| error.kind());
             assert!(
-                matches!(closed, Ok(()) | Err(messages::ErrorKind::Closed)),
+                matches!(closed, Ok(()) | Err(millpond_messages::ErrorKind::Closed)),
                 "{closed:?}"
             );
         }
@@ -354,7 +360,7 @@ pub fn registry(names: &[&str]) -> (Registry, HashMap<String, Node>) {
         controls.insert((*name).to_owned(), Arc::clone(&control));
         nodes.insert((*name).to_owned(), Node { control, held });
     }
-    let mut registry = drivers::builtin::builtin();
+    let mut registry = millpond_drivers::builtin::builtin();
     for shape in [Shape::Memory, Shape::Overlay, Shape::Filter, Shape::Pair] {
         let kind = TestKind {
             shape,
@@ -368,7 +374,7 @@ pub fn registry(names: &[&str]) -> (Registry, HashMap<String, Node>) {
 }
 
 /// Waits until a section is still.
-pub fn finish(draining: Sent<messages::Result<DrainGuard>>) -> Section {
+pub fn finish(draining: Sent<millpond_messages::Result<DrainGuard>>) -> Section {
     Section {
         _guard: wait(draining).expect("the section begins"),
         still: Vec::new(),

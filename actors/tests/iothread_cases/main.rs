@@ -7,12 +7,12 @@ mod users;
 
 use std::future::Future;
 
-use drivers::builtin::builtin;
-use drivers::ring::Engine;
-use messages::global_state::{IothreadOptions, Options, RootRequest, RootUser};
-use messages::{IoThreadId, Permissions};
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond::node::Client;
+use millpond_drivers::builtin::builtin;
+use millpond_messages::global_state::{IothreadOptions, Options, RootRequest, RootUser};
+use millpond_messages::{IoThreadId, Permissions};
+use millpond_ring::Engine;
 use serde_json::{Value, json};
 
 /// Runs a test against a graph that has the iothreads `io` and `other`.

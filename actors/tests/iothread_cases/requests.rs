@@ -3,17 +3,17 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use drivers::buffer::{Buffer, Buffers};
-use drivers::builtin::builtin;
-use drivers::driver::{Notices, OpenRequest, Repair};
 use futures_channel::oneshot;
-use messages::error::errno;
-use messages::global_state::Options;
-use messages::io::{Operation, Outcome, Preallocation, Value as Answer};
-use messages::{BlockStatus, IoError, NodeId, OpenFlags, Permissions, RequestFlags, StatusFlags};
 use millpond::graph::GraphHandle;
 use millpond::iothread::{IoThread, Local};
 use millpond::node::{Client, Entry, Mail, RemoteRequest};
+use millpond_drivers::builtin::builtin;
+use millpond_drivers::driver::{Notices, OpenRequest, Repair};
+use millpond_messages::error::errno;
+use millpond_messages::global_state::Options;
+use millpond_messages::io::{Operation, Outcome, Preallocation, Value as Answer};
+use millpond_messages::{BlockStatus, IoError, NodeId, OpenFlags, Permissions, RequestFlags, StatusFlags};
+use millpond_ring::buffer::{Buffer, Buffers};
 use serde_json::json;
 
 use super::{USE, add, add_null, attach, move_to, options, with_graph};
@@ -361,7 +361,7 @@ fn there_is_no_request_for_the_state_of_a_machine() {
         is_known(&Operation::Flush),
         "a new request makes this test fail to compile"
     );
-    let names = messages::qapi::schema::COMMANDS
+    let names = millpond_messages::qapi::schema::COMMANDS
         .iter()
         .map(|command| command.name);
     assert!(

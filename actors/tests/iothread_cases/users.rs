@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use drivers::buffer::Buffers;
-use messages::global_state::{RootRequest, RootUser};
-use messages::{ErrorKind, IoError, Permissions, RequestFlags};
 use millpond::graph::GraphHandle;
 use millpond::node::Client;
+use millpond_messages::global_state::{RootRequest, RootUser};
+use millpond_messages::{ErrorKind, IoError, Permissions, RequestFlags};
+use millpond_ring::buffer::Buffers;
 use serde_json::json;
 
 use super::{USE, add, add_null, attach, hold, home, move_to, places, with_graph};

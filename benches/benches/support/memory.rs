@@ -4,10 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use drivers::buffer::Buffers;
-use drivers::driver::{Answer, Child, ChildPort};
-use messages::io::{Operation, Outcome, Value};
-use messages::{BlockStatus, IoError, Limits, StatusFlags};
+use millpond_drivers::driver::{Answer, Child, ChildPort};
+use millpond_messages::io::{Operation, Outcome, Value};
+use millpond_messages::{BlockStatus, IoError, Limits, StatusFlags};
+use millpond_ring::buffer::Buffers;
 
 const PAGE: usize = 4096;
 

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use drivers::driver::Abilities;
-use messages::global_state::{GraphReply, GraphRequest, Options, RootRequest, RootUser};
-use messages::{IoThreadId, Limits, OpenFlags, Permissions, RootId};
 use millpond::graph::ImplicitOpens;
-use millpond::graph::policy::{Effect, Event, Order, Policy, Reply, RequestId};
 use millpond::node::{self, OpenFacts, OrderOutcome};
+use millpond_drivers::driver::Abilities;
+use millpond_graph::{Effect, Event, Order, Policy, Reply, RequestId};
+use millpond_messages::global_state::{GraphReply, GraphRequest, Options, RootRequest, RootUser};
+use millpond_messages::{IoThreadId, Limits, OpenFlags, Permissions, RootId};
 use serde_json::Value;
 
 /// The policy and its nodes.
@@ -18,7 +18,7 @@ pub struct Site {
 
 impl Site {
     pub fn new() -> Self {
-        let registry = drivers::builtin::builtin();
+        let registry = millpond_drivers::builtin::builtin();
         Self {
             policy: Policy::new(registry, ImplicitOpens::Allow, IoThreadId(1), 0),
             last: 0,

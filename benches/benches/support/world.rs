@@ -3,13 +3,13 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use drivers::driver::DriverKind;
-use messages::global_state::Options;
-use messages::{NodeId, OpenFlags, Permissions, RootId, Token};
 use millpond::iothread::{IoThread, IoThreadConfig, Local, PollParams};
 use millpond::node::{
     Client, Event, Mail, NodeAddress, NodeSettings, OpenOrder, Order, OrderOutcome, RootHandle, Ticket, serve,
 };
+use millpond_drivers::driver::DriverKind;
+use millpond_messages::global_state::Options;
+use millpond_messages::{NodeId, OpenFlags, Permissions, RootId, Token};
 
 /// How long an iothread of these looks for work before it sleeps, where a bench wants it awake.
 pub const AWAKE: PollParams = PollParams {
@@ -94,7 +94,7 @@ impl World {
         file: Option<&NodeAddress>,
     ) -> NodeAddress {
         let kind = Arc::clone(
-            drivers::builtin::builtin()
+            millpond_drivers::builtin::builtin()
                 .find(driver)
                 .expect("a driver that is built in"),
         );

@@ -11,8 +11,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use drivers::buffer::{Buffer, Buffers};
-use drivers::ring::{Fd, Moved, Pending, Received, Ring, RingConfig, Wait, Wake};
+use millpond_ring::buffer::{Buffer, Buffers};
+use millpond_ring::{Fd, Moved, Pending, Received, Ring, RingConfig, Wait, Wake};
 
 use super::answer::{Reply, Requests};
 use super::negotiate;

@@ -12,18 +12,18 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::Instant;
 
-use drivers::buffer::Buffers;
-use drivers::ring::Ring;
 use futures_executor::block_on;
 use futures_util::Stream;
 use futures_util::stream::FuturesUnordered;
-use messages::global_state::{Options, RootRequest, RootUser};
-use messages::io::Operation;
-use messages::{Permissions, RequestFlags};
 use millpond::embed::{BlockLayer, BlockLayerConfig};
 use millpond::graph::GraphHandle;
 use millpond::iothread::Local;
 use millpond::node::{Client, HomeClient};
+use millpond_messages::global_state::{Options, RootRequest, RootUser};
+use millpond_messages::io::Operation;
+use millpond_messages::{Permissions, RequestFlags};
+use millpond_ring::Ring;
+use millpond_ring::buffer::Buffers;
 use serde_json::Value;
 
 use super::generate::Ask;
@@ -156,17 +156,26 @@ impl Opened {
 
 /// Either kind of client.
 trait Sender {
-    fn send(&self, operation: Operation<Buffers>) -> impl Future<Output = messages::io::Outcome<Buffers>>;
+    fn send(
+        &self,
+        operation: Operation<Buffers>,
+    ) -> impl Future<Output = millpond_messages::io::Outcome<Buffers>>;
 }
 
 impl Sender for Client {
-    fn send(&self, operation: Operation<Buffers>) -> impl Future<Output = messages::io::Outcome<Buffers>> {
+    fn send(
+        &self,
+        operation: Operation<Buffers>,
+    ) -> impl Future<Output = millpond_messages::io::Outcome<Buffers>> {
         self.request(operation)
     }
 }
 
 impl Sender for HomeClient {
-    fn send(&self, operation: Operation<Buffers>) -> impl Future<Output = messages::io::Outcome<Buffers>> {
+    fn send(
+        &self,
+        operation: Operation<Buffers>,
+    ) -> impl Future<Output = millpond_messages::io::Outcome<Buffers>> {
         self.request(operation)
     }
 }
@@ -268,7 +277,11 @@ impl Desk {
     }
 
     /// Takes the end of a request in, and gives back the buffers that the next one of its kind and length may use.
-    fn answered(&self, request: &Request, outcome: messages::io::Outcome<Buffers>) -> Option<Buffers> {
+    fn answered(
+        &self,
+        request: &Request,
+        outcome: millpond_messages::io::Outcome<Buffers>,
+    ) -> Option<Buffers> {
         let mut workload = self.workload.borrow_mut();
         let now = workload.control().now();
         let (result, buffers) = outcome.into_parts();

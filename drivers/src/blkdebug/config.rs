@@ -1,6 +1,6 @@
 //! The configuration file: groups in brackets, then `key = "value"` lines.
 
-use messages::{DebugEvent, Error, ErrorKind, Result};
+use millpond_messages::{DebugEvent, Error, ErrorKind, Result};
 
 use super::rules::{Action, Inject, IoType, Rule};
 
@@ -181,7 +181,7 @@ fn set_state(group: &Group<'_>) -> Result<Rule> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use messages::IoError;
+    use millpond_messages::IoError;
 
     #[test]
     fn a_file_is_read() {

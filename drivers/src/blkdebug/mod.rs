@@ -14,22 +14,22 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use futures_util::future::LocalBoxFuture;
-use messages::error::errno::ENOENT;
-use messages::global_state::Options;
-use messages::io::{Operation, Preallocation};
-use messages::{
+use millpond_messages::error::errno::ENOENT;
+use millpond_messages::global_state::Options;
+use millpond_messages::io::{Operation, Preallocation};
+use millpond_messages::{
     ChildSlot, DebugEvent, DebugOrder, Error, ErrorKind, IoError, IoResult, Permissions, RequestFlags,
     Result, Role,
 };
 use serde_json::Value;
 
-use crate::buffer::Buffers;
 use crate::driver::{
     Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, EdgeUse, Events, Extent,
     OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer, transfer,
 };
 use crate::reopen::check_unchanged;
-use crate::ring::Ring;
+use millpond_ring::Ring;
+use millpond_ring::buffer::Buffers;
 use options::Config;
 use rules::{Failure, IoType, Rules};
 
@@ -85,7 +85,7 @@ impl DriverKind for BlkdebugKind {
     }
 
     fn child_permissions(&self, edge: EdgeUse<'_>) -> (Permissions, Permissions) {
-        let (taken, shared) = messages::child_permissions(
+        let (taken, shared) = millpond_messages::child_permissions(
             edge.role,
             edge.taken,
             edge.shared,

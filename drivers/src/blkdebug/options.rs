@@ -1,8 +1,8 @@
 //! Options, as QAPI's `BlockdevOptionsBlkdebug` has them, and what they come to.
 
-use messages::error::errno::EIO;
-use messages::global_state::Options;
-use messages::{DebugEvent, Error, ErrorKind, IoError, Limits, Permissions, Result, SECTOR_SIZE};
+use millpond_messages::error::errno::EIO;
+use millpond_messages::global_state::Options;
+use millpond_messages::{DebugEvent, Error, ErrorKind, IoError, Limits, Permissions, Result, SECTOR_SIZE};
 
 use super::rules::{Action, Inject, IoType, Rule};
 use crate::driver::{parse_options, parse_size};

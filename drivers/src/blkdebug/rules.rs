@@ -7,8 +7,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use messages::error::errno::ENOENT;
-use messages::{DebugEvent, IoError, IoResult};
+use millpond_messages::error::errno::ENOENT;
+use millpond_messages::{DebugEvent, IoError, IoResult};
 
 /// A kind of request that an error can be for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
@@ -251,7 +251,7 @@ mod tests {
     use super::*;
     use DebugEvent::{L2Load, ReadAio, WriteAio};
 
-    const EIO: IoError = IoError::Os(messages::error::errno::EIO);
+    const EIO: IoError = IoError::Os(millpond_messages::error::errno::EIO);
 
     fn inject(event: DebugEvent, state: i64) -> Rule {
         Rule {

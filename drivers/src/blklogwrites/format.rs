@@ -1,7 +1,7 @@
 //! The log's bytes, as the kernel's dm-log-writes target lays them out: a superblock, then for each request an entry and
 //! its data, everything little-endian and each part beginning a sector of its own.
 
-use crate::buffer::Buffer;
+use millpond_ring::buffer::Buffer;
 
 /// Bytes of the superblock and of an entry that mean something; the rest of their sector is zero.
 pub(super) const SUPERBLOCK_LEN: usize = 28;

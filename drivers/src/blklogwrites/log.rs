@@ -2,14 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 
-use messages::error::errno::{EFBIG, ENOMEM};
-use messages::{Error, ErrorKind, IoError, IoResult, RequestFlags, Result};
+use millpond_messages::error::errno::{EFBIG, ENOMEM};
+use millpond_messages::{Error, ErrorKind, IoError, IoResult, RequestFlags, Result};
 
 use super::format::{ENTRY_LEN, Kind, SUPERBLOCK_LEN, Sector, entry_sectors, read_superblock};
 use super::options::LogOptions;
-use crate::buffer::Buffers;
 use crate::driver::{Child, Transfer};
 use crate::replicas::{Ranges, Use};
+use millpond_ring::buffer::Buffers;
 
 /// How far a log has grown, and how it grows.
 #[derive(Debug, Clone)]

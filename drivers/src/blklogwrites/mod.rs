@@ -10,19 +10,19 @@ mod options;
 use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
-use messages::io::Preallocation;
-use messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, Limits, RequestFlags, Result, Role};
+use millpond_messages::io::Preallocation;
+use millpond_messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, Limits, RequestFlags, Result, Role};
 
-use crate::buffer::Buffers;
 use crate::driver::{
     Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Exchanged, Extent, OpenRequest,
     Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer,
 };
 use crate::reopen::not_supported;
 use crate::replicas::bytes_in;
-use crate::ring::Ring;
 use format::Kind;
 use log::{Data, Log, Progress};
+use millpond_ring::Ring;
+use millpond_ring::buffer::Buffers;
 use options::LogOptions;
 
 const FILE: ChildKind = ChildKind {

@@ -1,7 +1,7 @@
 //! Options, as QAPI's `BlockdevOptionsBlklogwrites` has them.
 
-use messages::global_state::Options;
-use messages::{Error, ErrorKind, Result};
+use millpond_messages::global_state::Options;
+use millpond_messages::{Error, ErrorKind, Result};
 
 use crate::driver::parse_options;
 

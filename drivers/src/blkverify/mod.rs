@@ -6,13 +6,12 @@
 use std::rc::Rc;
 
 use futures_util::future::{LocalBoxFuture, join};
-use messages::error::errno::{EIO, ENOMEM};
-use messages::global_state::Options;
-use messages::io::Preallocation;
-use messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, RequestFlags, Result, Role};
+use millpond_messages::error::errno::{EIO, ENOMEM};
+use millpond_messages::global_state::Options;
+use millpond_messages::io::Preallocation;
+use millpond_messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, RequestFlags, Result, Role};
 use serde_json::json;
 
-use crate::buffer::{Buffer, Buffers};
 use crate::driver::{
     Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, Notice, Notices,
     OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer,
@@ -20,7 +19,8 @@ use crate::driver::{
 };
 use crate::reopen::not_supported;
 use crate::replicas::{Ranges, Use, bytes_in, copy_of, first_difference};
-use crate::ring::Ring;
+use millpond_ring::Ring;
+use millpond_ring::buffer::{Buffer, Buffers};
 
 const RAW: ChildKind = ChildKind {
     name: "raw",

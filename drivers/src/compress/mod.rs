@@ -7,17 +7,17 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
-use messages::global_state::Options;
-use messages::io::Preallocation;
-use messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, Limits, RequestFlags, Result, Role};
+use millpond_messages::global_state::Options;
+use millpond_messages::io::Preallocation;
+use millpond_messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, Limits, RequestFlags, Result, Role};
 
-use crate::buffer::Buffers;
 use crate::driver::{
     Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Exchanged, Extent, OpenRequest,
     Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer, parse_options,
 };
 use crate::reopen::not_supported;
-use crate::ring::Ring;
+use millpond_ring::Ring;
+use millpond_ring::buffer::Buffers;
 
 const CHILD: ChildKind = ChildKind {
     name: "file",

@@ -3,11 +3,13 @@
 use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
-use messages::io::{Operation, Outcome, Preallocation};
-use messages::{BlockStatus, DebugEvent, DriverInfo, Error, IoError, IoResult, Limits, RequestFlags, Result};
+use millpond_messages::io::{Operation, Outcome, Preallocation};
+use millpond_messages::{
+    BlockStatus, DebugEvent, DriverInfo, Error, IoError, IoResult, Limits, RequestFlags, Result,
+};
 
 use super::answer::Answer;
-use crate::buffer::{Buffer, Buffers};
+use millpond_ring::buffer::{Buffer, Buffers};
 
 /// The result of a read or write, and the buffers it took.
 pub type Transfer = (IoResult<()>, Buffers);

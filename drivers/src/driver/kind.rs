@@ -1,8 +1,8 @@
 //! The description of a driver from which nodes of it are opened and images created.
 
 use futures_util::future::LocalBoxFuture;
-use messages::global_state::Options;
-use messages::{ChildSlot, Error, ErrorKind, OpenFlags, Permissions, Result, Role};
+use millpond_messages::global_state::Options;
+use millpond_messages::{ChildSlot, Error, ErrorKind, OpenFlags, Permissions, Result, Role};
 use serde::de::DeserializeOwned;
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -10,7 +10,7 @@ use std::rc::Rc;
 use super::Driver;
 use super::child::Child;
 use super::notice::Notices;
-use crate::ring::Ring;
+use millpond_ring::Ring;
 
 /// A child that nodes of a driver may have. Its place in [`DriverKind::children`] is its [`ChildSlot`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +105,7 @@ pub trait DriverKind: Send + Sync + 'static {
     /// What the edge in `slot` takes on its child and shares there, when the node is itself used with the cumulative
     /// permissions `taken` and `shared`. Only a driver whose edges differ from what their roles mean says otherwise.
     fn child_permissions(&self, edge: EdgeUse<'_>) -> (Permissions, Permissions) {
-        messages::child_permissions(
+        millpond_messages::child_permissions(
             edge.role,
             edge.taken,
             edge.shared,

@@ -38,9 +38,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
-use messages::global_state::Options;
-use messages::io::Preallocation;
-use messages::{
+use millpond_messages::global_state::Options;
+use millpond_messages::io::Preallocation;
+use millpond_messages::{
     BlockSizes, CheckResult, ChildSlot, DebugEvent, DebugOrder, DriverInfo, Geometry, IoResult, Limits,
     Permissions, RequestFlags, Result,
 };
@@ -54,13 +54,13 @@ pub use kind::{
     BackingLink, ChildChange, ChildKind, CreateRequest, DriverKind, EdgeUse, OpenRequest, Opened,
     OptionNames, invalid_options, parse_options, parse_size, slot_name, slot_named,
 };
-pub use messages::Repair;
+pub use millpond_messages::Repair;
 pub use notice::{Notice, Notices, Posted};
 pub use registry::{Registry, Whitelist};
 pub use withdrawal::{Withdrawal, Within, unless_withdrawn};
 
-use crate::buffer::Buffers;
-use crate::ring::Ring;
+use millpond_ring::Ring;
+use millpond_ring::buffer::Buffers;
 
 /// How a driver stands to something it may be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -290,10 +290,10 @@ pub trait Driver: 'static {
 
     /// Copies from a file of the host without a buffer; answers how many bytes were copied.
     fn copy_from(&self, _source: CopySource, _offset: u64, _len: u64) -> Answer<'_, IoResult<u64>> {
-        Answer::ready(Err(messages::IoError::NotSupported))
+        Answer::ready(Err(millpond_messages::IoError::NotSupported))
     }
 
-    /// Ends early, with [`IoError::Cancelled`](messages::IoError::Cancelled) or what fits better, those requests in flight
+    /// Ends early, with [`IoError::Cancelled`](millpond_messages::IoError::Cancelled) or what fits better, those requests in flight
     /// that wait for something that may never come, such as an answer over a broken connection. Each still ends once.
     fn cancel_in_flight(&self) {}
 
@@ -346,8 +346,8 @@ pub trait Driver: 'static {
     /// Refused unless a driver says otherwise: one that goes on with what it read from the old data would read and write
     /// in wrong places. A driver that keeps nothing answers Ok.
     fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
-        Answer::ready(Err(messages::Error::new(
-            messages::ErrorKind::Unsupported,
+        Answer::ready(Err(millpond_messages::Error::new(
+            millpond_messages::ErrorKind::Unsupported,
             "The driver does not support that the data below it is exchanged",
         )))
     }
@@ -370,7 +370,7 @@ pub trait Driver: 'static {
     /// # Errors
     /// Nothing here can be held, or there is no such event or tag.
     fn debug_order(&self, _order: &DebugOrder) -> IoResult<bool> {
-        Err(messages::IoError::NotSupported)
+        Err(millpond_messages::IoError::NotSupported)
     }
 
     /// Facts about the image.
@@ -380,12 +380,12 @@ pub trait Driver: 'static {
 
     /// The sizes of the sectors of the device that the node is; `NotSupported` where it is none.
     fn block_sizes(&self) -> Answer<'_, IoResult<BlockSizes>> {
-        Answer::ready(Err(messages::IoError::NotSupported))
+        Answer::ready(Err(millpond_messages::IoError::NotSupported))
     }
 
     /// The geometry of the disk that the node is; `NotSupported` where it has none.
     fn geometry(&self) -> Answer<'_, IoResult<Geometry>> {
-        Answer::ready(Err(messages::IoError::NotSupported))
+        Answer::ready(Err(millpond_messages::IoError::NotSupported))
     }
 
     /// QAPI's `ImageInfoSpecific`: `{"type": ..., "data": {...}}`.
@@ -400,8 +400,8 @@ pub trait Driver: 'static {
 
     /// Checks the image's metadata; `repair` mends leaks, errors or both.
     fn check(&self, _repair: Repair) -> Answer<'_, Result<CheckResult>> {
-        Answer::ready(Err(messages::Error::new(
-            messages::ErrorKind::Unsupported,
+        Answer::ready(Err(millpond_messages::Error::new(
+            millpond_messages::ErrorKind::Unsupported,
             "This image format does not support checks",
         )))
     }
@@ -409,8 +409,8 @@ pub trait Driver: 'static {
     /// Forgets all that the image has of its own: it shows what its backing node does, or zeroes. Nothing else is asked of
     /// the driver meanwhile.
     fn make_empty(&self) -> Answer<'_, Result<()>> {
-        Answer::ready(Err(messages::Error::new(
-            messages::ErrorKind::Unsupported,
+        Answer::ready(Err(millpond_messages::Error::new(
+            millpond_messages::ErrorKind::Unsupported,
             "This image format does not support emptying of images",
         )))
     }
@@ -418,16 +418,16 @@ pub trait Driver: 'static {
     /// Changes options of the image's format in place: `qemu-img amend`'s, by its names. What can be refused is refused
     /// before anything changes. The node is still; its length is asked for afterwards, whatever the answer.
     fn amend(&self, _options: &Options) -> Answer<'_, Result<()>> {
-        Answer::ready(Err(messages::Error::new(
-            messages::ErrorKind::Unsupported,
+        Answer::ready(Err(millpond_messages::Error::new(
+            millpond_messages::ErrorKind::Unsupported,
             "This image format does not support option amendment",
         )))
     }
 
     /// Records in the image which backing file it has. The graph has linked the node already.
     fn change_backing_file(&self, _link: Option<BackingLink>) -> Answer<'_, Result<()>> {
-        Answer::ready(Err(messages::Error::new(
-            messages::ErrorKind::Unsupported,
+        Answer::ready(Err(millpond_messages::Error::new(
+            millpond_messages::ErrorKind::Unsupported,
             "This image format does not support backing files",
         )))
     }
@@ -438,8 +438,8 @@ pub trait Driver: 'static {
 
     /// Deletes the file that the node's data is in; the node goes on with it until it is closed.
     fn delete_file(&self) -> Answer<'_, Result<()>> {
-        Answer::ready(Err(messages::Error::new(
-            messages::ErrorKind::Unsupported,
+        Answer::ready(Err(millpond_messages::Error::new(
+            millpond_messages::ErrorKind::Unsupported,
             "The block driver does not support image deletion",
         )))
     }
@@ -461,7 +461,7 @@ pub struct ReopenRequest {
     /// The driver's own options, complete.
     pub options: Options,
     /// The flags it would be opened with.
-    pub flags: messages::OpenFlags,
+    pub flags: millpond_messages::OpenFlags,
 }
 
 /// A place in a file of the host.

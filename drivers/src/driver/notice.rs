@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use messages::IoError;
-use messages::qapi::QuorumOperation;
+use millpond_messages::IoError;
+use millpond_messages::qapi::QuorumOperation;
 
 /// Notices of one node that may be on their way at once: a disk that fails every request must not fill the memory.
 const ON_THEIR_WAY: usize = 64;

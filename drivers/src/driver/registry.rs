@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use messages::{Error, ErrorKind, Result, Role};
+use millpond_messages::{Error, ErrorKind, Result, Role};
 
 use super::{DriverKind, GuardedKind};
 use crate::throttle::Groups;
@@ -94,7 +94,7 @@ impl Registry {
     /// The prefix names no protocol.
     pub fn find_protocol(&self, filename: &str) -> Result<&Arc<dyn DriverKind>> {
         let name = match filename.split_once(':') {
-            Some((prefix, _)) if messages::path::path_has_protocol(filename) => prefix,
+            Some((prefix, _)) if millpond_messages::path::path_has_protocol(filename) => prefix,
             _ => "file",
         };
         self.find(name)

@@ -17,7 +17,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use messages::{IoError, IoResult};
+use millpond_messages::{IoError, IoResult};
 use slab::Slab;
 
 thread_local! {

@@ -3,15 +3,15 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use messages::io::Preallocation;
-use messages::{Error, ErrorKind, IoError, Permissions, Result};
+use millpond_messages::io::Preallocation;
+use millpond_messages::{Error, ErrorKind, IoError, Permissions, Result};
 use rustix::fs::{FileType, Mode, OFlags, ioctl_getflags, ioctl_setflags, open};
 use rustix::io::Errno;
 
 use super::lock::{self, Locks};
 use super::open::errno;
-use super::sys;
 use super::truncate::resize_file;
+use millpond_ring::os::files;
 
 /// What a file system is asked to give new extents if the user does not say, in bytes.
 const EXTENT_SIZE_HINT: u64 = 1 << 20;
@@ -85,7 +85,7 @@ fn make_anew(fd: &OwnedFd, wanted: &CreateFile, hint: u32) -> Result<()> {
         }
     }
     if hint != 0
-        && let Err(error) = sys::set_extent_size_hint(fd, hint)
+        && let Err(error) = files::set_extent_size_hint(fd, hint)
     {
         tracing::debug!(%filename, "the extent size hint is not set: {error}");
     }

@@ -2,13 +2,13 @@
 
 use std::io;
 
-use messages::{IoError, IoResult};
+use millpond_messages::{IoError, IoResult};
 use rustix::io::Errno;
 
 use super::File;
 use super::open::errno;
-use crate::buffer::{Buffer, Buffers};
 use crate::driver::{CopySource, Transfer};
+use millpond_ring::buffer::{Buffer, Buffers};
 
 /// The most one `copy_file_range` is asked for: a thread of the pool is not kept for longer than this takes.
 const COPY_AT_ONCE: u64 = 64 << 20;

@@ -2,11 +2,11 @@
 
 use std::os::fd::AsFd;
 
-use messages::{BlockSizes, Geometry, IoError, IoResult, SECTOR_SIZE};
+use millpond_messages::{BlockSizes, Geometry, IoError, IoResult, SECTOR_SIZE};
 use rustix::fs::{SeekFrom, ioctl_blkpbszget, ioctl_blksszget, seek};
 
 use super::open::errno;
-use super::sys;
+use millpond_ring::os::files;
 
 /// The sizes of a block device's sectors.
 ///
@@ -23,7 +23,7 @@ pub fn probe_blocksizes(fd: impl AsFd) -> IoResult<BlockSizes> {
 /// # Errors
 /// `NotSupported` for anything else than such a disk.
 pub fn probe_geometry(fd: impl AsFd) -> IoResult<Geometry> {
-    let told = sys::geometry(fd.as_fd()).map_err(|_| IoError::NotSupported)?;
+    let told = files::geometry(fd.as_fd()).map_err(|_| IoError::NotSupported)?;
     let sectors = seek(&fd, SeekFrom::End(0)).map_err(errno)? / SECTOR_SIZE;
     let cylinder = u64::from(told.heads) * u64::from(told.sectors);
     let cylinders = sectors.checked_div(cylinder).ok_or(IoError::NotSupported)?;

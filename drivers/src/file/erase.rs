@@ -3,10 +3,11 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use messages::{IoError, IoResult, RequestFlags};
+use millpond_messages::{IoError, IoResult, RequestFlags};
 
 use super::open::Kind;
-use super::{Caps, File, sys};
+use super::{Caps, File};
+use millpond_ring::os::files;
 
 const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 
@@ -156,7 +157,7 @@ impl File {
                 let fd = self.fd();
                 Tried::new(
                     self.ring
-                        .blocking(move || sys::discard_device(fd.as_fd(), offset, len))
+                        .blocking(move || files::discard_device(fd.as_fd(), offset, len))
                         .await,
                 )
             }

@@ -8,9 +8,9 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use messages::{Error, ErrorKind, Permissions, Result};
+use millpond_messages::{Error, ErrorKind, Permissions, Result};
 
-use super::sys::{LockByte, is_byte_locked, lock_byte};
+use millpond_ring::os::files::{LockByte, is_byte_locked, lock_byte};
 
 /// The byte of the first permission taken.
 const TAKEN_BASE: u16 = 100;

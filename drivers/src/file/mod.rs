@@ -8,7 +8,6 @@
 //!   ops       which descriptor serves a request
 //!   status    holes and data                          truncate  lengths and preallocation
 //!   create    making and deleting files               device    sector sizes and geometry
-//!   sys       the system calls that have no safe wrapper
 //! ```
 //!
 //! All that may block runs in the ring or on its thread pool; only questions that a file system of this machine answers from
@@ -24,7 +23,6 @@ mod ops;
 mod options;
 mod state;
 mod status;
-mod sys;
 mod truncate;
 
 use std::cell::{Cell, RefCell};
@@ -34,19 +32,19 @@ use std::sync::Arc;
 
 use futures_channel::oneshot;
 use futures_util::future::LocalBoxFuture;
-use messages::global_state::Options;
-use messages::io::Preallocation;
-use messages::{
+use millpond_messages::global_state::Options;
+use millpond_messages::io::Preallocation;
+use millpond_messages::{
     BlockSizes, Error, ErrorKind, Geometry, IoError, IoResult, Limits, OpenFlags, Permissions, RequestFlags,
     Result,
 };
 
-use crate::buffer::{Buffers, OPT_MEM_ALIGN};
 use crate::driver::{
     Abilities, Ability, Answer, Child, ChildKind, CopySource, CreateRequest, Driver, DriverKind, Extent,
     OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer,
 };
-use crate::ring::{AioMode, Ring};
+use millpond_ring::buffer::{Buffers, OPT_MEM_ALIGN};
+use millpond_ring::{AioMode, Ring};
 
 pub use create::{CreateFile, create_file, create_temporary, delete_file};
 pub use device::{probe_blocksizes, probe_geometry};
@@ -154,7 +152,7 @@ impl DriverKind for FileKind {
     }
 }
 
-fn end_of(fd: &crate::ring::Fd) -> IoResult<u64> {
+fn end_of(fd: &millpond_ring::Fd) -> IoResult<u64> {
     rustix::fs::seek(fd, rustix::fs::SeekFrom::End(0)).map_err(open::errno)
 }
 
@@ -265,7 +263,7 @@ impl File {
         }
     }
 
-    fn fd(&self) -> crate::ring::Fd {
+    fn fd(&self) -> millpond_ring::Fd {
         Arc::clone(&self.handle.borrow().fd)
     }
 

@@ -3,15 +3,15 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
-use messages::{Error, ErrorKind, IoError, OpenFlags, Permissions, Result};
+use millpond_messages::{Error, ErrorKind, IoError, OpenFlags, Permissions, Result};
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, StatxFlags, fcntl_getfl, fcntl_setfl, fstat, fstatfs, open, statx,
 };
 use rustix::io::Errno;
 
-use super::sys;
-use crate::buffer::{Buffer, OPT_MEM_ALIGN};
-use crate::ring::Fd;
+use millpond_ring::Fd;
+use millpond_ring::buffer::{Buffer, OPT_MEM_ALIGN};
+use millpond_ring::os::files;
 
 /// Permissions that need a descriptor open for writing.
 const WRITERS: Permissions = Permissions::WRITE
@@ -138,7 +138,7 @@ impl Handle {
     }
 
     fn new(fd: OwnedFd, kind: Kind, access: Access) -> Result<Self> {
-        if access.write && kind == Kind::Block && sys::is_read_only_device(fd.as_fd()).unwrap_or(false) {
+        if access.write && kind == Kind::Block && files::is_read_only_device(fd.as_fd()).unwrap_or(false) {
             return Err(Error::io(
                 "The device is not writable",
                 IoError::from_errno(libc::EACCES),
@@ -146,7 +146,7 @@ impl Handle {
         }
         let alignment = alignment(&fd, kind, access)?;
         let extent_size_hint = match kind {
-            Kind::Regular => sys::extent_size_hint(&fd).unwrap_or(0),
+            Kind::Regular => files::extent_size_hint(&fd).unwrap_or(0),
             Kind::Block | Kind::Character => 0,
         };
         let in_place = match kind {

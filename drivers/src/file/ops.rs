@@ -1,7 +1,7 @@
 //! Which descriptor a request takes to the ring: small ones on files in memory are served in place.
 
 use super::open::Handle;
-use crate::ring::{AioMode, FileOps, Ring};
+use millpond_ring::{AioMode, FileOps, Ring};
 
 /// Bytes from which on a thread beside the iothread is worth its two wake-ups: some 5 us of copying.
 const LARGE: usize = 64 << 10;

@@ -1,10 +1,10 @@
 //! The options of `file` and `host_device`, and what may be said about them before anything is opened.
 
-use messages::global_state::Options;
-use messages::{Error, ErrorKind, OpenFlags, Result};
+use millpond_messages::global_state::Options;
+use millpond_messages::{Error, ErrorKind, OpenFlags, Result};
 
 use crate::driver::parse_options;
-use crate::ring::AioMode;
+use millpond_ring::AioMode;
 
 /// The options that a reopen may change: those that only matter when an image changes hands between processes.
 pub(super) const MUTABLE: [&str; 2] = ["drop-cache", "x-check-cache-dropped"];
@@ -33,7 +33,7 @@ pub(super) struct FileOptions {
     pr_manager: Option<String>,
     #[serde(default)]
     pub(super) locking: Locking,
-    aio: Option<messages::AioMode>,
+    aio: Option<millpond_messages::AioMode>,
     /// How many requests to hand to the kernel at once. Checked and otherwise ignored: a ring hands over all that one
     /// turn of the iothread brought, whichever file it is for.
     #[serde(rename = "aio-max-batch")]
@@ -62,9 +62,9 @@ impl FileOptions {
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
         if parsed.aio.is_none() && flags.contains(OpenFlags::NATIVE_AIO) {
-            parsed.aio = Some(messages::AioMode::Native);
+            parsed.aio = Some(millpond_messages::AioMode::Native);
         } else if parsed.aio.is_none() && flags.contains(OpenFlags::IO_URING) {
-            parsed.aio = Some(messages::AioMode::IoUring);
+            parsed.aio = Some(millpond_messages::AioMode::IoUring);
         }
         check_native(parsed.aio, flags)?;
         Ok(parsed)
@@ -74,15 +74,15 @@ impl FileOptions {
     /// user sees no difference but the speed. Who asks for threads gets them.
     pub(super) fn aio(&self) -> AioMode {
         match self.aio {
-            Some(messages::AioMode::Threads) => AioMode::Threads,
-            Some(messages::AioMode::Native) => AioMode::Native,
-            Some(messages::AioMode::IoUring) | None => AioMode::IoUring,
+            Some(millpond_messages::AioMode::Threads) => AioMode::Threads,
+            Some(millpond_messages::AioMode::Native) => AioMode::Native,
+            Some(millpond_messages::AioMode::IoUring) | None => AioMode::IoUring,
         }
     }
 }
 
-fn check_native(aio: Option<messages::AioMode>, flags: OpenFlags) -> Result<()> {
-    if aio == Some(messages::AioMode::Native) && !flags.contains(OpenFlags::NOCACHE) {
+fn check_native(aio: Option<millpond_messages::AioMode>, flags: OpenFlags) -> Result<()> {
+    if aio == Some(millpond_messages::AioMode::Native) && !flags.contains(OpenFlags::NOCACHE) {
         let text = "aio=native was specified, but it requires cache.direct=on, which was not specified.";
         return Err(Error::new(ErrorKind::InvalidArgument, text));
     }
@@ -149,14 +149,17 @@ mod tests {
         assert_eq!(aio(plain(), OpenFlags::empty()), None);
         assert_eq!(
             aio(plain(), OpenFlags::NATIVE_AIO),
-            Some(messages::AioMode::Native)
+            Some(millpond_messages::AioMode::Native)
         );
         assert_eq!(
             aio(plain(), OpenFlags::IO_URING),
-            Some(messages::AioMode::IoUring)
+            Some(millpond_messages::AioMode::IoUring)
         );
         for flag in [OpenFlags::NATIVE_AIO, OpenFlags::IO_URING] {
-            assert_eq!(aio(threads.clone(), flag), Some(messages::AioMode::Threads));
+            assert_eq!(
+                aio(threads.clone(), flag),
+                Some(millpond_messages::AioMode::Threads)
+            );
         }
         let refused = parse(plain(), OpenFlags::NATIVE_AIO).unwrap_err();
         assert_eq!(

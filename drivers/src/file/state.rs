@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use futures_channel::oneshot;
-use messages::{OpenFlags, Result};
+use millpond_messages::{OpenFlags, Result};
 
 use super::lock::{self, Locks};
 use super::open::{Access, Handle};
@@ -286,12 +286,12 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::task::{Context, Poll, Waker};
 
-    use messages::{OpenFlags, Permissions};
+    use millpond_messages::{OpenFlags, Permissions};
 
-    use super::super::sys::is_byte_locked;
     use super::super::{Caps, State};
     use super::*;
-    use crate::ring::{Ring, RingConfig, Wait, Wake};
+    use millpond_ring::os::files::is_byte_locked;
+    use millpond_ring::{Ring, RingConfig, Wait, Wake};
 
     /// The byte of the permission to write, taken.
     const WRITE_TAKEN: u16 = 101;

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::os::fd::BorrowedFd;
 
-use messages::IoResult;
+use millpond_messages::IoResult;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 

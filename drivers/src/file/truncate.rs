@@ -2,14 +2,14 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use messages::io::Preallocation;
-use messages::{Error, ErrorKind, IoError, Result, SECTOR_SIZE};
+use millpond_messages::io::Preallocation;
+use millpond_messages::{Error, ErrorKind, IoError, Result, SECTOR_SIZE};
 use rustix::fs::{FallocateFlags, fallocate, fsync, ftruncate};
 use rustix::io::Errno;
 
 use super::File;
 use super::open::{Access, Kind, errno};
-use crate::buffer::Buffer;
+use millpond_ring::buffer::Buffer;
 
 /// How many zeroes are written at once.
 const CHUNK: u64 = 1 << 20;

@@ -7,17 +7,17 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
-use messages::global_state::Options;
-use messages::io::Preallocation;
-use messages::{Error, ErrorKind, IoError, IoResult, RequestFlags, Result};
+use millpond_messages::global_state::Options;
+use millpond_messages::io::Preallocation;
+use millpond_messages::{Error, ErrorKind, IoError, IoResult, RequestFlags, Result};
 
-use crate::buffer::Buffers;
 use crate::driver::{
     Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, OpenRequest, Opened,
     OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer, parse_options,
 };
 use crate::reopen::check_unchanged;
-use crate::ring::Ring;
+use millpond_ring::Ring;
+use millpond_ring::buffer::Buffers;
 
 /// The length without the option `size`.
 const DEFAULT_SIZE: u64 = 1 << 30;

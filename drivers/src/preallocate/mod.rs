@@ -12,19 +12,21 @@ mod options;
 use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
-use messages::global_state::Options;
-use messages::io::{Operation, Preallocation};
-use messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, Permissions, RequestFlags, Result, Role};
+use millpond_messages::global_state::Options;
+use millpond_messages::io::{Operation, Preallocation};
+use millpond_messages::{
+    ChildSlot, Error, ErrorKind, IoError, IoResult, Permissions, RequestFlags, Result, Role,
+};
 
-use crate::buffer::Buffers;
 use crate::driver::{
     Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, EdgeUse, Exchanged, Extent,
     OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer, transfer,
 };
 use crate::reopen::check_kept;
 use crate::replicas::bytes_in;
-use crate::ring::Ring;
 use ends::Ends;
+use millpond_ring::Ring;
+use millpond_ring::buffer::Buffers;
 use node::{Pending, Preallocate};
 use options::Room;
 
@@ -64,7 +66,7 @@ impl DriverKind for PreallocateKind {
 
     /// Nobody else may change the length while the node knows it.
     fn child_permissions(&self, edge: EdgeUse<'_>) -> (Permissions, Permissions) {
-        let (mut taken, mut shared) = messages::child_permissions(
+        let (mut taken, mut shared) = millpond_messages::child_permissions(
             edge.role,
             edge.taken,
             edge.shared,

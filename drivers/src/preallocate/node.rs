@@ -3,9 +3,9 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use messages::global_state::Options;
-use messages::io::Preallocation;
-use messages::{Error, IoResult, RequestFlags, Result};
+use millpond_messages::global_state::Options;
+use millpond_messages::io::Preallocation;
+use millpond_messages::{Error, IoResult, RequestFlags, Result};
 
 use super::ends::{Ends, Need};
 use super::options::Room;

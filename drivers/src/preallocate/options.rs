@@ -1,7 +1,7 @@
 //! Options, as QAPI's `BlockdevOptionsPreallocate` has them.
 
-use messages::global_state::Options;
-use messages::{Error, ErrorKind, Result, SECTOR_SIZE};
+use millpond_messages::global_state::Options;
+use millpond_messages::{Error, ErrorKind, Result, SECTOR_SIZE};
 
 use crate::driver::{parse_options, parse_size};
 

@@ -1,7 +1,7 @@
 //! What an image needs before its first change, and what a reopen changes.
 
-use messages::global_state::Options;
-use messages::{Error, ErrorKind, IoError, OpenFlags, Result};
+use millpond_messages::global_state::Options;
+use millpond_messages::{Error, ErrorKind, IoError, OpenFlags, Result};
 
 use super::cache::Cache;
 use super::geometry::Geometry;

@@ -1,7 +1,7 @@
 //! Places for writes: in place where the cluster is the image's own, else in new or reserved clusters, which become
 //! visible when the write is settled.
 
-use messages::{ChildSlot, IoError};
+use millpond_messages::{ChildSlot, IoError};
 
 use super::bytes::Hex;
 use super::entry::{COPIED, Cluster, cluster, compressed};

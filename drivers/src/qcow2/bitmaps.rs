@@ -1,7 +1,7 @@
 //! Persistent bitmaps. They are not kept up to date yet: before an image changes, each of its bitmaps is marked as one
 //! that may be wrong. So they stay listed, with all that belongs to them, until somebody removes them.
 
-use messages::{Error, ErrorKind, IoResult, RequestFlags, Result as OpenResult};
+use millpond_messages::{Error, ErrorKind, IoResult, RequestFlags, Result as OpenResult};
 
 use super::Qcow2;
 use super::bytes::{be32, be64};

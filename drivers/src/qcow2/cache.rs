@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 
-use crate::buffer::Buffer;
+use millpond_ring::buffer::Buffer;
 
 /// What a cache holds.
 pub(super) trait Table {

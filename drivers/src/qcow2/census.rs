@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use messages::IoError;
-use messages::error::errno::ENOMEM;
+use millpond_messages::IoError;
+use millpond_messages::error::errno::ENOMEM;
 
 /// Clusters whose counts are kept together.
 const PAGE: u64 = 4096;

@@ -1,6 +1,6 @@
 //! Checks: what refers to each cluster, against what the refcounts say.
 
-use messages::{CheckResult, Error, FragmentInfo, IoError, IoResult, Result};
+use millpond_messages::{CheckResult, Error, FragmentInfo, IoError, IoResult, Result};
 
 use super::Qcow2;
 use super::bitmaps::Bitmap;

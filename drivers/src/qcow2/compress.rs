@@ -3,14 +3,14 @@
 use std::io::Read;
 use std::rc::Rc;
 
-use messages::{DebugEvent, IoError, IoResult};
+use millpond_messages::{DebugEvent, IoError, IoResult};
 
 use super::Qcow2;
 use super::entry::{Cluster, Compressed, compressed};
 use super::header::Compression;
 use super::state::{State, Try};
-use crate::buffer::{Buffer, Buffers};
 use crate::driver::{At, Purpose, Transfer};
+use millpond_ring::buffer::{Buffer, Buffers};
 
 /// A decompressed cluster, known by its L2 entry.
 pub(super) struct LastCluster {
@@ -32,7 +32,7 @@ fn unpack(kind: Compression, packed: &[u8], size: usize) -> IoResult<Vec<u8>> {
     };
     whole
         .map(|()| data)
-        .map_err(|_| IoError::Os(messages::error::errno::EIO))
+        .map_err(|_| IoError::Os(millpond_messages::error::errno::EIO))
 }
 
 impl State {

@@ -1,7 +1,7 @@
 //! New images.
 
-use messages::io::Preallocation;
-use messages::{Error, ErrorKind, OpenFlags, RequestFlags, Result, SECTOR_SIZE, check_length};
+use millpond_messages::io::Preallocation;
+use millpond_messages::{Error, ErrorKind, OpenFlags, RequestFlags, Result, SECTOR_SIZE, check_length};
 use serde_json::Value;
 
 use super::bytes::table_to_be;
@@ -186,13 +186,15 @@ struct Unconnected;
 impl ChildPort for Unconnected {
     fn request(
         &self,
-        _operation: messages::io::Operation<crate::buffer::Buffers>,
-    ) -> crate::driver::Answer<'static, messages::io::Outcome<crate::buffer::Buffers>> {
-        crate::driver::Answer::ready(messages::io::Outcome::plain(Err(messages::IoError::NoMedium)))
+        _operation: millpond_messages::io::Operation<millpond_ring::buffer::Buffers>,
+    ) -> crate::driver::Answer<'static, millpond_messages::io::Outcome<millpond_ring::buffer::Buffers>> {
+        crate::driver::Answer::ready(millpond_messages::io::Outcome::plain(Err(
+            millpond_messages::IoError::NoMedium,
+        )))
     }
 
-    fn limits(&self) -> messages::Limits {
-        messages::Limits::default()
+    fn limits(&self) -> millpond_messages::Limits {
+        millpond_messages::Limits::default()
     }
 
     fn is_connected(&self) -> bool {

@@ -2,9 +2,9 @@
 
 use std::rc::Rc;
 
-use messages::global_state::Options;
-use messages::io::Preallocation;
-use messages::{
+use millpond_messages::global_state::Options;
+use millpond_messages::io::Preallocation;
+use millpond_messages::{
     CheckResult, ChildSlot, DebugEvent, DriverInfo, Error, ErrorKind, IoError, IoResult, Limits,
     RequestFlags, Result,
 };
@@ -13,12 +13,12 @@ use super::gate::Key;
 use super::header::{DIRTY, Header};
 use super::state::{State, Stop};
 use super::{Given, Qcow2};
-use crate::buffer::Buffers;
 use crate::driver::{
     Abilities, Ability, Answer, At, BackingLink, Child, Driver, Events, Exchanged, Extent, Parcel, Placement,
     Purpose, ReopenRequest, Repair, Ticket, Transfer,
 };
-use crate::ring::Ring;
+use millpond_ring::Ring;
+use millpond_ring::buffer::Buffers;
 
 impl Driver for Qcow2 {
     fn abilities(&self) -> Abilities {

@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use messages::Result;
+use millpond_messages::Result;
 
 use super::Qcow2;
 use super::kind;

@@ -1,6 +1,6 @@
 //! Header extensions: the typed blocks behind the header's fields, up to the backing file's name.
 
-use messages::{Error, ErrorKind, Result};
+use millpond_messages::{Error, ErrorKind, Result};
 
 use super::bytes::{be32, text};
 

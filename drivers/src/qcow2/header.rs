@@ -1,6 +1,6 @@
 //! The image header: its fields, what is checked before an image is trusted, and how it is written.
 
-use messages::{Error, ErrorKind, MAX_LENGTH, Result, SECTOR_SIZE};
+use millpond_messages::{Error, ErrorKind, MAX_LENGTH, Result, SECTOR_SIZE};
 
 use super::bytes::{be32, be64, text};
 use super::extensions::{Extensions, FeatureType};
@@ -219,7 +219,7 @@ impl Header {
         let needed = self.size.div_ceil(1 << (2 * self.cluster_bits - 3));
         if needed > i32::MAX as u64 || self.size > MAX_LENGTH {
             return Err(Error::new(
-                ErrorKind::Io(messages::IoError::Os(27)),
+                ErrorKind::Io(millpond_messages::IoError::Os(27)),
                 "Image is too big",
             ));
         }
@@ -235,7 +235,7 @@ impl Header {
     fn check_table(&self, name: &str, offset: u64, entries: u64, entry: u64, max: u64) -> Result<()> {
         if entries > max / entry {
             return Err(Error::new(
-                ErrorKind::Io(messages::IoError::Os(27)),
+                ErrorKind::Io(millpond_messages::IoError::Os(27)),
                 format!("{name} too large"),
             ));
         }
@@ -293,7 +293,7 @@ impl Header {
         }
         if bytes.len() as u64 > 1 << self.cluster_bits {
             return Err(Error::new(
-                ErrorKind::Io(messages::IoError::NoSpace),
+                ErrorKind::Io(millpond_messages::IoError::NoSpace),
                 "The image header does not fit in a cluster",
             ));
         }

@@ -1,6 +1,6 @@
 //! Facts about an open image.
 
-use messages::DriverInfo;
+use millpond_messages::DriverInfo;
 use serde_json::{Value, json};
 
 use super::header::{CORRUPT, Compression, DIRTY, LAZY_REFCOUNTS};

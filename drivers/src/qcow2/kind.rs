@@ -1,7 +1,7 @@
 //! The driver's description, and the way from a file to an open image.
 
 use futures_util::future::LocalBoxFuture;
-use messages::{DebugEvent, Error, ErrorKind, IoError, OpenFlags, Result, Role};
+use millpond_messages::{DebugEvent, Error, ErrorKind, IoError, OpenFlags, Result, Role};
 
 use super::bytes::{be32, be64, table_from_be};
 use super::create::create;
@@ -129,7 +129,7 @@ pub(super) fn is_writable(flags: OpenFlags) -> bool {
 /// Reads all that is kept in memory while the image is open.
 pub(super) async fn open_state(
     file: &Child,
-    options: messages::global_state::Options,
+    options: millpond_messages::global_state::Options,
     flags: OpenFlags,
 ) -> Result<State> {
     let header = read_header(file, flags).await?;

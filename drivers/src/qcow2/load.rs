@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use messages::{DebugEvent, IoError, IoResult};
+use millpond_messages::{DebugEvent, IoError, IoResult};
 
 use super::Qcow2;
 use super::bytes::{Hex, table_from_be};

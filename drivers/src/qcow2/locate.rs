@@ -1,6 +1,6 @@
 //! Where a guest range is: the look-up that every read starts with.
 
-use messages::{ChildSlot, IoError};
+use millpond_messages::{ChildSlot, IoError};
 
 use super::bytes::Hex;
 use super::entry::{Cluster, cluster};

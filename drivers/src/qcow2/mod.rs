@@ -62,14 +62,14 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Instant;
 
-use messages::global_state::Options;
-use messages::{IoResult, OpenFlags};
+use millpond_messages::global_state::Options;
+use millpond_messages::{IoResult, OpenFlags};
 
 use crate::driver::{Answer, Child};
-use crate::ring::Ring;
 use activate::Prepared;
 use compress::LastCluster;
 use gate::{Gates, Key};
+use millpond_ring::Ring;
 use state::{Need, State, Stop, Try};
 
 pub use kind::Qcow2Kind;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use messages::{Error, ErrorKind, Result};
+use millpond_messages::{Error, ErrorKind, Result};
 use serde_json::Value;
 
 /// A kind of metadata. The order is that of QEMU's names.

@@ -1,15 +1,15 @@
 //! Compressed writes: whole clusters, packed, stored one behind the other on no particular boundary.
 
-use messages::error::errno::{EFBIG, EIO};
-use messages::{DebugEvent, IoError, IoResult, RequestFlags, SECTOR_SIZE};
+use millpond_messages::error::errno::{EFBIG, EIO};
+use millpond_messages::{DebugEvent, IoError, IoResult, RequestFlags, SECTOR_SIZE};
 
 use super::Qcow2;
 use super::entry::{COMPRESSED, COPIED};
 use super::gate::Key;
 use super::header::Compression;
 use super::state::{FreeReason, InFlight, State, Stop, Try};
-use crate::buffer::Buffers;
 use crate::driver::{Driver, Target, Transfer};
+use millpond_ring::buffer::Buffers;
 
 /// log2 of the window that readers of the format have for deflated data, in bytes.
 const WINDOW_BITS: u8 = 12;

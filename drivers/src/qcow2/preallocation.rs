@@ -1,7 +1,7 @@
 //! Whether an image's maker allocated clusters without writing them, so that the file may know zeroes that the tables call
 //! data.
 
-use messages::IoResult;
+use millpond_messages::IoResult;
 
 use super::Qcow2;
 

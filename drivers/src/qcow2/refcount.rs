@@ -5,8 +5,8 @@
 
 use std::ops::Range;
 
-use messages::IoError;
-use messages::error::errno::EFBIG;
+use millpond_messages::IoError;
+use millpond_messages::error::errno::EFBIG;
 
 use super::entry::REFTABLE_OFFSET;
 use super::header::MAX_REFTABLE_BYTES;

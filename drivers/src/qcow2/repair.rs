@@ -1,6 +1,6 @@
 //! The second half of a check: comparing counts with refcounts and flags, and mending what differs.
 
-use messages::{IoResult, RequestFlags};
+use millpond_messages::{IoResult, RequestFlags};
 
 use super::Qcow2;
 use super::bytes::table_to_be;

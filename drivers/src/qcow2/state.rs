@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use messages::IoError;
+use millpond_messages::IoError;
 
 use super::bytes::Hex;
 use super::cache::Cache;

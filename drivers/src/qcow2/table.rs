@@ -1,12 +1,12 @@
 //! L2 tables of the image's own: made where there is none, copied where a snapshot shares it.
 
-use messages::{DebugEvent, IoError, IoResult, RequestFlags};
+use millpond_messages::{DebugEvent, IoError, IoResult, RequestFlags};
 
 use super::Qcow2;
 use super::entry::{COPIED, L1_OFFSET};
 use super::gate::Key;
 use super::state::{FreeReason, State, Try};
-use crate::buffer::Buffers;
+use millpond_ring::buffer::Buffers;
 
 impl State {
     /// Allocates a cluster for an L2 table: its offset.

@@ -1,7 +1,7 @@
 //! Changes of the virtual disk's length, with what is allocated in advance or given back.
 
-use messages::io::Preallocation;
-use messages::{DebugEvent, Error, ErrorKind, IoError, IoResult, RequestFlags, Result, SECTOR_SIZE};
+use millpond_messages::io::Preallocation;
+use millpond_messages::{DebugEvent, Error, ErrorKind, IoError, IoResult, RequestFlags, Result, SECTOR_SIZE};
 
 use super::Qcow2;
 use super::bytes::table_to_be;
@@ -9,8 +9,8 @@ use super::entry::{COPIED, Cluster, L1_OFFSET, cluster};
 use super::gate::Key;
 use super::header::MAX_L1_BYTES;
 use super::state::{FreeReason, State, Stop, Try};
-use crate::buffer::Buffers;
 use crate::driver::Target;
+use millpond_ring::buffer::Buffers;
 
 /// Where the header has the disk's length.
 const SIZE: std::ops::Range<usize> = 24..32;
@@ -165,7 +165,7 @@ impl Qcow2 {
             return Ok(());
         }
         if needed > MAX_L1_BYTES / 8 {
-            return Err(IoError::Os(messages::error::errno::EFBIG));
+            return Err(IoError::Os(millpond_messages::error::errno::EFBIG));
         }
         // Nobody else may write the L1 table while it moves.
         let _held = self.gates.hold(Key::Writeback).await;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::future::ready;
 
 use futures_util::stream::{self, StreamExt};
-use messages::{DebugEvent, IoResult, RequestFlags};
+use millpond_messages::{DebugEvent, IoResult, RequestFlags};
 
 use super::Qcow2;
 use super::bytes::{store_be, table_to_be};
@@ -12,7 +12,7 @@ use super::cache::Piece;
 use super::gate::Key;
 use super::header::DIRTY;
 use super::state::{Free, FreeReason, State, Try};
-use crate::buffer::{Buffer, Buffers};
+use millpond_ring::buffer::{Buffer, Buffers};
 
 /// Pieces of tables that adjoin are joined up to this many bytes.
 const MAX_WRITE: usize = 1 << 20;

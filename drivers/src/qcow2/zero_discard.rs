@@ -1,7 +1,7 @@
 //! Zero writes and discards. Both change the tables alone, cluster by cluster; what must happen to storage that stays
 //! behind is left to the caller.
 
-use messages::{DebugEvent, IoError, IoResult, RequestFlags, StatusFlags};
+use millpond_messages::{DebugEvent, IoError, IoResult, RequestFlags, StatusFlags};
 
 use super::Qcow2;
 use super::entry::{COPIED, Cluster, ZERO, cluster};

@@ -4,21 +4,21 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use futures_util::future::join_all;
-use messages::error::errno::{EIO, ENOMEM};
-use messages::io::Preallocation;
-use messages::qapi::QuorumOperation;
-use messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, RequestFlags, Result, StatusFlags};
+use millpond_messages::error::errno::{EIO, ENOMEM};
+use millpond_messages::io::Preallocation;
+use millpond_messages::qapi::QuorumOperation;
+use millpond_messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, RequestFlags, Result, StatusFlags};
 
 use super::kind::{Reads, Settings};
 use super::vote::{self, Version};
-use crate::buffer::{Buffer, Buffers};
 use crate::driver::{
     Abilities, Ability, Answer, At, Child, Driver, Extent, Notice, Notices, Parcel, Placement, Purpose,
     ReopenRequest, Ticket, Transfer,
 };
 use crate::reopen::not_supported;
 use crate::replicas::{Ranges, Use, bytes_in, copy, copy_of, first_difference};
-use crate::ring::Ring;
+use millpond_ring::Ring;
+use millpond_ring::buffer::{Buffer, Buffers};
 
 const FAILED: IoError = IoError::Os(EIO);
 

@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
-use messages::global_state::Options;
-use messages::{Error, ErrorKind, Permissions, Result, Role};
+use millpond_messages::global_state::Options;
+use millpond_messages::{Error, ErrorKind, Permissions, Result, Role};
 
 use super::driver::Quorum;
 use crate::driver::{

@@ -1,6 +1,6 @@
 //! Votes: children grouped by what they gave, and the group that wins.
 
-use messages::IoError;
+use millpond_messages::IoError;
 
 use crate::driver::Transfer;
 use crate::replicas::first_difference;
@@ -49,7 +49,7 @@ pub fn common_error(errors: impl IntoIterator<Item = IoError>) -> Option<IoError
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buffer::{Buffer, Buffers};
+    use millpond_ring::buffer::{Buffer, Buffers};
 
     fn read(bytes: &[u8]) -> Transfer {
         (Ok(()), Buffer::from_slice(bytes).into())

@@ -6,20 +6,20 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
-use messages::global_state::Options;
-use messages::io::Preallocation;
-use messages::{
+use millpond_messages::global_state::Options;
+use millpond_messages::io::Preallocation;
+use millpond_messages::{
     ChildSlot, DebugEvent, Error, ErrorKind, IoError, IoResult, RequestFlags, Result, Role, SECTOR_SIZE,
 };
 
-use crate::buffer::Buffers;
 use crate::driver::{
     Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Events, Exchanged, Extent,
     OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
     parse_options,
 };
 use crate::reopen::check_unchanged;
-use crate::ring::Ring;
+use millpond_ring::Ring;
+use millpond_ring::buffer::Buffers;
 
 /// The place of `file` in [`RawKind::children`].
 const FILE: ChildSlot = ChildSlot::FILE;

@@ -4,7 +4,7 @@ mod ranges;
 
 pub use ranges::{Held, Ranges, Use};
 
-use crate::buffer::{Buffer, Buffers};
+use millpond_ring::buffer::{Buffer, Buffers};
 
 /// The offset of the first byte in which two lists differ, the longer one's excess included.
 pub fn first_difference(a: &Buffers, b: &Buffers) -> Option<usize> {

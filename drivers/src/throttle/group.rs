@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use futures_util::task::AtomicWaker;
-use messages::{Error, ErrorKind, Result};
+use millpond_messages::{Error, ErrorKind, Result};
 
 use super::buckets::Buckets;
 use super::limits::{Direction, Limits};

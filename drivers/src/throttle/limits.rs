@@ -1,6 +1,6 @@
 //! What a throttle group allows: rates, bursts, and how large requests are counted.
 
-use messages::{Error, ErrorKind, Result};
+use millpond_messages::{Error, ErrorKind, Result};
 
 /// The greatest rate, in bytes or requests a second.
 const GREATEST: u64 = 1_000_000_000_000_000;

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use futures_util::FutureExt;
-use messages::IoResult;
+use millpond_messages::IoResult;
 
 use super::group::{Admission, Group, Waiter};
 use super::limits::Direction;
 use crate::driver::unless_withdrawn;
-use crate::ring::Ring;
+use millpond_ring::Ring;
 
 /// A node's requests that wait, in order, for each direction.
 #[derive(Default)]

@@ -11,18 +11,18 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
-use messages::global_state::Options;
-use messages::io::{Operation, Preallocation};
-use messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, RequestFlags, Result, Role};
+use millpond_messages::global_state::Options;
+use millpond_messages::io::{Operation, Preallocation};
+use millpond_messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, RequestFlags, Result, Role};
 
-use crate::buffer::Buffers;
 use crate::driver::{
     Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Events, Extent, OpenRequest,
     Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer, parse_options,
     transfer,
 };
 use crate::reopen::check_unchanged;
-use crate::ring::Ring;
+use millpond_ring::Ring;
+use millpond_ring::buffer::Buffers;
 
 pub use group::{Group, Groups};
 pub use limits::{Direction, Limits};

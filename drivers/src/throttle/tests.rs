@@ -20,7 +20,7 @@ use proptest::prelude::*;
 use super::group::{Admission, Group, Groups, Waiter};
 use super::limits::{Direction, Limits};
 use super::line::Lines;
-use crate::ring::{
+use millpond_ring::{
     Backend, Clock, Completion, Engine, Nap, Op, Ring, RingConfig, RingStats, SlotId, Slots, Wait, Wake,
 };
 

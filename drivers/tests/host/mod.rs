@@ -11,12 +11,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use drivers::buffer::{Buffer, Buffers};
-use drivers::builtin::builtin;
-use drivers::driver::{Answer, At, Child, ChildPort, Driver, Extent, OpenRequest, Opened, Purpose};
-use drivers::ring::{Engine, Ring, RingConfig, Wait, Wake};
-use messages::io::{Operation, Outcome, Value};
-use messages::{IoResult, Limits, OpenFlags, Permissions, RequestFlags, Result};
+use millpond_drivers::builtin::builtin;
+use millpond_drivers::driver::{Answer, At, Child, ChildPort, Driver, Extent, OpenRequest, Opened, Purpose};
+use millpond_messages::io::{Operation, Outcome, Value};
+use millpond_messages::{IoResult, Limits, OpenFlags, Permissions, RequestFlags, Result};
+use millpond_ring::buffer::{Buffer, Buffers};
+use millpond_ring::{Engine, Ring, RingConfig, Wait, Wake};
 use serde_json::{Value as Json, json};
 
 pub fn ring(engine: Engine) -> Ring {
@@ -46,10 +46,10 @@ pub fn run<F: Future>(ring: &Ring, future: F) -> F::Output {
 macro_rules! on_each_engine {
     ($($name:ident)*) => {
         mod uring {
-            $(#[test] fn $name() { super::$name(&super::host::ring(drivers::ring::Engine::Uring)); })*
+            $(#[test] fn $name() { super::$name(&super::host::ring(millpond_ring::Engine::Uring)); })*
         }
         mod threads {
-            $(#[test] fn $name() { super::$name(&super::host::ring(drivers::ring::Engine::Threads)); })*
+            $(#[test] fn $name() { super::$name(&super::host::ring(millpond_ring::Engine::Threads)); })*
         }
     };
 }
@@ -87,7 +87,7 @@ impl Node {
             flags,
             children,
             ring: ring.clone(),
-            notices: drivers::driver::Notices::nowhere(),
+            notices: millpond_drivers::driver::Notices::nowhere(),
         };
         let Opened { driver, flags, .. } = run(ring, kind.open(request))?;
         Ok(Self {
@@ -204,7 +204,7 @@ impl ChildPort for Port {
                     flags,
                 } => {
                     let result = driver.truncate(size, exact, preallocation, flags).await;
-                    done(result.map_err(|error| messages::IoError::from_errno(error.errno())))
+                    done(result.map_err(|error| millpond_messages::IoError::from_errno(error.errno())))
                 }
                 Operation::Length => Outcome::plain(driver.length().await.map(Value::Bytes)),
                 other => panic!("the tests have no {other:?}"),

@@ -15,14 +15,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use drivers::buffer::Buffers;
-use drivers::driver::{
+use millpond_drivers::driver::{
     Answer, At, Child, ChildPort, CreateRequest, Driver, DriverKind, OpenRequest, Opened, Purpose, Target,
 };
-use drivers::qcow2::Qcow2Kind;
-use drivers::ring::{Backend, Completion, Engine, Monotonic, Nap, Op, Ring, RingStats, SlotId, Slots};
-use messages::io::{Operation, Outcome, Preallocation, Value};
-use messages::{BlockStatus, IoError, IoResult, Limits, OpenFlags, RequestFlags, StatusFlags};
+use millpond_drivers::qcow2::Qcow2Kind;
+use millpond_messages::io::{Operation, Outcome, Preallocation, Value};
+use millpond_messages::{BlockStatus, IoError, IoResult, Limits, OpenFlags, RequestFlags, StatusFlags};
+use millpond_ring::buffer::Buffers;
+use millpond_ring::{Backend, Completion, Engine, Monotonic, Nap, Op, Ring, RingStats, SlotId, Slots};
 
 #[allow(unused_imports, reason = "not every test file runs every program")]
 pub use qemu::{check, contents, qemu_img, qemu_io, run};
@@ -126,7 +126,7 @@ impl Store {
         let done = Outcome::plain(Ok(Value::Done));
         match operation {
             Operation::Read { offset, buffers, .. }
-                if messages::check_range(offset, buffers.len() as u64, true).is_err() =>
+                if millpond_messages::check_range(offset, buffers.len() as u64, true).is_err() =>
             {
                 Outcome {
                     result: Err(IoError::OutOfRange),
@@ -320,7 +320,7 @@ impl Backend for Jobs {
 }
 
 pub fn ring() -> Ring {
-    let wake = Arc::new(drivers::ring::Wake::new().unwrap());
+    let wake = Arc::new(millpond_ring::Wake::new().unwrap());
     Ring::with_backend(Box::new(Jobs::default()), wake, Rc::new(Monotonic))
 }
 
@@ -345,7 +345,7 @@ pub fn block_on<F: Future>(ring: &Ring, future: F) -> F::Output {
             return value;
         }
         if ring.has_work() {
-            ring.turn(drivers::ring::Wait::No);
+            ring.turn(millpond_ring::Wait::No);
         } else {
             assert!(
                 flag.0.load(Ordering::Relaxed),
@@ -364,7 +364,7 @@ pub struct Disk {
     next: Cell<u64>,
 }
 
-pub type Options = messages::global_state::Options;
+pub type Options = millpond_messages::global_state::Options;
 
 pub fn options(json: serde_json::Value) -> Options {
     json.as_object().unwrap().clone()
@@ -379,7 +379,7 @@ pub async fn open(
     options: Options,
     flags: OpenFlags,
     ring: &Ring,
-) -> messages::Result<(Disk, Opened)> {
+) -> millpond_messages::Result<(Disk, Opened)> {
     let file = store.child();
     let backing = backing.map_or_else(|| Child::new(Rc::new(Nothing)), Store::child);
     let request = OpenRequest {
@@ -388,7 +388,7 @@ pub async fn open(
         flags,
         children: vec![file.clone(), backing.clone()],
         ring: ring.clone(),
-        notices: drivers::driver::Notices::nowhere(),
+        notices: millpond_drivers::driver::Notices::nowhere(),
     };
     let opened = Qcow2Kind.open(request).await?;
     let driver = Rc::clone(&opened.driver);
@@ -403,7 +403,7 @@ pub async fn open(
 }
 
 /// Makes an image.
-pub async fn create(store: &Rc<Store>, options: Options, ring: &Ring) -> messages::Result<()> {
+pub async fn create(store: &Rc<Store>, options: Options, ring: &Ring) -> millpond_messages::Result<()> {
     Qcow2Kind
         .create(CreateRequest {
             options,
@@ -564,7 +564,7 @@ impl Disk {
         self.file.flush().await
     }
 
-    pub async fn resize(&self, size: u64, preallocation: Preallocation) -> messages::Result<()> {
+    pub async fn resize(&self, size: u64, preallocation: Preallocation) -> millpond_messages::Result<()> {
         let _alone = self.alone(0, u64::MAX >> 1).await;
         self.driver
             .truncate(size, true, preallocation, RequestFlags::empty())
@@ -578,7 +578,7 @@ impl Disk {
         Self { driver, ..self }
     }
 
-    pub async fn close(self) -> messages::Result<()> {
+    pub async fn close(self) -> millpond_messages::Result<()> {
         self.driver.close().await
     }
 }

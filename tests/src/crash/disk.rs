@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use messages::IoError;
+use millpond_messages::IoError;
 
 /// The unit that a disk writes whole or not at all.
 pub const SECTOR: u64 = 512;

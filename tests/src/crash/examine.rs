@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use drivers::buffer::{Buffer, Buffers};
-use messages::RequestFlags;
+use millpond_messages::RequestFlags;
+use millpond_ring::buffer::{Buffer, Buffers};
 use serde_json::json;
 
 use super::census::census;

@@ -4,18 +4,18 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use drivers::buffer::Buffers;
-use drivers::driver::{
+use futures_channel::oneshot;
+use futures_util::future::LocalBoxFuture;
+use millpond::iothread::Local;
+use millpond_drivers::driver::{
     Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, OpenRequest, Opened,
     OptionNames, Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer, parse_options,
 };
-use drivers::ring::Ring;
-use futures_channel::oneshot;
-use futures_util::future::LocalBoxFuture;
-use messages::global_state::Options;
-use messages::io::Preallocation;
-use messages::{Error, ErrorKind, IoError, IoResult, Limits, RequestFlags, Result};
-use millpond::iothread::Local;
+use millpond_messages::global_state::Options;
+use millpond_messages::io::Preallocation;
+use millpond_messages::{Error, ErrorKind, IoError, IoResult, Limits, RequestFlags, Result};
+use millpond_ring::Ring;
+use millpond_ring::buffer::Buffers;
 
 use super::disk::{Change, Disk, Kind};
 

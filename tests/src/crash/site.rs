@@ -3,16 +3,16 @@
 use std::cell::Cell;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use drivers::buffer::{Buffer, Buffers};
 use futures_channel::oneshot;
 use futures_util::future::{join, join_all};
-use messages::error::errno::EIO;
-use messages::global_state::{DrainScope, GraphRequest, Options, RootRequest, RootUser};
-use messages::{IoError, IoResult, Permissions, RequestFlags, Result};
 use millpond::embed::{BlockLayer, BlockLayerConfig};
 use millpond::graph::GraphHandle;
 use millpond::iothread::Local;
 use millpond::node::{Client, HomeClient};
+use millpond_messages::error::errno::EIO;
+use millpond_messages::global_state::{DrainScope, GraphRequest, Options, RootRequest, RootUser};
+use millpond_messages::{IoError, IoResult, Permissions, RequestFlags, Result};
+use millpond_ring::buffer::{Buffer, Buffers};
 use serde_json::{Value, json};
 
 use super::disk::{Clock, Disk, Fault};
@@ -295,7 +295,7 @@ impl<'a> Run<'a> {
 
     /// The graph lives on: it answers, a drained section ends, and what is written is read back.
     pub async fn is_alive(&mut self) -> std::result::Result<(), String> {
-        let text = |error: messages::Error| error.to_string();
+        let text = |error: millpond_messages::Error| error.to_string();
         let graph = self.site.graph();
         graph.facts().await.map_err(text)?;
         let section = graph.drain(DrainScope::All, "crash").await.map_err(text)?;

@@ -1,7 +1,9 @@
 //! Binary records and flight records. What is read must be written as the same record again, and never longer than it came.
 
-use messages::record::{FLIGHT_MAGIC, FlightHeader, MessageEvent, MessageRecord, read_frame, write_frame};
 use millpond::flight::Printed;
+use millpond_messages::record::{
+    FLIGHT_MAGIC, FlightHeader, MessageEvent, MessageRecord, read_frame, write_frame,
+};
 
 pub(super) fn run(bytes: &[u8]) {
     let mut rest = bytes;

@@ -14,10 +14,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 
-use drivers::buffer::Buffers;
 use futures_util::future::{LocalBoxFuture, pending};
-use messages::io::{Operation, Outcome, Value};
-use messages::{BlockStatus, StatusFlags};
 use millpond::export::nbd::backend::Backend;
 use millpond::export::nbd::connection;
 use millpond::export::nbd::handshake::{Contexts, Handshake, Mode, Negotiated, Progress};
@@ -30,6 +27,9 @@ use millpond::export::nbd::wire::{
 use millpond::export::nbd::{MAX_SHARED, Pool};
 use millpond::iothread::{IoThread, IoThreadConfig, Local};
 use millpond::node::Begun;
+use millpond_messages::io::{Operation, Outcome, Value};
+use millpond_messages::{BlockStatus, StatusFlags};
+use millpond_ring::buffer::Buffers;
 
 /// The export's length.
 const SIZE: u64 = 64 << 10;

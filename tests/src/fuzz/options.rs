@@ -1,12 +1,14 @@
 //! Options as command lines, QMP and image headers write them. A size that is understood is understood again as a plain
 //! number; options that pass validation pass again unchanged.
 
-use drivers::builtin::builtin;
-use messages::path::{full_backing_filename, path_clean, path_combine, path_has_protocol, path_is_absolute};
-use messages::qapi::schema::{
+use millpond_drivers::builtin::builtin;
+use millpond_messages::path::{
+    full_backing_filename, path_clean, path_combine, path_has_protocol, path_is_absolute,
+};
+use millpond_messages::qapi::schema::{
     BLOCK_EXPORT_OPTIONS, BLOCKDEV_OPTIONS, MONITOR_OPTIONS, NBD_SERVER_OPTIONS, OBJECT_OPTIONS, StructType,
 };
-use messages::qapi::{Form, Options, Validator, parse_size, take_value};
+use millpond_messages::qapi::{Form, Options, Validator, parse_size, take_value};
 
 const KINDS: [(&StructType, Option<&str>); 5] = [
     (&BLOCKDEV_OPTIONS, Some("driver")),

@@ -14,11 +14,11 @@ mod common;
 use std::rc::Rc;
 
 use common::{Disk, READ_WRITE, Store, block_on, create, open, options, ring};
-use drivers::buffer::Buffers;
-use drivers::driver::{Purpose, Repair};
-use drivers::ring::Ring;
-use messages::io::Preallocation;
-use messages::{OpenFlags, RequestFlags};
+use millpond_drivers::driver::{Purpose, Repair};
+use millpond_messages::io::Preallocation;
+use millpond_messages::{OpenFlags, RequestFlags};
+use millpond_ring::Ring;
+use millpond_ring::buffer::Buffers;
 use serde_json::json;
 
 /// Where the disk under the image is full.

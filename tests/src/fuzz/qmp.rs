@@ -2,9 +2,9 @@
 //! without control characters, and arguments that pass validation have the types that the commands ask for.
 
 use futures_util::future::{LocalBoxFuture, ready};
-use messages::qapi::schema::COMMANDS;
-use messages::qapi::{BlockExportDel, BlockExportOptions, NbdServerStart, Object, QmpError};
 use millpond::monitor::{Call, Dispatch, Session, Turn};
+use millpond_messages::qapi::schema::COMMANDS;
+use millpond_messages::qapi::{BlockExportDel, BlockExportOptions, NbdServerStart, Object, QmpError};
 use serde_json::Value;
 
 /// Knows every command and does nothing.

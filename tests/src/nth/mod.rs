@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use futures_executor::block_on;
-use messages::IoError;
+use millpond_messages::IoError;
 
 use crate::crash::Watchdog;
 use crate::crash::disk::{Fate, Fault, Kind};

@@ -8,8 +8,8 @@ use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use drivers::buffer::Buffers;
-use drivers::ring::{Backend, Completion, Engine, Nap, Op, RingStats, SlotId, Slots};
+use millpond_ring::buffer::Buffers;
+use millpond_ring::{Backend, Completion, Engine, Nap, Op, RingStats, SlotId, Slots};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
@@ -291,7 +291,7 @@ fn poll(fd: impl AsFd, events: u32) -> Tried {
     }
 }
 
-fn file_of(op: &Op) -> Option<&drivers::ring::Fd> {
+fn file_of(op: &Op) -> Option<&millpond_ring::Fd> {
     match op {
         Op::Read { fd, .. } | Op::Write { fd, .. } | Op::Sync { fd, .. } | Op::Fallocate { fd, .. } => {
             Some(fd)

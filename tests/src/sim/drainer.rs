@@ -6,8 +6,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use messages::global_state::DrainScope;
 use millpond::graph::{DrainGuard, GraphHandle};
+use millpond_messages::global_state::DrainScope;
 use serde_json::json;
 use tokio::time::sleep;
 

@@ -6,18 +6,18 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use drivers::buffer::{Buffer, Buffers};
 use fastrand::Rng;
 use futures_channel::oneshot;
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use futures_util::stream::FuturesUnordered;
-use messages::global_state::{RootRequest, RootUser};
-use messages::io::{Operation, Outcome, Value};
-use messages::{BlockStatus, IoError, Permissions, RequestFlags, StatusFlags};
 use millpond::graph::GraphHandle;
 use millpond::iothread::Local;
 use millpond::node::Client;
+use millpond_messages::global_state::{RootRequest, RootUser};
+use millpond_messages::io::{Operation, Outcome, Value};
+use millpond_messages::{BlockStatus, IoError, Permissions, RequestFlags, StatusFlags};
+use millpond_ring::buffer::{Buffer, Buffers};
 use tokio::time::sleep;
 
 use super::editor::Edits;

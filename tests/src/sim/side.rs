@@ -6,12 +6,12 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use drivers::buffer::Buffers;
 use fastrand::Rng;
-use messages::Permissions;
-use messages::global_state::RootRequest;
 use millpond::graph::GraphHandle;
 use millpond::node::Client;
+use millpond_messages::Permissions;
+use millpond_messages::global_state::RootRequest;
+use millpond_ring::buffer::Buffers;
 use tokio::time::sleep;
 
 use super::editor::Edits;
@@ -169,7 +169,7 @@ async fn move_it(stage: &Stage, graph: &GraphHandle, edits: &Edits, random: &mut
 /// # Errors
 /// It cannot be read.
 pub async fn read_side(graph: &GraphHandle) -> io::Result<Vec<u8>> {
-    let other = |error: messages::Error| io::Error::other(error.to_string());
+    let other = |error: millpond_messages::Error| io::Error::other(error.to_string());
     let request = RootRequest {
         permissions: Permissions::CONSISTENT_READ,
         ..root_request(NODE.to_owned(), "reader")
@@ -180,7 +180,7 @@ pub async fn read_side(graph: &GraphHandle) -> io::Result<Vec<u8>> {
     read.map_err(|error| io::Error::other(error.to_string()))
 }
 
-async fn whole(client: &Client) -> Result<Vec<u8>, messages::IoError> {
+async fn whole(client: &Client) -> Result<Vec<u8>, millpond_messages::IoError> {
     let len = client.length().await?;
     let (read, bytes) = client.read(0, Buffers::zeroed(len as usize)).await;
     read.map(|()| bytes.to_vec())

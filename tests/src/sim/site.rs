@@ -4,11 +4,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use drivers::builtin::builtin;
-use messages::global_state::IothreadOptions;
 use millpond::daemon::Daemon;
 use millpond::graph::{GraphConfig, GraphHandle, ImplicitOpens};
 use millpond::monitor::chardev::{self, Parsed};
+use millpond_drivers::builtin::builtin;
+use millpond_messages::global_state::IothreadOptions;
 use serde_json::{Value, json};
 
 use super::monitor::Monitor;

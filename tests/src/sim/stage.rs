@@ -8,13 +8,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use drivers::ring::{Clock, Engine, Op, Ring, Wake};
 use fastrand::Rng;
-use messages::global_state::IothreadOptions;
 use millpond::export::nbd::MAX_IN_FLIGHT;
 use millpond::graph::{IothreadFactory, Started};
 use millpond::iothread::{Budget, Core, IoThreadConfig, PollParams, Progress, Scheduler};
 use millpond::node::{EventSink, Mail, serve};
+use millpond_messages::global_state::IothreadOptions;
+use millpond_ring::{Clock, Engine, Op, Ring, Wake};
 use rustix::io::Errno;
 
 use super::backend::{Listens, Simulated};

@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 
-use drivers::buffer::Buffer;
+use millpond_ring::buffer::Buffer;
 
 /// Bytes of a chunk: what 64 replies of 4 KiB take. A chunk goes back when the last reply in it was sent, so a client holds
 /// at most one for each request that it may have in flight.

@@ -2,11 +2,11 @@
 
 use std::future::Future;
 
-use drivers::buffer::Buffers;
-use messages::io::{Operation, Outcome};
+use millpond_messages::io::{Operation, Outcome};
+use millpond_ring::buffer::Buffers;
 
-use crate::iothread::Local;
-use crate::node::{Begun, HomeClient, UnderWay};
+use millpond_engine::iothread::Local;
+use millpond_engine::node::{Begun, HomeClient, UnderWay};
 
 /// The node behind an export, as one connection on one thread uses it.
 ///

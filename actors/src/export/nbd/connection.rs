@@ -11,8 +11,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
-use drivers::buffer::Buffer;
-use drivers::ring::{Fd, Ring};
+use millpond_ring::buffer::Buffer;
+use millpond_ring::{Fd, Ring};
 use rustix::net::{Shutdown, shutdown};
 
 use super::backend::Backend;
@@ -25,8 +25,8 @@ use super::reply::To;
 use super::request::{Header, Limits, Refusal, Request, Verdict, WireError};
 use super::serve::cost;
 use super::session::{Job, Session};
-use crate::chaos;
-use crate::iothread::Local;
+use millpond_engine::chaos;
+use millpond_engine::iothread::Local;
 
 /// How a connection came to its end on this iothread.
 #[derive(Debug)]

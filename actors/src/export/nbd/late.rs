@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use crate::chaos::{End, Hop, Pair, kind};
-use crate::iothread::Local;
+use millpond_engine::chaos::{End, Hop, Pair, kind};
+use millpond_engine::iothread::Local;
 
 /// A connection as the rules see it.
 #[derive(Clone)]

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use drivers::ring::Fd;
+use millpond_ring::Fd;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use tokio::io::unix::AsyncFd;
 

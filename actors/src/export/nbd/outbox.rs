@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-use drivers::buffer::{Buffer, Buffers};
+use millpond_ring::buffer::{Buffer, Buffers};
 
 use super::budget::{Budget, Permit};
 

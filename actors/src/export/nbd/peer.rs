@@ -1,6 +1,6 @@
 //! Who is at the other end of a connection, for people.
 
-use drivers::ring::Fd;
+use millpond_ring::Fd;
 use rustix::net::{SocketAddrAny, getpeername, sockopt};
 use std::net::SocketAddr;
 

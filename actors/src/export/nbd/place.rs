@@ -1,13 +1,13 @@
 //! Where connections run: on the iothread of their export's node, and after it when it moves.
 
-use drivers::ring::Fd;
 use futures_util::FutureExt;
+use millpond_ring::Fd;
 use tracing::Instrument;
 
 use super::connection::{Account, End, serve};
 use super::handshake::Negotiated;
-use crate::iothread::Local;
-use crate::node::Client;
+use millpond_engine::iothread::Local;
+use millpond_engine::node::Client;
 
 /// A connection on its way to an iothread: nothing of it is in flight.
 pub(super) struct Luggage<G> {

@@ -4,7 +4,7 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::Poll;
 
-use drivers::ring::{Fd, Pending, Polled, Ring};
+use millpond_ring::{Fd, Pending, Polled, Ring};
 use rustix::event::PollFlags;
 
 /// The client has gone.

@@ -2,8 +2,8 @@
 
 use std::io;
 
-use drivers::buffer::Buffer;
-use drivers::ring::{Fd, Ring};
+use millpond_ring::buffer::Buffer;
+use millpond_ring::{Fd, Ring};
 
 /// Bytes that one receive asks for. It bounds how many requests a system call can bring (some 2000 reads, or 15 writes of
 /// 4 KiB), and what an idle client holds.

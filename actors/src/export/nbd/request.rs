@@ -3,7 +3,7 @@
 //! The order of the checks and the texts are QEMU's. The error codes are those that the protocol asks for: ENOSPC for
 //! writing past the end, EPERM for writing to a read-only export, EINVAL for the rest.
 
-use messages::RequestFlags;
+use millpond_messages::RequestFlags;
 
 use super::handshake::{Contexts, Mode};
 use super::wire::{
@@ -43,7 +43,7 @@ impl WireError {
     /// What stands for an errno on the wire.
     #[must_use]
     pub const fn from_errno(errno: i32) -> Self {
-        use messages::error::errno as e;
+        use millpond_messages::error::errno as e;
         match errno {
             e::EPERM | e::EROFS => Self::Perm,
             e::EIO => Self::Io,

@@ -3,11 +3,11 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
-use drivers::buffer::{Buffer, Buffers};
-use drivers::driver::transfer;
-use messages::error::errno;
-use messages::io::{Operation, Outcome};
-use messages::{BlockStatus, IoError, IoResult, RequestFlags, StatusFlags};
+use millpond_drivers::driver::transfer;
+use millpond_messages::error::errno;
+use millpond_messages::io::{Operation, Outcome};
+use millpond_messages::{BlockStatus, IoError, IoResult, RequestFlags, StatusFlags};
+use millpond_ring::buffer::{Buffer, Buffers};
 
 use super::backend::Backend;
 use super::budget::Permit;

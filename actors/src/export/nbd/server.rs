@@ -6,11 +6,11 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use drivers::ring::Fd;
-use messages::qapi::{
+use millpond_messages::qapi::{
     DEFAULT_HANDSHAKE_MAX_SECONDS, DEFAULT_MAX_CONNECTIONS, NbdServerOptions, SocketAddress,
 };
-use messages::{Error, ErrorKind, Result};
+use millpond_messages::{Error, ErrorKind, Result};
+use millpond_ring::Fd;
 use rustix::io::ioctl_fionbio;
 use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown, sockopt};
 use tokio::io::unix::AsyncFd;
@@ -24,9 +24,9 @@ use super::negotiate::{Chosen, Failed, negotiate, send_all};
 use super::offer::{Catalogue, Offer};
 use super::peer::peer;
 use super::place::Luggage;
-use crate::ffi::watched;
-use crate::node::Client;
 use crate::socket::{Listeners, OwnFile, listen, local_address};
+use millpond_engine::node::Client;
+use millpond_ring::os::process::watched;
 
 /// Names a connection. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

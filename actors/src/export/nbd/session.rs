@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use std::sync::Arc;
 
-use drivers::buffer::Buffer;
-use drivers::driver::Withdrawal;
+use millpond_drivers::driver::Withdrawal;
+use millpond_ring::buffer::Buffer;
 
 use super::arena::Arena;
 use super::backend::Backend;
@@ -15,8 +15,8 @@ use super::connection::Closing;
 use super::outbox::Outbox;
 use super::request::{Limits, Request};
 use super::serve::Plan;
-use crate::iothread::Local;
-use crate::node::Begun;
+use millpond_engine::iothread::Local;
+use millpond_engine::node::Begun;
 
 /// A request that was admitted, with what it owns.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ pub use options::{
     BACKENDS, NO_IDENTIFIER, Parsed, is_identifier, parameter_help, parse, with_identifier_hint,
 };
 
-use messages::qapi::{FdSocketAddress, InetSocketAddress, SocketAddress, UnixSocketAddress};
+use millpond_messages::qapi::{FdSocketAddress, InetSocketAddress, SocketAddress, UnixSocketAddress};
 use std::fmt;
 use std::time::Duration;
 

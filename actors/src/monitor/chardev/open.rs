@@ -3,8 +3,8 @@
 use super::{Address, Backend, ChardevOptions, Socket};
 use crate::socket::activation::passed_one;
 use crate::socket::{Listeners, OwnFile, SocketError, listen, resolve, unix_address};
-use messages::IoError;
-use messages::qapi::SocketAddress;
+use millpond_messages::IoError;
+use millpond_messages::qapi::SocketAddress;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;

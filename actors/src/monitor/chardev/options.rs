@@ -1,7 +1,7 @@
 //! `--chardev`'s own grammar: older than that of the other options, with its own texts.
 
 use super::{Address, Backend, ChardevOptions, Socket};
-use messages::qapi::{QmpError, take_value};
+use millpond_messages::qapi::{QmpError, take_value};
 use std::time::Duration;
 
 /// What the text of `--chardev` asks for.

@@ -6,8 +6,8 @@ use crate::flight;
 use crate::log;
 use crate::monitor::Dispatch;
 use crate::monitor::chardev::BACKENDS;
-use messages::qapi::schema::introspect;
-use messages::qapi::{Object, QmpError, VersionInfo};
+use millpond_messages::qapi::schema::introspect;
+use millpond_messages::qapi::{Object, QmpError, VersionInfo};
 use serde_json::{Value, json};
 
 pub(super) async fn version(_: Daemon, _: Object) -> Reply {

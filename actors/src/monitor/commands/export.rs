@@ -2,8 +2,8 @@
 
 use super::{Reply, arguments, done};
 use crate::daemon::Daemon;
-use messages::global_state::{GraphReply, GraphRequest, Query};
-use messages::qapi::{
+use millpond_messages::global_state::{GraphReply, GraphRequest, Query};
+use millpond_messages::qapi::{
     BlockDirtyBitmapOrStr, BlockExportDel, BlockExportKind, BlockExportOptions, NbdExportOptions,
     NbdServerAdd, NbdServerRemove, NbdServerStart, Object, QmpError,
 };

@@ -3,10 +3,10 @@
 use super::{Reply, done, flag, text};
 use crate::daemon::Daemon;
 use crate::graph::graph_json;
-use messages::global_state::{GraphReply, GraphRequest, Query};
-use messages::io::Preallocation;
-use messages::qapi::{Object, QmpError};
-use messages::{LatencyHistogram, LatencyHistograms, Repair, RequestFlags};
+use millpond_messages::global_state::{GraphReply, GraphRequest, Query};
+use millpond_messages::io::Preallocation;
+use millpond_messages::qapi::{Object, QmpError};
+use millpond_messages::{LatencyHistogram, LatencyHistograms, Repair, RequestFlags};
 use serde_json::{Value, json};
 
 async fn change(daemon: &Daemon, request: GraphRequest) -> Reply {

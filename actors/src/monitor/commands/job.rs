@@ -2,7 +2,7 @@
 
 use super::{Reply, done, text};
 use crate::daemon::Daemon;
-use messages::qapi::{JobStatus, Object, QmpError};
+use millpond_messages::qapi::{JobStatus, Object, QmpError};
 use serde_json::json;
 
 pub(super) async fn query(daemon: Daemon, _: Object) -> Reply {

@@ -9,8 +9,8 @@ mod qom;
 
 use crate::daemon::Daemon;
 use futures_util::future::LocalBoxFuture;
-use messages::qapi::schema::COMMANDS;
-use messages::qapi::{ErrorClass, Object, QmpError};
+use millpond_messages::qapi::schema::COMMANDS;
+use millpond_messages::qapi::{ErrorClass, Object, QmpError};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 

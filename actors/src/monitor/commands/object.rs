@@ -3,8 +3,8 @@
 use super::{Reply, done, text};
 use crate::daemon::{Daemon, UserObject, refusal};
 use crate::monitor::chardev::{NO_IDENTIFIER, is_identifier};
-use messages::global_state::GraphRequest;
-use messages::qapi::{Object, QmpError};
+use millpond_messages::global_state::GraphRequest;
+use millpond_messages::qapi::{Object, QmpError};
 
 pub(super) async fn add(daemon: Daemon, arguments: Object) -> Reply {
     if !is_identifier(text(&arguments, "id")) {

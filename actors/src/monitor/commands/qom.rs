@@ -2,8 +2,8 @@
 
 use super::{Reply, arguments, done, flag, text};
 use crate::daemon::{Daemon, UserObject, properties_of, refusal, type_of};
-use messages::global_state::GraphRequest;
-use messages::qapi::{ErrorClass, Object, ObjectPropertyInfo, ObjectTypeInfo, QmpError};
+use millpond_messages::global_state::GraphRequest;
+use millpond_messages::qapi::{ErrorClass, Object, ObjectPropertyInfo, ObjectTypeInfo, QmpError};
 use serde::Deserialize;
 use serde_json::{Value, json};
 

@@ -7,13 +7,13 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use drivers::buffer::Buffers;
 use futures_executor::block_on;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use messages::Permissions;
-use messages::global_state::{DrainScope, RootRequest, RootUser};
 use millpond::embed::{BlockLayer, BlockLayerConfig};
 use millpond::node::Client;
+use millpond_messages::Permissions;
+use millpond_messages::global_state::{DrainScope, RootRequest, RootUser};
+use millpond_ring::buffer::Buffers;
 use serde_json::json;
 
 use crate::Outcome;

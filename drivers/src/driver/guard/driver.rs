@@ -4,9 +4,9 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
-use messages::global_state::Options;
-use messages::io::Preallocation;
-use messages::{
+use millpond_messages::global_state::Options;
+use millpond_messages::io::Preallocation;
+use millpond_messages::{
     BlockSizes, CheckResult, ChildSlot, DebugEvent, DebugOrder, DriverInfo, Geometry, IoResult, Permissions,
     RequestFlags, Result,
 };
@@ -19,8 +19,8 @@ use super::super::{
     Abilities, CopySource, Driver, Extent, Parcel, Placement, Purpose, ReopenRequest, Repair, Ticket,
 };
 use super::{Health, IfBroken, Watched, drop_of, watch};
-use crate::buffer::Buffers;
-use crate::ring::Ring;
+use millpond_ring::Ring;
+use millpond_ring::buffer::Buffers;
 
 /// A driver that may panic. Every method of [`Driver`] is here: a default would leave out the driver's own.
 pub(super) struct Guarded {

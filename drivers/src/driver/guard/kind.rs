@@ -4,9 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
-use messages::error::errno::EIO;
-use messages::global_state::Options;
-use messages::{ChildSlot, Error, IoError, Permissions, Result, Role};
+use millpond_messages::error::errno::EIO;
+use millpond_messages::global_state::Options;
+use millpond_messages::{ChildSlot, Error, IoError, Permissions, Result, Role};
 
 use super::super::kind::{
     ChildChange, ChildKind, CreateRequest, DriverKind, EdgeUse, OpenRequest, Opened, OptionNames,
@@ -79,7 +79,7 @@ impl DriverKind for GuardedKind {
         let permissions = self.run(|kind| kind.child_permissions(edge));
         // As the role has it.
         permissions.unwrap_or_else(|| {
-            messages::child_permissions(
+            millpond_messages::child_permissions(
                 edge.role,
                 edge.taken,
                 edge.shared,

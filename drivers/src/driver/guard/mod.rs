@@ -18,14 +18,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use futures_util::future::LocalBoxFuture;
-use messages::error::errno::EIO;
-use messages::{Error, IoError, IoResult, Result};
+use millpond_messages::error::errno::EIO;
+use millpond_messages::{Error, IoError, IoResult, Result};
 use slab::Slab;
 
 use super::answer::Answer;
 use super::child::Transfer;
 use super::notice::{Notice, Notices};
-use crate::buffer::Buffers;
+use millpond_ring::buffer::Buffers;
 
 pub use kind::GuardedKind;
 

@@ -1,0 +1,311 @@
+//! What is held on one thread: a lane for each pair, in which nothing overtakes. It has no time and no thread of its own.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use millpond_messages::record::HeldMessage;
+use millpond_messages::{NodeId, RootId};
+
+use super::distribution::Spells;
+use super::policy::{Actor, Chaos, Kind, Rule};
+
+/// Above how many pairs those without anything held are forgotten: each client that connects makes new ones.
+const PAIRS: usize = 4096;
+
+/// One end of a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum End {
+    /// Those who ask the graph actor.
+    User,
+    /// The graph actor.
+    Graph,
+    /// The nodes of this iothread together, as the graph actor speaks with them.
+    Nodes,
+    /// Nodes of other iothreads.
+    Elsewhere,
+    /// A node.
+    Node(NodeId),
+    /// The clients of a root edge.
+    Client(RootId),
+    /// An NBD client, by a number of this iothread's own.
+    Connection(u64),
+    /// The iothread's end of that.
+    Session(u64),
+}
+
+impl End {
+    pub(super) const fn actor(self) -> Actor {
+        match self {
+            Self::User => Actor::User,
+            Self::Graph => Actor::Graph,
+            Self::Nodes | Self::Elsewhere | Self::Node(_) => Actor::Node,
+            Self::Client(_) => Actor::Client,
+            Self::Connection(_) => Actor::Connection,
+            Self::Session(_) => Actor::Session,
+        }
+    }
+
+    /// Tells it from all others.
+    const fn number(self) -> (u64, u64) {
+        match self {
+            Self::User => (0, 0),
+            Self::Graph => (1, 0),
+            Self::Nodes => (2, 0),
+            Self::Elsewhere => (3, 0),
+            Self::Node(node) => (4, node.0),
+            Self::Client(root) => (5, root.0),
+            Self::Connection(number) => (6, number),
+            Self::Session(number) => (7, number),
+        }
+    }
+}
+
+/// Who sends and who receives. The order of what passes between them is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Pair {
+    /// The sender.
+    pub from: End,
+    /// The receiver.
+    pub to: End,
+}
+
+/// A message on its way, as rules see it.
+#[derive(Debug, Clone, Copy)]
+pub struct Hop<'a> {
+    /// Between whom.
+    pub pair: Pair,
+    /// What it is.
+    pub kind: &'static Kind,
+    /// The node that it concerns, or nothing.
+    pub node: &'a str,
+}
+
+/// What chance has for one rule.
+struct Fortune {
+    rng: fastrand::Rng,
+    /// Those of one pair, or of the thread.
+    spells: Option<Spells>,
+}
+
+/// What is known of a pair.
+struct Lane {
+    /// By rule; made when a rule first applies.
+    fortunes: Vec<Option<Fortune>>,
+    held: usize,
+    /// When the last of them is due.
+    last_due: Instant,
+    /// What has passed, for connections that are to be cut.
+    messages: u64,
+}
+
+struct Held<T> {
+    pair: Pair,
+    kind: &'static Kind,
+    node: String,
+    since: Instant,
+    message: T,
+}
+
+/// The lanes of one thread.
+pub struct Lanes<T> {
+    chaos: Chaos,
+    /// The iothread's name; None for the control thread.
+    thread: Option<String>,
+    begun: Instant,
+    lanes: BTreeMap<Pair, Lane>,
+    /// By when they are due and, of those due at once, by when they came.
+    held: BTreeMap<(Instant, u64), Held<T>>,
+    next: u64,
+    /// The stalls of the thread, by rule.
+    stalls: Vec<Option<Spells>>,
+    /// All goes out: nothing more is delayed, only kept in order.
+    closing: bool,
+}
+
+impl<T> Lanes<T> {
+    /// Lanes under a policy, from `now` on.
+    pub fn new(chaos: Chaos, thread: Option<String>, now: Instant) -> Self {
+        let seed = chaos.policy().seed;
+        let stalls = chaos.policy().rules.iter().enumerate().map(|(number, rule)| {
+            let stream = stream(seed, &[number as u64], thread.as_deref().unwrap_or_default());
+            rule.stall
+                .filter(|_| thread.is_some())
+                .map(|spell| Spells::new(spell, stream, now))
+        });
+        let stalls = stalls.collect();
+        Self {
+            chaos,
+            thread,
+            begun: now,
+            lanes: BTreeMap::new(),
+            held: BTreeMap::new(),
+            next: 0,
+            stalls,
+            closing: false,
+        }
+    }
+
+    /// Takes a message in. It comes back if it is to be delivered at once.
+    pub fn pass(&mut self, hop: &Hop<'_>, now: Instant, message: T) -> Option<T> {
+        let due = if self.closing { now } else { self.due(hop, now) };
+        let lane = self.lane(hop.pair, now);
+        if lane.held == 0 && due <= now {
+            return Some(message);
+        }
+        let due = if lane.held > 0 {
+            due.max(lane.last_due)
+        } else {
+            due
+        };
+        lane.held += 1;
+        lane.last_due = due;
+        let held = Held {
+            pair: hop.pair,
+            kind: hop.kind,
+            node: hop.node.to_owned(),
+            since: now,
+            message,
+        };
+        self.held.insert((due, self.next), held);
+        self.next += 1;
+        self.chaos.holds();
+        None
+    }
+
+    /// What is held, the next one due first.
+    pub fn held(&self, now: Instant) -> Vec<HeldMessage> {
+        self.held
+            .values()
+            .map(|held| HeldMessage {
+                sender: held.pair.from.actor().name().to_owned(),
+                receiver: held.pair.to.actor().name().to_owned(),
+                kind: held.kind.name.to_owned(),
+                node: held.node.clone(),
+                age_ns: u64::try_from(now.saturating_duration_since(held.since).as_nanos())
+                    .unwrap_or(u64::MAX),
+            })
+            .collect()
+    }
+
+    /// When the next one is due.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.held.first_key_value().map(|((due, _), _)| *due)
+    }
+
+    /// Takes the next one out that is due.
+    pub fn pop_due(&mut self, now: Instant) -> Option<T> {
+        self.next_due().filter(|due| *due <= now)?;
+        self.pop(now)
+    }
+
+    /// Takes the next one out, due or not. From the first call on nothing new is delayed if `closing`.
+    pub fn close_and_pop(&mut self, now: Instant) -> Option<T> {
+        self.closing = true;
+        self.pop(now)
+    }
+
+    fn pop(&mut self, now: Instant) -> Option<T> {
+        let (_, held) = self.held.pop_first()?;
+        if let Some(lane) = self.lanes.get_mut(&held.pair) {
+            lane.held -= 1;
+        }
+        self.chaos.lets_go(1, now.saturating_duration_since(held.since));
+        Some(held.message)
+    }
+
+    /// Whether an NBD connection is cut with its next message.
+    pub fn cuts(&mut self, hop: &Hop<'_>, now: Instant) -> bool {
+        let chaos = self.chaos.clone();
+        let message = {
+            let lane = self.lane(hop.pair, now);
+            lane.messages += 1;
+            lane.messages
+        };
+        let mut cut = false;
+        for (number, rule) in self.applying(&chaos, hop) {
+            if let Some(dying) = rule.dying_client {
+                cut |= dying.draw(message, &mut self.fortune(hop.pair, number, rule, now).rng);
+            }
+        }
+        if cut {
+            chaos.cuts();
+        }
+        cut
+    }
+
+    fn applying<'a>(&self, chaos: &'a Chaos, hop: &Hop<'_>) -> Vec<(usize, &'a Rule)> {
+        let rules = chaos.policy().rules.iter().enumerate();
+        rules
+            .filter(|(_, rule)| rule.applies(hop, self.thread.as_deref()))
+            .collect()
+    }
+
+    fn due(&mut self, hop: &Hop<'_>, now: Instant) -> Instant {
+        let chaos = self.chaos.clone();
+        let is_client = matches!(hop.pair.from.actor(), Actor::Connection | Actor::Session);
+        let mut delay = Duration::ZERO;
+        let mut until = now;
+        for (number, rule) in self.applying(&chaos, hop) {
+            let fortune = self.fortune(hop.pair, number, rule, now);
+            delay += rule.delay.draw(&mut fortune.rng);
+            if is_client {
+                delay += rule.slow_client.draw(&mut fortune.rng);
+            }
+            let burst = fortune.spells.as_mut().and_then(|spells| spells.at(now));
+            let stall = self.stalls.get_mut(number).and_then(Option::as_mut);
+            let stall = stall.and_then(|spells| spells.at(now));
+            until = until.max(burst.unwrap_or(now)).max(stall.unwrap_or(now));
+        }
+        until.max(now + delay)
+    }
+
+    fn lane(&mut self, pair: Pair, now: Instant) -> &mut Lane {
+        if self.lanes.len() >= PAIRS && !self.lanes.contains_key(&pair) {
+            self.lanes.retain(|_, lane| lane.held > 0);
+        }
+        self.lanes.entry(pair).or_insert_with(|| Lane {
+            fortunes: Vec::new(),
+            held: 0,
+            last_due: now,
+            messages: 0,
+        })
+    }
+
+    fn fortune(&mut self, pair: Pair, number: usize, rule: &Rule, now: Instant) -> &mut Fortune {
+        let (seed, begun) = (self.chaos.policy().seed, self.begun);
+        let fortunes = &mut self.lane(pair, now).fortunes;
+        if fortunes.len() <= number {
+            fortunes.resize_with(number + 1, || None);
+        }
+        fortunes[number].get_or_insert_with(|| {
+            let ((from, which), (to, other)) = (pair.from.number(), pair.to.number());
+            let words = |purpose| [number as u64, from, which, to, other, purpose];
+            Fortune {
+                rng: stream(seed, &words(0), ""),
+                spells: rule
+                    .burst
+                    .map(|spell| Spells::new(spell, stream(seed, &words(1), ""), begun)),
+            }
+        })
+    }
+}
+
+impl<T> Drop for Lanes<T> {
+    fn drop(&mut self) {
+        self.chaos.lets_go(self.held.len(), Duration::ZERO);
+    }
+}
+
+/// The stream of decisions that this names. FNV-1a, since it must be the same in every build.
+fn stream(seed: u64, words: &[u64], name: &str) -> fastrand::Rng {
+    let words = std::iter::once(&seed).chain(words);
+    let bytes = words.flat_map(|word| word.to_le_bytes()).chain(name.bytes());
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    fastrand::Rng::with_seed(hash)
+}
+
+#[cfg(test)]
+#[path = "lanes_tests.rs"]
+mod tests;

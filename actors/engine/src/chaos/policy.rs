@@ -1,0 +1,282 @@
+//! What a policy says: rules, what they apply to, and what they have done so far.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use millpond_messages::io::OperationKind;
+
+use super::distribution::{Delay, Dying, Spell};
+use super::lanes::Hop;
+
+/// Who sends or receives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Actor {
+    /// Whoever asks the graph actor.
+    User,
+    /// The graph actor.
+    Graph,
+    /// A client of a node: an export, a job, an embedder.
+    Client,
+    /// A node on its iothread.
+    Node,
+    /// An NBD client.
+    Connection,
+    /// The iothread's end of an NBD connection.
+    Session,
+}
+
+impl Actor {
+    /// All of them, by name.
+    pub const ALL: [(&'static str, Self); 6] = [
+        ("user", Self::User),
+        ("graph", Self::Graph),
+        ("client", Self::Client),
+        ("node", Self::Node),
+        ("connection", Self::Connection),
+        ("session", Self::Session),
+    ];
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        let found = Self::ALL.iter().find(|(_, actor)| *actor == self);
+        found.map_or("", |(name, _)| name)
+    }
+}
+
+/// A kind of message.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// Its name.
+    pub name: &'static str,
+    /// The name for all that are like it.
+    pub group: &'static str,
+    /// Its place among all.
+    pub number: u8,
+}
+
+/// The kinds of messages there are.
+#[allow(missing_docs, reason = "their names say what they are")]
+pub mod kind {
+    use super::Kind;
+
+    macro_rules! kinds {
+        ($($constant:ident = $name:literal in $group:literal;)*) => {
+            #[allow(non_camel_case_types, clippy::upper_case_acronyms, reason = "the constants' names")]
+            enum Number { $($constant),* }
+            $(pub const $constant: &Kind = &Kind {
+                name: $name,
+                group: $group,
+                number: Number::$constant as u8,
+            };)*
+            /// All kinds.
+            pub const ALL: &[&Kind] = &[$($constant),*];
+        };
+    }
+
+    kinds! {
+        READ = "read" in "request";
+        WRITE = "write" in "request";
+        WRITE_ZEROES = "write-zeroes" in "request";
+        DISCARD = "discard" in "request";
+        FLUSH = "flush" in "request";
+        TRUNCATE = "truncate" in "request";
+        BLOCK_STATUS = "block-status" in "request";
+        QUERY = "query" in "request";
+        REPLY = "reply" in "reply";
+        JOB = "job" in "job";
+        OPEN = "open" in "order";
+        CLOSE = "close" in "order";
+        QUIESCE = "quiesce" in "order";
+        RESUME = "resume" in "order";
+        CONNECT = "connect" in "order";
+        ATTACH_ROOT = "attach-root" in "order";
+        MOVE_ROOT = "move-root" in "order";
+        DETACH_ROOT = "detach-root" in "order";
+        DEPART = "depart" in "order";
+        OTHER_ORDER = "other-order" in "order";
+        ENDED = "ended" in "event";
+        QUIESCED = "quiesced" in "event";
+        NOTICED = "noticed" in "event";
+        NBD_REQUEST = "nbd-request" in "nbd";
+        NBD_REPLY = "nbd-reply" in "nbd";
+        COMMAND = "command" in "command";
+        ANSWER = "answer" in "answer";
+    }
+
+    /// The kind of a request.
+    pub const fn of_request(kind: super::OperationKind) -> &'static Kind {
+        match kind {
+            super::OperationKind::Read => READ,
+            super::OperationKind::Write => WRITE,
+            super::OperationKind::WriteZeroes => WRITE_ZEROES,
+            super::OperationKind::Discard => DISCARD,
+            super::OperationKind::Flush => FLUSH,
+            super::OperationKind::Truncate => TRUNCATE,
+            super::OperationKind::BlockStatus => BLOCK_STATUS,
+            super::OperationKind::Query => QUERY,
+        }
+    }
+}
+
+/// All kinds of messages.
+pub const KINDS: &[&Kind] = kind::ALL;
+
+/// What becomes of the messages that it applies to. What is left out applies to any.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Rule {
+    /// Who sends.
+    pub sender: Option<Actor>,
+    /// Who receives.
+    pub receiver: Option<Actor>,
+    /// The name of a kind of message, or of a group of them.
+    pub kind: Option<&'static str>,
+    /// The name of the node that it concerns; of an NBD connection, of its export.
+    pub node: Option<String>,
+    /// The name of the iothread where it is held. What the control thread holds is in none.
+    pub iothread: Option<String>,
+    /// How long each is held.
+    pub delay: Delay,
+    /// Now and then all of a pair are held for a while, and then delivered at once.
+    pub burst: Option<Spell>,
+    /// Now and then all of an iothread are.
+    pub stall: Option<Spell>,
+    /// How long what an NBD client sends, and what is sent to it, is held.
+    pub slow_client: Delay,
+    /// When the connection of an NBD client is cut.
+    pub dying_client: Option<Dying>,
+}
+
+impl Rule {
+    /// Whether it applies to a hop on a thread.
+    pub(super) fn applies(&self, hop: &Hop<'_>, thread: Option<&str>) -> bool {
+        self.sender.is_none_or(|actor| actor == hop.pair.from.actor())
+            && self.receiver.is_none_or(|actor| actor == hop.pair.to.actor())
+            && self
+                .kind
+                .is_none_or(|kind| kind == hop.kind.name || kind == hop.kind.group)
+            && self.node.as_deref().is_none_or(|node| node == hop.node)
+            && self.iothread.as_deref().is_none_or(|name| Some(name) == thread)
+    }
+
+    /// The longest that it holds one message.
+    #[must_use]
+    pub fn longest(&self) -> Duration {
+        let length = |spell: Option<Spell>| spell.map_or(Duration::ZERO, |spell| spell.length);
+        self.delay.longest() + self.slow_client.longest() + length(self.burst).max(length(self.stall))
+    }
+}
+
+/// Rules, and the seed of their decisions. The delays of all rules that apply to a message add up.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Policy {
+    /// What all decisions come from.
+    pub seed: u64,
+    /// The rules.
+    pub rules: Vec<Rule>,
+}
+
+impl Policy {
+    /// A policy with a seed of its own, or one that chance gives.
+    #[must_use]
+    pub fn new(seed: Option<u64>, rules: Vec<Rule>) -> Self {
+        let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+        Self { seed, rules }
+    }
+
+    /// The longest that one message is held on one hop, however many are held before it.
+    #[must_use]
+    pub fn longest(&self) -> Duration {
+        self.rules.iter().map(Rule::longest).sum()
+    }
+}
+
+/// What a policy has done so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Messages that were held.
+    pub delayed: u64,
+    /// Messages that are held now.
+    pub held: u64,
+    /// The longest that one was held, in nanoseconds.
+    pub longest_ns: u64,
+    /// Connections that were cut.
+    pub cut: u64,
+}
+
+/// A policy to put in force, and its counters. Clones are the same.
+#[derive(Clone)]
+pub struct Chaos(Arc<Inner>);
+
+struct Inner {
+    policy: Policy,
+    delayed: AtomicU64,
+    held: AtomicU64,
+    longest_ns: AtomicU64,
+    cut: AtomicU64,
+}
+
+impl Chaos {
+    /// Readies a policy.
+    #[must_use]
+    pub fn new(policy: Policy) -> Self {
+        Self(Arc::new(Inner {
+            policy,
+            delayed: AtomicU64::new(0),
+            held: AtomicU64::new(0),
+            longest_ns: AtomicU64::new(0),
+            cut: AtomicU64::new(0),
+        }))
+    }
+
+    /// The policy.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.0.policy
+    }
+
+    /// What it has done so far.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        Statistics {
+            delayed: self.0.delayed.load(Ordering::Relaxed),
+            held: self.0.held.load(Ordering::Relaxed),
+            longest_ns: self.0.longest_ns.load(Ordering::Relaxed),
+            cut: self.0.cut.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(super) fn holds(&self) {
+        self.0.delayed.fetch_add(1, Ordering::Relaxed);
+        self.0.held.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn lets_go(&self, count: usize, after: Duration) {
+        self.0.held.fetch_sub(count as u64, Ordering::Relaxed);
+        let ns = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
+        self.0.longest_ns.fetch_max(ns, Ordering::Relaxed);
+    }
+
+    pub(super) fn cuts(&self) {
+        self.0.cut.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl PartialEq for Chaos {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Chaos {}
+
+impl fmt::Debug for Chaos {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chaos")
+            .field("policy", &self.0.policy)
+            .field("statistics", &self.statistics())
+            .finish()
+    }
+}

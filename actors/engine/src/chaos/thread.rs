@@ -1,0 +1,160 @@
+//! The policy in force on an iothread: what is held there waits for the ring's clock.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Instant;
+
+use async_task::Task;
+use futures_channel::oneshot;
+use millpond_messages::record::HeldMessage;
+
+use super::lanes::{Hop, Lanes};
+use super::policy::Chaos;
+use crate::iothread::{Local, guarded};
+
+thread_local! {
+    /// Whether the iothread that this thread is has a policy in force: all that a hop costs while there is none.
+    static ON: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the current iothread has a policy in force.
+#[inline]
+pub fn is_on() -> bool {
+    ON.get()
+}
+
+/// What delivers a message that was held.
+type Deliver = Box<dyn FnOnce()>;
+
+/// What an iothread holds.
+#[derive(Default)]
+pub struct ThreadChaos {
+    lanes: RefCell<Option<Lanes<Deliver>>>,
+    timer: Cell<Option<Timer>>,
+    connections: Cell<u64>,
+}
+
+/// Sleeps until the next message is due. Dropped, it does nothing more.
+struct Timer {
+    at: Instant,
+    _task: Task<()>,
+}
+
+/// Puts the flag back.
+pub(crate) struct OnGuard(bool);
+
+impl Drop for OnGuard {
+    fn drop(&mut self) {
+        ON.set(self.0);
+    }
+}
+
+impl ThreadChaos {
+    /// Makes the flag this iothread's while the guard lives.
+    pub(crate) fn enter(&self) -> OnGuard {
+        OnGuard(ON.replace(self.lanes.borrow().is_some()))
+    }
+
+    /// Puts a policy in force on the current iothread, or none. What was held goes out at once, in order.
+    pub fn set(&self, local: &Rc<Local>, chaos: Option<Chaos>) {
+        loop {
+            let now = local.ring().now();
+            let next = self
+                .lanes
+                .borrow_mut()
+                .as_mut()
+                .and_then(|lanes| lanes.close_and_pop(now));
+            let Some(deliver) = next else { break };
+            guarded("a message that was held", deliver);
+        }
+        let now = local.ring().now();
+        let lanes = chaos.map(|chaos| Lanes::new(chaos, Some(local.name().to_owned()), now));
+        ON.set(lanes.is_some());
+        let before = self.lanes.replace(lanes);
+        drop(before);
+        self.arm(local);
+    }
+
+    /// Delivers a message now, or when it is due.
+    pub fn pass(&self, local: &Rc<Local>, hop: &Hop<'_>, deliver: impl FnOnce() + 'static) {
+        let deliver: Deliver = Box::new(deliver);
+        let now = local.ring().now();
+        let at_once = match &mut *self.lanes.borrow_mut() {
+            Some(lanes) => lanes.pass(hop, now, deliver),
+            None => Some(deliver),
+        };
+        match at_once {
+            Some(deliver) => deliver(),
+            None => self.arm(local),
+        }
+    }
+
+    /// Waits until a message may go on.
+    pub async fn wait(&self, local: &Rc<Local>, hop: &Hop<'_>) {
+        let (go, gone) = oneshot::channel();
+        // Whoever waited may have gone.
+        self.pass(local, hop, move || go.send(()).unwrap_or(()));
+        // What is never delivered was dropped with the iothread's end, as are its tasks.
+        gone.await.unwrap_or(());
+    }
+
+    /// Whether an NBD connection is cut with its next message.
+    pub fn cuts(&self, local: &Rc<Local>, hop: &Hop<'_>) -> bool {
+        let now = local.ring().now();
+        let mut lanes = self.lanes.borrow_mut();
+        lanes.as_mut().is_some_and(|lanes| lanes.cuts(hop, now))
+    }
+
+    /// What is held now.
+    pub fn held(&self, now: Instant) -> Vec<HeldMessage> {
+        let lanes = self.lanes.borrow();
+        lanes.as_ref().map(|lanes| lanes.held(now)).unwrap_or_default()
+    }
+
+    /// A number for a new NBD connection.
+    pub fn next_connection(&self) -> u64 {
+        self.connections.replace(self.connections.get() + 1)
+    }
+
+    /// Drops what is held: the iothread ends.
+    pub(crate) fn clear(&self) {
+        let lanes = self.lanes.take();
+        ON.set(false);
+        drop((lanes, self.timer.take()));
+    }
+
+    /// Sees to it that a timer runs for what is due next.
+    fn arm(&self, local: &Rc<Local>) {
+        let next = self.lanes.borrow().as_ref().and_then(Lanes::next_due);
+        let timer = self.timer.take();
+        if timer.as_ref().map(|timer| timer.at) == next {
+            return self.timer.set(timer);
+        }
+        self.timer.set(next.map(|at| {
+            let held_by = Rc::clone(local);
+            let task = local.spawn_task(async move {
+                held_by.ring().sleep_until(at).await;
+                held_by.chaos().deliver_due(&held_by);
+            });
+            Timer { at, _task: task }
+        }));
+        drop(timer);
+    }
+
+    fn deliver_due(&self, local: &Rc<Local>) {
+        let now = local.ring().now();
+        loop {
+            let next = self
+                .lanes
+                .borrow_mut()
+                .as_mut()
+                .and_then(|lanes| lanes.pop_due(now));
+            let Some(deliver) = next else { break };
+            guarded("a message that was held", deliver);
+        }
+        // This one's time is over: what is due next needs another.
+        let over = self.timer.take();
+        self.arm(local);
+        drop(over);
+    }
+}

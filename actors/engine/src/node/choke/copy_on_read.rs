@@ -1,0 +1,119 @@
+//! Copy-on-read: what a read finds below a node is stored in the node, so that the next read finds it there.
+//!
+//! The clusters that such a read touches are its own from the look at what is allocated to the write, so a guest's write
+//! to them is never covered by what was below it.
+
+use std::rc::Rc;
+
+use millpond_drivers::driver::Transfer;
+use millpond_messages::{DebugEvent, IoError, IoResult, OpenFlags, RequestFlags, StatusFlags};
+use millpond_ring::buffer::Buffers;
+
+use super::super::cell::NodeCell;
+use super::{bytes_in, in_memory, read, status, tell, write, zeroes};
+
+/// The most that is copied at once, in bytes.
+const COPY_MAX: u64 = 1 << 20;
+
+/// Some bytes of a read, and where they are.
+struct Piece {
+    len: u64,
+    allocated: bool,
+}
+
+/// Fills `buffers` from `offset` of a node that has something below it, and copies what the node itself does not have.
+/// With PREFETCH the buffers are left as they are.
+pub async fn copying_read(
+    node: &Rc<NodeCell>,
+    offset: u64,
+    mut buffers: Buffers,
+    flags: RequestFlags,
+) -> Transfer {
+    let result = copy_and_fill(node, offset, &mut buffers, flags).await;
+    (result, buffers)
+}
+
+async fn copy_and_fill(
+    node: &Rc<NodeCell>,
+    offset: u64,
+    buffers: &mut Buffers,
+    flags: RequestFlags,
+) -> IoResult<()> {
+    let cluster = node.abilities().serialise_granularity.max(1);
+    let end = offset.saturating_add(bytes_in(buffers));
+    let first = offset / cluster * cluster;
+    let last = end.checked_next_multiple_of(cluster).ok_or(IoError::OutOfRange)?;
+    let no_wait = flags.contains(RequestFlags::NO_WAIT);
+    let _alone = node.tracker().begin(first, last, true, no_wait).await?;
+    let wanted = !flags.contains(RequestFlags::PREFETCH);
+    let mut at = offset;
+    while at < end {
+        let piece = look(node, at, end - at).await?;
+        let into = wanted.then_some((&mut *buffers, in_memory(at - offset)));
+        if piece.allocated || node.flags().contains(OpenFlags::INACTIVE) {
+            fill(node, at, piece.len, into).await?;
+        } else {
+            let (first, last) = (at / cluster * cluster, at.saturating_add(piece.len));
+            let last = last.checked_next_multiple_of(cluster).unwrap_or(last);
+            let copied = copy(node, first, last.min(node.size())).await?;
+            if let Some((buffers, place)) = into {
+                take(
+                    buffers,
+                    place,
+                    &copied,
+                    in_memory(at - first),
+                    in_memory(piece.len),
+                );
+            }
+        }
+        at = at.saturating_add(piece.len);
+    }
+    Ok(())
+}
+
+/// How much from `offset` on the node has allocated itself, or has not.
+async fn look(node: &Rc<NodeCell>, offset: u64, len: u64) -> IoResult<Piece> {
+    let status =
+        status::block_status(node, offset, len.min(COPY_MAX), status::Wanted::of_node(false)).await?;
+    if status.len == 0 {
+        return Err(IoError::Corrupt);
+    }
+    Ok(Piece {
+        len: status.len.min(len),
+        allocated: status.flags.contains(StatusFlags::ALLOCATED),
+    })
+}
+
+/// Reads what needs no copy, if it is wanted.
+async fn fill(
+    node: &Rc<NodeCell>,
+    offset: u64,
+    len: u64,
+    into: Option<(&mut Buffers, usize)>,
+) -> IoResult<()> {
+    if let Some((buffers, place)) = into {
+        let found = read::read_whole(node, offset, len).await?;
+        take(buffers, place, &found, 0, in_memory(len));
+    }
+    Ok(())
+}
+
+/// Reads whole clusters through to what is below, and stores them in the node.
+async fn copy(node: &Rc<NodeCell>, first: u64, last: u64) -> IoResult<Buffers> {
+    let found = read::read_whole(node, first, last.saturating_sub(first)).await?;
+    tell(node, DebugEvent::CorWrite).await;
+    if found.is_zero() {
+        let len = bytes_in(&found);
+        zeroes::zero_unchanged(node, first, len).await?;
+        return Ok(found);
+    }
+    let (result, found) = write::write_piece(node, first, found, RequestFlags::WRITE_UNCHANGED).await;
+    result.map(|()| found)
+}
+
+/// Copies `len` bytes of `from` at `start` into `buffers` at `place`.
+fn take(buffers: &mut Buffers, place: usize, from: &Buffers, start: usize, len: usize) {
+    let mut bytes = vec![0; len];
+    from.copy_to_slice(start, &mut bytes);
+    buffers.copy_from_slice(place, &bytes);
+}

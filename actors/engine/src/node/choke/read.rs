@@ -1,0 +1,284 @@
+//! Reads: a range is resolved down the chain in a loop, then read from where it is.
+
+use std::rc::Rc;
+
+use millpond_drivers::driver::{Answer, At, Extent, Purpose, Transfer};
+use millpond_messages::io::{Operation, OperationKind};
+use millpond_messages::{IoError, IoResult, RequestFlags};
+use millpond_ring::buffer::{Buffer, Buffers};
+use smallvec::SmallVec;
+
+use super::super::cell::NodeCell;
+use super::super::edge::{Behind, send_there};
+use super::super::mail::NodeAddress;
+use super::super::overlap::Tracking;
+use super::super::statistics::Asked;
+use super::copy_on_read::copying_read;
+use super::{By, Passed, aligned, bytes_in, in_memory, nodes};
+
+/// Where the start of a range is, at the bottom of the chain.
+pub(super) enum Found {
+    /// A driver reads it itself.
+    Here { node: Rc<NodeCell>, offset: u64 },
+    /// A node copies it up as it is read.
+    Copied { node: Rc<NodeCell>, offset: u64 },
+    /// A node of another iothread goes on from here.
+    There { address: NodeAddress, offset: u64 },
+    /// It is zeroes.
+    Zero,
+}
+
+/// The way of a read down to where its range is.
+#[derive(Default)]
+pub(super) struct Way {
+    /// What it holds until it ends, so that what it found stays where it is.
+    pub held: SmallVec<[Tracking; 1]>,
+    pub passed: Passed,
+}
+
+/// Fills `buffers` from `offset`, which was checked.
+pub async fn read(
+    cell: &Rc<NodeCell>,
+    offset: u64,
+    buffers: Buffers,
+    flags: RequestFlags,
+    by: By<'_>,
+) -> Transfer {
+    transfer(cell, offset, buffers, flags, by, true).await
+}
+
+/// Reads what a write to the same node copies along: the write is tracked already, and its pieces must not be.
+pub async fn read_whole(cell: &Rc<NodeCell>, offset: u64, len: u64) -> IoResult<Buffers> {
+    let Some(buffer) = Buffer::try_alloc(in_memory(len)) else {
+        return Err(IoError::Os(millpond_messages::error::errno::ENOMEM));
+    };
+    let (result, buffers) = transfer(
+        cell,
+        offset,
+        Buffers::from(buffer),
+        RequestFlags::empty(),
+        By::PARENT,
+        false,
+    )
+    .await;
+    result.map(|()| buffers)
+}
+
+async fn transfer(
+    cell: &Rc<NodeCell>,
+    mut offset: u64,
+    mut rest: Buffers,
+    flags: RequestFlags,
+    by: By<'_>,
+    track_first: bool,
+) -> Transfer {
+    let mut filled = Buffers::new();
+    while !rest.is_empty() {
+        let mut way = Way::default();
+        let asked = Asked::now(OperationKind::Read, bytes_in(&rest));
+        let (len, found) = match resolve(cell, offset, bytes_in(&rest), flags, track_first, &mut way).await {
+            Ok(resolved) => resolved,
+            Err(error) => {
+                asked.ended_below(cell, nodes(&way.passed), true);
+                return (Err(error), joined(filled, rest));
+            }
+        };
+        let whole = len >= bytes_in(&rest);
+        let piece = if whole {
+            std::mem::take(&mut rest)
+        } else {
+            rest.split_to(in_memory(len))
+        };
+        let (result, piece) = fetch(found, piece, flags, by).await;
+        asked
+            .cut(len)
+            .ended_below(cell, nodes(&way.passed), result.is_err());
+        if filled.is_empty() && whole {
+            return (result, piece);
+        }
+        filled.append(piece);
+        if result.is_err() {
+            return (result, joined(filled, rest));
+        }
+        offset = offset.saturating_add(len);
+    }
+    (Ok(()), filled)
+}
+
+fn joined(mut filled: Buffers, rest: Buffers) -> Buffers {
+    filled.append(rest);
+    filled
+}
+
+async fn fetch(found: Found, mut piece: Buffers, flags: RequestFlags, by: By<'_>) -> Transfer {
+    match found {
+        Found::Zero => {
+            let len = piece.len();
+            piece.fill_zero(0..len);
+            (Ok(()), piece)
+        }
+        Found::Here { node, offset } => {
+            by.stands_at(&node);
+            aligned::read(&node, offset, piece, flags).await
+        }
+        Found::Copied { node, offset } => {
+            by.stands_at(&node);
+            Box::pin(copying_read(&node, offset, piece, flags)).await
+        }
+        Found::There { address, offset } => {
+            let operation = Operation::Read {
+                offset,
+                buffers: piece,
+                flags,
+            };
+            millpond_drivers::driver::transfer(send_there(&address, operation).await)
+        }
+    }
+}
+
+/// Follows a range down the chain: how many bytes of it are in one place, and which.
+async fn resolve(
+    cell: &Rc<NodeCell>,
+    offset: u64,
+    len: u64,
+    flags: RequestFlags,
+    track_first: bool,
+    way: &mut Way,
+) -> IoResult<(u64, Found)> {
+    let mut descent = Descent::new(cell, offset, len, flags, track_first);
+    loop {
+        // Noted before anything can fail here.
+        way.passed.push((Rc::clone(&descent.node), 0));
+        if let Some(found) = descent.arrive() {
+            return Ok(found);
+        }
+        if let Some((start, end)) = descent.tracked() {
+            way.held
+                .push(descent.node.tracker().begin(start, end, false, false).await?);
+        }
+        let driver = descent.node.driver()?;
+        let extent = driver.locate(Purpose::Read, descent.at, descent.len).await?;
+        match descent.follow(extent)? {
+            Next::Found(len, found) => return Ok((len, found)),
+            Next::Node(child) => descent.node = child,
+        }
+    }
+}
+
+/// The same in one step; `None` where something has to be waited for, or it fails: nothing has happened then.
+pub(super) fn resolve_at_once(
+    cell: &Rc<NodeCell>,
+    offset: u64,
+    len: u64,
+    way: &mut Way,
+) -> Option<(u64, Found)> {
+    let mut descent = Descent::new(cell, offset, len, RequestFlags::empty(), true);
+    let found = loop {
+        if let Some(found) = descent.arrive() {
+            break found;
+        }
+        if let Some((start, end)) = descent.tracked() {
+            way.held.push(descent.node.tracker().try_begin(start, end)?);
+        }
+        let driver = descent.node.driver().ok()?;
+        let Answer::Ready(extent) = driver.locate(Purpose::Read, descent.at, descent.len) else {
+            return None;
+        };
+        match descent.follow(extent?.ok()?).ok()? {
+            Next::Found(len, found) => break (len, found),
+            Next::Node(child) => way.passed.push((std::mem::replace(&mut descent.node, child), 0)),
+        }
+    };
+    way.passed.push((descent.node, 0));
+    Some(found)
+}
+
+/// Where a driver's answer leads.
+enum Next {
+    /// To the end of the way, for so many bytes.
+    Found(u64, Found),
+    /// One node further.
+    Node(Rc<NodeCell>),
+}
+
+/// A range on its way down the chain.
+struct Descent {
+    /// Where it is.
+    node: Rc<NodeCell>,
+    /// Its first byte there.
+    at: u64,
+    /// How many bytes from there on are in one place, as far as is known.
+    len: u64,
+    flags: RequestFlags,
+    /// Whether the node tracks what passes it.
+    track: bool,
+}
+
+impl Descent {
+    fn new(cell: &Rc<NodeCell>, offset: u64, len: u64, flags: RequestFlags, track_first: bool) -> Self {
+        Self {
+            node: Rc::clone(cell),
+            at: offset,
+            len,
+            flags,
+            track: track_first,
+        }
+    }
+
+    /// The end of the way, if that is known before the node's driver is asked.
+    fn arrive(&mut self) -> Option<(u64, Found)> {
+        // A node's bytes past its end are zeroes to whoever stands above it.
+        let left = self.node.size().saturating_sub(self.at);
+        if left == 0 {
+            return Some((self.len, Found::Zero));
+        }
+        self.len = self.len.min(left);
+        let copied = self.track && self.node.copies_up(self.flags);
+        copied.then(|| (self.len, self.copied()))
+    }
+
+    fn copied(&self) -> Found {
+        Found::Copied {
+            node: Rc::clone(&self.node),
+            offset: self.at,
+        }
+    }
+
+    /// The range to be tracked at the node, if it is to be.
+    fn tracked(&mut self) -> Option<(u64, u64)> {
+        let track = std::mem::replace(&mut self.track, true);
+        (track && self.node.tracks()).then(|| (self.at, self.at.saturating_add(self.len)))
+    }
+
+    /// Goes where the driver points: to the end of the way, or one node further.
+    fn follow(&mut self, extent: Extent) -> IoResult<Next> {
+        if extent.len == 0 {
+            return Err(IoError::Corrupt);
+        }
+        self.len = self.len.min(extent.len);
+        let (behind, next) = match extent.at {
+            At::Own | At::Special => {
+                let node = Rc::clone(&self.node);
+                let offset = self.at;
+                return Ok(Next::Found(self.len, Found::Here { node, offset }));
+            }
+            At::Zero { .. } => return Ok(Next::Found(self.len, Found::Zero)),
+            At::Child { slot, offset } => (self.node.edge(slot).map(|edge| edge.behind()), offset),
+            At::Unallocated => match self.node.backing_edge().map(|edge| edge.behind()) {
+                None | Some(Behind::None) => return Ok(Next::Found(self.len, Found::Zero)),
+                behind => (behind, self.at),
+            },
+        };
+        match behind.unwrap_or_default() {
+            Behind::Here(child) => {
+                self.at = next;
+                Ok(Next::Node(child))
+            }
+            Behind::There(address) => {
+                let offset = next;
+                Ok(Next::Found(self.len, Found::There { address, offset }))
+            }
+            Behind::None => Err(IoError::NoMedium),
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! Block status: what a range is made of, in one node or down the whole chain, in a loop.
+
+use std::rc::Rc;
+
+use millpond_drivers::driver::{At, Extent, Purpose};
+use millpond_messages::io::{Operation, OperationKind};
+use millpond_messages::{BlockStatus, IoError, IoResult, NodeId, StatusFlags};
+use millpond_ring::buffer::Buffers;
+
+use super::super::cell::NodeCell;
+use super::super::edge::{Behind, send_there};
+use super::super::statistics::Asked;
+use super::{Passed, nodes};
+
+/// What a status is to tell.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// Data from zeroes, at the cost of a system call.
+    pub zero: bool,
+    /// What a reader would see, with a depth that says which layer decides; else the answer is for one node alone.
+    pub whole_chain: bool,
+    /// The node above which the chain ends.
+    pub base: Option<NodeId>,
+}
+
+impl Wanted {
+    /// Of one node alone.
+    pub const fn of_node(zero: bool) -> Self {
+        Self {
+            zero,
+            whole_chain: false,
+            base: None,
+        }
+    }
+
+    fn of(self, offset: u64, len: u64) -> Operation<Buffers> {
+        Operation::BlockStatus {
+            offset,
+            len,
+            want_zero: self.zero,
+            whole_chain: self.whole_chain,
+            base: self.base,
+        }
+    }
+
+    /// Whether the chain ends above what is behind an edge.
+    fn ends_above(self, behind: &Behind) -> bool {
+        let below = match behind {
+            Behind::Here(cell) => Some(cell.id()),
+            Behind::There(address) => Some(address.node),
+            Behind::None => None,
+        };
+        below.is_some() && below == self.base
+    }
+}
+
+/// The status of the start of a range, which was checked.
+pub async fn block_status(
+    cell: &Rc<NodeCell>,
+    offset: u64,
+    len: u64,
+    wanted: Wanted,
+) -> IoResult<BlockStatus> {
+    let size = cell.size();
+    if offset >= size {
+        return Ok(BlockStatus {
+            flags: StatusFlags::EOF,
+            len: 0,
+            map: None,
+            depth: 0,
+        });
+    }
+    if len == 0 {
+        return Ok(BlockStatus {
+            flags: StatusFlags::empty(),
+            len: 0,
+            map: None,
+            depth: 0,
+        });
+    }
+    let len = len.min(size - offset);
+    let asked = Asked::now(OperationKind::BlockStatus, len);
+    let mut passed = Passed::new();
+    let status = chain_status(cell, offset, len, wanted, &mut passed).await;
+    asked.ended_below(cell, nodes(&passed), status.is_err());
+    let mut status = status?;
+    if offset.saturating_add(status.len) >= size {
+        status.flags |= StatusFlags::EOF;
+    }
+    Ok(status)
+}
+
+async fn chain_status(
+    cell: &Rc<NodeCell>,
+    offset: u64,
+    len: u64,
+    wanted: Wanted,
+    passed: &mut Passed,
+) -> IoResult<BlockStatus> {
+    let (mut node, mut len, mut depth) = (Rc::clone(cell), len, 1_u32);
+    loop {
+        let left = node.size().saturating_sub(offset);
+        if left == 0 {
+            // The layer above deferred to this one, which is short: the zeroes beyond its end are its own.
+            let flags = StatusFlags::ZERO | StatusFlags::ALLOCATED;
+            return Ok(BlockStatus {
+                flags,
+                len,
+                map: None,
+                depth,
+            });
+        }
+        len = len.min(left);
+        let purpose = Purpose::Status {
+            want_zero: wanted.zero,
+        };
+        let extent = node.driver()?.locate(purpose, offset, len).await?;
+        if extent.len == 0 {
+            return Err(IoError::Corrupt);
+        }
+        len = len.min(extent.len);
+        if extent.at != At::Unallocated {
+            let mut status = Box::pin(decided(&node, offset, len, wanted, extent)).await?;
+            if status.depth > 0 {
+                status.depth = status.depth.saturating_add(depth - 1);
+            }
+            return Ok(status);
+        }
+        let behind = node.backing_edge().map(|edge| edge.behind()).unwrap_or_default();
+        let mut status = BlockStatus {
+            flags: StatusFlags::empty(),
+            len,
+            map: None,
+            depth: 0,
+        };
+        if matches!(behind, Behind::None) {
+            status.flags |= StatusFlags::ZERO;
+            return Ok(status);
+        }
+        if !wanted.whole_chain || wanted.ends_above(&behind) {
+            return Ok(status);
+        }
+        depth = depth.saturating_add(1);
+        match behind {
+            Behind::Here(child) => {
+                passed.push((Rc::clone(&child), 0));
+                node = child;
+            }
+            Behind::There(address) => {
+                let mut below = send_there(&address, wanted.of(offset, len)).await.into_status()?;
+                return Ok(deeper(&mut below, len, depth));
+            }
+            Behind::None => return Err(IoError::NoMedium),
+        }
+    }
+}
+
+/// The answer of a layer of another iothread, seen from here.
+fn deeper(below: &mut BlockStatus, len: u64, depth: u32) -> BlockStatus {
+    if below.len == 0 {
+        let flags = StatusFlags::ZERO | StatusFlags::ALLOCATED;
+        return BlockStatus {
+            flags,
+            len,
+            map: None,
+            depth,
+        };
+    }
+    if below.depth > 0 {
+        below.depth = below.depth.saturating_add(depth - 1);
+    }
+    below.flags.remove(StatusFlags::EOF);
+    *below
+}
+
+/// What one node says of a range that its driver has at `extent`; a transparent one lets its child speak.
+async fn decided(
+    node: &Rc<NodeCell>,
+    offset: u64,
+    len: u64,
+    wanted: Wanted,
+    extent: Extent,
+) -> IoResult<BlockStatus> {
+    let data = StatusFlags::DATA | StatusFlags::ALLOCATED;
+    let mapped = StatusFlags::OFFSET_VALID;
+    let (flags, map) = match extent.at {
+        // Only what stores bytes itself has a place for them.
+        At::Own if node.kind().is_protocol() => (data | mapped, Some((node.id(), offset))),
+        At::Own => (data, None),
+        At::Special => (data | StatusFlags::COMPRESSED, None),
+        At::Zero { reserved: None } if node.kind().is_protocol() => (
+            StatusFlags::ZERO | StatusFlags::ALLOCATED | mapped,
+            Some((node.id(), offset)),
+        ),
+        At::Zero { reserved: None } => (StatusFlags::ZERO | StatusFlags::ALLOCATED, None),
+        At::Zero {
+            reserved: Some((slot, at)),
+        } => (
+            StatusFlags::ZERO | StatusFlags::ALLOCATED | mapped,
+            place(node, slot, at),
+        ),
+        At::Unallocated => unreachable!("what no layer has is not decided by one"),
+        At::Child { slot, offset: at } => {
+            let mut flags = data | mapped;
+            flags.set(StatusFlags::RAW, node.abilities().transparent);
+            flags.set(StatusFlags::RECURSE, extent.recurse);
+            let own = BlockStatus {
+                flags,
+                len,
+                map: place(node, slot, at),
+                depth: 1,
+            };
+            if own.flags.contains(StatusFlags::RAW) {
+                return child_status(node, slot, at, own, wanted).await;
+            }
+            if own.flags.contains(StatusFlags::RECURSE) && wanted.zero {
+                return with_zero_of_child(node, slot, at, own).await;
+            }
+            return Ok(own);
+        }
+    };
+    Ok(BlockStatus {
+        flags,
+        len,
+        map,
+        depth: 1,
+    })
+}
+
+fn place(
+    node: &NodeCell,
+    slot: millpond_messages::ChildSlot,
+    offset: u64,
+) -> Option<(millpond_messages::NodeId, u64)> {
+    match node.edge(slot)?.behind() {
+        Behind::Here(child) => Some((child.id(), offset)),
+        Behind::There(address) => Some((address.node, offset)),
+        Behind::None => None,
+    }
+}
+
+async fn ask_child(
+    node: &NodeCell,
+    slot: millpond_messages::ChildSlot,
+    offset: u64,
+    len: u64,
+    wanted: Wanted,
+) -> IoResult<BlockStatus> {
+    let edge = node.edge(slot).ok_or(IoError::NoMedium)?;
+    edge.pass_down(wanted.of(offset, len)).await.into_status()
+}
+
+/// A transparent node's status is its child's, for a filter that of the chain below the child as well.
+async fn child_status(
+    node: &NodeCell,
+    slot: millpond_messages::ChildSlot,
+    offset: u64,
+    own: BlockStatus,
+    wanted: Wanted,
+) -> IoResult<BlockStatus> {
+    let is_filter = node.kind().is_filter();
+    let behind = node.edge(slot).map(|edge| edge.behind()).unwrap_or_default();
+    if is_filter && wanted.ends_above(&behind) {
+        // The filter has nothing of its own.
+        return Ok(BlockStatus {
+            flags: StatusFlags::empty(),
+            map: None,
+            depth: 0,
+            ..own
+        });
+    }
+    let wanted = Wanted {
+        whole_chain: is_filter,
+        base: wanted.base.filter(|_| is_filter),
+        ..wanted
+    };
+    let below = ask_child(node, slot, offset, own.len, wanted).await?;
+    if below.len == 0 {
+        return Ok(BlockStatus {
+            flags: StatusFlags::ZERO | StatusFlags::ALLOCATED,
+            ..own
+        });
+    }
+    // The filter itself counts as a layer only for what its child does not have.
+    let depth = if below.depth > 1 {
+        below.depth.saturating_add(1)
+    } else {
+        below.depth
+    };
+    Ok(BlockStatus {
+        flags: below.flags.difference(StatusFlags::EOF),
+        len: own.len.min(below.len),
+        map: below.map,
+        depth,
+    })
+}
+
+/// Data of a format whose file may know that it is zeroes.
+async fn with_zero_of_child(
+    node: &NodeCell,
+    slot: millpond_messages::ChildSlot,
+    offset: u64,
+    own: BlockStatus,
+) -> IoResult<BlockStatus> {
+    let Ok(below) = ask_child(node, slot, offset, own.len, Wanted::of_node(true)).await else {
+        return Ok(own);
+    };
+    let ends_in_zeroes = StatusFlags::EOF | StatusFlags::ZERO;
+    if below.len == 0 || below.flags.contains(ends_in_zeroes) {
+        // Beyond the end of the file there is nothing but zeroes.
+        return Ok(BlockStatus {
+            flags: own.flags | StatusFlags::ZERO,
+            ..own
+        });
+    }
+    let zero = below.flags & StatusFlags::ZERO;
+    Ok(BlockStatus {
+        flags: own.flags | zero,
+        len: own.len.min(below.len),
+        ..own
+    })
+}

@@ -1,0 +1,440 @@
+//! Clients: handles on a root edge. Holding one is what permits I/O.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::{Rc, Weak as RcWeak};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
+
+use arc_swap::ArcSwap;
+use futures_channel::oneshot;
+use futures_util::future::LocalBoxFuture;
+use millpond_drivers::driver::{Transfer, transfer};
+use millpond_messages::handshake::WaitingNode;
+use millpond_messages::io::{Operation, Outcome};
+use millpond_messages::{
+    BlockStatus, IoError, IoResult, IoThreadId, NodeId, Permissions, RequestFlags, RootId,
+};
+use millpond_ring::buffer::Buffers;
+
+use super::mail::{Entry, Mail, RemoteRequest};
+use super::root::RootCell;
+use super::table::NodeTable;
+use super::under_way::{Begun, UnderWay};
+use crate::iothread::{IoThread, Local};
+
+/// What the graph actor, the node's iothread and the clients of a root edge share. The graph actor writes what
+/// its user may do; where it is, the iothread that has it.
+pub struct RootShared {
+    id: RootId,
+    permissions: AtomicU8,
+    writethrough: bool,
+    home_id: AtomicU32,
+    home: ArcSwap<IoThread<Mail>>,
+}
+
+impl RootShared {
+    /// Sends to the iothread where the edge is now. Where that has stopped, the mail is dropped, which tells whoever
+    /// waits for its reply; false says so.
+    pub fn send(&self, mail: Mail) -> bool {
+        self.home.load().send(mail).is_ok()
+    }
+}
+
+impl RootShared {
+    /// Whether this is where clients send.
+    pub fn is_at(&self, iothread: IoThreadId) -> bool {
+        self.home.load().id() == iothread
+    }
+}
+
+/// The graph actor's hold on a root edge.
+#[derive(Clone)]
+pub struct RootHandle(Arc<RootShared>);
+
+impl RootHandle {
+    /// A root edge whose node lives on `home`. `writethrough` makes every write durable before it is answered.
+    #[must_use]
+    pub fn new(id: RootId, permissions: Permissions, writethrough: bool, home: IoThread<Mail>) -> Self {
+        Self(Arc::new(RootShared {
+            id,
+            permissions: AtomicU8::new(permissions.bits()),
+            writethrough,
+            home_id: AtomicU32::new(home.id().0),
+            home: ArcSwap::from_pointee(home),
+        }))
+    }
+
+    /// The edge's id.
+    #[must_use]
+    pub fn id(&self) -> RootId {
+        self.0.id
+    }
+
+    /// What the user may do.
+    #[must_use]
+    pub fn permissions(&self) -> Permissions {
+        Permissions::from_bits_truncate(self.0.permissions.load(Ordering::Acquire))
+    }
+
+    /// Changes what the user may do, from its next request on.
+    pub fn set_permissions(&self, permissions: Permissions) {
+        self.0.permissions.store(permissions.bits(), Ordering::Release);
+    }
+
+    /// Whether writes are durable when answered.
+    #[must_use]
+    pub fn writethrough(&self) -> bool {
+        self.0.writethrough
+    }
+
+    /// The edge lives on `home` from now on. Said there, once it can be found there.
+    pub fn set_home(&self, home: Arc<IoThread<Mail>>) {
+        let id = home.id().0;
+        self.0.home.store(home);
+        self.0.home_id.store(id, Ordering::Release);
+    }
+
+    /// The handle by which clients send. While others have it too, somebody may be about to.
+    pub fn home(&self) -> Arc<IoThread<Mail>> {
+        self.0.home.load_full()
+    }
+
+    pub(super) fn downgrade(&self) -> Weak<RootShared> {
+        Arc::downgrade(&self.0)
+    }
+}
+
+/// A user's handle on a node, from any thread. Requests go through the mailbox of the node's iothread, and their futures
+/// run on any executor. On the iothread itself, [`Client::here`] spares the mailbox.
+#[derive(Clone)]
+pub struct Client(Arc<RootShared>);
+
+impl Client {
+    /// A client of `root`.
+    #[must_use]
+    pub fn new(root: &RootHandle) -> Self {
+        Self(Arc::clone(&root.0))
+    }
+
+    /// The root edge.
+    #[must_use]
+    pub fn root(&self) -> RootId {
+        self.0.id
+    }
+
+    /// What it may do.
+    #[must_use]
+    pub fn permissions(&self) -> Permissions {
+        RootHandle(Arc::clone(&self.0)).permissions()
+    }
+
+    /// Where the node lives at present.
+    #[must_use]
+    pub fn iothread(&self) -> IoThreadId {
+        IoThreadId(self.0.home_id.load(Ordering::Acquire))
+    }
+
+    /// A mailbox handle of that iothread.
+    #[must_use]
+    pub fn home(&self) -> IoThread<Mail> {
+        IoThread::clone(&self.0.home.load())
+    }
+
+    /// Has code run where the node lives, or lived a moment ago: false if that has stopped.
+    pub fn run_at_home(&self, code: impl FnOnce() + Send + 'static) -> bool {
+        self.0.send(Mail::Run(Box::new(code)))
+    }
+
+    /// What the node behind it has in flight, whoever asked for it; nothing where its iothread has ended.
+    pub async fn in_flight(&self) -> Option<WaitingNode> {
+        let (reply, answer) = oneshot::channel();
+        let root = self.0.id;
+        self.run_at_home(move || {
+            let look = || {
+                let table = NodeTable::current()?;
+                let node = table.root(root)?.node();
+                let requests = node.gate().pending(table.local().look_at_time(), &table);
+                let node_name = node.name().to_owned();
+                Some(WaitingNode { node_name, requests })
+            };
+            // Who asked may have lost patience.
+            drop(reply.send(look()));
+        });
+        answer.await.ok().flatten()
+    }
+
+    /// The same client for use on one thread: inline where that is the node's iothread.
+    #[must_use]
+    pub fn here(&self) -> HomeClient {
+        HomeClient {
+            client: self.clone(),
+            found: RefCell::default(),
+        }
+    }
+
+    /// Sends any request.
+    pub async fn request(&self, operation: Operation<Buffers>) -> Outcome<Buffers> {
+        let (reply, answer) = oneshot::channel();
+        let mail = Mail::Request(RemoteRequest {
+            entry: Entry::Root(self.0.id),
+            operation,
+            reply,
+        });
+        if !self.0.send(mail) {
+            return Outcome::plain(Err(IoError::NoMedium));
+        }
+        answer.await.unwrap_or(Outcome::plain(Err(IoError::NoMedium)))
+    }
+}
+
+/// A client used on one thread only.
+#[derive(Clone)]
+pub struct HomeClient {
+    client: Client,
+    /// The root edge as it was found last, so that a request needs no look-up.
+    found: RefCell<RcWeak<RootCell>>,
+}
+
+impl HomeClient {
+    /// The client behind it, to send to other threads.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Sends any request: a direct call on the node's own iothread, through its mailbox from elsewhere. Dropped before
+    /// its end, the request goes on by itself.
+    pub async fn request(&self, operation: Operation<Buffers>) -> Outcome<Buffers> {
+        self.begin(operation).end().await
+    }
+
+    /// Begins any request. It is taken in this very step, and so before any that is begun later; many have ended by then.
+    pub fn begin(&self, operation: Operation<Buffers>) -> Begun {
+        match self.root_here() {
+            Some(root) => root.begin(operation),
+            None => {
+                let client = self.client.clone();
+                Begun::UnderWay(UnderWay::alone(async move { client.request(operation).await }))
+            }
+        }
+    }
+
+    /// Begins a request that can be asked to end early. It does nothing before it is polled.
+    pub fn start(&self, operation: Operation<Buffers>) -> Started {
+        let begun = Rc::new(Cell::new(false));
+        let (client, noted) = (self.clone(), Rc::clone(&begun));
+        let future = async move {
+            match client.root_here() {
+                Some(root) => root.enter_noting(operation, &noted).await,
+                None => {
+                    noted.set(true);
+                    client.client.request(operation).await
+                }
+            }
+        };
+        Started {
+            future: Box::pin(future),
+            begun,
+            unwanted: false,
+        }
+    }
+
+    /// Whether buffers of any alignment go to the node's storage as they are. False where it cannot be known: on another
+    /// iothread.
+    #[must_use]
+    pub fn takes_any_memory(&self) -> bool {
+        self.root_here()
+            .is_some_and(|root| root.node().limits().mem_alignment <= 1)
+    }
+
+    /// Whether a request sent now would not be parked. True also where it cannot be known: on another iothread.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.root_here().is_none_or(|root| root.node().gate().is_open())
+    }
+
+    /// The node's name; empty where it is not known, on another iothread.
+    #[must_use]
+    pub fn node_name(&self) -> String {
+        self.root_here()
+            .map_or_else(String::new, |root| root.node().name().to_owned())
+    }
+
+    /// Waits until the gate is open, or the node has gone elsewhere.
+    pub async fn wait_open(&self) {
+        std::future::poll_fn(|context| match self.root_here() {
+            Some(root) if !root.node().gate().is_open() => {
+                root.node().gate().wait(context.waker());
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
+        })
+        .await;
+    }
+
+    fn root_here(&self) -> Option<Rc<RootCell>> {
+        if Local::current_id() != Some(self.client.iothread()) {
+            return None;
+        }
+        let found = self.found.borrow().upgrade();
+        if let Some(root) = found.filter(|root| root.is_here()) {
+            return Some(root);
+        }
+        let root = NodeTable::current()?.root(self.client.root())?;
+        self.found.replace(Rc::downgrade(&root));
+        Some(root)
+    }
+}
+
+/// A request on its way, of the thread that polls it. It ends exactly once, whatever it is asked.
+#[must_use = "a request does nothing unless it is polled"]
+pub struct Started {
+    future: LocalBoxFuture<'static, Outcome<Buffers>>,
+    /// It has left the gate.
+    begun: Rc<Cell<bool>>,
+    unwanted: bool,
+}
+
+impl Started {
+    /// Asks it to end early. One that is parked at a gate is cancelled, and gives back no buffers; one that a driver works
+    /// on ends as it would have, since no driver is left half-way.
+    pub fn cancel_async(&mut self) {
+        self.unwanted = true;
+    }
+
+    /// Asks it to end early, and waits until it has ended.
+    pub async fn cancel(mut self) -> Outcome<Buffers> {
+        self.cancel_async();
+        self.await
+    }
+}
+
+impl Future for Started {
+    type Output = Outcome<Buffers>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.unwanted && !self.begun.get() {
+            // What is parked leaves the gate as it is dropped.
+            self.future = Box::pin(std::future::pending());
+            return Poll::Ready(Outcome::plain(Err(IoError::Cancelled)));
+        }
+        self.future.as_mut().poll(context)
+    }
+}
+
+/// The requests by name, for both kinds of client.
+macro_rules! requests {
+    ($client:ident) => {
+        impl $client {
+            /// Fills `buffers` from `offset`. A request that was lost gives back no buffers.
+            pub async fn read(&self, offset: u64, buffers: Buffers) -> Transfer {
+                let flags = RequestFlags::empty();
+                transfer(
+                    self.request(Operation::Read {
+                        offset,
+                        buffers,
+                        flags,
+                    })
+                    .await,
+                )
+            }
+
+            /// Stores `buffers` at `offset`.
+            pub async fn write(&self, offset: u64, buffers: Buffers, flags: RequestFlags) -> Transfer {
+                transfer(
+                    self.request(Operation::Write {
+                        offset,
+                        buffers,
+                        flags,
+                    })
+                    .await,
+                )
+            }
+
+            /// Makes a range read as zeroes.
+            ///
+            /// # Errors
+            /// The request's.
+            pub async fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> IoResult<()> {
+                self.request(Operation::WriteZeroes { offset, len, flags })
+                    .await
+                    .into_done()
+            }
+
+            /// Forgets a range.
+            ///
+            /// # Errors
+            /// The request's.
+            pub async fn discard(&self, offset: u64, len: u64) -> IoResult<()> {
+                self.request(Operation::Discard { offset, len })
+                    .await
+                    .into_done()
+            }
+
+            /// Makes what was acknowledged durable.
+            ///
+            /// # Errors
+            /// The request's.
+            pub async fn flush(&self) -> IoResult<()> {
+                self.request(Operation::Flush).await.into_done()
+            }
+
+            /// The length in bytes.
+            ///
+            /// # Errors
+            /// The request's.
+            pub async fn length(&self) -> IoResult<u64> {
+                self.request(Operation::Length).await.into_bytes()
+            }
+
+            /// What the start of a range is made of.
+            ///
+            /// # Errors
+            /// The request's.
+            pub async fn block_status(
+                &self,
+                offset: u64,
+                len: u64,
+                want_zero: bool,
+                whole_chain: bool,
+            ) -> IoResult<BlockStatus> {
+                let operation = Operation::BlockStatus {
+                    offset,
+                    len,
+                    want_zero,
+                    whole_chain,
+                    base: None,
+                };
+                self.request(operation).await.into_status()
+            }
+
+            /// What the start of a range is made of in the layers of the chain above the node `base`: what none of them has
+            /// is unallocated, whatever is below. Where `base` is not in the chain, all of it counts.
+            ///
+            /// # Errors
+            /// The request's.
+            pub async fn block_status_above(
+                &self,
+                offset: u64,
+                len: u64,
+                want_zero: bool,
+                base: NodeId,
+            ) -> IoResult<BlockStatus> {
+                let operation = Operation::BlockStatus {
+                    offset,
+                    len,
+                    want_zero,
+                    whole_chain: true,
+                    base: Some(base),
+                };
+                self.request(operation).await.into_status()
+            }
+        }
+    };
+}
+
+requests!(Client);
+requests!(HomeClient);

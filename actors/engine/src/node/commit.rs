@@ -1,0 +1,48 @@
+//! Committing: what a node has allocated is written to its backing node.
+
+use std::rc::Rc;
+
+use millpond_messages::io::Operation;
+use millpond_messages::{IoError, IoResult, RequestFlags, StatusFlags};
+
+use super::cell::NodeCell;
+use super::choke;
+
+/// The most bytes that are held in memory at a time.
+const BUFFER_MAX: u64 = 1 << 20;
+
+/// Writes what is allocated in a range to the backing node. What reads as zeroes there is made to read so here without
+/// being read.
+pub async fn commit(cell: &Rc<NodeCell>, mut offset: u64, len: u64) -> IoResult<()> {
+    let edge = cell.backing_edge().ok_or(IoError::NotSupported)?;
+    let end = offset.checked_add(len).ok_or(IoError::OutOfRange)?;
+    while offset < end {
+        let status = choke::block_status(cell, offset, end - offset, choke::Wanted::of_node(true)).await?;
+        if status.len == 0 {
+            break;
+        }
+        let is_zero = status.flags.contains(StatusFlags::ZERO);
+        let len = if is_zero {
+            status.len
+        } else {
+            status.len.min(BUFFER_MAX)
+        };
+        if status.flags.contains(StatusFlags::ALLOCATED) {
+            let operation = if is_zero {
+                let flags = RequestFlags::MAY_UNMAP;
+                Operation::WriteZeroes { offset, len, flags }
+            } else {
+                let buffers = choke::read_whole(cell, offset, len).await?;
+                let flags = RequestFlags::empty();
+                Operation::Write {
+                    offset,
+                    buffers,
+                    flags,
+                }
+            };
+            edge.pass_down(operation).await.into_parts().0?;
+        }
+        offset += len;
+    }
+    Ok(())
+}

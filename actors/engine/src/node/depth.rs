@@ -1,0 +1,74 @@
+//! Requests that pass from node to node as polls within polls, on a stack that ends however many nodes there are.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::future::LocalBoxFuture;
+use millpond_drivers::driver::Within;
+use pin_project_lite::pin_project;
+
+use crate::iothread::Local;
+
+/// How many nodes a request passes on one stack. Each takes some kilobytes of it, in a build for tests many.
+const NESTED_MAX: u32 = 24;
+
+thread_local! {
+    /// How many are being passed on this thread's stack.
+    static NESTED: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Whether so many nodes are on this thread's stack already that the next needs one of its own.
+#[inline]
+pub fn is_deep() -> bool {
+    NESTED.get() >= NESTED_MAX
+}
+
+/// Runs what a request does one node further down: within the polls of what waits for it, or where that is deep already as
+/// a task of its own, which begins with an empty stack.
+pub fn nested<T: 'static>(future: impl Future<Output = T> + 'static) -> LocalBoxFuture<'static, T> {
+    if is_deep()
+        && let Some(local) = Local::current()
+    {
+        // Dropped with the request, the task ends as a poll would have.
+        return Box::pin(local.spawn_task(future));
+    }
+    Box::pin(Nested { future })
+}
+
+pin_project! {
+    struct Nested<F> {
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F: Future> Future for Nested<F> {
+    type Output = F::Output;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let _passing = Passing::begin();
+        self.project().future.poll(context)
+    }
+}
+
+/// Counts a node while it is passed; a panic leaves the count as it was before. What happens there is a parent's own
+/// doing: the client that it is for cannot withdraw it.
+struct Passing(#[expect(dead_code, reason = "held until the node was passed")] Within);
+
+impl Passing {
+    #[inline]
+    fn begin() -> Self {
+        NESTED.set(NESTED.get() + 1);
+        Self(Within::nobody())
+    }
+}
+
+impl Drop for Passing {
+    #[inline]
+    fn drop(&mut self) {
+        NESTED.set(NESTED.get() - 1);
+    }
+}

@@ -1,0 +1,428 @@
+//! Root edges on the node's iothread: where requests are admitted, counted, and parked while the gate is closed.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+
+use futures_channel::oneshot;
+use millpond_drivers::driver::unless_withdrawn;
+use millpond_messages::io::{Operation, OperationKind, Outcome};
+use millpond_messages::record::MessageEvent;
+use millpond_messages::{IoError, Permissions, RequestFlags};
+use millpond_ring::buffer::Buffers;
+use tracing::Instrument;
+
+use super::cell::NodeCell;
+use super::choke::{self, By, Step};
+use super::client::RootHandle;
+use super::gate::Admission;
+use super::late;
+use super::line::{Line, Parked, Turn};
+use super::mail::Event;
+use super::recorded;
+use super::under_way::{Begun, UnderWay};
+use crate::chaos;
+use crate::iothread::{Local, now_ns};
+
+type Reply = oneshot::Sender<Outcome<Buffers>>;
+type Elsewhere = oneshot::Receiver<Outcome<Buffers>>;
+/// What goes on to the node, or what is answered instead.
+type Passed = Result<(Operation<Buffers>, Admission), Outcome<Buffers>>;
+
+/// A root edge.
+pub struct RootCell {
+    handle: RootHandle,
+    node: RefCell<Rc<NodeCell>>,
+    /// It is in its iothread's table: it has not ended, nor gone elsewhere.
+    here: Cell<bool>,
+    /// What waits at the gate.
+    line: Line<Operation<Buffers>, Elsewhere>,
+    serialising: Cell<Serialising>,
+}
+
+/// Whether requests of a root edge may be serialised against all others of its node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Serialising {
+    /// Nobody has asked.
+    #[default]
+    Unasked,
+    /// The graph actor has been asked to have the node note what it has in flight: until then such requests wait.
+    Asked,
+    /// They may.
+    Granted,
+}
+
+/// What became of a request in the step that took it from its source.
+enum Taken {
+    /// It is counted, or was refused.
+    Passed(Passed),
+    Parked(AtGate),
+}
+
+/// A request in the line at the gate. It leaves the line when this is dropped.
+struct AtGate {
+    root: Rc<RootCell>,
+    parked: Rc<Parked<Operation<Buffers>, Elsewhere>>,
+}
+
+impl RootCell {
+    pub fn new(handle: RootHandle, node: Rc<NodeCell>) -> Rc<Self> {
+        let root = Rc::new(Self {
+            handle,
+            node: RefCell::new(node),
+            here: Cell::new(false),
+            line: Line::default(),
+            serialising: Cell::default(),
+        });
+        root.node().add_root(&root);
+        root
+    }
+
+    /// Whether it is in its iothread's table, which alone says so.
+    pub fn is_here(&self) -> bool {
+        self.here.get()
+    }
+
+    /// Notes that the table has taken it in, or given it away.
+    pub fn set_here(&self, here: bool) {
+        self.here.set(here);
+    }
+
+    pub fn handle(&self) -> &RootHandle {
+        &self.handle
+    }
+
+    pub fn node(&self) -> Rc<NodeCell> {
+        Rc::clone(&self.node.borrow())
+    }
+
+    /// Puts another node of the same iothread behind the edge. Both are still.
+    pub fn set_node(self: &Rc<Self>, node: Rc<NodeCell>) {
+        let before = self.node.replace(node);
+        before.remove_root(self);
+        before.gate().wake_waiting();
+        self.node().add_root(self);
+        self.wake_first();
+    }
+
+    /// Begins a request: it is taken in this very step. See [`UnderWay`] for what becomes of it when nobody waits for it.
+    pub fn begin(self: &Rc<Self>, operation: Operation<Buffers>) -> Begun {
+        if chaos::is_on() {
+            return late::begin(self, operation);
+        }
+        self.begin_now(operation)
+    }
+
+    fn begin_now(self: &Rc<Self>, operation: Operation<Buffers>) -> Begun {
+        let operation = match self.step(operation) {
+            Ok(begun) => return begun,
+            Err(operation) => operation,
+        };
+        match self.take(operation) {
+            Taken::Passed(Ok((operation, admission))) => match self.run(operation, admission) {
+                Ok(under_way) => Begun::UnderWay(under_way),
+                Err(outcome) => Begun::Ended(outcome),
+            },
+            Taken::Passed(Err(outcome)) => Begun::Ended(outcome),
+            Taken::Parked(at_gate) => {
+                let root = Rc::clone(self);
+                Begun::UnderWay(UnderWay::alone(async move {
+                    root.enter_parked(at_gate, &Cell::default()).await
+                }))
+            }
+        }
+    }
+
+    /// Runs a request to its end and answers it. `begun` tells from when on the request is in flight, here or elsewhere,
+    /// rather than parked. It is taken when this is first polled.
+    pub async fn enter_noting(
+        self: Rc<Self>,
+        operation: Operation<Buffers>,
+        begun: &Cell<bool>,
+    ) -> Outcome<Buffers> {
+        if chaos::is_on() {
+            late::enter(&self, &operation).await;
+        }
+        let (operation, admission) = match self.take(operation) {
+            Taken::Passed(Ok(admitted)) => admitted,
+            Taken::Passed(Err(outcome)) => return outcome,
+            Taken::Parked(at_gate) => return self.enter_parked(at_gate, begun).await,
+        };
+        begun.set(true);
+        match self.run(operation, admission) {
+            Ok(under_way) => under_way.await,
+            Err(outcome) => outcome,
+        }
+    }
+
+    async fn enter_parked(self: Rc<Self>, at_gate: AtGate, begun: &Cell<bool>) -> Outcome<Buffers> {
+        let passed = at_gate.passed(begun).await;
+        begun.set(true);
+        match passed.and_then(|(operation, admission)| self.run(operation, admission)) {
+            Ok(under_way) => under_way.await,
+            Err(outcome) => outcome,
+        }
+    }
+
+    /// Takes a request from another thread, and sees to its answer.
+    pub fn enter_remote(self: Rc<Self>, local: &Rc<Local>, operation: Operation<Buffers>, reply: Reply) {
+        if chaos::is_on() {
+            return self.enter_remote_late(local, operation, reply);
+        }
+        match self.begin_now(operation) {
+            // An asker that is gone has no use for the answer.
+            Begun::Ended(outcome) => drop(reply.send(outcome)),
+            Begun::UnderWay(under_way) => local.spawn(async move {
+                drop(reply.send(under_way.await));
+            }),
+        }
+    }
+
+    /// The same while replies may be held, with the request counted until its own has gone.
+    fn enter_remote_late(self: Rc<Self>, local: &Rc<Local>, operation: Operation<Buffers>, reply: Reply) {
+        let (node, root) = (self.node(), self.handle.id());
+        let (kind, (offset, len)) = (operation.kind(), choke::range_of(&operation));
+        match self.begin_now(operation) {
+            Begun::Ended(outcome) => {
+                // It is counted though it has ended: it was taken in this step, so the gate did not stop it.
+                let counted = Admission::new(Rc::clone(&node), kind, offset, len, now_ns());
+                late::reply(&node, root, reply, outcome, Some(counted));
+            }
+            Begun::UnderWay(under_way) => local.spawn(async move {
+                let (outcome, counted) = under_way.end_counted().await;
+                late::reply(&node, root, reply, outcome, counted);
+            }),
+        }
+    }
+
+    /// Takes a request as far as it goes without waiting: to its end, or to a driver, where it is counted in the same
+    /// step. What this does not do is given back untouched.
+    fn step(self: &Rc<Self>, operation: Operation<Buffers>) -> Result<Begun, Operation<Buffers>> {
+        let is_plain = self.line.is_empty()
+            && self.node.borrow().gate().is_open()
+            && !self.handle.writethrough()
+            && self.permits(&operation).is_ok()
+            && !tracing::enabled!(target: "millpond::request", tracing::Level::TRACE);
+        if !is_plain {
+            return Err(operation);
+        }
+        let (kind, (offset, len)) = (operation.kind(), choke::range_of(&operation));
+        let node = self.node();
+        match choke::begin(&node, operation, By::USER) {
+            Step::Later(operation) => Err(operation),
+            Step::Ended(outcome) => {
+                if let Some(table) = node.table() {
+                    table.count_request();
+                    let request = (kind, offset, len);
+                    let root = self.handle.id();
+                    let served = recorded::request(MessageEvent::Served, node.id(), root, request, 0);
+                    table.local().note(served);
+                }
+                Ok(Begun::Ended(outcome))
+            }
+            Step::Transfer(transfer) => {
+                let admission = self.count(node, kind, offset, len);
+                admission.stands_at(transfer.stands_at());
+                Ok(Begun::UnderWay(UnderWay::transfer(transfer, admission)))
+            }
+        }
+    }
+
+    /// Runs what was admitted, whatever it needs.
+    fn run(
+        self: &Rc<Self>,
+        operation: Operation<Buffers>,
+        admission: Admission,
+    ) -> Result<UnderWay, Outcome<Buffers>> {
+        if Local::current().is_none() {
+            return Err(choke::refused(IoError::NoMedium, operation));
+        }
+        let root = Rc::clone(self);
+        Ok(UnderWay::general(async move {
+            let outcome = root.execute(operation, &admission).await;
+            (outcome, admission)
+        }))
+    }
+
+    /// Admits a request, refuses it, or parks it.
+    fn take(self: &Rc<Self>, operation: Operation<Buffers>) -> Taken {
+        if let Err(error) = self.permits(&operation) {
+            self.node.borrow().counters().refuse(operation.kind());
+            return Taken::Passed(Err(choke::refused(error, operation)));
+        }
+        if self.line.is_empty() && self.may_pass(&operation) {
+            return Taken::Passed(Ok(self.admit(operation)));
+        }
+        Taken::Parked(AtGate {
+            root: Rc::clone(self),
+            parked: self.line.join(operation),
+        })
+    }
+
+    /// Whether a request may pass: the gate is open, and a request that is to have no other beside it is to a node that
+    /// notes what it has in flight.
+    fn may_pass(&self, operation: &Operation<Buffers>) -> bool {
+        self.node.borrow().gate().is_open() && (!choke::is_serialised(operation) || self.may_serialise())
+    }
+
+    fn may_serialise(&self) -> bool {
+        let node = self.node.borrow();
+        if self.serialising.get() == Serialising::Granted || node.tracks_for_driver() {
+            return true;
+        }
+        if node.tracks() {
+            // For the sake of another edge: nothing is in flight that is not noted.
+            self.grant_serialising(&node);
+            return true;
+        }
+        if self.serialising.get() == Serialising::Unasked
+            && let Some(table) = node.table()
+        {
+            self.serialising.set(Serialising::Asked);
+            table.tell(Event::Serialises(node.id(), self.handle.id()));
+        }
+        false
+    }
+
+    fn grant_serialising(&self, node: &NodeCell) {
+        if self.serialising.replace(Serialising::Granted) != Serialising::Granted {
+            node.add_serialiser();
+        }
+    }
+
+    /// Has the node note what it has in flight from now on. It is still.
+    pub fn serialise(&self) {
+        self.grant_serialising(&self.node.borrow());
+    }
+
+    /// The edge leaves the node.
+    pub fn stop_serialising(&self, node: &NodeCell) {
+        if self.serialising.take() == Serialising::Granted {
+            node.remove_serialiser();
+        }
+    }
+
+    async fn execute(&self, operation: Operation<Buffers>, admission: &Admission) -> Outcome<Buffers> {
+        let node = admission.node();
+        let writethrough = self.handle.writethrough();
+        let span = request_span(node, &operation);
+        let future = choke::execute_admitted(node, operation, admission, writethrough);
+        if span.is_disabled() {
+            future.await
+        } else {
+            Box::pin(future.instrument(span)).await
+        }
+    }
+
+    fn permits(&self, operation: &Operation<Buffers>) -> Result<(), IoError> {
+        let held = self.handle.permissions();
+        let allowed = match operation {
+            Operation::Write { flags, .. } | Operation::WriteZeroes { flags, .. }
+                if flags.contains(RequestFlags::WRITE_UNCHANGED) =>
+            {
+                held.intersects(Permissions::WRITE | Permissions::WRITE_UNCHANGED)
+            }
+            Operation::Write { .. } | Operation::WriteZeroes { .. } | Operation::Discard { .. } => {
+                held.contains(Permissions::WRITE)
+            }
+            Operation::Truncate { .. } => held.contains(Permissions::RESIZE),
+            // What is read is written too, and reads the same afterwards.
+            Operation::Read { flags, .. } if flags.contains(RequestFlags::COPY_ON_READ) => {
+                held.intersects(Permissions::WRITE | Permissions::WRITE_UNCHANGED)
+            }
+            Operation::Read { .. }
+            | Operation::Flush
+            | Operation::BlockStatus { .. }
+            | Operation::Length
+            | Operation::AllocatedSize => true,
+        };
+        if allowed {
+            Ok(())
+        } else {
+            Err(IoError::NotPermitted)
+        }
+    }
+
+    fn admit(&self, operation: Operation<Buffers>) -> (Operation<Buffers>, Admission) {
+        let (offset, len) = choke::range_of(&operation);
+        let admission = self.count(self.node(), operation.kind(), offset, len);
+        (operation, admission)
+    }
+
+    fn count(&self, node: Rc<NodeCell>, kind: OperationKind, offset: u64, len: u64) -> Admission {
+        let Some(table) = node.table() else {
+            return Admission::new(node, kind, offset, len, now_ns());
+        };
+        table.count_request();
+        let id = node.id();
+        let admission = Admission::new(node, kind, offset, len, now_ns());
+        let request = (kind, offset, len);
+        let root = self.handle.id();
+        let note = recorded::request(MessageEvent::Admitted, id, root, request, admission.key());
+        table.local().note(note);
+        admission
+    }
+
+    /// The gate has opened, or who was first is gone: the first parked request looks again.
+    pub fn wake_first(&self) {
+        self.line.wake_first();
+    }
+
+    /// Takes all that is parked along to another iothread, in order. Their askers here wait for the answers from there.
+    pub fn take_parked(&self) -> Vec<(Operation<Buffers>, Reply)> {
+        self.line.take(oneshot::channel)
+    }
+
+    /// The edge ends: all that is parked fails, and whoever waits for the gate to open has nothing to wait for.
+    pub fn end(self: &Rc<Self>) {
+        self.line.end();
+        self.node().remove_root(self);
+        self.node().gate().wake_waiting();
+    }
+}
+
+/// The span of a request, from its admission to its answer; `-T millpond::request=trace` shows it.
+fn request_span(node: &NodeCell, operation: &Operation<Buffers>) -> tracing::Span {
+    let (offset, len) = choke::range_of(operation);
+    tracing::trace_span!(
+        target: "millpond::request", "request", node = node.name(), operation = ?operation.kind(), offset, len
+    )
+}
+
+impl AtGate {
+    /// Waits for its turn. `begun` tells if that is elsewhere. Whoever asked may withdraw it until then.
+    async fn passed(self, begun: &Cell<bool>) -> Passed {
+        let turn = unless_withdrawn(poll_fn(|context| {
+            let open = self.parked.operation(|operation| self.root.may_pass(operation));
+            let turn = std::task::ready!(self.root.line.poll(&self.parked, open, context.waker()));
+            Poll::Ready(match turn {
+                // Counted in the same step that takes it off the gate.
+                Turn::Go(operation) => Ok(self.root.admit(operation)),
+                Turn::Elsewhere(answer) => Err(Ok(answer)),
+                Turn::Ended(operation) => Err(Err(operation)),
+            })
+        }))
+        .await;
+        // The next one's turn.
+        drop(self);
+        let turn = match turn {
+            Ok(turn) => turn,
+            Err(withdrawn) => return Err(Outcome::plain(Err(withdrawn))),
+        };
+        match turn {
+            Ok(admitted) => Ok(admitted),
+            Err(Ok(answer)) => {
+                begun.set(true);
+                Err(answer.await.unwrap_or(Outcome::plain(Err(IoError::NoMedium))))
+            }
+            Err(Err(operation)) => Err(choke::refused(IoError::NoMedium, operation)),
+        }
+    }
+}
+
+impl Drop for AtGate {
+    fn drop(&mut self) {
+        self.root.line.leave(&self.parked);
+    }
+}

@@ -1,0 +1,122 @@
+//! Requests that have begun and not ended: futures that go on by themselves when nobody waits for them.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use futures_util::future::LocalBoxFuture;
+use millpond_messages::io::Outcome;
+use millpond_ring::buffer::Buffers;
+
+use super::choke::Transferring;
+use super::gate::Admission;
+use crate::iothread::Local;
+
+/// What came of beginning a request.
+pub enum Begun<F = UnderWay> {
+    /// It has ended already.
+    Ended(Outcome<Buffers>),
+    /// It has not: this future tells when.
+    UnderWay(F),
+}
+
+impl<F: Future<Output = Outcome<Buffers>>> Begun<F> {
+    /// Waits for the end, if it has not come.
+    pub async fn end(self) -> Outcome<Buffers> {
+        match self {
+            Self::Ended(outcome) => outcome,
+            Self::UnderWay(under_way) => under_way.await,
+        }
+    }
+}
+
+/// A request that was taken and has not ended. Dropped before its end it goes on as a task of its own, so that no driver is
+/// left half-way; one that is still parked at a gate is forgotten.
+#[must_use = "a request that nobody waits for takes a task of its own"]
+pub struct UnderWay(Option<Course>);
+
+enum Course {
+    /// With a driver.
+    Transfer {
+        transfer: Transferring,
+        counted: Admission,
+    },
+    /// In whatever takes more than a step.
+    General(LocalBoxFuture<'static, (Outcome<Buffers>, Admission)>),
+    /// Parked, or on another iothread: it needs nobody to go on once it has begun.
+    Alone(LocalBoxFuture<'static, Outcome<Buffers>>),
+}
+
+impl UnderWay {
+    pub(super) fn transfer(transfer: Transferring, admission: Admission) -> Self {
+        Self(Some(Course::Transfer {
+            transfer,
+            counted: admission,
+        }))
+    }
+
+    pub(super) fn general(future: impl Future<Output = (Outcome<Buffers>, Admission)> + 'static) -> Self {
+        Self(Some(Course::General(Box::pin(future))))
+    }
+
+    /// Waits for the end, and gives what counts the request too: it is in flight until that is dropped.
+    pub(super) async fn end_counted(mut self) -> (Outcome<Buffers>, Option<Admission>) {
+        let (outcome, counted) = poll_fn(|context| match &mut self.0 {
+            Some(Course::General(future)) => future
+                .as_mut()
+                .poll(context)
+                .map(|(outcome, counted)| (outcome, Some(counted))),
+            Some(course) => course.poll(context).map(|outcome| (outcome, None)),
+            None => Poll::Pending,
+        })
+        .await;
+        match self.0.take() {
+            Some(Course::Transfer { counted, .. }) => (outcome, Some(counted)),
+            _ => (outcome, counted),
+        }
+    }
+
+    pub(super) fn alone(future: impl Future<Output = Outcome<Buffers>> + 'static) -> Self {
+        Self(Some(Course::Alone(Box::pin(future))))
+    }
+}
+
+impl Course {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome<Buffers>> {
+        match self {
+            Self::Transfer { transfer, .. } => transfer.poll(context),
+            Self::Alone(future) => future.as_mut().poll(context),
+            Self::General(future) => future
+                .as_mut()
+                .poll(context)
+                .map(|(outcome, _counted_until_here)| outcome),
+        }
+    }
+}
+
+impl Future for UnderWay {
+    type Output = Outcome<Buffers>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome<Buffers>> {
+        let Some(course) = &mut self.0 else {
+            return Poll::Pending;
+        };
+        let outcome = ready!(course.poll(context));
+        // What was with a driver is counted out here.
+        self.0 = None;
+        Poll::Ready(outcome)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let Some(mut course @ (Course::Transfer { .. } | Course::General(_))) = self.0.take() else {
+            return;
+        };
+        if let Some(local) = Local::current() {
+            local.spawn(async move {
+                drop(poll_fn(|context| course.poll(context)).await);
+            });
+        }
+    }
+}

@@ -1,0 +1,932 @@
+//! Iothreads that are queues, and nodes that only keep count.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::LocalBoxFuture;
+use millpond_drivers::driver::{
+    Abilities, BackingLink, ChildChange, ChildKind, DriverKind, EdgeUse, OpenRequest, Opened, OptionNames,
+    Registry,
+};
+use millpond_messages::global_state::{GraphFacts, GraphReply, GraphRequest, Options, Query};
+use millpond_messages::handshake::PendingRequest;
+use millpond_messages::io::{OperationKind, Preallocation};
+use millpond_messages::{
+    ChildSlot, Error, ErrorKind, IoError, IoThreadId, Limits, NodeId, NodeStatistics, OpenFlags, Permissions,
+    RequestFlags, Result, Role, RootId, Token,
+};
+
+use super::super::{Announcement, Effect, Event, ImplicitOpens, Order, Policy, Reply, RequestId};
+use super::promises::{self, Promises};
+use millpond_engine::node::{self, OpenFacts, OrderOutcome, Ticket};
+
+const FILE: ChildKind = ChildKind {
+    name: "file",
+    role: Role::IMAGE,
+    required: true,
+};
+const BACKING: ChildKind = ChildKind {
+    name: "backing",
+    role: Role::COW,
+    required: false,
+};
+const FILTERED: Role = Role::FILTERED.union(Role::PRIMARY);
+
+/// A driver that only has a shape.
+struct Kind {
+    name: &'static str,
+    children: &'static [ChildKind],
+    is_filter: bool,
+    /// Its children are counted, and one must be left.
+    numbered: bool,
+}
+
+impl DriverKind for Kind {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn option_names(&self) -> OptionNames {
+        OptionNames::Checked
+    }
+
+    fn children(&self) -> &'static [ChildKind] {
+        self.children
+    }
+
+    fn numbered(&self) -> Option<ChildKind> {
+        self.numbered.then_some(ChildKind {
+            name: "children",
+            role: Role::DATA,
+            required: true,
+        })
+    }
+
+    /// The kind with two children passes on to both what is asked of it.
+    fn child_permissions(&self, edge: EdgeUse<'_>) -> (Permissions, Permissions) {
+        let role = if self.name == "two" { FILTERED } else { edge.role };
+        millpond_messages::child_permissions(role, edge.taken, edge.shared, edge.writable, edge.force_share)
+    }
+
+    fn leads_elsewhere(&self, child: &ChildKind) -> bool {
+        self.name == "two" || matches!(child.name, "file" | "backing" | "children")
+    }
+
+    fn check_change(&self, change: ChildChange, _: &Options, numbered: usize) -> Result<()> {
+        if change == ChildChange::Remove && numbered == 1 {
+            return Err(Error::new(ErrorKind::InvalidArgument, "The last child stays"));
+        }
+        Ok(())
+    }
+
+    fn is_protocol(&self) -> bool {
+        self.children.is_empty() && !self.numbered
+    }
+
+    fn is_filter(&self) -> bool {
+        self.is_filter
+    }
+
+    fn amends(&self) -> bool {
+        self.name == "fmt"
+    }
+
+    fn never_freeze(&self) -> bool {
+        self.name == "fleeting"
+    }
+
+    fn probe(&self, head: &[u8]) -> u8 {
+        if head == self.name.as_bytes() { 100 } else { 0 }
+    }
+
+    fn open(&self, _: OpenRequest) -> LocalBoxFuture<'static, Result<Opened>> {
+        unreachable!("fake nodes are not opened")
+    }
+}
+
+pub fn registry() -> Registry {
+    let mut registry = Registry::empty();
+    let kinds: [(&'static str, &'static [ChildKind], bool); 10] = [
+        ("file", &[], false),
+        ("many", &[], false),
+        ("over", &[BACKING], false),
+        ("fmt", &[FILE, BACKING], false),
+        ("qcow2", &[FILE, BACKING], false),
+        (
+            "raw",
+            &[ChildKind {
+                role: FILTERED,
+                ..FILE
+            }],
+            false,
+        ),
+        (
+            "filter",
+            &[ChildKind {
+                role: FILTERED,
+                ..FILE
+            }],
+            true,
+        ),
+        (
+            "greedy",
+            &[ChildKind {
+                required: false,
+                ..FILE
+            }],
+            true,
+        ),
+        (
+            "fleeting",
+            &[ChildKind {
+                role: FILTERED,
+                ..FILE
+            }],
+            true,
+        ),
+        (
+            "two",
+            &[
+                ChildKind {
+                    role: FILTERED,
+                    ..FILE
+                },
+                ChildKind {
+                    name: "other",
+                    role: Role::DATA,
+                    required: false,
+                },
+            ],
+            true,
+        ),
+    ];
+    for (name, children, is_filter) in kinds {
+        registry
+            .register(Arc::new(Kind {
+                name,
+                children,
+                is_filter,
+                numbered: name == "many",
+            }))
+            .unwrap();
+    }
+    registry
+}
+
+/// The file that is a disk of the host's.
+pub const DISK: &str = "/dev/disk";
+pub const DISK_SECTORS: millpond_messages::BlockSizes = millpond_messages::BlockSizes {
+    physical: 4096,
+    logical: 512,
+};
+pub const DISK_GEOMETRY: millpond_messages::Geometry = millpond_messages::Geometry {
+    heads: 16,
+    sectors: 63,
+    cylinders: 100,
+};
+
+/// A node's cell.
+#[derive(Default, Debug)]
+pub struct FakeNode {
+    pub tokens: BTreeSet<Token>,
+    /// Requests that entered here.
+    pub in_flight: u32,
+    unanswered: Vec<Token>,
+    /// Times that the driver would have been told to stop and to go on.
+    pub stops: u32,
+    pub resumes: u32,
+    flags: OpenFlags,
+    filename: Option<String>,
+    edges: BTreeMap<u32, NodeId>,
+    /// Edges that it had before it moved, until they are joined again.
+    unjoined: BTreeMap<u32, NodeId>,
+    pub promises: Promises,
+}
+
+/// What nodes are told of other data behind their edges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exchanged {
+    /// To write back what belongs to the old data.
+    Left(NodeId),
+    /// To read the other data.
+    Entered(NodeId),
+    /// To ask their children what they demand.
+    AskedAnew(NodeId),
+    Kept(NodeId),
+    TakenBack(NodeId),
+}
+
+/// What users and iothreads are told besides orders.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Told {
+    MayDo(RootId, Permissions),
+    Gone(RootId),
+    /// With its longest polling time.
+    Tune(IoThreadId, i64),
+    Stop(IoThreadId),
+}
+
+/// The world around a policy.
+pub struct FakeWorld {
+    pub policy: Policy,
+    pub nodes: BTreeMap<NodeId, FakeNode>,
+    pub homes: HashMap<NodeId, IoThreadId>,
+    pub mailboxes: BTreeMap<IoThreadId, VecDeque<(Ticket, Order)>>,
+    pub replies: HashMap<RequestId, Reply>,
+    pub roots: BTreeMap<RootId, NodeId>,
+    /// What images name as their backing files, by filename.
+    pub links: HashMap<String, BackingLink>,
+    /// First bytes of files.
+    pub heads: HashMap<String, Vec<u8>>,
+    /// Counts down with every order that may fail; the one that finds it at 0 does.
+    pub fail_after: Option<u32>,
+    /// Keeps images from being made.
+    pub hold_creates: bool,
+    /// Keeps flushes from ending.
+    pub hold_flushes: bool,
+    /// Nodes in the order in which they were asked to quiesce.
+    pub asked: Vec<NodeId>,
+    /// What was told to whoever listens.
+    pub announced: Vec<Announcement>,
+    pub told: Vec<Told>,
+    pub flushed: Vec<NodeId>,
+    /// How lengths were changed: to what, exactly, and how the rest was laid out.
+    pub truncated: Vec<(u64, bool, Preallocation, RequestFlags)>,
+    /// The node whose flushes fail.
+    pub fail_flush: Option<NodeId>,
+    held: Vec<Ticket>,
+    /// When alarms are due.
+    alarms: Vec<Duration>,
+    /// How long nodes are that are opened from here on.
+    pub sizes: u64,
+    /// Root edges whose writes are made durable at once.
+    pub writethrough: Vec<RootId>,
+    /// What nodes were told of other data behind their edges.
+    pub exchanges: Vec<Exchanged>,
+    /// Nodes that were told to read their images again.
+    pub invalidated: Vec<NodeId>,
+    /// How many temporary files were made.
+    pub temporaries: u32,
+    now: Duration,
+    last: u64,
+    threads: u32,
+}
+
+impl FakeWorld {
+    pub fn new() -> Self {
+        Self::with(ImplicitOpens::Allow)
+    }
+
+    pub fn with(implicit: ImplicitOpens) -> Self {
+        Self {
+            policy: Policy::new(registry(), implicit, IoThreadId(1), 0),
+            nodes: BTreeMap::new(),
+            homes: HashMap::new(),
+            mailboxes: BTreeMap::new(),
+            replies: HashMap::new(),
+            roots: BTreeMap::new(),
+            links: HashMap::new(),
+            heads: HashMap::new(),
+            fail_after: None,
+            hold_creates: false,
+            announced: Vec::new(),
+            hold_flushes: false,
+            held: Vec::new(),
+            alarms: Vec::new(),
+            sizes: 1 << 20,
+            writethrough: Vec::new(),
+            exchanges: Vec::new(),
+            invalidated: Vec::new(),
+            temporaries: 0,
+            asked: Vec::new(),
+            told: Vec::new(),
+            flushed: Vec::new(),
+            truncated: Vec::new(),
+            fail_flush: None,
+            now: Duration::ZERO,
+            last: 0,
+            threads: 1,
+        }
+    }
+
+    /// Sends a request; nothing is delivered yet.
+    pub fn send(&mut self, request: GraphRequest) -> RequestId {
+        self.last += 1;
+        let id = RequestId(self.last);
+        self.now += Duration::from_nanos(1);
+        let effects = self.policy.request(id, request, self.now);
+        self.carry_out(effects);
+        id
+    }
+
+    /// Sends a request and delivers everything; answers the reply, if there is one by then.
+    pub fn try_request(&mut self, request: GraphRequest) -> Option<Reply> {
+        let id = self.send(request);
+        self.run();
+        self.replies.remove(&id)
+    }
+
+    pub fn request(&mut self, request: GraphRequest) -> Reply {
+        self.try_request(request).expect("the request is answered")
+    }
+
+    pub fn ok(&mut self, request: GraphRequest) -> GraphReply<RootId> {
+        self.request(request).expect("the request succeeds")
+    }
+
+    /// The text of a request's error.
+    pub fn error(&mut self, request: GraphRequest) -> String {
+        self.request(request).expect_err("the request fails").to_string()
+    }
+
+    pub fn root(&mut self, request: GraphRequest) -> RootId {
+        let GraphReply::Root(root) = self.ok(request) else {
+            panic!("no root")
+        };
+        root
+    }
+
+    pub fn still(&mut self, request: GraphRequest) -> Token {
+        let GraphReply::Still(token) = self.ok(request) else {
+            panic!("no token")
+        };
+        token
+    }
+
+    pub fn facts(&mut self) -> GraphFacts {
+        let id = self.send(GraphRequest::Query(Query::Graph));
+        match self.replies.remove(&id) {
+            Some(Ok(GraphReply::Graph(facts))) => facts,
+            other => panic!("a question is answered at once: {other:?}"),
+        }
+    }
+
+    /// What the graph believes that images name as their backing files, and the nodes opened by those names.
+    pub fn stored(&self) -> Vec<(NodeId, Option<BackingLink>, Option<NodeId>)> {
+        self.policy.world.graph(|graph| {
+            let nodes = graph.nodes().map(|node| {
+                let facts = node.facts.as_ref();
+                let link = facts.and_then(|facts| facts.backing.clone());
+                (node.id, link, node.implicit_backing)
+            });
+            nodes.collect()
+        })
+    }
+
+    pub fn id(&mut self, name: &str) -> NodeId {
+        self.facts()
+            .nodes
+            .iter()
+            .find(|node| node.name == name)
+            .expect("the node exists")
+            .id
+    }
+
+    pub fn node(&mut self, name: &str) -> &mut FakeNode {
+        let id = self.id(name);
+        self.nodes.get_mut(&id).unwrap()
+    }
+
+    /// Lets a request enter at a node, unless the gate is closed.
+    pub fn enter(&mut self, id: NodeId) -> bool {
+        let node = self.nodes.get_mut(&id).unwrap();
+        let open = node.tokens.is_empty();
+        node.in_flight += u32::from(open);
+        open
+    }
+
+    /// A request that entered at a node ends.
+    pub fn leave(&mut self, id: NodeId) {
+        let node = self.nodes.get_mut(&id).unwrap();
+        node.in_flight -= 1;
+        if node.in_flight == 0 {
+            for token in std::mem::take(&mut node.unanswered) {
+                self.tell(node::Event::Quiesced(id, token));
+            }
+        }
+    }
+
+    pub fn tell(&mut self, event: node::Event) {
+        self.event(Event::Node(event));
+    }
+
+    fn event(&mut self, event: Event) {
+        self.now += Duration::from_nanos(1);
+        let effects = self.policy.event(event, self.now);
+        self.carry_out(effects);
+    }
+
+    pub fn abandon(&mut self, id: RequestId) {
+        let effects = self.policy.abandon(id, self.now);
+        self.carry_out(effects);
+    }
+
+    /// Lets time pass, and tells of alarms that are due.
+    pub fn pass(&mut self, time: Duration) {
+        self.now += time;
+        let due = self.alarms.iter().filter(|due| **due <= self.now).count();
+        self.alarms.retain(|due| *due > self.now);
+        for _ in 0..due {
+            self.event(Event::Alarm);
+        }
+    }
+
+    /// Ends the work that is held back.
+    pub fn end_held(&mut self) {
+        for ticket in std::mem::take(&mut self.held) {
+            self.tell(node::Event::Ended(ticket, OrderOutcome::Done(Ok(()))));
+        }
+    }
+
+    /// How much work is held back.
+    pub fn held(&mut self) -> usize {
+        while self.deliver(|_| 0) {}
+        self.held.len()
+    }
+
+    /// Delivers all mail, the mail that this causes included.
+    pub fn run(&mut self) {
+        if !self.hold_creates && !self.hold_flushes {
+            self.end_held();
+        }
+        while self.deliver(|_| 0) {}
+    }
+
+    /// Delivers the next mail of one iothread with mail; `choose` picks among so many.
+    pub fn deliver(&mut self, choose: impl FnOnce(usize) -> usize) -> bool {
+        self.mailboxes.retain(|_, mail| !mail.is_empty());
+        if self.mailboxes.is_empty() {
+            return false;
+        }
+        let at = choose(self.mailboxes.len());
+        let home = *self.mailboxes.keys().nth(at).unwrap();
+        let (ticket, order) = self.mailboxes.get_mut(&home).unwrap().pop_front().unwrap();
+        for event in self.obey(home, ticket, order) {
+            self.tell(event);
+        }
+        true
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Send {
+                    iothread,
+                    ticket,
+                    order,
+                } => {
+                    self.mailboxes
+                        .entry(iothread)
+                        .or_default()
+                        .push_back((ticket, order));
+                }
+                Effect::Reply { id, result } => {
+                    assert!(
+                        self.replies.insert(id, result).is_none(),
+                        "a request is answered once"
+                    );
+                }
+                Effect::Announce(announcement) => self.announced.push(announcement),
+                Effect::Alarm(after) => self.alarms.push(self.now + after),
+                Effect::StartIothread { ticket, .. } => {
+                    self.threads += 1;
+                    let thread = IoThreadId(self.threads);
+                    self.event(Event::Started(ticket, Ok((thread, 0))));
+                }
+                Effect::RootPermissions { root, permissions } => {
+                    self.told.push(Told::MayDo(root, permissions));
+                }
+                Effect::RootGone(root) => self.told.push(Told::Gone(root)),
+                Effect::TuneIothread { iothread, options } => {
+                    self.told.push(Told::Tune(iothread, options.poll_max_ns));
+                }
+                Effect::StopIothread(iothread) => self.told.push(Told::Stop(iothread)),
+            }
+        }
+    }
+
+    fn fails(&mut self) -> bool {
+        let Some(left) = &mut self.fail_after else {
+            return false;
+        };
+        if *left == 0 {
+            self.fail_after = None;
+            return true;
+        }
+        *left -= 1;
+        false
+    }
+
+    fn obey(&mut self, home: IoThreadId, ticket: Ticket, order: Order) -> Vec<node::Event> {
+        let ended = |outcome| vec![node::Event::Ended(ticket, outcome)];
+        let done = || ended(OrderOutcome::Done(Ok(())));
+        let failed = || Error::new(ErrorKind::Io(IoError::Os(5)), "made to fail");
+        if let Order::Pending(id) | Order::Describe(id) = &order
+            && !self.nodes.contains_key(id)
+        {
+            return ended(OrderOutcome::Pending(Vec::new()));
+        }
+        if let Some(id) = subject(&order) {
+            assert_eq!(self.homes.get(&id), Some(&home), "an order reaches its node");
+        }
+        match order {
+            Order::Open(open) => {
+                if self.fails() {
+                    return ended(OrderOutcome::Opened(Err(failed())));
+                }
+                let filename = open
+                    .options
+                    .get("filename")
+                    .and_then(|name| name.as_str())
+                    .map(str::to_owned);
+                let edges = open.children.iter().enumerate();
+                let edges: BTreeMap<u32, NodeId> = edges
+                    .filter_map(|(slot, child)| Some((slot as u32, child.as_ref()?.node)))
+                    .collect();
+                let below = edges.get(&0).and_then(|file| self.nodes[file].filename.clone());
+                let backing = below.and_then(|name| self.links.get(&name).cloned());
+                let node = FakeNode {
+                    flags: open.flags,
+                    filename,
+                    edges,
+                    ..FakeNode::default()
+                };
+                let facts = facts(&node, backing, self.sizes);
+                self.nodes.insert(open.node, node);
+                self.homes.insert(open.node, home);
+                ended(OrderOutcome::Opened(Ok(facts)))
+            }
+            Order::Close(id) => {
+                let node = self.nodes.remove(&id).expect("a node is closed once");
+                assert_eq!(node.in_flight, 0, "a node in use is closed");
+                self.homes.remove(&id);
+                done()
+            }
+            Order::Quiesce(id, token) => {
+                self.asked.push(id);
+                let node = self.nodes.get_mut(&id).unwrap();
+                node.stops += u32::from(node.tokens.is_empty());
+                assert!(node.tokens.insert(token), "a node is asked once a token");
+                if node.in_flight == 0 {
+                    return vec![node::Event::Quiesced(id, token)];
+                }
+                node.unanswered.push(token);
+                Vec::new()
+            }
+            Order::Resume(id, token) => {
+                let node = self.nodes.get_mut(&id).unwrap();
+                assert!(node.tokens.remove(&token), "a token is given back once");
+                node.unanswered.retain(|other| *other != token);
+                node.resumes += u32::from(node.tokens.is_empty());
+                Vec::new()
+            }
+            Order::Connect {
+                parent,
+                slot: ChildSlot(slot),
+                target,
+            } => {
+                let rejoins = self
+                    .nodes
+                    .get_mut(&parent)
+                    .unwrap()
+                    .unjoined
+                    .remove(&slot)
+                    .is_some();
+                if !rejoins && self.fails() {
+                    return ended(OrderOutcome::Done(Err(failed())));
+                }
+                if let Some(target) = &target {
+                    let home = self.homes.get(&target.node);
+                    assert_eq!(home, Some(&target.iothread), "a child is sought where it lives");
+                }
+                let node = self.nodes.get_mut(&parent).unwrap();
+                match target {
+                    Some(target) => node.edges.insert(slot, target.node),
+                    None => node.edges.remove(&slot),
+                };
+                done()
+            }
+            Order::AttachRoot {
+                root,
+                node,
+                writethrough,
+                ..
+            } => {
+                if self.fails() {
+                    return ended(OrderOutcome::Done(Err(failed())));
+                }
+                if writethrough {
+                    self.writethrough.push(root);
+                }
+                self.roots.insert(root, node);
+                done()
+            }
+            Order::MoveRoot { root, target } => {
+                if self.fails() {
+                    return ended(OrderOutcome::Done(Err(failed())));
+                }
+                let before = self.roots.insert(root, target.node).expect("a root is attached");
+                assert_eq!(self.homes.get(&before), Some(&home), "an order reaches its root");
+                done()
+            }
+            Order::DetachRoot(root) => {
+                let node = self.roots.remove(&root).expect("a root is detached once");
+                assert_eq!(self.homes.get(&node), Some(&home), "an order reaches its root");
+                done()
+            }
+            Order::Depart { node, to } => {
+                let cell = self.nodes.get_mut(&node).unwrap();
+                assert!(!cell.tokens.is_empty(), "only a still node moves");
+                // Edges do not travel.
+                cell.unjoined = std::mem::take(&mut cell.edges);
+                self.homes.insert(node, to);
+                done()
+            }
+            Order::ReopenCommit(id) => {
+                let node = self.nodes.get_mut(&id).unwrap();
+                node.flags = node.promises.commit_reopen();
+                let facts = facts(node, None, self.sizes);
+                ended(OrderOutcome::Opened(Ok(facts)))
+            }
+            Order::ReopenPrepare { node, request, .. } => {
+                if self.fails() {
+                    return ended(OrderOutcome::Done(Err(failed())));
+                }
+                self.promises(node).prepare_reopen(request.flags);
+                done()
+            }
+            Order::Flush(_) if self.hold_flushes => {
+                self.held.push(ticket);
+                Vec::new()
+            }
+            Order::Flush(id) => {
+                self.flushed.push(id);
+                let failed = || Error::new(ErrorKind::Io(IoError::NoSpace), "flush failed");
+                let result = if self.fail_flush == Some(id) || self.fails() {
+                    Err(failed())
+                } else {
+                    Ok(())
+                };
+                ended(OrderOutcome::Done(result))
+            }
+            Order::Truncate { .. } | Order::Amend { .. } if self.fails() => {
+                ended(OrderOutcome::Done(Err(failed())))
+            }
+            Order::PermissionsPrepare { node, taken, shared } => {
+                if self.fails() {
+                    self.promises(node).refuse_permissions();
+                    return ended(OrderOutcome::Done(Err(failed())));
+                }
+                self.promises(node).prepare_permissions(taken, shared);
+                done()
+            }
+            Order::PermissionsCommit(id) => {
+                self.promises(id).commit_permissions();
+                Vec::new()
+            }
+            Order::PermissionsAbort(id) => {
+                self.promises(id).abort_permissions();
+                Vec::new()
+            }
+            Order::ReopenAbort(id) => {
+                self.promises(id).abort_reopen();
+                Vec::new()
+            }
+            Order::Pending(id) => {
+                let requests = (0..self.nodes[&id].in_flight).map(|_| PendingRequest {
+                    operation: OperationKind::Write,
+                    offset: 0,
+                    len: 512,
+                    age_ns: 1,
+                    stands_at: String::new(),
+                });
+                ended(OrderOutcome::Pending(requests.collect()))
+            }
+            Order::Commit { .. } | Order::MakeEmpty(_) if self.fails() => {
+                ended(OrderOutcome::Done(Err(failed())))
+            }
+            Order::Commit { .. } if self.hold_creates => {
+                self.held.push(ticket);
+                Vec::new()
+            }
+            Order::ChangeBackingFile { .. } if self.fails() => ended(OrderOutcome::Done(Err(failed()))),
+            Order::ChangeBackingFile { node, link } => {
+                let image = &self.nodes[&node];
+                if image.flags.is_read_only() {
+                    let error = Error::new(ErrorKind::ReadOnly, "Image is read-only");
+                    return ended(OrderOutcome::Done(Err(error)));
+                }
+                let file = &self.nodes[&image.edges[&0]];
+                let name = file.filename.clone().expect("an image is in a file");
+                match link {
+                    Some(link) => self.links.insert(name, link),
+                    None => self.links.remove(&name),
+                };
+                done()
+            }
+            Order::ReadHead { node, .. } => {
+                let name = self.nodes[&node].filename.clone().unwrap_or_default();
+                ended(OrderOutcome::Head(Ok(self
+                    .heads
+                    .get(&name)
+                    .cloned()
+                    .unwrap_or_default())))
+            }
+            Order::CopyOnRead { .. } | Order::SetHistograms { .. } => done(),
+            Order::Statistics(nodes) => {
+                let nodes = nodes.into_iter().map(|node| (node, NodeStatistics::default()));
+                ended(OrderOutcome::Statistics(nodes.collect()))
+            }
+            Order::Debug { .. } => ended(OrderOutcome::Debugged(Ok(false))),
+            Order::ExchangePrepare { node, .. } => {
+                if self.fails() {
+                    return ended(OrderOutcome::Done(Err(failed())));
+                }
+                self.exchanges.push(Exchanged::Left(node));
+                done()
+            }
+            Order::Exchange { node, slots } => {
+                if self.fails() {
+                    return ended(OrderOutcome::Opened(Err(failed())));
+                }
+                let asked = if slots.is_empty() {
+                    Exchanged::AskedAnew(node)
+                } else {
+                    Exchanged::Entered(node)
+                };
+                self.exchanges.push(asked);
+                let facts = facts(&self.nodes[&node], None, self.sizes);
+                ended(OrderOutcome::Opened(Ok(facts)))
+            }
+            Order::ExchangeCommit(node) => {
+                self.exchanges.push(Exchanged::Kept(node));
+                Vec::new()
+            }
+            Order::ExchangeAbort(node) => {
+                self.exchanges.push(Exchanged::TakenBack(node));
+                Vec::new()
+            }
+            Order::Invalidate(id) => {
+                if self.fails() {
+                    return ended(OrderOutcome::Opened(Err(failed())));
+                }
+                self.invalidated.push(id);
+                let facts = facts(&self.nodes[&id], None, self.sizes);
+                ended(OrderOutcome::Opened(Ok(facts)))
+            }
+            Order::NewTemporary => {
+                self.temporaries += 1;
+                let name = format!("/var/tmp/{}", self.temporaries);
+                ended(OrderOutcome::Named(if self.fails() {
+                    Err(failed())
+                } else {
+                    Ok(name)
+                }))
+            }
+            Order::CancelInFlight(_) | Order::Serialise { .. } => done(),
+            Order::Check { .. } | Order::DeleteFile(_) if self.fails() => ended(match order {
+                Order::Check { .. } => OrderOutcome::Checked(Err(failed())),
+                _ => OrderOutcome::Done(Err(failed())),
+            }),
+            Order::Check { .. } => ended(OrderOutcome::Checked(Ok(
+                millpond_messages::CheckResult::default(),
+            ))),
+            Order::DeleteFile(_) => done(),
+            Order::RealPaths(paths) => {
+                let real = |path: String| Some(millpond_messages::path::path_clean(&path));
+                ended(OrderOutcome::RealPaths(paths.into_iter().map(real).collect()))
+            }
+            Order::Counters => ended(OrderOutcome::Counters(Box::default())),
+            Order::Describe(id) if self.nodes[&id].filename.as_deref() == Some(DISK) => {
+                let description = node::Description {
+                    facts: facts(&self.nodes[&id], None, 0),
+                    own_allocated_size: Err(IoError::NotSupported),
+                    info: millpond_messages::DriverInfo::default(),
+                    block_sizes: Some(DISK_SECTORS),
+                    geometry: Some(DISK_GEOMETRY),
+                    specific: None,
+                };
+                ended(OrderOutcome::Described(Ok(Box::new(description))))
+            }
+            Order::Describe(_) => ended(OrderOutcome::Described(Err(IoError::NoMedium))),
+            Order::DescribeMany(nodes) => {
+                let at_home = |id: &NodeId| self.homes.get(id).is_none_or(|of| *of == home);
+                assert!(nodes.iter().all(at_home), "an order reaches its nodes");
+                ended(OrderOutcome::DescribedMany(Vec::new()))
+            }
+            Order::Create { .. } if self.hold_creates => {
+                self.held.push(ticket);
+                Vec::new()
+            }
+            Order::Commit { .. } | Order::MakeEmpty(_) => done(),
+            Order::Truncate {
+                size,
+                exact,
+                preallocation,
+                flags,
+                ..
+            } => {
+                self.truncated.push((size, exact, preallocation, flags));
+                done()
+            }
+            Order::Amend { .. } | Order::Create { .. } => done(),
+        }
+    }
+
+    fn promises(&mut self, id: NodeId) -> &mut Promises {
+        &mut self.nodes.get_mut(&id).unwrap().promises
+    }
+
+    /// What must hold whenever nothing is on its way: cells and the graph agree, and no gate is closed for nobody.
+    pub fn assert_settled(&mut self, sections: &[Token]) {
+        let facts = self.facts();
+        let mut edges: BTreeMap<(NodeId, u32), NodeId> = BTreeMap::new();
+        for (id, node) in &self.nodes {
+            edges.extend(node.edges.iter().map(|(slot, child)| ((*id, *slot), *child)));
+            assert!(
+                facts.nodes.iter().any(|known| known.id == *id),
+                "node {id} is left over"
+            );
+            for token in &node.tokens {
+                assert!(sections.contains(token), "node {id} is held by nobody");
+            }
+        }
+        assert_eq!(facts.nodes.len(), self.nodes.len());
+        let known = facts.edges.iter().filter_map(|edge| match &edge.parent {
+            millpond_messages::global_state::EdgeParent::Node(parent) => Some((*parent, edge.child)),
+            millpond_messages::global_state::EdgeParent::Root(root, _) => {
+                assert_eq!(self.roots.get(root), Some(&edge.child));
+                None
+            }
+        });
+        let mut known: Vec<_> = known.collect();
+        let mut cells: Vec<_> = edges
+            .into_iter()
+            .map(|((parent, _), child)| (parent, child))
+            .collect();
+        known.sort_unstable();
+        cells.sort_unstable();
+        assert_eq!(known, cells, "the cells' edges are those of the graph");
+        promises::assert_kept(&facts, self.nodes.iter().map(|(id, node)| (*id, &node.promises)));
+    }
+}
+
+/// The node whose iothread must carry an order out.
+pub fn subject(order: &Order) -> Option<NodeId> {
+    match order {
+        Order::Close(id)
+        | Order::Quiesce(id, _)
+        | Order::Resume(id, _)
+        | Order::Flush(id)
+        | Order::CancelInFlight(id)
+        | Order::Describe(id)
+        | Order::MakeEmpty(id)
+        | Order::Invalidate(id)
+        | Order::DeleteFile(id)
+        | Order::Pending(id)
+        | Order::PermissionsCommit(id)
+        | Order::PermissionsAbort(id)
+        | Order::ExchangeCommit(id)
+        | Order::ExchangeAbort(id)
+        | Order::ReopenCommit(id)
+        | Order::ReopenAbort(id) => Some(*id),
+        Order::Connect { parent, .. } => Some(*parent),
+        Order::AttachRoot { node, .. }
+        | Order::PermissionsPrepare { node, .. }
+        | Order::ReopenPrepare { node, .. }
+        | Order::ExchangePrepare { node, .. }
+        | Order::Exchange { node, .. }
+        | Order::Depart { node, .. }
+        | Order::Truncate { node, .. }
+        | Order::ReadHead { node, .. }
+        | Order::Debug { node, .. }
+        | Order::SetHistograms { node, .. }
+        | Order::CopyOnRead { node, .. }
+        | Order::Commit { node, .. }
+        | Order::Amend { node, .. }
+        | Order::Check { node, .. }
+        | Order::Serialise { node, .. }
+        | Order::ChangeBackingFile { node, .. } => Some(*node),
+        Order::Open(_)
+        | Order::MoveRoot { .. }
+        | Order::DetachRoot(_)
+        | Order::Create { .. }
+        | Order::NewTemporary
+        | Order::Statistics(_)
+        | Order::RealPaths(_)
+        | Order::Counters
+        | Order::DescribeMany(_) => None,
+    }
+}
+
+fn facts(node: &FakeNode, backing: Option<BackingLink>, size: u64) -> OpenFacts {
+    OpenFacts {
+        flags: node.flags,
+        backing,
+        size,
+        abilities: Abilities::default(),
+        limits: Limits::default(),
+        filename: node.filename.clone(),
+    }
+}

@@ -1,0 +1,4 @@
+//! System calls that no safe wrapper offers, each behind a function that is safe to call.
+
+pub mod files;
+pub mod process;
