@@ -18,8 +18,8 @@ use crate::server::Program;
 /// The options of `millpond-bench flat`.
 #[derive(Debug, Args)]
 pub struct FlatArguments {
-    /// Millpond's binary, built with --release
-    #[arg(long, default_value = "target/release/millpond")]
+    /// Millpond's binary, built with --profile dist
+    #[arg(long, default_value = "target/dist/millpond")]
     millpond: PathBuf,
     /// Where sockets are made
     #[arg(long, default_value = "/dev/shm")]

@@ -80,8 +80,11 @@ fn build(selection: &[&str], artifact: &str) -> PathBuf {
         .args(selection)
         .arg("--target-dir")
         .arg(target_dir);
-    if profile_dir.ends_with("release") {
-        cargo.arg("--release");
+    match profile_dir.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => {}
+        Some(profile) => {
+            cargo.args(["--profile", profile]);
+        }
     }
     let output = cargo
         .output()
@@ -95,7 +98,7 @@ fn build(selection: &[&str], artifact: &str) -> PathBuf {
     profile_dir.join(artifact)
 }
 
-/// `target/debug` or `target/release`: the folder above `deps/`, where test executables lie.
+/// `target/debug`, or that of another profile: the folder above `deps/`, where test executables lie.
 fn profile_dir() -> PathBuf {
     let test = std::env::current_exe().expect("a running program has a path");
     let deps = test.parent().expect("a file lies in a folder");

@@ -26,6 +26,7 @@ cargo() {
     while [ "$1" != -- ]; do
         case $1 in
             --release) ;;
+            --profile) shift ;;
             -p) package=$2; shift ;;
             --example) test -f "$REPOSITORY/actors/examples/$2.rs"; return ;;
             *) echo "unknown to this test: cargo run $1" >&2; return 1 ;;

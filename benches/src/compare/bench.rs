@@ -23,7 +23,7 @@ impl<'a> Bench<'a> {
     pub fn new(arguments: &'a CompareArguments) -> Outcome<Bench<'a>> {
         if !arguments.millpond.is_file() {
             return Err(format!(
-                "{} is not there: build it with cargo build --release",
+                "{} is not there: build it with cargo build --profile dist",
                 arguments.millpond.display()
             )
             .into());

@@ -30,8 +30,8 @@ use table::Section;
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct CompareArguments {
-    /// Millpond's binary, built with --release
-    #[arg(long, default_value = "target/release/millpond")]
+    /// Millpond's binary, built with --profile dist
+    #[arg(long, default_value = "target/dist/millpond")]
     millpond: PathBuf,
     /// Where images and sockets are made; it should lie in memory
     #[arg(long, default_value = "/dev/shm")]
