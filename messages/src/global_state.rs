@@ -63,6 +63,22 @@ pub struct RootRequest {
     pub writethrough: bool,
 }
 
+impl RootRequest {
+    /// Takes hold of a node where it lives, to do what `permissions` say; others may do anything meanwhile.
+    #[must_use]
+    pub fn new(node: impl Into<String>, user: RootUser, permissions: Permissions) -> Self {
+        Self {
+            node: node.into(),
+            user,
+            permissions,
+            shared: Permissions::all(),
+            iothread: None,
+            iothread_required: false,
+            writethrough: false,
+        }
+    }
+}
+
 /// Whether an image whose format nobody has said is opened by what it begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -12,12 +12,13 @@ use arc_swap::ArcSwap;
 use futures_channel::oneshot;
 use futures_util::future::LocalBoxFuture;
 use millpond_drivers::driver::{Transfer, transfer};
+use millpond_messages::error::errno::ENOMEM;
 use millpond_messages::handshake::WaitingNode;
 use millpond_messages::io::{Operation, Outcome};
 use millpond_messages::{
     BlockStatus, IoError, IoResult, IoThreadId, NodeId, Permissions, RequestFlags, RootId,
 };
-use millpond_ring::buffer::Buffers;
+use millpond_ring::buffer::{Buffer, Buffers};
 
 use super::mail::{Entry, Mail, RemoteRequest};
 use super::root::RootCell;
@@ -352,6 +353,28 @@ macro_rules! requests {
                     })
                     .await,
                 )
+            }
+
+            /// Fills `bytes` from `offset` on.
+            ///
+            /// # Errors
+            /// The request's; then `bytes` are as they were.
+            pub async fn read_at(&self, bytes: &mut [u8], offset: u64) -> IoResult<()> {
+                let buffers = Buffer::try_alloc(bytes.len()).ok_or(IoError::from_errno(ENOMEM))?;
+                let (result, buffers) = self.read(offset, Buffers::from(buffers)).await;
+                result?;
+                buffers.copy_to_slice(0, bytes);
+                Ok(())
+            }
+
+            /// Stores `bytes` from `offset` on. They are on the disk for good only after a [`flush`](Self::flush).
+            ///
+            /// # Errors
+            /// The request's; then what the range holds is not known.
+            pub async fn write_at(&self, bytes: &[u8], offset: u64) -> IoResult<()> {
+                let mut buffers = Buffers::from(Buffer::try_alloc(bytes.len()).ok_or(IoError::from_errno(ENOMEM))?);
+                buffers.copy_from_slice(0, bytes);
+                self.write(offset, buffers, RequestFlags::empty()).await.0
             }
 
             /// Makes a range read as zeroes.
