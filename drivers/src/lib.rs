@@ -1,4 +1,7 @@
 //! What a node does: protocol drivers, format drivers and filters, and the contract of them all.
+//!
+//! A driver knows its own options, its children and the ring of its iothread. It knows neither the graph nor other nodes,
+//! and starts no thread: what blocks is given to the ring.
 #![forbid(unsafe_code)]
 
 pub mod blkdebug;

@@ -3,6 +3,7 @@
 //! It has no thread, no clock and does no I/O, so a test, a simulator or a model checker can drive it: the actor around
 //! it only carries effects out. Mutations run one at a time in the order they came; drained sections begin and end, and
 //! questions are answered, whatever mutation waits.
+#![forbid(unsafe_code)]
 
 mod activate;
 mod amend;

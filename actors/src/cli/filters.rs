@@ -122,8 +122,10 @@ mod tests {
 
     #[test]
     fn keys_and_filters_are_told_apart() {
-        let filters =
-            parse("debug,enable=millpond_engine::node=trace,millpond_drivers,millpond_engine::node[request]=info").unwrap();
+        let filters = parse(
+            "debug,enable=millpond_engine::node=trace,millpond_drivers,millpond_engine::node[request]=info",
+        )
+        .unwrap();
         assert_eq!(
             filters.directives,
             [

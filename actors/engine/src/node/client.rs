@@ -372,7 +372,8 @@ macro_rules! requests {
             /// # Errors
             /// The request's; then what the range holds is not known.
             pub async fn write_at(&self, bytes: &[u8], offset: u64) -> IoResult<()> {
-                let mut buffers = Buffers::from(Buffer::try_alloc(bytes.len()).ok_or(IoError::from_errno(ENOMEM))?);
+                let mut buffers =
+                    Buffers::from(Buffer::try_alloc(bytes.len()).ok_or(IoError::from_errno(ENOMEM))?);
                 buffers.copy_from_slice(0, bytes);
                 self.write(offset, buffers, RequestFlags::empty()).await.0
             }

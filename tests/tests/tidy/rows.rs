@@ -1,0 +1,51 @@
+//! A driver is a folder and a row, and neither is without the other.
+
+use millpond_drivers::builtin::builtin;
+
+use super::source::{File, files};
+
+/// Drivers whose folder has another name, or which share one.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("host_device", "file"),
+    ("null-co", "null"),
+    ("null-aio", "null"),
+    ("copy-on-read", "copy_on_read"),
+];
+
+/// A file without its tests.
+fn code(file: &File) -> &str {
+    file.text
+        .split("#[cfg(test)]\nmod tests {")
+        .next()
+        .unwrap_or_default()
+}
+
+#[test]
+fn drivers_are_a_folder_and_a_row() {
+    let rows: Vec<String> = builtin().names(false).map(str::to_owned).collect();
+    let folder_of = |driver: &str| {
+        let other = ELSEWHERE.iter().find(|(name, _)| *name == driver);
+        other.map_or(driver, |(_, folder)| folder).to_owned()
+    };
+    for driver in &rows {
+        let folder = folder_of(driver);
+        let is_there = files()
+            .iter()
+            .any(|file| file.of.name == "millpond_drivers" && file.module.last() == Some(&folder));
+        assert!(
+            is_there,
+            "the driver {driver} has a row in builtin.rs and no folder {folder} in drivers/src"
+        );
+    }
+    let kinds = files()
+        .iter()
+        .filter(|file| file.of.name == "millpond_drivers" && !file.is_tests());
+    for file in kinds.filter(|file| file.text.contains("impl DriverKind for")) {
+        let is_listed = rows.iter().any(|driver| file.module.contains(&folder_of(driver)));
+        assert!(
+            is_listed || file.path.contains("/guard/") || !code(file).contains("impl DriverKind for"),
+            "{} has a driver that no row of builtin.rs names",
+            file.path
+        );
+    }
+}
