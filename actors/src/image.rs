@@ -32,7 +32,7 @@ pub struct NewImage {
     /// NO_BACKING leaves the base alone: it need not be there, and then the size must be said. The others are those that the
     /// base is opened with, but for those that would have it written to.
     pub flags: OpenFlags,
-    /// Answer no text.
+    /// Whether to answer no text.
     pub quiet: bool,
 }
 

@@ -123,7 +123,7 @@ pub enum IoError {
     NotPermitted,
     /// Neither the driver nor an emulation can do this.
     NotSupported,
-    /// No room left.
+    /// No room is left on the storage.
     NoSpace,
     /// The image's metadata contradicts itself.
     Corrupt,
@@ -133,45 +133,45 @@ pub enum IoError {
     NoMedium,
     /// The request was cancelled before it had an effect.
     Cancelled,
-    /// The host's errno.
+    /// An errno of the host that has no name here.
     Os(i32),
 }
 
 /// Linux's numbers for the errors named above.
 pub mod errno {
-    /// Operation not permitted.
+    /// The caller may not do that (operation not permitted).
     pub const EPERM: i32 = 1;
     /// No such file or directory.
     pub const ENOENT: i32 = 2;
-    /// Input/output error.
+    /// The device failed (input/output error).
     pub const EIO: i32 = 5;
-    /// Cannot allocate memory.
+    /// No memory could be had (cannot allocate memory).
     pub const ENOMEM: i32 = 12;
-    /// Permission denied.
+    /// Access is refused (permission denied).
     pub const EACCES: i32 = 13;
     /// Device or resource busy.
     pub const EBUSY: i32 = 16;
-    /// File exists.
+    /// Something is there already (file exists).
     pub const EEXIST: i32 = 17;
-    /// Invalid argument.
+    /// An argument makes no sense (invalid argument).
     pub const EINVAL: i32 = 22;
-    /// File too large.
+    /// Past the longest a file may be (file too large).
     pub const EFBIG: i32 = 27;
     /// No space left on device.
     pub const ENOSPC: i32 = 28;
-    /// Read-only file system.
+    /// The file system takes no writes (read-only file system).
     pub const EROFS: i32 = 30;
     /// Value too large for defined data type.
     pub const EOVERFLOW: i32 = 75;
-    /// Operation not supported.
+    /// It cannot do that (operation not supported).
     pub const ENOTSUP: i32 = 95;
     /// Cannot send after transport endpoint shutdown.
     pub const ESHUTDOWN: i32 = 108;
-    /// Disk quota exceeded.
+    /// The user has used all its space (disk quota exceeded).
     pub const EDQUOT: i32 = 122;
-    /// No medium found.
+    /// There is nothing to read or write (no medium found).
     pub const ENOMEDIUM: i32 = 123;
-    /// Operation canceled.
+    /// Somebody called it off (operation canceled).
     pub const ECANCELED: i32 = 125;
 }
 

@@ -37,11 +37,11 @@ pub enum FromNode {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct PendingRequest {
-    /// What it does.
+    /// What kind of request it is.
     pub operation: OperationKind,
     /// First byte, 0 where there is no range.
     pub offset: u64,
-    /// Bytes.
+    /// Its length in bytes.
     pub len: u64,
     /// How long it has been in flight, in nanoseconds.
     pub age_ns: u64,
@@ -70,7 +70,7 @@ impl fmt::Display for PendingRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct PendingDrain {
-    /// The section.
+    /// The number of the section that waits.
     pub token: u64,
     /// Who asked for it.
     pub user: String,
@@ -84,7 +84,7 @@ pub struct PendingDrain {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct WaitingNode {
-    /// Its name.
+    /// The node's name in the graph.
     pub node_name: String,
     /// What it has in flight, oldest first, a bounded number of them.
     pub requests: Vec<PendingRequest>,

@@ -9,14 +9,14 @@ use crate::error::{IoError, IoResult};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Preallocation {
-    /// Nothing is allocated.
+    /// Nothing is allocated before it is written.
     #[default]
     Off,
     /// The format's tables are.
     Metadata,
     /// The host reserves the space without writing it.
     Falloc,
-    /// Zeroes are written.
+    /// Space is allocated by writing zeroes.
     Full,
 }
 
@@ -25,43 +25,43 @@ pub enum Preallocation {
 pub enum Operation<B> {
     /// Fill the buffers from `offset`.
     Read {
-        /// First byte.
+        /// The first byte to read.
         offset: u64,
         /// What the data is read into.
         buffers: B,
-        /// COPY_ON_READ, PREFETCH.
+        /// COPY_ON_READ and PREFETCH have a meaning here.
         flags: RequestFlags,
     },
     /// Store the buffers at `offset`.
     Write {
-        /// First byte.
+        /// The first byte to write.
         offset: u64,
-        /// The data.
+        /// The data to be written, all of it.
         buffers: B,
         /// FUA, WRITE_COMPRESSED, WRITE_UNCHANGED, SERIALISING, NO_WAIT.
         flags: RequestFlags,
     },
     /// Make a range read as zeroes.
     WriteZeroes {
-        /// First byte.
+        /// The first byte to zero.
         offset: u64,
-        /// Bytes.
+        /// How many bytes to zero.
         len: u64,
         /// MAY_UNMAP, FUA, NO_FALLBACK, SERIALISING, NO_WAIT.
         flags: RequestFlags,
     },
     /// Forget a range: what it reads as afterwards is up to the driver.
     Discard {
-        /// First byte.
+        /// The first byte to discard.
         offset: u64,
-        /// Bytes.
+        /// How many bytes to discard.
         len: u64,
     },
     /// Make everything acknowledged before durable.
     Flush,
     /// Change the node's length.
     Truncate {
-        /// The new length.
+        /// The new length in bytes.
         size: u64,
         /// Fail rather than end up longer than asked.
         exact: bool,
@@ -72,7 +72,7 @@ pub enum Operation<B> {
     },
     /// What the start of a range is made of.
     BlockStatus {
-        /// First byte.
+        /// The first byte to ask about.
         offset: u64,
         /// Bytes that are of interest; the answer may cover fewer.
         len: u64,
@@ -83,7 +83,7 @@ pub enum Operation<B> {
         /// The chain ends above this node: what no layer above it has is unallocated.
         base: Option<NodeId>,
     },
-    /// The node's length.
+    /// The node's length in bytes.
     Length,
     /// Bytes that the image takes on its host.
     AllocatedSize,
@@ -92,11 +92,11 @@ pub enum Operation<B> {
 /// What a request that is no read or write answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Value {
-    /// Done.
+    /// It was done; there is nothing to tell.
     Done,
     /// A number of bytes.
     Bytes(u64),
-    /// A status.
+    /// What the start of a range is made of.
     Status(BlockStatus),
 }
 
@@ -104,7 +104,7 @@ pub enum Value {
 #[derive(Debug)]
 #[must_use = "a request's outcome says whether it failed"]
 pub struct Outcome<B> {
-    /// How it ended.
+    /// Its value, or why it failed.
     pub result: IoResult<Value>,
     /// The buffers of a read or write.
     pub buffers: Option<B>,
@@ -165,21 +165,21 @@ impl<B> Outcome<B> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OperationKind {
-    /// [`Operation::Read`]
+    /// The kind of [`Operation::Read`].
     Read,
-    /// [`Operation::Write`]
+    /// The kind of [`Operation::Write`].
     Write,
-    /// [`Operation::WriteZeroes`]
+    /// The kind of [`Operation::WriteZeroes`].
     WriteZeroes,
-    /// [`Operation::Discard`]
+    /// The kind of [`Operation::Discard`].
     Discard,
-    /// [`Operation::Flush`]
+    /// The kind of [`Operation::Flush`].
     Flush,
-    /// [`Operation::Truncate`]
+    /// The kind of [`Operation::Truncate`].
     Truncate,
-    /// [`Operation::BlockStatus`]
+    /// The kind of [`Operation::BlockStatus`].
     BlockStatus,
-    /// [`Operation::Length`] and [`Operation::AllocatedSize`]
+    /// The kind of [`Operation::Length`] and [`Operation::AllocatedSize`].
     Query,
 }
 

@@ -20,7 +20,7 @@ const LENGTH_BYTES: usize = size_of::<u32>();
 /// Why a frame cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    /// Longer than [`FRAME_MAX`].
+    /// A frame is longer than [`FRAME_MAX`].
     #[error("a frame of {0} bytes is longer than the {FRAME_MAX} allowed")]
     TooLong(usize),
     /// The bytes end before the frame does.
@@ -82,15 +82,15 @@ pub fn read_frame<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), Frame
 pub struct MessageRecord {
     /// Nanoseconds since the process started.
     pub at_ns: u64,
-    /// What happened.
+    /// What happened to the message.
     pub event: MessageEvent,
     /// What kind of message it was, by its place in the list of kinds.
     pub kind: u8,
     /// The node that it concerns; 0 for none.
     pub node: u64,
-    /// First byte.
+    /// The first byte of the range.
     pub offset: u64,
-    /// Bytes.
+    /// The length of the range in bytes.
     pub len: u64,
     /// What joins the message and its answer: a place in the node's count, a ticket, a token, a request's id.
     pub number: u64,
@@ -98,7 +98,7 @@ pub struct MessageRecord {
     pub from: u64,
 }
 
-/// What happened.
+/// What happened to a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MessageEvent {
     /// A request began and ended in one step.
@@ -141,7 +141,7 @@ impl MessageEvent {
 pub struct FlightHeader {
     /// Why it was written.
     pub reason: String,
-    /// The process.
+    /// The number of the process.
     pub process: u32,
     /// When, in nanoseconds since the process started.
     pub at_ns: u64,
@@ -165,7 +165,7 @@ pub enum ThreadState {
 /// The frame of one thread.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlightThread {
-    /// Its name.
+    /// The thread's name, cut to its first letters.
     pub name: String,
     /// Whether it told what it has open.
     pub state: ThreadState,
@@ -184,11 +184,11 @@ pub struct FlightThread {
 /// A message that a policy holds back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldMessage {
-    /// Who sent it.
+    /// The actor that sent the message.
     pub sender: String,
     /// Whom it is for.
     pub receiver: String,
-    /// What it is.
+    /// The kind of message that it is.
     pub kind: String,
     /// The node that it concerns, or nothing.
     pub node: String,

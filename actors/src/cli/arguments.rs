@@ -3,31 +3,31 @@
 /// An option of `millpond serve`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Name {
-    /// A node.
+    /// A node to open (`--blockdev`).
     Blockdev,
-    /// A character device.
+    /// A character device (`--chardev`).
     Chardev,
     /// Go to the background.
     Daemonize,
-    /// An export.
+    /// An export to start (`--export`).
     Export,
-    /// Explain the options.
+    /// The options are to be explained (`--help`).
     Help,
     /// Where the log goes.
     Log,
-    /// A monitor.
+    /// A monitor on a character device (`--monitor`).
     Monitor,
-    /// The NBD server.
+    /// The NBD server's address and limits (`--nbd-server`).
     NbdServer,
-    /// An object.
+    /// An object to make (`--object`).
     Object,
     /// Where to write the process id.
     Pidfile,
     /// How long the end may take.
     ShutdownGrace,
-    /// What to log.
+    /// What to log besides warnings (`--trace`).
     Trace,
-    /// Tell the version.
+    /// The version is to be told (`--version`).
     Version,
     /// Something that is no option.
     Positional,
@@ -36,11 +36,11 @@ pub enum Name {
 /// An option with its value, and both as they were typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Argument {
-    /// Which option.
+    /// Which option of the command line it is.
     pub name: Name,
     /// Its value; empty for those without.
     pub value: String,
-    /// For error texts.
+    /// The option as it was typed, for error texts.
     pub typed: String,
 }
 

@@ -16,7 +16,7 @@ const LONGEST: u64 = 256 << 20;
 #[derive(Debug, Parser)]
 #[command(name = "millpond", bin_name = "millpond flight", version = super::VERSION)]
 struct Arguments {
-    /// The record.
+    /// The flight record to print.
     file: PathBuf,
 }
 

@@ -25,7 +25,7 @@ pub async fn ready(daemon: &Daemon, status: String, moved: bool) {
     }
 }
 
-/// The daemon ends.
+/// Tells the service manager that the daemon ends.
 pub async fn stopping() {
     tell(|| {
         let status = NotifyState::Status("Flushing and closing all nodes");

@@ -18,7 +18,7 @@ const ATTEMPTS: u32 = 100;
 #[derive(Debug)]
 pub struct Pidfile {
     file: OwnFile,
-    /// Holds the lock.
+    /// Holds the lock for as long as it is open.
     _locked: File,
 }
 

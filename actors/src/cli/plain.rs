@@ -66,7 +66,7 @@ struct Plain {
     /// The image's format. A new image is qcow2 unless its name ends in .raw or .img.
     #[arg(long, value_parser = ["qcow2", "raw"])]
     format: Option<String>,
-    /// Refuse writes.
+    /// Refuse writes, and open the image read-only.
     #[arg(long, conflicts_with = "create")]
     read_only: bool,
     /// Keep writes in a temporary file, and forget them at the end.
@@ -78,7 +78,7 @@ struct Plain {
     /// Listen on this TCP port of 127.0.0.1 instead; 0 for one that is free.
     #[arg(long, value_name = "N")]
     port: Option<u16>,
-    /// The export's name.
+    /// The name that clients ask for the export by.
     #[arg(long, default_value = "")]
     name: String,
     /// Take QMP commands on this unix socket.
@@ -111,7 +111,7 @@ fn size(text: &str) -> Result<u64, String> {
     }
 }
 
-/// Prints the help.
+/// Prints the help of the plain mode.
 pub fn help() -> ExitCode {
     use clap::CommandFactory;
     match Plain::command().print_help() {

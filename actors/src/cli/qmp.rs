@@ -39,7 +39,7 @@ struct Client {
     /// The command, or all of it as a JSON object. It may be left out with --events.
     #[arg(required_unless_present = "events")]
     command: Option<String>,
-    /// The command's arguments.
+    /// The command's arguments, as key=value or JSON.
     #[arg(value_name = "KEY=VALUE")]
     arguments: Vec<String>,
     /// Print events as well, one a line, until the daemon ends the connection.
@@ -337,7 +337,7 @@ impl Monitor {
         self.stream.write_all(format!("{request}\n").as_bytes())
     }
 
-    /// The next message.
+    /// The next message of the daemon, whatever it is.
     fn next(&mut self) -> Result<Value, Failure> {
         // Without a limit there is no end to the wait but a message.
         self.next_within(None)?.ok_or(Failure::Closed)

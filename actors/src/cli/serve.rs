@@ -113,7 +113,7 @@ pub fn serve(program: &str, arguments: &[String], start: impl FnOnce() -> io::Re
     })
 }
 
-/// The first pass.
+/// The first pass: what is wrong is told before anything is started.
 fn plan(program: &str, arguments: &[String]) -> Result<Plan, ExitCode> {
     let mut plan = Plan::default();
     let mut filters = Vec::new();

@@ -21,7 +21,7 @@ pub(super) const CHAOS_PROPERTIES: &[&str] = &[
 /// A message policy that a user made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChaosObject {
-    /// Its id.
+    /// The object's id, which its user chose.
     pub id: String,
     rules: Vec<RuleOptions>,
     /// What is in force, with its counters.

@@ -15,7 +15,7 @@ pub trait Exports {
     /// Stops the NBD server, and removes its exports; does nothing if it does not run.
     fn stop_server(&self) -> LocalBoxFuture<'static, Result<(), QmpError>>;
 
-    /// Adds an export.
+    /// Adds an export, and starts to serve it.
     fn add(&self, options: BlockExportOptions) -> LocalBoxFuture<'static, Result<(), QmpError>>;
 
     /// Begins to remove an export.

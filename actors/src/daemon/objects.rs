@@ -12,7 +12,7 @@ use super::throttle_group::{self, LIMITS, THROTTLE_GROUP, ThrottleGroup};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct MainLoop {
-    /// Its id.
+    /// The object's id, which its user chose.
     pub id: String,
     /// The most requests in one batch; 0 chooses.
     #[serde(default)]
@@ -36,7 +36,7 @@ pub enum UserObject {
     Iothread(IothreadOptions),
     /// The tuning of the main loop.
     MainLoop(MainLoop),
-    /// A message policy.
+    /// A message policy, which delays messages.
     Chaos(ChaosObject),
     /// Limits that nodes share.
     ThrottleGroup(ThrottleGroup),
@@ -104,7 +104,7 @@ impl UserObject {
         Ok(object)
     }
 
-    /// Its id.
+    /// The object's id, which its user chose.
     pub fn id(&self) -> &str {
         match self {
             Self::Iothread(iothread) => &iothread.id,
@@ -114,7 +114,7 @@ impl UserObject {
         }
     }
 
-    /// Its type's name.
+    /// The name of the object's type.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Iothread(_) => "iothread",
@@ -230,7 +230,7 @@ impl Objects {
         self.objects.iter().find(|object| object.id() == id)
     }
 
-    /// All objects.
+    /// All objects, in the order in which they were made.
     pub fn all(&self) -> &[UserObject] {
         &self.objects
     }
@@ -264,7 +264,7 @@ impl Objects {
         }
     }
 
-    /// Forgets an object.
+    /// Forgets the object of an id, if there is one.
     pub fn remove(&mut self, id: &str) {
         self.objects.retain(|object| object.id() != id);
     }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::refusal;
 
-/// The type's name.
+/// The name of the object's type.
 pub const THROTTLE_GROUP: &str = "throttle-group";
 
 /// All limits as an object.
@@ -36,10 +36,10 @@ pub const PROPERTIES: &[&str] = &[
     "x-iops-write-max",
 ];
 
-/// A throttle group.
+/// A throttle group, as an object of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ThrottleGroup {
-    /// Its id.
+    /// The object's id, which its user chose.
     pub id: String,
     /// Its limits, which may be such as cannot hold together until the group is made.
     pub limits: Limits,

@@ -44,7 +44,7 @@ pub struct GraphConfig {
 /// A request to the graph actor.
 #[derive(Debug)]
 pub struct GraphMessage(
-    /// What is asked.
+    /// What the graph is asked to do.
     pub GraphRequest,
 );
 
@@ -88,7 +88,7 @@ impl Drop for Fresh {
     }
 }
 
-/// The actor.
+/// The graph actor: the policy, and the handles that it decides about.
 pub struct Graph {
     policy: Policy,
     pub(super) handles: Handles,

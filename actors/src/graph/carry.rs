@@ -12,9 +12,9 @@ use millpond_graph::{Address, Order};
 /// The handles behind the policy's ids.
 #[derive(Default)]
 pub struct Handles {
-    /// Iothreads.
+    /// The mailboxes of the iothreads.
     pub iothreads: HashMap<IoThreadId, IoThread<Mail>>,
-    /// Root edges.
+    /// The shared parts of the root edges.
     pub roots: HashMap<RootId, RootHandle>,
     /// The flight recorder of the graph actor.
     pub(super) flight: GraphFlight,

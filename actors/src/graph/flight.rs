@@ -52,7 +52,7 @@ impl GraphFlight {
         self.command(MessageEvent::Asked, request);
     }
 
-    /// It has answered.
+    /// Notes that a request was answered.
     pub(super) fn replied(&self, request: u64) {
         self.command(MessageEvent::Replied, request);
     }

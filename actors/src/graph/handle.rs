@@ -750,7 +750,7 @@ pub struct DrainGuard {
 }
 
 impl DrainGuard {
-    /// The section.
+    /// The number of the section, which queries show.
     #[must_use]
     pub const fn token(&self) -> Token {
         self.token

@@ -14,7 +14,7 @@ use millpond_engine::chaos::{Chaos, End, Hop, Lanes, Pair, kind};
 use millpond_engine::iothread::IoThread;
 use millpond_engine::node::{Client, Mail};
 
-/// What is held.
+/// What a message policy holds back here.
 enum Held {
     In(Incoming),
     Out(ReplySender, Result<GraphReply<Client>>),

@@ -37,7 +37,7 @@ impl Drop for Told {
     }
 }
 
-/// What is registered.
+/// The memory that is registered with all rings.
 #[derive(Default)]
 pub(super) struct Memory {
     regions: Regions,

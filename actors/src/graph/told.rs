@@ -22,7 +22,7 @@ impl ChangeLog {
         }
     }
 
-    /// It was answered.
+    /// Logs that a change was answered.
     pub(super) fn answered<T>(&mut self, id: RequestId, result: &Result<T>) {
         if self.0.is_empty() {
             return;

@@ -76,7 +76,7 @@ impl Reopen {
         Ok(())
     }
 
-    /// The file's path.
+    /// The path that the file was opened by.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path

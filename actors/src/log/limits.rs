@@ -42,7 +42,7 @@ pub enum Flood {
     IoError,
     /// Clients that are refused.
     Refused,
-    /// Connections that break.
+    /// Connections that break in the middle.
     Broken,
 }
 

@@ -40,11 +40,11 @@ struct Account {
     /// Rung when something was put into the queue: the writing thread sleeps here and not in the channel, whose list of
     /// sleepers has a lock that senders would take.
     bell: OwnedFd,
-    /// Bytes that wait.
+    /// How many bytes of lines wait to be written.
     bytes: AtomicUsize,
     /// Lines dropped since the log was last told of some.
     untold: AtomicU64,
-    /// Lines dropped ever.
+    /// How many lines were dropped since the start.
     dropped: AtomicU64,
 }
 
@@ -146,7 +146,7 @@ impl Write for Lines {
     }
 }
 
-/// The writing thread.
+/// What the thread that writes does, until all senders are gone.
 fn write_all(entries: &Receiver<Entry>, account: &Account, mut sink: impl Write) {
     loop {
         match entries.try_recv() {

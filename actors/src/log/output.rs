@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Where messages go.
+/// Where log messages go, each as one line.
 #[derive(Debug, Clone)]
 pub struct Output {
     lines: Lines,
@@ -20,7 +20,7 @@ pub struct Output {
 /// What a message has around it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Frame {
-    /// A line's end.
+    /// The bytes that end a line.
     Line,
     Syslog,
     Journald,

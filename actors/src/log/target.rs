@@ -4,19 +4,19 @@ use millpond_messages::qapi::{Options, QmpError};
 use serde_json::Value;
 use std::path::PathBuf;
 
-/// What `--log` says.
+/// What the option `--log` says.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LogOptions {
-    /// Where to.
+    /// Where the messages go.
     pub target: Target,
-    /// In which form.
+    /// In which form they are written.
     pub format: Format,
 }
 
 /// Where a log goes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Target {
-    /// Standard error.
+    /// To the process's standard error.
     #[default]
     Stderr,
     /// A file, by an absolute path. It is made if it is not there, and added to if it is.
@@ -30,10 +30,10 @@ pub enum Target {
 /// How a line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
-    /// For people.
+    /// Lines of text, for people.
     #[default]
     Text,
-    /// A JSON object.
+    /// A JSON object a line, for programs.
     Json,
 }
 

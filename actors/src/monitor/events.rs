@@ -25,7 +25,7 @@ pub struct Events(Rc<Queue>);
 /// An event on its way to a client. It counts against what the client may be behind for as long as its charge is kept.
 #[derive(Debug)]
 pub struct Told {
-    /// What happened.
+    /// What happened, and when it happened.
     pub event: TimedEvent,
     /// To be kept until the client has it.
     pub charge: Charge,

@@ -28,7 +28,7 @@ pub struct Session {
 /// What is to be done next for the client.
 #[derive(Debug, PartialEq)]
 pub enum Turn {
-    /// Send this.
+    /// These bytes are to be sent to the client.
     Send(Vec<u8>),
     /// Carry this out, then give the result to [`Session::answer`].
     Run(Call),
@@ -37,7 +37,7 @@ pub enum Turn {
 /// A command that passed the checks.
 #[derive(Debug, PartialEq)]
 pub struct Call {
-    /// The command's name.
+    /// The name of the command, from the schema.
     pub command: &'static str,
     /// Its arguments, checked and of their types.
     pub arguments: Object,
@@ -81,7 +81,7 @@ impl Session {
         self.queue.len() >= QUEUE
     }
 
-    /// Requests wait.
+    /// Whether a request of the client waits to be run.
     pub fn is_waiting(&self) -> bool {
         !self.queue.is_empty()
     }

@@ -13,7 +13,7 @@ use millpond_ring::os::process::inherited;
 /// A descriptor that was passed, and its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Passed {
-    /// Its number.
+    /// The number that the descriptor was inherited under.
     pub number: RawFd,
     /// Its name; that of a unit unless the unit says otherwise, and empty if the manager gave none.
     pub name: String,

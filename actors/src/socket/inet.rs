@@ -30,7 +30,7 @@ impl Families {
         }
     }
 
-    /// For the resolver.
+    /// What the resolver is asked for.
     fn hint(self) -> i32 {
         match (self.v4, self.v6) {
             (true, false) => libc::AF_INET,

@@ -40,7 +40,7 @@ pub enum SocketError {
     /// A socket cannot be made at the path.
     #[error("Failed to bind socket to {path}: {why}")]
     Path {
-        /// The path.
+        /// The path that was given.
         path: String,
         /// What is in the way.
         why: String,
@@ -48,17 +48,17 @@ pub enum SocketError {
     /// A host or service has no address.
     #[error("address resolution failed for {host}:{port}: {why}")]
     Unresolved {
-        /// The host.
+        /// The name of the host.
         host: String,
-        /// The port.
+        /// The number or name of the port.
         port: String,
-        /// The resolver's text.
+        /// What the resolver says about it.
         why: String,
     },
     /// A descriptor is neither a number nor the name of one that was passed.
     #[error("Unable to parse FD number {name}{}", activation::known())]
     UnknownDescriptor {
-        /// What was given.
+        /// The descriptor as it was given.
         name: String,
     },
     /// A descriptor is not open, or no socket.
@@ -67,20 +67,20 @@ pub enum SocketError {
     /// Several descriptors have the name, where one can be used.
     #[error("{count} file descriptors are named '{name}', where one is expected")]
     Several {
-        /// The name.
+        /// The name that several descriptors have.
         name: String,
-        /// How many.
+        /// How many descriptors have it.
         count: usize,
     },
     /// There are no such sockets here.
     #[error("Listening on a vsock address is not supported")]
     Vsock,
-    /// The system refuses.
+    /// The system refuses what was asked of it.
     #[error("{what}: {}", IoError::from_errno(errno.raw_os_error()))]
     System {
-        /// What failed.
+        /// What was asked of the system.
         what: &'static str,
-        /// The system's answer.
+        /// What the system has answered.
         errno: Errno,
     },
 }

@@ -12,9 +12,9 @@ use crate::buffer::Region;
 /// The end of an operation: its slot, and a result as system calls have it (a negative error number, or more).
 #[derive(Clone, Copy, Debug)]
 pub struct Completion {
-    /// Whose.
+    /// The operation that has ended.
     pub id: SlotId,
-    /// With what result.
+    /// Its result: a count, or a negative errno.
     pub result: i32,
 }
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 /// A source of monotonic time.
 pub trait Clock {
-    /// The time now.
+    /// The time that timers are held against.
     fn now(&self) -> Instant;
 }
 

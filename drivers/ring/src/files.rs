@@ -23,12 +23,12 @@ impl FileOps {
         }
     }
 
-    /// The ring.
+    /// The ring that the operations go through.
     pub fn ring(&self) -> &Ring {
         &self.ring
     }
 
-    /// The descriptor.
+    /// The descriptor of the file.
     pub fn fd(&self) -> &Fd {
         &self.fd
     }
@@ -38,7 +38,7 @@ impl FileOps {
         self.aio
     }
 
-    /// As [`Ring::read_at`].
+    /// Reads as [`Ring::read_at`] does.
     #[inline]
     pub fn read_at(&self, bufs: Buffers, offset: u64) -> Pending<Moved> {
         self.ring.start(Op::Read {
@@ -49,7 +49,7 @@ impl FileOps {
         })
     }
 
-    /// As [`Ring::write_at`].
+    /// Writes as [`Ring::write_at`] does.
     #[inline]
     pub fn write_at(&self, bufs: Buffers, offset: u64, fua: bool) -> Pending<Moved> {
         self.ring.start(Op::Write {
@@ -61,7 +61,7 @@ impl FileOps {
         })
     }
 
-    /// As [`Ring::sync`].
+    /// Makes durable as [`Ring::sync`] does.
     pub fn sync(&self, datasync: bool) -> Pending<Finished> {
         self.ring.start(Op::Sync {
             fd: self.fd.clone(),
@@ -70,7 +70,7 @@ impl FileOps {
         })
     }
 
-    /// As [`Ring::fallocate`].
+    /// Changes the file's space as [`Ring::fallocate`] does.
     pub fn fallocate(&self, mode: i32, offset: u64, len: u64) -> Pending<Finished> {
         self.ring.start(Op::Fallocate {
             fd: self.fd.clone(),

@@ -117,7 +117,7 @@ impl Kind for Received {
     }
 }
 
-/// Done or failed.
+/// The operation is done, or has failed.
 #[derive(Debug)]
 pub enum Finished {}
 
@@ -129,7 +129,7 @@ impl Kind for Finished {
     }
 }
 
-/// A new connection.
+/// A new connection of a listening socket.
 #[derive(Debug)]
 pub enum Accepted {}
 

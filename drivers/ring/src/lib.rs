@@ -63,7 +63,7 @@ pub enum Engine {
     /// io_uring, or epoll and threads where the kernel refuses it.
     #[default]
     Auto,
-    /// io_uring.
+    /// io_uring, or an error where it is refused.
     Uring,
     /// epoll for sockets, a thread pool for files.
     Threads,
@@ -84,7 +84,7 @@ pub struct RingConfig {
     pub threads: usize,
     /// What wakes the ring's sleep from other threads.
     pub wake: Arc<Wake>,
-    /// The time.
+    /// The clock that timers go by.
     pub clock: Rc<dyn Clock>,
 }
 
@@ -106,7 +106,7 @@ impl RingConfig {
 /// How long a turn may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// Not at all.
+    /// What is ready is taken; nothing is waited for.
     No,
     /// Until something happens, a timer is due, another thread wakes the ring, or this time has come.
     Until(Option<Instant>),
@@ -117,9 +117,9 @@ pub enum Wait {
 pub struct RingStats {
     /// System calls made by turns and by flushes of a full queue.
     pub enters: u64,
-    /// Operations started.
+    /// How many operations were started.
     pub started: u64,
-    /// Operations completed.
+    /// How many operations have ended.
     pub completed: u64,
     /// Reads and writes of registered memory, which needed no mapping.
     pub fixed: u64,
@@ -222,7 +222,7 @@ impl Ring {
         self.inner.clock.now()
     }
 
-    /// Counters.
+    /// How many operations the ring has seen.
     pub fn stats(&self) -> RingStats {
         let state = self.inner.state.borrow();
         let (started, completed, in_use) = (state.started, state.completed, state.slots.len());
@@ -275,7 +275,7 @@ impl Ring {
         })
     }
 
-    /// `fdatasync(2)` or `fsync(2)`.
+    /// Makes a file durable, by `fdatasync(2)` or `fsync(2)`.
     pub fn sync(&self, fd: &Fd, datasync: bool) -> Pending<Finished> {
         self.start(Op::Sync {
             fd: fd.clone(),
@@ -335,7 +335,7 @@ impl Ring {
         self.start(Op::Accept { fd: fd.clone() })
     }
 
-    /// Connects a socket.
+    /// Connects a socket to an address.
     pub fn connect(&self, fd: &Fd, addr: impl Into<SocketAddrAny>) -> Pending<Finished> {
         self.start(Op::Connect {
             fd: fd.clone(),

@@ -37,53 +37,53 @@ pub type Job = Box<dyn FnOnce() + Send>;
 pub enum Op {
     /// Read at an offset into buffers.
     Read {
-        /// The file.
+        /// The file to read from.
         fd: Fd,
         /// Where the bytes go.
         bufs: Buffers,
         /// Where they come from, in bytes.
         offset: u64,
-        /// Who does it.
+        /// Who carries out the read.
         aio: AioMode,
     },
     /// Write buffers at an offset.
     Write {
-        /// The file.
+        /// The file to write to.
         fd: Fd,
-        /// The bytes.
+        /// The bytes to be written.
         bufs: Buffers,
         /// Where they go, in bytes.
         offset: u64,
         /// Complete only when the data is on stable storage (`RWF_DSYNC`).
         fua: bool,
-        /// Who does it.
+        /// Who carries out the write.
         aio: AioMode,
     },
-    /// `fsync(2)` or `fdatasync(2)`.
+    /// Make a file durable, by `fsync(2)` or `fdatasync(2)`.
     Sync {
-        /// The file.
+        /// The file to make durable.
         fd: Fd,
         /// Skip metadata that is not needed to read the data back.
         datasync: bool,
-        /// Who does it.
+        /// Who makes it durable.
         aio: AioMode,
     },
-    /// `fallocate(2)`.
+    /// Change which space a file has, by `fallocate(2)`.
     Fallocate {
-        /// The file.
+        /// The file whose space changes.
         fd: Fd,
-        /// `FALLOC_FL_*`.
+        /// The mode: bits of `FALLOC_FL_*`.
         mode: i32,
-        /// The first byte.
+        /// The first byte of the range.
         offset: u64,
         /// The number of bytes.
         len: u64,
-        /// Who does it.
+        /// Who carries it out.
         aio: AioMode,
     },
     /// Receive into a buffer.
     Recv {
-        /// The socket.
+        /// The socket to receive from.
         fd: Fd,
         /// Where the bytes go.
         buf: Buffer,
@@ -92,23 +92,23 @@ pub enum Op {
         /// Go on until the buffer is full, rather than take what there is.
         all: bool,
     },
-    /// Send all bytes.
+    /// Send all of these bytes.
     Send {
-        /// The socket.
+        /// The socket to send to.
         fd: Fd,
-        /// The bytes.
+        /// The bytes to be sent.
         bufs: Buffers,
         /// How many went out already.
         sent: usize,
     },
     /// Accept a connection; the result is its descriptor.
     Accept {
-        /// The listening socket.
+        /// The socket that listens.
         fd: Fd,
     },
-    /// Connect a socket.
+    /// Connect a socket to an address.
     Connect {
-        /// The socket.
+        /// The socket to be connected.
         fd: Fd,
         /// The peer; boxed since the kernel may read it late.
         addr: Box<SocketAddrAny>,
@@ -117,9 +117,9 @@ pub enum Op {
     },
     /// Wait for `poll(2)` events; the result is the mask of those that came.
     Poll {
-        /// The descriptor.
+        /// The descriptor to wait for.
         fd: Fd,
-        /// `POLLIN`, `POLLOUT`, ...
+        /// What to wait for: `POLLIN`, `POLLOUT`, ...
         events: u32,
     },
     /// Run a job on the pool. None once it was handed over.

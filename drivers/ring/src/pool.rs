@@ -156,7 +156,7 @@ impl Pool {
         !self.done.is_empty()
     }
 
-    /// Collects completions.
+    /// Takes the completions that workers have left.
     #[inline]
     pub(super) fn collect(&mut self, done: &mut Vec<Completion>) {
         if self.has_done() {

@@ -22,7 +22,7 @@ struct Model {
     vacant: Idle,
     closing: AtomicBool,
     bells: Vec<Bell>,
-    /// Long sleeps end.
+    /// Whether a long sleep ends by itself.
     gives_up: bool,
 }
 
@@ -80,7 +80,7 @@ impl Model {
         true
     }
 
-    /// As `Crew::run`.
+    /// A worker's life, as `Crew::run` has it.
     fn run(&self, worker: usize) {
         loop {
             self.perform_all();
@@ -118,7 +118,7 @@ impl Model {
         Some(thread::spawn(move || model.run(worker)))
     }
 
-    /// As `Pool`'s end.
+    /// The pool's end, as `Pool` has it when it is dropped.
     fn close(&self) {
         self.closing.store(true, Ordering::Release);
         while let Some(worker) = self.idle.take() {

@@ -32,7 +32,7 @@ pub struct Slots {
 
 /// What a completion left to do, outside of any borrow of the ring.
 pub(super) enum Completed {
-    /// Tell this task.
+    /// The task that waits for the operation.
     Wake(Waker),
     /// Drop what the operation owned.
     Dispose(Op, i32),

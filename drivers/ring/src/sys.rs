@@ -71,7 +71,7 @@ fn signed(offset: u64) -> i64 {
     i64::try_from(offset).unwrap_or(-1)
 }
 
-/// `preadv(2)`.
+/// Reads by one call of `preadv(2)`.
 pub(super) fn preadv(fd: &Fd, parts: &[libc::iovec], offset: u64) -> i32 {
     // SAFETY: the caller's slot owns the buffers that `parts` describes, and `parts` itself outlives the call.
     retry(|| unsafe { libc::preadv(fd.as_raw_fd(), parts.as_ptr(), parts.len() as i32, signed(offset)) })
@@ -88,7 +88,7 @@ pub(super) fn pwritev(fd: &Fd, parts: &[libc::iovec], offset: u64, fua: bool) ->
     retry(|| unsafe { libc::pwritev2(fd, parts.as_ptr(), count, offset, libc::RWF_DSYNC) })
 }
 
-/// `fallocate(2)`.
+/// Changes space by one call of `fallocate(2)`.
 pub(super) fn fallocate(fd: &Fd, mode: i32, offset: u64, len: u64) -> i32 {
     // SAFETY: no memory is passed.
     retry(|| unsafe { libc::fallocate(fd.as_raw_fd(), mode, signed(offset), signed(len)) } as isize)

@@ -11,7 +11,7 @@ use super::Ring;
 /// A timer's place: its deadline, and a number that tells those of one deadline apart.
 type Key = (Instant, u64);
 
-/// The armed timers.
+/// The timers that are armed, by the time when they end.
 #[derive(Debug, Default)]
 pub(super) struct Timers {
     armed: BTreeMap<Key, Waker>,

@@ -140,7 +140,7 @@ impl Uring {
         }
     }
 
-    /// The system call.
+    /// Makes the one system call of a turn.
     fn enter(&mut self, flags: EnterFlags, want: u32, timeout: Option<Duration>) {
         let mut flags = flags;
         let count = self.ring.submission().len() as u32;

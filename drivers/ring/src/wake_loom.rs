@@ -52,7 +52,7 @@ impl Model {
     }
 }
 
-/// The iothread's side.
+/// The side of the iothread, which sleeps.
 struct Sleeper {
     model: Arc<Model>,
     handled: usize,

@@ -11,7 +11,7 @@ pub enum AioMode {
     Threads,
     /// The kernel's native asynchronous I/O; needs `cache.direct=on`. Served by the ring here.
     Native,
-    /// io_uring.
+    /// `aio=io_uring`: the iothread's own ring.
     IoUring,
 }
 

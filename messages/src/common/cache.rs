@@ -12,7 +12,7 @@ pub struct CacheMode {
     /// Bypass the host's page cache.
     #[serde(default)]
     pub direct: bool,
-    /// Ignore flushes.
+    /// Flushes are answered without a flush (`cache.no-flush`).
     #[serde(default)]
     pub no_flush: bool,
     /// Every write is stable when it completes.

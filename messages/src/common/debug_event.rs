@@ -17,7 +17,7 @@ macro_rules! debug_events {
             /// Their names, in the same order.
             pub const NAMES: &'static [&'static str] = &[$($name),*];
 
-            /// QAPI's name.
+            /// The name that QAPI and blkdebug's files have for it.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self {
@@ -33,7 +33,7 @@ debug_events! {
     L1Update => "l1_update",
     /// A larger L1 table is given a place.
     L1GrowAllocTable => "l1_grow_alloc_table",
-    /// It is written.
+    /// A grown L1 table is written.
     L1GrowWriteTable => "l1_grow_write_table",
     /// The header is pointed at it.
     L1GrowActivateTable => "l1_grow_activate_table",
@@ -63,7 +63,7 @@ debug_events! {
     VmstateSave => "vmstate_save",
     /// Bytes beside a write are read, to be copied along.
     CowRead => "cow_read",
-    /// They are written.
+    /// Copied-on-write data is written back.
     CowWrite => "cow_write",
     /// The refcount table is read.
     ReftableLoad => "reftable_load",
@@ -81,7 +81,7 @@ debug_events! {
     RefblockAlloc => "refblock_alloc",
     /// The refcount table is pointed at it.
     RefblockAllocHookup => "refblock_alloc_hookup",
-    /// It is written.
+    /// A new refcount block is written.
     RefblockAllocWrite => "refblock_alloc_write",
     /// Blocks for a larger refcount table are written.
     RefblockAllocWriteBlocks => "refblock_alloc_write_blocks",
@@ -89,11 +89,11 @@ debug_events! {
     RefblockAllocWriteTable => "refblock_alloc_write_table",
     /// The header is pointed at it.
     RefblockAllocSwitchTable => "refblock_alloc_switch_table",
-    /// Clusters are allocated.
+    /// Clusters for guest data are allocated.
     ClusterAlloc => "cluster_alloc",
     /// A part of a cluster is allocated, for compressed data.
     ClusterAllocBytes => "cluster_alloc_bytes",
-    /// Clusters are freed.
+    /// Clusters are no longer used.
     ClusterFree => "cluster_free",
     /// Caches of the driver are written back.
     FlushToOs => "flush_to_os",
@@ -140,24 +140,24 @@ impl DebugEvent {
 pub enum DebugOrder {
     /// Hold the next request that reaches `event`, and call it `tag`.
     Breakpoint {
-        /// The event's name.
+        /// The event's name, as QAPI has it.
         event: String,
         /// What the request is called from then on.
         tag: String,
     },
     /// Forget the breakpoints of this tag, and let go of every request that they hold.
     RemoveBreakpoint {
-        /// Which.
+        /// The tag of suspended requests and their breakpoint.
         tag: String,
     },
     /// Let go of one request that is held under this tag.
     Resume {
-        /// Which.
+        /// The tag of the requests to resume.
         tag: String,
     },
     /// Whether a request is held under this tag.
     IsSuspended {
-        /// Which.
+        /// The tag that a suspended request may have.
         tag: String,
     },
 }

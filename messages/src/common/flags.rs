@@ -39,7 +39,7 @@ bitflags! {
     pub struct OpenFlags: u32 {
         /// Nobody else may write to the image or resize it while its opener holds it.
         const NO_SHARE = 1 << 0;
-        /// Read and write.
+        /// The node may be written to.
         const RDWR = 1 << 1;
         /// The opener will resize.
         const RESIZE = 1 << 2;
@@ -49,11 +49,11 @@ bitflags! {
         const TEMPORARY = 1 << 4;
         /// Bypass the host's page cache (`cache.direct=on`).
         const NOCACHE = 1 << 5;
-        /// `aio=native`.
+        /// `aio=native`: Linux's older asynchronous I/O.
         const NATIVE_AIO = 1 << 6;
         /// Do not open the backing file.
         const NO_BACKING = 1 << 7;
-        /// Ignore flushes (`cache.no-flush=on`).
+        /// Flushes are answered without a flush (`cache.no-flush=on`).
         const NO_FLUSH = 1 << 8;
         /// Populate the image from its backing file on read.
         const COPY_ON_READ = 1 << 9;
@@ -71,7 +71,7 @@ bitflags! {
         const NO_IO = 1 << 15;
         /// Open read-only where read-write is refused (`auto-read-only=on`).
         const AUTO_RDONLY = 1 << 16;
-        /// `aio=io_uring`.
+        /// `aio=io_uring`: the iothread's own ring.
         const IO_URING = 1 << 17;
     }
 }

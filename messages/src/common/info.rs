@@ -22,13 +22,13 @@ pub struct DriverInfo {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct FragmentInfo {
-    /// Clusters in use.
+    /// Clusters that guest data is stored in.
     pub allocated_clusters: u64,
     /// Clusters that the virtual disk has.
     pub total_clusters: u64,
     /// Clusters that do not follow the one before.
     pub fragmented_clusters: u64,
-    /// Clusters stored compressed.
+    /// Clusters whose data is stored compressed.
     pub compressed_clusters: u64,
 }
 
@@ -38,7 +38,7 @@ pub struct FragmentInfo {
 pub struct Repair {
     /// Clusters that nothing refers to.
     pub leaks: bool,
-    /// Everything else.
+    /// Everything that is wrong but no leak.
     pub errors: bool,
 }
 
@@ -60,9 +60,9 @@ pub struct CheckResult {
     pub leaks: u64,
     /// Places that could not be checked.
     pub check_errors: u64,
-    /// Corruptions mended.
+    /// How many corruptions were repaired.
     pub corruptions_fixed: u64,
-    /// Leaks mended.
+    /// How many leaked clusters were freed.
     pub leaks_fixed: u64,
     /// Where the image ends, in bytes.
     pub image_end_offset: u64,
@@ -79,13 +79,13 @@ pub struct BlockSizes {
     pub logical: u32,
 }
 
-/// A disk's geometry.
+/// The geometry that a disk says it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Geometry {
-    /// Heads.
+    /// How many heads it has.
     pub heads: u32,
-    /// Sectors a track.
+    /// How many sectors a track has.
     pub sectors: u32,
-    /// Cylinders.
+    /// How many cylinders it has.
     pub cylinders: u32,
 }

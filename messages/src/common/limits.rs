@@ -33,7 +33,7 @@ pub struct Limits {
     pub max_write_zeroes: u64,
     /// Zero writes are best multiples of this.
     pub write_zeroes_alignment: u32,
-    /// The longest discard.
+    /// The longest discard, in bytes; 0 for no limit.
     pub max_discard: u64,
     /// Discards are best multiples of this.
     pub discard_alignment: u32,
@@ -58,7 +58,7 @@ impl Default for Limits {
 /// What a driver asks of requests that no request can be made to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LimitError {
-    /// More than [`MAX_ALIGNMENT`].
+    /// An alignment is larger than [`MAX_ALIGNMENT`].
     #[error("Driver requires too large request alignment")]
     Alignment,
     /// Blocks are found by masks.
@@ -108,15 +108,15 @@ pub enum RangeError {
     /// `offset + len` does not fit.
     #[error("the range at {offset} of {len} bytes passes the largest offset")]
     Overflow {
-        /// First byte.
+        /// The request's first byte.
         offset: u64,
-        /// Bytes.
+        /// The request's length in bytes.
         len: u64,
     },
     /// More data than one request may carry.
     #[error("{len} bytes are more than one request may carry")]
     TooLong {
-        /// Bytes.
+        /// The request's length in bytes.
         len: u64,
     },
 }

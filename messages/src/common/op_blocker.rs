@@ -10,7 +10,7 @@ pub enum OpBlocker {
     BackupSource,
     /// Being the target of a backup.
     BackupTarget,
-    /// Changing the medium.
+    /// Putting another medium in.
     Change,
     /// Being the source of a commit.
     CommitSource,
@@ -18,13 +18,13 @@ pub enum OpBlocker {
     CommitTarget,
     /// Being given to a dataplane.
     Dataplane,
-    /// Deleting the drive.
+    /// Deleting the drive that uses it.
     DriveDel,
-    /// Ejecting the medium.
+    /// Taking the medium out.
     Eject,
-    /// An external snapshot.
+    /// Putting an overlay on top.
     ExternalSnapshot,
-    /// An internal snapshot.
+    /// Making a snapshot inside the image.
     InternalSnapshot,
     /// Deleting an internal snapshot.
     InternalSnapshotDelete,
@@ -32,9 +32,9 @@ pub enum OpBlocker {
     MirrorSource,
     /// Being the target of a mirror.
     MirrorTarget,
-    /// Changing the length.
+    /// Changing the node's length.
     Resize,
-    /// Streaming.
+    /// Copying backing data into it.
     Stream,
     /// Being replaced when a mirror completes.
     Replace,

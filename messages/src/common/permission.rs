@@ -11,11 +11,11 @@ bitflags! {
     pub struct Permissions: u8 {
         /// Reads return what a user of the image should see: what was written through this node is read back.
         const CONSISTENT_READ = 1 << 0;
-        /// Writing data.
+        /// Writing data that changes content.
         const WRITE = 1 << 1;
         /// Writes that do not change what a reader sees.
         const WRITE_UNCHANGED = 1 << 2;
-        /// Changing the length.
+        /// Changing the node's length.
         const RESIZE = 1 << 3;
     }
 }

@@ -12,9 +12,9 @@ pub const MAX_BOUNDARIES: usize = 256;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct OperationCount {
-    /// Requests that succeeded.
+    /// How many requests succeeded.
     pub operations: u64,
-    /// Bytes of those.
+    /// How many bytes those had in all.
     pub bytes: u64,
     /// Requests that a driver, of this node or below it, ended with an error.
     pub failed: u64,
@@ -30,7 +30,7 @@ pub struct OperationCount {
 /// Bounds of times, and how many requests took so long.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct LatencyHistogram {
-    /// Nanoseconds, ascending.
+    /// Bounds between bins, in nanoseconds, ascending.
     boundaries: Vec<u64>,
     /// How many requests took less than the first boundary, between the first and the second, and so on.
     bins: Vec<u64>,
@@ -57,7 +57,7 @@ impl LatencyHistogram {
         Ok(Self { boundaries, bins })
     }
 
-    /// Counts a request.
+    /// Counts a request that took `time_ns` nanoseconds.
     pub fn count(&mut self, time_ns: u64) {
         let bin = self.boundaries.partition_point(|boundary| *boundary <= time_ns);
         if let Some(bin) = self.bins.get_mut(bin) {
@@ -81,11 +81,11 @@ impl LatencyHistogram {
 /// A node's latency histograms. Zero writes are writes here.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct LatencyHistograms {
-    /// Of reads.
+    /// The histogram of reads, if wanted.
     pub read: Option<LatencyHistogram>,
-    /// Of writes.
+    /// The histogram of writes, if wanted.
     pub write: Option<LatencyHistogram>,
-    /// Of flushes.
+    /// The histogram of flushes, if wanted.
     pub flush: Option<LatencyHistogram>,
 }
 
@@ -115,15 +115,15 @@ impl LatencyHistograms {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct NodeStatistics {
-    /// Reads.
+    /// Reads, whoever asked for them.
     pub read: OperationCount,
     /// Writes that carry data.
     pub write: OperationCount,
-    /// Zero writes.
+    /// Writes of zeroes without data.
     pub write_zeroes: OperationCount,
     /// Discards, whether the node passes them on or not.
     pub discard: OperationCount,
-    /// Flushes.
+    /// Flushes, whether or not something was unflushed.
     pub flush: OperationCount,
     /// Changes of length over an edge.
     pub truncate: OperationCount,
@@ -143,11 +143,11 @@ pub struct NodeStatistics {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct NodeReport {
-    /// Its name.
+    /// The node's name in the graph.
     pub node_name: String,
-    /// Its driver.
+    /// The name of the node's driver.
     pub driver: String,
-    /// Its counters.
+    /// What the node has counted so far.
     #[serde(flatten)]
     pub statistics: NodeStatistics,
 }

@@ -11,7 +11,7 @@ bitflags! {
     pub struct StatusFlags: u8 {
         /// Reads return data that is stored somewhere.
         const DATA = 1 << 0;
-        /// Reads return zeroes.
+        /// The range reads as zeroes.
         const ZERO = 1 << 1;
         /// [`BlockStatus::map`] names where the data is.
         const OFFSET_VALID = 1 << 2;

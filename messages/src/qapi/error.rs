@@ -22,9 +22,9 @@ pub enum ErrorClass {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{desc}")]
 pub struct QmpError {
-    /// The class.
+    /// QMP's class of the error.
     pub class: ErrorClass,
-    /// The text.
+    /// The text that people read.
     pub desc: String,
     /// Advice that a command line prints below the text; QMP has no place for it.
     #[serde(skip)]

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum IoOperation {
-    /// A read.
+    /// A read of the device failed.
     Read,
     /// A write, discard or flush.
     Write,
@@ -20,11 +20,11 @@ pub enum IoOperation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum QuorumOperation {
-    /// A read.
+    /// A read, of which the votes differ.
     Read,
-    /// A write.
+    /// A write, of which a child failed.
     Write,
-    /// A flush.
+    /// A flush, of which a child failed.
     Flush,
 }
 
@@ -34,11 +34,11 @@ pub struct JobEnd {
     /// The kind of job.
     #[serde(rename = "type")]
     pub kind: JobType,
-    /// The job's id.
+    /// The id of the job.
     pub device: String,
     /// Bytes the job has to do in all.
     pub len: i64,
-    /// Bytes done.
+    /// How many bytes are done.
     pub offset: i64,
     /// The speed limit in bytes a second, 0 for none.
     pub speed: i64,
@@ -55,17 +55,17 @@ pub struct JobEnd {
 pub enum Event {
     /// An export is gone: its last reference was dropped.
     BlockExportDeleted {
-        /// The export's id.
+        /// The id of the export.
         id: String,
     },
     /// A format driver found its metadata to be wrong.
     BlockImageCorrupted {
         /// The name of the device, empty for a node without one.
         device: String,
-        /// The node's name.
+        /// The node's name, where it has one.
         #[serde(skip_serializing_if = "Option::is_none")]
         node_name: Option<String>,
-        /// What was found.
+        /// What was found to be wrong, for people.
         msg: String,
         /// Where in the image file, in bytes.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,10 +82,10 @@ pub enum Event {
         qom_path: String,
         /// The name of the device, empty for a node without one.
         device: String,
-        /// The node's name.
+        /// The node's name, where it has one.
         #[serde(skip_serializing_if = "Option::is_none")]
         node_name: Option<String>,
-        /// What failed.
+        /// Whether a read or a write failed.
         operation: IoOperation,
         /// What was done: `ignore`, `report` or `stop`.
         action: String,
@@ -102,15 +102,15 @@ pub enum Event {
         /// The job as it ended.
         #[serde(flatten)]
         end: JobEnd,
-        /// Why it failed.
+        /// Why the job failed, if it did.
         #[serde(skip_serializing_if = "Option::is_none")]
         error: Option<String>,
     },
     /// A request of a job failed.
     BlockJobError {
-        /// The job's id.
+        /// The id of the job.
         device: String,
-        /// What failed.
+        /// Whether a read or a write failed.
         operation: IoOperation,
         /// What was done: `ignore`, `report` or `stop`.
         action: String,
@@ -120,23 +120,23 @@ pub enum Event {
         /// The kind of job.
         #[serde(rename = "type")]
         kind: JobType,
-        /// The job's id.
+        /// The id of the job.
         id: String,
     },
     /// A mirror or an active commit has converged.
     BlockJobReady(JobEnd),
     /// A node's driver panicked: whatever the node is asked from now on fails, until it is deleted. An event of Millpond's own.
     BlockNodeBroken {
-        /// The node.
+        /// The name of the node that waits.
         node_name: String,
-        /// Its driver.
+        /// The name of the node's driver.
         driver: String,
         /// What the driver said as it panicked.
         msg: String,
     },
     /// A write passed the threshold set on a node.
     BlockWriteThreshold {
-        /// The node.
+        /// The name of the node that is broken.
         node_name: String,
         /// By how many bytes.
         amount_exceeded: u64,
@@ -145,9 +145,9 @@ pub enum Event {
     },
     /// A job changed state.
     JobStatusChange {
-        /// The job's id.
+        /// The id of the job.
         id: String,
-        /// Its new state.
+        /// The state that the job is in now.
         status: JobStatus,
     },
     /// A quorum did not come about.
@@ -156,22 +156,22 @@ pub enum Event {
         reference: String,
         /// First sector, of 512 bytes.
         sector_num: i64,
-        /// Number of sectors.
+        /// How many sectors the request had.
         sectors_count: i64,
     },
     /// A child of a quorum failed or disagreed.
     QuorumReportBad {
-        /// The operation.
+        /// Which operation the vote was about.
         #[serde(rename = "type")]
         operation: QuorumOperation,
         /// Why it failed; absent if the child disagreed.
         #[serde(skip_serializing_if = "Option::is_none")]
         error: Option<String>,
-        /// The child.
+        /// The name of the child that failed.
         node_name: String,
         /// First sector, of 512 bytes.
         sector_num: i64,
-        /// Number of sectors.
+        /// How many sectors the request had.
         sectors_count: i64,
     },
 }
@@ -179,14 +179,14 @@ pub enum Event {
 /// An event and the time it happened.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TimedEvent {
-    /// What happened.
+    /// What happened, with its data.
     pub event: Event,
     /// When, since the epoch.
     pub since_epoch: Duration,
 }
 
 impl TimedEvent {
-    /// `event`, happening now.
+    /// The event, with the time that it is now.
     pub fn now(event: Event) -> Self {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self { event, since_epoch }

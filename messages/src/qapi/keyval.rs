@@ -13,7 +13,7 @@ const LONGEST_PART: usize = 127;
 /// What an option's text says.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// The values.
+    /// The values, nested where keys have dots.
     pub values: Object,
     /// How they are written.
     pub form: Form,

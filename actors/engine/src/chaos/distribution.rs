@@ -16,13 +16,13 @@ const OFTEN: Duration = Duration::from_millis(1);
 /// The longest time that may be asked for. No sum of such times is out of a clock's range.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
-/// A delay's distribution.
+/// How long the delays of a rule are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Delay {
-    /// There is none.
+    /// Messages are not held at all.
     #[default]
     None,
-    /// Always the same.
+    /// Each message is held equally long.
     Fixed(Duration),
     /// Anything from the first to the second.
     Uniform(Duration, Duration),
@@ -33,7 +33,7 @@ pub enum Delay {
 /// Now and then, for a while.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spell {
-    /// For how long.
+    /// How long the window stays open.
     pub length: Duration,
     /// The mean time from one's end to the next one's beginning; exponential.
     pub every: Duration,
@@ -49,7 +49,7 @@ pub enum Dying {
 }
 
 impl Delay {
-    /// Draws one.
+    /// The delay of the next message, by chance.
     pub fn draw(self, rng: &mut fastrand::Rng) -> Duration {
         match self {
             Self::None => Duration::ZERO,

@@ -17,13 +17,13 @@ const PAIRS: usize = 4096;
 pub enum End {
     /// Those who ask the graph actor.
     User,
-    /// The graph actor.
+    /// The graph actor, on the control thread.
     Graph,
     /// The nodes of this iothread together, as the graph actor speaks with them.
     Nodes,
     /// Nodes of other iothreads.
     Elsewhere,
-    /// A node.
+    /// A node, wherever it lives.
     Node(NodeId),
     /// The clients of a root edge.
     Client(RootId),
@@ -63,18 +63,18 @@ impl End {
 /// Who sends and who receives. The order of what passes between them is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pair {
-    /// The sender.
+    /// The actor that sends the message.
     pub from: End,
-    /// The receiver.
+    /// The actor that receives the message.
     pub to: End,
 }
 
 /// A message on its way, as rules see it.
 #[derive(Debug, Clone, Copy)]
 pub struct Hop<'a> {
-    /// Between whom.
+    /// The sender and receiver, whose order is kept.
     pub pair: Pair,
-    /// What it is.
+    /// The kind of message, which rules choose by.
     pub kind: &'static Kind,
     /// The node that it concerns, or nothing.
     pub node: &'a str,

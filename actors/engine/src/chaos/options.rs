@@ -10,10 +10,10 @@ use super::policy::{Actor, KINDS, Policy, Rule};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct RuleOptions {
-    /// Who sends.
+    /// The kind of actor that sends; any if left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sender: Option<String>,
-    /// Who receives.
+    /// The kind of actor that receives; any if left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub receiver: Option<String>,
     /// A kind of message, or a group of kinds.
@@ -48,9 +48,9 @@ pub enum PolicyError {
     /// A value is not one of those there are, or not of the form that it must have.
     #[error("rules.{rule}.{option}: {why}")]
     Value {
-        /// The rule's number.
+        /// The place of the rule in the list, from 0.
         rule: usize,
-        /// The option.
+        /// The option of the rule that is wrong.
         option: &'static str,
         /// What is wrong with it.
         why: String,
@@ -58,7 +58,7 @@ pub enum PolicyError {
     /// The rule would do nothing.
     #[error("rules.{rule} does nothing: expected delay, burst, stall, slow-client or dying-client")]
     Nothing {
-        /// The rule's number.
+        /// The place of the rule in the list, from 0.
         rule: usize,
     },
 }

@@ -15,13 +15,13 @@ use super::lanes::Hop;
 pub enum Actor {
     /// Whoever asks the graph actor.
     User,
-    /// The graph actor.
+    /// The graph actor, on the control thread.
     Graph,
     /// A client of a node: an export, a job, an embedder.
     Client,
     /// A node on its iothread.
     Node,
-    /// An NBD client.
+    /// A client of the NBD server.
     Connection,
     /// The iothread's end of an NBD connection.
     Session,
@@ -38,7 +38,7 @@ impl Actor {
         ("session", Self::Session),
     ];
 
-    /// Its name.
+    /// The name that options have for it.
     #[must_use]
     pub fn name(self) -> &'static str {
         let found = Self::ALL.iter().find(|(_, actor)| *actor == self);
@@ -49,7 +49,7 @@ impl Actor {
 /// A kind of message.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Kind {
-    /// Its name.
+    /// The name that options and records have for it.
     pub name: &'static str,
     /// The name for all that are like it.
     pub group: &'static str,
@@ -71,7 +71,7 @@ pub mod kind {
                 group: $group,
                 number: Number::$constant as u8,
             };)*
-            /// All kinds.
+            /// Every kind of message there is.
             pub const ALL: &[&Kind] = &[$($constant),*];
         };
     }
@@ -127,9 +127,9 @@ pub const KINDS: &[&Kind] = kind::ALL;
 /// What becomes of the messages that it applies to. What is left out applies to any.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rule {
-    /// Who sends.
+    /// The kind of actor that sends; any if None.
     pub sender: Option<Actor>,
-    /// Who receives.
+    /// The kind of actor that receives; any if None.
     pub receiver: Option<Actor>,
     /// The name of a kind of message, or of a group of them.
     pub kind: Option<&'static str>,
@@ -174,7 +174,7 @@ impl Rule {
 pub struct Policy {
     /// What all decisions come from.
     pub seed: u64,
-    /// The rules.
+    /// The rules, of which the first that fits counts.
     pub rules: Vec<Rule>,
 }
 
@@ -219,7 +219,7 @@ struct Inner {
 }
 
 impl Chaos {
-    /// Readies a policy.
+    /// Readies a policy for use by all threads.
     #[must_use]
     pub fn new(policy: Policy) -> Self {
         Self(Arc::new(Inner {
@@ -231,7 +231,7 @@ impl Chaos {
         }))
     }
 
-    /// The policy.
+    /// The policy that is in force.
     #[must_use]
     pub fn policy(&self) -> &Policy {
         &self.0.policy

@@ -27,7 +27,7 @@ const _: () = assert!(RECORDS * 58 < millpond_messages::record::FRAME_MAX / 4);
 /// What an iothread has open.
 #[derive(Debug, Default)]
 pub struct Open {
-    /// Its nodes' names.
+    /// The names of its nodes, by their numbers.
     pub nodes: Vec<(u64, String)>,
     /// Requests in flight, by the name of the node where they entered.
     pub in_flight: Vec<(String, PendingRequest)>,

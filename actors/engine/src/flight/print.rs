@@ -19,9 +19,9 @@ pub enum FlightError {
     /// What follows is not as it must be.
     #[error("the flight record is damaged at byte {at}: {error}")]
     Frame {
-        /// Where.
+        /// The byte of the file where the frame begins.
         at: usize,
-        /// How.
+        /// What is wrong with the frame.
         error: FrameError,
     },
     /// There is more than it should have.

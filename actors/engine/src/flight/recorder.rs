@@ -40,15 +40,15 @@ pub struct Recorder {
 /// A message to be recorded.
 #[derive(Debug, Clone, Copy)]
 pub struct Note {
-    /// What happened.
+    /// What happened to the message.
     pub event: MessageEvent,
-    /// The message's kind.
+    /// What kind of message it was.
     pub kind: &'static Kind,
     /// The node; 0 for none.
     pub node: u64,
-    /// First byte.
+    /// The first byte of its range.
     pub offset: u64,
-    /// Bytes.
+    /// The length of its range in bytes.
     pub len: u64,
     /// What joins it with its answer.
     pub number: u64,
@@ -87,7 +87,7 @@ impl Recorder {
         RECORDERS.load_full()
     }
 
-    /// The thread's name.
+    /// The name of the thread that writes here.
     pub fn name(&self) -> &str {
         &self.name
     }

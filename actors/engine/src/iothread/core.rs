@@ -21,9 +21,9 @@ use super::{IoThread, IoThreadConfig, time};
 /// How much one turn does at most, so that messages, tasks and I/O get their turn under any flood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// Messages handled.
+    /// How many messages of the mailbox were handled.
     pub messages: usize,
-    /// Polls of tasks.
+    /// How many times a task was polled.
     pub polls: usize,
 }
 

@@ -35,13 +35,13 @@ pub struct Stats {
     pub turns: u64,
     /// System calls for I/O and waiting.
     pub enters: u64,
-    /// Sleeps.
+    /// How many times the thread slept.
     pub parks: u64,
-    /// Messages handled.
+    /// How many messages of the mailbox were handled.
     pub messages: u64,
-    /// Polls of tasks.
+    /// How many times a task was polled.
     pub polls: u64,
-    /// Busy waits.
+    /// How many times it polled instead of sleeping.
     pub spins: u64,
     /// Busy waits that found work.
     pub spins_paid: u64,
@@ -240,24 +240,24 @@ impl Local {
         Entered { id, local, _chaos }
     }
 
-    /// Its number.
+    /// The number of this iothread in the process.
     #[inline]
     pub fn id(&self) -> IoThreadId {
         self.shared.id
     }
 
-    /// Its name.
+    /// The name that its maker gave it.
     pub fn name(&self) -> &str {
         &self.shared.name
     }
 
-    /// Its ring.
+    /// The ring that everything here waits in.
     #[inline]
     pub fn ring(&self) -> &Ring {
         &self.ring
     }
 
-    /// Records a message.
+    /// Has the flight recorder keep a message.
     #[inline]
     pub fn note(&self, note: Note) {
         self.flight.note(self.flight_ns.get(), note);

@@ -37,7 +37,7 @@ fn next_id() -> IoThreadId {
 pub struct IoThreadConfig {
     /// The thread's name; the kernel shows its first 15 bytes.
     pub name: String,
-    /// Adaptive polling.
+    /// How long to poll before sleeping.
     pub poll: PollParams,
     /// What runs the ring's operations.
     pub engine: Engine,
@@ -112,13 +112,13 @@ impl<M: Send + 'static> IoThread<M> {
 }
 
 impl<M> IoThread<M> {
-    /// Its number.
+    /// The number of this iothread in the process.
     #[inline]
     pub fn id(&self) -> IoThreadId {
         self.shared.id()
     }
 
-    /// Its name.
+    /// The name that its maker gave it.
     pub fn name(&self) -> &str {
         self.shared.name()
     }
@@ -156,7 +156,7 @@ impl<M> IoThread<M> {
         self.shared.poll()
     }
 
-    /// Counters.
+    /// What the thread has done so far, in numbers.
     pub fn stats(&self) -> Stats {
         self.shared.stats()
     }

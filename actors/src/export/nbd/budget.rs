@@ -60,7 +60,7 @@ impl Pool {
     }
 }
 
-/// One client's account.
+/// What one client has in flight, and may have.
 #[derive(Debug)]
 pub(super) struct Budget {
     pool: Arc<Pool>,

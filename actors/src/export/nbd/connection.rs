@@ -31,7 +31,7 @@ use millpond_engine::iothread::Local;
 /// How a connection came to its end on this iothread.
 #[derive(Debug)]
 pub enum End {
-    /// It is over.
+    /// The connection is over, for this reason.
     Closed(Closing),
     /// The node has moved: the connection is to go on beside it, with these bytes received already. Nothing is in
     /// flight.
@@ -64,7 +64,7 @@ impl Account for Arc<Pool> {
 pub struct Closing {
     /// Something went wrong: the client broke the rules, or its socket failed or ended in the middle of something.
     pub broken: bool,
-    /// Why, for people.
+    /// Why it ended, for people.
     pub why: String,
 }
 
@@ -90,7 +90,7 @@ impl std::fmt::Display for Closing {
     }
 }
 
-/// Why receiving ended.
+/// Why no more requests are received.
 enum Stop {
     /// The client said goodbye, or broke the rules.
     Closed(Closing),
@@ -203,7 +203,7 @@ async fn send<B: Backend>(late: Late, ring: Ring, fd: Fd, session: Rc<Session<B>
     }
 }
 
-/// The receiving side.
+/// The receiving side of a connection.
 struct Connection<B> {
     local: Rc<Local>,
     fd: Fd,

@@ -18,10 +18,10 @@ pub(super) enum Failed {
     /// The client broke the rules, or ended it.
     #[error("{0}")]
     Client(String),
-    /// The connection ended.
+    /// The client left before the handshake was over.
     #[error("the client went away")]
     Gone,
-    /// The socket failed.
+    /// The socket failed during the handshake.
     #[error("{0}")]
     Io(#[from] io::Error),
 }

@@ -37,7 +37,7 @@ pub(super) enum Ended {
     /// It closed inside of one.
     #[error("unexpected end-of-file in a request")]
     Inside,
-    /// The socket failed.
+    /// The socket failed while receiving.
     #[error("receiving failed: {0}")]
     Failed(#[from] io::Error),
 }

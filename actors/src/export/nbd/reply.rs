@@ -24,16 +24,16 @@ pub const fn data_header(mode: Mode) -> usize {
 pub struct To {
     /// How replies are framed.
     pub mode: Mode,
-    /// The request's cookie.
+    /// The cookie of the request that is answered.
     pub cookie: u64,
-    /// The request's offset.
+    /// The offset of the request that is answered.
     pub offset: u64,
 }
 
 /// What an extent is told of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
-    /// Bytes.
+    /// How many bytes of payload follow.
     pub len: u64,
     /// By context: state flags, or a depth.
     pub flags: u64,

@@ -21,19 +21,19 @@ pub const MAX_STATUS_PAYLOAD: usize = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum WireError {
-    /// Operation not permitted.
+    /// EPERM: the operation is not permitted.
     Perm = 1,
-    /// Input/output error.
+    /// EIO: the storage failed.
     Io = 5,
-    /// Cannot allocate memory.
+    /// ENOMEM: no memory could be had.
     NoMem = 12,
-    /// Invalid argument.
+    /// EINVAL: the request makes no sense.
     Inval = 22,
     /// No space left on device.
     NoSpc = 28,
-    /// Value too large.
+    /// EOVERFLOW: the answer is too large.
     Overflow = 75,
-    /// Operation not supported.
+    /// ENOTSUP: the operation is not supported.
     NotSup = 95,
     /// The server is shutting down.
     Shutdown = 108,
@@ -68,11 +68,11 @@ impl WireError {
 pub struct Header {
     /// [`CommandFlags`] and unknown ones.
     pub flags: u16,
-    /// The command's number.
+    /// The number of the command, as NBD has it.
     pub command: u16,
     /// The client's name for the request.
     pub cookie: u64,
-    /// First byte.
+    /// The first byte of the range.
     pub offset: u64,
     /// Bytes: of the range, or of the payload.
     pub len: u64,
@@ -132,37 +132,37 @@ impl Header {
 /// What is to be done for a request that was accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
-    /// Send the range.
+    /// The range is to be sent to the client.
     Read {
-        /// Flush before.
+        /// What was written there is to be durable first.
         fua: bool,
-        /// In one chunk.
+        /// The data is to come in one chunk.
         whole: bool,
     },
-    /// Store the payload.
+    /// The payload is to be stored.
     Write {
-        /// FUA or nothing.
+        /// FUA, or no flag at all.
         flags: RequestFlags,
     },
     /// Make everything acknowledged durable.
     Flush,
-    /// Forget the range.
+    /// The range's content is of no use any more.
     Trim {
-        /// Flush after.
+        /// It is to be durable when answered.
         fua: bool,
     },
     /// Read the range ahead.
     Cache,
     /// Make the range read as zeroes.
     WriteZeroes {
-        /// MAY_UNMAP, NO_FALLBACK, FUA.
+        /// Any of MAY_UNMAP, NO_FALLBACK and FUA.
         flags: RequestFlags,
     },
     /// Tell what the range is made of.
     BlockStatus {
         /// One extent is enough.
         one: bool,
-        /// By which contexts.
+        /// The contexts to describe the range by.
         contexts: Contexts,
     },
 }
@@ -172,11 +172,11 @@ pub enum Command {
 pub struct Request {
     /// The client's name for it.
     pub cookie: u64,
-    /// First byte.
+    /// The first byte of the range.
     pub offset: u64,
     /// Bytes; the range lies in the export.
     pub len: u64,
-    /// What to do.
+    /// What is to be done with the range.
     pub command: Command,
 }
 
@@ -187,7 +187,7 @@ pub struct Refusal {
     pub cookie: u64,
     /// Its offset, which extended replies repeat.
     pub offset: u64,
-    /// The error.
+    /// The error that the client is told.
     pub error: WireError,
     /// A text for people.
     pub text: String,
@@ -196,7 +196,7 @@ pub struct Refusal {
 /// What a header leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Serve it.
+    /// The request is to be carried out.
     Serve(Request),
     /// Receive the payload, of `len` bytes, and serve it: a write.
     ServePayload(Request),
@@ -217,7 +217,7 @@ pub struct Limits {
     pub mode: Mode,
     /// The export's length in bytes.
     pub size: u64,
-    /// The export's flags.
+    /// The flags that the client was told of the export.
     pub flags: TransmissionFlags,
     /// The contexts that BLOCK_STATUS answers by default.
     pub contexts: Contexts,

@@ -68,9 +68,9 @@ pub(super) enum Plan {
     /// By one request to the node, whose outcome is the answer; with room for a reply's header right before what is read,
     /// or none.
     One(Operation<Buffers>, Buffer),
-    /// By several.
+    /// By several requests, one after the other.
     Steps,
-    /// Not at all.
+    /// It is refused, and nothing is done.
     Refused(Failure),
 }
 
@@ -157,7 +157,7 @@ impl<B: Backend> Session<B> {
         }
     }
 
-    /// Queues a refusal.
+    /// Queues the refusal of a request.
     pub(super) fn fail(&self, request: &Request, failure: Failure, permit: Permit) {
         let Failure { error, text } = failure;
         self.tell_of(request, failure);

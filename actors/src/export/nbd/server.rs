@@ -84,7 +84,7 @@ struct Guard {
 }
 
 impl Guard {
-    /// Ends it so.
+    /// Ends the connection in the given way.
     fn close(mut self, ending: Ending) {
         drop(std::mem::replace(&mut self.ending, ending));
     }

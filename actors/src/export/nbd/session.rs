@@ -22,7 +22,7 @@ use millpond_engine::node::Begun;
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) request: Request,
-    /// A write's data.
+    /// The data that came with a write.
     pub(super) payload: Buffer,
     pub(super) permit: Permit,
 }

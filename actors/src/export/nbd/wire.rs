@@ -28,7 +28,7 @@ bitflags! {
     /// Handshake flags: the server's (16 bits on the wire) and the client's (32 bits).
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct HandshakeFlags: u32 {
-        /// Fixed newstyle negotiation.
+        /// The server speaks fixed newstyle negotiation.
         const FIXED_NEWSTYLE = 1 << 0;
         /// No 124 zero bytes after the reply to EXPORT_NAME.
         const NO_ZEROES = 1 << 1;
@@ -39,23 +39,23 @@ bitflags! {
     /// What an export can do and is, told when it is chosen.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct TransmissionFlags: u16 {
-        /// Always set.
+        /// The other flags have a meaning; always set.
         const HAS_FLAGS = 1 << 0;
-        /// Writes are refused.
+        /// The server refuses to write.
         const READ_ONLY = 1 << 1;
-        /// FLUSH is understood.
+        /// The server understands FLUSH.
         const SEND_FLUSH = 1 << 2;
-        /// FUA is understood.
+        /// The server understands FUA.
         const SEND_FUA = 1 << 3;
-        /// TRIM is understood.
+        /// The server understands TRIM.
         const SEND_TRIM = 1 << 5;
-        /// WRITE_ZEROES is understood.
+        /// The server understands WRITE_ZEROES.
         const SEND_WRITE_ZEROES = 1 << 6;
         /// Reads may ask not to be split.
         const SEND_DF = 1 << 7;
         /// What one connection wrote and flushed, all others see.
         const CAN_MULTI_CONN = 1 << 8;
-        /// CACHE is understood.
+        /// The server understands CACHE.
         const SEND_CACHE = 1 << 10;
         /// WRITE_ZEROES may be asked to be fast or fail.
         const SEND_FAST_ZERO = 1 << 11;
@@ -87,21 +87,21 @@ bitflags! {
 pub mod option {
     /// Choose an export, without a way to say no but to close.
     pub const EXPORT_NAME: u32 = 1;
-    /// End politely.
+    /// The client ends the handshake politely.
     pub const ABORT: u32 = 2;
-    /// List exports.
+    /// The client wants the exports' names.
     pub const LIST: u32 = 3;
-    /// Begin TLS.
+    /// The client wants to go on inside TLS.
     pub const STARTTLS: u32 = 5;
     /// Ask about an export.
     pub const INFO: u32 = 6;
-    /// Choose an export.
+    /// The client has chosen an export.
     pub const GO: u32 = 7;
     /// Turn structured replies on.
     pub const STRUCTURED_REPLY: u32 = 8;
-    /// List metadata contexts.
+    /// The client wants to know the metadata contexts.
     pub const LIST_META_CONTEXT: u32 = 9;
-    /// Choose metadata contexts.
+    /// The client has chosen metadata contexts.
     pub const SET_META_CONTEXT: u32 = 10;
     /// Turn 64-bit headers on.
     pub const EXTENDED_HEADERS: u32 = 11;
@@ -129,11 +129,11 @@ pub mod option {
 pub mod reply {
     /// Done; the last reply to an option.
     pub const ACK: u32 = 1;
-    /// An export.
+    /// The reply names an export.
     pub const SERVER: u32 = 2;
     /// A piece of information on an export.
     pub const INFO: u32 = 3;
-    /// A metadata context.
+    /// The reply names a metadata context.
     pub const META_CONTEXT: u32 = 4;
 
     const ERROR: u32 = 1 << 31;
@@ -155,9 +155,9 @@ pub mod reply {
 pub mod info {
     /// Size and transmission flags.
     pub const EXPORT: u16 = 0;
-    /// The export's name.
+    /// The information is the export's name.
     pub const NAME: u16 = 1;
-    /// Text for people.
+    /// The information is a text for people.
     pub const DESCRIPTION: u16 = 2;
     /// Smallest, preferred and largest request.
     pub const BLOCK_SIZE: u16 = 3;
@@ -174,27 +174,27 @@ pub mod chunk {
     pub const OFFSET_DATA: u16 = 1;
     /// Zeroes of a read.
     pub const OFFSET_HOLE: u16 = 2;
-    /// Extents.
+    /// The chunk has the extents of one context.
     pub const BLOCK_STATUS: u16 = 5;
     /// Extents with 64-bit lengths.
     pub const BLOCK_STATUS_EXT: u16 = 6;
-    /// An error.
+    /// The chunk tells of an error.
     pub const ERROR: u16 = (1 << 15) | 1;
 }
 
 /// Flags of extents of `base:allocation`.
 pub mod state {
-    /// Not allocated.
+    /// The extent has no space of its own.
     pub const HOLE: u64 = 1 << 0;
-    /// Reads as zeroes.
+    /// The extent reads as zeroes.
     pub const ZERO: u64 = 1 << 1;
 }
 
 /// Metadata contexts: their ids on the wire, and names.
 pub mod context {
-    /// Id of [`BASE_ALLOCATION_NAME`].
+    /// The id by which we send [`BASE_ALLOCATION_NAME`].
     pub const BASE_ALLOCATION: u32 = 0;
-    /// Id of [`ALLOCATION_DEPTH_NAME`].
+    /// The id by which we send [`ALLOCATION_DEPTH_NAME`].
     pub const ALLOCATION_DEPTH: u32 = 1;
     /// What is a hole and what reads as zeroes.
     pub const BASE_ALLOCATION_NAME: &str = "base:allocation";

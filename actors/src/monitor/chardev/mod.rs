@@ -15,7 +15,7 @@ use std::time::Duration;
 /// A character device as `--chardev` describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChardevOptions {
-    /// Its id.
+    /// The device's id, which its user chose.
     pub id: String,
     /// What is behind it.
     pub backend: Backend,
@@ -26,16 +26,16 @@ pub struct ChardevOptions {
 pub enum Backend {
     /// Standard input and output.
     Stdio,
-    /// A socket.
+    /// A socket that clients connect to, or that connects.
     Socket(Socket),
     /// Nothing: no input, and output is dropped.
     Null,
 }
 
-/// A socket.
+/// What is known of a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Socket {
-    /// Where.
+    /// The address that it listens at or connects to.
     pub address: Address,
     /// Listen there, rather than connect.
     pub server: bool,
@@ -57,7 +57,7 @@ pub enum Address {
         /// The name is not padded with zeroes.
         tight: bool,
     },
-    /// TCP.
+    /// A TCP address, and how to use it.
     Inet {
         /// Name or number; empty for any.
         host: String,

@@ -18,9 +18,9 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 const BREATH: Duration = Duration::from_millis(100);
 /// A connection: what comes in, and where answers go.
 pub struct Connection {
-    /// What comes in.
+    /// What the client sends comes from here.
     pub reader: Box<dyn AsyncRead + Unpin>,
-    /// Where answers go.
+    /// What the client is answered goes here.
     pub writer: Box<dyn AsyncWrite + Unpin>,
 }
 
@@ -104,7 +104,7 @@ impl Chardev {
         })
     }
 
-    /// Its id.
+    /// The id of the device.
     pub fn label(&self) -> &str {
         &self.label
     }

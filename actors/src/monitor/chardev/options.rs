@@ -7,7 +7,7 @@ use std::time::Duration;
 /// What the text of `--chardev` asks for.
 #[derive(Debug, PartialEq)]
 pub enum Parsed {
-    /// A character device.
+    /// The options of a character device.
     Device(ChardevOptions),
     /// The list of backends.
     BackendHelp,

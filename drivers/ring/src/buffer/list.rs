@@ -13,7 +13,7 @@ pub struct Buffers {
 }
 
 impl Buffers {
-    /// An empty list.
+    /// A list without any buffer.
     pub fn new() -> Self {
         Self::default()
     }

@@ -80,7 +80,7 @@ impl Piece {
 /// Regions, none of which overlap.
 #[derive(Debug, Default)]
 pub struct Regions {
-    /// By address.
+    /// The pieces in the order of their addresses.
     pieces: Vec<Piece>,
     /// Places that were taken once.
     free: Vec<u16>,
@@ -153,7 +153,7 @@ impl Regions {
         (offset < piece.len && len <= piece.len - offset).then_some(piece.place)
     }
 
-    /// All regions.
+    /// All regions that are registered, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Region>> {
         let first = self.pieces.iter().filter(|piece| piece.offset == 0);
         first.map(|piece| &piece.region)

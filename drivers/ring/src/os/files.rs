@@ -12,7 +12,7 @@ use rustix::ioctl::{Getter, Setter, ioctl, opcode};
 pub enum LockByte {
     /// Lock it, sharing it with others that do the same.
     Shared,
-    /// Give it back.
+    /// Give the lock back.
     Unlock,
 }
 
@@ -53,15 +53,15 @@ pub fn is_byte_locked(fd: BorrowedFd<'_>, byte: u16) -> io::Result<bool> {
     Ok(c_int::from(range.l_type) != libc::F_UNLCK)
 }
 
-/// `BLKROGET`
+/// The number of the ioctl `BLKROGET`.
 const READ_ONLY: rustix::ioctl::Opcode = opcode::none(0x12, 94);
-/// `BLKDISCARD`
+/// The number of the ioctl `BLKDISCARD`.
 const DISCARD: rustix::ioctl::Opcode = opcode::none(0x12, 119);
-/// `HDIO_GETGEO`
+/// The number of the ioctl `HDIO_GETGEO`.
 const GET_GEOMETRY: rustix::ioctl::Opcode = opcode::none(0x03, 0x01);
-/// `FS_IOC_FSGETXATTR`
+/// The number of the ioctl `FS_IOC_FSGETXATTR`.
 const GET_ATTRIBUTES: rustix::ioctl::Opcode = opcode::read::<Attributes>(b'X', 31);
-/// `FS_IOC_FSSETXATTR`
+/// The number of the ioctl `FS_IOC_FSSETXATTR`.
 const SET_ATTRIBUTES: rustix::ioctl::Opcode = opcode::write::<Attributes>(b'X', 32);
 /// `FS_XFLAG_EXTSIZE`: the hint in [`Attributes`] counts.
 const HAS_EXTENT_SIZE: u32 = 1 << 11;

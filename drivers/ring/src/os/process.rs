@@ -12,10 +12,10 @@ use tokio::io::unix::AsyncFd;
 pub enum Fork {
     /// The process that called.
     Parent {
-        /// The new process.
+        /// The number of the new process.
         child: i32,
     },
-    /// The new process.
+    /// The process that was made.
     Child,
 }
 

@@ -18,9 +18,9 @@ pub struct StructType {
 /// A member of an object.
 #[derive(Debug)]
 pub struct Member {
-    /// Its name.
+    /// The member's name on the wire.
     pub name: &'static str,
-    /// Its type.
+    /// The type of the member's value.
     pub of: Type,
     /// It may be left out.
     pub optional: bool,
@@ -31,25 +31,25 @@ pub struct Member {
 /// A type of the schema.
 #[derive(Clone, Copy, Debug)]
 pub enum Type {
-    /// Text.
+    /// Text, as a JSON string.
     Str,
-    /// A whole number.
+    /// A whole number within given bounds.
     Int(Int),
-    /// A truth value.
+    /// A truth value: true or false.
     Bool,
-    /// A number.
+    /// A number, with or without a fraction.
     Number,
-    /// Nothing.
+    /// Nothing: the JSON value null.
     Null,
-    /// Anything.
+    /// Any JSON value at all.
     Any,
     /// One of given words.
     Enum(&'static EnumType),
-    /// An object.
+    /// An object with known members.
     Struct(&'static StructType),
     /// One of several types, told apart by their JSON type.
     Alternate(&'static AlternateType),
-    /// A list.
+    /// A list of values of one type.
     List(&'static Type),
 }
 
@@ -60,11 +60,11 @@ pub enum Int {
     I64,
     /// 32 bits with sign.
     I32,
-    /// 64 bits.
+    /// 64 bits without a sign.
     U64,
-    /// 32 bits.
+    /// 32 bits without a sign.
     U32,
-    /// 16 bits.
+    /// 16 bits without a sign.
     U16,
     /// Bytes; may be written with a suffix where options are text.
     Size,
@@ -75,7 +75,7 @@ pub enum Int {
 pub struct EnumType {
     /// The name in the schema.
     pub name: &'static str,
-    /// The words.
+    /// The words, in the schema's order.
     pub values: &'static [&'static str],
 }
 
@@ -84,16 +84,16 @@ pub struct EnumType {
 pub struct AlternateType {
     /// The name in the schema; error texts show it.
     pub name: &'static str,
-    /// The types.
+    /// The types, each of another JSON type.
     pub branches: &'static [Type],
 }
 
-/// A command.
+/// A command that a client can send.
 #[derive(Debug)]
 pub struct Command {
-    /// Its name.
+    /// The command's name on the wire.
     pub name: &'static str,
-    /// Its arguments.
+    /// The arguments that the command takes.
     pub arguments: Arguments,
     /// What it answers; `None` for an empty object.
     pub returns: Option<Type>,
@@ -110,12 +110,12 @@ pub enum Arguments {
     Named(&'static StructType),
 }
 
-/// An event.
+/// An event that clients are sent.
 #[derive(Debug)]
 pub struct Event {
-    /// Its name.
+    /// The event's name on the wire.
     pub name: &'static str,
-    /// What it tells.
+    /// The data that comes with it.
     pub data: Arguments,
 }
 

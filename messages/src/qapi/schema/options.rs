@@ -19,7 +19,7 @@ static SOCKET_ADDRESS: StructType = structure("SocketAddress", &[req("type", Enu
         ],
     );
 
-/// What `--nbd-server` takes.
+/// What the option `--nbd-server` takes.
 pub static NBD_SERVER_OPTIONS: StructType = structure(
     "NbdServerOptions",
     &[
@@ -33,7 +33,7 @@ pub static NBD_SERVER_OPTIONS: StructType = structure(
 
 static MONITOR_MODE: EnumType = enumeration("MonitorMode", &["readline", "control"]);
 
-/// What `--monitor` takes.
+/// What the option `--monitor` takes.
 pub static MONITOR_OPTIONS: StructType = structure(
     "MonitorOptions",
     &[

@@ -74,9 +74,9 @@ pub enum BlockDirtyBitmapOrStr {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BlockDirtyBitmap {
-    /// The node's name.
+    /// The name of the node with the bitmap.
     pub node: String,
-    /// The bitmap's name.
+    /// The bitmap's name at that node.
     pub name: String,
 }
 
@@ -87,7 +87,7 @@ pub enum BlockExportRemoveMode {
     /// Refuse while clients are connected.
     #[default]
     Safe,
-    /// Disconnect them.
+    /// Clients are disconnected, and the export goes.
     Hard,
 }
 
@@ -95,7 +95,7 @@ pub enum BlockExportRemoveMode {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BlockExportDel {
-    /// The export.
+    /// The id of the export to delete.
     pub id: String,
     /// How clients are treated.
     #[serde(default)]
@@ -114,7 +114,7 @@ pub enum BlockExportType {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct BlockExportInfo {
-    /// The export's id.
+    /// The id of the export.
     pub id: String,
     /// What kind it is.
     #[serde(rename = "type")]
@@ -149,7 +149,7 @@ pub struct NbdServerAdd {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NbdServerRemove {
-    /// The export.
+    /// The name of the export to remove.
     pub name: String,
     /// How clients are treated.
     #[serde(default)]
@@ -166,7 +166,7 @@ pub struct NbdServerStart {
     /// The TLS credentials object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_creds: Option<String>,
-    /// The authorisation object.
+    /// The object that says who may connect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_authz: Option<String>,
     /// How many clients at once, 0 for no limit.
@@ -185,13 +185,13 @@ pub struct NbdServerStart {
     deny_unknown_fields
 )]
 pub enum SocketAddressLegacy {
-    /// TCP.
+    /// A TCP address and its options.
     Inet(super::InetSocketAddress),
-    /// A unix socket.
+    /// A unix socket and its options.
     Unix(super::UnixSocketAddress),
     /// A virtual machine socket.
     Vsock(super::VsockSocketAddress),
-    /// A file descriptor.
+    /// A file descriptor, by number or name.
     Fd(super::FdSocketAddress),
 }
 

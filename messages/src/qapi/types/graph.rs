@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 pub enum XDbgBlockGraphNodeType {
     /// A user's handle on a root edge.
     BlockBackend,
-    /// A job.
+    /// A job that uses nodes.
     BlockJob,
-    /// A node.
+    /// A node of the graph.
     BlockDriver,
 }
 
@@ -20,7 +20,7 @@ pub enum XDbgBlockGraphNodeType {
 pub struct XDbgBlockGraphNode {
     /// A number, unique within this reply.
     pub id: u64,
-    /// What it is.
+    /// Which kind of vertex it is.
     #[serde(rename = "type")]
     pub kind: XDbgBlockGraphNodeType,
     /// The node's name, the job's id, or the backend's name.
@@ -47,9 +47,9 @@ pub enum BlockPermission {
 pub struct XDbgBlockGraphEdge {
     /// The vertex that uses.
     pub parent: u64,
-    /// The vertex used.
+    /// The id of the vertex that is used.
     pub child: u64,
-    /// The edge's name.
+    /// The name of the edge at its parent.
     pub name: String,
     /// What the parent may do.
     pub perm: Vec<BlockPermission>,
@@ -61,8 +61,8 @@ pub struct XDbgBlockGraphEdge {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct XDbgBlockGraph {
-    /// Its vertices.
+    /// The vertices: nodes, and who uses them.
     pub nodes: Vec<XDbgBlockGraphNode>,
-    /// Its edges.
+    /// The edges, each from a parent to a child.
     pub edges: Vec<XDbgBlockGraphEdge>,
 }

@@ -14,15 +14,15 @@ pub enum JobType {
     Mirror,
     /// Copies a node as it was when the job began.
     Backup,
-    /// Makes an image.
+    /// Makes an image (`blockdev-create`).
     Create,
     /// Changes an image's options.
     Amend,
-    /// Loads a snapshot.
+    /// Loads a snapshot with the machine's state.
     SnapshotLoad,
-    /// Saves a snapshot.
+    /// Saves a snapshot with the machine's state.
     SnapshotSave,
-    /// Deletes a snapshot.
+    /// Deletes a snapshot with the machine's state.
     SnapshotDelete,
 }
 
@@ -30,17 +30,17 @@ pub enum JobType {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum JobStatus {
-    /// Not yet made.
+    /// Not made yet; no client sees it.
     Undefined,
-    /// Made, not started.
+    /// Made, and not started yet.
     Created,
-    /// Working.
+    /// Started, and doing its work.
     Running,
     /// Held by a user or a drain.
     Paused,
-    /// Converged, still following.
+    /// Converged: source and target are alike, and are kept so.
     Ready,
-    /// Held while ready.
+    /// Paused after it was ready.
     Standby,
     /// Done, waits for the rest of its transaction.
     Waiting,
@@ -50,7 +50,7 @@ pub enum JobStatus {
     Aborting,
     /// Over; its result can still be asked for.
     Concluded,
-    /// Forgotten.
+    /// Gone from the list; no client sees it.
     Null,
 }
 
@@ -58,18 +58,18 @@ pub enum JobStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct JobInfo {
-    /// The job's id.
+    /// The id that its maker gave it.
     pub id: String,
     /// The kind of job.
     #[serde(rename = "type")]
     pub kind: JobType,
-    /// Its state.
+    /// The state that it is in now.
     pub status: JobStatus,
     /// How far it is; a number without unit.
     pub current_progress: i64,
     /// Where it will be when done; may grow.
     pub total_progress: i64,
-    /// Why it failed.
+    /// Why it failed, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }

@@ -24,7 +24,7 @@ pub struct BlockdevCacheInfo {
     pub writeback: bool,
     /// The host's page cache is bypassed.
     pub direct: bool,
-    /// Flushes are ignored.
+    /// Flushes are answered without a flush.
     pub no_flush: bool,
 }
 
@@ -32,14 +32,14 @@ pub struct BlockdevCacheInfo {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BlockDirtyInfo {
-    /// Its name.
+    /// The bitmap's name, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Dirty bytes.
+    /// How many bytes are dirty.
     pub count: i64,
     /// Bytes a bit stands for.
     pub granularity: u32,
-    /// It records writes.
+    /// Whether writes are being recorded now.
     pub recording: bool,
     /// A job or an export uses it.
     pub busy: bool,
@@ -54,9 +54,9 @@ pub struct BlockDirtyInfo {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct SnapshotInfo {
-    /// Its id.
+    /// The snapshot's id inside its image.
     pub id: String,
-    /// Its name.
+    /// The name that its maker gave it.
     pub name: String,
     /// Size of the machine's state in bytes.
     pub vm_state_size: i64,
@@ -76,20 +76,20 @@ pub struct SnapshotInfo {
 /// What only the image's format knows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ImageInfoSpecific {
-    /// The format.
+    /// The format whose data this is.
     #[serde(rename = "type")]
     pub format: String,
     /// What it says, in the schema's form for that format.
     pub data: Value,
 }
 
-/// An image.
+/// What is known of an image.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct ImageInfo {
     /// Its name, or a `json:` description.
     pub filename: String,
-    /// The driver's name.
+    /// The name of the image's driver.
     pub format: String,
     /// It was not closed properly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -111,19 +111,19 @@ pub struct ImageInfo {
     /// The backing file's name as the image has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backing_filename: Option<String>,
-    /// The same, resolved.
+    /// The backing file's name as it is opened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub full_backing_filename: Option<String>,
     /// The backing file's format as the image has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backing_filename_format: Option<String>,
-    /// Snapshots inside it.
+    /// The snapshots inside the image, oldest first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshots: Option<Vec<SnapshotInfo>>,
     /// What only the format knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format_specific: Option<ImageInfoSpecific>,
-    /// The image below.
+    /// What is known of the image below.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backing_image: Option<Box<ImageInfo>>,
 }
@@ -132,23 +132,23 @@ pub struct ImageInfo {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BlockDeviceInfo {
-    /// The file's name.
+    /// The name that opens the node's file.
     pub file: String,
-    /// The node's name.
+    /// The node's name in the graph.
     #[serde(default, rename = "node-name", skip_serializing_if = "Option::is_none")]
     pub node_name: Option<String>,
-    /// It is read-only.
+    /// Whether the node is open for reading only.
     pub ro: bool,
-    /// Its driver.
+    /// The name of the node's driver.
     pub drv: String,
     /// The backing file's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backing_file: Option<String>,
     /// How many backing files are below.
     pub backing_file_depth: i64,
-    /// It is active.
+    /// Whether the node may use its storage now.
     pub active: bool,
-    /// It is encrypted.
+    /// Whether its data is stored encrypted.
     pub encrypted: bool,
     /// What is done with writes of zeroes.
     pub detect_zeroes: BlockdevDetectZeroesOptions,
@@ -164,13 +164,13 @@ pub struct BlockDeviceInfo {
     pub iops_rd: i64,
     /// The same for writes.
     pub iops_wr: i64,
-    /// The image.
+    /// The image that it shows.
     pub image: ImageInfo,
     /// How it uses caches.
     pub cache: BlockdevCacheInfo,
     /// Writes past this offset are told; 0 for none.
     pub write_threshold: i64,
-    /// Its dirty bitmaps.
+    /// The dirty bitmaps that are kept of it.
     #[serde(default, rename = "dirty-bitmaps", skip_serializing_if = "Option::is_none")]
     pub dirty_bitmaps: Option<Vec<BlockDirtyInfo>>,
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct ObjectPropertyInfo {
-    /// The property's name.
+    /// The name of the property.
     pub name: String,
     /// Its type; `child<TYPE>` for an object below this one.
     #[serde(rename = "type")]
@@ -24,7 +24,7 @@ pub struct ObjectPropertyInfo {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ObjectTypeInfo {
-    /// The type's name.
+    /// The name of the type.
     pub name: String,
     /// It has no objects of its own.
     #[serde(default, rename = "abstract", skip_serializing_if = "Option::is_none")]

@@ -11,7 +11,7 @@ pub const DEFAULT_MAX_CONNECTIONS: u32 = 100;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct NbdServerOptions {
-    /// Where to listen.
+    /// The address to listen at.
     pub addr: SocketAddress,
     /// Seconds a client has for the handshake, 0 for no limit; see [`DEFAULT_HANDSHAKE_MAX_SECONDS`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -19,7 +19,7 @@ pub struct NbdServerOptions {
     /// The TLS credentials object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_creds: Option<String>,
-    /// The authorisation object.
+    /// The object that says who may connect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls_authz: Option<String>,
     /// How many clients at once, 0 for no limit; see [`DEFAULT_MAX_CONNECTIONS`].
@@ -27,21 +27,21 @@ pub struct NbdServerOptions {
     pub max_connections: Option<u32>,
 }
 
-/// A socket address.
+/// The address of a socket, of any family.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum SocketAddress {
-    /// TCP.
+    /// A TCP address and its options.
     Inet(InetSocketAddress),
-    /// A unix socket.
+    /// A unix socket and its options.
     Unix(UnixSocketAddress),
     /// A virtual machine socket.
     Vsock(VsockSocketAddress),
-    /// A file descriptor.
+    /// A file descriptor, by number or name.
     Fd(FdSocketAddress),
 }
 
-/// A TCP address.
+/// A TCP address, and how to use it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct InetSocketAddress {
@@ -61,10 +61,10 @@ pub struct InetSocketAddress {
     /// Use (or do not use) IPv6.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv6: Option<bool>,
-    /// Send TCP keep-alives.
+    /// Whether TCP sends keep-alive probes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_alive: Option<bool>,
-    /// Use multipath TCP.
+    /// Whether several network paths are used at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mptcp: Option<bool>,
 }
@@ -87,9 +87,9 @@ pub struct UnixSocketAddress {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct VsockSocketAddress {
-    /// Context id.
+    /// The context id: which machine is meant.
     pub cid: String,
-    /// Port.
+    /// The port at that machine.
     pub port: String,
 }
 

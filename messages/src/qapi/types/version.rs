@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VersionTriple {
-    /// First number.
+    /// The first number, which marks great changes.
     pub major: i64,
-    /// Second number.
+    /// The second number, one for each release.
     pub minor: i64,
-    /// Third number.
+    /// The third number, one for each mending.
     pub micro: i64,
 }
 

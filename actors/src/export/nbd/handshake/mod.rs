@@ -19,7 +19,7 @@ use option::Step;
 /// How replies are framed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mode {
-    /// Simple replies only.
+    /// Simple replies only, as the oldest clients want.
     Simple,
     /// Structured replies to reads and block status, and to what fails.
     Structured,
@@ -30,9 +30,9 @@ pub enum Mode {
 /// The metadata contexts that a client chose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Contexts {
-    /// `base:allocation`
+    /// The client has chosen `base:allocation`.
     pub base_allocation: bool,
-    /// `qemu:allocation-depth`
+    /// The client has chosen `qemu:allocation-depth`.
     pub allocation_depth: bool,
 }
 
@@ -47,11 +47,11 @@ impl Contexts {
 /// What the two sides agreed on.
 #[derive(Debug, Clone)]
 pub struct Negotiated {
-    /// The export.
+    /// The export that the client has chosen.
     pub export: Arc<Offer>,
     /// How replies are framed.
     pub mode: Mode,
-    /// What BLOCK_STATUS answers.
+    /// The contexts that BLOCK_STATUS answers for.
     pub contexts: Contexts,
 }
 
@@ -69,13 +69,13 @@ pub enum Progress {
 /// Output after which no more input is looked at until the output was taken.
 const OUTPUT_PAUSE: usize = 64 * 1024;
 
-/// One client's handshake.
+/// The handshake with one client, without I/O.
 #[derive(Debug)]
 pub struct Handshake {
     step: Step,
     /// Bytes of a step that came in pieces.
     partial: Vec<u8>,
-    /// The client's flags.
+    /// The flags that the client has answered with.
     flags: HandshakeFlags,
     mode: Mode,
     /// The contexts chosen, and the export they were chosen for.

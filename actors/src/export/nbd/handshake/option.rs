@@ -13,9 +13,9 @@ const NAME_SHOWN: usize = 80;
 /// What the handshake waits for. Options with a payload carry how much of it has not come (`left`).
 #[derive(Debug)]
 pub(super) enum Step {
-    /// The client's flags.
+    /// The client's flags are awaited.
     ClientFlags,
-    /// An option's header.
+    /// The header of an option is awaited.
     Header,
     /// The rest of an option whose answer is settled.
     Skip(Skip),
@@ -23,7 +23,7 @@ pub(super) enum Step {
     ExportName(usize),
     /// A name's length (INFO, GO and the metadata options).
     NameLength { option: u32, left: u32 },
-    /// A name.
+    /// The name of an export is awaited.
     Name { option: u32, left: u32, length: usize },
     /// INFO, GO: how many pieces of information are asked for.
     InfoCount { option: u32, left: u32, name: Vec<u8> },
@@ -39,7 +39,7 @@ pub(super) enum Step {
     QueryCount { meta: Meta },
     /// The next query's length.
     QueryLength { meta: Meta, queries: u32 },
-    /// A query.
+    /// A query for metadata contexts is awaited.
     Query { meta: Meta, queries: u32, length: usize },
 }
 
@@ -54,7 +54,7 @@ pub(super) struct Skip {
 /// What follows a payload that was skipped.
 #[derive(Debug)]
 enum Then {
-    /// An error reply.
+    /// The option is answered by an error.
     Error { option: u32, kind: u32, text: String },
     /// The next query: this one was too long to be known.
     Queries { meta: Meta, queries: u32 },
@@ -270,7 +270,7 @@ impl Handshake {
         Ok(self.chosen(export))
     }
 
-    /// STRUCTURED_REPLY and EXTENDED_HEADERS.
+    /// Carries out STRUCTURED_REPLY and EXTENDED_HEADERS.
     fn upgrade(&mut self, option: u32, out: &mut Vec<u8>) -> Step {
         let structured = option == option::STRUCTURED_REPLY;
         let refused = match self.mode {
