@@ -1,8 +1,10 @@
 //! A driver is a folder and a row, and neither is without the other.
 
+use std::fs;
+
 use millpond_drivers::builtin::builtin;
 
-use super::source::{File, files};
+use super::source::{File, files, repository};
 
 /// Drivers whose folder has another name, or which share one.
 const ELSEWHERE: &[(&str, &str)] = &[
@@ -46,6 +48,33 @@ fn drivers_are_a_folder_and_a_row() {
             is_listed || file.path.contains("/guard/") || !code(file).contains("impl DriverKind for"),
             "{} has a driver that no row of builtin.rs names",
             file.path
+        );
+    }
+}
+
+#[test]
+fn the_readme_names_files_that_are_there() {
+    let readme = fs::read_to_string(repository().join("README.md")).expect("there is a README");
+    let section = readme
+        .split("## Find your way, and change it")
+        .nth(1)
+        .expect("the README says how to add things");
+    let words = section.split('`').skip(1).step_by(2);
+    let paths: Vec<&str> = words
+        .filter(|word| {
+            ["messages/", "drivers/", "actors/", "tests/", "benches/"]
+                .iter()
+                .any(|folder| word.starts_with(folder))
+        })
+        .collect();
+    assert!(
+        paths.len() > 20,
+        "the README names the files that a driver, a command, an export, a job takes"
+    );
+    for path in paths {
+        assert!(
+            repository().join(path).exists(),
+            "README.md names {path}, which is not there: say what it is called now"
         );
     }
 }
