@@ -8,7 +8,7 @@ use std::ops::Deref;
 use std::pin::Pin;
 
 use millpond_engine::node::Client;
-use millpond_messages::global_state::{GraphRequest, OpenImage, RootRequest, RootUser};
+use millpond_messages::global_state::{GraphRequest, OpenImage, Probing, RootRequest, RootUser};
 use millpond_messages::path::path_has_protocol;
 use millpond_messages::{Error, ErrorKind, IoError, OpenFlags, Permissions, Result};
 use serde_json::{Value, json};
@@ -23,7 +23,8 @@ type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 const USER: &str = "disk";
 
 impl BlockLayer {
-    /// Opens an image: a path, `protocol:rest` or `json:{...}`. Its format is found by what it begins with, unless it is said.
+    /// Opens an image: a path, `protocol:rest` or `json:{...}`. Its format is found by what it begins with, unless it is said;
+    /// of a raw image that is to be written to it must be said.
     ///
     /// The result is awaited; before, its methods say how it is to be opened.
     #[must_use = "nothing is opened before this is awaited"]
@@ -31,6 +32,7 @@ impl BlockLayer {
         let image = OpenImage {
             filename: Some(filename.into()),
             flags: OpenFlags::RDWR | OpenFlags::UNMAP,
+            probing: Probing::Formats,
             ..OpenImage::default()
         };
         OpenDisk {
@@ -74,8 +76,8 @@ impl OpenDisk {
         self
     }
 
-    /// The image's format: a driver's name, such as `raw`. A raw image should be said to be one: what its user writes could
-    /// make it look like another format.
+    /// The image's format: a driver's name, such as `raw`. Of a raw image it must be said before it is written to, since what
+    /// its user writes could make it look like another format.
     #[must_use]
     pub fn format(self, driver: impl Into<String>) -> Self {
         self.option("driver", driver.into())

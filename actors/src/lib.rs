@@ -22,7 +22,7 @@
 //!     assert_eq!(&bytes, b"after ");
 //!
 //!     disk.close().await?;
-//!     let mut old = layer.open("disk.qcow2").read_only().await?;
+//!     let old = layer.open("disk.qcow2").read_only().await?;
 //!     old.read_at(&mut bytes, 4096).await?;
 //!     assert_eq!(&bytes, b"before");
 //! #   old.close().await?;
