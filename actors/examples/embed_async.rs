@@ -11,7 +11,7 @@ use futures_executor::block_on;
 use futures_util::future::{LocalBoxFuture, join};
 use millpond::embed::{BlockLayer, BlockLayerConfig};
 use millpond::node::Client;
-use millpond_drivers::driver::{
+use millpond_drivers::api::{
     Abilities, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, OpenRequest, Opened, Parcel,
     Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
 };

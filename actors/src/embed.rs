@@ -4,7 +4,7 @@ use std::io;
 use std::thread::JoinHandle;
 
 use futures_channel::oneshot;
-use millpond_drivers::driver::Registry;
+use millpond_drivers::api::Registry;
 use millpond_messages::{Error, ErrorKind, Result};
 use millpond_ring::Engine;
 

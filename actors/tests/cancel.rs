@@ -11,11 +11,11 @@ use futures_util::future::{LocalBoxFuture, join_all};
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond::iothread::Local;
 use millpond::node::{Client, Mail};
-use millpond_drivers::builtin::builtin;
-use millpond_drivers::driver::{
+use millpond_drivers::api::{
     Abilities, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, OpenRequest, Opened, Parcel,
     Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
 };
+use millpond_drivers::builtin::builtin;
 use millpond_messages::global_state::{
     DrainScope, GraphRequest, IothreadOptions, Options, RootRequest, RootUser,
 };

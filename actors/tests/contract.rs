@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures_util::future::LocalBoxFuture;
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond::node::Client;
-use millpond_drivers::builtin::builtin;
-use millpond_drivers::driver::{
+use millpond_drivers::api::{
     Abilities, Ability, Answer, At, ChildKind, CreateRequest, Driver, DriverKind, Extent, OpenRequest,
     Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer,
 };
+use millpond_drivers::builtin::builtin;
 use millpond_messages::global_state::{IothreadOptions, Options, RootRequest, RootUser};
 use millpond_messages::io::Preallocation;
 use millpond_messages::{

@@ -7,8 +7,8 @@ use std::process::Command;
 
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond::node::Client;
+use millpond_drivers::api::transfer;
 use millpond_drivers::builtin::builtin;
-use millpond_drivers::driver::transfer;
 use millpond_messages::global_state::{IothreadOptions, Options, RootRequest, RootUser};
 use millpond_messages::io::Operation;
 use millpond_messages::{ErrorKind, IoError, Permissions, RequestFlags, StatusFlags};

@@ -9,8 +9,8 @@ use std::process::{Command, Output};
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond::image::NewImage;
 use millpond::node::Client;
+use millpond_drivers::api::{Registry, Whitelist};
 use millpond_drivers::builtin::builtin;
-use millpond_drivers::driver::{Registry, Whitelist};
 use millpond_messages::global_state::{IothreadOptions, Options, RootRequest, RootUser};
 use millpond_messages::io::Preallocation;
 use millpond_messages::{

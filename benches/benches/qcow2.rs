@@ -18,8 +18,8 @@ use criterion::measurement::Measurement;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use millpond::iothread::{IoThread, Local};
 use millpond::node::Mail;
-use millpond_drivers::driver::{CreateRequest, Driver, DriverKind, Notices, OpenRequest, Purpose};
-use millpond_drivers::qcow2::Qcow2Kind;
+use millpond_drivers::api::{CreateRequest, Driver, DriverKind, Notices, OpenRequest, Purpose};
+use millpond_drivers::format::qcow2::Qcow2Kind;
 use millpond_messages::{OpenFlags, RequestFlags};
 use serde_json::{Value, json};
 

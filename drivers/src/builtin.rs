@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
-use crate::blkdebug::BlkdebugKind;
-use crate::blklogwrites::BlklogwritesKind;
-use crate::blkverify::BlkverifyKind;
-use crate::compress::CompressKind;
-use crate::copy_on_read::CopyOnReadKind;
-use crate::driver::{DriverKind, Registry};
-use crate::file::FileKind;
-use crate::null::NullKind;
-use crate::preallocate::PreallocateKind;
-use crate::qcow2::Qcow2Kind;
-use crate::quorum::QuorumKind;
-use crate::raw::RawKind;
-use crate::throttle::ThrottleKind;
+use crate::api::{DriverKind, Registry};
+use crate::filter::blkdebug::BlkdebugKind;
+use crate::filter::blklogwrites::BlklogwritesKind;
+use crate::filter::blkverify::BlkverifyKind;
+use crate::filter::compress::CompressKind;
+use crate::filter::copy_on_read::CopyOnReadKind;
+use crate::filter::preallocate::PreallocateKind;
+use crate::filter::throttle::ThrottleKind;
+use crate::format::qcow2::Qcow2Kind;
+use crate::format::raw::RawKind;
+use crate::protocol::file::FileKind;
+use crate::protocol::null::NullKind;
+use crate::replica::quorum::QuorumKind;
 
 /// A registry of all drivers that are built in.
 #[must_use]

@@ -2,21 +2,14 @@
 //!
 //! A driver knows its own options, its children and the ring of its iothread. It knows neither the graph nor other nodes,
 //! and starts no thread: what blocks is given to the ring.
+//!
+//! [`api`] is the contract; of the drivers it knows the throttle groups alone, which a registry hands to nodes and embedders.
+//! The drivers know the contract and, but for what replicas share, not each other; [`builtin`] knows them all.
 #![forbid(unsafe_code)]
 
-pub mod blkdebug;
-pub mod blklogwrites;
-pub mod blkverify;
+pub mod api;
 pub mod builtin;
-pub mod compress;
-pub mod copy_on_read;
-pub mod driver;
-pub mod file;
-pub mod null;
-pub mod preallocate;
-pub mod qcow2;
-pub mod quorum;
-pub mod raw;
-pub mod reopen;
-mod replicas;
-pub mod throttle;
+pub mod filter;
+pub mod format;
+pub mod protocol;
+pub mod replica;

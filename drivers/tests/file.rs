@@ -9,8 +9,8 @@ use std::process::Command;
 use std::rc::Rc;
 
 use host::{Node, is_zero, pattern, qemu, run};
-use millpond_drivers::driver::{Ability, CopySource};
-use millpond_drivers::file::{CreateFile, create_file, delete_file};
+use millpond_drivers::api::{Ability, CopySource};
+use millpond_drivers::protocol::file::{CreateFile, create_file, delete_file};
 use millpond_messages::io::Preallocation;
 use millpond_messages::{IoError, OpenFlags, Permissions, RequestFlags};
 use millpond_ring::Ring;

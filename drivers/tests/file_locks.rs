@@ -7,8 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use host::{Node, qemu, run};
-use millpond_drivers::driver::ReopenRequest;
-use millpond_drivers::file::{CreateFile, LockHint, create_file};
+use millpond_drivers::api::ReopenRequest;
+use millpond_drivers::protocol::file::{CreateFile, LockHint, create_file};
 use millpond_messages::io::Preallocation;
 use millpond_messages::{OpenFlags, Permissions, RequestFlags, Result};
 use millpond_ring::Ring;

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use host::{Node, is_zero, pattern, run};
-use millpond_drivers::driver::Ability;
-use millpond_drivers::file::{probe_blocksizes, probe_geometry};
+use millpond_drivers::api::Ability;
+use millpond_drivers::protocol::file::{probe_blocksizes, probe_geometry};
 use millpond_messages::io::Preallocation;
 use millpond_messages::{IoError, OpenFlags, Permissions, RequestFlags, Result};
 use millpond_ring::Ring;

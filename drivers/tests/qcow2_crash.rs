@@ -6,7 +6,7 @@ mod qcow2_common;
 
 use std::path::Path;
 
-use millpond_drivers::driver::Repair;
+use millpond_drivers::api::Repair;
 use millpond_messages::{OpenFlags, RequestFlags};
 use qcow2_common::*;
 use serde_json::json;

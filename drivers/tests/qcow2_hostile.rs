@@ -7,7 +7,7 @@ mod qcow2_common;
 use std::path::Path;
 use std::rc::Rc;
 
-use millpond_drivers::driver::Repair;
+use millpond_drivers::api::Repair;
 use millpond_messages::{OpenFlags, RequestFlags};
 use qcow2_common::*;
 
@@ -199,7 +199,7 @@ fn exercise(bytes: Vec<u8>, flags: OpenFlags, seed: u64) {
                 0..3 => drop(disk.read(offset, 512.min(size)).await),
                 3 if size > 0 => drop(
                     disk.driver
-                        .locate(millpond_drivers::driver::Purpose::Read, offset.min(size - 1), 1)
+                        .locate(millpond_drivers::api::Purpose::Read, offset.min(size - 1), 1)
                         .await,
                 ),
                 4 if !checked => {

@@ -351,7 +351,7 @@ fn the_backing_link_is_rewritten_and_the_rest_of_the_header_kept() {
         let (disk, _) = open(&store, None, Default::default(), READ_WRITE, &ring)
             .await
             .unwrap();
-        let link = millpond_drivers::driver::BackingLink {
+        let link = millpond_drivers::api::BackingLink {
             filename: "b.qcow2".into(),
             format: Some("qcow2".into()),
         };
@@ -372,7 +372,7 @@ fn the_backing_link_is_rewritten_and_the_rest_of_the_header_kept() {
             .await
             .unwrap();
         disk.driver.change_backing_file(None).await.unwrap();
-        let too_long = millpond_drivers::driver::BackingLink {
+        let too_long = millpond_drivers::api::BackingLink {
             filename: "x".repeat(1024),
             format: None,
         };

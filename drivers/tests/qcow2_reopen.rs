@@ -4,7 +4,7 @@
 
 mod qcow2_common;
 
-use millpond_drivers::driver::ReopenRequest;
+use millpond_drivers::api::ReopenRequest;
 use millpond_messages::OpenFlags;
 use qcow2_common::*;
 use serde_json::json;
@@ -145,7 +145,7 @@ fn a_check_counts_fragments_as_qemu_does() {
             .await
             .unwrap();
         disk.driver
-            .check(millpond_drivers::driver::Repair::default())
+            .check(millpond_drivers::api::Repair::default())
             .await
             .unwrap()
     });

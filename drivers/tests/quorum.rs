@@ -9,11 +9,11 @@ use std::sync::{Arc, mpsc};
 
 use futures_channel::oneshot;
 use futures_util::FutureExt;
-use millpond_drivers::builtin::builtin;
-use millpond_drivers::driver::{
+use millpond_drivers::api::{
     Answer, At, Child, ChildChange, ChildPort, Driver, DriverKind, EdgeUse, Notice, Notices, OpenRequest,
     Purpose, ReopenRequest,
 };
+use millpond_drivers::builtin::builtin;
 use millpond_messages::io::{Operation, OperationKind, Outcome, Preallocation, Value};
 use millpond_messages::qapi::QuorumOperation;
 use millpond_messages::{

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use host::{Node, is_zero, pattern, run};
-use millpond_drivers::driver::{Answer, At, Purpose, ReopenRequest, Target};
+use millpond_drivers::api::{Answer, At, Purpose, ReopenRequest, Target};
 use millpond_messages::io::Preallocation;
 use millpond_messages::{ChildSlot, IoError, OpenFlags, RequestFlags};
 use millpond_ring::Ring;

@@ -1,7 +1,7 @@
 //! What images name as their backing files, changed by users: `change-backing-file`, and chains from which images are taken
 //! out.
 
-use millpond_drivers::driver::BackingLink;
+use millpond_drivers::api::BackingLink;
 use millpond_messages::{Error, ErrorKind, IoError, NodeId, OpBlocker, Result, Role};
 
 use super::drain::Cover;

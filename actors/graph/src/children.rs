@@ -1,6 +1,6 @@
 //! `x-blockdev-change`: numbered children that come to and leave an open node.
 
-use millpond_drivers::driver::{ChildChange, slot_name};
+use millpond_drivers::api::{ChildChange, slot_name};
 use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, Result};
 
 use super::delete;

@@ -2,7 +2,7 @@
 //!
 //! These are answered beside whatever mutation is under way: one that drains may wait for the very request that is held.
 
-use millpond_drivers::driver::Events;
+use millpond_drivers::api::Events;
 use millpond_messages::global_state::GraphReply;
 use millpond_messages::{DebugOrder, Error, ErrorKind, NodeId, Role};
 

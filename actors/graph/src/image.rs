@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use millpond_drivers::driver::DriverKind;
+use millpond_drivers::api::DriverKind;
 use millpond_messages::global_state::{GraphReply, OpenImage, Options, Probing, RootRequest};
 use millpond_messages::path::path_has_protocol;
 use millpond_messages::qapi;
@@ -345,7 +345,7 @@ async fn probe(transaction: &Transaction, node: NodeId) -> Result<String> {
         _ => return Err(Error::new(ErrorKind::Closed, "The iothread gave no answer")),
     };
     let format = world.with(|state| state.registry.probe(&head).to_owned());
-    match millpond_drivers::driver::foreign_format(&head) {
+    match millpond_drivers::api::foreign_format(&head) {
         Some(foreign) if format == "raw" => {
             let name = world.graph(|graph| super::query::filename::image_filename(graph, node));
             let text = format!(

@@ -46,7 +46,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use millpond_drivers::driver::Registry;
+use millpond_drivers::api::Registry;
 use millpond_messages::global_state::{
     ChildOf, DrainScope, GraphReply, GraphRequest, IothreadOptions, Query,
 };

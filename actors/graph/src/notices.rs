@@ -1,6 +1,6 @@
 //! What drivers tell, with nodes' names in place of ids.
 
-use millpond_drivers::driver::Notice;
+use millpond_drivers::api::Notice;
 use millpond_messages::qapi::Event;
 use millpond_messages::{ChildSlot, NodeId, SECTOR_SIZE};
 

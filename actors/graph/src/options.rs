@@ -1,6 +1,6 @@
 //! Options that every node takes whatever its driver, how children inherit them, and the rules of node names.
 
-use millpond_drivers::driver::DriverKind;
+use millpond_drivers::api::DriverKind;
 use millpond_messages::global_state::Options;
 use millpond_messages::{DiscardMode, Error, ErrorKind, OpenFlags, Result, Role, parse_discard_flags};
 use serde_json::Value;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use millpond_drivers::driver::{BackingLink, DriverKind, ReopenRequest};
+use millpond_drivers::api::{BackingLink, DriverKind, ReopenRequest};
 use millpond_messages::global_state::Options;
 use millpond_messages::io::Preallocation;
 use millpond_messages::{

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use millpond_drivers::driver::EdgeUse;
+use millpond_drivers::api::EdgeUse;
 use millpond_messages::{EdgeId, Error, ErrorKind, NodeId, OpenFlags, Permissions, Result, SECTOR_SIZE};
 
 use super::value::{Edge, Granted, Graph, Node, Parent};

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use millpond_drivers::driver::{ReopenRequest, slot_name};
-use millpond_drivers::reopen::not_supported;
+use millpond_drivers::api::reopen::not_supported;
+use millpond_drivers::api::{ReopenRequest, slot_name};
 use millpond_messages::global_state::Options;
 use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, OpenFlags, Result, Role};
 use serde_json::Value;

@@ -1,6 +1,6 @@
 //! Temporary overlays: an image is opened read-only below a new one, which takes all writes and goes when it is closed.
 
-use millpond_drivers::driver::DriverKind;
+use millpond_drivers::api::DriverKind;
 use millpond_messages::global_state::Options;
 use millpond_messages::{Error, ErrorKind, NodeId, OpenFlags, Result, Role};
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use millpond_drivers::driver::BackingLink;
+use millpond_drivers::api::BackingLink;
 use millpond_messages::{ChildSlot, EdgeId, IoThreadId, NodeId, Permissions, Result, Role, RootId, Token};
 
 use super::iothreads;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use millpond_drivers::driver::{DriverKind, slot_named};
+use millpond_drivers::api::{DriverKind, slot_named};
 use millpond_messages::global_state::{Options, RootUser};
 use millpond_messages::{
     ChildSlot, EdgeId, Error, ErrorKind, IoThreadId, NodeId, OpenFlags, Permissions, Result, Role, RootId,

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use millpond_drivers::driver::Registry;
+use millpond_drivers::api::Registry;
 use millpond_messages::global_state::IothreadOptions;
 use millpond_messages::{Error, ErrorKind, IoThreadId, NodeId, Permissions, Result, RootId, Token};
 

@@ -152,13 +152,13 @@ mod tests {
         let path = dir.path().join("events").display().to_string();
         std::fs::write(
             &path,
-            "# ours\n\nmillpond::graph=debug\n-millpond_drivers::qcow2\nnope\n",
+            "# ours\n\nmillpond::graph=debug\n-millpond_drivers::format::qcow2\nnope\n",
         )
         .unwrap();
         let filters = parse(&format!("events={path},file={path}.log")).unwrap();
         assert_eq!(
             filters.directives,
-            ["millpond::graph=debug", "millpond_drivers::qcow2=off"]
+            ["millpond::graph=debug", "millpond_drivers::format::qcow2=off"]
         );
         assert_eq!(
             filters.warnings,

@@ -4,7 +4,7 @@ use super::{Daemon, graph_link};
 use crate::export::ExportRegistry;
 use crate::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use crate::monitor::EventBus;
-use millpond_drivers::driver::Registry;
+use millpond_drivers::api::Registry;
 use millpond_messages::global_state::IothreadOptions;
 use millpond_ring::Engine;
 use std::io;

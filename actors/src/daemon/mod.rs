@@ -22,7 +22,7 @@ use actix::Addr;
 use characters::Characters;
 use futures_util::future::LocalBoxFuture;
 use jobs::Jobs;
-use millpond_drivers::throttle::Groups;
+use millpond_drivers::filter::throttle::Groups;
 use millpond_engine::node::Client;
 use millpond_messages::ErrorKind;
 use millpond_messages::global_state::{GraphReply, GraphRequest};
@@ -231,7 +231,7 @@ pub fn refusal(error: &millpond_messages::Error) -> QmpError {
         _ => ErrorClass::GenericError,
     };
     let hint = std::error::Error::source(error)
-        .and_then(|source| source.downcast_ref::<millpond_drivers::file::LockHint>())
+        .and_then(|source| source.downcast_ref::<millpond_drivers::protocol::file::LockHint>())
         .map(ToString::to_string);
     QmpError {
         hint,

@@ -1,6 +1,6 @@
 //! The object `throttle-group` as users see it: its properties, and which of them may be set when.
 
-use millpond_drivers::throttle::Limits;
+use millpond_drivers::filter::throttle::Limits;
 use millpond_messages::qapi::{Object, QmpError};
 use serde_json::Value;
 

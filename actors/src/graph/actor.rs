@@ -8,7 +8,7 @@ use std::time::Duration;
 use actix::{Actor, AsyncContext, Context, Handler, Message, ResponseFuture, StreamHandler};
 use futures_channel::{mpsc, oneshot};
 use futures_executor::block_on;
-use millpond_drivers::driver::Registry;
+use millpond_drivers::api::Registry;
 use millpond_messages::global_state::{GraphReply, GraphRequest, IothreadOptions};
 use millpond_messages::handshake::PendingDrain;
 use millpond_messages::{Error, ErrorKind, IoThreadId, OpBlocker, Result, Token};

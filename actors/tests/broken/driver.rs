@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::future::LocalBoxFuture;
-use millpond_drivers::driver::{
+use millpond_drivers::api::{
     Abilities, Ability, Answer, At, BackingLink, Child, ChildKind, CreateRequest, Driver, DriverKind,
     EdgeUse, Events, Extent, OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest,
     Target, Ticket, Transfer,

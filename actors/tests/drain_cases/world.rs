@@ -15,7 +15,7 @@ use millpond::embed::{BlockLayer, BlockLayerConfig};
 use millpond::graph::{DrainGuard, GraphHandle};
 use millpond::iothread::Local;
 use millpond::node::{Client, Mail};
-use millpond_drivers::driver::Registry;
+use millpond_drivers::api::Registry;
 use millpond_messages::global_state::{
     DrainScope, EdgeParent, GraphRequest, IothreadOptions, Options, Query, RootRequest, RootUser,
 };

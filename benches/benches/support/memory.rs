@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use millpond_drivers::driver::{Answer, Child, ChildPort};
+use millpond_drivers::api::{Answer, Child, ChildPort};
 use millpond_messages::io::{Operation, Outcome, Value};
 use millpond_messages::{BlockStatus, IoError, Limits, StatusFlags};
 use millpond_ring::buffer::Buffers;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use millpond::graph::ImplicitOpens;
 use millpond::node::{self, OpenFacts, OrderOutcome};
-use millpond_drivers::driver::Abilities;
+use millpond_drivers::api::Abilities;
 use millpond_graph::{Effect, Event, Order, Policy, Reply, RequestId};
 use millpond_messages::global_state::{GraphReply, GraphRequest, Options, RootRequest, RootUser};
 use millpond_messages::{IoThreadId, Limits, OpenFlags, Permissions, RootId};

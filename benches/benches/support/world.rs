@@ -7,7 +7,7 @@ use millpond::iothread::{IoThread, IoThreadConfig, Local, PollParams};
 use millpond::node::{
     Client, Event, Mail, NodeAddress, NodeSettings, OpenOrder, Order, OrderOutcome, RootHandle, Ticket, serve,
 };
-use millpond_drivers::driver::DriverKind;
+use millpond_drivers::api::DriverKind;
 use millpond_messages::global_state::Options;
 use millpond_messages::{NodeId, OpenFlags, Permissions, RootId, Token};
 

@@ -11,8 +11,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use millpond_drivers::api::{Answer, At, Child, ChildPort, Driver, Extent, OpenRequest, Opened, Purpose};
 use millpond_drivers::builtin::builtin;
-use millpond_drivers::driver::{Answer, At, Child, ChildPort, Driver, Extent, OpenRequest, Opened, Purpose};
 use millpond_messages::io::{Operation, Outcome, Value};
 use millpond_messages::{IoResult, Limits, OpenFlags, Permissions, RequestFlags, Result};
 use millpond_ring::buffer::{Buffer, Buffers};
@@ -87,7 +87,7 @@ impl Node {
             flags,
             children,
             ring: ring.clone(),
-            notices: millpond_drivers::driver::Notices::nowhere(),
+            notices: millpond_drivers::api::Notices::nowhere(),
         };
         let Opened { driver, flags, .. } = run(ring, kind.open(request))?;
         Ok(Self {

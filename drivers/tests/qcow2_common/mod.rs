@@ -15,10 +15,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use millpond_drivers::driver::{
+use millpond_drivers::api::{
     Answer, At, Child, ChildPort, CreateRequest, Driver, DriverKind, OpenRequest, Opened, Purpose, Target,
 };
-use millpond_drivers::qcow2::Qcow2Kind;
+use millpond_drivers::format::qcow2::Qcow2Kind;
 use millpond_messages::io::{Operation, Outcome, Preallocation, Value};
 use millpond_messages::{BlockStatus, IoError, IoResult, Limits, OpenFlags, RequestFlags, StatusFlags};
 use millpond_ring::buffer::Buffers;
@@ -388,7 +388,7 @@ pub async fn open(
         flags,
         children: vec![file.clone(), backing.clone()],
         ring: ring.clone(),
-        notices: millpond_drivers::driver::Notices::nowhere(),
+        notices: millpond_drivers::api::Notices::nowhere(),
     };
     let opened = Qcow2Kind.open(request).await?;
     let driver = Rc::clone(&opened.driver);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_channel::oneshot;
 use futures_util::future::LocalBoxFuture;
 use millpond::iothread::Local;
-use millpond_drivers::driver::{
+use millpond_drivers::api::{
     Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, OpenRequest, Opened,
     OptionNames, Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer, parse_options,
 };

@@ -14,7 +14,7 @@ mod common;
 use std::rc::Rc;
 
 use common::{Disk, READ_WRITE, Store, block_on, create, open, options, ring};
-use millpond_drivers::driver::{Purpose, Repair};
+use millpond_drivers::api::{Purpose, Repair};
 use millpond_messages::io::Preallocation;
 use millpond_messages::{OpenFlags, RequestFlags};
 use millpond_ring::Ring;

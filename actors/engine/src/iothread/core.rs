@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use async_task::Runnable;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use futures_channel::oneshot;
-use millpond_drivers::driver::panic_text;
+use millpond_drivers::api::panic_text;
 use millpond_ring::{Monotonic, Ring, RingConfig, Wait, Wake};
 
 use super::local::{Local, Shared, Stats};

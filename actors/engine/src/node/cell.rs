@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use futures_util::future::LocalBoxFuture;
-use millpond_drivers::driver::{Abilities, Child, Driver, DriverKind, Events, Exchanged};
+use millpond_drivers::api::{Abilities, Child, Driver, DriverKind, Events, Exchanged};
 use millpond_messages::{
     ChildSlot, DebugEvent, Error, ErrorKind, IoError, IoResult, Limits, NodeId, OpenFlags, RequestFlags,
     Result, SECTOR_SIZE, Token,
@@ -498,7 +498,7 @@ impl NodeCell {
         self.reopening.set(None);
     }
 
-    pub fn facts(&self, backing: Option<millpond_drivers::driver::BackingLink>) -> OpenFacts {
+    pub fn facts(&self, backing: Option<millpond_drivers::api::BackingLink>) -> OpenFacts {
         OpenFacts {
             flags: self.flags.get(),
             backing,

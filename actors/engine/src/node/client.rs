@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use arc_swap::ArcSwap;
 use futures_channel::oneshot;
 use futures_util::future::LocalBoxFuture;
-use millpond_drivers::driver::{Transfer, transfer};
+use millpond_drivers::api::{Transfer, transfer};
 use millpond_messages::error::errno::ENOMEM;
 use millpond_messages::handshake::WaitingNode;
 use millpond_messages::io::{Operation, Outcome};

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
-use millpond_drivers::driver::{CreateRequest, OpenRequest};
+use millpond_drivers::api::{CreateRequest, OpenRequest};
 use millpond_messages::error::errno::EFBIG;
 use millpond_messages::global_state::Options;
 use millpond_messages::{
@@ -206,7 +206,7 @@ async fn carry_out_later(table: &Rc<NodeTable>, order: Order) -> OrderOutcome {
             let made = table
                 .local()
                 .ring()
-                .blocking(millpond_drivers::file::create_temporary);
+                .blocking(millpond_drivers::protocol::file::create_temporary);
             OrderOutcome::Named(made.await)
         }
         Order::Commit { node, offset, len } => OrderOutcome::Done(
@@ -252,7 +252,7 @@ async fn carry_out_later(table: &Rc<NodeTable>, order: Order) -> OrderOutcome {
 }
 
 /// The texts are those that QEMU's monitor gives.
-fn debug(driver: &dyn millpond_drivers::driver::Driver, order: &DebugOrder) -> Result<bool> {
+fn debug(driver: &dyn millpond_drivers::api::Driver, order: &DebugOrder) -> Result<bool> {
     driver.debug_order(order).map_err(|error| match order {
         DebugOrder::Breakpoint { .. } => Error::io("Could not set a breakpoint", error),
         DebugOrder::RemoveBreakpoint { tag } => {
@@ -277,7 +277,7 @@ fn found(table: &NodeTable, node: NodeId) -> Result<Rc<NodeCell>> {
         .ok_or_else(|| Error::new(ErrorKind::NotFound, "The node is not in this iothread"))
 }
 
-fn driver(table: &NodeTable, node: NodeId) -> Result<Rc<dyn millpond_drivers::driver::Driver>> {
+fn driver(table: &NodeTable, node: NodeId) -> Result<Rc<dyn millpond_drivers::api::Driver>> {
     found(table, node)?
         .driver()
         .map_err(|error| Error::io("The node is closing", error))
@@ -289,7 +289,7 @@ fn with_node(table: &NodeTable, node: NodeId, act: impl FnOnce(&NodeCell)) {
     }
 }
 
-fn with_driver(table: &NodeTable, node: NodeId, act: impl FnOnce(&dyn millpond_drivers::driver::Driver)) {
+fn with_driver(table: &NodeTable, node: NodeId, act: impl FnOnce(&dyn millpond_drivers::api::Driver)) {
     if let Ok(driver) = driver(table, node) {
         act(&*driver);
     }
@@ -374,7 +374,7 @@ async fn open(table: &Rc<NodeTable>, order: OpenOrder) -> Result<OpenFacts> {
 }
 
 /// A driver's length. Every range check relies on a node no longer than the limit.
-async fn length_of(driver: &dyn millpond_drivers::driver::Driver) -> Result<u64> {
+async fn length_of(driver: &dyn millpond_drivers::api::Driver) -> Result<u64> {
     match driver.length().await {
         Ok(size) if size > MAX_LENGTH => Err(IoError::from_errno(EFBIG)),
         other => other,

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use futures_channel::oneshot;
 use futures_util::future::LocalBoxFuture;
-use millpond_drivers::driver::{Answer, Child, ChildPort};
+use millpond_drivers::api::{Answer, Child, ChildPort};
 use millpond_messages::io::{Operation, Outcome};
 use millpond_messages::{DebugEvent, DriverInfo, IoError, Limits};
 use millpond_ring::buffer::Buffers;

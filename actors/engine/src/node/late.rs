@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use futures_channel::oneshot;
-use millpond_drivers::driver::Posted;
+use millpond_drivers::api::Posted;
 use millpond_messages::io::{Operation, Outcome};
 use millpond_messages::{IoError, NodeId, RootId};
 use millpond_ring::buffer::Buffers;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_channel::oneshot;
-use millpond_drivers::driver::{Abilities, BackingLink, DriverKind, Posted, ReopenRequest};
+use millpond_drivers::api::{Abilities, BackingLink, DriverKind, Posted, ReopenRequest};
 use millpond_messages::global_state::{IothreadCounters, Options};
 use millpond_messages::handshake::PendingRequest;
 use millpond_messages::io::{Operation, Outcome, Preallocation};
@@ -110,7 +110,7 @@ pub enum Order {
     },
     /// End a root edge; what is parked at it fails.
     DetachRoot(RootId),
-    /// [`Driver::permissions_prepare`](millpond_drivers::driver::Driver::permissions_prepare).
+    /// [`Driver::permissions_prepare`](millpond_drivers::api::Driver::permissions_prepare).
     PermissionsPrepare {
         /// The node.
         node: NodeId,
@@ -183,7 +183,7 @@ pub enum Order {
         /// What to mend.
         repair: Repair,
     },
-    /// [`Driver::delete_file`](millpond_drivers::driver::Driver::delete_file).
+    /// [`Driver::delete_file`](millpond_drivers::api::Driver::delete_file).
     DeleteFile(NodeId),
     /// Note all that the node has in flight, for the sake of a root edge's requests that are serialised. The node is still.
     Serialise {
@@ -194,7 +194,7 @@ pub enum Order {
     },
     /// Where paths lead when all links in them are followed; answered by [`OrderOutcome::RealPaths`].
     RealPaths(Vec<String>),
-    /// [`Driver::cancel_in_flight`](millpond_drivers::driver::Driver::cancel_in_flight).
+    /// [`Driver::cancel_in_flight`](millpond_drivers::api::Driver::cancel_in_flight).
     CancelInFlight(NodeId),
     /// Make everything acknowledged durable.
     Flush(NodeId),

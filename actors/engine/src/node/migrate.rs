@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_channel::oneshot;
-use millpond_drivers::driver::{DriverKind, Parcel};
+use millpond_drivers::api::{DriverKind, Parcel};
 use millpond_messages::io::{Operation, Outcome};
 use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, OpenFlags, Token};
 use millpond_ring::buffer::Buffers;

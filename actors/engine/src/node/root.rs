@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use futures_channel::oneshot;
-use millpond_drivers::driver::unless_withdrawn;
+use millpond_drivers::api::unless_withdrawn;
 use millpond_messages::io::{Operation, OperationKind, Outcome};
 use millpond_messages::record::MessageEvent;
 use millpond_messages::{IoError, Permissions, RequestFlags};

@@ -5,7 +5,7 @@ use std::rc::{Rc, Weak};
 use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Weak as ArcWeak};
 
-use millpond_drivers::driver::Notices;
+use millpond_drivers::api::Notices;
 use millpond_messages::global_state::IothreadCounters;
 use millpond_messages::io::Outcome;
 use millpond_messages::record::MessageEvent;

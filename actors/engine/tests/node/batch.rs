@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_executor::block_on;
 use futures_util::future::join_all;
-use millpond_drivers::file::FileKind;
+use millpond_drivers::protocol::file::FileKind;
 use millpond_engine::iothread::Local;
 use millpond_engine::node::{NodeSettings, OpenOrder, Order, OrderOutcome};
 use millpond_messages::global_state::IothreadCounters;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, unbounded};
 use futures_channel::oneshot;
-use millpond_drivers::driver::DriverKind;
+use millpond_drivers::api::DriverKind;
 use millpond_engine::iothread::{IoThread, IoThreadConfig, Local};
 use millpond_engine::node::{
     Client, Event, Mail, NodeAddress, NodeSettings, OpenOrder, Order, OrderOutcome, RootHandle, Ticket, serve,

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use futures_channel::oneshot;
 use futures_util::future::LocalBoxFuture;
-use millpond_drivers::driver::{
+use millpond_drivers::api::{
     Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, OpenRequest, Opened,
     Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
 };

@@ -112,7 +112,7 @@ pub async fn answer(world: &World, query: Query) -> Reply {
     }
 }
 
-fn driver_facts(kind: &dyn millpond_drivers::driver::DriverKind) -> DriverFacts {
+fn driver_facts(kind: &dyn millpond_drivers::api::DriverKind) -> DriverFacts {
     DriverFacts {
         name: kind.name().to_owned(),
         is_protocol: kind.is_protocol(),

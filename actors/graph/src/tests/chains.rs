@@ -1,6 +1,6 @@
 //! Backing chains: what is asked of them, and links that are frozen.
 
-use millpond_drivers::driver::BackingLink;
+use millpond_drivers::api::BackingLink;
 use millpond_messages::global_state::{GraphReply, GraphRequest, Query};
 use millpond_messages::{RootId, Token};
 use serde_json::json;

@@ -1,6 +1,6 @@
 //! Numbered children: listed at open, added to and taken from an open node.
 
-use millpond_drivers::driver::{Notice, Notices};
+use millpond_drivers::api::{Notice, Notices};
 use millpond_messages::global_state::{EdgeParent, GraphReply};
 use millpond_messages::qapi::{self, QuorumOperation};
 use millpond_messages::{IoError, Role};

@@ -1,6 +1,6 @@
 //! Whole or not at all: whichever step of a change fails, the graph is what it was.
 
-use millpond_drivers::driver::BackingLink;
+use millpond_drivers::api::BackingLink;
 use millpond_messages::ErrorKind;
 use millpond_messages::global_state::{ChildOf, GraphRequest, NodeFacts};
 use serde_json::json;

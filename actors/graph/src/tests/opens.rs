@@ -1,6 +1,6 @@
 //! Opening and deleting: names, backing chains, and the texts for what cannot be.
 
-use millpond_drivers::driver::BackingLink;
+use millpond_drivers::api::BackingLink;
 use millpond_messages::global_state::OpenImage;
 use serde_json::json;
 

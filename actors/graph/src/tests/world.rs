@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
-use millpond_drivers::driver::{
+use millpond_drivers::api::{
     Abilities, BackingLink, ChildChange, ChildKind, DriverKind, EdgeUse, OpenRequest, Opened, OptionNames,
     Registry,
 };

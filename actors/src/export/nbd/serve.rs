@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
-use millpond_drivers::driver::transfer;
+use millpond_drivers::api::transfer;
 use millpond_messages::error::errno;
 use millpond_messages::io::{Operation, Outcome};
 use millpond_messages::{BlockStatus, IoError, IoResult, RequestFlags, StatusFlags};

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use std::sync::Arc;
 
-use millpond_drivers::driver::Withdrawal;
+use millpond_drivers::api::Withdrawal;
 use millpond_ring::buffer::Buffer;
 
 use super::arena::Arena;

@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use millpond_drivers::driver::{Answer, Transfer};
+use millpond_drivers::api::{Answer, Transfer};
 use millpond_messages::error::errno::ENOMEM;
 use millpond_messages::{DebugEvent, IoError, IoResult, RequestFlags};
 use millpond_ring::buffer::{Buffer, Buffers};
@@ -116,7 +116,7 @@ fn aligned_buffer(node: &NodeCell, len: usize) -> IoResult<Buffer> {
 /// Splits what is longer than the driver takes at once.
 async fn limited_read(
     node: &NodeCell,
-    driver: &Rc<dyn millpond_drivers::driver::Driver>,
+    driver: &Rc<dyn millpond_drivers::api::Driver>,
     mut offset: u64,
     mut rest: Buffers,
     flags: RequestFlags,
@@ -181,7 +181,7 @@ async fn read_around(
 
 async fn tracked_write(
     node: &Rc<NodeCell>,
-    driver: &Rc<dyn millpond_drivers::driver::Driver>,
+    driver: &Rc<dyn millpond_drivers::api::Driver>,
     mut offset: u64,
     mut rest: Buffers,
     flags: RequestFlags,

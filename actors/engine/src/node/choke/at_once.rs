@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use millpond_drivers::driver::{Answer, Driver, Ticket, Transfer};
+use millpond_drivers::api::{Answer, Driver, Ticket, Transfer};
 use millpond_messages::io::{Operation, OperationKind, Outcome};
 use millpond_messages::{NodeId, OpenFlags, RequestFlags};
 use millpond_ring::buffer::Buffers;

@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use millpond_drivers::driver::Transfer;
+use millpond_drivers::api::Transfer;
 use millpond_messages::{DebugEvent, IoError, IoResult, OpenFlags, RequestFlags, StatusFlags};
 use millpond_ring::buffer::Buffers;
 

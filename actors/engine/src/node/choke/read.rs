@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use millpond_drivers::driver::{Answer, At, Extent, Purpose, Transfer};
+use millpond_drivers::api::{Answer, At, Extent, Purpose, Transfer};
 use millpond_messages::io::{Operation, OperationKind};
 use millpond_messages::{IoError, IoResult, RequestFlags};
 use millpond_ring::buffer::{Buffer, Buffers};
@@ -131,7 +131,7 @@ async fn fetch(found: Found, mut piece: Buffers, flags: RequestFlags, by: By<'_>
                 buffers: piece,
                 flags,
             };
-            millpond_drivers::driver::transfer(send_there(&address, operation).await)
+            millpond_drivers::api::transfer(send_there(&address, operation).await)
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use millpond_drivers::driver::{At, Extent, Purpose};
+use millpond_drivers::api::{At, Extent, Purpose};
 use millpond_messages::io::{Operation, OperationKind};
 use millpond_messages::{BlockStatus, IoError, IoResult, NodeId, StatusFlags};
 use millpond_ring::buffer::Buffers;

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use millpond_drivers::driver::{Ability, Answer, Driver, Placement, Target, Ticket, Transfer};
+use millpond_drivers::api::{Ability, Answer, Driver, Placement, Target, Ticket, Transfer};
 use millpond_messages::io::{Operation, OperationKind};
 use millpond_messages::{ChildSlot, DebugEvent, IoError, IoResult, RequestFlags};
 use millpond_ring::buffer::Buffers;

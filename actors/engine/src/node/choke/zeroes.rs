@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use millpond_drivers::driver::Ability;
+use millpond_drivers::api::Ability;
 use millpond_messages::error::errno::ENOMEM;
 use millpond_messages::{DebugEvent, IoError, IoResult, OpenFlags, RequestFlags};
 use millpond_ring::buffer::{Buffer, Buffers};

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use millpond_drivers::driver::Abilities;
+use millpond_drivers::api::Abilities;
 use millpond_messages::{
     ChildSlot, Error, ErrorKind, IoError, IoThreadId, Limits, NodeId, OpenFlags, Permissions, RootId, Token,
 };

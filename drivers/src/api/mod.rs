@@ -1,0 +1,475 @@
+//! What a driver is: the trait that a node runs, and the description from which the graph opens one.
+//!
+//! ```text
+//!   DriverKind  (Send + Sync, one for each name: opens, creates, probes)
+//!       | open
+//!       v
+//!   Driver      (!Send, lives with its node on one iothread)
+//!       | asks
+//!       v
+//!   Child       (a handle on an edge: stays, whatever node is behind it)
+//! ```
+//!
+//! A driver answers *where* data is; the node's choke point does the transfers, checks ranges, flags and permissions
+//! before, and holds every emulation. So a driver may rely on: ranges aligned to its [`Limits::request_alignment`] and
+//! within its length, rounded up to whole sectors and to that alignment; no write without permission; at least one byte.
+//!
+//! A format makes its file longer by writing past the file's end. A driver that can be written to like that says so by
+//! [`Abilities::grows`], and so sees ranges past its length; any other is first made longer by [`Driver::truncate`].
+//!
+//! A format that maps ranges elsewhere implements [`Driver::locate`], [`Driver::place`] and [`Driver::settle`], and sees
+//! [`Driver::read`] and [`Driver::write`] only for ranges that it called [`At::Special`] or [`Target::Own`]. A protocol,
+//! which stores bytes itself, answers [`At::Own`] and [`Target::Own`] at once.
+//!
+//! A driver that panics breaks its node and nothing else: see [`GuardedKind`].
+
+mod answer;
+mod child;
+mod exchange;
+mod foreign;
+mod guard;
+mod kind;
+mod notice;
+mod registry;
+pub mod reopen;
+mod withdrawal;
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures_util::future::LocalBoxFuture;
+use millpond_messages::global_state::Options;
+use millpond_messages::io::Preallocation;
+use millpond_messages::{
+    BlockSizes, CheckResult, ChildSlot, DebugEvent, DebugOrder, DriverInfo, Geometry, IoResult, Limits,
+    Permissions, RequestFlags, Result,
+};
+
+pub use answer::{Answer, Lasting};
+pub use child::{Child, ChildPort, Transfer, transfer};
+pub use exchange::Exchanged;
+pub use foreign::foreign_format;
+pub use guard::{GuardedKind, panic_text};
+pub use kind::{
+    BackingLink, ChildChange, ChildKind, CreateRequest, DriverKind, EdgeUse, OpenRequest, Opened,
+    OptionNames, invalid_options, parse_options, parse_size, slot_name, slot_named,
+};
+pub use millpond_messages::Repair;
+pub use notice::{Notice, Notices, Posted};
+pub use registry::{Registry, Whitelist};
+pub use withdrawal::{Withdrawal, Within, unless_withdrawn};
+
+use millpond_ring::Ring;
+use millpond_ring::buffer::Buffers;
+
+/// How a driver stands to something it may be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Ability {
+    /// Refused, with no way round.
+    #[default]
+    None,
+    /// The node does it by other means: zeroes by writing them, FUA by a flush.
+    Emulated,
+    /// The driver does it.
+    Native,
+}
+
+/// What a driver can do. The node asks after open, after reopen and after a change of children or length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Abilities {
+    /// What it demands of requests, its children's demands not merged in.
+    pub limits: Limits,
+    /// Zero writes. `Emulated` writes buffers of zeroes.
+    pub write_zeroes: Ability,
+    /// Zero writes may deallocate.
+    pub zero_unmap: bool,
+    /// Discards. `Emulated` and `None` both succeed without effect.
+    pub discard: Ability,
+    /// Writes with FUA. `Emulated` flushes after the write.
+    pub fua: Ability,
+    /// Writes with WRITE_COMPRESSED. A filter says that it passes them on: whether that is of use is up to what it filters.
+    pub write_compressed: bool,
+    /// What [`At::Child`] leads to is all there is to say: allocation and zeroes are the child's. True of filters and of
+    /// `raw`, false of formats with allocation of their own.
+    pub transparent: bool,
+    /// Unallocated ranges are read from the `backing` child.
+    pub supports_backing: bool,
+    /// Zero writes and discards wait for, and hold back, requests that overlap the range widened to this power of
+    /// two (a format's cluster). 0 where they need not.
+    pub serialise_granularity: u64,
+    /// A new image of this length reads as zeroes.
+    pub has_zero_init: bool,
+    /// Writes and zero writes of a parent may pass the end: what is written there makes the driver longer. A transparent
+    /// driver need not say so, since its child decides.
+    pub grows: bool,
+    /// What becomes of events that the node and its parents tell of.
+    pub events: Events,
+}
+
+/// How a driver stands to [`DebugEvent`]s.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Events {
+    /// Nobody listens.
+    #[default]
+    Ignored,
+    /// They are for the first child.
+    Passed,
+    /// [`Driver::debug_event`] hears them.
+    Heard,
+}
+
+/// Why a driver is asked where a range is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To read it: what the answer says of the first byte must hold, how far is as the driver pleases.
+    Read,
+    /// To report its status. `want_zero` asks to look for zeroes at the cost of a system call.
+    Status {
+        /// Tell data from zeroes, rather than only allocated from unallocated.
+        want_zero: bool,
+    },
+}
+
+/// Where a range's bytes are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    /// In the driver's own keeping: [`Driver::read`] reads them.
+    Own,
+    /// As they are, in a child at this offset.
+    Child {
+        /// Which of the declared children.
+        slot: ChildSlot,
+        /// The offset of the range's first byte there.
+        offset: u64,
+    },
+    /// They are zeroes, by the driver's own word. Storage may be reserved for them.
+    Zero {
+        /// The storage reserved, for reports.
+        reserved: Option<(ChildSlot, u64)>,
+    },
+    /// The driver has nothing: the backing child's bytes show through, or zeroes.
+    Unallocated,
+    /// The driver has them in a form that only [`Driver::read`] can read (compressed, encrypted).
+    Special,
+}
+
+/// The answer to [`Driver::locate`], for the first `len` bytes of the range asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// How many bytes this holds for: at least 1, at most what was asked.
+    pub len: u64,
+    /// Where they are.
+    pub at: At,
+    /// The child may know that the data is zeroes (space preallocated by an image's maker).
+    pub recurse: bool,
+}
+
+impl Extent {
+    /// An extent about whose child nothing more is known.
+    #[must_use]
+    pub const fn new(len: u64, at: At) -> Self {
+        Self {
+            len,
+            at,
+            recurse: false,
+        }
+    }
+}
+
+/// Something that a driver set aside for a write and wants to hear about when it ends.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a ticket must be settled, else what it holds is never released"]
+pub struct Ticket(pub u64);
+
+/// Where a write goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// To [`Driver::write`].
+    Own,
+    /// To a child. `offset` is where the first byte goes, the head (see [`Placement::head`]) included.
+    Child {
+        /// Which of the declared children.
+        slot: ChildSlot,
+        /// The offset there.
+        offset: u64,
+    },
+}
+
+/// The answer to [`Driver::place`], for the first `len` bytes of the write.
+///
+/// With a head or a tail, the node reads `head` bytes before the range and `tail` bytes behind it *from the node as
+/// it is now* (so from the backing chain where nothing is allocated), and writes head, data and tail to the target in
+/// one request: copy-on-write.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// How many bytes of the write this holds for: at least 1, at most what was asked.
+    pub len: u64,
+    /// Where they go.
+    pub target: Target,
+    /// Bytes to copy along before them.
+    pub head: u64,
+    /// Bytes to copy along behind them. Never past the node's length: beyond it the node writes zeroes.
+    pub tail: u64,
+    /// What the driver wants back in [`Driver::settle`] once the data is written, or has failed to be.
+    pub ticket: Option<Ticket>,
+}
+
+impl Placement {
+    /// The write goes to [`Driver::write`] as it is, and nobody is told of its end.
+    #[must_use]
+    pub const fn own(len: u64) -> Self {
+        Self {
+            len,
+            target: Target::Own,
+            head: 0,
+            tail: 0,
+            ticket: None,
+        }
+    }
+}
+
+/// A driver, running in a node.
+///
+/// Everything happens on the node's iothread. Methods that answer later may run side by side with others; a driver
+/// orders what it must order itself, without blocking. No method that touches data has a default, since a filter that
+/// passed on what it does not know would corrupt data.
+///
+/// An answer to [`Driver::locate`] or [`Driver::place`] that has to be waited for may be dropped before it is first
+/// polled, and the question asked again: until then it has changed nothing.
+pub trait Driver: 'static {
+    /// What the driver can do, at present.
+    fn abilities(&self) -> Abilities;
+
+    /// Where the bytes from `offset` are, for at most `len` bytes.
+    fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>>;
+
+    /// Reads what [`Driver::locate`] called [`At::Own`] or [`At::Special`].
+    fn read(self: Rc<Self>, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'static, Transfer>;
+
+    /// Where a write of `len` bytes at `offset` goes, allocating if need be. An answer with a ticket holds back, until
+    /// that is settled, other writes to what it allocates.
+    fn place(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<Placement>>;
+
+    /// The write that `ticket` was given for has ended. On success what it allocated becomes visible; on failure it
+    /// is given back, and what was readable before still is.
+    fn settle(&self, ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>>;
+
+    /// Writes what [`Driver::place`] sent to [`Target::Own`]. FUA is set only if [`Abilities::fua`] is native.
+    fn write(self: Rc<Self>, offset: u64, buffers: Buffers, flags: RequestFlags)
+    -> Answer<'static, Transfer>;
+
+    /// Makes a range read as zeroes. `NotSupported` makes the node write zeroes instead, unless NO_FALLBACK is set.
+    fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>>;
+
+    /// Forgets a range. `NotSupported` counts as success.
+    fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>>;
+
+    /// Writes back what the driver caches (a format), or makes its storage durable (a protocol). The node flushes the
+    /// children afterwards.
+    fn flush(&self) -> Answer<'_, IoResult<()>>;
+
+    /// Changes the length. `flags` may hold ZERO_WRITE.
+    fn truncate(
+        &self,
+        size: u64,
+        exact: bool,
+        preallocation: Preallocation,
+        flags: RequestFlags,
+    ) -> Answer<'_, Result<()>>;
+
+    /// The length in bytes, not rounded.
+    fn length(&self) -> Answer<'_, IoResult<u64>>;
+
+    /// Bytes taken on the host, the children's left out; `NotSupported` where the children's sum says it all.
+    fn allocated_size(&self) -> Answer<'_, IoResult<u64>>;
+
+    /// Where the bytes at `offset` lie in a file of the host, for an offloaded copy out of it.
+    fn copy_source(&self, _offset: u64, _len: u64) -> Option<CopySource> {
+        None
+    }
+
+    /// Copies from a file of the host without a buffer; answers how many bytes were copied.
+    fn copy_from(&self, _source: CopySource, _offset: u64, _len: u64) -> Answer<'_, IoResult<u64>> {
+        Answer::ready(Err(millpond_messages::IoError::NotSupported))
+    }
+
+    /// Ends early, with [`IoError::Cancelled`](millpond_messages::IoError::Cancelled) or what fits better, those requests in flight
+    /// that wait for something that may never come, such as an answer over a broken connection. Each still ends once.
+    fn cancel_in_flight(&self) {}
+
+    /// Stops background work (write-back, timers); answers when none is left. Called once for the first of nested
+    /// drained sections.
+    fn quiesce(&self) -> Answer<'_, ()> {
+        Answer::ready(())
+    }
+
+    /// The last drained section ended.
+    fn resume(&self) {}
+
+    /// The cumulative permissions of the node's parents are about to become these; image locks are taken, none given
+    /// up. Followed by exactly one of commit and abort.
+    fn permissions_prepare(&self, _taken: Permissions, _shared: Permissions) -> Answer<'_, Result<()>> {
+        Answer::ready(Ok(()))
+    }
+
+    /// The prepared permissions hold from now on; locks that they do not need are given up.
+    fn permissions_commit(&self) {}
+
+    /// The prepared permissions are forgotten.
+    fn permissions_abort(&self) {}
+
+    /// Checks new options of the driver's own, and readies what they need. `options` is complete: what is not in it
+    /// has its default. Followed by exactly one of commit and abort.
+    fn reopen_prepare(&self, request: ReopenRequest) -> Answer<'_, Result<()>>;
+
+    /// The prepared options hold from now on. The node is still: nothing is in flight.
+    fn reopen_commit(&self) {}
+
+    /// The prepared options are forgotten.
+    fn reopen_abort(&self) {}
+
+    /// Drops what is cached of the image, after writing back what the image lacks, and reads it again: another process may
+    /// have changed it. The node is still.
+    fn invalidate(&self) -> Answer<'_, Result<()>> {
+        Answer::ready(Ok(()))
+    }
+
+    /// A node was put behind one of the edges, or taken away; or a numbered child came or went. `children` are the
+    /// handles as [`OpenRequest::children`] has them: those that the driver has already stay valid. The node is still.
+    fn children_changed(&self, _children: &[Child]) {}
+
+    /// The data behind the edges in `slots` is about to be other data: another node will be there, or the node there is
+    /// about to show other data itself. Filters that come and go are no such change, nor are numbered children; nor is
+    /// what is behind a backing edge, of which a driver keeps nothing. Writes back what belongs to the old data, as
+    /// [`Driver::close`] does, and goes on with that for now. The node is still; it is flushed afterwards.
+    ///
+    /// Refused unless a driver says otherwise: one that goes on with what it read from the old data would read and write
+    /// in wrong places. A driver that keeps nothing answers Ok.
+    fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
+        Answer::ready(Err(millpond_messages::Error::new(
+            millpond_messages::ErrorKind::Unsupported,
+            "The driver does not support that the data below it is exchanged",
+        )))
+    }
+
+    /// The other data is there. Puts aside all that was read from the old data, and reads it anew; on failure the driver
+    /// goes on as it was. Options that a reopen has prepared hold for what is read. The node is still, and asks for length
+    /// and abilities afterwards.
+    fn exchange(self: Rc<Self>, _slots: &[ChildSlot]) -> Answer<'static, Result<Exchanged>> {
+        Answer::ready(Ok(Exchanged::nothing()))
+    }
+
+    /// An event happens, here or in a parent. Only a driver that hears events is told; where it answers a future, what
+    /// the event belongs to waits for that.
+    fn debug_event(&self, _event: DebugEvent) -> Option<LocalBoxFuture<'static, ()>> {
+        None
+    }
+
+    /// Holds requests at events, or lets them go. Answers whether a request is held, where that was asked.
+    ///
+    /// # Errors
+    /// Nothing here can be held, or there is no such event or tag.
+    fn debug_order(&self, _order: &DebugOrder) -> IoResult<bool> {
+        Err(millpond_messages::IoError::NotSupported)
+    }
+
+    /// Facts about the image.
+    fn info(&self) -> DriverInfo {
+        DriverInfo::default()
+    }
+
+    /// The sizes of the sectors of the device that the node is; `NotSupported` where it is none.
+    fn block_sizes(&self) -> Answer<'_, IoResult<BlockSizes>> {
+        Answer::ready(Err(millpond_messages::IoError::NotSupported))
+    }
+
+    /// The geometry of the disk that the node is; `NotSupported` where it has none.
+    fn geometry(&self) -> Answer<'_, IoResult<Geometry>> {
+        Answer::ready(Err(millpond_messages::IoError::NotSupported))
+    }
+
+    /// QAPI's `ImageInfoSpecific`: `{"type": ..., "data": {...}}`.
+    fn specific_info(&self) -> Option<serde_json::Value> {
+        None
+    }
+
+    /// The filename that opens this node with default options, where there is one.
+    fn filename(&self) -> Option<String> {
+        None
+    }
+
+    /// Checks the image's metadata; `repair` mends leaks, errors or both.
+    fn check(&self, _repair: Repair) -> Answer<'_, Result<CheckResult>> {
+        Answer::ready(Err(millpond_messages::Error::new(
+            millpond_messages::ErrorKind::Unsupported,
+            "This image format does not support checks",
+        )))
+    }
+
+    /// Forgets all that the image has of its own: it shows what its backing node does, or zeroes. Nothing else is asked of
+    /// the driver meanwhile.
+    fn make_empty(&self) -> Answer<'_, Result<()>> {
+        Answer::ready(Err(millpond_messages::Error::new(
+            millpond_messages::ErrorKind::Unsupported,
+            "This image format does not support emptying of images",
+        )))
+    }
+
+    /// Changes options of the image's format in place: `qemu-img amend`'s, by its names. What can be refused is refused
+    /// before anything changes. The node is still; its length is asked for afterwards, whatever the answer.
+    fn amend(&self, _options: &Options) -> Answer<'_, Result<()>> {
+        Answer::ready(Err(millpond_messages::Error::new(
+            millpond_messages::ErrorKind::Unsupported,
+            "This image format does not support option amendment",
+        )))
+    }
+
+    /// Records in the image which backing file it has. The graph has linked the node already.
+    fn change_backing_file(&self, _link: Option<BackingLink>) -> Answer<'_, Result<()>> {
+        Answer::ready(Err(millpond_messages::Error::new(
+            millpond_messages::ErrorKind::Unsupported,
+            "This image format does not support backing files",
+        )))
+    }
+
+    /// Gives up all state, to go on in another iothread. The node is still, its background work stopped. The driver left
+    /// behind is dropped without [`Driver::close`].
+    fn depart(&self) -> Box<dyn Parcel>;
+
+    /// Deletes the file that the node's data is in; the node goes on with it until it is closed.
+    fn delete_file(&self) -> Answer<'_, Result<()>> {
+        Answer::ready(Err(millpond_messages::Error::new(
+            millpond_messages::ErrorKind::Unsupported,
+            "The block driver does not support image deletion",
+        )))
+    }
+
+    /// Writes everything back and lets go: the last call. The children are still there.
+    fn close(&self) -> Answer<'_, Result<()>>;
+}
+
+/// A driver's state on its way between iothreads: tables, caches and files, nothing bound to a thread.
+pub trait Parcel: Send {
+    /// Goes on where the driver left off, with handles of the new iothread, as [`OpenRequest::children`] has them. Cannot fail, since a move is a step of a
+    /// transaction that has been committed to.
+    fn arrive(self: Box<Self>, children: Vec<Child>, ring: Ring) -> Rc<dyn Driver>;
+}
+
+/// New options for an open driver.
+#[derive(Debug, Clone)]
+pub struct ReopenRequest {
+    /// The driver's own options, complete.
+    pub options: Options,
+    /// The flags it would be opened with.
+    pub flags: millpond_messages::OpenFlags,
+}
+
+/// A place in a file of the host.
+#[derive(Debug, Clone)]
+pub struct CopySource {
+    /// The file.
+    pub file: Arc<OwnedFd>,
+    /// First byte.
+    pub offset: u64,
+}

@@ -1,0 +1,341 @@
+//! `blkdebug`: a filter that fails requests, or holds them, by rules.
+//!
+//! Rules wait for events, which formats above tell of by name ([`DebugEvent`]). An event arms errors for the requests that
+//! follow it, changes the state on which other rules depend, or holds whoever told it until that is resumed. Limits can
+//! be overridden, so that what is above meets a child that is harder to please.
+
+mod config;
+mod options;
+mod rules;
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+
+use futures_util::future::LocalBoxFuture;
+use millpond_messages::error::errno::ENOENT;
+use millpond_messages::global_state::Options;
+use millpond_messages::io::{Operation, Preallocation};
+use millpond_messages::{
+    ChildSlot, DebugEvent, DebugOrder, Error, ErrorKind, IoError, IoResult, Permissions, RequestFlags,
+    Result, Role,
+};
+use serde_json::Value;
+
+use crate::api::reopen::check_unchanged;
+use crate::api::{
+    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, EdgeUse, Events, Extent,
+    OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer, transfer,
+};
+use millpond_ring::Ring;
+use millpond_ring::buffer::Buffers;
+use options::Config;
+use rules::{Failure, IoType, Rules};
+
+const CHILD: ChildKind = ChildKind {
+    name: "image",
+    role: Role::FILTERED.union(Role::PRIMARY),
+    required: true,
+};
+
+/// The driver `blkdebug`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BlkdebugKind;
+
+impl DriverKind for BlkdebugKind {
+    fn name(&self) -> &'static str {
+        "blkdebug"
+    }
+
+    fn option_names(&self) -> OptionNames {
+        OptionNames::Checked
+    }
+
+    fn children(&self) -> &'static [ChildKind] {
+        &[CHILD]
+    }
+
+    fn is_protocol(&self) -> bool {
+        false
+    }
+
+    fn is_filter(&self) -> bool {
+        true
+    }
+
+    fn flushes_to_disk(&self) -> bool {
+        true
+    }
+
+    fn has_filenames(&self) -> bool {
+        true
+    }
+
+    fn parse_filename(&self, filename: &str) -> Result<Options> {
+        options::parse_filename(filename)
+    }
+
+    fn filename_over(&self, options: &Options, children: &[&str]) -> Option<String> {
+        let [image] = children else { return None };
+        let plain = |name: &String| name == "config" || name.ends_with("-child-perms");
+        let config = options.get("config").and_then(Value::as_str).unwrap_or_default();
+        let is_plain = options.keys().all(plain);
+        is_plain.then(|| format!("blkdebug:{config}:{image}"))
+    }
+
+    fn child_permissions(&self, edge: EdgeUse<'_>) -> (Permissions, Permissions) {
+        let (taken, shared) = millpond_messages::child_permissions(
+            edge.role,
+            edge.taken,
+            edge.shared,
+            edge.writable,
+            edge.force_share,
+        );
+        let (more, unshared) = options::extra_permissions(edge.options);
+        (taken | more, shared - unshared)
+    }
+
+    fn open(&self, request: OpenRequest) -> LocalBoxFuture<'static, Result<Opened>> {
+        Box::pin(async move {
+            let [image]: [Child; 1] = request.children.try_into().map_err(|_| missing_image())?;
+            let limits = image.limits();
+            let (config, given) = Config::new(request.options, limits.request_alignment)?;
+            let mut rules = match &config.file {
+                Some(path) => read_config(&request.ring, path.clone()).await?,
+                None => Vec::new(),
+            };
+            rules.extend(given);
+            let rules = Rc::new(RefCell::new(Rules::new(rules)));
+            Rules::happens(&rules, DebugEvent::None);
+            let driver = Rc::new(Blkdebug { config, rules, image });
+            Ok(Opened {
+                driver,
+                flags: request.flags,
+                backing: None,
+            })
+        })
+    }
+}
+
+fn missing_image() -> Error {
+    Error::new(ErrorKind::InvalidArgument, "Parameter 'image' is missing")
+}
+
+async fn read_config(ring: &Ring, path: String) -> Result<Vec<rules::Rule>> {
+    let text = ring.blocking(move || std::fs::read(path)).await;
+    let text = text.map_err(|error| Error::io("Could not read blkdebug config file", error.into()))?;
+    config::parse(&String::from_utf8_lossy(&text))
+}
+
+/// An open node.
+struct Blkdebug {
+    config: Config,
+    rules: Rc<RefCell<Rules>>,
+    image: Child,
+}
+
+impl Blkdebug {
+    /// How a request fails, if a rule says so.
+    fn check(&self, iotype: IoType, offset: u64, len: u64) -> Option<Failure> {
+        self.rules.borrow_mut().check(iotype, offset, len)
+    }
+
+    /// Checks a request without data, and passes it on.
+    fn checked<'a, F: Future<Output = IoResult<()>> + 'a>(
+        &self,
+        iotype: IoType,
+        offset: u64,
+        len: u64,
+        pass_on: impl FnOnce() -> F,
+    ) -> Answer<'a, IoResult<()>> {
+        match self.check(iotype, offset, len) {
+            None => Answer::wait(pass_on()),
+            Some(failure) => fail(failure, Err(failure.error)),
+        }
+    }
+}
+
+/// The answer to a request that fails: at once if the rule says so, else after everything else has had a turn.
+fn fail<'a, T: Unpin + 'a>(failure: Failure, answer: T) -> Answer<'a, T> {
+    if failure.immediately {
+        return Answer::ready(answer);
+    }
+    Answer::wait(async move {
+        let mut waited = false;
+        poll_fn(|context| {
+            if std::mem::replace(&mut waited, true) {
+                return Poll::Ready(());
+            }
+            context.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+        answer
+    })
+}
+
+fn len_of(buffers: &Buffers) -> u64 {
+    u64::try_from(buffers.len()).unwrap_or(u64::MAX)
+}
+
+impl Driver for Blkdebug {
+    fn abilities(&self) -> Abilities {
+        Abilities {
+            limits: self.config.overrides.limits(),
+            write_zeroes: Ability::Native,
+            zero_unmap: true,
+            discard: Ability::Native,
+            fua: Ability::Native,
+            transparent: true,
+            events: Events::Heard,
+            ..Abilities::default()
+        }
+    }
+
+    fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
+        // Data passes through here, so that rules and limits hold for it.
+        if purpose == Purpose::Read {
+            return Answer::ready(Ok(Extent::new(len, At::Own)));
+        }
+        if let Some(failure) = self.check(IoType::BlockStatus, offset, len) {
+            return fail(failure, Err(failure.error));
+        }
+        let slot = ChildSlot(0);
+        Answer::ready(Ok(Extent::new(len, At::Child { slot, offset })))
+    }
+
+    fn read(self: Rc<Self>, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'static, Transfer> {
+        if let Some(failure) = self.check(IoType::Read, offset, len_of(&buffers)) {
+            return fail(failure, (Err(failure.error), buffers));
+        }
+        let read = Operation::Read {
+            offset,
+            buffers,
+            flags,
+        };
+        Answer::wait(async move { transfer(self.image.request(read).await) })
+    }
+
+    fn place(&self, _offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+        Answer::ready(Ok(Placement::own(len)))
+    }
+
+    fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
+        Answer::ready(written)
+    }
+
+    fn write(
+        self: Rc<Self>,
+        offset: u64,
+        buffers: Buffers,
+        flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
+        if let Some(failure) = self.check(IoType::Write, offset, len_of(&buffers)) {
+            return fail(failure, (Err(failure.error), buffers));
+        }
+        let flags = flags & (RequestFlags::FUA | RequestFlags::WRITE_UNCHANGED);
+        Answer::wait(async move { self.image.write(offset, buffers, flags).await })
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
+        if len < self.config.overrides.least_zero_write() {
+            return Answer::ready(Err(IoError::NotSupported));
+        }
+        let flags = flags.difference(RequestFlags::SERIALISING | RequestFlags::NO_WAIT);
+        self.checked(IoType::WriteZeroes, offset, len, || {
+            self.image.write_zeroes(offset, len, flags)
+        })
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
+        if len < self.config.overrides.least_discard() {
+            return Answer::ready(Err(IoError::NotSupported));
+        }
+        self.checked(IoType::Discard, offset, len, || self.image.discard(offset, len))
+    }
+
+    fn flush(&self) -> Answer<'_, IoResult<()>> {
+        // The node flushes the child afterwards.
+        self.checked(IoType::Flush, 0, 0, || std::future::ready(Ok(())))
+    }
+
+    fn truncate(
+        &self,
+        size: u64,
+        exact: bool,
+        preallocation: Preallocation,
+        flags: RequestFlags,
+    ) -> Answer<'_, Result<()>> {
+        Answer::wait(self.image.resize(size, exact, preallocation, flags))
+    }
+
+    fn length(&self) -> Answer<'_, IoResult<u64>> {
+        Answer::wait(self.image.length())
+    }
+
+    fn allocated_size(&self) -> Answer<'_, IoResult<u64>> {
+        Answer::ready(Err(IoError::NotSupported))
+    }
+
+    fn reopen_prepare(&self, request: ReopenRequest) -> Answer<'_, Result<()>> {
+        Answer::ready(check_unchanged(&self.config.options, &request.options, &[]))
+    }
+
+    fn debug_event(&self, event: DebugEvent) -> Option<LocalBoxFuture<'static, ()>> {
+        let held = Rules::happens(&self.rules, event)?;
+        tracing::debug!(event = event.name(), "a request is held");
+        Some(Box::pin(held))
+    }
+
+    fn debug_order(&self, order: &DebugOrder) -> IoResult<bool> {
+        let mut rules = self.rules.borrow_mut();
+        match order {
+            DebugOrder::Breakpoint { event, tag } => {
+                let event = DebugEvent::from_name(event).ok_or(IoError::Os(ENOENT))?;
+                rules.hold_at(event, tag);
+            }
+            DebugOrder::RemoveBreakpoint { tag } => rules.forget(tag)?,
+            DebugOrder::Resume { tag } => rules.let_go(tag)?,
+            DebugOrder::IsSuspended { tag } => return Ok(rules.is_held(tag)),
+        }
+        Ok(false)
+    }
+
+    fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
+        // Nothing of what the children hold is kept here.
+        Answer::ready(Ok(()))
+    }
+
+    fn depart(&self) -> Box<dyn Parcel> {
+        // The node is still, so nothing is held: the rules have no waker in them.
+        let rules = self.rules.replace(Rules::new(Vec::new()));
+        Box::new(Travelling {
+            config: self.config.clone(),
+            rules,
+        })
+    }
+
+    fn close(&self) -> Answer<'_, Result<()>> {
+        Answer::ready(Ok(()))
+    }
+}
+
+/// A node's rules between iothreads.
+struct Travelling {
+    config: Config,
+    rules: Rules,
+}
+
+impl Parcel for Travelling {
+    fn arrive(self: Box<Self>, children: Vec<Child>, _ring: Ring) -> Rc<dyn Driver> {
+        let image = children.into_iter().next();
+        // The graph carries the edges along with the driver, so the one edge there was is there again.
+        let image = image.unwrap_or_else(|| unreachable!("a blkdebug node lost its edge while moving"));
+        Rc::new(Blkdebug {
+            config: self.config,
+            rules: Rc::new(RefCell::new(self.rules)),
+            image,
+        })
+    }
+}

@@ -1,0 +1,312 @@
+//! `blkverify`: a filter that does everything twice, and ends the program where the results differ.
+//!
+//! Writes go to `raw` and to `test`; reads are made from both and compared. It finds the request after which a format
+//! under test shows something else than a plain copy does.
+
+use std::rc::Rc;
+
+use futures_util::future::{LocalBoxFuture, join};
+use millpond_messages::error::errno::{EIO, ENOMEM};
+use millpond_messages::global_state::Options;
+use millpond_messages::io::Preallocation;
+use millpond_messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, RequestFlags, Result, Role};
+use serde_json::json;
+
+use crate::api::reopen::not_supported;
+use crate::api::{
+    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, Notice, Notices,
+    OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer,
+    parse_options,
+};
+use crate::replica::copies::{Ranges, Use, bytes_in, copy_of, first_difference};
+use millpond_ring::Ring;
+use millpond_ring::buffer::{Buffer, Buffers};
+
+const RAW: ChildKind = ChildKind {
+    name: "raw",
+    role: Role::FILTERED.union(Role::PRIMARY),
+    required: true,
+};
+const TEST: ChildKind = ChildKind {
+    name: "test",
+    role: Role::DATA,
+    required: true,
+};
+
+/// The driver `blkverify`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BlkverifyKind;
+
+/// There are no options but the children.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BlkverifyOptions {}
+
+impl DriverKind for BlkverifyKind {
+    fn name(&self) -> &'static str {
+        "blkverify"
+    }
+
+    fn option_names(&self) -> OptionNames {
+        OptionNames::Checked
+    }
+
+    fn children(&self) -> &'static [ChildKind] {
+        &[RAW, TEST]
+    }
+
+    fn is_protocol(&self) -> bool {
+        false
+    }
+
+    fn reopens(&self) -> bool {
+        false
+    }
+
+    fn is_filter(&self) -> bool {
+        true
+    }
+
+    fn has_filenames(&self) -> bool {
+        true
+    }
+
+    fn parse_filename(&self, filename: &str) -> Result<Options> {
+        let names = filename.strip_prefix("blkverify:").unwrap_or(filename);
+        let Some((raw, test)) = names.split_once(':') else {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                "blkverify requires raw copy and original image path",
+            ));
+        };
+        let mut options = Options::new();
+        options.insert("raw".to_owned(), json!({ "filename": raw }));
+        options.insert("test".to_owned(), json!({ "file": { "filename": test } }));
+        Ok(options)
+    }
+
+    fn filename_over(&self, _options: &Options, children: &[&str]) -> Option<String> {
+        let [raw, test] = children else { return None };
+        Some(format!("blkverify:{raw}:{test}"))
+    }
+
+    fn check_options(&self, options: &Options, _numbered: usize) -> Result<()> {
+        parse_options::<BlkverifyOptions>(options.clone()).map(|BlkverifyOptions {}| ())
+    }
+
+    fn open(&self, request: OpenRequest) -> LocalBoxFuture<'static, Result<Opened>> {
+        Box::pin(async move {
+            let [raw, test]: [Child; 2] = request
+                .children
+                .try_into()
+                .map_err(|_| Error::new(ErrorKind::InvalidArgument, "Parameter 'raw' is missing"))?;
+            let driver = Blkverify {
+                node_name: request.node_name,
+                raw,
+                test,
+                ranges: Ranges::default(),
+                notices: request.notices,
+            };
+            Ok(Opened {
+                driver: Rc::new(driver),
+                flags: request.flags,
+                backing: None,
+            })
+        })
+    }
+}
+
+/// An open node.
+struct Blkverify {
+    node_name: String,
+    raw: Child,
+    test: Child,
+    /// A write has its range for itself: half of it must not look like a difference.
+    ranges: Ranges,
+    notices: Notices,
+}
+
+impl Blkverify {
+    /// Tells of a difference. The request fails, and the program is to end.
+    fn mismatch(&self, operation: &str, offset: u64, len: u64, what: &str) -> IoError {
+        let message = format!("blkverify: {operation} offset={offset} bytes={len} {what}");
+        self.notices.tell(Notice::Mismatch { message });
+        IoError::Os(EIO)
+    }
+
+    /// The result of both, unless they differ.
+    fn same(
+        &self,
+        operation: &str,
+        offset: u64,
+        len: u64,
+        raw: IoResult<()>,
+        test: IoResult<()>,
+    ) -> IoResult<()> {
+        let code = |result: IoResult<()>| result.err().map_or(0, |error| -error.errno());
+        if code(raw) == code(test) {
+            return test;
+        }
+        let what = format!("return value mismatch {} != {}", code(test), code(raw));
+        Err(self.mismatch(operation, offset, len, &what))
+    }
+
+    async fn read_both(&self, offset: u64, buffers: Buffers) -> Transfer {
+        let (size, len) = (buffers.len(), bytes_in(&buffers));
+        let _shared = self.ranges.hold(offset, len, Use::Read).await;
+        let Some(spare) = Buffer::try_alloc(size).map(Buffers::from) else {
+            return (Err(IoError::Os(ENOMEM)), buffers);
+        };
+        let ((test, buffers), (raw, spare)) =
+            join(self.test.read(offset, buffers), self.raw.read(offset, spare)).await;
+        let mut result = self.same("read", offset, len, raw, test);
+        if result.is_ok()
+            && let Some(at) = first_difference(&buffers, &spare)
+        {
+            let at = offset.saturating_add(u64::try_from(at).unwrap_or(u64::MAX));
+            let what = format!("contents mismatch at offset {at}");
+            result = Err(self.mismatch("read", offset, len, &what));
+        }
+        (result, buffers)
+    }
+
+    async fn write_both(&self, offset: u64, buffers: Buffers, flags: RequestFlags) -> Transfer {
+        let len = bytes_in(&buffers);
+        let _alone = self.ranges.hold(offset, len, Use::Write).await;
+        let Some(copy) = copy_of(&buffers) else {
+            return (Err(IoError::Os(ENOMEM)), buffers);
+        };
+        let ((test, buffers), (raw, _)) = join(
+            self.test.write(offset, buffers, flags),
+            self.raw.write(offset, copy, flags),
+        )
+        .await;
+        (self.same("write", offset, len, raw, test), buffers)
+    }
+}
+
+impl Driver for Blkverify {
+    fn abilities(&self) -> Abilities {
+        Abilities {
+            write_zeroes: Ability::Emulated,
+            discard: Ability::None,
+            fua: Ability::Emulated,
+            transparent: true,
+            ..Abilities::default()
+        }
+    }
+
+    fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
+        let at = match purpose {
+            Purpose::Read => At::Own,
+            Purpose::Status { .. } => At::Child {
+                slot: ChildSlot::FILE,
+                offset,
+            },
+        };
+        Answer::ready(Ok(Extent::new(len, at)))
+    }
+
+    fn read(
+        self: Rc<Self>,
+        offset: u64,
+        buffers: Buffers,
+        _flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
+        Answer::wait(async move { self.read_both(offset, buffers).await })
+    }
+
+    fn place(&self, _offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+        Answer::ready(Ok(Placement::own(len)))
+    }
+
+    fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
+        Answer::ready(written)
+    }
+
+    fn write(
+        self: Rc<Self>,
+        offset: u64,
+        buffers: Buffers,
+        flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
+        Answer::wait(async move { self.write_both(offset, buffers, flags).await })
+    }
+
+    fn write_zeroes(&self, _offset: u64, _len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<()>> {
+        // They are written as data, so that they are compared like any other.
+        Answer::ready(Err(IoError::NotSupported))
+    }
+
+    fn discard(&self, _offset: u64, _len: u64) -> Answer<'_, IoResult<()>> {
+        Answer::ready(Err(IoError::NotSupported))
+    }
+
+    fn flush(&self) -> Answer<'_, IoResult<()>> {
+        // The node flushes both children.
+        Answer::ready(Ok(()))
+    }
+
+    fn truncate(
+        &self,
+        size: u64,
+        exact: bool,
+        preallocation: Preallocation,
+        flags: RequestFlags,
+    ) -> Answer<'_, Result<()>> {
+        Answer::wait(self.raw.resize(size, exact, preallocation, flags))
+    }
+
+    fn length(&self) -> Answer<'_, IoResult<u64>> {
+        Answer::wait(self.test.length())
+    }
+
+    fn allocated_size(&self) -> Answer<'_, IoResult<u64>> {
+        Answer::ready(Err(IoError::NotSupported))
+    }
+
+    fn reopen_prepare(&self, _request: ReopenRequest) -> Answer<'_, Result<()>> {
+        Answer::ready(Err(not_supported("blkverify", &self.node_name)))
+    }
+
+    fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
+        // Nothing of what the children hold is kept here.
+        Answer::ready(Ok(()))
+    }
+
+    fn depart(&self) -> Box<dyn Parcel> {
+        Box::new(Travelling {
+            node_name: self.node_name.clone(),
+            notices: self.notices.clone(),
+        })
+    }
+
+    fn close(&self) -> Answer<'_, Result<()>> {
+        Answer::ready(Ok(()))
+    }
+}
+
+/// A node between iothreads. Nothing is in flight, so no range is in use.
+struct Travelling {
+    node_name: String,
+    notices: Notices,
+}
+
+impl Parcel for Travelling {
+    fn arrive(self: Box<Self>, children: Vec<Child>, _ring: Ring) -> Rc<dyn Driver> {
+        let mut children = children.into_iter();
+        let mut next = || {
+            children
+                .next()
+                .unwrap_or_else(|| unreachable!("a blkverify node always has two child handles"))
+        };
+        let (raw, test) = (next(), next());
+        Rc::new(Blkverify {
+            node_name: self.node_name,
+            raw,
+            test,
+            ranges: Ranges::default(),
+            notices: self.notices,
+        })
+    }
+}

@@ -1,0 +1,9 @@
+//! Filters: drivers that show the data of the node below them, and do something of their own on its way.
+
+pub mod blkdebug;
+pub mod blklogwrites;
+pub mod blkverify;
+pub mod compress;
+pub mod copy_on_read;
+pub mod preallocate;
+pub mod throttle;

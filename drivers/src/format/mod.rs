@@ -1,0 +1,4 @@
+//! Formats: drivers that keep an image in the node below them.
+
+pub mod qcow2;
+pub mod raw;

@@ -1,0 +1,167 @@
+//! What an image needs before its first change, and what a reopen changes.
+
+use millpond_messages::global_state::Options;
+use millpond_messages::{Error, ErrorKind, IoError, OpenFlags, Result};
+
+use super::cache::Cache;
+use super::geometry::Geometry;
+use super::header::{AUTOCLEAR_BITMAPS, CORRUPT, DIRTY};
+use super::kind::{self, is_writable};
+use super::options::Settings;
+use super::{Given, Qcow2};
+use crate::api::{ReopenRequest, Repair};
+
+/// Options that were checked, and what they change.
+pub(super) struct Prepared {
+    given: Given,
+    pub settings: Settings,
+    writable: bool,
+}
+
+/// An image has its data file from its open on.
+fn check_data_file(old: &Options, new: &Options) -> Result<()> {
+    if new.get("data-file") == old.get("data-file") {
+        return Ok(());
+    }
+    let text = "Cannot change the option 'data-file'";
+    Err(Error::new(ErrorKind::InvalidArgument, text))
+}
+
+impl Qcow2 {
+    /// Readies an image for changes: mends refcounts that an unclean end left behind, and tells programs that know features
+    /// which are not known here, and users of bitmaps, that the image was changed without them.
+    pub(super) async fn activate(&self) -> Result<()> {
+        if self.state.borrow().header.incompatible & DIRTY != 0 {
+            let everything = Repair {
+                leaks: true,
+                errors: true,
+            };
+            let result = self.check_image(everything).await;
+            let result = result.map_err(|error| error.within("Could not repair dirty image"))?;
+            if result.corruptions > 0 || result.check_errors > 0 {
+                return Err(Error::new(
+                    ErrorKind::Corrupt,
+                    "Could not repair dirty image: Input/output error",
+                ));
+            }
+            self.clear_marks()
+                .await
+                .map_err(|error| Error::io("Could not repair dirty image", error))?;
+        }
+        let keeps_bitmaps = self
+            .retire_bitmaps()
+            .await
+            .map_err(|error| Error::io("Could not update the image's bitmaps", error))?;
+        let known = if keeps_bitmaps { AUTOCLEAR_BITMAPS } else { 0 };
+        let had = {
+            let autoclear = &mut self.state.borrow_mut().header.autoclear;
+            std::mem::replace(autoclear, *autoclear & known)
+        };
+        if had & !known != 0 {
+            self.write_features()
+                .await
+                .map_err(|error| Error::io("Could not update qcow2 header", error))?;
+        }
+        self.state.borrow_mut().active = true;
+        Ok(())
+    }
+
+    /// Does so for the first request that changes something after a reopen.
+    pub(super) async fn activate_late(&self) -> Result<(), IoError> {
+        use super::gate::Key;
+        let _held = self.gates.hold(Key::Activation).await;
+        if self.state.borrow().active {
+            return Ok(());
+        }
+        self.activate().await.map_err(|error| {
+            tracing::error!(%error, "a qcow2 image cannot be written to");
+            IoError::from_errno(error.errno())
+        })
+    }
+
+    pub(super) async fn prepare_reopen(&self, request: ReopenRequest) -> Result<()> {
+        let (header, was_writable) = {
+            let state = self.state.borrow();
+            (state.header.clone(), state.writable)
+        };
+        let writable = is_writable(request.flags);
+        let given = Given {
+            options: request.options,
+            flags: request.flags,
+        };
+        check_data_file(&self.given.borrow().options, &given.options)?;
+        let settings = Settings::parse(given.options.clone(), &header, given.flags)?;
+        let check = request.flags.contains(OpenFlags::CHECK);
+        if writable && !was_writable && header.incompatible & CORRUPT != 0 && !check {
+            return Err(Error::new(
+                ErrorKind::ReadOnly,
+                "qcow2: Image is corrupt; cannot be opened read/write",
+            ));
+        }
+        if !writable && was_writable {
+            self.put_away().await?;
+        }
+        *self.prepared.borrow_mut() = Some(Prepared {
+            given,
+            settings,
+            writable,
+        });
+        Ok(())
+    }
+
+    pub(super) fn commit_reopen(&self) {
+        let Some(Prepared {
+            given,
+            mut settings,
+            writable,
+        }) = self.prepared.borrow_mut().take()
+        else {
+            return;
+        };
+        self.given.replace(given);
+        let mut state = self.state.borrow_mut();
+        if settings.slice_size != state.settings.slice_size {
+            if state.l2.dirty() == 0 {
+                state.l2 = Cache::new(settings.slices);
+                let header = &state.header;
+                state.geometry = Geometry::new(
+                    header.cluster_bits,
+                    header.refcount_order,
+                    settings.slice_size,
+                    header.version,
+                );
+            } else {
+                // What changed since the preparation is in slices of the old size: they stay as they are.
+                settings.slice_size = state.settings.slice_size;
+            }
+        }
+        state.l2.set_capacity(settings.slices);
+        state.refblocks.set_capacity(settings.refblocks);
+        state.active &= writable && state.writable;
+        state.writable = writable;
+        state.settings = settings;
+    }
+
+    /// Forgets what is known of the image and reads it again.
+    pub(super) async fn read_again(&self) -> Result<()> {
+        self.put_away().await?;
+        let Given { options, flags } = self.wanted();
+        let mut state = kind::open_state(&self.file, options, flags).await?;
+        state.notices = self.state.borrow().notices.clone();
+        *self.state.borrow_mut() = state;
+        self.last.borrow_mut().take();
+        Ok(())
+    }
+
+    /// What the node is opened with, once a reopen under way has ended well.
+    pub(super) fn wanted(&self) -> Given {
+        match &*self.prepared.borrow() {
+            Some(prepared) => prepared.given.clone(),
+            None => self.given.borrow().clone(),
+        }
+    }
+
+    pub(super) fn abort_reopen(&self) {
+        self.prepared.borrow_mut().take();
+    }
+}

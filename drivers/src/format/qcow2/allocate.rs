@@ -1,0 +1,382 @@
+//! Places for writes: in place where the cluster is the image's own, else in new or reserved clusters, which become
+//! visible when the write is settled.
+
+use millpond_messages::{ChildSlot, IoError};
+
+use super::bytes::Hex;
+use super::entry::{COPIED, Cluster, cluster, compressed};
+use super::overlap::Kind;
+use super::state::{Corruption, FreeReason, InFlight, Need, State, Stop, Try};
+use crate::api::{Placement, Target, Ticket};
+
+/// Dirty L2 slices and refcount blocks, and dropped references, beyond which writers wait for a write-back: 4 MiB of
+/// default slices, so that one snapshot of all is copied in about a millisecond.
+const MAX_DIRTY_SLICES: usize = 1024;
+const MAX_DIRTY_REFBLOCKS: usize = 16;
+const MAX_FREES: usize = 4096;
+
+/// The guest clusters of a write.
+struct Span {
+    /// Bytes.
+    len: u64,
+    /// The first byte, within its cluster.
+    head: u64,
+}
+
+impl Span {
+    /// How many bytes of the write are in clusters of `bytes` bytes in all.
+    fn within(&self, bytes: u64) -> u64 {
+        self.len.min(bytes - self.head)
+    }
+}
+
+impl State {
+    /// Where a write of `len` bytes at `offset` goes. `backing` says whether what is unallocated shows a backing file.
+    pub fn place(&mut self, offset: u64, len: u64, backing: bool) -> Try<Placement> {
+        self.check_writable()?;
+        let span = Span {
+            len,
+            head: self.geometry.in_cluster(offset),
+        };
+        let first = offset >> self.geometry.cluster_bits;
+        let wanted = self.before_in_flight(first, self.geometry.clusters(span.head + len))?;
+        let key = self.writable_slice(offset)?;
+        let index = self.geometry.slice_index(offset);
+        let slice = self.slice(key)?;
+        let entries = slice.get(index..).unwrap_or_default();
+        let entries = entries.get(..wanted as usize).unwrap_or(entries);
+        let Some(&entry) = entries.first() else {
+            return Err(Stop::Fail(IoError::Corrupt));
+        };
+        let kind = self.cluster_for_write(entry, key, offset)?;
+        let bits = self.geometry.cluster_bits;
+        let own = |n: u64, entry: u64, kind: Cluster| {
+            entry & COPIED != 0 && cluster(entry) == kind_at(kind, n, bits)
+        };
+        match kind {
+            Cluster::Normal(host) if entry & COPIED != 0 => {
+                let count = run(entries, |n, entry| own(n, entry, kind));
+                self.check_not_metadata(host + span.head, span.within(count << bits))?;
+                Ok(self.placement(&span, host, count, false, false, None))
+            }
+            Cluster::ZeroAllocated(host) if entry & COPIED != 0 => {
+                let count = run(entries, |n, entry| own(n, entry, kind));
+                self.check_not_metadata(host + span.head, span.within(count << bits))?;
+                self.check_pressure()?;
+                let ticket = self.set_aside(first, count, host, false);
+                Ok(self.placement(&span, host, count, true, true, Some(ticket)))
+            }
+            _ => {
+                let count = run(entries, |_, entry| needs_new(entry));
+                let copies = |entry: &u64| match cluster(*entry) {
+                    Cluster::Unallocated => backing,
+                    Cluster::ZeroPlain | Cluster::ZeroAllocated(_) => false,
+                    Cluster::Normal(_) | Cluster::Compressed => true,
+                };
+                let old: Vec<bool> = entries.iter().take(count as usize).map(copies).collect();
+                self.place_new(&span, first, &old)
+            }
+        }
+    }
+
+    /// Allocates for as many clusters as `old` has, which says of each whether it shows anything but zeroes, or fewer.
+    fn place_new(&mut self, span: &Span, first: u64, old: &[bool]) -> Try<Placement> {
+        self.check_pressure()?;
+        let (host, count) = self.allocate(old.len() as u64)?;
+        let host = host << self.geometry.cluster_bits;
+        // The file reads as zeroes where nothing was ever stored: so do the new clusters' parts that are not written.
+        let untouched = host >= self.file_end;
+        self.file_end = self.file_end.max(host + (count << self.geometry.cluster_bits));
+        let copy = |at: usize| !untouched || old.get(at).copied().unwrap_or(true);
+        let (head, tail) = (copy(0), copy(count as usize - 1));
+        let ticket = self.set_aside(first, count, host, true);
+        Ok(self.placement(span, host, count, head, tail, Some(ticket)))
+    }
+
+    fn set_aside(&mut self, first: u64, count: u64, host: u64, fresh: bool) -> Ticket {
+        let id = self.next_ticket;
+        self.next_ticket += 1;
+        self.in_flight.push(InFlight {
+            id,
+            first,
+            count,
+            host,
+            fresh,
+            copies: false,
+        });
+        Ticket(id)
+    }
+
+    /// The answer for `count` clusters at `host`, with the rest of the first and the last copied along or not.
+    fn placement(
+        &mut self,
+        span: &Span,
+        host: u64,
+        count: u64,
+        head: bool,
+        tail: bool,
+        ticket: Option<Ticket>,
+    ) -> Placement {
+        let len = span.within(count << self.geometry.cluster_bits);
+        let behind = self.geometry.in_cluster(span.head + len);
+        let head = if head { span.head } else { 0 };
+        let tail = if tail && behind != 0 {
+            self.geometry.cluster_size() - behind
+        } else {
+            0
+        };
+        if (head > 0 || tail > 0)
+            && let Some(id) = &ticket
+            && let Some(entry) = self.in_flight.iter_mut().find(|entry| entry.id == id.0)
+        {
+            entry.copies = true;
+        }
+        let target = Target::Child {
+            slot: ChildSlot::FILE,
+            offset: host + span.head - head,
+        };
+        Placement {
+            len,
+            target,
+            head,
+            tail,
+            ticket,
+        }
+    }
+
+    /// How many of `count` guest clusters from `first` no write in flight was given; at least the first.
+    pub fn before_in_flight(&self, first: u64, count: u64) -> Try<u64> {
+        let mut end = first + count;
+        for other in &self.in_flight {
+            if other.first < end && first < other.first + other.count {
+                if other.first <= first {
+                    return Err(Stop::Need(Need::Ticket(other.id)));
+                }
+                end = other.first;
+            }
+        }
+        Ok(end - first)
+    }
+
+    /// Makes visible what a write was given, or gives it back.
+    pub fn settle(&mut self, id: u64, written: bool) -> Try<()> {
+        let Some(at) = self.in_flight.iter().position(|entry| entry.id == id) else {
+            return Ok(());
+        };
+        let Some(&InFlight {
+            first,
+            count,
+            host,
+            fresh,
+            copies,
+            ..
+        }) = self.in_flight.get(at)
+        else {
+            return Ok(());
+        };
+        if written {
+            self.link(first, count, host)?;
+            // With lazy refcounts nothing else makes the data of new clusters durable before what refers to them.
+            self.barrier |= copies || (fresh && self.settings.lazy_refcounts);
+        } else if fresh {
+            self.set_refcounts(host >> self.geometry.cluster_bits, count, 0)?;
+        }
+        self.in_flight.swap_remove(at);
+        Ok(())
+    }
+
+    /// Points the guest's clusters at their new places.
+    fn link(&mut self, first: u64, count: u64, host: u64) -> Try<()> {
+        let bits = self.geometry.cluster_bits;
+        let offset = first << bits;
+        let key = self.writable_slice(offset)?;
+        self.slice(key)?;
+        let index = self.geometry.slice_index(offset);
+        let range = index..index + count as usize;
+        let Some(entries) = self
+            .l2
+            .change(key, range.clone())
+            .and_then(|slice| slice.get_mut(range))
+        else {
+            return Err(Stop::Fail(IoError::Corrupt));
+        };
+        let mut old = Vec::new();
+        for (entry, n) in entries.iter_mut().zip(0_u64..) {
+            let place = host + (n << bits);
+            let before = std::mem::replace(entry, place | COPIED);
+            if !matches!(cluster(before), Cluster::Unallocated | Cluster::ZeroPlain) {
+                old.push((before, place));
+            }
+        }
+        for (before, place) in old {
+            if cluster(before) != Cluster::ZeroAllocated(place) {
+                self.drop_cluster(before, FreeReason::Other);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes note that an L2 entry's references are gone.
+    pub fn drop_cluster(&mut self, entry: u64, reason: FreeReason) {
+        let bits = self.geometry.cluster_bits;
+        match cluster(entry) {
+            Cluster::Unallocated | Cluster::ZeroPlain => {}
+            Cluster::ZeroAllocated(host) | Cluster::Normal(host) => self.free_later(host >> bits, 1, reason),
+            Cluster::Compressed => {
+                let place = compressed(&self.geometry, entry);
+                let first = place.offset >> bits;
+                let last = (place.offset + place.len - 1) >> bits;
+                self.free_later(first, last - first + 1, reason);
+            }
+        }
+    }
+
+    /// Refuses to write to an image that is read-only or unusable.
+    pub fn check_writable(&self) -> Try<()> {
+        self.check_usable()?;
+        match (self.writable, self.active) {
+            (true, true) => Ok(()),
+            (true, false) => Err(Stop::Need(Need::Activation)),
+            (false, _) => Err(Stop::Fail(IoError::ReadOnly)),
+        }
+    }
+
+    /// Asks for a write-back where too much in memory waits for one.
+    pub fn check_pressure(&self) -> Try<()> {
+        self.check_not_frozen()?;
+        if self.l2.dirty() > self.most_dirty_slices()
+            || self.too_many_refblocks()
+            || self.frees.len() > MAX_FREES
+        {
+            return Err(Stop::Need(Need::Writeback));
+        }
+        Ok(())
+    }
+
+    /// How many slices may be dirty. Where the cache has room for those of the whole disk, none of them has to be clean so
+    /// that it can make room for another.
+    fn most_dirty_slices(&self) -> usize {
+        let span_bits = self.geometry.slice_bits + self.geometry.cluster_bits;
+        let all = self.header.size.div_ceil(1 << span_bits);
+        let capacity = self.l2.capacity();
+        let room = if all <= capacity as u64 {
+            capacity
+        } else {
+            capacity / 2
+        };
+        room.min(MAX_DIRTY_SLICES)
+    }
+
+    /// Whether more refcount blocks changed than should wait in memory.
+    pub fn too_many_refblocks(&self) -> bool {
+        self.refblocks.dirty() > MAX_DIRTY_REFBLOCKS.min(self.refblocks.capacity() / 2)
+    }
+
+    /// Refuses to write over metadata, at `offset` of the file: the tables contradict each other where that comes up.
+    pub fn check_not_metadata(&self, offset: u64, len: u64) -> Try<()> {
+        let bits = self.geometry.cluster_bits;
+        let (mut first, end) = (offset >> bits, ((offset + len - 1) >> bits) + 1);
+        while let Some(cluster) = self.metadata.find(first, end - first) {
+            let kind = self.metadata_kind(cluster);
+            if let Some(kind) = kind.filter(|kind| self.settings.guarded.has(*kind)) {
+                return Err(Stop::Corrupt(Corruption {
+                    text: format!(
+                        "Preventing invalid write on metadata (overlaps with {})",
+                        kind.description()
+                    ),
+                    range: Some((offset, len)),
+                }));
+            }
+            first = cluster + 1;
+        }
+        if offset >> bits == 0 {
+            let text = "Preventing invalid allocation of data cluster at offset 0".to_owned();
+            return Err(Stop::Corrupt(text.into()));
+        }
+        Ok(())
+    }
+
+    /// The same for whole clusters.
+    pub fn check_free_of_metadata(&self, first: u64, count: u64) -> Try<()> {
+        let bits = self.geometry.cluster_bits;
+        self.check_not_metadata(first << bits, count << bits)
+    }
+
+    /// What the entry of guest `offset` says, unless nothing can be written there.
+    fn cluster_for_write(&self, entry: u64, key: u64, offset: u64) -> Try<Cluster> {
+        let unaligned = |host| self.geometry.in_cluster(host) != 0;
+        let (what, host) = match cluster(entry) {
+            Cluster::Normal(host) if unaligned(host) => ("Data", host),
+            Cluster::ZeroAllocated(host) if unaligned(host) => ("Preallocated zero", host),
+            _ => return self.checked_cluster(entry, key, self.geometry.slice_index(offset)),
+        };
+        let offset = Hex(offset);
+        let text = format!("{what} cluster offset {host:#x} unaligned (guest offset: {offset})");
+        Err(Stop::Corrupt(text.into()))
+    }
+
+    /// What metadata a cluster holds.
+    fn metadata_kind(&self, cluster: u64) -> Option<Kind> {
+        let size = self.geometry.cluster_size();
+        let at = cluster << self.geometry.cluster_bits;
+        let within = |start: u64, len: u64| start < at + size && at < start.saturating_add(len);
+        let header = &self.header;
+        if at == 0 {
+            return Some(Kind::MainHeader);
+        }
+        if within(header.l1_offset, u64::from(header.l1_size) * 8) {
+            return Some(Kind::ActiveL1);
+        }
+        if within(header.reftable_offset, u64::from(header.reftable_clusters) * size) {
+            return Some(Kind::RefcountTable);
+        }
+        if self
+            .reftable
+            .iter()
+            .any(|entry| entry & super::entry::REFTABLE_OFFSET == at)
+        {
+            return Some(Kind::RefcountBlock);
+        }
+        if self.l1.iter().any(|entry| entry & super::entry::L1_OFFSET == at) {
+            return Some(Kind::ActiveL2);
+        }
+        if within(
+            header.snapshots_offset,
+            self.snapshots_end.saturating_sub(header.snapshots_offset),
+        ) {
+            return Some(Kind::SnapshotTable);
+        }
+        let inactive = self
+            .inactive_l1
+            .iter()
+            .any(|&(start, entries)| within(start, u64::from(entries) * 8));
+        if inactive {
+            return Some(Kind::InactiveL1);
+        }
+        let directory = self.bitmap_directory()?;
+        within(directory.offset, directory.size).then_some(Kind::BitmapDirectory)
+    }
+}
+
+/// Whether a write to the cluster of this entry needs a new one.
+fn needs_new(entry: u64) -> bool {
+    match cluster(entry) {
+        Cluster::Unallocated | Cluster::ZeroPlain | Cluster::Compressed => true,
+        Cluster::Normal(_) | Cluster::ZeroAllocated(_) => entry & COPIED == 0,
+    }
+}
+
+/// The kind `n` clusters behind one of `kind`, where they follow each other in the file.
+fn kind_at(kind: Cluster, n: u64, bits: u32) -> Cluster {
+    match kind {
+        Cluster::Normal(host) => Cluster::Normal(host + (n << bits)),
+        Cluster::ZeroAllocated(host) => Cluster::ZeroAllocated(host + (n << bits)),
+        other => other,
+    }
+}
+
+/// How many entries from the first on are as `wanted`; at least the first.
+fn run(entries: &[u64], wanted: impl Fn(u64, u64) -> bool) -> u64 {
+    let rest = entries.iter().skip(1).zip(1_u64..);
+    1 + rest.take_while(|&(&entry, n)| wanted(n, entry)).count() as u64
+}

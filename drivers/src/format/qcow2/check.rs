@@ -1,0 +1,268 @@
+//! Checks: what refers to each cluster, against what the refcounts say.
+
+use millpond_messages::{CheckResult, Error, FragmentInfo, IoError, IoResult, Result};
+
+use super::Qcow2;
+use super::bitmaps::Bitmap;
+use super::bytes::table_from_be;
+use super::census::Census;
+use super::entry::{COPIED, Cluster, L1_OFFSET, REFTABLE_OFFSET, cluster, compressed};
+use super::geometry::Geometry;
+use crate::api::Repair;
+
+/// Bits of an L1 entry that must be zero.
+const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
+
+/// A check in progress.
+pub(super) struct Check<'a> {
+    pub image: &'a Qcow2,
+    pub geometry: Geometry,
+    pub census: Census,
+    pub result: CheckResult,
+    pub repair: Repair,
+    /// The file's length in clusters, the last one whole.
+    pub file_clusters: u64,
+    /// One past the last cluster that is counted though nothing refers to it: the image ends behind it too.
+    pub leaked_end: u64,
+    /// Where the next guest cluster is expected if nothing is scattered.
+    next_contiguous: u64,
+}
+
+impl Qcow2 {
+    /// Checks the image and mends what `repair` says.
+    pub(super) async fn check_image(&self, repair: Repair) -> Result<CheckResult> {
+        let failed = |error: IoError| Error::io("Check failed", error);
+        if self.state.borrow().writable {
+            self.write_back(true).await.map_err(failed)?;
+            self.write_back(true).await.map_err(failed)?;
+        }
+        let geometry = self.state.borrow().geometry;
+        let length = self.file.length().await.map_err(failed)?;
+        let mut check = Check {
+            image: self,
+            geometry,
+            census: Census::default(),
+            result: CheckResult::default(),
+            repair,
+            file_clusters: geometry.clusters(length),
+            leaked_end: 0,
+            next_contiguous: 0,
+        };
+        check.run().await.map_err(failed)?;
+        Ok(check.result)
+    }
+}
+
+impl Check<'_> {
+    async fn run(&mut self) -> IoResult<()> {
+        let (size, l1, l1_offset, inactive) = {
+            let state = self.image.state.borrow();
+            (
+                state.header.size,
+                state.l1.clone(),
+                state.header.l1_offset,
+                state.inactive_l1.clone(),
+            )
+        };
+        self.result.fragments = FragmentInfo {
+            total_clusters: self.geometry.clusters(size),
+            ..Default::default()
+        };
+        self.count_range(0, self.geometry.cluster_size())?;
+        self.count_tables(&l1, l1_offset, true).await?;
+        for (offset, entries) in inactive {
+            let bytes = self
+                .image
+                .file
+                .read_vec(offset, entries as usize * 8)
+                .await?
+                .into_single();
+            self.count_tables(&table_from_be(&bytes), offset, false).await?;
+        }
+        self.count_snapshot_table()?;
+        self.count_bitmaps().await?;
+        self.count_refcounts()?;
+        self.compare().await?;
+        self.check_copied(&l1).await?;
+        let end = self.census.end.max(self.leaked_end);
+        self.result.image_end_offset = end << self.geometry.cluster_bits;
+        Ok(())
+    }
+
+    /// Takes note of an error that endangers data.
+    pub fn corruption(&mut self, text: &str) {
+        tracing::warn!("qcow2 check: ERROR {text}");
+        self.result.corruptions += 1;
+    }
+
+    /// Counts a reference to each cluster of a range; those that leave the file are errors.
+    fn count_range(&mut self, offset: u64, len: u64) -> IoResult<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        let first = offset >> self.geometry.cluster_bits;
+        let last = offset.saturating_add(len - 1) >> self.geometry.cluster_bits;
+        if last >= self.file_clusters {
+            let text = format!(
+                "counting reference for region exceeding the end of the file by one cluster or more: offset {offset:#x} \
+                 size {len:#x}"
+            );
+            self.corruption(&text);
+            return Ok(());
+        }
+        (first..=last).try_for_each(|cluster| self.census.add(cluster))
+    }
+
+    /// Counts an L1 table, and all that its entries lead to.
+    async fn count_tables(&mut self, l1: &[u64], offset: u64, active: bool) -> IoResult<()> {
+        self.count_range(offset, l1.len() as u64 * 8)?;
+        let cluster_size = self.geometry.cluster_size();
+        for (&entry, index) in l1.iter().zip(0_u64..) {
+            let table = entry & L1_OFFSET;
+            if entry & L1_RESERVED != 0 {
+                self.corruption(&format!("reserved bit set in L1 entry {index}: {entry:#x}"));
+            }
+            if table == 0 {
+                continue;
+            }
+            if self.geometry.in_cluster(table) != 0 {
+                self.corruption(&format!(
+                    "L2 table offset {table:#x}: Table is not cluster aligned; L1 entry corrupted"
+                ));
+                continue;
+            }
+            let before = self.result.corruptions;
+            self.count_range(table, cluster_size)?;
+            if self.result.corruptions == before {
+                let entries = self.read_table(table).await?;
+                for entry in entries {
+                    self.count_entry(entry, active)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads an L2 table.
+    pub async fn read_table(&self, offset: u64) -> IoResult<Vec<u64>> {
+        let bytes = self
+            .image
+            .file
+            .read_vec(offset, self.geometry.cluster_size() as usize)
+            .await?;
+        Ok(table_from_be(&bytes.into_single()))
+    }
+
+    fn count_entry(&mut self, entry: u64, active: bool) -> IoResult<()> {
+        let cluster_size = self.geometry.cluster_size();
+        let (host, len, scattered) = match cluster(entry) {
+            Cluster::Unallocated | Cluster::ZeroPlain => return Ok(()),
+            Cluster::Compressed => {
+                if entry & COPIED != 0 {
+                    self.corruption("copied flag must never be set for compressed clusters");
+                }
+                self.result.fragments.compressed_clusters += u64::from(active);
+                let place = compressed(&self.geometry, entry);
+                (place.offset, place.len, true)
+            }
+            Cluster::Normal(host) | Cluster::ZeroAllocated(host) => {
+                if self.geometry.in_cluster(host) != 0 {
+                    self.corruption(&format!(
+                        "offset={host:#x}: Cluster is not properly aligned; L2 entry corrupted."
+                    ));
+                    return Ok(());
+                }
+                (
+                    host,
+                    cluster_size,
+                    self.next_contiguous != 0 && host != self.next_contiguous,
+                )
+            }
+        };
+        if active {
+            let fragments = &mut self.result.fragments;
+            fragments.allocated_clusters += 1;
+            fragments.fragmented_clusters += u64::from(scattered);
+            self.next_contiguous = host.saturating_add(len);
+        }
+        // What a compressed cluster's last sector has past the file's end is not missed.
+        let end = (self.file_clusters << self.geometry.cluster_bits).saturating_sub(host);
+        let len = if cluster(entry) == Cluster::Compressed && end > 0 {
+            len.min(end)
+        } else {
+            len
+        };
+        self.count_range(host, len)
+    }
+
+    fn count_snapshot_table(&mut self) -> IoResult<()> {
+        let (start, end) = {
+            let state = self.image.state.borrow();
+            (state.header.snapshots_offset, state.snapshots_end)
+        };
+        self.count_range(start, end.saturating_sub(start))
+    }
+
+    /// Counts the bitmap directory, the bitmaps' tables and their clusters, where they are valid.
+    async fn count_bitmaps(&mut self) -> IoResult<()> {
+        let directory = self.image.state.borrow().bitmap_directory();
+        let Some(directory) = directory else { return Ok(()) };
+        self.count_range(directory.offset, directory.size)?;
+        let bitmaps = match self.image.bitmaps(directory).await? {
+            Err(text) => {
+                self.corruption(text);
+                return Ok(());
+            }
+            Ok(bitmaps) => bitmaps,
+        };
+        for Bitmap { table, entries, .. } in bitmaps {
+            self.count_range(table, u64::from(entries) * 8)?;
+            let clusters = self
+                .image
+                .file
+                .read_vec(table, entries as usize * 8)
+                .await?
+                .into_single();
+            for entry in table_from_be(&clusters) {
+                let offset = entry & L1_OFFSET;
+                if offset != 0 {
+                    self.count_range(offset, self.geometry.cluster_size())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts the refcount table and its blocks.
+    fn count_refcounts(&mut self) -> IoResult<()> {
+        let (offset, clusters, blocks) = {
+            let state = self.image.state.borrow();
+            (
+                state.header.reftable_offset,
+                u64::from(state.header.reftable_clusters),
+                state.reftable.clone(),
+            )
+        };
+        self.count_range(offset, clusters << self.geometry.cluster_bits)?;
+        for (&entry, index) in blocks.iter().zip(0_u64..) {
+            let block = entry & REFTABLE_OFFSET;
+            if block == 0 {
+                continue;
+            }
+            if self.geometry.in_cluster(block) != 0 {
+                self.corruption(&format!(
+                    "refcount block {index} is not cluster aligned; refcount table entry corrupted"
+                ));
+                self.forget_block(index);
+                continue;
+            }
+            if block >> self.geometry.cluster_bits >= self.file_clusters {
+                self.corruption(&format!("refcount block {index} is outside image"));
+                self.forget_block(index);
+                continue;
+            }
+            self.count_range(block, self.geometry.cluster_size())?;
+        }
+        Ok(())
+    }
+}

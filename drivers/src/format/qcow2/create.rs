@@ -1,0 +1,255 @@
+//! New images.
+
+use millpond_messages::io::Preallocation;
+use millpond_messages::{Error, ErrorKind, OpenFlags, RequestFlags, Result, SECTOR_SIZE, check_length};
+use serde_json::Value;
+
+use super::bytes::table_to_be;
+use super::header::{CLUSTER_BITS, COMPRESSION, Compression, Header, LAZY_REFCOUNTS, MAX_BACKING_NAME};
+use super::kind::open_state;
+use super::options::{boolean, number};
+use super::refcount;
+use super::{Given, Qcow2};
+use crate::api::{Child, ChildPort, CreateRequest, parse_options};
+
+/// Bytes of a cluster unless asked otherwise.
+const DEFAULT_CLUSTER: u64 = 65_536;
+/// Bytes of the smallest cluster that has subclusters.
+const MIN_EXTENDED_CLUSTER: u64 = 16_384;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Version {
+    V2,
+    #[default]
+    V3,
+}
+
+/// QAPI's `BlockdevCreateOptionsQcow2`.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct CreateOptions {
+    #[serde(deserialize_with = "number")]
+    size: Option<u64>,
+    #[serde(default)]
+    version: Version,
+    #[serde(default)]
+    backing_file: Option<String>,
+    #[serde(default)]
+    backing_fmt: Option<String>,
+    #[serde(default, deserialize_with = "number")]
+    cluster_size: Option<u64>,
+    #[serde(default)]
+    preallocation: Preallocation,
+    #[serde(default, deserialize_with = "boolean")]
+    lazy_refcounts: Option<bool>,
+    #[serde(default, deserialize_with = "number")]
+    refcount_bits: Option<u64>,
+    #[serde(default)]
+    compression_type: Compression,
+    #[serde(default, deserialize_with = "boolean")]
+    extended_l2: Option<bool>,
+    #[serde(default)]
+    encrypt: Option<Value>,
+    #[serde(default)]
+    data_file: Option<Value>,
+    #[serde(default, deserialize_with = "boolean")]
+    data_file_raw: Option<bool>,
+}
+
+fn invalid(text: &'static str) -> Error {
+    Error::new(ErrorKind::InvalidArgument, text)
+}
+
+impl CreateOptions {
+    /// The header of an image without a disk yet.
+    fn header(&self) -> Result<Header> {
+        self.refuse_unsupported()?;
+        let cluster = self.cluster_size.unwrap_or(DEFAULT_CLUSTER);
+        let cluster_bits = cluster.trailing_zeros();
+        if !cluster.is_power_of_two() || !CLUSTER_BITS.contains(&cluster_bits) {
+            return Err(invalid(
+                "Cluster size must be a power of two between 512 and 2048k",
+            ));
+        }
+        let v3 = self.version == Version::V3;
+        if self.extended_l2 == Some(true) {
+            return Err(refuse_extended_l2(cluster, v3));
+        }
+        let lazy = self.lazy_refcounts.unwrap_or(false);
+        if lazy && !v3 {
+            return Err(invalid(
+                "Lazy refcounts only supported with compatibility level 1.1 and above (use version=v3 or greater)",
+            ));
+        }
+        let bits = self.refcount_bits.unwrap_or(16);
+        if !bits.is_power_of_two() || bits > 64 {
+            return Err(invalid(
+                "Refcount width must be a power of two and may not exceed 64 bits",
+            ));
+        }
+        if bits != 16 && !v3 {
+            return Err(invalid(
+                "Different refcount widths than 16 bits require compatibility level 1.1 or above (use version=v3 or \
+                 greater)",
+            ));
+        }
+        let zstd = self.compression_type != Compression::Zlib;
+        if zstd && !v3 {
+            return Err(invalid(
+                "Non-zlib compression type is only supported with compatibility level 1.1 and above (use version=v3 or \
+                 greater)",
+            ));
+        }
+        let mut header = Header {
+            version: if v3 { 3 } else { 2 },
+            cluster_bits,
+            size: 0,
+            l1_size: 0,
+            l1_offset: 0,
+            reftable_offset: cluster,
+            reftable_clusters: 1,
+            snapshots: 0,
+            snapshots_offset: 0,
+            incompatible: if zstd { COMPRESSION } else { 0 },
+            compatible: if lazy { LAZY_REFCOUNTS } else { 0 },
+            autoclear: 0,
+            refcount_order: bits.trailing_zeros(),
+            compression: self.compression_type,
+            unknown: Vec::new(),
+            extensions: Default::default(),
+            backing: None,
+        };
+        header.set_backing(self.backing_file.as_deref(), self.backing_fmt.as_deref())?;
+        Ok(header)
+    }
+
+    fn refuse_unsupported(&self) -> Result<()> {
+        let unsupported = |text| Err(Error::new(ErrorKind::Unsupported, text));
+        if self.data_file_raw == Some(true) && self.data_file.is_none() {
+            return Err(invalid("data-file-raw requires data-file"));
+        }
+        if self.data_file.is_some() {
+            return unsupported("External data files are not supported yet");
+        }
+        if self.encrypt.is_some() {
+            return unsupported("Encrypted qcow2 images are not supported yet");
+        }
+        if !self.size.unwrap_or(0).is_multiple_of(SECTOR_SIZE) {
+            return Err(invalid("Image size must be a multiple of 512 bytes"));
+        }
+        if self.backing_file.is_some() && self.preallocation != Preallocation::Off {
+            return Err(invalid(
+                "Backing file and preallocation can only be used at the same time if extended_l2 is on",
+            ));
+        }
+        if self.backing_fmt.is_some() && self.backing_file.is_none() {
+            return Err(invalid("Backing format cannot be used without backing file"));
+        }
+        Ok(())
+    }
+}
+
+/// Why an image with subclusters of this layout cannot be made.
+fn refuse_extended_l2(cluster: u64, v3: bool) -> Error {
+    if cluster < MIN_EXTENDED_CLUSTER {
+        return invalid("Extended L2 entries are only supported with cluster sizes of at least 16384 bytes");
+    }
+    if !v3 {
+        return invalid(
+            "Extended L2 entries are only supported with compatibility level 1.1 and above (use version=v3 or greater)",
+        );
+    }
+    Error::new(
+        ErrorKind::Unsupported,
+        "Extended L2 entries are not supported yet",
+    )
+}
+
+impl Header {
+    /// Sets the backing file's name and format.
+    pub fn set_backing(&mut self, name: Option<&str>, format: Option<&str>) -> Result<()> {
+        if name.is_some_and(|name| name.len() as u64 > MAX_BACKING_NAME) {
+            return Err(invalid("Backing file name too long"));
+        }
+        self.backing = name
+            .filter(|name| !name.is_empty())
+            .map(|name| name.as_bytes().to_vec());
+        self.extensions.backing_format = format.map(ToOwned::to_owned);
+        Ok(())
+    }
+}
+
+/// No backing file: nothing is read through a new image.
+struct Unconnected;
+
+impl ChildPort for Unconnected {
+    fn request(
+        &self,
+        _operation: millpond_messages::io::Operation<millpond_ring::buffer::Buffers>,
+    ) -> crate::api::Answer<'static, millpond_messages::io::Outcome<millpond_ring::buffer::Buffers>> {
+        crate::api::Answer::ready(millpond_messages::io::Outcome::plain(Err(
+            millpond_messages::IoError::NoMedium,
+        )))
+    }
+
+    fn limits(&self) -> millpond_messages::Limits {
+        millpond_messages::Limits::default()
+    }
+
+    fn is_connected(&self) -> bool {
+        false
+    }
+
+    fn node_name(&self) -> String {
+        String::new()
+    }
+
+    fn filename(&self) -> String {
+        String::new()
+    }
+}
+
+/// Makes an image in the request's file.
+pub(super) async fn create(request: CreateRequest) -> Result<()> {
+    let Some(file) = request.file else {
+        return Err(invalid("Parameter 'file' is missing"));
+    };
+    let options: CreateOptions = parse_options(request.options)?;
+    let Some(size) = options.size else {
+        return Err(invalid("Parameter 'size' is missing"));
+    };
+    let header = options.header()?;
+    check_length(size).map_err(|error| error.within("Could not resize image"))?;
+    write_empty(&file, &header).await?;
+    let given = Given {
+        flags: OpenFlags::RDWR,
+        ..Given::default()
+    };
+    let state = open_state(&file, given.options.clone(), given.flags).await?;
+    let backing = Child::new(std::rc::Rc::new(Unconnected));
+    let image = Qcow2::new(file.clone(), backing, request.ring, state, given);
+    image.activate().await?;
+    image
+        .resize(size, options.preallocation, RequestFlags::empty())
+        .await
+        .map_err(|error| error.within("Could not resize image"))?;
+    image.put_away().await?;
+    file.flush()
+        .await
+        .map_err(|error| Error::io("Could not flush the new image", error))
+}
+
+/// Writes the clusters that an image of no length has: header, refcount table, refcount block.
+async fn write_empty(file: &Child, header: &Header) -> Result<()> {
+    let cluster = 1_usize << header.cluster_bits;
+    let mut bytes = header.encode()?;
+    bytes.resize(cluster, 0);
+    bytes.extend(table_to_be(&[2 * cluster as u64]));
+    bytes.resize(2 * cluster, 0);
+    let mut block = vec![0; cluster];
+    (0..3).for_each(|index| refcount::set(&mut block, header.refcount_order, index, 1));
+    bytes.extend(block);
+    let (written, _) = file.write(0, bytes.into(), RequestFlags::empty()).await;
+    written.map_err(|error| Error::io("Could not write qcow2 header", error))
+}

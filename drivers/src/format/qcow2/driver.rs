@@ -1,0 +1,355 @@
+//! The driver's face to its node: each request handed to the file that does it.
+
+use std::rc::Rc;
+
+use millpond_messages::global_state::Options;
+use millpond_messages::io::Preallocation;
+use millpond_messages::{
+    CheckResult, ChildSlot, DebugEvent, DriverInfo, Error, ErrorKind, IoError, IoResult, Limits,
+    RequestFlags, Result,
+};
+
+use super::gate::Key;
+use super::header::{DIRTY, Header};
+use super::state::{State, Stop};
+use super::{Given, Qcow2};
+use crate::api::{
+    Abilities, Ability, Answer, At, BackingLink, Child, Driver, Events, Exchanged, Extent, Parcel, Placement,
+    Purpose, ReopenRequest, Repair, Ticket, Transfer,
+};
+use millpond_ring::Ring;
+use millpond_ring::buffer::Buffers;
+
+impl Driver for Qcow2 {
+    fn abilities(&self) -> Abilities {
+        let state = self.state.borrow();
+        let cluster = state.geometry.cluster_size();
+        let alignment = 1 << state.geometry.cluster_bits;
+        Abilities {
+            limits: Limits {
+                write_zeroes_alignment: alignment,
+                discard_alignment: alignment,
+                ..Limits::default()
+            },
+            grows: false,
+            write_zeroes: Ability::Native,
+            zero_unmap: true,
+            discard: Ability::Native,
+            fua: Ability::Emulated,
+            write_compressed: true,
+            transparent: false,
+            supports_backing: true,
+            serialise_granularity: cluster,
+            has_zero_init: true,
+            events: Events::Ignored,
+        }
+    }
+
+    fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
+        let located = self.run(move |state| state.locate(purpose, offset, len));
+        if purpose == Purpose::Read && self.file.hears() {
+            return Answer::wait(self.located_for_read(located));
+        }
+        located
+    }
+
+    fn read(
+        self: Rc<Self>,
+        offset: u64,
+        buffers: Buffers,
+        _flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
+        Answer::wait(async move { self.read_special(offset, buffers).await })
+    }
+
+    fn place(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+        if flags.contains(RequestFlags::WRITE_COMPRESSED) {
+            return Answer::ready(self.check_packed(offset, len).map(|()| Placement::own(len)));
+        }
+        if self.file.hears() {
+            return Answer::wait(self.placed_for_write(offset, len));
+        }
+        self.place_bytes(offset, len)
+    }
+
+    fn settle(&self, ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
+        let (id, written) = (ticket.0, written.is_ok());
+        let step = self.state.borrow_mut().settle(id, written);
+        match step {
+            Ok(()) => {
+                self.gates.release(Key::Ticket(id));
+                Answer::ready(Ok(()))
+            }
+            Err(stop) => Answer::wait(self.settle_later(id, written, stop)),
+        }
+    }
+
+    fn write(
+        self: Rc<Self>,
+        offset: u64,
+        buffers: Buffers,
+        _flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
+        // Nothing else is placed here.
+        Answer::wait(async move { self.write_packed(offset, buffers).await })
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
+        Answer::wait(self.zero(offset, len, flags))
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
+        Answer::wait(self.forget(offset, len))
+    }
+
+    fn flush(&self) -> Answer<'_, IoResult<()>> {
+        if self.gates.is_held(Key::Writeback) || self.state.borrow().is_dirty() {
+            return Answer::wait(self.write_back(false));
+        }
+        Answer::ready(Ok(()))
+    }
+
+    fn truncate(
+        &self,
+        size: u64,
+        _exact: bool,
+        preallocation: Preallocation,
+        flags: RequestFlags,
+    ) -> Answer<'_, Result<()>> {
+        Answer::wait(self.resize(size, preallocation, flags))
+    }
+
+    fn length(&self) -> Answer<'_, IoResult<u64>> {
+        Answer::ready(Ok(self.state.borrow().header.size))
+    }
+
+    fn allocated_size(&self) -> Answer<'_, IoResult<u64>> {
+        Answer::ready(Err(IoError::NotSupported))
+    }
+
+    fn reopen_prepare(&self, request: ReopenRequest) -> Answer<'_, Result<()>> {
+        Answer::wait(self.prepare_reopen(request))
+    }
+
+    fn reopen_commit(&self) {
+        self.commit_reopen();
+    }
+
+    fn invalidate(&self) -> Answer<'_, Result<()>> {
+        Answer::wait(self.read_again())
+    }
+
+    fn reopen_abort(&self) {
+        self.abort_reopen();
+    }
+
+    fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
+        Answer::wait(self.put_away())
+    }
+
+    fn exchange(self: Rc<Self>, _slots: &[ChildSlot]) -> Answer<'static, Result<Exchanged>> {
+        Answer::wait(self.exchange_image())
+    }
+
+    fn info(&self) -> DriverInfo {
+        self.state.borrow().info()
+    }
+
+    fn specific_info(&self) -> Option<serde_json::Value> {
+        Some(self.state.borrow().specific_info())
+    }
+
+    fn check(&self, repair: Repair) -> Answer<'_, Result<CheckResult>> {
+        Answer::wait(self.check_and_mend(repair))
+    }
+
+    fn make_empty(&self) -> Answer<'_, Result<()>> {
+        Answer::wait(async {
+            let emptied = self.empty().await;
+            emptied.map_err(|error| Error::io("Failed to empty the image", error))
+        })
+    }
+
+    fn amend(&self, options: &Options) -> Answer<'_, Result<()>> {
+        let options = options.clone();
+        Answer::wait(async move { self.amend_image(&options).await })
+    }
+
+    fn change_backing_file(&self, link: Option<BackingLink>) -> Answer<'_, Result<()>> {
+        Answer::wait(self.record_backing(link))
+    }
+
+    fn depart(&self) -> Box<dyn Parcel> {
+        // The node is still: no step is under way, and nobody looks at this driver again.
+        let mut state = self.state.borrow_mut();
+        let left = State::new(state.header.clone(), state.settings, state.writable);
+        let state = std::mem::replace(&mut *state, left);
+        Box::new(Travelling {
+            state: Box::new(state),
+            given: self.given.take(),
+        })
+    }
+
+    fn close(&self) -> Answer<'_, Result<()>> {
+        Answer::wait(self.put_away())
+    }
+}
+
+impl Qcow2 {
+    /// Tells of a read that is about to be made, and from where.
+    async fn located_for_read(&self, located: Answer<'_, IoResult<Extent>>) -> IoResult<Extent> {
+        let extent = located.await?;
+        match extent.at {
+            At::Child { .. } => self.file.debug_event(DebugEvent::ReadAio).await,
+            At::Unallocated if self.backing.is_connected() => {
+                self.file.debug_event(DebugEvent::ReadBackingAio).await;
+            }
+            At::Unallocated | At::Own | At::Special | At::Zero { .. } => {}
+        }
+        Ok(extent)
+    }
+
+    fn place_bytes(&self, offset: u64, len: u64) -> Answer<'_, IoResult<Placement>> {
+        self.run(move |state| {
+            let placement = state.place(offset, len, self.backing.is_connected())?;
+            if let Some(ticket) = &placement.ticket {
+                self.gates.try_take(Key::Ticket(ticket.0));
+            }
+            Ok(placement)
+        })
+    }
+
+    /// Tells of a write that is about to be made.
+    async fn placed_for_write(&self, offset: u64, len: u64) -> IoResult<Placement> {
+        let placement = self.place_bytes(offset, len).await?;
+        if placement.ticket.is_some() {
+            self.file.debug_event(DebugEvent::ClusterAlloc).await;
+            self.file.debug_event(DebugEvent::RefblockAlloc).await;
+        }
+        self.file.debug_event(DebugEvent::WriteAio).await;
+        Ok(placement)
+    }
+
+    /// Settles a ticket that needs a table loaded first. Where that fails, its clusters are leaked rather than used.
+    async fn settle_later(&self, id: u64, written: bool, stop: Stop) -> IoResult<()> {
+        let result = match self.satisfy(stop).await {
+            Ok(()) => self.run(move |state| state.settle(id, written)).await,
+            Err(error) => Err(error),
+        };
+        if result.is_err() {
+            self.state.borrow_mut().in_flight.retain(|entry| entry.id != id);
+        }
+        self.gates.release(Key::Ticket(id));
+        result
+    }
+
+    async fn check_and_mend(&self, repair: Repair) -> Result<CheckResult> {
+        let mends = repair.leaks || repair.errors;
+        if mends && !self.state.borrow().writable {
+            return Err(Error::new(ErrorKind::ReadOnly, "Image is read-only"));
+        }
+        let result = self.check_image(repair).await?;
+        if repair.leaks && repair.errors && result.corruptions == 0 && result.check_errors == 0 {
+            self.clear_marks()
+                .await
+                .map_err(|error| Error::io("Could not update qcow2 header", error))?;
+        }
+        Ok(result)
+    }
+
+    async fn record_backing(&self, link: Option<BackingLink>) -> Result<()> {
+        if !self.state.borrow().writable {
+            return Err(Error::new(ErrorKind::ReadOnly, "Image is read-only"));
+        }
+        let mut header = self.state.borrow().header.clone();
+        let name = link.as_ref().map(|link| link.filename.as_str());
+        header.set_backing(name, link.as_ref().and_then(|link| link.format.as_deref()))?;
+        self.replace_header(header, |header, old| {
+            header.backing = old.backing;
+            header.extensions.backing_format = old.extensions.backing_format;
+        })
+        .await
+    }
+
+    /// Writes the whole header cluster anew. Where that fails `restore` puts back what had changed, since whatever writes
+    /// the header next must not store what was refused.
+    pub(super) async fn replace_header(
+        &self,
+        header: Header,
+        restore: impl FnOnce(&mut Header, Header),
+    ) -> Result<()> {
+        let mut bytes = header.encode()?;
+        bytes.resize(1 << header.cluster_bits, 0);
+        let old = std::mem::replace(&mut self.state.borrow_mut().header, header);
+        let (written, _) = self.file.write(0, bytes.into(), RequestFlags::empty()).await;
+        let flushed = match written {
+            Ok(()) => self.file.flush().await,
+            Err(error) => Err(error),
+        };
+        let Err(error) = flushed else { return Ok(()) };
+        restore(&mut self.state.borrow_mut().header, old);
+        if written.is_ok() {
+            self.write_old_header().await;
+        }
+        Err(Error::io("Could not update the image header", error))
+    }
+
+    /// Takes back a header that was written and is not to hold, since what follows is stored by the old one.
+    async fn write_old_header(&self) {
+        let (encoded, bits) = {
+            let state = self.state.borrow();
+            (state.header.encode(), state.header.cluster_bits)
+        };
+        let written = match encoded {
+            Ok(mut bytes) => {
+                bytes.resize(1 << bits, 0);
+                self.file.write(0, bytes.into(), RequestFlags::empty()).await.0
+            }
+            Err(_) => Err(IoError::Invalid),
+        };
+        if let Err(error) = written {
+            tracing::error!(%error, "qcow2: the image has a header that could not be taken back");
+        }
+    }
+
+    /// Brings the file up to date, as its last user does: nothing is left to repair.
+    pub(super) async fn put_away(&self) -> Result<()> {
+        if !self.state.borrow().writable || self.state.borrow().broken {
+            return Ok(());
+        }
+        let written = async {
+            // References that are dropped by the first round lower refcounts, which the second writes.
+            self.write_back(true).await?;
+            self.write_back(true).await?;
+            // An image that was not readied for changes may have been marked dirty by somebody else: that is not mended.
+            if self.state.borrow().active && self.state.borrow().refcounts_lag() {
+                self.file.flush().await?;
+                self.state.borrow_mut().header.incompatible &= !DIRTY;
+                self.write_features().await?;
+            }
+            Ok(())
+        };
+        written
+            .await
+            .map_err(|error| Error::io("Failed to write back the image's metadata", error))
+    }
+}
+
+/// An image's state between iothreads.
+struct Travelling {
+    state: Box<State>,
+    given: Given,
+}
+
+impl Parcel for Travelling {
+    fn arrive(self: Box<Self>, children: Vec<Child>, ring: Ring) -> Rc<dyn Driver> {
+        let mut children = children.into_iter();
+        let file = children
+            .next()
+            .unwrap_or_else(|| unreachable!("a qcow2 node always has two child handles"));
+        let backing = children
+            .next()
+            .unwrap_or_else(|| unreachable!("a qcow2 node always has two child handles"));
+        Qcow2::new(file, backing, ring, *self.state, self.given)
+    }
+}

@@ -1,0 +1,131 @@
+//! Where a guest range is: the look-up that every read starts with.
+
+use millpond_messages::{ChildSlot, IoError};
+
+use super::bytes::Hex;
+use super::entry::{Cluster, cluster};
+use super::state::{Need, State, Stop, Try};
+use crate::api::{At, Extent, Purpose};
+
+impl State {
+    /// Where the bytes from `offset` are, for at most `len` bytes. Answers for as much as one look at the tables tells:
+    /// up to the end of a slice, of the slices in memory that have nothing, or of all L1 entries without a table.
+    pub fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Try<Extent> {
+        self.check_usable()?;
+        let Some(key) = self.slice_key(offset)? else {
+            return Ok(Extent::new(self.without_table(offset, len), At::Unallocated));
+        };
+        let slice = self.slice(key)?;
+        let index = self.geometry.slice_index(offset);
+        let in_cluster = self.geometry.in_cluster(offset);
+        let wanted = self.geometry.clusters(in_cluster + len) as usize;
+        let entries = slice.get(index..).unwrap_or_default();
+        let entries = entries.get(..wanted).unwrap_or(entries);
+        let Some(&first) = entries.first() else {
+            return Err(Stop::Fail(IoError::Corrupt));
+        };
+        let kind = self.checked_cluster(first, key, index)?;
+        let count = self.run_length(purpose, kind, entries);
+        let mut run = ((count as u64) << self.geometry.cluster_bits) - in_cluster;
+        if kind == Cluster::Unallocated && index + count == slice.len() {
+            run = self.unallocated_behind(key, run, len);
+        }
+        let len = len.min(run);
+        let at = match kind {
+            Cluster::Unallocated => At::Unallocated,
+            Cluster::ZeroPlain => At::Zero { reserved: None },
+            Cluster::ZeroAllocated(host) => At::Zero {
+                reserved: Some((ChildSlot::FILE, host + in_cluster)),
+            },
+            Cluster::Normal(host) => At::Child {
+                slot: ChildSlot::FILE,
+                offset: host + in_cluster,
+            },
+            Cluster::Compressed => At::Special,
+        };
+        let is_data = matches!(kind, Cluster::Normal(_));
+        if is_data && self.preallocated.is_none() && purpose == (Purpose::Status { want_zero: true }) {
+            return Err(Stop::Need(Need::Preallocation));
+        }
+        let recurse = is_data && self.preallocated == Some(true);
+        Ok(Extent { len, at, recurse })
+    }
+
+    /// Adds to `run`, the bytes that are unallocated up to the end of the slice at `key`, those that are in the slices behind it,
+    /// as far as these are in memory: until there are `len` at least, or the table ends.
+    fn unallocated_behind(&self, key: u64, mut run: u64, len: u64) -> u64 {
+        let table_end = self.geometry.cluster_start(key) + self.geometry.cluster_size();
+        let mut next = key + self.geometry.slice_size();
+        while run < len
+            && next < table_end
+            && let Some(slice) = self.l2.get(next)
+        {
+            let entries = slice.iter();
+            let count = entries
+                .take_while(|&&entry| cluster(entry) == Cluster::Unallocated)
+                .count();
+            run += (count as u64) << self.geometry.cluster_bits;
+            if count < slice.len() {
+                break;
+            }
+            next += self.geometry.slice_size();
+        }
+        run
+    }
+
+    /// How far from `offset` no L1 entry has a table, at most `len`.
+    fn without_table(&self, offset: u64, len: u64) -> u64 {
+        let span = 1_u64 << self.geometry.l2_span_bits();
+        let mut covered = span - (offset & (span - 1));
+        while covered < len && matches!(self.l2_table(self.geometry.l1_index(offset + covered)), Ok(None)) {
+            covered = covered.saturating_add(span);
+        }
+        covered.min(len)
+    }
+
+    /// What an entry says, unless it says what cannot be.
+    pub fn checked_cluster(&self, entry: u64, key: u64, index: usize) -> Try<Cluster> {
+        let kind = cluster(entry);
+        let what = match kind {
+            Cluster::ZeroPlain | Cluster::ZeroAllocated(_) if self.geometry.version < 3 => {
+                "Zero cluster entry found in pre-v3 image".to_owned()
+            }
+            Cluster::Normal(host) if self.geometry.in_cluster(host) != 0 => {
+                format!("Cluster allocation offset {host:#x} unaligned")
+            }
+            Cluster::ZeroAllocated(host) if self.geometry.in_cluster(host) != 0 => {
+                format!("Preallocated zero cluster offset {host:#x} unaligned")
+            }
+            _ => return Ok(kind),
+        };
+        let table = self.geometry.cluster_start(key);
+        let at = Hex(((key - table) >> 3) + index as u64);
+        let text = format!("{what} (L2 offset: {table:#x}, L2 index: {at})");
+        Err(Stop::Corrupt(text.into()))
+    }
+
+    /// How many of `entries` go on as the first, a `kind`, began.
+    fn run_length(&self, purpose: Purpose, kind: Cluster, entries: &[u64]) -> usize {
+        let bits = self.geometry.cluster_bits;
+        match kind {
+            Cluster::Unallocated => run(entries, |_, other| other == Cluster::Unallocated),
+            Cluster::ZeroPlain | Cluster::ZeroAllocated(_) if purpose == Purpose::Read => {
+                run(entries, |_, other| {
+                    matches!(other, Cluster::ZeroPlain | Cluster::ZeroAllocated(_))
+                })
+            }
+            Cluster::ZeroPlain => run(entries, |_, other| other == Cluster::ZeroPlain),
+            Cluster::ZeroAllocated(host) => run(entries, |n, other| {
+                other == Cluster::ZeroAllocated(host + (n << bits))
+            }),
+            Cluster::Normal(host) => run(entries, |n, other| other == Cluster::Normal(host + (n << bits))),
+            Cluster::Compressed => 1,
+        }
+    }
+}
+
+/// How many entries there are until one is not as `same` wants the `n`th to be; at least the first.
+fn run(entries: &[u64], same: impl Fn(u64, Cluster) -> bool) -> usize {
+    let rest = entries.iter().skip(1).zip(1_u64..);
+    1 + rest.take_while(|&(&entry, n)| same(n, cluster(entry))).count()
+}

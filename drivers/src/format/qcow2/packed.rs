@@ -1,0 +1,225 @@
+//! Compressed writes: whole clusters, packed, stored one behind the other on no particular boundary.
+
+use millpond_messages::error::errno::{EFBIG, EIO};
+use millpond_messages::{DebugEvent, IoError, IoResult, RequestFlags, SECTOR_SIZE};
+
+use super::Qcow2;
+use super::entry::{COMPRESSED, COPIED};
+use super::gate::Key;
+use super::header::Compression;
+use super::state::{FreeReason, InFlight, State, Stop, Try};
+use crate::api::{Driver, Target, Transfer};
+use millpond_ring::buffer::Buffers;
+
+/// log2 of the window that readers of the format have for deflated data, in bytes.
+const WINDOW_BITS: u8 = 12;
+
+/// Packs a cluster into less than its size; none where it does not shrink.
+fn pack(kind: Compression, data: &[u8]) -> Option<Vec<u8>> {
+    let most = data.len().saturating_sub(1);
+    match kind {
+        Compression::Zlib => {
+            let level = flate2::Compression::default();
+            let mut deflate = flate2::Compress::new_with_window_bits(level, false, WINDOW_BITS);
+            let mut packed = Vec::with_capacity(most);
+            let end = deflate.compress_vec(data, &mut packed, flate2::FlushCompress::Finish);
+            matches!(end, Ok(flate2::Status::StreamEnd)).then_some(packed)
+        }
+        Compression::Zstd => {
+            let packed = zstd::bulk::compress(data, zstd::DEFAULT_COMPRESSION_LEVEL).ok()?;
+            (packed.len() <= most).then_some(packed)
+        }
+    }
+}
+
+/// Where a packed cluster goes.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    ticket: u64,
+    /// Its first byte in the file.
+    host: u64,
+    /// The L2 entry that leads there.
+    entry: u64,
+}
+
+impl State {
+    /// A place for the packed cluster at guest `offset`.
+    fn place_packed(&mut self, offset: u64, len: u64) -> Try<Place> {
+        self.check_writable()?;
+        let first = offset >> self.geometry.cluster_bits;
+        self.before_in_flight(first, 1)?;
+        let key = self.writable_slice(offset)?;
+        let index = self.geometry.slice_index(offset);
+        let old = self.slice(key)?.get(index).copied().unwrap_or(0);
+        self.checked_cluster(old, key, index)?;
+        if old & (COPIED | COMPRESSED) != 0 {
+            // As QEMU has it, what is stored already is not compressed any more.
+            return Err(Stop::Fail(IoError::Os(EIO)));
+        }
+        self.check_pressure()?;
+        let host = self.allocate_bytes(len)?;
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.in_flight.push(InFlight {
+            id: ticket,
+            first,
+            count: 1,
+            host,
+            fresh: false,
+            copies: false,
+        });
+        let sectors = (host + len - 1) / SECTOR_SIZE - host / SECTOR_SIZE;
+        let entry = COMPRESSED | sectors << self.packed_shift() | host;
+        Ok(Place { ticket, host, entry })
+    }
+
+    /// Where the count of sectors begins in a compressed cluster's entry.
+    fn packed_shift(&self) -> u32 {
+        62 - (self.geometry.cluster_bits - 8)
+    }
+
+    /// Allocates `len` bytes, less than a cluster: behind what was packed last, if that has room.
+    fn allocate_bytes(&mut self, len: u64) -> Try<u64> {
+        let bits = self.geometry.cluster_bits;
+        let end = self.packed_end;
+        let (open, used) = (end >> bits, self.geometry.in_cluster(end));
+        let mut count = 0;
+        if used != 0 {
+            count = self.refcount(open)?;
+        }
+        // Each packed cluster counts once in every cluster of the file that it touches.
+        let shares = count > 0 && count < self.geometry.refcount_max();
+        if shares && used + len <= self.geometry.cluster_size() {
+            self.set_refcounts(open, 1, count + 1)?;
+            self.packed_end = end + len;
+            return Ok(end);
+        }
+        let (new, _) = self.allocate(1)?;
+        if ((new + 1) << bits) >> self.packed_shift() != 0 {
+            self.set_refcounts(new, 1, 0)?;
+            return Err(Stop::Fail(IoError::Os(EFBIG)));
+        }
+        self.file_end = self.file_end.max((new + 1) << bits);
+        // Where the block with the open cluster's count was pushed out meanwhile, that cluster is left as it is.
+        let joins = shares && new == open + 1 && self.set_refcounts(open, 1, count + 1).is_ok();
+        let host = if joins { end } else { new << bits };
+        self.packed_end = host + len;
+        Ok(host)
+    }
+
+    /// Points the guest's cluster at its packed data, or gives the place back.
+    fn settle_packed(&mut self, place: Place, len: u64, written: bool) -> Try<()> {
+        let bits = self.geometry.cluster_bits;
+        let Some(at) = self.in_flight.iter().position(|entry| entry.id == place.ticket) else {
+            return Ok(());
+        };
+        let first = self.in_flight.get(at).map_or(0, |entry| entry.first);
+        if written {
+            let offset = first << bits;
+            let key = self.writable_slice(offset)?;
+            let index = self.geometry.slice_index(offset);
+            let old = self.slice(key)?.get(index).copied().unwrap_or(0);
+            self.set_entry(key, index, place.entry);
+            self.drop_cluster(old, FreeReason::Other);
+            // What is not whole cannot be unpacked: it is durable before the entry is.
+            self.barrier = true;
+        } else {
+            let (start, end) = (place.host >> bits, (place.host + len - 1) >> bits);
+            let (before, behind) = (self.refcount(start)?, self.refcount(end)?);
+            self.set_refcounts(end, 1, behind.saturating_sub(1))?;
+            if start != end {
+                self.set_refcounts(start, 1, before.saturating_sub(1))?;
+            }
+        }
+        self.in_flight.swap_remove(at);
+        Ok(())
+    }
+}
+
+impl Qcow2 {
+    /// Whether a compressed write of this range can be: whole clusters, the last of the disk being as long as it is.
+    pub(super) fn check_packed(&self, offset: u64, len: u64) -> IoResult<()> {
+        let state = self.state.borrow();
+        let size = state.header.size.next_multiple_of(SECTOR_SIZE);
+        let whole = state.geometry.in_cluster(offset) == 0
+            && (state.geometry.in_cluster(len) == 0 || offset + len == size);
+        if whole { Ok(()) } else { Err(IoError::Invalid) }
+    }
+
+    /// Writes whole clusters compressed, one after the other.
+    pub(super) async fn write_packed(&self, mut offset: u64, buffers: Buffers) -> Transfer {
+        let cluster = self.state.borrow().geometry.cluster_size();
+        let bytes = buffers.to_vec();
+        for data in bytes.chunks(cluster as usize) {
+            if let Err(error) = self.write_packed_cluster(offset, data).await {
+                return (Err(error), buffers);
+            }
+            offset += data.len() as u64;
+        }
+        (Ok(()), buffers)
+    }
+
+    async fn write_packed_cluster(&self, offset: u64, data: &[u8]) -> IoResult<()> {
+        let (kind, cluster) = {
+            let state = self.state.borrow();
+            (state.header.compression, state.geometry.cluster_size())
+        };
+        let mut whole = data.to_vec();
+        whole.resize(cluster as usize, 0);
+        match self.ring.blocking(move || pack(kind, &whole)).await {
+            Some(packed) => self.store_packed(offset, packed).await,
+            None => self.store_plain(offset, data).await,
+        }
+    }
+
+    async fn store_packed(&self, offset: u64, packed: Vec<u8>) -> IoResult<()> {
+        let len = packed.len() as u64;
+        self.file.debug_event(DebugEvent::ClusterAllocBytes).await;
+        self.file.debug_event(DebugEvent::RefblockAlloc).await;
+        let place = self
+            .run(move |state| {
+                let place = state.place_packed(offset, len)?;
+                self.gates.try_take(Key::Ticket(place.ticket));
+                Ok(place)
+            })
+            .await?;
+        // The cluster unpacked last may have had the same entry.
+        self.forget_unpacked();
+        self.file.debug_event(DebugEvent::WriteCompressed).await;
+        let flags = RequestFlags::empty();
+        let written = self.file.write(place.host, packed.into(), flags).await.0;
+        let ok = written.is_ok();
+        if ok {
+            self.file.debug_event(DebugEvent::L2UpdateCompressed).await;
+        }
+        let settled = self.run(move |state| state.settle_packed(place, len, ok)).await;
+        if settled.is_err() {
+            // Its place is leaked rather than used.
+            let mut state = self.state.borrow_mut();
+            state.in_flight.retain(|entry| entry.id != place.ticket);
+        }
+        self.gates.release(Key::Ticket(place.ticket));
+        written.and(settled)
+    }
+
+    /// Stores a cluster that does not shrink as it is.
+    async fn store_plain(&self, offset: u64, data: &[u8]) -> IoResult<()> {
+        let placement = self
+            .place(offset, data.len() as u64, RequestFlags::empty())
+            .await?;
+        let mut bytes = data.to_vec();
+        // The write begins with its cluster, and ends with it or with the disk.
+        bytes.resize(data.len() + placement.tail as usize, 0);
+        let written = match placement.target {
+            Target::Child { offset, .. } => {
+                let flags = RequestFlags::empty();
+                self.file.write(offset, bytes.into(), flags).await.0
+            }
+            Target::Own => Err(IoError::NotSupported),
+        };
+        match placement.ticket {
+            Some(ticket) => self.settle(ticket, written).await.and(written),
+            None => written,
+        }
+    }
+}

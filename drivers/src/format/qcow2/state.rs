@@ -1,0 +1,305 @@
+//! An open image's state, and the rule by which it changes: in synchronous steps that either happen whole or say what
+//! must be loaded first.
+
+use std::collections::BTreeSet;
+
+use millpond_messages::IoError;
+
+use super::bytes::Hex;
+use super::cache::Cache;
+use super::entry::{COPIED, L1_OFFSET};
+use super::geometry::Geometry;
+use super::header::{DIRTY, Header};
+use super::options::Settings;
+use super::overlap::MetadataMap;
+use crate::api::Notices;
+
+/// Why a step did not happen.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// Something must be done first; then the step is tried again.
+    Need(Need),
+    /// It cannot happen.
+    Fail(IoError),
+    /// The image contradicts itself.
+    Corrupt(Corruption),
+}
+
+/// What is wrong with an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Corruption {
+    /// In words.
+    pub text: String,
+    /// The bytes of the file that were about to be overwritten: where they start, and how many.
+    pub range: Option<(u64, u64)>,
+}
+
+impl From<String> for Corruption {
+    fn from(text: String) -> Self {
+        Self { text, range: None }
+    }
+}
+
+/// What a step waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    /// The L2 slice at this offset of the file.
+    Slice(u64),
+    /// The refcount block of this number.
+    Refblock(u64),
+    /// An L2 table of the image's own for this L1 entry.
+    Table(u64),
+    /// Metadata must be written back before more may change.
+    Writeback,
+    /// The clusters of this ticket are being written.
+    Ticket(u64),
+    /// The file is being cut: nothing may be allocated.
+    Thaw,
+    /// The image must be readied for changes.
+    Activation,
+    /// Whether clusters were allocated in advance is not known yet.
+    Preallocation,
+}
+
+/// A step's result.
+pub(super) type Try<T> = Result<T, Stop>;
+
+impl From<Need> for Stop {
+    fn from(need: Need) -> Self {
+        Self::Need(need)
+    }
+}
+
+impl From<IoError> for Stop {
+    fn from(error: IoError) -> Self {
+        Self::Fail(error)
+    }
+}
+
+/// Why a cluster is freed, which decides whether the file is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FreeReason {
+    /// The guest discarded it.
+    Request,
+    /// It is an L2 table behind the end of a disk that became shorter.
+    Shrink,
+    /// Anything else.
+    Other,
+}
+
+/// References that are gone from the tables in memory, while tables in the file may still hold them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Free {
+    /// The first cluster's number in the file.
+    pub cluster: u64,
+    /// How many clusters.
+    pub count: u64,
+    /// Why.
+    pub reason: FreeReason,
+}
+
+/// Clusters that a write was given and has not written yet.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    /// The ticket's number.
+    pub id: u64,
+    /// The guest's first cluster.
+    pub first: u64,
+    /// How many.
+    pub count: u64,
+    /// Where they are in the file.
+    pub host: u64,
+    /// They were allocated for this write, rather than reserved for the guest's clusters before.
+    pub fresh: bool,
+    /// Data of the guest's is copied along, so it must be durable before the tables say so.
+    pub copies: bool,
+}
+
+/// The state of an open image. Nothing in it is bound to a thread.
+pub(super) struct State {
+    pub header: Header,
+    pub geometry: Geometry,
+    pub settings: Settings,
+    pub l1: Vec<u64>,
+    /// L1 entries that the file does not have yet.
+    pub l1_dirty: BTreeSet<u64>,
+    pub l2: Cache<Vec<u64>>,
+    /// The refcount table, perhaps without a tail of entries that are 0.
+    pub reftable: Vec<u64>,
+    /// Refcount table entries that the file does not have yet.
+    pub reftable_dirty: BTreeSet<u64>,
+    pub refblocks: Cache<Vec<u8>>,
+    /// No cluster below this is free.
+    pub free_hint: u64,
+    /// Where what was packed last ends; on a cluster's boundary, or 0, nothing more goes behind it.
+    pub packed_end: u64,
+    /// Nothing was ever stored in the file from here on.
+    pub file_end: u64,
+    pub frees: Vec<Free>,
+    pub in_flight: Vec<InFlight>,
+    pub next_ticket: u64,
+    pub metadata: MetadataMap,
+    /// Where the internal snapshots' L1 tables are, and how many entries they have.
+    pub inactive_l1: Vec<(u64, u32)>,
+    /// Where the snapshot table ends.
+    pub snapshots_end: u64,
+    /// Data that the tables in memory refer to must be made durable before they are written.
+    pub barrier: bool,
+    pub writable: bool,
+    /// The image was readied for changes.
+    pub active: bool,
+    /// The file's end is being cut off: nothing may be allocated.
+    pub frozen: bool,
+    /// Corruption was reported: it is told once.
+    pub reported: bool,
+    /// Set once corruption made the image unusable.
+    pub broken: bool,
+    /// Where corruption is told.
+    pub notices: Notices,
+    /// Whether clusters may be allocated without being used, found out when first asked.
+    pub preallocated: Option<bool>,
+}
+
+impl State {
+    /// The state of an image whose tables are not read yet.
+    pub fn new(header: Header, settings: Settings, writable: bool) -> Self {
+        let geometry = Geometry::new(
+            header.cluster_bits,
+            header.refcount_order,
+            settings.slice_size,
+            header.version,
+        );
+        Self {
+            l1: Vec::new(),
+            l1_dirty: BTreeSet::new(),
+            l2: Cache::new(settings.slices),
+            reftable: Vec::new(),
+            reftable_dirty: BTreeSet::new(),
+            refblocks: Cache::new(settings.refblocks),
+            free_hint: 0,
+            packed_end: 0,
+            file_end: 0,
+            frees: Vec::new(),
+            in_flight: Vec::new(),
+            next_ticket: 0,
+            metadata: MetadataMap::default(),
+            inactive_l1: Vec::new(),
+            snapshots_end: 0,
+            barrier: false,
+            writable,
+            active: false,
+            frozen: false,
+            reported: false,
+            broken: false,
+            notices: Notices::nowhere(),
+            preallocated: None,
+            header,
+            geometry,
+            settings,
+        }
+    }
+
+    /// The L2 table of an L1 entry, if it has one.
+    pub fn l2_table(&self, l1_index: u64) -> Try<Option<u64>> {
+        let entry = self.l1.get(l1_index as usize).copied().unwrap_or(0);
+        let table = entry & L1_OFFSET;
+        if self.geometry.in_cluster(table) != 0 {
+            let index = Hex(l1_index);
+            let text = format!("L2 table offset {table:#x} unaligned (L1 index: {index})");
+            return Err(Stop::Corrupt(text.into()));
+        }
+        Ok((table != 0).then_some(table))
+    }
+
+    /// Where the slice that maps guest `offset` is in the file, if there is one.
+    pub fn slice_key(&self, offset: u64) -> Try<Option<u64>> {
+        let table = self.l2_table(self.geometry.l1_index(offset))?;
+        Ok(table.map(|table| table + self.geometry.slice_start(offset)))
+    }
+
+    /// The slice at `key`.
+    pub fn slice(&self, key: u64) -> Try<&[u64]> {
+        self.l2
+            .get(key)
+            .map(Vec::as_slice)
+            .ok_or(Stop::Need(Need::Slice(key)))
+    }
+
+    /// The slice at `key` of a table that may be changed: the image's own.
+    pub fn writable_slice(&self, offset: u64) -> Try<u64> {
+        let l1_index = self.geometry.l1_index(offset);
+        let entry = self.l1.get(l1_index as usize).copied().unwrap_or(0);
+        match self.slice_key(offset)? {
+            Some(key) if entry & COPIED != 0 => Ok(key),
+            _ => Err(Stop::Need(Need::Table(l1_index))),
+        }
+    }
+
+    /// Sets an entry of a slice that is in the cache.
+    pub fn set_entry(&mut self, key: u64, index: usize, value: u64) {
+        if let Some(entry) = self
+            .l2
+            .change(key, index..index + 1)
+            .and_then(|slice| slice.get_mut(index))
+        {
+            *entry = value;
+        }
+    }
+
+    /// Sets an L1 entry.
+    pub fn set_l1(&mut self, index: u64, value: u64) {
+        if let Some(entry) = self.l1.get_mut(index as usize) {
+            *entry = value;
+            self.l1_dirty.insert(index);
+        }
+    }
+
+    /// Packs nothing more into a cluster of the file that is given up or about to be.
+    pub fn close_packed(&mut self, cluster: u64, count: u64) {
+        let open = self.packed_end >> self.geometry.cluster_bits;
+        if (cluster..cluster.saturating_add(count)).contains(&open) {
+            self.packed_end = 0;
+        }
+    }
+
+    /// Takes note that `count` clusters from `cluster` lose a reference.
+    pub fn free_later(&mut self, cluster: u64, count: u64, reason: FreeReason) {
+        match self.frees.last_mut() {
+            Some(last) if last.reason == reason && last.cluster + last.count == cluster => {
+                last.count += count
+            }
+            _ => self.frees.push(Free {
+                cluster,
+                count,
+                reason,
+            }),
+        }
+    }
+
+    /// Whether the file's refcounts may lag behind: the image is marked dirty.
+    pub fn refcounts_lag(&self) -> bool {
+        self.header.incompatible & DIRTY != 0
+    }
+
+    /// Whether anything in memory differs from the file.
+    pub fn is_dirty(&self) -> bool {
+        self.l2.dirty() > 0
+            || !self.l1_dirty.is_empty()
+            || !self.frees.is_empty()
+            || (!self.refcounts_lag() && self.refcounts_dirty())
+    }
+
+    /// Whether refcounts in memory differ from the file's.
+    pub fn refcounts_dirty(&self) -> bool {
+        self.refblocks.dirty() > 0 || !self.reftable_dirty.is_empty()
+    }
+
+    /// Refuses requests once the image is unusable.
+    pub fn check_usable(&self) -> Try<()> {
+        if self.broken {
+            Err(Stop::Fail(IoError::NoMedium))
+        } else {
+            Ok(())
+        }
+    }
+}

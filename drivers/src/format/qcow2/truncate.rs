@@ -1,0 +1,361 @@
+//! Changes of the virtual disk's length, with what is allocated in advance or given back.
+
+use millpond_messages::io::Preallocation;
+use millpond_messages::{DebugEvent, Error, ErrorKind, IoError, IoResult, RequestFlags, Result, SECTOR_SIZE};
+
+use super::Qcow2;
+use super::bytes::table_to_be;
+use super::entry::{COPIED, Cluster, L1_OFFSET, cluster};
+use super::gate::Key;
+use super::header::MAX_L1_BYTES;
+use super::state::{FreeReason, State, Stop, Try};
+use crate::api::Target;
+use millpond_ring::buffer::Buffers;
+
+/// Where the header has the disk's length.
+const SIZE: std::ops::Range<usize> = 24..32;
+/// Where the header has the L1 table's place.
+const L1: std::ops::Range<usize> = 36..48;
+
+fn invalid(text: &'static str) -> Error {
+    Error::new(ErrorKind::InvalidArgument, text)
+}
+
+impl State {
+    /// Allocates clusters in advance for the start of a range; answers how many bytes of it. Only the untouched end of the
+    /// file is used, which reads as zeroes.
+    fn preallocate_some(&mut self, offset: u64, len: u64) -> Try<u64> {
+        let key = self.writable_slice(offset)?;
+        let index = self.geometry.slice_index(offset);
+        let wanted = self.geometry.clusters(len) as usize;
+        let slice = self.slice(key)?;
+        let entries = slice.get(index..).unwrap_or_default();
+        let entries = entries.get(..wanted).unwrap_or(entries);
+        let empty = |entry: &&u64| cluster(**entry) == Cluster::Unallocated;
+        let used = entries.iter().take_while(|entry| !empty(entry)).count();
+        if used > 0 {
+            return Ok((used as u64) << self.geometry.cluster_bits);
+        }
+        let count = entries.iter().take_while(empty).count() as u64;
+        self.check_pressure()?;
+        let hint = self.free_hint;
+        self.free_hint = hint.max(self.file_end.div_ceil(self.geometry.cluster_size()));
+        let allocated = self.allocate(count);
+        self.free_hint = hint;
+        let (host, count) = allocated?;
+        self.file_end = self.file_end.max((host + count) << self.geometry.cluster_bits);
+        for n in 0..count {
+            let place = (host + n) << self.geometry.cluster_bits;
+            self.set_entry(key, index + n as usize, place | COPIED);
+        }
+        Ok(count << self.geometry.cluster_bits)
+    }
+
+    /// Gives back the tables of L1 entries from `first` on, which map nothing any more.
+    fn drop_tables(&mut self, first: u64) {
+        for index in first..self.l1.len() as u64 {
+            let table = self.l1.get(index as usize).copied().unwrap_or(0) & L1_OFFSET;
+            if table != 0 {
+                let slice = self.geometry.slice_size();
+                (0..self.geometry.cluster_size() / slice).for_each(|n| self.l2.remove(table + n * slice));
+                let cluster = table >> self.geometry.cluster_bits;
+                self.metadata.remove(cluster, 1);
+                self.free_later(cluster, 1, FreeReason::Shrink);
+                self.set_l1(index, 0);
+            }
+        }
+    }
+
+    /// The last cluster of the file that is in use, looked for from refcount block `block` down.
+    fn last_used(&self, block: u64) -> Try<Option<u64>> {
+        let first = block << self.geometry.refblock_bits();
+        if self.refblock_offset(block).is_none() {
+            return Ok(None);
+        }
+        for cluster in (first..first + self.geometry.refblock_entries()).rev() {
+            if self.refcount(cluster)? != 0 {
+                return Ok(Some(cluster));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Qcow2 {
+    /// Changes the length.
+    pub(super) async fn resize(
+        &self,
+        size: u64,
+        preallocation: Preallocation,
+        flags: RequestFlags,
+    ) -> Result<()> {
+        let _held = self.gates.hold(Key::Resize).await;
+        let (old, snapshots, version) = {
+            let state = self.state.borrow();
+            (state.header.size, state.header.snapshots, state.header.version)
+        };
+        if !size.is_multiple_of(SECTOR_SIZE) {
+            return Err(invalid("The new size must be a multiple of 512"));
+        }
+        if snapshots > 0 && version < 3 {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "Can't resize a v2 image which has snapshots",
+            ));
+        }
+        if size < old && preallocation != Preallocation::Off {
+            return Err(invalid("Preallocation can't be used for shrinking an image"));
+        }
+        let failed = |context: &'static str| move |error| Error::io(context, error);
+        if size < old {
+            self.drop_data(size, old)
+                .await
+                .map_err(failed("Failed to discard cropped clusters"))?;
+            self.shrink_l1(size)
+                .await
+                .map_err(failed("Failed to reduce the number of L2 tables"))?;
+            self.set_size(size)
+                .await
+                .map_err(failed("Failed to update the image size"))?;
+            return self
+                .cut_file()
+                .await
+                .map_err(failed("Failed to truncate the tail of the image"));
+        }
+        self.grow_l1(size)
+            .await
+            .map_err(failed("Failed to grow the L1 table"))?;
+        self.clear_old_end(old, size)
+            .await
+            .map_err(failed("Failed to zero out the new area"))?;
+        if preallocation != Preallocation::Off {
+            self.preallocate(old, size, preallocation)
+                .await
+                .map_err(failed("Could not preallocate"))?;
+        } else if flags.contains(RequestFlags::ZERO_WRITE) {
+            self.zero_new(old, size)
+                .await
+                .map_err(failed("Failed to zero out the new area"))?;
+        }
+        self.set_size(size)
+            .await
+            .map_err(failed("Failed to update the image size"))
+    }
+
+    async fn set_size(&self, size: u64) -> IoResult<()> {
+        self.write_back(true).await?;
+        self.file.flush().await?;
+        let old = std::mem::replace(&mut self.state.borrow_mut().header.size, size);
+        if let Err(error) = self.write_header_part(SIZE).await {
+            self.state.borrow_mut().header.size = old;
+            return Err(error);
+        }
+        // Whoever is told of the new length may rely on it. Where the flush fails the file has the new length all the same.
+        self.file.flush().await
+    }
+
+    /// Gives the L1 table a larger place if a disk of `size` needs one.
+    async fn grow_l1(&self, size: u64) -> IoResult<()> {
+        let (needed, clusters) = {
+            let state = self.state.borrow();
+            let needed = state.geometry.l1_entries(size);
+            (needed, state.geometry.clusters(needed * 8))
+        };
+        if needed <= self.state.borrow().l1.len() as u64 {
+            return Ok(());
+        }
+        if needed > MAX_L1_BYTES / 8 {
+            return Err(IoError::Os(millpond_messages::error::errno::EFBIG));
+        }
+        // Nobody else may write the L1 table while it moves.
+        let _held = self.gates.hold(Key::Writeback).await;
+        self.file.debug_event(DebugEvent::L1GrowAllocTable).await;
+        self.file.debug_event(DebugEvent::ClusterAlloc).await;
+        let first = self.run(move |state| state.allocate_row(clusters)).await?;
+        self.write_back_held(true).await?;
+        let (offset, bytes, old) = {
+            let mut state = self.state.borrow_mut();
+            let mut table = table_to_be(&state.l1);
+            table.resize((clusters << state.geometry.cluster_bits) as usize, 0);
+            let offset = first << state.geometry.cluster_bits;
+            let old = (state.header.l1_offset, state.header.l1_size);
+            (state.header.l1_offset, state.header.l1_size) = (offset, needed as u32);
+            (offset, table, old)
+        };
+        let moved = async {
+            self.file.debug_event(DebugEvent::L1GrowWriteTable).await;
+            self.file
+                .write(offset, bytes.into(), RequestFlags::empty())
+                .await
+                .0?;
+            self.file.flush().await?;
+            self.file.debug_event(DebugEvent::L1GrowActivateTable).await;
+            self.write_header_part(L1).await
+        };
+        let moved = moved.await;
+        // The file's header names the new table once it is written, whether or not that can be made durable: from then on
+        // changes go there.
+        let result = match &moved {
+            Ok(()) => self.file.flush().await,
+            Err(error) => Err(*error),
+        };
+        let mut state = self.state.borrow_mut();
+        if moved.is_err() {
+            (state.header.l1_offset, state.header.l1_size) = old;
+            return result;
+        }
+        state.l1.resize(needed as usize, 0);
+        let bits = state.geometry.cluster_bits;
+        let old_clusters = state.geometry.clusters(u64::from(old.1) * 8);
+        state.metadata.remove(old.0 >> bits, old_clusters);
+        state.mark_range(offset, clusters << bits);
+        if old_clusters > 0 {
+            state.free_later(old.0 >> bits, old_clusters, FreeReason::Other);
+        }
+        result
+    }
+
+    /// Zeroes what the cluster that held the old end has behind it, where that is not zero anyway.
+    async fn clear_old_end(&self, old: u64, size: u64) -> IoResult<()> {
+        let geometry = self.state.borrow().geometry;
+        let end = old.next_multiple_of(geometry.cluster_size()).min(size);
+        if end <= old {
+            return Ok(());
+        }
+        let entry = self.run(move |state| state.entry(old)).await?;
+        match cluster(entry) {
+            Cluster::ZeroPlain | Cluster::ZeroAllocated(_) => Ok(()),
+            Cluster::Unallocated if !self.backing.is_connected() => Ok(()),
+            _ => self.store(old, Buffers::zeroed((end - old) as usize)).await,
+        }
+    }
+
+    /// Makes whole clusters of the new part read as zeroes, whatever the backing file has there.
+    async fn zero_new(&self, old: u64, size: u64) -> IoResult<()> {
+        let cluster_size = self.state.borrow().geometry.cluster_size();
+        let (start, end) = (
+            old.next_multiple_of(cluster_size),
+            size.next_multiple_of(cluster_size),
+        );
+        if start >= end || (!self.backing.is_connected() && self.state.borrow().header.backing.is_none()) {
+            return Ok(());
+        }
+        self.zero(start, end - start, RequestFlags::empty()).await
+    }
+
+    /// Writes within one cluster as the node would: for the driver's own needs.
+    async fn store(&self, offset: u64, data: Buffers) -> IoResult<()> {
+        let len = data.len() as u64;
+        let backing = self.backing.is_connected();
+        let placement = self.run(move |state| state.place(offset, len, backing)).await?;
+        let (head, tail) = (placement.head, placement.tail);
+        let written = async {
+            let mut all = Buffers::zeroed(head as usize);
+            if head > 0 {
+                let (result, buffers) = self.read_special(offset - head, all).await;
+                result?;
+                all = buffers;
+            }
+            all.append(data);
+            // It reaches to the disk's end or the cluster's: there is nothing behind it to keep.
+            all.append(Buffers::zeroed(tail as usize));
+            match placement.target {
+                Target::Child { offset, .. } => self.file.write(offset, all, RequestFlags::empty()).await.0,
+                Target::Own => Err(IoError::NotSupported),
+            }
+        };
+        let result = written.await;
+        match placement.ticket {
+            Some(ticket) => {
+                let ok = result.is_ok();
+                self.run(move |state| state.settle(ticket.0, ok))
+                    .await
+                    .and(result)
+            }
+            None => result,
+        }
+    }
+
+    async fn preallocate(&self, old: u64, size: u64, mode: Preallocation) -> IoResult<()> {
+        let geometry = self.state.borrow().geometry;
+        let mut offset = geometry.cluster_start(old);
+        while offset < size {
+            offset += self
+                .run(move |state| state.preallocate_some(offset, size - offset))
+                .await?;
+        }
+        let end = self.state.borrow().file_end;
+        let mode = if mode == Preallocation::Metadata {
+            Preallocation::Off
+        } else {
+            mode
+        };
+        if self.file.length().await? < end {
+            self.file
+                .truncate(end, false, mode, RequestFlags::empty())
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Gives back the data that a shorter disk does not have.
+    async fn drop_data(&self, size: u64, old: u64) -> IoResult<()> {
+        let geometry = self.state.borrow().geometry;
+        let end = old.next_multiple_of(geometry.cluster_size());
+        let mut offset = size.next_multiple_of(geometry.cluster_size());
+        while offset < end {
+            offset += self
+                .run(move |state| state.drop_some(offset, end - offset))
+                .await?;
+        }
+        // The slices of tables that go away must not be dirty any more.
+        self.write_back(true).await
+    }
+
+    /// Gives back the tables that a shorter disk does not need.
+    async fn shrink_l1(&self, size: u64) -> IoResult<()> {
+        self.file.debug_event(DebugEvent::L1ShrinkWriteTable).await;
+        let kept = self.state.borrow().geometry.l1_entries(size);
+        self.state.borrow_mut().drop_tables(kept);
+        self.write_back(true).await
+    }
+
+    /// Cuts off the end of the file that holds nothing, while nothing is allocated.
+    async fn cut_file(&self) -> IoResult<()> {
+        self.state.borrow_mut().frozen = true;
+        let result = self.cut_frozen_file().await;
+        self.state.borrow_mut().frozen = false;
+        result
+    }
+
+    async fn cut_frozen_file(&self) -> IoResult<()> {
+        let _held = self.gates.hold(Key::Writeback).await;
+        self.write_back_held(true).await?;
+        let blocks = self.state.borrow().reftable.len() as u64;
+        for block in (0..blocks).rev() {
+            let Some(last) = self.run(move |state| state.last_used(block)).await? else {
+                continue;
+            };
+            let end = (last + 1) << self.state.borrow().geometry.cluster_bits;
+            if end < self.file.length().await? {
+                self.file
+                    .truncate(end, false, Preallocation::Off, RequestFlags::empty())
+                    .await?;
+                self.state.borrow_mut().file_end = end;
+            }
+            return Ok(());
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// Holds allocations back while the file is cut.
+    pub fn check_not_frozen(&self) -> Try<()> {
+        if self.frozen {
+            Err(Stop::Need(super::state::Need::Thaw))
+        } else {
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! Zero writes and discards. Both change the tables alone, cluster by cluster; what must happen to storage that stays
+//! behind is left to the caller.
+
+use millpond_messages::{DebugEvent, IoError, IoResult, RequestFlags, StatusFlags};
+
+use super::Qcow2;
+use super::entry::{COPIED, Cluster, ZERO, cluster};
+use super::state::{FreeReason, State, Stop, Try};
+use crate::api::{At, Purpose};
+
+/// What becomes of an L2 entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Change {
+    entry: u64,
+    storage: Storage,
+}
+
+/// What becomes of the clusters that an old entry refers to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Storage {
+    /// They are as they were.
+    Stays,
+    /// They lose a reference.
+    Freed,
+    /// They stay the guest's, and the file may have their space back.
+    Emptied,
+}
+
+impl Change {
+    const fn to(entry: u64) -> Self {
+        let storage = Storage::Stays;
+        Self { entry, storage }
+    }
+
+    const fn freed(entry: u64) -> Self {
+        let storage = Storage::Freed;
+        Self { entry, storage }
+    }
+
+    /// A zero cluster that keeps what `entry` refers to, so that it does not have to be allocated again.
+    const fn kept(entry: u64) -> Self {
+        Self {
+            entry: entry | ZERO,
+            storage: Storage::Emptied,
+        }
+    }
+}
+
+/// Bytes of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Host {
+    offset: u64,
+    len: u64,
+}
+
+/// What a step did for the start of a range.
+#[derive(Debug)]
+struct Changed {
+    /// How many bytes of the guest's.
+    len: u64,
+    /// What the file may have back, though it stays the guest's.
+    emptied: Vec<Host>,
+    /// What must be overwritten with zeroes before the range reads as such.
+    overwritten: Option<Host>,
+}
+
+impl Changed {
+    const fn tables(len: u64) -> Self {
+        Self {
+            len,
+            emptied: Vec::new(),
+            overwritten: None,
+        }
+    }
+}
+
+/// A zero write, its range widened to whole clusters.
+#[derive(Debug, Clone, Copy)]
+struct ZeroWrite {
+    /// Clusters may lose their storage.
+    unmap: bool,
+    /// The range is a part of one cluster, whose rest shows zeroes unless the cluster holds data.
+    partial: bool,
+}
+
+impl ZeroWrite {
+    /// Leaves a cluster with data alone where only a part of it is to be zeroed.
+    const fn whole(self, change: Change) -> Try<Change> {
+        if self.partial {
+            return Err(Stop::Fail(IoError::NotSupported));
+        }
+        Ok(change)
+    }
+}
+
+impl State {
+    /// Makes the start of a range of clusters read as zeroes. Without zero clusters, nothing hides a backing file: there is
+    /// none then.
+    fn zero_some(&mut self, offset: u64, len: u64, wanted: ZeroWrite) -> Try<Changed> {
+        self.check_writable()?;
+        if self.geometry.version < 3 {
+            return self.zero_without_zero_clusters(offset, len, wanted);
+        }
+        let keep = self.settings.discard_no_unref;
+        self.change_some(offset, len, |entry| match cluster(entry) {
+            Cluster::Unallocated | Cluster::ZeroPlain => Ok(Change::to(ZERO)),
+            Cluster::ZeroAllocated(_) if !wanted.unmap || keep => Ok(Change::to(entry)),
+            Cluster::ZeroAllocated(_) => Ok(Change::freed(ZERO)),
+            Cluster::Normal(_) if !wanted.unmap => wanted.whole(Change::to(entry | ZERO)),
+            Cluster::Normal(_) if keep => wanted.whole(Change::kept(entry)),
+            Cluster::Normal(_) | Cluster::Compressed => wanted.whole(Change::freed(ZERO)),
+        })
+    }
+
+    /// The same in version 2, where what is unallocated reads as zeroes. The image's own clusters are overwritten in place
+    /// unless they may lose their storage.
+    fn zero_without_zero_clusters(&mut self, offset: u64, len: u64, wanted: ZeroWrite) -> Try<Changed> {
+        if self.slice_key(offset)?.is_none() {
+            return Ok(Changed::tables(self.to_table_end(offset, len)));
+        }
+        let bits = self.geometry.cluster_bits;
+        let count = self.before_in_flight(offset >> bits, len >> bits)?;
+        let key = self.writable_slice(offset)?;
+        let index = self.geometry.slice_index(offset);
+        let entries = self.slice(key)?.get(index..).unwrap_or_default();
+        let entries = entries.get(..count as usize).unwrap_or(entries);
+        let stays =
+            |entry: u64| !wanted.unmap && entry & COPIED != 0 && matches!(cluster(entry), Cluster::Normal(_));
+        let Some(&first) = entries.first() else {
+            return Err(Stop::Fail(IoError::Corrupt));
+        };
+        if !stays(first) {
+            let run = entries.iter().take_while(|&&entry| !stays(entry)).count() as u64;
+            return self.change_some(offset, run << bits, |entry| match cluster(entry) {
+                Cluster::Unallocated => Ok(Change::to(entry)),
+                _ => wanted.whole(Change::freed(0)),
+            });
+        }
+        let Cluster::Normal(host) = self.checked_cluster(first, key, index)? else {
+            return Err(Stop::Fail(IoError::Corrupt));
+        };
+        wanted.whole(Change::to(first))?;
+        let follow = entries.iter().zip((first..).step_by(1 << bits));
+        let run = follow.take_while(|&(&entry, expected)| entry == expected).count() as u64;
+        self.check_not_metadata(host, run << bits)?;
+        Ok(Changed {
+            overwritten: Some(Host {
+                offset: host,
+                len: run << bits,
+            }),
+            ..Changed::tables(run << bits)
+        })
+    }
+
+    /// Forgets the start of a range of whole clusters.
+    fn discard_some(&mut self, offset: u64, len: u64, backing: bool) -> Try<Changed> {
+        self.check_writable()?;
+        let v3 = self.geometry.version >= 3;
+        if !v3 && backing {
+            // What the backing file holds would come to light.
+            return Err(Stop::Fail(IoError::NotSupported));
+        }
+        if self.slice_key(offset)?.is_none() && !backing {
+            return Ok(Changed::tables(self.to_table_end(offset, len)));
+        }
+        let keep = self.settings.discard_no_unref;
+        let empty = if v3 { ZERO } else { 0 };
+        self.change_some(offset, len, |entry| {
+            Ok(match cluster(entry) {
+                Cluster::Unallocated if backing => Change::to(empty),
+                Cluster::Unallocated | Cluster::ZeroPlain => Change::to(entry),
+                Cluster::ZeroAllocated(_) if keep => Change::to(entry),
+                Cluster::Normal(_) if keep => Change::kept(entry),
+                Cluster::Normal(_) | Cluster::ZeroAllocated(_) | Cluster::Compressed => Change::freed(empty),
+            })
+        })
+    }
+
+    /// Drops the start of a range that is no longer part of the disk; answers how many bytes of it.
+    pub fn drop_some(&mut self, offset: u64, len: u64) -> Try<u64> {
+        if self.slice_key(offset)?.is_none() {
+            return Ok(self.to_table_end(offset, len));
+        }
+        let dropped = self.change_some(offset, len, |entry| {
+            Ok(match cluster(entry) {
+                Cluster::Unallocated | Cluster::ZeroPlain => Change::to(0),
+                _ => Change::freed(0),
+            })
+        })?;
+        Ok(dropped.len)
+    }
+
+    fn to_table_end(&self, offset: u64, len: u64) -> u64 {
+        let span = 1_u64 << self.geometry.l2_span_bits();
+        len.min(span - (offset & (span - 1)))
+    }
+
+    /// Changes the entries of a range as far as one slice has them.
+    fn change_some(&mut self, offset: u64, len: u64, change: impl Fn(u64) -> Try<Change>) -> Try<Changed> {
+        let bits = self.geometry.cluster_bits;
+        let count = self.before_in_flight(offset >> bits, len >> bits)?;
+        let key = self.writable_slice(offset)?;
+        self.slice(key)?;
+        self.check_pressure()?;
+        let index = self.geometry.slice_index(offset);
+        let count = count.min((self.geometry.slice_entries() - index) as u64);
+        let mut changed = Changed::tables(count << bits);
+        for at in index..index + count as usize {
+            let old = self.slice(key)?.get(at).copied().unwrap_or(0);
+            self.checked_cluster(old, key, at)?;
+            let Change { entry, storage } = change(old)?;
+            if entry != old {
+                self.set_entry(key, at, entry);
+                match storage {
+                    Storage::Stays => {}
+                    Storage::Freed => self.drop_cluster(old, FreeReason::Request),
+                    Storage::Emptied => self.note_emptied(old, &mut changed.emptied),
+                }
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Takes note that the file may have a cluster's space back. One that a snapshot shares still holds its data.
+    fn note_emptied(&self, entry: u64, emptied: &mut Vec<Host>) {
+        let Cluster::Normal(offset) = cluster(entry) else {
+            return;
+        };
+        if entry & COPIED == 0 || !self.settings.pass_discard_request {
+            return;
+        }
+        let len = self.geometry.cluster_size();
+        match emptied.last_mut() {
+            Some(last) if last.offset + last.len == offset => last.len += len,
+            _ => emptied.push(Host { offset, len }),
+        }
+    }
+
+    /// The clusters of a range, as bytes, and whether the range is all of them: the disk may end within the last.
+    fn widened(&self, offset: u64, len: u64) -> (u64, u64, bool) {
+        let start = self.geometry.cluster_start(offset);
+        let rest = self.geometry.in_cluster(offset + len);
+        let behind = if rest == 0 {
+            0
+        } else {
+            self.geometry.cluster_size() - rest
+        };
+        let is_whole = start == offset && (behind == 0 || offset + len == self.header.size);
+        (start, offset + len + behind, is_whole)
+    }
+}
+
+impl Qcow2 {
+    /// Makes a range read as zeroes: whole clusters, or a part of one that holds no data and else reads as zeroes too.
+    pub(super) async fn zero(&self, offset: u64, len: u64, flags: RequestFlags) -> IoResult<()> {
+        let ((mut at, end, is_whole), version) = {
+            let state = self.state.borrow();
+            (state.widened(offset, len), state.geometry.version)
+        };
+        if version < 3 && self.backing.is_connected() {
+            return Err(IoError::NotSupported);
+        }
+        if !is_whole && !self.rest_reads_as_zeroes(offset, len).await? {
+            return Err(IoError::NotSupported);
+        }
+        let wanted = ZeroWrite {
+            unmap: flags.contains(RequestFlags::MAY_UNMAP),
+            partial: !is_whole,
+        };
+        while at < end {
+            let changed = self
+                .run(move |state| state.zero_some(at, end - at, wanted))
+                .await?;
+            for Host { offset, len } in changed.emptied {
+                // As zeroes, not as a discard: until the tables are in the file, its old entries show what is there.
+                let flags = RequestFlags::MAY_UNMAP | RequestFlags::NO_FALLBACK;
+                if let Err(error) = self.file.write_zeroes(offset, len, flags).await {
+                    tracing::debug!(%error, "the file keeps the space of zeroed clusters");
+                }
+            }
+            if let Some(host) = changed.overwritten {
+                // What lies behind the disk's end in its last cluster is not the guest's.
+                let len = host.len.min(offset + len - at);
+                self.file.write_zeroes(host.offset, len, flags).await?;
+            }
+            at += changed.len;
+        }
+        Ok(())
+    }
+
+    /// Whether a cluster that a range is a part of holds no data, and reads as zeroes beside the range.
+    async fn rest_reads_as_zeroes(&self, offset: u64, len: u64) -> IoResult<bool> {
+        let (start, end, size, cluster) = {
+            let state = self.state.borrow();
+            let (start, end, _) = state.widened(offset, len);
+            (start, end, state.header.size, state.geometry.cluster_size())
+        };
+        if end - start > cluster {
+            return Ok(false);
+        }
+        let extent = self
+            .run(move |state| state.locate(Purpose::Read, start, cluster))
+            .await?;
+        match extent.at {
+            At::Zero { .. } => Ok(true),
+            At::Unallocated => Ok(self.backing_is_zero(start, offset).await
+                && self.backing_is_zero(offset + len, end.min(size)).await),
+            At::Own | At::Child { .. } | At::Special => Ok(false),
+        }
+    }
+
+    /// Whether what shows through from `at` up to `end` is known to be zeroes.
+    async fn backing_is_zero(&self, mut at: u64, end: u64) -> bool {
+        while at < end && self.backing.is_connected() {
+            match self.backing.block_status(at, end - at, true, true).await {
+                // Nothing is behind the backing file's end.
+                Ok(status) if status.len == 0 => return true,
+                Ok(status) if status.flags.contains(StatusFlags::ZERO) => at += status.len,
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    /// Forgets everything. Whatever the version, nothing is left that hides the backing file.
+    pub(super) async fn empty(&self) -> IoResult<()> {
+        let end = {
+            let state = self.state.borrow();
+            let cluster = state.geometry.cluster_size();
+            state.header.size.div_ceil(cluster).saturating_mul(cluster)
+        };
+        self.file.debug_event(DebugEvent::EmptyImagePrepare).await;
+        let mut offset = 0;
+        while offset < end {
+            offset += self
+                .run(move |state| {
+                    state.check_writable()?;
+                    state.drop_some(offset, end - offset)
+                })
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Forgets a range. Only whole clusters can be.
+    pub(super) async fn forget(&self, offset: u64, len: u64) -> IoResult<()> {
+        let (mut at, end, is_whole) = self.state.borrow().widened(offset, len);
+        if !is_whole {
+            return Err(IoError::NotSupported);
+        }
+        while at < end {
+            let backing = self.backing.is_connected();
+            let changed = self
+                .run(move |state| state.discard_some(at, end - at, backing))
+                .await?;
+            for Host { offset, len } in changed.emptied {
+                if let Err(error) = self.file.discard(offset, len).await {
+                    tracing::debug!(%error, "the file does not discard clusters that stay in use");
+                }
+            }
+            at += changed.len;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,445 @@
+//! `raw`: the format that is none, a window on its child.
+//!
+//! Every request goes to the `file` child as it is, moved by the option `offset`. The child's data is ours.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use futures_util::future::LocalBoxFuture;
+use millpond_messages::global_state::Options;
+use millpond_messages::io::Preallocation;
+use millpond_messages::{
+    ChildSlot, DebugEvent, Error, ErrorKind, IoError, IoResult, RequestFlags, Result, Role, SECTOR_SIZE,
+};
+
+use crate::api::reopen::check_unchanged;
+use crate::api::{
+    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Events, Exchanged, Extent,
+    OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
+    parse_options,
+};
+use millpond_ring::Ring;
+use millpond_ring::buffer::Buffers;
+
+/// The place of `file` in [`RawKind::children`].
+const FILE: ChildSlot = ChildSlot::FILE;
+
+/// The file of an image without a window: the same data at the same offsets.
+const CHILD: ChildKind = ChildKind {
+    name: "file",
+    role: Role::FILTERED.union(Role::PRIMARY),
+    required: true,
+};
+
+/// The raw format.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RawKind;
+
+impl DriverKind for RawKind {
+    fn name(&self) -> &'static str {
+        "raw"
+    }
+
+    fn option_names(&self) -> OptionNames {
+        OptionNames::Checked
+    }
+
+    fn children(&self) -> &'static [ChildKind] {
+        &[CHILD]
+    }
+
+    /// A window is not the same data at the same offsets: the file stores what the node shows of it.
+    fn child_role(&self, _slot: ChildSlot, options: &Options) -> Role {
+        let is_window = ["offset", "size"].iter().any(|name| options.contains_key(*name));
+        if is_window {
+            Role::DATA | Role::PRIMARY
+        } else {
+            CHILD.role
+        }
+    }
+
+    fn is_protocol(&self) -> bool {
+        false
+    }
+
+    /// Anything may be raw: only a format that knows better is preferred.
+    fn probe(&self, _head: &[u8]) -> u8 {
+        1
+    }
+
+    fn open(&self, request: OpenRequest) -> LocalBoxFuture<'static, Result<Opened>> {
+        Box::pin(async move {
+            let [file]: [Child; 1] = request.children.try_into().map_err(|_| missing_file())?;
+            let window = Window::new(&request.options, &file).await?;
+            let driver = Rc::new(Raw::new(request.options, window, file));
+            Ok(Opened {
+                driver,
+                flags: request.flags,
+                backing: None,
+            })
+        })
+    }
+}
+
+fn missing_file() -> Error {
+    Error::new(
+        ErrorKind::InvalidArgument,
+        "A block device must be specified for \"file\"",
+    )
+}
+
+/// The options as QAPI's `BlockdevOptionsRaw` has them. Numbers that do not fit are told apart below.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawOptions {
+    offset: Option<serde_json::Number>,
+    size: Option<serde_json::Number>,
+}
+
+/// The part of the child that is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Window {
+    /// Where it starts in the child, in bytes.
+    offset: u64,
+    /// How long it is, in bytes; as long as the child if unset.
+    size: Option<u64>,
+}
+
+impl Window {
+    async fn new(options: &Options, file: &Child) -> Result<Self> {
+        let RawOptions { offset, size } = parse_options(options.clone())?;
+        let window = Self {
+            offset: number("offset", offset.as_ref())?.unwrap_or(0),
+            size: number("size", size.as_ref())?,
+        };
+        let real = file
+            .length()
+            .await
+            .map_err(|error| Error::io("Could not get image size", error))?;
+        window.check(real)?;
+        Ok(window)
+    }
+
+    /// Checks that the window lies in a child of `real` bytes.
+    fn check(self, real: u64) -> Result<()> {
+        let Self { offset, size } = self;
+        let text = if offset > real {
+            format!("Offset ({offset}) cannot be greater than size of the containing file ({real})")
+        } else if let Some(size) = size.filter(|size| *size > real - offset) {
+            // The two blanks are QEMU's: programs match on the text.
+            format!(
+                "The sum of offset ({offset}) and size ({size}) has to be smaller or equal to the  actual size of \
+                 the containing file ({real})"
+            )
+        } else if size.is_some_and(|size| size % SECTOR_SIZE != 0) {
+            "Specified size is not multiple of 512".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(ErrorKind::InvalidArgument, text))
+    }
+
+    /// How much of the window a child of `real` bytes fills.
+    fn length(self, real: u64) -> u64 {
+        let rest = real.saturating_sub(self.offset);
+        self.size.map_or(rest, |size| size.min(rest))
+    }
+
+    /// Where the byte at `offset` is in the child.
+    fn shift(self, offset: u64) -> IoResult<u64> {
+        offset.checked_add(self.offset).ok_or(IoError::OutOfRange)
+    }
+}
+
+fn number(name: &str, value: Option<&serde_json::Number>) -> Result<Option<u64>> {
+    let Some(value) = value else { return Ok(None) };
+    value.as_u64().map(Some).ok_or_else(|| {
+        Error::new(
+            ErrorKind::InvalidArgument,
+            format!("Value '{value}' is out of range for parameter '{name}'"),
+        )
+    })
+}
+
+/// An open raw image.
+struct Raw {
+    options: RefCell<Options>,
+    window: Cell<Window>,
+    /// What a reopen has prepared.
+    pending: RefCell<Option<(Options, Window)>>,
+    file: Child,
+}
+
+impl Raw {
+    fn new(options: Options, window: Window, file: Child) -> Self {
+        Self {
+            options: RefCell::new(options),
+            window: Cell::new(window),
+            pending: RefCell::default(),
+            file,
+        }
+    }
+}
+
+impl Raw {
+    /// An answer that is given once those below were told of what it is for.
+    async fn told<T>(&self, event: DebugEvent, answer: T) -> T {
+        self.file.debug_event(event).await;
+        answer
+    }
+}
+
+impl Driver for Raw {
+    fn abilities(&self) -> Abilities {
+        // All of it is the child's to do or to emulate: its node's choke point sees to that.
+        Abilities {
+            write_zeroes: Ability::Native,
+            zero_unmap: true,
+            discard: Ability::Native,
+            fua: Ability::Native,
+            transparent: true,
+            events: Events::Passed,
+            ..Abilities::default()
+        }
+    }
+
+    fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
+        let found = self.window.get().shift(offset).map(|offset| {
+            let at = At::Child { slot: FILE, offset };
+            Extent {
+                len,
+                at,
+                recurse: true,
+            }
+        });
+        if purpose == Purpose::Read && self.file.hears() {
+            return Answer::wait(self.told(DebugEvent::ReadAio, found));
+        }
+        Answer::ready(found)
+    }
+
+    fn read(
+        self: Rc<Self>,
+        _offset: u64,
+        buffers: Buffers,
+        _flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
+        // Nothing is located here.
+        Answer::ready((Err(IoError::NotSupported), buffers))
+    }
+
+    fn place(&self, offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+        let placed = self.window.get().shift(offset).map(|offset| {
+            let target = Target::Child { slot: FILE, offset };
+            Placement {
+                len,
+                target,
+                head: 0,
+                tail: 0,
+                ticket: None,
+            }
+        });
+        if self.file.hears() {
+            return Answer::wait(self.told(DebugEvent::WriteAio, placed));
+        }
+        Answer::ready(placed)
+    }
+
+    fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
+        Answer::ready(written)
+    }
+
+    fn write(
+        self: Rc<Self>,
+        _offset: u64,
+        buffers: Buffers,
+        _flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
+        // Nothing is placed here.
+        Answer::ready((Err(IoError::NotSupported), buffers))
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
+        match self.window.get().shift(offset) {
+            Ok(offset) => Answer::wait(self.file.write_zeroes(offset, len, flags)),
+            Err(error) => Answer::ready(Err(error)),
+        }
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
+        match self.window.get().shift(offset) {
+            Ok(offset) => Answer::wait(self.file.discard(offset, len)),
+            Err(error) => Answer::ready(Err(error)),
+        }
+    }
+
+    fn flush(&self) -> Answer<'_, IoResult<()>> {
+        Answer::ready(Ok(()))
+    }
+
+    fn truncate(
+        &self,
+        size: u64,
+        exact: bool,
+        preallocation: Preallocation,
+        flags: RequestFlags,
+    ) -> Answer<'_, Result<()>> {
+        let window = self.window.get();
+        if window.size.is_some() {
+            let text = "Cannot resize fixed-size raw disks";
+            return Answer::ready(Err(Error::new(ErrorKind::Unsupported, text)));
+        }
+        let end = window.shift(size).ok().filter(|end| i64::try_from(*end).is_ok());
+        let Some(end) = end else {
+            let text = "Disk size too large for the chosen offset";
+            return Answer::ready(Err(Error::new(ErrorKind::InvalidArgument, text)));
+        };
+        Answer::wait(self.file.resize(end, exact, preallocation, flags))
+    }
+
+    fn length(&self) -> Answer<'_, IoResult<u64>> {
+        Answer::wait(async move {
+            self.file
+                .length()
+                .await
+                .map(|real| self.window.get().length(real))
+        })
+    }
+
+    fn allocated_size(&self) -> Answer<'_, IoResult<u64>> {
+        Answer::ready(Err(IoError::NotSupported))
+    }
+
+    fn reopen_prepare(&self, request: ReopenRequest) -> Answer<'_, Result<()>> {
+        if let Err(error) = check_unchanged(&self.options.borrow(), &request.options, &["offset", "size"]) {
+            return Answer::ready(Err(error));
+        }
+        Answer::wait(async move {
+            let window = Window::new(&request.options, &self.file).await?;
+            self.pending.replace(Some((request.options, window)));
+            Ok(())
+        })
+    }
+
+    fn reopen_commit(&self) {
+        if let Some((options, window)) = self.pending.take() {
+            self.options.replace(options);
+            self.window.set(window);
+        }
+    }
+
+    fn reopen_abort(&self) {
+        self.pending.take();
+    }
+
+    fn filename(&self) -> Option<String> {
+        let plain = !["offset", "size"]
+            .iter()
+            .any(|name| self.options.borrow().contains_key(*name));
+        Some(self.file.filename()).filter(|name| plain && !name.is_empty())
+    }
+
+    fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
+        Answer::ready(Ok(()))
+    }
+
+    /// The window is what the options say, if there is such a window on the other data.
+    fn exchange(self: Rc<Self>, _slots: &[ChildSlot]) -> Answer<'static, Result<Exchanged>> {
+        let pending = self.pending.borrow().as_ref().map(|(options, _)| options.clone());
+        let options = pending.unwrap_or_else(|| self.options.borrow().clone());
+        Answer::wait(async move {
+            Window::new(&options, &self.file).await?;
+            Ok(Exchanged::nothing())
+        })
+    }
+
+    fn depart(&self) -> Box<dyn Parcel> {
+        Box::new(RawParcel {
+            options: self.options.borrow().clone(),
+            window: self.window.get(),
+        })
+    }
+
+    fn close(&self) -> Answer<'_, Result<()>> {
+        Answer::ready(Ok(()))
+    }
+}
+
+struct RawParcel {
+    options: Options,
+    window: Window,
+}
+
+impl Parcel for RawParcel {
+    fn arrive(self: Box<Self>, children: Vec<Child>, _ring: Ring) -> Rc<dyn Driver> {
+        let file = children.into_iter().next();
+        // The graph carries the edges along with the driver, so the one edge there was is there again.
+        let file = file.unwrap_or_else(|| unreachable!("a raw node lost its file edge while moving"));
+        Rc::new(Raw::new(self.options, self.window, file))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(offset: u64, size: Option<u64>) -> String {
+        Window { offset, size }
+            .check(4096)
+            .err()
+            .map_or_else(String::new, |error| error.to_string())
+    }
+
+    #[test]
+    fn windows_must_lie_in_the_file_and_hold_whole_sectors() {
+        assert_eq!(text(0, None), "");
+        assert_eq!(text(4096, Some(0)), "");
+        assert_eq!(text(1, Some(512)), "");
+        assert_eq!(
+            text(4097, None),
+            "Offset (4097) cannot be greater than size of the containing file (4096)"
+        );
+        assert_eq!(
+            text(512, Some(u64::MAX)),
+            "The sum of offset (512) and size (18446744073709551615) has to be smaller or equal to the  actual size \
+             of the containing file (4096)"
+        );
+        assert_eq!(text(0, Some(513)), "Specified size is not multiple of 512");
+    }
+
+    #[test]
+    fn a_window_is_as_long_as_the_file_lets_it_be() {
+        assert_eq!(
+            Window {
+                offset: 512,
+                size: None
+            }
+            .length(4096),
+            3584
+        );
+        assert_eq!(
+            Window {
+                offset: 512,
+                size: Some(1024)
+            }
+            .length(4096),
+            1024
+        );
+        assert_eq!(
+            Window {
+                offset: 512,
+                size: Some(1024)
+            }
+            .length(1024),
+            512
+        );
+        assert_eq!(
+            Window {
+                offset: 512,
+                size: None
+            }
+            .length(256),
+            0
+        );
+    }
+}

@@ -1,0 +1,508 @@
+//! `file` and `host_device`: images in regular files and on the host's block devices.
+//!
+//! ```text
+//!   options   what the user asked for
+//!   open      descriptors, kinds, alignment           lock      locks between processes, as QEMU takes them
+//!   state     permissions and reopen: which descriptor, which locks
+//!   data      reads and writes                        erase     zero writes and discards
+//!   ops       which descriptor serves a request
+//!   status    holes and data                          truncate  lengths and preallocation
+//!   create    making and deleting files               device    sector sizes and geometry
+//! ```
+//!
+//! All that may block runs in the ring or on its thread pool; only questions that a file system of this machine answers from
+//! memory (length, unlocking) are asked in place.
+
+mod create;
+mod data;
+mod device;
+mod erase;
+mod lock;
+mod open;
+mod ops;
+mod options;
+mod state;
+mod status;
+mod truncate;
+
+use std::cell::{Cell, RefCell};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures_channel::oneshot;
+use futures_util::future::LocalBoxFuture;
+use millpond_messages::global_state::Options;
+use millpond_messages::io::Preallocation;
+use millpond_messages::{
+    BlockSizes, Error, ErrorKind, Geometry, IoError, IoResult, Limits, OpenFlags, Permissions, RequestFlags,
+    Result,
+};
+
+use crate::api::{
+    Abilities, Ability, Answer, Child, ChildKind, CopySource, CreateRequest, Driver, DriverKind, Extent,
+    OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer,
+};
+use millpond_ring::buffer::{Buffers, OPT_MEM_ALIGN};
+use millpond_ring::{AioMode, Ring};
+
+pub use create::{CreateFile, create_file, create_temporary, delete_file};
+pub use device::{probe_blocksizes, probe_geometry};
+pub use lock::LockHint;
+pub use options::strip_protocol;
+
+use open::{Access, Handle, Kind};
+use ops::Ops;
+use options::{FileOptions, Locking};
+
+/// One of the two drivers on files of the host.
+#[derive(Debug, Clone, Copy)]
+pub struct FileKind {
+    name: &'static str,
+}
+
+impl FileKind {
+    /// `file`, for regular files.
+    pub const FILE: Self = Self { name: "file" };
+    /// `host_device`, for block and character devices.
+    pub const HOST_DEVICE: Self = Self { name: "host_device" };
+}
+
+impl DriverKind for FileKind {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn option_names(&self) -> OptionNames {
+        OptionNames::Checked
+    }
+
+    fn children(&self) -> &'static [ChildKind] {
+        &[]
+    }
+
+    fn is_protocol(&self) -> bool {
+        true
+    }
+
+    fn parse_filename(&self, filename: &str) -> Result<Options> {
+        let mut options = Options::new();
+        options.insert("filename".to_owned(), strip_protocol(self.name, filename).into());
+        Ok(options)
+    }
+
+    fn open(&self, request: OpenRequest) -> LocalBoxFuture<'static, Result<Opened>> {
+        let driver = self.name;
+        Box::pin(async move {
+            let OpenRequest {
+                options, flags, ring, ..
+            } = request;
+            let parsed = FileOptions::new(driver, &options, flags)?;
+            let filename = parsed.filename.clone();
+            // Nobody uses a node that is being opened: no permission is taken, and no byte locked.
+            let access = Access::new(flags, Permissions::empty());
+            let open = move || {
+                let handle = Handle::open(driver, &filename, access)?;
+                let has_locks = lock::is_available(&handle.fd);
+                Ok::<_, Error>((handle, has_locks))
+            };
+            let (handle, has_locks) = ring.blocking(open).await?;
+            let locking = uses_locks(parsed.locking, has_locks)?;
+            if flags.contains(OpenFlags::TEMPORARY) {
+                let filename = parsed.filename.clone();
+                ring.blocking(move || create::unlink(&filename)).await?;
+            }
+            let config = Config {
+                driver,
+                options,
+                parsed,
+                flags,
+                locking,
+            };
+            let state = State {
+                config,
+                handle,
+                used: Usage::NONE,
+                caps: Caps::ALL,
+                flush_error: None,
+                releases: Vec::new(),
+            };
+            Ok(Opened {
+                driver: Rc::new(File::new(state, ring)),
+                flags,
+                backing: None,
+            })
+        })
+    }
+
+    fn creates(&self) -> bool {
+        self.name == Self::FILE.name
+    }
+
+    fn create(&self, request: CreateRequest) -> LocalBoxFuture<'static, Result<()>> {
+        let driver = self.name;
+        Box::pin(async move {
+            if driver != FileKind::FILE.name {
+                let text = format!("Driver '{driver}' does not support blockdev-create");
+                return Err(Error::new(ErrorKind::Unsupported, text));
+            }
+            let wanted: CreateFile = crate::api::parse_options(request.options)?;
+            request.ring.blocking(move || create_file(&wanted)).await
+        })
+    }
+}
+
+fn end_of(fd: &millpond_ring::Fd) -> IoResult<u64> {
+    rustix::fs::seek(fd, rustix::fs::SeekFrom::End(0)).map_err(open::errno)
+}
+
+fn uses_locks(locking: Locking, available: bool) -> Result<bool> {
+    if locking == Locking::On && !available {
+        let text = "locking=on was specified, but the file does not support OFD locks";
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    }
+    Ok(locking != Locking::Off && available)
+}
+
+/// What a node was opened with.
+#[derive(Debug, Clone)]
+struct Config {
+    driver: &'static str,
+    options: Options,
+    parsed: FileOptions,
+    flags: OpenFlags,
+    /// Other processes are kept away by locks.
+    locking: bool,
+}
+
+/// How the node's parents use it.
+#[derive(Debug, Clone, Copy)]
+struct Usage {
+    taken: Permissions,
+    shared: Permissions,
+}
+
+impl Usage {
+    /// Nobody does.
+    const NONE: Self = Self {
+        taken: Permissions::empty(),
+        shared: Permissions::all(),
+    };
+}
+
+/// What the file system has not refused yet. Whatever it refuses once is not tried again.
+#[derive(Debug, Clone, Copy)]
+struct Caps {
+    zero_range: bool,
+    punch_hole: bool,
+    allocate: bool,
+}
+
+impl Caps {
+    const ALL: Self = Self {
+        zero_range: true,
+        punch_hole: true,
+        allocate: true,
+    };
+}
+
+/// All that goes along when the node moves to another iothread.
+#[derive(Debug)]
+struct State {
+    config: Config,
+    handle: Handle,
+    used: Usage,
+    caps: Caps,
+    /// A flush has failed, and the kernel may have dropped what it could not write: no later flush may succeed.
+    flush_error: Option<IoError>,
+    releases: Vec<Release>,
+}
+
+/// Locks are being given up, by a thread that may hang. Resolves when they are.
+type Release = oneshot::Receiver<()>;
+
+/// An open file or device.
+struct File {
+    ring: Ring,
+    config: RefCell<Config>,
+    handle: RefCell<Handle>,
+    /// The descriptors of `handle`, ready for use.
+    ops: RefCell<Ops>,
+    used: Cell<Usage>,
+    /// What a reopen or a change of permissions has prepared.
+    pending: RefCell<Option<state::Pending>>,
+    /// What is waited for before locks are taken again.
+    releases: RefCell<Vec<Release>>,
+    caps: Cell<Caps>,
+    flush_error: Cell<Option<IoError>>,
+    known_data: status::KnownData,
+}
+
+impl File {
+    fn new(state: State, ring: Ring) -> Self {
+        let State {
+            config,
+            handle,
+            used,
+            caps,
+            flush_error,
+            releases,
+        } = state;
+        let ops = Ops::new(&ring, &handle, config.parsed.aio());
+        Self {
+            ring,
+            config: RefCell::new(config),
+            handle: RefCell::new(handle),
+            ops: RefCell::new(ops),
+            used: Cell::new(used),
+            pending: RefCell::default(),
+            releases: RefCell::new(releases),
+            caps: Cell::new(caps),
+            flush_error: Cell::new(flush_error),
+            known_data: status::KnownData::default(),
+        }
+    }
+
+    fn fd(&self) -> millpond_ring::Fd {
+        Arc::clone(&self.handle.borrow().fd)
+    }
+
+    fn kind(&self) -> Kind {
+        self.handle.borrow().kind
+    }
+
+    fn aio(&self) -> AioMode {
+        self.config.borrow().parsed.aio()
+    }
+
+    fn may_unmap(&self) -> bool {
+        self.config.borrow().flags.contains(OpenFlags::UNMAP)
+    }
+
+    /// The length of the file now, in bytes. A file system of this machine answers from memory.
+    fn length_now(&self) -> IoResult<u64> {
+        end_of(&self.handle.borrow().fd)
+    }
+
+    /// The same of any file system.
+    fn end(&self) -> Answer<'_, IoResult<u64>> {
+        if self.handle.borrow().may_hang {
+            let fd = self.fd();
+            return Answer::wait(self.ring.blocking(move || end_of(&fd)));
+        }
+        Answer::ready(self.length_now())
+    }
+}
+
+impl Driver for File {
+    fn abilities(&self) -> Abilities {
+        let handle = self.handle.borrow();
+        let Caps {
+            zero_range,
+            punch_hole,
+            allocate,
+        } = self.caps.get();
+        let native = |yes| if yes { Ability::Native } else { Ability::Emulated };
+        let discards = self.may_unmap() && punch_hole && handle.kind != Kind::Character;
+        Abilities {
+            limits: Limits {
+                request_alignment: handle.alignment.request,
+                mem_alignment: handle.alignment.memory,
+                opt_mem_alignment: handle.alignment.memory.max(OPT_MEM_ALIGN as u32),
+                write_zeroes_alignment: handle.alignment.erase,
+                discard_alignment: handle.alignment.erase,
+                ..Limits::default()
+            },
+            write_zeroes: native(zero_range || punch_hole || allocate),
+            zero_unmap: self.may_unmap(),
+            discard: if discards { Ability::Native } else { Ability::None },
+            fua: Ability::Native,
+            has_zero_init: handle.kind == Kind::Regular,
+            // A device says itself that there is no more room.
+            grows: true,
+            ..Abilities::default()
+        }
+    }
+
+    fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
+        self.locate_data(purpose, offset, len)
+    }
+
+    fn read(
+        self: Rc<Self>,
+        offset: u64,
+        buffers: Buffers,
+        _flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
+        Answer::wait(async move { self.read_all(offset, buffers).await })
+    }
+
+    fn place(&self, _offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+        Answer::ready(Ok(Placement::own(len)))
+    }
+
+    fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
+        Answer::ready(written)
+    }
+
+    fn write(
+        self: Rc<Self>,
+        offset: u64,
+        buffers: Buffers,
+        flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
+        Answer::wait(async move {
+            self.write_all(offset, buffers, flags.contains(RequestFlags::FUA))
+                .await
+        })
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
+        Answer::wait(self.zero(offset, len, flags))
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
+        Answer::wait(self.forget(offset, len))
+    }
+
+    fn flush(&self) -> Answer<'_, IoResult<()>> {
+        Answer::wait(self.sync())
+    }
+
+    fn truncate(
+        &self,
+        size: u64,
+        exact: bool,
+        preallocation: Preallocation,
+        _flags: RequestFlags,
+    ) -> Answer<'_, Result<()>> {
+        Answer::wait(self.resize(size, exact, preallocation))
+    }
+
+    fn length(&self) -> Answer<'_, IoResult<u64>> {
+        self.end()
+    }
+
+    fn allocated_size(&self) -> Answer<'_, IoResult<u64>> {
+        let fd = self.fd();
+        Answer::wait(async move {
+            let facts = self
+                .ring
+                .blocking(move || rustix::fs::fstat(&fd))
+                .await
+                .map_err(open::errno)?;
+            // `st_blocks` counts units of 512 bytes, whatever the file system's blocks are.
+            u64::try_from(facts.st_blocks)
+                .ok()
+                .and_then(|blocks| blocks.checked_mul(512))
+                .ok_or(IoError::Invalid)
+        })
+    }
+
+    fn copy_source(&self, offset: u64, _len: u64) -> Option<CopySource> {
+        Some(CopySource {
+            file: self.fd(),
+            offset,
+        })
+    }
+
+    fn copy_from(&self, source: CopySource, offset: u64, len: u64) -> Answer<'_, IoResult<u64>> {
+        Answer::wait(self.copy_in(source, offset, len))
+    }
+
+    fn permissions_prepare(&self, taken: Permissions, shared: Permissions) -> Answer<'_, Result<()>> {
+        Answer::wait(self.prepare_usage(Usage { taken, shared }))
+    }
+
+    fn permissions_commit(&self) {
+        self.commit_usage();
+    }
+
+    fn permissions_abort(&self) {
+        self.abort_usage();
+    }
+
+    fn reopen_prepare(&self, request: ReopenRequest) -> Answer<'_, Result<()>> {
+        Answer::wait(self.prepare_reopen(request))
+    }
+
+    fn reopen_commit(&self) {
+        self.commit_reopen();
+    }
+
+    fn reopen_abort(&self) {
+        self.abort_reopen();
+    }
+
+    fn delete_file(&self) -> Answer<'_, Result<()>> {
+        if self.config.borrow().driver != FileKind::FILE.name {
+            return Answer::ready(Err(Error::new(
+                ErrorKind::Unsupported,
+                "A device is no file that could be deleted",
+            )));
+        }
+        let (fd, filename) = (self.fd(), self.config.borrow().parsed.filename.clone());
+        let delete = move || create::delete_open_file(&fd, Path::new(&filename));
+        Answer::wait(self.ring.blocking(delete))
+    }
+
+    fn block_sizes(&self) -> Answer<'_, IoResult<BlockSizes>> {
+        if self.kind() != Kind::Block {
+            return Answer::ready(Err(IoError::NotSupported));
+        }
+        let fd = self.fd();
+        Answer::wait(self.ring.blocking(move || probe_blocksizes(&fd)))
+    }
+
+    fn geometry(&self) -> Answer<'_, IoResult<Geometry>> {
+        if self.kind() != Kind::Block {
+            return Answer::ready(Err(IoError::NotSupported));
+        }
+        let fd = self.fd();
+        Answer::wait(self.ring.blocking(move || probe_geometry(&fd)))
+    }
+
+    fn specific_info(&self) -> Option<serde_json::Value> {
+        let hint = self.handle.borrow().extent_size_hint;
+        let data = if hint == 0 {
+            serde_json::json!({})
+        } else {
+            serde_json::json!({"extent-size-hint": hint})
+        };
+        Some(serde_json::json!({"type": "file", "data": data}))
+    }
+
+    fn filename(&self) -> Option<String> {
+        Some(self.config.borrow().parsed.filename.clone())
+    }
+
+    fn depart(&self) -> Box<dyn Parcel> {
+        Box::new(State {
+            config: self.config.borrow().clone(),
+            handle: self.handle.borrow().clone(),
+            used: self.used.get(),
+            caps: self.caps.get(),
+            flush_error: self.flush_error.get(),
+            releases: self.releases.take(),
+        })
+    }
+
+    fn close(&self) -> Answer<'_, Result<()>> {
+        // A descriptor handed out for a copy may outlive the node, its locks must not.
+        self.give_back(&self.handle.borrow());
+        self.used.set(Usage::NONE);
+        if self.releases.borrow().is_empty() {
+            return Answer::ready(Ok(()));
+        }
+        Answer::wait(async {
+            self.released().await;
+            Ok(())
+        })
+    }
+}
+
+impl Parcel for State {
+    fn arrive(self: Box<Self>, _children: Vec<Child>, ring: Ring) -> Rc<dyn Driver> {
+        Rc::new(File::new(*self, ring))
+    }
+}

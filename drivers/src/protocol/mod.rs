@@ -1,0 +1,4 @@
+//! Protocols: drivers that store bytes themselves and have no node below them.
+
+pub mod file;
+pub mod null;

@@ -1,0 +1,418 @@
+//! An open quorum: every request sent to all children, and their answers counted.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use futures_util::future::join_all;
+use millpond_messages::error::errno::{EIO, ENOMEM};
+use millpond_messages::io::Preallocation;
+use millpond_messages::qapi::QuorumOperation;
+use millpond_messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, RequestFlags, Result, StatusFlags};
+
+use super::kind::{Reads, Settings};
+use super::vote::{self, Version};
+use crate::api::reopen::not_supported;
+use crate::api::{
+    Abilities, Ability, Answer, At, Child, Driver, Extent, Notice, Notices, Parcel, Placement, Purpose,
+    ReopenRequest, Ticket, Transfer,
+};
+use crate::replica::copies::{Ranges, Use, bytes_in, copy, copy_of, first_difference};
+use millpond_ring::Ring;
+use millpond_ring::buffer::{Buffer, Buffers};
+
+const FAILED: IoError = IoError::Os(EIO);
+
+/// An open quorum.
+pub(super) struct Quorum {
+    node_name: String,
+    settings: Settings,
+    /// Never empty. A request keeps the list that it began with.
+    children: RefCell<Rc<[Child]>>,
+    ranges: Ranges,
+    notices: Notices,
+}
+
+impl Quorum {
+    pub fn new(node_name: String, settings: Settings, notices: Notices, children: &[Child]) -> Self {
+        Self {
+            node_name,
+            settings,
+            children: RefCell::new(children.into()),
+            ranges: Ranges::default(),
+            notices,
+        }
+    }
+
+    fn children(&self) -> Rc<[Child]> {
+        Rc::clone(&self.children.borrow())
+    }
+
+    fn report_bad(
+        &self,
+        operation: QuorumOperation,
+        error: Option<IoError>,
+        child: usize,
+        offset: u64,
+        len: u64,
+    ) {
+        self.notices.tell(Notice::BadChild {
+            operation,
+            error,
+            child,
+            offset,
+            len,
+        });
+    }
+
+    fn report_errors(&self, operation: QuorumOperation, results: &[IoResult<()>], offset: u64, len: u64) {
+        for (child, result) in results.iter().enumerate() {
+            if let Err(error) = result {
+                self.report_bad(operation, Some(*error), child, offset, len);
+            }
+        }
+    }
+
+    /// Whether enough children have succeeded; if not, fails as most of those that failed.
+    fn count(&self, results: &[IoResult<()>]) -> IoResult<()> {
+        let successes = results.iter().filter(|result| result.is_ok()).count();
+        if successes >= self.settings.threshold {
+            return Ok(());
+        }
+        let errors = results.iter().filter_map(|result| result.err());
+        Err(vote::common_error(errors).unwrap_or(FAILED))
+    }
+
+    /// As [`Quorum::count`], for a request with a range: failures are told.
+    fn conclude(
+        &self,
+        operation: QuorumOperation,
+        results: &[IoResult<()>],
+        offset: u64,
+        len: u64,
+    ) -> IoResult<()> {
+        self.report_errors(operation, results, offset, len);
+        self.count(results)
+            .inspect_err(|_| self.notices.tell(Notice::NoQuorum { offset, len }))
+    }
+
+    async fn read_first(&self, offset: u64, mut buffers: Buffers) -> Transfer {
+        let len = bytes_in(&buffers);
+        let mut result = Err(FAILED);
+        for (index, child) in self.children().iter().enumerate() {
+            (result, buffers) = child.read(offset, buffers).await;
+            match result {
+                Ok(()) => break,
+                Err(error) => self.report_bad(QuorumOperation::Read, Some(error), index, offset, len),
+            }
+            if bytes_in(&buffers) != len {
+                // They were lost with the iothread that had them.
+                break;
+            }
+        }
+        (result, buffers)
+    }
+
+    async fn read_by_vote(&self, offset: u64, buffers: Buffers) -> Transfer {
+        let len = buffers.len();
+        let range = bytes_in(&buffers);
+        let _shared = self.ranges.hold(offset, range, Use::Read).await;
+        let children = self.children();
+        // The first child reads into the request's own buffers: where all agree, nothing is copied.
+        let spare = (1..children.len()).map(|_| Buffer::try_alloc(len).map(Buffers::from));
+        let Some(spare) = spare.collect::<Option<Vec<Buffers>>>() else {
+            return (Err(IoError::Os(ENOMEM)), buffers);
+        };
+        let all = std::iter::once(buffers).chain(spare);
+        let reads = children
+            .iter()
+            .zip(all)
+            .map(|(child, into)| child.read(offset, into));
+        let mut reads: Vec<Transfer> = join_all(reads).await;
+        let results: Vec<IoResult<()>> = reads.iter().map(|(result, _)| *result).collect();
+        let result = match self.conclude(QuorumOperation::Read, &results, offset, range) {
+            Ok(()) => self.elect(offset, &mut reads).await,
+            Err(error) => Err(error),
+        };
+        give_back(result, reads, len)
+    }
+
+    /// Finds what most children have, and puts it into the first one's buffers.
+    async fn elect(&self, offset: u64, reads: &mut [Transfer]) -> IoResult<()> {
+        let versions = vote::versions(reads);
+        if let ([first, second, ..], Reads::Verify) = (&versions[..], self.settings.reads) {
+            return self.mismatch(offset, reads, first, second);
+        }
+        let Some(winner) = vote::winner(&versions) else {
+            return Err(FAILED);
+        };
+        let Some(best) = winner.first().copied() else {
+            return Err(FAILED);
+        };
+        let len = reads.get(best).map_or(0, |(_, data)| bytes_in(data));
+        if versions.len() > 1 {
+            if winner.len() < self.settings.threshold {
+                self.notices.tell(Notice::NoQuorum { offset, len });
+                return Err(FAILED);
+            }
+            let losers: Vec<usize> = versions
+                .iter()
+                .filter(|other| *other != winner)
+                .flatten()
+                .copied()
+                .collect();
+            for child in &losers {
+                self.report_bad(QuorumOperation::Read, None, *child, offset, len);
+            }
+            if self.settings.reads == (Reads::Vote { rewrite: true }) {
+                self.rewrite(offset, reads, best, &losers).await;
+            }
+        }
+        if let [own, rest @ ..] = reads
+            && let Some((_, data)) = best.checked_sub(1).and_then(|best| rest.get(best))
+        {
+            copy(data, &mut own.1);
+        }
+        Ok(())
+    }
+
+    /// Two children differ that must not.
+    fn mismatch(&self, offset: u64, reads: &[Transfer], first: &Version, second: &Version) -> IoResult<()> {
+        let data = |version: &Version| reads.get(*version.first()?).map(|(_, data)| data);
+        if let Some((first, second)) = data(first).zip(data(second))
+            && let Some(at) = first_difference(first, second)
+        {
+            let len = bytes_in(first);
+            let at = offset.saturating_add(u64::try_from(at).unwrap_or(u64::MAX));
+            let message = format!("quorum: offset={offset} bytes={len} contents mismatch at offset {at}");
+            self.notices.tell(Notice::Mismatch { message });
+        }
+        Err(FAILED)
+    }
+
+    /// Stores the version that won in the children that have another. It is an attempt: nobody is told if it fails.
+    async fn rewrite(&self, offset: u64, reads: &[Transfer], best: usize, losers: &[usize]) {
+        let Some((_, data)) = reads.get(best) else { return };
+        let children = self.children();
+        let writes = losers.iter().filter_map(|loser| {
+            let copy = copy_of(data)?;
+            Some(children.get(*loser)?.write(offset, copy, RequestFlags::empty()))
+        });
+        for (result, _) in join_all(writes).await {
+            if let Err(error) = result {
+                tracing::debug!(%error, node = %self.node_name, "a child that disagreed could not be rewritten");
+            }
+        }
+    }
+
+    async fn write_all(&self, offset: u64, buffers: Buffers, flags: RequestFlags) -> Transfer {
+        let (size, len) = (buffers.len(), bytes_in(&buffers));
+        let _alone = self.ranges.hold(offset, len, Use::Write).await;
+        let children = self.children();
+        let copies: Option<Vec<Buffers>> = (1..children.len()).map(|_| copy_of(&buffers)).collect();
+        let Some(copies) = copies else {
+            return (Err(IoError::Os(ENOMEM)), buffers);
+        };
+        let all = std::iter::once(buffers).chain(copies);
+        let writes = children
+            .iter()
+            .zip(all)
+            .map(|(child, data)| child.write(offset, data, flags));
+        let writes: Vec<Transfer> = join_all(writes).await;
+        let results: Vec<IoResult<()>> = writes.iter().map(|(result, _)| *result).collect();
+        let result = self.conclude(QuorumOperation::Write, &results, offset, len);
+        give_back(result, writes, size)
+    }
+
+    async fn zero_all(&self, offset: u64, len: u64, flags: RequestFlags) -> IoResult<()> {
+        let _alone = self.ranges.hold(offset, len, Use::Write).await;
+        let children = self.children();
+        let zeroes = children
+            .iter()
+            .map(|child| child.write_zeroes(offset, len, flags));
+        let results = join_all(zeroes).await;
+        self.conclude(QuorumOperation::Write, &results, offset, len)
+    }
+
+    async fn flush_all(&self) -> IoResult<()> {
+        let children = self.children();
+        let results = join_all(children.iter().map(Child::flush)).await;
+        self.report_errors(QuorumOperation::Flush, &results, 0, 0);
+        self.count(&results)
+    }
+
+    async fn common_length(&self) -> IoResult<u64> {
+        let children = self.children();
+        let mut common = None;
+        for child in children.iter() {
+            let length = child.length().await?;
+            if *common.get_or_insert(length) != length {
+                return Err(FAILED);
+            }
+        }
+        common.ok_or(FAILED)
+    }
+
+    /// Zeroes are only what all children have as such; where one has data, or cannot tell, there is data.
+    async fn status(&self, want_zero: bool, offset: u64, len: u64) -> IoResult<Extent> {
+        let (mut zero, mut data) = (len, 0);
+        for (index, child) in self.children().iter().enumerate() {
+            match child.block_status(offset, len, want_zero, true).await {
+                Ok(status) if status.len == 0 => {}
+                Ok(status) if status.flags.contains(StatusFlags::ZERO) => zero = zero.min(status.len),
+                Ok(status) => data = data.max(status.len),
+                Err(error) => {
+                    self.report_bad(QuorumOperation::Read, Some(error), index, offset, len);
+                    data = len;
+                    break;
+                }
+            }
+        }
+        Ok(if data > 0 {
+            Extent::new(data, At::Own)
+        } else {
+            Extent::new(zero, At::Zero { reserved: None })
+        })
+    }
+}
+
+/// The end of a request that the first child had the buffers of. They may be lost with an iothread.
+fn give_back(result: IoResult<()>, transfers: Vec<Transfer>, len: usize) -> Transfer {
+    let own = transfers.into_iter().next().map(|(_, buffers)| buffers);
+    match own {
+        Some(own) if own.len() == len => (result, own),
+        lost => (result.and(Err(IoError::Cancelled)), lost.unwrap_or_default()),
+    }
+}
+
+impl Driver for Quorum {
+    fn abilities(&self) -> Abilities {
+        Abilities {
+            write_zeroes: Ability::Native,
+            zero_unmap: true,
+            discard: Ability::None,
+            fua: Ability::Emulated,
+            // Each child sees to it.
+            grows: true,
+            ..Abilities::default()
+        }
+    }
+
+    fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
+        match purpose {
+            Purpose::Read => Answer::ready(Ok(Extent::new(len, At::Own))),
+            Purpose::Status { want_zero } => Answer::wait(self.status(want_zero, offset, len)),
+        }
+    }
+
+    fn read(
+        self: Rc<Self>,
+        offset: u64,
+        buffers: Buffers,
+        _flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
+        match self.settings.reads {
+            Reads::Fifo => Answer::wait(async move { self.read_first(offset, buffers).await }),
+            Reads::Vote { .. } | Reads::Verify => {
+                Answer::wait(async move { self.read_by_vote(offset, buffers).await })
+            }
+        }
+    }
+
+    fn place(&self, _offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+        Answer::ready(Ok(Placement::own(len)))
+    }
+
+    fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
+        Answer::ready(written)
+    }
+
+    fn write(
+        self: Rc<Self>,
+        offset: u64,
+        buffers: Buffers,
+        flags: RequestFlags,
+    ) -> Answer<'static, Transfer> {
+        Answer::wait(async move { self.write_all(offset, buffers, flags).await })
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
+        // A child that cannot would be left behind while the others have zeroes already.
+        if flags.contains(RequestFlags::NO_FALLBACK) {
+            return Answer::ready(Err(IoError::NotSupported));
+        }
+        Answer::wait(self.zero_all(offset, len, flags))
+    }
+
+    fn discard(&self, _offset: u64, _len: u64) -> Answer<'_, IoResult<()>> {
+        // What children read as after that may differ.
+        Answer::ready(Err(IoError::NotSupported))
+    }
+
+    fn flush(&self) -> Answer<'_, IoResult<()>> {
+        Answer::wait(self.flush_all())
+    }
+
+    fn truncate(
+        &self,
+        _size: u64,
+        _exact: bool,
+        _preallocation: Preallocation,
+        _flags: RequestFlags,
+    ) -> Answer<'_, Result<()>> {
+        Answer::ready(Err(Error::new(
+            ErrorKind::Unsupported,
+            "Image format driver does not support resize",
+        )))
+    }
+
+    fn length(&self) -> Answer<'_, IoResult<u64>> {
+        Answer::wait(self.common_length())
+    }
+
+    fn allocated_size(&self) -> Answer<'_, IoResult<u64>> {
+        Answer::ready(Err(IoError::NotSupported))
+    }
+
+    fn reopen_prepare(&self, _request: ReopenRequest) -> Answer<'_, Result<()>> {
+        Answer::ready(Err(not_supported("quorum", &self.node_name)))
+    }
+
+    fn children_changed(&self, children: &[Child]) {
+        self.children.replace(children.into());
+    }
+
+    fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
+        // Only the length is kept, and that by the node, which asks for it again.
+        Answer::ready(Ok(()))
+    }
+
+    fn depart(&self) -> Box<dyn Parcel> {
+        Box::new(Travelling {
+            node_name: self.node_name.clone(),
+            settings: self.settings,
+            notices: self.notices.clone(),
+        })
+    }
+
+    fn close(&self) -> Answer<'_, Result<()>> {
+        Answer::ready(Ok(()))
+    }
+}
+
+/// A quorum between iothreads. Nothing is in flight, so no range is in use.
+struct Travelling {
+    node_name: String,
+    settings: Settings,
+    notices: Notices,
+}
+
+impl Parcel for Travelling {
+    fn arrive(self: Box<Self>, children: Vec<Child>, _ring: Ring) -> Rc<dyn Driver> {
+        Rc::new(Quorum::new(
+            self.node_name,
+            self.settings,
+            self.notices,
+            &children,
+        ))
+    }
+}
