@@ -12,25 +12,22 @@ use futures_util::future::{LocalBoxFuture, join};
 use millpond::embed::{BlockLayer, BlockLayerConfig};
 use millpond::node::Client;
 use millpond_drivers::api::{
-    Abilities, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, OpenRequest, Opened, Parcel,
-    Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
+    Abilities, Answer, At, ChildKind, Driver, DriverKind, Extent, Lifecycle, Moved, OpenRequest, Opened,
+    PassThrough, Purpose, ReopenRequest, Transfer,
 };
+use millpond_drivers::delegate;
 use millpond_messages::global_state::{DrainScope, RootRequest, RootUser};
-use millpond_messages::io::Preallocation;
 use millpond_messages::{ChildSlot, IoError, IoResult, Permissions, RequestFlags, Role};
-use millpond_ring::Ring;
 use millpond_ring::buffer::{Buffer, Buffers};
 
 /// A filter that stores every byte inverted.
 struct InvertKind;
 
-struct Invert(Child);
+struct Invert {
+    below: PassThrough,
+}
 
-const CHILDREN: &[ChildKind] = &[ChildKind {
-    name: "file",
-    role: Role::DATA.union(Role::PRIMARY),
-    required: true,
-}];
+const CHILDREN: &[ChildKind] = &[ChildKind::file(Role::DATA.union(Role::PRIMARY))];
 
 impl DriverKind for InvertKind {
     fn name(&self) -> &'static str {
@@ -47,10 +44,10 @@ impl DriverKind for InvertKind {
 
     fn open(&self, request: OpenRequest) -> LocalBoxFuture<'static, millpond_messages::Result<Opened>> {
         Box::pin(async move {
-            let file = request.children.into_iter().next();
-            let file = file.ok_or_else(|| millpond_messages::Error::io("no file", IoError::NoMedium))?;
             Ok(Opened {
-                driver: Rc::new(Invert(file)),
+                driver: Rc::new(Invert {
+                    below: PassThrough::to_only(request.children)?,
+                }),
                 flags: request.flags,
                 backing: None,
             })
@@ -65,46 +62,25 @@ fn invert(buffers: &mut Buffers) {
 }
 
 impl Driver for Invert {
+    delegate!(below: place_here, settle, flush, truncate, length, allocated_size);
+
     fn abilities(&self) -> Abilities {
         Abilities::default()
     }
 
     fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
-        let at = match purpose {
-            Purpose::Read => At::Special,
-            Purpose::Status { .. } => At::Child {
-                slot: ChildSlot::FILE,
-                offset,
-            },
-        };
-        Answer::ready(Ok(Extent::new(len, at)))
+        match purpose {
+            Purpose::Read => Answer::ready(Ok(Extent::new(len, At::Special))),
+            Purpose::Status { .. } => self.below.locate(purpose, offset, len),
+        }
     }
 
-    fn read(
-        self: Rc<Self>,
-        offset: u64,
-        buffers: Buffers,
-        _flags: RequestFlags,
-    ) -> Answer<'static, Transfer> {
+    fn read(self: Rc<Self>, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'static, Transfer> {
         Answer::wait(async move {
-            let (result, mut buffers) = self.0.read(offset, buffers).await;
+            let (result, mut buffers) = self.below.read(offset, buffers, flags).await;
             invert(&mut buffers);
             (result, buffers)
         })
-    }
-
-    fn place(&self, _offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
-        Answer::ready(Ok(Placement {
-            len,
-            target: Target::Own,
-            head: 0,
-            tail: 0,
-            ticket: None,
-        }))
-    }
-
-    fn settle(&self, _ticket: Ticket, _written: IoResult<()>) -> Answer<'_, IoResult<()>> {
-        Answer::ready(Err(IoError::Invalid))
     }
 
     fn write(
@@ -117,7 +93,7 @@ impl Driver for Invert {
             // The caller's bytes stay as they are: only a copy is inverted.
             let mut inverted = Buffers::from(Buffer::from_slice(&buffers.to_vec()));
             invert(&mut inverted);
-            (self.0.write(offset, inverted, flags).await.0, buffers)
+            (self.below.write(offset, inverted, flags).await.0, buffers)
         })
     }
 
@@ -128,32 +104,9 @@ impl Driver for Invert {
     fn discard(&self, _offset: u64, _len: u64) -> Answer<'_, IoResult<()>> {
         Answer::ready(Err(IoError::NotSupported))
     }
+}
 
-    fn flush(&self) -> Answer<'_, IoResult<()>> {
-        Answer::ready(Ok(()))
-    }
-
-    fn truncate(
-        &self,
-        size: u64,
-        exact: bool,
-        preallocation: Preallocation,
-        flags: RequestFlags,
-    ) -> Answer<'_, millpond_messages::Result<()>> {
-        Answer::wait(async move {
-            let truncated = self.0.truncate(size, exact, preallocation, flags).await;
-            truncated.map_err(|error| millpond_messages::Error::io("Could not resize", error))
-        })
-    }
-
-    fn length(&self) -> Answer<'_, IoResult<u64>> {
-        Answer::wait(self.0.length())
-    }
-
-    fn allocated_size(&self) -> Answer<'_, IoResult<u64>> {
-        Answer::ready(Err(IoError::NotSupported))
-    }
-
+impl Lifecycle for Invert {
     fn reopen_prepare(&self, _request: ReopenRequest) -> Answer<'_, millpond_messages::Result<()>> {
         Answer::ready(Ok(()))
     }
@@ -163,21 +116,16 @@ impl Driver for Invert {
         Answer::ready(Ok(()))
     }
 
-    fn depart(&self) -> Box<dyn Parcel> {
-        Box::new(Packed)
+    /// The filter has no state to take along to another iothread.
+    fn depart(&self) -> Moved {
+        Moved::new((), |(), children, _| {
+            let below = PassThrough::moved(children);
+            Rc::new(Invert { below })
+        })
     }
 
     fn close(&self) -> Answer<'_, millpond_messages::Result<()>> {
         Answer::ready(Ok(()))
-    }
-}
-
-/// The filter has no state to take along to another iothread.
-struct Packed;
-
-impl Parcel for Packed {
-    fn arrive(self: Box<Self>, mut children: Vec<Child>, _ring: Ring) -> Rc<dyn Driver> {
-        Rc::new(Invert(children.swap_remove(0)))
     }
 }
 

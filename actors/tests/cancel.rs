@@ -12,8 +12,8 @@ use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iot
 use millpond::iothread::Local;
 use millpond::node::{Client, Mail};
 use millpond_drivers::api::{
-    Abilities, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, OpenRequest, Opened, Parcel,
-    Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
+    Abilities, Answer, At, ChildKind, Driver, DriverKind, Extent, Lifecycle, Moved, OpenRequest,
+    Opened, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
 };
 use millpond_drivers::builtin::builtin;
 use millpond_messages::global_state::{
@@ -22,7 +22,7 @@ use millpond_messages::global_state::{
 use millpond_messages::io::{Operation, Preallocation};
 use millpond_messages::{ErrorKind, IoError, IoResult, Permissions, RequestFlags, Result};
 use millpond_ring::buffer::Buffers;
-use millpond_ring::{Engine, Ring};
+use millpond_ring::Engine;
 use serde_json::{Value, json};
 
 /// Opens nodes whose reads are not answered, as over a broken connection, until they are cancelled.
@@ -123,7 +123,9 @@ impl Driver for Hang {
     fn allocated_size(&self) -> Answer<'_, IoResult<u64>> {
         Answer::ready(Ok(0))
     }
+}
 
+impl Lifecycle for Hang {
     fn cancel_in_flight(&self) {
         let waiting = self.waiting.take();
         self.hanging.fetch_sub(waiting.len(), Ordering::SeqCst);
@@ -134,23 +136,17 @@ impl Driver for Hang {
         Answer::ready(Ok(()))
     }
 
-    fn depart(&self) -> Box<dyn Parcel> {
-        Box::new(Packed(Arc::clone(&self.hanging)))
+    fn depart(&self) -> Moved {
+        Moved::new(Arc::clone(&self.hanging), |hanging, _, _| {
+            Rc::new(Hang {
+                hanging,
+                waiting: RefCell::default(),
+            })
+        })
     }
 
     fn close(&self) -> Answer<'_, Result<()>> {
         Answer::ready(Ok(()))
-    }
-}
-
-struct Packed(Arc<AtomicUsize>);
-
-impl Parcel for Packed {
-    fn arrive(self: Box<Self>, _: Vec<Child>, _: Ring) -> Rc<dyn Driver> {
-        Rc::new(Hang {
-            hanging: self.0,
-            waiting: RefCell::default(),
-        })
     }
 }
 

@@ -10,8 +10,8 @@ use futures_util::future::LocalBoxFuture;
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond::node::Client;
 use millpond_drivers::api::{
-    Abilities, Ability, Answer, At, ChildKind, CreateRequest, Driver, DriverKind, Extent, OpenRequest,
-    Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer,
+    Abilities, Ability, Answer, At, ChildKind, CreateRequest, Driver, DriverKind, Extent, Lifecycle, Moved,
+    OpenRequest, Opened, OptionNames, Placement, Purpose, ReopenRequest, Ticket, Transfer,
 };
 use millpond_drivers::builtin::builtin;
 use millpond_messages::global_state::{IothreadOptions, Options, RootRequest, RootUser};
@@ -188,12 +188,14 @@ impl Driver for Strict {
     fn allocated_size(&self) -> Answer<'_, IoResult<u64>> {
         Answer::ready(Ok(0))
     }
+}
 
+impl Lifecycle for Strict {
     fn reopen_prepare(&self, _: ReopenRequest) -> Answer<'_, Result<()>> {
         Answer::ready(Ok(()))
     }
 
-    fn depart(&self) -> Box<dyn Parcel> {
+    fn depart(&self) -> Moved {
         unreachable!("nobody moves it")
     }
 

@@ -5,6 +5,8 @@
 //!
 //! [`api`] is the contract; of the drivers it knows the throttle groups alone, which a registry hands to nodes and embedders.
 //! The drivers know the contract and, but for what replicas share, not each other; [`builtin`] knows them all.
+//! [`api`] is the contract; of the drivers it knows the throttle groups alone, which a registry hands to nodes and embedders.
+//! The drivers know the contract and, but for what replicas share, not each other; [`builtin`] knows them all.
 #![forbid(unsafe_code)]
 
 pub mod api;
@@ -13,3 +15,6 @@ pub mod filter;
 pub mod format;
 pub mod protocol;
 pub mod replica;
+
+#[doc(hidden)]
+pub use {millpond_messages as messages, millpond_ring as ring};

@@ -338,8 +338,15 @@ fn files_are_copied_inside_the_kernel(ring: &Ring) {
     let to = Node::file(ring, &to, RW).unwrap();
     let mut done = 0;
     while done < 90_000 {
-        let source = from.driver.copy_source(10_000 + done, 90_000 - done).unwrap();
-        match run(ring, to.driver.copy_from(source, 500 + done, 90_000 - done)) {
+        let source = from
+            .driver
+            .device()
+            .copy_source(10_000 + done, 90_000 - done)
+            .unwrap();
+        match run(
+            ring,
+            to.driver.device().copy_from(source, 500 + done, 90_000 - done),
+        ) {
             Ok(count) => done += count,
             Err(error) => {
                 // Some file systems cannot; then they say so at the first byte.
@@ -349,9 +356,9 @@ fn files_are_copied_inside_the_kernel(ring: &Ring) {
         }
     }
     assert!(to.read(500, 90_000) == data[10_000..]);
-    let beyond: CopySource = from.driver.copy_source(1 << 30, 512).unwrap();
+    let beyond: CopySource = from.driver.device().copy_source(1 << 30, 512).unwrap();
     assert_eq!(
-        run(ring, to.driver.copy_from(beyond, 0, 512)),
+        run(ring, to.driver.device().copy_from(beyond, 0, 512)),
         Err(IoError::NotSupported)
     );
 }
@@ -374,7 +381,7 @@ fn with_auto_read_only_the_file_is_open_for_writing_only_while_there_is_a_writer
     let node = Node::file(ring, &dir.sparse("image", 512), RW | OpenFlags::AUTO_RDONLY).unwrap();
     assert!(node.flags.contains(RW));
     let can_write = || {
-        let source = node.driver.copy_source(0, 1).unwrap();
+        let source = node.driver.device().copy_source(0, 1).unwrap();
         let flags = rustix::fs::fcntl_getfl(&*source.file).unwrap();
         flags.contains(rustix::fs::OFlags::RDWR)
     };

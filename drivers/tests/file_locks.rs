@@ -324,7 +324,7 @@ fn a_node_that_moves_takes_its_locks_along(ring: &Ring) {
     let node = Node::file(ring, &path, RW).unwrap();
     node.permit(READ | WRITE, READ).unwrap();
     node.write(AT, &[5; 512], NONE);
-    let parcel = node.driver.depart();
+    let moved = node.driver.depart();
     drop(node);
     assert!(
         !qemu_io(&path, &[], "write 0 512").0,
@@ -332,7 +332,7 @@ fn a_node_that_moves_takes_its_locks_along(ring: &Ring) {
     );
     let thread = std::thread::spawn(move || {
         let ring = host::ring(millpond_ring::Engine::Threads);
-        let driver = parcel.arrive(Vec::new(), ring.clone());
+        let driver = moved.arrive(Vec::new(), ring.clone());
         let node = Node {
             ring,
             driver,
@@ -340,7 +340,7 @@ fn a_node_that_moves_takes_its_locks_along(ring: &Ring) {
         };
         assert_eq!(node.read(AT, 512), [5; 512]);
         node.write(AT, &[6; 512], RequestFlags::FUA);
-        assert_eq!(node.driver.filename(), Some(path.display().to_string()));
+        assert_eq!(node.driver.image().filename(), Some(path.display().to_string()));
         assert!(!qemu_io(&path, &[], "write 0 512").0);
         node.close();
         assert!(qemu_io(&path, &[], "write 512 512").0);

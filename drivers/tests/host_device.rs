@@ -113,13 +113,16 @@ fn a_block_device_is_read_and_written(ring: &Ring) {
         run(ring, node.driver.flush()).unwrap();
         assert!(!is_zero(node.status(0, LEN as u64)));
         assert_eq!(
-            node.driver.specific_info(),
+            node.driver.image().specific_info(),
             Some(json!({"type": "file", "data": {}}))
         );
         assert!(!node.driver.abilities().has_zero_init);
-        let sizes = run(ring, node.driver.block_sizes()).unwrap();
+        let sizes = run(ring, node.driver.device().block_sizes()).unwrap();
         assert_eq!(sizes.logical, 512);
-        assert_eq!(run(ring, node.driver.geometry()), Err(IoError::NotSupported));
+        assert_eq!(
+            run(ring, node.driver.device().geometry()),
+            Err(IoError::NotSupported)
+        );
         node.close();
     }
     let device = File::open(&disk.device).unwrap();
@@ -213,7 +216,13 @@ fn a_character_device_is_served(ring: &Ring) {
     node.write(0, &[1; 512], NONE);
     assert_eq!(node.zero(0, 512, NONE), Err(IoError::NotSupported));
     assert_eq!(node.driver.abilities().discard, Ability::None);
-    assert_eq!(run(ring, node.driver.block_sizes()), Err(IoError::NotSupported));
-    assert_eq!(run(ring, node.driver.geometry()), Err(IoError::NotSupported));
+    assert_eq!(
+        run(ring, node.driver.device().block_sizes()),
+        Err(IoError::NotSupported)
+    );
+    assert_eq!(
+        run(ring, node.driver.device().geometry()),
+        Err(IoError::NotSupported)
+    );
     assert!(open(ring, Path::new("/dev/null"), RW | OpenFlags::AUTO_RDONLY).is_ok());
 }

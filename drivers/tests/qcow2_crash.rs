@@ -193,7 +193,7 @@ fn compare_checks(path: &Path, leaks: u64) {
         let (disk, _) = open(&store, None, Default::default(), OpenFlags::empty(), &ring)
             .await
             .unwrap();
-        let result = disk.driver.check(Repair::default()).await.unwrap();
+        let result = disk.driver.image().check(Repair::default()).await.unwrap();
         assert_eq!((result.corruptions, result.leaks), (0, leaks));
         let (disk, _) = open(
             &store,
@@ -206,6 +206,7 @@ fn compare_checks(path: &Path, leaks: u64) {
         .unwrap();
         let result = disk
             .driver
+            .image()
             .check(Repair {
                 leaks: true,
                 errors: false,

@@ -169,7 +169,10 @@ fn metadata_that_cannot_be_makes_the_image_unusable() {
             let error = disk.write(0, &[1; 512]).await.unwrap_err();
             assert_eq!(error.errno(), 5);
             assert!(disk.read(65536, 512).await.is_err(), "goes on after corruption");
-            assert_eq!(disk.driver.specific_info().unwrap()["data"]["corrupt"], true);
+            assert_eq!(
+                disk.driver.image().specific_info().unwrap()["data"]["corrupt"],
+                true
+            );
             disk.close().await.unwrap();
         });
         store.save(&path);
@@ -204,7 +207,7 @@ fn exercise(bytes: Vec<u8>, flags: OpenFlags, seed: u64) {
                 ),
                 4 if !checked => {
                     checked = true;
-                    drop(disk.driver.check(Repair::default()).await);
+                    drop(disk.driver.image().check(Repair::default()).await);
                 }
                 _ => drop(
                     disk.driver

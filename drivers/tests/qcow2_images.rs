@@ -355,7 +355,7 @@ fn the_backing_link_is_rewritten_and_the_rest_of_the_header_kept() {
             filename: "b.qcow2".into(),
             format: Some("qcow2".into()),
         };
-        disk.driver.change_backing_file(Some(link)).await.unwrap();
+        disk.driver.image().change_backing_file(Some(link)).await.unwrap();
         disk.close().await.unwrap();
     });
     sound(&store, &path);
@@ -371,12 +371,18 @@ fn the_backing_link_is_rewritten_and_the_rest_of_the_header_kept() {
         let (disk, _) = open(&store, None, Default::default(), READ_WRITE, &ring)
             .await
             .unwrap();
-        disk.driver.change_backing_file(None).await.unwrap();
+        disk.driver.image().change_backing_file(None).await.unwrap();
         let too_long = millpond_drivers::api::BackingLink {
             filename: "x".repeat(1024),
             format: None,
         };
-        assert!(disk.driver.change_backing_file(Some(too_long)).await.is_err());
+        assert!(
+            disk.driver
+                .image()
+                .change_backing_file(Some(too_long))
+                .await
+                .is_err()
+        );
         disk.close().await.unwrap();
     });
     sound(&store, &path);

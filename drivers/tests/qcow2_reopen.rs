@@ -78,10 +78,10 @@ fn a_reopen_changes_options_and_the_right_to_write() {
         disk.write(900_000, &[2; 512]).await.unwrap();
         // While changes are cached the image is dirty; a node that may not write any more leaves it clean.
         disk.flush().await.unwrap();
-        assert!(disk.driver.info().is_dirty);
+        assert!(disk.driver.image().info().is_dirty);
         reopen(json!({}), OpenFlags::empty()).await.unwrap();
         disk.driver.reopen_commit();
-        assert!(!disk.driver.info().is_dirty);
+        assert!(!disk.driver.image().info().is_dirty);
         store.save(&path);
         assert_eq!((check(&path).0, check(&path).1), (0, 0));
         assert_eq!(disk.read(900_000, 512).await.unwrap(), [2; 512]);
@@ -145,6 +145,7 @@ fn a_check_counts_fragments_as_qemu_does() {
             .await
             .unwrap();
         disk.driver
+            .image()
             .check(millpond_drivers::api::Repair::default())
             .await
             .unwrap()

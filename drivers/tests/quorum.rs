@@ -527,8 +527,8 @@ fn children_come_and_go_and_a_move_takes_all_along() {
     let handles: Vec<Child> = quorum.children.iter().map(handle).collect();
     quorum.driver.children_changed(&handles);
     assert_eq!(quorum.read(), Ok(2));
-    let parcel = quorum.driver.depart();
-    quorum.driver = parcel.arrive(handles, quorum.ring.clone());
+    let moved = quorum.driver.depart();
+    quorum.driver = moved.arrive(handles, quorum.ring.clone());
     quorum.told();
     assert_eq!(quorum.read(), Ok(2));
     assert_eq!(

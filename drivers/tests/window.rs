@@ -45,7 +45,7 @@ fn null_answers_at_once_and_leaves_buffers_alone(ring: &Ring) {
         assert_eq!(run(ring, node.driver.discard(0, 512)), Err(IoError::NotSupported));
         assert_eq!(run(ring, node.driver.allocated_size()), Ok(0));
         assert!(!is_zero(node.status(0, 512)));
-        assert_eq!(node.driver.filename(), Some(format!("{name}://")));
+        assert_eq!(node.driver.image().filename(), Some(format!("{name}://")));
         let resized = run(ring, node.driver.truncate(512, true, Preallocation::Off, NONE));
         assert_eq!(
             resized.unwrap_err().to_string(),
@@ -58,7 +58,7 @@ fn null_reads_zeroes_if_asked(ring: &Ring) {
     let node = null(ring, json!({"read-zeroes": true, "size": 4096}));
     assert_eq!(node.read(0, 4096), vec![0; 4096]);
     assert!(is_zero(node.status(0, 4096)));
-    assert_eq!((node.length(), node.driver.filename()), (4096, None));
+    assert_eq!((node.length(), node.driver.image().filename()), (4096, None));
     let Json::Object(options) = json!({"read-zeroes": true}) else {
         panic!("an object")
     };
@@ -75,9 +75,9 @@ fn null_reads_zeroes_if_asked(ring: &Ring) {
 fn null_waits_for_its_latency(ring: &Ring) {
     let latency = Duration::from_millis(20);
     let node = null(ring, json!({"latency-ns": 20_000_000}));
-    let parcel = node.driver.depart();
+    let moved = node.driver.depart();
     let moved = Node {
-        driver: parcel.arrive(Vec::new(), ring.clone()),
+        driver: moved.arrive(Vec::new(), ring.clone()),
         ..node.clone()
     };
     for node in [node, moved] {
@@ -145,7 +145,7 @@ fn raw_moves_everything_by_its_offset(ring: &Ring) {
         resized.unwrap_err().to_string(),
         "Cannot resize fixed-size raw disks"
     );
-    assert_eq!(raw.driver.filename(), None);
+    assert_eq!(raw.driver.image().filename(), None);
 }
 
 fn raw_windows_that_do_not_fit_are_refused(ring: &Ring) {
@@ -197,7 +197,7 @@ fn raw_is_as_long_as_its_file(ring: &Ring) {
 fn raw_can_be_given_another_window(ring: &Ring) {
     let (_dir, file) = file(ring, 1 << 20);
     let raw = raw(ring, json!({}), &file).unwrap();
-    assert_eq!(raw.driver.filename(), file.driver.filename());
+    assert_eq!(raw.driver.image().filename(), file.driver.image().filename());
     let prepare = |options: Json| {
         let Json::Object(options) = options else {
             panic!("an object")

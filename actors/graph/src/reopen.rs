@@ -298,7 +298,7 @@ fn collect(
             }
             Some(Value::Null) => None,
             Some(Value::String(wanted)) => {
-                let leads_elsewhere = node.kind.leads_elsewhere(&declared);
+                let leads_elsewhere = declared.leads_elsewhere;
                 Some(referred(graph, current, (&name, leads_elsewhere), &wanted)?)
             }
             Some(Value::Object(nested)) => {

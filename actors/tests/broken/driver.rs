@@ -7,18 +7,17 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::future::LocalBoxFuture;
 use millpond_drivers::api::{
-    Abilities, Ability, Answer, At, BackingLink, Child, ChildKind, CreateRequest, Driver, DriverKind,
-    EdgeUse, Events, Extent, OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest,
-    Target, Ticket, Transfer,
+    Abilities, Ability, Answer, At, BackingLink, Child, ChildKind, CreateRequest, DebugPoints, Device,
+    Driver, DriverKind, EdgeUse, Events, Extent, Image, Lifecycle, Moved, OpenRequest, Opened, OptionNames,
+    PassThrough, Placement, Purpose, ReopenRequest, Ticket, Transfer,
 };
 use millpond_messages::error::errno::EIO;
 use millpond_messages::global_state::Options;
 use millpond_messages::io::Preallocation;
 use millpond_messages::{
-    BlockSizes, ChildSlot, DebugEvent, DebugOrder, DriverInfo, Geometry, IoError, IoResult, Permissions,
-    RequestFlags, Result, Role,
+    BlockSizes, DebugEvent, DebugOrder, DriverInfo, Geometry, IoError, IoResult, Permissions, RequestFlags,
+    Result,
 };
-use millpond_ring::Ring;
 use millpond_ring::buffer::Buffers;
 use serde_json::Value;
 
@@ -137,18 +136,7 @@ pub const HANGS: u64 = 1 << 19;
 /// Opens nodes that pass everything on to `file`.
 pub struct FragileKind(pub Arc<Trap>);
 
-const CHILDREN: &[ChildKind] = &[
-    ChildKind {
-        name: "file",
-        role: Role::FILTERED.union(Role::PRIMARY),
-        required: true,
-    },
-    ChildKind {
-        name: "backing",
-        role: Role::COW,
-        required: false,
-    },
-];
+const CHILDREN: &[ChildKind] = &[ChildKind::FILTERED, ChildKind::BACKING];
 
 impl DriverKind for FragileKind {
     fn name(&self) -> &'static str {
@@ -219,7 +207,7 @@ impl DriverKind for FragileKind {
                 listens: is("listens"),
                 stubborn: is("stubborn"),
                 trap,
-                file: request.children.into_iter().next().expect("it is required"),
+                below: below(request.children),
             };
             Ok(Opened {
                 driver: Rc::new(driver),
@@ -247,7 +235,12 @@ struct Fragile {
     /// It refuses changes when the trap says so.
     stubborn: bool,
     trap: Arc<Trap>,
-    file: Child,
+    below: PassThrough,
+}
+
+/// The file; nothing is ever behind the other edge.
+fn below(children: Vec<Child>) -> PassThrough {
+    PassThrough::new(children.into_iter().next().expect("it is required"))
 }
 
 impl Fragile {
@@ -285,16 +278,15 @@ impl Driver for Fragile {
     }
 
     fn locate(&self, _: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
-        let at = if self.places {
-            let slot = ChildSlot::FILE;
-            At::Child { slot, offset }
+        let located = if self.places {
+            self.below.locate(Purpose::Read, offset, len)
         } else {
-            At::Own
+            Answer::ready(Ok(Extent::new(len, At::Own)))
         };
-        self.answer(Entry::Locate, async move { Ok(Extent::new(len, at)) })
+        self.answer(Entry::Locate, located)
     }
 
-    fn read(self: Rc<Self>, offset: u64, buffers: Buffers, _: RequestFlags) -> Answer<'static, Transfer> {
+    fn read(self: Rc<Self>, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'static, Transfer> {
         self.trap.call(Entry::Read);
         Answer::wait(async move {
             if offset >= HANGS {
@@ -302,27 +294,24 @@ impl Driver for Fragile {
                 pending().await
             }
             self.trap.wait(Entry::Read).await;
-            self.file.read(offset, buffers).await
+            self.below.read(offset, buffers, flags).await
         })
     }
 
-    fn place(&self, offset: u64, len: u64, _: RequestFlags) -> Answer<'_, IoResult<Placement>> {
-        let slot = ChildSlot::FILE;
-        let placement = Placement {
-            target: Target::Child { slot, offset },
-            ticket: Some(Ticket(offset)),
-            ..Placement::own(len)
+    fn place(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+        let placed = async move {
+            if !self.places {
+                return self.below.place_here(offset, len, flags).await;
+            }
+            let ticket = Some(Ticket(offset));
+            let placement = self.below.place(offset, len, flags).await?;
+            Ok(Placement { ticket, ..placement })
         };
-        let placement = if self.places {
-            placement
-        } else {
-            Placement::own(len)
-        };
-        self.answer(Entry::Place, async move { Ok(placement) })
+        self.answer(Entry::Place, placed)
     }
 
-    fn settle(&self, _: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
-        self.answer(Entry::Settle, async move { written })
+    fn settle(&self, ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
+        self.answer(Entry::Settle, self.below.settle(ticket, written))
     }
 
     fn write(
@@ -334,20 +323,20 @@ impl Driver for Fragile {
         self.trap.call(Entry::Write);
         Answer::wait(async move {
             self.trap.wait(Entry::Write).await;
-            self.file.write(offset, buffers, flags).await
+            self.below.write(offset, buffers, flags).await
         })
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
-        self.answer(Entry::WriteZeroes, self.file.write_zeroes(offset, len, flags))
+        self.answer(Entry::WriteZeroes, self.below.write_zeroes(offset, len, flags))
     }
 
     fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
-        self.answer(Entry::Discard, self.file.discard(offset, len))
+        self.answer(Entry::Discard, self.below.discard(offset, len))
     }
 
     fn flush(&self) -> Answer<'_, IoResult<()>> {
-        self.answer(Entry::Flush, async { Ok(()) })
+        self.answer(Entry::Flush, self.below.flush())
     }
 
     fn truncate(
@@ -359,18 +348,84 @@ impl Driver for Fragile {
     ) -> Answer<'_, Result<()>> {
         self.answer(
             Entry::Truncate,
-            self.file.resize(size, exact, preallocation, flags),
+            self.below.truncate(size, exact, preallocation, flags),
         )
     }
 
     fn length(&self) -> Answer<'_, IoResult<u64>> {
-        self.answer(Entry::Length, self.file.length())
+        self.answer(Entry::Length, self.below.length())
     }
 
     fn allocated_size(&self) -> Answer<'_, IoResult<u64>> {
-        self.answer(Entry::AllocatedSize, async { Err(IoError::NotSupported) })
+        self.answer(Entry::AllocatedSize, self.below.allocated_size())
     }
 
+    fn image(&self) -> &dyn Image {
+        self
+    }
+
+    fn debug(&self) -> &dyn DebugPoints {
+        self
+    }
+
+    fn device(&self) -> &dyn Device {
+        self
+    }
+}
+
+impl Image for Fragile {
+    fn info(&self) -> DriverInfo {
+        self.trap.call(Entry::Info);
+        DriverInfo::default()
+    }
+
+    fn specific_info(&self) -> Option<Value> {
+        self.trap.call(Entry::SpecificInfo);
+        None
+    }
+
+    fn filename(&self) -> Option<String> {
+        self.trap.call(Entry::Filename);
+        None
+    }
+
+    fn make_empty(&self) -> Answer<'_, Result<()>> {
+        self.answer(Entry::MakeEmpty, async { Ok(()) })
+    }
+
+    fn amend(&self, _: &Options) -> Answer<'_, Result<()>> {
+        self.answer(Entry::Amend, async { Ok(()) })
+    }
+
+    fn change_backing_file(&self, _: Option<BackingLink>) -> Answer<'_, Result<()>> {
+        self.answer(Entry::ChangeBackingFile, async { Ok(()) })
+    }
+}
+
+impl DebugPoints for Fragile {
+    fn debug_event(&self, _: DebugEvent) -> Option<LocalBoxFuture<'static, ()>> {
+        self.trap.call(Entry::DebugEvent);
+        let trap = Arc::clone(&self.trap);
+        Some(Box::pin(async move { trap.wait(Entry::DebugEvent).await }))
+    }
+
+    fn debug_order(&self, _: &DebugOrder) -> IoResult<bool> {
+        self.trap.call(Entry::DebugOrder);
+        Ok(false)
+    }
+}
+
+impl Device for Fragile {
+    fn block_sizes(&self) -> Answer<'_, IoResult<BlockSizes>> {
+        self.answer(Entry::BlockSizes, async { Err(IoError::NotSupported) })
+    }
+
+    fn geometry(&self) -> Answer<'_, IoResult<Geometry>> {
+        self.answer(Entry::Geometry, async { Err(IoError::NotSupported) })
+    }
+}
+
+impl Lifecycle for Fragile {
     fn cancel_in_flight(&self) {
         self.trap.call(Entry::CancelInFlight);
     }
@@ -415,59 +470,18 @@ impl Driver for Fragile {
         self.trap.call(Entry::ChildrenChanged);
     }
 
-    fn debug_event(&self, _: DebugEvent) -> Option<LocalBoxFuture<'static, ()>> {
-        self.trap.call(Entry::DebugEvent);
-        let trap = Arc::clone(&self.trap);
-        Some(Box::pin(async move { trap.wait(Entry::DebugEvent).await }))
-    }
-
-    fn debug_order(&self, _: &DebugOrder) -> IoResult<bool> {
-        self.trap.call(Entry::DebugOrder);
-        Ok(false)
-    }
-
-    fn info(&self) -> DriverInfo {
-        self.trap.call(Entry::Info);
-        DriverInfo::default()
-    }
-
-    fn block_sizes(&self) -> Answer<'_, IoResult<BlockSizes>> {
-        self.answer(Entry::BlockSizes, async { Err(IoError::NotSupported) })
-    }
-
-    fn geometry(&self) -> Answer<'_, IoResult<Geometry>> {
-        self.answer(Entry::Geometry, async { Err(IoError::NotSupported) })
-    }
-
-    fn specific_info(&self) -> Option<Value> {
-        self.trap.call(Entry::SpecificInfo);
-        None
-    }
-
-    fn filename(&self) -> Option<String> {
-        self.trap.call(Entry::Filename);
-        None
-    }
-
-    fn make_empty(&self) -> Answer<'_, Result<()>> {
-        self.answer(Entry::MakeEmpty, async { Ok(()) })
-    }
-
-    fn amend(&self, _: &Options) -> Answer<'_, Result<()>> {
-        self.answer(Entry::Amend, async { Ok(()) })
-    }
-
-    fn change_backing_file(&self, _: Option<BackingLink>) -> Answer<'_, Result<()>> {
-        self.answer(Entry::ChangeBackingFile, async { Ok(()) })
-    }
-
-    fn depart(&self) -> Box<dyn Parcel> {
+    fn depart(&self) -> Moved {
         self.trap.call(Entry::Depart);
-        Box::new(Packed {
-            places: self.places,
-            listens: self.listens,
-            stubborn: self.stubborn,
-            trap: Arc::clone(&self.trap),
+        let state = (self.places, self.listens, self.stubborn, Arc::clone(&self.trap));
+        Moved::new(state, |(places, listens, stubborn, trap), children, _| {
+            trap.call(Entry::Arrive);
+            Rc::new(Fragile {
+                places,
+                listens,
+                stubborn,
+                trap,
+                below: below(children),
+            })
         })
     }
 
@@ -479,25 +493,5 @@ impl Driver for Fragile {
 impl Drop for Fragile {
     fn drop(&mut self) {
         self.trap.call(Entry::Drop);
-    }
-}
-
-struct Packed {
-    places: bool,
-    listens: bool,
-    stubborn: bool,
-    trap: Arc<Trap>,
-}
-
-impl Parcel for Packed {
-    fn arrive(self: Box<Self>, children: Vec<Child>, _: Ring) -> Rc<dyn Driver> {
-        self.trap.call(Entry::Arrive);
-        Rc::new(Fragile {
-            places: self.places,
-            listens: self.listens,
-            stubborn: self.stubborn,
-            trap: self.trap,
-            file: children.into_iter().next().expect("it is required"),
-        })
     }
 }

@@ -331,6 +331,7 @@ fn a_check_is_not_supported_by_a_driver_that_cannot() {
             let opened = kind.open(request).await;
             let driver = opened.expect("null opens").driver;
             let error = driver
+                .image()
                 .check(Repair::default())
                 .await
                 .expect_err("null has nothing to check");

@@ -294,3 +294,8 @@ pub fn transfer(outcome: Outcome<Buffers>) -> Transfer {
         (result, None) => (result.and(Err(IoError::Cancelled)), Buffers::default()),
     }
 }
+
+/// The length of a gather list as an offset's type.
+pub(crate) fn bytes_in(buffers: &Buffers) -> u64 {
+    u64::try_from(buffers.len()).unwrap_or(u64::MAX)
+}

@@ -21,6 +21,41 @@ pub struct ChildKind {
     pub role: Role,
     /// The node cannot be opened without it.
     pub required: bool,
+    /// A reopen may lead the edge to another node.
+    pub leads_elsewhere: bool,
+}
+
+impl ChildKind {
+    /// What a format stores its image in, or a filter filters, by the usual option.
+    #[must_use]
+    pub const fn file(role: Role) -> Self {
+        Self {
+            leads_elsewhere: true,
+            ..Self::named("file", role)
+        }
+    }
+
+    /// What a format reads through to, where the image has one.
+    pub const BACKING: Self = Self {
+        name: "backing",
+        role: Role::COW,
+        required: false,
+        leads_elsewhere: true,
+    };
+
+    /// What a filter filters.
+    pub const FILTERED: Self = Self::file(Role::FILTERED.union(Role::PRIMARY));
+
+    /// A child that is needed, and stays what it is.
+    #[must_use]
+    pub const fn named(name: &'static str, role: Role) -> Self {
+        Self {
+            name,
+            role,
+            required: true,
+            leads_elsewhere: false,
+        }
+    }
 }
 
 /// How a node is used whose edge wants permissions.
@@ -161,18 +196,13 @@ pub trait DriverKind: Send + Sync + 'static {
         None
     }
 
-    /// Nodes can be reopened with other options, or in another mode. [`Driver::reopen_prepare`](super::Driver::reopen_prepare)
+    /// Nodes can be reopened with other options, or in another mode. [`Lifecycle::reopen_prepare`](super::Lifecycle::reopen_prepare)
     /// of those that cannot answers so as well.
     fn reopens(&self) -> bool {
         true
     }
 
-    /// A reopen may lead the edge to this declared child to another node. QEMU's drivers have that of `file` and `backing`.
-    fn leads_elsewhere(&self, child: &ChildKind) -> bool {
-        matches!(child.name, "file" | "backing")
-    }
-
-    /// Options of an open image can be changed in place: [`Driver::amend`](super::Driver::amend) is implemented.
+    /// Options of an open image can be changed in place: [`Image::amend`](super::Image::amend) is implemented.
     fn amends(&self) -> bool {
         false
     }
@@ -199,7 +229,7 @@ pub trait DriverKind: Send + Sync + 'static {
     }
 
     /// The filename that opens a node with these options of its own, over declared children that open by `children`, if one
-    /// does. What has no children says it of the open node: [`Driver::filename`](super::Driver::filename).
+    /// does. What has no children says it of the open node: [`Image::filename`](super::Image::filename).
     fn filename_over(&self, options: &Options, children: &[&str]) -> Option<String> {
         let _ = (options, children);
         None

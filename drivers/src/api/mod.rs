@@ -25,11 +25,17 @@
 
 mod answer;
 mod child;
+mod debug;
+mod device;
 mod exchange;
 mod foreign;
 mod guard;
+mod image;
 mod kind;
+mod lifecycle;
+mod moved;
 mod notice;
+mod pass_through;
 mod registry;
 pub mod reopen;
 mod withdrawal;
@@ -38,29 +44,31 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use futures_util::future::LocalBoxFuture;
 use millpond_messages::global_state::Options;
 use millpond_messages::io::Preallocation;
-use millpond_messages::{
-    BlockSizes, CheckResult, ChildSlot, DebugEvent, DebugOrder, DriverInfo, Geometry, IoResult, Limits,
-    Permissions, RequestFlags, Result,
-};
+use millpond_messages::{ChildSlot, IoResult, Limits, RequestFlags, Result};
 
 pub use answer::{Answer, Lasting};
+pub(crate) use child::bytes_in;
 pub use child::{Child, ChildPort, Transfer, transfer};
+pub use debug::DebugPoints;
+pub use device::Device;
 pub use exchange::Exchanged;
 pub use foreign::foreign_format;
 pub use guard::{GuardedKind, panic_text};
+pub use image::Image;
 pub use kind::{
     BackingLink, ChildChange, ChildKind, CreateRequest, DriverKind, EdgeUse, OpenRequest, Opened,
     OptionNames, invalid_options, parse_options, parse_size, slot_name, slot_named,
 };
+pub use lifecycle::Lifecycle;
 pub use millpond_messages::Repair;
+pub use moved::Moved;
 pub use notice::{Notice, Notices, Posted};
+pub use pass_through::{PassThrough, arrived, declared};
 pub use registry::{Registry, Whitelist};
 pub use withdrawal::{Withdrawal, Within, unless_withdrawn};
 
-use millpond_ring::Ring;
 use millpond_ring::buffer::Buffers;
 
 /// How a driver stands to something it may be asked.
@@ -229,15 +237,17 @@ impl Placement {
     }
 }
 
-/// A driver, running in a node.
+/// A driver, running in a node: its data path.
 ///
 /// Everything happens on the node's iothread. Methods that answer later may run side by side with others; a driver
-/// orders what it must order itself, without blocking. No method that touches data has a default, since a filter that
-/// passed on what it does not know would corrupt data.
+/// orders what it must order itself, without blocking. No method has a default, since a filter that passed on what it does
+/// not know would corrupt data; a filter names what it hands on by [`delegate!`](crate::delegate). Beside the data path
+/// there is how a driver lives and ends, [`Lifecycle`], and what a few have to say of more than their data: [`Driver::image`],
+/// [`Driver::debug`] and [`Driver::device`].
 ///
 /// An answer to [`Driver::locate`] or [`Driver::place`] that has to be waited for may be dropped before it is first
 /// polled, and the question asked again: until then it has changed nothing.
-pub trait Driver: 'static {
+pub trait Driver: Lifecycle {
     /// What the driver can do, at present.
     fn abilities(&self) -> Abilities;
 
@@ -284,177 +294,25 @@ pub trait Driver: 'static {
     /// Bytes taken on the host, the children's left out; `NotSupported` where the children's sum says it all.
     fn allocated_size(&self) -> Answer<'_, IoResult<u64>>;
 
-    /// Where the bytes at `offset` lie in a file of the host, for an offloaded copy out of it.
-    fn copy_source(&self, _offset: u64, _len: u64) -> Option<CopySource> {
-        None
+    /// What can be done to the image that the driver keeps. A driver without one has nothing to say.
+    fn image(&self) -> &dyn Image {
+        &Nothing
     }
 
-    /// Copies from a file of the host without a buffer; answers how many bytes were copied.
-    fn copy_from(&self, _source: CopySource, _offset: u64, _len: u64) -> Answer<'_, IoResult<u64>> {
-        Answer::ready(Err(millpond_messages::IoError::NotSupported))
+    /// Where requests can be held for debugging. Only a driver that hears events has such places.
+    fn debug(&self) -> &dyn DebugPoints {
+        &Nothing
     }
 
-    /// Ends early, with [`IoError::Cancelled`](millpond_messages::IoError::Cancelled) or what fits better, those requests in flight
-    /// that wait for something that may never come, such as an answer over a broken connection. Each still ends once.
-    fn cancel_in_flight(&self) {}
-
-    /// Stops background work (write-back, timers); answers when none is left. Called once for the first of nested
-    /// drained sections.
-    fn quiesce(&self) -> Answer<'_, ()> {
-        Answer::ready(())
+    /// The file or device of the host that the driver stands for. Formats and filters stand for none.
+    fn device(&self) -> &dyn Device {
+        &Nothing
     }
-
-    /// The last drained section ended.
-    fn resume(&self) {}
-
-    /// The cumulative permissions of the node's parents are about to become these; image locks are taken, none given
-    /// up. Followed by exactly one of commit and abort.
-    fn permissions_prepare(&self, _taken: Permissions, _shared: Permissions) -> Answer<'_, Result<()>> {
-        Answer::ready(Ok(()))
-    }
-
-    /// The prepared permissions hold from now on; locks that they do not need are given up.
-    fn permissions_commit(&self) {}
-
-    /// The prepared permissions are forgotten.
-    fn permissions_abort(&self) {}
-
-    /// Checks new options of the driver's own, and readies what they need. `options` is complete: what is not in it
-    /// has its default. Followed by exactly one of commit and abort.
-    fn reopen_prepare(&self, request: ReopenRequest) -> Answer<'_, Result<()>>;
-
-    /// The prepared options hold from now on. The node is still: nothing is in flight.
-    fn reopen_commit(&self) {}
-
-    /// The prepared options are forgotten.
-    fn reopen_abort(&self) {}
-
-    /// Drops what is cached of the image, after writing back what the image lacks, and reads it again: another process may
-    /// have changed it. The node is still.
-    fn invalidate(&self) -> Answer<'_, Result<()>> {
-        Answer::ready(Ok(()))
-    }
-
-    /// A node was put behind one of the edges, or taken away; or a numbered child came or went. `children` are the
-    /// handles as [`OpenRequest::children`] has them: those that the driver has already stay valid. The node is still.
-    fn children_changed(&self, _children: &[Child]) {}
-
-    /// The data behind the edges in `slots` is about to be other data: another node will be there, or the node there is
-    /// about to show other data itself. Filters that come and go are no such change, nor are numbered children; nor is
-    /// what is behind a backing edge, of which a driver keeps nothing. Writes back what belongs to the old data, as
-    /// [`Driver::close`] does, and goes on with that for now. The node is still; it is flushed afterwards.
-    ///
-    /// Refused unless a driver says otherwise: one that goes on with what it read from the old data would read and write
-    /// in wrong places. A driver that keeps nothing answers Ok.
-    fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
-        Answer::ready(Err(millpond_messages::Error::new(
-            millpond_messages::ErrorKind::Unsupported,
-            "The driver does not support that the data below it is exchanged",
-        )))
-    }
-
-    /// The other data is there. Puts aside all that was read from the old data, and reads it anew; on failure the driver
-    /// goes on as it was. Options that a reopen has prepared hold for what is read. The node is still, and asks for length
-    /// and abilities afterwards.
-    fn exchange(self: Rc<Self>, _slots: &[ChildSlot]) -> Answer<'static, Result<Exchanged>> {
-        Answer::ready(Ok(Exchanged::nothing()))
-    }
-
-    /// An event happens, here or in a parent. Only a driver that hears events is told; where it answers a future, what
-    /// the event belongs to waits for that.
-    fn debug_event(&self, _event: DebugEvent) -> Option<LocalBoxFuture<'static, ()>> {
-        None
-    }
-
-    /// Holds requests at events, or lets them go. Answers whether a request is held, where that was asked.
-    ///
-    /// # Errors
-    /// Nothing here can be held, or there is no such event or tag.
-    fn debug_order(&self, _order: &DebugOrder) -> IoResult<bool> {
-        Err(millpond_messages::IoError::NotSupported)
-    }
-
-    /// Facts about the image.
-    fn info(&self) -> DriverInfo {
-        DriverInfo::default()
-    }
-
-    /// The sizes of the sectors of the device that the node is; `NotSupported` where it is none.
-    fn block_sizes(&self) -> Answer<'_, IoResult<BlockSizes>> {
-        Answer::ready(Err(millpond_messages::IoError::NotSupported))
-    }
-
-    /// The geometry of the disk that the node is; `NotSupported` where it has none.
-    fn geometry(&self) -> Answer<'_, IoResult<Geometry>> {
-        Answer::ready(Err(millpond_messages::IoError::NotSupported))
-    }
-
-    /// QAPI's `ImageInfoSpecific`: `{"type": ..., "data": {...}}`.
-    fn specific_info(&self) -> Option<serde_json::Value> {
-        None
-    }
-
-    /// The filename that opens this node with default options, where there is one.
-    fn filename(&self) -> Option<String> {
-        None
-    }
-
-    /// Checks the image's metadata; `repair` mends leaks, errors or both.
-    fn check(&self, _repair: Repair) -> Answer<'_, Result<CheckResult>> {
-        Answer::ready(Err(millpond_messages::Error::new(
-            millpond_messages::ErrorKind::Unsupported,
-            "This image format does not support checks",
-        )))
-    }
-
-    /// Forgets all that the image has of its own: it shows what its backing node does, or zeroes. Nothing else is asked of
-    /// the driver meanwhile.
-    fn make_empty(&self) -> Answer<'_, Result<()>> {
-        Answer::ready(Err(millpond_messages::Error::new(
-            millpond_messages::ErrorKind::Unsupported,
-            "This image format does not support emptying of images",
-        )))
-    }
-
-    /// Changes options of the image's format in place: `qemu-img amend`'s, by its names. What can be refused is refused
-    /// before anything changes. The node is still; its length is asked for afterwards, whatever the answer.
-    fn amend(&self, _options: &Options) -> Answer<'_, Result<()>> {
-        Answer::ready(Err(millpond_messages::Error::new(
-            millpond_messages::ErrorKind::Unsupported,
-            "This image format does not support option amendment",
-        )))
-    }
-
-    /// Records in the image which backing file it has. The graph has linked the node already.
-    fn change_backing_file(&self, _link: Option<BackingLink>) -> Answer<'_, Result<()>> {
-        Answer::ready(Err(millpond_messages::Error::new(
-            millpond_messages::ErrorKind::Unsupported,
-            "This image format does not support backing files",
-        )))
-    }
-
-    /// Gives up all state, to go on in another iothread. The node is still, its background work stopped. The driver left
-    /// behind is dropped without [`Driver::close`].
-    fn depart(&self) -> Box<dyn Parcel>;
-
-    /// Deletes the file that the node's data is in; the node goes on with it until it is closed.
-    fn delete_file(&self) -> Answer<'_, Result<()>> {
-        Answer::ready(Err(millpond_messages::Error::new(
-            millpond_messages::ErrorKind::Unsupported,
-            "The block driver does not support image deletion",
-        )))
-    }
-
-    /// Writes everything back and lets go: the last call. The children are still there.
-    fn close(&self) -> Answer<'_, Result<()>>;
 }
 
-/// A driver's state on its way between iothreads: tables, caches and files, nothing bound to a thread.
-pub trait Parcel: Send {
-    /// Goes on where the driver left off, with handles of the new iothread, as [`OpenRequest::children`] has them. Cannot fail, since a move is a step of a
-    /// transaction that has been committed to.
-    fn arrive(self: Box<Self>, children: Vec<Child>, ring: Ring) -> Rc<dyn Driver>;
-}
+/// What a driver without an image, places to hold requests at or a device has to say of them.
+#[derive(Debug, Clone, Copy)]
+pub struct Nothing;
 
 /// New options for an open driver.
 #[derive(Debug, Clone)]

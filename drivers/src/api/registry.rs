@@ -197,11 +197,7 @@ mod tests {
     }
 
     fn child(role: Role) -> ChildKind {
-        ChildKind {
-            name: "child",
-            role,
-            required: true,
-        }
+        ChildKind::named("child", role)
     }
 
     fn registered(children: Vec<ChildKind>, numbered: Option<Role>) -> Result<()> {

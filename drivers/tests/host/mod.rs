@@ -225,7 +225,7 @@ impl ChildPort for Port {
     }
 
     fn filename(&self) -> String {
-        self.0.driver.filename().unwrap_or_default()
+        self.0.driver.image().filename().unwrap_or_default()
     }
 }
 

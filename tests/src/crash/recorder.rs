@@ -8,13 +8,13 @@ use futures_channel::oneshot;
 use futures_util::future::LocalBoxFuture;
 use millpond::iothread::Local;
 use millpond_drivers::api::{
-    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, OpenRequest, Opened,
-    OptionNames, Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer, parse_options,
+    Abilities, Ability, Answer, At, ChildKind, Driver, DriverKind, Extent, Image, Lifecycle, Moved,
+    OpenRequest, Opened, OptionNames, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
+    parse_options,
 };
 use millpond_messages::global_state::Options;
 use millpond_messages::io::Preallocation;
 use millpond_messages::{Error, ErrorKind, IoError, IoResult, Limits, RequestFlags, Result};
-use millpond_ring::Ring;
 use millpond_ring::buffer::Buffers;
 
 use super::disk::{Change, Disk, Kind};
@@ -251,30 +251,28 @@ impl Driver for Recorder {
         Answer::ready(Ok(self.disk.len()))
     }
 
+    fn image(&self) -> &dyn Image {
+        self
+    }
+}
+
+impl Image for Recorder {
     fn filename(&self) -> Option<String> {
         Some(format!("recorder:{}", self.name))
     }
+}
 
+impl Lifecycle for Recorder {
     fn reopen_prepare(&self, _request: ReopenRequest) -> Answer<'_, Result<()>> {
         Answer::ready(Ok(()))
     }
 
-    fn depart(&self) -> Box<dyn Parcel> {
-        Box::new(Packed(self.name.clone(), Arc::clone(&self.disk)))
+    fn depart(&self) -> Moved {
+        let state = (self.name.clone(), Arc::clone(&self.disk));
+        Moved::new(state, |(name, disk), _, _| Rc::new(Recorder { name, disk }))
     }
 
     fn close(&self) -> Answer<'_, Result<()>> {
         Answer::ready(Ok(()))
-    }
-}
-
-struct Packed(String, Arc<Disk>);
-
-impl Parcel for Packed {
-    fn arrive(self: Box<Self>, _children: Vec<Child>, _ring: Ring) -> Rc<dyn Driver> {
-        Rc::new(Recorder {
-            name: self.0,
-            disk: self.1,
-        })
     }
 }

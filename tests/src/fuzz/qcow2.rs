@@ -83,11 +83,11 @@ async fn look(disk: &Disk) {
             }
         }
     }
-    let _ = (disk.driver.specific_info(), disk.driver.info());
+    let _ = (disk.driver.image().specific_info(), disk.driver.image().info());
 }
 
 async fn is_sound(disk: &Disk) -> bool {
-    let found = disk.driver.check(Repair::default()).await;
+    let found = disk.driver.image().check(Repair::default()).await;
     found.is_ok_and(|found| found.corruptions == 0 && found.check_errors == 0)
 }
 
@@ -125,7 +125,7 @@ async fn write(disk: &Disk) {
         leaks: true,
         errors: true,
     };
-    let _ = disk.driver.check(all).await;
+    let _ = disk.driver.image().check(all).await;
 }
 
 /// What was written is there; what was not is as it was.

@@ -473,7 +473,7 @@ impl NodeCell {
 
     /// Tells whoever listens of an event. Whatever it belongs to waits for the future, where there is one.
     pub fn debug_event(&self, event: DebugEvent) -> Option<LocalBoxFuture<'static, ()>> {
-        self.listener()?.debug_event(event)
+        self.listener()?.debug().debug_event(event)
     }
 
     /// Remembers the node-level part of a reopen until it is committed.
@@ -505,7 +505,7 @@ impl NodeCell {
             size: self.size.get(),
             abilities: self.abilities.get(),
             limits: self.limits.get(),
-            filename: self.driver().ok().and_then(|driver| driver.filename()),
+            filename: self.driver().ok().and_then(|driver| driver.image().filename()),
         }
     }
 

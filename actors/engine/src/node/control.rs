@@ -219,7 +219,7 @@ async fn carry_out_later(table: &Rc<NodeTable>, order: Order) -> OrderOutcome {
         Order::MakeEmpty(node) => OrderOutcome::Done(make_empty(table, node).await),
         Order::Amend { node, options } => OrderOutcome::Done(amend(table, node, &options).await),
         Order::ChangeBackingFile { node, link } => {
-            OrderOutcome::Done(async { driver(table, node)?.change_backing_file(link).await }.await)
+            OrderOutcome::Done(async { driver(table, node)?.image().change_backing_file(link).await }.await)
         }
         Order::Create { kind, options, file } => {
             let file = file.map(|file| edge::child(EdgeCell::connected(Some(file), table)));
@@ -253,7 +253,7 @@ async fn carry_out_later(table: &Rc<NodeTable>, order: Order) -> OrderOutcome {
 
 /// The texts are those that QEMU's monitor gives.
 fn debug(driver: &dyn millpond_drivers::api::Driver, order: &DebugOrder) -> Result<bool> {
-    driver.debug_order(order).map_err(|error| match order {
+    driver.debug().debug_order(order).map_err(|error| match order {
         DebugOrder::Breakpoint { .. } => Error::io("Could not set a breakpoint", error),
         DebugOrder::RemoveBreakpoint { tag } => {
             Error::io(&format!("Could not remove breakpoint {tag}"), error)
@@ -444,7 +444,7 @@ async fn close(table: &NodeTable, node: NodeId) -> Result<()> {
 
 async fn make_empty(table: &NodeTable, node: NodeId) -> Result<()> {
     let cell = found(table, node)?;
-    let emptied = driver(table, node)?.make_empty().await;
+    let emptied = driver(table, node)?.image().make_empty().await;
     // The next flush is not skipped: what was forgotten is so in memory only.
     cell.wrote(0);
     emptied
@@ -452,7 +452,7 @@ async fn make_empty(table: &NodeTable, node: NodeId) -> Result<()> {
 
 async fn check(table: &NodeTable, node: NodeId, repair: Repair) -> Result<CheckResult> {
     let cell = found(table, node)?;
-    let checked = driver(table, node)?.check(repair).await;
+    let checked = driver(table, node)?.image().check(repair).await;
     if repair.is_wanted() {
         // The next flush is not skipped: what was mended may be so in memory only.
         cell.wrote(0);
@@ -462,7 +462,7 @@ async fn check(table: &NodeTable, node: NodeId, repair: Repair) -> Result<CheckR
 
 async fn delete_file(table: &NodeTable, node: NodeId) -> Result<()> {
     let kind = Arc::clone(found(table, node)?.kind());
-    let deleted = driver(table, node)?.delete_file().await;
+    let deleted = driver(table, node)?.image().delete_file().await;
     deleted.map_err(|error| match error.kind() {
         ErrorKind::Unsupported => {
             let text = format!("Driver '{}' does not support image deletion", kind.name());
@@ -487,7 +487,7 @@ fn real_paths(paths: &[String]) -> Vec<Option<String>> {
 async fn amend(table: &NodeTable, node: NodeId, options: &Options) -> Result<()> {
     let cell = found(table, node)?;
     let driver = driver(table, node)?;
-    let amended = driver.amend(options).await;
+    let amended = driver.image().amend(options).await;
     // Of several changes some may have been made before one failed.
     let length = driver.length().await;
     if let Ok(size) = length {
@@ -506,10 +506,10 @@ async fn describe(table: &NodeTable, node: NodeId) -> IoResult<Description> {
     Ok(Description {
         facts: cell.facts(None),
         own_allocated_size: driver.allocated_size().await,
-        info: driver.info(),
-        block_sizes: driver.block_sizes().await.ok(),
-        geometry: driver.geometry().await.ok(),
-        specific: driver.specific_info(),
+        info: driver.image().info(),
+        block_sizes: driver.device().block_sizes().await.ok(),
+        geometry: driver.device().geometry().await.ok(),
+        specific: driver.image().specific_info(),
     })
 }
 

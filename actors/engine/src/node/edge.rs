@@ -212,7 +212,7 @@ impl ChildPort for Port {
             Behind::Here(cell) => cell
                 .driver()
                 .ok()
-                .and_then(|driver| driver.filename())
+                .and_then(|driver| driver.image().filename())
                 .unwrap_or_default(),
             Behind::None | Behind::There(_) => String::new(),
         }
@@ -234,7 +234,7 @@ impl ChildPort for Port {
         loop {
             let Behind::Here(cell) = behind else { return None };
             if !cell.kind().is_filter() {
-                return Some(cell.driver().ok()?.info());
+                return Some(cell.driver().ok()?.image().info());
             }
             behind = cell.edges().first()?.behind();
         }

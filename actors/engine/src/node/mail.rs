@@ -14,7 +14,7 @@ use millpond_messages::{
 use millpond_ring::buffer::Buffers;
 
 use super::client::RootHandle;
-use super::migrate::{NodeLuggage, RootLuggage};
+use super::migrate::{MovedNode, MovedRoot};
 use crate::chaos::Chaos;
 use crate::flight::Open;
 use crate::iothread::IoThread;
@@ -33,9 +33,9 @@ pub enum Mail {
         order: Order,
     },
     /// A node that moves in.
-    Arrive(Box<NodeLuggage>),
+    Arrive(Box<MovedNode>),
     /// A root edge that moves in with what is parked at it.
-    ArriveRoot(Box<RootLuggage>),
+    ArriveRoot(Box<MovedRoot>),
     /// A message policy to put in force, or none. The sender is dropped when it is, with what was held gone out.
     Chaos(Option<Chaos>, oneshot::Sender<()>),
     /// Tell what is open, for a flight record.

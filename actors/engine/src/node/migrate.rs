@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_channel::oneshot;
-use millpond_drivers::api::{DriverKind, Parcel};
+use millpond_drivers::api::{DriverKind, Moved};
 use millpond_messages::io::{Operation, Outcome};
 use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, OpenFlags, Token};
 use millpond_ring::buffer::Buffers;
@@ -23,12 +23,12 @@ use super::table::NodeTable;
 use crate::iothread::IoThread;
 
 /// A node on its way.
-pub struct NodeLuggage {
+pub struct MovedNode {
     ticket: Ticket,
     node: NodeId,
     name: String,
     kind: Arc<dyn DriverKind>,
-    parcel: Box<dyn Parcel>,
+    driver: Moved,
     /// The slots of its numbered children.
     numbered: Vec<ChildSlot>,
     flags: OpenFlags,
@@ -38,12 +38,12 @@ pub struct NodeLuggage {
     unflushed: bool,
     counters: Counters,
     holds: Vec<Token>,
-    roots: Vec<RootLuggage>,
+    roots: Vec<MovedRoot>,
     home: IoThread<Mail>,
 }
 
 /// A root edge on its way, with what is parked at it.
-pub struct RootLuggage {
+pub struct MovedRoot {
     ticket: Option<Ticket>,
     handle: RootHandle,
     node: NodeId,
@@ -75,12 +75,12 @@ pub fn depart(table: &Rc<NodeTable>, ticket: Ticket, node: NodeId, to: IoThread<
         .iter()
         .map(|root| pack_root(table, root, node, &home))
         .collect();
-    let luggage = NodeLuggage {
+    let moved = MovedNode {
         ticket,
         node,
         name: cell.name().to_owned(),
         kind: Arc::clone(cell.kind()),
-        parcel: driver.depart(),
+        driver: driver.depart(),
         numbered: cell.numbered().into_iter().map(|(slot, _)| slot).collect(),
         flags: cell.flags(),
         settings: cell.settings(),
@@ -93,24 +93,19 @@ pub fn depart(table: &Rc<NodeTable>, ticket: Ticket, node: NodeId, to: IoThread<
         home: to.clone(),
     };
     cell.gate().wake_waiting();
-    if to.send(Mail::Arrive(Box::new(luggage))).is_err() {
+    if to.send(Mail::Arrive(Box::new(moved))).is_err() {
         let error = Error::new(ErrorKind::Closed, "The iothread to move to has stopped");
         table.tell(Event::Ended(ticket, OrderOutcome::Done(Err(error))));
     }
 }
 
-/// Clients go on sending to this iothread until the edge has arrived, and what they send is passed on from here behind its
-/// luggage: so nothing comes before the edge, and only who has the edge says where it is.
-fn pack_root(
-    table: &NodeTable,
-    root: &Rc<RootCell>,
-    node: NodeId,
-    home: &Arc<IoThread<Mail>>,
-) -> RootLuggage {
+/// Clients go on sending to this iothread until the edge has arrived, and what they send is passed on from here behind it
+/// on its way: so nothing comes before the edge, and only who has the edge says where it is.
+fn pack_root(table: &NodeTable, root: &Rc<RootCell>, node: NodeId, home: &Arc<IoThread<Mail>>) -> MovedRoot {
     let handle = root.handle().clone();
     table.remove_root(handle.id());
     table.note_moved(&handle, home);
-    RootLuggage {
+    MovedRoot {
         ticket: None,
         parked: root.take_parked(),
         home: Arc::clone(home),
@@ -120,30 +115,30 @@ fn pack_root(
 }
 
 /// Sets a node up that comes from another iothread.
-pub fn arrive(table: &Rc<NodeTable>, luggage: NodeLuggage) {
-    let edges: Vec<Rc<EdgeCell>> = luggage.kind.children().iter().map(|_| Rc::default()).collect();
-    let numbered: Vec<(ChildSlot, Rc<EdgeCell>)> = luggage
+pub fn arrive(table: &Rc<NodeTable>, moved: MovedNode) {
+    let edges: Vec<Rc<EdgeCell>> = moved.kind.children().iter().map(|_| Rc::default()).collect();
+    let numbered: Vec<(ChildSlot, Rc<EdgeCell>)> = moved
         .numbered
         .into_iter()
         .map(|slot| (slot, Rc::default()))
         .collect();
     let all = edges.iter().chain(numbered.iter().map(|(_, edge)| edge));
     let children = all.map(|edge| edge::child(Rc::clone(edge))).collect();
-    let driver = luggage.parcel.arrive(children, table.local().ring().clone());
+    let driver = moved.driver.arrive(children, table.local().ring().clone());
     let parts = CellParts {
-        id: luggage.node,
-        name: luggage.name,
-        kind: luggage.kind,
+        id: moved.node,
+        name: moved.name,
+        kind: moved.kind,
         driver,
         edges,
         numbered,
-        gate: Gate::held(luggage.holds),
-        counters: luggage.counters,
-        flags: luggage.flags,
-        settings: luggage.settings,
-        size: luggage.size,
-        copy_on_read: luggage.copy_on_read,
-        unflushed: luggage.unflushed,
+        gate: Gate::held(moved.holds),
+        counters: moved.counters,
+        flags: moved.flags,
+        settings: moved.settings,
+        size: moved.size,
+        copy_on_read: moved.copy_on_read,
+        unflushed: moved.unflushed,
     };
     let cell = NodeCell::new(parts, table);
     // It was asked the same before it left.
@@ -151,11 +146,11 @@ pub fn arrive(table: &Rc<NodeTable>, luggage: NodeLuggage) {
         tracing::warn!(node = cell.name(), %error, "a node that arrived goes by other limits than its driver's");
     }
     table.insert_node(cell);
-    for root in luggage.roots {
+    for root in moved.roots {
         arrive_root(table, root);
     }
-    tracing::debug!(node = %luggage.node, iothread = %luggage.home.id(), "a node arrived");
-    table.tell(Event::Ended(luggage.ticket, OrderOutcome::Done(Ok(()))));
+    tracing::debug!(node = %moved.node, iothread = %moved.home.id(), "a node arrived");
+    table.tell(Event::Ended(moved.ticket, OrderOutcome::Done(Ok(()))));
 }
 
 /// Puts another node behind a root edge, which goes along if that node lives elsewhere.
@@ -189,24 +184,24 @@ pub fn move_root(
     }
     let before = cell.node();
     let home = Arc::new(target.iothread.clone());
-    let mut luggage = pack_root(table, &cell, target.node, &home);
-    luggage.ticket = Some(ticket);
+    let mut moved = pack_root(table, &cell, target.node, &home);
+    moved.ticket = Some(ticket);
     before.remove_root(&cell);
     before.gate().wake_waiting();
-    if target.iothread.send(Mail::ArriveRoot(Box::new(luggage))).is_err() {
+    if target.iothread.send(Mail::ArriveRoot(Box::new(moved))).is_err() {
         let error = Error::new(ErrorKind::Closed, "The iothread to move to has stopped");
         table.tell(Event::Ended(ticket, OrderOutcome::Done(Err(error))));
     }
 }
 
 /// Sets a root edge up that comes from another iothread; what was parked at it is parked here again, in the same order.
-pub fn arrive_root(table: &Rc<NodeTable>, luggage: RootLuggage) {
-    let result = match table.node(luggage.node) {
+pub fn arrive_root(table: &Rc<NodeTable>, moved: MovedRoot) {
+    let result = match table.node(moved.node) {
         Some(node) => {
-            let root = RootCell::new(luggage.handle, node);
+            let root = RootCell::new(moved.handle, node);
             table.insert_root(Rc::clone(&root));
-            root.handle().set_home(luggage.home);
-            for (operation, reply) in luggage.parked {
+            root.handle().set_home(moved.home);
+            for (operation, reply) in moved.parked {
                 Rc::clone(&root).enter_remote(table.local(), operation, reply);
             }
             Ok(())
@@ -217,7 +212,7 @@ pub fn arrive_root(table: &Rc<NodeTable>, luggage: RootLuggage) {
             "The node to move to is not in this iothread",
         )),
     };
-    if let Some(ticket) = luggage.ticket {
+    if let Some(ticket) = moved.ticket {
         table.tell(Event::Ended(ticket, OrderOutcome::Done(result)));
     }
 }

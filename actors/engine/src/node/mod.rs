@@ -42,6 +42,6 @@ pub use mail::{
     Description, DetectZeroes, Entry, Event, Mail, NodeAddress, NodeSettings, OpenFacts, OpenOrder, Order,
     OrderOutcome, RemoteRequest, Ticket,
 };
-pub use migrate::{NodeLuggage, RootLuggage};
+pub use migrate::{MovedNode, MovedRoot};
 pub use table::{EventSink, serve};
 pub use under_way::{Begun, UnderWay};

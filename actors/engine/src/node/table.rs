@@ -241,8 +241,8 @@ impl NodeTable {
                     control::lost(self, ticket);
                 }
             }
-            Mail::Arrive(luggage) => migrate::arrive(self, *luggage),
-            Mail::ArriveRoot(luggage) => migrate::arrive_root(self, *luggage),
+            Mail::Arrive(moved) => migrate::arrive(self, *moved),
+            Mail::ArriveRoot(moved) => migrate::arrive_root(self, *moved),
             Mail::Chaos(policy, done) => {
                 self.local.chaos().set(&self.local, policy);
                 drop(done);
@@ -274,7 +274,7 @@ impl NodeTable {
         };
         let mail = Mail::Request(request);
         let sent = if shared.is_at(self.local.id()) {
-            // It is on its way: behind its luggage, nothing comes before it.
+            // It is on its way: behind it, nothing comes before it.
             to.upgrade().is_some_and(|to| to.send(mail).is_ok())
         } else {
             shared.send(mail)

@@ -11,12 +11,11 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use futures_channel::oneshot;
 use futures_util::future::LocalBoxFuture;
 use millpond_drivers::api::{
-    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, OpenRequest, Opened,
-    Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
+    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, Lifecycle, Moved,
+    OpenRequest, Opened, PassThrough, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
 };
 use millpond_messages::io::{OperationKind, Preallocation};
 use millpond_messages::{ChildSlot, IoError, IoResult, Limits, RequestFlags, Result, Role, SECTOR_SIZE};
-use millpond_ring::Ring;
 use millpond_ring::buffer::Buffers;
 
 /// What a driver does that a test can hold.
@@ -136,7 +135,13 @@ pub struct TestKind {
 }
 
 const fn child(name: &'static str, role: Role, required: bool) -> ChildKind {
-    ChildKind { name, role, required }
+    let leads_elsewhere = true;
+    ChildKind {
+        name,
+        role,
+        required,
+        leads_elsewhere,
+    }
 }
 
 impl DriverKind for TestKind {
@@ -163,10 +168,6 @@ impl DriverKind for TestKind {
                 }
             }
         }
-    }
-
-    fn leads_elsewhere(&self, _: &ChildKind) -> bool {
-        true
     }
 
     fn is_protocol(&self) -> bool {
@@ -237,8 +238,14 @@ impl TestDriver {
     }
 
     /// The child that requests go to.
-    fn below(&self) -> Option<&Child> {
+    fn child(&self) -> Option<&Child> {
         self.children.first().filter(|child| child.is_connected())
+    }
+
+    /// What passes everything on, where the shape does.
+    fn below(&self) -> Option<PassThrough> {
+        let child = self.child().filter(|_| self.passes_on());
+        child.cloned().map(PassThrough::new)
     }
 
     /// How many sectors from `first` on are allocated, or not, as that one is.
@@ -253,7 +260,7 @@ impl TestDriver {
     async fn read_pieces(&self, offset: u64, mut buffers: Buffers) -> Transfer {
         for _ in 0..self.control.pieces.load(Ordering::SeqCst) {
             let result;
-            match self.below() {
+            match self.child() {
                 Some(child) => (result, buffers) = child.read(offset, buffers).await,
                 None => result = self.control.transfer(OperationKind::Read, offset).await,
             }
@@ -365,15 +372,15 @@ impl Driver for TestDriver {
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
-        match self.below().filter(|_| self.passes_on()) {
-            Some(child) => Answer::wait(child.write_zeroes(offset, len, flags)),
+        match self.below() {
+            Some(below) => Answer::wait(async move { below.write_zeroes(offset, len, flags).await }),
             None => Answer::ready(Err(IoError::NotSupported)),
         }
     }
 
     fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
-        match self.below().filter(|_| self.passes_on()) {
-            Some(child) => Answer::wait(child.discard(offset, len)),
+        match self.below() {
+            Some(below) => Answer::wait(async move { below.discard(offset, len).await }),
             None => Answer::ready(Err(IoError::NotSupported)),
         }
     }
@@ -396,9 +403,8 @@ impl Driver for TestDriver {
         flags: RequestFlags,
     ) -> Answer<'_, Result<()>> {
         Answer::wait(async move {
-            if let Some(child) = self.below().filter(|_| self.passes_on()) {
-                let truncated = child.truncate(size, exact, how, flags).await;
-                return truncated.map_err(|error| millpond_messages::Error::io("Could not resize", error));
+            if let Some(below) = self.below() {
+                return below.truncate(size, exact, how, flags).await;
             }
             let control = &self.control;
             control
@@ -412,8 +418,8 @@ impl Driver for TestDriver {
     }
 
     fn length(&self) -> Answer<'_, IoResult<u64>> {
-        match self.below().filter(|_| self.passes_on()) {
-            Some(child) => Answer::wait(child.length()),
+        match self.below() {
+            Some(below) => Answer::wait(async move { below.length().await }),
             None => Answer::ready(Ok(self.bytes.borrow().len() as u64)),
         }
     }
@@ -421,7 +427,9 @@ impl Driver for TestDriver {
     fn allocated_size(&self) -> Answer<'_, IoResult<u64>> {
         Answer::ready(Err(IoError::NotSupported))
     }
+}
 
+impl Lifecycle for TestDriver {
     fn quiesce(&self) -> Answer<'_, ()> {
         let control = &self.control;
         control.quiesced.fetch_add(1, Ordering::SeqCst);
@@ -453,13 +461,19 @@ impl Driver for TestDriver {
         Answer::ready(Ok(()))
     }
 
-    fn depart(&self) -> Box<dyn Parcel> {
+    fn depart(&self) -> Moved {
         self.gone.set(true);
-        Box::new(Packed {
-            shape: self.shape,
-            control: Arc::clone(&self.control),
-            bytes: self.bytes.take(),
-            allocated: self.allocated.take(),
+        let own = (self.bytes.take(), self.allocated.take());
+        let state = (self.shape, Arc::clone(&self.control), own);
+        Moved::new(state, |(shape, control, (bytes, allocated)), children, _| {
+            Rc::new(TestDriver {
+                shape,
+                control,
+                bytes: RefCell::new(bytes),
+                allocated: RefCell::new(allocated),
+                children,
+                gone: Cell::default(),
+            })
         })
     }
 
@@ -469,26 +483,6 @@ impl Driver for TestDriver {
             control.step(&control.hold_open, Step::Close, 0).await;
             control.closed.fetch_add(1, Ordering::SeqCst);
             Ok(())
-        })
-    }
-}
-
-struct Packed {
-    shape: Shape,
-    control: Arc<Control>,
-    bytes: Vec<u8>,
-    allocated: Vec<bool>,
-}
-
-impl Parcel for Packed {
-    fn arrive(self: Box<Self>, children: Vec<Child>, _ring: Ring) -> Rc<dyn Driver> {
-        Rc::new(TestDriver {
-            shape: self.shape,
-            control: self.control,
-            bytes: RefCell::new(self.bytes),
-            allocated: RefCell::new(self.allocated),
-            children,
-            gone: Cell::default(),
         })
     }
 }

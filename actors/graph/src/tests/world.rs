@@ -21,16 +21,8 @@ use super::super::{Announcement, Effect, Event, ImplicitOpens, Order, Policy, Re
 use super::promises::{self, Promises};
 use millpond_engine::node::{self, OpenFacts, OrderOutcome, Ticket};
 
-const FILE: ChildKind = ChildKind {
-    name: "file",
-    role: Role::IMAGE,
-    required: true,
-};
-const BACKING: ChildKind = ChildKind {
-    name: "backing",
-    role: Role::COW,
-    required: false,
-};
+const FILE: ChildKind = ChildKind::file(Role::IMAGE);
+const BACKING: ChildKind = ChildKind::BACKING;
 const FILTERED: Role = Role::FILTERED.union(Role::PRIMARY);
 
 /// A driver that only has a shape.
@@ -57,9 +49,8 @@ impl DriverKind for Kind {
 
     fn numbered(&self) -> Option<ChildKind> {
         self.numbered.then_some(ChildKind {
-            name: "children",
-            role: Role::DATA,
-            required: true,
+            leads_elsewhere: true,
+            ..ChildKind::named("children", Role::DATA)
         })
     }
 
@@ -67,10 +58,6 @@ impl DriverKind for Kind {
     fn child_permissions(&self, edge: EdgeUse<'_>) -> (Permissions, Permissions) {
         let role = if self.name == "two" { FILTERED } else { edge.role };
         millpond_messages::child_permissions(role, edge.taken, edge.shared, edge.writable, edge.force_share)
-    }
-
-    fn leads_elsewhere(&self, child: &ChildKind) -> bool {
-        self.name == "two" || matches!(child.name, "file" | "backing" | "children")
     }
 
     fn check_change(&self, change: ChildChange, _: &Options, numbered: usize) -> Result<()> {
@@ -156,6 +143,7 @@ pub fn registry() -> Registry {
                     name: "other",
                     role: Role::DATA,
                     required: false,
+                    leads_elsewhere: true,
                 },
             ],
             true,

@@ -16,13 +16,14 @@ use super::super::child::{Child, Transfer};
 use super::super::exchange::Exchanged;
 use super::super::kind::{BackingLink, OptionNames};
 use super::super::{
-    Abilities, CopySource, Driver, Extent, Parcel, Placement, Purpose, ReopenRequest, Repair, Ticket,
+    Abilities, CopySource, DebugPoints, Device, Driver, Extent, Image, Lifecycle, Moved, Placement, Purpose,
+    ReopenRequest, Repair, Ticket,
 };
 use super::{Health, IfBroken, Watched, drop_of, watch};
 use millpond_ring::Ring;
 use millpond_ring::buffer::Buffers;
 
-/// A driver that may panic. Every method of [`Driver`] is here: a default would leave out the driver's own.
+/// A driver that may panic. Every method of [`Driver`] and of its facets is here: a default would leave out the driver's own.
 pub(super) struct Guarded {
     /// None where it panicked on its way to this iothread.
     driver: Option<Rc<dyn Driver>>,
@@ -128,14 +129,20 @@ impl Driver for Guarded {
         self.ask(|driver| driver.allocated_size())
     }
 
-    fn copy_source(&self, offset: u64, len: u64) -> Option<CopySource> {
-        self.run(|driver| driver.copy_source(offset, len)).flatten()
+    fn image(&self) -> &dyn Image {
+        self
     }
 
-    fn copy_from(&self, source: CopySource, offset: u64, len: u64) -> Answer<'_, IoResult<u64>> {
-        self.ask(|driver| driver.copy_from(source, offset, len))
+    fn debug(&self) -> &dyn DebugPoints {
+        self
     }
 
+    fn device(&self) -> &dyn Device {
+        self
+    }
+}
+
+impl Lifecycle for Guarded {
     fn cancel_in_flight(&self) {
         self.run(|driver| driver.cancel_in_flight());
     }
@@ -208,69 +215,19 @@ impl Driver for Guarded {
         })
     }
 
-    fn debug_event(&self, event: DebugEvent) -> Option<LocalBoxFuture<'static, ()>> {
-        let held = self.run(|driver| driver.debug_event(event)).flatten()?;
-        Some(Box::pin(Watched::new(held, &self.health)))
-    }
-
-    fn debug_order(&self, order: &DebugOrder) -> IoResult<bool> {
-        let done = self.run(|driver| driver.debug_order(order));
-        done.unwrap_or_else(|| IfBroken::if_broken(&self.health))
-    }
-
-    fn info(&self) -> DriverInfo {
-        self.run(|driver| driver.info()).unwrap_or_default()
-    }
-
-    fn block_sizes(&self) -> Answer<'_, IoResult<BlockSizes>> {
-        self.ask(|driver| driver.block_sizes())
-    }
-
-    fn geometry(&self) -> Answer<'_, IoResult<Geometry>> {
-        self.ask(|driver| driver.geometry())
-    }
-
-    fn specific_info(&self) -> Option<serde_json::Value> {
-        self.run(|driver| driver.specific_info()).flatten()
-    }
-
-    fn filename(&self) -> Option<String> {
-        self.run(|driver| driver.filename()).flatten()
-    }
-
-    fn check(&self, repair: Repair) -> Answer<'_, Result<CheckResult>> {
-        self.ask(|driver| driver.check(repair))
-    }
-
-    fn make_empty(&self) -> Answer<'_, Result<()>> {
-        self.ask(|driver| driver.make_empty())
-    }
-
-    fn amend(&self, options: &Options) -> Answer<'_, Result<()>> {
-        self.ask(|driver| driver.amend(options))
-    }
-
-    fn change_backing_file(&self, link: Option<BackingLink>) -> Answer<'_, Result<()>> {
-        self.ask(|driver| driver.change_backing_file(link))
-    }
-
-    fn delete_file(&self) -> Answer<'_, Result<()>> {
-        self.ask(|driver| driver.delete_file())
-    }
-
     /// A broken node moves without its driver, and is as broken where it goes.
-    fn depart(&self) -> Box<dyn Parcel> {
-        let parcel = self.run(|driver| driver.depart());
+    fn depart(&self) -> Moved {
         let health = &self.health;
-        Box::new(GuardedParcel {
-            parcel,
+        let state = GuardedState {
+            moved: self.run(|driver| driver.depart()),
             node: health.node.clone(),
             driver: health.driver,
             names: self.names,
             notices: health.notices.clone(),
             reason: health.reason.borrow().clone(),
             abilities: self.abilities.get(),
-        })
+        };
+        Moved::new(state, arrive)
     }
 
     /// Of a broken driver there is nothing left to be written back.
@@ -282,16 +239,81 @@ impl Driver for Guarded {
     }
 }
 
+impl Image for Guarded {
+    fn info(&self) -> DriverInfo {
+        self.run(|driver| driver.image().info()).unwrap_or_default()
+    }
+
+    fn specific_info(&self) -> Option<serde_json::Value> {
+        self.run(|driver| driver.image().specific_info()).flatten()
+    }
+
+    fn filename(&self) -> Option<String> {
+        self.run(|driver| driver.image().filename()).flatten()
+    }
+
+    fn check(&self, repair: Repair) -> Answer<'_, Result<CheckResult>> {
+        self.ask(|driver| driver.image().check(repair))
+    }
+
+    fn make_empty(&self) -> Answer<'_, Result<()>> {
+        self.ask(|driver| driver.image().make_empty())
+    }
+
+    fn amend(&self, options: &Options) -> Answer<'_, Result<()>> {
+        self.ask(|driver| driver.image().amend(options))
+    }
+
+    fn change_backing_file(&self, link: Option<BackingLink>) -> Answer<'_, Result<()>> {
+        self.ask(|driver| driver.image().change_backing_file(link))
+    }
+
+    fn delete_file(&self) -> Answer<'_, Result<()>> {
+        self.ask(|driver| driver.image().delete_file())
+    }
+}
+
+impl DebugPoints for Guarded {
+    fn debug_event(&self, event: DebugEvent) -> Option<LocalBoxFuture<'static, ()>> {
+        let held = self.run(|driver| driver.debug().debug_event(event)).flatten()?;
+        Some(Box::pin(Watched::new(held, &self.health)))
+    }
+
+    fn debug_order(&self, order: &DebugOrder) -> IoResult<bool> {
+        let done = self.run(|driver| driver.debug().debug_order(order));
+        done.unwrap_or_else(|| IfBroken::if_broken(&self.health))
+    }
+}
+
+impl Device for Guarded {
+    fn block_sizes(&self) -> Answer<'_, IoResult<BlockSizes>> {
+        self.ask(|driver| driver.device().block_sizes())
+    }
+
+    fn geometry(&self) -> Answer<'_, IoResult<Geometry>> {
+        self.ask(|driver| driver.device().geometry())
+    }
+
+    fn copy_source(&self, offset: u64, len: u64) -> Option<CopySource> {
+        self.run(|driver| driver.device().copy_source(offset, len))
+            .flatten()
+    }
+
+    fn copy_from(&self, source: CopySource, offset: u64, len: u64) -> Answer<'_, IoResult<u64>> {
+        self.ask(|driver| driver.device().copy_from(source, offset, len))
+    }
+}
+
 impl Drop for Guarded {
     fn drop(&mut self) {
         drop_of(&self.health, self.driver.take());
     }
 }
 
-/// A driver's state on its way.
-struct GuardedParcel {
+/// What is left of a guarded driver on its way.
+struct GuardedState {
     /// None where the driver is broken.
-    parcel: Option<Box<dyn Parcel>>,
+    moved: Option<Moved>,
     node: String,
     driver: &'static str,
     names: OptionNames,
@@ -300,20 +322,18 @@ struct GuardedParcel {
     abilities: Abilities,
 }
 
-impl Parcel for GuardedParcel {
-    fn arrive(self: Box<Self>, children: Vec<Child>, ring: Ring) -> Rc<dyn Driver> {
-        let health = Health::new(self.node, self.driver, self.notices, true);
-        if self.parcel.is_none() {
-            health.broken.set(true);
-            health.reason.replace(self.reason);
-        }
-        let parcel = self.parcel;
-        let arrived = health.run(|| parcel.map(|parcel| parcel.arrive(children, ring)));
-        Rc::new(Guarded {
-            driver: arrived.flatten(),
-            names: self.names,
-            health,
-            abilities: Cell::new(self.abilities),
-        })
+fn arrive(state: GuardedState, children: Vec<Child>, ring: Ring) -> Rc<dyn Driver> {
+    let health = Health::new(state.node, state.driver, state.notices, true);
+    if state.moved.is_none() {
+        health.broken.set(true);
+        health.reason.replace(state.reason);
     }
+    let moved = state.moved;
+    let arrived = health.run(|| moved.map(|moved| moved.arrive(children, ring)));
+    Rc::new(Guarded {
+        driver: arrived.flatten(),
+        names: state.names,
+        health,
+        abilities: Cell::new(state.abilities),
+    })
 }

@@ -128,10 +128,6 @@ impl DriverKind for GuardedKind {
         self.run(|kind| kind.reopens()).unwrap_or_default()
     }
 
-    fn leads_elsewhere(&self, child: &ChildKind) -> bool {
-        self.run(|kind| kind.leads_elsewhere(child)).unwrap_or_default()
-    }
-
     fn filename_over(&self, options: &Options, children: &[&str]) -> Option<String> {
         self.run(|kind| kind.filename_over(options, children)).flatten()
     }

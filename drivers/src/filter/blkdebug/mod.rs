@@ -16,28 +16,24 @@ use std::task::Poll;
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::error::errno::ENOENT;
 use millpond_messages::global_state::Options;
-use millpond_messages::io::{Operation, Preallocation};
 use millpond_messages::{
-    ChildSlot, DebugEvent, DebugOrder, Error, ErrorKind, IoError, IoResult, Permissions, RequestFlags,
-    Result, Role,
-};
-use serde_json::Value;
-
-use crate::api::reopen::check_unchanged;
-use crate::api::{
-    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, EdgeUse, Events, Extent,
-    OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer, transfer,
+    ChildSlot, DebugEvent, DebugOrder, Error, IoError, IoResult, Permissions, RequestFlags, Result, Role,
 };
 use millpond_ring::Ring;
 use millpond_ring::buffer::Buffers;
+use serde_json::Value;
+
+use crate::api::bytes_in;
+use crate::api::reopen::check_unchanged;
+use crate::api::{
+    Abilities, Answer, ChildKind, DebugPoints, Driver, DriverKind, EdgeUse, Events, Extent, Lifecycle, Moved,
+    OpenRequest, Opened, OptionNames, PassThrough, Purpose, ReopenRequest, Transfer,
+};
+use crate::delegate;
 use options::Config;
 use rules::{Failure, IoType, Rules};
 
-const CHILD: ChildKind = ChildKind {
-    name: "image",
-    role: Role::FILTERED.union(Role::PRIMARY),
-    required: true,
-};
+const IMAGE: ChildKind = ChildKind::named("image", Role::FILTERED.union(Role::PRIMARY));
 
 /// The driver `blkdebug`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -53,7 +49,7 @@ impl DriverKind for BlkdebugKind {
     }
 
     fn children(&self) -> &'static [ChildKind] {
-        &[CHILD]
+        &[IMAGE]
     }
 
     fn is_protocol(&self) -> bool {
@@ -98,8 +94,8 @@ impl DriverKind for BlkdebugKind {
 
     fn open(&self, request: OpenRequest) -> LocalBoxFuture<'static, Result<Opened>> {
         Box::pin(async move {
-            let [image]: [Child; 1] = request.children.try_into().map_err(|_| missing_image())?;
-            let limits = image.limits();
+            let below = PassThrough::to_only(request.children)?;
+            let limits = below.child().limits();
             let (config, given) = Config::new(request.options, limits.request_alignment)?;
             let mut rules = match &config.file {
                 Some(path) => read_config(&request.ring, path.clone()).await?,
@@ -108,7 +104,7 @@ impl DriverKind for BlkdebugKind {
             rules.extend(given);
             let rules = Rc::new(RefCell::new(Rules::new(rules)));
             Rules::happens(&rules, DebugEvent::None);
-            let driver = Rc::new(Blkdebug { config, rules, image });
+            let driver = Rc::new(Blkdebug { config, rules, below });
             Ok(Opened {
                 driver,
                 flags: request.flags,
@@ -116,10 +112,6 @@ impl DriverKind for BlkdebugKind {
             })
         })
     }
-}
-
-fn missing_image() -> Error {
-    Error::new(ErrorKind::InvalidArgument, "Parameter 'image' is missing")
 }
 
 async fn read_config(ring: &Ring, path: String) -> Result<Vec<rules::Rule>> {
@@ -132,7 +124,7 @@ async fn read_config(ring: &Ring, path: String) -> Result<Vec<rules::Rule>> {
 struct Blkdebug {
     config: Config,
     rules: Rc<RefCell<Rules>>,
-    image: Child,
+    below: PassThrough,
 }
 
 impl Blkdebug {
@@ -175,54 +167,32 @@ fn fail<'a, T: Unpin + 'a>(failure: Failure, answer: T) -> Answer<'a, T> {
     })
 }
 
-fn len_of(buffers: &Buffers) -> u64 {
-    u64::try_from(buffers.len()).unwrap_or(u64::MAX)
-}
-
 impl Driver for Blkdebug {
+    delegate!(below: place_here, settle, truncate, length, allocated_size);
+
     fn abilities(&self) -> Abilities {
         Abilities {
             limits: self.config.overrides.limits(),
-            write_zeroes: Ability::Native,
-            zero_unmap: true,
-            discard: Ability::Native,
-            fua: Ability::Native,
-            transparent: true,
             events: Events::Heard,
-            ..Abilities::default()
+            ..self.below.abilities()
         }
     }
 
     fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
-        // Data passes through here, so that rules and limits hold for it.
-        if purpose == Purpose::Read {
-            return Answer::ready(Ok(Extent::new(len, At::Own)));
-        }
-        if let Some(failure) = self.check(IoType::BlockStatus, offset, len) {
+        if purpose != Purpose::Read
+            && let Some(failure) = self.check(IoType::BlockStatus, offset, len)
+        {
             return fail(failure, Err(failure.error));
         }
-        let slot = ChildSlot(0);
-        Answer::ready(Ok(Extent::new(len, At::Child { slot, offset })))
+        // Data passes through here, so that rules and limits hold for it.
+        self.below.locate_here(purpose, offset, len)
     }
 
     fn read(self: Rc<Self>, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'static, Transfer> {
-        if let Some(failure) = self.check(IoType::Read, offset, len_of(&buffers)) {
-            return fail(failure, (Err(failure.error), buffers));
+        match self.check(IoType::Read, offset, bytes_in(&buffers)) {
+            None => Answer::wait(async move { self.below.read(offset, buffers, flags).await }),
+            Some(failure) => fail(failure, (Err(failure.error), buffers)),
         }
-        let read = Operation::Read {
-            offset,
-            buffers,
-            flags,
-        };
-        Answer::wait(async move { transfer(self.image.request(read).await) })
-    }
-
-    fn place(&self, _offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
-        Answer::ready(Ok(Placement::own(len)))
-    }
-
-    fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
-        Answer::ready(written)
     }
 
     fn write(
@@ -231,20 +201,18 @@ impl Driver for Blkdebug {
         buffers: Buffers,
         flags: RequestFlags,
     ) -> Answer<'static, Transfer> {
-        if let Some(failure) = self.check(IoType::Write, offset, len_of(&buffers)) {
-            return fail(failure, (Err(failure.error), buffers));
+        match self.check(IoType::Write, offset, bytes_in(&buffers)) {
+            None => Answer::wait(async move { self.below.write(offset, buffers, flags).await }),
+            Some(failure) => fail(failure, (Err(failure.error), buffers)),
         }
-        let flags = flags & (RequestFlags::FUA | RequestFlags::WRITE_UNCHANGED);
-        Answer::wait(async move { self.image.write(offset, buffers, flags).await })
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
         if len < self.config.overrides.least_zero_write() {
             return Answer::ready(Err(IoError::NotSupported));
         }
-        let flags = flags.difference(RequestFlags::SERIALISING | RequestFlags::NO_WAIT);
         self.checked(IoType::WriteZeroes, offset, len, || {
-            self.image.write_zeroes(offset, len, flags)
+            self.below.write_zeroes(offset, len, flags)
         })
     }
 
@@ -252,36 +220,19 @@ impl Driver for Blkdebug {
         if len < self.config.overrides.least_discard() {
             return Answer::ready(Err(IoError::NotSupported));
         }
-        self.checked(IoType::Discard, offset, len, || self.image.discard(offset, len))
+        self.checked(IoType::Discard, offset, len, || self.below.discard(offset, len))
     }
 
     fn flush(&self) -> Answer<'_, IoResult<()>> {
-        // The node flushes the child afterwards.
-        self.checked(IoType::Flush, 0, 0, || std::future::ready(Ok(())))
+        self.checked(IoType::Flush, 0, 0, || self.below.flush())
     }
 
-    fn truncate(
-        &self,
-        size: u64,
-        exact: bool,
-        preallocation: Preallocation,
-        flags: RequestFlags,
-    ) -> Answer<'_, Result<()>> {
-        Answer::wait(self.image.resize(size, exact, preallocation, flags))
+    fn debug(&self) -> &dyn DebugPoints {
+        self
     }
+}
 
-    fn length(&self) -> Answer<'_, IoResult<u64>> {
-        Answer::wait(self.image.length())
-    }
-
-    fn allocated_size(&self) -> Answer<'_, IoResult<u64>> {
-        Answer::ready(Err(IoError::NotSupported))
-    }
-
-    fn reopen_prepare(&self, request: ReopenRequest) -> Answer<'_, Result<()>> {
-        Answer::ready(check_unchanged(&self.config.options, &request.options, &[]))
-    }
-
+impl DebugPoints for Blkdebug {
     fn debug_event(&self, event: DebugEvent) -> Option<LocalBoxFuture<'static, ()>> {
         let held = Rules::happens(&self.rules, event)?;
         tracing::debug!(event = event.name(), "a request is held");
@@ -301,41 +252,31 @@ impl Driver for Blkdebug {
         }
         Ok(false)
     }
+}
+
+impl Lifecycle for Blkdebug {
+    fn reopen_prepare(&self, request: ReopenRequest) -> Answer<'_, Result<()>> {
+        Answer::ready(check_unchanged(&self.config.options, &request.options, &[]))
+    }
 
     fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
         // Nothing of what the children hold is kept here.
         Answer::ready(Ok(()))
     }
 
-    fn depart(&self) -> Box<dyn Parcel> {
+    fn depart(&self) -> Moved {
         // The node is still, so nothing is held: the rules have no waker in them.
         let rules = self.rules.replace(Rules::new(Vec::new()));
-        Box::new(Travelling {
-            config: self.config.clone(),
-            rules,
+        Moved::new((self.config.clone(), rules), |(config, rules), children, _| {
+            Rc::new(Blkdebug {
+                config,
+                rules: Rc::new(RefCell::new(rules)),
+                below: PassThrough::moved(children),
+            })
         })
     }
 
     fn close(&self) -> Answer<'_, Result<()>> {
         Answer::ready(Ok(()))
-    }
-}
-
-/// A node's rules between iothreads.
-struct Travelling {
-    config: Config,
-    rules: Rules,
-}
-
-impl Parcel for Travelling {
-    fn arrive(self: Box<Self>, children: Vec<Child>, _ring: Ring) -> Rc<dyn Driver> {
-        let image = children.into_iter().next();
-        // The graph carries the edges along with the driver, so the one edge there was is there again.
-        let image = image.unwrap_or_else(|| unreachable!("a blkdebug node lost its edge while moving"));
-        Rc::new(Blkdebug {
-            config: self.config,
-            rules: Rc::new(RefCell::new(self.rules)),
-            image,
-        })
     }
 }

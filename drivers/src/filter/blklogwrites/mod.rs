@@ -10,31 +10,21 @@ mod options;
 use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
-use millpond_messages::io::Preallocation;
-use millpond_messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, Limits, RequestFlags, Result, Role};
+use millpond_messages::{ChildSlot, IoError, IoResult, Limits, RequestFlags, Result, Role};
+use millpond_ring::buffer::Buffers;
 
+use crate::api::bytes_in;
 use crate::api::reopen::not_supported;
 use crate::api::{
-    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Exchanged, Extent, OpenRequest,
-    Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer,
+    Abilities, Ability, Answer, ChildKind, Driver, DriverKind, Exchanged, Lifecycle, Moved, OpenRequest,
+    Opened, OptionNames, PassThrough, ReopenRequest, Transfer, arrived, declared,
 };
-use crate::replica::copies::bytes_in;
+use crate::delegate;
 use format::Kind;
 use log::{Data, Log, Progress};
-use millpond_ring::Ring;
-use millpond_ring::buffer::Buffers;
 use options::LogOptions;
 
-const FILE: ChildKind = ChildKind {
-    name: "file",
-    role: Role::FILTERED.union(Role::PRIMARY),
-    required: true,
-};
-const LOG: ChildKind = ChildKind {
-    name: "log",
-    role: Role::METADATA,
-    required: true,
-};
+const LOG: ChildKind = ChildKind::named("log", Role::METADATA);
 
 /// The place of `log` in [`BlklogwritesKind::children`].
 const LOG_SLOT: ChildSlot = ChildSlot(1);
@@ -53,7 +43,7 @@ impl DriverKind for BlklogwritesKind {
     }
 
     fn children(&self) -> &'static [ChildKind] {
-        &[FILE, LOG]
+        &[ChildKind::FILTERED, LOG]
     }
 
     fn is_protocol(&self) -> bool {
@@ -75,15 +65,12 @@ impl DriverKind for BlklogwritesKind {
     fn open(&self, request: OpenRequest) -> LocalBoxFuture<'static, Result<Opened>> {
         Box::pin(async move {
             let options = LogOptions::parse(request.options)?;
-            let [file, log]: [Child; 2] = request
-                .children
-                .try_into()
-                .map_err(|_| Error::new(ErrorKind::InvalidArgument, "Parameter 'file' is missing"))?;
+            let [file, log] = declared(request.children)?;
             let progress = Progress::start(&options, &log).await?;
             options.check()?;
             let driver = Blklogwrites {
                 node_name: request.node_name,
-                file,
+                below: PassThrough::new(file),
                 log: Log::new(progress, log),
                 options,
             };
@@ -99,7 +86,7 @@ impl DriverKind for BlklogwritesKind {
 /// An open node.
 struct Blklogwrites {
     node_name: String,
-    file: Child,
+    below: PassThrough,
     log: Log,
     options: LogOptions,
 }
@@ -119,41 +106,18 @@ impl Blklogwrites {
 }
 
 impl Driver for Blklogwrites {
+    delegate!(below: locate, read, place_here, settle, truncate, length, allocated_size);
+
     fn abilities(&self) -> Abilities {
         Abilities {
             limits: Limits {
                 request_alignment: self.log.sector().bytes(),
                 ..Limits::default()
             },
-            write_zeroes: Ability::Native,
-            discard: Ability::Native,
+            zero_unmap: false,
             fua: Ability::Emulated,
-            transparent: true,
-            ..Abilities::default()
+            ..self.below.abilities()
         }
-    }
-
-    fn locate(&self, _purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
-        let slot = ChildSlot::FILE;
-        Answer::ready(Ok(Extent::new(len, At::Child { slot, offset })))
-    }
-
-    fn read(
-        self: Rc<Self>,
-        _offset: u64,
-        buffers: Buffers,
-        _flags: RequestFlags,
-    ) -> Answer<'static, Transfer> {
-        // Nothing is said to be here.
-        Answer::ready((Err(IoError::NotSupported), buffers))
-    }
-
-    fn place(&self, _offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
-        Answer::ready(Ok(Placement::own(len)))
-    }
-
-    fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
-        Answer::ready(written)
     }
 
     fn write(
@@ -162,10 +126,9 @@ impl Driver for Blklogwrites {
         buffers: Buffers,
         flags: RequestFlags,
     ) -> Answer<'static, Transfer> {
-        let flags = flags & RequestFlags::WRITE_UNCHANGED;
         Answer::wait(async move {
             let len = bytes_in(&buffers);
-            let (done, buffers) = self.file.write(offset, buffers, flags).await;
+            let (done, buffers) = self.below.write(offset, buffers, flags).await;
             let data = Data::Bytes(buffers);
             let (logged, buffers) = self.log.add(Kind::Write, offset, len, data).await;
             (logged.and(done), buffers)
@@ -178,7 +141,7 @@ impl Driver for Blklogwrites {
         }
         let flags = flags & RequestFlags::WRITE_UNCHANGED;
         Answer::wait(async move {
-            let done = self.file.write_zeroes(offset, len, flags).await;
+            let done = self.below.write_zeroes(offset, len, flags).await;
             self.logged(Kind::Write, offset, len, Data::Zeroes(len), done)
                 .await
         })
@@ -186,36 +149,20 @@ impl Driver for Blklogwrites {
 
     fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
         Answer::wait(async move {
-            let done = self.file.discard(offset, len).await;
+            let done = self.below.discard(offset, len).await;
             self.logged(Kind::Discard, offset, len, Data::None, done).await
         })
     }
 
     fn flush(&self) -> Answer<'_, IoResult<()>> {
         Answer::wait(async move {
-            let done = self.file.flush().await;
+            let done = self.below.child().flush().await;
             self.logged(Kind::Flush, 0, 0, Data::None, done).await
         })
     }
+}
 
-    fn truncate(
-        &self,
-        size: u64,
-        exact: bool,
-        preallocation: Preallocation,
-        flags: RequestFlags,
-    ) -> Answer<'_, Result<()>> {
-        Answer::wait(self.file.resize(size, exact, preallocation, flags))
-    }
-
-    fn length(&self) -> Answer<'_, IoResult<u64>> {
-        Answer::wait(self.file.length())
-    }
-
-    fn allocated_size(&self) -> Answer<'_, IoResult<u64>> {
-        Answer::ready(Err(IoError::NotSupported))
-    }
-
+impl Lifecycle for Blklogwrites {
     fn reopen_prepare(&self, _request: ReopenRequest) -> Answer<'_, Result<()>> {
         Answer::ready(Err(not_supported("blklogwrites", &self.node_name)))
     }
@@ -236,40 +183,21 @@ impl Driver for Blklogwrites {
         })
     }
 
-    fn depart(&self) -> Box<dyn Parcel> {
-        Box::new(Travelling {
-            node_name: self.node_name.clone(),
-            progress: self.log.progress(),
-            options: self.options.clone(),
+    fn depart(&self) -> Moved {
+        // Nothing is in flight, so no superblock is being written.
+        let state = (self.node_name.clone(), self.log.progress(), self.options.clone());
+        Moved::new(state, |(node_name, progress, options), children, _| {
+            let [file, log] = arrived(children);
+            Rc::new(Blklogwrites {
+                node_name,
+                below: PassThrough::new(file),
+                log: Log::new(progress, log),
+                options,
+            })
         })
     }
 
     fn close(&self) -> Answer<'_, Result<()>> {
         Answer::ready(Ok(()))
-    }
-}
-
-/// A node between iothreads. Nothing is in flight, so no superblock is being written.
-struct Travelling {
-    node_name: String,
-    progress: Progress,
-    options: LogOptions,
-}
-
-impl Parcel for Travelling {
-    fn arrive(self: Box<Self>, children: Vec<Child>, _ring: Ring) -> Rc<dyn Driver> {
-        let mut children = children.into_iter();
-        let mut next = || {
-            children
-                .next()
-                .unwrap_or_else(|| unreachable!("a blklogwrites node always has two child handles"))
-        };
-        let (file, log) = (next(), next());
-        Rc::new(Blklogwrites {
-            node_name: self.node_name,
-            file,
-            log: Log::new(self.progress, log),
-            options: self.options,
-        })
     }
 }

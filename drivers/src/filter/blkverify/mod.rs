@@ -8,30 +8,21 @@ use std::rc::Rc;
 use futures_util::future::{LocalBoxFuture, join};
 use millpond_messages::error::errno::{EIO, ENOMEM};
 use millpond_messages::global_state::Options;
-use millpond_messages::io::Preallocation;
 use millpond_messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, RequestFlags, Result, Role};
+use millpond_ring::buffer::{Buffer, Buffers};
 use serde_json::json;
 
+use crate::api::bytes_in;
 use crate::api::reopen::not_supported;
 use crate::api::{
-    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, Notice, Notices,
-    OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer,
-    parse_options,
+    Abilities, Ability, Answer, Child, ChildKind, Driver, DriverKind, Lifecycle, Moved, Notice, Notices,
+    OpenRequest, Opened, OptionNames, PassThrough, ReopenRequest, Transfer, arrived, declared, parse_options,
 };
-use crate::replica::copies::{Ranges, Use, bytes_in, copy_of, first_difference};
-use millpond_ring::Ring;
-use millpond_ring::buffer::{Buffer, Buffers};
+use crate::delegate;
+use crate::replica::copies::{Ranges, Use, copy_of, first_difference};
 
-const RAW: ChildKind = ChildKind {
-    name: "raw",
-    role: Role::FILTERED.union(Role::PRIMARY),
-    required: true,
-};
-const TEST: ChildKind = ChildKind {
-    name: "test",
-    role: Role::DATA,
-    required: true,
-};
+const RAW: ChildKind = ChildKind::named("raw", Role::FILTERED.union(Role::PRIMARY));
+const TEST: ChildKind = ChildKind::named("test", Role::DATA);
 
 /// The driver `blkverify`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -96,17 +87,7 @@ impl DriverKind for BlkverifyKind {
 
     fn open(&self, request: OpenRequest) -> LocalBoxFuture<'static, Result<Opened>> {
         Box::pin(async move {
-            let [raw, test]: [Child; 2] = request
-                .children
-                .try_into()
-                .map_err(|_| Error::new(ErrorKind::InvalidArgument, "Parameter 'raw' is missing"))?;
-            let driver = Blkverify {
-                node_name: request.node_name,
-                raw,
-                test,
-                ranges: Ranges::default(),
-                notices: request.notices,
-            };
+            let driver = Blkverify::new(request.node_name, declared(request.children)?, request.notices);
             Ok(Opened {
                 driver: Rc::new(driver),
                 flags: request.flags,
@@ -119,7 +100,7 @@ impl DriverKind for BlkverifyKind {
 /// An open node.
 struct Blkverify {
     node_name: String,
-    raw: Child,
+    raw: PassThrough,
     test: Child,
     /// A write has its range for itself: half of it must not look like a difference.
     ranges: Ranges,
@@ -127,6 +108,16 @@ struct Blkverify {
 }
 
 impl Blkverify {
+    fn new(node_name: String, [raw, test]: [Child; 2], notices: Notices) -> Self {
+        Self {
+            node_name,
+            raw: PassThrough::new(raw),
+            test,
+            ranges: Ranges::default(),
+            notices,
+        }
+    }
+
     /// Tells of a difference. The request fails, and the program is to end.
     fn mismatch(&self, operation: &str, offset: u64, len: u64, what: &str) -> IoError {
         let message = format!("blkverify: {operation} offset={offset} bytes={len} {what}");
@@ -157,8 +148,11 @@ impl Blkverify {
         let Some(spare) = Buffer::try_alloc(size).map(Buffers::from) else {
             return (Err(IoError::Os(ENOMEM)), buffers);
         };
-        let ((test, buffers), (raw, spare)) =
-            join(self.test.read(offset, buffers), self.raw.read(offset, spare)).await;
+        let ((test, buffers), (raw, spare)) = join(
+            self.test.read(offset, buffers),
+            self.raw.child().read(offset, spare),
+        )
+        .await;
         let mut result = self.same("read", offset, len, raw, test);
         if result.is_ok()
             && let Some(at) = first_difference(&buffers, &spare)
@@ -178,7 +172,7 @@ impl Blkverify {
         };
         let ((test, buffers), (raw, _)) = join(
             self.test.write(offset, buffers, flags),
-            self.raw.write(offset, copy, flags),
+            self.raw.child().write(offset, copy, flags),
         )
         .await;
         (self.same("write", offset, len, raw, test), buffers)
@@ -186,25 +180,17 @@ impl Blkverify {
 }
 
 impl Driver for Blkverify {
+    // As QEMU has it, a change of length is for the filtered child alone.
+    delegate!(raw: locate_here, place_here, settle, flush, truncate, allocated_size);
+
     fn abilities(&self) -> Abilities {
         Abilities {
             write_zeroes: Ability::Emulated,
+            zero_unmap: false,
             discard: Ability::None,
             fua: Ability::Emulated,
-            transparent: true,
-            ..Abilities::default()
+            ..self.raw.abilities()
         }
-    }
-
-    fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
-        let at = match purpose {
-            Purpose::Read => At::Own,
-            Purpose::Status { .. } => At::Child {
-                slot: ChildSlot::FILE,
-                offset,
-            },
-        };
-        Answer::ready(Ok(Extent::new(len, at)))
     }
 
     fn read(
@@ -214,14 +200,6 @@ impl Driver for Blkverify {
         _flags: RequestFlags,
     ) -> Answer<'static, Transfer> {
         Answer::wait(async move { self.read_both(offset, buffers).await })
-    }
-
-    fn place(&self, _offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
-        Answer::ready(Ok(Placement::own(len)))
-    }
-
-    fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
-        Answer::ready(written)
     }
 
     fn write(
@@ -242,29 +220,12 @@ impl Driver for Blkverify {
         Answer::ready(Err(IoError::NotSupported))
     }
 
-    fn flush(&self) -> Answer<'_, IoResult<()>> {
-        // The node flushes both children.
-        Answer::ready(Ok(()))
-    }
-
-    fn truncate(
-        &self,
-        size: u64,
-        exact: bool,
-        preallocation: Preallocation,
-        flags: RequestFlags,
-    ) -> Answer<'_, Result<()>> {
-        Answer::wait(self.raw.resize(size, exact, preallocation, flags))
-    }
-
     fn length(&self) -> Answer<'_, IoResult<u64>> {
         Answer::wait(self.test.length())
     }
+}
 
-    fn allocated_size(&self) -> Answer<'_, IoResult<u64>> {
-        Answer::ready(Err(IoError::NotSupported))
-    }
-
+impl Lifecycle for Blkverify {
     fn reopen_prepare(&self, _request: ReopenRequest) -> Answer<'_, Result<()>> {
         Answer::ready(Err(not_supported("blkverify", &self.node_name)))
     }
@@ -274,39 +235,15 @@ impl Driver for Blkverify {
         Answer::ready(Ok(()))
     }
 
-    fn depart(&self) -> Box<dyn Parcel> {
-        Box::new(Travelling {
-            node_name: self.node_name.clone(),
-            notices: self.notices.clone(),
+    fn depart(&self) -> Moved {
+        // Nothing is in flight, so no range is in use.
+        let state = (self.node_name.clone(), self.notices.clone());
+        Moved::new(state, |(node_name, notices), children, _| {
+            Rc::new(Blkverify::new(node_name, arrived(children), notices))
         })
     }
 
     fn close(&self) -> Answer<'_, Result<()>> {
         Answer::ready(Ok(()))
-    }
-}
-
-/// A node between iothreads. Nothing is in flight, so no range is in use.
-struct Travelling {
-    node_name: String,
-    notices: Notices,
-}
-
-impl Parcel for Travelling {
-    fn arrive(self: Box<Self>, children: Vec<Child>, _ring: Ring) -> Rc<dyn Driver> {
-        let mut children = children.into_iter();
-        let mut next = || {
-            children
-                .next()
-                .unwrap_or_else(|| unreachable!("a blkverify node always has two child handles"))
-        };
-        let (raw, test) = (next(), next());
-        Rc::new(Blkverify {
-            node_name: self.node_name,
-            raw,
-            test,
-            ranges: Ranges::default(),
-            notices: self.notices,
-        })
     }
 }

@@ -8,22 +8,15 @@ use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::global_state::Options;
-use millpond_messages::io::Preallocation;
-use millpond_messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, Limits, RequestFlags, Result, Role};
+use millpond_messages::{ChildSlot, Error, ErrorKind, Limits, RequestFlags, Result};
+use millpond_ring::buffer::Buffers;
 
 use crate::api::reopen::not_supported;
 use crate::api::{
-    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Exchanged, Extent, OpenRequest,
-    Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer, parse_options,
+    Abilities, Answer, Child, ChildKind, Driver, DriverKind, Exchanged, Lifecycle, Moved, OpenRequest,
+    Opened, OptionNames, PassThrough, ReopenRequest, Transfer, parse_options,
 };
-use millpond_ring::Ring;
-use millpond_ring::buffer::Buffers;
-
-const CHILD: ChildKind = ChildKind {
-    name: "file",
-    role: Role::FILTERED.union(Role::PRIMARY),
-    required: true,
-};
+use crate::delegate;
 
 /// The driver `compress`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -44,7 +37,7 @@ impl DriverKind for CompressKind {
     }
 
     fn children(&self) -> &'static [ChildKind] {
-        &[CHILD]
+        &[ChildKind::FILTERED]
     }
 
     fn is_protocol(&self) -> bool {
@@ -65,14 +58,11 @@ impl DriverKind for CompressKind {
 
     fn open(&self, request: OpenRequest) -> LocalBoxFuture<'static, Result<Opened>> {
         Box::pin(async move {
-            let [file]: [Child; 1] = request
-                .children
-                .try_into()
-                .map_err(|_| Error::new(ErrorKind::InvalidArgument, "Parameter 'file' is missing"))?;
-            check_compresses(&file)?;
+            let below = PassThrough::to_only(request.children)?;
+            check_compresses(below.child())?;
             let driver = Compress {
                 node_name: request.node_name,
-                file,
+                below,
                 cluster_size: Cell::new(1),
             };
             Ok(Opened {
@@ -98,14 +88,17 @@ fn check_compresses(file: &Child) -> Result<()> {
 /// An open node.
 struct Compress {
     node_name: String,
-    file: Child,
+    below: PassThrough,
     /// As last seen: a child of another iothread does not tell.
     cluster_size: Cell<u32>,
 }
 
 impl Driver for Compress {
+    // Writes come here, to be told to compress.
+    delegate!(below: locate, read, place_here, settle, write_zeroes, discard, flush, truncate, length, allocated_size);
+
     fn abilities(&self) -> Abilities {
-        if let Some(info) = self.file.info() {
+        if let Some(info) = self.below.child().info() {
             let cluster_size = u32::try_from(info.cluster_size).unwrap_or(1);
             self.cluster_size.set(cluster_size.max(1));
         }
@@ -114,37 +107,8 @@ impl Driver for Compress {
                 request_alignment: self.cluster_size.get(),
                 ..Limits::default()
             },
-            write_zeroes: Ability::Native,
-            zero_unmap: true,
-            discard: Ability::Native,
-            fua: Ability::Native,
-            transparent: true,
-            ..Abilities::default()
+            ..self.below.abilities()
         }
-    }
-
-    fn locate(&self, _purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
-        let slot = ChildSlot::FILE;
-        Answer::ready(Ok(Extent::new(len, At::Child { slot, offset })))
-    }
-
-    fn read(
-        self: Rc<Self>,
-        _offset: u64,
-        buffers: Buffers,
-        _flags: RequestFlags,
-    ) -> Answer<'static, Transfer> {
-        // Nothing is said to be here.
-        Answer::ready((Err(IoError::NotSupported), buffers))
-    }
-
-    fn place(&self, _offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
-        // Writes pass through here, to be told to compress.
-        Answer::ready(Ok(Placement::own(len)))
-    }
-
-    fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
-        Answer::ready(written)
     }
 
     fn write(
@@ -153,43 +117,12 @@ impl Driver for Compress {
         buffers: Buffers,
         flags: RequestFlags,
     ) -> Answer<'static, Transfer> {
-        let flags = flags & (RequestFlags::FUA | RequestFlags::WRITE_UNCHANGED);
         let flags = flags | RequestFlags::WRITE_COMPRESSED;
-        Answer::wait(async move { self.file.write(offset, buffers, flags).await })
+        Answer::wait(async move { self.below.write(offset, buffers, flags).await })
     }
+}
 
-    fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
-        let flags = flags.difference(RequestFlags::SERIALISING | RequestFlags::NO_WAIT);
-        Answer::wait(self.file.write_zeroes(offset, len, flags))
-    }
-
-    fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
-        Answer::wait(self.file.discard(offset, len))
-    }
-
-    fn flush(&self) -> Answer<'_, IoResult<()>> {
-        // The node flushes the child.
-        Answer::ready(Ok(()))
-    }
-
-    fn truncate(
-        &self,
-        size: u64,
-        exact: bool,
-        preallocation: Preallocation,
-        flags: RequestFlags,
-    ) -> Answer<'_, Result<()>> {
-        Answer::wait(self.file.resize(size, exact, preallocation, flags))
-    }
-
-    fn length(&self) -> Answer<'_, IoResult<u64>> {
-        Answer::wait(self.file.length())
-    }
-
-    fn allocated_size(&self) -> Answer<'_, IoResult<u64>> {
-        Answer::ready(Err(IoError::NotSupported))
-    }
-
+impl Lifecycle for Compress {
     fn reopen_prepare(&self, _request: ReopenRequest) -> Answer<'_, Result<()>> {
         Answer::ready(Err(not_supported("compress", &self.node_name)))
     }
@@ -200,36 +133,21 @@ impl Driver for Compress {
 
     /// The cluster size is asked for with the abilities.
     fn exchange(self: Rc<Self>, _slots: &[ChildSlot]) -> Answer<'static, Result<Exchanged>> {
-        Answer::ready(check_compresses(&self.file).map(|()| Exchanged::nothing()))
+        Answer::ready(check_compresses(self.below.child()).map(|()| Exchanged::nothing()))
     }
 
-    fn depart(&self) -> Box<dyn Parcel> {
-        Box::new(Travelling {
-            node_name: self.node_name.clone(),
-            cluster_size: self.cluster_size.get(),
+    fn depart(&self) -> Moved {
+        let state = (self.node_name.clone(), self.cluster_size.get());
+        Moved::new(state, |(node_name, cluster_size), children, _| {
+            Rc::new(Compress {
+                node_name,
+                below: PassThrough::moved(children),
+                cluster_size: Cell::new(cluster_size),
+            })
         })
     }
 
     fn close(&self) -> Answer<'_, Result<()>> {
         Answer::ready(Ok(()))
-    }
-}
-
-/// A node between iothreads.
-struct Travelling {
-    node_name: String,
-    cluster_size: u32,
-}
-
-impl Parcel for Travelling {
-    fn arrive(self: Box<Self>, children: Vec<Child>, _ring: Ring) -> Rc<dyn Driver> {
-        let file = children.into_iter().next();
-        // The graph carries the edges along with the driver, so the one edge there was is there again.
-        let file = file.unwrap_or_else(|| unreachable!("a compress node lost its edge while moving"));
-        Rc::new(Compress {
-            node_name: self.node_name,
-            file,
-            cluster_size: Cell::new(self.cluster_size),
-        })
     }
 }

@@ -12,29 +12,20 @@ mod options;
 use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
-use millpond_messages::global_state::Options;
-use millpond_messages::io::{Operation, Preallocation};
-use millpond_messages::{
-    ChildSlot, Error, ErrorKind, IoError, IoResult, Permissions, RequestFlags, Result, Role,
-};
+use millpond_messages::io::Preallocation;
+use millpond_messages::{ChildSlot, Error, IoResult, Permissions, RequestFlags, Result};
+use millpond_ring::buffer::Buffers;
 
+use crate::api::bytes_in;
 use crate::api::reopen::check_kept;
 use crate::api::{
-    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, EdgeUse, Exchanged, Extent,
-    OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer, transfer,
+    Abilities, Answer, ChildKind, Driver, DriverKind, EdgeUse, Exchanged, Lifecycle, Moved, OpenRequest,
+    Opened, OptionNames, PassThrough, ReopenRequest, Transfer,
 };
-use crate::replica::copies::bytes_in;
+use crate::delegate;
 use ends::Ends;
-use millpond_ring::Ring;
-use millpond_ring::buffer::Buffers;
 use node::{Pending, Preallocate};
 use options::Room;
-
-const CHILD: ChildKind = ChildKind {
-    name: "file",
-    role: Role::FILTERED.union(Role::PRIMARY),
-    required: true,
-};
 
 /// What a user must be allowed for the file to be grown ahead.
 const GROWS: Permissions = Permissions::WRITE.union(Permissions::RESIZE);
@@ -53,7 +44,7 @@ impl DriverKind for PreallocateKind {
     }
 
     fn children(&self) -> &'static [ChildKind] {
-        &[CHILD]
+        &[ChildKind::FILTERED]
     }
 
     fn is_protocol(&self) -> bool {
@@ -82,13 +73,11 @@ impl DriverKind for PreallocateKind {
 
     fn open(&self, request: OpenRequest) -> LocalBoxFuture<'static, Result<Opened>> {
         Box::pin(async move {
-            let [file]: [Child; 1] = request
-                .children
-                .try_into()
-                .map_err(|_| Error::new(ErrorKind::InvalidArgument, "Parameter 'file' is missing"))?;
-            let room = Room::parse(request.options.clone(), file.limits().request_alignment)?;
+            let below = PassThrough::to_only(request.children)?;
+            let alignment = below.child().limits().request_alignment;
+            let room = Room::parse(request.options.clone(), alignment)?;
             Ok(Opened {
-                driver: Rc::new(Preallocate::new(request.options, room, file, None)),
+                driver: Rc::new(Preallocate::new(request.options, room, below, None)),
                 flags: request.flags,
                 backing: None,
             })
@@ -97,38 +86,10 @@ impl DriverKind for PreallocateKind {
 }
 
 impl Driver for Preallocate {
+    delegate!(below: locate, read, place_here, settle, discard, flush, allocated_size);
+
     fn abilities(&self) -> Abilities {
-        Abilities {
-            write_zeroes: Ability::Native,
-            zero_unmap: true,
-            discard: Ability::Native,
-            fua: Ability::Native,
-            transparent: true,
-            ..Abilities::default()
-        }
-    }
-
-    fn locate(&self, _purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
-        let slot = ChildSlot::FILE;
-        Answer::ready(Ok(Extent::new(len, At::Child { slot, offset })))
-    }
-
-    fn read(
-        self: Rc<Self>,
-        _offset: u64,
-        buffers: Buffers,
-        _flags: RequestFlags,
-    ) -> Answer<'static, Transfer> {
-        // Nothing is said to be here.
-        Answer::ready((Err(IoError::NotSupported), buffers))
-    }
-
-    fn place(&self, _offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
-        Answer::ready(Ok(Placement::own(len)))
-    }
-
-    fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
-        Answer::ready(written)
+        self.below.abilities()
     }
 
     fn write(
@@ -137,41 +98,29 @@ impl Driver for Preallocate {
         buffers: Buffers,
         flags: RequestFlags,
     ) -> Answer<'static, Transfer> {
-        let flags = flags & (RequestFlags::FUA | RequestFlags::WRITE_UNCHANGED);
         Answer::wait(async move {
             let end = offset.saturating_add(bytes_in(&buffers));
             self.make_room(offset, end, false).await;
             let _counted = self.begin_write(end);
-            let write = Operation::Write {
-                offset,
-                buffers,
-                flags,
-            };
-            transfer(self.file.request(write).await)
+            self.below.write(offset, buffers, flags).await
         })
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
-        let flags = flags.difference(RequestFlags::SERIALISING | RequestFlags::NO_WAIT);
+        let plain = RequestFlags::ZERO_WRITE
+            | RequestFlags::NO_FALLBACK
+            | RequestFlags::SERIALISING
+            | RequestFlags::NO_WAIT;
         // What asks for more than zeroes gets it.
-        let is_plain = (flags - RequestFlags::ZERO_WRITE - RequestFlags::NO_FALLBACK).is_empty();
+        let is_plain = (flags - plain).is_empty();
         Answer::wait(async move {
             let end = offset.saturating_add(len);
             if self.make_room(offset, end, is_plain).await {
                 return Ok(());
             }
             let _counted = self.begin_write(end);
-            self.file.write_zeroes(offset, len, flags).await
+            self.below.write_zeroes(offset, len, flags).await
         })
-    }
-
-    fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
-        Answer::wait(self.file.discard(offset, len))
-    }
-
-    fn flush(&self) -> Answer<'_, IoResult<()>> {
-        // The node flushes the child.
-        Answer::ready(Ok(()))
     }
 
     fn truncate(
@@ -187,14 +136,12 @@ impl Driver for Preallocate {
     fn length(&self) -> Answer<'_, IoResult<u64>> {
         match self.ends.get() {
             Some(ends) => Answer::ready(Ok(ends.data)),
-            None => Answer::wait(self.file.length()),
+            None => Answer::wait(self.below.length()),
         }
     }
+}
 
-    fn allocated_size(&self) -> Answer<'_, IoResult<u64>> {
-        Answer::ready(Err(IoError::NotSupported))
-    }
-
+impl Lifecycle for Preallocate {
     fn permissions_prepare(&self, taken: Permissions, _shared: Permissions) -> Answer<'_, Result<()>> {
         let grows = taken.contains(GROWS);
         if grows == self.ends.get().is_some() {
@@ -203,7 +150,7 @@ impl Driver for Preallocate {
         }
         Answer::wait(async move {
             if grows {
-                let length = self.file.length().await;
+                let length = self.file().length().await;
                 let length = length.map_err(|error| Error::io("Failed to get file length", error))?;
                 self.pending.set(Some(Pending::Begin(Ends::of(length))));
                 return Ok(());
@@ -234,7 +181,7 @@ impl Driver for Preallocate {
     fn reopen_prepare(&self, request: ReopenRequest) -> Answer<'_, Result<()>> {
         Answer::wait(async move {
             check_kept(&self.options.borrow(), &request.options, &[])?;
-            let alignment = self.file.limits().request_alignment;
+            let alignment = self.file().limits().request_alignment;
             let room = Room::parse(request.options.clone(), alignment)?;
             if request.flags.is_read_only() {
                 // The child may be read-only too by the time the permission to resize it goes.
@@ -264,7 +211,7 @@ impl Driver for Preallocate {
             return Answer::ready(Ok(()));
         }
         Answer::wait(async move {
-            let length = self.file.length().await;
+            let length = self.file().length().await;
             let length = length.map_err(|error| Error::io("Failed to get file length", error))?;
             self.ends.set(Some(Ends::of(length)));
             Ok(())
@@ -279,31 +226,16 @@ impl Driver for Preallocate {
         Answer::wait(self.learn_other_file())
     }
 
-    fn depart(&self) -> Box<dyn Parcel> {
-        Box::new(Travelling {
-            options: self.options.borrow().clone(),
-            room: self.room.get(),
-            ends: self.ends.get(),
+    fn depart(&self) -> Moved {
+        // Nothing is in flight, so nothing is growing.
+        let state = (self.options.borrow().clone(), self.room.get(), self.ends.get());
+        Moved::new(state, |(options, room, ends), children, _| {
+            let below = PassThrough::moved(children);
+            Rc::new(Preallocate::new(options, room, below, ends))
         })
     }
 
     fn close(&self) -> Answer<'_, Result<()>> {
         Answer::wait(self.give_back())
-    }
-}
-
-/// A node between iothreads. Nothing is in flight, so nothing is growing.
-struct Travelling {
-    options: Options,
-    room: Room,
-    ends: Option<Ends>,
-}
-
-impl Parcel for Travelling {
-    fn arrive(self: Box<Self>, children: Vec<Child>, _ring: Ring) -> Rc<dyn Driver> {
-        let file = children.into_iter().next();
-        // The graph carries the edges along with the driver, so the one edge there was is there again.
-        let file = file.unwrap_or_else(|| unreachable!("a preallocate node lost its edge while moving"));
-        Rc::new(Preallocate::new(self.options, self.room, file, self.ends))
     }
 }

@@ -9,7 +9,7 @@ use millpond_messages::{Error, IoResult, RequestFlags, Result};
 
 use super::ends::{Ends, Need};
 use super::options::Room;
-use crate::api::{Child, Exchanged};
+use crate::api::{Child, Exchanged, PassThrough};
 use crate::replica::copies::{Held, Ranges, Use};
 
 /// What becomes of the ends when prepared permissions are committed.
@@ -24,7 +24,7 @@ pub(super) enum Pending {
 pub(super) struct Preallocate {
     pub options: RefCell<Options>,
     pub room: Cell<Room>,
-    pub file: Child,
+    pub below: PassThrough,
     /// The ends, as long as nobody but this node can change them.
     pub ends: Cell<Option<Ends>>,
     pub pending: Cell<Option<Pending>>,
@@ -47,11 +47,11 @@ impl Drop for Unplanned<'_> {
 }
 
 impl Preallocate {
-    pub fn new(options: Options, room: Room, file: Child, ends: Option<Ends>) -> Self {
+    pub fn new(options: Options, room: Room, below: PassThrough, ends: Option<Ends>) -> Self {
         Self {
             options: RefCell::new(options),
             room: Cell::new(room),
-            file,
+            below,
             ends: Cell::new(ends),
             pending: Cell::default(),
             reopening: RefCell::default(),
@@ -59,6 +59,11 @@ impl Preallocate {
             growing: Ranges::default(),
             unplanned: Cell::default(),
         }
+    }
+
+    /// The node that is made longer.
+    pub fn file(&self) -> &Child {
+        self.below.child()
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Ends) -> T) -> Option<T> {
@@ -107,7 +112,7 @@ impl Preallocate {
         let (Need::Room, Some(file)) = (need, ends.file) else {
             return need == Need::Covered;
         };
-        let alignment = u64::from(self.file.limits().request_alignment).max(1);
+        let alignment = u64::from(self.file().limits().request_alignment).max(1);
         let first = if zeroes { offset.min(file) } else { file };
         let (Some(start), Some(until)) = (
             first.checked_next_multiple_of(alignment),
@@ -117,7 +122,7 @@ impl Preallocate {
         };
         let len = until.saturating_sub(start);
         let done = self
-            .file
+            .file()
             .write_zeroes(start, len, RequestFlags::NO_FALLBACK)
             .await;
         self.change(|ends| ends.file = done.is_ok().then_some(until));
@@ -127,7 +132,7 @@ impl Preallocate {
     /// Finds out where the file ends, if that is not known.
     async fn learn_end(&self) -> IoResult<()> {
         if self.ends.get().is_some_and(|ends| ends.file.is_none()) {
-            let length = self.file.length().await?;
+            let length = self.file().length().await?;
             self.change(|ends| ends.file = Some(length));
         }
         Ok(())
@@ -152,14 +157,17 @@ impl Preallocate {
         };
         self.hold_back_growth();
         let flags = RequestFlags::empty();
-        let cut = self.file.resize(ends.data, true, Preallocation::Off, flags).await;
+        let cut = self
+            .file()
+            .resize(ends.data, true, Preallocation::Off, flags)
+            .await;
         self.change(|now| now.file = cut.is_ok().then_some(ends.data));
         cut
     }
 
     /// Another file is there, from which nothing was taken yet.
     pub async fn learn_other_file(self: Rc<Self>) -> Result<Exchanged> {
-        let alignment = self.file.limits().request_alignment;
+        let alignment = self.file().limits().request_alignment;
         let reopening = self
             .reopening
             .borrow()
@@ -167,7 +175,7 @@ impl Preallocate {
             .map(|(options, _)| options.clone());
         let options = reopening.unwrap_or_else(|| self.options.borrow().clone());
         Room::parse(options, alignment)?;
-        let length = self.file.length().await;
+        let length = self.file().length().await;
         let length = length.map_err(|error| Error::io("Failed to get file length", error))?;
         if let Some(Pending::Begin(_)) = self.pending.get() {
             self.pending.set(Some(Pending::Begin(Ends::of(length))));
@@ -199,10 +207,10 @@ impl Preallocate {
             }
         }
         self.hold_back_growth();
-        let resized = self.file.resize(size, exact, preallocation, flags).await;
+        let resized = self.file().resize(size, exact, preallocation, flags).await;
         if self.ends.get().is_some() {
             // Whatever it left there counts as data.
-            let length = self.file.length().await.ok();
+            let length = self.file().length().await.ok();
             self.ends.set(length.map(Ends::of));
         }
         resized

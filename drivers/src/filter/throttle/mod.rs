@@ -12,29 +12,23 @@ use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::global_state::Options;
-use millpond_messages::io::{Operation, Preallocation};
-use millpond_messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, RequestFlags, Result, Role};
-
-use crate::api::reopen::check_unchanged;
-use crate::api::{
-    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Events, Extent, OpenRequest,
-    Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer, parse_options,
-    transfer,
-};
+use millpond_messages::{ChildSlot, IoResult, RequestFlags, Result};
 use millpond_ring::Ring;
 use millpond_ring::buffer::Buffers;
+
+use crate::api::bytes_in;
+use crate::api::reopen::check_unchanged;
+use crate::api::{
+    Abilities, Answer, ChildKind, Driver, DriverKind, Extent, Lifecycle, Moved, OpenRequest, Opened,
+    OptionNames, PassThrough, Placement, Purpose, ReopenRequest, Transfer, parse_options,
+};
+use crate::delegate;
 
 pub use group::{Group, Groups};
 pub use limits::{Direction, Limits};
 
 use group::Member;
 use line::Lines;
-
-const CHILD: ChildKind = ChildKind {
-    name: "file",
-    role: Role::FILTERED.union(Role::PRIMARY),
-    required: true,
-};
 
 /// The option that names the group.
 const GROUP: &str = "throttle-group";
@@ -70,7 +64,7 @@ impl DriverKind for ThrottleKind {
     }
 
     fn children(&self) -> &'static [ChildKind] {
-        &[CHILD]
+        &[ChildKind::FILTERED]
     }
 
     fn is_protocol(&self) -> bool {
@@ -84,14 +78,14 @@ impl DriverKind for ThrottleKind {
     fn open(&self, request: OpenRequest) -> LocalBoxFuture<'static, Result<Opened>> {
         let groups = self.groups.clone();
         Box::pin(async move {
-            let [file]: [Child; 1] = request.children.try_into().map_err(|_| missing_file())?;
+            let below = PassThrough::to_only(request.children)?;
             let membership = Membership::new(&groups, request.options)?;
             let driver = Rc::new(Throttle {
                 groups,
                 current: RefCell::new(Some(Rc::new(membership))),
                 prepared: RefCell::default(),
                 lines: Lines::default(),
-                file,
+                below,
                 ring: request.ring,
             });
             Ok(Opened {
@@ -101,10 +95,6 @@ impl DriverKind for ThrottleKind {
             })
         })
     }
-}
-
-fn missing_file() -> Error {
-    Error::new(ErrorKind::InvalidArgument, "Parameter 'file' is missing")
 }
 
 /// A node's options, and the place in the group that they name.
@@ -130,7 +120,7 @@ struct Throttle {
     /// What a reopen has prepared.
     prepared: RefCell<Option<Membership>>,
     lines: Lines,
-    file: Child,
+    below: PassThrough,
     ring: Ring,
 }
 
@@ -157,69 +147,39 @@ impl Throttle {
     }
 }
 
-fn len_of(buffers: &Buffers) -> u64 {
-    u64::try_from(buffers.len()).unwrap_or(u64::MAX)
-}
-
 impl Driver for Throttle {
+    delegate!(below: settle, flush, truncate, length, allocated_size);
+
     fn abilities(&self) -> Abilities {
         Abilities {
-            write_zeroes: Ability::Native,
-            zero_unmap: true,
-            discard: Ability::Native,
-            fua: Ability::Native,
             write_compressed: true,
-            transparent: true,
-            events: Events::Ignored,
-            ..Abilities::default()
+            ..self.below.abilities()
         }
     }
 
     fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
-        let at = match purpose {
-            Purpose::Read if self.is_limited(Direction::Read) => At::Own,
-            Purpose::Read | Purpose::Status { .. } => At::Child {
-                slot: ChildSlot::FILE,
-                offset,
-            },
-        };
-        Answer::ready(Ok(Extent::new(len, at)))
+        if self.is_limited(Direction::Read) {
+            self.below.locate_here(purpose, offset, len)
+        } else {
+            self.below.locate(purpose, offset, len)
+        }
     }
 
     fn read(self: Rc<Self>, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'static, Transfer> {
         Answer::wait(async move {
-            if let Err(withdrawn) = self.pass(Direction::Read, len_of(&buffers)).await {
+            if let Err(withdrawn) = self.pass(Direction::Read, bytes_in(&buffers)).await {
                 return (Err(withdrawn), buffers);
             }
-            let read = Operation::Read {
-                offset,
-                buffers,
-                flags,
-            };
-            transfer(self.file.request(read).await)
+            self.below.read(offset, buffers, flags).await
         })
     }
 
-    fn place(&self, offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
-        let target = if self.is_limited(Direction::Write) {
-            Target::Own
+    fn place(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+        if self.is_limited(Direction::Write) {
+            self.below.place_here(offset, len, flags)
         } else {
-            Target::Child {
-                slot: ChildSlot::FILE,
-                offset,
-            }
-        };
-        Answer::ready(Ok(Placement {
-            len,
-            target,
-            head: 0,
-            tail: 0,
-            ticket: None,
-        }))
-    }
-
-    fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
-        Answer::ready(written)
+            self.below.place(offset, len, flags)
+        }
     }
 
     fn write(
@@ -228,53 +188,30 @@ impl Driver for Throttle {
         buffers: Buffers,
         flags: RequestFlags,
     ) -> Answer<'static, Transfer> {
-        let passed = RequestFlags::FUA | RequestFlags::WRITE_UNCHANGED | RequestFlags::WRITE_COMPRESSED;
         Answer::wait(async move {
-            if let Err(withdrawn) = self.pass(Direction::Write, len_of(&buffers)).await {
+            if let Err(withdrawn) = self.pass(Direction::Write, bytes_in(&buffers)).await {
                 return (Err(withdrawn), buffers);
             }
-            self.file.write(offset, buffers, flags & passed).await
+            self.below.write(offset, buffers, flags).await
         })
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
-        let flags = flags.difference(RequestFlags::SERIALISING | RequestFlags::NO_WAIT);
         Answer::wait(async move {
             self.pass(Direction::Write, len).await?;
-            self.file.write_zeroes(offset, len, flags).await
+            self.below.write_zeroes(offset, len, flags).await
         })
     }
 
     fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
         Answer::wait(async move {
             self.pass(Direction::Write, len).await?;
-            self.file.discard(offset, len).await
+            self.below.discard(offset, len).await
         })
     }
+}
 
-    fn flush(&self) -> Answer<'_, IoResult<()>> {
-        // The node flushes the child afterwards.
-        Answer::ready(Ok(()))
-    }
-
-    fn truncate(
-        &self,
-        size: u64,
-        exact: bool,
-        preallocation: Preallocation,
-        flags: RequestFlags,
-    ) -> Answer<'_, Result<()>> {
-        Answer::wait(self.file.resize(size, exact, preallocation, flags))
-    }
-
-    fn length(&self) -> Answer<'_, IoResult<u64>> {
-        Answer::wait(self.file.length())
-    }
-
-    fn allocated_size(&self) -> Answer<'_, IoResult<u64>> {
-        Answer::ready(Err(IoError::NotSupported))
-    }
-
+impl Lifecycle for Throttle {
     fn quiesce(&self) -> Answer<'_, ()> {
         self.lines.set_open(true);
         Answer::ready(())
@@ -310,38 +247,24 @@ impl Driver for Throttle {
         Answer::ready(Ok(()))
     }
 
-    fn depart(&self) -> Box<dyn Parcel> {
-        Box::new(Travelling {
-            groups: self.groups.clone(),
-            // The node is still: no request holds it.
-            membership: self.current.take().and_then(Rc::into_inner),
+    fn depart(&self) -> Moved {
+        // The node is still: no request holds its membership.
+        let membership = self.current.take().and_then(Rc::into_inner);
+        let state = (self.groups.clone(), membership);
+        Moved::new(state, |(groups, membership), children, ring| {
+            Rc::new(Throttle {
+                groups,
+                current: RefCell::new(membership.map(Rc::new)),
+                prepared: RefCell::default(),
+                lines: Lines::default(),
+                below: PassThrough::moved(children),
+                ring,
+            })
         })
     }
 
     fn close(&self) -> Answer<'_, Result<()>> {
         self.current.take();
         Answer::ready(Ok(()))
-    }
-}
-
-/// A node between iothreads.
-struct Travelling {
-    groups: Groups,
-    membership: Option<Membership>,
-}
-
-impl Parcel for Travelling {
-    fn arrive(self: Box<Self>, children: Vec<Child>, ring: Ring) -> Rc<dyn Driver> {
-        let file = children.into_iter().next();
-        // The graph carries the edges along with the driver, so the one edge there was is there again.
-        let file = file.unwrap_or_else(|| unreachable!("a throttle node lost its edge while moving"));
-        Rc::new(Throttle {
-            groups: self.groups,
-            current: RefCell::new(self.membership.map(Rc::new)),
-            prepared: RefCell::default(),
-            lines: Lines::default(),
-            file,
-            ring,
-        })
     }
 }

@@ -9,15 +9,14 @@ use millpond_messages::{
     RequestFlags, Result,
 };
 
+use super::Qcow2;
 use super::gate::Key;
 use super::header::{DIRTY, Header};
 use super::state::{State, Stop};
-use super::{Given, Qcow2};
 use crate::api::{
-    Abilities, Ability, Answer, At, BackingLink, Child, Driver, Events, Exchanged, Extent, Parcel, Placement,
-    Purpose, ReopenRequest, Repair, Ticket, Transfer,
+    Abilities, Ability, Answer, At, BackingLink, Driver, Events, Exchanged, Extent, Image, Lifecycle, Moved,
+    Placement, Purpose, ReopenRequest, Repair, Ticket, Transfer, arrived,
 };
-use millpond_ring::Ring;
 use millpond_ring::buffer::Buffers;
 
 impl Driver for Qcow2 {
@@ -127,30 +126,12 @@ impl Driver for Qcow2 {
         Answer::ready(Err(IoError::NotSupported))
     }
 
-    fn reopen_prepare(&self, request: ReopenRequest) -> Answer<'_, Result<()>> {
-        Answer::wait(self.prepare_reopen(request))
+    fn image(&self) -> &dyn Image {
+        self
     }
+}
 
-    fn reopen_commit(&self) {
-        self.commit_reopen();
-    }
-
-    fn invalidate(&self) -> Answer<'_, Result<()>> {
-        Answer::wait(self.read_again())
-    }
-
-    fn reopen_abort(&self) {
-        self.abort_reopen();
-    }
-
-    fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
-        Answer::wait(self.put_away())
-    }
-
-    fn exchange(self: Rc<Self>, _slots: &[ChildSlot]) -> Answer<'static, Result<Exchanged>> {
-        Answer::wait(self.exchange_image())
-    }
-
+impl Image for Qcow2 {
     fn info(&self) -> DriverInfo {
         self.state.borrow().info()
     }
@@ -178,15 +159,42 @@ impl Driver for Qcow2 {
     fn change_backing_file(&self, link: Option<BackingLink>) -> Answer<'_, Result<()>> {
         Answer::wait(self.record_backing(link))
     }
+}
 
-    fn depart(&self) -> Box<dyn Parcel> {
+impl Lifecycle for Qcow2 {
+    fn reopen_prepare(&self, request: ReopenRequest) -> Answer<'_, Result<()>> {
+        Answer::wait(self.prepare_reopen(request))
+    }
+
+    fn reopen_commit(&self) {
+        self.commit_reopen();
+    }
+
+    fn invalidate(&self) -> Answer<'_, Result<()>> {
+        Answer::wait(self.read_again())
+    }
+
+    fn reopen_abort(&self) {
+        self.abort_reopen();
+    }
+
+    fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
+        Answer::wait(self.put_away())
+    }
+
+    fn exchange(self: Rc<Self>, _slots: &[ChildSlot]) -> Answer<'static, Result<Exchanged>> {
+        Answer::wait(self.exchange_image())
+    }
+
+    fn depart(&self) -> Moved {
         // The node is still: no step is under way, and nobody looks at this driver again.
         let mut state = self.state.borrow_mut();
         let left = State::new(state.header.clone(), state.settings, state.writable);
         let state = std::mem::replace(&mut *state, left);
-        Box::new(Travelling {
-            state: Box::new(state),
-            given: self.given.take(),
+        let state = (Box::new(state), self.given.take());
+        Moved::new(state, |(state, given), children, ring| {
+            let [file, backing] = arrived(children);
+            Qcow2::new(file, backing, ring, *state, given)
         })
     }
 
@@ -332,24 +340,5 @@ impl Qcow2 {
         written
             .await
             .map_err(|error| Error::io("Failed to write back the image's metadata", error))
-    }
-}
-
-/// An image's state between iothreads.
-struct Travelling {
-    state: Box<State>,
-    given: Given,
-}
-
-impl Parcel for Travelling {
-    fn arrive(self: Box<Self>, children: Vec<Child>, ring: Ring) -> Rc<dyn Driver> {
-        let mut children = children.into_iter();
-        let file = children
-            .next()
-            .unwrap_or_else(|| unreachable!("a qcow2 node always has two child handles"));
-        let backing = children
-            .next()
-            .unwrap_or_else(|| unreachable!("a qcow2 node always has two child handles"));
-        Qcow2::new(file, backing, ring, *self.state, self.given)
     }
 }

@@ -15,18 +15,7 @@ use crate::api::{
     BackingLink, Child, ChildKind, CreateRequest, DriverKind, OpenRequest, Opened, OptionNames,
 };
 
-const CHILDREN: [ChildKind; 2] = [
-    ChildKind {
-        name: "file",
-        role: Role::IMAGE,
-        required: true,
-    },
-    ChildKind {
-        name: "backing",
-        role: Role::COW,
-        required: false,
-    },
-];
+const CHILDREN: [ChildKind; 2] = [ChildKind::file(Role::IMAGE), ChildKind::BACKING];
 
 /// Bytes that surely hold all of a header's fields that are needed to read the rest.
 const HEAD: usize = 512;

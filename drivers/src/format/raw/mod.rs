@@ -12,24 +12,15 @@ use millpond_messages::{
     ChildSlot, DebugEvent, Error, ErrorKind, IoError, IoResult, RequestFlags, Result, Role, SECTOR_SIZE,
 };
 
-use crate::api::reopen::check_unchanged;
-use crate::api::{
-    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Events, Exchanged, Extent,
-    OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
-    parse_options,
-};
-use millpond_ring::Ring;
 use millpond_ring::buffer::Buffers;
 
-/// The place of `file` in [`RawKind::children`].
-const FILE: ChildSlot = ChildSlot::FILE;
-
-/// The file of an image without a window: the same data at the same offsets.
-const CHILD: ChildKind = ChildKind {
-    name: "file",
-    role: Role::FILTERED.union(Role::PRIMARY),
-    required: true,
+use crate::api::reopen::check_unchanged;
+use crate::api::{
+    Abilities, Answer, Child, ChildKind, Driver, DriverKind, Events, Exchanged, Extent, Image, Lifecycle,
+    Moved, OpenRequest, Opened, OptionNames, PassThrough, Placement, Purpose, ReopenRequest, Transfer,
+    parse_options,
 };
+use crate::delegate;
 
 /// The raw format.
 #[derive(Debug, Clone, Copy, Default)]
@@ -45,7 +36,7 @@ impl DriverKind for RawKind {
     }
 
     fn children(&self) -> &'static [ChildKind] {
-        &[CHILD]
+        &[ChildKind::FILTERED]
     }
 
     /// A window is not the same data at the same offsets: the file stores what the node shows of it.
@@ -54,7 +45,7 @@ impl DriverKind for RawKind {
         if is_window {
             Role::DATA | Role::PRIMARY
         } else {
-            CHILD.role
+            ChildKind::FILTERED.role
         }
     }
 
@@ -69,9 +60,9 @@ impl DriverKind for RawKind {
 
     fn open(&self, request: OpenRequest) -> LocalBoxFuture<'static, Result<Opened>> {
         Box::pin(async move {
-            let [file]: [Child; 1] = request.children.try_into().map_err(|_| missing_file())?;
-            let window = Window::new(&request.options, &file).await?;
-            let driver = Rc::new(Raw::new(request.options, window, file));
+            let below = PassThrough::to_only(request.children)?;
+            let window = Window::new(&request.options, below.child()).await?;
+            let driver = Rc::new(Raw::new(request.options, window, below));
             Ok(Opened {
                 driver,
                 flags: request.flags,
@@ -79,13 +70,6 @@ impl DriverKind for RawKind {
             })
         })
     }
-}
-
-fn missing_file() -> Error {
-    Error::new(
-        ErrorKind::InvalidArgument,
-        "A block device must be specified for \"file\"",
-    )
 }
 
 /// The options as QAPI's `BlockdevOptionsRaw` has them. Numbers that do not fit are told apart below.
@@ -167,114 +151,91 @@ struct Raw {
     window: Cell<Window>,
     /// What a reopen has prepared.
     pending: RefCell<Option<(Options, Window)>>,
-    file: Child,
+    below: PassThrough,
 }
 
 impl Raw {
-    fn new(options: Options, window: Window, file: Child) -> Self {
+    fn new(options: Options, window: Window, below: PassThrough) -> Self {
         Self {
             options: RefCell::new(options),
             window: Cell::new(window),
             pending: RefCell::default(),
-            file,
+            below,
         }
     }
 }
 
 impl Raw {
     /// An answer that is given once those below were told of what it is for.
-    async fn told<T>(&self, event: DebugEvent, answer: T) -> T {
-        self.file.debug_event(event).await;
-        answer
+    async fn told<T: Unpin>(&self, event: DebugEvent, answer: Answer<'_, T>) -> T {
+        self.below.child().debug_event(event).await;
+        answer.await
     }
 }
 
 impl Driver for Raw {
+    delegate!(below: settle, flush, allocated_size);
+
     fn abilities(&self) -> Abilities {
-        // All of it is the child's to do or to emulate: its node's choke point sees to that.
         Abilities {
-            write_zeroes: Ability::Native,
-            zero_unmap: true,
-            discard: Ability::Native,
-            fua: Ability::Native,
-            transparent: true,
             events: Events::Passed,
-            ..Abilities::default()
+            ..self.below.abilities()
         }
     }
 
     fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
-        let found = self.window.get().shift(offset).map(|offset| {
-            let at = At::Child { slot: FILE, offset };
-            Extent {
-                len,
-                at,
-                recurse: true,
-            }
-        });
-        if purpose == Purpose::Read && self.file.hears() {
+        let found = match self.window.get().shift(offset) {
+            Ok(offset) => self.below.locate(purpose, offset, len),
+            Err(error) => Answer::ready(Err(error)),
+        };
+        if purpose == Purpose::Read && self.below.child().hears() {
             return Answer::wait(self.told(DebugEvent::ReadAio, found));
         }
-        Answer::ready(found)
+        found
     }
 
-    fn read(
-        self: Rc<Self>,
-        _offset: u64,
-        buffers: Buffers,
-        _flags: RequestFlags,
-    ) -> Answer<'static, Transfer> {
-        // Nothing is located here.
-        Answer::ready((Err(IoError::NotSupported), buffers))
+    fn read(self: Rc<Self>, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'static, Transfer> {
+        match self.window.get().shift(offset) {
+            Ok(offset) => Answer::wait(async move { self.below.read(offset, buffers, flags).await }),
+            Err(error) => Answer::ready((Err(error), buffers)),
+        }
     }
 
-    fn place(&self, offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
-        let placed = self.window.get().shift(offset).map(|offset| {
-            let target = Target::Child { slot: FILE, offset };
-            Placement {
-                len,
-                target,
-                head: 0,
-                tail: 0,
-                ticket: None,
-            }
-        });
-        if self.file.hears() {
+    fn place(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+        let placed = match self.window.get().shift(offset) {
+            Ok(offset) => self.below.place(offset, len, flags),
+            Err(error) => Answer::ready(Err(error)),
+        };
+        if self.below.child().hears() {
             return Answer::wait(self.told(DebugEvent::WriteAio, placed));
         }
-        Answer::ready(placed)
-    }
-
-    fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
-        Answer::ready(written)
+        placed
     }
 
     fn write(
         self: Rc<Self>,
-        _offset: u64,
+        offset: u64,
         buffers: Buffers,
-        _flags: RequestFlags,
+        flags: RequestFlags,
     ) -> Answer<'static, Transfer> {
-        // Nothing is placed here.
-        Answer::ready((Err(IoError::NotSupported), buffers))
+        match self.window.get().shift(offset) {
+            Ok(offset) => Answer::wait(async move { self.below.write(offset, buffers, flags).await }),
+            Err(error) => Answer::ready((Err(error), buffers)),
+        }
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
         match self.window.get().shift(offset) {
-            Ok(offset) => Answer::wait(self.file.write_zeroes(offset, len, flags)),
+            Ok(offset) => Answer::wait(self.below.write_zeroes(offset, len, flags)),
             Err(error) => Answer::ready(Err(error)),
         }
     }
 
     fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
         match self.window.get().shift(offset) {
-            Ok(offset) => Answer::wait(self.file.discard(offset, len)),
+            Ok(offset) => Answer::wait(self.below.discard(offset, len)),
             Err(error) => Answer::ready(Err(error)),
         }
-    }
-
-    fn flush(&self) -> Answer<'_, IoResult<()>> {
-        Answer::ready(Ok(()))
     }
 
     fn truncate(
@@ -294,28 +255,37 @@ impl Driver for Raw {
             let text = "Disk size too large for the chosen offset";
             return Answer::ready(Err(Error::new(ErrorKind::InvalidArgument, text)));
         };
-        Answer::wait(self.file.resize(end, exact, preallocation, flags))
+        Answer::wait(self.below.truncate(end, exact, preallocation, flags))
     }
 
     fn length(&self) -> Answer<'_, IoResult<u64>> {
         Answer::wait(async move {
-            self.file
-                .length()
-                .await
-                .map(|real| self.window.get().length(real))
+            let real = self.below.length().await?;
+            Ok(self.window.get().length(real))
         })
     }
 
-    fn allocated_size(&self) -> Answer<'_, IoResult<u64>> {
-        Answer::ready(Err(IoError::NotSupported))
+    fn image(&self) -> &dyn Image {
+        self
     }
+}
 
+impl Image for Raw {
+    fn filename(&self) -> Option<String> {
+        let plain = !["offset", "size"]
+            .iter()
+            .any(|name| self.options.borrow().contains_key(*name));
+        Some(self.below.child().filename()).filter(|name| plain && !name.is_empty())
+    }
+}
+
+impl Lifecycle for Raw {
     fn reopen_prepare(&self, request: ReopenRequest) -> Answer<'_, Result<()>> {
         if let Err(error) = check_unchanged(&self.options.borrow(), &request.options, &["offset", "size"]) {
             return Answer::ready(Err(error));
         }
         Answer::wait(async move {
-            let window = Window::new(&request.options, &self.file).await?;
+            let window = Window::new(&request.options, self.below.child()).await?;
             self.pending.replace(Some((request.options, window)));
             Ok(())
         })
@@ -332,13 +302,6 @@ impl Driver for Raw {
         self.pending.take();
     }
 
-    fn filename(&self) -> Option<String> {
-        let plain = !["offset", "size"]
-            .iter()
-            .any(|name| self.options.borrow().contains_key(*name));
-        Some(self.file.filename()).filter(|name| plain && !name.is_empty())
-    }
-
     fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
         Answer::ready(Ok(()))
     }
@@ -348,34 +311,20 @@ impl Driver for Raw {
         let pending = self.pending.borrow().as_ref().map(|(options, _)| options.clone());
         let options = pending.unwrap_or_else(|| self.options.borrow().clone());
         Answer::wait(async move {
-            Window::new(&options, &self.file).await?;
+            Window::new(&options, self.below.child()).await?;
             Ok(Exchanged::nothing())
         })
     }
 
-    fn depart(&self) -> Box<dyn Parcel> {
-        Box::new(RawParcel {
-            options: self.options.borrow().clone(),
-            window: self.window.get(),
+    fn depart(&self) -> Moved {
+        let state = (self.options.borrow().clone(), self.window.get());
+        Moved::new(state, |(options, window), children, _| {
+            Rc::new(Raw::new(options, window, PassThrough::moved(children)))
         })
     }
 
     fn close(&self) -> Answer<'_, Result<()>> {
         Answer::ready(Ok(()))
-    }
-}
-
-struct RawParcel {
-    options: Options,
-    window: Window,
-}
-
-impl Parcel for RawParcel {
-    fn arrive(self: Box<Self>, children: Vec<Child>, _ring: Ring) -> Rc<dyn Driver> {
-        let file = children.into_iter().next();
-        // The graph carries the edges along with the driver, so the one edge there was is there again.
-        let file = file.unwrap_or_else(|| unreachable!("a raw node lost its file edge while moving"));
-        Rc::new(Raw::new(self.options, self.window, file))
     }
 }
 

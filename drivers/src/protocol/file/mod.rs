@@ -40,8 +40,9 @@ use millpond_messages::{
 };
 
 use crate::api::{
-    Abilities, Ability, Answer, Child, ChildKind, CopySource, CreateRequest, Driver, DriverKind, Extent,
-    OpenRequest, Opened, OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer,
+    Abilities, Ability, Answer, ChildKind, CopySource, CreateRequest, Device, Driver, DriverKind, Extent,
+    Image, Lifecycle, Moved, OpenRequest, Opened, OptionNames, Placement, Purpose, ReopenRequest, Ticket,
+    Transfer,
 };
 use millpond_ring::buffer::{Buffers, OPT_MEM_ALIGN};
 use millpond_ring::{AioMode, Ring};
@@ -399,6 +400,44 @@ impl Driver for File {
         })
     }
 
+    fn image(&self) -> &dyn Image {
+        self
+    }
+
+    fn device(&self) -> &dyn Device {
+        self
+    }
+}
+
+impl Image for File {
+    fn delete_file(&self) -> Answer<'_, Result<()>> {
+        if self.config.borrow().driver != FileKind::FILE.name {
+            return Answer::ready(Err(Error::new(
+                ErrorKind::Unsupported,
+                "A device is no file that could be deleted",
+            )));
+        }
+        let (fd, filename) = (self.fd(), self.config.borrow().parsed.filename.clone());
+        let delete = move || create::delete_open_file(&fd, Path::new(&filename));
+        Answer::wait(self.ring.blocking(delete))
+    }
+
+    fn specific_info(&self) -> Option<serde_json::Value> {
+        let hint = self.handle.borrow().extent_size_hint;
+        let data = if hint == 0 {
+            serde_json::json!({})
+        } else {
+            serde_json::json!({"extent-size-hint": hint})
+        };
+        Some(serde_json::json!({"type": "file", "data": data}))
+    }
+
+    fn filename(&self) -> Option<String> {
+        Some(self.config.borrow().parsed.filename.clone())
+    }
+}
+
+impl Device for File {
     fn copy_source(&self, offset: u64, _len: u64) -> Option<CopySource> {
         Some(CopySource {
             file: self.fd(),
@@ -410,6 +449,24 @@ impl Driver for File {
         Answer::wait(self.copy_in(source, offset, len))
     }
 
+    fn block_sizes(&self) -> Answer<'_, IoResult<BlockSizes>> {
+        if self.kind() != Kind::Block {
+            return Answer::ready(Err(IoError::NotSupported));
+        }
+        let fd = self.fd();
+        Answer::wait(self.ring.blocking(move || probe_blocksizes(&fd)))
+    }
+
+    fn geometry(&self) -> Answer<'_, IoResult<Geometry>> {
+        if self.kind() != Kind::Block {
+            return Answer::ready(Err(IoError::NotSupported));
+        }
+        let fd = self.fd();
+        Answer::wait(self.ring.blocking(move || probe_geometry(&fd)))
+    }
+}
+
+impl Lifecycle for File {
     fn permissions_prepare(&self, taken: Permissions, shared: Permissions) -> Answer<'_, Result<()>> {
         Answer::wait(self.prepare_usage(Usage { taken, shared }))
     }
@@ -434,57 +491,16 @@ impl Driver for File {
         self.abort_reopen();
     }
 
-    fn delete_file(&self) -> Answer<'_, Result<()>> {
-        if self.config.borrow().driver != FileKind::FILE.name {
-            return Answer::ready(Err(Error::new(
-                ErrorKind::Unsupported,
-                "A device is no file that could be deleted",
-            )));
-        }
-        let (fd, filename) = (self.fd(), self.config.borrow().parsed.filename.clone());
-        let delete = move || create::delete_open_file(&fd, Path::new(&filename));
-        Answer::wait(self.ring.blocking(delete))
-    }
-
-    fn block_sizes(&self) -> Answer<'_, IoResult<BlockSizes>> {
-        if self.kind() != Kind::Block {
-            return Answer::ready(Err(IoError::NotSupported));
-        }
-        let fd = self.fd();
-        Answer::wait(self.ring.blocking(move || probe_blocksizes(&fd)))
-    }
-
-    fn geometry(&self) -> Answer<'_, IoResult<Geometry>> {
-        if self.kind() != Kind::Block {
-            return Answer::ready(Err(IoError::NotSupported));
-        }
-        let fd = self.fd();
-        Answer::wait(self.ring.blocking(move || probe_geometry(&fd)))
-    }
-
-    fn specific_info(&self) -> Option<serde_json::Value> {
-        let hint = self.handle.borrow().extent_size_hint;
-        let data = if hint == 0 {
-            serde_json::json!({})
-        } else {
-            serde_json::json!({"extent-size-hint": hint})
-        };
-        Some(serde_json::json!({"type": "file", "data": data}))
-    }
-
-    fn filename(&self) -> Option<String> {
-        Some(self.config.borrow().parsed.filename.clone())
-    }
-
-    fn depart(&self) -> Box<dyn Parcel> {
-        Box::new(State {
+    fn depart(&self) -> Moved {
+        let state = State {
             config: self.config.borrow().clone(),
             handle: self.handle.borrow().clone(),
             used: self.used.get(),
             caps: self.caps.get(),
             flush_error: self.flush_error.get(),
             releases: self.releases.take(),
-        })
+        };
+        Moved::new(state, |state, _, ring| Rc::new(File::new(state, ring)))
     }
 
     fn close(&self) -> Answer<'_, Result<()>> {
@@ -498,11 +514,5 @@ impl Driver for File {
             self.released().await;
             Ok(())
         })
-    }
-}
-
-impl Parcel for State {
-    fn arrive(self: Box<Self>, _children: Vec<Child>, ring: Ring) -> Rc<dyn Driver> {
-        Rc::new(File::new(*self, ring))
     }
 }

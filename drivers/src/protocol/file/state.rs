@@ -383,7 +383,7 @@ mod tests {
         run(&ring, file.prepare_usage(usage)).unwrap();
         file.commit_usage();
         assert!(is_locked(path, WRITE_TAKEN));
-        run(&ring, crate::api::Driver::close(&file)).unwrap();
+        run(&ring, crate::api::Lifecycle::close(&file)).unwrap();
         assert!(!is_locked(path, WRITE_TAKEN));
     }
 

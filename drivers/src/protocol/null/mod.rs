@@ -13,8 +13,8 @@ use millpond_messages::{Error, ErrorKind, IoError, IoResult, RequestFlags, Resul
 
 use crate::api::reopen::check_unchanged;
 use crate::api::{
-    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, OpenRequest, Opened,
-    OptionNames, Parcel, Placement, Purpose, ReopenRequest, Ticket, Transfer, parse_options,
+    Abilities, Ability, Answer, At, ChildKind, Driver, DriverKind, Extent, Image, Lifecycle, Moved,
+    OpenRequest, Opened, OptionNames, Placement, Purpose, ReopenRequest, Ticket, Transfer, parse_options,
 };
 use millpond_ring::Ring;
 use millpond_ring::buffer::Buffers;
@@ -227,31 +227,33 @@ impl Driver for Null {
         Answer::ready(Ok(0))
     }
 
-    fn reopen_prepare(&self, request: ReopenRequest) -> Answer<'_, Result<()>> {
-        Answer::ready(check_unchanged(&self.config.options, &request.options, &[]))
+    fn image(&self) -> &dyn Image {
+        self
     }
+}
 
+impl Image for Null {
     fn filename(&self) -> Option<String> {
         let plain = !["size", "read-zeroes"]
             .iter()
             .any(|name| self.config.options.contains_key(*name));
         plain.then(|| format!("{}://", self.config.kind.name))
     }
+}
 
-    fn depart(&self) -> Box<dyn Parcel> {
-        Box::new(NullParcel(self.config.clone()))
+impl Lifecycle for Null {
+    fn reopen_prepare(&self, request: ReopenRequest) -> Answer<'_, Result<()>> {
+        Answer::ready(check_unchanged(&self.config.options, &request.options, &[]))
+    }
+
+    fn depart(&self) -> Moved {
+        Moved::new(self.config.clone(), |config, _, ring| {
+            Rc::new(Null { config, ring })
+        })
     }
 
     fn close(&self) -> Answer<'_, Result<()>> {
         Answer::ready(Ok(()))
-    }
-}
-
-struct NullParcel(Config);
-
-impl Parcel for NullParcel {
-    fn arrive(self: Box<Self>, _children: Vec<Child>, ring: Ring) -> Rc<dyn Driver> {
-        Rc::new(Null { config: self.0, ring })
     }
 }
 

@@ -51,11 +51,6 @@ pub fn copy_of(buffers: &Buffers) -> Option<Buffers> {
     Some(copied)
 }
 
-/// The length of a gather list as an offset's type.
-pub fn bytes_in(buffers: &Buffers) -> u64 {
-    u64::try_from(buffers.len()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

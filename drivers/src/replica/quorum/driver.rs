@@ -11,13 +11,13 @@ use millpond_messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, RequestF
 
 use super::kind::{Reads, Settings};
 use super::vote::{self, Version};
+use crate::api::bytes_in;
 use crate::api::reopen::not_supported;
 use crate::api::{
-    Abilities, Ability, Answer, At, Child, Driver, Extent, Notice, Notices, Parcel, Placement, Purpose,
-    ReopenRequest, Ticket, Transfer,
+    Abilities, Ability, Answer, At, Child, Driver, Extent, Lifecycle, Moved, Notice, Notices, Placement,
+    Purpose, ReopenRequest, Ticket, Transfer,
 };
-use crate::replica::copies::{Ranges, Use, bytes_in, copy, copy_of, first_difference};
-use millpond_ring::Ring;
+use crate::replica::copies::{Ranges, Use, copy, copy_of, first_difference};
 use millpond_ring::buffer::{Buffer, Buffers};
 
 const FAILED: IoError = IoError::Os(EIO);
@@ -372,7 +372,9 @@ impl Driver for Quorum {
     fn allocated_size(&self) -> Answer<'_, IoResult<u64>> {
         Answer::ready(Err(IoError::NotSupported))
     }
+}
 
+impl Lifecycle for Quorum {
     fn reopen_prepare(&self, _request: ReopenRequest) -> Answer<'_, Result<()>> {
         Answer::ready(Err(not_supported("quorum", &self.node_name)))
     }
@@ -386,33 +388,15 @@ impl Driver for Quorum {
         Answer::ready(Ok(()))
     }
 
-    fn depart(&self) -> Box<dyn Parcel> {
-        Box::new(Travelling {
-            node_name: self.node_name.clone(),
-            settings: self.settings,
-            notices: self.notices.clone(),
+    fn depart(&self) -> Moved {
+        // Nothing is in flight, so no range is in use.
+        let state = (self.node_name.clone(), self.settings, self.notices.clone());
+        Moved::new(state, |(node_name, settings, notices), children, _| {
+            Rc::new(Quorum::new(node_name, settings, notices, &children))
         })
     }
 
     fn close(&self) -> Answer<'_, Result<()>> {
         Answer::ready(Ok(()))
-    }
-}
-
-/// A quorum between iothreads. Nothing is in flight, so no range is in use.
-struct Travelling {
-    node_name: String,
-    settings: Settings,
-    notices: Notices,
-}
-
-impl Parcel for Travelling {
-    fn arrive(self: Box<Self>, children: Vec<Child>, _ring: Ring) -> Rc<dyn Driver> {
-        Rc::new(Quorum::new(
-            self.node_name,
-            self.settings,
-            self.notices,
-            &children,
-        ))
     }
 }

@@ -102,11 +102,7 @@ impl DriverKind for QuorumKind {
     }
 
     fn numbered(&self) -> Option<ChildKind> {
-        Some(ChildKind {
-            name: "children",
-            role: Role::DATA,
-            required: true,
-        })
+        Some(ChildKind::named("children", Role::DATA))
     }
 
     fn is_protocol(&self) -> bool {

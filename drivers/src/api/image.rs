@@ -1,0 +1,70 @@
+//! What can be done to an image as a whole.
+
+use millpond_messages::global_state::Options;
+use millpond_messages::{CheckResult, DriverInfo, Error, ErrorKind, Result};
+
+use super::answer::Answer;
+use super::{BackingLink, Nothing, Repair};
+
+/// An image as its driver sees it, see [`Driver::image`](super::Driver::image). Each default says that there is no such
+/// thing, in the words that users know.
+pub trait Image {
+    /// Facts about the image.
+    fn info(&self) -> DriverInfo {
+        DriverInfo::default()
+    }
+
+    /// QAPI's `ImageInfoSpecific`: `{"type": ..., "data": {...}}`.
+    fn specific_info(&self) -> Option<serde_json::Value> {
+        None
+    }
+
+    /// The filename that opens this node with default options, where there is one.
+    fn filename(&self) -> Option<String> {
+        None
+    }
+
+    /// Checks the image's metadata; `repair` mends leaks, errors or both.
+    fn check(&self, _repair: Repair) -> Answer<'_, Result<CheckResult>> {
+        Answer::ready(Err(Error::new(
+            ErrorKind::Unsupported,
+            "This image format does not support checks",
+        )))
+    }
+
+    /// Forgets all that the image has of its own: it shows what its backing node does, or zeroes. Nothing else is asked of
+    /// the driver meanwhile.
+    fn make_empty(&self) -> Answer<'_, Result<()>> {
+        Answer::ready(Err(Error::new(
+            ErrorKind::Unsupported,
+            "This image format does not support emptying of images",
+        )))
+    }
+
+    /// Changes options of the image's format in place: `qemu-img amend`'s, by its names. What can be refused is refused
+    /// before anything changes. The node is still; its length is asked for afterwards, whatever the answer.
+    fn amend(&self, _options: &Options) -> Answer<'_, Result<()>> {
+        Answer::ready(Err(Error::new(
+            ErrorKind::Unsupported,
+            "This image format does not support option amendment",
+        )))
+    }
+
+    /// Records in the image which backing file it has. The graph has linked the node already.
+    fn change_backing_file(&self, _link: Option<BackingLink>) -> Answer<'_, Result<()>> {
+        Answer::ready(Err(Error::new(
+            ErrorKind::Unsupported,
+            "This image format does not support backing files",
+        )))
+    }
+
+    /// Deletes the file that the node's data is in; the node goes on with it until it is closed.
+    fn delete_file(&self) -> Answer<'_, Result<()>> {
+        Answer::ready(Err(Error::new(
+            ErrorKind::Unsupported,
+            "The block driver does not support image deletion",
+        )))
+    }
+}
+
+impl Image for Nothing {}
