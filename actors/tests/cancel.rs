@@ -12,8 +12,8 @@ use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iot
 use millpond::iothread::Local;
 use millpond::node::{Client, Mail};
 use millpond_drivers::api::{
-    Abilities, Answer, At, ChildKind, Driver, DriverKind, Extent, Lifecycle, Moved, OpenRequest,
-    Opened, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
+    Abilities, Answer, At, ChildKind, Driver, DriverKind, Extent, Lifecycle, Moved, OpenRequest, Opened,
+    Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
 };
 use millpond_drivers::builtin::builtin;
 use millpond_messages::global_state::{
@@ -21,8 +21,8 @@ use millpond_messages::global_state::{
 };
 use millpond_messages::io::{Operation, Preallocation};
 use millpond_messages::{ErrorKind, IoError, IoResult, Permissions, RequestFlags, Result};
-use millpond_ring::buffer::Buffers;
 use millpond_ring::Engine;
+use millpond_ring::buffer::Buffers;
 use serde_json::{Value, json};
 
 /// Opens nodes whose reads are not answered, as over a broken connection, until they are cancelled.
@@ -231,6 +231,30 @@ fn what_hangs_in_a_driver_is_cancelled_through_the_node_above_it_and_a_drain_goe
         assert_eq!(later.await.expect("a task").0, Err(IoError::Cancelled));
         let error = graph.cancel_in_flight("none").await.expect_err("there is none");
         assert_eq!(error.kind(), ErrorKind::NotFound);
+    });
+}
+
+#[test]
+fn what_hangs_below_a_window_is_cancelled_through_it() {
+    with_hang(|graph, _, hanging| async move {
+        let node = json!({"driver": "raw", "node-name": "window", "size": 4096, "file": "hang"});
+        graph.blockdev_add(options(node)).await.expect("it opens");
+        let client = graph.attach(RootRequest {
+            node: "window".to_owned(),
+            user: RootUser::Embedder("window".to_owned()),
+            permissions: Permissions::CONSISTENT_READ,
+            shared: Permissions::all(),
+            iothread: None,
+            iothread_required: false,
+            writethrough: false,
+        });
+        let client = client.await.expect("it is free");
+        let reader = client.clone();
+        let read = actix_rt::spawn(async move { reader.read(0, Buffers::zeroed(512)).await });
+        until(|| hanging.load(Ordering::SeqCst) == 1).await;
+        graph.cancel_in_flight("window").await.expect("the node is there");
+        assert_eq!(read.await.expect("a task").0, Err(IoError::Cancelled));
+        graph.detach(client.root()).await.expect("it was attached");
     });
 }
 

@@ -29,10 +29,12 @@ fn passed_to(graph: &Graph, top: &Node) -> Vec<NodeId> {
     let mut nodes = vec![top.id];
     let mut at = Some(top);
     while let Some(node) = at {
-        let filtered = graph
-            .children_of(node.id)
-            .find(|edge| edge.role.contains(Role::FILTERED));
-        at = filtered.and_then(|edge| graph.node(edge.child));
+        // A window shows its file as it is, though not at the same offsets.
+        let transparent = node.facts.as_ref().is_some_and(|open| open.abilities.transparent);
+        let shown = graph.children_of(node.id).find(|edge| {
+            edge.role.contains(Role::FILTERED) || (transparent && edge.role.contains(Role::PRIMARY))
+        });
+        at = shown.and_then(|edge| graph.node(edge.child));
         nodes.extend(at.map(|node| node.id));
     }
     nodes

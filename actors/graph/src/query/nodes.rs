@@ -134,9 +134,12 @@ fn allocated(
         Ok(size) => Some(size),
         // As QEMU has it, what filenames can stand for speaks for itself.
         Err(IoError::NotSupported) if graph.node(id).is_some_and(|node| !node.kind.has_filenames()) => {
-            let storage = graph
-                .children_of(id)
-                .filter(|edge| !edge.role.contains(Role::COW));
+            // Of a filter it is what it filters, and not what else it writes to.
+            let is_filter = graph.node(id).is_some_and(|node| node.kind.is_filter());
+            let storage = graph.children_of(id).filter(|edge| match is_filter {
+                true => edge.role.contains(Role::FILTERED),
+                false => !edge.role.contains(Role::COW),
+            });
             let sizes: Option<Vec<u64>> = storage.map(|edge| found.get(&edge.child)?.allocated).collect();
             sizes
                 .filter(|sizes| !sizes.is_empty())

@@ -14,6 +14,7 @@ use millpond_messages::{
 
 use millpond_ring::buffer::Buffers;
 
+use crate::api::bytes_in;
 use crate::api::reopen::check_unchanged;
 use crate::api::{
     Abilities, Answer, Child, ChildKind, Driver, DriverKind, Events, Exchanged, Extent, Image, Lifecycle,
@@ -133,6 +134,16 @@ impl Window {
     fn shift(self, offset: u64) -> IoResult<u64> {
         offset.checked_add(self.offset).ok_or(IoError::OutOfRange)
     }
+
+    /// Where a range is in the child that is changed. Who may make a node longer may write behind its end, but a window
+    /// has no room there: what is behind it is not the node's.
+    fn shift_within(self, offset: u64, len: u64) -> IoResult<u64> {
+        let is_within = |size| offset.checked_add(len).is_some_and(|end| end <= size);
+        if self.size.is_some_and(|size| !is_within(size)) {
+            return Err(IoError::NoSpace);
+        }
+        self.shift(offset)
+    }
 }
 
 fn number(name: &str, value: Option<&serde_json::Number>) -> Result<Option<u64>> {
@@ -202,7 +213,7 @@ impl Driver for Raw {
     }
 
     fn place(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
-        let placed = match self.window.get().shift(offset) {
+        let placed = match self.window.get().shift_within(offset, len) {
             Ok(offset) => self.below.place(offset, len, flags),
             Err(error) => Answer::ready(Err(error)),
         };
@@ -218,21 +229,21 @@ impl Driver for Raw {
         buffers: Buffers,
         flags: RequestFlags,
     ) -> Answer<'static, Transfer> {
-        match self.window.get().shift(offset) {
+        match self.window.get().shift_within(offset, bytes_in(&buffers)) {
             Ok(offset) => Answer::wait(async move { self.below.write(offset, buffers, flags).await }),
             Err(error) => Answer::ready((Err(error), buffers)),
         }
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
-        match self.window.get().shift(offset) {
+        match self.window.get().shift_within(offset, len) {
             Ok(offset) => Answer::wait(self.below.write_zeroes(offset, len, flags)),
             Err(error) => Answer::ready(Err(error)),
         }
     }
 
     fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
-        match self.window.get().shift(offset) {
+        match self.window.get().shift_within(offset, len) {
             Ok(offset) => Answer::wait(self.below.discard(offset, len)),
             Err(error) => Answer::ready(Err(error)),
         }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use millpond_messages::io::{Operation, Preallocation};
-use millpond_messages::{Error, ErrorKind, IoError, IoResult, RequestFlags, Result, check_length};
+use millpond_messages::{Error, ErrorKind, IoError, IoResult, RequestFlags, Result, Role, check_length};
 
 use super::super::cell::NodeCell;
 use super::super::edge::EdgeCell;
@@ -97,10 +97,14 @@ async fn would_show_backing(cell: &Rc<NodeCell>, end: u64) -> Result<bool> {
     Ok(len > end)
 }
 
-/// The edges behind which the node's own data is.
+/// The edges behind which the node's own data is: for a filter, what it filters.
 fn storage(cell: &NodeCell) -> impl Iterator<Item = Rc<EdgeCell>> {
     let declared = cell.edges().iter().zip(cell.kind().children());
-    let declared = declared.filter(|(_, child)| !child.role.contains(millpond_messages::Role::COW));
+    let is_filter = cell.kind().is_filter();
+    let declared = declared.filter(move |(_, child)| match is_filter {
+        true => child.role.contains(Role::FILTERED),
+        false => !child.role.contains(Role::COW),
+    });
     let mut edges: Vec<_> = declared.map(|(edge, _)| Rc::clone(edge)).collect();
     edges.extend(cell.numbered().into_iter().map(|(_, edge)| edge));
     edges.into_iter().filter(|edge| edge.is_connected())
