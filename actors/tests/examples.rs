@@ -21,6 +21,11 @@ fn a_program_without_actix_brings_a_driver_and_uses_it_through_a_client() {
 }
 
 #[test]
+fn a_program_brings_storage_of_four_methods() {
+    assert_eq!(output_of("simple_driver"), "read back: Four methods\n");
+}
+
+#[test]
 fn an_actix_program_takes_a_snapshot_while_it_writes() {
     assert_eq!(output_of("embed_actix"), "block 7 reads back: true\nclosed\n");
 }

@@ -5,8 +5,6 @@
 //!
 //! [`api`] is the contract; of the drivers it knows the throttle groups alone, which a registry hands to nodes and embedders.
 //! The drivers know the contract and, but for what replicas share, not each other; [`builtin`] knows them all.
-//! [`api`] is the contract; of the drivers it knows the throttle groups alone, which a registry hands to nodes and embedders.
-//! The drivers know the contract and, but for what replicas share, not each other; [`builtin`] knows them all.
 #![forbid(unsafe_code)]
 
 pub mod api;

@@ -21,6 +21,9 @@
 //! [`Driver::read`] and [`Driver::write`] only for ranges that it called [`At::Special`] or [`Target::Own`]. A protocol,
 //! which stores bytes itself, answers [`At::Own`] and [`Target::Own`] at once.
 //!
+//! A filter hands on by a [`PassThrough`] what it does not look at. Storage of a program's own that is read and written, and
+//! no more, is a [`SimpleDriver`] of four methods.
+//!
 //! A driver that panics breaks its node and nothing else: see [`GuardedKind`].
 
 mod answer;
@@ -38,6 +41,7 @@ mod notice;
 mod pass_through;
 mod registry;
 pub mod reopen;
+mod simple;
 mod withdrawal;
 
 use std::os::fd::OwnedFd;
@@ -67,6 +71,7 @@ pub use moved::Moved;
 pub use notice::{Notice, Notices, Posted};
 pub use pass_through::{PassThrough, arrived, declared};
 pub use registry::{Registry, Whitelist};
+pub use simple::{SimpleDriver, SimpleKind};
 pub use withdrawal::{Withdrawal, Within, unless_withdrawn};
 
 use millpond_ring::buffer::Buffers;
