@@ -2,17 +2,12 @@
 
 use millpond_messages::{Error, ErrorKind, MAX_LENGTH, Result, SECTOR_SIZE};
 
-use super::bytes::{be32, be64, text};
+use super::bytes::text;
 use super::extensions::{Extensions, FeatureType};
+use super::fields::{FULL_LENGTH, Fields, V2_LENGTH, V3_LENGTH};
 
 /// `QFI\xfb`.
 pub(super) const MAGIC: u32 = 0x5146_49fb;
-/// Bytes of a version 2 header.
-const V2_LENGTH: usize = 72;
-/// Bytes of the shortest version 3 header.
-const V3_LENGTH: usize = 104;
-/// Bytes of the fields known here, padding included: what is written.
-pub(super) const FULL_LENGTH: usize = 112;
 
 /// The image was not closed cleanly: refcounts may be too low or too high.
 pub(super) const DIRTY: u64 = 1;
@@ -84,17 +79,18 @@ fn invalid(text: impl Into<std::borrow::Cow<'static, str>>) -> Error {
 
 /// Reads log2 of the cluster size from a header's start, so that the header cluster can be read whole.
 pub(super) fn cluster_bits(head: &[u8]) -> Result<u32> {
-    if head.len() < V2_LENGTH || be32(head, 0) != MAGIC {
+    let fields = Fields::read(head, V2_LENGTH);
+    if head.len() < V2_LENGTH || fields.magic.get() != MAGIC {
         return Err(invalid("Image is not in qcow2 format"));
     }
-    let version = be32(head, 4);
+    let version = fields.version.get();
     if !(2..=3).contains(&version) {
         return Err(Error::new(
             ErrorKind::Unsupported,
             format!("Unsupported qcow2 version {version}"),
         ));
     }
-    let bits = be32(head, 20);
+    let bits = fields.cluster_bits.get();
     if !CLUSTER_BITS.contains(&bits) {
         return Err(invalid(format!("Unsupported cluster size: 2^{bits}")));
     }
@@ -106,10 +102,11 @@ impl Header {
     pub fn parse(cluster: &[u8], check: bool) -> Result<Self> {
         let cluster_bits = cluster_bits(cluster)?;
         let cluster_size = 1_u64 << cluster_bits;
-        let version = be32(cluster, 4);
+        let all = Fields::read(cluster, FULL_LENGTH);
+        let version = all.version.get();
         let v3 = version >= 3;
         let length = if v3 {
-            u64::from(be32(cluster, 100))
+            u64::from(all.length.get())
         } else {
             V2_LENGTH as u64
         };
@@ -119,7 +116,9 @@ impl Header {
         if length > cluster_size {
             return Err(invalid("qcow2 header exceeds cluster size"));
         }
-        let backing_offset = be64(cluster, 8);
+        let known_end = (FULL_LENGTH as u64).min(length);
+        let fields = Fields::read(cluster, known_end as usize);
+        let backing_offset = fields.backing_offset.get();
         if backing_offset > cluster_size {
             return Err(invalid("Invalid backing file offset"));
         }
@@ -130,30 +129,28 @@ impl Header {
         };
         let part = |from: u64, to: u64| cluster.get(from as usize..to as usize).unwrap_or_default();
         let extension_bytes = part(length, extensions_end);
-        let word = |at| if v3 { be64(cluster, at) } else { 0 };
-        let incompatible = word(72);
+        let incompatible = fields.incompatible.get();
         refuse_features(incompatible, extension_bytes)?;
-        let known_end = (FULL_LENGTH as u64).min(length);
         let header = Self {
             version,
             cluster_bits,
-            size: be64(cluster, 24),
-            l1_size: be32(cluster, 36),
-            l1_offset: be64(cluster, 40),
-            reftable_offset: be64(cluster, 48),
-            reftable_clusters: be32(cluster, 56),
-            snapshots: be32(cluster, 60),
-            snapshots_offset: be64(cluster, 64),
+            size: fields.size.get(),
+            l1_size: fields.l1_size.get(),
+            l1_offset: fields.l1_offset.get(),
+            reftable_offset: fields.reftable_offset.get(),
+            reftable_clusters: fields.reftable_clusters.get(),
+            snapshots: fields.snapshots.get(),
+            snapshots_offset: fields.snapshots_offset.get(),
             incompatible,
-            compatible: word(80),
-            autoclear: word(88),
-            refcount_order: if v3 { be32(cluster, 96) } else { 4 },
-            compression: compression(if length > 104 { part(104, 105) } else { &[] }, incompatible)?,
+            compatible: fields.compatible.get(),
+            autoclear: fields.autoclear.get(),
+            refcount_order: if v3 { fields.refcount_order.get() } else { 4 },
+            compression: compression(fields.compression, incompatible)?,
             unknown: part(known_end, length).to_vec(),
             extensions: Extensions::default(),
             backing: None,
         };
-        header.check_fields(be32(cluster, 32), check)?;
+        header.check_fields(fields.encryption.get(), check)?;
         let size = header.size / SECTOR_SIZE * SECTOR_SIZE;
         let extensions = Extensions::parse(extension_bytes)?;
         if extensions.has_luks() {
@@ -163,7 +160,7 @@ impl Header {
         if header.autoclear & AUTOCLEAR_BITMAPS != 0 {
             extensions.check_bitmaps(cluster_size)?;
         }
-        let backing = backing_name(cluster, backing_offset)?;
+        let backing = backing_name(cluster, backing_offset, fields.backing_len.get())?;
         Ok(Self {
             size,
             extensions,
@@ -247,31 +244,35 @@ impl Header {
     }
 
     /// The fixed fields as they stand on disk, without the backing file's place.
+    fn fields(&self) -> Fields {
+        Fields {
+            magic: MAGIC.into(),
+            version: self.version.into(),
+            backing_offset: 0.into(),
+            backing_len: 0.into(),
+            cluster_bits: self.cluster_bits.into(),
+            size: self.size.into(),
+            encryption: 0.into(),
+            l1_size: self.l1_size.into(),
+            l1_offset: self.l1_offset.into(),
+            reftable_offset: self.reftable_offset.into(),
+            reftable_clusters: self.reftable_clusters.into(),
+            snapshots: self.snapshots.into(),
+            snapshots_offset: self.snapshots_offset.into(),
+            incompatible: self.incompatible.into(),
+            compatible: self.compatible.into(),
+            autoclear: self.autoclear.into(),
+            refcount_order: self.refcount_order.into(),
+            // What is known and what was kept both come from one cluster of at most 2 MiB.
+            length: ((FULL_LENGTH + self.unknown.len()) as u32).into(),
+            compression: self.compression as u8,
+            padding: [0; 7],
+        }
+    }
+
+    /// The same as bytes, of which a part can be written alone.
     pub fn encode_fields(&self) -> Vec<u8> {
-        let mut bytes = vec![0; if self.version >= 3 { FULL_LENGTH } else { V2_LENGTH }];
-        let mut put = |at: usize, value: &[u8]| {
-            if let Some(field) = bytes.get_mut(at..at + value.len()) {
-                field.copy_from_slice(value);
-            }
-        };
-        put(0, &MAGIC.to_be_bytes());
-        put(4, &self.version.to_be_bytes());
-        put(20, &self.cluster_bits.to_be_bytes());
-        put(24, &self.size.to_be_bytes());
-        put(36, &self.l1_size.to_be_bytes());
-        put(40, &self.l1_offset.to_be_bytes());
-        put(48, &self.reftable_offset.to_be_bytes());
-        put(56, &self.reftable_clusters.to_be_bytes());
-        put(60, &self.snapshots.to_be_bytes());
-        put(64, &self.snapshots_offset.to_be_bytes());
-        put(72, &self.incompatible.to_be_bytes());
-        put(80, &self.compatible.to_be_bytes());
-        put(88, &self.autoclear.to_be_bytes());
-        put(96, &self.refcount_order.to_be_bytes());
-        // What is known and what was kept both come from one cluster of at most 2 MiB.
-        put(100, &((FULL_LENGTH + self.unknown.len()) as u32).to_be_bytes());
-        put(104, &[self.compression as u8]);
-        bytes
+        self.fields().write()
     }
 
     /// All that the header cluster holds: fields, extensions, backing file name.
@@ -279,18 +280,16 @@ impl Header {
     /// # Errors
     /// It does not fit in a cluster.
     pub fn encode(&self) -> Result<Vec<u8>> {
-        let mut bytes = self.encode_fields();
-        bytes.extend_from_slice(&self.unknown);
-        bytes.extend_from_slice(&self.extensions.encode(self.version >= 3));
+        let mut fields = self.fields();
+        let mut rest = self.unknown.clone();
+        rest.extend_from_slice(&self.extensions.encode(self.version >= 3));
         if let Some(name) = &self.backing {
-            let offset = bytes.len() as u64;
-            bytes.extend_from_slice(name);
-            let len = name.len() as u32;
-            if let Some((head, _)) = bytes.split_at_mut_checked(20) {
-                head[8..16].copy_from_slice(&offset.to_be_bytes());
-                head[16..20].copy_from_slice(&len.to_be_bytes());
-            }
+            let offset = fields.write().len() + rest.len();
+            fields.backing_offset = (offset as u64).into();
+            fields.backing_len = (name.len() as u32).into();
+            rest.extend_from_slice(name);
         }
+        let bytes = [fields.write(), rest].concat();
         if bytes.len() as u64 > 1 << self.cluster_bits {
             return Err(Error::new(
                 ErrorKind::Io(millpond_messages::IoError::NoSpace),
@@ -333,9 +332,9 @@ fn refuse_features(incompatible: u64, extensions: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn compression(field: &[u8], incompatible: u64) -> Result<Compression> {
+fn compression(field: u8, incompatible: u64) -> Result<Compression> {
     let flagged = incompatible & COMPRESSION != 0;
-    match (field.first().copied().unwrap_or(0), flagged) {
+    match (field, flagged) {
         (0, false) => Ok(Compression::Zlib),
         (1, true) => Ok(Compression::Zstd),
         (0, true) => Err(invalid(
@@ -351,11 +350,11 @@ fn compression(field: &[u8], incompatible: u64) -> Result<Compression> {
     }
 }
 
-fn backing_name(cluster: &[u8], offset: u64) -> Result<Option<Vec<u8>>> {
+fn backing_name(cluster: &[u8], offset: u64, len: u32) -> Result<Option<Vec<u8>>> {
     if offset == 0 {
         return Ok(None);
     }
-    let len = u64::from(be32(cluster, 16));
+    let len = u64::from(len);
     let room = (cluster.len() as u64).saturating_sub(offset);
     if len > MAX_BACKING_NAME.min(room) {
         return Err(invalid("Backing file name too long"));

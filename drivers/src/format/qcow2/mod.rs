@@ -39,6 +39,7 @@ mod driver;
 mod entry;
 mod exchange;
 mod extensions;
+mod fields;
 mod gate;
 mod geometry;
 mod header;

@@ -6,16 +6,12 @@ use millpond_messages::{DebugEvent, Error, ErrorKind, IoError, IoResult, Request
 use super::Qcow2;
 use super::bytes::table_to_be;
 use super::entry::{COPIED, Cluster, L1_OFFSET, cluster};
+use super::fields::{L1, SIZE};
 use super::gate::Key;
 use super::header::MAX_L1_BYTES;
 use super::state::{FreeReason, State, Stop, Try};
 use crate::api::Target;
 use millpond_ring::buffer::Buffers;
-
-/// Where the header has the disk's length.
-const SIZE: std::ops::Range<usize> = 24..32;
-/// Where the header has the L1 table's place.
-const L1: std::ops::Range<usize> = 36..48;
 
 fn invalid(text: &'static str) -> Error {
     Error::new(ErrorKind::InvalidArgument, text)

@@ -9,6 +9,7 @@ use millpond_messages::{DebugEvent, IoResult, RequestFlags};
 use super::Qcow2;
 use super::bytes::{store_be, table_to_be};
 use super::cache::Piece;
+use super::fields::{FEATURES, REFTABLE};
 use super::gate::Key;
 use super::header::DIRTY;
 use super::state::{Free, FreeReason, State, Try};
@@ -22,11 +23,6 @@ const MAX_PIECES: usize = 512;
 const PARALLEL: usize = 16;
 /// Bytes of the L1 and refcount tables that are written together.
 const CHUNK: u64 = 4096;
-
-/// Where the header has the feature words.
-const FEATURES: std::ops::Range<usize> = 72..96;
-/// Where the header has the refcount table's place.
-const REFTABLE: std::ops::Range<usize> = 48..60;
 
 /// All that changed, as it was at one moment.
 #[derive(Default)]
