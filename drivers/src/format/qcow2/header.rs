@@ -129,26 +129,11 @@ impl Header {
         };
         let part = |from: u64, to: u64| cluster.get(from as usize..to as usize).unwrap_or_default();
         let extension_bytes = part(length, extensions_end);
-        let incompatible = fields.incompatible.get();
-        refuse_features(incompatible, extension_bytes)?;
+        refuse_features(fields.incompatible.get(), extension_bytes)?;
+        let unknown = part(known_end, length).to_vec();
         let header = Self {
-            version,
-            cluster_bits,
-            size: fields.size.get(),
-            l1_size: fields.l1_size.get(),
-            l1_offset: fields.l1_offset.get(),
-            reftable_offset: fields.reftable_offset.get(),
-            reftable_clusters: fields.reftable_clusters.get(),
-            snapshots: fields.snapshots.get(),
-            snapshots_offset: fields.snapshots_offset.get(),
-            incompatible,
-            compatible: fields.compatible.get(),
-            autoclear: fields.autoclear.get(),
-            refcount_order: if v3 { fields.refcount_order.get() } else { 4 },
-            compression: compression(fields.compression, incompatible)?,
-            unknown: part(known_end, length).to_vec(),
-            extensions: Extensions::default(),
-            backing: None,
+            unknown,
+            ..Self::of(&fields)?
         };
         header.check_fields(fields.encryption.get(), check)?;
         let size = header.size / SECTOR_SIZE * SECTOR_SIZE;
@@ -166,6 +151,35 @@ impl Header {
             extensions,
             backing,
             ..header
+        })
+    }
+
+    /// What the fields say by themselves, without what follows them.
+    fn of(fields: &Fields) -> Result<Self> {
+        let (version, incompatible) = (fields.version.get(), fields.incompatible.get());
+        Ok(Self {
+            version,
+            cluster_bits: fields.cluster_bits.get(),
+            size: fields.size.get(),
+            l1_size: fields.l1_size.get(),
+            l1_offset: fields.l1_offset.get(),
+            reftable_offset: fields.reftable_offset.get(),
+            reftable_clusters: fields.reftable_clusters.get(),
+            snapshots: fields.snapshots.get(),
+            snapshots_offset: fields.snapshots_offset.get(),
+            incompatible,
+            compatible: fields.compatible.get(),
+            autoclear: fields.autoclear.get(),
+            // Version 2 has refcounts of 16 bits.
+            refcount_order: if version >= 3 {
+                fields.refcount_order.get()
+            } else {
+                4
+            },
+            compression: compression(fields.compression, incompatible)?,
+            unknown: Vec::new(),
+            extensions: Extensions::default(),
+            backing: None,
         })
     }
 
