@@ -5,6 +5,7 @@ use millpond_messages::{ChildSlot, IoError};
 
 use super::bytes::Hex;
 use super::entry::{COPIED, Cluster, cluster, compressed};
+use super::index::SliceKey;
 use super::overlap::Kind;
 use super::state::{Corruption, FreeReason, InFlight, Need, State, Stop, Try};
 use crate::api::{Placement, Target, Ticket};
@@ -195,7 +196,7 @@ impl State {
         let range = index..index + count as usize;
         let Some(entries) = self
             .l2
-            .change(key, range.clone())
+            .change(key.0, range.clone())
             .and_then(|slice| slice.get_mut(range))
         else {
             return Err(Stop::Fail(IoError::Corrupt));
@@ -303,7 +304,7 @@ impl State {
     }
 
     /// What the entry of guest `offset` says, unless nothing can be written there.
-    fn cluster_for_write(&self, entry: u64, key: u64, offset: u64) -> Try<Cluster> {
+    fn cluster_for_write(&self, entry: u64, key: SliceKey, offset: u64) -> Try<Cluster> {
         let unaligned = |host| self.geometry.in_cluster(host) != 0;
         let (what, host) = match cluster(entry) {
             Cluster::Normal(host) if unaligned(host) => ("Data", host),

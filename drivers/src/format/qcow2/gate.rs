@@ -4,15 +4,17 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::task::{Poll, Waker};
 
+use super::index::{L1Index, SliceKey};
+
 /// What is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Key {
     /// The load of the L2 slice at this offset.
-    Slice(u64),
+    Slice(SliceKey),
     /// The load of the refcount block of this number.
     Refblock(u64),
     /// The making of a writable L2 table for this L1 entry.
-    Table(u64),
+    Table(L1Index),
     /// The write-back of metadata.
     Writeback,
     /// The clusters set aside by the ticket of this number.

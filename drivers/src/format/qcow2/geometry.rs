@@ -1,5 +1,7 @@
 //! Sizes that follow from an image's header and stay as they are while it is open.
 
+use super::index::L1Index;
+
 /// Cluster, table and refcount block sizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Geometry {
@@ -70,8 +72,8 @@ impl Geometry {
     }
 
     /// The L1 entry that maps guest `offset`.
-    pub const fn l1_index(&self, offset: u64) -> u64 {
-        offset >> self.l2_span_bits()
+    pub const fn l1_index(&self, offset: u64) -> L1Index {
+        L1Index(offset >> self.l2_span_bits())
     }
 
     /// The L2 entry that maps guest `offset`, within its table.
@@ -125,7 +127,7 @@ mod tests {
         let offset = (512 << 20) + 513 * 65536 + 7;
         assert_eq!(
             (g.l1_index(offset), g.l2_index(offset), g.slice_index(offset)),
-            (1, 513, 1)
+            (L1Index(1), 513, 1)
         );
         assert_eq!((g.slice_start(offset), g.in_cluster(offset)), (4096, 7));
     }

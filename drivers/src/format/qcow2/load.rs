@@ -9,6 +9,7 @@ use super::bytes::{Hex, table_from_be};
 use super::entry::REFTABLE_OFFSET;
 use super::gate::{Held, Key};
 use super::header::CORRUPT;
+use super::index::SliceKey;
 use super::state::Corruption;
 use crate::api::Notice;
 
@@ -17,7 +18,7 @@ const READ_AHEAD: u64 = 16 << 10;
 
 impl Qcow2 {
     /// Loads the L2 slice at `key`, an offset in the file.
-    pub(super) async fn load_slice(&self, key: u64) -> IoResult<()> {
+    pub(super) async fn load_slice(&self, key: SliceKey) -> IoResult<()> {
         let Some(_held) = self.gates.try_hold(Key::Slice(key)) else {
             self.gates.wait(Key::Slice(key)).await;
             return Ok(());
@@ -26,13 +27,13 @@ impl Qcow2 {
         // Nobody loads these meanwhile, changes them and pushes them out again: what is read stays what they are.
         let ahead = self.hold_slices_behind(key);
         self.file.debug_event(DebugEvent::L2Load).await;
-        let bytes = match self.file.read_vec(key, size * (1 + ahead.len())).await {
-            Err(_) if !ahead.is_empty() => self.file.read_vec(key, size).await?,
+        let bytes = match self.file.read_vec(key.0, size * (1 + ahead.len())).await {
+            Err(_) if !ahead.is_empty() => self.file.read_vec(key.0, size).await?,
             read => read?,
         };
         let bytes = bytes.into_single();
         self.drop_unused();
-        let mut slices = bytes.chunks_exact(size).zip((key..).step_by(size));
+        let mut slices = bytes.chunks_exact(size).zip((key.0..).step_by(size));
         let wanted = slices.next();
         for (slice, at) in slices {
             let mut state = self.state.borrow_mut();
@@ -53,18 +54,14 @@ impl Qcow2 {
 
     /// Holds the slices of the same table behind the one at `key` that are read along with it: as there is room for them
     /// beside what is cached, since they push nothing out, and as they are not cached nor being loaded.
-    fn hold_slices_behind(&self, key: u64) -> Vec<Held<'_>> {
+    fn hold_slices_behind(&self, key: SliceKey) -> Vec<Held<'_>> {
         let state = self.state.borrow();
         let geometry = &state.geometry;
-        let size = geometry.slice_size();
-        let table_end = geometry.cluster_start(key) + geometry.cluster_size();
-        let end = table_end.min(key + READ_AHEAD);
-        let slices = (1..)
-            .map(|n| key + n * size)
-            .take_while(|next| next + size <= end);
-        slices
+        let end = key.0 + READ_AHEAD;
+        key.behind(geometry)
+            .take_while(|next| next.0 + geometry.slice_size() <= end)
             .take(state.l2.room().saturating_sub(1))
-            .take_while(|&next| !state.l2.has(next))
+            .take_while(|next| !state.l2.has(next.0))
             .map_while(|next| self.gates.try_hold(Key::Slice(next)))
             .collect()
     }

@@ -4,6 +4,7 @@ use millpond_messages::{ChildSlot, IoError};
 
 use super::bytes::Hex;
 use super::entry::{Cluster, cluster};
+use super::index::SliceKey;
 use super::state::{Need, State, Stop, Try};
 use crate::api::{At, Extent, Purpose};
 
@@ -53,12 +54,10 @@ impl State {
 
     /// Adds to `run`, the bytes that are unallocated up to the end of the slice at `key`, those that are in the slices behind it,
     /// as far as these are in memory: until there are `len` at least, or the table ends.
-    fn unallocated_behind(&self, key: u64, mut run: u64, len: u64) -> u64 {
-        let table_end = self.geometry.cluster_start(key) + self.geometry.cluster_size();
-        let mut next = key + self.geometry.slice_size();
+    fn unallocated_behind(&self, key: SliceKey, mut run: u64, len: u64) -> u64 {
+        let mut behind = key.behind(&self.geometry);
         while run < len
-            && next < table_end
-            && let Some(slice) = self.l2.get(next)
+            && let Some(slice) = behind.next().and_then(|next| self.l2.get(next.0))
         {
             let entries = slice.iter();
             let count = entries
@@ -68,7 +67,6 @@ impl State {
             if count < slice.len() {
                 break;
             }
-            next += self.geometry.slice_size();
         }
         run
     }
@@ -84,7 +82,7 @@ impl State {
     }
 
     /// What an entry says, unless it says what cannot be.
-    pub fn checked_cluster(&self, entry: u64, key: u64, index: usize) -> Try<Cluster> {
+    pub fn checked_cluster(&self, entry: u64, key: SliceKey, index: usize) -> Try<Cluster> {
         let kind = cluster(entry);
         let what = match kind {
             Cluster::ZeroPlain | Cluster::ZeroAllocated(_) if self.geometry.version < 3 => {
@@ -98,8 +96,8 @@ impl State {
             }
             _ => return Ok(kind),
         };
-        let table = self.geometry.cluster_start(key);
-        let at = Hex(((key - table) >> 3) + index as u64);
+        let table = self.geometry.cluster_start(key.0);
+        let at = Hex(((key.0 - table) >> 3) + index as u64);
         let text = format!("{what} (L2 offset: {table:#x}, L2 index: {at})");
         Err(Stop::Corrupt(text.into()))
     }

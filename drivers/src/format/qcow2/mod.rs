@@ -43,6 +43,7 @@ mod fields;
 mod gate;
 mod geometry;
 mod header;
+mod index;
 mod info;
 mod kind;
 mod load;

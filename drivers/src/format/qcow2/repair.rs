@@ -8,6 +8,7 @@ use super::check::Check;
 use super::entry::{COPIED, Cluster, L1_OFFSET, cluster};
 use super::gate::Key;
 use super::header::{CORRUPT, DIRTY};
+use super::index::{L1Index, SliceKey};
 use super::state::{State, Try};
 
 /// Differences between a refcount block and the count: cluster, refcount, references.
@@ -160,7 +161,10 @@ impl Check<'_> {
                     "OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={entry:x}"
                 ));
                 if fixed {
-                    self.image.state.borrow_mut().set_l1(index, entry ^ COPIED);
+                    self.image
+                        .state
+                        .borrow_mut()
+                        .set_l1(L1Index(index), entry ^ COPIED);
                 }
             }
             self.check_table_copied(table).await?;
@@ -198,8 +202,7 @@ impl Check<'_> {
                 .await
                 .0?;
             let mut state = self.image.state.borrow_mut();
-            let slice = self.geometry.slice_size();
-            (0..self.geometry.cluster_size() / slice).for_each(|n| state.l2.remove(table + n * slice));
+            SliceKey::all(&self.geometry, table).for_each(|slice| state.l2.remove(slice.0));
         }
         Ok(())
     }

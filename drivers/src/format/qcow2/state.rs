@@ -10,6 +10,7 @@ use super::cache::Cache;
 use super::entry::{COPIED, L1_OFFSET};
 use super::geometry::Geometry;
 use super::header::{DIRTY, Header};
+use super::index::{L1Index, SliceKey};
 use super::options::Settings;
 use super::overlap::MetadataMap;
 use crate::api::Notices;
@@ -44,11 +45,11 @@ impl From<String> for Corruption {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Need {
     /// The L2 slice at this offset of the file.
-    Slice(u64),
+    Slice(SliceKey),
     /// The refcount block of this number.
     Refblock(u64),
     /// An L2 table of the image's own for this L1 entry.
-    Table(u64),
+    Table(L1Index),
     /// Metadata must be written back before more may change.
     Writeback,
     /// The clusters of this ticket are being written.
@@ -200,11 +201,11 @@ impl State {
     }
 
     /// The L2 table of an L1 entry, if it has one.
-    pub fn l2_table(&self, l1_index: u64) -> Try<Option<u64>> {
-        let entry = self.l1.get(l1_index as usize).copied().unwrap_or(0);
+    pub fn l2_table(&self, l1_index: L1Index) -> Try<Option<u64>> {
+        let entry = l1_index.entry(&self.l1).unwrap_or(0);
         let table = entry & L1_OFFSET;
         if self.geometry.in_cluster(table) != 0 {
-            let index = Hex(l1_index);
+            let index = Hex(l1_index.0);
             let text = format!("L2 table offset {table:#x} unaligned (L1 index: {index})");
             return Err(Stop::Corrupt(text.into()));
         }
@@ -212,23 +213,23 @@ impl State {
     }
 
     /// Where the slice that maps guest `offset` is in the file, if there is one.
-    pub fn slice_key(&self, offset: u64) -> Try<Option<u64>> {
+    pub fn slice_key(&self, offset: u64) -> Try<Option<SliceKey>> {
         let table = self.l2_table(self.geometry.l1_index(offset))?;
-        Ok(table.map(|table| table + self.geometry.slice_start(offset)))
+        Ok(table.map(|table| SliceKey::of(&self.geometry, table, offset)))
     }
 
     /// The slice at `key`.
-    pub fn slice(&self, key: u64) -> Try<&[u64]> {
+    pub fn slice(&self, key: SliceKey) -> Try<&[u64]> {
         self.l2
-            .get(key)
+            .get(key.0)
             .map(Vec::as_slice)
             .ok_or(Stop::Need(Need::Slice(key)))
     }
 
     /// The slice at `key` of a table that may be changed: the image's own.
-    pub fn writable_slice(&self, offset: u64) -> Try<u64> {
+    pub fn writable_slice(&self, offset: u64) -> Try<SliceKey> {
         let l1_index = self.geometry.l1_index(offset);
-        let entry = self.l1.get(l1_index as usize).copied().unwrap_or(0);
+        let entry = l1_index.entry(&self.l1).unwrap_or(0);
         match self.slice_key(offset)? {
             Some(key) if entry & COPIED != 0 => Ok(key),
             _ => Err(Stop::Need(Need::Table(l1_index))),
@@ -236,10 +237,10 @@ impl State {
     }
 
     /// Sets an entry of a slice that is in the cache.
-    pub fn set_entry(&mut self, key: u64, index: usize, value: u64) {
+    pub fn set_entry(&mut self, key: SliceKey, index: usize, value: u64) {
         if let Some(entry) = self
             .l2
-            .change(key, index..index + 1)
+            .change(key.0, index..index + 1)
             .and_then(|slice| slice.get_mut(index))
         {
             *entry = value;
@@ -247,10 +248,10 @@ impl State {
     }
 
     /// Sets an L1 entry.
-    pub fn set_l1(&mut self, index: u64, value: u64) {
-        if let Some(entry) = self.l1.get_mut(index as usize) {
+    pub fn set_l1(&mut self, index: L1Index, value: u64) {
+        if let Some(entry) = self.l1.get_mut(index.0 as usize) {
             *entry = value;
-            self.l1_dirty.insert(index);
+            self.l1_dirty.insert(index.0);
         }
     }
 

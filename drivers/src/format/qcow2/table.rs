@@ -5,6 +5,7 @@ use millpond_messages::{DebugEvent, IoError, IoResult, RequestFlags};
 use super::Qcow2;
 use super::entry::{COPIED, L1_OFFSET};
 use super::gate::Key;
+use super::index::{L1Index, SliceKey};
 use super::state::{FreeReason, State, Try};
 use millpond_ring::buffer::Buffers;
 
@@ -19,12 +20,11 @@ impl State {
     }
 
     /// Puts a table that is in the file in place of what an L1 entry had.
-    fn install_table(&mut self, index: u64, offset: u64) {
+    fn install_table(&mut self, index: L1Index, offset: u64) {
         let bits = self.geometry.cluster_bits;
-        let old = self.l1.get(index as usize).copied().unwrap_or(0) & L1_OFFSET;
+        let old = index.entry(&self.l1).unwrap_or(0) & L1_OFFSET;
         // Slices of a table that was here in an earlier life of the cluster.
-        let slices = self.geometry.cluster_size() / self.geometry.slice_size();
-        (0..slices).for_each(|n| self.l2.remove(offset + n * self.geometry.slice_size()));
+        SliceKey::all(&self.geometry, offset).for_each(|slice| self.l2.remove(slice.0));
         self.set_l1(index, offset | COPIED);
         self.mark_range(offset, self.geometry.cluster_size());
         if old != 0 {
@@ -36,14 +36,14 @@ impl State {
 
 impl Qcow2 {
     /// Makes a table that may be changed for an L1 entry. It is in the file before any entry names it.
-    pub(super) async fn make_table(&self, index: u64) -> IoResult<()> {
+    pub(super) async fn make_table(&self, index: L1Index) -> IoResult<()> {
         let Some(_held) = self.gates.try_hold(Key::Table(index)) else {
             self.gates.wait(Key::Table(index)).await;
             return Ok(());
         };
         let (old, size) = {
             let state = self.state.borrow();
-            let entry = state.l1.get(index as usize).copied().ok_or(IoError::OutOfRange)?;
+            let entry = index.entry(&state.l1).ok_or(IoError::OutOfRange)?;
             (entry, state.geometry.cluster_size() as usize)
         };
         let table = self.run(move |state| state.l2_table(index)).await?;

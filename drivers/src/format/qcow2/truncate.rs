@@ -9,6 +9,7 @@ use super::entry::{COPIED, Cluster, L1_OFFSET, cluster};
 use super::fields::{L1, SIZE};
 use super::gate::Key;
 use super::header::MAX_L1_BYTES;
+use super::index::{L1Index, SliceKey};
 use super::state::{FreeReason, State, Stop, Try};
 use crate::api::Target;
 use millpond_ring::buffer::Buffers;
@@ -49,11 +50,10 @@ impl State {
 
     /// Gives back the tables of L1 entries from `first` on, which map nothing any more.
     fn drop_tables(&mut self, first: u64) {
-        for index in first..self.l1.len() as u64 {
-            let table = self.l1.get(index as usize).copied().unwrap_or(0) & L1_OFFSET;
+        for index in (first..self.l1.len() as u64).map(L1Index) {
+            let table = index.entry(&self.l1).unwrap_or(0) & L1_OFFSET;
             if table != 0 {
-                let slice = self.geometry.slice_size();
-                (0..self.geometry.cluster_size() / slice).for_each(|n| self.l2.remove(table + n * slice));
+                SliceKey::all(&self.geometry, table).for_each(|slice| self.l2.remove(slice.0));
                 let cluster = table >> self.geometry.cluster_bits;
                 self.metadata.remove(cluster, 1);
                 self.free_later(cluster, 1, FreeReason::Shrink);
