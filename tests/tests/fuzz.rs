@@ -1,4 +1,4 @@
-//! Every fuzz target on its seeds, on what once broke it, and on a fixed number of mutations of both.
+//! Every fuzz target on its seeds, on the corpus, on what once broke it, and on a fixed number of mutations of all three.
 //!
 //! The mutations are the same at each run; `MILLPOND_SEED` gives others.
 
@@ -13,12 +13,12 @@ fn inputs(name: &str) -> Vec<(String, Vec<u8>)> {
     let mut inputs: Vec<_> = seeds
         .map(|(index, seed)| (format!("seed {index}"), seed))
         .collect();
-    if let Ok(folder) = std::fs::read_dir(target.regressions()) {
-        for entry in folder {
-            let entry = entry.expect("the folder can be read");
-            let input = std::fs::read(entry.path()).expect("an input can be read");
-            inputs.push((entry.file_name().display().to_string(), input));
-        }
+    let corpus = std::fs::read_dir(target.corpus()).expect("each target has a corpus");
+    let regressions = std::fs::read_dir(target.regressions()).ok();
+    for entry in corpus.chain(regressions.into_iter().flatten()) {
+        let entry = entry.expect("the folder can be read");
+        let input = std::fs::read(entry.path()).expect("an input can be read");
+        inputs.push((entry.file_name().display().to_string(), input));
     }
     inputs.sort();
     inputs

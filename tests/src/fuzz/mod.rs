@@ -1,8 +1,8 @@
 //! Functions that take any bytes and must survive them: what `cargo fuzz` drives, and what a bounded test repeats.
 //!
 //! Each [`Target`] checks more than that nothing panics: its module says what. `tests/tests/fuzz.rs` runs every target
-//! on its seeds, on the inputs that once broke something (`tests/fuzz/regressions`), and on mutations of both.
-//! `tests/fuzz/run` fuzzes one target for as long as it is told.
+//! on its seeds, on what fuzzing found to reach other code (`tests/fuzz/corpus`), on the inputs that once broke something
+//! (`tests/fuzz/regressions`), and on mutations of them all. `tests/fuzz/run` fuzzes one target for as long as it is told.
 
 mod frames;
 mod nbd;
@@ -75,7 +75,17 @@ impl Target {
     /// Where inputs are kept that once broke something.
     #[must_use]
     pub fn regressions(&self) -> PathBuf {
-        [env!("CARGO_MANIFEST_DIR"), "fuzz/regressions", self.name]
+        self.folder("fuzz/regressions")
+    }
+
+    /// Where inputs are kept that reach code which no seed reaches.
+    #[must_use]
+    pub fn corpus(&self) -> PathBuf {
+        self.folder("fuzz/corpus")
+    }
+
+    fn folder(&self, kind: &str) -> PathBuf {
+        [env!("CARGO_MANIFEST_DIR"), kind, self.name]
             .iter()
             .collect()
     }

@@ -3,8 +3,10 @@
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+#[cfg(feature = "tokio")]
 use std::sync::Arc;
 
+#[cfg(feature = "tokio")]
 use tokio::io::unix::AsyncFd;
 
 /// Who returns from [`fork`].
@@ -66,6 +68,7 @@ pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// The reactor cannot wait for descriptors of its kind.
+#[cfg(feature = "tokio")]
 pub fn watched(fd: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
     // SAFETY: the descriptor is open, and neither closes nor changes while the `Arc` that moves into the result lives:
     // an `OwnedFd` gives no way to that.
