@@ -68,7 +68,7 @@ impl RootHandle {
         }))
     }
 
-    /// The edge's id.
+    /// The number of the root edge.
     #[must_use]
     pub fn id(&self) -> RootId {
         self.0.id
@@ -120,7 +120,7 @@ impl Client {
         Self(Arc::clone(&root.0))
     }
 
-    /// The root edge.
+    /// The number of the client's root edge.
     #[must_use]
     pub fn root(&self) -> RootId {
         self.0.id
@@ -176,7 +176,7 @@ impl Client {
         }
     }
 
-    /// Sends any request.
+    /// Sends a request of any kind, and waits for its end.
     pub async fn request(&self, operation: Operation<Buffers>) -> Outcome<Buffers> {
         let (reply, answer) = oneshot::channel();
         let mail = Mail::Request(RemoteRequest {

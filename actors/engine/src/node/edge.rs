@@ -25,7 +25,7 @@ use crate::iothread::Local;
 /// The node behind an edge.
 #[derive(Clone, Default)]
 pub enum Behind {
-    /// Nothing.
+    /// There is no node behind it.
     #[default]
     None,
     /// A node of the same iothread.

@@ -15,7 +15,7 @@ use super::table::NodeTable;
 /// How many requests the query about a slow drain names, oldest first.
 const PENDING_SHOWN: usize = 16;
 
-/// One admitted request.
+/// One request that is counted, until this is dropped.
 pub struct InFlight {
     kind: OperationKind,
     offset: u64,
@@ -53,7 +53,7 @@ pub enum Background {
     Running,
     /// It was told to stop, and has not answered.
     Stopping,
-    /// None is left.
+    /// No background work is left.
     Stopped,
 }
 

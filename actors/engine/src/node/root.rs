@@ -30,7 +30,7 @@ type Elsewhere = oneshot::Receiver<Outcome<Buffers>>;
 /// What goes on to the node, or what is answered instead.
 type Passed = Result<(Operation<Buffers>, Admission), Outcome<Buffers>>;
 
-/// A root edge.
+/// A root edge, on the iothread of its node.
 pub struct RootCell {
     handle: RootHandle,
     node: RefCell<Rc<NodeCell>>,
@@ -44,12 +44,12 @@ pub struct RootCell {
 /// Whether requests of a root edge may be serialised against all others of its node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Serialising {
-    /// Nobody has asked.
+    /// Nobody has asked for it yet.
     #[default]
     Unasked,
     /// The graph actor has been asked to have the node note what it has in flight: until then such requests wait.
     Asked,
-    /// They may.
+    /// Such requests may go on.
     Granted,
 }
 

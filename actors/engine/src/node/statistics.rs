@@ -31,13 +31,13 @@ impl Asked {
         }
     }
 
-    /// Its kind.
+    /// The kind of the request.
     #[inline]
     pub fn kind(self) -> OperationKind {
         self.kind
     }
 
-    /// When it arrived.
+    /// The time at which it arrived, in nanoseconds.
     #[inline]
     pub fn since_ns(self) -> u64 {
         self.since_ns

@@ -39,7 +39,7 @@ pub struct NodeTable {
     events: EventSink,
     nodes: RefCell<FxHashMap<NodeId, Rc<NodeCell>>>,
     roots: RefCell<FxHashMap<RootId, Rc<RootCell>>>,
-    /// Requests admitted here.
+    /// How many requests were admitted on this iothread.
     requests: Cell<u64>,
     /// Requests from nodes of other iothreads.
     from_elsewhere: Cell<u64>,

@@ -36,7 +36,7 @@ impl<F: Future<Output = Outcome<Buffers>>> Begun<F> {
 pub struct UnderWay(Option<Course>);
 
 enum Course {
-    /// With a driver.
+    /// A driver is at work on it.
     Transfer {
         transfer: Transferring,
         counted: Admission,

@@ -25,7 +25,7 @@ use crate::iothread::now_ns;
 
 /// What came of a request in one step.
 pub enum Step {
-    /// It has ended.
+    /// The request has ended with this.
     Ended(Outcome<Buffers>),
     /// A driver is at work on it.
     Transfer(Transferring),

@@ -16,7 +16,7 @@ pub async fn length(cell: &Rc<NodeCell>) -> IoResult<u64> {
     Ok(cell.size())
 }
 
-/// Changes the length.
+/// Changes the length of the node.
 pub async fn truncate(
     cell: &Rc<NodeCell>,
     size: u64,

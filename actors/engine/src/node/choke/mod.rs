@@ -192,7 +192,7 @@ fn carries_data(operation: &Operation<Buffers>) -> bool {
 /// nothing is. Few chains are deeper than this holds in place.
 type Passed = SmallVec<[(Rc<NodeCell>, u64); 4]>;
 
-/// The nodes alone.
+/// The nodes that were passed, without their edges.
 fn nodes(passed: &Passed) -> impl Iterator<Item = &Rc<NodeCell>> {
     passed.iter().map(|(node, _)| node)
 }

@@ -24,7 +24,7 @@ pub(super) enum Found {
     Copied { node: Rc<NodeCell>, offset: u64 },
     /// A node of another iothread goes on from here.
     There { address: NodeAddress, offset: u64 },
-    /// It is zeroes.
+    /// The range reads as zeroes.
     Zero,
 }
 
@@ -197,13 +197,13 @@ pub(super) fn resolve_at_once(
 enum Next {
     /// To the end of the way, for so many bytes.
     Found(u64, Found),
-    /// One node further.
+    /// The range is to be looked for in this node.
     Node(Rc<NodeCell>),
 }
 
 /// A range on its way down the chain.
 struct Descent {
-    /// Where it is.
+    /// The node that has the range now.
     node: Rc<NodeCell>,
     /// Its first byte there.
     at: u64,

@@ -54,7 +54,7 @@ pub(super) struct Path {
 }
 
 impl Path {
-    /// The nodes passed.
+    /// The nodes that were passed on the way.
     pub fn nodes(&self) -> impl Iterator<Item = &Rc<NodeCell>> {
         nodes(&self.passed)
     }
@@ -323,7 +323,7 @@ pub(super) fn place_at_once(
 enum Way {
     /// To another node, at an offset there, for so many bytes.
     Down(Rc<NodeCell>, u64, u64),
-    /// To its end.
+    /// To where the range is to be written.
     Reached(Placed),
 }
 
