@@ -178,10 +178,12 @@ impl Drop for Pool {
 impl Crew {
     fn run(&self, worker: usize, bell: &Bell) {
         loop {
+            // Looked at before the queue: what was queued before the end is seen then, and done.
+            let is_closing = self.closing.load(Ordering::Acquire);
             while let Ok(task) = self.queue.try_recv() {
                 self.perform(task);
             }
-            if self.closing.load(Ordering::Acquire) {
+            if is_closing {
                 return;
             }
             self.idle.join(worker);

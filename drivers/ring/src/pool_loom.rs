@@ -83,8 +83,9 @@ impl Model {
     /// A worker's life, as `Crew::run` has it.
     fn run(&self, worker: usize) {
         loop {
+            let is_closing = self.closing.load(Ordering::Acquire);
             self.perform_all();
-            if self.closing.load(Ordering::Acquire) {
+            if is_closing {
                 return;
             }
             self.idle.join(worker);
