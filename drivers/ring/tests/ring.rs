@@ -371,7 +371,7 @@ fn timers_fire_in_order(ring: &Ring) {
         let order = order.clone();
         let ring = ring.clone();
         async move {
-            ring.sleep(Duration::from_millis(ms)).await;
+            ring.sleep_until(start + Duration::from_millis(ms)).await;
             let mut so_far = order.take();
             so_far.push(ms);
             order.set(so_far);
