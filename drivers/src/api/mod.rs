@@ -72,7 +72,7 @@ pub use notice::{Notice, Notices, Posted};
 pub use pass_through::{PassThrough, arrived, declared};
 pub use registry::{Registry, Whitelist};
 pub use simple::{SimpleDriver, SimpleKind};
-pub use withdrawal::{Withdrawal, Within, unless_withdrawn};
+pub use withdrawal::{Hidden, Withdrawal, unless_withdrawn};
 
 use millpond_ring::buffer::Buffers;
 

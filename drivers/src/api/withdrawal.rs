@@ -21,8 +21,11 @@ use millpond_messages::{IoError, IoResult};
 use slab::Slab;
 
 thread_local! {
-    /// Whose request is being polled on this thread, as long as nothing but a wait would be given up with it.
+    /// Whose request is being polled on this thread.
     static CURRENT: Cell<Option<Rc<State>>> = const { Cell::new(None) };
+    /// Whether more than a wait would be given up with it. Every node that is passed says so, hence a word that needs no
+    /// destructor: that is no more than a store.
+    static IS_HIDDEN: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Says to some requests that they are not wanted any more. Clones say it to the same ones.
@@ -54,39 +57,61 @@ impl Withdrawal {
     pub async fn scoped<T>(&self, request: impl Future<Output = T>) -> T {
         let mut request = pin!(request);
         poll_fn(|context| {
-            let _within = Within::of(Some(Rc::clone(&self.0)));
+            let _scope = Scope::of(Rc::clone(&self.0));
             request.as_mut().poll(context)
         })
         .await
     }
 }
 
-/// What is polled on this thread belongs to other requests, or to none, until this is dropped. A panic leaves it as it was.
-#[derive(Debug)]
-pub struct Within {
+/// What is polled on this thread belongs to some requests until this is dropped. A panic leaves it as it was.
+struct Scope {
     before: Option<Rc<State>>,
+    _seen: Hidden,
 }
 
-impl Within {
-    #[inline]
-    fn of(state: Option<Rc<State>>) -> Self {
+impl Scope {
+    fn of(state: Rc<State>) -> Self {
         Self {
-            before: CURRENT.replace(state),
+            before: CURRENT.replace(Some(state)),
+            _seen: Hidden::set(false),
         }
     }
+}
 
-    /// What is polled now would be missed by others than the client.
-    #[inline]
-    #[must_use]
-    pub fn nobody() -> Self {
-        Self::of(None)
+impl Drop for Scope {
+    fn drop(&mut self) {
+        CURRENT.set(self.before.take());
     }
 }
 
-impl Drop for Within {
+/// What is polled on this thread would be missed by others than the client, until this is dropped. A panic leaves it as it
+/// was.
+#[derive(Debug)]
+pub struct Hidden {
+    before: bool,
+}
+
+impl Hidden {
+    /// Hides it from whoever withdraws requests.
+    #[inline]
+    #[must_use]
+    pub fn begin() -> Self {
+        Self::set(true)
+    }
+
+    #[inline]
+    fn set(hidden: bool) -> Self {
+        Self {
+            before: IS_HIDDEN.replace(hidden),
+        }
+    }
+}
+
+impl Drop for Hidden {
     #[inline]
     fn drop(&mut self) {
-        CURRENT.set(self.before.take());
+        IS_HIDDEN.set(self.before);
     }
 }
 
@@ -121,6 +146,9 @@ struct Noticed {
 
 impl Noticed {
     fn here() -> Option<Self> {
+        if IS_HIDDEN.get() {
+            return None;
+        }
         let state = CURRENT.take();
         CURRENT.set(state.clone());
         state.map(|state| Self { state, key: None })

@@ -56,13 +56,13 @@ impl<F: Future> Future for Nested<F> {
 
 /// Counts a node while it is passed; a panic leaves the count as it was before. What happens there is a parent's own
 /// doing: the client that it is for cannot withdraw it.
-struct Passing(#[expect(dead_code, reason = "held until the node was passed")] Within);
+struct Passing(#[expect(dead_code, reason = "held until the node was passed")] Hidden);
 
 impl Passing {
     #[inline]
     fn begin() -> Self {
         NESTED.set(NESTED.get() + 1);
-        Self(Within::nobody())
+        Self(Hidden::begin())
     }
 }
 
