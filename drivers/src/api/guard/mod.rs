@@ -200,9 +200,9 @@ impl<'a, T> Watched<'a, T> {
                 self.health.wait(&mut self.key, context.waker());
                 Poll::Pending
             }
-            Some(Poll::Ready(value)) => {
+            Some(ready) => {
                 self.end();
-                Poll::Ready(value)
+                ready
             }
             None => {
                 self.end();
@@ -233,7 +233,8 @@ impl<T> Drop for Watched<'_, T> {
     }
 }
 
-/// The same answer, watched.
+/// The same answer, watched. Apart from the calls that are answered at once, which are to stay short.
+#[inline(never)]
 fn watch<'a, T: IfBroken + Unpin + 'a>(answer: Answer<'a, T>, health: &Rc<Health>) -> Answer<'a, T> {
     match answer {
         ready @ Answer::Ready(_) => ready,
