@@ -209,7 +209,12 @@ impl HomeClient {
     /// Sends any request: a direct call on the node's own iothread, through its mailbox from elsewhere. Dropped before
     /// its end, the request goes on by itself.
     pub async fn request(&self, operation: Operation<Buffers>) -> Outcome<Buffers> {
-        self.begin(operation).end().await
+        // Most have ended by now. The future that waits for the others is large, and is not to be moved about for those.
+        let mut under_way = match self.begin(operation) {
+            Begun::Ended(outcome) => return outcome,
+            Begun::UnderWay(under_way) => under_way,
+        };
+        (&mut under_way).await
     }
 
     /// Begins any request. It is taken in this very step, and so before any that is begun later; many have ended by then.

@@ -110,9 +110,11 @@ impl Future for UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let Some(mut course @ (Course::Transfer { .. } | Course::General(_))) = self.0.take() else {
+        // Nearly all have ended, and what they were is not to be moved out to see that.
+        if !matches!(self.0, Some(Course::Transfer { .. } | Course::General(_))) {
             return;
-        };
+        }
+        let Some(mut course) = self.0.take() else { return };
         if let Some(local) = Local::current() {
             local.spawn(async move {
                 drop(poll_fn(|context| course.poll(context)).await);

@@ -20,7 +20,9 @@ use super::super::overlap::Tracking;
 use super::super::statistics::Asked;
 use super::read::{Found, Way, resolve_at_once};
 use super::write::{Destination, Path, Placed, go_on, place_at_once};
-use super::{By, Passed, aligned, bytes_in, check_within, check_write, in_memory, probed, with_buffers};
+use super::{
+    By, Passed, aligned, bytes_in, check_within, check_write, in_memory, pass, probed, with_buffers,
+};
 use crate::iothread::now_ns;
 
 /// What came of a request in one step.
@@ -161,7 +163,7 @@ fn write(cell: &Rc<NodeCell>, offset: u64, buffers: Buffers, by: By<'_>) -> Step
     let placed = match placed {
         Some(Ok(placed)) => placed,
         Some(Err(unusable)) => {
-            ending.passed.push((Rc::clone(cell), 0));
+            pass(&mut ending.passed, Rc::clone(cell), 0);
             let nodes = path.nodes().chain([&unusable.node]);
             ending.asked.ended_below(cell, nodes, true);
             let refused = async move { (Err(unusable.settle().await), buffers) };
@@ -195,7 +197,7 @@ fn write(cell: &Rc<NodeCell>, offset: u64, buffers: Buffers, by: By<'_>) -> Step
                 ..placed
             };
             // Where it goes on, the nodes below count the pieces that come to them.
-            ending.passed.push((Rc::clone(cell), 0));
+            pass(&mut ending.passed, Rc::clone(cell), 0);
             let cell = Rc::clone(cell);
             let flags = RequestFlags::empty();
             let rest = async move {
@@ -223,11 +225,11 @@ fn own_write(
     };
     let answer = match ticket {
         None => {
-            ending.passed.push((node, end));
+            pass(&mut ending.passed, node, end);
             answer
         }
         Some((placed_by, ticket)) => {
-            ending.passed.push((Rc::clone(&node), 0));
+            pass(&mut ending.passed, Rc::clone(&node), 0);
             Answer::wait(async move {
                 let (mut result, buffers) = answer.await;
                 node.ended_write(end, result);

@@ -190,7 +190,22 @@ fn carries_data(operation: &Operation<Buffers>) -> bool {
 
 /// The nodes that a request or a piece of one passes, its entry first, each with the end of what is written there: 0 where
 /// nothing is. Few chains are deeper than this holds in place.
-type Passed = SmallVec<[(Rc<NodeCell>, u64); 4]>;
+type Passed = SmallVec<[(Rc<NodeCell>, u64); PASSED_IN_PLACE]>;
+
+const PASSED_IN_PLACE: usize = 4;
+
+/// Nodes that there is room for where those in place do not do. Growing from the one to the other step by step would cost as
+/// much as the nodes themselves.
+const PASSED_ON_HEAP: usize = 32;
+
+/// Notes one more node.
+#[inline]
+fn pass(passed: &mut Passed, node: Rc<NodeCell>, end: u64) {
+    if passed.len() == PASSED_IN_PLACE {
+        passed.reserve(PASSED_ON_HEAP - PASSED_IN_PLACE);
+    }
+    passed.push((node, end));
+}
 
 /// The nodes that were passed, without their edges.
 fn nodes(passed: &Passed) -> impl Iterator<Item = &Rc<NodeCell>> {

@@ -14,7 +14,7 @@ use super::super::mail::NodeAddress;
 use super::super::overlap::Tracking;
 use super::super::statistics::Asked;
 use super::copy_on_read::copying_read;
-use super::{By, Passed, aligned, bytes_in, in_memory, nodes};
+use super::{By, Passed, aligned, bytes_in, in_memory, nodes, pass};
 
 /// Where the start of a range is, at the bottom of the chain.
 pub(super) enum Found {
@@ -148,7 +148,7 @@ async fn resolve(
     let mut descent = Descent::new(cell, offset, len, flags, track_first);
     loop {
         // Noted before anything can fail here.
-        way.passed.push((Rc::clone(&descent.node), 0));
+        pass(&mut way.passed, Rc::clone(&descent.node), 0);
         if let Some(found) = descent.arrive() {
             return Ok(found);
         }
@@ -186,10 +186,10 @@ pub(super) fn resolve_at_once(
         };
         match descent.follow(extent?.ok()?).ok()? {
             Next::Found(len, found) => break (len, found),
-            Next::Node(child) => way.passed.push((std::mem::replace(&mut descent.node, child), 0)),
+            Next::Node(child) => pass(&mut way.passed, std::mem::replace(&mut descent.node, child), 0),
         }
     };
-    way.passed.push((descent.node, 0));
+    pass(&mut way.passed, descent.node, 0);
     Some(found)
 }
 

@@ -10,7 +10,7 @@ use millpond_ring::buffer::Buffers;
 use super::super::cell::NodeCell;
 use super::super::edge::{Behind, send_there};
 use super::super::statistics::Asked;
-use super::{Passed, nodes};
+use super::{Passed, nodes, pass};
 
 /// What a status is to tell.
 #[derive(Debug, Clone, Copy)]
@@ -143,7 +143,7 @@ async fn chain_status(
         depth = depth.saturating_add(1);
         match behind {
             Behind::Here(child) => {
-                passed.push((Rc::clone(&child), 0));
+                pass(passed, Rc::clone(&child), 0);
                 node = child;
             }
             Behind::There(address) => {

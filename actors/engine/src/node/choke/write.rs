@@ -13,7 +13,9 @@ use super::super::edge::Behind;
 use super::super::mail::DetectZeroes;
 use super::super::overlap::Tracking;
 use super::super::statistics::Asked;
-use super::{By, Passed, aligned, bytes_in, flush, in_memory, length, nodes, probed, read, tell, zeroes};
+use super::{
+    By, Passed, aligned, bytes_in, flush, in_memory, length, nodes, pass, probed, read, tell, zeroes,
+};
 
 /// Where the start of a write goes.
 pub(super) struct Placed {
@@ -371,12 +373,12 @@ fn follow(
     let guarded = |child: &NodeCell| probed::concerns(child, offset) || length::falls_short(child, end);
     match node.edge(slot).map(|edge| edge.behind()) {
         Some(Behind::Here(child)) if whole && ticket.is_none() && !guarded(&child) => {
-            path.passed.push((node, passed_end));
+            pass(&mut path.passed, node, passed_end);
             Ok(Way::Down(child, offset, len))
         }
         // All of it goes where the child's own driver stores it: nothing on the way there cuts it, or looks at it.
         Some(Behind::Here(child)) if whole && stores_as_it_is(&child) && !guarded(&child) => {
-            path.passed.push((node, passed_end));
+            pass(&mut path.passed, node, passed_end);
             let mut flags = flags_below(flags);
             path.pass_fua(&child, &mut flags);
             Ok(Way::Reached(Placed {
@@ -387,7 +389,7 @@ fn follow(
             }))
         }
         Some(Behind::Here(_) | Behind::There(_)) => {
-            path.passed.push((Rc::clone(&node), passed_end));
+            pass(&mut path.passed, Rc::clone(&node), passed_end);
             Ok(Way::Reached(Placed {
                 len,
                 flags,
