@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_util::future::LocalBoxFuture;
-use millpond_drivers::api::Within;
+use millpond_drivers::api::Hidden;
 use pin_project_lite::pin_project;
 
 use crate::iothread::Local;
