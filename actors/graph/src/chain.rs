@@ -129,8 +129,9 @@ impl Candidate {
 fn candidates(graph: &Graph, top: NodeId, filename: &str) -> Vec<Candidate> {
     let mut candidates = Vec::new();
     let mut at = skip_filters(graph, top);
+    let names = Filenames::of(graph, [at]);
     while let (Some(below), Some(overlay)) = (next_image(graph, at), graph.node(at)) {
-        let candidate = candidate(graph, overlay, below, filename);
+        let candidate = candidate(graph, &names, overlay, below, filename);
         let is_sure = matches!(candidate, Some(Candidate::Named(_)));
         candidates.extend(candidate);
         if is_sure {
@@ -142,9 +143,14 @@ fn candidates(graph: &Graph, top: NodeId, filename: &str) -> Vec<Candidate> {
 }
 
 /// Whether `filename` means the backing image `below` of `overlay`.
-fn candidate(graph: &Graph, overlay: &Node, below: NodeId, filename: &str) -> Option<Candidate> {
+fn candidate(
+    graph: &Graph,
+    names: &Filenames,
+    overlay: &Node,
+    below: NodeId,
+    filename: &str,
+) -> Option<Candidate> {
     let named = |is_it: bool| is_it.then_some(Candidate::Named(below));
-    let names = Filenames::of(graph, [below]);
     if names.backing_overridden(graph, overlay) {
         return named(names.get(below) == filename);
     }

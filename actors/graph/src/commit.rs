@@ -207,6 +207,8 @@ async fn work(world: &World, hold: &Hold, node: NodeId, order: Order) -> Result<
     world
         .until(|state| state.begin_work_within(hold.overlay, hold.section))
         .await;
+    // Where everything was closed meanwhile, the other node is about to go too.
+    world.graph(|graph| graph.expect(hold.overlay).map(drop))?;
     let result = world.ask(node, order).done().await;
     world.with(|state| state.end_work(hold.overlay));
     result

@@ -58,24 +58,41 @@ pub async fn delete_file(world: &World, name: &str) -> Result<()> {
 pub async fn release(world: &World, nodes: impl IntoIterator<Item = NodeId>) {
     let mut open: Vec<NodeId> = nodes.into_iter().collect();
     while let Some(id) = open.pop() {
-        let unused = world.graph(|graph| {
-            graph.node_mut(id).is_some_and(|node| {
-                let unused = !node.owned && node.parents.is_empty();
-                // From here on nobody finds it any more.
-                node.live &= !unused;
-                unused
-            })
-        });
-        if unused {
+        if take_unused(world, id) {
+            // A root edge may have ended before its last requests have.
+            let token = world.drain(Cover::Nodes(vec![id]), "close").await;
+            let children = close(world, id).await;
+            world.undrain(token);
+            refresh(world, &children).await;
+            open.extend(children);
+        }
+    }
+}
+
+/// The same where everything is closed, in a section that covers everything and is still: no node is drained by itself, and
+/// what is about to be closed too gives nothing up before that. A node takes one step, whatever is above and below it.
+pub async fn release_all(world: &World, nodes: impl IntoIterator<Item = NodeId>) {
+    let mut open: Vec<NodeId> = nodes.into_iter().collect();
+    while let Some(id) = open.pop() {
+        if take_unused(world, id) {
             open.extend(close(world, id).await);
         }
     }
 }
 
-/// Closes a node without parents; answers what was below it.
+/// Whether nobody holds a node any more. From then on nobody finds it.
+fn take_unused(world: &World, id: NodeId) -> bool {
+    world.graph(|graph| {
+        graph.node_mut(id).is_some_and(|node| {
+            let unused = !node.owned && node.parents.is_empty();
+            node.live &= !unused;
+            unused
+        })
+    })
+}
+
+/// Closes a node without parents, which is still; answers what was below it.
 async fn close(world: &World, id: NodeId) -> Vec<NodeId> {
-    // A root edge may have ended before its last requests have.
-    let token = world.drain(Cover::Nodes(vec![id]), "close").await;
     let edges: Vec<Edge> = world.graph(|graph| graph.children_of(id).cloned().collect());
     // The driver writes back to its children as it closes, so the edges end with it and not before.
     transaction::close_cell(world, id).await;
@@ -85,10 +102,7 @@ async fn close(world: &World, id: NodeId) -> Vec<NodeId> {
         }
     });
     transaction::forget_node(world, id);
-    world.undrain(token);
-    let children: Vec<NodeId> = edges.into_iter().map(|edge| edge.child).collect();
-    refresh(world, &children).await;
-    children
+    edges.into_iter().map(|edge| edge.child).collect()
 }
 
 /// Gives up what children no longer need to grant.

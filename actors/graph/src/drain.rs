@@ -369,7 +369,8 @@ fn ask_if_due(
 ) {
     let due = section.nodes.get(&node) == Some(&Stage::Waiting)
         && graph.node(node).is_none_or(|node| node.working == 0)
-        && graph.parent_nodes(node).all(|parent| {
+        // The newest are asked first and mostly answer first: as long as there is one to be waited for, it is the first here.
+        && graph.oldest_parent_nodes(node).all(|parent| {
             section
                 .nodes
                 .get(&parent)

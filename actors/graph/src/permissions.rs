@@ -173,10 +173,15 @@ impl Plan {
     }
 }
 
+/// How many nodes are compared with each other for which of them comes first.
+const FEW: usize = 4;
+
 /// Nodes to be looked at, parents before children.
 struct Touched {
-    /// The next one last.
+    /// The next one last, as long as it can be told.
     open: Vec<NodeId>,
+    /// All of them.
+    waiting: HashSet<NodeId>,
     done: HashSet<NodeId>,
     /// All that are below those in `open`, in order, once it cannot be told without which is to be the next.
     ordered: Option<std::vec::IntoIter<NodeId>>,
@@ -186,6 +191,7 @@ impl Touched {
     fn new(starts: impl IntoIterator<Item = NodeId>) -> Self {
         let mut touched = Self {
             open: Vec::new(),
+            waiting: HashSet::new(),
             done: HashSet::new(),
             ordered: None,
         };
@@ -195,10 +201,21 @@ impl Touched {
 
     fn add(&mut self, nodes: Vec<NodeId>) {
         for node in nodes.into_iter().rev() {
-            if !self.open.contains(&node) {
+            if self.waiting.insert(node) {
                 self.open.push(node);
             }
         }
+    }
+
+    /// Of a few nodes one that is below none of the others: what more is below them need not be looked at.
+    fn topmost(&self, graph: &Graph) -> Option<usize> {
+        if self.open.len() > FEW {
+            return None;
+        }
+        self.open.iter().rposition(|id| {
+            let mut others = self.open.iter().filter(|other| *other != id);
+            others.all(|other| !graph.reaches(*other, *id))
+        })
     }
 
     fn next(&mut self, graph: &Graph) -> Option<NodeId> {
@@ -209,19 +226,25 @@ impl Touched {
             let place = match self.open.len() {
                 0 => return None,
                 1 => Some(0),
-                _ => self.open.iter().rposition(is_next),
+                _ => self
+                    .open
+                    .iter()
+                    .rposition(is_next)
+                    .or_else(|| self.topmost(graph)),
             };
             if let Some(place) = place {
                 let id = self.open.remove(place);
+                self.waiting.remove(&id);
                 self.done.insert(id);
                 return Some(id);
             }
         }
+        // One look at all that is below costs less than looks at many pairs.
         let open = &mut self.open;
-        let order = || graph.topological(open.to_vec()).into_iter();
+        let order = || graph.topological(std::mem::take(open)).into_iter();
         let ordered = self.ordered.get_or_insert_with(order);
-        let next = ordered.find(|id| open.contains(id))?;
-        open.retain(|id| *id != next);
+        let next = ordered.find(|id| self.waiting.contains(id))?;
+        self.waiting.remove(&next);
         Some(next)
     }
 }

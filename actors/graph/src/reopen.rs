@@ -1,7 +1,7 @@
 //! `blockdev-reopen`: new options and children for open nodes, all or nothing.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use millpond_drivers::api::reopen::not_supported;
 use millpond_drivers::api::{ReopenRequest, slot_name};
@@ -422,7 +422,8 @@ fn inherited(graph: &Graph, child: NodeId, parent: &Node, common: Common, role: 
     }
 }
 
-/// Passes options on to a child that takes what it was not given from its parent.
+/// Passes options on to a child that takes what it was not given from its parent, and to those below that take them from it:
+/// in a loop, since images that were opened by each other's names may be many.
 fn inherit(
     graph: &Graph,
     parent: &Node,
@@ -431,27 +432,34 @@ fn inherit(
     role: Role,
     targets: &mut Vec<Target>,
 ) -> Result<()> {
-    let Some(node) = graph
-        .node(child)
-        .filter(|node| node.inherits_from == Some(parent.id))
-    else {
-        return Ok(());
-    };
-    if targets.iter().any(|target| target.node == child) {
-        return Ok(());
+    let mut known: HashSet<NodeId> = targets.iter().map(|target| target.node).collect();
+    let mut open = vec![(parent, common, child, role)];
+    while let Some((parent, common, child, role)) = open.pop() {
+        let Some(node) = graph
+            .node(child)
+            .filter(|node| node.inherits_from == Some(parent.id))
+        else {
+            continue;
+        };
+        if known.contains(&child) {
+            continue;
+        }
+        let common = node.given.over(inherited(graph, child, parent, common, role))?;
+        if common == node.common {
+            continue;
+        }
+        known.insert(child);
+        targets.push(Target::with(node, node.given, common));
+        let below = open.len();
+        open.extend(
+            graph
+                .children_of(child)
+                .map(|edge| (node, common, edge.child, edge.role)),
+        );
+        // The first child is the next.
+        open[below..].reverse();
     }
-    let common = node.given.over(inherited(graph, child, parent, common, role))?;
-    if common == node.common {
-        return Ok(());
-    }
-    targets.push(Target::with(node, node.given, common));
-    let below: Vec<_> = graph
-        .children_of(child)
-        .map(|edge| (edge.child, edge.role))
-        .collect();
-    below
-        .into_iter()
-        .try_for_each(|(next, role)| inherit(graph, node, common, next, role, targets))
+    Ok(())
 }
 
 /// Takes all steps; answers the nodes that lost a parent.

@@ -119,7 +119,7 @@ pub async fn close_all(world: &World) -> Result<()> {
         }
         graph.topological(all)
     });
-    delete::release(world, nodes.into_iter().rev()).await;
+    delete::release_all(world, nodes.into_iter().rev()).await;
     world.undrain(token);
     result
 }

@@ -187,6 +187,9 @@ pub struct Graph {
     population: BTreeMap<IoThreadId, usize>,
     last_id: u64,
     last_name: u64,
+    /// How often a node was looked at: what an edit costs that waits for nothing.
+    #[cfg(test)]
+    pub looks: std::cell::Cell<u64>,
 }
 
 impl Graph {
@@ -218,6 +221,8 @@ impl Graph {
 
     /// A node.
     pub fn node(&self, id: NodeId) -> Option<&Node> {
+        #[cfg(test)]
+        self.looks.set(self.looks.get() + 1);
         self.nodes.get(&id)
     }
 
@@ -345,6 +350,17 @@ impl Graph {
         parents.iter().rev().filter_map(|edge| self.edges.get(edge))
     }
 
+    /// The nodes that hold an edge to a node, the oldest edge first.
+    pub fn oldest_parent_nodes(&self, id: NodeId) -> impl Iterator<Item = NodeId> {
+        let parents = self.node(id).map_or(&[][..], |node| &node.parents);
+        parents
+            .iter()
+            .filter_map(|edge| match self.edges.get(edge)?.parent {
+                Parent::Node(node, _) => Some(node),
+                Parent::Root(_) => None,
+            })
+    }
+
     /// The edges that leave a node, by slot.
     pub fn children_of(&self, id: NodeId) -> impl Iterator<Item = &Edge> {
         let children = self.node(id).into_iter().flat_map(|node| node.children.values());
@@ -416,14 +432,12 @@ impl Graph {
 
     /// Takes an edge away.
     pub fn unlink(&mut self, id: EdgeId) -> Option<Edge> {
-        let edge = self.edges.remove(&id)?;
+        let edge = self.edges.get(&id)?.clone();
         if let Parent::Node(node, slot) = edge.parent {
             self.set_slot(node, slot, None);
         }
-        if let Some(node) = self.nodes.get_mut(&edge.child) {
-            node.parents.retain(|other| *other != id);
-        }
-        Some(edge)
+        self.remove_parent(&edge);
+        self.edges.remove(&id)
     }
 
     /// Puts an edge among those that lead to its child, which are in the order of their coming.
@@ -431,9 +445,19 @@ impl Graph {
         let Some(node) = self.nodes.get_mut(&edge.child) else {
             return;
         };
-        let since = |id: &EdgeId| self.edges.get(id).map_or(0, |other| other.since);
-        let at = node.parents.partition_point(|other| since(other) < edge.since);
+        let at = place_among(&self.edges, &node.parents, edge);
         node.parents.insert(at, edge.id);
+    }
+
+    /// Takes an edge from those that lead to its child.
+    fn remove_parent(&mut self, edge: &Edge) {
+        let Some(node) = self.nodes.get_mut(&edge.child) else {
+            return;
+        };
+        let at = place_among(&self.edges, &node.parents, edge);
+        if node.parents.get(at) == Some(&edge.id) {
+            node.parents.remove(at);
+        }
     }
 
     fn set_slot(&mut self, node: NodeId, slot: ChildSlot, edge: Option<EdgeId>) {
@@ -454,15 +478,14 @@ impl Graph {
 
     /// Lets an edge lead again where it led before it was redirected. Answers where it led until now.
     pub fn redirect_back(&mut self, id: EdgeId, to: Target) -> Option<Target> {
+        let before = self.edges.get(&id)?.clone();
+        self.remove_parent(&before);
         let edge = self.edges.get_mut(&id)?;
         let old = Target {
             child: std::mem::replace(&mut edge.child, to.child),
             since: std::mem::replace(&mut edge.since, to.since),
         };
         let edge = edge.clone();
-        if let Some(node) = self.nodes.get_mut(&old.child) {
-            node.parents.retain(|other| *other != id);
-        }
         self.insert_parent(&edge);
         Some(old)
     }
@@ -546,8 +569,21 @@ impl Graph {
 
     /// Whether `to` can be reached downwards from `from`; a node reaches itself.
     pub fn reaches(&self, from: NodeId, to: NodeId) -> bool {
-        // Ids are given bottom-up at open, but edges change: only a search tells.
-        self.closure([from], Direction::Down).contains(&to)
+        // Ids are given bottom-up at open, but edges change: only a search tells. It goes from both ends at the same pace and
+        // is over where one of them is: on top of a long chain there is little above a node, however much is below.
+        let (mut below, mut above) = (Search::new(from), Search::new(to));
+        loop {
+            match below.step(|id, open| open.extend(self.children_of(id).map(|edge| edge.child))) {
+                None => return false,
+                Some(id) if id == to => return true,
+                Some(_) => {}
+            }
+            match above.step(|id, open| open.extend(self.parent_nodes(id))) {
+                None => return false,
+                Some(id) if id == from => return true,
+                Some(_) => {}
+            }
+        }
     }
 
     /// All nodes that can be reached from `starts`, themselves included. In order of their ids, so that what is done for
@@ -589,6 +625,39 @@ impl Graph {
         order.reverse();
         order
     }
+}
+
+/// A search for nodes, one at a time.
+struct Search {
+    open: Vec<NodeId>,
+    found: HashSet<NodeId>,
+}
+
+impl Search {
+    fn new(start: NodeId) -> Self {
+        Self {
+            open: vec![start],
+            found: HashSet::new(),
+        }
+    }
+
+    /// The next node that was not found yet, after which those are looked at that `next` adds.
+    fn step(&mut self, next: impl FnOnce(NodeId, &mut Vec<NodeId>)) -> Option<NodeId> {
+        let id = loop {
+            let id = self.open.pop()?;
+            if self.found.insert(id) {
+                break id;
+            }
+        };
+        next(id, &mut self.open);
+        Some(id)
+    }
+}
+
+/// Where an edge is, or would come, among edges in the order of their coming: there may be one for each of many overlays.
+fn place_among(edges: &HashMap<EdgeId, Edge>, parents: &[EdgeId], edge: &Edge) -> usize {
+    let since = |id: &EdgeId| edges.get(id).map_or(0, |other| other.since);
+    parents.partition_point(|other| since(other) < edge.since)
 }
 
 /// Which way a search goes.

@@ -118,6 +118,20 @@ pub struct Abilities {
     pub grows: bool,
     /// What becomes of events that the node and its parents tell of.
     pub events: Events,
+    /// What [`Driver::length`] goes by.
+    pub length: LengthSource,
+}
+
+/// What a driver's length goes by: whether it has to be asked for again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LengthSource {
+    /// It may change at any time: whoever wants to know it asks the driver.
+    #[default]
+    Driver,
+    /// It changes only by what the node is asked to do: writes, and changes of length.
+    Requests,
+    /// It follows from the children's lengths, and is asked for again when one of them has changed.
+    Children,
 }
 
 /// How a driver stands to [`DebugEvent`]s.

@@ -10,7 +10,7 @@ use millpond_ring::buffer::Buffers;
 
 use super::answer::Answer;
 use super::child::{Child, Transfer, transfer};
-use super::{Abilities, Ability, At, Extent, Placement, Purpose, Target, Ticket};
+use super::{Abilities, Ability, At, Extent, LengthSource, Placement, Purpose, Target, Ticket};
 
 /// What a write may ask of the child: how it is ordered among others was seen to where it was sent.
 const WRITE_FLAGS: RequestFlags = RequestFlags::FUA
@@ -67,6 +67,7 @@ impl PassThrough {
             discard: Ability::Native,
             fua: Ability::Native,
             transparent: true,
+            length: LengthSource::Children,
             ..Abilities::default()
         }
     }

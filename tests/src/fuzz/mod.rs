@@ -85,9 +85,7 @@ impl Target {
     }
 
     fn folder(&self, kind: &str) -> PathBuf {
-        [env!("CARGO_MANIFEST_DIR"), kind, self.name]
-            .iter()
-            .collect()
+        [env!("CARGO_MANIFEST_DIR"), kind, self.name].iter().collect()
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use futures_util::future::LocalBoxFuture;
-use millpond_drivers::api::{Abilities, Child, Driver, DriverKind, Events, Exchanged};
+use millpond_drivers::api::{Abilities, Child, Driver, DriverKind, Events, Exchanged, LengthSource};
 use millpond_messages::{
     ChildSlot, DebugEvent, Error, ErrorKind, IoError, IoResult, Limits, NodeId, OpenFlags, RequestFlags,
     Result, SECTOR_SIZE, Token,
@@ -14,6 +14,7 @@ use millpond_messages::{
 
 use super::edge::{self, Behind, EdgeCell};
 use super::gate::Gate;
+use super::kept::{Asked, Kept, Listener};
 use super::mail::{Event, NodeAddress, NodeSettings, OpenFacts};
 use super::overlap::Tracker;
 use super::root::RootCell;
@@ -49,6 +50,8 @@ pub struct NodeCell {
     listening: RefCell<Option<Listening>>,
     limits: Cell<Limits>,
     size: Cell<u64>,
+    /// What is known of the nodes below, and need not be asked again.
+    kept: Kept,
     /// Counts writes; what was flushed is durable up to the count at that time.
     written: Cell<u64>,
     flushed: Cell<u64>,
@@ -113,6 +116,7 @@ impl NodeCell {
             listening: RefCell::default(),
             limits: Cell::default(),
             size: Cell::new(whole_sectors(parts.size)),
+            kept: Kept::default(),
             written: Cell::new(u64::from(parts.unflushed)),
             flushed: Cell::new(0),
             flush_failed: Cell::new(false),
@@ -249,7 +253,37 @@ impl NodeCell {
     }
 
     pub fn set_size(&self, size: u64) {
-        self.size.set(whole_sectors(size));
+        let size = whole_sectors(size);
+        if self.size.replace(size) != size {
+            self.kept.changed();
+        }
+    }
+
+    /// Whether [`NodeCell::size`] is the driver's length, which need not be asked for again.
+    pub fn keeps_length(&self) -> bool {
+        self.kept.has_length()
+    }
+
+    /// The driver was asked for its length after `asked`, and [`NodeCell::size`] is that: it is kept for parents where it
+    /// follows from what is kept below.
+    pub fn keep_length(&self, asked: Asked) {
+        let is_kept = |edge: Rc<EdgeCell>| match edge.behind() {
+            Behind::None => true,
+            Behind::Here(child) => {
+                child.abilities.get().length == LengthSource::Requests || child.keeps_length()
+            }
+            // Its changes are not seen here.
+            Behind::There(_) => false,
+        };
+        if self.abilities.get().length == LengthSource::Children && self.all_edges().into_iter().all(is_kept)
+        {
+            self.kept.keep_length(asked);
+        }
+    }
+
+    /// A parent is told the length, and may keep what it makes of it.
+    pub fn rely_on_length(&self) {
+        self.kept.rely();
     }
 
     pub fn is_read_only(&self) -> bool {
@@ -291,8 +325,18 @@ impl NodeCell {
 
     /// Whether compressed writes are possible: a filter passes on what its child takes.
     pub fn takes_compressed(&self) -> bool {
-        let takes = self.abilities.get().write_compressed;
-        takes && (!self.kind.is_filter() || self.edges.first().is_some_and(|edge| edge.takes_compressed()))
+        let mut node: Option<Rc<Self>> = None;
+        loop {
+            let at = node.as_deref().unwrap_or(self);
+            let takes = at.abilities.get().write_compressed;
+            if !takes || !at.kind.is_filter() {
+                return takes;
+            }
+            match at.edges.first().map(|edge| edge.behind()) {
+                Some(Behind::Here(child)) => node = Some(child),
+                _ => return false,
+            }
+        }
     }
 
     /// Whether the transfers of the driver itself are tracked: some may become read-modify-write.
@@ -309,9 +353,13 @@ impl NodeCell {
         }
     }
 
-    /// Notes the end of a write up to `end`. One that failed may have stored any part of its data, which is to be flushed.
+    /// Notes the end of a write up to `end`. One that failed may have stored any part of its data, which is to
+    /// be flushed and may have made the node longer.
     pub fn ended_write(&self, end: u64, result: IoResult<()>) {
         self.wrote(if result.is_ok() { end } else { 0 });
+        if result.is_err() {
+            self.kept.changed();
+        }
     }
 
     /// The count of writes so far, if some of them are not known to be durable.
@@ -351,6 +399,8 @@ impl NodeCell {
     /// It asks for more than requests can be made to do. What held before goes on to hold.
     pub fn refresh(&self) -> Result<()> {
         let Ok(driver) = self.driver() else { return Ok(()) };
+        // Whatever was changed may have changed what nodes above have kept.
+        self.kept.changed();
         let abilities = driver.abilities();
         let mut limits = abilities.limits;
         for edge in self.all_edges() {
@@ -397,7 +447,7 @@ impl NodeCell {
     pub fn abort_exchange(&self) {
         if let Some(aside) = self.exchanged.take() {
             aside.driver.put_back();
-            self.size.set(aside.size);
+            self.set_size(aside.size);
             self.counters.set_highest_write(aside.highest_write);
         }
         // It was asked the same of the old data before.
@@ -447,33 +497,51 @@ impl NodeCell {
         match self.events.get() {
             Events::Ignored => false,
             Events::Heard => true,
-            Events::Passed => self.listener().is_some(),
+            Events::Passed => self.listener_below().is_some(),
         }
     }
 
-    /// The driver that listens to this node's events. One of another iothread does not hear them.
-    fn listener(&self) -> Option<Rc<dyn Driver>> {
-        let mut events = self.events.get();
-        let mut node: Option<Rc<Self>> = None;
-        loop {
-            let at = node.as_deref().unwrap_or(self);
-            match events {
-                Events::Ignored => return None,
-                Events::Heard => return at.driver().ok(),
-                Events::Passed => match at.edges.first()?.behind() {
-                    Behind::Here(child) => {
-                        events = child.events.get();
-                        node = Some(child);
-                    }
-                    Behind::None | Behind::There(_) => return None,
-                },
-            }
+    /// The node below that listens to this node's events. One of another iothread does not hear them.
+    fn listener_below(&self) -> Option<Rc<Self>> {
+        if let Some(known) = self.kept.listener() {
+            return known?.upgrade();
         }
+        let asked = Asked::now();
+        let mut passed: Vec<Rc<Self>> = Vec::new();
+        let mut behind = self.edges.first().map(|edge| edge.behind());
+        let listener: Listener = loop {
+            let Some(Behind::Here(node)) = behind else {
+                break None;
+            };
+            node.kept.rely();
+            match node.events.get() {
+                Events::Ignored => break None,
+                Events::Heard => break Some(Rc::downgrade(&node)),
+                Events::Passed => {}
+            }
+            if let Some(known) = node.kept.listener() {
+                break known;
+            }
+            behind = node.edges.first().map(|edge| edge.behind());
+            passed.push(node);
+        };
+        for node in passed.iter().map(Rc::as_ref).chain([self]) {
+            node.kept.keep_listener(asked, listener.clone());
+        }
+        listener?.upgrade()
     }
 
     /// Tells whoever listens of an event. Whatever it belongs to waits for the future, where there is one.
     pub fn debug_event(&self, event: DebugEvent) -> Option<LocalBoxFuture<'static, ()>> {
-        self.listener()?.debug().debug_event(event)
+        if LISTENERS.get() == 0 {
+            return None;
+        }
+        let driver = match self.events.get() {
+            Events::Ignored => return None,
+            Events::Heard => self.driver(),
+            Events::Passed => self.listener_below()?.driver(),
+        };
+        driver.ok()?.debug().debug_event(event)
     }
 
     /// Remembers the node-level part of a reopen until it is committed.

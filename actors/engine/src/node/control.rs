@@ -18,6 +18,7 @@ use super::choke;
 use super::commit;
 use super::edge::{self, EdgeCell};
 use super::gate::Gate;
+use super::kept::Asked;
 use super::mail::{Description, Event, OpenFacts, OpenOrder, Order, OrderOutcome, Ticket};
 use super::migrate;
 use super::root::RootCell;
@@ -338,6 +339,7 @@ async fn open(table: &Rc<NodeTable>, order: OpenOrder) -> Result<OpenFacts> {
         return Err(Error::new(ErrorKind::InvalidArgument, text));
     }
     let opened = kind.open(request).await?;
+    let asked = Asked::now();
     let size = match length_of(&*opened.driver).await {
         Ok(size) => size,
         Err(error) => {
@@ -369,6 +371,7 @@ async fn open(table: &Rc<NodeTable>, order: OpenOrder) -> Result<OpenFacts> {
         }
         return Err(error);
     }
+    cell.keep_length(asked);
     table.insert_node(Rc::clone(&cell));
     Ok(cell.facts(opened.backing))
 }

@@ -208,14 +208,16 @@ impl ChildPort for Port {
     }
 
     fn filename(&self) -> String {
-        match self.0.behind() {
-            Behind::Here(cell) => cell
-                .driver()
-                .ok()
-                .and_then(|driver| driver.image().filename())
-                .unwrap_or_default(),
-            Behind::None | Behind::There(_) => String::new(),
+        let mut behind = self.0.behind();
+        while let Behind::Here(cell) = behind {
+            if let Some(name) = cell.driver().ok().and_then(|driver| driver.image().filename()) {
+                return name;
+            }
+            // What has no data of its own is known by the name of what it shows.
+            let shown = cell.edges().first().filter(|_| cell.abilities().transparent);
+            behind = shown.map(|edge| edge.behind()).unwrap_or_default();
         }
+        String::new()
     }
 
     fn takes_compressed(&self) -> bool {

@@ -22,6 +22,7 @@ mod control;
 mod depth;
 mod edge;
 mod gate;
+mod kept;
 mod late;
 mod line;
 mod mail;

@@ -1,9 +1,12 @@
 //! Chains of ten thousand layers: what is asked of them and done with them takes one step a layer, nothing calls itself, and
 //! they close.
 
+use millpond_drivers::api::BackingLink;
+use millpond_messages::OpenFlags;
 use millpond_messages::global_state::{GraphReply, GraphRequest, Query};
 use serde_json::{Value, json};
 
+use super::chains::image;
 use super::*;
 
 const LAYERS: usize = 10_000;
@@ -49,6 +52,104 @@ fn ten_thousand_layers_are_asked_about_flushed_and_closed() {
     assert_eq!(world.flushed, [top.id]);
     world.ok(GraphRequest::CloseAll { grace: None });
     assert!(world.nodes.is_empty());
+}
+
+/// How many nodes the graph has been looked at for.
+fn looks(world: &FakeWorld) -> u64 {
+    world.policy.world.graph(|graph| graph.looks.get())
+}
+
+fn resize(name: &str) -> GraphRequest {
+    GraphRequest::Resize {
+        node_name: name.to_owned(),
+        size: 2 << 20,
+    }
+}
+
+/// What each edit at the top of a chain of so many images costs.
+fn costs_on_top(layers: usize) -> Vec<(&'static str, u64)> {
+    let mut world = FakeWorld::new();
+    image(&mut world, &name(0), None);
+    for at in 1..layers {
+        image(&mut world, &name(at), Some(&name(at - 1)));
+    }
+    image(&mut world, "overlay", None);
+    world.ok(add(
+        json!({"driver": "file", "node-name": "other", "filename": "/i/other"}),
+    ));
+    let top = name(layers - 1);
+    let on_top = |file: &str| json!({"driver": "fmt", "node-name": "new", "backing": top, "file": file});
+    let read_only = json!({"driver": "fmt", "node-name": top, "backing": name(layers - 2), "read-only": true,
+        "file": {"driver": "file", "filename": format!("/i/{top}")}});
+    let edits = [
+        ("blockdev-add", add(on_top("other"))),
+        ("blockdev-del", del("new")),
+        ("block_resize", resize(&top)),
+        ("blockdev-reopen", reopen(read_only)),
+        ("blockdev-snapshot", snapshot(&top, "overlay")),
+    ];
+    let mut costs = Vec::new();
+    for (what, edit) in edits {
+        let before = looks(&world);
+        world.ok(edit);
+        costs.push((what, looks(&world) - before));
+    }
+    costs
+}
+
+#[test]
+fn an_edit_on_top_looks_at_as_many_nodes_however_deep_the_chain_is() {
+    let shallow = costs_on_top(20);
+    assert_eq!(costs_on_top(400), shallow);
+    assert!(shallow.iter().all(|(_, looks)| *looks > 0), "{shallow:?}");
+}
+
+#[test]
+fn everything_closes_in_one_step_a_node_however_many_overlays_a_base_has() {
+    let cost = |overlays: u64| {
+        let mut world = FakeWorld::new();
+        image(&mut world, "base", None);
+        for at in 0..overlays {
+            image(&mut world, &format!("o{at}"), Some("base"));
+        }
+        let before = looks(&world);
+        world.ok(GraphRequest::CloseAll { grace: None });
+        assert!(world.nodes.is_empty());
+        looks(&world) - before
+    };
+    let (few, many) = (cost(50), cost(500));
+    assert!(many <= 11 * few, "{few} looks for 50 overlays, {many} for 500");
+}
+
+#[test]
+fn an_option_is_inherited_down_hundreds_of_images_opened_by_each_others_names() {
+    const IMAGES: usize = 900;
+    let mut world = FakeWorld::new();
+    for at in 1..IMAGES {
+        let link = BackingLink {
+            filename: format!("/i/{}", at - 1),
+            format: Some("fmt".to_owned()),
+        };
+        world.links.insert(format!("/i/{at}"), link);
+    }
+    let top = |direct: bool| {
+        json!({"driver": "fmt", "node-name": "top", "cache": {"direct": direct},
+            "file": {"driver": "file", "filename": format!("/i/{}", IMAGES - 1)}})
+    };
+    world.ok(add(top(false)));
+    let direct = |world: &mut FakeWorld| {
+        let nodes = world.facts().nodes;
+        let direct = nodes
+            .iter()
+            .filter(|node| node.flags.contains(OpenFlags::NOCACHE));
+        (nodes.len(), direct.count())
+    };
+    assert_eq!(direct(&mut world), (2 * IMAGES, 0));
+    let mut options = options(top(true));
+    let backing = world.facts().nodes[3].name.clone();
+    options.insert("backing".to_owned(), backing.into());
+    world.ok(GraphRequest::BlockdevReopen(vec![options]));
+    assert_eq!(direct(&mut world), (2 * IMAGES, 2 * IMAGES));
 }
 
 #[test]

@@ -126,15 +126,18 @@ pub(super) async fn resize(daemon: Daemon, arguments: Object) -> Reply {
     let device = text(&arguments, "device");
     let node_name = text(&arguments, "node-name");
     let size = arguments.get("size").and_then(Value::as_i64).unwrap_or_default();
-    // Devices there are none: only a node can be meant, and where there is that node, no device is looked for.
+    let size = u64::try_from(size).map_err(|_| QmpError::generic("Parameter 'size' expects a >0 size"));
+    // Devices there are none: only a node can be meant, and where there is that node, no device is looked for. The change
+    // itself looks for the node too, and asking about it takes a step for every node below.
     let node = Query::Node {
         node_name: node_name.to_owned(),
     };
-    if node_name.is_empty() || daemon.graph(GraphRequest::Query(node)).await.is_err() {
+    let asks = size.is_err() || !device.is_empty();
+    if node_name.is_empty() || (asks && daemon.graph(GraphRequest::Query(node)).await.is_err()) {
         let text = format!("Cannot find device='{device}' nor node-name='{node_name}'");
         return Err(QmpError::generic(text));
     }
-    let size = u64::try_from(size).map_err(|_| QmpError::generic("Parameter 'size' expects a >0 size"))?;
+    let size = size?;
     change(
         &daemon,
         GraphRequest::Resize {

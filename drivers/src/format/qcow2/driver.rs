@@ -14,8 +14,8 @@ use super::gate::Key;
 use super::header::{DIRTY, Header};
 use super::state::{State, Stop};
 use crate::api::{
-    Abilities, Ability, Answer, At, BackingLink, Driver, Events, Exchanged, Extent, Image, Lifecycle, Moved,
-    Placement, Purpose, ReopenRequest, Repair, Ticket, Transfer, arrived,
+    Abilities, Ability, Answer, At, BackingLink, Driver, Events, Exchanged, Extent, Image, LengthSource,
+    Lifecycle, Moved, Placement, Purpose, ReopenRequest, Repair, Ticket, Transfer, arrived,
 };
 use millpond_ring::buffer::Buffers;
 
@@ -41,6 +41,7 @@ impl Driver for Qcow2 {
             serialise_granularity: cluster,
             has_zero_init: true,
             events: Events::Ignored,
+            length: LengthSource::Requests,
         }
     }
 

@@ -17,8 +17,8 @@ use millpond_ring::buffer::Buffers;
 use crate::api::bytes_in;
 use crate::api::reopen::check_unchanged;
 use crate::api::{
-    Abilities, Answer, Child, ChildKind, Driver, DriverKind, Events, Exchanged, Extent, Image, Lifecycle,
-    Moved, OpenRequest, Opened, OptionNames, PassThrough, Placement, Purpose, ReopenRequest, Transfer,
+    Abilities, Answer, Child, ChildKind, Driver, DriverKind, Events, Exchanged, Extent, Lifecycle, Moved,
+    OpenRequest, Opened, OptionNames, PassThrough, Placement, Purpose, ReopenRequest, Transfer,
     parse_options,
 };
 use crate::delegate;
@@ -274,19 +274,6 @@ impl Driver for Raw {
             let real = self.below.length().await?;
             Ok(self.window.get().length(real))
         })
-    }
-
-    fn image(&self) -> &dyn Image {
-        self
-    }
-}
-
-impl Image for Raw {
-    fn filename(&self) -> Option<String> {
-        let plain = !["offset", "size"]
-            .iter()
-            .any(|name| self.options.borrow().contains_key(*name));
-        Some(self.below.child().filename()).filter(|name| plain && !name.is_empty())
     }
 }
 

@@ -41,8 +41,8 @@ use millpond_messages::{
 
 use crate::api::{
     Abilities, Ability, Answer, ChildKind, CopySource, CreateRequest, Device, Driver, DriverKind, Extent,
-    Image, Lifecycle, Moved, OpenRequest, Opened, OptionNames, Placement, Purpose, ReopenRequest, Ticket,
-    Transfer,
+    Image, LengthSource, Lifecycle, Moved, OpenRequest, Opened, OptionNames, Placement, Purpose,
+    ReopenRequest, Ticket, Transfer,
 };
 use millpond_ring::buffer::{Buffers, OPT_MEM_ALIGN};
 use millpond_ring::{AioMode, Ring};
@@ -321,6 +321,11 @@ impl Driver for File {
             has_zero_init: handle.kind == Kind::Regular,
             // A device says itself that there is no more room.
             grows: true,
+            // A medium may be changed, a volume made larger.
+            length: match handle.kind {
+                Kind::Regular => LengthSource::Requests,
+                _ => LengthSource::Driver,
+            },
             ..Abilities::default()
         }
     }

@@ -13,8 +13,9 @@ use millpond_messages::{Error, ErrorKind, IoError, IoResult, RequestFlags, Resul
 
 use crate::api::reopen::check_unchanged;
 use crate::api::{
-    Abilities, Ability, Answer, At, ChildKind, Driver, DriverKind, Extent, Image, Lifecycle, Moved,
-    OpenRequest, Opened, OptionNames, Placement, Purpose, ReopenRequest, Ticket, Transfer, parse_options,
+    Abilities, Ability, Answer, At, ChildKind, Driver, DriverKind, Extent, Image, LengthSource, Lifecycle,
+    Moved, OpenRequest, Opened, OptionNames, Placement, Purpose, ReopenRequest, Ticket, Transfer,
+    parse_options,
 };
 use millpond_ring::Ring;
 use millpond_ring::buffer::Buffers;
@@ -153,6 +154,7 @@ impl Driver for Null {
             has_zero_init: false,
             // What is written is nowhere, and the length stays as it is.
             grows: true,
+            length: LengthSource::Requests,
             ..Abilities::default()
         }
     }

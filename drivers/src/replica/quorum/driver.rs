@@ -14,8 +14,8 @@ use super::vote::{self, Version};
 use crate::api::bytes_in;
 use crate::api::reopen::not_supported;
 use crate::api::{
-    Abilities, Ability, Answer, At, Child, Driver, Extent, Lifecycle, Moved, Notice, Notices, Placement,
-    Purpose, ReopenRequest, Ticket, Transfer,
+    Abilities, Ability, Answer, At, Child, Driver, Extent, LengthSource, Lifecycle, Moved, Notice, Notices,
+    Placement, Purpose, ReopenRequest, Ticket, Transfer,
 };
 use crate::replica::copies::{Ranges, Use, copy, copy_of, first_difference};
 use millpond_ring::buffer::{Buffer, Buffers};
@@ -293,6 +293,7 @@ impl Driver for Quorum {
             fua: Ability::Emulated,
             // Each child sees to it.
             grows: true,
+            length: LengthSource::Children,
             ..Abilities::default()
         }
     }

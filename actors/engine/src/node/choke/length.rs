@@ -7,12 +7,22 @@ use millpond_messages::{Error, ErrorKind, IoError, IoResult, RequestFlags, Resul
 
 use super::super::cell::NodeCell;
 use super::super::edge::EdgeCell;
+use super::super::kept::Asked;
+use super::By;
 
-/// The length as the driver knows it now.
-pub async fn length(cell: &Rc<NodeCell>) -> IoResult<u64> {
+/// The length as the driver knows it now. A parent is told what is kept of it, where something is.
+pub async fn length(cell: &Rc<NodeCell>, by: By<'_>) -> IoResult<u64> {
     let driver = cell.driver()?;
-    let size = driver.length().await?;
-    cell.set_size(size);
+    let is_for_parent = by.admission.is_none();
+    if !is_for_parent || !cell.keeps_length() {
+        let asked = Asked::now();
+        let size = driver.length().await?;
+        cell.set_size(size);
+        cell.keep_length(asked);
+    }
+    if is_for_parent {
+        cell.rely_on_length();
+    }
     Ok(cell.size())
 }
 

@@ -173,7 +173,7 @@ async fn dispatch(cell: &Rc<NodeCell>, operation: Operation<Buffers>, by: By<'_>
             };
             Outcome::plain(status.map(Value::Status))
         }
-        Operation::Length => Outcome::plain(length::length(cell).await.map(Value::Bytes)),
+        Operation::Length => Outcome::plain(length::length(cell, by).await.map(Value::Bytes)),
         Operation::AllocatedSize => {
             Outcome::plain(Box::pin(length::allocated_size(cell)).await.map(Value::Bytes))
         }
