@@ -43,7 +43,7 @@ fn grow(daemon: &mut Daemon, have: usize, length: usize) -> u64 {
 
 #[test]
 fn a_node_on_top_of_thousands_costs_no_more_and_all_of_them_serve_and_close() {
-    const LAYERS: usize = 2500;
+    const LAYERS: usize = 2200;
     let mut daemon = daemon().nbd_unix().start();
     add(&mut daemon, null(&name(0), MIB));
     let shallow = grow(&mut daemon, 1, 100);
