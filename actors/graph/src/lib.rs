@@ -5,37 +5,13 @@
 //! questions are answered, whatever mutation waits.
 #![forbid(unsafe_code)]
 
-mod activate;
-mod amend;
-mod backing;
-mod backing_link;
-mod cancel;
-mod chain;
-mod check;
-mod children;
-mod commit;
-mod create;
-mod debug;
-mod delete;
-mod drain;
-mod exchange;
-mod image;
-mod iothreads;
-mod links;
+mod change;
+mod immediate;
 mod notices;
-mod op_blockers;
 mod open;
-mod options;
 mod order;
-mod permissions;
 mod query;
-mod reopen;
-mod replace;
-mod resize;
-mod roots;
-mod shutdown;
-mod snapshot;
-mod temporary;
+mod sections;
 mod transaction;
 mod value;
 mod world;
@@ -52,13 +28,20 @@ use millpond_messages::global_state::{
 };
 use millpond_messages::{Error, ErrorKind, IoThreadId, Permissions, Result, RootId, Token};
 
+use change::roots::Inactive;
+use change::{
+    activate, amend, backing_link, check, children, commit, create, delete, iothreads, links, reopen,
+    replace, resize, roots, shutdown, snapshot,
+};
+use immediate::{cancel, debug};
 use millpond_engine::node::Ticket;
-use roots::Inactive;
+use open::{image, tree};
+use value::{blockers, chain};
 use world::{State, World};
 
-pub use drain::Cover;
 pub use notices::Announcement;
 pub use order::{Address, Open, Order};
+pub use sections::Cover;
 
 /// Names a request, for its reply. Chosen by whoever asks; the policy only gives it back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -495,7 +478,7 @@ fn closed() -> Error {
 async fn change(world: &World, request: GraphRequest) -> Reply {
     match request {
         GraphRequest::Open(image) => return image::open(world, *image).await,
-        GraphRequest::BlockdevAdd(options) => open::blockdev_add(world, options).await?,
+        GraphRequest::BlockdevAdd(options) => tree::blockdev_add(world, options).await?,
         GraphRequest::BlockdevDel { node_name } => delete::blockdev_del(world, &node_name).await?,
         GraphRequest::BlockdevReopen(list) => reopen::blockdev_reopen(world, list).await?,
         GraphRequest::ReopenKeeping(list) => reopen::reopen_keeping(world, list).await?,
@@ -584,12 +567,12 @@ async fn change(world: &World, request: GraphRequest) -> Reply {
             node_name,
             operations,
             by,
-        } => return op_blockers::block(world, &node_name, operations, by),
+        } => return blockers::block(world, &node_name, operations, by),
         GraphRequest::OpUnblock {
             token,
             node_name,
             operations,
-        } => op_blockers::unblock(world, token, node_name.as_deref(), &operations)?,
+        } => blockers::unblock(world, token, node_name.as_deref(), &operations)?,
         GraphRequest::CopyOnRead { node_name, on } => {
             let node = world.graph(|graph| graph.find(&node_name).map(|node| node.id))?;
             world.ask(node, Order::CopyOnRead { node, on }).done().await?;

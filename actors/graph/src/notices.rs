@@ -4,9 +4,9 @@ use millpond_drivers::api::Notice;
 use millpond_messages::qapi::Event;
 use millpond_messages::{ChildSlot, NodeId, SECTOR_SIZE};
 
-use super::Effect;
-use super::value::{Graph, Node};
-use super::world::State;
+use crate::Effect;
+use crate::value::graph::{Graph, Node};
+use crate::world::State;
 
 /// Something that users of the graph are told without having asked.
 #[derive(Debug, Clone, PartialEq)]

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use millpond_drivers::api::{BackingLink, DriverKind, ReopenRequest};
+use millpond_engine::node::NodeSettings;
 use millpond_messages::global_state::Options;
 use millpond_messages::io::Preallocation;
 use millpond_messages::{
     ChildSlot, DebugOrder, IoThreadId, LatencyHistograms, NodeId, OpenFlags, Permissions, Repair,
     RequestFlags, RootId, Token,
 };
-
-use millpond_engine::node::NodeSettings;
 
 /// A node and the iothread that it lives in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! What all procedures of the policy share: the graph, the sections, and the orders on their way.
 //!
-//! A mutation is an async function over a [`World`], polled by the [`Policy`](super::Policy) alone: its states are those
+//! A mutation is an async function over a [`World`], polled by the [`Policy`](crate::Policy) alone: its states are those
 //! of the function, it waits for nothing but answers to orders and stillness of sections, and it borrows the state only
 //! between two waits.
 
@@ -13,15 +13,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use millpond_drivers::api::Registry;
+use millpond_engine::node::{OpenFacts, OrderOutcome, Ticket};
 use millpond_messages::global_state::IothreadOptions;
 use millpond_messages::{Error, ErrorKind, IoThreadId, NodeId, Permissions, Result, RootId, Token};
 
-use super::drain::{Cover, Sections};
-use super::order::{Address, Order};
-use super::transaction::Log;
-use super::value::Graph;
-use super::{Effect, ImplicitOpens};
-use millpond_engine::node::{OpenFacts, OrderOutcome, Ticket};
+use crate::order::{Address, Order};
+use crate::sections::{Cover, Sections};
+use crate::transaction::Log;
+use crate::value::graph::Graph;
+use crate::{Effect, ImplicitOpens};
 
 /// An iothread that nodes can live in.
 #[derive(Debug, Clone)]
@@ -404,7 +404,7 @@ impl World {
             state
                 .sections
                 .get(token)
-                .is_none_or(super::drain::Section::is_still)
+                .is_none_or(crate::sections::Section::is_still)
         })
         .await;
         token

@@ -1,13 +1,13 @@
 //! Facts about the device behind a node, which a guest's device may want to repeat.
 
+use millpond_engine::node::{Description, OrderOutcome};
 use millpond_messages::global_state::GraphReply;
 use millpond_messages::{Error, ErrorKind, NodeId, Result};
 
-use super::super::Reply;
-use super::super::order::Order;
-use super::super::value::{Graph, Node};
-use super::super::world::World;
-use millpond_engine::node::{Description, OrderOutcome};
+use crate::Reply;
+use crate::order::Order;
+use crate::value::graph::{Graph, Node};
+use crate::world::World;
 
 /// The sizes of the device's sectors.
 ///

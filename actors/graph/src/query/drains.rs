@@ -1,11 +1,11 @@
 //! Which drains have not become still, and what they wait for.
 
+use millpond_engine::node::OrderOutcome;
 use millpond_messages::handshake::{PendingDrain, WaitingNode};
 use millpond_messages::{NodeId, Token};
 
-use super::super::order::Order;
-use super::super::world::World;
-use millpond_engine::node::OrderOutcome;
+use crate::order::Order;
+use crate::world::World;
 
 struct Waiting {
     token: Token,

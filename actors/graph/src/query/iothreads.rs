@@ -1,10 +1,10 @@
 //! `x-millpond-query-iothreads`: what iothreads have done, as each tells it itself.
 
+use millpond_engine::node::OrderOutcome;
 use millpond_messages::global_state::IothreadReport;
 
-use super::super::order::Order;
-use super::super::world::{IothreadEntry, World};
-use millpond_engine::node::OrderOutcome;
+use crate::order::Order;
+use crate::world::{IothreadEntry, World};
 
 /// The name by which the main iothread is shown: it is no object, and has no id.
 const MAIN: &str = "main";

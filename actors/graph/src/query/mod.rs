@@ -3,7 +3,6 @@
 mod device;
 mod dot;
 mod drains;
-pub mod filename;
 mod iothreads;
 mod nodes;
 mod statistics;
@@ -15,10 +14,12 @@ use millpond_messages::global_state::{
 };
 use millpond_messages::{Error, ErrorKind, NodeId};
 
-use super::iothreads::may_move;
-use super::value::{Edge, Graph, Node, Parent};
-use super::world::World;
-use super::{Reply, chain, op_blockers, replace};
+use crate::Reply;
+use crate::change::iothreads::may_move;
+use crate::change::replace;
+use crate::value::graph::{Edge, Graph, Node, Parent};
+use crate::value::{blockers, chain, filename};
+use crate::world::World;
 
 pub use drains::pending as pending_drains;
 
@@ -71,7 +72,7 @@ pub async fn answer(world: &World, query: Query) -> Reply {
         }),
         Query::OpBlockers { node_name } => world.graph(|graph| {
             let node = graph.find(&node_name)?.id;
-            Ok(GraphReply::Blockers(op_blockers::blockers(graph, node)))
+            Ok(GraphReply::Blockers(blockers::blockers(graph, node)))
         }),
         Query::FindOverlay { active, node_name } => world.graph(|graph| {
             let node = node_name.map(|name| graph.find(&name).map(|node| node.id));

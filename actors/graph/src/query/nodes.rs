@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use millpond_engine::node::{Description, DetectZeroes, OrderOutcome};
 use millpond_messages::qapi::{
     BlockDeviceInfo, BlockdevCacheInfo, BlockdevDetectZeroesOptions, ImageInfo, ImageInfoSpecific,
 };
@@ -10,12 +11,11 @@ use millpond_messages::{
 };
 use serde_json::Value;
 
-use super::super::order::Order;
-use super::super::value::{Graph, Node};
-use super::super::world::World;
-use super::device::says_nothing;
-use super::filename::{Filenames, full_backing_name};
-use millpond_engine::node::{Description, DetectZeroes, OrderOutcome};
+use crate::order::Order;
+use crate::query::device::says_nothing;
+use crate::value::filename::{Filenames, full_backing_name};
+use crate::value::graph::{Graph, Node};
+use crate::world::World;
 
 /// The member of an image that is the image below it.
 const BACKING_IMAGE: &str = "backing-image";

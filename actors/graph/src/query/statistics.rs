@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 
+use millpond_engine::node::OrderOutcome;
 use millpond_messages::{LatencyHistogram, NodeId, NodeReport, NodeStatistics, OperationCount};
 use serde_json::{Map, Value, json};
 
-use super::super::order::Order;
-use super::super::value::Node;
-use super::super::world::World;
-use super::nodes::by_iothread;
-use millpond_engine::node::OrderOutcome;
+use crate::order::Order;
+use crate::query::nodes::by_iothread;
+use crate::value::graph::Node;
+use crate::world::World;
 
 /// How many nodes one order asks, so that requests of an iothread do not wait for all of them.
 const AT_ONCE: usize = 256;

@@ -6,8 +6,8 @@ use millpond_messages::qapi::{self, QuorumOperation};
 use millpond_messages::{IoError, Role};
 use serde_json::json;
 
-use super::super::Announcement;
 use super::*;
+use crate::Announcement;
 use millpond_engine::node::Event;
 
 /// Files of these names, and a parent of those listed.

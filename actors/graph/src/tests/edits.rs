@@ -494,7 +494,7 @@ fn images_are_taken_out_of_a_chain_for_all_their_overlays() {
     world.assert_settled(&[]);
     // What the base inherited through them it inherits from the overlay: it goes on following its options.
     let (top, base) = (world.id("top"), world.id("base"));
-    let inherits = |graph: &mut super::super::value::Graph| graph.node(base).unwrap().inherits_from;
+    let inherits = |graph: &mut crate::value::graph::Graph| graph.node(base).unwrap().inherits_from;
     assert_eq!(world.policy.world.graph(inherits), Some(top));
     world.ok(del("other"));
     world.ok(del("top"));

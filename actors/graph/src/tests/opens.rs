@@ -4,8 +4,8 @@ use millpond_drivers::api::BackingLink;
 use millpond_messages::global_state::OpenImage;
 use serde_json::json;
 
-use super::super::ImplicitOpens;
 use super::*;
+use crate::ImplicitOpens;
 
 fn link(world: &mut FakeWorld, from: &str, to: &str, format: Option<&str>) {
     let link = BackingLink {

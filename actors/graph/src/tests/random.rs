@@ -6,8 +6,8 @@ use millpond_messages::global_state::{ChildOf, GraphReply, GraphRequest, Iothrea
 use millpond_messages::{NodeId, RootId, Token};
 use serde_json::json;
 
-use super::super::RequestId;
 use super::*;
+use crate::RequestId;
 
 /// splitmix64: small, and the same everywhere for the same seed.
 pub struct Rng(pub u64);

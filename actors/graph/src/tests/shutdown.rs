@@ -25,7 +25,7 @@ fn disks() -> FakeWorld {
     world
 }
 
-fn is_closed(world: &mut FakeWorld, id: super::super::RequestId) -> bool {
+fn is_closed(world: &mut FakeWorld, id: crate::RequestId) -> bool {
     let reply = world.replies.remove(&id);
     matches!(reply, Some(Err(error)) if error.kind() == ErrorKind::Closed)
 }

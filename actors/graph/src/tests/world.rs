@@ -17,8 +17,8 @@ use millpond_messages::{
     RequestFlags, Result, Role, RootId, Token,
 };
 
-use super::super::{Announcement, Effect, Event, ImplicitOpens, Order, Policy, Reply, RequestId};
 use super::promises::{self, Promises};
+use crate::{Announcement, Effect, Event, ImplicitOpens, Order, Policy, Reply, RequestId};
 use millpond_engine::node::{self, OpenFacts, OrderOutcome, Ticket};
 
 const FILE: ChildKind = ChildKind::file(Role::IMAGE);

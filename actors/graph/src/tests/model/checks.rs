@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use millpond_messages::global_state::DrainScope;
 use millpond_messages::{NodeId, Token};
 
-use super::super::super::drain::Section;
 use super::Breach;
 use super::live::Live;
 use super::requests::Stage;
+use crate::sections::Section;
 use millpond_engine::node::Background;
 
 impl Live {

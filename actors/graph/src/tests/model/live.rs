@@ -7,11 +7,11 @@ use millpond_messages::global_state::{ChildOf, DrainScope, GraphReply, GraphRequ
 use millpond_messages::{IoThreadId, NodeId, RootId, Token};
 use serde_json::json;
 
-use super::super::super::{Effect, Event, ImplicitOpens, Policy, Reply, RequestId};
 use super::super::world::registry;
 use super::requests::Stage;
 use super::site::{Mail, Site};
 use super::{Breach, print};
+use crate::{Effect, Event, ImplicitOpens, Policy, Reply, RequestId};
 use millpond_engine::node::Ticket;
 
 /// Requests of the setup have ids from here on.

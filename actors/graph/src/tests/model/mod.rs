@@ -1,6 +1,6 @@
 //! The policy, model-checked as it is: in every order in which messages can come, over small graphs, exhaustively.
 //!
-//! The model has no policy of its own. It holds the real [`Policy`](super::super::Policy), and for the nodes' side of the
+//! The model has no policy of its own. It holds the real [`Policy`](crate::Policy), and for the nodes' side of the
 //! handshake the real [`Gate`](millpond_engine::node::Gate) and [`Line`](millpond_engine::node::Line). What is modelled ([`site`]) is the
 //! rest: iothreads, whose mailboxes keep the order of each pair and interleave freely otherwise, orders that take time,
 //! clients' requests that enter over root edges, are passed down to children and end in any order, and drivers' background

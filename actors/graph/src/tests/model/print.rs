@@ -7,10 +7,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use millpond_messages::Token;
 
-use super::super::super::order::Order;
 use super::live::Live;
 use super::requests::Stage;
 use super::site::{Mail, Thread};
+use crate::order::Order;
 use millpond_engine::node::{self, OrderOutcome, Ticket};
 
 /// Hashes what is written to it.

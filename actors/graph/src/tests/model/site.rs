@@ -11,9 +11,9 @@ use millpond_messages::{
     ChildSlot, Error, ErrorKind, IoError, IoThreadId, Limits, NodeId, OpenFlags, Permissions, RootId, Token,
 };
 
-use super::super::super::order::{Open, Order};
 use super::requests::{Request, Root, Stage};
 use super::{Breach, Breaches};
+use crate::order::{Open, Order};
 use millpond_engine::node::{self, Gate, OpenFacts, OrderOutcome, Ticket};
 
 /// What an iothread finds in its mailbox.

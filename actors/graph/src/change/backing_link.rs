@@ -1,0 +1,193 @@
+//! What images name as their backing files, changed by users: `change-backing-file`, and chains from which images are taken
+//! out.
+
+use millpond_drivers::api::BackingLink;
+use millpond_messages::{Error, ErrorKind, IoError, NodeId, OpBlocker, Result, Role};
+
+use crate::change::delete;
+use crate::change::reopen::{self, Access};
+use crate::change::replace::{self, Besides, Moving, Reachable};
+use crate::sections::Cover;
+use crate::transaction::Transaction;
+use crate::value::filename::Filenames;
+use crate::value::graph::{Graph, Parent};
+use crate::value::{blockers, chain};
+use crate::world::World;
+
+/// `change-backing-file`: the image of node `image`, which is in the chain of `device`, names another backing file from now
+/// on. Its backing node stays.
+///
+/// # Errors
+/// There are no such nodes, the image has no backing file, or its header cannot be written.
+pub async fn change_backing_file(world: &World, device: &str, image: &str, backing_file: &str) -> Result<()> {
+    let (node, link) = world.graph(|graph| check(graph, device, image, backing_file))?;
+    let mut reopened = Vec::new();
+    make_writable(world, node, &mut reopened).await?;
+    let mut transaction = Transaction::new(world);
+    transaction.drain([node], "change-backing-file").await;
+    let result = match transaction.record_backing(node, link).await {
+        Ok(()) => {
+            transaction.commit();
+            Ok(())
+        }
+        Err(error) => {
+            transaction.roll_back().await;
+            let text = format!(
+                "Could not change backing file to '{backing_file}': {}",
+                reason(&error)
+            );
+            Err(Error::caused_by(error.kind(), text, error))
+        }
+    };
+    let restored = restore(world, reopened).await;
+    result.and(restored)
+}
+
+/// An error as its number alone tells it.
+fn reason(error: &Error) -> IoError {
+    IoError::from_errno(error.errno())
+}
+
+fn check(
+    graph: &Graph,
+    device: &str,
+    image: &str,
+    backing_file: &str,
+) -> Result<(NodeId, Option<BackingLink>)> {
+    let invalid = |text: String| Err(Error::new(ErrorKind::InvalidArgument, text));
+    let top = graph.look_up(device, device)?;
+    if graph.parent_nodes(top.id).next().is_some() {
+        return invalid("Need a root block node".to_owned());
+    }
+    let node = graph.look_up("", image)?;
+    if chain::find_overlay(graph, node.id, None) == Some(node.id) {
+        return invalid("not allowing backing file change on an image without a backing file".to_owned());
+    }
+    blockers::check(graph, top.id, OpBlocker::Change)?;
+    if !chain::contains(graph, top.id, node.id) {
+        return invalid(format!("'{device}' and image file are not in the same chain"));
+    }
+    // The format that is stored is the overlay's own, not that of what it names: so does QEMU.
+    let link = (!backing_file.is_empty()).then(|| BackingLink {
+        filename: backing_file.to_owned(),
+        format: Some(node.kind.name().to_owned()),
+    });
+    Ok((node.id, link))
+}
+
+/// Reopens a node for writing where it is not open for that, and notes how it was.
+async fn make_writable(world: &World, node: NodeId, reopened: &mut Vec<Access>) -> Result<()> {
+    if world.graph(|graph| graph.expect(node).map(|node| node.flags.is_read_only()))? {
+        reopened.extend(reopen::set_access(world, node, false).await?);
+    }
+    Ok(())
+}
+
+/// Gives up what was needed to write, the last first. All are tried; the first failure is told.
+async fn restore(world: &World, reopened: Vec<Access>) -> Result<()> {
+    let mut result = Ok(());
+    for access in reopened.into_iter().rev() {
+        let restored = reopen::restore(world, access).await;
+        result = result.and(restored);
+    }
+    result
+}
+
+/// Takes the images from `top` down to the one above `base` out of chains: all that has `top` as its child has `base`
+/// from then on, and images that had it as their backing file name `backing_file`, or what opens `base`. What nobody holds
+/// any more is closed.
+///
+/// # Errors
+/// There are no such nodes, `base` is not below `top`, a parent relies on its edge, permissions, or a header cannot be
+/// written; then nothing has changed.
+pub async fn drop_intermediate(
+    world: &World,
+    top: &str,
+    base: &str,
+    backing_file: Option<String>,
+) -> Result<()> {
+    let (top, base) = world.graph(|graph| {
+        let (top, base) = (graph.find(top)?, graph.find(base)?);
+        if top.id == base.id || !chain::contains(graph, top.id, base.id) {
+            let text = format!("Node '{}' is not a backing image of '{}'", base.name, top.name);
+            return Err(Error::new(ErrorKind::InvalidArgument, text));
+        }
+        Ok((top.id, base.id))
+    })?;
+    // From before the first overlay is made writable to after the last image is closed nothing moves below.
+    let token = world
+        .drain(Cover::Subtree(vec![top, base]), "drop-intermediate")
+        .await;
+    let mut reopened = Vec::new();
+    let mut transaction = Transaction::new(world);
+    let result = shorten(&mut transaction, top, base, backing_file, &mut reopened).await;
+    match &result {
+        Ok(()) => {
+            transaction.commit();
+            world.graph(|graph| inherit_past(graph, top, base));
+        }
+        Err(_) => transaction.roll_back().await,
+    }
+    if let Err(error) = restore(world, reopened).await {
+        tracing::warn!(%error, "an overlay stays writable");
+    }
+    if result.is_ok() {
+        delete::release(world, [top]).await;
+    }
+    world.undrain(token);
+    result
+}
+
+async fn shorten(
+    transaction: &mut Transaction,
+    top: NodeId,
+    base: NodeId,
+    backing_file: Option<String>,
+    reopened: &mut Vec<Access>,
+) -> Result<()> {
+    let world = transaction.world.clone();
+    let (edges, overlays, link) = world.graph(|graph| {
+        let edges = replace::moving(graph, top, base, Reachable::Refuse)?;
+        let overlays: Vec<NodeId> = edges.iter().filter_map(|edge| overlay(graph, edge)).collect();
+        let base = graph.expect(base)?;
+        let filename =
+            backing_file.unwrap_or_else(|| Filenames::of(graph, [base.id]).get(base.id).to_owned());
+        let format = Some(base.kind.name().to_owned());
+        Ok::<_, Error>((edges, overlays, BackingLink { filename, format }))
+    })?;
+    for overlay in &overlays {
+        make_writable(&world, *overlay, reopened).await?;
+    }
+    replace::redirect(transaction, top, base, &edges, Besides::Nothing).await?;
+    for overlay in overlays {
+        let recorded = transaction.record_backing(overlay, Some(link.clone())).await;
+        recorded.map_err(|error| {
+            let text = format!("Could not update backing file link: {}", reason(&error));
+            Error::caused_by(error.kind(), text, error)
+        })?;
+    }
+    Ok(())
+}
+
+/// The node that holds this edge, if it is that to a backing node.
+fn overlay(graph: &Graph, edge: &Moving) -> Option<NodeId> {
+    let (parent, slot) = edge.node()?;
+    let edge = graph.edge(graph.node(parent)?.child(slot)?)?;
+    let is_overlay = edge.role.contains(Role::COW) && matches!(edge.parent, Parent::Node(..));
+    is_overlay.then_some(parent)
+}
+
+/// What `base` inherited through `top` it inherits from where `top` does.
+fn inherit_past(graph: &mut Graph, top: NodeId, base: NodeId) {
+    let mut at = Some(base);
+    while let Some(id) = at {
+        at = graph.node(id).and_then(|node| node.inherits_from);
+        if at == Some(top) {
+            let above = graph.node(top).and_then(|node| node.inherits_from);
+            if let Some(base) = graph.node_mut(base) {
+                base.inherits_from = above;
+            }
+            return;
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! `blockdev-create`: making an image in a file or in a node.
+
+use std::sync::Arc;
+
+use millpond_drivers::api::DriverKind;
+use millpond_messages::global_state::{GraphReply, Options};
+use millpond_messages::{Error, ErrorKind, NodeId, OpBlocker, Permissions, Result, RootId};
+use serde_json::Value;
+
+use crate::Next;
+use crate::change::{delete, resize, roots};
+use crate::open::options;
+use crate::open::tree::{self, Base};
+use crate::order::Order;
+use crate::transaction::Transaction;
+use crate::world::World;
+
+/// Makes an image. `options` are QAPI's `BlockdevCreateOptions`.
+///
+/// What is opened for it is opened, and held, in a mutation; the making itself may take long and goes on in the
+/// background; what was held is let go in another mutation.
+pub async fn blockdev_create(world: &World, options: Options) -> Next {
+    let mut transaction = Transaction::new(world);
+    let job = match prepare(&mut transaction, options).await {
+        Ok(job) => job,
+        Err(error) => {
+            transaction.roll_back().await;
+            return Next::Reply(Err(error));
+        }
+    };
+    transaction.commit();
+    let world = world.clone();
+    Next::Background(Box::pin(async move {
+        let held = job.file;
+        let result = make(&world, job).await;
+        Next::Mutation(Box::pin(async move {
+            if let Some((root, node)) = held {
+                roots::forget(&world, root);
+                delete::refresh(&world, &[node]).await;
+                delete::release(&world, [node]).await;
+            }
+            Next::Reply(result.map(|()| GraphReply::Done))
+        }))
+    }))
+}
+
+struct Job {
+    kind: Arc<dyn DriverKind>,
+    options: Options,
+    /// The hold on the node to format, and that node.
+    file: Option<(RootId, NodeId)>,
+}
+
+async fn prepare(transaction: &mut Transaction, mut options: Options) -> Result<Job> {
+    let driver = match options.remove("driver") {
+        Some(Value::String(driver)) => driver,
+        Some(_) => return Err(options::wrong_type("driver", "BlockdevDriver")),
+        None => {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                "Parameter 'driver' is missing",
+            ));
+        }
+    };
+    let kind = transaction
+        .world
+        .with(|state| state.registry.find(&driver).cloned())
+        .ok_or_else(|| {
+            let text = format!("Parameter 'driver' does not accept value '{driver}'");
+            Error::new(ErrorKind::InvalidArgument, text)
+        })?;
+    let file = if kind.is_protocol() {
+        None
+    } else {
+        let value = options
+            .remove("file")
+            .ok_or_else(|| Error::new(ErrorKind::InvalidArgument, "Parameter 'file' is missing"))?;
+        Some(hold_file(transaction, value).await?)
+    };
+    Ok(Job { kind, options, file })
+}
+
+/// Takes hold of the node that is to be formatted.
+async fn hold_file(transaction: &mut Transaction, value: Value) -> Result<(RootId, NodeId)> {
+    let node = tree::resolve(transaction, value, Base::default(), "file").await?;
+    let permissions = Permissions::CONSISTENT_READ | Permissions::WRITE | Permissions::RESIZE;
+    let request = resize::hold("", "blockdev-create", permissions);
+    let root = roots::link_root(transaction, node, &request);
+    roots::take(transaction, node, root, permissions, Permissions::all()).await?;
+    transaction.world.graph(|graph| {
+        let reason = "block device is in use by block job: create".to_owned();
+        let token = graph.add_blocker(reason, Some(root));
+        let operations = OpBlocker::ALL.into_iter();
+        let operations = operations.filter(|operation| *operation != OpBlocker::Dataplane);
+        graph.blockers.block(token, node, operations);
+    });
+    Ok((root, node))
+}
+
+/// The work. It enters the graph at the node itself, so drained sections wait for it, and it waits for them.
+async fn make(world: &World, job: Job) -> Result<()> {
+    let Job { kind, options, file } = job;
+    let Some((_, node)) = file else {
+        let main = world.with(|state| state.main);
+        return world
+            .ask_iothread(
+                main,
+                Order::Create {
+                    kind,
+                    options,
+                    file: None,
+                },
+            )
+            .done()
+            .await;
+    };
+    world.until(|state| state.begin_work(node)).await;
+    let address = world.with(|state| state.address(node));
+    let result = match address {
+        Some(file) => {
+            let order = Order::Create {
+                kind,
+                options,
+                file: Some(file),
+            };
+            world.ask(node, order).done().await
+        }
+        None => Err(Error::new(ErrorKind::NotFound, "The node is gone")),
+    };
+    world.with(|state| state.end_work(node));
+    result
+}

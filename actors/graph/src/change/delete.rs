@@ -1,0 +1,119 @@
+//! Taking nodes away: `blockdev-del`, and the nodes that go with their last parent.
+
+use millpond_messages::{Error, ErrorKind, NodeId, OpBlocker, Result};
+
+use crate::order::Order;
+use crate::sections::Cover;
+use crate::transaction::{self, Transaction};
+use crate::value::graph::Edge;
+use crate::value::{blockers, chain};
+use crate::world::World;
+
+/// `blockdev-del`.
+///
+/// # Errors
+/// There is no such node, it is in use, or no user added it.
+pub async fn blockdev_del(world: &World, name: &str) -> Result<()> {
+    let node = world.graph(|graph| {
+        let node = graph.find(name)?;
+        if graph.roots_of(node.id).next().is_some() {
+            return Err(Error::new(ErrorKind::InUse, format!("Node {name} is in use")));
+        }
+        blockers::check(graph, node.id, OpBlocker::DriveDel)?;
+        if !node.owned {
+            let text = format!("Node {name} is not owned by the monitor");
+            return Err(Error::new(ErrorKind::InvalidArgument, text));
+        }
+        if !node.parents.is_empty() {
+            return Err(Error::new(
+                ErrorKind::InUse,
+                format!("Block device {name} is in use"),
+            ));
+        }
+        graph
+            .children_of(node.id)
+            .filter(|edge| !graph.is_frozen_by(edge, node.id))
+            .try_for_each(|edge| chain::check_unfrozen(graph, edge))?;
+        Ok(node.id)
+    })?;
+    world.graph(|graph| {
+        if let Some(node) = graph.node_mut(node) {
+            node.owned = false;
+        }
+    });
+    release(world, [node]).await;
+    Ok(())
+}
+
+/// Deletes the file that a node keeps its data in. The node stays open.
+///
+/// # Errors
+/// There is no such node, or its driver's.
+pub async fn delete_file(world: &World, name: &str) -> Result<()> {
+    let node = world.graph(|graph| graph.look_up("", name).map(|node| node.id))?;
+    world.ask(node, Order::DeleteFile(node)).done().await
+}
+
+/// Closes those of `nodes` that nobody holds any more, and what then nobody holds below them.
+pub async fn release(world: &World, nodes: impl IntoIterator<Item = NodeId>) {
+    let mut open: Vec<NodeId> = nodes.into_iter().collect();
+    while let Some(id) = open.pop() {
+        if take_unused(world, id) {
+            // A root edge may have ended before its last requests have.
+            let token = world.drain(Cover::Nodes(vec![id]), "close").await;
+            let children = close(world, id).await;
+            world.undrain(token);
+            refresh(world, &children).await;
+            open.extend(children);
+        }
+    }
+}
+
+/// The same where everything is closed, in a section that covers everything and is still: no node is drained by itself, and
+/// what is about to be closed too gives nothing up before that. A node takes one step, whatever is above and below it.
+pub async fn release_all(world: &World, nodes: impl IntoIterator<Item = NodeId>) {
+    let mut open: Vec<NodeId> = nodes.into_iter().collect();
+    while let Some(id) = open.pop() {
+        if take_unused(world, id) {
+            open.extend(close(world, id).await);
+        }
+    }
+}
+
+/// Whether nobody holds a node any more. From then on nobody finds it.
+fn take_unused(world: &World, id: NodeId) -> bool {
+    world.graph(|graph| {
+        graph.node_mut(id).is_some_and(|node| {
+            let unused = !node.owned && node.parents.is_empty();
+            node.live &= !unused;
+            unused
+        })
+    })
+}
+
+/// Closes a node without parents, which is still; answers what was below it.
+async fn close(world: &World, id: NodeId) -> Vec<NodeId> {
+    let edges: Vec<Edge> = world.graph(|graph| graph.children_of(id).cloned().collect());
+    // The driver writes back to its children as it closes, so the edges end with it and not before.
+    transaction::close_cell(world, id).await;
+    world.with(|state| {
+        for edge in &edges {
+            state.graph.unlink(edge.id);
+        }
+    });
+    transaction::forget_node(world, id);
+    edges.into_iter().map(|edge| edge.child).collect()
+}
+
+/// Gives up what children no longer need to grant.
+pub async fn refresh(world: &World, nodes: &[NodeId]) {
+    // Each by itself: one that refuses must not keep the others from giving up.
+    for node in nodes {
+        let mut transaction = Transaction::new(world);
+        if let Err(error) = transaction.update_permissions([*node]).await {
+            // Taking less cannot conflict; a driver that refuses keeps a lock longer than it must.
+            tracing::warn!(%error, "permissions could not be given up");
+        }
+        transaction.commit();
+    }
+}

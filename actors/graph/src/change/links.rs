@@ -1,0 +1,169 @@
+//! Children by name: a backing node or another child that a driver can do without is put behind a node, or taken away.
+
+use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, Result};
+
+use crate::change::exchange::Exchange;
+use crate::change::iothreads::{self, Joint};
+use crate::change::snapshot::cycle;
+use crate::change::{delete, reopen};
+use crate::transaction::Transaction;
+use crate::value::chain;
+use crate::value::graph::{Graph, Node};
+use crate::world::World;
+
+/// What becomes of an edge.
+#[derive(Debug, Clone, Copy)]
+struct Change {
+    parent: NodeId,
+    slot: ChildSlot,
+    old: Option<NodeId>,
+    new: Option<NodeId>,
+}
+
+/// Puts a node behind another as its backing node, or leaves it without. The image's header stays as it is.
+///
+/// # Errors
+/// There are no such nodes, the driver has no backing nodes, the link is frozen, it would close a circle, or permissions;
+/// then nothing has changed.
+pub async fn set_backing(world: &World, node: &str, backing: Option<&str>) -> Result<()> {
+    let change = world.graph(|graph| {
+        let node = graph.find(node)?;
+        let slot = node.slot("backing").ok_or_else(|| {
+            let text = format!(
+                "Driver '{}' of node '{}' does not support backing files",
+                node.kind.name(),
+                node.name
+            );
+            Error::new(ErrorKind::Unsupported, text)
+        })?;
+        let new = backing.map(|name| graph.find(name)).transpose()?;
+        check(graph, node, slot, new)
+    })?;
+    apply(world, change, "set-backing").await
+}
+
+/// Puts a node behind an edge that leads nowhere.
+///
+/// # Errors
+/// There are no such nodes or there is no such child, the edge leads somewhere already, it would close a circle, or
+/// permissions; then nothing has changed.
+pub async fn attach_child(world: &World, parent: &str, child: &str, node: &str) -> Result<()> {
+    let change = world.graph(|graph| {
+        let (node, slot, new) = (
+            graph.find(parent)?,
+            declared(graph, parent, child)?,
+            graph.find(node)?,
+        );
+        if node.child(slot).is_some() {
+            let text = format!("Node '{parent}' already has child '{child}'");
+            return Err(Error::new(ErrorKind::Exists, text));
+        }
+        check(graph, node, slot, Some(new))
+    })?;
+    apply(world, change, "attach-child").await
+}
+
+/// Takes away the node behind an edge. A node that nobody holds any more is closed.
+///
+/// # Errors
+/// There is no such node or child, the driver cannot do without it, or the link is frozen; then nothing has changed.
+pub async fn detach_child(world: &World, parent: &str, child: &str) -> Result<()> {
+    let change = world.graph(|graph| {
+        let (node, slot) = (graph.find(parent)?, declared(graph, parent, child)?);
+        if node.child(slot).is_none() {
+            return Err(no_child(parent, child));
+        }
+        if node.kind.child(slot).is_some_and(|child| child.required) {
+            let text = format!("Node '{parent}' cannot be without its child '{child}'");
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        check(graph, node, slot, None)
+    })?;
+    apply(world, change, "detach-child").await
+}
+
+/// The node of this name, which has a node behind the edge to `child`.
+///
+/// # Errors
+/// There is no such node, or no such child.
+pub fn parent_of(graph: &Graph, parent: &str, child: &str) -> Result<NodeId> {
+    let node = graph.find(parent)?;
+    let edge = node.slot(child).and_then(|slot| node.child(slot));
+    edge.map(|_| node.id).ok_or_else(|| no_child(parent, child))
+}
+
+fn no_child(parent: &str, child: &str) -> Error {
+    Error::new(
+        ErrorKind::NotFound,
+        format!("Node '{parent}' does not have child '{child}'"),
+    )
+}
+
+/// The slot of a child that the driver declares by name. Numbered children come and go by `x-blockdev-change`.
+fn declared(graph: &Graph, parent: &str, child: &str) -> Result<ChildSlot> {
+    let node = graph.find(parent)?;
+    let declared = node.kind.children().len();
+    node.slot(child)
+        .filter(|slot| slot.index() < declared)
+        .ok_or_else(|| no_child(parent, child))
+}
+
+fn check(graph: &Graph, node: &Node, slot: ChildSlot, new: Option<&Node>) -> Result<Change> {
+    let edge = node.child(slot).and_then(|edge| graph.edge(edge));
+    let change = Change {
+        parent: node.id,
+        slot,
+        old: edge.map(|edge| edge.child),
+        new: new.map(|new| new.id),
+    };
+    if change.old == change.new {
+        return Ok(change);
+    }
+    if let Some(edge) = edge {
+        chain::check_unfrozen(graph, edge)?;
+    }
+    if let Some(new) = new.filter(|new| graph.reaches(new.id, node.id)) {
+        let child = node.kind.child(slot).map_or("", |child| child.name);
+        let text = cycle(&new.name, child, &node.name);
+        return Err(Error::new(ErrorKind::InvalidArgument, text));
+    }
+    Ok(change)
+}
+
+async fn apply(world: &World, change: Change, user: &str) -> Result<()> {
+    if change.old == change.new {
+        return Ok(());
+    }
+    let mut transaction = Transaction::new(world);
+    match relink(&mut transaction, change, user).await {
+        Ok(()) => {
+            transaction.commit();
+            delete::release(world, change.old).await;
+            Ok(())
+        }
+        Err(error) => {
+            transaction.roll_back().await;
+            Err(error)
+        }
+    }
+}
+
+async fn relink(transaction: &mut Transaction, change: Change, user: &str) -> Result<()> {
+    let Change {
+        parent,
+        slot,
+        old,
+        new,
+    } = change;
+    let touched = [Some(parent), old, new].into_iter().flatten();
+    transaction.drain(touched.clone(), user).await;
+    iothreads::follow(transaction, new.map(|new| Joint::Nodes(parent, new))).await?;
+    let mut exchange = Exchange::default();
+    let world = transaction.world.clone();
+    world.graph(|graph| exchange.note(graph, parent, slot, new));
+    exchange.leave(transaction).await?;
+    reopen::relink(transaction, parent, slot, new).await?;
+    transaction.update_permissions(touched).await?;
+    exchange.connect(transaction).await?;
+    exchange.enter(transaction).await
+}

@@ -1,0 +1,102 @@
+//! Changes of a node's length: `block_resize`, and the same with all that can be said about how.
+
+use millpond_messages::global_state::{RootRequest, RootUser};
+use millpond_messages::io::Preallocation;
+use millpond_messages::{
+    Error, ErrorKind, NodeId, OpBlocker, Permissions, RequestFlags, Result, check_length,
+};
+
+use crate::change::roots;
+use crate::order::Order;
+use crate::transaction::Transaction;
+use crate::value::blockers;
+use crate::world::World;
+
+/// How a length is changed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct How {
+    /// Fail rather than end up longer.
+    pub exact: bool,
+    /// How the new space is laid out.
+    pub preallocation: Preallocation,
+    /// ZERO_WRITE or none.
+    pub flags: RequestFlags,
+}
+
+/// Changes a node's length.
+///
+/// # Errors
+/// There is no such node, a user relies on its length, a flag means nothing here, or the driver's.
+pub async fn resize(world: &World, name: &str, size: u64, how: How) -> Result<()> {
+    if !RequestFlags::ZERO_WRITE.contains(how.flags) {
+        let text = format!(
+            "A change of length takes no flags but ZERO_WRITE, not {:?}",
+            how.flags
+        );
+        return Err(Error::new(ErrorKind::InvalidArgument, text));
+    }
+    let node = world.graph(|graph| {
+        let node = graph.look_up("", name)?.id;
+        blockers::check(graph, node, OpBlocker::Resize)?;
+        Ok::<NodeId, Error>(node)
+    })?;
+    let mut transaction = Transaction::new(world);
+    let result = carry_out(&mut transaction, node, name, size, how).await;
+    // The hold and the section end in either case.
+    transaction.roll_back().await;
+    result
+}
+
+async fn carry_out(
+    transaction: &mut Transaction,
+    node: NodeId,
+    name: &str,
+    size: u64,
+    how: How,
+) -> Result<()> {
+    let world = transaction.world.clone();
+    let request = hold(name, "block_resize", Permissions::RESIZE);
+    let root = roots::link_root(transaction, node, &request);
+    roots::take(transaction, node, root, request.permissions, request.shared).await?;
+    check_length(size)?;
+    transaction.drain([node], "block_resize").await;
+    let order = Order::Truncate {
+        node,
+        size,
+        exact: how.exact,
+        preallocation: how.preallocation,
+        flags: how.flags,
+    };
+    world.ask(node, order).done().await?;
+    refresh_sizes(&world, node).await;
+    Ok(())
+}
+
+/// A hold that lasts as long as an operation.
+pub fn hold(node: &str, operation: &str, permissions: Permissions) -> RootRequest {
+    RootRequest {
+        node: node.to_owned(),
+        user: RootUser::Embedder(operation.to_owned()),
+        permissions,
+        shared: Permissions::all(),
+        iothread: None,
+        iothread_required: false,
+        writethrough: false,
+    }
+}
+
+/// Learns the length again of a node, and of those whose length is that of a child.
+pub async fn refresh_sizes(world: &World, node: NodeId) {
+    let above = world.graph(|graph| graph.closure([node], crate::value::graph::Direction::Up));
+    for node in above {
+        if let millpond_engine::node::OrderOutcome::Described(Ok(now)) =
+            world.ask(node, Order::Describe(node)).await
+        {
+            world.graph(|graph| {
+                if let Some(facts) = graph.node_mut(node).and_then(|node| node.facts.as_mut()) {
+                    facts.size = now.facts.size;
+                }
+            });
+        }
+    }
+}

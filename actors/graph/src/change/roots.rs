@@ -1,0 +1,248 @@
+//! Root edges: users that take hold of nodes, change what they do there, and let go.
+
+use millpond_messages::global_state::{GraphReply, RootRequest};
+use millpond_messages::{Error, ErrorKind, NodeId, Permissions, Result, Role, RootId};
+
+use crate::Reply;
+use crate::change::{delete, iothreads};
+use crate::order::Order;
+use crate::transaction::Transaction;
+use crate::value::graph::{Edge, Graph, Node, Parent, Root};
+use crate::value::permissions::Plan;
+use crate::world::World;
+
+/// What a root edge is to its user.
+const ROLE: Role = Role::DATA.union(Role::PRIMARY);
+
+/// Whether a user keeps its hold on a node that is, or becomes, inactive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inactive {
+    /// What it takes must be possible, and what it writes keeps the node from being inactivated.
+    Refused,
+    /// It takes and shares nothing while the node is inactive.
+    Allowed,
+}
+
+/// A user takes hold of a node.
+///
+/// # Errors
+/// There is no such node, somebody does not share what the user takes, or the node cannot move to where the user is.
+pub async fn attach(world: &World, request: RootRequest, inactive: Inactive) -> Reply {
+    let node = world.graph(|graph| graph.look_up("", &request.node).map(|node| node.id))?;
+    if let Some(iothread) = request.iothread {
+        let moved = iothreads::bring(world, node, iothread).await;
+        if request.iothread_required {
+            moved?;
+        }
+    }
+    let mut transaction = Transaction::new(world);
+    match attach_to(&mut transaction, node, &request, inactive).await {
+        Ok(root) => {
+            transaction.commit();
+            world.graph(|graph| {
+                if let Some(root) = graph.root_mut(root) {
+                    root.has_cell = true;
+                }
+            });
+            Ok(GraphReply::Root(root))
+        }
+        Err(error) => {
+            transaction.roll_back().await;
+            Err(error)
+        }
+    }
+}
+
+/// Gives a user a hold on a node, and the cell that requests come through.
+///
+/// # Errors
+/// Somebody does not share what the user takes.
+pub async fn attach_to(
+    transaction: &mut Transaction,
+    node: NodeId,
+    request: &RootRequest,
+    inactive: Inactive,
+) -> Result<RootId> {
+    let world = transaction.world.clone();
+    let root = link_root(transaction, node, request);
+    let suspended = world.graph(|graph| {
+        let is_inactive = graph.node(node).is_some_and(Node::is_inactive);
+        let root = graph.root_mut(root)?;
+        root.allows_inactive = inactive == Inactive::Allowed;
+        if is_inactive && root.allows_inactive {
+            root.suspended = Some((request.permissions, request.shared));
+        }
+        root.suspended
+    });
+    if suspended.is_none() {
+        check_taking(transaction, node, root, request.permissions)?;
+        take(transaction, node, root, request.permissions, request.shared).await?;
+    }
+    let order = Order::AttachRoot {
+        root,
+        node,
+        permissions: request.permissions,
+        writethrough: request.writethrough,
+    };
+    world.ask(node, order).done().await?;
+    Ok(root)
+}
+
+/// Puts a root edge into the graph that takes and shares nothing in particular yet.
+pub fn link_root(transaction: &mut Transaction, node: NodeId, request: &RootRequest) -> RootId {
+    let root = transaction.world.graph(Graph::new_root_id);
+    let edge = transaction.link(Parent::Root(root), node, "root", ROLE);
+    let pinned = request.iothread.is_some() && request.iothread_required;
+    transaction.insert_root(
+        root,
+        Root {
+            user: request.user.clone(),
+            edge,
+            wants: request.iothread,
+            pinned,
+            has_cell: false,
+            allows_inactive: false,
+            suspended: None,
+        },
+    );
+    root
+}
+
+/// What a user takes is looked at before what it does not share: of two reasons to refuse, it hears that one.
+fn check_taking(transaction: &Transaction, node: NodeId, root: RootId, taken: Permissions) -> Result<()> {
+    transaction.world.graph(|graph| {
+        check_active(graph, node, taken)?;
+        let edge = edge_of(graph, root)?;
+        Plan::with_edge(edge, taken, Permissions::all())
+            .complete(graph, [node])
+            .map(|_| ())
+    })
+}
+
+/// Has a root edge take and share.
+///
+/// # Errors
+/// Somebody else's permissions, or a lock.
+pub async fn take(
+    transaction: &mut Transaction,
+    node: NodeId,
+    root: RootId,
+    taken: Permissions,
+    shared: Permissions,
+) -> Result<()> {
+    let edge = transaction.world.graph(|graph| {
+        check_active(graph, node, taken)?;
+        edge_of(graph, root)
+    })?;
+    transaction
+        .apply_permissions(Plan::with_edge(edge, taken, shared), [node])
+        .await
+}
+
+/// An inactive node can only be read.
+fn check_active(graph: &Graph, node: NodeId, taken: Permissions) -> Result<()> {
+    let refused = taken - Permissions::CONSISTENT_READ;
+    if refused.is_empty() || !graph.node(node).is_some_and(Node::is_inactive) {
+        return Ok(());
+    }
+    let text = format!("Permission '{}' unavailable on inactive node", refused.names());
+    Err(Error::new(ErrorKind::Permission, text))
+}
+
+fn edge_of(graph: &Graph, root: RootId) -> Result<millpond_messages::EdgeId> {
+    graph
+        .root(root)
+        .map(|root| root.edge)
+        .ok_or_else(|| no_root(root))
+}
+
+/// The node that a root edge leads to.
+///
+/// # Errors
+/// There is no such root.
+pub fn node_of(graph: &Graph, root: RootId) -> Result<NodeId> {
+    let edge = graph.edge(edge_of(graph, root)?);
+    edge.map(|edge| edge.child).ok_or_else(|| no_root(root))
+}
+
+fn no_root(root: RootId) -> Error {
+    Error::new(ErrorKind::NotFound, format!("There is no root edge {root}"))
+}
+
+/// A user changes what it takes and shares.
+///
+/// # Errors
+/// There is no such root, or its neighbours' permissions.
+pub async fn set_permissions(
+    world: &World,
+    root: RootId,
+    taken: Permissions,
+    shared: Permissions,
+) -> Result<()> {
+    let (node, old) = world.graph(|graph| {
+        let edge = graph.edge(edge_of(graph, root)?).ok_or_else(|| no_root(root))?;
+        Ok::<_, Error>((edge.child, edge.taken))
+    })?;
+    let suspended = world.graph(|graph| {
+        let root = graph.root_mut(root)?;
+        root.suspended
+            .as_mut()
+            .map(|suspended| *suspended = (taken, shared))
+    });
+    if suspended.is_some() {
+        world.set_root_permissions(root, taken);
+        return Ok(());
+    }
+    // A permission is given up before others rely on that, and used only after it was granted.
+    world.set_root_permissions(root, taken & old);
+    let mut transaction = Transaction::new(world);
+    let result = take(&mut transaction, node, root, taken, shared).await;
+    if let Err(error) = result {
+        transaction.roll_back().await;
+        world.set_root_permissions(root, old);
+        return Err(error);
+    }
+    transaction.commit();
+    world.set_root_permissions(root, taken);
+    Ok(())
+}
+
+/// Has the node of a root edge note all that it has in flight, for the sake of requests of the edge that are serialised. It
+/// begins while nothing is in flight, so nothing is missed.
+///
+/// # Errors
+/// There is no such root.
+pub async fn serialise(world: &World, root: RootId) -> Result<()> {
+    let node = world.graph(|graph| node_of(graph, root))?;
+    let mut transaction = Transaction::new(world);
+    transaction.drain([node], "serialising").await;
+    let noted = world.ask(node, Order::Serialise { root, node }).done().await;
+    // Only the section ends.
+    transaction.roll_back().await;
+    noted
+}
+
+/// A user lets go.
+///
+/// # Errors
+/// There is no such root.
+pub async fn detach(world: &World, root: RootId) -> Result<()> {
+    let node = world.graph(|graph| node_of(graph, root))?;
+    if let Err(error) = world.ask(node, Order::DetachRoot(root)).done().await {
+        tracing::warn!(%error, %root, "a root edge did not end cleanly");
+    }
+    forget(world, root);
+    delete::refresh(world, &[node]).await;
+    delete::release(world, [node]).await;
+    iothreads::fall_back(world, node).await;
+    Ok(())
+}
+
+/// Takes a root edge out of the graph.
+pub fn forget(world: &World, root: RootId) -> Option<Edge> {
+    world.with(|state| {
+        let entry = state.graph.remove_root(root)?;
+        state.push(crate::Effect::RootGone(root));
+        state.graph.unlink(entry.edge)
+    })
+}

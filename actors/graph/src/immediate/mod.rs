@@ -1,0 +1,4 @@
+//! What is carried out at once, beside whatever mutation is under way.
+
+pub mod cancel;
+pub mod debug;

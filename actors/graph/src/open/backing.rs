@@ -1,0 +1,192 @@
+//! Backing chains: which nodes an image's stored backing name means, opened one overlay after the other.
+
+use std::collections::HashSet;
+
+use millpond_messages::global_state::Options;
+use millpond_messages::path::full_backing_filename;
+use millpond_messages::{Error, ErrorKind, NodeId, Result};
+use serde_json::Value;
+
+use crate::ImplicitOpens;
+use crate::change::iothreads::{self, Joint};
+use crate::open::image;
+use crate::open::options::Common;
+use crate::open::tree::{self, Backing, Base};
+use crate::transaction::Transaction;
+use crate::value::graph::Parent;
+use crate::world::World;
+
+/// The longest backing chain that is opened by the names in images.
+pub const CHAIN_MAX: usize = 1000;
+
+/// Opens and connects what is behind `top`, and behind that, to the end of the chain.
+///
+/// The chain is walked in a loop: its length is up to whoever made the images, and must not be the depth of a stack.
+///
+/// # Errors
+/// An open's, with a prefix for every overlay it happened below.
+pub async fn open_chain(
+    transaction: &mut Transaction,
+    top: NodeId,
+    backing: Backing,
+    depth: usize,
+) -> Result<()> {
+    let mut chain = vec![top];
+    let mut names = HashSet::new();
+    let end = walk(transaction, &mut chain, &mut names, backing, depth).await;
+    if let Err(error) = end {
+        let prefix = "Could not open backing file: ".repeat(chain.len());
+        let context = format!("{prefix}{error}");
+        return Err(Error::caused_by(error.kind(), context, error));
+    }
+    // From the bottom up, so that permissions are settled before an overlay relies on them.
+    for pair in chain.windows(2).rev() {
+        if let [overlay, base] = *pair {
+            connect(transaction, overlay, base).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn walk(
+    transaction: &mut Transaction,
+    chain: &mut Vec<NodeId>,
+    names: &mut HashSet<String>,
+    mut backing: Backing,
+    depth: usize,
+) -> Result<()> {
+    loop {
+        let Some(overlay) = chain.last().copied() else {
+            return Ok(());
+        };
+        let common = inherited(&transaction.world, overlay)?;
+        let base = Base {
+            common,
+            depth: depth + 1,
+            ..Base::default()
+        };
+        match backing {
+            Backing::None => return Ok(()),
+            Backing::Explicit(Value::Object(options)) if needs_stored_name(&transaction.world, &options) => {
+                let (node, next) = open_named(transaction, overlay, names, options, base).await?;
+                tree::note_inheritance(&transaction.world, Some(node), overlay);
+                chain.push(node);
+                backing = next;
+            }
+            Backing::Explicit(Value::Object(options)) => {
+                let (node, next) = tree::open_one(transaction, options, base).await?;
+                tree::note_inheritance(&transaction.world, Some(node), overlay);
+                chain.push(node);
+                backing = next;
+            }
+            Backing::Explicit(reference) => {
+                chain.push(tree::resolve(transaction, reference, base, "backing").await?);
+                return Ok(());
+            }
+            Backing::Implicit => {
+                let (node, next) = open_named(transaction, overlay, names, Options::new(), base).await?;
+                tree::note_inheritance(&transaction.world, Some(node), overlay);
+                transaction.world.graph(|graph| {
+                    if let Some(overlay) = graph.node_mut(overlay) {
+                        overlay.implicit_backing = Some(node);
+                    }
+                });
+                chain.push(node);
+                backing = next;
+            }
+        }
+        if chain.len() > CHAIN_MAX {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!("The backing chain is longer than {CHAIN_MAX} images"),
+            ));
+        }
+    }
+}
+
+fn inherited(world: &World, overlay: NodeId) -> Result<Common> {
+    world.graph(|graph| {
+        let node = graph.expect(overlay)?;
+        Ok(node
+            .common
+            .inherited(node.kind.as_ref(), millpond_messages::Role::COW))
+    })
+}
+
+/// Whether options say how to open the image that an overlay names, rather than which.
+fn needs_stored_name(world: &World, options: &Options) -> bool {
+    let names_one = options.contains_key("file") || options.contains_key("filename");
+    let driver = options.get("driver").and_then(Value::as_str);
+    let is_protocol = driver.is_some_and(|name| {
+        world.with(|state| state.registry.find(name).is_some_and(|kind| kind.is_protocol()))
+    });
+    !names_one && !is_protocol
+}
+
+/// Opens the image that an overlay's header names, with these options besides.
+async fn open_named(
+    transaction: &mut Transaction,
+    overlay: NodeId,
+    names: &mut HashSet<String>,
+    mut options: Options,
+    base: Base,
+) -> Result<(NodeId, Backing)> {
+    let world = transaction.world.clone();
+    if world.with(|state| state.implicit) == ImplicitOpens::Deny {
+        return Err(Error::new(
+            ErrorKind::Permission,
+            "Opening the files that images name is not allowed: name them in the options",
+        ));
+    }
+    let (link, of) = world.graph(|graph| {
+        let node = graph.expect(overlay)?;
+        let link = node.facts.as_ref().and_then(|facts| facts.backing.clone());
+        let link = link.ok_or_else(|| Error::new(ErrorKind::NotFound, "The image names no backing file"))?;
+        Ok::<_, Error>((link, crate::value::filename::image_filename(graph, overlay)))
+    })?;
+    let filename = full_backing_filename(&of, &link.filename)
+        .map_err(|error| Error::new(ErrorKind::InvalidArgument, error.to_string()))?;
+    if filename == of || !names.insert(filename.clone()) {
+        return Err(Error::new(
+            ErrorKind::InvalidArgument,
+            format!("Backing file '{filename}' creates an infinite loop"),
+        ));
+    }
+    if let Some(format) = &link.format
+        && !options.contains_key("driver")
+    {
+        if world.with(|state| state.registry.find(format).is_none()) {
+            let text = format!("Unknown driver '{format}'");
+            return Err(Error::new(ErrorKind::InvalidArgument, text));
+        }
+        options.insert("driver".to_owned(), format.clone().into());
+    }
+    let options = image::named(&world, &filename, options, false)?;
+    let base = Base {
+        unchecked: true,
+        ..base
+    };
+    tree::open_one(transaction, options, base).await
+}
+
+/// Puts `base` behind the backing edge of an overlay that was just opened.
+///
+/// # Errors
+/// The driver has no backing edge, or permissions.
+pub async fn connect(transaction: &mut Transaction, overlay: NodeId, base: NodeId) -> Result<()> {
+    let world = transaction.world.clone();
+    let (slot, declared) = world.graph(|graph| {
+        let node = graph.expect(overlay)?;
+        let slot = node.slot("backing");
+        let declared = slot.and_then(|slot| node.kind.child(slot));
+        slot.zip(declared).ok_or_else(|| {
+            let text = format!("Driver '{}' does not support backing files", node.kind.name());
+            Error::new(ErrorKind::Unsupported, text)
+        })
+    })?;
+    iothreads::follow(transaction, [Joint::Nodes(overlay, base)]).await?;
+    world.may_link(overlay, base).await;
+    transaction.link(Parent::Node(overlay, slot), base, declared.name, declared.role);
+    transaction.update_permissions([overlay]).await?;
+    transaction.connect(overlay, slot, None).await
+}

@@ -1,0 +1,454 @@
+//! Opening nodes: children first, each with its locks taken before its parent is opened; then the backing chain that
+//! images name, overlay by overlay.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use millpond_drivers::api::{ChildKind, DriverKind, slot_name};
+use millpond_messages::global_state::{Options, Probing};
+use millpond_messages::{ChildSlot, EdgeId, Error, ErrorKind, IoThreadId, NodeId, OpenFlags, Result, Role};
+use serde_json::Value;
+
+use crate::change::iothreads;
+use crate::open::backing;
+use crate::open::image::{self, Found};
+use crate::open::options::{self, Common, Parsed};
+use crate::order::{Address, Open, Order};
+use crate::transaction::Transaction;
+use crate::value::chain;
+use crate::value::graph::{Granted, Graph, Node, Parent};
+use crate::world::World;
+
+/// How deep children other than backing nodes may nest: each level takes some kilobytes of stack. Backing chains are
+/// walked in a loop, and what is deeper than this can be built by references.
+const NESTING_MAX: usize = 32;
+
+/// What a node starts from when its own options do not say.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Base {
+    /// Inherited options.
+    pub common: Common,
+    /// How deep the node's options are nested.
+    pub depth: usize,
+    /// Without a driver, it is opened by a protocol rather than by a format that is guessed.
+    pub is_protocol: bool,
+    /// Whether a format may be guessed.
+    pub probing: Probing,
+    /// The file, where it is open already.
+    pub file: Option<NodeId>,
+    /// The options come from a filename: no schema says what must be in them.
+    pub unchecked: bool,
+}
+
+impl Base {
+    /// What a child starts from.
+    fn of_child(self, common: Common, parent: &dyn DriverKind, child: &ChildKind) -> Self {
+        let role = child.role;
+        let mut inherited = common.inherited(parent, role);
+        if child.name == "file" && !common.extra.contains(OpenFlags::INACTIVE) {
+            // A node's file is opened before it is known that the node is to be inactive.
+            inherited.inactive = false;
+        }
+        let holds_data = role.contains(Role::DATA) && !role.intersects(Role::METADATA | Role::FILTERED);
+        let is_format = options::is_format(parent);
+        let is_protocol = if (is_format && !role.contains(Role::COW)) || role.contains(Role::METADATA) {
+            true
+        } else {
+            self.is_protocol && (is_format || !holds_data)
+        };
+        Self {
+            common: inherited,
+            depth: self.depth + 1,
+            is_protocol,
+            file: None,
+            ..self
+        }
+    }
+}
+
+/// `blockdev-add`.
+///
+/// # Errors
+/// Whatever a node's open met. Nothing is left behind then.
+pub async fn blockdev_add(world: &World, options: Options) -> Result<()> {
+    if !options.contains_key("driver") {
+        return Err(missing("driver"));
+    }
+    if !options.contains_key("node-name") {
+        return Err(Error::new(
+            ErrorKind::InvalidArgument,
+            "'node-name' must be specified for the root node",
+        ));
+    }
+    let mut transaction = Transaction::new(world);
+    match open_tree(&mut transaction, options, Base::default()).await {
+        Ok(node) => {
+            world.graph(|graph| {
+                if let Some(node) = graph.node_mut(node) {
+                    node.owned = true;
+                }
+            });
+            transaction.commit();
+            Ok(())
+        }
+        Err(error) => {
+            transaction.roll_back().await;
+            Err(error)
+        }
+    }
+}
+
+/// Opens a node with all that it needs below it.
+///
+/// # Errors
+/// Whatever an open met; what was opened before is in the transaction's log.
+pub fn open_tree<'a>(
+    transaction: &'a mut Transaction,
+    options: Options,
+    base: Base,
+) -> Pin<Box<dyn Future<Output = Result<NodeId>> + 'a>> {
+    Box::pin(async move {
+        let (top, backing) = open_one(transaction, options, base).await?;
+        backing::open_chain(transaction, top, backing, base.depth).await?;
+        Ok(top)
+    })
+}
+
+/// What is to be done about a node's backing child once the node is open.
+pub enum Backing {
+    /// Nothing: the driver has no such child, or the options say that there is none.
+    None,
+    /// What the image names.
+    Implicit,
+    /// What the options say.
+    Explicit(Value),
+}
+
+/// Opens a node and its children, except for the backing child.
+///
+/// # Errors
+/// Whatever an open met.
+pub async fn open_one(
+    transaction: &mut Transaction,
+    options: Options,
+    base: Base,
+) -> Result<(NodeId, Backing)> {
+    if base.depth > NESTING_MAX {
+        return Err(Error::new(
+            ErrorKind::InvalidArgument,
+            "Options are nested too deeply",
+        ));
+    }
+    let world = transaction.world.clone();
+    let mut parsed = options::parse(options)?;
+    let common = parsed.given.over(base.common)?;
+    let file_is_nested = base.file.is_some() || parsed.rest.get("file").is_some_and(Value::is_object);
+    let found = match parsed.driver.take() {
+        Some(driver) => Found::given(driver),
+        None => image::find_driver(transaction, &mut parsed.rest, common, base).await?,
+    };
+    let kind = find_driver(&world, &found.driver, common.read_only, base.unchecked)?;
+    let backing = if common.extra.contains(OpenFlags::NO_BACKING) {
+        parsed.rest.remove("backing");
+        Backing::None
+    } else {
+        take_backing(kind.as_ref(), &mut parsed.rest)?
+    };
+    let file = found.file.or(base.file);
+    let wanted = take_children(kind.as_ref(), &mut parsed.rest)?;
+    let mut children = Vec::new();
+    let mut heirs = Vec::new();
+    let mut id = None;
+    for (child, value) in wanted {
+        if child.name != "file" {
+            // A file is opened first, to be looked at; all other children are younger than the node.
+            id.get_or_insert_with(|| world.graph(Graph::new_node_id));
+        }
+        let (opened, is_nested) = match file.filter(|_| child.name == "file") {
+            Some(file) => (Some(file), file_is_nested),
+            None => {
+                let is_nested = value.as_ref().is_some_and(Value::is_object);
+                let base = base.of_child(common, kind.as_ref(), &child);
+                (open_child(transaction, child, value, base).await?, is_nested)
+            }
+        };
+        heirs.extend(opened.filter(|_| is_nested));
+        children.push(opened);
+    }
+    let home = iothreads::gather(transaction, children.iter().flatten()).await?;
+    let id = id.unwrap_or_else(|| world.graph(Graph::new_node_id));
+    insert_node(
+        transaction,
+        id,
+        &kind,
+        &parsed,
+        common,
+        found.probed,
+        (&children, home),
+    )?;
+    for child in heirs {
+        note_inheritance(&world, Some(child), id);
+    }
+    transaction.update_permissions([id]).await?;
+    chain::freeze_to_bottom(&world, id)?;
+    open_cell(&world, id).await?;
+    world.settle_new(id).await;
+    for child in children.into_iter().flatten() {
+        world.may_link(id, child).await;
+    }
+    let names_none = world.graph(|graph| {
+        graph
+            .node(id)
+            .and_then(|node| node.facts.as_ref())
+            .is_none_or(|facts| facts.backing.is_none())
+    });
+    let backing = if names_none && matches!(backing, Backing::Implicit) {
+        Backing::None
+    } else {
+        backing
+    };
+    Ok((id, backing))
+}
+
+/// The driver of this name.
+fn find_driver(world: &World, name: &str, read_only: bool, unchecked: bool) -> Result<Arc<dyn DriverKind>> {
+    world.with(|state| {
+        let kind = state.registry.find(name).cloned().ok_or_else(|| {
+            if unchecked {
+                return image::unknown_driver(name);
+            }
+            let text = format!("Parameter 'driver' does not accept value '{name}'");
+            Error::new(ErrorKind::InvalidArgument, text)
+        })?;
+        if state.registry.is_whitelisted(name, read_only) {
+            return Ok(kind);
+        }
+        let how = if state.registry.is_whitelisted(name, true) {
+            "can only be used for read-only devices"
+        } else {
+            "is not whitelisted"
+        };
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("Driver '{name}' {how}"),
+        ))
+    })
+}
+
+fn missing(name: &str) -> Error {
+    Error::new(
+        ErrorKind::InvalidArgument,
+        format!("Parameter '{name}' is missing"),
+    )
+}
+
+fn take_backing(kind: &dyn DriverKind, options: &mut Options) -> Result<Backing> {
+    if !kind.children().iter().any(|child| child.name == "backing") {
+        return Ok(Backing::None);
+    }
+    match options.remove("backing") {
+        None => Ok(Backing::Implicit),
+        Some(Value::Null) => Ok(Backing::None),
+        Some(Value::String(name)) if name.is_empty() => Ok(Backing::None),
+        Some(value @ (Value::String(_) | Value::Object(_))) => Ok(Backing::Explicit(value)),
+        Some(_) => Err(options::wrong_type("backing", "BlockdevRefOrNull")),
+    }
+}
+
+/// Takes out of a node's options what they say of its children, the numbered ones last.
+fn take_children(kind: &dyn DriverKind, options: &mut Options) -> Result<Vec<(ChildKind, Option<Value>)>> {
+    let mut wanted: Vec<_> = kind
+        .children()
+        .iter()
+        .map(|child| (*child, options.remove(child.name)))
+        .collect();
+    let mut count = 0;
+    if let Some(child) = kind.numbered() {
+        let values = take_numbered(child.name, options)?.unwrap_or_default();
+        count = values.len();
+        wanted.extend(values.into_iter().map(|value| (child, Some(value))));
+    }
+    kind.check_options(options, count)?;
+    Ok(wanted)
+}
+
+/// Takes out of a node's options the list of its numbered children: a list, or an object with a number for every key,
+/// which is what dotted keys give.
+///
+/// # Errors
+/// It is neither, or a number is missing.
+pub fn take_numbered(name: &str, options: &mut Options) -> Result<Option<Vec<Value>>> {
+    match options.remove(name) {
+        None => Ok(None),
+        Some(Value::Array(values)) => Ok(Some(values)),
+        Some(Value::Object(mut values)) => (0..values.len())
+            .map(|number| values.remove(&number.to_string()))
+            .collect::<Option<Vec<Value>>>()
+            .map(Some)
+            .ok_or_else(|| not_a_list(name)),
+        Some(_) => Err(not_a_list(name)),
+    }
+}
+
+fn not_a_list(name: &str) -> Error {
+    Error::new(
+        ErrorKind::InvalidArgument,
+        format!("Option {name} is not a valid array"),
+    )
+}
+
+/// Finds or opens a child that is needed before its parent.
+async fn open_child(
+    transaction: &mut Transaction,
+    child: ChildKind,
+    value: Option<Value>,
+    base: Base,
+) -> Result<Option<NodeId>> {
+    if child.name == "backing" {
+        return Ok(None);
+    }
+    match value {
+        None | Some(Value::Null) if child.required && base.unchecked => {
+            let text = format!("A block device must be specified for \"{}\"", child.name);
+            Err(Error::new(ErrorKind::InvalidArgument, text))
+        }
+        None | Some(Value::Null) if child.required => Err(missing(child.name)),
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => resolve(transaction, value, base, child.name).await.map(Some),
+    }
+}
+
+/// Notes that a child takes from its parent what its own options do not say, now and when the parent is reopened.
+pub fn note_inheritance(world: &World, child: Option<NodeId>, parent: NodeId) {
+    world.graph(|graph| {
+        if let Some(child) = child.and_then(|child| graph.node_mut(child)) {
+            child.inherits_from = Some(parent);
+        }
+    });
+}
+
+/// The node that an option means: one that exists, by name, or one to be opened.
+///
+/// # Errors
+/// There is no node of that name, or the open's.
+pub async fn resolve(
+    transaction: &mut Transaction,
+    value: Value,
+    base: Base,
+    option: &str,
+) -> Result<NodeId> {
+    match value {
+        Value::String(name) => transaction
+            .world
+            .graph(|graph| graph.look_up(&name, &name).map(|node| node.id)),
+        Value::Object(options) => open_tree(transaction, options, base).await,
+        _ => Err(options::wrong_type(option, "BlockdevRef")),
+    }
+}
+
+/// Puts a node and its edges into the graph. It is neither open nor seen yet.
+fn insert_node(
+    transaction: &mut Transaction,
+    id: NodeId,
+    kind: &Arc<dyn DriverKind>,
+    parsed: &Parsed,
+    common: Common,
+    probed: bool,
+    (children, iothread): (&[Option<NodeId>], IoThreadId),
+) -> Result<()> {
+    let world = transaction.world.clone();
+    let roles = (0..children.len()).filter_map(ChildSlot::at);
+    let roles = roles.map(|slot| kind.child_role(slot, &parsed.rest));
+    Role::check_children(roles).map_err(|error| {
+        let text = format!(
+            "Driver '{}' gives its children roles that cannot be: {error}",
+            kind.name()
+        );
+        Error::new(ErrorKind::InvalidArgument, text)
+    })?;
+    let name = choose_name(&world, parsed.node_name.as_deref())?;
+    let node = Node {
+        id,
+        name,
+        kind: kind.clone(),
+        iothread,
+        options: parsed.rest.clone(),
+        common,
+        given: parsed.given,
+        inherits_from: None,
+        settings: common.settings(probed),
+        flags: common.flags(kind.as_ref()),
+        facts: None,
+        children: BTreeMap::new(),
+        next_numbered: number_after(kind.as_ref(), children.len()),
+        parents: Vec::new(),
+        granted: Granted::NOBODY,
+        owned: false,
+        implicit_backing: None,
+        live: false,
+        working: 0,
+        closing: false,
+        moving: false,
+        deferred: Vec::new(),
+    };
+    transaction.insert(node);
+    for (index, child) in children.iter().enumerate() {
+        let slot = ChildSlot::at(index);
+        let name = slot.and_then(|slot| slot_name(kind.as_ref(), slot));
+        if let (Some(child), Some(slot), Some(name)) = (child, slot, name) {
+            let role = kind.child_role(slot, &parsed.rest);
+            transaction.link(Parent::Node(id, slot), *child, name, role);
+        }
+    }
+    Ok(())
+}
+
+/// The number that the next numbered child gets in a node with so many children, declared ones included.
+fn number_after(kind: &dyn DriverKind, children: usize) -> u32 {
+    let numbered = children.saturating_sub(kind.children().len());
+    u32::try_from(numbered).unwrap_or(u32::MAX)
+}
+
+fn choose_name(world: &World, given: Option<&str>) -> Result<String> {
+    let Some(name) = given else {
+        return Ok(world.graph(Graph::new_name));
+    };
+    options::check_node_name(name)?;
+    if world.graph(|graph| graph.has_name(name)) {
+        return Err(Error::new(
+            ErrorKind::Exists,
+            format!("Duplicate nodes with node-name='{name}'"),
+        ));
+    }
+    Ok(name.to_owned())
+}
+
+/// Has a node's cell opened.
+async fn open_cell(world: &World, id: NodeId) -> Result<()> {
+    let order = world.with(|state| {
+        let node = state.graph.expect(id)?;
+        let declared = (0..node.kind.children().len()).map(|index| node.child(ChildSlot::at(index)?));
+        let numbered = node.numbered().map(|(_, edge)| Some(edge));
+        let address = |edge: Option<EdgeId>| state.address(state.graph.edge(edge?)?.child);
+        let children: Vec<Option<Address>> = declared.chain(numbered).map(address).collect();
+        Ok::<_, Error>(Order::Open(Box::new(Open {
+            node: id,
+            name: node.name.clone(),
+            kind: node.kind.clone(),
+            options: node.options.clone(),
+            flags: node.flags,
+            settings: node.settings,
+            children,
+        })))
+    })?;
+    let facts = world.ask(id, order).opened().await?;
+    world.graph(|graph| {
+        if let Some(node) = graph.node_mut(id) {
+            node.flags = facts.flags;
+            node.facts = Some(facts);
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,400 @@
+//! Drained sections: which nodes each covers, who has been asked, who has answered.
+//!
+//! ```text
+//!   Waiting --(all its parents in the section are quiet)--> Asked --(Quiesced)--> Quiet
+//! ```
+//! Every node keeps its own count of tokens, so sections need not know of each other: they nest and end in any order.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use millpond_messages::{NodeId, Token};
+
+use crate::order::Order;
+use crate::value::graph::{Direction, Graph};
+
+/// What a section covers, besides the ancestors of all that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cover {
+    /// These nodes.
+    Nodes(Vec<NodeId>),
+    /// These and all below.
+    Subtree(Vec<NodeId>),
+    /// Everything, and what comes.
+    All,
+}
+
+/// How far a node of a section is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Waiting,
+    Asked,
+    Quiet,
+}
+
+/// A section in force.
+#[derive(Debug)]
+pub struct Section {
+    /// What it covers.
+    pub cover: Cover,
+    /// Who began it.
+    pub user: String,
+    /// When.
+    pub begun: Duration,
+    nodes: BTreeMap<NodeId, Stage>,
+    /// The nodes asked, in that order: parents first.
+    asked: Vec<NodeId>,
+    /// Nodes that are not quiet.
+    missing: usize,
+    /// Whether somebody was told that it is still.
+    told: bool,
+    /// Whether somebody was told that it is slow to become so.
+    slow: bool,
+}
+
+impl Section {
+    /// Whether no node of it can have anything in flight.
+    pub fn is_still(&self) -> bool {
+        self.missing == 0
+    }
+
+    /// The nodes that it waits for: asked without an answer, or busy with work of the graph actor's own.
+    pub fn unanswered(&self, graph: &Graph) -> Vec<NodeId> {
+        let waited_for = self.nodes.iter().filter(|(id, stage)| match stage {
+            Stage::Asked => true,
+            Stage::Waiting => graph.node(**id).is_some_and(|node| node.working > 0),
+            Stage::Quiet => false,
+        });
+        waited_for.map(|(id, _)| *id).collect()
+    }
+}
+
+/// All sections in force.
+#[derive(Default)]
+pub struct Sections {
+    sections: BTreeMap<Token, Section>,
+    last: u64,
+    /// Orders to be sent.
+    outbox: Vec<(NodeId, Order)>,
+}
+
+impl Sections {
+    /// Begins a section.
+    pub fn begin(&mut self, graph: &Graph, cover: Cover, user: String, now: Duration) -> Token {
+        self.last += 1;
+        let token = Token(self.last);
+        let nodes = members(graph, &cover);
+        self.sections.insert(
+            token,
+            Section {
+                cover,
+                user,
+                begun: now,
+                nodes: BTreeMap::new(),
+                asked: Vec::new(),
+                missing: 0,
+                told: false,
+                slow: false,
+            },
+        );
+        self.extend(graph, token, nodes);
+        token
+    }
+
+    /// Ends a section: every node that was asked gets its gate back, children before parents.
+    pub fn end(&mut self, token: Token) -> bool {
+        let Some(section) = self.sections.remove(&token) else {
+            return false;
+        };
+        let resumes = section
+            .asked
+            .iter()
+            .rev()
+            .map(|node| (*node, Order::Resume(*node, token)));
+        self.outbox.extend(resumes);
+        true
+    }
+
+    /// A node answered.
+    pub fn quiesced(&mut self, graph: &Graph, node: NodeId, token: Token) {
+        let Some(section) = self.sections.get_mut(&token) else {
+            return;
+        };
+        match section.nodes.get_mut(&node) {
+            Some(stage @ Stage::Asked) => *stage = Stage::Quiet,
+            // An answer of a node that has left the section since, or a second one.
+            _ => return,
+        }
+        section.missing -= 1;
+        let below: Vec<NodeId> = graph.children_of(node).map(|edge| edge.child).collect();
+        for child in below {
+            ask_if_due(section, graph, token, child, &mut self.outbox);
+        }
+    }
+
+    /// A section.
+    pub fn get(&self, token: Token) -> Option<&Section> {
+        self.sections.get(&token)
+    }
+
+    /// All sections.
+    pub fn iter(&self) -> impl Iterator<Item = (Token, &Section)> {
+        self.sections.iter().map(|(token, section)| (*token, section))
+    }
+
+    /// The sections that have become still and about which nobody was told yet.
+    pub fn newly_still(&mut self) -> Vec<Token> {
+        let still = self
+            .sections
+            .iter_mut()
+            .filter(|(_, section)| section.is_still() && !section.told);
+        still
+            .map(|(token, section)| {
+                section.told = true;
+                *token
+            })
+            .collect()
+    }
+
+    /// When the next section will have waited for `patience`, of those that are not still and not known to be slow.
+    pub fn slow_at(&self, patience: Duration) -> Option<Duration> {
+        let hopeful = self
+            .sections
+            .values()
+            .filter(|section| !section.is_still() && !section.slow);
+        hopeful
+            .map(|section| section.begun.saturating_add(patience))
+            .min()
+    }
+
+    /// The sections that have waited for `patience` by now. Each is told of once.
+    pub fn newly_slow(&mut self, patience: Duration, now: Duration) -> Vec<Token> {
+        let slow = self.sections.iter_mut().filter(|(_, section)| {
+            !section.is_still() && !section.slow && section.begun.saturating_add(patience) <= now
+        });
+        slow.map(|(token, section)| {
+            section.slow = true;
+            *token
+        })
+        .collect()
+    }
+
+    /// Covers what an edge from `parent` to `child` will bring into sections in force; answers whether all of that is
+    /// quiet already, so that the edge may exist.
+    pub fn grow(&mut self, graph: &Graph, parent: NodeId, child: NodeId) -> bool {
+        let mut quiet = true;
+        let tokens: Vec<Token> = self.sections.keys().copied().collect();
+        for token in tokens {
+            let joining = self.joining(graph, token, parent, child);
+            quiet &= self.cover_all(graph, token, joining);
+        }
+        quiet
+    }
+
+    /// Covers a new node by the sections that cover everything, and answers whether it is quiet.
+    pub fn cover_new(&mut self, graph: &Graph, node: NodeId) -> bool {
+        let tokens: Vec<Token> = self
+            .sections
+            .iter()
+            .filter(|(_, section)| section.cover == Cover::All)
+            .map(|(token, _)| *token)
+            .collect();
+        let mut quiet = true;
+        for token in tokens {
+            quiet &= self.cover_all(graph, token, [node].into());
+        }
+        quiet
+    }
+
+    fn cover_all(&mut self, graph: &Graph, token: Token, nodes: BTreeSet<NodeId>) -> bool {
+        self.extend(graph, token, nodes.iter().copied());
+        let Some(section) = self.sections.get(&token) else {
+            return true;
+        };
+        nodes
+            .iter()
+            .all(|node| section.nodes.get(node) == Some(&Stage::Quiet))
+    }
+
+    /// The nodes that an edge brings into a section.
+    fn joining(&self, graph: &Graph, token: Token, parent: NodeId, child: NodeId) -> BTreeSet<NodeId> {
+        let Some(section) = self.sections.get(&token) else {
+            return BTreeSet::new();
+        };
+        let below = match &section.cover {
+            Cover::All => return [parent, child].into(),
+            Cover::Nodes(_) => false,
+            Cover::Subtree(roots) => graph
+                .closure(roots.iter().copied(), Direction::Down)
+                .contains(&parent),
+        };
+        let mut joining = BTreeSet::new();
+        if below {
+            let under = graph.closure([child], Direction::Down);
+            joining = graph.closure(under, Direction::Up);
+        }
+        if below || section.nodes.contains_key(&child) {
+            joining.extend(graph.closure([parent], Direction::Up));
+        }
+        joining
+    }
+
+    /// Gives back what sections no longer cover now that an edge below `parent` is gone.
+    pub fn shrink(&mut self, graph: &Graph, parent: NodeId) {
+        for (token, section) in &mut self.sections {
+            if !section.nodes.contains_key(&parent) {
+                continue;
+            }
+            if section.cover != Cover::All {
+                give_back(section, graph, *token, &mut self.outbox);
+            }
+            // A child that waited for this parent need not any more, and nobody else will ask it.
+            if !section.is_still() {
+                ask_all_due(section, graph, *token, &mut self.outbox);
+            }
+        }
+    }
+
+    /// A node is gone: nobody waits for it any more.
+    pub fn forget(&mut self, graph: &Graph, node: NodeId) {
+        for (token, section) in &mut self.sections {
+            if !section.nodes.contains_key(&node) {
+                continue;
+            }
+            let was_still = section.is_still();
+            remove(section, node);
+            // What was covered only as a part of the tree below it.
+            if matches!(section.cover, Cover::Subtree(_)) {
+                give_back(section, graph, *token, &mut self.outbox);
+            }
+            // It stays among those asked: an order to a node that is gone is dropped, and ids are not used again. Nor is
+            // there anything to be asked in a section that is still, so closing all nodes of one takes one step each.
+            if !was_still {
+                ask_all_due(section, graph, *token, &mut self.outbox);
+            }
+        }
+    }
+
+    /// Whether a section in force covers a node.
+    pub fn cover(&self, node: NodeId) -> bool {
+        self.sections
+            .values()
+            .any(|section| section.nodes.contains_key(&node))
+    }
+
+    /// Whether a section in force other than this one covers a node.
+    pub fn cover_beside(&self, node: NodeId, section: Token) -> bool {
+        self.sections
+            .iter()
+            .any(|(token, other)| *token != section && other.nodes.contains_key(&node))
+    }
+
+    /// Looks again whether a node may be asked.
+    pub fn ask(&mut self, graph: &Graph, node: NodeId) {
+        for (token, section) in &mut self.sections {
+            ask_if_due(section, graph, *token, node, &mut self.outbox);
+        }
+    }
+
+    /// The orders to be sent.
+    pub fn take_orders(&mut self) -> Vec<(NodeId, Order)> {
+        std::mem::take(&mut self.outbox)
+    }
+
+    fn extend(&mut self, graph: &Graph, token: Token, nodes: impl IntoIterator<Item = NodeId>) {
+        let Some(section) = self.sections.get_mut(&token) else {
+            return;
+        };
+        let mut new = Vec::new();
+        for node in nodes {
+            // A node that is being opened has no gate yet.
+            let is_open = graph.node(node).is_some_and(|node| node.facts.is_some());
+            if is_open && !section.nodes.contains_key(&node) {
+                section.nodes.insert(node, Stage::Waiting);
+                section.missing += 1;
+                new.push(node);
+            }
+        }
+        // Oldest last: parents are mostly younger than their children.
+        new.sort_unstable();
+        for node in new.into_iter().rev() {
+            ask_if_due(section, graph, token, node, &mut self.outbox);
+        }
+    }
+}
+
+fn members(graph: &Graph, cover: &Cover) -> BTreeSet<NodeId> {
+    match cover {
+        Cover::All => graph.nodes().map(|node| node.id).collect(),
+        Cover::Nodes(nodes) => graph.closure(nodes.iter().copied(), Direction::Up),
+        Cover::Subtree(roots) => {
+            let below = graph.closure(roots.iter().copied(), Direction::Down);
+            graph.closure(below, Direction::Up)
+        }
+    }
+}
+
+fn remove(section: &mut Section, node: NodeId) {
+    if section
+        .nodes
+        .remove(&node)
+        .is_some_and(|stage| stage != Stage::Quiet)
+    {
+        section.missing -= 1;
+    }
+}
+
+/// Resumes what a section no longer covers.
+fn give_back(section: &mut Section, graph: &Graph, token: Token, outbox: &mut Vec<(NodeId, Order)>) {
+    let members = members(graph, &section.cover);
+    let nodes = section.nodes.keys().copied();
+    let gone: Vec<NodeId> = nodes.filter(|node| !members.contains(node)).collect();
+    for node in gone {
+        remove(section, node);
+        if let Some(at) = section.asked.iter().position(|other| *other == node) {
+            section.asked.remove(at);
+            outbox.push((node, Order::Resume(node, token)));
+        }
+    }
+}
+
+/// Asks a waiting node once none of its parents in the section, nor work of the graph actor's own, can send to it any
+/// more.
+fn ask_if_due(
+    section: &mut Section,
+    graph: &Graph,
+    token: Token,
+    node: NodeId,
+    outbox: &mut Vec<(NodeId, Order)>,
+) {
+    let due = section.nodes.get(&node) == Some(&Stage::Waiting)
+        && graph.node(node).is_none_or(|node| node.working == 0)
+        // The newest are asked first and mostly answer first: as long as there is one to be waited for, it is the first here.
+        && graph.oldest_parent_nodes(node).all(|parent| {
+            section
+                .nodes
+                .get(&parent)
+                .is_none_or(|stage| *stage == Stage::Quiet)
+        });
+    if due {
+        section.nodes.insert(node, Stage::Asked);
+        // A node that is closing cannot be asked any more: it is waited for until it is gone.
+        if graph.node(node).is_some_and(|node| node.closing) {
+            return;
+        }
+        section.asked.push(node);
+        outbox.push((node, Order::Quiesce(node, token)));
+    }
+}
+
+fn ask_all_due(section: &mut Section, graph: &Graph, token: Token, outbox: &mut Vec<(NodeId, Order)>) {
+    let waiting: Vec<NodeId> = section
+        .nodes
+        .iter()
+        .filter(|(_, stage)| **stage == Stage::Waiting)
+        .map(|(node, _)| *node)
+        .collect();
+    for node in waiting {
+        ask_if_due(section, graph, token, node, outbox);
+    }
+}

@@ -1,0 +1,672 @@
+//! The graph as a value: nodes, edges and root edges, with what holds between them and nothing of how it is changed.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use millpond_drivers::api::{DriverKind, slot_named};
+use millpond_engine::node::{NodeSettings, OpenFacts, Ticket};
+use millpond_messages::global_state::{Options, RootUser};
+use millpond_messages::{
+    ChildSlot, EdgeId, Error, ErrorKind, IoThreadId, NodeId, OpenFlags, Permissions, Result, Role, RootId,
+    Token,
+};
+
+use crate::open::options::{Common, Given};
+use crate::order::Order;
+use crate::value::blockers::Blockers;
+use crate::value::chain::Freeze;
+
+/// What all parents of a node together take, and what all of them share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Granted {
+    /// The union of what they take.
+    pub taken: Permissions,
+    /// The intersection of what they share.
+    pub shared: Permissions,
+}
+
+impl Granted {
+    /// Of a node without parents.
+    pub const NOBODY: Self = Self {
+        taken: Permissions::empty(),
+        shared: Permissions::all(),
+    };
+}
+
+/// A node.
+pub struct Node {
+    /// Its id. Ids grow: their order is that in which nodes were opened.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Its driver.
+    pub kind: Arc<dyn DriverKind>,
+    /// Where it lives.
+    pub iothread: IoThreadId,
+    /// The driver's own options as they were given, children left out.
+    pub options: Options,
+    /// The options that every node has, inherited ones included.
+    pub common: Common,
+    /// Those of them that were given for this node.
+    pub given: Given,
+    /// The node whose options this one was part of: what is not given comes from there.
+    pub inherits_from: Option<NodeId>,
+    /// What the node cell does besides its driver.
+    pub settings: NodeSettings,
+    /// The flags it is open with.
+    pub flags: OpenFlags,
+    /// What the open gave; `None` until it has ended.
+    pub facts: Option<OpenFacts>,
+    /// Its edges by slot.
+    pub children: BTreeMap<ChildSlot, EdgeId>,
+    /// The number of the next numbered child.
+    pub next_numbered: u32,
+    /// The edges that lead to it, the oldest first.
+    pub parents: Vec<EdgeId>,
+    /// The permissions that were committed on it.
+    pub granted: Granted,
+    /// A user added it by `blockdev-add`; without one it goes with its last parent.
+    pub owned: bool,
+    /// The backing node that was opened because the image names it.
+    pub implicit_backing: Option<NodeId>,
+    /// Others may see it: the transaction that made it has been committed.
+    pub live: bool,
+    /// How much work of the graph actor's own goes on at it, uncounted by its gate.
+    pub working: u32,
+    /// It is being closed: it still writes back, and is quiet only when it is gone.
+    pub closing: bool,
+    /// It is on its way to another iothread: what is sent to it waits in `deferred`.
+    pub moving: bool,
+    /// Orders that wait until it has arrived.
+    pub deferred: Vec<(Ticket, Order)>,
+}
+
+impl Node {
+    /// Whether another process may use its image.
+    pub fn is_inactive(&self) -> bool {
+        self.flags.contains(OpenFlags::INACTIVE)
+    }
+
+    /// Whether it may be written to.
+    pub fn writable(&self) -> bool {
+        self.flags.is_writable()
+    }
+
+    /// The edge in `slot`.
+    pub fn child(&self, slot: ChildSlot) -> Option<EdgeId> {
+        self.children.get(&slot).copied()
+    }
+
+    /// The slot of the child of this name, if the driver can have such a child.
+    pub fn slot(&self, name: &str) -> Option<ChildSlot> {
+        slot_named(self.kind.as_ref(), name)
+    }
+
+    /// Its numbered edges, in order.
+    pub fn numbered(&self) -> impl Iterator<Item = (ChildSlot, EdgeId)> + '_ {
+        let declared = self.kind.children().len();
+        let all = self.children.iter().map(|(slot, edge)| (*slot, *edge));
+        all.skip_while(move |(slot, _)| slot.index() < declared)
+    }
+}
+
+/// Who holds an edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Parent {
+    /// A node, by one of its slots.
+    Node(NodeId, ChildSlot),
+    /// A user.
+    Root(RootId),
+}
+
+/// An edge.
+#[derive(Debug, Clone)]
+pub struct Edge {
+    /// Its id. Ids grow.
+    pub id: EdgeId,
+    /// Who holds it.
+    pub parent: Parent,
+    /// Where it leads.
+    pub child: NodeId,
+    /// Since when it leads there, counted as ids are.
+    pub since: u64,
+    /// The parent's name for it.
+    pub name: Cow<'static, str>,
+    /// What the child is to the parent.
+    pub role: Role,
+    /// What the parent takes.
+    pub taken: Permissions,
+    /// What it shares.
+    pub shared: Permissions,
+    /// Who relies on it to stay as it is.
+    pub frozen: Option<Token>,
+    /// The parent relies on nothing below and lets others write there: it has all that they write.
+    pub lent: bool,
+}
+
+/// Where an edge leads, and since when.
+#[derive(Debug, Clone, Copy)]
+pub struct Target {
+    /// The node.
+    pub child: NodeId,
+    /// Counted as ids are.
+    pub since: u64,
+}
+
+/// A user's hold on a node.
+#[derive(Debug, Clone)]
+pub struct Root {
+    /// The user.
+    pub user: RootUser,
+    /// The edge.
+    pub edge: EdgeId,
+    /// Where its user wants the node.
+    pub wants: Option<IoThreadId>,
+    /// Where the node is wanted, it must not be taken away from.
+    pub pinned: bool,
+    /// It has a cell that requests come through; without one it only holds permissions for work of the graph actor's own.
+    pub has_cell: bool,
+    /// Its user keeps the hold while the node is inactive.
+    pub allows_inactive: bool,
+    /// What it takes and shares again when the node is activated.
+    pub suspended: Option<(Permissions, Permissions)>,
+}
+
+/// The graph.
+#[derive(Default)]
+pub struct Graph {
+    nodes: BTreeMap<NodeId, Node>,
+    names: HashMap<String, NodeId>,
+    edges: HashMap<EdgeId, Edge>,
+    roots: BTreeMap<RootId, Root>,
+    /// What is forbidden on nodes.
+    pub blockers: Blockers,
+    frozen: BTreeMap<Token, Freeze>,
+    /// How many nodes live in each iothread that has any.
+    population: BTreeMap<IoThreadId, usize>,
+    last_id: u64,
+    last_name: u64,
+    /// How often a node was looked at: what an edit costs that waits for nothing.
+    #[cfg(test)]
+    pub looks: std::cell::Cell<u64>,
+}
+
+impl Graph {
+    fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    /// An id for a node to be inserted.
+    pub fn new_node_id(&mut self) -> NodeId {
+        NodeId(self.next_id())
+    }
+
+    /// A name that no node has and no user can give.
+    pub fn new_name(&mut self) -> String {
+        self.last_name += 1;
+        format!("#block{:03}", self.last_name)
+    }
+
+    /// All nodes, the oldest first.
+    pub fn nodes(&self) -> impl DoubleEndedIterator<Item = &Node> {
+        self.nodes.values()
+    }
+
+    /// All live nodes, the oldest first.
+    pub fn live_nodes(&self) -> impl DoubleEndedIterator<Item = &Node> {
+        self.nodes.values().filter(|node| node.live)
+    }
+
+    /// A node.
+    pub fn node(&self, id: NodeId) -> Option<&Node> {
+        #[cfg(test)]
+        self.looks.set(self.looks.get() + 1);
+        self.nodes.get(&id)
+    }
+
+    /// A node, to be changed.
+    pub fn node_mut(&mut self, id: NodeId) -> Option<&mut Node> {
+        self.nodes.get_mut(&id)
+    }
+
+    /// A node that must be there, since the caller got the id from the graph and nothing has removed it since.
+    ///
+    /// # Errors
+    /// It is gone: the caller's belief was wrong, which is told rather than panicked about.
+    pub fn expect(&self, id: NodeId) -> Result<&Node> {
+        self.node(id)
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("Node {id} is gone")))
+    }
+
+    /// A live node by name.
+    pub fn named(&self, name: &str) -> Option<&Node> {
+        self.names
+            .get(name)
+            .and_then(|id| self.nodes.get(id))
+            .filter(|node| node.live)
+    }
+
+    /// A node by name, also one that is not live yet.
+    pub fn named_or_new(&self, name: &str) -> Option<&Node> {
+        self.nodes.get(self.names.get(name)?)
+    }
+
+    /// Whether a node has this name, live or not.
+    pub fn has_name(&self, name: &str) -> bool {
+        self.names.contains_key(name)
+    }
+
+    /// A live node by name, for commands that take a node's name alone.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn find(&self, name: &str) -> Result<&Node> {
+        self.named(name).ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                format!("Failed to find node with node-name='{name}'"),
+            )
+        })
+    }
+
+    /// A live node by name, for commands that would also take a device's name: `device` is what they looked for.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn look_up(&self, device: &str, name: &str) -> Result<&Node> {
+        self.named(name).ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                format!("Cannot find device='{device}' nor node-name='{name}'"),
+            )
+        })
+    }
+
+    /// Inserts a node whose name is not taken.
+    pub fn insert(&mut self, node: Node) {
+        self.names.insert(node.name.clone(), node.id);
+        self.count_in(node.iothread);
+        self.nodes.insert(node.id, node);
+    }
+
+    fn count_in(&mut self, iothread: IoThreadId) {
+        *self.population.entry(iothread).or_insert(0) += 1;
+    }
+
+    fn count_out(&mut self, iothread: IoThreadId) {
+        if let Some(count) = self.population.get_mut(&iothread) {
+            *count -= 1;
+            if *count == 0 {
+                self.population.remove(&iothread);
+            }
+        }
+    }
+
+    /// How many nodes live in an iothread.
+    pub fn population(&self, iothread: IoThreadId) -> usize {
+        self.population.get(&iothread).copied().unwrap_or(0)
+    }
+
+    /// A node lives in another iothread from now on.
+    pub fn set_home(&mut self, id: NodeId, iothread: IoThreadId) {
+        let Some(node) = self.nodes.get_mut(&id) else {
+            return;
+        };
+        let before = std::mem::replace(&mut node.iothread, iothread);
+        self.count_out(before);
+        self.count_in(iothread);
+    }
+
+    /// Removes a node that has no edges.
+    pub fn remove(&mut self, id: NodeId) -> Option<Node> {
+        let node = self.nodes.remove(&id)?;
+        self.names.remove(&node.name);
+        self.blockers.forget_node(id);
+        self.unfreeze_all(|freeze| freeze.node == Some(id));
+        self.count_out(node.iothread);
+        Some(node)
+    }
+
+    /// An edge.
+    pub fn edge(&self, id: EdgeId) -> Option<&Edge> {
+        self.edges.get(&id)
+    }
+
+    /// An edge, to be changed.
+    pub fn edge_mut(&mut self, id: EdgeId) -> Option<&mut Edge> {
+        self.edges.get_mut(&id)
+    }
+
+    /// All edges, in no order.
+    pub fn edges(&self) -> impl Iterator<Item = &Edge> {
+        self.edges.values()
+    }
+
+    /// The edges that lead to a node, the newest first.
+    pub fn parents_of(&self, id: NodeId) -> impl Iterator<Item = &Edge> {
+        let parents = self.node(id).map_or(&[][..], |node| &node.parents);
+        parents.iter().rev().filter_map(|edge| self.edges.get(edge))
+    }
+
+    /// The nodes that hold an edge to a node, the oldest edge first.
+    pub fn oldest_parent_nodes(&self, id: NodeId) -> impl Iterator<Item = NodeId> {
+        let parents = self.node(id).map_or(&[][..], |node| &node.parents);
+        parents
+            .iter()
+            .filter_map(|edge| match self.edges.get(edge)?.parent {
+                Parent::Node(node, _) => Some(node),
+                Parent::Root(_) => None,
+            })
+    }
+
+    /// The edges that leave a node, by slot.
+    pub fn children_of(&self, id: NodeId) -> impl Iterator<Item = &Edge> {
+        let children = self.node(id).into_iter().flat_map(|node| node.children.values());
+        children.filter_map(|edge| self.edges.get(edge))
+    }
+
+    /// The nodes that hold an edge to a node.
+    pub fn parent_nodes(&self, id: NodeId) -> impl Iterator<Item = NodeId> {
+        self.parents_of(id).filter_map(|edge| match edge.parent {
+            Parent::Node(node, _) => Some(node),
+            Parent::Root(_) => None,
+        })
+    }
+
+    /// The root edges that lead to a node.
+    pub fn roots_of(&self, id: NodeId) -> impl Iterator<Item = RootId> {
+        self.parents_of(id).filter_map(|edge| match edge.parent {
+            Parent::Root(root) => Some(root),
+            Parent::Node(..) => None,
+        })
+    }
+
+    /// The child node in a slot.
+    pub fn child_node(&self, id: NodeId, slot: ChildSlot) -> Option<NodeId> {
+        self.edge(self.node(id)?.child(slot)?).map(|edge| edge.child)
+    }
+
+    /// The child node of this name.
+    pub fn child_named(&self, id: NodeId, name: &str) -> Option<NodeId> {
+        self.child_node(id, self.node(id)?.slot(name)?)
+    }
+
+    /// Joins a parent's empty slot, or a new root, to a child. Permissions are none until they are computed.
+    pub fn link(&mut self, parent: Parent, child: NodeId, name: Cow<'static, str>, role: Role) -> EdgeId {
+        let id = EdgeId(self.next_id());
+        let (taken, shared) = (Permissions::empty(), Permissions::all());
+        self.edges.insert(
+            id,
+            Edge {
+                id,
+                parent,
+                child,
+                since: id.0,
+                name,
+                role,
+                taken,
+                shared,
+                frozen: None,
+                lent: false,
+            },
+        );
+        if let Parent::Node(node, slot) = parent {
+            self.set_slot(node, slot, Some(id));
+        }
+        if let Some(node) = self.nodes.get_mut(&child) {
+            node.parents.push(id);
+        }
+        id
+    }
+
+    /// Puts an edge back that [`Graph::unlink`] took away.
+    pub fn relink(&mut self, edge: Edge) {
+        if let Parent::Node(node, slot) = edge.parent {
+            self.set_slot(node, slot, Some(edge.id));
+        }
+        self.insert_parent(&edge);
+        self.edges.insert(edge.id, edge);
+    }
+
+    /// Takes an edge away.
+    pub fn unlink(&mut self, id: EdgeId) -> Option<Edge> {
+        let edge = self.edges.get(&id)?.clone();
+        if let Parent::Node(node, slot) = edge.parent {
+            self.set_slot(node, slot, None);
+        }
+        self.remove_parent(&edge);
+        self.edges.remove(&id)
+    }
+
+    /// Puts an edge among those that lead to its child, which are in the order of their coming.
+    fn insert_parent(&mut self, edge: &Edge) {
+        let Some(node) = self.nodes.get_mut(&edge.child) else {
+            return;
+        };
+        let at = place_among(&self.edges, &node.parents, edge);
+        node.parents.insert(at, edge.id);
+    }
+
+    /// Takes an edge from those that lead to its child.
+    fn remove_parent(&mut self, edge: &Edge) {
+        let Some(node) = self.nodes.get_mut(&edge.child) else {
+            return;
+        };
+        let at = place_among(&self.edges, &node.parents, edge);
+        if node.parents.get(at) == Some(&edge.id) {
+            node.parents.remove(at);
+        }
+    }
+
+    fn set_slot(&mut self, node: NodeId, slot: ChildSlot, edge: Option<EdgeId>) {
+        let Some(node) = self.nodes.get_mut(&node) else {
+            return;
+        };
+        match edge {
+            Some(edge) => node.children.insert(slot, edge),
+            None => node.children.remove(&slot),
+        };
+    }
+
+    /// Lets an edge lead to another node, as that node's newest. Answers where it led.
+    pub fn redirect(&mut self, id: EdgeId, child: NodeId) -> Option<Target> {
+        let since = self.next_id();
+        self.redirect_back(id, Target { child, since })
+    }
+
+    /// Lets an edge lead again where it led before it was redirected. Answers where it led until now.
+    pub fn redirect_back(&mut self, id: EdgeId, to: Target) -> Option<Target> {
+        let before = self.edges.get(&id)?.clone();
+        self.remove_parent(&before);
+        let edge = self.edges.get_mut(&id)?;
+        let old = Target {
+            child: std::mem::replace(&mut edge.child, to.child),
+            since: std::mem::replace(&mut edge.since, to.since),
+        };
+        let edge = edge.clone();
+        self.insert_parent(&edge);
+        Some(old)
+    }
+
+    /// An id for a root edge to be inserted.
+    pub fn new_root_id(&mut self) -> RootId {
+        RootId(self.next_id())
+    }
+
+    /// Inserts a root edge.
+    pub fn insert_root(&mut self, id: RootId, root: Root) {
+        self.roots.insert(id, root);
+    }
+
+    /// Removes a root edge's user; its edge goes separately.
+    pub fn remove_root(&mut self, id: RootId) -> Option<Root> {
+        self.blockers.forget_root(id);
+        self.unfreeze_all(|freeze| freeze.root == Some(id));
+        self.roots.remove(&id)
+    }
+
+    /// Adds an op blocker that forbids nothing yet; it ends with `root` at the latest.
+    pub fn add_blocker(&mut self, reason: String, root: Option<RootId>) -> Token {
+        let token = Token(self.next_id());
+        self.blockers.insert(token, reason, root);
+        token
+    }
+
+    /// Freezes links that nobody has frozen.
+    pub fn freeze(&mut self, freeze: Freeze) -> Token {
+        let token = Token(self.next_id());
+        for edge in &freeze.edges {
+            if let Some(edge) = self.edges.get_mut(edge) {
+                edge.frozen = Some(token);
+            }
+        }
+        self.frozen.insert(token, freeze);
+        token
+    }
+
+    /// Whether a node itself has frozen a link.
+    pub fn is_frozen_by(&self, edge: &Edge, node: NodeId) -> bool {
+        let freeze = edge.frozen.and_then(|token| self.frozen.get(&token));
+        freeze.is_some_and(|freeze| freeze.node == Some(node))
+    }
+
+    fn unfreeze_all(&mut self, ends: impl Fn(&Freeze) -> bool) {
+        let ended = self.frozen.iter().filter(|(_, freeze)| ends(freeze));
+        for token in ended.map(|(token, _)| *token).collect::<Vec<_>>() {
+            self.unfreeze(token);
+        }
+    }
+
+    /// Gives links free; answers whether there was such a hold on any.
+    pub fn unfreeze(&mut self, token: Token) -> bool {
+        let Some(freeze) = self.frozen.remove(&token) else {
+            return false;
+        };
+        for edge in freeze.edges {
+            if let Some(edge) = self.edges.get_mut(&edge) {
+                edge.frozen = None;
+            }
+        }
+        true
+    }
+
+    /// A root edge.
+    pub fn root(&self, id: RootId) -> Option<&Root> {
+        self.roots.get(&id)
+    }
+
+    /// A root edge, to be changed.
+    pub fn root_mut(&mut self, id: RootId) -> Option<&mut Root> {
+        self.roots.get_mut(&id)
+    }
+
+    /// All root edges.
+    pub fn roots(&self) -> impl Iterator<Item = (RootId, &Root)> {
+        self.roots.iter().map(|(id, root)| (*id, root))
+    }
+
+    /// Whether `to` can be reached downwards from `from`; a node reaches itself.
+    pub fn reaches(&self, from: NodeId, to: NodeId) -> bool {
+        // Ids are given bottom-up at open, but edges change: only a search tells. It goes from both ends at the same pace and
+        // is over where one of them is: on top of a long chain there is little above a node, however much is below.
+        let (mut below, mut above) = (Search::new(from), Search::new(to));
+        loop {
+            match below.step(|id, open| open.extend(self.children_of(id).map(|edge| edge.child))) {
+                None => return false,
+                Some(id) if id == to => return true,
+                Some(_) => {}
+            }
+            match above.step(|id, open| open.extend(self.parent_nodes(id))) {
+                None => return false,
+                Some(id) if id == from => return true,
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// All nodes that can be reached from `starts`, themselves included. In order of their ids, so that what is done for
+    /// each of them is done in the same order every time.
+    pub fn closure(
+        &self,
+        starts: impl IntoIterator<Item = NodeId>,
+        direction: Direction,
+    ) -> BTreeSet<NodeId> {
+        let mut found = BTreeSet::new();
+        let mut open: Vec<NodeId> = starts.into_iter().collect();
+        while let Some(id) = open.pop() {
+            if !found.insert(id) {
+                continue;
+            }
+            if direction != Direction::Down {
+                open.extend(self.parent_nodes(id));
+            }
+            if direction != Direction::Up {
+                open.extend(self.children_of(id).map(|edge| edge.child));
+            }
+        }
+        found
+    }
+
+    /// All nodes below `starts`, themselves included, parents before children.
+    pub fn topological(&self, starts: impl IntoIterator<Item = NodeId>) -> Vec<NodeId> {
+        let mut done = HashSet::new();
+        let mut order = Vec::new();
+        let mut open: Vec<(NodeId, bool)> = starts.into_iter().map(|id| (id, false)).collect();
+        while let Some((id, children_done)) = open.pop() {
+            if children_done {
+                order.push(id);
+            } else if done.insert(id) {
+                open.push((id, true));
+                open.extend(self.children_of(id).map(|edge| (edge.child, false)));
+            }
+        }
+        order.reverse();
+        order
+    }
+}
+
+/// A search for nodes, one at a time.
+struct Search {
+    open: Vec<NodeId>,
+    found: HashSet<NodeId>,
+}
+
+impl Search {
+    fn new(start: NodeId) -> Self {
+        Self {
+            open: vec![start],
+            found: HashSet::new(),
+        }
+    }
+
+    /// The next node that was not found yet, after which those are looked at that `next` adds.
+    fn step(&mut self, next: impl FnOnce(NodeId, &mut Vec<NodeId>)) -> Option<NodeId> {
+        let id = loop {
+            let id = self.open.pop()?;
+            if self.found.insert(id) {
+                break id;
+            }
+        };
+        next(id, &mut self.open);
+        Some(id)
+    }
+}
+
+/// Where an edge is, or would come, among edges in the order of their coming: there may be one for each of many overlays.
+fn place_among(edges: &HashMap<EdgeId, Edge>, parents: &[EdgeId], edge: &Edge) -> usize {
+    let since = |id: &EdgeId| edges.get(id).map_or(0, |other| other.since);
+    parents.partition_point(|other| since(other) < edge.since)
+}
+
+/// Which way a search goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// To parents.
+    Up,
+    /// To children.
+    Down,
+    /// Both: all that is joined.
+    Both,
+}
