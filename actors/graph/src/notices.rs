@@ -4,18 +4,10 @@ use millpond_drivers::api::Notice;
 use millpond_messages::qapi::Event;
 use millpond_messages::{ChildSlot, NodeId, SECTOR_SIZE};
 
-use crate::Effect;
-use crate::value::graph::{Graph, Node};
-use crate::world::State;
-
-/// Something that users of the graph are told without having asked.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Announcement {
-    /// A QMP event.
-    Event(Event),
-    /// A driver that was told to compare found a difference: the program is to end with this message and status 1.
-    Mismatch(String),
-}
+use crate::effect::{Announcement, Effect};
+use crate::state::State;
+use crate::value::graph::Graph;
+use crate::value::node::Node;
 
 /// Passes on what a driver tells. What it told before an edge changed is heard before that, so that the names are those
 /// of the nodes then.

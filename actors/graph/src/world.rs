@@ -1,302 +1,25 @@
-//! What all procedures of the policy share: the graph, the sections, and the orders on their way.
+//! What procedures of the policy do with the state that they share.
 //!
 //! A mutation is an async function over a [`World`], polled by the [`Policy`](crate::Policy) alone: its states are those
 //! of the function, it waits for nothing but answers to orders and stillness of sections, and it borrows the state only
 //! between two waits.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use millpond_drivers::api::Registry;
 use millpond_engine::node::{OpenFacts, OrderOutcome, Ticket};
 use millpond_messages::global_state::IothreadOptions;
 use millpond_messages::{Error, ErrorKind, IoThreadId, NodeId, Permissions, Result, RootId, Token};
 
-use crate::order::{Address, Order};
-use crate::sections::{Cover, Sections};
-use crate::transaction::Log;
+use crate::effect::Effect;
+use crate::order::Order;
+use crate::sections::Cover;
+use crate::state::State;
+use crate::undo::Log;
 use crate::value::graph::Graph;
-use crate::{Effect, ImplicitOpens};
-
-/// An iothread that nodes can live in.
-#[derive(Debug, Clone)]
-pub struct IothreadEntry {
-    /// Its properties; `None` for the main one.
-    pub options: Option<IothreadOptions>,
-    /// The host's id of the thread.
-    pub thread: u32,
-}
-
-/// The state behind a [`World`].
-pub struct State {
-    /// The graph.
-    pub graph: Graph,
-    /// Drained sections.
-    pub sections: Sections,
-    /// The drivers there are.
-    pub registry: Registry,
-    /// Whether names stored in images are opened.
-    pub implicit: ImplicitOpens,
-    /// Iothreads.
-    pub iothreads: BTreeMap<IoThreadId, IothreadEntry>,
-    /// The main iothread.
-    pub main: IoThreadId,
-    /// The time of the request or event that is being handled.
-    pub now: Duration,
-    /// Everything was closed, or is being closed: only questions are answered.
-    pub closed: bool,
-    /// The procedure that was polled last waits for drained sections and has no order under way.
-    pub waits_for_stillness: bool,
-    /// Transactions being undone.
-    pub undoing: u32,
-    /// What procedures that were given up have left behind.
-    pub abandoned: Vec<Log>,
-    effects: Vec<Effect>,
-    /// Orders somebody waits for, with their answers.
-    answers: HashMap<Ticket, Option<OrderOutcome>>,
-    /// The nodes at which orders on their way have work done.
-    works: HashMap<Ticket, Vec<NodeId>>,
-    /// Orders to nodes that have not been answered, by what they do.
-    under_way: BTreeMap<Ticket, (NodeId, &'static str)>,
-    /// Iothreads being started.
-    starts: HashMap<Ticket, Option<Result<(IoThreadId, u32)>>>,
-    last_ticket: u64,
-    /// What procedures have asked and heard. A model checker cannot look into them, but they go by nothing else.
-    #[cfg(test)]
-    pub past: Vec<String>,
-}
-
-impl State {
-    /// A state without nodes.
-    pub fn new(registry: Registry, implicit: ImplicitOpens, main: IoThreadId, thread: u32) -> Self {
-        Self {
-            graph: Graph::default(),
-            sections: Sections::default(),
-            registry,
-            implicit,
-            iothreads: BTreeMap::from([(
-                main,
-                IothreadEntry {
-                    options: None,
-                    thread,
-                },
-            )]),
-            main,
-            now: Duration::ZERO,
-            closed: false,
-            waits_for_stillness: false,
-            undoing: 0,
-            abandoned: Vec::new(),
-            effects: Vec::new(),
-            answers: HashMap::new(),
-            works: HashMap::new(),
-            under_way: BTreeMap::new(),
-            starts: HashMap::new(),
-            last_ticket: 0,
-            #[cfg(test)]
-            past: Vec::new(),
-        }
-    }
-
-    fn ticket(&mut self) -> Ticket {
-        self.last_ticket += 1;
-        Ticket(self.last_ticket)
-    }
-
-    /// Adds an effect.
-    pub fn push(&mut self, effect: Effect) {
-        self.effects.push(effect);
-    }
-
-    /// All effects so far, those of the sections included.
-    pub fn take_effects(&mut self) -> Vec<Effect> {
-        self.flush_sections();
-        std::mem::take(&mut self.effects)
-    }
-
-    /// Sends what the sections want sent.
-    pub fn flush_sections(&mut self) {
-        for (node, order) in self.sections.take_orders() {
-            // The gate of a node that is closing goes with it.
-            if self.graph.node(node).is_some_and(|node| !node.closing) {
-                self.send(node, order);
-            }
-        }
-    }
-
-    /// Sends an order to a node, or keeps it until the node has arrived where it is going. An order to a node that is
-    /// gone is dropped.
-    pub fn send(&mut self, node: NodeId, order: Order) -> Ticket {
-        let ticket = self.ticket();
-        if self.graph.node(node).is_some() {
-            self.note_work(ticket, &order);
-        }
-        let Some(entry) = self.graph.node_mut(node) else {
-            return ticket;
-        };
-        if entry.moving {
-            entry.deferred.push((ticket, order));
-        } else {
-            let iothread = entry.iothread;
-            self.effects.push(Effect::Send {
-                iothread,
-                ticket,
-                order,
-            });
-        }
-        ticket
-    }
-
-    /// Sends an order to an iothread, whatever node it concerns.
-    pub fn send_to(&mut self, iothread: IoThreadId, order: Order) -> Ticket {
-        let ticket = self.ticket();
-        self.effects.push(Effect::Send {
-            iothread,
-            ticket,
-            order,
-        });
-        ticket
-    }
-
-    /// Sends what was kept while the node moved.
-    pub fn arrived(&mut self, node: NodeId) {
-        let Some(entry) = self.graph.node_mut(node) else {
-            return;
-        };
-        entry.moving = false;
-        let iothread = entry.iothread;
-        for (ticket, order) in std::mem::take(&mut entry.deferred) {
-            self.effects.push(Effect::Send {
-                iothread,
-                ticket,
-                order,
-            });
-        }
-    }
-
-    fn note_work(&mut self, ticket: Ticket, order: &Order) {
-        let nodes = order.works_at();
-        if nodes.is_empty() {
-            return;
-        }
-        for node in &nodes {
-            if let Some(node) = self.graph.node_mut(*node) {
-                node.working += 1;
-            }
-        }
-        self.works.insert(ticket, nodes);
-    }
-
-    /// Begins work of the graph actor's own at a node, unless a drained section covers it.
-    pub fn begin_work(&mut self, node: NodeId) -> bool {
-        if self.sections.cover(node) {
-            return false;
-        }
-        if let Some(node) = self.graph.node_mut(node) {
-            node.working += 1;
-        }
-        true
-    }
-
-    /// As [`State::begin_work`], for work that goes on inside a section of its own.
-    pub fn begin_work_within(&mut self, node: NodeId, section: Token) -> bool {
-        if self.sections.cover_beside(node, section) {
-            return false;
-        }
-        if let Some(node) = self.graph.node_mut(node) {
-            node.working += 1;
-        }
-        true
-    }
-
-    /// Ends it: sections that waited for it go on.
-    pub fn end_work(&mut self, node: NodeId) {
-        if let Some(entry) = self.graph.node_mut(node) {
-            entry.working = entry.working.saturating_sub(1);
-        }
-        self.sections.ask(&self.graph, node);
-        self.flush_sections();
-    }
-
-    /// The address of a node.
-    pub fn address(&self, node: NodeId) -> Option<Address> {
-        self.graph.node(node).map(|entry| Address {
-            node,
-            iothread: entry.iothread,
-        })
-    }
-
-    /// The orders that nodes have not answered: each node's name, and what it was to do.
-    pub fn under_way(&self) -> Vec<(String, &'static str)> {
-        let orders = self.under_way.values();
-        orders
-            .filter_map(|(node, what)| Some((self.graph.node(*node)?.name.clone(), *what)))
-            .collect()
-    }
-
-    /// An order was carried out.
-    pub fn ended(&mut self, ticket: Ticket, outcome: OrderOutcome) {
-        for node in self.works.remove(&ticket).into_iter().flatten() {
-            self.end_work(node);
-        }
-        self.under_way.remove(&ticket);
-        if let Some(answer) = self.answers.get_mut(&ticket) {
-            *answer = Some(outcome);
-        }
-    }
-
-    /// An iothread runs, or does not.
-    pub fn started(&mut self, ticket: Ticket, result: Result<(IoThreadId, u32)>) {
-        if let Some(answer) = self.starts.get_mut(&ticket) {
-            *answer = Some(result);
-        }
-    }
-
-    /// The iothread with this name.
-    pub fn iothread_named(&self, name: &str) -> Option<IoThreadId> {
-        let named = |entry: &IothreadEntry| entry.options.as_ref().is_some_and(|options| options.id == name);
-        self.iothreads
-            .iter()
-            .find(|(_, entry)| named(entry))
-            .map(|(id, _)| *id)
-    }
-}
-
-#[cfg(test)]
-impl State {
-    /// The orders somebody waits for, with the answers that have come.
-    pub fn awaited(&self) -> Vec<(Ticket, Option<String>)> {
-        let answers = self.answers.iter();
-        let mut awaited: Vec<_> = answers
-            .map(|(ticket, answer)| (*ticket, answer.as_ref().map(print)))
-            .collect();
-        awaited.sort_unstable();
-        awaited
-    }
-}
-
-#[cfg(test)]
-fn print(outcome: &OrderOutcome) -> String {
-    match outcome {
-        OrderOutcome::Done(result) => format!("{result:?}"),
-        OrderOutcome::Opened(result) => format!("{result:?}"),
-        OrderOutcome::Described(result) => format!("{result:?}"),
-        OrderOutcome::DescribedMany(described) => format!("{described:?}"),
-        OrderOutcome::Pending(requests) => format!("{requests:?}"),
-        OrderOutcome::Head(result) => format!("{result:?}"),
-        OrderOutcome::Statistics(statistics) => format!("{statistics:?}"),
-        OrderOutcome::Counters(counters) => format!("{counters:?}"),
-        OrderOutcome::Debugged(result) => format!("{result:?}"),
-        OrderOutcome::Named(result) => format!("{result:?}"),
-        OrderOutcome::Checked(result) => format!("{result:?}"),
-        OrderOutcome::RealPaths(paths) => format!("{paths:?}"),
-    }
-}
 
 fn gone() -> Error {
     Error::new(ErrorKind::Closed, "The node is gone")
@@ -498,7 +221,7 @@ impl Future for Answered {
             .with(|state| match state.answers.get_mut(&ticket).map(Option::take) {
                 Some(Some(outcome)) => {
                     #[cfg(test)]
-                    state.past.push(print(&outcome));
+                    state.past.push(crate::state::print(&outcome));
                     Poll::Ready(outcome)
                 }
                 Some(None) => Poll::Pending,

@@ -8,7 +8,9 @@ use millpond_messages::{Error, ErrorKind, IoError, NodeId, Permissions, Result};
 use crate::change::reopen::{self, Target};
 use crate::order::Order;
 use crate::transaction::Transaction;
-use crate::value::graph::{Graph, Node, Parent};
+use crate::value::edge::Parent;
+use crate::value::graph::Graph;
+use crate::value::node::Node;
 use crate::value::permissions::Plan;
 use crate::world::World;
 

@@ -34,7 +34,7 @@ pub async fn amend(world: &World, name: &str, options: Options) -> Result<()> {
 async fn carry_out(transaction: &mut Transaction, node: NodeId, name: &str, options: Options) -> Result<()> {
     let world = transaction.world.clone();
     let permissions = Permissions::CONSISTENT_READ | Permissions::WRITE | Permissions::RESIZE;
-    let request = resize::hold(name, "amend", permissions);
+    let request = roots::hold(name, "amend", permissions);
     let root = roots::link_root(transaction, node, &request);
     roots::take(transaction, node, root, request.permissions, request.shared).await?;
     transaction.drain([node], "amend").await;

@@ -9,9 +9,11 @@ use crate::change::reopen::{self, Access};
 use crate::change::replace::{self, Besides, Moving, Reachable};
 use crate::sections::Cover;
 use crate::transaction::Transaction;
+use crate::value::edge::Parent;
 use crate::value::filename::Filenames;
-use crate::value::graph::{Graph, Parent};
-use crate::value::{blockers, chain};
+use crate::value::graph::Graph;
+use crate::value::refusal::Refusal;
+use crate::value::{chain, forbidden};
 use crate::world::World;
 
 /// `change-backing-file`: the image of node `image`, which is in the chain of `device`, names another backing file from now
@@ -63,7 +65,7 @@ fn check(
     if chain::find_overlay(graph, node.id, None) == Some(node.id) {
         return invalid("not allowing backing file change on an image without a backing file".to_owned());
     }
-    blockers::check(graph, top.id, OpBlocker::Change)?;
+    forbidden::check(graph, top.id, OpBlocker::Change)?;
     if !chain::contains(graph, top.id, node.id) {
         return invalid(format!("'{device}' and image file are not in the same chain"));
     }
@@ -109,10 +111,10 @@ pub async fn drop_intermediate(
     let (top, base) = world.graph(|graph| {
         let (top, base) = (graph.find(top)?, graph.find(base)?);
         if top.id == base.id || !chain::contains(graph, top.id, base.id) {
-            let text = format!("Node '{}' is not a backing image of '{}'", base.name, top.name);
-            return Err(Error::new(ErrorKind::InvalidArgument, text));
+            let (base, top) = (base.name.clone(), top.name.clone());
+            return Err(Refusal::NotInChain { base, top }.into());
         }
-        Ok((top.id, base.id))
+        Ok::<_, Error>((top.id, base.id))
     })?;
     // From before the first overlay is made writable to after the last image is closed nothing moves below.
     let token = world

@@ -6,9 +6,9 @@ use millpond_messages::{
     CheckResult, Error, ErrorKind, NodeId, OpBlocker, Permissions, Repair, Result, RootId, Token,
 };
 
-use crate::Next;
-use crate::change::{delete, resize, roots};
+use crate::change::{delete, roots};
 use crate::order::Order;
+use crate::procedure::Next;
 use crate::sections::Cover;
 use crate::transaction::Transaction;
 use crate::world::World;
@@ -57,7 +57,7 @@ async fn hold(transaction: &mut Transaction, node: NodeId, repair: Repair) -> Re
     if repair.is_wanted() {
         permissions |= Permissions::WRITE | Permissions::RESIZE;
     }
-    let request = resize::hold("", "check", permissions);
+    let request = roots::hold("", "check", permissions);
     let root = roots::link_root(transaction, node, &request);
     roots::take(transaction, node, root, permissions, request.shared).await?;
     transaction.world.graph(|graph| {

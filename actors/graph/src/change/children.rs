@@ -5,10 +5,12 @@ use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, Result};
 
 use crate::change::delete;
 use crate::change::exchange::Exchange;
-use crate::change::iothreads::{self, Joint};
-use crate::change::snapshot::cycle;
-use crate::transaction::Transaction;
-use crate::value::graph::{Graph, Node, Parent};
+use crate::transaction::{Transaction, together};
+use crate::value::edge::Parent;
+use crate::value::graph::Graph;
+use crate::value::home::Joint;
+use crate::value::node::Node;
+use crate::value::refusal::Refusal;
 use crate::world::World;
 
 /// Whose children change.
@@ -50,10 +52,7 @@ fn check_add(graph: &Graph, parent: &str, child: &str) -> Result<(NodeId, ChildS
     let slot = next_slot(node)?;
     if graph.reaches(child.id, node.id) {
         let edge = slot_name(node.kind.as_ref(), slot).unwrap_or_default();
-        return Err(Error::new(
-            ErrorKind::InvalidArgument,
-            cycle(&child.name, &edge, &node.name),
-        ));
+        return Err(Refusal::cycle(&child.name, &edge, &node.name).into());
     }
     Ok((node.id, slot, child.id))
 }
@@ -80,7 +79,7 @@ fn check_support(node: &Node, what: &str) -> Result<()> {
 async fn add(transaction: &mut Transaction, parent: NodeId, slot: ChildSlot, child: NodeId) -> Result<()> {
     let world = transaction.world.clone();
     transaction.drain([parent, child], USER).await;
-    iothreads::follow(transaction, [Joint::Nodes(parent, child)]).await?;
+    together::follow(transaction, [Joint::Nodes(parent, child)]).await?;
     world.may_link(parent, child).await;
     let (name, role, next) = world.graph(|graph| {
         let node = graph.expect(parent)?;
@@ -122,10 +121,7 @@ fn check_del(graph: &Graph, parent: &str, child: &str) -> Result<(NodeId, ChildS
     let node = graph.look_up(parent, parent)?;
     let slot = node.slot(child);
     let found = slot.and_then(|slot| Some((slot, graph.child_node(node.id, slot)?)));
-    let (slot, child) = found.ok_or_else(|| {
-        let text = format!("Node '{parent}' does not have child '{child}'");
-        Error::new(ErrorKind::NotFound, text)
-    })?;
+    let (slot, child) = found.ok_or_else(|| Error::from(Refusal::no_child(parent, child)))?;
     check_support(node, "removing")?;
     if slot.index() < node.kind.children().len() {
         return Err(Error::new(

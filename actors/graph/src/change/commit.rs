@@ -6,14 +6,14 @@ use millpond_messages::{
     EdgeId, Error, ErrorKind, NodeId, OpBlocker, Permissions, RequestFlags, Result, Role, RootId, Token,
 };
 
-use crate::Next;
 use crate::change::reopen::{self, Access};
 use crate::change::{delete, resize, roots};
 use crate::order::Order;
+use crate::procedure::Next;
 use crate::sections::Cover;
 use crate::transaction::Transaction;
-use crate::value::blockers;
-use crate::value::chain::Freeze;
+use crate::value::forbidden;
+use crate::value::frozen::Freeze;
 use crate::value::graph::Graph;
 use crate::value::permissions::Plan;
 use crate::world::World;
@@ -35,7 +35,7 @@ pub async fn make_empty(world: &World, name: &str) -> Result<()> {
 }
 
 async fn empty_held(transaction: &mut Transaction, node: NodeId, name: &str) -> Result<()> {
-    let request = resize::hold(name, "make-empty", Permissions::WRITE);
+    let request = roots::hold(name, "make-empty", Permissions::WRITE);
     let root = roots::link_root(transaction, node, &request);
     roots::take(transaction, node, root, request.permissions, request.shared).await?;
     transaction.drain([node], "make-empty").await;
@@ -110,8 +110,8 @@ fn check(graph: &Graph, name: &str) -> Result<(NodeId, NodeId, EdgeId)> {
         let text = format!("Node '{name}' does not have a backing file");
         Error::new(ErrorKind::Unsupported, text)
     })?;
-    blockers::check(graph, node.id, OpBlocker::CommitSource)?;
-    blockers::check(graph, edge.child, OpBlocker::CommitTarget)?;
+    forbidden::check(graph, node.id, OpBlocker::CommitSource)?;
+    forbidden::check(graph, edge.child, OpBlocker::CommitTarget)?;
     crate::value::chain::check_unfrozen(graph, edge)?;
     Ok((node.id, edge.child, edge.id))
 }
@@ -133,7 +133,7 @@ async fn hold(
     let mut roots = [RootId(0); 2];
     let takes = [(overlay, reads, Permissions::all()), (backing, writes, quiet)];
     for (place, (node, taken, shared)) in roots.iter_mut().zip(takes) {
-        let root = roots::link_root(transaction, node, &resize::hold("", "commit", taken));
+        let root = roots::link_root(transaction, node, &roots::hold("", "commit", taken));
         let edge = world.graph(|graph| graph.root(root).map(|root| root.edge));
         plan.edges.extend(edge.map(|edge| (edge, (taken, shared))));
         *place = root;

@@ -7,11 +7,11 @@ use millpond_messages::global_state::{GraphReply, Options};
 use millpond_messages::{Error, ErrorKind, NodeId, OpBlocker, Permissions, Result, RootId};
 use serde_json::Value;
 
-use crate::Next;
-use crate::change::{delete, resize, roots};
+use crate::change::{delete, roots};
 use crate::open::options;
 use crate::open::tree::{self, Base};
 use crate::order::Order;
+use crate::procedure::Next;
 use crate::transaction::Transaction;
 use crate::world::World;
 
@@ -84,7 +84,7 @@ async fn prepare(transaction: &mut Transaction, mut options: Options) -> Result<
 async fn hold_file(transaction: &mut Transaction, value: Value) -> Result<(RootId, NodeId)> {
     let node = tree::resolve(transaction, value, Base::default(), "file").await?;
     let permissions = Permissions::CONSISTENT_READ | Permissions::WRITE | Permissions::RESIZE;
-    let request = resize::hold("", "blockdev-create", permissions);
+    let request = roots::hold("", "blockdev-create", permissions);
     let root = roots::link_root(transaction, node, &request);
     roots::take(transaction, node, root, permissions, Permissions::all()).await?;
     transaction.world.graph(|graph| {

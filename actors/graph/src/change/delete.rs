@@ -4,9 +4,9 @@ use millpond_messages::{Error, ErrorKind, NodeId, OpBlocker, Result};
 
 use crate::order::Order;
 use crate::sections::Cover;
-use crate::transaction::{self, Transaction};
-use crate::value::graph::Edge;
-use crate::value::{blockers, chain};
+use crate::transaction::{Transaction, nodes};
+use crate::value::edge::Edge;
+use crate::value::{chain, forbidden};
 use crate::world::World;
 
 /// `blockdev-del`.
@@ -19,7 +19,7 @@ pub async fn blockdev_del(world: &World, name: &str) -> Result<()> {
         if graph.roots_of(node.id).next().is_some() {
             return Err(Error::new(ErrorKind::InUse, format!("Node {name} is in use")));
         }
-        blockers::check(graph, node.id, OpBlocker::DriveDel)?;
+        forbidden::check(graph, node.id, OpBlocker::DriveDel)?;
         if !node.owned {
             let text = format!("Node {name} is not owned by the monitor");
             return Err(Error::new(ErrorKind::InvalidArgument, text));
@@ -95,13 +95,13 @@ fn take_unused(world: &World, id: NodeId) -> bool {
 async fn close(world: &World, id: NodeId) -> Vec<NodeId> {
     let edges: Vec<Edge> = world.graph(|graph| graph.children_of(id).cloned().collect());
     // The driver writes back to its children as it closes, so the edges end with it and not before.
-    transaction::close_cell(world, id).await;
+    nodes::close_cell(world, id).await;
     world.with(|state| {
         for edge in &edges {
             state.graph.unlink(edge.id);
         }
     });
-    transaction::forget_node(world, id);
+    nodes::forget_node(world, id);
     edges.into_iter().map(|edge| edge.child).collect()
 }
 

@@ -19,7 +19,8 @@ use millpond_messages::{ChildSlot, NodeId, Result, Role};
 
 use crate::order::Order;
 use crate::transaction::Transaction;
-use crate::value::graph::{Direction, Graph, Node};
+use crate::value::graph::{Direction, Graph};
+use crate::value::node::Node;
 
 /// An edge that is to lead elsewhere.
 #[derive(Debug, Clone, Copy)]

@@ -1,16 +1,15 @@
 //! Iothreads: making and ending them, and moving nodes between them.
 
-use std::collections::BTreeSet;
-
 use millpond_messages::global_state::IothreadOptions;
-use millpond_messages::{ChildSlot, Error, ErrorKind, IoThreadId, NodeId, Result, RootId};
+use millpond_messages::{Error, ErrorKind, IoThreadId, NodeId, Result, RootId};
 
-use crate::Effect;
-use crate::order::Order;
+use crate::effect::Effect;
 use crate::sections::Cover;
-use crate::transaction::Transaction;
-use crate::value::graph::{Direction, Graph, Parent};
-use crate::world::{IothreadEntry, State, World};
+use crate::state::IothreadEntry;
+use crate::transaction::moving;
+use crate::value::home::{self, Company};
+use crate::value::refusal::Refusal;
+use crate::world::World;
 
 /// `object-add` of an iothread.
 ///
@@ -47,7 +46,7 @@ pub fn tune(world: &World, options: IothreadOptions) -> Result<()> {
     world.with(|state| {
         let iothread = state
             .iothread_named(&options.id)
-            .ok_or_else(|| no_iothread(&options.id))?;
+            .ok_or_else(|| Refusal::NoIothread(options.id.clone()))?;
         if let Some(entry) = state.iothreads.get_mut(&iothread) {
             entry.options = Some(options.clone());
         }
@@ -99,10 +98,6 @@ fn check(options: &IothreadOptions) -> Result<()> {
     Ok(())
 }
 
-fn no_iothread(name: &str) -> Error {
-    Error::new(ErrorKind::NotFound, format!("Cannot find iothread {name}"))
-}
-
 /// `x-blockdev-set-iothread`.
 ///
 /// # Errors
@@ -117,7 +112,7 @@ pub async fn set_iothread(world: &World, name: &str, iothread: Option<&str>, for
             );
             return Err(Error::new(ErrorKind::InUse, text));
         }
-        Ok((node, destination(state, iothread)?))
+        Ok((node, state.destination(iothread)?))
     })?;
     move_joined(world, node, to).await
 }
@@ -129,8 +124,8 @@ pub async fn set_iothread(world: &World, name: &str, iothread: Option<&str>, for
 pub async fn move_node(world: &World, name: &str, iothread: Option<&str>) -> Result<()> {
     let (moving, to) = world.with(|state| {
         let node = state.graph.find(name)?.id;
-        let to = destination(state, iothread)?;
-        Ok::<_, Error>((to_move(state, node, to, Company::Alone)?, to))
+        let to = state.destination(iothread)?;
+        Ok::<_, Error>((home::to_move(&state.graph, node, to, Company::Alone)?, to))
     })?;
     move_nodes(
         world,
@@ -141,30 +136,18 @@ pub async fn move_node(world: &World, name: &str, iothread: Option<&str>) -> Res
     .await
 }
 
-/// Whether a move would be refused.
-///
-/// # Errors
-/// Those of the move.
-pub fn may_move(state: &State, name: &str, iothread: Option<&str>, joined: bool) -> Result<()> {
-    let node = state.graph.find(name)?.id;
-    let company = if joined { Company::Joined } else { Company::Alone };
-    to_move(state, node, destination(state, iothread)?, company).map(drop)
-}
-
-fn destination(state: &State, iothread: Option<&str>) -> Result<IoThreadId> {
-    match iothread {
-        None => Ok(state.main),
-        Some(name) => state.iothread_named(name).ok_or_else(|| no_iothread(name)),
-    }
-}
-
 /// Moves a node and all that is joined to it by edges, so that what was an inline call stays one.
 ///
 /// # Errors
 /// A user does not let one of them move; then none has.
 async fn move_joined(world: &World, node: NodeId, to: IoThreadId) -> Result<()> {
-    let joined: Vec<NodeId> = world
-        .with(|state| Ok::<_, Error>(to_move(state, node, to, Company::Joined)?.into_iter().collect()))?;
+    let joined: Vec<NodeId> = world.with(|state| {
+        Ok::<_, Error>(
+            home::to_move(&state.graph, node, to, Company::Joined)?
+                .into_iter()
+                .collect(),
+        )
+    })?;
     move_nodes(world, joined.clone(), to, "x-blockdev-set-iothread").await?;
     // Users that let their nodes move on want them where they are now.
     world.graph(|graph| {
@@ -191,135 +174,9 @@ pub async fn bring(world: &World, node: NodeId, to: IoThreadId) -> Result<()> {
                 format!("Cannot find iothread {to}"),
             ));
         }
-        Ok(free_with(&state.graph, node))
+        Ok(home::free_with(&state.graph, node))
     })?;
     move_nodes(world, moving, to, "move to where a user is").await
-}
-
-/// The nodes joined to a node that nobody holds in place; none if it is held itself.
-fn free_with(graph: &Graph, node: NodeId) -> Vec<NodeId> {
-    if is_held(graph, &beside(graph, node)) {
-        return Vec::new();
-    }
-    let mut seen = BTreeSet::new();
-    let mut free = Vec::new();
-    for id in graph.closure([node], Direction::Both) {
-        if seen.contains(&id) {
-            continue;
-        }
-        let group = beside(graph, id);
-        seen.extend(group.iter().copied());
-        if !is_held(graph, &group) {
-            free.extend(group);
-        }
-    }
-    free
-}
-
-/// Two that an edit is about to join.
-#[derive(Debug, Clone, Copy)]
-pub enum Joint {
-    /// A parent and its child.
-    Nodes(NodeId, NodeId),
-    /// A user and its node.
-    Root(RootId, NodeId),
-}
-
-/// Has nodes follow those that are held in place to the iothread where they are. Where both sides of an edge are held, or
-/// neither is, all stay where they are: the edge crosses iothreads.
-///
-/// # Errors
-/// An iothread is gone.
-pub async fn follow(transaction: &mut Transaction, joints: impl IntoIterator<Item = Joint>) -> Result<()> {
-    for joint in joints {
-        let moving = transaction.world.graph(|graph| following(graph, joint));
-        if let Some((nodes, to)) = moving {
-            transaction.move_nodes(nodes, to).await?;
-        }
-    }
-    Ok(())
-}
-
-/// The nodes that follow when two are joined, and whither.
-fn following(graph: &Graph, joint: Joint) -> Option<(Vec<NodeId>, IoThreadId)> {
-    let home = |id: NodeId| graph.node(id).map(|node| node.iothread);
-    let (held, free, to) = match joint {
-        Joint::Nodes(parent, child) => {
-            let (above, below) = (home(parent)?, home(child)?);
-            if above == below {
-                return None;
-            }
-            let (upper, lower) = (beside(graph, parent), beside(graph, child));
-            if is_held(graph, &upper) {
-                (true, lower, above)
-            } else {
-                (is_held(graph, &lower), upper, below)
-            }
-        }
-        Joint::Root(root, node) => {
-            let wanted = graph.root(root)?.wants?;
-            if home(node)? == wanted {
-                return None;
-            }
-            (true, beside(graph, node), wanted)
-        }
-    };
-    (held && !is_held(graph, &free)).then(|| (free.into_iter().collect(), to))
-}
-
-/// Where a node with these children is to live: with those that are held in place, whom the others join, or else with the
-/// first.
-///
-/// # Errors
-/// An iothread is gone.
-pub async fn gather(
-    transaction: &mut Transaction,
-    children: impl Iterator<Item = &NodeId>,
-) -> Result<IoThreadId> {
-    let children: Vec<NodeId> = children.copied().collect();
-    let world = transaction.world.clone();
-    let home = |id: &NodeId| world.graph(|graph| graph.node(*id).map(|node| node.iothread));
-    let held = |id: &NodeId| world.graph(|graph| is_held(graph, &beside(graph, *id)));
-    let first = children.first().and_then(home);
-    let main = || world.with(|state| state.main);
-    // Mostly all live in one place.
-    if children.iter().all(|child| home(child) == first) {
-        return Ok(first.unwrap_or_else(main));
-    }
-    let Some(to) = children.iter().find(|child| held(child)).and_then(home) else {
-        return Ok(first.unwrap_or_else(main));
-    };
-    for child in &children {
-        if home(child) != Some(to) && !held(child) {
-            let free = world.graph(|graph| beside(graph, *child));
-            transaction.move_nodes(free.into_iter().collect(), to).await?;
-        }
-    }
-    Ok(to)
-}
-
-/// All that is joined to a node without leaving its iothread.
-fn beside(graph: &Graph, node: NodeId) -> BTreeSet<NodeId> {
-    let home = graph.node(node).map(|node| node.iothread);
-    let mut found = BTreeSet::new();
-    let mut open = vec![node];
-    while let Some(id) = open.pop() {
-        let lives_here = graph.node(id).map(|node| node.iothread) == home;
-        if lives_here && found.insert(id) {
-            open.extend(graph.parent_nodes(id));
-            open.extend(graph.children_of(id).map(|edge| edge.child));
-        }
-    }
-    found
-}
-
-/// Whether a user wants nodes of one iothread there.
-fn is_held(graph: &Graph, nodes: &BTreeSet<NodeId>) -> bool {
-    let mut roots = nodes
-        .iter()
-        .filter_map(|id| graph.node(*id))
-        .flat_map(|node| graph.roots_of(node.id).map(|root| (root, node.iothread)));
-    roots.any(|(root, home)| graph.root(root).is_some_and(|root| root.wants == Some(home)))
 }
 
 /// Moves a node back to the main iothread, if it is elsewhere: whoever wanted it there has gone. What is joined to it
@@ -330,36 +187,14 @@ pub async fn fall_back(world: &World, node: NodeId) {
         if home == main || state.closed {
             return None;
         }
-        let graph = &state.graph;
-        let beside = |id: &NodeId| graph.node(*id).is_some_and(|node| node.iothread == home);
-        let joined = graph.closure([node], Direction::Both).into_iter();
-        let going: BTreeSet<NodeId> = joined.filter(beside).collect();
-        (!is_held(graph, &going)).then(|| (going.into_iter().collect(), main))
+        let going = home::free_beside(&state.graph, node, home)?;
+        Some((going.into_iter().collect(), main))
     });
     if let Some((moving, main)) = found
         && let Err(error) = move_nodes(world, moving, main, "return to the main iothread").await
     {
         tracing::warn!(%error, %node, "a node stays in its iothread");
     }
-}
-
-/// What moves with a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Company {
-    /// Nothing.
-    Alone,
-    /// All that is joined to it.
-    Joined,
-}
-
-/// The nodes that move when a node does.
-fn to_move(state: &State, node: NodeId, to: IoThreadId, company: Company) -> Result<BTreeSet<NodeId>> {
-    let moving = match company {
-        Company::Alone => BTreeSet::from([node]),
-        Company::Joined => state.graph.closure([node], Direction::Both),
-    };
-    check_unpinned(&state.graph, &moving, to)?;
-    Ok(moving)
 }
 
 async fn move_nodes(world: &World, nodes: Vec<NodeId>, to: IoThreadId, user: &str) -> Result<()> {
@@ -369,88 +204,7 @@ async fn move_nodes(world: &World, nodes: Vec<NodeId>, to: IoThreadId, user: &st
         return Ok(());
     }
     let token = world.drain(Cover::Nodes(nodes), user).await;
-    let result = move_still(world, &moving, to).await;
+    let result = moving::move_still(world, &moving, to).await;
     world.undrain(token);
     result
-}
-
-fn check_unpinned(graph: &Graph, moving: &BTreeSet<NodeId>, to: IoThreadId) -> Result<()> {
-    let leaving = moving
-        .iter()
-        .filter_map(|id| graph.node(*id))
-        .filter(|node| node.iothread != to);
-    let mut roots = leaving.flat_map(|node| graph.roots_of(node.id).map(|root| (root, node.iothread)));
-    let is_pinned = |(root, home)| {
-        let root = graph.root(root);
-        root.is_some_and(|root| root.pinned && root.wants == Some(home))
-    };
-    if roots.any(is_pinned) {
-        return Err(Error::new(
-            ErrorKind::InUse,
-            "Cannot change iothread of active block backend",
-        ));
-    }
-    Ok(())
-}
-
-/// Moves nodes that are still, and joins the edges again once all have arrived.
-///
-/// # Errors
-/// An iothread is gone.
-pub async fn move_still(world: &World, nodes: &[NodeId], to: IoThreadId) -> Result<()> {
-    let mut departures = Vec::new();
-    for node in nodes {
-        departures.push((*node, world.ask(*node, Order::Depart { node: *node, to })));
-        // What is sent to it from here on must reach it where it arrives.
-        world.graph(|graph| {
-            if let Some(node) = graph.node_mut(*node) {
-                node.moving = true;
-            }
-        });
-    }
-    let mut result = Ok(());
-    for (node, departure) in departures {
-        let arrived = departure.done().await;
-        world.with(|state| {
-            if arrived.is_ok() {
-                state.graph.set_home(node, to);
-            }
-            state.arrived(node);
-        });
-        result = result.and(arrived);
-    }
-    join_again(world, nodes).await;
-    result
-}
-
-/// Connects every edge that begins or ends at one of `nodes`.
-async fn join_again(world: &World, nodes: &[NodeId]) {
-    let edges: BTreeSet<(NodeId, ChildSlot)> = world.graph(|graph| {
-        let mut edges = BTreeSet::new();
-        for node in nodes {
-            for edge in graph.children_of(*node).chain(graph.parents_of(*node)) {
-                if let Parent::Node(parent, slot) = edge.parent {
-                    edges.insert((parent, slot));
-                }
-            }
-        }
-        edges
-    });
-    let connections: Vec<_> = edges
-        .into_iter()
-        .map(|(parent, slot)| {
-            let target = world.with(|state| {
-                state
-                    .graph
-                    .child_node(parent, slot)
-                    .and_then(|child| state.address(child))
-            });
-            world.ask(parent, Order::Connect { parent, slot, target })
-        })
-        .collect();
-    for connection in connections {
-        if let Err(error) = connection.done().await {
-            tracing::error!(%error, "an edge could not be joined again after a move");
-        }
-    }
 }

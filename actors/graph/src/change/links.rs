@@ -3,12 +3,13 @@
 use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, Result};
 
 use crate::change::exchange::Exchange;
-use crate::change::iothreads::{self, Joint};
-use crate::change::snapshot::cycle;
 use crate::change::{delete, reopen};
-use crate::transaction::Transaction;
+use crate::transaction::{Transaction, together};
 use crate::value::chain;
-use crate::value::graph::{Graph, Node};
+use crate::value::graph::Graph;
+use crate::value::home::Joint;
+use crate::value::node::Node;
+use crate::value::refusal::Refusal;
 use crate::world::World;
 
 /// What becomes of an edge.
@@ -71,7 +72,7 @@ pub async fn detach_child(world: &World, parent: &str, child: &str) -> Result<()
     let change = world.graph(|graph| {
         let (node, slot) = (graph.find(parent)?, declared(graph, parent, child)?);
         if node.child(slot).is_none() {
-            return Err(no_child(parent, child));
+            return Err(Refusal::no_child(parent, child).into());
         }
         if node.kind.child(slot).is_some_and(|child| child.required) {
             let text = format!("Node '{parent}' cannot be without its child '{child}'");
@@ -82,30 +83,12 @@ pub async fn detach_child(world: &World, parent: &str, child: &str) -> Result<()
     apply(world, change, "detach-child").await
 }
 
-/// The node of this name, which has a node behind the edge to `child`.
-///
-/// # Errors
-/// There is no such node, or no such child.
-pub fn parent_of(graph: &Graph, parent: &str, child: &str) -> Result<NodeId> {
-    let node = graph.find(parent)?;
-    let edge = node.slot(child).and_then(|slot| node.child(slot));
-    edge.map(|_| node.id).ok_or_else(|| no_child(parent, child))
-}
-
-fn no_child(parent: &str, child: &str) -> Error {
-    Error::new(
-        ErrorKind::NotFound,
-        format!("Node '{parent}' does not have child '{child}'"),
-    )
-}
-
 /// The slot of a child that the driver declares by name. Numbered children come and go by `x-blockdev-change`.
 fn declared(graph: &Graph, parent: &str, child: &str) -> Result<ChildSlot> {
     let node = graph.find(parent)?;
     let declared = node.kind.children().len();
-    node.slot(child)
-        .filter(|slot| slot.index() < declared)
-        .ok_or_else(|| no_child(parent, child))
+    let slot = node.slot(child).filter(|slot| slot.index() < declared);
+    Ok(slot.ok_or_else(|| Refusal::no_child(parent, child))?)
 }
 
 fn check(graph: &Graph, node: &Node, slot: ChildSlot, new: Option<&Node>) -> Result<Change> {
@@ -124,8 +107,7 @@ fn check(graph: &Graph, node: &Node, slot: ChildSlot, new: Option<&Node>) -> Res
     }
     if let Some(new) = new.filter(|new| graph.reaches(new.id, node.id)) {
         let child = node.kind.child(slot).map_or("", |child| child.name);
-        let text = cycle(&new.name, child, &node.name);
-        return Err(Error::new(ErrorKind::InvalidArgument, text));
+        return Err(Refusal::cycle(&new.name, child, &node.name).into());
     }
     Ok(change)
 }
@@ -157,7 +139,7 @@ async fn relink(transaction: &mut Transaction, change: Change, user: &str) -> Re
     } = change;
     let touched = [Some(parent), old, new].into_iter().flatten();
     transaction.drain(touched.clone(), user).await;
-    iothreads::follow(transaction, new.map(|new| Joint::Nodes(parent, new))).await?;
+    together::follow(transaction, new.map(|new| Joint::Nodes(parent, new))).await?;
     let mut exchange = Exchange::default();
     let world = transaction.world.clone();
     world.graph(|graph| exchange.note(graph, parent, slot, new));

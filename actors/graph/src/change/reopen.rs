@@ -11,15 +11,17 @@ use serde_json::Value;
 
 use crate::change::delete;
 use crate::change::exchange::Exchange;
-use crate::change::iothreads::{self, Joint};
-use crate::change::snapshot::cycle;
-use crate::open::options::{self, Common, Given};
-use crate::open::tree;
+use crate::open::options;
 use crate::order::Order;
-use crate::transaction::Transaction;
+use crate::transaction::{Transaction, together};
 use crate::value::chain;
-use crate::value::graph::{Graph, Node, Parent};
+use crate::value::common::{Common, Given};
+use crate::value::edge::Parent;
+use crate::value::graph::Graph;
+use crate::value::home::Joint;
+use crate::value::node::Node;
 use crate::value::permissions::Plan;
+use crate::value::refusal::Refusal;
 use crate::world::World;
 
 /// What becomes of one node.
@@ -137,11 +139,11 @@ fn refused<T>(text: impl Into<Cow<'static, str>>) -> Result<T> {
 /// what a reopen without it asks for. Whether a node is active is changed by a command of its own, so that option stands
 /// for what it was at the open.
 fn check_not_reset(node: &Node, given: Given) -> Result<()> {
-    if node.given.active().is_some() {
+    if node.given.active.is_some() {
         return refused("Option 'active' cannot be reset to its default value");
     }
-    let shares = node.given.force_share().is_some() || node.common.force_share;
-    if shares && given.force_share().is_none() {
+    let shares = node.given.force_share.is_some() || node.common.force_share;
+    if shares && given.force_share.is_none() {
         return refused("Option 'force-share' cannot be reset to its default value");
     }
     Ok(())
@@ -149,10 +151,10 @@ fn check_not_reset(node: &Node, given: Given) -> Result<()> {
 
 /// The same options, which cannot be set to anything either.
 fn check_not_set(node: &Node, given: Given) -> Result<()> {
-    if given.active() == Some(node.common.inactive) {
+    if given.active == Some(node.common.inactive) {
         return refused("Cannot change the option 'active'");
     }
-    if given.force_share().is_some() {
+    if given.force_share.is_some() {
         return refused("Cannot change the option 'force-share'");
     }
     Ok(())
@@ -270,7 +272,7 @@ fn collect(
             ..base
         })?
     };
-    parsed.given = parsed.given.with_force_share(node.given.force_share());
+    parsed.given = parsed.given.with_force_share(node.given.force_share);
     if !node.kind.reopens() {
         return Err(not_supported(node.kind.name(), &node.name));
     }
@@ -362,7 +364,7 @@ fn take_children(node: &Node, rest: &mut Options) -> Result<Vec<Wanted>> {
         return Ok(wanted);
     };
     let slots: Vec<ChildSlot> = node.numbered().map(|(slot, _)| slot).collect();
-    let values = tree::take_numbered(child.name, rest)?;
+    let values = options::take_numbered(child.name, rest)?;
     let values = match values {
         None => vec![None; slots.len()],
         Some(values) if values.len() == slots.len() => values.into_iter().map(Some).collect(),
@@ -405,10 +407,7 @@ fn check_cycle(graph: &Graph, node: &Node, edge: &str, child: Option<NodeId>) ->
         return Ok(());
     };
     if graph.reaches(child.id, node.id) {
-        return Err(Error::new(
-            ErrorKind::InvalidArgument,
-            cycle(&child.name, edge, &node.name),
-        ));
+        return Err(Refusal::cycle(&child.name, edge, &node.name).into());
     }
     Ok(())
 }
@@ -479,7 +478,7 @@ async fn reopen(transaction: &mut Transaction, targets: &[Target]) -> Result<Vec
         let children = target.links.iter().filter_map(|(_, child)| *child);
         children.map(|child| Joint::Nodes(target.node, child))
     });
-    iothreads::follow(transaction, joints).await?;
+    together::follow(transaction, joints).await?;
     let mut exchange = Exchange::default();
     world.graph(|graph| {
         for target in targets {

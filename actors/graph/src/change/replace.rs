@@ -1,18 +1,19 @@
 //! Putting a node in the place of another: under all its parents or under one, with a filter that comes or goes.
 
 use millpond_messages::global_state::{ChildOf, Options};
-use millpond_messages::{ChildSlot, EdgeId, Error, ErrorKind, NodeId, OpBlocker, Result, Role, RootId};
+use millpond_messages::{ChildSlot, EdgeId, Error, ErrorKind, NodeId, Result, Role, RootId};
 use serde_json::Value;
 
 use crate::change::delete;
 use crate::change::exchange::Exchange;
-use crate::change::iothreads::{self, Joint};
-use crate::change::snapshot::cycle;
 use crate::open::tree::{self, Base};
 use crate::order::Order;
-use crate::transaction::Transaction;
-use crate::value::graph::{Direction, Edge, Graph, Parent};
-use crate::value::{blockers, chain};
+use crate::transaction::{Transaction, together};
+use crate::value::chain;
+use crate::value::edge::{Edge, Parent};
+use crate::value::graph::{Direction, Graph};
+use crate::value::home::Joint;
+use crate::value::refusal::Refusal;
 use crate::world::World;
 
 /// An edge that is to lead elsewhere.
@@ -63,7 +64,8 @@ pub fn moving(graph: &Graph, from: NodeId, to: NodeId, reachable: Reachable) -> 
             if reachable == Reachable::Keep {
                 continue;
             }
-            return Err(refused(graph, "Should not change", edge));
+            let (edge, child) = link(graph, edge);
+            return Err(Refusal::ReachableLink { edge, child }.into());
         }
         check_may_move(graph, edge)?;
         moving.push(Moving::of(edge));
@@ -71,16 +73,21 @@ pub fn moving(graph: &Graph, from: NodeId, to: NodeId, reachable: Reachable) -> 
     Ok(moving)
 }
 
-fn refused(graph: &Graph, verb: &str, edge: &Edge) -> Error {
+/// An edge's name, and that of the node where it leads.
+fn link(graph: &Graph, edge: &Edge) -> (String, String) {
     let child = graph.node(edge.child).map_or("", |node| node.name.as_str());
-    let text = format!("{verb} '{}' link to '{child}'", edge.name);
-    Error::new(ErrorKind::Permission, text)
+    (edge.name.to_string(), child.to_owned())
+}
+
+fn fixed(graph: &Graph, edge: &Edge) -> Error {
+    let (edge, child) = link(graph, edge);
+    Refusal::FixedLink { edge, child }.into()
 }
 
 /// Refuses edges that somebody relies on to stay where they are.
 fn check_may_move(graph: &Graph, edge: &Edge) -> Result<()> {
     if edge.frozen.is_some() {
-        return Err(refused(graph, "Cannot change", edge));
+        return Err(fixed(graph, edge));
     }
     let Parent::Root(root) = edge.parent else {
         return Ok(());
@@ -90,7 +97,7 @@ fn check_may_move(graph: &Graph, edge: &Edge) -> Result<()> {
     };
     // Without a cell it is work of the graph actor's own that goes on at this very node.
     if !root.has_cell {
-        return Err(refused(graph, "Cannot change", edge));
+        return Err(fixed(graph, edge));
     }
     Ok(())
 }
@@ -127,7 +134,7 @@ pub async fn redirect(
         Besides::Linked(new, _) => Some(Joint::Nodes(new, from)),
         Besides::Nothing | Besides::Unlinked(..) => None,
     };
-    iothreads::follow(transaction, holders.chain(besides_it)).await?;
+    together::follow(transaction, holders.chain(besides_it)).await?;
     let mut exchange = Exchange::default();
     world.graph(|graph| {
         for (parent, slot) in moving.iter().filter_map(Moving::node) {
@@ -248,8 +255,7 @@ pub async fn append_node(world: &World, node: &str, new: &str) -> Result<()> {
         };
         if graph.reaches(node.id, new.id) {
             let child = new.kind.child(slot).map_or("", |child| child.name);
-            let text = cycle(&node.name, child, &new.name);
-            return Err(Error::new(ErrorKind::InvalidArgument, text));
+            return Err(Refusal::cycle(&node.name, child, &new.name).into());
         }
         Ok((node.id, new.id, slot))
     })?;
@@ -360,8 +366,7 @@ pub async fn replace_child(world: &World, of: ChildOf, node: &str) -> Result<()>
             chain::check_unfrozen(graph, edge)?;
             if graph.reaches(to.id, parent) {
                 let parent = &graph.expect(parent)?.name;
-                let text = cycle(&to.name, &edge.name, parent);
-                return Err(Error::new(ErrorKind::InvalidArgument, text));
+                return Err(Refusal::cycle(&to.name, &edge.name, parent).into());
             }
         }
         check_may_move(graph, edge)?;
@@ -384,51 +389,9 @@ fn find_edge<'a>(graph: &'a Graph, of: &ChildOf) -> Result<&'a Edge> {
         }
         ChildOf::Root(root) => graph.root(*root).map(|root| root.edge),
     };
-    edge.and_then(|edge| graph.edge(edge)).ok_or_else(|| {
-        let text = match of {
-            ChildOf::Node { node_name, child } => {
-                format!("Node '{node_name}' does not have child '{child}'")
-            }
-            ChildOf::Root(root) => format!("There is no root edge {root}"),
-        };
-        Error::new(ErrorKind::NotFound, text)
-    })
-}
-
-/// The node `name`, if a node with the data of `parent` can take its place without anybody seeing other data than before.
-///
-/// # Errors
-/// There are no such nodes, somebody forbids that it is replaced, or somebody could see other data.
-pub fn check_to_replace(graph: &Graph, parent: &str, name: &str) -> Result<NodeId> {
-    let parent = graph.find(parent)?;
-    let node = graph.find(name)?;
-    blockers::check(graph, node.id, OpBlocker::Replace)?;
-    if shows_the_same(graph, parent.id, node.id) {
-        return Ok(node.id);
-    }
-    let text = format!(
-        "Cannot replace '{name}' by a node mirrored from '{}', because it cannot be guaranteed that doing so would not \
-         lead to an abrupt change of visible data",
-        parent.name
-    );
-    Err(Error::new(ErrorKind::Permission, text))
-}
-
-/// Whether `top` shows the data of `node` through filters alone, or `node` is a child that only `top` looks at, as one of
-/// several.
-fn shows_the_same(graph: &Graph, top: NodeId, node: NodeId) -> bool {
-    let mut at = Some(top);
-    while let Some(shown) = at.and_then(|id| graph.node(id)) {
-        if shown.id == node {
-            return true;
-        }
-        if shown.kind.numbered().is_some() {
-            let mut parents = graph.parents_of(node);
-            let only = parents.next().filter(|_| parents.next().is_none());
-            return only
-                .is_some_and(|edge| matches!(edge.parent, Parent::Node(parent, _) if parent == shown.id));
-        }
-        at = chain::next(graph, shown.id).filter(|_| shown.kind.is_filter());
-    }
-    false
+    let refused = || match of {
+        ChildOf::Node { node_name, child } => Refusal::no_child(node_name, child),
+        ChildOf::Root(root) => Refusal::NoRoot(*root),
+    };
+    Ok(edge.and_then(|edge| graph.edge(edge)).ok_or_else(refused)?)
 }

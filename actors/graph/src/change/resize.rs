@@ -1,6 +1,5 @@
 //! Changes of a node's length: `block_resize`, and the same with all that can be said about how.
 
-use millpond_messages::global_state::{RootRequest, RootUser};
 use millpond_messages::io::Preallocation;
 use millpond_messages::{
     Error, ErrorKind, NodeId, OpBlocker, Permissions, RequestFlags, Result, check_length,
@@ -9,7 +8,8 @@ use millpond_messages::{
 use crate::change::roots;
 use crate::order::Order;
 use crate::transaction::Transaction;
-use crate::value::blockers;
+use crate::value::forbidden;
+use crate::value::graph::Direction;
 use crate::world::World;
 
 /// How a length is changed.
@@ -37,7 +37,7 @@ pub async fn resize(world: &World, name: &str, size: u64, how: How) -> Result<()
     }
     let node = world.graph(|graph| {
         let node = graph.look_up("", name)?.id;
-        blockers::check(graph, node, OpBlocker::Resize)?;
+        forbidden::check(graph, node, OpBlocker::Resize)?;
         Ok::<NodeId, Error>(node)
     })?;
     let mut transaction = Transaction::new(world);
@@ -55,7 +55,7 @@ async fn carry_out(
     how: How,
 ) -> Result<()> {
     let world = transaction.world.clone();
-    let request = hold(name, "block_resize", Permissions::RESIZE);
+    let request = roots::hold(name, "block_resize", Permissions::RESIZE);
     let root = roots::link_root(transaction, node, &request);
     roots::take(transaction, node, root, request.permissions, request.shared).await?;
     check_length(size)?;
@@ -72,22 +72,9 @@ async fn carry_out(
     Ok(())
 }
 
-/// A hold that lasts as long as an operation.
-pub fn hold(node: &str, operation: &str, permissions: Permissions) -> RootRequest {
-    RootRequest {
-        node: node.to_owned(),
-        user: RootUser::Embedder(operation.to_owned()),
-        permissions,
-        shared: Permissions::all(),
-        iothread: None,
-        iothread_required: false,
-        writethrough: false,
-    }
-}
-
 /// Learns the length again of a node, and of those whose length is that of a child.
 pub async fn refresh_sizes(world: &World, node: NodeId) {
-    let above = world.graph(|graph| graph.closure([node], crate::value::graph::Direction::Up));
+    let above = world.graph(|graph| graph.closure([node], Direction::Up));
     for node in above {
         if let millpond_engine::node::OrderOutcome::Described(Ok(now)) =
             world.ask(node, Order::Describe(node)).await

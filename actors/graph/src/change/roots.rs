@@ -1,14 +1,17 @@
 //! Root edges: users that take hold of nodes, change what they do there, and let go.
 
-use millpond_messages::global_state::{GraphReply, RootRequest};
+use millpond_messages::global_state::{GraphReply, RootRequest, RootUser};
 use millpond_messages::{Error, ErrorKind, NodeId, Permissions, Result, Role, RootId};
 
-use crate::Reply;
 use crate::change::{delete, iothreads};
+use crate::effect::Reply;
 use crate::order::Order;
 use crate::transaction::Transaction;
-use crate::value::graph::{Edge, Graph, Node, Parent, Root};
+use crate::value::edge::{Edge, Parent, Root};
+use crate::value::graph::Graph;
+use crate::value::node::Node;
 use crate::value::permissions::Plan;
+use crate::value::refusal::Refusal;
 use crate::world::World;
 
 /// What a root edge is to its user.
@@ -112,7 +115,7 @@ pub fn link_root(transaction: &mut Transaction, node: NodeId, request: &RootRequ
 fn check_taking(transaction: &Transaction, node: NodeId, root: RootId, taken: Permissions) -> Result<()> {
     transaction.world.graph(|graph| {
         check_active(graph, node, taken)?;
-        let edge = edge_of(graph, root)?;
+        let edge = graph.root_edge(root)?;
         Plan::with_edge(edge, taken, Permissions::all())
             .complete(graph, [node])
             .map(|_| ())
@@ -132,7 +135,7 @@ pub async fn take(
 ) -> Result<()> {
     let edge = transaction.world.graph(|graph| {
         check_active(graph, node, taken)?;
-        edge_of(graph, root)
+        graph.root_edge(root)
     })?;
     transaction
         .apply_permissions(Plan::with_edge(edge, taken, shared), [node])
@@ -149,26 +152,6 @@ fn check_active(graph: &Graph, node: NodeId, taken: Permissions) -> Result<()> {
     Err(Error::new(ErrorKind::Permission, text))
 }
 
-fn edge_of(graph: &Graph, root: RootId) -> Result<millpond_messages::EdgeId> {
-    graph
-        .root(root)
-        .map(|root| root.edge)
-        .ok_or_else(|| no_root(root))
-}
-
-/// The node that a root edge leads to.
-///
-/// # Errors
-/// There is no such root.
-pub fn node_of(graph: &Graph, root: RootId) -> Result<NodeId> {
-    let edge = graph.edge(edge_of(graph, root)?);
-    edge.map(|edge| edge.child).ok_or_else(|| no_root(root))
-}
-
-fn no_root(root: RootId) -> Error {
-    Error::new(ErrorKind::NotFound, format!("There is no root edge {root}"))
-}
-
 /// A user changes what it takes and shares.
 ///
 /// # Errors
@@ -180,7 +163,8 @@ pub async fn set_permissions(
     shared: Permissions,
 ) -> Result<()> {
     let (node, old) = world.graph(|graph| {
-        let edge = graph.edge(edge_of(graph, root)?).ok_or_else(|| no_root(root))?;
+        let edge = graph.edge(graph.root_edge(root)?);
+        let edge = edge.ok_or(Refusal::NoRoot(root))?;
         Ok::<_, Error>((edge.child, edge.taken))
     })?;
     let suspended = world.graph(|graph| {
@@ -213,7 +197,7 @@ pub async fn set_permissions(
 /// # Errors
 /// There is no such root.
 pub async fn serialise(world: &World, root: RootId) -> Result<()> {
-    let node = world.graph(|graph| node_of(graph, root))?;
+    let node = world.graph(|graph| graph.root_node(root))?;
     let mut transaction = Transaction::new(world);
     transaction.drain([node], "serialising").await;
     let noted = world.ask(node, Order::Serialise { root, node }).done().await;
@@ -227,7 +211,7 @@ pub async fn serialise(world: &World, root: RootId) -> Result<()> {
 /// # Errors
 /// There is no such root.
 pub async fn detach(world: &World, root: RootId) -> Result<()> {
-    let node = world.graph(|graph| node_of(graph, root))?;
+    let node = world.graph(|graph| graph.root_node(root))?;
     if let Err(error) = world.ask(node, Order::DetachRoot(root)).done().await {
         tracing::warn!(%error, %root, "a root edge did not end cleanly");
     }
@@ -245,4 +229,17 @@ pub fn forget(world: &World, root: RootId) -> Option<Edge> {
         state.push(crate::Effect::RootGone(root));
         state.graph.unlink(entry.edge)
     })
+}
+
+/// A hold that lasts as long as an operation.
+pub fn hold(node: &str, operation: &str, permissions: Permissions) -> RootRequest {
+    RootRequest {
+        node: node.to_owned(),
+        user: RootUser::Embedder(operation.to_owned()),
+        permissions,
+        shared: Permissions::all(),
+        iothread: None,
+        iothread_required: false,
+        writethrough: false,
+    }
 }

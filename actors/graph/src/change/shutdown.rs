@@ -13,7 +13,8 @@ use crate::order::Order;
 use crate::query;
 use crate::sections::Cover;
 use crate::transaction::Transaction;
-use crate::value::graph::{Direction, Edge, Graph, Parent};
+use crate::value::edge::{Edge, Parent};
+use crate::value::graph::{Direction, Graph};
 use crate::world::World;
 
 /// Flushes all nodes. All are tried; the first failure is told.

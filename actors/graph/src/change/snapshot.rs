@@ -6,8 +6,9 @@ use crate::change::{activate, reopen, replace};
 use crate::order::Order;
 use crate::sections::Cover;
 use crate::transaction::Transaction;
-use crate::value::blockers;
+use crate::value::forbidden;
 use crate::value::graph::Graph;
+use crate::value::refusal::Refusal;
 use crate::world::World;
 
 /// Puts `overlay` on top of `node`.
@@ -51,7 +52,7 @@ async fn put_on_top(world: &World, node: NodeId, overlay: NodeId, slot: ChildSlo
 fn check(graph: &Graph, node: &str, overlay: &str) -> Result<(NodeId, NodeId, ChildSlot)> {
     let refuse = |text: String| Err(Error::new(ErrorKind::InUse, text));
     let old = graph.look_up(node, node)?;
-    blockers::check(graph, old.id, OpBlocker::ExternalSnapshot)?;
+    forbidden::check(graph, old.id, OpBlocker::ExternalSnapshot)?;
     let new = graph.look_up(overlay, overlay)?;
     // Whoever reads it, a user or a node above, would see something else all at once.
     if new.granted.taken.contains(Permissions::CONSISTENT_READ) {
@@ -64,12 +65,7 @@ fn check(graph: &Graph, node: &str, overlay: &str) -> Result<(NodeId, NodeId, Ch
         return refuse("The overlay already has a backing image".to_owned());
     }
     if graph.reaches(old.id, new.id) {
-        return refuse(cycle(&old.name, "backing", &new.name));
+        return refuse(Refusal::cycle(&old.name, "backing", &new.name).to_string());
     }
     Ok((old.id, new.id, slot))
-}
-
-/// The text for an edge that would close a circle.
-pub fn cycle(child: &str, edge: &str, parent: &str) -> String {
-    format!("Making '{child}' a {edge} child of '{parent}' would create a cycle")
 }

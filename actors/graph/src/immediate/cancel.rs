@@ -3,9 +3,10 @@
 use millpond_messages::global_state::GraphReply;
 use millpond_messages::{NodeId, Role};
 
-use crate::Reply;
+use crate::effect::Reply;
 use crate::order::Order;
-use crate::value::graph::{Graph, Node};
+use crate::value::graph::Graph;
+use crate::value::node::Node;
 use crate::world::World;
 
 /// Ends early what a node, and those that it only passes requests on to, have in flight and can end.

@@ -7,7 +7,7 @@ use millpond_engine::node::OrderOutcome;
 use millpond_messages::global_state::GraphReply;
 use millpond_messages::{DebugOrder, Error, ErrorKind, NodeId, Role};
 
-use crate::Reply;
+use crate::effect::Reply;
 use crate::order::Order;
 use crate::value::graph::Graph;
 use crate::world::World;

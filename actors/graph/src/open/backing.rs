@@ -7,13 +7,13 @@ use millpond_messages::path::full_backing_filename;
 use millpond_messages::{Error, ErrorKind, NodeId, Result};
 use serde_json::Value;
 
-use crate::ImplicitOpens;
-use crate::change::iothreads::{self, Joint};
+use crate::effect::ImplicitOpens;
 use crate::open::image;
-use crate::open::options::Common;
 use crate::open::tree::{self, Backing, Base};
-use crate::transaction::Transaction;
-use crate::value::graph::Parent;
+use crate::transaction::{Transaction, together};
+use crate::value::common::Common;
+use crate::value::edge::Parent;
+use crate::value::home::Joint;
 use crate::world::World;
 
 /// The longest backing chain that is opened by the names in images.
@@ -184,7 +184,7 @@ pub async fn connect(transaction: &mut Transaction, overlay: NodeId, base: NodeI
             Error::new(ErrorKind::Unsupported, text)
         })
     })?;
-    iothreads::follow(transaction, [Joint::Nodes(overlay, base)]).await?;
+    together::follow(transaction, [Joint::Nodes(overlay, base)]).await?;
     world.may_link(overlay, base).await;
     transaction.link(Parent::Node(overlay, slot), base, declared.name, declared.role);
     transaction.update_permissions([overlay]).await?;

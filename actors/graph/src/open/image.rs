@@ -5,96 +5,25 @@ use std::sync::Arc;
 
 use millpond_drivers::api::DriverKind;
 use millpond_engine::node::OrderOutcome;
-use millpond_messages::global_state::{GraphReply, OpenImage, Options, Probing, RootRequest};
+use millpond_messages::global_state::{OpenImage, Options, Probing};
 use millpond_messages::path::path_has_protocol;
 use millpond_messages::{Error, ErrorKind, NodeId, OpenFlags, Result, Role, qapi};
 use serde_json::Value;
 
-use crate::Reply;
-use crate::change::roots::{self, Inactive};
-use crate::open::options::{self, Common};
-use crate::open::temporary;
 use crate::open::tree::{self, Base};
+use crate::open::{options, temporary};
 use crate::order::Order;
 use crate::transaction::Transaction;
+use crate::value::common::Common;
 use crate::world::World;
 
 /// Bytes that are enough for every format to be recognised by.
 const PROBE_BYTES: usize = 2048;
-/// The option of the root edge that an opener gets: off makes every write durable before it is answered.
-const WRITEBACK: &str = "cache.writeback";
-
-/// Opens an image.
+/// Opens the node of an image, or finds the one that is named.
 ///
 /// # Errors
-/// Whatever an open met. Nothing is left behind then.
-pub async fn open(world: &World, image: OpenImage) -> Reply {
-    let mut transaction = Transaction::new(world);
-    match open_held(&mut transaction, image).await {
-        Ok(reply) => {
-            transaction.commit();
-            if let GraphReply::Root(root) = &reply {
-                world.graph(|graph| {
-                    if let Some(root) = graph.root_mut(*root) {
-                        root.has_cell = true;
-                    }
-                });
-            }
-            Ok(reply)
-        }
-        Err(error) => {
-            transaction.roll_back().await;
-            Err(error)
-        }
-    }
-}
-
-async fn open_held(transaction: &mut Transaction, mut image: OpenImage) -> Reply {
-    let world = transaction.world.clone();
-    let writethrough = image.holder.is_some() && take_writethrough(&mut image.options)?;
-    let (flags, holder) = (image.flags, image.holder.take());
-    let existing = image.reference.is_some();
-    let node = open_node(transaction, image).await?;
-    let name = world.graph(|graph| graph.expect(node).map(|node| node.name.clone()))?;
-    let Some(user) = holder else {
-        if !existing {
-            world.graph(|graph| {
-                if let Some(node) = graph.node_mut(node) {
-                    node.owned = true;
-                }
-            });
-        }
-        return Ok(GraphReply::Name(name));
-    };
-    let (permissions, shared) = flags.root_permissions();
-    let request = RootRequest {
-        node: name,
-        user,
-        permissions,
-        shared,
-        iothread: None,
-        iothread_required: false,
-        writethrough,
-    };
-    let inactive = if flags.contains(OpenFlags::INACTIVE) {
-        Inactive::Allowed
-    } else {
-        Inactive::Refused
-    };
-    roots::attach_to(transaction, node, &request, inactive)
-        .await
-        .map(GraphReply::Root)
-}
-
-fn take_writethrough(options: &mut Options) -> Result<bool> {
-    let mut writeback = options::take_bool(options, WRITEBACK)?;
-    if let Some(Value::Object(cache)) = options.get_mut("cache") {
-        writeback = options::take_bool(cache, "writeback")?.or(writeback);
-    }
-    Ok(writeback == Some(false))
-}
-
-async fn open_node(transaction: &mut Transaction, image: OpenImage) -> Result<NodeId> {
+/// Whatever an open met; what was opened before is in the transaction's log.
+pub async fn open_node(transaction: &mut Transaction, image: OpenImage) -> Result<NodeId> {
     let world = transaction.world.clone();
     if let Some(name) = image.reference {
         if image.filename.is_some() || !image.options.is_empty() {

@@ -7,11 +7,11 @@ use millpond_engine::node::OrderOutcome;
 use millpond_messages::global_state::Options;
 use millpond_messages::{Error, ErrorKind, NodeId, OpenFlags, Result, Role};
 
-use crate::open::backing;
-use crate::open::options::{self, Common};
 use crate::open::tree::{self, Base};
+use crate::open::{backing, options};
 use crate::order::Order;
 use crate::transaction::Transaction;
+use crate::value::common::Common;
 use crate::world::World;
 
 /// Opens an image and a temporary overlay above it; answers the overlay.

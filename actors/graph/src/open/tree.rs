@@ -11,14 +11,16 @@ use millpond_messages::global_state::{Options, Probing};
 use millpond_messages::{ChildSlot, EdgeId, Error, ErrorKind, IoThreadId, NodeId, OpenFlags, Result, Role};
 use serde_json::Value;
 
-use crate::change::iothreads;
 use crate::open::backing;
 use crate::open::image::{self, Found};
-use crate::open::options::{self, Common, Parsed};
+use crate::open::options::{self, Parsed};
 use crate::order::{Address, Open, Order};
-use crate::transaction::Transaction;
+use crate::transaction::{Transaction, together};
 use crate::value::chain;
-use crate::value::graph::{Granted, Graph, Node, Parent};
+use crate::value::common::{self, Common};
+use crate::value::edge::Parent;
+use crate::value::graph::Graph;
+use crate::value::node::{Granted, Node};
 use crate::world::World;
 
 /// How deep children other than backing nodes may nest: each level takes some kilobytes of stack. Backing chains are
@@ -52,7 +54,7 @@ impl Base {
             inherited.inactive = false;
         }
         let holds_data = role.contains(Role::DATA) && !role.intersects(Role::METADATA | Role::FILTERED);
-        let is_format = options::is_format(parent);
+        let is_format = common::is_format(parent);
         let is_protocol = if (is_format && !role.contains(Role::COW)) || role.contains(Role::METADATA) {
             true
         } else {
@@ -64,38 +66,6 @@ impl Base {
             is_protocol,
             file: None,
             ..self
-        }
-    }
-}
-
-/// `blockdev-add`.
-///
-/// # Errors
-/// Whatever a node's open met. Nothing is left behind then.
-pub async fn blockdev_add(world: &World, options: Options) -> Result<()> {
-    if !options.contains_key("driver") {
-        return Err(missing("driver"));
-    }
-    if !options.contains_key("node-name") {
-        return Err(Error::new(
-            ErrorKind::InvalidArgument,
-            "'node-name' must be specified for the root node",
-        ));
-    }
-    let mut transaction = Transaction::new(world);
-    match open_tree(&mut transaction, options, Base::default()).await {
-        Ok(node) => {
-            world.graph(|graph| {
-                if let Some(node) = graph.node_mut(node) {
-                    node.owned = true;
-                }
-            });
-            transaction.commit();
-            Ok(())
-        }
-        Err(error) => {
-            transaction.roll_back().await;
-            Err(error)
         }
     }
 }
@@ -177,7 +147,7 @@ pub async fn open_one(
         heirs.extend(opened.filter(|_| is_nested));
         children.push(opened);
     }
-    let home = iothreads::gather(transaction, children.iter().flatten()).await?;
+    let home = together::gather(transaction, children.iter().flatten()).await?;
     let id = id.unwrap_or_else(|| world.graph(Graph::new_node_id));
     insert_node(
         transaction,
@@ -192,7 +162,7 @@ pub async fn open_one(
         note_inheritance(&world, Some(child), id);
     }
     transaction.update_permissions([id]).await?;
-    chain::freeze_to_bottom(&world, id)?;
+    world.graph(|graph| chain::freeze_to_bottom(graph, id))?;
     open_cell(&world, id).await?;
     world.settle_new(id).await;
     for child in children.into_iter().flatten() {
@@ -237,13 +207,6 @@ fn find_driver(world: &World, name: &str, read_only: bool, unchecked: bool) -> R
     })
 }
 
-fn missing(name: &str) -> Error {
-    Error::new(
-        ErrorKind::InvalidArgument,
-        format!("Parameter '{name}' is missing"),
-    )
-}
-
 fn take_backing(kind: &dyn DriverKind, options: &mut Options) -> Result<Backing> {
     if !kind.children().iter().any(|child| child.name == "backing") {
         return Ok(Backing::None);
@@ -266,37 +229,12 @@ fn take_children(kind: &dyn DriverKind, options: &mut Options) -> Result<Vec<(Ch
         .collect();
     let mut count = 0;
     if let Some(child) = kind.numbered() {
-        let values = take_numbered(child.name, options)?.unwrap_or_default();
+        let values = options::take_numbered(child.name, options)?.unwrap_or_default();
         count = values.len();
         wanted.extend(values.into_iter().map(|value| (child, Some(value))));
     }
     kind.check_options(options, count)?;
     Ok(wanted)
-}
-
-/// Takes out of a node's options the list of its numbered children: a list, or an object with a number for every key,
-/// which is what dotted keys give.
-///
-/// # Errors
-/// It is neither, or a number is missing.
-pub fn take_numbered(name: &str, options: &mut Options) -> Result<Option<Vec<Value>>> {
-    match options.remove(name) {
-        None => Ok(None),
-        Some(Value::Array(values)) => Ok(Some(values)),
-        Some(Value::Object(mut values)) => (0..values.len())
-            .map(|number| values.remove(&number.to_string()))
-            .collect::<Option<Vec<Value>>>()
-            .map(Some)
-            .ok_or_else(|| not_a_list(name)),
-        Some(_) => Err(not_a_list(name)),
-    }
-}
-
-fn not_a_list(name: &str) -> Error {
-    Error::new(
-        ErrorKind::InvalidArgument,
-        format!("Option {name} is not a valid array"),
-    )
 }
 
 /// Finds or opens a child that is needed before its parent.
@@ -314,7 +252,7 @@ async fn open_child(
             let text = format!("A block device must be specified for \"{}\"", child.name);
             Err(Error::new(ErrorKind::InvalidArgument, text))
         }
-        None | Some(Value::Null) if child.required => Err(missing(child.name)),
+        None | Some(Value::Null) if child.required => Err(options::missing(child.name)),
         None | Some(Value::Null) => Ok(None),
         Some(value) => resolve(transaction, value, base, child.name).await.map(Some),
     }

@@ -4,9 +4,10 @@ use millpond_engine::node::{Description, OrderOutcome};
 use millpond_messages::global_state::GraphReply;
 use millpond_messages::{Error, ErrorKind, NodeId, Result};
 
-use crate::Reply;
+use crate::effect::Reply;
 use crate::order::Order;
-use crate::value::graph::{Graph, Node};
+use crate::value::graph::Graph;
+use crate::value::node::Node;
 use crate::world::World;
 
 /// The sizes of the device's sectors.

@@ -4,7 +4,8 @@ use millpond_engine::node::OrderOutcome;
 use millpond_messages::global_state::IothreadReport;
 
 use crate::order::Order;
-use crate::world::{IothreadEntry, World};
+use crate::state::IothreadEntry;
+use crate::world::World;
 
 /// The name by which the main iothread is shown: it is no object, and has no id.
 const MAIN: &str = "main";

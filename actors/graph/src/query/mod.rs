@@ -1,10 +1,12 @@
 //! Questions about the graph. They are answered at once, or as soon as the nodes they concern have answered.
 
+mod backing_image;
 mod device;
 mod dot;
 mod drains;
 mod iothreads;
 mod nodes;
+mod replace;
 mod statistics;
 
 use std::collections::HashSet;
@@ -12,13 +14,15 @@ use std::collections::HashSet;
 use millpond_messages::global_state::{
     DriverFacts, EdgeFacts, EdgeParent, GraphFacts, GraphReply, NodeFacts, Query,
 };
-use millpond_messages::{Error, ErrorKind, NodeId};
+use millpond_messages::{Error, ErrorKind, NodeId, Result};
 
-use crate::Reply;
-use crate::change::iothreads::may_move;
-use crate::change::replace;
-use crate::value::graph::{Edge, Graph, Node, Parent};
-use crate::value::{blockers, chain, filename};
+use crate::effect::Reply;
+use crate::state::State;
+use crate::value::edge::{Edge, Parent};
+use crate::value::graph::Graph;
+use crate::value::home::{self, Company};
+use crate::value::node::Node;
+use crate::value::{chain, filename, forbidden};
 use crate::world::World;
 
 pub use drains::pending as pending_drains;
@@ -72,7 +76,7 @@ pub async fn answer(world: &World, query: Query) -> Reply {
         }),
         Query::OpBlockers { node_name } => world.graph(|graph| {
             let node = graph.find(&node_name)?.id;
-            Ok(GraphReply::Blockers(blockers::blockers(graph, node)))
+            Ok(GraphReply::Blockers(forbidden::reasons(graph, node)))
         }),
         Query::FindOverlay { active, node_name } => world.graph(|graph| {
             let node = node_name.map(|name| graph.find(&name).map(|node| node.id));
@@ -80,7 +84,7 @@ pub async fn answer(world: &World, query: Query) -> Reply {
             Ok(found(graph, chain::find_overlay(graph, active, node)))
         }),
         Query::FindBackingImage { top, filename } => {
-            let image = chain::find_backing_image(world, &top, &filename).await?;
+            let image = backing_image::find(world, &top, &filename).await?;
             world.graph(|graph| Ok(found(graph, image)))
         }
         Query::ChainContains { top, base } => world.graph(|graph| {
@@ -288,4 +292,10 @@ fn is_live(graph: &Graph, edge: &Edge) -> bool {
         Parent::Node(node, _) => graph.node(node).is_some_and(|node| node.live),
         Parent::Root(root) => graph.root(root).is_some_and(|root| root.has_cell),
     }
+}
+
+fn may_move(state: &State, name: &str, iothread: Option<&str>, joined: bool) -> Result<()> {
+    let node = state.graph.find(name)?.id;
+    let company = if joined { Company::Joined } else { Company::Alone };
+    home::to_move(&state.graph, node, state.destination(iothread)?, company).map(drop)
 }

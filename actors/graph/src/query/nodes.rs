@@ -14,7 +14,8 @@ use serde_json::Value;
 use crate::order::Order;
 use crate::query::device::says_nothing;
 use crate::value::filename::{Filenames, full_backing_name};
-use crate::value::graph::{Graph, Node};
+use crate::value::graph::Graph;
+use crate::value::node::Node;
 use crate::world::World;
 
 /// The member of an image that is the image below it.

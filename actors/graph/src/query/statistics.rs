@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::order::Order;
 use crate::query::nodes::by_iothread;
-use crate::value::graph::Node;
+use crate::value::node::Node;
 use crate::world::World;
 
 /// How many nodes one order asks, so that requests of an iothread do not wait for all of them.

@@ -2,12 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use millpond_messages::global_state::{BlockedBy, Blocker, GraphReply};
-use millpond_messages::{Error, ErrorKind, NodeId, OpBlocker, Result, Role, RootId, Token};
-
-use crate::Reply;
-use crate::value::graph::{Graph, Parent};
-use crate::world::World;
+use millpond_messages::{NodeId, OpBlocker, RootId, Token};
 
 /// Who forbids.
 #[derive(Debug)]
@@ -75,6 +70,15 @@ impl Blockers {
         }
     }
 
+    /// What is forbidden on a node: by which blocker, why, and which operations.
+    pub fn on(&self, node: NodeId) -> impl Iterator<Item = (Token, &str, &BTreeSet<OpBlocker>)> {
+        let blocked = self.nodes.get(&node).into_iter().flatten();
+        blocked.filter_map(|(token, operations)| {
+            let holder = self.holders.get(token)?;
+            Some((*token, holder.reason.as_str(), operations))
+        })
+    }
+
     /// A hold has ended, and with it what its user forbade.
     pub fn forget_root(&mut self, root: RootId) {
         let ended: Vec<Token> = self
@@ -96,97 +100,4 @@ impl Blockers {
             }
         }
     }
-}
-
-/// What is forbidden on a node, the newest reason first.
-pub fn blockers(graph: &Graph, node: NodeId) -> Vec<Blocker> {
-    // Ids of blockers and the times of edges come from one counter, so they tell which is newer.
-    let mut reasons: Vec<(u64, String, Vec<OpBlocker>)> = Vec::new();
-    for (token, operations) in graph.blockers.nodes.get(&node).into_iter().flatten() {
-        if let Some(holder) = graph.blockers.holders.get(token) {
-            let operations = operations.iter().copied().collect();
-            reasons.push((token.0, holder.reason.clone(), operations));
-        }
-    }
-    for edge in graph
-        .parents_of(node)
-        .filter(|edge| edge.role.contains(Role::COW))
-    {
-        if let Parent::Node(overlay, _) = edge.parent {
-            let name = graph.node(overlay).map_or("", |node| node.name.as_str());
-            let operations = OpBlocker::ALL.into_iter().filter(|kind| !kind.suits_backing());
-            let reason = format!("node is used as backing hd of '{name}'");
-            reasons.push((edge.since, reason, operations.collect()));
-        }
-    }
-    reasons.sort_by_key(|(age, ..)| std::cmp::Reverse(*age));
-    let each = reasons.into_iter().flat_map(|(_, reason, operations)| {
-        operations.into_iter().map(move |operation| Blocker {
-            operation,
-            reason: reason.clone(),
-        })
-    });
-    each.collect()
-}
-
-/// Refuses an operation that somebody forbids on a node.
-///
-/// # Errors
-/// Tells the newest reason.
-pub fn check(graph: &Graph, node: NodeId, operation: OpBlocker) -> Result<()> {
-    let found = blockers(graph, node)
-        .into_iter()
-        .find(|blocker| blocker.operation == operation);
-    match found {
-        Some(blocker) => Err(blocker.error(&graph.expect(node)?.name)),
-        None => Ok(()),
-    }
-}
-
-/// Forbids operations on a node.
-///
-/// # Errors
-/// There is no such node, hold or blocker.
-pub fn block(world: &World, node: &str, operations: Vec<OpBlocker>, by: BlockedBy) -> Reply {
-    world.graph(|graph| {
-        let node = graph.find(node)?.id;
-        match by {
-            BlockedBy::New { reason, root } => {
-                if let Some(root) = root.filter(|root| graph.root(*root).is_none()) {
-                    let text = format!("There is no root edge {root}");
-                    return Err(Error::new(ErrorKind::NotFound, text));
-                }
-                let token = graph.add_blocker(reason, root);
-                graph.blockers.block(token, node, operations);
-                Ok(GraphReply::Blocked(token))
-            }
-            BlockedBy::Token(token) if graph.blockers.contains(token) => {
-                graph.blockers.block(token, node, operations);
-                // Not `Blocked`: whoever no longer waits for this would give the whole blocker back.
-                Ok(GraphReply::Done)
-            }
-            BlockedBy::Token(token) => Err(no_blocker(token)),
-        }
-    })
-}
-
-/// Lets a blocker allow operations.
-///
-/// # Errors
-/// There is no such node or blocker.
-pub fn unblock(world: &World, token: Token, node: Option<&str>, operations: &[OpBlocker]) -> Result<()> {
-    world.graph(|graph| {
-        let node = node
-            .map(|name| graph.find(name).map(|node| node.id))
-            .transpose()?;
-        if !graph.blockers.contains(token) {
-            return Err(no_blocker(token));
-        }
-        graph.blockers.unblock(token, node, operations);
-        Ok(())
-    })
-}
-
-fn no_blocker(token: Token) -> Error {
-    Error::new(ErrorKind::NotFound, format!("There is no op blocker {token}"))
 }

@@ -10,7 +10,9 @@ use millpond_messages::qapi::{in_qdict_order, to_compact};
 use millpond_messages::{Error, ErrorKind, NodeId, Result};
 use serde_json::Value;
 
-use crate::value::graph::{Edge, Graph, Node, Parent};
+use crate::value::edge::{Edge, Parent};
+use crate::value::graph::Graph;
+use crate::value::node::Node;
 
 /// The longest name shown, in bytes.
 const NAME_MAX: usize = 4095;

@@ -1,177 +1,15 @@
-//! The graph as a value: nodes, edges and root edges, with what holds between them and nothing of how it is changed.
+//! The graph: nodes, edges and root edges, with what holds between them.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
 
-use millpond_drivers::api::{DriverKind, slot_named};
-use millpond_engine::node::{NodeSettings, OpenFacts, Ticket};
-use millpond_messages::global_state::{Options, RootUser};
-use millpond_messages::{
-    ChildSlot, EdgeId, Error, ErrorKind, IoThreadId, NodeId, OpenFlags, Permissions, Result, Role, RootId,
-    Token,
-};
+use millpond_messages::{ChildSlot, EdgeId, IoThreadId, NodeId, Permissions, Result, Role, RootId, Token};
 
-use crate::open::options::{Common, Given};
-use crate::order::Order;
 use crate::value::blockers::Blockers;
-use crate::value::chain::Freeze;
-
-/// What all parents of a node together take, and what all of them share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Granted {
-    /// The union of what they take.
-    pub taken: Permissions,
-    /// The intersection of what they share.
-    pub shared: Permissions,
-}
-
-impl Granted {
-    /// Of a node without parents.
-    pub const NOBODY: Self = Self {
-        taken: Permissions::empty(),
-        shared: Permissions::all(),
-    };
-}
-
-/// A node.
-pub struct Node {
-    /// Its id. Ids grow: their order is that in which nodes were opened.
-    pub id: NodeId,
-    /// Its name.
-    pub name: String,
-    /// Its driver.
-    pub kind: Arc<dyn DriverKind>,
-    /// Where it lives.
-    pub iothread: IoThreadId,
-    /// The driver's own options as they were given, children left out.
-    pub options: Options,
-    /// The options that every node has, inherited ones included.
-    pub common: Common,
-    /// Those of them that were given for this node.
-    pub given: Given,
-    /// The node whose options this one was part of: what is not given comes from there.
-    pub inherits_from: Option<NodeId>,
-    /// What the node cell does besides its driver.
-    pub settings: NodeSettings,
-    /// The flags it is open with.
-    pub flags: OpenFlags,
-    /// What the open gave; `None` until it has ended.
-    pub facts: Option<OpenFacts>,
-    /// Its edges by slot.
-    pub children: BTreeMap<ChildSlot, EdgeId>,
-    /// The number of the next numbered child.
-    pub next_numbered: u32,
-    /// The edges that lead to it, the oldest first.
-    pub parents: Vec<EdgeId>,
-    /// The permissions that were committed on it.
-    pub granted: Granted,
-    /// A user added it by `blockdev-add`; without one it goes with its last parent.
-    pub owned: bool,
-    /// The backing node that was opened because the image names it.
-    pub implicit_backing: Option<NodeId>,
-    /// Others may see it: the transaction that made it has been committed.
-    pub live: bool,
-    /// How much work of the graph actor's own goes on at it, uncounted by its gate.
-    pub working: u32,
-    /// It is being closed: it still writes back, and is quiet only when it is gone.
-    pub closing: bool,
-    /// It is on its way to another iothread: what is sent to it waits in `deferred`.
-    pub moving: bool,
-    /// Orders that wait until it has arrived.
-    pub deferred: Vec<(Ticket, Order)>,
-}
-
-impl Node {
-    /// Whether another process may use its image.
-    pub fn is_inactive(&self) -> bool {
-        self.flags.contains(OpenFlags::INACTIVE)
-    }
-
-    /// Whether it may be written to.
-    pub fn writable(&self) -> bool {
-        self.flags.is_writable()
-    }
-
-    /// The edge in `slot`.
-    pub fn child(&self, slot: ChildSlot) -> Option<EdgeId> {
-        self.children.get(&slot).copied()
-    }
-
-    /// The slot of the child of this name, if the driver can have such a child.
-    pub fn slot(&self, name: &str) -> Option<ChildSlot> {
-        slot_named(self.kind.as_ref(), name)
-    }
-
-    /// Its numbered edges, in order.
-    pub fn numbered(&self) -> impl Iterator<Item = (ChildSlot, EdgeId)> + '_ {
-        let declared = self.kind.children().len();
-        let all = self.children.iter().map(|(slot, edge)| (*slot, *edge));
-        all.skip_while(move |(slot, _)| slot.index() < declared)
-    }
-}
-
-/// Who holds an edge.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Parent {
-    /// A node, by one of its slots.
-    Node(NodeId, ChildSlot),
-    /// A user.
-    Root(RootId),
-}
-
-/// An edge.
-#[derive(Debug, Clone)]
-pub struct Edge {
-    /// Its id. Ids grow.
-    pub id: EdgeId,
-    /// Who holds it.
-    pub parent: Parent,
-    /// Where it leads.
-    pub child: NodeId,
-    /// Since when it leads there, counted as ids are.
-    pub since: u64,
-    /// The parent's name for it.
-    pub name: Cow<'static, str>,
-    /// What the child is to the parent.
-    pub role: Role,
-    /// What the parent takes.
-    pub taken: Permissions,
-    /// What it shares.
-    pub shared: Permissions,
-    /// Who relies on it to stay as it is.
-    pub frozen: Option<Token>,
-    /// The parent relies on nothing below and lets others write there: it has all that they write.
-    pub lent: bool,
-}
-
-/// Where an edge leads, and since when.
-#[derive(Debug, Clone, Copy)]
-pub struct Target {
-    /// The node.
-    pub child: NodeId,
-    /// Counted as ids are.
-    pub since: u64,
-}
-
-/// A user's hold on a node.
-#[derive(Debug, Clone)]
-pub struct Root {
-    /// The user.
-    pub user: RootUser,
-    /// The edge.
-    pub edge: EdgeId,
-    /// Where its user wants the node.
-    pub wants: Option<IoThreadId>,
-    /// Where the node is wanted, it must not be taken away from.
-    pub pinned: bool,
-    /// It has a cell that requests come through; without one it only holds permissions for work of the graph actor's own.
-    pub has_cell: bool,
-    /// Its user keeps the hold while the node is inactive.
-    pub allows_inactive: bool,
-    /// What it takes and shares again when the node is activated.
-    pub suspended: Option<(Permissions, Permissions)>,
-}
+use crate::value::edge::{Edge, Parent, Root, Target};
+use crate::value::frozen::Freeze;
+use crate::value::node::Node;
+use crate::value::refusal::Refusal;
 
 /// The graph.
 #[derive(Default)]
@@ -236,8 +74,7 @@ impl Graph {
     /// # Errors
     /// It is gone: the caller's belief was wrong, which is told rather than panicked about.
     pub fn expect(&self, id: NodeId) -> Result<&Node> {
-        self.node(id)
-            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("Node {id} is gone")))
+        Ok(self.node(id).ok_or(Refusal::Gone(id))?)
     }
 
     /// A live node by name.
@@ -263,12 +100,7 @@ impl Graph {
     /// # Errors
     /// There is none.
     pub fn find(&self, name: &str) -> Result<&Node> {
-        self.named(name).ok_or_else(|| {
-            Error::new(
-                ErrorKind::NotFound,
-                format!("Failed to find node with node-name='{name}'"),
-            )
-        })
+        Ok(self.named(name).ok_or_else(|| Refusal::NoNode(name.to_owned()))?)
     }
 
     /// A live node by name, for commands that would also take a device's name: `device` is what they looked for.
@@ -276,12 +108,23 @@ impl Graph {
     /// # Errors
     /// There is none.
     pub fn look_up(&self, device: &str, name: &str) -> Result<&Node> {
-        self.named(name).ok_or_else(|| {
-            Error::new(
-                ErrorKind::NotFound,
-                format!("Cannot find device='{device}' nor node-name='{name}'"),
-            )
-        })
+        let refused = || Refusal::NoDeviceOrNode {
+            device: device.to_owned(),
+            name: name.to_owned(),
+        };
+        Ok(self.named(name).ok_or_else(refused)?)
+    }
+
+    /// The node of this name, which has a node behind the edge to `child`.
+    ///
+    /// # Errors
+    /// There is no such node, or no such child.
+    pub fn parent_of(&self, parent: &str, child: &str) -> Result<NodeId> {
+        let node = self.find(parent)?;
+        match node.slot(child).and_then(|slot| node.child(slot)) {
+            Some(_) => Ok(node.id),
+            None => Err(Refusal::no_child(parent, child).into()),
+        }
     }
 
     /// Inserts a node whose name is not taken.
@@ -560,6 +403,24 @@ impl Graph {
     /// A root edge, to be changed.
     pub fn root_mut(&mut self, id: RootId) -> Option<&mut Root> {
         self.roots.get_mut(&id)
+    }
+
+    /// The edge of a root.
+    ///
+    /// # Errors
+    /// There is no such root.
+    pub fn root_edge(&self, id: RootId) -> Result<EdgeId> {
+        let root = self.root(id).ok_or(Refusal::NoRoot(id))?;
+        Ok(root.edge)
+    }
+
+    /// The node that a root edge leads to.
+    ///
+    /// # Errors
+    /// There is no such root.
+    pub fn root_node(&self, id: RootId) -> Result<NodeId> {
+        let edge = self.edge(self.root_edge(id)?).ok_or(Refusal::NoRoot(id))?;
+        Ok(edge.child)
     }
 
     /// All root edges.

@@ -6,7 +6,9 @@ use std::collections::{HashMap, HashSet};
 use millpond_drivers::api::EdgeUse;
 use millpond_messages::{EdgeId, Error, ErrorKind, NodeId, OpenFlags, Permissions, Result, SECTOR_SIZE};
 
-use crate::value::graph::{Edge, Granted, Graph, Node, Parent};
+use crate::value::edge::{Edge, Parent};
+use crate::value::graph::Graph;
+use crate::value::node::{Granted, Node};
 
 /// What changes: edges, and the nodes to be told, parents before children.
 #[derive(Debug, Default, Clone)]

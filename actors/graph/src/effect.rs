@@ -1,0 +1,94 @@
+//! What the policy is told, what it wants done, and how requests are answered.
+
+use std::time::Duration;
+
+use millpond_engine::node::{self, Ticket};
+use millpond_messages::global_state::{GraphReply, IothreadOptions};
+use millpond_messages::{IoThreadId, Permissions, Result, RootId, qapi};
+
+use crate::order::Order;
+
+/// Names a request, for its reply. Chosen by whoever asks; the policy only gives it back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// Whether the backing files that images name are opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ImplicitOpens {
+    /// As QEMU does.
+    #[default]
+    Allow,
+    /// Never: an image whose maker is not trusted must not choose which files are opened.
+    Deny,
+}
+
+/// A reply of the policy: a root edge by its id.
+pub type Reply = Result<GraphReply<RootId>>;
+
+/// What the policy wants done.
+pub enum Effect {
+    /// Send an order. If it cannot be sent, it has ended with an error.
+    Send {
+        /// To whom.
+        iothread: IoThreadId,
+        /// Names the answer.
+        ticket: Ticket,
+        /// The order.
+        order: Order,
+    },
+    /// Answer a request. Every request is answered exactly once.
+    Reply {
+        /// Which.
+        id: RequestId,
+        /// With what.
+        result: Reply,
+    },
+    /// A root's user may do this from now on.
+    RootPermissions {
+        /// The root.
+        root: RootId,
+        /// What it may do.
+        permissions: Permissions,
+    },
+    /// A root has ended.
+    RootGone(RootId),
+    /// Start an iothread, and tell of it by [`Event::Started`].
+    StartIothread {
+        /// Names the answer.
+        ticket: Ticket,
+        /// Its properties.
+        options: IothreadOptions,
+    },
+    /// Change an iothread's polling.
+    TuneIothread {
+        /// Which.
+        iothread: IoThreadId,
+        /// Its properties.
+        options: IothreadOptions,
+    },
+    /// Stop an iothread in which nothing is left.
+    StopIothread(IoThreadId),
+    /// Tell of [`Event::Alarm`] after this long.
+    Alarm(Duration),
+    /// Tell whoever listens.
+    Announce(Announcement),
+}
+
+/// What the policy is told.
+pub enum Event {
+    /// By a node.
+    Node(node::Event),
+    /// By whoever carries out effects: an iothread was started, with its thread's id on the host, or was not.
+    Started(Ticket, Result<(IoThreadId, u32)>),
+    /// The time of an [`Effect::Alarm`] is over.
+    Alarm,
+}
+
+/// Something that users of the graph are told without having asked.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Announcement {
+    /// A QMP event.
+    Event(qapi::Event),
+    /// A driver that was told to compare found a difference: the program is to end with this message and status 1.
+    Mismatch(String),
+}

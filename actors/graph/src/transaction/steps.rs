@@ -1,0 +1,385 @@
+//! A transaction: steps that are taken one by one, each with what undoes it, until all hold or none does.
+
+use std::borrow::Cow;
+
+use millpond_drivers::api::BackingLink;
+use millpond_messages::{ChildSlot, EdgeId, IoThreadId, NodeId, Result, Role, RootId};
+
+use crate::effect::Effect;
+use crate::order::Order;
+use crate::sections::Cover;
+use crate::transaction::{moving, nodes, permissions};
+use crate::undo::{Facts, Log, Undo};
+use crate::value::edge::{Edge, Parent, Root};
+use crate::value::node::Node;
+use crate::value::permissions::Plan;
+use crate::world::World;
+
+/// Steps taken so far. It must be ended by [`Transaction::commit`] or [`Transaction::roll_back`].
+#[must_use = "a transaction is committed or rolled back"]
+pub struct Transaction {
+    /// What it works on.
+    pub world: World,
+    log: Vec<Undo>,
+}
+
+impl Transaction {
+    /// A transaction with no step taken.
+    pub fn new(world: &World) -> Self {
+        Self {
+            world: world.clone(),
+            log: Vec::new(),
+        }
+    }
+
+    /// The transaction that was dropped with this log.
+    pub fn resumed(world: &World, log: Log) -> Self {
+        Self {
+            world: world.clone(),
+            log: log.0,
+        }
+    }
+
+    /// Everything holds: nodes made become visible, sections end.
+    pub fn commit(mut self) {
+        for step in self.log.drain(..).rev() {
+            match step {
+                Undo::Section(token) => self.world.undrain(token),
+                Undo::Inserted(node) => self.world.graph(|graph| {
+                    if let Some(node) = graph.node_mut(node) {
+                        node.live = true;
+                    }
+                }),
+                Undo::Unlinked(edge) => {
+                    if let Parent::Node(parent, _) = edge.parent {
+                        nodes::shrink(&self.world, parent);
+                    }
+                }
+                Undo::Redirected(edge, _) => {
+                    let parent = self.world.graph(|graph| graph.edge(edge).map(|edge| edge.parent));
+                    if let Some(Parent::Node(parent, _)) = parent {
+                        nodes::shrink(&self.world, parent);
+                    }
+                }
+                Undo::Facts(kept) if kept.is_stale => {
+                    self.world.tell(kept.node, Order::ExchangeCommit(kept.node));
+                }
+                Undo::Facts(_)
+                | Undo::Moved(..)
+                | Undo::Linked(_)
+                | Undo::Root(_)
+                | Undo::Permissions { .. }
+                | Undo::Connected(..)
+                | Undo::RootMoved(..)
+                | Undo::Numbered(..)
+                | Undo::Lent(_)
+                | Undo::Recorded(..)
+                | Undo::ReopenPrepared(_) => {}
+            }
+        }
+    }
+
+    /// Undoes all steps, the last one first.
+    pub async fn roll_back(mut self) {
+        self.world.with(|state| state.undoing += 1);
+        while let Some(step) = self.log.pop() {
+            self.undo(step).await;
+        }
+        self.world.with(|state| state.undoing -= 1);
+    }
+
+    async fn undo(&self, step: Undo) {
+        let world = &self.world;
+        match step {
+            Undo::Section(token) => world.undrain(token),
+            Undo::Inserted(node) => nodes::discard_node(world, node).await,
+            Undo::Linked(edge) => {
+                let edge = world.graph(|graph| graph.unlink(edge));
+                if let Some(Edge {
+                    parent: Parent::Node(parent, _),
+                    ..
+                }) = edge
+                {
+                    nodes::shrink(world, parent);
+                }
+            }
+            Undo::Root(root) => world.with(|state| {
+                state.graph.remove_root(root);
+                state.push(Effect::RootGone(root));
+            }),
+            Undo::Unlinked(edge) => {
+                // A section begun meanwhile did not know that its nodes have this parent.
+                if let Parent::Node(parent, _) = edge.parent {
+                    world.may_link(parent, edge.child).await;
+                }
+                world.graph(|graph| graph.relink(*edge));
+            }
+            Undo::Redirected(edge, target) => {
+                let parent = world.graph(|graph| graph.edge(edge).map(|edge| edge.parent));
+                if let Some(Parent::Node(parent, _)) = parent {
+                    world.may_link(parent, target.child).await;
+                    let old = world.graph(|graph| graph.redirect_back(edge, target));
+                    nodes::shrink(world, parent);
+                    if let Some(old) = old {
+                        nodes::parent_lost(world, old.child);
+                    }
+                } else {
+                    world.graph(|graph| graph.redirect_back(edge, target));
+                }
+            }
+            Undo::Permissions { edges, nodes } => permissions::restore(world, edges, nodes).await,
+            Undo::Connected(parent, slot, target) => {
+                let result = world
+                    .ask(parent, Order::Connect { parent, slot, target })
+                    .done()
+                    .await;
+                if let Err(error) = result {
+                    tracing::warn!(%error, node = %parent, "an edge could not be put back");
+                }
+            }
+            Undo::RootMoved(root, from, to) => {
+                let Some(target) = world.with(|state| state.address(from)) else {
+                    return;
+                };
+                if let Err(error) = world.ask(to, Order::MoveRoot { root, target }).done().await {
+                    tracing::warn!(%error, %root, "a root edge could not be put back");
+                }
+            }
+            Undo::Numbered(node, next) => {
+                self.set_number(node, next);
+            }
+            Undo::Lent(edge) => world.graph(|graph| {
+                if let Some(edge) = graph.edge_mut(edge) {
+                    edge.lent = false;
+                }
+            }),
+            Undo::Recorded(node, link, implicit) => {
+                if let Err(error) = nodes::record_backing(world, node, link, implicit).await {
+                    tracing::warn!(%error, %node, "an image still names another backing file");
+                }
+            }
+            Undo::ReopenPrepared(node) => world.tell(node, Order::ReopenAbort(node)),
+            Undo::Moved(nodes, home) => {
+                if let Err(error) = moving::move_still(world, &nodes, home).await {
+                    tracing::warn!(%error, "nodes stay in another iothread");
+                }
+            }
+            Undo::Facts(kept) => {
+                let kept = *kept;
+                world.tell(kept.node, Order::ExchangeAbort(kept.node));
+                world.graph(|graph| {
+                    if let Some(node) = graph.node_mut(kept.node) {
+                        node.facts = kept.facts;
+                        node.implicit_backing = kept.implicit_backing;
+                    }
+                });
+            }
+        }
+    }
+
+    /// Begins a drained section that lasts until the end of the transaction.
+    pub async fn drain(&mut self, nodes: impl IntoIterator<Item = NodeId>, user: &str) {
+        let cover = Cover::Nodes(nodes.into_iter().collect());
+        let token = self.world.drain(cover, user).await;
+        self.log.push(Undo::Section(token));
+    }
+
+    /// Inserts a node that is about to be opened.
+    pub fn insert(&mut self, node: Node) {
+        self.log.push(Undo::Inserted(node.id));
+        self.world.graph(|graph| graph.insert(node));
+    }
+
+    /// Adds an edge to the graph's value. The parent's cell is not told.
+    pub fn link(
+        &mut self,
+        parent: Parent,
+        child: NodeId,
+        name: impl Into<Cow<'static, str>>,
+        role: Role,
+    ) -> EdgeId {
+        let name = name.into();
+        let edge = self.world.graph(|graph| graph.link(parent, child, name, role));
+        self.log.push(Undo::Linked(edge));
+        edge
+    }
+
+    /// Adds the user of a root edge.
+    pub fn insert_root(&mut self, id: RootId, root: Root) {
+        self.world.graph(|graph| graph.insert_root(id, root));
+        self.log.push(Undo::Root(id));
+    }
+
+    /// Takes an edge out of the graph's value.
+    pub fn unlink(&mut self, edge: EdgeId) {
+        if let Some(edge) = self.world.graph(|graph| graph.unlink(edge)) {
+            nodes::parent_lost(&self.world, edge.child);
+            self.log.push(Undo::Unlinked(Box::new(edge)));
+        }
+    }
+
+    /// Lets an edge lead elsewhere in the graph's value.
+    pub fn redirect(&mut self, edge: EdgeId, child: NodeId) {
+        if let Some(old) = self.world.graph(|graph| graph.redirect(edge, child)) {
+            nodes::parent_lost(&self.world, old.child);
+            self.log.push(Undo::Redirected(edge, old));
+        }
+    }
+
+    /// Computes the permissions below `starts` and commits them to edges and nodes, or fails without a change.
+    ///
+    /// # Errors
+    /// A conflict in the graph, or a lock that another process holds.
+    pub async fn update_permissions(&mut self, starts: impl IntoIterator<Item = NodeId>) -> Result<()> {
+        self.apply_permissions(Plan::default(), starts).await
+    }
+
+    /// As [`Transaction::update_permissions`], from a plan that has something in it already.
+    pub async fn apply_permissions(
+        &mut self,
+        plan: Plan,
+        starts: impl IntoIterator<Item = NodeId>,
+    ) -> Result<()> {
+        let plan = self.prepare_permissions(plan, starts).await?;
+        self.commit_permissions(plan);
+        Ok(())
+    }
+
+    /// The first half: all nodes have agreed. It must be followed by the second.
+    pub async fn prepare_permissions(
+        &mut self,
+        plan: Plan,
+        starts: impl IntoIterator<Item = NodeId>,
+    ) -> Result<Plan> {
+        let plan = self.world.graph(|graph| plan.complete(graph, starts))?;
+        permissions::prepare(&self.world, &plan).await?;
+        Ok(plan)
+    }
+
+    /// Instead of the second half: all nodes forget what they have agreed to.
+    pub fn abort_permissions(&self, plan: &Plan) {
+        for (node, _) in &plan.nodes {
+            self.world.tell(*node, Order::PermissionsAbort(*node));
+        }
+    }
+
+    /// The second half.
+    pub fn commit_permissions(&mut self, plan: Plan) {
+        let undo = permissions::commit(&self.world, plan);
+        self.log.push(undo);
+    }
+
+    /// Tells a parent's cell what is behind one of its edges.
+    ///
+    /// # Errors
+    /// The iothread is gone.
+    pub async fn connect(&mut self, parent: NodeId, slot: ChildSlot, old: Option<NodeId>) -> Result<()> {
+        let (target, old) = self.world.with(|state| {
+            let child = state.graph.child_node(parent, slot);
+            let address = |node: Option<NodeId>| node.and_then(|node| state.address(node));
+            (address(child), address(old))
+        });
+        self.world
+            .ask(parent, Order::Connect { parent, slot, target })
+            .done()
+            .await?;
+        self.log.push(Undo::Connected(parent, slot, old));
+        Ok(())
+    }
+
+    /// Sets the number that a node's next numbered child gets.
+    pub fn number(&mut self, node: NodeId, next: u32) {
+        if let Some(old) = self.set_number(node, next) {
+            self.log.push(Undo::Numbered(node, old));
+        }
+    }
+
+    fn set_number(&self, node: NodeId, next: u32) -> Option<u32> {
+        self.world.graph(|graph| {
+            let node = graph.node_mut(node)?;
+            Some(std::mem::replace(&mut node.next_numbered, next))
+        })
+    }
+
+    /// Notes that a root's cell went from one node to another.
+    pub fn root_moved(&mut self, root: RootId, from: NodeId, to: NodeId) {
+        self.log.push(Undo::RootMoved(root, from, to));
+    }
+
+    /// Lets a parent rely on nothing behind its edge. Permissions follow when they are computed next.
+    pub fn lend(&mut self, edge: EdgeId) {
+        self.world.graph(|graph| {
+            if let Some(edge) = graph.edge_mut(edge) {
+                edge.lent = true;
+            }
+        });
+        self.log.push(Undo::Lent(edge));
+    }
+
+    /// Lets an image name another backing file, in its header and for those who ask.
+    ///
+    /// # Errors
+    /// The header cannot be written.
+    pub async fn record_backing(&mut self, node: NodeId, link: Option<BackingLink>) -> Result<()> {
+        let world = self.world.clone();
+        let (old, implicit) = world.graph(|graph| {
+            let node = graph.expect(node)?;
+            let old = node.facts.as_ref().and_then(|facts| facts.backing.clone());
+            Ok::<_, millpond_messages::Error>((old, node.implicit_backing))
+        })?;
+        nodes::record_backing(&world, node, link, None).await?;
+        self.log.push(Undo::Recorded(node, old, implicit));
+        Ok(())
+    }
+
+    /// Keeps what is known of a node until the end of the transaction, as it is about to change with what is below.
+    pub fn keep_facts(&mut self, node: NodeId, is_stale: bool) {
+        let kept = self.world.graph(|graph| {
+            let node = graph.node(node)?;
+            Some(Facts {
+                node: node.id,
+                facts: node.facts.clone(),
+                implicit_backing: node.implicit_backing,
+                is_stale,
+            })
+        });
+        self.log.extend(kept.map(|kept| Undo::Facts(Box::new(kept))));
+    }
+
+    /// Moves nodes that live in one iothread to another.
+    ///
+    /// # Errors
+    /// One of the iothreads is gone.
+    pub async fn move_nodes(&mut self, nodes: Vec<NodeId>, to: IoThreadId) -> Result<()> {
+        let world = self.world.clone();
+        let home = world.graph(|graph| {
+            nodes
+                .first()
+                .and_then(|node| graph.node(*node))
+                .map(|node| node.iothread)
+        });
+        self.drain(nodes.iter().copied(), "move to another iothread")
+            .await;
+        self.log.extend(home.map(|home| Undo::Moved(nodes.clone(), home)));
+        moving::move_still(&world, &nodes, to).await
+    }
+
+    /// Notes that a node's new options were prepared.
+    pub fn reopen_prepared(&mut self, node: NodeId) {
+        self.log.push(Undo::ReopenPrepared(node));
+    }
+
+    /// The prepared options were committed: there is no way back from that.
+    pub fn reopen_committed(&mut self) {
+        self.log.retain(|step| !matches!(step, Undo::ReopenPrepared(_)));
+    }
+}
+
+impl Drop for Transaction {
+    // The procedure that it was part of has been given up.
+    fn drop(&mut self) {
+        if !self.log.is_empty() {
+            self.world.abandon(Log(std::mem::take(&mut self.log)));
+        }
+    }
+}

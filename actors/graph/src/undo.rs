@@ -1,0 +1,65 @@
+//! How the steps of a transaction are undone, as data: what a procedure that was given up leaves behind.
+
+use std::collections::HashMap;
+
+use millpond_drivers::api::BackingLink;
+use millpond_engine::node::OpenFacts;
+use millpond_messages::{ChildSlot, EdgeId, IoThreadId, NodeId, Permissions, RootId, Token};
+
+use crate::order::Address;
+use crate::value::edge::{Edge, Target};
+use crate::value::node::Granted;
+
+/// The steps that an unfinished transaction has taken.
+pub struct Log(pub Vec<Undo>);
+
+/// How a step is undone.
+pub enum Undo {
+    /// End a section.
+    Section(Token),
+    /// Remove a node, closing it if it was opened.
+    Inserted(NodeId),
+    /// Remove an edge.
+    Linked(EdgeId),
+    /// Remove a root edge's user.
+    Root(RootId),
+    /// Put back an edge that was taken away.
+    Unlinked(Box<Edge>),
+    /// Put an edge back to where it led.
+    Redirected(EdgeId, Target),
+    /// Put permissions back.
+    Permissions {
+        /// What edges took and shared.
+        edges: HashMap<EdgeId, (Permissions, Permissions)>,
+        /// What nodes granted.
+        nodes: Vec<(NodeId, Granted)>,
+    },
+    /// Connect a parent's cell as it was.
+    Connected(NodeId, ChildSlot, Option<Address>),
+    /// Put a root's cell back behind a node; it is where the second one is.
+    RootMoved(RootId, NodeId, NodeId),
+    /// Put back the number of a node's next numbered child.
+    Numbered(NodeId, u32),
+    /// Let a parent rely again on what is behind its edge.
+    Lent(EdgeId),
+    /// Let an image name the backing file that it named before, which was this node if it was opened by that name.
+    Recorded(NodeId, Option<BackingLink>, Option<NodeId>),
+    /// Forget a node's prepared options.
+    ReopenPrepared(NodeId),
+    /// Move nodes back to an iothread.
+    Moved(Vec<NodeId>, IoThreadId),
+    /// Let a node be again what it was before edges below it led elsewhere.
+    Facts(Box<Facts>),
+}
+
+/// What the graph knows of a node, from before edges below it led elsewhere.
+pub struct Facts {
+    /// The node.
+    pub node: NodeId,
+    /// What its open gave.
+    pub facts: Option<OpenFacts>,
+    /// The backing node that was opened by the name in its image.
+    pub implicit_backing: Option<NodeId>,
+    /// Its driver may have put its old state aside.
+    pub is_stale: bool,
+}
