@@ -10,7 +10,9 @@ use actix::Addr;
 use futures_util::future::join;
 use millpond::graph::{Graph, GraphConfig, GraphMessage, ImplicitOpens, system_iothreads};
 use millpond::node::Client;
-use millpond_messages::global_state::{GraphReply, GraphRequest, IothreadOptions, RootRequest, RootUser};
+use millpond_messages::graph::{
+    GraphReply, GraphRequest, Immediate, IothreadOptions, Mutation, RootRequest, RootUser,
+};
 use millpond_messages::{Permissions, RequestFlags};
 use millpond_ring::Engine;
 use millpond_ring::buffer::{Buffer, Buffers};
@@ -20,13 +22,16 @@ use serde_json::json;
 const BLOCK: usize = 4096;
 const DISK: u64 = 1 << 20;
 
-async fn ask(graph: &Addr<Graph>, request: GraphRequest) -> Result<GraphReply<Client>, Box<dyn Error>> {
-    Ok(graph.send(GraphMessage(request)).await??)
+async fn ask(
+    graph: &Addr<Graph>,
+    request: impl Into<GraphRequest>,
+) -> Result<GraphReply<Client>, Box<dyn Error>> {
+    Ok(graph.send(GraphMessage(request.into())).await??)
 }
 
 async fn add(graph: &Addr<Graph>, node: serde_json::Value) -> Result<(), Box<dyn Error>> {
     let options = node.as_object().cloned().unwrap_or_default();
-    ask(graph, GraphRequest::BlockdevAdd(options)).await.map(drop)
+    ask(graph, Mutation::BlockdevAdd(options)).await.map(drop)
 }
 
 /// Makes a qcow2 image and opens it as node `name`, without looking for a backing file.
@@ -41,7 +46,7 @@ async fn image(graph: &Addr<Graph>, folder: &Path, name: &str) -> Result<(), Box
     .await?;
     let create = json!({"driver": "qcow2", "file": file, "size": DISK});
     let create = create.as_object().cloned().unwrap_or_default();
-    ask(graph, GraphRequest::BlockdevCreate(create)).await?;
+    ask(graph, Mutation::BlockdevCreate(create)).await?;
     add(
         graph,
         json!({"driver": "qcow2", "node-name": name, "file": file, "backing": null}),
@@ -79,11 +84,11 @@ async fn run(folder: &Path) -> Result<(), Box<dyn Error>> {
         iothread_required: false,
         writethrough: false,
     };
-    let GraphReply::Root(client) = ask(&graph, GraphRequest::AttachRoot(request)).await? else {
+    let GraphReply::Root(client) = ask(&graph, Mutation::AttachRoot(request)).await? else {
         return Err("attaching gives a client".into());
     };
 
-    let snapshot = GraphRequest::BlockdevSnapshot {
+    let snapshot = Mutation::BlockdevSnapshot {
         node: "disk".to_owned(),
         overlay: "overlay".to_owned(),
     };
@@ -94,8 +99,8 @@ async fn run(folder: &Path) -> Result<(), Box<dyn Error>> {
     let (read, buffers) = client.read(7 * BLOCK as u64, Buffers::zeroed(BLOCK)).await;
     read?;
     println!("block 7 reads back: {}", buffers.to_vec() == [7; BLOCK]);
-    ask(&graph, GraphRequest::DetachRoot(client.root())).await?;
-    ask(&graph, GraphRequest::CloseAll { grace: None }).await?;
+    ask(&graph, Mutation::DetachRoot(client.root())).await?;
+    ask(&graph, Immediate::CloseAll { grace: None }).await?;
     println!("closed");
     Ok(())
 }

@@ -16,7 +16,7 @@ use millpond_drivers::api::{
     PassThrough, Purpose, ReopenRequest, Transfer,
 };
 use millpond_drivers::delegate;
-use millpond_messages::global_state::{DrainScope, RootRequest, RootUser};
+use millpond_messages::graph::{DrainScope, RootRequest, RootUser};
 use millpond_messages::{ChildSlot, IoError, IoResult, Permissions, RequestFlags, Role};
 use millpond_ring::buffer::{Buffer, Buffers};
 
@@ -129,7 +129,7 @@ impl Lifecycle for Invert {
     }
 }
 
-fn options(json: serde_json::Value) -> Result<millpond_messages::global_state::Options, Box<dyn Error>> {
+fn options(json: serde_json::Value) -> Result<millpond_messages::graph::Options, Box<dyn Error>> {
     json.as_object()
         .cloned()
         .ok_or_else(|| "options are an object".into())

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use futures_executor::block_on;
 use millpond::embed::{BlockLayer, BlockLayerConfig};
 use millpond_drivers::api::{SimpleDriver, SimpleKind};
-use millpond_messages::global_state::{Options, RootRequest, RootUser};
+use millpond_messages::graph::{Options, RootRequest, RootUser};
 use millpond_messages::{IoError, IoResult, Permissions, RequestFlags};
 use millpond_ring::buffer::{Buffer, Buffers};
 

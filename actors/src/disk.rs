@@ -8,7 +8,7 @@ use std::ops::Deref;
 use std::pin::Pin;
 
 use millpond_engine::node::Client;
-use millpond_messages::global_state::{GraphRequest, OpenImage, Probing, RootRequest, RootUser};
+use millpond_messages::graph::{Mutation, OpenImage, Probing, RootRequest, RootUser};
 use millpond_messages::path::path_has_protocol;
 use millpond_messages::{Error, ErrorKind, IoError, OpenFlags, Permissions, Result};
 use serde_json::{Value, json};
@@ -274,9 +274,9 @@ impl Drop for Disk {
             return;
         }
         let graph = &self.opened.graph;
-        graph.send(GraphRequest::DetachRoot(self.client.root()));
+        graph.send(Mutation::DetachRoot(self.client.root()));
         for node_name in self.opened.nodes.drain(..).rev() {
-            graph.send(GraphRequest::BlockdevDel { node_name });
+            graph.send(Mutation::BlockdevDel { node_name });
         }
     }
 }

@@ -109,7 +109,7 @@ fn start_graph(config: BlockLayerConfig) -> io::Result<GraphHandle> {
         registry: config.registry,
         implicit: config.implicit,
         iothreads: system_iothreads(config.engine),
-        main: millpond_messages::global_state::IothreadOptions::named("main"),
+        main: millpond_messages::graph::IothreadOptions::named("main"),
     })?;
     if chaos.is_some() {
         // In force before anything that is asked later; nobody needs to know since when.

@@ -1,7 +1,7 @@
 //! New images, as `qemu-img create` makes them: in a file that is made for it, perhaps on top of another image.
 
-use millpond_messages::global_state::{
-    DriverFacts, GraphReply, GraphRequest, NodeFacts, OpenImage, Options, Probing, Query, RootUser,
+use millpond_messages::graph::{
+    DriverFacts, GraphReply, GraphRequest, Mutation, NodeFacts, OpenImage, Options, Probing, Query, RootUser,
 };
 use millpond_messages::path::{full_backing_filename, path_has_protocol};
 use millpond_messages::qapi::parse_size;
@@ -39,11 +39,15 @@ pub struct NewImage {
 /// Who can ask the graph actor.
 pub(crate) trait Ask {
     /// Sends a request and waits for its reply.
-    fn ask_graph(&self, request: GraphRequest) -> impl Future<Output = Result<GraphReply<Client>>>;
+    fn ask_graph(&self, request: impl Into<GraphRequest>)
+    -> impl Future<Output = Result<GraphReply<Client>>>;
 }
 
 impl Ask for GraphHandle {
-    fn ask_graph(&self, request: GraphRequest) -> impl Future<Output = Result<GraphReply<Client>>> {
+    fn ask_graph(
+        &self,
+        request: impl Into<GraphRequest>,
+    ) -> impl Future<Output = Result<GraphReply<Client>>> {
         self.ask(request)
     }
 }
@@ -282,7 +286,7 @@ pub(crate) async fn create(graph: &impl Ask, image: NewImage) -> Result<Option<S
     if formatted.is_err() {
         delete_file(graph, &facts.name).await;
     }
-    let closed = done(graph, GraphRequest::DetachRoot(file)).await;
+    let closed = done(graph, Mutation::DetachRoot(file)).await;
     formatted.and(closed).map(|()| told)
 }
 
@@ -343,7 +347,7 @@ async fn length_of_base(graph: &impl Ask, image: &NewImage, base: &str, format: 
         ..OpenImage::default()
     };
     let (root, facts) = hold(graph, opened).await?;
-    done(graph, GraphRequest::DetachRoot(root)).await?;
+    done(graph, Mutation::DetachRoot(root)).await?;
     if format.is_none() {
         let text = format!(
             "Backing file specified without backing format\nDetected format of {}.",
@@ -360,14 +364,14 @@ async fn hold(graph: &impl Ask, image: OpenImage) -> Result<(RootId, NodeFacts)>
         holder: Some(RootUser::Embedder(USER.to_owned())),
         ..image
     };
-    let GraphReply::Root(client) = graph.ask_graph(GraphRequest::Open(Box::new(image))).await? else {
+    let GraphReply::Root(client) = graph.ask_graph(Mutation::Open(Box::new(image))).await? else {
         return Err(unexpected());
     };
     let root = client.root();
     match graph.ask_graph(GraphRequest::Query(Query::Root(root))).await {
         Ok(GraphReply::Node(facts)) => Ok((root, facts)),
         failed => {
-            done(graph, GraphRequest::DetachRoot(root)).await?;
+            done(graph, Mutation::DetachRoot(root)).await?;
             failed.and(Err(unexpected()))
         }
     }
@@ -383,7 +387,7 @@ async fn make_file(
     options.insert("driver".to_owned(), driver.into());
     options.insert("filename".to_owned(), filename.into());
     options.insert("size".to_owned(), size.into());
-    done(graph, GraphRequest::BlockdevCreate(options)).await
+    done(graph, Mutation::BlockdevCreate(options)).await
 }
 
 async fn open_file(graph: &impl Ask, protocol: &str, filename: &str) -> Result<(RootId, NodeFacts)> {
@@ -408,18 +412,18 @@ async fn format_file(
     options.insert("driver".to_owned(), format.into());
     options.insert("file".to_owned(), node.into());
     options.insert("size".to_owned(), size.into());
-    done(graph, GraphRequest::BlockdevCreate(options)).await
+    done(graph, Mutation::BlockdevCreate(options)).await
 }
 
 /// Half an image helps nobody. If its file cannot go, the error that is told already says enough.
 async fn delete_file(graph: &impl Ask, node: &str) {
     let node_name = node.to_owned();
-    if let Err(error) = done(graph, GraphRequest::DeleteFile { node_name }).await {
+    if let Err(error) = done(graph, Mutation::DeleteFile { node_name }).await {
         tracing::warn!(%error, "half an image is left");
     }
 }
 
-async fn done(graph: &impl Ask, request: GraphRequest) -> Result<()> {
+async fn done(graph: &impl Ask, request: impl Into<GraphRequest>) -> Result<()> {
     match graph.ask_graph(request).await? {
         GraphReply::Done => Ok(()),
         _ => Err(unexpected()),

@@ -9,9 +9,7 @@ use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iot
 use millpond::node::Client;
 use millpond_drivers::builtin::builtin;
 use millpond_messages::error::errno::{EIO, ENOENT};
-use millpond_messages::global_state::{
-    DrainScope, IothreadOptions, OpenImage, Options, RootRequest, RootUser,
-};
+use millpond_messages::graph::{DrainScope, IothreadOptions, OpenImage, Options, RootRequest, RootUser};
 use millpond_messages::io::OperationKind;
 use millpond_messages::{ErrorKind, IoError, NodeStatistics, OpenFlags, Permissions, RequestFlags};
 use millpond_ring::Engine;

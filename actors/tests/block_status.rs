@@ -8,7 +8,7 @@ use std::process::Command;
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond::node::Client;
 use millpond_drivers::builtin::builtin;
-use millpond_messages::global_state::{IothreadOptions, RootRequest, RootUser};
+use millpond_messages::graph::{IothreadOptions, RootRequest, RootUser};
 use millpond_messages::{Permissions, StatusFlags};
 use millpond_ring::Engine;
 use serde_json::{Value, json};

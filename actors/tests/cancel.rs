@@ -16,8 +16,8 @@ use millpond_drivers::api::{
     Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
 };
 use millpond_drivers::builtin::builtin;
-use millpond_messages::global_state::{
-    DrainScope, GraphRequest, IothreadOptions, Options, RootRequest, RootUser,
+use millpond_messages::graph::{
+    DrainScope, Immediate, IothreadOptions, Mutation, Options, RootRequest, RootUser,
 };
 use millpond_messages::io::{Operation, Preallocation};
 use millpond_messages::{ErrorKind, IoError, IoResult, Permissions, RequestFlags, Result};
@@ -211,7 +211,7 @@ fn what_hangs_in_a_driver_is_cancelled_through_the_node_above_it_and_a_drain_goe
         let drained = graph.drain(DrainScope::All, "test");
         let mut drained = Box::pin(drained);
         assert!(futures_util::poll!(drained.as_mut()).is_pending());
-        let flushed = graph.ask(GraphRequest::FlushAll);
+        let flushed = graph.ask(Mutation::FlushAll);
         assert_eq!(graph.pending_drains().await.expect("an answer").len(), 1);
         graph.cancel_in_flight("top").await.expect("the node is there");
         for (result, buffers) in join_all(reads)
@@ -307,7 +307,7 @@ fn a_request_that_is_parked_is_cancelled_and_one_in_flight_is_waited_for() {
         );
         // Answered when the node has been told: what is sent there afterwards finds the gate open.
         graph
-            .ask(GraphRequest::DrainEnd(section.token()))
+            .ask(Immediate::DrainEnd(section.token()))
             .await
             .expect("it is in force");
         let (home, hangs) = (client.clone(), Arc::clone(&hanging));

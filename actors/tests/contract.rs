@@ -14,7 +14,7 @@ use millpond_drivers::api::{
     OpenRequest, Opened, OptionNames, Placement, Purpose, ReopenRequest, Ticket, Transfer,
 };
 use millpond_drivers::builtin::builtin;
-use millpond_messages::global_state::{IothreadOptions, Options, RootRequest, RootUser};
+use millpond_messages::graph::{IothreadOptions, Options, RootRequest, RootUser};
 use millpond_messages::io::Preallocation;
 use millpond_messages::{
     Error, ErrorKind, IoError, IoResult, Limits, Permissions, RequestFlags, Result, SECTOR_SIZE,

@@ -9,7 +9,7 @@ use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iot
 use millpond::node::Client;
 use millpond_drivers::api::transfer;
 use millpond_drivers::builtin::builtin;
-use millpond_messages::global_state::{IothreadOptions, Options, RootRequest, RootUser};
+use millpond_messages::graph::{IothreadOptions, Options, RootRequest, RootUser};
 use millpond_messages::io::Operation;
 use millpond_messages::{ErrorKind, IoError, Permissions, RequestFlags, StatusFlags};
 use millpond_ring::Engine;

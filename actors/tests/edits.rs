@@ -7,7 +7,7 @@ use std::process::Command;
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond::node::Client;
 use millpond_drivers::builtin::builtin;
-use millpond_messages::global_state::{GraphFacts, IothreadOptions, Options, RootRequest, RootUser};
+use millpond_messages::graph::{GraphFacts, IothreadOptions, Options, RootRequest, RootUser};
 use millpond_messages::{ErrorKind, Permissions, RequestFlags};
 use millpond_ring::Engine;
 use millpond_ring::buffer::Buffers;

@@ -9,7 +9,7 @@ use millpond::embed::{BlockLayer, BlockLayerConfig};
 use millpond::flight::{PATIENCE, Printed};
 use millpond::graph::GraphHandle;
 use millpond::node::{Client, Mail};
-use millpond_messages::global_state::{DrainScope, IothreadOptions, RootRequest, RootUser};
+use millpond_messages::graph::{DrainScope, IothreadOptions, RootRequest, RootUser};
 use millpond_messages::{Permissions, record};
 use proptest::prelude::*;
 use serde_json::{Value, json};

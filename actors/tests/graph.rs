@@ -6,9 +6,7 @@ use millpond::graph::{
     Graph, GraphConfig, GraphHandle, ImplicitOpens, Starting, graph_json, system_iothreads,
 };
 use millpond_drivers::builtin::builtin;
-use millpond_messages::global_state::{
-    DrainScope, IothreadOptions, NodeFacts, Options, RootRequest, RootUser,
-};
+use millpond_messages::graph::{DrainScope, IothreadOptions, NodeFacts, Options, RootRequest, RootUser};
 use millpond_messages::{ErrorKind, OpBlocker, Permissions, RequestFlags};
 use millpond_ring::Engine;
 use millpond_ring::buffer::Buffers;

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, graph_json, system_iothreads};
 use millpond_drivers::builtin::builtin;
-use millpond_messages::global_state::{GraphReply, GraphRequest, IothreadOptions, Options, Query};
+use millpond_messages::graph::{GraphReply, GraphRequest, IothreadOptions, Mutation, Options, Query};
 use millpond_messages::{Error, ErrorKind};
 use millpond_ring::Engine;
 use serde_json::{Value, json};
@@ -68,12 +68,12 @@ fn text(value: &Value, name: &str) -> String {
 }
 
 fn request(command: &str, arguments: &Value) -> GraphRequest {
-    match command {
-        "blockdev-add" => GraphRequest::BlockdevAdd(object(arguments)),
-        "blockdev-del" => GraphRequest::BlockdevDel {
+    let mutation = match command {
+        "blockdev-add" => Mutation::BlockdevAdd(object(arguments)),
+        "blockdev-del" => Mutation::BlockdevDel {
             node_name: text(arguments, "node-name"),
         },
-        "blockdev-reopen" => GraphRequest::BlockdevReopen(
+        "blockdev-reopen" => Mutation::BlockdevReopen(
             arguments["options"]
                 .as_array()
                 .expect(WELL_FORMED)
@@ -81,36 +81,38 @@ fn request(command: &str, arguments: &Value) -> GraphRequest {
                 .map(object)
                 .collect(),
         ),
-        "blockdev-snapshot" => GraphRequest::BlockdevSnapshot {
+        "blockdev-snapshot" => Mutation::BlockdevSnapshot {
             node: text(arguments, "node"),
             overlay: text(arguments, "overlay"),
         },
-        "change-backing-file" => GraphRequest::ChangeBackingFile {
+        "change-backing-file" => Mutation::ChangeBackingFile {
             device: text(arguments, "device"),
             image_node_name: text(arguments, "image-node-name"),
             backing_file: text(arguments, "backing-file"),
         },
-        "block_resize" => GraphRequest::Resize {
+        "block_resize" => Mutation::Resize {
             node_name: text(arguments, "node-name"),
             size: arguments["size"].as_u64().expect(WELL_FORMED),
         },
         "object-add" => {
             let mut options = object(arguments);
             options.remove("qom-type");
-            GraphRequest::AddIothread(serde_json::from_value(Value::Object(options)).expect(WELL_FORMED))
+            Mutation::AddIothread(serde_json::from_value(Value::Object(options)).expect(WELL_FORMED))
         }
-        "x-blockdev-set-iothread" => GraphRequest::SetIothread {
+        "x-blockdev-set-iothread" => Mutation::SetIothread {
             node_name: text(arguments, "node-name"),
             iothread: arguments["iothread"].as_str().map(str::to_owned),
             force: false,
         },
-        "query-named-block-nodes" => GraphRequest::Query(Query::NamedNodes {
-            flat: arguments["flat"] == json!(true),
-        }),
-        "query-blockstats" => GraphRequest::Query(Query::Statistics),
-        "x-debug-query-block-graph" => GraphRequest::Query(Query::Graph),
+        "query-named-block-nodes" => {
+            let flat = arguments["flat"] == json!(true);
+            return Query::NamedNodes { flat }.into();
+        }
+        "query-blockstats" => return Query::Statistics.into(),
+        "x-debug-query-block-graph" => return Query::Graph.into(),
         other => panic!("no request for {other}"),
-    }
+    };
+    mutation.into()
 }
 
 async fn ask_graph(graph: &GraphHandle, commands: &[(&str, Value)]) -> Vec<Result<Value, String>> {

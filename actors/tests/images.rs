@@ -11,7 +11,7 @@ use millpond::image::NewImage;
 use millpond::node::Client;
 use millpond_drivers::api::{Registry, Whitelist};
 use millpond_drivers::builtin::builtin;
-use millpond_messages::global_state::{IothreadOptions, Options, RootRequest, RootUser};
+use millpond_messages::graph::{IothreadOptions, Options, RootRequest, RootUser};
 use millpond_messages::io::Preallocation;
 use millpond_messages::{
     ErrorKind, IoError, MAX_LENGTH, OpenFlags, Permissions, REQUEST_MAX_BYTES, Repair, RequestFlags,
@@ -364,7 +364,7 @@ fn an_image_marked_as_corrupt_is_mended_by_who_opened_it_to_be_checked() {
         let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
         // The bit that marks an image as corrupt.
         file.write_all_at(&[2], 79).unwrap();
-        let open = |flags| millpond_messages::global_state::OpenImage {
+        let open = |flags| millpond_messages::graph::OpenImage {
             filename: Some(path.to_str().unwrap().to_owned()),
             options: options(json!({"driver": "qcow2", "node-name": "disk"})),
             flags,
@@ -746,11 +746,10 @@ fn limits_are_merged_up_the_graph_and_hold_for_requests() {
         let (result, buffers) = client.read(100, Buffers::zeroed(40_000)).await;
         result.unwrap();
         assert_eq!(buffers.to_vec(), vec![7; 40_000]);
-        let statistics = graph.ask(millpond_messages::global_state::GraphRequest::Query(
-            millpond_messages::global_state::Query::Statistics,
+        let statistics = graph.ask(millpond_messages::graph::GraphRequest::Query(
+            millpond_messages::graph::Query::Statistics,
         ));
-        let millpond_messages::global_state::GraphReply::Json(Value::Array(nodes)) =
-            statistics.await.unwrap()
+        let millpond_messages::graph::GraphReply::Json(Value::Array(nodes)) = statistics.await.unwrap()
         else {
             panic!("statistics are a list")
         };
@@ -795,7 +794,7 @@ fn a_file_is_opened_past_the_page_cache_if_and_only_if_that_was_asked_for() {
             if let Some(option) = option {
                 given.insert("cache".to_owned(), json!({"direct": option}));
             }
-            let image = millpond_messages::global_state::OpenImage {
+            let image = millpond_messages::graph::OpenImage {
                 filename: Some(path.to_str().unwrap().to_owned()),
                 options: given,
                 flags,
@@ -832,7 +831,7 @@ fn space_is_given_back_only_where_that_is_allowed() {
             std::fs::write(&path, vec![7; 1 << 20]).unwrap();
             given["driver"] = "raw".into();
             given["node-name"] = "disk".into();
-            let image = millpond_messages::global_state::OpenImage {
+            let image = millpond_messages::graph::OpenImage {
                 filename: Some(path.to_str().unwrap().to_owned()),
                 options: options(given.clone()),
                 flags: flags | OpenFlags::RDWR,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond_drivers::builtin::builtin;
-use millpond_messages::global_state::{IothreadOptions, IothreadReport, Options, RootRequest, RootUser};
+use millpond_messages::graph::{IothreadOptions, IothreadReport, Options, RootRequest, RootUser};
 use millpond_messages::{ErrorKind, Permissions};
 use millpond_ring::Engine;
 use millpond_ring::buffer::Buffers;

@@ -8,7 +8,7 @@ use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iot
 use millpond::iothread::Local;
 use millpond::node::{Client, HomeClient};
 use millpond_drivers::builtin::builtin;
-use millpond_messages::global_state::{IothreadOptions, Options, RootRequest, RootUser};
+use millpond_messages::graph::{IothreadOptions, Options, RootRequest, RootUser};
 use millpond_messages::io::{Operation, Value as IoValue};
 use millpond_messages::{
     IoError, IoResult, LatencyHistogram, LatencyHistograms, NodeStatistics, OperationCount, Permissions,

@@ -7,8 +7,8 @@ use std::process::Command;
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond::node::Client;
 use millpond_drivers::builtin::builtin;
-use millpond_messages::global_state::{
-    GraphRequest, IothreadOptions, OpenImage, Options, Probing, RootRequest, RootUser,
+use millpond_messages::graph::{
+    IothreadOptions, Mutation, OpenImage, Options, Probing, RootRequest, RootUser,
 };
 use millpond_messages::io::{Operation, Preallocation};
 use millpond_messages::{ErrorKind, IoError, OpenFlags, Permissions, RequestFlags};
@@ -742,10 +742,10 @@ fn a_reopen_for_writing_needs_allow_rdwr() {
 fn requests_reach_the_graph_actor_as_messages_too() {
     with_graph(|graph, directory| async move {
         let path = raw(&directory, "disk", 1);
-        let request = GraphRequest::Open(Box::new(image(&path, READ)));
+        let request = Mutation::Open(Box::new(image(&path, READ)));
         assert!(matches!(
             graph.ask(request).await,
-            Ok(millpond_messages::global_state::GraphReply::Name(_))
+            Ok(millpond_messages::graph::GraphReply::Name(_))
         ));
     });
 }

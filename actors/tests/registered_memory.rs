@@ -8,7 +8,7 @@ use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iot
 use millpond::iothread::Local;
 use millpond::node::{Client, Mail};
 use millpond_drivers::builtin::builtin;
-use millpond_messages::global_state::{IothreadOptions, Options, RootRequest, RootUser};
+use millpond_messages::graph::{IothreadOptions, Options, RootRequest, RootUser};
 use millpond_messages::{ErrorKind, IoError, Permissions, RequestFlags};
 use millpond_ring::Engine;
 use millpond_ring::buffer::{Buffer, Buffers, PLACES, Region};

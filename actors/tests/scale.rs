@@ -4,7 +4,7 @@ use std::future::Future;
 
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond_drivers::builtin::builtin;
-use millpond_messages::global_state::{IothreadOptions, Options, RootRequest, RootUser};
+use millpond_messages::graph::{IothreadOptions, Options, RootRequest, RootUser};
 use millpond_messages::io::{Operation, Preallocation, Value as Answer};
 use millpond_messages::{Permissions, RequestFlags, StatusFlags};
 use millpond_ring::Engine;

@@ -22,7 +22,7 @@ use millpond::graph::GraphHandle;
 use millpond::iothread::Local;
 use millpond::node::Client;
 use millpond_messages::Permissions;
-use millpond_messages::global_state::{DrainScope, RootRequest, RootUser};
+use millpond_messages::graph::{DrainScope, RootRequest, RootUser};
 use millpond_ring::buffer::Buffers;
 use serde_json::{Value, json};
 

@@ -12,7 +12,7 @@ mod policy;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use futures_executor::block_on;
 use millpond::embed::{BlockLayer, BlockLayerConfig};
-use millpond_messages::global_state::GraphRequest;
+use millpond_messages::graph::Mutation;
 use serde_json::json;
 
 use meter::Meter;
@@ -44,11 +44,11 @@ fn in_the_policy(criterion: &mut Criterion<Meter>) {
             |b| {
                 b.iter(|| {
                     let filter = json!({"driver": "copy-on-read", "node-name": "filter", "file": "disk"});
-                    site.request(GraphRequest::InsertNode {
+                    site.request(Mutation::InsertNode {
                         node: "disk".to_owned(),
                         options: object(filter),
                     });
-                    site.request(GraphRequest::DropFilter {
+                    site.request(Mutation::DropFilter {
                         node_name: "filter".to_owned(),
                     });
                 });

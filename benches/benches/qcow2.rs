@@ -34,7 +34,7 @@ const PER_SLICE: u64 = 512 * CLUSTER;
 const SLICES: u64 = 64;
 const SIZE: u64 = 64 << 30;
 
-fn object(json: Value) -> millpond_messages::global_state::Options {
+fn object(json: Value) -> millpond_messages::graph::Options {
     match json {
         Value::Object(options) => options,
         other => panic!("not an object: {other}"),

@@ -9,7 +9,7 @@ mod meter;
 mod policy;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use millpond_messages::global_state::{GraphRequest, Options};
+use millpond_messages::graph::{Mutation, Options};
 use serde_json::json;
 
 use meter::Meter;
@@ -35,8 +35,8 @@ fn reopen(criterion: &mut Criterion<Meter>) {
         group.throughput(Throughput::Elements(2 * nodes));
         group.bench_function(BenchmarkId::from_parameter(nodes), |b| {
             b.iter(|| {
-                site.request(GraphRequest::BlockdevReopen(closed.clone()));
-                site.request(GraphRequest::BlockdevReopen(open.clone()));
+                site.request(Mutation::BlockdevReopen(closed.clone()));
+                site.request(Mutation::BlockdevReopen(open.clone()));
             });
         });
     }

@@ -170,7 +170,7 @@ fn kind() -> Arc<dyn DriverKind> {
     Arc::clone(builtin().find("quorum").unwrap())
 }
 
-fn options(json: Json) -> millpond_messages::global_state::Options {
+fn options(json: Json) -> millpond_messages::graph::Options {
     let Json::Object(options) = json else {
         panic!("not an object")
     };

@@ -6,7 +6,7 @@
 
 pub mod common;
 pub mod error;
-pub mod global_state;
+pub mod graph;
 pub mod handshake;
 pub mod io;
 pub mod qapi;

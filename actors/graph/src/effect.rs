@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use millpond_engine::node::{self, Ticket};
-use millpond_messages::global_state::{GraphReply, IothreadOptions};
+use millpond_messages::graph::{GraphReply, IothreadOptions};
 use millpond_messages::{IoThreadId, Permissions, Result, RootId, qapi};
 
 use crate::order::Order;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use millpond_drivers::api::{BackingLink, DriverKind, ReopenRequest};
 use millpond_engine::node::NodeSettings;
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
 use millpond_messages::{
     ChildSlot, DebugOrder, IoThreadId, LatencyHistograms, NodeId, OpenFlags, Permissions, Repair,

@@ -5,7 +5,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use millpond_drivers::api::Registry;
-use millpond_messages::global_state::{DrainScope, GraphReply, GraphRequest, Query};
+use millpond_messages::graph::{DrainScope, GraphReply, GraphRequest, Immediate, Mutation, Query};
 use millpond_messages::{Error, ErrorKind, IoThreadId, Token};
 
 use crate::change::{self, shutdown};
@@ -18,7 +18,7 @@ use crate::{notices, query};
 
 /// A mutation that waits for its turn.
 pub(crate) enum Queued {
-    Request(GraphRequest),
+    Request(Mutation),
     /// The rest of one that has been in the background. It runs even when everything has been closed.
     Rest(Procedure),
 }
@@ -57,29 +57,33 @@ impl Policy {
     }
 
     /// Takes a request. `now` is the time since any fixed moment.
-    pub fn request(&mut self, id: RequestId, request: GraphRequest, now: Duration) -> Vec<Effect> {
+    pub fn request(&mut self, id: RequestId, request: impl Into<GraphRequest>, now: Duration) -> Vec<Effect> {
         self.world.with(|state| state.now = now);
-        match request {
+        match request.into() {
+            GraphRequest::Mutation(mutation) => self.queue.push_back((id, Queued::Request(mutation))),
+            GraphRequest::Immediate(immediate) => self.begin_at_once(id, immediate, now),
             GraphRequest::Query(query) => self.questions.push((id, ask(&self.world, query))),
-            // Not one of those that wait for their turn: what holds up the turns may be what is to be cancelled.
-            GraphRequest::CancelInFlight { node_name } => {
-                let world = self.world.clone();
+        }
+        self.drive()
+    }
+
+    /// What holds up the turns of mutations may be what is to be cancelled, let go, or ended here.
+    fn begin_at_once(&mut self, id: RequestId, immediate: Immediate, now: Duration) {
+        let world = self.world.clone();
+        match immediate {
+            Immediate::DrainBegin { scope, user } => self.drain_begin(id, &scope, user),
+            Immediate::DrainEnd(token) => self.drain_end(id, token),
+            Immediate::CloseAll { grace } => self.close_all(id, grace, now),
+            Immediate::CancelInFlight { node_name } => {
                 let cancelled =
                     async move { Next::Reply(cancel::cancel_in_flight(&world, &node_name).await) };
                 self.questions.push((id, Box::pin(cancelled)));
             }
-            GraphRequest::Debug { node_name, order } => {
-                let world = self.world.clone();
-                let procedure =
-                    Box::pin(async move { Next::Reply(debug::debug(&world, &node_name, order).await) });
-                self.questions.push((id, procedure));
+            Immediate::Debug { node_name, order } => {
+                let done = async move { Next::Reply(debug::debug(&world, &node_name, order).await) };
+                self.questions.push((id, Box::pin(done)));
             }
-            GraphRequest::DrainBegin { scope, user } => self.drain_begin(id, &scope, user),
-            GraphRequest::DrainEnd(token) => self.drain_end(id, token),
-            GraphRequest::CloseAll { grace } => self.close_all(id, grace, now),
-            mutation => self.queue.push_back((id, Queued::Request(mutation))),
         }
-        self.drive()
     }
 
     /// Takes an event.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use millpond_drivers::api::Registry;
 use millpond_engine::node::{OrderOutcome, Ticket};
-use millpond_messages::global_state::IothreadOptions;
+use millpond_messages::graph::IothreadOptions;
 use millpond_messages::{IoThreadId, NodeId, Result, Token};
 
 use crate::effect::{Effect, ImplicitOpens};

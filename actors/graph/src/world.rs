@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use millpond_engine::node::{OpenFacts, OrderOutcome, Ticket};
-use millpond_messages::global_state::IothreadOptions;
+use millpond_messages::graph::IothreadOptions;
 use millpond_messages::{Error, ErrorKind, IoThreadId, NodeId, Permissions, Result, RootId, Token};
 
 use crate::effect::Effect;

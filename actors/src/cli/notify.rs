@@ -2,7 +2,7 @@
 //! it ends, what it does, and, where it watches, that it is alive.
 
 use crate::daemon::Daemon;
-use millpond_messages::global_state::{GraphRequest, Query};
+use millpond_messages::graph::{GraphRequest, Query};
 use sd_notify::NotifyState;
 use std::time::Duration;
 

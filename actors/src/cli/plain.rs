@@ -10,7 +10,7 @@ use crate::log::{LogOptions, tell};
 use crate::monitor::chardev::{Address, Backend, ChardevOptions, Socket};
 use crate::socket::{OwnFile, activation};
 use clap::Parser;
-use millpond_messages::global_state::{GraphReply, GraphRequest, NodeFacts, OpenImage, Probing, Query};
+use millpond_messages::graph::{GraphReply, GraphRequest, Mutation, NodeFacts, OpenImage, Probing, Query};
 use millpond_messages::qapi::{Object, QmpError, SocketAddress, UnixSocketAddress, parse_size};
 use millpond_messages::{IoError, OpenFlags};
 use rustix::io::Errno;
@@ -302,7 +302,7 @@ impl Plain {
             probing: Probing::Formats,
             ..OpenImage::default()
         };
-        match daemon.graph(GraphRequest::Open(Box::new(image))).await {
+        match daemon.graph(Mutation::Open(Box::new(image))).await {
             Ok(GraphReply::Name(name)) => Ok(name),
             Ok(_) => Err(QmpError::generic("The graph gave an answer of the wrong kind")),
             Err(error) if error.desc.ends_with(UNKNOWN_FORMAT) => Err(QmpError::generic(format!(

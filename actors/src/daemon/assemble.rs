@@ -5,7 +5,7 @@ use crate::export::ExportRegistry;
 use crate::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use crate::monitor::EventBus;
 use millpond_drivers::api::Registry;
-use millpond_messages::global_state::IothreadOptions;
+use millpond_messages::graph::IothreadOptions;
 use millpond_ring::Engine;
 use std::io;
 use std::rc::Rc;

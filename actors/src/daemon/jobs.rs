@@ -2,7 +2,7 @@
 
 use super::Daemon;
 use crate::monitor::chardev::is_identifier;
-use millpond_messages::global_state::{GraphRequest, Options};
+use millpond_messages::graph::{Mutation, Options};
 use millpond_messages::qapi::{Event, JobInfo, JobStatus, JobType, QmpError};
 use tokio::task::JoinHandle;
 
@@ -32,7 +32,7 @@ impl Daemon {
     pub(crate) fn start_create(&self, id: &str, options: Options) -> Result<(), QmpError> {
         let daemon = self.clone();
         self.start_job(id, JobType::Create, async move {
-            let created = daemon.graph(GraphRequest::BlockdevCreate(options)).await;
+            let created = daemon.graph(Mutation::BlockdevCreate(options)).await;
             created.map(|_| ())
         })
     }

@@ -25,7 +25,7 @@ use jobs::Jobs;
 use millpond_drivers::filter::throttle::Groups;
 use millpond_engine::node::Client;
 use millpond_messages::ErrorKind;
-use millpond_messages::global_state::{GraphReply, GraphRequest};
+use millpond_messages::graph::{GraphReply, GraphRequest, Immediate};
 use millpond_messages::qapi::{ErrorClass, Object, QmpError};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
@@ -111,8 +111,10 @@ impl Daemon {
     ///
     /// # Errors
     /// What it answers, as a client sees it.
-    pub async fn graph(&self, request: GraphRequest) -> Result<GraphReply<Client>, QmpError> {
-        (self.parts.graph)(request).await.map_err(|error| refusal(&error))
+    pub async fn graph(&self, request: impl Into<GraphRequest>) -> Result<GraphReply<Client>, QmpError> {
+        (self.parts.graph)(request.into())
+            .await
+            .map_err(|error| refusal(&error))
     }
 
     /// Makes an image; answers the line that is told of it.
@@ -188,7 +190,7 @@ impl Daemon {
             tracing::warn!("exports and jobs do not end: what they do is given up");
         }
         let left = grace.saturating_sub(begun.elapsed());
-        let closed = self.graph(GraphRequest::CloseAll { grace: Some(left) }).await;
+        let closed = self.graph(Immediate::CloseAll { grace: Some(left) }).await;
         self.finish_monitors().await;
         closed.map(drop)
     }
@@ -218,9 +220,9 @@ impl Dispatch for Daemon {
 impl Ask for Daemon {
     fn ask_graph(
         &self,
-        request: GraphRequest,
+        request: impl Into<GraphRequest>,
     ) -> impl Future<Output = millpond_messages::Result<GraphReply<Client>>> {
-        (self.parts.graph)(request)
+        (self.parts.graph)(request.into())
     }
 }
 

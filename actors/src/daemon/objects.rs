@@ -1,7 +1,7 @@
 //! Objects that users make: iothreads, the tuning of the main loop, message policies, and throttle groups.
 
 use super::chaos::{CHAOS_PROPERTIES, ChaosObject};
-use millpond_messages::global_state::IothreadOptions;
+use millpond_messages::graph::IothreadOptions;
 use millpond_messages::qapi::{Object, QmpError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

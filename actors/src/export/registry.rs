@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use millpond_messages::global_state::{GraphReply, GraphRequest, Query, RootRequest, RootUser};
+use millpond_messages::graph::{GraphReply, GraphRequest, Query, RootRequest, RootUser};
 use millpond_messages::qapi::{
     BlockDirtyBitmapOrStr, BlockExportInfo, BlockExportKind, BlockExportOptions, BlockExportRemoveMode,
     BlockExportType, Event, NbdExportOptions, NbdServerOptions, QmpError, SocketAddress,

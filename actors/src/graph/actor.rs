@@ -9,7 +9,7 @@ use actix::{Actor, AsyncContext, Context, Handler, Message, ResponseFuture, Stre
 use futures_channel::{mpsc, oneshot};
 use futures_executor::block_on;
 use millpond_drivers::api::Registry;
-use millpond_messages::global_state::{GraphReply, GraphRequest, IothreadOptions};
+use millpond_messages::graph::{GraphReply, GraphRequest, Immediate, IothreadOptions, Mutation};
 use millpond_messages::handshake::PendingDrain;
 use millpond_messages::{Error, ErrorKind, IoThreadId, OpBlocker, Result, Token};
 use tokio::time::Instant;
@@ -177,7 +177,7 @@ impl Graph {
             Incoming::Event(node::Event::Serialises(_, root)) => {
                 // Nobody waits for the reply: what was asked for is seen by the root edge, which goes on then.
                 let id = self.handle.next_id();
-                self.policy.request(id, GraphRequest::Serialise(root), now)
+                self.policy.request(id, Mutation::Serialise(root), now)
             }
             Incoming::Event(event) => {
                 self.handles.flight.heard(&event);
@@ -331,14 +331,14 @@ impl Graph {
     pub(super) fn answer(&self, reply: ReplySender, result: Result<GraphReply<Client>>) {
         // Whoever asked may have gone: what it was given would otherwise be held for ever.
         match reply.send(result) {
-            Err(Ok(GraphReply::Still(token))) => self.handle.send(GraphRequest::DrainEnd(token)),
-            Err(Ok(GraphReply::Frozen(token))) => self.handle.send(GraphRequest::UnfreezeChain(token)),
-            Err(Ok(GraphReply::Blocked(token))) => self.handle.send(GraphRequest::OpUnblock {
+            Err(Ok(GraphReply::Still(token))) => self.handle.send(Immediate::DrainEnd(token)),
+            Err(Ok(GraphReply::Frozen(token))) => self.handle.send(Mutation::UnfreezeChain(token)),
+            Err(Ok(GraphReply::Blocked(token))) => self.handle.send(Mutation::OpUnblock {
                 token,
                 node_name: None,
                 operations: OpBlocker::ALL.to_vec(),
             }),
-            Err(Ok(GraphReply::Root(client))) => self.handle.send(GraphRequest::DetachRoot(client.root())),
+            Err(Ok(GraphReply::Root(client))) => self.handle.send(Mutation::DetachRoot(client.root())),
             Ok(()) | Err(_) => {}
         }
     }

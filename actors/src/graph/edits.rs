@@ -1,7 +1,7 @@
 //! The graph's edits for any program: what may be done to chains, and who forbids what meanwhile.
 
-use millpond_messages::global_state::{
-    BlockedBy, Blocker, ChildOf, GraphReply, GraphRequest, NodeFacts, Options, Query,
+use millpond_messages::graph::{
+    BlockedBy, Blocker, ChildOf, GraphReply, GraphRequest, Mutation, NodeFacts, Options, Query,
 };
 use millpond_messages::{OpBlocker, Result, Token};
 
@@ -23,7 +23,7 @@ impl GraphHandle {
             root: None,
         };
         match self
-            .ask(GraphRequest::OpBlock {
+            .ask(Mutation::OpBlock {
                 node_name: node_name.into(),
                 operations: operations.to_vec(),
                 by,
@@ -70,7 +70,7 @@ impl GraphHandle {
     /// permissions; nothing has changed.
     pub async fn append(&self, node: impl Into<String>, new: impl Into<String>) -> Result<()> {
         let (node, new) = (node.into(), new.into());
-        self.done(GraphRequest::Append { node, new }).await
+        self.done(Mutation::Append { node, new }).await
     }
 
     /// Puts `to` in the place of `from`, under all parents of `from` that cannot be reached from `to`.
@@ -79,7 +79,7 @@ impl GraphHandle {
     /// There are no such nodes, a parent relies on its edge, or permissions; nothing has changed.
     pub async fn replace_node(&self, from: impl Into<String>, to: impl Into<String>) -> Result<()> {
         let (from, to) = (from.into(), to.into());
-        self.done(GraphRequest::ReplaceNode { from, to }).await
+        self.done(Mutation::ReplaceNode { from, to }).await
     }
 
     /// Lets one edge lead to another node.
@@ -88,7 +88,7 @@ impl GraphHandle {
     /// There is no such edge or node, it would close a circle, or permissions; nothing has changed.
     pub async fn replace_child(&self, of: ChildOf, node: impl Into<String>) -> Result<()> {
         let node = node.into();
-        self.done(GraphRequest::ReplaceChild { of, node }).await
+        self.done(Mutation::ReplaceChild { of, node }).await
     }
 
     /// Opens a node and puts it in the place of its child `node`.
@@ -97,7 +97,7 @@ impl GraphHandle {
     /// The open's, a parent relies on its edge, or permissions; nothing is left behind.
     pub async fn insert_node(&self, node: impl Into<String>, options: Options) -> Result<()> {
         let node = node.into();
-        self.done(GraphRequest::InsertNode { node, options }).await
+        self.done(Mutation::InsertNode { node, options }).await
     }
 
     /// Takes a filter out and closes it: what it filters takes its place.
@@ -106,7 +106,7 @@ impl GraphHandle {
     /// There is no such filter, a link is frozen, or permissions; nothing has changed.
     pub async fn drop_filter(&self, node_name: impl Into<String>) -> Result<()> {
         let node_name = node_name.into();
-        self.done(GraphRequest::DropFilter { node_name }).await
+        self.done(Mutation::DropFilter { node_name }).await
     }
 
     /// Puts a node behind another as its backing node, or leaves it without. The image's header stays as it is.
@@ -115,7 +115,7 @@ impl GraphHandle {
     /// The driver has no backing nodes, the link is frozen, it would close a circle, or permissions; nothing has changed.
     pub async fn set_backing(&self, node_name: impl Into<String>, backing: Option<String>) -> Result<()> {
         let node_name = node_name.into();
-        self.done(GraphRequest::SetBacking { node_name, backing }).await
+        self.done(Mutation::SetBacking { node_name, backing }).await
     }
 
     /// Puts a node behind an edge of `parent` that leads nowhere.
@@ -124,7 +124,7 @@ impl GraphHandle {
     /// There is no such edge or it is taken, it would close a circle, or permissions; nothing has changed.
     pub async fn attach_child(&self, parent: &str, child: &str, node: &str) -> Result<()> {
         let (parent, child, node) = (parent.to_owned(), child.to_owned(), node.to_owned());
-        self.done(GraphRequest::AttachChild { parent, child, node }).await
+        self.done(Mutation::AttachChild { parent, child, node }).await
     }
 
     /// Takes away the node behind an edge that `parent` can do without.
@@ -133,7 +133,7 @@ impl GraphHandle {
     /// There is no such child, the driver cannot do without it, or the link is frozen; nothing has changed.
     pub async fn detach_child(&self, parent: &str, child: &str) -> Result<()> {
         let (parent, child) = (parent.to_owned(), child.to_owned());
-        self.done(GraphRequest::DetachChild { parent, child }).await
+        self.done(Mutation::DetachChild { parent, child }).await
     }
 
     /// Lets an image in the chain of `device` name another backing file; an empty name stores that there is none.
@@ -141,7 +141,7 @@ impl GraphHandle {
     /// # Errors
     /// There are no such nodes, the image has no backing file, or its header cannot be written.
     pub async fn change_backing_file(&self, device: &str, image: &str, backing_file: &str) -> Result<()> {
-        self.done(GraphRequest::ChangeBackingFile {
+        self.done(Mutation::ChangeBackingFile {
             device: device.to_owned(),
             image_node_name: image.to_owned(),
             backing_file: backing_file.to_owned(),
@@ -157,7 +157,7 @@ impl GraphHandle {
     /// written; nothing has changed.
     pub async fn drop_intermediate(&self, top: &str, base: &str, backing_file: Option<String>) -> Result<()> {
         let (top, base) = (top.to_owned(), base.to_owned());
-        self.done(GraphRequest::DropIntermediate {
+        self.done(Mutation::DropIntermediate {
             top,
             base,
             backing_file,
@@ -172,7 +172,7 @@ impl GraphHandle {
     /// written. Then the overlay is as it was; the backing image may have some of it.
     pub async fn commit(&self, node_name: impl Into<String>) -> Result<()> {
         let node_name = node_name.into();
-        self.done(GraphRequest::Commit { node_name }).await
+        self.done(Mutation::Commit { node_name }).await
     }
 
     /// Lets an image forget all that it has of its own.
@@ -181,7 +181,7 @@ impl GraphHandle {
     /// The driver cannot, or permissions.
     pub async fn make_empty(&self, node_name: impl Into<String>) -> Result<()> {
         let node_name = node_name.into();
-        self.done(GraphRequest::MakeEmpty { node_name }).await
+        self.done(Mutation::MakeEmpty { node_name }).await
     }
 
     /// The node `node_name`, if one with the data of `parent` can take its place without anybody seeing other data than
@@ -200,7 +200,7 @@ impl GraphHandle {
     /// There are no such nodes, or a link is frozen already or must not be.
     pub async fn freeze_chain(&self, top: impl Into<String>, base: Option<String>) -> Result<FreezeGuard> {
         let (top, root) = (top.into(), None);
-        match self.ask(GraphRequest::FreezeChain { top, base, root }).await? {
+        match self.ask(Mutation::FreezeChain { top, base, root }).await? {
             GraphReply::Frozen(token) => Ok(FreezeGuard {
                 token,
                 handle: self.clone(),
@@ -291,7 +291,7 @@ impl OpBlockGuard {
     /// There is no such node.
     pub async fn block(&self, node_name: impl Into<String>, operations: &[OpBlocker]) -> Result<()> {
         let by = BlockedBy::Token(self.token);
-        let request = GraphRequest::OpBlock {
+        let request = Mutation::OpBlock {
             node_name: node_name.into(),
             operations: operations.to_vec(),
             by,
@@ -305,7 +305,7 @@ impl OpBlockGuard {
     /// There is no such node, or the blocker is gone.
     pub async fn unblock(&self, node_name: impl Into<String>, operations: &[OpBlocker]) -> Result<()> {
         self.handle
-            .done(GraphRequest::OpUnblock {
+            .done(Mutation::OpUnblock {
                 token: self.token,
                 node_name: Some(node_name.into()),
                 operations: operations.to_vec(),
@@ -329,6 +329,6 @@ pub struct FreezeGuard {
 
 impl Drop for FreezeGuard {
     fn drop(&mut self) {
-        self.handle.send(GraphRequest::UnfreezeChain(self.token));
+        self.handle.send(Mutation::UnfreezeChain(self.token));
     }
 }

@@ -8,9 +8,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_channel::{mpsc, oneshot};
-use millpond_messages::global_state::{
-    DrainScope, GraphFacts, GraphReply, GraphRequest, IothreadOptions, IothreadReport, NodeFacts, OpenImage,
-    Options, Query, RootRequest, RootUser,
+use millpond_messages::graph::{
+    DrainScope, GraphFacts, GraphReply, GraphRequest, Immediate, IothreadOptions, IothreadReport, Mutation,
+    NodeFacts, OpenImage, Options, Query, RootRequest, RootUser,
 };
 use millpond_messages::handshake::PendingDrain;
 use millpond_messages::{
@@ -50,9 +50,10 @@ impl GraphHandle {
     }
 
     /// Sends a request whose reply nobody wants. It is on its way when this returns.
-    pub fn send(&self, request: GraphRequest) {
+    pub fn send(&self, request: impl Into<GraphRequest>) {
         // Where the actor has ended, so has everything that could be asked of it.
-        self.sender.send(Incoming::Request(self.next_id(), request, None));
+        self.sender
+            .send(Incoming::Request(self.next_id(), request.into(), None));
     }
 
     /// Tells the actor that memory is to be registered, or no longer.
@@ -83,10 +84,12 @@ impl GraphHandle {
 
     /// Sends any request. It is on its way when this returns; the future is the reply. A future dropped early does not
     /// take the request back, but what it would have given (a hold, a drained section) is given up again.
-    pub fn ask(&self, request: GraphRequest) -> Asked {
+    pub fn ask(&self, request: impl Into<GraphRequest>) -> Asked {
         let id = self.next_id();
         let (sender, reply) = oneshot::channel();
-        let sent = self.sender.send(Incoming::Request(id, request, Some(sender)));
+        let sent = self
+            .sender
+            .send(Incoming::Request(id, request.into(), Some(sender)));
         Asked {
             id,
             reply: sent.then_some(reply),
@@ -103,7 +106,7 @@ impl GraphHandle {
         receiver
     }
 
-    pub(super) async fn done(&self, request: GraphRequest) -> Result<()> {
+    pub(super) async fn done(&self, request: impl Into<GraphRequest>) -> Result<()> {
         match self.ask(request).await? {
             GraphReply::Done => Ok(()),
             _ => Err(unexpected()),
@@ -119,7 +122,7 @@ impl GraphHandle {
             holder: None,
             ..image
         };
-        match self.ask(GraphRequest::Open(Box::new(image))).await? {
+        match self.ask(Mutation::Open(Box::new(image))).await? {
             GraphReply::Name(name) => Ok(name),
             _ => Err(unexpected()),
         }
@@ -135,7 +138,7 @@ impl GraphHandle {
             holder: Some(holder),
             ..image
         };
-        match self.ask(GraphRequest::Open(Box::new(image))).await? {
+        match self.ask(Mutation::Open(Box::new(image))).await? {
             GraphReply::Root(client) => Ok(client),
             _ => Err(unexpected()),
         }
@@ -146,7 +149,7 @@ impl GraphHandle {
     /// # Errors
     /// Whatever an open met; nothing is left behind.
     pub async fn blockdev_add(&self, options: Options) -> Result<()> {
-        self.done(GraphRequest::BlockdevAdd(options)).await
+        self.done(Mutation::BlockdevAdd(options)).await
     }
 
     /// Closes a node.
@@ -154,7 +157,7 @@ impl GraphHandle {
     /// # Errors
     /// There is none, or it is in use.
     pub async fn blockdev_del(&self, node_name: impl Into<String>) -> Result<()> {
-        self.done(GraphRequest::BlockdevDel {
+        self.done(Mutation::BlockdevDel {
             node_name: node_name.into(),
         })
         .await
@@ -165,7 +168,7 @@ impl GraphHandle {
     /// # Errors
     /// One of them cannot be; nothing has changed.
     pub async fn blockdev_reopen(&self, nodes: Vec<Options>) -> Result<()> {
-        self.done(GraphRequest::BlockdevReopen(nodes)).await
+        self.done(Mutation::BlockdevReopen(nodes)).await
     }
 
     /// Changes some options of nodes, all or none; what is not named stays as it is.
@@ -173,7 +176,7 @@ impl GraphHandle {
     /// # Errors
     /// One of them cannot be; nothing has changed.
     pub async fn reopen_keeping(&self, nodes: Vec<Options>) -> Result<()> {
-        self.done(GraphRequest::ReopenKeeping(nodes)).await
+        self.done(Mutation::ReopenKeeping(nodes)).await
     }
 
     /// Makes a node, and what takes its options from it, read-only or writable.
@@ -181,7 +184,7 @@ impl GraphHandle {
     /// # Errors
     /// Somebody writes to it, or it was opened to stay read-only.
     pub async fn set_read_only(&self, node_name: impl Into<String>, read_only: bool) -> Result<()> {
-        self.done(GraphRequest::SetReadOnly {
+        self.done(Mutation::SetReadOnly {
             node_name: node_name.into(),
             read_only,
         })
@@ -193,7 +196,7 @@ impl GraphHandle {
     /// # Errors
     /// Somebody writes to it, an active node stands on it, or another process holds a lock.
     pub async fn set_active(&self, node_name: Option<String>, active: bool) -> Result<()> {
-        self.done(GraphRequest::SetActive { node_name, active }).await
+        self.done(Mutation::SetActive { node_name, active }).await
     }
 
     /// Activates all nodes.
@@ -217,7 +220,7 @@ impl GraphHandle {
     /// # Errors
     /// There is no such node, or its image cannot be read.
     pub async fn invalidate_cache(&self, node_name: impl Into<String>) -> Result<()> {
-        self.done(GraphRequest::InvalidateCache {
+        self.done(Mutation::InvalidateCache {
             node_name: node_name.into(),
         })
         .await
@@ -228,7 +231,7 @@ impl GraphHandle {
     /// # Errors
     /// There is none, or others do not share what is asked for.
     pub async fn attach_inactive(&self, request: RootRequest) -> Result<Client> {
-        match self.ask(GraphRequest::AttachRootInactive(request)).await? {
+        match self.ask(Mutation::AttachRootInactive(request)).await? {
             GraphReply::Root(client) => Ok(client),
             _ => Err(unexpected()),
         }
@@ -239,7 +242,7 @@ impl GraphHandle {
     /// # Errors
     /// One of them cannot be part of that; nothing has changed.
     pub async fn blockdev_snapshot(&self, node: impl Into<String>, overlay: impl Into<String>) -> Result<()> {
-        self.done(GraphRequest::BlockdevSnapshot {
+        self.done(Mutation::BlockdevSnapshot {
             node: node.into(),
             overlay: overlay.into(),
         })
@@ -251,7 +254,7 @@ impl GraphHandle {
     /// # Errors
     /// The parent takes no more children, or not this one; nothing has changed.
     pub async fn add_child(&self, parent: impl Into<String>, node: impl Into<String>) -> Result<()> {
-        self.done(GraphRequest::AddChild {
+        self.done(Mutation::AddChild {
             parent: parent.into(),
             node: node.into(),
         })
@@ -263,7 +266,7 @@ impl GraphHandle {
     /// # Errors
     /// The parent has no such child, or needs it; nothing has changed.
     pub async fn del_child(&self, parent: impl Into<String>, child: impl Into<String>) -> Result<()> {
-        self.done(GraphRequest::DelChild {
+        self.done(Mutation::DelChild {
             parent: parent.into(),
             child: child.into(),
         })
@@ -275,7 +278,7 @@ impl GraphHandle {
     /// # Errors
     /// The driver's, or the node to format is in use.
     pub async fn blockdev_create(&self, options: Options) -> Result<()> {
-        self.done(GraphRequest::BlockdevCreate(options)).await
+        self.done(Mutation::BlockdevCreate(options)).await
     }
 
     /// Changes format options of an open image in place, as `qemu-img amend` does and by its names: `compat`,
@@ -284,7 +287,7 @@ impl GraphHandle {
     /// # Errors
     /// The format cannot, an option is not for it, somebody relies on what would change, or the driver's.
     pub async fn amend(&self, node_name: impl Into<String>, options: Options) -> Result<()> {
-        self.done(GraphRequest::Amend {
+        self.done(Mutation::Amend {
             node_name: node_name.into(),
             options,
         })
@@ -296,7 +299,7 @@ impl GraphHandle {
     /// # Errors
     /// Somebody relies on it, or the driver's.
     pub async fn resize(&self, node_name: impl Into<String>, size: u64) -> Result<()> {
-        self.done(GraphRequest::Resize {
+        self.done(Mutation::Resize {
             node_name: node_name.into(),
             size,
         })
@@ -313,7 +316,7 @@ impl GraphHandle {
         iothread: Option<String>,
         force: bool,
     ) -> Result<()> {
-        self.done(GraphRequest::SetIothread {
+        self.done(Mutation::SetIothread {
             node_name: node_name.into(),
             iothread,
             force,
@@ -327,7 +330,7 @@ impl GraphHandle {
     /// There is no such node or iothread, or a user holds it where it is.
     pub async fn move_node(&self, node_name: impl Into<String>, iothread: Option<String>) -> Result<()> {
         let node_name = node_name.into();
-        self.done(GraphRequest::MoveNode { node_name, iothread }).await
+        self.done(Mutation::MoveNode { node_name, iothread }).await
     }
 
     /// Whether a node may move to an iothread, alone or with all that it is `joined` to. Nothing moves.
@@ -353,7 +356,7 @@ impl GraphHandle {
     /// # Errors
     /// There is none, or others do not share what is asked for.
     pub async fn attach(&self, request: RootRequest) -> Result<Client> {
-        match self.ask(GraphRequest::AttachRoot(request)).await? {
+        match self.ask(Mutation::AttachRoot(request)).await? {
             GraphReply::Root(client) => Ok(client),
             _ => Err(unexpected()),
         }
@@ -369,7 +372,7 @@ impl GraphHandle {
         permissions: Permissions,
         shared: Permissions,
     ) -> Result<()> {
-        self.done(GraphRequest::SetRootPermissions {
+        self.done(Mutation::SetRootPermissions {
             root,
             permissions,
             shared,
@@ -382,7 +385,7 @@ impl GraphHandle {
     /// # Errors
     /// There is no such hold.
     pub async fn detach(&self, root: RootId) -> Result<()> {
-        self.done(GraphRequest::DetachRoot(root)).await
+        self.done(Mutation::DetachRoot(root)).await
     }
 
     /// Begins a drained section, and waits until it is still. The section ends when the guard is dropped.
@@ -391,7 +394,7 @@ impl GraphHandle {
     /// There is no such node.
     pub async fn drain(&self, scope: DrainScope, user: impl Into<String>) -> Result<DrainGuard> {
         match self
-            .ask(GraphRequest::DrainBegin {
+            .ask(Immediate::DrainBegin {
                 scope,
                 user: user.into(),
             })
@@ -411,7 +414,7 @@ impl GraphHandle {
     /// There is no such node.
     pub async fn cancel_in_flight(&self, node_name: impl Into<String>) -> Result<()> {
         let node_name = node_name.into();
-        self.done(GraphRequest::CancelInFlight { node_name }).await
+        self.done(Immediate::CancelInFlight { node_name }).await
     }
 
     /// Flushes every node.
@@ -419,7 +422,7 @@ impl GraphHandle {
     /// # Errors
     /// A flush's.
     pub async fn flush_all(&self) -> Result<()> {
-        self.done(GraphRequest::FlushAll).await
+        self.done(Mutation::FlushAll).await
     }
 
     /// Drains, flushes and closes everything.
@@ -427,7 +430,7 @@ impl GraphHandle {
     /// # Errors
     /// A flush's; all is closed nevertheless.
     pub async fn close_all(&self) -> Result<()> {
-        self.done(GraphRequest::CloseAll { grace: None }).await
+        self.done(Immediate::CloseAll { grace: None }).await
     }
 
     /// The same, for at most `grace`: storage that never answers must not hold up the end of a program.
@@ -436,7 +439,7 @@ impl GraphHandle {
     /// A flush's, or what is waited for when the time is over.
     pub async fn close_all_within(&self, grace: Duration) -> Result<()> {
         let grace = Some(grace);
-        self.done(GraphRequest::CloseAll { grace }).await
+        self.done(Immediate::CloseAll { grace }).await
     }
 
     /// Starts an iothread.
@@ -444,7 +447,7 @@ impl GraphHandle {
     /// # Errors
     /// The id is taken, or a property is out of range.
     pub async fn add_iothread(&self, options: IothreadOptions) -> Result<()> {
-        self.done(GraphRequest::AddIothread(options)).await
+        self.done(Mutation::AddIothread(options)).await
     }
 
     /// Stops an iothread.
@@ -452,7 +455,7 @@ impl GraphHandle {
     /// # Errors
     /// There is none, or a node lives there.
     pub async fn del_iothread(&self, id: impl Into<String>) -> Result<()> {
-        self.done(GraphRequest::DelIothread { id: id.into() }).await
+        self.done(Mutation::DelIothread { id: id.into() }).await
     }
 
     /// One node's facts.
@@ -534,7 +537,7 @@ impl GraphHandle {
     /// There is no such node, or it cannot be written.
     pub async fn enable_copy_on_read(&self, node_name: impl Into<String>) -> Result<()> {
         let (node_name, on) = (node_name.into(), true);
-        self.done(GraphRequest::CopyOnRead { node_name, on }).await
+        self.done(Mutation::CopyOnRead { node_name, on }).await
     }
 
     /// Takes one call of [`GraphHandle::enable_copy_on_read`] back.
@@ -543,7 +546,7 @@ impl GraphHandle {
     /// There is no such node, or no such call.
     pub async fn disable_copy_on_read(&self, node_name: impl Into<String>) -> Result<()> {
         let (node_name, on) = (node_name.into(), false);
-        self.done(GraphRequest::CopyOnRead { node_name, on }).await
+        self.done(Mutation::CopyOnRead { node_name, on }).await
     }
 
     /// Holds the next request that reaches an event, at a node that listens or the next one below that does, under a tag.
@@ -592,7 +595,7 @@ impl GraphHandle {
         tag: impl Into<String>,
     ) -> Result<bool> {
         let (node_name, order) = (node_name.into(), DebugOrder::IsSuspended { tag: tag.into() });
-        match self.ask(GraphRequest::Debug { node_name, order }).await? {
+        match self.ask(Immediate::Debug { node_name, order }).await? {
             GraphReply::Suspended(held) => Ok(held),
             _ => Err(unexpected()),
         }
@@ -611,7 +614,7 @@ impl GraphHandle {
 
     async fn debug(&self, node_name: impl Into<String>, order: DebugOrder) -> Result<()> {
         let node_name = node_name.into();
-        self.done(GraphRequest::Debug { node_name, order }).await
+        self.done(Immediate::Debug { node_name, order }).await
     }
 
     /// Drains that are not still, with what they wait for.
@@ -658,7 +661,7 @@ impl GraphHandle {
         histograms: LatencyHistograms,
     ) -> Result<()> {
         let node_name = node_name.into();
-        self.done(GraphRequest::SetHistograms {
+        self.done(Mutation::SetHistograms {
             node_name,
             histograms,
         })
@@ -724,18 +727,18 @@ impl Drop for Asked {
 impl Asked {
     fn give_back(&self, reply: &GraphReply<Client>) {
         match reply {
-            GraphReply::Still(token) => self.handle.send(GraphRequest::DrainEnd(*token)),
-            GraphReply::Root(client) => self.handle.send(GraphRequest::DetachRoot(client.root())),
+            GraphReply::Still(token) => self.handle.send(Immediate::DrainEnd(*token)),
+            GraphReply::Root(client) => self.handle.send(Mutation::DetachRoot(client.root())),
             GraphReply::Blocked(token) => self.handle.send(unblock_all(*token)),
-            GraphReply::Frozen(token) => self.handle.send(GraphRequest::UnfreezeChain(*token)),
+            GraphReply::Frozen(token) => self.handle.send(Mutation::UnfreezeChain(*token)),
             _ => {}
         }
     }
 }
 
 /// Ends an op blocker.
-pub(super) fn unblock_all(token: Token) -> GraphRequest {
-    GraphRequest::OpUnblock {
+pub(super) fn unblock_all(token: Token) -> Mutation {
+    Mutation::OpUnblock {
         token,
         node_name: None,
         operations: OpBlocker::ALL.to_vec(),
@@ -759,6 +762,6 @@ impl DrainGuard {
 
 impl Drop for DrainGuard {
     fn drop(&mut self) {
-        self.handle.send(GraphRequest::DrainEnd(self.token));
+        self.handle.send(Immediate::DrainEnd(self.token));
     }
 }

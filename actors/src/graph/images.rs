@@ -1,6 +1,6 @@
 //! Images for any program: checked, resized, described, and their files deleted.
 
-use millpond_messages::global_state::{DriverFacts, GraphReply, GraphRequest, Query};
+use millpond_messages::graph::{DriverFacts, GraphReply, GraphRequest, Mutation, Query};
 use millpond_messages::io::Preallocation;
 use millpond_messages::{CheckResult, DriverInfo, ErrorKind, Repair, RequestFlags, Result};
 
@@ -20,7 +20,7 @@ impl GraphHandle {
         preallocation: Preallocation,
         flags: RequestFlags,
     ) -> Result<()> {
-        self.done(GraphRequest::Truncate {
+        self.done(Mutation::Truncate {
             node_name: node_name.into(),
             size,
             exact,
@@ -36,7 +36,7 @@ impl GraphHandle {
     /// There is no such node, its format has nothing to check, somebody forbids what a repair needs, or the driver's.
     pub async fn check(&self, node_name: impl Into<String>, repair: Repair) -> Result<CheckResult> {
         let node_name = node_name.into();
-        match self.ask(GraphRequest::Check { node_name, repair }).await? {
+        match self.ask(Mutation::Check { node_name, repair }).await? {
             GraphReply::Checked(result) => Ok(result),
             _ => Err(unexpected()),
         }
@@ -48,7 +48,7 @@ impl GraphHandle {
     /// There is no such node, its driver has no file that it could delete ([`ErrorKind::Unsupported`]), or the host's.
     pub async fn delete_file(&self, node_name: impl Into<String>) -> Result<()> {
         let node_name = node_name.into();
-        self.done(GraphRequest::DeleteFile { node_name }).await
+        self.done(Mutation::DeleteFile { node_name }).await
     }
 
     /// The same for who is cleaning up and can do no more: a driver that has no file is fine, and any other error is a line

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::future::BoxFuture;
-use millpond_messages::global_state::IothreadOptions;
+use millpond_messages::graph::IothreadOptions;
 use millpond_ring::Engine;
 
 use millpond_engine::iothread::{IoThread, IoThreadConfig, PollParams};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use actix::{AsyncContext, Context};
 use futures_channel::oneshot;
 use millpond_messages::Result;
-use millpond_messages::global_state::GraphReply;
+use millpond_messages::graph::GraphReply;
 use tokio::time::Instant;
 
 use super::actor::{Graph, Incoming, ReplySender};

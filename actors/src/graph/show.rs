@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use millpond_messages::global_state::{EdgeFacts, EdgeParent, GraphFacts, RootUser};
+use millpond_messages::graph::{EdgeFacts, EdgeParent, GraphFacts, RootUser};
 use millpond_messages::qapi::{
     BlockPermission, XDbgBlockGraph, XDbgBlockGraphEdge, XDbgBlockGraphNode, XDbgBlockGraphNodeType,
 };

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use millpond_messages::global_state::{ChildOf, GraphRequest, Options, RootUser};
+use millpond_messages::graph::{ChildOf, GraphRequest, Immediate, Mutation, Options, RootUser};
 use millpond_messages::{Error, Result};
 use serde_json::Value;
 
@@ -43,81 +43,88 @@ fn refused(change: &str, error: &Error) {
 
 /// What a request is to change; nothing for questions, and for what leaves the graph as it is.
 fn change(request: &GraphRequest) -> Option<String> {
-    Some(match request {
-        GraphRequest::Open(open) => match &open.filename {
+    match request {
+        GraphRequest::Mutation(mutation) => mutated(mutation),
+        GraphRequest::Immediate(Immediate::CloseAll { .. }) => Some("close everything".to_owned()),
+        GraphRequest::Immediate(_) | GraphRequest::Query(_) => None,
+    }
+}
+
+fn mutated(mutation: &Mutation) -> Option<String> {
+    Some(match mutation {
+        Mutation::Open(open) => match &open.filename {
             Some(filename) => format!("open image '{filename}'"),
             None => format!("open {}", node(&open.options)),
         },
-        GraphRequest::BlockdevAdd(options) => format!("add {}", node(options)),
-        GraphRequest::BlockdevDel { node_name } => format!("delete node '{node_name}'"),
-        GraphRequest::BlockdevReopen(all) | GraphRequest::ReopenKeeping(all) => {
+        Mutation::BlockdevAdd(options) => format!("add {}", node(options)),
+        Mutation::BlockdevDel { node_name } => format!("delete node '{node_name}'"),
+        Mutation::BlockdevReopen(all) | Mutation::ReopenKeeping(all) => {
             format!("reopen {}", all.iter().map(node).collect::<Vec<_>>().join(", "))
         }
-        GraphRequest::SetReadOnly { node_name, read_only } => {
+        Mutation::SetReadOnly { node_name, read_only } => {
             let access = if *read_only { "read-only" } else { "writable" };
             format!("make node '{node_name}' {access}")
         }
-        GraphRequest::SetActive { node_name, active } => {
+        Mutation::SetActive { node_name, active } => {
             let verb = if *active { "activate" } else { "inactivate" };
             match node_name {
                 Some(name) => format!("{verb} node '{name}'"),
                 None => format!("{verb} all nodes"),
             }
         }
-        GraphRequest::BlockdevSnapshot { node, overlay } => {
+        Mutation::BlockdevSnapshot { node, overlay } => {
             format!("put overlay '{overlay}' on node '{node}'")
         }
-        GraphRequest::AddChild { parent, node } => format!("add child '{node}' to node '{parent}'"),
-        GraphRequest::DelChild { parent, child } | GraphRequest::DetachChild { parent, child } => {
+        Mutation::AddChild { parent, node } => format!("add child '{node}' to node '{parent}'"),
+        Mutation::DelChild { parent, child } | Mutation::DetachChild { parent, child } => {
             format!("take child '{child}' from node '{parent}'")
         }
-        GraphRequest::AttachChild { parent, child, node } => {
+        Mutation::AttachChild { parent, child, node } => {
             format!("put node '{node}' behind child '{child}' of node '{parent}'")
         }
-        GraphRequest::Amend { node_name, .. } => format!("amend the image of node '{node_name}'"),
-        GraphRequest::Resize { node_name, size } => format!("resize node '{node_name}' to {size} bytes"),
-        GraphRequest::SetIothread {
+        Mutation::Amend { node_name, .. } => format!("amend the image of node '{node_name}'"),
+        Mutation::Resize { node_name, size } => format!("resize node '{node_name}' to {size} bytes"),
+        Mutation::SetIothread {
             node_name, iothread, ..
         } => format!(
             "move node '{node_name}' and what is joined to it to {}",
             place(iothread.as_deref())
         ),
-        GraphRequest::MoveNode { node_name, iothread } => {
+        Mutation::MoveNode { node_name, iothread } => {
             format!("move node '{node_name}' to {}", place(iothread.as_deref()))
         }
-        GraphRequest::AttachRoot(root) | GraphRequest::AttachRootInactive(root) => {
+        Mutation::AttachRoot(root) | Mutation::AttachRootInactive(root) => {
             format!("attach {} to node '{}'", user(&root.user), root.node)
         }
-        GraphRequest::DetachRoot(root) => format!("detach user {root}"),
-        GraphRequest::Append { node, new } => format!("put node '{new}' on top of node '{node}'"),
-        GraphRequest::ReplaceNode { from, to } => format!("replace node '{from}' by node '{to}'"),
-        GraphRequest::ReplaceChild { of, node } => match of {
+        Mutation::DetachRoot(root) => format!("detach user {root}"),
+        Mutation::Append { node, new } => format!("put node '{new}' on top of node '{node}'"),
+        Mutation::ReplaceNode { from, to } => format!("replace node '{from}' by node '{to}'"),
+        Mutation::ReplaceChild { of, node } => match of {
             ChildOf::Node { node_name, child } => {
                 format!("put node '{node}' behind child '{child}' of node '{node_name}'")
             }
             ChildOf::Root(root) => format!("put node '{node}' behind user {root}"),
         },
-        GraphRequest::InsertNode { node: below, options } => {
+        Mutation::InsertNode { node: below, options } => {
             format!("insert {} above node '{below}'", node(options))
         }
-        GraphRequest::DropFilter { node_name } => format!("drop filter '{node_name}'"),
-        GraphRequest::SetBacking { node_name, backing } => match backing {
+        Mutation::DropFilter { node_name } => format!("drop filter '{node_name}'"),
+        Mutation::SetBacking { node_name, backing } => match backing {
             Some(backing) => format!("put node '{backing}' behind node '{node_name}' as its backing node"),
             None => format!("leave node '{node_name}' without a backing node"),
         },
-        GraphRequest::ChangeBackingFile {
+        Mutation::ChangeBackingFile {
             image_node_name,
             backing_file,
             ..
         } => format!("let the image of node '{image_node_name}' name '{backing_file}' as its backing file"),
-        GraphRequest::DropIntermediate { top, base, .. } => {
+        Mutation::DropIntermediate { top, base, .. } => {
             format!("drop the images from '{top}' to '{base}', which stays")
         }
-        GraphRequest::Commit { node_name } => format!("commit node '{node_name}' to its backing node"),
-        GraphRequest::MakeEmpty { node_name } => format!("empty node '{node_name}'"),
-        GraphRequest::CloseAll { .. } => "close everything".to_owned(),
-        GraphRequest::AddIothread(options) => format!("start iothread '{}'", options.id),
-        GraphRequest::DelIothread { id } => format!("stop iothread '{id}'"),
+        Mutation::Commit { node_name } => format!("commit node '{node_name}' to its backing node"),
+        Mutation::MakeEmpty { node_name } => format!("empty node '{node_name}'"),
+        Mutation::AddIothread(options) => format!("start iothread '{}'", options.id),
+        Mutation::DelIothread { id } => format!("stop iothread '{id}'"),
         _ => return None,
     })
 }

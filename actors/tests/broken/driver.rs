@@ -12,7 +12,7 @@ use millpond_drivers::api::{
     PassThrough, Placement, Purpose, ReopenRequest, Ticket, Transfer,
 };
 use millpond_messages::error::errno::EIO;
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
 use millpond_messages::{
     BlockSizes, DebugEvent, DebugOrder, DriverInfo, Geometry, IoError, IoResult, Permissions, RequestFlags,

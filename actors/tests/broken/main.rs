@@ -17,9 +17,7 @@ use millpond::graph::{Announcement, Graph, GraphConfig, GraphHandle, ImplicitOpe
 use millpond::node::Client;
 use millpond_drivers::builtin::builtin;
 use millpond_messages::error::errno::EIO;
-use millpond_messages::global_state::{
-    DrainScope, IothreadOptions, OpenImage, Options, RootRequest, RootUser,
-};
+use millpond_messages::graph::{DrainScope, IothreadOptions, OpenImage, Options, RootRequest, RootUser};
 use millpond_messages::qapi::Event;
 use millpond_messages::{IoError, Permissions, RequestFlags};
 use millpond_ring::Engine;

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use futures_util::future::LocalBoxFuture;
 use millpond::graph::GraphHandle;
 use millpond::node::Client;
-use millpond_messages::global_state::{DrainScope, Options};
+use millpond_messages::graph::{DrainScope, Options};
 use millpond_messages::{Error, IoResult, Permissions, RequestFlags, Result};
 use millpond_ring::buffer::{Buffer, Buffers};
 use serde_json::{Value, json};

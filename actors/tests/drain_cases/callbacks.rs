@@ -1,6 +1,6 @@
 //! What drivers hear of sections, and how sections nest.
 
-use millpond_messages::global_state::DrainScope;
+use millpond_messages::graph::DrainScope;
 
 use super::world::{Section, World, finish, is_ready, node, on_home, read, reading, wait};
 

@@ -1,6 +1,6 @@
 //! Graphs that change while sections begin, last and end, often by what the sections wait for.
 
-use millpond_messages::global_state::DrainScope;
+use millpond_messages::graph::DrainScope;
 use serde_json::{Value, json};
 
 use super::driver::Step;

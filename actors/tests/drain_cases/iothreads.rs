@@ -2,7 +2,7 @@
 
 use millpond::graph::DrainGuard;
 use millpond_messages::RequestFlags;
-use millpond_messages::global_state::DrainScope;
+use millpond_messages::graph::DrainScope;
 use millpond_messages::io::OperationKind;
 
 use super::driver::Step;

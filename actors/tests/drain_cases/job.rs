@@ -11,7 +11,7 @@ use futures_util::future::{AbortHandle, Abortable, Aborted};
 use millpond::graph::GraphHandle;
 use millpond::node::HomeClient;
 use millpond_messages::error::errno::EIO;
-use millpond_messages::global_state::{RootRequest, RootUser};
+use millpond_messages::graph::{RootRequest, RootUser};
 use millpond_messages::{IoError, IoResult, Permissions, RequestFlags, RootId};
 use millpond_ring::buffer::Buffers;
 

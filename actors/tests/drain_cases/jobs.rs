@@ -7,7 +7,7 @@
 
 use millpond_messages::IoError;
 use millpond_messages::error::errno::EIO;
-use millpond_messages::global_state::DrainScope;
+use millpond_messages::graph::DrainScope;
 use millpond_messages::io::OperationKind;
 use serde_json::json;
 

@@ -2,7 +2,7 @@
 //! in the servers' tests.
 
 use millpond_messages::RequestFlags;
-use millpond_messages::global_state::DrainScope;
+use millpond_messages::graph::DrainScope;
 use millpond_messages::io::OperationKind;
 use serde_json::json;
 

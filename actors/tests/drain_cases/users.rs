@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use millpond_messages::global_state::{DrainScope, GraphRequest};
+use millpond_messages::graph::{DrainScope, Immediate};
 use millpond_messages::io::OperationKind;
 use millpond_messages::{ErrorKind, Permissions, Token};
 use serde_json::json;
@@ -100,7 +100,7 @@ fn a_subtree_section_covers_what_is_below_and_all_that_stands_on_it() {
 #[test]
 fn a_section_that_was_ended_is_no_ones_any_more() {
     let world = diamond();
-    let error = wait(world.graph.ask(GraphRequest::DrainEnd(Token(77))))
+    let error = wait(world.graph.ask(Immediate::DrainEnd(Token(77))))
         .map(|_| ())
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
@@ -358,8 +358,8 @@ fn exports_come_and_go_while_a_drain_waits_and_while_it_lasts() {
     let held = base.held_read();
     let draining = world.draining(node("base"));
     assert_eq!(world.waiting(), 1);
-    let export = |node: &str| millpond_messages::global_state::RootRequest {
-        user: millpond_messages::global_state::RootUser::Export("e".to_owned()),
+    let export = |node: &str| millpond_messages::graph::RootRequest {
+        user: millpond_messages::graph::RootUser::Export("e".to_owned()),
         ..root(node, READ_WRITE)
     };
     let early = wait(world.graph.attach(export("left"))).unwrap();

@@ -16,7 +16,7 @@ use millpond::graph::{DrainGuard, GraphHandle};
 use millpond::iothread::Local;
 use millpond::node::{Client, Mail};
 use millpond_drivers::api::Registry;
-use millpond_messages::global_state::{
+use millpond_messages::graph::{
     DrainScope, EdgeParent, GraphRequest, IothreadOptions, Options, Query, RootRequest, RootUser,
 };
 use millpond_messages::io::OperationKind;
@@ -320,7 +320,7 @@ impl World {
     pub fn behind(&self, client: &Client) -> String {
         let query = GraphRequest::Query(Query::Root(client.root()));
         match wait(self.graph.ask(query)) {
-            Ok(millpond_messages::global_state::GraphReply::Node(facts)) => facts.name,
+            Ok(millpond_messages::graph::GraphReply::Node(facts)) => facts.name,
             _ => panic!("the root edge leads to no node"),
         }
     }

@@ -10,7 +10,7 @@ use std::future::Future;
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond::node::Client;
 use millpond_drivers::builtin::builtin;
-use millpond_messages::global_state::{IothreadOptions, Options, RootRequest, RootUser};
+use millpond_messages::graph::{IothreadOptions, Options, RootRequest, RootUser};
 use millpond_messages::{IoThreadId, Permissions};
 use millpond_ring::Engine;
 use serde_json::{Value, json};

@@ -3,7 +3,7 @@
 use futures_util::future::join;
 use millpond::graph::GraphHandle;
 use millpond::node::Client;
-use millpond_messages::global_state::{IothreadOptions, IothreadReport, RootRequest};
+use millpond_messages::graph::{IothreadOptions, IothreadReport, RootRequest};
 use millpond_messages::{ErrorKind, Permissions, RequestFlags};
 use millpond_ring::buffer::{Buffer, Buffers};
 use serde_json::json;
@@ -131,7 +131,7 @@ fn a_node_in_the_middle_moves_alone_and_drains_pass_through_all_three_iothreads(
         let job = Job::start(client);
         for node in ["bottom", "middle", "top"] {
             job.progresses().await;
-            let scope = millpond_messages::global_state::DrainScope::Node(node.to_owned());
+            let scope = millpond_messages::graph::DrainScope::Node(node.to_owned());
             let section = graph.drain(scope, "test").await.expect("it ends");
             let before = report(&graph, "other").await.counters.requests_from_elsewhere;
             let after = report(&graph, "other").await.counters.requests_from_elsewhere;

@@ -10,7 +10,7 @@ use millpond::node::{Client, Entry, Mail, RemoteRequest};
 use millpond_drivers::api::{Notices, OpenRequest, Repair};
 use millpond_drivers::builtin::builtin;
 use millpond_messages::error::errno;
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::io::{Operation, Outcome, Preallocation, Value as Answer};
 use millpond_messages::{BlockStatus, IoError, NodeId, OpenFlags, Permissions, RequestFlags, StatusFlags};
 use millpond_ring::buffer::{Buffer, Buffers};

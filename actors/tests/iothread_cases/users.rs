@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use millpond::graph::GraphHandle;
 use millpond::node::Client;
-use millpond_messages::global_state::{RootRequest, RootUser};
+use millpond_messages::graph::{RootRequest, RootUser};
 use millpond_messages::{ErrorKind, IoError, Permissions, RequestFlags};
 use millpond_ring::buffer::Buffers;
 use serde_json::json;

@@ -6,7 +6,7 @@ use millpond::graph::ImplicitOpens;
 use millpond::node::{self, OpenFacts, OrderOutcome};
 use millpond_drivers::api::Abilities;
 use millpond_graph::{Effect, Event, Order, Policy, Reply, RequestId};
-use millpond_messages::global_state::{GraphReply, GraphRequest, Options, RootRequest, RootUser};
+use millpond_messages::graph::{GraphReply, GraphRequest, Mutation, Options, RootRequest, RootUser};
 use millpond_messages::{IoThreadId, Limits, OpenFlags, Permissions, RootId};
 use serde_json::Value;
 
@@ -25,7 +25,7 @@ impl Site {
         }
     }
 
-    pub fn request(&mut self, request: GraphRequest) -> GraphReply<RootId> {
+    pub fn request(&mut self, request: impl Into<GraphRequest>) -> GraphReply<RootId> {
         self.last += 1;
         let mut effects = self.policy.request(RequestId(self.last), request, Duration::ZERO);
         let mut answer: Option<Reply> = None;
@@ -46,12 +46,12 @@ impl Site {
     }
 
     pub fn add(&mut self, options: Value) {
-        self.request(GraphRequest::BlockdevAdd(object(options)));
+        self.request(Mutation::BlockdevAdd(object(options)));
     }
 
     pub fn del(&mut self, name: &str) {
         let node_name = name.to_owned();
-        self.request(GraphRequest::BlockdevDel { node_name });
+        self.request(Mutation::BlockdevDel { node_name });
     }
 
     /// So many nodes beside each other.
@@ -73,7 +73,7 @@ impl Site {
 
     /// A user of a node that writes.
     pub fn attach(&mut self, node: &str) -> RootId {
-        let attached = self.request(GraphRequest::AttachRoot(RootRequest {
+        let attached = self.request(Mutation::AttachRoot(RootRequest {
             node: node.to_owned(),
             user: RootUser::Embedder("bench".to_owned()),
             permissions: Permissions::CONSISTENT_READ | Permissions::WRITE,

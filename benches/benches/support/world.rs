@@ -8,7 +8,7 @@ use millpond::node::{
     Client, Event, Mail, NodeAddress, NodeSettings, OpenOrder, Order, OrderOutcome, RootHandle, Ticket, serve,
 };
 use millpond_drivers::api::DriverKind;
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::{NodeId, OpenFlags, Permissions, RootId, Token};
 
 /// How long an iothread of these looks for work before it sleeps, where a bench wants it awake.

@@ -19,7 +19,7 @@ use millpond::embed::{BlockLayer, BlockLayerConfig};
 use millpond::graph::GraphHandle;
 use millpond::iothread::Local;
 use millpond::node::{Client, HomeClient};
-use millpond_messages::global_state::{Options, RootRequest, RootUser};
+use millpond_messages::graph::{Options, RootRequest, RootUser};
 use millpond_messages::io::Operation;
 use millpond_messages::{Permissions, RequestFlags};
 use millpond_ring::Ring;

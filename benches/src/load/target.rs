@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use serde_json::{Value, json};
 
 use super::nbd::Stream;

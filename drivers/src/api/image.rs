@@ -1,6 +1,6 @@
 //! What can be done to an image as a whole.
 
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::{CheckResult, DriverInfo, Error, ErrorKind, Result};
 
 use super::answer::Answer;

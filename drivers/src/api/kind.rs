@@ -1,7 +1,7 @@
 //! The description of a driver from which nodes of it are opened and images created.
 
 use futures_util::future::LocalBoxFuture;
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::{ChildSlot, Error, ErrorKind, OpenFlags, Permissions, Result, Role};
 use serde::de::DeserializeOwned;
 use std::borrow::Cow;

@@ -1,6 +1,6 @@
 //! Which of a driver's options a reopen may change.
 
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::{Error, ErrorKind, Result};
 use serde_json::Value;
 

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
 use millpond_messages::{Error, ErrorKind, IoError, IoResult, Limits, RequestFlags, Result};
 use millpond_ring::Ring;

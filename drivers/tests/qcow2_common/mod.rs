@@ -364,7 +364,7 @@ pub struct Disk {
     next: Cell<u64>,
 }
 
-pub type Options = millpond_messages::global_state::Options;
+pub type Options = millpond_messages::graph::Options;
 
 pub fn options(json: serde_json::Value) -> Options {
     json.as_object().unwrap().clone()

@@ -12,7 +12,7 @@ use millpond_drivers::api::{
     OpenRequest, Opened, OptionNames, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
     parse_options,
 };
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
 use millpond_messages::{Error, ErrorKind, IoError, IoResult, Limits, RequestFlags, Result};
 use millpond_ring::buffer::Buffers;

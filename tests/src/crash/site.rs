@@ -10,7 +10,7 @@ use millpond::graph::GraphHandle;
 use millpond::iothread::Local;
 use millpond::node::{Client, HomeClient};
 use millpond_messages::error::errno::EIO;
-use millpond_messages::global_state::{DrainScope, GraphRequest, Options, RootRequest, RootUser};
+use millpond_messages::graph::{DrainScope, Mutation, Options, RootRequest, RootUser};
 use millpond_messages::{IoError, IoResult, Permissions, RequestFlags, Result};
 use millpond_ring::buffer::{Buffer, Buffers};
 use serde_json::{Value, json};
@@ -395,11 +395,11 @@ impl<'a> Run<'a> {
             }
             Step::Snapshot => self.snapshot().await,
             Step::Commit => {
-                let reply = graph.ask(GraphRequest::Commit { node_name: node }).await;
+                let reply = graph.ask(Mutation::Commit { node_name: node }).await;
                 self.note("commit", reply.map(drop));
             }
             Step::ChangeBackingFile(name) => {
-                let request = GraphRequest::ChangeBackingFile {
+                let request = Mutation::ChangeBackingFile {
                     device: node.clone(),
                     image_node_name: node,
                     backing_file: (*name).to_owned(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use millpond::graph::{DrainGuard, GraphHandle};
-use millpond_messages::global_state::DrainScope;
+use millpond_messages::graph::DrainScope;
 use serde_json::json;
 use tokio::time::sleep;
 

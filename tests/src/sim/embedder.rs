@@ -14,7 +14,7 @@ use futures_util::stream::FuturesUnordered;
 use millpond::graph::GraphHandle;
 use millpond::iothread::Local;
 use millpond::node::Client;
-use millpond_messages::global_state::{RootRequest, RootUser};
+use millpond_messages::graph::{RootRequest, RootUser};
 use millpond_messages::io::{Operation, Outcome, Value};
 use millpond_messages::{BlockStatus, IoError, Permissions, RequestFlags, StatusFlags};
 use millpond_ring::buffer::{Buffer, Buffers};

@@ -10,7 +10,7 @@ use fastrand::Rng;
 use millpond::graph::GraphHandle;
 use millpond::node::Client;
 use millpond_messages::Permissions;
-use millpond_messages::global_state::RootRequest;
+use millpond_messages::graph::RootRequest;
 use millpond_ring::buffer::Buffers;
 use tokio::time::sleep;
 

@@ -8,7 +8,7 @@ use millpond::daemon::Daemon;
 use millpond::graph::{GraphConfig, GraphHandle, ImplicitOpens};
 use millpond::monitor::chardev::{self, Parsed};
 use millpond_drivers::builtin::builtin;
-use millpond_messages::global_state::IothreadOptions;
+use millpond_messages::graph::IothreadOptions;
 use serde_json::{Value, json};
 
 use super::monitor::Monitor;

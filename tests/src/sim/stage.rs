@@ -13,7 +13,7 @@ use millpond::export::nbd::MAX_IN_FLIGHT;
 use millpond::graph::{IothreadFactory, Started};
 use millpond::iothread::{Budget, Core, IoThreadConfig, PollParams, Progress, Scheduler};
 use millpond::node::{EventSink, Mail, serve};
-use millpond_messages::global_state::IothreadOptions;
+use millpond_messages::graph::IothreadOptions;
 use millpond_ring::{Clock, Engine, Op, Ring, Wake};
 use rustix::io::Errno;
 

@@ -7,7 +7,7 @@ use std::task::Poll;
 
 use millpond_drivers::api::{CreateRequest, OpenRequest};
 use millpond_messages::error::errno::EFBIG;
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::{
     CheckResult, ChildSlot, DebugOrder, Error, ErrorKind, IoError, IoResult, MAX_LENGTH, NodeId, OpenFlags,
     Repair, Result,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_channel::oneshot;
 use millpond_drivers::api::{Abilities, BackingLink, DriverKind, Posted, ReopenRequest};
-use millpond_messages::global_state::{IothreadCounters, Options};
+use millpond_messages::graph::{IothreadCounters, Options};
 use millpond_messages::handshake::PendingRequest;
 use millpond_messages::io::{Operation, Outcome, Preallocation};
 use millpond_messages::{

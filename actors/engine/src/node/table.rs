@@ -6,7 +6,7 @@ use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Weak as ArcWeak};
 
 use millpond_drivers::api::Notices;
-use millpond_messages::global_state::IothreadCounters;
+use millpond_messages::graph::IothreadCounters;
 use millpond_messages::io::Outcome;
 use millpond_messages::record::MessageEvent;
 use millpond_messages::{IoError, NodeId, RootId};

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use millpond_drivers::protocol::file::FileKind;
 use millpond_engine::iothread::Local;
 use millpond_engine::node::{NodeSettings, OpenOrder, Order, OrderOutcome};
-use millpond_messages::global_state::IothreadCounters;
+use millpond_messages::graph::IothreadCounters;
 use millpond_messages::{NodeId, OpenFlags};
 use millpond_ring::Engine;
 use millpond_ring::buffer::Buffers;

@@ -263,7 +263,7 @@ fn a_driver_that_requires_an_alignment_that_cannot_be_is_not_opened() {
             node: NodeId(u64::from(alignment)),
             name: "n".to_owned(),
             kind: world.kind(driver::Shape::Memory, 4096),
-            options: millpond_messages::global_state::Options::new(),
+            options: millpond_messages::graph::Options::new(),
             flags: OpenFlags::RDWR,
             settings: NodeSettings::default(),
             children: Vec::new(),

@@ -147,7 +147,7 @@ impl World {
                 node,
                 name: format!("node{}", node.0),
                 kind,
-                options: millpond_messages::global_state::Options::new(),
+                options: millpond_messages::graph::Options::new(),
                 flags: OpenFlags::RDWR | OpenFlags::UNMAP,
                 settings: NodeSettings::default(),
                 children,

@@ -1,6 +1,6 @@
 //! `blockdev-add`.
 
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::{Error, ErrorKind, Result};
 
 use crate::open::options;

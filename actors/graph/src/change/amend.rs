@@ -1,6 +1,6 @@
 //! Format options of open images, changed in place.
 
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::{Error, ErrorKind, NodeId, Permissions, Result};
 
 use crate::change::{resize, roots};

@@ -1,6 +1,6 @@
 //! Operations forbidden on nodes, and allowed again.
 
-use millpond_messages::global_state::{BlockedBy, GraphReply};
+use millpond_messages::graph::{BlockedBy, GraphReply};
 use millpond_messages::{Error, ErrorKind, OpBlocker, Result, Token};
 
 use crate::effect::Reply;

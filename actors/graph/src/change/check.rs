@@ -1,7 +1,7 @@
 //! Checks of images, and repairs.
 
 use millpond_engine::node::OrderOutcome;
-use millpond_messages::global_state::GraphReply;
+use millpond_messages::graph::GraphReply;
 use millpond_messages::{
     CheckResult, Error, ErrorKind, NodeId, OpBlocker, Permissions, Repair, Result, RootId, Token,
 };

@@ -1,6 +1,6 @@
 //! Committing an overlay to its backing node, and emptying an image.
 
-use millpond_messages::global_state::GraphReply;
+use millpond_messages::graph::GraphReply;
 use millpond_messages::io::Preallocation;
 use millpond_messages::{
     EdgeId, Error, ErrorKind, NodeId, OpBlocker, Permissions, RequestFlags, Result, Role, RootId, Token,

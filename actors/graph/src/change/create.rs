@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use millpond_drivers::api::DriverKind;
-use millpond_messages::global_state::{GraphReply, Options};
+use millpond_messages::graph::{GraphReply, Options};
 use millpond_messages::{Error, ErrorKind, NodeId, OpBlocker, Permissions, Result, RootId};
 use serde_json::Value;
 

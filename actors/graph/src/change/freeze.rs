@@ -1,6 +1,6 @@
 //! Links of chains that somebody relies on, frozen and given free.
 
-use millpond_messages::global_state::GraphReply;
+use millpond_messages::graph::GraphReply;
 use millpond_messages::{Error, ErrorKind, Result, RootId, Token};
 
 use crate::effect::Reply;

@@ -1,6 +1,6 @@
 //! Iothreads: making and ending them, and moving nodes between them.
 
-use millpond_messages::global_state::IothreadOptions;
+use millpond_messages::graph::IothreadOptions;
 use millpond_messages::{Error, ErrorKind, IoThreadId, NodeId, Result, RootId};
 
 use crate::effect::Effect;

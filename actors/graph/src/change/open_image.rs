@@ -1,6 +1,6 @@
 //! Images opened by name, with a hold on them where one is asked for.
 
-use millpond_messages::global_state::{GraphReply, OpenImage, Options, RootRequest};
+use millpond_messages::graph::{GraphReply, OpenImage, Options, RootRequest};
 use millpond_messages::{OpenFlags, Result};
 use serde_json::Value;
 

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use millpond_drivers::api::reopen::not_supported;
 use millpond_drivers::api::{ReopenRequest, slot_name};
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, OpenFlags, Result, Role};
 use serde_json::Value;
 

@@ -1,6 +1,6 @@
 //! Putting a node in the place of another: under all its parents or under one, with a filter that comes or goes.
 
-use millpond_messages::global_state::{ChildOf, Options};
+use millpond_messages::graph::{ChildOf, Options};
 use millpond_messages::{ChildSlot, EdgeId, Error, ErrorKind, NodeId, Result, Role, RootId};
 use serde_json::Value;
 

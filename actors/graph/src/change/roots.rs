@@ -1,6 +1,6 @@
 //! Root edges: users that take hold of nodes, change what they do there, and let go.
 
-use millpond_messages::global_state::{GraphReply, RootRequest, RootUser};
+use millpond_messages::graph::{GraphReply, RootRequest, RootUser};
 use millpond_messages::{Error, ErrorKind, NodeId, Permissions, Result, Role, RootId};
 
 use crate::change::{delete, iothreads};

@@ -1,6 +1,6 @@
 //! Ending early what nodes have in flight.
 
-use millpond_messages::global_state::GraphReply;
+use millpond_messages::graph::GraphReply;
 use millpond_messages::{NodeId, Role};
 
 use crate::effect::Reply;

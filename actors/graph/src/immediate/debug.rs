@@ -4,7 +4,7 @@
 
 use millpond_drivers::api::Events;
 use millpond_engine::node::OrderOutcome;
-use millpond_messages::global_state::GraphReply;
+use millpond_messages::graph::GraphReply;
 use millpond_messages::{DebugOrder, Error, ErrorKind, NodeId, Role};
 
 use crate::effect::Reply;

@@ -1,7 +1,7 @@
 //! What drained sections that users begin cover.
 
 use millpond_messages::Result;
-use millpond_messages::global_state::{ChildOf, DrainScope};
+use millpond_messages::graph::{ChildOf, DrainScope};
 
 use crate::sections::Cover;
 use crate::value::graph::Graph;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::path::full_backing_filename;
 use millpond_messages::{Error, ErrorKind, NodeId, Result};
 use serde_json::Value;

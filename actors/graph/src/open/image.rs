@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use millpond_drivers::api::DriverKind;
 use millpond_engine::node::OrderOutcome;
-use millpond_messages::global_state::{OpenImage, Options, Probing};
+use millpond_messages::graph::{OpenImage, Options, Probing};
 use millpond_messages::path::path_has_protocol;
 use millpond_messages::{Error, ErrorKind, NodeId, OpenFlags, Result, Role, qapi};
 use serde_json::Value;

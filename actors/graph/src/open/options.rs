@@ -1,7 +1,7 @@
 //! Options taken apart: those of every node, those of children, dotted keys, and the rules of node names.
 
 use millpond_engine::node::DetectZeroes;
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::{Error, ErrorKind, Result, parse_discard_flags};
 use serde_json::Value;
 

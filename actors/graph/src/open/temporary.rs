@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use millpond_drivers::api::DriverKind;
 use millpond_engine::node::OrderOutcome;
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::{Error, ErrorKind, NodeId, OpenFlags, Result, Role};
 
 use crate::open::tree::{self, Base};

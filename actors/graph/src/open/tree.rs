@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use millpond_drivers::api::{ChildKind, DriverKind, slot_name};
-use millpond_messages::global_state::{Options, Probing};
+use millpond_messages::graph::{Options, Probing};
 use millpond_messages::{ChildSlot, EdgeId, Error, ErrorKind, IoThreadId, NodeId, OpenFlags, Result, Role};
 use serde_json::Value;
 

@@ -1,7 +1,7 @@
 //! Facts about the device behind a node, which a guest's device may want to repeat.
 
 use millpond_engine::node::{Description, OrderOutcome};
-use millpond_messages::global_state::GraphReply;
+use millpond_messages::graph::GraphReply;
 use millpond_messages::{Error, ErrorKind, NodeId, Result};
 
 use crate::effect::Reply;

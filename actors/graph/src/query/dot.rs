@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use millpond_messages::global_state::{EdgeFacts, EdgeParent, GraphFacts, NodeFacts, RootUser};
+use millpond_messages::graph::{EdgeFacts, EdgeParent, GraphFacts, NodeFacts, RootUser};
 use millpond_messages::{IoThreadId, Role};
 
 /// Draws a graph: a box for each node with its driver and iothread, an ellipse for each user, and the edges between

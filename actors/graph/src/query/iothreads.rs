@@ -1,7 +1,7 @@
 //! `x-millpond-query-iothreads`: what iothreads have done, as each tells it itself.
 
 use millpond_engine::node::OrderOutcome;
-use millpond_messages::global_state::IothreadReport;
+use millpond_messages::graph::IothreadReport;
 
 use crate::order::Order;
 use crate::state::IothreadEntry;

@@ -11,7 +11,7 @@ mod statistics;
 
 use std::collections::HashSet;
 
-use millpond_messages::global_state::{
+use millpond_messages::graph::{
     DriverFacts, EdgeFacts, EdgeParent, GraphFacts, GraphReply, NodeFacts, Query,
 };
 use millpond_messages::{Error, ErrorKind, NodeId, Result};

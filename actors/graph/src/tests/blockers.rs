@@ -1,6 +1,6 @@
 //! Op blockers: who forbids what, in QEMU's words, and for how long.
 
-use millpond_messages::global_state::{BlockedBy, Blocker, GraphReply, GraphRequest, Query};
+use millpond_messages::graph::{BlockedBy, Blocker, GraphReply, GraphRequest, Mutation, Query};
 use millpond_messages::{OpBlocker, RootId, Token};
 use serde_json::json;
 
@@ -22,8 +22,8 @@ fn overlay(world: &mut FakeWorld, name: &str, backing: &str) {
     ));
 }
 
-fn block(node: &str, operations: &[OpBlocker], by: BlockedBy) -> GraphRequest {
-    GraphRequest::OpBlock {
+fn block(node: &str, operations: &[OpBlocker], by: BlockedBy) -> Mutation {
+    Mutation::OpBlock {
         node_name: node.to_owned(),
         operations: operations.to_vec(),
         by,
@@ -37,15 +37,15 @@ fn because(reason: &str, root: Option<RootId>) -> BlockedBy {
     }
 }
 
-fn blocked(world: &mut FakeWorld, request: GraphRequest) -> Token {
+fn blocked(world: &mut FakeWorld, request: impl Into<GraphRequest>) -> Token {
     match world.ok(request) {
         GraphReply::Blocked(token) => token,
         other => panic!("no blocker: {other:?}"),
     }
 }
 
-fn unblock(token: Token, node: Option<&str>, operations: &[OpBlocker]) -> GraphRequest {
-    GraphRequest::OpUnblock {
+fn unblock(token: Token, node: Option<&str>, operations: &[OpBlocker]) -> Mutation {
+    Mutation::OpUnblock {
         token,
         node_name: node.map(str::to_owned),
         operations: operations.to_vec(),
@@ -64,8 +64,8 @@ fn kinds(blockers: &[Blocker]) -> Vec<OpBlocker> {
     blockers.iter().map(|blocker| blocker.operation).collect()
 }
 
-fn resize(node: &str) -> GraphRequest {
-    GraphRequest::Resize {
+fn resize(node: &str) -> Mutation {
+    Mutation::Resize {
         node_name: node.to_owned(),
         size: 1 << 20,
     }
@@ -139,7 +139,7 @@ fn a_user_that_lets_go_gives_back_what_it_blocked() {
         world.error(resize("b")),
         "Node 'b' is busy: block device is in use by block job: mirror"
     );
-    world.ok(GraphRequest::DetachRoot(root));
+    world.ok(Mutation::DetachRoot(root));
     assert_eq!(blockers(&mut world, "a"), []);
     world.ok(resize("b"));
     assert_eq!(
@@ -198,7 +198,7 @@ fn a_node_that_is_being_formatted_is_busy() {
     let mut world = disks(&["o"]);
     world.ok(add(json!({"driver": "file", "node-name": "f", "filename": "f"})));
     world.hold_creates = true;
-    let create = world.send(GraphRequest::BlockdevCreate(options(
+    let create = world.send(Mutation::BlockdevCreate(options(
         json!({"driver": "fmt", "file": "f"}),
     )));
     world.run();

@@ -1,7 +1,7 @@
 //! Backing chains: what is asked of them, and links that are frozen.
 
 use millpond_drivers::api::BackingLink;
-use millpond_messages::global_state::{GraphReply, GraphRequest, Query};
+use millpond_messages::graph::{GraphReply, GraphRequest, Mutation, Query};
 use millpond_messages::{RootId, Token};
 use serde_json::json;
 
@@ -47,15 +47,15 @@ fn contains(world: &mut FakeWorld, top: &str, base: &str) -> bool {
     }
 }
 
-pub fn freeze(top: &str, base: Option<&str>, root: Option<RootId>) -> GraphRequest {
-    GraphRequest::FreezeChain {
+pub fn freeze(top: &str, base: Option<&str>, root: Option<RootId>) -> Mutation {
+    Mutation::FreezeChain {
         top: top.to_owned(),
         base: base.map(str::to_owned),
         root,
     }
 }
 
-pub fn frozen(world: &mut FakeWorld, request: GraphRequest) -> Token {
+pub fn frozen(world: &mut FakeWorld, request: impl Into<GraphRequest>) -> Token {
     match world.ok(request) {
         GraphReply::Frozen(token) => token,
         other => panic!("not frozen: {other:?}"),
@@ -191,10 +191,10 @@ fn a_frozen_chain_stays_as_it_is_until_it_is_given_free() {
     world.ok(reopen(
         json!({"driver": "fmt", "node-name": "mid", "backing": "base", "read-only": true}),
     ));
-    world.ok(GraphRequest::UnfreezeChain(token));
+    world.ok(Mutation::UnfreezeChain(token));
     world.ok(is_frozen("top", None));
     assert_eq!(
-        world.error(GraphRequest::UnfreezeChain(token)),
+        world.error(Mutation::UnfreezeChain(token)),
         format!("There are no links frozen by {token}")
     );
     world.ok(reopen(
@@ -209,7 +209,7 @@ fn a_freeze_ends_with_its_user() {
     let root = world.root(attach("top", READ, ALL));
     frozen(&mut world, freeze("top", None, Some(root)));
     world.error(is_frozen("mid", None));
-    world.ok(GraphRequest::DetachRoot(root));
+    world.ok(Mutation::DetachRoot(root));
     world.ok(is_frozen("top", None));
     assert_eq!(
         world.error(freeze("top", None, Some(root))),

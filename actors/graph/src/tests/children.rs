@@ -1,7 +1,7 @@
 //! Numbered children: listed at open, added to and taken from an open node.
 
 use millpond_drivers::api::{Notice, Notices};
-use millpond_messages::global_state::{EdgeParent, GraphReply};
+use millpond_messages::graph::{EdgeParent, GraphReply, Immediate, Mutation};
 use millpond_messages::qapi::{self, QuorumOperation};
 use millpond_messages::{IoError, Role};
 use serde_json::json;
@@ -162,7 +162,7 @@ fn a_child_that_nobody_else_holds_is_closed_when_it_is_removed() {
 fn a_section_in_force_grows_over_a_child_that_is_added_and_gives_back_one_that_is_removed() {
     let mut world = world(&["a", "b"], &["a"]);
     let top = world.id("m");
-    let subtree = world.still(GraphRequest::DrainBegin {
+    let subtree = world.still(Immediate::DrainBegin {
         scope: DrainScope::Subtree("m".to_owned()),
         user: "test".to_owned(),
     });
@@ -175,7 +175,7 @@ fn a_section_in_force_grows_over_a_child_that_is_added_and_gives_back_one_that_i
     world.ok(del_child("m", "children.1"));
     assert!(world.node("b").tokens.is_empty(), "the child was given back");
     world.assert_settled(&[subtree]);
-    world.ok(GraphRequest::DrainEnd(subtree));
+    world.ok(Immediate::DrainEnd(subtree));
     world.assert_settled(&[]);
 }
 
@@ -200,7 +200,7 @@ fn a_parent_is_drained_before_a_drained_child_is_added() {
         !world.enter(parent) && !world.enter(child),
         "the section holds parent and child"
     );
-    world.ok(GraphRequest::DrainEnd(section));
+    world.ok(Immediate::DrainEnd(section));
     assert!(world.enter(parent));
 }
 
@@ -315,8 +315,8 @@ fn nodes_with_numbered_children_are_reopened_and_moved_with_them() {
         children(&mut world),
         pairs(&[("children.0", "c"), ("children.1", "b")])
     );
-    world.ok(GraphRequest::AddIothread(IothreadOptions::named("t")));
-    world.ok(GraphRequest::SetIothread {
+    world.ok(Mutation::AddIothread(IothreadOptions::named("t")));
+    world.ok(Mutation::SetIothread {
         node_name: "m".to_owned(),
         iothread: Some("t".to_owned()),
         force: false,

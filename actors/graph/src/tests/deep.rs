@@ -3,7 +3,7 @@
 
 use millpond_drivers::api::BackingLink;
 use millpond_messages::OpenFlags;
-use millpond_messages::global_state::{GraphReply, GraphRequest, Query};
+use millpond_messages::graph::{GraphReply, GraphRequest, Immediate, Mutation, Query};
 use serde_json::{Value, json};
 
 use super::chains::image;
@@ -47,10 +47,10 @@ fn ten_thousand_layers_are_asked_about_flushed_and_closed() {
         world.ok(GraphRequest::Query(Query::Dot)),
         GraphReply::Json(Value::String(_))
     ));
-    world.ok(GraphRequest::FlushAll);
+    world.ok(Mutation::FlushAll);
     // The topmost flushes what is below it.
     assert_eq!(world.flushed, [top.id]);
-    world.ok(GraphRequest::CloseAll { grace: None });
+    world.ok(Immediate::CloseAll { grace: None });
     assert!(world.nodes.is_empty());
 }
 
@@ -59,8 +59,8 @@ fn looks(world: &FakeWorld) -> u64 {
     world.policy.world.graph(|graph| graph.looks.get())
 }
 
-fn resize(name: &str) -> GraphRequest {
-    GraphRequest::Resize {
+fn resize(name: &str) -> Mutation {
+    Mutation::Resize {
         node_name: name.to_owned(),
         size: 2 << 20,
     }
@@ -113,7 +113,7 @@ fn everything_closes_in_one_step_a_node_however_many_overlays_a_base_has() {
             image(&mut world, &format!("o{at}"), Some("base"));
         }
         let before = looks(&world);
-        world.ok(GraphRequest::CloseAll { grace: None });
+        world.ok(Immediate::CloseAll { grace: None });
         assert!(world.nodes.is_empty());
         looks(&world) - before
     };
@@ -148,7 +148,7 @@ fn an_option_is_inherited_down_hundreds_of_images_opened_by_each_others_names() 
     let mut options = options(top(true));
     let backing = world.facts().nodes[3].name.clone();
     options.insert("backing".to_owned(), backing.into());
-    world.ok(GraphRequest::BlockdevReopen(vec![options]));
+    world.ok(Mutation::BlockdevReopen(vec![options]));
     assert_eq!(direct(&mut world), (2 * IMAGES, 2 * IMAGES));
 }
 
@@ -157,6 +157,6 @@ fn a_flush_that_failed_leaves_nothing_below_unflushed() {
     let mut world = deep(3);
     let ids = [2, 1, 0].map(|at| world.id(&name(at)));
     world.fail_flush = Some(ids[0]);
-    world.error(GraphRequest::FlushAll);
+    world.error(Mutation::FlushAll);
     assert_eq!(world.flushed, ids);
 }

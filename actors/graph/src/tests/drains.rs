@@ -1,7 +1,7 @@
 //! Drained sections: what they cover, in which order, and what becomes of them when the graph changes.
 
-use millpond_messages::global_state::{
-    ChildOf, DrainScope, GraphReply, GraphRequest, IothreadOptions, Query,
+use millpond_messages::graph::{
+    ChildOf, DrainScope, GraphReply, GraphRequest, Immediate, IothreadOptions, Mutation, Query,
 };
 use serde_json::json;
 
@@ -36,8 +36,8 @@ fn counts(world: &mut FakeWorld) -> [usize; 4] {
     })
 }
 
-fn end(token: millpond_messages::Token) -> GraphRequest {
-    GraphRequest::DrainEnd(token)
+fn end(token: millpond_messages::Token) -> Immediate {
+    Immediate::DrainEnd(token)
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn a_drain_covers_ancestors_but_no_children() {
     assert_eq!(counts(&mut world), [1, 0, 1, 0]);
     world.ok(end(token));
     assert_eq!(counts(&mut world), [0; 4]);
-    let token = world.still(GraphRequest::DrainBegin {
+    let token = world.still(Immediate::DrainBegin {
         scope: DrainScope::Subtree("base".to_owned()),
         user: String::new(),
     });
@@ -70,7 +70,7 @@ fn one_parent_of_a_node_is_held_and_the_others_go_on() {
     world.ok(add(
         json!({"driver": "filter", "node-name": "above", "file": "one"}),
     ));
-    let hold = |of| GraphRequest::DrainBegin {
+    let hold = |of| Immediate::DrainBegin {
         scope: DrainScope::Parent(of),
         user: "single".to_owned(),
     };
@@ -402,11 +402,11 @@ fn drained_nodes_move_between_iothreads() {
     let mut world = chain();
     for id in ["a", "b"] {
         let options: IothreadOptions = serde_json::from_value(json!({"id": id})).unwrap();
-        world.ok(GraphRequest::AddIothread(options));
+        world.ok(Mutation::AddIothread(options));
     }
     let token = world.still(drain_node("base"));
     for iothread in [Some("a"), Some("b"), None] {
-        world.ok(GraphRequest::SetIothread {
+        world.ok(Mutation::SetIothread {
             node_name: "top".to_owned(),
             iothread: iothread.map(str::to_owned),
             force: false,
@@ -428,7 +428,7 @@ fn drained_nodes_move_between_iothreads() {
 fn closing_everything_ends_in_bounded_steps_and_refuses_the_rest() {
     let mut world = chain();
     world.root(attach("top", READ_WRITE, ALL));
-    world.ok(GraphRequest::CloseAll { grace: None });
+    world.ok(Immediate::CloseAll { grace: None });
     assert!(world.nodes.is_empty() && world.roots.is_empty());
     assert!(
         world
@@ -447,7 +447,7 @@ fn an_image_is_made_in_the_background() {
             json!({"driver": "file", "node-name": name, "filename": name}),
         ));
     }
-    let made = world.send(GraphRequest::BlockdevCreate(options(
+    let made = world.send(Mutation::BlockdevCreate(options(
         json!({"driver": "fmt", "file": "f", "size": 1}),
     )));
     world.hold_creates = true;
@@ -469,7 +469,7 @@ fn an_image_is_made_in_the_background() {
         panic!()
     };
     // And the other way round: it waits for a section that is in force.
-    let made = world.send(GraphRequest::BlockdevCreate(options(
+    let made = world.send(Mutation::BlockdevCreate(options(
         json!({"driver": "fmt", "file": "f", "size": 1}),
     )));
     world.run();
@@ -514,7 +514,7 @@ fn a_node_is_closed_only_when_the_requests_of_an_ended_root_edge_are_over() {
     let root = world.root(attach("top", READ_WRITE, ALL));
     let top = world.id("top");
     world.enter(top);
-    world.ok(GraphRequest::DetachRoot(root));
+    world.ok(Mutation::DetachRoot(root));
     let delete = world.send(del("top"));
     world.run();
     assert!(!world.replies.contains_key(&delete) && world.nodes.contains_key(&top));
@@ -527,7 +527,7 @@ fn a_node_is_closed_only_when_the_requests_of_an_ended_root_edge_are_over() {
 #[test]
 fn a_subtree_that_loses_its_top_is_given_back() {
     let mut world = chain();
-    let token = world.still(GraphRequest::DrainBegin {
+    let token = world.still(Immediate::DrainBegin {
         scope: DrainScope::Subtree("top".to_owned()),
         user: String::new(),
     });
@@ -563,7 +563,7 @@ fn a_drain_of_everything_ends_whatever_edges_are_taken_back_meanwhile() {
         let Some(Ok(GraphReply::Still(token))) = world.replies.remove(&drained) else {
             panic!("the drain never ends: failure {failure} after {delivered} deliveries");
         };
-        world.ok(GraphRequest::DrainEnd(token));
+        world.ok(Immediate::DrainEnd(token));
         assert!(world.replies.contains_key(&added));
         world.fail_after = None;
         world.assert_settled(&[]);

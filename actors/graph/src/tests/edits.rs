@@ -1,21 +1,21 @@
 //! Nodes that are put in the place of others, filters that come and go, and children that are exchanged by name.
 
-use millpond_messages::global_state::{ChildOf, EdgeParent, GraphReply, GraphRequest, Query};
+use millpond_messages::graph::{ChildOf, EdgeParent, GraphReply, GraphRequest, Mutation, Query};
 use millpond_messages::{IoThreadId, RootId};
 use serde_json::json;
 
 use super::chains::{chain, freeze, frozen, image};
 use super::*;
 
-fn replace(from: &str, to: &str) -> GraphRequest {
-    GraphRequest::ReplaceNode {
+fn replace(from: &str, to: &str) -> Mutation {
+    Mutation::ReplaceNode {
         from: from.to_owned(),
         to: to.to_owned(),
     }
 }
 
-fn replace_child(node: &str, child: &str, to: &str) -> GraphRequest {
-    GraphRequest::ReplaceChild {
+fn replace_child(node: &str, child: &str, to: &str) -> Mutation {
+    Mutation::ReplaceChild {
         of: ChildOf::Node {
             node_name: node.to_owned(),
             child: child.to_owned(),
@@ -24,36 +24,36 @@ fn replace_child(node: &str, child: &str, to: &str) -> GraphRequest {
     }
 }
 
-fn insert(node: &str, json: serde_json::Value) -> GraphRequest {
-    GraphRequest::InsertNode {
+fn insert(node: &str, json: serde_json::Value) -> Mutation {
+    Mutation::InsertNode {
         node: node.to_owned(),
         options: options(json),
     }
 }
 
-fn drop_filter(name: &str) -> GraphRequest {
-    GraphRequest::DropFilter {
+fn drop_filter(name: &str) -> Mutation {
+    Mutation::DropFilter {
         node_name: name.to_owned(),
     }
 }
 
-fn set_backing(node: &str, backing: Option<&str>) -> GraphRequest {
-    GraphRequest::SetBacking {
+fn set_backing(node: &str, backing: Option<&str>) -> Mutation {
+    Mutation::SetBacking {
         node_name: node.to_owned(),
         backing: backing.map(str::to_owned),
     }
 }
 
-fn attach_child(parent: &str, child: &str, node: &str) -> GraphRequest {
-    GraphRequest::AttachChild {
+fn attach_child(parent: &str, child: &str, node: &str) -> Mutation {
+    Mutation::AttachChild {
         parent: parent.to_owned(),
         child: child.to_owned(),
         node: node.to_owned(),
     }
 }
 
-fn detach_child(parent: &str, child: &str) -> GraphRequest {
-    GraphRequest::DetachChild {
+fn detach_child(parent: &str, child: &str) -> Mutation {
+    Mutation::DetachChild {
         parent: parent.to_owned(),
         child: child.to_owned(),
     }
@@ -150,7 +150,7 @@ fn one_edge_is_led_elsewhere() {
     assert_eq!(child(&mut world, "g", "file").as_deref(), Some("a"));
     let of = ChildOf::Root(root);
     let node = "f".to_owned();
-    world.ok(GraphRequest::ReplaceChild { of, node });
+    world.ok(Mutation::ReplaceChild { of, node });
     assert_eq!(holds(&mut world, root), "f");
     world.assert_settled(&[]);
     for (request, text) in [
@@ -234,13 +234,13 @@ fn only_filters_that_nobody_relies_on_are_dropped() {
         world.error(drop_filter("pass")),
         "Cannot change frozen 'file' link from 'pass' to 'mid'"
     );
-    world.ok(GraphRequest::UnfreezeChain(token));
+    world.ok(Mutation::UnfreezeChain(token));
     let token = frozen(&mut world, freeze("top", Some("pass"), None));
     assert_eq!(
         world.error(drop_filter("pass")),
         "Cannot change 'backing' link to 'pass'"
     );
-    world.ok(GraphRequest::UnfreezeChain(token));
+    world.ok(Mutation::UnfreezeChain(token));
     world.ok(drop_filter("pass"));
     assert_eq!(child(&mut world, "top", "backing").as_deref(), Some("mid"));
     world.assert_settled(&[]);
@@ -296,7 +296,7 @@ fn a_backing_node_is_set_and_cleared() {
         assert_eq!(world.error(request), text);
     }
     world.ok(set_backing("top", Some("pass")));
-    world.ok(GraphRequest::UnfreezeChain(token));
+    world.ok(Mutation::UnfreezeChain(token));
     // A backing node that nobody else holds goes with the link.
     world.ok(add(json!({"driver": "fmt", "node-name": "t",
         "backing": {"driver": "fmt", "node-name": "b", "file": {"driver": "file", "filename": "b"}},
@@ -351,7 +351,7 @@ fn work_of_the_graphs_own_keeps_its_node() {
     let mut world = files(&["f", "g"]);
     world.hold_creates = true;
     let create = json!({"driver": "fmt", "file": "f"});
-    let id = world.send(GraphRequest::BlockdevCreate(options(create)));
+    let id = world.send(Mutation::BlockdevCreate(options(create)));
     world.run();
     assert_eq!(world.error(replace("f", "g")), "Cannot change 'root' link to 'f'");
     world.hold_creates = false;
@@ -365,25 +365,23 @@ fn work_of_the_graphs_own_keeps_its_node() {
 fn a_node_follows_a_pinned_user_that_is_moved_to_it() {
     let mut world = files(&["a", "b", "c"]);
     let name = "io".to_owned();
-    world.ok(GraphRequest::AddIothread(
-        millpond_messages::global_state::IothreadOptions::named(name.clone()),
+    world.ok(Mutation::AddIothread(
+        millpond_messages::graph::IothreadOptions::named(name.clone()),
     ));
-    world.ok(GraphRequest::SetIothread {
+    world.ok(Mutation::SetIothread {
         node_name: "b".to_owned(),
         iothread: Some(name),
         force: false,
     });
-    let GraphRequest::AttachRoot(request) = attach("a", READ, ALL) else {
+    let Mutation::AttachRoot(request) = attach("a", READ, ALL) else {
         panic!("not a hold")
     };
     let held = request.clone();
-    world.root(GraphRequest::AttachRoot(
-        millpond_messages::global_state::RootRequest {
-            iothread: Some(IoThreadId(1)),
-            iothread_required: true,
-            ..request
-        },
-    ));
+    world.root(Mutation::AttachRoot(millpond_messages::graph::RootRequest {
+        iothread: Some(IoThreadId(1)),
+        iothread_required: true,
+        ..request
+    }));
     let home = |world: &mut FakeWorld, name: &str| {
         let facts = world.facts();
         let node = facts.nodes.iter().find(|node| node.name == name);
@@ -392,14 +390,12 @@ fn a_node_follows_a_pinned_user_that_is_moved_to_it() {
     assert_eq!(home(&mut world, "b"), IoThreadId(2));
     world.ok(replace("a", "b"));
     assert_eq!(home(&mut world, "b"), IoThreadId(1));
-    world.root(GraphRequest::AttachRoot(
-        millpond_messages::global_state::RootRequest {
-            node: "c".to_owned(),
-            iothread: Some(IoThreadId(2)),
-            iothread_required: true,
-            ..held
-        },
-    ));
+    world.root(Mutation::AttachRoot(millpond_messages::graph::RootRequest {
+        node: "c".to_owned(),
+        iothread: Some(IoThreadId(2)),
+        iothread_required: true,
+        ..held
+    }));
     world.ok(replace("b", "c"));
     assert_eq!(home(&mut world, "c"), IoThreadId(2));
     world.assert_settled(&[]);
@@ -469,8 +465,8 @@ fn nested(held: bool) -> FakeWorld {
     world
 }
 
-fn drop_intermediate(top: &str, base: &str, backing_file: Option<&str>) -> GraphRequest {
-    GraphRequest::DropIntermediate {
+fn drop_intermediate(top: &str, base: &str, backing_file: Option<&str>) -> Mutation {
+    Mutation::DropIntermediate {
         top: top.to_owned(),
         base: base.to_owned(),
         backing_file: backing_file.map(str::to_owned),
@@ -542,7 +538,7 @@ fn chains_that_cannot_be_shortened_stay_whole() {
         assert_eq!((world.facts(), world.stored(), world.links.clone()), before);
         world.assert_settled(&[]);
     }
-    world.ok(GraphRequest::UnfreezeChain(token));
+    world.ok(Mutation::UnfreezeChain(token));
     world.ok(drop_intermediate("pass", "base", None));
 }
 
@@ -564,8 +560,8 @@ fn the_tree_below_is_still_while_images_are_taken_out() {
     world.assert_settled(&[]);
 }
 
-fn change_backing_file(device: &str, image: &str, name: &str) -> GraphRequest {
-    GraphRequest::ChangeBackingFile {
+fn change_backing_file(device: &str, image: &str, name: &str) -> Mutation {
+    Mutation::ChangeBackingFile {
         device: device.to_owned(),
         image_node_name: image.to_owned(),
         backing_file: name.to_owned(),

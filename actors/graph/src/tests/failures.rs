@@ -2,13 +2,13 @@
 
 use millpond_drivers::api::BackingLink;
 use millpond_messages::ErrorKind;
-use millpond_messages::global_state::{ChildOf, GraphRequest, NodeFacts};
+use millpond_messages::graph::{ChildOf, Mutation, NodeFacts};
 use serde_json::json;
 
 use super::*;
 
 /// Fails every step of a request in turn, until it gets through.
-fn each_step_fails(make: impl Fn() -> (FakeWorld, GraphRequest)) {
+fn each_step_fails(make: impl Fn() -> (FakeWorld, Mutation)) {
     for steps in 0..100 {
         let (mut world, request) = make();
         let before = (world.facts(), world.stored(), world.links.clone());
@@ -56,7 +56,7 @@ fn of_blockdev_reopen() {
         let mut world = two_disks();
         world.root(attach("a", READ, ALL));
         world.ok(add(json!({"driver": "file", "node-name": "x", "filename": "x"})));
-        let request = GraphRequest::BlockdevReopen(vec![
+        let request = Mutation::BlockdevReopen(vec![
             options(json!({"driver": "fmt", "node-name": "a", "file": "x", "backing": "b"})),
             options(json!({"driver": "fmt", "node-name": "b", "file": "bf", "read-only": true})),
         ]);
@@ -84,7 +84,7 @@ fn of_a_resize() {
     each_step_fails(|| {
         (
             two_disks(),
-            GraphRequest::Resize {
+            Mutation::Resize {
                 node_name: "a".to_owned(),
                 size: 4 << 20,
             },
@@ -182,7 +182,7 @@ fn named(name: &str) -> String {
 fn of_replacing_a_node() {
     each_step_fails(|| {
         let (from, to) = (named("x"), named("b"));
-        (filtered(), GraphRequest::ReplaceNode { from, to })
+        (filtered(), Mutation::ReplaceNode { from, to })
     });
 }
 
@@ -194,7 +194,7 @@ fn of_replacing_a_child() {
             child: named("file"),
         };
         let node = named("b");
-        (filtered(), GraphRequest::ReplaceChild { of, node })
+        (filtered(), Mutation::ReplaceChild { of, node })
     });
 }
 
@@ -204,7 +204,7 @@ fn of_replacing_what_a_user_holds() {
         let mut world = filtered();
         let of = ChildOf::Root(world.root(attach("y", READ, ALL)));
         let node = named("b");
-        (world, GraphRequest::ReplaceChild { of, node })
+        (world, Mutation::ReplaceChild { of, node })
     });
 }
 
@@ -213,7 +213,7 @@ fn of_inserting_a_filter() {
     each_step_fails(|| {
         let options = options(json!({"driver": "filter", "node-name": "z", "file": "x"}));
         let node = named("x");
-        (filtered(), GraphRequest::InsertNode { node, options })
+        (filtered(), Mutation::InsertNode { node, options })
     });
 }
 
@@ -223,7 +223,7 @@ fn of_appending() {
         let mut world = filtered();
         world.ok(add(json!({"driver": "greedy", "node-name": "z"})));
         let (node, new) = (named("x"), named("z"));
-        (world, GraphRequest::Append { node, new })
+        (world, Mutation::Append { node, new })
     });
 }
 
@@ -231,7 +231,7 @@ fn of_appending() {
 fn of_dropping_a_filter() {
     each_step_fails(|| {
         let node_name = named("x");
-        (filtered(), GraphRequest::DropFilter { node_name })
+        (filtered(), Mutation::DropFilter { node_name })
     });
 }
 
@@ -244,7 +244,7 @@ fn of_setting_and_clearing_the_backing_node() {
                 "file": {"driver": "file", "filename": "t"}})));
             world.root(attach("t", READ_WRITE, ALL));
             let (node_name, backing) = (named("t"), backing.map(named));
-            (world, GraphRequest::SetBacking { node_name, backing })
+            (world, Mutation::SetBacking { node_name, backing })
         });
     }
 }
@@ -258,7 +258,7 @@ fn of_attaching_and_detaching_a_child() {
         world
     };
     let (parent, child) = (|| named("t"), || named("other"));
-    let attach = || GraphRequest::AttachChild {
+    let attach = || Mutation::AttachChild {
         parent: parent(),
         child: child(),
         node: named("b"),
@@ -267,7 +267,7 @@ fn of_attaching_and_detaching_a_child() {
     each_step_fails(|| {
         let mut world = two();
         world.ok(attach());
-        let request = GraphRequest::DetachChild {
+        let request = Mutation::DetachChild {
             parent: parent(),
             child: child(),
         };
@@ -282,7 +282,7 @@ fn a_node_that_could_not_give_up_is_asked_again() {
     for steps in 0..20 {
         let mut world = two_disks();
         world.fail_after = Some(steps);
-        let result = world.request(GraphRequest::Resize {
+        let result = world.request(Mutation::Resize {
             node_name: "a".to_owned(),
             size: 4 << 20,
         });
@@ -290,7 +290,7 @@ fn a_node_that_could_not_give_up_is_asked_again() {
         world.assert_settled(&[]);
         if result.is_ok() && world.node("a").promises.has_refused() {
             let root = world.root(attach("a", READ, ALL));
-            world.ok(GraphRequest::DetachRoot(root));
+            world.ok(Mutation::DetachRoot(root));
             assert!(!world.node("a").promises.has_refused());
             world.assert_settled(&[]);
             refusals += 1;
@@ -302,13 +302,13 @@ fn a_node_that_could_not_give_up_is_asked_again() {
 #[test]
 fn of_an_open_with_a_temporary_overlay() {
     each_step_fails(|| {
-        let image = millpond_messages::global_state::OpenImage {
+        let image = millpond_messages::graph::OpenImage {
             filename: Some("/d".to_owned()),
             flags: millpond_messages::OpenFlags::RDWR | millpond_messages::OpenFlags::SNAPSHOT,
             holder: Some(RootUser::Embedder("e".to_owned())),
-            ..millpond_messages::global_state::OpenImage::default()
+            ..millpond_messages::graph::OpenImage::default()
         };
-        (two_disks(), GraphRequest::Open(Box::new(image)))
+        (two_disks(), Mutation::Open(Box::new(image)))
     });
 }
 
@@ -320,7 +320,7 @@ fn of_an_inactivation() {
         let node_name = Some("a".to_owned());
         (
             world,
-            GraphRequest::SetActive {
+            Mutation::SetActive {
                 node_name,
                 active: false,
             },
@@ -335,7 +335,7 @@ fn of_an_activation() {
         world.root(attach("a", READ, ALL));
         for name in ["a", "b"] {
             let node_name = Some(name.to_owned());
-            world.ok(GraphRequest::SetActive {
+            world.ok(Mutation::SetActive {
                 node_name,
                 active: false,
             });
@@ -344,7 +344,7 @@ fn of_an_activation() {
         let node_name = Some("af".to_owned());
         (
             world,
-            GraphRequest::SetActive {
+            Mutation::SetActive {
                 node_name,
                 active: true,
             },
@@ -380,16 +380,16 @@ fn long_chain(read_only: bool) -> FakeWorld {
     world
 }
 
-fn drop_intermediate() -> GraphRequest {
-    GraphRequest::DropIntermediate {
+fn drop_intermediate() -> Mutation {
+    Mutation::DropIntermediate {
         top: named("mid"),
         base: named("base"),
         backing_file: None,
     }
 }
 
-fn change_backing_file() -> GraphRequest {
-    GraphRequest::ChangeBackingFile {
+fn change_backing_file() -> Mutation {
+    Mutation::ChangeBackingFile {
         device: named("top"),
         image_node_name: named("top"),
         backing_file: named("elsewhere"),
@@ -451,12 +451,12 @@ fn to_commit(taken: millpond_messages::Permissions) -> FakeWorld {
 fn of_a_commit() {
     each_step_fails(|| {
         let node_name = named("top");
-        (to_commit(READ_WRITE), GraphRequest::Commit { node_name })
+        (to_commit(READ_WRITE), Mutation::Commit { node_name })
     });
 }
 
-fn amend(node: &str) -> GraphRequest {
-    GraphRequest::Amend {
+fn amend(node: &str) -> Mutation {
+    Mutation::Amend {
         node_name: named(node),
         options: options(json!({"lazy_refcounts": "on"})),
     }
@@ -482,6 +482,6 @@ fn of_an_amendment() {
 fn of_emptying_an_image() {
     each_step_fails(|| {
         let node_name = named("top");
-        (to_commit(READ), GraphRequest::MakeEmpty { node_name })
+        (to_commit(READ), Mutation::MakeEmpty { node_name })
     });
 }

@@ -21,8 +21,8 @@ mod users;
 mod world;
 
 use millpond_messages::Permissions;
-use millpond_messages::global_state::{
-    DrainScope, GraphRequest, IothreadOptions, Options, RootRequest, RootUser,
+use millpond_messages::graph::{
+    DrainScope, Immediate, IothreadOptions, Mutation, Options, RootRequest, RootUser,
 };
 use serde_json::Value;
 
@@ -35,43 +35,43 @@ pub fn options(json: Value) -> Options {
     options
 }
 
-pub fn add(json: Value) -> GraphRequest {
-    GraphRequest::BlockdevAdd(options(json))
+pub fn add(json: Value) -> Mutation {
+    Mutation::BlockdevAdd(options(json))
 }
 
-pub fn del(name: &str) -> GraphRequest {
-    GraphRequest::BlockdevDel {
+pub fn del(name: &str) -> Mutation {
+    Mutation::BlockdevDel {
         node_name: name.to_owned(),
     }
 }
 
-pub fn snapshot(node: &str, overlay: &str) -> GraphRequest {
-    GraphRequest::BlockdevSnapshot {
+pub fn snapshot(node: &str, overlay: &str) -> Mutation {
+    Mutation::BlockdevSnapshot {
         node: node.to_owned(),
         overlay: overlay.to_owned(),
     }
 }
 
-pub fn add_child(parent: &str, node: &str) -> GraphRequest {
-    GraphRequest::AddChild {
+pub fn add_child(parent: &str, node: &str) -> Mutation {
+    Mutation::AddChild {
         parent: parent.to_owned(),
         node: node.to_owned(),
     }
 }
 
-pub fn del_child(parent: &str, child: &str) -> GraphRequest {
-    GraphRequest::DelChild {
+pub fn del_child(parent: &str, child: &str) -> Mutation {
+    Mutation::DelChild {
         parent: parent.to_owned(),
         child: child.to_owned(),
     }
 }
 
-pub fn reopen(json: Value) -> GraphRequest {
-    GraphRequest::BlockdevReopen(vec![options(json)])
+pub fn reopen(json: Value) -> Mutation {
+    Mutation::BlockdevReopen(vec![options(json)])
 }
 
-pub fn attach(node: &str, permissions: Permissions, shared: Permissions) -> GraphRequest {
-    GraphRequest::AttachRoot(RootRequest {
+pub fn attach(node: &str, permissions: Permissions, shared: Permissions) -> Mutation {
+    Mutation::AttachRoot(RootRequest {
         node: node.to_owned(),
         user: RootUser::Export("e".to_owned()),
         permissions,
@@ -82,15 +82,15 @@ pub fn attach(node: &str, permissions: Permissions, shared: Permissions) -> Grap
     })
 }
 
-pub fn drain_node(name: &str) -> GraphRequest {
-    GraphRequest::DrainBegin {
+pub fn drain_node(name: &str) -> Immediate {
+    Immediate::DrainBegin {
         scope: DrainScope::Node(name.to_owned()),
         user: "test".to_owned(),
     }
 }
 
-pub fn drain_all() -> GraphRequest {
-    GraphRequest::DrainBegin {
+pub fn drain_all() -> Immediate {
+    Immediate::DrainBegin {
         scope: DrainScope::All,
         user: "test".to_owned(),
     }

@@ -1,7 +1,7 @@
 //! Opening and deleting: names, backing chains, and the texts for what cannot be.
 
 use millpond_drivers::api::BackingLink;
-use millpond_messages::global_state::OpenImage;
+use millpond_messages::graph::{Mutation, OpenImage};
 use serde_json::json;
 
 use super::*;
@@ -15,7 +15,7 @@ fn link(world: &mut FakeWorld, from: &str, to: &str, format: Option<&str>) {
     world.links.insert(from.to_owned(), link);
 }
 
-fn fmt(name: &str, file: &str) -> millpond_messages::global_state::GraphRequest {
+fn fmt(name: &str, file: &str) -> Mutation {
     add(json!({"driver": "fmt", "node-name": name, "file": {"driver": "file", "filename": file}}))
 }
 
@@ -82,9 +82,7 @@ fn options_nested_without_end_are_refused() {
     }
     let mut options = options(nested);
     options.insert("node-name".to_owned(), json!("top"));
-    let id = world.send(millpond_messages::global_state::GraphRequest::BlockdevAdd(
-        options,
-    ));
+    let id = world.send(millpond_messages::graph::Mutation::BlockdevAdd(options));
     world.run();
     let error = world.replies.remove(&id).unwrap().unwrap_err().to_string();
     assert_eq!(error, "Options are nested too deeply");
@@ -106,7 +104,7 @@ fn nodes_in_use_are_not_deleted() {
     assert_eq!(world.error(del("tf")), "Node tf is not owned by the monitor");
     let root = world.root(attach("top", READ, ALL));
     assert_eq!(world.error(del("top")), "Node top is in use");
-    world.ok(millpond_messages::global_state::GraphRequest::DetachRoot(root));
+    world.ok(millpond_messages::graph::Mutation::DetachRoot(root));
     world.ok(add(json!({"driver": "raw", "node-name": "raw", "file": "top"})));
     assert_eq!(world.error(del("top")), "Block device top is in use");
     world.ok(del("raw"));
@@ -238,7 +236,7 @@ fn snapshots_that_cannot_be_are_refused() {
             .iter()
             .any(|node| node.name == "t" && node.read_only)
     );
-    world.ok(millpond_messages::global_state::GraphRequest::DetachRoot(root));
+    world.ok(millpond_messages::graph::Mutation::DetachRoot(root));
     world.assert_settled(&[]);
 }
 
@@ -280,8 +278,8 @@ fn reopens_that_cannot_be_are_refused() {
     world.assert_settled(&[]);
 }
 
-fn open(image: OpenImage) -> millpond_messages::global_state::GraphRequest {
-    millpond_messages::global_state::GraphRequest::Open(Box::new(image))
+fn open(image: OpenImage) -> Mutation {
+    millpond_messages::graph::Mutation::Open(Box::new(image))
 }
 
 #[test]
@@ -302,7 +300,7 @@ fn an_opener_without_writeback_has_its_writes_made_durable() {
             ..OpenImage::default()
         }));
         assert_eq!(world.writethrough.contains(&root), durable);
-        world.ok(millpond_messages::global_state::GraphRequest::DetachRoot(root));
+        world.ok(millpond_messages::graph::Mutation::DetachRoot(root));
     }
     world.assert_settled(&[]);
 }
@@ -329,7 +327,7 @@ fn a_guessed_format_stands_on_the_file_that_was_looked_at() {
 #[test]
 fn a_disks_sectors_and_geometry_are_seen_through_raw_images_and_filters() {
     use super::world::{DISK, DISK_GEOMETRY, DISK_SECTORS};
-    use millpond_messages::global_state::{GraphReply, GraphRequest, Query};
+    use millpond_messages::graph::{GraphReply, GraphRequest, Query};
     let mut world = FakeWorld::new();
     world.ok(add(
         json!({"driver": "file", "node-name": "disk", "filename": DISK}),

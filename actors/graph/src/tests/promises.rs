@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use millpond_messages::global_state::GraphFacts;
+use millpond_messages::graph::GraphFacts;
 use millpond_messages::{NodeId, OpenFlags, Permissions};
 
 /// What a node has prepared, and what it was last told to grant.

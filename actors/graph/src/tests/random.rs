@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use millpond_messages::global_state::{ChildOf, GraphReply, GraphRequest, IothreadOptions};
+use millpond_messages::graph::{ChildOf, GraphReply, Immediate, IothreadOptions, Mutation};
 use millpond_messages::{NodeId, RootId, Token};
 use serde_json::json;
 
@@ -48,7 +48,7 @@ impl Run {
         let mut world = FakeWorld::new();
         for id in ["io0", "io1"] {
             let options: IothreadOptions = serde_json::from_value(json!({"id": id})).unwrap();
-            world.ok(GraphRequest::AddIothread(options));
+            world.ok(Mutation::AddIothread(options));
         }
         Self {
             world,
@@ -108,7 +108,7 @@ impl Run {
             let at = self.rng.below(self.sections.len());
             let token = *self.sections.iter().nth(at).unwrap();
             self.sections.remove(&token);
-            self.asked.push(self.world.send(GraphRequest::DrainEnd(token)));
+            self.asked.push(self.world.send(Immediate::DrainEnd(token)));
         } else if self.sections.len() < 3 {
             let request = if self.rng.below(3) == 0 {
                 drain_all()
@@ -146,14 +146,14 @@ impl Run {
                 json!({"driver": "fmt", "node-name": one, "file": format!("{one}f"),
                 "backing": if self.rng.below(2) == 0 { json!(two) } else { json!(null) }}),
             ),
-            6 => GraphRequest::SetIothread {
+            6 => Mutation::SetIothread {
                 node_name: one,
                 iothread: [None, Some("io0".to_owned()), Some("io1".to_owned())][self.rng.below(3)].clone(),
                 force: true,
             },
             7 if self.roots.len() > 2 => {
                 let at = self.rng.below(self.roots.len());
-                GraphRequest::DetachRoot(self.roots.swap_remove(at))
+                Mutation::DetachRoot(self.roots.swap_remove(at))
             }
             7 => attach(&one, READ_WRITE, ALL),
             8..=11 => self.edit(one, two),
@@ -175,13 +175,13 @@ impl Run {
     }
 
     /// A change of edges or states that are there.
-    fn edit(&mut self, one: String, two: String) -> GraphRequest {
+    fn edit(&mut self, one: String, two: String) -> Mutation {
         let slot = ["file", "backing"][self.rng.below(2)].to_owned();
         let coin = self.rng.below(2) == 0;
         match self.rng.below(13) {
-            0 => GraphRequest::Append { node: one, new: two },
-            1 => GraphRequest::ReplaceNode { from: one, to: two },
-            2 => GraphRequest::ReplaceChild {
+            0 => Mutation::Append { node: one, new: two },
+            1 => Mutation::ReplaceNode { from: one, to: two },
+            2 => Mutation::ReplaceChild {
                 of: ChildOf::Node {
                     node_name: one,
                     child: slot,
@@ -193,39 +193,39 @@ impl Run {
                 let name = format!("i{}", self.last);
                 self.names.push(name.clone());
                 let options = options(json!({"driver": "filter", "node-name": name, "file": one}));
-                GraphRequest::InsertNode { node: one, options }
+                Mutation::InsertNode { node: one, options }
             }
-            4 => GraphRequest::DropFilter { node_name: one },
-            5 => GraphRequest::SetBacking {
+            4 => Mutation::DropFilter { node_name: one },
+            5 => Mutation::SetBacking {
                 node_name: one,
                 backing: coin.then_some(two),
             },
-            6 => GraphRequest::AttachChild {
+            6 => Mutation::AttachChild {
                 parent: one,
                 child: slot,
                 node: two,
             },
-            7 => GraphRequest::DetachChild {
+            7 => Mutation::DetachChild {
                 parent: one,
                 child: slot,
             },
-            8 => GraphRequest::SetReadOnly {
+            8 => Mutation::SetReadOnly {
                 node_name: one,
                 read_only: coin,
             },
-            9 => GraphRequest::SetActive {
+            9 => Mutation::SetActive {
                 node_name: coin.then_some(one),
                 active: self.rng.below(3) > 0,
             },
-            10 => GraphRequest::ReopenKeeping(vec![
+            10 => Mutation::ReopenKeeping(vec![
                 options(json!({"node-name": one, "read-only": coin})),
                 options(json!({"node-name": two, "backing": null})),
             ]),
-            11 => GraphRequest::Resize {
+            11 => Mutation::Resize {
                 node_name: one,
                 size: 1 << 20,
             },
-            _ => GraphRequest::InvalidateCache { node_name: one },
+            _ => Mutation::InvalidateCache { node_name: one },
         }
     }
 
@@ -262,7 +262,7 @@ impl Run {
     fn assert_covered(&mut self) {
         let facts = self.world.facts();
         for edge in &facts.edges {
-            let millpond_messages::global_state::EdgeParent::Node(parent) = edge.parent else {
+            let millpond_messages::graph::EdgeParent::Node(parent) = edge.parent else {
                 continue;
             };
             let (Some(parent), Some(child)) =
@@ -289,7 +289,7 @@ impl Run {
             self.world.run();
             self.collect();
             for token in std::mem::take(&mut self.sections) {
-                self.asked.push(self.world.send(GraphRequest::DrainEnd(token)));
+                self.asked.push(self.world.send(Immediate::DrainEnd(token)));
             }
             if self.asked.is_empty() && self.world.mailboxes.is_empty() {
                 break;
@@ -394,10 +394,10 @@ fn nonsense_is_answered_and_leaves_nothing_behind() {
             continue;
         };
         let request = match rng.below(4) {
-            0 => GraphRequest::BlockdevReopen(vec![options]),
-            1 => GraphRequest::BlockdevCreate(options),
+            0 => Mutation::BlockdevReopen(vec![options]),
+            1 => Mutation::BlockdevCreate(options),
             2 => del(if rng.below(2) == 0 { "a" } else { "b" }),
-            _ => GraphRequest::BlockdevAdd(options),
+            _ => Mutation::BlockdevAdd(options),
         };
         added += u32::from(world.request(request).is_ok());
         world.assert_settled(&[]);

@@ -9,7 +9,7 @@ use millpond_drivers::api::{
     Abilities, BackingLink, ChildChange, ChildKind, DriverKind, EdgeUse, OpenRequest, Opened, OptionNames,
     Registry,
 };
-use millpond_messages::global_state::{GraphFacts, GraphReply, GraphRequest, Options, Query};
+use millpond_messages::graph::{GraphFacts, GraphReply, GraphRequest, Options, Query};
 use millpond_messages::handshake::PendingRequest;
 use millpond_messages::io::{OperationKind, Preallocation};
 use millpond_messages::{
@@ -299,7 +299,7 @@ impl FakeWorld {
     }
 
     /// Sends a request; nothing is delivered yet.
-    pub fn send(&mut self, request: GraphRequest) -> RequestId {
+    pub fn send(&mut self, request: impl Into<GraphRequest>) -> RequestId {
         self.last += 1;
         let id = RequestId(self.last);
         self.now += Duration::from_nanos(1);
@@ -309,33 +309,33 @@ impl FakeWorld {
     }
 
     /// Sends a request and delivers everything; answers the reply, if there is one by then.
-    pub fn try_request(&mut self, request: GraphRequest) -> Option<Reply> {
+    pub fn try_request(&mut self, request: impl Into<GraphRequest>) -> Option<Reply> {
         let id = self.send(request);
         self.run();
         self.replies.remove(&id)
     }
 
-    pub fn request(&mut self, request: GraphRequest) -> Reply {
+    pub fn request(&mut self, request: impl Into<GraphRequest>) -> Reply {
         self.try_request(request).expect("the request is answered")
     }
 
-    pub fn ok(&mut self, request: GraphRequest) -> GraphReply<RootId> {
+    pub fn ok(&mut self, request: impl Into<GraphRequest>) -> GraphReply<RootId> {
         self.request(request).expect("the request succeeds")
     }
 
     /// The text of a request's error.
-    pub fn error(&mut self, request: GraphRequest) -> String {
+    pub fn error(&mut self, request: impl Into<GraphRequest>) -> String {
         self.request(request).expect_err("the request fails").to_string()
     }
 
-    pub fn root(&mut self, request: GraphRequest) -> RootId {
+    pub fn root(&mut self, request: impl Into<GraphRequest>) -> RootId {
         let GraphReply::Root(root) = self.ok(request) else {
             panic!("no root")
         };
         root
     }
 
-    pub fn still(&mut self, request: GraphRequest) -> Token {
+    pub fn still(&mut self, request: impl Into<GraphRequest>) -> Token {
         let GraphReply::Still(token) = self.ok(request) else {
             panic!("no token")
         };
@@ -842,8 +842,8 @@ impl FakeWorld {
         }
         assert_eq!(facts.nodes.len(), self.nodes.len());
         let known = facts.edges.iter().filter_map(|edge| match &edge.parent {
-            millpond_messages::global_state::EdgeParent::Node(parent) => Some((*parent, edge.child)),
-            millpond_messages::global_state::EdgeParent::Root(root, _) => {
+            millpond_messages::graph::EdgeParent::Node(parent) => Some((*parent, edge.child)),
+            millpond_messages::graph::EdgeParent::Root(root, _) => {
                 assert_eq!(self.roots.get(root), Some(&edge.child));
                 None
             }

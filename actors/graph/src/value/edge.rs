@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use millpond_messages::global_state::RootUser;
+use millpond_messages::graph::RootUser;
 use millpond_messages::{ChildSlot, EdgeId, IoThreadId, NodeId, Permissions, Role, RootId, Token};
 
 /// Who holds an edge.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
 
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::path::{full_backing_filename, path_combine};
 use millpond_messages::qapi::{in_qdict_order, to_compact};
 use millpond_messages::{Error, ErrorKind, NodeId, Result};

@@ -1,6 +1,6 @@
 //! Which operations are forbidden on a node: by op blockers, and by the edges that lead to it.
 
-use millpond_messages::global_state::Blocker;
+use millpond_messages::graph::Blocker;
 use millpond_messages::{NodeId, OpBlocker, Result, Role};
 
 use crate::value::edge::Parent;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use millpond_drivers::api::{DriverKind, slot_named};
 use millpond_engine::node::{NodeSettings, OpenFacts, Ticket};
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::{ChildSlot, EdgeId, IoThreadId, NodeId, OpenFlags, Permissions};
 
 use crate::order::Order;

@@ -2,7 +2,7 @@
 
 use super::{Reply, arguments, done};
 use crate::daemon::Daemon;
-use millpond_messages::global_state::{GraphReply, GraphRequest, Query};
+use millpond_messages::graph::{GraphReply, GraphRequest, Query};
 use millpond_messages::qapi::{
     BlockDirtyBitmapOrStr, BlockExportDel, BlockExportKind, BlockExportOptions, NbdExportOptions,
     NbdServerAdd, NbdServerRemove, NbdServerStart, Object, QmpError,

@@ -3,13 +3,13 @@
 use super::{Reply, done, flag, text};
 use crate::daemon::Daemon;
 use crate::graph::graph_json;
-use millpond_messages::global_state::{GraphReply, GraphRequest, Query};
+use millpond_messages::graph::{GraphReply, GraphRequest, Mutation, Query};
 use millpond_messages::io::Preallocation;
 use millpond_messages::qapi::{Object, QmpError};
 use millpond_messages::{LatencyHistogram, LatencyHistograms, Repair, RequestFlags};
 use serde_json::{Value, json};
 
-async fn change(daemon: &Daemon, request: GraphRequest) -> Reply {
+async fn change(daemon: &Daemon, request: impl Into<GraphRequest>) -> Reply {
     daemon.graph(request).await?;
     Ok(done())
 }
@@ -32,12 +32,12 @@ pub(super) async fn add(daemon: Daemon, arguments: Object) -> Reply {
             "'node-name' must be specified for the root node",
         ));
     }
-    change(&daemon, GraphRequest::BlockdevAdd(arguments)).await
+    change(&daemon, Mutation::BlockdevAdd(arguments)).await
 }
 
 pub(super) async fn delete(daemon: Daemon, arguments: Object) -> Reply {
     let node_name = text(&arguments, "node-name").to_owned();
-    change(&daemon, GraphRequest::BlockdevDel { node_name }).await
+    change(&daemon, Mutation::BlockdevDel { node_name }).await
 }
 
 pub(super) async fn reopen(daemon: Daemon, mut arguments: Object) -> Reply {
@@ -48,7 +48,7 @@ pub(super) async fn reopen(daemon: Daemon, mut arguments: Object) -> Reply {
         Value::Object(options) => Some(options),
         _ => None,
     });
-    change(&daemon, GraphRequest::BlockdevReopen(objects.collect())).await
+    change(&daemon, Mutation::BlockdevReopen(objects.collect())).await
 }
 
 pub(super) async fn set_active(daemon: Daemon, arguments: Object) -> Reply {
@@ -57,13 +57,13 @@ pub(super) async fn set_active(daemon: Daemon, arguments: Object) -> Reply {
         .and_then(Value::as_str)
         .map(str::to_owned);
     let active = flag(&arguments, "active");
-    change(&daemon, GraphRequest::SetActive { node_name, active }).await
+    change(&daemon, Mutation::SetActive { node_name, active }).await
 }
 
 pub(super) async fn snapshot(daemon: Daemon, arguments: Object) -> Reply {
     let node = text(&arguments, "node").to_owned();
     let overlay = text(&arguments, "overlay").to_owned();
-    change(&daemon, GraphRequest::BlockdevSnapshot { node, overlay }).await
+    change(&daemon, Mutation::BlockdevSnapshot { node, overlay }).await
 }
 
 /// The parent is looked for first, whatever else is wrong.
@@ -71,8 +71,8 @@ pub(super) async fn change_children(daemon: Daemon, arguments: Object) -> Reply 
     let given = |name| arguments.get(name).and_then(Value::as_str).map(str::to_owned);
     let parent = text(&arguments, "parent").to_owned();
     let wrong = match (given("child"), given("node")) {
-        (Some(child), None) => return change(&daemon, GraphRequest::DelChild { parent, child }).await,
-        (None, Some(node)) => return change(&daemon, GraphRequest::AddChild { parent, node }).await,
+        (Some(child), None) => return change(&daemon, Mutation::DelChild { parent, child }).await,
+        (None, Some(node)) => return change(&daemon, Mutation::AddChild { parent, node }).await,
         (Some(_), Some(_)) => "The parameters child and node are in conflict",
         (None, None) => "Either child or node must be specified",
     };
@@ -140,7 +140,7 @@ pub(super) async fn resize(daemon: Daemon, arguments: Object) -> Reply {
     let size = size?;
     change(
         &daemon,
-        GraphRequest::Resize {
+        Mutation::Resize {
             node_name: node_name.to_owned(),
             size,
         },
@@ -156,7 +156,7 @@ pub(super) async fn truncate(daemon: Daemon, arguments: Object) -> Reply {
     };
     let mut flags = RequestFlags::empty();
     flags.set(RequestFlags::ZERO_WRITE, flag(&arguments, "zero"));
-    let request = GraphRequest::Truncate {
+    let request = Mutation::Truncate {
         node_name: text(&arguments, "node-name").to_owned(),
         size: arguments.get("size").and_then(Value::as_u64).unwrap_or_default(),
         exact: flag(&arguments, "exact"),
@@ -176,7 +176,7 @@ pub(super) async fn check(daemon: Daemon, arguments: Object) -> Reply {
     let query = Query::Node {
         node_name: node_name.clone(),
     };
-    let checked = daemon.graph(GraphRequest::Check { node_name, repair }).await?;
+    let checked = daemon.graph(Mutation::Check { node_name, repair }).await?;
     let GraphReply::Checked(found) = checked else {
         return Err(wrong_kind());
     };
@@ -201,7 +201,7 @@ pub(super) async fn check(daemon: Daemon, arguments: Object) -> Reply {
 
 pub(super) async fn change_backing_file(daemon: Daemon, arguments: Object) -> Reply {
     let named = |name: &str| text(&arguments, name).to_owned();
-    let request = GraphRequest::ChangeBackingFile {
+    let request = Mutation::ChangeBackingFile {
         device: named("device"),
         image_node_name: named("image-node-name"),
         backing_file: named("backing-file"),
@@ -215,7 +215,7 @@ pub(super) async fn set_iothread(daemon: Daemon, arguments: Object) -> Reply {
     let force = flag(&arguments, "force");
     change(
         &daemon,
-        GraphRequest::SetIothread {
+        Mutation::SetIothread {
             node_name,
             iothread,
             force,
@@ -236,18 +236,21 @@ pub(super) async fn move_node(daemon: Daemon, arguments: Object) -> Reply {
     let node_name = text(&arguments, "node-name").to_owned();
     let iothread = iothread(&arguments);
     let joined = flag(&arguments, "joined");
-    let request = match (flag(&arguments, "dry-run"), joined) {
-        (true, joined) => GraphRequest::Query(Query::MayMove {
+    if flag(&arguments, "dry-run") {
+        let query = Query::MayMove {
             node_name,
             iothread,
             joined,
-        }),
-        (false, true) => GraphRequest::SetIothread {
+        };
+        return change(&daemon, query).await;
+    }
+    let request = match joined {
+        true => Mutation::SetIothread {
             node_name,
             iothread,
             force: true,
         },
-        (false, false) => GraphRequest::MoveNode { node_name, iothread },
+        false => Mutation::MoveNode { node_name, iothread },
     };
     change(&daemon, request).await
 }
@@ -279,7 +282,7 @@ pub(super) async fn set_histograms(daemon: Daemon, arguments: Object) -> Reply {
     let node_name = text(&arguments, "node-name").to_owned();
     change(
         &daemon,
-        GraphRequest::SetHistograms {
+        Mutation::SetHistograms {
             node_name,
             histograms,
         },

@@ -3,7 +3,7 @@
 use super::{Reply, done, text};
 use crate::daemon::{Daemon, UserObject, refusal};
 use crate::monitor::chardev::{NO_IDENTIFIER, is_identifier};
-use millpond_messages::global_state::GraphRequest;
+use millpond_messages::graph::Mutation;
 use millpond_messages::qapi::{Object, QmpError};
 
 pub(super) async fn add(daemon: Daemon, arguments: Object) -> Reply {
@@ -14,7 +14,7 @@ pub(super) async fn add(daemon: Daemon, arguments: Object) -> Reply {
     daemon.objects(|objects| objects.may_add(&object))?;
     match &object {
         UserObject::Iothread(iothread) => {
-            daemon.graph(GraphRequest::AddIothread(iothread.clone())).await?;
+            daemon.graph(Mutation::AddIothread(iothread.clone())).await?;
         }
         UserObject::ThrottleGroup(group) => {
             let added = daemon.throttle_groups().add(&group.id, group.limits);
@@ -33,9 +33,7 @@ pub(super) async fn delete(daemon: Daemon, arguments: Object) -> Reply {
     let object = object.ok_or_else(|| QmpError::generic(format!("object '{id}' not found")))?;
     match object {
         UserObject::Iothread(_) => {
-            daemon
-                .graph(GraphRequest::DelIothread { id: id.to_owned() })
-                .await?;
+            daemon.graph(Mutation::DelIothread { id: id.to_owned() }).await?;
         }
         UserObject::ThrottleGroup(_) => {
             let removed = daemon.throttle_groups().remove(id);

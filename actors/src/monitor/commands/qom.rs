@@ -2,7 +2,7 @@
 
 use super::{Reply, arguments, done, flag, text};
 use crate::daemon::{Daemon, UserObject, properties_of, refusal, type_of};
-use millpond_messages::global_state::GraphRequest;
+use millpond_messages::graph::Mutation;
 use millpond_messages::qapi::{ErrorClass, Object, ObjectPropertyInfo, ObjectTypeInfo, QmpError};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -158,7 +158,7 @@ pub(super) async fn set(daemon: Daemon, given: Object) -> Reply {
     let changed = object.with(&property, &value)?;
     match &changed {
         UserObject::Iothread(iothread) => {
-            daemon.graph(GraphRequest::TuneIothread(iothread.clone())).await?;
+            daemon.graph(Mutation::TuneIothread(iothread.clone())).await?;
         }
         UserObject::ThrottleGroup(changed) => {
             if let Some(group) = daemon.throttle_groups().find(&changed.id) {

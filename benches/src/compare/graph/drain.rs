@@ -12,7 +12,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use millpond::embed::{BlockLayer, BlockLayerConfig};
 use millpond::node::Client;
 use millpond_messages::Permissions;
-use millpond_messages::global_state::{DrainScope, RootRequest, RootUser};
+use millpond_messages::graph::{DrainScope, RootRequest, RootUser};
 use millpond_ring::buffer::Buffers;
 use serde_json::json;
 

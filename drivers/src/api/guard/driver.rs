@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
 use millpond_messages::{
     BlockSizes, CheckResult, ChildSlot, DebugEvent, DebugOrder, DriverInfo, Geometry, IoResult, Permissions,

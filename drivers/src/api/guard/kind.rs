@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::error::errno::EIO;
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::{ChildSlot, Error, IoError, Permissions, Result, Role};
 
 use super::super::kind::{

@@ -15,7 +15,7 @@ use std::task::Poll;
 
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::error::errno::ENOENT;
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::{
     ChildSlot, DebugEvent, DebugOrder, Error, IoError, IoResult, Permissions, RequestFlags, Result, Role,
 };

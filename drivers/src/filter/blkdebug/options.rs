@@ -1,7 +1,7 @@
 //! Options, as QAPI's `BlockdevOptionsBlkdebug` has them, and what they come to.
 
 use millpond_messages::error::errno::EIO;
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::{DebugEvent, Error, ErrorKind, IoError, Limits, Permissions, Result, SECTOR_SIZE};
 
 use super::rules::{Action, Inject, IoType, Rule};

@@ -1,6 +1,6 @@
 //! Options, as QAPI's `BlockdevOptionsBlklogwrites` has them.
 
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::{Error, ErrorKind, Result};
 
 use crate::api::parse_options;

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use futures_util::future::{LocalBoxFuture, join};
 use millpond_messages::error::errno::{EIO, ENOMEM};
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, RequestFlags, Result, Role};
 use millpond_ring::buffer::{Buffer, Buffers};
 use serde_json::json;

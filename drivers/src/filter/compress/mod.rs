@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::{ChildSlot, Error, ErrorKind, Limits, RequestFlags, Result};
 use millpond_ring::buffer::Buffers;
 

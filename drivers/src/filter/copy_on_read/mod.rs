@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::{ChildSlot, IoError, Permissions, RequestFlags, Result};
 use millpond_ring::buffer::Buffers;
 

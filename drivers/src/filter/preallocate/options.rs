@@ -1,6 +1,6 @@
 //! Options, as QAPI's `BlockdevOptionsPreallocate` has them.
 
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::{Error, ErrorKind, Result, SECTOR_SIZE};
 
 use crate::api::{parse_options, parse_size};

@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::{ChildSlot, IoResult, RequestFlags, Result};
 use millpond_ring::Ring;
 use millpond_ring::buffer::Buffers;

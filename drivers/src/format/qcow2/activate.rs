@@ -1,6 +1,6 @@
 //! What an image needs before its first change, and what a reopen changes.
 
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::{Error, ErrorKind, IoError, OpenFlags, Result};
 
 use super::cache::Cache;

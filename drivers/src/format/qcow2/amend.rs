@@ -1,6 +1,6 @@
 //! Changes of an open image's format options, as `qemu-img amend` makes them and with its names and words.
 
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
 use millpond_messages::{Error, ErrorKind, IoError, RequestFlags, Result, SECTOR_SIZE, check_length};
 use serde_json::Value;

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
 use millpond_messages::{
     CheckResult, ChildSlot, DebugEvent, DriverInfo, Error, ErrorKind, IoError, IoResult, Limits,

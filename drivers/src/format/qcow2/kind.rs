@@ -118,7 +118,7 @@ pub(super) fn is_writable(flags: OpenFlags) -> bool {
 /// Reads all that is kept in memory while the image is open.
 pub(super) async fn open_state(
     file: &Child,
-    options: millpond_messages::global_state::Options,
+    options: millpond_messages::graph::Options,
     flags: OpenFlags,
 ) -> Result<State> {
     let header = read_header(file, flags).await?;

@@ -64,7 +64,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Instant;
 
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::{IoResult, OpenFlags};
 
 use crate::api::{Answer, Child};

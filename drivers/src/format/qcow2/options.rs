@@ -1,6 +1,6 @@
 //! A node's options, with QEMU's names and defaults, and the cache sizes that follow from them.
 
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::{Error, ErrorKind, OpenFlags, Result};
 use serde::de::{Deserialize, Deserializer};
 use serde_json::Value;

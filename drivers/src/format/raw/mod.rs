@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
 use millpond_messages::{
     ChildSlot, DebugEvent, Error, ErrorKind, IoError, IoResult, RequestFlags, Result, Role, SECTOR_SIZE,

@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 use futures_channel::oneshot;
 use futures_util::future::LocalBoxFuture;
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
 use millpond_messages::{
     BlockSizes, Error, ErrorKind, Geometry, IoError, IoResult, Limits, OpenFlags, Permissions, RequestFlags,

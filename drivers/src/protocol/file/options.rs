@@ -1,6 +1,6 @@
 //! The options of `file` and `host_device`, and what may be said about them before anything is opened.
 
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::{Error, ErrorKind, OpenFlags, Result};
 
 use crate::api::parse_options;

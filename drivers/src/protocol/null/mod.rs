@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
-use millpond_messages::global_state::Options;
+use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
 use millpond_messages::{Error, ErrorKind, IoError, IoResult, RequestFlags, Result};
 

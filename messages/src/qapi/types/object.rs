@@ -1,4 +1,4 @@
-//! What QOM shows of objects; an iothread's properties are [`IothreadOptions`](crate::global_state::IothreadOptions).
+//! What QOM shows of objects; an iothread's properties are [`IothreadOptions`](crate::graph::IothreadOptions).
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

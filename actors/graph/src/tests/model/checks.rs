@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use millpond_messages::global_state::DrainScope;
+use millpond_messages::graph::DrainScope;
 use millpond_messages::{NodeId, Token};
 
 use super::Breach;

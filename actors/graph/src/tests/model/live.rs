@@ -3,7 +3,9 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use millpond_messages::global_state::{ChildOf, DrainScope, GraphReply, GraphRequest, IothreadOptions};
+use millpond_messages::graph::{
+    ChildOf, DrainScope, GraphReply, GraphRequest, Immediate, IothreadOptions, Mutation,
+};
 use millpond_messages::{IoThreadId, NodeId, RootId, Token};
 use serde_json::json;
 
@@ -67,7 +69,7 @@ pub enum Do {
     /// Goes away, whether it waits for a section or holds it.
     Die,
     /// Changes the graph. It is given the root edges there are.
-    Change(fn(&[RootId]) -> GraphRequest),
+    Change(fn(&[RootId]) -> Mutation),
 }
 
 /// What is explored.
@@ -194,7 +196,7 @@ impl Live {
     }
 
     /// Does something before the scenario begins, whole.
-    pub fn ok(&mut self, request: GraphRequest) -> GraphReply<RootId> {
+    pub fn ok(&mut self, request: impl Into<GraphRequest>) -> GraphReply<RootId> {
         self.asked += 1;
         let id = RequestId(self.asked);
         self.call(true, |policy| policy.request(id, request, Duration::ZERO));
@@ -211,12 +213,12 @@ impl Live {
     pub fn iothreads(&mut self) {
         for id in ["io0", "io1"] {
             let options: IothreadOptions = serde_json::from_value(json!({"id": id})).unwrap();
-            self.ok(GraphRequest::AddIothread(options));
+            self.ok(Mutation::AddIothread(options));
         }
     }
 
     /// Attaches a root edge.
-    pub fn root(&mut self, request: GraphRequest) {
+    pub fn root(&mut self, request: impl Into<GraphRequest>) {
         let GraphReply::Root(root) = self.ok(request) else {
             panic!("no root")
         };
@@ -424,7 +426,7 @@ impl Live {
                 };
                 self.users[at].begun = Some((scope.clone(), node));
                 self.users[at].waits_for = Some(id);
-                let request = GraphRequest::DrainBegin {
+                let request = Immediate::DrainBegin {
                     scope,
                     user: at.to_string(),
                 };
@@ -444,7 +446,7 @@ impl Live {
             Do::End | Do::Die => {
                 if let Some(Held { token, .. }) = self.users[at].holds.pop() {
                     self.users[at].waits_for = Some(id);
-                    let request = GraphRequest::DrainEnd(token);
+                    let request = Immediate::DrainEnd(token);
                     self.call(false, |policy| policy.request(id, request, Duration::ZERO));
                 } else if let Some(begun) = self.users[at].waits_for {
                     self.call(false, |policy| policy.abandon(begun, Duration::ZERO));

@@ -1,6 +1,6 @@
 //! What is explored. `MILLPOND_MODEL=large` explores each with more requests.
 
-use millpond_messages::global_state::{DrainScope, GraphRequest};
+use millpond_messages::graph::{DrainScope, Mutation};
 use serde_json::json;
 
 use super::super::{ALL, READ_WRITE, add, attach, del, options, reopen, snapshot};
@@ -113,8 +113,8 @@ fn two_roots(live: &mut Live) {
     live.root(attach("base", READ_WRITE, ALL));
 }
 
-fn set_iothread(name: &str, iothread: Option<&str>) -> GraphRequest {
-    GraphRequest::SetIothread {
+fn set_iothread(name: &str, iothread: Option<&str>) -> Mutation {
+    Mutation::SetIothread {
         node_name: name.to_owned(),
         iothread: iothread.map(str::to_owned),
         force: true,
@@ -246,11 +246,11 @@ fn a_filter_is_put_in_and_taken_out_during_a_section() {
         users: vec![
             vec![node("base"), Do::End],
             vec![
-                Do::Change(|_| GraphRequest::InsertNode {
+                Do::Change(|_| Mutation::InsertNode {
                     node: "base".to_owned(),
                     options: options(json!({"driver": "filter", "node-name": "f", "file": "base"})),
                 }),
-                Do::Change(|_| GraphRequest::DropFilter {
+                Do::Change(|_| Mutation::DropFilter {
                     node_name: "f".to_owned(),
                 }),
             ],
@@ -271,7 +271,7 @@ fn a_node_takes_the_place_of_another_that_a_section_holds() {
     explore(Scenario {
         users: vec![
             vec![node("base"), Do::End],
-            vec![Do::Change(|_| GraphRequest::ReplaceNode {
+            vec![Do::Change(|_| Mutation::ReplaceNode {
                 from: "base".to_owned(),
                 to: "other".to_owned(),
             })],
@@ -293,11 +293,11 @@ fn a_child_comes_and_goes_during_a_section() {
         users: vec![
             vec![node("two"), Do::End],
             vec![
-                Do::Change(|_| GraphRequest::AddChild {
+                Do::Change(|_| Mutation::AddChild {
                     parent: "many".to_owned(),
                     node: "two".to_owned(),
                 }),
-                Do::Change(|_| GraphRequest::DelChild {
+                Do::Change(|_| Mutation::DelChild {
                     parent: "many".to_owned(),
                     child: "children.0".to_owned(),
                 }),
@@ -385,7 +385,7 @@ fn a_node_is_deleted_during_a_section() {
         users: vec![
             vec![node("base"), Do::End],
             vec![
-                Do::Change(|roots| GraphRequest::DetachRoot(roots[0])),
+                Do::Change(|roots| Mutation::DetachRoot(roots[0])),
                 Do::Change(|_| del("top")),
             ],
         ],
@@ -421,7 +421,7 @@ fn a_reopen_fails_at_a_step() {
     explore(Scenario {
         users: vec![
             vec![Do::Change(|_| {
-                GraphRequest::BlockdevReopen(vec![
+                Mutation::BlockdevReopen(vec![
                     options(json!({"driver": "over", "node-name": "top", "backing": null})),
                     options(
                         json!({"driver": "over", "node-name": "base", "backing": null, "read-only": true}),
@@ -477,7 +477,7 @@ fn an_image_is_made_beside_a_section() {
     explore(Scenario {
         users: vec![
             vec![Do::Change(|_| {
-                GraphRequest::BlockdevCreate(options(json!({"driver": "filter", "file": "base"})))
+                Mutation::BlockdevCreate(options(json!({"driver": "filter", "file": "base"})))
             })],
             vec![node("base"), Do::End],
         ],
@@ -495,7 +495,7 @@ fn an_image_is_made_beside_a_section() {
 fn a_resize_beside_a_section() {
     explore(Scenario {
         users: vec![
-            vec![Do::Change(|_| GraphRequest::Resize {
+            vec![Do::Change(|_| Mutation::Resize {
                 node_name: "base".to_owned(),
                 size: 4096,
             })],

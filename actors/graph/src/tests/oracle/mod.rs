@@ -7,8 +7,8 @@ mod plain;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use millpond_messages::global_state::{
-    ChildOf, DrainScope, EdgeParent, GraphReply, GraphRequest, IothreadOptions,
+use millpond_messages::graph::{
+    ChildOf, DrainScope, EdgeParent, GraphReply, Immediate, IothreadOptions, Mutation,
 };
 use millpond_messages::{ErrorKind, IoThreadId, NodeId, Permissions, RootId, Token};
 use serde_json::json;
@@ -35,7 +35,7 @@ fn refusal(kind: ErrorKind) -> Option<Refusal> {
 
 /// A change that is about to be made, with what should come of it.
 struct Step {
-    request: GraphRequest,
+    request: Mutation,
     expected: Changed,
     /// The nodes may be made to refuse a part of it.
     can_fail: bool,
@@ -56,7 +56,7 @@ impl Run {
         let mut world = FakeWorld::new();
         for id in IOTHREADS.into_iter().flatten() {
             let options: IothreadOptions = serde_json::from_value(json!({"id": id})).unwrap();
-            world.ok(GraphRequest::AddIothread(options));
+            world.ok(Mutation::AddIothread(options));
         }
         Self {
             world,
@@ -206,45 +206,45 @@ impl Run {
             1 => {
                 can_fail = true;
                 let expected = self.plain.append(&one, &two);
-                (GraphRequest::Append { node: one, new: two }, expected)
+                (Mutation::Append { node: one, new: two }, expected)
             }
             2 => {
                 let expected = self.plain.replace(&one, &two);
-                (GraphRequest::ReplaceNode { from: one, to: two }, expected)
+                (Mutation::ReplaceNode { from: one, to: two }, expected)
             }
             3 => {
                 let expected = self.plain.replace_child(&one, slot, &two);
                 let (node_name, child) = (one, slot.to_owned());
                 let of = ChildOf::Node { node_name, child };
-                (GraphRequest::ReplaceChild { of, node: two }, expected)
+                (Mutation::ReplaceChild { of, node: two }, expected)
             }
             4 => {
                 let backing = (!self.chance(3)).then_some(two);
                 let expected = self.plain.set_backing(&one, backing.as_deref());
                 let node_name = one;
-                (GraphRequest::SetBacking { node_name, backing }, expected)
+                (Mutation::SetBacking { node_name, backing }, expected)
             }
             5 => {
                 can_fail = true;
                 let expected = self.plain.attach_child(&one, slot, &two);
                 let (parent, child, node) = (one, slot.to_owned(), two);
-                (GraphRequest::AttachChild { parent, child, node }, expected)
+                (Mutation::AttachChild { parent, child, node }, expected)
             }
             6 => {
                 let expected = self.plain.detach_child(&one, slot);
                 let (parent, child) = (one, slot.to_owned());
-                (GraphRequest::DetachChild { parent, child }, expected)
+                (Mutation::DetachChild { parent, child }, expected)
             }
             7 => {
                 can_fail = true;
                 let filter = self.new_name();
                 let expected = self.plain.insert(&one, &filter);
                 let options = options(json!({"driver": "filter", "node-name": filter, "file": one}));
-                (GraphRequest::InsertNode { node: one, options }, expected)
+                (Mutation::InsertNode { node: one, options }, expected)
             }
             _ => {
                 let expected = self.plain.drop_filter(&one);
-                (GraphRequest::DropFilter { node_name: one }, expected)
+                (Mutation::DropFilter { node_name: one }, expected)
             }
         };
         Step {
@@ -267,7 +267,7 @@ impl Run {
             5..=8 => self.edit(),
             9 => {
                 let (name, home) = (self.name(true), self.rng.below(3));
-                let request = GraphRequest::SetIothread {
+                let request = Mutation::SetIothread {
                     node_name: name.clone(),
                     iothread: IOTHREADS[home].map(str::to_owned),
                     force: true,
@@ -292,7 +292,7 @@ impl Run {
             10 | 11 => {
                 let (root, (permissions, shared)) = (self.root_id(), self.some_permissions());
                 let expected = self.plain.set_permissions(root, permissions, shared);
-                let request = GraphRequest::SetRootPermissions {
+                let request = Mutation::SetRootPermissions {
                     root,
                     permissions,
                     shared,
@@ -305,7 +305,7 @@ impl Run {
             }
             12 => {
                 let root = self.root_id();
-                certain(GraphRequest::DetachRoot(root), self.plain.detach(root))
+                certain(Mutation::DetachRoot(root), self.plain.detach(root))
             }
             _ => {
                 let name = self.name(true);
@@ -378,7 +378,7 @@ impl Run {
         if self.sections.len() > 2 || (self.chance(2) && !tokens.is_empty()) {
             let token = tokens[self.rng.below(tokens.len())];
             self.sections.remove(&token);
-            self.world.ok(GraphRequest::DrainEnd(token));
+            self.world.ok(Immediate::DrainEnd(token));
         } else {
             let name = self.name(true);
             let scope = match self.rng.below(3) {
@@ -388,7 +388,7 @@ impl Run {
             };
             let known = scope == DrainScope::All || self.plain.nodes.contains_key(&name);
             let in_flight = self.enter();
-            let id = self.world.send(GraphRequest::DrainBegin {
+            let id = self.world.send(Immediate::DrainBegin {
                 scope: scope.clone(),
                 user: String::new(),
             });

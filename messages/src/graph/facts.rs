@@ -1,0 +1,68 @@
+//! What is told of the graph.
+
+use super::EdgeParent;
+use crate::common::{IoThreadId, Limits, NodeId, OpenFlags, Permissions, Role};
+
+/// Facts about a driver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DriverFacts {
+    /// Its name.
+    pub name: String,
+    /// It stores bytes itself, rather than in another node.
+    pub is_protocol: bool,
+    /// It can make images.
+    pub creates: bool,
+}
+
+/// Facts about a node that others act on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Its driver.
+    pub driver: String,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Opened without the right to write.
+    pub read_only: bool,
+    /// How it is open now.
+    pub flags: OpenFlags,
+    /// A name that opens it: its file's where that is enough, else `json:{...}`.
+    pub filename: String,
+    /// What was never written reads as zeroes.
+    pub has_zero_init: bool,
+    /// What it asks of requests.
+    pub limits: Limits,
+    /// Writes with WRITE_COMPRESSED are possible.
+    pub takes_compressed: bool,
+    /// Where it lives.
+    pub iothread: IoThreadId,
+}
+
+/// An edge, as the graph query shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EdgeFacts {
+    /// The parent: a node or a root edge.
+    pub parent: EdgeParent,
+    /// The child.
+    pub child: NodeId,
+    /// The parent's name for it: `file`, `backing`, `root`.
+    pub name: String,
+    /// What the child is to the parent.
+    pub role: Role,
+    /// What the parent takes.
+    pub permissions: Permissions,
+    /// What it shares.
+    pub shared: Permissions,
+}
+
+/// The whole graph at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GraphFacts {
+    /// Nodes in the order in which they were added.
+    pub nodes: Vec<NodeFacts>,
+    /// Edges.
+    pub edges: Vec<EdgeFacts>,
+}

@@ -1,0 +1,281 @@
+//! What waits for its turn.
+
+use super::{BlockedBy, ChildOf, IothreadOptions, OpenImage, Options, RootRequest};
+use crate::common::{LatencyHistograms, OpBlocker, Permissions, Repair, RequestFlags, RootId, Token};
+use crate::io::Preallocation;
+
+/// A change of the graph, or what else waits for its turn: one runs at a time, in the order in which they came.
+#[derive(Debug)]
+pub enum Mutation {
+    /// Open an image by name: answered by the node's name, or by the holder's hold.
+    Open(Box<OpenImage>),
+    /// Open a node, with what it needs below it.
+    BlockdevAdd(Options),
+    /// Close a node that its user added.
+    BlockdevDel {
+        /// Its name.
+        node_name: String,
+    },
+    /// Change options and children of nodes, all or none.
+    BlockdevReopen(Vec<Options>),
+    /// Change some options of nodes, all or none; what is not named stays as it is.
+    ReopenKeeping(Vec<Options>),
+    /// Make a node, and what takes its options from it, read-only or writable.
+    SetReadOnly {
+        /// Its name.
+        node_name: String,
+        /// Which.
+        read_only: bool,
+    },
+    /// Activate or inactivate nodes: an inactive one is not written to, and holds no lock, while another process may use
+    /// its image.
+    SetActive {
+        /// One node, with those below it; all of them if there is no name.
+        node_name: Option<String>,
+        /// Which.
+        active: bool,
+    },
+    /// Drop what a node caches of its image's metadata, and read it again.
+    InvalidateCache {
+        /// The node's name.
+        node_name: String,
+    },
+    /// As [`Mutation::AttachRoot`], by a user that lets go of its permissions while the node is inactive: it can then
+    /// read.
+    AttachRootInactive(RootRequest),
+    /// Put the open node `overlay` on top of `node`, under all of `node`'s parents.
+    BlockdevSnapshot {
+        /// The node to protect.
+        node: String,
+        /// The node to go on top: a format that supports backing files and has none.
+        overlay: String,
+    },
+    /// Make `node` the last of the numbered children of `parent`.
+    AddChild {
+        /// The parent's name.
+        parent: String,
+        /// The name of the node to add. It has no parent yet.
+        node: String,
+    },
+    /// Take a numbered child away from `parent`.
+    DelChild {
+        /// The parent's name.
+        parent: String,
+        /// The parent's name for the child: `children.1`.
+        child: String,
+    },
+    /// Make an image: what the `blockdev-create` job runs.
+    BlockdevCreate(Options),
+    /// Change format options of an open image in place, as `qemu-img amend` does.
+    Amend {
+        /// Its node's name.
+        node_name: String,
+        /// `qemu-img amend`'s options, by its names: `compat`, `lazy_refcounts`, `size`.
+        options: Options,
+    },
+    /// Change a node's length.
+    Resize {
+        /// Its name.
+        node_name: String,
+        /// The new length in bytes.
+        size: u64,
+    },
+    /// Change a node's length, and say how. [`Mutation::Resize`] is this with `exact` and all else left out.
+    Truncate {
+        /// Its name.
+        node_name: String,
+        /// The new length in bytes.
+        size: u64,
+        /// Fail rather than end up longer.
+        exact: bool,
+        /// How the new space is laid out.
+        preallocation: Preallocation,
+        /// ZERO_WRITE: the new part must read as zeroes. No other flag has a meaning here, and others are refused.
+        flags: RequestFlags,
+    },
+    /// Check an image's metadata, and mend it if asked. Requests to the node wait until that is done.
+    Check {
+        /// The node's name.
+        node_name: String,
+        /// What to mend.
+        repair: Repair,
+    },
+    /// Delete the file that an open node keeps its data in. The node can be used until it is closed.
+    DeleteFile {
+        /// The node's name.
+        node_name: String,
+    },
+    /// Let a root edge's requests be serialised against all others of its node: from now on the node notes all that it has
+    /// in flight. A root edge asks for it by itself when it is sent the first such request.
+    Serialise(RootId),
+    /// Move a node, and all that is joined to it, to an iothread; `None` is the main one.
+    SetIothread {
+        /// The node.
+        node_name: String,
+        /// The iothread's id as its user named it.
+        iothread: Option<String>,
+        /// Also if an export or another user holds on to it.
+        force: bool,
+    },
+    /// Move one node to an iothread, without those that it is joined to: what passes over its edges goes from one
+    /// iothread to another from then on. `None` is the main one.
+    MoveNode {
+        /// The node.
+        node_name: String,
+        /// The iothread's id as its user named it.
+        iothread: Option<String>,
+    },
+    /// Take hold of a node.
+    AttachRoot(RootRequest),
+    /// Change what a user of a node takes and shares.
+    SetRootPermissions {
+        /// The hold.
+        root: RootId,
+        /// What it will do from now on.
+        permissions: Permissions,
+        /// What others may do meanwhile.
+        shared: Permissions,
+    },
+    /// Let go of a node.
+    DetachRoot(RootId),
+    /// Put a node in the place of another, and the other behind it: as what a filter filters, or as its backing node.
+    Append {
+        /// The node whose parents move.
+        node: String,
+        /// The node that gets them. It has no such child yet.
+        new: String,
+    },
+    /// Put a node in the place of another, under all the other's parents that cannot be reached from it.
+    ReplaceNode {
+        /// The node that loses its parents. It is closed if nobody holds it any more.
+        from: String,
+        /// The node that gets them.
+        to: String,
+    },
+    /// Let one edge lead to another node.
+    ReplaceChild {
+        /// The edge.
+        of: ChildOf,
+        /// Where it leads from now on.
+        node: String,
+    },
+    /// Open a node and put it in the place of one of its children, whole or not at all.
+    InsertNode {
+        /// The node whose parents move.
+        node: String,
+        /// The new node's options. One of them names `node` as its child.
+        options: Options,
+    },
+    /// Take a filter out: what it filters takes its place, and the filter is closed.
+    DropFilter {
+        /// The filter.
+        node_name: String,
+    },
+    /// Put a node behind another as its backing node, or leave it without. The image's header stays as it is.
+    SetBacking {
+        /// The overlay.
+        node_name: String,
+        /// The backing node; `None` takes the present one away.
+        backing: Option<String>,
+    },
+    /// Put a node behind an edge that leads nowhere.
+    AttachChild {
+        /// The parent.
+        parent: String,
+        /// What the parent calls the child.
+        child: String,
+        /// The child.
+        node: String,
+    },
+    /// Take away the node behind an edge that the parent can do without.
+    DetachChild {
+        /// The parent.
+        parent: String,
+        /// What the parent calls the child.
+        child: String,
+    },
+    /// Let an image name another backing file. Its backing node stays.
+    ChangeBackingFile {
+        /// A node without parents in whose chain the image is.
+        device: String,
+        /// The image's node.
+        image_node_name: String,
+        /// The name to be stored; empty stores that there is none.
+        backing_file: String,
+    },
+    /// Take images out of chains: all that has `top` as its child gets `base` instead.
+    DropIntermediate {
+        /// The first image to be taken out.
+        top: String,
+        /// The image below the last one to be taken out.
+        base: String,
+        /// What overlays of `top` store as the name of their backing file; `None` is the name that opens `base`.
+        backing_file: Option<String>,
+    },
+    /// Write what an image has of its own to its backing image, and empty it. Requests to it wait until that is done.
+    Commit {
+        /// The overlay.
+        node_name: String,
+    },
+    /// Let an image forget all that it has of its own.
+    MakeEmpty {
+        /// The node.
+        node_name: String,
+    },
+    /// Keep the links of a chain as they are; answered by a token that gives them free.
+    FreezeChain {
+        /// Where the chain begins.
+        top: String,
+        /// Where what is frozen ends; `None` is the end of the chain.
+        base: Option<String>,
+        /// The hold with which the freeze ends at the latest. Without one it lasts until it is taken back.
+        root: Option<RootId>,
+    },
+    /// Give a chain's links free.
+    UnfreezeChain(Token),
+    /// Forbid operations on a node; answered by a new blocker's token.
+    OpBlock {
+        /// The node.
+        node_name: String,
+        /// What is forbidden, besides what the same blocker forbids there already.
+        operations: Vec<OpBlocker>,
+        /// The blocker.
+        by: BlockedBy,
+    },
+    /// Let a blocker forbid operations no longer. One that forbids nothing anywhere is gone.
+    OpUnblock {
+        /// The blocker.
+        token: Token,
+        /// The node; `None` for all.
+        node_name: Option<String>,
+        /// What is allowed again as far as this blocker is concerned.
+        operations: Vec<OpBlocker>,
+    },
+    /// Flush every node.
+    FlushAll,
+    /// Start an iothread.
+    AddIothread(IothreadOptions),
+    /// Stop an iothread that no node lives in.
+    DelIothread {
+        /// Its id.
+        id: String,
+    },
+    /// Change an iothread's polling.
+    TuneIothread(IothreadOptions),
+    /// Count a node's latencies in new histograms from now on, in place of those of the same kinds; none at all ends those
+    /// that there are.
+    SetHistograms {
+        /// The node.
+        node_name: String,
+        /// The histograms, empty.
+        histograms: LatencyHistograms,
+    },
+    /// Have every read of a node copied up into it from below, or no longer. Counted: what was turned on twice is turned off
+    /// twice.
+    CopyOnRead {
+        /// The node.
+        node_name: String,
+        /// Once more.
+        on: bool,
+    },
+}
