@@ -12,7 +12,7 @@ mod world;
 use criterion::measurement::Measurement;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use millpond::iothread::{IoThread, Local};
-use millpond::node::{Client, Mail, Order};
+use millpond::node::{Client, Mail, NodeOrder};
 use millpond_messages::{DebugOrder, RequestFlags};
 use millpond_ring::buffer::Buffers;
 use serde_json::json;
@@ -54,10 +54,7 @@ fn tracked(criterion: &mut Criterion<Meter>) {
                     event: "pwritev".to_owned(),
                     tag: format!("b{number}"),
                 };
-                let order = Order::Debug {
-                    node: node.node,
-                    order: breakpoint,
-                };
+                let order = NodeOrder::Debug { order: breakpoint }.at(node.node);
                 world.order(&near, order);
                 let (offset, len) = match number {
                     0 => first,

@@ -34,7 +34,7 @@ mod value;
 mod world;
 
 pub use effect::{Announcement, Effect, Event, ImplicitOpens, Reply, RequestId};
-pub use order::{Address, Open, Order};
+pub use order::{Address, Ids, IothreadOrder, NewRoot, NodeOrder, NodeTask, Open, Order, Wiring};
 pub use policy::Policy;
 pub use sections::Cover;
 

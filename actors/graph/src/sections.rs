@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use millpond_messages::{NodeId, Token};
 
-use crate::order::Order;
+use crate::order::NodeOrder;
 use crate::value::graph::{Direction, Graph};
 
 /// What a section covers, besides the ancestors of all that.
@@ -75,7 +75,7 @@ pub struct Sections {
     sections: BTreeMap<Token, Section>,
     last: u64,
     /// Orders to be sent.
-    outbox: Vec<(NodeId, Order)>,
+    outbox: Vec<(NodeId, NodeOrder)>,
 }
 
 impl Sections {
@@ -110,7 +110,7 @@ impl Sections {
             .asked
             .iter()
             .rev()
-            .map(|node| (*node, Order::Resume(*node, token)));
+            .map(|node| (*node, NodeOrder::Resume(token)));
         self.outbox.extend(resumes);
         true
     }
@@ -297,7 +297,7 @@ impl Sections {
     }
 
     /// The orders to be sent.
-    pub fn take_orders(&mut self) -> Vec<(NodeId, Order)> {
+    pub fn take_orders(&mut self) -> Vec<(NodeId, NodeOrder)> {
         std::mem::take(&mut self.outbox)
     }
 
@@ -345,7 +345,7 @@ fn remove(section: &mut Section, node: NodeId) {
 }
 
 /// Resumes what a section no longer covers.
-fn give_back(section: &mut Section, graph: &Graph, token: Token, outbox: &mut Vec<(NodeId, Order)>) {
+fn give_back(section: &mut Section, graph: &Graph, token: Token, outbox: &mut Vec<(NodeId, NodeOrder)>) {
     let members = members(graph, &section.cover);
     let nodes = section.nodes.keys().copied();
     let gone: Vec<NodeId> = nodes.filter(|node| !members.contains(node)).collect();
@@ -353,7 +353,7 @@ fn give_back(section: &mut Section, graph: &Graph, token: Token, outbox: &mut Ve
         remove(section, node);
         if let Some(at) = section.asked.iter().position(|other| *other == node) {
             section.asked.remove(at);
-            outbox.push((node, Order::Resume(node, token)));
+            outbox.push((node, NodeOrder::Resume(token)));
         }
     }
 }
@@ -365,7 +365,7 @@ fn ask_if_due(
     graph: &Graph,
     token: Token,
     node: NodeId,
-    outbox: &mut Vec<(NodeId, Order)>,
+    outbox: &mut Vec<(NodeId, NodeOrder)>,
 ) {
     let due = section.nodes.get(&node) == Some(&Stage::Waiting)
         && graph.node(node).is_none_or(|node| node.working == 0)
@@ -383,11 +383,11 @@ fn ask_if_due(
             return;
         }
         section.asked.push(node);
-        outbox.push((node, Order::Quiesce(node, token)));
+        outbox.push((node, NodeOrder::Quiesce(token)));
     }
 }
 
-fn ask_all_due(section: &mut Section, graph: &Graph, token: Token, outbox: &mut Vec<(NodeId, Order)>) {
+fn ask_all_due(section: &mut Section, graph: &Graph, token: Token, outbox: &mut Vec<(NodeId, NodeOrder)>) {
     let waiting: Vec<NodeId> = section
         .nodes
         .iter()

@@ -9,7 +9,7 @@ use millpond_messages::graph::IothreadOptions;
 use millpond_messages::{IoThreadId, NodeId, Result, Token};
 
 use crate::effect::{Effect, ImplicitOpens};
-use crate::order::{Address, Order};
+use crate::order::{self, Address, AtNode, Order};
 use crate::sections::Sections;
 use crate::undo::Log;
 use crate::value::graph::Graph;
@@ -124,7 +124,8 @@ impl State {
 
     /// Sends an order to a node, or keeps it until the node has arrived where it is going. An order to a node that is
     /// gone is dropped.
-    pub fn send(&mut self, node: NodeId, order: Order) -> Ticket {
+    pub fn send(&mut self, node: NodeId, order: impl AtNode) -> Ticket {
+        let order = order.at(node);
         let ticket = self.ticket();
         if self.graph.node(node).is_some() {
             self.note_work(ticket, &order);
@@ -146,12 +147,12 @@ impl State {
     }
 
     /// Sends an order to an iothread, whatever node it concerns.
-    pub fn send_to(&mut self, iothread: IoThreadId, order: Order) -> Ticket {
+    pub fn send_to(&mut self, iothread: IoThreadId, order: impl Into<Order>) -> Ticket {
         let ticket = self.ticket();
         self.effects.push(Effect::Send {
             iothread,
             ticket,
-            order,
+            order: order.into(),
         });
         ticket
     }
@@ -173,7 +174,7 @@ impl State {
     }
 
     fn note_work(&mut self, ticket: Ticket, order: &Order) {
-        let nodes = order.works_at();
+        let nodes = order::works_at(order);
         if nodes.is_empty() {
             return;
         }

@@ -15,7 +15,7 @@ use millpond_messages::graph::IothreadOptions;
 use millpond_messages::{Error, ErrorKind, IoThreadId, NodeId, Permissions, Result, RootId, Token};
 
 use crate::effect::Effect;
-use crate::order::Order;
+use crate::order::{self, AtNode, Order};
 use crate::sections::Cover;
 use crate::state::State;
 use crate::undo::Log;
@@ -46,12 +46,13 @@ impl World {
     }
 
     /// Sends an order; the answer is a future. The order is on its way even if the future is dropped.
-    pub fn ask(&self, node: NodeId, order: Order) -> Answered {
+    pub fn ask(&self, node: NodeId, order: impl AtNode) -> Answered {
+        let order = order.at(node);
         self.expecting(|state| {
             if state.graph.node(node).is_none() {
                 return Err(gone());
             }
-            let what = order.what();
+            let what = order::what(&order);
             let ticket = state.send(node, order);
             state.under_way.extend(what.map(|what| (ticket, (node, what))));
             Ok(ticket)
@@ -67,7 +68,7 @@ impl World {
     }
 
     /// Sends an order to an iothread.
-    pub fn ask_iothread(&self, iothread: IoThreadId, order: Order) -> Answered {
+    pub fn ask_iothread(&self, iothread: IoThreadId, order: impl Into<Order>) -> Answered {
         self.expecting(|state| Ok(state.send_to(iothread, order)))
     }
 
@@ -92,7 +93,7 @@ impl World {
     }
 
     /// Sends an order that is not answered.
-    pub fn tell(&self, node: NodeId, order: Order) {
+    pub fn tell(&self, node: NodeId, order: impl AtNode) {
         self.with(|state| state.send(node, order));
     }
 

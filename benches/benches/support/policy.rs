@@ -5,7 +5,7 @@ use std::time::Duration;
 use millpond::graph::ImplicitOpens;
 use millpond::node::{self, OpenFacts, OrderOutcome};
 use millpond_drivers::api::Abilities;
-use millpond_graph::{Effect, Event, Order, Policy, Reply, RequestId};
+use millpond_graph::{Effect, Event, NodeOrder, Order, Policy, Reply, RequestId, Wiring};
 use millpond_messages::graph::{GraphReply, GraphRequest, Mutation, Options, RootRequest, RootUser};
 use millpond_messages::{IoThreadId, Limits, OpenFlags, Permissions, RootId};
 use serde_json::Value;
@@ -106,10 +106,10 @@ pub fn sizes(sizes: &[usize]) -> Vec<usize> {
 
 fn obey(ticket: node::Ticket, order: Order) -> Option<node::Event> {
     let outcome = match order {
-        Order::Open(open) => OrderOutcome::Opened(Ok(facts(open.flags | OpenFlags::RDWR))),
-        Order::ReopenCommit(_) => OrderOutcome::Opened(Ok(facts(OpenFlags::RDWR))),
-        Order::Quiesce(node, token) => return Some(node::Event::Quiesced(node, token)),
-        Order::Resume(..) | Order::PermissionsCommit(_) => return None,
+        Order::Wiring(Wiring::Open(open)) => OrderOutcome::Opened(Ok(facts(open.flags | OpenFlags::RDWR))),
+        Order::Node(_, NodeOrder::ReopenCommit) => OrderOutcome::Opened(Ok(facts(OpenFlags::RDWR))),
+        Order::Node(node, NodeOrder::Quiesce(token)) => return Some(node::Event::Quiesced(node, token)),
+        Order::Node(_, NodeOrder::Resume(..) | NodeOrder::PermissionsCommit) => return None,
         _ => OrderOutcome::Done(Ok(())),
     };
     Some(node::Event::Ended(ticket, outcome))

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use millpond::iothread::{IoThread, IoThreadConfig, Local, PollParams};
 use millpond::node::{
-    Client, Event, Mail, NodeAddress, NodeSettings, OpenOrder, Order, OrderOutcome, RootHandle, Ticket, serve,
+    Client, Event, Mail, NodeAddress, NodeOrder, NodeSettings, OpenOrder, Order, OrderOutcome, RootHandle,
+    Ticket, Wiring, serve,
 };
 use millpond_drivers::api::DriverKind;
 use millpond_messages::graph::Options;
@@ -122,7 +123,7 @@ impl World {
             settings: NodeSettings::default(),
             children: file.into_iter().map(Some).collect(),
         };
-        let event = self.order(iothread, Order::Open(Box::new(order)));
+        let event = self.order(iothread, Order::Wiring(Wiring::Open(Box::new(order))));
         if let Event::Ended(_, OrderOutcome::Opened(Err(error))) = event {
             panic!("a node does not open: {error}");
         }
@@ -146,20 +147,23 @@ impl World {
         let root = RootHandle::new(id, Permissions::all(), false, node.iothread.clone());
         let client = Client::new(&root);
         let node_id = node.node;
-        self.order(&node.iothread, Order::AttachRoot { root, node: node_id });
+        self.order(
+            &node.iothread,
+            Order::Wiring(Wiring::AttachRoot { root, node: node_id }),
+        );
         client
     }
 
     /// Begins a drained section, and waits until the node is still.
     pub fn quiesce(&mut self, node: &NodeAddress) -> Token {
         let token = Token(self.next());
-        self.order(&node.iothread, Order::Quiesce(node.node, token));
+        self.order(&node.iothread, NodeOrder::Quiesce(token).at(node.node));
         token
     }
 
     /// Ends a drained section.
     pub fn resume(&mut self, node: &NodeAddress, token: Token) {
-        self.tell(&node.iothread, Order::Resume(node.node, token));
+        self.tell(&node.iothread, NodeOrder::Resume(token).at(node.node));
     }
 }
 

@@ -19,8 +19,9 @@ use super::commit;
 use super::edge::{self, EdgeCell};
 use super::gate::Gate;
 use super::kept::Asked;
-use super::mail::{Description, Event, OpenFacts, OpenOrder, Order, OrderOutcome, Ticket};
+use super::mail::{Description, Event, OpenFacts, OrderOutcome, Ticket};
 use super::migrate;
+use super::order::{IothreadOrder, NodeOrder, NodeTask, OpenOrder, Order, Wiring};
 use super::root::RootCell;
 use super::statistics::Counters;
 use super::table::NodeTable;
@@ -28,46 +29,53 @@ use super::table::NodeTable;
 /// Carries out an order. What takes time goes on as a task; the rest is done in the order in which it came.
 pub fn carry_out(table: &Rc<NodeTable>, ticket: Ticket, order: Order) {
     match order {
-        Order::Quiesce(node, token) => match table.node(node) {
+        Order::Node(node, order) => carry_out_at_once(table, ticket, node, order),
+        Order::Task(node, task) => later(table, ticket, async move |table| {
+            carry_out_task(table, node, task).await
+        }),
+        Order::Iothread(order) => carry_out_here(table, ticket, order),
+        Order::Wiring(wiring) => wire(table, ticket, wiring),
+    }
+}
+
+/// Has a task carry an order out.
+fn later<F>(table: &Rc<NodeTable>, ticket: Ticket, work: F)
+where
+    F: AsyncFnOnce(&Rc<NodeTable>) -> OrderOutcome + 'static,
+{
+    let owed = Owed {
+        table: Rc::clone(table),
+        ticket,
+        outcome: None,
+    };
+    table.local().spawn(async move {
+        let mut owed = owed;
+        owed.outcome = Some(work(&owed.table).await);
+    });
+}
+
+fn carry_out_at_once(table: &Rc<NodeTable>, ticket: Ticket, node: NodeId, order: NodeOrder) {
+    match order {
+        NodeOrder::Quiesce(token) => match table.node(node) {
             Some(cell) => cell.quiesce(token),
             // A node that is gone is as still as can be.
             None => table.tell(Event::Quiesced(node, token)),
         },
-        Order::Resume(node, token) => with_node(table, node, |cell| cell.resume(token)),
-        Order::PermissionsCommit(node) => with_driver(table, node, |driver| driver.permissions_commit()),
-        Order::PermissionsAbort(node) => with_driver(table, node, |driver| driver.permissions_abort()),
-        Order::ReopenAbort(node) => {
+        NodeOrder::Resume(token) => with_node(table, node, |cell| cell.resume(token)),
+        NodeOrder::PermissionsCommit => with_driver(table, node, |driver| driver.permissions_commit()),
+        NodeOrder::PermissionsAbort => with_driver(table, node, |driver| driver.permissions_abort()),
+        NodeOrder::ReopenCommit => opened(table, ticket, reopen_commit(table, node)),
+        NodeOrder::ReopenAbort => {
             with_driver(table, node, |driver| driver.reopen_abort());
             with_node(table, node, NodeCell::abort_reopen);
         }
-        Order::ExchangeCommit(node) => with_node(table, node, NodeCell::commit_exchange),
-        Order::ExchangeAbort(node) => with_node(table, node, NodeCell::abort_exchange),
-        Order::Connect { parent, slot, target } => {
-            let result = found(table, parent).and_then(|cell| cell.connect(slot, target, table));
-            done(table, ticket, result);
-        }
-        Order::AttachRoot { root, node } => {
-            let result = found(table, node).map(|cell| table.insert_root(RootCell::new(root, cell)));
-            done(table, ticket, result);
-        }
-        Order::MoveRoot { root, target } => migrate::move_root(table, ticket, root, target),
-        Order::DetachRoot(root) => {
-            if let Some(cell) = table.remove_root(root) {
-                cell.end();
-            }
-            done(table, ticket, Ok(()));
-        }
-        Order::Depart { node, to } => migrate::depart(table, ticket, node, to),
-        Order::ReopenCommit(node) => opened(table, ticket, reopen_commit(table, node)),
-        Order::CancelInFlight(node) => {
+        NodeOrder::ExchangeCommit => with_node(table, node, NodeCell::commit_exchange),
+        NodeOrder::ExchangeAbort => with_node(table, node, NodeCell::abort_exchange),
+        NodeOrder::CancelInFlight => {
             with_driver(table, node, |driver| driver.cancel_in_flight());
             done(table, ticket, Ok(()));
         }
-        Order::Counters => {
-            let counters = OrderOutcome::Counters(Box::new(table.counters()));
-            table.tell(Event::Ended(ticket, counters));
-        }
-        Order::Pending(node) => {
+        NodeOrder::Pending => {
             let now = table.local().look_at_time();
             let pending = table
                 .node(node)
@@ -75,43 +83,81 @@ pub fn carry_out(table: &Rc<NodeTable>, ticket: Ticket, order: Order) {
                 .unwrap_or_default();
             table.tell(Event::Ended(ticket, OrderOutcome::Pending(pending)));
         }
-        Order::Statistics(nodes) => {
-            let now = table.local().look_at_time();
-            let nodes = nodes.into_iter().filter_map(|id| Some((id, table.node(id)?)));
-            let statistics = nodes.map(|(id, cell)| (id, cell.counters().get(now))).collect();
-            table.tell(Event::Ended(ticket, OrderOutcome::Statistics(statistics)));
-        }
-        Order::SetHistograms { node, histograms } => {
+        NodeOrder::SetHistograms { histograms } => {
             let result = found(table, node).map(|cell| cell.counters().set_histograms(histograms));
             done(table, ticket, result);
         }
-        Order::CopyOnRead { node, on } => {
+        NodeOrder::CopyOnRead { on } => {
             let result = found(table, node).and_then(|cell| cell.change_copy_on_read(on));
             done(table, ticket, result);
         }
-        Order::Serialise { root, node } => {
+        NodeOrder::Serialise { root } => {
             // A root that has moved or ended meanwhile has nothing to wait for here.
             if let Some(root) = table.root(root).filter(|root| root.node().id() == node) {
                 root.serialise();
             }
             done(table, ticket, Ok(()));
         }
-        Order::Debug { node, order } => {
+        NodeOrder::Debug { order } => {
             let result = driver(table, node).and_then(|driver| debug(&*driver, &order));
             table.tell(Event::Ended(ticket, OrderOutcome::Debugged(result)));
         }
-        later => {
-            let local = Rc::clone(table.local());
-            let owed = Owed {
-                table: Rc::clone(table),
-                ticket,
-                outcome: None,
-            };
-            local.spawn(async move {
-                let mut owed = owed;
-                owed.outcome = Some(carry_out_later(&owed.table, later).await);
-            });
+    }
+}
+
+fn wire(table: &Rc<NodeTable>, ticket: Ticket, wiring: Wiring) {
+    match wiring {
+        Wiring::Connect { parent, slot, target } => {
+            let result = found(table, parent).and_then(|cell| cell.connect(slot, target, table));
+            done(table, ticket, result);
         }
+        Wiring::AttachRoot { root, node } => {
+            let result = found(table, node).map(|cell| table.insert_root(RootCell::new(root, cell)));
+            done(table, ticket, result);
+        }
+        Wiring::MoveRoot { root, target } => migrate::move_root(table, ticket, root, target),
+        Wiring::DetachRoot(root) => {
+            if let Some(cell) = table.remove_root(root) {
+                cell.end();
+            }
+            done(table, ticket, Ok(()));
+        }
+        Wiring::Depart { node, to } => migrate::depart(table, ticket, node, to),
+        Wiring::Open(order) => later(table, ticket, async move |table| {
+            OrderOutcome::Opened(open(table, *order).await)
+        }),
+        Wiring::Create { kind, options, file } => later(table, ticket, async move |table| {
+            let file = file.map(|file| edge::child(EdgeCell::connected(Some(file), table)));
+            let ring = table.local().ring().clone();
+            OrderOutcome::Done(kind.create(CreateRequest { options, file, ring }).await)
+        }),
+    }
+}
+
+fn carry_out_here(table: &Rc<NodeTable>, ticket: Ticket, order: IothreadOrder) {
+    match order {
+        IothreadOrder::Counters => {
+            let counters = OrderOutcome::Counters(Box::new(table.counters()));
+            table.tell(Event::Ended(ticket, counters));
+        }
+        IothreadOrder::Statistics(nodes) => {
+            let now = table.local().look_at_time();
+            let nodes = nodes.into_iter().filter_map(|id| Some((id, table.node(id)?)));
+            let statistics = nodes.map(|(id, cell)| (id, cell.counters().get(now))).collect();
+            table.tell(Event::Ended(ticket, OrderOutcome::Statistics(statistics)));
+        }
+        IothreadOrder::DescribeMany(nodes) => later(table, ticket, async move |table| {
+            OrderOutcome::DescribedMany(describe_many(table, nodes).await)
+        }),
+        IothreadOrder::RealPaths(paths) => later(table, ticket, async move |table| {
+            let ring = table.local().ring();
+            OrderOutcome::RealPaths(ring.blocking(move || real_paths(&paths)).await)
+        }),
+        IothreadOrder::NewTemporary => later(table, ticket, async move |table| {
+            let ring = table.local().ring();
+            let made = ring.blocking(millpond_drivers::protocol::file::create_temporary);
+            OrderOutcome::Named(made.await)
+        }),
     }
 }
 
@@ -140,18 +186,13 @@ pub fn lost(table: &NodeTable, ticket: Ticket) {
     done(table, ticket, Err(error));
 }
 
-async fn carry_out_later(table: &Rc<NodeTable>, order: Order) -> OrderOutcome {
-    match order {
-        Order::Open(order) => OrderOutcome::Opened(open(table, *order).await),
-        Order::Close(node) => OrderOutcome::Done(close(table, node).await),
-        Order::PermissionsPrepare { node, taken, shared } => {
+async fn carry_out_task(table: &Rc<NodeTable>, node: NodeId, task: NodeTask) -> OrderOutcome {
+    match task {
+        NodeTask::Close => OrderOutcome::Done(close(table, node).await),
+        NodeTask::PermissionsPrepare { taken, shared } => {
             OrderOutcome::Done(async { driver(table, node)?.permissions_prepare(taken, shared).await }.await)
         }
-        Order::ReopenPrepare {
-            node,
-            request,
-            settings,
-        } => OrderOutcome::Done(
+        NodeTask::ReopenPrepare { request, settings } => OrderOutcome::Done(
             async {
                 let cell = found(table, node)?;
                 let flags = request.flags;
@@ -172,12 +213,11 @@ async fn carry_out_later(table: &Rc<NodeTable>, order: Order) -> OrderOutcome {
             }
             .await,
         ),
-        Order::ExchangePrepare { node, slots } => {
+        NodeTask::ExchangePrepare { slots } => {
             OrderOutcome::Done(exchange_prepare(table, node, &slots).await)
         }
-        Order::Exchange { node, slots } => OrderOutcome::Opened(exchange(table, node, &slots).await),
-        Order::Truncate {
-            node,
+        NodeTask::Exchange { slots } => OrderOutcome::Opened(exchange(table, node, &slots).await),
+        NodeTask::Truncate {
             size,
             exact,
             preallocation,
@@ -185,13 +225,9 @@ async fn carry_out_later(table: &Rc<NodeTable>, order: Order) -> OrderOutcome {
         } => OrderOutcome::Done(
             async { choke::truncate(&found(table, node)?, size, exact, preallocation, flags).await }.await,
         ),
-        Order::Check { node, repair } => OrderOutcome::Checked(check(table, node, repair).await),
-        Order::DeleteFile(node) => OrderOutcome::Done(delete_file(table, node).await),
-        Order::RealPaths(paths) => {
-            let ring = table.local().ring();
-            OrderOutcome::RealPaths(ring.blocking(move || real_paths(&paths)).await)
-        }
-        Order::Flush(node) => OrderOutcome::Done(
+        NodeTask::Check { repair } => OrderOutcome::Checked(check(table, node, repair).await),
+        NodeTask::DeleteFile => OrderOutcome::Done(delete_file(table, node).await),
+        NodeTask::Flush => OrderOutcome::Done(
             async {
                 choke::flush(&found(table, node)?)
                     .await
@@ -199,56 +235,21 @@ async fn carry_out_later(table: &Rc<NodeTable>, order: Order) -> OrderOutcome {
             }
             .await,
         ),
-        Order::Describe(node) => OrderOutcome::Described(describe(table, node).await.map(Box::new)),
-        Order::DescribeMany(nodes) => OrderOutcome::DescribedMany(describe_many(table, nodes).await),
-        Order::ReadHead { node, len } => OrderOutcome::Head(read_head(table, node, len).await),
-        Order::Invalidate(node) => OrderOutcome::Opened(invalidate(table, node).await),
-        Order::NewTemporary => {
-            let made = table
-                .local()
-                .ring()
-                .blocking(millpond_drivers::protocol::file::create_temporary);
-            OrderOutcome::Named(made.await)
-        }
-        Order::Commit { node, offset, len } => OrderOutcome::Done(
+        NodeTask::Describe => OrderOutcome::Described(describe(table, node).await.map(Box::new)),
+        NodeTask::ReadHead { len } => OrderOutcome::Head(read_head(table, node, len).await),
+        NodeTask::Invalidate => OrderOutcome::Opened(invalidate(table, node).await),
+        NodeTask::Commit { offset, len } => OrderOutcome::Done(
             async {
                 let copied = commit::commit(&found(table, node)?, offset, len).await;
                 copied.map_err(|error| Error::io("Could not commit", error))
             }
             .await,
         ),
-        Order::MakeEmpty(node) => OrderOutcome::Done(make_empty(table, node).await),
-        Order::Amend { node, options } => OrderOutcome::Done(amend(table, node, &options).await),
-        Order::ChangeBackingFile { node, link } => {
+        NodeTask::MakeEmpty => OrderOutcome::Done(make_empty(table, node).await),
+        NodeTask::Amend { options } => OrderOutcome::Done(amend(table, node, &options).await),
+        NodeTask::ChangeBackingFile { link } => {
             OrderOutcome::Done(async { driver(table, node)?.image().change_backing_file(link).await }.await)
         }
-        Order::Create { kind, options, file } => {
-            let file = file.map(|file| edge::child(EdgeCell::connected(Some(file), table)));
-            let ring = table.local().ring().clone();
-            OrderOutcome::Done(kind.create(CreateRequest { options, file, ring }).await)
-        }
-        // Carried out at once by `carry_out`.
-        Order::Quiesce(..)
-        | Order::Resume(..)
-        | Order::Connect { .. }
-        | Order::AttachRoot { .. }
-        | Order::MoveRoot { .. }
-        | Order::DetachRoot(_)
-        | Order::PermissionsCommit(_)
-        | Order::PermissionsAbort(_)
-        | Order::ReopenCommit(_)
-        | Order::ReopenAbort(_)
-        | Order::ExchangeCommit(_)
-        | Order::ExchangeAbort(_)
-        | Order::Depart { .. }
-        | Order::Debug { .. }
-        | Order::Statistics(_)
-        | Order::Counters
-        | Order::SetHistograms { .. }
-        | Order::CopyOnRead { .. }
-        | Order::Serialise { .. }
-        | Order::CancelInFlight(_)
-        | Order::Pending(_) => OrderOutcome::Done(Ok(())),
     }
 }
 

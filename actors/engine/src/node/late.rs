@@ -10,7 +10,8 @@ use millpond_ring::buffer::Buffers;
 
 use super::cell::NodeCell;
 use super::gate::Admission;
-use super::mail::{Entry, Event, Mail, Order, RemoteRequest};
+use super::mail::{Entry, Event, Mail, RemoteRequest};
+use super::order::{NodeOrder, NodeTask, Order, Wiring};
 use super::root::RootCell;
 use super::table::{EventSink, NodeTable};
 use super::under_way::{Begun, UnderWay};
@@ -166,47 +167,30 @@ fn ends(table: &NodeTable, entry: Entry) -> (Pair, Option<Rc<NodeCell>>) {
 pub fn facts(order: &Order) -> (&'static Kind, Option<NodeId>) {
     let other = kind::OTHER_ORDER;
     match order {
-        Order::Open(open) => (kind::OPEN, Some(open.node)),
-        Order::Close(node) => (kind::CLOSE, Some(*node)),
-        Order::Quiesce(node, _) => (kind::QUIESCE, Some(*node)),
-        Order::Resume(node, _) => (kind::RESUME, Some(*node)),
-        Order::Connect { parent, .. } => (kind::CONNECT, Some(*parent)),
-        Order::AttachRoot { node, .. } => (kind::ATTACH_ROOT, Some(*node)),
-        Order::MoveRoot { target, .. } => (kind::MOVE_ROOT, Some(target.node)),
-        Order::DetachRoot(_) => (kind::DETACH_ROOT, None),
-        Order::Depart { node, .. } => (kind::DEPART, Some(*node)),
-        Order::PermissionsPrepare { node, .. }
-        | Order::PermissionsCommit(node)
-        | Order::PermissionsAbort(node)
-        | Order::ReopenPrepare { node, .. }
-        | Order::ReopenCommit(node)
-        | Order::ReopenAbort(node)
-        | Order::ExchangePrepare { node, .. }
-        | Order::Exchange { node, .. }
-        | Order::ExchangeCommit(node)
-        | Order::ExchangeAbort(node)
-        | Order::Truncate { node, .. }
-        | Order::CancelInFlight(node)
-        | Order::Flush(node)
-        | Order::Describe(node)
-        | Order::Pending(node)
-        | Order::SetHistograms { node, .. }
-        | Order::CopyOnRead { node, .. }
-        | Order::Debug { node, .. }
-        | Order::ReadHead { node, .. }
-        | Order::Invalidate(node)
-        | Order::Commit { node, .. }
-        | Order::MakeEmpty(node)
-        | Order::Amend { node, .. }
-        | Order::Check { node, .. }
-        | Order::DeleteFile(node)
-        | Order::Serialise { node, .. }
-        | Order::ChangeBackingFile { node, .. } => (other, Some(*node)),
-        Order::DescribeMany(_)
-        | Order::Statistics(_)
-        | Order::Counters
-        | Order::NewTemporary
-        | Order::RealPaths(_)
-        | Order::Create { .. } => (other, None),
+        Order::Node(node, order) => {
+            let kind = match order {
+                NodeOrder::Quiesce(_) => kind::QUIESCE,
+                NodeOrder::Resume(_) => kind::RESUME,
+                _ => other,
+            };
+            (kind, Some(*node))
+        }
+        Order::Task(node, task) => {
+            let kind = match task {
+                NodeTask::Close => kind::CLOSE,
+                _ => other,
+            };
+            (kind, Some(*node))
+        }
+        Order::Iothread(_) => (other, None),
+        Order::Wiring(wiring) => match wiring {
+            Wiring::Open(open) => (kind::OPEN, Some(open.node)),
+            Wiring::Connect { parent, .. } => (kind::CONNECT, Some(*parent)),
+            Wiring::AttachRoot { node, .. } => (kind::ATTACH_ROOT, Some(*node)),
+            Wiring::MoveRoot { target, .. } => (kind::MOVE_ROOT, Some(target.node)),
+            Wiring::DetachRoot(_) => (kind::DETACH_ROOT, None),
+            Wiring::Depart { node, .. } => (kind::DEPART, Some(*node)),
+            Wiring::Create { .. } => (other, None),
+        },
     }
 }

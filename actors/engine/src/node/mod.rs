@@ -27,6 +27,7 @@ mod late;
 mod line;
 mod mail;
 mod migrate;
+mod order;
 mod overlap;
 pub mod recorded;
 mod root;
@@ -40,9 +41,10 @@ pub use line::{Line, Parked, Turn};
 
 pub use client::{Client, HomeClient, RootHandle, Started};
 pub use mail::{
-    Description, DetectZeroes, Entry, Event, Mail, NodeAddress, NodeSettings, OpenFacts, OpenOrder, Order,
+    Description, DetectZeroes, Entry, Event, Handles, Mail, NodeAddress, NodeSettings, OpenFacts,
     OrderOutcome, RemoteRequest, Ticket,
 };
 pub use migrate::{MovedNode, MovedRoot};
+pub use order::{Address, IothreadOrder, Naming, NodeOrder, NodeTask, OpenOrder, Order, Wiring};
 pub use table::{EventSink, serve};
 pub use under_way::{Begun, UnderWay};

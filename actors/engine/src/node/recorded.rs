@@ -5,7 +5,8 @@ use millpond_messages::record::MessageEvent;
 use millpond_messages::{NodeId, RootId};
 
 use super::late;
-use super::mail::{Event, Order, Ticket};
+use super::mail::{Event, Ticket};
+use super::order::{NodeOrder, Order};
 use crate::chaos::kind;
 use crate::flight::Note;
 
@@ -39,7 +40,7 @@ pub fn answered(node: NodeId, number: usize) -> Note {
 pub fn order(event: MessageEvent, ticket: Ticket, order: &Order) -> Note {
     let (kind, node) = late::facts(order);
     let number = match order {
-        Order::Quiesce(_, token) | Order::Resume(_, token) => token.0,
+        Order::Node(_, NodeOrder::Quiesce(token) | NodeOrder::Resume(token)) => token.0,
         _ => ticket.0,
     };
     plain(event, kind, node.map_or(0, |node| node.0), number)

@@ -6,7 +6,7 @@ use futures_executor::block_on;
 use futures_util::future::join_all;
 use millpond_drivers::protocol::file::FileKind;
 use millpond_engine::iothread::Local;
-use millpond_engine::node::{NodeSettings, OpenOrder, Order, OrderOutcome};
+use millpond_engine::node::{IothreadOrder, NodeSettings, OpenOrder, Order, OrderOutcome, Wiring};
 use millpond_messages::graph::IothreadCounters;
 use millpond_messages::{NodeId, OpenFlags};
 use millpond_ring::Engine;
@@ -15,7 +15,7 @@ use millpond_ring::buffer::Buffers;
 use super::world::{World, answer};
 
 fn counters(world: &World) -> IothreadCounters {
-    match world.order(0, Order::Counters) {
+    match world.order(0, Order::Iothread(IothreadOrder::Counters)) {
         OrderOutcome::Counters(counters) => *counters,
         _ => panic!("another answer than was asked for"),
     }
@@ -45,7 +45,7 @@ fn many_requests_of_one_turn_are_few_system_calls() {
         settings: NodeSettings::default(),
         children: Vec::new(),
     };
-    world.done(0, Order::Open(Box::new(open)));
+    world.done(0, Order::Wiring(Wiring::Open(Box::new(open))));
     let client = world.client(0, node);
     block_on(client.read(0, Buffers::zeroed(4096))).0.unwrap();
     let before = counters(&world);

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use futures_executor::block_on;
 use futures_util::future::join_all;
-use millpond_engine::node::{Client, Order, OrderOutcome};
+use millpond_engine::node::{Client, NodeOrder, Order, OrderOutcome, Wiring};
 use millpond_messages::io::OperationKind;
 use millpond_messages::{NodeId, Token};
 use millpond_ring::buffer::Buffers;
@@ -21,7 +21,7 @@ fn times(world: &World) -> (u32, u32) {
 }
 
 fn pending(world: &World, node: NodeId) -> Vec<millpond_messages::handshake::PendingRequest> {
-    match world.order(0, Order::Pending(node)) {
+    match world.order(0, NodeOrder::Pending.at(node)) {
         OrderOutcome::Pending(pending) => pending,
         _ => panic!("another answer"),
     }
@@ -36,7 +36,7 @@ fn the_driver_is_told_by_the_first_section_and_not_by_one_within_it() {
     assert_eq!(times(&world), (1, 0));
     let inner = world.quiesce(0, node);
     world.await_quiesced(node, inner);
-    world.send(0, Order::Resume(node, inner));
+    world.send(0, NodeOrder::Resume(inner).at(node));
     world.settle(0);
     assert_eq!(times(&world), (1, 0));
 }
@@ -71,7 +71,7 @@ fn a_section_that_begins_while_the_driver_stops_for_the_one_before_waits_for_tha
     world.control.hold_quiesce.store(true, Ordering::SeqCst);
     let one = world.quiesce(0, node);
     let stop = world.next_stop();
-    world.send(0, Order::Resume(node, one));
+    world.send(0, NodeOrder::Resume(one).at(node));
     let two = world.quiesce(0, node);
     world.settle(0);
     assert!(!world.is_quiesced(0, node, two));
@@ -79,7 +79,7 @@ fn a_section_that_begins_while_the_driver_stops_for_the_one_before_waits_for_tha
     stop.send(()).unwrap();
     world.await_quiesced(node, two);
     assert!(!world.is_quiesced(0, node, one));
-    world.send(0, Order::Resume(node, two));
+    world.send(0, NodeOrder::Resume(two).at(node));
     world.settle(0);
     assert_eq!(times(&world), (1, 1));
 }
@@ -92,16 +92,16 @@ fn a_node_that_moves_while_it_is_still_is_not_stopped_again_where_it_arrives() {
     world.await_quiesced(node, one);
     world.done(
         0,
-        Order::Depart {
+        Order::Wiring(Wiring::Depart {
             node,
             to: world.iothreads[1].clone(),
-        },
+        }),
     );
     let two = world.quiesce(1, node);
     world.await_quiesced(node, two);
     assert_eq!(times(&world), (1, 0));
-    world.send(1, Order::Resume(node, one));
-    world.send(1, Order::Resume(node, two));
+    world.send(1, NodeOrder::Resume(one).at(node));
+    world.send(1, NodeOrder::Resume(two).at(node));
     world.settle(1);
     assert_eq!(times(&world), (1, 1));
 }
@@ -115,7 +115,7 @@ fn of_two_sections_that_wait_the_one_that_is_left_is_answered() {
     let read = start(async move { client.read(0, Buffers::zeroed(8)).await.0 });
     let in_flight = world.next_held();
     let (one, two) = (world.quiesce(0, node), world.quiesce(0, node));
-    world.send(0, Order::Resume(node, one));
+    world.send(0, NodeOrder::Resume(one).at(node));
     in_flight.go.send(()).unwrap();
     read.join().unwrap().unwrap();
     world.await_quiesced(node, two);
@@ -132,8 +132,8 @@ fn a_section_is_answered_once_however_many_requests_come_after_it() {
     let parked = sent(client.read(0, Buffers::zeroed(8)));
     let two = world.quiesce(0, node);
     world.await_quiesced(node, two);
-    world.send(0, Order::Resume(node, two));
-    world.send(0, Order::Resume(node, one));
+    world.send(0, NodeOrder::Resume(two).at(node));
+    world.send(0, NodeOrder::Resume(one).at(node));
     block_on(parked).0.unwrap();
     world.settle(0);
     assert_eq!(world.times_quiesced(0, node, one), 1);
@@ -145,16 +145,16 @@ fn the_end_of_a_section_that_the_node_never_heard_of_changes_nothing() {
     let world = World::new(1);
     let node = world.memory(0, 4096);
     let nobodys = Token(u64::MAX);
-    world.send(0, Order::Resume(node, nobodys));
+    world.send(0, NodeOrder::Resume(nobodys).at(node));
     world.settle(0);
     assert_eq!(times(&world), (0, 0), "an open gate does not open again");
     let token = world.quiesce(0, node);
     world.await_quiesced(node, token);
-    world.send(0, Order::Resume(node, nobodys));
+    world.send(0, NodeOrder::Resume(nobodys).at(node));
     world.settle(0);
     assert_eq!(times(&world), (1, 0));
-    world.send(0, Order::Resume(node, token));
-    world.send(0, Order::Resume(node, token));
+    world.send(0, NodeOrder::Resume(token).at(node));
+    world.send(0, NodeOrder::Resume(token).at(node));
     world.settle(0);
     assert_eq!(times(&world), (1, 1));
 }
@@ -182,10 +182,10 @@ fn whoever_waits_for_the_gate_goes_on_when_the_last_section_ends() {
     let (one, two) = (world.quiesce(0, node), world.quiesce(0, node));
     let waiting: Vec<_> = (0..3).map(|_| wait_open(&world, &client)).collect();
     world.settle(0);
-    world.send(0, Order::Resume(node, one));
+    world.send(0, NodeOrder::Resume(one).at(node));
     world.settle(0);
     assert!(waiting.iter().all(crossbeam_channel::Receiver::is_empty));
-    world.send(0, Order::Resume(node, two));
+    world.send(0, NodeOrder::Resume(two).at(node));
     assert!(waiting.iter().all(answer));
 }
 

@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 
 use futures_executor::block_on;
 use futures_util::future::{join, join_all};
-use millpond_engine::node::{Mail, NodeSettings, OpenOrder, Order, OrderOutcome};
+use millpond_engine::node::{Mail, NodeOrder, NodeSettings, OpenOrder, Order, OrderOutcome, Wiring};
 use millpond_messages::io::OperationKind;
 use millpond_messages::{IoError, NodeId, OpenFlags, Permissions, RequestFlags};
 use millpond_ring::buffer::Buffers;
@@ -111,7 +111,7 @@ fn a_drain_waits_for_what_is_in_flight_and_parks_what_comes_later_in_order() {
         "nothing reaches a driver within a still section"
     );
 
-    world.send(0, Order::Resume(node, token));
+    world.send(0, NodeOrder::Resume(token).at(node));
     let order: Vec<u64> = (0..5).map(|_| world.let_go(OperationKind::Write)).collect();
     assert_eq!(order, [8, 16, 24, 32, 40]);
     for (result, _) in block_on(parked) {
@@ -128,11 +128,11 @@ fn sections_nest_and_end_in_any_order_and_the_driver_hears_the_first_and_the_las
     world.await_quiesced(node, one);
     world.await_quiesced(node, two);
     let waiting = sent(client.read(0, Buffers::zeroed(8)));
-    world.send(0, Order::Resume(node, one));
+    world.send(0, NodeOrder::Resume(one).at(node));
     world.hold(true);
     assert!(world.is_quiesced(0, node, two));
     assert!(world.held.is_empty(), "the second section is still in force");
-    world.send(0, Order::Resume(node, two));
+    world.send(0, NodeOrder::Resume(two).at(node));
     world.let_go(OperationKind::Read);
     block_on(waiting).0.unwrap();
     let control = &world.control;
@@ -154,7 +154,7 @@ fn a_section_that_ends_before_it_is_still_is_never_answered() {
     let under_way = start(async move { client.read(0, Buffers::zeroed(8)).await.0 });
     let held = world.next_held();
     let token = world.quiesce(0, node);
-    world.send(0, Order::Resume(node, token));
+    world.send(0, NodeOrder::Resume(token).at(node));
     held.go.send(()).unwrap();
     under_way.join().unwrap().unwrap();
     assert!(!world.is_quiesced(0, node, token));
@@ -183,7 +183,7 @@ fn a_request_whose_asker_is_gone_runs_to_its_end_and_is_waited_for() {
     assert!(!world.is_quiesced(0, node, token));
     held.go.send(()).unwrap();
     world.await_quiesced(node, token);
-    world.send(0, Order::Resume(node, token));
+    world.send(0, NodeOrder::Resume(token).at(node));
     world.hold(false);
     assert_eq!(read(&client, 0, 8), [9; 8]);
 }
@@ -205,14 +205,14 @@ fn a_node_moves_between_iothreads_with_what_is_parked_at_it() {
     assert!(pending_seen);
     world.done(
         0,
-        Order::Depart {
+        Order::Wiring(Wiring::Depart {
             node,
             to: world.iothreads[1].clone(),
-        },
+        }),
     );
     assert_eq!(client.iothread(), world.iothreads[1].id());
     assert!(world.held.is_empty(), "the section moved along");
-    world.send(1, Order::Resume(node, token));
+    world.send(1, NodeOrder::Resume(token).at(node));
     let order = [
         world.let_go(OperationKind::Write),
         world.let_go(OperationKind::Write),
@@ -259,7 +259,7 @@ fn a_driver_that_requires_an_alignment_that_cannot_be_is_not_opened() {
     let world = World::new(1);
     let opened = |alignment: u32| {
         world.control.alignment.store(alignment, Ordering::SeqCst);
-        let order = Order::Open(Box::new(OpenOrder {
+        let order = Order::Wiring(Wiring::Open(Box::new(OpenOrder {
             node: NodeId(u64::from(alignment)),
             name: "n".to_owned(),
             kind: world.kind(driver::Shape::Memory, 4096),
@@ -267,7 +267,7 @@ fn a_driver_that_requires_an_alignment_that_cannot_be_is_not_opened() {
             flags: OpenFlags::RDWR,
             settings: NodeSettings::default(),
             children: Vec::new(),
-        }));
+        })));
         let OrderOutcome::Opened(opened) = world.order(0, order) else {
             panic!("another answer than was asked for")
         };
@@ -326,8 +326,8 @@ fn a_detached_client_gets_errors_and_what_it_had_parked_fails() {
     let token = world.quiesce(0, node);
     world.await_quiesced(node, token);
     let parked = sent(client.read(0, Buffers::zeroed(8)));
-    drop(world.order(0, Order::Pending(node)));
-    world.done(0, Order::DetachRoot(client.root()));
+    drop(world.order(0, NodeOrder::Pending.at(node)));
+    world.done(0, Order::Wiring(Wiring::DetachRoot(client.root())));
     assert_eq!(block_on(parked).0, Err(IoError::NoMedium));
     assert_eq!(
         block_on(client.read(0, Buffers::zeroed(8))).0,
@@ -343,7 +343,8 @@ fn a_slow_drain_names_what_it_waits_for() {
     world.hold(true);
     let write = start(async move { client.write(64, bytes(1, 32), PLAIN).await.0 });
     let held = world.next_held();
-    let millpond_engine::node::OrderOutcome::Pending(pending) = world.order(0, Order::Pending(node)) else {
+    let millpond_engine::node::OrderOutcome::Pending(pending) = world.order(0, NodeOrder::Pending.at(node))
+    else {
         panic!("another answer");
     };
     assert_eq!(pending.len(), 1);
@@ -368,7 +369,7 @@ fn flushes_that_wait_together_are_one() {
         async move { join_all((0..8).map(|_| client.flush())).await }
     });
     let first = world.next_held();
-    drop(world.order(0, Order::Pending(node)));
+    drop(world.order(0, NodeOrder::Pending.at(node)));
     first.go.send(()).unwrap();
     assert!(flushes.join().unwrap().into_iter().all(|result| result.is_ok()));
     assert!(world.held.is_empty(), "nothing was written since the first began");
@@ -388,16 +389,16 @@ fn a_request_that_comes_with_the_order_that_moves_or_ends_its_edge_is_answered()
         let read = sent(client.read(0, Buffers::zeroed(8)));
         world.send(
             0,
-            Order::Depart {
+            Order::Wiring(Wiring::Depart {
                 node,
                 to: world.iothreads[1].clone(),
-            },
+            }),
         );
-        world.send(0, Order::Resume(node, token));
+        world.send(0, NodeOrder::Resume(token).at(node));
         read
     });
-    drop(world.order(0, Order::Pending(node)));
-    world.send(1, Order::Resume(node, token));
+    drop(world.order(0, NodeOrder::Pending.at(node)));
+    world.send(1, NodeOrder::Resume(token).at(node));
     let (result, buffers) = block_on(read);
     result.unwrap();
     assert_eq!(buffers.to_vec(), [4; 8]);
@@ -406,7 +407,7 @@ fn a_request_that_comes_with_the_order_that_moves_or_ends_its_edge_is_answered()
     world.await_quiesced(node, token);
     let read = world.while_busy(1, || {
         let read = sent(client.read(0, Buffers::zeroed(8)));
-        world.send(1, Order::DetachRoot(client.root()));
+        world.send(1, Order::Wiring(Wiring::DetachRoot(client.root())));
         read
     });
     assert_eq!(block_on(read).0, Err(IoError::NoMedium));

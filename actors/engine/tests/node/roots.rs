@@ -2,7 +2,7 @@
 
 use crossbeam_channel::Receiver;
 use futures_executor::block_on;
-use millpond_engine::node::{Client, Order};
+use millpond_engine::node::{Client, NodeOrder, Order, Wiring};
 use millpond_messages::io::{Operation, OperationKind, Preallocation};
 use millpond_messages::{IoError, IoResult, NodeId, Permissions, RequestFlags, Token};
 use millpond_ring::buffer::Buffers;
@@ -105,7 +105,7 @@ fn a_parked_request_that_is_given_up_lets_the_next_go_first() {
     world.settle(0);
     let (second, third) = (read_here(&world, &client, 0), read_here(&world, &client, 8));
     world.settle(0);
-    world.send(0, Order::Resume(node, token));
+    world.send(0, NodeOrder::Resume(token).at(node));
     answer(&given_up);
     for parked in [second, third] {
         assert_eq!(
@@ -130,7 +130,7 @@ fn requests_parked_on_their_own_iothread_run_in_the_order_they_came() {
         })
         .collect();
     world.hold(true);
-    world.send(0, Order::Resume(node, token));
+    world.send(0, NodeOrder::Resume(token).at(node));
     let order: Vec<u64> = (0..4).map(|_| world.let_go(OperationKind::Read)).collect();
     assert_eq!(order, [0, 8, 16, 24]);
     for request in &parked {
@@ -159,21 +159,21 @@ fn an_edge_put_in_front_of_another_node_takes_what_is_parked_there() {
     let target = world.address(0, new);
     world.done(
         0,
-        Order::MoveRoot {
+        Order::Wiring(Wiring::MoveRoot {
             root: client.root(),
             target,
-        },
+        }),
     );
     // The new node is not drained, so nothing has to wait for the old one's section.
     assert_eq!(answer(&parked), (Ok(()), vec![3; 8]));
     answer(&opened);
     assert_eq!(read(&client, 0, 8), [3; 8]);
-    world.send(0, Order::Resume(old, token));
+    world.send(0, NodeOrder::Resume(token).at(old));
     let token = drained(&world, new);
     let parked = read_here(&world, &client, 0);
     world.settle(0);
     assert!(parked.is_empty(), "the new node's gate is the edge's now");
-    world.send(0, Order::Resume(new, token));
+    world.send(0, NodeOrder::Resume(token).at(new));
     answer(&parked).0.unwrap();
 }
 
@@ -188,20 +188,20 @@ fn a_node_that_moves_away_leaves_the_edges_that_no_longer_lead_to_it() {
     let tokens = [drained(&world, old), drained(&world, new)];
     world.done(
         0,
-        Order::MoveRoot {
+        Order::Wiring(Wiring::MoveRoot {
             root: client.root(),
             target: world.address(0, new),
-        },
+        }),
     );
     world.done(
         0,
-        Order::Depart {
+        Order::Wiring(Wiring::Depart {
             node: old,
             to: world.iothreads[1].clone(),
-        },
+        }),
     );
-    world.send(1, Order::Resume(old, tokens[0]));
-    world.send(0, Order::Resume(new, tokens[1]));
+    world.send(1, NodeOrder::Resume(tokens[0]).at(old));
+    world.send(0, NodeOrder::Resume(tokens[1]).at(new));
     assert_eq!(client.iothread(), world.iothreads[0].id());
     assert_eq!(read(&client, 0, 8), [3; 8]);
 }
@@ -226,10 +226,10 @@ fn an_edge_moves_to_a_node_of_another_iothread_with_what_is_parked_in_order() {
     world.hold(true);
     world.done(
         0,
-        Order::MoveRoot {
+        Order::Wiring(Wiring::MoveRoot {
             root: client.root(),
             target: world.address(1, new),
-        },
+        }),
     );
     assert_eq!(client.iothread(), world.iothreads[1].id());
     let order = [
@@ -250,11 +250,11 @@ fn what_is_parked_when_its_edge_ends_gets_its_buffers_back() {
     let token = drained(&world, node);
     let parked = [read_here(&world, &client, 0), read_here(&world, &client, 8)];
     world.settle(0);
-    world.done(0, Order::DetachRoot(client.root()));
+    world.done(0, Order::Wiring(Wiring::DetachRoot(client.root())));
     for request in &parked {
         assert_eq!(answer(request), (Err(IoError::NoMedium), vec![0; 8]));
     }
-    world.send(0, Order::Resume(node, token));
+    world.send(0, NodeOrder::Resume(token).at(node));
     assert_eq!(read(&world.client(0, node), 0, 8), [0; 8]);
 }
 
@@ -272,7 +272,7 @@ fn what_comes_as_the_gate_opens_does_not_overtake_what_waited() {
     world.settle(0);
     world.hold(true);
     let late = world.while_busy(0, || {
-        world.send(0, Order::Resume(node, token));
+        world.send(0, NodeOrder::Resume(token).at(node));
         sent(client.read(99, Buffers::zeroed(8)))
     });
     let order: Vec<_> = (0..3).map(|_| world.let_go(OperationKind::Write)).collect();

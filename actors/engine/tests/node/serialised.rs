@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use futures_executor::block_on;
-use millpond_engine::node::Order;
+use millpond_engine::node::{NodeOrder, Order, Wiring};
 use millpond_messages::io::OperationKind;
 use millpond_messages::{IoError, RequestFlags};
 use millpond_ring::buffer::Buffers;
@@ -23,7 +23,7 @@ fn a_serialising_write_waits_for_earlier_requests_and_holds_back_later_ones() {
     let earlier = start(async move { early.write(0, bytes(1, 8), PLAIN).await.0 });
     let in_flight = world.next_held();
     let alone = sent(Box::pin(other.write(4, bytes(2, 8), SERIALISING)));
-    drop(world.order(0, Order::Pending(node)));
+    drop(world.order(0, NodeOrder::Pending.at(node)));
     assert!(world.held.is_empty(), "an earlier request is in flight");
     in_flight.go.send(()).unwrap();
     earlier.join().unwrap().unwrap();
@@ -106,11 +106,11 @@ fn a_node_notes_what_is_in_flight_only_while_a_root_edge_relies_on_it() {
     // Everything is noted already.
     block_on(two.write(0, bytes(3, 8), SERIALISING)).0.unwrap();
     assert!(!world.serialise(0));
-    world.done(0, Order::DetachRoot(one.root()));
+    world.done(0, Order::Wiring(Wiring::DetachRoot(one.root())));
     // The second edge still relies on it.
     block_on(two.write_zeroes(0, 8, SERIALISING)).unwrap();
     assert!(!world.serialise(0));
-    world.done(0, Order::DetachRoot(two.root()));
+    world.done(0, Order::Wiring(Wiring::DetachRoot(two.root())));
     let three = world.client(0, node);
     let again = sent(three.write(0, bytes(4, 8), SERIALISING));
     assert!(world.serialise(0), "it had stopped noting");
@@ -144,7 +144,7 @@ fn a_serialising_write_through_a_filter_is_alone_in_the_filter() {
     let alone = start(async move { early.write(0, bytes(2, 16), SERIALISING).await.0 });
     let in_flight = world.next_held();
     let over = sent(client.read(8, Buffers::zeroed(8)));
-    drop(world.order(0, Order::Pending(above)));
+    drop(world.order(0, NodeOrder::Pending.at(above)));
     assert!(world.held.is_empty(), "the read waits");
     in_flight.go.send(()).unwrap();
     alone.join().unwrap().unwrap();

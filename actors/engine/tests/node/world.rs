@@ -11,7 +11,8 @@ use futures_channel::oneshot;
 use millpond_drivers::api::DriverKind;
 use millpond_engine::iothread::{IoThread, IoThreadConfig, Local};
 use millpond_engine::node::{
-    Client, Event, Mail, NodeAddress, NodeSettings, OpenOrder, Order, OrderOutcome, RootHandle, Ticket, serve,
+    Client, Event, IothreadOrder, Mail, NodeAddress, NodeOrder, NodeSettings, OpenOrder, Order, OrderOutcome,
+    RootHandle, Ticket, Wiring, serve,
 };
 use millpond_messages::io::OperationKind;
 use millpond_messages::{NodeId, OpenFlags, Permissions, RootId, Token};
@@ -92,19 +93,19 @@ impl World {
 
     pub fn quiesce(&self, iothread: usize, node: NodeId) -> Token {
         let token = Token(self.fresh());
-        self.send(iothread, Order::Quiesce(node, token));
+        self.send(iothread, NodeOrder::Quiesce(token).at(node));
         token
     }
 
     /// Whether the node has answered by the time it has carried out another order.
     pub fn is_quiesced(&self, iothread: usize, node: NodeId, token: Token) -> bool {
-        drop(self.order(iothread, Order::Pending(node)));
+        drop(self.order(iothread, NodeOrder::Pending.at(node)));
         self.quiesced.borrow().contains(&(node, token))
     }
 
     /// How often the node has answered for a section so far.
     pub fn times_quiesced(&self, iothread: usize, node: NodeId, token: Token) -> usize {
-        drop(self.order(iothread, Order::Pending(node)));
+        drop(self.order(iothread, NodeOrder::Pending.at(node)));
         let quiesced = self.quiesced.borrow();
         quiesced.iter().filter(|answer| **answer == (node, token)).count()
     }
@@ -123,14 +124,14 @@ impl World {
     /// still. Answers whether one had asked.
     pub fn serialise(&self, iothread: usize) -> bool {
         // What was sent before has been seen to when another order has been carried out.
-        drop(self.order(iothread, Order::Counters));
+        drop(self.order(iothread, Order::Iothread(IothreadOrder::Counters)));
         let Some((node, root)) = self.serialises.borrow_mut().pop() else {
             return false;
         };
         let token = self.quiesce(iothread, node);
         self.await_quiesced(node, token);
-        self.done(iothread, Order::Serialise { root, node });
-        self.send(iothread, Order::Resume(node, token));
+        self.done(iothread, NodeOrder::Serialise { root }.at(node));
+        self.send(iothread, NodeOrder::Resume(token).at(node));
         true
     }
 
@@ -143,7 +144,7 @@ impl World {
         let node = NodeId(self.fresh());
         self.done(
             iothread,
-            Order::Open(Box::new(OpenOrder {
+            Order::Wiring(Wiring::Open(Box::new(OpenOrder {
                 node,
                 name: format!("node{}", node.0),
                 kind,
@@ -151,7 +152,7 @@ impl World {
                 flags: OpenFlags::RDWR | OpenFlags::UNMAP,
                 settings: NodeSettings::default(),
                 children,
-            })),
+            }))),
         );
         node
     }
@@ -194,7 +195,7 @@ impl World {
         let home = self.iothreads[iothread].clone();
         let root = RootHandle::new(RootId(self.fresh()), permissions, writethrough, home);
         let client = Client::new(&root);
-        self.done(iothread, Order::AttachRoot { root, node });
+        self.done(iothread, Order::Wiring(Wiring::AttachRoot { root, node }));
         client
     }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use millpond_messages::{Error, ErrorKind, IoError, NodeId, Permissions, Result};
 
 use crate::change::reopen::{self, Target};
-use crate::order::Order;
+use crate::order::NodeTask;
 use crate::transaction::Transaction;
 use crate::value::edge::Parent;
 use crate::value::graph::Graph;
@@ -132,7 +132,7 @@ async fn let_go(transaction: &mut Transaction, nodes: &[NodeId]) -> Result<()> {
     transaction.drain(nodes.iter().copied(), USER).await;
     // A format's tables reach its file before that is flushed.
     for node in nodes {
-        world.ask(*node, Order::Flush(*node)).done().await?;
+        world.ask(*node, NodeTask::Flush).done().await?;
     }
     let mut plan = Plan::with_flags(HashMap::new());
     let mut targets = Vec::new();
@@ -267,7 +267,7 @@ pub async fn invalidate(world: &World, name: &str) -> Result<()> {
 }
 
 async fn read_again(world: &World, node: NodeId) -> Result<()> {
-    let facts = world.ask(node, Order::Invalidate(node)).opened().await?;
+    let facts = world.ask(node, NodeTask::Invalidate).opened().await?;
     world.graph(|graph| {
         let Some(node) = graph.node_mut(node) else { return };
         let backing = node.facts.take().and_then(|old| old.backing);

@@ -4,7 +4,7 @@ use millpond_messages::graph::Options;
 use millpond_messages::{Error, ErrorKind, NodeId, Permissions, Result};
 
 use crate::change::{resize, roots};
-use crate::order::Order;
+use crate::order::NodeTask;
 use crate::transaction::Transaction;
 use crate::world::World;
 
@@ -38,7 +38,7 @@ async fn carry_out(transaction: &mut Transaction, node: NodeId, name: &str, opti
     let root = roots::link_root(transaction, node, &request);
     roots::take(transaction, node, root, request.permissions, request.shared).await?;
     transaction.drain([node], "amend").await;
-    let amended = world.ask(node, Order::Amend { node, options }).done().await;
+    let amended = world.ask(node, NodeTask::Amend { options }).done().await;
     // Where several options change, some may have before one failed.
     resize::refresh_sizes(&world, node).await;
     amended

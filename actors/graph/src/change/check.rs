@@ -7,7 +7,7 @@ use millpond_messages::{
 };
 
 use crate::change::{delete, roots};
-use crate::order::Order;
+use crate::order::NodeTask;
 use crate::procedure::Next;
 use crate::sections::Cover;
 use crate::transaction::Transaction;
@@ -71,7 +71,7 @@ async fn hold(transaction: &mut Transaction, node: NodeId, repair: Repair) -> Re
 }
 
 async fn carry_out(world: &World, node: NodeId, repair: Repair) -> Result<CheckResult> {
-    match world.ask(node, Order::Check { node, repair }).await {
+    match world.ask(node, NodeTask::Check { repair }).await {
         OrderOutcome::Checked(result) => result,
         OrderOutcome::Done(Err(error)) => Err(error),
         _ => Err(Error::new(ErrorKind::Closed, "The iothread gave no answer")),

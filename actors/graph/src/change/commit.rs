@@ -8,7 +8,7 @@ use millpond_messages::{
 
 use crate::change::reopen::{self, Access};
 use crate::change::{delete, resize, roots};
-use crate::order::Order;
+use crate::order::NodeTask;
 use crate::procedure::Next;
 use crate::sections::Cover;
 use crate::transaction::Transaction;
@@ -43,7 +43,7 @@ async fn empty_held(transaction: &mut Transaction, node: NodeId, name: &str) -> 
 }
 
 async fn empty(world: &World, node: NodeId) -> Result<()> {
-    world.ask(node, Order::MakeEmpty(node)).done().await
+    world.ask(node, NodeTask::MakeEmpty).done().await
 }
 
 /// What a commit holds while it goes on.
@@ -163,8 +163,7 @@ async fn grow(transaction: &mut Transaction, overlay: NodeId, backing: NodeId) -
         return Ok(());
     }
     transaction.drain([backing], "commit").await;
-    let order = Order::Truncate {
-        node: backing,
+    let order = NodeTask::Truncate {
         size,
         exact: true,
         preallocation: Preallocation::Off,
@@ -187,31 +186,27 @@ async fn copy(world: &World, hold: &Hold) -> Result<()> {
     let mut offset = 0;
     while offset < end {
         let len = PIECE.min(end - offset);
-        let order = Order::Commit {
-            node: overlay,
-            offset,
-            len,
-        };
+        let order = NodeTask::Commit { offset, len };
         work(world, hold, overlay, order).await?;
         offset += len;
     }
     // What was written is durable before the overlay forgets it.
-    work(world, hold, backing, Order::Flush(backing)).await?;
-    match work(world, hold, overlay, Order::MakeEmpty(overlay)).await {
+    work(world, hold, backing, NodeTask::Flush).await?;
+    match work(world, hold, overlay, NodeTask::MakeEmpty).await {
         Err(error) if error.kind() == ErrorKind::Unsupported => {}
         result => result?,
     }
-    work(world, hold, overlay, Order::Flush(overlay)).await
+    work(world, hold, overlay, NodeTask::Flush).await
 }
 
 /// Has a node do a piece of the work, once no drained section of somebody else covers the overlay.
-async fn work(world: &World, hold: &Hold, node: NodeId, order: Order) -> Result<()> {
+async fn work(world: &World, hold: &Hold, node: NodeId, task: NodeTask) -> Result<()> {
     world
         .until(|state| state.begin_work_within(hold.overlay, hold.section))
         .await;
     // Where everything was closed meanwhile, the other node is about to go too.
     world.graph(|graph| graph.expect(hold.overlay).map(drop))?;
-    let result = world.ask(node, order).done().await;
+    let result = world.ask(node, task).done().await;
     world.with(|state| state.end_work(hold.overlay));
     result
 }

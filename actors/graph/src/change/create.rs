@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::change::{delete, roots};
 use crate::open::options;
 use crate::open::tree::{self, Base};
-use crate::order::Order;
+use crate::order::Wiring;
 use crate::procedure::Next;
 use crate::transaction::Transaction;
 use crate::world::World;
@@ -105,7 +105,7 @@ async fn make(world: &World, job: Job) -> Result<()> {
         return world
             .ask_iothread(
                 main,
-                Order::Create {
+                Wiring::Create {
                     kind,
                     options,
                     file: None,
@@ -118,7 +118,7 @@ async fn make(world: &World, job: Job) -> Result<()> {
     let address = world.with(|state| state.address(node));
     let result = match address {
         Some(file) => {
-            let order = Order::Create {
+            let order = Wiring::Create {
                 kind,
                 options,
                 file: Some(file),

@@ -2,7 +2,7 @@
 
 use millpond_messages::{Error, ErrorKind, NodeId, OpBlocker, Result};
 
-use crate::order::Order;
+use crate::order::NodeTask;
 use crate::sections::Cover;
 use crate::transaction::{Transaction, nodes};
 use crate::value::edge::Edge;
@@ -51,7 +51,7 @@ pub async fn blockdev_del(world: &World, name: &str) -> Result<()> {
 /// There is no such node, or its driver's.
 pub async fn delete_file(world: &World, name: &str) -> Result<()> {
     let node = world.graph(|graph| graph.look_up("", name).map(|node| node.id))?;
-    world.ask(node, Order::DeleteFile(node)).done().await
+    world.ask(node, NodeTask::DeleteFile).done().await
 }
 
 /// Closes those of `nodes` that nobody holds any more, and what then nobody holds below them.

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use millpond_messages::{ChildSlot, NodeId, Result, Role};
 
-use crate::order::Order;
+use crate::order::NodeTask;
 use crate::transaction::Transaction;
 use crate::value::graph::{Direction, Graph};
 use crate::value::node::Node;
@@ -71,7 +71,7 @@ impl Exchange {
             transaction.keep_facts(*node, !stale.is_empty());
         }
         for (node, slots) in world.graph(|graph| self.leaving(graph)) {
-            let order = Order::ExchangePrepare { node, slots };
+            let order = NodeTask::ExchangePrepare { slots };
             let left = world.ask(node, order).done().await;
             left.map_err(|error| error.within(&world.graph(|graph| context(graph, node))))?;
         }
@@ -121,7 +121,7 @@ impl Exchange {
                 continue;
             }
             let (node, slots) = (*node, stale.clone());
-            let entered = world.ask(node, Order::Exchange { node, slots }).opened().await;
+            let entered = world.ask(node, NodeTask::Exchange { slots }).opened().await;
             let facts = entered.map_err(|error| error.within(&world.graph(|graph| context(graph, node))))?;
             if world.graph(|graph| take_facts(graph, node, facts, !stale.is_empty())) {
                 changed.insert(node);

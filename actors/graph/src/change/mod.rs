@@ -4,7 +4,7 @@ use millpond_messages::graph::{GraphReply, Mutation};
 use millpond_messages::{LatencyHistograms, Result};
 
 use crate::change::roots::Inactive;
-use crate::order::Order;
+use crate::order::NodeOrder;
 use crate::procedure::{Next, Procedure};
 use crate::world::World;
 
@@ -150,11 +150,11 @@ async fn carry_out(world: &World, mutation: Mutation) -> Next {
 
 async fn copy_on_read(world: &World, name: &str, on: bool) -> Result<()> {
     let node = world.graph(|graph| graph.find(name).map(|node| node.id))?;
-    world.ask(node, Order::CopyOnRead { node, on }).done().await
+    world.ask(node, NodeOrder::CopyOnRead { on }).done().await
 }
 
 async fn set_histograms(world: &World, name: &str, histograms: LatencyHistograms) -> Result<()> {
     let node = world.graph(|graph| graph.find(name).map(|node| node.id))?;
-    let order = Order::SetHistograms { node, histograms };
+    let order = NodeOrder::SetHistograms { histograms };
     world.ask(node, order).done().await
 }

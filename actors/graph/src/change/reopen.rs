@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::change::delete;
 use crate::change::exchange::Exchange;
 use crate::open::options;
-use crate::order::Order;
+use crate::order::{NodeOrder, NodeTask};
 use crate::transaction::{Transaction, together};
 use crate::value::chain;
 use crate::value::common::{Common, Given};
@@ -526,9 +526,8 @@ async fn reopen(transaction: &mut Transaction, targets: &[Target]) -> Result<Vec
 }
 
 /// What has a node ready its new options.
-pub fn prepare_order(target: &Target, node: &Node) -> Order {
-    Order::ReopenPrepare {
-        node: target.node,
+pub fn prepare_order(target: &Target, node: &Node) -> NodeTask {
+    NodeTask::ReopenPrepare {
         request: ReopenRequest {
             options: target.rest.clone(),
             flags: target.common.flags(node.kind.as_ref()),
@@ -581,11 +580,7 @@ pub async fn relink(
 
 /// Makes a node's prepared options hold.
 pub async fn commit(world: &World, target: &Target) {
-    match world
-        .ask(target.node, Order::ReopenCommit(target.node))
-        .opened()
-        .await
-    {
+    match world.ask(target.node, NodeOrder::ReopenCommit).opened().await {
         Ok(facts) => world.graph(|graph| {
             let Some(node) = graph.node_mut(target.node) else {
                 return;

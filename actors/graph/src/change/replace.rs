@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::change::delete;
 use crate::change::exchange::Exchange;
 use crate::open::tree::{self, Base};
-use crate::order::Order;
+use crate::order::Wiring;
 use crate::transaction::{Transaction, together};
 use crate::value::chain;
 use crate::value::edge::{Edge, Parent};
@@ -188,7 +188,7 @@ async fn move_root(transaction: &mut Transaction, root: RootId, from: NodeId, to
         return Err(Error::new(ErrorKind::NotFound, "The node to move to is gone"));
     };
     // The edge's cell is where its old node is.
-    world.ask(from, Order::MoveRoot { root, target }).done().await?;
+    world.ask(from, Wiring::MoveRoot { root, target }).done().await?;
     transaction.root_moved(root, from, to);
     Ok(())
 }

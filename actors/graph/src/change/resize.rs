@@ -6,7 +6,7 @@ use millpond_messages::{
 };
 
 use crate::change::roots;
-use crate::order::Order;
+use crate::order::NodeTask;
 use crate::transaction::Transaction;
 use crate::value::forbidden;
 use crate::value::graph::Direction;
@@ -60,8 +60,7 @@ async fn carry_out(
     roots::take(transaction, node, root, request.permissions, request.shared).await?;
     check_length(size)?;
     transaction.drain([node], "block_resize").await;
-    let order = Order::Truncate {
-        node,
+    let order = NodeTask::Truncate {
         size,
         exact: how.exact,
         preallocation: how.preallocation,
@@ -77,7 +76,7 @@ pub async fn refresh_sizes(world: &World, node: NodeId) {
     let above = world.graph(|graph| graph.closure([node], Direction::Up));
     for node in above {
         if let millpond_engine::node::OrderOutcome::Described(Ok(now)) =
-            world.ask(node, Order::Describe(node)).await
+            world.ask(node, NodeTask::Describe).await
         {
             world.graph(|graph| {
                 if let Some(facts) = graph.node_mut(node).and_then(|node| node.facts.as_mut()) {

@@ -5,7 +5,7 @@ use millpond_messages::{Error, ErrorKind, NodeId, Permissions, Result, Role, Roo
 
 use crate::change::{delete, iothreads};
 use crate::effect::Reply;
-use crate::order::Order;
+use crate::order::{NewRoot, NodeOrder, Wiring};
 use crate::transaction::Transaction;
 use crate::value::edge::{Edge, Parent, Root};
 use crate::value::graph::Graph;
@@ -81,11 +81,13 @@ pub async fn attach_to(
         check_taking(transaction, node, root, request.permissions)?;
         take(transaction, node, root, request.permissions, request.shared).await?;
     }
-    let order = Order::AttachRoot {
-        root,
+    let order = Wiring::AttachRoot {
+        root: NewRoot {
+            root,
+            permissions: request.permissions,
+            writethrough: request.writethrough,
+        },
         node,
-        permissions: request.permissions,
-        writethrough: request.writethrough,
     };
     world.ask(node, order).done().await?;
     Ok(root)
@@ -200,7 +202,7 @@ pub async fn serialise(world: &World, root: RootId) -> Result<()> {
     let node = world.graph(|graph| graph.root_node(root))?;
     let mut transaction = Transaction::new(world);
     transaction.drain([node], "serialising").await;
-    let noted = world.ask(node, Order::Serialise { root, node }).done().await;
+    let noted = world.ask(node, NodeOrder::Serialise { root }).done().await;
     // Only the section ends.
     transaction.roll_back().await;
     noted
@@ -212,7 +214,7 @@ pub async fn serialise(world: &World, root: RootId) -> Result<()> {
 /// There is no such root.
 pub async fn detach(world: &World, root: RootId) -> Result<()> {
     let node = world.graph(|graph| graph.root_node(root))?;
-    if let Err(error) = world.ask(node, Order::DetachRoot(root)).done().await {
+    if let Err(error) = world.ask(node, Wiring::DetachRoot(root)).done().await {
         tracing::warn!(%error, %root, "a root edge did not end cleanly");
     }
     forget(world, root);

@@ -9,7 +9,7 @@ use millpond_messages::handshake::PendingDrain;
 use millpond_messages::{Error, ErrorKind, NodeId, Result, Role, RootId};
 
 use crate::change::{delete, roots};
-use crate::order::Order;
+use crate::order::{NodeTask, Wiring};
 use crate::query;
 use crate::sections::Cover;
 use crate::transaction::Transaction;
@@ -38,7 +38,7 @@ pub async fn flush_all(world: &World) -> Result<()> {
         if is_flushed {
             continue;
         }
-        let flushed = world.ask(node, Order::Flush(node)).done().await;
+        let flushed = world.ask(node, NodeTask::Flush).done().await;
         if flushed.is_err() {
             // Nobody knows how far down it came.
             let below = world.graph(|graph| graph.closure([node], Direction::Down));
@@ -105,7 +105,7 @@ pub async fn close_all(world: &World) -> Result<()> {
             graph.edge(root.edge).map(|edge| edge.child)
         });
         if let Some(node) = cell_at
-            && let Err(error) = world.ask(node, Order::DetachRoot(root)).done().await
+            && let Err(error) = world.ask(node, Wiring::DetachRoot(root)).done().await
         {
             tracing::warn!(%error, %root, "a root edge did not end cleanly");
         }

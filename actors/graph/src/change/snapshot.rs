@@ -3,7 +3,7 @@
 use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, OpBlocker, Permissions, Result};
 
 use crate::change::{activate, reopen, replace};
-use crate::order::Order;
+use crate::order::NodeTask;
 use crate::sections::Cover;
 use crate::transaction::Transaction;
 use crate::value::forbidden;
@@ -30,7 +30,7 @@ pub async fn blockdev_snapshot(world: &World, node: &str, overlay: &str) -> Resu
 async fn put_on_top(world: &World, node: NodeId, overlay: NodeId, slot: ChildSlot) -> Result<()> {
     // A flush of the overlay does not reach what is below it, so what was acknowledged there is made durable first.
     world
-        .ask(node, Order::Flush(node))
+        .ask(node, NodeTask::Flush)
         .done()
         .await
         .map_err(|error| Error::caused_by(error.kind(), "An IO error has occurred", error))?;

@@ -4,7 +4,7 @@ use millpond_messages::graph::GraphReply;
 use millpond_messages::{NodeId, Role};
 
 use crate::effect::Reply;
-use crate::order::Order;
+use crate::order::NodeOrder;
 use crate::value::graph::Graph;
 use crate::value::node::Node;
 use crate::world::World;
@@ -17,7 +17,7 @@ pub async fn cancel_in_flight(world: &World, name: &str) -> Reply {
     let nodes = world.graph(|graph| graph.find(name).map(|node| passed_to(graph, node)))?;
     let told: Vec<_> = nodes
         .into_iter()
-        .map(|node| world.ask(node, Order::CancelInFlight(node)))
+        .map(|node| world.ask(node, NodeOrder::CancelInFlight))
         .collect();
     for answer in told {
         answer.done().await?;

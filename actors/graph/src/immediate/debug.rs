@@ -8,7 +8,7 @@ use millpond_messages::graph::GraphReply;
 use millpond_messages::{DebugOrder, Error, ErrorKind, NodeId, Role};
 
 use crate::effect::Reply;
-use crate::order::Order;
+use crate::order::NodeOrder;
 use crate::value::graph::Graph;
 use crate::world::World;
 
@@ -31,7 +31,7 @@ pub async fn debug(world: &World, node_name: &str, order: DebugOrder) -> Reply {
             format!("Node '{node_name}' has no node below it that can hold requests"),
         ));
     };
-    let held = match world.ask(node, Order::Debug { node, order }).await {
+    let held = match world.ask(node, NodeOrder::Debug { order }).await {
         OrderOutcome::Debugged(held) => held?,
         OrderOutcome::Done(Err(error)) => return Err(error),
         _ => return Err(Error::new(ErrorKind::Closed, "The iothread gave no answer")),

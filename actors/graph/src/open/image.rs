@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::open::tree::{self, Base};
 use crate::open::{options, temporary};
-use crate::order::Order;
+use crate::order::NodeTask;
 use crate::transaction::Transaction;
 use crate::value::common::Common;
 use crate::world::World;
@@ -258,10 +258,7 @@ fn check_raw(transaction: &Transaction, probing: Probing, file: NodeId) -> Resul
 /// The format that a file's first bytes belong to.
 async fn probe(transaction: &Transaction, node: NodeId) -> Result<String> {
     let world = &transaction.world;
-    let order = Order::ReadHead {
-        node,
-        len: PROBE_BYTES,
-    };
+    let order = NodeTask::ReadHead { len: PROBE_BYTES };
     let head = match world.ask(node, order).await {
         OrderOutcome::Head(Ok(head)) => head,
         OrderOutcome::Head(Err(error)) => {

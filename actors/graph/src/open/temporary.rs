@@ -9,7 +9,7 @@ use millpond_messages::{Error, ErrorKind, NodeId, OpenFlags, Result, Role};
 
 use crate::open::tree::{self, Base};
 use crate::open::{backing, options};
-use crate::order::Order;
+use crate::order::{IothreadOrder, Wiring};
 use crate::transaction::Transaction;
 use crate::value::common::Common;
 use crate::world::World;
@@ -54,7 +54,7 @@ async fn make_overlay(transaction: &mut Transaction, image: NodeId, read_only: b
     let address = world.with(|state| state.address(file));
     let mut create = Options::new();
     create.insert("size".to_owned(), size.into());
-    let order = Order::Create {
+    let order = Wiring::Create {
         kind: Arc::clone(&format),
         options: create,
         file: address,
@@ -89,7 +89,7 @@ fn format(world: &World) -> Result<Arc<dyn DriverKind>> {
 
 async fn new_file(world: &World) -> Result<String> {
     let main = world.with(|state| state.main);
-    match world.ask_iothread(main, Order::NewTemporary).await {
+    match world.ask_iothread(main, IothreadOrder::NewTemporary).await {
         OrderOutcome::Named(name) => name,
         OrderOutcome::Done(Err(error)) => Err(error),
         _ => Err(Error::new(ErrorKind::Closed, "The iothread gave no answer")),

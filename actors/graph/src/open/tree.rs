@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::open::backing;
 use crate::open::image::{self, Found};
 use crate::open::options::{self, Parsed};
-use crate::order::{Address, Open, Order};
+use crate::order::{Address, Open, Wiring};
 use crate::transaction::{Transaction, together};
 use crate::value::chain;
 use crate::value::common::{self, Common};
@@ -371,7 +371,7 @@ async fn open_cell(world: &World, id: NodeId) -> Result<()> {
         let numbered = node.numbered().map(|(_, edge)| Some(edge));
         let address = |edge: Option<EdgeId>| state.address(state.graph.edge(edge?)?.child);
         let children: Vec<Option<Address>> = declared.chain(numbered).map(address).collect();
-        Ok::<_, Error>(Order::Open(Box::new(Open {
+        Ok::<_, Error>(Wiring::Open(Box::new(Open {
             node: id,
             name: node.name.clone(),
             kind: node.kind.clone(),

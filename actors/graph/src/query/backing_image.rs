@@ -4,7 +4,7 @@ use millpond_engine::node::OrderOutcome;
 use millpond_messages::path::{full_backing_filename, path_has_protocol};
 use millpond_messages::{Error, NodeId, Result};
 
-use crate::order::Order;
+use crate::order::IothreadOrder;
 use crate::value::chain;
 use crate::value::filename::{self, Filenames};
 use crate::value::graph::Graph;
@@ -25,7 +25,9 @@ pub async fn find(world: &World, top: &str, filename: &str) -> Result<Option<Nod
     let mut real = Vec::new();
     if !paths.is_empty() {
         let main = world.with(|state| state.main);
-        if let OrderOutcome::RealPaths(found) = world.ask_iothread(main, Order::RealPaths(paths)).await {
+        if let OrderOutcome::RealPaths(found) =
+            world.ask_iothread(main, IothreadOrder::RealPaths(paths)).await
+        {
             real = found;
         }
     }

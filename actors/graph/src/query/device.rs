@@ -5,7 +5,7 @@ use millpond_messages::graph::GraphReply;
 use millpond_messages::{Error, ErrorKind, NodeId, Result};
 
 use crate::effect::Reply;
-use crate::order::Order;
+use crate::order::NodeTask;
 use crate::value::graph::Graph;
 use crate::value::node::Node;
 use crate::world::World;
@@ -79,7 +79,7 @@ async fn describe(
 ) -> Result<Option<Box<Description>>> {
     let device = world.graph(|graph| graph.find(name).map(|node| below(graph, node, may_pass)))?;
     let Some(device) = device else { return Ok(None) };
-    match world.ask(device, Order::Describe(device)).await {
+    match world.ask(device, NodeTask::Describe).await {
         OrderOutcome::Described(found) => Ok(found.ok()),
         _ => Ok(None),
     }

@@ -4,7 +4,7 @@ use millpond_engine::node::OrderOutcome;
 use millpond_messages::handshake::{PendingDrain, WaitingNode};
 use millpond_messages::{NodeId, Token};
 
-use crate::order::Order;
+use crate::order::NodeOrder;
 use crate::world::World;
 
 struct Waiting {
@@ -41,7 +41,7 @@ pub async fn pending(world: &World) -> Vec<PendingDrain> {
     {
         let asked: Vec<_> = nodes
             .into_iter()
-            .map(|(node, name)| (name, world.ask(node, Order::Pending(node))))
+            .map(|(node, name)| (name, world.ask(node, NodeOrder::Pending)))
             .collect();
         let mut waiting_for = Vec::new();
         for (node_name, answer) in asked {

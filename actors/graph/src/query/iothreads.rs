@@ -3,7 +3,7 @@
 use millpond_engine::node::OrderOutcome;
 use millpond_messages::graph::IothreadReport;
 
-use crate::order::Order;
+use crate::order::IothreadOrder;
 use crate::state::IothreadEntry;
 use crate::world::World;
 
@@ -20,7 +20,7 @@ pub async fn reports(world: &World) -> Vec<IothreadReport> {
     let asked: Vec<_> = world
         .with(|state| state.iothreads.clone())
         .into_iter()
-        .map(|(id, entry)| (id, entry, world.ask_iothread(id, Order::Counters)))
+        .map(|(id, entry)| (id, entry, world.ask_iothread(id, IothreadOrder::Counters)))
         .collect();
     let mut reports = Vec::with_capacity(asked.len());
     for (id, entry, answer) in asked {

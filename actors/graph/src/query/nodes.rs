@@ -11,7 +11,7 @@ use millpond_messages::{
 };
 use serde_json::Value;
 
-use crate::order::Order;
+use crate::order::{IothreadOrder, NodeTask};
 use crate::query::device::says_nothing;
 use crate::value::filename::{Filenames, full_backing_name};
 use crate::value::graph::Graph;
@@ -55,12 +55,12 @@ pub async fn describe(world: &World) -> HashMap<NodeId, Description> {
     let mut together = Vec::new();
     for (iothread, nodes) in at_home {
         for some in nodes.chunks(AT_ONCE) {
-            together.push(world.ask_iothread(iothread, Order::DescribeMany(some.to_vec())));
+            together.push(world.ask_iothread(iothread, IothreadOrder::DescribeMany(some.to_vec())));
         }
     }
     let alone: Vec<_> = moving
         .into_iter()
-        .map(|id| (id, world.ask(id, Order::Describe(id))))
+        .map(|id| (id, world.ask(id, NodeTask::Describe)))
         .collect();
     let mut descriptions = HashMap::new();
     for answer in together {

@@ -6,7 +6,7 @@ use millpond_engine::node::OrderOutcome;
 use millpond_messages::{LatencyHistogram, NodeId, NodeReport, NodeStatistics, OperationCount};
 use serde_json::{Map, Value, json};
 
-use crate::order::Order;
+use crate::order::IothreadOrder;
 use crate::query::nodes::by_iothread;
 use crate::value::node::Node;
 use crate::world::World;
@@ -53,11 +53,11 @@ async fn ask(world: &World) -> HashMap<NodeId, NodeStatistics> {
     let mut answers = Vec::new();
     for (iothread, nodes) in at_home {
         for some in nodes.chunks(AT_ONCE) {
-            answers.push(world.ask_iothread(iothread, Order::Statistics(some.to_vec())));
+            answers.push(world.ask_iothread(iothread, IothreadOrder::Statistics(some.to_vec())));
         }
     }
     for node in moving {
-        answers.push(world.ask(node, Order::Statistics(vec![node])));
+        answers.push(world.ask(node, IothreadOrder::Statistics(vec![node])));
     }
     let mut statistics = HashMap::new();
     for answer in answers {

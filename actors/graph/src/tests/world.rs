@@ -18,7 +18,10 @@ use millpond_messages::{
 };
 
 use super::promises::{self, Promises};
-use crate::{Announcement, Effect, Event, ImplicitOpens, Order, Policy, Reply, RequestId};
+use crate::{
+    Announcement, Effect, Event, ImplicitOpens, IothreadOrder, NewRoot, NodeOrder, NodeTask, Order, Policy,
+    Reply, RequestId, Wiring,
+};
 use millpond_engine::node::{self, OpenFacts, OrderOutcome, Ticket};
 
 const FILE: ChildKind = ChildKind::file(Role::IMAGE);
@@ -510,7 +513,7 @@ impl FakeWorld {
         let ended = |outcome| vec![node::Event::Ended(ticket, outcome)];
         let done = || ended(OrderOutcome::Done(Ok(())));
         let failed = || Error::new(ErrorKind::Io(IoError::Os(5)), "made to fail");
-        if let Order::Pending(id) | Order::Describe(id) = &order
+        if let Order::Node(id, NodeOrder::Pending) | Order::Task(id, NodeTask::Describe) = &order
             && !self.nodes.contains_key(id)
         {
             return ended(OrderOutcome::Pending(Vec::new()));
@@ -519,7 +522,7 @@ impl FakeWorld {
             assert_eq!(self.homes.get(&id), Some(&home), "an order reaches its node");
         }
         match order {
-            Order::Open(open) => {
+            Order::Wiring(Wiring::Open(open)) => {
                 if self.fails() {
                     return ended(OrderOutcome::Opened(Err(failed())));
                 }
@@ -545,13 +548,13 @@ impl FakeWorld {
                 self.homes.insert(open.node, home);
                 ended(OrderOutcome::Opened(Ok(facts)))
             }
-            Order::Close(id) => {
+            Order::Task(id, NodeTask::Close) => {
                 let node = self.nodes.remove(&id).expect("a node is closed once");
                 assert_eq!(node.in_flight, 0, "a node in use is closed");
                 self.homes.remove(&id);
                 done()
             }
-            Order::Quiesce(id, token) => {
+            Order::Node(id, NodeOrder::Quiesce(token)) => {
                 self.asked.push(id);
                 let node = self.nodes.get_mut(&id).unwrap();
                 node.stops += u32::from(node.tokens.is_empty());
@@ -562,18 +565,18 @@ impl FakeWorld {
                 node.unanswered.push(token);
                 Vec::new()
             }
-            Order::Resume(id, token) => {
+            Order::Node(id, NodeOrder::Resume(token)) => {
                 let node = self.nodes.get_mut(&id).unwrap();
                 assert!(node.tokens.remove(&token), "a token is given back once");
                 node.unanswered.retain(|other| *other != token);
                 node.resumes += u32::from(node.tokens.is_empty());
                 Vec::new()
             }
-            Order::Connect {
+            Order::Wiring(Wiring::Connect {
                 parent,
                 slot: ChildSlot(slot),
                 target,
-            } => {
+            }) => {
                 let rejoins = self
                     .nodes
                     .get_mut(&parent)
@@ -595,12 +598,12 @@ impl FakeWorld {
                 };
                 done()
             }
-            Order::AttachRoot {
-                root,
+            Order::Wiring(Wiring::AttachRoot {
+                root: NewRoot {
+                    root, writethrough, ..
+                },
                 node,
-                writethrough,
-                ..
-            } => {
+            }) => {
                 if self.fails() {
                     return ended(OrderOutcome::Done(Err(failed())));
                 }
@@ -610,7 +613,7 @@ impl FakeWorld {
                 self.roots.insert(root, node);
                 done()
             }
-            Order::MoveRoot { root, target } => {
+            Order::Wiring(Wiring::MoveRoot { root, target }) => {
                 if self.fails() {
                     return ended(OrderOutcome::Done(Err(failed())));
                 }
@@ -618,12 +621,12 @@ impl FakeWorld {
                 assert_eq!(self.homes.get(&before), Some(&home), "an order reaches its root");
                 done()
             }
-            Order::DetachRoot(root) => {
+            Order::Wiring(Wiring::DetachRoot(root)) => {
                 let node = self.roots.remove(&root).expect("a root is detached once");
                 assert_eq!(self.homes.get(&node), Some(&home), "an order reaches its root");
                 done()
             }
-            Order::Depart { node, to } => {
+            Order::Wiring(Wiring::Depart { node, to }) => {
                 let cell = self.nodes.get_mut(&node).unwrap();
                 assert!(!cell.tokens.is_empty(), "only a still node moves");
                 // Edges do not travel.
@@ -631,24 +634,24 @@ impl FakeWorld {
                 self.homes.insert(node, to);
                 done()
             }
-            Order::ReopenCommit(id) => {
+            Order::Node(id, NodeOrder::ReopenCommit) => {
                 let node = self.nodes.get_mut(&id).unwrap();
                 node.flags = node.promises.commit_reopen();
                 let facts = facts(node, None, self.sizes);
                 ended(OrderOutcome::Opened(Ok(facts)))
             }
-            Order::ReopenPrepare { node, request, .. } => {
+            Order::Task(node, NodeTask::ReopenPrepare { request, .. }) => {
                 if self.fails() {
                     return ended(OrderOutcome::Done(Err(failed())));
                 }
                 self.promises(node).prepare_reopen(request.flags);
                 done()
             }
-            Order::Flush(_) if self.hold_flushes => {
+            Order::Task(_, NodeTask::Flush) if self.hold_flushes => {
                 self.held.push(ticket);
                 Vec::new()
             }
-            Order::Flush(id) => {
+            Order::Task(id, NodeTask::Flush) => {
                 self.flushed.push(id);
                 let failed = || Error::new(ErrorKind::Io(IoError::NoSpace), "flush failed");
                 let result = if self.fail_flush == Some(id) || self.fails() {
@@ -658,10 +661,10 @@ impl FakeWorld {
                 };
                 ended(OrderOutcome::Done(result))
             }
-            Order::Truncate { .. } | Order::Amend { .. } if self.fails() => {
+            Order::Task(_, NodeTask::Truncate { .. } | NodeTask::Amend { .. }) if self.fails() => {
                 ended(OrderOutcome::Done(Err(failed())))
             }
-            Order::PermissionsPrepare { node, taken, shared } => {
+            Order::Task(node, NodeTask::PermissionsPrepare { taken, shared }) => {
                 if self.fails() {
                     self.promises(node).refuse_permissions();
                     return ended(OrderOutcome::Done(Err(failed())));
@@ -669,19 +672,19 @@ impl FakeWorld {
                 self.promises(node).prepare_permissions(taken, shared);
                 done()
             }
-            Order::PermissionsCommit(id) => {
+            Order::Node(id, NodeOrder::PermissionsCommit) => {
                 self.promises(id).commit_permissions();
                 Vec::new()
             }
-            Order::PermissionsAbort(id) => {
+            Order::Node(id, NodeOrder::PermissionsAbort) => {
                 self.promises(id).abort_permissions();
                 Vec::new()
             }
-            Order::ReopenAbort(id) => {
+            Order::Node(id, NodeOrder::ReopenAbort) => {
                 self.promises(id).abort_reopen();
                 Vec::new()
             }
-            Order::Pending(id) => {
+            Order::Node(id, NodeOrder::Pending) => {
                 let requests = (0..self.nodes[&id].in_flight).map(|_| PendingRequest {
                     operation: OperationKind::Write,
                     offset: 0,
@@ -691,15 +694,17 @@ impl FakeWorld {
                 });
                 ended(OrderOutcome::Pending(requests.collect()))
             }
-            Order::Commit { .. } | Order::MakeEmpty(_) if self.fails() => {
+            Order::Task(_, NodeTask::Commit { .. } | NodeTask::MakeEmpty) if self.fails() => {
                 ended(OrderOutcome::Done(Err(failed())))
             }
-            Order::Commit { .. } if self.hold_creates => {
+            Order::Task(_, NodeTask::Commit { .. }) if self.hold_creates => {
                 self.held.push(ticket);
                 Vec::new()
             }
-            Order::ChangeBackingFile { .. } if self.fails() => ended(OrderOutcome::Done(Err(failed()))),
-            Order::ChangeBackingFile { node, link } => {
+            Order::Task(_, NodeTask::ChangeBackingFile { .. }) if self.fails() => {
+                ended(OrderOutcome::Done(Err(failed())))
+            }
+            Order::Task(node, NodeTask::ChangeBackingFile { link }) => {
                 let image = &self.nodes[&node];
                 if image.flags.is_read_only() {
                     let error = Error::new(ErrorKind::ReadOnly, "Image is read-only");
@@ -713,7 +718,7 @@ impl FakeWorld {
                 };
                 done()
             }
-            Order::ReadHead { node, .. } => {
+            Order::Task(node, NodeTask::ReadHead { .. }) => {
                 let name = self.nodes[&node].filename.clone().unwrap_or_default();
                 ended(OrderOutcome::Head(Ok(self
                     .heads
@@ -721,20 +726,20 @@ impl FakeWorld {
                     .cloned()
                     .unwrap_or_default())))
             }
-            Order::CopyOnRead { .. } | Order::SetHistograms { .. } => done(),
-            Order::Statistics(nodes) => {
+            Order::Node(_, NodeOrder::CopyOnRead { .. } | NodeOrder::SetHistograms { .. }) => done(),
+            Order::Iothread(IothreadOrder::Statistics(nodes)) => {
                 let nodes = nodes.into_iter().map(|node| (node, NodeStatistics::default()));
                 ended(OrderOutcome::Statistics(nodes.collect()))
             }
-            Order::Debug { .. } => ended(OrderOutcome::Debugged(Ok(false))),
-            Order::ExchangePrepare { node, .. } => {
+            Order::Node(_, NodeOrder::Debug { .. }) => ended(OrderOutcome::Debugged(Ok(false))),
+            Order::Task(node, NodeTask::ExchangePrepare { .. }) => {
                 if self.fails() {
                     return ended(OrderOutcome::Done(Err(failed())));
                 }
                 self.exchanges.push(Exchanged::Left(node));
                 done()
             }
-            Order::Exchange { node, slots } => {
+            Order::Task(node, NodeTask::Exchange { slots }) => {
                 if self.fails() {
                     return ended(OrderOutcome::Opened(Err(failed())));
                 }
@@ -747,15 +752,15 @@ impl FakeWorld {
                 let facts = facts(&self.nodes[&node], None, self.sizes);
                 ended(OrderOutcome::Opened(Ok(facts)))
             }
-            Order::ExchangeCommit(node) => {
+            Order::Node(node, NodeOrder::ExchangeCommit) => {
                 self.exchanges.push(Exchanged::Kept(node));
                 Vec::new()
             }
-            Order::ExchangeAbort(node) => {
+            Order::Node(node, NodeOrder::ExchangeAbort) => {
                 self.exchanges.push(Exchanged::TakenBack(node));
                 Vec::new()
             }
-            Order::Invalidate(id) => {
+            Order::Task(id, NodeTask::Invalidate) => {
                 if self.fails() {
                     return ended(OrderOutcome::Opened(Err(failed())));
                 }
@@ -763,7 +768,7 @@ impl FakeWorld {
                 let facts = facts(&self.nodes[&id], None, self.sizes);
                 ended(OrderOutcome::Opened(Ok(facts)))
             }
-            Order::NewTemporary => {
+            Order::Iothread(IothreadOrder::NewTemporary) => {
                 self.temporaries += 1;
                 let name = format!("/var/tmp/{}", self.temporaries);
                 ended(OrderOutcome::Named(if self.fails() {
@@ -772,21 +777,23 @@ impl FakeWorld {
                     Ok(name)
                 }))
             }
-            Order::CancelInFlight(_) | Order::Serialise { .. } => done(),
-            Order::Check { .. } | Order::DeleteFile(_) if self.fails() => ended(match order {
-                Order::Check { .. } => OrderOutcome::Checked(Err(failed())),
-                _ => OrderOutcome::Done(Err(failed())),
-            }),
-            Order::Check { .. } => ended(OrderOutcome::Checked(Ok(
+            Order::Node(_, NodeOrder::CancelInFlight | NodeOrder::Serialise { .. }) => done(),
+            Order::Task(_, NodeTask::Check { .. } | NodeTask::DeleteFile) if self.fails() => {
+                ended(match order {
+                    Order::Task(_, NodeTask::Check { .. }) => OrderOutcome::Checked(Err(failed())),
+                    _ => OrderOutcome::Done(Err(failed())),
+                })
+            }
+            Order::Task(_, NodeTask::Check { .. }) => ended(OrderOutcome::Checked(Ok(
                 millpond_messages::CheckResult::default(),
             ))),
-            Order::DeleteFile(_) => done(),
-            Order::RealPaths(paths) => {
+            Order::Task(_, NodeTask::DeleteFile) => done(),
+            Order::Iothread(IothreadOrder::RealPaths(paths)) => {
                 let real = |path: String| Some(millpond_messages::path::path_clean(&path));
                 ended(OrderOutcome::RealPaths(paths.into_iter().map(real).collect()))
             }
-            Order::Counters => ended(OrderOutcome::Counters(Box::default())),
-            Order::Describe(id) if self.nodes[&id].filename.as_deref() == Some(DISK) => {
+            Order::Iothread(IothreadOrder::Counters) => ended(OrderOutcome::Counters(Box::default())),
+            Order::Task(id, NodeTask::Describe) if self.nodes[&id].filename.as_deref() == Some(DISK) => {
                 let description = node::Description {
                     facts: facts(&self.nodes[&id], None, 0),
                     own_allocated_size: Err(IoError::NotSupported),
@@ -797,28 +804,31 @@ impl FakeWorld {
                 };
                 ended(OrderOutcome::Described(Ok(Box::new(description))))
             }
-            Order::Describe(_) => ended(OrderOutcome::Described(Err(IoError::NoMedium))),
-            Order::DescribeMany(nodes) => {
+            Order::Task(_, NodeTask::Describe) => ended(OrderOutcome::Described(Err(IoError::NoMedium))),
+            Order::Iothread(IothreadOrder::DescribeMany(nodes)) => {
                 let at_home = |id: &NodeId| self.homes.get(id).is_none_or(|of| *of == home);
                 assert!(nodes.iter().all(at_home), "an order reaches its nodes");
                 ended(OrderOutcome::DescribedMany(Vec::new()))
             }
-            Order::Create { .. } if self.hold_creates => {
+            Order::Wiring(Wiring::Create { .. }) if self.hold_creates => {
                 self.held.push(ticket);
                 Vec::new()
             }
-            Order::Commit { .. } | Order::MakeEmpty(_) => done(),
-            Order::Truncate {
-                size,
-                exact,
-                preallocation,
-                flags,
-                ..
-            } => {
+            Order::Task(_, NodeTask::Commit { .. } | NodeTask::MakeEmpty) => done(),
+            Order::Task(
+                _,
+                NodeTask::Truncate {
+                    size,
+                    exact,
+                    preallocation,
+                    flags,
+                    ..
+                },
+            ) => {
                 self.truncated.push((size, exact, preallocation, flags));
                 done()
             }
-            Order::Amend { .. } | Order::Create { .. } => done(),
+            Order::Task(_, NodeTask::Amend { .. }) | Order::Wiring(Wiring::Create { .. }) => done(),
         }
     }
 
@@ -863,48 +873,14 @@ impl FakeWorld {
 /// The node whose iothread must carry an order out.
 pub fn subject(order: &Order) -> Option<NodeId> {
     match order {
-        Order::Close(id)
-        | Order::Quiesce(id, _)
-        | Order::Resume(id, _)
-        | Order::Flush(id)
-        | Order::CancelInFlight(id)
-        | Order::Describe(id)
-        | Order::MakeEmpty(id)
-        | Order::Invalidate(id)
-        | Order::DeleteFile(id)
-        | Order::Pending(id)
-        | Order::PermissionsCommit(id)
-        | Order::PermissionsAbort(id)
-        | Order::ExchangeCommit(id)
-        | Order::ExchangeAbort(id)
-        | Order::ReopenCommit(id)
-        | Order::ReopenAbort(id) => Some(*id),
-        Order::Connect { parent, .. } => Some(*parent),
-        Order::AttachRoot { node, .. }
-        | Order::PermissionsPrepare { node, .. }
-        | Order::ReopenPrepare { node, .. }
-        | Order::ExchangePrepare { node, .. }
-        | Order::Exchange { node, .. }
-        | Order::Depart { node, .. }
-        | Order::Truncate { node, .. }
-        | Order::ReadHead { node, .. }
-        | Order::Debug { node, .. }
-        | Order::SetHistograms { node, .. }
-        | Order::CopyOnRead { node, .. }
-        | Order::Commit { node, .. }
-        | Order::Amend { node, .. }
-        | Order::Check { node, .. }
-        | Order::Serialise { node, .. }
-        | Order::ChangeBackingFile { node, .. } => Some(*node),
-        Order::Open(_)
-        | Order::MoveRoot { .. }
-        | Order::DetachRoot(_)
-        | Order::Create { .. }
-        | Order::NewTemporary
-        | Order::Statistics(_)
-        | Order::RealPaths(_)
-        | Order::Counters
-        | Order::DescribeMany(_) => None,
+        Order::Node(node, _) | Order::Task(node, _) => Some(*node),
+        Order::Wiring(wiring) => match wiring {
+            Wiring::Connect { parent: node, .. }
+            | Wiring::AttachRoot { node, .. }
+            | Wiring::Depart { node, .. } => Some(*node),
+            Wiring::Open(_) | Wiring::MoveRoot { .. } | Wiring::DetachRoot(_) | Wiring::Create { .. } => None,
+        },
+        Order::Iothread(_) => None,
     }
 }
 

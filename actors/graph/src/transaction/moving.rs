@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use millpond_messages::{ChildSlot, IoThreadId, NodeId, Result};
 
-use crate::order::Order;
+use crate::order::Wiring;
 use crate::value::edge::Parent;
 use crate::world::World;
 
@@ -15,7 +15,7 @@ use crate::world::World;
 pub async fn move_still(world: &World, nodes: &[NodeId], to: IoThreadId) -> Result<()> {
     let mut departures = Vec::new();
     for node in nodes {
-        departures.push((*node, world.ask(*node, Order::Depart { node: *node, to })));
+        departures.push((*node, world.ask(*node, Wiring::Depart { node: *node, to })));
         // What is sent to it from here on must reach it where it arrives.
         world.graph(|graph| {
             if let Some(node) = graph.node_mut(*node) {
@@ -60,7 +60,7 @@ async fn join_again(world: &World, nodes: &[NodeId]) {
                     .child_node(parent, slot)
                     .and_then(|child| state.address(child))
             });
-            world.ask(parent, Order::Connect { parent, slot, target })
+            world.ask(parent, Wiring::Connect { parent, slot, target })
         })
         .collect();
     for connection in connections {

@@ -3,7 +3,7 @@
 use millpond_drivers::api::BackingLink;
 use millpond_messages::{NodeId, Result};
 
-use crate::order::Order;
+use crate::order::NodeTask;
 use crate::world::World;
 
 /// Has sections look again whether a node may be asked, now that it has a parent less: when that parent answers, nobody
@@ -33,10 +33,7 @@ pub async fn record_backing(
     link: Option<BackingLink>,
     implicit: Option<NodeId>,
 ) -> Result<()> {
-    let order = Order::ChangeBackingFile {
-        node,
-        link: link.clone(),
-    };
+    let order = NodeTask::ChangeBackingFile { link: link.clone() };
     world.ask(node, order).done().await?;
     world.graph(|graph| {
         if let Some(node) = graph.node_mut(node) {
@@ -63,7 +60,7 @@ pub async fn close_cell(world: &World, node: NodeId) {
             node.facts.is_some()
         })
     });
-    if is_open && let Err(error) = world.ask(node, Order::Close(node)).done().await {
+    if is_open && let Err(error) = world.ask(node, NodeTask::Close).done().await {
         tracing::warn!(%error, %node, "a node did not close cleanly");
     }
 }

@@ -4,16 +4,15 @@ use std::collections::HashMap;
 
 use millpond_messages::{EdgeId, NodeId, Permissions, Result};
 
-use crate::order::Order;
+use crate::order::{NodeOrder, NodeTask};
 use crate::undo::Undo;
 use crate::value::node::Granted;
 use crate::value::permissions::Plan;
 use crate::world::{Answered, World};
 
 fn ask_to_prepare(world: &World, nodes: &[(NodeId, Granted)]) -> Vec<Answered> {
-    let ask = |(node, Granted { taken, shared })| {
-        world.ask(node, Order::PermissionsPrepare { node, taken, shared })
-    };
+    let ask =
+        |(node, Granted { taken, shared })| world.ask(node, NodeTask::PermissionsPrepare { taken, shared });
     nodes.iter().copied().map(ask).collect()
 }
 
@@ -33,7 +32,7 @@ pub async fn prepare(world: &World, plan: &Plan) -> Result<()> {
     }
     let Some(error) = failure else { return Ok(()) };
     for node in prepared {
-        world.tell(node, Order::PermissionsAbort(node));
+        world.tell(node, NodeOrder::PermissionsAbort);
     }
     Err(error)
 }
@@ -69,7 +68,7 @@ fn commit_node(world: &World, node: NodeId, granted: Granted) -> Option<Granted>
     world.with(|state| {
         let entry = state.graph.node_mut(node)?;
         let before = std::mem::replace(&mut entry.granted, granted);
-        state.send(node, Order::PermissionsCommit(node));
+        state.send(node, NodeOrder::PermissionsCommit);
         Some(before)
     })
 }

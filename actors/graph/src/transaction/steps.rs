@@ -6,7 +6,7 @@ use millpond_drivers::api::BackingLink;
 use millpond_messages::{ChildSlot, EdgeId, IoThreadId, NodeId, Result, Role, RootId};
 
 use crate::effect::Effect;
-use crate::order::Order;
+use crate::order::{NodeOrder, Wiring};
 use crate::sections::Cover;
 use crate::transaction::{moving, nodes, permissions};
 use crate::undo::{Facts, Log, Undo};
@@ -62,7 +62,7 @@ impl Transaction {
                     }
                 }
                 Undo::Facts(kept) if kept.is_stale => {
-                    self.world.tell(kept.node, Order::ExchangeCommit(kept.node));
+                    self.world.tell(kept.node, NodeOrder::ExchangeCommit);
                 }
                 Undo::Facts(_)
                 | Undo::Moved(..)
@@ -130,7 +130,7 @@ impl Transaction {
             Undo::Permissions { edges, nodes } => permissions::restore(world, edges, nodes).await,
             Undo::Connected(parent, slot, target) => {
                 let result = world
-                    .ask(parent, Order::Connect { parent, slot, target })
+                    .ask(parent, Wiring::Connect { parent, slot, target })
                     .done()
                     .await;
                 if let Err(error) = result {
@@ -141,7 +141,7 @@ impl Transaction {
                 let Some(target) = world.with(|state| state.address(from)) else {
                     return;
                 };
-                if let Err(error) = world.ask(to, Order::MoveRoot { root, target }).done().await {
+                if let Err(error) = world.ask(to, Wiring::MoveRoot { root, target }).done().await {
                     tracing::warn!(%error, %root, "a root edge could not be put back");
                 }
             }
@@ -158,7 +158,7 @@ impl Transaction {
                     tracing::warn!(%error, %node, "an image still names another backing file");
                 }
             }
-            Undo::ReopenPrepared(node) => world.tell(node, Order::ReopenAbort(node)),
+            Undo::ReopenPrepared(node) => world.tell(node, NodeOrder::ReopenAbort),
             Undo::Moved(nodes, home) => {
                 if let Err(error) = moving::move_still(world, &nodes, home).await {
                     tracing::warn!(%error, "nodes stay in another iothread");
@@ -166,7 +166,7 @@ impl Transaction {
             }
             Undo::Facts(kept) => {
                 let kept = *kept;
-                world.tell(kept.node, Order::ExchangeAbort(kept.node));
+                world.tell(kept.node, NodeOrder::ExchangeAbort);
                 world.graph(|graph| {
                     if let Some(node) = graph.node_mut(kept.node) {
                         node.facts = kept.facts;
@@ -259,7 +259,7 @@ impl Transaction {
     /// Instead of the second half: all nodes forget what they have agreed to.
     pub fn abort_permissions(&self, plan: &Plan) {
         for (node, _) in &plan.nodes {
-            self.world.tell(*node, Order::PermissionsAbort(*node));
+            self.world.tell(*node, NodeOrder::PermissionsAbort);
         }
     }
 
@@ -280,7 +280,7 @@ impl Transaction {
             (address(child), address(old))
         });
         self.world
-            .ask(parent, Order::Connect { parent, slot, target })
+            .ask(parent, Wiring::Connect { parent, slot, target })
             .done()
             .await?;
         self.log.push(Undo::Connected(parent, slot, old));

@@ -10,7 +10,7 @@ use millpond_messages::Token;
 use super::live::Live;
 use super::requests::Stage;
 use super::site::{Mail, Thread};
-use crate::order::Order;
+use crate::order::{NodeOrder, NodeTask, Order, Wiring};
 use millpond_engine::node::{self, OrderOutcome, Ticket};
 
 /// Hashes what is written to it.
@@ -92,7 +92,7 @@ pub fn chain(before: u64, more: &[String]) -> u64 {
 
 fn order_token(order: &Order) -> Option<Token> {
     match order {
-        Order::Quiesce(_, token) | Order::Resume(_, token) => Some(*token),
+        Order::Node(_, NodeOrder::Quiesce(token) | NodeOrder::Resume(token)) => Some(*token),
         _ => None,
     }
 }
@@ -263,24 +263,38 @@ fn feed_order(
     tickets: &Ranks<Ticket>,
 ) {
     std::mem::discriminant(order).hash(&mut feed.0);
+    match order {
+        Order::Node(_, order) => std::mem::discriminant(order).hash(&mut feed.0),
+        Order::Task(_, task) => std::mem::discriminant(task).hash(&mut feed.0),
+        Order::Iothread(order) => std::mem::discriminant(order).hash(&mut feed.0),
+        Order::Wiring(wiring) => std::mem::discriminant(wiring).hash(&mut feed.0),
+    }
     tickets.of(ticket).hash(&mut feed.0);
     match order {
-        Order::Quiesce(id, token) | Order::Resume(id, token) => (id, tokens.of(*token)).hash(&mut feed.0),
-        Order::Connect { parent, slot, target } => {
+        Order::Node(id, NodeOrder::Quiesce(token) | NodeOrder::Resume(token)) => {
+            (id, tokens.of(*token)).hash(&mut feed.0)
+        }
+        Order::Wiring(Wiring::Connect { parent, slot, target }) => {
             (parent, slot, target.map(|target| (target.node, target.iothread))).hash(&mut feed.0);
         }
-        Order::AttachRoot { root, node, .. } => (root, node).hash(&mut feed.0),
-        Order::MoveRoot { root, target } => (root, target.node, target.iothread).hash(&mut feed.0),
-        Order::DetachRoot(root) => root.hash(&mut feed.0),
-        Order::PermissionsPrepare { node, taken, shared } => feed!(feed, node, taken, shared),
-        Order::Exchange { node, slots } | Order::ExchangePrepare { node, slots } => feed!(feed, node, slots),
-        Order::ReopenPrepare { node, request, .. } => feed!(feed, node, request.flags, request.options),
-        Order::Depart { node, to } => (node, to).hash(&mut feed.0),
-        Order::Open(open) => {
+        Order::Wiring(Wiring::AttachRoot { root, node, .. }) => (root.root, node).hash(&mut feed.0),
+        Order::Wiring(Wiring::MoveRoot { root, target }) => {
+            (root, target.node, target.iothread).hash(&mut feed.0)
+        }
+        Order::Wiring(Wiring::DetachRoot(root)) => root.hash(&mut feed.0),
+        Order::Task(node, NodeTask::PermissionsPrepare { taken, shared }) => feed!(feed, node, taken, shared),
+        Order::Task(node, NodeTask::Exchange { slots } | NodeTask::ExchangePrepare { slots }) => {
+            feed!(feed, node, slots)
+        }
+        Order::Task(node, NodeTask::ReopenPrepare { request, .. }) => {
+            feed!(feed, node, request.flags, request.options)
+        }
+        Order::Wiring(Wiring::Depart { node, to }) => (node, to).hash(&mut feed.0),
+        Order::Wiring(Wiring::Open(open)) => {
             open.node.hash(&mut feed.0);
             feed!(feed, open.children, open.flags);
         }
-        Order::Create { file, .. } => feed!(feed, file),
+        Order::Wiring(Wiring::Create { file, .. }) => feed!(feed, file),
         other => super::super::world::subject(other).hash(&mut feed.0),
     }
 }

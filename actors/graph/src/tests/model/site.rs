@@ -13,7 +13,7 @@ use millpond_messages::{
 
 use super::requests::{Request, Root, Stage};
 use super::{Breach, Breaches};
-use crate::order::{Open, Order};
+use crate::order::{IothreadOrder, NewRoot, NodeOrder, NodeTask, Open, Order, Wiring};
 use millpond_engine::node::{self, Gate, OpenFacts, OrderOutcome, Ticket};
 
 /// What an iothread finds in its mailbox.
@@ -279,13 +279,13 @@ impl Site {
             self.breach(Breach::Cells);
         }
         match order {
-            Order::Quiesce(id, token) => self.quiesce(home, id, token),
-            Order::Resume(id, token) => self.resume(id, token),
-            Order::Connect {
+            Order::Node(id, NodeOrder::Quiesce(token)) => self.quiesce(home, id, token),
+            Order::Node(id, NodeOrder::Resume(token)) => self.resume(id, token),
+            Order::Wiring(Wiring::Connect {
                 parent,
                 slot: ChildSlot(slot),
                 target,
-            } => {
+            }) => {
                 self.must_be_still(parent);
                 if let Some(cell) = self.cells.get_mut(&parent) {
                     match target {
@@ -295,14 +295,17 @@ impl Site {
                 }
                 self.done(home, ticket);
             }
-            Order::AttachRoot { root, node, .. } => {
+            Order::Wiring(Wiring::AttachRoot {
+                root: NewRoot { root, .. },
+                node,
+            }) => {
                 self.roots.insert(root, Root::new(node));
                 self.done(home, ticket);
             }
-            Order::MoveRoot { root, target } => {
+            Order::Wiring(Wiring::MoveRoot { root, target }) => {
                 self.move_root(home, ticket, root, target.node, target.iothread)
             }
-            Order::DetachRoot(id) => {
+            Order::Wiring(Wiring::DetachRoot(id)) => {
                 if let Some(root) = self.roots.get_mut(&id) {
                     root.ended = true;
                     root.line.end();
@@ -312,11 +315,11 @@ impl Site {
                 }
                 self.done(home, ticket);
             }
-            Order::Depart { node, to } if to == home => {
+            Order::Wiring(Wiring::Depart { node, to }) if to == home => {
                 self.must_be_still(node);
                 self.done(home, ticket);
             }
-            Order::Depart { node, to } => {
+            Order::Wiring(Wiring::Depart { node, to }) => {
                 self.must_be_still(node);
                 let Some(mut cell) = self.cells.remove(&node) else {
                     return;
@@ -337,23 +340,23 @@ impl Site {
                     .inbox
                     .push_back(Mail::Arrive(ticket, node, Box::new(cell), roots));
             }
-            Order::PermissionsCommit(id) => {
+            Order::Node(id, NodeOrder::PermissionsCommit) => {
                 if let Some(cell) = self.cells.get_mut(&id) {
                     cell.granted = cell.prepared.take();
                 }
             }
-            Order::PermissionsAbort(id) => {
+            Order::Node(id, NodeOrder::PermissionsAbort) => {
                 if let Some(cell) = self.cells.get_mut(&id) {
                     cell.prepared = None;
                 }
             }
-            Order::ExchangeCommit(id) | Order::ExchangeAbort(id) => self.must_be_still(id),
-            Order::ReopenAbort(id) => {
+            Order::Node(id, NodeOrder::ExchangeCommit | NodeOrder::ExchangeAbort) => self.must_be_still(id),
+            Order::Node(id, NodeOrder::ReopenAbort) => {
                 if let Some(cell) = self.cells.get_mut(&id) {
                     cell.reopening = None;
                 }
             }
-            Order::ReopenCommit(id) => {
+            Order::Node(id, NodeOrder::ReopenCommit) => {
                 let Some(cell) = self.cells.get_mut(&id) else {
                     return;
                 };
@@ -364,9 +367,9 @@ impl Site {
                 let facts = facts(self.cells[&id].flags);
                 self.end(home, ticket, OrderOutcome::Opened(Ok(facts)));
             }
-            Order::Pending(_) => self.end(home, ticket, OrderOutcome::Pending(Vec::new())),
+            Order::Node(_, NodeOrder::Pending) => self.end(home, ticket, OrderOutcome::Pending(Vec::new())),
             later => {
-                if let Order::Create { file: Some(file), .. } = &later
+                if let Order::Wiring(Wiring::Create { file: Some(file), .. }) = &later
                     && let Some(cell) = self.cells.get_mut(&file.node)
                 {
                     cell.creating += 1;
@@ -411,29 +414,31 @@ impl Site {
             return;
         }
         match order {
-            Order::Open(open) => {
+            Order::Wiring(Wiring::Open(open)) => {
                 let facts = self.open(home, &open);
                 self.end(home, ticket, OrderOutcome::Opened(Ok(facts)));
                 return;
             }
-            Order::Close(id) => {
+            Order::Task(id, NodeTask::Close) => {
                 self.must_be_still(id);
                 if self.cells.remove(&id).is_none() {
                     self.breach(Breach::Cells);
                 }
             }
-            Order::PermissionsPrepare { node, taken, shared } => {
+            Order::Task(node, NodeTask::PermissionsPrepare { taken, shared }) => {
                 if let Some(cell) = self.cells.get_mut(&node) {
                     cell.prepared = Some((taken, shared));
                 }
             }
-            Order::ReopenPrepare { node, request, .. } => {
+            Order::Task(node, NodeTask::ReopenPrepare { request, .. }) => {
                 if let Some(cell) = self.cells.get_mut(&node) {
                     cell.reopening = Some(request.flags);
                 }
             }
-            Order::Truncate { node, .. } | Order::ExchangePrepare { node, .. } => self.must_be_still(node),
-            Order::Exchange { node, .. } => {
+            Order::Task(node, NodeTask::Truncate { .. } | NodeTask::ExchangePrepare { .. }) => {
+                self.must_be_still(node)
+            }
+            Order::Task(node, NodeTask::Exchange { .. }) => {
                 self.must_be_still(node);
                 let flags = self
                     .cells
@@ -442,20 +447,20 @@ impl Site {
                 self.end(home, ticket, OrderOutcome::Opened(Ok(facts(flags))));
                 return;
             }
-            Order::Create { file: Some(file), .. } => {
+            Order::Wiring(Wiring::Create { file: Some(file), .. }) => {
                 if let Some(cell) = self.cells.get_mut(&file.node) {
                     cell.creating -= 1;
                 }
             }
-            Order::Describe(_) => {
+            Order::Task(_, NodeTask::Describe) => {
                 self.end(home, ticket, OrderOutcome::Described(Err(IoError::NoMedium)));
                 return;
             }
-            Order::DescribeMany(_) => {
+            Order::Iothread(IothreadOrder::DescribeMany(_)) => {
                 self.end(home, ticket, OrderOutcome::DescribedMany(Vec::new()));
                 return;
             }
-            Order::ReadHead { .. } => {
+            Order::Task(_, NodeTask::ReadHead { .. }) => {
                 self.end(home, ticket, OrderOutcome::Head(Ok(Vec::new())));
                 return;
             }
@@ -483,15 +488,18 @@ impl Site {
     pub fn can_fail(order: &Order) -> bool {
         matches!(
             order,
-            Order::Open(_)
-                | Order::Connect { .. }
-                | Order::AttachRoot { .. }
-                | Order::MoveRoot { .. }
-                | Order::PermissionsPrepare { .. }
-                | Order::ReopenPrepare { .. }
-                | Order::ExchangePrepare { .. }
-                | Order::Exchange { .. }
-                | Order::Truncate { .. }
+            Order::Wiring(Wiring::Open(_))
+                | Order::Wiring(Wiring::Connect { .. })
+                | Order::Wiring(Wiring::AttachRoot { .. })
+                | Order::Wiring(Wiring::MoveRoot { .. })
+                | Order::Task(
+                    _,
+                    NodeTask::PermissionsPrepare { .. } | NodeTask::ReopenPrepare { .. }
+                )
+                | Order::Task(
+                    _,
+                    NodeTask::ExchangePrepare { .. } | NodeTask::Exchange { .. } | NodeTask::Truncate { .. }
+                )
         )
     }
 
@@ -499,14 +507,16 @@ impl Site {
     pub fn takes_time(order: &Order) -> bool {
         !matches!(
             order,
-            Order::Connect { .. } | Order::AttachRoot { .. } | Order::MoveRoot { .. }
+            Order::Wiring(Wiring::Connect { .. })
+                | Order::Wiring(Wiring::AttachRoot { .. })
+                | Order::Wiring(Wiring::MoveRoot { .. })
         )
     }
 
     fn fail(&mut self, home: IoThreadId, ticket: Ticket, order: &Order) {
         let error = Error::new(ErrorKind::Io(IoError::Os(5)), "made to fail");
         let outcome = match order {
-            Order::Open(_) => OrderOutcome::Opened(Err(error)),
+            Order::Wiring(Wiring::Open(_)) => OrderOutcome::Opened(Err(error)),
             _ => OrderOutcome::Done(Err(error)),
         };
         self.end(home, ticket, outcome);

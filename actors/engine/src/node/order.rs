@@ -1,0 +1,287 @@
+//! What is asked of nodes: one telling, for those who decide and for those who carry it out.
+//!
+//! Orders that are carried out before the next message is looked at, and orders that go on as tasks, are two types: what
+//! becomes a task cannot be taken for done. The few whose words hold handles are told by [`Naming`]: with ids where they
+//! are decided, with the handles behind them where they are carried out.
+
+use std::sync::Arc;
+
+use millpond_drivers::api::{BackingLink, DriverKind, ReopenRequest};
+use millpond_messages::graph::Options;
+use millpond_messages::io::Preallocation;
+use millpond_messages::{
+    ChildSlot, DebugOrder, LatencyHistograms, NodeId, OpenFlags, Permissions, Repair, RequestFlags, RootId,
+    Token,
+};
+
+#[cfg(doc)]
+use super::mail::{Event, OrderOutcome};
+use super::mail::{Handles, NodeSettings};
+
+/// How orders name what is elsewhere.
+pub trait Naming: Clone {
+    /// An iothread.
+    type Iothread: Clone;
+    /// A root edge that is to begin.
+    type Root: Clone;
+}
+
+/// A node and the iothread that it lives in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Address<I> {
+    /// The node.
+    pub node: NodeId,
+    /// Its home.
+    pub iothread: I,
+}
+
+/// An order of the graph actor.
+#[derive(Clone)]
+pub enum Order<N: Naming = Handles> {
+    /// To a node, carried out at once.
+    Node(NodeId, NodeOrder),
+    /// To a node, going on as a task.
+    Task(NodeId, NodeTask),
+    /// To an iothread.
+    Iothread(IothreadOrder),
+    /// About what leads where.
+    Wiring(Wiring<N>),
+}
+
+impl<N: Naming> From<IothreadOrder> for Order<N> {
+    fn from(order: IothreadOrder) -> Self {
+        Self::Iothread(order)
+    }
+}
+
+impl<N: Naming> From<Wiring<N>> for Order<N> {
+    fn from(wiring: Wiring<N>) -> Self {
+        Self::Wiring(wiring)
+    }
+}
+
+impl NodeOrder {
+    /// This order to a node.
+    pub fn at<N: Naming>(self, node: NodeId) -> Order<N> {
+        Order::Node(node, self)
+    }
+}
+
+impl NodeTask {
+    /// This order to a node.
+    pub fn at<N: Naming>(self, node: NodeId) -> Order<N> {
+        Order::Task(node, self)
+    }
+}
+
+/// What a node does before it does anything else. Unless said otherwise it is answered by
+/// [`OrderOutcome::Done`].
+#[derive(Clone)]
+pub enum NodeOrder {
+    /// Close the gate; answered by [`Event::Quiesced`], when nothing is in flight.
+    Quiesce(Token),
+    /// Take back that token's hold on the gate. Not answered.
+    Resume(Token),
+    /// The prepared permissions hold. Not answered.
+    PermissionsCommit,
+    /// The prepared permissions are forgotten. Not answered.
+    PermissionsAbort,
+    /// The prepared options hold; the node is still. Answered by [`OrderOutcome::Opened`].
+    ReopenCommit,
+    /// The prepared options are forgotten. Not answered.
+    ReopenAbort,
+    /// What was put aside is forgotten. Not answered.
+    ExchangeCommit,
+    /// What was put aside holds again; the old data is there. Not answered.
+    ExchangeAbort,
+    /// [`Driver::cancel_in_flight`](millpond_drivers::api::Driver::cancel_in_flight).
+    CancelInFlight,
+    /// What the node has in flight, oldest first; answered by [`OrderOutcome::Pending`].
+    Pending,
+    /// Count latencies in new histograms from now on; none ends those that there are.
+    SetHistograms {
+        /// The histograms, empty.
+        histograms: LatencyHistograms,
+    },
+    /// One more asks for copy-on-read of every read, or one less.
+    CopyOnRead {
+        /// One more.
+        on: bool,
+    },
+    /// Note all that the node has in flight, for the sake of a root edge's requests that are serialised. The node is still.
+    Serialise {
+        /// The root edge.
+        root: RootId,
+    },
+    /// Hold requests at events of the node, or let them go; answered by
+    /// [`OrderOutcome::Debugged`].
+    Debug {
+        /// What to do.
+        order: DebugOrder,
+    },
+}
+
+/// What a node does in a task. Unless said otherwise it is answered by [`OrderOutcome::Done`].
+#[derive(Clone)]
+pub enum NodeTask {
+    /// Close a node that no edge leads to. It is gone afterwards whatever the answer.
+    Close,
+    /// [`Driver::permissions_prepare`](millpond_drivers::api::Driver::permissions_prepare).
+    PermissionsPrepare {
+        /// What all its parents take.
+        taken: Permissions,
+        /// What all of them share.
+        shared: Permissions,
+    },
+    /// Ready new options.
+    ReopenPrepare {
+        /// Its options.
+        request: ReopenRequest,
+        /// The node-level ones.
+        settings: NodeSettings,
+    },
+    /// Other data is about to be behind edges of a node that is still: what belongs to the old data is written back, and
+    /// flushed.
+    ExchangePrepare {
+        /// Its edges.
+        slots: Vec<ChildSlot>,
+    },
+    /// The other data is there: what was read from the old is read anew, and put aside until a commit or an abort. Without
+    /// an edge, the node only asks its children anew what they demand. Answered by [`OrderOutcome::Opened`].
+    Exchange {
+        /// Its edges.
+        slots: Vec<ChildSlot>,
+    },
+    /// Change the length.
+    Truncate {
+        /// Bytes.
+        size: u64,
+        /// Fail rather than end up longer.
+        exact: bool,
+        /// How the new space is laid out.
+        preallocation: Preallocation,
+        /// ZERO_WRITE or none.
+        flags: RequestFlags,
+    },
+    /// Check the image's metadata, and mend it; answered by [`OrderOutcome::Checked`]. The node is still.
+    Check {
+        /// What to mend.
+        repair: Repair,
+    },
+    /// [`Driver::delete_file`](millpond_drivers::api::Driver::delete_file).
+    DeleteFile,
+    /// Make everything acknowledged durable.
+    Flush,
+    /// Answered by [`OrderOutcome::Described`].
+    Describe,
+    /// The node's first bytes, for probing; answered by [`OrderOutcome::Head`].
+    ReadHead {
+        /// At most so many bytes.
+        len: usize,
+    },
+    /// Drop what is cached of the image, and read it again.
+    Invalidate,
+    /// Write what a node has allocated in a range to its backing node. Both are still, but for this.
+    Commit {
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// Forget all that the image has of its own. The node is still.
+    MakeEmpty,
+    /// Change options of the image's format in place. The node is still.
+    Amend {
+        /// `qemu-img amend`'s options.
+        options: Options,
+    },
+    /// Record in the image which backing file it has.
+    ChangeBackingFile {
+        /// The new link.
+        link: Option<BackingLink>,
+    },
+}
+
+/// What an iothread does or tells. Making files, looking at paths and describing many nodes go on as tasks.
+#[derive(Clone)]
+pub enum IothreadOrder {
+    /// What the iothread has done; answered by [`OrderOutcome::Counters`].
+    Counters,
+    /// What has passed some nodes; answered by [`OrderOutcome::Statistics`].
+    Statistics(Vec<NodeId>),
+    /// The same of many nodes; answered by [`OrderOutcome::DescribedMany`].
+    DescribeMany(Vec<NodeId>),
+    /// Where paths lead when all links in them are followed; answered by [`OrderOutcome::RealPaths`].
+    RealPaths(Vec<String>),
+    /// Make an empty file with a name that nobody can foresee.
+    NewTemporary,
+}
+
+/// What leads where: orders whose words hold handles. Opening and making images go on as tasks. Unless said otherwise they
+/// are answered by [`OrderOutcome::Done`].
+#[derive(Clone)]
+pub enum Wiring<N: Naming = Handles> {
+    /// Open a node; answered by [`OrderOutcome::Opened`]. A failed open leaves nothing behind.
+    Open(Box<OpenOrder<N>>),
+    /// Put a node behind one of `parent`'s edges, or none. The parent is still, or not in use yet. A numbered child
+    /// comes into being with a node, and goes without one.
+    Connect {
+        /// The node whose child changes.
+        parent: NodeId,
+        /// Which child.
+        slot: ChildSlot,
+        /// What is behind the edge from now on.
+        target: Option<Address<N::Iothread>>,
+    },
+    /// Begin a root edge.
+    AttachRoot {
+        /// The edge, as the graph actor and its clients share it.
+        root: N::Root,
+        /// The node it leads to.
+        node: NodeId,
+    },
+    /// Put another node behind a root edge; both nodes are still.
+    MoveRoot {
+        /// The edge.
+        root: RootId,
+        /// Where it leads from now on.
+        target: Address<N::Iothread>,
+    },
+    /// End a root edge; what is parked at it fails.
+    DetachRoot(RootId),
+    /// Move to another iothread; the node is still. Answered from there, once it has arrived.
+    Depart {
+        /// The node.
+        node: NodeId,
+        /// Where it goes.
+        to: N::Iothread,
+    },
+    /// Make an image.
+    Create {
+        /// The driver.
+        kind: Arc<dyn DriverKind>,
+        /// The driver's options.
+        options: Options,
+        /// The node to format.
+        file: Option<Address<N::Iothread>>,
+    },
+}
+
+/// What a node is opened with.
+#[derive(Clone)]
+pub struct OpenOrder<N: Naming = Handles> {
+    /// Its id.
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Its driver.
+    pub kind: Arc<dyn DriverKind>,
+    /// The driver's own options.
+    pub options: Options,
+    /// Open flags.
+    pub flags: OpenFlags,
+    /// What the node itself does, whatever its driver.
+    pub settings: NodeSettings,
+    /// What is behind each of the driver's children, the numbered ones last.
+    pub children: Vec<Option<Address<N::Iothread>>>,
+}
