@@ -75,7 +75,7 @@ impl Child {
         Self(port)
     }
 
-    /// Sends any request.
+    /// Sends the node below a request of any kind.
     pub fn request(&self, operation: Operation<Buffers>) -> Answer<'static, Outcome<Buffers>> {
         self.0.request(operation)
     }

@@ -80,9 +80,9 @@ pub struct EdgeUse<'a> {
 /// What is to be done to an open node's numbered children.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChildChange {
-    /// One more.
+    /// The node gets one child more.
     Add,
-    /// One less.
+    /// The node loses one of its children.
     Remove,
 }
 
@@ -262,7 +262,7 @@ pub trait DriverKind: Send + Sync + 'static {
 
 /// What a driver is opened with.
 pub struct OpenRequest {
-    /// The node's name.
+    /// The name of the node that is opened.
     pub node_name: String,
     /// The driver's own options: neither those common to all nodes, nor the children.
     pub options: Options,
@@ -271,7 +271,7 @@ pub struct OpenRequest {
     /// One handle for each of [`DriverKind::children`], connected or not, then one for each numbered child. `backing` is
     /// connected after the open.
     pub children: Vec<Child>,
-    /// The iothread's ring.
+    /// The ring of the iothread where it will live.
     pub ring: Ring,
     /// Where the driver tells what users of the node should know.
     pub notices: Notices,
@@ -279,7 +279,7 @@ pub struct OpenRequest {
 
 /// What an open gives.
 pub struct Opened {
-    /// The driver.
+    /// The driver of the open node.
     pub driver: Rc<dyn Driver>,
     /// The flags in force: an open with AUTO_RDONLY may have lost RDWR.
     pub flags: OpenFlags,
@@ -292,7 +292,7 @@ pub struct Opened {
 pub struct BackingLink {
     /// The stored name, neither completed nor trusted.
     pub filename: String,
-    /// The stored format.
+    /// The format that is stored with the link.
     pub format: Option<String>,
 }
 
@@ -302,7 +302,7 @@ pub struct CreateRequest {
     pub options: Options,
     /// The node to format, where the driver is a format.
     pub file: Option<Child>,
-    /// The iothread's ring.
+    /// The ring of the iothread where it is made.
     pub ring: Ring,
 }
 

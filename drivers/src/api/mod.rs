@@ -137,12 +137,12 @@ pub enum LengthSource {
 /// How a driver stands to [`DebugEvent`]s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Events {
-    /// Nobody listens.
+    /// Nobody listens to them below.
     #[default]
     Ignored,
     /// They are for the first child.
     Passed,
-    /// [`Driver::debug_event`] hears them.
+    /// [`DebugPoints::debug_event`] hears of them.
     Heard,
 }
 
@@ -186,7 +186,7 @@ pub enum At {
 pub struct Extent {
     /// How many bytes this holds for: at least 1, at most what was asked.
     pub len: u64,
-    /// Where they are.
+    /// Where these bytes are.
     pub at: At,
     /// The child may know that the data is zeroes (space preallocated by an image's maker).
     pub recurse: bool,
@@ -212,13 +212,13 @@ pub struct Ticket(pub u64);
 /// Where a write goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// To [`Driver::write`].
+    /// The driver is given them, by [`Driver::write`].
     Own,
     /// To a child. `offset` is where the first byte goes, the head (see [`Placement::head`]) included.
     Child {
         /// Which of the declared children.
         slot: ChildSlot,
-        /// The offset there.
+        /// The offset at that child.
         offset: u64,
     },
 }
@@ -232,7 +232,7 @@ pub enum Target {
 pub struct Placement {
     /// How many bytes of the write this holds for: at least 1, at most what was asked.
     pub len: u64,
-    /// Where they go.
+    /// Where these bytes are to go.
     pub target: Target,
     /// Bytes to copy along before them.
     pub head: u64,
@@ -345,8 +345,8 @@ pub struct ReopenRequest {
 /// A place in a file of the host.
 #[derive(Debug, Clone)]
 pub struct CopySource {
-    /// The file.
+    /// The file with the bytes.
     pub file: Arc<OwnedFd>,
-    /// First byte.
+    /// The first byte in the file.
     pub offset: u64,
 }

@@ -14,7 +14,7 @@ const ON_THEIR_WAY: usize = 64;
 pub enum Notice {
     /// The image's metadata is wrong.
     Corrupted {
-        /// What was found.
+        /// What was found to be wrong, for people.
         message: String,
         /// Where in the image file, in bytes.
         offset: Option<u64>,
@@ -32,7 +32,7 @@ pub enum Notice {
     },
     /// A child failed, or its data is not what the others have.
     BadChild {
-        /// During this.
+        /// The operation during which it was found.
         operation: QuorumOperation,
         /// Why it failed; `None` if its data differs.
         error: Option<IoError>,
@@ -58,7 +58,7 @@ pub enum Notice {
 /// A notice on its way. It counts until it is dropped.
 #[derive(Debug)]
 pub struct Posted {
-    /// The notice.
+    /// The notice, without the node's name.
     pub notice: Notice,
     on_their_way: Arc<AtomicUsize>,
 }

@@ -21,7 +21,7 @@ pub struct Registry {
 pub struct Whitelist {
     /// Allowed for writing and reading.
     pub read_write: Vec<String>,
-    /// Allowed for reading.
+    /// Drivers that may be used for reading.
     pub read_only: Vec<String>,
 }
 

@@ -3,12 +3,12 @@
 use crate::common::{OpBlocker, RootId, Token};
 use crate::error::{Error, ErrorKind};
 
-/// Who forbids operations.
+/// What forbids an operation on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BlockedBy {
-    /// A new blocker.
+    /// A blocker that is new with this.
     New {
-        /// Why, for people.
+        /// Why it is forbidden, for people.
         reason: String,
         /// The hold with which the blocker ends at the latest. Without one it lasts until it is taken back.
         root: Option<RootId>,
@@ -20,9 +20,9 @@ pub enum BlockedBy {
 /// A reason why an operation of some kind may not be done on a node now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blocker {
-    /// The kind.
+    /// The operation that is forbidden.
     pub operation: OpBlocker,
-    /// Why, for people.
+    /// Why it is forbidden, for people.
     pub reason: String,
 }
 

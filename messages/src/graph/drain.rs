@@ -5,7 +5,7 @@ use super::ChildOf;
 /// Which nodes a drained section covers, besides all their ancestors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DrainScope {
-    /// One node.
+    /// One node, by its name, and what is above it.
     Node(String),
     /// A node and everything below it.
     Subtree(String),

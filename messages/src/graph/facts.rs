@@ -6,7 +6,7 @@ use crate::common::{IoThreadId, Limits, NodeId, OpenFlags, Permissions, Role};
 /// Facts about a driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DriverFacts {
-    /// Its name.
+    /// The name of the driver.
     pub name: String,
     /// It stores bytes itself, rather than in another node.
     pub is_protocol: bool,
@@ -17,11 +17,11 @@ pub struct DriverFacts {
 /// Facts about a node that others act on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeFacts {
-    /// Its id.
+    /// The number of the node.
     pub id: NodeId,
-    /// Its name.
+    /// The name of the node.
     pub name: String,
-    /// Its driver.
+    /// The name of the node's driver.
     pub driver: String,
     /// Its length in bytes.
     pub size: u64,
@@ -37,7 +37,7 @@ pub struct NodeFacts {
     pub limits: Limits,
     /// Writes with WRITE_COMPRESSED are possible.
     pub takes_compressed: bool,
-    /// Where it lives.
+    /// The iothread where the node lives.
     pub iothread: IoThreadId,
 }
 
@@ -46,7 +46,7 @@ pub struct NodeFacts {
 pub struct EdgeFacts {
     /// The parent: a node or a root edge.
     pub parent: EdgeParent,
-    /// The child.
+    /// The number of the child.
     pub child: NodeId,
     /// The parent's name for it: `file`, `backing`, `root`.
     pub name: String,
@@ -54,7 +54,7 @@ pub struct EdgeFacts {
     pub role: Role,
     /// What the parent takes.
     pub permissions: Permissions,
-    /// What it shares.
+    /// What it lets others do with the child.
     pub shared: Permissions,
 }
 
@@ -63,6 +63,6 @@ pub struct EdgeFacts {
 pub struct GraphFacts {
     /// Nodes in the order in which they were added.
     pub nodes: Vec<NodeFacts>,
-    /// Edges.
+    /// The edges, of nodes and of users.
     pub edges: Vec<EdgeFacts>,
 }

@@ -13,7 +13,7 @@ pub type Options = Map<String, Value>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Probing {
-    /// Never.
+    /// The format is never guessed.
     Off,
     /// If it is opened read-only. Whoever may write to a raw image can write another format's header into it.
     #[default]

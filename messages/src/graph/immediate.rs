@@ -10,7 +10,7 @@ use crate::common::{DebugOrder, Token};
 pub enum Immediate {
     /// Begin a drained section; answered when it is still.
     DrainBegin {
-        /// What it covers.
+        /// The nodes that it covers.
         scope: DrainScope,
         /// Who begins it, for those who ask what is going on.
         user: String,
@@ -25,9 +25,9 @@ pub enum Immediate {
     /// Hold requests at an event, or let them go: at the first node that listens, from this one down over primary children.
     /// Answered whatever else is going on.
     Debug {
-        /// The node.
+        /// The name of the node.
         node_name: String,
-        /// What to do.
+        /// What to do at which event.
         order: DebugOrder,
     },
     /// Flush and close everything. Requests that have not begun are refused from then on; one that waits for a drain gives up,

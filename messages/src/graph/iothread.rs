@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct IothreadOptions {
-    /// Its id.
+    /// The id that its maker gave it.
     pub id: String,
     /// The longest busy wait, in nanoseconds; 0 never waits busily.
     #[serde(default = "default_poll_max")]
@@ -72,7 +72,7 @@ pub struct IothreadReport {
     pub nodes: u64,
     /// The processors that it may run on; empty for all of the process's.
     pub cpu_affinity: Vec<u16>,
-    /// Its counters.
+    /// What the iothread has counted so far.
     #[serde(flatten)]
     pub counters: IothreadCounters,
 }
@@ -93,15 +93,15 @@ pub struct IothreadCounters {
     pub turns: u64,
     /// System calls for I/O and waiting.
     pub system_calls: u64,
-    /// Sleeps.
+    /// How many times it slept.
     pub sleeps: u64,
     /// Sleeps that another thread ended.
     pub wake_ups: u64,
-    /// Busy waits.
+    /// How many times it polled instead of sleeping.
     pub polls: u64,
     /// Busy waits that found work.
     pub polls_paid: u64,
-    /// Messages handled.
+    /// How many messages it has handled.
     pub messages: u64,
     /// Times that a task was run.
     pub task_runs: u64,

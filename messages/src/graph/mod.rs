@@ -29,7 +29,7 @@ pub use user::{ChildOf, EdgeParent, RootRequest, RootUser};
 pub enum GraphRequest {
     /// Runs when all mutations that came before it have ended.
     Mutation(Mutation),
-    /// Begun at once.
+    /// It begins at once, whatever else goes on.
     Immediate(Immediate),
     /// Answered at once, or as soon as the nodes it concerns have answered.
     Query(Query),

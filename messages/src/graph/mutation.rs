@@ -13,7 +13,7 @@ pub enum Mutation {
     BlockdevAdd(Options),
     /// Close a node that its user added.
     BlockdevDel {
-        /// Its name.
+        /// The name of the node to close.
         node_name: String,
     },
     /// Change options and children of nodes, all or none.
@@ -22,9 +22,9 @@ pub enum Mutation {
     ReopenKeeping(Vec<Options>),
     /// Make a node, and what takes its options from it, read-only or writable.
     SetReadOnly {
-        /// Its name.
+        /// The name of the node.
         node_name: String,
-        /// Which.
+        /// Whether it becomes read-only, or writable.
         read_only: bool,
     },
     /// Activate or inactivate nodes: an inactive one is not written to, and holds no lock, while another process may use
@@ -32,12 +32,12 @@ pub enum Mutation {
     SetActive {
         /// One node, with those below it; all of them if there is no name.
         node_name: Option<String>,
-        /// Which.
+        /// Whether it becomes active, or inactive.
         active: bool,
     },
     /// Drop what a node caches of its image's metadata, and read it again.
     InvalidateCache {
-        /// The node's name.
+        /// The name of the node.
         node_name: String,
     },
     /// As [`Mutation::AttachRoot`], by a user that lets go of its permissions while the node is inactive: it can then
@@ -52,14 +52,14 @@ pub enum Mutation {
     },
     /// Make `node` the last of the numbered children of `parent`.
     AddChild {
-        /// The parent's name.
+        /// The name of the parent.
         parent: String,
         /// The name of the node to add. It has no parent yet.
         node: String,
     },
     /// Take a numbered child away from `parent`.
     DelChild {
-        /// The parent's name.
+        /// The name of the parent.
         parent: String,
         /// The parent's name for the child: `children.1`.
         child: String,
@@ -68,21 +68,21 @@ pub enum Mutation {
     BlockdevCreate(Options),
     /// Change format options of an open image in place, as `qemu-img amend` does.
     Amend {
-        /// Its node's name.
+        /// The name of the node with the image.
         node_name: String,
         /// `qemu-img amend`'s options, by its names: `compat`, `lazy_refcounts`, `size`.
         options: Options,
     },
     /// Change a node's length.
     Resize {
-        /// Its name.
+        /// The name of the node with the image.
         node_name: String,
         /// The new length in bytes.
         size: u64,
     },
     /// Change a node's length, and say how. [`Mutation::Resize`] is this with `exact` and all else left out.
     Truncate {
-        /// Its name.
+        /// The name of the node with the file.
         node_name: String,
         /// The new length in bytes.
         size: u64,
@@ -95,14 +95,14 @@ pub enum Mutation {
     },
     /// Check an image's metadata, and mend it if asked. Requests to the node wait until that is done.
     Check {
-        /// The node's name.
+        /// The name of the node.
         node_name: String,
-        /// What to mend.
+        /// Which faults to repair.
         repair: Repair,
     },
     /// Delete the file that an open node keeps its data in. The node can be used until it is closed.
     DeleteFile {
-        /// The node's name.
+        /// The name of the node.
         node_name: String,
     },
     /// Let a root edge's requests be serialised against all others of its node: from now on the node notes all that it has
@@ -110,7 +110,7 @@ pub enum Mutation {
     Serialise(RootId),
     /// Move a node, and all that is joined to it, to an iothread; `None` is the main one.
     SetIothread {
-        /// The node.
+        /// The name of the node.
         node_name: String,
         /// The iothread's id as its user named it.
         iothread: Option<String>,
@@ -120,7 +120,7 @@ pub enum Mutation {
     /// Move one node to an iothread, without those that it is joined to: what passes over its edges goes from one
     /// iothread to another from then on. `None` is the main one.
     MoveNode {
-        /// The node.
+        /// The name of the node.
         node_name: String,
         /// The iothread's id as its user named it.
         iothread: Option<String>,
@@ -129,7 +129,7 @@ pub enum Mutation {
     AttachRoot(RootRequest),
     /// Change what a user of a node takes and shares.
     SetRootPermissions {
-        /// The hold.
+        /// The number of the root edge.
         root: RootId,
         /// What it will do from now on.
         permissions: Permissions,
@@ -154,7 +154,7 @@ pub enum Mutation {
     },
     /// Let one edge lead to another node.
     ReplaceChild {
-        /// The edge.
+        /// Whose child is exchanged.
         of: ChildOf,
         /// Where it leads from now on.
         node: String,
@@ -168,28 +168,28 @@ pub enum Mutation {
     },
     /// Take a filter out: what it filters takes its place, and the filter is closed.
     DropFilter {
-        /// The filter.
+        /// The name of the filter.
         node_name: String,
     },
     /// Put a node behind another as its backing node, or leave it without. The image's header stays as it is.
     SetBacking {
-        /// The overlay.
+        /// The name of the overlay.
         node_name: String,
         /// The backing node; `None` takes the present one away.
         backing: Option<String>,
     },
     /// Put a node behind an edge that leads nowhere.
     AttachChild {
-        /// The parent.
+        /// The name of the parent.
         parent: String,
         /// What the parent calls the child.
         child: String,
-        /// The child.
+        /// The name of the child.
         node: String,
     },
     /// Take away the node behind an edge that the parent can do without.
     DetachChild {
-        /// The parent.
+        /// The name of the parent.
         parent: String,
         /// What the parent calls the child.
         child: String,
@@ -198,7 +198,7 @@ pub enum Mutation {
     ChangeBackingFile {
         /// A node without parents in whose chain the image is.
         device: String,
-        /// The image's node.
+        /// The name of the node whose header names it.
         image_node_name: String,
         /// The name to be stored; empty stores that there is none.
         backing_file: String,
@@ -214,12 +214,12 @@ pub enum Mutation {
     },
     /// Write what an image has of its own to its backing image, and empty it. Requests to it wait until that is done.
     Commit {
-        /// The overlay.
+        /// The name of the overlay.
         node_name: String,
     },
     /// Let an image forget all that it has of its own.
     MakeEmpty {
-        /// The node.
+        /// The name of the node.
         node_name: String,
     },
     /// Keep the links of a chain as they are; answered by a token that gives them free.
@@ -235,29 +235,29 @@ pub enum Mutation {
     UnfreezeChain(Token),
     /// Forbid operations on a node; answered by a new blocker's token.
     OpBlock {
-        /// The node.
+        /// The name of the node.
         node_name: String,
         /// What is forbidden, besides what the same blocker forbids there already.
         operations: Vec<OpBlocker>,
-        /// The blocker.
+        /// The blocker, new or one that there is.
         by: BlockedBy,
     },
     /// Let a blocker forbid operations no longer. One that forbids nothing anywhere is gone.
     OpUnblock {
-        /// The blocker.
+        /// The number that the blocker was given.
         token: Token,
         /// The node; `None` for all.
         node_name: Option<String>,
         /// What is allowed again as far as this blocker is concerned.
         operations: Vec<OpBlocker>,
     },
-    /// Flush every node.
+    /// Flush every node, and wait for it.
     FlushAll,
-    /// Start an iothread.
+    /// Start an iothread with these options.
     AddIothread(IothreadOptions),
     /// Stop an iothread that no node lives in.
     DelIothread {
-        /// Its id.
+        /// The id of the iothread.
         id: String,
     },
     /// Change an iothread's polling.
@@ -265,17 +265,17 @@ pub enum Mutation {
     /// Count a node's latencies in new histograms from now on, in place of those of the same kinds; none at all ends those
     /// that there are.
     SetHistograms {
-        /// The node.
+        /// The name of the node.
         node_name: String,
-        /// The histograms, empty.
+        /// The histograms to be kept, empty.
         histograms: LatencyHistograms,
     },
     /// Have every read of a node copied up into it from below, or no longer. Counted: what was turned on twice is turned off
     /// twice.
     CopyOnRead {
-        /// The node.
+        /// The name of the node.
         node_name: String,
-        /// Once more.
+        /// Whether one wants it more, or one less.
         on: bool,
     },
 }

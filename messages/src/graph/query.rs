@@ -10,29 +10,29 @@ pub enum Query {
         /// No recursion into backing images.
         flat: bool,
     },
-    /// `x-debug-query-block-graph`.
+    /// What `x-debug-query-block-graph` answers.
     Graph,
     /// The same in the DOT language, with drivers, iothreads and roles: `x-millpond-query-dot`. Answered by a JSON string.
     Dot,
     /// Drains that are not still yet, with what they wait for.
     PendingDrains,
-    /// `query-blockstats` with `query-nodes`.
+    /// What `query-blockstats` with `query-nodes` answers.
     Statistics,
     /// What has passed each node.
     NodeStatistics,
-    /// One node's facts.
+    /// The facts of one node.
     Node {
-        /// Its name.
+        /// The name of the node.
         node_name: String,
     },
     /// The sizes of the sectors of the device behind a node.
     BlockSizes {
-        /// The node's name.
+        /// The name of the node.
         node_name: String,
     },
     /// The geometry of the disk behind a node.
     Geometry {
-        /// The node's name.
+        /// The name of the node.
         node_name: String,
     },
     /// The drivers that may be used.
@@ -42,19 +42,19 @@ pub enum Query {
     },
     /// What a format says of its image; raw images and filters say what the node below them says.
     DriverInfo {
-        /// The node's name.
+        /// The name of the node.
         node_name: String,
     },
     /// The directory that relative names in a node's image start from, with a slash at its end.
     Directory {
-        /// The node's name.
+        /// The name of the node.
         node_name: String,
     },
     /// Iothreads and their properties.
     Iothreads,
     /// Whether a node may move to an iothread: done, or the error that the move would end with. Nothing moves.
     MayMove {
-        /// The node.
+        /// The name of the node.
         node_name: String,
         /// The iothread's id as its user named it; `None` is the main one.
         iothread: Option<String>,
@@ -76,14 +76,14 @@ pub enum Query {
     FindBackingImage {
         /// Where the chain begins.
         top: String,
-        /// The filename.
+        /// The filename to look for.
         filename: String,
     },
     /// Whether a node is in a chain.
     ChainContains {
         /// Where the chain begins.
         top: String,
-        /// The node.
+        /// The name of the node that may be in it.
         base: String,
     },
     /// Whether no link of a chain is frozen; an error names one that is.
@@ -102,12 +102,12 @@ pub enum Query {
     },
     /// The node that users added next after another, or first.
     NextOwned {
-        /// The other's name.
+        /// The name of the node that comes before.
         after: Option<String>,
     },
     /// What is forbidden on a node and why, the newest reason first.
     OpBlockers {
-        /// Its name.
+        /// The name of the node.
         node_name: String,
     },
 }

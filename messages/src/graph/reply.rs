@@ -9,33 +9,33 @@ use crate::handshake::PendingDrain;
 /// An answer of the graph actor. `C` is the handle that a root edge is used through.
 #[derive(Debug)]
 pub enum GraphReply<C> {
-    /// Done.
+    /// It is done, and there is nothing to tell.
     Done,
     /// A hold on a node.
     Root(C),
     /// A node, by its name.
     Name(String),
-    /// A device's sectors.
+    /// The sizes of a device's sectors.
     BlockSizes(BlockSizes),
-    /// A disk's geometry.
+    /// The geometry of a disk.
     Geometry(Geometry),
     /// What a check found and mended.
     Checked(CheckResult),
     /// What a format says of its image.
     DriverInfo(DriverInfo),
-    /// Drivers, by name.
+    /// The drivers there are, by name.
     Drivers(Vec<DriverFacts>),
     /// A section that is still.
     Still(Token),
     /// `query-named-block-nodes` and `query-blockstats`: QAPI's own JSON.
     Json(Value),
-    /// The graph.
+    /// All nodes and edges.
     Graph(GraphFacts),
     /// Whether a request is held at a breakpoint.
     Suspended(bool),
-    /// Drains in waiting.
+    /// The drains that wait, and for what.
     Drains(Vec<PendingDrain>),
-    /// One node.
+    /// The facts of one node.
     Node(NodeFacts),
     /// Iothreads: options, the thread's id on the host, and its own id.
     Iothreads(Vec<(IothreadOptions, u32, IoThreadId)>),
@@ -45,7 +45,7 @@ pub enum GraphReply<C> {
     NodeStatistics(Vec<NodeReport>),
     /// The node that was looked for, if there is one.
     Found(Option<NodeFacts>),
-    /// Yes or no.
+    /// Whether what was asked is so.
     Truth(bool),
     /// Links that are frozen.
     Frozen(Token),

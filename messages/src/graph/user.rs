@@ -18,9 +18,9 @@ pub enum RootUser {
 /// What a user asks for when it takes hold of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RootRequest {
-    /// The node's name.
+    /// The name of the node.
     pub node: String,
-    /// Who asks.
+    /// Who will use the node.
     pub user: RootUser,
     /// What it will do.
     pub permissions: Permissions,
@@ -54,22 +54,22 @@ impl RootRequest {
 /// An edge, by whoever holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChildOf {
-    /// A node.
+    /// A node, which uses another.
     Node {
-        /// Its name.
+        /// The name of the node.
         node_name: String,
         /// What it calls the child.
         child: String,
     },
-    /// A user.
+    /// A user, by its root edge.
     Root(RootId),
 }
 
 /// Who holds an edge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EdgeParent {
-    /// A node.
+    /// A node, by its number.
     Node(NodeId),
-    /// A user.
+    /// A user, by its root edge.
     Root(RootId, RootUser),
 }

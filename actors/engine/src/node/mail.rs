@@ -28,7 +28,7 @@ pub enum Mail {
     Control {
         /// Names the order in the [`Event`] that answers it.
         ticket: Ticket,
-        /// The order.
+        /// The order, with handles in it.
         order: Order,
     },
     /// A node that moves in.
@@ -43,9 +43,9 @@ pub enum Mail {
 
 /// A request on its way to another iothread, with the place for its answer.
 pub struct RemoteRequest {
-    /// Where it enters.
+    /// Where the request enters the graph.
     pub entry: Entry,
-    /// What is asked.
+    /// What is asked of the node.
     pub operation: Operation<Buffers>,
     /// Where the answer goes. Dropped unanswered, the asker learns that the request was lost.
     pub reply: oneshot::Sender<Outcome<Buffers>>,
@@ -85,10 +85,10 @@ pub struct NodeSettings {
     pub probed: bool,
 }
 
-/// The `detect-zeroes` option.
+/// What the option `detect-zeroes` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DetectZeroes {
-    /// They are written.
+    /// Zeroes are written as any data.
     #[default]
     Off,
     /// They become zero writes.
@@ -111,27 +111,27 @@ pub enum Event {
 
 /// How an order ended.
 pub enum OrderOutcome {
-    /// Most orders.
+    /// The outcome of most orders.
     Done(Result<()>),
-    /// Open and reopen.
+    /// The outcome of open and reopen.
     Opened(Result<OpenFacts>),
-    /// Describe.
+    /// What a node was described as.
     Described(IoResult<Box<Description>>),
     /// DescribeMany. Nodes that are gone, or not open, are left out.
     DescribedMany(Vec<(NodeId, Description)>),
-    /// Pending.
+    /// The requests that are in flight.
     Pending(Vec<PendingRequest>),
     /// Debug: whether a request is held, where that was asked.
     Debugged(Result<bool>),
     /// Statistics. Nodes that are gone are left out.
     Statistics(Vec<(NodeId, NodeStatistics)>),
-    /// Counters.
+    /// What the iothread has counted.
     Counters(Box<IothreadCounters>),
-    /// ReadHead.
+    /// The first bytes of a node.
     Head(IoResult<Vec<u8>>),
-    /// NewTemporary.
+    /// The name of a new temporary file.
     Named(Result<String>),
-    /// Check.
+    /// What a check has found.
     Checked(Result<CheckResult>),
     /// RealPaths: one for each; none for what does not exist, or cannot be looked at.
     RealPaths(Vec<Option<String>>),
@@ -161,12 +161,12 @@ pub struct Description {
     pub facts: OpenFacts,
     /// Bytes on the host that the driver itself knows of; not supported where they are those of its children.
     pub own_allocated_size: IoResult<u64>,
-    /// The driver's facts.
+    /// What the driver tells of the image.
     pub info: DriverInfo,
     /// The sectors of the device that the node is.
     pub block_sizes: Option<BlockSizes>,
     /// The geometry of the disk that the node is.
     pub geometry: Option<Geometry>,
-    /// QAPI's `ImageInfoSpecific`.
+    /// The driver's part, as QAPI's `ImageInfoSpecific`.
     pub specific: Option<serde_json::Value>,
 }

@@ -20,7 +20,7 @@ use super::mail::{Handles, NodeSettings};
 
 /// How orders name what is elsewhere.
 pub trait Naming: Clone {
-    /// An iothread.
+    /// What stands for an iothread.
     type Iothread: Clone;
     /// A root edge that is to begin.
     type Root: Clone;
@@ -29,9 +29,9 @@ pub trait Naming: Clone {
 /// A node and the iothread that it lives in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Address<I> {
-    /// The node.
+    /// The number of the node.
     pub node: NodeId,
-    /// Its home.
+    /// The iothread where the node lives.
     pub iothread: I,
 }
 
@@ -42,7 +42,7 @@ pub enum Order<N: Naming = Handles> {
     Node(NodeId, NodeOrder),
     /// To a node, going on as a task.
     Task(NodeId, NodeTask),
-    /// To an iothread.
+    /// An order to an iothread itself.
     Iothread(IothreadOrder),
     /// About what leads where.
     Wiring(Wiring<N>),
@@ -94,29 +94,29 @@ pub enum NodeOrder {
     ExchangeCommit,
     /// What was put aside holds again; the old data is there. Not answered.
     ExchangeAbort,
-    /// [`Driver::cancel_in_flight`](millpond_drivers::api::Driver::cancel_in_flight).
+    /// Have the driver end what it can: [`cancel_in_flight`](millpond_drivers::api::Driver::cancel_in_flight).
     CancelInFlight,
     /// What the node has in flight, oldest first; answered by [`OrderOutcome::Pending`].
     Pending,
     /// Count latencies in new histograms from now on; none ends those that there are.
     SetHistograms {
-        /// The histograms, empty.
+        /// The histograms to be kept, empty.
         histograms: LatencyHistograms,
     },
     /// One more asks for copy-on-read of every read, or one less.
     CopyOnRead {
-        /// One more.
+        /// One asks for it more, or one less.
         on: bool,
     },
     /// Note all that the node has in flight, for the sake of a root edge's requests that are serialised. The node is still.
     Serialise {
-        /// The root edge.
+        /// The number of the root edge.
         root: RootId,
     },
     /// Hold requests at events of the node, or let them go; answered by
     /// [`OrderOutcome::Debugged`].
     Debug {
-        /// What to do.
+        /// What to do at which event.
         order: DebugOrder,
     },
 }
@@ -126,53 +126,53 @@ pub enum NodeOrder {
 pub enum NodeTask {
     /// Close a node that no edge leads to. It is gone afterwards whatever the answer.
     Close,
-    /// [`Driver::permissions_prepare`](millpond_drivers::api::Driver::permissions_prepare).
+    /// Prepare for other permissions: [`permissions_prepare`](millpond_drivers::api::Lifecycle::permissions_prepare).
     PermissionsPrepare {
         /// What all its parents take.
         taken: Permissions,
         /// What all of them share.
         shared: Permissions,
     },
-    /// Ready new options.
+    /// Prepare new options of the node.
     ReopenPrepare {
-        /// Its options.
+        /// The driver's options and children.
         request: ReopenRequest,
-        /// The node-level ones.
+        /// The options that the node itself carries out.
         settings: NodeSettings,
     },
     /// Other data is about to be behind edges of a node that is still: what belongs to the old data is written back, and
     /// flushed.
     ExchangePrepare {
-        /// Its edges.
+        /// The edges that lead elsewhere then.
         slots: Vec<ChildSlot>,
     },
     /// The other data is there: what was read from the old is read anew, and put aside until a commit or an abort. Without
     /// an edge, the node only asks its children anew what they demand. Answered by [`OrderOutcome::Opened`].
     Exchange {
-        /// Its edges.
+        /// The edges that lead elsewhere then.
         slots: Vec<ChildSlot>,
     },
-    /// Change the length.
+    /// Change the length of the node.
     Truncate {
-        /// Bytes.
+        /// The new length in bytes.
         size: u64,
         /// Fail rather than end up longer.
         exact: bool,
         /// How the new space is laid out.
         preallocation: Preallocation,
-        /// ZERO_WRITE or none.
+        /// ZERO_WRITE, or no flag at all.
         flags: RequestFlags,
     },
     /// Check the image's metadata, and mend it; answered by [`OrderOutcome::Checked`]. The node is still.
     Check {
-        /// What to mend.
+        /// Which faults to repair.
         repair: Repair,
     },
-    /// [`Driver::delete_file`](millpond_drivers::api::Driver::delete_file).
+    /// Delete what the node is kept in.
     DeleteFile,
     /// Make everything acknowledged durable.
     Flush,
-    /// Answered by [`OrderOutcome::Described`].
+    /// Describe the node, answered by [`OrderOutcome::Described`].
     Describe,
     /// The node's first bytes, for probing; answered by [`OrderOutcome::Head`].
     ReadHead {
@@ -183,21 +183,21 @@ pub enum NodeTask {
     Invalidate,
     /// Write what a node has allocated in a range to its backing node. Both are still, but for this.
     Commit {
-        /// First byte.
+        /// The first byte of the range.
         offset: u64,
-        /// Bytes.
+        /// The length of the range in bytes.
         len: u64,
     },
     /// Forget all that the image has of its own. The node is still.
     MakeEmpty,
     /// Change options of the image's format in place. The node is still.
     Amend {
-        /// `qemu-img amend`'s options.
+        /// The options, as `qemu-img amend` has them.
         options: Options,
     },
     /// Record in the image which backing file it has.
     ChangeBackingFile {
-        /// The new link.
+        /// The link to write; None for none.
         link: Option<BackingLink>,
     },
 }
@@ -228,7 +228,7 @@ pub enum Wiring<N: Naming = Handles> {
     Connect {
         /// The node whose child changes.
         parent: NodeId,
-        /// Which child.
+        /// The place of the child at its parent.
         slot: ChildSlot,
         /// What is behind the edge from now on.
         target: Option<Address<N::Iothread>>,
@@ -242,7 +242,7 @@ pub enum Wiring<N: Naming = Handles> {
     },
     /// Put another node behind a root edge; both nodes are still.
     MoveRoot {
-        /// The edge.
+        /// The number of the root edge.
         root: RootId,
         /// Where it leads from now on.
         target: Address<N::Iothread>,
@@ -251,16 +251,16 @@ pub enum Wiring<N: Naming = Handles> {
     DetachRoot(RootId),
     /// Move to another iothread; the node is still. Answered from there, once it has arrived.
     Depart {
-        /// The node.
+        /// The number of the node.
         node: NodeId,
-        /// Where it goes.
+        /// The iothread that it goes to.
         to: N::Iothread,
     },
-    /// Make an image.
+    /// Make an image in opened files.
     Create {
-        /// The driver.
+        /// The driver that makes images of that format.
         kind: Arc<dyn DriverKind>,
-        /// The driver's options.
+        /// The options of the new image.
         options: Options,
         /// The node to format.
         file: Option<Address<N::Iothread>>,
@@ -270,15 +270,15 @@ pub enum Wiring<N: Naming = Handles> {
 /// What a node is opened with.
 #[derive(Clone)]
 pub struct OpenOrder<N: Naming = Handles> {
-    /// Its id.
+    /// The number that the node gets.
     pub node: NodeId,
-    /// Its name.
+    /// The name that the node gets.
     pub name: String,
-    /// Its driver.
+    /// The driver that is to open it.
     pub kind: Arc<dyn DriverKind>,
     /// The driver's own options.
     pub options: Options,
-    /// Open flags.
+    /// How the node is to be opened.
     pub flags: OpenFlags,
     /// What the node itself does, whatever its driver.
     pub settings: NodeSettings,
