@@ -15,7 +15,7 @@ pub struct RequestId(pub u64);
 /// Whether the backing files that images name are opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ImplicitOpens {
-    /// As QEMU does.
+    /// They are opened, as QEMU does.
     #[default]
     Allow,
     /// Never: an image whose maker is not trusted must not choose which files are opened.
@@ -29,23 +29,23 @@ pub type Reply = Result<GraphReply<RootId>>;
 pub enum Effect {
     /// Send an order. If it cannot be sent, it has ended with an error.
     Send {
-        /// To whom.
+        /// The iothread that gets the order.
         iothread: IoThreadId,
-        /// Names the answer.
+        /// The name that the answer will have.
         ticket: Ticket,
-        /// The order.
+        /// The order, with ids in it.
         order: Order,
     },
     /// Answer a request. Every request is answered exactly once.
     Reply {
-        /// Which.
+        /// The request that is answered.
         id: RequestId,
-        /// With what.
+        /// What the request is answered with.
         result: Reply,
     },
     /// A root's user may do this from now on.
     RootPermissions {
-        /// The root.
+        /// The number of the root edge.
         root: RootId,
         /// What it may do.
         permissions: Permissions,
@@ -54,29 +54,29 @@ pub enum Effect {
     RootGone(RootId),
     /// Start an iothread, and tell of it by [`Event::Started`].
     StartIothread {
-        /// Names the answer.
+        /// The name that the answer will have.
         ticket: Ticket,
-        /// Its properties.
+        /// The properties of the new iothread.
         options: IothreadOptions,
     },
     /// Change an iothread's polling.
     TuneIothread {
-        /// Which.
+        /// The iothread whose properties change.
         iothread: IoThreadId,
-        /// Its properties.
+        /// The properties that it has from now on.
         options: IothreadOptions,
     },
     /// Stop an iothread in which nothing is left.
     StopIothread(IoThreadId),
     /// Tell of [`Event::Alarm`] after this long.
     Alarm(Duration),
-    /// Tell whoever listens.
+    /// Tell all who listen for announcements.
     Announce(Announcement),
 }
 
 /// What the policy is told.
 pub enum Event {
-    /// By a node.
+    /// Something that a node tells of.
     Node(node::Event),
     /// By whoever carries out effects: an iothread was started, with its thread's id on the host, or was not.
     Started(Ticket, Result<(IoThreadId, u32)>),
@@ -87,7 +87,7 @@ pub enum Event {
 /// Something that users of the graph are told without having asked.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Announcement {
-    /// A QMP event.
+    /// An event for the clients of monitors.
     Event(qapi::Event),
     /// A driver that was told to compare found a difference: the program is to end with this message and status 1.
     Mismatch(String),

@@ -17,7 +17,7 @@ impl Naming for Ids {
 /// A root edge that is to begin.
 #[derive(Debug, Clone, Copy)]
 pub struct NewRoot {
-    /// Its id.
+    /// The number of the root edge.
     pub root: RootId,
     /// What its user may do.
     pub permissions: Permissions,
@@ -25,7 +25,7 @@ pub struct NewRoot {
     pub writethrough: bool,
 }
 
-/// An order.
+/// An order with ids in place of handles.
 pub type Order = node::Order<Ids>;
 /// An order about what leads where.
 pub type Wiring = node::Wiring<Ids>;

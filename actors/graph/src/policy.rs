@@ -86,7 +86,7 @@ impl Policy {
         }
     }
 
-    /// Takes an event.
+    /// Takes an event, and tells what is to be done.
     pub fn event(&mut self, event: Event, now: Duration) -> Vec<Effect> {
         self.world.with(|state| {
             state.now = now;

@@ -12,7 +12,7 @@ pub type Procedure = Pin<Box<dyn Future<Output = Next>>>;
 
 /// How a procedure ends.
 pub enum Next {
-    /// With a reply.
+    /// It has ended, with this reply.
     Reply(Reply),
     /// With work that changes nothing in the graph, and that other mutations need not wait for.
     Background(Procedure),

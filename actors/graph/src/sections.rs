@@ -16,7 +16,7 @@ use crate::value::graph::{Direction, Graph};
 /// What a section covers, besides the ancestors of all that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cover {
-    /// These nodes.
+    /// These nodes, and all that is above them.
     Nodes(Vec<NodeId>),
     /// These and all below.
     Subtree(Vec<NodeId>),
@@ -35,11 +35,11 @@ enum Stage {
 /// A section in force.
 #[derive(Debug)]
 pub struct Section {
-    /// What it covers.
+    /// The nodes that it covers.
     pub cover: Cover,
-    /// Who began it.
+    /// The name of who began it.
     pub user: String,
-    /// When.
+    /// The time at which it was begun.
     pub begun: Duration,
     nodes: BTreeMap<NodeId, Stage>,
     /// The nodes asked, in that order: parents first.
@@ -79,7 +79,7 @@ pub struct Sections {
 }
 
 impl Sections {
-    /// Begins a section.
+    /// Begins a section, and tells which nodes to quiesce.
     pub fn begin(&mut self, graph: &Graph, cover: Cover, user: String, now: Duration) -> Token {
         self.last += 1;
         let token = Token(self.last);
@@ -115,7 +115,7 @@ impl Sections {
         true
     }
 
-    /// A node answered.
+    /// Notes that a node has become quiet.
     pub fn quiesced(&mut self, graph: &Graph, node: NodeId, token: Token) {
         let Some(section) = self.sections.get_mut(&token) else {
             return;
@@ -132,12 +132,12 @@ impl Sections {
         }
     }
 
-    /// A section.
+    /// The section of a token, if it is in force.
     pub fn get(&self, token: Token) -> Option<&Section> {
         self.sections.get(&token)
     }
 
-    /// All sections.
+    /// All sections that are in force.
     pub fn iter(&self) -> impl Iterator<Item = (Token, &Section)> {
         self.sections.iter().map(|(token, section)| (*token, section))
     }

@@ -26,17 +26,17 @@ pub struct IothreadEntry {
 
 /// The state behind a [`World`](crate::world::World).
 pub struct State {
-    /// The graph.
+    /// The nodes, the edges and their users.
     pub graph: Graph,
-    /// Drained sections.
+    /// The drained sections in force.
     pub sections: Sections,
     /// The drivers there are.
     pub registry: Registry,
     /// Whether names stored in images are opened.
     pub implicit: ImplicitOpens,
-    /// Iothreads.
+    /// The iothreads, by their numbers.
     pub iothreads: BTreeMap<IoThreadId, IothreadEntry>,
-    /// The main iothread.
+    /// The iothread that nodes are made in.
     pub main: IoThreadId,
     /// The time of the request or event that is being handled.
     pub now: Duration,
@@ -44,7 +44,7 @@ pub struct State {
     pub closed: bool,
     /// The procedure that was polled last waits for drained sections and has no order under way.
     pub waits_for_stillness: bool,
-    /// Transactions being undone.
+    /// How many transactions are being undone.
     pub undoing: u32,
     /// What procedures that were given up have left behind.
     pub abandoned: Vec<Log>,
@@ -55,7 +55,7 @@ pub struct State {
     works: HashMap<Ticket, Vec<NodeId>>,
     /// Orders to nodes that have not been answered, by what they do.
     pub under_way: BTreeMap<Ticket, (NodeId, &'static str)>,
-    /// Iothreads being started.
+    /// The iothreads that are being started.
     pub starts: HashMap<Ticket, Option<Result<(IoThreadId, u32)>>>,
     last_ticket: u64,
     /// What procedures have asked and heard. A model checker cannot look into them, but they go by nothing else.
@@ -101,7 +101,7 @@ impl State {
         Ticket(self.last_ticket)
     }
 
-    /// Adds an effect.
+    /// Adds an effect to what is to be done.
     pub fn push(&mut self, effect: Effect) {
         self.effects.push(effect);
     }

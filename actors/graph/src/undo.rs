@@ -15,11 +15,11 @@ pub struct Log(pub Vec<Undo>);
 
 /// How a step is undone.
 pub enum Undo {
-    /// End a section.
+    /// End a section that was begun.
     Section(Token),
     /// Remove a node, closing it if it was opened.
     Inserted(NodeId),
-    /// Remove an edge.
+    /// Remove an edge that was made.
     Linked(EdgeId),
     /// Remove a root edge's user.
     Root(RootId),
@@ -27,11 +27,11 @@ pub enum Undo {
     Unlinked(Box<Edge>),
     /// Put an edge back to where it led.
     Redirected(EdgeId, Target),
-    /// Put permissions back.
+    /// Put back the permissions that were taken.
     Permissions {
         /// What edges took and shared.
         edges: HashMap<EdgeId, (Permissions, Permissions)>,
-        /// What nodes granted.
+        /// What each node had granted before.
         nodes: Vec<(NodeId, Granted)>,
     },
     /// Connect a parent's cell as it was.
@@ -54,7 +54,7 @@ pub enum Undo {
 
 /// What the graph knows of a node, from before edges below it led elsewhere.
 pub struct Facts {
-    /// The node.
+    /// The number of the node.
     pub node: NodeId,
     /// What its open gave.
     pub facts: Option<OpenFacts>,

@@ -97,7 +97,7 @@ impl World {
         self.with(|state| state.send(node, order));
     }
 
-    /// Starts an iothread.
+    /// Has an iothread started, and waits for it.
     pub fn start_iothread(&self, options: IothreadOptions) -> Started {
         self.with(|state| {
             let ticket = state.ticket();
@@ -134,7 +134,7 @@ impl World {
         token
     }
 
-    /// Ends a section.
+    /// Ends a section, and resumes its nodes.
     pub fn undrain(&self, token: Token) {
         self.with(|state| {
             state.sections.end(token);

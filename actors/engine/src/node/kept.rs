@@ -21,7 +21,7 @@ thread_local! {
 pub struct Asked(u64);
 
 impl Asked {
-    /// About to ask.
+    /// The time that it is before asking.
     pub fn now() -> Self {
         Self(CHANGES.get())
     }

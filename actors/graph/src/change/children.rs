@@ -13,7 +13,7 @@ use crate::value::node::Node;
 use crate::value::refusal::Refusal;
 use crate::world::World;
 
-/// Whose children change.
+/// The user in whose name children are changed.
 const USER: &str = "x-blockdev-change";
 
 /// Makes `child` the last numbered child of `parent`.

@@ -105,7 +105,7 @@ fn check_may_move(graph: &Graph, edge: &Edge) -> Result<()> {
 /// An edge that comes or goes together with others being led elsewhere.
 #[derive(Debug, Clone, Copy)]
 pub enum Besides {
-    /// None.
+    /// No other edge comes or goes.
     Nothing,
     /// `from` comes behind a node's empty slot.
     Linked(NodeId, ChildSlot),

@@ -19,7 +19,7 @@ pub struct How {
     pub exact: bool,
     /// How the new space is laid out.
     pub preallocation: Preallocation,
-    /// ZERO_WRITE or none.
+    /// ZERO_WRITE, or no flag at all.
     pub flags: RequestFlags,
 }
 

@@ -156,7 +156,7 @@ fn protocol_of(world: &World, filename: &str, may_have_prefix: bool) -> Result<A
 
 /// What a node without a `driver` option is opened with.
 pub struct Found {
-    /// The driver.
+    /// The name of the driver to open it.
     pub driver: String,
     /// The file that was opened to find it.
     pub file: Option<NodeId>,

@@ -13,11 +13,11 @@ pub const NODE_NAME_MAX: usize = 31;
 /// A node's options, taken apart.
 #[derive(Debug, Clone)]
 pub struct Parsed {
-    /// `driver`, if given.
+    /// The option `driver`, if it is given.
     pub driver: Option<String>,
-    /// `node-name`, if given.
+    /// The option `node-name`, if it is given.
     pub node_name: Option<String>,
-    /// The common ones.
+    /// The options that all drivers have in common.
     pub given: Given,
     /// The driver's own, children included.
     pub rest: Options,

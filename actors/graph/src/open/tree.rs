@@ -30,7 +30,7 @@ const NESTING_MAX: usize = 32;
 /// What a node starts from when its own options do not say.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Base {
-    /// Inherited options.
+    /// The options that are inherited from the parent.
     pub common: Common,
     /// How deep the node's options are nested.
     pub depth: usize,

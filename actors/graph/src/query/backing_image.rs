@@ -49,9 +49,9 @@ pub async fn find(world: &World, top: &str, filename: &str) -> Result<Option<Nod
 
 /// A backing image that a name may mean.
 enum Candidate {
-    /// It does.
+    /// The node below is the one that is named.
     Named(NodeId),
-    /// It does if both paths lead to the same file.
+    /// It is, if both paths lead to the same file.
     Perhaps {
         below: NodeId,
         full: String,

@@ -263,7 +263,7 @@ impl Transaction {
         }
     }
 
-    /// The second half.
+    /// Has drivers and edges take what was prepared.
     pub fn commit_permissions(&mut self, plan: Plan) {
         let undo = permissions::commit(&self.world, plan);
         self.log.push(undo);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use millpond_messages::{NodeId, OpBlocker, RootId, Token};
 
-/// Who forbids.
+/// One who forbids operations, and why.
 #[derive(Debug)]
 struct Holder {
     reason: String,

@@ -7,21 +7,21 @@ use millpond_messages::{DiscardMode, Error, ErrorKind, OpenFlags, Result, Role};
 /// The options common to all nodes, as they hold for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Common {
-    /// `read-only`.
+    /// The option `read-only`: nothing is written.
     pub read_only: bool,
-    /// `auto-read-only`.
+    /// The option `auto-read-only`: read-only where it must be.
     pub auto_read_only: bool,
-    /// `cache.direct`.
+    /// The option `cache.direct`: past the page cache.
     pub direct: bool,
-    /// `cache.no-flush`.
+    /// The option `cache.no-flush`: flushes do nothing.
     pub no_flush: bool,
-    /// `force-share`.
+    /// The option `force-share`: no permission is kept from others.
     pub force_share: bool,
-    /// `discard`.
+    /// The option `discard`: whether discards reach the storage.
     pub discard: DiscardMode,
-    /// `detect-zeroes`.
+    /// The option `detect-zeroes`: what becomes of written zeroes.
     pub detect_zeroes: DetectZeroes,
-    /// `active=off`.
+    /// The option `active=off`: the storage is left to others.
     pub inactive: bool,
     /// `copy-on-read`, which QMP does not offer for nodes: an embedder's and a drive's option.
     pub copy_on_read: bool,
@@ -119,23 +119,23 @@ impl Common {
 /// The common options that were given for a node, as opposed to inherited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Given {
-    /// `read-only`.
+    /// The option `read-only`, if it is given.
     pub read_only: Option<bool>,
-    /// `auto-read-only`.
+    /// The option `auto-read-only`, if it is given.
     pub auto_read_only: Option<bool>,
-    /// `cache.direct`.
+    /// The option `cache.direct`, if it is given.
     pub direct: Option<bool>,
-    /// `cache.no-flush`.
+    /// The option `cache.no-flush`, if it is given.
     pub no_flush: Option<bool>,
-    /// `force-share`.
+    /// The option `force-share`, if it is given.
     pub force_share: Option<bool>,
-    /// `discard`.
+    /// The option `discard`, if it is given.
     pub discard: Option<DiscardMode>,
-    /// `detect-zeroes`.
+    /// The option `detect-zeroes`, if it is given.
     pub detect_zeroes: Option<DetectZeroes>,
-    /// `active`.
+    /// The option `active`, if it is given.
     pub active: Option<bool>,
-    /// `copy-on-read`.
+    /// The option `copy-on-read`, if it is given.
     pub copy_on_read: Option<bool>,
 }
 

@@ -10,18 +10,18 @@ use millpond_messages::{ChildSlot, EdgeId, IoThreadId, NodeId, Permissions, Role
 pub enum Parent {
     /// A node, by one of its slots.
     Node(NodeId, ChildSlot),
-    /// A user.
+    /// A user, by its root edge.
     Root(RootId),
 }
 
-/// An edge.
+/// An edge from a parent to a node.
 #[derive(Debug, Clone)]
 pub struct Edge {
     /// Its id. Ids grow.
     pub id: EdgeId,
-    /// Who holds it.
+    /// The node or user that holds it.
     pub parent: Parent,
-    /// Where it leads.
+    /// The node that it leads to.
     pub child: NodeId,
     /// Since when it leads there, counted as ids are.
     pub since: u64,
@@ -31,7 +31,7 @@ pub struct Edge {
     pub role: Role,
     /// What the parent takes.
     pub taken: Permissions,
-    /// What it shares.
+    /// What it lets others do with the child.
     pub shared: Permissions,
     /// Who relies on it to stay as it is.
     pub frozen: Option<Token>,
@@ -42,7 +42,7 @@ pub struct Edge {
 /// Where an edge leads, and since when.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
-    /// The node.
+    /// The node that it leads to.
     pub child: NodeId,
     /// Counted as ids are.
     pub since: u64,
@@ -51,9 +51,9 @@ pub struct Target {
 /// A user's hold on a node.
 #[derive(Debug, Clone)]
 pub struct Root {
-    /// The user.
+    /// The user behind the root edge.
     pub user: RootUser,
-    /// The edge.
+    /// The edge by which it holds the node.
     pub edge: EdgeId,
     /// Where its user wants the node.
     pub wants: Option<IoThreadId>,

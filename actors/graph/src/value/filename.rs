@@ -17,7 +17,7 @@ use crate::value::node::Node;
 /// The longest name shown, in bytes.
 const NAME_MAX: usize = 4095;
 
-/// A node's name.
+/// The filename of a node, as it was worked out.
 #[derive(Debug, Clone)]
 struct Name {
     shown: Rc<str>,
@@ -45,7 +45,7 @@ impl Filenames {
         names
     }
 
-    /// A node's name.
+    /// The filename of a node; empty if it has none.
     pub fn get(&self, id: NodeId) -> &str {
         self.0.get(&id).map_or("", |name| &name.shown)
     }

@@ -9,6 +9,6 @@ pub struct Freeze {
     pub root: Option<RootId>,
     /// It ends with this node at the latest.
     pub node: Option<NodeId>,
-    /// The links.
+    /// The edges that must not change.
     pub edges: Vec<EdgeId>,
 }

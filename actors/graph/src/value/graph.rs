@@ -11,7 +11,7 @@ use crate::value::frozen::Freeze;
 use crate::value::node::Node;
 use crate::value::refusal::Refusal;
 
-/// The graph.
+/// All nodes, edges and root edges.
 #[derive(Default)]
 pub struct Graph {
     nodes: BTreeMap<NodeId, Node>,
@@ -57,7 +57,7 @@ impl Graph {
         self.nodes.values().filter(|node| node.live)
     }
 
-    /// A node.
+    /// The node of a number, if there is one.
     pub fn node(&self, id: NodeId) -> Option<&Node> {
         #[cfg(test)]
         self.looks.set(self.looks.get() + 1);
@@ -172,7 +172,7 @@ impl Graph {
         Some(node)
     }
 
-    /// An edge.
+    /// The edge of a number, if there is one.
     pub fn edge(&self, id: EdgeId) -> Option<&Edge> {
         self.edges.get(&id)
     }
@@ -395,7 +395,7 @@ impl Graph {
         true
     }
 
-    /// A root edge.
+    /// The root edge of a number, if there is one.
     pub fn root(&self, id: RootId) -> Option<&Root> {
         self.roots.get(&id)
     }
@@ -423,7 +423,7 @@ impl Graph {
         Ok(edge.child)
     }
 
-    /// All root edges.
+    /// All root edges, in the order of their numbers.
     pub fn roots(&self) -> impl Iterator<Item = (RootId, &Root)> {
         self.roots.iter().map(|(id, root)| (*id, root))
     }
@@ -524,9 +524,9 @@ fn place_among(edges: &HashMap<EdgeId, Edge>, parents: &[EdgeId], edge: &Edge) -
 /// Which way a search goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// To parents.
+    /// From a node to its parents.
     Up,
-    /// To children.
+    /// From a node to its children.
     Down,
     /// Both: all that is joined.
     Both,

@@ -89,7 +89,7 @@ pub fn is_held(graph: &Graph, nodes: &BTreeSet<NodeId>) -> bool {
 /// What moves with a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Company {
-    /// Nothing.
+    /// Nothing else moves with it.
     Alone,
     /// All that is joined to it.
     Joined,

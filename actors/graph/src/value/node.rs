@@ -28,15 +28,15 @@ impl Granted {
     };
 }
 
-/// A node.
+/// A node, as the graph knows it.
 pub struct Node {
     /// Its id. Ids grow: their order is that in which nodes were opened.
     pub id: NodeId,
-    /// Its name.
+    /// The name that it has in the graph.
     pub name: String,
-    /// Its driver.
+    /// The driver that it was opened with.
     pub kind: Arc<dyn DriverKind>,
-    /// Where it lives.
+    /// The iothread where the node lives.
     pub iothread: IoThreadId,
     /// The driver's own options as they were given, children left out.
     pub options: Options,

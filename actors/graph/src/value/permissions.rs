@@ -182,7 +182,7 @@ const FEW: usize = 4;
 struct Touched {
     /// The next one last, as long as it can be told.
     open: Vec<NodeId>,
-    /// All of them.
+    /// All nodes that are still to be looked at.
     waiting: HashSet<NodeId>,
     done: HashSet<NodeId>,
     /// All that are below those in `open`, in order, once it cannot be told without which is to be the next.

@@ -28,7 +28,7 @@ pub enum Refusal {
     /// A node has no child of this name.
     #[error("Node '{parent}' does not have child '{child}'")]
     NoChild {
-        /// The node.
+        /// The name of the parent.
         parent: String,
         /// What it would call the child.
         child: String,
@@ -46,9 +46,9 @@ pub enum Refusal {
     /// A node is not in the chain below another.
     #[error("Node '{base}' is not a backing image of '{top}'")]
     NotInChain {
-        /// The lower one.
+        /// The name of the lower one.
         base: String,
-        /// The upper one.
+        /// The name of the upper one.
         top: String,
     },
     /// A frozen link would have to change.
@@ -58,7 +58,7 @@ pub enum Refusal {
         edge: String,
         /// Who holds it; empty for a user.
         parent: String,
-        /// Where it leads.
+        /// The name of the node that it leads to.
         child: String,
     },
     /// A link of a chain that somebody is about to rely on is frozen.
@@ -68,7 +68,7 @@ pub enum Refusal {
         edge: String,
         /// Who holds it; empty for a user.
         parent: String,
-        /// Where it leads.
+        /// The name of the node that it leads to.
         child: String,
     },
     /// A link must stay where it is.
@@ -76,7 +76,7 @@ pub enum Refusal {
     FixedLink {
         /// The parent's name for the link.
         edge: String,
-        /// Where it leads.
+        /// The name of the node that it leads to.
         child: String,
     },
     /// A link's parent can be reached from where the link would lead.
@@ -84,7 +84,7 @@ pub enum Refusal {
     ReachableLink {
         /// The parent's name for the link.
         edge: String,
-        /// Where it leads.
+        /// The name of the node that it leads to.
         child: String,
     },
     /// A link leads to a node that is never kept in place.
@@ -92,7 +92,7 @@ pub enum Refusal {
     PassingLink {
         /// The parent's name for the link.
         edge: String,
-        /// Where it leads.
+        /// The name of the node that it leads to.
         child: String,
     },
     /// There is no node where a node's options say that its chain ends.

@@ -8,7 +8,7 @@ use super::rules::{Action, Inject, IoType, Rule};
 const KEY_MAX: usize = 63;
 const VALUE_MAX: usize = 1023;
 
-/// A group's options.
+/// The options of one group in the file.
 #[derive(Debug, Default)]
 struct Group<'a> {
     name: &'a str,

@@ -35,7 +35,7 @@ use rules::{Failure, IoType, Rules};
 
 const IMAGE: ChildKind = ChildKind::named("image", Role::FILTERED.union(Role::PRIMARY));
 
-/// The driver `blkdebug`.
+/// The driver `blkdebug`, which injects errors.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BlkdebugKind;
 
@@ -120,7 +120,7 @@ async fn read_config(ring: &Ring, path: String) -> Result<Vec<rules::Rule>> {
     config::parse(&String::from_utf8_lossy(&text))
 }
 
-/// An open node.
+/// A node of the driver that is open.
 struct Blkdebug {
     config: Config,
     rules: Rc<RefCell<Rules>>,

@@ -31,7 +31,7 @@ pub(super) struct Inject {
     pub error: Option<IoError>,
     /// Only for requests that hold the byte at this offset.
     pub offset: Option<u64>,
-    /// It happens once.
+    /// It fails one request, and then no more.
     pub once: bool,
     /// The request fails before it has waited for anything.
     pub immediately: bool,
@@ -52,13 +52,13 @@ impl Inject {
 pub(super) enum Action {
     /// Requests fail from now on.
     Inject(Inject),
-    /// Another state begins.
+    /// The node is in another state then.
     SetState(i64),
     /// What reaches the event is held under this tag, once.
     Suspend(String),
 }
 
-/// A rule.
+/// A rule: when it applies, and what it does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rule {
     pub event: DebugEvent,

@@ -29,7 +29,7 @@ const LOG: ChildKind = ChildKind::named("log", Role::METADATA);
 /// The place of `log` in [`BlklogwritesKind::children`].
 const LOG_SLOT: ChildSlot = ChildSlot(1);
 
-/// The driver `blklogwrites`.
+/// The driver `blklogwrites`, which logs writes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BlklogwritesKind;
 
@@ -83,7 +83,7 @@ impl DriverKind for BlklogwritesKind {
     }
 }
 
-/// An open node.
+/// A node of the driver that is open.
 struct Blklogwrites {
     node_name: String,
     below: PassThrough,

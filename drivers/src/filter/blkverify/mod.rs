@@ -24,7 +24,7 @@ use crate::replica::copies::{Ranges, Use, copy_of, first_difference};
 const RAW: ChildKind = ChildKind::named("raw", Role::FILTERED.union(Role::PRIMARY));
 const TEST: ChildKind = ChildKind::named("test", Role::DATA);
 
-/// The driver `blkverify`.
+/// The driver `blkverify`, which compares two images.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BlkverifyKind;
 
@@ -97,7 +97,7 @@ impl DriverKind for BlkverifyKind {
     }
 }
 
-/// An open node.
+/// A node of the driver that is open.
 struct Blkverify {
     node_name: String,
     raw: PassThrough,

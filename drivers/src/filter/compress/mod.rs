@@ -18,7 +18,7 @@ use crate::api::{
 };
 use crate::delegate;
 
-/// The driver `compress`.
+/// The driver `compress`, which writes compressed.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CompressKind;
 
@@ -85,7 +85,7 @@ fn check_compresses(file: &Child) -> Result<()> {
     ))
 }
 
-/// An open node.
+/// A node of the driver that is open.
 struct Compress {
     node_name: String,
     below: PassThrough,

@@ -19,7 +19,7 @@ const PASSED: Permissions = Permissions::CONSISTENT_READ
     .union(Permissions::WRITE)
     .union(Permissions::RESIZE);
 
-/// The driver `copy-on-read`.
+/// The driver `copy-on-read`, which keeps what is read.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CopyOnReadKind;
 
@@ -89,7 +89,7 @@ impl DriverKind for CopyOnReadKind {
     }
 }
 
-/// An open node.
+/// A node of the driver that is open.
 struct CopyOnRead {
     node_name: String,
     /// The last node of the chain from which data is copied; all of them if there is none.

@@ -23,7 +23,7 @@ pub(super) enum Need {
     Nothing,
     /// Nor is it needed itself: there are zeroes where it wants zeroes.
     Covered,
-    /// A longer file.
+    /// The file must be made longer first.
     Room,
 }
 

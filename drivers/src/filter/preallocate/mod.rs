@@ -30,7 +30,7 @@ use options::Room;
 /// What a user must be allowed for the file to be grown ahead.
 const GROWS: Permissions = Permissions::WRITE.union(Permissions::RESIZE);
 
-/// The driver `preallocate`.
+/// The driver `preallocate`, which grows a file ahead.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PreallocateKind;
 

@@ -20,7 +20,7 @@ pub(super) enum Pending {
     Forget,
 }
 
-/// An open node.
+/// A node of the driver that is open.
 pub(super) struct Preallocate {
     pub options: RefCell<Options>,
     pub room: Cell<Room>,

@@ -53,7 +53,7 @@ pub(super) struct Buckets {
 }
 
 impl Buckets {
-    /// Empty buckets.
+    /// Buckets of these sizes, all empty.
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             limits,

@@ -31,7 +31,7 @@ impl Waiter {
     }
 }
 
-/// What members share.
+/// What all members of a group share.
 #[derive(Debug, Clone, Default)]
 struct State {
     buckets: Buckets,
@@ -63,7 +63,7 @@ pub(super) enum Admission {
     Turn,
 }
 
-/// A throttle group.
+/// A group of nodes that share limits.
 #[derive(Debug, Default)]
 pub struct Group {
     state: ArcSwap<State>,
@@ -94,7 +94,7 @@ impl Group {
         }
     }
 
-    /// Its limits.
+    /// The limits that are in force.
     #[must_use]
     pub fn limits(&self) -> Limits {
         *self.state.load().buckets.limits()

@@ -84,7 +84,7 @@ const KINDS: [&str; 6] = [
 pub enum Direction {
     /// Out of the node.
     Read,
-    /// Into the node.
+    /// Into the node, or what discards there.
     Write,
 }
 

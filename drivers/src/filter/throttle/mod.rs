@@ -112,7 +112,7 @@ impl Membership {
     }
 }
 
-/// An open node.
+/// A node of the driver that is open.
 struct Throttle {
     groups: Groups,
     /// Empty once the node is closed, so that the group may be removed as soon as the node is gone.

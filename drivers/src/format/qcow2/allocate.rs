@@ -18,7 +18,7 @@ const MAX_FREES: usize = 4096;
 
 /// The guest clusters of a write.
 struct Span {
-    /// Bytes.
+    /// Its length in bytes.
     len: u64,
     /// The first byte, within its cluster.
     head: u64,

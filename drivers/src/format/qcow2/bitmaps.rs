@@ -26,7 +26,7 @@ pub(super) struct Bitmap {
     end: usize,
     /// Where its table is.
     pub table: u64,
-    /// The table's length.
+    /// How many entries the table has.
     pub entries: u32,
     flags: u32,
 }

@@ -84,7 +84,7 @@ impl Hasher for OffsetHasher {
     }
 }
 
-/// The cache.
+/// Tables in memory; those that were not used lately make room.
 pub(super) struct Cache<T> {
     slots: Vec<Slot<T>>,
     index: HashMap<u64, usize, BuildHasherDefault<OffsetHasher>>,

@@ -25,7 +25,7 @@ enum Version {
     V3,
 }
 
-/// QAPI's `BlockdevCreateOptionsQcow2`.
+/// The options, as QAPI's `BlockdevCreateOptionsQcow2`.
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct CreateOptions {

@@ -20,13 +20,13 @@ pub(super) const REFTABLE_OFFSET: u64 = 0xffff_ffff_ffff_fe00;
 pub(super) enum Cluster {
     /// Nothing: the backing file shows through.
     Unallocated,
-    /// Zeroes without storage.
+    /// It reads as zeroes, and has no storage.
     ZeroPlain,
     /// Zeroes, with a cluster reserved at this offset.
     ZeroAllocated(u64),
     /// Data at this offset.
     Normal(u64),
-    /// A compressed cluster.
+    /// It is stored compressed, in sectors of its own.
     Compressed,
 }
 

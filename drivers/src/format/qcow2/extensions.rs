@@ -51,9 +51,9 @@ pub(super) struct BitmapDirectory {
     pub count: u32,
     /// Zero, until a later version of the format says otherwise.
     reserved: u32,
-    /// The directory's bytes.
+    /// How many bytes the directory has.
     pub size: u64,
-    /// Where it starts.
+    /// The byte at which the directory starts.
     pub offset: u64,
 }
 

@@ -6,7 +6,7 @@ use std::task::{Poll, Waker};
 
 use super::index::{L1Index, SliceKey};
 
-/// What is held.
+/// What one holds while others wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Key {
     /// The load of the L2 slice at this offset.

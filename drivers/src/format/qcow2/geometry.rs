@@ -101,7 +101,7 @@ impl Geometry {
         1 << self.refblock_bits()
     }
 
-    /// The largest refcount.
+    /// The largest refcount that its width can say.
     pub const fn refcount_max(&self) -> u64 {
         if self.refcount_order == 6 {
             i64::MAX as u64

@@ -6,7 +6,7 @@ use super::bytes::text;
 use super::extensions::{Extensions, FeatureType};
 use super::fields::{FULL_LENGTH, Fields, V2_LENGTH, V3_LENGTH};
 
-/// `QFI\xfb`.
+/// The image's first bytes: `QFI\xfb`.
 pub(super) const MAGIC: u32 = 0x5146_49fb;
 
 /// The image was not closed cleanly: refcounts may be too low or too high.
@@ -39,10 +39,10 @@ pub(super) const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Compression {
-    /// Raw deflate.
+    /// Deflate, without any header.
     #[default]
     Zlib = 0,
-    /// Zstandard frames.
+    /// Zstandard, in frames of its own.
     Zstd = 1,
 }
 

@@ -19,7 +19,7 @@ impl State {
         }
     }
 
-    /// QAPI's `ImageInfoSpecificQCow2`.
+    /// What is specific, as QAPI's `ImageInfoSpecificQCow2`.
     pub fn specific_info(&self) -> Value {
         let refcount_bits = 1 << self.geometry.refcount_order;
         let compression = match self.header.compression {

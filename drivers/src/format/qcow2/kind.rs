@@ -28,7 +28,7 @@ const MAX_SNAPSHOT_EXTRA: u64 = 1024;
 /// How long the table of snapshots may be: 1 KiB for each of the most that there may be.
 const MAX_SNAPSHOT_TABLE: u64 = 64 << 20;
 
-/// The driver `qcow2`.
+/// The driver `qcow2`, which opens and makes images.
 #[derive(Debug, Default)]
 pub struct Qcow2Kind;
 

@@ -63,7 +63,7 @@ const CACHED: u16 = CONSTANT
 const ALL: u16 = CACHED | Kind::InactiveL2 as u16;
 
 impl Guarded {
-    /// Whether nothing is.
+    /// Whether it guards against nothing at all.
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -147,7 +147,7 @@ impl MetadataMap {
         }
     }
 
-    /// Unmarks them.
+    /// Takes marks off clusters again.
     pub fn remove(&mut self, first: u64, count: u64) {
         for cluster in first..first.saturating_add(count) {
             if let Some(word) = self.groups.get_mut(&(cluster >> 6)) {

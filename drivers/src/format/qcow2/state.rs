@@ -20,7 +20,7 @@ use crate::api::Notices;
 pub(super) enum Stop {
     /// Something must be done first; then the step is tried again.
     Need(Need),
-    /// It cannot happen.
+    /// It cannot be done, for this reason.
     Fail(IoError),
     /// The image contradicts itself.
     Corrupt(Corruption),
@@ -29,7 +29,7 @@ pub(super) enum Stop {
 /// What is wrong with an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Corruption {
-    /// In words.
+    /// What is wrong, for people.
     pub text: String,
     /// The bytes of the file that were about to be overwritten: where they start, and how many.
     pub range: Option<(u64, u64)>,
@@ -62,7 +62,7 @@ pub(super) enum Need {
     Preallocation,
 }
 
-/// A step's result.
+/// The result of a step, or why it must wait.
 pub(super) type Try<T> = Result<T, Stop>;
 
 impl From<Need> for Stop {
@@ -84,7 +84,7 @@ pub(super) enum FreeReason {
     Request,
     /// It is an L2 table behind the end of a disk that became shorter.
     Shrink,
-    /// Anything else.
+    /// For any reason besides those.
     Other,
 }
 
@@ -93,20 +93,20 @@ pub(super) enum FreeReason {
 pub(super) struct Free {
     /// The first cluster's number in the file.
     pub cluster: u64,
-    /// How many clusters.
+    /// How many clusters are freed.
     pub count: u64,
-    /// Why.
+    /// Why the clusters are freed.
     pub reason: FreeReason,
 }
 
 /// Clusters that a write was given and has not written yet.
 #[derive(Debug)]
 pub(super) struct InFlight {
-    /// The ticket's number.
+    /// The number of the ticket.
     pub id: u64,
     /// The guest's first cluster.
     pub first: u64,
-    /// How many.
+    /// How many clusters it stands for.
     pub count: u64,
     /// Where they are in the file.
     pub host: u64,

@@ -78,7 +78,7 @@ impl State {
 }
 
 impl Qcow2 {
-    /// Changes the length.
+    /// Changes the length of the virtual disk.
     pub(super) async fn resize(
         &self,
         size: u64,

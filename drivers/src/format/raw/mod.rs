@@ -23,7 +23,7 @@ use crate::api::{
 };
 use crate::delegate;
 
-/// The raw format.
+/// The driver `raw`: data without a format.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RawKind;
 

@@ -20,7 +20,7 @@ const EXTENT_SIZE_HINT: u64 = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct CreateFile {
-    /// Its path.
+    /// The path of the new file.
     pub filename: String,
     /// Its length in bytes.
     pub size: u64,

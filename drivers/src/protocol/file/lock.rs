@@ -33,13 +33,13 @@ pub(super) struct Locks {
 }
 
 impl Locks {
-    /// No byte.
+    /// The set without any byte.
     pub(super) const NONE: Self = Self {
         taken: Permissions::empty(),
         unshared: Permissions::empty(),
     };
 
-    /// Every byte.
+    /// The set of every byte.
     pub(super) const ALL: Self = Self {
         taken: Permissions::all(),
         unshared: Permissions::all(),

@@ -184,7 +184,7 @@ struct Usage {
 }
 
 impl Usage {
-    /// Nobody does.
+    /// No parent does anything, and all is shared.
     const NONE: Self = Self {
         taken: Permissions::empty(),
         shared: Permissions::all(),

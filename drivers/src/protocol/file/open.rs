@@ -21,7 +21,7 @@ const WRITERS: Permissions = Permissions::WRITE
 /// How a descriptor is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Access {
-    /// For writing too.
+    /// Whether it is opened for writing too.
     pub(super) write: bool,
     /// Past the page cache.
     pub(super) direct: bool,
@@ -53,11 +53,11 @@ impl Access {
 /// What a node may be made on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A regular file.
+    /// A regular file of a file system.
     Regular,
-    /// A block device.
+    /// A block device of the host.
     Block,
-    /// A character device.
+    /// A character device of the host.
     Character,
 }
 

@@ -9,7 +9,7 @@ const LARGE: usize = 64 << 10;
 /// A file's descriptors, ready for use.
 #[derive(Debug)]
 pub(super) struct Ops {
-    /// For everything.
+    /// What every operation goes through.
     pub(super) all: FileOps,
     /// For small reads and writes, if the file lies in memory.
     in_place: Option<FileOps>,

@@ -18,9 +18,9 @@ pub(super) enum Locking {
     /// Where the kernel can.
     #[default]
     Auto,
-    /// Yes, or fail.
+    /// Locks are taken, or opening fails.
     On,
-    /// No.
+    /// Locks are not taken at all.
     Off,
 }
 

@@ -57,7 +57,7 @@ impl File {
         }
     }
 
-    /// Readies these permissions.
+    /// Readies the locks for these permissions.
     pub(super) async fn prepare_usage(&self, usage: Usage) -> Result<()> {
         let reopen = self
             .pending

@@ -30,9 +30,9 @@ pub struct NullKind {
 }
 
 impl NullKind {
-    /// `null-co`
+    /// The driver under its name `null-co`.
     pub const CO: Self = Self { name: "null-co" };
-    /// `null-aio`
+    /// The driver under its name `null-aio`.
     pub const AIO: Self = Self { name: "null-aio" };
 }
 

@@ -11,9 +11,9 @@ use std::task::{Poll, Waker};
 /// What a request does to its range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Use {
-    /// Several may.
+    /// Several may use the range at once.
     Read,
-    /// Nobody else may.
+    /// Nobody else may use the range.
     Write,
 }
 

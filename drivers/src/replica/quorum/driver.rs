@@ -22,7 +22,7 @@ use millpond_ring::buffer::{Buffer, Buffers};
 
 const FAILED: IoError = IoError::Os(EIO);
 
-/// An open quorum.
+/// A node of the driver that is open.
 pub(super) struct Quorum {
     node_name: String,
     settings: Settings,

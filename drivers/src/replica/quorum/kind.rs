@@ -11,7 +11,7 @@ use crate::api::{
     ChildChange, ChildKind, DriverKind, EdgeUse, OpenRequest, Opened, OptionNames, parse_options,
 };
 
-/// The quorum driver.
+/// The driver `quorum`, whose children vote.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct QuorumKind;
 
