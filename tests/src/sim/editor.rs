@@ -318,9 +318,11 @@ async fn snapshot(
     let node = edits.images.borrow().top();
     // From here on the overlay may have data.
     edits.images.borrow_mut().count += 1;
+    edits.images.borrow_mut().is_undecided = true;
     stage.sections.grow(edits.images.borrow().count);
     let arguments = json!({"node": node, "overlay": edits.images.borrow().top()});
     let done = site.monitor.run("blockdev-snapshot", arguments).await?;
+    edits.images.borrow_mut().is_undecided = false;
     *overlay_ready = false;
     if expected(at, "blockdev-snapshot", done).is_none() {
         edits.images.borrow_mut().count -= 1;

@@ -29,6 +29,8 @@ pub struct Images {
     pub folder: PathBuf,
     /// How many: an overlay is one more.
     pub count: usize,
+    /// The last one may not come to be on top of the others: its snapshot has not been answered.
+    pub is_undecided: bool,
 }
 
 impl Images {
@@ -399,5 +401,6 @@ pub fn images_in(folder: &Path, count: usize) -> Images {
     Images {
         folder: folder.to_owned(),
         count,
+        is_undecided: false,
     }
 }
