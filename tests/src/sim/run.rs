@@ -174,6 +174,14 @@ impl Run {
             }
             fs::write(folder.join(&name), bytes)?;
         }
+        // A file that no request has reached is as it was made.
+        for entry in fs::read_dir(&left.images.folder)? {
+            let entry = entry?;
+            let copy = folder.join(entry.file_name());
+            if entry.file_type()?.is_file() && !copy.exists() {
+                fs::copy(entry.path(), copy)?;
+            }
+        }
         Ok(())
     }
 
