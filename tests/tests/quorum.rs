@@ -362,8 +362,8 @@ fn a_difference_in_blkverify_mode_ends_the_daemon_as_it_ends_qemus() {
         let status = daemon.wait();
         // What the client was answered is logged by the iothread, before or after the last words.
         let log = daemon.log();
-        let said = log.lines().filter(|line| !line.contains(" WARN "));
-        (status.code(), said.last().map(str::to_owned))
+        let mut said = log.lines().filter(|line| !line.contains(" WARN "));
+        (status.code(), said.next_back().map(str::to_owned))
     });
 }
 
