@@ -3,20 +3,13 @@
 use millpond_messages::graph::Options;
 use millpond_messages::{Error, ErrorKind, IoError, OpenFlags, Result};
 
-use super::cache::Cache;
-use super::geometry::Geometry;
 use super::header::{AUTOCLEAR_BITMAPS, CORRUPT, DIRTY};
-use super::kind::{self, is_writable};
+use super::image::{Given, Prepared, Qcow2};
+use super::layout::geometry::Geometry;
+use super::open::{is_writable, open_state};
 use super::options::Settings;
-use super::{Given, Qcow2};
+use super::table::cache::Cache;
 use crate::api::{ReopenRequest, Repair};
-
-/// Options that were checked, and what they change.
-pub(super) struct Prepared {
-    given: Given,
-    pub settings: Settings,
-    writable: bool,
-}
 
 /// An image has its data file from its open on.
 fn check_data_file(old: &Options, new: &Options) -> Result<()> {
@@ -68,7 +61,7 @@ impl Qcow2 {
 
     /// Does so for the first request that changes something after a reopen.
     pub(super) async fn activate_late(&self) -> Result<(), IoError> {
-        use super::gate::Key;
+        use super::wait::Key;
         let _held = self.gates.hold(Key::Activation).await;
         if self.state.borrow().active {
             return Ok(());
@@ -146,7 +139,7 @@ impl Qcow2 {
     pub(super) async fn read_again(&self) -> Result<()> {
         self.put_away().await?;
         let Given { options, flags } = self.wanted();
-        let mut state = kind::open_state(&self.file, options, flags).await?;
+        let mut state = open_state(&self.file, options, flags).await?;
         state.notices = self.state.borrow().notices.clone();
         *self.state.borrow_mut() = state;
         self.last.borrow_mut().take();

@@ -5,9 +5,9 @@ use millpond_messages::io::Preallocation;
 use millpond_messages::{Error, ErrorKind, IoError, RequestFlags, Result, SECTOR_SIZE, check_length};
 use serde_json::Value;
 
-use super::Qcow2;
-use super::entry::{Cluster, cluster};
 use super::header::{DIRTY, Header, LAZY_REFCOUNTS};
+use super::image::Qcow2;
+use super::layout::entry::{Cluster, cluster};
 use super::options::{boolean, number};
 
 /// The width that refcounts of version 2 have, as a power of two.

@@ -3,10 +3,10 @@
 
 use millpond_messages::{Error, ErrorKind, IoResult, RequestFlags, Result as OpenResult};
 
-use super::Qcow2;
-use super::bytes::{be32, be64};
-use super::extensions::BitmapDirectory;
 use super::header::AUTOCLEAR_BITMAPS;
+use super::header::extensions::BitmapDirectory;
+use super::image::Qcow2;
+use super::layout::bytes::{be32, be64};
 use super::state::State;
 
 /// Bytes of the largest table of a bitmap.

@@ -4,12 +4,12 @@ use millpond_messages::io::Preallocation;
 use millpond_messages::{Error, ErrorKind, OpenFlags, RequestFlags, Result, SECTOR_SIZE, check_length};
 use serde_json::Value;
 
-use super::bytes::table_to_be;
 use super::header::{CLUSTER_BITS, COMPRESSION, Compression, Header, LAZY_REFCOUNTS, MAX_BACKING_NAME};
-use super::kind::open_state;
+use super::image::{Given, Qcow2};
+use super::layout::bytes::table_to_be;
+use super::open::open_state;
 use super::options::{boolean, number};
-use super::refcount;
-use super::{Given, Qcow2};
+use super::refcount::counts::set;
 use crate::api::{Child, ChildPort, CreateRequest, parse_options};
 
 /// Bytes of a cluster unless asked otherwise.
@@ -248,7 +248,7 @@ async fn write_empty(file: &Child, header: &Header) -> Result<()> {
     bytes.extend(table_to_be(&[2 * cluster as u64]));
     bytes.resize(2 * cluster, 0);
     let mut block = vec![0; cluster];
-    (0..3).for_each(|index| refcount::set(&mut block, header.refcount_order, index, 1));
+    (0..3).for_each(|index| set(&mut block, header.refcount_order, index, 1));
     bytes.extend(block);
     let (written, _) = file.write(0, bytes.into(), RequestFlags::empty()).await;
     written.map_err(|error| Error::io("Could not write qcow2 header", error))

@@ -9,10 +9,10 @@ use millpond_messages::{
     RequestFlags, Result,
 };
 
-use super::Qcow2;
-use super::gate::Key;
 use super::header::{DIRTY, Header};
+use super::image::Qcow2;
 use super::state::{State, Stop};
+use super::wait::Key;
 use crate::api::{
     Abilities, Ability, Answer, At, BackingLink, Driver, Events, Exchanged, Extent, Image, LengthSource,
     Lifecycle, Moved, Placement, Purpose, ReopenRequest, Repair, Ticket, Transfer, arrived,

@@ -5,16 +5,16 @@ use std::rc::Rc;
 
 use millpond_messages::Result;
 
-use super::Qcow2;
-use super::kind;
+use super::image::Qcow2;
+use super::open::{backing_link, open_state};
 use crate::api::Exchanged;
 
 impl Qcow2 {
     /// Reads the image that is behind the file's edge now.
     pub(super) async fn exchange_image(self: Rc<Self>) -> Result<Exchanged> {
         let given = self.wanted();
-        let mut state = kind::open_state(&self.file, given.options, given.flags).await?;
-        let link = kind::backing_link(&state.header);
+        let mut state = open_state(&self.file, given.options, given.flags).await?;
+        let link = backing_link(&state.header);
         if let Some(prepared) = &mut *self.prepared.borrow_mut() {
             prepared.settings = state.settings;
         }

@@ -6,7 +6,7 @@ use serde::de::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::header::{Header, LAZY_REFCOUNTS};
-use super::overlap::Guarded;
+use super::table::overlap::Guarded;
 use crate::api::parse_options;
 
 /// The most bytes of L2 cache unless asked for more.

@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 
 use millpond_messages::IoError;
 
-use super::bytes::Hex;
-use super::cache::Cache;
-use super::entry::{COPIED, L1_OFFSET};
-use super::geometry::Geometry;
 use super::header::{DIRTY, Header};
-use super::index::{L1Index, SliceKey};
+use super::layout::bytes::Hex;
+use super::layout::entry::{COPIED, L1_OFFSET};
+use super::layout::geometry::Geometry;
+use super::layout::index::{L1Index, SliceKey};
 use super::options::Settings;
-use super::overlap::MetadataMap;
+use super::table::cache::Cache;
+use super::table::overlap::MetadataMap;
 use crate::api::Notices;
 
 /// Why a step did not happen.

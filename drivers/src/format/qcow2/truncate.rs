@@ -3,14 +3,14 @@
 use millpond_messages::io::Preallocation;
 use millpond_messages::{DebugEvent, Error, ErrorKind, IoError, IoResult, RequestFlags, Result, SECTOR_SIZE};
 
-use super::Qcow2;
-use super::bytes::table_to_be;
-use super::entry::{COPIED, Cluster, L1_OFFSET, cluster};
-use super::fields::{L1, SIZE};
-use super::gate::Key;
 use super::header::MAX_L1_BYTES;
-use super::index::{L1Index, SliceKey};
+use super::header::fields::{L1, SIZE};
+use super::image::Qcow2;
+use super::layout::bytes::table_to_be;
+use super::layout::entry::{COPIED, Cluster, L1_OFFSET, cluster};
+use super::layout::index::{L1Index, SliceKey};
 use super::state::{FreeReason, State, Stop, Try};
+use super::wait::Key;
 use crate::api::Target;
 use millpond_ring::buffer::Buffers;
 

@@ -4,7 +4,7 @@ use super::index::L1Index;
 
 /// Cluster, table and refcount block sizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Geometry {
+pub(crate) struct Geometry {
     /// log2 of the cluster size: 9 to 21.
     pub cluster_bits: u32,
     /// log2 of the bits in a refcount: 0 to 6.

@@ -4,21 +4,21 @@ use std::time::Duration;
 
 use millpond_messages::{DebugEvent, IoError, IoResult};
 
-use super::Qcow2;
-use super::bytes::{Hex, table_from_be};
-use super::entry::REFTABLE_OFFSET;
-use super::gate::{Held, Key};
-use super::header::CORRUPT;
-use super::index::SliceKey;
-use super::state::Corruption;
 use crate::api::Notice;
+use crate::format::qcow2::header::CORRUPT;
+use crate::format::qcow2::image::Qcow2;
+use crate::format::qcow2::layout::bytes::{Hex, table_from_be};
+use crate::format::qcow2::layout::entry::REFTABLE_OFFSET;
+use crate::format::qcow2::layout::index::SliceKey;
+use crate::format::qcow2::state::Corruption;
+use crate::format::qcow2::wait::{Held, Key};
 
 /// Bytes of a table that are read at once where there is room for them: hardly more work than a slice alone is.
 const READ_AHEAD: u64 = 16 << 10;
 
 impl Qcow2 {
     /// Loads the L2 slice at `key`, an offset in the file.
-    pub(super) async fn load_slice(&self, key: SliceKey) -> IoResult<()> {
+    pub(crate) async fn load_slice(&self, key: SliceKey) -> IoResult<()> {
         let Some(_held) = self.gates.try_hold(Key::Slice(key)) else {
             self.gates.wait(Key::Slice(key)).await;
             return Ok(());
@@ -85,7 +85,7 @@ impl Qcow2 {
     }
 
     /// Loads the refcount block of this number, which the refcount table has an entry for.
-    pub(super) async fn load_refblock(&self, index: u64) -> IoResult<()> {
+    pub(crate) async fn load_refblock(&self, index: u64) -> IoResult<()> {
         let Some(_held) = self.gates.try_hold(Key::Refblock(index)) else {
             self.gates.wait(Key::Refblock(index)).await;
             return Ok(());
@@ -118,7 +118,7 @@ impl Qcow2 {
 
     /// Takes note of metadata that cannot be: a writable image is marked corrupt in the file and answers no request
     /// any more, a read-only one goes on as far as it can. Answers the error for the request that found it.
-    pub(super) async fn found_corruption(&self, corruption: Corruption) -> IoError {
+    pub(crate) async fn found_corruption(&self, corruption: Corruption) -> IoError {
         let text = &corruption.text;
         let marked = {
             let mut state = self.state.borrow_mut();

@@ -8,7 +8,7 @@ use serde_json::Value;
 /// A kind of metadata. The order is that of QEMU's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     MainHeader = 1,
     ActiveL1 = 1 << 1,
     ActiveL2 = 1 << 2,
@@ -51,7 +51,7 @@ impl Kind {
 
 /// The kinds that are guarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Guarded(u16);
+pub(crate) struct Guarded(u16);
 
 const CONSTANT: u16 =
     Kind::MainHeader as u16 | Kind::ActiveL1 as u16 | Kind::RefcountTable as u16 | Kind::SnapshotTable as u16;
@@ -133,7 +133,7 @@ const MAX_GROUPS: usize = 1 << 20;
 /// The clusters that hold metadata, 64 to a word: the quick test before every write. Which kind it is matters only when
 /// the test hits, and is found the slow way then.
 #[derive(Debug, Default)]
-pub(super) struct MetadataMap {
+pub(crate) struct MetadataMap {
     groups: HashMap<u64, u64>,
 }
 

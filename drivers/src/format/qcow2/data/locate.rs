@@ -2,11 +2,11 @@
 
 use millpond_messages::{ChildSlot, IoError};
 
-use super::bytes::Hex;
-use super::entry::{Cluster, cluster};
-use super::index::SliceKey;
-use super::state::{Need, State, Stop, Try};
 use crate::api::{At, Extent, Purpose};
+use crate::format::qcow2::layout::bytes::Hex;
+use crate::format::qcow2::layout::entry::{Cluster, cluster};
+use crate::format::qcow2::layout::index::SliceKey;
+use crate::format::qcow2::state::{Need, State, Stop, Try};
 
 impl State {
     /// Where the bytes from `offset` are, for at most `len` bytes. Answers for as much as one look at the tables tells:

@@ -2,14 +2,14 @@
 
 use millpond_messages::{IoResult, RequestFlags};
 
-use super::Qcow2;
-use super::bytes::table_to_be;
 use super::check::Check;
-use super::entry::{COPIED, Cluster, L1_OFFSET, cluster};
-use super::gate::Key;
-use super::header::{CORRUPT, DIRTY};
-use super::index::{L1Index, SliceKey};
-use super::state::{State, Try};
+use crate::format::qcow2::header::{CORRUPT, DIRTY};
+use crate::format::qcow2::image::Qcow2;
+use crate::format::qcow2::layout::bytes::table_to_be;
+use crate::format::qcow2::layout::entry::{COPIED, Cluster, L1_OFFSET, cluster};
+use crate::format::qcow2::layout::index::{L1Index, SliceKey};
+use crate::format::qcow2::state::{State, Try};
+use crate::format::qcow2::wait::Key;
 
 /// Differences between a refcount block and the count: cluster, refcount, references.
 type Differences = Vec<(u64, u64, u64)>;
@@ -225,7 +225,7 @@ impl Check<'_> {
 
 impl Qcow2 {
     /// What a full check with repair leaves clean needs no marks any more.
-    pub(super) async fn clear_marks(&self) -> IoResult<()> {
+    pub(crate) async fn clear_marks(&self) -> IoResult<()> {
         self.file.flush().await?;
         let changed = {
             let mut state = self.state.borrow_mut();

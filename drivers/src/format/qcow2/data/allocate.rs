@@ -3,12 +3,12 @@
 
 use millpond_messages::{ChildSlot, IoError};
 
-use super::bytes::Hex;
-use super::entry::{COPIED, Cluster, cluster, compressed};
-use super::index::SliceKey;
-use super::overlap::Kind;
-use super::state::{Corruption, FreeReason, InFlight, Need, State, Stop, Try};
 use crate::api::{Placement, Target, Ticket};
+use crate::format::qcow2::layout::bytes::Hex;
+use crate::format::qcow2::layout::entry::{COPIED, Cluster, L1_OFFSET, REFTABLE_OFFSET, cluster, compressed};
+use crate::format::qcow2::layout::index::SliceKey;
+use crate::format::qcow2::state::{Corruption, FreeReason, InFlight, Need, State, Stop, Try};
+use crate::format::qcow2::table::overlap::Kind;
 
 /// Dirty L2 slices and refcount blocks, and dropped references, beyond which writers wait for a write-back: 4 MiB of
 /// default slices, so that one snapshot of all is copied in about a millisecond.
@@ -29,6 +29,18 @@ impl Span {
     fn within(&self, bytes: u64) -> u64 {
         self.len.min(bytes - self.head)
     }
+}
+
+/// The clusters that a write goes to.
+struct Chosen {
+    /// Where the first is in the file.
+    host: u64,
+    /// How many there are, one behind the other.
+    count: u64,
+    /// What the first cluster held in front of the write is copied along.
+    copies_head: bool,
+    /// What the last cluster held behind the write is copied along.
+    copies_tail: bool,
 }
 
 impl State {
@@ -58,14 +70,26 @@ impl State {
             Cluster::Normal(host) if entry & COPIED != 0 => {
                 let count = run(entries, |n, entry| own(n, entry, kind));
                 self.check_not_metadata(host + span.head, span.within(count << bits))?;
-                Ok(self.placement(&span, host, count, false, false, None))
+                let chosen = Chosen {
+                    host,
+                    count,
+                    copies_head: false,
+                    copies_tail: false,
+                };
+                Ok(self.placement(&span, &chosen, None))
             }
             Cluster::ZeroAllocated(host) if entry & COPIED != 0 => {
                 let count = run(entries, |n, entry| own(n, entry, kind));
                 self.check_not_metadata(host + span.head, span.within(count << bits))?;
                 self.check_pressure()?;
                 let ticket = self.set_aside(first, count, host, false);
-                Ok(self.placement(&span, host, count, true, true, Some(ticket)))
+                let chosen = Chosen {
+                    host,
+                    count,
+                    copies_head: true,
+                    copies_tail: true,
+                };
+                Ok(self.placement(&span, &chosen, Some(ticket)))
             }
             _ => {
                 let count = run(entries, |_, entry| needs_new(entry));
@@ -89,9 +113,14 @@ impl State {
         let untouched = host >= self.file_end;
         self.file_end = self.file_end.max(host + (count << self.geometry.cluster_bits));
         let copy = |at: usize| !untouched || old.get(at).copied().unwrap_or(true);
-        let (head, tail) = (copy(0), copy(count as usize - 1));
+        let chosen = Chosen {
+            host,
+            count,
+            copies_head: copy(0),
+            copies_tail: copy(count as usize - 1),
+        };
         let ticket = self.set_aside(first, count, host, true);
-        Ok(self.placement(span, host, count, head, tail, Some(ticket)))
+        Ok(self.placement(span, &chosen, Some(ticket)))
     }
 
     fn set_aside(&mut self, first: u64, count: u64, host: u64, fresh: bool) -> Ticket {
@@ -108,20 +137,12 @@ impl State {
         Ticket(id)
     }
 
-    /// The answer for `count` clusters at `host`, with the rest of the first and the last copied along or not.
-    fn placement(
-        &mut self,
-        span: &Span,
-        host: u64,
-        count: u64,
-        head: bool,
-        tail: bool,
-        ticket: Option<Ticket>,
-    ) -> Placement {
-        let len = span.within(count << self.geometry.cluster_bits);
+    /// The answer to a write that goes to the clusters chosen for it.
+    fn placement(&mut self, span: &Span, chosen: &Chosen, ticket: Option<Ticket>) -> Placement {
+        let len = span.within(chosen.count << self.geometry.cluster_bits);
         let behind = self.geometry.in_cluster(span.head + len);
-        let head = if head { span.head } else { 0 };
-        let tail = if tail && behind != 0 {
+        let head = if chosen.copies_head { span.head } else { 0 };
+        let tail = if chosen.copies_tail && behind != 0 {
             self.geometry.cluster_size() - behind
         } else {
             0
@@ -134,7 +155,7 @@ impl State {
         }
         let target = Target::Child {
             slot: ChildSlot::FILE,
-            offset: host + span.head - head,
+            offset: chosen.host + span.head - head,
         };
         Placement {
             len,
@@ -331,14 +352,10 @@ impl State {
         if within(header.reftable_offset, u64::from(header.reftable_clusters) * size) {
             return Some(Kind::RefcountTable);
         }
-        if self
-            .reftable
-            .iter()
-            .any(|entry| entry & super::entry::REFTABLE_OFFSET == at)
-        {
+        if self.reftable.iter().any(|entry| entry & REFTABLE_OFFSET == at) {
             return Some(Kind::RefcountBlock);
         }
-        if self.l1.iter().any(|entry| entry & super::entry::L1_OFFSET == at) {
+        if self.l1.iter().any(|entry| entry & L1_OFFSET == at) {
             return Some(Kind::ActiveL2);
         }
         if within(

@@ -4,7 +4,7 @@ use super::geometry::Geometry;
 
 /// The number of an entry of the active L1 table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct L1Index(pub u64);
+pub(crate) struct L1Index(pub u64);
 
 impl L1Index {
     /// The entry of this number, if the table is that long.
@@ -15,7 +15,7 @@ impl L1Index {
 
 /// An L2 slice, named by where it starts in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct SliceKey(pub u64);
+pub(crate) struct SliceKey(pub u64);
 
 impl SliceKey {
     /// The slice of the table at `table` that maps guest `offset`.

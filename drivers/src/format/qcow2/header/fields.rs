@@ -10,7 +10,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligne
 /// reads as 0.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-pub(super) struct Fields {
+pub(crate) struct Fields {
     pub magic: U32,
     pub version: U32,
     pub backing_offset: U64,
@@ -35,20 +35,20 @@ pub(super) struct Fields {
 }
 
 /// Bytes of a version 2 header.
-pub(super) const V2_LENGTH: usize = offset_of!(Fields, incompatible);
+pub(crate) const V2_LENGTH: usize = offset_of!(Fields, incompatible);
 /// Bytes of the shortest version 3 header.
-pub(super) const V3_LENGTH: usize = offset_of!(Fields, compression);
+pub(crate) const V3_LENGTH: usize = offset_of!(Fields, compression);
 /// Bytes of the fields known here, padding included: what is written.
-pub(super) const FULL_LENGTH: usize = size_of::<Fields>();
+pub(crate) const FULL_LENGTH: usize = size_of::<Fields>();
 
 /// Where the disk's length is.
-pub(super) const SIZE: Range<usize> = offset_of!(Fields, size)..offset_of!(Fields, encryption);
+pub(crate) const SIZE: Range<usize> = offset_of!(Fields, size)..offset_of!(Fields, encryption);
 /// Where the header says how long the L1 table is, and where.
-pub(super) const L1: Range<usize> = offset_of!(Fields, l1_size)..offset_of!(Fields, reftable_offset);
+pub(crate) const L1: Range<usize> = offset_of!(Fields, l1_size)..offset_of!(Fields, reftable_offset);
 /// Where it says the same of the refcount table.
-pub(super) const REFTABLE: Range<usize> = offset_of!(Fields, reftable_offset)..offset_of!(Fields, snapshots);
+pub(crate) const REFTABLE: Range<usize> = offset_of!(Fields, reftable_offset)..offset_of!(Fields, snapshots);
 /// Where the feature words are.
-pub(super) const FEATURES: Range<usize> =
+pub(crate) const FEATURES: Range<usize> =
     offset_of!(Fields, incompatible)..offset_of!(Fields, refcount_order);
 
 impl Fields {

@@ -5,18 +5,12 @@ use std::rc::Rc;
 
 use millpond_messages::{DebugEvent, IoError, IoResult};
 
-use super::Qcow2;
-use super::entry::{Cluster, Compressed, compressed};
-use super::header::Compression;
-use super::state::{State, Try};
 use crate::api::{At, Purpose, Transfer};
+use crate::format::qcow2::header::Compression;
+use crate::format::qcow2::image::{LastCluster, Qcow2};
+use crate::format::qcow2::layout::entry::{Cluster, Compressed, cluster, compressed};
+use crate::format::qcow2::state::{State, Try};
 use millpond_ring::buffer::{Buffer, Buffers};
-
-/// A decompressed cluster, known by its L2 entry.
-pub(super) struct LastCluster {
-    entry: u64,
-    data: Rc<Vec<u8>>,
-}
 
 /// Unpacks one cluster of `size` bytes. What is packed may be followed by anything; what comes out is never more than a
 /// cluster, whatever the input claims.
@@ -53,7 +47,7 @@ impl State {
 impl Qcow2 {
     /// Reads a range that was found to be compressed. It may have been written to meanwhile, and its old place been given
     /// to another cluster: so what was unpacked counts only if the entry is still the same.
-    pub(super) async fn read_special(&self, offset: u64, mut buffers: Buffers) -> Transfer {
+    pub(crate) async fn read_special(&self, offset: u64, mut buffers: Buffers) -> Transfer {
         let mut done = 0;
         let len = buffers.len();
         while done < len {
@@ -85,7 +79,7 @@ impl Qcow2 {
     async fn read_compressed(&self, offset: u64, len: usize) -> IoResult<Buffer> {
         loop {
             let entry = self.run(move |state| state.entry(offset)).await?;
-            if super::entry::cluster(entry) != Cluster::Compressed {
+            if cluster(entry) != Cluster::Compressed {
                 // Overwritten since: the caller's next look finds the new place.
                 return Box::pin(self.read_piece(offset, len)).await;
             }
@@ -136,7 +130,7 @@ impl Qcow2 {
     }
 
     /// Forgets the cluster decompressed last: clusters of the file changed hands.
-    pub(super) fn forget_unpacked(&self) {
+    pub(crate) fn forget_unpacked(&self) {
         self.last.borrow_mut().take();
     }
 }

@@ -3,21 +3,21 @@
 use super::geometry::Geometry;
 
 /// The cluster is referenced exactly once, so it may be written in place.
-pub(super) const COPIED: u64 = 1 << 63;
+pub(crate) const COPIED: u64 = 1 << 63;
 /// The entry is a compressed cluster's descriptor.
-pub(super) const COMPRESSED: u64 = 1 << 62;
+pub(crate) const COMPRESSED: u64 = 1 << 62;
 /// The cluster reads as zeroes (version 3 on).
-pub(super) const ZERO: u64 = 1;
+pub(crate) const ZERO: u64 = 1;
 /// Where an L1 entry's table is.
-pub(super) const L1_OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+pub(crate) const L1_OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 /// Where a normal L2 entry's cluster is.
-pub(super) const L2_OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+pub(crate) const L2_OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 /// Where a refcount table entry's block is.
-pub(super) const REFTABLE_OFFSET: u64 = 0xffff_ffff_ffff_fe00;
+pub(crate) const REFTABLE_OFFSET: u64 = 0xffff_ffff_ffff_fe00;
 
 /// What an L2 entry says of its guest cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cluster {
+pub(crate) enum Cluster {
     /// Nothing: the backing file shows through.
     Unallocated,
     /// It reads as zeroes, and has no storage.
@@ -31,7 +31,7 @@ pub(super) enum Cluster {
 }
 
 /// Reads an L2 entry. In version 2 the zero bit has no meaning; callers check for it where that is an error.
-pub(super) fn cluster(entry: u64) -> Cluster {
+pub(crate) fn cluster(entry: u64) -> Cluster {
     if entry & COMPRESSED != 0 {
         return Cluster::Compressed;
     }
@@ -45,7 +45,7 @@ pub(super) fn cluster(entry: u64) -> Cluster {
 
 /// Where a compressed cluster's bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Compressed {
+pub(crate) struct Compressed {
     /// First byte in the file, on no particular boundary.
     pub offset: u64,
     /// An upper bound of the stored length: up to the end of the last 512-byte sector it touches.
@@ -53,7 +53,7 @@ pub(super) struct Compressed {
 }
 
 /// Reads a compressed cluster's descriptor.
-pub(super) fn compressed(geometry: &Geometry, entry: u64) -> Compressed {
+pub(crate) fn compressed(geometry: &Geometry, entry: u64) -> Compressed {
     let shift = 62 - (geometry.cluster_bits - 8);
     let offset = entry & ((1 << shift) - 1);
     let sectors = ((entry & !(COPIED | COMPRESSED)) >> shift) + 1;

@@ -2,19 +2,19 @@
 
 use millpond_messages::{CheckResult, Error, FragmentInfo, IoError, IoResult, Result};
 
-use super::Qcow2;
-use super::bitmaps::Bitmap;
-use super::bytes::table_from_be;
-use super::census::Census;
-use super::entry::{COPIED, Cluster, L1_OFFSET, REFTABLE_OFFSET, cluster, compressed};
-use super::geometry::Geometry;
+use super::references::Census;
 use crate::api::Repair;
+use crate::format::qcow2::bitmaps::Bitmap;
+use crate::format::qcow2::image::Qcow2;
+use crate::format::qcow2::layout::bytes::table_from_be;
+use crate::format::qcow2::layout::entry::{COPIED, Cluster, L1_OFFSET, REFTABLE_OFFSET, cluster, compressed};
+use crate::format::qcow2::layout::geometry::Geometry;
 
 /// Bits of an L1 entry that must be zero.
 const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
 
 /// A check in progress.
-pub(super) struct Check<'a> {
+pub(crate) struct Check<'a> {
     pub image: &'a Qcow2,
     pub geometry: Geometry,
     pub census: Census,
@@ -30,7 +30,7 @@ pub(super) struct Check<'a> {
 
 impl Qcow2 {
     /// Checks the image and mends what `repair` says.
-    pub(super) async fn check_image(&self, repair: Repair) -> Result<CheckResult> {
+    pub(crate) async fn check_image(&self, repair: Repair) -> Result<CheckResult> {
         let failed = |error: IoError| Error::io("Check failed", error);
         if self.state.borrow().writable {
             self.write_back(true).await.map_err(failed)?;

@@ -3,12 +3,12 @@
 use millpond_messages::error::errno::{EFBIG, EIO};
 use millpond_messages::{DebugEvent, IoError, IoResult, RequestFlags, SECTOR_SIZE};
 
-use super::Qcow2;
-use super::entry::{COMPRESSED, COPIED};
-use super::gate::Key;
-use super::header::Compression;
-use super::state::{FreeReason, InFlight, State, Stop, Try};
 use crate::api::{Driver, Target, Transfer};
+use crate::format::qcow2::header::Compression;
+use crate::format::qcow2::image::Qcow2;
+use crate::format::qcow2::layout::entry::{COMPRESSED, COPIED};
+use crate::format::qcow2::state::{FreeReason, InFlight, State, Stop, Try};
+use crate::format::qcow2::wait::Key;
 use millpond_ring::buffer::Buffers;
 
 /// log2 of the window that readers of the format have for deflated data, in bytes.
@@ -138,7 +138,7 @@ impl State {
 
 impl Qcow2 {
     /// Whether a compressed write of this range can be: whole clusters, the last of the disk being as long as it is.
-    pub(super) fn check_packed(&self, offset: u64, len: u64) -> IoResult<()> {
+    pub(crate) fn check_packed(&self, offset: u64, len: u64) -> IoResult<()> {
         let state = self.state.borrow();
         let size = state.header.size.next_multiple_of(SECTOR_SIZE);
         let whole = state.geometry.in_cluster(offset) == 0
@@ -147,7 +147,7 @@ impl Qcow2 {
     }
 
     /// Writes whole clusters compressed, one after the other.
-    pub(super) async fn write_packed(&self, mut offset: u64, buffers: Buffers) -> Transfer {
+    pub(crate) async fn write_packed(&self, mut offset: u64, buffers: Buffers) -> Transfer {
         let cluster = self.state.borrow().geometry.cluster_size();
         let bytes = buffers.to_vec();
         for data in bytes.chunks(cluster as usize) {

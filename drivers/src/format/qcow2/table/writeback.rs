@@ -6,13 +6,13 @@ use std::future::ready;
 use futures_util::stream::{self, StreamExt};
 use millpond_messages::{DebugEvent, IoResult, RequestFlags};
 
-use super::Qcow2;
-use super::bytes::{store_be, table_to_be};
 use super::cache::Piece;
-use super::fields::{FEATURES, REFTABLE};
-use super::gate::Key;
-use super::header::DIRTY;
-use super::state::{Free, FreeReason, State, Try};
+use crate::format::qcow2::header::DIRTY;
+use crate::format::qcow2::header::fields::{FEATURES, REFTABLE};
+use crate::format::qcow2::image::Qcow2;
+use crate::format::qcow2::layout::bytes::{store_be, table_to_be};
+use crate::format::qcow2::state::{Free, FreeReason, State, Try};
+use crate::format::qcow2::wait::Key;
 use millpond_ring::buffer::{Buffer, Buffers};
 
 /// Pieces of tables that adjoin are joined up to this many bytes.
@@ -168,13 +168,13 @@ impl State {
 
 impl Qcow2 {
     /// Writes back what changed; with `everything`, also refcounts that might lag behind.
-    pub(super) async fn write_back(&self, everything: bool) -> IoResult<()> {
+    pub(crate) async fn write_back(&self, everything: bool) -> IoResult<()> {
         let _held = self.gates.hold(Key::Writeback).await;
         self.write_back_held(everything).await
     }
 
     /// As [`Qcow2::write_back`], for who holds [`Key::Writeback`] already.
-    pub(super) async fn write_back_held(&self, everything: bool) -> IoResult<()> {
+    pub(crate) async fn write_back_held(&self, everything: bool) -> IoResult<()> {
         self.mark_dirty_for_lazy_refcounts().await?;
         let refcounts = everything || !self.state.borrow().refcounts_lag();
         if refcounts {
@@ -292,7 +292,7 @@ impl Qcow2 {
 
     /// Writes refcount blocks where too many changed. Those that count too much do no harm, and those that count less
     /// changed because the references are gone from the file.
-    pub(super) async fn relieve_refblocks(&self) -> IoResult<()> {
+    pub(crate) async fn relieve_refblocks(&self) -> IoResult<()> {
         let pieces = {
             let mut state = self.state.borrow_mut();
             if !state.too_many_refblocks() {
@@ -306,7 +306,7 @@ impl Qcow2 {
     }
 
     /// Writes a part of the header's fixed fields.
-    pub(super) async fn write_header_part(&self, part: std::ops::Range<usize>) -> IoResult<()> {
+    pub(crate) async fn write_header_part(&self, part: std::ops::Range<usize>) -> IoResult<()> {
         let bytes = self.state.borrow().header.encode_fields();
         let start = part.start as u64;
         match bytes.get(part) {
@@ -316,7 +316,7 @@ impl Qcow2 {
     }
 
     /// Writes the header's feature words.
-    pub(super) async fn write_features(&self) -> IoResult<()> {
+    pub(crate) async fn write_features(&self) -> IoResult<()> {
         self.write_header_part(FEATURES).await
     }
 

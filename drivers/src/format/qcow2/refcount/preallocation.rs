@@ -3,11 +3,11 @@
 
 use millpond_messages::IoResult;
 
-use super::Qcow2;
+use crate::format::qcow2::image::Qcow2;
 
 impl Qcow2 {
     /// Finds out by comparing the clusters in use with what the file takes on its host.
-    pub(super) async fn detect_preallocation(&self) -> IoResult<()> {
+    pub(crate) async fn detect_preallocation(&self) -> IoResult<()> {
         let found = self.is_preallocated().await;
         self.state.borrow_mut().preallocated = Some(found);
         Ok(())

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::task::{Poll, Waker};
 
-use super::index::{L1Index, SliceKey};
+use super::layout::index::{L1Index, SliceKey};
 
 /// What one holds while others wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

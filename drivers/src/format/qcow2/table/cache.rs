@@ -11,7 +11,7 @@ use std::ops::Range;
 use millpond_ring::buffer::Buffer;
 
 /// What a cache holds.
-pub(super) trait Table {
+pub(crate) trait Table {
     /// The bytes on disk of entries `range`.
     fn to_disk(&self, range: Range<usize>) -> Buffer;
 
@@ -31,7 +31,7 @@ impl Table for Vec<u64> {
     fn to_disk(&self, range: Range<usize>) -> Buffer {
         let entries = self.get(range).unwrap_or_default();
         let mut bytes = Buffer::alloc(entries.len() * Self::ENTRY);
-        super::bytes::store_be(entries, &mut bytes);
+        crate::format::qcow2::layout::bytes::store_be(entries, &mut bytes);
         bytes
     }
 
@@ -67,7 +67,7 @@ struct Slot<T> {
 /// Multiplies: keys are offsets, and whoever crafts an image gains nothing by making a few of them collide, since the
 /// cache is small.
 #[derive(Default)]
-pub(super) struct OffsetHasher(u64);
+pub(crate) struct OffsetHasher(u64);
 
 impl Hasher for OffsetHasher {
     fn finish(&self) -> u64 {
@@ -85,7 +85,7 @@ impl Hasher for OffsetHasher {
 }
 
 /// Tables in memory; those that were not used lately make room.
-pub(super) struct Cache<T> {
+pub(crate) struct Cache<T> {
     slots: Vec<Slot<T>>,
     index: HashMap<u64, usize, BuildHasherDefault<OffsetHasher>>,
     capacity: usize,
@@ -95,7 +95,7 @@ pub(super) struct Cache<T> {
 
 /// A part of a table to be written.
 #[derive(Debug)]
-pub(super) struct Piece {
+pub(crate) struct Piece {
     /// Where it goes in the file.
     pub offset: u64,
     /// What. Aligned as direct I/O wants it where the piece is no smaller than that.

@@ -1,17 +1,17 @@
 //! Big-endian numbers in byte slices whose length comes from outside.
 
 /// The 32-bit number at `at`; 0 past the end.
-pub(super) fn be32(bytes: &[u8], at: usize) -> u32 {
+pub(crate) fn be32(bytes: &[u8], at: usize) -> u32 {
     field(bytes, at).map_or(0, u32::from_be_bytes)
 }
 
 /// The 64-bit number at `at`; 0 past the end.
-pub(super) fn be64(bytes: &[u8], at: usize) -> u64 {
+pub(crate) fn be64(bytes: &[u8], at: usize) -> u64 {
     field(bytes, at).map_or(0, u64::from_be_bytes)
 }
 
 /// A text of the image: what it stores up to the first NUL.
-pub(super) fn text(stored: &[u8]) -> &[u8] {
+pub(crate) fn text(stored: &[u8]) -> &[u8] {
     stored.split(|&byte| byte == 0).next().unwrap_or_default()
 }
 
@@ -20,7 +20,7 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
 }
 
 /// A table of 64-bit numbers from its bytes on disk; a rest that is no whole number is left out.
-pub(super) fn table_from_be(bytes: &[u8]) -> Vec<u64> {
+pub(crate) fn table_from_be(bytes: &[u8]) -> Vec<u64> {
     bytes
         .as_chunks::<8>()
         .0
@@ -30,21 +30,21 @@ pub(super) fn table_from_be(bytes: &[u8]) -> Vec<u64> {
 }
 
 /// A table of 64-bit numbers as its bytes on disk.
-pub(super) fn table_to_be(table: &[u64]) -> Vec<u8> {
+pub(crate) fn table_to_be(table: &[u64]) -> Vec<u8> {
     let mut bytes = vec![0; table.len() * 8];
     store_be(table, &mut bytes);
     bytes
 }
 
 /// Stores a table of 64-bit numbers in `bytes` as it is on disk, as far as there is room.
-pub(super) fn store_be(table: &[u64], bytes: &mut [u8]) {
+pub(crate) fn store_be(table: &[u64], bytes: &mut [u8]) {
     for (chunk, entry) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(table) {
         *chunk = entry.to_be_bytes();
     }
 }
 
 /// A number as C's `%#x` shows it, which QEMU's texts use: 0 has no prefix.
-pub(super) struct Hex(pub u64);
+pub(crate) struct Hex(pub u64);
 
 impl std::fmt::Display for Hex {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

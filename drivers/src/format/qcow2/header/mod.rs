@@ -1,44 +1,47 @@
 //! The image header: its fields, what is checked before an image is trusted, and how it is written.
 
+pub(crate) mod extensions;
+pub(crate) mod fields;
+
 use millpond_messages::{Error, ErrorKind, MAX_LENGTH, Result, SECTOR_SIZE};
 
-use super::bytes::text;
-use super::extensions::{Extensions, FeatureType};
-use super::fields::{FULL_LENGTH, Fields, V2_LENGTH, V3_LENGTH};
+use self::fields::{FULL_LENGTH, Fields, V2_LENGTH, V3_LENGTH};
+use crate::format::qcow2::layout::bytes::text;
+use extensions::{Extensions, FeatureType};
 
 /// The image's first bytes: `QFI\xfb`.
-pub(super) const MAGIC: u32 = 0x5146_49fb;
+pub(crate) const MAGIC: u32 = 0x5146_49fb;
 
 /// The image was not closed cleanly: refcounts may be too low or too high.
-pub(super) const DIRTY: u64 = 1;
+pub(crate) const DIRTY: u64 = 1;
 /// Metadata was found to contradict itself.
-pub(super) const CORRUPT: u64 = 1 << 1;
+pub(crate) const CORRUPT: u64 = 1 << 1;
 const DATA_FILE: u64 = 1 << 2;
 /// The compression type is not zlib.
-pub(super) const COMPRESSION: u64 = 1 << 3;
+pub(crate) const COMPRESSION: u64 = 1 << 3;
 const EXTENDED_L2: u64 = 1 << 4;
 /// The image's maker wants refcounts to be written late.
-pub(super) const LAZY_REFCOUNTS: u64 = 1;
+pub(crate) const LAZY_REFCOUNTS: u64 = 1;
 /// The bitmaps agree with the data.
-pub(super) const AUTOCLEAR_BITMAPS: u64 = 1;
+pub(crate) const AUTOCLEAR_BITMAPS: u64 = 1;
 /// The external data file reads as the disk does.
 const AUTOCLEAR_DATA_FILE_RAW: u64 = 1 << 1;
 
 /// Bytes of the largest L1 table.
-pub(super) const MAX_L1_BYTES: u64 = 32 << 20;
+pub(crate) const MAX_L1_BYTES: u64 = 32 << 20;
 /// Bytes of the largest refcount table.
-pub(super) const MAX_REFTABLE_BYTES: u64 = 8 << 20;
+pub(crate) const MAX_REFTABLE_BYTES: u64 = 8 << 20;
 /// The most internal snapshots.
 const MAX_SNAPSHOTS: u64 = 65_536;
 /// Bytes of the longest backing file name.
-pub(super) const MAX_BACKING_NAME: u64 = 1023;
+pub(crate) const MAX_BACKING_NAME: u64 = 1023;
 /// The smallest and the largest cluster, as powers of two.
-pub(super) const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
+pub(crate) const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
 
 /// How compressed clusters are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Compression {
+pub(crate) enum Compression {
     /// Deflate, without any header.
     #[default]
     Zlib = 0,
@@ -48,7 +51,7 @@ pub(super) enum Compression {
 
 /// A header that passed every check that needs no other part of the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Header {
+pub(crate) struct Header {
     pub version: u32,
     pub cluster_bits: u32,
     /// The virtual disk's length in bytes, whole sectors: what a header says beyond is not part of the disk.
@@ -78,7 +81,7 @@ fn invalid(text: impl Into<std::borrow::Cow<'static, str>>) -> Error {
 }
 
 /// Reads log2 of the cluster size from a header's start, so that the header cluster can be read whole.
-pub(super) fn cluster_bits(head: &[u8]) -> Result<u32> {
+pub(crate) fn cluster_bits(head: &[u8]) -> Result<u32> {
     let fields = Fields::read(head, V2_LENGTH);
     if head.len() < V2_LENGTH || fields.magic.get() != MAGIC {
         return Err(invalid("Image is not in qcow2 format"));

@@ -2,11 +2,11 @@
 
 use millpond_messages::{DebugEvent, IoError, IoResult, RequestFlags};
 
-use super::Qcow2;
-use super::entry::{COPIED, L1_OFFSET};
-use super::gate::Key;
-use super::index::{L1Index, SliceKey};
-use super::state::{FreeReason, State, Try};
+use crate::format::qcow2::image::Qcow2;
+use crate::format::qcow2::layout::entry::{COPIED, L1_OFFSET};
+use crate::format::qcow2::layout::index::{L1Index, SliceKey};
+use crate::format::qcow2::state::{FreeReason, State, Try};
+use crate::format::qcow2::wait::Key;
 use millpond_ring::buffer::Buffers;
 
 impl State {
@@ -36,7 +36,7 @@ impl State {
 
 impl Qcow2 {
     /// Makes a table that may be changed for an L1 entry. It is in the file before any entry names it.
-    pub(super) async fn make_table(&self, index: L1Index) -> IoResult<()> {
+    pub(crate) async fn make_table(&self, index: L1Index) -> IoResult<()> {
         let Some(_held) = self.gates.try_hold(Key::Table(index)) else {
             self.gates.wait(Key::Table(index)).await;
             return Ok(());

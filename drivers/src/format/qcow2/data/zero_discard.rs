@@ -3,10 +3,10 @@
 
 use millpond_messages::{DebugEvent, IoError, IoResult, RequestFlags, StatusFlags};
 
-use super::Qcow2;
-use super::entry::{COPIED, Cluster, ZERO, cluster};
-use super::state::{FreeReason, State, Stop, Try};
 use crate::api::{At, Purpose};
+use crate::format::qcow2::image::Qcow2;
+use crate::format::qcow2::layout::entry::{COPIED, Cluster, ZERO, cluster};
+use crate::format::qcow2::state::{FreeReason, State, Stop, Try};
 
 /// What becomes of an L2 entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -252,7 +252,7 @@ impl State {
 
 impl Qcow2 {
     /// Makes a range read as zeroes: whole clusters, or a part of one that holds no data and else reads as zeroes too.
-    pub(super) async fn zero(&self, offset: u64, len: u64, flags: RequestFlags) -> IoResult<()> {
+    pub(crate) async fn zero(&self, offset: u64, len: u64, flags: RequestFlags) -> IoResult<()> {
         let ((mut at, end, is_whole), version) = {
             let state = self.state.borrow();
             (state.widened(offset, len), state.geometry.version)
@@ -323,7 +323,7 @@ impl Qcow2 {
     }
 
     /// Forgets everything. Whatever the version, nothing is left that hides the backing file.
-    pub(super) async fn empty(&self) -> IoResult<()> {
+    pub(crate) async fn empty(&self) -> IoResult<()> {
         let end = {
             let state = self.state.borrow();
             let cluster = state.geometry.cluster_size();
@@ -343,7 +343,7 @@ impl Qcow2 {
     }
 
     /// Forgets a range. Only whole clusters can be.
-    pub(super) async fn forget(&self, offset: u64, len: u64) -> IoResult<()> {
+    pub(crate) async fn forget(&self, offset: u64, len: u64) -> IoResult<()> {
         let (mut at, end, is_whole) = self.state.borrow().widened(offset, len);
         if !is_whole {
             return Err(IoError::NotSupported);

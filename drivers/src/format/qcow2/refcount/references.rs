@@ -13,7 +13,7 @@ const MAX_PAGES: usize = 1 << 18;
 
 /// How often each cluster is referred to.
 #[derive(Default)]
-pub(super) struct Census {
+pub(crate) struct Census {
     /// Counts up to 255; there the larger ones are in `large`.
     pages: HashMap<u64, Box<[u8]>>,
     large: HashMap<u64, u64>,

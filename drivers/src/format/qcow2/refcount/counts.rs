@@ -8,12 +8,12 @@ use std::ops::Range;
 use millpond_messages::IoError;
 use millpond_messages::error::errno::EFBIG;
 
-use super::entry::REFTABLE_OFFSET;
-use super::header::MAX_REFTABLE_BYTES;
-use super::state::{Need, State, Stop, Try};
+use crate::format::qcow2::header::MAX_REFTABLE_BYTES;
+use crate::format::qcow2::layout::entry::REFTABLE_OFFSET;
+use crate::format::qcow2::state::{Need, State, Stop, Try};
 
 /// The refcount at `index` of a block of counts `1 << order` bits wide. Narrow ones start at a byte's low end.
-pub(super) fn get(block: &[u8], order: u32, index: usize) -> u64 {
+pub(crate) fn get(block: &[u8], order: u32, index: usize) -> u64 {
     if order < 3 {
         let byte = block.get(index >> (3 - order)).copied().unwrap_or(0);
         return u64::from(byte >> shift(order, index)) & mask(order);
@@ -24,7 +24,7 @@ pub(super) fn get(block: &[u8], order: u32, index: usize) -> u64 {
 }
 
 /// Sets it. The value fits.
-pub(super) fn set(block: &mut [u8], order: u32, index: usize, value: u64) {
+pub(crate) fn set(block: &mut [u8], order: u32, index: usize, value: u64) {
     if order < 3 {
         if let Some(byte) = block.get_mut(index >> (3 - order)) {
             let shift = shift(order, index);
@@ -47,7 +47,7 @@ const fn mask(order: u32) -> u64 {
 }
 
 /// The bytes that hold the counts of `entries`.
-pub(super) const fn byte_range(order: u32, entries: Range<usize>) -> Range<usize> {
+pub(crate) const fn byte_range(order: u32, entries: Range<usize>) -> Range<usize> {
     (entries.start << order) / 8..(entries.end << order).div_ceil(8)
 }
 

@@ -2,7 +2,7 @@
 
 use millpond_messages::{Error, ErrorKind, Result};
 
-use super::bytes::{be32, text};
+use crate::format::qcow2::layout::bytes::{be32, text};
 
 const END: u32 = 0;
 const BACKING_FORMAT: u32 = 0xe279_2aca;
@@ -22,7 +22,7 @@ const BACKING_FORMAT_MAX: usize = 16;
 /// The feature words that names are given for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum FeatureType {
+pub(crate) enum FeatureType {
     Incompatible = 0,
     Compatible = 1,
     Autoclear = 2,
@@ -46,7 +46,7 @@ const MAX_BITMAP_DIRECTORY: u64 = MAX_BITMAPS as u64 * 1024;
 
 /// Where an image's bitmaps are listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct BitmapDirectory {
+pub(crate) struct BitmapDirectory {
     /// How many bitmaps there are.
     pub count: u32,
     /// Zero, until a later version of the format says otherwise.
@@ -59,7 +59,7 @@ pub(super) struct BitmapDirectory {
 
 /// An image's header extensions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Extensions {
+pub(crate) struct Extensions {
     /// The backing file's format.
     pub backing_format: Option<String>,
     /// The image's own feature name table, only to name what is not known here.
@@ -140,7 +140,7 @@ impl Extensions {
 
     /// Where the bitmaps are listed, if the image has any.
     pub fn bitmaps(&self) -> Option<BitmapDirectory> {
-        use super::bytes::be64;
+        use crate::format::qcow2::layout::bytes::be64;
         let (_, data) = self
             .kept
             .iter()

@@ -1,0 +1,112 @@
+//! An open image as its driver has it: the state, what it is waiting for, and the loop that runs a step until it happens.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Instant;
+
+use millpond_messages::graph::Options;
+use millpond_messages::{IoResult, OpenFlags};
+
+use super::options::Settings;
+use super::state::{Need, State, Stop, Try};
+use super::wait::{Gates, Key};
+use crate::api::{Answer, Child};
+use millpond_ring::Ring;
+
+/// An open qcow2 image.
+pub(crate) struct Qcow2 {
+    pub file: Child,
+    pub backing: Child,
+    pub ring: Ring,
+    pub state: RefCell<State>,
+    pub gates: Gates,
+    /// The cluster decompressed last.
+    pub last: RefCell<Option<LastCluster>>,
+    /// What the node was opened with, or reopened last. Settings depend on the image too, which may be exchanged.
+    pub given: RefCell<Given>,
+    /// A reopen between its preparation and its end.
+    pub prepared: RefCell<Option<Prepared>>,
+    /// When unused tables were last dropped.
+    pub cleaned: Cell<Instant>,
+}
+
+/// What a node is opened with.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Given {
+    pub options: Options,
+    pub flags: OpenFlags,
+}
+
+/// Options of a reopen that were checked, and what they change.
+pub(super) struct Prepared {
+    pub given: Given,
+    pub settings: Settings,
+    pub writable: bool,
+}
+
+/// A decompressed cluster, known by its L2 entry.
+pub(super) struct LastCluster {
+    pub entry: u64,
+    pub data: Rc<Vec<u8>>,
+}
+
+impl Qcow2 {
+    pub fn new(file: Child, backing: Child, ring: Ring, state: State, given: Given) -> Rc<Self> {
+        let cleaned = Cell::new(ring.now());
+        Rc::new(Self {
+            file,
+            backing,
+            ring,
+            state: RefCell::new(state),
+            gates: Gates::default(),
+            last: RefCell::default(),
+            given: RefCell::new(given),
+            prepared: RefCell::default(),
+            cleaned,
+        })
+    }
+
+    /// Runs a step until it happens: at once if nothing is missing.
+    pub fn run<'a, T: 'a>(
+        &'a self,
+        mut step: impl FnMut(&mut State) -> Try<T> + 'a,
+    ) -> Answer<'a, IoResult<T>> {
+        let result = step(&mut self.state.borrow_mut());
+        match result {
+            Ok(value) => Answer::ready(Ok(value)),
+            Err(Stop::Fail(error)) => Answer::ready(Err(error)),
+            Err(mut stop) => Answer::wait(async move {
+                loop {
+                    self.satisfy(stop).await?;
+                    let result = step(&mut self.state.borrow_mut());
+                    match result {
+                        Ok(value) => return Ok(value),
+                        Err(next) => stop = next,
+                    }
+                }
+            }),
+        }
+    }
+
+    /// Does what a step needs, or fails as it failed.
+    pub async fn satisfy(&self, stop: Stop) -> IoResult<()> {
+        match stop {
+            Stop::Fail(error) => Err(error),
+            Stop::Corrupt(corruption) => Err(self.found_corruption(corruption).await),
+            Stop::Need(Need::Slice(key)) => self.load_slice(key).await,
+            Stop::Need(Need::Refblock(index)) => self.load_refblock(index).await,
+            Stop::Need(Need::Ticket(id)) => {
+                self.gates.wait(Key::Ticket(id)).await;
+                Ok(())
+            }
+            Stop::Need(Need::Activation) => self.activate_late().await,
+            Stop::Need(Need::Preallocation) => self.detect_preallocation().await,
+            Stop::Need(Need::Thaw) => {
+                self.gates.wait(Key::Resize).await;
+                Ok(())
+            }
+            Stop::Need(Need::Table(index)) => self.make_table(index).await,
+            Stop::Need(Need::Writeback) => self.write_back(true).await,
+        }
+    }
+}
