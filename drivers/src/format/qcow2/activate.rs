@@ -21,8 +21,8 @@ fn check_data_file(old: &Options, new: &Options) -> Result<()> {
 }
 
 impl Qcow2 {
-    /// Readies an image for changes: mends refcounts that an unclean end left behind, and tells programs that know features
-    /// which are not known here, and users of bitmaps, that the image was changed without them.
+    /// Readies an image for changes: repairs refcounts after an unclean end, and clears the flags by which programs with features
+    /// that are not known here, and users of bitmaps, see whether the image was changed without them.
     pub(super) async fn activate(&self) -> Result<()> {
         if self.state.borrow().header.incompatible & DIRTY != 0 {
             let everything = Repair {
@@ -62,7 +62,7 @@ impl Qcow2 {
     /// Does so for the first request that changes something after a reopen.
     pub(super) async fn activate_late(&self) -> Result<(), IoError> {
         use super::wait::Key;
-        let _held = self.gates.hold(Key::Activation).await;
+        let _held = self.waits.hold(Key::Activation).await;
         if self.state.borrow().active {
             return Ok(());
         }
@@ -92,7 +92,7 @@ impl Qcow2 {
             ));
         }
         if !writable && was_writable {
-            self.put_away().await?;
+            self.flush_and_close().await?;
         }
         *self.prepared.borrow_mut() = Some(Prepared {
             given,
@@ -136,8 +136,8 @@ impl Qcow2 {
     }
 
     /// Forgets what is known of the image and reads it again.
-    pub(super) async fn read_again(&self) -> Result<()> {
-        self.put_away().await?;
+    pub(super) async fn reload(&self) -> Result<()> {
+        self.flush_and_close().await?;
         let Given { options, flags } = self.wanted();
         let mut state = open_state(&self.file, options, flags).await?;
         state.notices = self.state.borrow().notices.clone();

@@ -225,7 +225,7 @@ impl Qcow2 {
 
     async fn store_lazy_refcounts(&self, lazy: bool) -> Result<()> {
         if !lazy {
-            self.put_away().await?;
+            self.flush_and_close().await?;
         }
         let old = {
             let header = &mut self.state.borrow_mut().header;
@@ -247,7 +247,7 @@ impl Qcow2 {
         })
     }
 
-    /// Clusters that read as zeroes cannot be told of in version 2.
+    /// Refuses an image with zero clusters: version 2 has no way to store them.
     async fn refuse_zero_clusters(&self) -> Result<()> {
         let found = self.has_zero_clusters().await;
         match found.map_err(|error| Error::io("Failed to look for zero clusters", error))? {

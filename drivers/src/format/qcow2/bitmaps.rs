@@ -98,7 +98,7 @@ impl Qcow2 {
             if listed.is_some() {
                 tracing::warn!(
                     "The bitmaps of '{}' are ignored, since a program that does not know of bitmaps changed the image; what \
-                     belonged to them may be leaked, which `qemu-img check -r leaks` mends",
+                     belonged to them may be leaked, which `qemu-img check -r leaks` repairs",
                     self.image_name()
                 );
             }

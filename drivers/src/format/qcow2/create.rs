@@ -234,7 +234,7 @@ pub(super) async fn create(request: CreateRequest) -> Result<()> {
         .resize(size, options.preallocation, RequestFlags::empty())
         .await
         .map_err(|error| error.within("Could not resize image"))?;
-    image.put_away().await?;
+    image.flush_and_close().await?;
     file.flush()
         .await
         .map_err(|error| Error::io("Could not flush the new image", error))

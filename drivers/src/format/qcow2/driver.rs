@@ -11,7 +11,7 @@ use millpond_messages::{
 
 use super::header::{DIRTY, Header};
 use super::image::Qcow2;
-use super::state::{State, Stop};
+use super::state::{Blocked, State};
 use super::wait::Key;
 use crate::api::{
     Abilities, Ability, Answer, At, BackingLink, Driver, Events, Exchanged, Extent, Image, LengthSource,
@@ -64,7 +64,7 @@ impl Driver for Qcow2 {
 
     fn place(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
         if flags.contains(RequestFlags::WRITE_COMPRESSED) {
-            return Answer::ready(self.check_packed(offset, len).map(|()| Placement::own(len)));
+            return Answer::ready(self.check_compressed(offset, len).map(|()| Placement::own(len)));
         }
         if self.file.hears() {
             return Answer::wait(self.placed_for_write(offset, len));
@@ -77,10 +77,10 @@ impl Driver for Qcow2 {
         let step = self.state.borrow_mut().settle(id, written);
         match step {
             Ok(()) => {
-                self.gates.release(Key::Ticket(id));
+                self.waits.release(Key::Ticket(id));
                 Answer::ready(Ok(()))
             }
-            Err(stop) => Answer::wait(self.settle_later(id, written, stop)),
+            Err(blocked) => Answer::wait(self.settle_later(id, written, blocked)),
         }
     }
 
@@ -91,7 +91,7 @@ impl Driver for Qcow2 {
         _flags: RequestFlags,
     ) -> Answer<'static, Transfer> {
         // Nothing else is placed here.
-        Answer::wait(async move { self.write_packed(offset, buffers).await })
+        Answer::wait(async move { self.write_compressed(offset, buffers).await })
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
@@ -103,7 +103,7 @@ impl Driver for Qcow2 {
     }
 
     fn flush(&self) -> Answer<'_, IoResult<()>> {
-        if self.gates.is_held(Key::Writeback) || self.state.borrow().is_dirty() {
+        if self.waits.is_held(Key::Writeback) || self.state.borrow().is_dirty() {
             return Answer::wait(self.write_back(false));
         }
         Answer::ready(Ok(()))
@@ -142,7 +142,7 @@ impl Image for Qcow2 {
     }
 
     fn check(&self, repair: Repair) -> Answer<'_, Result<CheckResult>> {
-        Answer::wait(self.check_and_mend(repair))
+        Answer::wait(self.check_and_repair(repair))
     }
 
     fn make_empty(&self) -> Answer<'_, Result<()>> {
@@ -172,7 +172,7 @@ impl Lifecycle for Qcow2 {
     }
 
     fn invalidate(&self) -> Answer<'_, Result<()>> {
-        Answer::wait(self.read_again())
+        Answer::wait(self.reload())
     }
 
     fn reopen_abort(&self) {
@@ -180,7 +180,7 @@ impl Lifecycle for Qcow2 {
     }
 
     fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
-        Answer::wait(self.put_away())
+        Answer::wait(self.flush_and_close())
     }
 
     fn exchange(self: Rc<Self>, _slots: &[ChildSlot]) -> Answer<'static, Result<Exchanged>> {
@@ -200,7 +200,7 @@ impl Lifecycle for Qcow2 {
     }
 
     fn close(&self) -> Answer<'_, Result<()>> {
-        Answer::wait(self.put_away())
+        Answer::wait(self.flush_and_close())
     }
 }
 
@@ -222,7 +222,7 @@ impl Qcow2 {
         self.run(move |state| {
             let placement = state.place(offset, len, self.backing.is_connected())?;
             if let Some(ticket) = &placement.ticket {
-                self.gates.try_take(Key::Ticket(ticket.0));
+                self.waits.try_take(Key::Ticket(ticket.0));
             }
             Ok(placement)
         })
@@ -240,21 +240,21 @@ impl Qcow2 {
     }
 
     /// Settles a ticket that needs a table loaded first. Where that fails, its clusters are leaked rather than used.
-    async fn settle_later(&self, id: u64, written: bool, stop: Stop) -> IoResult<()> {
-        let result = match self.satisfy(stop).await {
+    async fn settle_later(&self, id: u64, written: bool, blocked: Blocked) -> IoResult<()> {
+        let result = match self.satisfy(blocked).await {
             Ok(()) => self.run(move |state| state.settle(id, written)).await,
             Err(error) => Err(error),
         };
         if result.is_err() {
             self.state.borrow_mut().in_flight.retain(|entry| entry.id != id);
         }
-        self.gates.release(Key::Ticket(id));
+        self.waits.release(Key::Ticket(id));
         result
     }
 
-    async fn check_and_mend(&self, repair: Repair) -> Result<CheckResult> {
-        let mends = repair.leaks || repair.errors;
-        if mends && !self.state.borrow().writable {
+    async fn check_and_repair(&self, repair: Repair) -> Result<CheckResult> {
+        let repairs = repair.leaks || repair.errors;
+        if repairs && !self.state.borrow().writable {
             return Err(Error::new(ErrorKind::ReadOnly, "Image is read-only"));
         }
         let result = self.check_image(repair).await?;
@@ -322,7 +322,7 @@ impl Qcow2 {
     }
 
     /// Brings the file up to date, as its last user does: nothing is left to repair.
-    pub(super) async fn put_away(&self) -> Result<()> {
+    pub(super) async fn flush_and_close(&self) -> Result<()> {
         if !self.state.borrow().writable || self.state.borrow().broken {
             return Ok(());
         }
@@ -330,7 +330,7 @@ impl Qcow2 {
             // References that are dropped by the first round lower refcounts, which the second writes.
             self.write_back(true).await?;
             self.write_back(true).await?;
-            // An image that was not readied for changes may have been marked dirty by somebody else: that is not mended.
+            // An image that was not readied for changes may have been marked dirty by somebody else: that is not repaired.
             if self.state.borrow().active && self.state.borrow().refcounts_lag() {
                 self.file.flush().await?;
                 self.state.borrow_mut().header.incompatible &= !DIRTY;

@@ -8,8 +8,8 @@ use millpond_messages::graph::Options;
 use millpond_messages::{IoResult, OpenFlags};
 
 use super::options::Settings;
-use super::state::{Need, State, Stop, Try};
-use super::wait::{Gates, Key};
+use super::state::{Blocked, Need, State, Step};
+use super::wait::{Key, KeyedWait};
 use crate::api::{Answer, Child};
 use millpond_ring::Ring;
 
@@ -19,7 +19,7 @@ pub(crate) struct Qcow2 {
     pub backing: Child,
     pub ring: Ring,
     pub state: RefCell<State>,
-    pub gates: Gates,
+    pub waits: KeyedWait,
     /// The cluster decompressed last.
     pub last: RefCell<Option<LastCluster>>,
     /// What the node was opened with, or reopened last. Settings depend on the image too, which may be exchanged.
@@ -58,7 +58,7 @@ impl Qcow2 {
             backing,
             ring,
             state: RefCell::new(state),
-            gates: Gates::default(),
+            waits: KeyedWait::default(),
             last: RefCell::default(),
             given: RefCell::new(given),
             prepared: RefCell::default(),
@@ -69,19 +69,19 @@ impl Qcow2 {
     /// Runs a step until it happens: at once if nothing is missing.
     pub fn run<'a, T: 'a>(
         &'a self,
-        mut step: impl FnMut(&mut State) -> Try<T> + 'a,
+        mut step: impl FnMut(&mut State) -> Step<T> + 'a,
     ) -> Answer<'a, IoResult<T>> {
         let result = step(&mut self.state.borrow_mut());
         match result {
             Ok(value) => Answer::ready(Ok(value)),
-            Err(Stop::Fail(error)) => Answer::ready(Err(error)),
-            Err(mut stop) => Answer::wait(async move {
+            Err(Blocked::Fail(error)) => Answer::ready(Err(error)),
+            Err(mut blocked) => Answer::wait(async move {
                 loop {
-                    self.satisfy(stop).await?;
+                    self.satisfy(blocked).await?;
                     let result = step(&mut self.state.borrow_mut());
                     match result {
                         Ok(value) => return Ok(value),
-                        Err(next) => stop = next,
+                        Err(next) => blocked = next,
                     }
                 }
             }),
@@ -89,24 +89,24 @@ impl Qcow2 {
     }
 
     /// Does what a step needs, or fails as it failed.
-    pub async fn satisfy(&self, stop: Stop) -> IoResult<()> {
-        match stop {
-            Stop::Fail(error) => Err(error),
-            Stop::Corrupt(corruption) => Err(self.found_corruption(corruption).await),
-            Stop::Need(Need::Slice(key)) => self.load_slice(key).await,
-            Stop::Need(Need::Refblock(index)) => self.load_refblock(index).await,
-            Stop::Need(Need::Ticket(id)) => {
-                self.gates.wait(Key::Ticket(id)).await;
+    pub async fn satisfy(&self, blocked: Blocked) -> IoResult<()> {
+        match blocked {
+            Blocked::Fail(error) => Err(error),
+            Blocked::Corrupt(corruption) => Err(self.found_corruption(corruption).await),
+            Blocked::Need(Need::Slice(key)) => self.load_slice(key).await,
+            Blocked::Need(Need::Refblock(index)) => self.load_refblock(index).await,
+            Blocked::Need(Need::Ticket(id)) => {
+                self.waits.wait(Key::Ticket(id)).await;
                 Ok(())
             }
-            Stop::Need(Need::Activation) => self.activate_late().await,
-            Stop::Need(Need::Preallocation) => self.detect_preallocation().await,
-            Stop::Need(Need::Thaw) => {
-                self.gates.wait(Key::Resize).await;
+            Blocked::Need(Need::Activation) => self.activate_late().await,
+            Blocked::Need(Need::Preallocation) => self.detect_preallocation().await,
+            Blocked::Need(Need::Thaw) => {
+                self.waits.wait(Key::Resize).await;
                 Ok(())
             }
-            Stop::Need(Need::Table(index)) => self.make_table(index).await,
-            Stop::Need(Need::Writeback) => self.write_back(true).await,
+            Blocked::Need(Need::Table(index)) => self.make_table(index).await,
+            Blocked::Need(Need::Writeback) => self.write_back(true).await,
         }
     }
 }

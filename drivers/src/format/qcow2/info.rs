@@ -7,7 +7,7 @@ use super::header::{CORRUPT, Compression, DIRTY, LAZY_REFCOUNTS};
 use super::state::State;
 
 impl State {
-    /// What every format tells of itself.
+    /// The facts that every format reports of itself.
     pub fn info(&self) -> DriverInfo {
         let cluster_size = self.geometry.cluster_size();
         DriverInfo {

@@ -17,7 +17,7 @@ use crate::api::Notices;
 
 /// Why a step did not happen.
 #[derive(Debug)]
-pub(super) enum Stop {
+pub(super) enum Blocked {
     /// Something must be done first; then the step is tried again.
     Need(Need),
     /// It cannot be done, for this reason.
@@ -63,21 +63,21 @@ pub(super) enum Need {
 }
 
 /// The result of a step, or why it must wait.
-pub(super) type Try<T> = Result<T, Stop>;
+pub(super) type Step<T> = Result<T, Blocked>;
 
-impl From<Need> for Stop {
+impl From<Need> for Blocked {
     fn from(need: Need) -> Self {
         Self::Need(need)
     }
 }
 
-impl From<IoError> for Stop {
+impl From<IoError> for Blocked {
     fn from(error: IoError) -> Self {
         Self::Fail(error)
     }
 }
 
-/// Why a cluster is freed, which decides whether the file is told.
+/// Why a cluster is freed, which decides whether the file gets a discard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FreeReason {
     /// The guest discarded it.
@@ -132,8 +132,8 @@ pub(super) struct State {
     pub refblocks: Cache<Vec<u8>>,
     /// No cluster below this is free.
     pub free_hint: u64,
-    /// Where what was packed last ends; on a cluster's boundary, or 0, nothing more goes behind it.
-    pub packed_end: u64,
+    /// Where the compressed data written last ends. On a cluster's boundary, or at 0, no more compressed data goes behind it.
+    pub compressed_end: u64,
     /// Nothing was ever stored in the file from here on.
     pub file_end: u64,
     pub frees: Vec<Free>,
@@ -151,11 +151,11 @@ pub(super) struct State {
     pub active: bool,
     /// The file's end is being cut off: nothing may be allocated.
     pub frozen: bool,
-    /// Corruption was reported: it is told once.
+    /// Corruption was reported; it is reported once.
     pub reported: bool,
     /// Set once corruption made the image unusable.
     pub broken: bool,
-    /// Where corruption is told.
+    /// Where corruption is reported.
     pub notices: Notices,
     /// Whether clusters may be allocated without being used, found out when first asked.
     pub preallocated: Option<bool>,
@@ -178,7 +178,7 @@ impl State {
             reftable_dirty: BTreeSet::new(),
             refblocks: Cache::new(settings.refblocks),
             free_hint: 0,
-            packed_end: 0,
+            compressed_end: 0,
             file_end: 0,
             frees: Vec::new(),
             in_flight: Vec::new(),
@@ -201,38 +201,38 @@ impl State {
     }
 
     /// The L2 table of an L1 entry, if it has one.
-    pub fn l2_table(&self, l1_index: L1Index) -> Try<Option<u64>> {
+    pub fn l2_table(&self, l1_index: L1Index) -> Step<Option<u64>> {
         let entry = l1_index.entry(&self.l1).unwrap_or(0);
         let table = entry & L1_OFFSET;
         if self.geometry.in_cluster(table) != 0 {
             let index = Hex(l1_index.0);
             let text = format!("L2 table offset {table:#x} unaligned (L1 index: {index})");
-            return Err(Stop::Corrupt(text.into()));
+            return Err(Blocked::Corrupt(text.into()));
         }
         Ok((table != 0).then_some(table))
     }
 
     /// Where the slice that maps guest `offset` is in the file, if there is one.
-    pub fn slice_key(&self, offset: u64) -> Try<Option<SliceKey>> {
+    pub fn slice_key(&self, offset: u64) -> Step<Option<SliceKey>> {
         let table = self.l2_table(self.geometry.l1_index(offset))?;
         Ok(table.map(|table| SliceKey::of(&self.geometry, table, offset)))
     }
 
     /// The slice at `key`.
-    pub fn slice(&self, key: SliceKey) -> Try<&[u64]> {
+    pub fn slice(&self, key: SliceKey) -> Step<&[u64]> {
         self.l2
             .get(key.0)
             .map(Vec::as_slice)
-            .ok_or(Stop::Need(Need::Slice(key)))
+            .ok_or(Blocked::Need(Need::Slice(key)))
     }
 
     /// The slice at `key` of a table that may be changed: the image's own.
-    pub fn writable_slice(&self, offset: u64) -> Try<SliceKey> {
+    pub fn writable_slice(&self, offset: u64) -> Step<SliceKey> {
         let l1_index = self.geometry.l1_index(offset);
         let entry = l1_index.entry(&self.l1).unwrap_or(0);
         match self.slice_key(offset)? {
             Some(key) if entry & COPIED != 0 => Ok(key),
-            _ => Err(Stop::Need(Need::Table(l1_index))),
+            _ => Err(Blocked::Need(Need::Table(l1_index))),
         }
     }
 
@@ -255,11 +255,11 @@ impl State {
         }
     }
 
-    /// Packs nothing more into a cluster of the file that is given up or about to be.
-    pub fn close_packed(&mut self, cluster: u64, count: u64) {
-        let open = self.packed_end >> self.geometry.cluster_bits;
+    /// Puts no more compressed data into clusters of the file that are freed or about to be.
+    pub fn close_compressed(&mut self, cluster: u64, count: u64) {
+        let open = self.compressed_end >> self.geometry.cluster_bits;
         if (cluster..cluster.saturating_add(count)).contains(&open) {
-            self.packed_end = 0;
+            self.compressed_end = 0;
         }
     }
 
@@ -296,9 +296,9 @@ impl State {
     }
 
     /// Refuses requests once the image is unusable.
-    pub fn check_usable(&self) -> Try<()> {
+    pub fn check_usable(&self) -> Step<()> {
         if self.broken {
-            Err(Stop::Fail(IoError::NoMedium))
+            Err(Blocked::Fail(IoError::NoMedium))
         } else {
             Ok(())
         }

@@ -9,7 +9,7 @@ use super::image::Qcow2;
 use super::layout::bytes::table_to_be;
 use super::layout::entry::{COPIED, Cluster, L1_OFFSET, cluster};
 use super::layout::index::{L1Index, SliceKey};
-use super::state::{FreeReason, State, Stop, Try};
+use super::state::{Blocked, FreeReason, State, Step};
 use super::wait::Key;
 use crate::api::Target;
 use millpond_ring::buffer::Buffers;
@@ -21,7 +21,7 @@ fn invalid(text: &'static str) -> Error {
 impl State {
     /// Allocates clusters in advance for the start of a range; answers how many bytes of it. Only the untouched end of the
     /// file is used, which reads as zeroes.
-    fn preallocate_some(&mut self, offset: u64, len: u64) -> Try<u64> {
+    fn preallocate_some(&mut self, offset: u64, len: u64) -> Step<u64> {
         let key = self.writable_slice(offset)?;
         let index = self.geometry.slice_index(offset);
         let wanted = self.geometry.clusters(len) as usize;
@@ -63,7 +63,7 @@ impl State {
     }
 
     /// The last cluster of the file that is in use, looked for from refcount block `block` down.
-    fn last_used(&self, block: u64) -> Try<Option<u64>> {
+    fn last_used(&self, block: u64) -> Step<Option<u64>> {
         let first = block << self.geometry.refblock_bits();
         if self.refblock_offset(block).is_none() {
             return Ok(None);
@@ -85,7 +85,7 @@ impl Qcow2 {
         preallocation: Preallocation,
         flags: RequestFlags,
     ) -> Result<()> {
-        let _held = self.gates.hold(Key::Resize).await;
+        let _held = self.waits.hold(Key::Resize).await;
         let (old, snapshots, version) = {
             let state = self.state.borrow();
             (state.header.size, state.header.snapshots, state.header.version)
@@ -146,7 +146,7 @@ impl Qcow2 {
             self.state.borrow_mut().header.size = old;
             return Err(error);
         }
-        // Whoever is told of the new length may rely on it. Where the flush fails the file has the new length all the same.
+        // The client may rely on the new length once it has the answer. Where the flush fails the file has the new length all the same.
         self.file.flush().await
     }
 
@@ -164,7 +164,7 @@ impl Qcow2 {
             return Err(IoError::Os(millpond_messages::error::errno::EFBIG));
         }
         // Nobody else may write the L1 table while it moves.
-        let _held = self.gates.hold(Key::Writeback).await;
+        let _held = self.waits.hold(Key::Writeback).await;
         self.file.debug_event(DebugEvent::L1GrowAllocTable).await;
         self.file.debug_event(DebugEvent::ClusterAlloc).await;
         let first = self.run(move |state| state.allocate_row(clusters)).await?;
@@ -325,7 +325,7 @@ impl Qcow2 {
     }
 
     async fn cut_frozen_file(&self) -> IoResult<()> {
-        let _held = self.gates.hold(Key::Writeback).await;
+        let _held = self.waits.hold(Key::Writeback).await;
         self.write_back_held(true).await?;
         let blocks = self.state.borrow().reftable.len() as u64;
         for block in (0..blocks).rev() {
@@ -347,9 +347,9 @@ impl Qcow2 {
 
 impl State {
     /// Holds allocations back while the file is cut.
-    pub fn check_not_frozen(&self) -> Try<()> {
+    pub fn check_not_frozen(&self) -> Step<()> {
         if self.frozen {
-            Err(Stop::Need(super::state::Need::Thaw))
+            Err(Blocked::Need(super::state::Need::Thaw))
         } else {
             Ok(())
         }

@@ -1,4 +1,4 @@
-//! Keyed gates: who holds one makes others that want the same wait, each key for itself.
+//! Keyed waits: who holds one makes others that want the same wait, each key for itself.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -25,19 +25,19 @@ pub(super) enum Key {
     Activation,
 }
 
-/// The gates of one node. Few are held at a time, so a list does.
+/// The waits of one node. Few are held at a time, so a list does.
 #[derive(Default)]
-pub(super) struct Gates {
+pub(super) struct KeyedWait {
     held: RefCell<Vec<(Key, Vec<Waker>)>>,
 }
 
-impl Gates {
+impl KeyedWait {
     /// Whether somebody holds `key`.
     pub fn is_held(&self, key: Key) -> bool {
         self.held.borrow().iter().any(|(held, _)| *held == key)
     }
 
-    /// Takes hold of `key` unless somebody has. Let go with [`Gates::release`].
+    /// Takes hold of `key` unless somebody has. Let go with [`KeyedWait::release`].
     pub fn try_take(&self, key: Key) -> bool {
         let free = !self.is_held(key);
         if free {
@@ -59,7 +59,7 @@ impl Gates {
 
     /// Takes hold of `key` unless somebody has, until the guard is dropped.
     pub fn try_hold(&self, key: Key) -> Option<Held<'_>> {
-        self.try_take(key).then(|| Held { gates: self, key })
+        self.try_take(key).then(|| Held { waits: self, key })
     }
 
     /// Waits until nobody holds `key`. It may be held again when the waiter runs.
@@ -91,12 +91,12 @@ impl Gates {
 /// A hold that ends with this guard.
 #[must_use = "dropping the guard lets go"]
 pub(super) struct Held<'a> {
-    gates: &'a Gates,
+    waits: &'a KeyedWait,
     key: Key,
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.gates.release(self.key);
+        self.waits.release(self.key);
     }
 }

@@ -7,7 +7,7 @@ use crate::api::{Placement, Target, Ticket};
 use crate::format::qcow2::layout::bytes::Hex;
 use crate::format::qcow2::layout::entry::{COPIED, Cluster, L1_OFFSET, REFTABLE_OFFSET, cluster, compressed};
 use crate::format::qcow2::layout::index::SliceKey;
-use crate::format::qcow2::state::{Corruption, FreeReason, InFlight, Need, State, Stop, Try};
+use crate::format::qcow2::state::{Blocked, Corruption, FreeReason, InFlight, Need, State, Step};
 use crate::format::qcow2::table::overlap::Kind;
 
 /// Dirty L2 slices and refcount blocks, and dropped references, beyond which writers wait for a write-back: 4 MiB of
@@ -45,7 +45,7 @@ struct Chosen {
 
 impl State {
     /// Where a write of `len` bytes at `offset` goes. `backing` says whether what is unallocated shows a backing file.
-    pub fn place(&mut self, offset: u64, len: u64, backing: bool) -> Try<Placement> {
+    pub fn place(&mut self, offset: u64, len: u64, backing: bool) -> Step<Placement> {
         self.check_writable()?;
         let span = Span {
             len,
@@ -59,7 +59,7 @@ impl State {
         let entries = slice.get(index..).unwrap_or_default();
         let entries = entries.get(..wanted as usize).unwrap_or(entries);
         let Some(&entry) = entries.first() else {
-            return Err(Stop::Fail(IoError::Corrupt));
+            return Err(Blocked::Fail(IoError::Corrupt));
         };
         let kind = self.cluster_for_write(entry, key, offset)?;
         let bits = self.geometry.cluster_bits;
@@ -105,7 +105,7 @@ impl State {
     }
 
     /// Allocates for as many clusters as `old` has, which says of each whether it shows anything but zeroes, or fewer.
-    fn place_new(&mut self, span: &Span, first: u64, old: &[bool]) -> Try<Placement> {
+    fn place_new(&mut self, span: &Span, first: u64, old: &[bool]) -> Step<Placement> {
         self.check_pressure()?;
         let (host, count) = self.allocate(old.len() as u64)?;
         let host = host << self.geometry.cluster_bits;
@@ -167,12 +167,12 @@ impl State {
     }
 
     /// How many of `count` guest clusters from `first` no write in flight was given; at least the first.
-    pub fn before_in_flight(&self, first: u64, count: u64) -> Try<u64> {
+    pub fn before_in_flight(&self, first: u64, count: u64) -> Step<u64> {
         let mut end = first + count;
         for other in &self.in_flight {
             if other.first < end && first < other.first + other.count {
                 if other.first <= first {
-                    return Err(Stop::Need(Need::Ticket(other.id)));
+                    return Err(Blocked::Need(Need::Ticket(other.id)));
                 }
                 end = other.first;
             }
@@ -181,7 +181,7 @@ impl State {
     }
 
     /// Makes visible what a write was given, or gives it back.
-    pub fn settle(&mut self, id: u64, written: bool) -> Try<()> {
+    pub fn settle(&mut self, id: u64, written: bool) -> Step<()> {
         let Some(at) = self.in_flight.iter().position(|entry| entry.id == id) else {
             return Ok(());
         };
@@ -208,7 +208,7 @@ impl State {
     }
 
     /// Points the guest's clusters at their new places.
-    fn link(&mut self, first: u64, count: u64, host: u64) -> Try<()> {
+    fn link(&mut self, first: u64, count: u64, host: u64) -> Step<()> {
         let bits = self.geometry.cluster_bits;
         let offset = first << bits;
         let key = self.writable_slice(offset)?;
@@ -220,7 +220,7 @@ impl State {
             .change(key.0, range.clone())
             .and_then(|slice| slice.get_mut(range))
         else {
-            return Err(Stop::Fail(IoError::Corrupt));
+            return Err(Blocked::Fail(IoError::Corrupt));
         };
         let mut old = Vec::new();
         for (entry, n) in entries.iter_mut().zip(0_u64..) {
@@ -254,23 +254,23 @@ impl State {
     }
 
     /// Refuses to write to an image that is read-only or unusable.
-    pub fn check_writable(&self) -> Try<()> {
+    pub fn check_writable(&self) -> Step<()> {
         self.check_usable()?;
         match (self.writable, self.active) {
             (true, true) => Ok(()),
-            (true, false) => Err(Stop::Need(Need::Activation)),
-            (false, _) => Err(Stop::Fail(IoError::ReadOnly)),
+            (true, false) => Err(Blocked::Need(Need::Activation)),
+            (false, _) => Err(Blocked::Fail(IoError::ReadOnly)),
         }
     }
 
     /// Asks for a write-back where too much in memory waits for one.
-    pub fn check_pressure(&self) -> Try<()> {
+    pub fn check_pressure(&self) -> Step<()> {
         self.check_not_frozen()?;
         if self.l2.dirty() > self.most_dirty_slices()
             || self.too_many_refblocks()
             || self.frees.len() > MAX_FREES
         {
-            return Err(Stop::Need(Need::Writeback));
+            return Err(Blocked::Need(Need::Writeback));
         }
         Ok(())
     }
@@ -295,13 +295,13 @@ impl State {
     }
 
     /// Refuses to write over metadata, at `offset` of the file: the tables contradict each other where that comes up.
-    pub fn check_not_metadata(&self, offset: u64, len: u64) -> Try<()> {
+    pub fn check_not_metadata(&self, offset: u64, len: u64) -> Step<()> {
         let bits = self.geometry.cluster_bits;
         let (mut first, end) = (offset >> bits, ((offset + len - 1) >> bits) + 1);
         while let Some(cluster) = self.metadata.find(first, end - first) {
             let kind = self.metadata_kind(cluster);
             if let Some(kind) = kind.filter(|kind| self.settings.guarded.has(*kind)) {
-                return Err(Stop::Corrupt(Corruption {
+                return Err(Blocked::Corrupt(Corruption {
                     text: format!(
                         "Preventing invalid write on metadata (overlaps with {})",
                         kind.description()
@@ -313,19 +313,19 @@ impl State {
         }
         if offset >> bits == 0 {
             let text = "Preventing invalid allocation of data cluster at offset 0".to_owned();
-            return Err(Stop::Corrupt(text.into()));
+            return Err(Blocked::Corrupt(text.into()));
         }
         Ok(())
     }
 
     /// The same for whole clusters.
-    pub fn check_free_of_metadata(&self, first: u64, count: u64) -> Try<()> {
+    pub fn check_free_of_metadata(&self, first: u64, count: u64) -> Step<()> {
         let bits = self.geometry.cluster_bits;
         self.check_not_metadata(first << bits, count << bits)
     }
 
     /// What the entry of guest `offset` says, unless nothing can be written there.
-    fn cluster_for_write(&self, entry: u64, key: SliceKey, offset: u64) -> Try<Cluster> {
+    fn cluster_for_write(&self, entry: u64, key: SliceKey, offset: u64) -> Step<Cluster> {
         let unaligned = |host| self.geometry.in_cluster(host) != 0;
         let (what, host) = match cluster(entry) {
             Cluster::Normal(host) if unaligned(host) => ("Data", host),
@@ -334,7 +334,7 @@ impl State {
         };
         let offset = Hex(offset);
         let text = format!("{what} cluster offset {host:#x} unaligned (guest offset: {offset})");
-        Err(Stop::Corrupt(text.into()))
+        Err(Blocked::Corrupt(text.into()))
     }
 
     /// What metadata a cluster holds.

@@ -1,4 +1,4 @@
-//! Compressed clusters: finding, unpacking and keeping the last one.
+//! Reads of compressed clusters: finding and decompressing them, and keeping the last one.
 
 use std::io::Read;
 use std::rc::Rc;
@@ -9,16 +9,16 @@ use crate::api::{At, Purpose, Transfer};
 use crate::format::qcow2::header::Compression;
 use crate::format::qcow2::image::{LastCluster, Qcow2};
 use crate::format::qcow2::layout::entry::{Cluster, Compressed, cluster, compressed};
-use crate::format::qcow2::state::{State, Try};
+use crate::format::qcow2::state::{State, Step};
 use millpond_ring::buffer::{Buffer, Buffers};
 
-/// Unpacks one cluster of `size` bytes. What is packed may be followed by anything; what comes out is never more than a
+/// Decompresses one cluster of `size` bytes. Anything may follow the compressed data; what comes out is never more than a
 /// cluster, whatever the input claims.
-fn unpack(kind: Compression, packed: &[u8], size: usize) -> IoResult<Vec<u8>> {
+fn decompress(kind: Compression, compressed: &[u8], size: usize) -> IoResult<Vec<u8>> {
     let mut data = vec![0; size];
     let whole = match kind {
-        Compression::Zlib => flate2::read::DeflateDecoder::new(packed).read_exact(&mut data),
-        Compression::Zstd => zstd::stream::read::Decoder::with_buffer(packed).and_then(|mut decoder| {
+        Compression::Zlib => flate2::read::DeflateDecoder::new(compressed).read_exact(&mut data),
+        Compression::Zstd => zstd::stream::read::Decoder::with_buffer(compressed).and_then(|mut decoder| {
             // The window of a frame of one cluster is never larger than that; 2 MiB is the largest cluster.
             decoder.window_log_max(27)?;
             decoder.read_exact(&mut data)
@@ -31,7 +31,7 @@ fn unpack(kind: Compression, packed: &[u8], size: usize) -> IoResult<Vec<u8>> {
 
 impl State {
     /// The L2 entry of the cluster at guest `offset`, 0 where there is none.
-    pub fn entry(&self, offset: u64) -> Try<u64> {
+    pub fn entry(&self, offset: u64) -> Step<u64> {
         self.check_usable()?;
         let Some(key) = self.slice_key(offset)? else {
             return Ok(0);
@@ -46,7 +46,7 @@ impl State {
 
 impl Qcow2 {
     /// Reads a range that was found to be compressed. It may have been written to meanwhile, and its old place been given
-    /// to another cluster: so what was unpacked counts only if the entry is still the same.
+    /// to another cluster: so what was decompressed counts only if the entry is still the same.
     pub(crate) async fn read_special(&self, offset: u64, mut buffers: Buffers) -> Transfer {
         let mut done = 0;
         let len = buffers.len();
@@ -83,7 +83,7 @@ impl Qcow2 {
                 // Overwritten since: the caller's next look finds the new place.
                 return Box::pin(self.read_piece(offset, len)).await;
             }
-            let result = self.unpacked(entry).await;
+            let result = self.decompressed(entry).await;
             if self.run(move |state| state.entry(offset)).await? != entry {
                 continue;
             }
@@ -96,7 +96,7 @@ impl Qcow2 {
     }
 
     /// The data of a compressed cluster.
-    async fn unpacked(&self, entry: u64) -> IoResult<Rc<Vec<u8>>> {
+    async fn decompressed(&self, entry: u64) -> IoResult<Rc<Vec<u8>>> {
         let found = self
             .last
             .borrow()
@@ -116,10 +116,10 @@ impl Qcow2 {
         };
         let Compressed { offset, len } = place;
         self.file.debug_event(DebugEvent::ReadCompressed).await;
-        let packed = self.file.read_vec(offset, len as usize).await?.into_single();
+        let compressed = self.file.read_vec(offset, len as usize).await?.into_single();
         let data = self
             .ring
-            .blocking(move || unpack(kind, &packed, size as usize))
+            .blocking(move || decompress(kind, &compressed, size as usize))
             .await?;
         let data = Rc::new(data);
         *self.last.borrow_mut() = Some(LastCluster {
@@ -130,7 +130,7 @@ impl Qcow2 {
     }
 
     /// Forgets the cluster decompressed last: clusters of the file changed hands.
-    pub(crate) fn forget_unpacked(&self) {
+    pub(crate) fn forget_decompressed(&self) {
         self.last.borrow_mut().take();
     }
 }
@@ -146,19 +146,25 @@ mod tests {
         let bomb = vec![0_u8; 64 << 20];
         let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
         encoder.write_all(&bomb).unwrap();
-        let packed = encoder.finish().unwrap();
-        assert_eq!(unpack(Compression::Zlib, &packed, 65536).unwrap().len(), 65536);
-        let packed = zstd::encode_all(bomb.as_slice(), 1).unwrap();
-        assert_eq!(unpack(Compression::Zstd, &packed, 65536).unwrap().len(), 65536);
+        let compressed = encoder.finish().unwrap();
+        assert_eq!(
+            decompress(Compression::Zlib, &compressed, 65536).unwrap().len(),
+            65536
+        );
+        let compressed = zstd::encode_all(bomb.as_slice(), 1).unwrap();
+        assert_eq!(
+            decompress(Compression::Zstd, &compressed, 65536).unwrap().len(),
+            65536
+        );
     }
 
     #[test]
     fn too_little_or_nonsense_is_an_error() {
         for kind in [Compression::Zlib, Compression::Zstd] {
-            assert!(unpack(kind, &[0xff; 100], 65536).is_err());
-            assert!(unpack(kind, &[], 65536).is_err());
+            assert!(decompress(kind, &[0xff; 100], 65536).is_err());
+            assert!(decompress(kind, &[], 65536).is_err());
         }
-        let packed = zstd::encode_all([1_u8; 100].as_slice(), 1).unwrap();
-        assert!(unpack(Compression::Zstd, &packed, 65536).is_err());
+        let compressed = zstd::encode_all([1_u8; 100].as_slice(), 1).unwrap();
+        assert!(decompress(Compression::Zstd, &compressed, 65536).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! Compressed writes: whole clusters, packed, stored one behind the other on no particular boundary.
+//! Compressed writes: whole clusters, compressed, stored one behind the other on no particular boundary.
 
 use millpond_messages::error::errno::{EFBIG, EIO};
 use millpond_messages::{DebugEvent, IoError, IoResult, RequestFlags, SECTOR_SIZE};
@@ -7,32 +7,32 @@ use crate::api::{Driver, Target, Transfer};
 use crate::format::qcow2::header::Compression;
 use crate::format::qcow2::image::Qcow2;
 use crate::format::qcow2::layout::entry::{COMPRESSED, COPIED};
-use crate::format::qcow2::state::{FreeReason, InFlight, State, Stop, Try};
+use crate::format::qcow2::state::{Blocked, FreeReason, InFlight, State, Step};
 use crate::format::qcow2::wait::Key;
 use millpond_ring::buffer::Buffers;
 
 /// log2 of the window that readers of the format have for deflated data, in bytes.
 const WINDOW_BITS: u8 = 12;
 
-/// Packs a cluster into less than its size; none where it does not shrink.
-fn pack(kind: Compression, data: &[u8]) -> Option<Vec<u8>> {
+/// Compresses a cluster; none where the result would not be shorter.
+fn compress(kind: Compression, data: &[u8]) -> Option<Vec<u8>> {
     let most = data.len().saturating_sub(1);
     match kind {
         Compression::Zlib => {
             let level = flate2::Compression::default();
             let mut deflate = flate2::Compress::new_with_window_bits(level, false, WINDOW_BITS);
-            let mut packed = Vec::with_capacity(most);
-            let end = deflate.compress_vec(data, &mut packed, flate2::FlushCompress::Finish);
-            matches!(end, Ok(flate2::Status::StreamEnd)).then_some(packed)
+            let mut compressed = Vec::with_capacity(most);
+            let end = deflate.compress_vec(data, &mut compressed, flate2::FlushCompress::Finish);
+            matches!(end, Ok(flate2::Status::StreamEnd)).then_some(compressed)
         }
         Compression::Zstd => {
-            let packed = zstd::bulk::compress(data, zstd::DEFAULT_COMPRESSION_LEVEL).ok()?;
-            (packed.len() <= most).then_some(packed)
+            let compressed = zstd::bulk::compress(data, zstd::DEFAULT_COMPRESSION_LEVEL).ok()?;
+            (compressed.len() <= most).then_some(compressed)
         }
     }
 }
 
-/// Where a packed cluster goes.
+/// Where a compressed cluster goes.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     ticket: u64,
@@ -43,8 +43,8 @@ struct Place {
 }
 
 impl State {
-    /// A place for the packed cluster at guest `offset`.
-    fn place_packed(&mut self, offset: u64, len: u64) -> Try<Place> {
+    /// A place for the compressed cluster at guest `offset`.
+    fn place_compressed(&mut self, offset: u64, len: u64) -> Step<Place> {
         self.check_writable()?;
         let first = offset >> self.geometry.cluster_bits;
         self.before_in_flight(first, 1)?;
@@ -54,7 +54,7 @@ impl State {
         self.checked_cluster(old, key, index)?;
         if old & (COPIED | COMPRESSED) != 0 {
             // As QEMU has it, what is stored already is not compressed any more.
-            return Err(Stop::Fail(IoError::Os(EIO)));
+            return Err(Blocked::Fail(IoError::Os(EIO)));
         }
         self.check_pressure()?;
         let host = self.allocate_bytes(len)?;
@@ -69,46 +69,46 @@ impl State {
             copies: false,
         });
         let sectors = (host + len - 1) / SECTOR_SIZE - host / SECTOR_SIZE;
-        let entry = COMPRESSED | sectors << self.packed_shift() | host;
+        let entry = COMPRESSED | sectors << self.sectors_shift() | host;
         Ok(Place { ticket, host, entry })
     }
 
     /// Where the count of sectors begins in a compressed cluster's entry.
-    fn packed_shift(&self) -> u32 {
+    fn sectors_shift(&self) -> u32 {
         62 - (self.geometry.cluster_bits - 8)
     }
 
-    /// Allocates `len` bytes, less than a cluster: behind what was packed last, if that has room.
-    fn allocate_bytes(&mut self, len: u64) -> Try<u64> {
+    /// Allocates `len` bytes, less than a cluster: behind the compressed data written last, if its last cluster has room.
+    fn allocate_bytes(&mut self, len: u64) -> Step<u64> {
         let bits = self.geometry.cluster_bits;
-        let end = self.packed_end;
+        let end = self.compressed_end;
         let (open, used) = (end >> bits, self.geometry.in_cluster(end));
         let mut count = 0;
         if used != 0 {
             count = self.refcount(open)?;
         }
-        // Each packed cluster counts once in every cluster of the file that it touches.
+        // Each compressed cluster counts once in every cluster of the file that it touches.
         let shares = count > 0 && count < self.geometry.refcount_max();
         if shares && used + len <= self.geometry.cluster_size() {
             self.set_refcounts(open, 1, count + 1)?;
-            self.packed_end = end + len;
+            self.compressed_end = end + len;
             return Ok(end);
         }
         let (new, _) = self.allocate(1)?;
-        if ((new + 1) << bits) >> self.packed_shift() != 0 {
+        if ((new + 1) << bits) >> self.sectors_shift() != 0 {
             self.set_refcounts(new, 1, 0)?;
-            return Err(Stop::Fail(IoError::Os(EFBIG)));
+            return Err(Blocked::Fail(IoError::Os(EFBIG)));
         }
         self.file_end = self.file_end.max((new + 1) << bits);
         // Where the block with the open cluster's count was pushed out meanwhile, that cluster is left as it is.
         let joins = shares && new == open + 1 && self.set_refcounts(open, 1, count + 1).is_ok();
         let host = if joins { end } else { new << bits };
-        self.packed_end = host + len;
+        self.compressed_end = host + len;
         Ok(host)
     }
 
-    /// Points the guest's cluster at its packed data, or gives the place back.
-    fn settle_packed(&mut self, place: Place, len: u64, written: bool) -> Try<()> {
+    /// Points the guest's cluster at its compressed data, or gives the place back.
+    fn settle_compressed(&mut self, place: Place, len: u64, written: bool) -> Step<()> {
         let bits = self.geometry.cluster_bits;
         let Some(at) = self.in_flight.iter().position(|entry| entry.id == place.ticket) else {
             return Ok(());
@@ -121,7 +121,7 @@ impl State {
             let old = self.slice(key)?.get(index).copied().unwrap_or(0);
             self.set_entry(key, index, place.entry);
             self.drop_cluster(old, FreeReason::Other);
-            // What is not whole cannot be unpacked: it is durable before the entry is.
+            // Compressed data that is cut short cannot be decompressed, so it is durable before the entry.
             self.barrier = true;
         } else {
             let (start, end) = (place.host >> bits, (place.host + len - 1) >> bits);
@@ -138,7 +138,7 @@ impl State {
 
 impl Qcow2 {
     /// Whether a compressed write of this range can be: whole clusters, the last of the disk being as long as it is.
-    pub(crate) fn check_packed(&self, offset: u64, len: u64) -> IoResult<()> {
+    pub(crate) fn check_compressed(&self, offset: u64, len: u64) -> IoResult<()> {
         let state = self.state.borrow();
         let size = state.header.size.next_multiple_of(SECTOR_SIZE);
         let whole = state.geometry.in_cluster(offset) == 0
@@ -147,11 +147,11 @@ impl Qcow2 {
     }
 
     /// Writes whole clusters compressed, one after the other.
-    pub(crate) async fn write_packed(&self, mut offset: u64, buffers: Buffers) -> Transfer {
+    pub(crate) async fn write_compressed(&self, mut offset: u64, buffers: Buffers) -> Transfer {
         let cluster = self.state.borrow().geometry.cluster_size();
         let bytes = buffers.to_vec();
         for data in bytes.chunks(cluster as usize) {
-            if let Err(error) = self.write_packed_cluster(offset, data).await {
+            if let Err(error) = self.write_compressed_cluster(offset, data).await {
                 return (Err(error), buffers);
             }
             offset += data.len() as u64;
@@ -159,46 +159,48 @@ impl Qcow2 {
         (Ok(()), buffers)
     }
 
-    async fn write_packed_cluster(&self, offset: u64, data: &[u8]) -> IoResult<()> {
+    async fn write_compressed_cluster(&self, offset: u64, data: &[u8]) -> IoResult<()> {
         let (kind, cluster) = {
             let state = self.state.borrow();
             (state.header.compression, state.geometry.cluster_size())
         };
         let mut whole = data.to_vec();
         whole.resize(cluster as usize, 0);
-        match self.ring.blocking(move || pack(kind, &whole)).await {
-            Some(packed) => self.store_packed(offset, packed).await,
+        match self.ring.blocking(move || compress(kind, &whole)).await {
+            Some(compressed) => self.store_compressed(offset, compressed).await,
             None => self.store_plain(offset, data).await,
         }
     }
 
-    async fn store_packed(&self, offset: u64, packed: Vec<u8>) -> IoResult<()> {
-        let len = packed.len() as u64;
+    async fn store_compressed(&self, offset: u64, compressed: Vec<u8>) -> IoResult<()> {
+        let len = compressed.len() as u64;
         self.file.debug_event(DebugEvent::ClusterAllocBytes).await;
         self.file.debug_event(DebugEvent::RefblockAlloc).await;
         let place = self
             .run(move |state| {
-                let place = state.place_packed(offset, len)?;
-                self.gates.try_take(Key::Ticket(place.ticket));
+                let place = state.place_compressed(offset, len)?;
+                self.waits.try_take(Key::Ticket(place.ticket));
                 Ok(place)
             })
             .await?;
-        // The cluster unpacked last may have had the same entry.
-        self.forget_unpacked();
+        // The cluster decompressed last may have had the same entry.
+        self.forget_decompressed();
         self.file.debug_event(DebugEvent::WriteCompressed).await;
         let flags = RequestFlags::empty();
-        let written = self.file.write(place.host, packed.into(), flags).await.0;
+        let written = self.file.write(place.host, compressed.into(), flags).await.0;
         let ok = written.is_ok();
         if ok {
             self.file.debug_event(DebugEvent::L2UpdateCompressed).await;
         }
-        let settled = self.run(move |state| state.settle_packed(place, len, ok)).await;
+        let settled = self
+            .run(move |state| state.settle_compressed(place, len, ok))
+            .await;
         if settled.is_err() {
             // Its place is leaked rather than used.
             let mut state = self.state.borrow_mut();
             state.in_flight.retain(|entry| entry.id != place.ticket);
         }
-        self.gates.release(Key::Ticket(place.ticket));
+        self.waits.release(Key::Ticket(place.ticket));
         written.and(settled)
     }
 

@@ -6,12 +6,12 @@ use crate::api::{At, Extent, Purpose};
 use crate::format::qcow2::layout::bytes::Hex;
 use crate::format::qcow2::layout::entry::{Cluster, cluster};
 use crate::format::qcow2::layout::index::SliceKey;
-use crate::format::qcow2::state::{Need, State, Stop, Try};
+use crate::format::qcow2::state::{Blocked, Need, State, Step};
 
 impl State {
     /// Where the bytes from `offset` are, for at most `len` bytes. Answers for as much as one look at the tables tells:
     /// up to the end of a slice, of the slices in memory that have nothing, or of all L1 entries without a table.
-    pub fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Try<Extent> {
+    pub fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Step<Extent> {
         self.check_usable()?;
         let Some(key) = self.slice_key(offset)? else {
             return Ok(Extent::new(self.without_table(offset, len), At::Unallocated));
@@ -23,7 +23,7 @@ impl State {
         let entries = slice.get(index..).unwrap_or_default();
         let entries = entries.get(..wanted).unwrap_or(entries);
         let Some(&first) = entries.first() else {
-            return Err(Stop::Fail(IoError::Corrupt));
+            return Err(Blocked::Fail(IoError::Corrupt));
         };
         let kind = self.checked_cluster(first, key, index)?;
         let count = self.run_length(purpose, kind, entries);
@@ -46,7 +46,7 @@ impl State {
         };
         let is_data = matches!(kind, Cluster::Normal(_));
         if is_data && self.preallocated.is_none() && purpose == (Purpose::Status { want_zero: true }) {
-            return Err(Stop::Need(Need::Preallocation));
+            return Err(Blocked::Need(Need::Preallocation));
         }
         let recurse = is_data && self.preallocated == Some(true);
         Ok(Extent { len, at, recurse })
@@ -82,7 +82,7 @@ impl State {
     }
 
     /// What an entry says, unless it says what cannot be.
-    pub fn checked_cluster(&self, entry: u64, key: SliceKey, index: usize) -> Try<Cluster> {
+    pub fn checked_cluster(&self, entry: u64, key: SliceKey, index: usize) -> Step<Cluster> {
         let kind = cluster(entry);
         let what = match kind {
             Cluster::ZeroPlain | Cluster::ZeroAllocated(_) if self.geometry.version < 3 => {
@@ -99,7 +99,7 @@ impl State {
         let table = self.geometry.cluster_start(key.0);
         let at = Hex(((key.0 - table) >> 3) + index as u64);
         let text = format!("{what} (L2 offset: {table:#x}, L2 index: {at})");
-        Err(Stop::Corrupt(text.into()))
+        Err(Blocked::Corrupt(text.into()))
     }
 
     /// How many of `entries` go on as the first, a `kind`, began.

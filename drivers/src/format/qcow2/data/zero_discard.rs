@@ -6,7 +6,7 @@ use millpond_messages::{DebugEvent, IoError, IoResult, RequestFlags, StatusFlags
 use crate::api::{At, Purpose};
 use crate::format::qcow2::image::Qcow2;
 use crate::format::qcow2::layout::entry::{COPIED, Cluster, ZERO, cluster};
-use crate::format::qcow2::state::{FreeReason, State, Stop, Try};
+use crate::format::qcow2::state::{Blocked, FreeReason, State, Step};
 
 /// What becomes of an L2 entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,9 +85,9 @@ struct ZeroWrite {
 
 impl ZeroWrite {
     /// Leaves a cluster with data alone where only a part of it is to be zeroed.
-    const fn whole(self, change: Change) -> Try<Change> {
+    const fn whole(self, change: Change) -> Step<Change> {
         if self.partial {
-            return Err(Stop::Fail(IoError::NotSupported));
+            return Err(Blocked::Fail(IoError::NotSupported));
         }
         Ok(change)
     }
@@ -96,7 +96,7 @@ impl ZeroWrite {
 impl State {
     /// Makes the start of a range of clusters read as zeroes. Without zero clusters, nothing hides a backing file: there is
     /// none then.
-    fn zero_some(&mut self, offset: u64, len: u64, wanted: ZeroWrite) -> Try<Changed> {
+    fn zero_some(&mut self, offset: u64, len: u64, wanted: ZeroWrite) -> Step<Changed> {
         self.check_writable()?;
         if self.geometry.version < 3 {
             return self.zero_without_zero_clusters(offset, len, wanted);
@@ -114,7 +114,7 @@ impl State {
 
     /// The same in version 2, where what is unallocated reads as zeroes. The image's own clusters are overwritten in place
     /// unless they may lose their storage.
-    fn zero_without_zero_clusters(&mut self, offset: u64, len: u64, wanted: ZeroWrite) -> Try<Changed> {
+    fn zero_without_zero_clusters(&mut self, offset: u64, len: u64, wanted: ZeroWrite) -> Step<Changed> {
         if self.slice_key(offset)?.is_none() {
             return Ok(Changed::tables(self.to_table_end(offset, len)));
         }
@@ -127,7 +127,7 @@ impl State {
         let stays =
             |entry: u64| !wanted.unmap && entry & COPIED != 0 && matches!(cluster(entry), Cluster::Normal(_));
         let Some(&first) = entries.first() else {
-            return Err(Stop::Fail(IoError::Corrupt));
+            return Err(Blocked::Fail(IoError::Corrupt));
         };
         if !stays(first) {
             let run = entries.iter().take_while(|&&entry| !stays(entry)).count() as u64;
@@ -137,7 +137,7 @@ impl State {
             });
         }
         let Cluster::Normal(host) = self.checked_cluster(first, key, index)? else {
-            return Err(Stop::Fail(IoError::Corrupt));
+            return Err(Blocked::Fail(IoError::Corrupt));
         };
         wanted.whole(Change::to(first))?;
         let follow = entries.iter().zip((first..).step_by(1 << bits));
@@ -153,12 +153,12 @@ impl State {
     }
 
     /// Forgets the start of a range of whole clusters.
-    fn discard_some(&mut self, offset: u64, len: u64, backing: bool) -> Try<Changed> {
+    fn discard_some(&mut self, offset: u64, len: u64, backing: bool) -> Step<Changed> {
         self.check_writable()?;
         let v3 = self.geometry.version >= 3;
         if !v3 && backing {
             // What the backing file holds would come to light.
-            return Err(Stop::Fail(IoError::NotSupported));
+            return Err(Blocked::Fail(IoError::NotSupported));
         }
         if self.slice_key(offset)?.is_none() && !backing {
             return Ok(Changed::tables(self.to_table_end(offset, len)));
@@ -177,7 +177,7 @@ impl State {
     }
 
     /// Drops the start of a range that is no longer part of the disk; answers how many bytes of it.
-    pub fn drop_some(&mut self, offset: u64, len: u64) -> Try<u64> {
+    pub fn drop_some(&mut self, offset: u64, len: u64) -> Step<u64> {
         if self.slice_key(offset)?.is_none() {
             return Ok(self.to_table_end(offset, len));
         }
@@ -196,7 +196,7 @@ impl State {
     }
 
     /// Changes the entries of a range as far as one slice has them.
-    fn change_some(&mut self, offset: u64, len: u64, change: impl Fn(u64) -> Try<Change>) -> Try<Changed> {
+    fn change_some(&mut self, offset: u64, len: u64, change: impl Fn(u64) -> Step<Change>) -> Step<Changed> {
         let bits = self.geometry.cluster_bits;
         let count = self.before_in_flight(offset >> bits, len >> bits)?;
         let key = self.writable_slice(offset)?;

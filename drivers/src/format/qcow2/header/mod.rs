@@ -101,7 +101,7 @@ pub(crate) fn cluster_bits(head: &[u8]) -> Result<u32> {
 }
 
 impl Header {
-    /// Reads the header from the image's first cluster. `check` leaves out what a repair can mend.
+    /// Reads the header from the image's first cluster. `check` leaves out what a repair can repair.
     pub fn parse(cluster: &[u8], check: bool) -> Result<Self> {
         let cluster_bits = cluster_bits(cluster)?;
         let cluster_size = 1_u64 << cluster_bits;

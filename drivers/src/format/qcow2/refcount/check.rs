@@ -2,7 +2,7 @@
 
 use millpond_messages::{CheckResult, Error, FragmentInfo, IoError, IoResult, Result};
 
-use super::references::Census;
+use super::references::References;
 use crate::api::Repair;
 use crate::format::qcow2::bitmaps::Bitmap;
 use crate::format::qcow2::image::Qcow2;
@@ -17,7 +17,7 @@ const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
 pub(crate) struct Check<'a> {
     pub image: &'a Qcow2,
     pub geometry: Geometry,
-    pub census: Census,
+    pub references: References,
     pub result: CheckResult,
     pub repair: Repair,
     /// The file's length in clusters, the last one whole.
@@ -29,7 +29,7 @@ pub(crate) struct Check<'a> {
 }
 
 impl Qcow2 {
-    /// Checks the image and mends what `repair` says.
+    /// Checks the image and repairs the kinds of error that `repair` names.
     pub(crate) async fn check_image(&self, repair: Repair) -> Result<CheckResult> {
         let failed = |error: IoError| Error::io("Check failed", error);
         if self.state.borrow().writable {
@@ -41,7 +41,7 @@ impl Qcow2 {
         let mut check = Check {
             image: self,
             geometry,
-            census: Census::default(),
+            references: References::default(),
             result: CheckResult::default(),
             repair,
             file_clusters: geometry.clusters(length),
@@ -84,7 +84,7 @@ impl Check<'_> {
         self.count_refcounts()?;
         self.compare().await?;
         self.check_copied(&l1).await?;
-        let end = self.census.end.max(self.leaked_end);
+        let end = self.references.end.max(self.leaked_end);
         self.result.image_end_offset = end << self.geometry.cluster_bits;
         Ok(())
     }
@@ -110,7 +110,7 @@ impl Check<'_> {
             self.corruption(&text);
             return Ok(());
         }
-        (first..=last).try_for_each(|cluster| self.census.add(cluster))
+        (first..=last).try_for_each(|cluster| self.references.add(cluster))
     }
 
     /// Counts an L1 table, and all that its entries lead to.

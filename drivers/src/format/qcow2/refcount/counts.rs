@@ -10,7 +10,7 @@ use millpond_messages::error::errno::EFBIG;
 
 use crate::format::qcow2::header::MAX_REFTABLE_BYTES;
 use crate::format::qcow2::layout::entry::REFTABLE_OFFSET;
-use crate::format::qcow2::state::{Need, State, Stop, Try};
+use crate::format::qcow2::state::{Blocked, Need, State, Step};
 
 /// The refcount at `index` of a block of counts `1 << order` bits wide. Narrow ones start at a byte's low end.
 pub(crate) fn get(block: &[u8], order: u32, index: usize) -> u64 {
@@ -88,15 +88,15 @@ impl State {
         (entry != 0).then_some(entry)
     }
 
-    fn refblock(&self, block: u64, offset: u64) -> Try<&[u8]> {
+    fn refblock(&self, block: u64, offset: u64) -> Step<&[u8]> {
         self.refblocks
             .get(offset)
             .map(Vec::as_slice)
-            .ok_or(Stop::Need(Need::Refblock(block)))
+            .ok_or(Blocked::Need(Need::Refblock(block)))
     }
 
     /// How often a cluster of the file is referenced.
-    pub fn refcount(&self, cluster: u64) -> Try<u64> {
+    pub fn refcount(&self, cluster: u64) -> Step<u64> {
         let (block, index) = self.block_of(cluster);
         let Some(offset) = self.refblock_offset(block) else {
             return Ok(0);
@@ -109,7 +109,7 @@ impl State {
     }
 
     /// How many clusters of a refcount block are in use.
-    pub fn used_in_block(&self, block: u64) -> Try<u64> {
+    pub fn used_in_block(&self, block: u64) -> Step<u64> {
         let Some(offset) = self.refblock_offset(block) else {
             return Ok(0);
         };
@@ -122,26 +122,26 @@ impl State {
     }
 
     /// Sets the refcounts of `count` clusters of one refcount block, which is in the cache.
-    pub fn set_refcounts(&mut self, cluster: u64, count: u64, value: u64) -> Try<()> {
+    pub fn set_refcounts(&mut self, cluster: u64, count: u64, value: u64) -> Step<()> {
         let (block, index) = self.block_of(cluster);
         let Some(offset) = self.refblock_offset(block) else {
-            return Err(Stop::Fail(IoError::Corrupt));
+            return Err(Blocked::Fail(IoError::Corrupt));
         };
         let order = self.geometry.refcount_order;
         let entries = index..index + count as usize;
         let Some(bytes) = self.refblocks.change(offset, byte_range(order, entries.clone())) else {
-            return Err(Stop::Need(Need::Refblock(block)));
+            return Err(Blocked::Need(Need::Refblock(block)));
         };
         entries.for_each(|entry| set(bytes, order, entry, value));
         if value == 0 {
-            self.close_packed(cluster, count);
+            self.close_compressed(cluster, count);
             self.free_hint = self.free_hint.min(cluster);
         }
         Ok(())
     }
 
     /// Allocates at most `most` clusters in a row, at least one: the first free ones there are.
-    pub fn allocate(&mut self, most: u64) -> Try<(u64, u64)> {
+    pub fn allocate(&mut self, most: u64) -> Step<(u64, u64)> {
         let order = self.geometry.refcount_order;
         let mut cluster = self.free_hint;
         loop {
@@ -171,7 +171,7 @@ impl State {
     }
 
     /// Allocates exactly `count` clusters in a row, for a table: behind everything else, where few blocks must be looked at.
-    pub fn allocate_row(&mut self, count: u64) -> Try<u64> {
+    pub fn allocate_row(&mut self, count: u64) -> Step<u64> {
         let mut first = self.file_end.div_ceil(self.geometry.cluster_size());
         let mut cluster = first;
         while cluster < first + count {
@@ -200,7 +200,7 @@ impl State {
     }
 
     /// Adds the refcount block of this number, which is missing, in the first free cluster from `from` on.
-    pub fn add_refblock(&mut self, block: u64, from: u64) -> Try<()> {
+    pub fn add_refblock(&mut self, block: u64, from: u64) -> Step<()> {
         // The header is in the first cluster, whatever is counted there.
         let mut cluster = from.max(1);
         loop {
@@ -221,7 +221,7 @@ impl State {
         self.check_free_of_metadata(cluster, 1)?;
         let index = block as usize;
         if index >= (MAX_REFTABLE_BYTES / 8) as usize {
-            return Err(Stop::Fail(IoError::Os(EFBIG)));
+            return Err(Blocked::Fail(IoError::Os(EFBIG)));
         }
         self.refblocks.make_room();
         if index >= self.reftable.len() {
@@ -243,9 +243,9 @@ impl State {
     }
 
     /// Entries hold offsets of 56 bits.
-    fn check_cluster_number(&self, cluster: u64) -> Try<()> {
+    fn check_cluster_number(&self, cluster: u64) -> Step<()> {
         if cluster >> (56 - self.geometry.cluster_bits) != 0 {
-            return Err(Stop::Fail(IoError::Os(EFBIG)));
+            return Err(Blocked::Fail(IoError::Os(EFBIG)));
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ const MAX_PAGES: usize = 1 << 18;
 
 /// How often each cluster is referred to.
 #[derive(Default)]
-pub(crate) struct Census {
+pub(crate) struct References {
     /// Counts up to 255; there the larger ones are in `large`.
     pages: HashMap<u64, Box<[u8]>>,
     large: HashMap<u64, u64>,
@@ -21,7 +21,7 @@ pub(crate) struct Census {
     pub end: u64,
 }
 
-impl Census {
+impl References {
     /// Counts one more reference to a cluster.
     pub fn add(&mut self, cluster: u64) -> Result<(), IoError> {
         if self.pages.len() >= MAX_PAGES && !self.pages.contains_key(&(cluster / PAGE)) {
@@ -60,11 +60,11 @@ mod tests {
 
     #[test]
     fn counts_pass_a_byte() {
-        let mut census = Census::default();
+        let mut references = References::default();
         for n in 1..=600 {
-            census.add(5000).unwrap();
-            assert_eq!(census.get(5000), n);
+            references.add(5000).unwrap();
+            assert_eq!(references.get(5000), n);
         }
-        assert_eq!((census.get(4999), census.end), (0, 5001));
+        assert_eq!((references.get(4999), references.end), (0, 5001));
     }
 }

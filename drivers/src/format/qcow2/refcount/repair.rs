@@ -1,4 +1,4 @@
-//! The second half of a check: comparing counts with refcounts and flags, and mending what differs.
+//! The second half of a check: comparing counts with refcounts and flags, and repairing what differs.
 
 use millpond_messages::{IoResult, RequestFlags};
 
@@ -8,7 +8,7 @@ use crate::format::qcow2::image::Qcow2;
 use crate::format::qcow2::layout::bytes::table_to_be;
 use crate::format::qcow2::layout::entry::{COPIED, Cluster, L1_OFFSET, cluster};
 use crate::format::qcow2::layout::index::{L1Index, SliceKey};
-use crate::format::qcow2::state::{State, Try};
+use crate::format::qcow2::state::{State, Step};
 use crate::format::qcow2::wait::Key;
 
 /// Differences between a refcount block and the count: cluster, refcount, references.
@@ -16,13 +16,13 @@ type Differences = Vec<(u64, u64, u64)>;
 
 impl State {
     /// Sets a refcount whatever it was.
-    fn mend_refcount(&mut self, cluster: u64, count: u64) -> Try<()> {
+    fn repair_refcount(&mut self, cluster: u64, count: u64) -> Step<()> {
         self.refcount(cluster)?;
         self.set_refcounts(cluster, 1, count.min(self.geometry.refcount_max()))
     }
 
     /// Adds the refcount block for a cluster, where it is missing, at `end` or behind.
-    fn mend_block(&mut self, cluster: u64, end: u64) -> Try<()> {
+    fn repair_block(&mut self, cluster: u64, end: u64) -> Step<()> {
         let block = cluster >> self.geometry.refblock_bits();
         if self.refblock_offset(block).is_none() {
             self.add_refblock(block, end)
@@ -51,11 +51,11 @@ impl Check<'_> {
     /// Compares all refcounts, a block at a time.
     pub async fn compare(&mut self) -> IoResult<()> {
         let entries = self.geometry.refblock_entries();
-        let counted = self.census.end.div_ceil(entries);
+        let counted = self.references.end.div_ceil(entries);
         let blocks = counted.max(self.image.state.borrow().reftable.len() as u64);
         let image = self.image;
         // What counts past the file's end takes no space.
-        let end = self.census.end.max(self.file_clusters);
+        let end = self.references.end.max(self.file_clusters);
         for block in 0..blocks {
             if block >= counted && image.state.borrow().refblock_offset(block).is_none() {
                 continue;
@@ -64,12 +64,13 @@ impl Check<'_> {
             if usable.is_some_and(|offset| self.geometry.in_cluster(offset) != 0) {
                 continue;
             }
-            let census = &self.census;
+            let counted_references = &self.references;
             let differences: Differences = image
                 .run(move |state| {
                     let mut found = Vec::new();
                     for cluster in block * entries..((block + 1) * entries).min(end) {
-                        let (refcount, references) = (state.refcount(cluster)?, census.get(cluster));
+                        let (refcount, references) =
+                            (state.refcount(cluster)?, counted_references.get(cluster));
                         if refcount != references {
                             found.push((cluster, refcount, references));
                         }
@@ -78,7 +79,7 @@ impl Check<'_> {
                 })
                 .await?;
             {
-                let _held = image.gates.hold(Key::Writeback).await;
+                let _held = image.waits.hold(Key::Writeback).await;
                 image.relieve_refblocks().await?;
             }
             for (cluster, refcount, references) in differences {
@@ -97,12 +98,12 @@ impl Check<'_> {
         if leak {
             self.leaked_end = self.leaked_end.max(cluster + 1);
         }
-        let mend = if leak {
+        let repairs = if leak {
             self.repair.leaks
         } else {
             self.repair.errors
         };
-        let action = if mend {
+        let action = if repairs {
             "Repairing"
         } else if leak {
             "Leaked"
@@ -111,7 +112,7 @@ impl Check<'_> {
         };
         tracing::warn!("qcow2 check: {action} cluster {cluster} refcount={refcount} reference={references}");
         let result = &mut self.result;
-        if !mend {
+        if !repairs {
             let kind = if leak {
                 &mut result.leaks
             } else {
@@ -129,21 +130,21 @@ impl Check<'_> {
         let block = cluster >> self.geometry.refblock_bits();
         let missing = self.image.state.borrow().refblock_offset(block).is_none();
         if missing {
-            let end = self.census.end;
+            let end = self.references.end;
             let before = self.image.state.borrow().reftable.clone();
             self.image
-                .run(move |state| state.mend_block(cluster, end))
+                .run(move |state| state.repair_block(cluster, end))
                 .await?;
             // Blocks that were added are referred to like everything else.
             let now = self.image.state.borrow().reftable.clone();
             for (index, &entry) in now.iter().enumerate() {
                 if before.get(index).copied().unwrap_or(0) != entry {
-                    self.census.add(entry >> self.geometry.cluster_bits)?;
+                    self.references.add(entry >> self.geometry.cluster_bits)?;
                 }
             }
         }
         self.image
-            .run(move |state| state.mend_refcount(cluster, references))
+            .run(move |state| state.repair_refcount(cluster, references))
             .await
     }
 
@@ -212,7 +213,7 @@ impl Check<'_> {
         Ok(self.image.run(move |state| state.refcount(cluster)).await? == 1)
     }
 
-    /// Takes note of a wrong flag; answers whether it is to be mended.
+    /// Counts a wrong COPIED flag; answers whether the caller repairs it.
     fn copied_differs(&mut self, text: &str) -> bool {
         if self.repair.errors {
             self.result.corruptions_fixed += 1;

@@ -19,8 +19,8 @@ const READ_AHEAD: u64 = 16 << 10;
 impl Qcow2 {
     /// Loads the L2 slice at `key`, an offset in the file.
     pub(crate) async fn load_slice(&self, key: SliceKey) -> IoResult<()> {
-        let Some(_held) = self.gates.try_hold(Key::Slice(key)) else {
-            self.gates.wait(Key::Slice(key)).await;
+        let Some(_held) = self.waits.try_hold(Key::Slice(key)) else {
+            self.waits.wait(Key::Slice(key)).await;
             return Ok(());
         };
         let size = self.state.borrow().geometry.slice_size() as usize;
@@ -62,7 +62,7 @@ impl Qcow2 {
             .take_while(|next| next.0 + geometry.slice_size() <= end)
             .take(state.l2.room().saturating_sub(1))
             .take_while(|next| !state.l2.has(next.0))
-            .map_while(|next| self.gates.try_hold(Key::Slice(next)))
+            .map_while(|next| self.waits.try_hold(Key::Slice(next)))
             .collect()
     }
 
@@ -86,8 +86,8 @@ impl Qcow2 {
 
     /// Loads the refcount block of this number, which the refcount table has an entry for.
     pub(crate) async fn load_refblock(&self, index: u64) -> IoResult<()> {
-        let Some(_held) = self.gates.try_hold(Key::Refblock(index)) else {
-            self.gates.wait(Key::Refblock(index)).await;
+        let Some(_held) = self.waits.try_hold(Key::Refblock(index)) else {
+            self.waits.wait(Key::Refblock(index)).await;
             return Ok(());
         };
         let (offset, geometry) = {
@@ -122,20 +122,20 @@ impl Qcow2 {
         let text = &corruption.text;
         let marked = {
             let mut state = self.state.borrow_mut();
-            let told = std::mem::replace(&mut state.reported, true);
+            let was_reported = std::mem::replace(&mut state.reported, true);
             if !state.writable || state.broken {
-                if !told {
+                if !was_reported {
                     tracing::error!(
                         "qcow2: Image is corrupt: {text}; further non-fatal corruption events will be suppressed"
                     );
-                    state.notices.tell(told_as(&corruption, false));
+                    state.notices.tell(notice_of(&corruption, false));
                 }
                 return IoError::Corrupt;
             }
             tracing::error!(
                 "qcow2: Marking image as corrupt: {text}; further corruption events will be suppressed"
             );
-            state.notices.tell(told_as(&corruption, true));
+            state.notices.tell(notice_of(&corruption, true));
             state.broken = true;
             state.header.incompatible |= CORRUPT;
             state.header.version >= 3
@@ -147,7 +147,7 @@ impl Qcow2 {
     }
 }
 
-fn told_as(corruption: &Corruption, fatal: bool) -> Notice {
+fn notice_of(corruption: &Corruption, fatal: bool) -> Notice {
     let (offset, size) = corruption.range.unzip();
     Notice::Corrupted {
         message: corruption.text.clone(),

@@ -5,13 +5,13 @@ use millpond_messages::{DebugEvent, IoError, IoResult, RequestFlags};
 use crate::format::qcow2::image::Qcow2;
 use crate::format::qcow2::layout::entry::{COPIED, L1_OFFSET};
 use crate::format::qcow2::layout::index::{L1Index, SliceKey};
-use crate::format::qcow2::state::{FreeReason, State, Try};
+use crate::format::qcow2::state::{FreeReason, State, Step};
 use crate::format::qcow2::wait::Key;
 use millpond_ring::buffer::Buffers;
 
 impl State {
     /// Allocates a cluster for an L2 table: its offset.
-    fn allocate_table(&mut self) -> Try<u64> {
+    fn allocate_table(&mut self) -> Step<u64> {
         self.check_pressure()?;
         let (cluster, _) = self.allocate(1)?;
         let offset = cluster << self.geometry.cluster_bits;
@@ -37,8 +37,8 @@ impl State {
 impl Qcow2 {
     /// Makes a table that may be changed for an L1 entry. It is in the file before any entry names it.
     pub(crate) async fn make_table(&self, index: L1Index) -> IoResult<()> {
-        let Some(_held) = self.gates.try_hold(Key::Table(index)) else {
-            self.gates.wait(Key::Table(index)).await;
+        let Some(_held) = self.waits.try_hold(Key::Table(index)) else {
+            self.waits.wait(Key::Table(index)).await;
             return Ok(());
         };
         let (old, size) = {

@@ -11,7 +11,7 @@ use crate::format::qcow2::header::DIRTY;
 use crate::format::qcow2::header::fields::{FEATURES, REFTABLE};
 use crate::format::qcow2::image::Qcow2;
 use crate::format::qcow2::layout::bytes::{store_be, table_to_be};
-use crate::format::qcow2::state::{Free, FreeReason, State, Try};
+use crate::format::qcow2::state::{Free, FreeReason, State, Step};
 use crate::format::qcow2::wait::Key;
 use millpond_ring::buffer::{Buffer, Buffers};
 
@@ -112,9 +112,9 @@ impl State {
         batch.l1_entries = std::mem::take(&mut self.l1_dirty);
         batch.l1 = self.chunks(&self.l1, self.header.l1_offset, &batch.l1_entries);
         batch.frees = std::mem::take(&mut self.frees);
-        // From here on their counts go down, in steps that packing must not come between.
+        // From here on their counts go down, in steps that no compressed write may come between.
         for free in &batch.frees {
-            self.close_packed(free.cluster, free.count);
+            self.close_compressed(free.cluster, free.count);
         }
         batch.barrier = std::mem::take(&mut self.barrier);
         batch
@@ -146,7 +146,7 @@ impl State {
     }
 
     /// How many clusters of a free are in one block and referenced just once (true) or more often (false).
-    fn last_references(&self, free: &Free) -> Try<(u64, u64)> {
+    fn last_references(&self, free: &Free) -> Step<(u64, u64)> {
         let count = self.refcount(free.cluster)?;
         let entries = self.geometry.refblock_entries();
         let in_block = entries - free.cluster % entries;
@@ -169,7 +169,7 @@ impl State {
 impl Qcow2 {
     /// Writes back what changed; with `everything`, also refcounts that might lag behind.
     pub(crate) async fn write_back(&self, everything: bool) -> IoResult<()> {
-        let _held = self.gates.hold(Key::Writeback).await;
+        let _held = self.waits.hold(Key::Writeback).await;
         self.write_back_held(everything).await
     }
 
@@ -260,7 +260,7 @@ impl Qcow2 {
         if frees.is_empty() {
             return Ok(());
         }
-        self.forget_unpacked();
+        self.forget_decompressed();
         if frees.iter().any(|free| free.reason == FreeReason::Shrink) {
             self.file.debug_event(DebugEvent::L1ShrinkFreeL2Clusters).await;
         }
