@@ -9,7 +9,6 @@ use millpond_messages::{Error, ErrorKind, OpenFlags, Result, RootId, SECTOR_SIZE
 use serde_json::Value;
 
 use crate::graph::GraphHandle;
-use millpond_engine::node::Client;
 
 /// The hold on what is opened meanwhile.
 const USER: &str = "create-image";
@@ -34,22 +33,6 @@ pub struct NewImage {
     pub flags: OpenFlags,
     /// Whether to answer no text.
     pub quiet: bool,
-}
-
-/// Who can ask the graph actor.
-pub(crate) trait Ask {
-    /// Sends a request and waits for its reply.
-    fn ask_graph(&self, request: impl Into<GraphRequest>)
-    -> impl Future<Output = Result<GraphReply<Client>>>;
-}
-
-impl Ask for GraphHandle {
-    fn ask_graph(
-        &self,
-        request: impl Into<GraphRequest>,
-    ) -> impl Future<Output = Result<GraphReply<Client>>> {
-        self.ask(request)
-    }
 }
 
 impl GraphHandle {
@@ -251,7 +234,7 @@ fn split_options(text: &str) -> Vec<String> {
 }
 
 /// Makes an image: see [`GraphHandle::create_image`].
-pub(crate) async fn create(graph: &impl Ask, image: NewImage) -> Result<Option<String>> {
+async fn create(graph: &GraphHandle, image: NewImage) -> Result<Option<String>> {
     let drivers = drivers(graph).await?;
     let format = maker(&drivers, &image.format, "file format", "Format driver")?;
     let (protocol, filename) = protocol_of(&image.filename);
@@ -290,9 +273,9 @@ pub(crate) async fn create(graph: &impl Ask, image: NewImage) -> Result<Option<S
     formatted.and(closed).map(|()| told)
 }
 
-async fn drivers(graph: &impl Ask) -> Result<Vec<DriverFacts>> {
+async fn drivers(graph: &GraphHandle) -> Result<Vec<DriverFacts>> {
     let query = Query::Drivers { read_only: false };
-    match graph.ask_graph(GraphRequest::Query(query)).await? {
+    match graph.ask(GraphRequest::Query(query)).await? {
         GraphReply::Drivers(drivers) => Ok(drivers),
         _ => Err(unexpected()),
     }
@@ -331,7 +314,12 @@ fn check_base(filename: &str, base: Option<&str>) -> Result<()> {
 }
 
 /// How long the base is, which is opened to be read for so long.
-async fn length_of_base(graph: &impl Ask, image: &NewImage, base: &str, format: Option<&str>) -> Result<u64> {
+async fn length_of_base(
+    graph: &GraphHandle,
+    image: &NewImage,
+    base: &str,
+    format: Option<&str>,
+) -> Result<u64> {
     let filename =
         full_backing_filename(&image.filename, base).map_err(|error| invalid(error.to_string()))?;
     let mut options = Options::new();
@@ -359,16 +347,16 @@ async fn length_of_base(graph: &impl Ask, image: &NewImage, base: &str, format: 
 }
 
 /// Opens an image and takes hold of it.
-async fn hold(graph: &impl Ask, image: OpenImage) -> Result<(RootId, NodeFacts)> {
+async fn hold(graph: &GraphHandle, image: OpenImage) -> Result<(RootId, NodeFacts)> {
     let image = OpenImage {
         holder: Some(RootUser::Embedder(USER.to_owned())),
         ..image
     };
-    let GraphReply::Root(client) = graph.ask_graph(Mutation::Open(Box::new(image))).await? else {
+    let GraphReply::Root(client) = graph.ask(Mutation::Open(Box::new(image))).await? else {
         return Err(unexpected());
     };
     let root = client.root();
-    match graph.ask_graph(GraphRequest::Query(Query::Root(root))).await {
+    match graph.ask(GraphRequest::Query(Query::Root(root))).await {
         Ok(GraphReply::Node(facts)) => Ok((root, facts)),
         failed => {
             done(graph, Mutation::DetachRoot(root)).await?;
@@ -378,7 +366,7 @@ async fn hold(graph: &impl Ask, image: OpenImage) -> Result<(RootId, NodeFacts)>
 }
 
 async fn make_file(
-    graph: &impl Ask,
+    graph: &GraphHandle,
     driver: &str,
     filename: &str,
     size: u64,
@@ -390,7 +378,7 @@ async fn make_file(
     done(graph, Mutation::BlockdevCreate(options)).await
 }
 
-async fn open_file(graph: &impl Ask, protocol: &str, filename: &str) -> Result<(RootId, NodeFacts)> {
+async fn open_file(graph: &GraphHandle, protocol: &str, filename: &str) -> Result<(RootId, NodeFacts)> {
     let mut options = Options::new();
     options.insert("driver".to_owned(), protocol.into());
     options.insert("filename".to_owned(), filename.into());
@@ -403,7 +391,7 @@ async fn open_file(graph: &impl Ask, protocol: &str, filename: &str) -> Result<(
 }
 
 async fn format_file(
-    graph: &impl Ask,
+    graph: &GraphHandle,
     format: &str,
     node: &str,
     size: u64,
@@ -416,15 +404,15 @@ async fn format_file(
 }
 
 /// Half an image helps nobody. If its file cannot go, the error that is told already says enough.
-async fn delete_file(graph: &impl Ask, node: &str) {
+async fn delete_file(graph: &GraphHandle, node: &str) {
     let node_name = node.to_owned();
     if let Err(error) = done(graph, Mutation::DeleteFile { node_name }).await {
         tracing::warn!(%error, "half an image is left");
     }
 }
 
-async fn done(graph: &impl Ask, request: impl Into<GraphRequest>) -> Result<()> {
-    match graph.ask_graph(request).await? {
+async fn done(graph: &GraphHandle, request: impl Into<GraphRequest>) -> Result<()> {
+    match graph.ask(request).await? {
         GraphReply::Done => Ok(()),
         _ => Err(unexpected()),
     }

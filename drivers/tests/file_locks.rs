@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use host::{Node, qemu, run};
 use millpond_drivers::api::ReopenRequest;
-use millpond_drivers::protocol::file::{CreateFile, LockHint, create_file};
+use millpond_drivers::protocol::file::{CreateFile, create_file};
 use millpond_messages::io::Preallocation;
 use millpond_messages::{OpenFlags, Permissions, RequestFlags, Result};
 use millpond_ring::Ring;
@@ -158,9 +158,7 @@ impl Drop for Holder {
 
 fn refusal(result: Result<()>) -> (String, Option<String>) {
     let error = result.unwrap_err();
-    let source = std::error::Error::source(&error);
-    assert!(source.is_none_or(|source| source.is::<LockHint>()));
-    (error.to_string(), source.map(ToString::to_string))
+    (error.to_string(), error.hint().map(str::to_owned))
 }
 
 fn qemu_keeps_us_out(ring: &Ring) {

@@ -40,6 +40,7 @@ pub enum ErrorKind {
 pub struct Error {
     kind: ErrorKind,
     context: Cow<'static, str>,
+    hint: Option<Box<str>>,
     #[source]
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -50,6 +51,7 @@ impl Error {
         Self {
             kind,
             context: context.into(),
+            hint: None,
             source: None,
         }
     }
@@ -63,6 +65,7 @@ impl Error {
         Self {
             kind,
             context: context.into(),
+            hint: None,
             source: Some(source.into()),
         }
     }
@@ -83,6 +86,19 @@ impl Error {
     #[must_use]
     pub fn context(&self) -> &str {
         &self.context
+    }
+
+    /// What to do about it, which a command line shows below the text.
+    #[must_use]
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    /// The same error with a hint about what to do about it.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<Box<str>>) -> Self {
+        self.hint = Some(hint.into());
+        self
     }
 
     /// The same error with `prefix: ` before its text.

@@ -345,7 +345,7 @@ impl Plain {
             .map_err(|error| QmpError::generic(error.to_string()))?;
         // Who connects at once, as the client does for whom a service manager starts us, must find the export.
         daemon.exports().hold_clients(true);
-        daemon.exports().start_server(server).await?;
+        daemon.exports().start_server(&server).await?;
         let mut export = object(json!({
             "type": "nbd", "id": NODE, "node-name": node, "name": self.name, "writable": !self.read_only,
         }));

@@ -245,7 +245,7 @@ async fn step(program: &str, daemon: &Daemon, plan: &Plan, argument: &Argument) 
             let options = Value::Object(checked(daemon, value, None, &NBD_SERVER_OPTIONS)?);
             let options =
                 serde_json::from_value(options).map_err(|error| QmpError::generic(error.to_string()))?;
-            daemon.exports().start_server(options).await?;
+            daemon.exports().start_server(&options).await?;
         }
         Name::Object => return object(daemon, value).await,
         Name::Trace => {
@@ -288,10 +288,7 @@ async fn object(daemon: &Daemon, text: &str) -> Result<Step, QmpError> {
         return Ok(Step::Enough);
     }
     let values = Validator::new(options.form, &[]).check(&OBJECT_OPTIONS, options.values)?;
-    daemon
-        .run("object-add", values)
-        .await
-        .map_err(chardev::with_identifier_hint)?;
+    daemon.run("object-add", values).await?;
     Ok(Step::Next)
 }
 

@@ -1,6 +1,6 @@
 //! Starts the parts of a daemon, and joins them.
 
-use super::{Daemon, graph_link};
+use super::Daemon;
 use crate::export::ExportRegistry;
 use crate::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use crate::monitor::EventBus;
@@ -8,7 +8,6 @@ use millpond_drivers::api::Registry;
 use millpond_messages::graph::IothreadOptions;
 use millpond_ring::Engine;
 use std::io;
-use std::rc::Rc;
 
 impl Daemon {
     /// Starts a daemon on the current actix arbiter, whose nodes may have the drivers of `registry`, those
@@ -49,14 +48,7 @@ impl Daemon {
         let events = EventBus::default();
         let exports = ExportRegistry::new(graph.clone(), events.clone());
         let announcements = graph.listen();
-        let daemon = Self::new(
-            graph_link(graph.clone()),
-            Rc::new(exports),
-            events,
-            extra_drivers,
-            throttle_groups,
-        );
-        let daemon = daemon.with_chaos(graph.clone());
+        let daemon = Self::new(graph.clone(), exports, events, extra_drivers, throttle_groups);
         daemon.announce(announcements);
         Ok((daemon, graph))
     }

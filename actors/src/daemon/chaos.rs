@@ -5,7 +5,6 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Daemon;
-use crate::graph::GraphHandle;
 use millpond_engine::chaos::{Chaos, Policy, RuleOptions};
 
 /// Properties in the order in which they are listed.
@@ -101,31 +100,17 @@ impl ChaosObject {
 }
 
 impl Daemon {
-    /// Lets users make message policies for the graph behind `handle`, and ask for its flight record.
-    #[must_use]
-    pub fn with_chaos(self, handle: GraphHandle) -> Self {
-        self.parts.chaos.replace(Some(handle));
-        self
-    }
-
     /// The flight record.
     ///
     /// # Errors
-    /// This daemon's graph keeps none, or has ended.
+    /// The graph has ended.
     pub async fn flight_record(&self, reason: &str) -> Result<Vec<u8>, QmpError> {
-        let handle = self.parts.chaos.borrow().clone();
-        let handle = handle.ok_or_else(|| QmpError::generic("This graph keeps no flight record"))?;
-        handle.flight_record(reason).await.map_err(refused)
+        let record = self.parts.graph.flight_record(reason).await;
+        record.map_err(refused)
     }
 
     /// Puts a message policy in force, or none, and waits until it is.
-    ///
-    /// # Errors
-    /// This daemon's graph takes none.
-    pub async fn set_chaos(&self, chaos: Option<Chaos>) -> Result<(), QmpError> {
-        let handle = self.parts.chaos.borrow().clone();
-        let handle = handle.ok_or_else(|| QmpError::generic("This graph takes no message policy"))?;
-        handle.set_chaos(chaos).await;
-        Ok(())
+    pub async fn set_chaos(&self, chaos: Option<Chaos>) {
+        self.parts.graph.set_chaos(chaos).await;
     }
 }

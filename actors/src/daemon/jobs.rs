@@ -1,9 +1,8 @@
 //! Jobs that make images or change them: the states they go through, and what is left of them when they have ended.
 
 use super::Daemon;
-use crate::monitor::chardev::is_identifier;
 use millpond_messages::graph::{Mutation, Options};
-use millpond_messages::qapi::{Event, JobInfo, JobStatus, JobType, QmpError};
+use millpond_messages::qapi::{Event, JobInfo, JobStatus, JobType, QmpError, is_identifier};
 use tokio::task::JoinHandle;
 
 /// The jobs there are, in the order in which they were made.

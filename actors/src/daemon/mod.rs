@@ -4,18 +4,17 @@ mod announcements;
 mod assemble;
 mod chaos;
 mod characters;
-mod exports;
 mod jobs;
 mod objects;
 mod throttle_group;
 
 pub use chaos::ChaosObject;
-pub use exports::{Exports, NoExports};
 pub use objects::{CPU_AFFINITY, MainLoop, Objects, UserObject, properties_of, type_of};
 pub use throttle_group::ThrottleGroup;
 
+use crate::export::ExportRegistry;
 use crate::graph::GraphHandle;
-use crate::image::{self, Ask, NewImage};
+use crate::image::NewImage;
 use crate::monitor::commands;
 use crate::monitor::{Dispatch, EventBus, Monitor};
 use actix::Addr;
@@ -24,9 +23,8 @@ use futures_util::future::LocalBoxFuture;
 use jobs::Jobs;
 use millpond_drivers::filter::throttle::Groups;
 use millpond_engine::node::Client;
-use millpond_messages::ErrorKind;
 use millpond_messages::graph::{GraphReply, GraphRequest, Immediate};
-use millpond_messages::qapi::{ErrorClass, Object, QmpError};
+use millpond_messages::qapi::{Object, QmpError};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -38,15 +36,6 @@ use tokio::time::Instant;
 /// it kills it.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// Carries a request to the graph actor.
-pub type GraphLink =
-    Rc<dyn Fn(GraphRequest) -> LocalBoxFuture<'static, millpond_messages::Result<GraphReply<Client>>>>;
-
-/// The graph actor behind `handle`.
-pub fn graph_link(handle: GraphHandle) -> GraphLink {
-    Rc::new(move |request| Box::pin(handle.ask(request)))
-}
-
 /// A storage daemon. Clones are the same daemon; it belongs to the control thread.
 #[derive(Clone)]
 pub struct Daemon {
@@ -54,8 +43,8 @@ pub struct Daemon {
 }
 
 struct Parts {
-    graph: GraphLink,
-    exports: Rc<dyn Exports>,
+    graph: GraphHandle,
+    exports: ExportRegistry,
     events: EventBus,
     commands: Vec<&'static str>,
     extra_drivers: Vec<String>,
@@ -64,8 +53,6 @@ struct Parts {
     failed: Cell<bool>,
     grace: Cell<Duration>,
     objects: RefCell<Objects>,
-    /// Where message policies go.
-    chaos: RefCell<Option<GraphHandle>>,
     jobs: RefCell<Jobs>,
     characters: RefCell<Characters>,
     waiting_monitors: RefCell<Vec<Monitor>>,
@@ -75,8 +62,8 @@ struct Parts {
 impl Daemon {
     /// A daemon on a graph whose embedder brought `extra_drivers`, and whose nodes may be in `throttle_groups`.
     pub fn new(
-        graph: GraphLink,
-        exports: Rc<dyn Exports>,
+        graph: GraphHandle,
+        exports: ExportRegistry,
         events: EventBus,
         extra_drivers: Vec<String>,
         throttle_groups: Groups,
@@ -93,7 +80,6 @@ impl Daemon {
                 failed: Cell::new(false),
                 grace: Cell::new(GRACE),
                 objects: RefCell::default(),
-                chaos: RefCell::default(),
                 jobs: RefCell::default(),
                 characters: RefCell::default(),
                 waiting_monitors: RefCell::default(),
@@ -112,9 +98,7 @@ impl Daemon {
     /// # Errors
     /// What it answers, as a client sees it.
     pub async fn graph(&self, request: impl Into<GraphRequest>) -> Result<GraphReply<Client>, QmpError> {
-        (self.parts.graph)(request.into())
-            .await
-            .map_err(|error| refusal(&error))
+        self.parts.graph.ask(request).await.map_err(QmpError::from)
     }
 
     /// Makes an image; answers the line that is told of it.
@@ -122,8 +106,7 @@ impl Daemon {
     /// # Errors
     /// As [`GraphHandle::create_image`], as a client sees it.
     pub async fn create_image(&self, image: NewImage) -> Result<Option<String>, QmpError> {
-        let created = image::create(self, image).await;
-        created.map_err(|error| refusal(&error))
+        Ok(self.parts.graph.create_image(image).await?)
     }
 
     /// The groups that nodes with limits can be in.
@@ -132,8 +115,8 @@ impl Daemon {
     }
 
     /// The exports and the NBD server.
-    pub fn exports(&self) -> &dyn Exports {
-        &*self.parts.exports
+    pub fn exports(&self) -> &ExportRegistry {
+        &self.parts.exports
     }
 
     /// Carries out a command whose arguments were checked.
@@ -180,8 +163,8 @@ impl Daemon {
     pub async fn shut_down(&self) -> Result<(), QmpError> {
         let (begun, grace) = (Instant::now(), self.parts.grace.get());
         let users = async {
-            // What a message policy holds back is let go: nobody is to wait for that. A graph without policies has none.
-            let _ = self.set_chaos(None).await;
+            // What a message policy holds back is let go: nobody is to wait for that.
+            self.set_chaos(None).await;
             self.exports().close_all().await;
             self.finish_jobs().await;
         };
@@ -214,29 +197,5 @@ impl Dispatch for Daemon {
         let daemon = self.clone();
         let command = command.to_owned();
         Box::pin(async move { daemon.run(&command, arguments).await })
-    }
-}
-
-impl Ask for Daemon {
-    fn ask_graph(
-        &self,
-        request: impl Into<GraphRequest>,
-    ) -> impl Future<Output = millpond_messages::Result<GraphReply<Client>>> {
-        (self.parts.graph)(request.into())
-    }
-}
-
-/// An error of the graph as a client sees it.
-pub fn refusal(error: &millpond_messages::Error) -> QmpError {
-    let class = match error.kind() {
-        ErrorKind::CommandNotFound => ErrorClass::CommandNotFound,
-        _ => ErrorClass::GenericError,
-    };
-    let hint = std::error::Error::source(error)
-        .and_then(|source| source.downcast_ref::<millpond_drivers::protocol::file::LockHint>())
-        .map(ToString::to_string);
-    QmpError {
-        hint,
-        ..QmpError::new(class, error.context())
     }
 }

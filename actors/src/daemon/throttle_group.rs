@@ -4,8 +4,6 @@ use millpond_drivers::filter::throttle::Limits;
 use millpond_messages::qapi::{Object, QmpError};
 use serde_json::Value;
 
-use super::refusal;
-
 /// The name of the object's type.
 pub const THROTTLE_GROUP: &str = "throttle-group";
 
@@ -106,7 +104,7 @@ impl ThrottleGroup {
             // A negative value is far out of range; who checks the range says so.
             limits = limits.with(name, value.cast_unsigned());
         }
-        limits.check().map_err(|error| refusal(&error))?;
+        limits.check()?;
         Ok(Self {
             id: self.id.clone(),
             limits,

@@ -5,12 +5,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::LocalBoxFuture;
 use millpond_messages::graph::{GraphReply, GraphRequest, Query, RootRequest, RootUser};
 use millpond_messages::qapi::{
     BlockDirtyBitmapOrStr, BlockExportInfo, BlockExportKind, BlockExportOptions, BlockExportRemoveMode,
-    BlockExportType, Event, NbdExportOptions, NbdServerOptions, QmpError, SocketAddress,
+    BlockExportType, Event, NbdExportOptions, NbdServerOptions, SocketAddress, is_identifier,
 };
 use millpond_messages::{Error, ErrorKind, IoThreadId, OpenFlags, Permissions, Result, SECTOR_SIZE};
 use millpond_ring::Fd;
@@ -20,10 +18,8 @@ use super::nbd::offer::{Catalogue, Offer};
 use super::nbd::server::{ConnectionId, Connections, Ending, Exporter, Server};
 use super::nbd::wire::MAX_STRING;
 use super::told;
-use crate::daemon::{Exports, refusal};
 use crate::graph::GraphHandle;
 use crate::monitor::EventBus;
-use crate::monitor::chardev::is_identifier;
 use millpond_engine::node::Client;
 
 /// How long the removal of an export may take before the log names what it waits for; and then, how long an iothread has to
@@ -517,6 +513,19 @@ impl ExportRegistry {
         infos
     }
 
+    /// Where the NBD server listens, if it runs.
+    #[must_use]
+    pub fn server_addresses(&self) -> Option<Vec<SocketAddress>> {
+        let state = self.0.state.borrow();
+        state.server().ok().map(|server| server.addresses().to_vec())
+    }
+
+    /// Lets clients that connect wait, or no more. They wait while a command line is carried out: who connects to a
+    /// server as soon as it listens must find the exports that come behind it.
+    pub fn hold_clients(&self, hold: bool) {
+        self.0.held.send_replace(hold);
+    }
+
     /// Removes all exports and stops the server; ends when both are gone.
     pub async fn close_all(&self) {
         // Nothing to stop is as good.
@@ -557,52 +566,5 @@ impl Exporter for ExportRegistry {
             .map(|export| (export.key, export.client.clone()))?;
         state.connections.assign(id, key);
         Some(client)
-    }
-}
-
-/// A future of this registry for the daemon, with errors as its clients see them.
-macro_rules! for_daemon {
-    ($registry:expr, |$clone:ident| $call:expr) => {{
-        let $clone = $registry.clone();
-        async move { $call.map_err(|error| refusal(&error)) }.boxed_local()
-    }};
-}
-
-type Answer = LocalBoxFuture<'static, Result<(), QmpError>>;
-
-impl Exports for ExportRegistry {
-    fn start_server(&self, options: NbdServerOptions) -> Answer {
-        for_daemon!(self, |registry| Self::start_server(&registry, &options).await)
-    }
-
-    fn stop_server(&self) -> Answer {
-        for_daemon!(self, |registry| Self::stop_server(&registry).await)
-    }
-
-    fn add(&self, options: BlockExportOptions) -> Answer {
-        for_daemon!(self, |registry| Self::add(&registry, &options).await)
-    }
-
-    fn delete(&self, id: String, mode: BlockExportRemoveMode) -> Answer {
-        for_daemon!(self, |registry| Self::delete(&registry, &id, mode).await)
-    }
-
-    fn query(&self) -> LocalBoxFuture<'static, Vec<BlockExportInfo>> {
-        let registry = self.clone();
-        async move { registry.list().await }.boxed_local()
-    }
-
-    fn server_addresses(&self) -> Option<Vec<SocketAddress>> {
-        let state = self.0.state.borrow();
-        state.server().ok().map(|server| server.addresses().to_vec())
-    }
-
-    fn hold_clients(&self, hold: bool) {
-        self.0.held.send_replace(hold);
-    }
-
-    fn close_all(&self) -> LocalBoxFuture<'static, ()> {
-        let registry = self.clone();
-        async move { Self::close_all(&registry).await }.boxed_local()
     }
 }

@@ -1,5 +1,6 @@
 //! What a refused command says: QMP's error class and its text.
 
+use crate::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 
 /// QMP's error classes; clients may branch on them, everything else is in the text.
@@ -48,5 +49,25 @@ impl QmpError {
             desc: desc.into(),
             hint: None,
         }
+    }
+}
+
+/// A refusal of the block layer as a client sees it.
+impl From<&Error> for QmpError {
+    fn from(error: &Error) -> Self {
+        let class = match error.kind() {
+            ErrorKind::CommandNotFound => ErrorClass::CommandNotFound,
+            _ => ErrorClass::GenericError,
+        };
+        Self {
+            hint: error.hint().map(str::to_owned),
+            ..Self::new(class, error.context())
+        }
+    }
+}
+
+impl From<Error> for QmpError {
+    fn from(error: Error) -> Self {
+        Self::from(&error)
     }
 }

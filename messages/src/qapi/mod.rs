@@ -6,6 +6,7 @@
 
 mod error;
 mod event;
+mod identifier;
 mod json;
 mod keyval;
 mod number;
@@ -17,6 +18,7 @@ mod write;
 
 pub use error::{ErrorClass, QmpError};
 pub use event::{Event, IoOperation, JobEnd, QuorumOperation, TimedEvent};
+pub use identifier::{IDENTIFIER_HINT, check_identifier, is_identifier};
 pub use json::{JsonStream, parse_json};
 pub use keyval::{Options, take_value};
 pub use number::parse_size;

@@ -4,9 +4,7 @@ mod open;
 mod options;
 
 pub use open::{Chardev, Connection};
-pub use options::{
-    BACKENDS, NO_IDENTIFIER, Parsed, is_identifier, parameter_help, parse, with_identifier_hint,
-};
+pub use options::{BACKENDS, Parsed, parameter_help, parse};
 
 use millpond_messages::qapi::{FdSocketAddress, InetSocketAddress, SocketAddress, UnixSocketAddress};
 use std::fmt;

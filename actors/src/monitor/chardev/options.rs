@@ -1,7 +1,7 @@
 //! `--chardev`'s own grammar: older than that of the other options, with its own texts.
 
 use super::{Address, Backend, ChardevOptions, Socket};
-use millpond_messages::qapi::{QmpError, take_value};
+use millpond_messages::qapi::{IDENTIFIER_HINT, check_identifier, take_value};
 use std::time::Duration;
 
 /// What the text of `--chardev` asks for.
@@ -159,34 +159,9 @@ fn check(name: &str, value: &str) -> Result<(), String> {
     }
 }
 
-/// The text for an id that is none.
-pub const NO_IDENTIFIER: &str = "Parameter 'id' expects an identifier";
-
-/// Adds to an error what helps a person at the command line.
-pub fn with_identifier_hint(mut error: QmpError) -> QmpError {
-    if error.desc == NO_IDENTIFIER {
-        error
-            .desc
-            .push_str("\nIdentifiers consist of letters, digits, '-', '.', '_', starting with a letter.");
-    }
-    error
-}
-
-/// Whether `id` may name an object: a letter, then letters, digits, `-`, `.` and `_`.
-pub fn is_identifier(id: &str) -> bool {
-    id.starts_with(|c: char| c.is_ascii_alphabetic())
-        && id
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
-}
-
 fn build(id: Option<String>, values: &Values) -> Result<ChardevOptions, String> {
-    if id.as_deref().is_some_and(|id| !is_identifier(id)) {
-        return Err(
-            "Parameter 'id' expects an identifier\nIdentifiers consist of letters, digits, '-', '.', \
-                    '_', starting with a letter."
-                .into(),
-        );
+    if let Some(Err(error)) = id.as_deref().map(check_identifier) {
+        return Err(format!("{error}\n{IDENTIFIER_HINT}"));
     }
     let id = id.ok_or("chardev: no id specified")?;
     let backend = match values.text("backend") {

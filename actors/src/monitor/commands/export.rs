@@ -10,23 +10,23 @@ use millpond_messages::qapi::{
 use serde_json::json;
 
 pub(super) async fn add(daemon: Daemon, given: Object) -> Reply {
-    daemon.exports().add(arguments(given)?).await?;
+    daemon.exports().add(&arguments(given)?).await?;
     Ok(done())
 }
 
 pub(super) async fn delete(daemon: Daemon, given: Object) -> Reply {
     let BlockExportDel { id, mode } = arguments(given)?;
-    daemon.exports().delete(id, mode).await?;
+    daemon.exports().delete(&id, mode).await?;
     Ok(done())
 }
 
 pub(super) async fn query(daemon: Daemon, _: Object) -> Reply {
-    Ok(json!(daemon.exports().query().await))
+    Ok(json!(daemon.exports().list().await))
 }
 
 pub(super) async fn server_start(daemon: Daemon, given: Object) -> Reply {
     let start: NbdServerStart = arguments(given)?;
-    daemon.exports().start_server(start.into()).await?;
+    daemon.exports().start_server(&start.into()).await?;
     Ok(done())
 }
 
@@ -63,14 +63,14 @@ pub(super) async fn server_add(daemon: Daemon, given: Object) -> Reply {
         writethrough: None,
         allow_inactive: None,
     };
-    daemon.exports().add(options).await?;
+    daemon.exports().add(&options).await?;
     Ok(done())
 }
 
 /// The deprecated form of `block-export-del`.
 pub(super) async fn server_remove(daemon: Daemon, given: Object) -> Reply {
     let NbdServerRemove { name, mode } = arguments(given)?;
-    daemon.exports().delete(name, mode).await?;
+    daemon.exports().delete(&name, mode).await?;
     Ok(done())
 }
 

@@ -1,15 +1,12 @@
 //! User objects: made and removed.
 
 use super::{Reply, done, text};
-use crate::daemon::{Daemon, UserObject, refusal};
-use crate::monitor::chardev::{NO_IDENTIFIER, is_identifier};
+use crate::daemon::{Daemon, UserObject};
 use millpond_messages::graph::Mutation;
-use millpond_messages::qapi::{Object, QmpError};
+use millpond_messages::qapi::{Object, QmpError, check_identifier};
 
 pub(super) async fn add(daemon: Daemon, arguments: Object) -> Reply {
-    if !is_identifier(text(&arguments, "id")) {
-        return Err(QmpError::generic(NO_IDENTIFIER));
-    }
+    check_identifier(text(&arguments, "id"))?;
     let object = UserObject::from_options(arguments)?;
     daemon.objects(|objects| objects.may_add(&object))?;
     match &object {
@@ -18,9 +15,9 @@ pub(super) async fn add(daemon: Daemon, arguments: Object) -> Reply {
         }
         UserObject::ThrottleGroup(group) => {
             let added = daemon.throttle_groups().add(&group.id, group.limits);
-            added.map_err(|error| refusal(&error))?;
+            added?;
         }
-        UserObject::Chaos(chaos) => daemon.set_chaos(Some(chaos.chaos.clone())).await?,
+        UserObject::Chaos(chaos) => daemon.set_chaos(Some(chaos.chaos.clone())).await,
         UserObject::MainLoop(_) => {}
     }
     daemon.objects(|objects| objects.put(object));
@@ -37,9 +34,9 @@ pub(super) async fn delete(daemon: Daemon, arguments: Object) -> Reply {
         }
         UserObject::ThrottleGroup(_) => {
             let removed = daemon.throttle_groups().remove(id);
-            removed.map_err(|error| refusal(&error))?;
+            removed?;
         }
-        UserObject::Chaos(_) => daemon.set_chaos(None).await?,
+        UserObject::Chaos(_) => daemon.set_chaos(None).await,
         UserObject::MainLoop(_) => {
             // The main loop runs as long as the daemon does.
             let text = format!("object '{id}' is in use, can not be deleted");

@@ -1,7 +1,7 @@
 //! The tree of objects, as far as users' own objects are in it.
 
 use super::{Reply, arguments, done, flag, text};
-use crate::daemon::{Daemon, UserObject, properties_of, refusal, type_of};
+use crate::daemon::{Daemon, UserObject, properties_of, type_of};
 use millpond_messages::graph::Mutation;
 use millpond_messages::qapi::{ErrorClass, Object, ObjectPropertyInfo, ObjectTypeInfo, QmpError};
 use serde::Deserialize;
@@ -162,10 +162,10 @@ pub(super) async fn set(daemon: Daemon, given: Object) -> Reply {
         }
         UserObject::ThrottleGroup(changed) => {
             if let Some(group) = daemon.throttle_groups().find(&changed.id) {
-                group.configure(changed.limits).map_err(|error| refusal(&error))?;
+                group.configure(changed.limits)?;
             }
         }
-        UserObject::Chaos(chaos) => daemon.set_chaos(Some(chaos.chaos.clone())).await?,
+        UserObject::Chaos(chaos) => daemon.set_chaos(Some(chaos.chaos.clone())).await,
         UserObject::MainLoop(_) => {}
     }
     daemon.objects(|objects| objects.put(changed));

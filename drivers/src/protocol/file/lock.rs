@@ -130,20 +130,8 @@ fn is_conflict(answer: io::Result<bool>) -> bool {
 }
 
 fn conflict(text: String, filename: &str) -> Error {
-    Error::caused_by(
-        ErrorKind::Permission,
-        text,
-        LockHint {
-            filename: filename.to_owned(),
-        },
-    )
-}
-
-/// What to do about a conflict; a command line shows it below the error.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("Is another process using the image [{filename}]?")]
-pub struct LockHint {
-    filename: String,
+    let hint = format!("Is another process using the image [{filename}]?");
+    Error::new(ErrorKind::Permission, text).with_hint(hint)
 }
 
 /// Whether the kernel has locks that belong to open file descriptions (Linux 3.15).

@@ -49,7 +49,6 @@ use millpond_ring::{AioMode, Ring};
 
 pub use create::{CreateFile, create_file, create_temporary, delete_file};
 pub use device::{probe_blocksizes, probe_geometry};
-pub use lock::LockHint;
 pub use options::strip_protocol;
 
 use open::{Access, Handle, Kind};
