@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use millpond::export::nbd::backend::Backend;
-use millpond::export::nbd::connection::{self, End};
+use millpond::export::backend::Backend;
 use millpond::export::nbd::handshake::{Contexts, Mode, Negotiated};
 use millpond::export::nbd::offer::Offer;
+use millpond::export::nbd::transmission::connection::{self, End};
 use millpond::export::nbd::{MAX_BYTES, MAX_IN_FLIGHT, MAX_SHARED, Pool};
 use millpond::iothread::{IoThread, IoThreadConfig, Local};
 use millpond::node::Begun;

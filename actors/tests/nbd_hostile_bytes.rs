@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use millpond::export::nbd::handshake::{Contexts, Handshake, Mode, Progress};
 use millpond::export::nbd::offer::Offer;
-use millpond::export::nbd::reply::{Extent, MAX_DATA_HEADER, To};
-use millpond::export::nbd::request::{Command, Header, Limits, MAX_STATUS_PAYLOAD, Verdict, WireError};
+use millpond::export::nbd::transmission::reply::{Extent, MAX_DATA_HEADER, To};
+use millpond::export::nbd::transmission::request::{
+    Command, Header, Limits, MAX_STATUS_PAYLOAD, Verdict, WireError,
+};
 use millpond::export::nbd::wire::{MAGIC_OPTION, MAX_PAYLOAD};
 use millpond_messages::RequestFlags;
 use proptest::collection::vec;

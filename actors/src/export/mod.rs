@@ -1,7 +1,7 @@
 //! Exports: how the data of nodes is shown to programs outside.
 
+pub mod backend;
 pub mod nbd;
 mod registry;
-mod told;
 
 pub use registry::ExportRegistry;

@@ -14,10 +14,10 @@ use millpond_messages::{Error, ErrorKind, IoThreadId, OpenFlags, Permissions, Re
 use millpond_ring::Fd;
 use tokio::sync::{Notify, mpsc, watch};
 
+use super::nbd::listen::{ConnectionId, Connections, Ending, Exporter, Server};
 use super::nbd::offer::{Catalogue, Offer};
-use super::nbd::server::{ConnectionId, Connections, Ending, Exporter, Server};
+use super::nbd::report;
 use super::nbd::wire::MAX_STRING;
-use super::told;
 use crate::graph::GraphHandle;
 use crate::monitor::EventBus;
 use millpond_engine::node::Client;
@@ -472,7 +472,7 @@ impl ExportRegistry {
         let connected = self.0.state.borrow_mut().connections.remove(id);
         if let Some(connected) = connected {
             let name = connected.export.and_then(|key| self.export_name(key));
-            told::disconnected(id, &connected, name.as_deref().unwrap_or_default(), ending);
+            report::disconnected(id, &connected, name.as_deref().unwrap_or_default(), ending);
             if let Some(key) = connected.export {
                 self.finish_removal(key);
             }

@@ -15,11 +15,11 @@ use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 
 use futures_util::future::{LocalBoxFuture, pending};
-use millpond::export::nbd::backend::Backend;
-use millpond::export::nbd::connection;
+use millpond::export::backend::Backend;
 use millpond::export::nbd::handshake::{Contexts, Handshake, Mode, Negotiated, Progress};
 use millpond::export::nbd::offer::Offer;
-use millpond::export::nbd::request::{Header, Limits, Verdict};
+use millpond::export::nbd::transmission::connection;
+use millpond::export::nbd::transmission::request::{Header, Limits, Verdict};
 use millpond::export::nbd::wire::{
     MAGIC_EXTENDED_REPLY, MAGIC_EXTENDED_REQUEST, MAGIC_OPTION, MAGIC_REQUEST, MAGIC_SIMPLE_REPLY,
     MAGIC_STRUCTURED_REPLY, option,

@@ -4,8 +4,8 @@ use futures_util::FutureExt;
 use millpond_ring::Fd;
 use tracing::Instrument;
 
-use super::connection::{Account, End, serve};
 use super::handshake::Negotiated;
+use super::transmission::connection::{Account, End, serve};
 use millpond_engine::iothread::Local;
 use millpond_engine::node::Client;
 

@@ -8,6 +8,7 @@
 //! than that, whatever lengths it announces. The texts and the order of checks are those of QEMU's server.
 
 mod answer;
+pub(super) mod negotiate;
 mod option;
 
 use std::sync::Arc;

@@ -6,15 +6,15 @@ use millpond_ring::Fd;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use tokio::io::unix::AsyncFd;
 
-use super::handshake::{Handshake, Negotiated, Progress};
-use super::offer::Catalogue;
+use super::{Handshake, Negotiated, Progress};
+use crate::export::nbd::offer::Catalogue;
 
 /// Bytes received at a time. Options are short, and what follows the last one is carried to the iothread.
 const RECEIVE: usize = 4096;
 
 /// How a handshake failed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failed {
+pub(in crate::export::nbd) enum Failed {
     /// The client broke the rules, or ended it.
     #[error("{0}")]
     Client(String),
@@ -27,18 +27,18 @@ pub(super) enum Failed {
 }
 
 /// A handshake that chose an export.
-pub(super) struct Chosen {
+pub(in crate::export::nbd) struct Chosen {
     /// What was agreed on.
-    pub(super) negotiated: Negotiated,
+    pub(in crate::export::nbd) negotiated: Negotiated,
     /// What to send before the first reply.
-    pub(super) output: Vec<u8>,
+    pub(in crate::export::nbd) output: Vec<u8>,
     /// What the client sent already.
-    pub(super) received: Vec<u8>,
+    pub(in crate::export::nbd) received: Vec<u8>,
 }
 
 /// Negotiates until the client has chosen an export. The last output is left to the caller, who first makes the choice
 /// known.
-pub(super) async fn negotiate(
+pub(in crate::export::nbd) async fn negotiate(
     socket: &AsyncFd<Fd>,
     exports: &(impl Catalogue + ?Sized),
 ) -> Result<Chosen, Failed> {
@@ -104,7 +104,7 @@ async fn receive(socket: &AsyncFd<Fd>, buffer: &mut [u8]) -> Result<usize, Faile
 }
 
 /// Sends all of `bytes`.
-pub(super) async fn send_all(socket: &AsyncFd<Fd>, mut bytes: &[u8]) -> Result<(), Failed> {
+pub(in crate::export::nbd) async fn send_all(socket: &AsyncFd<Fd>, mut bytes: &[u8]) -> Result<(), Failed> {
     while !bytes.is_empty() {
         let mut ready = socket.writable().await?;
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;

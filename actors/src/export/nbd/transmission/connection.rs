@@ -15,16 +15,16 @@ use millpond_ring::buffer::Buffer;
 use millpond_ring::{Fd, Ring};
 use rustix::net::{Shutdown, shutdown};
 
-use super::backend::Backend;
 use super::budget::{Permit, Pool};
-use super::handshake::Negotiated;
-use super::late::Late;
+use super::delay::Late;
 use super::presence::{Gone, Presence};
 use super::receive::{Ended, Receiver};
 use super::reply::To;
 use super::request::{Header, Limits, Refusal, Request, Verdict, WireError};
 use super::serve::cost;
 use super::session::{Job, Session};
+use crate::export::backend::Backend;
+use crate::export::nbd::handshake::Negotiated;
 use millpond_engine::chaos;
 use millpond_engine::iothread::Local;
 

@@ -18,12 +18,12 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 
-use super::budget::{MAX_SHARED, Pool};
-use super::connection::{Account, Closing};
-use super::negotiate::{Chosen, Failed, negotiate, send_all};
+use super::handshake::negotiate::{Chosen, Failed, negotiate, send_all};
 use super::offer::{Catalogue, Offer};
 use super::peer::peer;
 use super::place::Luggage;
+use super::transmission::budget::{MAX_SHARED, Pool};
+use super::transmission::connection::{Account, Closing};
 use crate::socket::{Listeners, OwnFile, listen, local_address};
 use millpond_engine::node::Client;
 use millpond_ring::os::process::watched;

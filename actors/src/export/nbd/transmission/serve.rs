@@ -9,13 +9,13 @@ use millpond_messages::io::{Operation, Outcome};
 use millpond_messages::{BlockStatus, IoError, IoResult, RequestFlags, StatusFlags};
 use millpond_ring::buffer::{Buffer, Buffers};
 
-use super::backend::Backend;
 use super::budget::Permit;
-use super::handshake::{Contexts, Mode};
 use super::reply::{Extent, To, data_header};
 use super::request::{Command, Request, WireError};
 use super::session::Session;
-use super::wire::{context, state};
+use crate::export::backend::Backend;
+use crate::export::nbd::handshake::{Contexts, Mode};
+use crate::export::nbd::wire::{context, state};
 use crate::log::limits::{self, Flood};
 
 /// Reads of at most so many bytes do not ask where the zeroes are: looking at what was read costs less.

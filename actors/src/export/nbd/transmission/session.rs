@@ -9,12 +9,12 @@ use millpond_drivers::api::Withdrawal;
 use millpond_ring::buffer::Buffer;
 
 use super::arena::Arena;
-use super::backend::Backend;
 use super::budget::{Budget, Permit, Pool};
 use super::connection::Closing;
 use super::outbox::Outbox;
 use super::request::{Limits, Request};
 use super::serve::Plan;
+use crate::export::backend::Backend;
 use millpond_engine::iothread::Local;
 use millpond_engine::node::Begun;
 

@@ -5,8 +5,8 @@
 
 use millpond_messages::RequestFlags;
 
-use super::handshake::{Contexts, Mode};
-use super::wire::{
+use crate::export::nbd::handshake::{Contexts, Mode};
+use crate::export::nbd::wire::{
     CommandFlags, Cursor, MAGIC_EXTENDED_REQUEST, MAGIC_REQUEST, MAX_PAYLOAD, TransmissionFlags, context,
 };
 

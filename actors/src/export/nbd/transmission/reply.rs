@@ -1,8 +1,8 @@
 //! Replies of the transmission phase: small headers, written to be sent in one gather with the data they announce.
 
-use super::handshake::Mode;
 use super::request::WireError;
-use super::wire::{
+use crate::export::nbd::handshake::Mode;
+use crate::export::nbd::wire::{
     MAGIC_EXTENDED_REPLY, MAGIC_SIMPLE_REPLY, MAGIC_STRUCTURED_REPLY, MAX_STRING, chunk, context,
 };
 
