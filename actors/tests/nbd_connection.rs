@@ -18,7 +18,7 @@ use futures_util::future::LocalBoxFuture;
 use millpond::export::backend::Backend;
 use millpond::export::nbd::handshake::{Contexts, Mode, Negotiated};
 use millpond::export::nbd::offer::Offer;
-use millpond::export::nbd::transmission::connection::{self, End};
+use millpond::export::nbd::transmission::connection::{self, Arrival, End};
 use millpond::export::nbd::{MAX_BYTES, MAX_IN_FLIGHT, MAX_SHARED, Pool};
 use millpond::iothread::{IoThread, IoThreadConfig, Local};
 use millpond::node::Begun;
@@ -250,7 +250,12 @@ impl Client {
                 let negotiated = negotiated(mode);
                 let mut pool = Pool::new(MAX_SHARED);
                 let disk = Behind(Rc::new(disk));
-                let end = connection::serve(here, fd, &negotiated, disk, &[], &mut pool).await;
+                let arrival = Arrival {
+                    socket: fd,
+                    negotiated: &negotiated,
+                    received: &[],
+                };
+                let end = connection::serve(here, arrival, disk, &mut pool).await;
                 let _ = ended.send(end);
             });
             // Wakes what waits on the disk whenever the test changed a switch.

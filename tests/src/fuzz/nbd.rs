@@ -18,7 +18,7 @@ use futures_util::future::{LocalBoxFuture, pending};
 use millpond::export::backend::Backend;
 use millpond::export::nbd::handshake::{Contexts, Handshake, Mode, Negotiated, Progress};
 use millpond::export::nbd::offer::Offer;
-use millpond::export::nbd::transmission::connection;
+use millpond::export::nbd::transmission::connection::{self, Arrival};
 use millpond::export::nbd::transmission::request::{Header, Limits, Verdict};
 use millpond::export::nbd::wire::{
     MAGIC_EXTENDED_REPLY, MAGIC_EXTENDED_REQUEST, MAGIC_OPTION, MAGIC_REQUEST, MAGIC_SIMPLE_REPLY,
@@ -264,7 +264,12 @@ fn begin(socket: UnixStream, negotiated: Negotiated, early: Vec<u8>, ended: Send
         local.spawn(async move {
             let fd = Arc::new(OwnedFd::from(socket));
             let mut pool = Pool::new(MAX_SHARED);
-            connection::serve(here, fd, &negotiated, Pattern, &early, &mut pool).await;
+            let arrival = Arrival {
+                socket: fd,
+                negotiated: &negotiated,
+                received: &early,
+            };
+            connection::serve(here, arrival, Pattern, &mut pool).await;
             let _ = ended.send(());
         });
     });

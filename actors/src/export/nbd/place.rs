@@ -5,7 +5,7 @@ use millpond_ring::Fd;
 use tracing::Instrument;
 
 use super::handshake::Negotiated;
-use super::transmission::connection::{Account, End, serve};
+use super::transmission::connection::{Account, Arrival, End, serve};
 use millpond_engine::iothread::Local;
 use millpond_engine::node::Client;
 
@@ -37,7 +37,12 @@ impl<G: Account + Send + 'static> Luggage<G> {
         let served = async move {
             let backend = self.client.here();
             let (fd, received) = (self.fd.clone(), std::mem::take(&mut self.received));
-            match serve(here, fd, &self.negotiated, backend, &received, &mut self.guard).await {
+            let arrival = Arrival {
+                socket: fd,
+                negotiated: &self.negotiated,
+                received: &received,
+            };
+            match serve(here, arrival, backend, &mut self.guard).await {
                 End::Moved(received) => Self { received, ..self }.place(),
                 End::Closed(closing) => self.guard.ended(closing),
             }

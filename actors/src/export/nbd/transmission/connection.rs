@@ -115,17 +115,29 @@ impl From<Gone> for Stop {
     }
 }
 
-/// Serves a connection until it ends or has to move. `received` are bytes that came after the handshake.
-///
-/// Shutting the socket down, from any thread, ends it.
+/// A client whose handshake is over, as it comes to an iothread.
+#[derive(Debug)]
+pub struct Arrival<'a> {
+    /// Its socket. Shutting it down, from any thread, ends the connection.
+    pub socket: Fd,
+    /// What was agreed on.
+    pub negotiated: &'a Negotiated,
+    /// What was received already and not looked at.
+    pub received: &'a [u8],
+}
+
+/// Serves a connection until it ends or has to move.
 pub async fn serve<B: Backend>(
     local: Rc<Local>,
-    fd: Fd,
-    negotiated: &Negotiated,
+    arrival: Arrival<'_>,
     backend: B,
-    received: &[u8],
     account: &mut impl Account,
 ) -> End {
+    let Arrival {
+        socket: fd,
+        negotiated,
+        received,
+    } = arrival;
     let limits = Limits {
         mode: negotiated.mode,
         size: negotiated.export.size,
