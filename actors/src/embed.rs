@@ -9,7 +9,7 @@ use millpond_messages::{Error, ErrorKind, Result};
 use millpond_ring::Engine;
 
 use crate::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
-use millpond_engine::chaos::{Chaos, Policy};
+use millpond_engine::delay::{Chaos, Policy};
 
 /// What a block layer is started with. The defaults are those of the daemon.
 pub struct BlockLayerConfig {

@@ -147,4 +147,4 @@ pub mod monitor;
 #[cfg(feature = "daemon")]
 mod socket;
 
-pub use millpond_engine::{chaos, iothread, node};
+pub use millpond_engine::{delay, iothread, node};

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use futures_executor::block_on;
-use millpond::chaos::{Chaos, Delay, Policy, Rule};
+use millpond::delay::{Chaos, Delay, Policy, Rule};
 use millpond::embed::{BlockLayer, BlockLayerConfig};
 use millpond::flight::{PATIENCE, Printed};
 use millpond::graph::GraphHandle;

@@ -4,7 +4,7 @@
 //! and what became of them goes back as events.
 #![forbid(unsafe_code)]
 
-pub mod chaos;
+pub mod delay;
 pub mod flight;
 pub mod iothread;
 pub mod node;

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Daemon;
-use millpond_engine::chaos::{Chaos, Policy, RuleOptions};
+use millpond_engine::delay::{Chaos, Policy, RuleOptions};
 
 /// Properties in the order in which they are listed.
 pub(super) const CHAOS_PROPERTIES: &[&str] = &[

@@ -21,7 +21,7 @@ use super::late::{self, Late};
 use super::mailbox::{Receiver, mailbox};
 use super::memory::{Memory, MemoryChange};
 use super::told::ChangeLog;
-use millpond_engine::chaos::Chaos;
+use millpond_engine::delay::Chaos;
 use millpond_engine::iothread::IoThread;
 use millpond_engine::node::{self, Client, EventSink, Mail, OrderOutcome, Ticket};
 use millpond_graph::{Announcement, Effect, Event, ImplicitOpens, Policy, Reply, RequestId};

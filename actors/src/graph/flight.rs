@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::actor::{Graph, closed};
 use super::handle::GraphHandle;
-use millpond_engine::chaos::kind;
+use millpond_engine::delay::kind;
 use millpond_engine::flight::{Note, Recorder};
 
 use crate::flight::collect;

@@ -22,7 +22,7 @@ use serde_json::Value;
 use super::actor::{Fresh, Incoming, closed};
 use super::mailbox::Sender;
 use super::memory::MemoryChange;
-use millpond_engine::chaos::Chaos;
+use millpond_engine::delay::Chaos;
 use millpond_engine::node::{Client, Ticket};
 use millpond_graph::{Announcement, RequestId};
 

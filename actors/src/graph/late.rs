@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::actor::{Graph, Incoming, ReplySender};
 use super::handle::GraphHandle;
-use millpond_engine::chaos::{Chaos, End, Hop, Lanes, Pair, kind};
+use millpond_engine::delay::{Chaos, End, Hop, Lanes, Pair, kind};
 use millpond_engine::iothread::IoThread;
 use millpond_engine::node::{Client, Mail};
 
@@ -36,7 +36,7 @@ impl Late {
     }
 }
 
-const fn hop(from: End, to: End, kind: &'static millpond_engine::chaos::Kind) -> Hop<'static> {
+const fn hop(from: End, to: End, kind: &'static millpond_engine::delay::Kind) -> Hop<'static> {
     Hop {
         pair: Pair { from, to },
         kind,

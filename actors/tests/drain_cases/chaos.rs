@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use millpond::chaos::{Actor, Chaos, Delay, Policy, Rule, Spell};
+use millpond::delay::{Actor, Chaos, Delay, Policy, Rule, Spell};
 use millpond::node::Client;
 use serde_json::json;
 

@@ -10,7 +10,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
-use millpond::chaos::Policy;
+use millpond::delay::Policy;
 use millpond::embed::{BlockLayer, BlockLayerConfig};
 use millpond::graph::{DrainGuard, GraphHandle};
 use millpond::iothread::Local;

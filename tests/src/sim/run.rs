@@ -9,8 +9,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use millpond::chaos::{Chaos, Policy};
 use millpond::daemon::Daemon;
+use millpond::delay::{Chaos, Policy};
 use millpond::graph::GraphHandle;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use fastrand::Rng;
-use millpond::chaos::{Delay, KINDS, Rule, Spell};
+use millpond::delay::{Delay, KINDS, Rule, Spell};
 
 /// What is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

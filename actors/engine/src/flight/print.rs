@@ -8,7 +8,7 @@ use millpond_messages::record::{
     read_frame,
 };
 
-use crate::chaos::kind;
+use crate::delay::kind;
 
 /// Why a file is no flight record.
 #[derive(Debug, thiserror::Error)]

@@ -7,7 +7,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use millpond_messages::record::{MessageEvent, MessageRecord};
 
-use crate::chaos::{KINDS, Kind};
+use crate::delay::{KINDS, Kind};
 
 /// How many messages a thread remembers: 96 KiB of them.
 pub const RECORDS: usize = 2048;
@@ -159,7 +159,7 @@ pub fn kind_names() -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chaos::kind;
+    use crate::delay::kind;
 
     fn note(number: u64) -> Note {
         Note {

@@ -20,7 +20,7 @@ use slab::Slab;
 
 use super::IoThreadId;
 use super::poll::{PollParams, SharedParams};
-use crate::chaos::{OnGuard, ThreadChaos};
+use crate::delay::{OnGuard, ThreadChaos};
 use crate::flight::{Note, Recorder};
 
 thread_local! {

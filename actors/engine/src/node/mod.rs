@@ -15,36 +15,24 @@
 //! - An admitted request runs to its end, even if whoever asked has lost interest: drivers are never left half-way.
 
 mod cell;
-mod choke;
-mod client;
-mod commit;
-mod control;
-mod depth;
-mod edge;
+mod entry;
 mod gate;
-mod kept;
-mod late;
-mod line;
-mod mail;
-mod migrate;
+mod io;
 mod order;
-mod overlap;
-pub mod recorded;
-mod root;
-mod statistics;
 mod table;
-mod under_way;
 
 /// The node's half of the drain handshake, for the model checker of the graph.
-pub use gate::{Background, Gate, InFlight};
-pub use line::{Line, Parked, Turn};
+pub use gate::line::{Line, Parked, Turn};
+pub use gate::sections::{Background, Gate, InFlight};
 
-pub use client::{Client, HomeClient, RootHandle, Started};
-pub use mail::{
+pub use entry::client::{Client, HomeClient, RootHandle, Started};
+pub use entry::pending::{Begun, UnderWay};
+pub use order::mail::{
     Description, DetectZeroes, Entry, Event, Handles, Mail, NodeAddress, NodeSettings, OpenFacts,
     OrderOutcome, RemoteRequest, Ticket,
 };
-pub use migrate::{MovedNode, MovedRoot};
-pub use order::{Address, IothreadOrder, Naming, NodeOrder, NodeTask, OpenOrder, Order, Wiring};
+pub use order::moving::{MovedNode, MovedRoot};
+pub use order::orders::{Address, IothreadOrder, Naming, NodeOrder, NodeTask, OpenOrder, Order, Wiring};
+/// Messages as the flight recorder keeps them.
+pub use order::recorded;
 pub use table::{EventSink, serve};
-pub use under_way::{Begun, UnderWay};

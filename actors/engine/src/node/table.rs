@@ -12,15 +12,18 @@ use millpond_messages::record::MessageEvent;
 use millpond_messages::{IoError, NodeId, RootId};
 use rustc_hash::FxHashMap;
 
-use super::cell::NodeCell;
-use super::choke;
-use super::client::{RootHandle, RootShared};
-use super::mail::{Entry, Event, Mail, RemoteRequest};
-use super::root::RootCell;
-use super::{control, late, migrate, recorded};
-use crate::chaos;
+use crate::delay;
 use crate::flight::Open;
 use crate::iothread::{IoThread, Local, guarded};
+use crate::node::cell::node::NodeCell;
+use crate::node::entry::client::{RootHandle, RootShared};
+use crate::node::entry::root::RootCell;
+use crate::node::io;
+use crate::node::order::carry_out;
+use crate::node::order::late;
+use crate::node::order::mail::{Entry, Event, Mail, RemoteRequest};
+use crate::node::order::moving;
+use crate::node::order::recorded;
 
 /// How an iothread tells the graph actor something. Called on the iothread; must not block.
 pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
@@ -99,7 +102,7 @@ impl NodeTable {
     /// Tells the graph actor.
     pub fn tell(&self, event: Event) {
         self.local.note(recorded::event(MessageEvent::Told, &event));
-        if chaos::is_on() {
+        if delay::is_on() {
             return late::tell(self, &self.events, event);
         }
         (self.events)(event);
@@ -222,7 +225,7 @@ impl NodeTable {
     }
 
     fn receive(self: &Rc<Self>, mail: Mail) {
-        if chaos::is_on() {
+        if delay::is_on() {
             return late::receive(self, mail);
         }
         self.handle(mail);
@@ -237,12 +240,12 @@ impl NodeTable {
                 self.local
                     .note(recorded::order(MessageEvent::Ordered, ticket, &order));
                 // Whoever gave the order hears of its end, come what may.
-                if !guarded("an order", || control::carry_out(self, ticket, order)) {
-                    control::lost(self, ticket);
+                if !guarded("an order", || carry_out::carry_out(self, ticket, order)) {
+                    carry_out::lost(self, ticket);
                 }
             }
-            Mail::Arrive(moved) => migrate::arrive(self, *moved),
-            Mail::ArriveRoot(moved) => migrate::arrive_root(self, *moved),
+            Mail::Arrive(moved) => moving::arrive(self, *moved),
+            Mail::ArriveRoot(moved) => moving::arrive_root(self, *moved),
             Mail::Chaos(policy, done) => {
                 self.local.chaos().set(&self.local, policy);
                 drop(done);
@@ -294,7 +297,7 @@ impl NodeTable {
         };
         self.from_elsewhere.set(self.from_elsewhere.get().wrapping_add(1));
         self.local.spawn(async move {
-            let outcome = choke::execute(&cell, request.operation, None).await;
+            let outcome = io::execute(&cell, request.operation, None).await;
             late::reply_elsewhere(&cell, request.reply, outcome);
         });
     }

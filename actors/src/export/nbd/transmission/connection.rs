@@ -25,7 +25,7 @@ use super::serve::cost;
 use super::session::{Job, Session};
 use crate::export::backend::Backend;
 use crate::export::nbd::handshake::Negotiated;
-use millpond_engine::chaos;
+use millpond_engine::delay;
 use millpond_engine::iothread::Local;
 
 /// How a connection came to its end on this iothread.
@@ -197,7 +197,7 @@ async fn once_round() {
 /// Sends what is queued until the outbox is closed.
 async fn send<B: Backend>(late: Late, ring: Ring, fd: Fd, session: Rc<Session<B>>) {
     while let Some(batch) = session.outbox.next().await {
-        if chaos::is_on() {
+        if delay::is_on() {
             late.sends().await;
         }
         let (buffers, permit) = batch.into_parts();
@@ -246,7 +246,7 @@ impl<B: Backend> Connection<B> {
             else {
                 return Ok(());
             };
-            if chaos::is_on() {
+            if delay::is_on() {
                 self.receive_late().await?;
             }
             self.gate().await?;

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use millpond_engine::chaos::{End, Hop, Pair, kind};
+use millpond_engine::delay::{End, Hop, Pair, kind};
 use millpond_engine::iothread::Local;
 
 /// A connection as the rules see it.

@@ -8,14 +8,14 @@ use millpond_messages::{ChildSlot, DebugEvent, IoError, IoResult, RequestFlags};
 use millpond_ring::buffer::Buffers;
 use smallvec::SmallVec;
 
-use super::super::cell::NodeCell;
-use super::super::edge::Behind;
-use super::super::mail::DetectZeroes;
-use super::super::overlap::Tracking;
-use super::super::statistics::Asked;
 use super::{
     By, Passed, aligned, bytes_in, flush, in_memory, length, nodes, pass, probed, read, tell, zeroes,
 };
+use crate::node::cell::edge::Behind;
+use crate::node::cell::node::NodeCell;
+use crate::node::gate::overlap::Tracking;
+use crate::node::gate::statistics::Asked;
+use crate::node::order::mail::DetectZeroes;
 
 /// Where the start of a write goes.
 pub(super) struct Placed {

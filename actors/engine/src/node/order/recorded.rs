@@ -4,11 +4,11 @@ use millpond_messages::io::OperationKind;
 use millpond_messages::record::MessageEvent;
 use millpond_messages::{NodeId, RootId};
 
-use super::late;
-use super::mail::{Event, Ticket};
-use super::order::{NodeOrder, Order};
-use crate::chaos::kind;
+use crate::delay::kind;
 use crate::flight::Note;
+use crate::node::order::late;
+use crate::node::order::mail::{Event, Ticket};
+use crate::node::order::orders::{NodeOrder, Order};
 
 /// A request over a root edge. `number` is its place in the node's count.
 #[inline]
@@ -55,7 +55,7 @@ pub fn event(event: MessageEvent, what: &Event) -> Note {
     }
 }
 
-fn plain(event: MessageEvent, kind: &'static crate::chaos::Kind, node: u64, number: u64) -> Note {
+fn plain(event: MessageEvent, kind: &'static crate::delay::Kind, node: u64, number: u64) -> Note {
     Note {
         event,
         kind,

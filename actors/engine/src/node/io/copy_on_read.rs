@@ -9,8 +9,8 @@ use millpond_drivers::api::Transfer;
 use millpond_messages::{DebugEvent, IoError, IoResult, OpenFlags, RequestFlags, StatusFlags};
 use millpond_ring::buffer::Buffers;
 
-use super::super::cell::NodeCell;
 use super::{bytes_in, in_memory, read, status, tell, write, zeroes};
+use crate::node::cell::node::NodeCell;
 
 /// The most that is copied at once, in bytes.
 const COPY_MAX: u64 = 1 << 20;

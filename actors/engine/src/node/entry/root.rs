@@ -13,17 +13,17 @@ use millpond_messages::{IoError, Permissions, RequestFlags};
 use millpond_ring::buffer::Buffers;
 use tracing::Instrument;
 
-use super::cell::NodeCell;
-use super::choke::{self, By, Step};
-use super::client::RootHandle;
-use super::gate::Admission;
-use super::late;
-use super::line::{Line, Parked, Turn};
-use super::mail::Event;
-use super::recorded;
-use super::under_way::{Begun, UnderWay};
-use crate::chaos;
+use crate::delay;
 use crate::iothread::{Local, now_ns};
+use crate::node::cell::node::NodeCell;
+use crate::node::entry::client::RootHandle;
+use crate::node::entry::pending::{Begun, UnderWay};
+use crate::node::gate::line::{Line, Parked, Turn};
+use crate::node::gate::sections::Admission;
+use crate::node::io::{self, By, Step};
+use crate::node::order::late;
+use crate::node::order::mail::Event;
+use crate::node::order::recorded;
 
 type Reply = oneshot::Sender<Outcome<Buffers>>;
 type Elsewhere = oneshot::Receiver<Outcome<Buffers>>;
@@ -108,7 +108,7 @@ impl RootCell {
 
     /// Begins a request: it is taken in this very step. See [`UnderWay`] for what becomes of it when nobody waits for it.
     pub fn begin(self: &Rc<Self>, operation: Operation<Buffers>) -> Begun {
-        if chaos::is_on() {
+        if delay::is_on() {
             return late::begin(self, operation);
         }
         self.begin_now(operation)
@@ -141,7 +141,7 @@ impl RootCell {
         operation: Operation<Buffers>,
         begun: &Cell<bool>,
     ) -> Outcome<Buffers> {
-        if chaos::is_on() {
+        if delay::is_on() {
             late::enter(&self, &operation).await;
         }
         let (operation, admission) = match self.take(operation) {
@@ -167,7 +167,7 @@ impl RootCell {
 
     /// Takes a request from another thread, and sees to its answer.
     pub fn enter_remote(self: Rc<Self>, local: &Rc<Local>, operation: Operation<Buffers>, reply: Reply) {
-        if chaos::is_on() {
+        if delay::is_on() {
             return self.enter_remote_late(local, operation, reply);
         }
         match self.begin_now(operation) {
@@ -182,7 +182,7 @@ impl RootCell {
     /// The same while replies may be held, with the request counted until its own has gone.
     fn enter_remote_late(self: Rc<Self>, local: &Rc<Local>, operation: Operation<Buffers>, reply: Reply) {
         let (node, root) = (self.node(), self.handle.id());
-        let (kind, (offset, len)) = (operation.kind(), choke::range_of(&operation));
+        let (kind, (offset, len)) = (operation.kind(), io::range_of(&operation));
         match self.begin_now(operation) {
             Begun::Ended(outcome) => {
                 // It is counted though it has ended: it was taken in this step, so the gate did not stop it.
@@ -207,9 +207,9 @@ impl RootCell {
         if !is_plain {
             return Err(operation);
         }
-        let (kind, (offset, len)) = (operation.kind(), choke::range_of(&operation));
+        let (kind, (offset, len)) = (operation.kind(), io::range_of(&operation));
         let node = self.node();
-        match choke::begin(&node, operation, By::USER) {
+        match io::begin(&node, operation, By::USER) {
             Step::Later(operation) => Err(operation),
             Step::Ended(outcome) => {
                 if let Some(table) = node.table() {
@@ -236,7 +236,7 @@ impl RootCell {
         admission: Admission,
     ) -> Result<UnderWay, Outcome<Buffers>> {
         if Local::current().is_none() {
-            return Err(choke::refused(IoError::NoMedium, operation));
+            return Err(io::refused(IoError::NoMedium, operation));
         }
         let root = Rc::clone(self);
         Ok(UnderWay::general(async move {
@@ -249,7 +249,7 @@ impl RootCell {
     fn take(self: &Rc<Self>, operation: Operation<Buffers>) -> Taken {
         if let Err(error) = self.permits(&operation) {
             self.node.borrow().counters().refuse(operation.kind());
-            return Taken::Passed(Err(choke::refused(error, operation)));
+            return Taken::Passed(Err(io::refused(error, operation)));
         }
         if self.line.is_empty() && self.may_pass(&operation) {
             return Taken::Passed(Ok(self.admit(operation)));
@@ -263,7 +263,7 @@ impl RootCell {
     /// Whether a request may pass: the gate is open, and a request that is to have no other beside it is to a node that
     /// notes what it has in flight.
     fn may_pass(&self, operation: &Operation<Buffers>) -> bool {
-        self.node.borrow().gate().is_open() && (!choke::is_serialised(operation) || self.may_serialise())
+        self.node.borrow().gate().is_open() && (!io::is_serialised(operation) || self.may_serialise())
     }
 
     fn may_serialise(&self) -> bool {
@@ -307,7 +307,7 @@ impl RootCell {
         let node = admission.node();
         let writethrough = self.handle.writethrough();
         let span = request_span(node, &operation);
-        let future = choke::execute_admitted(node, operation, admission, writethrough);
+        let future = io::execute_admitted(node, operation, admission, writethrough);
         if span.is_disabled() {
             future.await
         } else {
@@ -345,7 +345,7 @@ impl RootCell {
     }
 
     fn admit(&self, operation: Operation<Buffers>) -> (Operation<Buffers>, Admission) {
-        let (offset, len) = choke::range_of(&operation);
+        let (offset, len) = io::range_of(&operation);
         let admission = self.count(self.node(), operation.kind(), offset, len);
         (operation, admission)
     }
@@ -384,7 +384,7 @@ impl RootCell {
 
 /// The span of a request, from its admission to its answer; `-T millpond::request=trace` shows it.
 fn request_span(node: &NodeCell, operation: &Operation<Buffers>) -> tracing::Span {
-    let (offset, len) = choke::range_of(operation);
+    let (offset, len) = io::range_of(operation);
     tracing::trace_span!(
         target: "millpond::request", "request", node = node.name(), operation = ?operation.kind(), offset, len
     )
@@ -416,7 +416,7 @@ impl AtGate {
                 begun.set(true);
                 Err(answer.await.unwrap_or(Outcome::plain(Err(IoError::NoMedium))))
             }
-            Err(Err(operation)) => Err(choke::refused(IoError::NoMedium, operation)),
+            Err(Err(operation)) => Err(io::refused(IoError::NoMedium, operation)),
         }
     }
 }

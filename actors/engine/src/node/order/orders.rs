@@ -15,8 +15,8 @@ use millpond_messages::{
 };
 
 #[cfg(doc)]
-use super::mail::{Event, OrderOutcome};
-use super::mail::{Handles, NodeSettings};
+use crate::node::order::mail::{Event, OrderOutcome};
+use crate::node::order::mail::{Handles, NodeSettings};
 
 /// How orders name what is elsewhere.
 pub trait Naming: Clone {

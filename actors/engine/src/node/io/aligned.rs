@@ -10,10 +10,10 @@ use millpond_messages::error::errno::ENOMEM;
 use millpond_messages::{DebugEvent, IoError, IoResult, RequestFlags};
 use millpond_ring::buffer::{Buffer, Buffers};
 
-use super::super::cell::NodeCell;
-use super::super::overlap::Tracking;
 use super::write::flags_below;
 use super::{bytes_in, in_memory, tell};
+use crate::node::cell::node::NodeCell;
+use crate::node::gate::overlap::Tracking;
 
 /// The aligned range around another.
 struct Around {

@@ -19,10 +19,10 @@ use millpond_messages::{DebugEvent, IoError, IoResult, OpenFlags, RequestFlags, 
 use millpond_ring::buffer::Buffers;
 use smallvec::SmallVec;
 
-use super::cell::NodeCell;
-use super::gate::Admission;
-use super::statistics::Asked;
 use crate::iothread::now_ns;
+use crate::node::cell::node::NodeCell;
+use crate::node::gate::sections::Admission;
+use crate::node::gate::statistics::Asked;
 
 /// What a request brings along: whether it is admitted over a root edge, or a piece of what a parent does.
 #[derive(Clone, Copy)]

@@ -9,8 +9,8 @@ use std::rc::Rc;
 use millpond_messages::io::OperationKind;
 use millpond_messages::{LatencyHistograms, NodeStatistics, OperationCount};
 
-use super::cell::NodeCell;
 use crate::iothread::now_ns;
+use crate::node::cell::node::NodeCell;
 
 /// A request as it arrived at a node, or a piece of one.
 #[derive(Debug, Clone, Copy)]

@@ -12,15 +12,15 @@ use millpond_messages::io::{Operation, Outcome};
 use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, OpenFlags, Token};
 use millpond_ring::buffer::Buffers;
 
-use super::cell::{CellParts, NodeCell};
-use super::client::RootHandle;
-use super::edge::{self, EdgeCell};
-use super::gate::Gate;
-use super::mail::{Event, Mail, NodeAddress, NodeSettings, OrderOutcome, Ticket};
-use super::root::RootCell;
-use super::statistics::Counters;
-use super::table::NodeTable;
 use crate::iothread::IoThread;
+use crate::node::cell::edge::{self, EdgeCell};
+use crate::node::cell::node::{CellParts, NodeCell};
+use crate::node::entry::client::RootHandle;
+use crate::node::entry::root::RootCell;
+use crate::node::gate::sections::Gate;
+use crate::node::gate::statistics::Counters;
+use crate::node::order::mail::{Event, Mail, NodeAddress, NodeSettings, OrderOutcome, Ticket};
+use crate::node::table::NodeTable;
 
 /// A node on its way.
 pub struct MovedNode {

@@ -5,10 +5,10 @@ use std::rc::Rc;
 use millpond_messages::io::{Operation, Preallocation};
 use millpond_messages::{Error, ErrorKind, IoError, IoResult, RequestFlags, Result, Role, check_length};
 
-use super::super::cell::NodeCell;
-use super::super::edge::EdgeCell;
-use super::super::kept::Asked;
 use super::By;
+use crate::node::cell::edge::EdgeCell;
+use crate::node::cell::kept::Asked;
+use crate::node::cell::node::NodeCell;
 
 /// The length as the driver knows it now. A parent is told what is kept of it, where something is.
 pub async fn length(cell: &Rc<NodeCell>, by: By<'_>) -> IoResult<u64> {

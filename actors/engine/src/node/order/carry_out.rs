@@ -13,18 +13,18 @@ use millpond_messages::{
     Repair, Result,
 };
 
-use super::cell::{CellParts, NodeCell};
-use super::choke;
-use super::commit;
-use super::edge::{self, EdgeCell};
-use super::gate::Gate;
-use super::kept::Asked;
-use super::mail::{Description, Event, OpenFacts, OrderOutcome, Ticket};
-use super::migrate;
-use super::order::{IothreadOrder, NodeOrder, NodeTask, OpenOrder, Order, Wiring};
-use super::root::RootCell;
-use super::statistics::Counters;
-use super::table::NodeTable;
+use crate::node::cell::edge::{self, EdgeCell};
+use crate::node::cell::kept::Asked;
+use crate::node::cell::node::{CellParts, NodeCell};
+use crate::node::entry::root::RootCell;
+use crate::node::gate::sections::Gate;
+use crate::node::gate::statistics::Counters;
+use crate::node::io;
+use crate::node::order::commit;
+use crate::node::order::mail::{Description, Event, OpenFacts, OrderOutcome, Ticket};
+use crate::node::order::moving;
+use crate::node::order::orders::{IothreadOrder, NodeOrder, NodeTask, OpenOrder, Order, Wiring};
+use crate::node::table::NodeTable;
 
 /// Carries out an order. What takes time goes on as a task; the rest is done in the order in which it came.
 pub fn carry_out(table: &Rc<NodeTable>, ticket: Ticket, order: Order) {
@@ -115,14 +115,14 @@ fn wire(table: &Rc<NodeTable>, ticket: Ticket, wiring: Wiring) {
             let result = found(table, node).map(|cell| table.insert_root(RootCell::new(root, cell)));
             done(table, ticket, result);
         }
-        Wiring::MoveRoot { root, target } => migrate::move_root(table, ticket, root, target),
+        Wiring::MoveRoot { root, target } => moving::move_root(table, ticket, root, target),
         Wiring::DetachRoot(root) => {
             if let Some(cell) = table.remove_root(root) {
                 cell.end();
             }
             done(table, ticket, Ok(()));
         }
-        Wiring::Depart { node, to } => migrate::depart(table, ticket, node, to),
+        Wiring::Depart { node, to } => moving::depart(table, ticket, node, to),
         Wiring::Open(order) => later(table, ticket, async move |table| {
             OrderOutcome::Opened(open(table, *order).await)
         }),
@@ -204,7 +204,7 @@ async fn carry_out_task(table: &Rc<NodeTable>, node: NodeId, task: NodeTask) -> 
                     return Err(Error::new(ErrorKind::InvalidArgument, text));
                 }
                 // A node that is read-only from then on is not flushed any more.
-                choke::flush(&cell)
+                io::flush(&cell)
                     .await
                     .map_err(|error| Error::io("Error flushing drive", error))?;
                 driver(table, node)?.reopen_prepare(request).await?;
@@ -223,13 +223,13 @@ async fn carry_out_task(table: &Rc<NodeTable>, node: NodeId, task: NodeTask) -> 
             preallocation,
             flags,
         } => OrderOutcome::Done(
-            async { choke::truncate(&found(table, node)?, size, exact, preallocation, flags).await }.await,
+            async { io::truncate(&found(table, node)?, size, exact, preallocation, flags).await }.await,
         ),
         NodeTask::Check { repair } => OrderOutcome::Checked(check(table, node, repair).await),
         NodeTask::DeleteFile => OrderOutcome::Done(delete_file(table, node).await),
         NodeTask::Flush => OrderOutcome::Done(
             async {
-                choke::flush(&found(table, node)?)
+                io::flush(&found(table, node)?)
                     .await
                     .map_err(|error| Error::io("Could not flush", error))
             }
@@ -390,7 +390,7 @@ async fn exchange_prepare(table: &NodeTable, node: NodeId, slots: &[ChildSlot]) 
     let cell = found(table, node)?;
     driver(table, node)?.exchange_prepare(slots).await?;
     // What was acknowledged cannot be made durable from here any more once it is other data that is flushed.
-    choke::flush(&cell)
+    io::flush(&cell)
         .await
         .map_err(|error| Error::io("Error flushing drive", error))
 }
@@ -432,7 +432,7 @@ async fn close(table: &NodeTable, node: NodeId) -> Result<()> {
     };
     // What it has passed on is its children's to flush when they close: each node of a chain is flushed once.
     let flushed = match cell.unflushed() {
-        Some(_) => choke::flush(&cell).await,
+        Some(_) => io::flush(&cell).await,
         None => Ok(()),
     };
     let flushed = flushed.map_err(|error| Error::io("Could not flush", error));
@@ -548,7 +548,7 @@ async fn read_head(table: &NodeTable, node: NodeId, len: usize) -> IoResult<Vec<
     if len == 0 {
         return Ok(Vec::new());
     }
-    choke::read_whole(&cell, 0, len)
+    io::read_whole(&cell, 0, len)
         .await
         .map(|buffers| buffers.to_vec())
 }

@@ -7,9 +7,9 @@ use millpond_messages::error::errno::ENOMEM;
 use millpond_messages::{DebugEvent, IoError, IoResult, OpenFlags, RequestFlags};
 use millpond_ring::buffer::{Buffer, Buffers};
 
-use super::super::cell::NodeCell;
-use super::super::overlap::Tracking;
 use super::{By, flush, in_memory, length, probed, tell, write};
+use crate::node::cell::node::NodeCell;
+use crate::node::gate::overlap::Tracking;
 
 /// The most zeroes written from one buffer, in bytes.
 const BOUNCE: u64 = 1 << 20;

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use millpond_messages::io::Operation;
 use millpond_messages::{IoError, IoResult, RequestFlags, StatusFlags};
 
-use super::cell::NodeCell;
-use super::choke;
+use crate::node::cell::node::NodeCell;
+use crate::node::io;
 
 /// The most bytes that are held in memory at a time.
 const BUFFER_MAX: u64 = 1 << 20;
@@ -17,7 +17,7 @@ pub async fn commit(cell: &Rc<NodeCell>, mut offset: u64, len: u64) -> IoResult<
     let edge = cell.backing_edge().ok_or(IoError::NotSupported)?;
     let end = offset.checked_add(len).ok_or(IoError::OutOfRange)?;
     while offset < end {
-        let status = choke::block_status(cell, offset, end - offset, choke::Wanted::of_node(true)).await?;
+        let status = io::block_status(cell, offset, end - offset, io::Wanted::of_node(true)).await?;
         if status.len == 0 {
             break;
         }
@@ -32,7 +32,7 @@ pub async fn commit(cell: &Rc<NodeCell>, mut offset: u64, len: u64) -> IoResult<
                 let flags = RequestFlags::MAY_UNMAP;
                 Operation::WriteZeroes { offset, len, flags }
             } else {
-                let buffers = choke::read_whole(cell, offset, len).await?;
+                let buffers = io::read_whole(cell, offset, len).await?;
                 let flags = RequestFlags::empty();
                 Operation::Write {
                     offset,

@@ -7,10 +7,10 @@ use millpond_messages::io::{Operation, OperationKind};
 use millpond_messages::{BlockStatus, IoError, IoResult, NodeId, StatusFlags};
 use millpond_ring::buffer::Buffers;
 
-use super::super::cell::NodeCell;
-use super::super::edge::{Behind, send_there};
-use super::super::statistics::Asked;
 use super::{Passed, nodes, pass};
+use crate::node::cell::edge::{Behind, send_there};
+use crate::node::cell::node::NodeCell;
+use crate::node::gate::statistics::Asked;
 
 /// What a status is to tell.
 #[derive(Debug, Clone, Copy)]

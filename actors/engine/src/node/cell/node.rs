@@ -12,14 +12,14 @@ use millpond_messages::{
     Result, SECTOR_SIZE, Token,
 };
 
-use super::edge::{self, Behind, EdgeCell};
-use super::gate::Gate;
-use super::kept::{Asked, Kept, Listener};
-use super::mail::{Event, NodeAddress, NodeSettings, OpenFacts};
-use super::overlap::Tracker;
-use super::root::RootCell;
-use super::statistics::Counters;
-use super::table::NodeTable;
+use crate::node::cell::edge::{self, Behind, EdgeCell};
+use crate::node::cell::kept::{Asked, Kept, Listener};
+use crate::node::entry::root::RootCell;
+use crate::node::gate::overlap::Tracker;
+use crate::node::gate::sections::Gate;
+use crate::node::gate::statistics::Counters;
+use crate::node::order::mail::{Event, NodeAddress, NodeSettings, OpenFacts};
+use crate::node::table::NodeTable;
 
 /// A node on its iothread.
 pub struct NodeCell {

@@ -9,7 +9,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Weak;
 
-use super::cell::NodeCell;
+use crate::node::cell::node::NodeCell;
 
 thread_local! {
     /// Counts changes of what others may have kept something of.

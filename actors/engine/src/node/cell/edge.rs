@@ -13,14 +13,14 @@ use millpond_messages::io::{Operation, Outcome};
 use millpond_messages::{DebugEvent, DriverInfo, IoError, Limits};
 use millpond_ring::buffer::Buffers;
 
-use super::cell::NodeCell;
-use super::choke::{self, By, Step, Transferring};
-use super::depth::{is_deep, nested};
-use super::late;
-use super::mail::{Entry, Mail, NodeAddress, RemoteRequest};
-use super::table::NodeTable;
-use crate::chaos;
+use crate::delay;
 use crate::iothread::Local;
+use crate::node::cell::node::NodeCell;
+use crate::node::gate::stack_depth::{is_deep, nested};
+use crate::node::io::{self, By, Step, Transferring};
+use crate::node::order::late;
+use crate::node::order::mail::{Entry, Mail, NodeAddress, RemoteRequest};
+use crate::node::table::NodeTable;
 
 /// The node behind an edge.
 #[derive(Clone, Default)]
@@ -111,23 +111,23 @@ impl EdgeCell {
 }
 
 fn pass_to(cell: Rc<NodeCell>, operation: Operation<Buffers>) -> Answer<'static, Outcome<Buffers>> {
-    if chaos::is_on() {
+    if delay::is_on() {
         let passed = nested(async move {
             late::pass_down(&cell, &operation).await;
-            choke::execute(&cell, operation, None).await
+            io::execute(&cell, operation, None).await
         });
         return Answer::lasting(passed, go_on_alone);
     }
     let step = if is_deep() {
         Step::Later(operation)
     } else {
-        choke::begin(&cell, operation, By::PARENT)
+        io::begin(&cell, operation, By::PARENT)
     };
     match step {
         Step::Ended(outcome) => Answer::ready(outcome),
         Step::Transfer(transfer) => Answer::Wait(nested(Passed(Some(transfer)))),
         Step::Later(operation) => {
-            let passed = nested(async move { choke::execute(&cell, operation, None).await });
+            let passed = nested(async move { io::execute(&cell, operation, None).await });
             Answer::lasting(passed, go_on_alone)
         }
     }

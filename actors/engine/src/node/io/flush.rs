@@ -5,8 +5,8 @@ use std::rc::Rc;
 use millpond_messages::io::Operation;
 use millpond_messages::{DebugEvent, IoError, IoResult, OpenFlags};
 
-use super::super::cell::NodeCell;
-use super::super::edge::EdgeCell;
+use crate::node::cell::edge::EdgeCell;
+use crate::node::cell::node::NodeCell;
 
 /// Writes back what the driver caches, makes its storage durable unless the node ignores flushes, then does the same for
 /// the children that it stores anything in. A read-only node has nothing to flush. Numbered children are the driver's to

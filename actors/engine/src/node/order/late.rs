@@ -8,15 +8,15 @@ use millpond_messages::io::{Operation, Outcome};
 use millpond_messages::{IoError, NodeId, RootId};
 use millpond_ring::buffer::Buffers;
 
-use super::cell::NodeCell;
-use super::gate::Admission;
-use super::mail::{Entry, Event, Mail, RemoteRequest};
-use super::order::{NodeOrder, NodeTask, Order, Wiring};
-use super::root::RootCell;
-use super::table::{EventSink, NodeTable};
-use super::under_way::{Begun, UnderWay};
-use crate::chaos::{self, End, Hop, Kind, Pair, kind};
+use crate::delay::{self, End, Hop, Kind, Pair, kind};
 use crate::iothread::Local;
+use crate::node::cell::node::NodeCell;
+use crate::node::entry::pending::{Begun, UnderWay};
+use crate::node::entry::root::RootCell;
+use crate::node::gate::sections::Admission;
+use crate::node::order::mail::{Entry, Event, Mail, RemoteRequest};
+use crate::node::order::orders::{NodeOrder, NodeTask, Order, Wiring};
+use crate::node::table::{EventSink, NodeTable};
 
 /// Takes a message from the mailbox, and handles it when it may arrive.
 pub fn receive(table: &Rc<NodeTable>, mail: Mail) {
@@ -63,7 +63,7 @@ pub fn tell(table: &NodeTable, events: &EventSink, event: Event) {
 /// Tells the graph actor what a driver tells, from the iothread where the node is now.
 pub fn notice(events: &EventSink, node: NodeId, posted: Posted) {
     let event = Event::Noticed(node, posted);
-    match chaos::is_on().then(NodeTable::current).flatten() {
+    match delay::is_on().then(NodeTable::current).flatten() {
         Some(table) => tell(&table, events, event),
         None => events(event),
     }
@@ -137,7 +137,7 @@ fn send(
         drop(reply.send(outcome));
         drop(counted);
     };
-    match chaos::is_on().then(Local::current).flatten() {
+    match delay::is_on().then(Local::current).flatten() {
         Some(local) => local.chaos().pass(&local, hop, send),
         None => send(),
     }

@@ -9,9 +9,9 @@ use std::rc::Rc;
 use millpond_messages::{IoError, IoResult, RequestFlags};
 use millpond_ring::buffer::Buffers;
 
-use super::super::cell::NodeCell;
-use super::super::overlap::Tracking;
 use super::{bytes_in, in_memory, read};
+use crate::node::cell::node::NodeCell;
+use crate::node::gate::overlap::Tracking;
 
 /// Bytes at the start of an image in which formats keep their magic numbers.
 pub const SIGNATURE_BYTES: u64 = 512;

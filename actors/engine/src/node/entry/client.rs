@@ -20,11 +20,11 @@ use millpond_messages::{
 };
 use millpond_ring::buffer::{Buffer, Buffers};
 
-use super::mail::{Entry, Mail, RemoteRequest};
-use super::root::RootCell;
-use super::table::NodeTable;
-use super::under_way::{Begun, UnderWay};
 use crate::iothread::{IoThread, Local};
+use crate::node::entry::pending::{Begun, UnderWay};
+use crate::node::entry::root::RootCell;
+use crate::node::order::mail::{Entry, Mail, RemoteRequest};
+use crate::node::table::NodeTable;
 
 /// What the graph actor, the node's iothread and the clients of a root edge share. The graph actor writes what
 /// its user may do; where it is, the iothread that has it.
@@ -103,7 +103,7 @@ impl RootHandle {
         self.0.home.load_full()
     }
 
-    pub(super) fn downgrade(&self) -> Weak<RootShared> {
+    pub(crate) fn downgrade(&self) -> Weak<RootShared> {
         Arc::downgrade(&self.0)
     }
 }

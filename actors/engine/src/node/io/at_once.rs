@@ -14,16 +14,16 @@ use millpond_messages::{NodeId, OpenFlags, RequestFlags};
 use millpond_ring::buffer::Buffers;
 use smallvec::SmallVec;
 
-use super::super::cell::NodeCell;
-use super::super::mail::DetectZeroes;
-use super::super::overlap::Tracking;
-use super::super::statistics::Asked;
 use super::read::{Found, Way, resolve_at_once};
 use super::write::{Destination, Path, Placed, go_on, place_at_once};
 use super::{
     By, Passed, aligned, bytes_in, check_within, check_write, in_memory, pass, probed, with_buffers,
 };
 use crate::iothread::now_ns;
+use crate::node::cell::node::NodeCell;
+use crate::node::gate::overlap::Tracking;
+use crate::node::gate::statistics::Asked;
+use crate::node::order::mail::DetectZeroes;
 
 /// What came of a request in one step.
 pub enum Step {

@@ -8,13 +8,13 @@ use millpond_messages::{IoError, IoResult, RequestFlags};
 use millpond_ring::buffer::{Buffer, Buffers};
 use smallvec::SmallVec;
 
-use super::super::cell::NodeCell;
-use super::super::edge::{Behind, send_there};
-use super::super::mail::NodeAddress;
-use super::super::overlap::Tracking;
-use super::super::statistics::Asked;
 use super::copy_on_read::copying_read;
 use super::{By, Passed, aligned, bytes_in, in_memory, nodes, pass};
+use crate::node::cell::edge::{Behind, send_there};
+use crate::node::cell::node::NodeCell;
+use crate::node::gate::overlap::Tracking;
+use crate::node::gate::statistics::Asked;
+use crate::node::order::mail::NodeAddress;
 
 /// Where the start of a range is, at the bottom of the chain.
 pub(super) enum Found {

@@ -9,8 +9,8 @@ use millpond_messages::io::OperationKind;
 use millpond_messages::{NodeId, Token};
 use slab::Slab;
 
-use super::recorded;
-use super::table::NodeTable;
+use crate::node::order::recorded;
+use crate::node::table::NodeTable;
 
 /// How many requests the query about a slow drain names, oldest first.
 const PENDING_SHOWN: usize = 16;
@@ -59,7 +59,7 @@ pub enum Background {
 
 /// A request's place in the count of the node where it entered the graph; it is over when this is dropped.
 pub struct Admission {
-    owner: Rc<super::cell::NodeCell>,
+    owner: Rc<crate::node::cell::node::NodeCell>,
     key: usize,
 }
 
@@ -210,7 +210,7 @@ impl Gate {
 impl Admission {
     /// Counts a request in.
     pub fn new(
-        owner: Rc<super::cell::NodeCell>,
+        owner: Rc<crate::node::cell::node::NodeCell>,
         kind: OperationKind,
         offset: u64,
         len: u64,
@@ -227,7 +227,7 @@ impl Admission {
     }
 
     /// The node that counts it.
-    pub fn node(&self) -> &Rc<super::cell::NodeCell> {
+    pub fn node(&self) -> &Rc<crate::node::cell::node::NodeCell> {
         &self.owner
     }
 

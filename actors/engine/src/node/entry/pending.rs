@@ -8,9 +8,9 @@ use futures_util::future::LocalBoxFuture;
 use millpond_messages::io::Outcome;
 use millpond_ring::buffer::Buffers;
 
-use super::choke::Transferring;
-use super::gate::Admission;
 use crate::iothread::Local;
+use crate::node::gate::sections::Admission;
+use crate::node::io::Transferring;
 
 /// What came of beginning a request.
 pub enum Begun<F = UnderWay> {
@@ -48,19 +48,19 @@ enum Course {
 }
 
 impl UnderWay {
-    pub(super) fn transfer(transfer: Transferring, admission: Admission) -> Self {
+    pub(crate) fn transfer(transfer: Transferring, admission: Admission) -> Self {
         Self(Some(Course::Transfer {
             transfer,
             counted: admission,
         }))
     }
 
-    pub(super) fn general(future: impl Future<Output = (Outcome<Buffers>, Admission)> + 'static) -> Self {
+    pub(crate) fn general(future: impl Future<Output = (Outcome<Buffers>, Admission)> + 'static) -> Self {
         Self(Some(Course::General(Box::pin(future))))
     }
 
     /// Waits for the end, and gives what counts the request too: it is in flight until that is dropped.
-    pub(super) async fn end_counted(mut self) -> (Outcome<Buffers>, Option<Admission>) {
+    pub(crate) async fn end_counted(mut self) -> (Outcome<Buffers>, Option<Admission>) {
         let (outcome, counted) = poll_fn(|context| match &mut self.0 {
             Some(Course::General(future)) => future
                 .as_mut()
@@ -76,7 +76,7 @@ impl UnderWay {
         }
     }
 
-    pub(super) fn alone(future: impl Future<Output = Outcome<Buffers>> + 'static) -> Self {
+    pub(crate) fn alone(future: impl Future<Output = Outcome<Buffers>> + 'static) -> Self {
         Self(Some(Course::Alone(Box::pin(future))))
     }
 }

@@ -11,12 +11,12 @@ use millpond_messages::{
 };
 use millpond_ring::buffer::Buffers;
 
-use super::client::RootHandle;
-use super::migrate::{MovedNode, MovedRoot};
-use super::order::{Address, Naming, Order};
-use crate::chaos::Chaos;
+use crate::delay::Chaos;
 use crate::flight::Open;
 use crate::iothread::IoThread;
+use crate::node::entry::client::RootHandle;
+use crate::node::order::moving::{MovedNode, MovedRoot};
+use crate::node::order::orders::{Address, Naming, Order};
 
 /// A message to an iothread.
 pub enum Mail {
