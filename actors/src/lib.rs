@@ -145,6 +145,8 @@ pub mod log;
 #[cfg(feature = "daemon")]
 pub mod monitor;
 #[cfg(feature = "daemon")]
+pub mod qmp;
+#[cfg(feature = "daemon")]
 mod socket;
 
 pub use millpond_engine::{delay, iothread, node};

@@ -8,6 +8,7 @@ use crate::daemon::Daemon;
 use crate::image::NewImage;
 use crate::log::{LogOptions, tell};
 use crate::monitor::chardev::{Address, Backend, ChardevOptions, Socket};
+use crate::qmp::{self, Commands};
 use crate::socket::{OwnFile, activation};
 use clap::Parser;
 use millpond_messages::graph::{GraphReply, GraphRequest, Mutation, NodeFacts, OpenImage, Probing, Query};
@@ -329,12 +330,8 @@ impl Plain {
 
     async fn set_up(&self, daemon: &Daemon) -> Result<String, QmpError> {
         if self.iothread {
-            daemon
-                .run(
-                    "object-add",
-                    object(json!({"qom-type": "iothread", "id": IOTHREAD})),
-                )
-                .await?;
+            let iothread = object(json!({"qom-type": "iothread", "id": IOTHREAD}));
+            qmp::run(daemon, "object-add", iothread).await?;
         }
         if let Some(size) = self.create {
             self.make_image(daemon, self.new_format(), size).await?;
@@ -352,7 +349,7 @@ impl Plain {
         if self.iothread {
             export.insert("iothread".into(), IOTHREAD.into());
         }
-        daemon.run("block-export-add", export).await?;
+        qmp::run(daemon, "block-export-add", export).await?;
         daemon.exports().hold_clients(false);
         self.open_monitor(daemon).await?;
         Ok(node)
@@ -463,7 +460,7 @@ impl Plain {
             backend: Backend::Socket(socket),
         };
         daemon.add_chardev(options, |_| {}).await?;
-        daemon.add_monitor(&object(json!({"chardev": "qmp"})))?;
+        daemon.add_monitor(&object(json!({"chardev": "qmp"})), Commands::of(daemon))?;
         daemon.open_monitors();
         Ok(())
     }

@@ -15,6 +15,7 @@ use crate::daemon::{Daemon, properties_of};
 use crate::flight;
 use crate::log::{self, LogOptions, tell};
 use crate::monitor::chardev::{self, BACKENDS, Parsed};
+use crate::qmp::{self, Commands};
 use millpond_messages::qapi::schema::{
     BLOCK_EXPORT_OPTIONS, BLOCKDEV_OPTIONS, MONITOR_OPTIONS, NBD_SERVER_OPTIONS, OBJECT_OPTIONS, StructType,
 };
@@ -229,7 +230,7 @@ async fn step(program: &str, daemon: &Daemon, plan: &Plan, argument: &Argument) 
                 return Ok(Step::Enough);
             }
             let options = checked(daemon, value, Some("driver"), &BLOCKDEV_OPTIONS)?;
-            daemon.run("blockdev-add", options).await?;
+            qmp::run(daemon, "blockdev-add", options).await?;
         }
         Name::Chardev => return character(program, daemon, plan, argument).await,
         Name::Export => {
@@ -238,9 +239,12 @@ async fn step(program: &str, daemon: &Daemon, plan: &Plan, argument: &Argument) 
                 return Ok(Step::Enough);
             }
             let options = checked(daemon, value, Some("type"), &BLOCK_EXPORT_OPTIONS)?;
-            daemon.run("block-export-add", options).await?;
+            qmp::run(daemon, "block-export-add", options).await?;
         }
-        Name::Monitor => daemon.add_monitor(&checked(daemon, value, Some("chardev"), &MONITOR_OPTIONS)?)?,
+        Name::Monitor => {
+            let options = checked(daemon, value, Some("chardev"), &MONITOR_OPTIONS)?;
+            daemon.add_monitor(&options, Commands::of(daemon))?;
+        }
         Name::NbdServer => {
             let options = Value::Object(checked(daemon, value, None, &NBD_SERVER_OPTIONS)?);
             let options =
@@ -272,7 +276,6 @@ fn checked(
     implied_key: Option<&str>,
     of: &StructType,
 ) -> Result<Object, QmpError> {
-    use crate::monitor::Dispatch;
     let options = Options::parse_without_help(text, implied_key)?;
     Validator::new(options.form, daemon.extra_drivers()).check(of, options.values)
 }
@@ -288,7 +291,7 @@ async fn object(daemon: &Daemon, text: &str) -> Result<Step, QmpError> {
         return Ok(Step::Enough);
     }
     let values = Validator::new(options.form, &[]).check(&OBJECT_OPTIONS, options.values)?;
-    daemon.run("object-add", values).await?;
+    qmp::run(daemon, "object-add", values).await?;
     Ok(Step::Next)
 }
 

@@ -2,7 +2,7 @@
 
 use super::Daemon;
 use crate::monitor::chardev::{Backend, Chardev, ChardevOptions};
-use crate::monitor::{Finish, Monitor};
+use crate::monitor::{Dispatch, Finish, Monitor};
 use actix::Actor;
 use millpond_messages::qapi::{Object, QmpError};
 use serde_json::{Value, json};
@@ -64,12 +64,12 @@ impl Daemon {
         Ok(())
     }
 
-    /// Makes a monitor, from the checked values of `--monitor`. It greets nobody before [`Daemon::open_monitors`]: a
+    /// Makes a monitor whose commands `dispatch` carries out, from the checked values of `--monitor`. It greets nobody before [`Daemon::open_monitors`]: a
     /// client that is greeted may count on all that the command line makes.
     ///
     /// # Errors
     /// QEMU's text for what went wrong.
-    pub fn add_monitor(&self, options: &Object) -> Result<(), QmpError> {
+    pub fn add_monitor(&self, options: &Object, dispatch: Rc<dyn Dispatch>) -> Result<(), QmpError> {
         let text = |name: &str| options.get(name).and_then(Value::as_str);
         let label = text("chardev").unwrap_or_default();
         let mut characters = self.parts.characters.borrow_mut();
@@ -87,7 +87,7 @@ impl Daemon {
             return Err(QmpError::generic(format!("chardev '{label}' is already in use")));
         };
         let pretty = options.get("pretty").and_then(Value::as_bool).unwrap_or(false);
-        let monitor = Monitor::new(device, Rc::new(self.clone()), self.events().clone(), pretty);
+        let monitor = Monitor::new(device, dispatch, self.events().clone(), pretty);
         self.parts.waiting_monitors.borrow_mut().push(monitor);
         Ok(())
     }

@@ -15,17 +15,14 @@ pub use throttle_group::ThrottleGroup;
 use crate::export::ExportRegistry;
 use crate::graph::GraphHandle;
 use crate::image::NewImage;
-use crate::monitor::commands;
-use crate::monitor::{Dispatch, EventBus, Monitor};
+use crate::monitor::{EventBus, Monitor};
 use actix::Addr;
 use characters::Characters;
-use futures_util::future::LocalBoxFuture;
 use jobs::Jobs;
 use millpond_drivers::filter::throttle::Groups;
 use millpond_engine::node::Client;
 use millpond_messages::graph::{GraphReply, GraphRequest, Immediate};
-use millpond_messages::qapi::{Object, QmpError};
-use serde_json::Value;
+use millpond_messages::qapi::QmpError;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -46,7 +43,6 @@ struct Parts {
     graph: GraphHandle,
     exports: ExportRegistry,
     events: EventBus,
-    commands: Vec<&'static str>,
     extra_drivers: Vec<String>,
     throttle_groups: Groups,
     quit: watch::Sender<bool>,
@@ -73,7 +69,6 @@ impl Daemon {
                 graph,
                 exports,
                 events,
-                commands: commands::names(),
                 extra_drivers,
                 throttle_groups,
                 quit: watch::channel(false).0,
@@ -119,12 +114,9 @@ impl Daemon {
         &self.parts.exports
     }
 
-    /// Carries out a command whose arguments were checked.
-    ///
-    /// # Errors
-    /// Why it cannot be done.
-    pub async fn run(&self, command: &str, arguments: Object) -> Result<Value, QmpError> {
-        commands::run(self, command, arguments).await
+    /// Drivers an embedder brought, whose options the schema does not know.
+    pub fn extra_drivers(&self) -> &[String] {
+        &self.parts.extra_drivers
     }
 
     /// The objects users made. The closure must not wait for anything.
@@ -181,21 +173,5 @@ impl Daemon {
     /// Changes how long everything may take to be closed.
     pub fn set_grace(&self, grace: Duration) {
         self.parts.grace.set(grace);
-    }
-}
-
-impl Dispatch for Daemon {
-    fn commands(&self) -> &[&'static str] {
-        &self.parts.commands
-    }
-
-    fn extra_drivers(&self) -> &[String] {
-        &self.parts.extra_drivers
-    }
-
-    fn dispatch(&self, command: &str, arguments: Object) -> LocalBoxFuture<'static, Result<Value, QmpError>> {
-        let daemon = self.clone();
-        let command = command.to_owned();
-        Box::pin(async move { daemon.run(&command, arguments).await })
     }
 }

@@ -5,7 +5,6 @@
 
 mod actor;
 pub mod chardev;
-pub(crate) mod commands;
 mod dispatch;
 mod events;
 mod session;

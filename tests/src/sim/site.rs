@@ -7,6 +7,7 @@ use std::rc::Rc;
 use millpond::daemon::Daemon;
 use millpond::graph::{GraphConfig, GraphHandle, ImplicitOpens};
 use millpond::monitor::chardev::{self, Parsed};
+use millpond::qmp::Commands;
 use millpond_drivers::builtin::builtin;
 use millpond_messages::graph::IothreadOptions;
 use serde_json::{Value, json};
@@ -325,7 +326,7 @@ async fn add_monitor(daemon: &Daemon, id: &str, socket: &Path) -> io::Result<()>
     added.map_err(|error| io::Error::other(error.to_string()))?;
     let monitor = json!({"chardev": id});
     let monitor = monitor.as_object().cloned().unwrap_or_default();
-    let added = daemon.add_monitor(&monitor);
+    let added = daemon.add_monitor(&monitor, Commands::of(daemon));
     added.map_err(|error| io::Error::other(error.to_string()))?;
     daemon.open_monitors();
     Ok(())

@@ -13,6 +13,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
     ("image", &["graph"]),
     ("embed", &["graph"]),
     ("disk", &["graph", "image", "embed"]),
+    ("monitor", &["log", "socket"]),
 ];
 
 #[test]

@@ -1,4 +1,6 @@
-//! The commands: one row each, in a file for each group.
+//! What clients of a monitor can ask for: one row for each command, in a file for each topic.
+//!
+//! This stands above the daemon and everything in it. A monitor knows no command: it is handed [`Commands`].
 
 mod control;
 mod export;
@@ -8,11 +10,13 @@ mod object;
 mod qom;
 
 use crate::daemon::Daemon;
+use crate::monitor::Dispatch;
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::qapi::schema::COMMANDS;
 use millpond_messages::qapi::{ErrorClass, Object, QmpError};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use std::rc::Rc;
 
 /// What a command answers.
 type Reply = Result<Value, QmpError>;
@@ -79,8 +83,40 @@ const TABLE: &[(&str, Handler)] = table! {
     "x-millpond-truncate" => graph::truncate,
 };
 
+/// The commands of a daemon, as a monitor needs them.
+pub struct Commands {
+    daemon: Daemon,
+    names: Vec<&'static str>,
+}
+
+impl Commands {
+    /// The commands that `daemon` carries out.
+    pub fn of(daemon: &Daemon) -> Rc<Self> {
+        Rc::new(Self {
+            daemon: daemon.clone(),
+            names: names(),
+        })
+    }
+}
+
+impl Dispatch for Commands {
+    fn commands(&self) -> &[&'static str] {
+        &self.names
+    }
+
+    fn extra_drivers(&self) -> &[String] {
+        self.daemon.extra_drivers()
+    }
+
+    fn dispatch(&self, command: &str, arguments: Object) -> LocalBoxFuture<'static, Result<Value, QmpError>> {
+        let daemon = self.daemon.clone();
+        let command = command.to_owned();
+        Box::pin(async move { run(&daemon, &command, arguments).await })
+    }
+}
+
 /// The commands there are, the one that the session carries out itself included, in the schema's order.
-pub(crate) fn names() -> Vec<&'static str> {
+fn names() -> Vec<&'static str> {
     let served = |name: &str| name == "qmp_capabilities" || TABLE.iter().any(|(known, _)| *known == name);
     COMMANDS
         .iter()
@@ -90,7 +126,10 @@ pub(crate) fn names() -> Vec<&'static str> {
 }
 
 /// Carries out a command whose arguments were checked.
-pub(crate) async fn run(daemon: &Daemon, command: &str, arguments: Object) -> Reply {
+///
+/// # Errors
+/// Why it cannot be done.
+pub async fn run(daemon: &Daemon, command: &str, arguments: Object) -> Reply {
     match TABLE.iter().find(|(name, _)| *name == command) {
         Some((_, handler)) => handler(daemon.clone(), arguments).await,
         None => {

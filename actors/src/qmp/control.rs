@@ -1,10 +1,9 @@
 //! The session, the version, what there is to ask, and the end.
 
-use super::{Reply, done, text};
+use super::{Reply, done, names, text};
 use crate::daemon::Daemon;
 use crate::flight;
 use crate::log;
-use crate::monitor::Dispatch;
 use crate::monitor::chardev::BACKENDS;
 use millpond_messages::qapi::schema::introspect;
 use millpond_messages::qapi::{Object, QmpError, VersionInfo};
@@ -14,18 +13,13 @@ pub(super) async fn version(_: Daemon, _: Object) -> Reply {
     serde_json::to_value(VersionInfo::current()).map_err(|error| QmpError::generic(error.to_string()))
 }
 
-pub(super) async fn commands(daemon: Daemon, _: Object) -> Reply {
+pub(super) async fn commands(_: Daemon, _: Object) -> Reply {
     // QEMU lists the last registered first.
-    Ok(daemon
-        .commands()
-        .iter()
-        .rev()
-        .map(|name| json!({"name": name}))
-        .collect())
+    Ok(names().iter().rev().map(|name| json!({"name": name})).collect())
 }
 
-pub(super) async fn schema(daemon: Daemon, _: Object) -> Reply {
-    Ok(introspect(daemon.commands()))
+pub(super) async fn schema(_: Daemon, _: Object) -> Reply {
+    Ok(introspect(&names()))
 }
 
 pub(super) async fn quit(daemon: Daemon, _: Object) -> Reply {
