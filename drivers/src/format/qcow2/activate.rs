@@ -5,7 +5,6 @@ use millpond_messages::{Error, ErrorKind, IoError, OpenFlags, Result};
 
 use super::header::{AUTOCLEAR_BITMAPS, CORRUPT, DIRTY};
 use super::image::{Given, Prepared, Qcow2};
-use super::layout::geometry::Geometry;
 use super::open::{is_writable, open_state};
 use super::options::Settings;
 use super::table::cache::Cache;
@@ -116,13 +115,7 @@ impl Qcow2 {
         if settings.slice_size != state.settings.slice_size {
             if state.l2.dirty() == 0 {
                 state.l2 = Cache::new(settings.slices);
-                let header = &state.header;
-                state.geometry = Geometry::new(
-                    header.cluster_bits,
-                    header.refcount_order,
-                    settings.slice_size,
-                    header.version,
-                );
+                state.geometry = state.header.geometry(settings.slice_size);
             } else {
                 // What changed since the preparation is in slices of the old size: they stay as they are.
                 settings.slice_size = state.settings.slice_size;

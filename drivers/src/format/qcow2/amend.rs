@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::header::{DIRTY, Header, LAZY_REFCOUNTS};
 use super::image::Qcow2;
 use super::layout::entry::{Cluster, cluster};
+use super::layout::space::GuestOffset;
 use super::options::{boolean, number};
 
 /// The width that refcounts of version 2 have, as a power of two.
@@ -260,21 +261,18 @@ impl Qcow2 {
 
     async fn has_zero_clusters(&self) -> Result<bool, IoError> {
         let geometry = self.state.borrow().geometry;
-        let size = self.state.borrow().header.size;
-        let mut offset = 0;
-        while offset < size {
+        let end = self.state.borrow().header.end();
+        let mut offset = GuestOffset::default();
+        while offset < end {
             let (found, next) = self
                 .run(move |state| {
                     let Some(key) = state.slice_key(offset)? else {
-                        return Ok((
-                            false,
-                            ((offset >> geometry.l2_span_bits()) + 1) << geometry.l2_span_bits(),
-                        ));
+                        return Ok((false, offset + geometry.rest_of_table(offset)));
                     };
                     let zero = |entry: &u64| {
                         matches!(cluster(*entry), Cluster::ZeroPlain | Cluster::ZeroAllocated(_))
                     };
-                    let span = (geometry.slice_entries() as u64) << geometry.cluster_bits;
+                    let span = geometry.bytes(geometry.slice_entries() as u64);
                     Ok((state.slice(key)?.iter().any(zero), offset + span))
                 })
                 .await?;

@@ -1,12 +1,13 @@
 //! Persistent bitmaps. They are not kept up to date yet: before an image changes, each of its bitmaps is marked as one
 //! that may be wrong. So they stay listed, with all that belongs to them, until somebody removes them.
 
-use millpond_messages::{Error, ErrorKind, IoResult, RequestFlags, Result as OpenResult};
+use millpond_messages::{Error, ErrorKind, IoResult, Result as OpenResult};
 
 use super::header::AUTOCLEAR_BITMAPS;
 use super::header::extensions::BitmapDirectory;
 use super::image::Qcow2;
 use super::layout::bytes::{be32, be64};
+use super::layout::space::HostOffset;
 use super::state::State;
 
 /// Bytes of the largest table of a bitmap.
@@ -25,7 +26,7 @@ pub(super) struct Bitmap {
     at: usize,
     end: usize,
     /// Where its table is.
-    pub table: u64,
+    pub table: HostOffset,
     /// How many entries the table has.
     pub entries: u32,
     flags: u32,
@@ -59,7 +60,7 @@ fn entry(bytes: &[u8], at: usize) -> Option<Bitmap> {
     possible.then(|| Bitmap {
         at,
         end,
-        table: be64(entry, 0),
+        table: HostOffset::new(be64(entry, 0)),
         entries,
         flags: be32(entry, FLAGS),
     })
@@ -99,7 +100,7 @@ impl Qcow2 {
                 tracing::warn!(
                     "The bitmaps of '{}' are ignored, since a program that does not know of bitmaps changed the image; what \
                      belonged to them may be leaked, which `qemu-img check -r leaks` repairs",
-                    self.image_name()
+                    self.file.name()
                 );
             }
             return Ok(());
@@ -110,23 +111,13 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// What people know the image by.
-    fn image_name(&self) -> String {
-        let filename = self.file.filename();
-        if filename.is_empty() {
-            self.file.node_name()
-        } else {
-            filename
-        }
-    }
-
     /// Says of each bitmap that it may be wrong, durably. Answers whether the image goes on to have bitmaps.
     pub(super) async fn retire_bitmaps(&self) -> IoResult<bool> {
         let directory = self.state.borrow().bitmap_directory();
         let Some(directory) = directory else {
             return Ok(false);
         };
-        let image = self.image_name();
+        let image = self.file.name();
         let bitmaps = match self.bitmaps(directory).await? {
             Err(text) => {
                 tracing::warn!("The bitmaps of '{image}' are given up: {text}");
@@ -147,9 +138,7 @@ impl Qcow2 {
         for bitmap in retired {
             let offset = directory.offset + (bitmap.at + FLAGS) as u64;
             let flags = bitmap.flags | IN_USE;
-            self.file
-                .write_slice(offset, &flags.to_be_bytes(), RequestFlags::empty())
-                .await?;
+            self.file.write_slice(offset, &flags.to_be_bytes()).await?;
         }
         self.file.flush().await?;
         Ok(true)
@@ -180,7 +169,13 @@ mod tests {
             .iter()
             .map(|one| (one.at, one.table, one.entries, one.flags))
             .collect();
-        assert_eq!(found, [(0, 0x50000, 1, 2), (32, 0x60000, 2, 2)]);
+        assert_eq!(
+            found,
+            [
+                (0, HostOffset::new(0x50000), 1, 2),
+                (32, HostOffset::new(0x60000), 2, 2)
+            ]
+        );
     }
 
     #[test]

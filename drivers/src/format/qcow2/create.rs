@@ -4,9 +4,11 @@ use millpond_messages::io::Preallocation;
 use millpond_messages::{Error, ErrorKind, OpenFlags, RequestFlags, Result, SECTOR_SIZE, check_length};
 use serde_json::Value;
 
+use super::file::ImageFile;
 use super::header::{CLUSTER_BITS, COMPRESSION, Compression, Header, LAZY_REFCOUNTS, MAX_BACKING_NAME};
 use super::image::{Given, Qcow2};
 use super::layout::bytes::table_to_be;
+use super::layout::space::HostOffset;
 use super::open::open_state;
 use super::options::{boolean, number};
 use super::refcount::counts::set;
@@ -106,11 +108,11 @@ impl CreateOptions {
             cluster_bits,
             size: 0,
             l1_size: 0,
-            l1_offset: 0,
-            reftable_offset: cluster,
+            l1_offset: HostOffset::default(),
+            reftable_offset: HostOffset::new(cluster),
             reftable_clusters: 1,
             snapshots: 0,
-            snapshots_offset: 0,
+            snapshots_offset: HostOffset::default(),
             incompatible: if zstd { COMPRESSION } else { 0 },
             compatible: if lazy { LAZY_REFCOUNTS } else { 0 },
             autoclear: 0,
@@ -226,7 +228,7 @@ pub(super) async fn create(request: CreateRequest) -> Result<()> {
         flags: OpenFlags::RDWR,
         ..Given::default()
     };
-    let state = open_state(&file, given.options.clone(), given.flags).await?;
+    let state = open_state(&ImageFile::new(file.clone()), given.options.clone(), given.flags).await?;
     let backing = Child::new(std::rc::Rc::new(Unconnected));
     let image = Qcow2::new(file.clone(), backing, request.ring, state, given);
     image.activate().await?;

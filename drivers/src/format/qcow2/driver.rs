@@ -11,6 +11,7 @@ use millpond_messages::{
 
 use super::header::{DIRTY, Header};
 use super::image::Qcow2;
+use super::layout::space::{GuestOffset, HostOffset};
 use super::state::{Blocked, State};
 use super::wait::Key;
 use crate::api::{
@@ -46,7 +47,7 @@ impl Driver for Qcow2 {
     }
 
     fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
-        let located = self.run(move |state| state.locate(purpose, offset, len));
+        let located = self.run(move |state| state.locate(purpose, GuestOffset::new(offset), len));
         if purpose == Purpose::Read && self.file.hears() {
             return Answer::wait(self.located_for_read(located));
         }
@@ -59,17 +60,20 @@ impl Driver for Qcow2 {
         buffers: Buffers,
         _flags: RequestFlags,
     ) -> Answer<'static, Transfer> {
-        Answer::wait(async move { self.read_special(offset, buffers).await })
+        Answer::wait(async move { self.read_special(GuestOffset::new(offset), buffers).await })
     }
 
     fn place(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
         if flags.contains(RequestFlags::WRITE_COMPRESSED) {
-            return Answer::ready(self.check_compressed(offset, len).map(|()| Placement::own(len)));
+            return Answer::ready(
+                self.check_compressed(GuestOffset::new(offset), len)
+                    .map(|()| Placement::own(len)),
+            );
         }
         if self.file.hears() {
-            return Answer::wait(self.placed_for_write(offset, len));
+            return Answer::wait(self.placed_for_write(GuestOffset::new(offset), len));
         }
-        self.place_bytes(offset, len)
+        self.place_bytes(GuestOffset::new(offset), len)
     }
 
     fn settle(&self, ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
@@ -91,15 +95,15 @@ impl Driver for Qcow2 {
         _flags: RequestFlags,
     ) -> Answer<'static, Transfer> {
         // Nothing else is placed here.
-        Answer::wait(async move { self.write_compressed(offset, buffers).await })
+        Answer::wait(async move { self.write_compressed(GuestOffset::new(offset), buffers).await })
     }
 
     fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
-        Answer::wait(self.zero(offset, len, flags))
+        Answer::wait(self.zero(GuestOffset::new(offset), len, flags))
     }
 
     fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
-        Answer::wait(self.forget(offset, len))
+        Answer::wait(self.forget(GuestOffset::new(offset), len))
     }
 
     fn flush(&self) -> Answer<'_, IoResult<()>> {
@@ -218,7 +222,7 @@ impl Qcow2 {
         Ok(extent)
     }
 
-    fn place_bytes(&self, offset: u64, len: u64) -> Answer<'_, IoResult<Placement>> {
+    fn place_bytes(&self, offset: GuestOffset, len: u64) -> Answer<'_, IoResult<Placement>> {
         self.run(move |state| {
             let placement = state.place(offset, len, self.backing.is_connected())?;
             if let Some(ticket) = &placement.ticket {
@@ -229,7 +233,7 @@ impl Qcow2 {
     }
 
     /// Tells of a write that is about to be made.
-    async fn placed_for_write(&self, offset: u64, len: u64) -> IoResult<Placement> {
+    async fn placed_for_write(&self, offset: GuestOffset, len: u64) -> IoResult<Placement> {
         let placement = self.place_bytes(offset, len).await?;
         if placement.ticket.is_some() {
             self.file.debug_event(DebugEvent::ClusterAlloc).await;
@@ -290,7 +294,7 @@ impl Qcow2 {
         let mut bytes = header.encode()?;
         bytes.resize(1 << header.cluster_bits, 0);
         let old = std::mem::replace(&mut self.state.borrow_mut().header, header);
-        let (written, _) = self.file.write(0, bytes.into(), RequestFlags::empty()).await;
+        let written = self.file.write(HostOffset::default(), bytes.into()).await;
         let flushed = match written {
             Ok(()) => self.file.flush().await,
             Err(error) => Err(error),
@@ -312,7 +316,7 @@ impl Qcow2 {
         let written = match encoded {
             Ok(mut bytes) => {
                 bytes.resize(1 << bits, 0);
-                self.file.write(0, bytes.into(), RequestFlags::empty()).await.0
+                self.file.write(HostOffset::default(), bytes.into()).await
             }
             Err(_) => Err(IoError::Invalid),
         };

@@ -7,6 +7,7 @@ use std::time::Instant;
 use millpond_messages::graph::Options;
 use millpond_messages::{IoResult, OpenFlags};
 
+use super::file::{BackingFile, ImageFile};
 use super::options::Settings;
 use super::state::{Blocked, Need, State, Step};
 use super::wait::{Key, KeyedWait};
@@ -15,8 +16,8 @@ use millpond_ring::Ring;
 
 /// An open qcow2 image.
 pub(crate) struct Qcow2 {
-    pub file: Child,
-    pub backing: Child,
+    pub file: ImageFile,
+    pub backing: BackingFile,
     pub ring: Ring,
     pub state: RefCell<State>,
     pub waits: KeyedWait,
@@ -54,8 +55,8 @@ impl Qcow2 {
     pub fn new(file: Child, backing: Child, ring: Ring, state: State, given: Given) -> Rc<Self> {
         let cleaned = Cell::new(ring.now());
         Rc::new(Self {
-            file,
-            backing,
+            file: ImageFile::new(file),
+            backing: BackingFile::new(backing),
             ring,
             state: RefCell::new(state),
             waits: KeyedWait::default(),

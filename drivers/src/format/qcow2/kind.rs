@@ -4,6 +4,7 @@ use futures_util::future::LocalBoxFuture;
 use millpond_messages::{Error, ErrorKind, OpenFlags, Result, Role};
 
 use super::create::create;
+use super::file::ImageFile;
 use super::header;
 use super::image::{Given, Qcow2};
 use super::layout::bytes::be32;
@@ -68,7 +69,7 @@ async fn open(request: OpenRequest) -> Result<Opened> {
         options: request.options,
         flags,
     };
-    let mut state = open_state(&file, given.options.clone(), flags).await?;
+    let mut state = open_state(&ImageFile::new(file.clone()), given.options.clone(), flags).await?;
     state.notices = request.notices;
     let link = backing_link(&state.header);
     let driver = Qcow2::new(file, backing, request.ring, state, given);

@@ -14,6 +14,12 @@
 //!                satisfy: load, make, write back or wait; then the step again
 //! ```
 //!
+//! # Where things are
+//! - `layout` has what the format defines, and the types that keep guest and host offsets apart; `header` has the header.
+//! - `state` is what an open image keeps in memory; `image` runs its steps, `wait` is how one request waits for another.
+//! - `table` caches, loads, makes and writes back tables; `refcount` counts, allocates, checks and repairs.
+//! - `data` answers requests for the guest's data; the rest is one file for each thing that is asked of an image.
+//!
 //! # What reaches the file, and when
 //! Changed tables stay in memory until a flush, the cache's bounds, or the close. A write-back takes a snapshot of all
 //! that changed at one moment and writes it in this order, so that a crash at any point leaves at most leaked clusters:
@@ -32,6 +38,7 @@ mod create;
 mod data;
 mod driver;
 mod exchange;
+mod file;
 mod header;
 mod image;
 mod info;

@@ -3,13 +3,14 @@
 use millpond_messages::graph::Options;
 use millpond_messages::{DebugEvent, Error, ErrorKind, IoError, OpenFlags, Result};
 
+use super::file::ImageFile;
 use super::header::{self, CORRUPT, Header};
 use super::layout::bytes::{be32, be64, table_from_be};
-use super::layout::entry::{L1_OFFSET, REFTABLE_OFFSET};
-use super::layout::geometry::Geometry;
+use super::layout::entry::{l2_table, refblock};
+use super::layout::space::HostOffset;
 use super::options::Settings;
 use super::state::State;
-use crate::api::{BackingLink, Child};
+use crate::api::BackingLink;
 
 /// Bytes that surely hold all of a header's fields that are needed to read the rest.
 const HEAD: usize = 512;
@@ -36,19 +37,13 @@ pub(super) fn is_writable(flags: OpenFlags) -> bool {
 }
 
 /// Reads all that is kept in memory while the image is open.
-pub(super) async fn open_state(file: &Child, options: Options, flags: OpenFlags) -> Result<State> {
+pub(super) async fn open_state(file: &ImageFile, options: Options, flags: OpenFlags) -> Result<State> {
     let header = read_header(file, flags).await?;
     let settings = Settings::parse(options, &header, flags)?;
     read_tables(file, header, settings, is_writable(flags)).await
 }
 
-async fn read_tables(file: &Child, header: Header, settings: Settings, writable: bool) -> Result<State> {
-    let geometry = Geometry::new(
-        header.cluster_bits,
-        header.refcount_order,
-        settings.slice_size,
-        header.version,
-    );
+async fn read_tables(file: &ImageFile, header: Header, settings: Settings, writable: bool) -> Result<State> {
     let l1 = read_table(
         file,
         header.l1_offset,
@@ -56,7 +51,7 @@ async fn read_tables(file: &Child, header: Header, settings: Settings, writable:
         "Could not read L1 table",
     )
     .await?;
-    let entries = u64::from(header.reftable_clusters) << geometry.l2_bits();
+    let entries = u64::from(header.reftable_clusters) << header.geometry(settings.slice_size).l2_bits();
     file.debug_event(DebugEvent::ReftableLoad).await;
     let reftable = read_table(
         file,
@@ -72,7 +67,7 @@ async fn read_tables(file: &Child, header: Header, settings: Settings, writable:
         .map_or(0, |last| last + 1);
     let reftable = reftable.get(..used).unwrap_or_default().to_vec();
     let file_end = file
-        .length()
+        .end()
         .await
         .map_err(|error| Error::io("Could not get the file's length", error))?;
     let mut state = State::new(header, settings, writable);
@@ -82,12 +77,16 @@ async fn read_tables(file: &Child, header: Header, settings: Settings, writable:
     Ok(state)
 }
 
-async fn read_header(file: &Child, flags: OpenFlags) -> Result<Header> {
+async fn read_header(file: &ImageFile, flags: OpenFlags) -> Result<Header> {
     let failed = |error: IoError| Error::io("Could not read qcow2 header", error);
-    let head = file.read_vec(0, HEAD).await.map_err(failed)?.to_vec();
+    let head = file
+        .read_vec(HostOffset::default(), HEAD)
+        .await
+        .map_err(failed)?
+        .to_vec();
     let cluster_bits = header::cluster_bits(&head)?;
     let cluster = file
-        .read_vec(0, 1 << cluster_bits)
+        .read_vec(HostOffset::default(), 1 << cluster_bits)
         .await
         .map_err(failed)?
         .into_single();
@@ -101,7 +100,7 @@ async fn read_header(file: &Child, flags: OpenFlags) -> Result<Header> {
 }
 
 /// Reads a table of `entries` numbers; the header's checks bound it at 32 MiB.
-async fn read_table(file: &Child, offset: u64, entries: u64, context: &str) -> Result<Vec<u64>> {
+async fn read_table(file: &ImageFile, offset: HostOffset, entries: u64, context: &str) -> Result<Vec<u64>> {
     if entries == 0 {
         return Ok(Vec::new());
     }
@@ -113,7 +112,7 @@ async fn read_table(file: &Child, offset: u64, entries: u64, context: &str) -> R
 }
 
 /// Guards the snapshot table and the snapshots' L1 tables. What it says of them is checked only as far as that needs.
-async fn mark_snapshots(file: &Child, state: &mut State) -> Result<()> {
+async fn mark_snapshots(file: &ImageFile, state: &mut State) -> Result<()> {
     let failed = |error: IoError| Error::io("Could not read snapshots", error);
     let mut offset = state.header.snapshots_offset;
     let start = offset;
@@ -124,7 +123,7 @@ async fn mark_snapshots(file: &Child, state: &mut State) -> Result<()> {
             .map_err(failed)?
             .into_single();
         let l1_bytes = u64::from(be32(&entry, 8)) * 8;
-        let l1_offset = be64(&entry, 0);
+        let l1_offset = HostOffset::new(be64(&entry, 0));
         let word = |at: usize| u64::from(be32(&entry, at));
         let texts = (word(12) >> 16) + (word(12) & 0xffff);
         let extra = word(36);
@@ -132,7 +131,7 @@ async fn mark_snapshots(file: &Child, state: &mut State) -> Result<()> {
             let text = format!("Too much extra metadata in snapshot table entry {index}");
             return Err(Error::new(ErrorKind::Corrupt, text));
         }
-        if l1_bytes > header::MAX_L1_BYTES || state.geometry.in_cluster(l1_offset) != 0 {
+        if l1_bytes > header::MAX_L1_BYTES || !l1_offset.is_aligned(&state.geometry) {
             return Err(Error::new(
                 ErrorKind::Corrupt,
                 "Could not read snapshots: Snapshot table entry is invalid",
@@ -140,7 +139,8 @@ async fn mark_snapshots(file: &Child, state: &mut State) -> Result<()> {
         }
         state.mark_range(l1_offset, l1_bytes);
         state.inactive_l1.push((l1_offset, be32(&entry, 8)));
-        offset = (offset + SNAPSHOT_ENTRY as u64 + texts + extra).next_multiple_of(8);
+        // The header's checks leave room behind the table's start, and the entry starts at a multiple of 8.
+        offset += (SNAPSHOT_ENTRY as u64 + texts + extra).next_multiple_of(8);
         if offset - start > MAX_SNAPSHOT_TABLE {
             return Err(Error::new(ErrorKind::Corrupt, "Snapshot table is too big"));
         }
@@ -152,19 +152,20 @@ async fn mark_snapshots(file: &Child, state: &mut State) -> Result<()> {
 
 impl State {
     /// Guards the clusters of a range of the file.
-    pub fn mark_range(&mut self, offset: u64, len: u64) {
+    pub fn mark_range(&mut self, offset: HostOffset, len: u64) {
         if len > 0 && !self.settings.guarded.is_empty() {
-            let first = offset >> self.geometry.cluster_bits;
-            let in_cluster = self.geometry.in_cluster(offset);
-            self.metadata
-                .add(first, self.geometry.clusters(in_cluster.saturating_add(len)));
+            let (first, count) = (
+                offset.cluster(&self.geometry),
+                offset.clusters(len, &self.geometry),
+            );
+            self.metadata.add(first, count);
         }
     }
 
     /// Guards what the header, the L1 table and the refcount table tell of, and the bitmap directory.
     fn mark_metadata(&mut self) {
         let size = self.geometry.cluster_size();
-        self.mark_range(0, size);
+        self.mark_range(HostOffset::default(), size);
         self.mark_range(self.header.l1_offset, u64::from(self.header.l1_size) * 8);
         self.mark_range(
             self.header.reftable_offset,
@@ -173,21 +174,9 @@ impl State {
         if let Some(directory) = self.bitmap_directory() {
             self.mark_range(directory.offset, directory.size);
         }
-        let tables: Vec<u64> = self
-            .l1
-            .iter()
-            .map(|entry| entry & L1_OFFSET)
-            .filter(|&at| at != 0)
-            .collect();
-        let blocks: Vec<u64> = self
-            .reftable
-            .iter()
-            .map(|entry| entry & REFTABLE_OFFSET)
-            .filter(|&at| at != 0)
-            .collect();
-        tables
-            .into_iter()
-            .chain(blocks)
-            .for_each(|at| self.mark_range(at, size));
+        let tables = self.l1.iter().filter_map(|&entry| l2_table(entry));
+        let blocks = self.reftable.iter().filter_map(|&entry| refblock(entry));
+        let all: Vec<HostOffset> = tables.chain(blocks).collect();
+        all.into_iter().for_each(|table| self.mark_range(table, size));
     }
 }

@@ -7,9 +7,10 @@ use millpond_messages::IoError;
 
 use super::header::{DIRTY, Header};
 use super::layout::bytes::Hex;
-use super::layout::entry::{COPIED, L1_OFFSET};
+use super::layout::entry::{COPIED, l2_table};
 use super::layout::geometry::Geometry;
 use super::layout::index::{L1Index, SliceKey};
+use super::layout::space::{GuestCluster, GuestOffset, HostCluster, HostOffset};
 use super::options::Settings;
 use super::table::cache::Cache;
 use super::table::overlap::MetadataMap;
@@ -32,7 +33,7 @@ pub(super) struct Corruption {
     /// What is wrong, for people.
     pub text: String,
     /// The bytes of the file that were about to be overwritten: where they start, and how many.
-    pub range: Option<(u64, u64)>,
+    pub range: Option<(HostOffset, u64)>,
 }
 
 impl From<String> for Corruption {
@@ -91,8 +92,8 @@ pub(super) enum FreeReason {
 /// References that are gone from the tables in memory, while tables in the file may still hold them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Free {
-    /// The first cluster's number in the file.
-    pub cluster: u64,
+    /// The first cluster.
+    pub cluster: HostCluster,
     /// How many clusters are freed.
     pub count: u64,
     /// Why the clusters are freed.
@@ -105,11 +106,11 @@ pub(super) struct InFlight {
     /// The number of the ticket.
     pub id: u64,
     /// The guest's first cluster.
-    pub first: u64,
+    pub first: GuestCluster,
     /// How many clusters it stands for.
     pub count: u64,
     /// Where they are in the file.
-    pub host: u64,
+    pub host: HostOffset,
     /// They were allocated for this write, rather than reserved for the guest's clusters before.
     pub fresh: bool,
     /// Data of the guest's is copied along, so it must be durable before the tables say so.
@@ -131,19 +132,19 @@ pub(super) struct State {
     pub reftable_dirty: BTreeSet<u64>,
     pub refblocks: Cache<Vec<u8>>,
     /// No cluster below this is free.
-    pub free_hint: u64,
+    pub free_hint: HostCluster,
     /// Where the compressed data written last ends. On a cluster's boundary, or at 0, no more compressed data goes behind it.
-    pub compressed_end: u64,
+    pub compressed_end: HostOffset,
     /// Nothing was ever stored in the file from here on.
-    pub file_end: u64,
+    pub file_end: HostOffset,
     pub frees: Vec<Free>,
     pub in_flight: Vec<InFlight>,
     pub next_ticket: u64,
     pub metadata: MetadataMap,
     /// Where the internal snapshots' L1 tables are, and how many entries they have.
-    pub inactive_l1: Vec<(u64, u32)>,
+    pub inactive_l1: Vec<(HostOffset, u32)>,
     /// Where the snapshot table ends.
-    pub snapshots_end: u64,
+    pub snapshots_end: HostOffset,
     /// Data that the tables in memory refer to must be made durable before they are written.
     pub barrier: bool,
     pub writable: bool,
@@ -164,12 +165,7 @@ pub(super) struct State {
 impl State {
     /// The state of an image whose tables are not read yet.
     pub fn new(header: Header, settings: Settings, writable: bool) -> Self {
-        let geometry = Geometry::new(
-            header.cluster_bits,
-            header.refcount_order,
-            settings.slice_size,
-            header.version,
-        );
+        let geometry = header.geometry(settings.slice_size);
         Self {
             l1: Vec::new(),
             l1_dirty: BTreeSet::new(),
@@ -177,15 +173,15 @@ impl State {
             reftable: Vec::new(),
             reftable_dirty: BTreeSet::new(),
             refblocks: Cache::new(settings.refblocks),
-            free_hint: 0,
-            compressed_end: 0,
-            file_end: 0,
+            free_hint: HostCluster::default(),
+            compressed_end: HostOffset::default(),
+            file_end: HostOffset::default(),
             frees: Vec::new(),
             in_flight: Vec::new(),
             next_ticket: 0,
             metadata: MetadataMap::default(),
             inactive_l1: Vec::new(),
-            snapshots_end: 0,
+            snapshots_end: HostOffset::default(),
             barrier: false,
             writable,
             active: false,
@@ -201,19 +197,18 @@ impl State {
     }
 
     /// The L2 table of an L1 entry, if it has one.
-    pub fn l2_table(&self, l1_index: L1Index) -> Step<Option<u64>> {
-        let entry = l1_index.entry(&self.l1).unwrap_or(0);
-        let table = entry & L1_OFFSET;
-        if self.geometry.in_cluster(table) != 0 {
+    pub fn l2_table(&self, l1_index: L1Index) -> Step<Option<HostOffset>> {
+        let table = l2_table(l1_index.entry(&self.l1).unwrap_or(0));
+        if let Some(table) = table.filter(|table| !table.is_aligned(&self.geometry)) {
             let index = Hex(l1_index.0);
             let text = format!("L2 table offset {table:#x} unaligned (L1 index: {index})");
             return Err(Blocked::Corrupt(text.into()));
         }
-        Ok((table != 0).then_some(table))
+        Ok(table)
     }
 
     /// Where the slice that maps guest `offset` is in the file, if there is one.
-    pub fn slice_key(&self, offset: u64) -> Step<Option<SliceKey>> {
+    pub fn slice_key(&self, offset: GuestOffset) -> Step<Option<SliceKey>> {
         let table = self.l2_table(self.geometry.l1_index(offset))?;
         Ok(table.map(|table| SliceKey::of(&self.geometry, table, offset)))
     }
@@ -221,13 +216,13 @@ impl State {
     /// The slice at `key`.
     pub fn slice(&self, key: SliceKey) -> Step<&[u64]> {
         self.l2
-            .get(key.0)
+            .get(key.offset())
             .map(Vec::as_slice)
             .ok_or(Blocked::Need(Need::Slice(key)))
     }
 
     /// The slice at `key` of a table that may be changed: the image's own.
-    pub fn writable_slice(&self, offset: u64) -> Step<SliceKey> {
+    pub fn writable_slice(&self, offset: GuestOffset) -> Step<SliceKey> {
         let l1_index = self.geometry.l1_index(offset);
         let entry = l1_index.entry(&self.l1).unwrap_or(0);
         match self.slice_key(offset)? {
@@ -240,7 +235,7 @@ impl State {
     pub fn set_entry(&mut self, key: SliceKey, index: usize, value: u64) {
         if let Some(entry) = self
             .l2
-            .change(key.0, index..index + 1)
+            .change(key.offset(), index..index + 1)
             .and_then(|slice| slice.get_mut(index))
         {
             *entry = value;
@@ -256,15 +251,15 @@ impl State {
     }
 
     /// Puts no more compressed data into clusters of the file that are freed or about to be.
-    pub fn close_compressed(&mut self, cluster: u64, count: u64) {
-        let open = self.compressed_end >> self.geometry.cluster_bits;
+    pub fn close_compressed(&mut self, cluster: HostCluster, count: u64) {
+        let open = self.compressed_end.cluster(&self.geometry);
         if (cluster..cluster.saturating_add(count)).contains(&open) {
-            self.compressed_end = 0;
+            self.compressed_end = HostOffset::default();
         }
     }
 
     /// Takes note that `count` clusters from `cluster` lose a reference.
-    pub fn free_later(&mut self, cluster: u64, count: u64, reason: FreeReason) {
+    pub fn free_later(&mut self, cluster: HostCluster, count: u64, reason: FreeReason) {
         match self.frees.last_mut() {
             Some(last) if last.reason == reason && last.cluster + last.count == cluster => {
                 last.count += count

@@ -7,9 +7,10 @@ use super::header::MAX_L1_BYTES;
 use super::header::fields::{L1, SIZE};
 use super::image::Qcow2;
 use super::layout::bytes::table_to_be;
-use super::layout::entry::{COPIED, Cluster, L1_OFFSET, cluster};
+use super::layout::entry::{Cluster, cluster, l2_table, own};
 use super::layout::index::{L1Index, SliceKey};
-use super::state::{Blocked, FreeReason, State, Step};
+use super::layout::space::{GuestOffset, HostCluster, HostOffset};
+use super::state::{Blocked, FreeReason, Need, State, Step};
 use super::wait::Key;
 use crate::api::Target;
 use millpond_ring::buffer::Buffers;
@@ -21,7 +22,7 @@ fn invalid(text: &'static str) -> Error {
 impl State {
     /// Allocates clusters in advance for the start of a range; answers how many bytes of it. Only the untouched end of the
     /// file is used, which reads as zeroes.
-    fn preallocate_some(&mut self, offset: u64, len: u64) -> Step<u64> {
+    fn preallocate_some(&mut self, offset: GuestOffset, len: u64) -> Step<u64> {
         let key = self.writable_slice(offset)?;
         let index = self.geometry.slice_index(offset);
         let wanted = self.geometry.clusters(len) as usize;
@@ -31,30 +32,29 @@ impl State {
         let empty = |entry: &&u64| cluster(**entry) == Cluster::Unallocated;
         let used = entries.iter().take_while(|entry| !empty(entry)).count();
         if used > 0 {
-            return Ok((used as u64) << self.geometry.cluster_bits);
+            return Ok(self.geometry.bytes(used as u64));
         }
         let count = entries.iter().take_while(empty).count() as u64;
         self.check_pressure()?;
         let hint = self.free_hint;
-        self.free_hint = hint.max(self.file_end.div_ceil(self.geometry.cluster_size()));
+        self.free_hint = hint.max(self.file_end.round_up(&self.geometry).cluster(&self.geometry));
         let allocated = self.allocate(count);
         self.free_hint = hint;
         let (host, count) = allocated?;
-        self.file_end = self.file_end.max((host + count) << self.geometry.cluster_bits);
+        self.file_end = self.file_end.max((host + count).offset(&self.geometry));
         for n in 0..count {
-            let place = (host + n) << self.geometry.cluster_bits;
-            self.set_entry(key, index + n as usize, place | COPIED);
+            let place = (host + n).offset(&self.geometry);
+            self.set_entry(key, index + n as usize, own(place));
         }
-        Ok(count << self.geometry.cluster_bits)
+        Ok(self.geometry.bytes(count))
     }
 
     /// Gives back the tables of L1 entries from `first` on, which map nothing any more.
     fn drop_tables(&mut self, first: u64) {
         for index in (first..self.l1.len() as u64).map(L1Index) {
-            let table = index.entry(&self.l1).unwrap_or(0) & L1_OFFSET;
-            if table != 0 {
-                SliceKey::all(&self.geometry, table).for_each(|slice| self.l2.remove(slice.0));
-                let cluster = table >> self.geometry.cluster_bits;
+            if let Some(table) = l2_table(index.entry(&self.l1).unwrap_or(0)) {
+                SliceKey::all(&self.geometry, table).for_each(|slice| self.l2.remove(slice.offset()));
+                let cluster = table.cluster(&self.geometry);
                 self.metadata.remove(cluster, 1);
                 self.free_later(cluster, 1, FreeReason::Shrink);
                 self.set_l1(index, 0);
@@ -63,12 +63,13 @@ impl State {
     }
 
     /// The last cluster of the file that is in use, looked for from refcount block `block` down.
-    fn last_used(&self, block: u64) -> Step<Option<u64>> {
-        let first = block << self.geometry.refblock_bits();
+    fn last_used(&self, block: u64) -> Step<Option<HostCluster>> {
+        let first = self.geometry.refblock_start(block);
         if self.refblock_offset(block).is_none() {
             return Ok(None);
         }
-        for cluster in (first..first + self.geometry.refblock_entries()).rev() {
+        for n in (0..self.geometry.refblock_entries()).rev() {
+            let cluster = first + n;
             if self.refcount(cluster)? != 0 {
                 return Ok(Some(cluster));
             }
@@ -102,9 +103,10 @@ impl Qcow2 {
         if size < old && preallocation != Preallocation::Off {
             return Err(invalid("Preallocation can't be used for shrinking an image"));
         }
+        let (old_end, end) = (GuestOffset::new(old), GuestOffset::new(size));
         let failed = |context: &'static str| move |error| Error::io(context, error);
         if size < old {
-            self.drop_data(size, old)
+            self.drop_data(end, old_end)
                 .await
                 .map_err(failed("Failed to discard cropped clusters"))?;
             self.shrink_l1(size)
@@ -121,15 +123,15 @@ impl Qcow2 {
         self.grow_l1(size)
             .await
             .map_err(failed("Failed to grow the L1 table"))?;
-        self.clear_old_end(old, size)
+        self.clear_old_end(old_end, end)
             .await
             .map_err(failed("Failed to zero out the new area"))?;
         if preallocation != Preallocation::Off {
-            self.preallocate(old, size, preallocation)
+            self.preallocate(old_end, end, preallocation)
                 .await
                 .map_err(failed("Could not preallocate"))?;
         } else if flags.contains(RequestFlags::ZERO_WRITE) {
-            self.zero_new(old, size)
+            self.zero_new(old_end, end)
                 .await
                 .map_err(failed("Failed to zero out the new area"))?;
         }
@@ -172,18 +174,15 @@ impl Qcow2 {
         let (offset, bytes, old) = {
             let mut state = self.state.borrow_mut();
             let mut table = table_to_be(&state.l1);
-            table.resize((clusters << state.geometry.cluster_bits) as usize, 0);
-            let offset = first << state.geometry.cluster_bits;
+            table.resize(state.geometry.bytes(clusters) as usize, 0);
+            let offset = first.offset(&state.geometry);
             let old = (state.header.l1_offset, state.header.l1_size);
             (state.header.l1_offset, state.header.l1_size) = (offset, needed as u32);
             (offset, table, old)
         };
         let moved = async {
             self.file.debug_event(DebugEvent::L1GrowWriteTable).await;
-            self.file
-                .write(offset, bytes.into(), RequestFlags::empty())
-                .await
-                .0?;
+            self.file.write(offset, bytes.into()).await?;
             self.file.flush().await?;
             self.file.debug_event(DebugEvent::L1GrowActivateTable).await;
             self.write_header_part(L1).await
@@ -201,20 +200,20 @@ impl Qcow2 {
             return result;
         }
         state.l1.resize(needed as usize, 0);
-        let bits = state.geometry.cluster_bits;
-        let old_clusters = state.geometry.clusters(u64::from(old.1) * 8);
-        state.metadata.remove(old.0 >> bits, old_clusters);
-        state.mark_range(offset, clusters << bits);
+        let geometry = state.geometry;
+        let (old, old_clusters) = (old.0.cluster(&geometry), geometry.clusters(u64::from(old.1) * 8));
+        state.metadata.remove(old, old_clusters);
+        state.mark_range(offset, geometry.bytes(clusters));
         if old_clusters > 0 {
-            state.free_later(old.0 >> bits, old_clusters, FreeReason::Other);
+            state.free_later(old, old_clusters, FreeReason::Other);
         }
         result
     }
 
     /// Zeroes what the cluster that held the old end has behind it, where that is not zero anyway.
-    async fn clear_old_end(&self, old: u64, size: u64) -> IoResult<()> {
+    async fn clear_old_end(&self, old: GuestOffset, new: GuestOffset) -> IoResult<()> {
         let geometry = self.state.borrow().geometry;
-        let end = old.next_multiple_of(geometry.cluster_size()).min(size);
+        let end = old.round_up(&geometry).min(new);
         if end <= old {
             return Ok(());
         }
@@ -227,12 +226,9 @@ impl Qcow2 {
     }
 
     /// Makes whole clusters of the new part read as zeroes, whatever the backing file has there.
-    async fn zero_new(&self, old: u64, size: u64) -> IoResult<()> {
-        let cluster_size = self.state.borrow().geometry.cluster_size();
-        let (start, end) = (
-            old.next_multiple_of(cluster_size),
-            size.next_multiple_of(cluster_size),
-        );
+    async fn zero_new(&self, old: GuestOffset, new: GuestOffset) -> IoResult<()> {
+        let geometry = self.state.borrow().geometry;
+        let (start, end) = (old.round_up(&geometry), new.round_up(&geometry));
         if start >= end || (!self.backing.is_connected() && self.state.borrow().header.backing.is_none()) {
             return Ok(());
         }
@@ -240,7 +236,7 @@ impl Qcow2 {
     }
 
     /// Writes within one cluster as the node would: for the driver's own needs.
-    async fn store(&self, offset: u64, data: Buffers) -> IoResult<()> {
+    async fn store(&self, offset: GuestOffset, data: Buffers) -> IoResult<()> {
         let len = data.len() as u64;
         let backing = self.backing.is_connected();
         let placement = self.run(move |state| state.place(offset, len, backing)).await?;
@@ -256,7 +252,7 @@ impl Qcow2 {
             // It reaches to the disk's end or the cluster's: there is nothing behind it to keep.
             all.append(Buffers::zeroed(tail as usize));
             match placement.target {
-                Target::Child { offset, .. } => self.file.write(offset, all, RequestFlags::empty()).await.0,
+                Target::Child { offset, .. } => self.file.write(HostOffset::new(offset), all).await,
                 Target::Own => Err(IoError::NotSupported),
             }
         };
@@ -272,12 +268,12 @@ impl Qcow2 {
         }
     }
 
-    async fn preallocate(&self, old: u64, size: u64, mode: Preallocation) -> IoResult<()> {
+    async fn preallocate(&self, old: GuestOffset, new: GuestOffset, mode: Preallocation) -> IoResult<()> {
         let geometry = self.state.borrow().geometry;
-        let mut offset = geometry.cluster_start(old);
-        while offset < size {
+        let mut offset = old.cluster_start(&geometry);
+        while offset < new {
             offset += self
-                .run(move |state| state.preallocate_some(offset, size - offset))
+                .run(move |state| state.preallocate_some(offset, new - offset))
                 .await?;
         }
         let end = self.state.borrow().file_end;
@@ -286,19 +282,17 @@ impl Qcow2 {
         } else {
             mode
         };
-        if self.file.length().await? < end {
-            self.file
-                .truncate(end, false, mode, RequestFlags::empty())
-                .await?;
+        if self.file.end().await? < end {
+            self.file.truncate(end, mode).await?;
         }
         Ok(())
     }
 
     /// Gives back the data that a shorter disk does not have.
-    async fn drop_data(&self, size: u64, old: u64) -> IoResult<()> {
+    async fn drop_data(&self, new: GuestOffset, old: GuestOffset) -> IoResult<()> {
         let geometry = self.state.borrow().geometry;
-        let end = old.next_multiple_of(geometry.cluster_size());
-        let mut offset = size.next_multiple_of(geometry.cluster_size());
+        let end = old.round_up(&geometry);
+        let mut offset = new.round_up(&geometry);
         while offset < end {
             offset += self
                 .run(move |state| state.drop_some(offset, end - offset))
@@ -332,11 +326,9 @@ impl Qcow2 {
             let Some(last) = self.run(move |state| state.last_used(block)).await? else {
                 continue;
             };
-            let end = (last + 1) << self.state.borrow().geometry.cluster_bits;
-            if end < self.file.length().await? {
-                self.file
-                    .truncate(end, false, Preallocation::Off, RequestFlags::empty())
-                    .await?;
+            let end = (last + 1).offset(&self.state.borrow().geometry);
+            if end < self.file.end().await? {
+                self.file.truncate(end, Preallocation::Off).await?;
                 self.state.borrow_mut().file_end = end;
             }
             return Ok(());
@@ -349,7 +341,7 @@ impl State {
     /// Holds allocations back while the file is cut.
     pub fn check_not_frozen(&self) -> Step<()> {
         if self.frozen {
-            Err(Blocked::Need(super::state::Need::Thaw))
+            Err(Blocked::Need(Need::Thaw))
         } else {
             Ok(())
         }

@@ -5,8 +5,9 @@ use millpond_messages::{ChildSlot, IoError};
 
 use crate::api::{Placement, Target, Ticket};
 use crate::format::qcow2::layout::bytes::Hex;
-use crate::format::qcow2::layout::entry::{COPIED, Cluster, L1_OFFSET, REFTABLE_OFFSET, cluster, compressed};
+use crate::format::qcow2::layout::entry::{COPIED, Cluster, cluster, compressed, l2_table, own, refblock};
 use crate::format::qcow2::layout::index::SliceKey;
+use crate::format::qcow2::layout::space::{GuestCluster, GuestOffset, HostCluster, HostOffset};
 use crate::format::qcow2::state::{Blocked, Corruption, FreeReason, InFlight, Need, State, Step};
 use crate::format::qcow2::table::overlap::Kind;
 
@@ -34,7 +35,7 @@ impl Span {
 /// The clusters that a write goes to.
 struct Chosen {
     /// Where the first is in the file.
-    host: u64,
+    host: HostOffset,
     /// How many there are, one behind the other.
     count: u64,
     /// What the first cluster held in front of the write is copied along.
@@ -45,14 +46,14 @@ struct Chosen {
 
 impl State {
     /// Where a write of `len` bytes at `offset` goes. `backing` says whether what is unallocated shows a backing file.
-    pub fn place(&mut self, offset: u64, len: u64, backing: bool) -> Step<Placement> {
+    pub fn place(&mut self, offset: GuestOffset, len: u64, backing: bool) -> Step<Placement> {
         self.check_writable()?;
         let span = Span {
             len,
-            head: self.geometry.in_cluster(offset),
+            head: offset.in_cluster(&self.geometry),
         };
-        let first = offset >> self.geometry.cluster_bits;
-        let wanted = self.before_in_flight(first, self.geometry.clusters(span.head + len))?;
+        let first = offset.cluster(&self.geometry);
+        let wanted = self.before_in_flight(first, offset.clusters(len, &self.geometry))?;
         let key = self.writable_slice(offset)?;
         let index = self.geometry.slice_index(offset);
         let slice = self.slice(key)?;
@@ -62,14 +63,14 @@ impl State {
             return Err(Blocked::Fail(IoError::Corrupt));
         };
         let kind = self.cluster_for_write(entry, key, offset)?;
-        let bits = self.geometry.cluster_bits;
-        let own = |n: u64, entry: u64, kind: Cluster| {
-            entry & COPIED != 0 && cluster(entry) == kind_at(kind, n, bits)
+        let geometry = self.geometry;
+        let follows = |n: u64, entry: u64, kind: Cluster| {
+            entry & COPIED != 0 && cluster(entry) == kind_at(kind, geometry.bytes(n))
         };
         match kind {
             Cluster::Normal(host) if entry & COPIED != 0 => {
-                let count = run(entries, |n, entry| own(n, entry, kind));
-                self.check_not_metadata(host + span.head, span.within(count << bits))?;
+                let count = run(entries, |n, entry| follows(n, entry, kind));
+                self.check_not_metadata(host + span.head, span.within(geometry.bytes(count)))?;
                 let chosen = Chosen {
                     host,
                     count,
@@ -79,8 +80,8 @@ impl State {
                 Ok(self.placement(&span, &chosen, None))
             }
             Cluster::ZeroAllocated(host) if entry & COPIED != 0 => {
-                let count = run(entries, |n, entry| own(n, entry, kind));
-                self.check_not_metadata(host + span.head, span.within(count << bits))?;
+                let count = run(entries, |n, entry| follows(n, entry, kind));
+                self.check_not_metadata(host + span.head, span.within(geometry.bytes(count)))?;
                 self.check_pressure()?;
                 let ticket = self.set_aside(first, count, host, false);
                 let chosen = Chosen {
@@ -105,13 +106,13 @@ impl State {
     }
 
     /// Allocates for as many clusters as `old` has, which says of each whether it shows anything but zeroes, or fewer.
-    fn place_new(&mut self, span: &Span, first: u64, old: &[bool]) -> Step<Placement> {
+    fn place_new(&mut self, span: &Span, first: GuestCluster, old: &[bool]) -> Step<Placement> {
         self.check_pressure()?;
         let (host, count) = self.allocate(old.len() as u64)?;
-        let host = host << self.geometry.cluster_bits;
+        let host = host.offset(&self.geometry);
         // The file reads as zeroes where nothing was ever stored: so do the new clusters' parts that are not written.
         let untouched = host >= self.file_end;
-        self.file_end = self.file_end.max(host + (count << self.geometry.cluster_bits));
+        self.file_end = self.file_end.max(host + self.geometry.bytes(count));
         let copy = |at: usize| !untouched || old.get(at).copied().unwrap_or(true);
         let chosen = Chosen {
             host,
@@ -123,7 +124,7 @@ impl State {
         Ok(self.placement(span, &chosen, Some(ticket)))
     }
 
-    fn set_aside(&mut self, first: u64, count: u64, host: u64, fresh: bool) -> Ticket {
+    fn set_aside(&mut self, first: GuestCluster, count: u64, host: HostOffset, fresh: bool) -> Ticket {
         let id = self.next_ticket;
         self.next_ticket += 1;
         self.in_flight.push(InFlight {
@@ -139,8 +140,8 @@ impl State {
 
     /// The answer to a write that goes to the clusters chosen for it.
     fn placement(&mut self, span: &Span, chosen: &Chosen, ticket: Option<Ticket>) -> Placement {
-        let len = span.within(chosen.count << self.geometry.cluster_bits);
-        let behind = self.geometry.in_cluster(span.head + len);
+        let len = span.within(self.geometry.bytes(chosen.count));
+        let behind = self.geometry.part(span.head + len);
         let head = if chosen.copies_head { span.head } else { 0 };
         let tail = if chosen.copies_tail && behind != 0 {
             self.geometry.cluster_size() - behind
@@ -155,7 +156,7 @@ impl State {
         }
         let target = Target::Child {
             slot: ChildSlot::FILE,
-            offset: chosen.host + span.head - head,
+            offset: (chosen.host + (span.head - head)).get(),
         };
         Placement {
             len,
@@ -167,7 +168,7 @@ impl State {
     }
 
     /// How many of `count` guest clusters from `first` no write in flight was given; at least the first.
-    pub fn before_in_flight(&self, first: u64, count: u64) -> Step<u64> {
+    pub fn before_in_flight(&self, first: GuestCluster, count: u64) -> Step<u64> {
         let mut end = first + count;
         for other in &self.in_flight {
             if other.first < end && first < other.first + other.count {
@@ -201,31 +202,31 @@ impl State {
             // With lazy refcounts nothing else makes the data of new clusters durable before what refers to them.
             self.barrier |= copies || (fresh && self.settings.lazy_refcounts);
         } else if fresh {
-            self.set_refcounts(host >> self.geometry.cluster_bits, count, 0)?;
+            self.set_refcounts(host.cluster(&self.geometry), count, 0)?;
         }
         self.in_flight.swap_remove(at);
         Ok(())
     }
 
     /// Points the guest's clusters at their new places.
-    fn link(&mut self, first: u64, count: u64, host: u64) -> Step<()> {
-        let bits = self.geometry.cluster_bits;
-        let offset = first << bits;
+    fn link(&mut self, first: GuestCluster, count: u64, host: HostOffset) -> Step<()> {
+        let geometry = self.geometry;
+        let offset = first.offset(&geometry);
         let key = self.writable_slice(offset)?;
         self.slice(key)?;
         let index = self.geometry.slice_index(offset);
         let range = index..index + count as usize;
         let Some(entries) = self
             .l2
-            .change(key.0, range.clone())
+            .change(key.offset(), range.clone())
             .and_then(|slice| slice.get_mut(range))
         else {
             return Err(Blocked::Fail(IoError::Corrupt));
         };
         let mut old = Vec::new();
         for (entry, n) in entries.iter_mut().zip(0_u64..) {
-            let place = host + (n << bits);
-            let before = std::mem::replace(entry, place | COPIED);
+            let place = host + geometry.bytes(n);
+            let before = std::mem::replace(entry, own(place));
             if !matches!(cluster(before), Cluster::Unallocated | Cluster::ZeroPlain) {
                 old.push((before, place));
             }
@@ -240,15 +241,15 @@ impl State {
 
     /// Takes note that an L2 entry's references are gone.
     pub fn drop_cluster(&mut self, entry: u64, reason: FreeReason) {
-        let bits = self.geometry.cluster_bits;
         match cluster(entry) {
             Cluster::Unallocated | Cluster::ZeroPlain => {}
-            Cluster::ZeroAllocated(host) | Cluster::Normal(host) => self.free_later(host >> bits, 1, reason),
+            Cluster::ZeroAllocated(host) | Cluster::Normal(host) => {
+                self.free_later(host.cluster(&self.geometry), 1, reason)
+            }
             Cluster::Compressed => {
                 let place = compressed(&self.geometry, entry);
-                let first = place.offset >> bits;
-                let last = (place.offset + place.len - 1) >> bits;
-                self.free_later(first, last - first + 1, reason);
+                let first = place.offset.cluster(&self.geometry);
+                self.free_later(first, place.offset.clusters(place.len, &self.geometry), reason);
             }
         }
     }
@@ -295,9 +296,9 @@ impl State {
     }
 
     /// Refuses to write over metadata, at `offset` of the file: the tables contradict each other where that comes up.
-    pub fn check_not_metadata(&self, offset: u64, len: u64) -> Step<()> {
-        let bits = self.geometry.cluster_bits;
-        let (mut first, end) = (offset >> bits, ((offset + len - 1) >> bits) + 1);
+    pub fn check_not_metadata(&self, offset: HostOffset, len: u64) -> Step<()> {
+        let mut first = offset.cluster(&self.geometry);
+        let end = first + offset.clusters(len, &self.geometry);
         while let Some(cluster) = self.metadata.find(first, end - first) {
             let kind = self.metadata_kind(cluster);
             if let Some(kind) = kind.filter(|kind| self.settings.guarded.has(*kind)) {
@@ -311,7 +312,7 @@ impl State {
             }
             first = cluster + 1;
         }
-        if offset >> bits == 0 {
+        if offset.cluster(&self.geometry) == HostCluster::default() {
             let text = "Preventing invalid allocation of data cluster at offset 0".to_owned();
             return Err(Blocked::Corrupt(text.into()));
         }
@@ -319,31 +320,30 @@ impl State {
     }
 
     /// The same for whole clusters.
-    pub fn check_free_of_metadata(&self, first: u64, count: u64) -> Step<()> {
-        let bits = self.geometry.cluster_bits;
-        self.check_not_metadata(first << bits, count << bits)
+    pub fn check_free_of_metadata(&self, first: HostCluster, count: u64) -> Step<()> {
+        self.check_not_metadata(first.offset(&self.geometry), self.geometry.bytes(count))
     }
 
     /// What the entry of guest `offset` says, unless nothing can be written there.
-    fn cluster_for_write(&self, entry: u64, key: SliceKey, offset: u64) -> Step<Cluster> {
-        let unaligned = |host| self.geometry.in_cluster(host) != 0;
+    fn cluster_for_write(&self, entry: u64, key: SliceKey, offset: GuestOffset) -> Step<Cluster> {
+        let unaligned = |host: HostOffset| !host.is_aligned(&self.geometry);
         let (what, host) = match cluster(entry) {
             Cluster::Normal(host) if unaligned(host) => ("Data", host),
             Cluster::ZeroAllocated(host) if unaligned(host) => ("Preallocated zero", host),
             _ => return self.checked_cluster(entry, key, self.geometry.slice_index(offset)),
         };
-        let offset = Hex(offset);
+        let offset = Hex(offset.get());
         let text = format!("{what} cluster offset {host:#x} unaligned (guest offset: {offset})");
         Err(Blocked::Corrupt(text.into()))
     }
 
     /// What metadata a cluster holds.
-    fn metadata_kind(&self, cluster: u64) -> Option<Kind> {
+    fn metadata_kind(&self, cluster: HostCluster) -> Option<Kind> {
         let size = self.geometry.cluster_size();
-        let at = cluster << self.geometry.cluster_bits;
-        let within = |start: u64, len: u64| start < at + size && at < start.saturating_add(len);
+        let at = cluster.offset(&self.geometry);
+        let within = |start: HostOffset, len: u64| start < at + size && at < start.saturating_add(len);
         let header = &self.header;
-        if at == 0 {
+        if at == HostOffset::default() {
             return Some(Kind::MainHeader);
         }
         if within(header.l1_offset, u64::from(header.l1_size) * 8) {
@@ -352,15 +352,15 @@ impl State {
         if within(header.reftable_offset, u64::from(header.reftable_clusters) * size) {
             return Some(Kind::RefcountTable);
         }
-        if self.reftable.iter().any(|entry| entry & REFTABLE_OFFSET == at) {
+        if self.reftable.iter().any(|&entry| refblock(entry) == Some(at)) {
             return Some(Kind::RefcountBlock);
         }
-        if self.l1.iter().any(|entry| entry & L1_OFFSET == at) {
+        if self.l1.iter().any(|&entry| l2_table(entry) == Some(at)) {
             return Some(Kind::ActiveL2);
         }
         if within(
             header.snapshots_offset,
-            self.snapshots_end.saturating_sub(header.snapshots_offset),
+            self.snapshots_end.bytes_since(header.snapshots_offset),
         ) {
             return Some(Kind::SnapshotTable);
         }
@@ -384,11 +384,11 @@ fn needs_new(entry: u64) -> bool {
     }
 }
 
-/// The kind `n` clusters behind one of `kind`, where they follow each other in the file.
-fn kind_at(kind: Cluster, n: u64, bits: u32) -> Cluster {
+/// The kind of the cluster `bytes` behind one of `kind`, where they follow each other in the file.
+fn kind_at(kind: Cluster, bytes: u64) -> Cluster {
     match kind {
-        Cluster::Normal(host) => Cluster::Normal(host + (n << bits)),
-        Cluster::ZeroAllocated(host) => Cluster::ZeroAllocated(host + (n << bits)),
+        Cluster::Normal(host) => Cluster::Normal(host + bytes),
+        Cluster::ZeroAllocated(host) => Cluster::ZeroAllocated(host + bytes),
         other => other,
     }
 }

@@ -9,6 +9,7 @@ use crate::api::{At, Purpose, Transfer};
 use crate::format::qcow2::header::Compression;
 use crate::format::qcow2::image::{LastCluster, Qcow2};
 use crate::format::qcow2::layout::entry::{Cluster, Compressed, cluster, compressed};
+use crate::format::qcow2::layout::space::{GuestOffset, HostOffset};
 use crate::format::qcow2::state::{State, Step};
 use millpond_ring::buffer::{Buffer, Buffers};
 
@@ -31,7 +32,7 @@ fn decompress(kind: Compression, compressed: &[u8], size: usize) -> IoResult<Vec
 
 impl State {
     /// The L2 entry of the cluster at guest `offset`, 0 where there is none.
-    pub fn entry(&self, offset: u64) -> Step<u64> {
+    pub fn entry(&self, offset: GuestOffset) -> Step<u64> {
         self.check_usable()?;
         let Some(key) = self.slice_key(offset)? else {
             return Ok(0);
@@ -47,7 +48,7 @@ impl State {
 impl Qcow2 {
     /// Reads a range that was found to be compressed. It may have been written to meanwhile, and its old place been given
     /// to another cluster: so what was decompressed counts only if the entry is still the same.
-    pub(crate) async fn read_special(&self, offset: u64, mut buffers: Buffers) -> Transfer {
+    pub(crate) async fn read_special(&self, offset: GuestOffset, mut buffers: Buffers) -> Transfer {
         let mut done = 0;
         let len = buffers.len();
         while done < len {
@@ -60,7 +61,7 @@ impl Qcow2 {
     }
 
     /// Some bytes from `offset`, at least one and at most `len`, from wherever they are.
-    async fn read_piece(&self, offset: u64, len: usize) -> IoResult<Buffer> {
+    async fn read_piece(&self, offset: GuestOffset, len: usize) -> IoResult<Buffer> {
         let extent = self
             .run(move |state| state.locate(Purpose::Read, offset, len as u64))
             .await?;
@@ -68,7 +69,10 @@ impl Qcow2 {
         match extent.at {
             At::Special => self.read_compressed(offset, part).await,
             At::Zero { .. } => Ok(Buffer::zeroed(part)),
-            At::Child { offset, .. } => Ok(self.file.read_vec(offset, part).await?.into_single()),
+            At::Child { offset, .. } => {
+                let host = HostOffset::new(offset);
+                Ok(self.file.read_vec(host, part).await?.into_single())
+            }
             At::Unallocated if self.backing.is_connected() => {
                 Ok(self.backing.read_vec(offset, part).await?.into_single())
             }
@@ -76,7 +80,7 @@ impl Qcow2 {
         }
     }
 
-    async fn read_compressed(&self, offset: u64, len: usize) -> IoResult<Buffer> {
+    async fn read_compressed(&self, offset: GuestOffset, len: usize) -> IoResult<Buffer> {
         loop {
             let entry = self.run(move |state| state.entry(offset)).await?;
             if cluster(entry) != Cluster::Compressed {
@@ -88,7 +92,7 @@ impl Qcow2 {
                 continue;
             }
             let data = result?;
-            let start = self.state.borrow().geometry.in_cluster(offset) as usize;
+            let start = offset.in_cluster(&self.state.borrow().geometry) as usize;
             let part = data.get(start..).unwrap_or_default();
             let part = part.get(..len).unwrap_or(part);
             return Ok(Buffer::from_slice(part));

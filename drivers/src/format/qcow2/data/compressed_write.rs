@@ -6,7 +6,8 @@ use millpond_messages::{DebugEvent, IoError, IoResult, RequestFlags, SECTOR_SIZE
 use crate::api::{Driver, Target, Transfer};
 use crate::format::qcow2::header::Compression;
 use crate::format::qcow2::image::Qcow2;
-use crate::format::qcow2::layout::entry::{COMPRESSED, COPIED};
+use crate::format::qcow2::layout::entry::{COMPRESSED, COPIED, compressed_entry, compressed_may_end_at};
+use crate::format::qcow2::layout::space::{GuestOffset, HostOffset};
 use crate::format::qcow2::state::{Blocked, FreeReason, InFlight, State, Step};
 use crate::format::qcow2::wait::Key;
 use millpond_ring::buffer::Buffers;
@@ -37,16 +38,16 @@ fn compress(kind: Compression, data: &[u8]) -> Option<Vec<u8>> {
 struct Place {
     ticket: u64,
     /// Its first byte in the file.
-    host: u64,
+    host: HostOffset,
     /// The L2 entry that leads there.
     entry: u64,
 }
 
 impl State {
     /// A place for the compressed cluster at guest `offset`.
-    fn place_compressed(&mut self, offset: u64, len: u64) -> Step<Place> {
+    fn place_compressed(&mut self, offset: GuestOffset, len: u64) -> Step<Place> {
         self.check_writable()?;
-        let first = offset >> self.geometry.cluster_bits;
+        let first = offset.cluster(&self.geometry);
         self.before_in_flight(first, 1)?;
         let key = self.writable_slice(offset)?;
         let index = self.geometry.slice_index(offset);
@@ -68,54 +69,49 @@ impl State {
             fresh: false,
             copies: false,
         });
-        let sectors = (host + len - 1) / SECTOR_SIZE - host / SECTOR_SIZE;
-        let entry = COMPRESSED | sectors << self.sectors_shift() | host;
+        let entry = compressed_entry(&self.geometry, host, len);
         Ok(Place { ticket, host, entry })
     }
 
-    /// Where the count of sectors begins in a compressed cluster's entry.
-    fn sectors_shift(&self) -> u32 {
-        62 - (self.geometry.cluster_bits - 8)
-    }
-
     /// Allocates `len` bytes, less than a cluster: behind the compressed data written last, if its last cluster has room.
-    fn allocate_bytes(&mut self, len: u64) -> Step<u64> {
-        let bits = self.geometry.cluster_bits;
+    fn allocate_bytes(&mut self, len: u64) -> Step<HostOffset> {
+        let geometry = self.geometry;
         let end = self.compressed_end;
-        let (open, used) = (end >> bits, self.geometry.in_cluster(end));
+        let (open, used) = (end.cluster(&geometry), end.in_cluster(&geometry));
         let mut count = 0;
         if used != 0 {
             count = self.refcount(open)?;
         }
         // Each compressed cluster counts once in every cluster of the file that it touches.
-        let shares = count > 0 && count < self.geometry.refcount_max();
-        if shares && used + len <= self.geometry.cluster_size() {
+        let shares = count > 0 && count < geometry.refcount_max();
+        if shares && used + len <= geometry.cluster_size() {
             self.set_refcounts(open, 1, count + 1)?;
             self.compressed_end = end + len;
             return Ok(end);
         }
         let (new, _) = self.allocate(1)?;
-        if ((new + 1) << bits) >> self.sectors_shift() != 0 {
+        let new_end = (new + 1).offset(&geometry);
+        if !compressed_may_end_at(&geometry, new_end) {
             self.set_refcounts(new, 1, 0)?;
             return Err(Blocked::Fail(IoError::Os(EFBIG)));
         }
-        self.file_end = self.file_end.max((new + 1) << bits);
+        self.file_end = self.file_end.max(new_end);
         // Where the block with the open cluster's count was pushed out meanwhile, that cluster is left as it is.
         let joins = shares && new == open + 1 && self.set_refcounts(open, 1, count + 1).is_ok();
-        let host = if joins { end } else { new << bits };
+        let host = if joins { end } else { new.offset(&geometry) };
         self.compressed_end = host + len;
         Ok(host)
     }
 
     /// Points the guest's cluster at its compressed data, or gives the place back.
     fn settle_compressed(&mut self, place: Place, len: u64, written: bool) -> Step<()> {
-        let bits = self.geometry.cluster_bits;
         let Some(at) = self.in_flight.iter().position(|entry| entry.id == place.ticket) else {
             return Ok(());
         };
-        let first = self.in_flight.get(at).map_or(0, |entry| entry.first);
+        let first = self.in_flight.get(at).map(|entry| entry.first);
+        let first = first.unwrap_or_default();
         if written {
-            let offset = first << bits;
+            let offset = first.offset(&self.geometry);
             let key = self.writable_slice(offset)?;
             let index = self.geometry.slice_index(offset);
             let old = self.slice(key)?.get(index).copied().unwrap_or(0);
@@ -124,7 +120,8 @@ impl State {
             // Compressed data that is cut short cannot be decompressed, so it is durable before the entry.
             self.barrier = true;
         } else {
-            let (start, end) = (place.host >> bits, (place.host + len - 1) >> bits);
+            let start = place.host.cluster(&self.geometry);
+            let end = (place.host + (len - 1)).cluster(&self.geometry);
             let (before, behind) = (self.refcount(start)?, self.refcount(end)?);
             self.set_refcounts(end, 1, behind.saturating_sub(1))?;
             if start != end {
@@ -138,16 +135,16 @@ impl State {
 
 impl Qcow2 {
     /// Whether a compressed write of this range can be: whole clusters, the last of the disk being as long as it is.
-    pub(crate) fn check_compressed(&self, offset: u64, len: u64) -> IoResult<()> {
+    pub(crate) fn check_compressed(&self, offset: GuestOffset, len: u64) -> IoResult<()> {
         let state = self.state.borrow();
         let size = state.header.size.next_multiple_of(SECTOR_SIZE);
-        let whole = state.geometry.in_cluster(offset) == 0
-            && (state.geometry.in_cluster(len) == 0 || offset + len == size);
+        let whole = offset.is_aligned(&state.geometry)
+            && (state.geometry.part(len) == 0 || offset + len == GuestOffset::new(size));
         if whole { Ok(()) } else { Err(IoError::Invalid) }
     }
 
     /// Writes whole clusters compressed, one after the other.
-    pub(crate) async fn write_compressed(&self, mut offset: u64, buffers: Buffers) -> Transfer {
+    pub(crate) async fn write_compressed(&self, mut offset: GuestOffset, buffers: Buffers) -> Transfer {
         let cluster = self.state.borrow().geometry.cluster_size();
         let bytes = buffers.to_vec();
         for data in bytes.chunks(cluster as usize) {
@@ -159,7 +156,7 @@ impl Qcow2 {
         (Ok(()), buffers)
     }
 
-    async fn write_compressed_cluster(&self, offset: u64, data: &[u8]) -> IoResult<()> {
+    async fn write_compressed_cluster(&self, offset: GuestOffset, data: &[u8]) -> IoResult<()> {
         let (kind, cluster) = {
             let state = self.state.borrow();
             (state.header.compression, state.geometry.cluster_size())
@@ -172,7 +169,7 @@ impl Qcow2 {
         }
     }
 
-    async fn store_compressed(&self, offset: u64, compressed: Vec<u8>) -> IoResult<()> {
+    async fn store_compressed(&self, offset: GuestOffset, compressed: Vec<u8>) -> IoResult<()> {
         let len = compressed.len() as u64;
         self.file.debug_event(DebugEvent::ClusterAllocBytes).await;
         self.file.debug_event(DebugEvent::RefblockAlloc).await;
@@ -186,8 +183,7 @@ impl Qcow2 {
         // The cluster decompressed last may have had the same entry.
         self.forget_decompressed();
         self.file.debug_event(DebugEvent::WriteCompressed).await;
-        let flags = RequestFlags::empty();
-        let written = self.file.write(place.host, compressed.into(), flags).await.0;
+        let written = self.file.write(place.host, compressed.into()).await;
         let ok = written.is_ok();
         if ok {
             self.file.debug_event(DebugEvent::L2UpdateCompressed).await;
@@ -205,18 +201,15 @@ impl Qcow2 {
     }
 
     /// Stores a cluster that does not shrink as it is.
-    async fn store_plain(&self, offset: u64, data: &[u8]) -> IoResult<()> {
+    async fn store_plain(&self, offset: GuestOffset, data: &[u8]) -> IoResult<()> {
         let placement = self
-            .place(offset, data.len() as u64, RequestFlags::empty())
+            .place(offset.get(), data.len() as u64, RequestFlags::empty())
             .await?;
         let mut bytes = data.to_vec();
         // The write begins with its cluster, and ends with it or with the disk.
         bytes.resize(data.len() + placement.tail as usize, 0);
         let written = match placement.target {
-            Target::Child { offset, .. } => {
-                let flags = RequestFlags::empty();
-                self.file.write(offset, bytes.into(), flags).await.0
-            }
+            Target::Child { offset, .. } => self.file.write(HostOffset::new(offset), bytes.into()).await,
             Target::Own => Err(IoError::NotSupported),
         };
         match placement.ticket {

@@ -6,20 +6,21 @@ use crate::api::{At, Extent, Purpose};
 use crate::format::qcow2::layout::bytes::Hex;
 use crate::format::qcow2::layout::entry::{Cluster, cluster};
 use crate::format::qcow2::layout::index::SliceKey;
+use crate::format::qcow2::layout::space::GuestOffset;
 use crate::format::qcow2::state::{Blocked, Need, State, Step};
 
 impl State {
     /// Where the bytes from `offset` are, for at most `len` bytes. Answers for as much as one look at the tables tells:
     /// up to the end of a slice, of the slices in memory that have nothing, or of all L1 entries without a table.
-    pub fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Step<Extent> {
+    pub fn locate(&self, purpose: Purpose, offset: GuestOffset, len: u64) -> Step<Extent> {
         self.check_usable()?;
         let Some(key) = self.slice_key(offset)? else {
             return Ok(Extent::new(self.without_table(offset, len), At::Unallocated));
         };
         let slice = self.slice(key)?;
         let index = self.geometry.slice_index(offset);
-        let in_cluster = self.geometry.in_cluster(offset);
-        let wanted = self.geometry.clusters(in_cluster + len) as usize;
+        let in_cluster = offset.in_cluster(&self.geometry);
+        let wanted = offset.clusters(len, &self.geometry) as usize;
         let entries = slice.get(index..).unwrap_or_default();
         let entries = entries.get(..wanted).unwrap_or(entries);
         let Some(&first) = entries.first() else {
@@ -27,7 +28,7 @@ impl State {
         };
         let kind = self.checked_cluster(first, key, index)?;
         let count = self.run_length(purpose, kind, entries);
-        let mut run = ((count as u64) << self.geometry.cluster_bits) - in_cluster;
+        let mut run = self.geometry.bytes(count as u64) - in_cluster;
         if kind == Cluster::Unallocated && index + count == slice.len() {
             run = self.unallocated_behind(key, run, len);
         }
@@ -36,11 +37,11 @@ impl State {
             Cluster::Unallocated => At::Unallocated,
             Cluster::ZeroPlain => At::Zero { reserved: None },
             Cluster::ZeroAllocated(host) => At::Zero {
-                reserved: Some((ChildSlot::FILE, host + in_cluster)),
+                reserved: Some((ChildSlot::FILE, (host + in_cluster).get())),
             },
             Cluster::Normal(host) => At::Child {
                 slot: ChildSlot::FILE,
-                offset: host + in_cluster,
+                offset: (host + in_cluster).get(),
             },
             Cluster::Compressed => At::Special,
         };
@@ -57,13 +58,13 @@ impl State {
     fn unallocated_behind(&self, key: SliceKey, mut run: u64, len: u64) -> u64 {
         let mut behind = key.behind(&self.geometry);
         while run < len
-            && let Some(slice) = behind.next().and_then(|next| self.l2.get(next.0))
+            && let Some(slice) = behind.next().and_then(|next| self.l2.get(next.offset()))
         {
             let entries = slice.iter();
             let count = entries
                 .take_while(|&&entry| cluster(entry) == Cluster::Unallocated)
                 .count();
-            run += (count as u64) << self.geometry.cluster_bits;
+            run += self.geometry.bytes(count as u64);
             if count < slice.len() {
                 break;
             }
@@ -72,9 +73,9 @@ impl State {
     }
 
     /// How far from `offset` no L1 entry has a table, at most `len`.
-    fn without_table(&self, offset: u64, len: u64) -> u64 {
+    fn without_table(&self, offset: GuestOffset, len: u64) -> u64 {
         let span = 1_u64 << self.geometry.l2_span_bits();
-        let mut covered = span - (offset & (span - 1));
+        let mut covered = self.geometry.rest_of_table(offset);
         while covered < len && matches!(self.l2_table(self.geometry.l1_index(offset + covered)), Ok(None)) {
             covered = covered.saturating_add(span);
         }
@@ -88,23 +89,23 @@ impl State {
             Cluster::ZeroPlain | Cluster::ZeroAllocated(_) if self.geometry.version < 3 => {
                 "Zero cluster entry found in pre-v3 image".to_owned()
             }
-            Cluster::Normal(host) if self.geometry.in_cluster(host) != 0 => {
+            Cluster::Normal(host) if !host.is_aligned(&self.geometry) => {
                 format!("Cluster allocation offset {host:#x} unaligned")
             }
-            Cluster::ZeroAllocated(host) if self.geometry.in_cluster(host) != 0 => {
+            Cluster::ZeroAllocated(host) if !host.is_aligned(&self.geometry) => {
                 format!("Preallocated zero cluster offset {host:#x} unaligned")
             }
             _ => return Ok(kind),
         };
-        let table = self.geometry.cluster_start(key.0);
-        let at = Hex(((key.0 - table) >> 3) + index as u64);
+        let table = key.offset().cluster_start(&self.geometry);
+        let at = Hex(((key.offset() - table) >> 3) + index as u64);
         let text = format!("{what} (L2 offset: {table:#x}, L2 index: {at})");
         Err(Blocked::Corrupt(text.into()))
     }
 
     /// How many of `entries` go on as the first, a `kind`, began.
     fn run_length(&self, purpose: Purpose, kind: Cluster, entries: &[u64]) -> usize {
-        let bits = self.geometry.cluster_bits;
+        let bytes = |count| self.geometry.bytes(count);
         match kind {
             Cluster::Unallocated => run(entries, |_, other| other == Cluster::Unallocated),
             Cluster::ZeroPlain | Cluster::ZeroAllocated(_) if purpose == Purpose::Read => {
@@ -114,9 +115,9 @@ impl State {
             }
             Cluster::ZeroPlain => run(entries, |_, other| other == Cluster::ZeroPlain),
             Cluster::ZeroAllocated(host) => run(entries, |n, other| {
-                other == Cluster::ZeroAllocated(host + (n << bits))
+                other == Cluster::ZeroAllocated(host + bytes(n))
             }),
-            Cluster::Normal(host) => run(entries, |n, other| other == Cluster::Normal(host + (n << bits))),
+            Cluster::Normal(host) => run(entries, |n, other| other == Cluster::Normal(host + bytes(n))),
             Cluster::Compressed => 1,
         }
     }

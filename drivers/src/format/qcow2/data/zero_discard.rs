@@ -6,6 +6,7 @@ use millpond_messages::{DebugEvent, IoError, IoResult, RequestFlags, StatusFlags
 use crate::api::{At, Purpose};
 use crate::format::qcow2::image::Qcow2;
 use crate::format::qcow2::layout::entry::{COPIED, Cluster, ZERO, cluster};
+use crate::format::qcow2::layout::space::{GuestOffset, HostOffset};
 use crate::format::qcow2::state::{Blocked, FreeReason, State, Step};
 
 /// What becomes of an L2 entry.
@@ -48,8 +49,8 @@ impl Change {
 
 /// Bytes of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Host {
-    offset: u64,
+struct HostRange {
+    start: HostOffset,
     len: u64,
 }
 
@@ -59,9 +60,9 @@ struct Changed {
     /// How many bytes of the guest's.
     len: u64,
     /// What the file may have back, though it stays the guest's.
-    emptied: Vec<Host>,
+    emptied: Vec<HostRange>,
     /// What must be overwritten with zeroes before the range reads as such.
-    overwritten: Option<Host>,
+    overwritten: Option<HostRange>,
 }
 
 impl Changed {
@@ -96,7 +97,7 @@ impl ZeroWrite {
 impl State {
     /// Makes the start of a range of clusters read as zeroes. Without zero clusters, nothing hides a backing file: there is
     /// none then.
-    fn zero_some(&mut self, offset: u64, len: u64, wanted: ZeroWrite) -> Step<Changed> {
+    fn zero_some(&mut self, offset: GuestOffset, len: u64, wanted: ZeroWrite) -> Step<Changed> {
         self.check_writable()?;
         if self.geometry.version < 3 {
             return self.zero_without_zero_clusters(offset, len, wanted);
@@ -114,12 +115,17 @@ impl State {
 
     /// The same in version 2, where what is unallocated reads as zeroes. The image's own clusters are overwritten in place
     /// unless they may lose their storage.
-    fn zero_without_zero_clusters(&mut self, offset: u64, len: u64, wanted: ZeroWrite) -> Step<Changed> {
+    fn zero_without_zero_clusters(
+        &mut self,
+        offset: GuestOffset,
+        len: u64,
+        wanted: ZeroWrite,
+    ) -> Step<Changed> {
         if self.slice_key(offset)?.is_none() {
-            return Ok(Changed::tables(self.to_table_end(offset, len)));
+            return Ok(Changed::tables(len.min(self.geometry.rest_of_table(offset))));
         }
-        let bits = self.geometry.cluster_bits;
-        let count = self.before_in_flight(offset >> bits, len >> bits)?;
+        let geometry = self.geometry;
+        let count = self.before_in_flight(offset.cluster(&geometry), geometry.clusters(len))?;
         let key = self.writable_slice(offset)?;
         let index = self.geometry.slice_index(offset);
         let entries = self.slice(key)?.get(index..).unwrap_or_default();
@@ -131,7 +137,7 @@ impl State {
         };
         if !stays(first) {
             let run = entries.iter().take_while(|&&entry| !stays(entry)).count() as u64;
-            return self.change_some(offset, run << bits, |entry| match cluster(entry) {
+            return self.change_some(offset, geometry.bytes(run), |entry| match cluster(entry) {
                 Cluster::Unallocated => Ok(Change::to(entry)),
                 _ => wanted.whole(Change::freed(0)),
             });
@@ -140,20 +146,20 @@ impl State {
             return Err(Blocked::Fail(IoError::Corrupt));
         };
         wanted.whole(Change::to(first))?;
-        let follow = entries.iter().zip((first..).step_by(1 << bits));
+        let follow = entries.iter().zip((first..).step_by(1 << geometry.cluster_bits));
         let run = follow.take_while(|&(&entry, expected)| entry == expected).count() as u64;
-        self.check_not_metadata(host, run << bits)?;
+        self.check_not_metadata(host, geometry.bytes(run))?;
         Ok(Changed {
-            overwritten: Some(Host {
-                offset: host,
-                len: run << bits,
+            overwritten: Some(HostRange {
+                start: host,
+                len: geometry.bytes(run),
             }),
-            ..Changed::tables(run << bits)
+            ..Changed::tables(geometry.bytes(run))
         })
     }
 
     /// Forgets the start of a range of whole clusters.
-    fn discard_some(&mut self, offset: u64, len: u64, backing: bool) -> Step<Changed> {
+    fn discard_some(&mut self, offset: GuestOffset, len: u64, backing: bool) -> Step<Changed> {
         self.check_writable()?;
         let v3 = self.geometry.version >= 3;
         if !v3 && backing {
@@ -161,7 +167,7 @@ impl State {
             return Err(Blocked::Fail(IoError::NotSupported));
         }
         if self.slice_key(offset)?.is_none() && !backing {
-            return Ok(Changed::tables(self.to_table_end(offset, len)));
+            return Ok(Changed::tables(len.min(self.geometry.rest_of_table(offset))));
         }
         let keep = self.settings.discard_no_unref;
         let empty = if v3 { ZERO } else { 0 };
@@ -177,9 +183,9 @@ impl State {
     }
 
     /// Drops the start of a range that is no longer part of the disk; answers how many bytes of it.
-    pub fn drop_some(&mut self, offset: u64, len: u64) -> Step<u64> {
+    pub fn drop_some(&mut self, offset: GuestOffset, len: u64) -> Step<u64> {
         if self.slice_key(offset)?.is_none() {
-            return Ok(self.to_table_end(offset, len));
+            return Ok(len.min(self.geometry.rest_of_table(offset)));
         }
         let dropped = self.change_some(offset, len, |entry| {
             Ok(match cluster(entry) {
@@ -190,21 +196,21 @@ impl State {
         Ok(dropped.len)
     }
 
-    fn to_table_end(&self, offset: u64, len: u64) -> u64 {
-        let span = 1_u64 << self.geometry.l2_span_bits();
-        len.min(span - (offset & (span - 1)))
-    }
-
     /// Changes the entries of a range as far as one slice has them.
-    fn change_some(&mut self, offset: u64, len: u64, change: impl Fn(u64) -> Step<Change>) -> Step<Changed> {
-        let bits = self.geometry.cluster_bits;
-        let count = self.before_in_flight(offset >> bits, len >> bits)?;
+    fn change_some(
+        &mut self,
+        offset: GuestOffset,
+        len: u64,
+        change: impl Fn(u64) -> Step<Change>,
+    ) -> Step<Changed> {
+        let geometry = self.geometry;
+        let count = self.before_in_flight(offset.cluster(&geometry), geometry.clusters(len))?;
         let key = self.writable_slice(offset)?;
         self.slice(key)?;
         self.check_pressure()?;
         let index = self.geometry.slice_index(offset);
-        let count = count.min((self.geometry.slice_entries() - index) as u64);
-        let mut changed = Changed::tables(count << bits);
+        let count = count.min((geometry.slice_entries() - index) as u64);
+        let mut changed = Changed::tables(geometry.bytes(count));
         for at in index..index + count as usize {
             let old = self.slice(key)?.get(at).copied().unwrap_or(0);
             self.checked_cluster(old, key, at)?;
@@ -222,8 +228,8 @@ impl State {
     }
 
     /// Takes note that the file may have a cluster's space back. One that a snapshot shares still holds its data.
-    fn note_emptied(&self, entry: u64, emptied: &mut Vec<Host>) {
-        let Cluster::Normal(offset) = cluster(entry) else {
+    fn note_emptied(&self, entry: u64, emptied: &mut Vec<HostRange>) {
+        let Cluster::Normal(start) = cluster(entry) else {
             return;
         };
         if entry & COPIED == 0 || !self.settings.pass_discard_request {
@@ -231,28 +237,23 @@ impl State {
         }
         let len = self.geometry.cluster_size();
         match emptied.last_mut() {
-            Some(last) if last.offset + last.len == offset => last.len += len,
-            _ => emptied.push(Host { offset, len }),
+            Some(last) if last.start + last.len == start => last.len += len,
+            _ => emptied.push(HostRange { start, len }),
         }
     }
 
     /// The clusters of a range, as bytes, and whether the range is all of them: the disk may end within the last.
-    fn widened(&self, offset: u64, len: u64) -> (u64, u64, bool) {
-        let start = self.geometry.cluster_start(offset);
-        let rest = self.geometry.in_cluster(offset + len);
-        let behind = if rest == 0 {
-            0
-        } else {
-            self.geometry.cluster_size() - rest
-        };
-        let is_whole = start == offset && (behind == 0 || offset + len == self.header.size);
-        (start, offset + len + behind, is_whole)
+    fn widened(&self, offset: GuestOffset, len: u64) -> (GuestOffset, GuestOffset, bool) {
+        let (start, end) = (offset.cluster_start(&self.geometry), offset + len);
+        let whole_end = end.round_up(&self.geometry);
+        let is_whole = start == offset && (end == whole_end || end == self.header.end());
+        (start, whole_end, is_whole)
     }
 }
 
 impl Qcow2 {
     /// Makes a range read as zeroes: whole clusters, or a part of one that holds no data and else reads as zeroes too.
-    pub(crate) async fn zero(&self, offset: u64, len: u64, flags: RequestFlags) -> IoResult<()> {
+    pub(crate) async fn zero(&self, offset: GuestOffset, len: u64, flags: RequestFlags) -> IoResult<()> {
         let ((mut at, end, is_whole), version) = {
             let state = self.state.borrow();
             (state.widened(offset, len), state.geometry.version)
@@ -271,17 +272,17 @@ impl Qcow2 {
             let changed = self
                 .run(move |state| state.zero_some(at, end - at, wanted))
                 .await?;
-            for Host { offset, len } in changed.emptied {
+            for HostRange { start, len } in changed.emptied {
                 // As zeroes, not as a discard: until the tables are in the file, its old entries show what is there.
                 let flags = RequestFlags::MAY_UNMAP | RequestFlags::NO_FALLBACK;
-                if let Err(error) = self.file.write_zeroes(offset, len, flags).await {
+                if let Err(error) = self.file.write_zeroes(start, len, flags).await {
                     tracing::debug!(%error, "the file keeps the space of zeroed clusters");
                 }
             }
             if let Some(host) = changed.overwritten {
                 // What lies behind the disk's end in its last cluster is not the guest's.
                 let len = host.len.min(offset + len - at);
-                self.file.write_zeroes(host.offset, len, flags).await?;
+                self.file.write_zeroes(host.start, len, flags).await?;
             }
             at += changed.len;
         }
@@ -289,11 +290,11 @@ impl Qcow2 {
     }
 
     /// Whether a cluster that a range is a part of holds no data, and reads as zeroes beside the range.
-    async fn rest_reads_as_zeroes(&self, offset: u64, len: u64) -> IoResult<bool> {
-        let (start, end, size, cluster) = {
+    async fn rest_reads_as_zeroes(&self, offset: GuestOffset, len: u64) -> IoResult<bool> {
+        let (start, end, disk_end, cluster) = {
             let state = self.state.borrow();
             let (start, end, _) = state.widened(offset, len);
-            (start, end, state.header.size, state.geometry.cluster_size())
+            (start, end, state.header.end(), state.geometry.cluster_size())
         };
         if end - start > cluster {
             return Ok(false);
@@ -304,15 +305,15 @@ impl Qcow2 {
         match extent.at {
             At::Zero { .. } => Ok(true),
             At::Unallocated => Ok(self.backing_is_zero(start, offset).await
-                && self.backing_is_zero(offset + len, end.min(size)).await),
+                && self.backing_is_zero(offset + len, end.min(disk_end)).await),
             At::Own | At::Child { .. } | At::Special => Ok(false),
         }
     }
 
     /// Whether what shows through from `at` up to `end` is known to be zeroes.
-    async fn backing_is_zero(&self, mut at: u64, end: u64) -> bool {
+    async fn backing_is_zero(&self, mut at: GuestOffset, end: GuestOffset) -> bool {
         while at < end && self.backing.is_connected() {
-            match self.backing.block_status(at, end - at, true, true).await {
+            match self.backing.status(at, end - at).await {
                 // Nothing is behind the backing file's end.
                 Ok(status) if status.len == 0 => return true,
                 Ok(status) if status.flags.contains(StatusFlags::ZERO) => at += status.len,
@@ -326,11 +327,10 @@ impl Qcow2 {
     pub(crate) async fn empty(&self) -> IoResult<()> {
         let end = {
             let state = self.state.borrow();
-            let cluster = state.geometry.cluster_size();
-            state.header.size.div_ceil(cluster).saturating_mul(cluster)
+            state.header.end().round_up(&state.geometry)
         };
         self.file.debug_event(DebugEvent::EmptyImagePrepare).await;
-        let mut offset = 0;
+        let mut offset = GuestOffset::default();
         while offset < end {
             offset += self
                 .run(move |state| {
@@ -343,7 +343,7 @@ impl Qcow2 {
     }
 
     /// Forgets a range. Only whole clusters can be.
-    pub(crate) async fn forget(&self, offset: u64, len: u64) -> IoResult<()> {
+    pub(crate) async fn forget(&self, offset: GuestOffset, len: u64) -> IoResult<()> {
         let (mut at, end, is_whole) = self.state.borrow().widened(offset, len);
         if !is_whole {
             return Err(IoError::NotSupported);
@@ -353,8 +353,8 @@ impl Qcow2 {
             let changed = self
                 .run(move |state| state.discard_some(at, end - at, backing))
                 .await?;
-            for Host { offset, len } in changed.emptied {
-                if let Err(error) = self.file.discard(offset, len).await {
+            for HostRange { start, len } in changed.emptied {
+                if let Err(error) = self.file.discard(start, len).await {
                     tracing::debug!(%error, "the file does not discard clusters that stay in use");
                 }
             }

@@ -2,7 +2,8 @@
 
 use millpond_messages::{Error, ErrorKind, Result};
 
-use crate::format::qcow2::layout::bytes::{be32, text};
+use crate::format::qcow2::layout::bytes::{be32, be64, text};
+use crate::format::qcow2::layout::space::HostOffset;
 
 const END: u32 = 0;
 const BACKING_FORMAT: u32 = 0xe279_2aca;
@@ -54,7 +55,7 @@ pub(crate) struct BitmapDirectory {
     /// How many bytes the directory has.
     pub size: u64,
     /// The byte at which the directory starts.
-    pub offset: u64,
+    pub offset: HostOffset,
 }
 
 /// An image's header extensions.
@@ -140,7 +141,6 @@ impl Extensions {
 
     /// Where the bitmaps are listed, if the image has any.
     pub fn bitmaps(&self) -> Option<BitmapDirectory> {
-        use crate::format::qcow2::layout::bytes::be64;
         let (_, data) = self
             .kept
             .iter()
@@ -149,7 +149,7 @@ impl Extensions {
             count: be32(data, 0),
             reserved: be32(data, 4),
             size: be64(data, 8),
-            offset: be64(data, 16),
+            offset: HostOffset::new(be64(data, 16)),
         })
     }
 
@@ -167,7 +167,7 @@ impl Extensions {
             )
         } else if directory.count == 0 {
             "found bitmaps extension with zero bitmaps".into()
-        } else if !directory.offset.is_multiple_of(cluster) {
+        } else if !directory.offset.get().is_multiple_of(cluster) {
             "bitmaps_ext: invalid bitmap directory offset".into()
         } else if directory.size > MAX_BITMAP_DIRECTORY {
             format!(

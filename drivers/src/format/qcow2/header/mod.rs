@@ -7,6 +7,8 @@ use millpond_messages::{Error, ErrorKind, MAX_LENGTH, Result, SECTOR_SIZE};
 
 use self::fields::{FULL_LENGTH, Fields, V2_LENGTH, V3_LENGTH};
 use crate::format::qcow2::layout::bytes::text;
+use crate::format::qcow2::layout::geometry::Geometry;
+use crate::format::qcow2::layout::space::{GuestOffset, HostOffset};
 use extensions::{Extensions, FeatureType};
 
 /// The image's first bytes: `QFI\xfb`.
@@ -58,12 +60,12 @@ pub(crate) struct Header {
     pub size: u64,
     /// Entries of the active L1 table.
     pub l1_size: u32,
-    pub l1_offset: u64,
-    pub reftable_offset: u64,
+    pub l1_offset: HostOffset,
+    pub reftable_offset: HostOffset,
     /// The refcount table's length in clusters.
     pub reftable_clusters: u32,
     pub snapshots: u32,
-    pub snapshots_offset: u64,
+    pub snapshots_offset: HostOffset,
     pub incompatible: u64,
     pub compatible: u64,
     pub autoclear: u64,
@@ -165,11 +167,11 @@ impl Header {
             cluster_bits: fields.cluster_bits.get(),
             size: fields.size.get(),
             l1_size: fields.l1_size.get(),
-            l1_offset: fields.l1_offset.get(),
-            reftable_offset: fields.reftable_offset.get(),
+            l1_offset: HostOffset::new(fields.l1_offset.get()),
+            reftable_offset: HostOffset::new(fields.reftable_offset.get()),
             reftable_clusters: fields.reftable_clusters.get(),
             snapshots: fields.snapshots.get(),
-            snapshots_offset: fields.snapshots_offset.get(),
+            snapshots_offset: HostOffset::new(fields.snapshots_offset.get()),
             incompatible,
             compatible: fields.compatible.get(),
             autoclear: fields.autoclear.get(),
@@ -246,7 +248,7 @@ impl Header {
         Ok(())
     }
 
-    fn check_table(&self, name: &str, offset: u64, entries: u64, entry: u64, max: u64) -> Result<()> {
+    fn check_table(&self, name: &str, start: HostOffset, entries: u64, entry: u64, max: u64) -> Result<()> {
         if entries > max / entry {
             return Err(Error::new(
                 ErrorKind::Io(millpond_messages::IoError::Os(27)),
@@ -254,10 +256,20 @@ impl Header {
             ));
         }
         let room = (i64::MAX as u64).saturating_sub(entries * entry);
-        if offset > room || offset & ((1 << self.cluster_bits) - 1) != 0 {
+        if start.get() > room || !start.get().is_multiple_of(1 << self.cluster_bits) {
             return Err(invalid(format!("{name} offset invalid")));
         }
         Ok(())
+    }
+
+    /// The end of the virtual disk.
+    pub const fn end(&self) -> GuestOffset {
+        GuestOffset::new(self.size)
+    }
+
+    /// The sizes that follow from the header, with L2 slices of `slice_size` bytes.
+    pub const fn geometry(&self, slice_size: u32) -> Geometry {
+        Geometry::new(self.cluster_bits, self.refcount_order, slice_size, self.version)
     }
 
     /// The fixed fields as they stand on disk, without the backing file's place.
@@ -271,11 +283,11 @@ impl Header {
             size: self.size.into(),
             encryption: 0.into(),
             l1_size: self.l1_size.into(),
-            l1_offset: self.l1_offset.into(),
-            reftable_offset: self.reftable_offset.into(),
+            l1_offset: self.l1_offset.get().into(),
+            reftable_offset: self.reftable_offset.get().into(),
             reftable_clusters: self.reftable_clusters.into(),
             snapshots: self.snapshots.into(),
-            snapshots_offset: self.snapshots_offset.into(),
+            snapshots_offset: self.snapshots_offset.get().into(),
             incompatible: self.incompatible.into(),
             compatible: self.compatible.into(),
             autoclear: self.autoclear.into(),

@@ -1,6 +1,7 @@
 //! Sizes that follow from an image's header and stay as they are while it is open.
 
 use super::index::L1Index;
+use super::space::{GuestOffset, HostCluster};
 
 /// Cluster, table and refcount block sizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,14 +32,14 @@ impl Geometry {
         1 << self.cluster_bits
     }
 
-    /// The offset within a cluster.
-    pub const fn in_cluster(&self, offset: u64) -> u64 {
-        offset & (self.cluster_size() - 1)
+    /// Bytes of the last cluster that `len` bytes from a cluster's start on take, 0 where they take all of it.
+    pub const fn part(&self, len: u64) -> u64 {
+        len & (self.cluster_size() - 1)
     }
 
-    /// The start of the cluster that holds `offset`.
-    pub const fn cluster_start(&self, offset: u64) -> u64 {
-        offset & !(self.cluster_size() - 1)
+    /// Bytes in `count` clusters.
+    pub const fn bytes(&self, count: u64) -> u64 {
+        count << self.cluster_bits
     }
 
     /// Clusters that hold `len` bytes from a cluster's start on.
@@ -72,22 +73,28 @@ impl Geometry {
     }
 
     /// The L1 entry that maps guest `offset`.
-    pub const fn l1_index(&self, offset: u64) -> L1Index {
-        L1Index(offset >> self.l2_span_bits())
+    pub const fn l1_index(&self, offset: GuestOffset) -> L1Index {
+        L1Index(offset.get() >> self.l2_span_bits())
+    }
+
+    /// Bytes from guest `offset` to the end of what the same L2 table maps.
+    pub const fn rest_of_table(&self, offset: GuestOffset) -> u64 {
+        let span = 1_u64 << self.l2_span_bits();
+        span - (offset.get() & (span - 1))
     }
 
     /// The L2 entry that maps guest `offset`, within its table.
-    pub const fn l2_index(&self, offset: u64) -> u64 {
-        (offset >> self.cluster_bits) & ((1 << self.l2_bits()) - 1)
+    pub const fn l2_index(&self, offset: GuestOffset) -> u64 {
+        offset.cluster(self).get() & ((1 << self.l2_bits()) - 1)
     }
 
     /// The entry that maps guest `offset`, within its slice.
-    pub const fn slice_index(&self, offset: u64) -> usize {
-        ((offset >> self.cluster_bits) as usize) & (self.slice_entries() - 1)
+    pub const fn slice_index(&self, offset: GuestOffset) -> usize {
+        (offset.cluster(self).get() as usize) & (self.slice_entries() - 1)
     }
 
     /// Where the slice that maps guest `offset` lies from its table's start, in bytes.
-    pub const fn slice_start(&self, offset: u64) -> u64 {
+    pub const fn slice_start(&self, offset: GuestOffset) -> u64 {
         (self.l2_index(offset) >> self.slice_bits) * self.slice_size()
     }
 
@@ -99,6 +106,20 @@ impl Geometry {
     /// Refcounts of a refcount block.
     pub const fn refblock_entries(&self) -> u64 {
         1 << self.refblock_bits()
+    }
+
+    /// The refcount block with the count of a cluster, by its number, and where in the block that is.
+    pub const fn refblock_of(&self, cluster: HostCluster) -> (u64, usize) {
+        let bits = self.refblock_bits();
+        (
+            cluster.get() >> bits,
+            (cluster.get() & ((1 << bits) - 1)) as usize,
+        )
+    }
+
+    /// The first cluster that the refcount block of this number counts.
+    pub const fn refblock_start(&self, block: u64) -> HostCluster {
+        HostCluster::new(block << self.refblock_bits())
     }
 
     /// The largest refcount that its width can say.
@@ -124,11 +145,14 @@ mod tests {
         );
         assert_eq!(g.refcount_max(), 65535);
         assert_eq!(g.l1_entries(1 << 30), 2);
-        let offset = (512 << 20) + 513 * 65536 + 7;
+        let offset = GuestOffset::new((512 << 20) + 513 * 65536 + 7);
         assert_eq!(
             (g.l1_index(offset), g.l2_index(offset), g.slice_index(offset)),
             (L1Index(1), 513, 1)
         );
-        assert_eq!((g.slice_start(offset), g.in_cluster(offset)), (4096, 7));
+        assert_eq!((g.slice_start(offset), g.part(65_543)), (4096, 7));
+        assert_eq!(g.rest_of_table(offset), (512 << 20) - 513 * 65536 - 7);
+        assert_eq!(g.refblock_of(HostCluster::new(32_770)), (1, 2));
+        assert_eq!(g.refblock_start(1), HostCluster::new(32_768));
     }
 }

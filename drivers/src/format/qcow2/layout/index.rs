@@ -1,6 +1,7 @@
 //! Numbers of an image that must not be taken for each other.
 
 use super::geometry::Geometry;
+use super::space::{GuestOffset, HostOffset};
 
 /// The number of an entry of the active L1 table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,17 +16,22 @@ impl L1Index {
 
 /// An L2 slice, named by where it starts in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct SliceKey(pub u64);
+pub(crate) struct SliceKey(HostOffset);
 
 impl SliceKey {
+    /// Where the slice starts in the file.
+    pub const fn offset(self) -> HostOffset {
+        self.0
+    }
+
     /// The slice of the table at `table` that maps guest `offset`.
-    pub const fn of(geometry: &Geometry, table: u64, offset: u64) -> Self {
+    pub fn of(geometry: &Geometry, table: HostOffset, offset: GuestOffset) -> Self {
         Self(table + geometry.slice_start(offset))
     }
 
     /// The slices behind it, up to the end of its table.
     pub fn behind(self, geometry: &Geometry) -> impl Iterator<Item = Self> + use<> {
-        let table_end = geometry.cluster_start(self.0) + geometry.cluster_size();
+        let table_end = self.0.cluster_start(geometry) + geometry.cluster_size();
         let size = geometry.slice_size();
         (1..)
             .map(move |n| Self(self.0 + n * size))
@@ -33,7 +39,7 @@ impl SliceKey {
     }
 
     /// All slices of the table at `table`.
-    pub fn all(geometry: &Geometry, table: u64) -> impl Iterator<Item = Self> + use<> {
+    pub fn all(geometry: &Geometry, table: HostOffset) -> impl Iterator<Item = Self> + use<> {
         let size = geometry.slice_size();
         let slices = geometry.cluster_size() / size;
         (0..slices).map(move |n| Self(table + n * size))
@@ -47,8 +53,11 @@ mod tests {
     #[test]
     fn slices_are_found_in_their_table() {
         let geometry = Geometry::new(16, 4, 4096, 3);
-        let table = 5 << 16;
-        assert_eq!(SliceKey::of(&geometry, table, 513 << 16), SliceKey(table + 4096));
+        let table = HostOffset::new(5 << 16);
+        assert_eq!(
+            SliceKey::of(&geometry, table, GuestOffset::new(513 << 16)),
+            SliceKey(table + 4096)
+        );
         let all: Vec<_> = SliceKey::all(&geometry, table).collect();
         assert_eq!(
             (all.len(), all[0], all[15]),

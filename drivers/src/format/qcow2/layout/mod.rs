@@ -5,3 +5,4 @@ pub(crate) mod bytes;
 pub(crate) mod entry;
 pub(crate) mod geometry;
 pub(crate) mod index;
+pub(crate) mod space;

@@ -7,8 +7,9 @@ use crate::api::Repair;
 use crate::format::qcow2::bitmaps::Bitmap;
 use crate::format::qcow2::image::Qcow2;
 use crate::format::qcow2::layout::bytes::table_from_be;
-use crate::format::qcow2::layout::entry::{COPIED, Cluster, L1_OFFSET, REFTABLE_OFFSET, cluster, compressed};
+use crate::format::qcow2::layout::entry::{COPIED, Cluster, cluster, compressed, l2_table, refblock};
 use crate::format::qcow2::layout::geometry::Geometry;
+use crate::format::qcow2::layout::space::{HostCluster, HostOffset};
 
 /// Bits of an L1 entry that must be zero.
 const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
@@ -20,12 +21,12 @@ pub(crate) struct Check<'a> {
     pub references: References,
     pub result: CheckResult,
     pub repair: Repair,
-    /// The file's length in clusters, the last one whole.
-    pub file_clusters: u64,
+    /// One past the file's last cluster, which counts as whole.
+    pub file_end: HostCluster,
     /// One past the last cluster that is counted though nothing refers to it: the image ends behind it too.
-    pub leaked_end: u64,
-    /// Where the next guest cluster is expected if nothing is scattered.
-    next_contiguous: u64,
+    pub leaked_end: HostCluster,
+    /// Where the next guest cluster is expected if nothing is scattered, once there was one.
+    next_contiguous: Option<HostOffset>,
 }
 
 impl Qcow2 {
@@ -37,16 +38,16 @@ impl Qcow2 {
             self.write_back(true).await.map_err(failed)?;
         }
         let geometry = self.state.borrow().geometry;
-        let length = self.file.length().await.map_err(failed)?;
+        let end = self.file.end().await.map_err(failed)?;
         let mut check = Check {
             image: self,
             geometry,
             references: References::default(),
             result: CheckResult::default(),
             repair,
-            file_clusters: geometry.clusters(length),
-            leaked_end: 0,
-            next_contiguous: 0,
+            file_end: end.round_up(&geometry).cluster(&geometry),
+            leaked_end: HostCluster::default(),
+            next_contiguous: None,
         };
         check.run().await.map_err(failed)?;
         Ok(check.result)
@@ -68,7 +69,7 @@ impl Check<'_> {
             total_clusters: self.geometry.clusters(size),
             ..Default::default()
         };
-        self.count_range(0, self.geometry.cluster_size())?;
+        self.count_range(HostOffset::default(), self.geometry.cluster_size())?;
         self.count_tables(&l1, l1_offset, true).await?;
         for (offset, entries) in inactive {
             let bytes = self
@@ -85,7 +86,7 @@ impl Check<'_> {
         self.compare().await?;
         self.check_copied(&l1).await?;
         let end = self.references.end.max(self.leaked_end);
-        self.result.image_end_offset = end << self.geometry.cluster_bits;
+        self.result.image_end_offset = end.offset(&self.geometry).get();
         Ok(())
     }
 
@@ -96,36 +97,35 @@ impl Check<'_> {
     }
 
     /// Counts a reference to each cluster of a range; those that leave the file are errors.
-    fn count_range(&mut self, offset: u64, len: u64) -> IoResult<()> {
+    fn count_range(&mut self, start: HostOffset, len: u64) -> IoResult<()> {
         if len == 0 {
             return Ok(());
         }
-        let first = offset >> self.geometry.cluster_bits;
-        let last = offset.saturating_add(len - 1) >> self.geometry.cluster_bits;
-        if last >= self.file_clusters {
+        let first = start.cluster(&self.geometry);
+        let last = start.saturating_add(len - 1).cluster(&self.geometry);
+        if last >= self.file_end {
             let text = format!(
-                "counting reference for region exceeding the end of the file by one cluster or more: offset {offset:#x} \
+                "counting reference for region exceeding the end of the file by one cluster or more: offset {start:#x} \
                  size {len:#x}"
             );
             self.corruption(&text);
             return Ok(());
         }
-        (first..=last).try_for_each(|cluster| self.references.add(cluster))
+        first
+            .row(last - first + 1)
+            .try_for_each(|cluster| self.references.add(cluster))
     }
 
     /// Counts an L1 table, and all that its entries lead to.
-    async fn count_tables(&mut self, l1: &[u64], offset: u64, active: bool) -> IoResult<()> {
+    async fn count_tables(&mut self, l1: &[u64], offset: HostOffset, active: bool) -> IoResult<()> {
         self.count_range(offset, l1.len() as u64 * 8)?;
         let cluster_size = self.geometry.cluster_size();
         for (&entry, index) in l1.iter().zip(0_u64..) {
-            let table = entry & L1_OFFSET;
             if entry & L1_RESERVED != 0 {
                 self.corruption(&format!("reserved bit set in L1 entry {index}: {entry:#x}"));
             }
-            if table == 0 {
-                continue;
-            }
-            if self.geometry.in_cluster(table) != 0 {
+            let Some(table) = l2_table(entry) else { continue };
+            if !table.is_aligned(&self.geometry) {
                 self.corruption(&format!(
                     "L2 table offset {table:#x}: Table is not cluster aligned; L1 entry corrupted"
                 ));
@@ -144,7 +144,7 @@ impl Check<'_> {
     }
 
     /// Reads an L2 table.
-    pub async fn read_table(&self, offset: u64) -> IoResult<Vec<u64>> {
+    pub async fn read_table(&self, offset: HostOffset) -> IoResult<Vec<u64>> {
         let bytes = self
             .image
             .file
@@ -166,7 +166,7 @@ impl Check<'_> {
                 (place.offset, place.len, true)
             }
             Cluster::Normal(host) | Cluster::ZeroAllocated(host) => {
-                if self.geometry.in_cluster(host) != 0 {
+                if !host.is_aligned(&self.geometry) {
                     self.corruption(&format!(
                         "offset={host:#x}: Cluster is not properly aligned; L2 entry corrupted."
                     ));
@@ -175,7 +175,7 @@ impl Check<'_> {
                 (
                     host,
                     cluster_size,
-                    self.next_contiguous != 0 && host != self.next_contiguous,
+                    self.next_contiguous.is_some_and(|next| host != next),
                 )
             }
         };
@@ -183,10 +183,10 @@ impl Check<'_> {
             let fragments = &mut self.result.fragments;
             fragments.allocated_clusters += 1;
             fragments.fragmented_clusters += u64::from(scattered);
-            self.next_contiguous = host.saturating_add(len);
+            self.next_contiguous = Some(host.saturating_add(len));
         }
         // What a compressed cluster's last sector has past the file's end is not missed.
-        let end = (self.file_clusters << self.geometry.cluster_bits).saturating_sub(host);
+        let end = self.file_end.offset(&self.geometry).bytes_since(host);
         let len = if cluster(entry) == Cluster::Compressed && end > 0 {
             len.min(end)
         } else {
@@ -200,7 +200,7 @@ impl Check<'_> {
             let state = self.image.state.borrow();
             (state.header.snapshots_offset, state.snapshots_end)
         };
-        self.count_range(start, end.saturating_sub(start))
+        self.count_range(start, end.bytes_since(start))
     }
 
     /// Counts the bitmap directory, the bitmaps' tables and their clusters, where they are valid.
@@ -224,9 +224,8 @@ impl Check<'_> {
                 .await?
                 .into_single();
             for entry in table_from_be(&clusters) {
-                let offset = entry & L1_OFFSET;
-                if offset != 0 {
-                    self.count_range(offset, self.geometry.cluster_size())?;
+                if let Some(cluster) = l2_table(entry) {
+                    self.count_range(cluster, self.geometry.cluster_size())?;
                 }
             }
         }
@@ -243,20 +242,17 @@ impl Check<'_> {
                 state.reftable.clone(),
             )
         };
-        self.count_range(offset, clusters << self.geometry.cluster_bits)?;
+        self.count_range(offset, self.geometry.bytes(clusters))?;
         for (&entry, index) in blocks.iter().zip(0_u64..) {
-            let block = entry & REFTABLE_OFFSET;
-            if block == 0 {
-                continue;
-            }
-            if self.geometry.in_cluster(block) != 0 {
+            let Some(block) = refblock(entry) else { continue };
+            if !block.is_aligned(&self.geometry) {
                 self.corruption(&format!(
                     "refcount block {index} is not cluster aligned; refcount table entry corrupted"
                 ));
                 self.forget_block(index);
                 continue;
             }
-            if block >> self.geometry.cluster_bits >= self.file_clusters {
+            if block.cluster(&self.geometry) >= self.file_end {
                 self.corruption(&format!("refcount block {index} is outside image"));
                 self.forget_block(index);
                 continue;

@@ -9,7 +9,8 @@ use millpond_messages::IoError;
 use millpond_messages::error::errno::EFBIG;
 
 use crate::format::qcow2::header::MAX_REFTABLE_BYTES;
-use crate::format::qcow2::layout::entry::REFTABLE_OFFSET;
+use crate::format::qcow2::layout::entry::refblock;
+use crate::format::qcow2::layout::space::{HostCluster, HostOffset};
 use crate::format::qcow2::state::{Blocked, Need, State, Step};
 
 /// The refcount at `index` of a block of counts `1 << order` bits wide. Narrow ones start at a byte's low end.
@@ -77,18 +78,12 @@ fn used(block: &[u8], order: u32, entries: usize) -> u64 {
 }
 
 impl State {
-    fn block_of(&self, cluster: u64) -> (u64, usize) {
-        let bits = self.geometry.refblock_bits();
-        (cluster >> bits, (cluster & ((1 << bits) - 1)) as usize)
-    }
-
     /// Where the refcount block of this number is, if there is one.
-    pub fn refblock_offset(&self, block: u64) -> Option<u64> {
-        let entry = self.reftable.get(block as usize).copied().unwrap_or(0) & REFTABLE_OFFSET;
-        (entry != 0).then_some(entry)
+    pub fn refblock_offset(&self, block: u64) -> Option<HostOffset> {
+        refblock(self.reftable.get(block as usize).copied().unwrap_or(0))
     }
 
-    fn refblock(&self, block: u64, offset: u64) -> Step<&[u8]> {
+    fn refblock(&self, block: u64, offset: HostOffset) -> Step<&[u8]> {
         self.refblocks
             .get(offset)
             .map(Vec::as_slice)
@@ -96,8 +91,8 @@ impl State {
     }
 
     /// How often a cluster of the file is referenced.
-    pub fn refcount(&self, cluster: u64) -> Step<u64> {
-        let (block, index) = self.block_of(cluster);
+    pub fn refcount(&self, cluster: HostCluster) -> Step<u64> {
+        let (block, index) = self.geometry.refblock_of(cluster);
         let Some(offset) = self.refblock_offset(block) else {
             return Ok(0);
         };
@@ -122,8 +117,8 @@ impl State {
     }
 
     /// Sets the refcounts of `count` clusters of one refcount block, which is in the cache.
-    pub fn set_refcounts(&mut self, cluster: u64, count: u64, value: u64) -> Step<()> {
-        let (block, index) = self.block_of(cluster);
+    pub fn set_refcounts(&mut self, cluster: HostCluster, count: u64, value: u64) -> Step<()> {
+        let (block, index) = self.geometry.refblock_of(cluster);
         let Some(offset) = self.refblock_offset(block) else {
             return Err(Blocked::Fail(IoError::Corrupt));
         };
@@ -141,12 +136,12 @@ impl State {
     }
 
     /// Allocates at most `most` clusters in a row, at least one: the first free ones there are.
-    pub fn allocate(&mut self, most: u64) -> Step<(u64, u64)> {
+    pub fn allocate(&mut self, most: u64) -> Step<(HostCluster, u64)> {
         let order = self.geometry.refcount_order;
         let mut cluster = self.free_hint;
         loop {
             self.check_cluster_number(cluster)?;
-            let (block, index) = self.block_of(cluster);
+            let (block, index) = self.geometry.refblock_of(cluster);
             let Some(offset) = self.refblock_offset(block) else {
                 self.add_refblock(block, cluster)?;
                 continue;
@@ -154,14 +149,14 @@ impl State {
             let bytes = self.refblock(block, offset)?;
             let entries = self.geometry.refblock_entries();
             let Some(first) = find(bytes, order, index..entries as usize, true) else {
-                cluster = (block + 1) << self.geometry.refblock_bits();
+                cluster = self.geometry.refblock_start(block + 1);
                 // Kept, so that a search through more blocks than the cache holds gets on.
                 self.free_hint = cluster;
                 continue;
             };
             let end = (first as u64).saturating_add(most).min(entries) as usize;
             let end = find(bytes, order, first..end, false).unwrap_or(end);
-            let found = (block << self.geometry.refblock_bits()) + first as u64;
+            let found = self.geometry.refblock_start(block) + first as u64;
             let count = (end - first) as u64;
             self.check_free_of_metadata(found, count)?;
             self.set_refcounts(found, count, 1)?;
@@ -171,8 +166,8 @@ impl State {
     }
 
     /// Allocates exactly `count` clusters in a row, for a table: behind everything else, where few blocks must be looked at.
-    pub fn allocate_row(&mut self, count: u64) -> Step<u64> {
-        let mut first = self.file_end.div_ceil(self.geometry.cluster_size());
+    pub fn allocate_row(&mut self, count: u64) -> Step<HostCluster> {
+        let mut first = self.file_end.round_up(&self.geometry).cluster(&self.geometry);
         let mut cluster = first;
         while cluster < first + count {
             self.check_cluster_number(cluster)?;
@@ -183,29 +178,29 @@ impl State {
         }
         self.check_free_of_metadata(first, count)?;
         // Blocks that are missing go behind the row, so that they do not break it.
-        let blocks = self.block_of(first).0..=self.block_of(first + count - 1).0;
+        let blocks = self.geometry.refblock_of(first).0..=self.geometry.refblock_of(first + count - 1).0;
         for block in blocks {
             if self.refblock_offset(block).is_none() {
                 self.add_refblock(block, first + count)?;
             }
         }
-        for cluster in first..first + count {
+        for cluster in first.row(count) {
             self.refcount(cluster)?;
         }
-        for cluster in first..first + count {
+        for cluster in first.row(count) {
             self.set_refcounts(cluster, 1, 1)?;
         }
-        self.file_end = self.file_end.max((first + count) << self.geometry.cluster_bits);
+        self.file_end = self.file_end.max((first + count).offset(&self.geometry));
         Ok(first)
     }
 
     /// Adds the refcount block of this number, which is missing, in the first free cluster from `from` on.
-    pub fn add_refblock(&mut self, block: u64, from: u64) -> Step<()> {
+    pub fn add_refblock(&mut self, block: u64, from: HostCluster) -> Step<()> {
         // The header is in the first cluster, whatever is counted there.
-        let mut cluster = from.max(1);
+        let mut cluster = from.max(HostCluster::new(1));
         loop {
             self.check_cluster_number(cluster)?;
-            let (home, _) = self.block_of(cluster);
+            let (home, _) = self.geometry.refblock_of(cluster);
             // The clusters of a block that is missing are free.
             if home == block {
                 break;
@@ -227,14 +222,14 @@ impl State {
         if index >= self.reftable.len() {
             self.reftable.resize(index + 1, 0);
         }
-        let offset = cluster << self.geometry.cluster_bits;
+        let offset = cluster.offset(&self.geometry);
         self.refblocks.remove(offset);
         self.refblocks
             .insert(offset, vec![0; self.geometry.cluster_size() as usize]);
         self.refblocks
             .change(offset, 0..self.geometry.cluster_size() as usize);
         if let Some(entry) = self.reftable.get_mut(index) {
-            *entry = offset;
+            *entry = offset.get();
         }
         self.reftable_dirty.insert(block);
         self.mark_range(offset, self.geometry.cluster_size());
@@ -243,8 +238,8 @@ impl State {
     }
 
     /// Entries hold offsets of 56 bits.
-    fn check_cluster_number(&self, cluster: u64) -> Step<()> {
-        if cluster >> (56 - self.geometry.cluster_bits) != 0 {
+    fn check_cluster_number(&self, cluster: HostCluster) -> Step<()> {
+        if cluster.get() >> (56 - self.geometry.cluster_bits) != 0 {
             return Err(Blocked::Fail(IoError::Os(EFBIG)));
         }
         Ok(())

@@ -17,18 +17,18 @@ impl Qcow2 {
         let Ok(taken) = self.file.allocated_size().await else {
             return false;
         };
-        let Ok(length) = self.file.length().await else {
+        let Ok(end) = self.file.end().await else {
             return false;
         };
-        let (bits, blocks) = {
+        let (geometry, blocks) = {
             let state = self.state.borrow();
-            (state.geometry.cluster_bits, state.reftable.len() as u64)
+            (state.geometry, state.reftable.len() as u64)
         };
-        let real = taken >> bits;
+        let real = taken >> geometry.cluster_bits;
         // A tenth more, or two, may be due to the host's own blocks.
         let threshold = (real + real / 9).max(real + 2);
         // There are no more clusters in use than the file has: most files need no look at their refcounts.
-        if length.div_ceil(1 << bits) < threshold {
+        if geometry.clusters(end.get()) < threshold {
             return false;
         }
         let mut used = 0;

@@ -1,29 +1,30 @@
 //! The second half of a check: comparing counts with refcounts and flags, and repairing what differs.
 
-use millpond_messages::{IoResult, RequestFlags};
+use millpond_messages::IoResult;
 
 use super::check::Check;
 use crate::format::qcow2::header::{CORRUPT, DIRTY};
 use crate::format::qcow2::image::Qcow2;
 use crate::format::qcow2::layout::bytes::table_to_be;
-use crate::format::qcow2::layout::entry::{COPIED, Cluster, L1_OFFSET, cluster};
+use crate::format::qcow2::layout::entry::{COPIED, Cluster, cluster, l2_table};
 use crate::format::qcow2::layout::index::{L1Index, SliceKey};
+use crate::format::qcow2::layout::space::{HostCluster, HostOffset};
 use crate::format::qcow2::state::{State, Step};
 use crate::format::qcow2::wait::Key;
 
 /// Differences between a refcount block and the count: cluster, refcount, references.
-type Differences = Vec<(u64, u64, u64)>;
+type Differences = Vec<(HostCluster, u64, u64)>;
 
 impl State {
     /// Sets a refcount whatever it was.
-    fn repair_refcount(&mut self, cluster: u64, count: u64) -> Step<()> {
+    fn repair_refcount(&mut self, cluster: HostCluster, count: u64) -> Step<()> {
         self.refcount(cluster)?;
         self.set_refcounts(cluster, 1, count.min(self.geometry.refcount_max()))
     }
 
     /// Adds the refcount block for a cluster, where it is missing, at `end` or behind.
-    fn repair_block(&mut self, cluster: u64, end: u64) -> Step<()> {
-        let block = cluster >> self.geometry.refblock_bits();
+    fn repair_block(&mut self, cluster: HostCluster, end: HostCluster) -> Step<()> {
+        let (block, _) = self.geometry.refblock_of(cluster);
         if self.refblock_offset(block).is_none() {
             self.add_refblock(block, end)
         } else {
@@ -50,25 +51,27 @@ impl Check<'_> {
 
     /// Compares all refcounts, a block at a time.
     pub async fn compare(&mut self) -> IoResult<()> {
-        let entries = self.geometry.refblock_entries();
-        let counted = self.references.end.div_ceil(entries);
+        let geometry = self.geometry;
+        let entries = geometry.refblock_entries();
+        let counted = self.references.end.get().div_ceil(entries);
         let blocks = counted.max(self.image.state.borrow().reftable.len() as u64);
         let image = self.image;
         // What counts past the file's end takes no space.
-        let end = self.references.end.max(self.file_clusters);
+        let end = self.references.end.max(self.file_end);
         for block in 0..blocks {
             if block >= counted && image.state.borrow().refblock_offset(block).is_none() {
                 continue;
             }
             let usable = image.state.borrow().refblock_offset(block);
-            if usable.is_some_and(|offset| self.geometry.in_cluster(offset) != 0) {
+            if usable.is_some_and(|offset| !offset.is_aligned(&self.geometry)) {
                 continue;
             }
             let counted_references = &self.references;
             let differences: Differences = image
                 .run(move |state| {
                     let mut found = Vec::new();
-                    for cluster in block * entries..((block + 1) * entries).min(end) {
+                    let first = geometry.refblock_start(block);
+                    for cluster in first.row(entries).take_while(|cluster| *cluster < end) {
                         let (refcount, references) =
                             (state.refcount(cluster)?, counted_references.get(cluster));
                         if refcount != references {
@@ -93,7 +96,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    async fn difference(&mut self, cluster: u64, refcount: u64, references: u64) -> IoResult<()> {
+    async fn difference(&mut self, cluster: HostCluster, refcount: u64, references: u64) -> IoResult<()> {
         let leak = refcount > references;
         if leak {
             self.leaked_end = self.leaked_end.max(cluster + 1);
@@ -110,7 +113,10 @@ impl Check<'_> {
         } else {
             "ERROR"
         };
-        tracing::warn!("qcow2 check: {action} cluster {cluster} refcount={refcount} reference={references}");
+        tracing::warn!(
+            "qcow2 check: {action} cluster {} refcount={refcount} reference={references}",
+            cluster.get()
+        );
         let result = &mut self.result;
         if !repairs {
             let kind = if leak {
@@ -127,7 +133,7 @@ impl Check<'_> {
             &mut result.corruptions_fixed
         };
         *kind += 1;
-        let block = cluster >> self.geometry.refblock_bits();
+        let (block, _) = self.geometry.refblock_of(cluster);
         let missing = self.image.state.borrow().refblock_offset(block).is_none();
         if missing {
             let end = self.references.end;
@@ -139,7 +145,8 @@ impl Check<'_> {
             let now = self.image.state.borrow().reftable.clone();
             for (index, &entry) in now.iter().enumerate() {
                 if before.get(index).copied().unwrap_or(0) != entry {
-                    self.references.add(entry >> self.geometry.cluster_bits)?;
+                    self.references
+                        .add(HostOffset::new(entry).cluster(&self.geometry))?;
                 }
             }
         }
@@ -151,12 +158,13 @@ impl Check<'_> {
     /// Compares the COPIED flags of the active tables with the refcounts.
     pub async fn check_copied(&mut self, l1: &[u64]) -> IoResult<()> {
         for (&entry, index) in l1.iter().zip(0_u64..) {
-            let table = entry & L1_OFFSET;
             // What is unaligned or past the file's end was counted as an error already.
-            let outside = table >> self.geometry.cluster_bits >= self.file_clusters;
-            if table == 0 || self.geometry.in_cluster(table) != 0 || outside {
+            let sound = |table: &HostOffset| {
+                table.is_aligned(&self.geometry) && table.cluster(&self.geometry) < self.file_end
+            };
+            let Some(table) = l2_table(entry).filter(sound) else {
                 continue;
-            }
+            };
             if (entry & COPIED != 0) != self.referenced_once(table).await? {
                 let fixed = self.copied_differs(&format!(
                     "OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={entry:x}"
@@ -176,14 +184,12 @@ impl Check<'_> {
         Ok(())
     }
 
-    async fn check_table_copied(&mut self, table: u64) -> IoResult<()> {
+    async fn check_table_copied(&mut self, table: HostOffset) -> IoResult<()> {
         let mut entries = self.read_table(table).await?;
         let mut changed = false;
         for entry in &mut entries {
             let host = match cluster(*entry) {
-                Cluster::Normal(host) | Cluster::ZeroAllocated(host)
-                    if self.geometry.in_cluster(host) == 0 =>
-                {
+                Cluster::Normal(host) | Cluster::ZeroAllocated(host) if host.is_aligned(&self.geometry) => {
                     host
                 }
                 _ => continue,
@@ -197,19 +203,15 @@ impl Check<'_> {
             }
         }
         if changed {
-            self.image
-                .file
-                .write(table, table_to_be(&entries).into(), RequestFlags::empty())
-                .await
-                .0?;
+            self.image.file.write(table, table_to_be(&entries).into()).await?;
             let mut state = self.image.state.borrow_mut();
-            SliceKey::all(&self.geometry, table).for_each(|slice| state.l2.remove(slice.0));
+            SliceKey::all(&self.geometry, table).for_each(|slice| state.l2.remove(slice.offset()));
         }
         Ok(())
     }
 
-    async fn referenced_once(&self, offset: u64) -> IoResult<bool> {
-        let cluster = offset >> self.geometry.cluster_bits;
+    async fn referenced_once(&self, offset: HostOffset) -> IoResult<bool> {
+        let cluster = offset.cluster(&self.geometry);
         Ok(self.image.run(move |state| state.refcount(cluster)).await? == 1)
     }
 

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 
+use crate::format::qcow2::layout::space::HostOffset;
 use millpond_ring::buffer::Buffer;
 
 /// What a cache holds.
@@ -54,7 +55,7 @@ impl Table for Vec<u8> {
 }
 
 struct Slot<T> {
-    key: u64,
+    key: HostOffset,
     table: T,
     /// Used since the hand came by.
     used: Cell<bool>,
@@ -87,7 +88,7 @@ impl Hasher for OffsetHasher {
 /// Tables in memory; those that were not used lately make room.
 pub(crate) struct Cache<T> {
     slots: Vec<Slot<T>>,
-    index: HashMap<u64, usize, BuildHasherDefault<OffsetHasher>>,
+    index: HashMap<HostOffset, usize, BuildHasherDefault<OffsetHasher>>,
     capacity: usize,
     hand: usize,
     dirty: usize,
@@ -97,7 +98,7 @@ pub(crate) struct Cache<T> {
 #[derive(Debug)]
 pub(crate) struct Piece {
     /// Where it goes in the file.
-    pub offset: u64,
+    pub offset: HostOffset,
     /// What. Aligned as direct I/O wants it where the piece is no smaller than that.
     pub bytes: Buffer,
 }
@@ -135,16 +136,16 @@ impl<T: Table> Cache<T> {
     }
 
     /// Whether the table at `key` is there.
-    pub fn has(&self, key: u64) -> bool {
+    pub fn has(&self, key: HostOffset) -> bool {
         self.index.contains_key(&key)
     }
 
-    fn slot(&self, key: u64) -> Option<&Slot<T>> {
+    fn slot(&self, key: HostOffset) -> Option<&Slot<T>> {
         self.index.get(&key).and_then(|&at| self.slots.get(at))
     }
 
     /// The table at `key`.
-    pub fn get(&self, key: u64) -> Option<&T> {
+    pub fn get(&self, key: HostOffset) -> Option<&T> {
         let slot = self.slot(key)?;
         slot.used.set(true);
         slot.recent.set(true);
@@ -152,7 +153,7 @@ impl<T: Table> Cache<T> {
     }
 
     /// The table at `key`, whose entries `range` the caller is about to change.
-    pub fn change(&mut self, key: u64, range: Range<usize>) -> Option<&mut T> {
+    pub fn change(&mut self, key: HostOffset, range: Range<usize>) -> Option<&mut T> {
         let slot = self.index.get(&key).and_then(|&at| self.slots.get_mut(at))?;
         slot.used.set(true);
         slot.recent.set(true);
@@ -196,7 +197,7 @@ impl<T: Table> Cache<T> {
     }
 
     /// Adds a table as it is in the file, or nothing if one is there already.
-    pub fn insert(&mut self, key: u64, table: T) {
+    pub fn insert(&mut self, key: HostOffset, table: T) {
         if self.index.contains_key(&key) {
             return;
         }
@@ -212,7 +213,7 @@ impl<T: Table> Cache<T> {
     }
 
     /// Drops the table at `key`, dirty or not.
-    pub fn remove(&mut self, key: u64) {
+    pub fn remove(&mut self, key: HostOffset) {
         let Some(at) = self.index.remove(&key) else { return };
         let slot = self.slots.swap_remove(at);
         if slot.dirty.is_some() {
@@ -266,7 +267,7 @@ impl<T: Table> Cache<T> {
     pub fn clean(&mut self) {
         let idle =
             |slot: &Slot<T>| !slot.recent.replace(false) && slot.dirty.is_none() && slot.writing.is_none();
-        let keys: Vec<u64> = self
+        let keys: Vec<HostOffset> = self
             .slots
             .iter()
             .filter(|slot| idle(slot))
@@ -288,39 +289,43 @@ fn union(range: Option<Range<usize>>, more: Range<usize>) -> Range<usize> {
 mod tests {
     use super::*;
 
+    fn at(offset: u64) -> HostOffset {
+        HostOffset::new(offset)
+    }
+
     #[test]
     fn only_clean_tables_are_pushed_out() {
         let mut cache = Cache::new(2);
-        cache.insert(0x1000, vec![0_u64; 512]);
-        cache.insert(0x2000, vec![0_u64; 512]);
-        cache.change(0x1000, 3..4).unwrap()[3] = 7;
+        cache.insert(at(0x1000), vec![0_u64; 512]);
+        cache.insert(at(0x2000), vec![0_u64; 512]);
+        cache.change(at(0x1000), 3..4).unwrap()[3] = 7;
         assert!(cache.make_room());
-        assert!(cache.get(0x1000).is_some() && cache.get(0x2000).is_none());
-        cache.insert(0x3000, vec![0; 512]);
-        cache.change(0x3000, 0..1).unwrap();
+        assert!(cache.get(at(0x1000)).is_some() && cache.get(at(0x2000)).is_none());
+        cache.insert(at(0x3000), vec![0; 512]);
+        cache.change(at(0x3000), 0..1).unwrap();
         assert!(!cache.make_room());
         let pieces = cache.snapshot();
         assert_eq!(
             pieces.iter().map(|piece| piece.offset).collect::<Vec<_>>(),
-            [0x1000, 0x3000]
+            [at(0x1000), at(0x3000)]
         );
         assert_eq!(pieces[0].bytes[24..32], 7_u64.to_be_bytes());
         assert!(!cache.make_room(), "a table in writing must stay");
-        cache.change(0x1000, 9..10).unwrap();
+        cache.change(at(0x1000), 9..10).unwrap();
         cache.written(true);
         assert!(cache.make_room());
-        assert!(cache.get(0x1000).is_some(), "changed while it was written");
+        assert!(cache.get(at(0x1000)).is_some(), "changed while it was written");
         assert_eq!(cache.dirty(), 1);
     }
 
     #[test]
     fn a_failed_write_leaves_tables_dirty() {
         let mut cache = Cache::new(2);
-        cache.insert(0x10000, vec![0_u8; 65536]);
-        cache.change(0x10000, 5000..5002).unwrap();
+        cache.insert(at(0x10000), vec![0_u8; 65536]);
+        cache.change(at(0x10000), 5000..5002).unwrap();
         let pieces = cache.snapshot();
-        assert_eq!((pieces[0].offset, pieces[0].bytes.len()), (0x11000, 4096));
+        assert_eq!((pieces[0].offset, pieces[0].bytes.len()), (at(0x11000), 4096));
         cache.written(false);
-        assert_eq!((cache.dirty(), cache.snapshot()[0].offset), (1, 0x11000));
+        assert_eq!((cache.dirty(), cache.snapshot()[0].offset), (1, at(0x11000)));
     }
 }

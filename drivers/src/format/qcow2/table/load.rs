@@ -8,8 +8,8 @@ use crate::api::Notice;
 use crate::format::qcow2::header::CORRUPT;
 use crate::format::qcow2::image::Qcow2;
 use crate::format::qcow2::layout::bytes::{Hex, table_from_be};
-use crate::format::qcow2::layout::entry::REFTABLE_OFFSET;
 use crate::format::qcow2::layout::index::SliceKey;
+use crate::format::qcow2::layout::space::HostOffset;
 use crate::format::qcow2::state::Corruption;
 use crate::format::qcow2::wait::{Held, Key};
 
@@ -23,22 +23,25 @@ impl Qcow2 {
             self.waits.wait(Key::Slice(key)).await;
             return Ok(());
         };
-        let size = self.state.borrow().geometry.slice_size() as usize;
+        let geometry = self.state.borrow().geometry;
+        let size = geometry.slice_size() as usize;
         // Nobody loads these meanwhile, changes them and pushes them out again: what is read stays what they are.
         let ahead = self.hold_slices_behind(key);
         self.file.debug_event(DebugEvent::L2Load).await;
-        let bytes = match self.file.read_vec(key.0, size * (1 + ahead.len())).await {
-            Err(_) if !ahead.is_empty() => self.file.read_vec(key.0, size).await?,
+        let bytes = match self.file.read_vec(key.offset(), size * (1 + ahead.len())).await {
+            Err(_) if !ahead.is_empty() => self.file.read_vec(key.offset(), size).await?,
             read => read?,
         };
         let bytes = bytes.into_single();
         self.drop_unused();
-        let mut slices = bytes.chunks_exact(size).zip((key.0..).step_by(size));
+        let mut slices = bytes
+            .chunks_exact(size)
+            .zip(std::iter::once(key).chain(key.behind(&geometry)));
         let wanted = slices.next();
-        for (slice, at) in slices {
+        for (slice, key) in slices {
             let mut state = self.state.borrow_mut();
             if state.l2.room() > 1 {
-                state.l2.insert(at, table_from_be(slice));
+                state.l2.insert(key.offset(), table_from_be(slice));
             }
         }
         // A write-back may need one of these itself.
@@ -46,8 +49,9 @@ impl Qcow2 {
         while !self.make_slice_room() {
             self.write_back(true).await?;
         }
-        if let Some((slice, at)) = wanted {
-            self.state.borrow_mut().l2.insert(at, table_from_be(slice));
+        if let Some((slice, key)) = wanted {
+            let table = table_from_be(slice);
+            self.state.borrow_mut().l2.insert(key.offset(), table);
         }
         Ok(())
     }
@@ -57,11 +61,11 @@ impl Qcow2 {
     fn hold_slices_behind(&self, key: SliceKey) -> Vec<Held<'_>> {
         let state = self.state.borrow();
         let geometry = &state.geometry;
-        let end = key.0 + READ_AHEAD;
+        let end = key.offset() + READ_AHEAD;
         key.behind(geometry)
-            .take_while(|next| next.0 + geometry.slice_size() <= end)
+            .take_while(|next| next.offset() + geometry.slice_size() <= end)
             .take(state.l2.room().saturating_sub(1))
-            .take_while(|next| !state.l2.has(next.0))
+            .take_while(|next| !state.l2.has(next.offset()))
             .map_while(|next| self.waits.try_hold(Key::Slice(next)))
             .collect()
     }
@@ -92,16 +96,16 @@ impl Qcow2 {
         };
         let (offset, geometry) = {
             let state = self.state.borrow();
-            let entry = state.reftable.get(index as usize).copied().unwrap_or(0);
-            (entry & REFTABLE_OFFSET, state.geometry)
+            (state.refblock_offset(index), state.geometry)
         };
-        if offset == 0 || geometry.in_cluster(offset) != 0 {
+        let Some(offset) = offset.filter(|offset| offset.is_aligned(&geometry)) else {
+            let offset = offset.unwrap_or_default();
             let text = format!(
                 "Refblock offset {offset:#x} unaligned (reftable index: {})",
                 Hex(index)
             );
             return Err(self.found_corruption(text.into()).await);
-        }
+        };
         self.file.debug_event(DebugEvent::RefblockLoad).await;
         let bytes = self
             .file
@@ -151,7 +155,7 @@ fn notice_of(corruption: &Corruption, fatal: bool) -> Notice {
     let (offset, size) = corruption.range.unzip();
     Notice::Corrupted {
         message: corruption.text.clone(),
-        offset,
+        offset: offset.map(HostOffset::get),
         size,
         fatal,
     }

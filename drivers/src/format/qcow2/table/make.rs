@@ -1,35 +1,35 @@
 //! L2 tables of the image's own: made where there is none, copied where a snapshot shares it.
 
-use millpond_messages::{DebugEvent, IoError, IoResult, RequestFlags};
+use millpond_messages::{DebugEvent, IoError, IoResult};
 
 use crate::format::qcow2::image::Qcow2;
-use crate::format::qcow2::layout::entry::{COPIED, L1_OFFSET};
+use crate::format::qcow2::layout::entry::{COPIED, l2_table, own};
 use crate::format::qcow2::layout::index::{L1Index, SliceKey};
+use crate::format::qcow2::layout::space::HostOffset;
 use crate::format::qcow2::state::{FreeReason, State, Step};
 use crate::format::qcow2::wait::Key;
 use millpond_ring::buffer::Buffers;
 
 impl State {
-    /// Allocates a cluster for an L2 table: its offset.
-    fn allocate_table(&mut self) -> Step<u64> {
+    /// Allocates a cluster for an L2 table, and answers where it is.
+    fn allocate_table(&mut self) -> Step<HostOffset> {
         self.check_pressure()?;
         let (cluster, _) = self.allocate(1)?;
-        let offset = cluster << self.geometry.cluster_bits;
+        let offset = cluster.offset(&self.geometry);
         self.file_end = self.file_end.max(offset + self.geometry.cluster_size());
         Ok(offset)
     }
 
     /// Puts a table that is in the file in place of what an L1 entry had.
-    fn install_table(&mut self, index: L1Index, offset: u64) {
-        let bits = self.geometry.cluster_bits;
-        let old = index.entry(&self.l1).unwrap_or(0) & L1_OFFSET;
+    fn install_table(&mut self, index: L1Index, offset: HostOffset) {
+        let old = l2_table(index.entry(&self.l1).unwrap_or(0));
         // Slices of a table that was here in an earlier life of the cluster.
-        SliceKey::all(&self.geometry, offset).for_each(|slice| self.l2.remove(slice.0));
-        self.set_l1(index, offset | COPIED);
+        SliceKey::all(&self.geometry, offset).for_each(|slice| self.l2.remove(slice.offset()));
+        self.set_l1(index, own(offset));
         self.mark_range(offset, self.geometry.cluster_size());
-        if old != 0 {
-            self.free_later(old >> bits, 1, FreeReason::Other);
-            self.metadata.remove(old >> bits, 1);
+        if let Some(old) = old.map(|old| old.cluster(&self.geometry)) {
+            self.free_later(old, 1, FreeReason::Other);
+            self.metadata.remove(old, 1);
         }
     }
 }
@@ -62,11 +62,11 @@ impl Qcow2 {
         self.file.debug_event(DebugEvent::ClusterAlloc).await;
         self.file.debug_event(DebugEvent::L2AllocWrite).await;
         let written = match contents {
-            Ok(contents) => self.file.write(offset, contents, RequestFlags::empty()).await.0,
+            Ok(contents) => self.file.write(offset, contents).await,
             Err(error) => Err(error),
         };
         if let Err(error) = written {
-            self.run(move |state| state.set_refcounts(offset >> state.geometry.cluster_bits, 1, 0))
+            self.run(move |state| state.set_refcounts(offset.cluster(&state.geometry), 1, 0))
                 .await?;
             return Err(error);
         }

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use millpond_messages::{Error, ErrorKind, Result};
 use serde_json::Value;
 
+use crate::format::qcow2::layout::space::HostCluster;
+
 /// A kind of metadata. The order is that of QEMU's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
@@ -138,9 +140,9 @@ pub(crate) struct MetadataMap {
 }
 
 impl MetadataMap {
-    /// Marks `count` clusters from `first`, numbers of clusters in the file.
-    pub fn add(&mut self, first: u64, count: u64) {
-        for cluster in first..first.saturating_add(count) {
+    /// Marks `count` clusters from `first` on.
+    pub fn add(&mut self, first: HostCluster, count: u64) {
+        for cluster in first.row(count).map(HostCluster::get) {
             if self.groups.len() < MAX_GROUPS || self.groups.contains_key(&(cluster >> 6)) {
                 *self.groups.entry(cluster >> 6).or_default() |= 1 << (cluster & 63);
             }
@@ -148,8 +150,8 @@ impl MetadataMap {
     }
 
     /// Takes marks off clusters again.
-    pub fn remove(&mut self, first: u64, count: u64) {
-        for cluster in first..first.saturating_add(count) {
+    pub fn remove(&mut self, first: HostCluster, count: u64) {
+        for cluster in first.row(count).map(HostCluster::get) {
             if let Some(word) = self.groups.get_mut(&(cluster >> 6)) {
                 *word &= !(1 << (cluster & 63));
                 if *word == 0 {
@@ -160,14 +162,14 @@ impl MetadataMap {
     }
 
     /// The first marked cluster among `count` from `first`.
-    pub fn find(&self, first: u64, count: u64) -> Option<u64> {
-        let end = first.saturating_add(count);
-        let mut cluster = first;
+    pub fn find(&self, first: HostCluster, count: u64) -> Option<HostCluster> {
+        let end = first.saturating_add(count).get();
+        let mut cluster = first.get();
         while cluster < end {
             let word = self.groups.get(&(cluster >> 6)).copied().unwrap_or(0) >> (cluster & 63);
             if word != 0 {
                 let found = cluster + u64::from(word.trailing_zeros());
-                return (found < end).then_some(found);
+                return (found < end).then(|| HostCluster::new(found));
             }
             cluster = (cluster | 63) + 1;
         }
@@ -182,13 +184,17 @@ mod tests {
     #[test]
     fn marked_clusters_are_found() {
         let mut map = MetadataMap::default();
-        map.add(100, 30);
+        let at = HostCluster::new;
+        map.add(at(100), 30);
         assert_eq!(
-            (map.find(0, 100), map.find(0, 101), map.find(129, 9)),
-            (None, Some(100), Some(129))
+            (map.find(at(0), 100), map.find(at(0), 101), map.find(at(129), 9)),
+            (None, Some(at(100)), Some(at(129)))
         );
-        map.remove(100, 29);
-        assert_eq!((map.find(0, 129), map.find(64, 1000)), (None, Some(129)));
+        map.remove(at(100), 29);
+        assert_eq!(
+            (map.find(at(0), 129), map.find(at(64), 1000)),
+            (None, Some(at(129)))
+        );
     }
 
     #[test]

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::future::ready;
 
 use futures_util::stream::{self, StreamExt};
-use millpond_messages::{DebugEvent, IoResult, RequestFlags};
+use millpond_messages::{DebugEvent, IoResult};
 
 use super::cache::Piece;
 use crate::format::qcow2::header::DIRTY;
 use crate::format::qcow2::header::fields::{FEATURES, REFTABLE};
 use crate::format::qcow2::image::Qcow2;
 use crate::format::qcow2::layout::bytes::{store_be, table_to_be};
+use crate::format::qcow2::layout::space::HostOffset;
 use crate::format::qcow2::state::{Free, FreeReason, State, Step};
 use crate::format::qcow2::wait::Key;
 use millpond_ring::buffer::{Buffer, Buffers};
@@ -39,7 +40,7 @@ struct Batch {
 
 /// Pieces that follow each other in the file.
 struct Joined {
-    offset: u64,
+    offset: HostOffset,
     len: usize,
     buffers: Buffers,
 }
@@ -122,7 +123,7 @@ impl State {
 
     /// The parts of a table that hold changed entries. A table's last cluster is all its own, so the part behind its last
     /// entry may be written too.
-    fn chunks(&self, table: &[u64], offset: u64, changed: &BTreeSet<u64>) -> Vec<Piece> {
+    fn chunks(&self, table: &[u64], offset: HostOffset, changed: &BTreeSet<u64>) -> Vec<Piece> {
         let entries = CHUNK.min(self.geometry.cluster_size()) / 8;
         let starts: BTreeSet<u64> = changed.iter().map(|index| index / entries * entries).collect();
         let piece = |start: u64| {
@@ -149,7 +150,7 @@ impl State {
     fn last_references(&self, free: &Free) -> Step<(u64, u64)> {
         let count = self.refcount(free.cluster)?;
         let entries = self.geometry.refblock_entries();
-        let in_block = entries - free.cluster % entries;
+        let in_block = entries - self.geometry.refblock_of(free.cluster).1 as u64;
         let mut same = 1;
         while same < free.count.min(in_block) && self.refcount(free.cluster + same)? == count {
             same += 1;
@@ -242,12 +243,9 @@ impl Qcow2 {
     }
 
     async fn write_pieces(&self, pieces: Vec<Piece>) -> IoResult<()> {
-        let writes = join_pieces(pieces).into_iter().map(|joined| async move {
-            self.file
-                .write(joined.offset, joined.buffers, RequestFlags::empty())
-                .await
-                .0
-        });
+        let writes = join_pieces(pieces)
+            .into_iter()
+            .map(|joined| async move { self.file.write(joined.offset, joined.buffers).await });
         // All of them end, also after one has failed: one left behind could overwrite what is written there next.
         stream::iter(writes)
             .buffer_unordered(PARALLEL)
@@ -271,8 +269,9 @@ impl Qcow2 {
                 self.relieve_refblocks().await?;
                 let (refcount, count) = self.run(move |state| state.last_references(&free)).await?;
                 if refcount == 1 && self.state.borrow().passes_discard(free.reason) {
-                    let bits = self.state.borrow().geometry.cluster_bits;
-                    if let Err(error) = self.file.discard(free.cluster << bits, count << bits).await {
+                    let geometry = self.state.borrow().geometry;
+                    let start = free.cluster.offset(&geometry);
+                    if let Err(error) = self.file.discard(start, geometry.bytes(count)).await {
                         tracing::debug!(%error, "the file does not discard freed clusters");
                     }
                 }
@@ -281,7 +280,10 @@ impl Qcow2 {
                         self.run(move |state| state.set_refcounts(free.cluster, count, less))
                             .await?
                     }
-                    None => tracing::error!(cluster = free.cluster, "a cluster without references was freed"),
+                    None => tracing::error!(
+                        cluster = free.cluster.get(),
+                        "a cluster without references was freed"
+                    ),
                 }
                 free.cluster += count;
                 free.count -= count;
@@ -308,9 +310,9 @@ impl Qcow2 {
     /// Writes a part of the header's fixed fields.
     pub(crate) async fn write_header_part(&self, part: std::ops::Range<usize>) -> IoResult<()> {
         let bytes = self.state.borrow().header.encode_fields();
-        let start = part.start as u64;
+        let start = HostOffset::new(part.start as u64);
         match bytes.get(part) {
-            Some(bytes) => self.file.write_slice(start, bytes, RequestFlags::empty()).await,
+            Some(bytes) => self.file.write_slice(start, bytes).await,
             None => Ok(()),
         }
     }
@@ -351,7 +353,7 @@ impl Qcow2 {
             let mut state = self.state.borrow_mut();
             let entries = state.reftable.len().max((bytes / 8) as usize);
             state.reftable.resize(entries, 0);
-            first << state.geometry.cluster_bits
+            first.offset(&state.geometry)
         };
         // The blocks that the new table names must be in the file before it.
         let (pieces, table) = {
@@ -363,10 +365,7 @@ impl Qcow2 {
                 .await?;
             self.file.flush().await?;
             self.file.debug_event(DebugEvent::RefblockAllocWriteTable).await;
-            self.file
-                .write(offset, table.into(), RequestFlags::empty())
-                .await
-                .0?;
+            self.file.write(offset, table.into()).await?;
             self.file.flush().await
         };
         let result = written.await;
@@ -391,10 +390,11 @@ impl Qcow2 {
             (state.header.reftable_offset, state.header.reftable_clusters) = old;
             return result;
         }
-        let bits = state.geometry.cluster_bits;
-        state.metadata.remove(old.0 >> bits, u64::from(old.1));
-        state.mark_range(offset, clusters << bits);
-        state.free_later(old.0 >> bits, u64::from(old.1), FreeReason::Other);
+        let geometry = state.geometry;
+        let (old, old_clusters) = (old.0.cluster(&geometry), u64::from(old.1));
+        state.metadata.remove(old, old_clusters);
+        state.mark_range(offset, geometry.bytes(clusters));
+        state.free_later(old, old_clusters, FreeReason::Other);
         result
     }
 
@@ -418,6 +418,7 @@ mod tests {
 
     fn piece(offset: u64, len: usize) -> Piece {
         let bytes = Buffer::from_slice(&vec![offset as u8; len]);
+        let offset = HostOffset::new(offset);
         Piece { offset, bytes }
     }
 
@@ -425,7 +426,7 @@ mod tests {
         let joined = join_pieces(pieces).into_iter();
         joined
             .inspect(|one| assert_eq!(one.len, one.buffers.len()))
-            .map(|one| (one.offset, one.len, one.buffers.count()))
+            .map(|one| (one.offset.get(), one.len, one.buffers.count()))
             .collect()
     }
 

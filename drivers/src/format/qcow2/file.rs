@@ -1,0 +1,120 @@
+//! The children of an image, asked in the space that their offsets are in: the image file by host offsets, the backing file
+//! by guest offsets.
+
+use millpond_messages::io::Preallocation;
+use millpond_messages::{BlockStatus, DebugEvent, IoResult, RequestFlags};
+
+use super::layout::space::{GuestOffset, HostOffset};
+use crate::api::Child;
+use millpond_ring::buffer::Buffers;
+
+/// The child that holds the image.
+#[derive(Clone)]
+pub(super) struct ImageFile(Child);
+
+impl ImageFile {
+    /// The image in `child`.
+    pub const fn new(child: Child) -> Self {
+        Self(child)
+    }
+
+    /// Reads exactly `len` bytes from `start` into a new buffer.
+    pub fn read_vec(&self, start: HostOffset, len: usize) -> impl Future<Output = IoResult<Buffers>> {
+        self.0.read_vec(start.get(), len)
+    }
+
+    /// Stores `buffers` at `start`.
+    pub async fn write(&self, start: HostOffset, buffers: Buffers) -> IoResult<()> {
+        self.0.write(start.get(), buffers, RequestFlags::empty()).await.0
+    }
+
+    /// Stores a copy of `bytes` at `start`.
+    pub fn write_slice(&self, start: HostOffset, bytes: &[u8]) -> impl Future<Output = IoResult<()>> {
+        self.0.write_slice(start.get(), bytes, RequestFlags::empty())
+    }
+
+    /// Makes a range read as zeroes.
+    pub fn write_zeroes(
+        &self,
+        start: HostOffset,
+        len: u64,
+        flags: RequestFlags,
+    ) -> impl Future<Output = IoResult<()>> {
+        self.0.write_zeroes(start.get(), len, flags)
+    }
+
+    /// Gives back a range's space.
+    pub fn discard(&self, start: HostOffset, len: u64) -> impl Future<Output = IoResult<()>> {
+        self.0.discard(start.get(), len)
+    }
+
+    /// Makes what was written durable.
+    pub fn flush(&self) -> impl Future<Output = IoResult<()>> {
+        self.0.flush()
+    }
+
+    /// Makes the file end at `end`, or behind it where it can only grow in steps.
+    pub fn truncate(
+        &self,
+        end: HostOffset,
+        preallocation: Preallocation,
+    ) -> impl Future<Output = IoResult<()>> {
+        self.0
+            .truncate(end.get(), false, preallocation, RequestFlags::empty())
+    }
+
+    /// Where the file ends.
+    pub async fn end(&self) -> IoResult<HostOffset> {
+        self.0.length().await.map(HostOffset::new)
+    }
+
+    /// Bytes that the file takes on its host.
+    pub fn allocated_size(&self) -> impl Future<Output = IoResult<u64>> {
+        self.0.allocated_size()
+    }
+
+    /// Whether [`ImageFile::debug_event`] has an effect.
+    pub fn hears(&self) -> bool {
+        self.0.hears()
+    }
+
+    /// Reports what is about to happen to a node below that listens, such as `blkdebug`.
+    pub fn debug_event(&self, event: DebugEvent) -> impl Future<Output = ()> {
+        self.0.debug_event(event)
+    }
+
+    /// What people know the image by.
+    pub fn name(&self) -> String {
+        let filename = self.0.filename();
+        if filename.is_empty() {
+            self.0.node_name()
+        } else {
+            filename
+        }
+    }
+}
+
+/// The child that shows through where the image has nothing.
+pub(super) struct BackingFile(Child);
+
+impl BackingFile {
+    /// The backing file in `child`.
+    pub const fn new(child: Child) -> Self {
+        Self(child)
+    }
+
+    /// Whether there is one.
+    pub fn is_connected(&self) -> bool {
+        self.0.is_connected()
+    }
+
+    /// Reads exactly `len` bytes from `start` into a new buffer.
+    pub fn read_vec(&self, start: GuestOffset, len: usize) -> impl Future<Output = IoResult<Buffers>> {
+        self.0.read_vec(start.get(), len)
+    }
+
+    /// What the start of a range is made of, zeroes told apart, down the whole chain.
+    pub fn status(&self, start: GuestOffset, len: u64) -> impl Future<Output = IoResult<BlockStatus>> {
+        self.0.block_status(start.get(), len, true, true)
+    }
+}
