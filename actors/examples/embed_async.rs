@@ -17,7 +17,7 @@ use millpond_drivers::api::{
 };
 use millpond_drivers::delegate;
 use millpond_messages::graph::{DrainScope, RootRequest, RootUser};
-use millpond_messages::{ChildSlot, IoError, IoResult, Permissions, RequestFlags, Role};
+use millpond_messages::{ChildSlot, IoError, IoResult, Permissions, Range, RequestFlags, Role};
 use millpond_ring::buffer::{Buffer, Buffers};
 
 /// A filter that stores every byte inverted.
@@ -68,10 +68,10 @@ impl Driver for Invert {
         Abilities::default()
     }
 
-    fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
+    fn locate(&self, purpose: Purpose, range: Range) -> Answer<'_, IoResult<Extent>> {
         match purpose {
-            Purpose::Read => Answer::ready(Ok(Extent::new(len, At::Special))),
-            Purpose::Status { .. } => self.below.locate(purpose, offset, len),
+            Purpose::Read => Answer::ready(Ok(Extent::new(range.len(), At::Special))),
+            Purpose::Status { .. } => self.below.locate(purpose, range),
         }
     }
 
@@ -97,11 +97,11 @@ impl Driver for Invert {
         })
     }
 
-    fn write_zeroes(&self, _offset: u64, _len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<()>> {
+    fn write_zeroes(&self, _range: Range, _flags: RequestFlags) -> Answer<'_, IoResult<()>> {
         Answer::ready(Err(IoError::NotSupported))
     }
 
-    fn discard(&self, _offset: u64, _len: u64) -> Answer<'_, IoResult<()>> {
+    fn discard(&self, _range: Range) -> Answer<'_, IoResult<()>> {
         Answer::ready(Err(IoError::NotSupported))
     }
 }

@@ -20,7 +20,7 @@ use millpond_messages::graph::{
     DrainScope, Immediate, IothreadOptions, Mutation, Options, RootRequest, RootUser,
 };
 use millpond_messages::io::{Operation, Preallocation};
-use millpond_messages::{ErrorKind, IoError, IoResult, Permissions, RequestFlags, Result};
+use millpond_messages::{ErrorKind, IoError, IoResult, Permissions, Range, RequestFlags, Result};
 use millpond_ring::Engine;
 use millpond_ring::buffer::Buffers;
 use serde_json::{Value, json};
@@ -68,8 +68,8 @@ impl Driver for Hang {
         Abilities::default()
     }
 
-    fn locate(&self, _: Purpose, _: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
-        Answer::ready(Ok(Extent::new(len, At::Own)))
+    fn locate(&self, _: Purpose, range: Range) -> Answer<'_, IoResult<Extent>> {
+        Answer::ready(Ok(Extent::new(range.len(), At::Own)))
     }
 
     fn read(self: Rc<Self>, _: u64, buffers: Buffers, _: RequestFlags) -> Answer<'static, Transfer> {
@@ -82,9 +82,9 @@ impl Driver for Hang {
         })
     }
 
-    fn place(&self, _: u64, len: u64, _: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+    fn place(&self, range: Range, _: RequestFlags) -> Answer<'_, IoResult<Placement>> {
         Answer::ready(Ok(Placement {
-            len,
+            len: range.len(),
             target: Target::Own,
             head: 0,
             tail: 0,
@@ -100,11 +100,11 @@ impl Driver for Hang {
         Answer::ready((Ok(()), buffers))
     }
 
-    fn write_zeroes(&self, _: u64, _: u64, _: RequestFlags) -> Answer<'_, IoResult<()>> {
+    fn write_zeroes(&self, _range: Range, _: RequestFlags) -> Answer<'_, IoResult<()>> {
         Answer::ready(Ok(()))
     }
 
-    fn discard(&self, _: u64, _: u64) -> Answer<'_, IoResult<()>> {
+    fn discard(&self, _range: Range) -> Answer<'_, IoResult<()>> {
         Answer::ready(Ok(()))
     }
 

@@ -17,7 +17,7 @@ use millpond_drivers::builtin::builtin;
 use millpond_messages::graph::{IothreadOptions, Options, RootRequest, RootUser};
 use millpond_messages::io::Preallocation;
 use millpond_messages::{
-    Error, ErrorKind, IoError, IoResult, Limits, Permissions, RequestFlags, Result, SECTOR_SIZE,
+    Error, ErrorKind, IoError, IoResult, Limits, Permissions, Range, RequestFlags, Result, SECTOR_SIZE,
 };
 use millpond_ring::Engine;
 use millpond_ring::buffer::{Buffer, Buffers};
@@ -113,11 +113,11 @@ impl Driver for Strict {
         }
     }
 
-    fn locate(&self, _: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
-        if len == 0 || offset + len > self.rounded() {
+    fn locate(&self, _: Purpose, range: Range) -> Answer<'_, IoResult<Extent>> {
+        if range.is_empty() || range.end() > self.rounded() {
             self.faults.fetch_add(1, Ordering::SeqCst);
         }
-        Answer::ready(Ok(Extent::new(len, At::Own)))
+        Answer::ready(Ok(Extent::new(range.len(), At::Own)))
     }
 
     fn read(self: Rc<Self>, offset: u64, mut buffers: Buffers, _: RequestFlags) -> Answer<'static, Transfer> {
@@ -132,11 +132,11 @@ impl Driver for Strict {
         Answer::ready((Ok(()), buffers))
     }
 
-    fn place(&self, offset: u64, len: u64, _: RequestFlags) -> Answer<'_, IoResult<Placement>> {
-        if len == 0 || offset + len > self.rounded() {
+    fn place(&self, range: Range, _: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+        if range.is_empty() || range.end() > self.rounded() {
             self.faults.fetch_add(1, Ordering::SeqCst);
         }
-        Answer::ready(Ok(Placement::own(len)))
+        Answer::ready(Ok(Placement::own(range.len())))
     }
 
     fn settle(&self, _: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
@@ -153,17 +153,17 @@ impl Driver for Strict {
         Answer::ready((Ok(()), buffers))
     }
 
-    fn write_zeroes(&self, offset: u64, len: u64, _: RequestFlags) -> Answer<'_, IoResult<()>> {
-        self.check(offset, len);
+    fn write_zeroes(&self, range: Range, _: RequestFlags) -> Answer<'_, IoResult<()>> {
+        self.check(range.offset(), range.len());
         let mut bytes = self.bytes.borrow_mut();
-        let end = ((offset + len) as usize).min(bytes.len());
-        let start = (offset as usize).min(end);
+        let end = (range.end() as usize).min(bytes.len());
+        let start = (range.offset() as usize).min(end);
         bytes[start..end].fill(0);
         Answer::ready(Ok(()))
     }
 
-    fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
-        if len == 0 || offset + len > self.rounded() {
+    fn discard(&self, range: Range) -> Answer<'_, IoResult<()>> {
+        if range.is_empty() || range.end() > self.rounded() {
             self.faults.fetch_add(1, Ordering::SeqCst);
         }
         Answer::ready(Ok(()))

@@ -89,15 +89,20 @@ impl Disk {
                 buffers,
                 flags,
             } => self.write(offset, buffers, flags).await,
-            Operation::WriteZeroes { offset, len, flags } => done(self.zero(offset, len, flags).await),
-            Operation::Discard { offset, len } => done(self.zero(offset, len, RequestFlags::MAY_UNMAP).await),
+            Operation::WriteZeroes { range, flags } => {
+                done(self.zero(range.offset(), range.len(), flags).await)
+            }
+            Operation::Discard { range } => done(
+                self.zero(range.offset(), range.len(), RequestFlags::MAY_UNMAP)
+                    .await,
+            ),
             Operation::Flush => {
                 self.enter(0).await;
                 self.switches.flushes.fetch_add(1, Ordering::SeqCst);
                 done(Ok(()))
             }
-            Operation::BlockStatus { offset, len, .. } => {
-                Outcome::plain(Ok(Value::Status(self.status(offset, len))))
+            Operation::BlockStatus { range, .. } => {
+                Outcome::plain(Ok(Value::Status(self.status(range.offset(), range.len()))))
             }
             Operation::Truncate { .. } | Operation::Length | Operation::AllocatedSize => {
                 unreachable!("a connection does not ask for that")

@@ -121,7 +121,7 @@ proptest! {
         let (request, refusal) = match limits.judge(&header) {
             Verdict::Serve(request) => (Some(request), None),
             Verdict::ServePayload(request) => {
-                prop_assert!(request.len <= u64::from(MAX_PAYLOAD));
+                prop_assert!(request.range.len() <= u64::from(MAX_PAYLOAD));
                 (Some(request), None)
             }
             Verdict::StatusPayload(n) => {
@@ -140,7 +140,7 @@ proptest! {
         };
         if let Some(request) = request {
             prop_assert_eq!(request.cookie, cookie);
-            prop_assert!(request.offset.checked_add(request.len).is_some_and(|end| end <= limits.size));
+            prop_assert!(request.range.end() <= limits.size);
             let changes = match request.command {
                 Command::Write { flags } => {
                     prop_assert!(RequestFlags::FUA.contains(flags));
@@ -148,7 +148,7 @@ proptest! {
                 }
                 Command::Trim { .. } | Command::WriteZeroes { .. } => true,
                 Command::Read { .. } | Command::Cache => {
-                    prop_assert!(request.len <= u64::from(MAX_PAYLOAD));
+                    prop_assert!(request.range.len() <= u64::from(MAX_PAYLOAD));
                     false
                 }
                 Command::Flush | Command::BlockStatus { .. } => false,

@@ -12,7 +12,7 @@ use millpond_messages::graph::{IothreadOptions, Options, RootRequest, RootUser};
 use millpond_messages::io::{Operation, Value as IoValue};
 use millpond_messages::{
     IoError, IoResult, LatencyHistogram, LatencyHistograms, NodeStatistics, OperationCount, Permissions,
-    RequestFlags,
+    Range, RequestFlags,
 };
 use millpond_ring::Engine;
 use millpond_ring::buffer::Buffers;
@@ -124,12 +124,16 @@ impl Request {
                 buffers: Buffers::from(millpond_ring::buffer::Buffer::from_slice(&vec![0x5a; len])),
                 flags,
             },
-            Self::WriteZeroes(offset, len) => Operation::WriteZeroes { offset, len, flags },
-            Self::Discard(offset, len) => Operation::Discard { offset, len },
+            Self::WriteZeroes(offset, len) => Operation::WriteZeroes {
+                range: range(offset, len),
+                flags,
+            },
+            Self::Discard(offset, len) => Operation::Discard {
+                range: range(offset, len),
+            },
             Self::Flush => Operation::Flush,
             Self::BlockStatus(offset, len) => Operation::BlockStatus {
-                offset,
-                len,
+                range: range(offset, len),
                 want_zero: true,
                 whole_chain: true,
                 base: None,
@@ -502,4 +506,8 @@ fn histograms_count_from_when_they_are_asked_for_and_go_along_to_another_iothrea
         assert!(missing.is_err());
         graph.detach(client.root()).await.expect("it was attached");
     });
+}
+
+fn range(offset: u64, len: u64) -> Range {
+    Range::new(offset, len).expect("an end that fits")
 }

@@ -20,7 +20,7 @@ use millpond::iothread::{IoThread, Local};
 use millpond::node::Mail;
 use millpond_drivers::api::{CreateRequest, Driver, DriverKind, Notices, OpenRequest, Purpose};
 use millpond_drivers::format::qcow2::Qcow2Kind;
-use millpond_messages::{OpenFlags, RequestFlags};
+use millpond_messages::{OpenFlags, Range, RequestFlags};
 use serde_json::{Value, json};
 
 use memory::{Memory, nothing};
@@ -62,9 +62,13 @@ async fn image(options: Value) -> Rc<dyn Driver> {
     opened.await.expect("it opens").driver
 }
 
+fn range(offset: u64, len: u64) -> Range {
+    Range::new(offset, len).expect("a range that there is")
+}
+
 /// Gives room to a write of `len` bytes, which needs not be written here.
 async fn allocate(image: &Rc<dyn Driver>, offset: u64, len: u64) {
-    let placed = image.place(offset, len, RequestFlags::empty()).await;
+    let placed = image.place(range(offset, len), RequestFlags::empty()).await;
     let placed = placed.expect("there is room");
     assert_eq!(placed.len, len);
     if let Some(ticket) = placed.ticket {
@@ -73,7 +77,7 @@ async fn allocate(image: &Rc<dyn Driver>, offset: u64, len: u64) {
 }
 
 async fn find(image: &Rc<dyn Driver>, offset: u64) {
-    let found = image.locate(Purpose::Read, offset, 4096).await;
+    let found = image.locate(Purpose::Read, range(offset, 4096)).await;
     std::hint::black_box(found.expect("it is there"));
 }
 

@@ -196,14 +196,14 @@ fn discards_give_space_back_if_they_may(ring: &Ring) {
     let keeps = Node::file(ring, &path, RW).unwrap();
     assert_eq!(keeps.driver.abilities().discard, Ability::None);
     assert_eq!(
-        run(ring, keeps.driver.discard(0, 1 << 20)),
+        run(ring, keeps.driver.discard(host::range(0, 1 << 20))),
         Err(IoError::NotSupported)
     );
     let full = keeps.allocated();
 
     let gives = Node::file(ring, &path, RW | OpenFlags::UNMAP).unwrap();
     assert_eq!(gives.driver.abilities().discard, Ability::Native);
-    run(ring, gives.driver.discard(1 << 18, 1 << 18)).unwrap();
+    run(ring, gives.driver.discard(host::range(1 << 18, 1 << 18))).unwrap();
     assert!(gives.allocated() <= full - (1 << 18));
     assert_eq!(gives.length(), 1 << 20);
     assert_eq!(gives.read(1 << 18, 512), [0; 512]);
@@ -248,7 +248,7 @@ fn holes_are_told_as_qemu_tells_them(ring: &Ring) {
     run(ring, node.driver.flush()).unwrap();
     assert_eq!(walk(), by_qemu());
     assert!(walk().len() >= 6);
-    run(ring, node.driver.discard(2 << 20, 512 << 10)).unwrap();
+    run(ring, node.driver.discard(host::range(2 << 20, 512 << 10))).unwrap();
     assert_eq!(walk(), by_qemu());
     assert!(is_zero(node.status(2 << 20, 4096)));
 }

@@ -40,12 +40,12 @@ impl ChildPort for Notes {
                 seen.push(("write", offset, flags));
                 done(Some(buffers))
             }
-            Operation::WriteZeroes { offset, flags, .. } => {
-                seen.push(("zero", offset, flags));
+            Operation::WriteZeroes { range, flags } => {
+                seen.push(("zero", range.offset(), flags));
                 done(None)
             }
-            Operation::Discard { offset, .. } => {
-                seen.push(("discard", offset, RequestFlags::empty()));
+            Operation::Discard { range } => {
+                seen.push(("discard", range.offset(), RequestFlags::empty()));
                 done(None)
             }
             Operation::Length => Outcome::plain(Ok(Value::Bytes(SIZE))),
@@ -121,7 +121,7 @@ fn how_a_request_is_ordered_where_it_was_sent_is_not_handed_on() {
     let asked = RequestFlags::SERIALISING | RequestFlags::NO_WAIT | RequestFlags::WRITE_UNCHANGED;
     for (driver, options) in transparent() {
         let (node, seen) = open(&ring, driver, options);
-        run(&ring, node.write_zeroes(512, 512, asked)).unwrap();
+        run(&ring, node.write_zeroes(host::range(512, 512), asked)).unwrap();
         let written = Rc::clone(&node).write(1024, Buffers::zeroed(512), asked);
         run(&ring, written).0.unwrap();
         let seen = seen.take();
@@ -137,18 +137,16 @@ fn a_window_ends_where_it_says() {
     let ring = host::ring(Engine::Threads);
     let (node, seen) = open(&ring, "raw", json!({"offset": 4096, "size": 8192}));
     let none = RequestFlags::empty();
-    for (offset, len) in [(8192, 512), (7680, 1024), (0, 8704), (u64::MAX, 512)] {
-        let placed = run(&ring, node.place(offset, len, none));
+    for (offset, len) in [(8192, 512), (7680, 1024), (0, 8704), (u64::MAX - 512, 512)] {
+        let range = host::range(offset, len);
+        let placed = run(&ring, node.place(range, none));
         assert_eq!(placed.err(), Some(IoError::NoSpace), "{offset} {len}");
-        assert_eq!(
-            run(&ring, node.write_zeroes(offset, len, none)),
-            Err(IoError::NoSpace)
-        );
-        assert_eq!(run(&ring, node.discard(offset, len)), Err(IoError::NoSpace));
+        assert_eq!(run(&ring, node.write_zeroes(range, none)), Err(IoError::NoSpace));
+        assert_eq!(run(&ring, node.discard(range)), Err(IoError::NoSpace));
     }
     assert_eq!(seen.take(), []);
-    run(&ring, node.write_zeroes(7680, 512, none)).unwrap();
-    run(&ring, node.discard(0, 8192)).unwrap();
+    run(&ring, node.write_zeroes(host::range(7680, 512), none)).unwrap();
+    run(&ring, node.discard(host::range(0, 8192))).unwrap();
     assert_eq!(seen.take(), [("zero", 11_776, none), ("discard", 4096, none)]);
-    assert!(run(&ring, node.place(0, 8192, none)).is_ok());
+    assert!(run(&ring, node.place(host::range(0, 8192), none)).is_ok());
 }

@@ -7,7 +7,7 @@ mod qcow2_common;
 use std::path::Path;
 use std::rc::Rc;
 
-use millpond_messages::{IoError, RequestFlags};
+use millpond_messages::{IoError, Range, RequestFlags};
 use millpond_ring::buffer::{Buffer, Buffers};
 use qcow2_common::*;
 
@@ -32,7 +32,10 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
 }
 
 async fn write_packed(disk: &Disk, offset: u64, data: &[u8]) -> Result<(), IoError> {
-    let placement = disk.driver.place(offset, data.len() as u64, COMPRESSED).await?;
+    let placement = disk
+        .driver
+        .place(Range::new(offset, data.len() as u64)?, COMPRESSED)
+        .await?;
     assert_eq!(placement.len, data.len() as u64);
     let buffers = Buffers::from(Buffer::from_slice(data));
     let (result, buffers) = Rc::clone(&disk.driver).write(offset, buffers, COMPRESSED).await;
@@ -126,7 +129,10 @@ fn only_whole_clusters_that_are_not_stored_yet_can_be_compressed() {
         let text = plain_text(1, CLUSTER);
         let cluster = CLUSTER as u64;
         for (offset, len) in [(512, CLUSTER), (0, 512), (cluster, CLUSTER + 512)] {
-            let refused = disk.driver.place(offset, len as u64, COMPRESSED).await;
+            let refused = disk
+                .driver
+                .place(Range::new(offset, len as u64).unwrap(), COMPRESSED)
+                .await;
             assert_eq!(refused, Err(IoError::Invalid));
         }
         write_packed(&disk, 0, &text).await.unwrap();

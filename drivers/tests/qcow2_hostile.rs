@@ -202,7 +202,10 @@ fn exercise(bytes: Vec<u8>, flags: OpenFlags, seed: u64) {
                 0..3 => drop(disk.read(offset, 512.min(size)).await),
                 3 if size > 0 => drop(
                     disk.driver
-                        .locate(millpond_drivers::api::Purpose::Read, offset.min(size - 1), 1)
+                        .locate(
+                            millpond_drivers::api::Purpose::Read,
+                            range(offset.min(size - 1), 1),
+                        )
                         .await,
                 ),
                 4 if !checked => {
@@ -211,7 +214,7 @@ fn exercise(bytes: Vec<u8>, flags: OpenFlags, seed: u64) {
                 }
                 _ => drop(
                     disk.driver
-                        .write_zeroes(offset / 65536 * 65536, 65536, RequestFlags::empty())
+                        .write_zeroes(range(offset / 65536 * 65536, 65536), RequestFlags::empty())
                         .await,
                 ),
             }
@@ -256,4 +259,8 @@ fn mutated_images_never_panic() {
             exercise(bytes, READ_WRITE, seed);
         }
     }
+}
+
+fn range(offset: u64, len: u64) -> millpond_messages::Range {
+    millpond_messages::Range::new(offset, len).unwrap()
 }

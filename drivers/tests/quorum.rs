@@ -17,7 +17,7 @@ use millpond_drivers::builtin::builtin;
 use millpond_messages::io::{Operation, OperationKind, Outcome, Preallocation, Value};
 use millpond_messages::qapi::QuorumOperation;
 use millpond_messages::{
-    BlockStatus, IoError, IoResult, Limits, OpenFlags, Permissions, RequestFlags, Role, StatusFlags,
+    BlockStatus, IoError, IoResult, Limits, OpenFlags, Permissions, Range, RequestFlags, Role, StatusFlags,
 };
 use millpond_ring::buffer::{Buffer, Buffers};
 use millpond_ring::{Engine, Ring};
@@ -85,13 +85,14 @@ impl Memory {
                     buffers: Some(buffers),
                 }
             }
-            Operation::WriteZeroes { offset, len, .. } => {
-                bytes[offset as usize..(offset + len) as usize].fill(0);
+            Operation::WriteZeroes { range, .. } => {
+                bytes[range.offset() as usize..range.end() as usize].fill(0);
                 Outcome::plain(done)
             }
             Operation::Flush => Outcome::plain(done),
             Operation::Length => Outcome::plain(Ok(Value::Bytes(bytes.len() as u64))),
-            Operation::BlockStatus { len, .. } => {
+            Operation::BlockStatus { range, .. } => {
+                let len = range.len();
                 let flags = if self.zero.get() {
                     StatusFlags::ZERO
                 } else {
@@ -361,7 +362,7 @@ fn zeroes_go_to_all_as_zeroes_and_never_to_some_of_them_only() {
     let zero = |flags| {
         quorum
             .driver
-            .write_zeroes(1024, 512, flags)
+            .write_zeroes(Range::new(1024, 512).unwrap(), flags)
             .now_or_never()
             .unwrap()
     };
@@ -496,7 +497,7 @@ fn only_what_all_have_as_zeroes_is_zeroes() {
         let purpose = Purpose::Status { want_zero: true };
         let extent = quorum
             .driver
-            .locate(purpose, 1024, 4096)
+            .locate(purpose, Range::new(1024, 4096).unwrap())
             .now_or_never()
             .unwrap()
             .unwrap();

@@ -6,7 +6,7 @@ mod host;
 use std::rc::Rc;
 use std::time::Duration;
 
-use host::{Node, is_zero, pattern, run};
+use host::{Node, is_zero, pattern, range, run};
 use millpond_drivers::api::{Answer, At, Purpose, ReopenRequest, Target};
 use millpond_messages::io::Preallocation;
 use millpond_messages::{ChildSlot, IoError, OpenFlags, RequestFlags};
@@ -42,7 +42,10 @@ fn null_answers_at_once_and_leaves_buffers_alone(ring: &Ring) {
         ));
         node.write(0, &[1; 512], RequestFlags::FUA);
         node.zero(0, 512, NONE).unwrap();
-        assert_eq!(run(ring, node.driver.discard(0, 512)), Err(IoError::NotSupported));
+        assert_eq!(
+            run(ring, node.driver.discard(range(0, 512))),
+            Err(IoError::NotSupported)
+        );
         assert_eq!(run(ring, node.driver.allocated_size()), Ok(0));
         assert!(!is_zero(node.status(0, 512)));
         assert_eq!(node.driver.image().filename(), Some(format!("{name}://")));
@@ -84,7 +87,7 @@ fn null_waits_for_its_latency(ring: &Ring) {
         let start = ring.now();
         let all = futures_util::future::join3(
             Rc::clone(&node.driver).read(0, millpond_ring::buffer::Buffers::alloc(512), NONE),
-            node.driver.write_zeroes(0, 512, NONE),
+            node.driver.write_zeroes(range(0, 512), NONE),
             node.driver.flush(),
         );
         let ((read, _), zeroed, flushed) = run(ring, all);
@@ -109,7 +112,7 @@ fn raw_moves_everything_by_its_offset(ring: &Ring) {
     let (_dir, file) = file(ring, 1 << 20);
     let raw = raw(ring, json!({"offset": 4096, "size": 8192}), &file).unwrap();
     assert_eq!(raw.length(), 8192);
-    let extent = run(ring, raw.driver.locate(Purpose::Read, 100, 512)).unwrap();
+    let extent = run(ring, raw.driver.locate(Purpose::Read, range(100, 512))).unwrap();
     let there = ChildSlot::FILE;
     assert_eq!(
         (extent.at, extent.len),
@@ -121,7 +124,7 @@ fn raw_moves_everything_by_its_offset(ring: &Ring) {
             512
         )
     );
-    let placement = run(ring, raw.driver.place(100, 512, NONE)).unwrap();
+    let placement = run(ring, raw.driver.place(range(100, 512), NONE)).unwrap();
     assert_eq!(
         (placement.target, placement.len),
         (
@@ -135,7 +138,7 @@ fn raw_moves_everything_by_its_offset(ring: &Ring) {
     assert!(raw.driver.abilities().transparent);
 
     raw.zero(0, 512, NONE).unwrap();
-    run(ring, raw.driver.discard(4096, 4096)).unwrap();
+    run(ring, raw.driver.discard(range(4096, 4096))).unwrap();
     let mut expected = pattern(1 << 20, 1);
     expected[4096..4608].fill(0);
     expected[8192..12288].fill(0);

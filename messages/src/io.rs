@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::common::{BlockStatus, NodeId, RequestFlags};
+use crate::common::{BlockStatus, NodeId, Range, RequestFlags};
 use crate::error::{IoError, IoResult};
 
 /// How space is laid out when an image grows.
@@ -43,19 +43,15 @@ pub enum Operation<B> {
     },
     /// Make a range read as zeroes.
     WriteZeroes {
-        /// The first byte to zero.
-        offset: u64,
-        /// How many bytes to zero.
-        len: u64,
+        /// The bytes to zero.
+        range: Range,
         /// MAY_UNMAP, FUA, NO_FALLBACK, SERIALISING, NO_WAIT.
         flags: RequestFlags,
     },
     /// Forget a range: what it reads as afterwards is up to the driver.
     Discard {
-        /// The first byte to discard.
-        offset: u64,
-        /// How many bytes to discard.
-        len: u64,
+        /// The bytes to discard.
+        range: Range,
     },
     /// Make everything acknowledged before durable.
     Flush,
@@ -72,10 +68,8 @@ pub enum Operation<B> {
     },
     /// What the start of a range is made of.
     BlockStatus {
-        /// The first byte to ask about.
-        offset: u64,
-        /// Bytes that are of interest; the answer may cover fewer.
-        len: u64,
+        /// The bytes that are of interest; the answer may cover fewer.
+        range: Range,
         /// Ask storage whether data is zeroes, which may cost a system call.
         want_zero: bool,
         /// Follow the chain down to what is allocated, rather than answer for this node alone.

@@ -15,8 +15,8 @@ use millpond_messages::error::errno::EIO;
 use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
 use millpond_messages::{
-    BlockSizes, DebugEvent, DebugOrder, DriverInfo, Geometry, IoError, IoResult, Permissions, RequestFlags,
-    Result,
+    BlockSizes, DebugEvent, DebugOrder, DriverInfo, Geometry, IoError, IoResult, Permissions, Range,
+    RequestFlags, Result,
 };
 use millpond_ring::buffer::Buffers;
 use serde_json::Value;
@@ -277,11 +277,11 @@ impl Driver for Fragile {
         }
     }
 
-    fn locate(&self, _: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
+    fn locate(&self, _: Purpose, range: Range) -> Answer<'_, IoResult<Extent>> {
         let located = if self.places {
-            self.below.locate(Purpose::Read, offset, len)
+            self.below.locate(Purpose::Read, range)
         } else {
-            Answer::ready(Ok(Extent::new(len, At::Own)))
+            Answer::ready(Ok(Extent::new(range.len(), At::Own)))
         };
         self.answer(Entry::Locate, located)
     }
@@ -298,13 +298,13 @@ impl Driver for Fragile {
         })
     }
 
-    fn place(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+    fn place(&self, range: Range, flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
         let placed = async move {
             if !self.places {
-                return self.below.place_here(offset, len, flags).await;
+                return self.below.place_here(range, flags).await;
             }
-            let ticket = Some(Ticket(offset));
-            let placement = self.below.place(offset, len, flags).await?;
+            let ticket = Some(Ticket(range.offset()));
+            let placement = self.below.place(range, flags).await?;
             Ok(Placement { ticket, ..placement })
         };
         self.answer(Entry::Place, placed)
@@ -327,12 +327,12 @@ impl Driver for Fragile {
         })
     }
 
-    fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
-        self.answer(Entry::WriteZeroes, self.below.write_zeroes(offset, len, flags))
+    fn write_zeroes(&self, range: Range, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
+        self.answer(Entry::WriteZeroes, self.below.write_zeroes(range, flags))
     }
 
-    fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
-        self.answer(Entry::Discard, self.below.discard(offset, len))
+    fn discard(&self, range: Range) -> Answer<'_, IoResult<()>> {
+        self.answer(Entry::Discard, self.below.discard(range))
     }
 
     fn flush(&self) -> Answer<'_, IoResult<()>> {

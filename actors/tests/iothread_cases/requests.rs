@@ -12,7 +12,9 @@ use millpond_drivers::builtin::builtin;
 use millpond_messages::error::errno;
 use millpond_messages::graph::Options;
 use millpond_messages::io::{Operation, Outcome, Preallocation, Value as Answer};
-use millpond_messages::{BlockStatus, IoError, NodeId, OpenFlags, Permissions, RequestFlags, StatusFlags};
+use millpond_messages::{
+    BlockStatus, IoError, NodeId, OpenFlags, Permissions, Range, RequestFlags, StatusFlags,
+};
 use millpond_ring::buffer::{Buffer, Buffers};
 use serde_json::json;
 
@@ -73,6 +75,11 @@ impl Called {
 
 /// What `-1` is as an offset.
 const NEGATIVE: u64 = u64::MAX;
+
+/// A range from an offset on. The last that there is has its end there instead.
+fn range(offset: u64, len: u64) -> Range {
+    Range::new(offset, len).unwrap_or_else(|_| Range::between(offset - len, offset))
+}
 
 /// Buffers of one piece of this length, or of two.
 fn data(pieces: usize) -> Buffers {
@@ -158,8 +165,7 @@ fn zero_writes_to_a_node_in_an_iothread_succeed_from_elsewhere() {
         let called = Called::new(&graph, "n", USE).await;
         let zeroes = |offset| {
             move || Operation::WriteZeroes {
-                offset,
-                len: 512,
+                range: range(offset, 512),
                 flags: RequestFlags::empty(),
             }
         };
@@ -182,7 +188,11 @@ fn discards_succeed_whether_they_are_passed_on_or_ignored() {
             )
             .await;
             let called = Called::new(&graph, "f", USE).await;
-            let discard = |offset| move || Operation::Discard { offset, len: 4096 };
+            let discard = |offset| {
+                move || Operation::Discard {
+                    range: range(offset, 4096),
+                }
+            };
             called.succeeds(discard(0)).await;
             called.fails(errno::EIO, discard(NEGATIVE)).await;
             called.end(&graph).await;
@@ -246,8 +256,7 @@ fn block_status_tells_allocated_from_not_and_nothing_of_nothing() {
         add_null(&graph, "n").await;
         let asks = |offset, len| {
             move || Operation::BlockStatus {
-                offset,
-                len,
+                range: range(offset, len),
                 want_zero: false,
                 whole_chain: false,
                 base: None,

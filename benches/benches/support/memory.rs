@@ -89,8 +89,8 @@ impl ChildPort for Memory {
                 buffers = Some(data);
                 Value::Done
             }
-            Operation::WriteZeroes { offset, len, .. } => {
-                self.zero(offset, len);
+            Operation::WriteZeroes { range, .. } => {
+                self.zero(range.offset(), range.len());
                 Value::Done
             }
             Operation::Truncate { size, .. } => {
@@ -102,9 +102,9 @@ impl ChildPort for Memory {
             }
             Operation::Discard { .. } | Operation::Flush => Value::Done,
             Operation::Length | Operation::AllocatedSize => Value::Bytes(self.length.get()),
-            Operation::BlockStatus { len, .. } => Value::Status(BlockStatus {
+            Operation::BlockStatus { range, .. } => Value::Status(BlockStatus {
                 flags: StatusFlags::DATA,
-                len,
+                len: range.len(),
                 map: None,
                 depth: 0,
             }),

@@ -21,7 +21,7 @@ use millpond::iothread::Local;
 use millpond::node::{Client, HomeClient};
 use millpond_messages::graph::{Options, RootRequest, RootUser};
 use millpond_messages::io::Operation;
-use millpond_messages::{Permissions, RequestFlags};
+use millpond_messages::{Permissions, Range, RequestFlags};
 use millpond_ring::Ring;
 use millpond_ring::buffer::Buffers;
 use serde_json::Value;
@@ -352,13 +352,11 @@ fn operation(desk: &Desk, request: &Request, kept: Option<(Ask, Buffers)>) -> Op
             }
         }
         Kind::Zero => Operation::WriteZeroes {
-            offset,
-            len: len.into(),
+            range: Range::new(offset, len.into()).expect("a part of the disk"),
             flags: RequestFlags::MAY_UNMAP,
         },
         Kind::Trim => Operation::Discard {
-            offset,
-            len: len.into(),
+            range: Range::new(offset, len.into()).expect("a part of the disk"),
         },
         Kind::Flush => Operation::Flush,
     }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::io::{Operation, Outcome, Preallocation};
 use millpond_messages::{
-    BlockStatus, DebugEvent, DriverInfo, Error, IoError, IoResult, Limits, RequestFlags, Result,
+    BlockStatus, DebugEvent, DriverInfo, Error, IoError, IoResult, Limits, Range, RequestFlags, Result,
 };
 
 use super::answer::Answer;
@@ -128,7 +128,8 @@ impl Child {
     /// # Errors
     /// The request's.
     pub async fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> IoResult<()> {
-        self.done(Operation::WriteZeroes { offset, len, flags }).await
+        let range = Range::new(offset, len)?;
+        self.done(Operation::WriteZeroes { range, flags }).await
     }
 
     /// Forgets a range.
@@ -136,7 +137,8 @@ impl Child {
     /// # Errors
     /// The request's.
     pub async fn discard(&self, offset: u64, len: u64) -> IoResult<()> {
-        self.done(Operation::Discard { offset, len }).await
+        let range = Range::new(offset, len)?;
+        self.done(Operation::Discard { range }).await
     }
 
     /// Makes what was acknowledged durable.
@@ -209,9 +211,9 @@ impl Child {
         want_zero: bool,
         whole_chain: bool,
     ) -> IoResult<BlockStatus> {
+        let range = Range::new(offset, len)?;
         self.request(Operation::BlockStatus {
-            offset,
-            len,
+            range,
             want_zero,
             whole_chain,
             base: None,

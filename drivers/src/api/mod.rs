@@ -50,7 +50,7 @@ use std::sync::Arc;
 
 use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
-use millpond_messages::{ChildSlot, IoResult, Limits, RequestFlags, Result};
+use millpond_messages::{ChildSlot, IoResult, Limits, Range, RequestFlags, Result};
 
 pub use answer::{Answer, Lasting};
 pub(crate) use child::bytes_in;
@@ -270,15 +270,15 @@ pub trait Driver: Lifecycle {
     /// What the driver can do, at present.
     fn abilities(&self) -> Abilities;
 
-    /// Where the bytes from `offset` are, for at most `len` bytes.
-    fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>>;
+    /// Where the first bytes of a range are.
+    fn locate(&self, purpose: Purpose, range: Range) -> Answer<'_, IoResult<Extent>>;
 
     /// Reads what [`Driver::locate`] called [`At::Own`] or [`At::Special`].
     fn read(self: Rc<Self>, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'static, Transfer>;
 
-    /// Where a write of `len` bytes at `offset` goes, allocating if need be. An answer with a ticket holds back, until
+    /// Where a write to a range goes, allocating if need be. An answer with a ticket holds back, until
     /// that is settled, other writes to what it allocates.
-    fn place(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<Placement>>;
+    fn place(&self, range: Range, flags: RequestFlags) -> Answer<'_, IoResult<Placement>>;
 
     /// The write that `ticket` was given for has ended. On success what it allocated becomes visible; on failure it
     /// is given back, and what was readable before still is.
@@ -289,10 +289,10 @@ pub trait Driver: Lifecycle {
     -> Answer<'static, Transfer>;
 
     /// Makes a range read as zeroes. `NotSupported` makes the node write zeroes instead, unless NO_FALLBACK is set.
-    fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>>;
+    fn write_zeroes(&self, range: Range, flags: RequestFlags) -> Answer<'_, IoResult<()>>;
 
     /// Forgets a range. `NotSupported` counts as success.
-    fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>>;
+    fn discard(&self, range: Range) -> Answer<'_, IoResult<()>>;
 
     /// Writes back what the driver caches (a format), or makes its storage durable (a protocol). The node flushes the
     /// children afterwards.

@@ -5,7 +5,7 @@
 //! operation does not compile until each filter has said whether it hands that on.
 
 use millpond_messages::io::{Operation, Preallocation};
-use millpond_messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, RequestFlags, Result};
+use millpond_messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, Range, RequestFlags, Result};
 use millpond_ring::buffer::Buffers;
 
 use super::answer::Answer;
@@ -74,17 +74,17 @@ impl PassThrough {
 
     /// The child has the range.
     #[inline]
-    pub fn locate(&self, _purpose: Purpose, offset: u64, len: u64) -> Answer<'static, IoResult<Extent>> {
-        let slot = ChildSlot::FILE;
-        Answer::ready(Ok(Extent::new(len, At::Child { slot, offset })))
+    pub fn locate(&self, _purpose: Purpose, range: Range) -> Answer<'static, IoResult<Extent>> {
+        let (slot, offset) = (ChildSlot::FILE, range.offset());
+        Answer::ready(Ok(Extent::new(range.len(), At::Child { slot, offset })))
     }
 
     /// For a filter that wants to see what is read: the child has the range, but reads come to the filter.
     #[inline]
-    pub fn locate_here(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'static, IoResult<Extent>> {
+    pub fn locate_here(&self, purpose: Purpose, range: Range) -> Answer<'static, IoResult<Extent>> {
         match purpose {
-            Purpose::Read => Answer::ready(Ok(Extent::new(len, At::Own))),
-            Purpose::Status { .. } => self.locate(purpose, offset, len),
+            Purpose::Read => Answer::ready(Ok(Extent::new(range.len(), At::Own))),
+            Purpose::Status { .. } => self.locate(purpose, range),
         }
     }
 
@@ -101,23 +101,18 @@ impl PassThrough {
 
     /// A write goes to the child.
     #[inline]
-    pub fn place(&self, offset: u64, len: u64, _flags: RequestFlags) -> Answer<'static, IoResult<Placement>> {
-        let slot = ChildSlot::FILE;
+    pub fn place(&self, range: Range, _flags: RequestFlags) -> Answer<'static, IoResult<Placement>> {
+        let (slot, offset) = (ChildSlot::FILE, range.offset());
         Answer::ready(Ok(Placement {
             target: Target::Child { slot, offset },
-            ..Placement::own(len)
+            ..Placement::own(range.len())
         }))
     }
 
     /// For a filter that wants to see what is written: it goes to [`Driver::write`](super::Driver::write).
     #[inline]
-    pub fn place_here(
-        &self,
-        _offset: u64,
-        len: u64,
-        _flags: RequestFlags,
-    ) -> Answer<'static, IoResult<Placement>> {
-        Answer::ready(Ok(Placement::own(len)))
+    pub fn place_here(&self, range: Range, _flags: RequestFlags) -> Answer<'static, IoResult<Placement>> {
+        Answer::ready(Ok(Placement::own(range.len())))
     }
 
     /// Nothing was set aside for a write.
@@ -138,9 +133,12 @@ impl PassThrough {
     /// # Errors
     /// The request's.
     #[inline]
-    pub async fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> IoResult<()> {
+    pub async fn write_zeroes(&self, range: Range, flags: RequestFlags) -> IoResult<()> {
         let flags = flags.difference(ORDER_FLAGS);
-        self.child.write_zeroes(offset, len, flags).await
+        self.child
+            .request(Operation::WriteZeroes { range, flags })
+            .await
+            .into_done()
     }
 
     /// Has the child forget a range.
@@ -148,8 +146,8 @@ impl PassThrough {
     /// # Errors
     /// The request's.
     #[inline]
-    pub async fn discard(&self, offset: u64, len: u64) -> IoResult<()> {
-        self.child.discard(offset, len).await
+    pub async fn discard(&self, range: Range) -> IoResult<()> {
+        self.child.request(Operation::Discard { range }).await.into_done()
     }
 
     /// There is nothing to write back: the node flushes the child.
@@ -220,10 +218,9 @@ macro_rules! delegate {
         fn locate(
             &self,
             purpose: $crate::api::Purpose,
-            offset: u64,
-            len: u64,
+            range: $crate::messages::Range,
         ) -> $crate::api::Answer<'_, $crate::messages::IoResult<$crate::api::Extent>> {
-            self.$to.$by(purpose, offset, len)
+            self.$to.$by(purpose, range)
         }
     };
     (@ read $to:ident) => {
@@ -243,11 +240,10 @@ macro_rules! delegate {
         #[inline]
         fn place(
             &self,
-            offset: u64,
-            len: u64,
+            range: $crate::messages::Range,
             flags: $crate::messages::RequestFlags,
         ) -> $crate::api::Answer<'_, $crate::messages::IoResult<$crate::api::Placement>> {
-            self.$to.$by(offset, len, flags)
+            self.$to.$by(range, flags)
         }
     };
     (@ settle $to:ident) => {
@@ -275,21 +271,19 @@ macro_rules! delegate {
         #[inline]
         fn write_zeroes(
             &self,
-            offset: u64,
-            len: u64,
+            range: $crate::messages::Range,
             flags: $crate::messages::RequestFlags,
         ) -> $crate::api::Answer<'_, $crate::messages::IoResult<()>> {
-            $crate::api::Answer::wait(self.$to.write_zeroes(offset, len, flags))
+            $crate::api::Answer::wait(self.$to.write_zeroes(range, flags))
         }
     };
     (@ discard $to:ident) => {
         #[inline]
         fn discard(
             &self,
-            offset: u64,
-            len: u64,
+            range: $crate::messages::Range,
         ) -> $crate::api::Answer<'_, $crate::messages::IoResult<()>> {
-            $crate::api::Answer::wait(self.$to.discard(offset, len))
+            $crate::api::Answer::wait(self.$to.discard(range))
         }
     };
     (@ flush $to:ident) => {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
-use millpond_messages::{Error, ErrorKind, IoError, IoResult, Limits, RequestFlags, Result};
+use millpond_messages::{Error, ErrorKind, IoError, IoResult, Limits, Range, RequestFlags, Result};
 use millpond_ring::Ring;
 use millpond_ring::buffer::Buffers;
 
@@ -201,8 +201,8 @@ impl<T: SimpleDriver> Driver for Simple<T> {
         }
     }
 
-    fn locate(&self, _purpose: Purpose, _offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
-        Answer::ready(Ok(Extent::new(len, At::Own)))
+    fn locate(&self, _purpose: Purpose, range: Range) -> Answer<'_, IoResult<Extent>> {
+        Answer::ready(Ok(Extent::new(range.len(), At::Own)))
     }
 
     fn read(
@@ -214,8 +214,8 @@ impl<T: SimpleDriver> Driver for Simple<T> {
         Answer::wait(async move { (self.read_pieces(offset, &mut buffers).await, buffers) })
     }
 
-    fn place(&self, _offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
-        Answer::ready(Ok(Placement::own(len)))
+    fn place(&self, range: Range, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+        Answer::ready(Ok(Placement::own(range.len())))
     }
 
     fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
@@ -231,11 +231,11 @@ impl<T: SimpleDriver> Driver for Simple<T> {
         Answer::wait(async move { (self.write_pieces(offset, &buffers).await, buffers) })
     }
 
-    fn write_zeroes(&self, _offset: u64, _len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<()>> {
+    fn write_zeroes(&self, _range: Range, _flags: RequestFlags) -> Answer<'_, IoResult<()>> {
         Answer::ready(Err(IoError::NotSupported))
     }
 
-    fn discard(&self, _offset: u64, _len: u64) -> Answer<'_, IoResult<()>> {
+    fn discard(&self, _range: Range) -> Answer<'_, IoResult<()>> {
         Answer::ready(Err(IoError::NotSupported))
     }
 

@@ -14,10 +14,15 @@ use std::task::{Context, Poll, Waker};
 use millpond_drivers::api::{Answer, At, Child, ChildPort, Driver, Extent, OpenRequest, Opened, Purpose};
 use millpond_drivers::builtin::builtin;
 use millpond_messages::io::{Operation, Outcome, Value};
-use millpond_messages::{IoResult, Limits, OpenFlags, Permissions, RequestFlags, Result};
+use millpond_messages::{IoResult, Limits, OpenFlags, Permissions, Range, RequestFlags, Result};
 use millpond_ring::buffer::{Buffer, Buffers};
 use millpond_ring::{Engine, Ring, RingConfig, Wait, Wake};
 use serde_json::{Value as Json, json};
+
+/// A range that there is.
+pub fn range(offset: u64, len: u64) -> Range {
+    Range::new(offset, len).unwrap()
+}
 
 pub fn ring(engine: Engine) -> Ring {
     let wake = Arc::new(Wake::new().unwrap());
@@ -137,14 +142,14 @@ impl Node {
     }
 
     pub fn zero(&self, offset: u64, len: u64, flags: RequestFlags) -> IoResult<()> {
-        run(&self.ring, self.driver.write_zeroes(offset, len, flags))
+        run(&self.ring, self.driver.write_zeroes(range(offset, len), flags))
     }
 
     pub fn status(&self, offset: u64, len: u64) -> Extent {
         run(
             &self.ring,
             self.driver
-                .locate(Purpose::Status { want_zero: true }, offset, len),
+                .locate(Purpose::Status { want_zero: true }, range(offset, len)),
         )
         .unwrap()
     }
@@ -192,10 +197,8 @@ impl ChildPort for Port {
                         buffers: Some(buffers),
                     }
                 }
-                Operation::WriteZeroes { offset, len, flags } => {
-                    done(driver.write_zeroes(offset, len, flags).await)
-                }
-                Operation::Discard { offset, len } => done(driver.discard(offset, len).await),
+                Operation::WriteZeroes { range, flags } => done(driver.write_zeroes(range, flags).await),
+                Operation::Discard { range } => done(driver.discard(range).await),
                 Operation::Flush => done(driver.flush().await),
                 Operation::Truncate {
                     size,

@@ -20,7 +20,9 @@ use millpond_drivers::api::{
 };
 use millpond_drivers::format::qcow2::Qcow2Kind;
 use millpond_messages::io::{Operation, Outcome, Preallocation, Value};
-use millpond_messages::{BlockStatus, IoError, IoResult, Limits, OpenFlags, RequestFlags, StatusFlags};
+use millpond_messages::{
+    BlockStatus, IoError, IoResult, Limits, OpenFlags, Range, RequestFlags, StatusFlags,
+};
 use millpond_ring::buffer::Buffers;
 use millpond_ring::{Backend, Completion, Engine, Monotonic, Nap, Op, Ring, RingStats, SlotId, Slots};
 
@@ -126,7 +128,8 @@ impl Store {
         let done = Outcome::plain(Ok(Value::Done));
         match operation {
             Operation::Read { offset, buffers, .. }
-                if millpond_messages::check_range(offset, buffers.len() as u64, true).is_err() =>
+                if !Range::new(offset, buffers.len() as u64)
+                    .is_ok_and(|range| millpond_messages::check_range(range, true).is_ok()) =>
             {
                 Outcome {
                     result: Err(IoError::OutOfRange),
@@ -163,18 +166,18 @@ impl Store {
                     buffers: Some(buffers),
                 }
             }
-            Operation::WriteZeroes { offset, len, .. } if offset.saturating_add(len) > self.room.get() => {
+            Operation::WriteZeroes { range, .. } if range.end() > self.room.get() => {
                 Outcome::plain(Err(IoError::NoSpace))
             }
-            Operation::WriteZeroes { offset, len, .. } => {
-                let data = vec![0; len as usize];
-                put(&mut bytes, offset, &data);
-                self.note(Event::Write(offset, data));
+            Operation::WriteZeroes { range, .. } => {
+                let data = vec![0; range.len() as usize];
+                put(&mut bytes, range.offset(), &data);
+                self.note(Event::Write(range.offset(), data));
                 done
             }
-            Operation::Discard { offset, len } => {
-                discard(&mut bytes, offset, len);
-                self.note(Event::Discard(offset, len));
+            Operation::Discard { range } => {
+                discard(&mut bytes, range.offset(), range.len());
+                self.note(Event::Discard(range.offset(), range.len()));
                 done
             }
             Operation::Flush => {
@@ -192,7 +195,8 @@ impl Store {
             Operation::Length | Operation::AllocatedSize => {
                 Outcome::plain(Ok(Value::Bytes(bytes.len() as u64)))
             }
-            Operation::BlockStatus { len, .. } => {
+            Operation::BlockStatus { range, .. } => {
+                let len = range.len();
                 let status = BlockStatus {
                     flags: StatusFlags::DATA,
                     len,
@@ -461,7 +465,10 @@ impl Disk {
                 data.resize(len as usize, 0);
                 break;
             }
-            let extent = self.driver.locate(Purpose::Read, at, left.min(size - at)).await?;
+            let extent = self
+                .driver
+                .locate(Purpose::Read, Range::new(at, left.min(size - at))?)
+                .await?;
             assert!(extent.len > 0 && extent.len <= left);
             let part = extent.len as usize;
             let piece = match extent.at {
@@ -494,7 +501,10 @@ impl Disk {
         while done < data.len() {
             let at = offset + done as u64;
             let left = (data.len() - done) as u64;
-            let placement = self.driver.place(at, left, RequestFlags::empty()).await?;
+            let placement = self
+                .driver
+                .place(Range::new(at, left)?, RequestFlags::empty())
+                .await?;
             assert!(placement.len > 0 && placement.len <= left);
             let part = &data[done..done + placement.len as usize];
             let Target::Child { offset: target, .. } = placement.target else {
@@ -532,7 +542,7 @@ impl Disk {
                 (0, whole) => whole,
                 (past, _) => (end - at).min(align - past),
             };
-            match self.driver.write_zeroes(at, piece, flags).await {
+            match self.driver.write_zeroes(Range::new(at, piece)?, flags).await {
                 Err(IoError::NotSupported) => self.write_untracked(at, &vec![0; piece as usize]).await?,
                 result => result?,
             }
@@ -555,7 +565,7 @@ impl Disk {
             return Ok((0, 0));
         }
         let _alone = self.alone(start, end - start).await;
-        self.driver.discard(start, end - start).await?;
+        self.driver.discard(Range::between(start, end)).await?;
         Ok((start, end))
     }
 

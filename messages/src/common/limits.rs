@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, ErrorKind, Result};
+use super::range::Range;
+use crate::error::{Error, ErrorKind, IoError, Result};
 
 /// Bytes in a sector.
 pub const SECTOR_SIZE: u64 = 512;
@@ -121,15 +122,21 @@ pub enum RangeError {
     },
 }
 
-/// Checks that a range can exist at all: its end within [`MAX_LENGTH`], and no more than [`REQUEST_MAX_BYTES`] where it
+impl From<RangeError> for IoError {
+    fn from(_: RangeError) -> Self {
+        Self::OutOfRange
+    }
+}
+
+/// Checks that a request may span a range: its end within [`MAX_LENGTH`], and no more than [`REQUEST_MAX_BYTES`] where it
 /// carries data.
 ///
 /// # Errors
 /// Says which of the two is broken.
-pub fn check_range(offset: u64, len: u64, carries_data: bool) -> Result<(), RangeError> {
-    match offset.checked_add(len) {
-        Some(end) if end <= MAX_LENGTH => {}
-        _ => return Err(RangeError::Overflow { offset, len }),
+pub const fn check_range(range: Range, carries_data: bool) -> Result<(), RangeError> {
+    let (offset, len) = (range.offset(), range.len());
+    if range.end() > MAX_LENGTH {
+        return Err(RangeError::Overflow { offset, len });
     }
     if carries_data && len > REQUEST_MAX_BYTES {
         return Err(RangeError::TooLong { len });
@@ -169,16 +176,17 @@ mod tests {
 
     #[test]
     fn ranges_past_the_limits_are_refused() {
-        assert!(check_range(0, REQUEST_MAX_BYTES, true).is_ok());
+        let check = |offset, len, data| check_range(Range::new(offset, len)?, data);
+        assert!(check(0, REQUEST_MAX_BYTES, true).is_ok());
         assert_eq!(
-            check_range(0, REQUEST_MAX_BYTES + 1, true),
+            check(0, REQUEST_MAX_BYTES + 1, true),
             Err(RangeError::TooLong {
                 len: REQUEST_MAX_BYTES + 1
             })
         );
-        assert!(check_range(0, REQUEST_MAX_BYTES + 1, false).is_ok());
-        assert!(check_range(MAX_LENGTH, 1, false).is_err());
-        assert!(check_range(u64::MAX, 1, false).is_err());
+        assert!(check(0, REQUEST_MAX_BYTES + 1, false).is_ok());
+        assert!(check(MAX_LENGTH, 1, false).is_err());
+        assert!(check(u64::MAX, 1, false).is_err());
         assert_eq!(REQUEST_MAX_SECTORS * SECTOR_SIZE, REQUEST_MAX_BYTES);
         assert_eq!(MAX_LENGTH % MAX_ALIGNMENT, 0);
     }

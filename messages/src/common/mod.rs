@@ -10,6 +10,7 @@ mod limits;
 mod op_blocker;
 pub mod path;
 mod permission;
+mod range;
 mod role;
 mod statistics;
 mod status;
@@ -26,6 +27,7 @@ pub use limits::{
 };
 pub use op_blocker::OpBlocker;
 pub use permission::{Permissions, child_permissions};
+pub use range::Range;
 pub use role::{Role, RoleError};
 pub use statistics::{
     LatencyHistogram, LatencyHistograms, MAX_BOUNDARIES, NodeReport, NodeStatistics, OperationCount,

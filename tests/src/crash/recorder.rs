@@ -14,7 +14,7 @@ use millpond_drivers::api::{
 };
 use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
-use millpond_messages::{Error, ErrorKind, IoError, IoResult, Limits, RequestFlags, Result};
+use millpond_messages::{Error, ErrorKind, IoError, IoResult, Limits, Range, RequestFlags, Result};
 use millpond_ring::buffer::Buffers;
 
 use super::disk::{Change, Disk, Kind};
@@ -163,8 +163,8 @@ impl Driver for Recorder {
         }
     }
 
-    fn locate(&self, _purpose: Purpose, _offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
-        Answer::ready(Ok(Extent::new(len, At::Own)))
+    fn locate(&self, _purpose: Purpose, range: Range) -> Answer<'_, IoResult<Extent>> {
+        Answer::ready(Ok(Extent::new(range.len(), At::Own)))
     }
 
     fn read(
@@ -192,9 +192,9 @@ impl Driver for Recorder {
         })
     }
 
-    fn place(&self, _offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+    fn place(&self, range: Range, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
         Answer::ready(Ok(Placement {
-            len,
+            len: range.len(),
             target: Target::Own,
             head: 0,
             tail: 0,
@@ -216,12 +216,12 @@ impl Driver for Recorder {
         Answer::wait(async move { (written.await, buffers) })
     }
 
-    fn write_zeroes(&self, offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<()>> {
-        self.perform(Kind::Zero, Some(Change::Zero(offset, len)))
+    fn write_zeroes(&self, range: Range, _flags: RequestFlags) -> Answer<'_, IoResult<()>> {
+        self.perform(Kind::Zero, Some(Change::Zero(range.offset(), range.len())))
     }
 
-    fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
-        self.perform(Kind::Discard, Some(Change::Discard(offset, len)))
+    fn discard(&self, range: Range) -> Answer<'_, IoResult<()>> {
+        self.perform(Kind::Discard, Some(Change::Discard(range.offset(), range.len())))
     }
 
     fn flush(&self) -> Answer<'_, IoResult<()>> {

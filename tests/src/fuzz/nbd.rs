@@ -145,12 +145,13 @@ impl Pattern {
                     buffers: Some(buffers),
                 }
             }
-            Operation::WriteZeroes { offset, len, .. } | Operation::Discard { offset, len } => {
-                assert!(offset + len <= SIZE);
+            Operation::WriteZeroes { range, .. } | Operation::Discard { range } => {
+                assert!(range.end() <= SIZE);
                 Outcome::plain(Ok(Value::Done))
             }
-            Operation::BlockStatus { offset, len, .. } => {
-                assert!(len > 0 && offset + len <= SIZE);
+            Operation::BlockStatus { range, .. } => {
+                assert!(!range.is_empty() && range.end() <= SIZE);
+                let (offset, len) = (range.offset(), range.len());
                 let status = BlockStatus {
                     flags: StatusFlags::DATA | StatusFlags::ALLOCATED,
                     len: len.min(512 - offset % 512),
@@ -289,7 +290,7 @@ fn asked(negotiated: &Negotiated, mut input: &[u8]) -> HashMap<u64, usize> {
         input = &input[Header::length(limits.mode)..];
         let payload = match limits.judge(&header) {
             Verdict::Serve(_) => 0,
-            Verdict::ServePayload(request) => request.len as usize,
+            Verdict::ServePayload(request) => request.range.len() as usize,
             Verdict::StatusPayload(n) => n,
             Verdict::Refuse(n, _) => n as usize,
             Verdict::RefuseAndClose(_) => usize::MAX,

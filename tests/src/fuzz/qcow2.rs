@@ -16,7 +16,7 @@ use std::rc::Rc;
 use common::{Disk, READ_WRITE, Store, block_on, create, open, options, ring};
 use millpond_drivers::api::{Purpose, Repair};
 use millpond_messages::io::Preallocation;
-use millpond_messages::{OpenFlags, RequestFlags};
+use millpond_messages::{OpenFlags, Range, RequestFlags};
 use millpond_ring::Ring;
 use millpond_ring::buffer::Buffers;
 use serde_json::json;
@@ -78,7 +78,8 @@ async fn look(disk: &Disk) {
     for at in places(disk).await {
         let _ = disk.read(at, PART).await;
         for purpose in [Purpose::Read, Purpose::Status { want_zero: true }] {
-            if let Ok(extent) = disk.driver.locate(purpose, at, PART).await {
+            let Ok(range) = Range::new(at, PART) else { continue };
+            if let Ok(extent) = disk.driver.locate(purpose, range).await {
                 assert!((1..=PART).contains(&extent.len), "{extent:?}");
             }
         }

@@ -16,7 +16,7 @@ use millpond::iothread::Local;
 use millpond::node::Client;
 use millpond_messages::graph::{RootRequest, RootUser};
 use millpond_messages::io::{Operation, Outcome, Value};
-use millpond_messages::{BlockStatus, IoError, Permissions, RequestFlags, StatusFlags};
+use millpond_messages::{BlockStatus, IoError, Permissions, Range, RequestFlags, StatusFlags};
 use millpond_ring::buffer::{Buffer, Buffers};
 use tokio::time::sleep;
 
@@ -99,6 +99,7 @@ impl Embedder {
             (first, count.next_multiple_of(CELLS).min(cells - first))
         };
         let (offset, len) = (first * CELL, count * CELL);
+        let range = Range::new(offset, len).expect("a part of the disk");
         let flags = RequestFlags::empty();
         let withdrawn = (random.u32(0..4) == 0).then(|| {
             let how = [Withdrawal::Cancel, Withdrawal::Drop][random.usize(0..2)];
@@ -119,17 +120,16 @@ impl Embedder {
             }
             3 => {
                 let flags = [RequestFlags::MAY_UNMAP, flags][random.usize(0..2)];
-                let zero = Operation::WriteZeroes { offset, len, flags };
+                let zero = Operation::WriteZeroes { range, flags };
                 ("zero", zero, Meaning::Change(oracle.zero(first, count)))
             }
             4 => {
-                let discard = Operation::Discard { offset, len };
+                let discard = Operation::Discard { range };
                 ("discard", discard, Meaning::Change(oracle.discard(first, count)))
             }
             5 | 6 => {
                 let status = Operation::BlockStatus {
-                    offset,
-                    len,
+                    range,
                     want_zero: true,
                     whole_chain: true,
                     base: None,

@@ -15,7 +15,9 @@ use millpond_drivers::api::{
     OpenRequest, Opened, PassThrough, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
 };
 use millpond_messages::io::{OperationKind, Preallocation};
-use millpond_messages::{ChildSlot, IoError, IoResult, Limits, RequestFlags, Result, Role, SECTOR_SIZE};
+use millpond_messages::{
+    ChildSlot, IoError, IoResult, Limits, Range, RequestFlags, Result, Role, SECTOR_SIZE,
+};
 use millpond_ring::buffer::Buffers;
 
 /// What a driver does that a test can hold.
@@ -290,17 +292,23 @@ impl Driver for TestDriver {
         }
     }
 
-    fn locate(&self, _purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
+    fn locate(&self, _purpose: Purpose, range: Range) -> Answer<'_, IoResult<Extent>> {
         let slot = ChildSlot::FILE;
         let extent = match self.shape {
-            _ if self.control.pieces.load(Ordering::SeqCst) > 0 => Extent::new(len, At::Special),
-            Shape::Memory => Extent::new(len, At::Own),
-            Shape::Filter | Shape::Pair => Extent::new(len, At::Child { slot, offset }),
+            _ if self.control.pieces.load(Ordering::SeqCst) > 0 => Extent::new(range.len(), At::Special),
+            Shape::Memory => Extent::new(range.len(), At::Own),
+            Shape::Filter | Shape::Pair => Extent::new(
+                range.len(),
+                At::Child {
+                    slot,
+                    offset: range.offset(),
+                },
+            ),
             Shape::Overlay => {
-                let (is, sectors) = self.run((offset / SECTOR_SIZE) as usize);
+                let (is, sectors) = self.run((range.offset() / SECTOR_SIZE) as usize);
                 let at = if is { At::Own } else { At::Unallocated };
-                let end = (offset / SECTOR_SIZE + sectors as u64) * SECTOR_SIZE;
-                Extent::new(len.min(end - offset), at)
+                let end = (range.offset() / SECTOR_SIZE + sectors as u64) * SECTOR_SIZE;
+                Extent::new(range.len().min(end - range.offset()), at)
             }
         };
         Answer::ready(Ok(extent))
@@ -326,15 +334,18 @@ impl Driver for TestDriver {
         })
     }
 
-    fn place(&self, offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+    fn place(&self, range: Range, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
         let slot = ChildSlot::FILE;
         let target = if self.passes_on() {
-            Target::Child { slot, offset }
+            Target::Child {
+                slot,
+                offset: range.offset(),
+            }
         } else {
             Target::Own
         };
         Answer::ready(Ok(Placement {
-            len,
+            len: range.len(),
             target,
             head: 0,
             tail: 0,
@@ -371,16 +382,16 @@ impl Driver for TestDriver {
         })
     }
 
-    fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
+    fn write_zeroes(&self, range: Range, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
         match self.below() {
-            Some(below) => Answer::wait(async move { below.write_zeroes(offset, len, flags).await }),
+            Some(below) => Answer::wait(async move { below.write_zeroes(range, flags).await }),
             None => Answer::ready(Err(IoError::NotSupported)),
         }
     }
 
-    fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
+    fn discard(&self, range: Range) -> Answer<'_, IoResult<()>> {
         match self.below() {
-            Some(below) => Answer::wait(async move { below.discard(offset, len).await }),
+            Some(below) => Answer::wait(async move { below.discard(range).await }),
             None => Answer::ready(Err(IoError::NotSupported)),
         }
     }

@@ -8,7 +8,7 @@ use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
 use millpond_messages::{
     BlockSizes, CheckResult, ChildSlot, DebugEvent, DebugOrder, DriverInfo, Geometry, IoResult, Permissions,
-    RequestFlags, Result,
+    Range, RequestFlags, Result,
 };
 
 use super::super::answer::Answer;
@@ -76,16 +76,16 @@ impl Driver for Guarded {
         self.abilities.get()
     }
 
-    fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
-        self.ask(|driver| driver.locate(purpose, offset, len))
+    fn locate(&self, purpose: Purpose, range: Range) -> Answer<'_, IoResult<Extent>> {
+        self.ask(|driver| driver.locate(purpose, range))
     }
 
     fn read(self: Rc<Self>, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'static, Transfer> {
         self.ask(|driver| Rc::clone(driver).read(offset, buffers, flags))
     }
 
-    fn place(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
-        self.ask(|driver| driver.place(offset, len, flags))
+    fn place(&self, range: Range, flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+        self.ask(|driver| driver.place(range, flags))
     }
 
     fn settle(&self, ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
@@ -101,12 +101,12 @@ impl Driver for Guarded {
         self.ask(|driver| Rc::clone(driver).write(offset, buffers, flags))
     }
 
-    fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
-        self.ask(|driver| driver.write_zeroes(offset, len, flags))
+    fn write_zeroes(&self, range: Range, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
+        self.ask(|driver| driver.write_zeroes(range, flags))
     }
 
-    fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
-        self.ask(|driver| driver.discard(offset, len))
+    fn discard(&self, range: Range) -> Answer<'_, IoResult<()>> {
+        self.ask(|driver| driver.discard(range))
     }
 
     fn flush(&self) -> Answer<'_, IoResult<()>> {

@@ -17,7 +17,8 @@ use futures_util::future::LocalBoxFuture;
 use millpond_messages::error::errno::ENOENT;
 use millpond_messages::graph::Options;
 use millpond_messages::{
-    ChildSlot, DebugEvent, DebugOrder, Error, IoError, IoResult, Permissions, RequestFlags, Result, Role,
+    ChildSlot, DebugEvent, DebugOrder, Error, IoError, IoResult, Permissions, Range, RequestFlags, Result,
+    Role,
 };
 use millpond_ring::Ring;
 use millpond_ring::buffer::Buffers;
@@ -137,11 +138,10 @@ impl Blkdebug {
     fn checked<'a, F: Future<Output = IoResult<()>> + 'a>(
         &self,
         iotype: IoType,
-        offset: u64,
-        len: u64,
+        range: Range,
         pass_on: impl FnOnce() -> F,
     ) -> Answer<'a, IoResult<()>> {
-        match self.check(iotype, offset, len) {
+        match self.check(iotype, range.offset(), range.len()) {
             None => Answer::wait(pass_on()),
             Some(failure) => fail(failure, Err(failure.error)),
         }
@@ -178,14 +178,14 @@ impl Driver for Blkdebug {
         }
     }
 
-    fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
+    fn locate(&self, purpose: Purpose, range: Range) -> Answer<'_, IoResult<Extent>> {
         if purpose != Purpose::Read
-            && let Some(failure) = self.check(IoType::BlockStatus, offset, len)
+            && let Some(failure) = self.check(IoType::BlockStatus, range.offset(), range.len())
         {
             return fail(failure, Err(failure.error));
         }
         // Data passes through here, so that rules and limits hold for it.
-        self.below.locate_here(purpose, offset, len)
+        self.below.locate_here(purpose, range)
     }
 
     fn read(self: Rc<Self>, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'static, Transfer> {
@@ -207,24 +207,24 @@ impl Driver for Blkdebug {
         }
     }
 
-    fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
-        if len < self.config.overrides.least_zero_write() {
+    fn write_zeroes(&self, range: Range, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
+        if range.len() < self.config.overrides.least_zero_write() {
             return Answer::ready(Err(IoError::NotSupported));
         }
-        self.checked(IoType::WriteZeroes, offset, len, || {
-            self.below.write_zeroes(offset, len, flags)
+        self.checked(IoType::WriteZeroes, range, || {
+            self.below.write_zeroes(range, flags)
         })
     }
 
-    fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
-        if len < self.config.overrides.least_discard() {
+    fn discard(&self, range: Range) -> Answer<'_, IoResult<()>> {
+        if range.len() < self.config.overrides.least_discard() {
             return Answer::ready(Err(IoError::NotSupported));
         }
-        self.checked(IoType::Discard, offset, len, || self.below.discard(offset, len))
+        self.checked(IoType::Discard, range, || self.below.discard(range))
     }
 
     fn flush(&self) -> Answer<'_, IoResult<()>> {
-        self.checked(IoType::Flush, 0, 0, || self.below.flush())
+        self.checked(IoType::Flush, Range::default(), || self.below.flush())
     }
 
     fn debug(&self) -> &dyn DebugPoints {

@@ -10,7 +10,7 @@ mod options;
 use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
-use millpond_messages::{ChildSlot, IoError, IoResult, Limits, RequestFlags, Result, Role};
+use millpond_messages::{ChildSlot, IoError, IoResult, Limits, Range, RequestFlags, Result, Role};
 use millpond_ring::buffer::Buffers;
 
 use crate::api::bytes_in;
@@ -93,15 +93,12 @@ struct Blklogwrites {
 
 impl Blklogwrites {
     /// Logs what was done to the file, and tells how it ended: the log's failure counts more.
-    async fn logged(
-        &self,
-        kind: Kind,
-        offset: u64,
-        len: u64,
-        data: Data,
-        done: IoResult<()>,
-    ) -> IoResult<()> {
-        self.log.add(kind, offset, len, data).await.0.and(done)
+    async fn logged(&self, kind: Kind, range: Range, data: Data, done: IoResult<()>) -> IoResult<()> {
+        self.log
+            .add(kind, range.offset(), range.len(), data)
+            .await
+            .0
+            .and(done)
     }
 }
 
@@ -135,29 +132,29 @@ impl Driver for Blklogwrites {
         })
     }
 
-    fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
+    fn write_zeroes(&self, range: Range, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
         if flags.contains(RequestFlags::NO_FALLBACK) {
             return Answer::ready(Err(IoError::NotSupported));
         }
         let flags = flags & RequestFlags::WRITE_UNCHANGED;
         Answer::wait(async move {
-            let done = self.below.write_zeroes(offset, len, flags).await;
-            self.logged(Kind::Write, offset, len, Data::Zeroes(len), done)
+            let done = self.below.write_zeroes(range, flags).await;
+            self.logged(Kind::Write, range, Data::Zeroes(range.len()), done)
                 .await
         })
     }
 
-    fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
+    fn discard(&self, range: Range) -> Answer<'_, IoResult<()>> {
         Answer::wait(async move {
-            let done = self.below.discard(offset, len).await;
-            self.logged(Kind::Discard, offset, len, Data::None, done).await
+            let done = self.below.discard(range).await;
+            self.logged(Kind::Discard, range, Data::None, done).await
         })
     }
 
     fn flush(&self) -> Answer<'_, IoResult<()>> {
         Answer::wait(async move {
             let done = self.below.child().flush().await;
-            self.logged(Kind::Flush, 0, 0, Data::None, done).await
+            self.logged(Kind::Flush, Range::default(), Data::None, done).await
         })
     }
 }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use futures_util::future::{LocalBoxFuture, join};
 use millpond_messages::error::errno::{EIO, ENOMEM};
 use millpond_messages::graph::Options;
-use millpond_messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, RequestFlags, Result, Role};
+use millpond_messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, Range, RequestFlags, Result, Role};
 use millpond_ring::buffer::{Buffer, Buffers};
 use serde_json::json;
 
@@ -211,12 +211,12 @@ impl Driver for Blkverify {
         Answer::wait(async move { self.write_both(offset, buffers, flags).await })
     }
 
-    fn write_zeroes(&self, _offset: u64, _len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<()>> {
+    fn write_zeroes(&self, _range: Range, _flags: RequestFlags) -> Answer<'_, IoResult<()>> {
         // They are written as data, so that they are compared like any other.
         Answer::ready(Err(IoError::NotSupported))
     }
 
-    fn discard(&self, _offset: u64, _len: u64) -> Answer<'_, IoResult<()>> {
+    fn discard(&self, _range: Range) -> Answer<'_, IoResult<()>> {
         Answer::ready(Err(IoError::NotSupported))
     }
 

@@ -13,7 +13,7 @@ use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::io::Preallocation;
-use millpond_messages::{ChildSlot, Error, IoResult, Permissions, RequestFlags, Result};
+use millpond_messages::{ChildSlot, Error, IoResult, Permissions, Range, RequestFlags, Result};
 use millpond_ring::buffer::Buffers;
 
 use crate::api::bytes_in;
@@ -106,7 +106,7 @@ impl Driver for Preallocate {
         })
     }
 
-    fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
+    fn write_zeroes(&self, range: Range, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
         let plain = RequestFlags::ZERO_WRITE
             | RequestFlags::NO_FALLBACK
             | RequestFlags::SERIALISING
@@ -114,12 +114,12 @@ impl Driver for Preallocate {
         // What asks for more than zeroes gets it.
         let is_plain = (flags - plain).is_empty();
         Answer::wait(async move {
-            let end = offset.saturating_add(len);
-            if self.make_room(offset, end, is_plain).await {
+            let end = range.end();
+            if self.make_room(range.offset(), end, is_plain).await {
                 return Ok(());
             }
             let _counted = self.begin_write(end);
-            self.below.write_zeroes(offset, len, flags).await
+            self.below.write_zeroes(range, flags).await
         })
     }
 

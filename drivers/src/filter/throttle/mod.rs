@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::graph::Options;
-use millpond_messages::{ChildSlot, IoResult, RequestFlags, Result};
+use millpond_messages::{ChildSlot, IoResult, Range, RequestFlags, Result};
 use millpond_ring::Ring;
 use millpond_ring::buffer::Buffers;
 
@@ -157,11 +157,11 @@ impl Driver for Throttle {
         }
     }
 
-    fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
+    fn locate(&self, purpose: Purpose, range: Range) -> Answer<'_, IoResult<Extent>> {
         if self.is_limited(Direction::Read) {
-            self.below.locate_here(purpose, offset, len)
+            self.below.locate_here(purpose, range)
         } else {
-            self.below.locate(purpose, offset, len)
+            self.below.locate(purpose, range)
         }
     }
 
@@ -174,11 +174,11 @@ impl Driver for Throttle {
         })
     }
 
-    fn place(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+    fn place(&self, range: Range, flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
         if self.is_limited(Direction::Write) {
-            self.below.place_here(offset, len, flags)
+            self.below.place_here(range, flags)
         } else {
-            self.below.place(offset, len, flags)
+            self.below.place(range, flags)
         }
     }
 
@@ -196,17 +196,17 @@ impl Driver for Throttle {
         })
     }
 
-    fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
+    fn write_zeroes(&self, range: Range, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
         Answer::wait(async move {
-            self.pass(Direction::Write, len).await?;
-            self.below.write_zeroes(offset, len, flags).await
+            self.pass(Direction::Write, range.len()).await?;
+            self.below.write_zeroes(range, flags).await
         })
     }
 
-    fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
+    fn discard(&self, range: Range) -> Answer<'_, IoResult<()>> {
         Answer::wait(async move {
-            self.pass(Direction::Write, len).await?;
-            self.below.discard(offset, len).await
+            self.pass(Direction::Write, range.len()).await?;
+            self.below.discard(range).await
         })
     }
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
 use millpond_messages::{
-    CheckResult, ChildSlot, DebugEvent, DriverInfo, Error, ErrorKind, IoError, IoResult, Limits,
+    CheckResult, ChildSlot, DebugEvent, DriverInfo, Error, ErrorKind, IoError, IoResult, Limits, Range,
     RequestFlags, Result,
 };
 
@@ -46,8 +46,9 @@ impl Driver for Qcow2 {
         }
     }
 
-    fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
-        let located = self.run(move |state| state.locate(purpose, GuestOffset::new(offset), len));
+    fn locate(&self, purpose: Purpose, range: Range) -> Answer<'_, IoResult<Extent>> {
+        let located =
+            self.run(move |state| state.locate(purpose, GuestOffset::new(range.offset()), range.len()));
         if purpose == Purpose::Read && self.file.hears() {
             return Answer::wait(self.located_for_read(located));
         }
@@ -63,17 +64,17 @@ impl Driver for Qcow2 {
         Answer::wait(async move { self.read_special(GuestOffset::new(offset), buffers).await })
     }
 
-    fn place(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+    fn place(&self, range: Range, flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
         if flags.contains(RequestFlags::WRITE_COMPRESSED) {
             return Answer::ready(
-                self.check_compressed(GuestOffset::new(offset), len)
-                    .map(|()| Placement::own(len)),
+                self.check_compressed(GuestOffset::new(range.offset()), range.len())
+                    .map(|()| Placement::own(range.len())),
             );
         }
         if self.file.hears() {
-            return Answer::wait(self.placed_for_write(GuestOffset::new(offset), len));
+            return Answer::wait(self.placed_for_write(GuestOffset::new(range.offset()), range.len()));
         }
-        self.place_bytes(GuestOffset::new(offset), len)
+        self.place_bytes(GuestOffset::new(range.offset()), range.len())
     }
 
     fn settle(&self, ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
@@ -98,12 +99,12 @@ impl Driver for Qcow2 {
         Answer::wait(async move { self.write_compressed(GuestOffset::new(offset), buffers).await })
     }
 
-    fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
-        Answer::wait(self.zero(GuestOffset::new(offset), len, flags))
+    fn write_zeroes(&self, range: Range, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
+        Answer::wait(self.zero(GuestOffset::new(range.offset()), range.len(), flags))
     }
 
-    fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
-        Answer::wait(self.forget(GuestOffset::new(offset), len))
+    fn discard(&self, range: Range) -> Answer<'_, IoResult<()>> {
+        Answer::wait(self.forget(GuestOffset::new(range.offset()), range.len()))
     }
 
     fn flush(&self) -> Answer<'_, IoResult<()>> {

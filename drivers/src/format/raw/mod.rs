@@ -9,7 +9,8 @@ use futures_util::future::LocalBoxFuture;
 use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
 use millpond_messages::{
-    ChildSlot, DebugEvent, Error, ErrorKind, IoError, IoResult, RequestFlags, Result, Role, SECTOR_SIZE,
+    ChildSlot, DebugEvent, Error, ErrorKind, IoError, IoResult, Range, RequestFlags, Result, Role,
+    SECTOR_SIZE,
 };
 
 use millpond_ring::buffer::Buffers;
@@ -130,19 +131,22 @@ impl Window {
         self.size.map_or(rest, |size| size.min(rest))
     }
 
-    /// Where the byte at `offset` is in the child.
-    fn shift(self, offset: u64) -> IoResult<u64> {
-        offset.checked_add(self.offset).ok_or(IoError::OutOfRange)
+    /// Where a range is in the child.
+    #[inline]
+    fn shift(self, range: Range) -> IoResult<Range> {
+        let offset = range.offset().checked_add(self.offset);
+        let offset = offset.ok_or(IoError::OutOfRange)?;
+        Ok(range.moved_to(offset)?)
     }
 
     /// Where a range is in the child that is changed. Who may make a node longer may write behind its end, but a window
     /// has no room there: what is behind it is not the node's.
-    fn shift_within(self, offset: u64, len: u64) -> IoResult<u64> {
-        let is_within = |size| offset.checked_add(len).is_some_and(|end| end <= size);
-        if self.size.is_some_and(|size| !is_within(size)) {
+    #[inline]
+    fn shift_within(self, range: Range) -> IoResult<Range> {
+        if self.size.is_some_and(|size| range.end() > size) {
             return Err(IoError::NoSpace);
         }
-        self.shift(offset)
+        self.shift(range)
     }
 }
 
@@ -194,9 +198,9 @@ impl Driver for Raw {
         }
     }
 
-    fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
-        let found = match self.window.get().shift(offset) {
-            Ok(offset) => self.below.locate(purpose, offset, len),
+    fn locate(&self, purpose: Purpose, range: Range) -> Answer<'_, IoResult<Extent>> {
+        let found = match self.window.get().shift(range) {
+            Ok(range) => self.below.locate(purpose, range),
             Err(error) => Answer::ready(Err(error)),
         };
         if purpose == Purpose::Read && self.below.child().hears() {
@@ -206,15 +210,16 @@ impl Driver for Raw {
     }
 
     fn read(self: Rc<Self>, offset: u64, buffers: Buffers, flags: RequestFlags) -> Answer<'static, Transfer> {
-        match self.window.get().shift(offset) {
-            Ok(offset) => Answer::wait(async move { self.below.read(offset, buffers, flags).await }),
+        let range = Range::new(offset, bytes_in(&buffers)).map_err(IoError::from);
+        match range.and_then(|range| self.window.get().shift(range)) {
+            Ok(range) => Answer::wait(async move { self.below.read(range.offset(), buffers, flags).await }),
             Err(error) => Answer::ready((Err(error), buffers)),
         }
     }
 
-    fn place(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
-        let placed = match self.window.get().shift_within(offset, len) {
-            Ok(offset) => self.below.place(offset, len, flags),
+    fn place(&self, range: Range, flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+        let placed = match self.window.get().shift_within(range) {
+            Ok(range) => self.below.place(range, flags),
             Err(error) => Answer::ready(Err(error)),
         };
         if self.below.child().hears() {
@@ -229,22 +234,23 @@ impl Driver for Raw {
         buffers: Buffers,
         flags: RequestFlags,
     ) -> Answer<'static, Transfer> {
-        match self.window.get().shift_within(offset, bytes_in(&buffers)) {
-            Ok(offset) => Answer::wait(async move { self.below.write(offset, buffers, flags).await }),
+        let range = Range::new(offset, bytes_in(&buffers)).map_err(IoError::from);
+        match range.and_then(|range| self.window.get().shift_within(range)) {
+            Ok(range) => Answer::wait(async move { self.below.write(range.offset(), buffers, flags).await }),
             Err(error) => Answer::ready((Err(error), buffers)),
         }
     }
 
-    fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
-        match self.window.get().shift_within(offset, len) {
-            Ok(offset) => Answer::wait(self.below.write_zeroes(offset, len, flags)),
+    fn write_zeroes(&self, range: Range, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
+        match self.window.get().shift_within(range) {
+            Ok(range) => Answer::wait(self.below.write_zeroes(range, flags)),
             Err(error) => Answer::ready(Err(error)),
         }
     }
 
-    fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
-        match self.window.get().shift_within(offset, len) {
-            Ok(offset) => Answer::wait(self.below.discard(offset, len)),
+    fn discard(&self, range: Range) -> Answer<'_, IoResult<()>> {
+        match self.window.get().shift_within(range) {
+            Ok(range) => Answer::wait(self.below.discard(range)),
             Err(error) => Answer::ready(Err(error)),
         }
     }
@@ -261,7 +267,9 @@ impl Driver for Raw {
             let text = "Cannot resize fixed-size raw disks";
             return Answer::ready(Err(Error::new(ErrorKind::Unsupported, text)));
         }
-        let end = window.shift(size).ok().filter(|end| i64::try_from(*end).is_ok());
+        let end = size
+            .checked_add(window.offset)
+            .filter(|end| i64::try_from(*end).is_ok());
         let Some(end) = end else {
             let text = "Disk size too large for the chosen offset";
             return Answer::ready(Err(Error::new(ErrorKind::InvalidArgument, text)));

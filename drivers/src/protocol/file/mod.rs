@@ -35,8 +35,8 @@ use futures_util::future::LocalBoxFuture;
 use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
 use millpond_messages::{
-    BlockSizes, Error, ErrorKind, Geometry, IoError, IoResult, Limits, OpenFlags, Permissions, RequestFlags,
-    Result,
+    BlockSizes, Error, ErrorKind, Geometry, IoError, IoResult, Limits, OpenFlags, Permissions, Range,
+    RequestFlags, Result,
 };
 
 use crate::api::{
@@ -329,8 +329,8 @@ impl Driver for File {
         }
     }
 
-    fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
-        self.locate_data(purpose, offset, len)
+    fn locate(&self, purpose: Purpose, range: Range) -> Answer<'_, IoResult<Extent>> {
+        self.locate_data(purpose, range.offset(), range.len())
     }
 
     fn read(
@@ -342,8 +342,8 @@ impl Driver for File {
         Answer::wait(async move { self.read_all(offset, buffers).await })
     }
 
-    fn place(&self, _offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
-        Answer::ready(Ok(Placement::own(len)))
+    fn place(&self, range: Range, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+        Answer::ready(Ok(Placement::own(range.len())))
     }
 
     fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
@@ -362,12 +362,12 @@ impl Driver for File {
         })
     }
 
-    fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
-        Answer::wait(self.zero(offset, len, flags))
+    fn write_zeroes(&self, range: Range, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
+        Answer::wait(self.zero(range.offset(), range.len(), flags))
     }
 
-    fn discard(&self, offset: u64, len: u64) -> Answer<'_, IoResult<()>> {
-        Answer::wait(self.forget(offset, len))
+    fn discard(&self, range: Range) -> Answer<'_, IoResult<()>> {
+        Answer::wait(self.forget(range.offset(), range.len()))
     }
 
     fn flush(&self) -> Answer<'_, IoResult<()>> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
-use millpond_messages::{Error, ErrorKind, IoError, IoResult, RequestFlags, Result};
+use millpond_messages::{Error, ErrorKind, IoError, IoResult, Range, RequestFlags, Result};
 
 use crate::api::reopen::check_unchanged;
 use crate::api::{
@@ -159,12 +159,12 @@ impl Driver for Null {
         }
     }
 
-    fn locate(&self, purpose: Purpose, _offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
+    fn locate(&self, purpose: Purpose, range: Range) -> Answer<'_, IoResult<Extent>> {
         let at = match purpose {
             Purpose::Status { .. } if self.config.read_zeroes => At::Zero { reserved: None },
             Purpose::Status { .. } | Purpose::Read => At::Own,
         };
-        Answer::ready(Ok(Extent::new(len, at)))
+        Answer::ready(Ok(Extent::new(range.len(), at)))
     }
 
     fn read(
@@ -179,8 +179,8 @@ impl Driver for Null {
         self.after_latency((Ok(()), buffers))
     }
 
-    fn place(&self, _offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
-        Answer::ready(Ok(Placement::own(len)))
+    fn place(&self, range: Range, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+        Answer::ready(Ok(Placement::own(range.len())))
     }
 
     fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
@@ -196,11 +196,11 @@ impl Driver for Null {
         self.after_latency((Ok(()), buffers))
     }
 
-    fn write_zeroes(&self, _offset: u64, _len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<()>> {
+    fn write_zeroes(&self, _range: Range, _flags: RequestFlags) -> Answer<'_, IoResult<()>> {
         self.after_latency(Ok(()))
     }
 
-    fn discard(&self, _offset: u64, _len: u64) -> Answer<'_, IoResult<()>> {
+    fn discard(&self, _range: Range) -> Answer<'_, IoResult<()>> {
         Answer::ready(Err(IoError::NotSupported))
     }
 

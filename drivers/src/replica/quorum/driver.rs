@@ -7,7 +7,9 @@ use futures_util::future::join_all;
 use millpond_messages::error::errno::{EIO, ENOMEM};
 use millpond_messages::io::Preallocation;
 use millpond_messages::qapi::QuorumOperation;
-use millpond_messages::{ChildSlot, Error, ErrorKind, IoError, IoResult, RequestFlags, Result, StatusFlags};
+use millpond_messages::{
+    ChildSlot, Error, ErrorKind, IoError, IoResult, Range, RequestFlags, Result, StatusFlags,
+};
 
 use super::kind::{Reads, Settings};
 use super::vote::{self, Version};
@@ -298,10 +300,12 @@ impl Driver for Quorum {
         }
     }
 
-    fn locate(&self, purpose: Purpose, offset: u64, len: u64) -> Answer<'_, IoResult<Extent>> {
+    fn locate(&self, purpose: Purpose, range: Range) -> Answer<'_, IoResult<Extent>> {
         match purpose {
-            Purpose::Read => Answer::ready(Ok(Extent::new(len, At::Own))),
-            Purpose::Status { want_zero } => Answer::wait(self.status(want_zero, offset, len)),
+            Purpose::Read => Answer::ready(Ok(Extent::new(range.len(), At::Own))),
+            Purpose::Status { want_zero } => {
+                Answer::wait(self.status(want_zero, range.offset(), range.len()))
+            }
         }
     }
 
@@ -319,8 +323,8 @@ impl Driver for Quorum {
         }
     }
 
-    fn place(&self, _offset: u64, len: u64, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
-        Answer::ready(Ok(Placement::own(len)))
+    fn place(&self, range: Range, _flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
+        Answer::ready(Ok(Placement::own(range.len())))
     }
 
     fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
@@ -336,15 +340,15 @@ impl Driver for Quorum {
         Answer::wait(async move { self.write_all(offset, buffers, flags).await })
     }
 
-    fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
+    fn write_zeroes(&self, range: Range, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
         // A child that cannot would be left behind while the others have zeroes already.
         if flags.contains(RequestFlags::NO_FALLBACK) {
             return Answer::ready(Err(IoError::NotSupported));
         }
-        Answer::wait(self.zero_all(offset, len, flags))
+        Answer::wait(self.zero_all(range.offset(), range.len(), flags))
     }
 
-    fn discard(&self, _offset: u64, _len: u64) -> Answer<'_, IoResult<()>> {
+    fn discard(&self, _range: Range) -> Answer<'_, IoResult<()>> {
         // What children read as after that may differ.
         Answer::ready(Err(IoError::NotSupported))
     }

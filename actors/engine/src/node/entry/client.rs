@@ -16,7 +16,7 @@ use millpond_messages::error::errno::ENOMEM;
 use millpond_messages::handshake::WaitingNode;
 use millpond_messages::io::{Operation, Outcome};
 use millpond_messages::{
-    BlockStatus, IoError, IoResult, IoThreadId, NodeId, Permissions, RequestFlags, RootId,
+    BlockStatus, IoError, IoResult, IoThreadId, NodeId, Permissions, Range, RequestFlags, RootId,
 };
 use millpond_ring::buffer::{Buffer, Buffers};
 
@@ -388,7 +388,8 @@ macro_rules! requests {
             /// # Errors
             /// The request's.
             pub async fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> IoResult<()> {
-                self.request(Operation::WriteZeroes { offset, len, flags })
+                let range = Range::new(offset, len)?;
+                self.request(Operation::WriteZeroes { range, flags })
                     .await
                     .into_done()
             }
@@ -398,9 +399,8 @@ macro_rules! requests {
             /// # Errors
             /// The request's.
             pub async fn discard(&self, offset: u64, len: u64) -> IoResult<()> {
-                self.request(Operation::Discard { offset, len })
-                    .await
-                    .into_done()
+                let range = Range::new(offset, len)?;
+                self.request(Operation::Discard { range }).await.into_done()
             }
 
             /// Makes what was acknowledged durable.
@@ -431,8 +431,7 @@ macro_rules! requests {
                 whole_chain: bool,
             ) -> IoResult<BlockStatus> {
                 let operation = Operation::BlockStatus {
-                    offset,
-                    len,
+                    range: Range::new(offset, len)?,
                     want_zero,
                     whole_chain,
                     base: None,
@@ -453,8 +452,7 @@ macro_rules! requests {
                 base: NodeId,
             ) -> IoResult<BlockStatus> {
                 let operation = Operation::BlockStatus {
-                    offset,
-                    len,
+                    range: Range::new(offset, len)?,
                     want_zero,
                     whole_chain: true,
                     base: Some(base),

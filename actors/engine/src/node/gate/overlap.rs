@@ -9,13 +9,12 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-use millpond_messages::IoError;
+use millpond_messages::{IoError, Range};
 use slab::Slab;
 
 #[derive(Debug, Clone, Copy)]
 struct Tracked {
-    start: u64,
-    end: u64,
+    range: Range,
     serialising: bool,
     order: u64,
 }
@@ -36,18 +35,17 @@ pub struct Tracking {
 }
 
 impl Tracker {
-    /// Registers a request for `start..end`, and waits for those that it has to wait for.
+    /// Registers a request for a range, and waits for those that it has to wait for.
     ///
     /// # Errors
     /// [`IoError::WouldWait`] if `no_wait` is set and it had to.
     pub async fn begin(
         self: &Rc<Self>,
-        start: u64,
-        end: u64,
+        range: Range,
         serialising: bool,
         no_wait: bool,
     ) -> Result<Tracking, IoError> {
-        let (entry, tracking) = self.register(start, end, serialising);
+        let (entry, tracking) = self.register(range, serialising);
         if !self.must_wait(&entry) {
             return Ok(tracking);
         }
@@ -66,17 +64,16 @@ impl Tracker {
     }
 
     /// Registers a request that is not serialising, unless it had to wait.
-    pub fn try_begin(self: &Rc<Self>, start: u64, end: u64) -> Option<Tracking> {
-        let (entry, tracking) = self.register(start, end, false);
+    pub fn try_begin(self: &Rc<Self>, range: Range) -> Option<Tracking> {
+        let (entry, tracking) = self.register(range, false);
         (!self.must_wait(&entry)).then_some(tracking)
     }
 
-    fn register(self: &Rc<Self>, start: u64, end: u64, serialising: bool) -> (Tracked, Tracking) {
+    fn register(self: &Rc<Self>, range: Range, serialising: bool) -> (Tracked, Tracking) {
         let order = self.next_order.get();
         self.next_order.set(order.wrapping_add(1));
         let entry = Tracked {
-            start,
-            end,
+            range,
             serialising,
             order,
         };
@@ -98,8 +95,7 @@ impl Tracker {
         self.entries.borrow().iter().any(|(_, other)| {
             other.order < entry.order
                 && (other.serialising || entry.serialising)
-                && other.start < entry.end
-                && entry.start < other.end
+                && other.range.overlaps(entry.range)
         })
     }
 }
@@ -127,7 +123,7 @@ mod tests {
 
     fn begin(tracker: &Rc<Tracker>, range: std::ops::Range<u64>, serialising: bool) -> Option<Tracking> {
         tracker
-            .begin(range.start, range.end, serialising, false)
+            .begin(Range::between(range.start, range.end), serialising, false)
             .now_or_never()
             .map(Result::unwrap)
     }
@@ -143,9 +139,9 @@ mod tests {
     fn a_serialising_request_waits_for_earlier_ones_and_holds_back_later_ones() {
         let tracker = Rc::new(Tracker::default());
         let first = begin(&tracker, 0..10, false).unwrap();
-        let mut second = Box::pin(tracker.begin(5, 15, true, false));
+        let mut second = Box::pin(tracker.begin(Range::between(5, 15), true, false));
         assert!((&mut second).now_or_never().is_none());
-        let mut third = Box::pin(tracker.begin(12, 20, false, false));
+        let mut third = Box::pin(tracker.begin(Range::between(12, 20), false, false));
         assert!((&mut third).now_or_never().is_none());
         assert!(
             begin(&tracker, 20..30, false).is_some(),
@@ -176,7 +172,10 @@ mod tests {
     fn no_wait_fails_instead_of_waiting_and_leaves_nothing_behind() {
         let tracker = Rc::new(Tracker::default());
         let first = begin(&tracker, 0..10, true).unwrap();
-        let refused = tracker.begin(0, 1, false, true).now_or_never().unwrap();
+        let refused = tracker
+            .begin(Range::between(0, 1), false, true)
+            .now_or_never()
+            .unwrap();
         assert_eq!(refused.err(), Some(IoError::WouldWait));
         drop(first);
         assert!(begin(&tracker, 0..10, true).is_some());
@@ -186,7 +185,7 @@ mod tests {
     fn one_that_gives_up_waiting_no_longer_holds_others_back() {
         let tracker = Rc::new(Tracker::default());
         let first = begin(&tracker, 0..10, false).unwrap();
-        let mut second = Box::pin(tracker.begin(0, 10, true, false));
+        let mut second = Box::pin(tracker.begin(Range::between(0, 10), true, false));
         assert!((&mut second).now_or_never().is_none());
         drop(second);
         assert!(begin(&tracker, 0..10, false).is_some());

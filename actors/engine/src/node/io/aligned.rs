@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use millpond_drivers::api::{Answer, Transfer};
 use millpond_messages::error::errno::ENOMEM;
-use millpond_messages::{DebugEvent, IoError, IoResult, RequestFlags};
+use millpond_messages::{DebugEvent, IoError, IoResult, Range, RequestFlags};
 use millpond_ring::buffer::{Buffer, Buffers};
 
 use super::write::flags_below;
@@ -78,8 +78,8 @@ pub(super) fn ready_to_write(
     if !node.tracks_blocks() {
         return Some(None);
     }
-    let end = offset.saturating_add(bytes_in(buffers));
-    node.tracker().try_begin(offset, end).map(Some)
+    let range = Range::new(offset, bytes_in(buffers)).ok()?;
+    node.tracker().try_begin(range).map(Some)
 }
 
 fn fits(node: &NodeCell, offset: u64, buffers: &Buffers) -> bool {
@@ -186,11 +186,14 @@ async fn tracked_write(
     mut rest: Buffers,
     flags: RequestFlags,
 ) -> Transfer {
-    let end = offset.saturating_add(bytes_in(&rest));
+    let range = match Range::new(offset, bytes_in(&rest)) {
+        Ok(range) => range,
+        Err(error) => return (Err(error.into()), rest),
+    };
     let tracking = if node.tracks_blocks() {
         match node
             .tracker()
-            .begin(offset, end, flags.contains(RequestFlags::SERIALISING), false)
+            .begin(range, flags.contains(RequestFlags::SERIALISING), false)
             .await
         {
             Ok(tracking) => Some(tracking),
@@ -235,9 +238,11 @@ async fn read_modify_write(
     flags: RequestFlags,
 ) -> IoResult<()> {
     let range = around(node, offset, bytes_in(buffers))?;
-    let end = range.start.saturating_add(range.len);
     let no_wait = flags.contains(RequestFlags::NO_WAIT);
-    let _alone = node.tracker().begin(range.start, end, true, no_wait).await?;
+    let _alone = node
+        .tracker()
+        .begin(Range::new(range.start, range.len)?, true, no_wait)
+        .await?;
     let (head, mut block) = if range.head == 0 && range.len == bytes_in(buffers) {
         (0, aligned_buffer(node, buffers.len())?)
     } else {

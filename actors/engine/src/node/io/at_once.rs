@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use millpond_drivers::api::{Answer, Driver, Ticket, Transfer};
 use millpond_messages::io::{Operation, OperationKind, Outcome};
-use millpond_messages::{NodeId, OpenFlags, RequestFlags};
+use millpond_messages::{NodeId, OpenFlags, Range, RequestFlags};
 use millpond_ring::buffer::Buffers;
 use smallvec::SmallVec;
 
@@ -114,8 +114,10 @@ pub fn begin(cell: &Rc<NodeCell>, operation: Operation<Buffers>, by: By<'_>) -> 
 fn read(cell: &Rc<NodeCell>, offset: u64, mut buffers: Buffers, by: By<'_>) -> Step {
     let len = bytes_in(&buffers);
     let mut way = Way::default();
-    let found = match check_within(cell, offset, len, true, by) {
-        Ok(()) if len > 0 => resolve_at_once(cell, offset, len, &mut way),
+    let found = match Range::new(offset, len) {
+        Ok(range) if len > 0 && check_within(cell, range, true, by).is_ok() => {
+            resolve_at_once(cell, range, &mut way)
+        }
         _ => None,
     };
     let ending = Ending {
@@ -145,15 +147,16 @@ fn read(cell: &Rc<NodeCell>, offset: u64, mut buffers: Buffers, by: By<'_>) -> S
 
 fn write(cell: &Rc<NodeCell>, offset: u64, buffers: Buffers, by: By<'_>) -> Step {
     let len = bytes_in(&buffers);
-    let is_plain = len > 0
-        && check_write(cell, offset, len, true, by).is_ok()
-        && cell.settings().detect_zeroes == DetectZeroes::Off
-        && !probed::concerns(cell, offset);
+    let is_plain = |range| {
+        len > 0
+            && check_write(cell, range, true, by).is_ok()
+            && cell.settings().detect_zeroes == DetectZeroes::Off
+            && !probed::concerns(cell, offset)
+    };
     let mut path = Path::default();
-    let placed = if is_plain {
-        place_at_once(cell, offset, len, &mut path)
-    } else {
-        None
+    let placed = match Range::new(offset, len) {
+        Ok(range) if is_plain(range) => place_at_once(cell, range, &mut path),
+        _ => None,
     };
     let mut ending = Ending {
         asked: Asked::now(OperationKind::Write, len),

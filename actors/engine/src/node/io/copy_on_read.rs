@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use millpond_drivers::api::Transfer;
-use millpond_messages::{DebugEvent, IoError, IoResult, OpenFlags, RequestFlags, StatusFlags};
+use millpond_messages::{DebugEvent, IoError, IoResult, OpenFlags, Range, RequestFlags, StatusFlags};
 use millpond_ring::buffer::Buffers;
 
 use super::{bytes_in, in_memory, read, status, tell, write, zeroes};
@@ -40,11 +40,13 @@ async fn copy_and_fill(
     flags: RequestFlags,
 ) -> IoResult<()> {
     let cluster = node.abilities().serialise_granularity.max(1);
-    let end = offset.saturating_add(bytes_in(buffers));
-    let first = offset / cluster * cluster;
-    let last = end.checked_next_multiple_of(cluster).ok_or(IoError::OutOfRange)?;
+    let range = Range::new(offset, bytes_in(buffers))?;
+    let end = range.end();
     let no_wait = flags.contains(RequestFlags::NO_WAIT);
-    let _alone = node.tracker().begin(first, last, true, no_wait).await?;
+    let _alone = node
+        .tracker()
+        .begin(range.widened_to(cluster)?, true, no_wait)
+        .await?;
     let wanted = !flags.contains(RequestFlags::PREFETCH);
     let mut at = offset;
     while at < end {
@@ -73,8 +75,12 @@ async fn copy_and_fill(
 
 /// How much from `offset` on the node has allocated itself, or has not.
 async fn look(node: &Rc<NodeCell>, offset: u64, len: u64) -> IoResult<Piece> {
-    let status =
-        status::block_status(node, offset, len.min(COPY_MAX), status::Wanted::of_node(false)).await?;
+    let status = status::block_status(
+        node,
+        Range::new(offset, len.min(COPY_MAX))?,
+        status::Wanted::of_node(false),
+    )
+    .await?;
     if status.len == 0 {
         return Err(IoError::Corrupt);
     }
@@ -104,7 +110,7 @@ async fn copy(node: &Rc<NodeCell>, first: u64, last: u64) -> IoResult<Buffers> {
     tell(node, DebugEvent::CorWrite).await;
     if found.is_zero() {
         let len = bytes_in(&found);
-        zeroes::zero_unchanged(node, first, len).await?;
+        zeroes::zero_unchanged(node, Range::new(first, len)?).await?;
         return Ok(found);
     }
     let (result, found) = write::write_piece(node, first, found, RequestFlags::WRITE_UNCHANGED).await;

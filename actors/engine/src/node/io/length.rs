@@ -3,7 +3,9 @@
 use std::rc::Rc;
 
 use millpond_messages::io::{Operation, Preallocation};
-use millpond_messages::{Error, ErrorKind, IoError, IoResult, RequestFlags, Result, Role, check_length};
+use millpond_messages::{
+    Error, ErrorKind, IoError, IoResult, Range, RequestFlags, Result, Role, check_length,
+};
 
 use super::By;
 use crate::node::cell::edge::EdgeCell;
@@ -40,7 +42,10 @@ pub async fn truncate(
     }
     let kept = cell.size().min(size);
     // Nothing else may touch what appears or goes away.
-    let alone = cell.tracker().begin(kept, u64::MAX, true, false).await;
+    let alone = cell
+        .tracker()
+        .begin(Range::between(kept, u64::MAX), true, false)
+        .await;
     let _alone = alone.map_err(|error| Error::io("Could not resize", error))?;
     let driver = cell
         .driver()
@@ -73,7 +78,10 @@ pub(super) async fn reach(cell: &Rc<NodeCell>, end: u64) -> IoResult<()> {
     if !falls_short(cell, end) {
         return Ok(());
     }
-    let _alone = cell.tracker().begin(cell.size(), u64::MAX, true, false).await?;
+    let _alone = cell
+        .tracker()
+        .begin(Range::between(cell.size(), u64::MAX), true, false)
+        .await?;
     // Another write may have had the same done meanwhile.
     if !falls_short(cell, end) {
         return Ok(());

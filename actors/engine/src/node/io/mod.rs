@@ -15,7 +15,7 @@ mod zeroes;
 use std::rc::Rc;
 
 use millpond_messages::io::{Operation, OperationKind, Outcome, Value};
-use millpond_messages::{DebugEvent, IoError, IoResult, OpenFlags, RequestFlags, check_range};
+use millpond_messages::{DebugEvent, IoError, IoResult, OpenFlags, Range, RequestFlags, check_range};
 use millpond_ring::buffer::Buffers;
 use smallvec::SmallVec;
 
@@ -107,20 +107,19 @@ fn check(cell: &NodeCell, operation: &Operation<Buffers>, by: By<'_>) -> IoResul
         return Err(IoError::NotPermitted);
     }
     let (offset, len) = range_of(operation);
+    let range = Range::new(offset, len)?;
     match operation {
-        Operation::Read { .. } => check_within(cell, offset, len, true, by),
+        Operation::Read { .. } => check_within(cell, range, true, by),
         Operation::Write { flags, .. } => {
-            check_write(cell, offset, len, true, by)?;
+            check_write(cell, range, true, by)?;
             let compressed = flags.contains(RequestFlags::WRITE_COMPRESSED);
             if compressed && !cell.abilities().write_compressed {
                 return Err(IoError::NotSupported);
             }
             Ok(())
         }
-        Operation::WriteZeroes { .. } | Operation::Discard { .. } => {
-            check_write(cell, offset, len, false, by)
-        }
-        Operation::BlockStatus { .. } => check_range(offset, len, false).map_err(|_| IoError::OutOfRange),
+        Operation::WriteZeroes { .. } | Operation::Discard { .. } => check_write(cell, range, false, by),
+        Operation::BlockStatus { .. } => Ok(check_range(range, false)?),
         Operation::Flush | Operation::Truncate { .. } | Operation::Length | Operation::AllocatedSize => {
             Ok(())
         }
@@ -139,10 +138,10 @@ async fn dispatch(cell: &Rc<NodeCell>, operation: Operation<Buffers>, by: By<'_>
             buffers,
             flags,
         } => with_buffers(write::write(cell, offset, buffers, flags, by).await),
-        Operation::WriteZeroes { offset, len, flags } => {
-            done(Box::pin(zeroes::write_zeroes(cell, offset, len, flags, by)).await)
+        Operation::WriteZeroes { range, flags } => {
+            done(Box::pin(zeroes::write_zeroes(cell, range, flags, by)).await)
         }
-        Operation::Discard { offset, len } => done(Box::pin(zeroes::discard(cell, offset, len, by)).await),
+        Operation::Discard { range } => done(Box::pin(zeroes::discard(cell, range, by)).await),
         Operation::Flush => done(Box::pin(flush::flush(cell)).await),
         Operation::Truncate {
             size,
@@ -154,8 +153,7 @@ async fn dispatch(cell: &Rc<NodeCell>, operation: Operation<Buffers>, by: By<'_>
             done(truncated.map_err(|error| IoError::from_errno(error.errno())))
         }
         Operation::BlockStatus {
-            offset,
-            len,
+            range,
             want_zero,
             whole_chain,
             base,
@@ -169,7 +167,7 @@ async fn dispatch(cell: &Rc<NodeCell>, operation: Operation<Buffers>, by: By<'_>
             let status = if cell.flags().contains(OpenFlags::INACTIVE) {
                 Err(IoError::NotPermitted)
             } else {
-                Box::pin(status::block_status(cell, offset, len, wanted)).await
+                Box::pin(status::block_status(cell, range, wanted)).await
             };
             Outcome::plain(status.map(Value::Status))
         }
@@ -235,9 +233,9 @@ pub fn range_of(operation: &Operation<Buffers>) -> (u64, u64) {
         Operation::Read { offset, buffers, .. } | Operation::Write { offset, buffers, .. } => {
             (*offset, bytes_in(buffers))
         }
-        Operation::WriteZeroes { offset, len, .. }
-        | Operation::Discard { offset, len }
-        | Operation::BlockStatus { offset, len, .. } => (*offset, *len),
+        Operation::WriteZeroes { range, .. }
+        | Operation::Discard { range }
+        | Operation::BlockStatus { range, .. } => (range.offset(), range.len()),
         Operation::Flush | Operation::Truncate { .. } | Operation::Length | Operation::AllocatedSize => {
             (0, 0)
         }
@@ -278,9 +276,8 @@ fn with_fua(operation: Operation<Buffers>) -> Operation<Buffers> {
             buffers,
             flags: flags | RequestFlags::FUA,
         },
-        Operation::WriteZeroes { offset, len, flags } => Operation::WriteZeroes {
-            offset,
-            len,
+        Operation::WriteZeroes { range, flags } => Operation::WriteZeroes {
+            range,
             flags: flags | RequestFlags::FUA,
         },
         other => other,
@@ -307,19 +304,19 @@ fn in_memory(len: u64) -> usize {
 }
 
 /// Checks a request that changes the node.
-fn check_write(cell: &NodeCell, offset: u64, len: u64, carries_data: bool, by: By<'_>) -> IoResult<()> {
+fn check_write(cell: &NodeCell, range: Range, carries_data: bool, by: By<'_>) -> IoResult<()> {
     if cell.is_read_only() {
         return Err(IoError::ReadOnly);
     }
     if cell.flags().contains(OpenFlags::INACTIVE) {
         return Err(IoError::NotPermitted);
     }
-    check_within(cell, offset, len, carries_data, by)
+    check_within(cell, range, carries_data, by)
 }
 
-fn check_within(cell: &NodeCell, offset: u64, len: u64, carries_data: bool, by: By<'_>) -> IoResult<()> {
-    check_range(offset, len, carries_data).map_err(|_| IoError::OutOfRange)?;
-    if !by.may_pass_end && offset.saturating_add(len) > cell.size() {
+fn check_within(cell: &NodeCell, range: Range, carries_data: bool, by: By<'_>) -> IoResult<()> {
+    check_range(range, carries_data)?;
+    if !by.may_pass_end && range.end() > cell.size() {
         return Err(IoError::OutOfRange);
     }
     Ok(())

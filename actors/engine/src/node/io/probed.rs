@@ -6,7 +6,7 @@
 
 use std::rc::Rc;
 
-use millpond_messages::{IoError, IoResult, RequestFlags};
+use millpond_messages::{IoError, IoResult, Range, RequestFlags};
 use millpond_ring::buffer::Buffers;
 
 use super::{bytes_in, in_memory, read};
@@ -41,7 +41,10 @@ pub async fn guard(
         SIGNATURE_BYTES
     };
     let no_wait = flags.contains(RequestFlags::NO_WAIT);
-    let alone = cell.tracker().begin(0, guarded, true, no_wait).await?;
+    let alone = cell
+        .tracker()
+        .begin(Range::between(0, guarded), true, no_wait)
+        .await?;
     let mut sector = [0_u8; SECTOR];
     if offset > 0 || end < SIGNATURE_BYTES {
         let old = read::read_whole(cell, 0, SIGNATURE_BYTES).await?;

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use millpond_drivers::api::{Answer, At, Extent, Purpose, Transfer};
 use millpond_messages::io::{Operation, OperationKind};
-use millpond_messages::{IoError, IoResult, RequestFlags};
+use millpond_messages::{IoError, IoResult, Range, RequestFlags};
 use millpond_ring::buffer::{Buffer, Buffers};
 use smallvec::SmallVec;
 
@@ -76,7 +76,8 @@ async fn transfer(
     while !rest.is_empty() {
         let mut way = Way::default();
         let asked = Asked::now(OperationKind::Read, bytes_in(&rest));
-        let (len, found) = match resolve(cell, offset, bytes_in(&rest), flags, track_first, &mut way).await {
+        let (len, found) = match resolve(cell, (offset, bytes_in(&rest)), flags, track_first, &mut way).await
+        {
             Ok(resolved) => resolved,
             Err(error) => {
                 asked.ended_below(cell, nodes(&way.passed), true);
@@ -139,25 +140,24 @@ async fn fetch(found: Found, mut piece: Buffers, flags: RequestFlags, by: By<'_>
 /// Follows a range down the chain: how many bytes of it are in one place, and which.
 async fn resolve(
     cell: &Rc<NodeCell>,
-    offset: u64,
-    len: u64,
+    (offset, len): (u64, u64),
     flags: RequestFlags,
     track_first: bool,
     way: &mut Way,
 ) -> IoResult<(u64, Found)> {
-    let mut descent = Descent::new(cell, offset, len, flags, track_first);
+    let mut descent = Descent::new(cell, Range::new(offset, len)?, flags, track_first);
     loop {
         // Noted before anything can fail here.
         pass(&mut way.passed, Rc::clone(&descent.node), 0);
         if let Some(found) = descent.arrive() {
             return Ok(found);
         }
-        if let Some((start, end)) = descent.tracked() {
-            way.held
-                .push(descent.node.tracker().begin(start, end, false, false).await?);
+        if descent.is_tracked() {
+            let tracker = descent.node.tracker();
+            way.held.push(tracker.begin(descent.range, false, false).await?);
         }
         let driver = descent.node.driver()?;
-        let extent = driver.locate(Purpose::Read, descent.at, descent.len).await?;
+        let extent = driver.locate(Purpose::Read, descent.range).await?;
         match descent.follow(extent)? {
             Next::Found(len, found) => return Ok((len, found)),
             Next::Node(child) => descent.node = child,
@@ -166,22 +166,17 @@ async fn resolve(
 }
 
 /// The same in one step; `None` where something has to be waited for, or it fails: nothing has happened then.
-pub(super) fn resolve_at_once(
-    cell: &Rc<NodeCell>,
-    offset: u64,
-    len: u64,
-    way: &mut Way,
-) -> Option<(u64, Found)> {
-    let mut descent = Descent::new(cell, offset, len, RequestFlags::empty(), true);
+pub(super) fn resolve_at_once(cell: &Rc<NodeCell>, range: Range, way: &mut Way) -> Option<(u64, Found)> {
+    let mut descent = Descent::new(cell, range, RequestFlags::empty(), true);
     let found = loop {
         if let Some(found) = descent.arrive() {
             break found;
         }
-        if let Some((start, end)) = descent.tracked() {
-            way.held.push(descent.node.tracker().try_begin(start, end)?);
+        if descent.is_tracked() {
+            way.held.push(descent.node.tracker().try_begin(descent.range)?);
         }
         let driver = descent.node.driver().ok()?;
-        let Answer::Ready(extent) = driver.locate(Purpose::Read, descent.at, descent.len) else {
+        let Answer::Ready(extent) = driver.locate(Purpose::Read, descent.range) else {
             return None;
         };
         match descent.follow(extent?.ok()?).ok()? {
@@ -205,21 +200,18 @@ enum Next {
 struct Descent {
     /// The node that has the range now.
     node: Rc<NodeCell>,
-    /// Its first byte there.
-    at: u64,
-    /// How many bytes from there on are in one place, as far as is known.
-    len: u64,
+    /// Where the range is there, as far as it is known to be in one place.
+    range: Range,
     flags: RequestFlags,
     /// Whether the node tracks what passes it.
     track: bool,
 }
 
 impl Descent {
-    fn new(cell: &Rc<NodeCell>, offset: u64, len: u64, flags: RequestFlags, track_first: bool) -> Self {
+    fn new(cell: &Rc<NodeCell>, range: Range, flags: RequestFlags, track_first: bool) -> Self {
         Self {
             node: Rc::clone(cell),
-            at: offset,
-            len,
+            range,
             flags,
             track: track_first,
         }
@@ -228,26 +220,26 @@ impl Descent {
     /// The end of the way, if that is known before the node's driver is asked.
     fn arrive(&mut self) -> Option<(u64, Found)> {
         // A node's bytes past its end are zeroes to whoever stands above it.
-        let left = self.node.size().saturating_sub(self.at);
+        let left = self.node.size().saturating_sub(self.range.offset());
         if left == 0 {
-            return Some((self.len, Found::Zero));
+            return Some((self.range.len(), Found::Zero));
         }
-        self.len = self.len.min(left);
+        self.range = self.range.first(left);
         let copied = self.track && self.node.copies_up(self.flags);
-        copied.then(|| (self.len, self.copied()))
+        copied.then(|| (self.range.len(), self.copied()))
     }
 
     fn copied(&self) -> Found {
         Found::Copied {
             node: Rc::clone(&self.node),
-            offset: self.at,
+            offset: self.range.offset(),
         }
     }
 
-    /// The range to be tracked at the node, if it is to be.
-    fn tracked(&mut self) -> Option<(u64, u64)> {
+    /// Whether the range is to be tracked at the node.
+    fn is_tracked(&mut self) -> bool {
         let track = std::mem::replace(&mut self.track, true);
-        (track && self.node.tracks()).then(|| (self.at, self.at.saturating_add(self.len)))
+        track && self.node.tracks()
     }
 
     /// Goes where the driver points: to the end of the way, or one node further.
@@ -255,28 +247,28 @@ impl Descent {
         if extent.len == 0 {
             return Err(IoError::Corrupt);
         }
-        self.len = self.len.min(extent.len);
+        self.range = self.range.first(extent.len);
+        let (len, at) = (self.range.len(), self.range.offset());
         let (behind, next) = match extent.at {
             At::Own | At::Special => {
                 let node = Rc::clone(&self.node);
-                let offset = self.at;
-                return Ok(Next::Found(self.len, Found::Here { node, offset }));
+                return Ok(Next::Found(len, Found::Here { node, offset: at }));
             }
-            At::Zero { .. } => return Ok(Next::Found(self.len, Found::Zero)),
+            At::Zero { .. } => return Ok(Next::Found(len, Found::Zero)),
             At::Child { slot, offset } => (self.node.edge(slot).map(|edge| edge.behind()), offset),
             At::Unallocated => match self.node.backing_edge().map(|edge| edge.behind()) {
-                None | Some(Behind::None) => return Ok(Next::Found(self.len, Found::Zero)),
-                behind => (behind, self.at),
+                None | Some(Behind::None) => return Ok(Next::Found(len, Found::Zero)),
+                behind => (behind, at),
             },
         };
         match behind.unwrap_or_default() {
             Behind::Here(child) => {
-                self.at = next;
+                self.range = self.range.moved_to(next)?;
                 Ok(Next::Node(child))
             }
             Behind::There(address) => {
                 let offset = next;
-                Ok(Next::Found(self.len, Found::There { address, offset }))
+                Ok(Next::Found(len, Found::There { address, offset }))
             }
             Behind::None => Err(IoError::NoMedium),
         }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use millpond_drivers::api::{At, Extent, Purpose};
 use millpond_messages::io::{Operation, OperationKind};
-use millpond_messages::{BlockStatus, IoError, IoResult, NodeId, StatusFlags};
+use millpond_messages::{BlockStatus, IoError, IoResult, NodeId, Range, StatusFlags};
 use millpond_ring::buffer::Buffers;
 
 use super::{Passed, nodes, pass};
@@ -33,10 +33,9 @@ impl Wanted {
         }
     }
 
-    fn of(self, offset: u64, len: u64) -> Operation<Buffers> {
+    const fn of(self, range: Range) -> Operation<Buffers> {
         Operation::BlockStatus {
-            offset,
-            len,
+            range,
             want_zero: self.zero,
             whole_chain: self.whole_chain,
             base: self.base,
@@ -55,14 +54,9 @@ impl Wanted {
 }
 
 /// The status of the start of a range, which was checked.
-pub async fn block_status(
-    cell: &Rc<NodeCell>,
-    offset: u64,
-    len: u64,
-    wanted: Wanted,
-) -> IoResult<BlockStatus> {
+pub async fn block_status(cell: &Rc<NodeCell>, range: Range, wanted: Wanted) -> IoResult<BlockStatus> {
     let size = cell.size();
-    if offset >= size {
+    if range.offset() >= size {
         return Ok(BlockStatus {
             flags: StatusFlags::EOF,
             len: 0,
@@ -70,7 +64,7 @@ pub async fn block_status(
             depth: 0,
         });
     }
-    if len == 0 {
+    if range.is_empty() {
         return Ok(BlockStatus {
             flags: StatusFlags::empty(),
             len: 0,
@@ -78,13 +72,13 @@ pub async fn block_status(
             depth: 0,
         });
     }
-    let len = len.min(size - offset);
-    let asked = Asked::now(OperationKind::BlockStatus, len);
+    let range = range.first(size - range.offset());
+    let asked = Asked::now(OperationKind::BlockStatus, range.len());
     let mut passed = Passed::new();
-    let status = chain_status(cell, offset, len, wanted, &mut passed).await;
+    let status = chain_status(cell, range, wanted, &mut passed).await;
     asked.ended_below(cell, nodes(&passed), status.is_err());
     let mut status = status?;
-    if offset.saturating_add(status.len) >= size {
+    if range.offset().saturating_add(status.len) >= size {
         status.flags |= StatusFlags::EOF;
     }
     Ok(status)
@@ -92,35 +86,27 @@ pub async fn block_status(
 
 async fn chain_status(
     cell: &Rc<NodeCell>,
-    offset: u64,
-    len: u64,
+    mut range: Range,
     wanted: Wanted,
     passed: &mut Passed,
 ) -> IoResult<BlockStatus> {
-    let (mut node, mut len, mut depth) = (Rc::clone(cell), len, 1_u32);
+    let (mut node, mut depth) = (Rc::clone(cell), 1_u32);
     loop {
-        let left = node.size().saturating_sub(offset);
+        let left = node.size().saturating_sub(range.offset());
         if left == 0 {
-            // The layer above deferred to this one, which is short: the zeroes beyond its end are its own.
-            let flags = StatusFlags::ZERO | StatusFlags::ALLOCATED;
-            return Ok(BlockStatus {
-                flags,
-                len,
-                map: None,
-                depth,
-            });
+            return Ok(short(range, depth));
         }
-        len = len.min(left);
         let purpose = Purpose::Status {
             want_zero: wanted.zero,
         };
-        let extent = node.driver()?.locate(purpose, offset, len).await?;
+        range = range.first(left);
+        let extent = node.driver()?.locate(purpose, range).await?;
         if extent.len == 0 {
             return Err(IoError::Corrupt);
         }
-        len = len.min(extent.len);
+        range = range.first(extent.len);
         if extent.at != At::Unallocated {
-            let mut status = Box::pin(decided(&node, offset, len, wanted, extent)).await?;
+            let mut status = Box::pin(decided(&node, range, wanted, extent)).await?;
             if status.depth > 0 {
                 status.depth = status.depth.saturating_add(depth - 1);
             }
@@ -129,7 +115,7 @@ async fn chain_status(
         let behind = node.backing_edge().map(|edge| edge.behind()).unwrap_or_default();
         let mut status = BlockStatus {
             flags: StatusFlags::empty(),
-            len,
+            len: range.len(),
             map: None,
             depth: 0,
         };
@@ -147,24 +133,28 @@ async fn chain_status(
                 node = child;
             }
             Behind::There(address) => {
-                let mut below = send_there(&address, wanted.of(offset, len)).await.into_status()?;
-                return Ok(deeper(&mut below, len, depth));
+                let mut below = send_there(&address, wanted.of(range)).await.into_status()?;
+                return Ok(deeper(&mut below, range, depth));
             }
             Behind::None => return Err(IoError::NoMedium),
         }
     }
 }
 
+/// A layer that the one above deferred to, and that is too short for it: the zeroes beyond its end are its own.
+fn short(range: Range, depth: u32) -> BlockStatus {
+    BlockStatus {
+        flags: StatusFlags::ZERO | StatusFlags::ALLOCATED,
+        len: range.len(),
+        map: None,
+        depth,
+    }
+}
+
 /// The answer of a layer of another iothread, seen from here.
-fn deeper(below: &mut BlockStatus, len: u64, depth: u32) -> BlockStatus {
+fn deeper(below: &mut BlockStatus, range: Range, depth: u32) -> BlockStatus {
     if below.len == 0 {
-        let flags = StatusFlags::ZERO | StatusFlags::ALLOCATED;
-        return BlockStatus {
-            flags,
-            len,
-            map: None,
-            depth,
-        };
+        return short(range, depth);
     }
     if below.depth > 0 {
         below.depth = below.depth.saturating_add(depth - 1);
@@ -174,15 +164,10 @@ fn deeper(below: &mut BlockStatus, len: u64, depth: u32) -> BlockStatus {
 }
 
 /// What one node says of a range that its driver has at `extent`; a transparent one lets its child speak.
-async fn decided(
-    node: &Rc<NodeCell>,
-    offset: u64,
-    len: u64,
-    wanted: Wanted,
-    extent: Extent,
-) -> IoResult<BlockStatus> {
+async fn decided(node: &Rc<NodeCell>, range: Range, wanted: Wanted, extent: Extent) -> IoResult<BlockStatus> {
     let data = StatusFlags::DATA | StatusFlags::ALLOCATED;
     let mapped = StatusFlags::OFFSET_VALID;
+    let (offset, len) = (range.offset(), range.len());
     let (flags, map) = match extent.at {
         // Only what stores bytes itself has a place for them.
         At::Own if node.kind().is_protocol() => (data | mapped, Some((node.id(), offset))),
@@ -247,7 +232,9 @@ async fn ask_child(
     wanted: Wanted,
 ) -> IoResult<BlockStatus> {
     let edge = node.edge(slot).ok_or(IoError::NoMedium)?;
-    edge.pass_down(wanted.of(offset, len)).await.into_status()
+    edge.pass_down(wanted.of(Range::new(offset, len)?))
+        .await
+        .into_status()
 }
 
 /// A transparent node's status is its child's, for a filter that of the chain below the child as well.

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use millpond_drivers::api::{Ability, Answer, Driver, Placement, Target, Ticket, Transfer};
 use millpond_messages::io::{Operation, OperationKind};
-use millpond_messages::{ChildSlot, DebugEvent, IoError, IoResult, RequestFlags};
+use millpond_messages::{ChildSlot, DebugEvent, IoError, IoResult, Range, RequestFlags};
 use millpond_ring::buffer::Buffers;
 use smallvec::SmallVec;
 
@@ -100,10 +100,7 @@ pub async fn write(
     }
     // A zero write carries no data: what is in the buffers does not count.
     if flags.contains(RequestFlags::ZERO_WRITE) {
-        return (
-            Box::pin(zeroes::write_zeroes(cell, offset, len, flags, by)).await,
-            buffers,
-        );
+        return (Box::pin(zero(cell, offset, len, flags, by)).await, buffers);
     }
     if settings.detect_zeroes != DetectZeroes::Off && buffers.is_zero() {
         let unmap = settings.detect_zeroes == DetectZeroes::Unmap;
@@ -112,12 +109,13 @@ pub async fn write(
         } else {
             flags
         };
-        return (
-            Box::pin(zeroes::write_zeroes(cell, offset, len, flags, by)).await,
-            buffers,
-        );
+        return (Box::pin(zero(cell, offset, len, flags, by)).await, buffers);
     }
     write_bytes(cell, offset, buffers, flags, by).await
+}
+
+async fn zero(cell: &Rc<NodeCell>, offset: u64, len: u64, flags: RequestFlags, by: By<'_>) -> IoResult<()> {
+    zeroes::write_zeroes(cell, Range::new(offset, len)?, flags, by).await
 }
 
 /// Writes what was checked, as it is.
@@ -140,13 +138,16 @@ pub(super) async fn write_bytes(
     // All of the range at once, though it may be written piece by piece. Where the transfers of the node's own driver are
     // tracked it is left to those, which would wait for this.
     if flags.contains(RequestFlags::SERIALISING) && !cell.tracks_blocks() && !buffers.is_empty() {
-        let end = offset.saturating_add(bytes_in(&buffers));
+        let range = match Range::new(offset, bytes_in(&buffers)) {
+            Ok(range) => range,
+            Err(error) => return (Err(error.into()), buffers),
+        };
         // Before: growing waits for all that is in flight where the node ends.
-        if let Err(error) = length::reach(cell, end).await {
+        if let Err(error) = length::reach(cell, range.end()).await {
             return (Err(error), buffers);
         }
         let no_wait = flags.contains(RequestFlags::NO_WAIT);
-        let alone = match cell.tracker().begin(offset, end, true, no_wait).await {
+        let alone = match cell.tracker().begin(range, true, no_wait).await {
             Ok(alone) => alone,
             Err(error) => return (Err(error), buffers),
         };
@@ -259,15 +260,15 @@ async fn place(
         let serialising = flags.contains(RequestFlags::SERIALISING);
         let tracked = track && (node.tracks() || serialising);
         if tracked {
-            let end = at.saturating_add(len);
+            let range = Range::new(at, len)?;
             let no_wait = flags.contains(RequestFlags::NO_WAIT);
             path.held
-                .push(node.tracker().begin(at, end, serialising, no_wait).await?);
+                .push(node.tracker().begin(range, serialising, no_wait).await?);
         }
         track = true;
         path.pass_fua(&node, &mut flags);
         let driver = node.driver()?;
-        let placement = driver.place(at, len, flags).await?;
+        let placement = driver.place(Range::new(at, len)?, flags).await?;
         let passes_on = matches!(placement.target, Target::Child { .. }) && placement.len > 0;
         if passes_on {
             tell(&node, DebugEvent::Pwritev).await;
@@ -290,11 +291,10 @@ async fn place(
 /// The same in one step; `None` where something has to be waited for, or a driver refuses: nothing has happened then.
 pub(super) fn place_at_once(
     cell: &Rc<NodeCell>,
-    offset: u64,
-    len: u64,
+    range: Range,
     path: &mut Path,
 ) -> Option<Result<Placed, Unusable>> {
-    let (mut node, mut at, mut len) = (Rc::clone(cell), offset, len);
+    let (mut node, mut at, mut len) = (Rc::clone(cell), range.offset(), range.len());
     let flags = RequestFlags::empty();
     loop {
         if node.hears() || length::falls_short(&node, at.saturating_add(len)) {
@@ -302,11 +302,11 @@ pub(super) fn place_at_once(
         }
         let tracked = node.tracks();
         if tracked {
-            let end = at.saturating_add(len);
-            path.held.push(node.tracker().try_begin(at, end)?);
+            path.held
+                .push(node.tracker().try_begin(Range::new(at, len).ok()?)?);
         }
         let driver = node.driver().ok()?;
-        let Answer::Ready(placement) = driver.place(at, len, flags) else {
+        let Answer::Ready(placement) = driver.place(Range::new(at, len).ok()?, flags) else {
             return None;
         };
         let placement = placement?.ok()?;

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use millpond_drivers::api::Ability;
 use millpond_messages::error::errno::ENOMEM;
-use millpond_messages::{DebugEvent, IoError, IoResult, OpenFlags, RequestFlags};
+use millpond_messages::{DebugEvent, IoError, IoResult, OpenFlags, Range, RequestFlags};
 use millpond_ring::buffer::{Buffer, Buffers};
 
 use super::{By, flush, in_memory, length, probed, tell, write};
@@ -17,37 +17,33 @@ const BOUNCE: u64 = 1 << 20;
 /// Makes a range read as zeroes, which was checked.
 pub async fn write_zeroes(
     cell: &Rc<NodeCell>,
-    offset: u64,
-    len: u64,
+    range: Range,
     flags: RequestFlags,
     by: By<'_>,
 ) -> IoResult<()> {
     if !by.may_serialise(cell, flags) {
         return Err(IoError::NotSupported);
     }
-    if len == 0 {
+    if range.is_empty() {
         return Ok(());
     }
-    let end = offset.saturating_add(len);
-    if probed::concerns(cell, offset) && (offset > 0 || end < probed::SIGNATURE_BYTES) {
+    let offset = range.offset();
+    if probed::concerns(cell, offset) && (offset > 0 || range.end() < probed::SIGNATURE_BYTES) {
         // A part of the first sector is written as any other bytes would be: zeroes may end a magic number too.
-        let first = end.min(probed::SIGNATURE_BYTES) - offset;
-        write_guarded(cell, offset, first, flags, by).await?;
-        let rest = len - first;
-        if rest == 0 {
-            return Ok(());
-        }
-        return Box::pin(write_zeroes(cell, probed::SIGNATURE_BYTES, rest, flags, by)).await;
+        let first = range.first(probed::SIGNATURE_BYTES - offset);
+        write_guarded(cell, first, flags, by).await?;
+        let rest = range.after(first.len());
+        return Box::pin(write_zeroes(cell, rest, flags, by)).await;
     }
     by.stands_at(cell);
-    length::reach(cell, end).await?;
+    length::reach(cell, range.end()).await?;
     let mut passed = flags;
     if !cell.flags().contains(OpenFlags::UNMAP) {
         passed.remove(RequestFlags::MAY_UNMAP);
     }
     passed.remove(RequestFlags::FUA);
-    let alone = serialise(cell, offset, len, flags).await?;
-    zero_pieces(cell, offset, len, passed).await?;
+    let alone = serialise(cell, range, flags).await?;
+    zero_pieces(cell, range, passed).await?;
     drop(alone);
     if flags.contains(RequestFlags::FUA) {
         flush::flush(cell).await
@@ -57,70 +53,62 @@ pub async fn write_zeroes(
 }
 
 /// Makes a range read as zeroes that reads as zeroes already, as a piece of a request that is tracked.
-pub(super) async fn zero_unchanged(cell: &Rc<NodeCell>, offset: u64, len: u64) -> IoResult<()> {
-    Box::pin(zero_pieces(cell, offset, len, RequestFlags::WRITE_UNCHANGED)).await
+pub(super) async fn zero_unchanged(cell: &Rc<NodeCell>, range: Range) -> IoResult<()> {
+    Box::pin(zero_pieces(cell, range, RequestFlags::WRITE_UNCHANGED)).await
 }
 
-async fn zero_pieces(cell: &Rc<NodeCell>, offset: u64, len: u64, flags: RequestFlags) -> IoResult<()> {
+async fn zero_pieces(cell: &Rc<NodeCell>, range: Range, flags: RequestFlags) -> IoResult<()> {
     let abilities = cell.abilities();
     let alignment = abilities
         .limits
         .write_zeroes_alignment
         .max(cell.limits().request_alignment);
-    let mut done = 0;
-    while done < len {
-        let at = offset.saturating_add(done);
-        let piece = next_piece(at, len - done, alignment, abilities.limits.max_write_zeroes);
-        let result = zero_piece(cell, at, piece, flags, abilities.write_zeroes).await;
-        cell.ended_write(at.saturating_add(piece), result);
+    let mut rest = range;
+    while !rest.is_empty() {
+        let piece = next_piece(rest, alignment, abilities.limits.max_write_zeroes);
+        let result = zero_piece(cell, piece, flags, abilities.write_zeroes).await;
+        cell.ended_write(piece.end(), result);
         result?;
-        done = done.saturating_add(piece);
+        rest = rest.after(piece.len());
     }
     Ok(())
 }
 
-async fn write_guarded(
-    cell: &Rc<NodeCell>,
-    offset: u64,
-    len: u64,
-    flags: RequestFlags,
-    by: By<'_>,
-) -> IoResult<()> {
-    let buffer = Buffer::try_zeroed(in_memory(len)).ok_or(IoError::Os(ENOMEM))?;
+async fn write_guarded(cell: &Rc<NodeCell>, range: Range, flags: RequestFlags, by: By<'_>) -> IoResult<()> {
+    let buffer = Buffer::try_zeroed(in_memory(range.len())).ok_or(IoError::Os(ENOMEM))?;
     let flags = flags & (RequestFlags::FUA | RequestFlags::WRITE_UNCHANGED | RequestFlags::SERIALISING);
-    write::write_bytes(cell, offset, Buffers::from(buffer), flags, by)
+    write::write_bytes(cell, range.offset(), Buffers::from(buffer), flags, by)
         .await
         .0
 }
 
 /// The next part of a range: up to the first aligned offset, then whole aligned blocks, then what is left.
-fn next_piece(at: u64, left: u64, alignment: u32, most: u64) -> u64 {
+fn next_piece(rest: Range, alignment: u32, most: u64) -> Range {
     let align = u64::from(alignment).max(1);
-    let past = at % align;
+    let past = rest.offset() % align;
     if past != 0 {
-        return left.min(align - past);
+        return rest.first(align - past);
     }
-    let whole = left / align * align;
+    let whole = rest.len() / align * align;
     if whole == 0 {
-        return left;
+        return rest;
     }
     let most = most / align * align;
-    if most == 0 { whole } else { whole.min(most) }
+    rest.first(if most == 0 { whole } else { whole.min(most) })
 }
 
 async fn zero_piece(
     cell: &Rc<NodeCell>,
-    offset: u64,
-    len: u64,
+    range: Range,
     flags: RequestFlags,
     ability: Ability,
 ) -> IoResult<()> {
-    let block = u64::from(cell.limits().request_alignment).max(1);
-    if ability == Ability::Native && offset.is_multiple_of(block) && len.is_multiple_of(block) {
+    let block = u64::from(cell.limits().request_alignment);
+    if ability == Ability::Native && range.is_multiple_of(block) {
         let driver = cell.driver()?;
-        let _alone = alone_on_blocks(cell, offset, len).await?;
+        let _alone = alone_on_blocks(cell, range).await?;
         tell(cell, DebugEvent::PwritevZero).await;
-        match driver.write_zeroes(offset, len, flags).await {
+        match driver.write_zeroes(range, flags).await {
             Err(IoError::NotSupported) => {}
             result => {
                 tell(cell, DebugEvent::PwritevDone).await;
@@ -131,81 +119,71 @@ async fn zero_piece(
     if flags.contains(RequestFlags::NO_FALLBACK) {
         return Err(IoError::NotSupported);
     }
-    write_zero_buffers(cell, offset, len, flags).await
+    write_zero_buffers(cell, range, flags).await
 }
 
-async fn write_zero_buffers(
-    cell: &Rc<NodeCell>,
-    mut offset: u64,
-    mut left: u64,
-    flags: RequestFlags,
-) -> IoResult<()> {
+async fn write_zero_buffers(cell: &Rc<NodeCell>, range: Range, flags: RequestFlags) -> IoResult<()> {
     let flags = flags & RequestFlags::WRITE_UNCHANGED;
-    let buffer = Buffer::try_zeroed(in_memory(left.min(BOUNCE))).ok_or(IoError::Os(ENOMEM))?;
+    let buffer = Buffer::try_zeroed(in_memory(range.len().min(BOUNCE))).ok_or(IoError::Os(ENOMEM))?;
     let mut buffers = Buffers::from(buffer);
-    while left > 0 {
-        let len = left.min(BOUNCE);
-        buffers.truncate(in_memory(len));
-        let (result, back) = write::write_piece(cell, offset, buffers, flags).await;
+    let mut rest = range;
+    while !rest.is_empty() {
+        let piece = rest.first(BOUNCE);
+        buffers.truncate(in_memory(piece.len()));
+        let (result, back) = write::write_piece(cell, piece.offset(), buffers, flags).await;
         result?;
         buffers = back;
-        offset = offset.saturating_add(len);
-        left -= len;
+        rest = rest.after(piece.len());
     }
     Ok(())
 }
 
 /// Forgets a range, which was checked, as far as the driver's blocks fit into it. Succeeds without effect where discards are not passed down.
-pub async fn discard(cell: &Rc<NodeCell>, offset: u64, len: u64, by: By<'_>) -> IoResult<()> {
+pub async fn discard(cell: &Rc<NodeCell>, range: Range, by: By<'_>) -> IoResult<()> {
     let abilities = cell.abilities();
     if !cell.flags().contains(OpenFlags::UNMAP) || abilities.discard != Ability::Native {
         return Ok(());
     }
-    let Some((start, end)) = whole_blocks(offset, len, abilities.limits.discard_alignment, cell.size())
-    else {
+    let blocks = whole_blocks(range, abilities.limits.discard_alignment, cell.size());
+    if blocks.is_empty() {
         return Ok(());
-    };
+    }
     by.stands_at(cell);
-    let _alone = serialise(cell, start, end - start, RequestFlags::empty()).await?;
+    let _alone = serialise(cell, blocks, RequestFlags::empty()).await?;
     let driver = cell.driver()?;
     let most = match abilities.limits.max_discard {
-        0 => end - start,
+        0 => u64::MAX,
         most => most,
     };
-    let mut at = start;
-    while at < end {
-        let piece = most.min(end - at);
-        let _alone = alone_on_blocks(cell, at, piece).await?;
-        let result = driver.discard(at, piece).await;
-        cell.counters().driver_discarded(piece, result.is_err());
+    let mut rest = blocks;
+    while !rest.is_empty() {
+        let piece = rest.first(most);
+        let _alone = alone_on_blocks(cell, piece).await?;
+        let result = driver.discard(piece).await;
+        cell.counters().driver_discarded(piece.len(), result.is_err());
         let result = match result {
             Err(IoError::NotSupported) => Ok(()),
             result => result,
         };
         cell.ended_write(0, result);
         result?;
-        at = at.saturating_add(piece);
+        rest = rest.after(piece.len());
     }
     Ok(())
 }
 
 /// The blocks that lie wholly within a range, and within the node. Its last block counts as whole where it ends in it.
-fn whole_blocks(offset: u64, len: u64, alignment: u32, size: u64) -> Option<(u64, u64)> {
+fn whole_blocks(range: Range, alignment: u32, size: u64) -> Range {
     let align = u64::from(alignment).max(1);
-    let start = offset.checked_next_multiple_of(align)?;
-    let end = offset.checked_add(len)?.min(size);
+    let start = range.offset().checked_next_multiple_of(align);
+    let end = range.end().min(size);
     let end = if end >= size { end } else { end / align * align };
-    (start < end).then_some((start, end))
+    Range::between(start.unwrap_or(end), end)
 }
 
 /// Waits for what overlaps the clusters that a range touches, and holds back what comes later, where a format needs it or
 /// the request asks for it. Others are noted where the node notes what it has in flight.
-async fn serialise(
-    cell: &Rc<NodeCell>,
-    offset: u64,
-    len: u64,
-    flags: RequestFlags,
-) -> IoResult<Option<Tracking>> {
+async fn serialise(cell: &Rc<NodeCell>, range: Range, flags: RequestFlags) -> IoResult<Option<Tracking>> {
     let asked = flags.contains(RequestFlags::SERIALISING);
     let (granularity, serialising) = match cell.abilities().serialise_granularity {
         // The pieces are serialised one by one, below.
@@ -214,46 +192,45 @@ async fn serialise(
         0 => return Ok(None),
         granularity => (granularity, true),
     };
-    let start = offset / granularity * granularity;
-    let end = offset
-        .saturating_add(len)
-        .checked_next_multiple_of(granularity)
-        .ok_or(IoError::OutOfRange)?;
+    let touched = range.widened_to(granularity)?;
     let no_wait = flags.contains(RequestFlags::NO_WAIT);
-    let begun = cell.tracker().begin(start, end, serialising, no_wait);
+    let begun = cell.tracker().begin(touched, serialising, no_wait);
     begun.await.map(Some)
 }
 
 /// Keeps a driver's own zeroing or discarding apart from a read-modify-write that would put old bytes back.
-async fn alone_on_blocks(cell: &Rc<NodeCell>, offset: u64, len: u64) -> IoResult<Option<Tracking>> {
+async fn alone_on_blocks(cell: &Rc<NodeCell>, range: Range) -> IoResult<Option<Tracking>> {
     if !cell.tracks_blocks() {
         return Ok(None);
     }
-    cell.tracker()
-        .begin(offset, offset.saturating_add(len), true, false)
-        .await
-        .map(Some)
+    cell.tracker().begin(range, true, false).await.map(Some)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn range(offset: u64, len: u64) -> Range {
+        Range::new(offset, len).unwrap()
+    }
+
     #[test]
     fn zero_writes_are_cut_at_alignment_and_limit() {
-        assert_eq!(next_piece(100, 1000, 512, 0), 412);
-        assert_eq!(next_piece(512, 1300, 512, 0), 1024);
-        assert_eq!(next_piece(512, 1300, 512, 600), 512);
-        assert_eq!(next_piece(512, 100, 512, 0), 100);
-        assert_eq!(next_piece(7, 100, 0, 0), 100);
+        let first = |offset, len, alignment, most| next_piece(range(offset, len), alignment, most).len();
+        assert_eq!(first(100, 1000, 512, 0), 412);
+        assert_eq!(first(512, 1300, 512, 0), 1024);
+        assert_eq!(first(512, 1300, 512, 600), 512);
+        assert_eq!(first(512, 100, 512, 0), 100);
+        assert_eq!(first(7, 100, 0, 0), 100);
     }
 
     #[test]
     fn only_whole_blocks_are_discarded() {
-        assert_eq!(whole_blocks(100, 2000, 512, 1 << 20), Some((512, 2048)));
-        assert_eq!(whole_blocks(100, 300, 512, 1 << 20), None);
-        assert_eq!(whole_blocks(512, 700, 512, 1212), Some((512, 1212)));
-        assert_eq!(whole_blocks(512, 4096, 512, 1212), Some((512, 1212)));
-        assert_eq!(whole_blocks(2048, 4096, 512, 1212), None);
+        let blocks = |offset, len, size| whole_blocks(range(offset, len), 512, size);
+        assert_eq!(blocks(100, 2000, 1 << 20), Range::between(512, 2048));
+        assert!(blocks(100, 300, 1 << 20).is_empty());
+        assert_eq!(blocks(512, 700, 1212), Range::between(512, 1212));
+        assert_eq!(blocks(512, 4096, 1212), Range::between(512, 1212));
+        assert!(blocks(2048, 4096, 1212).is_empty());
     }
 }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use millpond_messages::io::Operation;
-use millpond_messages::{IoError, IoResult, RequestFlags, StatusFlags};
+use millpond_messages::{IoError, IoResult, Range, RequestFlags, StatusFlags};
 
 use crate::node::cell::node::NodeCell;
 use crate::node::io;
@@ -17,7 +17,7 @@ pub async fn commit(cell: &Rc<NodeCell>, mut offset: u64, len: u64) -> IoResult<
     let edge = cell.backing_edge().ok_or(IoError::NotSupported)?;
     let end = offset.checked_add(len).ok_or(IoError::OutOfRange)?;
     while offset < end {
-        let status = io::block_status(cell, offset, end - offset, io::Wanted::of_node(true)).await?;
+        let status = io::block_status(cell, Range::between(offset, end), io::Wanted::of_node(true)).await?;
         if status.len == 0 {
             break;
         }
@@ -30,7 +30,8 @@ pub async fn commit(cell: &Rc<NodeCell>, mut offset: u64, len: u64) -> IoResult<
         if status.flags.contains(StatusFlags::ALLOCATED) {
             let operation = if is_zero {
                 let flags = RequestFlags::MAY_UNMAP;
-                Operation::WriteZeroes { offset, len, flags }
+                let range = Range::new(offset, len)?;
+                Operation::WriteZeroes { range, flags }
             } else {
                 let buffers = io::read_whole(cell, offset, len).await?;
                 let flags = RequestFlags::empty();

@@ -330,11 +330,11 @@ impl<B: Backend> Connection<B> {
     async fn write(&mut self, request: Request) -> Result<(), Stop> {
         let permit = self.permit(cost(&request)).await?;
         // At most 32 MiB, as the header's check saw to.
-        let len = request.len as usize;
+        let len = request.range.len() as usize;
         let Some(buffer) = Buffer::try_alloc(len) else {
             drop(permit);
             self.receiver.skip(len).await?;
-            let Request { cookie, offset, .. } = request;
+            let (cookie, offset) = (request.cookie, request.range.offset());
             let refusal = Refusal {
                 cookie,
                 offset,

@@ -3,7 +3,7 @@
 //! The order of the checks and the texts are QEMU's. The error codes are those that the protocol asks for: ENOSPC for
 //! writing past the end, EPERM for writing to a read-only export, EINVAL for the rest.
 
-use millpond_messages::RequestFlags;
+use millpond_messages::{Range, RequestFlags};
 
 use crate::export::nbd::handshake::{Contexts, Mode};
 use crate::export::nbd::wire::{
@@ -172,10 +172,8 @@ pub enum Command {
 pub struct Request {
     /// The client's name for it.
     pub cookie: u64,
-    /// The first byte of the range.
-    pub offset: u64,
-    /// Bytes; the range lies in the export.
-    pub len: u64,
+    /// A range that lies in the export.
+    pub range: Range,
     /// What is to be done with the range.
     pub command: Command,
 }
@@ -336,7 +334,10 @@ impl Limits {
         if writes && self.flags.contains(TransmissionFlags::READ_ONLY) {
             return Err(header.refuse(WireError::Perm, "Export is read-only"));
         }
-        if offset > self.size || len > self.size - offset {
+        let range = Range::new(offset, len)
+            .ok()
+            .filter(|range| range.end() <= self.size);
+        let Some(range) = range else {
             let error = match command {
                 number::WRITE | number::WRITE_ZEROES => WireError::NoSpc,
                 _ => WireError::Inval,
@@ -346,13 +347,12 @@ impl Limits {
                 self.size
             );
             return Err(header.refuse(error, text));
-        }
+        };
         let flags = self.command_flags(header)?;
         let command = self.command(header, flags, len, contexts)?;
         Ok(Request {
             cookie,
-            offset,
-            len,
+            range,
             command,
         })
     }

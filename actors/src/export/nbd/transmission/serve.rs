@@ -6,7 +6,7 @@ use std::task::Poll;
 use millpond_drivers::api::transfer;
 use millpond_messages::error::errno;
 use millpond_messages::io::{Operation, Outcome};
-use millpond_messages::{BlockStatus, IoError, IoResult, RequestFlags, StatusFlags};
+use millpond_messages::{BlockStatus, IoError, IoResult, Range, RequestFlags, StatusFlags};
 use millpond_ring::buffer::{Buffer, Buffers};
 
 use super::budget::Permit;
@@ -53,7 +53,9 @@ enum Chunk {
 pub(super) fn cost(request: &Request) -> usize {
     match request.command {
         // At most 32 MiB, as the header's check saw to.
-        Command::Read { .. } | Command::Write { .. } => usize::try_from(request.len).unwrap_or(usize::MAX),
+        Command::Read { .. } | Command::Write { .. } => {
+            usize::try_from(request.range.len()).unwrap_or(usize::MAX)
+        }
         Command::Cache => CACHE_STEP as usize,
         Command::BlockStatus { one: false, contexts } => 2 * MAX_EXTENT_BYTES * contexts.count() as usize,
         Command::BlockStatus { one: true, .. }
@@ -94,27 +96,29 @@ const fn failure_text(command: &Command) -> &'static str {
 impl<B: Backend> Session<B> {
     /// What serves a request; `payload` is a write's data.
     pub(super) fn plan(&self, request: &Request, payload: Buffer) -> Plan {
-        let Request { offset, len, .. } = *request;
+        let range = request.range;
         let operation = match request.command {
             Command::Read { fua: true, .. } | Command::Trim { fua: true } => return Plan::Steps,
             Command::Cache | Command::BlockStatus { .. } => return Plan::Steps,
-            Command::Read { whole, .. } if self.may_split(len, whole) && len > LOOK_FOR_ZEROES => {
+            Command::Read { whole, .. }
+                if self.may_split(range.len(), whole) && range.len() > LOOK_FOR_ZEROES =>
+            {
                 return Plan::Steps;
             }
             Command::Read { .. } => {
-                return match self.memory(len) {
-                    Ok((room, buffers)) => Plan::One(read_operation(offset, buffers), room),
+                return match self.memory(range.len()) {
+                    Ok((room, buffers)) => Plan::One(read_operation(range.offset(), buffers), room),
                     Err(failure) => Plan::Refused(failure),
                 };
             }
             Command::Write { flags } => Operation::Write {
-                offset,
+                offset: range.offset(),
                 buffers: payload.into(),
                 flags,
             },
-            Command::WriteZeroes { flags } => Operation::WriteZeroes { offset, len, flags },
+            Command::WriteZeroes { flags } => Operation::WriteZeroes { range, flags },
             Command::Flush => Operation::Flush,
-            Command::Trim { fua: false } => Operation::Discard { offset, len },
+            Command::Trim { fua: false } => Operation::Discard { range },
         };
         Plan::One(operation, Buffer::new())
     }
@@ -136,7 +140,7 @@ impl<B: Backend> Session<B> {
             return self.fail(request, failed(failure_text(&request.command))(error), permit);
         }
         let chunk = match (request.command, data) {
-            (Command::Read { whole, .. }, Some(data)) => self.chunk(request.offset, request.len, whole, data),
+            (Command::Read { whole, .. }, Some(data)) => self.chunk(request.range, whole, data),
             (Command::Read { .. }, None) => {
                 return self.fail(
                     request,
@@ -178,8 +182,8 @@ impl<B: Backend> Session<B> {
         tracing::warn!(
             export = self.export,
             node = self.backend.node_name(),
-            offset = request.offset,
-            len = request.len,
+            offset = request.range.offset(),
+            len = request.range.len(),
             kept_back,
             "{text}: {error}"
         );
@@ -198,7 +202,7 @@ impl<B: Backend> Session<B> {
         To {
             mode: self.limits.mode,
             cookie: request.cookie,
-            offset: request.offset,
+            offset: request.range.offset(),
         }
     }
 
@@ -208,12 +212,12 @@ impl<B: Backend> Session<B> {
     }
 
     /// What was read in one piece.
-    fn chunk(&self, offset: u64, len: u64, whole: bool, data: Buffers) -> Chunk {
-        if self.may_split(len, whole) && data.is_zero() {
+    fn chunk(&self, range: Range, whole: bool, data: Buffers) -> Chunk {
+        if self.may_split(range.len(), whole) && data.is_zero() {
             // A read is no longer than 32 MiB.
-            Chunk::Hole(offset, len as u32)
+            Chunk::Hole(range.offset(), range.len() as u32)
         } else {
-            Chunk::Data(offset, data)
+            Chunk::Data(range.offset(), data)
         }
     }
 
@@ -236,24 +240,24 @@ impl<B: Backend> Session<B> {
 
     /// Does what a request asks for; the chunk that ends its reply is left to the caller.
     async fn execute(&self, to: &To, request: &Request) -> Result<Chunk, Failure> {
-        let Request { offset, len, .. } = *request;
+        let range = request.range;
         match request.command {
             Command::Read { fua, whole } => {
                 if fua {
                     self.flush().await?;
                 }
-                self.read(to, offset, len, whole).await
+                self.read(to, range, whole).await
             }
             Command::Trim { fua } => {
-                let forgotten = self.ask(Operation::Discard { offset, len }).await;
+                let forgotten = self.ask(Operation::Discard { range }).await;
                 forgotten.into_done().map_err(failed("discard failed"))?;
                 if fua {
                     self.flush().await?;
                 }
                 Ok(Chunk::Plain)
             }
-            Command::Cache => self.cache(offset, len).await,
-            Command::BlockStatus { one, contexts } => self.block_status(to, offset, len, one, contexts).await,
+            Command::Cache => self.cache(range).await,
+            Command::BlockStatus { one, contexts } => self.block_status(to, range, one, contexts).await,
             Command::Write { .. } | Command::WriteZeroes { .. } | Command::Flush => {
                 unreachable!("one request to the node serves these")
             }
@@ -269,48 +273,48 @@ impl<B: Backend> Session<B> {
         flushed.into_done().map_err(failed("flush failed"))
     }
 
-    async fn read_data(&self, offset: u64, len: u64) -> Result<Buffers, Failure> {
-        let (result, data) = transfer(self.ask(read_operation(offset, buffer(len)?)).await);
+    async fn read_data(&self, range: Range) -> Result<Buffers, Failure> {
+        let (result, data) = transfer(
+            self.ask(read_operation(range.offset(), buffer(range.len())?))
+                .await,
+        );
         result.map_err(failed("reading from file failed"))?;
         Ok(data)
     }
 
-    async fn read(&self, to: &To, offset: u64, len: u64, whole: bool) -> Result<Chunk, Failure> {
-        if self.may_split(len, whole) && len > LOOK_FOR_ZEROES {
-            return self.read_sparse(to, offset, len).await;
+    async fn read(&self, to: &To, range: Range, whole: bool) -> Result<Chunk, Failure> {
+        if self.may_split(range.len(), whole) && range.len() > LOOK_FOR_ZEROES {
+            return self.read_sparse(to, range).await;
         }
-        let data = self.read_data(offset, len).await?;
-        Ok(self.chunk(offset, len, whole, data))
+        let data = self.read_data(range).await?;
+        Ok(self.chunk(range, whole, data))
     }
 
     /// Reads only what is data; zeroes are told of.
-    async fn read_sparse(&self, to: &To, offset: u64, len: u64) -> Result<Chunk, Failure> {
-        let mut at = offset;
-        // The range lies in the export.
-        let end = offset + len;
+    async fn read_sparse(&self, to: &To, range: Range) -> Result<Chunk, Failure> {
+        let mut rest = range;
         loop {
-            let status = self.status(at, end - at, true).await;
+            let status = self.status(rest, true).await;
             let status = status.map_err(failed("unable to check for holes"))?;
-            let piece = progress(status.len, end - at).ok_or(STUCK)?;
+            let piece = rest.first(progress(status.len, rest.len()).ok_or(STUCK)?);
             let chunk = if status.flags.contains(StatusFlags::ZERO) {
                 // No longer than the read.
-                Chunk::Hole(at, piece as u32)
+                Chunk::Hole(piece.offset(), piece.len() as u32)
             } else {
-                Chunk::Data(at, self.read_data(at, piece).await?)
+                Chunk::Data(piece.offset(), self.read_data(piece).await?)
             };
-            at += piece;
-            if at == end {
+            rest = rest.after(piece.len());
+            if rest.is_empty() {
                 return Ok(chunk);
             }
             self.queue(to, chunk, None);
         }
     }
 
-    async fn cache(&self, offset: u64, len: u64) -> Result<Chunk, Failure> {
-        let mut at = offset;
-        let end = offset + len;
+    async fn cache(&self, range: Range) -> Result<Chunk, Failure> {
+        let (mut at, end) = (range.offset(), range.end());
         let flags = RequestFlags::COPY_ON_READ | RequestFlags::PREFETCH;
-        let mut buffers = Buffers::alloc(CACHE_STEP.min(len) as usize);
+        let mut buffers = Buffers::alloc(CACHE_STEP.min(range.len()) as usize);
         while at < end {
             let step = CACHE_STEP.min(end - at);
             buffers.truncate(step as usize);
@@ -327,10 +331,9 @@ impl<B: Backend> Session<B> {
         Ok(Chunk::Plain)
     }
 
-    async fn status(&self, offset: u64, len: u64, want_zero: bool) -> IoResult<BlockStatus> {
+    async fn status(&self, range: Range, want_zero: bool) -> IoResult<BlockStatus> {
         let operation = Operation::BlockStatus {
-            offset,
-            len,
+            range,
             want_zero,
             whole_chain: true,
             base: None,
@@ -341,8 +344,7 @@ impl<B: Backend> Session<B> {
     async fn block_status(
         &self,
         to: &To,
-        offset: u64,
-        len: u64,
+        range: Range,
         one: bool,
         contexts: Contexts,
     ) -> Result<Chunk, Failure> {
@@ -360,7 +362,7 @@ impl<B: Backend> Session<B> {
                 Mode::Extended => MAX_EXTENT_BYTES / 16,
                 Mode::Simple | Mode::Structured => MAX_EXTENT_BYTES / 8,
             };
-            last = Some(Chunk::Extents(id, self.extents(id, offset, len, max).await?));
+            last = Some(Chunk::Extents(id, self.extents(id, range, max).await?));
         }
         // A request without a context was refused by its header.
         last.ok_or(Failure {
@@ -370,18 +372,17 @@ impl<B: Backend> Session<B> {
     }
 
     /// At most `max` extents from the front of a range; neighbours differ.
-    async fn extents(&self, id: u32, offset: u64, len: u64, max: usize) -> Result<Vec<Extent>, Failure> {
+    async fn extents(&self, id: u32, range: Range, max: usize) -> Result<Vec<Extent>, Failure> {
         let mut extents: Vec<Extent> = Vec::new();
-        let mut at = offset;
-        let end = offset + len;
+        let mut rest = range;
         for query in 1_usize.. {
-            if at == end {
+            if rest.is_empty() {
                 break;
             }
             let want_zero = id == context::BASE_ALLOCATION;
-            let status = self.status(at, end - at, want_zero).await;
+            let status = self.status(rest, want_zero).await;
             let status = status.map_err(failed("can't get block status"))?;
-            let len = progress(status.len, end - at).ok_or(STUCK)?;
+            let len = progress(status.len, rest.len()).ok_or(STUCK)?;
             let flags = match id {
                 context::BASE_ALLOCATION => allocation(status.flags),
                 _ => u64::from(status.depth),
@@ -392,7 +393,7 @@ impl<B: Backend> Session<B> {
                 _ if full => break,
                 _ => extents.push(Extent { len, flags }),
             }
-            at += len;
+            rest = rest.after(len);
             if query.is_multiple_of(WITHOUT_PAUSE) {
                 pause().await;
             }

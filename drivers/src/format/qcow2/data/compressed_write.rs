@@ -1,7 +1,7 @@
 //! Compressed writes: whole clusters, compressed, stored one behind the other on no particular boundary.
 
 use millpond_messages::error::errno::{EFBIG, EIO};
-use millpond_messages::{DebugEvent, IoError, IoResult, RequestFlags, SECTOR_SIZE};
+use millpond_messages::{DebugEvent, IoError, IoResult, Range, RequestFlags, SECTOR_SIZE};
 
 use crate::api::{Driver, Target, Transfer};
 use crate::format::qcow2::header::Compression;
@@ -203,7 +203,10 @@ impl Qcow2 {
     /// Stores a cluster that does not shrink as it is.
     async fn store_plain(&self, offset: GuestOffset, data: &[u8]) -> IoResult<()> {
         let placement = self
-            .place(offset.get(), data.len() as u64, RequestFlags::empty())
+            .place(
+                Range::new(offset.get(), data.len() as u64)?,
+                RequestFlags::empty(),
+            )
             .await?;
         let mut bytes = data.to_vec();
         // The write begins with its cluster, and ends with it or with the disk.
