@@ -5,13 +5,13 @@ use millpond_messages::qapi::Event;
 use millpond_messages::{ChildSlot, NodeId, SECTOR_SIZE};
 
 use crate::effect::{Announcement, Effect};
-use crate::state::State;
+use crate::state::PolicyState;
 use crate::value::graph::Graph;
 use crate::value::node::Node;
 
 /// Passes on what a driver tells. What it told before an edge changed is heard before that, so that the names are those
 /// of the nodes then.
-pub fn noticed(state: &mut State, node: NodeId, notice: &Notice) {
+pub fn noticed(state: &mut PolicyState, node: NodeId, notice: &Notice) {
     let Some(node) = state.graph.node(node) else {
         return;
     };

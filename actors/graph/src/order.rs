@@ -73,7 +73,7 @@ impl AtNode for Order {
 /// The nodes whose data carrying an order out may read or write, without a gate that counts it: sections begun meanwhile
 /// wait until it has been. What a node that closes writes back is waited for by the node being closed, and the making of an
 /// image begins and ends its work by itself.
-pub fn works_at(order: &Order) -> Vec<NodeId> {
+pub fn internal_io_of(order: &Order) -> Vec<NodeId> {
     match order {
         Order::Wiring(Wiring::Open(open)) => {
             let children = open.children.iter().flatten();

@@ -12,7 +12,7 @@ use crate::change::{self, shutdown};
 use crate::effect::{Effect, Event, ImplicitOpens, Reply, RequestId};
 use crate::immediate::{cancel, debug, drain};
 use crate::procedure::{Next, Procedure};
-use crate::state::State;
+use crate::state::PolicyState;
 use crate::world::World;
 use crate::{notices, query};
 
@@ -45,7 +45,7 @@ impl Policy {
     #[must_use]
     pub fn new(registry: Registry, implicit: ImplicitOpens, main: IoThreadId, thread: u32) -> Self {
         Self {
-            world: World::new(State::new(registry, implicit, main, thread)),
+            world: World::new(PolicyState::new(registry, implicit, main, thread)),
             queue: VecDeque::new(),
             running: None,
             questions: Vec::new(),
@@ -117,7 +117,7 @@ impl Policy {
             progress |= self.drive_questions();
             progress |= self.tell_still();
             if !progress {
-                return self.world.with(State::take_effects);
+                return self.world.with(PolicyState::take_effects);
             }
         }
     }

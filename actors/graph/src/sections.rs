@@ -62,7 +62,7 @@ impl Section {
     pub fn unanswered(&self, graph: &Graph) -> Vec<NodeId> {
         let waited_for = self.nodes.iter().filter(|(id, stage)| match stage {
             Stage::Asked => true,
-            Stage::Waiting => graph.node(**id).is_some_and(|node| node.working > 0),
+            Stage::Waiting => graph.node(**id).is_some_and(|node| node.internal_io > 0),
             Stage::Quiet => false,
         });
         waited_for.map(|(id, _)| *id).collect()
@@ -368,7 +368,7 @@ fn ask_if_due(
     outbox: &mut Vec<(NodeId, NodeOrder)>,
 ) {
     let due = section.nodes.get(&node) == Some(&Stage::Waiting)
-        && graph.node(node).is_none_or(|node| node.working == 0)
+        && graph.node(node).is_none_or(|node| node.internal_io == 0)
         // The newest are asked first and mostly answer first: as long as there is one to be waited for, it is the first here.
         && graph.oldest_parent_nodes(node).all(|parent| {
             section

@@ -25,7 +25,7 @@ pub struct IothreadEntry {
 }
 
 /// The state behind a [`World`](crate::world::World).
-pub struct State {
+pub struct PolicyState {
     /// The nodes, the edges and their users.
     pub graph: Graph,
     /// The drained sections in force.
@@ -52,7 +52,7 @@ pub struct State {
     /// Orders somebody waits for, with their answers.
     pub answers: HashMap<Ticket, Option<OrderOutcome>>,
     /// The nodes at which orders on their way have work done.
-    works: HashMap<Ticket, Vec<NodeId>>,
+    internal_io: HashMap<Ticket, Vec<NodeId>>,
     /// Orders to nodes that have not been answered, by what they do.
     pub under_way: BTreeMap<Ticket, (NodeId, &'static str)>,
     /// The iothreads that are being started.
@@ -63,7 +63,7 @@ pub struct State {
     pub past: Vec<String>,
 }
 
-impl State {
+impl PolicyState {
     /// A state without nodes.
     pub fn new(registry: Registry, implicit: ImplicitOpens, main: IoThreadId, thread: u32) -> Self {
         Self {
@@ -86,7 +86,7 @@ impl State {
             abandoned: Vec::new(),
             effects: Vec::new(),
             answers: HashMap::new(),
-            works: HashMap::new(),
+            internal_io: HashMap::new(),
             under_way: BTreeMap::new(),
             starts: HashMap::new(),
             last_ticket: 0,
@@ -128,7 +128,7 @@ impl State {
         let order = order.at(node);
         let ticket = self.ticket();
         if self.graph.node(node).is_some() {
-            self.note_work(ticket, &order);
+            self.note_internal_io(ticket, &order);
         }
         let Some(entry) = self.graph.node_mut(node) else {
             return ticket;
@@ -173,45 +173,45 @@ impl State {
         }
     }
 
-    fn note_work(&mut self, ticket: Ticket, order: &Order) {
-        let nodes = order::works_at(order);
+    fn note_internal_io(&mut self, ticket: Ticket, order: &Order) {
+        let nodes = order::internal_io_of(order);
         if nodes.is_empty() {
             return;
         }
         for node in &nodes {
             if let Some(node) = self.graph.node_mut(*node) {
-                node.working += 1;
+                node.internal_io += 1;
             }
         }
-        self.works.insert(ticket, nodes);
+        self.internal_io.insert(ticket, nodes);
     }
 
     /// Begins work of the graph actor's own at a node, unless a drained section covers it.
-    pub fn begin_work(&mut self, node: NodeId) -> bool {
+    pub fn begin_internal_io(&mut self, node: NodeId) -> bool {
         if self.sections.cover(node) {
             return false;
         }
         if let Some(node) = self.graph.node_mut(node) {
-            node.working += 1;
+            node.internal_io += 1;
         }
         true
     }
 
-    /// As [`State::begin_work`], for work that goes on inside a section of its own.
-    pub fn begin_work_within(&mut self, node: NodeId, section: Token) -> bool {
+    /// As [`PolicyState::begin_internal_io`], for work that goes on inside a section of its own.
+    pub fn begin_internal_io_in_section(&mut self, node: NodeId, section: Token) -> bool {
         if self.sections.cover_beside(node, section) {
             return false;
         }
         if let Some(node) = self.graph.node_mut(node) {
-            node.working += 1;
+            node.internal_io += 1;
         }
         true
     }
 
     /// Ends it: sections that waited for it go on.
-    pub fn end_work(&mut self, node: NodeId) {
+    pub fn end_internal_io(&mut self, node: NodeId) {
         if let Some(entry) = self.graph.node_mut(node) {
-            entry.working = entry.working.saturating_sub(1);
+            entry.internal_io = entry.internal_io.saturating_sub(1);
         }
         self.sections.ask(&self.graph, node);
         self.flush_sections();
@@ -235,8 +235,8 @@ impl State {
 
     /// An order was carried out.
     pub fn ended(&mut self, ticket: Ticket, outcome: OrderOutcome) {
-        for node in self.works.remove(&ticket).into_iter().flatten() {
-            self.end_work(node);
+        for node in self.internal_io.remove(&ticket).into_iter().flatten() {
+            self.end_internal_io(node);
         }
         self.under_way.remove(&ticket);
         if let Some(answer) = self.answers.get_mut(&ticket) {
@@ -275,7 +275,7 @@ impl State {
 }
 
 #[cfg(test)]
-impl State {
+impl PolicyState {
     /// The orders somebody waits for, with the answers that have come.
     pub fn awaited(&self) -> Vec<(Ticket, Option<String>)> {
         let answers = self.answers.iter();

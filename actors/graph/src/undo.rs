@@ -41,7 +41,7 @@ pub enum Undo {
     /// Put back the number of a node's next numbered child.
     Numbered(NodeId, u32),
     /// Let a parent rely again on what is behind its edge.
-    Lent(EdgeId),
+    EdgeSuspended(EdgeId),
     /// Let an image name the backing file that it named before, which was this node if it was opened by that name.
     Recorded(NodeId, Option<BackingLink>, Option<NodeId>),
     /// Forget a node's prepared options.

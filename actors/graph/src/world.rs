@@ -17,7 +17,7 @@ use millpond_messages::{Error, ErrorKind, IoThreadId, NodeId, Permissions, Resul
 use crate::effect::Effect;
 use crate::order::{self, AtNode, Order};
 use crate::sections::Cover;
-use crate::state::State;
+use crate::state::PolicyState;
 use crate::undo::Log;
 use crate::value::graph::Graph;
 
@@ -27,16 +27,16 @@ fn gone() -> Error {
 
 /// The state, shared by the procedures that run on it. Single-threaded.
 #[derive(Clone)]
-pub struct World(Rc<RefCell<State>>);
+pub struct World(Rc<RefCell<PolicyState>>);
 
 impl World {
     /// A world of this state.
-    pub fn new(state: State) -> Self {
+    pub fn new(state: PolicyState) -> Self {
         Self(Rc::new(RefCell::new(state)))
     }
 
     /// Looks at or changes the state. `act` must not call back into the world.
-    pub fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+    pub fn with<T>(&self, act: impl FnOnce(&mut PolicyState) -> T) -> T {
         act(&mut self.0.borrow_mut())
     }
 
@@ -72,7 +72,7 @@ impl World {
         self.expecting(|state| Ok(state.send_to(iothread, order)))
     }
 
-    fn expecting(&self, send: impl FnOnce(&mut State) -> Result<Ticket>) -> Answered {
+    fn expecting(&self, send: impl FnOnce(&mut PolicyState) -> Result<Ticket>) -> Answered {
         self.with(|state| match send(state) {
             Ok(ticket) => {
                 state.answers.insert(ticket, None);
@@ -163,7 +163,7 @@ impl World {
     }
 
     /// Waits until a condition holds. It is looked at whenever something has happened.
-    pub async fn until(&self, mut holds: impl FnMut(&mut State) -> bool) {
+    pub async fn until(&self, mut holds: impl FnMut(&mut PolicyState) -> bool) {
         std::future::poll_fn(|_| {
             let holds = self.with(&mut holds);
             self.with(|state| state.waits_for_stillness = !holds);

@@ -14,14 +14,16 @@ use millpond_messages::handshake::PendingDrain;
 use millpond_messages::{Error, ErrorKind, IoThreadId, OpBlocker, Result, Token};
 use tokio::time::Instant;
 
-use super::carry::Handles;
+use crate::flight::collect;
+
+use super::addresses::Handles;
+use super::change_log::ChangeLog;
+use super::delay::{self, Delay};
 use super::handle::GraphHandle;
-use super::iothreads::{IothreadFactory, Started, poll_params};
-use super::late::{self, Late};
+use super::inbox::{Fresh, Incoming, ReplySender, closed};
+use super::iothreads::{IothreadFactory, poll_params};
 use super::mailbox::{Receiver, mailbox};
-use super::memory::{Memory, MemoryChange};
-use super::told::ChangeLog;
-use millpond_engine::delay::Chaos;
+use super::memory::Memory;
 use millpond_engine::iothread::IoThread;
 use millpond_engine::node::{self, Client, EventSink, Mail, OrderOutcome, Ticket};
 use millpond_graph::{Announcement, Effect, Event, ImplicitOpens, Policy, Reply, RequestId};
@@ -52,42 +54,6 @@ impl Message for GraphMessage {
     type Result = Result<GraphReply<Client>>;
 }
 
-/// Where a reply goes.
-pub(super) type ReplySender = oneshot::Sender<Result<GraphReply<Client>>>;
-
-/// What comes in, in one queue so that its order is kept.
-pub(super) enum Incoming {
-    /// A request. Its id is unique.
-    Request(RequestId, GraphRequest, Option<ReplySender>),
-    /// Nobody waits for this request's reply any more.
-    Abandoned(RequestId),
-    /// Somebody wants to hear what is announced.
-    Listen(mpsc::Sender<Announcement>),
-    /// Something happened in an iothread.
-    Event(node::Event),
-    /// Memory is registered with the rings, or no longer.
-    Memory(MemoryChange),
-    /// A message policy to put in force, or none. The sender is dropped once it is, everywhere.
-    Chaos(Option<Chaos>, oneshot::Sender<()>),
-    /// The flight record is asked for, for this reason.
-    Flight(String, oneshot::Sender<Vec<u8>>),
-    /// An iothread was started, or was not.
-    Started(Ticket, Result<Fresh>),
-    /// An alarm's time is over.
-    Alarm,
-}
-
-/// An iothread that nobody has taken on yet: where nobody does, it ends.
-pub(super) struct Fresh(Option<Started>);
-
-impl Drop for Fresh {
-    fn drop(&mut self) {
-        if let Some((iothread, _)) = &self.0 {
-            iothread.stop();
-        }
-    }
-}
-
 /// The graph actor: the policy, and the handles that it decides about.
 pub struct Graph {
     policy: Policy,
@@ -96,7 +62,7 @@ pub struct Graph {
     listeners: Vec<mpsc::Sender<Announcement>>,
     iothreads: IothreadFactory,
     memory: Memory,
-    /// Deleted, but not of no use to everybody yet.
+    /// Deleted iothreads that a client may still be sending to.
     pub(super) retired: Vec<IoThread<Mail>>,
     events: EventSink,
     incoming: Option<Receiver<Incoming>>,
@@ -104,7 +70,7 @@ pub struct Graph {
     begun: Instant,
     /// A timer for drains that are slow is running.
     watching: bool,
-    pub(super) late: Late,
+    pub(super) delay: Delay,
     changes: ChangeLog,
 }
 
@@ -115,10 +81,10 @@ impl Graph {
     /// The main iothread cannot be started.
     pub fn start(mut config: GraphConfig) -> io::Result<(actix::Addr<Self>, GraphHandle)> {
         let (sender, incoming) = mailbox()?;
-        let told = sender.clone();
+        let inbox = sender.clone();
         // The graph may be gone while its iothreads end.
         let events: EventSink = Arc::new(move |event| {
-            told.send(Incoming::Event(event));
+            inbox.send(Incoming::Event(event));
         });
         // There is no graph yet that somebody could ask: this may wait for the thread.
         let (main, thread) = block_on((config.iothreads)(&config.main, Arc::clone(&events)))?;
@@ -139,7 +105,7 @@ impl Graph {
             handle: handle.clone(),
             begun: Instant::now(),
             watching: false,
-            late: Late::default(),
+            delay: Delay::default(),
             changes: ChangeLog::default(),
         };
         Ok((Actor::start(graph), handle))
@@ -190,6 +156,15 @@ impl Graph {
             Incoming::Alarm => self.policy.event(Event::Alarm, now),
         };
         self.carry_out(effects);
+    }
+
+    /// Gathers the flight record, beside what else is to be done.
+    fn write_flight(&self, reason: String, done: oneshot::Sender<Vec<u8>>) {
+        let iothreads = self.handles.iothreads.values().cloned().collect();
+        actix_rt::spawn(async move {
+            // Whoever asked may have gone.
+            drop(done.send(collect(&reason, iothreads).await));
+        });
     }
 
     /// Looks again when a drain may have become slow.
@@ -272,7 +247,7 @@ impl Graph {
                 let handle = self.handle.clone();
                 actix_rt::spawn(async move {
                     actix_rt::time::sleep(after).await;
-                    handle.alarm();
+                    handle.post(Incoming::Alarm);
                 });
             }
             Effect::Send { .. } | Effect::StartIothread { .. } | Effect::Reply { .. } => {}
@@ -299,7 +274,8 @@ impl Graph {
                 let context = format!("Could not start iothread '{}': {error}", options.id);
                 Error::caused_by(ErrorKind::Io(io_error(&error)), context, error)
             });
-            handle.started(ticket, started.map(|started| Fresh(Some(started))));
+            let started = started.map(|started| Fresh(Some(started)));
+            handle.post(Incoming::Started(ticket, started));
         });
     }
 
@@ -307,9 +283,9 @@ impl Graph {
     fn take_on(&mut self, mut fresh: Fresh) -> Result<(IoThreadId, u32)> {
         let (iothread, thread) = fresh.0.take().ok_or_else(closed)?;
         self.memory.tell_all(&iothread);
-        if let Some(chaos) = self.late.policy() {
+        if let Some(chaos) = self.delay.rules() {
             let (done, _) = oneshot::channel();
-            late::tell(&iothread, Some(chaos), done);
+            delay::put_in_force(&iothread, Some(chaos), done);
         }
         let id = iothread.id();
         self.handles.iothreads.insert(id, iothread);
@@ -410,10 +386,6 @@ fn io_error(error: &io::Error) -> millpond_messages::IoError {
     )
 }
 
-pub(super) fn closed() -> Error {
-    Error::new(ErrorKind::Closed, "The block layer is shutting down")
-}
-
 impl Actor for Graph {
     type Context = Context<Self>;
 
@@ -438,7 +410,7 @@ impl StreamHandler<Incoming> for Graph {
         if let Some(incoming) = self.hold_incoming(incoming) {
             self.receive(incoming);
         }
-        self.watch_late(context);
+        self.watch_delayed(context);
         self.watch(context);
     }
 }

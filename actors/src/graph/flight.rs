@@ -2,17 +2,11 @@
 
 use std::sync::Arc;
 
-use futures_channel::oneshot;
 use millpond_messages::record::MessageEvent;
-use millpond_messages::{Error, Result};
 use tokio::time::Instant;
 
-use super::actor::{Graph, closed};
-use super::handle::GraphHandle;
 use millpond_engine::delay::kind;
 use millpond_engine::flight::{Note, Recorder};
-
-use crate::flight::collect;
 use millpond_engine::node::{self, recorded};
 
 /// The ring of the graph actor's thread.
@@ -65,29 +59,5 @@ impl GraphFlight {
     /// It has heard of an event.
     pub(super) fn heard(&self, event: &node::Event) {
         self.note(recorded::event(MessageEvent::Heard, event));
-    }
-}
-
-impl Graph {
-    /// Gathers the flight record, beside what else is to be done.
-    pub(super) fn write_flight(&self, reason: String, done: oneshot::Sender<Vec<u8>>) {
-        let iothreads = self.handles.iothreads.values().cloned().collect();
-        actix_rt::spawn(async move {
-            // Whoever asked may have gone.
-            drop(done.send(collect(&reason, iothreads).await));
-        });
-    }
-}
-
-impl GraphHandle {
-    /// The last messages of all threads and what is unanswered, as `millpond flight` reads it. An iothread that is stuck
-    /// holds it up for two seconds at most.
-    ///
-    /// # Errors
-    /// The graph has ended.
-    pub async fn flight_record(&self, reason: impl Into<String>) -> Result<Vec<u8>> {
-        let (done, written) = oneshot::channel();
-        self.ask_flight(reason.into(), done);
-        written.await.map_err(|_| -> Error { closed() })
     }
 }

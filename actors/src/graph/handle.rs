@@ -19,11 +19,9 @@ use millpond_messages::{
 };
 use serde_json::Value;
 
-use super::actor::{Fresh, Incoming, closed};
+use super::inbox::{Incoming, closed};
 use super::mailbox::Sender;
-use super::memory::MemoryChange;
-use millpond_engine::delay::Chaos;
-use millpond_engine::node::{Client, Ticket};
+use millpond_engine::node::Client;
 use millpond_graph::{Announcement, RequestId};
 
 /// Announcements that a listener may be behind before it loses more.
@@ -56,30 +54,10 @@ impl GraphHandle {
             .send(Incoming::Request(self.next_id(), request.into(), None));
     }
 
-    /// Tells the actor that memory is to be registered, or no longer.
-    pub(super) fn change_memory(&self, change: MemoryChange) {
-        // Where the actor has ended, the answer's sender goes with the message.
-        self.sender.send(Incoming::Memory(change));
-    }
-
-    /// Has the actor put a message policy in force.
-    pub(super) fn change_chaos(&self, chaos: Option<Chaos>, done: oneshot::Sender<()>) {
-        self.sender.send(Incoming::Chaos(chaos, done));
-    }
-
-    /// Has the actor write a flight record.
-    pub(super) fn ask_flight(&self, reason: String, done: oneshot::Sender<Vec<u8>>) {
-        self.sender.send(Incoming::Flight(reason, done));
-    }
-
-    /// Tells the actor that an iothread was started, or was not.
-    pub(super) fn started(&self, ticket: Ticket, started: Result<Fresh>) {
-        self.sender.send(Incoming::Started(ticket, started));
-    }
-
-    /// Tells the actor that an alarm's time is over.
-    pub(super) fn alarm(&self) {
-        self.sender.send(Incoming::Alarm);
+    /// Puts a message into the actor's queue. Where the actor has ended, the message is dropped, and with it the sender of
+    /// any answer.
+    pub(super) fn post(&self, message: Incoming) {
+        self.sender.send(message);
     }
 
     /// Sends any request. It is on its way when this returns; the future is the reply. A future dropped early does not
@@ -104,6 +82,17 @@ impl GraphHandle {
         // Where the actor has ended, nothing is announced any more.
         self.sender.send(Incoming::Listen(sender));
         receiver
+    }
+
+    /// The last messages of all threads and what is unanswered, as `millpond flight` reads it. An iothread that is stuck
+    /// holds it up for two seconds at most.
+    ///
+    /// # Errors
+    /// The graph has ended.
+    pub async fn flight_record(&self, reason: impl Into<String>) -> Result<Vec<u8>> {
+        let (done, written) = oneshot::channel();
+        self.post(Incoming::Flight(reason.into(), done));
+        written.await.map_err(|_| closed())
     }
 
     pub(super) async fn done(&self, request: impl Into<GraphRequest>) -> Result<()> {

@@ -6,29 +6,15 @@ use futures_channel::oneshot;
 use millpond_messages::{Error, ErrorKind, IoError, Result};
 use millpond_ring::buffer::{Region, RegionError, Regions};
 
-use super::actor::closed;
 use super::handle::GraphHandle;
+use super::inbox::{Incoming, MemoryChange, Wish, closed};
 use millpond_engine::iothread::{IoThread, Local};
 use millpond_engine::node::Mail;
 
-/// What is asked of the rings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wish {
-    Register,
-    Unregister,
-}
-
-/// A wish, and where its outcome goes.
-pub(super) struct MemoryChange {
-    wish: Wish,
-    region: Arc<Region>,
-    done: oneshot::Sender<Result<()>>,
-}
-
 /// Answers when it is dropped: each iothread has a share until its ring has done what was asked, or is gone.
-struct Told(Option<oneshot::Sender<Result<()>>>);
+struct Answer(Option<oneshot::Sender<Result<()>>>);
 
-impl Drop for Told {
+impl Drop for Answer {
     fn drop(&mut self) {
         if let Some(done) = self.0.take() {
             // Whoever asked may not wait for it.
@@ -60,13 +46,13 @@ impl Memory {
             let _ = done.send(Err(error));
             return;
         }
-        let told = Arc::new(Told(Some(done)));
+        let answer = Arc::new(Answer(Some(done)));
         for iothread in iothreads {
-            tell(iothread, wish, &region, Some(Arc::clone(&told)));
+            ask_ring(iothread, wish, &region, Some(Arc::clone(&answer)));
         }
         // Before the answer, after which nobody should keep it.
         drop(region);
-        drop(told);
+        drop(answer);
     }
 
     fn forget(&mut self, region: &Arc<Region>) -> Result<()> {
@@ -83,7 +69,7 @@ impl Memory {
     /// Has a new iothread know what the others know.
     pub(super) fn tell_all(&self, iothread: &IoThread<Mail>) {
         for region in self.regions.iter() {
-            tell(iothread, Wish::Register, region, None);
+            ask_ring(iothread, Wish::Register, region, None);
         }
     }
 }
@@ -101,7 +87,7 @@ fn refusal(error: RegionError) -> Error {
 }
 
 /// Asks an iothread's ring. Where the kernel refuses, requests go on without.
-fn tell(iothread: &IoThread<Mail>, wish: Wish, region: &Arc<Region>, told: Option<Arc<Told>>) {
+fn ask_ring(iothread: &IoThread<Mail>, wish: Wish, region: &Arc<Region>, answer: Option<Arc<Answer>>) {
     let region = Arc::clone(region);
     let ask = move || {
         if let Some(local) = Local::current() {
@@ -117,7 +103,7 @@ fn tell(iothread: &IoThread<Mail>, wish: Wish, region: &Arc<Region>, told: Optio
         }
         // Before the answer, after which nobody should keep the region.
         drop(region);
-        drop(told);
+        drop(answer);
     };
     // An iothread that has ended has no ring.
     drop(iothread.send(Mail::Run(Box::new(ask))));
@@ -147,7 +133,7 @@ impl GraphHandle {
     async fn memory(&self, wish: Wish, region: &Arc<Region>) -> Result<()> {
         let (done, answer) = oneshot::channel();
         let region = Arc::clone(region);
-        self.change_memory(MemoryChange { wish, region, done });
+        self.post(Incoming::Memory(MemoryChange { wish, region, done }));
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 }

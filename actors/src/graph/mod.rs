@@ -8,17 +8,18 @@
 //! All decisions are in [`millpond_graph`]; the [`Graph`] puts handles in place of ids and carries effects out.
 
 mod actor;
-mod carry;
+mod addresses;
+mod change_log;
+mod delay;
 mod edits;
 mod flight;
 mod handle;
 mod images;
+mod inbox;
 mod iothreads;
-mod late;
 mod mailbox;
 mod memory;
 mod show;
-mod told;
 
 pub use actor::{Graph, GraphConfig, GraphMessage};
 pub use edits::{FreezeGuard, OpBlockGuard};

@@ -4,7 +4,7 @@ use millpond_messages::graph::Options;
 use millpond_messages::{Error, ErrorKind, Result};
 
 use crate::open::options;
-use crate::open::tree::{self, Base};
+use crate::open::tree::{self, Inherited};
 use crate::transaction::Transaction;
 use crate::world::World;
 
@@ -23,7 +23,7 @@ pub async fn blockdev_add(world: &World, options: Options) -> Result<()> {
         ));
     }
     let mut transaction = Transaction::new(world);
-    match tree::open_tree(&mut transaction, options, Base::default()).await {
+    match tree::open_tree(&mut transaction, options, Inherited::default()).await {
         Ok(node) => {
             world.graph(|graph| {
                 if let Some(node) = graph.node_mut(node) {

@@ -128,7 +128,7 @@ async fn hold(
     let quiet = Permissions::CONSISTENT_READ | Permissions::WRITE_UNCHANGED;
     let writes = Permissions::WRITE | Permissions::RESIZE;
     let reads = Permissions::CONSISTENT_READ | Permissions::WRITE;
-    transaction.lend(link);
+    transaction.suspend_edge(link);
     let mut plan = Plan::default();
     let mut roots = [RootId(0); 2];
     let takes = [(overlay, reads, Permissions::all()), (backing, writes, quiet)];
@@ -202,12 +202,12 @@ async fn copy(world: &World, hold: &Hold) -> Result<()> {
 /// Has a node do a piece of the work, once no drained section of somebody else covers the overlay.
 async fn work(world: &World, hold: &Hold, node: NodeId, task: NodeTask) -> Result<()> {
     world
-        .until(|state| state.begin_work_within(hold.overlay, hold.section))
+        .until(|state| state.begin_internal_io_in_section(hold.overlay, hold.section))
         .await;
     // Where everything was closed meanwhile, the other node is about to go too.
     world.graph(|graph| graph.expect(hold.overlay).map(drop))?;
     let result = world.ask(node, task).done().await;
-    world.with(|state| state.end_work(hold.overlay));
+    world.with(|state| state.end_internal_io(hold.overlay));
     result
 }
 
@@ -225,7 +225,7 @@ async fn let_go(world: &World, hold: Hold) {
     }
     world.graph(|graph| {
         if let Some(link) = graph.edge_mut(link) {
-            link.lent = false;
+            link.suspended = false;
         }
     });
     delete::refresh(world, &[overlay, backing]).await;

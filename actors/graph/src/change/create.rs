@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::change::{delete, roots};
 use crate::open::options;
-use crate::open::tree::{self, Base};
+use crate::open::tree::{self, Inherited};
 use crate::order::Wiring;
 use crate::procedure::Next;
 use crate::transaction::Transaction;
@@ -82,7 +82,7 @@ async fn prepare(transaction: &mut Transaction, mut options: Options) -> Result<
 
 /// Takes hold of the node that is to be formatted.
 async fn hold_file(transaction: &mut Transaction, value: Value) -> Result<(RootId, NodeId)> {
-    let node = tree::resolve(transaction, value, Base::default(), "file").await?;
+    let node = tree::resolve(transaction, value, Inherited::default(), "file").await?;
     let permissions = Permissions::CONSISTENT_READ | Permissions::WRITE | Permissions::RESIZE;
     let request = roots::hold("", "blockdev-create", permissions);
     let root = roots::link_root(transaction, node, &request);
@@ -114,7 +114,7 @@ async fn make(world: &World, job: Job) -> Result<()> {
             .done()
             .await;
     };
-    world.until(|state| state.begin_work(node)).await;
+    world.until(|state| state.begin_internal_io(node)).await;
     let address = world.with(|state| state.address(node));
     let result = match address {
         Some(file) => {
@@ -127,6 +127,6 @@ async fn make(world: &World, job: Job) -> Result<()> {
         }
         None => Err(Error::new(ErrorKind::NotFound, "The node is gone")),
     };
-    world.with(|state| state.end_work(node));
+    world.with(|state| state.end_internal_io(node));
     result
 }

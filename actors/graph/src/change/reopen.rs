@@ -15,7 +15,7 @@ use crate::open::options;
 use crate::order::{NodeOrder, NodeTask};
 use crate::transaction::{Transaction, together};
 use crate::value::chain;
-use crate::value::common::{Common, Given};
+use crate::value::common::{Common, GivenOptions};
 use crate::value::edge::Parent;
 use crate::value::graph::Graph;
 use crate::value::home::Joint;
@@ -27,7 +27,7 @@ use crate::world::World;
 /// What becomes of one node.
 pub struct Target {
     node: NodeId,
-    given: Given,
+    given: GivenOptions,
     common: Common,
     rest: Options,
     /// What is behind its edges from now on, where that changes.
@@ -36,7 +36,7 @@ pub struct Target {
 
 impl Target {
     /// The node with other common options, and its own as they are.
-    fn with(node: &Node, given: Given, common: Common) -> Self {
+    fn with(node: &Node, given: GivenOptions, common: Common) -> Self {
         Self {
             node: node.id,
             given,
@@ -138,7 +138,7 @@ fn refused<T>(text: impl Into<Cow<'static, str>>) -> Result<T> {
 /// Options with which a node goes from its open to its end. One that was given has no way back to its default, which is
 /// what a reopen without it asks for. Whether a node is active is changed by a command of its own, so that option stands
 /// for what it was at the open.
-fn check_not_reset(node: &Node, given: Given) -> Result<()> {
+fn check_not_reset(node: &Node, given: GivenOptions) -> Result<()> {
     if node.given.active.is_some() {
         return refused("Option 'active' cannot be reset to its default value");
     }
@@ -150,7 +150,7 @@ fn check_not_reset(node: &Node, given: Given) -> Result<()> {
 }
 
 /// The same options, which cannot be set to anything either.
-fn check_not_set(node: &Node, given: Given) -> Result<()> {
+fn check_not_set(node: &Node, given: GivenOptions) -> Result<()> {
     if given.active == Some(node.common.inactive) {
         return refused("Cannot change the option 'active'");
     }
@@ -194,7 +194,7 @@ async fn reopen_all(world: &World, targets: &[Target]) -> Result<()> {
 
 /// How nodes were open before [`set_access`].
 #[derive(Debug)]
-pub struct Access(Vec<(NodeId, Given, Common)>);
+pub struct Access(Vec<(NodeId, GivenOptions, Common)>);
 
 /// Reopens a node, and what inherits from it, read-only or not; answers how they were, if they were otherwise.
 ///

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::change::delete;
 use crate::change::exchange::Exchange;
-use crate::open::tree::{self, Base};
+use crate::open::tree::{self, Inherited};
 use crate::order::Wiring;
 use crate::transaction::{Transaction, together};
 use crate::value::chain;
@@ -302,7 +302,7 @@ fn check_driver(world: &World, options: &Options) -> Result<()> {
 
 async fn insert(transaction: &mut Transaction, node: NodeId, options: Options) -> Result<()> {
     let world = transaction.world.clone();
-    let new = tree::open_tree(transaction, options, Base::default())
+    let new = tree::open_tree(transaction, options, Inherited::default())
         .await
         .map_err(|error| error.within("Could not create node"))?;
     world.graph(|graph| {

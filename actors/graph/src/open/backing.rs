@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::effect::ImplicitOpens;
 use crate::open::image;
-use crate::open::tree::{self, Backing, Base};
+use crate::open::tree::{self, Backing, Inherited};
 use crate::transaction::{Transaction, together};
 use crate::value::common::Common;
 use crate::value::edge::Parent;
@@ -60,10 +60,10 @@ async fn walk(
             return Ok(());
         };
         let common = inherited(&transaction.world, overlay)?;
-        let base = Base {
+        let base = Inherited {
             common,
             depth: depth + 1,
-            ..Base::default()
+            ..Inherited::default()
         };
         match backing {
             Backing::None => return Ok(()),
@@ -129,7 +129,7 @@ async fn open_named(
     overlay: NodeId,
     names: &mut HashSet<String>,
     mut options: Options,
-    base: Base,
+    base: Inherited,
 ) -> Result<(NodeId, Backing)> {
     let world = transaction.world.clone();
     if world.with(|state| state.implicit) == ImplicitOpens::Deny {
@@ -162,7 +162,7 @@ async fn open_named(
         options.insert("driver".to_owned(), format.clone().into());
     }
     let options = image::named(&world, &filename, options, false)?;
-    let base = Base {
+    let base = Inherited {
         unchecked: true,
         ..base
     };

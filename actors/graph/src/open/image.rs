@@ -10,7 +10,7 @@ use millpond_messages::path::path_has_protocol;
 use millpond_messages::{Error, ErrorKind, NodeId, OpenFlags, Result, Role, qapi};
 use serde_json::Value;
 
-use crate::open::tree::{self, Base};
+use crate::open::tree::{self, Inherited};
 use crate::open::{options, temporary};
 use crate::order::NodeTask;
 use crate::transaction::Transaction;
@@ -34,15 +34,15 @@ pub async fn open_node(transaction: &mut Transaction, image: OpenImage) -> Resul
     let is_protocol = image.flags.contains(OpenFlags::PROTOCOL);
     let options = match &image.filename {
         Some(filename) => named(&world, filename, image.options, is_protocol)?,
-        None => options::crumple(image.options)?,
+        None => options::nest_dotted_keys(image.options)?,
     };
     check_driver(&world, &options)?;
-    let base = Base {
+    let base = Inherited {
         common: Common::of_flags(image.flags),
         is_protocol,
         probing: image.probing,
         unchecked: true,
-        ..Base::default()
+        ..Inherited::default()
     };
     if image.flags.contains(OpenFlags::SNAPSHOT) {
         temporary::open_below(transaction, options, base).await
@@ -79,7 +79,7 @@ pub fn unknown_driver(name: &str) -> Error {
 /// # Errors
 /// The name is malformed, names an unknown protocol, or the options name another file.
 pub fn named(world: &World, filename: &str, options: Options, is_protocol: bool) -> Result<Options> {
-    let mut options = options::crumple(options)?;
+    let mut options = options::nest_dotted_keys(options)?;
     if let Some(json) = filename.strip_prefix("json:") {
         join(&mut options, parse_json(json)?);
         return Ok(options);
@@ -132,7 +132,7 @@ fn join(options: &mut Options, more: Options) {
 fn parse_json(json: &str) -> Result<Options> {
     let invalid = |text| Error::new(ErrorKind::InvalidArgument, text);
     match qapi::parse_json(json) {
-        Ok(Value::Object(options)) => options::crumple(options),
+        Ok(Value::Object(options)) => options::nest_dotted_keys(options),
         Ok(_) => Err(invalid("Invalid JSON object given".to_owned())),
         Err(error) => Err(invalid(format!(
             "Could not parse the JSON options: {}",
@@ -183,7 +183,7 @@ pub async fn find_driver(
     transaction: &mut Transaction,
     options: &mut Options,
     common: Common,
-    base: Base,
+    base: Inherited,
 ) -> Result<Found> {
     let nothing = || Error::new(ErrorKind::InvalidArgument, "Must specify either driver or file");
     if base.is_protocol {
@@ -202,7 +202,7 @@ pub async fn find_driver(
     }
     let file = options.remove("file").ok_or_else(nothing)?;
     check_may_probe(base.probing, common)?;
-    let below = Base {
+    let below = Inherited {
         common: common.inherited_from_format(Role::IMAGE),
         depth: base.depth + 1,
         is_protocol: true,

@@ -5,7 +5,7 @@ use millpond_messages::graph::Options;
 use millpond_messages::{Error, ErrorKind, Result, parse_discard_flags};
 use serde_json::Value;
 
-use crate::value::common::Given;
+use crate::value::common::GivenOptions;
 
 /// The longest node name, in bytes.
 pub const NODE_NAME_MAX: usize = 31;
@@ -18,7 +18,7 @@ pub struct Parsed {
     /// The option `node-name`, if it is given.
     pub node_name: Option<String>,
     /// The options that all drivers have in common.
-    pub given: Given,
+    pub given: GivenOptions,
     /// The driver's own, children included.
     pub rest: Options,
 }
@@ -38,7 +38,7 @@ pub fn parse(mut options: Options) -> Result<Parsed> {
         })
         .transpose()?;
     let detect_zeroes = take_string(&mut options, "detect-zeroes")?;
-    let given = Given {
+    let given = GivenOptions {
         read_only: take_bool(&mut options, "read-only")?,
         auto_read_only: take_bool(&mut options, "auto-read-only")?,
         direct,
@@ -182,11 +182,11 @@ pub fn check_node_name(name: &str) -> Result<()> {
 ///
 /// # Errors
 /// A key stands for a value and for an object.
-pub fn crumple(options: Options) -> Result<Options> {
+pub fn nest_dotted_keys(options: Options) -> Result<Options> {
     let mut result = Options::new();
     for (key, value) in options {
         let value = match value {
-            Value::Object(nested) => Value::Object(crumple(nested)?),
+            Value::Object(nested) => Value::Object(nest_dotted_keys(nested)?),
             other => other,
         };
         let Some((head, tail)) = key.split_once('.') else {
@@ -210,7 +210,7 @@ pub fn crumple(options: Options) -> Result<Options> {
     for value in result.values_mut() {
         let Value::Object(nested) = value else { continue };
         if nested.keys().any(|key| key.contains('.')) {
-            *nested = crumple(std::mem::take(nested))?;
+            *nested = nest_dotted_keys(std::mem::take(nested))?;
         }
         if let Some(items) = take_list(nested) {
             *value = Value::Array(items);
@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn dotted_keys_nest() {
-        let nested = crumple(object(serde_json::json!({
+        let nested = nest_dotted_keys(object(serde_json::json!({
             "driver": "qcow2", "file.driver": "file", "file.filename": "x", "file.cache.direct": true
         })));
         assert_eq!(
@@ -273,8 +273,8 @@ mod tests {
             serde_json::json!({"driver": "qcow2",
                 "file": {"driver": "file", "filename": "x", "cache": {"direct": true}}})
         );
-        assert!(crumple(object(serde_json::json!({"file": "a", "file.driver": "file"}))).is_err());
-        let listed = crumple(object(serde_json::json!({
+        assert!(nest_dotted_keys(object(serde_json::json!({"file": "a", "file.driver": "file"}))).is_err());
+        let listed = nest_dotted_keys(object(serde_json::json!({
             "inject-error.1.event": "write_aio", "inject-error.0.event": "read_aio", "x.1": 2
         })));
         assert_eq!(

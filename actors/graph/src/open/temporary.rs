@@ -7,7 +7,7 @@ use millpond_engine::node::OrderOutcome;
 use millpond_messages::graph::Options;
 use millpond_messages::{Error, ErrorKind, NodeId, OpenFlags, Result, Role};
 
-use crate::open::tree::{self, Base};
+use crate::open::tree::{self, Inherited};
 use crate::open::{backing, options};
 use crate::order::{IothreadOrder, Wiring};
 use crate::transaction::Transaction;
@@ -18,9 +18,13 @@ use crate::world::World;
 ///
 /// # Errors
 /// An open's, or the overlay's file cannot be made.
-pub async fn open_below(transaction: &mut Transaction, mut options: Options, base: Base) -> Result<NodeId> {
+pub async fn open_below(
+    transaction: &mut Transaction,
+    mut options: Options,
+    base: Inherited,
+) -> Result<NodeId> {
     let read_only = options::take_bool(&mut options, "read-only")?.unwrap_or(base.common.read_only);
-    let below = Base {
+    let below = Inherited {
         common: base.common.inherited_from_format(Role::COW),
         ..base
     };
@@ -46,9 +50,9 @@ async fn make_overlay(transaction: &mut Transaction, image: NodeId, read_only: b
     let mut options = Options::new();
     options.insert("driver".to_owned(), "file".into());
     options.insert("filename".to_owned(), new_file(&world).await?.into());
-    let base = Base {
+    let base = Inherited {
         common,
-        ..Base::default()
+        ..Inherited::default()
     };
     let (file, _) = tree::open_one(transaction, options, base).await?;
     let address = world.with(|state| state.address(file));
@@ -67,10 +71,10 @@ async fn make_overlay(transaction: &mut Transaction, image: NodeId, read_only: b
     let mut options = Options::new();
     options.insert("driver".to_owned(), format.name().into());
     options.insert("backing".to_owned(), serde_json::Value::Null);
-    let base = Base {
+    let base = Inherited {
         common: Common { read_only, ..common },
         file: Some(file),
-        ..Base::default()
+        ..Inherited::default()
     };
     let (overlay, _) = tree::open_one(transaction, options, base).await?;
     Ok(overlay)

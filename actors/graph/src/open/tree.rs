@@ -29,7 +29,7 @@ const NESTING_MAX: usize = 32;
 
 /// What a node starts from when its own options do not say.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Base {
+pub struct Inherited {
     /// The options that are inherited from the parent.
     pub common: Common,
     /// How deep the node's options are nested.
@@ -44,7 +44,7 @@ pub struct Base {
     pub unchecked: bool,
 }
 
-impl Base {
+impl Inherited {
     /// What a child starts from.
     fn of_child(self, common: Common, parent: &dyn DriverKind, child: &ChildKind) -> Self {
         let role = child.role;
@@ -77,7 +77,7 @@ impl Base {
 pub fn open_tree<'a>(
     transaction: &'a mut Transaction,
     options: Options,
-    base: Base,
+    base: Inherited,
 ) -> Pin<Box<dyn Future<Output = Result<NodeId>> + 'a>> {
     Box::pin(async move {
         let (top, backing) = open_one(transaction, options, base).await?;
@@ -103,7 +103,7 @@ pub enum Backing {
 pub async fn open_one(
     transaction: &mut Transaction,
     options: Options,
-    base: Base,
+    base: Inherited,
 ) -> Result<(NodeId, Backing)> {
     if base.depth > NESTING_MAX {
         return Err(Error::new(
@@ -242,7 +242,7 @@ async fn open_child(
     transaction: &mut Transaction,
     child: ChildKind,
     value: Option<Value>,
-    base: Base,
+    base: Inherited,
 ) -> Result<Option<NodeId>> {
     if child.name == "backing" {
         return Ok(None);
@@ -274,7 +274,7 @@ pub fn note_inheritance(world: &World, child: Option<NodeId>, parent: NodeId) {
 pub async fn resolve(
     transaction: &mut Transaction,
     value: Value,
-    base: Base,
+    base: Inherited,
     option: &str,
 ) -> Result<NodeId> {
     match value {
@@ -326,7 +326,7 @@ fn insert_node(
         owned: false,
         implicit_backing: None,
         live: false,
-        working: 0,
+        internal_io: 0,
         closing: false,
         moving: false,
         deferred: Vec::new(),

@@ -17,7 +17,7 @@ use millpond_messages::graph::{
 use millpond_messages::{Error, ErrorKind, NodeId, Result};
 
 use crate::effect::Reply;
-use crate::state::State;
+use crate::state::PolicyState;
 use crate::value::edge::{Edge, Parent};
 use crate::value::graph::Graph;
 use crate::value::home::{self, Company};
@@ -294,7 +294,7 @@ fn is_live(graph: &Graph, edge: &Edge) -> bool {
     }
 }
 
-fn may_move(state: &State, name: &str, iothread: Option<&str>, joined: bool) -> Result<()> {
+fn may_move(state: &PolicyState, name: &str, iothread: Option<&str>, joined: bool) -> Result<()> {
     let node = state.graph.find(name)?.id;
     let company = if joined { Company::Joined } else { Company::Alone };
     home::to_move(&state.graph, node, state.destination(iothread)?, company).map(drop)

@@ -72,7 +72,7 @@ impl Transaction {
                 | Undo::Connected(..)
                 | Undo::RootMoved(..)
                 | Undo::Numbered(..)
-                | Undo::Lent(_)
+                | Undo::EdgeSuspended(_)
                 | Undo::Recorded(..)
                 | Undo::ReopenPrepared(_) => {}
             }
@@ -148,9 +148,9 @@ impl Transaction {
             Undo::Numbered(node, next) => {
                 self.set_number(node, next);
             }
-            Undo::Lent(edge) => world.graph(|graph| {
+            Undo::EdgeSuspended(edge) => world.graph(|graph| {
                 if let Some(edge) = graph.edge_mut(edge) {
-                    edge.lent = false;
+                    edge.suspended = false;
                 }
             }),
             Undo::Recorded(node, link, implicit) => {
@@ -307,13 +307,13 @@ impl Transaction {
     }
 
     /// Lets a parent rely on nothing behind its edge. Permissions follow when they are computed next.
-    pub fn lend(&mut self, edge: EdgeId) {
+    pub fn suspend_edge(&mut self, edge: EdgeId) {
         self.world.graph(|graph| {
             if let Some(edge) = graph.edge_mut(edge) {
-                edge.lent = true;
+                edge.suspended = true;
             }
         });
-        self.log.push(Undo::Lent(edge));
+        self.log.push(Undo::EdgeSuspended(edge));
     }
 
     /// Lets an image name another backing file, in its header and for those who ask.

@@ -118,7 +118,7 @@ impl Common {
 
 /// The common options that were given for a node, as opposed to inherited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Given {
+pub struct GivenOptions {
     /// The option `read-only`, if it is given.
     pub read_only: Option<bool>,
     /// The option `auto-read-only`, if it is given.
@@ -139,7 +139,7 @@ pub struct Given {
     pub copy_on_read: Option<bool>,
 }
 
-impl Given {
+impl GivenOptions {
     /// The same with this `force-share`.
     #[must_use]
     pub fn with_force_share(self, force_share: Option<bool>) -> Self {

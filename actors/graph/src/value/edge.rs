@@ -36,7 +36,7 @@ pub struct Edge {
     /// Who relies on it to stay as it is.
     pub frozen: Option<Token>,
     /// The parent relies on nothing below and lets others write there: it has all that they write.
-    pub lent: bool,
+    pub suspended: bool,
 }
 
 /// Where an edge leads, and since when.

@@ -252,7 +252,7 @@ impl Graph {
                 taken,
                 shared,
                 frozen: None,
-                lent: false,
+                suspended: false,
             },
         );
         if let Parent::Node(node, slot) = parent {

@@ -9,7 +9,7 @@ use millpond_messages::graph::Options;
 use millpond_messages::{ChildSlot, EdgeId, IoThreadId, NodeId, OpenFlags, Permissions};
 
 use crate::order::Order;
-use crate::value::common::{Common, Given};
+use crate::value::common::{Common, GivenOptions};
 
 /// What all parents of a node together take, and what all of them share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub struct Node {
     /// The options that every node has, inherited ones included.
     pub common: Common,
     /// Those of them that were given for this node.
-    pub given: Given,
+    pub given: GivenOptions,
     /// The node whose options this one was part of: what is not given comes from there.
     pub inherits_from: Option<NodeId>,
     /// What the node cell does besides its driver.
@@ -67,7 +67,7 @@ pub struct Node {
     /// Others may see it: the transaction that made it has been committed.
     pub live: bool,
     /// How much work of the graph actor's own goes on at it, uncounted by its gate.
-    pub working: u32,
+    pub internal_io: u32,
     /// It is being closed: it still writes back, and is quiet only when it is gone.
     pub closing: bool,
     /// It is on its way to another iothread: what is sent to it waits in `deferred`.

@@ -99,7 +99,7 @@ impl Plan {
                 // Whoever has the image now does with it what it wants.
                 shared |= Permissions::WRITE | Permissions::RESIZE;
             }
-            let new = if edge.lent {
+            let new = if edge.suspended {
                 (Permissions::empty(), Permissions::all())
             } else {
                 (taken, shared)

@@ -139,7 +139,7 @@ impl Live {
                 && state.sections.iter().next().is_none()
                 && state.graph.nodes().all(|node| {
                     node.live
-                        && node.working == 0
+                        && node.internal_io == 0
                         && !node.moving
                         && !node.closing
                         && node.deferred.is_empty()

@@ -149,7 +149,7 @@ fn feed_graph(feed: &mut Feed, live: &Live, tokens: &Ranks<Token>, tickets: &Ran
                 node.implicit_backing,
             )
                 .hash(&mut feed.0);
-            (node.owned, node.live, node.working, node.closing, node.moving).hash(&mut feed.0);
+            (node.owned, node.live, node.internal_io, node.closing, node.moving).hash(&mut feed.0);
             (&node.children, &node.parents, node.facts.is_some()).hash(&mut feed.0);
             feed!(
                 feed,

@@ -1,4 +1,4 @@
-//! What the log is told of changes to the graph.
+//! Changes of the graph, as the log reports them.
 
 use std::collections::HashMap;
 
@@ -72,6 +72,15 @@ fn mutated(mutation: &Mutation) -> Option<String> {
                 None => format!("{verb} all nodes"),
             }
         }
+        Mutation::AddIothread(options) => format!("start iothread '{}'", options.id),
+        Mutation::DelIothread { id } => format!("stop iothread '{id}'"),
+        _ => return edited(mutation),
+    })
+}
+
+/// What a mutation is to change of what leads where, or of what an image has.
+fn edited(mutation: &Mutation) -> Option<String> {
+    Some(match mutation {
         Mutation::BlockdevSnapshot { node, overlay } => {
             format!("put overlay '{overlay}' on node '{node}'")
         }
@@ -123,8 +132,6 @@ fn mutated(mutation: &Mutation) -> Option<String> {
         }
         Mutation::Commit { node_name } => format!("commit node '{node_name}' to its backing node"),
         Mutation::MakeEmpty { node_name } => format!("empty node '{node_name}'"),
-        Mutation::AddIothread(options) => format!("start iothread '{}'", options.id),
-        Mutation::DelIothread { id } => format!("stop iothread '{id}'"),
         _ => return None,
     })
 }
