@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use millpond::export::backend::Backend;
+use millpond::export::backend::ExportedNode;
 use millpond::export::nbd::handshake::{Contexts, Mode, Negotiated};
 use millpond::export::nbd::offer::Offer;
 use millpond::export::nbd::transmission::connection::{self, Arrival, End};
@@ -172,7 +172,7 @@ fn transferred(buffers: Buffers) -> Outcome<Buffers> {
 /// The disk as a connection has it.
 struct Behind(Rc<Disk>);
 
-impl Backend for Behind {
+impl ExportedNode for Behind {
     type UnderWay = LocalBoxFuture<'static, Outcome<Buffers>>;
 
     fn begin(&self, operation: Operation<Buffers>) -> Begun<Self::UnderWay> {

@@ -11,7 +11,7 @@ use millpond_engine::node::{Begun, HomeClient, UnderWay};
 /// The node behind an export, as one connection on one thread uses it.
 ///
 /// A type parameter rather than an object: a request costs no indirection, and tests bring a disk of their own.
-pub trait Backend: 'static {
+pub trait ExportedNode: 'static {
     /// A request that has begun and not ended. Dropped, it goes on by itself.
     type UnderWay: Future<Output = Outcome<Buffers>> + 'static;
 
@@ -31,7 +31,7 @@ pub trait Backend: 'static {
     fn has_moved(&self) -> bool;
 }
 
-impl Backend for HomeClient {
+impl ExportedNode for HomeClient {
     type UnderWay = UnderWay;
 
     fn begin(&self, operation: Operation<Buffers>) -> Begun {

@@ -1,7 +1,16 @@
 //! Exports: how the data of nodes is shown to programs outside.
+//!
+//! ```text
+//!   control thread:  registry (ids, holds, iothreads, removal) --> kind: Prepared, Export
+//!   iothread:        worker (connections, queues) --> backend (the node behind the export)
+//! ```
+//! Each kind of export is a folder here, and knows nothing of the others.
 
 pub mod backend;
+mod kind;
 pub mod nbd;
 mod registry;
+mod watched;
+mod worker;
 
 pub use registry::ExportRegistry;

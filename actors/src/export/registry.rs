@@ -1,26 +1,23 @@
-//! The exports there are, and the NBD server that most of them are on. It lives on the control thread.
+//! The exports there are: their ids, their holds on nodes, where they run, and their removal. It lives on the control
+//! thread.
 
-use std::cell::RefCell;
-use std::rc::Rc;
-use std::sync::Arc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use millpond_messages::graph::{GraphReply, GraphRequest, Query, RootRequest, RootUser};
+use millpond_engine::node::Client;
+use millpond_messages::graph::{GraphReply, GraphRequest, NodeFacts, Query, RootRequest, RootUser};
 use millpond_messages::qapi::{
-    BlockDirtyBitmapOrStr, BlockExportInfo, BlockExportKind, BlockExportOptions, BlockExportRemoveMode,
-    BlockExportType, Event, NbdExportOptions, NbdServerOptions, SocketAddress, is_identifier,
+    BlockExportInfo, BlockExportKind, BlockExportOptions, BlockExportRemoveMode, BlockExportType, Event,
+    NbdServerOptions, SocketAddress, is_identifier,
 };
-use millpond_messages::{Error, ErrorKind, IoThreadId, OpenFlags, Permissions, Result, SECTOR_SIZE};
-use millpond_ring::Fd;
-use tokio::sync::{Notify, mpsc, watch};
+use millpond_messages::{Error, ErrorKind, IoThreadId, OpenFlags, Permissions, Result};
 
-use super::nbd::listen::{ConnectionId, Connections, Ending, Exporter, Server};
-use super::nbd::offer::{Catalogue, Offer};
-use super::nbd::report;
-use super::nbd::wire::MAX_STRING;
+use super::kind::{Export, Hold, Prepared, most_iothreads};
+use super::nbd;
+use super::nbd::server::NbdServer;
+use super::watched::Watched;
 use crate::graph::GraphHandle;
 use crate::monitor::EventBus;
-use millpond_engine::node::Client;
 
 /// How long the removal of an export may take before the log names what it waits for; and then, how long an iothread has to
 /// say so.
@@ -33,110 +30,68 @@ pub struct ExportRegistry(Rc<Inner>);
 struct Inner {
     graph: GraphHandle,
     events: EventBus,
-    state: RefCell<State>,
-    /// Where connections tell that they have ended.
-    ended: mpsc::UnboundedSender<(ConnectionId, Ending)>,
-    /// Told when an export or a connection is gone.
-    changed: Notify,
-    /// Whether clients that connect wait.
-    held: watch::Sender<bool>,
+    nbd: NbdServer,
+    /// It changes when an export is gone.
+    state: Watched<State>,
 }
 
 #[derive(Default)]
 struct State {
     /// In the order in which they were added.
-    exports: Vec<Export>,
-    /// Ids and names of exports that are being made.
-    reserved: Vec<(String, String)>,
-    server: ServerState,
-    connections: Connections<Key>,
+    exports: Vec<Entry>,
+    /// Ids of exports that are being made.
+    reserved: Vec<String>,
     last_key: u64,
-}
-
-#[derive(Default)]
-enum ServerState {
-    #[default]
-    Stopped,
-    /// Its address is being looked up.
-    Starting,
-    Running(Server),
 }
 
 /// Names an export, also among those that once had the same id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Key(u64);
 
-struct Export {
+struct Entry {
     key: Key,
     id: String,
-    offer: Arc<Offer>,
+    export: Box<dyn Export>,
     client: Client,
     /// The node that it was last seen to show.
     node_name: String,
-    /// It is being removed: new clients do not find it.
+    /// It is being removed.
     shutting_down: bool,
 }
 
 impl State {
-    fn export(&mut self, key: Key) -> Option<&mut Export> {
-        self.exports.iter_mut().find(|export| export.key == key)
-    }
-
-    fn server(&self) -> Result<&Server> {
-        match &self.server {
-            ServerState::Running(server) => Ok(server),
-            ServerState::Stopped | ServerState::Starting => Err(not_running()),
-        }
+    fn export(&mut self, key: Key) -> Option<&mut Entry> {
+        self.exports.iter_mut().find(|entry| entry.key == key)
     }
 }
 
-fn not_running() -> Error {
-    Error::new(ErrorKind::NotFound, "NBD server not running")
-}
-
-fn not_found(id: &str) -> Error {
-    Error::new(ErrorKind::NotFound, format!("Export '{id}' is not found"))
-}
-
-fn invalid(text: impl Into<String>) -> Error {
-    Error::new(ErrorKind::InvalidArgument, text.into())
-}
-
-/// Keeps an id and a name from being taken while their export is made.
-struct Reservation<'a> {
+/// Keeps an id from being taken while its export is made.
+struct ReservedId<'a> {
     registry: &'a ExportRegistry,
     id: &'a str,
 }
 
-impl Drop for Reservation<'_> {
+impl Drop for ReservedId<'_> {
     fn drop(&mut self) {
-        let mut state = self.registry.0.state.borrow_mut();
-        state.reserved.retain(|(id, _)| id != self.id);
+        let state = &self.registry.0.state;
+        state.with(|state| state.reserved.retain(|id| id != self.id));
     }
+}
+
+fn error(kind: ErrorKind, text: impl Into<String>) -> Error {
+    Error::new(kind, text.into())
 }
 
 impl ExportRegistry {
     /// An empty registry, on the current actix arbiter.
     #[must_use]
     pub fn new(graph: GraphHandle, events: EventBus) -> Self {
-        let (ended, mut endings) = mpsc::unbounded_channel();
-        let (changed, held) = (Notify::new(), watch::channel(false).0);
-        let registry = Self(Rc::new(Inner {
+        Self(Rc::new(Inner {
             graph,
             events,
-            state: RefCell::default(),
-            ended,
-            changed,
-            held,
-        }));
-        let weak = Rc::downgrade(&registry.0);
-        actix_rt::spawn(async move {
-            while let Some((id, ending)) = endings.recv().await {
-                let Some(inner) = weak.upgrade() else { return };
-                Self(inner).disconnected(id, &ending);
-            }
-        });
-        registry
+            nbd: NbdServer::new(),
+            state: Watched::default(),
+        }))
     }
 
     /// Starts the NBD server.
@@ -144,22 +99,7 @@ impl ExportRegistry {
     /// # Errors
     /// It runs already, or cannot listen there.
     pub async fn start_server(&self, options: &NbdServerOptions) -> Result<()> {
-        {
-            let mut state = self.0.state.borrow_mut();
-            if !matches!(state.server, ServerState::Stopped) {
-                return Err(Error::new(ErrorKind::Exists, "NBD server already running"));
-            }
-            state.server = ServerState::Starting;
-        }
-        let (ended, held) = (self.0.ended.clone(), self.0.held.subscribe());
-        let server = Server::start(options, self.clone(), ended, held).await;
-        let mut state = self.0.state.borrow_mut();
-        let (next, result) = match server {
-            Ok(server) => (ServerState::Running(server), Ok(())),
-            Err(error) => (ServerState::Stopped, Err(error)),
-        };
-        state.server = next;
-        result
+        self.0.nbd.start(options).await
     }
 
     /// Stops the NBD server: ends its clients and removes its exports. Ends when both are gone.
@@ -167,28 +107,23 @@ impl ExportRegistry {
     /// # Errors
     /// It does not run.
     pub async fn stop_server(&self) -> Result<()> {
-        let keys: Vec<_> = {
-            let mut state = self.0.state.borrow_mut();
-            state.server()?;
-            state.server = ServerState::Stopped;
-            state.connections.shut_down(None);
-            state.exports.iter().map(|export| export.key).collect()
-        };
-        keys.into_iter().for_each(|key| self.begin_removal(key));
-        self.wait(|state| state.exports.is_empty() && state.connections.is_empty())
+        self.0.nbd.stop()?;
+        self.remove_all(|export| export.kind() == BlockExportType::Nbd)
             .await;
+        self.0.nbd.left_by_all().await;
         Ok(())
     }
 
-    /// Waits until `condition` holds.
-    async fn wait(&self, condition: impl Fn(&State) -> bool) {
-        loop {
-            let changed = self.0.changed.notified();
-            if condition(&self.0.state.borrow()) {
-                return;
-            }
-            changed.await;
-        }
+    /// Where the NBD server listens, if it runs.
+    #[must_use]
+    pub fn server_addresses(&self) -> Option<Vec<SocketAddress>> {
+        self.0.nbd.addresses()
+    }
+
+    /// Lets clients that connect wait, or no more. They wait while a command line is carried out: who connects to a
+    /// server as soon as it listens must find the exports that come behind it.
+    pub fn hold_clients(&self, hold: bool) {
+        self.0.nbd.hold_clients(hold);
     }
 
     /// Adds an export.
@@ -196,166 +131,95 @@ impl ExportRegistry {
     /// # Errors
     /// QEMU's texts: ids and names that are malformed or taken, a node that is not there or cannot be used so.
     pub async fn add(&self, options: &BlockExportOptions) -> Result<()> {
-        let BlockExportOptions { id, node_name, .. } = options;
-        let BlockExportKind::Nbd(nbd) = &options.kind;
-        let name = nbd.name.as_deref().unwrap_or(node_name);
+        self.add_on(options, options.iothread.as_slice()).await
+    }
+
+    /// Adds an export that is served on the iothreads with these ids, rather than those that `options` name; on its node's
+    /// if there are none.
+    ///
+    /// # Errors
+    /// As [`ExportRegistry::add`], or more iothreads than exports of this kind can use.
+    pub async fn add_on(&self, options: &BlockExportOptions, iothreads: &[String]) -> Result<()> {
+        let id = &options.id;
         if !is_identifier(id) {
-            return Err(invalid("Invalid block export id"));
+            return Err(error(ErrorKind::InvalidArgument, "Invalid block export id"));
         }
         self.check_id(id)?;
-        let writable = options.writable.unwrap_or(false);
-        let facts = self
-            .0
-            .graph
-            .node(node_name)
-            .await
-            .map_err(|error| match error.kind() {
-                // QEMU looks it up as one of the things that can be a device too, and says so.
-                ErrorKind::NotFound => {
-                    let text = format!("Cannot find device='' nor node-name='{node_name}'");
-                    Error::caused_by(ErrorKind::NotFound, text, error)
-                }
-                _ => error,
-            })?;
-        if writable && facts.read_only {
-            return Err(Error::new(
-                ErrorKind::ReadOnly,
-                "Cannot export read-only node as writable",
-            ));
-        }
-        let fixed = options.fixed_iothread.unwrap_or(false);
-        let iothread = match &options.iothread {
-            Some(name) => Some(self.iothread(name).await?),
-            // What is fixed stays where it is.
-            None => fixed.then_some(facts.iothread),
-        };
-        let reservation = self.reserve(id, name, nbd)?;
-        let mut permissions = Permissions::CONSISTENT_READ;
-        permissions.set(Permissions::WRITE, writable);
-        let allows_inactive = options.allow_inactive.unwrap_or(false);
-        if !allows_inactive && facts.flags.contains(OpenFlags::INACTIVE) {
-            self.0.graph.set_active(Some(node_name.clone()), true).await?;
-        }
-        let request = RootRequest {
-            node: node_name.clone(),
-            user: RootUser::Export(id.clone()),
-            permissions,
-            // The length that clients were told holds as long as the export.
-            shared: Permissions::all() - Permissions::RESIZE,
-            iothread,
-            iothread_required: fixed,
-            writethrough: options.writethrough.unwrap_or(false),
-        };
-        let client = if allows_inactive {
-            self.0.graph.attach_inactive(request).await?
-        } else {
-            self.0.graph.attach(request).await?
-        };
-        let added = self.insert(options, nbd, name, &client).await;
-        drop(reservation);
-        if added.is_ok() {
-            tracing::info!(
-                export = id,
-                node = node_name,
-                name,
-                writable,
-                "an export was added"
-            );
-        }
+        let node = self.exported_node(options).await?;
+        let iothread = self.placement(options, iothreads, &node).await?;
+        // Somebody else may have been quicker while this one waited.
+        self.check_id(id)?;
+        self.0.state.with(|state| state.reserved.push(id.clone()));
+        let reserved = ReservedId { registry: self, id };
+        let prepared = self.prepare(options)?;
+        let client = self.attach(options, &node, iothread).await?;
+        let added = self.start(options, &*prepared, &client).await;
+        drop((prepared, reserved));
         if added.is_err() {
             self.detach(&client).await;
         }
         added
     }
 
-    async fn insert(
-        &self,
-        options: &BlockExportOptions,
-        nbd: &NbdExportOptions,
-        name: &str,
-        client: &Client,
-    ) -> Result<()> {
-        let size = client
-            .length()
-            .await
-            .map_err(|error| Error::io("Failed to determine the NBD export's length", error))?;
-        let query = GraphRequest::Query(Query::Root(client.root()));
-        let (limits, node_name) = match self.0.graph.ask(query).await? {
-            GraphReply::Node(facts) => (facts.limits, facts.name),
-            _ => (millpond_messages::Limits::default(), String::new()),
-        };
-        let mut state = self.0.state.borrow_mut();
-        let multi_conn = state.server()?.multi_conn();
-        let offer = Offer {
-            name: name.to_owned(),
-            description: nbd.description.clone(),
-            size: size - size % SECTOR_SIZE,
-            flags: Offer::base_flags(options.writable.unwrap_or(false), multi_conn),
-            request_alignment: limits.request_alignment.max(1),
-            max_transfer: limits.max_transfer,
-            allocation_depth: nbd.allocation_depth.unwrap_or(false),
-        };
-        state.last_key += 1;
-        let key = Key(state.last_key);
-        state.exports.push(Export {
-            key,
-            id: options.id.clone(),
-            offer: Arc::new(offer),
-            client: client.clone(),
-            node_name,
-            shutting_down: false,
-        });
-        Ok(())
+    /// The rows of the kinds: what checks the options of each.
+    fn prepare(&self, options: &BlockExportOptions) -> Result<Box<dyn Prepared>> {
+        match &options.kind {
+            BlockExportKind::Nbd(nbd) => {
+                let name = nbd.name.as_deref().unwrap_or(&options.node_name);
+                nbd::export::prepare(&self.0.nbd, name, nbd)
+            }
+        }
     }
 
     fn check_id(&self, id: &str) -> Result<()> {
-        let state = self.0.state.borrow();
-        let taken = state.exports.iter().any(|export| export.id == id);
-        if taken || state.reserved.iter().any(|(reserved, _)| reserved == id) {
-            return Err(Error::new(
-                ErrorKind::Exists,
-                format!("Block export id '{id}' is already in use"),
-            ));
+        let taken = self.0.state.with(|state| {
+            let mut ids = state.exports.iter().map(|entry| &entry.id);
+            ids.any(|taken| taken == id) || state.reserved.iter().any(|reserved| reserved == id)
+        });
+        if taken {
+            let text = format!("Block export id '{id}' is already in use");
+            return Err(error(ErrorKind::Exists, text));
         }
         Ok(())
     }
 
-    /// The checks that an NBD export's own options go through; what it is called is kept for it.
-    fn reserve<'a>(&'a self, id: &'a str, name: &str, nbd: &NbdExportOptions) -> Result<Reservation<'a>> {
-        // Somebody else may have been quicker while this one waited.
-        self.check_id(id)?;
-        let mut state = self.0.state.borrow_mut();
-        state.server()?;
-        if name.len() > MAX_STRING {
-            return Err(invalid(format!("export name '{name}' too long")));
-        }
-        if let Some(text) = nbd.description.as_deref().filter(|text| text.len() > MAX_STRING) {
-            return Err(invalid(format!("description '{text}' too long")));
-        }
-        let taken = state
-            .exports
-            .iter()
-            .any(|export| !export.shutting_down && export.offer.name == name);
-        if taken || state.reserved.iter().any(|(_, reserved)| reserved == name) {
-            let text = format!("NBD server already has export named '{name}'");
-            return Err(Error::new(ErrorKind::Exists, text));
-        }
-        // Nodes have no bitmaps yet, so none can be found.
-        match nbd.bitmaps.as_deref().and_then(<[_]>::first) {
-            Some(BlockDirtyBitmapOrStr::Local(name)) => {
-                return Err(Error::new(
-                    ErrorKind::NotFound,
-                    format!("Bitmap '{name}' is not found"),
-                ));
+    /// The node that is to be exported, if it can be used so.
+    async fn exported_node(&self, options: &BlockExportOptions) -> Result<NodeFacts> {
+        let name = &options.node_name;
+        let found = self.0.graph.node(name).await;
+        let node = found.map_err(|error| match error.kind() {
+            // QEMU looks it up as one of the things that can be a device too, and says so.
+            ErrorKind::NotFound => {
+                let text = format!("Cannot find device='' nor node-name='{name}'");
+                Error::caused_by(ErrorKind::NotFound, text, error)
             }
-            Some(BlockDirtyBitmapOrStr::External(bitmap)) => {
-                let text = format!("Dirty bitmap '{}' not found", bitmap.name);
-                return Err(Error::new(ErrorKind::NotFound, text));
-            }
-            None => {}
+            _ => error,
+        })?;
+        if options.writable.unwrap_or(false) && node.read_only {
+            let text = "Cannot export read-only node as writable";
+            return Err(error(ErrorKind::ReadOnly, text));
         }
-        state.reserved.push((id.to_owned(), name.to_owned()));
-        Ok(Reservation { registry: self, id })
+        Ok(node)
+    }
+
+    /// The iothread that the node is wanted on, if anywhere.
+    async fn placement(
+        &self,
+        options: &BlockExportOptions,
+        iothreads: &[String],
+        node: &NodeFacts,
+    ) -> Result<Option<IoThreadId>> {
+        let most = most_iothreads(&options.kind);
+        if iothreads.len() > most {
+            let (id, given) = (&options.id, iothreads.len());
+            let text = format!("Export '{id}' can use {most} iothread, but {given} were given");
+            return Err(error(ErrorKind::InvalidArgument, text));
+        }
+        match iothreads.first() {
+            Some(name) => self.iothread(name).await.map(Some),
+            // What is fixed stays where it is.
+            None => Ok(options.fixed_iothread.unwrap_or(false).then_some(node.iothread)),
+        }
     }
 
     async fn iothread(&self, name: &str) -> Result<IoThreadId> {
@@ -367,99 +231,76 @@ impl ExportRegistry {
                 .map(|(.., id)| id),
             _ => None,
         };
-        found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("iothread \"{name}\" not found")))
+        found.ok_or_else(|| error(ErrorKind::NotFound, format!("iothread \"{name}\" not found")))
     }
 
-    /// Has the log name what an export that is being removed waits for, if that takes long.
-    fn watch_removal(&self, key: Key) {
-        let registry = Rc::downgrade(&self.0);
-        actix_rt::spawn(async move {
-            tokio::time::sleep(PATIENCE).await;
-            let Some(registry) = registry.upgrade().map(Self) else {
-                return;
-            };
-            let export = registry.0.state.borrow_mut().export(key).map(|export| {
-                let Export { id, client, .. } = export;
-                (id.clone(), client.clone())
+    /// Takes hold of the node for an export.
+    async fn attach(
+        &self,
+        options: &BlockExportOptions,
+        node: &NodeFacts,
+        iothread: Option<IoThreadId>,
+    ) -> Result<Client> {
+        let mut permissions = Permissions::CONSISTENT_READ;
+        permissions.set(Permissions::WRITE, options.writable.unwrap_or(false));
+        let allows_inactive = options.allow_inactive.unwrap_or(false);
+        if !allows_inactive && node.flags.contains(OpenFlags::INACTIVE) {
+            let name = Some(options.node_name.clone());
+            self.0.graph.set_active(name, true).await?;
+        }
+        let request = RootRequest {
+            node: options.node_name.clone(),
+            user: RootUser::Export(options.id.clone()),
+            permissions,
+            // The length that clients were told holds as long as the export.
+            shared: Permissions::all() - Permissions::RESIZE,
+            iothread,
+            iothread_required: options.fixed_iothread.unwrap_or(false),
+            writethrough: options.writethrough.unwrap_or(false),
+        };
+        match allows_inactive {
+            true => self.0.graph.attach_inactive(request).await,
+            false => self.0.graph.attach(request).await,
+        }
+    }
+
+    async fn start(
+        &self,
+        options: &BlockExportOptions,
+        prepared: &dyn Prepared,
+        client: &Client,
+    ) -> Result<()> {
+        let query = GraphRequest::Query(Query::Root(client.root()));
+        let node = match self.0.graph.ask(query).await? {
+            GraphReply::Node(facts) => Some(facts),
+            _ => None,
+        };
+        let hold = Hold {
+            client: client.clone(),
+            node,
+            options,
+        };
+        let export = prepared.start(&hold).await?;
+        let node_name = hold.node.map(|node| node.name).unwrap_or_default();
+        tracing::info!(
+            export = options.id,
+            node = node_name,
+            name = export.name(),
+            writable = options.writable.unwrap_or(false),
+            "an export was added"
+        );
+        self.0.state.with(|state| {
+            state.last_key += 1;
+            state.exports.push(Entry {
+                key: Key(state.last_key),
+                id: options.id.clone(),
+                export,
+                client: client.clone(),
+                node_name,
+                shutting_down: false,
             });
-            let Some((id, client)) = export else { return };
-            let waiting_for = match tokio::time::timeout(PATIENCE, client.in_flight()).await {
-                Ok(Some(node)) => node.to_string(),
-                Ok(None) => return,
-                Err(_elapsed) => "an iothread that does not answer".to_owned(),
-            };
-            tracing::warn!(export = id, waiting_for, "the removal of an export takes long");
         });
-    }
-
-    /// Removes an export that has no clients, or begins to remove it: then it is gone when its clients are.
-    ///
-    /// # Errors
-    /// There is none, or it is in use and `mode` is safe.
-    pub async fn delete(&self, id: &str, mode: BlockExportRemoveMode) -> Result<()> {
-        let (key, used) = {
-            let state = self.0.state.borrow();
-            let export = state.exports.iter().find(|export| export.id == id);
-            let export = export.ok_or_else(|| not_found(id))?;
-            if export.shutting_down {
-                let text = format!("Export '{id}' is already shutting down");
-                return Err(Error::new(ErrorKind::InUse, text));
-            }
-            let used = state.connections.uses(export.key);
-            if used && mode == BlockExportRemoveMode::Safe {
-                return Err(Error::new(
-                    ErrorKind::InUse,
-                    format!("export '{id}' still in use"),
-                ));
-            }
-            (export.key, used)
-        };
-        self.begin_removal(key);
-        if !used {
-            // Whoever removes it next may want to remove its node.
-            self.wait(|state| state.exports.iter().all(|export| export.key != key))
-                .await;
-        }
         Ok(())
-    }
-
-    fn begin_removal(&self, key: Key) {
-        {
-            let mut state = self.0.state.borrow_mut();
-            match state.export(key) {
-                Some(export) if !export.shutting_down => export.shutting_down = true,
-                _ => return,
-            }
-            state.connections.shut_down(Some(key));
-        }
-        self.watch_removal(key);
-        self.finish_removal(key);
-    }
-
-    /// Lets go of the node of an export that is being removed, if its clients are gone.
-    fn finish_removal(&self, key: Key) {
-        let client = {
-            let mut state = self.0.state.borrow_mut();
-            let unused = !state.connections.uses(key);
-            match state.export(key) {
-                Some(export) if export.shutting_down && unused => export.client.clone(),
-                _ => return,
-            }
-        };
-        let registry = self.clone();
-        actix_rt::spawn(async move {
-            registry.detach(&client).await;
-            let removed = {
-                let mut state = registry.0.state.borrow_mut();
-                let index = state.exports.iter().position(|export| export.key == key);
-                index.map(|index| state.exports.remove(index))
-            };
-            if let Some(Export { id, .. }) = removed {
-                tracing::info!(export = id, "an export was removed");
-                registry.0.events.emit(Event::BlockExportDeleted { id });
-            }
-            registry.0.changed.notify_waiters();
-        });
     }
 
     async fn detach(&self, client: &Client) {
@@ -468,103 +309,125 @@ impl ExportRegistry {
         }
     }
 
-    fn disconnected(&self, id: ConnectionId, ending: &Ending) {
-        let connected = self.0.state.borrow_mut().connections.remove(id);
-        if let Some(connected) = connected {
-            let name = connected.export.and_then(|key| self.export_name(key));
-            report::disconnected(id, &connected, name.as_deref().unwrap_or_default(), ending);
-            if let Some(key) = connected.export {
-                self.finish_removal(key);
+    /// Removes an export that has no clients, or begins to remove it: then it is gone when its clients are.
+    ///
+    /// # Errors
+    /// There is none, or it is in use and `mode` is safe.
+    pub async fn delete(&self, id: &str, mode: BlockExportRemoveMode) -> Result<()> {
+        let (key, used) = self.0.state.with(|state| {
+            let found = state.exports.iter().find(|entry| entry.id == id);
+            let entry =
+                found.ok_or_else(|| error(ErrorKind::NotFound, format!("Export '{id}' is not found")))?;
+            if entry.shutting_down {
+                let text = format!("Export '{id}' is already shutting down");
+                return Err(error(ErrorKind::InUse, text));
             }
+            let used = entry.export.is_used();
+            if used && mode == BlockExportRemoveMode::Safe {
+                return Err(error(ErrorKind::InUse, format!("export '{id}' still in use")));
+            }
+            Ok((entry.key, used))
+        })?;
+        self.begin_removal(key);
+        if !used {
+            // Whoever removes it next may want to remove its node.
+            let gone = |state: &State| state.exports.iter().all(|entry| entry.key != key);
+            self.0.state.until(gone).await;
         }
-        self.0.changed.notify_waiters();
+        Ok(())
     }
 
-    fn export_name(&self, key: Key) -> Option<String> {
-        let mut state = self.0.state.borrow_mut();
-        state.export(key).map(|export| export.offer.name.clone())
+    /// Removes all exports of which `which` is true; ends when they are gone.
+    async fn remove_all(&self, which: impl Fn(&dyn Export) -> bool) {
+        let keys: Vec<_> = self.0.state.with(|state| {
+            let exports = state.exports.iter();
+            exports
+                .filter(|entry| which(&*entry.export))
+                .map(|entry| entry.key)
+                .collect()
+        });
+        keys.into_iter().for_each(|key| self.begin_removal(key));
+        let gone = |state: &State| !state.exports.iter().any(|entry| which(&*entry.export));
+        self.0.state.until(gone).await;
+    }
+
+    /// Shuts an export down, unless that was done. It lets go of its node when its clients are gone.
+    fn begin_removal(&self, key: Key) {
+        let unused = self.0.state.with(|state| match state.export(key) {
+            Some(entry) if !entry.shutting_down => {
+                entry.shutting_down = true;
+                Some((entry.export.shut_down(), entry.client.clone()))
+            }
+            _ => None,
+        });
+        let Some((unused, client)) = unused else { return };
+        actix_rt::spawn(warn_of_removal(Rc::downgrade(&self.0), key));
+        let registry = self.clone();
+        actix_rt::spawn(async move {
+            unused.await;
+            registry.detach(&client).await;
+            let removed = registry.0.state.with(|state| {
+                let index = state.exports.iter().position(|entry| entry.key == key)?;
+                Some(state.exports.remove(index))
+            });
+            if let Some(Entry { id, .. }) = removed {
+                tracing::info!(export = id, "an export was removed");
+                registry.0.events.emit(Event::BlockExportDeleted { id });
+            }
+            registry.0.state.has_changed();
+        });
     }
 
     /// The exports, the last added first.
     pub async fn list(&self) -> Vec<BlockExportInfo> {
-        let exports: Vec<_> = {
-            let state = self.0.state.borrow();
+        let exports: Vec<_> = self.0.state.with(|state| {
             let exports = state.exports.iter().rev();
-            exports.map(|export| (export.key, export.client.root())).collect()
-        };
+            exports.map(|entry| (entry.key, entry.client.root())).collect()
+        });
         let mut infos = Vec::with_capacity(exports.len());
         for (key, root) in exports {
             let reply = self.0.graph.ask(GraphRequest::Query(Query::Root(root))).await;
-            let mut state = self.0.state.borrow_mut();
             // What is not listed has gone for good: nothing of its name is in the way of what comes next.
-            let Some(export) = state.export(key) else {
-                continue;
-            };
-            if let Ok(GraphReply::Node(facts)) = reply {
-                export.node_name = facts.name;
-            }
-            infos.push(BlockExportInfo {
-                id: export.id.clone(),
-                kind: BlockExportType::Nbd,
-                node_name: export.node_name.clone(),
-                shutting_down: export.shutting_down,
-            });
+            infos.extend(self.0.state.with(|state| {
+                let entry = state.export(key)?;
+                if let Ok(GraphReply::Node(facts)) = reply {
+                    entry.node_name = facts.name;
+                }
+                Some(BlockExportInfo {
+                    id: entry.id.clone(),
+                    kind: entry.export.kind(),
+                    node_name: entry.node_name.clone(),
+                    shutting_down: entry.shutting_down,
+                })
+            }));
         }
         infos
-    }
-
-    /// Where the NBD server listens, if it runs.
-    #[must_use]
-    pub fn server_addresses(&self) -> Option<Vec<SocketAddress>> {
-        let state = self.0.state.borrow();
-        state.server().ok().map(|server| server.addresses().to_vec())
-    }
-
-    /// Lets clients that connect wait, or no more. They wait while a command line is carried out: who connects to a
-    /// server as soon as it listens must find the exports that come behind it.
-    pub fn hold_clients(&self, hold: bool) {
-        self.0.held.send_replace(hold);
     }
 
     /// Removes all exports and stops the server; ends when both are gone.
     pub async fn close_all(&self) {
         // Nothing to stop is as good.
-        let _ = self.stop_server().await;
-        self.wait(|state| state.exports.is_empty() && state.connections.is_empty())
-            .await;
+        let _ = self.0.nbd.stop();
+        self.remove_all(|_| true).await;
+        self.0.nbd.left_by_all().await;
     }
 }
 
-impl Catalogue for ExportRegistry {
-    fn find(&self, name: &[u8]) -> Option<Arc<Offer>> {
-        let state = self.0.state.borrow();
-        let mut exports = state.exports.iter().filter(|export| !export.shutting_down);
-        exports
-            .find(|export| export.offer.name.as_bytes() == name)
-            .map(|export| Arc::clone(&export.offer))
-    }
-
-    fn offers(&self) -> Vec<Arc<Offer>> {
-        let state = self.0.state.borrow();
-        let exports = state.exports.iter().filter(|export| !export.shutting_down);
-        exports.map(|export| Arc::clone(&export.offer)).collect()
-    }
-}
-
-impl Exporter for ExportRegistry {
-    fn connected(&self, id: ConnectionId, socket: Fd) {
-        self.0.state.borrow_mut().connections.insert(id, socket);
-    }
-
-    fn chose(&self, id: ConnectionId, offer: &Arc<Offer>) -> Option<Client> {
-        let mut state = self.0.state.borrow_mut();
-        let chosen = |export: &&Export| !export.shutting_down && Arc::ptr_eq(&export.offer, offer);
-        let (key, client) = state
-            .exports
-            .iter()
-            .find(chosen)
-            .map(|export| (export.key, export.client.clone()))?;
-        state.connections.assign(id, key);
-        Some(client)
-    }
+/// Has the log name what an export that is being removed waits for, if that takes long.
+async fn warn_of_removal(registry: Weak<Inner>, key: Key) {
+    tokio::time::sleep(PATIENCE).await;
+    let Some(registry) = registry.upgrade() else {
+        return;
+    };
+    let export = registry.state.with(|state| {
+        let entry = state.export(key)?;
+        Some((entry.id.clone(), entry.client.clone()))
+    });
+    let Some((id, client)) = export else { return };
+    let waiting_for = match tokio::time::timeout(PATIENCE, client.in_flight()).await {
+        Ok(Some(node)) => node.to_string(),
+        Ok(None) => return,
+        Err(_elapsed) => "an iothread that does not answer".to_owned(),
+    };
+    tracing::warn!(export = id, waiting_for, "the removal of an export takes long");
 }

@@ -15,7 +15,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 
 use futures_util::future::{LocalBoxFuture, pending};
-use millpond::export::backend::Backend;
+use millpond::export::backend::ExportedNode;
 use millpond::export::nbd::handshake::{Contexts, Handshake, Mode, Negotiated, Progress};
 use millpond::export::nbd::offer::Offer;
 use millpond::export::nbd::transmission::connection::{self, Arrival};
@@ -166,7 +166,7 @@ impl Pattern {
     }
 }
 
-impl Backend for Pattern {
+impl ExportedNode for Pattern {
     type UnderWay = LocalBoxFuture<'static, Outcome<Buffers>>;
 
     fn begin(&self, operation: Operation<Buffers>) -> Begun<Self::UnderWay> {

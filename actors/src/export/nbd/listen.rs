@@ -1,7 +1,6 @@
-//! The daemon's one NBD server: who listens, who is connected, and who may still be.
+//! Listening for NBD clients: who is let in, and their way from the handshake to the iothread of what they chose.
 
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,25 +11,22 @@ use millpond_messages::qapi::{
 use millpond_messages::{Error, ErrorKind, Result};
 use millpond_ring::Fd;
 use rustix::io::ioctl_fionbio;
-use rustix::net::{Shutdown, SocketFlags, accept_with, shutdown, sockopt};
+use rustix::net::{SocketFlags, accept_with, sockopt};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 
+use super::connections::{ConnectionId, Ending};
 use super::handshake::negotiate::{Chosen, Failed, negotiate, send_all};
 use super::offer::{Catalogue, Offer};
-use super::peer::peer;
-use super::place::Luggage;
+use super::place::Placed;
 use super::transmission::budget::{MAX_SHARED, Pool};
 use super::transmission::connection::{Account, Closing};
+use crate::export::worker::place;
 use crate::socket::{Listeners, OwnFile, listen, local_address};
 use millpond_engine::node::Client;
 use millpond_ring::os::process::watched;
-
-/// Names a connection. Never reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConnectionId(pub u64);
 
 /// What the server's tasks need of the exports.
 pub trait Exporter: Catalogue + Clone + 'static {
@@ -40,18 +36,18 @@ pub trait Exporter: Catalogue + Clone + 'static {
     fn chose(&self, id: ConnectionId, offer: &Arc<Offer>) -> Option<Client>;
 }
 
-/// The server, as long as it runs. Dropped, it takes no more clients.
+/// The listening sockets. Dropped, no more clients come.
 #[derive(Debug)]
-pub struct Server {
+pub struct Listener {
     max_connections: u32,
     accepting: Vec<JoinHandle<()>>,
     addresses: Vec<SocketAddress>,
     file: Option<OwnFile>,
 }
 
-/// How the server treats its clients.
+/// Which clients are let in, and what they share.
 #[derive(Clone)]
-struct Policy {
+struct AcceptRules {
     slots: Arc<Semaphore>,
     /// What all clients share.
     pool: Arc<Pool>,
@@ -59,19 +55,6 @@ struct Policy {
     patience: Option<Duration>,
     ended: UnboundedSender<(ConnectionId, Ending)>,
     held: watch::Receiver<bool>,
-}
-
-/// How the server was done with a client.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ending {
-    /// It left before it had chosen an export.
-    Left,
-    /// It was turned away, for this reason.
-    Refused(String),
-    /// It was served to its end.
-    Served(Closing),
-    /// The iothread that served it has ended.
-    Lost,
 }
 
 /// Ends a connection's account when dropped, on whatever thread.
@@ -117,9 +100,9 @@ thread_local! {
     static NEXT: Cell<u64> = const { Cell::new(1) };
 }
 
-impl Server {
-    /// Listens, and serves `exports` to whoever connects, but not while `held` says true. Each connection's end is told
-    /// over `ended`.
+impl Listener {
+    /// Listens, and serves `exports` to whoever connects, but not while `held` says true. Each connection's end is
+    /// reported over `ended`.
     ///
     /// # Errors
     /// QEMU's texts: an option that is not supported, or an address that cannot be listened on.
@@ -148,7 +131,7 @@ impl Server {
             0 => None,
             seconds => Some(Duration::from_secs(seconds.into())),
         };
-        let policy = Policy {
+        let rules = AcceptRules {
             slots: Arc::new(Semaphore::new(slots)),
             pool: Pool::new(MAX_SHARED),
             patience,
@@ -156,19 +139,19 @@ impl Server {
             held,
         };
         let Listeners { sockets, file } = listen(&options.addr).await?;
-        let mut server = Self {
+        let mut listener = Self {
             max_connections,
             accepting: Vec::new(),
             addresses: sockets.iter().filter_map(local_address).collect(),
             file,
         };
         for socket in sockets {
-            let listener = register(socket)?;
-            server
+            let socket = register(socket)?;
+            listener
                 .accepting
-                .push(actix_rt::spawn(accept(listener, exports.clone(), policy.clone())));
+                .push(actix_rt::spawn(accept(socket, exports.clone(), rules.clone())));
         }
-        Ok(server)
+        Ok(listener)
     }
 
     /// Whether several clients may be connected at once.
@@ -184,7 +167,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for Listener {
     fn drop(&mut self) {
         // First, while the tasks below still hold the socket open.
         self.file.iter().for_each(OwnFile::remove);
@@ -200,15 +183,15 @@ fn register(socket: OwnedFd) -> Result<AsyncFd<Fd>> {
 }
 
 /// Accepts clients for as long as there is room for them; the others wait in the kernel's queue.
-async fn accept(listener: AsyncFd<Fd>, exports: impl Exporter, mut policy: Policy) {
+async fn accept(listener: AsyncFd<Fd>, exports: impl Exporter, mut rules: AcceptRules) {
     loop {
         let Ok(mut ready) = listener.readable().await else {
             return;
         };
-        if policy.held.wait_for(|held| !held).await.is_err() {
+        if rules.held.wait_for(|held| !held).await.is_err() {
             return;
         }
-        let Ok(slot) = Arc::clone(&policy.slots).acquire_owned().await else {
+        let Ok(slot) = Arc::clone(&rules.slots).acquire_owned().await else {
             return;
         };
         let accepted = ready.try_io(|listener| {
@@ -218,7 +201,7 @@ async fn accept(listener: AsyncFd<Fd>, exports: impl Exporter, mut policy: Polic
             )?)
         });
         match accepted {
-            Ok(Ok(socket)) => begin(socket, slot, &exports, &policy),
+            Ok(Ok(socket)) => begin(socket, slot, &exports, &rules),
             Ok(Err(error)) => {
                 tracing::warn!(%error, "an NBD client could not be accepted");
                 // Out of descriptors, most likely: trying again at once would only burn the processor.
@@ -229,28 +212,28 @@ async fn accept(listener: AsyncFd<Fd>, exports: impl Exporter, mut policy: Polic
     }
 }
 
-fn begin(socket: OwnedFd, slot: OwnedSemaphorePermit, exports: &impl Exporter, policy: &Policy) {
+fn begin(socket: OwnedFd, slot: OwnedSemaphorePermit, exports: &impl Exporter, rules: &AcceptRules) {
     let id = ConnectionId(NEXT.replace(NEXT.get() + 1));
     let guard = Guard {
         id,
         ending: Ending::Lost,
-        ended: policy.ended.clone(),
-        pool: Arc::clone(&policy.pool),
+        ended: rules.ended.clone(),
+        pool: Arc::clone(&rules.pool),
         slot: Some(slot),
     };
     let socket: Fd = Arc::new(socket);
     // A unix socket has no such option.
     let _ = sockopt::set_tcp_nodelay(&socket, true);
     exports.connected(id, Arc::clone(&socket));
-    let (exports, patience) = (exports.clone(), policy.patience);
+    let (exports, patience) = (exports.clone(), rules.patience);
     actix_rt::spawn(async move {
         let welcome = welcome(&socket, &exports, &guard);
-        let luggage = match patience {
+        let chosen = match patience {
             Some(patience) => tokio::time::timeout(patience, welcome).await,
             None => Ok(welcome.await),
         };
-        match luggage {
-            Ok(Ok((luggage, client))) => luggage.into_place(client, socket, guard),
+        match chosen {
+            Ok(Ok((chosen, client))) => chosen.into_place(client, socket, guard),
             Ok(Err(Failed::Gone)) => guard.close(Ending::Left),
             Ok(Err(error)) => guard.close(Ending::Refused(error.to_string())),
             Err(_elapsed) => guard.close(Ending::Refused("the handshake took too long".to_owned())),
@@ -264,15 +247,14 @@ impl Chosen {
         let Chosen {
             negotiated, received, ..
         } = self;
-        Luggage {
+        place(Placed {
             fd,
             negotiated,
             client,
             received,
             span,
             guard,
-        }
-        .place();
+        });
     }
 }
 
@@ -292,80 +274,4 @@ async fn welcome(
     // The iothread's ring waits for sockets by itself.
     ioctl_fionbio(&socket, false).map_err(std::io::Error::from)?;
     Ok((chosen, client))
-}
-
-/// The sockets of clients that are connected, to end them.
-#[derive(Debug)]
-pub struct Connections<K> {
-    open: HashMap<ConnectionId, Connected<K>>,
-}
-
-/// A client that is connected.
-#[derive(Debug)]
-pub struct Connected<K> {
-    socket: Fd,
-    /// Who it is, for people.
-    pub peer: String,
-    /// The export that it has chosen.
-    pub export: Option<K>,
-    /// The server has ended the connection.
-    pub cut: bool,
-}
-
-impl<K> Default for Connections<K> {
-    fn default() -> Self {
-        Self { open: HashMap::new() }
-    }
-}
-
-impl<K: Copy + PartialEq> Connections<K> {
-    /// A client has come.
-    pub fn insert(&mut self, id: ConnectionId, socket: Fd) {
-        let peer = peer(&socket);
-        tracing::info!(connection = id.0, peer, "an NBD client is connected");
-        let connected = Connected {
-            socket,
-            peer,
-            export: None,
-            cut: false,
-        };
-        self.open.insert(id, connected);
-    }
-
-    /// It has chosen an export.
-    pub fn assign(&mut self, id: ConnectionId, export: K) {
-        if let Some(connected) = self.open.get_mut(&id) {
-            connected.export = Some(export);
-        }
-    }
-
-    /// It is gone; what was known of it.
-    pub fn remove(&mut self, id: ConnectionId) -> Option<Connected<K>> {
-        self.open.remove(&id)
-    }
-
-    /// Whether nobody is connected.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.open.is_empty()
-    }
-
-    /// Whether an export has clients.
-    #[must_use]
-    pub fn uses(&self, export: K) -> bool {
-        self.open
-            .values()
-            .any(|connected| connected.export == Some(export))
-    }
-
-    /// Ends the connections that have chosen `export`, or all. They are gone when their requests in flight have ended.
-    pub fn shut_down(&mut self, export: Option<K>) {
-        for connected in self.open.values_mut() {
-            if export.is_none() || connected.export == export {
-                connected.cut = true;
-                // A client that has gone already makes this fail, which changes nothing.
-                let _ = shutdown(&connected.socket, Shutdown::Both);
-            }
-        }
-    }
 }

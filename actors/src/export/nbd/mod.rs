@@ -7,12 +7,15 @@
 //! The daemon has one server; its exports are on it by name. A client's handshake runs on the control thread, under a time
 //! limit; then its socket goes to the iothread of the export's node and stays there, unless the node moves.
 
+mod connections;
+pub(super) mod export;
 pub mod handshake;
-pub mod listen;
+mod listen;
 pub mod offer;
 mod peer;
 mod place;
-pub(super) mod report;
+mod report;
+pub(super) mod server;
 pub mod transmission;
 pub mod wire;
 

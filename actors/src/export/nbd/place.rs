@@ -1,16 +1,18 @@
-//! Where connections run: on the iothread of their export's node, and after it when it moves.
+//! A connection on an iothread, and on its way to one.
 
-use futures_util::FutureExt;
+use std::rc::Rc;
+
 use millpond_ring::Fd;
 use tracing::Instrument;
 
 use super::handshake::Negotiated;
 use super::transmission::connection::{Account, Arrival, End, serve};
+use crate::export::worker::Worker;
 use millpond_engine::iothread::Local;
 use millpond_engine::node::Client;
 
-/// A connection on its way to an iothread: nothing of it is in flight.
-pub(super) struct Luggage<G> {
+/// A connection whose handshake is over. While this value exists nothing of it is in flight.
+pub(super) struct Placed<G> {
     pub(super) fd: Fd,
     pub(super) negotiated: Negotiated,
     /// The hold on the node behind the export.
@@ -18,36 +20,33 @@ pub(super) struct Luggage<G> {
     /// What was received and not looked at.
     pub(super) received: Vec<u8>,
     pub(super) span: tracing::Span,
-    /// What the server keeps of the client; told when the connection has ended, and dropped.
+    /// What the server keeps of the client. Dropped, it reports that the connection has ended.
     pub(super) guard: G,
 }
 
-impl<G: Account + Send + 'static> Luggage<G> {
-    /// Sends the connection to where its node is. Where that has ended, so has the connection.
-    pub(super) fn place(self) {
-        let client = self.client.clone();
-        client.run_at_home(move || self.unpack());
+impl<G: Account + Send + 'static> Worker for Placed<G> {
+    fn client(&self) -> &Client {
+        &self.client
     }
 
-    /// Goes on serving, on the iothread that this is.
-    fn unpack(mut self) {
-        let Some(local) = Local::current() else { return };
+    async fn serve(mut self, local: Rc<Local>) -> Option<Self> {
         let span = self.span.clone();
-        let here = local.clone();
-        let served = async move {
+        let served = async {
             let backend = self.client.here();
-            let (fd, received) = (self.fd.clone(), std::mem::take(&mut self.received));
+            let received = std::mem::take(&mut self.received);
             let arrival = Arrival {
-                socket: fd,
+                socket: self.fd.clone(),
                 negotiated: &self.negotiated,
                 received: &received,
             };
-            match serve(here, arrival, backend, &mut self.guard).await {
-                End::Moved(received) => Self { received, ..self }.place(),
-                End::Closed(closing) => self.guard.ended(closing),
-            }
+            serve(local, arrival, backend, &mut self.guard).await
         };
-        // One allocation for the future and its task, rather than a move of it through every wrapper's frame.
-        local.spawn(served.boxed_local().instrument(span));
+        match served.instrument(span).await {
+            End::Moved(received) => Some(Self { received, ..self }),
+            End::Closed(closing) => {
+                self.guard.ended(closing);
+                None
+            }
+        }
     }
 }

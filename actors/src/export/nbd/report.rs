@@ -1,15 +1,10 @@
-//! What the log is told of clients that are gone.
+//! What the log says of clients that are gone.
 
-use super::listen::{Connected, ConnectionId, Ending};
+use super::connections::{Connected, ConnectionId, Ending};
 use crate::log::limits::{self, Flood};
 
 /// A client is gone that was connected. `export` is the name of the export that it had chosen; empty if none.
-pub(in crate::export) fn disconnected<K>(
-    id: ConnectionId,
-    client: &Connected<K>,
-    export: &str,
-    ending: &Ending,
-) {
+pub(super) fn disconnected<K>(id: ConnectionId, client: &Connected<K>, export: &str, ending: &Ending) {
     let (connection, peer) = (id.0, client.peer.as_str());
     match ending {
         Ending::Refused(why) => {

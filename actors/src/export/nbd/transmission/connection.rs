@@ -23,7 +23,7 @@ use super::reply::To;
 use super::request::{Header, Limits, Refusal, Request, Verdict, WireError};
 use super::serve::cost;
 use super::session::{Job, Session};
-use crate::export::backend::Backend;
+use crate::export::backend::ExportedNode;
 use crate::export::nbd::handshake::Negotiated;
 use millpond_engine::delay;
 use millpond_engine::iothread::Local;
@@ -127,7 +127,7 @@ pub struct Arrival<'a> {
 }
 
 /// Serves a connection until it ends or has to move.
-pub async fn serve<B: Backend>(
+pub async fn serve<B: ExportedNode>(
     local: Rc<Local>,
     arrival: Arrival<'_>,
     backend: B,
@@ -195,7 +195,7 @@ async fn once_round() {
 }
 
 /// Sends what is queued until the outbox is closed.
-async fn send<B: Backend>(late: Late, ring: Ring, fd: Fd, session: Rc<Session<B>>) {
+async fn send<B: ExportedNode>(late: Late, ring: Ring, fd: Fd, session: Rc<Session<B>>) {
     while let Some(batch) = session.outbox.next().await {
         if delay::is_on() {
             late.sends().await;
@@ -225,7 +225,7 @@ struct Connection<B> {
     presence: Presence,
 }
 
-impl<B: Backend> Connection<B> {
+impl<B: ExportedNode> Connection<B> {
     async fn receive(&mut self) -> Stop {
         loop {
             if let Err(stop) = self.requests().await {

@@ -13,7 +13,7 @@ use super::budget::Permit;
 use super::reply::{Extent, To, data_header};
 use super::request::{Command, Request, WireError};
 use super::session::Session;
-use crate::export::backend::Backend;
+use crate::export::backend::ExportedNode;
 use crate::export::nbd::handshake::{Contexts, Mode};
 use crate::export::nbd::wire::{context, state};
 use crate::log::limits::{self, Flood};
@@ -93,7 +93,7 @@ const fn failure_text(command: &Command) -> &'static str {
     }
 }
 
-impl<B: Backend> Session<B> {
+impl<B: ExportedNode> Session<B> {
     /// What serves a request; `payload` is a write's data.
     pub(super) fn plan(&self, request: &Request, payload: Buffer) -> Plan {
         let range = request.range;

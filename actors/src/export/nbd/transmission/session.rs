@@ -14,7 +14,7 @@ use super::connection::Closing;
 use super::outbox::Outbox;
 use super::request::{Limits, Request};
 use super::serve::Plan;
-use crate::export::backend::Backend;
+use crate::export::backend::ExportedNode;
 use millpond_engine::iothread::Local;
 use millpond_engine::node::Begun;
 
@@ -46,7 +46,7 @@ pub(super) struct Session<B> {
     pub(super) withdrawal: Withdrawal,
 }
 
-impl<B: Backend> Session<B> {
+impl<B: ExportedNode> Session<B> {
     pub(super) fn new(backend: B, export: &str, limits: Limits, pool: &Arc<Pool>) -> Rc<Self> {
         let budget = Budget::new(pool);
         Rc::new(Self {

@@ -1,0 +1,57 @@
+//! What every kind of export answers to the registry.
+//!
+//! ```text
+//!   registry                                        kind
+//!     id, node, iothreads ------- prepare -------->  Prepared (its own options checked, names reserved)
+//!     hold on the node ----------- start --------->  Export (clients may come)
+//!     removal ------------------ shut_down ------->  (clients are gone)
+//!     lets go of the node
+//! ```
+//! A kind is a folder beside this file, and a row in the registry's `prepare`. Its data half is a
+//! [`Worker`](super::worker::Worker).
+
+use futures_util::future::LocalBoxFuture;
+use millpond_engine::node::Client;
+use millpond_messages::Result;
+use millpond_messages::graph::NodeFacts;
+use millpond_messages::qapi::{BlockExportKind, BlockExportOptions, BlockExportType};
+
+/// An export that clients can use.
+pub(crate) trait Export {
+    /// Which kind of export it is.
+    fn kind(&self) -> BlockExportType;
+
+    /// What its clients know it by, for the log.
+    fn name(&self) -> &str;
+
+    /// Whether clients use it now. One that is used is not removed in mode `safe`.
+    fn is_used(&self) -> bool;
+
+    /// Takes no new clients from this call on, and disconnects those there are; the future ends when the last of them is
+    /// gone, and nothing of the export uses its node any more.
+    fn shut_down(&self) -> LocalBoxFuture<'static, ()>;
+}
+
+/// An export whose own options were checked. What they name is kept for it until this is dropped.
+pub(crate) trait Prepared {
+    /// Lets clients use the export, on the node that is held for it.
+    fn start<'a>(&'a self, hold: &'a Hold<'a>) -> LocalBoxFuture<'a, Result<Box<dyn Export>>>;
+}
+
+/// The node behind an export.
+pub(crate) struct Hold<'a> {
+    /// What requests are sent by, and what ends with the export.
+    pub(crate) client: Client,
+    /// The node, if it is there still.
+    pub(crate) node: Option<NodeFacts>,
+    /// What the export is asked to be.
+    pub(crate) options: &'a BlockExportOptions,
+}
+
+/// On how many iothreads an export of a kind can serve its clients.
+pub(crate) const fn most_iothreads(kind: &BlockExportKind) -> usize {
+    match kind {
+        // A node lives on one iothread, and a connection is served beside it.
+        BlockExportKind::Nbd(_) => 1,
+    }
+}

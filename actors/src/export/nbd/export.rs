@@ -1,0 +1,121 @@
+//! An export on the NBD server, as the registry sees it.
+
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
+use millpond_messages::qapi::{BlockDirtyBitmapOrStr, BlockExportType, NbdExportOptions};
+use millpond_messages::{Error, ErrorKind, Limits, Result, SECTOR_SIZE};
+
+use super::offer::Offer;
+use super::server::{NbdServer, OfferId};
+use super::wire::MAX_STRING;
+use crate::export::kind::{Export, Hold, Prepared};
+
+/// An NBD export that is being made: its name is taken.
+struct NbdPrepared {
+    server: NbdServer,
+    name: String,
+    options: NbdExportOptions,
+}
+
+struct NbdExport {
+    server: NbdServer,
+    id: OfferId,
+    name: String,
+}
+
+/// Checks the options of an NBD export that is to be called `name`.
+///
+/// # Errors
+/// In this order, with QEMU's texts: the server does not run, a text is too long, the name is taken, a bitmap is not there.
+pub(crate) fn prepare(
+    server: &NbdServer,
+    name: &str,
+    options: &NbdExportOptions,
+) -> Result<Box<dyn Prepared>> {
+    server.check_listens()?;
+    if name.len() > MAX_STRING {
+        return Err(invalid(format!("export name '{name}' too long")));
+    }
+    let description = options.description.as_deref();
+    if let Some(text) = description.filter(|text| text.len() > MAX_STRING) {
+        return Err(invalid(format!("description '{text}' too long")));
+    }
+    server.reserve(name)?;
+    let prepared = NbdPrepared {
+        server: server.clone(),
+        name: name.to_owned(),
+        options: options.clone(),
+    };
+    // Nodes have no bitmaps yet, so none can be found.
+    let missing = match options.bitmaps.as_deref().and_then(<[_]>::first) {
+        Some(BlockDirtyBitmapOrStr::Local(name)) => format!("Bitmap '{name}' is not found"),
+        Some(BlockDirtyBitmapOrStr::External(bitmap)) => format!("Dirty bitmap '{}' not found", bitmap.name),
+        None => return Ok(Box::new(prepared)),
+    };
+    Err(Error::new(ErrorKind::NotFound, missing))
+}
+
+fn invalid(text: String) -> Error {
+    Error::new(ErrorKind::InvalidArgument, text)
+}
+
+impl Drop for NbdPrepared {
+    fn drop(&mut self) {
+        self.server.release(&self.name);
+    }
+}
+
+impl NbdPrepared {
+    async fn offer(&self, hold: &Hold<'_>) -> Result<OfferId> {
+        let size = hold
+            .client
+            .length()
+            .await
+            .map_err(|error| Error::io("Failed to determine the NBD export's length", error))?;
+        let limits = hold
+            .node
+            .as_ref()
+            .map_or_else(Limits::default, |node| node.limits);
+        let writable = hold.options.writable.unwrap_or(false);
+        self.server.offer(hold.client.clone(), |multi_conn| Offer {
+            name: self.name.clone(),
+            description: self.options.description.clone(),
+            size: size - size % SECTOR_SIZE,
+            flags: Offer::base_flags(writable, multi_conn),
+            request_alignment: limits.request_alignment.max(1),
+            max_transfer: limits.max_transfer,
+            allocation_depth: self.options.allocation_depth.unwrap_or(false),
+        })
+    }
+}
+
+impl Prepared for NbdPrepared {
+    fn start<'a>(&'a self, hold: &'a Hold<'a>) -> LocalBoxFuture<'a, Result<Box<dyn Export>>> {
+        async move {
+            let id = self.offer(hold).await?;
+            let (server, name) = (self.server.clone(), self.name.clone());
+            Ok(Box::new(NbdExport { server, id, name }) as Box<dyn Export>)
+        }
+        .boxed_local()
+    }
+}
+
+impl Export for NbdExport {
+    fn kind(&self) -> BlockExportType {
+        BlockExportType::Nbd
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn is_used(&self) -> bool {
+        self.server.is_used(self.id)
+    }
+
+    fn shut_down(&self) -> LocalBoxFuture<'static, ()> {
+        self.server.withdraw(self.id);
+        let (server, id) = (self.server.clone(), self.id);
+        async move { server.forget(id).await }.boxed_local()
+    }
+}
