@@ -141,6 +141,8 @@ pub mod flight;
 pub mod graph;
 pub mod image;
 #[cfg(feature = "daemon")]
+pub mod job;
+#[cfg(feature = "daemon")]
 pub mod log;
 #[cfg(feature = "daemon")]
 pub mod monitor;

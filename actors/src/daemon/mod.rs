@@ -4,7 +4,6 @@ mod announcements;
 mod assemble;
 mod chaos;
 mod characters;
-mod jobs;
 mod objects;
 mod throttle_group;
 
@@ -15,13 +14,13 @@ pub use throttle_group::ThrottleGroup;
 use crate::export::ExportRegistry;
 use crate::graph::GraphHandle;
 use crate::image::NewImage;
+use crate::job::{AmendJob, CreateJob, JobOptions, Jobs};
 use crate::monitor::{EventBus, Monitor};
 use actix::Addr;
 use characters::Characters;
-use jobs::Jobs;
 use millpond_drivers::filter::throttle::Groups;
 use millpond_engine::node::Client;
-use millpond_messages::graph::{GraphReply, GraphRequest, Immediate};
+use millpond_messages::graph::{GraphReply, GraphRequest, Immediate, Options};
 use millpond_messages::qapi::QmpError;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -49,7 +48,7 @@ struct Parts {
     failed: Cell<bool>,
     grace: Cell<Duration>,
     objects: RefCell<Objects>,
-    jobs: RefCell<Jobs>,
+    jobs: Jobs,
     characters: RefCell<Characters>,
     waiting_monitors: RefCell<Vec<Monitor>>,
     monitors: RefCell<Vec<Addr<Monitor>>>,
@@ -64,6 +63,7 @@ impl Daemon {
         extra_drivers: Vec<String>,
         throttle_groups: Groups,
     ) -> Self {
+        let jobs = Jobs::new(events.clone());
         Self {
             parts: Rc::new(Parts {
                 graph,
@@ -75,7 +75,7 @@ impl Daemon {
                 failed: Cell::new(false),
                 grace: Cell::new(GRACE),
                 objects: RefCell::default(),
-                jobs: RefCell::default(),
+                jobs,
                 characters: RefCell::default(),
                 waiting_monitors: RefCell::default(),
                 monitors: RefCell::default(),
@@ -107,6 +107,30 @@ impl Daemon {
     /// The groups that nodes with limits can be in.
     pub fn throttle_groups(&self) -> &Groups {
         &self.parts.throttle_groups
+    }
+
+    /// The jobs that users have started.
+    pub fn jobs(&self) -> &Jobs {
+        &self.parts.jobs
+    }
+
+    /// Starts the job `id` that makes an image. It stays when it has ended, until it is dismissed.
+    ///
+    /// # Errors
+    /// The id is malformed or taken.
+    pub async fn start_create(&self, id: &str, options: Options) -> Result<(), QmpError> {
+        let graph = self.parts.graph.clone();
+        let job = CreateJob { graph, options };
+        self.jobs().start(id, JobOptions::MANUAL_DISMISS, job).await
+    }
+
+    /// Starts the job `id` that changes how an image is encrypted, where that is asked for.
+    ///
+    /// # Errors
+    /// The id is malformed or taken.
+    pub async fn start_amend(&self, id: &str, encryption: bool) -> Result<(), QmpError> {
+        let job = AmendJob { encryption };
+        self.jobs().start(id, JobOptions::MANUAL_DISMISS, job).await
     }
 
     /// The exports and the NBD server.
@@ -158,7 +182,7 @@ impl Daemon {
             // What a message policy holds back is let go: nobody is to wait for that.
             self.set_chaos(None).await;
             self.exports().close_all().await;
-            self.finish_jobs().await;
+            self.jobs().finish().await;
         };
         // The rest is for the nodes: what holds up their users is told by them.
         if tokio::time::timeout(grace / 2, users).await.is_err() {

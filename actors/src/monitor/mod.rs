@@ -12,6 +12,6 @@ mod throttle;
 
 pub use actor::{Finish, Monitor};
 pub use dispatch::Dispatch;
-pub use events::EventBus;
+pub use events::{EventBus, Events};
 pub use session::{Call, Session, Turn};
 pub(crate) use throttle::Throttle;

@@ -91,7 +91,7 @@ pub(super) async fn create(daemon: Daemon, mut arguments: Object) -> Reply {
     let Some(Value::Object(options)) = arguments.shift_remove("options") else {
         return Ok(done());
     };
-    daemon.start_create(text(&arguments, "job-id"), options)?;
+    daemon.start_create(text(&arguments, "job-id"), options).await?;
     Ok(done())
 }
 
@@ -118,7 +118,9 @@ pub(super) async fn amend(daemon: Daemon, mut arguments: Object) -> Reply {
     if driver != "qcow2" {
         return Err(QmpError::generic("Driver does not support x-blockdev-amend"));
     }
-    daemon.start_amend(text(&arguments, "job-id"), options.contains_key("encrypt"))?;
+    daemon
+        .start_amend(text(&arguments, "job-id"), options.contains_key("encrypt"))
+        .await?;
     Ok(done())
 }
 

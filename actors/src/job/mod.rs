@@ -1,0 +1,27 @@
+//! Jobs: work that takes long, which users watch, pause and cancel by its id.
+//!
+//! ```text
+//!   QMP, embedders         JobRegistry (an actor on the control thread)            data half
+//!     Jobs --start, verb--> state table: may this verb be used, may this      Job::run, anywhere
+//!          <--answer------- state follow? events, progress, what is left  <--reports--  Pace
+//!                                                                         ---wishes--->
+//! ```
+//! What a user wants of a job (paused, cancelled, complete) and what the job is are two things: a verb leaves a wish in the
+//! job's [`Pace`], and the job's state changes when its data half has come to where the wish can be granted.
+//! A job is one file here, which implements [`Job`].
+
+mod amend;
+mod create;
+mod pace;
+mod registry;
+pub mod state;
+#[cfg(test)]
+mod tests;
+mod work;
+
+pub use amend::AmendJob;
+pub use create::CreateJob;
+pub use pace::{Cancelled, Pace};
+pub use registry::{JobOptions, Jobs};
+pub use state::Verb;
+pub use work::Job;

@@ -1,0 +1,314 @@
+//! The table, and jobs that stand still wherever a test wants them to.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use actix_rt::System;
+use futures_channel::mpsc;
+use futures_util::future::LocalBoxFuture;
+use futures_util::{FutureExt, StreamExt};
+use millpond_messages::qapi::{Event, JobInfo, JobStatus, JobType};
+use millpond_messages::{Error, ErrorKind, Result};
+
+use super::state::{STATES, may_follow, name};
+use super::{Job, JobOptions, Jobs, Pace, Verb};
+use crate::monitor::{EventBus, Events};
+
+/// QEMU's table of verbs (`JobVerbTable` of its job.c): a line for each verb, a column for each state.
+const VERBS: &[(&str, &str)] = &[
+    //            U C R P Y S W D X E N
+    ("cancel", "0 1 1 1 1 1 1 1 0 0 0"),
+    ("pause", "0 1 1 1 1 1 0 0 0 0 0"),
+    ("resume", "0 1 1 1 1 1 0 0 0 0 0"),
+    ("set-speed", "0 1 1 1 1 1 0 0 0 0 0"),
+    ("complete", "0 0 0 0 1 0 0 0 0 0 0"),
+    ("finalize", "0 0 0 0 0 0 0 1 0 0 0"),
+    ("dismiss", "0 0 0 0 0 0 0 0 0 1 0"),
+    ("change", "0 1 1 1 1 1 0 0 0 0 0"),
+];
+
+/// QEMU's table of transitions: a line for each state, a column for each that may follow.
+const TRANSITIONS: &[(&str, &str)] = &[
+    //               U C R P Y S W D X E N
+    ("undefined", "0 1 0 0 0 0 0 0 0 0 0"),
+    ("created", "0 0 1 1 0 0 0 0 1 0 1"),
+    ("running", "0 0 0 1 1 0 1 0 1 0 0"),
+    ("paused", "0 0 1 0 0 0 0 0 0 0 0"),
+    ("ready", "0 0 0 0 0 1 1 0 1 0 0"),
+    ("standby", "0 0 0 0 1 0 0 0 0 0 0"),
+    ("waiting", "0 0 0 0 0 0 0 1 1 0 0"),
+    ("pending", "0 0 0 0 0 0 0 0 1 1 0"),
+    ("aborting", "0 0 0 0 0 0 0 0 1 1 0"),
+    ("concluded", "0 0 0 0 0 0 0 0 0 0 1"),
+    ("null", "0 0 0 0 0 0 0 0 0 0 0"),
+];
+
+fn row(answers: impl Iterator<Item = bool>) -> String {
+    let digits: Vec<_> = answers.map(|yes| if yes { "1" } else { "0" }).collect();
+    digits.join(" ")
+}
+
+#[test]
+fn every_verb_in_every_state_is_as_qemu_has_it() {
+    let ours = Verb::ALL.map(|verb| {
+        (
+            verb.name(),
+            row(STATES.map(|state| verb.is_allowed_in(state)).into_iter()),
+        )
+    });
+    let ours: Vec<_> = ours.iter().map(|(name, row)| (*name, row.as_str())).collect();
+    assert_eq!(ours, VERBS);
+    for verb in Verb::ALL {
+        for state in STATES {
+            let refused = verb.check("j", state).err().map(|error| error.desc);
+            let (in_state, verb_name) = (name(state), verb.name());
+            let text = format!("Job 'j' in state '{in_state}' cannot accept command verb '{verb_name}'");
+            assert_eq!(refused, (!verb.is_allowed_in(state)).then_some(text));
+        }
+    }
+}
+
+#[test]
+fn every_pair_of_states_is_as_qemu_has_it() {
+    let ours = STATES.map(|from| (name(from), row(STATES.map(|to| may_follow(from, to)).into_iter())));
+    let ours: Vec<_> = ours.iter().map(|(name, row)| (*name, row.as_str())).collect();
+    assert_eq!(ours, TRANSITIONS);
+    for state in STATES {
+        assert_eq!(serde_json::to_value(state).unwrap(), name(state));
+    }
+}
+
+/// What a scripted job does next.
+enum Do {
+    /// Comes to a pause point.
+    Point,
+    /// Is ready.
+    Ready,
+    /// Ends, in this way.
+    End(Result<()>),
+}
+
+/// A job whose data half does what a test says, and which notes how it is ended.
+struct Scripted {
+    script: Option<mpsc::UnboundedReceiver<Do>>,
+    completes: bool,
+    settled: mpsc::UnboundedSender<bool>,
+}
+
+impl Job for Scripted {
+    fn kind(&self) -> JobType {
+        JobType::Mirror
+    }
+
+    fn run(&mut self, pace: Pace) -> LocalBoxFuture<'static, Result<()>> {
+        let mut script = self.script.take().expect("a job runs once");
+        let cancelled = |error: super::Cancelled| Error::new(ErrorKind::Closed, error.to_string());
+        async move {
+            loop {
+                match script.next().await {
+                    Some(Do::Point) => pace.point().await.map_err(cancelled)?,
+                    Some(Do::Ready) => pace.ready().await.map_err(cancelled)?,
+                    Some(Do::End(result)) => return result,
+                    None => return Ok(()),
+                }
+            }
+        }
+        .boxed_local()
+    }
+
+    fn completes(&self) -> bool {
+        self.completes
+    }
+
+    fn prepare(&mut self) -> Option<LocalBoxFuture<'static, Result<()>>> {
+        Some(async { Ok(()) }.boxed_local())
+    }
+
+    fn settle(&mut self, succeeded: bool) -> Option<LocalBoxFuture<'static, ()>> {
+        let settled = self.settled.clone();
+        Some(async move { drop(settled.unbounded_send(succeeded)) }.boxed_local())
+    }
+}
+
+/// The jobs, with one that is scripted.
+struct Stage {
+    jobs: Jobs,
+    events: RefCell<Events>,
+    script: mpsc::UnboundedSender<Do>,
+    settled: RefCell<mpsc::UnboundedReceiver<bool>>,
+}
+
+impl Stage {
+    async fn new(options: JobOptions, completes: bool) -> Rc<Self> {
+        let bus = EventBus::default();
+        let events = RefCell::new(bus.subscribe());
+        let jobs = Jobs::new(bus);
+        let (script, receiver) = mpsc::unbounded();
+        let (sender, settled) = mpsc::unbounded();
+        let job = Scripted {
+            script: Some(receiver),
+            completes,
+            settled: sender,
+        };
+        jobs.start("j", options, job).await.unwrap();
+        let stage = Self {
+            jobs,
+            events,
+            script,
+            settled: RefCell::new(settled),
+        };
+        stage.sees(&["created", "running"]).await;
+        Rc::new(stage)
+    }
+
+    fn does(&self, what: Do) {
+        self.script.unbounded_send(what).unwrap();
+    }
+
+    /// Waits for the next events: states, and `!` for the event of a job that is to be finalized.
+    async fn sees(&self, expected: &[&str]) {
+        let mut events = self.events.borrow_mut();
+        for expected in expected {
+            let seen = match events.next().await.event.event {
+                Event::JobStatusChange { id, status } => {
+                    assert_eq!(id, "j");
+                    name(status)
+                }
+                Event::BlockJobPending { .. } => "!",
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(seen, *expected);
+        }
+        assert!(events.try_next().is_none(), "nothing comes behind {expected:?}");
+    }
+
+    async fn ok(&self, verb: Verb) {
+        self.jobs.apply("j", verb).await.unwrap();
+    }
+
+    async fn refused(&self, verb: Verb) -> String {
+        self.jobs.apply("j", verb).await.unwrap_err().desc
+    }
+
+    async fn info(&self) -> JobInfo {
+        self.jobs.list().await.remove(0)
+    }
+
+    async fn settled(&self) -> bool {
+        self.settled.borrow_mut().next().await.unwrap()
+    }
+}
+
+fn play<F: Future<Output = ()>>(options: JobOptions, completes: bool, act: impl FnOnce(Rc<Stage>) -> F) {
+    System::new().block_on(async { act(Stage::new(options, completes).await).await });
+}
+
+const BY_HAND: JobOptions = JobOptions {
+    auto_finalize: false,
+    auto_dismiss: false,
+};
+
+#[test]
+fn a_job_pauses_where_it_can_and_goes_on() {
+    play(JobOptions::MANUAL_DISMISS, false, async |stage| {
+        stage.ok(Verb::Pause).await;
+        assert_eq!(stage.refused(Verb::Pause).await, "Job is already paused");
+        assert_eq!(
+            stage.info().await.status,
+            JobStatus::Running,
+            "it is not there yet"
+        );
+        stage.does(Do::Point);
+        stage.sees(&["paused"]).await;
+        stage.ok(Verb::Resume).await;
+        stage.sees(&["running"]).await;
+        let text = "Can't resume a job that was not paused";
+        assert_eq!(stage.refused(Verb::Resume).await, text);
+        stage.does(Do::End(Ok(())));
+        stage.sees(&["waiting", "pending", "concluded"]).await;
+        assert!(stage.settled().await);
+    });
+}
+
+#[test]
+fn a_job_that_is_ready_is_completed_and_finalized_by_hand() {
+    play(BY_HAND, true, async |stage| {
+        let text = "Job 'j' in state 'running' cannot accept command verb 'complete'";
+        assert_eq!(stage.refused(Verb::Complete).await, text);
+        stage.does(Do::Ready);
+        stage.sees(&["ready"]).await;
+        stage.ok(Verb::Pause).await;
+        stage.sees(&["standby"]).await;
+        stage.ok(Verb::Resume).await;
+        stage.sees(&["ready"]).await;
+        stage.ok(Verb::Complete).await;
+        stage.does(Do::End(Ok(())));
+        stage.sees(&["waiting", "pending", "!"]).await;
+        stage.ok(Verb::Finalize).await;
+        stage.sees(&["concluded"]).await;
+        stage.ok(Verb::Dismiss).await;
+        stage.sees(&["null"]).await;
+        assert_eq!(stage.refused(Verb::Dismiss).await, "Job not found");
+    });
+}
+
+#[test]
+fn a_job_that_cannot_be_completed_says_so() {
+    play(JobOptions::MANUAL_DISMISS, false, async |stage| {
+        stage.does(Do::Ready);
+        stage.sees(&["ready"]).await;
+        let text = "The active block job 'j' cannot be completed";
+        assert_eq!(stage.refused(Verb::Complete).await, text);
+    });
+}
+
+#[test]
+fn a_job_is_cancelled_while_it_is_paused_and_while_it_waits_to_be_finalized() {
+    play(JobOptions::MANUAL_DISMISS, false, async |stage| {
+        stage.ok(Verb::Pause).await;
+        stage.does(Do::Point);
+        stage.sees(&["paused"]).await;
+        stage.ok(Verb::Cancel).await;
+        stage.sees(&["running", "aborting", "concluded"]).await;
+        assert!(!stage.settled().await);
+        assert_eq!(stage.info().await.error.unwrap(), "Operation canceled");
+    });
+    play(BY_HAND, false, async |stage| {
+        stage.does(Do::End(Ok(())));
+        stage.sees(&["waiting", "pending", "!"]).await;
+        stage.ok(Verb::Cancel).await;
+        stage.sees(&["aborting", "concluded"]).await;
+        assert!(!stage.settled().await);
+    });
+}
+
+#[test]
+fn a_failed_job_is_dismissed_by_itself_where_that_is_wanted() {
+    let options = JobOptions {
+        auto_finalize: true,
+        auto_dismiss: true,
+    };
+    play(options, false, async |stage| {
+        stage.does(Do::End(Err(Error::new(ErrorKind::Corrupt, "It broke"))));
+        stage.sees(&["aborting", "concluded", "null"]).await;
+        assert!(stage.jobs.list().await.is_empty());
+    });
+}
+
+#[test]
+fn the_end_cancels_what_would_wait_for_a_user_and_waits_for_the_rest() {
+    play(BY_HAND, false, async |stage| {
+        stage.does(Do::End(Ok(())));
+        stage.sees(&["waiting", "pending", "!"]).await;
+        stage.jobs.finish().await;
+        stage.sees(&["aborting", "concluded", "null"]).await;
+    });
+    play(JobOptions::MANUAL_DISMISS, false, async |stage| {
+        let finish = stage.jobs.finish();
+        let mut finish = std::pin::pin!(finish);
+        assert!(futures_util::poll!(finish.as_mut()).is_pending());
+        stage.does(Do::End(Ok(())));
+        finish.await;
+        stage.sees(&["waiting", "pending", "concluded", "null"]).await;
+    });
+}

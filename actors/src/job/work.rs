@@ -1,0 +1,39 @@
+//! What a job answers to the registry.
+
+use futures_util::future::LocalBoxFuture;
+use millpond_messages::Result;
+use millpond_messages::qapi::JobType;
+
+use super::pace::Pace;
+
+/// A job: its control half, on the control thread, which starts its data half.
+///
+/// The registry calls `run` once; when that has ended well, `prepare` once it is finalized; and at the end, however it
+/// came, `settle`.
+pub trait Job: Send + 'static {
+    /// Which kind of job it is.
+    fn kind(&self) -> JobType;
+
+    /// Does the work, up to where it could be undone. It goes through `pace`'s pause points, and stops when one of them
+    /// says that the job is cancelled; work that has none goes to its end, and is cancelled then.
+    ///
+    /// The future runs on the control thread; one that moves data waits there for what it has started on an iothread.
+    fn run(&mut self, pace: Pace) -> LocalBoxFuture<'static, Result<()>>;
+
+    /// Whether it can be completed by a user, when it is ready.
+    fn completes(&self) -> bool {
+        false
+    }
+
+    /// Makes the result final, as far as that can fail: a pivot, a last flush. `None` if there is nothing to do.
+    fn prepare(&mut self) -> Option<LocalBoxFuture<'static, Result<()>>> {
+        None
+    }
+
+    /// Takes away what the job put into the graph: holds, filters, blockers. Its result stands if `succeeded`, and is to be
+    /// undone if not. `None` if there is nothing to do.
+    fn settle(&mut self, succeeded: bool) -> Option<LocalBoxFuture<'static, ()>> {
+        let _ = succeeded;
+        None
+    }
+}
