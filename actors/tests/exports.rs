@@ -6,7 +6,7 @@
 
 use actix_rt::System;
 use millpond::daemon::Daemon;
-use millpond_drivers::builtin;
+use millpond_drivers::builtin::builtin;
 use millpond_messages::graph::{IothreadOptions, Mutation};
 use millpond_messages::qapi::{BlockExportOptions, NbdServerOptions};
 use serde_json::{Value, json};

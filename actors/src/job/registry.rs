@@ -101,7 +101,7 @@ struct Entry {
     is_ending: bool,
 }
 
-/// The actor.
+/// The actor that owns all jobs.
 struct Registry {
     events: EventBus,
     /// In the order in which they were made.
