@@ -1,8 +1,5 @@
 //! The table, and jobs that stand still wherever a test wants them to.
 
-use std::cell::RefCell;
-use std::rc::Rc;
-
 use actix_rt::System;
 use futures_channel::mpsc;
 use futures_util::future::LocalBoxFuture;
@@ -133,15 +130,15 @@ impl Job for Scripted {
 /// The jobs, with one that is scripted.
 struct Stage {
     jobs: Jobs,
-    events: RefCell<Events>,
+    events: Events,
     script: mpsc::UnboundedSender<Do>,
-    settled: RefCell<mpsc::UnboundedReceiver<bool>>,
+    settled: mpsc::UnboundedReceiver<bool>,
 }
 
 impl Stage {
-    async fn new(options: JobOptions, completes: bool) -> Rc<Self> {
+    async fn new(options: JobOptions, completes: bool) -> Self {
         let bus = EventBus::default();
-        let events = RefCell::new(bus.subscribe());
+        let events = bus.subscribe();
         let jobs = Jobs::new(bus);
         let (script, receiver) = mpsc::unbounded();
         let (sender, settled) = mpsc::unbounded();
@@ -151,14 +148,14 @@ impl Stage {
             settled: sender,
         };
         jobs.start("j", options, job).await.unwrap();
-        let stage = Self {
+        let mut stage = Self {
             jobs,
             events,
             script,
-            settled: RefCell::new(settled),
+            settled,
         };
         stage.sees(&["created", "running"]).await;
-        Rc::new(stage)
+        stage
     }
 
     fn does(&self, what: Do) {
@@ -166,8 +163,8 @@ impl Stage {
     }
 
     /// Waits for the next events: states, and `!` for the event of a job that is to be finalized.
-    async fn sees(&self, expected: &[&str]) {
-        let mut events = self.events.borrow_mut();
+    async fn sees(&mut self, expected: &[&str]) {
+        let events = &mut self.events;
         for expected in expected {
             let seen = match events.next().await.event.event {
                 Event::JobStatusChange { id, status } => {
@@ -194,12 +191,12 @@ impl Stage {
         self.jobs.list().await.remove(0)
     }
 
-    async fn settled(&self) -> bool {
-        self.settled.borrow_mut().next().await.unwrap()
+    async fn settled(&mut self) -> bool {
+        self.settled.next().await.unwrap()
     }
 }
 
-fn play<F: Future<Output = ()>>(options: JobOptions, completes: bool, act: impl FnOnce(Rc<Stage>) -> F) {
+fn play<F: Future<Output = ()>>(options: JobOptions, completes: bool, act: impl FnOnce(Stage) -> F) {
     System::new().block_on(async { act(Stage::new(options, completes).await).await });
 }
 
@@ -210,7 +207,7 @@ const BY_HAND: JobOptions = JobOptions {
 
 #[test]
 fn a_job_pauses_where_it_can_and_goes_on() {
-    play(JobOptions::MANUAL_DISMISS, false, async |stage| {
+    play(JobOptions::MANUAL_DISMISS, false, async |mut stage| {
         stage.ok(Verb::Pause).await;
         assert_eq!(stage.refused(Verb::Pause).await, "Job is already paused");
         assert_eq!(
@@ -232,7 +229,7 @@ fn a_job_pauses_where_it_can_and_goes_on() {
 
 #[test]
 fn a_job_that_is_ready_is_completed_and_finalized_by_hand() {
-    play(BY_HAND, true, async |stage| {
+    play(BY_HAND, true, async |mut stage| {
         let text = "Job 'j' in state 'running' cannot accept command verb 'complete'";
         assert_eq!(stage.refused(Verb::Complete).await, text);
         stage.does(Do::Ready);
@@ -254,7 +251,7 @@ fn a_job_that_is_ready_is_completed_and_finalized_by_hand() {
 
 #[test]
 fn a_job_that_cannot_be_completed_says_so() {
-    play(JobOptions::MANUAL_DISMISS, false, async |stage| {
+    play(JobOptions::MANUAL_DISMISS, false, async |mut stage| {
         stage.does(Do::Ready);
         stage.sees(&["ready"]).await;
         let text = "The active block job 'j' cannot be completed";
@@ -264,7 +261,7 @@ fn a_job_that_cannot_be_completed_says_so() {
 
 #[test]
 fn a_job_is_cancelled_while_it_is_paused_and_while_it_waits_to_be_finalized() {
-    play(JobOptions::MANUAL_DISMISS, false, async |stage| {
+    play(JobOptions::MANUAL_DISMISS, false, async |mut stage| {
         stage.ok(Verb::Pause).await;
         stage.does(Do::Point);
         stage.sees(&["paused"]).await;
@@ -273,7 +270,7 @@ fn a_job_is_cancelled_while_it_is_paused_and_while_it_waits_to_be_finalized() {
         assert!(!stage.settled().await);
         assert_eq!(stage.info().await.error.unwrap(), "Operation canceled");
     });
-    play(BY_HAND, false, async |stage| {
+    play(BY_HAND, false, async |mut stage| {
         stage.does(Do::End(Ok(())));
         stage.sees(&["waiting", "pending", "!"]).await;
         stage.ok(Verb::Cancel).await;
@@ -288,7 +285,7 @@ fn a_failed_job_is_dismissed_by_itself_where_that_is_wanted() {
         auto_finalize: true,
         auto_dismiss: true,
     };
-    play(options, false, async |stage| {
+    play(options, false, async |mut stage| {
         stage.does(Do::End(Err(Error::new(ErrorKind::Corrupt, "It broke"))));
         stage.sees(&["aborting", "concluded", "null"]).await;
         assert!(stage.jobs.list().await.is_empty());
@@ -297,14 +294,15 @@ fn a_failed_job_is_dismissed_by_itself_where_that_is_wanted() {
 
 #[test]
 fn the_end_cancels_what_would_wait_for_a_user_and_waits_for_the_rest() {
-    play(BY_HAND, false, async |stage| {
+    play(BY_HAND, false, async |mut stage| {
         stage.does(Do::End(Ok(())));
         stage.sees(&["waiting", "pending", "!"]).await;
         stage.jobs.finish().await;
         stage.sees(&["aborting", "concluded", "null"]).await;
     });
-    play(JobOptions::MANUAL_DISMISS, false, async |stage| {
-        let finish = stage.jobs.finish();
+    play(JobOptions::MANUAL_DISMISS, false, async |mut stage| {
+        let jobs = stage.jobs.clone();
+        let finish = jobs.finish();
         let mut finish = std::pin::pin!(finish);
         assert!(futures_util::poll!(finish.as_mut()).is_pending());
         stage.does(Do::End(Ok(())));
