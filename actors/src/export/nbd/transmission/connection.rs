@@ -16,7 +16,7 @@ use millpond_ring::{Fd, Ring};
 use rustix::net::{Shutdown, shutdown};
 
 use super::budget::{Permit, Pool};
-use super::delay::Late;
+use super::delay::Delays;
 use super::presence::{Gone, Presence};
 use super::receive::{Ended, Receiver};
 use super::reply::To;
@@ -146,14 +146,19 @@ pub async fn serve<B: ExportedNode>(
     };
     let session = Session::new(backend, &negotiated.export.name, limits, account.pool());
     let ring = local.ring().clone();
-    let late = Late::new(Rc::clone(&local), &negotiated.export.name);
-    let sender = local.spawn_task(send(late.clone(), ring.clone(), fd.clone(), Rc::clone(&session)));
+    let delays = Delays::new(Rc::clone(&local), &negotiated.export.name);
+    let sender = local.spawn_task(send(
+        delays.clone(),
+        ring.clone(),
+        fd.clone(),
+        Rc::clone(&session),
+    ));
     let presence = Presence::new(ring.clone(), fd.clone());
     let receiver = Receiver::new(ring, fd.clone(), received);
     let mut connection = Connection {
         local,
         fd,
-        late,
+        delays,
         session,
         receiver,
         presence,
@@ -195,10 +200,10 @@ async fn once_round() {
 }
 
 /// Sends what is queued until the outbox is closed.
-async fn send<B: ExportedNode>(late: Late, ring: Ring, fd: Fd, session: Rc<Session<B>>) {
+async fn send<B: ExportedNode>(delays: Delays, ring: Ring, fd: Fd, session: Rc<Session<B>>) {
     while let Some(batch) = session.outbox.next().await {
         if delay::is_on() {
-            late.sends().await;
+            delays.sends().await;
         }
         let (buffers, permit) = batch.into_parts();
         let (result, buffers) = ring.send(&fd, buffers).await;
@@ -219,7 +224,7 @@ async fn send<B: ExportedNode>(late: Late, ring: Ring, fd: Fd, session: Rc<Sessi
 struct Connection<B> {
     local: Rc<Local>,
     fd: Fd,
-    late: Late,
+    delays: Delays,
     session: Rc<Session<B>>,
     receiver: Receiver,
     presence: Presence,
@@ -247,7 +252,7 @@ impl<B: ExportedNode> Connection<B> {
                 return Ok(());
             };
             if delay::is_on() {
-                self.receive_late().await?;
+                self.receive_delayed().await?;
             }
             self.gate().await?;
             self.receiver.take(Header::length(limits.mode));
@@ -281,8 +286,8 @@ impl<B: ExportedNode> Connection<B> {
     }
 
     /// Waits until the message policy lets a request be received, or cuts the connection.
-    async fn receive_late(&mut self) -> Result<(), Stop> {
-        if self.presence.while_there(self.late.receives()).await? {
+    async fn receive_delayed(&mut self) -> Result<(), Stop> {
+        if self.presence.while_there(self.delays.receives()).await? {
             return Ok(());
         }
         tracing::info!("the message policy cuts an NBD client's connection");

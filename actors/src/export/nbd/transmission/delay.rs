@@ -7,13 +7,13 @@ use millpond_engine::iothread::Local;
 
 /// A connection as the rules see it.
 #[derive(Clone)]
-pub(super) struct Late {
+pub(super) struct Delays {
     local: Rc<Local>,
     number: u64,
     export: Rc<str>,
 }
 
-impl Late {
+impl Delays {
     pub(super) fn new(local: Rc<Local>, export: &str) -> Self {
         let number = local.chaos().next_connection();
         Self {
