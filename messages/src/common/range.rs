@@ -32,7 +32,7 @@ impl Range {
         }
     }
 
-    /// The first byte.
+    /// The first byte that is in it.
     #[inline]
     #[must_use]
     pub const fn offset(self) -> u64 {

@@ -26,12 +26,8 @@ mod distribution;
 mod lanes;
 mod options;
 mod policy;
-mod thread;
 
 pub use distribution::{Delay, Dying, Spell};
 pub use lanes::{End, Hop, Lanes, Pair};
 pub use options::{PolicyError, RuleOptions};
 pub use policy::{Actor, Chaos, KINDS, Kind, Policy, Rule, Statistics, kind};
-pub use thread::{ThreadChaos, is_on};
-
-pub(crate) use thread::OnGuard;

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
@@ -11,9 +10,9 @@ use std::time::{Duration, Instant};
 use async_task::Runnable;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use futures_channel::oneshot;
-use millpond_drivers::api::panic_text;
 use millpond_ring::{Monotonic, Ring, RingConfig, Wait, Wake};
 
+use super::guarded::guarded;
 use super::local::{Local, Shared, Stats};
 use super::poll::Adaptive;
 use super::{IoThread, IoThreadConfig, time};
@@ -338,24 +337,8 @@ fn nanoseconds(from: Instant, to: Instant) -> u64 {
     u64::try_from(to.saturating_duration_since(from).as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Runs somebody's code; a panic in it is logged and goes no further. False if there was one.
-#[inline]
-pub(crate) fn guarded(what: &str, code: impl FnOnce()) -> bool {
-    // What the code left half-changed is its own: it is dropped by the unwinding, and guards are released by that.
-    let ended = catch_unwind(AssertUnwindSafe(code));
-    if let Err(panic) = &ended {
-        log_panic(what, &**panic);
-    }
-    ended.is_ok()
-}
-
-#[cold]
-fn log_panic(what: &str, panic: &(dyn std::any::Any + Send)) {
-    tracing::error!("{what} panicked and was ended: {}", panic_text(panic));
-}
-
 /// Starts a thread that turns a core until it is stopped. It is on its way when this returns; the future waits for it.
-pub(super) fn begin<M, F>(
+pub(crate) fn begin<M, F>(
     config: IoThreadConfig,
     make: F,
 ) -> impl Future<Output = io::Result<IoThread<M>>> + Send

@@ -8,24 +8,29 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use async_task::{Runnable, Task};
 use crossbeam_channel::{Receiver, Sender};
+use millpond_messages::IoThreadId;
 use millpond_ring::{Ring, Wake};
 use pin_project_lite::pin_project;
 use slab::Slab;
 
-use super::IoThreadId;
+use super::delays::{OnGuard, ThreadChaos};
 use super::poll::{PollParams, SharedParams};
-use crate::delay::{OnGuard, ThreadChaos};
 use crate::flight::{Note, Recorder};
 
 thread_local! {
     static CURRENT_ID: Cell<Option<IoThreadId>> = const { Cell::new(None) };
     static CURRENT: RefCell<Option<Rc<Local>>> = const { RefCell::new(None) };
+}
+
+fn next_id() -> IoThreadId {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    IoThreadId(NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// What an iothread has done so far.
@@ -53,7 +58,7 @@ pub struct Stats {
 
 /// The part of an iothread that other threads touch.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(crate) struct Shared {
     id: IoThreadId,
     name: String,
     wake: Arc<Wake>,
@@ -74,10 +79,10 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(name: String, poll: PollParams, wake: Arc<Wake>) -> (Arc<Self>, Receiver<Runnable>) {
+    pub(crate) fn new(name: String, poll: PollParams, wake: Arc<Wake>) -> (Arc<Self>, Receiver<Runnable>) {
         let (remote, tasks) = crossbeam_channel::unbounded();
         let shared = Self {
-            id: super::next_id(),
+            id: next_id(),
             name,
             wake,
             remote,
@@ -98,48 +103,48 @@ impl Shared {
     }
 
     #[inline]
-    pub(super) fn id(&self) -> IoThreadId {
+    pub(crate) fn id(&self) -> IoThreadId {
         self.id
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     #[inline]
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         self.wake.wake();
     }
 
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         self.wake.wake();
     }
 
-    pub(super) fn retire(&self) {
+    pub(crate) fn retire(&self) {
         self.retire.store(true, Ordering::Release);
         self.wake.wake();
     }
 
-    pub(super) fn is_retiring(&self) -> bool {
+    pub(crate) fn is_retiring(&self) -> bool {
         self.retire.load(Ordering::Acquire)
     }
 
-    pub(super) fn is_stopping(&self) -> bool {
+    pub(crate) fn is_stopping(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }
 
-    pub(super) fn set_poll(&self, params: PollParams) {
+    pub(crate) fn set_poll(&self, params: PollParams) {
         self.poll.set(params);
         self.wake.wake();
     }
 
-    pub(super) fn poll(&self) -> PollParams {
+    pub(crate) fn poll(&self) -> PollParams {
         self.poll.get()
     }
 
     /// Publishes the counters; only the iothread does.
-    pub(super) fn publish(&self, stats: Stats) {
+    pub(crate) fn publish(&self, stats: Stats) {
         self.turns.store(stats.turns, Ordering::Relaxed);
         self.enters.store(stats.enters, Ordering::Relaxed);
         self.parks.store(stats.parks, Ordering::Relaxed);
@@ -151,7 +156,7 @@ impl Shared {
         self.slept_ns.store(stats.slept_ns, Ordering::Relaxed);
     }
 
-    pub(super) fn stats(&self) -> Stats {
+    pub(crate) fn stats(&self) -> Stats {
         Stats {
             turns: self.turns.load(Ordering::Relaxed),
             enters: self.enters.load(Ordering::Relaxed),
@@ -204,7 +209,7 @@ pub struct Local {
 }
 
 impl Local {
-    pub(super) fn new(shared: Arc<Shared>, ring: Ring) -> Rc<Self> {
+    pub(crate) fn new(shared: Arc<Shared>, ring: Ring) -> Rc<Self> {
         let flight = Recorder::register(&shared.name);
         Rc::new(Self {
             shared,
@@ -233,7 +238,7 @@ impl Local {
     }
 
     /// Makes this the current iothread while the guard lives.
-    pub(super) fn enter(self: &Rc<Self>) -> Entered {
+    pub(crate) fn enter(self: &Rc<Self>) -> Entered {
         let id = CURRENT_ID.replace(Some(self.shared.id));
         let local = CURRENT.with(|current| current.replace(Some(self.clone())));
         let _chaos = self.chaos.enter();
@@ -286,7 +291,7 @@ impl Local {
         *self.unreachable.borrow_mut() = Box::new(unreachable);
     }
 
-    pub(super) fn is_unreachable(&self) -> bool {
+    pub(crate) fn is_unreachable(&self) -> bool {
         (self.unreachable.borrow())()
     }
 
@@ -299,7 +304,7 @@ impl Local {
     }
 
     #[inline]
-    pub(super) fn note_messages(&self, messages: u64) {
+    pub(crate) fn note_messages(&self, messages: u64) {
         self.messages.set(messages);
     }
 
@@ -313,7 +318,7 @@ impl Local {
         self.begun
     }
 
-    pub(super) fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 
@@ -344,19 +349,19 @@ impl Local {
 
     /// How many tasks are ready.
     #[inline]
-    pub(super) fn ready(&self) -> usize {
+    pub(crate) fn ready(&self) -> usize {
         self.ready.borrow().len()
     }
 
     /// Adds a task that another thread made ready.
     #[inline]
-    pub(super) fn push_ready(&self, task: Runnable) {
+    pub(crate) fn push_ready(&self, task: Runnable) {
         self.ready.borrow_mut().push_back(task);
     }
 
     /// Takes the ready task at `index`; 0 is the one that became ready first.
     #[inline]
-    pub(super) fn take_ready(&self, index: usize) -> Option<Runnable> {
+    pub(crate) fn take_ready(&self, index: usize) -> Option<Runnable> {
         let mut ready = self.ready.borrow_mut();
         if index == 0 {
             ready.pop_front()
@@ -366,12 +371,12 @@ impl Local {
     }
 
     /// Whether any task has not ended.
-    pub(super) fn has_tasks(&self) -> bool {
+    pub(crate) fn has_tasks(&self) -> bool {
         !self.alive.borrow().is_empty()
     }
 
     /// Makes every waiting task ready.
-    pub(super) fn wake_all(&self) {
+    pub(crate) fn wake_all(&self) {
         let wakers: Vec<Waker> = self
             .alive
             .borrow()
@@ -382,7 +387,7 @@ impl Local {
     }
 
     /// Empties the per-thread tables, last made first.
-    pub(super) fn clear_ext(&self) {
+    pub(crate) fn clear_ext(&self) {
         while let Some(last) = { self.ext.borrow_mut().pop() } {
             drop(last);
         }
@@ -451,7 +456,7 @@ impl fmt::Debug for Local {
 }
 
 /// Restores the iothread that was current before (none, but for a simulator).
-pub(super) struct Entered {
+pub(crate) struct Entered {
     id: Option<IoThreadId>,
     local: Option<Rc<Local>>,
     _chaos: OnGuard,

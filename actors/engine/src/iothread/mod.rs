@@ -4,6 +4,8 @@
 //! what tasks use to spawn, to reach the ring and to keep per-thread tables.
 
 mod core;
+mod delays;
+mod guarded;
 mod local;
 mod poll;
 mod time;
@@ -12,12 +14,12 @@ use std::fmt;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
 use millpond_ring::Engine;
 
 pub use self::core::{Budget, Core, Progress, Scheduler};
+pub use delays::{ThreadChaos, is_delaying};
 pub use local::{Local, Stats};
 pub use millpond_messages::IoThreadId;
 pub use poll::PollParams;
@@ -25,12 +27,7 @@ pub use time::now_ns;
 
 use local::Shared;
 
-pub(crate) use self::core::guarded;
-
-fn next_id() -> IoThreadId {
-    static NEXT: AtomicU32 = AtomicU32::new(1);
-    IoThreadId(NEXT.fetch_add(1, Ordering::Relaxed))
-}
+pub(crate) use guarded::guarded;
 
 /// How an iothread is to be made.
 #[derive(Clone, Debug)]

@@ -27,14 +27,14 @@ impl Default for PollParams {
 /// The parameters as other threads set them. Each is a number of its own: a turn that sees one new and another old
 /// merely polls for an unusual time.
 #[derive(Debug)]
-pub(super) struct SharedParams {
+pub(crate) struct SharedParams {
     max_ns: AtomicU64,
     grow: AtomicU64,
     shrink: AtomicU64,
 }
 
 impl SharedParams {
-    pub(super) fn new(params: PollParams) -> Self {
+    pub(crate) fn new(params: PollParams) -> Self {
         Self {
             max_ns: params.max_ns.into(),
             grow: params.grow.into(),
@@ -42,13 +42,13 @@ impl SharedParams {
         }
     }
 
-    pub(super) fn set(&self, params: PollParams) {
+    pub(crate) fn set(&self, params: PollParams) {
         self.max_ns.store(params.max_ns, Ordering::Relaxed);
         self.grow.store(params.grow, Ordering::Relaxed);
         self.shrink.store(params.shrink, Ordering::Relaxed);
     }
 
-    pub(super) fn get(&self) -> PollParams {
+    pub(crate) fn get(&self) -> PollParams {
         PollParams {
             max_ns: self.max_ns.load(Ordering::Relaxed),
             grow: self.grow.load(Ordering::Relaxed),
@@ -59,7 +59,7 @@ impl SharedParams {
 
 /// The polling time, adjusted after every wait.
 #[derive(Debug, Default)]
-pub(super) struct Adaptive {
+pub(crate) struct Adaptive {
     ns: u64,
     /// How many waits in a row were longer than any polling that is allowed.
     too_long: u32,
@@ -75,12 +75,12 @@ impl Adaptive {
     const TOO_LONG: u32 = 3;
 
     /// For how long to poll before the next sleep.
-    pub(super) fn time(&self, params: PollParams) -> Duration {
+    pub(crate) fn time(&self, params: PollParams) -> Duration {
         Duration::from_nanos(self.ns.min(params.max_ns))
     }
 
     /// Learns from a wait (polling and sleep together) that took this long.
-    pub(super) fn adjust(&mut self, params: PollParams, waited: Duration) {
+    pub(crate) fn adjust(&mut self, params: PollParams, waited: Duration) {
         let waited = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
         if params.max_ns == 0 {
             self.ns = 0;

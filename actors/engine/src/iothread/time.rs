@@ -35,6 +35,6 @@ fn look() -> u64 {
 
 /// Another task or handler begins.
 #[inline]
-pub(super) fn forget() {
+pub(crate) fn forget() {
     NOW.set(0);
 }

@@ -19,20 +19,23 @@ mod entry;
 mod gate;
 mod io;
 mod order;
+mod serve;
 mod table;
 
 /// The node's half of the drain handshake, for the model checker of the graph.
-pub use gate::line::{Line, Parked, Turn};
+pub use gate::queue::{Line, Parked, Turn};
 pub use gate::sections::{Background, Gate, InFlight};
 
-pub use entry::client::{Client, HomeClient, RootHandle, Started};
+pub use cell::home::EventSink;
+pub use entry::client::{Client, HomeClient, Started};
 pub use entry::pending::{Begun, UnderWay};
-pub use order::mail::{
-    Description, DetectZeroes, Entry, Event, Handles, Mail, NodeAddress, NodeSettings, OpenFacts,
-    OrderOutcome, RemoteRequest, Ticket,
+pub use order::mail::{Entry, Mail, NodeAddress, RemoteRequest};
+pub use order::moved::{MovedNode, MovedRoot};
+pub use order::orders::{
+    Address, Handles, IothreadOrder, Naming, NodeOrder, NodeTask, OpenOrder, Order, Wiring,
 };
-pub use order::moving::{MovedNode, MovedRoot};
-pub use order::orders::{Address, IothreadOrder, Naming, NodeOrder, NodeTask, OpenOrder, Order, Wiring};
+pub use order::outcome::{Description, DetectZeroes, Event, NodeSettings, OpenFacts, OrderOutcome, Ticket};
 /// Messages as the flight recorder keeps them.
 pub use order::recorded;
-pub use table::{EventSink, serve};
+pub use order::root_handle::RootHandle;
+pub use serve::serve;

@@ -1,32 +1,23 @@
-//! The table of an iothread: its nodes and root edges by id, and the way back to the graph actor.
+//! The table of an iothread: its nodes and root edges by id, and where root edges have gone.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Weak as ArcWeak};
 
-use millpond_drivers::api::Notices;
 use millpond_messages::graph::IothreadCounters;
-use millpond_messages::io::Outcome;
-use millpond_messages::record::MessageEvent;
-use millpond_messages::{IoError, NodeId, RootId};
+use millpond_messages::{NodeId, RootId};
 use rustc_hash::FxHashMap;
 
-use crate::delay;
+use super::cell::edge::Behind;
+use super::cell::home::{EventSink, Home};
+use super::cell::node::NodeCell;
+use super::entry::root::RootCell;
+use super::order::mail::{Mail, NodeAddress};
+use super::order::outcome::Event;
+use super::order::root_handle::{RootHandle, RootShared};
 use crate::flight::Open;
-use crate::iothread::{IoThread, Local, guarded};
-use crate::node::cell::node::NodeCell;
-use crate::node::entry::client::{RootHandle, RootShared};
-use crate::node::entry::root::RootCell;
-use crate::node::io;
-use crate::node::order::carry_out;
-use crate::node::order::late;
-use crate::node::order::mail::{Entry, Event, Mail, RemoteRequest};
-use crate::node::order::moving;
-use crate::node::order::recorded;
-
-/// How an iothread tells the graph actor something. Called on the iothread; must not block.
-pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
+use crate::iothread::{IoThread, Local};
 
 /// Above how many entries the list of edges that moved away is swept of those that have ended.
 const MOVED_SWEEP: usize = 64;
@@ -38,12 +29,9 @@ thread_local! {
 
 /// What lives on one iothread.
 pub struct NodeTable {
-    local: Rc<Local>,
-    events: EventSink,
+    home: Rc<Home>,
     nodes: RefCell<FxHashMap<NodeId, Rc<NodeCell>>>,
     roots: RefCell<FxHashMap<RootId, Rc<RootCell>>>,
-    /// How many requests were admitted on this iothread.
-    requests: Cell<u64>,
     /// Requests from nodes of other iothreads.
     from_elsewhere: Cell<u64>,
     /// Root edges that moved to another iothread, for requests that were sent here before their clients knew.
@@ -60,30 +48,27 @@ struct Moved {
     to: ArcWeak<IoThread<Mail>>,
 }
 
-/// Makes the handler of an iothread's mailbox: pass it to [`IoThread::start`](crate::iothread::IoThread::start).
-pub fn serve(local: Rc<Local>, events: EventSink) -> Box<dyn Fn(Mail)> {
-    let table = Rc::new(NodeTable {
-        local,
-        events,
-        nodes: RefCell::default(),
-        roots: RefCell::default(),
-        requests: Cell::new(0),
-        from_elsewhere: Cell::new(0),
-        moved: RefCell::default(),
-        left: RefCell::default(),
-    });
-    let weak = Rc::downgrade(&table);
-    table
-        .local
-        .retire_when(move || weak.upgrade().is_none_or(|table| table.is_unreachable()));
-    TABLES.with_borrow_mut(|tables| {
-        tables.retain(|other| other.strong_count() > 0);
-        tables.push(Rc::downgrade(&table));
-    });
-    Box::new(move |mail| table.receive(mail))
-}
-
 impl NodeTable {
+    /// A table that code of this iothread finds from now on.
+    pub fn new(local: Rc<Local>, events: EventSink) -> Rc<Self> {
+        let table = Rc::new(Self {
+            home: Home::new(local, events),
+            nodes: RefCell::default(),
+            roots: RefCell::default(),
+            from_elsewhere: Cell::new(0),
+            moved: RefCell::default(),
+            left: RefCell::default(),
+        });
+        let weak = Rc::downgrade(&table);
+        let local = table.local();
+        local.retire_when(move || weak.upgrade().is_none_or(|table| table.is_unreachable()));
+        TABLES.with_borrow_mut(|tables| {
+            tables.retain(|other| other.strong_count() > 0);
+            tables.push(Rc::downgrade(&table));
+        });
+        table
+    }
+
     /// The table of the iothread that runs this code.
     pub fn current() -> Option<Rc<Self>> {
         let id = Local::current_id()?;
@@ -91,27 +76,39 @@ impl NodeTable {
             tables
                 .iter()
                 .filter_map(Weak::upgrade)
-                .find(|table| table.local.id() == id)
+                .find(|table| table.local().id() == id)
         })
     }
 
     pub fn local(&self) -> &Rc<Local> {
-        &self.local
+        self.home.local()
     }
 
-    /// Tells the graph actor.
-    pub fn tell(&self, event: Event) {
-        self.local.note(recorded::event(MessageEvent::Told, &event));
-        if delay::is_on() {
-            return late::tell(self, &self.events, event);
+    /// What the nodes that live here share.
+    pub fn home(&self) -> &Rc<Home> {
+        &self.home
+    }
+
+    /// Reports an event that is about no node in particular.
+    pub fn report(&self, event: Event) {
+        self.home.report("", event);
+    }
+
+    /// What is behind an edge that leads to `target`.
+    pub fn behind(&self, target: Option<NodeAddress>) -> Behind {
+        match target {
+            None => Behind::None,
+            Some(address) if address.iothread.id() == self.local().id() => {
+                self.node(address.node).map_or(Behind::None, Behind::Here)
+            }
+            Some(address) => Behind::There(address),
         }
-        (self.events)(event);
     }
 
-    /// Where a node's driver tells what happened, wherever the node goes.
-    pub fn notices(&self, node: NodeId) -> Notices {
-        let events = Arc::clone(&self.events);
-        Notices::new(move |posted| late::notice(&events, node, posted))
+    /// The name of a node, or its number where it is not here.
+    pub fn name_of(&self, id: NodeId) -> String {
+        self.node(id)
+            .map_or_else(|| format!("#{id}"), |node| node.name().to_owned())
     }
 
     pub fn node(&self, id: NodeId) -> Option<Rc<NodeCell>> {
@@ -168,8 +165,8 @@ impl NodeTable {
     }
 
     /// What is open here, for a flight record.
-    fn open(&self) -> Open {
-        let (now, now_ns) = (self.local.ring().now(), self.local.look_at_time());
+    pub fn open(&self) -> Open {
+        let (now, now_ns) = (self.local().ring().now(), self.local().look_at_time());
         let nodes = self.nodes.borrow();
         let mut cells: Vec<&Rc<NodeCell>> = nodes.values().collect();
         cells.sort_by_key(|cell| cell.id());
@@ -181,28 +178,52 @@ impl NodeTable {
             in_flight: cells
                 .iter()
                 .flat_map(|cell| {
-                    let pending = cell.gate().pending(now_ns, self).into_iter();
+                    let pending = cell.gate().pending(now_ns, |id| self.name_of(id)).into_iter();
                     pending.map(|request| (cell.name().to_owned(), request))
                 })
                 .collect(),
-            held: self.local.chaos().held(now),
+            held: self.local().chaos().held(now),
         }
     }
 
-    /// Counts a request that enters the graph here.
-    #[inline]
-    pub fn count_request(&self) {
-        self.requests.set(self.requests.get().wrapping_add(1));
+    /// Counts a request of a node of another iothread.
+    pub fn count_from_elsewhere(&self) {
+        self.from_elsewhere.set(self.from_elsewhere.get().wrapping_add(1));
+    }
+
+    /// The root edges that lead to a node, in the order of their numbers.
+    pub fn roots_of(&self, node: &Rc<NodeCell>) -> Vec<Rc<RootCell>> {
+        let roots = self.roots.borrow();
+        let leads_there = |root: &&Rc<RootCell>| Rc::ptr_eq(&root.node(), node);
+        let mut found: Vec<_> = roots.values().filter(leads_there).cloned().collect();
+        found.sort_by_key(|root| root.handle().id());
+        found
+    }
+
+    /// Sends mail on to where a root edge has gone. It is behind the edge on its way, so nothing comes before that.
+    pub fn send_after(&self, root: RootId, mail: Mail) -> bool {
+        let moved = self.moved.borrow();
+        let Some((shared, to)) = moved
+            .get(&root)
+            .and_then(|moved| Some((moved.shared.upgrade()?, &moved.to)))
+        else {
+            return true;
+        };
+        if shared.is_at(self.local().id()) {
+            to.upgrade().is_some_and(|to| to.send(mail).is_ok())
+        } else {
+            shared.send(mail)
+        }
     }
 
     /// What this iothread has done up to its present turn.
     pub fn counters(&self) -> IothreadCounters {
-        let (stats, ring) = (self.local.stats(), self.local.ring().stats());
+        let (stats, ring) = (self.local().stats(), self.local().ring().stats());
         let age = self
-            .local
+            .local()
             .ring()
             .now()
-            .saturating_duration_since(self.local.begun());
+            .saturating_duration_since(self.local().begun());
         let age_ns = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
         IothreadCounters {
             age_ns,
@@ -212,94 +233,16 @@ impl NodeTable {
             turns: stats.turns,
             system_calls: stats.enters,
             sleeps: stats.parks,
-            wake_ups: self.local.wake_ups(),
+            wake_ups: self.local().wake_ups(),
             polls: stats.spins,
             polls_paid: stats.spins_paid,
             messages: stats.messages,
             task_runs: stats.polls,
-            requests: self.requests.get(),
+            requests: self.home.requests(),
             requests_from_elsewhere: self.from_elsewhere.get(),
             operations: ring.started,
             operations_in_flight: ring.started.saturating_sub(ring.completed),
         }
-    }
-
-    fn receive(self: &Rc<Self>, mail: Mail) {
-        if delay::is_on() {
-            return late::receive(self, mail);
-        }
-        self.handle(mail);
-    }
-
-    /// Handles a message that has arrived.
-    pub fn handle(self: &Rc<Self>, mail: Mail) {
-        match mail {
-            Mail::Run(job) => job(),
-            Mail::Request(request) => self.request(request),
-            Mail::Control { ticket, order } => {
-                self.local
-                    .note(recorded::order(MessageEvent::Ordered, ticket, &order));
-                // Whoever gave the order hears of its end, come what may.
-                if !guarded("an order", || carry_out::carry_out(self, ticket, order)) {
-                    carry_out::lost(self, ticket);
-                }
-            }
-            Mail::Arrive(moved) => moving::arrive(self, *moved),
-            Mail::ArriveRoot(moved) => moving::arrive_root(self, *moved),
-            Mail::Chaos(policy, done) => {
-                self.local.chaos().set(&self.local, policy);
-                drop(done);
-            }
-            // Whoever asked may have lost patience.
-            Mail::Flight(tell) => drop(tell.send(self.open())),
-        }
-    }
-
-    fn request(self: &Rc<Self>, request: RemoteRequest) {
-        match request.entry {
-            Entry::Root(id) => self.request_over_root(id, request),
-            Entry::Node(id) => self.request_to_node(id, request),
-        }
-    }
-
-    fn request_over_root(self: &Rc<Self>, id: RootId, request: RemoteRequest) {
-        if let Some(root) = self.root(id) {
-            root.enter_remote(&self.local, request.operation, request.reply);
-            return;
-        }
-        let moved = self.moved.borrow();
-        // Where the edge has ended, dropping the request tells its asker.
-        let Some((shared, to)) = moved
-            .get(&id)
-            .and_then(|moved| Some((moved.shared.upgrade()?, &moved.to)))
-        else {
-            return;
-        };
-        let mail = Mail::Request(request);
-        let sent = if shared.is_at(self.local.id()) {
-            // It is on its way: behind it, nothing comes before it.
-            to.upgrade().is_some_and(|to| to.send(mail).is_ok())
-        } else {
-            shared.send(mail)
-        };
-        if !sent {
-            tracing::debug!(
-                root = id.0,
-                "a request came for a root edge whose iothread has stopped"
-            );
-        }
-    }
-
-    fn request_to_node(self: &Rc<Self>, id: NodeId, request: RemoteRequest) {
-        let Some(cell) = self.node(id) else {
-            refuse(request);
-            return;
-        };
-        self.from_elsewhere.set(self.from_elsewhere.get().wrapping_add(1));
-        self.local.spawn(async move {
-            let outcome = io::execute(&cell, request.operation, None).await;
-            late::reply_elsewhere(&cell, request.reply, outcome);
-        });
     }
 }
 
@@ -307,8 +250,4 @@ impl Drop for NodeTable {
     fn drop(&mut self) {
         TABLES.with_borrow_mut(|tables| tables.retain(|other| other.strong_count() > 0));
     }
-}
-
-fn refuse(request: RemoteRequest) {
-    drop(request.reply.send(Outcome::plain(Err(IoError::NoMedium))));
 }

@@ -7,9 +7,6 @@
 //! changes are counted, and what was found before the last one is not kept any more.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Weak;
-
-use crate::node::cell::node::NodeCell;
 
 thread_local! {
     /// Counts changes of what others may have kept something of.
@@ -27,21 +24,28 @@ impl Asked {
     }
 }
 
-/// The node that listens to another's events, if there is one.
-pub type Listener = Option<Weak<NodeCell>>;
-
-/// What a node keeps, and whether nodes above may keep something of it.
-#[derive(Default)]
-pub struct Kept {
+/// What a node keeps, and whether nodes above may keep something of it. `L` stands for the node that listens to another's
+/// events, or for none.
+pub struct Kept<L> {
     /// When the length that the node has was found, where it may be kept.
     length: Cell<Option<Asked>>,
     /// Who listens below, and when that was found.
-    listener: RefCell<Option<(Asked, Listener)>>,
+    listener: RefCell<Option<(Asked, L)>>,
     /// A node above may have kept something of this one since it last changed.
     relied_on: Cell<bool>,
 }
 
-impl Kept {
+impl<L> Default for Kept<L> {
+    fn default() -> Self {
+        Self {
+            length: Cell::default(),
+            listener: RefCell::default(),
+            relied_on: Cell::default(),
+        }
+    }
+}
+
+impl<L: Clone> Kept<L> {
     /// Whether the length that the node has is its driver's still.
     pub fn has_length(&self) -> bool {
         self.length.get() == Some(Asked::now())
@@ -53,14 +57,14 @@ impl Kept {
     }
 
     /// Who listens below, if that is known.
-    pub fn listener(&self) -> Option<Listener> {
+    pub fn listener(&self) -> Option<L> {
         let kept = self.listener.borrow();
         let (_, listener) = kept.as_ref().filter(|(asked, _)| *asked == Asked::now())?;
         Some(listener.clone())
     }
 
     /// Who listens below, as it was found then.
-    pub fn keep_listener(&self, asked: Asked, listener: Listener) {
+    pub fn keep_listener(&self, asked: Asked, listener: L) {
         self.listener.replace(Some((asked, listener)));
     }
 
@@ -77,5 +81,32 @@ impl Kept {
         if self.relied_on.replace(false) {
             CHANGES.set(CHANGES.get() + 1);
         }
+    }
+}
+
+thread_local! {
+    /// How many nodes of this thread have a driver that hears events. Mostly none, and then no request looks for one.
+    static LISTENERS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Whether any node of this thread has a driver that hears events.
+#[inline]
+pub fn anybody_listens() -> bool {
+    LISTENERS.get() > 0
+}
+
+/// Counts a node among those whose driver hears events.
+pub struct Listening(());
+
+impl Listening {
+    pub fn begin() -> Self {
+        LISTENERS.set(LISTENERS.get() + 1);
+        Self(())
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        LISTENERS.set(LISTENERS.get() - 1);
     }
 }

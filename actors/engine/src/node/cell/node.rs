@@ -3,27 +3,29 @@
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::{Poll, Waker};
 
-use futures_util::future::LocalBoxFuture;
-use millpond_drivers::api::{Abilities, Child, Driver, DriverKind, Events, Exchanged, LengthSource};
+use millpond_drivers::api::{Abilities, Driver, DriverKind, Events, LengthSource};
 use millpond_messages::{
-    ChildSlot, DebugEvent, Error, ErrorKind, IoError, IoResult, Limits, NodeId, OpenFlags, RequestFlags,
-    Result, SECTOR_SIZE, Token,
+    ChildSlot, Error, ErrorKind, IoError, IoResult, Limits, NodeId, OpenFlags, Range, RequestFlags, Result,
+    SECTOR_SIZE,
 };
 
-use crate::node::cell::edge::{self, Behind, EdgeCell};
-use crate::node::cell::kept::{Asked, Kept, Listener};
-use crate::node::entry::root::RootCell;
+use super::durability::Durability;
+use super::edge::{Behind, EdgeCell};
+use super::home::Home;
+use super::kept::{Asked, Kept, Listening};
+use super::prepared::Prepared;
 use crate::node::gate::overlap::Tracker;
 use crate::node::gate::sections::Gate;
 use crate::node::gate::statistics::Counters;
-use crate::node::order::mail::{Event, NodeAddress, NodeSettings, OpenFacts};
-use crate::node::table::NodeTable;
+use crate::node::order::outcome::{NodeSettings, OpenFacts};
+
+/// The node that listens to another's events, if there is one.
+pub type Listener = Option<Weak<NodeCell>>;
 
 /// A node on its iothread.
 pub struct NodeCell {
-    id: NodeId,
+    pub(super) id: NodeId,
     name: String,
     kind: Arc<dyn DriverKind>,
     /// None once the node was closed or has moved away.
@@ -32,16 +34,16 @@ pub struct NodeCell {
     edges: Vec<Rc<EdgeCell>>,
     /// Of the numbered children, which come and go while the node is still. Only the driver sends over them.
     numbered: RefCell<Vec<(ChildSlot, Rc<EdgeCell>)>>,
-    gate: Gate,
+    pub(super) gate: Gate,
     tracker: Rc<Tracker>,
-    counters: Counters,
-    flags: Cell<OpenFlags>,
-    settings: Cell<NodeSettings>,
+    pub(super) counters: Counters,
+    pub(super) flags: Cell<OpenFlags>,
+    pub(super) settings: Cell<NodeSettings>,
     abilities: Cell<Abilities>,
     /// How many have asked for copy-on-read.
     copy_on_read: Cell<u32>,
     /// Of the abilities, what every request looks at.
-    events: Cell<Events>,
+    pub(super) events: Cell<Events>,
     /// Whether requests that pass this node are tracked.
     tracks: Cell<bool>,
     /// Root edges whose requests may be serialised against all others of the node.
@@ -49,29 +51,14 @@ pub struct NodeCell {
     /// While the driver hears events.
     listening: RefCell<Option<Listening>>,
     limits: Cell<Limits>,
-    size: Cell<u64>,
+    pub(super) size: Cell<u64>,
     /// What is known of the nodes below, and need not be asked again.
-    kept: Kept,
-    /// Counts writes; what was flushed is durable up to the count at that time.
-    written: Cell<u64>,
-    flushed: Cell<u64>,
-    /// Whether the driver's last flush failed.
-    flush_failed: Cell<bool>,
-    /// While a flush is under way: those that wait for it.
-    flushing: RefCell<Option<Vec<Waker>>>,
-    /// The node-level part of a prepared reopen.
-    reopening: Cell<Option<(NodeSettings, OpenFlags)>>,
-    /// What holds again if other data behind the edges is taken away again.
-    exchanged: RefCell<Option<PutAside>>,
-    roots: RefCell<Vec<Weak<RootCell>>>,
-    table: Weak<NodeTable>,
-}
-
-/// What a node was before the data behind its edges was exchanged.
-struct PutAside {
-    driver: Exchanged,
-    size: u64,
-    highest_write: u64,
+    pub(super) kept: Kept<Listener>,
+    /// What was written and not flushed, and the flush under way.
+    durability: Rc<Durability>,
+    /// What a change that is under way has prepared.
+    pub(super) prepared: Prepared,
+    home: Rc<Home>,
 }
 
 /// What a cell is made from, at open and on arrival.
@@ -95,7 +82,7 @@ pub struct CellParts {
 
 impl NodeCell {
     /// A cell. What its driver can do is asked by [`NodeCell::refresh`].
-    pub fn new(parts: CellParts, table: &Rc<NodeTable>) -> Rc<Self> {
+    pub fn new(parts: CellParts, home: &Rc<Home>) -> Rc<Self> {
         Rc::new(Self {
             id: parts.id,
             name: parts.name,
@@ -117,14 +104,9 @@ impl NodeCell {
             limits: Cell::default(),
             size: Cell::new(whole_sectors(parts.size)),
             kept: Kept::default(),
-            written: Cell::new(u64::from(parts.unflushed)),
-            flushed: Cell::new(0),
-            flush_failed: Cell::new(false),
-            flushing: RefCell::default(),
-            reopening: Cell::new(None),
-            exchanged: RefCell::default(),
-            roots: RefCell::default(),
-            table: Rc::downgrade(table),
+            durability: Durability::new(parts.unflushed),
+            prepared: Prepared::default(),
+            home: Rc::clone(home),
         })
     }
 
@@ -173,39 +155,36 @@ impl NodeCell {
         self.edges.iter().chain(numbered).map(Rc::clone).collect()
     }
 
-    /// Puts a node behind a child's edge, or none, and tells the driver. A numbered child comes and goes with its node.
+    /// Puts what is behind a child's edge, or nothing. A numbered child comes and goes with its node. The driver is to be told.
     ///
     /// # Errors
     /// The driver has no such child.
-    pub fn connect(&self, slot: ChildSlot, target: Option<NodeAddress>, table: &NodeTable) -> Result<()> {
+    pub fn set_edge(&self, slot: ChildSlot, behind: Behind) -> Result<()> {
         match self.edge(slot) {
-            Some(edge) => edge.connect(target, table),
+            Some(edge) => edge.connect(behind),
             None if self.kind.numbered().is_none() => {
                 return Err(Error::new(ErrorKind::NotFound, "The node has no such child"));
             }
-            None => self.connect_numbered(slot, target, table),
+            None => self.set_numbered(slot, behind),
         }
-        if let Ok(driver) = self.driver() {
-            let children: Vec<Child> = self.all_edges().into_iter().map(edge::child).collect();
-            driver.children_changed(&children);
-        }
-        self.refresh()
+        Ok(())
     }
 
-    fn connect_numbered(&self, slot: ChildSlot, target: Option<NodeAddress>, table: &NodeTable) {
+    fn set_numbered(&self, slot: ChildSlot, behind: Behind) {
         let mut numbered = self.numbered.borrow_mut();
-        match (numbered.binary_search_by_key(&slot, |(slot, _)| *slot), target) {
-            (Ok(at), None) => {
+        let at = numbered.binary_search_by_key(&slot, |(slot, _)| *slot);
+        match (at, matches!(behind, Behind::None)) {
+            (Ok(at), true) => {
                 let (_, edge) = numbered.remove(at);
-                edge.connect(None, table);
+                edge.connect(behind);
             }
-            (Ok(at), target) => {
+            (Ok(at), false) => {
                 if let Some((_, edge)) = numbered.get(at) {
-                    edge.connect(target, table);
+                    edge.connect(behind);
                 }
             }
-            (Err(_), None) => {}
-            (Err(at), target) => numbered.insert(at, (slot, EdgeCell::connected(target, table))),
+            (Err(_), true) => {}
+            (Err(at), false) => numbered.insert(at, (slot, EdgeCell::to(behind))),
         }
     }
 
@@ -290,8 +269,16 @@ impl NodeCell {
         self.flags.get().is_read_only()
     }
 
-    pub fn table(&self) -> Option<Rc<NodeTable>> {
-        self.table.upgrade()
+    /// Where it lives, and the way back to the graph actor.
+    #[inline]
+    pub fn home(&self) -> &Rc<Home> {
+        &self.home
+    }
+
+    /// What was written and not flushed, and the flush under way.
+    #[inline]
+    pub fn durability(&self) -> &Rc<Durability> {
+        &self.durability
     }
 
     /// Whether requests that pass this node are tracked: the driver wants some serialised against the others, or a root
@@ -344,53 +331,44 @@ impl NodeCell {
         !self.is_read_only() && self.limits.get().request_alignment > 1
     }
 
-    /// Notes that data was written up to `end`.
-    pub fn wrote(&self, end: u64) {
-        self.written.set(self.written.get().wrapping_add(1));
-        self.counters.wrote(end);
-        if end > self.size.get() {
-            self.set_size(end);
+    /// A write to a range has ended, at the step in which its driver answered it: whatever follows writes to a node hears
+    /// of them here. One that failed may have stored any part of its data, which is to be flushed and may have made the
+    /// node longer.
+    #[inline]
+    pub fn write_done(&self, range: Range, result: IoResult<()>) {
+        self.changed(range, result);
+        if result.is_ok() {
+            self.counters.wrote(range.end());
+            if range.end() > self.size.get() {
+                self.set_size(range.end());
+            }
         }
     }
 
-    /// Notes the end of a write up to `end`. One that failed may have stored any part of its data, which is to
-    /// be flushed and may have made the node longer.
-    pub fn ended_write(&self, end: u64, result: IoResult<()>) {
-        self.wrote(if result.is_ok() { end } else { 0 });
+    /// A discard of a range has ended. What it reads as may have changed; the node is no longer for that.
+    pub fn discard_done(&self, range: Range, result: IoResult<()>) {
+        self.changed(range, result);
+    }
+
+    /// What a range reads as has changed, or may have.
+    #[inline]
+    #[cfg_attr(
+        not(test),
+        expect(unused_variables, reason = "what follows writes needs the range")
+    )]
+    fn changed(&self, range: Range, result: IoResult<()>) {
+        #[cfg(test)]
+        super::observed::note(self.id, range, result);
+        self.mark_unflushed();
         if result.is_err() {
             self.kept.changed();
         }
     }
 
-    /// The count of writes so far, if some of them are not known to be durable.
-    pub fn unflushed(&self) -> Option<u64> {
-        (self.written.get() != self.flushed.get()).then(|| self.written.get())
-    }
-
-    /// A flush that began when the count of writes was `written` has ended well.
-    pub fn flushed(&self, written: u64) {
-        self.flushed.set(written);
-    }
-
-    /// Notes how the driver's flush ended; answers whether the one before it failed.
-    pub fn note_flush(&self, failed: bool) -> bool {
-        self.flush_failed.replace(failed)
-    }
-
-    /// Waits for the flush under way, if there is one, and is the one under way until the guard is dropped. Flushes that
-    /// waited together find what they wanted flushed by the first of them.
-    pub async fn begin_flush(self: &Rc<Self>) -> Flushing {
-        std::future::poll_fn(|context| {
-            let mut flushing = self.flushing.borrow_mut();
-            if let Some(waiting) = &mut *flushing {
-                waiting.push(context.waker().clone());
-                return Poll::Pending;
-            }
-            *flushing = Some(Vec::new());
-            Poll::Ready(())
-        })
-        .await;
-        Flushing(Rc::clone(self))
+    /// Something was written that is not durable yet.
+    #[inline]
+    pub fn mark_unflushed(&self) {
+        self.durability.mark_unflushed();
     }
 
     /// Asks the driver anew what it can do, and merges the children's limits in.
@@ -419,41 +397,6 @@ impl NodeCell {
         self.limits.set(limits);
         self.refresh_tracks();
         Ok(())
-    }
-
-    /// The driver goes on with other data behind the edges, of this length.
-    ///
-    /// # Errors
-    /// As [`NodeCell::refresh`]. The old data can be put back in either case.
-    pub fn exchange(&self, driver: Exchanged, size: u64) -> Result<()> {
-        self.exchanged.replace(Some(PutAside {
-            driver,
-            size: self.size.get(),
-            highest_write: self.counters.highest_write(),
-        }));
-        self.counters.set_highest_write(0);
-        // Whatever was written to the other data before is not known to be durable.
-        self.wrote(0);
-        self.set_size(size);
-        self.refresh()
-    }
-
-    /// Nobody goes back to the old data.
-    pub fn commit_exchange(&self) {
-        self.exchanged.take();
-    }
-
-    /// The old data is behind the edges again.
-    pub fn abort_exchange(&self) {
-        if let Some(aside) = self.exchanged.take() {
-            aside.driver.put_back();
-            self.set_size(aside.size);
-            self.counters.set_highest_write(aside.highest_write);
-        }
-        // It was asked the same of the old data before.
-        if let Err(error) = self.refresh() {
-            tracing::warn!(node = self.name(), %error, "a node goes by other limits than its driver's");
-        }
     }
 
     /// Whether a read with these flags is copied up here: one that asks for it, or all where it was turned on. A driver
@@ -489,83 +432,6 @@ impl NodeCell {
         Ok(())
     }
 
-    /// Whether this node, or one that it passes events to, listens to them.
-    pub fn hears(&self) -> bool {
-        if LISTENERS.get() == 0 {
-            return false;
-        }
-        match self.events.get() {
-            Events::Ignored => false,
-            Events::Heard => true,
-            Events::Passed => self.listener_below().is_some(),
-        }
-    }
-
-    /// The node below that listens to this node's events. One of another iothread does not hear them.
-    fn listener_below(&self) -> Option<Rc<Self>> {
-        if let Some(known) = self.kept.listener() {
-            return known?.upgrade();
-        }
-        let asked = Asked::now();
-        let mut passed: Vec<Rc<Self>> = Vec::new();
-        let mut behind = self.edges.first().map(|edge| edge.behind());
-        let listener: Listener = loop {
-            let Some(Behind::Here(node)) = behind else {
-                break None;
-            };
-            node.kept.rely();
-            match node.events.get() {
-                Events::Ignored => break None,
-                Events::Heard => break Some(Rc::downgrade(&node)),
-                Events::Passed => {}
-            }
-            if let Some(known) = node.kept.listener() {
-                break known;
-            }
-            behind = node.edges.first().map(|edge| edge.behind());
-            passed.push(node);
-        };
-        for node in passed.iter().map(Rc::as_ref).chain([self]) {
-            node.kept.keep_listener(asked, listener.clone());
-        }
-        listener?.upgrade()
-    }
-
-    /// Tells whoever listens of an event. Whatever it belongs to waits for the future, where there is one.
-    pub fn debug_event(&self, event: DebugEvent) -> Option<LocalBoxFuture<'static, ()>> {
-        if LISTENERS.get() == 0 {
-            return None;
-        }
-        let driver = match self.events.get() {
-            Events::Ignored => return None,
-            Events::Heard => self.driver(),
-            Events::Passed => self.listener_below()?.driver(),
-        };
-        driver.ok()?.debug().debug_event(event)
-    }
-
-    /// Remembers the node-level part of a reopen until it is committed.
-    pub fn prepare_reopen(&self, settings: NodeSettings, flags: OpenFlags) {
-        self.reopening.set(Some((settings, flags)));
-    }
-
-    /// The prepared part holds from now on.
-    ///
-    /// # Errors
-    /// As [`NodeCell::refresh`].
-    pub fn commit_reopen(&self) -> Result<()> {
-        if let Some((settings, flags)) = self.reopening.take() {
-            self.settings.set(settings);
-            self.flags.set(flags);
-        }
-        self.refresh()
-    }
-
-    /// The prepared part is forgotten.
-    pub fn abort_reopen(&self) {
-        self.reopening.set(None);
-    }
-
     pub fn facts(&self, backing: Option<millpond_drivers::api::BackingLink>) -> OpenFacts {
         OpenFacts {
             flags: self.flags.get(),
@@ -576,105 +442,9 @@ impl NodeCell {
             filename: self.driver().ok().and_then(|driver| driver.image().filename()),
         }
     }
-
-    pub fn add_root(&self, root: &Rc<RootCell>) {
-        let mut roots = self.roots.borrow_mut();
-        roots.retain(|other| other.strong_count() > 0);
-        roots.push(Rc::downgrade(root));
-    }
-
-    pub fn remove_root(&self, root: &Rc<RootCell>) {
-        root.stop_serialising(self);
-        self.roots
-            .borrow_mut()
-            .retain(|other| !std::ptr::eq(other.as_ptr(), Rc::as_ptr(root)));
-    }
-
-    pub fn roots(&self) -> Vec<Rc<RootCell>> {
-        self.roots.borrow().iter().filter_map(Weak::upgrade).collect()
-    }
-
-    /// Closes the gate for a section. Answers when nothing is in flight and the driver's background work has stopped.
-    pub fn quiesce(self: &Rc<Self>, token: Token) {
-        if self.gate.close(token) {
-            self.stop_background();
-        }
-        self.answer_quiesce();
-    }
-
-    fn stop_background(self: &Rc<Self>) {
-        let (Ok(driver), Some(table)) = (self.driver(), self.table()) else {
-            self.gate.stopped();
-            return;
-        };
-        let cell = Rc::clone(self);
-        table.local().spawn(async move {
-            driver.quiesce().await;
-            if cell.gate.stopped() {
-                driver.resume();
-            }
-            cell.answer_quiesce();
-        });
-    }
-
-    /// Ends a section; the last one lets parked requests go on.
-    pub fn resume(&self, token: Token) {
-        if !self.gate.release(token) {
-            return;
-        }
-        if self.gate.starts()
-            && let Ok(driver) = self.driver()
-        {
-            driver.resume();
-        }
-        for root in self.roots() {
-            root.wake_first();
-        }
-        self.gate.wake_waiting();
-    }
-
-    /// Tells the graph actor of every section that this node is still for, if it is.
-    pub fn answer_quiesce(&self) {
-        let Some(table) = self.table() else { return };
-        for token in self.gate.take_answerable() {
-            table.tell(Event::Quiesced(self.id, token));
-        }
-    }
 }
 
 /// A node is as long as the sectors that hold its last byte: what is missing in the last one reads as zeroes.
 fn whole_sectors(size: u64) -> u64 {
     size.checked_next_multiple_of(SECTOR_SIZE).unwrap_or(size)
-}
-
-thread_local! {
-    /// How many nodes of this thread have a driver that hears events. Mostly none, and then no request looks for one.
-    static LISTENERS: Cell<usize> = const { Cell::new(0) };
-}
-
-/// Counts a node among those whose driver hears events.
-struct Listening;
-
-impl Listening {
-    fn begin() -> Self {
-        LISTENERS.set(LISTENERS.get() + 1);
-        Self
-    }
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        LISTENERS.set(LISTENERS.get() - 1);
-    }
-}
-
-/// The one flush of a node that is under way.
-pub struct Flushing(Rc<NodeCell>);
-
-impl Drop for Flushing {
-    fn drop(&mut self) {
-        for waker in self.0.flushing.take().into_iter().flatten() {
-            waker.wake();
-        }
-    }
 }

@@ -4,11 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::{Rc, Weak as RcWeak};
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
-use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
-use arc_swap::ArcSwap;
 use futures_channel::oneshot;
 use futures_util::future::LocalBoxFuture;
 use millpond_drivers::api::{Transfer, transfer};
@@ -20,128 +17,47 @@ use millpond_messages::{
 };
 use millpond_ring::buffer::{Buffer, Buffers};
 
+use super::pending::{Begun, UnderWay};
+use super::root::RootCell;
 use crate::iothread::{IoThread, Local};
-use crate::node::entry::pending::{Begun, UnderWay};
-use crate::node::entry::root::RootCell;
 use crate::node::order::mail::{Entry, Mail, RemoteRequest};
+use crate::node::order::root_handle::RootHandle;
 use crate::node::table::NodeTable;
-
-/// What the graph actor, the node's iothread and the clients of a root edge share. The graph actor writes what
-/// its user may do; where it is, the iothread that has it.
-pub struct RootShared {
-    id: RootId,
-    permissions: AtomicU8,
-    writethrough: bool,
-    home_id: AtomicU32,
-    home: ArcSwap<IoThread<Mail>>,
-}
-
-impl RootShared {
-    /// Sends to the iothread where the edge is now. Where that has stopped, the mail is dropped, which tells whoever
-    /// waits for its reply; false says so.
-    pub fn send(&self, mail: Mail) -> bool {
-        self.home.load().send(mail).is_ok()
-    }
-}
-
-impl RootShared {
-    /// Whether this is where clients send.
-    pub fn is_at(&self, iothread: IoThreadId) -> bool {
-        self.home.load().id() == iothread
-    }
-}
-
-/// The graph actor's hold on a root edge.
-#[derive(Clone)]
-pub struct RootHandle(Arc<RootShared>);
-
-impl RootHandle {
-    /// A root edge whose node lives on `home`. `writethrough` makes every write durable before it is answered.
-    #[must_use]
-    pub fn new(id: RootId, permissions: Permissions, writethrough: bool, home: IoThread<Mail>) -> Self {
-        Self(Arc::new(RootShared {
-            id,
-            permissions: AtomicU8::new(permissions.bits()),
-            writethrough,
-            home_id: AtomicU32::new(home.id().0),
-            home: ArcSwap::from_pointee(home),
-        }))
-    }
-
-    /// The number of the root edge.
-    #[must_use]
-    pub fn id(&self) -> RootId {
-        self.0.id
-    }
-
-    /// What the user may do.
-    #[must_use]
-    pub fn permissions(&self) -> Permissions {
-        Permissions::from_bits_truncate(self.0.permissions.load(Ordering::Acquire))
-    }
-
-    /// Changes what the user may do, from its next request on.
-    pub fn set_permissions(&self, permissions: Permissions) {
-        self.0.permissions.store(permissions.bits(), Ordering::Release);
-    }
-
-    /// Whether writes are durable when answered.
-    #[must_use]
-    pub fn writethrough(&self) -> bool {
-        self.0.writethrough
-    }
-
-    /// The edge lives on `home` from now on. Said there, once it can be found there.
-    pub fn set_home(&self, home: Arc<IoThread<Mail>>) {
-        let id = home.id().0;
-        self.0.home.store(home);
-        self.0.home_id.store(id, Ordering::Release);
-    }
-
-    /// The handle by which clients send. While others have it too, somebody may be about to.
-    pub fn home(&self) -> Arc<IoThread<Mail>> {
-        self.0.home.load_full()
-    }
-
-    pub(crate) fn downgrade(&self) -> Weak<RootShared> {
-        Arc::downgrade(&self.0)
-    }
-}
 
 /// A user's handle on a node, from any thread. Requests go through the mailbox of the node's iothread, and their futures
 /// run on any executor. On the iothread itself, [`Client::here`] spares the mailbox.
 #[derive(Clone)]
-pub struct Client(Arc<RootShared>);
+pub struct Client(RootHandle);
 
 impl Client {
     /// A client of `root`.
     #[must_use]
     pub fn new(root: &RootHandle) -> Self {
-        Self(Arc::clone(&root.0))
+        Self(root.clone())
     }
 
     /// The number of the client's root edge.
     #[must_use]
     pub fn root(&self) -> RootId {
-        self.0.id
+        self.0.id()
     }
 
     /// What it may do.
     #[must_use]
     pub fn permissions(&self) -> Permissions {
-        RootHandle(Arc::clone(&self.0)).permissions()
+        self.0.permissions()
     }
 
     /// Where the node lives at present.
     #[must_use]
     pub fn iothread(&self) -> IoThreadId {
-        IoThreadId(self.0.home_id.load(Ordering::Acquire))
+        self.0.home_id()
     }
 
     /// A mailbox handle of that iothread.
     #[must_use]
     pub fn home(&self) -> IoThread<Mail> {
-        IoThread::clone(&self.0.home.load())
+        IoThread::clone(&self.0.home())
     }
 
     /// Has code run where the node lives, or lived a moment ago: false if that has stopped.
@@ -152,12 +68,14 @@ impl Client {
     /// What the node behind it has in flight, whoever asked for it; nothing where its iothread has ended.
     pub async fn in_flight(&self) -> Option<WaitingNode> {
         let (reply, answer) = oneshot::channel();
-        let root = self.0.id;
+        let root = self.0.id();
         self.run_at_home(move || {
             let look = || {
                 let table = NodeTable::current()?;
                 let node = table.root(root)?.node();
-                let requests = node.gate().pending(table.local().look_at_time(), &table);
+                let requests = node
+                    .gate()
+                    .pending(table.local().look_at_time(), |id| table.name_of(id));
                 let node_name = node.name().to_owned();
                 Some(WaitingNode { node_name, requests })
             };
@@ -180,7 +98,7 @@ impl Client {
     pub async fn request(&self, operation: Operation<Buffers>) -> Outcome<Buffers> {
         let (reply, answer) = oneshot::channel();
         let mail = Mail::Request(RemoteRequest {
-            entry: Entry::Root(self.0.id),
+            entry: Entry::Root(self.0.id()),
             operation,
             reply,
         });

@@ -9,8 +9,8 @@ use millpond_messages::io::Outcome;
 use millpond_ring::buffer::Buffers;
 
 use crate::iothread::Local;
-use crate::node::gate::sections::Admission;
-use crate::node::io::Transferring;
+use crate::node::cell::admission::Admission;
+use crate::node::io::fast_path::Transferring;
 
 /// What came of beginning a request.
 pub enum Begun<F = UnderWay> {

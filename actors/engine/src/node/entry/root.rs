@@ -13,17 +13,21 @@ use millpond_messages::{IoError, Permissions, RequestFlags};
 use millpond_ring::buffer::Buffers;
 use tracing::Instrument;
 
-use crate::delay;
-use crate::iothread::{Local, now_ns};
+use super::pending::{Begun, UnderWay};
+use crate::iothread::{Local, is_delaying, now_ns};
+use crate::node::cell::admission::Admission;
+use crate::node::cell::delayed;
 use crate::node::cell::node::NodeCell;
-use crate::node::entry::client::RootHandle;
-use crate::node::entry::pending::{Begun, UnderWay};
-use crate::node::gate::line::{Line, Parked, Turn};
-use crate::node::gate::sections::Admission;
-use crate::node::io::{self, By, Step};
-use crate::node::order::late;
-use crate::node::order::mail::Event;
+use crate::node::gate::queue::{Line, Parked, Turn};
+use crate::node::gate::sections::Opens;
+use crate::node::io::execute::execute_admitted;
+use crate::node::io::fast_path::{self, Attempt};
+use crate::node::io::passage::By;
+use crate::node::io::request::{extent_of, is_serialised, refused};
+use crate::node::order::mail::{Entry, Mail, RemoteRequest};
+use crate::node::order::outcome::Event;
 use crate::node::order::recorded;
+use crate::node::order::root_handle::RootHandle;
 
 type Reply = oneshot::Sender<Outcome<Buffers>>;
 type Elsewhere = oneshot::Receiver<Outcome<Buffers>>;
@@ -37,7 +41,7 @@ pub struct RootCell {
     /// It is in its iothread's table: it has not ended, nor gone elsewhere.
     here: Cell<bool>,
     /// What waits at the gate.
-    line: Line<Operation<Buffers>, Elsewhere>,
+    line: Rc<Line<Operation<Buffers>, Elsewhere>>,
     serialising: Cell<Serialising>,
 }
 
@@ -72,11 +76,27 @@ impl RootCell {
             handle,
             node: RefCell::new(node),
             here: Cell::new(false),
-            line: Line::default(),
+            line: Rc::default(),
             serialising: Cell::default(),
         });
-        root.node().add_root(&root);
+        root.join_gate();
         root
+    }
+
+    /// Has the node's gate know of what waits here.
+    fn join_gate(&self) {
+        self.node.borrow().gate().add_queue(&self.queue());
+    }
+
+    /// The edge leaves a node: it waits at that one's gate no more.
+    pub fn leave(&self, node: &NodeCell) {
+        self.stop_serialising(node);
+        node.gate().remove_queue(&self.queue());
+        node.gate().wake_waiting();
+    }
+
+    fn queue(&self) -> Rc<dyn Opens> {
+        Rc::clone(&self.line) as Rc<dyn Opens>
     }
 
     /// Whether it is in its iothread's table, which alone says so.
@@ -100,18 +120,33 @@ impl RootCell {
     /// Puts another node of the same iothread behind the edge. Both are still.
     pub fn set_node(self: &Rc<Self>, node: Rc<NodeCell>) {
         let before = self.node.replace(node);
-        before.remove_root(self);
-        before.gate().wake_waiting();
-        self.node().add_root(self);
-        self.wake_first();
+        self.leave(&before);
+        self.join_gate();
+        self.line.wake_first();
     }
 
     /// Begins a request: it is taken in this very step. See [`UnderWay`] for what becomes of it when nobody waits for it.
     pub fn begin(self: &Rc<Self>, operation: Operation<Buffers>) -> Begun {
-        if delay::is_on() {
-            return late::begin(self, operation);
+        if is_delaying() {
+            return self.begin_delayed(operation);
         }
         self.begin_now(operation)
+    }
+
+    /// Begins a request of this iothread as one from another is: it is a message until it is taken.
+    fn begin_delayed(&self, operation: Operation<Buffers>) -> Begun {
+        let (reply, answer) = oneshot::channel();
+        let request = RemoteRequest {
+            entry: Entry::Root(self.handle.id()),
+            operation,
+            reply,
+        };
+        if !self.handle.send(Mail::Request(request)) {
+            return Begun::Ended(Outcome::plain(Err(IoError::NoMedium)));
+        }
+        Begun::UnderWay(UnderWay::alone(async move {
+            answer.await.unwrap_or(Outcome::plain(Err(IoError::NoMedium)))
+        }))
     }
 
     fn begin_now(self: &Rc<Self>, operation: Operation<Buffers>) -> Begun {
@@ -141,8 +176,8 @@ impl RootCell {
         operation: Operation<Buffers>,
         begun: &Cell<bool>,
     ) -> Outcome<Buffers> {
-        if delay::is_on() {
-            late::enter(&self, &operation).await;
+        if is_delaying() {
+            delayed::enter(self.handle.id(), &self.node(), &operation).await;
         }
         let (operation, admission) = match self.take(operation) {
             Taken::Passed(Ok(admitted)) => admitted,
@@ -167,7 +202,7 @@ impl RootCell {
 
     /// Takes a request from another thread, and sees to its answer.
     pub fn enter_remote(self: Rc<Self>, local: &Rc<Local>, operation: Operation<Buffers>, reply: Reply) {
-        if delay::is_on() {
+        if is_delaying() {
             return self.enter_remote_late(local, operation, reply);
         }
         match self.begin_now(operation) {
@@ -182,16 +217,16 @@ impl RootCell {
     /// The same while replies may be held, with the request counted until its own has gone.
     fn enter_remote_late(self: Rc<Self>, local: &Rc<Local>, operation: Operation<Buffers>, reply: Reply) {
         let (node, root) = (self.node(), self.handle.id());
-        let (kind, (offset, len)) = (operation.kind(), io::range_of(&operation));
+        let (kind, range) = (operation.kind(), extent_of(&operation));
         match self.begin_now(operation) {
             Begun::Ended(outcome) => {
                 // It is counted though it has ended: it was taken in this step, so the gate did not stop it.
-                let counted = Admission::new(Rc::clone(&node), kind, offset, len, now_ns());
-                late::reply(&node, root, reply, outcome, Some(counted));
+                let counted = Admission::new(Rc::clone(&node), kind, range, now_ns());
+                delayed::reply(&node, root, reply, outcome, Some(counted));
             }
             Begun::UnderWay(under_way) => local.spawn(async move {
                 let (outcome, counted) = under_way.end_counted().await;
-                late::reply(&node, root, reply, outcome, counted);
+                delayed::reply(&node, root, reply, outcome, counted);
             }),
         }
     }
@@ -207,22 +242,19 @@ impl RootCell {
         if !is_plain {
             return Err(operation);
         }
-        let (kind, (offset, len)) = (operation.kind(), io::range_of(&operation));
+        let (kind, range) = (operation.kind(), extent_of(&operation));
         let node = self.node();
-        match io::begin(&node, operation, By::USER) {
-            Step::Later(operation) => Err(operation),
-            Step::Ended(outcome) => {
-                if let Some(table) = node.table() {
-                    table.count_request();
-                    let request = (kind, offset, len);
-                    let root = self.handle.id();
-                    let served = recorded::request(MessageEvent::Served, node.id(), root, request, 0);
-                    table.local().note(served);
-                }
+        match fast_path::begin(&node, operation, By::USER) {
+            Attempt::Later(operation) => Err(operation),
+            Attempt::Ended(outcome) => {
+                let (home, root) = (node.home(), self.handle.id());
+                home.count_request();
+                let served = recorded::request(MessageEvent::Served, node.id(), root, (kind, range), 0);
+                home.local().note(served);
                 Ok(Begun::Ended(outcome))
             }
-            Step::Transfer(transfer) => {
-                let admission = self.count(node, kind, offset, len);
+            Attempt::Transfer(transfer) => {
+                let admission = self.count(node, kind, range);
                 admission.stands_at(transfer.stands_at());
                 Ok(Begun::UnderWay(UnderWay::transfer(transfer, admission)))
             }
@@ -236,7 +268,7 @@ impl RootCell {
         admission: Admission,
     ) -> Result<UnderWay, Outcome<Buffers>> {
         if Local::current().is_none() {
-            return Err(io::refused(IoError::NoMedium, operation));
+            return Err(refused(IoError::NoMedium, operation));
         }
         let root = Rc::clone(self);
         Ok(UnderWay::general(async move {
@@ -249,7 +281,7 @@ impl RootCell {
     fn take(self: &Rc<Self>, operation: Operation<Buffers>) -> Taken {
         if let Err(error) = self.permits(&operation) {
             self.node.borrow().counters().refuse(operation.kind());
-            return Taken::Passed(Err(io::refused(error, operation)));
+            return Taken::Passed(Err(refused(error, operation)));
         }
         if self.line.is_empty() && self.may_pass(&operation) {
             return Taken::Passed(Ok(self.admit(operation)));
@@ -263,7 +295,7 @@ impl RootCell {
     /// Whether a request may pass: the gate is open, and a request that is to have no other beside it is to a node that
     /// notes what it has in flight.
     fn may_pass(&self, operation: &Operation<Buffers>) -> bool {
-        self.node.borrow().gate().is_open() && (!io::is_serialised(operation) || self.may_serialise())
+        self.node.borrow().gate().is_open() && (!is_serialised(operation) || self.may_serialise())
     }
 
     fn may_serialise(&self) -> bool {
@@ -276,11 +308,10 @@ impl RootCell {
             self.grant_serialising(&node);
             return true;
         }
-        if self.serialising.get() == Serialising::Unasked
-            && let Some(table) = node.table()
-        {
+        if self.serialising.get() == Serialising::Unasked {
             self.serialising.set(Serialising::Asked);
-            table.tell(Event::Serialises(node.id(), self.handle.id()));
+            let event = Event::Serialises(node.id(), self.handle.id());
+            node.home().report(node.name(), event);
         }
         false
     }
@@ -297,7 +328,7 @@ impl RootCell {
     }
 
     /// The edge leaves the node.
-    pub fn stop_serialising(&self, node: &NodeCell) {
+    fn stop_serialising(&self, node: &NodeCell) {
         if self.serialising.take() == Serialising::Granted {
             node.remove_serialiser();
         }
@@ -307,7 +338,7 @@ impl RootCell {
         let node = admission.node();
         let writethrough = self.handle.writethrough();
         let span = request_span(node, &operation);
-        let future = io::execute_admitted(node, operation, admission, writethrough);
+        let future = execute_admitted(node, operation, admission, writethrough);
         if span.is_disabled() {
             future.await
         } else {
@@ -345,28 +376,17 @@ impl RootCell {
     }
 
     fn admit(&self, operation: Operation<Buffers>) -> (Operation<Buffers>, Admission) {
-        let (offset, len) = io::range_of(&operation);
-        let admission = self.count(self.node(), operation.kind(), offset, len);
+        let admission = self.count(self.node(), operation.kind(), extent_of(&operation));
         (operation, admission)
     }
 
-    fn count(&self, node: Rc<NodeCell>, kind: OperationKind, offset: u64, len: u64) -> Admission {
-        let Some(table) = node.table() else {
-            return Admission::new(node, kind, offset, len, now_ns());
-        };
-        table.count_request();
-        let id = node.id();
-        let admission = Admission::new(node, kind, offset, len, now_ns());
-        let request = (kind, offset, len);
-        let root = self.handle.id();
-        let note = recorded::request(MessageEvent::Admitted, id, root, request, admission.key());
-        table.local().note(note);
+    fn count(&self, node: Rc<NodeCell>, kind: OperationKind, range: (u64, u64)) -> Admission {
+        let (id, root) = (node.id(), self.handle.id());
+        node.home().count_request();
+        let admission = Admission::new(node, kind, range, now_ns());
+        let note = recorded::request(MessageEvent::Admitted, id, root, (kind, range), admission.key());
+        admission.node().home().local().note(note);
         admission
-    }
-
-    /// The gate has opened, or who was first is gone: the first parked request looks again.
-    pub fn wake_first(&self) {
-        self.line.wake_first();
     }
 
     /// Takes all that is parked along to another iothread, in order. Their askers here wait for the answers from there.
@@ -375,16 +395,15 @@ impl RootCell {
     }
 
     /// The edge ends: all that is parked fails, and whoever waits for the gate to open has nothing to wait for.
-    pub fn end(self: &Rc<Self>) {
+    pub fn end(&self) {
         self.line.end();
-        self.node().remove_root(self);
-        self.node().gate().wake_waiting();
+        self.leave(&self.node());
     }
 }
 
 /// The span of a request, from its admission to its answer; `-T millpond::request=trace` shows it.
 fn request_span(node: &NodeCell, operation: &Operation<Buffers>) -> tracing::Span {
-    let (offset, len) = io::range_of(operation);
+    let (offset, len) = extent_of(operation);
     tracing::trace_span!(
         target: "millpond::request", "request", node = node.name(), operation = ?operation.kind(), offset, len
     )
@@ -416,7 +435,7 @@ impl AtGate {
                 begun.set(true);
                 Err(answer.await.unwrap_or(Outcome::plain(Err(IoError::NoMedium))))
             }
-            Err(Err(operation)) => Err(io::refused(IoError::NoMedium, operation)),
+            Err(Err(operation)) => Err(refused(IoError::NoMedium, operation)),
         }
     }
 }

@@ -1,16 +1,13 @@
 //! A node's gate: closed by drained sections, it parks what comes over root edges and counts what is in flight.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::Waker;
 
 use millpond_messages::handshake::PendingRequest;
 use millpond_messages::io::OperationKind;
 use millpond_messages::{NodeId, Token};
 use slab::Slab;
-
-use crate::node::order::recorded;
-use crate::node::table::NodeTable;
 
 /// How many requests the query about a slow drain names, oldest first.
 const PENDING_SHOWN: usize = 16;
@@ -36,6 +33,14 @@ pub struct Gate {
     background: Cell<Background>,
     /// Whoever waits for the gate to open.
     waiting: RefCell<Vec<Waker>>,
+    /// What is parked at it, a queue for each root edge.
+    queues: RefCell<Vec<Weak<dyn Opens>>>,
+}
+
+/// What waits at a gate.
+pub trait Opens {
+    /// The gate has opened: what is first may look again.
+    fn gate_opened(&self);
 }
 
 /// The background work of a node's driver. It is stopped and started one after the other, never both at once: a section
@@ -55,12 +60,6 @@ pub enum Background {
     Stopping,
     /// No background work is left.
     Stopped,
-}
-
-/// A request's place in the count of the node where it entered the graph; it is over when this is dropped.
-pub struct Admission {
-    owner: Rc<crate::node::cell::node::NodeCell>,
-    key: usize,
 }
 
 impl InFlight {
@@ -154,6 +153,36 @@ impl Gate {
         in_flight.is_empty() && !self.is_open()
     }
 
+    /// A request has been handed to `node`.
+    pub fn stands_at(&self, key: usize, node: NodeId) {
+        if let Some(request) = self.in_flight.borrow().get(key) {
+            request.stands_at.set(node);
+        }
+    }
+
+    /// Has `queue` woken whenever the gate opens, as long as it lives.
+    pub fn add_queue(&self, queue: &Rc<dyn Opens>) {
+        let mut queues = self.queues.borrow_mut();
+        queues.retain(|other| other.strong_count() > 0);
+        queues.push(Rc::downgrade(queue));
+    }
+
+    /// The queue waits at another gate now, or has ended.
+    pub fn remove_queue(&self, queue: &Rc<dyn Opens>) {
+        self.queues
+            .borrow_mut()
+            .retain(|other| !std::ptr::addr_eq(other.as_ptr(), Rc::as_ptr(queue)));
+    }
+
+    /// Lets the first in each queue look again, and wakes whoever waits for a change of the gate.
+    pub fn wake_queues(&self) {
+        let queues: Vec<_> = self.queues.borrow().iter().filter_map(Weak::upgrade).collect();
+        for queue in queues {
+            queue.gate_opened();
+        }
+        self.wake_waiting();
+    }
+
     /// The sections to answer now: all that wait, if nothing is in flight any more, nor in the background.
     pub fn take_answerable(&self) -> Vec<Token> {
         if self.background.get() != Background::Stopped || self.count() > 0 {
@@ -178,8 +207,8 @@ impl Gate {
         }
     }
 
-    /// What is in flight, oldest first.
-    pub fn pending(&self, now_ns: u64, table: &NodeTable) -> Vec<PendingRequest> {
+    /// What is in flight, oldest first. `name_of` gives the names of the nodes where it stands.
+    pub fn pending(&self, now_ns: u64, name_of: impl Fn(NodeId) -> String) -> Vec<PendingRequest> {
         let in_flight = self.in_flight.borrow();
         let mut all: Vec<&InFlight> = in_flight.iter().map(|(_, request)| request).collect();
         all.sort_by_key(|request| request.since_ns);
@@ -190,10 +219,7 @@ impl Gate {
                 offset: request.offset,
                 len: request.len,
                 age_ns: now_ns.saturating_sub(request.since_ns),
-                stands_at: table.node(request.stands_at.get()).map_or_else(
-                    || format!("#{}", request.stands_at.get()),
-                    |node| node.name().to_owned(),
-                ),
+                stands_at: name_of(request.stands_at.get()),
             })
             .collect()
     }
@@ -204,49 +230,6 @@ impl Gate {
     pub fn parts(&self) -> (Vec<Token>, Vec<Token>, usize, Background) {
         let unanswered = self.unanswered.borrow().clone();
         (self.holds(), unanswered, self.count(), self.background.get())
-    }
-}
-
-impl Admission {
-    /// Counts a request in.
-    pub fn new(
-        owner: Rc<crate::node::cell::node::NodeCell>,
-        kind: OperationKind,
-        offset: u64,
-        len: u64,
-        since_ns: u64,
-    ) -> Self {
-        let request = InFlight::new(owner.id(), kind, offset, len, since_ns);
-        let key = owner.gate().enter(request);
-        Self { owner, key }
-    }
-
-    /// Its place in the count.
-    pub fn key(&self) -> usize {
-        self.key
-    }
-
-    /// The node that counts it.
-    pub fn node(&self) -> &Rc<crate::node::cell::node::NodeCell> {
-        &self.owner
-    }
-
-    /// The request has been handed to `node`.
-    pub fn stands_at(&self, node: NodeId) {
-        if let Some(request) = self.owner.gate().in_flight.borrow().get(self.key) {
-            request.stands_at.set(node);
-        }
-    }
-}
-
-impl Drop for Admission {
-    fn drop(&mut self) {
-        if let Some(table) = self.owner.table() {
-            table.local().note(recorded::answered(self.owner.id(), self.key));
-        }
-        if self.owner.gate().leave(self.key) {
-            self.owner.answer_quiesce();
-        }
     }
 }
 

@@ -4,13 +4,11 @@
 //! looks at once for all that a task does: see [`now_ns`].
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
 
 use millpond_messages::io::OperationKind;
 use millpond_messages::{LatencyHistograms, NodeStatistics, OperationCount};
 
 use crate::iothread::now_ns;
-use crate::node::cell::node::NodeCell;
 
 /// A request as it arrived at a node, or a piece of one.
 #[derive(Debug, Clone, Copy)]
@@ -43,24 +41,15 @@ impl Asked {
         self.since_ns
     }
 
+    /// How many bytes it is about.
+    #[inline]
+    pub fn len(self) -> u64 {
+        self.len
+    }
+
     /// Only its first `len` bytes.
     pub fn cut(self, len: u64) -> Self {
         Self { len, ..self }
-    }
-
-    /// Counts a piece at the nodes that it passed below `entry`, where the whole request is counted.
-    pub fn ended_below<'a>(
-        self,
-        entry: &Rc<NodeCell>,
-        passed: impl IntoIterator<Item = &'a Rc<NodeCell>>,
-        failed: bool,
-    ) {
-        let now = now_ns();
-        for node in passed {
-            if !Rc::ptr_eq(node, entry) {
-                node.counters().count(self, now, failed);
-            }
-        }
     }
 }
 

@@ -10,8 +10,8 @@ use millpond_messages::error::errno::ENOMEM;
 use millpond_messages::{DebugEvent, IoError, IoResult, Range, RequestFlags};
 use millpond_ring::buffer::{Buffer, Buffers};
 
-use super::write::flags_below;
-use super::{bytes_in, in_memory, tell};
+use super::passage::flags_below;
+use super::request::{bytes_in, in_memory};
 use crate::node::cell::node::NodeCell;
 use crate::node::gate::overlap::Tracking;
 
@@ -40,25 +40,28 @@ pub async fn write(node: &Rc<NodeCell>, offset: u64, buffers: Buffers, flags: Re
         Ok(driver) => driver,
         Err(error) => return (Err(error), buffers),
     };
-    let end = offset.saturating_add(bytes_in(&buffers));
+    let range = match Range::new(offset, bytes_in(&buffers)) {
+        Ok(range) => range,
+        Err(error) => return (Err(error.into()), buffers),
+    };
     let (result, buffers) = if fits(node, offset, &buffers) {
         tracked_write(node, &driver, offset, buffers, flags).await
     } else {
         write_bounced(node, offset, buffers, flags).await
     };
-    node.ended_write(end, result);
-    tell(node, DebugEvent::PwritevDone).await;
+    node.write_done(range, result);
+    node.raise(DebugEvent::PwritevDone).await;
     (result, buffers)
 }
 
 /// Begins a read with a node's own driver, if that needs no alignment and no splitting; gives the buffers back else.
-pub(super) fn read_at_once(
+pub fn read_now(
     node: &Rc<NodeCell>,
     offset: u64,
     buffers: Buffers,
 ) -> Result<Answer<'static, Transfer>, Buffers> {
     match node.driver() {
-        Ok(driver) if fits(node, offset, &buffers) && buffers.len() <= most_at_once(node) => {
+        Ok(driver) if fits(node, offset, &buffers) && buffers.len() <= most_in_one(node) => {
             Ok(driver.read(offset, buffers, RequestFlags::empty()))
         }
         _ => Err(buffers),
@@ -67,12 +70,8 @@ pub(super) fn read_at_once(
 
 /// Whether a write may go to a node's own driver as it is, without waiting for others: what holds those back that come
 /// later and would share a block with it, where the node has such.
-pub(super) fn ready_to_write(
-    node: &Rc<NodeCell>,
-    offset: u64,
-    buffers: &Buffers,
-) -> Option<Option<Tracking>> {
-    if node.hears() || !fits(node, offset, buffers) || buffers.len() > most_at_once(node) {
+pub fn ready_to_write(node: &Rc<NodeCell>, offset: u64, buffers: &Buffers) -> Option<Option<Tracking>> {
+    if node.hears() || !fits(node, offset, buffers) || buffers.len() > most_in_one(node) {
         return None;
     }
     if !node.tracks_blocks() {
@@ -121,7 +120,7 @@ async fn limited_read(
     mut rest: Buffers,
     flags: RequestFlags,
 ) -> Transfer {
-    let most = most_at_once(node);
+    let most = most_in_one(node);
     if rest.len() <= most {
         return Rc::clone(driver).read(offset, rest, flags).await;
     }
@@ -140,7 +139,7 @@ async fn limited_read(
     (Ok(()), filled)
 }
 
-fn most_at_once(node: &NodeCell) -> usize {
+fn most_in_one(node: &NodeCell) -> usize {
     match node.limits().max_transfer {
         0 => usize::MAX,
         most => in_memory(u64::from(most)),
@@ -203,8 +202,8 @@ async fn tracked_write(
         None
     };
     let flags = flags_below(flags);
-    tell(node, DebugEvent::Pwritev).await;
-    let most = most_at_once(node);
+    node.raise(DebugEvent::Pwritev).await;
+    let most = most_in_one(node);
     if rest.len() <= most {
         let transfer = Rc::clone(driver).write(offset, rest, flags).await;
         drop(tracking);
@@ -248,7 +247,7 @@ async fn read_modify_write(
     } else {
         let head = range.head != 0;
         let tail = range.head + bytes_in(buffers) != range.len;
-        tell_edges(
+        raise_edges(
             node,
             head,
             tail,
@@ -257,10 +256,10 @@ async fn read_modify_write(
         .await;
         let block = read_around(node, offset, bytes_in(buffers), RequestFlags::empty()).await?;
         let after = (DebugEvent::PwritevRmwAfterHead, DebugEvent::PwritevRmwAfterTail);
-        tell_edges(node, head, tail, after).await;
+        raise_edges(node, head, tail, after).await;
         block
     };
-    tell(node, DebugEvent::Pwritev).await;
+    node.raise(DebugEvent::Pwritev).await;
     if let Some(part) = block.get_mut(in_memory(head)..) {
         buffers.copy_to_slice(0, part);
     }
@@ -269,12 +268,12 @@ async fn read_modify_write(
     driver.write(range.start, Buffers::from(block), flags).await.0
 }
 
-/// Tells of the blocks that an unaligned write shares with what is around it.
-async fn tell_edges(node: &NodeCell, head: bool, tail: bool, events: (DebugEvent, DebugEvent)) {
+/// Raises the events of the blocks that an unaligned write shares with what is around it.
+async fn raise_edges(node: &NodeCell, head: bool, tail: bool, events: (DebugEvent, DebugEvent)) {
     if head {
-        tell(node, events.0).await;
+        node.raise(events.0).await;
     }
     if tail {
-        tell(node, events.1).await;
+        node.raise(events.1).await;
     }
 }

@@ -9,7 +9,8 @@ use millpond_drivers::api::Transfer;
 use millpond_messages::{DebugEvent, IoError, IoResult, OpenFlags, Range, RequestFlags, StatusFlags};
 use millpond_ring::buffer::Buffers;
 
-use super::{bytes_in, in_memory, read, status, tell, write, zeroes};
+use super::request::{bytes_in, in_memory};
+use super::{read, status, write, zeroes};
 use crate::node::cell::node::NodeCell;
 
 /// The most that is copied at once, in bytes.
@@ -98,7 +99,7 @@ async fn fill(
     into: Option<(&mut Buffers, usize)>,
 ) -> IoResult<()> {
     if let Some((buffers, place)) = into {
-        let found = read::read_whole(node, offset, len).await?;
+        let found = read::read_whole(node, Range::new(offset, len)?).await?;
         take(buffers, place, &found, 0, in_memory(len));
     }
     Ok(())
@@ -106,8 +107,8 @@ async fn fill(
 
 /// Reads whole clusters through to what is below, and stores them in the node.
 async fn copy(node: &Rc<NodeCell>, first: u64, last: u64) -> IoResult<Buffers> {
-    let found = read::read_whole(node, first, last.saturating_sub(first)).await?;
-    tell(node, DebugEvent::CorWrite).await;
+    let found = read::read_whole(node, Range::between(first, last)).await?;
+    node.raise(DebugEvent::CorWrite).await;
     if found.is_zero() {
         let len = bytes_in(&found);
         zeroes::zero_unchanged(node, Range::new(first, len)?).await?;

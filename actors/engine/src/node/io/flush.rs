@@ -15,35 +15,35 @@ pub async fn flush(cell: &Rc<NodeCell>) -> IoResult<()> {
     if cell.is_read_only() {
         return Ok(());
     }
-    if cell.unflushed().is_none() {
+    if cell.durability().unflushed().is_none() {
         return flush_children(cell).await;
     }
-    let _only = cell.begin_flush().await;
-    let Some(written) = cell.unflushed() else {
+    let _only = cell.durability().begin_flush().await;
+    let Some(written) = cell.durability().unflushed() else {
         return Ok(());
     };
     let is_ignored = cell.kind().flushes_to_disk() && cell.flags().contains(OpenFlags::NO_FLUSH);
-    tell_primary(cell, DebugEvent::FlushToOs).await;
+    raise_at_primary(cell, DebugEvent::FlushToOs).await;
     if !is_ignored {
         let driver = cell.driver()?;
         let flushed = driver.flush().await;
-        tell_of_failure(cell, flushed);
+        report_failure(cell, flushed);
         flushed?;
     }
-    tell_primary(cell, DebugEvent::FlushToDisk).await;
+    raise_at_primary(cell, DebugEvent::FlushToDisk).await;
     flush_children(cell).await?;
-    cell.flushed(written);
+    cell.durability().flushed(written);
     Ok(())
 }
 
 /// Says once in the log that a storage could not be flushed, and what there is to be done.
-fn tell_of_failure(cell: &NodeCell, flushed: IoResult<()>) {
+fn report_failure(cell: &NodeCell, flushed: IoResult<()>) {
     if !cell.kind().flushes_to_disk() {
         return;
     }
     let goes_through_page_cache =
         matches!(cell.kind().name(), "file" | "host_device") && !cell.flags().contains(OpenFlags::NOCACHE);
-    let failed_before = cell.note_flush(flushed.is_err());
+    let failed_before = cell.durability().note_flush(flushed.is_err());
     let (Err(error), false) = (flushed, failed_before) else {
         return;
     };
@@ -64,7 +64,7 @@ fn tell_of_failure(cell: &NodeCell, flushed: IoResult<()>) {
 }
 
 /// Tells the child that stands for the node what the node is about to do.
-async fn tell_primary(cell: &NodeCell, event: DebugEvent) {
+async fn raise_at_primary(cell: &NodeCell, event: DebugEvent) {
     let children = cell.kind().children();
     let primary = children
         .iter()

@@ -7,7 +7,7 @@ use millpond_messages::{
     Error, ErrorKind, IoError, IoResult, Range, RequestFlags, Result, Role, check_length,
 };
 
-use super::By;
+use super::passage::By;
 use crate::node::cell::edge::EdgeCell;
 use crate::node::cell::kept::Asked;
 use crate::node::cell::node::NodeCell;
@@ -15,7 +15,7 @@ use crate::node::cell::node::NodeCell;
 /// The length as the driver knows it now. A parent is told what is kept of it, where something is.
 pub async fn length(cell: &Rc<NodeCell>, by: By<'_>) -> IoResult<u64> {
     let driver = cell.driver()?;
-    let is_for_parent = by.admission.is_none();
+    let is_for_parent = !by.is_admitted();
     if !is_for_parent || !cell.keeps_length() {
         let asked = Asked::now();
         let size = driver.length().await?;
@@ -61,12 +61,12 @@ pub async fn truncate(
         .await
         .map_err(|error| Error::io("Could not refresh total sector count", error))?;
     cell.set_size(now);
-    cell.wrote(0);
+    cell.mark_unflushed();
     cell.refresh()
 }
 
 /// Whether a write up to `end` passes the end of a node that does not grow by being written to. Only a parent's does.
-pub(super) fn falls_short(cell: &NodeCell, end: u64) -> bool {
+pub fn falls_short(cell: &NodeCell, end: u64) -> bool {
     end > cell.size() && {
         let abilities = cell.abilities();
         !abilities.grows && !abilities.transparent
@@ -74,7 +74,7 @@ pub(super) fn falls_short(cell: &NodeCell, end: u64) -> bool {
 }
 
 /// Makes such a node as long as the write needs it.
-pub(super) async fn reach(cell: &Rc<NodeCell>, end: u64) -> IoResult<()> {
+pub async fn reach(cell: &Rc<NodeCell>, end: u64) -> IoResult<()> {
     if !falls_short(cell, end) {
         return Ok(());
     }
@@ -96,7 +96,7 @@ pub(super) async fn reach(cell: &Rc<NodeCell>, end: u64) -> IoResult<()> {
         .await;
     grown.map_err(|error| IoError::from_errno(error.errno()))?;
     cell.set_size(driver.length().await?);
-    cell.wrote(0);
+    cell.mark_unflushed();
     let refreshed = cell.refresh();
     refreshed.map_err(|error| IoError::from_errno(error.errno()))?;
     if cell.size() < end {

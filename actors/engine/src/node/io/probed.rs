@@ -4,14 +4,9 @@
 //! What counts is the whole first sector as it would be after the write, so a header cannot be put there in parts. Writes to
 //! the sector go one after the other.
 
-use std::rc::Rc;
-
-use millpond_messages::{IoError, IoResult, Range, RequestFlags};
 use millpond_ring::buffer::Buffers;
 
-use super::{bytes_in, in_memory, read};
 use crate::node::cell::node::NodeCell;
-use crate::node::gate::overlap::Tracking;
 
 /// Bytes at the start of an image in which formats keep their magic numbers.
 pub const SIGNATURE_BYTES: u64 = 512;
@@ -23,42 +18,28 @@ pub fn concerns(cell: &NodeCell, offset: u64) -> bool {
     cell.settings().probed && offset < SIGNATURE_BYTES
 }
 
-/// Lets a write through, and keeps others from the first sector until it has ended.
-///
-/// # Errors
-/// `NotPermitted` where the sector would look like a format's.
-pub async fn guard(
-    cell: &Rc<NodeCell>,
-    offset: u64,
-    buffers: &Buffers,
-    flags: RequestFlags,
-) -> IoResult<Tracking> {
-    let end = offset.saturating_add(bytes_in(buffers));
-    // A serialising write is kept apart from others by the same entry: it must not wait for itself.
-    let guarded = if flags.contains(RequestFlags::SERIALISING) {
-        end.max(SIGNATURE_BYTES)
-    } else {
-        SIGNATURE_BYTES
-    };
-    let no_wait = flags.contains(RequestFlags::NO_WAIT);
-    let alone = cell
-        .tracker()
-        .begin(Range::between(0, guarded), true, no_wait)
-        .await?;
-    let mut sector = [0_u8; SECTOR];
-    if offset > 0 || end < SIGNATURE_BYTES {
-        let old = read::read_whole(cell, 0, SIGNATURE_BYTES).await?;
-        old.copy_to_slice(0, &mut sector);
+/// The first sector as it would be after a write.
+pub struct Sector([u8; SECTOR]);
+
+impl Default for Sector {
+    fn default() -> Self {
+        Self([0; SECTOR])
     }
-    let at = in_memory(offset);
-    let len = buffers.len().min(SECTOR.saturating_sub(at));
-    if let Some(part) = sector.get_mut(at..at.saturating_add(len)) {
-        buffers.copy_to_slice(0, part);
+}
+
+impl Sector {
+    /// Puts bytes at a place; what passes the sector's end is left out.
+    pub fn put(&mut self, at: usize, buffers: &Buffers) {
+        let len = buffers.len().min(SECTOR.saturating_sub(at));
+        if let Some(part) = self.0.get_mut(at..at.saturating_add(len)) {
+            buffers.copy_to_slice(0, part);
+        }
     }
-    if looks_like_a_format(&sector) {
-        return Err(IoError::NotPermitted);
+
+    /// Whether a program that guesses formats would not take an image that begins so to be raw.
+    pub fn looks_like_a_format(&self) -> bool {
+        looks_like_a_format(&self.0)
     }
-    Ok(alone)
 }
 
 /// Whether a program that guesses formats, this one or QEMU, would not take an image that begins so to be raw.

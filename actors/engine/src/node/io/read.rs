@@ -8,9 +8,13 @@ use millpond_messages::{IoError, IoResult, Range, RequestFlags};
 use millpond_ring::buffer::{Buffer, Buffers};
 use smallvec::SmallVec;
 
+use super::aligned;
 use super::copy_on_read::copying_read;
-use super::{By, Passed, aligned, bytes_in, in_memory, nodes, pass};
-use crate::node::cell::edge::{Behind, send_there};
+use super::elsewhere::send_there;
+use super::passage::{By, Passage};
+use super::passed::{Passed, ended_below, nodes, pass};
+use super::request::{bytes_in, in_memory};
+use crate::node::cell::edge::Behind;
 use crate::node::cell::node::NodeCell;
 use crate::node::gate::overlap::Tracking;
 use crate::node::gate::statistics::Asked;
@@ -37,50 +41,29 @@ pub(super) struct Way {
 }
 
 /// Fills `buffers` from `offset`, which was checked.
-pub async fn read(
-    cell: &Rc<NodeCell>,
-    offset: u64,
-    buffers: Buffers,
-    flags: RequestFlags,
-    by: By<'_>,
-) -> Transfer {
-    transfer(cell, offset, buffers, flags, by, true).await
+pub async fn read(cell: &Rc<NodeCell>, offset: u64, buffers: Buffers, passage: Passage<'_>) -> Transfer {
+    transfer(cell, offset, buffers, passage).await
 }
 
 /// Reads what a write to the same node copies along: the write is tracked already, and its pieces must not be.
-pub async fn read_whole(cell: &Rc<NodeCell>, offset: u64, len: u64) -> IoResult<Buffers> {
-    let Some(buffer) = Buffer::try_alloc(in_memory(len)) else {
+pub async fn read_whole(cell: &Rc<NodeCell>, range: Range) -> IoResult<Buffers> {
+    let Some(buffer) = Buffer::try_alloc(in_memory(range.len())) else {
         return Err(IoError::Os(millpond_messages::error::errno::ENOMEM));
     };
-    let (result, buffers) = transfer(
-        cell,
-        offset,
-        Buffers::from(buffer),
-        RequestFlags::empty(),
-        By::PARENT,
-        false,
-    )
-    .await;
+    let passage = Passage::piece(RequestFlags::empty());
+    let (result, buffers) = transfer(cell, range.offset(), Buffers::from(buffer), passage).await;
     result.map(|()| buffers)
 }
 
-async fn transfer(
-    cell: &Rc<NodeCell>,
-    mut offset: u64,
-    mut rest: Buffers,
-    flags: RequestFlags,
-    by: By<'_>,
-    track_first: bool,
-) -> Transfer {
+async fn transfer(cell: &Rc<NodeCell>, mut offset: u64, mut rest: Buffers, passage: Passage<'_>) -> Transfer {
     let mut filled = Buffers::new();
     while !rest.is_empty() {
         let mut way = Way::default();
         let asked = Asked::now(OperationKind::Read, bytes_in(&rest));
-        let (len, found) = match resolve(cell, (offset, bytes_in(&rest)), flags, track_first, &mut way).await
-        {
+        let (len, found) = match resolve(cell, (offset, bytes_in(&rest)), passage, &mut way).await {
             Ok(resolved) => resolved,
             Err(error) => {
-                asked.ended_below(cell, nodes(&way.passed), true);
+                ended_below(asked, cell, nodes(&way.passed), true);
                 return (Err(error), joined(filled, rest));
             }
         };
@@ -90,10 +73,8 @@ async fn transfer(
         } else {
             rest.split_to(in_memory(len))
         };
-        let (result, piece) = fetch(found, piece, flags, by).await;
-        asked
-            .cut(len)
-            .ended_below(cell, nodes(&way.passed), result.is_err());
+        let (result, piece) = fetch(found, piece, passage).await;
+        ended_below(asked.cut(len), cell, nodes(&way.passed), result.is_err());
         if filled.is_empty() && whole {
             return (result, piece);
         }
@@ -111,7 +92,8 @@ fn joined(mut filled: Buffers, rest: Buffers) -> Buffers {
     filled
 }
 
-async fn fetch(found: Found, mut piece: Buffers, flags: RequestFlags, by: By<'_>) -> Transfer {
+async fn fetch(found: Found, mut piece: Buffers, passage: Passage<'_>) -> Transfer {
+    let Passage { flags, by, .. } = passage;
     match found {
         Found::Zero => {
             let len = piece.len();
@@ -141,14 +123,13 @@ async fn fetch(found: Found, mut piece: Buffers, flags: RequestFlags, by: By<'_>
 async fn resolve(
     cell: &Rc<NodeCell>,
     (offset, len): (u64, u64),
-    flags: RequestFlags,
-    track_first: bool,
+    passage: Passage<'_>,
     way: &mut Way,
 ) -> IoResult<(u64, Found)> {
-    let mut descent = Descent::new(cell, Range::new(offset, len)?, flags, track_first);
+    let mut descent = Descent::new(cell, Range::new(offset, len)?, passage);
     loop {
         // Noted before anything can fail here.
-        pass(&mut way.passed, Rc::clone(&descent.node), 0);
+        pass(&mut way.passed, Rc::clone(&descent.node));
         if let Some(found) = descent.arrive() {
             return Ok(found);
         }
@@ -166,8 +147,8 @@ async fn resolve(
 }
 
 /// The same in one step; `None` where something has to be waited for, or it fails: nothing has happened then.
-pub(super) fn resolve_at_once(cell: &Rc<NodeCell>, range: Range, way: &mut Way) -> Option<(u64, Found)> {
-    let mut descent = Descent::new(cell, range, RequestFlags::empty(), true);
+pub(super) fn resolve_now(cell: &Rc<NodeCell>, range: Range, way: &mut Way) -> Option<(u64, Found)> {
+    let mut descent = Descent::new(cell, range, Passage::new(RequestFlags::empty(), By::PARENT));
     let found = loop {
         if let Some(found) = descent.arrive() {
             break found;
@@ -181,10 +162,10 @@ pub(super) fn resolve_at_once(cell: &Rc<NodeCell>, range: Range, way: &mut Way) 
         };
         match descent.follow(extent?.ok()?).ok()? {
             Next::Found(len, found) => break (len, found),
-            Next::Node(child) => pass(&mut way.passed, std::mem::replace(&mut descent.node, child), 0),
+            Next::Node(child) => pass(&mut way.passed, std::mem::replace(&mut descent.node, child)),
         }
     };
-    pass(&mut way.passed, descent.node, 0);
+    pass(&mut way.passed, descent.node);
     Some(found)
 }
 
@@ -208,12 +189,12 @@ struct Descent {
 }
 
 impl Descent {
-    fn new(cell: &Rc<NodeCell>, range: Range, flags: RequestFlags, track_first: bool) -> Self {
+    fn new(cell: &Rc<NodeCell>, range: Range, passage: Passage<'_>) -> Self {
         Self {
             node: Rc::clone(cell),
             range,
-            flags,
-            track: track_first,
+            flags: passage.flags,
+            track: passage.track,
         }
     }
 

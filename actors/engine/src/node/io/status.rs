@@ -7,8 +7,9 @@ use millpond_messages::io::{Operation, OperationKind};
 use millpond_messages::{BlockStatus, IoError, IoResult, NodeId, Range, StatusFlags};
 use millpond_ring::buffer::Buffers;
 
-use super::{Passed, nodes, pass};
-use crate::node::cell::edge::{Behind, send_there};
+use super::elsewhere::send_there;
+use super::passed::{Passed, ended_below, nodes, pass};
+use crate::node::cell::edge::Behind;
 use crate::node::cell::node::NodeCell;
 use crate::node::gate::statistics::Asked;
 
@@ -76,7 +77,7 @@ pub async fn block_status(cell: &Rc<NodeCell>, range: Range, wanted: Wanted) -> 
     let asked = Asked::now(OperationKind::BlockStatus, range.len());
     let mut passed = Passed::new();
     let status = chain_status(cell, range, wanted, &mut passed).await;
-    asked.ended_below(cell, nodes(&passed), status.is_err());
+    ended_below(asked, cell, nodes(&passed), status.is_err());
     let mut status = status?;
     if range.offset().saturating_add(status.len) >= size {
         status.flags |= StatusFlags::EOF;
@@ -129,7 +130,7 @@ async fn chain_status(
         depth = depth.saturating_add(1);
         match behind {
             Behind::Here(child) => {
-                pass(passed, Rc::clone(&child), 0);
+                pass(passed, Rc::clone(&child));
                 node = child;
             }
             Behind::There(address) => {

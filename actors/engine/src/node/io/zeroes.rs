@@ -7,7 +7,9 @@ use millpond_messages::error::errno::ENOMEM;
 use millpond_messages::{DebugEvent, IoError, IoResult, OpenFlags, Range, RequestFlags};
 use millpond_ring::buffer::{Buffer, Buffers};
 
-use super::{By, flush, in_memory, length, probed, tell, write};
+use super::passage::{By, Passage};
+use super::request::in_memory;
+use super::{flush, length, probed, write};
 use crate::node::cell::node::NodeCell;
 use crate::node::gate::overlap::Tracking;
 
@@ -15,12 +17,8 @@ use crate::node::gate::overlap::Tracking;
 const BOUNCE: u64 = 1 << 20;
 
 /// Makes a range read as zeroes, which was checked.
-pub async fn write_zeroes(
-    cell: &Rc<NodeCell>,
-    range: Range,
-    flags: RequestFlags,
-    by: By<'_>,
-) -> IoResult<()> {
+pub async fn write_zeroes(cell: &Rc<NodeCell>, range: Range, passage: Passage<'_>) -> IoResult<()> {
+    let Passage { flags, by, .. } = passage;
     if !by.may_serialise(cell, flags) {
         return Err(IoError::NotSupported);
     }
@@ -31,9 +29,9 @@ pub async fn write_zeroes(
     if probed::concerns(cell, offset) && (offset > 0 || range.end() < probed::SIGNATURE_BYTES) {
         // A part of the first sector is written as any other bytes would be: zeroes may end a magic number too.
         let first = range.first(probed::SIGNATURE_BYTES - offset);
-        write_guarded(cell, first, flags, by).await?;
+        write_guarded(cell, first, passage).await?;
         let rest = range.after(first.len());
-        return Box::pin(write_zeroes(cell, rest, flags, by)).await;
+        return Box::pin(write_zeroes(cell, rest, passage)).await;
     }
     by.stands_at(cell);
     length::reach(cell, range.end()).await?;
@@ -53,7 +51,7 @@ pub async fn write_zeroes(
 }
 
 /// Makes a range read as zeroes that reads as zeroes already, as a piece of a request that is tracked.
-pub(super) async fn zero_unchanged(cell: &Rc<NodeCell>, range: Range) -> IoResult<()> {
+pub async fn zero_unchanged(cell: &Rc<NodeCell>, range: Range) -> IoResult<()> {
     Box::pin(zero_pieces(cell, range, RequestFlags::WRITE_UNCHANGED)).await
 }
 
@@ -66,18 +64,17 @@ async fn zero_pieces(cell: &Rc<NodeCell>, range: Range, flags: RequestFlags) -> 
     let mut rest = range;
     while !rest.is_empty() {
         let piece = next_piece(rest, alignment, abilities.limits.max_write_zeroes);
-        let result = zero_piece(cell, piece, flags, abilities.write_zeroes).await;
-        cell.ended_write(piece.end(), result);
-        result?;
+        zero_piece(cell, piece, flags, abilities.write_zeroes).await?;
         rest = rest.after(piece.len());
     }
     Ok(())
 }
 
-async fn write_guarded(cell: &Rc<NodeCell>, range: Range, flags: RequestFlags, by: By<'_>) -> IoResult<()> {
+async fn write_guarded(cell: &Rc<NodeCell>, range: Range, passage: Passage<'_>) -> IoResult<()> {
     let buffer = Buffer::try_zeroed(in_memory(range.len())).ok_or(IoError::Os(ENOMEM))?;
-    let flags = flags & (RequestFlags::FUA | RequestFlags::WRITE_UNCHANGED | RequestFlags::SERIALISING);
-    write::write_bytes(cell, range.offset(), Buffers::from(buffer), flags, by)
+    let kept = RequestFlags::FUA | RequestFlags::WRITE_UNCHANGED | RequestFlags::SERIALISING;
+    let passage = passage.with(passage.flags & kept);
+    write::write_bytes(cell, range.offset(), Buffers::from(buffer), passage)
         .await
         .0
 }
@@ -107,11 +104,13 @@ async fn zero_piece(
     if ability == Ability::Native && range.is_multiple_of(block) {
         let driver = cell.driver()?;
         let _alone = alone_on_blocks(cell, range).await?;
-        tell(cell, DebugEvent::PwritevZero).await;
+        cell.raise(DebugEvent::PwritevZero).await;
         match driver.write_zeroes(range, flags).await {
+            // What is written in its place reports itself.
             Err(IoError::NotSupported) => {}
             result => {
-                tell(cell, DebugEvent::PwritevDone).await;
+                cell.write_done(range, result);
+                cell.raise(DebugEvent::PwritevDone).await;
                 return result;
             }
         }
@@ -165,7 +164,7 @@ pub async fn discard(cell: &Rc<NodeCell>, range: Range, by: By<'_>) -> IoResult<
             Err(IoError::NotSupported) => Ok(()),
             result => result,
         };
-        cell.ended_write(0, result);
+        cell.discard_done(piece, result);
         result?;
         rest = rest.after(piece.len());
     }

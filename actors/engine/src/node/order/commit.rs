@@ -6,7 +6,7 @@ use millpond_messages::io::Operation;
 use millpond_messages::{IoError, IoResult, Range, RequestFlags, StatusFlags};
 
 use crate::node::cell::node::NodeCell;
-use crate::node::io;
+use crate::node::io::{read, status};
 
 /// The most bytes that are held in memory at a time.
 const BUFFER_MAX: u64 = 1 << 20;
@@ -17,7 +17,8 @@ pub async fn commit(cell: &Rc<NodeCell>, mut offset: u64, len: u64) -> IoResult<
     let edge = cell.backing_edge().ok_or(IoError::NotSupported)?;
     let end = offset.checked_add(len).ok_or(IoError::OutOfRange)?;
     while offset < end {
-        let status = io::block_status(cell, Range::between(offset, end), io::Wanted::of_node(true)).await?;
+        let status =
+            status::block_status(cell, Range::between(offset, end), status::Wanted::of_node(true)).await?;
         if status.len == 0 {
             break;
         }
@@ -33,7 +34,7 @@ pub async fn commit(cell: &Rc<NodeCell>, mut offset: u64, len: u64) -> IoResult<
                 let range = Range::new(offset, len)?;
                 Operation::WriteZeroes { range, flags }
             } else {
-                let buffers = io::read_whole(cell, offset, len).await?;
+                let buffers = read::read_whole(cell, Range::new(offset, len)?).await?;
                 let flags = RequestFlags::empty();
                 Operation::Write {
                     offset,

@@ -6,72 +6,44 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use futures_channel::oneshot;
-use millpond_drivers::api::{DriverKind, Moved};
-use millpond_messages::io::{Operation, Outcome};
-use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, OpenFlags, Token};
-use millpond_ring::buffer::Buffers;
+use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, Result, RootId};
 
+use super::mail::{Mail, NodeAddress};
+use super::moved::{MovedNode, MovedRoot};
+use super::outcome::{Event, OrderOutcome, Ticket};
 use crate::iothread::IoThread;
-use crate::node::cell::edge::{self, EdgeCell};
+use crate::node::cell::edge::EdgeCell;
 use crate::node::cell::node::{CellParts, NodeCell};
-use crate::node::entry::client::RootHandle;
 use crate::node::entry::root::RootCell;
 use crate::node::gate::sections::Gate;
-use crate::node::gate::statistics::Counters;
-use crate::node::order::mail::{Event, Mail, NodeAddress, NodeSettings, OrderOutcome, Ticket};
+use crate::node::io::port;
 use crate::node::table::NodeTable;
 
-/// A node on its way.
-pub struct MovedNode {
-    ticket: Ticket,
-    node: NodeId,
-    name: String,
-    kind: Arc<dyn DriverKind>,
-    driver: Moved,
-    /// The slots of its numbered children.
-    numbered: Vec<ChildSlot>,
-    flags: OpenFlags,
-    settings: NodeSettings,
-    size: u64,
-    copy_on_read: u32,
-    unflushed: bool,
-    counters: Counters,
-    holds: Vec<Token>,
-    roots: Vec<MovedRoot>,
-    home: IoThread<Mail>,
-}
-
-/// A root edge on its way, with what is parked at it.
-pub struct MovedRoot {
-    ticket: Option<Ticket>,
-    handle: RootHandle,
-    node: NodeId,
-    parked: Vec<(Operation<Buffers>, oneshot::Sender<Outcome<Buffers>>)>,
-    /// The handle by which clients send to it where it goes.
-    home: Arc<IoThread<Mail>>,
+/// Answers an order, where whatever it was to do ends here.
+fn done(table: &NodeTable, ticket: Ticket, result: Result<()>) {
+    table.report(Event::Ended(ticket, OrderOutcome::Done(result)));
 }
 
 /// Packs a node up and sends it off. The answer to `ticket` comes from where it goes, or from here if it cannot go.
 pub fn depart(table: &Rc<NodeTable>, ticket: Ticket, node: NodeId, to: IoThread<Mail>) {
     let Some(cell) = table.node(node) else {
         let error = Error::new(ErrorKind::NotFound, "The node to move is not in this iothread");
-        table.tell(Event::Ended(ticket, OrderOutcome::Done(Err(error))));
+        done(table, ticket, Err(error));
         return;
     };
     if to.id() == table.local().id() {
-        table.tell(Event::Ended(ticket, OrderOutcome::Done(Ok(()))));
+        done(table, ticket, Ok(()));
         return;
     }
     let Some(driver) = cell.take_driver() else {
         let error = Error::new(ErrorKind::Closed, "The node to move is closing");
-        table.tell(Event::Ended(ticket, OrderOutcome::Done(Err(error))));
+        done(table, ticket, Err(error));
         return;
     };
     table.remove_node(node);
     let home = Arc::new(to.clone());
-    let roots = cell
-        .roots()
+    let roots = table
+        .roots_of(&cell)
         .iter()
         .map(|root| pack_root(table, root, node, &home))
         .collect();
@@ -86,7 +58,7 @@ pub fn depart(table: &Rc<NodeTable>, ticket: Ticket, node: NodeId, to: IoThread<
         settings: cell.settings(),
         size: cell.size(),
         copy_on_read: cell.copy_on_read(),
-        unflushed: cell.unflushed().is_some(),
+        unflushed: cell.durability().unflushed().is_some(),
         counters: cell.counters().clone(),
         holds: cell.gate().holds(),
         roots,
@@ -95,7 +67,7 @@ pub fn depart(table: &Rc<NodeTable>, ticket: Ticket, node: NodeId, to: IoThread<
     cell.gate().wake_waiting();
     if to.send(Mail::Arrive(Box::new(moved))).is_err() {
         let error = Error::new(ErrorKind::Closed, "The iothread to move to has stopped");
-        table.tell(Event::Ended(ticket, OrderOutcome::Done(Err(error))));
+        done(table, ticket, Err(error));
     }
 }
 
@@ -123,7 +95,7 @@ pub fn arrive(table: &Rc<NodeTable>, moved: MovedNode) {
         .map(|slot| (slot, Rc::default()))
         .collect();
     let all = edges.iter().chain(numbered.iter().map(|(_, edge)| edge));
-    let children = all.map(|edge| edge::child(Rc::clone(edge))).collect();
+    let children = all.map(|edge| port::child(Rc::clone(edge))).collect();
     let driver = moved.driver.arrive(children, table.local().ring().clone());
     let parts = CellParts {
         id: moved.node,
@@ -140,7 +112,7 @@ pub fn arrive(table: &Rc<NodeTable>, moved: MovedNode) {
         copy_on_read: moved.copy_on_read,
         unflushed: moved.unflushed,
     };
-    let cell = NodeCell::new(parts, table);
+    let cell = NodeCell::new(parts, table.home());
     // It was asked the same before it left.
     if let Err(error) = cell.refresh() {
         tracing::warn!(node = cell.name(), %error, "a node that arrived goes by other limits than its driver's");
@@ -150,22 +122,17 @@ pub fn arrive(table: &Rc<NodeTable>, moved: MovedNode) {
         arrive_root(table, root);
     }
     tracing::debug!(node = %moved.node, iothread = %moved.home.id(), "a node arrived");
-    table.tell(Event::Ended(moved.ticket, OrderOutcome::Done(Ok(()))));
+    done(table, moved.ticket, Ok(()));
 }
 
 /// Puts another node behind a root edge, which goes along if that node lives elsewhere.
-pub fn move_root(
-    table: &Rc<NodeTable>,
-    ticket: Ticket,
-    root: millpond_messages::RootId,
-    target: NodeAddress,
-) {
+pub fn move_root(table: &Rc<NodeTable>, ticket: Ticket, root: RootId, target: NodeAddress) {
     let Some(cell) = table.root(root) else {
         let error = Error::new(
             ErrorKind::NotFound,
             "The root edge to move is not in this iothread",
         );
-        table.tell(Event::Ended(ticket, OrderOutcome::Done(Err(error))));
+        done(table, ticket, Err(error));
         return;
     };
     if target.iothread.id() == table.local().id() {
@@ -179,18 +146,17 @@ pub fn move_root(
                 "The node to move to is not in this iothread",
             )),
         };
-        table.tell(Event::Ended(ticket, OrderOutcome::Done(result)));
+        done(table, ticket, result);
         return;
     }
     let before = cell.node();
     let home = Arc::new(target.iothread.clone());
     let mut moved = pack_root(table, &cell, target.node, &home);
     moved.ticket = Some(ticket);
-    before.remove_root(&cell);
-    before.gate().wake_waiting();
+    cell.leave(&before);
     if target.iothread.send(Mail::ArriveRoot(Box::new(moved))).is_err() {
         let error = Error::new(ErrorKind::Closed, "The iothread to move to has stopped");
-        table.tell(Event::Ended(ticket, OrderOutcome::Done(Err(error))));
+        done(table, ticket, Err(error));
     }
 }
 
@@ -213,6 +179,6 @@ pub fn arrive_root(table: &Rc<NodeTable>, moved: MovedRoot) {
         )),
     };
     if let Some(ticket) = moved.ticket {
-        table.tell(Event::Ended(ticket, OrderOutcome::Done(result)));
+        done(table, ticket, result);
     }
 }

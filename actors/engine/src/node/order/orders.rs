@@ -14,9 +14,9 @@ use millpond_messages::{
     Token,
 };
 
+use super::outcome::NodeSettings;
 #[cfg(doc)]
-use crate::node::order::mail::{Event, OrderOutcome};
-use crate::node::order::mail::{Handles, NodeSettings};
+use super::outcome::{Event, OrderOutcome};
 
 /// How orders name what is elsewhere.
 pub trait Naming: Clone {
@@ -25,6 +25,10 @@ pub trait Naming: Clone {
     /// A root edge that is to begin.
     type Root: Clone;
 }
+
+/// Iothreads and root edges by their handles.
+#[derive(Debug, Clone, Copy)]
+pub struct Handles;
 
 /// A node and the iothread that it lives in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

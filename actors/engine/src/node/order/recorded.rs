@@ -4,11 +4,11 @@ use millpond_messages::io::OperationKind;
 use millpond_messages::record::MessageEvent;
 use millpond_messages::{NodeId, RootId};
 
+use super::hops;
+use super::orders::{NodeOrder, Order};
+use super::outcome::{Event, Ticket};
 use crate::delay::kind;
 use crate::flight::Note;
-use crate::node::order::late;
-use crate::node::order::mail::{Event, Ticket};
-use crate::node::order::orders::{NodeOrder, Order};
 
 /// A request over a root edge. `number` is its place in the node's count.
 #[inline]
@@ -16,7 +16,7 @@ pub fn request(
     event: MessageEvent,
     node: NodeId,
     root: RootId,
-    (kind, offset, len): (OperationKind, u64, u64),
+    (kind, (offset, len)): (OperationKind, (u64, u64)),
     number: usize,
 ) -> Note {
     Note {
@@ -38,7 +38,7 @@ pub fn answered(node: NodeId, number: usize) -> Note {
 
 /// An order of the graph actor.
 pub fn order(event: MessageEvent, ticket: Ticket, order: &Order) -> Note {
-    let (kind, node) = late::facts(order);
+    let (kind, node) = hops::facts(order);
     let number = match order {
         Order::Node(_, NodeOrder::Quiesce(token) | NodeOrder::Resume(token)) => token.0,
         _ => ticket.0,
@@ -48,10 +48,20 @@ pub fn order(event: MessageEvent, ticket: Ticket, order: &Order) -> Note {
 
 /// What an iothread tells the graph actor.
 pub fn event(event: MessageEvent, what: &Event) -> Note {
-    match what {
-        Event::Ended(ticket, _) => plain(event, kind::ENDED, 0, ticket.0),
-        Event::Quiesced(node, token) => plain(event, kind::QUIESCED, node.0, token.0),
-        Event::Noticed(node, _) | Event::Serialises(node, _) => plain(event, kind::NOTICED, node.0, 0),
+    let (node, number) = match what {
+        Event::Ended(ticket, _) => (0, ticket.0),
+        Event::Quiesced(node, token) => (node.0, token.0),
+        Event::Noticed(node, _) | Event::Serialises(node, _) => (node.0, 0),
+    };
+    plain(event, kind_of_event(what), node, number)
+}
+
+/// What kind of message an event is.
+pub fn kind_of_event(event: &Event) -> &'static crate::delay::Kind {
+    match event {
+        Event::Ended(..) => kind::ENDED,
+        Event::Quiesced(..) => kind::QUIESCED,
+        Event::Noticed(..) | Event::Serialises(..) => kind::NOTICED,
     }
 }
 

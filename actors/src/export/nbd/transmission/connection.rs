@@ -25,8 +25,8 @@ use super::serve::cost;
 use super::session::{Job, Session};
 use crate::export::backend::ExportedNode;
 use crate::export::nbd::handshake::Negotiated;
-use millpond_engine::delay;
 use millpond_engine::iothread::Local;
+use millpond_engine::iothread::is_delaying;
 
 /// How a connection came to its end on this iothread.
 #[derive(Debug)]
@@ -202,7 +202,7 @@ async fn once_round() {
 /// Sends what is queued until the outbox is closed.
 async fn send<B: ExportedNode>(delays: Delays, ring: Ring, fd: Fd, session: Rc<Session<B>>) {
     while let Some(batch) = session.outbox.next().await {
-        if delay::is_on() {
+        if is_delaying() {
             delays.sends().await;
         }
         let (buffers, permit) = batch.into_parts();
@@ -251,7 +251,7 @@ impl<B: ExportedNode> Connection<B> {
             else {
                 return Ok(());
             };
-            if delay::is_on() {
+            if is_delaying() {
                 self.receive_delayed().await?;
             }
             self.gate().await?;

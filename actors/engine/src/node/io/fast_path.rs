@@ -14,19 +14,22 @@ use millpond_messages::{NodeId, OpenFlags, Range, RequestFlags};
 use millpond_ring::buffer::Buffers;
 use smallvec::SmallVec;
 
-use super::read::{Found, Way, resolve_at_once};
-use super::write::{Destination, Path, Placed, go_on, place_at_once};
-use super::{
-    By, Passed, aligned, bytes_in, check_within, check_write, in_memory, pass, probed, with_buffers,
-};
+use super::check::{check_within, check_write};
+use super::passage::{By, Passage};
+use super::passed::{Passed, ended_below, pass, pass_writing};
+use super::place::{Destination, Path, Placed, Unusable, place_now};
+use super::read::{Found, Way, resolve_now};
+use super::request::{bytes_in, in_memory, with_buffers};
+use super::write::go_on;
+use super::{aligned, probed};
 use crate::iothread::now_ns;
 use crate::node::cell::node::NodeCell;
 use crate::node::gate::overlap::Tracking;
 use crate::node::gate::statistics::Asked;
-use crate::node::order::mail::DetectZeroes;
+use crate::node::order::outcome::DetectZeroes;
 
 /// What came of a request in one step.
-pub enum Step {
+pub enum Attempt {
     /// The request has ended with this.
     Ended(Outcome<Buffers>),
     /// A driver is at work on it.
@@ -45,7 +48,7 @@ pub struct Transferring {
 /// What is to be done when a transfer ends.
 struct Ending {
     asked: Asked,
-    /// Nodes that it passes, and is counted at; with the end of the write in those that it wrote to.
+    /// Nodes that it passes, and is counted at; those that it wrote to are told.
     passed: Passed,
     /// What keeps the range where it was found.
     held: SmallVec<[Tracking; 1]>,
@@ -68,21 +71,19 @@ impl Transferring {
 impl Ending {
     fn reach(&mut self, transfer: Transfer, now_ns: u64) -> Outcome<Buffers> {
         let failed = transfer.0.is_err();
-        for (node, end) in self.passed.drain(..) {
-            if end > 0 {
-                node.ended_write(end, transfer.0);
-            }
-            node.counters().count(self.asked, now_ns, failed);
+        for passed in self.passed.drain(..) {
+            passed.write_done(self.asked.len(), transfer.0);
+            passed.node.counters().count(self.asked, now_ns, failed);
         }
         self.held.clear();
         with_buffers(transfer)
     }
 
-    fn after(mut self, answer: Answer<'static, Transfer>, stands_at: NodeId) -> Step {
+    fn after(mut self, answer: Answer<'static, Transfer>, stands_at: NodeId) -> Attempt {
         match answer {
-            Answer::Ready(Some(transfer)) => Step::Ended(self.reach(transfer, self.asked.since_ns())),
+            Answer::Ready(Some(transfer)) => Attempt::Ended(self.reach(transfer, self.asked.since_ns())),
             Answer::Ready(None) => unreachable!("nobody has taken a driver's answer before this"),
-            answer => Step::Transfer(Transferring {
+            answer => Attempt::Transfer(Transferring {
                 answer,
                 ending: self,
                 stands_at,
@@ -92,9 +93,9 @@ impl Ending {
 }
 
 /// Takes a request as far as it goes without waiting.
-pub fn begin(cell: &Rc<NodeCell>, operation: Operation<Buffers>, by: By<'_>) -> Step {
+pub fn begin(cell: &Rc<NodeCell>, operation: Operation<Buffers>, by: By<'_>) -> Attempt {
     if cell.flags().contains(OpenFlags::NO_IO) {
-        return Step::Later(operation);
+        return Attempt::Later(operation);
     }
     match operation {
         Operation::Read {
@@ -107,16 +108,16 @@ pub fn begin(cell: &Rc<NodeCell>, operation: Operation<Buffers>, by: By<'_>) -> 
             buffers,
             flags,
         } if flags.is_empty() => write(cell, offset, buffers, by),
-        other => Step::Later(other),
+        other => Attempt::Later(other),
     }
 }
 
-fn read(cell: &Rc<NodeCell>, offset: u64, mut buffers: Buffers, by: By<'_>) -> Step {
+fn read(cell: &Rc<NodeCell>, offset: u64, mut buffers: Buffers, by: By<'_>) -> Attempt {
     let len = bytes_in(&buffers);
     let mut way = Way::default();
     let found = match Range::new(offset, len) {
         Ok(range) if len > 0 && check_within(cell, range, true, by).is_ok() => {
-            resolve_at_once(cell, range, &mut way)
+            resolve_now(cell, range, &mut way)
         }
         _ => None,
     };
@@ -131,31 +132,25 @@ fn read(cell: &Rc<NodeCell>, offset: u64, mut buffers: Buffers, by: By<'_>) -> S
             return ending.after(Answer::ready((Ok(()), buffers)), cell.id());
         }
         Some((within, Found::Here { node, offset })) if within >= len => {
-            match aligned::read_at_once(&node, offset, buffers) {
+            match aligned::read_now(&node, offset, buffers) {
                 Ok(answer) => return ending.after(answer, node.id()),
                 Err(buffers) => buffers,
             }
         }
         _ => buffers,
     };
-    Step::Later(Operation::Read {
+    Attempt::Later(Operation::Read {
         offset,
         buffers,
         flags: RequestFlags::empty(),
     })
 }
 
-fn write(cell: &Rc<NodeCell>, offset: u64, buffers: Buffers, by: By<'_>) -> Step {
+fn write(cell: &Rc<NodeCell>, offset: u64, buffers: Buffers, by: By<'_>) -> Attempt {
     let len = bytes_in(&buffers);
-    let is_plain = |range| {
-        len > 0
-            && check_write(cell, range, true, by).is_ok()
-            && cell.settings().detect_zeroes == DetectZeroes::Off
-            && !probed::concerns(cell, offset)
-    };
     let mut path = Path::default();
     let placed = match Range::new(offset, len) {
-        Ok(range) if is_plain(range) => place_at_once(cell, range, &mut path),
+        Ok(range) if is_plain_write(cell, range, by) => place_now(cell, range, &mut path),
         _ => None,
     };
     let mut ending = Ending {
@@ -165,15 +160,9 @@ fn write(cell: &Rc<NodeCell>, offset: u64, buffers: Buffers, by: By<'_>) -> Step
     };
     let placed = match placed {
         Some(Ok(placed)) => placed,
-        Some(Err(unusable)) => {
-            pass(&mut ending.passed, Rc::clone(cell), 0);
-            let nodes = path.nodes().chain([&unusable.node]);
-            ending.asked.ended_below(cell, nodes, true);
-            let refused = async move { (Err(unusable.settle().await), buffers) };
-            return ending.after(Answer::wait(refused), cell.id());
-        }
+        Some(Err(unusable)) => return refuse(ending, cell, (unusable, path), buffers),
         None => {
-            return Step::Later(Operation::Write {
+            return Attempt::Later(Operation::Write {
                 offset,
                 buffers,
                 flags: RequestFlags::empty(),
@@ -194,22 +183,52 @@ fn write(cell: &Rc<NodeCell>, offset: u64, buffers: Buffers, by: By<'_>) -> Step
             own_write(ending, node, at, placed.ticket, buffers)
         }
         (_, destination) => {
-            let stands_at = destination.node().id();
             let placed = Placed {
                 destination,
                 ..placed
             };
-            // Where it goes on, the nodes below count the pieces that come to them.
-            pass(&mut ending.passed, Rc::clone(cell), 0);
-            let cell = Rc::clone(cell);
-            let flags = RequestFlags::empty();
-            let rest = async move {
-                let first = Some((placed, path));
-                go_on(&cell, first, offset, buffers, flags, By::USER, true).await
-            };
-            ending.after(Answer::wait(rest), stands_at)
+            write_on(ending, cell, (placed, path), offset, buffers)
         }
     }
+}
+
+/// Whether nothing but the drivers on the way has a say in where a write goes.
+fn is_plain_write(cell: &NodeCell, range: Range, by: By<'_>) -> bool {
+    !range.is_empty()
+        && check_write(cell, range, true, by).is_ok()
+        && cell.settings().detect_zeroes == DetectZeroes::Off
+        && !probed::concerns(cell, range.offset())
+}
+
+/// A write whose placement cannot be used.
+fn refuse(
+    mut ending: Ending,
+    cell: &Rc<NodeCell>,
+    (unusable, path): (Unusable, Path),
+    buffers: Buffers,
+) -> Attempt {
+    pass(&mut ending.passed, Rc::clone(cell));
+    let nodes = path.nodes().chain([&unusable.node]);
+    ended_below(ending.asked, cell, nodes, true);
+    let refused = async move { (Err(unusable.settle().await), buffers) };
+    ending.after(Answer::wait(refused), cell.id())
+}
+
+/// A write of which the first part has its place, and which takes more than that.
+fn write_on(
+    mut ending: Ending,
+    cell: &Rc<NodeCell>,
+    first: (Placed, Path),
+    offset: u64,
+    buffers: Buffers,
+) -> Attempt {
+    let stands_at = first.0.destination.node().id();
+    // Where it goes on, the nodes below count the pieces that come to them.
+    pass(&mut ending.passed, Rc::clone(cell));
+    let cell = Rc::clone(cell);
+    let passage = Passage::new(RequestFlags::empty(), By::USER);
+    let rest = async move { go_on(&cell, Some(first), offset, buffers, passage).await };
+    ending.after(Answer::wait(rest), stands_at)
 }
 
 /// A write by a node's own driver, and what is settled with the one that placed it there.
@@ -219,23 +238,25 @@ fn own_write(
     offset: u64,
     ticket: Option<(Rc<dyn Driver>, Ticket)>,
     buffers: Buffers,
-) -> Step {
+) -> Attempt {
     let stands_at = node.id();
-    let end = offset.saturating_add(bytes_in(&buffers));
+    let len = bytes_in(&buffers);
     let answer = match node.driver() {
         Ok(driver) => driver.write(offset, buffers, RequestFlags::empty()),
         Err(error) => Answer::ready((Err(error), buffers)),
     };
     let answer = match ticket {
         None => {
-            pass(&mut ending.passed, node, end);
+            pass_writing(&mut ending.passed, node, offset);
             answer
         }
         Some((placed_by, ticket)) => {
-            pass(&mut ending.passed, Rc::clone(&node), 0);
+            pass(&mut ending.passed, Rc::clone(&node));
             Answer::wait(async move {
                 let (mut result, buffers) = answer.await;
-                node.ended_write(end, result);
+                if let Ok(range) = Range::new(offset, len) {
+                    node.write_done(range, result);
+                }
                 let settled = placed_by.settle(ticket, result).await;
                 result = result.and(settled);
                 (result, buffers)

@@ -8,6 +8,8 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
+use super::sections::Opens;
+
 /// What waits at one root edge: operations `O`. What is taken elsewhere is told its end by an `A`.
 pub struct Line<O, A> {
     waiting: RefCell<VecDeque<Rc<Parked<O, A>>>>,
@@ -116,6 +118,12 @@ impl<O, A> Line<O, A> {
             }
             parked.wake();
         }
+    }
+}
+
+impl<O, A> Opens for Line<O, A> {
+    fn gate_opened(&self) {
+        self.wake_first();
     }
 }
 

@@ -8,9 +8,9 @@ use async_task::Task;
 use futures_channel::oneshot;
 use millpond_messages::record::HeldMessage;
 
-use super::lanes::{Hop, Lanes};
-use super::policy::Chaos;
-use crate::iothread::{Local, guarded};
+use super::guarded::guarded;
+use super::local::Local;
+use crate::delay::{Chaos, Hop, Lanes};
 
 thread_local! {
     /// Whether the iothread that this thread is has a policy in force: all that a hop costs while there is none.
@@ -19,7 +19,7 @@ thread_local! {
 
 /// Whether the current iothread has a policy in force.
 #[inline]
-pub fn is_on() -> bool {
+pub fn is_delaying() -> bool {
     ON.get()
 }
 

@@ -1,0 +1,67 @@
+//! Changes of a node in two steps: what is prepared holds once it is committed, or never did.
+
+use millpond_drivers::api::Exchanged;
+use millpond_messages::{OpenFlags, Result};
+
+use super::node::NodeCell;
+use super::prepared::PutAside;
+use crate::node::order::outcome::NodeSettings;
+
+impl NodeCell {
+    /// Remembers the node-level part of a reopen until it is committed.
+    pub fn prepare_reopen(&self, settings: NodeSettings, flags: OpenFlags) {
+        self.prepared.reopening.set(Some((settings, flags)));
+    }
+
+    /// The prepared part holds from now on.
+    ///
+    /// # Errors
+    /// As [`NodeCell::refresh`].
+    pub fn commit_reopen(&self) -> Result<()> {
+        if let Some((settings, flags)) = self.prepared.reopening.take() {
+            self.settings.set(settings);
+            self.flags.set(flags);
+        }
+        self.refresh()
+    }
+
+    /// The prepared part is forgotten.
+    pub fn abort_reopen(&self) {
+        self.prepared.reopening.set(None);
+    }
+
+    /// The driver goes on with other data behind the edges, of this length.
+    ///
+    /// # Errors
+    /// As [`NodeCell::refresh`]. The old data can be put back in either case.
+    pub fn exchange(&self, driver: Exchanged, size: u64) -> Result<()> {
+        self.prepared.exchanged.replace(Some(PutAside {
+            driver,
+            size: self.size.get(),
+            highest_write: self.counters.highest_write(),
+        }));
+        self.counters.set_highest_write(0);
+        // Whatever was written to the other data before is not known to be durable.
+        self.mark_unflushed();
+        self.set_size(size);
+        self.refresh()
+    }
+
+    /// Nobody goes back to the old data.
+    pub fn commit_exchange(&self) {
+        self.prepared.exchanged.take();
+    }
+
+    /// The old data is behind the edges again.
+    pub fn abort_exchange(&self) {
+        if let Some(aside) = self.prepared.exchanged.take() {
+            aside.driver.put_back();
+            self.set_size(aside.size);
+            self.counters.set_highest_write(aside.highest_write);
+        }
+        // It was asked the same of the old data before.
+        if let Err(error) = self.refresh() {
+            tracing::warn!(node = self.name(), %error, "a node goes by other limits than its driver's");
+        }
+    }
+}

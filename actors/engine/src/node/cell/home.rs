@@ -1,0 +1,72 @@
+//! Where a node lives, as the node sees it: the iothread, and the way back to the graph actor.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use millpond_drivers::api::Notices;
+use millpond_messages::NodeId;
+use millpond_messages::record::MessageEvent;
+
+use crate::iothread::{Local, is_delaying};
+use crate::node::order::hops::{self, End};
+use crate::node::order::outcome::Event;
+use crate::node::order::recorded;
+
+/// How an iothread tells the graph actor something. Called on the iothread; must not block.
+pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// What all nodes of an iothread share.
+pub struct Home {
+    local: Rc<Local>,
+    events: EventSink,
+    /// How many requests were admitted on this iothread.
+    requests: Cell<u64>,
+}
+
+impl Home {
+    pub fn new(local: Rc<Local>, events: EventSink) -> Rc<Self> {
+        Rc::new(Self {
+            local,
+            events,
+            requests: Cell::new(0),
+        })
+    }
+
+    pub fn local(&self) -> &Rc<Local> {
+        &self.local
+    }
+
+    /// Counts a request that enters the graph here.
+    #[inline]
+    pub fn count_request(&self) {
+        self.requests.set(self.requests.get().wrapping_add(1));
+    }
+
+    /// How many requests have entered the graph here.
+    pub fn requests(&self) -> u64 {
+        self.requests.get()
+    }
+
+    /// Reports an event to the graph actor. `node` is the name of the node that it is about, or empty.
+    pub fn report(&self, node: &str, event: Event) {
+        self.local.note(recorded::event(MessageEvent::Told, &event));
+        report(&self.events, node, event);
+    }
+
+    /// Where a node's driver posts what happened, wherever the node goes.
+    pub fn notices(&self, node: NodeId, name: &str) -> Notices {
+        let (events, name) = (Arc::clone(&self.events), name.to_owned());
+        Notices::new(move |posted| report(&events, &name, Event::Noticed(node, posted)))
+    }
+}
+
+/// Reports an event from the iothread where this runs, which delays it where a rule says so.
+fn report(events: &EventSink, node: &str, event: Event) {
+    let Some(local) = is_delaying().then(Local::current).flatten() else {
+        return events(event);
+    };
+    let hop = hops::hop(End::Nodes, End::Graph, recorded::kind_of_event(&event), node);
+    let events = Arc::clone(events);
+    local.chaos().pass(&local, &hop, move || events(event));
+}

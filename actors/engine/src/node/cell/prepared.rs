@@ -1,0 +1,24 @@
+//! What a change of a node has prepared, until it is committed or taken back.
+
+use std::cell::{Cell, RefCell};
+
+use millpond_drivers::api::Exchanged;
+use millpond_messages::OpenFlags;
+
+use crate::node::order::outcome::NodeSettings;
+
+/// The prepared parts of changes.
+#[derive(Default)]
+pub struct Prepared {
+    /// The node-level part of a reopen.
+    pub reopening: Cell<Option<(NodeSettings, OpenFlags)>>,
+    /// What holds again if other data behind the edges is taken away again.
+    pub exchanged: RefCell<Option<PutAside>>,
+}
+
+/// What a node was before the data behind its edges was exchanged.
+pub struct PutAside {
+    pub driver: Exchanged,
+    pub size: u64,
+    pub highest_write: u64,
+}

@@ -1,0 +1,91 @@
+//! The way down: a request that a parent sends over one of its edges.
+//!
+//! What is sent is a message to another node, which carries it out as any other: so this is where the path of a request
+//! comes back to its beginning.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use futures_util::future::LocalBoxFuture;
+use millpond_drivers::api::Answer;
+use millpond_messages::IoError;
+use millpond_messages::io::{Operation, Outcome};
+use millpond_ring::buffer::Buffers;
+
+use super::elsewhere::send_there;
+use super::execute::execute;
+use super::fast_path::{self, Attempt, Transferring};
+use super::passage::By;
+use crate::iothread::{Local, is_delaying};
+use crate::node::cell::delayed;
+use crate::node::cell::edge::{Behind, EdgeCell};
+use crate::node::cell::node::NodeCell;
+use crate::node::gate::stack_depth::{is_deep, nested};
+
+impl EdgeCell {
+    /// Sends a request that belongs to one that the parent is busy with. Whatever becomes of the parent, it runs to its end.
+    pub fn pass_down(&self, operation: Operation<Buffers>) -> Answer<'static, Outcome<Buffers>> {
+        match self.behind() {
+            Behind::None => Answer::ready(Outcome::plain(Err(IoError::NoMedium))),
+            Behind::Here(cell) => pass_to(cell, operation),
+            Behind::There(address) => Answer::wait(async move { send_there(&address, operation).await }),
+        }
+    }
+}
+
+fn pass_to(cell: Rc<NodeCell>, operation: Operation<Buffers>) -> Answer<'static, Outcome<Buffers>> {
+    if is_delaying() {
+        let passed = nested(async move {
+            delayed::pass_down(&cell, &operation).await;
+            execute(&cell, operation, By::PARENT).await
+        });
+        return Answer::lasting(passed, go_on_alone);
+    }
+    let attempt = if is_deep() {
+        Attempt::Later(operation)
+    } else {
+        fast_path::begin(&cell, operation, By::PARENT)
+    };
+    match attempt {
+        Attempt::Ended(outcome) => Answer::ready(outcome),
+        Attempt::Transfer(transfer) => Answer::Wait(nested(Passed(Some(transfer)))),
+        Attempt::Later(operation) => {
+            let passed = nested(async move { execute(&cell, operation, By::PARENT).await });
+            Answer::lasting(passed, go_on_alone)
+        }
+    }
+}
+
+/// A read or write that a parent has with its child's driver. Dropped before its end it goes on by itself: a driver below a
+/// broken one, or one that gave up waiting, is not left half-way.
+struct Passed(Option<Transferring>);
+
+impl Future for Passed {
+    type Output = Outcome<Buffers>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome<Buffers>> {
+        let Some(transfer) = &mut self.0 else {
+            return Poll::Pending;
+        };
+        let outcome = ready!(transfer.poll(context));
+        self.0 = None;
+        Poll::Ready(outcome)
+    }
+}
+
+impl Drop for Passed {
+    fn drop(&mut self) {
+        if let Some(mut transfer) = self.0.take() {
+            go_on_alone(Box::pin(poll_fn(move |context| transfer.poll(context))));
+        }
+    }
+}
+
+/// Runs what nobody waits for any more to its end.
+fn go_on_alone(future: LocalBoxFuture<'static, Outcome<Buffers>>) {
+    if let Some(local) = Local::current() {
+        local.spawn(async move { drop(future.await) });
+    }
+}

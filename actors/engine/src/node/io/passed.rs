@@ -1,0 +1,76 @@
+//! The nodes that a request passes on its way down: each counts it at its end, and those that it wrote to hear of that.
+
+use std::rc::Rc;
+
+use millpond_messages::{IoResult, Range};
+use smallvec::SmallVec;
+
+use crate::iothread::now_ns;
+use crate::node::cell::node::NodeCell;
+use crate::node::gate::statistics::Asked;
+
+/// A node that was passed.
+pub struct PassedNode {
+    pub node: Rc<NodeCell>,
+    /// Where the request begins there if it writes, else [`NOT_WRITTEN`].
+    written_at: u64,
+}
+
+/// No request begins here.
+const NOT_WRITTEN: u64 = u64::MAX;
+
+/// The nodes that a request or a piece of one passes, its entry first. Few chains are deeper than this holds in place.
+pub type Passed = SmallVec<[PassedNode; PASSED_IN_PLACE]>;
+
+const PASSED_IN_PLACE: usize = 4;
+
+/// Nodes that there is room for where those in place do not do. Growing from the one to the other step by step would cost as
+/// much as the nodes themselves.
+const PASSED_ON_HEAP: usize = 32;
+
+/// Notes a node that the request passes without writing to it.
+#[inline]
+pub fn pass(passed: &mut Passed, node: Rc<NodeCell>) {
+    pass_writing(passed, node, NOT_WRITTEN);
+}
+
+/// Notes a node that the request writes to, from `at` on.
+#[inline]
+pub fn pass_writing(passed: &mut Passed, node: Rc<NodeCell>, at: u64) {
+    if passed.len() == PASSED_IN_PLACE {
+        passed.reserve(PASSED_ON_HEAP - PASSED_IN_PLACE);
+    }
+    passed.push(PassedNode { node, written_at: at });
+}
+
+/// The nodes that were passed.
+pub fn nodes(passed: &Passed) -> impl Iterator<Item = &Rc<NodeCell>> {
+    passed.iter().map(|passed| &passed.node)
+}
+
+impl PassedNode {
+    /// Tells the node how the write of `len` bytes ended, if it was one.
+    #[inline]
+    pub fn write_done(&self, len: u64, result: IoResult<()>) {
+        if self.written_at != NOT_WRITTEN
+            && let Ok(range) = Range::new(self.written_at, len)
+        {
+            self.node.write_done(range, result);
+        }
+    }
+}
+
+/// Counts a piece at the nodes that it passed below `entry`, where the whole request is counted.
+pub fn ended_below<'a>(
+    asked: Asked,
+    entry: &Rc<NodeCell>,
+    passed: impl IntoIterator<Item = &'a Rc<NodeCell>>,
+    failed: bool,
+) {
+    let now = now_ns();
+    for node in passed {
+        if !Rc::ptr_eq(node, entry) {
+            node.counters().count(asked, now, failed);
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Requests looked at and taken apart, whatever node they are for.
+
+use millpond_messages::io::{Operation, Outcome, Value};
+use millpond_messages::{IoError, IoResult, RequestFlags};
+use millpond_ring::buffer::Buffers;
+
+/// Whether a request is about the data that a node shows, rather than about the node.
+pub fn carries_data(operation: &Operation<Buffers>) -> bool {
+    !matches!(
+        operation,
+        Operation::Flush | Operation::Length | Operation::AllocatedSize
+    )
+}
+
+/// Whether a request is to have no other beside it in a range, so that the node must know of all that it has in flight.
+pub fn is_serialised(operation: &Operation<Buffers>) -> bool {
+    match operation {
+        Operation::Write { flags, .. } | Operation::WriteZeroes { flags, .. } => {
+            flags.contains(RequestFlags::SERIALISING)
+        }
+        Operation::Truncate { .. } => true,
+        _ => false,
+    }
+}
+
+/// Where the range begins that a request is about, and its length, unchecked; nothing for those without one.
+pub fn extent_of(operation: &Operation<Buffers>) -> (u64, u64) {
+    match operation {
+        Operation::Read { offset, buffers, .. } | Operation::Write { offset, buffers, .. } => {
+            (*offset, bytes_in(buffers))
+        }
+        Operation::WriteZeroes { range, .. }
+        | Operation::Discard { range }
+        | Operation::BlockStatus { range, .. } => (range.offset(), range.len()),
+        Operation::Flush | Operation::Truncate { .. } | Operation::Length | Operation::AllocatedSize => {
+            (0, 0)
+        }
+    }
+}
+
+/// The outcome of a request that was refused before it began.
+pub fn refused(error: IoError, operation: Operation<Buffers>) -> Outcome<Buffers> {
+    let buffers = match operation {
+        Operation::Read { buffers, .. } | Operation::Write { buffers, .. } => Some(buffers),
+        _ => None,
+    };
+    Outcome {
+        result: Err(error),
+        buffers,
+    }
+}
+
+/// The outcome of a read or write.
+pub fn with_buffers((result, buffers): (IoResult<()>, Buffers)) -> Outcome<Buffers> {
+    Outcome {
+        result: result.map(|()| Value::Done),
+        buffers: Some(buffers),
+    }
+}
+
+/// The outcome of a request that answers nothing but that it is done.
+pub fn done(result: IoResult<()>) -> Outcome<Buffers> {
+    Outcome::plain(result.map(|()| Value::Done))
+}
+
+/// The same request, durable when it is answered.
+pub fn with_fua(operation: Operation<Buffers>) -> Operation<Buffers> {
+    match operation {
+        Operation::Write {
+            offset,
+            buffers,
+            flags,
+        } => Operation::Write {
+            offset,
+            buffers,
+            flags: flags | RequestFlags::FUA,
+        },
+        Operation::WriteZeroes { range, flags } => Operation::WriteZeroes {
+            range,
+            flags: flags | RequestFlags::FUA,
+        },
+        other => other,
+    }
+}
+
+/// The length of a gather list as an offset's type. A buffer's length fits by construction.
+pub fn bytes_in(buffers: &Buffers) -> u64 {
+    u64::try_from(buffers.len()).unwrap_or(u64::MAX)
+}
+
+/// A length that fits in memory, since it is at most that of a buffer that exists.
+pub fn in_memory(len: u64) -> usize {
+    usize::try_from(len).unwrap_or(usize::MAX)
+}

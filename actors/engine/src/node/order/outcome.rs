@@ -1,0 +1,108 @@
+//! What nodes and iothreads answer and tell, and the words that orders and answers share.
+
+use millpond_drivers::api::{Abilities, BackingLink, Posted};
+use millpond_messages::graph::IothreadCounters;
+use millpond_messages::handshake::PendingRequest;
+use millpond_messages::{
+    BlockSizes, CheckResult, DriverInfo, Geometry, IoResult, Limits, NodeId, NodeStatistics, OpenFlags,
+    Result, RootId, Token,
+};
+
+/// Names an order of the graph actor. Never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// Options that the node carries out rather than its driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NodeSettings {
+    /// What becomes of writes that hold only zeroes.
+    pub detect_zeroes: DetectZeroes,
+    /// The format was guessed from the contents: a guest must not write a format's header into the first sector.
+    pub probed: bool,
+}
+
+/// What the option `detect-zeroes` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DetectZeroes {
+    /// Zeroes are written as any data.
+    #[default]
+    Off,
+    /// They become zero writes.
+    On,
+    /// They become zero writes that may deallocate.
+    Unmap,
+}
+
+/// What an iothread tells the graph actor.
+pub enum Event {
+    /// An order was carried out, or was not.
+    Ended(Ticket, OrderOutcome),
+    /// A node has nothing in flight, and will not until the token is resumed.
+    Quiesced(NodeId, Token),
+    /// A driver tells something.
+    Noticed(NodeId, Posted),
+    /// A root edge was sent a request that is to be serialised; its node is to note all that it has in flight.
+    Serialises(NodeId, RootId),
+}
+
+/// How an order ended.
+pub enum OrderOutcome {
+    /// The outcome of most orders.
+    Done(Result<()>),
+    /// The outcome of open and reopen.
+    Opened(Result<OpenFacts>),
+    /// What a node was described as.
+    Described(IoResult<Box<Description>>),
+    /// DescribeMany. Nodes that are gone, or not open, are left out.
+    DescribedMany(Vec<(NodeId, Description)>),
+    /// The requests that are in flight.
+    Pending(Vec<PendingRequest>),
+    /// Debug: whether a request is held, where that was asked.
+    Debugged(Result<bool>),
+    /// Statistics. Nodes that are gone are left out.
+    Statistics(Vec<(NodeId, NodeStatistics)>),
+    /// What the iothread has counted.
+    Counters(Box<IothreadCounters>),
+    /// The first bytes of a node.
+    Head(IoResult<Vec<u8>>),
+    /// The name of a new temporary file.
+    Named(Result<String>),
+    /// What a check has found.
+    Checked(Result<CheckResult>),
+    /// RealPaths: one for each; none for what does not exist, or cannot be looked at.
+    RealPaths(Vec<Option<String>>),
+}
+
+/// What the graph actor keeps of an open node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenFacts {
+    /// The flags in force.
+    pub flags: OpenFlags,
+    /// The backing file that the image names.
+    pub backing: Option<BackingLink>,
+    /// The length in bytes.
+    pub size: u64,
+    /// What the driver can do.
+    pub abilities: Abilities,
+    /// Limits merged with the children's.
+    pub limits: Limits,
+    /// The filename that opens it, where there is one.
+    pub filename: Option<String>,
+}
+
+/// What queries show of a node.
+#[derive(Debug, Clone)]
+pub struct Description {
+    /// As at open, but now.
+    pub facts: OpenFacts,
+    /// Bytes on the host that the driver itself knows of; not supported where they are those of its children.
+    pub own_allocated_size: IoResult<u64>,
+    /// What the driver tells of the image.
+    pub info: DriverInfo,
+    /// The sectors of the device that the node is.
+    pub block_sizes: Option<BlockSizes>,
+    /// The geometry of the disk that the node is.
+    pub geometry: Option<Geometry>,
+    /// The driver's part, as QAPI's `ImageInfoSpecific`.
+    pub specific: Option<serde_json::Value>,
+}

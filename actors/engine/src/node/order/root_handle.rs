@@ -1,0 +1,101 @@
+//! The handle on a root edge, by which clients find the iothread where it is.
+
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
+
+use arc_swap::ArcSwap;
+use millpond_messages::{IoThreadId, Permissions, RootId};
+
+use super::mail::Mail;
+use crate::iothread::IoThread;
+
+/// What the graph actor, the node's iothread and the clients of a root edge share. The graph actor writes what
+/// its user may do; where it is, the iothread that has it.
+pub struct RootShared {
+    id: RootId,
+    permissions: AtomicU8,
+    writethrough: bool,
+    home_id: AtomicU32,
+    home: ArcSwap<IoThread<Mail>>,
+}
+
+impl RootShared {
+    /// Sends to the iothread where the edge is now. Where that has stopped, the mail is dropped, which tells whoever
+    /// waits for its reply; false says so.
+    pub fn send(&self, mail: Mail) -> bool {
+        self.home.load().send(mail).is_ok()
+    }
+
+    /// Whether this is where clients send.
+    pub fn is_at(&self, iothread: IoThreadId) -> bool {
+        self.home.load().id() == iothread
+    }
+}
+
+/// The graph actor's hold on a root edge.
+#[derive(Clone)]
+pub struct RootHandle(Arc<RootShared>);
+
+impl RootHandle {
+    /// A root edge whose node lives on `home`. `writethrough` makes every write durable before it is answered.
+    #[must_use]
+    pub fn new(id: RootId, permissions: Permissions, writethrough: bool, home: IoThread<Mail>) -> Self {
+        Self(Arc::new(RootShared {
+            id,
+            permissions: AtomicU8::new(permissions.bits()),
+            writethrough,
+            home_id: AtomicU32::new(home.id().0),
+            home: ArcSwap::from_pointee(home),
+        }))
+    }
+
+    /// The number of the root edge.
+    #[must_use]
+    pub fn id(&self) -> RootId {
+        self.0.id
+    }
+
+    /// What the user may do.
+    #[must_use]
+    pub fn permissions(&self) -> Permissions {
+        Permissions::from_bits_truncate(self.0.permissions.load(Ordering::Acquire))
+    }
+
+    /// Changes what the user may do, from its next request on.
+    pub fn set_permissions(&self, permissions: Permissions) {
+        self.0.permissions.store(permissions.bits(), Ordering::Release);
+    }
+
+    /// Whether writes are durable when answered.
+    #[must_use]
+    pub fn writethrough(&self) -> bool {
+        self.0.writethrough
+    }
+
+    /// The edge lives on `home` from now on. Called on the new iothread, after the edge is in its table.
+    pub fn set_home(&self, home: Arc<IoThread<Mail>>) {
+        let id = home.id().0;
+        self.0.home.store(home);
+        self.0.home_id.store(id, Ordering::Release);
+    }
+
+    /// The handle by which clients send. While others have it too, somebody may be about to.
+    pub fn home(&self) -> Arc<IoThread<Mail>> {
+        self.0.home.load_full()
+    }
+
+    /// Sends to the iothread where the edge is now; false where that has stopped.
+    pub fn send(&self, mail: Mail) -> bool {
+        self.0.home.load().send(mail).is_ok()
+    }
+
+    /// Where it is now, by number: a cheaper look than at the handle.
+    #[must_use]
+    pub fn home_id(&self) -> IoThreadId {
+        IoThreadId(self.0.home_id.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn downgrade(&self) -> Weak<RootShared> {
+        Arc::downgrade(&self.0)
+    }
+}

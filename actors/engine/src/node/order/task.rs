@@ -1,0 +1,247 @@
+//! Orders to nodes that take time: each goes on as a task.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use millpond_drivers::api::{Driver, ReopenRequest};
+use millpond_messages::error::errno::EFBIG;
+use millpond_messages::graph::Options;
+use millpond_messages::{
+    CheckResult, ChildSlot, Error, ErrorKind, IoError, IoResult, MAX_LENGTH, NodeId, Range, Repair, Result,
+};
+
+use super::commit;
+use super::orders::NodeTask;
+use super::outcome::{Description, NodeSettings, OpenFacts, OrderOutcome};
+use crate::node::cell::edge::Behind;
+use crate::node::cell::node::NodeCell;
+use crate::node::io::{flush, length, read};
+use crate::node::table::NodeTable;
+
+/// Carries such an order out.
+pub async fn carry_out(table: &Rc<NodeTable>, node: NodeId, task: NodeTask) -> OrderOutcome {
+    match task {
+        NodeTask::Close => OrderOutcome::Done(close(table, node).await),
+        NodeTask::PermissionsPrepare { taken, shared } => {
+            OrderOutcome::Done(async { driver(table, node)?.permissions_prepare(taken, shared).await }.await)
+        }
+        NodeTask::ReopenPrepare { request, settings } => {
+            OrderOutcome::Done(reopen_prepare(table, node, request, settings).await)
+        }
+        NodeTask::ExchangePrepare { slots } => {
+            OrderOutcome::Done(exchange_prepare(table, node, &slots).await)
+        }
+        NodeTask::Exchange { slots } => OrderOutcome::Opened(exchange(table, node, &slots).await),
+        NodeTask::Truncate {
+            size,
+            exact,
+            preallocation,
+            flags,
+        } => OrderOutcome::Done(
+            async { length::truncate(&found(table, node)?, size, exact, preallocation, flags).await }.await,
+        ),
+        NodeTask::Check { repair } => OrderOutcome::Checked(check(table, node, repair).await),
+        NodeTask::DeleteFile => OrderOutcome::Done(delete_file(table, node).await),
+        NodeTask::Flush => OrderOutcome::Done(
+            async {
+                flush::flush(&found(table, node)?)
+                    .await
+                    .map_err(|error| Error::io("Could not flush", error))
+            }
+            .await,
+        ),
+        NodeTask::Describe => OrderOutcome::Described(describe(table, node).await.map(Box::new)),
+        NodeTask::ReadHead { len } => OrderOutcome::Head(read_head(table, node, len).await),
+        NodeTask::Invalidate => OrderOutcome::Opened(invalidate(table, node).await),
+        NodeTask::Commit { offset, len } => OrderOutcome::Done(
+            async {
+                let copied = commit::commit(&found(table, node)?, offset, len).await;
+                copied.map_err(|error| Error::io("Could not commit", error))
+            }
+            .await,
+        ),
+        NodeTask::MakeEmpty => OrderOutcome::Done(make_empty(table, node).await),
+        NodeTask::Amend { options } => OrderOutcome::Done(amend(table, node, &options).await),
+        NodeTask::ChangeBackingFile { link } => {
+            OrderOutcome::Done(async { driver(table, node)?.image().change_backing_file(link).await }.await)
+        }
+    }
+}
+
+/// The node, which must be here.
+pub fn found(table: &NodeTable, node: NodeId) -> Result<Rc<NodeCell>> {
+    table
+        .node(node)
+        .ok_or_else(|| Error::new(ErrorKind::NotFound, "The node is not in this iothread"))
+}
+
+/// The driver of a node that must be here.
+pub fn driver(table: &NodeTable, node: NodeId) -> Result<Rc<dyn Driver>> {
+    found(table, node)?
+        .driver()
+        .map_err(|error| Error::io("The node is closing", error))
+}
+
+/// A driver's length. Every range check relies on a node no longer than the limit.
+pub async fn length_of(driver: &dyn Driver) -> Result<u64> {
+    match driver.length().await {
+        Ok(size) if size > MAX_LENGTH => Err(IoError::from_errno(EFBIG)),
+        other => other,
+    }
+    .map_err(|error| Error::io("Could not refresh total sector count", error))
+}
+
+async fn reopen_prepare(
+    table: &NodeTable,
+    node: NodeId,
+    request: ReopenRequest,
+    settings: NodeSettings,
+) -> Result<()> {
+    let cell = found(table, node)?;
+    let flags = request.flags;
+    if flags.is_read_only() && cell.copy_on_read() > 0 {
+        let text = format!(
+            "Can't set node '{}' to r/o with copy-on-read enabled",
+            cell.name()
+        );
+        return Err(Error::new(ErrorKind::InvalidArgument, text));
+    }
+    // A node that is read-only from then on is not flushed any more.
+    flush::flush(&cell)
+        .await
+        .map_err(|error| Error::io("Error flushing drive", error))?;
+    driver(table, node)?.reopen_prepare(request).await?;
+    cell.prepare_reopen(settings, flags);
+    Ok(())
+}
+
+async fn exchange_prepare(table: &NodeTable, node: NodeId, slots: &[ChildSlot]) -> Result<()> {
+    let cell = found(table, node)?;
+    driver(table, node)?.exchange_prepare(slots).await?;
+    // What was acknowledged cannot be made durable from here any more once it is other data that is flushed.
+    flush::flush(&cell)
+        .await
+        .map_err(|error| Error::io("Error flushing drive", error))
+}
+
+async fn exchange(table: &NodeTable, node: NodeId, slots: &[ChildSlot]) -> Result<OpenFacts> {
+    let cell = found(table, node)?;
+    let driver = driver(table, node)?;
+    if slots.is_empty() {
+        cell.refresh()?;
+        return Ok(cell.facts(None));
+    }
+    let exchanged = Rc::clone(&driver).exchange(slots).await?;
+    match length_of(&*driver).await {
+        Ok(size) => {
+            let backing = exchanged.backing.clone();
+            cell.exchange(exchanged, size)?;
+            Ok(cell.facts(backing))
+        }
+        Err(error) => {
+            exchanged.put_back();
+            Err(error)
+        }
+    }
+}
+
+async fn invalidate(table: &NodeTable, node: NodeId) -> Result<OpenFacts> {
+    let cell = found(table, node)?;
+    let driver = driver(table, node)?;
+    driver.invalidate().await?;
+    let size = length_of(&*driver).await?;
+    cell.set_size(size);
+    cell.refresh()?;
+    Ok(cell.facts(None))
+}
+
+async fn close(table: &NodeTable, node: NodeId) -> Result<()> {
+    let Some(cell) = table.remove_node(node) else {
+        return Ok(());
+    };
+    // What it has passed on is its children's to flush when they close: each node of a chain is flushed once.
+    let flushed = match cell.durability().unflushed() {
+        Some(_) => flush::flush(&cell).await,
+        None => Ok(()),
+    };
+    let flushed = flushed.map_err(|error| Error::io("Could not flush", error));
+    let Some(driver) = cell.take_driver() else {
+        return flushed;
+    };
+    let closed = driver.close().await;
+    for edge in cell.all_edges() {
+        edge.connect(Behind::None);
+    }
+    flushed.and(closed)
+}
+
+async fn make_empty(table: &NodeTable, node: NodeId) -> Result<()> {
+    let cell = found(table, node)?;
+    let emptied = driver(table, node)?.image().make_empty().await;
+    // The next flush is not skipped: what was forgotten is so in memory only.
+    cell.mark_unflushed();
+    emptied
+}
+
+async fn check(table: &NodeTable, node: NodeId, repair: Repair) -> Result<CheckResult> {
+    let cell = found(table, node)?;
+    let checked = driver(table, node)?.image().check(repair).await;
+    if repair.is_wanted() {
+        // The next flush is not skipped: what was mended may be so in memory only.
+        cell.mark_unflushed();
+    }
+    checked
+}
+
+async fn delete_file(table: &NodeTable, node: NodeId) -> Result<()> {
+    let kind = Arc::clone(found(table, node)?.kind());
+    let deleted = driver(table, node)?.image().delete_file().await;
+    deleted.map_err(|error| match error.kind() {
+        ErrorKind::Unsupported => {
+            let text = format!("Driver '{}' does not support image deletion", kind.name());
+            Error::new(ErrorKind::Unsupported, text)
+        }
+        _ => error,
+    })
+}
+
+async fn amend(table: &NodeTable, node: NodeId, options: &Options) -> Result<()> {
+    let cell = found(table, node)?;
+    let driver = driver(table, node)?;
+    let amended = driver.image().amend(options).await;
+    // Of several changes some may have been made before one failed.
+    let length = driver.length().await;
+    if let Ok(size) = length {
+        cell.set_size(size);
+    }
+    cell.mark_unflushed();
+    let refreshed = cell.refresh();
+    amended?;
+    length.map_err(|error| Error::io("Could not refresh total sector count", error))?;
+    refreshed
+}
+
+/// What queries show of a node.
+pub async fn describe(table: &NodeTable, node: NodeId) -> IoResult<Description> {
+    let cell = table.node(node).ok_or(IoError::NoMedium)?;
+    let driver = cell.driver()?;
+    Ok(Description {
+        facts: cell.facts(None),
+        own_allocated_size: driver.allocated_size().await,
+        info: driver.image().info(),
+        block_sizes: driver.device().block_sizes().await.ok(),
+        geometry: driver.device().geometry().await.ok(),
+        specific: driver.image().specific_info(),
+    })
+}
+
+async fn read_head(table: &NodeTable, node: NodeId, len: usize) -> IoResult<Vec<u8>> {
+    let cell = table.node(node).ok_or(IoError::NoMedium)?;
+    let len = u64::try_from(len).unwrap_or(u64::MAX).min(cell.size());
+    if len == 0 {
+        return Ok(Vec::new());
+    }
+    read::read_whole(&cell, Range::between(0, len))
+        .await
+        .map(|buffers| buffers.to_vec())
+}

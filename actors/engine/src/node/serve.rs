@@ -1,0 +1,113 @@
+//! The mailbox's handler: what arrives is delayed where a rule says so, and handed to what it is for.
+
+use std::rc::Rc;
+
+use millpond_messages::io::Outcome;
+use millpond_messages::record::MessageEvent;
+use millpond_messages::{IoError, NodeId, RootId};
+
+use super::cell::delayed;
+use super::cell::home::EventSink;
+use super::io::execute::execute;
+use super::io::passage::By;
+use super::order::hops::{self, End};
+use super::order::mail::{Entry, Mail, RemoteRequest};
+use super::order::{answer, carry_out, moving, recorded};
+use super::table::NodeTable;
+use crate::delay::kind;
+use crate::iothread::{Local, guarded, is_delaying};
+
+/// Makes the handler of an iothread's mailbox: pass it to [`IoThread::start`](crate::iothread::IoThread::start).
+pub fn serve(local: Rc<Local>, events: EventSink) -> Box<dyn Fn(Mail)> {
+    let table = NodeTable::new(local, events);
+    Box::new(move |mail| {
+        if is_delaying() {
+            receive_delayed(&table, mail);
+        } else {
+            handle(&table, mail);
+        }
+    })
+}
+
+/// Handles mail when it may arrive.
+fn receive_delayed(table: &Rc<NodeTable>, mail: Mail) {
+    let (from, to, kind, node) = match &mail {
+        // A moving node is never delayed: later messages rely on its arriving first. The order to leave and the answer from
+        // here are held.
+        Mail::Chaos(..) | Mail::Flight(_) | Mail::Arrive(_) | Mail::ArriveRoot(_) => {
+            return handle(table, mail);
+        }
+        Mail::Run(_) => (End::User, End::Nodes, kind::JOB, None),
+        Mail::Request(request) => {
+            let kind = kind::of_request(request.operation.kind());
+            match request.entry {
+                Entry::Root(root) => {
+                    let node = table.root(root).map(|root| root.node());
+                    (End::Client(root), End::Nodes, kind, node)
+                }
+                Entry::Node(node) => (End::Elsewhere, End::Node(node), kind, table.node(node)),
+            }
+        }
+        Mail::Control { order, .. } => {
+            let (kind, node) = hops::facts(order);
+            let node = node.and_then(|node| table.node(node));
+            (End::Graph, End::Nodes, kind, node)
+        }
+    };
+    let hop = hops::hop(from, to, kind, node.as_ref().map_or("", |node| node.name()));
+    let (receiver, local) = (Rc::clone(table), table.local());
+    local.chaos().pass(local, &hop, move || handle(&receiver, mail));
+}
+
+/// Handles mail that has arrived.
+fn handle(table: &Rc<NodeTable>, mail: Mail) {
+    let local = table.local();
+    match mail {
+        Mail::Run(job) => job(),
+        Mail::Request(request) => match request.entry {
+            Entry::Root(id) => request_over_root(table, id, request),
+            Entry::Node(id) => request_to_node(table, id, request),
+        },
+        Mail::Control { ticket, order } => {
+            local.note(recorded::order(MessageEvent::Ordered, ticket, &order));
+            // Whoever gave the order hears of its end, come what may.
+            if !guarded("an order", || carry_out::carry_out(table, ticket, order)) {
+                answer::lost(table, ticket);
+            }
+        }
+        Mail::Arrive(moved) => moving::arrive(table, *moved),
+        Mail::ArriveRoot(moved) => moving::arrive_root(table, *moved),
+        Mail::Chaos(policy, done) => {
+            local.chaos().set(local, policy);
+            drop(done);
+        }
+        // Whoever asked may have lost patience.
+        Mail::Flight(tell) => drop(tell.send(table.open())),
+    }
+}
+
+fn request_over_root(table: &Rc<NodeTable>, id: RootId, request: RemoteRequest) {
+    if let Some(root) = table.root(id) {
+        root.enter_remote(table.local(), request.operation, request.reply);
+        return;
+    }
+    // Where the edge has ended, dropping the request tells its asker.
+    if !table.send_after(id, Mail::Request(request)) {
+        tracing::debug!(
+            root = id.0,
+            "a request came for a root edge whose iothread has stopped"
+        );
+    }
+}
+
+fn request_to_node(table: &Rc<NodeTable>, id: NodeId, request: RemoteRequest) {
+    let Some(cell) = table.node(id) else {
+        drop(request.reply.send(Outcome::plain(Err(IoError::NoMedium))));
+        return;
+    };
+    table.count_from_elsewhere();
+    table.local().spawn(async move {
+        let outcome = execute(&cell, request.operation, By::PARENT).await;
+        delayed::reply_elsewhere(&cell, request.reply, outcome);
+    });
+}
