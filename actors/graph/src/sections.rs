@@ -24,6 +24,29 @@ pub enum Cover {
     All,
 }
 
+impl Cover {
+    /// Whether it covers nothing.
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Self::Nodes(nodes) | Self::Subtree(nodes) if nodes.is_empty())
+    }
+
+    /// What covers all that either of two does.
+    #[must_use]
+    pub fn join(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::All, _) | (_, Self::All) => Self::All,
+            (Self::Nodes(mut nodes), Self::Nodes(more)) => {
+                nodes.extend(more);
+                Self::Nodes(nodes)
+            }
+            (Self::Nodes(mut nodes) | Self::Subtree(mut nodes), Self::Nodes(more) | Self::Subtree(more)) => {
+                nodes.extend(more);
+                Self::Subtree(nodes)
+            }
+        }
+    }
+}
+
 /// How far a node of a section is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {

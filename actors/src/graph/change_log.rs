@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use millpond_messages::graph::{ChildOf, GraphRequest, Immediate, Mutation, Options, RootUser};
+use millpond_messages::graph::{Action, ChildOf, GraphRequest, Immediate, Mutation, Options, RootUser};
 use millpond_messages::{Error, Result};
 use serde_json::Value;
 
@@ -83,6 +83,10 @@ fn edited(mutation: &Mutation) -> Option<String> {
     Some(match mutation {
         Mutation::BlockdevSnapshot { node, overlay } => {
             format!("put overlay '{overlay}' on node '{node}'")
+        }
+        Mutation::Transaction { actions, .. } => {
+            let names = actions.iter().map(Action::name).collect::<Vec<_>>();
+            format!("all or none of: {}", names.join(", "))
         }
         Mutation::AddChild { parent, node } => format!("add child '{node}' to node '{parent}'"),
         Mutation::DelChild { parent, child } | Mutation::DetachChild { parent, child } => {

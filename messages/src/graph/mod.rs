@@ -11,6 +11,7 @@ mod iothread;
 mod mutation;
 mod query;
 mod reply;
+mod transaction;
 mod user;
 
 pub use blocker::{BlockedBy, Blocker};
@@ -22,6 +23,7 @@ pub use iothread::{IothreadCounters, IothreadOptions, IothreadReport};
 pub use mutation::Mutation;
 pub use query::Query;
 pub use reply::GraphReply;
+pub use transaction::{Action, CompletionMode};
 pub use user::{ChildOf, EdgeParent, RootRequest, RootUser};
 
 /// A request to the graph actor, by the queue that it goes to.

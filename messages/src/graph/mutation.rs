@@ -1,6 +1,6 @@
 //! What waits for its turn.
 
-use super::{BlockedBy, ChildOf, IothreadOptions, OpenImage, Options, RootRequest};
+use super::{Action, BlockedBy, ChildOf, CompletionMode, IothreadOptions, OpenImage, Options, RootRequest};
 use crate::common::{LatencyHistograms, OpBlocker, Permissions, Repair, RequestFlags, RootId, Token};
 use crate::io::Preallocation;
 
@@ -49,6 +49,14 @@ pub enum Mutation {
         node: String,
         /// The node to go on top: a format that supports backing files and has none.
         overlay: String,
+    },
+    /// Carry out several changes, all or none, in one drained section. A later one is looked at on the graph as the earlier
+    /// ones have left it.
+    Transaction {
+        /// The changes, in the order in which they are prepared.
+        actions: Vec<Action>,
+        /// How the jobs that they start end.
+        completion: CompletionMode,
     },
     /// Make `node` the last of the numbered children of `parent`.
     AddChild {

@@ -7,7 +7,8 @@ use millpond_messages::{Error, ErrorKind, IoError, NodeId, Permissions, Result};
 
 use crate::change::reopen::{self, Target};
 use crate::order::NodeTask;
-use crate::transaction::Transaction;
+use crate::sections::Cover;
+use crate::transaction::{self, Change, Transaction};
 use crate::value::edge::Parent;
 use crate::value::graph::Graph;
 use crate::value::node::Node;
@@ -100,17 +101,22 @@ async fn inactivate(world: &World, starts: &[NodeId]) -> Result<()> {
         return Ok(());
     }
     world.graph(|graph| nodes.iter().try_for_each(|node| check_writers(graph, *node)))?;
-    let mut transaction = Transaction::new(world);
-    match let_go(&mut transaction, &nodes).await {
-        Ok(()) => {
-            transaction.commit();
-            Ok(())
-        }
-        Err(error) => {
-            transaction.roll_back().await;
-            Err(error)
-        }
+    transaction::run(world, USER, Inactivate { nodes }).await
+}
+
+/// Nodes that become inactive together, parents before children.
+struct Inactivate {
+    nodes: Vec<NodeId>,
+}
+
+impl Change for Inactivate {
+    type Answer = ();
+
+    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        let_go(transaction, &self.nodes).await
     }
+
+    async fn finish(self, _: &World) {}
 }
 
 fn check_writers(graph: &Graph, node: NodeId) -> Result<()> {
@@ -200,29 +206,33 @@ async fn activate(world: &World, starts: &[NodeId]) -> Result<()> {
     let nodes = world.graph(|graph| graph.topological(starts.iter().copied()));
     for node in nodes.into_iter().rev() {
         if world.graph(|graph| graph.node(node).is_some_and(Node::is_inactive)) {
-            activate_one(world, node).await?;
+            transaction::run(world, USER, Activate { node }).await?;
         }
     }
     Ok(())
 }
 
-async fn activate_one(world: &World, node: NodeId) -> Result<()> {
-    let mut transaction = Transaction::new(world);
-    match take_back(&mut transaction, node).await {
-        Ok(()) => {
-            transaction.commit();
-            Ok(())
-        }
-        Err(error) => {
-            transaction.roll_back().await;
-            Err(error)
-        }
+/// One node that becomes active.
+struct Activate {
+    node: NodeId,
+}
+
+impl Change for Activate {
+    type Answer = ();
+
+    fn cover(&self, _: &Graph) -> Cover {
+        Cover::Nodes(vec![self.node])
     }
+
+    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        take_back(transaction, self.node).await
+    }
+
+    async fn finish(self, _: &World) {}
 }
 
 async fn take_back(transaction: &mut Transaction, node: NodeId) -> Result<()> {
     let world = transaction.world.clone();
-    transaction.drain([node], USER).await;
     let (target, plan, roots) = world.graph(|graph| {
         let entry = graph.expect(node)?;
         let target = Target::with_activity(entry, false);
@@ -259,11 +269,26 @@ async fn take_back(transaction: &mut Transaction, node: NodeId) -> Result<()> {
 /// There is no such node, or its image cannot be read.
 pub async fn invalidate(world: &World, name: &str) -> Result<()> {
     let node = world.graph(|graph| graph.find(name).map(|node| node.id))?;
-    let mut transaction = Transaction::new(world);
-    transaction.drain([node], "invalidate-cache").await;
-    let result = read_again(world, node).await;
-    transaction.commit();
-    result
+    transaction::run(world, "invalidate-cache", Invalidate { node }).await
+}
+
+/// A node that reads its image's metadata again.
+struct Invalidate {
+    node: NodeId,
+}
+
+impl Change for Invalidate {
+    type Answer = ();
+
+    fn cover(&self, _: &Graph) -> Cover {
+        Cover::Nodes(vec![self.node])
+    }
+
+    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        read_again(&transaction.world, self.node).await
+    }
+
+    async fn finish(self, _: &World) {}
 }
 
 async fn read_again(world: &World, node: NodeId) -> Result<()> {

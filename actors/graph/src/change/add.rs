@@ -5,37 +5,42 @@ use millpond_messages::{Error, ErrorKind, Result};
 
 use crate::open::options;
 use crate::open::tree::{self, Inherited};
-use crate::transaction::Transaction;
+use crate::transaction::{Change, Transaction};
+use crate::value::graph::Graph;
 use crate::world::World;
 
 /// `blockdev-add`.
-///
-/// # Errors
-/// Whatever a node's open met. Nothing is left behind then.
-pub async fn blockdev_add(world: &World, options: Options) -> Result<()> {
-    if !options.contains_key("driver") {
-        return Err(options::missing("driver"));
-    }
-    if !options.contains_key("node-name") {
-        return Err(Error::new(
-            ErrorKind::InvalidArgument,
-            "'node-name' must be specified for the root node",
-        ));
-    }
-    let mut transaction = Transaction::new(world);
-    match tree::open_tree(&mut transaction, options, Inherited::default()).await {
-        Ok(node) => {
-            world.graph(|graph| {
-                if let Some(node) = graph.node_mut(node) {
-                    node.owned = true;
-                }
-            });
-            transaction.commit();
-            Ok(())
+pub struct Add {
+    /// The options of the node.
+    pub options: Options,
+}
+
+impl Change for Add {
+    type Answer = ();
+
+    fn check(&mut self, _: &Graph) -> Result<()> {
+        if !self.options.contains_key("driver") {
+            return Err(options::missing("driver"));
         }
-        Err(error) => {
-            transaction.roll_back().await;
-            Err(error)
+        if !self.options.contains_key("node-name") {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                "'node-name' must be specified for the root node",
+            ));
         }
+        Ok(())
     }
+
+    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        let options = std::mem::take(&mut self.options);
+        let node = tree::open_tree(transaction, options, Inherited::default()).await?;
+        transaction.world.graph(|graph| {
+            if let Some(node) = graph.node_mut(node) {
+                node.owned = true;
+            }
+        });
+        Ok(())
+    }
+
+    async fn finish(self, _: &World) {}
 }

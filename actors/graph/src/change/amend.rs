@@ -5,7 +5,7 @@ use millpond_messages::{Error, ErrorKind, NodeId, Permissions, Result};
 
 use crate::change::{resize, roots};
 use crate::order::NodeTask;
-use crate::transaction::Transaction;
+use crate::transaction::{self, Change, Transaction};
 use crate::world::World;
 
 /// Changes options of an image's format, as `qemu-img amend` does.
@@ -24,22 +24,35 @@ pub async fn amend(world: &World, name: &str, options: Options) -> Result<()> {
         }
         Ok(node.id)
     })?;
-    let mut transaction = Transaction::new(world);
-    let result = carry_out(&mut transaction, node, name, options).await;
-    // The hold and the section end in either case.
-    transaction.roll_back().await;
-    result
+    let name = name.to_owned();
+    transaction::run(world, "amend", Amendment { node, name, options }).await
 }
 
-async fn carry_out(transaction: &mut Transaction, node: NodeId, name: &str, options: Options) -> Result<()> {
-    let world = transaction.world.clone();
-    let permissions = Permissions::CONSISTENT_READ | Permissions::WRITE | Permissions::RESIZE;
-    let request = roots::hold(name, "amend", permissions);
-    let root = roots::link_root(transaction, node, &request);
-    roots::take(transaction, node, root, request.permissions, request.shared).await?;
-    transaction.drain([node], "amend").await;
-    let amended = world.ask(node, NodeTask::Amend { options }).done().await;
-    // Where several options change, some may have before one failed.
-    resize::refresh_sizes(&world, node).await;
-    amended
+/// Options that are changed under a hold, in a drained section: both end with it.
+struct Amendment {
+    node: NodeId,
+    name: String,
+    options: Options,
+}
+
+impl Change for Amendment {
+    type Answer = ();
+
+    const LASTS: bool = false;
+
+    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        let (node, options) = (self.node, std::mem::take(&mut self.options));
+        let world = transaction.world.clone();
+        let permissions = Permissions::CONSISTENT_READ | Permissions::WRITE | Permissions::RESIZE;
+        let request = roots::hold(&self.name, "amend", permissions);
+        let root = roots::link_root(transaction, node, &request);
+        roots::take(transaction, node, root, request.permissions, request.shared).await?;
+        transaction.drain([node], "amend").await;
+        let amended = world.ask(node, NodeTask::Amend { options }).done().await;
+        // Where several options change, some may have before one failed.
+        resize::refresh_sizes(&world, node).await;
+        amended
+    }
+
+    async fn finish(self, _: &World) {}
 }

@@ -8,7 +8,7 @@ use crate::change::delete;
 use crate::change::reopen::{self, Access};
 use crate::change::replace::{self, Besides, Moving, Reachable};
 use crate::sections::Cover;
-use crate::transaction::Transaction;
+use crate::transaction::{self, Change, Outcome, Transaction};
 use crate::value::edge::Parent;
 use crate::value::filename::Filenames;
 use crate::value::graph::Graph;
@@ -25,24 +25,37 @@ pub async fn change_backing_file(world: &World, device: &str, image: &str, backi
     let (node, link) = world.graph(|graph| check(graph, device, image, backing_file))?;
     let mut reopened = Vec::new();
     make_writable(world, node, &mut reopened).await?;
-    let mut transaction = Transaction::new(world);
-    transaction.drain([node], "change-backing-file").await;
-    let result = match transaction.record_backing(node, link).await {
-        Ok(()) => {
-            transaction.commit();
-            Ok(())
-        }
-        Err(error) => {
-            transaction.roll_back().await;
-            let text = format!(
-                "Could not change backing file to '{backing_file}': {}",
-                reason(&error)
-            );
-            Err(Error::caused_by(error.kind(), text, error))
-        }
-    };
+    let record = Record { node, link };
+    let result = transaction::run(world, "change-backing-file", record).await;
+    let result = result.map_err(|error| {
+        let text = format!(
+            "Could not change backing file to '{backing_file}': {}",
+            reason(&error)
+        );
+        Error::caused_by(error.kind(), text, error)
+    });
     let restored = restore(world, reopened).await;
     result.and(restored)
+}
+
+/// The name of another backing file, which an image is to have.
+struct Record {
+    node: NodeId,
+    link: Option<BackingLink>,
+}
+
+impl Change for Record {
+    type Answer = ();
+
+    fn cover(&self, _: &Graph) -> Cover {
+        Cover::Nodes(vec![self.node])
+    }
+
+    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        transaction.record_backing(self.node, self.link.take()).await
+    }
+
+    async fn finish(self, _: &World) {}
 }
 
 /// An error as its number alone tells it.
@@ -116,59 +129,74 @@ pub async fn drop_intermediate(
         }
         Ok::<_, Error>((top.id, base.id))
     })?;
-    // From before the first overlay is made writable to after the last image is closed nothing moves below.
-    let token = world
-        .drain(Cover::Subtree(vec![top, base]), "drop-intermediate")
-        .await;
-    let mut reopened = Vec::new();
-    let mut transaction = Transaction::new(world);
-    let result = shorten(&mut transaction, top, base, backing_file, &mut reopened).await;
-    match &result {
-        Ok(()) => {
-            transaction.commit();
-            world.graph(|graph| inherit_past(graph, top, base));
-        }
-        Err(_) => transaction.roll_back().await,
-    }
-    if let Err(error) = restore(world, reopened).await {
-        tracing::warn!(%error, "an overlay stays writable");
-    }
-    if result.is_ok() {
-        delete::release(world, [top]).await;
-    }
-    world.undrain(token);
-    result
+    let shorten = Shorten {
+        top,
+        base,
+        backing_file,
+        reopened: Vec::new(),
+    };
+    transaction::run(world, "drop-intermediate", shorten).await
 }
 
-async fn shorten(
-    transaction: &mut Transaction,
+/// Images that are taken out of a chain.
+struct Shorten {
     top: NodeId,
     base: NodeId,
     backing_file: Option<String>,
-    reopened: &mut Vec<Access>,
-) -> Result<()> {
-    let world = transaction.world.clone();
-    let (edges, overlays, link) = world.graph(|graph| {
-        let edges = replace::moving(graph, top, base, Reachable::Refuse)?;
-        let overlays: Vec<NodeId> = edges.iter().filter_map(|edge| overlay(graph, edge)).collect();
-        let base = graph.expect(base)?;
-        let filename =
-            backing_file.unwrap_or_else(|| Filenames::of(graph, [base.id]).get(base.id).to_owned());
-        let format = Some(base.kind.name().to_owned());
-        Ok::<_, Error>((edges, overlays, BackingLink { filename, format }))
-    })?;
-    for overlay in &overlays {
-        make_writable(&world, *overlay, reopened).await?;
+    /// The overlays that had to be made writable, as they were.
+    reopened: Vec<Access>,
+}
+
+impl Change for Shorten {
+    type Answer = ();
+
+    /// From before the first overlay is made writable to after the last image is closed nothing moves below.
+    fn cover(&self, _: &Graph) -> Cover {
+        Cover::Subtree(vec![self.top, self.base])
     }
-    replace::redirect(transaction, top, base, &edges, Besides::Nothing).await?;
-    for overlay in overlays {
-        let recorded = transaction.record_backing(overlay, Some(link.clone())).await;
-        recorded.map_err(|error| {
-            let text = format!("Could not update backing file link: {}", reason(&error));
-            Error::caused_by(error.kind(), text, error)
+
+    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        let (top, base) = (self.top, self.base);
+        let world = transaction.world.clone();
+        let (edges, overlays, link) = world.graph(|graph| {
+            let edges = replace::moving(graph, top, base, Reachable::Refuse)?;
+            let overlays: Vec<NodeId> = edges.iter().filter_map(|edge| overlay(graph, edge)).collect();
+            let base = graph.expect(base)?;
+            let filename = self
+                .backing_file
+                .take()
+                .unwrap_or_else(|| Filenames::of(graph, [base.id]).get(base.id).to_owned());
+            let format = Some(base.kind.name().to_owned());
+            Ok::<_, Error>((edges, overlays, BackingLink { filename, format }))
         })?;
+        for overlay in &overlays {
+            make_writable(&world, *overlay, &mut self.reopened).await?;
+        }
+        replace::redirect(transaction, top, base, &edges, Besides::Nothing).await?;
+        for overlay in overlays {
+            let recorded = transaction.record_backing(overlay, Some(link.clone())).await;
+            recorded.map_err(|error| {
+                let text = format!("Could not update backing file link: {}", reason(&error));
+                Error::caused_by(error.kind(), text, error)
+            })?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    async fn settle(&mut self, world: &World, outcome: Outcome) -> Result<()> {
+        if outcome == Outcome::Committed {
+            world.graph(|graph| inherit_past(graph, self.top, self.base));
+        }
+        if let Err(error) = restore(world, std::mem::take(&mut self.reopened)).await {
+            tracing::warn!(%error, "an overlay stays writable");
+        }
+        if outcome == Outcome::Committed {
+            delete::release(world, [self.top]).await;
+        }
+        Ok(())
+    }
+
+    async fn finish(self, _: &World) {}
 }
 
 /// The node that holds this edge, if it is that to a backing node.

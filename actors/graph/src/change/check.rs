@@ -10,7 +10,7 @@ use crate::change::{delete, roots};
 use crate::order::NodeTask;
 use crate::procedure::Next;
 use crate::sections::Cover;
-use crate::transaction::Transaction;
+use crate::transaction::{self, Change, Transaction};
 use crate::world::World;
 
 /// What a check holds while it goes on.
@@ -29,14 +29,14 @@ pub async fn check(world: &World, name: &str, repair: Repair) -> Next {
         Err(error) => return Next::Reply(Err(error)),
     };
     let section = world.drain(Cover::Nodes(vec![node]), "check").await;
-    let mut transaction = Transaction::new(world);
-    let root = match hold(&mut transaction, node, repair).await {
-        Ok(root) => {
-            transaction.commit();
-            root
-        }
+    let holding = Holding {
+        node,
+        repair,
+        root: RootId(0),
+    };
+    let root = match transaction::run(world, "check", holding).await {
+        Ok(root) => root,
         Err(error) => {
-            transaction.roll_back().await;
             world.undrain(section);
             return Next::Reply(Err(error));
         }
@@ -50,6 +50,26 @@ pub async fn check(world: &World, name: &str, repair: Repair) -> Next {
             Next::Reply(result.map(GraphReply::Checked))
         }))
     }))
+}
+
+/// What a check takes before it begins.
+struct Holding {
+    node: NodeId,
+    repair: Repair,
+    root: RootId,
+}
+
+impl Change for Holding {
+    type Answer = RootId;
+
+    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        self.root = hold(transaction, self.node, self.repair).await?;
+        Ok(())
+    }
+
+    async fn finish(self, _: &World) -> RootId {
+        self.root
+    }
 }
 
 async fn hold(transaction: &mut Transaction, node: NodeId, repair: Repair) -> Result<RootId> {

@@ -5,7 +5,8 @@ use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, Result};
 
 use crate::change::delete;
 use crate::change::exchange::Exchange;
-use crate::transaction::{Transaction, together};
+use crate::sections::Cover;
+use crate::transaction::{Change, Transaction, together};
 use crate::value::edge::Parent;
 use crate::value::graph::Graph;
 use crate::value::home::Joint;
@@ -14,28 +15,64 @@ use crate::value::refusal::Refusal;
 use crate::world::World;
 
 /// The user in whose name children are changed.
-const USER: &str = "x-blockdev-change";
+pub const USER: &str = "x-blockdev-change";
 
-/// Makes `child` the last numbered child of `parent`.
-///
-/// # Errors
-/// The parent takes no more children, or not this one; then nothing has changed.
-pub async fn add_child(world: &World, parent: &str, child: &str) -> Result<()> {
-    let (parent, slot, child) = world.graph(|graph| check_add(graph, parent, child))?;
-    let mut transaction = Transaction::new(world);
-    match add(&mut transaction, parent, slot, child).await {
-        Ok(()) => {
-            transaction.commit();
-            Ok(())
-        }
-        Err(error) => {
-            transaction.roll_back().await;
-            Err(error)
+/// An edge of a parent to a numbered child.
+#[derive(Debug, Clone, Copy)]
+struct Numbered {
+    parent: NodeId,
+    slot: ChildSlot,
+    child: NodeId,
+}
+
+impl Numbered {
+    fn cover(found: Option<Self>) -> Cover {
+        let nodes = found.map(|found| vec![found.parent, found.child]);
+        Cover::Nodes(nodes.unwrap_or_default())
+    }
+}
+
+/// A node that becomes the last numbered child of another.
+pub struct AddChild {
+    parent: String,
+    child: String,
+    found: Option<Numbered>,
+}
+
+impl AddChild {
+    /// Makes `child` the last numbered child of `parent`.
+    pub const fn new(parent: String, child: String) -> Self {
+        Self {
+            parent,
+            child,
+            found: None,
         }
     }
 }
 
-fn check_add(graph: &Graph, parent: &str, child: &str) -> Result<(NodeId, ChildSlot, NodeId)> {
+impl Change for AddChild {
+    type Answer = ();
+
+    fn check(&mut self, graph: &Graph) -> Result<()> {
+        self.found = Some(check_add(graph, &self.parent, &self.child)?);
+        Ok(())
+    }
+
+    fn cover(&self, _: &Graph) -> Cover {
+        Numbered::cover(self.found)
+    }
+
+    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        match self.found {
+            Some(found) => add(transaction, found).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn finish(self, _: &World) {}
+}
+
+fn check_add(graph: &Graph, parent: &str, child: &str) -> Result<Numbered> {
     let node = graph.look_up(parent, parent)?;
     let child = graph
         .named(child)
@@ -54,7 +91,11 @@ fn check_add(graph: &Graph, parent: &str, child: &str) -> Result<(NodeId, ChildS
         let edge = slot_name(node.kind.as_ref(), slot).unwrap_or_default();
         return Err(Refusal::cycle(&child.name, &edge, &node.name).into());
     }
-    Ok((node.id, slot, child.id))
+    Ok(Numbered {
+        parent: node.id,
+        slot,
+        child: child.id,
+    })
 }
 
 /// The slot of the next numbered child. Numbers of children that have left in the middle are not used again.
@@ -76,9 +117,9 @@ fn check_support(node: &Node, what: &str) -> Result<()> {
     ))
 }
 
-async fn add(transaction: &mut Transaction, parent: NodeId, slot: ChildSlot, child: NodeId) -> Result<()> {
+async fn add(transaction: &mut Transaction, found: Numbered) -> Result<()> {
+    let Numbered { parent, slot, child } = found;
     let world = transaction.world.clone();
-    transaction.drain([parent, child], USER).await;
     together::follow(transaction, [Joint::Nodes(parent, child)]).await?;
     world.may_link(parent, child).await;
     let (name, role, next) = world.graph(|graph| {
@@ -97,27 +138,49 @@ async fn add(transaction: &mut Transaction, parent: NodeId, slot: ChildSlot, chi
     exchange.enter(transaction).await
 }
 
-/// Takes the numbered child called `child` from `parent`. A node that nobody holds any more is closed.
-///
-/// # Errors
-/// The parent has no such child, or needs it; then nothing has changed.
-pub async fn del_child(world: &World, parent: &str, child: &str) -> Result<()> {
-    let (parent, slot, child) = world.graph(|graph| check_del(graph, parent, child))?;
-    let mut transaction = Transaction::new(world);
-    match del(&mut transaction, parent, slot, child).await {
-        Ok(()) => {
-            transaction.commit();
-            delete::release(world, [child]).await;
-            Ok(())
-        }
-        Err(error) => {
-            transaction.roll_back().await;
-            Err(error)
+/// A numbered child that is taken from its parent, and closed if nobody holds it any more.
+pub struct DelChild {
+    parent: String,
+    child: String,
+    found: Option<Numbered>,
+}
+
+impl DelChild {
+    /// Takes the numbered child called `child` from `parent`.
+    pub const fn new(parent: String, child: String) -> Self {
+        Self {
+            parent,
+            child,
+            found: None,
         }
     }
 }
 
-fn check_del(graph: &Graph, parent: &str, child: &str) -> Result<(NodeId, ChildSlot, NodeId)> {
+impl Change for DelChild {
+    type Answer = ();
+
+    fn check(&mut self, graph: &Graph) -> Result<()> {
+        self.found = Some(check_del(graph, &self.parent, &self.child)?);
+        Ok(())
+    }
+
+    fn cover(&self, _: &Graph) -> Cover {
+        Numbered::cover(self.found)
+    }
+
+    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        match self.found {
+            Some(found) => del(transaction, found).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn finish(self, world: &World) {
+        delete::release(world, self.found.map(|found| found.child)).await;
+    }
+}
+
+fn check_del(graph: &Graph, parent: &str, child: &str) -> Result<Numbered> {
     let node = graph.look_up(parent, parent)?;
     let slot = node.slot(child);
     let found = slot.and_then(|slot| Some((slot, graph.child_node(node.id, slot)?)));
@@ -131,12 +194,16 @@ fn check_del(graph: &Graph, parent: &str, child: &str) -> Result<(NodeId, ChildS
     }
     node.kind
         .check_change(ChildChange::Remove, &node.options, node.numbered().count())?;
-    Ok((node.id, slot, child))
+    Ok(Numbered {
+        parent: node.id,
+        slot,
+        child,
+    })
 }
 
-async fn del(transaction: &mut Transaction, parent: NodeId, slot: ChildSlot, child: NodeId) -> Result<()> {
+async fn del(transaction: &mut Transaction, found: Numbered) -> Result<()> {
+    let Numbered { parent, slot, child } = found;
     let world = transaction.world.clone();
-    transaction.drain([parent, child], USER).await;
     let (edge, next) = world.graph(|graph| {
         let node = graph.expect(parent)?;
         let number = slot.index().saturating_sub(node.kind.children().len());

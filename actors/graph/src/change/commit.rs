@@ -11,7 +11,7 @@ use crate::change::{delete, resize, roots};
 use crate::order::NodeTask;
 use crate::procedure::Next;
 use crate::sections::Cover;
-use crate::transaction::Transaction;
+use crate::transaction::{self, Change, Transaction};
 use crate::value::forbidden;
 use crate::value::frozen::Freeze;
 use crate::value::graph::Graph;
@@ -27,23 +27,31 @@ const PIECE: u64 = 16 << 20;
 /// There is no such node, its driver cannot, or permissions.
 pub async fn make_empty(world: &World, name: &str) -> Result<()> {
     let node = world.graph(|graph| graph.find(name).map(|node| node.id))?;
-    let mut transaction = Transaction::new(world);
-    let result = empty_held(&mut transaction, node, name).await;
-    // The hold and the section end in either case.
-    transaction.roll_back().await;
-    result
+    let name = name.to_owned();
+    transaction::run(world, "make-empty", Emptying { node, name }).await
 }
 
-async fn empty_held(transaction: &mut Transaction, node: NodeId, name: &str) -> Result<()> {
-    let request = roots::hold(name, "make-empty", Permissions::WRITE);
-    let root = roots::link_root(transaction, node, &request);
-    roots::take(transaction, node, root, request.permissions, request.shared).await?;
-    transaction.drain([node], "make-empty").await;
-    empty(&transaction.world, node).await
+/// An image that is emptied under a hold, in a drained section: both end with it.
+struct Emptying {
+    node: NodeId,
+    name: String,
 }
 
-async fn empty(world: &World, node: NodeId) -> Result<()> {
-    world.ask(node, NodeTask::MakeEmpty).done().await
+impl Change for Emptying {
+    type Answer = ();
+
+    const LASTS: bool = false;
+
+    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        let node = self.node;
+        let request = roots::hold(&self.name, "make-empty", Permissions::WRITE);
+        let root = roots::link_root(transaction, node, &request);
+        roots::take(transaction, node, root, request.permissions, request.shared).await?;
+        transaction.drain([node], "make-empty").await;
+        transaction.world.ask(node, NodeTask::MakeEmpty).done().await
+    }
+
+    async fn finish(self, _: &World) {}
 }
 
 /// What a commit holds while it goes on.
@@ -70,14 +78,15 @@ pub async fn commit(world: &World, name: &str) -> Next {
         Err(error) => return Next::Reply(Err(error)),
     };
     let section = world.drain(Cover::Nodes(vec![overlay]), "commit").await;
-    let mut transaction = Transaction::new(world);
-    let roots = match hold(&mut transaction, overlay, backing, link).await {
-        Ok(roots) => {
-            transaction.commit();
-            roots
-        }
+    let holding = Holding {
+        overlay,
+        backing,
+        link,
+        roots: [RootId(0); 2],
+    };
+    let roots = match transaction::run(world, "commit", holding).await {
+        Ok(roots) => roots,
         Err(error) => {
-            transaction.roll_back().await;
             end_access(world, access).await;
             world.undrain(section);
             return Next::Reply(Err(error));
@@ -114,6 +123,27 @@ fn check(graph: &Graph, name: &str) -> Result<(NodeId, NodeId, EdgeId)> {
     forbidden::check(graph, edge.child, OpBlocker::CommitTarget)?;
     crate::value::chain::check_unfrozen(graph, edge)?;
     Ok((node.id, edge.child, edge.id))
+}
+
+/// What a commit takes before it begins.
+struct Holding {
+    overlay: NodeId,
+    backing: NodeId,
+    link: EdgeId,
+    roots: [RootId; 2],
+}
+
+impl Change for Holding {
+    type Answer = [RootId; 2];
+
+    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        self.roots = hold(transaction, self.overlay, self.backing, self.link).await?;
+        Ok(())
+    }
+
+    async fn finish(self, _: &World) -> [RootId; 2] {
+        self.roots
+    }
 }
 
 /// Takes what a commit needs: the right to write below the overlay, which for so long relies on nothing there, and that

@@ -12,7 +12,7 @@ use crate::open::options;
 use crate::open::tree::{self, Inherited};
 use crate::order::Wiring;
 use crate::procedure::Next;
-use crate::transaction::Transaction;
+use crate::transaction::{self, Change, Transaction};
 use crate::world::World;
 
 /// Makes an image. `options` are QAPI's `BlockdevCreateOptions`.
@@ -20,15 +20,12 @@ use crate::world::World;
 /// What is opened for it is opened, and held, in a mutation; the making itself may take long and goes on in the
 /// background; what was held is let go in another mutation.
 pub async fn blockdev_create(world: &World, options: Options) -> Next {
-    let mut transaction = Transaction::new(world);
-    let job = match prepare(&mut transaction, options).await {
-        Ok(job) => job,
-        Err(error) => {
-            transaction.roll_back().await;
-            return Next::Reply(Err(error));
-        }
+    let making = Making { options, job: None };
+    let job = match transaction::run(world, "blockdev-create", making).await {
+        Ok(Some(job)) => job,
+        Ok(None) => return Next::Reply(Ok(GraphReply::Done)),
+        Err(error) => return Next::Reply(Err(error)),
     };
-    transaction.commit();
     let world = world.clone();
     Next::Background(Box::pin(async move {
         let held = job.file;
@@ -49,6 +46,26 @@ struct Job {
     options: Options,
     /// The hold on the node to format, and that node.
     file: Option<(RootId, NodeId)>,
+}
+
+/// An image that is to be made: its node is opened and held first.
+struct Making {
+    options: Options,
+    job: Option<Job>,
+}
+
+impl Change for Making {
+    type Answer = Option<Job>;
+
+    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        let options = std::mem::take(&mut self.options);
+        self.job = Some(prepare(transaction, options).await?);
+        Ok(())
+    }
+
+    async fn finish(self, _: &World) -> Option<Job> {
+        self.job
+    }
 }
 
 async fn prepare(transaction: &mut Transaction, mut options: Options) -> Result<Job> {

@@ -4,7 +4,8 @@ use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, Result};
 
 use crate::change::exchange::Exchange;
 use crate::change::{delete, reopen};
-use crate::transaction::{Transaction, together};
+use crate::sections::Cover;
+use crate::transaction::{self, Change, Transaction, together};
 use crate::value::chain;
 use crate::value::graph::Graph;
 use crate::value::home::Joint;
@@ -12,9 +13,9 @@ use crate::value::node::Node;
 use crate::value::refusal::Refusal;
 use crate::world::World;
 
-/// What becomes of an edge.
+/// What becomes of an edge. The node behind it is closed if nobody holds it any more.
 #[derive(Debug, Clone, Copy)]
-struct Change {
+pub struct Relink {
     parent: NodeId,
     slot: ChildSlot,
     old: Option<NodeId>,
@@ -27,7 +28,7 @@ struct Change {
 /// There are no such nodes, the driver has no backing nodes, the link is frozen, it would close a circle, or permissions;
 /// then nothing has changed.
 pub async fn set_backing(world: &World, node: &str, backing: Option<&str>) -> Result<()> {
-    let change = world.graph(|graph| {
+    let relink = world.graph(|graph| {
         let node = graph.find(node)?;
         let slot = node.slot("backing").ok_or_else(|| {
             let text = format!(
@@ -40,7 +41,7 @@ pub async fn set_backing(world: &World, node: &str, backing: Option<&str>) -> Re
         let new = backing.map(|name| graph.find(name)).transpose()?;
         check(graph, node, slot, new)
     })?;
-    apply(world, change, "set-backing").await
+    apply(world, relink, "set-backing").await
 }
 
 /// Puts a node behind an edge that leads nowhere.
@@ -49,7 +50,7 @@ pub async fn set_backing(world: &World, node: &str, backing: Option<&str>) -> Re
 /// There are no such nodes or there is no such child, the edge leads somewhere already, it would close a circle, or
 /// permissions; then nothing has changed.
 pub async fn attach_child(world: &World, parent: &str, child: &str, node: &str) -> Result<()> {
-    let change = world.graph(|graph| {
+    let relink = world.graph(|graph| {
         let (node, slot, new) = (
             graph.find(parent)?,
             declared(graph, parent, child)?,
@@ -61,7 +62,7 @@ pub async fn attach_child(world: &World, parent: &str, child: &str, node: &str) 
         }
         check(graph, node, slot, Some(new))
     })?;
-    apply(world, change, "attach-child").await
+    apply(world, relink, "attach-child").await
 }
 
 /// Takes away the node behind an edge. A node that nobody holds any more is closed.
@@ -69,7 +70,7 @@ pub async fn attach_child(world: &World, parent: &str, child: &str, node: &str) 
 /// # Errors
 /// There is no such node or child, the driver cannot do without it, or the link is frozen; then nothing has changed.
 pub async fn detach_child(world: &World, parent: &str, child: &str) -> Result<()> {
-    let change = world.graph(|graph| {
+    let relink = world.graph(|graph| {
         let (node, slot) = (graph.find(parent)?, declared(graph, parent, child)?);
         if node.child(slot).is_none() {
             return Err(Refusal::no_child(parent, child).into());
@@ -80,7 +81,7 @@ pub async fn detach_child(world: &World, parent: &str, child: &str) -> Result<()
         }
         check(graph, node, slot, None)
     })?;
-    apply(world, change, "detach-child").await
+    apply(world, relink, "detach-child").await
 }
 
 /// The slot of a child that the driver declares by name. Numbered children come and go by `x-blockdev-change`.
@@ -91,9 +92,9 @@ fn declared(graph: &Graph, parent: &str, child: &str) -> Result<ChildSlot> {
     Ok(slot.ok_or_else(|| Refusal::no_child(parent, child))?)
 }
 
-fn check(graph: &Graph, node: &Node, slot: ChildSlot, new: Option<&Node>) -> Result<Change> {
+fn check(graph: &Graph, node: &Node, slot: ChildSlot, new: Option<&Node>) -> Result<Relink> {
     let edge = node.child(slot).and_then(|edge| graph.edge(edge));
-    let change = Change {
+    let change = Relink {
         parent: node.id,
         slot,
         old: edge.map(|edge| edge.child),
@@ -112,40 +113,42 @@ fn check(graph: &Graph, node: &Node, slot: ChildSlot, new: Option<&Node>) -> Res
     Ok(change)
 }
 
-async fn apply(world: &World, change: Change, user: &str) -> Result<()> {
-    if change.old == change.new {
+async fn apply(world: &World, relink: Relink, user: &str) -> Result<()> {
+    if relink.old == relink.new {
         return Ok(());
     }
-    let mut transaction = Transaction::new(world);
-    match relink(&mut transaction, change, user).await {
-        Ok(()) => {
-            transaction.commit();
-            delete::release(world, change.old).await;
-            Ok(())
-        }
-        Err(error) => {
-            transaction.roll_back().await;
-            Err(error)
-        }
+    transaction::run(world, user, relink).await
+}
+
+impl Relink {
+    fn touched(self) -> impl Iterator<Item = NodeId> {
+        [Some(self.parent), self.old, self.new].into_iter().flatten()
     }
 }
 
-async fn relink(transaction: &mut Transaction, change: Change, user: &str) -> Result<()> {
-    let Change {
-        parent,
-        slot,
-        old,
-        new,
-    } = change;
-    let touched = [Some(parent), old, new].into_iter().flatten();
-    transaction.drain(touched.clone(), user).await;
-    together::follow(transaction, new.map(|new| Joint::Nodes(parent, new))).await?;
-    let mut exchange = Exchange::default();
-    let world = transaction.world.clone();
-    world.graph(|graph| exchange.note(graph, parent, slot, new));
-    exchange.leave(transaction).await?;
-    reopen::relink(transaction, parent, slot, new).await?;
-    transaction.update_permissions(touched).await?;
-    exchange.connect(transaction).await?;
-    exchange.enter(transaction).await
+impl Change for Relink {
+    type Answer = ();
+
+    fn cover(&self, _: &Graph) -> Cover {
+        Cover::Nodes(self.touched().collect())
+    }
+
+    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        let Self {
+            parent, slot, new, ..
+        } = *self;
+        together::follow(transaction, new.map(|new| Joint::Nodes(parent, new))).await?;
+        let mut exchange = Exchange::default();
+        let world = transaction.world.clone();
+        world.graph(|graph| exchange.note(graph, parent, slot, new));
+        exchange.leave(transaction).await?;
+        reopen::relink(transaction, parent, slot, new).await?;
+        transaction.update_permissions(self.touched()).await?;
+        exchange.connect(transaction).await?;
+        exchange.enter(transaction).await
+    }
+
+    async fn finish(self, world: &World) {
+        delete::release(world, self.old).await;
+    }
 }

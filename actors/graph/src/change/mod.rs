@@ -3,9 +3,14 @@
 use millpond_messages::graph::{GraphReply, Mutation};
 use millpond_messages::{LatencyHistograms, Result};
 
+use crate::change::add::Add;
+use crate::change::children::{AddChild, DelChild};
+use crate::change::open_image::OpenOne;
 use crate::change::roots::Inactive;
+use crate::change::snapshot::Snapshot;
 use crate::order::NodeOrder;
 use crate::procedure::{Next, Procedure};
+use crate::transaction::run;
 use crate::world::World;
 
 mod activate;
@@ -29,6 +34,7 @@ mod resize;
 mod roots;
 pub mod shutdown;
 mod snapshot;
+mod transaction;
 
 /// The procedure that carries a mutation out.
 pub fn procedure(world: &World, mutation: Mutation) -> Procedure {
@@ -41,8 +47,8 @@ async fn carry_out(world: &World, mutation: Mutation) -> Next {
         Mutation::BlockdevCreate(options) => return create::blockdev_create(world, options).await,
         Mutation::Commit { node_name } => return commit::commit(world, &node_name).await,
         Mutation::Check { node_name, repair } => return check::check(world, &node_name, repair).await,
-        Mutation::Open(image) => return Next::Reply(open_image::open(world, *image).await),
-        Mutation::BlockdevAdd(options) => add::blockdev_add(world, options).await,
+        Mutation::Open(image) => return Next::Reply(run(world, "open", OpenOne::new(*image)).await),
+        Mutation::BlockdevAdd(options) => run(world, "blockdev-add", Add { options }).await,
         Mutation::BlockdevDel { node_name } => delete::blockdev_del(world, &node_name).await,
         Mutation::BlockdevReopen(list) => reopen::blockdev_reopen(world, list).await,
         Mutation::ReopenKeeping(list) => reopen::reopen_keeping(world, list).await,
@@ -54,10 +60,15 @@ async fn carry_out(world: &World, mutation: Mutation) -> Next {
         }
         Mutation::InvalidateCache { node_name } => activate::invalidate(world, &node_name).await,
         Mutation::BlockdevSnapshot { node, overlay } => {
-            snapshot::blockdev_snapshot(world, &node, &overlay).await
+            run(world, snapshot::USER, Snapshot::new(node, overlay)).await
         }
-        Mutation::AddChild { parent, node } => children::add_child(world, &parent, &node).await,
-        Mutation::DelChild { parent, child } => children::del_child(world, &parent, &child).await,
+        Mutation::Transaction { actions, completion } => {
+            transaction::transaction(world, actions, completion).await
+        }
+        Mutation::AddChild { parent, node } => run(world, children::USER, AddChild::new(parent, node)).await,
+        Mutation::DelChild { parent, child } => {
+            run(world, children::USER, DelChild::new(parent, child)).await
+        }
         Mutation::Amend { node_name, options } => amend::amend(world, &node_name, options).await,
         Mutation::Resize { node_name, size } => {
             resize::resize(world, &node_name, size, resize::How::default()).await

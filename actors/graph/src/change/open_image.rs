@@ -1,37 +1,46 @@
 //! Images opened by name, with a hold on them where one is asked for.
 
 use millpond_messages::graph::{GraphReply, OpenImage, Options, RootRequest};
-use millpond_messages::{OpenFlags, Result};
+use millpond_messages::{OpenFlags, Result, RootId};
 use serde_json::Value;
 
 use crate::change::roots::{self, Inactive};
 use crate::effect::Reply;
 use crate::open::{image, options};
-use crate::transaction::Transaction;
+use crate::transaction::{Change, Transaction};
 use crate::world::World;
 
-/// Opens an image.
-///
-/// # Errors
-/// Whatever an open met. Nothing is left behind then.
-pub async fn open(world: &World, image: OpenImage) -> Reply {
-    let mut transaction = Transaction::new(world);
-    match open_held(&mut transaction, image).await {
-        Ok(reply) => {
-            transaction.commit();
-            if let GraphReply::Root(root) = &reply {
-                world.graph(|graph| {
-                    if let Some(root) = graph.root_mut(*root) {
-                        root.has_cell = true;
-                    }
-                });
-            }
-            Ok(reply)
+/// An image that is to be opened, and the answer once it is.
+pub struct OpenOne {
+    image: Option<OpenImage>,
+    opened: GraphReply<RootId>,
+}
+
+impl OpenOne {
+    /// Opens this image.
+    pub fn new(image: OpenImage) -> Self {
+        Self {
+            image: Some(image),
+            opened: GraphReply::Done,
         }
-        Err(error) => {
-            transaction.roll_back().await;
-            Err(error)
+    }
+}
+
+impl Change for OpenOne {
+    type Answer = GraphReply<RootId>;
+
+    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        if let Some(image) = self.image.take() {
+            self.opened = open_held(transaction, image).await?;
         }
+        Ok(())
+    }
+
+    async fn finish(self, world: &World) -> Self::Answer {
+        if let GraphReply::Root(root) = &self.opened {
+            roots::has_cell(world, *root);
+        }
+        self.opened
     }
 }
 

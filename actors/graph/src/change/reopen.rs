@@ -13,7 +13,8 @@ use crate::change::delete;
 use crate::change::exchange::Exchange;
 use crate::open::options;
 use crate::order::{NodeOrder, NodeTask};
-use crate::transaction::{Transaction, together};
+use crate::sections::Cover;
+use crate::transaction::{self, Change, Transaction, together};
 use crate::value::chain;
 use crate::value::common::{Common, GivenOptions};
 use crate::value::edge::Parent;
@@ -104,7 +105,7 @@ async fn reopen_with(world: &World, list: Vec<Options>, rest: Rest) -> Result<()
         list.into_iter()
             .try_for_each(|options| collect(graph, options, None, rest, &mut targets))
     })?;
-    reopen_all(world, &targets).await
+    reopen_all(world, targets).await
 }
 
 /// What becomes of options that a reopen does not name.
@@ -177,19 +178,42 @@ fn referred(
     }
 }
 
-async fn reopen_all(world: &World, targets: &[Target]) -> Result<()> {
-    let mut transaction = Transaction::new(world);
-    match reopen(&mut transaction, targets).await {
-        Ok(released) => {
-            transaction.commit();
-            delete::release(world, released).await;
-            Ok(())
-        }
-        Err(error) => {
-            transaction.roll_back().await;
-            Err(error)
-        }
+async fn reopen_all(world: &World, targets: Vec<Target>) -> Result<()> {
+    let released = Vec::new();
+    transaction::run(world, "blockdev-reopen", Reopen { targets, released }).await
+}
+
+/// Nodes that are reopened together.
+struct Reopen {
+    targets: Vec<Target>,
+    /// The nodes that have lost a parent.
+    released: Vec<NodeId>,
+}
+
+impl Change for Reopen {
+    type Answer = ();
+
+    fn cover(&self, _: &Graph) -> Cover {
+        Cover::Nodes(touched(&self.targets))
     }
+
+    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        self.released = reopen(transaction, &self.targets).await?;
+        Ok(())
+    }
+
+    async fn finish(self, world: &World) {
+        delete::release(world, self.released).await;
+    }
+}
+
+fn touched(targets: &[Target]) -> Vec<NodeId> {
+    let mut touched = Vec::new();
+    for target in targets {
+        touched.push(target.node);
+        touched.extend(target.links.iter().filter_map(|(_, child)| *child));
+    }
+    touched
 }
 
 /// How nodes were open before [`set_access`].
@@ -220,7 +244,7 @@ pub async fn set_access(world: &World, id: NodeId, read_only: bool) -> Result<Op
         Ok::<_, Error>(Some(Access(before.collect())))
     })?;
     if before.is_some() {
-        reopen_all(world, &targets).await?;
+        reopen_all(world, targets).await?;
     }
     Ok(before)
 }
@@ -236,7 +260,7 @@ pub async fn restore(world: &World, Access(before): Access) -> Result<()> {
             .filter_map(|(id, given, common)| Some(Target::with(graph.node(id)?, given, common)));
         nodes.collect()
     });
-    reopen_all(world, &targets).await
+    reopen_all(world, targets).await
 }
 
 /// Works out what options mean for a node and for those that inherit from it. `node` is known where the options are part
@@ -466,14 +490,7 @@ fn inherit(
 /// Takes all steps; answers the nodes that lost a parent.
 async fn reopen(transaction: &mut Transaction, targets: &[Target]) -> Result<Vec<NodeId>> {
     let world = transaction.world.clone();
-    let mut touched: Vec<NodeId> = Vec::new();
-    for target in targets {
-        touched.push(target.node);
-        touched.extend(target.links.iter().filter_map(|(_, child)| *child));
-    }
-    transaction
-        .drain(touched.iter().copied(), "blockdev-reopen")
-        .await;
+    let mut touched = touched(targets);
     let joints = targets.iter().flat_map(|target| {
         let children = target.links.iter().filter_map(|(_, child)| *child);
         children.map(|child| Joint::Nodes(target.node, child))

@@ -8,7 +8,8 @@ use crate::change::delete;
 use crate::change::exchange::Exchange;
 use crate::open::tree::{self, Inherited};
 use crate::order::Wiring;
-use crate::transaction::{Transaction, together};
+use crate::sections::Cover;
+use crate::transaction::{self, Change, Transaction, together};
 use crate::value::chain;
 use crate::value::edge::{Edge, Parent};
 use crate::value::graph::{Direction, Graph};
@@ -193,19 +194,37 @@ async fn move_root(transaction: &mut Transaction, root: RootId, from: NodeId, to
     Ok(())
 }
 
-/// Ends a transaction as its last step ended; on success, nodes that nobody holds any more are closed.
-async fn finish(transaction: Transaction, result: Result<Vec<NodeId>>) -> Result<()> {
-    match result {
-        Ok(released) => {
-            let world = transaction.world.clone();
-            transaction.commit();
-            delete::release(&world, released).await;
-            Ok(())
+/// Edges that are to lead from one node to another.
+struct Replace {
+    from: NodeId,
+    to: NodeId,
+    edges: Vec<Moving>,
+    besides: Besides,
+    /// Nobody holds `from` any more because of its owner.
+    disowns: bool,
+}
+
+impl Change for Replace {
+    type Answer = ();
+
+    fn cover(&self, _: &Graph) -> Cover {
+        Cover::Nodes(vec![self.from, self.to])
+    }
+
+    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        redirect(transaction, self.from, self.to, &self.edges, self.besides).await?;
+        if self.disowns {
+            transaction.world.graph(|graph| {
+                if let Some(node) = graph.node_mut(self.from) {
+                    node.owned = false;
+                }
+            });
         }
-        Err(error) => {
-            transaction.roll_back().await;
-            Err(error)
-        }
+        Ok(())
+    }
+
+    async fn finish(self, world: &World) {
+        delete::release(world, [self.from]).await;
     }
 }
 
@@ -218,16 +237,16 @@ pub async fn replace_node(world: &World, from: &str, to: &str) -> Result<()> {
     if from == to {
         return Ok(());
     }
-    let mut transaction = Transaction::new(world);
-    let result = replace(&mut transaction, from, to).await;
-    finish(transaction, result.map(|()| vec![from])).await
-}
-
-async fn replace(transaction: &mut Transaction, from: NodeId, to: NodeId) -> Result<()> {
-    let world = transaction.world.clone();
-    let edges = world.graph(|graph| moving(graph, from, to, Reachable::Keep))?;
-    transaction.drain([from, to], "replace").await;
-    redirect(transaction, from, to, &edges, Besides::Nothing).await
+    let replace = world.graph(|graph| {
+        Ok::<_, Error>(Replace {
+            from,
+            to,
+            edges: moving(graph, from, to, Reachable::Keep)?,
+            besides: Besides::Nothing,
+            disowns: false,
+        })
+    })?;
+    transaction::run(world, "replace", replace).await
 }
 
 /// Puts `new` in the place of `node`, and `node` behind it: as what a filter filters, or as a format's backing node. All
@@ -259,10 +278,28 @@ pub async fn append_node(world: &World, node: &str, new: &str) -> Result<()> {
         }
         Ok((node.id, new.id, slot))
     })?;
-    let mut transaction = Transaction::new(world);
-    transaction.drain([node, new], "append").await;
-    let result = append(&mut transaction, node, new, slot).await;
-    finish(transaction, result.map(|()| Vec::new())).await
+    transaction::run(world, "append", Append { node, new, slot }).await
+}
+
+/// A node that is put on top of another.
+struct Append {
+    node: NodeId,
+    new: NodeId,
+    slot: ChildSlot,
+}
+
+impl Change for Append {
+    type Answer = ();
+
+    fn cover(&self, _: &Graph) -> Cover {
+        Cover::Nodes(vec![self.node, self.new])
+    }
+
+    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        append(transaction, self.node, self.new, self.slot).await
+    }
+
+    async fn finish(self, _: &World) {}
 }
 
 /// Puts `node` behind `new` in an empty slot, and `new` under all other parents of `node`. Both nodes are still.
@@ -284,9 +321,24 @@ pub async fn append(transaction: &mut Transaction, node: NodeId, new: NodeId, sl
 pub async fn insert_node(world: &World, node: &str, options: Options) -> Result<()> {
     let node = world.graph(|graph| graph.find(node).map(|node| node.id))?;
     check_driver(world, &options)?;
-    let mut transaction = Transaction::new(world);
-    let result = insert(&mut transaction, node, options).await;
-    finish(transaction, result.map(|()| Vec::new())).await
+    transaction::run(world, "insert", Insert { node, options }).await
+}
+
+/// A node that is opened, and put in the place of one of its children.
+struct Insert {
+    node: NodeId,
+    options: Options,
+}
+
+impl Change for Insert {
+    type Answer = ();
+
+    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        let options = std::mem::take(&mut self.options);
+        insert(transaction, self.node, options).await
+    }
+
+    async fn finish(self, _: &World) {}
 }
 
 fn check_driver(world: &World, options: &Options) -> Result<()> {
@@ -315,12 +367,19 @@ async fn insert(transaction: &mut Transaction, node: NodeId, options: Options) -
         .map_err(|error| error.within("Could not replace node"))
 }
 
+async fn replace(transaction: &mut Transaction, from: NodeId, to: NodeId) -> Result<()> {
+    let world = transaction.world.clone();
+    let edges = world.graph(|graph| moving(graph, from, to, Reachable::Keep))?;
+    transaction.drain([from, to], "replace").await;
+    redirect(transaction, from, to, &edges, Besides::Nothing).await
+}
+
 /// Takes a filter out of the graph: what it filters takes its place.
 ///
 /// # Errors
 /// There is no such node, it is no filter, a link is frozen, or permissions; then nothing has changed.
 pub async fn drop_filter(world: &World, filter: &str) -> Result<()> {
-    let (filter, link, below) = world.graph(|graph| {
+    let drop = world.graph(|graph| {
         let node = graph.find(filter)?;
         let edge = chain::next_edge(graph, node.id).filter(|_| node.kind.is_filter());
         let edge = edge.ok_or_else(|| {
@@ -328,29 +387,19 @@ pub async fn drop_filter(world: &World, filter: &str) -> Result<()> {
             Error::new(ErrorKind::InvalidArgument, text)
         })?;
         chain::check_unfrozen(graph, edge)?;
-        Ok::<_, Error>((node.id, Moving::of(edge), edge.child))
+        let (link, below) = (Moving::of(edge), edge.child);
+        Ok::<_, Error>(Replace {
+            from: node.id,
+            to: below,
+            edges: moving(graph, node.id, below, Reachable::Refuse)?,
+            besides: match link.node() {
+                Some((parent, slot)) => Besides::Unlinked(link.edge, parent, slot),
+                None => Besides::Nothing,
+            },
+            disowns: true,
+        })
     })?;
-    let mut transaction = Transaction::new(world);
-    let result = take_out(&mut transaction, filter, link, below).await;
-    if result.is_ok() {
-        world.graph(|graph| {
-            if let Some(filter) = graph.node_mut(filter) {
-                filter.owned = false;
-            }
-        });
-    }
-    finish(transaction, result.map(|()| vec![filter])).await
-}
-
-async fn take_out(transaction: &mut Transaction, filter: NodeId, link: Moving, below: NodeId) -> Result<()> {
-    let world = transaction.world.clone();
-    let edges = world.graph(|graph| moving(graph, filter, below, Reachable::Refuse))?;
-    transaction.drain([filter, below], "drop-filter").await;
-    let besides = match link.node() {
-        Some((parent, slot)) => Besides::Unlinked(link.edge, parent, slot),
-        None => Besides::Nothing,
-    };
-    redirect(transaction, filter, below, &edges, besides).await
+    transaction::run(world, "drop-filter", drop).await
 }
 
 /// Lets one edge lead to another node.
@@ -375,10 +424,14 @@ pub async fn replace_child(world: &World, of: ChildOf, node: &str) -> Result<()>
     if from == to {
         return Ok(());
     }
-    let mut transaction = Transaction::new(world);
-    transaction.drain([from, to], "replace-child").await;
-    let result = redirect(&mut transaction, from, to, &[edge], Besides::Nothing).await;
-    finish(transaction, result.map(|()| vec![from])).await
+    let replace = Replace {
+        from,
+        to,
+        edges: vec![edge],
+        besides: Besides::Nothing,
+        disowns: false,
+    };
+    transaction::run(world, "replace-child", replace).await
 }
 
 fn find_edge<'a>(graph: &'a Graph, of: &ChildOf) -> Result<&'a Edge> {

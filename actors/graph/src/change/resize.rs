@@ -7,7 +7,7 @@ use millpond_messages::{
 
 use crate::change::roots;
 use crate::order::NodeTask;
-use crate::transaction::Transaction;
+use crate::transaction::{self, Change, Transaction};
 use crate::value::forbidden;
 use crate::value::graph::Direction;
 use crate::world::World;
@@ -40,35 +40,49 @@ pub async fn resize(world: &World, name: &str, size: u64, how: How) -> Result<()
         forbidden::check(graph, node, OpBlocker::Resize)?;
         Ok::<NodeId, Error>(node)
     })?;
-    let mut transaction = Transaction::new(world);
-    let result = carry_out(&mut transaction, node, name, size, how).await;
-    // The hold and the section end in either case.
-    transaction.roll_back().await;
-    result
+    let name = name.to_owned();
+    let change = NewLength {
+        node,
+        name,
+        size,
+        how,
+    };
+    transaction::run(world, "block_resize", change).await
 }
 
-async fn carry_out(
-    transaction: &mut Transaction,
+/// A node whose length is changed under a hold, in a drained section: both end with it.
+struct NewLength {
     node: NodeId,
-    name: &str,
+    name: String,
     size: u64,
     how: How,
-) -> Result<()> {
-    let world = transaction.world.clone();
-    let request = roots::hold(name, "block_resize", Permissions::RESIZE);
-    let root = roots::link_root(transaction, node, &request);
-    roots::take(transaction, node, root, request.permissions, request.shared).await?;
-    check_length(size)?;
-    transaction.drain([node], "block_resize").await;
-    let order = NodeTask::Truncate {
-        size,
-        exact: how.exact,
-        preallocation: how.preallocation,
-        flags: how.flags,
-    };
-    world.ask(node, order).done().await?;
-    refresh_sizes(&world, node).await;
-    Ok(())
+}
+
+impl Change for NewLength {
+    type Answer = ();
+
+    const LASTS: bool = false;
+
+    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        let Self { node, size, how, .. } = *self;
+        let world = transaction.world.clone();
+        let request = roots::hold(&self.name, "block_resize", Permissions::RESIZE);
+        let root = roots::link_root(transaction, node, &request);
+        roots::take(transaction, node, root, request.permissions, request.shared).await?;
+        check_length(size)?;
+        transaction.drain([node], "block_resize").await;
+        let order = NodeTask::Truncate {
+            size,
+            exact: how.exact,
+            preallocation: how.preallocation,
+            flags: how.flags,
+        };
+        world.ask(node, order).done().await?;
+        refresh_sizes(&world, node).await;
+        Ok(())
+    }
+
+    async fn finish(self, _: &World) {}
 }
 
 /// Learns the length again of a node, and of those whose length is that of a child.

@@ -6,7 +6,8 @@ use millpond_messages::{Error, ErrorKind, NodeId, Permissions, Result, Role, Roo
 use crate::change::{delete, iothreads};
 use crate::effect::Reply;
 use crate::order::{NewRoot, NodeOrder, Wiring};
-use crate::transaction::Transaction;
+use crate::sections::Cover;
+use crate::transaction::{self, Change, Outcome, Transaction};
 use crate::value::edge::{Edge, Parent, Root};
 use crate::value::graph::Graph;
 use crate::value::node::Node;
@@ -38,22 +39,45 @@ pub async fn attach(world: &World, request: RootRequest, inactive: Inactive) -> 
             moved?;
         }
     }
-    let mut transaction = Transaction::new(world);
-    match attach_to(&mut transaction, node, &request, inactive).await {
-        Ok(root) => {
-            transaction.commit();
-            world.graph(|graph| {
-                if let Some(root) = graph.root_mut(root) {
-                    root.has_cell = true;
-                }
-            });
-            Ok(GraphReply::Root(root))
-        }
-        Err(error) => {
-            transaction.roll_back().await;
-            Err(error)
-        }
+    let attach = Attach {
+        node,
+        request,
+        inactive,
+        root: RootId(0),
+    };
+    let root = transaction::run(world, "attach", attach).await?;
+    Ok(GraphReply::Root(root))
+}
+
+/// A user that takes hold of a node.
+struct Attach {
+    node: NodeId,
+    request: RootRequest,
+    inactive: Inactive,
+    root: RootId,
+}
+
+impl Change for Attach {
+    type Answer = RootId;
+
+    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        self.root = attach_to(transaction, self.node, &self.request, self.inactive).await?;
+        Ok(())
     }
+
+    async fn finish(self, world: &World) -> RootId {
+        has_cell(world, self.root);
+        self.root
+    }
+}
+
+/// Notes that the cell of a root edge is where the graph says: it can be moved from now on.
+pub fn has_cell(world: &World, root: RootId) {
+    world.graph(|graph| {
+        if let Some(root) = graph.root_mut(root) {
+            root.has_cell = true;
+        }
+    });
 }
 
 /// Gives a user a hold on a node, and the cell that requests come through.
@@ -179,18 +203,45 @@ pub async fn set_permissions(
         world.set_root_permissions(root, taken);
         return Ok(());
     }
-    // A permission is given up before others rely on that, and used only after it was granted.
-    world.set_root_permissions(root, taken & old);
-    let mut transaction = Transaction::new(world);
-    let result = take(&mut transaction, node, root, taken, shared).await;
-    if let Err(error) = result {
-        transaction.roll_back().await;
-        world.set_root_permissions(root, old);
-        return Err(error);
+    let change = SetPermissions {
+        node,
+        root,
+        taken,
+        shared,
+        old,
+    };
+    transaction::run(world, "set-permissions", change).await
+}
+
+/// What a user takes and shares from now on.
+struct SetPermissions {
+    node: NodeId,
+    root: RootId,
+    taken: Permissions,
+    shared: Permissions,
+    old: Permissions,
+}
+
+impl Change for SetPermissions {
+    type Answer = ();
+
+    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        // A permission is given up before others rely on that, and used only after it was granted.
+        let world = transaction.world.clone();
+        world.set_root_permissions(self.root, self.taken & self.old);
+        take(transaction, self.node, self.root, self.taken, self.shared).await
     }
-    transaction.commit();
-    world.set_root_permissions(root, taken);
-    Ok(())
+
+    async fn settle(&mut self, world: &World, outcome: Outcome) -> Result<()> {
+        let holds = match outcome {
+            Outcome::Committed => self.taken,
+            Outcome::RolledBack => self.old,
+        };
+        world.set_root_permissions(self.root, holds);
+        Ok(())
+    }
+
+    async fn finish(self, _: &World) {}
 }
 
 /// Has the node of a root edge note all that it has in flight, for the sake of requests of the edge that are serialised. It
@@ -200,12 +251,30 @@ pub async fn set_permissions(
 /// There is no such root.
 pub async fn serialise(world: &World, root: RootId) -> Result<()> {
     let node = world.graph(|graph| graph.root_node(root))?;
-    let mut transaction = Transaction::new(world);
-    transaction.drain([node], "serialising").await;
-    let noted = world.ask(node, NodeOrder::Serialise { root }).done().await;
-    // Only the section ends.
-    transaction.roll_back().await;
-    noted
+    transaction::run(world, "serialising", Serialise { root, node }).await
+}
+
+/// A node that notes what it has in flight, from a moment on in which it has nothing.
+struct Serialise {
+    root: RootId,
+    node: NodeId,
+}
+
+impl Change for Serialise {
+    type Answer = ();
+
+    const LASTS: bool = false;
+
+    fn cover(&self, _: &Graph) -> Cover {
+        Cover::Nodes(vec![self.node])
+    }
+
+    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        let order = NodeOrder::Serialise { root: self.root };
+        transaction.world.ask(self.node, order).done().await
+    }
+
+    async fn finish(self, _: &World) {}
 }
 
 /// A user lets go.

@@ -5,48 +5,82 @@ use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, OpBlocker, Permissi
 use crate::change::{activate, reopen, replace};
 use crate::order::NodeTask;
 use crate::sections::Cover;
-use crate::transaction::Transaction;
+use crate::transaction::{Change, Outcome, Transaction};
 use crate::value::forbidden;
 use crate::value::graph::Graph;
 use crate::value::refusal::Refusal;
 use crate::world::World;
 
-/// Puts `overlay` on top of `node`.
-///
-/// # Errors
-/// One of them cannot be part of that; then nothing has changed.
-pub async fn blockdev_snapshot(world: &World, node: &str, overlay: &str) -> Result<()> {
-    let (node, overlay, slot) = world.graph(|graph| check(graph, node, overlay))?;
-    activate::follow(world, node, overlay).await?;
-    // One section around both steps, so that clients wait once.
-    let token = world
-        .drain(Cover::Nodes(vec![node, overlay]), "blockdev-snapshot")
-        .await;
-    let result = put_on_top(world, node, overlay, slot).await;
-    world.undrain(token);
-    result
+/// The user in whose name a node is drained for a snapshot.
+pub const USER: &str = "blockdev-snapshot";
+
+/// An overlay that is put on top of a node.
+pub struct Snapshot {
+    /// The name of the node to protect.
+    pub node: String,
+    /// The name of the overlay.
+    pub overlay: String,
+    found: Option<Found>,
 }
 
-async fn put_on_top(world: &World, node: NodeId, overlay: NodeId, slot: ChildSlot) -> Result<()> {
-    // A flush of the overlay does not reach what is below it, so what was acknowledged there is made durable first.
-    world
-        .ask(node, NodeTask::Flush)
-        .done()
-        .await
-        .map_err(|error| Error::caused_by(error.kind(), "An IO error has occurred", error))?;
-    let mut transaction = Transaction::new(world);
-    let result = replace::append(&mut transaction, node, overlay, slot).await;
-    match &result {
-        Ok(()) => {
-            transaction.commit();
-            // What is below an overlay is not written any more. It may stay writable where somebody still writes it.
-            if let Err(error) = reopen::set_access(world, node, true).await {
-                tracing::debug!(%error, "the node below the new overlay stays writable");
-            }
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    node: NodeId,
+    overlay: NodeId,
+    slot: ChildSlot,
+}
+
+impl Snapshot {
+    /// Puts `overlay` on top of `node`.
+    pub const fn new(node: String, overlay: String) -> Self {
+        Self {
+            node,
+            overlay,
+            found: None,
         }
-        Err(_) => transaction.roll_back().await,
     }
-    result
+}
+
+impl Change for Snapshot {
+    type Answer = ();
+
+    fn check(&mut self, graph: &Graph) -> Result<()> {
+        let (node, overlay, slot) = check(graph, &self.node, &self.overlay)?;
+        self.found = Some(Found { node, overlay, slot });
+        Ok(())
+    }
+
+    fn cover(&self, graph: &Graph) -> Cover {
+        let nodes = [&self.node, &self.overlay].into_iter();
+        Cover::Nodes(nodes.filter_map(|name| Some(graph.named(name)?.id)).collect())
+    }
+
+    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        let Some(Found { node, overlay, slot }) = self.found else {
+            return Ok(());
+        };
+        let world = transaction.world.clone();
+        activate::follow(&world, node, overlay).await?;
+        // A flush of the overlay does not reach what is below it, so what was acknowledged there is made durable first.
+        world
+            .ask(node, NodeTask::Flush)
+            .done()
+            .await
+            .map_err(|error| Error::caused_by(error.kind(), "An IO error has occurred", error))?;
+        replace::append(transaction, node, overlay, slot).await
+    }
+
+    /// What is below an overlay is not written any more. It may stay writable where somebody still writes it.
+    async fn settle(&mut self, world: &World, outcome: Outcome) -> Result<()> {
+        if let (Outcome::Committed, Some(Found { node, .. })) = (outcome, self.found)
+            && let Err(error) = reopen::set_access(world, node, true).await
+        {
+            tracing::debug!(%error, "the node below the new overlay stays writable");
+        }
+        Ok(())
+    }
+
+    async fn finish(self, _: &World) {}
 }
 
 fn check(graph: &Graph, node: &str, overlay: &str) -> Result<(NodeId, NodeId, ChildSlot)> {

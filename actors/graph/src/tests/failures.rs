@@ -31,7 +31,7 @@ fn each_step_fails(make: impl Fn() -> (FakeWorld, Mutation)) {
     panic!("the request never got through");
 }
 
-fn two_disks() -> FakeWorld {
+pub(super) fn two_disks() -> FakeWorld {
     let mut world = FakeWorld::new();
     for name in ["a", "b"] {
         world.ok(add(json!({"driver": "fmt", "node-name": name, "backing": null,

@@ -17,6 +17,7 @@ mod permissions;
 mod promises;
 mod random;
 mod shutdown;
+mod transactions;
 mod users;
 mod world;
 

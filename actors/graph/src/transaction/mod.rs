@@ -1,9 +1,11 @@
 //! Transactions: the steps that changes are made of, each with what undoes it.
 
+mod change;
 pub mod moving;
 pub mod nodes;
 mod permissions;
 mod steps;
 pub mod together;
 
+pub use change::{Change, Outcome, run, run_all};
 pub use steps::Transaction;

@@ -3,14 +3,14 @@
 use std::borrow::Cow;
 
 use millpond_drivers::api::BackingLink;
-use millpond_messages::{ChildSlot, EdgeId, IoThreadId, NodeId, Result, Role, RootId};
+use millpond_messages::{ChildSlot, EdgeId, IoThreadId, NodeId, Result, Role, RootId, Token};
 
 use crate::effect::Effect;
-use crate::order::{NodeOrder, Wiring};
+use crate::order::{Address, NodeOrder, Wiring};
 use crate::sections::Cover;
 use crate::transaction::{moving, nodes, permissions};
 use crate::undo::{Facts, Log, Undo};
-use crate::value::edge::{Edge, Parent, Root};
+use crate::value::edge::{Edge, Parent, Root, Target};
 use crate::value::node::Node;
 use crate::value::permissions::Plan;
 use crate::world::World;
@@ -41,10 +41,20 @@ impl Transaction {
     }
 
     /// Everything holds: nodes made become visible, sections end.
-    pub fn commit(mut self) {
+    pub fn commit(self) {
+        let world = self.world.clone();
+        for section in self.commit_still() {
+            world.undrain(section);
+        }
+    }
+
+    /// Everything holds, and nodes made become visible. The sections go on: whoever asked ends them in this order.
+    #[must_use = "the sections are ended by whoever asked"]
+    pub fn commit_still(mut self) -> Vec<Token> {
+        let mut sections = Vec::new();
         for step in self.log.drain(..).rev() {
             match step {
-                Undo::Section(token) => self.world.undrain(token),
+                Undo::Section(token) => sections.push(token),
                 Undo::Inserted(node) => self.world.graph(|graph| {
                     if let Some(node) = graph.node_mut(node) {
                         node.live = true;
@@ -77,15 +87,30 @@ impl Transaction {
                 | Undo::ReopenPrepared(_) => {}
             }
         }
+        sections
     }
 
     /// Undoes all steps, the last one first.
-    pub async fn roll_back(mut self) {
+    pub async fn roll_back(self) {
+        let world = self.world.clone();
+        for section in self.roll_back_still().await {
+            world.undrain(section);
+        }
+    }
+
+    /// Undoes all steps but the section that was begun before all of them: whoever asked ends it.
+    #[must_use = "the sections are ended by whoever asked"]
+    pub async fn roll_back_still(mut self) -> Vec<Token> {
         self.world.with(|state| state.undoing += 1);
+        let mut sections = Vec::new();
         while let Some(step) = self.log.pop() {
-            self.undo(step).await;
+            match step {
+                Undo::Section(token) if self.log.is_empty() => sections.push(token),
+                step => self.undo(step).await,
+            }
         }
         self.world.with(|state| state.undoing -= 1);
+        sections
     }
 
     async fn undo(&self, step: Undo) {
@@ -93,16 +118,7 @@ impl Transaction {
         match step {
             Undo::Section(token) => world.undrain(token),
             Undo::Inserted(node) => nodes::discard_node(world, node).await,
-            Undo::Linked(edge) => {
-                let edge = world.graph(|graph| graph.unlink(edge));
-                if let Some(Edge {
-                    parent: Parent::Node(parent, _),
-                    ..
-                }) = edge
-                {
-                    nodes::shrink(world, parent);
-                }
-            }
+            Undo::Linked(edge) => self.unlink_again(edge),
             Undo::Root(root) => world.with(|state| {
                 state.graph.remove_root(root);
                 state.push(Effect::RootGone(root));
@@ -114,37 +130,10 @@ impl Transaction {
                 }
                 world.graph(|graph| graph.relink(*edge));
             }
-            Undo::Redirected(edge, target) => {
-                let parent = world.graph(|graph| graph.edge(edge).map(|edge| edge.parent));
-                if let Some(Parent::Node(parent, _)) = parent {
-                    world.may_link(parent, target.child).await;
-                    let old = world.graph(|graph| graph.redirect_back(edge, target));
-                    nodes::shrink(world, parent);
-                    if let Some(old) = old {
-                        nodes::parent_lost(world, old.child);
-                    }
-                } else {
-                    world.graph(|graph| graph.redirect_back(edge, target));
-                }
-            }
+            Undo::Redirected(edge, target) => self.redirect_back(edge, target).await,
             Undo::Permissions { edges, nodes } => permissions::restore(world, edges, nodes).await,
-            Undo::Connected(parent, slot, target) => {
-                let result = world
-                    .ask(parent, Wiring::Connect { parent, slot, target })
-                    .done()
-                    .await;
-                if let Err(error) = result {
-                    tracing::warn!(%error, node = %parent, "an edge could not be put back");
-                }
-            }
-            Undo::RootMoved(root, from, to) => {
-                let Some(target) = world.with(|state| state.address(from)) else {
-                    return;
-                };
-                if let Err(error) = world.ask(to, Wiring::MoveRoot { root, target }).done().await {
-                    tracing::warn!(%error, %root, "a root edge could not be put back");
-                }
-            }
+            Undo::Connected(parent, slot, target) => self.connect_back(parent, slot, target).await,
+            Undo::RootMoved(root, from, to) => self.move_root_back(root, from, to).await,
             Undo::Numbered(node, next) => {
                 self.set_number(node, next);
             }
@@ -164,22 +153,71 @@ impl Transaction {
                     tracing::warn!(%error, "nodes stay in another iothread");
                 }
             }
-            Undo::Facts(kept) => {
-                let kept = *kept;
-                world.tell(kept.node, NodeOrder::ExchangeAbort);
-                world.graph(|graph| {
-                    if let Some(node) = graph.node_mut(kept.node) {
-                        node.facts = kept.facts;
-                        node.implicit_backing = kept.implicit_backing;
-                    }
-                });
-            }
+            Undo::Facts(kept) => self.restore_facts(*kept),
         }
+    }
+
+    fn unlink_again(&self, edge: EdgeId) {
+        let edge = self.world.graph(|graph| graph.unlink(edge));
+        if let Some(Edge {
+            parent: Parent::Node(parent, _),
+            ..
+        }) = edge
+        {
+            nodes::shrink(&self.world, parent);
+        }
+    }
+
+    async fn redirect_back(&self, edge: EdgeId, target: Target) {
+        let world = &self.world;
+        let parent = world.graph(|graph| graph.edge(edge).map(|edge| edge.parent));
+        let Some(Parent::Node(parent, _)) = parent else {
+            world.graph(|graph| graph.redirect_back(edge, target));
+            return;
+        };
+        world.may_link(parent, target.child).await;
+        let old = world.graph(|graph| graph.redirect_back(edge, target));
+        nodes::shrink(world, parent);
+        if let Some(old) = old {
+            nodes::parent_lost(world, old.child);
+        }
+    }
+
+    async fn connect_back(&self, parent: NodeId, slot: ChildSlot, target: Option<Address>) {
+        let connected = self.world.ask(parent, Wiring::Connect { parent, slot, target });
+        if let Err(error) = connected.done().await {
+            tracing::warn!(%error, node = %parent, "an edge could not be put back");
+        }
+    }
+
+    async fn move_root_back(&self, root: RootId, from: NodeId, to: NodeId) {
+        let Some(target) = self.world.with(|state| state.address(from)) else {
+            return;
+        };
+        let moved = self.world.ask(to, Wiring::MoveRoot { root, target });
+        if let Err(error) = moved.done().await {
+            tracing::warn!(%error, %root, "a root edge could not be put back");
+        }
+    }
+
+    fn restore_facts(&self, kept: Facts) {
+        self.world.tell(kept.node, NodeOrder::ExchangeAbort);
+        self.world.graph(|graph| {
+            if let Some(node) = graph.node_mut(kept.node) {
+                node.facts = kept.facts;
+                node.implicit_backing = kept.implicit_backing;
+            }
+        });
     }
 
     /// Begins a drained section that lasts until the end of the transaction.
     pub async fn drain(&mut self, nodes: impl IntoIterator<Item = NodeId>, user: &str) {
-        let cover = Cover::Nodes(nodes.into_iter().collect());
+        self.drain_cover(Cover::Nodes(nodes.into_iter().collect()), user)
+            .await;
+    }
+
+    /// The same for all that is covered.
+    pub async fn drain_cover(&mut self, cover: Cover, user: &str) {
         let token = self.world.drain(cover, user).await;
         self.log.push(Undo::Section(token));
     }
