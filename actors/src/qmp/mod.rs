@@ -8,6 +8,7 @@ mod graph;
 mod job;
 mod object;
 mod qom;
+mod transaction;
 
 use crate::daemon::Daemon;
 use crate::monitor::Dispatch;
@@ -68,6 +69,7 @@ const TABLE: &[(&str, Handler)] = table! {
     "query-qmp-schema" => control::schema,
     "query-version" => control::version,
     "quit" => control::quit,
+    "transaction" => transaction::run,
     "x-blockdev-amend" => graph::amend,
     "x-blockdev-change" => graph::change_children,
     "x-blockdev-set-iothread" => graph::set_iothread,

@@ -21,6 +21,7 @@ use super::node::{BLOCKDEV_OPTIONS, STR_OR_NULL};
 use super::object::{OBJECT_OPTIONS, OBJECT_PROPERTY_INFO, OBJECT_TYPE_INFO};
 use super::socket::SOCKET_ADDRESS_LEGACY;
 use super::statistics::{BLOCK_INFO, BLOCK_STATS};
+use super::transaction::{TRANSACTION_ACTION, TRANSACTION_PROPERTIES};
 
 /// Every command of the schema, in the order in which it is listed.
 pub static COMMANDS: &[Command] = &[
@@ -35,6 +36,10 @@ pub static COMMANDS: &[Command] = &[
     command("blockdev-snapshot")
         .takes(&[req("node", STR), req("overlay", STR)])
         .with(&["allow-write-only-overlay"]),
+    command("transaction").takes(&[
+        req("actions", List(&Struct(&TRANSACTION_ACTION))),
+        opt("properties", Struct(&TRANSACTION_PROPERTIES)),
+    ]),
     command("blockdev-create").takes(&[
         req("job-id", STR),
         req("options", Struct(&BLOCKDEV_CREATE_OPTIONS)),

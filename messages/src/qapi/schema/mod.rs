@@ -25,6 +25,7 @@ mod object;
 mod options;
 mod socket;
 mod statistics;
+mod transaction;
 
 pub use commands::COMMANDS;
 pub use define::*;
