@@ -3,7 +3,7 @@
 mod announcements;
 mod assemble;
 mod chaos;
-mod characters;
+mod chardevs;
 mod objects;
 mod throttle_group;
 
@@ -17,7 +17,7 @@ use crate::image::NewImage;
 use crate::job::{AmendJob, CreateJob, JobOptions, Jobs};
 use crate::monitor::{EventBus, Monitor};
 use actix::Addr;
-use characters::Characters;
+use chardevs::Chardevs;
 use millpond_drivers::filter::throttle::Groups;
 use millpond_engine::node::Client;
 use millpond_messages::graph::{GraphReply, GraphRequest, Immediate, Options};
@@ -49,7 +49,7 @@ struct Parts {
     grace: Cell<Duration>,
     objects: RefCell<Objects>,
     jobs: Jobs,
-    characters: RefCell<Characters>,
+    chardevs: RefCell<Chardevs>,
     waiting_monitors: RefCell<Vec<Monitor>>,
     monitors: RefCell<Vec<Addr<Monitor>>>,
 }
@@ -76,7 +76,7 @@ impl Daemon {
                 grace: Cell::new(GRACE),
                 objects: RefCell::default(),
                 jobs,
-                characters: RefCell::default(),
+                chardevs: RefCell::default(),
                 waiting_monitors: RefCell::default(),
                 monitors: RefCell::default(),
             }),

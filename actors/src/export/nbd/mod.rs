@@ -1,8 +1,8 @@
 //! The NBD server: the protocol as state machines without I/O, and the tasks that drive them.
 //!
 //! ```text
-//!   control thread: server (listen, accept) -> negotiate (handshake) -> place --Mail::Run--+
-//!   iothread:       connection (receive, request) -> session (serve) -> outbox (reply, send) <--+
+//!   control thread: server (exports, clients) -> listen (accept) -> handshake -> place --+
+//!   iothread:       transmission: connection (receive) -> session (plan, serve) -> outbox (send)
 //! ```
 //! The daemon has one server; its exports are on it by name. A client's handshake runs on the control thread, under a time
 //! limit; then its socket goes to the iothread of the export's node and stays there, unless the node moves.

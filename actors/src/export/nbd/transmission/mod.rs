@@ -5,6 +5,7 @@ pub(super) mod budget;
 pub mod connection;
 mod delay;
 mod outbox;
+mod plan;
 mod presence;
 mod receive;
 pub mod reply;

@@ -10,6 +10,7 @@ use millpond_messages::{BlockStatus, IoError, IoResult, Range, RequestFlags, Sta
 use millpond_ring::buffer::{Buffer, Buffers};
 
 use super::budget::Permit;
+use super::plan::{Failure, Plan};
 use super::reply::{Extent, To, data_header};
 use super::request::{Command, Request, WireError};
 use super::session::Session;
@@ -29,13 +30,6 @@ const MAX_EXTENT_BYTES: usize = 1 << 20;
 
 /// Block status queries made without a pause before others on the iothread get their turn.
 const WITHOUT_PAUSE: usize = 256;
-
-/// Why a request failed: its error, and a text for people.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Failure {
-    error: IoError,
-    text: &'static str,
-}
 
 /// A piece of a reply.
 enum Chunk {
@@ -63,17 +57,6 @@ pub(super) fn cost(request: &Request) -> usize {
         | Command::Trim { .. }
         | Command::WriteZeroes { .. } => 0,
     }
-}
-
-/// How a request is served.
-pub(super) enum Plan {
-    /// By one request to the node, whose outcome is the answer; with room for a reply's header right before what is read,
-    /// or none.
-    One(Operation<Buffers>, Buffer),
-    /// By several requests, one after the other.
-    Steps,
-    /// It is refused, and nothing is done.
-    Refused(Failure),
 }
 
 /// The failure for an error of the node.
@@ -164,7 +147,7 @@ impl<B: ExportedNode> Session<B> {
     /// Queues the refusal of a request.
     pub(super) fn fail(&self, request: &Request, failure: Failure, permit: Permit) {
         let Failure { error, text } = failure;
-        self.tell_of(request, failure);
+        self.report(request, failure);
         let (to, error) = (self.to(request), WireError::from_errno(error.errno()));
         self.outbox
             .add(|out| to.failure(out, error, text), None, Some(permit));
@@ -172,7 +155,7 @@ impl<B: ExportedNode> Session<B> {
 
     /// Says in the log what a client is told, if it is its storage that failed.
     #[cold]
-    fn tell_of(&self, request: &Request, Failure { error, text }: Failure) {
+    fn report(&self, request: &Request, Failure { error, text }: Failure) {
         if !error.is_of_storage() {
             return tracing::debug!(?request, %error, "{text}");
         }

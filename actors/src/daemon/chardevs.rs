@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 /// The character devices there are, in the order in which they were made.
 #[derive(Default)]
-pub(super) struct Characters {
+pub(super) struct Chardevs {
     devices: Vec<Slot>,
 }
 
@@ -42,14 +42,14 @@ impl Daemon {
         waiting: impl FnOnce(String),
     ) -> Result<(), QmpError> {
         {
-            let characters = self.parts.characters.borrow();
+            let chardevs = self.parts.chardevs.borrow();
             let is_stdio = |slot: &Slot| slot.options.backend == Backend::Stdio;
-            if options.backend == Backend::Stdio && characters.devices.iter().any(is_stdio) {
+            if options.backend == Backend::Stdio && chardevs.devices.iter().any(is_stdio) {
                 return Err(QmpError::generic(
                     "cannot use stdio by multiple character devices",
                 ));
             }
-            let mut devices = characters.devices.iter();
+            let mut devices = chardevs.devices.iter();
             if let Some(other) = devices.find(|slot| slot.options.id == options.id) {
                 return Err(duplicate(&options, &other.options));
             }
@@ -57,7 +57,7 @@ impl Daemon {
         let device = Chardev::open(&options, waiting)
             .await
             .map_err(QmpError::generic)?;
-        self.parts.characters.borrow_mut().devices.push(Slot {
+        self.parts.chardevs.borrow_mut().devices.push(Slot {
             options,
             device: Some(device),
         });
@@ -72,12 +72,8 @@ impl Daemon {
     pub fn add_monitor(&self, options: &Object, dispatch: Rc<dyn Dispatch>) -> Result<(), QmpError> {
         let text = |name: &str| options.get(name).and_then(Value::as_str);
         let label = text("chardev").unwrap_or_default();
-        let mut characters = self.parts.characters.borrow_mut();
-        let Some(slot) = characters
-            .devices
-            .iter_mut()
-            .find(|slot| slot.options.id == label)
-        else {
+        let mut chardevs = self.parts.chardevs.borrow_mut();
+        let Some(slot) = chardevs.devices.iter_mut().find(|slot| slot.options.id == label) else {
             return Err(QmpError::generic(format!("chardev \"{label}\" not found")));
         };
         if text("mode") == Some("readline") {
@@ -100,7 +96,7 @@ impl Daemon {
 
     /// The reply of `query-chardev`.
     pub(crate) fn describe_chardevs(&self) -> Value {
-        let characters = self.parts.characters.borrow();
+        let chardevs = self.parts.chardevs.borrow();
         let describe = |slot: &Slot| {
             json!({
                 "label": slot.options.id,
@@ -108,7 +104,7 @@ impl Daemon {
                 "frontend-open": slot.device.is_none(),
             })
         };
-        characters.devices.iter().map(describe).collect()
+        chardevs.devices.iter().map(describe).collect()
     }
 
     /// Ends all monitors, after they have sent what they owe.
