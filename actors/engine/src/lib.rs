@@ -8,3 +8,7 @@ pub mod delay;
 pub mod flight;
 pub mod iothread;
 pub mod node;
+
+/// The name by which tests inside and outside know the crate.
+#[cfg(test)]
+extern crate self as millpond_engine;

@@ -21,6 +21,8 @@ mod io;
 mod order;
 mod serve;
 mod table;
+#[cfg(test)]
+mod tests;
 
 /// The node's half of the drain handshake, for the model checker of the graph.
 pub use gate::queue::{Line, Parked, Turn};

@@ -141,6 +141,16 @@ impl World {
         kind: Arc<dyn DriverKind>,
         children: Vec<Option<NodeAddress>>,
     ) -> NodeId {
+        self.open_with(iothread, kind, millpond_messages::graph::Options::new(), children)
+    }
+
+    pub fn open_with(
+        &self,
+        iothread: usize,
+        kind: Arc<dyn DriverKind>,
+        options: millpond_messages::graph::Options,
+        children: Vec<Option<NodeAddress>>,
+    ) -> NodeId {
         let node = NodeId(self.fresh());
         self.done(
             iothread,
@@ -148,7 +158,7 @@ impl World {
                 node,
                 name: format!("node{}", node.0),
                 kind,
-                options: millpond_messages::graph::Options::new(),
+                options,
                 flags: OpenFlags::RDWR | OpenFlags::UNMAP,
                 settings: NodeSettings::default(),
                 children,

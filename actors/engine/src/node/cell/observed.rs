@@ -13,7 +13,6 @@ pub fn note(node: NodeId, range: Range, result: IoResult<()>) {
     DONE.with_borrow_mut(|done| done.push((node, range, result)));
 }
 
-#[expect(dead_code, reason = "a test is about to read it")]
 /// What has ended on this iothread since this was asked last.
 pub fn take() -> Vec<(NodeId, Range, IoResult<()>)> {
     DONE.take()

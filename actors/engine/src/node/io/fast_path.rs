@@ -92,8 +92,23 @@ impl Ending {
     }
 }
 
+#[cfg(test)]
+thread_local! {
+    static OFF: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Has this iothread take the slow path only, to hold the two against each other.
+#[cfg(test)]
+pub fn set_off(off: bool) {
+    OFF.set(off);
+}
+
 /// Takes a request as far as it goes without waiting.
 pub fn begin(cell: &Rc<NodeCell>, operation: Operation<Buffers>, by: By<'_>) -> Attempt {
+    #[cfg(test)]
+    if OFF.get() {
+        return Attempt::Later(operation);
+    }
     if cell.flags().contains(OpenFlags::NO_IO) {
         return Attempt::Later(operation);
     }
