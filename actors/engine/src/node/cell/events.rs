@@ -19,7 +19,12 @@ impl NodeCell {
         match self.events.get() {
             Events::Ignored => false,
             Events::Heard => true,
-            Events::Passed => self.listener_below().is_some(),
+            Events::Passed => {
+                let is_there =
+                    |listener: &Listener| listener.as_ref().is_some_and(|node| node.strong_count() > 0);
+                let known = self.kept.look_at_listener(is_there);
+                known.unwrap_or_else(|| self.listener_below().is_some())
+            }
         }
     }
 

@@ -56,11 +56,17 @@ impl<L: Clone> Kept<L> {
         self.length.set(Some(asked));
     }
 
-    /// Who listens below, if that is known.
-    pub fn listener(&self) -> Option<L> {
+    /// Looks at who listens below, if that is known: most only want to know whether anybody does.
+    #[inline]
+    pub fn look_at_listener<T>(&self, look: impl FnOnce(&L) -> T) -> Option<T> {
         let kept = self.listener.borrow();
         let (_, listener) = kept.as_ref().filter(|(asked, _)| *asked == Asked::now())?;
-        Some(listener.clone())
+        Some(look(listener))
+    }
+
+    /// Who listens below, if that is known.
+    pub fn listener(&self) -> Option<L> {
+        self.look_at_listener(L::clone)
     }
 
     /// Who listens below, as it was found then.
