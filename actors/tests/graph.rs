@@ -1,6 +1,10 @@
 //! The graph actor with real iothreads, nodes and files.
 
+use std::collections::HashSet;
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use millpond::graph::{
     Graph, GraphConfig, GraphHandle, ImplicitOpens, Starting, graph_json, system_iothreads,
@@ -376,5 +380,73 @@ fn a_chain_is_asked_about_and_frozen_while_a_guard_lives() {
         drop(guard);
         graph.check_chain_unfrozen("top", None).await.unwrap();
         graph.blockdev_reopen(vec![options(reopen)]).await.unwrap();
+    });
+}
+
+#[test]
+fn any_thread_finds_nodes_by_name_as_they_come_and_go() {
+    with_graph(|graph| async move {
+        let stop = Arc::new(AtomicBool::new(false));
+        let readers: Vec<_> = (0..3)
+            .map(|_| {
+                let (graph, stop) = (graph.clone(), Arc::clone(&stop));
+                thread::spawn(move || {
+                    let mut found = 0_u64;
+                    while !stop.load(Ordering::Relaxed) {
+                        for number in 0..4 {
+                            let name = format!("n{number}");
+                            if let Some(node) = graph.find(&name) {
+                                assert_eq!((node.name(), node.driver()), (name.as_str(), "null-co"));
+                                found += 1;
+                            }
+                        }
+                    }
+                    found
+                })
+            })
+            .collect();
+        let mut ids = HashSet::new();
+        for round in 0..400 {
+            let name = format!("n{}", round % 4);
+            let node = json!({"driver": "null-co", "node-name": name, "size": 4096});
+            assert!(graph.find(&name).is_none(), "it is not there yet");
+            graph
+                .blockdev_add(options(node.clone()))
+                .await
+                .expect("a node is added");
+            let found = graph.find(&name).expect("whoever has the reply finds it");
+            assert!(ids.insert(found.id()), "no two nodes have one number");
+            graph
+                .blockdev_add(options(node))
+                .await
+                .expect_err("the name is taken");
+            assert_eq!(graph.find(&name).map(|node| node.id()), Some(found.id()));
+            if round % 50 == 0 {
+                let client = found
+                    .attach(export("", READ_WRITE))
+                    .await
+                    .expect("it can be held");
+                write(&client, 0, b"data").await;
+                graph.detach(client.root()).await.expect("it is held");
+                assert_eq!(found.facts().await.expect("it is there").id, found.id());
+            }
+            graph.blockdev_del(&name).await.expect("nobody uses it");
+            assert!(graph.find(&name).is_none(), "nobody finds what is deleted");
+            assert!(found.facts().await.is_err());
+        }
+        stop.store(true, Ordering::Relaxed);
+        let found: u64 = readers
+            .into_iter()
+            .map(|reader| reader.join().expect("a reader ends well"))
+            .sum();
+        assert!(found > 0, "the readers found nodes");
+        // What a failed change has opened is never seen.
+        let broken = json!({"driver": "raw", "node-name": "top",
+            "file": {"driver": "raw", "node-name": "below", "file": "missing"}});
+        graph
+            .blockdev_add(options(broken))
+            .await
+            .expect_err("a child is missing");
+        assert!(graph.find("top").is_none() && graph.find("below").is_none());
     });
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use millpond_engine::node::{self, Ticket};
 use millpond_messages::graph::{GraphReply, IothreadOptions};
-use millpond_messages::{IoThreadId, Permissions, Result, RootId, qapi};
+use millpond_messages::{IoThreadId, NodeId, Permissions, Result, RootId, qapi};
 
 use crate::order::Order;
 
@@ -50,6 +50,17 @@ pub enum Effect {
         /// What it may do.
         permissions: Permissions,
     },
+    /// From now on a node is found by its name.
+    NodeFound {
+        /// The number of the node.
+        node: NodeId,
+        /// The name of the node.
+        name: String,
+        /// The name of the node's driver.
+        driver: &'static str,
+    },
+    /// A node is found no more by the name that it had.
+    NodeGone(String),
     /// A root has ended.
     RootGone(RootId),
     /// Start an iothread, and tell of it by [`Event::Started`].

@@ -157,6 +157,27 @@ impl PolicyState {
         ticket
     }
 
+    /// Lets others see a node: the transaction that made it has been committed.
+    pub fn show(&mut self, node: NodeId) {
+        let Some(entry) = self.graph.node_mut(node) else {
+            return;
+        };
+        entry.live = true;
+        let (name, driver) = (entry.name.clone(), entry.kind.name());
+        self.effects.push(Effect::NodeFound { node, name, driver });
+    }
+
+    /// Lets nobody see a node any more: it is about to be closed.
+    pub fn hide(&mut self, node: NodeId) {
+        let Some(entry) = self.graph.node_mut(node) else {
+            return;
+        };
+        if std::mem::take(&mut entry.live) {
+            let name = entry.name.clone();
+            self.effects.push(Effect::NodeGone(name));
+        }
+    }
+
     /// Sends what was kept while the node moved.
     pub fn arrived(&mut self, node: NodeId) {
         let Some(entry) = self.graph.node_mut(node) else {

@@ -24,6 +24,7 @@ use super::inbox::{Fresh, Incoming, ReplySender, closed};
 use super::iothreads::{IothreadFactory, poll_params};
 use super::mailbox::{Receiver, mailbox};
 use super::memory::Memory;
+use super::names::NameRegistry;
 use millpond_engine::iothread::IoThread;
 use millpond_engine::node::{self, Client, EventSink, Mail, OrderOutcome, Ticket};
 use millpond_graph::{Announcement, Effect, Event, ImplicitOpens, Policy, Reply, RequestId};
@@ -72,6 +73,7 @@ pub struct Graph {
     watching: bool,
     pub(super) delay: Delay,
     changes: ChangeLog,
+    names: NameRegistry,
 }
 
 impl Graph {
@@ -88,7 +90,8 @@ impl Graph {
         });
         // There is no graph yet that somebody could ask: this may wait for the thread.
         let (main, thread) = block_on((config.iothreads)(&config.main, Arc::clone(&events)))?;
-        let handle = GraphHandle::new(sender);
+        let names = NameRegistry::default();
+        let handle = GraphHandle::new(sender, names.names());
         let mut handles = Handles::default();
         let policy = Policy::new(config.registry, config.implicit, main.id(), thread);
         handles.iothreads.insert(main.id(), main);
@@ -107,6 +110,7 @@ impl Graph {
             watching: false,
             delay: Delay::default(),
             changes: ChangeLog::default(),
+            names,
         };
         Ok((Actor::start(graph), handle))
     }
@@ -154,6 +158,7 @@ impl Graph {
                 self.policy.event(Event::Started(ticket, started), now)
             }
             Incoming::Alarm => self.policy.event(Event::Alarm, now),
+            Incoming::Names => Vec::new(),
         };
         self.carry_out(effects);
     }
@@ -205,7 +210,7 @@ impl Graph {
                     None
                 }
                 Effect::Reply { id, result } => {
-                    self.reply(id, result);
+                    self.names.reply(id, result);
                     None
                 }
                 other => {
@@ -218,6 +223,21 @@ impl Graph {
                 queue.extend(self.policy.event(event, now));
             }
         }
+        while let Some((id, result)) = self.names.next_reply() {
+            self.reply(id, result);
+        }
+        self.try_names_again();
+    }
+
+    /// Has names that a reader is in the way of written in another turn.
+    fn try_names_again(&self) {
+        if self.names.is_behind() {
+            let handle = self.handle.clone();
+            actix_rt::spawn(async move {
+                tokio::task::yield_now().await;
+                handle.post(Incoming::Names);
+            });
+        }
     }
 
     fn note(&mut self, effect: Effect) {
@@ -227,6 +247,8 @@ impl Graph {
                     root.set_permissions(permissions);
                 }
             }
+            Effect::NodeFound { node, name, driver } => self.names.add(node, name, driver),
+            Effect::NodeGone(name) => self.names.remove(name),
             Effect::RootGone(root) => {
                 self.handles.roots.remove(&root);
             }

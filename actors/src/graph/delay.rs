@@ -111,7 +111,8 @@ impl Graph {
             | Incoming::Chaos(..)
             | Incoming::Flight(..)
             | Incoming::Started(..)
-            | Incoming::Alarm => Some(incoming),
+            | Incoming::Alarm
+            | Incoming::Names => Some(incoming),
         }
     }
 

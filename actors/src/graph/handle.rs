@@ -21,6 +21,7 @@ use serde_json::Value;
 
 use super::inbox::{Incoming, closed};
 use super::mailbox::Sender;
+use super::names::Names;
 use millpond_engine::node::Client;
 use millpond_graph::{Announcement, RequestId};
 
@@ -33,14 +34,21 @@ pub struct GraphHandle {
     /// Unbounded: a request waits in the actor's queue or in this one, and whoever asks waits for its reply.
     sender: Sender<Incoming>,
     last: Arc<AtomicU64>,
+    names: Names,
 }
 
 impl GraphHandle {
-    pub(super) fn new(sender: Sender<Incoming>) -> Self {
+    pub(super) fn new(sender: Sender<Incoming>, names: Names) -> Self {
         Self {
             sender,
             last: Arc::default(),
+            names,
         }
+    }
+
+    /// The names of nodes.
+    pub(super) const fn names(&self) -> &Names {
+        &self.names
     }
 
     pub(super) fn next_id(&self) -> RequestId {

@@ -35,6 +35,8 @@ pub(super) enum Incoming {
     Started(Ticket, Result<Fresh>),
     /// An alarm's time is over.
     Alarm,
+    /// A name that could not be written because of a reader is tried again.
+    Names,
 }
 
 /// What is asked of the rings about memory.

@@ -19,6 +19,8 @@ mod inbox;
 mod iothreads;
 mod mailbox;
 mod memory;
+mod names;
+mod node_handle;
 mod show;
 
 pub use actor::{Graph, GraphConfig, GraphMessage};
@@ -26,4 +28,5 @@ pub use edits::{FreezeGuard, OpBlockGuard};
 pub use handle::{DrainGuard, GraphHandle};
 pub use iothreads::{IothreadFactory, Started, Starting, system_iothreads};
 pub use millpond_graph::{Announcement, ImplicitOpens};
+pub use node_handle::NodeHandle;
 pub use show::graph_json;

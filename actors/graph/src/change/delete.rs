@@ -82,12 +82,13 @@ pub async fn release_all(world: &World, nodes: impl IntoIterator<Item = NodeId>)
 
 /// Whether nobody holds a node any more. From then on nobody finds it.
 fn take_unused(world: &World, id: NodeId) -> bool {
-    world.graph(|graph| {
-        graph.node_mut(id).is_some_and(|node| {
-            let unused = !node.owned && node.parents.is_empty();
-            node.live &= !unused;
-            unused
-        })
+    world.with(|state| {
+        let node = state.graph.node(id);
+        let unused = node.is_some_and(|node| !node.owned && node.parents.is_empty());
+        if unused {
+            state.hide(id);
+        }
+        unused
     })
 }
 

@@ -226,6 +226,8 @@ pub struct FakeWorld {
     pub mailboxes: BTreeMap<IoThreadId, VecDeque<(Ticket, Order)>>,
     pub replies: HashMap<RequestId, Reply>,
     pub roots: BTreeMap<RootId, NodeId>,
+    /// The nodes that are found by name.
+    pub names: BTreeMap<String, NodeId>,
     /// What images name as their backing files, by filename.
     pub links: HashMap<String, BackingLink>,
     /// First bytes of files.
@@ -292,6 +294,7 @@ impl FakeWorld {
             temporaries: 0,
             asked: Vec::new(),
             told: Vec::new(),
+            names: BTreeMap::new(),
             flushed: Vec::new(),
             truncated: Vec::new(),
             fail_flush: None,
@@ -487,6 +490,14 @@ impl FakeWorld {
                 }
                 Effect::RootPermissions { root, permissions } => {
                     self.told.push(Told::MayDo(root, permissions));
+                }
+                Effect::NodeFound { node, name, .. } => {
+                    let other = self.names.insert(name, node);
+                    assert_eq!(other, None, "two nodes of one name are found");
+                }
+                Effect::NodeGone(name) => {
+                    let gone = self.names.remove(&name);
+                    assert!(gone.is_some(), "a node goes that was not found");
                 }
                 Effect::RootGone(root) => self.told.push(Told::Gone(root)),
                 Effect::TuneIothread { iothread, options } => {
@@ -851,6 +862,12 @@ impl FakeWorld {
             }
         }
         assert_eq!(facts.nodes.len(), self.nodes.len());
+        let shown = facts.nodes.iter().map(|node| (node.name.clone(), node.id));
+        assert_eq!(
+            shown.collect::<BTreeMap<_, _>>(),
+            self.names,
+            "nodes found by name"
+        );
         let known = facts.edges.iter().filter_map(|edge| match &edge.parent {
             millpond_messages::graph::EdgeParent::Node(parent) => Some((*parent, edge.child)),
             millpond_messages::graph::EdgeParent::Root(root, _) => {

@@ -55,11 +55,7 @@ impl Transaction {
         for step in self.log.drain(..).rev() {
             match step {
                 Undo::Section(token) => sections.push(token),
-                Undo::Inserted(node) => self.world.graph(|graph| {
-                    if let Some(node) = graph.node_mut(node) {
-                        node.live = true;
-                    }
-                }),
+                Undo::Inserted(node) => self.world.with(|state| state.show(node)),
                 Undo::Unlinked(edge) => {
                     if let Parent::Node(parent, _) = edge.parent {
                         nodes::shrink(&self.world, parent);

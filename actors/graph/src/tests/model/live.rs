@@ -254,6 +254,8 @@ impl Live {
                 Effect::Announce(_)
                 | Effect::RootPermissions { .. }
                 | Effect::RootGone(_)
+                | Effect::NodeFound { .. }
+                | Effect::NodeGone(_)
                 | Effect::TuneIothread { .. }
                 | Effect::Alarm(_)
                 | Effect::StopIothread(_) => {}
