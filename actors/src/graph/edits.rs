@@ -1,11 +1,9 @@
 //! The graph's edits for any program: what may be done to chains, and who forbids what meanwhile.
 
-use millpond_messages::graph::{
-    BlockedBy, Blocker, ChildOf, GraphReply, GraphRequest, Mutation, NodeFacts, Options, Query,
-};
+use millpond_messages::graph::{BlockedBy, Blocker, ChildOf, Mutation, NodeFacts, Options, Query};
 use millpond_messages::{OpBlocker, Result, Token};
 
-use super::handle::{GraphHandle, unblock_all, unexpected};
+use super::handle::{GraphHandle, unblock_all};
 
 impl GraphHandle {
     /// Forbids operations on a node until the guard is dropped.
@@ -22,20 +20,14 @@ impl GraphHandle {
             reason: reason.into(),
             root: None,
         };
-        match self
-            .ask(Mutation::OpBlock {
-                node_name: node_name.into(),
-                operations: operations.to_vec(),
-                by,
-            })
-            .await?
-        {
-            GraphReply::Blocked(token) => Ok(OpBlockGuard {
-                token,
-                handle: self.clone(),
-            }),
-            _ => Err(unexpected()),
-        }
+        let request = Mutation::OpBlock {
+            node_name: node_name.into(),
+            operations: operations.to_vec(),
+            by,
+        };
+        let token = self.get(request).await?;
+        let handle = self.clone();
+        Ok(OpBlockGuard { token, handle })
     }
 
     /// What is forbidden on a node and why, the newest reason first; nothing is if this is empty.
@@ -44,13 +36,7 @@ impl GraphHandle {
     /// There is no such node.
     pub async fn op_blockers(&self, node_name: impl Into<String>) -> Result<Vec<Blocker>> {
         let node_name = node_name.into();
-        match self
-            .ask(GraphRequest::Query(Query::OpBlockers { node_name }))
-            .await?
-        {
-            GraphReply::Blockers(blockers) => Ok(blockers),
-            _ => Err(unexpected()),
-        }
+        self.get(Query::OpBlockers { node_name }).await
     }
 
     /// Asks whether an operation is allowed on a node at present.
@@ -70,7 +56,7 @@ impl GraphHandle {
     /// permissions; nothing has changed.
     pub async fn append(&self, node: impl Into<String>, new: impl Into<String>) -> Result<()> {
         let (node, new) = (node.into(), new.into());
-        self.done(Mutation::Append { node, new }).await
+        self.get(Mutation::Append { node, new }).await
     }
 
     /// Puts `to` in the place of `from`, under all parents of `from` that cannot be reached from `to`.
@@ -79,7 +65,7 @@ impl GraphHandle {
     /// There are no such nodes, a parent relies on its edge, or permissions; nothing has changed.
     pub async fn replace_node(&self, from: impl Into<String>, to: impl Into<String>) -> Result<()> {
         let (from, to) = (from.into(), to.into());
-        self.done(Mutation::ReplaceNode { from, to }).await
+        self.get(Mutation::ReplaceNode { from, to }).await
     }
 
     /// Lets one edge lead to another node.
@@ -88,7 +74,7 @@ impl GraphHandle {
     /// There is no such edge or node, it would close a circle, or permissions; nothing has changed.
     pub async fn replace_child(&self, of: ChildOf, node: impl Into<String>) -> Result<()> {
         let node = node.into();
-        self.done(Mutation::ReplaceChild { of, node }).await
+        self.get(Mutation::ReplaceChild { of, node }).await
     }
 
     /// Opens a node and puts it in the place of its child `node`.
@@ -97,7 +83,7 @@ impl GraphHandle {
     /// The open's, a parent relies on its edge, or permissions; nothing is left behind.
     pub async fn insert_node(&self, node: impl Into<String>, options: Options) -> Result<()> {
         let node = node.into();
-        self.done(Mutation::InsertNode { node, options }).await
+        self.get(Mutation::InsertNode { node, options }).await
     }
 
     /// Takes a filter out and closes it: what it filters takes its place.
@@ -106,7 +92,7 @@ impl GraphHandle {
     /// There is no such filter, a link is frozen, or permissions; nothing has changed.
     pub async fn drop_filter(&self, node_name: impl Into<String>) -> Result<()> {
         let node_name = node_name.into();
-        self.done(Mutation::DropFilter { node_name }).await
+        self.get(Mutation::DropFilter { node_name }).await
     }
 
     /// Puts a node behind another as its backing node, or leaves it without. The image's header stays as it is.
@@ -115,7 +101,7 @@ impl GraphHandle {
     /// The driver has no backing nodes, the link is frozen, it would close a circle, or permissions; nothing has changed.
     pub async fn set_backing(&self, node_name: impl Into<String>, backing: Option<String>) -> Result<()> {
         let node_name = node_name.into();
-        self.done(Mutation::SetBacking { node_name, backing }).await
+        self.get(Mutation::SetBacking { node_name, backing }).await
     }
 
     /// Puts a node behind an edge of `parent` that leads nowhere.
@@ -124,7 +110,7 @@ impl GraphHandle {
     /// There is no such edge or it is taken, it would close a circle, or permissions; nothing has changed.
     pub async fn attach_child(&self, parent: &str, child: &str, node: &str) -> Result<()> {
         let (parent, child, node) = (parent.to_owned(), child.to_owned(), node.to_owned());
-        self.done(Mutation::AttachChild { parent, child, node }).await
+        self.get(Mutation::AttachChild { parent, child, node }).await
     }
 
     /// Takes away the node behind an edge that `parent` can do without.
@@ -133,7 +119,7 @@ impl GraphHandle {
     /// There is no such child, the driver cannot do without it, or the link is frozen; nothing has changed.
     pub async fn detach_child(&self, parent: &str, child: &str) -> Result<()> {
         let (parent, child) = (parent.to_owned(), child.to_owned());
-        self.done(Mutation::DetachChild { parent, child }).await
+        self.get(Mutation::DetachChild { parent, child }).await
     }
 
     /// Lets an image in the chain of `device` name another backing file; an empty name stores that there is none.
@@ -141,7 +127,7 @@ impl GraphHandle {
     /// # Errors
     /// There are no such nodes, the image has no backing file, or its header cannot be written.
     pub async fn change_backing_file(&self, device: &str, image: &str, backing_file: &str) -> Result<()> {
-        self.done(Mutation::ChangeBackingFile {
+        self.get(Mutation::ChangeBackingFile {
             device: device.to_owned(),
             image_node_name: image.to_owned(),
             backing_file: backing_file.to_owned(),
@@ -157,7 +143,7 @@ impl GraphHandle {
     /// written; nothing has changed.
     pub async fn drop_intermediate(&self, top: &str, base: &str, backing_file: Option<String>) -> Result<()> {
         let (top, base) = (top.to_owned(), base.to_owned());
-        self.done(Mutation::DropIntermediate {
+        self.get(Mutation::DropIntermediate {
             top,
             base,
             backing_file,
@@ -172,7 +158,7 @@ impl GraphHandle {
     /// written. Then the overlay is as it was; the backing image may have some of it.
     pub async fn commit(&self, node_name: impl Into<String>) -> Result<()> {
         let node_name = node_name.into();
-        self.done(Mutation::Commit { node_name }).await
+        self.get(Mutation::Commit { node_name }).await
     }
 
     /// Lets an image forget all that it has of its own.
@@ -181,7 +167,7 @@ impl GraphHandle {
     /// The driver cannot, or permissions.
     pub async fn make_empty(&self, node_name: impl Into<String>) -> Result<()> {
         let node_name = node_name.into();
-        self.done(Mutation::MakeEmpty { node_name }).await
+        self.get(Mutation::MakeEmpty { node_name }).await
     }
 
     /// The node `node_name`, if one with the data of `parent` can take its place without anybody seeing other data than
@@ -200,13 +186,9 @@ impl GraphHandle {
     /// There are no such nodes, or a link is frozen already or must not be.
     pub async fn freeze_chain(&self, top: impl Into<String>, base: Option<String>) -> Result<FreezeGuard> {
         let (top, root) = (top.into(), None);
-        match self.ask(Mutation::FreezeChain { top, base, root }).await? {
-            GraphReply::Frozen(token) => Ok(FreezeGuard {
-                token,
-                handle: self.clone(),
-            }),
-            _ => Err(unexpected()),
-        }
+        let token = self.get(Mutation::FreezeChain { top, base, root }).await?;
+        let handle = self.clone();
+        Ok(FreezeGuard { token, handle })
     }
 
     /// Asks whether the links of a chain may be changed.
@@ -215,15 +197,11 @@ impl GraphHandle {
     /// There are no such nodes, or a link is frozen: it is named.
     pub async fn check_chain_unfrozen(&self, top: impl Into<String>, base: Option<String>) -> Result<()> {
         let top = top.into();
-        self.done(GraphRequest::Query(Query::ChainUnfrozen { top, base }))
-            .await
+        self.get(Query::ChainUnfrozen { top, base }).await
     }
 
     async fn found(&self, query: Query) -> Result<Option<NodeFacts>> {
-        match self.ask(GraphRequest::Query(query)).await? {
-            GraphReply::Found(node) => Ok(node),
-            _ => Err(unexpected()),
-        }
+        self.get(query).await
     }
 
     /// The image of `active`'s chain that has `node_name` as its backing image, filters left out.
@@ -259,13 +237,7 @@ impl GraphHandle {
     /// There are no such nodes.
     pub async fn chain_contains(&self, top: &str, base: &str) -> Result<bool> {
         let (top, base) = (top.to_owned(), base.to_owned());
-        match self
-            .ask(GraphRequest::Query(Query::ChainContains { top, base }))
-            .await?
-        {
-            GraphReply::Truth(truth) => Ok(truth),
-            _ => Err(unexpected()),
-        }
+        self.get(Query::ChainContains { top, base }).await
     }
 
     /// The node that users added next after `after`, or first.
@@ -296,7 +268,7 @@ impl OpBlockGuard {
             operations: operations.to_vec(),
             by,
         };
-        self.handle.done(request).await
+        self.handle.get(request).await
     }
 
     /// Allows operations on a node again. A blocker that forbids nothing any more is gone.
@@ -305,7 +277,7 @@ impl OpBlockGuard {
     /// There is no such node, or the blocker is gone.
     pub async fn unblock(&self, node_name: impl Into<String>, operations: &[OpBlocker]) -> Result<()> {
         self.handle
-            .done(Mutation::OpUnblock {
+            .get(Mutation::OpUnblock {
                 token: self.token,
                 node_name: Some(node_name.into()),
                 operations: operations.to_vec(),

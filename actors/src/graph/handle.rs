@@ -9,15 +9,10 @@ use std::time::Duration;
 
 use futures_channel::{mpsc, oneshot};
 use millpond_messages::graph::{
-    DrainScope, GraphFacts, GraphReply, GraphRequest, Immediate, IothreadOptions, IothreadReport, Mutation,
-    NodeFacts, OpenImage, Options, Query, RootRequest, RootUser,
+    DrainScope, GraphReply, GraphRequest, Immediate, IothreadOptions, Mutation, OpenImage, Options, Query,
+    RootRequest, RootUser,
 };
-use millpond_messages::handshake::PendingDrain;
-use millpond_messages::{
-    BlockSizes, DebugOrder, Error, ErrorKind, Geometry, LatencyHistograms, NodeReport, OpBlocker,
-    Permissions, Result, RootId, Token,
-};
-use serde_json::Value;
+use millpond_messages::{OpBlocker, Permissions, Result, RootId, Token};
 
 use super::inbox::{Incoming, closed};
 use super::mailbox::Sender;
@@ -92,24 +87,6 @@ impl GraphHandle {
         receiver
     }
 
-    /// The last messages of all threads and what is unanswered, as `millpond flight` reads it. An iothread that is stuck
-    /// holds it up for two seconds at most.
-    ///
-    /// # Errors
-    /// The graph has ended.
-    pub async fn flight_record(&self, reason: impl Into<String>) -> Result<Vec<u8>> {
-        let (done, written) = oneshot::channel();
-        self.post(Incoming::Flight(reason.into(), done));
-        written.await.map_err(|_| closed())
-    }
-
-    pub(super) async fn done(&self, request: impl Into<GraphRequest>) -> Result<()> {
-        match self.ask(request).await? {
-            GraphReply::Done => Ok(()),
-            _ => Err(unexpected()),
-        }
-    }
-
     /// Opens an image by name, options or both; answers the node's name. The node stays until it is deleted.
     ///
     /// # Errors
@@ -119,10 +96,7 @@ impl GraphHandle {
             holder: None,
             ..image
         };
-        match self.ask(Mutation::Open(Box::new(image))).await? {
-            GraphReply::Name(name) => Ok(name),
-            _ => Err(unexpected()),
-        }
+        self.get(Mutation::Open(Box::new(image))).await
     }
 
     /// Opens an image and takes hold of it, with the permissions that its flags stand for. It is closed when `holder` lets
@@ -135,10 +109,7 @@ impl GraphHandle {
             holder: Some(holder),
             ..image
         };
-        match self.ask(Mutation::Open(Box::new(image))).await? {
-            GraphReply::Root(client) => Ok(client),
-            _ => Err(unexpected()),
-        }
+        self.get(Mutation::Open(Box::new(image))).await
     }
 
     /// Opens a node, with what it needs below it.
@@ -146,7 +117,7 @@ impl GraphHandle {
     /// # Errors
     /// Whatever an open met; nothing is left behind.
     pub async fn blockdev_add(&self, options: Options) -> Result<()> {
-        self.done(Mutation::BlockdevAdd(options)).await
+        self.get(Mutation::BlockdevAdd(options)).await
     }
 
     /// Closes a node.
@@ -154,7 +125,7 @@ impl GraphHandle {
     /// # Errors
     /// There is none, or it is in use.
     pub async fn blockdev_del(&self, node_name: impl Into<String>) -> Result<()> {
-        self.done(Mutation::BlockdevDel {
+        self.get(Mutation::BlockdevDel {
             node_name: node_name.into(),
         })
         .await
@@ -165,7 +136,7 @@ impl GraphHandle {
     /// # Errors
     /// One of them cannot be; nothing has changed.
     pub async fn blockdev_reopen(&self, nodes: Vec<Options>) -> Result<()> {
-        self.done(Mutation::BlockdevReopen(nodes)).await
+        self.get(Mutation::BlockdevReopen(nodes)).await
     }
 
     /// Changes some options of nodes, all or none; what is not named stays as it is.
@@ -173,7 +144,7 @@ impl GraphHandle {
     /// # Errors
     /// One of them cannot be; nothing has changed.
     pub async fn reopen_keeping(&self, nodes: Vec<Options>) -> Result<()> {
-        self.done(Mutation::ReopenKeeping(nodes)).await
+        self.get(Mutation::ReopenKeeping(nodes)).await
     }
 
     /// Makes a node, and what takes its options from it, read-only or writable.
@@ -181,7 +152,7 @@ impl GraphHandle {
     /// # Errors
     /// Somebody writes to it, or it was opened to stay read-only.
     pub async fn set_read_only(&self, node_name: impl Into<String>, read_only: bool) -> Result<()> {
-        self.done(Mutation::SetReadOnly {
+        self.get(Mutation::SetReadOnly {
             node_name: node_name.into(),
             read_only,
         })
@@ -193,7 +164,7 @@ impl GraphHandle {
     /// # Errors
     /// Somebody writes to it, an active node stands on it, or another process holds a lock.
     pub async fn set_active(&self, node_name: Option<String>, active: bool) -> Result<()> {
-        self.done(Mutation::SetActive { node_name, active }).await
+        self.get(Mutation::SetActive { node_name, active }).await
     }
 
     /// Activates all nodes.
@@ -217,7 +188,7 @@ impl GraphHandle {
     /// # Errors
     /// There is no such node, or its image cannot be read.
     pub async fn invalidate_cache(&self, node_name: impl Into<String>) -> Result<()> {
-        self.done(Mutation::InvalidateCache {
+        self.get(Mutation::InvalidateCache {
             node_name: node_name.into(),
         })
         .await
@@ -228,10 +199,7 @@ impl GraphHandle {
     /// # Errors
     /// There is none, or others do not share what is asked for.
     pub async fn attach_inactive(&self, request: RootRequest) -> Result<Client> {
-        match self.ask(Mutation::AttachRootInactive(request)).await? {
-            GraphReply::Root(client) => Ok(client),
-            _ => Err(unexpected()),
-        }
+        self.get(Mutation::AttachRootInactive(request)).await
     }
 
     /// Puts an overlay on top of a node.
@@ -239,7 +207,7 @@ impl GraphHandle {
     /// # Errors
     /// One of them cannot be part of that; nothing has changed.
     pub async fn blockdev_snapshot(&self, node: impl Into<String>, overlay: impl Into<String>) -> Result<()> {
-        self.done(Mutation::BlockdevSnapshot {
+        self.get(Mutation::BlockdevSnapshot {
             node: node.into(),
             overlay: overlay.into(),
         })
@@ -251,7 +219,7 @@ impl GraphHandle {
     /// # Errors
     /// The parent takes no more children, or not this one; nothing has changed.
     pub async fn add_child(&self, parent: impl Into<String>, node: impl Into<String>) -> Result<()> {
-        self.done(Mutation::AddChild {
+        self.get(Mutation::AddChild {
             parent: parent.into(),
             node: node.into(),
         })
@@ -263,7 +231,7 @@ impl GraphHandle {
     /// # Errors
     /// The parent has no such child, or needs it; nothing has changed.
     pub async fn del_child(&self, parent: impl Into<String>, child: impl Into<String>) -> Result<()> {
-        self.done(Mutation::DelChild {
+        self.get(Mutation::DelChild {
             parent: parent.into(),
             child: child.into(),
         })
@@ -275,7 +243,7 @@ impl GraphHandle {
     /// # Errors
     /// The driver's, or the node to format is in use.
     pub async fn blockdev_create(&self, options: Options) -> Result<()> {
-        self.done(Mutation::BlockdevCreate(options)).await
+        self.get(Mutation::BlockdevCreate(options)).await
     }
 
     /// Changes format options of an open image in place, as `qemu-img amend` does and by its names: `compat`,
@@ -284,7 +252,7 @@ impl GraphHandle {
     /// # Errors
     /// The format cannot, an option is not for it, somebody relies on what would change, or the driver's.
     pub async fn amend(&self, node_name: impl Into<String>, options: Options) -> Result<()> {
-        self.done(Mutation::Amend {
+        self.get(Mutation::Amend {
             node_name: node_name.into(),
             options,
         })
@@ -296,7 +264,7 @@ impl GraphHandle {
     /// # Errors
     /// Somebody relies on it, or the driver's.
     pub async fn resize(&self, node_name: impl Into<String>, size: u64) -> Result<()> {
-        self.done(Mutation::Resize {
+        self.get(Mutation::Resize {
             node_name: node_name.into(),
             size,
         })
@@ -313,7 +281,7 @@ impl GraphHandle {
         iothread: Option<String>,
         force: bool,
     ) -> Result<()> {
-        self.done(Mutation::SetIothread {
+        self.get(Mutation::SetIothread {
             node_name: node_name.into(),
             iothread,
             force,
@@ -327,7 +295,7 @@ impl GraphHandle {
     /// There is no such node or iothread, or a user holds it where it is.
     pub async fn move_node(&self, node_name: impl Into<String>, iothread: Option<String>) -> Result<()> {
         let node_name = node_name.into();
-        self.done(Mutation::MoveNode { node_name, iothread }).await
+        self.get(Mutation::MoveNode { node_name, iothread }).await
     }
 
     /// Whether a node may move to an iothread, alone or with all that it is `joined` to. Nothing moves.
@@ -345,7 +313,7 @@ impl GraphHandle {
             iothread,
             joined,
         };
-        self.done(GraphRequest::Query(query)).await
+        self.get(GraphRequest::Query(query)).await
     }
 
     /// Takes hold of a node.
@@ -353,10 +321,7 @@ impl GraphHandle {
     /// # Errors
     /// There is none, or others do not share what is asked for.
     pub async fn attach(&self, request: RootRequest) -> Result<Client> {
-        match self.ask(Mutation::AttachRoot(request)).await? {
-            GraphReply::Root(client) => Ok(client),
-            _ => Err(unexpected()),
-        }
+        self.get(Mutation::AttachRoot(request)).await
     }
 
     /// Changes what a user of a node takes and shares.
@@ -369,7 +334,7 @@ impl GraphHandle {
         permissions: Permissions,
         shared: Permissions,
     ) -> Result<()> {
-        self.done(Mutation::SetRootPermissions {
+        self.get(Mutation::SetRootPermissions {
             root,
             permissions,
             shared,
@@ -382,7 +347,7 @@ impl GraphHandle {
     /// # Errors
     /// There is no such hold.
     pub async fn detach(&self, root: RootId) -> Result<()> {
-        self.done(Mutation::DetachRoot(root)).await
+        self.get(Mutation::DetachRoot(root)).await
     }
 
     /// Begins a drained section, and waits until it is still. The section ends when the guard is dropped.
@@ -390,19 +355,10 @@ impl GraphHandle {
     /// # Errors
     /// There is no such node.
     pub async fn drain(&self, scope: DrainScope, user: impl Into<String>) -> Result<DrainGuard> {
-        match self
-            .ask(Immediate::DrainBegin {
-                scope,
-                user: user.into(),
-            })
-            .await?
-        {
-            GraphReply::Still(token) => Ok(DrainGuard {
-                token,
-                handle: self.clone(),
-            }),
-            _ => Err(unexpected()),
-        }
+        let user = user.into();
+        let token = self.get(Immediate::DrainBegin { scope, user }).await?;
+        let handle = self.clone();
+        Ok(DrainGuard { token, handle })
     }
 
     /// Ends early what a node has in flight and its driver can end. Done at once, whatever else goes on.
@@ -411,7 +367,7 @@ impl GraphHandle {
     /// There is no such node.
     pub async fn cancel_in_flight(&self, node_name: impl Into<String>) -> Result<()> {
         let node_name = node_name.into();
-        self.done(Immediate::CancelInFlight { node_name }).await
+        self.get(Immediate::CancelInFlight { node_name }).await
     }
 
     /// Flushes every node.
@@ -419,7 +375,7 @@ impl GraphHandle {
     /// # Errors
     /// A flush's.
     pub async fn flush_all(&self) -> Result<()> {
-        self.done(Mutation::FlushAll).await
+        self.get(Mutation::FlushAll).await
     }
 
     /// Drains, flushes and closes everything.
@@ -427,7 +383,7 @@ impl GraphHandle {
     /// # Errors
     /// A flush's; all is closed nevertheless.
     pub async fn close_all(&self) -> Result<()> {
-        self.done(Immediate::CloseAll { grace: None }).await
+        self.get(Immediate::CloseAll { grace: None }).await
     }
 
     /// The same, for at most `grace`: storage that never answers must not hold up the end of a program.
@@ -436,7 +392,7 @@ impl GraphHandle {
     /// A flush's, or what is waited for when the time is over.
     pub async fn close_all_within(&self, grace: Duration) -> Result<()> {
         let grace = Some(grace);
-        self.done(Immediate::CloseAll { grace }).await
+        self.get(Immediate::CloseAll { grace }).await
     }
 
     /// Starts an iothread.
@@ -444,7 +400,7 @@ impl GraphHandle {
     /// # Errors
     /// The id is taken, or a property is out of range.
     pub async fn add_iothread(&self, options: IothreadOptions) -> Result<()> {
-        self.done(Mutation::AddIothread(options)).await
+        self.get(Mutation::AddIothread(options)).await
     }
 
     /// Stops an iothread.
@@ -452,236 +408,8 @@ impl GraphHandle {
     /// # Errors
     /// There is none, or a node lives there.
     pub async fn del_iothread(&self, id: impl Into<String>) -> Result<()> {
-        self.done(Mutation::DelIothread { id: id.into() }).await
+        self.get(Mutation::DelIothread { id: id.into() }).await
     }
-
-    /// One node's facts.
-    ///
-    /// # Errors
-    /// There is none.
-    pub async fn node(&self, node_name: impl Into<String>) -> Result<NodeFacts> {
-        match self
-            .ask(GraphRequest::Query(Query::Node {
-                node_name: node_name.into(),
-            }))
-            .await?
-        {
-            GraphReply::Node(facts) => Ok(facts),
-            _ => Err(unexpected()),
-        }
-    }
-
-    /// The sizes of the sectors of the device behind a node.
-    ///
-    /// # Errors
-    /// There is no such node, or no device behind it that tells.
-    pub async fn block_sizes(&self, node_name: impl Into<String>) -> Result<BlockSizes> {
-        let node_name = node_name.into();
-        match self
-            .ask(GraphRequest::Query(Query::BlockSizes { node_name }))
-            .await?
-        {
-            GraphReply::BlockSizes(sizes) => Ok(sizes),
-            _ => Err(unexpected()),
-        }
-    }
-
-    /// The geometry of the disk behind a node.
-    ///
-    /// # Errors
-    /// There is no such node, or no disk behind it that has one.
-    pub async fn geometry(&self, node_name: impl Into<String>) -> Result<Geometry> {
-        let node_name = node_name.into();
-        match self
-            .ask(GraphRequest::Query(Query::Geometry { node_name }))
-            .await?
-        {
-            GraphReply::Geometry(geometry) => Ok(geometry),
-            _ => Err(unexpected()),
-        }
-    }
-
-    /// The directory that relative names in a node's image start from, with a slash at its end.
-    ///
-    /// # Errors
-    /// There is no such node, or its file has no name.
-    pub async fn directory(&self, node_name: impl Into<String>) -> Result<String> {
-        let node_name = node_name.into();
-        match self
-            .ask(GraphRequest::Query(Query::Directory { node_name }))
-            .await?
-        {
-            GraphReply::Name(name) => Ok(name),
-            _ => Err(unexpected()),
-        }
-    }
-
-    /// The whole graph.
-    ///
-    /// # Errors
-    /// The actor has ended.
-    pub async fn facts(&self) -> Result<GraphFacts> {
-        match self.ask(GraphRequest::Query(Query::Graph)).await? {
-            GraphReply::Graph(facts) => Ok(facts),
-            _ => Err(unexpected()),
-        }
-    }
-
-    /// Has every read of a node copied up into it from below. Each call is taken back by one of
-    /// [`GraphHandle::disable_copy_on_read`].
-    ///
-    /// # Errors
-    /// There is no such node, or it cannot be written.
-    pub async fn enable_copy_on_read(&self, node_name: impl Into<String>) -> Result<()> {
-        let (node_name, on) = (node_name.into(), true);
-        self.done(Mutation::CopyOnRead { node_name, on }).await
-    }
-
-    /// Takes one call of [`GraphHandle::enable_copy_on_read`] back.
-    ///
-    /// # Errors
-    /// There is no such node, or no such call.
-    pub async fn disable_copy_on_read(&self, node_name: impl Into<String>) -> Result<()> {
-        let (node_name, on) = (node_name.into(), false);
-        self.done(Mutation::CopyOnRead { node_name, on }).await
-    }
-
-    /// Holds the next request that reaches an event, at a node that listens or the next one below that does, under a tag.
-    ///
-    /// # Errors
-    /// There is no such node or event, or nobody listens ([`ErrorKind::Unsupported`]).
-    pub async fn debug_breakpoint(
-        &self,
-        node_name: impl Into<String>,
-        event: impl Into<String>,
-        tag: impl Into<String>,
-    ) -> Result<()> {
-        let (event, tag) = (event.into(), tag.into());
-        self.debug(node_name, DebugOrder::Breakpoint { event, tag }).await
-    }
-
-    /// Forgets the breakpoints of a tag, and lets go of all that they hold.
-    ///
-    /// # Errors
-    /// There is none, no such node, or nobody listens.
-    pub async fn debug_remove_breakpoint(
-        &self,
-        node_name: impl Into<String>,
-        tag: impl Into<String>,
-    ) -> Result<()> {
-        self.debug(node_name, DebugOrder::RemoveBreakpoint { tag: tag.into() })
-            .await
-    }
-
-    /// Lets go of a request that is held under a tag.
-    ///
-    /// # Errors
-    /// There is none, no such node, or nobody listens.
-    pub async fn debug_resume(&self, node_name: impl Into<String>, tag: impl Into<String>) -> Result<()> {
-        self.debug(node_name, DebugOrder::Resume { tag: tag.into() })
-            .await
-    }
-
-    /// Whether a request is held under a tag; not where nobody listens.
-    ///
-    /// # Errors
-    /// There is no such node.
-    pub async fn debug_is_suspended(
-        &self,
-        node_name: impl Into<String>,
-        tag: impl Into<String>,
-    ) -> Result<bool> {
-        let (node_name, order) = (node_name.into(), DebugOrder::IsSuspended { tag: tag.into() });
-        match self.ask(Immediate::Debug { node_name, order }).await? {
-            GraphReply::Suspended(held) => Ok(held),
-            _ => Err(unexpected()),
-        }
-    }
-
-    /// The whole graph in the DOT language.
-    ///
-    /// # Errors
-    /// The actor has ended.
-    pub async fn dot(&self) -> Result<String> {
-        match self.ask(GraphRequest::Query(Query::Dot)).await? {
-            GraphReply::Json(Value::String(text)) => Ok(text),
-            _ => Err(unexpected()),
-        }
-    }
-
-    async fn debug(&self, node_name: impl Into<String>, order: DebugOrder) -> Result<()> {
-        let node_name = node_name.into();
-        self.done(Immediate::Debug { node_name, order }).await
-    }
-
-    /// Drains that are not still, with what they wait for.
-    ///
-    /// # Errors
-    /// The actor has ended.
-    pub async fn pending_drains(&self) -> Result<Vec<PendingDrain>> {
-        match self.ask(GraphRequest::Query(Query::PendingDrains)).await? {
-            GraphReply::Drains(drains) => Ok(drains),
-            _ => Err(unexpected()),
-        }
-    }
-
-    /// What iothreads have done, the main one first.
-    ///
-    /// # Errors
-    /// The actor has ended.
-    pub async fn iothread_statistics(&self) -> Result<Vec<IothreadReport>> {
-        match self.ask(GraphRequest::Query(Query::IothreadStatistics)).await? {
-            GraphReply::IothreadStatistics(reports) => Ok(reports),
-            _ => Err(unexpected()),
-        }
-    }
-
-    /// What has passed each node, the oldest first.
-    ///
-    /// # Errors
-    /// The actor has ended.
-    pub async fn node_statistics(&self) -> Result<Vec<NodeReport>> {
-        match self.ask(GraphRequest::Query(Query::NodeStatistics)).await? {
-            GraphReply::NodeStatistics(reports) => Ok(reports),
-            _ => Err(unexpected()),
-        }
-    }
-
-    /// Counts a node's latencies from now on in new histograms, in place of those of the same kinds; none at all ends those
-    /// that there are.
-    ///
-    /// # Errors
-    /// There is no such node.
-    pub async fn set_histograms(
-        &self,
-        node_name: impl Into<String>,
-        histograms: LatencyHistograms,
-    ) -> Result<()> {
-        let node_name = node_name.into();
-        self.done(Mutation::SetHistograms {
-            node_name,
-            histograms,
-        })
-        .await
-    }
-
-    /// `query-named-block-nodes`.
-    ///
-    /// # Errors
-    /// The actor has ended.
-    pub async fn named_nodes(&self, flat: bool) -> Result<Value> {
-        match self.ask(GraphRequest::Query(Query::NamedNodes { flat })).await? {
-            GraphReply::Json(json) => Ok(json),
-            _ => Err(unexpected()),
-        }
-    }
-}
-
-pub(super) fn unexpected() -> Error {
-    Error::new(
-        ErrorKind::InvalidArgument,
-        "The graph gave a reply to another question",
-    )
 }
 
 /// A request's reply, once it is there.

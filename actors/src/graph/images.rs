@@ -1,10 +1,10 @@
 //! Images for any program: checked, resized, described, and their files deleted.
 
-use millpond_messages::graph::{DriverFacts, GraphReply, GraphRequest, Mutation, Query};
+use millpond_messages::graph::{DriverFacts, Mutation, Query};
 use millpond_messages::io::Preallocation;
 use millpond_messages::{CheckResult, DriverInfo, ErrorKind, Repair, RequestFlags, Result};
 
-use super::handle::{GraphHandle, unexpected};
+use super::handle::GraphHandle;
 
 impl GraphHandle {
     /// Changes a node's length, and says how: with `exact` it fails rather than end up longer; `preallocation` lays the new
@@ -20,7 +20,7 @@ impl GraphHandle {
         preallocation: Preallocation,
         flags: RequestFlags,
     ) -> Result<()> {
-        self.done(Mutation::Truncate {
+        self.get(Mutation::Truncate {
             node_name: node_name.into(),
             size,
             exact,
@@ -36,10 +36,7 @@ impl GraphHandle {
     /// There is no such node, its format has nothing to check, somebody forbids what a repair needs, or the driver's.
     pub async fn check(&self, node_name: impl Into<String>, repair: Repair) -> Result<CheckResult> {
         let node_name = node_name.into();
-        match self.ask(Mutation::Check { node_name, repair }).await? {
-            GraphReply::Checked(result) => Ok(result),
-            _ => Err(unexpected()),
-        }
+        self.get(Mutation::Check { node_name, repair }).await
     }
 
     /// Deletes the file that an open node keeps its data in. The node can be used until it is closed.
@@ -48,7 +45,7 @@ impl GraphHandle {
     /// There is no such node, its driver has no file that it could delete ([`ErrorKind::Unsupported`]), or the host's.
     pub async fn delete_file(&self, node_name: impl Into<String>) -> Result<()> {
         let node_name = node_name.into();
-        self.done(Mutation::DeleteFile { node_name }).await
+        self.get(Mutation::DeleteFile { node_name }).await
     }
 
     /// The same for who is cleaning up and can do no more: a driver that has no file is fine, and any other error is a line
@@ -68,13 +65,7 @@ impl GraphHandle {
     /// There is no such node, or its driver has nothing to say ([`ErrorKind::Unsupported`]).
     pub async fn driver_info(&self, node_name: impl Into<String>) -> Result<DriverInfo> {
         let node_name = node_name.into();
-        match self
-            .ask(GraphRequest::Query(Query::DriverInfo { node_name }))
-            .await?
-        {
-            GraphReply::DriverInfo(info) => Ok(info),
-            _ => Err(unexpected()),
-        }
+        self.get(Query::DriverInfo { node_name }).await
     }
 
     /// The drivers that may be used, by name: for reading at least, or for writing too.
@@ -82,12 +73,6 @@ impl GraphHandle {
     /// # Errors
     /// The actor has ended.
     pub async fn drivers(&self, read_only: bool) -> Result<Vec<DriverFacts>> {
-        match self
-            .ask(GraphRequest::Query(Query::Drivers { read_only }))
-            .await?
-        {
-            GraphReply::Drivers(drivers) => Ok(drivers),
-            _ => Err(unexpected()),
-        }
+        self.get(Query::Drivers { read_only }).await
     }
 }

@@ -9,6 +9,7 @@
 
 mod actor;
 mod addresses;
+mod answer;
 mod change_log;
 mod delay;
 mod edits;
@@ -21,6 +22,7 @@ mod mailbox;
 mod memory;
 mod names;
 mod node_handle;
+mod questions;
 mod show;
 
 pub use actor::{Graph, GraphConfig, GraphMessage};
