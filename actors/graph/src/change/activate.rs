@@ -5,7 +5,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use millpond_messages::{Error, ErrorKind, IoError, NodeId, Permissions, Result};
 
-use crate::change::reopen::{self, Target};
+use crate::change::reopen;
+use crate::change::targets::Target;
 use crate::order::NodeTask;
 use crate::sections::Cover;
 use crate::transaction::{self, Change, Transaction};

@@ -9,7 +9,7 @@ use crate::transaction::{Change, Transaction};
 use crate::value::graph::Graph;
 use crate::world::World;
 
-/// `blockdev-add`.
+/// A node that a user adds, with what it needs below it.
 pub struct Add {
     /// The options of the node.
     pub options: Options,

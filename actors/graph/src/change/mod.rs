@@ -1,6 +1,6 @@
 //! Changes of the graph, one a file, and which request is which.
 
-use millpond_messages::graph::{GraphReply, Mutation};
+use millpond_messages::graph::{GraphReply, Mutation, RootRequest};
 use millpond_messages::{LatencyHistograms, Result};
 
 use crate::change::add::Add;
@@ -34,6 +34,7 @@ mod resize;
 mod roots;
 pub mod shutdown;
 mod snapshot;
+mod targets;
 mod transaction;
 
 /// The procedure that carries a mutation out.
@@ -62,9 +63,7 @@ async fn carry_out(world: &World, mutation: Mutation) -> Next {
         Mutation::BlockdevSnapshot { node, overlay } => {
             run(world, snapshot::USER, Snapshot::new(node, overlay)).await
         }
-        Mutation::Transaction { actions, completion } => {
-            transaction::transaction(world, actions, completion).await
-        }
+        Mutation::Transaction { actions, completion } => transaction::all(world, actions, completion).await,
         Mutation::AddChild { parent, node } => run(world, children::USER, AddChild::new(parent, node)).await,
         Mutation::DelChild { parent, child } => {
             run(world, children::USER, DelChild::new(parent, child)).await
@@ -97,12 +96,8 @@ async fn carry_out(world: &World, mutation: Mutation) -> Next {
             iothread,
             force,
         } => iothreads::set_iothread(world, &node_name, iothread.as_deref(), force).await,
-        Mutation::AttachRoot(request) => {
-            return Next::Reply(roots::attach(world, request, Inactive::Refused).await);
-        }
-        Mutation::AttachRootInactive(request) => {
-            return Next::Reply(roots::attach(world, request, Inactive::Allowed).await);
-        }
+        Mutation::AttachRoot(request) => return attach(world, request, Inactive::Refused).await,
+        Mutation::AttachRootInactive(request) => return attach(world, request, Inactive::Allowed).await,
         Mutation::SetRootPermissions {
             root,
             permissions,
@@ -157,6 +152,10 @@ async fn carry_out(world: &World, mutation: Mutation) -> Next {
         Mutation::TuneIothread(options) => iothreads::tune(world, options),
     };
     Next::Reply(done.map(|()| GraphReply::Done))
+}
+
+async fn attach(world: &World, request: RootRequest, inactive: Inactive) -> Next {
+    Next::Reply(roots::attach(world, request, inactive).await)
 }
 
 async fn copy_on_read(world: &World, name: &str, on: bool) -> Result<()> {

@@ -17,7 +17,7 @@ pub struct OpenOne {
 }
 
 impl OpenOne {
-    /// Opens this image.
+    /// Opens this image when it is prepared.
     pub fn new(image: OpenImage) -> Self {
         Self {
             image: Some(image),

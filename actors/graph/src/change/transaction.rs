@@ -13,7 +13,7 @@ use crate::world::World;
 ///
 /// # Errors
 /// The first one's that is not possible; nothing has changed then.
-pub async fn transaction(world: &World, actions: Vec<Action>, completion: CompletionMode) -> Result<()> {
+pub async fn all(world: &World, actions: Vec<Action>, completion: CompletionMode) -> Result<()> {
     if let (CompletionMode::Grouped, Some(first)) = (completion, actions.first()) {
         // None of the actions there are starts a job.
         let text = format!(

@@ -16,6 +16,7 @@ mod oracle;
 mod permissions;
 mod promises;
 mod random;
+mod settled;
 mod shutdown;
 mod transactions;
 mod users;
