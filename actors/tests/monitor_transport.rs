@@ -9,7 +9,7 @@ use futures_util::future::LocalBoxFuture;
 use millpond::monitor::chardev::{Address, Backend, Chardev, ChardevOptions, Socket};
 use millpond::monitor::{Dispatch, EventBus, Finish, Monitor};
 use millpond_messages::qapi::schema::COMMANDS;
-use millpond_messages::qapi::{Event, JobStatus, Object, QmpError, parse_json};
+use millpond_messages::qapi::{JobStatus, Object, QmpError, QmpEvent, parse_json};
 use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -61,13 +61,13 @@ impl Dispatch for Shared {
             }
             "blockdev-create" => async move {
                 let id = arguments["job-id"].as_str().unwrap_or_default().to_owned();
-                events.emit(Event::JobStatusChange {
+                events.emit(QmpEvent::JobStatusChange {
                     id: id.clone(),
                     status: JobStatus::Created,
                 });
                 let later = events.clone();
                 actix_rt::spawn(async move {
-                    later.emit(Event::JobStatusChange {
+                    later.emit(QmpEvent::JobStatusChange {
                         id,
                         status: JobStatus::Concluded,
                     });
@@ -218,7 +218,7 @@ async fn events_keep_their_place_around_the_answer_and_wait_for_negotiation() {
     assert!(early.receive().await["QMP"].is_object());
     commands
         .events
-        .emit(Event::BlockExportDeleted { id: "before".into() });
+        .emit(QmpEvent::BlockExportDeleted { id: "before".into() });
     assert_eq!(
         early.ask("{'execute':'qmp_capabilities'}").await,
         json!({"return": {}})
@@ -243,7 +243,7 @@ async fn a_client_that_does_not_read_loses_events_and_holds_up_nobody() {
     let emitted = 40_000_usize;
     let text = "x".repeat(200);
     for index in 0..emitted {
-        commands.events.emit(Event::BlockExportDeleted {
+        commands.events.emit(QmpEvent::BlockExportDeleted {
             id: format!("{index} {text}"),
         });
         if index % 500 == 0 {
@@ -305,7 +305,7 @@ async fn what_is_owed_is_sent_before_the_end() {
     let mut client = Client::negotiated(&path).await;
     commands
         .events
-        .emit(Event::BlockExportDeleted { id: "last".into() });
+        .emit(QmpEvent::BlockExportDeleted { id: "last".into() });
     let ended = monitor.send(Finish);
     let mut rest = Vec::new();
     let (_, read) = futures_util::join!(ended, client.reader.read_to_end(&mut rest));

@@ -15,7 +15,7 @@ use millpond_drivers::api::{
 };
 use millpond_drivers::builtin::builtin;
 use millpond_messages::io::{Operation, OperationKind, Outcome, Preallocation, Value};
-use millpond_messages::qapi::QuorumOperation;
+use millpond_messages::qapi::QuorumOpType;
 use millpond_messages::{
     BlockStatus, IoError, IoResult, Limits, OpenFlags, Permissions, Range, RequestFlags, Role, StatusFlags,
 };
@@ -244,7 +244,7 @@ impl Quorum {
     }
 }
 
-fn bad(operation: QuorumOperation, child: usize, error: Option<IoError>) -> Notice {
+fn bad(operation: QuorumOpType, child: usize, error: Option<IoError>) -> Notice {
     Notice::BadChild {
         operation,
         error,
@@ -277,7 +277,7 @@ fn a_read_gives_what_most_children_have_and_tells_of_the_others() {
     for (bytes, bad_child) in [([1, 2, 2], 0), ([2, 1, 2], 1), ([2, 2, 1], 2)] {
         let quorum = Quorum::votes(2, &bytes);
         assert_eq!(quorum.read(), Ok(2));
-        assert_eq!(quorum.told(), [bad(QuorumOperation::Read, bad_child, None)]);
+        assert_eq!(quorum.told(), [bad(QuorumOpType::Read, bad_child, None)]);
         assert_eq!(
             quorum.children[bad_child].at(1024),
             1,
@@ -305,11 +305,11 @@ fn children_that_cannot_be_read_have_no_vote() {
     let quorum = Quorum::votes(2, &[1, 2, 2]);
     quorum.children[2].fail(OperationKind::Read, IoError::NoSpace);
     assert_eq!(quorum.read(), Err(EIO), "one against one");
-    let unreadable = bad(QuorumOperation::Read, 2, Some(IoError::NoSpace));
+    let unreadable = bad(QuorumOpType::Read, 2, Some(IoError::NoSpace));
     assert_eq!(quorum.told(), [unreadable.clone(), FAILURE]);
     quorum.children[1].fail(OperationKind::Read, IoError::NoSpace);
     assert_eq!(quorum.read(), Err(IoError::NoSpace), "as those fail that do");
-    let other = bad(QuorumOperation::Read, 1, Some(IoError::NoSpace));
+    let other = bad(QuorumOpType::Read, 1, Some(IoError::NoSpace));
     assert_eq!(quorum.told(), [other, unreadable, FAILURE]);
     let quorum = Quorum::votes(2, &[2, 2, 2]);
     quorum.children[0].fail(OperationKind::Read, EIO);
@@ -327,7 +327,7 @@ fn fifo_reads_the_first_child_that_can_be_read() {
     assert_eq!(quorum.children[1].count(OperationKind::Read), 0);
     quorum.children[0].fail(OperationKind::Read, EIO);
     assert_eq!(quorum.read(), Ok(2));
-    assert_eq!(quorum.told(), [bad(QuorumOperation::Read, 0, Some(EIO))]);
+    assert_eq!(quorum.told(), [bad(QuorumOpType::Read, 0, Some(EIO))]);
     quorum.children[1].fail(OperationKind::Read, EIO);
     quorum.children[2].fail(OperationKind::Read, IoError::NoSpace);
     assert_eq!(quorum.read(), Err(IoError::NoSpace), "the last one's");
@@ -346,13 +346,13 @@ fn a_write_goes_to_all_and_succeeds_where_enough_have_it() {
     quorum.children[0].fail(OperationKind::Write, IoError::NoSpace);
     quorum.write(6).unwrap();
     assert_eq!((quorum.children[0].at(1024), quorum.children[1].at(1024)), (5, 6));
-    let first = bad(QuorumOperation::Write, 0, Some(IoError::NoSpace));
+    let first = bad(QuorumOpType::Write, 0, Some(IoError::NoSpace));
     assert_eq!(quorum.told(), std::slice::from_ref(&first));
     quorum.children[2].fail(OperationKind::Write, EIO);
     assert_eq!(quorum.write(7), Err(EIO), "of errors as common the last");
     assert_eq!(
         quorum.told(),
-        [first, bad(QuorumOperation::Write, 2, Some(EIO)), FAILURE]
+        [first, bad(QuorumOpType::Write, 2, Some(EIO)), FAILURE]
     );
 }
 
@@ -377,7 +377,7 @@ fn zeroes_go_to_all_as_zeroes_and_never_to_some_of_them_only() {
         ),
         (0, 0)
     );
-    assert_eq!(quorum.told(), [bad(QuorumOperation::Write, 1, Some(EIO))]);
+    assert_eq!(quorum.told(), [bad(QuorumOpType::Write, 1, Some(EIO))]);
 }
 
 #[test]
@@ -385,7 +385,7 @@ fn a_flush_succeeds_where_enough_are_flushed() {
     let quorum = Quorum::votes(2, &[1, 1, 1]);
     let flush = || quorum.driver.flush().now_or_never().unwrap();
     let told = |child, error| Notice::BadChild {
-        operation: QuorumOperation::Flush,
+        operation: QuorumOpType::Flush,
         error: Some(error),
         child,
         offset: 0,
@@ -511,7 +511,7 @@ fn only_what_all_have_as_zeroes_is_zeroes() {
     quorum.children[1].fail(OperationKind::BlockStatus, EIO);
     assert_eq!(status(), (4096, At::Own), "nobody knows, so there may be data");
     let told = Notice::BadChild {
-        operation: QuorumOperation::Read,
+        operation: QuorumOpType::Read,
         error: Some(EIO),
         child: 1,
         offset: 1024,
@@ -534,7 +534,7 @@ fn children_come_and_go_and_a_move_takes_all_along() {
     assert_eq!(quorum.read(), Ok(2));
     assert_eq!(
         quorum.told(),
-        [bad(QuorumOperation::Read, 0, None)],
+        [bad(QuorumOpType::Read, 0, None)],
         "it is still heard"
     );
 }

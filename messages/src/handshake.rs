@@ -15,7 +15,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::common::{NodeId, Token};
-use crate::io::OperationKind;
+pub use crate::qapi::{PendingDrain, PendingRequest, WaitingNode};
 
 /// What the graph actor tells a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,22 +33,6 @@ pub enum FromNode {
     Quiesced(NodeId, Token),
 }
 
-/// A request that a drain waits for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct PendingRequest {
-    /// What kind of request it is.
-    pub operation: OperationKind,
-    /// First byte, 0 where there is no range.
-    pub offset: u64,
-    /// Its length in bytes.
-    pub len: u64,
-    /// How long it has been in flight, in nanoseconds.
-    pub age_ns: u64,
-    /// Where it stands: the node that it was last handed to.
-    pub stands_at: String,
-}
-
 impl fmt::Display for PendingRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -64,30 +48,6 @@ impl fmt::Display for PendingRequest {
             "a {operation} of {len} bytes at {offset} that has stood at '{stands_at}' for {seconds} s"
         )
     }
-}
-
-/// A drain that has not become still.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct PendingDrain {
-    /// The number of the section that waits.
-    pub token: u64,
-    /// Who asked for it.
-    pub user: String,
-    /// How long it has waited, in nanoseconds.
-    pub age_ns: u64,
-    /// The nodes that have not answered, with what they wait for.
-    pub waiting_for: Vec<WaitingNode>,
-}
-
-/// A node that has not answered a quiesce.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct WaitingNode {
-    /// The node's name in the graph.
-    pub node_name: String,
-    /// What it has in flight, oldest first, a bounded number of them.
-    pub requests: Vec<PendingRequest>,
 }
 
 /// For the log: the node, and the oldest of its requests.

@@ -5,7 +5,8 @@
 )]
 
 use millpond_messages::qapi::schema::{
-    BLOCK_EXPORT_OPTIONS, BLOCKDEV_OPTIONS, MONITOR_OPTIONS, NBD_SERVER_OPTIONS, OBJECT_OPTIONS, StructType,
+    BlockExportOptions, BlockdevOptions, MonitorOptions, NbdServerOptions, ObjectOptions, StructType,
+    Structure,
 };
 use millpond_messages::qapi::{Object, Options, QmpError, Validator};
 use std::process::{Command, Stdio};
@@ -115,7 +116,7 @@ fn blockdev() {
         r#"{"driver":"null-co","node-name":5}"#,
         r#" {"driver":"null-co","node-name":"a"}"#,
     ];
-    compare("--blockdev", &BLOCKDEV_OPTIONS, Some("driver"), &values);
+    compare("--blockdev", BlockdevOptions::schema(), Some("driver"), &values);
 }
 
 #[test]
@@ -132,7 +133,7 @@ fn export_server_object_and_monitor() {
         "foo,id=a",
         r#"{"type":"nbd"}"#,
     ];
-    compare("--export", &BLOCK_EXPORT_OPTIONS, Some("type"), &values);
+    compare("--export", BlockExportOptions::schema(), Some("type"), &values);
     let values = [
         "addr.type=inet",
         "addr.type=inet,addr.host=localhost",
@@ -144,7 +145,7 @@ fn export_server_object_and_monitor() {
         "addr.type=unix,addr.path=/nonexistent/nbd,max-connections=x",
         "addr.type=unix,addr.path=/nonexistent/nbd,foo=x",
     ];
-    compare("--nbd-server", &NBD_SERVER_OPTIONS, None, &values);
+    compare("--nbd-server", NbdServerOptions::schema(), None, &values);
     let values = [
         "",
         "id=x",
@@ -154,27 +155,27 @@ fn export_server_object_and_monitor() {
         "foo,id=a",
         r#"{"qom-type":"iothread","id":"x","poll-max-ns":"5"}"#,
     ];
-    compare("--object", &OBJECT_OPTIONS, Some("qom-type"), &values);
+    compare("--object", ObjectOptions::schema(), Some("qom-type"), &values);
     let values = [
         "mode=control",
         "chardev=foo,mode=bar",
         "chardev=foo,pretty=ON",
         "c,foo=1",
     ];
-    compare("--monitor", &MONITOR_OPTIONS, Some("chardev"), &values);
+    compare("--monitor", MonitorOptions::schema(), Some("chardev"), &values);
 }
 
 #[test]
 fn what_is_accepted_has_its_types() {
     let text = "driver=null-co,node-name=a,,b,size=0x10,latency-ns=-1,read-zeroes=yes,cache.direct=n";
-    let typed = ours(&BLOCKDEV_OPTIONS, None, text).unwrap();
+    let typed = ours(BlockdevOptions::schema(), None, text).unwrap();
     let expected = serde_json::json!({
         "driver": "null-co", "node-name": "a,b", "size": 16, "latency-ns": u64::MAX, "read-zeroes": true,
         "cache": {"direct": false},
     });
     assert_eq!(serde_json::Value::Object(typed), expected);
     let text = "nbd,id=a,node-name=b,bitmaps.0=x,bitmaps.1.node=n,bitmaps.1.name=y";
-    let typed = ours(&BLOCK_EXPORT_OPTIONS, Some("type"), text).unwrap();
+    let typed = ours(BlockExportOptions::schema(), Some("type"), text).unwrap();
     assert_eq!(
         typed["bitmaps"],
         serde_json::json!(["x", {"node": "n", "name": "y"}])
@@ -187,10 +188,10 @@ fn an_embedders_driver_is_let_through_with_its_options() {
     let drivers = ["mine".to_owned()];
     let validator = Validator::new(options.form, &drivers);
     let typed = validator
-        .check(&BLOCKDEV_OPTIONS, options.values.clone())
+        .check(BlockdevOptions::schema(), options.values.clone())
         .unwrap();
     assert_eq!(typed["speed"], serde_json::json!({"x": "5"}));
     Validator::new(options.form, &[])
-        .check(&BLOCKDEV_OPTIONS, options.values)
+        .check(BlockdevOptions::schema(), options.values)
         .unwrap_err();
 }

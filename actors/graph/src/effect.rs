@@ -99,7 +99,7 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Announcement {
     /// An event for the clients of monitors.
-    Event(qapi::Event),
+    Event(qapi::QmpEvent),
     /// A driver that was told to compare found a difference: the program is to end with this message and status 1.
     Mismatch(String),
 }

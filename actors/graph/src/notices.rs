@@ -1,7 +1,7 @@
 //! What drivers tell, with nodes' names in place of ids.
 
 use millpond_drivers::api::Notice;
-use millpond_messages::qapi::Event;
+use millpond_messages::qapi::QmpEvent;
 use millpond_messages::{ChildSlot, NodeId, SECTOR_SIZE};
 
 use crate::effect::{Announcement, Effect};
@@ -21,7 +21,7 @@ pub fn noticed(state: &mut PolicyState, node: NodeId, notice: &Notice) {
             offset,
             size,
             fatal,
-        } => Announcement::Event(Event::BlockImageCorrupted {
+        } => Announcement::Event(QmpEvent::BlockImageCorrupted {
             device: String::new(),
             node_name: Some(node.name.clone()),
             msg: message.clone(),
@@ -31,7 +31,7 @@ pub fn noticed(state: &mut PolicyState, node: NodeId, notice: &Notice) {
         }),
         Notice::NoQuorum { offset, len } => {
             let (sector_num, sectors_count) = sectors(*offset, *len);
-            Announcement::Event(Event::QuorumFailure {
+            Announcement::Event(QmpEvent::QuorumFailure {
                 reference: node.name.clone(),
                 sector_num,
                 sectors_count,
@@ -45,7 +45,7 @@ pub fn noticed(state: &mut PolicyState, node: NodeId, notice: &Notice) {
             len,
         } => {
             let (sector_num, sectors_count) = sectors(*offset, *len);
-            Announcement::Event(Event::QuorumReportBad {
+            Announcement::Event(QmpEvent::QuorumReportBad {
                 operation: *operation,
                 error: error.map(|error| error.to_string()),
                 node_name: child_name(&state.graph, node, *child),
@@ -54,7 +54,7 @@ pub fn noticed(state: &mut PolicyState, node: NodeId, notice: &Notice) {
             })
         }
         Notice::Mismatch { message } => Announcement::Mismatch(message.clone()),
-        Notice::Broken { message } => Announcement::Event(Event::BlockNodeBroken {
+        Notice::Broken { message } => Announcement::Event(QmpEvent::BlockNodeBroken {
             node_name: node.name.clone(),
             driver: node.kind.name().to_owned(),
             msg: message.clone(),

@@ -3,7 +3,7 @@
 use crate::daemon::type_of;
 use millpond_drivers::builtin::builtin;
 use millpond_messages::qapi::schema::{
-    BLOCK_EXPORT_OPTIONS, BLOCKDEV_OPTIONS, Int, Member, StructType, Type,
+    BlockExportOptions, BlockdevOptions, Int, Member, StructType, Structure, Type,
 };
 use std::fmt::Write;
 
@@ -125,13 +125,13 @@ pub fn drivers() -> String {
 
 /// What `--blockdev DRIVER,help` prints; the list of drivers if there is none of that name.
 pub fn driver_options(driver: Option<&str>) -> String {
-    union_help(&BLOCKDEV_OPTIONS, driver).unwrap_or_else(drivers)
+    union_help(BlockdevOptions::schema(), driver).unwrap_or_else(drivers)
 }
 
 /// What `--export TYPE,help` prints; the list of types if there is none of that name.
 pub fn export_options(kind: Option<&str>) -> String {
-    union_help(&BLOCK_EXPORT_OPTIONS, kind).unwrap_or_else(|| {
-        let kinds = BLOCK_EXPORT_OPTIONS.branches.iter();
+    union_help(BlockExportOptions::schema(), kind).unwrap_or_else(|| {
+        let kinds = BlockExportOptions::schema().branches.iter();
         let lines: Vec<String> = kinds.map(|(name, _)| format!("  {name}\n")).collect();
         format!("Export types:\n{}", lines.concat())
     })
@@ -140,7 +140,7 @@ pub fn export_options(kind: Option<&str>) -> String {
 /// The options of one branch of a union, those of its own first.
 fn union_help(of: &StructType, branch: Option<&str>) -> Option<String> {
     let branch = branch?;
-    let (_, own) = of.branches.iter().find(|(name, _)| *name == branch)?;
+    let own = of.branch(branch)?;
     let mut text = format!("{branch} options:\n");
     for member in own.members.iter().chain(of.members) {
         if Some(member.name) == of.tag {
@@ -159,8 +159,8 @@ fn kind_of(member: &Member) -> String {
         Type::Int(Int::Size) => "size".into(),
         Type::Int(_) | Type::Number => "num".into(),
         Type::Bool => "bool (on/off)".into(),
-        Type::Enum(of) => of.values.join("|"),
-        Type::Alternate(of) if of.name.starts_with("BlockdevRef") => "node name, or options".into(),
+        Type::Enum(find) => find().values.join("|"),
+        Type::Alternate(find) if find().name.starts_with("BlockdevRef") => "node name, or options".into(),
         Type::List(_) => "list".into(),
         Type::Null | Type::Any | Type::Struct(_) | Type::Alternate(_) => "options".into(),
     }

@@ -12,7 +12,11 @@ use crate::qmp::{self, Commands};
 use crate::socket::{OwnFile, activation};
 use clap::Parser;
 use millpond_messages::graph::{GraphReply, GraphRequest, Mutation, NodeFacts, OpenImage, Probing, Query};
-use millpond_messages::qapi::{Object, QmpError, SocketAddress, UnixSocketAddress, parse_size};
+use millpond_messages::qapi::schema::{
+    BlockExportKind, BlockExportOptions, MonitorOptions, NbdExportOptions, ObjectOptions, SocketAddress,
+    UnixSocketAddress,
+};
+use millpond_messages::qapi::{Object, QmpError, parse_size};
 use millpond_messages::{IoError, OpenFlags};
 use rustix::io::Errno;
 use serde_json::{Value, json};
@@ -331,7 +335,7 @@ impl Plain {
     async fn set_up(&self, daemon: &Daemon) -> Result<String, QmpError> {
         if self.iothread {
             let iothread = object(json!({"qom-type": "iothread", "id": IOTHREAD}));
-            qmp::run(daemon, "object-add", iothread).await?;
+            qmp::object::add(daemon.clone(), ObjectOptions(iothread)).await?;
         }
         if let Some(size) = self.create {
             self.make_image(daemon, self.new_format(), size).await?;
@@ -343,13 +347,20 @@ impl Plain {
         // Who connects at once, as the client does for whom a service manager starts us, must find the export.
         daemon.exports().hold_clients(true);
         daemon.exports().start_server(&server).await?;
-        let mut export = object(json!({
-            "type": "nbd", "id": NODE, "node-name": node, "name": self.name, "writable": !self.read_only,
-        }));
-        if self.iothread {
-            export.insert("iothread".into(), IOTHREAD.into());
-        }
-        qmp::run(daemon, "block-export-add", export).await?;
+        let export = BlockExportOptions {
+            kind: BlockExportKind::Nbd(NbdExportOptions {
+                name: Some(self.name.clone()),
+                ..NbdExportOptions::default()
+            }),
+            id: NODE.to_owned(),
+            fixed_iothread: None,
+            iothread: self.iothread.then(|| IOTHREAD.to_owned()),
+            node_name: node.clone(),
+            writable: Some(!self.read_only),
+            writethrough: None,
+            allow_inactive: None,
+        };
+        qmp::export::add(daemon.clone(), export).await?;
         daemon.exports().hold_clients(false);
         self.open_monitor(daemon).await?;
         Ok(node)
@@ -460,7 +471,7 @@ impl Plain {
             backend: Backend::Socket(socket),
         };
         daemon.add_chardev(options, |_| {}).await?;
-        daemon.add_monitor(&object(json!({"chardev": "qmp"})), Commands::of(daemon))?;
+        daemon.add_monitor(&MonitorOptions::on("qmp"), Commands::of(daemon))?;
         daemon.open_monitors();
         Ok(())
     }

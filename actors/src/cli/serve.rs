@@ -16,10 +16,9 @@ use crate::flight;
 use crate::log::{self, LogOptions, tell};
 use crate::monitor::chardev::{self, BACKENDS, Parsed};
 use crate::qmp::{self, Commands};
-use millpond_messages::qapi::schema::{
-    BLOCK_EXPORT_OPTIONS, BLOCKDEV_OPTIONS, MONITOR_OPTIONS, NBD_SERVER_OPTIONS, OBJECT_OPTIONS, StructType,
-};
-use millpond_messages::qapi::{Object, Options, QmpError, Validator};
+use millpond_messages::qapi::schema::Structure;
+use millpond_messages::qapi::{Options, QmpError, Validator};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::io;
 use std::process::ExitCode;
@@ -229,8 +228,7 @@ async fn step(program: &str, daemon: &Daemon, plan: &Plan, argument: &Argument) 
                 print!("{}", help::driver_options(driver.as_deref()));
                 return Ok(Step::Enough);
             }
-            let options = checked(daemon, value, Some("driver"), &BLOCKDEV_OPTIONS)?;
-            qmp::run(daemon, "blockdev-add", options).await?;
+            qmp::node::add(daemon.clone(), checked(daemon, value, Some("driver"))?).await?;
         }
         Name::Chardev => return character(program, daemon, plan, argument).await,
         Name::Export => {
@@ -238,18 +236,17 @@ async fn step(program: &str, daemon: &Daemon, plan: &Plan, argument: &Argument) 
                 print!("{}", help::export_options(kind.as_deref()));
                 return Ok(Step::Enough);
             }
-            let options = checked(daemon, value, Some("type"), &BLOCK_EXPORT_OPTIONS)?;
-            qmp::run(daemon, "block-export-add", options).await?;
+            qmp::export::add(daemon.clone(), checked(daemon, value, Some("type"))?).await?;
         }
         Name::Monitor => {
-            let options = checked(daemon, value, Some("chardev"), &MONITOR_OPTIONS)?;
+            let options = checked(daemon, value, Some("chardev"))?;
             daemon.add_monitor(&options, Commands::of(daemon))?;
         }
         Name::NbdServer => {
-            let options = Value::Object(checked(daemon, value, None, &NBD_SERVER_OPTIONS)?);
-            let options =
-                serde_json::from_value(options).map_err(|error| QmpError::generic(error.to_string()))?;
-            daemon.exports().start_server(&options).await?;
+            daemon
+                .exports()
+                .start_server(&checked(daemon, value, None)?)
+                .await?;
         }
         Name::Object => return object(daemon, value).await,
         Name::Trace => {
@@ -270,14 +267,14 @@ fn help_on(text: &str, key: &str) -> Result<Option<Option<String>>, QmpError> {
     Ok(options.help.then(|| on.map(str::to_owned)))
 }
 
-fn checked(
+/// An option's value as the type that the option takes.
+fn checked<T: Structure + DeserializeOwned>(
     daemon: &Daemon,
     text: &str,
     implied_key: Option<&str>,
-    of: &StructType,
-) -> Result<Object, QmpError> {
+) -> Result<T, QmpError> {
     let options = Options::parse_without_help(text, implied_key)?;
-    Validator::new(options.form, daemon.extra_drivers()).check(of, options.values)
+    Validator::new(options.form, daemon.extra_drivers()).check_as(options.values)
 }
 
 async fn object(daemon: &Daemon, text: &str) -> Result<Step, QmpError> {
@@ -290,8 +287,8 @@ async fn object(daemon: &Daemon, text: &str) -> Result<Step, QmpError> {
         }
         return Ok(Step::Enough);
     }
-    let values = Validator::new(options.form, &[]).check(&OBJECT_OPTIONS, options.values)?;
-    qmp::run(daemon, "object-add", values).await?;
+    let options = Validator::new(options.form, &[]).check_as(options.values)?;
+    qmp::object::add(daemon.clone(), options).await?;
     Ok(Step::Next)
 }
 

@@ -4,8 +4,8 @@ use super::Daemon;
 use crate::monitor::chardev::{Backend, Chardev, ChardevOptions};
 use crate::monitor::{Dispatch, Finish, Monitor};
 use actix::Actor;
-use millpond_messages::qapi::{Object, QmpError};
-use serde_json::{Value, json};
+use millpond_messages::qapi::QmpError;
+use millpond_messages::qapi::schema::{ChardevInfo, MonitorMode, MonitorOptions};
 use std::rc::Rc;
 
 /// The character devices there are, in the order in which they were made.
@@ -69,21 +69,19 @@ impl Daemon {
     ///
     /// # Errors
     /// QEMU's text for what went wrong.
-    pub fn add_monitor(&self, options: &Object, dispatch: Rc<dyn Dispatch>) -> Result<(), QmpError> {
-        let text = |name: &str| options.get(name).and_then(Value::as_str);
-        let label = text("chardev").unwrap_or_default();
+    pub fn add_monitor(&self, options: &MonitorOptions, dispatch: Rc<dyn Dispatch>) -> Result<(), QmpError> {
+        let label = options.chardev.as_str();
         let mut chardevs = self.parts.chardevs.borrow_mut();
         let Some(slot) = chardevs.devices.iter_mut().find(|slot| slot.options.id == label) else {
             return Err(QmpError::generic(format!("chardev \"{label}\" not found")));
         };
-        if text("mode") == Some("readline") {
+        if options.mode == Some(MonitorMode::Readline) {
             return Err(QmpError::generic("Only QMP is supported"));
         }
         let Some(device) = slot.device.take() else {
             return Err(QmpError::generic(format!("chardev '{label}' is already in use")));
         };
-        let pretty = options.get("pretty").and_then(Value::as_bool).unwrap_or(false);
-        let monitor = Monitor::new(device, dispatch, self.events().clone(), pretty);
+        let monitor = Monitor::new(device, dispatch, self.events().clone(), options.pretty);
         self.parts.waiting_monitors.borrow_mut().push(monitor);
         Ok(())
     }
@@ -95,14 +93,12 @@ impl Daemon {
     }
 
     /// The reply of `query-chardev`.
-    pub(crate) fn describe_chardevs(&self) -> Value {
+    pub(crate) fn describe_chardevs(&self) -> Vec<ChardevInfo> {
         let chardevs = self.parts.chardevs.borrow();
-        let describe = |slot: &Slot| {
-            json!({
-                "label": slot.options.id,
-                "filename": slot.options.backend.to_string(),
-                "frontend-open": slot.device.is_none(),
-            })
+        let describe = |slot: &Slot| ChardevInfo {
+            label: slot.options.id.clone(),
+            filename: slot.options.backend.to_string(),
+            frontend_open: slot.device.is_none(),
         };
         chardevs.devices.iter().map(describe).collect()
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use millpond_engine::node::Client;
 use millpond_messages::graph::{GraphReply, GraphRequest, NodeFacts, Query, RootRequest, RootUser};
 use millpond_messages::qapi::{
-    BlockExportInfo, BlockExportKind, BlockExportOptions, BlockExportRemoveMode, BlockExportType, Event,
+    BlockExportInfo, BlockExportKind, BlockExportOptions, BlockExportRemoveMode, BlockExportType, QmpEvent,
     NbdServerOptions, SocketAddress, is_identifier,
 };
 use millpond_messages::{Error, ErrorKind, IoThreadId, OpenFlags, Permissions, Result};
@@ -372,7 +372,7 @@ impl ExportRegistry {
             });
             if let Some(Entry { id, .. }) = removed {
                 tracing::info!(export = id, "an export was removed");
-                registry.0.events.emit(Event::BlockExportDeleted { id });
+                registry.0.events.emit(QmpEvent::BlockExportDeleted { id });
             }
             registry.0.state.has_changed();
         });

@@ -1,6 +1,6 @@
 //! One place to tell all monitors that something happened.
 
-use millpond_messages::qapi::{Event, TimedEvent, to_compact};
+use millpond_messages::qapi::{QmpEvent, TimedEvent, to_compact};
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -50,7 +50,7 @@ struct Queue {
 
 impl EventBus {
     /// Tells all who listen now that `event` happened.
-    pub fn emit(&self, event: Event) {
+    pub fn emit(&self, event: QmpEvent) {
         self.send(TimedEvent::now(event));
     }
 

@@ -160,7 +160,7 @@ impl Session {
         let validator = Validator::new(Form::Json, dispatch.extra_drivers());
         Ok((
             command.name,
-            validator.check(command.arguments.object(), request.arguments)?,
+            validator.check((command.arguments)(), request.arguments)?,
         ))
     }
 

@@ -1,6 +1,6 @@
 //! Events that a disk or a guest can cause without end: at most one a second for each thing they are about.
 
-use millpond_messages::qapi::{Event, TimedEvent};
+use millpond_messages::qapi::{QmpEvent, TimedEvent};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -16,10 +16,10 @@ enum Key {
 }
 
 impl Key {
-    fn of(event: &Event) -> Option<Self> {
+    fn of(event: &QmpEvent) -> Option<Self> {
         match event {
-            Event::QuorumFailure { .. } => Some(Self::QuorumFailure),
-            Event::QuorumReportBad { node_name, .. } => Some(Self::QuorumReportBad(node_name.clone())),
+            QmpEvent::QuorumFailure { .. } => Some(Self::QuorumFailure),
+            QmpEvent::QuorumReportBad { node_name, .. } => Some(Self::QuorumReportBad(node_name.clone())),
             _ => None,
         }
     }
@@ -78,11 +78,11 @@ impl Throttle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use millpond_messages::qapi::QuorumOperation;
+    use millpond_messages::qapi::QuorumOpType;
 
     fn bad(child: &str, sector: i64) -> TimedEvent {
-        TimedEvent::now(Event::QuorumReportBad {
-            operation: QuorumOperation::Read,
+        TimedEvent::now(QmpEvent::QuorumReportBad {
+            operation: QuorumOpType::Read,
             error: None,
             node_name: child.into(),
             sector_num: sector,
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn other_events_are_told_at_once() {
         let mut throttle = Throttle::default();
-        let event = TimedEvent::now(Event::BlockExportDeleted { id: "e".into() });
+        let event = TimedEvent::now(QmpEvent::BlockExportDeleted { id: "e".into() });
         for _ in 0..3 {
             assert!(throttle.offer(event.clone(), Instant::now()).is_some());
         }

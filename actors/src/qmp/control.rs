@@ -1,61 +1,76 @@
-//! The session, the version, what there is to ask, and the end.
+//! The version, what there is to ask, the devices and monitors there are, and the end.
 
-use super::{Reply, done, names, text};
+use super::names;
 use crate::daemon::Daemon;
 use crate::flight;
 use crate::log;
 use crate::monitor::chardev::BACKENDS;
-use millpond_messages::qapi::schema::introspect;
-use millpond_messages::qapi::{Object, QmpError, VersionInfo};
-use serde_json::{Value, json};
+use millpond_messages::qapi::QmpError;
+use millpond_messages::qapi::schema::{
+    BlockInfo, ChardevBackendInfo, ChardevInfo, CommandInfo, Json, QueryBlock, QueryChardev,
+    QueryChardevBackends, QueryCommands, QueryQmpSchema, QueryVersion, Quit, SchemaInfo, VersionInfo,
+    XMillpondFlightRecord, XMillpondLogReopen, introspect,
+};
 
-pub(super) async fn version(_: Daemon, _: Object) -> Reply {
-    serde_json::to_value(VersionInfo::current()).map_err(|error| QmpError::generic(error.to_string()))
+pub(super) async fn version(_: Daemon, _: QueryVersion) -> Result<VersionInfo, QmpError> {
+    Ok(VersionInfo::current())
 }
 
-pub(super) async fn commands(_: Daemon, _: Object) -> Reply {
+pub(super) async fn commands(_: Daemon, _: QueryCommands) -> Result<Vec<CommandInfo>, QmpError> {
     // QEMU lists the last registered first.
-    Ok(names().iter().rev().map(|name| json!({"name": name})).collect())
+    let newest_first = names().into_iter().rev();
+    Ok(newest_first
+        .map(|name| CommandInfo {
+            name: name.to_owned(),
+        })
+        .collect())
 }
 
-pub(super) async fn schema(_: Daemon, _: Object) -> Reply {
-    Ok(introspect(&names()))
+pub(super) async fn schema(_: Daemon, _: QueryQmpSchema) -> Result<Json<Vec<SchemaInfo>>, QmpError> {
+    Ok(Json::new(introspect(&names())))
 }
 
-pub(super) async fn quit(daemon: Daemon, _: Object) -> Reply {
+pub(super) async fn quit(daemon: Daemon, _: Quit) -> Result<(), QmpError> {
     daemon.quit();
-    Ok(done())
+    Ok(())
 }
 
-/// Lists of what a daemon without devices never has.
-pub(super) async fn nothing(_: Daemon, _: Object) -> Reply {
-    Ok(Value::Array(Vec::new()))
+pub(super) async fn devices(_: Daemon, _: QueryBlock) -> Result<Vec<BlockInfo>, QmpError> {
+    Ok(Vec::new())
 }
 
-pub(super) async fn chardevs(daemon: Daemon, _: Object) -> Reply {
+pub(super) async fn chardevs(daemon: Daemon, _: QueryChardev) -> Result<Vec<ChardevInfo>, QmpError> {
     Ok(daemon.describe_chardevs())
 }
 
-pub(super) async fn chardev_backends(_: Daemon, _: Object) -> Reply {
-    Ok(BACKENDS.iter().map(|name| json!({"name": name})).collect())
+pub(super) async fn chardev_backends(
+    _: Daemon,
+    _: QueryChardevBackends,
+) -> Result<Vec<ChardevBackendInfo>, QmpError> {
+    let names = BACKENDS.iter();
+    Ok(names
+        .map(|name| ChardevBackendInfo {
+            name: (*name).to_owned(),
+        })
+        .collect())
 }
 
 /// Writes the flight record to a file.
-pub(super) async fn flight_record(daemon: Daemon, arguments: Object) -> Reply {
-    let path = text(&arguments, "filename").to_owned();
+pub(super) async fn flight_record(daemon: Daemon, arguments: XMillpondFlightRecord) -> Result<(), QmpError> {
+    let path = arguments.filename;
     let bytes = daemon.flight_record("asked by x-millpond-flight-record").await?;
     let failed = format!("Could not write '{path}'");
     // A slow disk holds up nothing else.
     let written = tokio::task::spawn_blocking(move || flight::write_to(path.as_ref(), &bytes)).await;
     match written {
-        Ok(Ok(())) => Ok(done()),
+        Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(QmpError::generic(format!("{failed}: {error}"))),
         Err(error) => Err(QmpError::generic(format!("{failed}: {error}"))),
     }
 }
 
 /// Opens the log's file anew, after somebody has moved it away. The disk is waited for on a thread of its own.
-pub(super) async fn reopen_log(_: Daemon, _: Object) -> Reply {
+pub(super) async fn reopen_log(_: Daemon, _: XMillpondLogReopen) -> Result<(), QmpError> {
     let Some(file) = log::file() else {
         return Err(QmpError::generic("The log does not go to a file"));
     };
@@ -65,7 +80,7 @@ pub(super) async fn reopen_log(_: Daemon, _: Object) -> Reply {
         QmpError::generic(format!("Could not open '{path}': {error}"))
     };
     match opened {
-        Ok(Ok(())) => Ok(done()),
+        Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(failed(&log::why(&error))),
         Err(error) => Err(failed(&error)),
     }

@@ -1,44 +1,39 @@
 //! Exports, and the NBD server.
 
-use super::{Reply, arguments, done};
 use crate::daemon::Daemon;
 use millpond_messages::graph::{GraphReply, GraphRequest, Query};
-use millpond_messages::qapi::{
-    BlockDirtyBitmapOrStr, BlockExportDel, BlockExportKind, BlockExportOptions, NbdExportOptions,
-    NbdServerAdd, NbdServerRemove, NbdServerStart, Object, QmpError,
+use millpond_messages::qapi::QmpError;
+use millpond_messages::qapi::schema::{
+    BlockDirtyBitmapOrStr, BlockExportDel, BlockExportInfo, BlockExportKind, BlockExportOptions,
+    NbdExportOptions, NbdServerAddOptions, NbdServerRemove, NbdServerStart, NbdServerStop, QueryBlockExports,
 };
-use serde_json::json;
 
-pub(super) async fn add(daemon: Daemon, given: Object) -> Reply {
-    daemon.exports().add(&arguments(given)?).await?;
-    Ok(done())
+pub(crate) async fn add(daemon: Daemon, options: BlockExportOptions) -> Result<(), QmpError> {
+    Ok(daemon.exports().add(&options).await?)
 }
 
-pub(super) async fn delete(daemon: Daemon, given: Object) -> Reply {
-    let BlockExportDel { id, mode } = arguments(given)?;
-    daemon.exports().delete(&id, mode).await?;
-    Ok(done())
+pub(super) async fn delete(daemon: Daemon, arguments: BlockExportDel) -> Result<(), QmpError> {
+    let BlockExportDel { id, mode } = arguments;
+    Ok(daemon.exports().delete(&id, mode).await?)
 }
 
-pub(super) async fn query(daemon: Daemon, _: Object) -> Reply {
-    Ok(json!(daemon.exports().list().await))
+pub(super) async fn query(daemon: Daemon, _: QueryBlockExports) -> Result<Vec<BlockExportInfo>, QmpError> {
+    Ok(daemon.exports().list().await)
 }
 
-pub(super) async fn server_start(daemon: Daemon, given: Object) -> Reply {
-    let start: NbdServerStart = arguments(given)?;
-    daemon.exports().start_server(&start.into()).await?;
-    Ok(done())
+pub(super) async fn server_start(daemon: Daemon, start: NbdServerStart) -> Result<(), QmpError> {
+    Ok(daemon.exports().start_server(&start.into()).await?)
 }
 
 /// The deprecated form of `block-export-add`.
-pub(super) async fn server_add(daemon: Daemon, given: Object) -> Reply {
-    let NbdServerAdd {
+pub(super) async fn server_add(daemon: Daemon, arguments: NbdServerAddOptions) -> Result<(), QmpError> {
+    let NbdServerAddOptions {
         name,
         description,
         device,
         writable,
         bitmap,
-    } = arguments(given)?;
+    } = arguments;
     let name = name.unwrap_or_else(|| device.clone());
     let query = Query::Node {
         node_name: device.clone(),
@@ -63,18 +58,15 @@ pub(super) async fn server_add(daemon: Daemon, given: Object) -> Reply {
         writethrough: None,
         allow_inactive: None,
     };
-    daemon.exports().add(&options).await?;
-    Ok(done())
+    Ok(daemon.exports().add(&options).await?)
 }
 
 /// The deprecated form of `block-export-del`.
-pub(super) async fn server_remove(daemon: Daemon, given: Object) -> Reply {
-    let NbdServerRemove { name, mode } = arguments(given)?;
-    daemon.exports().delete(&name, mode).await?;
-    Ok(done())
+pub(super) async fn server_remove(daemon: Daemon, arguments: NbdServerRemove) -> Result<(), QmpError> {
+    let NbdServerRemove { name, mode } = arguments;
+    Ok(daemon.exports().delete(&name, mode).await?)
 }
 
-pub(super) async fn server_stop(daemon: Daemon, _: Object) -> Reply {
-    daemon.exports().stop_server().await?;
-    Ok(done())
+pub(super) async fn server_stop(daemon: Daemon, _: NbdServerStop) -> Result<(), QmpError> {
+    Ok(daemon.exports().stop_server().await?)
 }

@@ -1,40 +1,45 @@
 //! Jobs: shown, and what users do to them.
 
-use super::{Reply, done, text};
 use crate::daemon::Daemon;
 use crate::job::Verb;
-use millpond_messages::qapi::Object;
-use serde_json::json;
+use millpond_messages::qapi::QmpError;
+use millpond_messages::qapi::schema::{
+    BlockJobInfo, JobCancel, JobComplete, JobDismiss, JobFinalize, JobInfo, JobPause, JobResume, QueryBlockJobs,
+    QueryJobs,
+};
 
-pub(super) async fn query(daemon: Daemon, _: Object) -> Reply {
-    Ok(json!(daemon.jobs().list().await))
+pub(super) async fn query(daemon: Daemon, _: QueryJobs) -> Result<Vec<JobInfo>, QmpError> {
+    Ok(daemon.jobs().list().await)
 }
 
-pub(super) async fn dismiss(daemon: Daemon, arguments: Object) -> Reply {
-    apply(&daemon, &arguments, Verb::Dismiss).await
+pub(super) async fn query_block_jobs(_: Daemon, _: QueryBlockJobs) -> Result<Vec<BlockJobInfo>, QmpError> {
+    Ok(Vec::new())
 }
 
-pub(super) async fn cancel(daemon: Daemon, arguments: Object) -> Reply {
-    apply(&daemon, &arguments, Verb::Cancel).await
+pub(super) async fn dismiss(daemon: Daemon, JobDismiss { id }: JobDismiss) -> Result<(), QmpError> {
+    apply(&daemon, &id, Verb::Dismiss).await
 }
 
-pub(super) async fn complete(daemon: Daemon, arguments: Object) -> Reply {
-    apply(&daemon, &arguments, Verb::Complete).await
+pub(super) async fn cancel(daemon: Daemon, JobCancel { id }: JobCancel) -> Result<(), QmpError> {
+    apply(&daemon, &id, Verb::Cancel).await
 }
 
-pub(super) async fn finalize(daemon: Daemon, arguments: Object) -> Reply {
-    apply(&daemon, &arguments, Verb::Finalize).await
+pub(super) async fn complete(daemon: Daemon, JobComplete { id }: JobComplete) -> Result<(), QmpError> {
+    apply(&daemon, &id, Verb::Complete).await
 }
 
-pub(super) async fn pause(daemon: Daemon, arguments: Object) -> Reply {
-    apply(&daemon, &arguments, Verb::Pause).await
+pub(super) async fn finalize(daemon: Daemon, JobFinalize { id }: JobFinalize) -> Result<(), QmpError> {
+    apply(&daemon, &id, Verb::Finalize).await
 }
 
-pub(super) async fn resume(daemon: Daemon, arguments: Object) -> Reply {
-    apply(&daemon, &arguments, Verb::Resume).await
+pub(super) async fn pause(daemon: Daemon, JobPause { id }: JobPause) -> Result<(), QmpError> {
+    apply(&daemon, &id, Verb::Pause).await
 }
 
-async fn apply(daemon: &Daemon, arguments: &Object, verb: Verb) -> Reply {
-    daemon.jobs().apply(text(arguments, "id"), verb).await?;
-    Ok(done())
+pub(super) async fn resume(daemon: Daemon, JobResume { id }: JobResume) -> Result<(), QmpError> {
+    apply(&daemon, &id, Verb::Resume).await
+}
+
+async fn apply(daemon: &Daemon, id: &str, verb: Verb) -> Result<(), QmpError> {
+    Ok(daemon.jobs().apply(id, verb).await?)
 }

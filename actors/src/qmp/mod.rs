@@ -1,88 +1,91 @@
 //! What clients of a monitor can ask for: one row for each command, in a file for each topic.
 //!
-//! This stands above the daemon and everything in it. A monitor knows no command: it is handed [`Commands`].
+//! This stands above the daemon and everything in it. A monitor knows no command: it is handed [`Commands`]. A handler takes
+//! the arguments and gives the answer that the command's row in [`schema`](millpond_messages::qapi::schema) names; one that
+//! does not fit its row does not compile.
 
 mod control;
-mod export;
+pub(crate) mod export;
 mod graph;
+mod image;
 mod job;
-mod object;
+pub(crate) mod node;
+pub(crate) mod object;
 mod qom;
 mod transaction;
 
 use crate::daemon::Daemon;
 use crate::monitor::Dispatch;
 use futures_util::future::LocalBoxFuture;
-use millpond_messages::qapi::schema::COMMANDS;
+use millpond_messages::qapi::schema::{self, Answers, COMMANDS, Command};
 use millpond_messages::qapi::{ErrorClass, Object, QmpError};
-use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::rc::Rc;
 
-/// What a command answers.
-type Reply = Result<Value, QmpError>;
-type Handler = fn(Daemon, Object) -> LocalBoxFuture<'static, Reply>;
+type Handler = fn(Daemon, Object) -> LocalBoxFuture<'static, Result<Value, QmpError>>;
 
 macro_rules! table {
-    ($($name:literal => $handler:path,)*) => {
-        &[$(($name, |daemon, arguments| Box::pin($handler(daemon, arguments)))),*]
+    ($($command:ident => $handler:path,)*) => {
+        &[$((<schema::$command as Command>::ROW.name, |daemon, arguments| {
+            Box::pin(carry_out::<schema::$command, _, _>(daemon, arguments, $handler))
+        })),*]
     };
 }
 
 const TABLE: &[(&str, Handler)] = table! {
-    "block-export-add" => export::add,
-    "block-export-del" => export::delete,
-    "block_resize" => graph::resize,
-    "blockdev-add" => graph::add,
-    "blockdev-create" => graph::create,
-    "blockdev-del" => graph::delete,
-    "blockdev-reopen" => graph::reopen,
-    "blockdev-set-active" => graph::set_active,
-    "blockdev-snapshot" => graph::snapshot,
-    "change-backing-file" => graph::change_backing_file,
-    "job-cancel" => job::cancel,
-    "job-complete" => job::complete,
-    "job-dismiss" => job::dismiss,
-    "job-finalize" => job::finalize,
-    "job-pause" => job::pause,
-    "job-resume" => job::resume,
-    "nbd-server-add" => export::server_add,
-    "nbd-server-remove" => export::server_remove,
-    "nbd-server-start" => export::server_start,
-    "nbd-server-stop" => export::server_stop,
-    "object-add" => object::add,
-    "object-del" => object::delete,
-    "qom-get" => qom::get,
-    "qom-list" => qom::list,
-    "qom-list-properties" => qom::list_properties,
-    "qom-list-types" => qom::list_types,
-    "qom-set" => qom::set,
-    "query-block-exports" => export::query,
-    "query-block" => control::nothing,
-    "query-block-jobs" => control::nothing,
-    "query-blockstats" => graph::query_statistics,
-    "query-chardev" => control::chardevs,
-    "query-chardev-backends" => control::chardev_backends,
-    "query-commands" => control::commands,
-    "query-jobs" => job::query,
-    "query-named-block-nodes" => graph::query_nodes,
-    "query-qmp-schema" => control::schema,
-    "query-version" => control::version,
-    "quit" => control::quit,
-    "transaction" => transaction::run,
-    "x-blockdev-amend" => graph::amend,
-    "x-blockdev-change" => graph::change_children,
-    "x-blockdev-set-iothread" => graph::set_iothread,
-    "x-debug-query-block-graph" => graph::query_graph,
-    "x-millpond-check" => graph::check,
-    "x-millpond-flight-record" => control::flight_record,
-    "x-millpond-latency-histogram-set" => graph::set_histograms,
-    "x-millpond-log-reopen" => control::reopen_log,
-    "x-millpond-move-node" => graph::move_node,
-    "x-millpond-query-dot" => graph::query_dot,
-    "x-millpond-query-drains" => graph::query_drains,
-    "x-millpond-query-iothreads" => graph::query_iothreads,
-    "x-millpond-truncate" => graph::truncate,
+    BlockExportAdd => export::add,
+    BlockExportDel => export::delete,
+    BlockResize => image::resize,
+    BlockdevAdd => node::add,
+    BlockdevCreate => image::create,
+    BlockdevDel => node::delete,
+    BlockdevReopen => node::reopen,
+    BlockdevSetActive => node::set_active,
+    BlockdevSnapshot => node::snapshot,
+    ChangeBackingFile => image::change_backing_file,
+    JobCancel => job::cancel,
+    JobComplete => job::complete,
+    JobDismiss => job::dismiss,
+    JobFinalize => job::finalize,
+    JobPause => job::pause,
+    JobResume => job::resume,
+    NbdServerAdd => export::server_add,
+    NbdServerRemove => export::server_remove,
+    NbdServerStart => export::server_start,
+    NbdServerStop => export::server_stop,
+    ObjectAdd => object::add,
+    ObjectDel => object::delete,
+    QomGet => qom::get,
+    QomList => qom::list,
+    QomListProperties => qom::list_properties,
+    QomListTypes => qom::list_types,
+    QomSet => qom::set,
+    QueryBlock => control::devices,
+    QueryBlockExports => export::query,
+    QueryBlockJobs => job::query_block_jobs,
+    QueryBlockstats => graph::query_statistics,
+    QueryChardev => control::chardevs,
+    QueryChardevBackends => control::chardev_backends,
+    QueryCommands => control::commands,
+    QueryJobs => job::query,
+    QueryNamedBlockNodes => graph::query_nodes,
+    QueryQmpSchema => control::schema,
+    QueryVersion => control::version,
+    Quit => control::quit,
+    Transaction => transaction::run,
+    XBlockdevAmend => image::amend,
+    XBlockdevChange => node::change_children,
+    XBlockdevSetIothread => node::set_iothread,
+    XDebugQueryBlockGraph => graph::query_graph,
+    XMillpondCheck => image::check,
+    XMillpondFlightRecord => control::flight_record,
+    XMillpondLatencyHistogramSet => graph::set_histograms,
+    XMillpondLogReopen => control::reopen_log,
+    XMillpondMoveNode => node::move_node,
+    XMillpondQueryDot => graph::query_dot,
+    XMillpondQueryDrains => graph::query_drains,
+    XMillpondQueryIothreads => graph::query_iothreads,
+    XMillpondTruncate => image::truncate,
 };
 
 /// The commands of a daemon, as a monitor needs them.
@@ -111,52 +114,50 @@ impl Dispatch for Commands {
     }
 
     fn dispatch(&self, command: &str, arguments: Object) -> LocalBoxFuture<'static, Result<Value, QmpError>> {
-        let daemon = self.daemon.clone();
-        let command = command.to_owned();
-        Box::pin(async move { run(&daemon, &command, arguments).await })
-    }
-}
-
-/// The commands there are, the one that the session carries out itself included, in the schema's order.
-fn names() -> Vec<&'static str> {
-    let served = |name: &str| name == "qmp_capabilities" || TABLE.iter().any(|(known, _)| *known == name);
-    COMMANDS
-        .iter()
-        .map(|command| command.name)
-        .filter(|name| served(name))
-        .collect()
-}
-
-/// Carries out a command whose arguments were checked.
-///
-/// # Errors
-/// Why it cannot be done.
-pub async fn run(daemon: &Daemon, command: &str, arguments: Object) -> Reply {
-    match TABLE.iter().find(|(name, _)| *name == command) {
-        Some((_, handler)) => handler(daemon.clone(), arguments).await,
-        None => {
-            let text = format!("The command {command} has not been found");
-            Err(QmpError::new(ErrorClass::CommandNotFound, text))
+        match TABLE.iter().find(|(name, _)| *name == command) {
+            Some((_, handler)) => handler(self.daemon.clone(), arguments),
+            None => {
+                let text = format!("The command {command} has not been found");
+                Box::pin(async { Err(QmpError::new(ErrorClass::CommandNotFound, text)) })
+            }
         }
     }
 }
 
-/// The reply of commands that have nothing to say.
-fn done() -> Value {
-    json!({})
+/// The commands there are, in the schema's order. The session carries one out itself: `qmp_capabilities`.
+fn names() -> Vec<&'static str> {
+    COMMANDS.iter().map(|command| command.name).collect()
 }
 
-/// The arguments as a type.
-fn arguments<T: DeserializeOwned>(arguments: Object) -> Result<T, QmpError> {
-    serde_json::from_value(Value::Object(arguments)).map_err(|error| QmpError::generic(error.to_string()))
+/// Calls a command's handler with arguments that were checked.
+async fn carry_out<C, R, F>(
+    daemon: Daemon,
+    arguments: Object,
+    handler: fn(Daemon, C::Arguments) -> F,
+) -> Result<Value, QmpError>
+where
+    C: Command,
+    R: Answers<C::Answer>,
+    F: Future<Output = Result<R, QmpError>>,
+{
+    handler(daemon, schema::parse(arguments)?).await?.into_json()
 }
 
-/// An argument that is text; empty if left out.
-fn text<'a>(arguments: &'a Object, name: &str) -> &'a str {
-    arguments.get(name).and_then(Value::as_str).unwrap_or_default()
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
 
-/// An argument that is a truth value; false if left out.
-fn flag(arguments: &Object, name: &str) -> bool {
-    arguments.get(name).and_then(Value::as_bool).unwrap_or(false)
+    #[test]
+    fn each_command_of_the_schema_has_one_handler() {
+        let handled: BTreeSet<&str> = TABLE.iter().map(|(name, _)| *name).collect();
+        assert_eq!(handled.len(), TABLE.len(), "a command has two handlers");
+        let mut known: BTreeSet<&str> = names().into_iter().collect();
+        assert_eq!(known.len(), COMMANDS.len(), "COMMANDS has a command twice");
+        known.remove("qmp_capabilities");
+        assert_eq!(
+            handled, known,
+            "a command needs a row in COMMANDS (messages/src/qapi/schema/mod.rs) and one in TABLE"
+        );
+    }
 }

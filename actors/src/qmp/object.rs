@@ -1,13 +1,13 @@
 //! User objects: made and removed.
 
-use super::{Reply, done, text};
 use crate::daemon::{Daemon, UserObject};
 use millpond_messages::graph::Mutation;
-use millpond_messages::qapi::{Object, QmpError, check_identifier};
+use millpond_messages::qapi::schema::{ObjectDel, ObjectOptions};
+use millpond_messages::qapi::{QmpError, check_identifier};
 
-pub(super) async fn add(daemon: Daemon, arguments: Object) -> Reply {
-    check_identifier(text(&arguments, "id"))?;
-    let object = UserObject::from_options(arguments)?;
+pub(crate) async fn add(daemon: Daemon, options: ObjectOptions) -> Result<(), QmpError> {
+    check_identifier(options.id())?;
+    let object = UserObject::from_options(options.0)?;
     daemon.objects(|objects| objects.may_add(&object))?;
     match &object {
         UserObject::Iothread(iothread) => {
@@ -21,11 +21,11 @@ pub(super) async fn add(daemon: Daemon, arguments: Object) -> Reply {
         UserObject::MainLoop(_) => {}
     }
     daemon.objects(|objects| objects.put(object));
-    Ok(done())
+    Ok(())
 }
 
-pub(super) async fn delete(daemon: Daemon, arguments: Object) -> Reply {
-    let id = text(&arguments, "id");
+pub(super) async fn delete(daemon: Daemon, ObjectDel { id }: ObjectDel) -> Result<(), QmpError> {
+    let id = id.as_str();
     let object = daemon.objects(|objects| objects.find(id).cloned());
     let object = object.ok_or_else(|| QmpError::generic(format!("object '{id}' not found")))?;
     match object {
@@ -44,5 +44,5 @@ pub(super) async fn delete(daemon: Daemon, arguments: Object) -> Reply {
         }
     }
     daemon.objects(|objects| objects.remove(id));
-    Ok(done())
+    Ok(())
 }

@@ -1,11 +1,12 @@
 //! The tree of objects, as far as users' own objects are in it.
 
-use super::{Reply, arguments, done, flag, text};
 use crate::daemon::{Daemon, UserObject, properties_of, type_of};
 use millpond_messages::graph::Mutation;
-use millpond_messages::qapi::{ErrorClass, Object, ObjectPropertyInfo, ObjectTypeInfo, QmpError};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use millpond_messages::qapi::schema::{
+    ObjectPropertyInfo, ObjectTypeInfo, QomGet, QomList, QomListProperties, QomListTypes, QomSet,
+};
+use millpond_messages::qapi::{ErrorClass, QmpError};
+use serde_json::Value;
 
 /// Every type: its name, whether it is abstract, and what it is derived from.
 const TYPES: &[(&str, bool, Option<&str>)] = &[
@@ -67,14 +68,13 @@ fn property(name: &str, kind: impl Into<String>) -> ObjectPropertyInfo {
     }
 }
 
-fn listing(properties: impl IntoIterator<Item = ObjectPropertyInfo>) -> Reply {
-    let all: Vec<_> = std::iter::once(property("type", "string"))
+fn listing(properties: impl IntoIterator<Item = ObjectPropertyInfo>) -> Vec<ObjectPropertyInfo> {
+    std::iter::once(property("type", "string"))
         .chain(properties)
-        .collect();
-    serde_json::to_value(all).map_err(|error| QmpError::generic(error.to_string()))
+        .collect()
 }
 
-fn of_type(kind: &str) -> Reply {
+fn of_type(kind: &str) -> Vec<ObjectPropertyInfo> {
     listing(
         properties_of(kind)
             .unwrap_or_default()
@@ -83,8 +83,8 @@ fn of_type(kind: &str) -> Reply {
     )
 }
 
-pub(super) async fn list(daemon: Daemon, arguments: Object) -> Reply {
-    match find(&daemon, text(&arguments, "path"))? {
+pub(super) async fn list(daemon: Daemon, arguments: QomList) -> Result<Vec<ObjectPropertyInfo>, QmpError> {
+    Ok(match find(&daemon, &arguments.path)? {
         Place::Root => listing(CONTAINERS.iter().map(|name| property(name, "child<container>"))),
         Place::Container("objects") => daemon.objects(|objects| {
             let all = objects.all().iter();
@@ -92,7 +92,7 @@ pub(super) async fn list(daemon: Daemon, arguments: Object) -> Reply {
         }),
         Place::Container(_) => listing([]),
         Place::Object(object) => of_type(object.kind()),
-    }
+    })
 }
 
 /// The object of that id, if `place` holds it as a child.
@@ -120,10 +120,10 @@ fn no_device(path: &str) -> QmpError {
     QmpError::new(ErrorClass::DeviceNotFound, format!("Device '{path}' not found"))
 }
 
-pub(super) async fn get(daemon: Daemon, arguments: Object) -> Reply {
-    let path = text(&arguments, "path");
-    let name = text(&arguments, "property");
-    match find_owner(&daemon, path)? {
+pub(super) async fn get(daemon: Daemon, arguments: QomGet) -> Result<Value, QmpError> {
+    let QomGet { path, property } = arguments;
+    let name = property.as_str();
+    match find_owner(&daemon, &path)? {
         Place::Object(object) => object.get(name).ok_or_else(|| not_found(object.kind(), name)),
         Place::Root | Place::Container(_) if name == "type" => Ok("container".into()),
         place if is_child(&daemon, &place, name) => {
@@ -133,20 +133,12 @@ pub(super) async fn get(daemon: Daemon, arguments: Object) -> Reply {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Set {
-    path: String,
-    property: String,
-    value: Value,
-}
-
-pub(super) async fn set(daemon: Daemon, given: Object) -> Reply {
-    let Set {
+pub(super) async fn set(daemon: Daemon, arguments: QomSet) -> Result<(), QmpError> {
+    let QomSet {
         path,
         property,
         value,
-    } = arguments(given)?;
+    } = arguments;
     let place = find_owner(&daemon, &path)?;
     let Place::Object(object) = place else {
         return Err(if property == "type" || is_child(&daemon, &place, &property) {
@@ -169,26 +161,22 @@ pub(super) async fn set(daemon: Daemon, given: Object) -> Reply {
         UserObject::MainLoop(_) => {}
     }
     daemon.objects(|objects| objects.put(changed));
-    Ok(done())
+    Ok(())
 }
 
-pub(super) async fn list_types(_: Daemon, arguments: Object) -> Reply {
-    let implements = arguments
-        .get("implements")
-        .and_then(Value::as_str)
-        .unwrap_or("object");
-    let with_abstract = flag(&arguments, "abstract");
+pub(super) async fn list_types(_: Daemon, arguments: QomListTypes) -> Result<Vec<ObjectTypeInfo>, QmpError> {
+    let implements = arguments.implements.as_deref().unwrap_or("object");
+    let with_abstract = arguments.is_abstract == Some(true);
     let types = TYPES
         .iter()
         .filter(|(name, is_abstract, _)| (with_abstract || !is_abstract) && derives(name, implements));
-    let infos: Vec<_> = types
+    Ok(types
         .map(|(name, is_abstract, parent)| ObjectTypeInfo {
             name: (*name).into(),
             is_abstract: is_abstract.then_some(true),
             parent: parent.map(Into::into),
         })
-        .collect();
-    Ok(json!(infos))
+        .collect())
 }
 
 /// Whether `name` is `ancestor` or comes from it.
@@ -207,11 +195,14 @@ fn derives(name: &str, ancestor: &str) -> bool {
     }
 }
 
-pub(super) async fn list_properties(_: Daemon, arguments: Object) -> Reply {
-    let kind = text(&arguments, "typename");
+pub(super) async fn list_properties(
+    _: Daemon,
+    arguments: QomListProperties,
+) -> Result<Vec<ObjectPropertyInfo>, QmpError> {
+    let kind = arguments.typename;
     if !TYPES.iter().any(|(known, ..)| *known == kind) {
         let error = format!("Class '{kind}' not found");
         return Err(QmpError::new(ErrorClass::DeviceNotFound, error));
     }
-    of_type(kind)
+    Ok(of_type(&kind))
 }

@@ -18,7 +18,7 @@ use millpond::node::Client;
 use millpond_drivers::builtin::builtin;
 use millpond_messages::error::errno::EIO;
 use millpond_messages::graph::{DrainScope, IothreadOptions, OpenImage, Options, RootRequest, RootUser};
-use millpond_messages::qapi::Event;
+use millpond_messages::qapi::QmpEvent;
 use millpond_messages::{IoError, Permissions, RequestFlags};
 use millpond_ring::Engine;
 use millpond_ring::buffer::{Buffer, Buffers};
@@ -161,7 +161,7 @@ impl Stage {
     }
 
     async fn told(&mut self, what: &str, entry: Entry) {
-        let expected = Event::BlockNodeBroken {
+        let expected = QmpEvent::BlockNodeBroken {
             node_name: "f".to_owned(),
             driver: "fragile".to_owned(),
             msg: format!("{entry:?} panics"),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use millpond_messages::IoError;
-use millpond_messages::qapi::QuorumOperation;
+use millpond_messages::qapi::QuorumOpType;
 
 /// Notices of one node that may be on their way at once: a disk that fails every request must not fill the memory.
 const ON_THEIR_WAY: usize = 64;
@@ -33,7 +33,7 @@ pub enum Notice {
     /// A child failed, or its data is not what the others have.
     BadChild {
         /// The operation during which it was found.
-        operation: QuorumOperation,
+        operation: QuorumOpType,
         /// Why it failed; `None` if its data differs.
         error: Option<IoError>,
         /// The child's index among the handles that the driver was given.

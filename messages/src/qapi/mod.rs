@@ -1,31 +1,23 @@
 //! The management interface's vocabulary: QMP's types, schema, JSON dialect and `key=value` options.
 //!
-//! Names, arguments, defaults and error texts are those of `qemu-storage-daemon` 10.0. One table
-//! ([`schema`]) says what exists; introspection and validation are both read from it. What passed
-//! validation is turned into the serde types of [`types`].
+//! Names, arguments, defaults and error texts are those of `qemu-storage-daemon` 10.0. One row
+//! ([`schema`]) says what a thing is; introspection, validation and the Rust types are made of it.
 
+mod define;
 mod error;
-mod event;
 mod identifier;
-mod json;
-mod keyval;
-mod number;
-mod order;
+mod introspect;
 pub mod schema;
-pub mod types;
+mod text;
 mod validate;
-mod write;
 
 pub use error::{ErrorClass, QmpError};
-pub use event::{Event, IoOperation, JobEnd, QuorumOperation, TimedEvent};
 pub use identifier::{IDENTIFIER_HINT, check_identifier, is_identifier};
-pub use json::{JsonStream, parse_json};
-pub use keyval::{Options, take_value};
-pub use number::parse_size;
-pub use order::{bucket, in_qdict_order};
-pub use types::*;
+pub use schema::*;
+pub use text::{
+    JsonStream, Options, bucket, in_qdict_order, parse_json, parse_size, take_value, to_compact, to_pretty,
+};
 pub use validate::{Form, Validator};
-pub use write::{to_compact, to_pretty};
 
 /// A JSON object that keeps its members in the order they were inserted.
 pub type Object = serde_json::Map<String, serde_json::Value>;

@@ -3,9 +3,11 @@
 //! The texts of refusals, the order of checks, and which of them show a member's whole path, are
 //! QEMU's: programs match on them.
 
-use super::number::{parse_size, signed, unsigned};
-use super::schema::{AlternateType, BLOCKDEV_OPTIONS, EnumType, Int, StructType, Type};
+use super::define::{AlternateType, EnumType, Int, StructType, Structure, Type, parse};
+use super::schema::BlockdevOptions;
+use super::text::{in_qdict_order, parse_size, signed, unsigned};
 use super::{Object, QmpError};
+use serde::de::DeserializeOwned;
 use serde_json::{Number, Value};
 
 /// How values are written.
@@ -44,6 +46,14 @@ impl<'a> Validator<'a> {
         self.structure(of, input, &mut path).map_err(QmpError::generic)
     }
 
+    /// As [`check`](Self::check), and `input` becomes a value of the type that it is checked against.
+    ///
+    /// # Errors
+    /// As those of [`check`](Self::check).
+    pub fn check_as<T: Structure + DeserializeOwned>(&self, input: Object) -> Result<T, QmpError> {
+        parse(self.check(T::schema(), input)?)
+    }
+
     fn structure(&self, of: &StructType, mut input: Object, path: &mut Path) -> Result<Object, String> {
         let mut output = Object::new();
         self.members(of, &mut input, &mut output, path)?;
@@ -55,7 +65,7 @@ impl<'a> Validator<'a> {
                 None => {}
             }
         }
-        match super::in_qdict_order(&input).next() {
+        match in_qdict_order(&input).next() {
             None => Ok(output),
             Some((name, _)) => {
                 path.steps.push(Step::Member((*name).clone()));
@@ -65,7 +75,7 @@ impl<'a> Validator<'a> {
     }
 
     fn is_extra_driver(&self, of: &StructType, value: &str) -> bool {
-        std::ptr::eq(of, &raw const BLOCKDEV_OPTIONS) && self.extra_drivers.iter().any(|name| name == value)
+        std::ptr::eq(of, BlockdevOptions::schema()) && self.extra_drivers.iter().any(|name| name == value)
     }
 
     fn members(
@@ -101,15 +111,15 @@ impl<'a> Validator<'a> {
 
     fn value(&self, of: Type, value: Value, path: &mut Path) -> Result<Value, String> {
         match of {
-            Type::Struct(of) => match value {
-                Value::Object(object) => self.structure(of, object, path).map(Value::Object),
+            Type::Struct(find) => match value {
+                Value::Object(object) => self.structure(find(), object, path).map(Value::Object),
                 _ => Err(path.wrong_type("object")),
             },
             Type::List(item) => match value {
                 Value::Array(items) => self.list(*item, items, path),
                 _ => Err(path.wrong_type("array")),
             },
-            Type::Alternate(of) => self.alternate(of, value, path),
+            Type::Alternate(find) => self.alternate(find(), value, path),
             Type::Any => Ok(value),
             Type::Null => match value {
                 Value::Null => Ok(value),
@@ -157,7 +167,7 @@ impl<'a> Validator<'a> {
             return Err(format!("Parameters '{}.*' are unexpected", path.full()));
         }
         match (of, self.form) {
-            (Type::Enum(of), _) => word(of, value, path),
+            (Type::Enum(find), _) => word(find(), value, path),
             (Type::Str, _) if value.is_string() => Ok(value),
             (Type::Str, _) => Err(path.wrong_type("string")),
             (Type::Bool, Form::Json) if value.is_boolean() => Ok(value),

@@ -6,16 +6,17 @@ use millpond_messages::path::{
     full_backing_filename, path_clean, path_combine, path_has_protocol, path_is_absolute,
 };
 use millpond_messages::qapi::schema::{
-    BLOCK_EXPORT_OPTIONS, BLOCKDEV_OPTIONS, MONITOR_OPTIONS, NBD_SERVER_OPTIONS, OBJECT_OPTIONS, StructType,
+    BlockExportOptions, BlockdevOptions, MonitorOptions, NbdServerOptions, ObjectOptions, StructType,
+    Structure,
 };
 use millpond_messages::qapi::{Form, Options, Validator, parse_size, take_value};
 
-const KINDS: [(&StructType, Option<&str>); 5] = [
-    (&BLOCKDEV_OPTIONS, Some("driver")),
-    (&BLOCK_EXPORT_OPTIONS, Some("type")),
-    (&OBJECT_OPTIONS, Some("qom-type")),
-    (&NBD_SERVER_OPTIONS, None),
-    (&MONITOR_OPTIONS, Some("chardev")),
+const KINDS: [(fn() -> &'static StructType, Option<&str>); 5] = [
+    (BlockdevOptions::schema, Some("driver")),
+    (BlockExportOptions::schema, Some("type")),
+    (ObjectOptions::schema, Some("qom-type")),
+    (NbdServerOptions::schema, None),
+    (MonitorOptions::schema, Some("chardev")),
 ];
 
 pub(super) fn run(bytes: &[u8]) {
@@ -27,9 +28,9 @@ pub(super) fn run(bytes: &[u8]) {
     assert!(value.len() + rest.len() <= text.len());
     for (kind, implied) in KINDS {
         if let Ok(options) = Options::parse(&text, implied)
-            && let Ok(checked) = Validator::new(options.form, &[]).check(kind, options.values)
+            && let Ok(checked) = Validator::new(options.form, &[]).check(kind(), options.values)
         {
-            let again = Validator::new(Form::Json, &[]).check(kind, checked.clone());
+            let again = Validator::new(Form::Json, &[]).check(kind(), checked.clone());
             assert_eq!(again.as_ref(), Ok(&checked), "{text:?}");
         }
     }

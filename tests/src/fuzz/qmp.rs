@@ -3,8 +3,8 @@
 
 use futures_util::future::{LocalBoxFuture, ready};
 use millpond::monitor::{Call, Dispatch, Session, Turn};
-use millpond_messages::qapi::schema::COMMANDS;
-use millpond_messages::qapi::{BlockExportDel, BlockExportOptions, NbdServerStart, Object, QmpError};
+use millpond_messages::qapi::schema::{COMMANDS, find_command};
+use millpond_messages::qapi::{Object, QmpError};
 use serde_json::Value;
 
 /// Knows every command and does nothing.
@@ -57,14 +57,8 @@ fn converse(bytes: &[u8], piece: usize, dispatch: &Nothing) -> Vec<Vec<u8>> {
 
 /// Arguments that were checked can be given their types.
 fn typed(call: &Call) {
-    let arguments = Value::Object(call.arguments.clone());
-    let problem = match call.command {
-        "block-export-add" => serde_json::from_value::<BlockExportOptions>(arguments).err(),
-        "block-export-del" => serde_json::from_value::<BlockExportDel>(arguments).err(),
-        "nbd-server-start" => serde_json::from_value::<NbdServerStart>(arguments).err(),
-        _ => None,
-    };
-    if let Some(problem) = problem {
+    let row = find_command(call.command).expect("a command has a row");
+    if let Err(problem) = (row.accepts)(call.arguments.clone()) {
         panic!("{} {:?}: {problem}", call.command, call.arguments);
     }
 }

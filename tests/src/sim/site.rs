@@ -10,6 +10,7 @@ use millpond::monitor::chardev::{self, Parsed};
 use millpond::qmp::Commands;
 use millpond_drivers::builtin::builtin;
 use millpond_messages::graph::IothreadOptions;
+use millpond_messages::qapi::MonitorOptions;
 use serde_json::{Value, json};
 
 use super::monitor::Monitor;
@@ -324,9 +325,7 @@ async fn add_monitor(daemon: &Daemon, id: &str, socket: &Path) -> io::Result<()>
     };
     let added = daemon.add_chardev(options, |_| {}).await;
     added.map_err(|error| io::Error::other(error.to_string()))?;
-    let monitor = json!({"chardev": id});
-    let monitor = monitor.as_object().cloned().unwrap_or_default();
-    let added = daemon.add_monitor(&monitor, Commands::of(daemon));
+    let added = daemon.add_monitor(&MonitorOptions::on(id), Commands::of(daemon));
     added.map_err(|error| io::Error::other(error.to_string()))?;
     daemon.open_monitors();
     Ok(())

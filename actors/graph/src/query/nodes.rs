@@ -205,20 +205,14 @@ impl View<'_> {
             active: !node.flags.contains(OpenFlags::INACTIVE),
             encrypted: false,
             detect_zeroes: detect_zeroes(node.settings.detect_zeroes),
-            bps: 0,
-            bps_rd: 0,
-            bps_wr: 0,
-            iops: 0,
-            iops_rd: 0,
-            iops_wr: 0,
             image: self.image(node)?,
             cache: BlockdevCacheInfo {
                 writeback: true,
                 direct: node.flags.contains(OpenFlags::NOCACHE),
                 no_flush: node.flags.contains(OpenFlags::NO_FLUSH),
             },
-            write_threshold: 0,
-            dirty_bitmaps: None,
+            // No limits, no threshold, no bitmaps.
+            ..BlockDeviceInfo::default()
         })
     }
 

@@ -2,7 +2,7 @@
 
 use millpond_drivers::api::{Notice, Notices};
 use millpond_messages::graph::{EdgeParent, GraphReply, Immediate, Mutation};
-use millpond_messages::qapi::{self, QuorumOperation};
+use millpond_messages::qapi::{self, QuorumOpType};
 use millpond_messages::{IoError, Role};
 use serde_json::json;
 
@@ -236,7 +236,7 @@ fn notice(world: &mut FakeWorld, node: &str, notice: Notice) {
 fn what_drivers_tell_is_told_with_the_names_that_nodes_have_then() {
     let mut world = world(&["a", "b", "c"], &["a", "b", "c"]);
     let bad = |child| Notice::BadChild {
-        operation: QuorumOperation::Read,
+        operation: QuorumOpType::Read,
         error: Some(IoError::NoSpace),
         child,
         offset: 1000,
@@ -255,7 +255,7 @@ fn what_drivers_tell_is_told_with_the_names_that_nodes_have_then() {
         },
     );
     let names = world.announced.iter().map(|announcement| match announcement {
-        Announcement::Event(qapi::Event::QuorumReportBad {
+        Announcement::Event(qapi::QmpEvent::QuorumReportBad {
             node_name,
             error,
             sector_num,
@@ -270,7 +270,7 @@ fn what_drivers_tell_is_told_with_the_names_that_nodes_have_then() {
             assert_eq!(error.as_deref(), Some("No space left on device"));
             node_name.as_str()
         }
-        Announcement::Event(qapi::Event::QuorumFailure {
+        Announcement::Event(qapi::QmpEvent::QuorumFailure {
             reference,
             sector_num,
             sectors_count,

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use futures_util::future::join_all;
 use millpond_messages::error::errno::{EIO, ENOMEM};
 use millpond_messages::io::Preallocation;
-use millpond_messages::qapi::QuorumOperation;
+use millpond_messages::qapi::QuorumOpType;
 use millpond_messages::{
     ChildSlot, Error, ErrorKind, IoError, IoResult, Range, RequestFlags, Result, StatusFlags,
 };
@@ -51,7 +51,7 @@ impl Quorum {
 
     fn report_bad(
         &self,
-        operation: QuorumOperation,
+        operation: QuorumOpType,
         error: Option<IoError>,
         child: usize,
         offset: u64,
@@ -66,7 +66,7 @@ impl Quorum {
         });
     }
 
-    fn report_errors(&self, operation: QuorumOperation, results: &[IoResult<()>], offset: u64, len: u64) {
+    fn report_errors(&self, operation: QuorumOpType, results: &[IoResult<()>], offset: u64, len: u64) {
         for (child, result) in results.iter().enumerate() {
             if let Err(error) = result {
                 self.report_bad(operation, Some(*error), child, offset, len);
@@ -87,7 +87,7 @@ impl Quorum {
     /// As [`Quorum::count`], for a request with a range: failures are told.
     fn conclude(
         &self,
-        operation: QuorumOperation,
+        operation: QuorumOpType,
         results: &[IoResult<()>],
         offset: u64,
         len: u64,
@@ -104,7 +104,7 @@ impl Quorum {
             (result, buffers) = child.read(offset, buffers).await;
             match result {
                 Ok(()) => break,
-                Err(error) => self.report_bad(QuorumOperation::Read, Some(error), index, offset, len),
+                Err(error) => self.report_bad(QuorumOpType::Read, Some(error), index, offset, len),
             }
             if bytes_in(&buffers) != len {
                 // They were lost with the iothread that had them.
@@ -131,7 +131,7 @@ impl Quorum {
             .map(|(child, into)| child.read(offset, into));
         let mut reads: Vec<Transfer> = join_all(reads).await;
         let results: Vec<IoResult<()>> = reads.iter().map(|(result, _)| *result).collect();
-        let result = match self.conclude(QuorumOperation::Read, &results, offset, range) {
+        let result = match self.conclude(QuorumOpType::Read, &results, offset, range) {
             Ok(()) => self.elect(offset, &mut reads).await,
             Err(error) => Err(error),
         };
@@ -163,7 +163,7 @@ impl Quorum {
                 .copied()
                 .collect();
             for child in &losers {
-                self.report_bad(QuorumOperation::Read, None, *child, offset, len);
+                self.report_bad(QuorumOpType::Read, None, *child, offset, len);
             }
             if self.settings.reads == (Reads::Vote { rewrite: true }) {
                 self.rewrite(offset, reads, best, &losers).await;
@@ -221,7 +221,7 @@ impl Quorum {
             .map(|(child, data)| child.write(offset, data, flags));
         let writes: Vec<Transfer> = join_all(writes).await;
         let results: Vec<IoResult<()>> = writes.iter().map(|(result, _)| *result).collect();
-        let result = self.conclude(QuorumOperation::Write, &results, offset, len);
+        let result = self.conclude(QuorumOpType::Write, &results, offset, len);
         give_back(result, writes, size)
     }
 
@@ -232,13 +232,13 @@ impl Quorum {
             .iter()
             .map(|child| child.write_zeroes(offset, len, flags));
         let results = join_all(zeroes).await;
-        self.conclude(QuorumOperation::Write, &results, offset, len)
+        self.conclude(QuorumOpType::Write, &results, offset, len)
     }
 
     async fn flush_all(&self) -> IoResult<()> {
         let children = self.children();
         let results = join_all(children.iter().map(Child::flush)).await;
-        self.report_errors(QuorumOperation::Flush, &results, 0, 0);
+        self.report_errors(QuorumOpType::Flush, &results, 0, 0);
         self.count(&results)
     }
 
@@ -263,7 +263,7 @@ impl Quorum {
                 Ok(status) if status.flags.contains(StatusFlags::ZERO) => zero = zero.min(status.len),
                 Ok(status) => data = data.max(status.len),
                 Err(error) => {
-                    self.report_bad(QuorumOperation::Read, Some(error), index, offset, len);
+                    self.report_bad(QuorumOpType::Read, Some(error), index, offset, len);
                     data = len;
                     break;
                 }

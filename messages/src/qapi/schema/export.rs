@@ -1,65 +1,175 @@
-//! Exports.
+//! Exports, and the NBD server.
 
-use super::define::{
-    Alternate, AlternateType, BOOL, Enum, EnumType, List, STR, Struct, StructType, alternate, enumeration,
-    opt, req, structure,
-};
+use super::socket::{SocketAddress, SocketAddressLegacy};
+use crate::qapi::define::qapi;
 
-pub(super) static BLOCK_EXPORT_INFO: StructType = structure(
-    "BlockExportInfo",
-    &[
-        req("id", STR),
-        req("type", Enum(&BLOCK_EXPORT_TYPE)),
-        req("node-name", STR),
-        req("shutting-down", BOOL),
-    ],
-);
+/// Seconds a client has for the handshake if nothing else is said.
+pub const DEFAULT_HANDSHAKE_MAX_SECONDS: u32 = 10;
+/// Clients at once if nothing else is said.
+pub const DEFAULT_MAX_CONNECTIONS: u32 = 100;
 
-pub(super) static BLOCK_EXPORT_TYPE: EnumType = enumeration("BlockExportType", &["nbd"]);
+qapi! {
+    /// The kinds of export.
+    enum BlockExportType {
+        /// On the NBD server.
+        Nbd = "nbd",
+    }
 
-/// The arguments of `block-export-add`, also what `--export` takes.
-pub static BLOCK_EXPORT_OPTIONS: StructType = structure(
-    "BlockExportOptions",
-    &[
-        req("type", Enum(&BLOCK_EXPORT_TYPE)),
-        req("id", STR),
-        opt("fixed-iothread", BOOL),
-        opt("iothread", STR),
-        req("node-name", STR),
-        opt("writable", BOOL),
-        opt("writethrough", BOOL),
-        opt("allow-inactive", BOOL),
-    ],
-)
-.union("type", &[("nbd", &BLOCK_EXPORT_OPTIONS_NBD)]);
+    /// What an export is to be, also what `--export` takes.
+    union BlockExportOptions {
+        @kind: BlockExportKind,
+        /// The export's id, unique among exports.
+        id: String,
+        /// Do not follow the node when it moves to another iothread; default false.
+        fixed_iothread: Option<bool>,
+        /// The iothread to move the node to.
+        iothread: Option<String>,
+        /// The node to export.
+        node_name: String,
+        /// Allow writes; default false.
+        writable: Option<bool>,
+        /// Flush after each write; default false.
+        writethrough: Option<bool>,
+        /// Allow an inactive node; default false.
+        allow_inactive: Option<bool>,
+    }
 
-/// The arguments of `block-export-add`, also what `--export` takes.
-pub static BLOCK_EXPORT_OPTIONS_NBD: StructType = structure(
-    "BlockExportOptionsNbd",
-    &[
-        opt("name", STR),
-        opt("description", STR),
-        opt("bitmaps", List(&Alternate(&BLOCK_DIRTY_BITMAP_OR_STR))),
-        opt("allocation-depth", BOOL),
-    ],
-);
+    /// What only one kind of export has.
+    branches BlockExportKind by "type": BlockExportType {
+        /// On the NBD server.
+        Nbd = "nbd": NbdExportOptions,
+    }
 
-pub(super) static BLOCK_DIRTY_BITMAP_OR_STR: AlternateType =
-    alternate("BlockDirtyBitmapOrStr", &[STR, Struct(&BLOCK_DIRTY_BITMAP)]);
+    /// The options of an NBD export.
+    #[derive(Default)]
+    struct NbdExportOptions {
+        /// The name clients ask for, at most 4096 bytes; default is the node's name.
+        name: Option<String>,
+        /// Text shown to clients, at most 4096 bytes.
+        description: Option<String>,
+        /// Dirty bitmaps to offer as `qemu:dirty-bitmap:NAME`.
+        bitmaps: Option<Vec<BlockDirtyBitmapOrStr>>,
+        /// Offer `qemu:allocation-depth`; default false.
+        allocation_depth: Option<bool>,
+    }
 
-pub(super) static BLOCK_DIRTY_BITMAP: StructType =
-    structure("BlockDirtyBitmap", &[req("node", STR), req("name", STR)]);
+    /// A bitmap of the exported node's chain by name, or of a given node.
+    alternate BlockDirtyBitmapOrStr {
+        /// By name, looked for along the backing chain.
+        Local(String),
+        /// On the node named.
+        External(BlockDirtyBitmap),
+    }
 
-pub(super) static BLOCK_EXPORT_REMOVE_MODE: EnumType =
-    enumeration("BlockExportRemoveMode", &["safe", "hard"]);
+    /// A dirty bitmap of a node.
+    struct BlockDirtyBitmap {
+        /// The name of the node with the bitmap.
+        node: String,
+        /// The bitmap's name at that node.
+        name: String,
+    }
 
-pub(super) static NBD_SERVER_ADD_OPTIONS: StructType = structure(
-    "NbdServerAddOptions",
-    &[
-        opt("name", STR),
-        opt("description", STR),
-        req("device", STR),
-        opt("writable", BOOL),
-        opt("bitmap", STR),
-    ],
-);
+    /// Adds an export, and begins to serve it.
+    command BlockExportAdd = "block-export-add" (BlockExportOptions);
+
+    /// How the removal of an export treats clients.
+    #[derive(Default)]
+    enum BlockExportRemoveMode {
+        /// Refuse while clients are connected.
+        #[default]
+        Safe = "safe",
+        /// Clients are disconnected, and the export goes.
+        Hard = "hard",
+    }
+
+    /// Begins to remove an export.
+    command BlockExportDel = "block-export-del" {
+        /// The id of the export to delete.
+        id: String,
+        /// How clients are treated.
+        mode: BlockExportRemoveMode = default,
+    };
+
+    /// An export as it is shown.
+    struct BlockExportInfo {
+        /// The id of the export.
+        id: String,
+        /// What kind it is.
+        kind as "type": BlockExportType,
+        /// The node it shows now.
+        node_name: String,
+        /// It is being removed and waits for its clients.
+        shutting_down: bool,
+    }
+
+    /// Shows all exports.
+    command QueryBlockExports = "query-block-exports" {} -> Vec<BlockExportInfo>;
+
+    /// The NBD server as `--nbd-server` describes it.
+    struct NbdServerOptions {
+        /// Seconds a client has for the handshake, 0 for no limit; see [`DEFAULT_HANDSHAKE_MAX_SECONDS`].
+        handshake_max_seconds: Option<u32>,
+        /// The TLS credentials object.
+        tls_creds: Option<String>,
+        /// The object that says who may connect.
+        tls_authz: Option<String>,
+        /// How many clients at once, 0 for no limit; see [`DEFAULT_MAX_CONNECTIONS`].
+        max_connections: Option<u32>,
+        /// The address to listen at.
+        addr: SocketAddress,
+    }
+
+    /// Starts the NBD server.
+    command NbdServerStart = "nbd-server-start" {
+        /// Seconds a client has for the handshake, 0 for no limit.
+        handshake_max_seconds: Option<u32>,
+        /// The TLS credentials object.
+        tls_creds: Option<String>,
+        /// The object that says who may connect.
+        tls_authz: Option<String>,
+        /// How many clients at once, 0 for no limit.
+        max_connections: Option<u32>,
+        /// Where to listen.
+        addr: SocketAddressLegacy,
+    };
+
+    /// An NBD export in its deprecated form.
+    struct NbdServerAddOptions {
+        /// The export's name and id; default is `device`.
+        name: Option<String>,
+        /// Text shown to clients.
+        description: Option<String>,
+        /// The device or node to export.
+        device: String,
+        /// Allow writes; default false.
+        writable: Option<bool>,
+        /// A dirty bitmap to offer.
+        bitmap: Option<String>,
+    }
+
+    /// The deprecated form of `block-export-add`.
+    command NbdServerAdd = "nbd-server-add" (NbdServerAddOptions) ["deprecated"];
+
+    /// The deprecated form of `block-export-del`.
+    command NbdServerRemove = "nbd-server-remove" {
+        /// The name of the export to remove.
+        name: String,
+        /// How clients are treated.
+        mode: BlockExportRemoveMode = default,
+    } ["deprecated"];
+
+    /// Stops the NBD server, and removes its exports.
+    command NbdServerStop = "nbd-server-stop" {};
+}
+
+impl From<NbdServerStart> for NbdServerOptions {
+    fn from(start: NbdServerStart) -> Self {
+        Self {
+            handshake_max_seconds: start.handshake_max_seconds,
+            tls_creds: start.tls_creds,
+            tls_authz: start.tls_authz,
+            max_connections: start.max_connections,
+            addr: start.addr.into(),
+        }
+    }
+}

@@ -1,101 +1,102 @@
-//! Options of filters.
+//! Options of filters. They are checked and stay objects, for the drivers to read.
 
-use super::define::{
-    Alternate, BOOL, Enum, EnumType, I32, I64, List, STR, Struct, StructType, U32, U64, enumeration, opt,
-    req, structure,
-};
-use super::graph::BLOCK_PERMISSION;
-use super::node::BLOCKDEV_REF;
+use super::graph::BlockPermission;
+use super::node::BlockdevRef;
 use crate::common::DebugEvent;
+use crate::qapi::define::{EnumType, Qapi, Type, qapi};
 
-pub(super) static BLOCKDEV_OPTIONS_BLKDEBUG: StructType = structure(
-    "BlockdevOptionsBlkdebug",
-    &[
-        req("image", Alternate(&BLOCKDEV_REF)),
-        opt("config", STR),
-        opt("align", I64),
-        opt("max-transfer", I32),
-        opt("opt-write-zero", I32),
-        opt("max-write-zero", I32),
-        opt("opt-discard", I32),
-        opt("max-discard", I32),
-        opt("inject-error", List(&Struct(&BLKDEBUG_INJECT_ERROR_OPTIONS))),
-        opt("set-state", List(&Struct(&BLKDEBUG_SET_STATE_OPTIONS))),
-        opt("take-child-perms", List(&Enum(&BLOCK_PERMISSION))),
-        opt("unshare-child-perms", List(&Enum(&BLOCK_PERMISSION))),
-    ],
-);
+qapi! {
+    /// Options of the filter `blkdebug`.
+    open struct BlockdevOptionsBlkdebug {
+        image: BlockdevRef,
+        config: Option<String>,
+        align: Option<i64>,
+        max_transfer: Option<i32>,
+        opt_write_zero: Option<i32>,
+        max_write_zero: Option<i32>,
+        opt_discard: Option<i32>,
+        max_discard: Option<i32>,
+        inject_error: Option<Vec<BlkdebugInjectErrorOptions>>,
+        set_state: Option<Vec<BlkdebugSetStateOptions>>,
+        take_child_perms: Option<Vec<BlockPermission>>,
+        unshare_child_perms: Option<Vec<BlockPermission>>,
+    }
 
-pub(super) static BLOCKDEV_OPTIONS_BLKLOGWRITES: StructType = structure(
-    "BlockdevOptionsBlklogwrites",
-    &[
-        req("file", Alternate(&BLOCKDEV_REF)),
-        req("log", Alternate(&BLOCKDEV_REF)),
-        opt("log-sector-size", U32),
-        opt("log-append", BOOL),
-        opt("log-super-update-interval", U64),
-    ],
-);
+    /// When a request is to fail, and how.
+    open struct BlkdebugInjectErrorOptions {
+        event: DebugEvent,
+        state: Option<i64>,
+        iotype: Option<BlkdebugIOType>,
+        errno: Option<i64>,
+        sector: Option<i64>,
+        once: Option<bool>,
+        immediately: Option<bool>,
+    }
 
-pub(super) static BLOCKDEV_OPTIONS_BLKVERIFY: StructType = structure(
-    "BlockdevOptionsBlkverify",
-    &[
-        req("test", Alternate(&BLOCKDEV_REF)),
-        req("raw", Alternate(&BLOCKDEV_REF)),
-    ],
-);
+    /// When the rules' state is to change.
+    open struct BlkdebugSetStateOptions {
+        event: DebugEvent,
+        state: Option<i64>,
+        new_state as "new_state": i64,
+    }
 
-static BLKDEBUG_INJECT_ERROR_OPTIONS: StructType = structure(
-    "BlkdebugInjectErrorOptions",
-    &[
-        req("event", Enum(&BLKDEBUG_EVENT)),
-        opt("state", I64),
-        opt("iotype", Enum(&BLKDEBUG_IO_TYPE)),
-        opt("errno", I64),
-        opt("sector", I64),
-        opt("once", BOOL),
-        opt("immediately", BOOL),
-    ],
-);
+    /// The requests that a rule is for.
+    enum BlkdebugIOType {
+        /// Reads of the filter's user.
+        Read = "read",
+        /// Writes of the filter's user.
+        Write = "write",
+        /// Writes that are zeroes by request.
+        WriteZeroes = "write-zeroes",
+        /// Discards of the filter's user.
+        Discard = "discard",
+        /// Flushes of the filter's user.
+        Flush = "flush",
+        /// Questions about where data is.
+        BlockStatus = "block-status",
+    }
 
-static BLKDEBUG_SET_STATE_OPTIONS: StructType = structure(
-    "BlkdebugSetStateOptions",
-    &[
-        req("event", Enum(&BLKDEBUG_EVENT)),
-        opt("state", I64),
-        req("new_state", I64),
-    ],
-);
+    /// Options of the filter `blklogwrites`.
+    open struct BlockdevOptionsBlklogwrites {
+        file: BlockdevRef,
+        log: BlockdevRef,
+        log_sector_size: Option<u32>,
+        log_append: Option<bool>,
+        log_super_update_interval: Option<u64>,
+    }
 
-static BLKDEBUG_EVENT: EnumType = enumeration("BlkdebugEvent", DebugEvent::NAMES);
+    /// Options of the filter `blkverify`.
+    open struct BlockdevOptionsBlkverify {
+        test: BlockdevRef,
+        raw: BlockdevRef,
+    }
 
-static BLKDEBUG_IO_TYPE: EnumType = enumeration(
-    "BlkdebugIOType",
-    &[
-        "read",
-        "write",
-        "write-zeroes",
-        "discard",
-        "flush",
-        "block-status",
-    ],
-);
+    /// Options of the filter `throttle`.
+    open struct BlockdevOptionsThrottle {
+        throttle_group: String,
+        file: BlockdevRef,
+    }
 
-pub(super) static BLOCKDEV_OPTIONS_THROTTLE: StructType = structure(
-    "BlockdevOptionsThrottle",
-    &[req("throttle-group", STR), req("file", Alternate(&BLOCKDEV_REF))],
-);
+    /// Options of the filter `copy-on-read`.
+    open struct BlockdevOptionsCor {
+        file: BlockdevRef,
+        bottom: Option<String>,
+    }
 
-pub(super) static BLOCKDEV_OPTIONS_COR: StructType = structure(
-    "BlockdevOptionsCor",
-    &[req("file", Alternate(&BLOCKDEV_REF)), opt("bottom", STR)],
-);
+    /// Options of the filter `preallocate`.
+    open struct BlockdevOptionsPreallocate {
+        file: BlockdevRef,
+        prealloc_align: Option<i64>,
+        prealloc_size: Option<i64>,
+    }
+}
 
-pub(super) static BLOCKDEV_OPTIONS_PREALLOCATE: StructType = structure(
-    "BlockdevOptionsPreallocate",
-    &[
-        req("file", Alternate(&BLOCKDEV_REF)),
-        opt("prealloc-align", I64),
-        opt("prealloc-size", I64),
-    ],
-);
+impl Qapi for DebugEvent {
+    const TYPE: Type = Type::Enum(|| {
+        static SCHEMA: EnumType = EnumType {
+            name: "BlkdebugEvent",
+            values: DebugEvent::NAMES,
+        };
+        &SCHEMA
+    });
+}

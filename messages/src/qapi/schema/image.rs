@@ -1,153 +1,438 @@
-//! Nodes and images as they are shown.
+//! Images: made, resized, checked, amended, and shown.
 
-use super::create::QCOW2_COMPRESSION_TYPE;
-use super::define::{
-    BOOL, Enum, EnumType, I64, List, STR, Struct, StructType, enumeration, opt, req, structure,
-};
-use super::node::BLOCKDEV_DETECT_ZEROES_OPTIONS;
+use super::driver::Qcow2CompressionType;
+use super::node::{BlockdevDetectZeroesOptions, BlockdevDriver, BlockdevRef};
+use crate::io::Preallocation;
+use crate::qapi::define::{EnumType, Qapi, Size, Type, qapi};
 
-pub(super) static BLOCK_DEVICE_INFO: StructType = structure(
-    "BlockDeviceInfo",
-    &[
-        req("file", STR),
-        opt("node-name", STR),
-        req("ro", BOOL),
-        req("drv", STR),
-        opt("backing_file", STR),
-        req("backing_file_depth", I64),
-        req("active", BOOL),
-        req("encrypted", BOOL),
-        req("detect_zeroes", Enum(&BLOCKDEV_DETECT_ZEROES_OPTIONS)),
-        req("bps", I64),
-        req("bps_rd", I64),
-        req("bps_wr", I64),
-        req("iops", I64),
-        req("iops_rd", I64),
-        req("iops_wr", I64),
-        req("image", Struct(&IMAGE_INFO)),
-        opt("bps_max", I64),
-        opt("bps_rd_max", I64),
-        opt("bps_wr_max", I64),
-        opt("iops_max", I64),
-        opt("iops_rd_max", I64),
-        opt("iops_wr_max", I64),
-        opt("bps_max_length", I64),
-        opt("bps_rd_max_length", I64),
-        opt("bps_wr_max_length", I64),
-        opt("iops_max_length", I64),
-        opt("iops_rd_max_length", I64),
-        opt("iops_wr_max_length", I64),
-        opt("iops_size", I64),
-        opt("group", STR),
-        req("cache", Struct(&BLOCKDEV_CACHE_INFO)),
-        req("write_threshold", I64),
-        opt("dirty-bitmaps", List(&Struct(&BLOCK_DIRTY_INFO))),
-    ],
-);
+qapi! {
+    /// Makes an image, as a job.
+    command BlockdevCreate = "blockdev-create" {
+        /// The id of the job.
+        job_id: String,
+        /// What the image is to be.
+        options: BlockdevCreateOptions,
+    };
 
-pub(super) static IMAGE_INFO: StructType = structure(
-    "ImageInfo",
-    &[
-        req("filename", STR),
-        req("format", STR),
-        opt("dirty-flag", BOOL),
-        opt("actual-size", I64),
-        req("virtual-size", I64),
-        opt("cluster-size", I64),
-        opt("encrypted", BOOL),
-        opt("compressed", BOOL),
-        opt("backing-filename", STR),
-        opt("full-backing-filename", STR),
-        opt("backing-filename-format", STR),
-        opt("snapshots", List(&Struct(&SNAPSHOT_INFO))),
-        opt("format-specific", Struct(&IMAGE_INFO_SPECIFIC)),
-        opt("backing-image", Struct(&IMAGE_INFO)),
-    ],
-);
+    /// Options of an image that is to be made. Only the driver knows what they all mean.
+    open union BlockdevCreateOptions {
+        @"driver": BlockdevDriver {
+            "file": BlockdevCreateOptionsFile,
+            "qcow2": BlockdevCreateOptionsQcow2,
+        },
+    }
 
-pub(super) static SNAPSHOT_INFO: StructType = structure(
-    "SnapshotInfo",
-    &[
-        req("id", STR),
-        req("name", STR),
-        req("vm-state-size", I64),
-        req("date-sec", I64),
-        req("date-nsec", I64),
-        req("vm-clock-sec", I64),
-        req("vm-clock-nsec", I64),
-        opt("icount", I64),
-    ],
-);
+    /// Options of a file that is to be made.
+    open struct BlockdevCreateOptionsFile {
+        filename: String,
+        size: Size,
+        preallocation: Option<Preallocation>,
+        nocow: Option<bool>,
+        extent_size_hint: Option<Size>,
+    }
 
-pub(super) static IMAGE_INFO_SPECIFIC: StructType = structure(
-    "ImageInfoSpecific",
-    &[req("type", Enum(&IMAGE_INFO_SPECIFIC_KIND))],
-)
-.union(
-    "type",
-    &[
-        ("qcow2", &IMAGE_INFO_SPECIFIC_QCOW2_WRAPPER),
-        ("file", &IMAGE_INFO_SPECIFIC_FILE_WRAPPER),
-    ],
-);
+    /// Options of a qcow2 image that is to be made.
+    open struct BlockdevCreateOptionsQcow2 {
+        file: BlockdevRef,
+        data_file: Option<BlockdevRef>,
+        data_file_raw: Option<bool>,
+        extended_l2: Option<bool>,
+        size: Size,
+        version: Option<BlockdevQcow2Version>,
+        backing_file: Option<String>,
+        backing_fmt: Option<BlockdevDriver>,
+        cluster_size: Option<Size>,
+        preallocation: Option<Preallocation>,
+        lazy_refcounts: Option<bool>,
+        refcount_bits: Option<i64>,
+        compression_type: Option<Qcow2CompressionType>,
+    }
 
-pub(super) static IMAGE_INFO_SPECIFIC_KIND: EnumType =
-    enumeration("ImageInfoSpecificKind", &["qcow2", "file"]);
+    /// The versions of the format qcow2.
+    enum BlockdevQcow2Version {
+        /// The older one, without features.
+        V2 = "v2",
+        /// The newer one, which lists its features.
+        V3 = "v3",
+    }
 
-pub(super) static IMAGE_INFO_SPECIFIC_QCOW2_WRAPPER: StructType = structure(
-    "ImageInfoSpecificQCow2Wrapper",
-    &[req("data", Struct(&IMAGE_INFO_SPECIFIC_QCOW2))],
-);
+    /// Changes options of an image, as a job.
+    command XBlockdevAmend = "x-blockdev-amend" {
+        /// The id of the job.
+        job_id: String,
+        /// The node of the image.
+        node_name: String,
+        /// What is to be changed.
+        options: BlockdevAmendOptions,
+        /// Even what may lose data.
+        force: bool = default,
+    } ["unstable"];
 
-pub(super) static IMAGE_INFO_SPECIFIC_QCOW2: StructType = structure(
-    "ImageInfoSpecificQCow2",
-    &[
-        req("compat", STR),
-        opt("data-file", STR),
-        opt("data-file-raw", BOOL),
-        opt("extended-l2", BOOL),
-        opt("lazy-refcounts", BOOL),
-        opt("corrupt", BOOL),
-        req("refcount-bits", I64),
-        opt("bitmaps", List(&Struct(&QCOW2_BITMAP_INFO))),
-        req("compression-type", Enum(&QCOW2_COMPRESSION_TYPE)),
-    ],
-);
+    /// Options of an image that are changed.
+    open union BlockdevAmendOptions {
+        @"driver": BlockdevDriver { "qcow2": BlockdevAmendOptionsQcow2 },
+    }
 
-pub(super) static QCOW2_BITMAP_INFO: StructType = structure(
-    "Qcow2BitmapInfo",
-    &[
-        req("name", STR),
-        req("granularity", I64),
-        req("flags", List(&Enum(&QCOW2_BITMAP_INFO_FLAGS))),
-    ],
-);
+    /// Options of a qcow2 image that are changed.
+    open struct BlockdevAmendOptionsQcow2 {
+        encrypt: Option<QCryptoBlockAmendOptions>,
+    }
 
-pub(super) static QCOW2_BITMAP_INFO_FLAGS: EnumType =
-    enumeration("Qcow2BitmapInfoFlags", &["in-use", "auto"]);
+    /// How an image's encryption is changed.
+    open union QCryptoBlockAmendOptions {
+        @"format": QCryptoBlockFormat { "luks": QCryptoBlockAmendOptionsLUKS },
+    }
 
-pub(super) static IMAGE_INFO_SPECIFIC_FILE_WRAPPER: StructType = structure(
-    "ImageInfoSpecificFileWrapper",
-    &[req("data", Struct(&IMAGE_INFO_SPECIFIC_FILE))],
-);
+    /// The formats of encryption.
+    enum QCryptoBlockFormat {
+        /// The old one, which is weak.
+        Qcow = "qcow",
+        /// The one with several keys.
+        Luks = "luks",
+    }
 
-pub(super) static IMAGE_INFO_SPECIFIC_FILE: StructType =
-    structure("ImageInfoSpecificFile", &[opt("extent-size-hint", I64)]);
+    /// How the keys of an image are changed.
+    open struct QCryptoBlockAmendOptionsLUKS {
+        state: QCryptoBlockLUKSKeyslotState,
+        new_secret: Option<String>,
+        old_secret: Option<String>,
+        keyslot: Option<i64>,
+        iter_time: Option<i64>,
+        secret: Option<String>,
+    }
 
-pub(super) static BLOCKDEV_CACHE_INFO: StructType = structure(
-    "BlockdevCacheInfo",
-    &[req("writeback", BOOL), req("direct", BOOL), req("no-flush", BOOL)],
-);
+    /// What becomes of a place for a key.
+    enum QCryptoBlockLUKSKeyslotState {
+        /// It has a key that opens the image.
+        Active = "active",
+        /// Its key does not open the image.
+        Inactive = "inactive",
+    }
 
-pub(super) static BLOCK_DIRTY_INFO: StructType = structure(
-    "BlockDirtyInfo",
-    &[
-        opt("name", STR),
-        req("count", I64),
-        req("granularity", I64),
-        req("recording", BOOL),
-        req("busy", BOOL),
-        req("persistent", BOOL),
-        opt("inconsistent", BOOL),
-    ],
-);
+    /// Changes an image's size.
+    command BlockResize = "block_resize" {
+        /// The device; there are none.
+        device: Option<String>,
+        /// The node that is resized.
+        node_name: Option<String>,
+        /// The new size in bytes.
+        size: i64,
+    };
+
+    /// Changes a node's size, with all that can be said about how.
+    command XMillpondTruncate = "x-millpond-truncate" {
+        /// The node that is resized.
+        node_name: String,
+        /// The new size in bytes.
+        size: Size,
+        /// To exactly this size, and not to a larger one.
+        exact: bool = default,
+        /// What is allocated of what is new.
+        preallocation: Preallocation = default,
+        /// What is new reads as zeroes.
+        zero: bool = default,
+    } ["unstable"];
+
+    /// Writes another name of the backing file into an image.
+    command ChangeBackingFile = "change-backing-file" {
+        /// A node of the chain, the image or one above it.
+        device: String,
+        /// The node of the image that is written to.
+        image_node_name: String,
+        /// The name that is written.
+        backing_file: String,
+    };
+
+    /// Checks an image while it is open, and repairs it if asked to. QEMU has that in its image tool only.
+    command XMillpondCheck = "x-millpond-check" {
+        /// The node of the image.
+        node_name: String,
+        /// What is repaired of what is found.
+        repair: MillpondCheckRepair = default,
+    } -> MillpondImageCheck ["unstable"];
+
+    /// What is repaired of what is found.
+    #[derive(Default)]
+    enum MillpondCheckRepair {
+        /// Nothing: the image stays as it is.
+        #[default]
+        None = "none",
+        /// Clusters that nothing refers to.
+        Leaks = "leaks",
+        /// All that can be repaired.
+        All = "all",
+    }
+
+    /// What a check has found; as `ImageCheck` of QEMU's tool, in which what is zero is left out.
+    struct MillpondImageCheck {
+        /// The name of the image's file.
+        filename: String,
+        /// The name of the image's driver.
+        format: String,
+        /// What could not be checked.
+        check_errors: u64,
+        /// Where the last used byte of the file is.
+        image_end_offset: u64,
+        /// What is wrong and not repaired.
+        corruptions: u64,
+        /// Clusters that nothing refers to, not repaired.
+        leaks: u64,
+        /// What was wrong and is repaired.
+        corruptions_fixed: u64,
+        /// Clusters that nothing referred to, repaired.
+        leaks_fixed: u64,
+        /// The clusters of the guest's disk.
+        total_clusters: u64,
+        /// Those that have data of their own.
+        allocated_clusters: u64,
+        /// Those that do not follow the one before.
+        fragmented_clusters: u64,
+        /// Those that are compressed.
+        compressed_clusters: u64,
+    }
+
+    /// How a node uses caches.
+    #[derive(Copy, Default, Eq)]
+    struct BlockdevCacheInfo {
+        /// Writes are flushed only when asked for.
+        writeback: bool,
+        /// The host's page cache is bypassed.
+        direct: bool,
+        /// Flushes are answered without a flush.
+        no_flush: bool,
+    }
+
+    /// A dirty bitmap as it is shown.
+    #[derive(Eq)]
+    struct BlockDirtyInfo {
+        /// The bitmap's name, where it has one.
+        name: Option<String>,
+        /// How many bytes are dirty.
+        count: i64,
+        /// Bytes a bit stands for.
+        granularity: u32,
+        /// Whether writes are being recorded now.
+        recording: bool,
+        /// A job or an export uses it.
+        busy: bool,
+        /// It is stored in the image.
+        persistent: bool,
+        /// It was not saved properly.
+        inconsistent: Option<bool>,
+    }
+
+    /// A snapshot inside an image.
+    #[derive(Eq)]
+    struct SnapshotInfo {
+        /// The snapshot's id inside its image.
+        id: String,
+        /// The name that its maker gave it.
+        name: String,
+        /// Size of the machine's state in bytes.
+        vm_state_size: i64,
+        /// When it was made, seconds since the epoch.
+        date_sec: i64,
+        /// The nanoseconds of that.
+        date_nsec: i64,
+        /// The machine's clock, seconds.
+        vm_clock_sec: i64,
+        /// The nanoseconds of that.
+        vm_clock_nsec: i64,
+        /// The machine's instruction counter.
+        icount: Option<i64>,
+    }
+
+    /// What only the image's format knows. The driver says it, and it is passed on.
+    open union ImageInfoSpecific {
+        @"type": ImageInfoSpecificKind {
+            "qcow2": ImageInfoSpecificQCow2Wrapper,
+            "file": ImageInfoSpecificFileWrapper,
+        },
+    }
+
+    /// The formats that say something of their own.
+    enum ImageInfoSpecificKind {
+        /// An image in the format qcow2.
+        Qcow2 = "qcow2",
+        /// A file of the host.
+        File = "file",
+    }
+
+    /// What a qcow2 image says of itself, one level down.
+    open struct ImageInfoSpecificQCow2Wrapper {
+        data: ImageInfoSpecificQCow2,
+    }
+
+    /// What a qcow2 image says of itself.
+    open struct ImageInfoSpecificQCow2 {
+        compat: String,
+        data_file: Option<String>,
+        data_file_raw: Option<bool>,
+        extended_l2: Option<bool>,
+        lazy_refcounts: Option<bool>,
+        corrupt: Option<bool>,
+        refcount_bits: i64,
+        bitmaps: Option<Vec<Qcow2BitmapInfo>>,
+        compression_type: Qcow2CompressionType,
+    }
+
+    /// A bitmap stored in a qcow2 image.
+    open struct Qcow2BitmapInfo {
+        name: String,
+        granularity: u32,
+        flags: Vec<Qcow2BitmapInfoFlags>,
+    }
+
+    /// What a qcow2 image says of a bitmap.
+    enum Qcow2BitmapInfoFlags {
+        /// It was not saved properly.
+        InUse = "in-use",
+        /// It records writes as soon as the image is open.
+        Auto = "auto",
+    }
+
+    /// What a file says of itself, one level down.
+    open struct ImageInfoSpecificFileWrapper {
+        data: ImageInfoSpecificFile,
+    }
+
+    /// What a file says of itself.
+    open struct ImageInfoSpecificFile {
+        extent_size_hint: Option<Size>,
+    }
+
+    /// What is known of an image.
+    #[derive(Default)]
+    struct ImageInfo {
+        /// Its name, or a `json:` description.
+        filename: String,
+        /// The name of the image's driver.
+        format: String,
+        /// It was not closed properly.
+        dirty_flag: Option<bool>,
+        /// Bytes it takes on the host.
+        actual_size: Option<i64>,
+        /// Bytes its user sees.
+        virtual_size: i64,
+        /// Bytes of a cluster.
+        cluster_size: Option<i64>,
+        /// It is encrypted; absent if not.
+        encrypted: Option<bool>,
+        /// It is compressed; absent if not.
+        compressed: Option<bool>,
+        /// The backing file's name as the image has it.
+        backing_filename: Option<String>,
+        /// The backing file's name as it is opened.
+        full_backing_filename: Option<String>,
+        /// The backing file's format as the image has it.
+        backing_filename_format: Option<String>,
+        /// The snapshots inside the image, oldest first.
+        snapshots: Option<Vec<SnapshotInfo>>,
+        /// What only the format knows.
+        format_specific: Option<ImageInfoSpecific>,
+        /// What is known of the image below.
+        backing_image: Option<Box<ImageInfo>>,
+    }
+
+    /// A node as it is shown.
+    #[derive(Default)]
+    struct BlockDeviceInfo {
+        /// The name that opens the node's file.
+        file: String,
+        /// The node's name in the graph.
+        node_name: Option<String>,
+        /// Whether the node is open for reading only.
+        ro: bool,
+        /// The name of the node's driver.
+        drv: String,
+        /// The backing file's name.
+        backing_file as "backing_file": Option<String>,
+        /// How many backing files are below.
+        backing_file_depth as "backing_file_depth": i64,
+        /// Whether the node may use its storage now.
+        active: bool,
+        /// Whether its data is stored encrypted.
+        encrypted: bool,
+        /// What is done with writes of zeroes.
+        detect_zeroes as "detect_zeroes": BlockdevDetectZeroesOptions,
+        /// Limit, bytes a second; 0 for none, as all of these.
+        bps: i64,
+        /// The same for reads.
+        bps_rd as "bps_rd": i64,
+        /// The same for writes.
+        bps_wr as "bps_wr": i64,
+        /// Limit, requests a second.
+        iops: i64,
+        /// The same for reads.
+        iops_rd as "iops_rd": i64,
+        /// The same for writes.
+        iops_wr as "iops_wr": i64,
+        /// The image that it shows.
+        image: ImageInfo,
+        /// The limit of a burst, bytes a second; absent without one, as all of these.
+        bps_max as "bps_max": Option<i64>,
+        /// The same for reads.
+        bps_rd_max as "bps_rd_max": Option<i64>,
+        /// The same for writes.
+        bps_wr_max as "bps_wr_max": Option<i64>,
+        /// The limit of a burst, requests a second.
+        iops_max as "iops_max": Option<i64>,
+        /// The same for reads.
+        iops_rd_max as "iops_rd_max": Option<i64>,
+        /// The same for writes.
+        iops_wr_max as "iops_wr_max": Option<i64>,
+        /// How long a burst may be, seconds.
+        bps_max_length as "bps_max_length": Option<i64>,
+        /// The same for reads.
+        bps_rd_max_length as "bps_rd_max_length": Option<i64>,
+        /// The same for writes.
+        bps_wr_max_length as "bps_wr_max_length": Option<i64>,
+        /// How long a burst of requests may be, seconds.
+        iops_max_length as "iops_max_length": Option<i64>,
+        /// The same for reads.
+        iops_rd_max_length as "iops_rd_max_length": Option<i64>,
+        /// The same for writes.
+        iops_wr_max_length as "iops_wr_max_length": Option<i64>,
+        /// Bytes after which a request counts as another.
+        iops_size as "iops_size": Option<i64>,
+        /// The throttle group that it is in.
+        group: Option<String>,
+        /// How it uses caches.
+        cache: BlockdevCacheInfo,
+        /// Writes past this offset are told; 0 for none.
+        write_threshold as "write_threshold": i64,
+        /// The dirty bitmaps that are kept of it.
+        dirty_bitmaps: Option<Vec<BlockDirtyInfo>>,
+    }
+
+    /// Shows the nodes that have names.
+    command QueryNamedBlockNodes = "query-named-block-nodes" {
+        /// Without the images below each.
+        flat: bool = default,
+    } -> Vec<BlockDeviceInfo>;
+}
+
+impl Qapi for Preallocation {
+    const TYPE: Type = Type::Enum(|| {
+        static SCHEMA: EnumType = EnumType {
+            name: "PreallocMode",
+            values: &["off", "metadata", "falloc", "full"],
+        };
+        &SCHEMA
+    });
+}
+
+impl BlockdevAmendOptions {
+    /// The driver whose options these are.
+    pub fn driver(&self) -> &str {
+        self.0
+            .get("driver")
+            .and_then(serde_json::Value::as_str)
+            .unwrap_or_default()
+    }
+
+    /// Whether they are about encryption.
+    pub fn is_about_encryption(&self) -> bool {
+        self.0.contains_key("encrypt")
+    }
+}

@@ -1,101 +1,157 @@
 //! What `query-qmp-schema` answers, in its own terms.
 
-use super::define::{
-    ANY, BOOL, Enum, EnumType, List, STR, Struct, StructType, enumeration, opt, req, structure,
-};
+use crate::qapi::define::qapi;
+use serde_json::Value;
 
-pub(super) static SCHEMA_INFO: StructType = structure(
-    "SchemaInfo",
-    &[
-        req("name", STR),
-        req("meta-type", Enum(&SCHEMA_META_TYPE)),
-        opt("features", List(&STR)),
-    ],
-)
-.union(
-    "meta-type",
-    &[
-        ("builtin", &SCHEMA_INFO_BUILTIN),
-        ("enum", &SCHEMA_INFO_ENUM),
-        ("array", &SCHEMA_INFO_ARRAY),
-        ("object", &SCHEMA_INFO_OBJECT),
-        ("alternate", &SCHEMA_INFO_ALTERNATE),
-        ("command", &SCHEMA_INFO_COMMAND),
-        ("event", &SCHEMA_INFO_EVENT),
-    ],
-);
+qapi! {
+    /// An entry of the schema: a type, a command or an event.
+    union SchemaInfo {
+        /// Its name; a number for a type whose name nobody needs.
+        name: String,
+        @kind: SchemaInfoKind,
+        /// Features of the entry, such as `unstable`.
+        features: Option<Vec<String>>,
+    }
 
-pub(super) static SCHEMA_META_TYPE: EnumType = enumeration(
-    "SchemaMetaType",
-    &[
-        "builtin",
-        "enum",
-        "array",
-        "object",
-        "alternate",
-        "command",
-        "event",
-    ],
-);
+    /// What an entry of the schema describes.
+    enum SchemaMetaType {
+        /// A type that JSON has by itself.
+        Builtin = "builtin",
+        /// Words to choose from.
+        Enum = "enum",
+        /// A list of values of one type.
+        Array = "array",
+        /// An object with known members.
+        Object = "object",
+        /// One of several types, told apart by their JSON type.
+        Alternate = "alternate",
+        /// A command that a client can send.
+        Command = "command",
+        /// An event that clients are sent.
+        Event = "event",
+    }
 
-pub(super) static SCHEMA_INFO_BUILTIN: StructType =
-    structure("SchemaInfoBuiltin", &[req("json-type", Enum(&JSON_TYPE))]);
+    /// What an entry of the schema says of each kind.
+    branches SchemaInfoKind by "meta-type": SchemaMetaType {
+        /// A type that JSON has by itself.
+        Builtin = "builtin": SchemaInfoBuiltin,
+        /// Words to choose from.
+        Enum = "enum": SchemaInfoEnum,
+        /// A list of values of one type.
+        Array = "array": SchemaInfoArray,
+        /// An object with known members.
+        Object = "object": SchemaInfoObject,
+        /// One of several types, told apart by their JSON type.
+        Alternate = "alternate": SchemaInfoAlternate,
+        /// A command that a client can send.
+        Command = "command": SchemaInfoCommand,
+        /// An event that clients are sent.
+        Event = "event": SchemaInfoEvent,
+    }
 
-pub(super) static JSON_TYPE: EnumType = enumeration(
-    "JSONType",
-    &[
-        "string", "number", "int", "boolean", "null", "object", "array", "value",
-    ],
-);
+    /// A type that JSON has by itself.
+    struct SchemaInfoBuiltin {
+        /// What its values are in JSON.
+        json_type: JSONType,
+    }
 
-pub(super) static SCHEMA_INFO_ENUM: StructType = structure(
-    "SchemaInfoEnum",
-    &[
-        req("members", List(&Struct(&SCHEMA_INFO_ENUM_MEMBER))),
-        req("values", List(&STR)).with(&["deprecated"]),
-    ],
-);
+    /// What a value can be in JSON.
+    enum JSONType {
+        /// Text in double quotes.
+        String = "string",
+        /// A number, with or without a fraction.
+        Number = "number",
+        /// A number without a fraction.
+        Int = "int",
+        /// A truth value: true or false.
+        Boolean = "boolean",
+        /// The value null alone.
+        Null = "null",
+        /// An object with its members.
+        Object = "object",
+        /// A list of any length.
+        Array = "array",
+        /// Any of these at all.
+        Value = "value",
+    }
 
-pub(super) static SCHEMA_INFO_ENUM_MEMBER: StructType = structure(
-    "SchemaInfoEnumMember",
-    &[req("name", STR), opt("features", List(&STR))],
-);
+    /// Words to choose from.
+    struct SchemaInfoEnum {
+        /// The words with their features.
+        members: Vec<SchemaInfoEnumMember>,
+        /// The words alone, as older clients read them.
+        values: Vec<String> ["deprecated"],
+    }
 
-pub(super) static SCHEMA_INFO_ARRAY: StructType = structure("SchemaInfoArray", &[req("element-type", STR)]);
+    /// A word of an enumeration.
+    struct SchemaInfoEnumMember {
+        /// The word on the wire.
+        name: String,
+        /// Features of the word.
+        features: Option<Vec<String>>,
+    }
 
-pub(super) static SCHEMA_INFO_OBJECT: StructType = structure(
-    "SchemaInfoObject",
-    &[
-        req("members", List(&Struct(&SCHEMA_INFO_OBJECT_MEMBER))),
-        opt("tag", STR),
-        opt("variants", List(&Struct(&SCHEMA_INFO_OBJECT_VARIANT))),
-    ],
-);
+    /// A list of values of one type.
+    struct SchemaInfoArray {
+        /// The name of that type.
+        element_type: String,
+    }
 
-pub(super) static SCHEMA_INFO_OBJECT_MEMBER: StructType = structure(
-    "SchemaInfoObjectMember",
-    &[
-        req("name", STR),
-        req("type", STR),
-        opt("default", ANY),
-        opt("features", List(&STR)),
-    ],
-);
+    /// An object with known members.
+    struct SchemaInfoObject {
+        /// What it always has.
+        members: Vec<SchemaInfoObjectMember>,
+        /// The member that selects further ones.
+        tag: Option<String>,
+        /// The further members by the tag's value.
+        variants: Option<Vec<SchemaInfoObjectVariant>>,
+    }
 
-pub(super) static SCHEMA_INFO_OBJECT_VARIANT: StructType =
-    structure("SchemaInfoObjectVariant", &[req("case", STR), req("type", STR)]);
+    /// A member of an object.
+    struct SchemaInfoObjectMember {
+        /// The member's name on the wire.
+        name: String,
+        /// The name of its type.
+        kind as "type": String,
+        /// Null if the member may be left out.
+        default: Option<Value>,
+        /// Features of the member.
+        features: Option<Vec<String>>,
+    }
 
-pub(super) static SCHEMA_INFO_ALTERNATE: StructType = structure(
-    "SchemaInfoAlternate",
-    &[req("members", List(&Struct(&SCHEMA_INFO_ALTERNATE_MEMBER)))],
-);
+    /// The further members for one value of a tag.
+    struct SchemaInfoObjectVariant {
+        /// The tag's value on the wire.
+        case: String,
+        /// The name of the type with the further members.
+        kind as "type": String,
+    }
 
-pub(super) static SCHEMA_INFO_ALTERNATE_MEMBER: StructType =
-    structure("SchemaInfoAlternateMember", &[req("type", STR)]);
+    /// One of several types, told apart by their JSON type.
+    struct SchemaInfoAlternate {
+        /// The types that it can be.
+        members: Vec<SchemaInfoAlternateMember>,
+    }
 
-pub(super) static SCHEMA_INFO_COMMAND: StructType = structure(
-    "SchemaInfoCommand",
-    &[req("arg-type", STR), req("ret-type", STR), opt("allow-oob", BOOL)],
-);
+    /// A type that an alternate can be.
+    struct SchemaInfoAlternateMember {
+        /// The name of the type.
+        kind as "type": String,
+    }
 
-pub(super) static SCHEMA_INFO_EVENT: StructType = structure("SchemaInfoEvent", &[req("arg-type", STR)]);
+    /// A command that a client can send.
+    struct SchemaInfoCommand {
+        /// The name of its arguments' type.
+        arg_type: String,
+        /// The name of its answer's type.
+        ret_type: String,
+        /// It may overtake other commands.
+        allow_oob: Option<bool>,
+    }
+
+    /// An event that clients are sent.
+    struct SchemaInfoEvent {
+        /// The name of its data's type.
+        arg_type: String,
+    }
+}

@@ -1,39 +1,101 @@
-//! One table of every command, event and type: introspection and validation are both read from it.
+//! What there is in QMP: types, commands and events, one file a topic, one row a thing (see [`define`](super::define)).
 //!
-//! A command is added by a row in `commands.rs` and the types it needs. Members stand in the order in
-//! which QEMU checks them, so that of several mistakes the same one is told.
+//! Validation and introspection read the rows' tables, handlers get their arguments as the rows' types. A command stands in
+//! [`COMMANDS`] as well, in the order in which it is listed.
 
-mod amend;
-mod character_device;
-mod check;
-mod commands;
+mod chardev;
 mod control;
-mod create;
-mod define;
-mod drain;
-mod events;
+mod driver;
+mod event;
 mod export;
 mod filter;
 mod graph;
 mod image;
-mod introspect;
 mod introspection;
-mod iothread;
 mod job;
 mod node;
 mod object;
-mod options;
 mod socket;
 mod statistics;
 mod transaction;
 
-pub use commands::COMMANDS;
-pub use define::*;
-pub use events::EVENTS;
-pub use introspect::introspect;
-pub use options::*;
+pub use super::define::*;
+pub use super::introspect::introspect;
+pub use chardev::*;
+pub use control::*;
+pub use driver::*;
+pub use event::*;
+pub use export::*;
+pub use filter::*;
+pub use graph::*;
+pub use image::*;
+pub use introspection::*;
+pub use job::*;
+pub use node::*;
+pub use object::*;
+pub use socket::*;
+pub use statistics::*;
+pub use transaction::*;
+
+/// Every command of the schema, in the order in which it is listed.
+pub static COMMANDS: &[&CommandRow] = &[
+    &QmpCapabilities::ROW,
+    &QueryVersion::ROW,
+    &QueryCommands::ROW,
+    &QueryQmpSchema::ROW,
+    &Quit::ROW,
+    &BlockdevAdd::ROW,
+    &BlockdevDel::ROW,
+    &BlockdevReopen::ROW,
+    &BlockdevSnapshot::ROW,
+    &Transaction::ROW,
+    &BlockdevCreate::ROW,
+    &XBlockdevAmend::ROW,
+    &BlockdevSetActive::ROW,
+    &BlockResize::ROW,
+    &XBlockdevChange::ROW,
+    &ChangeBackingFile::ROW,
+    &XBlockdevSetIothread::ROW,
+    &QueryNamedBlockNodes::ROW,
+    &QueryBlock::ROW,
+    &QueryBlockstats::ROW,
+    &QueryBlockJobs::ROW,
+    &XDebugQueryBlockGraph::ROW,
+    &XMillpondCheck::ROW,
+    &XMillpondFlightRecord::ROW,
+    &XMillpondLatencyHistogramSet::ROW,
+    &XMillpondLogReopen::ROW,
+    &XMillpondMoveNode::ROW,
+    &XMillpondQueryDot::ROW,
+    &XMillpondQueryDrains::ROW,
+    &XMillpondQueryIothreads::ROW,
+    &XMillpondTruncate::ROW,
+    &BlockExportAdd::ROW,
+    &BlockExportDel::ROW,
+    &QueryBlockExports::ROW,
+    &NbdServerStart::ROW,
+    &NbdServerAdd::ROW,
+    &NbdServerRemove::ROW,
+    &NbdServerStop::ROW,
+    &QueryJobs::ROW,
+    &JobPause::ROW,
+    &JobResume::ROW,
+    &JobCancel::ROW,
+    &JobComplete::ROW,
+    &JobFinalize::ROW,
+    &JobDismiss::ROW,
+    &ObjectAdd::ROW,
+    &ObjectDel::ROW,
+    &QomList::ROW,
+    &QomGet::ROW,
+    &QomSet::ROW,
+    &QomListTypes::ROW,
+    &QomListProperties::ROW,
+    &QueryChardev::ROW,
+    &QueryChardevBackends::ROW,
+];
 
 /// The command called `name`.
-pub fn find_command(name: &str) -> Option<&'static Command> {
-    COMMANDS.iter().find(|command| command.name == name)
+pub fn find_command(name: &str) -> Option<&'static CommandRow> {
+    COMMANDS.iter().find(|command| command.name == name).copied()
 }

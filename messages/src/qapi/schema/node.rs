@@ -1,181 +1,192 @@
-//! Options of nodes.
+//! Nodes: opened, closed, changed and moved.
 
-use super::define::{
-    Alternate, AlternateType, BOOL, Enum, EnumType, I64, List, NULL, STR, Struct, StructType, U64, alternate,
-    enumeration, opt, req, structure,
+use super::driver::{
+    BlockdevOptionsFile, BlockdevOptionsGenericFormat, BlockdevOptionsNull, BlockdevOptionsQcow2,
+    BlockdevOptionsQuorum, BlockdevOptionsRaw,
 };
 use super::filter::{
-    BLOCKDEV_OPTIONS_BLKDEBUG, BLOCKDEV_OPTIONS_BLKLOGWRITES, BLOCKDEV_OPTIONS_BLKVERIFY,
-    BLOCKDEV_OPTIONS_COR, BLOCKDEV_OPTIONS_PREALLOCATE, BLOCKDEV_OPTIONS_THROTTLE,
+    BlockdevOptionsBlkdebug, BlockdevOptionsBlklogwrites, BlockdevOptionsBlkverify, BlockdevOptionsCor,
+    BlockdevOptionsPreallocate, BlockdevOptionsThrottle,
 };
+use crate::qapi::define::{AlternateType, Null, Qapi, Type, qapi};
+use serde::{Deserialize, Serialize};
 
-/// The arguments of `blockdev-add`, also what `--blockdev` takes.
-pub static BLOCKDEV_OPTIONS: StructType = structure(
-    "BlockdevOptions",
-    &[
-        req("driver", Enum(&BLOCKDEV_DRIVER)),
-        opt("node-name", STR),
-        opt("discard", Enum(&BLOCKDEV_DISCARD_OPTIONS)),
-        opt("cache", Struct(&BLOCKDEV_CACHE_OPTIONS)),
-        opt("active", BOOL),
-        opt("read-only", BOOL),
-        opt("auto-read-only", BOOL),
-        opt("force-share", BOOL),
-        opt("detect-zeroes", Enum(&BLOCKDEV_DETECT_ZEROES_OPTIONS)),
-    ],
-)
-.union(
-    "driver",
-    &[
-        ("blkdebug", &BLOCKDEV_OPTIONS_BLKDEBUG),
-        ("blklogwrites", &BLOCKDEV_OPTIONS_BLKLOGWRITES),
-        ("blkverify", &BLOCKDEV_OPTIONS_BLKVERIFY),
-        ("compress", &BLOCKDEV_OPTIONS_GENERIC_FORMAT),
-        ("copy-on-read", &BLOCKDEV_OPTIONS_COR),
-        ("file", &BLOCKDEV_OPTIONS_FILE),
-        ("host_device", &BLOCKDEV_OPTIONS_FILE),
-        ("null-aio", &BLOCKDEV_OPTIONS_NULL),
-        ("null-co", &BLOCKDEV_OPTIONS_NULL),
-        ("preallocate", &BLOCKDEV_OPTIONS_PREALLOCATE),
-        ("qcow2", &BLOCKDEV_OPTIONS_QCOW2),
-        ("quorum", &BLOCKDEV_OPTIONS_QUORUM),
-        ("raw", &BLOCKDEV_OPTIONS_RAW),
-        ("throttle", &BLOCKDEV_OPTIONS_THROTTLE),
-    ],
-);
+qapi! {
+    /// Options of a node, also what `--blockdev` takes. Only the driver knows what they all mean: they are checked and stay an
+    /// object.
+    open union BlockdevOptions {
+        @"driver": BlockdevDriver {
+            "blkdebug": BlockdevOptionsBlkdebug,
+            "blklogwrites": BlockdevOptionsBlklogwrites,
+            "blkverify": BlockdevOptionsBlkverify,
+            "compress": BlockdevOptionsGenericFormat,
+            "copy-on-read": BlockdevOptionsCor,
+            "file": BlockdevOptionsFile,
+            "host_device": BlockdevOptionsFile,
+            "null-aio": BlockdevOptionsNull,
+            "null-co": BlockdevOptionsNull,
+            "preallocate": BlockdevOptionsPreallocate,
+            "qcow2": BlockdevOptionsQcow2,
+            "quorum": BlockdevOptionsQuorum,
+            "raw": BlockdevOptionsRaw,
+            "throttle": BlockdevOptionsThrottle,
+        },
+        node_name: Option<String>,
+        discard: Option<BlockdevDiscardOptions>,
+        cache: Option<BlockdevCacheOptions>,
+        active: Option<bool>,
+        read_only: Option<bool>,
+        auto_read_only: Option<bool>,
+        force_share: Option<bool>,
+        detect_zeroes: Option<BlockdevDetectZeroesOptions>,
+    }
 
-pub(super) static BLOCKDEV_DRIVER: EnumType = enumeration(
-    "BlockdevDriver",
-    &[
-        "blkdebug",
-        "blklogwrites",
-        "blkverify",
-        "compress",
-        "copy-on-read",
-        "file",
-        "host_device",
-        "null-aio",
-        "null-co",
-        "preallocate",
-        "qcow2",
-        "quorum",
-        "raw",
-        "throttle",
-    ],
-);
+    /// The drivers that there are.
+    enum BlockdevDriver {
+        /// A filter that fails requests by rules.
+        Blkdebug = "blkdebug",
+        /// A filter that writes a log of writes.
+        Blklogwrites = "blklogwrites",
+        /// A filter that compares two nodes.
+        Blkverify = "blkverify",
+        /// A filter that has writes compressed.
+        Compress = "compress",
+        /// A filter that copies up what is read.
+        CopyOnRead = "copy-on-read",
+        /// A file of the host.
+        File = "file",
+        /// A block device of the host.
+        HostDevice = "host_device",
+        /// No storage, with answers that come later.
+        NullAio = "null-aio",
+        /// No storage, with answers at once.
+        NullCo = "null-co",
+        /// A filter that allocates ahead of writes.
+        Preallocate = "preallocate",
+        /// Images in the format qcow2.
+        Qcow2 = "qcow2",
+        /// Copies of the same data that are compared.
+        Quorum = "quorum",
+        /// An image that is its data alone.
+        Raw = "raw",
+        /// A filter that limits how fast requests go.
+        Throttle = "throttle",
+    }
 
-pub(super) static BLOCKDEV_DISCARD_OPTIONS: EnumType =
-    enumeration("BlockdevDiscardOptions", &["ignore", "unmap"]);
+    /// What is done with discards.
+    enum BlockdevDiscardOptions {
+        /// They are answered and not passed on.
+        Ignore = "ignore",
+        /// They are passed on to the storage.
+        Unmap = "unmap",
+    }
 
-pub(super) static BLOCKDEV_CACHE_OPTIONS: StructType = structure(
-    "BlockdevCacheOptions",
-    &[opt("direct", BOOL), opt("no-flush", BOOL)],
-);
+    /// How a node is asked to use caches.
+    open struct BlockdevCacheOptions {
+        direct: Option<bool>,
+        no_flush: Option<bool>,
+    }
 
-pub(super) static BLOCKDEV_DETECT_ZEROES_OPTIONS: EnumType =
-    enumeration("BlockdevDetectZeroesOptions", &["off", "on", "unmap"]);
+    /// What is done with writes of zeroes.
+    #[derive(Default)]
+    enum BlockdevDetectZeroesOptions {
+        /// They are written as they are.
+        #[default]
+        Off = "off",
+        /// They become zero writes.
+        On = "on",
+        /// They become zero writes that may unmap.
+        Unmap = "unmap",
+    }
 
-pub(super) static BLOCKDEV_OPTIONS_FILE: StructType = structure(
-    "BlockdevOptionsFile",
-    &[
-        req("filename", STR),
-        opt("pr-manager", STR),
-        opt("locking", Enum(&ON_OFF_AUTO)),
-        opt("aio", Enum(&BLOCKDEV_AIO_OPTIONS)),
-        opt("aio-max-batch", I64),
-        opt("drop-cache", BOOL),
-        opt("x-check-cache-dropped", BOOL).with(&["unstable"]),
-    ],
-)
-.with(&["dynamic-auto-read-only"]);
+    /// A node by its options or by its name.
+    open alternate BlockdevRef [BlockdevOptions, String];
 
-pub(super) static ON_OFF_AUTO: EnumType = enumeration("OnOffAuto", &["auto", "on", "off"]);
+    /// A node by its options or by its name, or none.
+    open alternate BlockdevRefOrNull [BlockdevOptions, String, Null];
 
-pub(super) static BLOCKDEV_AIO_OPTIONS: EnumType =
-    enumeration("BlockdevAioOptions", &["threads", "native", "io_uring"]);
+    /// Opens a node.
+    command BlockdevAdd = "blockdev-add" (BlockdevOptions);
 
-pub(super) static BLOCKDEV_OPTIONS_GENERIC_FORMAT: StructType = structure(
-    "BlockdevOptionsGenericFormat",
-    &[req("file", Alternate(&BLOCKDEV_REF))],
-);
+    /// Closes a node.
+    command BlockdevDel = "blockdev-del" {
+        /// The node to close.
+        node_name: String,
+    };
 
-pub(super) static BLOCKDEV_OPTIONS_NULL: StructType = structure(
-    "BlockdevOptionsNull",
-    &[opt("size", I64), opt("latency-ns", U64), opt("read-zeroes", BOOL)],
-);
+    /// Changes the options of nodes, all together or none.
+    command BlockdevReopen = "blockdev-reopen" {
+        /// The options, complete for each node.
+        options: Vec<BlockdevOptions>,
+    };
 
-pub(super) static BLOCKDEV_OPTIONS_QCOW2: StructType = structure(
-    "BlockdevOptionsQcow2",
-    &[
-        req("file", Alternate(&BLOCKDEV_REF)),
-        opt("backing", Alternate(&BLOCKDEV_REF_OR_NULL)),
-        opt("lazy-refcounts", BOOL),
-        opt("pass-discard-request", BOOL),
-        opt("pass-discard-snapshot", BOOL),
-        opt("pass-discard-other", BOOL),
-        opt("discard-no-unref", BOOL),
-        opt("overlap-check", Alternate(&QCOW2_OVERLAP_CHECKS)),
-        opt("cache-size", I64),
-        opt("l2-cache-size", I64),
-        opt("l2-cache-entry-size", I64),
-        opt("refcount-cache-size", I64),
-        opt("cache-clean-interval", I64),
-        opt("data-file", Alternate(&BLOCKDEV_REF)),
-    ],
-);
+    /// Puts an overlay over a node, between it and whoever uses it.
+    command BlockdevSnapshot = "blockdev-snapshot" {
+        /// The node that is not written to any more.
+        node: String,
+        /// The node that comes above it.
+        overlay: String,
+    } ["allow-write-only-overlay"];
 
-pub(super) static BLOCKDEV_REF: AlternateType = alternate("BlockdevRef", &[Struct(&BLOCKDEV_OPTIONS), STR]);
+    /// Lets a node use its storage, or no more.
+    command BlockdevSetActive = "blockdev-set-active" {
+        /// The node that is meant; all, if left out.
+        node_name: Option<String>,
+        /// Whether it may use its storage.
+        active: bool,
+    };
 
-pub(super) static BLOCKDEV_REF_OR_NULL: AlternateType =
-    alternate("BlockdevRefOrNull", &[Struct(&BLOCKDEV_OPTIONS), STR, NULL]);
+    /// Gives a node another child, or takes one away.
+    command XBlockdevChange = "x-blockdev-change" {
+        /// The node whose children change.
+        parent: String,
+        /// The name of the child's edge to take away.
+        child: Option<String>,
+        /// The node that becomes a child.
+        node: Option<String>,
+    } ["unstable"];
 
-pub(super) static QCOW2_OVERLAP_CHECKS: AlternateType = alternate(
-    "Qcow2OverlapChecks",
-    &[
-        Struct(&QCOW2_OVERLAP_CHECK_FLAGS),
-        Enum(&QCOW2_OVERLAP_CHECK_MODE),
-    ],
-);
+    /// Moves a node to another iothread, with all that is joined to it.
+    command XBlockdevSetIothread = "x-blockdev-set-iothread" {
+        /// The node that is moved.
+        node_name: String,
+        /// The iothread, or null for the main one.
+        iothread: StrOrNull,
+        /// Move it even if somebody uses it.
+        force: bool = default,
+    } ["unstable"];
 
-pub(super) static QCOW2_OVERLAP_CHECK_FLAGS: StructType = structure(
-    "Qcow2OverlapCheckFlags",
-    &[
-        opt("template", Enum(&QCOW2_OVERLAP_CHECK_MODE)),
-        opt("main-header", BOOL),
-        opt("active-l1", BOOL),
-        opt("active-l2", BOOL),
-        opt("refcount-table", BOOL),
-        opt("refcount-block", BOOL),
-        opt("snapshot-table", BOOL),
-        opt("inactive-l1", BOOL),
-        opt("inactive-l2", BOOL),
-        opt("bitmap-directory", BOOL),
-    ],
-);
+    /// Moves one node to another iothread.
+    command XMillpondMoveNode = "x-millpond-move-node" {
+        /// The node that is moved.
+        node_name: String,
+        /// The iothread, or null for the main one.
+        iothread: StrOrNull,
+        /// Move all that is joined to it as well.
+        joined: bool = default,
+        /// Only say whether it could be moved.
+        dry_run: bool = default,
+    } ["unstable"];
+}
 
-pub(super) static QCOW2_OVERLAP_CHECK_MODE: EnumType =
-    enumeration("Qcow2OverlapCheckMode", &["none", "constant", "cached", "all"]);
+impl BlockdevOptions {
+    /// Whether they name the node.
+    pub fn has_node_name(&self) -> bool {
+        self.0.contains_key("node-name")
+    }
+}
 
-pub(super) static BLOCKDEV_OPTIONS_QUORUM: StructType = structure(
-    "BlockdevOptionsQuorum",
-    &[
-        opt("blkverify", BOOL),
-        req("children", List(&Alternate(&BLOCKDEV_REF))),
-        req("vote-threshold", I64),
-        opt("rewrite-corrupted", BOOL),
-        opt("read-pattern", Enum(&QUORUM_READ_PATTERN)),
-    ],
-);
+/// Text, or null for none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct StrOrNull(pub Option<String>);
 
-pub(super) static QUORUM_READ_PATTERN: EnumType = enumeration("QuorumReadPattern", &["quorum", "fifo"]);
-
-pub(super) static BLOCKDEV_OPTIONS_RAW: StructType = structure(
-    "BlockdevOptionsRaw",
-    &[
-        req("file", Alternate(&BLOCKDEV_REF)),
-        opt("offset", I64),
-        opt("size", I64),
-    ],
-);
-
-pub(super) static STR_OR_NULL: AlternateType = alternate("StrOrNull", &[STR, NULL]);
+impl Qapi for StrOrNull {
+    const TYPE: Type = Type::Alternate(|| {
+        static SCHEMA: AlternateType = AlternateType {
+            name: "StrOrNull",
+            branches: &[Type::Str, Type::Null],
+        };
+        &SCHEMA
+    });
+}

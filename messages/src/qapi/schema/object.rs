@@ -1,136 +1,192 @@
-//! User objects.
+//! Objects that users make, and the tree that shows them.
 
-use super::define::{
-    ANY, BOOL, Enum, EnumType, I64, List, STR, Struct, StructType, U16, U64, enumeration, opt, req, structure,
-};
+use crate::qapi::define::qapi;
+use serde_json::Value;
 
-/// The arguments of `object-add`, also what `--object` takes.
-pub static OBJECT_OPTIONS: StructType = structure(
-    "ObjectOptions",
-    &[req("qom-type", Enum(&OBJECT_TYPE)), req("id", STR)],
-)
-.union(
-    "qom-type",
-    &[
-        ("iothread", &IOTHREAD_PROPERTIES),
-        ("main-loop", &MAIN_LOOP_PROPERTIES),
-        ("chaos", &CHAOS_PROPERTIES),
-        ("throttle-group", &THROTTLE_GROUP_PROPERTIES),
-    ],
-);
+qapi! {
+    /// An object that is to be made, also what `--object` takes. The object's kind reads the rest of it.
+    open union ObjectOptions {
+        @"qom-type": ObjectType {
+            "iothread": IothreadProperties,
+            "main-loop": MainLoopProperties,
+            "chaos": MillpondChaosProperties,
+            "throttle-group": ThrottleGroupProperties,
+        },
+        id: String,
+    }
 
-pub(super) static OBJECT_TYPE: EnumType = enumeration(
-    "ObjectType",
-    &["iothread", "main-loop", "chaos", "throttle-group"],
-);
+    /// The kinds of object that users can make.
+    enum ObjectType {
+        /// A thread that runs nodes.
+        Iothread = "iothread",
+        /// The tuning of the main loop.
+        MainLoop = "main-loop",
+        /// A delay policy, which holds messages back. Not QEMU's.
+        Chaos = "chaos",
+        /// Limits that nodes share.
+        ThrottleGroup = "throttle-group",
+    }
 
-pub(super) static IOTHREAD_PROPERTIES: StructType = structure(
-    "IothreadProperties",
-    &[
-        opt("aio-max-batch", I64),
-        opt("thread-pool-min", I64),
-        opt("thread-pool-max", I64),
-        opt("poll-max-ns", I64),
-        opt("poll-grow", I64),
-        opt("poll-shrink", I64),
+    /// The properties of an iothread.
+    open struct IothreadProperties {
+        aio_max_batch: Option<i64>,
+        thread_pool_min: Option<i64>,
+        thread_pool_max: Option<i64>,
+        poll_max_ns: Option<i64>,
+        poll_grow: Option<i64>,
+        poll_shrink: Option<i64>,
         // Not QEMU's.
-        opt("x-millpond-cpu-affinity", List(&U16)),
-    ],
-);
+        x_millpond_cpu_affinity: Option<Vec<u16>>,
+    }
 
-pub(super) static MAIN_LOOP_PROPERTIES: StructType = structure(
-    "MainLoopProperties",
-    &[
-        opt("aio-max-batch", I64),
-        opt("thread-pool-min", I64),
-        opt("thread-pool-max", I64),
-    ],
-);
+    /// The properties of the main loop.
+    open struct MainLoopProperties {
+        aio_max_batch: Option<i64>,
+        thread_pool_min: Option<i64>,
+        thread_pool_max: Option<i64>,
+    }
 
-/// Not QEMU's: which messages between actors are held back.
-pub(super) static CHAOS_PROPERTIES: StructType = structure(
-    "MillpondChaosProperties",
-    &[opt("seed", U64), opt("rules", List(&Struct(&CHAOS_RULE)))],
-);
+    /// The properties of a delay policy: which messages between actors are held back. Not QEMU's.
+    open struct MillpondChaosProperties {
+        seed: Option<u64>,
+        rules: Option<Vec<MillpondChaosRule>>,
+    }
 
-pub(super) static CHAOS_RULE: StructType = structure(
-    "MillpondChaosRule",
-    &[
-        opt("sender", STR),
-        opt("receiver", STR),
-        opt("kind", STR),
-        opt("node", STR),
-        opt("iothread", STR),
-        opt("delay", STR),
-        opt("burst", STR),
-        opt("stall", STR),
-        opt("slow-client", STR),
-        opt("dying-client", STR),
-    ],
-);
+    /// One rule of a delay policy.
+    open struct MillpondChaosRule {
+        sender: Option<String>,
+        receiver: Option<String>,
+        kind: Option<String>,
+        node: Option<String>,
+        iothread: Option<String>,
+        delay: Option<String>,
+        burst: Option<String>,
+        stall: Option<String>,
+        slow_client: Option<String>,
+        dying_client: Option<String>,
+    }
 
-pub(super) static THROTTLE_GROUP_PROPERTIES: StructType = structure(
-    "ThrottleGroupProperties",
-    &[
-        opt("limits", Struct(&THROTTLE_LIMITS)),
-        opt("x-iops-total", I64).with(&["unstable"]),
-        opt("x-iops-total-max", I64).with(&["unstable"]),
-        opt("x-iops-total-max-length", I64).with(&["unstable"]),
-        opt("x-iops-read", I64).with(&["unstable"]),
-        opt("x-iops-read-max", I64).with(&["unstable"]),
-        opt("x-iops-read-max-length", I64).with(&["unstable"]),
-        opt("x-iops-write", I64).with(&["unstable"]),
-        opt("x-iops-write-max", I64).with(&["unstable"]),
-        opt("x-iops-write-max-length", I64).with(&["unstable"]),
-        opt("x-bps-total", I64).with(&["unstable"]),
-        opt("x-bps-total-max", I64).with(&["unstable"]),
-        opt("x-bps-total-max-length", I64).with(&["unstable"]),
-        opt("x-bps-read", I64).with(&["unstable"]),
-        opt("x-bps-read-max", I64).with(&["unstable"]),
-        opt("x-bps-read-max-length", I64).with(&["unstable"]),
-        opt("x-bps-write", I64).with(&["unstable"]),
-        opt("x-bps-write-max", I64).with(&["unstable"]),
-        opt("x-bps-write-max-length", I64).with(&["unstable"]),
-        opt("x-iops-size", I64).with(&["unstable"]),
-    ],
-);
+    /// The properties of a throttle group: its limits together, or each by itself.
+    open struct ThrottleGroupProperties {
+        limits: Option<ThrottleLimits>,
+        x_iops_total: Option<i64> ["unstable"],
+        x_iops_total_max: Option<i64> ["unstable"],
+        x_iops_total_max_length: Option<i64> ["unstable"],
+        x_iops_read: Option<i64> ["unstable"],
+        x_iops_read_max: Option<i64> ["unstable"],
+        x_iops_read_max_length: Option<i64> ["unstable"],
+        x_iops_write: Option<i64> ["unstable"],
+        x_iops_write_max: Option<i64> ["unstable"],
+        x_iops_write_max_length: Option<i64> ["unstable"],
+        x_bps_total: Option<i64> ["unstable"],
+        x_bps_total_max: Option<i64> ["unstable"],
+        x_bps_total_max_length: Option<i64> ["unstable"],
+        x_bps_read: Option<i64> ["unstable"],
+        x_bps_read_max: Option<i64> ["unstable"],
+        x_bps_read_max_length: Option<i64> ["unstable"],
+        x_bps_write: Option<i64> ["unstable"],
+        x_bps_write_max: Option<i64> ["unstable"],
+        x_bps_write_max_length: Option<i64> ["unstable"],
+        x_iops_size: Option<i64> ["unstable"],
+    }
 
-static THROTTLE_LIMITS: StructType = structure(
-    "ThrottleLimits",
-    &[
-        opt("iops-total", I64),
-        opt("iops-total-max", I64),
-        opt("iops-total-max-length", I64),
-        opt("iops-read", I64),
-        opt("iops-read-max", I64),
-        opt("iops-read-max-length", I64),
-        opt("iops-write", I64),
-        opt("iops-write-max", I64),
-        opt("iops-write-max-length", I64),
-        opt("bps-total", I64),
-        opt("bps-total-max", I64),
-        opt("bps-total-max-length", I64),
-        opt("bps-read", I64),
-        opt("bps-read-max", I64),
-        opt("bps-read-max-length", I64),
-        opt("bps-write", I64),
-        opt("bps-write-max", I64),
-        opt("bps-write-max-length", I64),
-        opt("iops-size", I64),
-    ],
-);
+    /// The limits of a throttle group.
+    open struct ThrottleLimits {
+        iops_total: Option<i64>,
+        iops_total_max: Option<i64>,
+        iops_total_max_length: Option<i64>,
+        iops_read: Option<i64>,
+        iops_read_max: Option<i64>,
+        iops_read_max_length: Option<i64>,
+        iops_write: Option<i64>,
+        iops_write_max: Option<i64>,
+        iops_write_max_length: Option<i64>,
+        bps_total: Option<i64>,
+        bps_total_max: Option<i64>,
+        bps_total_max_length: Option<i64>,
+        bps_read: Option<i64>,
+        bps_read_max: Option<i64>,
+        bps_read_max_length: Option<i64>,
+        bps_write: Option<i64>,
+        bps_write_max: Option<i64>,
+        bps_write_max_length: Option<i64>,
+        iops_size: Option<i64>,
+    }
 
-pub(super) static OBJECT_PROPERTY_INFO: StructType = structure(
-    "ObjectPropertyInfo",
-    &[
-        req("name", STR),
-        req("type", STR),
-        opt("description", STR),
-        opt("default-value", ANY),
-    ],
-);
+    /// Makes an object.
+    command ObjectAdd = "object-add" (ObjectOptions);
 
-pub(super) static OBJECT_TYPE_INFO: StructType = structure(
-    "ObjectTypeInfo",
-    &[req("name", STR), opt("abstract", BOOL), opt("parent", STR)],
-);
+    /// Removes an object.
+    command ObjectDel = "object-del" {
+        /// The id of the object.
+        id: String,
+    };
+
+    /// A property of an object or of a type, as it is listed.
+    struct ObjectPropertyInfo {
+        /// The name of the property.
+        name: String,
+        /// Its type; `child<TYPE>` for an object below this one.
+        kind as "type": String,
+        /// What it is for.
+        description: Option<String>,
+        /// Its value if none is set.
+        default_value: Option<Value>,
+    }
+
+    /// Lists the properties of an object.
+    command QomList = "qom-list" {
+        /// Where the object is in the tree.
+        path: String,
+    } -> Vec<ObjectPropertyInfo>;
+
+    /// Shows a property of an object.
+    command QomGet = "qom-get" {
+        /// Where the object is in the tree.
+        path: String,
+        /// The name of the property.
+        property: String,
+    } -> Value;
+
+    /// Changes a property of an object.
+    command QomSet = "qom-set" {
+        /// Where the object is in the tree.
+        path: String,
+        /// The name of the property.
+        property: String,
+        /// Its new value, of the property's type.
+        value: Value,
+    };
+
+    /// A type of object, as it is listed.
+    #[derive(Eq)]
+    struct ObjectTypeInfo {
+        /// The name of the type.
+        name: String,
+        /// It has no objects of its own.
+        is_abstract as "abstract": Option<bool>,
+        /// The type it is derived from.
+        parent: Option<String>,
+    }
+
+    /// Lists the types of object.
+    command QomListTypes = "qom-list-types" {
+        /// Only those that are derived from this one.
+        implements: Option<String>,
+        /// Those as well that have no objects of their own.
+        is_abstract as "abstract": Option<bool>,
+    } -> Vec<ObjectTypeInfo>;
+
+    /// Lists the properties of a type.
+    command QomListProperties = "qom-list-properties" {
+        /// The name of the type.
+        typename: String,
+    } -> Vec<ObjectPropertyInfo>;
+}
+
+impl ObjectOptions {
+    /// The id that the object is to have.
+    pub fn id(&self) -> &str {
+        self.0.get("id").and_then(Value::as_str).unwrap_or_default()
+    }
+}

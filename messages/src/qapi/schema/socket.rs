@@ -1,61 +1,125 @@
-//! Addresses of sockets, and the NBD server that listens on one.
+//! Addresses of sockets.
 
-use super::define::{BOOL, Enum, EnumType, STR, Struct, StructType, U16, enumeration, opt, req, structure};
+use crate::qapi::define::qapi;
 
-pub(super) static SOCKET_ADDRESS_LEGACY: StructType =
-    structure("SocketAddressLegacy", &[req("type", Enum(&SOCKET_ADDRESS_TYPE))]).union(
-        "type",
-        &[
-            ("inet", &INET_SOCKET_ADDRESS_WRAPPER),
-            ("unix", &UNIX_SOCKET_ADDRESS_WRAPPER),
-            ("vsock", &VSOCK_SOCKET_ADDRESS_WRAPPER),
-            ("fd", &FD_SOCKET_ADDRESS_WRAPPER),
-        ],
-    );
+qapi! {
+    /// The families of addresses.
+    enum SocketAddressType {
+        /// A TCP address and its options.
+        Inet = "inet",
+        /// A unix socket and its options.
+        Unix = "unix",
+        /// A virtual machine socket.
+        Vsock = "vsock",
+        /// A file descriptor, by number or name.
+        Fd = "fd",
+    }
 
-pub(super) static SOCKET_ADDRESS_TYPE: EnumType =
-    enumeration("SocketAddressType", &["inet", "unix", "vsock", "fd"]);
+    /// The address of a socket, of any family.
+    #[derive(Eq)]
+    branches SocketAddress by "type": SocketAddressType {
+        /// A TCP address and its options.
+        Inet = "inet": InetSocketAddress,
+        /// A unix socket and its options.
+        Unix = "unix": UnixSocketAddress,
+        /// A virtual machine socket.
+        Vsock = "vsock": VsockSocketAddress,
+        /// A file descriptor, by number or name.
+        Fd = "fd": FdSocketAddress,
+    }
 
-pub(super) static INET_SOCKET_ADDRESS_WRAPPER: StructType = structure(
-    "InetSocketAddressWrapper",
-    &[req("data", Struct(&INET_SOCKET_ADDRESS))],
-);
+    /// A socket address as older commands write it: what the family knows is one level down.
+    branches SocketAddressLegacy by "type": SocketAddressType {
+        /// A TCP address and its options.
+        Inet = "inet": InetSocketAddressWrapper,
+        /// A unix socket and its options.
+        Unix = "unix": UnixSocketAddressWrapper,
+        /// A virtual machine socket.
+        Vsock = "vsock": VsockSocketAddressWrapper,
+        /// A file descriptor, by number or name.
+        Fd = "fd": FdSocketAddressWrapper,
+    }
 
-pub(super) static INET_SOCKET_ADDRESS: StructType = structure(
-    "InetSocketAddress",
-    &[
-        req("host", STR),
-        req("port", STR),
-        opt("numeric", BOOL),
-        opt("to", U16),
-        opt("ipv4", BOOL),
-        opt("ipv6", BOOL),
-        opt("keep-alive", BOOL),
-        opt("mptcp", BOOL),
-    ],
-);
+    /// A TCP address, one level down.
+    struct InetSocketAddressWrapper {
+        /// The address and its options.
+        data: InetSocketAddress,
+    }
 
-pub(super) static UNIX_SOCKET_ADDRESS_WRAPPER: StructType = structure(
-    "UnixSocketAddressWrapper",
-    &[req("data", Struct(&UNIX_SOCKET_ADDRESS))],
-);
+    /// A TCP address, and how to use it.
+    #[derive(Default, Eq)]
+    struct InetSocketAddress {
+        /// Host name or number; empty for any.
+        host: String,
+        /// Port as number or service name.
+        port: String,
+        /// Do not resolve names.
+        numeric: Option<bool>,
+        /// Try the ports up to this one.
+        to: Option<u16>,
+        /// Use (or do not use) IPv4.
+        ipv4: Option<bool>,
+        /// Use (or do not use) IPv6.
+        ipv6: Option<bool>,
+        /// Whether TCP sends keep-alive probes.
+        keep_alive: Option<bool>,
+        /// Whether several network paths are used at once.
+        mptcp: Option<bool>,
+    }
 
-pub(super) static UNIX_SOCKET_ADDRESS: StructType = structure(
-    "UnixSocketAddress",
-    &[req("path", STR), opt("abstract", BOOL), opt("tight", BOOL)],
-);
+    /// A unix socket's address, one level down.
+    struct UnixSocketAddressWrapper {
+        /// The address and its options.
+        data: UnixSocketAddress,
+    }
 
-pub(super) static VSOCK_SOCKET_ADDRESS_WRAPPER: StructType = structure(
-    "VsockSocketAddressWrapper",
-    &[req("data", Struct(&VSOCK_SOCKET_ADDRESS))],
-);
+    /// A unix socket's address.
+    #[derive(Default, Eq)]
+    struct UnixSocketAddress {
+        /// The path, or the name in the abstract name space.
+        path: String,
+        /// Use the abstract name space; default false.
+        is_abstract as "abstract": Option<bool>,
+        /// Do not pad an abstract name with zeroes; default true.
+        tight: Option<bool>,
+    }
 
-pub(super) static VSOCK_SOCKET_ADDRESS: StructType =
-    structure("VsockSocketAddress", &[req("cid", STR), req("port", STR)]);
+    /// A virtual machine socket's address, one level down.
+    struct VsockSocketAddressWrapper {
+        /// The address and its options.
+        data: VsockSocketAddress,
+    }
 
-pub(super) static FD_SOCKET_ADDRESS_WRAPPER: StructType = structure(
-    "FdSocketAddressWrapper",
-    &[req("data", Struct(&FD_SOCKET_ADDRESS))],
-);
+    /// A virtual machine socket's address.
+    #[derive(Default, Eq)]
+    struct VsockSocketAddress {
+        /// The context id: which machine is meant.
+        cid: String,
+        /// The port at that machine.
+        port: String,
+    }
 
-pub(super) static FD_SOCKET_ADDRESS: StructType = structure("FdSocketAddress", &[req("str", STR)]);
+    /// An inherited file descriptor, one level down.
+    struct FdSocketAddressWrapper {
+        /// The descriptor by number or name.
+        data: FdSocketAddress,
+    }
+
+    /// An inherited file descriptor.
+    #[derive(Default, Eq)]
+    struct FdSocketAddress {
+        /// Its number, or the name it was given through a monitor.
+        name as "str": String,
+    }
+}
+
+impl From<SocketAddressLegacy> for SocketAddress {
+    fn from(legacy: SocketAddressLegacy) -> Self {
+        match legacy {
+            SocketAddressLegacy::Inet(inet) => Self::Inet(inet.data),
+            SocketAddressLegacy::Unix(unix) => Self::Unix(unix.data),
+            SocketAddressLegacy::Vsock(vsock) => Self::Vsock(vsock.data),
+            SocketAddressLegacy::Fd(fd) => Self::Fd(fd.data),
+        }
+    }
+}

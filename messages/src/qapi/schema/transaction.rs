@@ -1,37 +1,62 @@
-//! What several changes together are told.
+//! Several changes together, all or none.
 
-use super::define::{Enum, EnumType, STR, Struct, StructType, enumeration, opt, req, structure};
+use super::node::BlockdevSnapshot;
+use crate::qapi::define::qapi;
 
-pub(super) static TRANSACTION_ACTION: StructType = structure(
-    "TransactionAction",
-    &[req("type", Enum(&TRANSACTION_ACTION_KIND))],
-)
-.union(
-    "type",
-    &[
-        ("abort", &ABORT_WRAPPER),
-        ("blockdev-snapshot", &BLOCKDEV_SNAPSHOT_WRAPPER),
-    ],
-);
+qapi! {
+    /// What can be an action of a transaction.
+    enum TransactionActionKind {
+        /// It fails, and all others with it.
+        Abort = "abort",
+        /// As the command `blockdev-snapshot` does.
+        BlockdevSnapshot = "blockdev-snapshot",
+    }
 
-static TRANSACTION_ACTION_KIND: EnumType =
-    enumeration("TransactionActionKind", &["abort", "blockdev-snapshot"]);
+    /// An action of a transaction.
+    branches TransactionAction by "type": TransactionActionKind {
+        /// It fails, and all others with it.
+        Abort = "abort": AbortWrapper,
+        /// As the command `blockdev-snapshot` does.
+        BlockdevSnapshot = "blockdev-snapshot": BlockdevSnapshotWrapper,
+    }
 
-static ABORT_WRAPPER: StructType = structure("AbortWrapper", &[req("data", Struct(&ABORT))]);
+    /// What a failure takes: nothing.
+    struct Abort {}
 
-static ABORT: StructType = structure("Abort", &[]);
+    /// What a failure takes, one level down.
+    struct AbortWrapper {
+        /// Nothing is to be said.
+        data: Abort,
+    }
 
-static BLOCKDEV_SNAPSHOT_WRAPPER: StructType = structure(
-    "BlockdevSnapshotWrapper",
-    &[req("data", Struct(&BLOCKDEV_SNAPSHOT))],
-);
+    /// The arguments of a snapshot, one level down.
+    struct BlockdevSnapshotWrapper {
+        /// The node and its overlay.
+        data: BlockdevSnapshot,
+    }
 
-static BLOCKDEV_SNAPSHOT: StructType =
-    structure("BlockdevSnapshot", &[req("node", STR), req("overlay", STR)]);
+    /// Whether jobs of a transaction end together.
+    #[derive(Default)]
+    enum ActionCompletionMode {
+        /// Each ends by itself.
+        #[default]
+        Individual = "individual",
+        /// If one fails, all are cancelled.
+        Grouped = "grouped",
+    }
 
-pub(super) static TRANSACTION_PROPERTIES: StructType = structure(
-    "TransactionProperties",
-    &[opt("completion-mode", Enum(&ACTION_COMPLETION_MODE))],
-);
+    /// How a transaction is carried out.
+    #[derive(Default)]
+    struct TransactionProperties {
+        /// Whether its jobs end together.
+        completion_mode: ActionCompletionMode = default,
+    }
 
-static ACTION_COMPLETION_MODE: EnumType = enumeration("ActionCompletionMode", &["individual", "grouped"]);
+    /// Makes several changes, all or none.
+    command Transaction = "transaction" {
+        /// The changes in their order.
+        actions: Vec<TransactionAction>,
+        /// How they are carried out.
+        properties: TransactionProperties = default,
+    };
+}

@@ -4,7 +4,7 @@
 //! `help` or `?` in place of a pair asks for help. Keys whose parts are all numbers make a list.
 
 use super::json::parse_json;
-use super::{Form, Object, QmpError};
+use crate::qapi::{Form, Object, QmpError};
 use serde_json::Value;
 
 /// The longest part of a key, in bytes.

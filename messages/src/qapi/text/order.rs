@@ -4,7 +4,7 @@
 //! newest member first. Programs match on that text, and `json:{...}` file names are written into
 //! image headers in it.
 
-use super::Object;
+use crate::qapi::Object;
 use serde_json::Value;
 
 const BUCKETS: u32 = 512;

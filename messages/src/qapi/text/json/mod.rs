@@ -11,7 +11,7 @@ mod stream;
 
 pub use stream::JsonStream;
 
-use super::QmpError;
+use crate::qapi::QmpError;
 use serde_json::Value;
 
 /// The one value in `text`.

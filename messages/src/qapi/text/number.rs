@@ -3,7 +3,7 @@
 /// `text` as C's `strtoll` with base 0 reads all of it: blanks first, a sign, `0x` or `0` for the base.
 ///
 /// The value is given as 128 bits, so that the caller can check the range it wants.
-pub(super) fn whole(text: &str) -> Option<i128> {
+fn whole(text: &str) -> Option<i128> {
     let text = text.trim_start_matches([' ', '\t', '\n', '\r', '\u{b}', '\u{c}']);
     let (negative, digits) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -23,12 +23,12 @@ pub(super) fn whole(text: &str) -> Option<i128> {
 }
 
 /// `text` as 64 bits with sign.
-pub(super) fn signed(text: &str) -> Option<i64> {
+pub(in crate::qapi) fn signed(text: &str) -> Option<i64> {
     whole(text)?.try_into().ok()
 }
 
 /// `text` as 64 bits; a negative number wraps around, as `strtoull` has it.
-pub(super) fn unsigned(text: &str) -> Option<u64> {
+pub(in crate::qapi) fn unsigned(text: &str) -> Option<u64> {
     let value = whole(text)?;
     if let Ok(value) = u64::try_from(value) {
         return Some(value);

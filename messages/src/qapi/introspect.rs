@@ -1,7 +1,7 @@
 //! The schema as `query-qmp-schema` shows it: types by number, not by name.
 
-use super::define::{Arguments, EnumType, Int, Member, StructType, Type};
-use super::{COMMANDS, EVENTS};
+use super::define::{EMPTY, EnumType, Find, Int, Member, StructType, Type};
+use super::schema::{COMMANDS, EVENTS};
 use serde_json::{Map, Value, json};
 use std::collections::{HashMap, VecDeque};
 
@@ -9,16 +9,16 @@ use std::collections::{HashMap, VecDeque};
 pub fn introspect(commands: &[&str]) -> Value {
     let mut listing = Listing::default();
     for event in EVENTS {
-        let data = listing.arguments(&event.data);
+        let data = listing.arguments(event.data);
         listing
             .entries
             .push(json!({"name": event.name, "meta-type": "event", "arg-type": data}));
     }
     for command in COMMANDS.iter().filter(|command| commands.contains(&command.name)) {
-        let arguments = listing.arguments(&command.arguments);
+        let arguments = listing.arguments(command.arguments);
         let returns = match command.returns {
             Some(returns) => listing.name(returns),
-            None => listing.structure(&EMPTY),
+            None => listing.structure(empty),
         };
         let mut entry = json!({
             "name": command.name, "meta-type": "command", "arg-type": arguments, "ret-type": returns,
@@ -33,13 +33,13 @@ pub fn introspect(commands: &[&str]) -> Value {
     Value::Array(listing.entries)
 }
 
-static EMPTY: StructType = StructType {
-    name: "",
-    members: &[],
-    tag: None,
-    branches: &[],
-    features: &[],
-};
+fn empty() -> &'static StructType {
+    &EMPTY
+}
+
+fn place<T>(of: &'static T) -> Key {
+    Key::Place(std::ptr::from_ref(of).addr())
+}
 
 /// Entries made so far, and types that were named but not yet described.
 #[derive(Default)]
@@ -58,17 +58,14 @@ enum Key {
 }
 
 impl Listing {
-    fn arguments(&mut self, arguments: &'static Arguments) -> String {
-        let object = arguments.object();
-        self.structure(if object.members.is_empty() && object.tag.is_none() {
-            &EMPTY
-        } else {
-            object
-        })
+    fn arguments(&mut self, find: Find<StructType>) -> String {
+        let object = find();
+        let is_empty = object.members.is_empty() && object.tag.is_none();
+        self.structure(if is_empty { empty } else { find })
     }
 
-    fn structure(&mut self, object: &'static StructType) -> String {
-        self.name(Type::Struct(object))
+    fn structure(&mut self, find: Find<StructType>) -> String {
+        self.name(Type::Struct(find))
     }
 
     /// The name that stands for `of`; on first use it is queued to be described.
@@ -78,9 +75,9 @@ impl Listing {
                 let text = format!("[{}]", self.name(*item));
                 (Key::Text(text.clone()), Some(text))
             }
-            Type::Enum(of) => (Key::Place(std::ptr::from_ref(of).addr()), None),
-            Type::Struct(of) => (Key::Place(std::ptr::from_ref(of).addr()), None),
-            Type::Alternate(of) => (Key::Place(std::ptr::from_ref(of).addr()), None),
+            Type::Enum(find) => (place(find()), None),
+            Type::Struct(find) => (place(find()), None),
+            Type::Alternate(find) => (place(find()), None),
             Type::Str | Type::Int(_) | Type::Bool | Type::Number | Type::Null | Type::Any => {
                 let text = builtin(of).0.to_owned();
                 (Key::Text(text.clone()), Some(text))
@@ -104,10 +101,10 @@ impl Listing {
                 let item = self.name(*item);
                 json!({"name": name, "element-type": item, "meta-type": "array"})
             }
-            Type::Enum(of) => describe_enum(&name, of),
-            Type::Struct(of) => self.describe_struct(&name, of),
-            Type::Alternate(of) => {
-                let members: Vec<Value> = of
+            Type::Enum(find) => describe_enum(&name, find()),
+            Type::Struct(find) => self.describe_struct(&name, find()),
+            Type::Alternate(find) => {
+                let members: Vec<Value> = find()
                     .branches
                     .iter()
                     .map(|branch| json!({"type": self.name(*branch)}))
@@ -158,8 +155,9 @@ impl Listing {
         let Some(Type::Enum(values)) = values else {
             return Value::Array(Vec::new());
         };
-        let branches = values.values.iter().map(|value| {
-            let branch = self.structure(of.branch(value).unwrap_or(&EMPTY));
+        let branches = values().values.iter().map(|value| {
+            let found = of.branches.iter().find(|(name, _)| name == value);
+            let branch = self.structure(found.map_or(empty, |(_, branch)| *branch));
             json!({"case": value, "type": branch})
         });
         Value::Array(branches.collect())

@@ -1,0 +1,127 @@
+//! Images: made, resized, checked, amended.
+
+use super::graph::wrong_kind;
+use super::node::change;
+use crate::daemon::Daemon;
+use millpond_messages::graph::{GraphReply, GraphRequest, Mutation, Query};
+use millpond_messages::qapi::QmpError;
+use millpond_messages::qapi::schema::{
+    BlockResize, BlockdevCreate, ChangeBackingFile, MillpondCheckRepair, MillpondImageCheck, XBlockdevAmend,
+    XMillpondCheck, XMillpondTruncate,
+};
+use millpond_messages::{Repair, RequestFlags};
+
+pub(super) async fn create(daemon: Daemon, arguments: BlockdevCreate) -> Result<(), QmpError> {
+    Ok(daemon.start_create(&arguments.job_id, arguments.options.0).await?)
+}
+
+/// Only encryption can be amended by this command.
+pub(super) async fn amend(daemon: Daemon, arguments: XBlockdevAmend) -> Result<(), QmpError> {
+    let XBlockdevAmend {
+        job_id,
+        node_name,
+        options,
+        ..
+    } = arguments;
+    let query = Query::Node {
+        node_name: node_name.clone(),
+    };
+    let driver = match daemon.graph(GraphRequest::Query(query)).await {
+        Ok(GraphReply::Node(facts)) => facts.driver,
+        Ok(_) => return Err(wrong_kind()),
+        Err(_) => {
+            let text = format!("Cannot find device='' nor node-name='{node_name}'");
+            return Err(QmpError::generic(text));
+        }
+    };
+    if driver != options.driver() {
+        return Err(QmpError::generic(
+            "x-blockdev-amend doesn't support changing the block driver",
+        ));
+    }
+    if driver != "qcow2" {
+        return Err(QmpError::generic("Driver does not support x-blockdev-amend"));
+    }
+    Ok(daemon.start_amend(&job_id, options.is_about_encryption()).await?)
+}
+
+pub(super) async fn resize(daemon: Daemon, arguments: BlockResize) -> Result<(), QmpError> {
+    let device = arguments.device.unwrap_or_default();
+    let node_name = arguments.node_name.unwrap_or_default();
+    let size = u64::try_from(arguments.size);
+    let size = size.map_err(|_| QmpError::generic("Parameter 'size' expects a >0 size"));
+    // Devices there are none: only a node can be meant, and where there is that node, no device is looked for. The change
+    // itself looks for the node too, and asking about it takes a step for every node below.
+    let node = Query::Node {
+        node_name: node_name.clone(),
+    };
+    let asks = size.is_err() || !device.is_empty();
+    if node_name.is_empty() || (asks && daemon.graph(GraphRequest::Query(node)).await.is_err()) {
+        let text = format!("Cannot find device='{device}' nor node-name='{node_name}'");
+        return Err(QmpError::generic(text));
+    }
+    let size = size?;
+    change(&daemon, Mutation::Resize { node_name, size }).await
+}
+
+pub(super) async fn truncate(daemon: Daemon, arguments: XMillpondTruncate) -> Result<(), QmpError> {
+    let mut flags = RequestFlags::empty();
+    flags.set(RequestFlags::ZERO_WRITE, arguments.zero);
+    let request = Mutation::Truncate {
+        node_name: arguments.node_name,
+        size: arguments.size.0,
+        exact: arguments.exact,
+        preallocation: arguments.preallocation,
+        flags,
+    };
+    change(&daemon, request).await
+}
+
+pub(super) async fn check(daemon: Daemon, arguments: XMillpondCheck) -> Result<MillpondImageCheck, QmpError> {
+    let XMillpondCheck { node_name, repair } = arguments;
+    let repair = Repair {
+        leaks: repair != MillpondCheckRepair::None,
+        errors: repair == MillpondCheckRepair::All,
+    };
+    let query = Query::Node {
+        node_name: node_name.clone(),
+    };
+    let checked = daemon.graph(Mutation::Check { node_name, repair }).await?;
+    let GraphReply::Checked(found) = checked else {
+        return Err(wrong_kind());
+    };
+    let GraphReply::Node(facts) = daemon.graph(GraphRequest::Query(query)).await? else {
+        return Err(wrong_kind());
+    };
+    Ok(MillpondImageCheck {
+        filename: facts.filename,
+        format: facts.driver,
+        check_errors: found.check_errors,
+        image_end_offset: found.image_end_offset,
+        corruptions: found.corruptions,
+        leaks: found.leaks,
+        corruptions_fixed: found.corruptions_fixed,
+        leaks_fixed: found.leaks_fixed,
+        total_clusters: found.fragments.total_clusters,
+        allocated_clusters: found.fragments.allocated_clusters,
+        fragmented_clusters: found.fragments.fragmented_clusters,
+        compressed_clusters: found.fragments.compressed_clusters,
+    })
+}
+
+pub(super) async fn change_backing_file(
+    daemon: Daemon,
+    arguments: ChangeBackingFile,
+) -> Result<(), QmpError> {
+    let ChangeBackingFile {
+        device,
+        image_node_name,
+        backing_file,
+    } = arguments;
+    let request = Mutation::ChangeBackingFile {
+        device,
+        image_node_name,
+        backing_file,
+    };
+    change(&daemon, request).await
+}

@@ -1,0 +1,14 @@
+//! QAPI as text: JSON as QEMU reads and writes it, and `key=value` options.
+
+mod json;
+mod keyval;
+mod number;
+mod order;
+mod write;
+
+pub use json::{JsonStream, parse_json};
+pub use keyval::{Options, take_value};
+pub use number::parse_size;
+pub(in crate::qapi) use number::{signed, unsigned};
+pub use order::{bucket, in_qdict_order};
+pub use write::{to_compact, to_pretty};
