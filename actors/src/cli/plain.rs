@@ -13,8 +13,7 @@ use crate::socket::{OwnFile, activation};
 use clap::Parser;
 use millpond_messages::graph::{GraphReply, GraphRequest, Mutation, NodeFacts, OpenImage, Probing, Query};
 use millpond_messages::qapi::schema::{
-    BlockExportKind, BlockExportOptions, MonitorOptions, NbdExportOptions, ObjectOptions, SocketAddress,
-    UnixSocketAddress,
+    BlockExportOptions, MonitorOptions, ObjectOptions, SocketAddress, UnixSocketAddress,
 };
 use millpond_messages::qapi::{Object, QmpError, parse_size};
 use millpond_messages::{IoError, OpenFlags};
@@ -348,17 +347,9 @@ impl Plain {
         daemon.exports().hold_clients(true);
         daemon.exports().start_server(&server).await?;
         let export = BlockExportOptions {
-            kind: BlockExportKind::Nbd(NbdExportOptions {
-                name: Some(self.name.clone()),
-                ..NbdExportOptions::default()
-            }),
-            id: NODE.to_owned(),
-            fixed_iothread: None,
             iothread: self.iothread.then(|| IOTHREAD.to_owned()),
-            node_name: node.clone(),
             writable: Some(!self.read_only),
-            writethrough: None,
-            allow_inactive: None,
+            ..BlockExportOptions::nbd(NODE, &node, &self.name)
         };
         qmp::export::add(daemon.clone(), export).await?;
         daemon.exports().hold_clients(false);

@@ -7,8 +7,8 @@ use std::time::Duration;
 use millpond_engine::node::Client;
 use millpond_messages::graph::{GraphReply, GraphRequest, NodeFacts, Query, RootRequest, RootUser};
 use millpond_messages::qapi::{
-    BlockExportInfo, BlockExportKind, BlockExportOptions, BlockExportRemoveMode, BlockExportType, QmpEvent,
-    NbdServerOptions, SocketAddress, is_identifier,
+    BlockExportInfo, BlockExportKind, BlockExportOptions, BlockExportRemoveMode, BlockExportType,
+    NbdServerOptions, QmpEvent, SocketAddress, is_identifier,
 };
 use millpond_messages::{Error, ErrorKind, IoThreadId, OpenFlags, Permissions, Result};
 

@@ -4,7 +4,7 @@ use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
 use futures_channel::oneshot;
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::Result;
-use millpond_messages::qapi::{Event, JobInfo, JobStatus, JobType, QmpError, is_identifier};
+use millpond_messages::qapi::{JobInfo, JobStatus, JobType, QmpError, QmpEvent, is_identifier};
 
 use super::pace::{Cancelled, Pace, Report};
 use super::state::{Verb, may_follow};
@@ -186,7 +186,7 @@ impl Registry {
         );
         let id = entry.info.id.clone();
         if before != status {
-            self.events.emit(Event::JobStatusChange { id, status });
+            self.events.emit(QmpEvent::JobStatusChange { id, status });
         }
     }
 
@@ -307,7 +307,7 @@ impl Registry {
         let Some(entry) = self.entry(key) else { return };
         let (kind, id) = (entry.info.kind, entry.info.id.clone());
         if is_block_job(kind) {
-            self.events.emit(Event::BlockJobPending { kind, id });
+            self.events.emit(QmpEvent::BlockJobPending { kind, id });
         }
     }
 

@@ -4,7 +4,7 @@ use actix_rt::System;
 use futures_channel::mpsc;
 use futures_util::future::LocalBoxFuture;
 use futures_util::{FutureExt, StreamExt};
-use millpond_messages::qapi::{Event, JobInfo, JobStatus, JobType};
+use millpond_messages::qapi::{JobInfo, JobStatus, JobType, QmpEvent};
 use millpond_messages::{Error, ErrorKind, Result};
 
 use super::state::{STATES, may_follow, name};
@@ -167,11 +167,11 @@ impl Stage {
         let events = &mut self.events;
         for expected in expected {
             let seen = match events.next().await.event.event {
-                Event::JobStatusChange { id, status } => {
+                QmpEvent::JobStatusChange { id, status } => {
                     assert_eq!(id, "j");
                     name(status)
                 }
-                Event::BlockJobPending { .. } => "!",
+                QmpEvent::BlockJobPending { .. } => "!",
                 other => panic!("{other:?}"),
             };
             assert_eq!(seen, *expected);

@@ -12,7 +12,7 @@ use millpond_messages::qapi::schema::{
 use millpond_messages::{Repair, RequestFlags};
 
 pub(super) async fn create(daemon: Daemon, arguments: BlockdevCreate) -> Result<(), QmpError> {
-    Ok(daemon.start_create(&arguments.job_id, arguments.options.0).await?)
+    daemon.start_create(&arguments.job_id, arguments.options.0).await
 }
 
 /// Only encryption can be amended by this command.
@@ -42,7 +42,7 @@ pub(super) async fn amend(daemon: Daemon, arguments: XBlockdevAmend) -> Result<(
     if driver != "qcow2" {
         return Err(QmpError::generic("Driver does not support x-blockdev-amend"));
     }
-    Ok(daemon.start_amend(&job_id, options.is_about_encryption()).await?)
+    daemon.start_amend(&job_id, options.is_about_encryption()).await
 }
 
 pub(super) async fn resize(daemon: Daemon, arguments: BlockResize) -> Result<(), QmpError> {

@@ -4,8 +4,8 @@ use crate::daemon::Daemon;
 use crate::job::Verb;
 use millpond_messages::qapi::QmpError;
 use millpond_messages::qapi::schema::{
-    BlockJobInfo, JobCancel, JobComplete, JobDismiss, JobFinalize, JobInfo, JobPause, JobResume, QueryBlockJobs,
-    QueryJobs,
+    BlockJobInfo, JobCancel, JobComplete, JobDismiss, JobFinalize, JobInfo, JobPause, JobResume,
+    QueryBlockJobs, QueryJobs,
 };
 
 pub(super) async fn query(daemon: Daemon, _: QueryJobs) -> Result<Vec<JobInfo>, QmpError> {
@@ -41,5 +41,5 @@ pub(super) async fn resume(daemon: Daemon, JobResume { id }: JobResume) -> Resul
 }
 
 async fn apply(daemon: &Daemon, id: &str, verb: Verb) -> Result<(), QmpError> {
-    Ok(daemon.jobs().apply(id, verb).await?)
+    daemon.jobs().apply(id, verb).await
 }

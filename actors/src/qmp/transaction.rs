@@ -4,7 +4,9 @@ use super::node::change;
 use crate::daemon::Daemon;
 use millpond_messages::graph::{self, CompletionMode, Mutation};
 use millpond_messages::qapi::QmpError;
-use millpond_messages::qapi::schema::{ActionCompletionMode, BlockdevSnapshot, Transaction, TransactionAction};
+use millpond_messages::qapi::schema::{
+    ActionCompletionMode, BlockdevSnapshot, Transaction, TransactionAction,
+};
 
 pub(super) async fn run(daemon: Daemon, arguments: Transaction) -> Result<(), QmpError> {
     let actions = arguments.actions.into_iter().map(|action| match action {

@@ -7,6 +7,7 @@ mod define;
 mod error;
 mod identifier;
 mod introspect;
+mod row;
 pub mod schema;
 mod text;
 mod validate;
@@ -15,9 +16,10 @@ pub use error::{ErrorClass, QmpError};
 pub use identifier::{IDENTIFIER_HINT, check_identifier, is_identifier};
 pub use schema::*;
 pub use text::{
-    JsonStream, Options, bucket, in_qdict_order, parse_json, parse_size, take_value, to_compact, to_pretty,
+    Form, JsonStream, Options, bucket, in_qdict_order, parse_json, parse_size, take_value, to_compact,
+    to_pretty,
 };
-pub use validate::{Form, Validator};
+pub use validate::Validator;
 
 /// A JSON object that keeps its members in the order they were inserted.
 pub type Object = serde_json::Map<String, serde_json::Value>;

@@ -5,19 +5,10 @@
 
 use super::define::{AlternateType, EnumType, Int, StructType, Structure, Type, parse};
 use super::schema::BlockdevOptions;
-use super::text::{in_qdict_order, parse_size, signed, unsigned};
+use super::text::{Form, in_qdict_order, parse_size, signed, unsigned};
 use super::{Object, QmpError};
 use serde::de::DeserializeOwned;
 use serde_json::{Number, Value};
-
-/// How values are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// As JSON: every value has its type.
-    Json,
-    /// As `key=value` options: every value is text.
-    KeyValue,
-}
 
 /// Checks objects against the schema.
 #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,6 @@
 //! Character devices, and the monitors on them.
 
-use crate::qapi::define::qapi;
+use crate::qapi::row::qapi;
 
 qapi! {
     /// A character device as it is shown.

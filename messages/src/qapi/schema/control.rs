@@ -1,7 +1,7 @@
 //! The session, the version, what there is to ask, and the end.
 
 use super::SchemaInfo;
-use crate::qapi::define::qapi;
+use crate::qapi::row::qapi;
 
 qapi! {
     /// What a client may ask of a session beyond the usual.

@@ -1,7 +1,7 @@
 //! Options of protocols and formats. They are checked and stay objects, for the drivers to read.
 
 use super::node::{BlockdevRef, BlockdevRefOrNull};
-use crate::qapi::define::qapi;
+use crate::qapi::row::qapi;
 
 qapi! {
     /// Options of `file` and `host_device`.

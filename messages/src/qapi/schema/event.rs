@@ -2,7 +2,7 @@
 
 use super::job::{JobStatus, JobType};
 use crate::qapi::Object;
-use crate::qapi::define::{events, qapi};
+use crate::qapi::row::{events, qapi};
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

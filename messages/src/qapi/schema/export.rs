@@ -1,7 +1,7 @@
 //! Exports, and the NBD server.
 
 use super::socket::{SocketAddress, SocketAddressLegacy};
-use crate::qapi::define::qapi;
+use crate::qapi::row::qapi;
 
 /// Seconds a client has for the handshake if nothing else is said.
 pub const DEFAULT_HANDSHAKE_MAX_SECONDS: u32 = 10;
@@ -160,6 +160,25 @@ qapi! {
 
     /// Stops the NBD server, and removes its exports.
     command NbdServerStop = "nbd-server-stop" {};
+}
+
+impl BlockExportOptions {
+    /// A node on the NBD server under a name, with all else at its default.
+    pub fn nbd(id: &str, node_name: &str, name: &str) -> Self {
+        Self {
+            kind: BlockExportKind::Nbd(NbdExportOptions {
+                name: Some(name.to_owned()),
+                ..NbdExportOptions::default()
+            }),
+            id: id.to_owned(),
+            fixed_iothread: None,
+            iothread: None,
+            node_name: node_name.to_owned(),
+            writable: None,
+            writethrough: None,
+            allow_inactive: None,
+        }
+    }
 }
 
 impl From<NbdServerStart> for NbdServerOptions {

@@ -3,7 +3,8 @@
 use super::graph::BlockPermission;
 use super::node::BlockdevRef;
 use crate::common::DebugEvent;
-use crate::qapi::define::{EnumType, Qapi, Type, qapi};
+use crate::qapi::define::{EnumType, Qapi, Type};
+use crate::qapi::row::qapi;
 
 qapi! {
     /// Options of the filter `blkdebug`.

@@ -1,7 +1,8 @@
 //! The graph as it is shown: with its permissions, its drains, and the iothreads that it is on.
 
 use crate::io::OperationKind;
-use crate::qapi::define::{EnumType, Qapi, Type, qapi};
+use crate::qapi::define::{EnumType, Qapi, Type};
+use crate::qapi::row::qapi;
 
 qapi! {
     /// What a vertex of the shown graph is.

@@ -3,7 +3,8 @@
 use super::driver::Qcow2CompressionType;
 use super::node::{BlockdevDetectZeroesOptions, BlockdevDriver, BlockdevRef};
 use crate::io::Preallocation;
-use crate::qapi::define::{EnumType, Qapi, Size, Type, qapi};
+use crate::qapi::define::{EnumType, Qapi, Size, Type};
+use crate::qapi::row::qapi;
 
 qapi! {
     /// Makes an image, as a job.

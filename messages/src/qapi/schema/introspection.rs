@@ -1,6 +1,6 @@
 //! What `query-qmp-schema` answers, in its own terms.
 
-use crate::qapi::define::qapi;
+use crate::qapi::row::qapi;
 use serde_json::Value;
 
 qapi! {

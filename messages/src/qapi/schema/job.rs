@@ -1,7 +1,7 @@
 //! Jobs: shown, and told what to do.
 
 use super::statistics::BlockDeviceIoStatus;
-use crate::qapi::define::qapi;
+use crate::qapi::row::qapi;
 
 qapi! {
     /// The kinds of job.

@@ -1,4 +1,4 @@
-//! What there is in QMP: types, commands and events, one file a topic, one row a thing (see [`define`](super::define)).
+//! What there is in QMP: types, commands and events, one file a topic, one row a thing (see `qapi/row.rs`).
 //!
 //! Validation and introspection read the rows' tables, handlers get their arguments as the rows' types. A command stands in
 //! [`COMMANDS`] as well, in the order in which it is listed.

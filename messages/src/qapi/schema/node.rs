@@ -8,7 +8,8 @@ use super::filter::{
     BlockdevOptionsBlkdebug, BlockdevOptionsBlklogwrites, BlockdevOptionsBlkverify, BlockdevOptionsCor,
     BlockdevOptionsPreallocate, BlockdevOptionsThrottle,
 };
-use crate::qapi::define::{AlternateType, Null, Qapi, Type, qapi};
+use crate::qapi::define::{AlternateType, Null, Qapi, Type};
+use crate::qapi::row::qapi;
 use serde::{Deserialize, Serialize};
 
 qapi! {

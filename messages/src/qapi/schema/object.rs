@@ -1,6 +1,6 @@
 //! Objects that users make, and the tree that shows them.
 
-use crate::qapi::define::qapi;
+use crate::qapi::row::qapi;
 use serde_json::Value;
 
 qapi! {

@@ -1,6 +1,6 @@
 //! Addresses of sockets.
 
-use crate::qapi::define::qapi;
+use crate::qapi::row::qapi;
 
 qapi! {
     /// The families of addresses.

@@ -2,7 +2,7 @@
 
 use super::image::BlockDeviceInfo;
 use super::node::BlockdevDriver;
-use crate::qapi::define::qapi;
+use crate::qapi::row::qapi;
 
 qapi! {
     /// A device as it is shown. There are none.

@@ -1,7 +1,7 @@
 //! Several changes together, all or none.
 
 use super::node::BlockdevSnapshot;
-use crate::qapi::define::qapi;
+use crate::qapi::row::qapi;
 
 qapi! {
     /// What can be an action of a transaction.

@@ -4,11 +4,20 @@
 //! `help` or `?` in place of a pair asks for help. Keys whose parts are all numbers make a list.
 
 use super::json::parse_json;
-use crate::qapi::{Form, Object, QmpError};
+use crate::qapi::{Object, QmpError};
 use serde_json::Value;
 
 /// The longest part of a key, in bytes.
 const LONGEST_PART: usize = 127;
+
+/// How values are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As JSON: every value has its type.
+    Json,
+    /// As `key=value` options: every value is text.
+    KeyValue,
+}
 
 /// What an option's text says.
 #[derive(Clone, Debug, PartialEq)]

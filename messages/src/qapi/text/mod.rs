@@ -7,7 +7,7 @@ mod order;
 mod write;
 
 pub use json::{JsonStream, parse_json};
-pub use keyval::{Options, take_value};
+pub use keyval::{Form, Options, take_value};
 pub use number::parse_size;
 pub(in crate::qapi) use number::{signed, unsigned};
 pub use order::{bucket, in_qdict_order};
