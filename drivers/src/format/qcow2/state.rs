@@ -92,7 +92,7 @@ pub(super) enum FreeReason {
 /// References that are gone from the tables in memory, while tables in the file may still hold them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Free {
-    /// The first cluster.
+    /// The first of the clusters that are freed.
     pub cluster: HostCluster,
     /// How many clusters are freed.
     pub count: u64,
