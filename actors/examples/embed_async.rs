@@ -13,7 +13,7 @@ use millpond::embed::{BlockLayer, BlockLayerConfig};
 use millpond::node::Client;
 use millpond_drivers::api::{
     Abilities, Answer, At, ChildKind, Driver, DriverKind, Extent, Lifecycle, Moved, OpenRequest, Opened,
-    PassThrough, Purpose, ReopenRequest, Transfer,
+    PassThrough, Purpose, ReopenRequest, SavesState, Transfer,
 };
 use millpond_drivers::delegate;
 use millpond_messages::graph::{DrainScope, RootRequest, RootUser};
@@ -114,6 +114,10 @@ impl Lifecycle for Invert {
     fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, millpond_messages::Result<()>> {
         // Nothing of what the child holds is kept here.
         Answer::ready(Ok(()))
+    }
+
+    fn saved_state(&self) -> Option<&dyn SavesState> {
+        None
     }
 
     /// The filter has no state to take along to another iothread.

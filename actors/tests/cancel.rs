@@ -13,7 +13,7 @@ use millpond::iothread::Local;
 use millpond::node::{Client, Mail};
 use millpond_drivers::api::{
     Abilities, Answer, At, ChildKind, Driver, DriverKind, Extent, Lifecycle, Moved, OpenRequest, Opened,
-    Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
+    Placement, Purpose, ReopenRequest, SavesState, Target, Ticket, Transfer,
 };
 use millpond_drivers::builtin::builtin;
 use millpond_messages::graph::{
@@ -134,6 +134,10 @@ impl Lifecycle for Hang {
 
     fn reopen_prepare(&self, _: ReopenRequest) -> Answer<'_, Result<()>> {
         Answer::ready(Ok(()))
+    }
+
+    fn saved_state(&self) -> Option<&dyn SavesState> {
+        None
     }
 
     fn depart(&self) -> Moved {

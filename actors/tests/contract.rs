@@ -11,7 +11,7 @@ use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iot
 use millpond::node::Client;
 use millpond_drivers::api::{
     Abilities, Ability, Answer, At, ChildKind, CreateRequest, Driver, DriverKind, Extent, Lifecycle, Moved,
-    OpenRequest, Opened, OptionNames, Placement, Purpose, ReopenRequest, Ticket, Transfer,
+    OpenRequest, Opened, OptionNames, Placement, Purpose, ReopenRequest, SavesState, Ticket, Transfer,
 };
 use millpond_drivers::builtin::builtin;
 use millpond_messages::graph::{IothreadOptions, Options, RootRequest, RootUser};
@@ -193,6 +193,10 @@ impl Driver for Strict {
 impl Lifecycle for Strict {
     fn reopen_prepare(&self, _: ReopenRequest) -> Answer<'_, Result<()>> {
         Answer::ready(Ok(()))
+    }
+
+    fn saved_state(&self) -> Option<&dyn SavesState> {
+        None
     }
 
     fn depart(&self) -> Moved {

@@ -11,6 +11,7 @@ pub mod handshake;
 pub mod io;
 pub mod qapi;
 pub mod record;
+pub mod saved;
 
 pub use common::*;
 pub use error::{Error, ErrorKind, IoError, IoResult, Result};

@@ -9,7 +9,7 @@ use futures_util::future::LocalBoxFuture;
 use millpond_drivers::api::{
     Abilities, Ability, Answer, At, BackingLink, Child, ChildKind, CreateRequest, DebugPoints, Device,
     Driver, DriverKind, EdgeUse, Events, Extent, Image, Lifecycle, Moved, OpenRequest, Opened, OptionNames,
-    PassThrough, Placement, Purpose, ReopenRequest, Ticket, Transfer,
+    PassThrough, Placement, Purpose, ReopenRequest, SavesState, Ticket, Transfer,
 };
 use millpond_messages::error::errno::EIO;
 use millpond_messages::graph::Options;
@@ -468,6 +468,10 @@ impl Lifecycle for Fragile {
 
     fn children_changed(&self, _: &[Child]) {
         self.trap.call(Entry::ChildrenChanged);
+    }
+
+    fn saved_state(&self) -> Option<&dyn SavesState> {
+        None
     }
 
     fn depart(&self) -> Moved {

@@ -7,6 +7,7 @@ use millpond_messages::{ChildSlot, Error, ErrorKind, Permissions, Result};
 use super::answer::Answer;
 use super::child::Child;
 use super::exchange::Exchanged;
+use super::saved::SavesState;
 use super::{Moved, ReopenRequest};
 
 /// What the graph asks of a [`Driver`](super::Driver) between its open and its end. Where there is a default, it is right
@@ -77,6 +78,10 @@ pub trait Lifecycle: 'static {
     fn exchange(self: Rc<Self>, _slots: &[ChildSlot]) -> Answer<'static, Result<Exchanged>> {
         Answer::ready(Ok(Exchanged::nothing()))
     }
+
+    /// The state that a later daemon needs to go on with the node, besides its options and its files. A driver that finds all
+    /// of it there says so by `None`.
+    fn saved_state(&self) -> Option<&dyn SavesState>;
 
     /// Gives up all state, to go on in another iothread. The node is still, its background work stopped. The driver left
     /// behind is dropped without [`Lifecycle::close`].

@@ -41,6 +41,7 @@ mod notice;
 mod pass_through;
 mod registry;
 pub mod reopen;
+mod saved;
 mod simple;
 mod withdrawal;
 
@@ -71,6 +72,7 @@ pub use moved::Moved;
 pub use notice::{Notice, Notices, Posted};
 pub use pass_through::{PassThrough, arrived, declared};
 pub use registry::{Registry, Whitelist};
+pub use saved::SavesState;
 pub use simple::{SimpleDriver, SimpleKind};
 pub use withdrawal::{Hidden, Withdrawal, unless_withdrawn};
 

@@ -16,7 +16,9 @@ use super::child::{Child, Transfer};
 use super::kind::{ChildKind, DriverKind, OpenRequest, Opened, OptionNames};
 use super::moved::Moved;
 use super::reopen::check_unchanged;
-use super::{Abilities, At, Driver, Extent, Lifecycle, Placement, Purpose, ReopenRequest, Ticket};
+use super::{
+    Abilities, At, Driver, Extent, Lifecycle, Placement, Purpose, ReopenRequest, SavesState, Ticket,
+};
 
 /// Storage that is read and written, and no more.
 ///
@@ -268,6 +270,10 @@ impl<T: SimpleDriver> Driver for Simple<T> {
 impl<T: SimpleDriver> Lifecycle for Simple<T> {
     fn reopen_prepare(&self, request: ReopenRequest) -> Answer<'_, Result<()>> {
         Answer::ready(check_unchanged(&self.options, &request.options, &[]))
+    }
+
+    fn saved_state(&self) -> Option<&dyn SavesState> {
+        None
     }
 
     fn depart(&self) -> Moved {

@@ -9,8 +9,8 @@ use futures_util::future::LocalBoxFuture;
 use millpond::iothread::Local;
 use millpond_drivers::api::{
     Abilities, Ability, Answer, At, ChildKind, Driver, DriverKind, Extent, Image, Lifecycle, Moved,
-    OpenRequest, Opened, OptionNames, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
-    parse_options,
+    OpenRequest, Opened, OptionNames, Placement, Purpose, ReopenRequest, SavesState, Target, Ticket,
+    Transfer, parse_options,
 };
 use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
@@ -265,6 +265,10 @@ impl Image for Recorder {
 impl Lifecycle for Recorder {
     fn reopen_prepare(&self, _request: ReopenRequest) -> Answer<'_, Result<()>> {
         Answer::ready(Ok(()))
+    }
+
+    fn saved_state(&self) -> Option<&dyn SavesState> {
+        None
     }
 
     fn depart(&self) -> Moved {

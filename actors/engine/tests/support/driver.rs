@@ -12,7 +12,8 @@ use futures_channel::oneshot;
 use futures_util::future::LocalBoxFuture;
 use millpond_drivers::api::{
     Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, Lifecycle, Moved,
-    OpenRequest, Opened, PassThrough, Placement, Purpose, ReopenRequest, Target, Ticket, Transfer,
+    OpenRequest, Opened, PassThrough, Placement, Purpose, ReopenRequest, SavesState, Target, Ticket,
+    Transfer,
 };
 use millpond_messages::io::{OperationKind, Preallocation};
 use millpond_messages::{
@@ -470,6 +471,10 @@ impl Lifecycle for TestDriver {
 
     fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
         Answer::ready(Ok(()))
+    }
+
+    fn saved_state(&self) -> Option<&dyn SavesState> {
+        None
     }
 
     fn depart(&self) -> Moved {

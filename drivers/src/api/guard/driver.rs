@@ -6,6 +6,7 @@ use std::rc::Rc;
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
+use millpond_messages::saved::{DriverRecord, SavedError};
 use millpond_messages::{
     BlockSizes, CheckResult, ChildSlot, DebugEvent, DebugOrder, DriverInfo, Geometry, IoResult, Permissions,
     Range, RequestFlags, Result,
@@ -17,7 +18,7 @@ use super::super::exchange::Exchanged;
 use super::super::kind::{BackingLink, OptionNames};
 use super::super::{
     Abilities, CopySource, DebugPoints, Device, Driver, Extent, Image, Lifecycle, Moved, Placement, Purpose,
-    ReopenRequest, Repair, Ticket,
+    ReopenRequest, Repair, SavesState, Ticket,
 };
 use super::{Health, IfBroken, Watched, drop_of, watch};
 use millpond_ring::Ring;
@@ -217,6 +218,11 @@ impl Lifecycle for Guarded {
         })
     }
 
+    fn saved_state(&self) -> Option<&dyn SavesState> {
+        let saves = self.run(|driver| driver.saved_state().is_some());
+        saves.unwrap_or(false).then_some(self as &dyn SavesState)
+    }
+
     /// A broken node moves without its driver, and is as broken where it goes.
     fn depart(&self) -> Moved {
         let health = &self.health;
@@ -303,6 +309,30 @@ impl Device for Guarded {
 
     fn copy_from(&self, source: CopySource, offset: u64, len: u64) -> Answer<'_, IoResult<u64>> {
         self.ask(|driver| driver.device().copy_from(source, offset, len))
+    }
+}
+
+impl SavesState for Guarded {
+    fn save(&self) -> Result<DriverRecord, SavedError> {
+        self.of_state(|state| state.save())
+    }
+
+    fn restore(&self, record: &DriverRecord) -> Result<(), SavedError> {
+        self.of_state(|state| state.restore(record))
+    }
+}
+
+impl Guarded {
+    fn of_state<T>(
+        &self,
+        code: impl FnOnce(&dyn SavesState) -> Result<T, SavedError>,
+    ) -> Result<T, SavedError> {
+        let done = self.run(|driver| driver.saved_state().map(code)).flatten();
+        done.unwrap_or_else(|| {
+            Err(SavedError::Impossible(
+                "the driver keeps no state, or is broken".into(),
+            ))
+        })
     }
 }
 

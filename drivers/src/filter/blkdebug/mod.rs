@@ -7,6 +7,7 @@
 mod config;
 mod options;
 mod rules;
+mod saved;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -28,7 +29,7 @@ use crate::api::bytes_in;
 use crate::api::reopen::check_unchanged;
 use crate::api::{
     Abilities, Answer, ChildKind, DebugPoints, Driver, DriverKind, EdgeUse, Events, Extent, Lifecycle, Moved,
-    OpenRequest, Opened, OptionNames, PassThrough, Purpose, ReopenRequest, Transfer,
+    OpenRequest, Opened, OptionNames, PassThrough, Purpose, ReopenRequest, SavesState, Transfer,
 };
 use crate::delegate;
 use options::Config;
@@ -262,6 +263,10 @@ impl Lifecycle for Blkdebug {
     fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
         // Nothing of what the children hold is kept here.
         Answer::ready(Ok(()))
+    }
+
+    fn saved_state(&self) -> Option<&dyn SavesState> {
+        Some(self)
     }
 
     fn depart(&self) -> Moved {

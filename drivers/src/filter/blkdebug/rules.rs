@@ -107,6 +107,22 @@ impl Rules {
         rules
     }
 
+    /// All but what is held: the rules by number, the number of the next, the state, and which are armed.
+    pub fn parts(&self) -> (&BTreeMap<u64, Rule>, u64, i64, &[u64]) {
+        (&self.rules, self.next, self.state, &self.armed)
+    }
+
+    /// Rules with these parts, holding nothing.
+    pub fn of_parts(rules: BTreeMap<u64, Rule>, next: u64, state: i64, armed: Vec<u64>) -> Self {
+        Self {
+            rules,
+            next,
+            state,
+            armed,
+            held: BTreeMap::new(),
+        }
+    }
+
     fn add(&mut self, rule: Rule) {
         self.rules.insert(self.next, rule);
         self.next += 1;

@@ -71,6 +71,18 @@ impl Progress {
         }
     }
 
+    /// The size of a sector in bytes, the superblock's interval, the next sector, and the number of entries.
+    pub fn numbers(&self) -> (u32, u64, u64, u64) {
+        let (next, entries) = (self.next.get(), self.entries.get());
+        (self.sector.bytes(), self.interval, next, entries)
+    }
+
+    /// The progress that has these numbers, if there can be one: the superblock has the first sector.
+    pub fn of_numbers(sector: u32, interval: u64, next: u64, entries: u64) -> Option<Self> {
+        let sector = Sector::of(u64::from(sector))?;
+        (interval > 0 && next > 0).then(|| Self::new(sector, interval, next, entries))
+    }
+
     /// Sets aside the sectors of an entry with so much data: the entry's offset and number.
     fn reserve(&self, data: u64) -> IoResult<(u64, u64)> {
         let first = self.next.get();

@@ -6,6 +6,7 @@
 mod format;
 mod log;
 mod options;
+mod saved;
 
 use std::rc::Rc;
 
@@ -17,7 +18,7 @@ use crate::api::bytes_in;
 use crate::api::reopen::not_supported;
 use crate::api::{
     Abilities, Ability, Answer, ChildKind, Driver, DriverKind, Exchanged, Lifecycle, Moved, OpenRequest,
-    Opened, OptionNames, PassThrough, ReopenRequest, Transfer, arrived, declared,
+    Opened, OptionNames, PassThrough, ReopenRequest, SavesState, Transfer, arrived, declared,
 };
 use crate::delegate;
 use format::Kind;
@@ -178,6 +179,10 @@ impl Lifecycle for Blklogwrites {
             let old = self.log.start(&self.options).await?;
             Ok(Exchanged::with_old_state(move || self.log.go_on(old)))
         })
+    }
+
+    fn saved_state(&self) -> Option<&dyn SavesState> {
+        Some(self)
     }
 
     fn depart(&self) -> Moved {

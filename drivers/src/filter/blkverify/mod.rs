@@ -16,7 +16,8 @@ use crate::api::bytes_in;
 use crate::api::reopen::not_supported;
 use crate::api::{
     Abilities, Ability, Answer, Child, ChildKind, Driver, DriverKind, Lifecycle, Moved, Notice, Notices,
-    OpenRequest, Opened, OptionNames, PassThrough, ReopenRequest, Transfer, arrived, declared, parse_options,
+    OpenRequest, Opened, OptionNames, PassThrough, ReopenRequest, SavesState, Transfer, arrived, declared,
+    parse_options,
 };
 use crate::delegate;
 use crate::replica::copies::{Ranges, Use, copy_of, first_difference};
@@ -233,6 +234,10 @@ impl Lifecycle for Blkverify {
     fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
         // Nothing of what the children hold is kept here.
         Answer::ready(Ok(()))
+    }
+
+    fn saved_state(&self) -> Option<&dyn SavesState> {
+        None
     }
 
     fn depart(&self) -> Moved {

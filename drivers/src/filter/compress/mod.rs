@@ -14,7 +14,7 @@ use millpond_ring::buffer::Buffers;
 use crate::api::reopen::not_supported;
 use crate::api::{
     Abilities, Answer, Child, ChildKind, Driver, DriverKind, Exchanged, Lifecycle, Moved, OpenRequest,
-    Opened, OptionNames, PassThrough, ReopenRequest, Transfer, parse_options,
+    Opened, OptionNames, PassThrough, ReopenRequest, SavesState, Transfer, parse_options,
 };
 use crate::delegate;
 
@@ -134,6 +134,10 @@ impl Lifecycle for Compress {
     /// The cluster size is asked for with the abilities.
     fn exchange(self: Rc<Self>, _slots: &[ChildSlot]) -> Answer<'static, Result<Exchanged>> {
         Answer::ready(check_compresses(self.below.child()).map(|()| Exchanged::nothing()))
+    }
+
+    fn saved_state(&self) -> Option<&dyn SavesState> {
+        None
     }
 
     fn depart(&self) -> Moved {

@@ -10,7 +10,7 @@ use millpond_ring::buffer::Buffers;
 use crate::api::reopen::not_supported;
 use crate::api::{
     Abilities, Answer, ChildKind, Driver, DriverKind, EdgeUse, Lifecycle, Moved, OpenRequest, Opened,
-    OptionNames, PassThrough, ReopenRequest, Transfer, parse_options,
+    OptionNames, PassThrough, ReopenRequest, SavesState, Transfer, parse_options,
 };
 use crate::delegate;
 
@@ -179,6 +179,10 @@ impl Lifecycle for CopyOnRead {
     fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
         // Nothing of what the children hold is kept here.
         Answer::ready(Ok(()))
+    }
+
+    fn saved_state(&self) -> Option<&dyn SavesState> {
+        None
     }
 
     fn depart(&self) -> Moved {

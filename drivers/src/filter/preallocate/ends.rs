@@ -12,7 +12,7 @@ pub(super) struct Ends {
     /// The end of what was written: the length that the node shows.
     pub data: u64,
     /// From here to the file's end there are only zeroes.
-    zero_start: u64,
+    pub zero_start: u64,
     /// The end of the file; none if a failure left it unknown.
     pub file: Option<u64>,
 }

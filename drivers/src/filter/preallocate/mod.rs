@@ -8,6 +8,7 @@
 mod ends;
 mod node;
 mod options;
+mod saved;
 
 use std::rc::Rc;
 
@@ -20,7 +21,7 @@ use crate::api::bytes_in;
 use crate::api::reopen::check_kept;
 use crate::api::{
     Abilities, Answer, ChildKind, Driver, DriverKind, EdgeUse, Exchanged, Lifecycle, Moved, OpenRequest,
-    Opened, OptionNames, PassThrough, ReopenRequest, Transfer,
+    Opened, OptionNames, PassThrough, ReopenRequest, SavesState, Transfer,
 };
 use crate::delegate;
 use ends::Ends;
@@ -224,6 +225,10 @@ impl Lifecycle for Preallocate {
 
     fn exchange(self: Rc<Self>, _slots: &[ChildSlot]) -> Answer<'static, Result<Exchanged>> {
         Answer::wait(self.learn_other_file())
+    }
+
+    fn saved_state(&self) -> Option<&dyn SavesState> {
+        Some(self)
     }
 
     fn depart(&self) -> Moved {

@@ -20,7 +20,7 @@ use crate::api::bytes_in;
 use crate::api::reopen::check_unchanged;
 use crate::api::{
     Abilities, Answer, ChildKind, Driver, DriverKind, Extent, Lifecycle, Moved, OpenRequest, Opened,
-    OptionNames, PassThrough, Placement, Purpose, ReopenRequest, Transfer, parse_options,
+    OptionNames, PassThrough, Placement, Purpose, ReopenRequest, SavesState, Transfer, parse_options,
 };
 use crate::delegate;
 
@@ -245,6 +245,10 @@ impl Lifecycle for Throttle {
     fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
         // Nothing of what the children hold is kept here.
         Answer::ready(Ok(()))
+    }
+
+    fn saved_state(&self) -> Option<&dyn SavesState> {
+        None
     }
 
     fn depart(&self) -> Moved {

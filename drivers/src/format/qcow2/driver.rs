@@ -16,7 +16,7 @@ use super::state::{Blocked, State};
 use super::wait::Key;
 use crate::api::{
     Abilities, Ability, Answer, At, BackingLink, Driver, Events, Exchanged, Extent, Image, LengthSource,
-    Lifecycle, Moved, Placement, Purpose, ReopenRequest, Repair, Ticket, Transfer, arrived,
+    Lifecycle, Moved, Placement, Purpose, ReopenRequest, Repair, SavesState, Ticket, Transfer, arrived,
 };
 use millpond_ring::buffer::Buffers;
 
@@ -190,6 +190,10 @@ impl Lifecycle for Qcow2 {
 
     fn exchange(self: Rc<Self>, _slots: &[ChildSlot]) -> Answer<'static, Result<Exchanged>> {
         Answer::wait(self.exchange_image())
+    }
+
+    fn saved_state(&self) -> Option<&dyn SavesState> {
+        Some(self)
     }
 
     fn depart(&self) -> Moved {

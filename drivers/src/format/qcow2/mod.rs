@@ -47,6 +47,7 @@ mod layout;
 mod open;
 mod options;
 mod refcount;
+mod saved;
 mod state;
 mod table;
 mod truncate;

@@ -19,7 +19,7 @@ use crate::api::bytes_in;
 use crate::api::reopen::check_unchanged;
 use crate::api::{
     Abilities, Answer, Child, ChildKind, Driver, DriverKind, Events, Exchanged, Extent, Lifecycle, Moved,
-    OpenRequest, Opened, OptionNames, PassThrough, Placement, Purpose, ReopenRequest, Transfer,
+    OpenRequest, Opened, OptionNames, PassThrough, Placement, Purpose, ReopenRequest, SavesState, Transfer,
     parse_options,
 };
 use crate::delegate;
@@ -320,6 +320,10 @@ impl Lifecycle for Raw {
             Window::new(&options, self.below.child()).await?;
             Ok(Exchanged::nothing())
         })
+    }
+
+    fn saved_state(&self) -> Option<&dyn SavesState> {
+        None
     }
 
     fn depart(&self) -> Moved {

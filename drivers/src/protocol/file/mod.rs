@@ -21,6 +21,7 @@ mod lock;
 mod open;
 mod ops;
 mod options;
+mod saved;
 mod state;
 mod status;
 mod truncate;
@@ -42,7 +43,7 @@ use millpond_messages::{
 use crate::api::{
     Abilities, Ability, Answer, ChildKind, CopySource, CreateRequest, Device, Driver, DriverKind, Extent,
     Image, LengthSource, Lifecycle, Moved, OpenRequest, Opened, OptionNames, Placement, Purpose,
-    ReopenRequest, Ticket, Transfer,
+    ReopenRequest, SavesState, Ticket, Transfer,
 };
 use millpond_ring::buffer::{Buffers, OPT_MEM_ALIGN};
 use millpond_ring::{AioMode, Ring};
@@ -493,6 +494,10 @@ impl Lifecycle for File {
 
     fn reopen_abort(&self) {
         self.abort_reopen();
+    }
+
+    fn saved_state(&self) -> Option<&dyn SavesState> {
+        Some(self)
     }
 
     fn depart(&self) -> Moved {

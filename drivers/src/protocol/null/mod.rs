@@ -14,7 +14,7 @@ use millpond_messages::{Error, ErrorKind, IoError, IoResult, Range, RequestFlags
 use crate::api::reopen::check_unchanged;
 use crate::api::{
     Abilities, Ability, Answer, At, ChildKind, Driver, DriverKind, Extent, Image, LengthSource, Lifecycle,
-    Moved, OpenRequest, Opened, OptionNames, Placement, Purpose, ReopenRequest, Ticket, Transfer,
+    Moved, OpenRequest, Opened, OptionNames, Placement, Purpose, ReopenRequest, SavesState, Ticket, Transfer,
     parse_options,
 };
 use millpond_ring::Ring;
@@ -246,6 +246,10 @@ impl Image for Null {
 impl Lifecycle for Null {
     fn reopen_prepare(&self, request: ReopenRequest) -> Answer<'_, Result<()>> {
         Answer::ready(check_unchanged(&self.config.options, &request.options, &[]))
+    }
+
+    fn saved_state(&self) -> Option<&dyn SavesState> {
+        None
     }
 
     fn depart(&self) -> Moved {

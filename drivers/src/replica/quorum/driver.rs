@@ -17,7 +17,7 @@ use crate::api::bytes_in;
 use crate::api::reopen::not_supported;
 use crate::api::{
     Abilities, Ability, Answer, At, Child, Driver, Extent, LengthSource, Lifecycle, Moved, Notice, Notices,
-    Placement, Purpose, ReopenRequest, Ticket, Transfer,
+    Placement, Purpose, ReopenRequest, SavesState, Ticket, Transfer,
 };
 use crate::replica::copies::{Ranges, Use, copy, copy_of, first_difference};
 use millpond_ring::buffer::{Buffer, Buffers};
@@ -391,6 +391,10 @@ impl Lifecycle for Quorum {
     fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
         // Only the length is kept, and that by the node, which asks for it again.
         Answer::ready(Ok(()))
+    }
+
+    fn saved_state(&self) -> Option<&dyn SavesState> {
+        None
     }
 
     fn depart(&self) -> Moved {

@@ -1,0 +1,49 @@
+//! Everything: the one record that a later daemon would begin from.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Saved, SavedExport, SavedGraph, SavedJob};
+
+/// A whole daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedDaemon {
+    /// Nodes, edges, users and iothreads.
+    pub graph: SavedGraph,
+    /// Throttle groups, by name.
+    pub throttle_groups: Vec<SavedThrottleGroup>,
+    /// The exports in the order in which they were added.
+    pub exports: Vec<SavedExport>,
+    /// The jobs in the order in which they were made.
+    pub jobs: Vec<SavedJob>,
+}
+
+impl Saved for SavedDaemon {
+    const KIND: &'static str = "daemon";
+    const VERSION: u32 = 1;
+}
+
+/// A throttle group: its limits and how full its buckets are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedThrottleGroup {
+    /// The group's name.
+    pub name: String,
+    /// Bytes of a request that count as one, for limits of requests; 0 counts each once.
+    pub iops_size: u64,
+    /// The rates in the order of QEMU's property names: all bytes, bytes read, bytes written, and the same of requests.
+    pub rates: [SavedRate; 6],
+}
+
+/// A rate and its two buckets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SavedRate {
+    /// Units a second in the long run; 0 for no limit.
+    pub average: u64,
+    /// Units a second during a burst; 0 for none.
+    pub max: u64,
+    /// How many seconds a burst may last.
+    pub length: u64,
+    /// How full the bucket is that leaks at the average rate, in units and nanoseconds multiplied.
+    pub level: u128,
+    /// How full the bucket is that leaks at the burst's rate.
+    pub burst: u128,
+}
