@@ -102,6 +102,11 @@ pub struct Sections {
 }
 
 impl Sections {
+    /// The number that the last section was given.
+    pub const fn last(&self) -> u64 {
+        self.last
+    }
+
     /// Begins a section, and tells which nodes to quiesce.
     pub fn begin(&mut self, graph: &Graph, cover: Cover, user: String, now: Duration) -> Token {
         self.last += 1;

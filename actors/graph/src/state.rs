@@ -319,6 +319,7 @@ pub fn print(outcome: &OrderOutcome) -> String {
         OrderOutcome::Pending(requests) => format!("{requests:?}"),
         OrderOutcome::Head(result) => format!("{result:?}"),
         OrderOutcome::Statistics(statistics) => format!("{statistics:?}"),
+        OrderOutcome::Saved(saved) => format!("{saved:?}"),
         OrderOutcome::Counters(counters) => format!("{counters:?}"),
         OrderOutcome::Debugged(result) => format!("{result:?}"),
         OrderOutcome::Named(result) => format!("{result:?}"),

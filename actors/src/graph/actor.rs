@@ -359,6 +359,7 @@ impl Graph {
             GraphReply::Graph(facts) => GraphReply::Graph(facts),
             GraphReply::Suspended(held) => GraphReply::Suspended(held),
             GraphReply::Drains(drains) => GraphReply::Drains(drains),
+            GraphReply::Saved(graph) => GraphReply::Saved(graph),
             GraphReply::Node(facts) => GraphReply::Node(facts),
             GraphReply::Iothreads(iothreads) => GraphReply::Iothreads(iothreads),
             GraphReply::NodeStatistics(reports) => GraphReply::NodeStatistics(reports),

@@ -5,6 +5,7 @@ use millpond_messages::graph::{
     Blocker, DriverFacts, GraphFacts, GraphReply, GraphRequest, IothreadReport, NodeFacts,
 };
 use millpond_messages::handshake::PendingDrain;
+use millpond_messages::saved::SavedGraph;
 use millpond_messages::{
     BlockSizes, CheckResult, DriverInfo, Error, ErrorKind, Geometry, NodeReport, Result, Token,
 };
@@ -49,6 +50,7 @@ answers! {
     Vec<NodeReport>: NodeStatistics;
     Option<NodeFacts>: Found;
     Vec<Blocker>: Blockers;
+    Box<SavedGraph>: Saved;
 }
 
 impl Answer for () {

@@ -3,6 +3,7 @@
 use futures_channel::oneshot;
 use millpond_messages::graph::{GraphFacts, Immediate, IothreadReport, Mutation, NodeFacts, Query};
 use millpond_messages::handshake::PendingDrain;
+use millpond_messages::saved::SavedGraph;
 use millpond_messages::{BlockSizes, DebugOrder, Geometry, LatencyHistograms, NodeReport, Result};
 use serde_json::Value;
 
@@ -19,6 +20,16 @@ impl GraphHandle {
         let (done, written) = oneshot::channel();
         self.post(Incoming::Flight(reason.into(), done));
         written.await.map_err(|_| closed())
+    }
+
+    /// The state of the graph and of its nodes, to be written down. Another daemon can go on from it if everything is drained
+    /// before and nothing is changed until it is there.
+    ///
+    /// # Errors
+    /// A change is under way, or a node's state cannot be saved.
+    pub async fn save(&self) -> Result<SavedGraph> {
+        let graph: Box<SavedGraph> = self.get(Query::Save).await?;
+        Ok(*graph)
     }
 
     /// One node's facts.

@@ -20,6 +20,8 @@ pub enum Query {
     Statistics,
     /// What has passed each node.
     NodeStatistics,
+    /// All of the graph's state, to be written down.
+    Save,
     /// The facts of one node.
     Node {
         /// The name of the node.

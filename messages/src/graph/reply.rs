@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::{Blocker, DriverFacts, GraphFacts, IothreadOptions, IothreadReport, NodeFacts};
 use crate::common::{BlockSizes, CheckResult, DriverInfo, Geometry, IoThreadId, NodeReport, Token};
 use crate::handshake::PendingDrain;
+use crate::saved::SavedGraph;
 
 /// An answer of the graph actor. `C` is the handle that a root edge is used through.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub enum GraphReply<C> {
     Suspended(bool),
     /// The drains that wait, and for what.
     Drains(Vec<PendingDrain>),
+    /// The graph's state.
+    Saved(Box<SavedGraph>),
     /// The facts of one node.
     Node(NodeFacts),
     /// Iothreads: options, the thread's id on the host, and its own id.

@@ -7,6 +7,7 @@ mod drains;
 mod iothreads;
 mod nodes;
 mod replace;
+mod saved;
 mod statistics;
 
 use std::collections::HashSet;
@@ -44,6 +45,7 @@ pub async fn answer(world: &World, query: Query) -> Reply {
             .with(|state| may_move(state, &node_name, iothread.as_deref(), joined))
             .map(|()| GraphReply::Done),
         Query::IothreadStatistics => Ok(GraphReply::IothreadStatistics(iothreads::reports(world).await)),
+        Query::Save => Ok(GraphReply::Saved(Box::new(saved::graph(world).await?))),
         Query::PendingDrains => Ok(GraphReply::Drains(drains::pending(world).await)),
         Query::Graph => Ok(GraphReply::Graph(world.graph(|graph| whole(graph)))),
         Query::Dot => Ok(GraphReply::Json(world.with(|state| {

@@ -738,6 +738,7 @@ impl FakeWorld {
                     .unwrap_or_default())))
             }
             Order::Node(_, NodeOrder::CopyOnRead { .. } | NodeOrder::SetHistograms { .. }) => done(),
+            Order::Iothread(IothreadOrder::Save(_)) => ended(OrderOutcome::Saved(Vec::new())),
             Order::Iothread(IothreadOrder::Statistics(nodes)) => {
                 let nodes = nodes.into_iter().map(|node| (node, NodeStatistics::default()));
                 ended(OrderOutcome::Statistics(nodes.collect()))

@@ -27,6 +27,12 @@ impl Blockers {
         self.holders.insert(token, Holder { reason, root, nodes });
     }
 
+    /// All blockers: their numbers, why, and the holds that they end with.
+    pub fn holders(&self) -> impl Iterator<Item = (Token, &str, Option<RootId>)> {
+        let holders = self.holders.iter();
+        holders.map(|(token, holder)| (*token, holder.reason.as_str(), holder.root))
+    }
+
     /// Whether there is such a blocker.
     pub fn contains(&self, token: Token) -> bool {
         self.holders.contains_key(&token)

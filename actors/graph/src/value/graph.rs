@@ -47,6 +47,16 @@ impl Graph {
         format!("#block{:03}", self.last_name)
     }
 
+    /// The last id and the last made-up name that were given.
+    pub const fn last_numbers(&self) -> (u64, u64) {
+        (self.last_id, self.last_name)
+    }
+
+    /// The holds on links.
+    pub fn freezes(&self) -> impl Iterator<Item = (Token, &Freeze)> {
+        self.frozen.iter().map(|(token, freeze)| (*token, freeze))
+    }
+
     /// All nodes, the oldest first.
     pub fn nodes(&self) -> impl DoubleEndedIterator<Item = &Node> {
         self.nodes.values()

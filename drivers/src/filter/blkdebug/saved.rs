@@ -190,7 +190,7 @@ mod tests {
         let record = DriverRecord::of(&SavedRules::of(&sample())).unwrap();
         let again = record.state::<SavedRules>().unwrap().rules().unwrap();
         assert_eq!(DriverRecord::of(&SavedRules::of(&again)).unwrap(), record);
-        let mut expected = b"MILLPOND\x0fdriver/blkdebug\x01\0\0\0\x3f\0\0\0\x02\x03\x03".to_vec();
+        let mut expected = b"MILLPOND\x0fdriver/blkdebug\x01\0\0\0\x42\0\0\0\x02\x03\x03".to_vec();
         expected.extend_from_slice(b"\x00\x0cpwritev_zero\x02\x00\x01\x01\x01\x0a\x01\xfb\x00\x02\x01\x00");
         expected.extend_from_slice(b"\x01\x0cpwritev_zero\x02\x01\x04");
         expected.extend_from_slice(b"\x02\x0cpwritev_zero\x02\x02\x01A");

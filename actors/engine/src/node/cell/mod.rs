@@ -10,6 +10,4 @@ mod events;
 pub mod home;
 pub mod kept;
 pub mod node;
-#[cfg(test)]
-pub mod observed;
-mod prepared;
+mod saved;

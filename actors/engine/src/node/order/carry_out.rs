@@ -89,6 +89,12 @@ fn carry_out_here(table: &Rc<NodeTable>, ticket: Ticket, order: IothreadOrder) {
             let statistics = nodes.map(|(id, cell)| (id, cell.counters().get(now))).collect();
             table.report(Event::Ended(ticket, OrderOutcome::Statistics(statistics)));
         }
+        IothreadOrder::Save(nodes) => {
+            let now = table.local().look_at_time();
+            let nodes = nodes.into_iter().filter_map(|id| Some((id, table.node(id)?)));
+            let saved = nodes.map(|(id, cell)| (id, cell.saved(now))).collect();
+            table.tell(Event::Ended(ticket, OrderOutcome::Saved(saved)));
+        }
         IothreadOrder::DescribeMany(nodes) => later(table, ticket, async move |table| {
             OrderOutcome::DescribedMany(describe_many(table, nodes).await)
         }),

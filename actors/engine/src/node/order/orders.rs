@@ -213,7 +213,9 @@ pub enum IothreadOrder {
     Counters,
     /// What has passed some nodes; answered by [`OrderOutcome::Statistics`].
     Statistics(Vec<NodeId>),
-    /// The same of many nodes; answered by [`OrderOutcome::DescribedMany`].
+    /// The state of some nodes that outlives their requests; answered by [`OrderOutcome::Saved`].
+    Save(Vec<NodeId>),
+    /// Describe many nodes, answered by [`OrderOutcome::DescribedMany`].
     DescribeMany(Vec<NodeId>),
     /// Where paths lead when all links in them are followed; answered by [`OrderOutcome::RealPaths`].
     RealPaths(Vec<String>),

@@ -3,6 +3,7 @@
 use millpond_drivers::api::{Abilities, BackingLink, Posted};
 use millpond_messages::graph::IothreadCounters;
 use millpond_messages::handshake::PendingRequest;
+use millpond_messages::saved::SavedCell;
 use millpond_messages::{
     BlockSizes, CheckResult, DriverInfo, Geometry, IoResult, Limits, NodeId, NodeStatistics, OpenFlags,
     Result, RootId, Token,
@@ -61,6 +62,8 @@ pub enum OrderOutcome {
     Debugged(Result<bool>),
     /// Statistics. Nodes that are gone are left out.
     Statistics(Vec<(NodeId, NodeStatistics)>),
+    /// The nodes' state. Nodes that are gone are left out.
+    Saved(Vec<(NodeId, Result<SavedCell>)>),
     /// What the iothread has counted.
     Counters(Box<IothreadCounters>),
     /// The first bytes of a node.

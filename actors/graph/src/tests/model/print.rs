@@ -243,6 +243,7 @@ fn feed_thread(feed: &mut Feed, thread: &Thread, tokens: &Ranks<Token>, tickets:
                     | OrderOutcome::Pending(_)
                     | OrderOutcome::Head(_)
                     | OrderOutcome::Statistics(_)
+                    | OrderOutcome::Saved(_)
                     | OrderOutcome::RealPaths(_)
                     | OrderOutcome::Counters(_) => false,
                 };
