@@ -65,6 +65,20 @@ impl Buckets {
         &self.limits
     }
 
+    /// The limits, and how full the buckets are: each rate's own level and that of its bursts.
+    pub(super) fn saved(&self) -> (&Limits, [(u128, u128); 6]) {
+        (&self.limits, self.levels.map(|level| (level.level, level.burst)))
+    }
+
+    /// Buckets as full as this, which leak from their first use on.
+    pub(super) fn restored(limits: Limits, levels: [(u128, u128); 6]) -> Self {
+        Self {
+            limits,
+            levels: levels.map(|(level, burst)| Level { level, burst }),
+            leaked: None,
+        }
+    }
+
     /// Time goes on to `now`. Another thread's clock may be a little ahead: time never goes back.
     pub(super) fn leak(&mut self, now: Instant) {
         let last = self.leaked.unwrap_or(now);

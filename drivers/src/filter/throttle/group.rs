@@ -210,6 +210,24 @@ impl Group {
         });
     }
 
+    /// The buckets as they are.
+    pub(super) fn buckets(&self) -> Buckets {
+        self.state.load().buckets.clone()
+    }
+
+    /// Goes on with these buckets; requests that wait look again.
+    pub(super) fn set_buckets(&self, buckets: &Buckets) {
+        let waiting = self.exchange(|state| {
+            let changed = State {
+                buckets: buckets.clone(),
+                ..state.clone()
+            };
+            let waiting = state.queues.concat();
+            (Some(changed), waiting)
+        });
+        waiting.iter().for_each(|waiter| waiter.wake());
+    }
+
     /// Lets nobody join any more, unless it has members.
     fn close(&self) -> bool {
         self.exchange(|state| {
@@ -250,6 +268,11 @@ impl fmt::Debug for Groups {
 }
 
 impl Groups {
+    /// All groups, by name.
+    pub(super) fn all(&self) -> Arc<BTreeMap<String, Arc<Group>>> {
+        self.0.load_full()
+    }
+
     /// The group called `name`.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<Arc<Group>> {

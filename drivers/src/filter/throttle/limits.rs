@@ -113,7 +113,7 @@ pub struct Limits {
     /// Bytes in total, read and written; requests in total, reads and writes.
     pub(super) rates: [Rate; 6],
     /// A larger request counts as several of this size; 0 counts each as one.
-    iops_size: u64,
+    pub(super) iops_size: u64,
 }
 
 /// A field of [`Limits`].

@@ -4,6 +4,7 @@ mod buckets;
 mod group;
 mod limits;
 mod line;
+mod saved;
 #[cfg(test)]
 mod tests;
 
