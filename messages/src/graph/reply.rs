@@ -36,7 +36,7 @@ pub enum GraphReply<C> {
     Suspended(bool),
     /// The drains that wait, and for what.
     Drains(Vec<PendingDrain>),
-    /// The graph's state.
+    /// The state of the graph, to be written down.
     Saved(Box<SavedGraph>),
     /// The facts of one node.
     Node(NodeFacts),

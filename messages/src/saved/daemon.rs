@@ -4,12 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{Saved, SavedExport, SavedGraph, SavedJob};
 
-/// A whole daemon.
+/// The state of a whole daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedDaemon {
     /// Nodes, edges, users and iothreads.
     pub graph: SavedGraph,
-    /// Throttle groups, by name.
+    /// The throttle groups, by name.
     pub throttle_groups: Vec<SavedThrottleGroup>,
     /// The exports in the order in which they were added.
     pub exports: Vec<SavedExport>,
@@ -25,7 +25,7 @@ impl Saved for SavedDaemon {
 /// A throttle group: its limits and how full its buckets are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedThrottleGroup {
-    /// The group's name.
+    /// The name of the group.
     pub name: String,
     /// Bytes of a request that count as one, for limits of requests; 0 counts each once.
     pub iops_size: u64,

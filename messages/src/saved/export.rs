@@ -8,7 +8,7 @@ use crate::{IoThreadId, RootId};
 /// An export and its clients.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedExport {
-    /// The export's id.
+    /// The id of the export.
     pub id: String,
     /// The kind of export, such as `nbd`.
     pub kind: String,
@@ -44,7 +44,7 @@ pub struct SavedConnection {
     pub id: u64,
     /// The place of its socket in the list of descriptors that is handed over.
     pub descriptor: u32,
-    /// Who it is, for people.
+    /// Who the client is, for people.
     pub peer: String,
     /// How replies are framed.
     pub replies: SavedReplies,

@@ -6,7 +6,7 @@ use super::{Saved, SavedNode};
 use crate::graph::RootUser;
 use crate::{ChildSlot, EdgeId, IoThreadId, NodeId, OpBlocker, Permissions, Role, RootId, Token};
 
-/// The whole graph.
+/// The state of the whole graph.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedGraph {
     /// The iothreads that nodes can live in, by number.
@@ -73,7 +73,7 @@ pub enum SavedParent {
 /// An edge from a parent to a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedEdge {
-    /// The edge's number.
+    /// The number of the edge.
     pub id: EdgeId,
     /// The node or user that holds it.
     pub parent: SavedParent,
@@ -119,7 +119,7 @@ pub struct SavedRoot {
 /// Operations that somebody forbids.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedBlocker {
-    /// The blocker's number.
+    /// The number of the blocker.
     pub token: Token,
     /// Why it forbids them, for people.
     pub reason: String,
@@ -158,7 +158,7 @@ pub enum SavedSectionCover {
 pub struct SavedSection {
     /// The section's number, which closes gates.
     pub token: Token,
-    /// What it covers.
+    /// The nodes that it covers.
     pub cover: SavedSectionCover,
     /// The name of who began it.
     pub user: String,

@@ -8,7 +8,7 @@ use crate::RootId;
 /// A job. What a kind of job needs to go on is in its options; it begins where its progress says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedJob {
-    /// The job's id.
+    /// The id of the job.
     pub id: String,
     /// The type of job, as QAPI's `JobType` has it.
     pub kind: String,

@@ -48,11 +48,7 @@ pub async fn answer(world: &World, query: Query) -> Reply {
         Query::Save => Ok(GraphReply::Saved(Box::new(saved::graph(world).await?))),
         Query::PendingDrains => Ok(GraphReply::Drains(drains::pending(world).await)),
         Query::Graph => Ok(GraphReply::Graph(world.graph(|graph| whole(graph)))),
-        Query::Dot => Ok(GraphReply::Json(world.with(|state| {
-            let named = state.iothreads.iter();
-            let named = named.map(|(id, entry)| (*id, iothreads::shown_name(entry).to_owned()));
-            dot::dot(&whole(&state.graph), &named.collect()).into()
-        }))),
+        Query::Dot => Ok(GraphReply::Json(world.with(|state| drawn(state)).into())),
         Query::Node { node_name } => world.graph(|graph| {
             graph
                 .find(&node_name)
@@ -117,6 +113,13 @@ pub async fn answer(world: &World, query: Query) -> Reply {
                 .collect()
         }))),
     }
+}
+
+/// The graph in the DOT language.
+fn drawn(state: &PolicyState) -> String {
+    let named = state.iothreads.iter();
+    let named = named.map(|(id, entry)| (*id, iothreads::shown_name(entry).to_owned()));
+    dot::dot(&whole(&state.graph), &named.collect())
 }
 
 fn driver_facts(kind: &dyn millpond_drivers::api::DriverKind) -> DriverFacts {

@@ -12,8 +12,8 @@ use millpond_messages::{Error, ErrorKind, IoThreadId, NodeId, Result, RootId};
 use crate::order::IothreadOrder;
 use crate::query::nodes::by_iothread;
 use crate::sections::Cover;
-use crate::state::{IothreadEntry, State};
-use crate::value::common::{Common, Given};
+use crate::state::{IothreadEntry, PolicyState};
+use crate::value::common::{Common, GivenOptions};
 use crate::value::edge::{Edge, Parent, Root};
 use crate::value::graph::Graph;
 use crate::value::node::Node;
@@ -73,7 +73,7 @@ async fn cells(world: &World) -> Result<HashMap<NodeId, SavedCell>> {
     Ok(cells)
 }
 
-fn whole(state: &State, cells: &mut HashMap<NodeId, SavedCell>) -> SavedGraph {
+fn whole(state: &PolicyState, cells: &mut HashMap<NodeId, SavedCell>) -> SavedGraph {
     let graph = &state.graph;
     let mut edges: Vec<&Edge> = graph.edges().collect();
     edges.sort_unstable_by_key(|edge| edge.id);
@@ -172,8 +172,8 @@ fn common(common: &Common) -> SavedCommon {
     }
 }
 
-fn given(given: &Given) -> SavedGiven {
-    let Given {
+fn given(given: &GivenOptions) -> SavedGiven {
+    let GivenOptions {
         read_only,
         auto_read_only,
         direct,
@@ -208,7 +208,7 @@ fn edge(edge: &Edge) -> SavedEdge {
         taken,
         shared,
         frozen,
-        lent,
+        suspended,
     } = edge;
     SavedEdge {
         id: *id,
@@ -223,7 +223,7 @@ fn edge(edge: &Edge) -> SavedEdge {
         taken: *taken,
         shared: *shared,
         frozen: *frozen,
-        suspended: *lent,
+        suspended: *suspended,
     }
 }
 
@@ -269,7 +269,7 @@ fn blockers(graph: &Graph) -> Vec<SavedBlocker> {
     all.collect()
 }
 
-fn sections(state: &State) -> Vec<SavedSection> {
+fn sections(state: &PolicyState) -> Vec<SavedSection> {
     let all = state.sections.iter().map(|(token, section)| SavedSection {
         token,
         cover: match &section.cover {

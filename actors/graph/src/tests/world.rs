@@ -731,11 +731,8 @@ impl FakeWorld {
             }
             Order::Task(node, NodeTask::ReadHead { .. }) => {
                 let name = self.nodes[&node].filename.clone().unwrap_or_default();
-                ended(OrderOutcome::Head(Ok(self
-                    .heads
-                    .get(&name)
-                    .cloned()
-                    .unwrap_or_default())))
+                let head = self.heads.get(&name).cloned().unwrap_or_default();
+                ended(OrderOutcome::Head(Ok(head)))
             }
             Order::Node(_, NodeOrder::CopyOnRead { .. } | NodeOrder::SetHistograms { .. }) => done(),
             Order::Iothread(IothreadOrder::Save(_)) => ended(OrderOutcome::Saved(Vec::new())),

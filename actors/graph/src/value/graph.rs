@@ -1,5 +1,7 @@
 //! The graph: nodes, edges and root edges, with what holds between them.
 
+mod freeze;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -50,11 +52,6 @@ impl Graph {
     /// The last id and the last made-up name that were given.
     pub const fn last_numbers(&self) -> (u64, u64) {
         (self.last_id, self.last_name)
-    }
-
-    /// The holds on links.
-    pub fn freezes(&self) -> impl Iterator<Item = (Token, &Freeze)> {
-        self.frozen.iter().map(|(token, freeze)| (*token, freeze))
     }
 
     /// All nodes, the oldest first.
@@ -365,44 +362,6 @@ impl Graph {
         let token = Token(self.next_id());
         self.blockers.insert(token, reason, root);
         token
-    }
-
-    /// Freezes links that nobody has frozen.
-    pub fn freeze(&mut self, freeze: Freeze) -> Token {
-        let token = Token(self.next_id());
-        for edge in &freeze.edges {
-            if let Some(edge) = self.edges.get_mut(edge) {
-                edge.frozen = Some(token);
-            }
-        }
-        self.frozen.insert(token, freeze);
-        token
-    }
-
-    /// Whether a node itself has frozen a link.
-    pub fn is_frozen_by(&self, edge: &Edge, node: NodeId) -> bool {
-        let freeze = edge.frozen.and_then(|token| self.frozen.get(&token));
-        freeze.is_some_and(|freeze| freeze.node == Some(node))
-    }
-
-    fn unfreeze_all(&mut self, ends: impl Fn(&Freeze) -> bool) {
-        let ended = self.frozen.iter().filter(|(_, freeze)| ends(freeze));
-        for token in ended.map(|(token, _)| *token).collect::<Vec<_>>() {
-            self.unfreeze(token);
-        }
-    }
-
-    /// Gives links free; answers whether there was such a hold on any.
-    pub fn unfreeze(&mut self, token: Token) -> bool {
-        let Some(freeze) = self.frozen.remove(&token) else {
-            return false;
-        };
-        for edge in freeze.edges {
-            if let Some(edge) = self.edges.get_mut(&edge) {
-                edge.frozen = None;
-            }
-        }
-        true
     }
 
     /// The root edge of a number, if there is one.

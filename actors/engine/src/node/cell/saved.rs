@@ -1,10 +1,11 @@
 //! What a node's cell keeps that outlives its requests.
 
 use millpond_messages::saved::{SavedCell, SavedZeroDetection};
-use millpond_messages::{Error, ErrorKind, Result};
+use millpond_messages::{Error, ErrorKind, NodeId, Result};
 
 use crate::node::cell::node::NodeCell;
-use crate::node::order::mail::DetectZeroes;
+use crate::node::order::outcome::{DetectZeroes, OrderOutcome};
+use crate::node::table::NodeTable;
 
 impl From<DetectZeroes> for SavedZeroDetection {
     fn from(option: DetectZeroes) -> Self {
@@ -23,6 +24,25 @@ impl From<SavedZeroDetection> for DetectZeroes {
             SavedZeroDetection::On => Self::On,
             SavedZeroDetection::Unmap => Self::Unmap,
         }
+    }
+}
+
+impl NodeTable {
+    /// What has passed some nodes.
+    pub fn counted(&self, nodes: Vec<NodeId>) -> OrderOutcome {
+        OrderOutcome::Statistics(self.of_cells(nodes, |cell, now| cell.counters().get(now)))
+    }
+
+    /// The state of some nodes.
+    pub fn saved(&self, nodes: Vec<NodeId>) -> OrderOutcome {
+        OrderOutcome::Saved(self.of_cells(nodes, NodeCell::saved))
+    }
+
+    /// What `tell` tells of nodes, those left out that are not here.
+    fn of_cells<T>(&self, nodes: Vec<NodeId>, tell: impl Fn(&NodeCell, u64) -> T) -> Vec<(NodeId, T)> {
+        let now = self.local().look_at_time();
+        let cells = nodes.into_iter().filter_map(|id| Some((id, self.node(id)?)));
+        cells.map(|(id, cell)| (id, tell(&cell, now))).collect()
     }
 }
 
