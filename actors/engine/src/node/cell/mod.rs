@@ -10,4 +10,7 @@ mod events;
 pub mod home;
 pub mod kept;
 pub mod node;
+#[cfg(test)]
+pub mod observed;
+mod prepared;
 mod saved;

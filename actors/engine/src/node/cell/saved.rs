@@ -64,7 +64,7 @@ impl NodeCell {
             probed: self.settings().probed,
             size: self.size(),
             copy_on_read: self.copy_on_read(),
-            unflushed: self.unflushed().is_some(),
+            unflushed: self.durability().unflushed().is_some(),
             sections: self.gate().holds(),
             statistics: self.counters().get(now_ns),
             driver: driver.map_err(|error| failed(&error))?,

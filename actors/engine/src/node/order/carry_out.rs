@@ -85,3 +85,89 @@ fn carry_out_here(table: &Rc<NodeTable>, ticket: Ticket, order: IothreadOrder) {
         }
         IothreadOrder::Statistics(nodes) => table.report(Event::Ended(ticket, table.counted(nodes))),
         IothreadOrder::Save(nodes) => table.report(Event::Ended(ticket, table.saved(nodes))),
+        IothreadOrder::DescribeMany(nodes) => later(table, ticket, async move |table| {
+            OrderOutcome::DescribedMany(describe_many(table, nodes).await)
+        }),
+        IothreadOrder::RealPaths(paths) => later(table, ticket, async move |table| {
+            let ring = table.local().ring();
+            OrderOutcome::RealPaths(ring.blocking(move || real_paths(&paths)).await)
+        }),
+        IothreadOrder::NewTemporary => later(table, ticket, async move |table| {
+            let ring = table.local().ring();
+            let made = ring.blocking(millpond_drivers::protocol::file::create_temporary);
+            OrderOutcome::Named(made.await)
+        }),
+    }
+}
+
+/// The texts are those that QEMU's monitor gives.
+fn debug(driver: &dyn millpond_drivers::api::Driver, order: &DebugOrder) -> Result<bool> {
+    driver.debug().debug_order(order).map_err(|error| match order {
+        DebugOrder::Breakpoint { .. } => Error::io("Could not set a breakpoint", error),
+        DebugOrder::RemoveBreakpoint { tag } => {
+            Error::io(&format!("Could not remove breakpoint {tag}"), error)
+        }
+        DebugOrder::Resume { .. } => Error::io("Could not resume request", error),
+        DebugOrder::IsSuspended { .. } => Error::io("Could not look for the request", error),
+    })
+}
+
+fn opened(table: &NodeTable, ticket: Ticket, result: Result<OpenFacts>) {
+    table.report(Event::Ended(ticket, OrderOutcome::Opened(result)));
+}
+
+fn with_node(table: &NodeTable, node: NodeId, act: impl FnOnce(&NodeCell)) {
+    if let Some(cell) = table.node(node) {
+        act(&cell);
+    }
+}
+
+fn with_driver(table: &NodeTable, node: NodeId, act: impl FnOnce(&dyn millpond_drivers::api::Driver)) {
+    if let Ok(driver) = driver(table, node) {
+        act(&*driver);
+    }
+}
+
+fn reopen_commit(table: &NodeTable, node: NodeId) -> Result<OpenFacts> {
+    let cell = found(table, node)?;
+    driver(table, node)?.reopen_commit();
+    cell.commit_reopen()?;
+    Ok(cell.facts(None))
+}
+
+/// Where paths lead when all links in them are followed. It blocks.
+fn real_paths(paths: &[String]) -> Vec<Option<String>> {
+    let real = |path: &String| {
+        std::fs::canonicalize(path)
+            .ok()?
+            .into_os_string()
+            .into_string()
+            .ok()
+    };
+    paths.iter().map(real).collect()
+}
+
+async fn describe_many(table: &NodeTable, nodes: Vec<NodeId>) -> Vec<(NodeId, Description)> {
+    let mut described = Vec::with_capacity(nodes.len());
+    for node in nodes {
+        if let Ok(description) = task::describe(table, node).await {
+            described.push((node, description));
+        }
+        // A turn of the iothread makes so many polls at most: requests do not wait for all the nodes.
+        yield_once().await;
+    }
+    described
+}
+
+/// Ends this poll; the task is polled again after what else is ready.
+async fn yield_once() {
+    let mut yielded = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
