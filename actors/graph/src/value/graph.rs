@@ -1,6 +1,6 @@
 //! The graph: nodes, edges and root edges, with what holds between them.
 
-mod freeze;
+mod freezing;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
