@@ -11,7 +11,10 @@ use millpond_messages::qapi::schema::{
 };
 use millpond_messages::qapi::{Form, Options, Validator, parse_size, take_value};
 
-const KINDS: [(fn() -> &'static StructType, Option<&str>); 5] = [
+/// What options are of, and the key that a first value without one is for.
+type Kind = (fn() -> &'static StructType, Option<&'static str>);
+
+const KINDS: [Kind; 5] = [
     (BlockdevOptions::schema, Some("driver")),
     (BlockExportOptions::schema, Some("type")),
     (ObjectOptions::schema, Some("qom-type")),

@@ -169,11 +169,8 @@ mod tests {
         check(&a, writer, "image").unwrap();
         let error = check(&b, reader, "image").unwrap_err();
         assert_eq!(error.to_string(), "Failed to get shared \"write\" lock");
-        let hint = std::error::Error::source(&error).map(ToString::to_string);
-        assert_eq!(
-            hint.as_deref(),
-            Some("Is another process using the image [image]?")
-        );
+        let hint = error.hint();
+        assert_eq!(hint, Some("Is another process using the image [image]?"));
 
         trim(&a, writer, Locks::NONE);
         check(&b, reader, "image").unwrap();
