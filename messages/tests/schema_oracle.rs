@@ -1,15 +1,21 @@
 //! Our introspection next to `qemu-storage-daemon`'s: what we list, it lists in the same form.
+//!
+//! QEMU's is recorded in `schema/qemu.json`, one entry a line; `MILLPOND_RECORD=1` records it anew. What QEMU lists and we do
+//! not is named in `schema/lacking.txt`, which only shrinks.
 #![allow(
     clippy::unwrap_used,
     reason = "a test ends at the first thing that is not as it must be"
 )]
 
-use millpond_messages::qapi::parse_json;
-use millpond_messages::qapi::schema::{COMMANDS, introspect};
+use millpond_messages::qapi::schema::COMMANDS;
+use millpond_messages::qapi::{introspect, parse_json};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
 use std::process::{Command, Stdio};
+
+const RECORDED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/schema/qemu.json");
+const LACKING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/schema/lacking.txt");
 
 /// Members left out on purpose where we do not list them: no encrypted image can be opened or made.
 const NOT_SERVED: &[&str] = &["encrypt"];
@@ -23,6 +29,14 @@ fn by_name(listing: &Value) -> Schema {
         .collect()
 }
 
+/// The schema that was recorded.
+fn recorded() -> Schema {
+    let text = std::fs::read_to_string(RECORDED).unwrap();
+    let entries = text.lines().map(|line| parse_json(line).unwrap());
+    by_name(&entries.collect())
+}
+
+/// The schema of the daemon that is installed.
 fn oracle() -> Schema {
     let mut child = Command::new("qemu-storage-daemon")
         .args(["--chardev", "stdio,id=c", "--monitor", "chardev=c"])
@@ -138,7 +152,7 @@ fn enums(ours: &Value, theirs: &Value, path: &str) {
 fn commands_events_and_types_have_the_oracles_form() {
     let names: Vec<&str> = COMMANDS.iter().map(|command| command.name).collect();
     let ours = by_name(&introspect(&names));
-    let theirs = oracle();
+    let theirs = recorded();
     let mut comparison = Comparison {
         ours: ours.clone(),
         theirs: theirs.clone(),
@@ -165,6 +179,33 @@ fn commands_events_and_types_have_the_oracles_form() {
         compared += 1;
     }
     assert!(compared >= 50, "{compared}");
+}
+
+#[test]
+fn what_is_recorded_is_what_the_installed_daemon_says() {
+    let live = oracle();
+    if std::env::var_os("MILLPOND_RECORD").is_some() {
+        let lines: String = live.values().map(|entry| format!("{entry}\n")).collect();
+        std::fs::write(RECORDED, lines).unwrap();
+    }
+    assert!(recorded() == live, "MILLPOND_RECORD=1 records the schema anew");
+}
+
+#[test]
+fn what_qemu_has_and_we_lack_is_listed() {
+    let names: Vec<&str> = COMMANDS.iter().map(|command| command.name).collect();
+    let ours = by_name(&introspect(&names));
+    let is_visible = |entry: &Value| matches!(entry["meta-type"].as_str(), Some("command" | "event"));
+    let theirs = recorded().into_values().filter(is_visible);
+    let names = theirs.map(|entry| entry["name"].as_str().unwrap().to_owned());
+    let lacking: Vec<String> = names.filter(|name| !ours.contains_key(name)).collect();
+    let listed = std::fs::read_to_string(LACKING).unwrap();
+    let listed = listed.lines().filter(|line| !line.starts_with('#'));
+    let listed: Vec<&str> = listed.filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(
+        listed, lacking,
+        "a name that we have goes from the list, and none comes to it"
+    );
 }
 
 #[test]

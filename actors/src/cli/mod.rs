@@ -4,6 +4,7 @@ mod arguments;
 mod background;
 mod filters;
 mod flight;
+mod foreign;
 mod help;
 mod notify;
 mod pidfile;

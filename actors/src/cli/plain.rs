@@ -1,6 +1,7 @@
 //! `millpond IMAGE`: serves one image, and says what can be done with it.
 
 use super::filters::Filters;
+use super::foreign;
 use super::notify;
 use super::signals::{ENDED_AT_ONCE, Signals};
 use super::{control_thread, printable, trace};
@@ -32,22 +33,6 @@ const NODE: &str = "disk";
 const UNKNOWN_FORMAT: &str = "if it is a raw image, that must be said";
 /// The formats there are: also what names of their images end in.
 const FORMATS: &[&str] = &["qcow2", "raw"];
-/// What names of images in other formats end in.
-const FOREIGN_SUFFIXES: &[(&str, &str)] = &[
-    ("dmg", "DMG"),
-    ("hdd", "Parallels"),
-    ("hds", "Parallels"),
-    ("iso", "ISO 9660"),
-    ("luks", "LUKS"),
-    ("parallels", "Parallels"),
-    ("qcow", "qcow"),
-    ("qed", "QED"),
-    ("vdi", "VDI"),
-    ("vhd", "VHD"),
-    ("vhdx", "VHDX"),
-    ("vmdk", "VMDK"),
-    ("vpc", "VHD"),
-];
 /// Where this program finds what it is to listen on among what the service manager passed: the rest is for NBD.
 const PASSED_MONITOR: &str = "qmp";
 /// The iothread it lives in, if it has one of its own.
@@ -254,8 +239,8 @@ impl Plain {
             // Any format may be in it.
             "img" => return Ok(()),
             own if FORMATS.contains(&own) => own,
-            other => match FOREIGN_SUFFIXES.iter().find(|(suffix, _)| *suffix == other) {
-                Some((_, format)) => format,
+            other => match foreign::format(other) {
+                Some(format) => format,
                 None => return Ok(()),
             },
         };

@@ -5,12 +5,12 @@ use crate::daemon::Daemon;
 use crate::flight;
 use crate::log;
 use crate::monitor::chardev::BACKENDS;
-use millpond_messages::qapi::QmpError;
 use millpond_messages::qapi::schema::{
     BlockInfo, ChardevBackendInfo, ChardevInfo, CommandInfo, Json, QueryBlock, QueryChardev,
     QueryChardevBackends, QueryCommands, QueryQmpSchema, QueryVersion, Quit, SchemaInfo, VersionInfo,
-    XMillpondFlightRecord, XMillpondLogReopen, introspect,
+    XMillpondFlightRecord, XMillpondLogReopen,
 };
+use millpond_messages::qapi::{QmpError, introspect};
 
 pub(super) async fn version(_: Daemon, _: QueryVersion) -> Result<VersionInfo, QmpError> {
     Ok(VersionInfo::current())

@@ -14,6 +14,7 @@ mod validate;
 
 pub use error::{ErrorClass, QmpError};
 pub use identifier::{IDENTIFIER_HINT, check_identifier, is_identifier};
+pub use introspect::introspect;
 pub use schema::*;
 pub use text::{
     Form, JsonStream, Options, bucket, in_qdict_order, parse_json, parse_size, take_value, to_compact,

@@ -213,7 +213,7 @@ impl State {
         Ok(table.map(|table| SliceKey::of(&self.geometry, table, offset)))
     }
 
-    /// The slice at `key`.
+    /// The slice at `key`, or that it has to be read.
     pub fn slice(&self, key: SliceKey) -> Step<&[u64]> {
         self.l2
             .get(key.offset())
@@ -221,7 +221,7 @@ impl State {
             .ok_or(Blocked::Need(Need::Slice(key)))
     }
 
-    /// The slice at `key` of a table that may be changed: the image's own.
+    /// The slice at `key`, of a table that may be changed: the image's own.
     pub fn writable_slice(&self, offset: GuestOffset) -> Step<SliceKey> {
         let l1_index = self.geometry.l1_index(offset);
         let entry = l1_index.entry(&self.l1).unwrap_or(0);
@@ -242,7 +242,7 @@ impl State {
         }
     }
 
-    /// Sets an L1 entry.
+    /// Sets an L1 entry, which is written back later.
     pub fn set_l1(&mut self, index: L1Index, value: u64) {
         if let Some(entry) = self.l1.get_mut(index.0 as usize) {
             *entry = value;

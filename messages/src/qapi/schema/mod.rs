@@ -20,7 +20,6 @@ mod statistics;
 mod transaction;
 
 pub use super::define::*;
-pub use super::introspect::introspect;
 pub use chardev::*;
 pub use control::*;
 pub use driver::*;
