@@ -330,6 +330,7 @@ async fn receive(shared: Rc<Shared>, mut incoming: Incoming) {
                 }
             });
             if micros > 0 {
+                let _late = shared.stage.reads_late();
                 sleep(Duration::from_micros(micros)).await;
             }
         }

@@ -51,6 +51,15 @@ impl Clock for Virtual {
     }
 }
 
+/// A client that does not read for a while.
+pub struct ReadsLate(Rc<Cell<usize>>);
+
+impl Drop for ReadsLate {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
@@ -137,6 +146,8 @@ pub struct Stage {
     disks: RefCell<Disks>,
     arriving: RefCell<Vec<Slot>>,
     faults: Cell<bool>,
+    /// Clients that do not read for a while, perhaps for longer than there are faults.
+    late_readers: Rc<Cell<usize>>,
     power_off: Cell<bool>,
     disks_dead: Cell<bool>,
     closing: Cell<bool>,
@@ -161,6 +172,7 @@ impl Stage {
             disks: RefCell::default(),
             arriving: RefCell::default(),
             faults: Cell::new(false),
+            late_readers: Rc::default(),
             power_off: Cell::new(false),
             disks_dead: Cell::new(false),
             closing: Cell::new(false),
@@ -211,6 +223,12 @@ impl Stage {
     /// Whether faults are on.
     pub fn has_faults(&self) -> bool {
         self.faults.get()
+    }
+
+    /// Notes that a client does not read, until this is dropped.
+    pub fn reads_late(&self) -> ReadsLate {
+        self.late_readers.set(self.late_readers.get() + 1);
+        ReadsLate(Rc::clone(&self.late_readers))
     }
 
     /// How a request to a disk is to fail, if it is.
@@ -453,7 +471,8 @@ impl Engineer {
         let stage = Rc::clone(&self.stage);
         let excused = || {
             let swarm = stage.swarm();
-            let reads_late = swarm.slow_clients && stage.has_faults();
+            let slow = swarm.slow_clients && stage.has_faults();
+            let reads_late = slow || stage.late_readers.get() > 0;
             stage.sections.are_held() || !swarm.hops.is_empty() || reads_late || stage.is_ending()
         };
         let waits = || -> Vec<String> {
