@@ -28,6 +28,8 @@ struct Entry {
     began: u64,
     /// It cannot happen later than that.
     until: u64,
+    /// A read has shown that something which began then happened after it.
+    before: u64,
     /// When it was acknowledged.
     acknowledged: Option<u64>,
     durable: bool,
@@ -37,6 +39,11 @@ impl Entry {
     /// Nothing before it shows through.
     fn covers(&self) -> bool {
         self.done != Done::Discarded
+    }
+
+    /// Whether it happened before `other`: it was over by then, or reads have shown it.
+    fn precedes(&self, other: &Self) -> bool {
+        self.until < other.began || self.before.min(self.until) < other.began.min(other.before)
     }
 
     fn allows(&self, found: Found) -> bool {
@@ -68,21 +75,19 @@ impl Cell {
                 done: Done::Zeroed,
                 began: 0,
                 until: 0,
+                before: u64::MAX,
                 acknowledged: Some(0),
                 durable: true,
             }],
         }
     }
 
-    /// When the last of those that hold was begun: what was over by then is replaced.
-    fn floor(&self, holds: impl Fn(&Entry) -> bool) -> u64 {
-        let firm = self.entries.iter().filter(|entry| entry.covers() && holds(entry));
-        firm.map(|entry| entry.began).max().unwrap_or(0)
-    }
-
-    /// What was acknowledged before `when` holds then.
-    fn floor_at(&self, when: u64) -> u64 {
-        self.floor(|entry| entry.acknowledged.is_some_and(|at| at < when))
+    /// What the cell may hold where those that `hold` have happened for certain: nothing that one of them replaced.
+    fn may_be(&self, hold: impl Fn(&Entry) -> bool) -> impl Iterator<Item = &Entry> {
+        let firm = |entry: &&Entry| entry.covers() && hold(entry);
+        let firm: Vec<&Entry> = self.entries.iter().filter(firm).collect();
+        let entries = self.entries.iter();
+        entries.filter(move |entry| !firm.iter().any(|firm| entry.precedes(firm)))
     }
 
     /// A read that began at `when` has shown a version: what was over by then and is not that happened before it.
@@ -99,7 +104,7 @@ impl Cell {
         }
         for entry in &mut self.entries {
             if entry.began != began && entry.until < when {
-                entry.until = entry.until.min(began.saturating_sub(1));
+                entry.before = entry.before.min(began.saturating_sub(1));
             }
         }
     }
@@ -242,6 +247,7 @@ impl Oracle {
                 done,
                 began,
                 until: u64::MAX,
+                before: u64::MAX,
                 acknowledged: None,
                 durable: false,
             });
@@ -318,7 +324,7 @@ impl Oracle {
         let &Look { first, count, began } = look;
         for (number, bytes) in (first..first + count).zip(bytes.chunks(CELL as usize)) {
             let cell = &mut self.cells[number as usize];
-            if let Found::Version(version) = cell_seen(cell, number, cell.floor_at(began), bytes)? {
+            if let Found::Version(version) = cell_seen(cell, number, acknowledged_by(began), bytes)? {
                 cell.order(began, version);
             }
         }
@@ -330,7 +336,7 @@ impl Oracle {
     /// # Errors
     /// As [`Oracle::seen`].
     pub fn reads_now(&self, bytes: &[u8]) -> Result<(), String> {
-        self.whole(bytes, |cell| cell.floor_at(u64::MAX))
+        self.whole(bytes, acknowledged_by(u64::MAX))
     }
 
     /// Holds the whole disk against what it may be after a loss of power.
@@ -338,10 +344,10 @@ impl Oracle {
     /// # Errors
     /// As [`Oracle::seen`].
     pub fn survived(&self, bytes: &[u8]) -> Result<(), String> {
-        self.whole(bytes, |cell| cell.floor(|entry| entry.durable))
+        self.whole(bytes, |entry| entry.durable)
     }
 
-    fn whole(&self, bytes: &[u8], floor: impl Fn(&Cell) -> u64) -> Result<(), String> {
+    fn whole(&self, bytes: &[u8], holds: impl Fn(&Entry) -> bool + Copy) -> Result<(), String> {
         if (bytes.len() as u64) < self.cells() * CELL {
             return Err(format!(
                 "there are {} bytes for {} cells",
@@ -350,14 +356,24 @@ impl Oracle {
             ));
         }
         for ((number, cell), bytes) in (0..).zip(&self.cells).zip(bytes.chunks(CELL as usize)) {
-            cell_seen(cell, number, floor(cell), bytes)?;
+            cell_seen(cell, number, holds, bytes)?;
         }
         Ok(())
     }
 }
 
-/// What a cell was read as, if it may have been: what was over at `floor` is replaced.
-fn cell_seen(cell: &Cell, number: u64, floor: u64, bytes: &[u8]) -> Result<Found, String> {
+/// What was acknowledged before `when` holds then.
+fn acknowledged_by(when: u64) -> impl Fn(&Entry) -> bool + Copy {
+    move |entry| entry.acknowledged.is_some_and(|at| at < when)
+}
+
+/// What a cell was read as, if it may have been, where those that `hold` have happened for certain.
+fn cell_seen(
+    cell: &Cell,
+    number: u64,
+    holds: impl Fn(&Entry) -> bool,
+    bytes: &[u8],
+) -> Result<Found, String> {
     let found = if bytes.iter().all(|byte| *byte == 0) {
         Found::Zero
     } else {
@@ -371,16 +387,10 @@ fn cell_seen(cell: &Cell, number: u64, floor: u64, bytes: &[u8]) -> Result<Found
         }
         Found::Version(version)
     };
-    let may_be = |entry: &&Entry| entry.until >= floor;
-    if cell
-        .entries
-        .iter()
-        .filter(may_be)
-        .any(|entry| entry.allows(found))
-    {
+    let may_be: Vec<&Entry> = cell.may_be(holds).collect();
+    if may_be.iter().any(|entry| entry.allows(found)) {
         return Ok(found);
     }
-    let may_be: Vec<&Entry> = cell.entries.iter().filter(may_be).collect();
     Err(format!(
         "cell {number} (at byte {}) reads as {found:?}, but it may only be one of {may_be:?}",
         number * CELL
@@ -431,6 +441,23 @@ mod tests {
         let look = oracle.look(0, 1);
         assert_eq!(oracle.seen(&look, first), Ok(()));
         assert!(oracle.seen(&look, &second).is_err(), "it was the other order");
+    }
+
+    #[test]
+    fn what_was_flushed_survives_though_a_later_write_replaced_it() {
+        let mut oracle = Oracle::new(CELL);
+        let oldest = written(&mut oracle, WELL);
+        let (long, replacement) = oracle.write(0, 1);
+        let flushed = written(&mut oracle, WELL);
+        let barrier = oracle.barrier();
+        oracle.flushed(&barrier);
+        oracle.ended(&long, WELL);
+        let look = oracle.look(0, 1);
+        assert_eq!(oracle.seen(&look, &replacement), Ok(()));
+        assert_eq!(oracle.survived(&flushed), Ok(()));
+        assert_eq!(oracle.survived(&replacement), Ok(()));
+        assert!(oracle.survived(&oldest).is_err(), "it was replaced for good");
+        assert!(oracle.reads_now(&flushed).is_err(), "it was replaced");
     }
 
     #[test]
