@@ -1,37 +1,24 @@
 //! Nodes that fail and hold requests by rules, below real formats, in a graph with real iothreads.
 #![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 
+mod support;
+
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
+use millpond::graph::GraphHandle;
 use millpond::node::Client;
-use millpond_drivers::builtin::builtin;
 use millpond_messages::error::errno::{EIO, ENOENT};
 use millpond_messages::graph::{DrainScope, IothreadOptions, OpenImage, Options, RootRequest, RootUser};
 use millpond_messages::io::OperationKind;
 use millpond_messages::{ErrorKind, IoError, NodeStatistics, OpenFlags, Permissions, RequestFlags};
-use millpond_ring::Engine;
 use millpond_ring::buffer::{Buffer, Buffers};
 use serde_json::{Value, json};
+use support::with_graph;
 
 const PLAIN: RequestFlags = RequestFlags::empty();
 const BROKEN: IoError = IoError::Os(EIO);
-
-fn with_graph<F: Future<Output = ()>>(test: impl FnOnce(GraphHandle) -> F) {
-    actix_rt::System::new().block_on(async {
-        let config = GraphConfig {
-            registry: builtin(),
-            implicit: ImplicitOpens::Allow,
-            iothreads: system_iothreads(Engine::Auto),
-            main: IothreadOptions::named("main"),
-        };
-        let (_, graph) = Graph::start(config).expect("an iothread can be started");
-        test(graph.clone()).await;
-        graph.close_all().await.expect("everything closes");
-    });
-}
 
 fn options(json: Value) -> Options {
     json.as_object().expect("options are an object").clone()

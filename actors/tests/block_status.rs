@@ -1,31 +1,17 @@
 //! What ranges are made of, held against `qemu-img map`.
 #![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 
-use std::future::Future;
+mod support;
+
 use std::path::Path;
 use std::process::Command;
 
-use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
+use millpond::graph::GraphHandle;
 use millpond::node::Client;
-use millpond_drivers::builtin::builtin;
-use millpond_messages::graph::{IothreadOptions, RootRequest, RootUser};
+use millpond_messages::graph::{RootRequest, RootUser};
 use millpond_messages::{Permissions, StatusFlags};
-use millpond_ring::Engine;
 use serde_json::{Value, json};
-
-fn with_graph<F: Future<Output = ()>>(test: impl FnOnce(GraphHandle) -> F) {
-    actix_rt::System::new().block_on(async {
-        let config = GraphConfig {
-            registry: builtin(),
-            implicit: ImplicitOpens::Allow,
-            iothreads: system_iothreads(Engine::Auto),
-            main: IothreadOptions::named("main"),
-        };
-        let (_, graph) = Graph::start(config).expect("an iothread can be started");
-        test(graph.clone()).await;
-        graph.close_all().await.expect("everything closes");
-    });
-}
+use support::with_graph;
 
 fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();

@@ -1,38 +1,24 @@
 //! Reads that copy up what they find below, by flag, by option and by filter; and the flags of requests that go with it.
 #![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 
-use std::future::Future;
+mod support;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
+use millpond::graph::GraphHandle;
 use millpond::node::Client;
 use millpond_drivers::api::transfer;
-use millpond_drivers::builtin::builtin;
-use millpond_messages::graph::{IothreadOptions, Options, RootRequest, RootUser};
+use millpond_messages::graph::{Options, RootRequest, RootUser};
 use millpond_messages::io::Operation;
 use millpond_messages::{ErrorKind, IoError, Permissions, RequestFlags, StatusFlags};
-use millpond_ring::Engine;
 use millpond_ring::buffer::{Buffer, Buffers};
 use serde_json::{Value, json};
+use support::with_graph;
 
 const PLAIN: RequestFlags = RequestFlags::empty();
 const COPY: RequestFlags = RequestFlags::COPY_ON_READ;
 const CLUSTER: u64 = 65536;
-
-fn with_graph<F: Future<Output = ()>>(test: impl FnOnce(GraphHandle) -> F) {
-    actix_rt::System::new().block_on(async {
-        let config = GraphConfig {
-            registry: builtin(),
-            implicit: ImplicitOpens::Allow,
-            iothreads: system_iothreads(Engine::Auto),
-            main: IothreadOptions::named("main"),
-        };
-        let (_, graph) = Graph::start(config).expect("an iothread can be started");
-        test(graph.clone()).await;
-        graph.close_all().await.expect("everything closes");
-    });
-}
 
 fn run(program: &str, arguments: &[&str]) {
     let output = Command::new(program).args(arguments).output();

@@ -1,30 +1,16 @@
 //! What iothreads tell of themselves, where they may run, and the graph drawn.
 
+mod support;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
 use std::time::Duration;
 
-use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
-use millpond_drivers::builtin::builtin;
+use millpond::graph::GraphHandle;
 use millpond_messages::graph::{IothreadOptions, IothreadReport, Options, RootRequest, RootUser};
 use millpond_messages::{ErrorKind, Permissions};
-use millpond_ring::Engine;
 use millpond_ring::buffer::Buffers;
 use serde_json::{Value, json};
-
-fn with_graph<F: Future<Output = ()>>(test: impl FnOnce(GraphHandle) -> F) {
-    actix_rt::System::new().block_on(async {
-        let config = GraphConfig {
-            registry: builtin(),
-            implicit: ImplicitOpens::Allow,
-            iothreads: system_iothreads(Engine::Auto),
-            main: IothreadOptions::named("main"),
-        };
-        let (_, graph) = Graph::start(config).expect("an iothread can be started");
-        test(graph.clone()).await;
-        graph.close_all().await.expect("everything closes");
-    });
-}
+use support::with_graph;
 
 fn options(json: Value) -> Options {
     let Value::Object(options) = json else {

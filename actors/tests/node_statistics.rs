@@ -1,40 +1,26 @@
 //! What nodes count of the requests that pass them, whichever way those take, and when.
 
-use std::future::Future;
+mod support;
+
 use std::path::Path;
 
 use futures_channel::oneshot;
-use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
+use millpond::graph::GraphHandle;
 use millpond::iothread::Local;
 use millpond::node::{Client, HomeClient};
-use millpond_drivers::builtin::builtin;
 use millpond_messages::graph::{IothreadOptions, Options, RootRequest, RootUser};
 use millpond_messages::io::{Operation, Value as IoValue};
 use millpond_messages::{
     IoError, IoResult, LatencyHistogram, LatencyHistograms, NodeStatistics, OperationCount, Permissions,
     Range, RequestFlags,
 };
-use millpond_ring::Engine;
 use millpond_ring::buffer::Buffers;
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use support::with_graph;
 
 const MIB: u64 = 1 << 20;
 const PLAIN: RequestFlags = RequestFlags::empty();
-
-fn with_graph<F: Future<Output = ()>>(test: impl FnOnce(GraphHandle) -> F) {
-    actix_rt::System::new().block_on(async {
-        let config = GraphConfig {
-            registry: builtin(),
-            implicit: ImplicitOpens::Allow,
-            iothreads: system_iothreads(Engine::Auto),
-            main: IothreadOptions::named("main"),
-        };
-        let (_, graph) = Graph::start(config).expect("an iothread can be started");
-        test(graph.clone()).await;
-        graph.close_all().await.expect("everything closes");
-    });
-}
 
 async fn add(graph: &GraphHandle, json: Value) {
     let Value::Object(options) = json else {

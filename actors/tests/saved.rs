@@ -1,29 +1,14 @@
 //! The state of a live graph, written down: what is in the record, and that the record reads back as it was written.
 
-use std::future::Future;
+mod support;
 
-use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
+use millpond::graph::GraphHandle;
 use millpond::node::Client;
-use millpond_drivers::builtin::builtin;
-use millpond_messages::graph::{DrainScope, IothreadOptions, Options, RootRequest, RootUser};
+use millpond_messages::graph::{DrainScope, Options, RootRequest, RootUser};
 use millpond_messages::saved::{SavedGraph, SavedNode, SavedParent, SavedSectionCover, load, save};
 use millpond_messages::{IoError, LatencyHistogram, LatencyHistograms, OpBlocker, Permissions};
-use millpond_ring::Engine;
 use serde_json::{Value, json};
-
-fn with_graph<F: Future<Output = ()>>(test: impl FnOnce(GraphHandle) -> F) {
-    actix_rt::System::new().block_on(async {
-        let config = GraphConfig {
-            registry: builtin(),
-            implicit: ImplicitOpens::Allow,
-            iothreads: system_iothreads(Engine::Auto),
-            main: IothreadOptions::named("main"),
-        };
-        let (_, graph) = Graph::start(config).expect("an iothread can be started");
-        test(graph.clone()).await;
-        graph.close_all().await.expect("everything closes");
-    });
-}
+use support::with_graph;
 
 fn object(json: Value) -> Options {
     match json {

@@ -1,29 +1,16 @@
 //! Graphs with many nodes: deep ones are served on an ordinary stack, and questions about them take one step a node.
 
+mod support;
+
 use std::future::Future;
 
-use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
-use millpond_drivers::builtin::builtin;
-use millpond_messages::graph::{IothreadOptions, Options, RootRequest, RootUser};
+use millpond::graph::GraphHandle;
+use millpond_messages::graph::{Options, RootRequest, RootUser};
 use millpond_messages::io::{Operation, Preallocation, Value as Answer};
 use millpond_messages::{Permissions, RequestFlags, StatusFlags};
-use millpond_ring::Engine;
 use millpond_ring::buffer::{Buffer, Buffers};
 use serde_json::{Value, json};
-
-fn with_graph<F: Future<Output = ()>>(test: impl FnOnce(GraphHandle) -> F) {
-    actix_rt::System::new().block_on(async {
-        let config = GraphConfig {
-            registry: builtin(),
-            implicit: ImplicitOpens::Allow,
-            iothreads: system_iothreads(Engine::Auto),
-            main: IothreadOptions::named("main"),
-        };
-        let (_, graph) = Graph::start(config).expect("an iothread can be started");
-        test(graph.clone()).await;
-        graph.close_all().await.expect("everything closes");
-    });
-}
+use support::with_graph;
 
 fn options(json: Value) -> Options {
     let Value::Object(options) = json else {
