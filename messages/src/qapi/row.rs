@@ -134,6 +134,32 @@ macro_rules! object_type {
     };
 }
 
+/// A struct of members without a tag, and its table under the name that the schema has for it.
+macro_rules! members_type {
+    ($(#[$meta:meta])* $name:ident, $listed:expr, [$($sfeature:tt),*] {
+        $($(#[$fmeta:meta])* $field:ident ($($wire:tt)?) ($type:ty) ($($default:ident)?) [$($feature:tt),*];)*
+    }) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+        pub struct $name {
+            $(
+                $(#[$fmeta])*
+                #[serde(skip_serializing_if = "crate::qapi::define::Qapi::is_absent")]
+                $(#[serde(rename = $wire)])?
+                $(#[serde($default)])?
+                pub $field: $type,
+            )*
+        }
+
+        $crate::qapi::row::object_type!($name, $crate::qapi::row::plain!(
+            $listed,
+            [$($sfeature),*]
+            $($field ($($wire)?) ($type) ($($default)?) [$($feature),*];)*
+        ));
+    };
+}
+
 /// Makes types, tables and commands of their rows; see the head of this file.
 macro_rules! qapi {
     () => {};
@@ -177,24 +203,9 @@ macro_rules! qapi {
                 $([$($feature:tt),*])?),* $(,)?
         } $($rest:tt)*
     ) => {
-        $(#[$meta])*
-        #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-        #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-        pub struct $name {
-            $(
-                $(#[$fmeta])*
-                #[serde(skip_serializing_if = "crate::qapi::define::Qapi::is_absent")]
-                $(#[serde(rename = $wire)])?
-                $(#[serde($default)])?
-                pub $field: $type,
-            )*
-        }
-
-        $crate::qapi::row::object_type!($name, $crate::qapi::row::plain!(
-            stringify!($name),
-            [$($($sfeature),*)?]
-            $($field ($($wire)?) ($type) ($($default)?) [$($($feature),*)?];)*
-        ));
+        $crate::qapi::row::members_type!($(#[$meta])* $name, stringify!($name), [$($($sfeature),*)?] {
+            $($(#[$fmeta])* $field ($($wire)?) ($type) ($($default)?) [$($($feature),*)?];)*
+        });
 
         $crate::qapi::row::qapi! { $($rest)* }
     };
@@ -296,24 +307,9 @@ macro_rules! qapi {
                 $([$($ffeature:tt),*])?),* $(,)?
         } $(-> $answer:ty)? $([$($feature:tt),*])?; $($rest:tt)*
     ) => {
-        $(#[$meta])*
-        #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-        #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-        pub struct $name {
-            $(
-                $(#[$fmeta])*
-                #[serde(skip_serializing_if = "crate::qapi::define::Qapi::is_absent")]
-                $(#[serde(rename = $fwire)])?
-                $(#[serde($default)])?
-                pub $field: $type,
-            )*
-        }
-
-        $crate::qapi::row::object_type!($name, $crate::qapi::row::plain!(
-            "",
-            []
-            $($field ($($fwire)?) ($type) ($($default)?) [$($($ffeature),*)?];)*
-        ));
+        $crate::qapi::row::members_type!($(#[$meta])* $name, "", [] {
+            $($(#[$fmeta])* $field ($($fwire)?) ($type) ($($default)?) [$($($ffeature),*)?];)*
+        });
         $crate::qapi::row::command_row!($name $wire ($name) ($($answer)?) [$($($feature),*)?]);
         $crate::qapi::row::qapi! { $($rest)* }
     };
@@ -440,5 +436,6 @@ macro_rules! events {
 }
 
 pub(super) use {
-    alternate_type, answer, command_row, events, member, object_type, open_type, plain, qapi, tag, wire_name,
+    alternate_type, answer, command_row, events, member, members_type, object_type, open_type, plain, qapi,
+    tag, wire_name,
 };
