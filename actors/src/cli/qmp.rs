@@ -159,6 +159,7 @@ impl Client {
                         error: error.into(),
                     });
                 }
+                // This process is a client with one thread: it serves nobody that would wait meanwhile.
                 Err(_) => std::thread::sleep(TRY_EVERY),
             }
         }
