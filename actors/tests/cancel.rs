@@ -12,8 +12,8 @@ use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iot
 use millpond::iothread::Local;
 use millpond::node::{Client, Mail};
 use millpond_drivers::api::{
-    Abilities, Answer, At, ChildKind, Driver, DriverKind, Extent, Lifecycle, Moved, OpenRequest, Opened,
-    Placement, Purpose, ReopenRequest, SavesState, Target, Ticket, Transfer,
+    Abilities, AllocationTicket, Answer, At, ChildKind, Driver, DriverKind, Extent, Lifecycle, Moved,
+    OpenRequest, Opened, Placement, Purpose, ReopenRequest, SavesState, Target, Transfer,
 };
 use millpond_drivers::builtin::builtin;
 use millpond_messages::graph::{
@@ -92,7 +92,7 @@ impl Driver for Hang {
         }))
     }
 
-    fn settle(&self, _: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
+    fn settle(&self, _: AllocationTicket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
         Answer::ready(written)
     }
 

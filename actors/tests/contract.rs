@@ -10,8 +10,9 @@ use futures_util::future::LocalBoxFuture;
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond::node::Client;
 use millpond_drivers::api::{
-    Abilities, Ability, Answer, At, ChildKind, CreateRequest, Driver, DriverKind, Extent, Lifecycle, Moved,
-    OpenRequest, Opened, OptionNames, Placement, Purpose, ReopenRequest, SavesState, Ticket, Transfer,
+    Abilities, Ability, AllocationTicket, Answer, At, ChildKind, CreateRequest, Driver, DriverKind, Extent,
+    Lifecycle, Moved, OpenRequest, Opened, OptionNames, Placement, Purpose, ReopenRequest, SavesState,
+    Transfer,
 };
 use millpond_drivers::builtin::builtin;
 use millpond_messages::graph::{IothreadOptions, Options, RootRequest, RootUser};
@@ -139,7 +140,7 @@ impl Driver for Strict {
         Answer::ready(Ok(Placement::own(range.len())))
     }
 
-    fn settle(&self, _: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
+    fn settle(&self, _: AllocationTicket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
         Answer::ready(written)
     }
 

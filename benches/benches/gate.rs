@@ -13,7 +13,7 @@ mod world;
 use criterion::measurement::Measurement;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::future::join_all;
-use millpond::node::{Mail, NodeOrder, Ticket};
+use millpond::node::{Mail, NodeOrder, OrderId};
 
 use meter::{Meter, meter};
 use world::{World, on};
@@ -51,8 +51,8 @@ fn open(criterion: &mut Criterion<Meter>) {
                         let mut parked = join_all((0..waiting).map(|_| client.length()));
                         assert!(futures_util::poll!(&mut parked).is_pending());
                         let order = NodeOrder::Resume(section).at(node);
-                        let ticket = Ticket(0);
-                        assert!(home.send(Mail::Control { ticket, order }).is_ok());
+                        let order_id = OrderId(0);
+                        assert!(home.send(Mail::Control { order_id, order }).is_ok());
                         parked.await;
                         meter().end(begun)
                     });

@@ -92,7 +92,7 @@ pub struct MessageRecord {
     pub offset: u64,
     /// The length of the range in bytes.
     pub len: u64,
-    /// What joins the message and its answer: a place in the node's count, a ticket, a token, a request's id.
+    /// What joins the message and its answer: a place in the node's count, an order's id, a token, a request's id.
     pub number: u64,
     /// Who sent it: a root edge, or 0.
     pub from: u64,

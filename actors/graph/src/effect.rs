@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use millpond_engine::node::{self, Ticket};
+use millpond_engine::node::{self, OrderId};
 use millpond_messages::graph::{GraphReply, IothreadOptions};
 use millpond_messages::{IoThreadId, NodeId, Permissions, Result, RootId, qapi};
 
@@ -32,7 +32,7 @@ pub enum Effect {
         /// The iothread that gets the order.
         iothread: IoThreadId,
         /// The name that the answer will have.
-        ticket: Ticket,
+        order_id: OrderId,
         /// The order, with ids in it.
         order: Order,
     },
@@ -66,7 +66,7 @@ pub enum Effect {
     /// Start an iothread, and tell of it by [`Event::Started`].
     StartIothread {
         /// The name that the answer will have.
-        ticket: Ticket,
+        order_id: OrderId,
         /// The properties of the new iothread.
         options: IothreadOptions,
     },
@@ -90,7 +90,7 @@ pub enum Event {
     /// Something that a node tells of.
     Node(node::Event),
     /// By whoever carries out effects: an iothread was started, with its thread's id on the host, or was not.
-    Started(Ticket, Result<(IoThreadId, u32)>),
+    Started(OrderId, Result<(IoThreadId, u32)>),
     /// The time of an [`Effect::Alarm`] is over.
     Alarm,
 }

@@ -91,8 +91,8 @@ impl Policy {
         self.world.with(|state| {
             state.now = now;
             match event {
-                Event::Node(millpond_engine::node::Event::Ended(ticket, outcome)) => {
-                    state.ended(ticket, outcome)
+                Event::Node(millpond_engine::node::Event::Ended(order_id, outcome)) => {
+                    state.ended(order_id, outcome)
                 }
                 Event::Node(millpond_engine::node::Event::Quiesced(node, token)) => {
                     state.sections.quiesced(&state.graph, node, token);
@@ -102,7 +102,7 @@ impl Policy {
                 }
                 // The actor makes a request of it, with an id of its own.
                 Event::Node(millpond_engine::node::Event::Serialises(..)) => {}
-                Event::Started(ticket, result) => state.started(ticket, result),
+                Event::Started(order_id, result) => state.started(order_id, result),
                 Event::Alarm => {}
             }
         });

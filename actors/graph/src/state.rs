@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use millpond_drivers::api::Registry;
-use millpond_engine::node::{OrderOutcome, Ticket};
+use millpond_engine::node::{OrderId, OrderOutcome};
 use millpond_messages::graph::IothreadOptions;
 use millpond_messages::{IoThreadId, NodeId, Result, Token};
 
@@ -50,14 +50,14 @@ pub struct PolicyState {
     pub abandoned: Vec<Log>,
     effects: Vec<Effect>,
     /// Orders somebody waits for, with their answers.
-    pub answers: HashMap<Ticket, Option<OrderOutcome>>,
+    pub answers: HashMap<OrderId, Option<OrderOutcome>>,
     /// The nodes at which orders on their way have work done.
-    internal_io: HashMap<Ticket, Vec<NodeId>>,
+    internal_io: HashMap<OrderId, Vec<NodeId>>,
     /// Orders to nodes that have not been answered, by what they do.
-    pub under_way: BTreeMap<Ticket, (NodeId, &'static str)>,
+    pub under_way: BTreeMap<OrderId, (NodeId, &'static str)>,
     /// The iothreads that are being started.
-    pub starts: HashMap<Ticket, Option<Result<(IoThreadId, u32)>>>,
-    last_ticket: u64,
+    pub starts: HashMap<OrderId, Option<Result<(IoThreadId, u32)>>>,
+    last_order_id: u64,
     /// What procedures have asked and heard. A model checker cannot look into them, but they go by nothing else.
     #[cfg(test)]
     pub past: Vec<String>,
@@ -89,16 +89,16 @@ impl PolicyState {
             internal_io: HashMap::new(),
             under_way: BTreeMap::new(),
             starts: HashMap::new(),
-            last_ticket: 0,
+            last_order_id: 0,
             #[cfg(test)]
             past: Vec::new(),
         }
     }
 
     /// A name for an order.
-    pub fn ticket(&mut self) -> Ticket {
-        self.last_ticket += 1;
-        Ticket(self.last_ticket)
+    pub fn order_id(&mut self) -> OrderId {
+        self.last_order_id += 1;
+        OrderId(self.last_order_id)
     }
 
     /// Adds an effect to what is to be done.
@@ -124,37 +124,37 @@ impl PolicyState {
 
     /// Sends an order to a node, or keeps it until the node has arrived where it is going. An order to a node that is
     /// gone is dropped.
-    pub fn send(&mut self, node: NodeId, order: impl AtNode) -> Ticket {
+    pub fn send(&mut self, node: NodeId, order: impl AtNode) -> OrderId {
         let order = order.at(node);
-        let ticket = self.ticket();
+        let order_id = self.order_id();
         if self.graph.node(node).is_some() {
-            self.note_internal_io(ticket, &order);
+            self.note_internal_io(order_id, &order);
         }
         let Some(entry) = self.graph.node_mut(node) else {
-            return ticket;
+            return order_id;
         };
         if entry.moving {
-            entry.deferred.push((ticket, order));
+            entry.deferred.push((order_id, order));
         } else {
             let iothread = entry.iothread;
             self.effects.push(Effect::Send {
                 iothread,
-                ticket,
+                order_id,
                 order,
             });
         }
-        ticket
+        order_id
     }
 
     /// Sends an order to an iothread, whatever node it concerns.
-    pub fn send_to(&mut self, iothread: IoThreadId, order: impl Into<Order>) -> Ticket {
-        let ticket = self.ticket();
+    pub fn send_to(&mut self, iothread: IoThreadId, order: impl Into<Order>) -> OrderId {
+        let order_id = self.order_id();
         self.effects.push(Effect::Send {
             iothread,
-            ticket,
+            order_id,
             order: order.into(),
         });
-        ticket
+        order_id
     }
 
     /// Lets others see a node: the transaction that made it has been committed.
@@ -185,16 +185,16 @@ impl PolicyState {
         };
         entry.moving = false;
         let iothread = entry.iothread;
-        for (ticket, order) in std::mem::take(&mut entry.deferred) {
+        for (order_id, order) in std::mem::take(&mut entry.deferred) {
             self.effects.push(Effect::Send {
                 iothread,
-                ticket,
+                order_id,
                 order,
             });
         }
     }
 
-    fn note_internal_io(&mut self, ticket: Ticket, order: &Order) {
+    fn note_internal_io(&mut self, order_id: OrderId, order: &Order) {
         let nodes = order::internal_io_of(order);
         if nodes.is_empty() {
             return;
@@ -204,7 +204,7 @@ impl PolicyState {
                 node.internal_io += 1;
             }
         }
-        self.internal_io.insert(ticket, nodes);
+        self.internal_io.insert(order_id, nodes);
     }
 
     /// Begins work of the graph actor's own at a node, unless a drained section covers it.
@@ -255,19 +255,19 @@ impl PolicyState {
     }
 
     /// An order was carried out.
-    pub fn ended(&mut self, ticket: Ticket, outcome: OrderOutcome) {
-        for node in self.internal_io.remove(&ticket).into_iter().flatten() {
+    pub fn ended(&mut self, order_id: OrderId, outcome: OrderOutcome) {
+        for node in self.internal_io.remove(&order_id).into_iter().flatten() {
             self.end_internal_io(node);
         }
-        self.under_way.remove(&ticket);
-        if let Some(answer) = self.answers.get_mut(&ticket) {
+        self.under_way.remove(&order_id);
+        if let Some(answer) = self.answers.get_mut(&order_id) {
             *answer = Some(outcome);
         }
     }
 
     /// An iothread runs, or does not.
-    pub fn started(&mut self, ticket: Ticket, result: Result<(IoThreadId, u32)>) {
-        if let Some(answer) = self.starts.get_mut(&ticket) {
+    pub fn started(&mut self, order_id: OrderId, result: Result<(IoThreadId, u32)>) {
+        if let Some(answer) = self.starts.get_mut(&order_id) {
             *answer = Some(result);
         }
     }
@@ -298,10 +298,10 @@ impl PolicyState {
 #[cfg(test)]
 impl PolicyState {
     /// The orders somebody waits for, with the answers that have come.
-    pub fn awaited(&self) -> Vec<(Ticket, Option<String>)> {
+    pub fn awaited(&self) -> Vec<(OrderId, Option<String>)> {
         let answers = self.answers.iter();
         let mut awaited: Vec<_> = answers
-            .map(|(ticket, answer)| (*ticket, answer.as_ref().map(print)))
+            .map(|(order_id, answer)| (*order_id, answer.as_ref().map(print)))
             .collect();
         awaited.sort_unstable();
         awaited

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use millpond_engine::node::{OpenFacts, OrderOutcome, Ticket};
+use millpond_engine::node::{OpenFacts, OrderId, OrderOutcome};
 use millpond_messages::graph::IothreadOptions;
 use millpond_messages::{Error, ErrorKind, IoThreadId, NodeId, Permissions, Result, RootId, Token};
 
@@ -53,9 +53,9 @@ impl World {
                 return Err(gone());
             }
             let what = order::what(&order);
-            let ticket = state.send(node, order);
-            state.under_way.extend(what.map(|what| (ticket, (node, what))));
-            Ok(ticket)
+            let order_id = state.send(node, order);
+            state.under_way.extend(what.map(|what| (order_id, (node, what))));
+            Ok(order_id)
         })
     }
 
@@ -72,21 +72,21 @@ impl World {
         self.expecting(|state| Ok(state.send_to(iothread, order)))
     }
 
-    fn expecting(&self, send: impl FnOnce(&mut PolicyState) -> Result<Ticket>) -> Answered {
+    fn expecting(&self, send: impl FnOnce(&mut PolicyState) -> Result<OrderId>) -> Answered {
         self.with(|state| match send(state) {
-            Ok(ticket) => {
-                state.answers.insert(ticket, None);
+            Ok(order_id) => {
+                state.answers.insert(order_id, None);
                 #[cfg(test)]
                 state.past.push("asks".to_owned());
                 Answered {
                     world: self.clone(),
-                    ticket,
+                    order_id,
                     failed: None,
                 }
             }
             Err(error) => Answered {
                 world: self.clone(),
-                ticket: Ticket(0),
+                order_id: OrderId(0),
                 failed: Some(error),
             },
         })
@@ -100,12 +100,12 @@ impl World {
     /// Has an iothread started, and waits for it.
     pub fn start_iothread(&self, options: IothreadOptions) -> Started {
         self.with(|state| {
-            let ticket = state.ticket();
-            state.starts.insert(ticket, None);
-            state.push(Effect::StartIothread { ticket, options });
+            let order_id = state.order_id();
+            state.starts.insert(order_id, None);
+            state.push(Effect::StartIothread { order_id, options });
             Started {
                 world: self.clone(),
-                ticket,
+                order_id,
             }
         })
     }
@@ -183,7 +183,7 @@ impl World {
 #[must_use = "the order is sent, but its outcome is unknown until this is awaited"]
 pub struct Answered {
     world: World,
-    ticket: Ticket,
+    order_id: OrderId,
     failed: Option<Error>,
 }
 
@@ -217,9 +217,9 @@ impl Future for Answered {
         if let Some(error) = self.failed.take() {
             return Poll::Ready(OrderOutcome::Done(Err(error)));
         }
-        let ticket = self.ticket;
+        let order_id = self.order_id;
         self.world
-            .with(|state| match state.answers.get_mut(&ticket).map(Option::take) {
+            .with(|state| match state.answers.get_mut(&order_id).map(Option::take) {
                 Some(Some(outcome)) => {
                     #[cfg(test)]
                     state.past.push(crate::state::print(&outcome));
@@ -235,7 +235,7 @@ impl Drop for Answered {
     fn drop(&mut self) {
         // Dropped inside of a borrow only when the whole state goes, and then nobody waits for answers.
         if let Ok(mut state) = self.world.0.try_borrow_mut() {
-            state.answers.remove(&self.ticket);
+            state.answers.remove(&self.order_id);
         }
     }
 }
@@ -244,7 +244,7 @@ impl Drop for Answered {
 #[must_use = "an iothread is started only to be used"]
 pub struct Started {
     world: World,
-    ticket: Ticket,
+    order_id: OrderId,
 }
 
 impl Future for Started {
@@ -252,9 +252,9 @@ impl Future for Started {
 
     fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
         self.world.with(
-            |state| match state.starts.get_mut(&self.ticket).map(Option::take) {
+            |state| match state.starts.get_mut(&self.order_id).map(Option::take) {
                 Some(Some(result)) => {
-                    state.starts.remove(&self.ticket);
+                    state.starts.remove(&self.order_id);
                     Poll::Ready(result)
                 }
                 Some(None) => Poll::Pending,

@@ -26,7 +26,7 @@ use super::mailbox::{Receiver, mailbox};
 use super::memory::Memory;
 use super::names::NameRegistry;
 use millpond_engine::iothread::IoThread;
-use millpond_engine::node::{self, Client, EventSink, Mail, OrderOutcome, Ticket};
+use millpond_engine::node::{self, Client, EventSink, Mail, OrderId, OrderOutcome};
 use millpond_graph::{Announcement, Effect, Event, ImplicitOpens, Policy, Reply, RequestId};
 
 /// How long a drained section may take to become still before the log names what it waits for.
@@ -153,9 +153,9 @@ impl Graph {
                 self.handles.flight.heard(&event);
                 self.policy.event(Event::Node(event), now)
             }
-            Incoming::Started(ticket, started) => {
+            Incoming::Started(order_id, started) => {
                 let started = started.and_then(|started| self.take_on(started));
-                self.policy.event(Event::Started(ticket, started), now)
+                self.policy.event(Event::Started(order_id, started), now)
             }
             Incoming::Alarm => self.policy.event(Event::Alarm, now),
             Incoming::Names => Vec::new(),
@@ -198,15 +198,15 @@ impl Graph {
             let event = match effect {
                 Effect::Send {
                     iothread,
-                    ticket,
+                    order_id,
                     order,
                 } => {
-                    let sent = self.handles.send(iothread, ticket, order);
-                    let failed = |error| node::Event::Ended(ticket, OrderOutcome::Done(Err(error)));
+                    let sent = self.handles.send(iothread, order_id, order);
+                    let failed = |error| node::Event::Ended(order_id, OrderOutcome::Done(Err(error)));
                     sent.err().map(|error| Event::Node(failed(error)))
                 }
-                Effect::StartIothread { ticket, options } => {
-                    self.start_iothread(ticket, options);
+                Effect::StartIothread { order_id, options } => {
+                    self.start_iothread(order_id, options);
                     None
                 }
                 Effect::Reply { id, result } => {
@@ -288,7 +288,7 @@ impl Graph {
     }
 
     /// Starts an iothread without waiting for it: its thread says when it runs.
-    fn start_iothread(&mut self, ticket: Ticket, options: IothreadOptions) {
+    fn start_iothread(&mut self, order_id: OrderId, options: IothreadOptions) {
         let starting = (self.iothreads)(&options, Arc::clone(&self.events));
         let handle = self.handle.clone();
         actix_rt::spawn(async move {
@@ -297,7 +297,7 @@ impl Graph {
                 Error::caused_by(ErrorKind::Io(io_error(&error)), context, error)
             });
             let started = started.map(|started| Fresh(Some(started)));
-            handle.post(Incoming::Started(ticket, started));
+            handle.post(Incoming::Started(order_id, started));
         });
     }
 

@@ -41,7 +41,7 @@ impl Handles {
     ///
     /// # Errors
     /// An iothread is gone.
-    pub fn send(&mut self, to: IoThreadId, ticket: node::Ticket, order: Order) -> Result<()> {
+    pub fn send(&mut self, to: IoThreadId, order_id: node::OrderId, order: Order) -> Result<()> {
         let iothread = self.iothread(to)?;
         let order = match order {
             Order::Node(node, order) => order.at(node),
@@ -49,9 +49,9 @@ impl Handles {
             Order::Iothread(order) => order.into(),
             Order::Wiring(wiring) => self.resolve(&iothread, wiring)?.into(),
         };
-        self.flight.sent(ticket, &order);
+        self.flight.sent(order_id, &order);
         iothread
-            .send(Mail::Control { ticket, order })
+            .send(Mail::Control { order_id, order })
             .map_err(|_| Error::new(ErrorKind::Closed, "The iothread has stopped"))
     }
 

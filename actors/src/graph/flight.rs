@@ -52,8 +52,8 @@ impl GraphFlight {
     }
 
     /// It has sent an order.
-    pub(super) fn sent(&self, ticket: node::Ticket, order: &node::Order) {
-        self.note(recorded::order(MessageEvent::Sent, ticket, order));
+    pub(super) fn sent(&self, order_id: node::OrderId, order: &node::Order) {
+        self.note(recorded::order(MessageEvent::Sent, order_id, order));
     }
 
     /// It has heard of an event.

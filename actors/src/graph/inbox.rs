@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_channel::{mpsc, oneshot};
 use millpond_engine::delay::Chaos;
-use millpond_engine::node::{self, Client, Ticket};
+use millpond_engine::node::{self, Client, OrderId};
 use millpond_graph::{Announcement, RequestId};
 use millpond_messages::graph::{GraphReply, GraphRequest};
 use millpond_messages::{Error, ErrorKind, Result};
@@ -32,7 +32,7 @@ pub(super) enum Incoming {
     /// The flight record is asked for, for this reason.
     Flight(String, oneshot::Sender<Vec<u8>>),
     /// An iothread was started, or was not.
-    Started(Ticket, Result<Fresh>),
+    Started(OrderId, Result<Fresh>),
     /// An alarm's time is over.
     Alarm,
     /// A name that could not be written because of a reader is tried again.

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::future::LocalBoxFuture;
 use millpond_drivers::api::{
-    Abilities, Ability, Answer, At, BackingLink, Child, ChildKind, CreateRequest, DebugPoints, Device,
-    Driver, DriverKind, EdgeUse, Events, Extent, Image, Lifecycle, Moved, OpenRequest, Opened, OptionNames,
-    PassThrough, Placement, Purpose, ReopenRequest, SavesState, Ticket, Transfer,
+    Abilities, Ability, AllocationTicket, Answer, At, BackingLink, Child, ChildKind, CreateRequest,
+    DebugPoints, Device, Driver, DriverKind, EdgeUse, Events, Extent, Image, Lifecycle, Moved, OpenRequest,
+    Opened, OptionNames, PassThrough, Placement, Purpose, ReopenRequest, SavesState, Transfer,
 };
 use millpond_messages::error::errno::EIO;
 use millpond_messages::graph::Options;
@@ -303,14 +303,14 @@ impl Driver for Fragile {
             if !self.places {
                 return self.below.place_here(range, flags).await;
             }
-            let ticket = Some(Ticket(range.offset()));
+            let ticket = Some(AllocationTicket(range.offset()));
             let placement = self.below.place(range, flags).await?;
             Ok(Placement { ticket, ..placement })
         };
         self.answer(Entry::Place, placed)
     }
 
-    fn settle(&self, ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
+    fn settle(&self, ticket: AllocationTicket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
         self.answer(Entry::Settle, self.below.settle(ticket, written))
     }
 

@@ -33,7 +33,7 @@ impl Site {
             let mut events = Vec::new();
             for effect in effects.drain(..) {
                 match effect {
-                    Effect::Send { ticket, order, .. } => events.extend(obey(ticket, order)),
+                    Effect::Send { order_id, order, .. } => events.extend(obey(order_id, order)),
                     Effect::Reply { result, .. } => answer = Some(result),
                     _ => {}
                 }
@@ -104,7 +104,7 @@ pub fn sizes(sizes: &[usize]) -> Vec<usize> {
     sizes.iter().copied().filter(|size| *size <= most).collect()
 }
 
-fn obey(ticket: node::Ticket, order: Order) -> Option<node::Event> {
+fn obey(order_id: node::OrderId, order: Order) -> Option<node::Event> {
     let outcome = match order {
         Order::Wiring(Wiring::Open(open)) => OrderOutcome::Opened(Ok(facts(open.flags | OpenFlags::RDWR))),
         Order::Node(_, NodeOrder::ReopenCommit) => OrderOutcome::Opened(Ok(facts(OpenFlags::RDWR))),
@@ -112,7 +112,7 @@ fn obey(ticket: node::Ticket, order: Order) -> Option<node::Event> {
         Order::Node(_, NodeOrder::Resume(..) | NodeOrder::PermissionsCommit) => return None,
         _ => OrderOutcome::Done(Ok(())),
     };
-    Some(node::Event::Ended(ticket, outcome))
+    Some(node::Event::Ended(order_id, outcome))
 }
 
 fn facts(flags: OpenFlags) -> OpenFacts {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use millpond::iothread::{IoThread, IoThreadConfig, Local, PollParams};
 use millpond::node::{
-    Client, Event, Mail, NodeAddress, NodeOrder, NodeSettings, OpenOrder, Order, OrderOutcome, RootHandle,
-    Ticket, Wiring, serve,
+    Client, Event, Mail, NodeAddress, NodeOrder, NodeSettings, OpenOrder, Order, OrderId, OrderOutcome,
+    RootHandle, Wiring, serve,
 };
 use millpond_drivers::api::DriverKind;
 use millpond_messages::graph::Options;
@@ -72,8 +72,8 @@ impl World {
 
     /// Sends an order that is not answered.
     pub fn tell(&mut self, iothread: &IoThread<Mail>, order: Order) {
-        let ticket = Ticket(self.next());
-        assert!(iothread.send(Mail::Control { ticket, order }).is_ok());
+        let order_id = OrderId(self.next());
+        assert!(iothread.send(Mail::Control { order_id, order }).is_ok());
     }
 
     /// Opens a node of a driver that is built in, over `file` if it has a child.

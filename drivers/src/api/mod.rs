@@ -209,7 +209,7 @@ impl Extent {
 /// Something that a driver set aside for a write and wants to hear about when it ends.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a ticket must be settled, else what it holds is never released"]
-pub struct Ticket(pub u64);
+pub struct AllocationTicket(pub u64);
 
 /// Where a write goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -241,7 +241,7 @@ pub struct Placement {
     /// Bytes to copy along behind them. Never past the node's length: beyond it the node writes zeroes.
     pub tail: u64,
     /// What the driver wants back in [`Driver::settle`] once the data is written, or has failed to be.
-    pub ticket: Option<Ticket>,
+    pub ticket: Option<AllocationTicket>,
 }
 
 impl Placement {
@@ -284,7 +284,7 @@ pub trait Driver: Lifecycle {
 
     /// The write that `ticket` was given for has ended. On success what it allocated becomes visible; on failure it
     /// is given back, and what was readable before still is.
-    fn settle(&self, ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>>;
+    fn settle(&self, ticket: AllocationTicket, written: IoResult<()>) -> Answer<'_, IoResult<()>>;
 
     /// Writes what [`Driver::place`] sent to [`Target::Own`]. FUA is set only if [`Abilities::fua`] is native.
     fn write(self: Rc<Self>, offset: u64, buffers: Buffers, flags: RequestFlags)

@@ -10,7 +10,7 @@ use millpond_ring::buffer::Buffers;
 
 use super::answer::Answer;
 use super::child::{Child, Transfer, transfer};
-use super::{Abilities, Ability, At, Extent, LengthSource, Placement, Purpose, Target, Ticket};
+use super::{Abilities, Ability, AllocationTicket, At, Extent, LengthSource, Placement, Purpose, Target};
 
 /// What a write may ask of the child: how it is ordered among others was seen to where it was sent.
 const WRITE_FLAGS: RequestFlags = RequestFlags::FUA
@@ -117,7 +117,7 @@ impl PassThrough {
 
     /// Nothing was set aside for a write.
     #[inline]
-    pub fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'static, IoResult<()>> {
+    pub fn settle(&self, _ticket: AllocationTicket, written: IoResult<()>) -> Answer<'static, IoResult<()>> {
         Answer::ready(written)
     }
 
@@ -250,7 +250,7 @@ macro_rules! delegate {
         #[inline]
         fn settle(
             &self,
-            ticket: $crate::api::Ticket,
+            ticket: $crate::api::AllocationTicket,
             written: $crate::messages::IoResult<()>,
         ) -> $crate::api::Answer<'_, $crate::messages::IoResult<()>> {
             self.$to.settle(ticket, written)

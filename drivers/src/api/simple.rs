@@ -17,7 +17,7 @@ use super::kind::{ChildKind, DriverKind, OpenRequest, Opened, OptionNames};
 use super::moved::Moved;
 use super::reopen::check_unchanged;
 use super::{
-    Abilities, At, Driver, Extent, Lifecycle, Placement, Purpose, ReopenRequest, SavesState, Ticket,
+    Abilities, AllocationTicket, At, Driver, Extent, Lifecycle, Placement, Purpose, ReopenRequest, SavesState,
 };
 
 /// Storage that is read and written, and no more.
@@ -220,7 +220,7 @@ impl<T: SimpleDriver> Driver for Simple<T> {
         Answer::ready(Ok(Placement::own(range.len())))
     }
 
-    fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
+    fn settle(&self, _ticket: AllocationTicket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
         Answer::ready(written)
     }
 

@@ -8,9 +8,9 @@ use futures_channel::oneshot;
 use futures_util::future::LocalBoxFuture;
 use millpond::iothread::Local;
 use millpond_drivers::api::{
-    Abilities, Ability, Answer, At, ChildKind, Driver, DriverKind, Extent, Image, Lifecycle, Moved,
-    OpenRequest, Opened, OptionNames, Placement, Purpose, ReopenRequest, SavesState, Target, Ticket,
-    Transfer, parse_options,
+    Abilities, Ability, AllocationTicket, Answer, At, ChildKind, Driver, DriverKind, Extent, Image,
+    Lifecycle, Moved, OpenRequest, Opened, OptionNames, Placement, Purpose, ReopenRequest, SavesState,
+    Target, Transfer, parse_options,
 };
 use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
@@ -202,7 +202,7 @@ impl Driver for Recorder {
         }))
     }
 
-    fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
+    fn settle(&self, _ticket: AllocationTicket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
         Answer::ready(written)
     }
 

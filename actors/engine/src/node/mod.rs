@@ -36,7 +36,7 @@ pub use order::moved::{MovedNode, MovedRoot};
 pub use order::orders::{
     Address, Handles, IothreadOrder, Naming, NodeOrder, NodeTask, OpenOrder, Order, Wiring,
 };
-pub use order::outcome::{Description, DetectZeroes, Event, NodeSettings, OpenFacts, OrderOutcome, Ticket};
+pub use order::outcome::{Description, DetectZeroes, Event, NodeSettings, OpenFacts, OrderId, OrderOutcome};
 /// Messages as the flight recorder keeps them.
 pub use order::recorded;
 pub use order::root_handle::RootHandle;

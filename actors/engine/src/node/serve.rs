@@ -68,11 +68,11 @@ fn handle(table: &Rc<NodeTable>, mail: Mail) {
             Entry::Root(id) => request_over_root(table, id, request),
             Entry::Node(id) => request_to_node(table, id, request),
         },
-        Mail::Control { ticket, order } => {
-            local.note(recorded::order(MessageEvent::Ordered, ticket, &order));
+        Mail::Control { order_id, order } => {
+            local.note(recorded::order(MessageEvent::Ordered, order_id, &order));
             // Whoever gave the order hears of its end, come what may.
-            if !guarded("an order", || carry_out::carry_out(table, ticket, order)) {
-                answer::lost(table, ticket);
+            if !guarded("an order", || carry_out::carry_out(table, order_id, order)) {
+                answer::lost(table, order_id);
             }
         }
         Mail::Arrive(moved) => moving::arrive(table, *moved),

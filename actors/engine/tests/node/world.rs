@@ -11,8 +11,8 @@ use futures_channel::oneshot;
 use millpond_drivers::api::DriverKind;
 use millpond_engine::iothread::{IoThread, IoThreadConfig, Local};
 use millpond_engine::node::{
-    Client, Event, IothreadOrder, Mail, NodeAddress, NodeOrder, NodeSettings, OpenOrder, Order, OrderOutcome,
-    RootHandle, Ticket, Wiring, serve,
+    Client, Event, IothreadOrder, Mail, NodeAddress, NodeOrder, NodeSettings, OpenOrder, Order, OrderId,
+    OrderOutcome, RootHandle, Wiring, serve,
 };
 use millpond_messages::io::OperationKind;
 use millpond_messages::{NodeId, OpenFlags, Permissions, RootId, Token};
@@ -61,21 +61,21 @@ impl World {
         self.next.replace(self.next.get() + 1)
     }
 
-    pub fn send(&self, iothread: usize, order: Order) -> Ticket {
-        let ticket = Ticket(self.fresh());
+    pub fn send(&self, iothread: usize, order: Order) -> OrderId {
+        let order_id = OrderId(self.fresh());
         assert!(
             self.iothreads[iothread]
-                .send(Mail::Control { ticket, order })
+                .send(Mail::Control { order_id, order })
                 .is_ok()
         );
-        ticket
+        order_id
     }
 
     pub fn order(&self, iothread: usize, order: Order) -> OrderOutcome {
-        let ticket = self.send(iothread, order);
+        let order_id = self.send(iothread, order);
         loop {
             match self.events.recv_timeout(DEADLINE).expect("an order is answered") {
-                Event::Ended(ended, outcome) if ended == ticket => return outcome,
+                Event::Ended(ended, outcome) if ended == order_id => return outcome,
                 Event::Ended(..) | Event::Noticed(..) => {}
                 Event::Serialises(node, root) => self.serialises.borrow_mut().push((node, root)),
                 Event::Quiesced(node, token) => self.quiesced.borrow_mut().push((node, token)),

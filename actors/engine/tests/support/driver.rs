@@ -11,9 +11,9 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use futures_channel::oneshot;
 use futures_util::future::LocalBoxFuture;
 use millpond_drivers::api::{
-    Abilities, Ability, Answer, At, Child, ChildKind, Driver, DriverKind, Extent, Lifecycle, Moved,
-    OpenRequest, Opened, PassThrough, Placement, Purpose, ReopenRequest, SavesState, Target, Ticket,
-    Transfer,
+    Abilities, Ability, AllocationTicket, Answer, At, Child, ChildKind, Driver, DriverKind, Extent,
+    Lifecycle, Moved, OpenRequest, Opened, PassThrough, Placement, Purpose, ReopenRequest, SavesState,
+    Target, Transfer,
 };
 use millpond_messages::io::{OperationKind, Preallocation};
 use millpond_messages::{
@@ -354,7 +354,7 @@ impl Driver for TestDriver {
         }))
     }
 
-    fn settle(&self, _ticket: Ticket, _written: IoResult<()>) -> Answer<'_, IoResult<()>> {
+    fn settle(&self, _ticket: AllocationTicket, _written: IoResult<()>) -> Answer<'_, IoResult<()>> {
         unreachable!("gives no tickets")
     }
 

@@ -22,7 +22,7 @@ use crate::{
     Announcement, Effect, Event, ImplicitOpens, IothreadOrder, NewRoot, NodeOrder, NodeTask, Order, Policy,
     Reply, RequestId, Wiring,
 };
-use millpond_engine::node::{self, OpenFacts, OrderOutcome, Ticket};
+use millpond_engine::node::{self, OpenFacts, OrderId, OrderOutcome};
 
 const FILE: ChildKind = ChildKind::file(Role::IMAGE);
 const BACKING: ChildKind = ChildKind::BACKING;
@@ -223,7 +223,7 @@ pub struct FakeWorld {
     pub policy: Policy,
     pub nodes: BTreeMap<NodeId, FakeNode>,
     pub homes: HashMap<NodeId, IoThreadId>,
-    pub mailboxes: BTreeMap<IoThreadId, VecDeque<(Ticket, Order)>>,
+    pub mailboxes: BTreeMap<IoThreadId, VecDeque<(OrderId, Order)>>,
     pub replies: HashMap<RequestId, Reply>,
     pub roots: BTreeMap<RootId, NodeId>,
     /// The nodes that are found by name.
@@ -248,7 +248,7 @@ pub struct FakeWorld {
     pub truncated: Vec<(u64, bool, Preallocation, RequestFlags)>,
     /// The node whose flushes fail.
     pub fail_flush: Option<NodeId>,
-    held: Vec<Ticket>,
+    held: Vec<OrderId>,
     /// When alarms are due.
     alarms: Vec<Duration>,
     /// How long nodes are that are opened from here on.
@@ -428,8 +428,8 @@ impl FakeWorld {
 
     /// Ends the work that is held back.
     pub fn end_held(&mut self) {
-        for ticket in std::mem::take(&mut self.held) {
-            self.tell(node::Event::Ended(ticket, OrderOutcome::Done(Ok(()))));
+        for order_id in std::mem::take(&mut self.held) {
+            self.tell(node::Event::Ended(order_id, OrderOutcome::Done(Ok(()))));
         }
     }
 
@@ -455,8 +455,8 @@ impl FakeWorld {
         }
         let at = choose(self.mailboxes.len());
         let home = *self.mailboxes.keys().nth(at).unwrap();
-        let (ticket, order) = self.mailboxes.get_mut(&home).unwrap().pop_front().unwrap();
-        for event in self.obey(home, ticket, order) {
+        let (order_id, order) = self.mailboxes.get_mut(&home).unwrap().pop_front().unwrap();
+        for event in self.obey(home, order_id, order) {
             self.tell(event);
         }
         true
@@ -467,13 +467,13 @@ impl FakeWorld {
             match effect {
                 Effect::Send {
                     iothread,
-                    ticket,
+                    order_id,
                     order,
                 } => {
                     self.mailboxes
                         .entry(iothread)
                         .or_default()
-                        .push_back((ticket, order));
+                        .push_back((order_id, order));
                 }
                 Effect::Reply { id, result } => {
                     assert!(
@@ -483,10 +483,10 @@ impl FakeWorld {
                 }
                 Effect::Announce(announcement) => self.announced.push(announcement),
                 Effect::Alarm(after) => self.alarms.push(self.now + after),
-                Effect::StartIothread { ticket, .. } => {
+                Effect::StartIothread { order_id, .. } => {
                     self.threads += 1;
                     let thread = IoThreadId(self.threads);
-                    self.event(Event::Started(ticket, Ok((thread, 0))));
+                    self.event(Event::Started(order_id, Ok((thread, 0))));
                 }
                 Effect::RootPermissions { root, permissions } => {
                     self.told.push(Told::MayDo(root, permissions));
@@ -520,8 +520,8 @@ impl FakeWorld {
         false
     }
 
-    fn obey(&mut self, home: IoThreadId, ticket: Ticket, order: Order) -> Vec<node::Event> {
-        let ended = |outcome| vec![node::Event::Ended(ticket, outcome)];
+    fn obey(&mut self, home: IoThreadId, order_id: OrderId, order: Order) -> Vec<node::Event> {
+        let ended = |outcome| vec![node::Event::Ended(order_id, outcome)];
         let done = || ended(OrderOutcome::Done(Ok(())));
         let failed = || Error::new(ErrorKind::Io(IoError::Os(5)), "made to fail");
         if let Order::Node(id, NodeOrder::Pending) | Order::Task(id, NodeTask::Describe) = &order
@@ -659,7 +659,7 @@ impl FakeWorld {
                 done()
             }
             Order::Task(_, NodeTask::Flush) if self.hold_flushes => {
-                self.held.push(ticket);
+                self.held.push(order_id);
                 Vec::new()
             }
             Order::Task(id, NodeTask::Flush) => {
@@ -709,7 +709,7 @@ impl FakeWorld {
                 ended(OrderOutcome::Done(Err(failed())))
             }
             Order::Task(_, NodeTask::Commit { .. }) if self.hold_creates => {
-                self.held.push(ticket);
+                self.held.push(order_id);
                 Vec::new()
             }
             Order::Task(_, NodeTask::ChangeBackingFile { .. }) if self.fails() => {
@@ -820,7 +820,7 @@ impl FakeWorld {
                 ended(OrderOutcome::DescribedMany(Vec::new()))
             }
             Order::Wiring(Wiring::Create { .. }) if self.hold_creates => {
-                self.held.push(ticket);
+                self.held.push(order_id);
                 Vec::new()
             }
             Order::Task(_, NodeTask::Commit { .. } | NodeTask::MakeEmpty) => done(),

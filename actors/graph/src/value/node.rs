@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use millpond_drivers::api::{DriverKind, slot_named};
-use millpond_engine::node::{NodeSettings, OpenFacts, Ticket};
+use millpond_engine::node::{NodeSettings, OpenFacts, OrderId};
 use millpond_messages::graph::Options;
 use millpond_messages::{ChildSlot, EdgeId, IoThreadId, NodeId, OpenFlags, Permissions};
 
@@ -73,7 +73,7 @@ pub struct Node {
     /// It is on its way to another iothread: what is sent to it waits in `deferred`.
     pub moving: bool,
     /// Orders that wait until it has arrived.
-    pub deferred: Vec<(Ticket, Order)>,
+    pub deferred: Vec<(OrderId, Order)>,
 }
 
 impl Node {

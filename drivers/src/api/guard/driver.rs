@@ -17,8 +17,8 @@ use super::super::child::{Child, Transfer};
 use super::super::exchange::Exchanged;
 use super::super::kind::{BackingLink, OptionNames};
 use super::super::{
-    Abilities, CopySource, DebugPoints, Device, Driver, Extent, Image, Lifecycle, Moved, Placement, Purpose,
-    ReopenRequest, Repair, SavesState, Ticket,
+    Abilities, AllocationTicket, CopySource, DebugPoints, Device, Driver, Extent, Image, Lifecycle, Moved,
+    Placement, Purpose, ReopenRequest, Repair, SavesState,
 };
 use super::{Health, IfBroken, Watched, drop_of, watch};
 use millpond_ring::Ring;
@@ -89,7 +89,7 @@ impl Driver for Guarded {
         self.ask(|driver| driver.place(range, flags))
     }
 
-    fn settle(&self, ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
+    fn settle(&self, ticket: AllocationTicket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
         self.ask(|driver| driver.settle(ticket, written))
     }
 

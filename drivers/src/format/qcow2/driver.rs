@@ -15,8 +15,8 @@ use super::layout::space::{GuestOffset, HostOffset};
 use super::state::{Blocked, State};
 use super::wait::Key;
 use crate::api::{
-    Abilities, Ability, Answer, At, BackingLink, Driver, Events, Exchanged, Extent, Image, LengthSource,
-    Lifecycle, Moved, Placement, Purpose, ReopenRequest, Repair, SavesState, Ticket, Transfer, arrived,
+    Abilities, Ability, AllocationTicket, Answer, At, BackingLink, Driver, Events, Exchanged, Extent, Image,
+    LengthSource, Lifecycle, Moved, Placement, Purpose, ReopenRequest, Repair, SavesState, Transfer, arrived,
 };
 use millpond_ring::buffer::Buffers;
 
@@ -77,12 +77,12 @@ impl Driver for Qcow2 {
         self.place_bytes(GuestOffset::new(range.offset()), range.len())
     }
 
-    fn settle(&self, ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
+    fn settle(&self, ticket: AllocationTicket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
         let (id, written) = (ticket.0, written.is_ok());
         let step = self.state.borrow_mut().settle(id, written);
         match step {
             Ok(()) => {
-                self.waits.release(Key::Ticket(id));
+                self.waits.release(Key::Allocation(id));
                 Answer::ready(Ok(()))
             }
             Err(blocked) => Answer::wait(self.settle_later(id, written, blocked)),
@@ -231,7 +231,7 @@ impl Qcow2 {
         self.run(move |state| {
             let placement = state.place(offset, len, self.backing.is_connected())?;
             if let Some(ticket) = &placement.ticket {
-                self.waits.try_take(Key::Ticket(ticket.0));
+                self.waits.try_take(Key::Allocation(ticket.0));
             }
             Ok(placement)
         })
@@ -257,7 +257,7 @@ impl Qcow2 {
         if result.is_err() {
             self.state.borrow_mut().in_flight.retain(|entry| entry.id != id);
         }
-        self.waits.release(Key::Ticket(id));
+        self.waits.release(Key::Allocation(id));
         result
     }
 

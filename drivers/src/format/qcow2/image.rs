@@ -96,8 +96,8 @@ impl Qcow2 {
             Blocked::Corrupt(corruption) => Err(self.found_corruption(corruption).await),
             Blocked::Need(Need::Slice(key)) => self.load_slice(key).await,
             Blocked::Need(Need::Refblock(index)) => self.load_refblock(index).await,
-            Blocked::Need(Need::Ticket(id)) => {
-                self.waits.wait(Key::Ticket(id)).await;
+            Blocked::Need(Need::Allocation(id)) => {
+                self.waits.wait(Key::Allocation(id)).await;
                 Ok(())
             }
             Blocked::Need(Need::Activation) => self.activate_late().await,

@@ -9,7 +9,7 @@
 //!   locate ----> state.locate ----------> Extent
 //!   place  ----> state.place  ----------> Placement, ticket
 //!   settle ----> state.link / give_back
-//!                  | Need(Slice | Refblock | Table | Writeback | Ticket)
+//!                  | Need(Slice | Refblock | Table | Writeback | Allocation)
 //!                  v
 //!                satisfy: load, make, write back or wait; then the step again
 //! ```

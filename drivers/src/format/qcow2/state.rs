@@ -53,8 +53,8 @@ pub(super) enum Need {
     Table(L1Index),
     /// Metadata must be written back before more may change.
     Writeback,
-    /// The clusters of this ticket are being written.
-    Ticket(u64),
+    /// The clusters of the allocation ticket of this number are being written.
+    Allocation(u64),
     /// The file is being cut: nothing may be allocated.
     Thaw,
     /// The image must be readied for changes.

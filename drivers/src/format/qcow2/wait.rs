@@ -18,7 +18,7 @@ pub(super) enum Key {
     /// The write-back of metadata.
     Writeback,
     /// The clusters set aside by the ticket of this number.
-    Ticket(u64),
+    Allocation(u64),
     /// A change of the disk's length, and whatever else must not run beside one.
     Resize,
     /// Readying the image for changes.

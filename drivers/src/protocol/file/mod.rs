@@ -42,8 +42,8 @@ use millpond_messages::{
 };
 
 use crate::api::{
-    Abilities, Ability, Answer, ChildKind, CopySource, CreateRequest, Device, Driver, DriverKind, Extent,
-    Image, LengthSource, OpenRequest, Opened, OptionNames, Placement, Purpose, Ticket, Transfer,
+    Abilities, Ability, AllocationTicket, Answer, ChildKind, CopySource, CreateRequest, Device, Driver,
+    DriverKind, Extent, Image, LengthSource, OpenRequest, Opened, OptionNames, Placement, Purpose, Transfer,
 };
 use millpond_ring::buffer::{Buffers, OPT_MEM_ALIGN};
 use millpond_ring::{AioMode, Ring};
@@ -347,7 +347,7 @@ impl Driver for File {
         Answer::ready(Ok(Placement::own(range.len())))
     }
 
-    fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
+    fn settle(&self, _ticket: AllocationTicket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
         Answer::ready(written)
     }
 

@@ -13,9 +13,9 @@ use millpond_messages::{Error, ErrorKind, IoError, IoResult, Range, RequestFlags
 
 use crate::api::reopen::check_unchanged;
 use crate::api::{
-    Abilities, Ability, Answer, At, ChildKind, Driver, DriverKind, Extent, Image, LengthSource, Lifecycle,
-    Moved, OpenRequest, Opened, OptionNames, Placement, Purpose, ReopenRequest, SavesState, Ticket, Transfer,
-    parse_options,
+    Abilities, Ability, AllocationTicket, Answer, At, ChildKind, Driver, DriverKind, Extent, Image,
+    LengthSource, Lifecycle, Moved, OpenRequest, Opened, OptionNames, Placement, Purpose, ReopenRequest,
+    SavesState, Transfer, parse_options,
 };
 use millpond_ring::Ring;
 use millpond_ring::buffer::Buffers;
@@ -183,7 +183,7 @@ impl Driver for Null {
         Answer::ready(Ok(Placement::own(range.len())))
     }
 
-    fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
+    fn settle(&self, _ticket: AllocationTicket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
         Answer::ready(written)
     }
 

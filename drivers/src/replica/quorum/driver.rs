@@ -16,8 +16,8 @@ use super::vote::{self, Version};
 use crate::api::bytes_in;
 use crate::api::reopen::not_supported;
 use crate::api::{
-    Abilities, Ability, Answer, At, Child, Driver, Extent, LengthSource, Lifecycle, Moved, Notice, Notices,
-    Placement, Purpose, ReopenRequest, SavesState, Ticket, Transfer,
+    Abilities, Ability, AllocationTicket, Answer, At, Child, Driver, Extent, LengthSource, Lifecycle, Moved,
+    Notice, Notices, Placement, Purpose, ReopenRequest, SavesState, Transfer,
 };
 use crate::replica::copies::{Ranges, Use, copy, copy_of, first_difference};
 use millpond_ring::buffer::{Buffer, Buffers};
@@ -327,7 +327,7 @@ impl Driver for Quorum {
         Answer::ready(Ok(Placement::own(range.len())))
     }
 
-    fn settle(&self, _ticket: Ticket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
+    fn settle(&self, _ticket: AllocationTicket, written: IoResult<()>) -> Answer<'_, IoResult<()>> {
         Answer::ready(written)
     }
 

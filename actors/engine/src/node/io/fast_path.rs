@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use millpond_drivers::api::{Answer, Driver, Ticket, Transfer};
+use millpond_drivers::api::{AllocationTicket, Answer, Driver, Transfer};
 use millpond_messages::io::{Operation, OperationKind, Outcome};
 use millpond_messages::{NodeId, OpenFlags, Range, RequestFlags};
 use millpond_ring::buffer::Buffers;
@@ -251,7 +251,7 @@ fn own_write(
     mut ending: Ending,
     node: Rc<NodeCell>,
     offset: u64,
-    ticket: Option<(Rc<dyn Driver>, Ticket)>,
+    ticket: Option<(Rc<dyn Driver>, AllocationTicket)>,
     buffers: Buffers,
 ) -> Attempt {
     let stands_at = node.id();

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use millpond_drivers::api::{Ability, Answer, Driver, Placement, Target, Ticket};
+use millpond_drivers::api::{Ability, AllocationTicket, Answer, Driver, Placement, Target};
 use millpond_messages::{ChildSlot, DebugEvent, IoError, IoResult, Range, RequestFlags};
 use smallvec::SmallVec;
 
@@ -20,7 +20,7 @@ pub struct Placed {
     pub flags: RequestFlags,
     pub destination: Destination,
     /// What is settled afterwards, and with whom.
-    pub ticket: Option<(Rc<dyn Driver>, Ticket)>,
+    pub ticket: Option<(Rc<dyn Driver>, AllocationTicket)>,
 }
 
 /// What a part of a write comes to in the end.
@@ -327,7 +327,7 @@ pub struct Unusable {
     /// Whose driver made it.
     pub node: Rc<NodeCell>,
     driver: Rc<dyn Driver>,
-    ticket: Option<Ticket>,
+    ticket: Option<AllocationTicket>,
     error: IoError,
 }
 

@@ -4,17 +4,17 @@ use std::rc::Rc;
 
 use millpond_messages::{Error, ErrorKind, Result};
 
-use super::outcome::{Event, OrderOutcome, Ticket};
+use super::outcome::{Event, OrderId, OrderOutcome};
 use crate::node::table::NodeTable;
 
 /// Has a task carry an order out.
-pub fn later<F>(table: &Rc<NodeTable>, ticket: Ticket, work: F)
+pub fn later<F>(table: &Rc<NodeTable>, order_id: OrderId, work: F)
 where
     F: AsyncFnOnce(&Rc<NodeTable>) -> OrderOutcome + 'static,
 {
     let owed = Owed {
         table: Rc::clone(table),
-        ticket,
+        order_id,
         outcome: None,
     };
     table.local().spawn(async move {
@@ -26,29 +26,29 @@ where
 /// The answer to an order that takes time. It is given when this is dropped, come what may.
 struct Owed {
     table: Rc<NodeTable>,
-    ticket: Ticket,
+    order_id: OrderId,
     outcome: Option<OrderOutcome>,
 }
 
 impl Drop for Owed {
     fn drop(&mut self) {
         match self.outcome.take() {
-            Some(outcome) => self.table.report(Event::Ended(self.ticket, outcome)),
-            None => lost(&self.table, self.ticket),
+            Some(outcome) => self.table.report(Event::Ended(self.order_id, outcome)),
+            None => lost(&self.table, self.order_id),
         }
     }
 }
 
 /// Answers an order that panicked, or that the iothread ended under.
-pub fn lost(table: &NodeTable, ticket: Ticket) {
+pub fn lost(table: &NodeTable, order_id: OrderId) {
     let error = Error::new(
         ErrorKind::Closed,
         "The iothread broke off what it was asked to do",
     );
-    done(table, ticket, Err(error));
+    done(table, order_id, Err(error));
 }
 
 /// Answers that an order was carried out, or why not.
-pub fn done(table: &NodeTable, ticket: Ticket, result: Result<()>) {
-    table.report(Event::Ended(ticket, OrderOutcome::Done(result)));
+pub fn done(table: &NodeTable, order_id: OrderId, result: Result<()>) {
+    table.report(Event::Ended(order_id, OrderOutcome::Done(result)));
 }

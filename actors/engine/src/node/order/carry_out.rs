@@ -8,25 +8,25 @@ use millpond_messages::{DebugOrder, Error, NodeId, Result};
 
 use super::answer::{done, later};
 use super::orders::{IothreadOrder, NodeOrder, Order};
-use super::outcome::{Description, Event, OpenFacts, OrderOutcome, Ticket};
+use super::outcome::{Description, Event, OpenFacts, OrderId, OrderOutcome};
 use super::task::{self, driver, found};
 use super::wiring;
 use crate::node::cell::node::NodeCell;
 use crate::node::table::NodeTable;
 
 /// Carries out an order. What takes time goes on as a task; the rest is done in the order in which it came.
-pub fn carry_out(table: &Rc<NodeTable>, ticket: Ticket, order: Order) {
+pub fn carry_out(table: &Rc<NodeTable>, order_id: OrderId, order: Order) {
     match order {
-        Order::Node(node, order) => carry_out_at_once(table, ticket, node, order),
-        Order::Task(node, task) => later(table, ticket, async move |table| {
+        Order::Node(node, order) => carry_out_at_once(table, order_id, node, order),
+        Order::Task(node, task) => later(table, order_id, async move |table| {
             task::carry_out(table, node, task).await
         }),
-        Order::Iothread(order) => carry_out_here(table, ticket, order),
-        Order::Wiring(order) => wiring::carry_out(table, ticket, order),
+        Order::Iothread(order) => carry_out_here(table, order_id, order),
+        Order::Wiring(order) => wiring::carry_out(table, order_id, order),
     }
 }
 
-fn carry_out_at_once(table: &Rc<NodeTable>, ticket: Ticket, node: NodeId, order: NodeOrder) {
+fn carry_out_at_once(table: &Rc<NodeTable>, order_id: OrderId, node: NodeId, order: NodeOrder) {
     match order {
         NodeOrder::Quiesce(token) => match table.node(node) {
             Some(cell) => cell.quiesce(token),
@@ -36,7 +36,7 @@ fn carry_out_at_once(table: &Rc<NodeTable>, ticket: Ticket, node: NodeId, order:
         NodeOrder::Resume(token) => with_node(table, node, |cell| cell.resume(token)),
         NodeOrder::PermissionsCommit => with_driver(table, node, |driver| driver.permissions_commit()),
         NodeOrder::PermissionsAbort => with_driver(table, node, |driver| driver.permissions_abort()),
-        NodeOrder::ReopenCommit => opened(table, ticket, reopen_commit(table, node)),
+        NodeOrder::ReopenCommit => opened(table, order_id, reopen_commit(table, node)),
         NodeOrder::ReopenAbort => {
             with_driver(table, node, |driver| driver.reopen_abort());
             with_node(table, node, NodeCell::abort_reopen);
@@ -45,7 +45,7 @@ fn carry_out_at_once(table: &Rc<NodeTable>, ticket: Ticket, node: NodeId, order:
         NodeOrder::ExchangeAbort => with_node(table, node, NodeCell::abort_exchange),
         NodeOrder::CancelInFlight => {
             with_driver(table, node, |driver| driver.cancel_in_flight());
-            done(table, ticket, Ok(()));
+            done(table, order_id, Ok(()));
         }
         NodeOrder::Pending => {
             let now = table.local().look_at_time();
@@ -53,46 +53,46 @@ fn carry_out_at_once(table: &Rc<NodeTable>, ticket: Ticket, node: NodeId, order:
                 .node(node)
                 .map(|cell| cell.gate().pending(now, |id| table.name_of(id)))
                 .unwrap_or_default();
-            table.report(Event::Ended(ticket, OrderOutcome::Pending(pending)));
+            table.report(Event::Ended(order_id, OrderOutcome::Pending(pending)));
         }
         NodeOrder::SetHistograms { histograms } => {
             let result = found(table, node).map(|cell| cell.counters().set_histograms(histograms));
-            done(table, ticket, result);
+            done(table, order_id, result);
         }
         NodeOrder::CopyOnRead { on } => {
             let result = found(table, node).and_then(|cell| cell.change_copy_on_read(on));
-            done(table, ticket, result);
+            done(table, order_id, result);
         }
         NodeOrder::Serialise { root } => {
             // A root that has moved or ended meanwhile has nothing to wait for here.
             if let Some(root) = table.root(root).filter(|root| root.node().id() == node) {
                 root.serialise();
             }
-            done(table, ticket, Ok(()));
+            done(table, order_id, Ok(()));
         }
         NodeOrder::Debug { order } => {
             let result = driver(table, node).and_then(|driver| debug(&*driver, &order));
-            table.report(Event::Ended(ticket, OrderOutcome::Debugged(result)));
+            table.report(Event::Ended(order_id, OrderOutcome::Debugged(result)));
         }
     }
 }
 
-fn carry_out_here(table: &Rc<NodeTable>, ticket: Ticket, order: IothreadOrder) {
+fn carry_out_here(table: &Rc<NodeTable>, order_id: OrderId, order: IothreadOrder) {
     match order {
         IothreadOrder::Counters => {
             let counters = OrderOutcome::Counters(Box::new(table.counters()));
-            table.report(Event::Ended(ticket, counters));
+            table.report(Event::Ended(order_id, counters));
         }
-        IothreadOrder::Statistics(nodes) => table.report(Event::Ended(ticket, table.counted(nodes))),
-        IothreadOrder::Save(nodes) => table.report(Event::Ended(ticket, table.saved(nodes))),
-        IothreadOrder::DescribeMany(nodes) => later(table, ticket, async move |table| {
+        IothreadOrder::Statistics(nodes) => table.report(Event::Ended(order_id, table.counted(nodes))),
+        IothreadOrder::Save(nodes) => table.report(Event::Ended(order_id, table.saved(nodes))),
+        IothreadOrder::DescribeMany(nodes) => later(table, order_id, async move |table| {
             OrderOutcome::DescribedMany(describe_many(table, nodes).await)
         }),
-        IothreadOrder::RealPaths(paths) => later(table, ticket, async move |table| {
+        IothreadOrder::RealPaths(paths) => later(table, order_id, async move |table| {
             let ring = table.local().ring();
             OrderOutcome::RealPaths(ring.blocking(move || real_paths(&paths)).await)
         }),
-        IothreadOrder::NewTemporary => later(table, ticket, async move |table| {
+        IothreadOrder::NewTemporary => later(table, order_id, async move |table| {
             let ring = table.local().ring();
             let made = ring.blocking(millpond_drivers::protocol::file::create_temporary);
             OrderOutcome::Named(made.await)
@@ -112,8 +112,8 @@ fn debug(driver: &dyn millpond_drivers::api::Driver, order: &DebugOrder) -> Resu
     })
 }
 
-fn opened(table: &NodeTable, ticket: Ticket, result: Result<OpenFacts>) {
-    table.report(Event::Ended(ticket, OrderOutcome::Opened(result)));
+fn opened(table: &NodeTable, order_id: OrderId, result: Result<OpenFacts>) {
+    table.report(Event::Ended(order_id, OrderOutcome::Opened(result)));
 }
 
 fn with_node(table: &NodeTable, node: NodeId, act: impl FnOnce(&NodeCell)) {

@@ -7,7 +7,7 @@ use millpond_ring::buffer::Buffers;
 
 use super::moved::{MovedNode, MovedRoot};
 use super::orders::{Address, Handles, Naming, Order};
-use super::outcome::Ticket;
+use super::outcome::OrderId;
 use super::root_handle::RootHandle;
 use crate::delay::Chaos;
 use crate::flight::Open;
@@ -19,10 +19,10 @@ pub enum Mail {
     Run(Box<dyn FnOnce() + Send>),
     /// A request from another thread.
     Request(RemoteRequest),
-    /// An order of the graph actor. The outcome comes back under `ticket`.
+    /// An order of the graph actor. The outcome comes back under `order_id`.
     Control {
         /// Names the order in the [`Event`](super::outcome::Event) that answers it.
-        ticket: Ticket,
+        order_id: OrderId,
         /// The order, with handles in it.
         order: Order,
     },

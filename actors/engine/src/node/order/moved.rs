@@ -9,14 +9,14 @@ use millpond_messages::{ChildSlot, NodeId, OpenFlags, Token};
 use millpond_ring::buffer::Buffers;
 
 use super::mail::Mail;
-use super::outcome::{NodeSettings, Ticket};
+use super::outcome::{NodeSettings, OrderId};
 use super::root_handle::RootHandle;
 use crate::iothread::IoThread;
 use crate::node::gate::statistics::Counters;
 
 /// A node on its way.
 pub struct MovedNode {
-    pub(in crate::node) ticket: Ticket,
+    pub(in crate::node) order_id: OrderId,
     pub(in crate::node) node: NodeId,
     pub(in crate::node) name: String,
     pub(in crate::node) kind: Arc<dyn DriverKind>,
@@ -36,7 +36,7 @@ pub struct MovedNode {
 
 /// A root edge on its way, with what is parked at it.
 pub struct MovedRoot {
-    pub(in crate::node) ticket: Option<Ticket>,
+    pub(in crate::node) order_id: Option<OrderId>,
     pub(in crate::node) handle: RootHandle,
     pub(in crate::node) node: NodeId,
     pub(in crate::node) parked: Vec<(Operation<Buffers>, oneshot::Sender<Outcome<Buffers>>)>,

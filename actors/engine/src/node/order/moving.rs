@@ -10,7 +10,7 @@ use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, Result, RootId};
 
 use super::mail::{Mail, NodeAddress};
 use super::moved::{MovedNode, MovedRoot};
-use super::outcome::{Event, OrderOutcome, Ticket};
+use super::outcome::{Event, OrderId, OrderOutcome};
 use crate::iothread::IoThread;
 use crate::node::cell::edge::EdgeCell;
 use crate::node::cell::node::{CellParts, NodeCell};
@@ -20,24 +20,24 @@ use crate::node::io::port;
 use crate::node::table::NodeTable;
 
 /// Answers an order, where whatever it was to do ends here.
-fn done(table: &NodeTable, ticket: Ticket, result: Result<()>) {
-    table.report(Event::Ended(ticket, OrderOutcome::Done(result)));
+fn done(table: &NodeTable, order_id: OrderId, result: Result<()>) {
+    table.report(Event::Ended(order_id, OrderOutcome::Done(result)));
 }
 
-/// Packs a node up and sends it off. The answer to `ticket` comes from where it goes, or from here if it cannot go.
-pub fn depart(table: &Rc<NodeTable>, ticket: Ticket, node: NodeId, to: IoThread<Mail>) {
+/// Packs a node up and sends it off. The answer to `order_id` comes from where the node goes, or from here if it cannot go.
+pub fn depart(table: &Rc<NodeTable>, order_id: OrderId, node: NodeId, to: IoThread<Mail>) {
     let Some(cell) = table.node(node) else {
         let error = Error::new(ErrorKind::NotFound, "The node to move is not in this iothread");
-        done(table, ticket, Err(error));
+        done(table, order_id, Err(error));
         return;
     };
     if to.id() == table.local().id() {
-        done(table, ticket, Ok(()));
+        done(table, order_id, Ok(()));
         return;
     }
     let Some(driver) = cell.take_driver() else {
         let error = Error::new(ErrorKind::Closed, "The node to move is closing");
-        done(table, ticket, Err(error));
+        done(table, order_id, Err(error));
         return;
     };
     table.remove_node(node);
@@ -48,7 +48,7 @@ pub fn depart(table: &Rc<NodeTable>, ticket: Ticket, node: NodeId, to: IoThread<
         .map(|root| pack_root(table, root, node, &home))
         .collect();
     let moved = MovedNode {
-        ticket,
+        order_id,
         node,
         name: cell.name().to_owned(),
         kind: Arc::clone(cell.kind()),
@@ -67,7 +67,7 @@ pub fn depart(table: &Rc<NodeTable>, ticket: Ticket, node: NodeId, to: IoThread<
     cell.gate().wake_waiting();
     if to.send(Mail::Arrive(Box::new(moved))).is_err() {
         let error = Error::new(ErrorKind::Closed, "The iothread to move to has stopped");
-        done(table, ticket, Err(error));
+        done(table, order_id, Err(error));
     }
 }
 
@@ -78,7 +78,7 @@ fn pack_root(table: &NodeTable, root: &Rc<RootCell>, node: NodeId, home: &Arc<Io
     table.remove_root(handle.id());
     table.note_moved(&handle, home);
     MovedRoot {
-        ticket: None,
+        order_id: None,
         parked: root.take_parked(),
         home: Arc::clone(home),
         handle,
@@ -122,17 +122,17 @@ pub fn arrive(table: &Rc<NodeTable>, moved: MovedNode) {
         arrive_root(table, root);
     }
     tracing::debug!(node = %moved.node, iothread = %moved.home.id(), "a node arrived");
-    done(table, moved.ticket, Ok(()));
+    done(table, moved.order_id, Ok(()));
 }
 
 /// Puts another node behind a root edge, which goes along if that node lives elsewhere.
-pub fn move_root(table: &Rc<NodeTable>, ticket: Ticket, root: RootId, target: NodeAddress) {
+pub fn move_root(table: &Rc<NodeTable>, order_id: OrderId, root: RootId, target: NodeAddress) {
     let Some(cell) = table.root(root) else {
         let error = Error::new(
             ErrorKind::NotFound,
             "The root edge to move is not in this iothread",
         );
-        done(table, ticket, Err(error));
+        done(table, order_id, Err(error));
         return;
     };
     if target.iothread.id() == table.local().id() {
@@ -146,17 +146,17 @@ pub fn move_root(table: &Rc<NodeTable>, ticket: Ticket, root: RootId, target: No
                 "The node to move to is not in this iothread",
             )),
         };
-        done(table, ticket, result);
+        done(table, order_id, result);
         return;
     }
     let before = cell.node();
     let home = Arc::new(target.iothread.clone());
     let mut moved = pack_root(table, &cell, target.node, &home);
-    moved.ticket = Some(ticket);
+    moved.order_id = Some(order_id);
     cell.leave(&before);
     if target.iothread.send(Mail::ArriveRoot(Box::new(moved))).is_err() {
         let error = Error::new(ErrorKind::Closed, "The iothread to move to has stopped");
-        done(table, ticket, Err(error));
+        done(table, order_id, Err(error));
     }
 }
 
@@ -178,7 +178,7 @@ pub fn arrive_root(table: &Rc<NodeTable>, moved: MovedRoot) {
             "The node to move to is not in this iothread",
         )),
     };
-    if let Some(ticket) = moved.ticket {
-        done(table, ticket, result);
+    if let Some(order_id) = moved.order_id {
+        done(table, order_id, result);
     }
 }

@@ -11,7 +11,7 @@ use millpond_messages::{
 
 /// Names an order of the graph actor. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(pub u64);
+pub struct OrderId(pub u64);
 
 /// Options that the node carries out rather than its driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,7 +37,7 @@ pub enum DetectZeroes {
 /// What an iothread tells the graph actor.
 pub enum Event {
     /// An order was carried out, or was not.
-    Ended(Ticket, OrderOutcome),
+    Ended(OrderId, OrderOutcome),
     /// A node has nothing in flight, and will not until the token is resumed.
     Quiesced(NodeId, Token),
     /// A driver tells something.

@@ -6,7 +6,7 @@ use millpond_messages::{NodeId, RootId};
 
 use super::hops;
 use super::orders::{NodeOrder, Order};
-use super::outcome::{Event, Ticket};
+use super::outcome::{Event, OrderId};
 use crate::delay::kind;
 use crate::flight::Note;
 
@@ -37,11 +37,11 @@ pub fn answered(node: NodeId, number: usize) -> Note {
 }
 
 /// An order of the graph actor.
-pub fn order(event: MessageEvent, ticket: Ticket, order: &Order) -> Note {
+pub fn order(event: MessageEvent, order_id: OrderId, order: &Order) -> Note {
     let (kind, node) = hops::facts(order);
     let number = match order {
         Order::Node(_, NodeOrder::Quiesce(token) | NodeOrder::Resume(token)) => token.0,
-        _ => ticket.0,
+        _ => order_id.0,
     };
     plain(event, kind, node.map_or(0, |node| node.0), number)
 }
@@ -49,7 +49,7 @@ pub fn order(event: MessageEvent, ticket: Ticket, order: &Order) -> Note {
 /// What an iothread tells the graph actor.
 pub fn event(event: MessageEvent, what: &Event) -> Note {
     let (node, number) = match what {
-        Event::Ended(ticket, _) => (0, ticket.0),
+        Event::Ended(order_id, _) => (0, order_id.0),
         Event::Quiesced(node, token) => (node.0, token.0),
         Event::Noticed(node, _) | Event::Serialises(node, _) => (node.0, 0),
     };

@@ -9,7 +9,7 @@ use super::answer::{done, later};
 use super::mail::NodeAddress;
 use super::moving;
 use super::orders::{OpenOrder, Wiring};
-use super::outcome::{OpenFacts, OrderOutcome, Ticket};
+use super::outcome::{OpenFacts, OrderId, OrderOutcome};
 use super::task::{found, length_of};
 use crate::node::cell::edge::EdgeCell;
 use crate::node::cell::kept::Asked;
@@ -21,28 +21,28 @@ use crate::node::io::port;
 use crate::node::table::NodeTable;
 
 /// Carries such an order out.
-pub fn carry_out(table: &Rc<NodeTable>, ticket: Ticket, wiring: Wiring) {
+pub fn carry_out(table: &Rc<NodeTable>, order_id: OrderId, wiring: Wiring) {
     match wiring {
         Wiring::Connect { parent, slot, target } => {
             let result = connect(table, parent, slot, target);
-            done(table, ticket, result);
+            done(table, order_id, result);
         }
         Wiring::AttachRoot { root, node } => {
             let result = found(table, node).map(|cell| table.insert_root(RootCell::new(root, cell)));
-            done(table, ticket, result);
+            done(table, order_id, result);
         }
-        Wiring::MoveRoot { root, target } => moving::move_root(table, ticket, root, target),
+        Wiring::MoveRoot { root, target } => moving::move_root(table, order_id, root, target),
         Wiring::DetachRoot(root) => {
             if let Some(cell) = table.remove_root(root) {
                 cell.end();
             }
-            done(table, ticket, Ok(()));
+            done(table, order_id, Ok(()));
         }
-        Wiring::Depart { node, to } => moving::depart(table, ticket, node, to),
-        Wiring::Open(order) => later(table, ticket, async move |table| {
+        Wiring::Depart { node, to } => moving::depart(table, order_id, node, to),
+        Wiring::Open(order) => later(table, order_id, async move |table| {
             OrderOutcome::Opened(open(table, *order).await)
         }),
-        Wiring::Create { kind, options, file } => later(table, ticket, async move |table| {
+        Wiring::Create { kind, options, file } => later(table, order_id, async move |table| {
             let file = file.map(|file| port::child(EdgeCell::to(table.behind(Some(file)))));
             let ring = table.local().ring().clone();
             OrderOutcome::Done(kind.create(CreateRequest { options, file, ring }).await)

@@ -14,7 +14,7 @@ use super::requests::Stage;
 use super::site::{Mail, Site};
 use super::{Breach, print};
 use crate::{Effect, Event, ImplicitOpens, Policy, Reply, RequestId};
-use millpond_engine::node::Ticket;
+use millpond_engine::node::OrderId;
 
 /// Requests of the setup have ids from here on.
 const SETUP: u64 = 1 << 32;
@@ -246,11 +246,11 @@ impl Live {
             match effect {
                 Effect::Send {
                     iothread,
-                    ticket,
+                    order_id,
                     order,
-                } => self.site.post(iothread, ticket, order),
+                } => self.site.post(iothread, order_id, order),
                 Effect::Reply { id, result } => self.reply(id, result),
-                Effect::StartIothread { ticket, .. } => self.start(ticket),
+                Effect::StartIothread { order_id, .. } => self.start(order_id),
                 Effect::Announce(_)
                 | Effect::RootPermissions { .. }
                 | Effect::RootGone(_)
@@ -263,9 +263,9 @@ impl Live {
         }
     }
 
-    fn start(&mut self, ticket: Ticket) {
+    fn start(&mut self, order_id: OrderId) {
         self.threads += 1;
-        let started = Event::Started(ticket, Ok((IoThreadId(self.threads), 0)));
+        let started = Event::Started(order_id, Ok((IoThreadId(self.threads), 0)));
         self.call(false, |policy| policy.event(started, Duration::ZERO));
     }
 

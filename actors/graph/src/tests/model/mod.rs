@@ -20,9 +20,9 @@
 //!   asked, of the graph when it began, and of what its awaits have given it since, in order: an answer, or that a
 //!   condition held. What else it reads, it reads from the graph, which only procedures change. All of that is chained
 //!   into one number ([`live::Live::past`]), for all procedures together, since the last moment at which there was none.
-//! - Tokens and tickets come from counters, so they would differ between orders of the same events. They are given out in
+//! - Tokens and order ids come from counters, so they would differ between orders of the same events. They are given out in
 //!   growing order and only compared, and are kept in ordered maps or looked up by key: states that differ by a renaming
-//!   that keeps the order behave alike. The fingerprint has their rank among those in use. Tickets that nobody waits for
+//!   that keeps the order behave alike. The fingerprint has their rank among those in use. Order ids that nobody waits for
 //!   are ignored by the policy, and by the fingerprint.
 //! - The time is always zero. The slab's keys of what is in flight only name their entries.
 //!

@@ -11,7 +11,7 @@ use super::live::Live;
 use super::requests::Stage;
 use super::site::{Mail, Thread};
 use crate::order::{NodeOrder, NodeTask, Order, Wiring};
-use millpond_engine::node::{self, OrderOutcome, Ticket};
+use millpond_engine::node::{self, OrderId, OrderOutcome};
 
 /// Hashes what is written to it.
 struct Feed(DefaultHasher);
@@ -57,13 +57,13 @@ impl<T: Ord + Copy> Ranks<T> {
 pub fn print(live: &Live) -> u64 {
     let mut feed = Feed(DefaultHasher::new());
     let tokens = Ranks::new(tokens(live));
-    let tickets = Ranks::new(tickets(live));
+    let order_ids = Ranks::new(order_ids(live));
     live.past.hash(&mut feed.0);
-    feed_graph(&mut feed, live, &tokens, &tickets);
-    feed_policy(&mut feed, live, &tokens, &tickets);
+    feed_graph(&mut feed, live, &tokens, &order_ids);
+    feed_policy(&mut feed, live, &tokens, &order_ids);
     for (id, thread) in &live.site.threads {
         id.hash(&mut feed.0);
-        feed_thread(&mut feed, thread, &tokens, &tickets);
+        feed_thread(&mut feed, thread, &tokens, &order_ids);
     }
     feed_cells(&mut feed, live, &tokens);
     for user in &live.users {
@@ -132,13 +132,13 @@ fn tokens(live: &Live) -> BTreeSet<Token> {
     used
 }
 
-fn tickets(live: &Live) -> BTreeSet<Ticket> {
-    // Only an awaited ticket makes a difference.
+fn order_ids(live: &Live) -> BTreeSet<OrderId> {
+    // Only an awaited order makes a difference.
     let awaited = live.policy.world.with(|state| state.awaited());
-    awaited.into_iter().map(|(ticket, _)| ticket).collect()
+    awaited.into_iter().map(|(order_id, _)| order_id).collect()
 }
 
-fn feed_graph(feed: &mut Feed, live: &Live, tokens: &Ranks<Token>, tickets: &Ranks<Ticket>) {
+fn feed_graph(feed: &mut Feed, live: &Live, tokens: &Ranks<Token>, order_ids: &Ranks<OrderId>) {
     live.policy.world.with(|state| {
         for node in state.graph.nodes() {
             (
@@ -159,8 +159,8 @@ fn feed_graph(feed: &mut Feed, live: &Live, tokens: &Ranks<Token>, tickets: &Ran
                 node.common,
                 node.given
             );
-            for (ticket, order) in &node.deferred {
-                feed_order(feed, *ticket, order, tokens, tickets);
+            for (order_id, order) in &node.deferred {
+                feed_order(feed, *order_id, order, tokens, order_ids);
             }
         }
         let mut edges: Vec<_> = state.graph.edges().collect();
@@ -179,15 +179,15 @@ fn feed_graph(feed: &mut Feed, live: &Live, tokens: &Ranks<Token>, tickets: &Ran
     });
 }
 
-fn feed_policy(feed: &mut Feed, live: &Live, tokens: &Ranks<Token>, tickets: &Ranks<Ticket>) {
+fn feed_policy(feed: &mut Feed, live: &Live, tokens: &Ranks<Token>, order_ids: &Ranks<OrderId>) {
     let policy = &live.policy;
     policy.world.with(|state| {
         for (token, section) in state.sections.iter() {
             tokens.of(token).hash(&mut feed.0);
             feed!(feed, section);
         }
-        for (ticket, answer) in state.awaited() {
-            (tickets.of(ticket), answer).hash(&mut feed.0);
+        for (order_id, answer) in state.awaited() {
+            (order_ids.of(order_id), answer).hash(&mut feed.0);
         }
     });
     let mut waiting: Vec<_> = policy
@@ -206,21 +206,27 @@ fn feed_policy(feed: &mut Feed, live: &Live, tokens: &Ranks<Token>, tickets: &Ra
     }
 }
 
-fn feed_thread(feed: &mut Feed, thread: &Thread, tokens: &Ranks<Token>, tickets: &Ranks<Ticket>) {
+fn feed_thread(feed: &mut Feed, thread: &Thread, tokens: &Ranks<Token>, order_ids: &Ranks<OrderId>) {
     (thread.inbox.len(), thread.outbox.len(), thread.tasks.len()).hash(&mut feed.0);
     for mail in &thread.inbox {
         match mail {
-            Mail::Order(ticket, order) => feed_order(feed, *ticket, order, tokens, tickets),
-            Mail::Arrive(ticket, node, cell, roots) => {
-                (tickets.of(*ticket), node, tokens.all(&cell.gate.holds())).hash(&mut feed.0);
+            Mail::Order(order_id, order) => feed_order(feed, *order_id, order, tokens, order_ids),
+            Mail::Arrive(order_id, node, cell, roots) => {
+                (order_ids.of(*order_id), node, tokens.all(&cell.gate.holds())).hash(&mut feed.0);
                 (cell.stops, cell.resumes, cell.background).hash(&mut feed.0);
                 feed!(feed, cell.flags, cell.granted, cell.prepared, cell.reopening);
                 for luggage in roots {
                     (luggage.root, luggage.node, &luggage.parked).hash(&mut feed.0);
                 }
             }
-            Mail::ArriveRoot(ticket, luggage) => {
-                (tickets.of(*ticket), luggage.root, luggage.node, &luggage.parked).hash(&mut feed.0);
+            Mail::ArriveRoot(order_id, luggage) => {
+                (
+                    order_ids.of(*order_id),
+                    luggage.root,
+                    luggage.node,
+                    &luggage.parked,
+                )
+                    .hash(&mut feed.0);
             }
             Mail::Request(root, request) => (root, request).hash(&mut feed.0),
         }
@@ -230,8 +236,8 @@ fn feed_thread(feed: &mut Feed, thread: &Thread, tokens: &Ranks<Token>, tickets:
             // No driver here has anything to tell.
             node::Event::Noticed(id, _) | node::Event::Serialises(id, _) => ("noticed", id).hash(&mut feed.0),
             node::Event::Quiesced(id, token) => ("quiesced", id, tokens.of(*token)).hash(&mut feed.0),
-            node::Event::Ended(ticket, outcome) => {
-                tickets.of(*ticket).hash(&mut feed.0);
+            node::Event::Ended(order_id, outcome) => {
+                order_ids.of(*order_id).hash(&mut feed.0);
                 let failed = match outcome {
                     OrderOutcome::Done(result) => result.is_err(),
                     OrderOutcome::Opened(result) => result.is_err(),
@@ -251,17 +257,17 @@ fn feed_thread(feed: &mut Feed, thread: &Thread, tokens: &Ranks<Token>, tickets:
             }
         }
     }
-    for (ticket, order) in &thread.tasks {
-        feed_order(feed, *ticket, order, tokens, tickets);
+    for (order_id, order) in &thread.tasks {
+        feed_order(feed, *order_id, order, tokens, order_ids);
     }
 }
 
 fn feed_order(
     feed: &mut Feed,
-    ticket: Ticket,
+    order_id: OrderId,
     order: &Order,
     tokens: &Ranks<Token>,
-    tickets: &Ranks<Ticket>,
+    order_ids: &Ranks<OrderId>,
 ) {
     std::mem::discriminant(order).hash(&mut feed.0);
     match order {
@@ -270,7 +276,7 @@ fn feed_order(
         Order::Iothread(order) => std::mem::discriminant(order).hash(&mut feed.0),
         Order::Wiring(wiring) => std::mem::discriminant(wiring).hash(&mut feed.0),
     }
-    tickets.of(ticket).hash(&mut feed.0);
+    order_ids.of(order_id).hash(&mut feed.0);
     match order {
         Order::Node(id, NodeOrder::Quiesce(token) | NodeOrder::Resume(token)) => {
             (id, tokens.of(*token)).hash(&mut feed.0)

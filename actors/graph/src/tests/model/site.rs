@@ -14,15 +14,15 @@ use millpond_messages::{
 use super::requests::{Request, Root, Stage};
 use super::{Breach, Breaches};
 use crate::order::{IothreadOrder, NewRoot, NodeOrder, NodeTask, Open, Order, Wiring};
-use millpond_engine::node::{self, Gate, OpenFacts, OrderOutcome, Ticket};
+use millpond_engine::node::{self, Gate, OpenFacts, OrderId, OrderOutcome};
 
 /// What an iothread finds in its mailbox.
 pub enum Mail {
-    Order(Ticket, Order),
+    Order(OrderId, Order),
     /// A node that arrives, with its root edges.
-    Arrive(Ticket, NodeId, Box<Cell>, Vec<Luggage>),
+    Arrive(OrderId, NodeId, Box<Cell>, Vec<Luggage>),
     /// A root edge that arrives by itself.
-    ArriveRoot(Ticket, Luggage),
+    ArriveRoot(OrderId, Luggage),
     /// A request for a root edge that is on its way here.
     Request(RootId, usize),
 }
@@ -39,7 +39,7 @@ pub struct Luggage {
 pub struct Thread {
     pub inbox: VecDeque<Mail>,
     pub outbox: VecDeque<node::Event>,
-    pub tasks: Vec<(Ticket, Order)>,
+    pub tasks: Vec<(OrderId, Order)>,
 }
 
 /// Work that a driver does of itself, at one of its children.
@@ -119,17 +119,17 @@ impl Site {
         self.threads.entry(home).or_default().outbox.push_back(event);
     }
 
-    fn end(&mut self, home: IoThreadId, ticket: Ticket, outcome: OrderOutcome) {
-        self.tell(home, node::Event::Ended(ticket, outcome));
+    fn end(&mut self, home: IoThreadId, order_id: OrderId, outcome: OrderOutcome) {
+        self.tell(home, node::Event::Ended(order_id, outcome));
     }
 
-    fn done(&mut self, home: IoThreadId, ticket: Ticket) {
-        self.end(home, ticket, OrderOutcome::Done(Ok(())));
+    fn done(&mut self, home: IoThreadId, order_id: OrderId) {
+        self.end(home, order_id, OrderOutcome::Done(Ok(())));
     }
 
-    pub fn post(&mut self, home: IoThreadId, ticket: Ticket, order: Order) {
+    pub fn post(&mut self, home: IoThreadId, order_id: OrderId, order: Order) {
         let thread = self.threads.entry(home).or_default();
-        thread.inbox.push_back(Mail::Order(ticket, order));
+        thread.inbox.push_back(Mail::Order(order_id, order));
     }
 
     /// Whether anything passes a node or is done at it.
@@ -227,20 +227,20 @@ impl Site {
             .and_then(|thread| thread.inbox.pop_front());
         match mail {
             None => {}
-            Some(Mail::Order(ticket, order)) if fails => self.fail(home, ticket, &order),
-            Some(Mail::Order(ticket, order)) => self.obey(home, ticket, order),
-            Some(Mail::Arrive(ticket, id, mut cell, roots)) => {
+            Some(Mail::Order(order_id, order)) if fails => self.fail(home, order_id, &order),
+            Some(Mail::Order(order_id, order)) => self.obey(home, order_id, order),
+            Some(Mail::Arrive(order_id, id, mut cell, roots)) => {
                 cell.home = home;
                 cell.gate = Gate::held(cell.gate.holds());
                 self.cells.insert(id, *cell);
                 for luggage in roots {
                     self.arrive_root(luggage);
                 }
-                self.done(home, ticket);
+                self.done(home, order_id);
             }
-            Some(Mail::ArriveRoot(ticket, luggage)) => {
+            Some(Mail::ArriveRoot(order_id, luggage)) => {
                 self.arrive_root(luggage);
-                self.done(home, ticket);
+                self.done(home, order_id);
             }
             Some(Mail::Request(root, request)) => self.enter(root, request),
         }
@@ -272,7 +272,7 @@ impl Site {
         })
     }
 
-    fn obey(&mut self, home: IoThreadId, ticket: Ticket, order: Order) {
+    fn obey(&mut self, home: IoThreadId, order_id: OrderId, order: Order) {
         if let Some(id) = super::super::world::subject(&order)
             && self.cells.get(&id).is_none_or(|cell| cell.home != home)
         {
@@ -293,17 +293,17 @@ impl Site {
                         None => cell.edges.remove(&slot),
                     };
                 }
-                self.done(home, ticket);
+                self.done(home, order_id);
             }
             Order::Wiring(Wiring::AttachRoot {
                 root: NewRoot { root, .. },
                 node,
             }) => {
                 self.roots.insert(root, Root::new(node));
-                self.done(home, ticket);
+                self.done(home, order_id);
             }
             Order::Wiring(Wiring::MoveRoot { root, target }) => {
-                self.move_root(home, ticket, root, target.node, target.iothread)
+                self.move_root(home, order_id, root, target.node, target.iothread)
             }
             Order::Wiring(Wiring::DetachRoot(id)) => {
                 if let Some(root) = self.roots.get_mut(&id) {
@@ -313,11 +313,11 @@ impl Site {
                         self.roots.remove(&id);
                     }
                 }
-                self.done(home, ticket);
+                self.done(home, order_id);
             }
             Order::Wiring(Wiring::Depart { node, to }) if to == home => {
                 self.must_be_still(node);
-                self.done(home, ticket);
+                self.done(home, order_id);
             }
             Order::Wiring(Wiring::Depart { node, to }) => {
                 self.must_be_still(node);
@@ -338,7 +338,7 @@ impl Site {
                 let thread = self.threads.entry(to).or_default();
                 thread
                     .inbox
-                    .push_back(Mail::Arrive(ticket, node, Box::new(cell), roots));
+                    .push_back(Mail::Arrive(order_id, node, Box::new(cell), roots));
             }
             Order::Node(id, NodeOrder::PermissionsCommit) => {
                 if let Some(cell) = self.cells.get_mut(&id) {
@@ -365,21 +365,25 @@ impl Site {
                     None => self.breach(Breach::Cells),
                 }
                 let facts = facts(self.cells[&id].flags);
-                self.end(home, ticket, OrderOutcome::Opened(Ok(facts)));
+                self.end(home, order_id, OrderOutcome::Opened(Ok(facts)));
             }
-            Order::Node(_, NodeOrder::Pending) => self.end(home, ticket, OrderOutcome::Pending(Vec::new())),
+            Order::Node(_, NodeOrder::Pending) => self.end(home, order_id, OrderOutcome::Pending(Vec::new())),
             later => {
                 if let Order::Wiring(Wiring::Create { file: Some(file), .. }) = &later
                     && let Some(cell) = self.cells.get_mut(&file.node)
                 {
                     cell.creating += 1;
                 }
-                self.threads.entry(home).or_default().tasks.push((ticket, later));
+                self.threads
+                    .entry(home)
+                    .or_default()
+                    .tasks
+                    .push((order_id, later));
             }
         }
     }
 
-    fn move_root(&mut self, home: IoThreadId, ticket: Ticket, id: RootId, node: NodeId, to: IoThreadId) {
+    fn move_root(&mut self, home: IoThreadId, order_id: OrderId, id: RootId, node: NodeId, to: IoThreadId) {
         let Some(root) = self.roots.get_mut(&id) else {
             self.breach(Breach::Cells);
             return;
@@ -388,10 +392,10 @@ impl Site {
         if to == home {
             root.node = node;
             root.line.wake_first();
-            self.done(home, ticket);
+            self.done(home, order_id);
         } else if let Some(luggage) = self.pack_root(id, node) {
             let thread = self.threads.entry(to).or_default();
-            thread.inbox.push_back(Mail::ArriveRoot(ticket, luggage));
+            thread.inbox.push_back(Mail::ArriveRoot(order_id, luggage));
         }
         self.must_be_still(from);
     }
@@ -408,15 +412,15 @@ impl Site {
         let Some(thread) = self.threads.get_mut(&home) else {
             return;
         };
-        let (ticket, order) = thread.tasks.remove(at);
+        let (order_id, order) = thread.tasks.remove(at);
         if fails {
-            self.fail(home, ticket, &order);
+            self.fail(home, order_id, &order);
             return;
         }
         match order {
             Order::Wiring(Wiring::Open(open)) => {
                 let facts = self.open(home, &open);
-                self.end(home, ticket, OrderOutcome::Opened(Ok(facts)));
+                self.end(home, order_id, OrderOutcome::Opened(Ok(facts)));
                 return;
             }
             Order::Task(id, NodeTask::Close) => {
@@ -444,7 +448,7 @@ impl Site {
                     .cells
                     .get(&node)
                     .map_or(OpenFlags::empty(), |cell| cell.flags);
-                self.end(home, ticket, OrderOutcome::Opened(Ok(facts(flags))));
+                self.end(home, order_id, OrderOutcome::Opened(Ok(facts(flags))));
                 return;
             }
             Order::Wiring(Wiring::Create { file: Some(file), .. }) => {
@@ -453,20 +457,20 @@ impl Site {
                 }
             }
             Order::Task(_, NodeTask::Describe) => {
-                self.end(home, ticket, OrderOutcome::Described(Err(IoError::NoMedium)));
+                self.end(home, order_id, OrderOutcome::Described(Err(IoError::NoMedium)));
                 return;
             }
             Order::Iothread(IothreadOrder::DescribeMany(_)) => {
-                self.end(home, ticket, OrderOutcome::DescribedMany(Vec::new()));
+                self.end(home, order_id, OrderOutcome::DescribedMany(Vec::new()));
                 return;
             }
             Order::Task(_, NodeTask::ReadHead { .. }) => {
-                self.end(home, ticket, OrderOutcome::Head(Ok(Vec::new())));
+                self.end(home, order_id, OrderOutcome::Head(Ok(Vec::new())));
                 return;
             }
             _ => {}
         }
-        self.done(home, ticket);
+        self.done(home, order_id);
     }
 
     fn open(&mut self, home: IoThreadId, open: &Open) -> OpenFacts {
@@ -513,13 +517,13 @@ impl Site {
         )
     }
 
-    fn fail(&mut self, home: IoThreadId, ticket: Ticket, order: &Order) {
+    fn fail(&mut self, home: IoThreadId, order_id: OrderId, order: &Order) {
         let error = Error::new(ErrorKind::Io(IoError::Os(5)), "made to fail");
         let outcome = match order {
             Order::Wiring(Wiring::Open(_)) => OrderOutcome::Opened(Err(error)),
             _ => OrderOutcome::Done(Err(error)),
         };
-        self.end(home, ticket, outcome);
+        self.end(home, order_id, outcome);
     }
 }
 

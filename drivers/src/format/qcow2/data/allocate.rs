@@ -3,7 +3,7 @@
 
 use millpond_messages::{ChildSlot, IoError};
 
-use crate::api::{Placement, Target, Ticket};
+use crate::api::{AllocationTicket, Placement, Target};
 use crate::format::qcow2::layout::bytes::Hex;
 use crate::format::qcow2::layout::entry::{COPIED, Cluster, cluster, compressed, l2_table, own, refblock};
 use crate::format::qcow2::layout::index::SliceKey;
@@ -124,7 +124,13 @@ impl State {
         Ok(self.placement(span, &chosen, Some(ticket)))
     }
 
-    fn set_aside(&mut self, first: GuestCluster, count: u64, host: HostOffset, fresh: bool) -> Ticket {
+    fn set_aside(
+        &mut self,
+        first: GuestCluster,
+        count: u64,
+        host: HostOffset,
+        fresh: bool,
+    ) -> AllocationTicket {
         let id = self.next_ticket;
         self.next_ticket += 1;
         self.in_flight.push(InFlight {
@@ -135,11 +141,11 @@ impl State {
             fresh,
             copies: false,
         });
-        Ticket(id)
+        AllocationTicket(id)
     }
 
     /// The answer to a write that goes to the clusters chosen for it.
-    fn placement(&mut self, span: &Span, chosen: &Chosen, ticket: Option<Ticket>) -> Placement {
+    fn placement(&mut self, span: &Span, chosen: &Chosen, ticket: Option<AllocationTicket>) -> Placement {
         let len = span.within(self.geometry.bytes(chosen.count));
         let behind = self.geometry.part(span.head + len);
         let head = if chosen.copies_head { span.head } else { 0 };
@@ -173,7 +179,7 @@ impl State {
         for other in &self.in_flight {
             if other.first < end && first < other.first + other.count {
                 if other.first <= first {
-                    return Err(Blocked::Need(Need::Ticket(other.id)));
+                    return Err(Blocked::Need(Need::Allocation(other.id)));
                 }
                 end = other.first;
             }

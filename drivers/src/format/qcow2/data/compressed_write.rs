@@ -176,7 +176,7 @@ impl Qcow2 {
         let place = self
             .run(move |state| {
                 let place = state.place_compressed(offset, len)?;
-                self.waits.try_take(Key::Ticket(place.ticket));
+                self.waits.try_take(Key::Allocation(place.ticket));
                 Ok(place)
             })
             .await?;
@@ -196,7 +196,7 @@ impl Qcow2 {
             let mut state = self.state.borrow_mut();
             state.in_flight.retain(|entry| entry.id != place.ticket);
         }
-        self.waits.release(Key::Ticket(place.ticket));
+        self.waits.release(Key::Allocation(place.ticket));
         written.and(settled)
     }
 
