@@ -173,14 +173,14 @@ fn transferred(buffers: Buffers) -> Outcome<Buffers> {
 struct Behind(Rc<Disk>);
 
 impl ExportedNode for Behind {
-    type UnderWay = LocalBoxFuture<'static, Outcome<Buffers>>;
+    type Pending = LocalBoxFuture<'static, Outcome<Buffers>>;
 
-    fn begin(&self, operation: Operation<Buffers>) -> Begun<Self::UnderWay> {
+    fn begin(&self, operation: Operation<Buffers>) -> Begun<Self::Pending> {
         let disk = Rc::clone(&self.0);
         let mut serving = Box::pin(async move { disk.serve(operation).await });
         match serving.as_mut().now_or_never() {
             Some(outcome) => Begun::Ended(outcome),
-            None => Begun::UnderWay(serving),
+            None => Begun::Pending(serving),
         }
     }
 

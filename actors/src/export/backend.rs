@@ -6,17 +6,17 @@ use millpond_messages::io::{Operation, Outcome};
 use millpond_ring::buffer::Buffers;
 
 use millpond_engine::iothread::Local;
-use millpond_engine::node::{Begun, HomeClient, UnderWay};
+use millpond_engine::node::{Begun, HomeClient, Pending};
 
 /// The node behind an export, as one connection on one thread uses it.
 ///
 /// A type parameter rather than an object: a request costs no indirection, and tests bring a disk of their own.
 pub trait ExportedNode: 'static {
     /// A request that has begun and not ended. Dropped, it goes on by itself.
-    type UnderWay: Future<Output = Outcome<Buffers>> + 'static;
+    type Pending: Future<Output = Outcome<Buffers>> + 'static;
 
     /// Begins a request, in this very step.
-    fn begin(&self, operation: Operation<Buffers>) -> Begun<Self::UnderWay>;
+    fn begin(&self, operation: Operation<Buffers>) -> Begun<Self::Pending>;
     /// Whether what is read may go to memory of any alignment without a copy.
     fn takes_any_memory(&self) -> bool;
     /// Whether a request sent now would be served now rather than wait for a drained section to end.
@@ -32,7 +32,7 @@ pub trait ExportedNode: 'static {
 }
 
 impl ExportedNode for HomeClient {
-    type UnderWay = UnderWay;
+    type Pending = Pending;
 
     fn begin(&self, operation: Operation<Buffers>) -> Begun {
         HomeClient::begin(self, operation)

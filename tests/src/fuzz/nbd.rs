@@ -167,9 +167,9 @@ impl Pattern {
 }
 
 impl ExportedNode for Pattern {
-    type UnderWay = LocalBoxFuture<'static, Outcome<Buffers>>;
+    type Pending = LocalBoxFuture<'static, Outcome<Buffers>>;
 
-    fn begin(&self, operation: Operation<Buffers>) -> Begun<Self::UnderWay> {
+    fn begin(&self, operation: Operation<Buffers>) -> Begun<Self::Pending> {
         let turns = match &operation {
             Operation::Read { offset, .. } | Operation::Write { offset, .. } => offset / 1024 % 4,
             _ => 0,
@@ -177,7 +177,7 @@ impl ExportedNode for Pattern {
         if turns == 0 {
             return Begun::Ended(Self::serve(operation));
         }
-        Begun::UnderWay(Box::pin(async move {
+        Begun::Pending(Box::pin(async move {
             for _ in 0..turns {
                 next_turn().await;
             }

@@ -29,8 +29,8 @@ pub use gate::queue::{Line, Parked, Turn};
 pub use gate::sections::{Background, Gate, InFlight};
 
 pub use cell::home::EventSink;
-pub use entry::client::{Client, HomeClient, Started};
-pub use entry::pending::{Begun, UnderWay};
+pub use entry::client::{CancellableRequest, Client, HomeClient};
+pub use entry::pending::{Begun, Pending};
 pub use order::mail::{Entry, Mail, NodeAddress, RemoteRequest};
 pub use order::moved::{MovedNode, MovedRoot};
 pub use order::orders::{

@@ -17,7 +17,7 @@ use millpond_messages::{
 };
 use millpond_ring::buffer::{Buffer, Buffers};
 
-use super::pending::{Begun, UnderWay};
+use super::pending::{Begun, Pending};
 use super::root::RootCell;
 use crate::iothread::{IoThread, Local};
 use crate::node::order::mail::{Entry, Mail, RemoteRequest};
@@ -128,11 +128,11 @@ impl HomeClient {
     /// its end, the request goes on by itself.
     pub async fn request(&self, operation: Operation<Buffers>) -> Outcome<Buffers> {
         // Most have ended by now. The future that waits for the others is large, and is not to be moved about for those.
-        let mut under_way = match self.begin(operation) {
+        let mut pending = match self.begin(operation) {
             Begun::Ended(outcome) => return outcome,
-            Begun::UnderWay(under_way) => under_way,
+            Begun::Pending(pending) => pending,
         };
-        (&mut under_way).await
+        (&mut pending).await
     }
 
     /// Begins any request. It is taken in this very step, and so before any that is begun later; many have ended by then.
@@ -141,13 +141,13 @@ impl HomeClient {
             Some(root) => root.begin(operation),
             None => {
                 let client = self.client.clone();
-                Begun::UnderWay(UnderWay::alone(async move { client.request(operation).await }))
+                Begun::Pending(Pending::alone(async move { client.request(operation).await }))
             }
         }
     }
 
     /// Begins a request that can be asked to end early. It does nothing before it is polled.
-    pub fn start(&self, operation: Operation<Buffers>) -> Started {
+    pub fn start(&self, operation: Operation<Buffers>) -> CancellableRequest {
         let begun = Rc::new(Cell::new(false));
         let (client, noted) = (self.clone(), Rc::clone(&begun));
         let future = async move {
@@ -159,7 +159,7 @@ impl HomeClient {
                 }
             }
         };
-        Started {
+        CancellableRequest {
             future: Box::pin(future),
             begun,
             unwanted: false,
@@ -215,14 +215,14 @@ impl HomeClient {
 
 /// A request on its way, of the thread that polls it. It ends exactly once, whatever it is asked.
 #[must_use = "a request does nothing unless it is polled"]
-pub struct Started {
+pub struct CancellableRequest {
     future: LocalBoxFuture<'static, Outcome<Buffers>>,
     /// It has left the gate.
     begun: Rc<Cell<bool>>,
     unwanted: bool,
 }
 
-impl Started {
+impl CancellableRequest {
     /// Asks it to end early. One that is parked at a gate is cancelled, and gives back no buffers; one that a driver works
     /// on ends as it would have, since no driver is left half-way.
     pub fn cancel_async(&mut self) {
@@ -236,7 +236,7 @@ impl Started {
     }
 }
 
-impl Future for Started {
+impl Future for CancellableRequest {
     type Output = Outcome<Buffers>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {

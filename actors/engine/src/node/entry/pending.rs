@@ -13,11 +13,11 @@ use crate::node::cell::admission::Admission;
 use crate::node::io::fast_path::Transferring;
 
 /// What came of beginning a request.
-pub enum Begun<F = UnderWay> {
+pub enum Begun<F = Pending> {
     /// It has ended already.
     Ended(Outcome<Buffers>),
     /// It has not: this future tells when.
-    UnderWay(F),
+    Pending(F),
 }
 
 impl<F: Future<Output = Outcome<Buffers>>> Begun<F> {
@@ -25,7 +25,7 @@ impl<F: Future<Output = Outcome<Buffers>>> Begun<F> {
     pub async fn end(self) -> Outcome<Buffers> {
         match self {
             Self::Ended(outcome) => outcome,
-            Self::UnderWay(under_way) => under_way.await,
+            Self::Pending(pending) => pending.await,
         }
     }
 }
@@ -33,9 +33,9 @@ impl<F: Future<Output = Outcome<Buffers>>> Begun<F> {
 /// A request that was taken and has not ended. Dropped before its end it goes on as a task of its own, so that no driver is
 /// left half-way; one that is still parked at a gate is forgotten.
 #[must_use = "a request that nobody waits for takes a task of its own"]
-pub struct UnderWay(Option<Course>);
+pub struct Pending(Option<PendingKind>);
 
-enum Course {
+enum PendingKind {
     /// A driver is at work on it.
     Transfer {
         transfer: Transferring,
@@ -47,41 +47,41 @@ enum Course {
     Alone(LocalBoxFuture<'static, Outcome<Buffers>>),
 }
 
-impl UnderWay {
+impl Pending {
     pub(crate) fn transfer(transfer: Transferring, admission: Admission) -> Self {
-        Self(Some(Course::Transfer {
+        Self(Some(PendingKind::Transfer {
             transfer,
             counted: admission,
         }))
     }
 
     pub(crate) fn general(future: impl Future<Output = (Outcome<Buffers>, Admission)> + 'static) -> Self {
-        Self(Some(Course::General(Box::pin(future))))
+        Self(Some(PendingKind::General(Box::pin(future))))
     }
 
     /// Waits for the end, and gives what counts the request too: it is in flight until that is dropped.
     pub(crate) async fn end_counted(mut self) -> (Outcome<Buffers>, Option<Admission>) {
         let (outcome, counted) = poll_fn(|context| match &mut self.0 {
-            Some(Course::General(future)) => future
+            Some(PendingKind::General(future)) => future
                 .as_mut()
                 .poll(context)
                 .map(|(outcome, counted)| (outcome, Some(counted))),
-            Some(course) => course.poll(context).map(|outcome| (outcome, None)),
+            Some(kind) => kind.poll(context).map(|outcome| (outcome, None)),
             None => Poll::Pending,
         })
         .await;
         match self.0.take() {
-            Some(Course::Transfer { counted, .. }) => (outcome, Some(counted)),
+            Some(PendingKind::Transfer { counted, .. }) => (outcome, Some(counted)),
             _ => (outcome, counted),
         }
     }
 
     pub(crate) fn alone(future: impl Future<Output = Outcome<Buffers>> + 'static) -> Self {
-        Self(Some(Course::Alone(Box::pin(future))))
+        Self(Some(PendingKind::Alone(Box::pin(future))))
     }
 }
 
-impl Course {
+impl PendingKind {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome<Buffers>> {
         match self {
             Self::Transfer { transfer, .. } => transfer.poll(context),
@@ -94,30 +94,33 @@ impl Course {
     }
 }
 
-impl Future for UnderWay {
+impl Future for Pending {
     type Output = Outcome<Buffers>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome<Buffers>> {
-        let Some(course) = &mut self.0 else {
+        let Some(kind) = &mut self.0 else {
             return Poll::Pending;
         };
-        let outcome = ready!(course.poll(context));
+        let outcome = ready!(kind.poll(context));
         // What was with a driver is counted out here.
         self.0 = None;
         Poll::Ready(outcome)
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for Pending {
     fn drop(&mut self) {
         // Nearly all have ended, and what they were is not to be moved out to see that.
-        if !matches!(self.0, Some(Course::Transfer { .. } | Course::General(_))) {
+        if !matches!(
+            self.0,
+            Some(PendingKind::Transfer { .. } | PendingKind::General(_))
+        ) {
             return;
         }
-        let Some(mut course) = self.0.take() else { return };
+        let Some(mut kind) = self.0.take() else { return };
         if let Some(local) = Local::current() {
             local.spawn(async move {
-                drop(poll_fn(|context| course.poll(context)).await);
+                drop(poll_fn(|context| kind.poll(context)).await);
             });
         }
     }

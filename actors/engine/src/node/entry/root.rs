@@ -13,7 +13,7 @@ use millpond_messages::{IoError, Permissions, RequestFlags};
 use millpond_ring::buffer::Buffers;
 use tracing::Instrument;
 
-use super::pending::{Begun, UnderWay};
+use super::pending::{Begun, Pending};
 use crate::iothread::{Local, is_delaying, now_ns};
 use crate::node::cell::admission::Admission;
 use crate::node::cell::delayed;
@@ -125,7 +125,7 @@ impl RootCell {
         self.line.wake_first();
     }
 
-    /// Begins a request: it is taken in this very step. See [`UnderWay`] for what becomes of it when nobody waits for it.
+    /// Begins a request: it is taken in this very step. See [`Pending`] for what becomes of it when nobody waits for it.
     pub fn begin(self: &Rc<Self>, operation: Operation<Buffers>) -> Begun {
         if is_delaying() {
             return self.begin_delayed(operation);
@@ -144,7 +144,7 @@ impl RootCell {
         if !self.handle.send(Mail::Request(request)) {
             return Begun::Ended(Outcome::plain(Err(IoError::NoMedium)));
         }
-        Begun::UnderWay(UnderWay::alone(async move {
+        Begun::Pending(Pending::alone(async move {
             answer.await.unwrap_or(Outcome::plain(Err(IoError::NoMedium)))
         }))
     }
@@ -156,13 +156,13 @@ impl RootCell {
         };
         match self.take(operation) {
             Taken::Passed(Ok((operation, admission))) => match self.run(operation, admission) {
-                Ok(under_way) => Begun::UnderWay(under_way),
+                Ok(pending) => Begun::Pending(pending),
                 Err(outcome) => Begun::Ended(outcome),
             },
             Taken::Passed(Err(outcome)) => Begun::Ended(outcome),
             Taken::Parked(at_gate) => {
                 let root = Rc::clone(self);
-                Begun::UnderWay(UnderWay::alone(async move {
+                Begun::Pending(Pending::alone(async move {
                     root.enter_parked(at_gate, &Cell::default()).await
                 }))
             }
@@ -186,7 +186,7 @@ impl RootCell {
         };
         begun.set(true);
         match self.run(operation, admission) {
-            Ok(under_way) => under_way.await,
+            Ok(pending) => pending.await,
             Err(outcome) => outcome,
         }
     }
@@ -195,7 +195,7 @@ impl RootCell {
         let passed = at_gate.passed(begun).await;
         begun.set(true);
         match passed.and_then(|(operation, admission)| self.run(operation, admission)) {
-            Ok(under_way) => under_way.await,
+            Ok(pending) => pending.await,
             Err(outcome) => outcome,
         }
     }
@@ -208,8 +208,8 @@ impl RootCell {
         match self.begin_now(operation) {
             // An asker that is gone has no use for the answer.
             Begun::Ended(outcome) => drop(reply.send(outcome)),
-            Begun::UnderWay(under_way) => local.spawn(async move {
-                drop(reply.send(under_way.await));
+            Begun::Pending(pending) => local.spawn(async move {
+                drop(reply.send(pending.await));
             }),
         }
     }
@@ -224,8 +224,8 @@ impl RootCell {
                 let counted = Admission::new(Rc::clone(&node), kind, range, now_ns());
                 delayed::reply(&node, root, reply, outcome, Some(counted));
             }
-            Begun::UnderWay(under_way) => local.spawn(async move {
-                let (outcome, counted) = under_way.end_counted().await;
+            Begun::Pending(pending) => local.spawn(async move {
+                let (outcome, counted) = pending.end_counted().await;
                 delayed::reply(&node, root, reply, outcome, counted);
             }),
         }
@@ -256,7 +256,7 @@ impl RootCell {
             Attempt::Transfer(transfer) => {
                 let admission = self.count(node, kind, range);
                 admission.stands_at(transfer.stands_at());
-                Ok(Begun::UnderWay(UnderWay::transfer(transfer, admission)))
+                Ok(Begun::Pending(Pending::transfer(transfer, admission)))
             }
         }
     }
@@ -266,12 +266,12 @@ impl RootCell {
         self: &Rc<Self>,
         operation: Operation<Buffers>,
         admission: Admission,
-    ) -> Result<UnderWay, Outcome<Buffers>> {
+    ) -> Result<Pending, Outcome<Buffers>> {
         if Local::current().is_none() {
             return Err(refused(IoError::NoMedium, operation));
         }
         let root = Rc::clone(self);
-        Ok(UnderWay::general(async move {
+        Ok(Pending::general(async move {
             let outcome = root.execute(operation, &admission).await;
             (outcome, admission)
         }))

@@ -89,10 +89,10 @@ impl<B: ExportedNode> Session<B> {
         };
         match self.backend.begin(operation) {
             Begun::Ended(outcome) => self.answer(&request, outcome, room, permit),
-            Begun::UnderWay(under_way) => {
+            Begun::Pending(pending) => {
                 let session = Rc::clone(self);
                 local.spawn(async move {
-                    let outcome = session.withdrawal.scoped(under_way).await;
+                    let outcome = session.withdrawal.scoped(pending).await;
                     session.answer(&request, outcome, room, permit);
                 });
             }
