@@ -24,9 +24,9 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-/// The node's half of the drain handshake, for the model checker of the graph.
-pub use gate::queue::{Line, Parked, Turn};
 pub use gate::sections::{Background, Gate, InFlight};
+/// The node's half of the drain handshake, for the model checker of the graph.
+pub use gate::wait_queue::{Parked, WaitEnd, WaitQueue};
 
 pub use cell::home::EventSink;
 pub use entry::client::{CancellableRequest, Client, HomeClient};

@@ -59,8 +59,8 @@ pub(super) enum Admission {
     Go,
     /// It may ask again after so long; others may come to be before it, so that it is refused then.
     After(Duration),
-    /// It is woken when it is its turn.
-    Turn,
+    /// Others are before it: it is woken when it is its turn.
+    Queued,
 }
 
 /// A group of nodes that share limits.
@@ -148,7 +148,7 @@ impl Group {
             let admission = if is_first {
                 Admission::After(wait)
             } else {
-                Admission::Turn
+                Admission::Queued
             };
             let joins = who.filter(|_| !queued).map(|me| {
                 changed.queue_mut(direction).push(Arc::clone(me));

@@ -3,10 +3,10 @@
 mod buckets;
 mod group;
 mod limits;
-mod line;
 mod saved;
 #[cfg(test)]
 mod tests;
+mod wait_queue;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -29,7 +29,7 @@ pub use group::{Group, Groups};
 pub use limits::{Direction, Limits};
 
 use group::Member;
-use line::Lines;
+use wait_queue::WaitQueues;
 
 /// The option that names the group.
 const GROUP: &str = "throttle-group";
@@ -85,7 +85,7 @@ impl DriverKind for ThrottleKind {
                 groups,
                 current: RefCell::new(Some(Rc::new(membership))),
                 prepared: RefCell::default(),
-                lines: Lines::default(),
+                queues: WaitQueues::default(),
                 below,
                 ring: request.ring,
             });
@@ -120,7 +120,7 @@ struct Throttle {
     current: RefCell<Option<Rc<Membership>>>,
     /// What a reopen has prepared.
     prepared: RefCell<Option<Membership>>,
-    lines: Lines,
+    queues: WaitQueues,
     below: PassThrough,
     ring: Ring,
 }
@@ -144,7 +144,7 @@ impl Throttle {
             return Ok(());
         };
         let group = membership.member.group();
-        self.lines.pass(group, &self.ring, direction, bytes).await
+        self.queues.pass(group, &self.ring, direction, bytes).await
     }
 }
 
@@ -214,12 +214,12 @@ impl Driver for Throttle {
 
 impl Lifecycle for Throttle {
     fn quiesce(&self) -> Answer<'_, ()> {
-        self.lines.set_open(true);
+        self.queues.set_open(true);
         Answer::ready(())
     }
 
     fn resume(&self) {
-        self.lines.set_open(false);
+        self.queues.set_open(false);
     }
 
     fn reopen_prepare(&self, request: ReopenRequest) -> Answer<'_, Result<()>> {
@@ -261,7 +261,7 @@ impl Lifecycle for Throttle {
                 groups,
                 current: RefCell::new(membership.map(Rc::new)),
                 prepared: RefCell::default(),
-                lines: Lines::default(),
+                queues: WaitQueues::default(),
                 below: PassThrough::moved(children),
                 ring,
             })

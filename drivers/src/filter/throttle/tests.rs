@@ -19,7 +19,7 @@ use proptest::prelude::*;
 
 use super::group::{Admission, Group, Groups, Waiter};
 use super::limits::{Direction, Limits};
-use super::line::Lines;
+use super::wait_queue::WaitQueues;
 use millpond_ring::{
     Backend, Clock, Completion, Engine, Nap, Op, Ring, RingConfig, RingStats, SlotId, Slots, Wait, Wake,
 };
@@ -108,14 +108,14 @@ fn group(values: &[(&str, u64)]) -> Arc<Group> {
 /// A request of member `who` that arrives after a time.
 fn request<'a>(
     world: &'a World,
-    (group, lines): (&'a Group, &'a Lines),
+    (group, queues): (&'a Group, &'a WaitQueues),
     log: &'a Log,
     who: usize,
     (arrival, bytes): (Duration, u64),
 ) -> LocalBoxFuture<'a, ()> {
     Box::pin(async move {
         world.ring.sleep_until(world.begun + arrival).await;
-        let passed = lines.pass(group, &world.ring, Direction::Read, bytes).await;
+        let passed = queues.pass(group, &world.ring, Direction::Read, bytes).await;
         passed.unwrap();
         log.borrow_mut().push((world.elapsed(), who, bytes));
     })
@@ -123,8 +123,8 @@ fn request<'a>(
 
 /// So many requests of one size that are all there at once.
 fn backlog(group: &Group, count: usize, bytes: u64) -> Vec<(Duration, usize, u64)> {
-    let (world, lines, log) = (World::new(), Lines::default(), Log::default());
-    let one = |_| request(&world, (group, &lines), &log, 0, (Duration::ZERO, bytes));
+    let (world, queues, log) = (World::new(), WaitQueues::default(), Log::default());
+    let one = |_| request(&world, (group, &queues), &log, 0, (Duration::ZERO, bytes));
     world.run((0..count).map(one));
     log.into_inner()
 }
@@ -183,7 +183,7 @@ fn bytes_are_counted() {
 fn members_take_turns_however_much_each_wants() {
     let group = group(&[("iops-total", 10)]);
     let (world, log) = (World::new(), Log::default());
-    let (greedy, modest) = (Lines::default(), Lines::default());
+    let (greedy, modest) = (WaitQueues::default(), WaitQueues::default());
     let many = (0..60).map(|_| request(&world, (&group, &greedy), &log, 0, (Duration::ZERO, 512)));
     let few = (0..20).map(|_| request(&world, (&group, &modest), &log, 1, (Duration::ZERO, 512)));
     world.run(many.chain(few));
@@ -202,8 +202,8 @@ fn nobody_goes_before_who_waits_longer() {
     assert_eq!(admit(None, Duration::ZERO), Admission::Go);
     assert_eq!(admit(None, Duration::ZERO), Admission::Go);
     assert_eq!(admit(Some(&first), Duration::ZERO), Admission::After(step));
-    assert_eq!(admit(Some(&second), step), Admission::Turn);
-    assert_eq!(admit(None, step), Admission::Turn);
+    assert_eq!(admit(Some(&second), step), Admission::Queued);
+    assert_eq!(admit(None, step), Admission::Queued);
     assert_eq!(admit(Some(&first), step), Admission::Go);
     assert_eq!(admit(Some(&second), step), Admission::After(step));
 }
@@ -217,17 +217,17 @@ fn a_direction_without_limits_is_not_held_back() {
 #[test]
 fn draining_lets_all_go_and_counts_them() {
     let group = group(&[("iops-total", 1)]);
-    let (world, lines, log) = (World::new(), Lines::default(), Log::default());
-    let one = |_| request(&world, (&group, &lines), &log, 0, (Duration::ZERO, 512));
+    let (world, queues, log) = (World::new(), WaitQueues::default(), Log::default());
+    let one = |_| request(&world, (&group, &queues), &log, 0, (Duration::ZERO, 512));
     let drain: LocalBoxFuture<'_, ()> = Box::pin(async {
         world.ring.sleep(Duration::from_millis(100)).await;
-        lines.set_open(true);
+        queues.set_open(true);
     });
     world.run((0..20).map(one).chain([drain]));
     assert_eq!(world.elapsed().as_millis(), 100);
-    lines.set_open(false);
+    queues.set_open(false);
     // Nobody is left in the queue, and the twenty are to be made up for.
-    let late = request(&world, (&group, &lines), &log, 0, (Duration::ZERO, 512));
+    let late = request(&world, (&group, &queues), &log, 0, (Duration::ZERO, 512));
     world.run([late]);
     assert!(world.elapsed() > Duration::from_secs(19));
 }
@@ -236,7 +236,11 @@ fn draining_lets_all_go_and_counts_them() {
 fn requests_that_wait_look_at_new_limits() {
     let group = group(&[("iops-total", 1)]);
     let (world, log) = (World::new(), Log::default());
-    let all = [Lines::default(), Lines::default(), Lines::default()];
+    let all = [
+        WaitQueues::default(),
+        WaitQueues::default(),
+        WaitQueues::default(),
+    ];
     let change: LocalBoxFuture<'_, ()> = Box::pin(async {
         world.ring.sleep(Duration::from_millis(50)).await;
         group.configure(limits(&[])).unwrap();
@@ -251,8 +255,8 @@ fn requests_that_wait_look_at_new_limits() {
 fn who_is_given_up_holds_up_nobody() {
     let group = group(&[("iops-total", 1)]);
     let (world, log) = (World::new(), Log::default());
-    let (first, second) = (Lines::default(), Lines::default());
-    let ask = |lines| request(&world, (&group, lines), &log, 0, (Duration::ZERO, 512));
+    let (first, second) = (WaitQueues::default(), WaitQueues::default());
+    let ask = |queues| request(&world, (&group, queues), &log, 0, (Duration::ZERO, 512));
     world.run([ask(&first), ask(&first)]);
     let mut given_up = ask(&first);
     let mut context = Context::from_waker(Waker::noop());
@@ -298,9 +302,9 @@ fn on_a_thread(group: &Group, count: usize) {
         engine: Engine::Threads,
         ..RingConfig::new(Arc::clone(&wake))
     };
-    let (ring, lines) = (Ring::new(config).unwrap(), Lines::default());
+    let (ring, queues) = (Ring::new(config).unwrap(), WaitQueues::default());
     let waker = futures_util::task::waker(Arc::new(Bell(wake)));
-    let requests = (0..count).map(|_| lines.pass(group, &ring, Direction::Write, 512));
+    let requests = (0..count).map(|_| queues.pass(group, &ring, Direction::Write, 512));
     let mut requests: FuturesUnordered<_> = requests.collect();
     let deadline = ring.now() + PATIENCE;
     while !requests.is_empty() {
@@ -382,7 +386,7 @@ proptest! {
             ("bps-read", bytes.0), ("bps-read-max", bytes.1), ("bps-read-max-length", bytes.2),
         ]);
         let (world, log) = (World::new(), Log::default());
-        let members = [Lines::default(), Lines::default(), Lines::default()];
+        let members = [WaitQueues::default(), WaitQueues::default(), WaitQueues::default()];
         world.run(requests.iter().map(|(arrival, bytes, who)| {
             request(&world, (&group, &members[*who]), &log, *who, (Duration::from_millis(*arrival), *bytes))
         }));

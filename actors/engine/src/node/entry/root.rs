@@ -18,8 +18,8 @@ use crate::iothread::{Local, is_delaying, now_ns};
 use crate::node::cell::admission::Admission;
 use crate::node::cell::delayed;
 use crate::node::cell::node::NodeCell;
-use crate::node::gate::queue::{Line, Parked, Turn};
 use crate::node::gate::sections::Opens;
+use crate::node::gate::wait_queue::{Parked, WaitEnd, WaitQueue};
 use crate::node::io::execute::execute_admitted;
 use crate::node::io::fast_path::{self, Attempt};
 use crate::node::io::passage::By;
@@ -41,7 +41,7 @@ pub struct RootCell {
     /// It is in its iothread's table: it has not ended, nor gone elsewhere.
     here: Cell<bool>,
     /// What waits at the gate.
-    line: Rc<Line<Operation<Buffers>, Elsewhere>>,
+    queue: Rc<WaitQueue<Operation<Buffers>, Elsewhere>>,
     serialising: Cell<Serialising>,
 }
 
@@ -64,7 +64,7 @@ enum Taken {
     Parked(AtGate),
 }
 
-/// A request in the line at the gate. It leaves the line when this is dropped.
+/// A request in the queue at the gate. It leaves the queue when this is dropped.
 struct AtGate {
     root: Rc<RootCell>,
     parked: Rc<Parked<Operation<Buffers>, Elsewhere>>,
@@ -76,7 +76,7 @@ impl RootCell {
             handle,
             node: RefCell::new(node),
             here: Cell::new(false),
-            line: Rc::default(),
+            queue: Rc::default(),
             serialising: Cell::default(),
         });
         root.join_gate();
@@ -85,18 +85,18 @@ impl RootCell {
 
     /// Has the node's gate know of what waits here.
     fn join_gate(&self) {
-        self.node.borrow().gate().add_queue(&self.queue());
+        self.node.borrow().gate().add_queue(&self.queue_at_gate());
     }
 
     /// The edge leaves a node: it waits at that one's gate no more.
     pub fn leave(&self, node: &NodeCell) {
         self.stop_serialising(node);
-        node.gate().remove_queue(&self.queue());
+        node.gate().remove_queue(&self.queue_at_gate());
         node.gate().wake_waiting();
     }
 
-    fn queue(&self) -> Rc<dyn Opens> {
-        Rc::clone(&self.line) as Rc<dyn Opens>
+    fn queue_at_gate(&self) -> Rc<dyn Opens> {
+        Rc::clone(&self.queue) as Rc<dyn Opens>
     }
 
     /// Whether it is in its iothread's table, which alone says so.
@@ -122,7 +122,7 @@ impl RootCell {
         let before = self.node.replace(node);
         self.leave(&before);
         self.join_gate();
-        self.line.wake_first();
+        self.queue.wake_first();
     }
 
     /// Begins a request: it is taken in this very step. See [`Pending`] for what becomes of it when nobody waits for it.
@@ -234,7 +234,7 @@ impl RootCell {
     /// Takes a request as far as it goes without waiting: to its end, or to a driver, where it is counted in the same
     /// step. What this does not do is given back untouched.
     fn step(self: &Rc<Self>, operation: Operation<Buffers>) -> Result<Begun, Operation<Buffers>> {
-        let is_plain = self.line.is_empty()
+        let is_plain = self.queue.is_empty()
             && self.node.borrow().gate().is_open()
             && !self.handle.writethrough()
             && self.permits(&operation).is_ok()
@@ -283,12 +283,12 @@ impl RootCell {
             self.node.borrow().counters().refuse(operation.kind());
             return Taken::Passed(Err(refused(error, operation)));
         }
-        if self.line.is_empty() && self.may_pass(&operation) {
+        if self.queue.is_empty() && self.may_pass(&operation) {
             return Taken::Passed(Ok(self.admit(operation)));
         }
         Taken::Parked(AtGate {
             root: Rc::clone(self),
-            parked: self.line.join(operation),
+            parked: self.queue.join(operation),
         })
     }
 
@@ -391,12 +391,12 @@ impl RootCell {
 
     /// Takes all that is parked along to another iothread, in order. Their askers here wait for the answers from there.
     pub fn take_parked(&self) -> Vec<(Operation<Buffers>, Reply)> {
-        self.line.take(oneshot::channel)
+        self.queue.take(oneshot::channel)
     }
 
     /// The edge ends: all that is parked fails, and whoever waits for the gate to open has nothing to wait for.
     pub fn end(&self) {
-        self.line.end();
+        self.queue.end();
         self.leave(&self.node());
     }
 }
@@ -410,26 +410,27 @@ fn request_span(node: &NodeCell, operation: &Operation<Buffers>) -> tracing::Spa
 }
 
 impl AtGate {
-    /// Waits for its turn. `begun` tells if that is elsewhere. Whoever asked may withdraw it until then.
+    /// Waits until the request has passed the gate, and sets `begun` where it did so on another iothread. Until then its
+    /// asker may withdraw it.
     async fn passed(self, begun: &Cell<bool>) -> Passed {
-        let turn = unless_withdrawn(poll_fn(|context| {
+        let passed = unless_withdrawn(poll_fn(|context| {
             let open = self.parked.operation(|operation| self.root.may_pass(operation));
-            let turn = std::task::ready!(self.root.line.poll(&self.parked, open, context.waker()));
-            Poll::Ready(match turn {
-                // Counted in the same step that takes it off the gate.
-                Turn::Go(operation) => Ok(self.root.admit(operation)),
-                Turn::Elsewhere(answer) => Err(Ok(answer)),
-                Turn::Ended(operation) => Err(Err(operation)),
+            let end = std::task::ready!(self.root.queue.poll(&self.parked, open, context.waker()));
+            Poll::Ready(match end {
+                // The request is counted in the same step that takes it off the gate.
+                WaitEnd::Pass(operation) => Ok(self.root.admit(operation)),
+                WaitEnd::Elsewhere(answer) => Err(Ok(answer)),
+                WaitEnd::Ended(operation) => Err(Err(operation)),
             })
         }))
         .await;
-        // The next one's turn.
+        // Leaving the queue lets the next request pass.
         drop(self);
-        let turn = match turn {
-            Ok(turn) => turn,
+        let passed = match passed {
+            Ok(passed) => passed,
             Err(withdrawn) => return Err(Outcome::plain(Err(withdrawn))),
         };
-        match turn {
+        match passed {
             Ok(admitted) => Ok(admitted),
             Err(Ok(answer)) => {
                 begun.set(true);
@@ -442,6 +443,6 @@ impl AtGate {
 
 impl Drop for AtGate {
     fn drop(&mut self) {
-        self.root.line.leave(&self.parked);
+        self.root.queue.leave(&self.parked);
     }
 }

@@ -1,7 +1,7 @@
 //! The policy, model-checked as it is: in every order in which messages can come, over small graphs, exhaustively.
 //!
 //! The model has no policy of its own. It holds the real [`Policy`](crate::Policy), and for the nodes' side of the
-//! handshake the real [`Gate`](millpond_engine::node::Gate) and [`Line`](millpond_engine::node::Line). What is modelled ([`site`]) is the
+//! handshake the real [`Gate`](millpond_engine::node::Gate) and [`WaitQueue`](millpond_engine::node::WaitQueue). What is modelled ([`site`]) is the
 //! rest: iothreads, whose mailboxes keep the order of each pair and interleave freely otherwise, orders that take time,
 //! clients' requests that enter over root edges, are passed down to children and end in any order, and drivers' background
 //! work. Users ([`live::Do`]) drain, change the graph, and die. What must hold is listed at [`Breach`]; besides, no steps
@@ -13,7 +13,7 @@
 //! their fingerprints ([`print`]) are the same. That is sound if equal fingerprints have equal futures:
 //!
 //! - Everything outside procedures is in the fingerprint: the graph, sections with their stages, answers that nobody has
-//!   taken yet, the queue, mailboxes both ways, tasks, cells with their gates and lines, requests, and what users and
+//!   taken yet, the queue, mailboxes both ways, tasks, cells with their gates and queues, requests, and what users and
 //!   clients have still to do.
 //! - A procedure is an async function: where it stands and what it remembers cannot be seen. But it runs only when it is
 //!   polled, nothing in it is random, and it is polled after every request and event. So it is a function of what it was
@@ -30,7 +30,7 @@
 //!
 //! # What it finds
 //!
-//! Each of these was broken by hand in the policy, the gate or the line, and put back:
+//! Each of these was broken by hand in the policy, the gate or the queue, and put back:
 //!
 //! | broken | fails | for example in |
 //! | --- | --- | --- |
@@ -38,8 +38,8 @@
 //! | `Quiesced` is answered while the driver's background work stops | stillness | background work |
 //! | a driver is told to go on before it has stopped | stillness | one after the other |
 //! | children are asked before their parents | stillness | a diamond |
-//! | the line lets the last in first | order | two roots on one node |
-//! | what leaves the line does not wake the next | progress | nested |
+//! | the queue lets the last in first | order | two roots on one node |
+//! | what leaves the queue does not wake the next | progress | nested |
 //! | what is parked is dropped when its edge moves | no loss | iothread move |
 //! | what is parked is turned round when its edge moves | order | iothread move |
 //! | a gate arrives open from another iothread | restoration | iothread move |

@@ -11,7 +11,7 @@ use millpond_messages::{NodeId, RootId, Token};
 
 use super::Breach;
 use super::site::{Mail, Site};
-use millpond_engine::node::{self, Gate, InFlight, Line, Parked, Turn};
+use millpond_engine::node::{self, Gate, InFlight, Parked, WaitEnd, WaitQueue};
 
 /// Whether a task is to run.
 pub struct Woken(AtomicBool);
@@ -22,7 +22,7 @@ impl Wake for Woken {
     }
 }
 
-/// A request that waits in a line, and whether its task is to run.
+/// A request that waits in a queue, and whether its task is to run.
 pub struct Waiting {
     pub request: usize,
     parked: Rc<Parked<usize, ()>>,
@@ -38,7 +38,7 @@ impl Waiting {
 /// A root edge's cell.
 pub struct Root {
     pub node: NodeId,
-    pub line: Line<usize, ()>,
+    pub queue: WaitQueue<usize, ()>,
     pub waiting: Vec<Waiting>,
     /// It has ended; what was parked has not all been told.
     pub ended: bool,
@@ -48,7 +48,7 @@ impl Root {
     pub fn new(node: NodeId) -> Self {
         Self {
             node,
-            line: Line::default(),
+            queue: WaitQueue::default(),
             waiting: Vec::new(),
             ended: false,
         }
@@ -109,11 +109,11 @@ impl Site {
             return;
         };
         let open = self.cells.get(&root.node).is_some_and(|cell| cell.gate.is_open());
-        if root.line.is_empty() && open {
+        if root.queue.is_empty() && open {
             self.admit(id, request);
             return;
         }
-        let parked = root.line.join(request);
+        let parked = root.queue.join(request);
         let woken = Arc::new(Woken(AtomicBool::new(true)));
         root.waiting.push(Waiting {
             request,
@@ -156,24 +156,24 @@ impl Site {
         let waiting = &root.waiting[at];
         waiting.woken.0.store(false, Ordering::Relaxed);
         let waker = Waker::from(Arc::clone(&waiting.woken));
-        let Poll::Ready(turn) = root.line.poll(&waiting.parked, open, &waker) else {
+        let Poll::Ready(end) = root.queue.poll(&waiting.parked, open, &waker) else {
             return;
         };
         let waiting = root.waiting.remove(at);
-        match turn {
-            Turn::Go(request) => {
+        match end {
+            WaitEnd::Pass(request) => {
                 self.admit(id, request);
-                self.roots[&id].line.leave(&waiting.parked);
+                self.roots[&id].queue.leave(&waiting.parked);
             }
-            Turn::Ended(request) => {
+            WaitEnd::Ended(request) => {
                 self.requests[request].stage = Stage::Refused;
-                root.line.leave(&waiting.parked);
+                root.queue.leave(&waiting.parked);
                 if root.waiting.is_empty() {
                     self.roots.remove(&id);
                 }
             }
-            // Taken off the line of an edge that has left, and this one has not.
-            Turn::Elsewhere(()) => self.breach(Breach::Loss),
+            // Taken off the queue of an edge that has left, and this one has not.
+            WaitEnd::Elsewhere(()) => self.breach(Breach::Loss),
         }
     }
 

@@ -1,5 +1,5 @@
 //! The world around the policy, as the model checker sees it: iothreads with mailboxes both ways, and cells with the gates
-//! and the lines that real ones have.
+//! and the queues that real ones have.
 //!
 //! An order that a real iothread carries out at once is carried out as it is taken from the mailbox. One that it spawns a
 //! task for becomes a task here, which ends at any later time. The rules are those of `node/{control,cell,root,migrate}.rs`.
@@ -214,7 +214,7 @@ impl Site {
                 cell.resumes += 1;
             }
             for root in self.roots.values().filter(|root| root.node == id) {
-                root.line.wake_first();
+                root.queue.wake_first();
             }
         }
     }
@@ -260,7 +260,7 @@ impl Site {
     fn pack_root(&mut self, id: RootId, node: NodeId) -> Option<Luggage> {
         let root = self.roots.remove(&id)?;
         let parked = root
-            .line
+            .queue
             .take(|| ((), ()))
             .into_iter()
             .map(|(request, ())| request)
@@ -308,7 +308,7 @@ impl Site {
             Order::Wiring(Wiring::DetachRoot(id)) => {
                 if let Some(root) = self.roots.get_mut(&id) {
                     root.ended = true;
-                    root.line.end();
+                    root.queue.end();
                     if root.waiting.is_empty() {
                         self.roots.remove(&id);
                     }
@@ -391,7 +391,7 @@ impl Site {
         let from = root.node;
         if to == home {
             root.node = node;
-            root.line.wake_first();
+            root.queue.wake_first();
             self.done(home, order_id);
         } else if let Some(luggage) = self.pack_root(id, node) {
             let thread = self.threads.entry(to).or_default();

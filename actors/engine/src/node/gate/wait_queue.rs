@@ -1,7 +1,7 @@
-//! The line at a closed gate: what waits there, in order of arrival.
+//! The queue of operations parked at a closed gate, in the order in which they arrived.
 //!
-//! The first goes when the gate is open, and wakes the next as it leaves, so nothing that comes later overtakes it. Generic
-//! over what waits, so that the model checker of the graph drives this very line.
+//! The first operation passes when the gate is open, and wakes the next as it leaves, so that nothing overtakes what came
+//! before it. The queue is generic over the operations, so that the graph's model checker drives this very code.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -10,12 +10,13 @@ use std::task::{Poll, Waker};
 
 use super::sections::Opens;
 
-/// What waits at one root edge: operations `O`. What is taken elsewhere is told its end by an `A`.
-pub struct Line<O, A> {
+/// The operations `O` that are parked at one root edge. One that moved with its edge to another iothread has its answer
+/// through an `A`.
+pub struct WaitQueue<O, A> {
     waiting: RefCell<VecDeque<Rc<Parked<O, A>>>>,
 }
 
-/// One in the line.
+/// An operation's place in the queue.
 pub struct Parked<O, A> {
     state: RefCell<State<O, A>>,
     waker: RefCell<Option<Waker>>,
@@ -25,21 +26,21 @@ enum State<O, A> {
     Waiting(O),
     Forwarded(A),
     Ended(O),
-    /// It has left the gate.
+    /// The operation has left the gate.
     Gone,
 }
 
-/// What one in the line hears in the end.
-pub enum Turn<O, A> {
-    /// It may pass the gate.
-    Go(O),
+/// How an operation's wait ends.
+pub enum WaitEnd<O, A> {
+    /// The operation may pass the gate.
+    Pass(O),
     /// The edge moved to another iothread and took the operation along; the answer comes from there.
     Elsewhere(A),
     /// The edge ended before the operation began.
     Ended(O),
 }
 
-impl<O, A> Default for Line<O, A> {
+impl<O, A> Default for WaitQueue<O, A> {
     fn default() -> Self {
         Self {
             waiting: RefCell::default(),
@@ -47,13 +48,14 @@ impl<O, A> Default for Line<O, A> {
     }
 }
 
-impl<O, A> Line<O, A> {
+impl<O, A> WaitQueue<O, A> {
     /// Whether nothing waits: only then may a newcomer pass an open gate at once.
     pub fn is_empty(&self) -> bool {
         self.waiting.borrow().is_empty()
     }
 
-    /// Puts an operation at the end. It must be taken off by [`Line::leave`] when it goes on, or when its asker gives up.
+    /// Puts an operation at the end of the queue. [`WaitQueue::leave`] must follow when the operation goes on, or when its
+    /// asker gives up.
     pub fn join(&self, operation: O) -> Rc<Parked<O, A>> {
         let parked = Rc::new(Parked {
             state: RefCell::new(State::Waiting(operation)),
@@ -63,24 +65,25 @@ impl<O, A> Line<O, A> {
         parked
     }
 
-    /// Whether it is this one's turn, `open` being the gate's state now. If not, `waker` is called when it may be.
-    pub fn poll(&self, parked: &Rc<Parked<O, A>>, open: bool, waker: &Waker) -> Poll<Turn<O, A>> {
+    /// Whether an operation's wait has ended, where `open` tells if the gate is open now. If it has not, `waker` is called
+    /// when that may have changed.
+    pub fn poll(&self, parked: &Rc<Parked<O, A>>, open: bool, waker: &Waker) -> Poll<WaitEnd<O, A>> {
         let waiting = self.waiting.borrow();
         let first = waiting.front().is_some_and(|front| Rc::ptr_eq(front, parked));
         match parked.state.replace(State::Gone) {
-            State::Waiting(operation) if first && open => Poll::Ready(Turn::Go(operation)),
+            State::Waiting(operation) if first && open => Poll::Ready(WaitEnd::Pass(operation)),
             State::Waiting(operation) => {
                 parked.state.replace(State::Waiting(operation));
                 parked.waker.replace(Some(waker.clone()));
                 Poll::Pending
             }
-            State::Forwarded(answer) => Poll::Ready(Turn::Elsewhere(answer)),
-            State::Ended(operation) => Poll::Ready(Turn::Ended(operation)),
+            State::Forwarded(answer) => Poll::Ready(WaitEnd::Elsewhere(answer)),
+            State::Ended(operation) => Poll::Ready(WaitEnd::Ended(operation)),
             State::Gone => Poll::Pending,
         }
     }
 
-    /// Takes one off the line, and lets the first look again.
+    /// Takes an operation out of the queue, and lets the first one look again.
     pub fn leave(&self, parked: &Rc<Parked<O, A>>) {
         self.waiting
             .borrow_mut()
@@ -88,7 +91,7 @@ impl<O, A> Line<O, A> {
         self.wake_first();
     }
 
-    /// The gate has opened, or who was first is gone: the first looks again.
+    /// Lets the first operation look again: the gate has opened, or the one before it has left.
     pub fn wake_first(&self) {
         let first = self.waiting.borrow().front().cloned();
         if let Some(parked) = first {
@@ -96,7 +99,8 @@ impl<O, A> Line<O, A> {
         }
     }
 
-    /// Takes all along to another iothread, in order. `answer` makes what carries an answer back, and what waits for it.
+    /// Takes all operations out in order, to go along to another iothread. For each, `answer` makes the sender of the
+    /// answer and what waits for it here.
     pub fn take<R>(&self, mut answer: impl FnMut() -> (R, A)) -> Vec<(O, R)> {
         let mut taken = Vec::new();
         for parked in self.waiting.take() {
@@ -109,7 +113,7 @@ impl<O, A> Line<O, A> {
         taken
     }
 
-    /// The edge ends: all that waits is told so.
+    /// Ends the wait of all operations, because their edge ends.
     pub fn end(&self) {
         for parked in self.waiting.take() {
             let state = parked.state.replace(State::Gone);
@@ -121,14 +125,14 @@ impl<O, A> Line<O, A> {
     }
 }
 
-impl<O, A> Opens for Line<O, A> {
+impl<O, A> Opens for WaitQueue<O, A> {
     fn gate_opened(&self) {
         self.wake_first();
     }
 }
 
 impl<O, A> Parked<O, A> {
-    /// Looks at the operation, if it still waits; true otherwise.
+    /// Asks `look` about the operation if it still waits; true otherwise.
     pub fn operation(&self, look: impl FnOnce(&O) -> bool) -> bool {
         match &*self.state.borrow() {
             State::Waiting(operation) => look(operation),

@@ -1,4 +1,4 @@
-//! The requests of one node that wait for their turn in its group.
+//! The queues of the requests of one node that wait for their turn in the node's group.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -15,26 +15,26 @@ use super::limits::Direction;
 use crate::api::unless_withdrawn;
 use millpond_ring::Ring;
 
-/// A node's requests that wait, in order, for each direction.
+/// A node's waiting requests in order of arrival, a queue for each direction.
 #[derive(Default)]
-pub(super) struct Lines {
-    lines: [RefCell<VecDeque<Arc<Waiter>>>; 2],
-    /// Nobody waits: the node is being drained.
+pub(super) struct WaitQueues {
+    queues: [RefCell<VecDeque<Arc<Waiter>>>; 2],
+    /// Requests pass without waiting, because the node is being drained.
     open: Cell<bool>,
 }
 
-impl Lines {
-    /// Lets all go at once, or no longer.
+impl WaitQueues {
+    /// Lets all requests pass without waiting, or makes them wait again.
     pub(super) fn set_open(&self, open: bool) {
         self.open.set(open);
         if open {
-            let lines = self.lines.iter();
-            lines.for_each(|line| line.borrow().iter().for_each(|waiter| waiter.wake()));
+            let queues = self.queues.iter();
+            queues.for_each(|queue| queue.borrow().iter().for_each(|waiter| waiter.wake()));
         }
     }
 
-    fn line(&self, direction: Direction) -> &RefCell<VecDeque<Arc<Waiter>>> {
-        &self.lines[direction.index()]
+    fn queue(&self, direction: Direction) -> &RefCell<VecDeque<Arc<Waiter>>> {
+        &self.queues[direction.index()]
     }
 
     /// Waits until the group lets a request go.
@@ -55,7 +55,7 @@ impl Lines {
             group.force(direction, bytes, ring.now());
             return Ok(());
         }
-        let is_first = self.line(direction).borrow().is_empty();
+        let is_first = self.queue(direction).borrow().is_empty();
         if is_first && group.admit(None, direction, bytes, ring.now()) == Admission::Go {
             return Ok(());
         }
@@ -66,7 +66,7 @@ impl Lines {
         let place = Place::take(self, group, direction);
         let mut timer = pin!(None);
         poll_fn(|context| {
-            // Registered first: whoever makes it our turn after we have looked wakes us.
+            // The waker is registered before the look: whoever makes it our turn afterwards wakes us.
             place.waiter.register(context.waker());
             loop {
                 if self.open.get() {
@@ -78,7 +78,7 @@ impl Lines {
                 }
                 match group.admit(Some(&place.waiter), direction, bytes, ring.now()) {
                     Admission::Go => return Poll::Ready(()),
-                    Admission::Turn => return Poll::Pending,
+                    Admission::Queued => return Poll::Pending,
                     Admission::After(wait) => timer.set(Some(ring.sleep(wait))),
                 }
                 let armed = timer.as_mut().as_pin_mut();
@@ -91,20 +91,23 @@ impl Lines {
     }
 }
 
-/// A request's place in its node's line, which it leaves when it goes or is given up.
+/// A request's place in its node's queue. The request leaves the queue when this is dropped.
 struct Place<'a> {
-    lines: &'a Lines,
+    queues: &'a WaitQueues,
     group: &'a Group,
     direction: Direction,
     waiter: Arc<Waiter>,
 }
 
 impl<'a> Place<'a> {
-    fn take(lines: &'a Lines, group: &'a Group, direction: Direction) -> Self {
+    fn take(queues: &'a WaitQueues, group: &'a Group, direction: Direction) -> Self {
         let waiter = Arc::new(Waiter::default());
-        lines.line(direction).borrow_mut().push_back(Arc::clone(&waiter));
+        queues
+            .queue(direction)
+            .borrow_mut()
+            .push_back(Arc::clone(&waiter));
         Self {
-            lines,
+            queues,
             group,
             direction,
             waiter,
@@ -112,8 +115,10 @@ impl<'a> Place<'a> {
     }
 
     fn is_first(&self) -> bool {
-        let line = self.lines.line(self.direction).borrow();
-        line.front().is_some_and(|first| Arc::ptr_eq(first, &self.waiter))
+        let queue = self.queues.queue(self.direction).borrow();
+        queue
+            .front()
+            .is_some_and(|first| Arc::ptr_eq(first, &self.waiter))
     }
 }
 
@@ -121,12 +126,12 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.group.leave(&self.waiter, self.direction);
         let next = {
-            let mut line = self.lines.line(self.direction).borrow_mut();
-            // The one that goes is the first, unless all go or it is given up.
-            if let Some(place) = line.iter().position(|waiter| Arc::ptr_eq(waiter, &self.waiter)) {
-                line.remove(place);
+            let mut queue = self.queues.queue(self.direction).borrow_mut();
+            // The request that leaves is the first, unless all pass at once or its asker gave up.
+            if let Some(place) = queue.iter().position(|waiter| Arc::ptr_eq(waiter, &self.waiter)) {
+                queue.remove(place);
             }
-            line.front().cloned()
+            queue.front().cloned()
         };
         if let Some(next) = next {
             next.wake();
