@@ -1,8 +1,7 @@
-//! The world around the policy, as the model checker sees it: iothreads with mailboxes both ways, and cells with the gates
-//! and the queues that real ones have.
+//! The world around the policy as the model checker sees it: iothreads with mailboxes, cells with real gates and queues.
 //!
 //! An order that a real iothread carries out at once is carried out as it is taken from the mailbox. One that it spawns a
-//! task for becomes a task here, which ends at any later time. The rules are those of `node/{control,cell,root,migrate}.rs`.
+//! task for becomes a task here, which ends at any later time. The rules are those of the engine's `node/`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -374,11 +373,8 @@ impl Site {
                 {
                     cell.creating += 1;
                 }
-                self.threads
-                    .entry(home)
-                    .or_default()
-                    .tasks
-                    .push((order_id, later));
+                let tasks = &mut self.threads.entry(home).or_default().tasks;
+                tasks.push((order_id, later));
             }
         }
     }
