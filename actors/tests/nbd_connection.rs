@@ -256,7 +256,7 @@ impl Client {
                 let mut pool = Pool::new(MAX_SHARED);
                 let disk = Behind(Rc::new(disk));
                 let arrival = Arrival {
-                    socket: fd,
+                    link: fd,
                     negotiated: &negotiated,
                     received: &[],
                 };
@@ -666,7 +666,7 @@ fn a_connection_whose_node_moved_ends_with_what_it_received() {
     let next = client.request(0, 3, 2, 0, 0);
     client.send(&next);
     match client.ended() {
-        End::Moved(received) => assert_eq!(received, next),
+        End::Moved(_, received) => assert_eq!(received, next),
         End::Closed(why) => panic!("closed: {why}"),
     }
 }

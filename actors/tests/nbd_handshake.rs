@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use millpond::export::nbd::handshake::{Handshake, Progress};
+use millpond::export::nbd::handshake::{Handshake, Progress, Tls};
 use millpond::export::nbd::offer::Offer;
 use millpond::export::nbd::wire::{MAGIC_OPTION, option};
 
@@ -111,7 +111,7 @@ fn exports() -> Vec<Arc<Offer>> {
 fn ours(input: &[u8], piece: usize) -> Vec<u8> {
     let exports = exports();
     let mut output = Vec::new();
-    let mut handshake = Handshake::begin(&mut output);
+    let mut handshake = Handshake::begin(Tls::Unavailable, &mut output);
     for piece in input.chunks(piece) {
         let mut rest = piece;
         while !rest.is_empty() {
@@ -121,7 +121,7 @@ fn ours(input: &[u8], piece: usize) -> Vec<u8> {
             output.append(&mut out);
             match progress {
                 Progress::Continue => {}
-                Progress::Chosen(_) | Progress::Close(_) => return output,
+                Progress::Chosen(_) | Progress::StartTls | Progress::Close(_) => return output,
             }
         }
     }

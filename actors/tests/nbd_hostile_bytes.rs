@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use millpond::export::nbd::handshake::{Contexts, Handshake, Mode, Progress};
+use millpond::export::nbd::handshake::{Contexts, Handshake, Mode, Progress, Tls};
 use millpond::export::nbd::offer::Offer;
 use millpond::export::nbd::transmission::reply::{Extent, MAX_DATA_HEADER, To};
 use millpond::export::nbd::transmission::request::{
@@ -51,11 +51,11 @@ fn options() -> impl Strategy<Value = Vec<u8>> {
     vec(option, 0..20).prop_map(|options| [&3_u32.to_be_bytes()[..], &options.concat()].concat())
 }
 
-/// Runs a handshake; its output, how it ended, and how much input that took.
-fn run(input: &[u8], cut: usize) -> (Vec<u8>, String, usize) {
+/// Runs a handshake, going on inside TLS as if that were nothing; its output, how it ended, and how much input that took.
+fn run(tls: Tls, input: &[u8], cut: usize) -> (Vec<u8>, String, usize) {
     let exports = exports();
     let (mut all, mut out, mut used) = (Vec::new(), Vec::new(), 0);
-    let mut handshake = Handshake::begin(&mut out);
+    let mut handshake = Handshake::begin(tls, &mut out);
     while used < input.len() {
         let end = input.len().min(used + cut);
         let (n, progress) = handshake.feed(&input[used..end], exports.as_slice(), &mut out);
@@ -63,13 +63,15 @@ fn run(input: &[u8], cut: usize) -> (Vec<u8>, String, usize) {
         assert!(out.len() < 256 * 1024, "{} bytes of output at once", out.len());
         all.append(&mut out);
         match progress {
-            Progress::Continue => {}
+            Progress::Continue | Progress::StartTls => {}
             Progress::Chosen(chosen) => return (all, format!("{chosen:?}"), used),
             Progress::Close(why) => return (all, why, used),
         }
     }
     (all, "more".to_owned(), used)
 }
+
+const TLS: [Tls; 3] = [Tls::Unavailable, Tls::Required, Tls::Established];
 
 fn modes() -> impl Strategy<Value = Mode> {
     prop_oneof![Just(Mode::Simple), Just(Mode::Structured), Just(Mode::Extended)]
@@ -78,13 +80,17 @@ fn modes() -> impl Strategy<Value = Mode> {
 proptest! {
     #[test]
     fn a_handshake_does_not_depend_on_how_its_bytes_are_cut(input in options(), cut in 1_usize..40) {
-        prop_assert_eq!(run(&input, cut), run(&input, input.len().max(1)));
+        for tls in TLS {
+            prop_assert_eq!(run(tls, &input, cut), run(tls, &input, input.len().max(1)));
+        }
     }
 
     #[test]
     fn a_handshake_survives_any_bytes(input in vec(any::<u8>(), 0..600), flags in 0_u32..5) {
-        run(&[&flags.to_be_bytes()[..], &input].concat(), 7);
-        run(&input, 600);
+        for tls in TLS {
+            run(tls, &[&flags.to_be_bytes()[..], &input].concat(), 7);
+            run(tls, &input, 600);
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::task::Poll;
 
 use futures_util::future::{LocalBoxFuture, pending};
 use millpond::export::backend::ExportedNode;
-use millpond::export::nbd::handshake::{Contexts, Handshake, Mode, Negotiated, Progress};
+use millpond::export::nbd::handshake::{Contexts, Handshake, Mode, Negotiated, Progress, Tls};
 use millpond::export::nbd::offer::Offer;
 use millpond::export::nbd::transmission::connection::{self, Arrival};
 use millpond::export::nbd::transmission::request::{Header, Limits, Verdict};
@@ -60,7 +60,7 @@ pub(super) fn handshake(bytes: &[u8]) {
 fn negotiate(bytes: &[u8], piece: usize) -> (Vec<u8>, String, usize) {
     let exports = [offer("", true), offer("disk", false)];
     let (mut all, mut out, mut used) = (Vec::new(), Vec::new(), 0);
-    let mut handshake = Handshake::begin(&mut out);
+    let mut handshake = Handshake::begin(Tls::Unavailable, &mut out);
     while let Some(rest) = bytes.get(used..).filter(|rest| !rest.is_empty()) {
         let piece = &rest[..piece.clamp(1, rest.len())];
         let (taken, progress) = handshake.feed(piece, exports.as_slice(), &mut out);
@@ -70,6 +70,7 @@ fn negotiate(bytes: &[u8], piece: usize) -> (Vec<u8>, String, usize) {
         match progress {
             Progress::Continue => {}
             Progress::Chosen(chosen) => return (all, format!("{chosen:?}"), used),
+            Progress::StartTls => unreachable!("there are no credentials"),
             Progress::Close(why) => return (all, why, used),
         }
     }
@@ -266,7 +267,7 @@ fn begin(socket: UnixStream, negotiated: Negotiated, early: Vec<u8>, ended: Send
             let fd = Arc::new(OwnedFd::from(socket));
             let mut pool = Pool::new(MAX_SHARED);
             let arrival = Arrival {
-                socket: fd,
+                link: fd,
                 negotiated: &negotiated,
                 received: &early,
             };

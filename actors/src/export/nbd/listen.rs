@@ -18,11 +18,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use super::connections::{ConnectionId, Ending};
-use super::handshake::negotiate::{Chosen, Failed, negotiate, send_all};
+use super::handshake::negotiate::{Chosen, Failed, negotiate};
 use super::offer::{Catalogue, Offer};
 use super::place::Placed;
 use super::transmission::budget::{MAX_SHARED, Pool};
 use super::transmission::connection::{Account, Closing};
+use super::transport::{Channel, Link, PlainChannel};
 use crate::export::worker::place;
 use crate::socket::{Listeners, OwnFile, listen, local_address};
 use millpond_engine::node::Client;
@@ -227,13 +228,13 @@ fn begin(socket: OwnedFd, slot: OwnedSemaphorePermit, exports: &impl Exporter, r
     exports.connected(id, Arc::clone(&socket));
     let (exports, patience) = (exports.clone(), rules.patience);
     actix_rt::spawn(async move {
-        let welcome = welcome(&socket, &exports, &guard);
+        let welcome = welcome(socket, &exports, &guard);
         let chosen = match patience {
             Some(patience) => tokio::time::timeout(patience, welcome).await,
             None => Ok(welcome.await),
         };
         match chosen {
-            Ok(Ok((chosen, client))) => chosen.into_place(client, socket, guard),
+            Ok(Ok((chosen, client, link))) => chosen.into_place(client, link, guard),
             Ok(Err(Failed::Gone)) => guard.close(Ending::Left),
             Ok(Err(error)) => guard.close(Ending::Refused(error.to_string())),
             Err(_elapsed) => guard.close(Ending::Refused("the handshake took too long".to_owned())),
@@ -242,13 +243,13 @@ fn begin(socket: OwnedFd, slot: OwnedSemaphorePermit, exports: &impl Exporter, r
 }
 
 impl Chosen {
-    fn into_place(self, client: Client, fd: Fd, guard: Guard) {
+    fn into_place(self, client: Client, link: impl Link, guard: Guard) {
         let span = tracing::info_span!("nbd", connection = guard.id.0, export = %self.negotiated.export.name);
         let Chosen {
             negotiated, received, ..
         } = self;
         place(Placed {
-            fd,
+            link,
             negotiated,
             client,
             received,
@@ -258,20 +259,17 @@ impl Chosen {
     }
 }
 
-/// The handshake, from greeting to the choice of an export.
+/// The handshake, from greeting to the choice of an export, and what the connection is then.
 async fn welcome(
-    socket: &Fd,
+    socket: Fd,
     exports: &impl Exporter,
     guard: &Guard,
-) -> std::result::Result<(Chosen, Client), Failed> {
-    let socket = watched(Arc::clone(socket))?;
-    let chosen = negotiate(&socket, exports).await?;
+) -> std::result::Result<(Chosen, Client, Fd), Failed> {
+    let mut channel = PlainChannel::new(socket)?;
+    let chosen = negotiate(&mut channel, exports).await?;
     let Some(client) = exports.chose(guard.id, &chosen.negotiated.export) else {
         return Err(Failed::Client("the export is gone".to_owned()));
     };
-    send_all(&socket, &chosen.output).await?;
-    let socket = socket.into_inner();
-    // The iothread's ring waits for sockets by itself.
-    ioctl_fionbio(&socket, false).map_err(std::io::Error::from)?;
-    Ok((chosen, client))
+    channel.send(&chosen.output).await?;
+    Ok((chosen, client, channel.leave()?))
 }

@@ -5,7 +5,8 @@
 //!   iothread:       transmission: connection (receive) -> session (plan, serve) -> outbox (send)
 //! ```
 //! The daemon has one server; its exports are on it by name. A client's handshake runs on the control thread, under a time
-//! limit; then its socket goes to the iothread of the export's node and stays there, unless the node moves.
+//! limit; then its socket goes to the iothread of the export's node and stays there, unless the node moves. Handshake and
+//! transmission know their bytes by what [`transport`] says of a connection, and know no socket.
 
 mod connections;
 pub(super) mod export;
@@ -17,6 +18,7 @@ mod place;
 mod report;
 pub(super) mod server;
 pub mod transmission;
+pub mod transport;
 pub mod wire;
 
 pub use transmission::{MAX_BYTES, MAX_IN_FLIGHT, MAX_SHARED, Pool};

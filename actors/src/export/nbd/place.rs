@@ -2,18 +2,18 @@
 
 use std::rc::Rc;
 
-use millpond_ring::Fd;
 use tracing::Instrument;
 
 use super::handshake::Negotiated;
 use super::transmission::connection::{Account, Arrival, End, serve};
+use super::transport::Link;
 use crate::export::worker::Worker;
 use millpond_engine::iothread::Local;
 use millpond_engine::node::Client;
 
 /// A connection whose handshake is over. While this value exists nothing of it is in flight.
-pub(super) struct Placed<G> {
-    pub(super) fd: Fd,
+pub(super) struct Placed<L, G> {
+    pub(super) link: L,
     pub(super) negotiated: Negotiated,
     /// The hold on the node behind the export.
     pub(super) client: Client,
@@ -24,27 +24,37 @@ pub(super) struct Placed<G> {
     pub(super) guard: G,
 }
 
-impl<G: Account + Send + 'static> Worker for Placed<G> {
+impl<L: Link, G: Account + Send + 'static> Worker for Placed<L, G> {
     fn client(&self) -> &Client {
         &self.client
     }
 
-    async fn serve(mut self, local: Rc<Local>) -> Option<Self> {
-        let span = self.span.clone();
-        let served = async {
-            let backend = self.client.here();
-            let received = std::mem::take(&mut self.received);
-            let arrival = Arrival {
-                socket: self.fd.clone(),
-                negotiated: &self.negotiated,
-                received: &received,
-            };
-            serve(local, arrival, backend, &mut self.guard).await
+    async fn serve(self, local: Rc<Local>) -> Option<Self> {
+        let Self {
+            link,
+            negotiated,
+            client,
+            received,
+            span,
+            mut guard,
+        } = self;
+        let arrival = Arrival {
+            link,
+            negotiated: &negotiated,
+            received: &received,
         };
-        match served.instrument(span).await {
-            End::Moved(received) => Some(Self { received, ..self }),
+        let served = serve(local, arrival, client.here(), &mut guard);
+        match served.instrument(span.clone()).await {
+            End::Moved(link, received) => Some(Self {
+                link,
+                negotiated,
+                client,
+                received,
+                span,
+                guard,
+            }),
             End::Closed(closing) => {
-                self.guard.ended(closing);
+                guard.ended(closing);
                 None
             }
         }

@@ -143,6 +143,8 @@ pub mod reply {
     pub const ERR_POLICY: u32 = ERROR | 2;
     /// The option is malformed or comes at a wrong time.
     pub const ERR_INVALID: u32 = ERROR | 3;
+    /// TLS must be started before the option.
+    pub const ERR_TLS_REQD: u32 = ERROR | 5;
     /// There is no such export.
     pub const ERR_UNKNOWN: u32 = ERROR | 6;
     /// The client must ask for block sizes.

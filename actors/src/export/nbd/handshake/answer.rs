@@ -1,6 +1,6 @@
 //! How replies to options are written.
 
-use crate::export::nbd::handshake::{Contexts, Mode};
+use crate::export::nbd::handshake::{Contexts, Mode, Negotiated};
 use crate::export::nbd::offer::Offer;
 use crate::export::nbd::wire::{
     MAGIC_OPTION_REPLY, MAX_PAYLOAD, MAX_STRING, TransmissionFlags, context, info, option, reply,
@@ -109,15 +109,13 @@ pub(super) struct Wanted {
     pub(super) block_size: bool,
 }
 
-/// All that INFO and GO tell of an export before they end.
-pub(super) fn information(
-    out: &mut Vec<u8>,
-    option: u32,
-    offer: &Offer,
-    wanted: Wanted,
-    mode: Mode,
-    contexts: Contexts,
-) {
+/// All that INFO and GO tell, before they end, of an export that is chosen or may be.
+pub(super) fn information(out: &mut Vec<u8>, option: u32, wanted: Wanted, chosen: &Negotiated) {
+    let Negotiated {
+        export: offer,
+        mode,
+        contexts,
+    } = chosen;
     if wanted.name {
         answer(
             out,
@@ -148,7 +146,7 @@ pub(super) fn information(
         reply::INFO,
         &[&info::BLOCK_SIZE.to_be_bytes(), sizes.as_flattened()],
     );
-    let flags = client_flags(offer, mode, option == option::INFO || contexts.count() > 0);
+    let flags = client_flags(offer, *mode, option == option::INFO || contexts.count() > 0);
     answer(
         out,
         option,

@@ -10,12 +10,14 @@
 mod answer;
 pub(super) mod negotiate;
 mod option;
+mod tls;
 
 use std::sync::Arc;
 
 use super::offer::{Catalogue, Offer};
 use super::wire::{Cursor, HandshakeFlags, MAGIC_OPTION, MAGIC_SERVER, MAX_PAYLOAD, MAX_STRING};
 use option::Step;
+pub use tls::Tls;
 
 /// How replies are framed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,6 +65,9 @@ pub enum Progress {
     Continue,
     /// Transmission begins with the next byte of input, once the output is sent.
     Chosen(Negotiated),
+    /// Send the output, then go on inside TLS: what comes next out of that is the next input. Input that remains came
+    /// in the clear, and is none of the client's any more.
+    StartTls,
     /// Send the output, then close; the text says why.
     Close(String),
 }
@@ -85,17 +90,19 @@ pub struct Handshake {
     missing: Option<String>,
     /// The client has ended it, as it may.
     aborted: bool,
+    tls: Tls,
 }
 
 /// Why a client is dropped.
 struct Drop(String);
 
-type Stepped = Result<Option<Negotiated>, Drop>;
+/// Where a step has led: never to [`Progress::Close`], which [`Drop`] stands for.
+type Stepped = Result<Progress, Drop>;
 
 impl Handshake {
     /// A handshake about to begin; writes the greeting to `out`.
     #[must_use]
-    pub fn begin(out: &mut Vec<u8>) -> Self {
+    pub fn begin(tls: Tls, out: &mut Vec<u8>) -> Self {
         let flags = HandshakeFlags::all();
         out.extend_from_slice(&MAGIC_SERVER.to_be_bytes());
         out.extend_from_slice(&MAGIC_OPTION.to_be_bytes());
@@ -109,6 +116,7 @@ impl Handshake {
             contexts: None,
             missing: None,
             aborted: false,
+            tls,
         }
     }
 
@@ -151,8 +159,8 @@ impl Handshake {
                 break;
             };
             match stepped {
-                Ok(None) => {}
-                Ok(Some(negotiated)) => return (input.len() - rest.len(), Progress::Chosen(negotiated)),
+                Ok(Progress::Continue) => {}
+                Ok(progress) => return (input.len() - rest.len(), progress),
                 Err(Drop(why)) => return (input.len() - rest.len(), Progress::Close(why)),
             }
         }
@@ -188,7 +196,7 @@ impl Handshake {
 
     fn step(&mut self, data: &[u8], exports: &(impl Catalogue + ?Sized), out: &mut Vec<u8>) -> Stepped {
         match std::mem::replace(&mut self.step, Step::Header) {
-            Step::ClientFlags => self.client_flags(data).map(|()| None),
+            Step::ClientFlags => self.client_flags(data).map(|()| Progress::Continue),
             Step::Header => {
                 let (option, length) = option_header(data)?;
                 self.option(option, length, exports, out)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::answer::{self, Wanted};
-use super::{Contexts, Drop, Handshake, Mode, Negotiated, Stepped};
+use super::{Contexts, Drop, Handshake, Mode, Negotiated, Progress, Stepped, Tls};
 use crate::export::nbd::offer::{Catalogue, Offer};
 use crate::export::nbd::wire::{Cursor, HandshakeFlags, MAX_STRING, context, info, option, reply};
 
@@ -28,13 +28,7 @@ pub(super) enum Step {
     /// INFO, GO: how many pieces of information are asked for.
     InfoCount { option: u32, left: u32, name: Vec<u8> },
     /// INFO, GO: the next of them.
-    InfoRequest {
-        option: u32,
-        left: u32,
-        name: Vec<u8>,
-        requests: u16,
-        wanted: Wanted,
-    },
+    InfoRequest(Info),
     /// Metadata options: how many queries there are.
     QueryCount { meta: Meta },
     /// The next query's length.
@@ -60,6 +54,17 @@ enum Then {
     Queries { meta: Meta, queries: u32 },
 }
 
+/// An INFO or GO under way.
+#[derive(Debug)]
+pub(super) struct Info {
+    option: u32,
+    left: u32,
+    name: Vec<u8>,
+    /// Pieces of information that are asked for and have not come.
+    requests: u16,
+    wanted: Wanted,
+}
+
 /// A metadata option under way.
 #[derive(Debug)]
 pub(super) struct Meta {
@@ -80,12 +85,12 @@ impl Step {
             Self::Header => 16,
             Self::Skip(_) => 0,
             Self::ExportName(length) | Self::Name { length, .. } | Self::Query { length, .. } => *length,
-            Self::InfoCount { .. } | Self::InfoRequest { .. } => 2,
+            Self::InfoCount { .. } | Self::InfoRequest(_) => 2,
         }
     }
 
     /// Skips what is `left` of an option, then refuses it.
-    fn refuse(option: u32, left: u32, kind: u32, text: impl Into<String>) -> Self {
+    pub(super) fn refuse(option: u32, left: u32, kind: u32, text: impl Into<String>) -> Self {
         Self::Skip(Skip {
             left,
             then: Then::Error {
@@ -98,6 +103,12 @@ impl Step {
 
     fn invalid(option: u32, left: u32, text: String) -> Self {
         Self::refuse(option, left, reply::ERR_INVALID, text)
+    }
+
+    /// Refuses an option that has a payload and should have none, or more of it than it says itself.
+    pub(super) fn unexpected_length(option: u32, left: u32) -> Self {
+        let text = format!("option '{}' has unexpected length", option::name(option));
+        Self::invalid(option, left, text)
     }
 }
 
@@ -130,6 +141,9 @@ impl Handshake {
                 option::name(option)
             )));
         }
+        if self.tls == Tls::Required {
+            return self.before_tls(option, length, out);
+        }
         self.step = match option {
             option::EXPORT_NAME => self.begin_export_name(length)?,
             option::ABORT => {
@@ -140,8 +154,7 @@ impl Handshake {
             option::LIST | option::STARTTLS | option::STRUCTURED_REPLY | option::EXTENDED_HEADERS
                 if length > 0 =>
             {
-                let text = format!("option '{}' has unexpected length", option::name(option));
-                Step::invalid(option, length, text)
+                Step::unexpected_length(option, length)
             }
             option::LIST => {
                 exports
@@ -151,7 +164,7 @@ impl Handshake {
                 answer::ack(out, option);
                 Step::Header
             }
-            option::STARTTLS => Step::refuse(option, 0, reply::ERR_POLICY, "TLS not configured"),
+            option::STARTTLS => self.refuse_tls(),
             option::STRUCTURED_REPLY | option::EXTENDED_HEADERS => self.upgrade(option, out),
             option::SET_META_CONTEXT if self.mode < Mode::Structured => Step::invalid(
                 option,
@@ -172,7 +185,7 @@ impl Handshake {
                 Step::refuse(option, length, reply::ERR_UNSUP, text)
             }
         };
-        Ok(None)
+        Ok(Progress::Continue)
     }
 
     /// Goes on with an option whose next bytes are `data`.
@@ -187,7 +200,7 @@ impl Handshake {
         self.step = match step {
             Step::ClientFlags | Step::Header => Step::Header,
             Step::Skip(skip) => self.skipped(skip.then, out),
-            Step::ExportName(_) => return self.export_name(data, exports, out).map(Some),
+            Step::ExportName(_) => return self.export_name(data, exports, out),
             Step::NameLength { option, left } => {
                 name_length(option, left, fields.u32().unwrap_or_default() as usize)
             }
@@ -198,22 +211,22 @@ impl Handshake {
             }
             Step::Name { option, left, .. } => begin_meta(option, left, data, exports),
             Step::InfoCount { option, left, name } => {
-                let requests = fields.u16().unwrap_or_default();
-                return self.next_info(option, left, name, requests, Wanted::default(), exports, out);
+                let info = Info {
+                    option,
+                    left,
+                    name,
+                    requests: fields.u16().unwrap_or_default(),
+                    wanted: Wanted::default(),
+                };
+                return Ok(self.next_info(info, exports, out));
             }
-            Step::InfoRequest {
-                option,
-                left,
-                name,
-                requests,
-                mut wanted,
-            } => {
+            Step::InfoRequest(mut info) => {
                 match fields.u16() {
-                    Some(info::NAME) => wanted.name = true,
-                    Some(info::BLOCK_SIZE) => wanted.block_size = true,
+                    Some(info::NAME) => info.wanted.name = true,
+                    Some(info::BLOCK_SIZE) => info.wanted.block_size = true,
                     _ => {}
                 }
-                return self.next_info(option, left, name, requests, wanted, exports, out);
+                return Ok(self.next_info(info, exports, out));
             }
             Step::QueryCount { mut meta } => {
                 let queries = fields.u32().unwrap_or_default();
@@ -233,7 +246,7 @@ impl Handshake {
                 self.next_query(meta, queries, out)
             }
         };
-        Ok(None)
+        Ok(Progress::Continue)
     }
 
     fn skipped(&mut self, then: Then, out: &mut Vec<u8>) -> Step {
@@ -261,13 +274,13 @@ impl Handshake {
         name: &[u8],
         exports: &(impl Catalogue + ?Sized),
         out: &mut Vec<u8>,
-    ) -> Result<Negotiated, Drop> {
+    ) -> Stepped {
         let export = exports
             .find(name)
             .ok_or_else(|| Drop("export not found".to_owned()))?;
         let no_zeroes = self.flags.contains(HandshakeFlags::NO_ZEROES);
         answer::export_name(out, &export, self.mode, no_zeroes);
-        Ok(self.chosen(export))
+        Ok(Progress::Chosen(self.chosen(export)))
     }
 
     /// Carries out STRUCTURED_REPLY and EXTENDED_HEADERS.
@@ -297,56 +310,42 @@ impl Handshake {
         }
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the state of one step and what every step is given"
-    )]
     fn next_info(
         &mut self,
-        option: u32,
-        left: u32,
-        name: Vec<u8>,
-        requests: u16,
-        wanted: Wanted,
+        mut info: Info,
         exports: &(impl Catalogue + ?Sized),
         out: &mut Vec<u8>,
-    ) -> Stepped {
-        if let Some(requests) = requests.checked_sub(1) {
-            self.step = begin_fields(option, left, 2, |left| Step::InfoRequest {
-                option,
-                left,
-                name,
-                requests,
-                wanted,
+    ) -> Progress {
+        let (option, left) = (info.option, info.left);
+        if let Some(requests) = info.requests.checked_sub(1) {
+            self.step = begin_fields(option, left, 2, |left| {
+                (info.left, info.requests) = (left, requests);
+                Step::InfoRequest(info)
             });
-            return Ok(None);
+            return Progress::Continue;
         }
         if left > 0 {
-            let text = format!("option '{}' has unexpected length", option::name(option));
-            self.step = Step::invalid(option, left, text);
-            return Ok(None);
+            self.step = Step::unexpected_length(option, left);
+            return Progress::Continue;
         }
-        let Some(export) = exports.find(&name) else {
-            let text = not_present(&name);
+        let Some(export) = exports.find(&info.name) else {
+            let text = not_present(&info.name);
             answer::error(out, option, reply::ERR_UNKNOWN, &text);
             self.missing = Some(text);
-            return Ok(None);
+            return Progress::Continue;
         };
-        answer::information(
-            out,
-            option,
-            &export,
-            wanted,
-            self.mode,
-            self.contexts_for(&export),
-        );
-        if option == option::INFO && !wanted.block_size && export.request_alignment > 1 {
+        let chosen = self.chosen(export);
+        answer::information(out, option, info.wanted, &chosen);
+        if option == option::INFO && !info.wanted.block_size && chosen.export.request_alignment > 1 {
             let text = "request NBD_INFO_BLOCK_SIZE to use this export";
             answer::error(out, option, reply::ERR_BLOCK_SIZE_REQD, text);
-            return Ok(None);
+            return Progress::Continue;
         }
         answer::ack(out, option);
-        Ok((option == option::GO).then(|| self.chosen(export)))
+        match option {
+            option::GO => Progress::Chosen(chosen),
+            _ => Progress::Continue,
+        }
     }
 
     fn next_query(&mut self, meta: Meta, queries: u32, out: &mut Vec<u8>) -> Step {

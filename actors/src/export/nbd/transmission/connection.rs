@@ -1,19 +1,18 @@
 //! One connection in the transmission phase, on the iothread of the node behind its export.
 //!
 //! Three kinds of task share a [`Session`]: this one receives and admits requests and begins them, those that the node does
-//! not answer at once have a task each, and the sender sends what they queued. Receiving stops while the node is drained, while the client has as much in flight as it may,
-//! and for good when either side ends; then the requests in flight are served to their end. A client that has
-//! left gives its slot back at once; of one that left without a goodbye, what waits at the gate or in a throttle group is
-//! withdrawn. That it has left is noticed also while nothing is received.
+//! not answer at once have a task each, and the sender sends what they queued. Receiving stops while the node is drained,
+//! while the client has as much in flight as it may, and for good when either side ends; then the requests in flight are
+//! served to their end. A client that has left gives its slot back at once; of one that left without a goodbye, what waits
+//! at the gate or in a throttle group is withdrawn. That it has left is noticed also while nothing is received.
 
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
+use millpond_ring::Fd;
 use millpond_ring::buffer::Buffer;
-use millpond_ring::{Fd, Ring};
-use rustix::net::{Shutdown, shutdown};
 
 use super::budget::{Permit, Pool};
 use super::delay::Delays;
@@ -25,17 +24,18 @@ use super::serve::cost;
 use super::session::{Job, Session};
 use crate::export::backend::ExportedNode;
 use crate::export::nbd::handshake::Negotiated;
+use crate::export::nbd::transport::{Link, Transport};
 use millpond_engine::iothread::Local;
 use millpond_engine::iothread::is_delaying;
 
 /// How a connection came to its end on this iothread.
 #[derive(Debug)]
-pub enum End {
+pub enum End<L = Fd> {
     /// The connection is over, for this reason.
     Closed(Closing),
     /// The node has moved: the connection is to go on beside it, with these bytes received already. Nothing is in
     /// flight.
-    Moved(Vec<u8>),
+    Moved(L, Vec<u8>),
 }
 
 /// What a server keeps of one of its clients.
@@ -117,9 +117,9 @@ impl From<Gone> for Stop {
 
 /// A client whose handshake is over, as it comes to an iothread.
 #[derive(Debug)]
-pub struct Arrival<'a> {
-    /// Its socket. Shutting it down, from any thread, ends the connection.
-    pub socket: Fd,
+pub struct Arrival<'a, L = Fd> {
+    /// What it sends and is sent its bytes over.
+    pub link: L,
     /// What was agreed on.
     pub negotiated: &'a Negotiated,
     /// What was received already and not looked at.
@@ -127,14 +127,14 @@ pub struct Arrival<'a> {
 }
 
 /// Serves a connection until it ends or has to move.
-pub async fn serve<B: ExportedNode>(
+pub async fn serve<B: ExportedNode, L: Link>(
     local: Rc<Local>,
-    arrival: Arrival<'_>,
+    arrival: Arrival<'_, L>,
     backend: B,
     account: &mut impl Account,
-) -> End {
+) -> End<L> {
     let Arrival {
-        socket: fd,
+        link,
         negotiated,
         received,
     } = arrival;
@@ -145,19 +145,13 @@ pub async fn serve<B: ExportedNode>(
         contexts: negotiated.contexts,
     };
     let session = Session::new(backend, &negotiated.export.name, limits, account.pool());
-    let ring = local.ring().clone();
+    let transport = link.here(local.ring());
     let delays = Delays::new(Rc::clone(&local), &negotiated.export.name);
-    let sender = local.spawn_task(send(
-        delays.clone(),
-        ring.clone(),
-        fd.clone(),
-        Rc::clone(&session),
-    ));
-    let presence = Presence::new(ring.clone(), fd.clone());
-    let receiver = Receiver::new(ring, fd.clone(), received);
+    let sender = local.spawn_task(send(delays.clone(), transport.clone(), Rc::clone(&session)));
+    let presence = Presence::new(transport.clone());
+    let receiver = Receiver::new(transport.clone(), received);
     let mut connection = Connection {
         local,
-        fd,
         delays,
         session,
         receiver,
@@ -177,7 +171,11 @@ pub async fn serve<B: ExportedNode>(
     session.outbox.close();
     sender.await;
     match stop {
-        Stop::Moved => End::Moved(connection.receiver.bytes().to_vec()),
+        Stop::Moved => {
+            let received = connection.receiver.bytes().to_vec();
+            drop((connection.receiver, connection.presence));
+            End::Moved(transport.leave(), received)
+        }
         // The socket closes with its last handle, which the server holds until it has counted the client out: whoever
         // sees the end of the connection may remove the export at once.
         Stop::Closed(closing) | Stop::Left(closing) => {
@@ -200,13 +198,13 @@ async fn once_round() {
 }
 
 /// Sends what is queued until the outbox is closed.
-async fn send<B: ExportedNode>(delays: Delays, ring: Ring, fd: Fd, session: Rc<Session<B>>) {
+async fn send<B: ExportedNode>(delays: Delays, transport: impl Transport, session: Rc<Session<B>>) {
     while let Some(batch) = session.outbox.next().await {
         if is_delaying() {
             delays.sends().await;
         }
         let (buffers, permit) = batch.into_parts();
-        let (result, buffers) = ring.send(&fd, buffers).await;
+        let (result, buffers) = transport.send(buffers).await;
         drop((buffers, permit));
         session.sent();
         if let Err(error) = result {
@@ -215,22 +213,21 @@ async fn send<B: ExportedNode>(delays: Delays, ring: Ring, fd: Fd, session: Rc<S
                 .replace(Some(Closing::broken(format!("sending failed: {error}"))));
             session.outbox.close();
             // Ends the receiving side too.
-            let _ = shutdown(&fd, Shutdown::Both);
+            transport.shut_down();
         }
     }
 }
 
 /// The receiving side of a connection.
-struct Connection<B> {
+struct Connection<B, T: Transport> {
     local: Rc<Local>,
-    fd: Fd,
     delays: Delays,
     session: Rc<Session<B>>,
-    receiver: Receiver,
-    presence: Presence,
+    receiver: Receiver<T>,
+    presence: Presence<T>,
 }
 
-impl<B: ExportedNode> Connection<B> {
+impl<B: ExportedNode, T: Transport> Connection<B, T> {
     async fn receive(&mut self) -> Stop {
         loop {
             if let Err(stop) = self.requests().await {
@@ -291,8 +288,7 @@ impl<B: ExportedNode> Connection<B> {
             return Ok(());
         }
         tracing::info!("the message policy cuts an NBD client's connection");
-        // Where it is cut already there is nothing to cut.
-        let _ = shutdown(&self.fd, Shutdown::Both);
+        self.presence.shut_down();
         Err(Stop::Closed(Closing::orderly("cut by the message policy")))
     }
 

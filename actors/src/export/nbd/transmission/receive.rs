@@ -3,7 +3,8 @@
 use std::io;
 
 use millpond_ring::buffer::Buffer;
-use millpond_ring::{Fd, Ring};
+
+use crate::export::nbd::transport::Transport;
 
 /// Bytes that one receive asks for. It bounds how many requests a system call can bring (some 2000 reads, or 15 writes of
 /// 4 KiB), and what an idle client holds.
@@ -18,9 +19,8 @@ const LARGE: usize = 32 * 1024;
 
 /// The receiving side of a connection.
 #[derive(Debug)]
-pub(super) struct Receiver {
-    ring: Ring,
-    fd: Fd,
+pub(super) struct Receiver<T> {
+    transport: T,
     /// Received bytes that were not taken are at `start..end`.
     buffer: Buffer,
     start: usize,
@@ -42,14 +42,13 @@ pub(super) enum Ended {
     Failed(#[from] io::Error),
 }
 
-impl Receiver {
+impl<T: Transport> Receiver<T> {
     /// A receiver that begins with bytes received already.
-    pub(super) fn new(ring: Ring, fd: Fd, received: &[u8]) -> Self {
+    pub(super) fn new(transport: T, received: &[u8]) -> Self {
         let mut buffer = Buffer::alloc(RECEIVE.max(received.len()));
         buffer[..received.len()].copy_from_slice(received);
         Self {
-            ring,
-            fd,
+            transport,
             buffer,
             start: 0,
             end: received.len(),
@@ -81,7 +80,7 @@ impl Receiver {
         let mut room = head.split_off(self.end);
         let rest = room.split_off(room.len().min(self.next));
         self.next = RECEIVE;
-        let (result, room) = self.ring.recv(&self.fd, room).await;
+        let (result, room) = self.transport.receive(room).await;
         self.buffer = rejoin(rejoin(head, room), rest);
         match result? {
             0 if self.end == 0 => Err(Ended::Closed),
@@ -118,7 +117,7 @@ impl Receiver {
         if here < payload.len() {
             let room = payload.split_off(here);
             let wanted = room.len();
-            let (result, room) = self.ring.recv_exact(&self.fd, room).await;
+            let (result, room) = self.transport.receive_exact(room).await;
             payload = rejoin(payload, room);
             if result? < wanted {
                 return Err(Ended::Inside);
