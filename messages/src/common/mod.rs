@@ -2,6 +2,7 @@
 
 mod aio;
 mod cache;
+mod chunk_set;
 mod debug_event;
 mod flags;
 mod id;
@@ -17,6 +18,7 @@ mod status;
 
 pub use aio::{AioMode, DiscardMode, UnknownAioMode, parse_aio};
 pub use cache::{CacheMode, ParseCacheError, parse_cache_mode, parse_discard_flags};
+pub use chunk_set::{ChunkSet, TooManyChunks};
 pub use debug_event::{DebugEvent, DebugOrder};
 pub use flags::{OpenFlags, RequestFlags};
 pub use id::{ChildSlot, EdgeId, IoThreadId, NodeId, RootId, Token};
