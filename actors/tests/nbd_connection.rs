@@ -104,7 +104,10 @@ impl Disk {
             Operation::BlockStatus { range, .. } => {
                 Outcome::plain(Ok(Value::Status(self.status(range.offset(), range.len()))))
             }
-            Operation::Truncate { .. } | Operation::Length | Operation::AllocatedSize => {
+            Operation::Truncate { .. }
+            | Operation::Snapshot(_)
+            | Operation::Length
+            | Operation::AllocatedSize => {
                 unreachable!("a connection does not ask for that")
             }
         }

@@ -7,8 +7,10 @@ use crate::filter::blkdebug::BlkdebugKind;
 use crate::filter::blklogwrites::BlklogwritesKind;
 use crate::filter::blkverify::BlkverifyKind;
 use crate::filter::compress::CompressKind;
+use crate::filter::copy_before_write::CopyBeforeWriteKind;
 use crate::filter::copy_on_read::CopyOnReadKind;
 use crate::filter::preallocate::PreallocateKind;
+use crate::filter::snapshot_access::SnapshotAccessKind;
 use crate::filter::throttle::ThrottleKind;
 use crate::format::qcow2::Qcow2Kind;
 use crate::format::raw::RawKind;
@@ -20,11 +22,12 @@ use crate::replica::quorum::QuorumKind;
 #[must_use]
 pub fn builtin() -> Registry {
     let mut registry = Registry::empty();
-    let kinds: [Arc<dyn DriverKind>; 14] = [
+    let kinds: [Arc<dyn DriverKind>; 16] = [
         Arc::new(BlkdebugKind),
         Arc::new(BlklogwritesKind),
         Arc::new(BlkverifyKind),
         Arc::new(CompressKind),
+        Arc::new(CopyBeforeWriteKind),
         Arc::new(CopyOnReadKind),
         Arc::new(FileKind::FILE),
         Arc::new(FileKind::HOST_DEVICE),
@@ -34,6 +37,7 @@ pub fn builtin() -> Registry {
         Arc::new(Qcow2Kind),
         Arc::new(QuorumKind),
         Arc::new(RawKind),
+        Arc::new(SnapshotAccessKind),
         Arc::new(ThrottleKind::new(registry.throttle_groups().clone())),
     ];
     for kind in kinds {
@@ -58,6 +62,7 @@ mod tests {
             "blklogwrites",
             "blkverify",
             "compress",
+            "copy-before-write",
             "copy-on-read",
             "file",
             "host_device",
@@ -67,6 +72,7 @@ mod tests {
             "qcow2",
             "quorum",
             "raw",
+            "snapshot-access",
             "throttle",
         ] {
             assert_eq!(registry.find(name).map(|kind| kind.name()), Some(name));

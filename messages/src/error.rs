@@ -181,6 +181,8 @@ pub mod errno {
     pub const EOVERFLOW: i32 = 75;
     /// It cannot do that (operation not supported).
     pub const ENOTSUP: i32 = 95;
+    /// It took too long (connection timed out).
+    pub const ETIMEDOUT: i32 = 110;
     /// Cannot send after transport endpoint shutdown.
     pub const ESHUTDOWN: i32 = 108;
     /// The user has used all its space (disk quota exceeded).

@@ -77,10 +77,39 @@ pub enum Operation<B> {
         /// The chain ends above this node: what no layer above it has is unallocated.
         base: Option<NodeId>,
     },
+    /// About the moment of its past that the node keeps.
+    Snapshot(SnapshotRequest<B>),
     /// The node's length in bytes.
     Length,
     /// Bytes that the image takes on its host.
     AllocatedSize,
+}
+
+/// A request for the moment of its past that a node keeps, such as one of `copy-before-write`.
+#[derive(Debug)]
+pub enum SnapshotRequest<B> {
+    /// Fill the buffers with what was at `offset` then.
+    Read {
+        /// The first byte to read.
+        offset: u64,
+        /// What the data is read into.
+        buffers: B,
+    },
+    /// What the start of a range was made of then.
+    Status {
+        /// The bytes that are of interest; the answer may cover fewer.
+        range: Range,
+    },
+    /// What was in a range then need not be kept any longer.
+    Discard {
+        /// The bytes that nobody will ask for.
+        range: Range,
+    },
+    /// Have what was in a range then where it is kept, rather than wait for the first write to it.
+    Copy {
+        /// The bytes to copy, rounded to what the node copies in one go.
+        range: Range,
+    },
 }
 
 /// What a request that is no read or write answers.
@@ -197,13 +226,19 @@ impl<B> Operation<B> {
     #[must_use]
     pub const fn kind(&self) -> OperationKind {
         match self {
-            Self::Read { .. } => OperationKind::Read,
+            Self::Read { .. }
+            | Self::Snapshot(SnapshotRequest::Read { .. } | SnapshotRequest::Copy { .. }) => {
+                OperationKind::Read
+            }
             Self::Write { .. } => OperationKind::Write,
             Self::WriteZeroes { .. } => OperationKind::WriteZeroes,
             Self::Discard { .. } => OperationKind::Discard,
             Self::Flush => OperationKind::Flush,
             Self::Truncate { .. } => OperationKind::Truncate,
-            Self::BlockStatus { .. } => OperationKind::BlockStatus,
+            Self::BlockStatus { .. } | Self::Snapshot(SnapshotRequest::Status { .. }) => {
+                OperationKind::BlockStatus
+            }
+            Self::Snapshot(SnapshotRequest::Discard { .. }) => OperationKind::Discard,
             Self::Length | Self::AllocatedSize => OperationKind::Query,
         }
     }

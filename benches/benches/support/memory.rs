@@ -102,6 +102,7 @@ impl ChildPort for Memory {
             }
             Operation::Discard { .. } | Operation::Flush => Value::Done,
             Operation::Length | Operation::AllocatedSize => Value::Bytes(self.length.get()),
+            Operation::Snapshot(_) => unreachable!("no bench asks for a moment"),
             Operation::BlockStatus { range, .. } => Value::Status(BlockStatus {
                 flags: StatusFlags::DATA,
                 len: range.len(),

@@ -235,6 +235,11 @@ pub trait DriverKind: Send + Sync + 'static {
         None
     }
 
+    /// A node of it is called what its primary child is called, though that name opens the child alone.
+    fn borrows_filename(&self) -> bool {
+        false
+    }
+
     /// How sure it is, from 0 to 100, that an image that starts with `head` is of this format.
     fn probe(&self, _head: &[u8]) -> u8 {
         0

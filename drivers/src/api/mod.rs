@@ -43,6 +43,7 @@ mod registry;
 pub mod reopen;
 mod saved;
 mod simple;
+mod snapshot_access;
 mod withdrawal;
 
 use std::os::fd::OwnedFd;
@@ -74,6 +75,7 @@ pub use pass_through::{PassThrough, arrived, declared};
 pub use registry::{Registry, Whitelist};
 pub use saved::SavesState;
 pub use simple::{SimpleDriver, SimpleKind};
+pub use snapshot_access::SnapshotAccess;
 pub use withdrawal::{Hidden, Withdrawal, unless_withdrawn};
 
 use millpond_ring::buffer::Buffers;
@@ -327,6 +329,11 @@ pub trait Driver: Lifecycle {
 
     /// The file or device of the host that the driver stands for. Formats and filters stand for none.
     fn device(&self) -> &dyn Device {
+        &Nothing
+    }
+
+    /// The moment of the past that the driver keeps. Nearly all keep none.
+    fn snapshot_access(&self) -> &dyn SnapshotAccess {
         &Nothing
     }
 }

@@ -4,6 +4,8 @@ pub mod blkdebug;
 pub mod blklogwrites;
 pub mod blkverify;
 pub mod compress;
+pub mod copy_before_write;
 pub mod copy_on_read;
 pub mod preallocate;
+pub mod snapshot_access;
 pub mod throttle;

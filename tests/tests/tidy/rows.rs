@@ -11,7 +11,9 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("host_device", "file"),
     ("null-co", "null"),
     ("null-aio", "null"),
+    ("copy-before-write", "copy_before_write"),
     ("copy-on-read", "copy_on_read"),
+    ("snapshot-access", "snapshot_access"),
 ];
 
 /// A file without its tests.

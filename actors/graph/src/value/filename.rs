@@ -68,6 +68,10 @@ impl Filenames {
 
     /// The plain filename, where one does.
     fn plain(&self, graph: &Graph, node: &Node) -> Option<Rc<str>> {
+        if node.kind.borrows_filename() {
+            let shown = self.0.get(&primary(graph, node)?)?;
+            return shown.is_plain.then(|| Rc::clone(&shown.shown));
+        }
         if node.kind.has_filenames() && !node.kind.children().is_empty() {
             let edges = node.children.values().map(|edge| graph.edge(*edge));
             let names = edges.map(|edge| self.0.get(&edge?.child).filter(|name| name.is_plain));

@@ -8,8 +8,8 @@ use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
 use millpond_messages::saved::{DriverRecord, SavedError};
 use millpond_messages::{
-    BlockSizes, CheckResult, ChildSlot, DebugEvent, DebugOrder, DriverInfo, Geometry, IoResult, Permissions,
-    Range, RequestFlags, Result,
+    BlockSizes, BlockStatus, CheckResult, ChildSlot, DebugEvent, DebugOrder, DriverInfo, Geometry, IoResult,
+    Permissions, Range, RequestFlags, Result,
 };
 
 use super::super::answer::Answer;
@@ -18,7 +18,7 @@ use super::super::exchange::Exchanged;
 use super::super::kind::{BackingLink, OptionNames};
 use super::super::{
     Abilities, AllocationTicket, CopySource, DebugPoints, Device, Driver, Extent, Image, Lifecycle, Moved,
-    Placement, Purpose, ReopenRequest, Repair, SavesState,
+    Placement, Purpose, ReopenRequest, Repair, SavesState, SnapshotAccess,
 };
 use super::{Health, IfBroken, Watched, drop_of, watch};
 use millpond_ring::Ring;
@@ -141,6 +141,10 @@ impl Driver for Guarded {
     }
 
     fn device(&self) -> &dyn Device {
+        self
+    }
+
+    fn snapshot_access(&self) -> &dyn SnapshotAccess {
         self
     }
 }
@@ -309,6 +313,24 @@ impl Device for Guarded {
 
     fn copy_from(&self, source: CopySource, offset: u64, len: u64) -> Answer<'_, IoResult<u64>> {
         self.ask(|driver| driver.device().copy_from(source, offset, len))
+    }
+}
+
+impl SnapshotAccess for Guarded {
+    fn read_then(&self, offset: u64, buffers: Buffers) -> Answer<'_, Transfer> {
+        self.ask(|driver| driver.snapshot_access().read_then(offset, buffers))
+    }
+
+    fn status_then(&self, range: Range) -> Answer<'_, IoResult<BlockStatus>> {
+        self.ask(|driver| driver.snapshot_access().status_then(range))
+    }
+
+    fn discard_then(&self, range: Range) -> Answer<'_, IoResult<()>> {
+        self.ask(|driver| driver.snapshot_access().discard_then(range))
+    }
+
+    fn copy_then(&self, range: Range) -> Answer<'_, IoResult<()>> {
+        self.ask(|driver| driver.snapshot_access().copy_then(range))
     }
 }
 

@@ -128,6 +128,10 @@ impl DriverKind for GuardedKind {
         self.run(|kind| kind.reopens()).unwrap_or_default()
     }
 
+    fn borrows_filename(&self) -> bool {
+        self.run(|kind| kind.borrows_filename()).unwrap_or_default()
+    }
+
     fn filename_over(&self, options: &Options, children: &[&str]) -> Option<String> {
         self.run(|kind| kind.filename_over(options, children)).flatten()
     }

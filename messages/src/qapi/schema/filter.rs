@@ -78,6 +78,23 @@ qapi! {
         file: BlockdevRef,
     }
 
+    /// Options of the filter `copy-before-write`.
+    open struct BlockdevOptionsCbw {
+        file: BlockdevRef,
+        target: BlockdevRef,
+        on_cbw_error: Option<OnCbwError>,
+        cbw_timeout: Option<u32>,
+        min_cluster_size: Option<u64>,
+    }
+
+    /// What becomes of a write whose old data cannot be kept.
+    enum OnCbwError {
+        /// It fails.
+        BreakGuestWrite = "break-guest-write",
+        /// It goes on, and what was kept is lost.
+        BreakSnapshot = "break-snapshot",
+    }
+
     /// Options of the filter `copy-on-read`.
     open struct BlockdevOptionsCor {
         file: BlockdevRef,

@@ -5,8 +5,8 @@ use super::driver::{
     BlockdevOptionsQuorum, BlockdevOptionsRaw,
 };
 use super::filter::{
-    BlockdevOptionsBlkdebug, BlockdevOptionsBlklogwrites, BlockdevOptionsBlkverify, BlockdevOptionsCor,
-    BlockdevOptionsPreallocate, BlockdevOptionsThrottle,
+    BlockdevOptionsBlkdebug, BlockdevOptionsBlklogwrites, BlockdevOptionsBlkverify, BlockdevOptionsCbw,
+    BlockdevOptionsCor, BlockdevOptionsPreallocate, BlockdevOptionsThrottle,
 };
 use crate::qapi::define::{AlternateType, Null, Qapi, Type};
 use crate::qapi::row::qapi;
@@ -21,6 +21,7 @@ qapi! {
             "blklogwrites": BlockdevOptionsBlklogwrites,
             "blkverify": BlockdevOptionsBlkverify,
             "compress": BlockdevOptionsGenericFormat,
+            "copy-before-write": BlockdevOptionsCbw,
             "copy-on-read": BlockdevOptionsCor,
             "file": BlockdevOptionsFile,
             "host_device": BlockdevOptionsFile,
@@ -30,6 +31,7 @@ qapi! {
             "qcow2": BlockdevOptionsQcow2,
             "quorum": BlockdevOptionsQuorum,
             "raw": BlockdevOptionsRaw,
+            "snapshot-access": BlockdevOptionsGenericFormat,
             "throttle": BlockdevOptionsThrottle,
         },
         node_name: Option<String>,
@@ -52,10 +54,14 @@ qapi! {
         Blkverify = "blkverify",
         /// A filter that has writes compressed.
         Compress = "compress",
+        /// A filter that keeps what its node was at a moment.
+        CopyBeforeWrite = "copy-before-write",
         /// A filter that copies up what is read.
         CopyOnRead = "copy-on-read",
         /// A file of the host.
         File = "file",
+        /// A view of the moment that a node below keeps.
+        SnapshotAccess = "snapshot-access",
         /// A block device of the host.
         HostDevice = "host_device",
         /// No storage, with answers that come later.

@@ -365,6 +365,7 @@ impl RootCell {
             Operation::Read { .. }
             | Operation::Flush
             | Operation::BlockStatus { .. }
+            | Operation::Snapshot(_)
             | Operation::Length
             | Operation::AllocatedSize => true,
         };

@@ -1,6 +1,6 @@
 //! What is checked of a request before any driver sees it: the node's flags, the range, what the driver can do.
 
-use millpond_messages::io::Operation;
+use millpond_messages::io::{Operation, SnapshotRequest};
 use millpond_messages::{IoError, IoResult, OpenFlags, Range, RequestFlags, check_range};
 use millpond_ring::buffer::Buffers;
 
@@ -17,6 +17,10 @@ pub fn check(cell: &NodeCell, operation: &Operation<Buffers>, by: By<'_>) -> IoR
     let range = Range::new(offset, len)?;
     match operation {
         Operation::Read { .. } => check_within(cell, range, true, by),
+        Operation::Snapshot(request) => {
+            let carries_data = matches!(request, SnapshotRequest::Read { .. });
+            check_within(cell, range, carries_data, By::USER)
+        }
         Operation::Write { flags, .. } => {
             check_write(cell, range, true, by)?;
             let compressed = flags.contains(RequestFlags::WRITE_COMPRESSED);

@@ -9,7 +9,7 @@ use millpond_ring::buffer::Buffers;
 use super::check::check;
 use super::passage::{By, Passage};
 use super::request::{done, extent_of, refused, with_buffers, with_fua};
-use super::{flush, length, read, status, write, zeroes};
+use super::{flush, length, read, snapshot, status, write, zeroes};
 use crate::iothread::now_ns;
 use crate::node::cell::admission::Admission;
 use crate::node::cell::node::NodeCell;
@@ -90,6 +90,7 @@ async fn dispatch(cell: &Rc<NodeCell>, operation: Operation<Buffers>, by: By<'_>
             };
             Outcome::plain(status.map(Value::Status))
         }
+        Operation::Snapshot(request) => Box::pin(snapshot::snapshot(cell, request)).await,
         Operation::Length => bytes(length::length(cell, by).await),
         Operation::AllocatedSize => bytes(Box::pin(length::allocated_size(cell)).await),
     }

@@ -19,6 +19,7 @@ pub mod port;
 pub mod probed;
 pub mod read;
 pub mod request;
+pub mod snapshot;
 pub mod status;
 pub mod write;
 pub mod zeroes;

@@ -1,6 +1,6 @@
 //! Requests looked at and taken apart, whatever node they are for.
 
-use millpond_messages::io::{Operation, Outcome, Value};
+use millpond_messages::io::{Operation, Outcome, SnapshotRequest, Value};
 use millpond_messages::{IoError, IoResult, RequestFlags};
 use millpond_ring::buffer::Buffers;
 
@@ -29,7 +29,13 @@ pub fn extent_of(operation: &Operation<Buffers>) -> (u64, u64) {
         Operation::Read { offset, buffers, .. } | Operation::Write { offset, buffers, .. } => {
             (*offset, bytes_in(buffers))
         }
-        Operation::WriteZeroes { range, .. }
+        Operation::Snapshot(SnapshotRequest::Read { offset, buffers }) => (*offset, bytes_in(buffers)),
+        Operation::Snapshot(
+            SnapshotRequest::Status { range }
+            | SnapshotRequest::Discard { range }
+            | SnapshotRequest::Copy { range },
+        )
+        | Operation::WriteZeroes { range, .. }
         | Operation::Discard { range }
         | Operation::BlockStatus { range, .. } => (range.offset(), range.len()),
         Operation::Flush | Operation::Truncate { .. } | Operation::Length | Operation::AllocatedSize => {
@@ -41,7 +47,9 @@ pub fn extent_of(operation: &Operation<Buffers>) -> (u64, u64) {
 /// The outcome of a request that was refused before it began.
 pub fn refused(error: IoError, operation: Operation<Buffers>) -> Outcome<Buffers> {
     let buffers = match operation {
-        Operation::Read { buffers, .. } | Operation::Write { buffers, .. } => Some(buffers),
+        Operation::Read { buffers, .. }
+        | Operation::Write { buffers, .. }
+        | Operation::Snapshot(SnapshotRequest::Read { buffers, .. }) => Some(buffers),
         _ => None,
     };
     Outcome {

@@ -1,0 +1,31 @@
+//! Requests for the moment of its past that a node keeps.
+
+use std::rc::Rc;
+
+use millpond_messages::io::{Outcome, SnapshotRequest, Value};
+use millpond_ring::buffer::Buffers;
+
+use super::request::{done, with_buffers};
+use crate::node::cell::node::NodeCell;
+
+/// Asks the node's driver, which keeps such a moment or says that it does not. The range was checked.
+pub async fn snapshot(cell: &Rc<NodeCell>, request: SnapshotRequest<Buffers>) -> Outcome<Buffers> {
+    let driver = match cell.driver() {
+        Ok(driver) => driver,
+        Err(error) => {
+            let buffers = match request {
+                SnapshotRequest::Read { buffers, .. } => Some(buffers),
+                _ => None,
+            };
+            let result = Err(error);
+            return Outcome { result, buffers };
+        }
+    };
+    let kept = driver.snapshot_access();
+    match request {
+        SnapshotRequest::Read { offset, buffers } => with_buffers(kept.read_then(offset, buffers).await),
+        SnapshotRequest::Status { range } => Outcome::plain(kept.status_then(range).await.map(Value::Status)),
+        SnapshotRequest::Discard { range } => done(kept.discard_then(range).await),
+        SnapshotRequest::Copy { range } => done(kept.copy_then(range).await),
+    }
+}

@@ -1,0 +1,38 @@
+//! A moment of a node's past that its driver keeps, while the node goes on.
+
+use millpond_messages::{BlockStatus, IoError, IoResult, Range};
+use millpond_ring::buffer::Buffers;
+
+use super::Nothing;
+use super::answer::Answer;
+use super::child::Transfer;
+
+/// What can be asked of the moment that a driver keeps, see [`Driver::snapshot_access`](super::Driver::snapshot_access).
+/// The ranges lie within the node.
+pub trait SnapshotAccess {
+    /// Fills `buffers` with what was at `offset` then.
+    fn read_then(&self, offset: u64, buffers: Buffers) -> Answer<'_, Transfer> {
+        let _ = offset;
+        Answer::ready((Err(IoError::NotSupported), buffers))
+    }
+
+    /// What the start of a range was made of then.
+    fn status_then(&self, range: Range) -> Answer<'_, IoResult<BlockStatus>> {
+        let _ = range;
+        Answer::ready(Err(IoError::NotSupported))
+    }
+
+    /// Nobody will ask for what was in a range then: it need not be kept any longer.
+    fn discard_then(&self, range: Range) -> Answer<'_, IoResult<()>> {
+        let _ = range;
+        Answer::ready(Err(IoError::NotSupported))
+    }
+
+    /// Has what was in a range then where it is kept, rather than wait for the first write to it.
+    fn copy_then(&self, range: Range) -> Answer<'_, IoResult<()>> {
+        let _ = range;
+        Answer::ready(Err(IoError::NotSupported))
+    }
+}
+
+impl SnapshotAccess for Nothing {}

@@ -1,0 +1,143 @@
+//! The kept moment, written down: which chunks are left, and which can be asked for.
+
+use std::time::Duration;
+
+use millpond_messages::saved::{DriverRecord, Saved, SavedError};
+use millpond_messages::{ChunkSet, Range};
+use serde::{Deserialize, Serialize};
+
+use super::CopyBeforeWrite;
+use super::kept::{OnError, State};
+use crate::api::SavesState;
+
+/// Some chunks of a disk: the first byte and the bytes of each run of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct SavedChunks {
+    runs: Vec<(u64, u64)>,
+}
+
+impl SavedChunks {
+    fn of(set: &ChunkSet) -> Self {
+        let mut from = 0;
+        let runs = std::iter::from_fn(|| {
+            let run = set.next_run(from)?;
+            from = run.end();
+            Some((run.offset(), run.len()))
+        });
+        Self { runs: runs.collect() }
+    }
+
+    fn set(&self, len: u64, chunk: u64) -> Result<ChunkSet, SavedError> {
+        let impossible = |_| SavedError::Impossible("copy-before-write: chunks that no disk has".to_owned());
+        let mut set = ChunkSet::new(len, chunk).map_err(|_| impossible(()))?;
+        for (offset, bytes) in &self.runs {
+            set.insert(Range::new(*offset, *bytes).map_err(|_| impossible(()))?);
+        }
+        Ok(set)
+    }
+}
+
+/// The state of a `copy-before-write` node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct SavedMoment {
+    /// Bytes of the disk.
+    len: u64,
+    /// Bytes of a chunk.
+    chunk: u64,
+    left: SavedChunks,
+    readable: SavedChunks,
+    /// A write that cannot keep its old data goes on, and the moment is lost.
+    breaks_snapshot: bool,
+    /// Seconds that a write waits; 0 for no limit.
+    timeout: u64,
+    is_lost: bool,
+}
+
+impl Saved for SavedMoment {
+    const KIND: &'static str = "driver/copy-before-write";
+    const VERSION: u32 = 1;
+}
+
+impl SavedMoment {
+    fn of(state: &State) -> Self {
+        Self {
+            len: state.left.len(),
+            chunk: state.left.chunk(),
+            left: SavedChunks::of(&state.left),
+            readable: SavedChunks::of(&state.readable),
+            breaks_snapshot: state.on_error == OnError::BreakSnapshot,
+            timeout: state.timeout.map_or(0, |timeout| timeout.as_secs()),
+            is_lost: state.is_lost,
+        }
+    }
+
+    fn state(&self) -> Result<State, SavedError> {
+        Ok(State {
+            left: self.left.set(self.len, self.chunk)?,
+            readable: self.readable.set(self.len, self.chunk)?,
+            on_error: match self.breaks_snapshot {
+                true => OnError::BreakSnapshot,
+                false => OnError::BreakGuestWrite,
+            },
+            timeout: (self.timeout > 0).then(|| Duration::from_secs(self.timeout)),
+            is_lost: self.is_lost,
+        })
+    }
+}
+
+impl SavesState for CopyBeforeWrite {
+    fn save(&self) -> Result<DriverRecord, SavedError> {
+        DriverRecord::of(&SavedMoment::of(&self.kept.state()))
+    }
+
+    fn restore(&self, record: &DriverRecord) -> Result<(), SavedError> {
+        let saved: SavedMoment = record.state()?;
+        let state = saved.state()?;
+        let own = self.kept.state();
+        if (state.left.len(), state.left.chunk()) != (own.left.len(), own.left.chunk()) {
+            let text = "copy-before-write: the moment is one of another disk".to_owned();
+            return Err(SavedError::Impossible(text));
+        }
+        self.kept.go_on(state);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moment() -> SavedMoment {
+        SavedMoment {
+            len: 1 << 20,
+            chunk: 65_536,
+            left: SavedChunks {
+                runs: vec![(0, 65_536), (131_072, 917_504)],
+            },
+            readable: SavedChunks {
+                runs: vec![(0, 1 << 20)],
+            },
+            breaks_snapshot: true,
+            timeout: 5,
+            is_lost: false,
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_version_1_stay() {
+        let record = DriverRecord::of(&moment()).unwrap();
+        let expected = b"MILLPOND\x18driver/copy-before-write\x01\0\0\0\x27\0\0\0\
+            \xfc\0\0\x10\0\xfc\0\0\x01\0\x02\0\xfc\0\0\x01\0\xfc\0\0\x02\0\xfc\0\0\x0e\0\x01\0\xfc\0\0\x10\0\x01\x05\0";
+        assert_eq!(record.bytes(), expected);
+        assert_eq!(record.state::<SavedMoment>().unwrap(), moment());
+    }
+
+    #[test]
+    fn a_moment_is_the_same_again_unless_it_is_impossible() {
+        let state = moment().state().unwrap();
+        assert_eq!(SavedMoment::of(&state), moment());
+        let mut wrong = moment();
+        wrong.left.runs.push((u64::MAX, 2));
+        assert!(wrong.state().is_err());
+    }
+}
