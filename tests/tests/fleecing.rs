@@ -296,6 +296,8 @@ fn the_two_filters_take_options_and_permissions_as_in_qemu() {
         cbw(json!({"on-cbw-error": "explode"})),
         cbw(json!({"cbw-timeout": -1})),
         cbw(json!({"colour": 1})),
+        cbw(json!({"bitmap": {"node": "disk", "name": "none"}})),
+        cbw(json!({"bitmap": {"node": "disk"}})),
         cbw(json!({"target": null})),
         add(json!({"driver": "copy-before-write", "node-name": "cbw", "file": "disk"})),
         export("disk", true),

@@ -28,7 +28,7 @@ const PIECE: u64 = 1 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnError {
-    /// It fails.
+    /// The write fails as well.
     #[default]
     BreakGuestWrite,
     /// It goes on, and the moment is lost.

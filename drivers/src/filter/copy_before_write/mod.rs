@@ -37,10 +37,20 @@ const TARGET: ChildKind = ChildKind::named("target", Role::DATA);
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CopyBeforeWriteKind;
 
+/// The dirty bitmap of a node whose chunks alone are kept.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BitmapName {
+    #[expect(dead_code, reason = "it is checked that it is there; no node has bitmaps")]
+    node: String,
+    name: String,
+}
+
 /// The options as QAPI's `BlockdevOptionsCbw` has them.
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct CbwOptions {
+    bitmap: Option<BitmapName>,
     #[serde(default)]
     on_cbw_error: OnError,
     /// Seconds; 0 for no limit.
@@ -53,6 +63,10 @@ struct CbwOptions {
 impl CbwOptions {
     fn read(options: Options) -> Result<Self> {
         let options: Self = parse_options(options)?;
+        if let Some(bitmap) = &options.bitmap {
+            let text = format!("Dirty bitmap '{}' not found", bitmap.name);
+            return Err(Error::new(ErrorKind::NotFound, text));
+        }
         let size = options.min_cluster_size;
         if size > i64::MAX as u64 {
             let text = format!(

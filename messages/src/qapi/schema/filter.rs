@@ -1,5 +1,6 @@
 //! Options of filters. They are checked and stay objects, for the drivers to read.
 
+use super::export::BlockDirtyBitmap;
 use super::graph::BlockPermission;
 use super::node::BlockdevRef;
 use crate::common::DebugEvent;
@@ -82,6 +83,7 @@ qapi! {
     open struct BlockdevOptionsCbw {
         file: BlockdevRef,
         target: BlockdevRef,
+        bitmap: Option<BlockDirtyBitmap>,
         on_cbw_error: Option<OnCbwError>,
         cbw_timeout: Option<u32>,
         min_cluster_size: Option<u64>,
