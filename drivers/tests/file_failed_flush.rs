@@ -12,7 +12,9 @@ use futures_util::future::join;
 use host::{Node, run};
 use millpond_messages::{IoError, IoResult, OpenFlags, RequestFlags};
 use millpond_ring::buffer::Buffer;
-use millpond_ring::{Backend, Completion, Engine, Monotonic, Nap, Op, Ring, RingStats, SlotId, Slots, Wake};
+use millpond_ring::{
+    Backend, Completion, Engine, Monotonic, Op, Ring, RingStats, SleepFor, SlotId, Slots, Wake,
+};
 
 /// Which of the operations on a file fail, and which of those in flight together ends first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +59,7 @@ impl Backend for Failing {
         !self.in_flight.is_empty()
     }
 
-    fn turn(&mut self, _slots: &mut Slots, _nap: Nap, done: &mut Vec<Completion>) {
+    fn turn(&mut self, _slots: &mut Slots, _sleep_for: SleepFor, done: &mut Vec<Completion>) {
         self.in_flight.sort_by_key(|(_, ends_first, _)| !ends_first);
         if !self.in_flight.is_empty() {
             let (id, _, result) = self.in_flight.remove(0);

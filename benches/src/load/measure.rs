@@ -9,7 +9,7 @@ use super::usage::{Meter, Threads, Usage};
 use crate::Outcome;
 
 /// How often those who wait look whether the load is over.
-pub(super) const NAP: Duration = Duration::from_millis(20);
+pub(super) const SLEEP: Duration = Duration::from_millis(20);
 
 /// The number of this thread, as the kernel has it.
 pub(super) fn thread_id() -> u32 {
@@ -59,11 +59,11 @@ impl Measure {
         let meter = |(pid, threads)| Meter::new(pid, without_this(threads), self.counters);
         let mut client = meter(self.client)?;
         let mut server = self.server.map(meter).transpose()?;
-        while nap(control, control.from()) {}
+        while sleep_for(control, control.from()) {}
         client.begin()?;
         server.as_mut().map(Meter::begin).transpose()?;
         // The end may move towards us.
-        while nap(control, control.until()) {}
+        while sleep_for(control, control.until()) {}
         Ok((client.end()?, server.map(Meter::end).transpose()?))
     }
 }
@@ -80,8 +80,8 @@ fn without_this(threads: Threads) -> Threads {
 }
 
 /// Sleeps for a moment on the way to a time; false if it has come.
-fn nap(control: &Control, time: u64) -> bool {
+fn sleep_for(control: &Control, time: u64) -> bool {
     let left = Duration::from_nanos(time.saturating_sub(control.now()));
-    std::thread::sleep(left.min(NAP));
+    std::thread::sleep(left.min(SLEEP));
     !left.is_zero()
 }

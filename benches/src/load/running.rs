@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use millpond::graph::GraphHandle;
 
 use super::embedded::Layer;
-use super::measure::{Measure, NAP, thread_id};
+use super::measure::{Measure, SLEEP, thread_id};
 use super::nbd;
 use super::record::Control;
 use super::report::Report;
@@ -194,7 +194,7 @@ impl Running {
             if left.is_zero() {
                 return true;
             }
-            std::thread::sleep(left.min(NAP));
+            std::thread::sleep(left.min(SLEEP));
         }
         false
     }

@@ -20,11 +20,11 @@ pub struct Completion {
 
 /// How long a backend's turn may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Nap {
+pub enum SleepFor {
     /// No time: hand over what is queued and collect what is there.
-    No,
+    NoTime,
     /// Until something completes or the bell rings, and no longer than this.
-    Sleep(Option<Duration>),
+    AtMost(Option<Duration>),
 }
 
 /// Runs operations.
@@ -44,9 +44,9 @@ pub trait Backend {
     /// Whether something waits to be handed over, or is known to have completed. Costs no system call.
     fn has_work(&mut self) -> bool;
 
-    /// Hands over what was submitted, collects completions into `done`, and sleeps in between as `nap` allows if
+    /// Hands over what was submitted, collects completions into `done`, and sleeps in between as `sleep_for` allows if
     /// there is nothing to collect. One system call, or none if there is nothing to do.
-    fn turn(&mut self, slots: &mut Slots, nap: Nap, done: &mut Vec<Completion>);
+    fn turn(&mut self, slots: &mut Slots, sleep_for: SleepFor, done: &mut Vec<Completion>);
 
     /// Makes memory known from which many operations will come. False where that is of no use.
     ///

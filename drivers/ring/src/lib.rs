@@ -43,7 +43,7 @@ use rustix::net::SocketAddrAny;
 
 use crate::buffer::{Buffer, Buffers, Region};
 
-pub use backend::{Backend, Completion, Nap};
+pub use backend::{Backend, Completion, SleepFor};
 pub use clock::{Clock, Monotonic};
 pub use files::FileOps;
 pub use future::{Accepted, Blocking, Finished, Kind, Moved, Pending, Polled, Received};
@@ -132,7 +132,7 @@ pub struct RingStats {
 const LAST_WAIT: Duration = Duration::from_secs(5);
 
 /// After how long to look at the time during that.
-const LAST_NAP: Duration = Duration::from_millis(100);
+const LAST_SLEEP: Duration = Duration::from_millis(100);
 
 struct State {
     slots: Slots,
@@ -434,12 +434,12 @@ impl Ring {
             completed,
             ..
         } = &mut *state;
-        match self.nap(wait, timers) {
-            Some(nap) if self.inner.wake.try_park() => {
-                backend.turn(slots, nap, done);
+        match self.sleep_for(wait, timers) {
+            Some(sleep_for) if self.inner.wake.try_park() => {
+                backend.turn(slots, sleep_for, done);
                 self.inner.wake.unpark();
             }
-            _ => backend.turn(slots, Nap::No, done),
+            _ => backend.turn(slots, SleepFor::NoTime, done),
         }
         let mut count = 0;
         for Completion { id, result } in done.drain(..) {
@@ -448,7 +448,7 @@ impl Ring {
                 continue;
             }
             count += 1;
-            let result = whole(slots, id, result);
+            let result = total(slots, id, result);
             match slots.complete(id, result) {
                 Completed::Wake(waker) => wakers.push(waker),
                 Completed::Dispose(op, result) => disposed.push((op, result)),
@@ -465,15 +465,15 @@ impl Ring {
     }
 
     /// How long to sleep, or None for not at all.
-    fn nap(&self, wait: Wait, timers: &Timers) -> Option<Nap> {
+    fn sleep_for(&self, wait: Wait, timers: &Timers) -> Option<SleepFor> {
         let Wait::Until(until) = wait else { return None };
         let deadline = match (until, timers.first()) {
             (Some(until), Some(first)) => until.min(first),
             (Some(time), None) | (None, Some(time)) => time,
-            (None, None) => return Some(Nap::Sleep(None)),
+            (None, None) => return Some(SleepFor::AtMost(None)),
         };
         let time = deadline.saturating_duration_since(self.inner.clock.now());
-        (!time.is_zero()).then_some(Nap::Sleep(Some(time)))
+        (!time.is_zero()).then_some(SleepFor::AtMost(Some(time)))
     }
 
     #[inline]
@@ -515,10 +515,10 @@ impl Drop for Inner {
                 slots, backend, done, ..
             } = &mut *state;
             if self.wake.try_park() {
-                backend.turn(slots, Nap::Sleep(Some(LAST_NAP)), done);
+                backend.turn(slots, SleepFor::AtMost(Some(LAST_SLEEP)), done);
                 self.wake.unpark();
             } else {
-                backend.turn(slots, Nap::No, done);
+                backend.turn(slots, SleepFor::NoTime, done);
             }
             for Completion { id, result } in done.drain(..) {
                 if let Completed::Dispose(op, result) = slots.complete(id, result) {
@@ -572,7 +572,7 @@ fn unfinished(slots: &mut Slots, id: SlotId, result: i32) -> Option<&mut Op> {
 }
 
 /// The result of the whole operation: a transfer's last part counts for all of its parts.
-fn whole(slots: &mut Slots, id: SlotId, result: i32) -> i32 {
+fn total(slots: &mut Slots, id: SlotId, result: i32) -> i32 {
     match slots.get_mut(id) {
         Some(Op::Send { sent: moved, .. } | Op::Recv { received: moved, .. }) if result >= 0 => {
             i32::try_from(*moved).unwrap_or(i32::MAX)

@@ -15,7 +15,7 @@ use rustix::net::{
     sendmsg, sockopt,
 };
 
-use super::backend::{Backend, Completion, Nap};
+use super::backend::{Backend, Completion, SleepFor};
 use super::op::{Fd, Op, SlotId};
 use super::pool::Pool;
 use super::slots::Slots;
@@ -207,11 +207,11 @@ impl Backend for Threads {
         !self.ready.is_empty() || !self.ended.is_empty() || self.pool.has_done()
     }
 
-    fn turn(&mut self, slots: &mut Slots, nap: Nap, done: &mut Vec<Completion>) {
+    fn turn(&mut self, slots: &mut Slots, sleep_for: SleepFor, done: &mut Vec<Completion>) {
         self.pool.collect(done);
         self.try_ready(slots, done);
-        match nap {
-            Nap::Sleep(timeout) if done.is_empty() => self.poll(slots, timeout),
+        match sleep_for {
+            SleepFor::AtMost(timeout) if done.is_empty() => self.poll(slots, timeout),
             _ if !self.waiting.is_empty() => self.poll(slots, Some(Duration::ZERO)),
             _ => return,
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use io_uring::types::{FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
 
-use super::backend::{Backend, Completion, Nap};
+use super::backend::{Backend, Completion, SleepFor};
 use super::op::{Op, SlotId};
 use super::pool::Pool;
 use super::slots::Slots;
@@ -426,15 +426,15 @@ impl Backend for Uring {
         !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
     }
 
-    fn turn(&mut self, _: &mut Slots, nap: Nap, done: &mut Vec<Completion>) {
+    fn turn(&mut self, _: &mut Slots, sleep_for: SleepFor, done: &mut Vec<Completion>) {
         self.pool.collect(done);
         self.reap(done);
         self.push_backlog();
         if !self.leaving.is_empty() {
             self.empty_places();
         }
-        match nap {
-            Nap::Sleep(timeout) if done.is_empty() && self.backlog.is_empty() => {
+        match sleep_for {
+            SleepFor::AtMost(timeout) if done.is_empty() && self.backlog.is_empty() => {
                 if !self.bell_armed {
                     self.watch_bell();
                 }

@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use futures_util::future::{join, join_all};
 use millpond_ring::buffer::{Buffer, Buffers, Region};
 use millpond_ring::{
-    Backend, Clock, Completion, Engine, Fd, Nap, Op, Ring, RingConfig, RingStats, SlotId, Slots, Wait, Wake,
+    Backend, Clock, Completion, Engine, Fd, Op, Ring, RingConfig, RingStats, SleepFor, SlotId, Slots, Wait,
+    Wake,
 };
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -225,12 +226,12 @@ impl Backend for Simulated {
         !self.cancelled.is_empty()
     }
 
-    fn turn(&mut self, slots: &mut Slots, nap: Nap, done: &mut Vec<Completion>) {
+    fn turn(&mut self, slots: &mut Slots, sleep_for: SleepFor, done: &mut Vec<Completion>) {
         done.extend(self.cancelled.drain(..).map(|id| Completion {
             id,
             result: -libc::ECANCELED,
         }));
-        if let (Nap::Sleep(most), true) = (nap, done.is_empty()) {
+        if let (SleepFor::AtMost(most), true) = (sleep_for, done.is_empty()) {
             let now = self.clock.now();
             let next = self.due.peek().map(|Reverse((time, _))| *time);
             let end = most.map(|most| now + most);

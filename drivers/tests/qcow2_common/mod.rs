@@ -24,7 +24,7 @@ use millpond_messages::{
     BlockStatus, IoError, IoResult, Limits, OpenFlags, Range, RequestFlags, StatusFlags,
 };
 use millpond_ring::buffer::Buffers;
-use millpond_ring::{Backend, Completion, Engine, Monotonic, Nap, Op, Ring, RingStats, SlotId, Slots};
+use millpond_ring::{Backend, Completion, Engine, Monotonic, Op, Ring, RingStats, SleepFor, SlotId, Slots};
 
 #[allow(unused_imports, reason = "not every test file runs every program")]
 pub use qemu::{check, contents, qemu_img, qemu_io, run};
@@ -315,7 +315,7 @@ impl Backend for Jobs {
         !self.0.is_empty()
     }
 
-    fn turn(&mut self, _slots: &mut Slots, _nap: Nap, done: &mut Vec<Completion>) {
+    fn turn(&mut self, _slots: &mut Slots, _sleep_for: SleepFor, done: &mut Vec<Completion>) {
         done.extend(self.0.drain(..).map(|id| Completion { id, result: 0 }));
     }
 

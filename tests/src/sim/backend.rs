@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use millpond_ring::buffer::Buffers;
-use millpond_ring::{Backend, Completion, Engine, Nap, Op, RingStats, SlotId, Slots};
+use millpond_ring::{Backend, Completion, Engine, Op, RingStats, SleepFor, SlotId, Slots};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
@@ -343,8 +343,8 @@ impl Backend for Simulated {
         false
     }
 
-    fn turn(&mut self, slots: &mut Slots, nap: Nap, done: &mut Vec<Completion>) {
-        if self.stage.power_is_off() || nap != Nap::No {
+    fn turn(&mut self, slots: &mut Slots, sleep_for: SleepFor, done: &mut Vec<Completion>) {
+        if self.stage.power_is_off() || sleep_for != SleepFor::NoTime {
             // The ring is going, or everything is.
             self.power_lost_or_torn_down(slots, done);
             return;

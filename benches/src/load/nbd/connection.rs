@@ -133,7 +133,7 @@ impl Connection {
             match wait {
                 Wait::Nothing => break,
                 Wait::Until(time) if self.slots.in_flight() == 0 => {
-                    std::thread::sleep(Duration::from_nanos(nap(time, now)));
+                    std::thread::sleep(Duration::from_nanos(sleep_for(time, now)));
                 }
                 _ => {
                     let count = self.receive(&mut input, wait, now)?;
@@ -178,7 +178,8 @@ impl Connection {
             Wait::Until(time) => {
                 let received = self.stream.receive_now(input).map_err(lost)?;
                 if received.is_none() {
-                    self.stream.wait(false, Duration::from_nanos(nap(time, now)))?;
+                    self.stream
+                        .wait(false, Duration::from_nanos(sleep_for(time, now)))?;
                 }
                 received
             }
@@ -199,7 +200,7 @@ impl Connection {
 }
 
 /// How long to wait for a time, in nanoseconds.
-fn nap(time: u64, now: u64) -> u64 {
+fn sleep_for(time: u64, now: u64) -> u64 {
     time.saturating_sub(now).min(LONGEST_NAP)
 }
 

@@ -21,7 +21,7 @@ use super::group::{Admission, Group, Groups, Waiter};
 use super::limits::{Direction, Limits};
 use super::wait_queue::WaitQueues;
 use millpond_ring::{
-    Backend, Clock, Completion, Engine, Nap, Op, Ring, RingConfig, RingStats, SlotId, Slots, Wait, Wake,
+    Backend, Clock, Completion, Engine, Op, Ring, RingConfig, RingStats, SleepFor, SlotId, Slots, Wait, Wake,
 };
 
 const SECOND: u128 = 1_000_000_000;
@@ -38,7 +38,7 @@ impl Backend for Idle {
     fn has_work(&mut self) -> bool {
         false
     }
-    fn turn(&mut self, _slots: &mut Slots, _nap: Nap, _done: &mut Vec<Completion>) {}
+    fn turn(&mut self, _slots: &mut Slots, _sleep_for: SleepFor, _done: &mut Vec<Completion>) {}
     fn stats(&self) -> RingStats {
         RingStats::default()
     }
