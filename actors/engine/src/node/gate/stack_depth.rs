@@ -12,39 +12,39 @@ use pin_project_lite::pin_project;
 use crate::iothread::Local;
 
 /// How many nodes a request passes on one stack. Each takes some kilobytes of it, in a build for tests many.
-const NESTED_MAX: u32 = 24;
+const STACK_DEPTH_MAX: u32 = 24;
 
 thread_local! {
     /// How many are being passed on this thread's stack.
-    static NESTED: Cell<u32> = const { Cell::new(0) };
+    static STACK_DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
 /// Whether so many nodes are on this thread's stack already that the next needs one of its own.
 #[inline]
 pub fn is_deep() -> bool {
-    NESTED.get() >= NESTED_MAX
+    STACK_DEPTH.get() >= STACK_DEPTH_MAX
 }
 
 /// Runs what a request does one node further down: within the polls of what waits for it, or where that is deep already as
 /// a task of its own, which begins with an empty stack.
-pub fn nested<T: 'static>(future: impl Future<Output = T> + 'static) -> LocalBoxFuture<'static, T> {
+pub fn bounded<T: 'static>(future: impl Future<Output = T> + 'static) -> LocalBoxFuture<'static, T> {
     if is_deep()
         && let Some(local) = Local::current()
     {
         // Dropped with the request, the task ends as a poll would have.
         return Box::pin(local.spawn_task(future));
     }
-    Box::pin(Nested { future })
+    Box::pin(Bounded { future })
 }
 
 pin_project! {
-    struct Nested<F> {
+    struct Bounded<F> {
         #[pin]
         future: F,
     }
 }
 
-impl<F: Future> Future for Nested<F> {
+impl<F: Future> Future for Bounded<F> {
     type Output = F::Output;
 
     #[inline]
@@ -61,7 +61,7 @@ struct Passing(#[expect(dead_code, reason = "held until the node was passed")] H
 impl Passing {
     #[inline]
     fn begin() -> Self {
-        NESTED.set(NESTED.get() + 1);
+        STACK_DEPTH.set(STACK_DEPTH.get() + 1);
         Self(Hidden::begin())
     }
 }
@@ -69,6 +69,6 @@ impl Passing {
 impl Drop for Passing {
     #[inline]
     fn drop(&mut self) {
-        NESTED.set(NESTED.get() - 1);
+        STACK_DEPTH.set(STACK_DEPTH.get() - 1);
     }
 }

@@ -22,7 +22,7 @@ use crate::iothread::{Local, is_delaying};
 use crate::node::cell::delayed;
 use crate::node::cell::edge::{Behind, EdgeCell};
 use crate::node::cell::node::NodeCell;
-use crate::node::gate::stack_depth::{is_deep, nested};
+use crate::node::gate::stack_depth::{self, is_deep};
 
 impl EdgeCell {
     /// Sends a request that belongs to one that the parent is busy with. Whatever becomes of the parent, it runs to its end.
@@ -37,7 +37,7 @@ impl EdgeCell {
 
 fn pass_to(cell: Rc<NodeCell>, operation: Operation<Buffers>) -> Answer<'static, Outcome<Buffers>> {
     if is_delaying() {
-        let passed = nested(async move {
+        let passed = stack_depth::bounded(async move {
             delayed::pass_down(&cell, &operation).await;
             execute(&cell, operation, By::PARENT).await
         });
@@ -50,9 +50,9 @@ fn pass_to(cell: Rc<NodeCell>, operation: Operation<Buffers>) -> Answer<'static,
     };
     match attempt {
         Attempt::Ended(outcome) => Answer::ready(outcome),
-        Attempt::Transfer(transfer) => Answer::Wait(nested(Passed(Some(transfer)))),
+        Attempt::Transfer(transfer) => Answer::Wait(stack_depth::bounded(Passed(Some(transfer)))),
         Attempt::Later(operation) => {
-            let passed = nested(async move { execute(&cell, operation, By::PARENT).await });
+            let passed = stack_depth::bounded(async move { execute(&cell, operation, By::PARENT).await });
             Answer::lasting(passed, go_on_alone)
         }
     }
