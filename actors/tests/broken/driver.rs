@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use futures_util::future::LocalBoxFuture;
 use millpond_drivers::api::{
     Abilities, Ability, AllocationTicket, Answer, At, BackingLink, Child, ChildKind, CreateRequest,
-    DebugPoints, Device, Driver, DriverKind, EdgeUse, Events, Extent, Image, Lifecycle, Moved, OpenRequest,
-    Opened, OptionNames, PassThrough, Placement, Purpose, ReopenRequest, SavesState, Transfer,
+    DebugEvents, DebugPoints, Device, Driver, DriverKind, EdgeUse, Extent, Image, Lifecycle, Moved,
+    OpenRequest, Opened, OptionNames, PassThrough, Placement, Purpose, ReopenRequest, SavesState, Transfer,
 };
 use millpond_messages::error::errno::EIO;
 use millpond_messages::graph::Options;
@@ -230,7 +230,7 @@ impl DriverKind for FragileKind {
 struct Fragile {
     /// It says where data is, rather than transferring it itself.
     places: bool,
-    /// It hears events.
+    /// It handles debug events.
     listens: bool,
     /// It refuses changes when the trap says so.
     stubborn: bool,
@@ -269,9 +269,9 @@ impl Driver for Fragile {
             discard: Ability::Native,
             supports_backing: true,
             events: if self.listens {
-                Events::Heard
+                DebugEvents::Handle
             } else {
-                Events::Ignored
+                DebugEvents::Ignore
             },
             ..Abilities::default()
         }

@@ -53,12 +53,12 @@ pub trait ChildPort {
         None
     }
 
-    /// Whether anybody behind the edge listens to events.
-    fn hears(&self) -> bool {
+    /// Whether a node behind the edge handles debug events.
+    fn observes(&self) -> bool {
         false
     }
 
-    /// Tells those behind the edge of an event. What it belongs to waits for the future, where there is one.
+    /// Passes a debug event on to the nodes behind the edge. What it belongs to waits for the future, where there is one.
     fn debug_event(&self, _event: DebugEvent) -> Option<LocalBoxFuture<'static, ()>> {
         None
     }
@@ -270,15 +270,14 @@ impl Child {
         self.0.chain_index(name)
     }
 
-    /// Whether [`Child::debug_event`] has an effect: what costs something just to tell of events may be left out else.
+    /// Whether [`Child::raise`] has an effect. Where it has none, a driver need not do what only serves raising events.
     #[must_use]
-    pub fn hears(&self) -> bool {
-        self.0.hears()
+    pub fn observes(&self) -> bool {
+        self.0.observes()
     }
 
-    /// Tells a node behind the edge that listens, such as `blkdebug`, what is about to happen here. It may hold up whoever
-    /// tells it.
-    pub async fn debug_event(&self, event: DebugEvent) {
+    /// Raises a debug event: a node behind the edge that handles it, such as `blkdebug`, may hold up what raised it.
+    pub async fn raise(&self, event: DebugEvent) {
         if let Some(held) = self.0.debug_event(event) {
             held.await;
         }

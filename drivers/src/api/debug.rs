@@ -5,10 +5,10 @@ use millpond_messages::{DebugEvent, DebugOrder, IoError, IoResult};
 
 use super::Nothing;
 
-/// Where a driver can hold requests, see [`Driver::debug`](super::Driver::debug).
+/// The points at which a driver can hold requests, see [`Driver::debug`](super::Driver::debug).
 pub trait DebugPoints {
-    /// An event happens, here or in a parent. Only a driver that hears events is told; where it answers a future, what
-    /// the event belongs to waits for that.
+    /// Handles an event that this node or a parent has raised. Only a driver that handles events is asked; where it answers
+    /// a future, what the event belongs to waits for that.
     fn debug_event(&self, _event: DebugEvent) -> Option<LocalBoxFuture<'static, ()>> {
         None
     }

@@ -120,8 +120,8 @@ pub struct Abilities {
     /// Writes and zero writes of a parent may pass the end: what is written there makes the driver longer. A transparent
     /// driver need not say so, since its child decides.
     pub grows: bool,
-    /// What becomes of events that the node and its parents tell of.
-    pub events: Events,
+    /// What becomes of debug events that the node and its parents raise.
+    pub events: DebugEvents,
     /// What [`Driver::length`] goes by.
     pub length: LengthSource,
 }
@@ -138,16 +138,16 @@ pub enum LengthSource {
     Children,
 }
 
-/// How a driver stands to [`DebugEvent`]s.
+/// What a driver does with [`DebugEvent`]s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Events {
-    /// Nobody listens to them below.
+pub enum DebugEvents {
+    /// They end here: no node below sees them.
     #[default]
-    Ignored,
-    /// They are for the first child.
-    Passed,
-    /// [`DebugPoints::debug_event`] hears of them.
-    Heard,
+    Ignore,
+    /// They go on to the first child.
+    Forward,
+    /// They go to [`DebugPoints::debug_event`].
+    Handle,
 }
 
 /// Why a driver is asked where a range is.
@@ -322,7 +322,7 @@ pub trait Driver: Lifecycle {
         &Nothing
     }
 
-    /// Where requests can be held for debugging. Only a driver that hears events has such places.
+    /// Where requests can be held for debugging. Only a driver that handles debug events has such places.
     fn debug(&self) -> &dyn DebugPoints {
         &Nothing
     }

@@ -1,8 +1,8 @@
-//! Breakpoints: requests held at named events of a node that listens, and let go again.
+//! Breakpoints: requests held at named events of a node that observes them, and let go again.
 //!
 //! These are answered beside whatever mutation is under way: one that drains may wait for the very request that is held.
 
-use millpond_drivers::api::Events;
+use millpond_drivers::api::DebugEvents;
 use millpond_engine::node::OrderOutcome;
 use millpond_messages::graph::GraphReply;
 use millpond_messages::{DebugOrder, Error, ErrorKind, NodeId, Role};
@@ -12,17 +12,17 @@ use crate::order::NodeOrder;
 use crate::value::graph::Graph;
 use crate::world::World;
 
-/// Carries an order out at the first node that listens, from the one named down over primary children.
+/// Carries an order out at the first node that observes debug events, from the one named down over primary children.
 ///
 /// # Errors
-/// There is no such node, nobody listens below it, or there is no such event or tag.
+/// There is no such node, none observes events below it, or there is no such event or tag.
 pub async fn debug(world: &World, node_name: &str, order: DebugOrder) -> Reply {
     let asks = matches!(order, DebugOrder::IsSuspended { .. });
-    let listener = world.graph(|graph| {
+    let observer = world.graph(|graph| {
         let node = graph.find(node_name)?.id;
-        Ok::<_, Error>(listener(graph, node))
+        Ok::<_, Error>(observer(graph, node))
     })?;
-    let Some(node) = listener else {
+    let Some(node) = observer else {
         if asks {
             return Ok(GraphReply::Suspended(false));
         }
@@ -43,11 +43,12 @@ pub async fn debug(world: &World, node_name: &str, order: DebugOrder) -> Reply {
     })
 }
 
-fn listener(graph: &Graph, node: NodeId) -> Option<NodeId> {
+fn observer(graph: &Graph, node: NodeId) -> Option<NodeId> {
     let mut at = node;
     loop {
-        let hears = |facts: &millpond_engine::node::OpenFacts| facts.abilities.events == Events::Heard;
-        if graph.node(at)?.facts.as_ref().is_some_and(hears) {
+        let observes =
+            |facts: &millpond_engine::node::OpenFacts| facts.abilities.events == DebugEvents::Handle;
+        if graph.node(at)?.facts.as_ref().is_some_and(observes) {
             return Some(at);
         }
         let mut children = graph.children_of(at);

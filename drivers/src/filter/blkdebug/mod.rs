@@ -28,8 +28,8 @@ use serde_json::Value;
 use crate::api::bytes_in;
 use crate::api::reopen::check_unchanged;
 use crate::api::{
-    Abilities, Answer, ChildKind, DebugPoints, Driver, DriverKind, EdgeUse, Events, Extent, Lifecycle, Moved,
-    OpenRequest, Opened, OptionNames, PassThrough, Purpose, ReopenRequest, SavesState, Transfer,
+    Abilities, Answer, ChildKind, DebugEvents, DebugPoints, Driver, DriverKind, EdgeUse, Extent, Lifecycle,
+    Moved, OpenRequest, Opened, OptionNames, PassThrough, Purpose, ReopenRequest, SavesState, Transfer,
 };
 use crate::delegate;
 use options::Config;
@@ -174,7 +174,7 @@ impl Driver for Blkdebug {
     fn abilities(&self) -> Abilities {
         Abilities {
             limits: self.config.overrides.limits(),
-            events: Events::Heard,
+            events: DebugEvents::Handle,
             ..self.below.abilities()
         }
     }

@@ -15,8 +15,9 @@ use super::layout::space::{GuestOffset, HostOffset};
 use super::state::{Blocked, State};
 use super::wait::Key;
 use crate::api::{
-    Abilities, Ability, AllocationTicket, Answer, At, BackingLink, Driver, Events, Exchanged, Extent, Image,
-    LengthSource, Lifecycle, Moved, Placement, Purpose, ReopenRequest, Repair, SavesState, Transfer, arrived,
+    Abilities, Ability, AllocationTicket, Answer, At, BackingLink, DebugEvents, Driver, Exchanged, Extent,
+    Image, LengthSource, Lifecycle, Moved, Placement, Purpose, ReopenRequest, Repair, SavesState, Transfer,
+    arrived,
 };
 use millpond_ring::buffer::Buffers;
 
@@ -41,7 +42,7 @@ impl Driver for Qcow2 {
             supports_backing: true,
             serialise_granularity: cluster,
             has_zero_init: true,
-            events: Events::Ignored,
+            events: DebugEvents::Ignore,
             length: LengthSource::Requests,
         }
     }
@@ -49,7 +50,7 @@ impl Driver for Qcow2 {
     fn locate(&self, purpose: Purpose, range: Range) -> Answer<'_, IoResult<Extent>> {
         let located =
             self.run(move |state| state.locate(purpose, GuestOffset::new(range.offset()), range.len()));
-        if purpose == Purpose::Read && self.file.hears() {
+        if purpose == Purpose::Read && self.file.observes() {
             return Answer::wait(self.located_for_read(located));
         }
         located
@@ -71,7 +72,7 @@ impl Driver for Qcow2 {
                     .map(|()| Placement::own(range.len())),
             );
         }
-        if self.file.hears() {
+        if self.file.observes() {
             return Answer::wait(self.placed_for_write(GuestOffset::new(range.offset()), range.len()));
         }
         self.place_bytes(GuestOffset::new(range.offset()), range.len())
@@ -218,9 +219,9 @@ impl Qcow2 {
     async fn located_for_read(&self, located: Answer<'_, IoResult<Extent>>) -> IoResult<Extent> {
         let extent = located.await?;
         match extent.at {
-            At::Child { .. } => self.file.debug_event(DebugEvent::ReadAio).await,
+            At::Child { .. } => self.file.raise(DebugEvent::ReadAio).await,
             At::Unallocated if self.backing.is_connected() => {
-                self.file.debug_event(DebugEvent::ReadBackingAio).await;
+                self.file.raise(DebugEvent::ReadBackingAio).await;
             }
             At::Unallocated | At::Own | At::Special | At::Zero { .. } => {}
         }
@@ -241,10 +242,10 @@ impl Qcow2 {
     async fn placed_for_write(&self, offset: GuestOffset, len: u64) -> IoResult<Placement> {
         let placement = self.place_bytes(offset, len).await?;
         if placement.ticket.is_some() {
-            self.file.debug_event(DebugEvent::ClusterAlloc).await;
-            self.file.debug_event(DebugEvent::RefblockAlloc).await;
+            self.file.raise(DebugEvent::ClusterAlloc).await;
+            self.file.raise(DebugEvent::RefblockAlloc).await;
         }
-        self.file.debug_event(DebugEvent::WriteAio).await;
+        self.file.raise(DebugEvent::WriteAio).await;
         Ok(placement)
     }
 

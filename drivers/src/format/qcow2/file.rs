@@ -73,14 +73,14 @@ impl ImageFile {
         self.0.allocated_size()
     }
 
-    /// Whether [`ImageFile::debug_event`] has an effect.
-    pub fn hears(&self) -> bool {
-        self.0.hears()
+    /// Whether [`ImageFile::raise`] has an effect.
+    pub fn observes(&self) -> bool {
+        self.0.observes()
     }
 
-    /// Reports what is about to happen to a node below that listens, such as `blkdebug`.
-    pub fn debug_event(&self, event: DebugEvent) -> impl Future<Output = ()> {
-        self.0.debug_event(event)
+    /// Raises a debug event at the node below that handles it, such as `blkdebug`.
+    pub fn raise(&self, event: DebugEvent) -> impl Future<Output = ()> {
+        self.0.raise(event)
     }
 
     /// What people know the image by.

@@ -52,7 +52,7 @@ async fn read_tables(file: &ImageFile, header: Header, settings: Settings, writa
     )
     .await?;
     let entries = u64::from(header.reftable_clusters) << header.geometry(settings.slice_size).l2_bits();
-    file.debug_event(DebugEvent::ReftableLoad).await;
+    file.raise(DebugEvent::ReftableLoad).await;
     let reftable = read_table(
         file,
         header.reftable_offset,

@@ -167,8 +167,8 @@ impl Qcow2 {
         }
         // Nobody else may write the L1 table while it moves.
         let _held = self.waits.hold(Key::Writeback).await;
-        self.file.debug_event(DebugEvent::L1GrowAllocTable).await;
-        self.file.debug_event(DebugEvent::ClusterAlloc).await;
+        self.file.raise(DebugEvent::L1GrowAllocTable).await;
+        self.file.raise(DebugEvent::ClusterAlloc).await;
         let first = self.run(move |state| state.allocate_row(clusters)).await?;
         self.write_back_held(true).await?;
         let (offset, bytes, old) = {
@@ -181,10 +181,10 @@ impl Qcow2 {
             (offset, table, old)
         };
         let moved = async {
-            self.file.debug_event(DebugEvent::L1GrowWriteTable).await;
+            self.file.raise(DebugEvent::L1GrowWriteTable).await;
             self.file.write(offset, bytes.into()).await?;
             self.file.flush().await?;
-            self.file.debug_event(DebugEvent::L1GrowActivateTable).await;
+            self.file.raise(DebugEvent::L1GrowActivateTable).await;
             self.write_header_part(L1).await
         };
         let moved = moved.await;
@@ -304,7 +304,7 @@ impl Qcow2 {
 
     /// Gives back the tables that a shorter disk does not need.
     async fn shrink_l1(&self, size: u64) -> IoResult<()> {
-        self.file.debug_event(DebugEvent::L1ShrinkWriteTable).await;
+        self.file.raise(DebugEvent::L1ShrinkWriteTable).await;
         let kept = self.state.borrow().geometry.l1_entries(size);
         self.state.borrow_mut().drop_tables(kept);
         self.write_back(true).await

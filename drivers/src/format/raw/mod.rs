@@ -18,9 +18,9 @@ use millpond_ring::buffer::Buffers;
 use crate::api::bytes_in;
 use crate::api::reopen::check_unchanged;
 use crate::api::{
-    Abilities, Answer, Child, ChildKind, Driver, DriverKind, Events, Exchanged, Extent, Lifecycle, Moved,
-    OpenRequest, Opened, OptionNames, PassThrough, Placement, Purpose, ReopenRequest, SavesState, Transfer,
-    parse_options,
+    Abilities, Answer, Child, ChildKind, DebugEvents, Driver, DriverKind, Exchanged, Extent, Lifecycle,
+    Moved, OpenRequest, Opened, OptionNames, PassThrough, Placement, Purpose, ReopenRequest, SavesState,
+    Transfer, parse_options,
 };
 use crate::delegate;
 
@@ -182,8 +182,8 @@ impl Raw {
 
 impl Raw {
     /// An answer that is given once those below were told of what it is for.
-    async fn told<T: Unpin>(&self, event: DebugEvent, answer: Answer<'_, T>) -> T {
-        self.below.child().debug_event(event).await;
+    async fn raise_first<T: Unpin>(&self, event: DebugEvent, answer: Answer<'_, T>) -> T {
+        self.below.child().raise(event).await;
         answer.await
     }
 }
@@ -193,7 +193,7 @@ impl Driver for Raw {
 
     fn abilities(&self) -> Abilities {
         Abilities {
-            events: Events::Passed,
+            events: DebugEvents::Forward,
             ..self.below.abilities()
         }
     }
@@ -203,8 +203,8 @@ impl Driver for Raw {
             Ok(range) => self.below.locate(purpose, range),
             Err(error) => Answer::ready(Err(error)),
         };
-        if purpose == Purpose::Read && self.below.child().hears() {
-            return Answer::wait(self.told(DebugEvent::ReadAio, found));
+        if purpose == Purpose::Read && self.below.child().observes() {
+            return Answer::wait(self.raise_first(DebugEvent::ReadAio, found));
         }
         found
     }
@@ -222,8 +222,8 @@ impl Driver for Raw {
             Ok(range) => self.below.place(range, flags),
             Err(error) => Answer::ready(Err(error)),
         };
-        if self.below.child().hears() {
-            return Answer::wait(self.told(DebugEvent::WriteAio, placed));
+        if self.below.child().observes() {
+            return Answer::wait(self.raise_first(DebugEvent::WriteAio, placed));
         }
         placed
     }

@@ -66,9 +66,9 @@ impl EdgeCell {
     }
 
     /// Whether the child listens to events.
-    pub fn hears(&self) -> bool {
+    pub fn observes(&self) -> bool {
         match &*self.behind.borrow() {
-            Behind::Here(cell) => cell.hears(),
+            Behind::Here(cell) => cell.observes(),
             Behind::None | Behind::There(_) => false,
         }
     }

@@ -1,82 +1,82 @@
-//! Debug events of a node: whether anybody listens, and raising them.
+//! Debug events of a node: which node observes them, and raising them.
 
 use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
-use millpond_drivers::api::Events;
+use millpond_drivers::api::DebugEvents;
 use millpond_messages::DebugEvent;
 
 use super::edge::Behind;
-use super::kept::{Asked, anybody_listens};
-use super::node::{Listener, NodeCell};
+use super::kept::{AskedAt, anybody_observes};
+use super::node::{NodeCell, Observer};
 
 impl NodeCell {
-    /// Whether this node, or one that it passes events to, listens to them.
-    pub fn hears(&self) -> bool {
-        if !anybody_listens() {
+    /// Whether this node observes debug events, or forwards them to one that does.
+    pub fn observes(&self) -> bool {
+        if !anybody_observes() {
             return false;
         }
         match self.events.get() {
-            Events::Ignored => false,
-            Events::Heard => true,
-            Events::Passed => {
+            DebugEvents::Ignore => false,
+            DebugEvents::Handle => true,
+            DebugEvents::Forward => {
                 let is_there =
-                    |listener: &Listener| listener.as_ref().is_some_and(|node| node.strong_count() > 0);
-                let known = self.kept.look_at_listener(is_there);
-                known.unwrap_or_else(|| self.listener_below().is_some())
+                    |observer: &Observer| observer.as_ref().is_some_and(|node| node.strong_count() > 0);
+                let known = self.kept.look_at_observer(is_there);
+                known.unwrap_or_else(|| self.observer_below().is_some())
             }
         }
     }
 
-    /// The node below that listens to this node's events. One of another iothread does not hear them.
-    fn listener_below(&self) -> Option<Rc<Self>> {
-        if let Some(known) = self.kept.listener() {
+    /// The node below that observes this node's events. A node of another iothread does not.
+    fn observer_below(&self) -> Option<Rc<Self>> {
+        if let Some(known) = self.kept.observer() {
             return known?.upgrade();
         }
-        let asked = Asked::now();
+        let asked = AskedAt::now();
         let mut passed: Vec<Rc<Self>> = Vec::new();
         let mut behind = self.edges().first().map(|edge| edge.behind());
-        let listener: Listener = loop {
+        let observer: Observer = loop {
             let Some(Behind::Here(node)) = behind else {
                 break None;
             };
             node.kept.rely();
             match node.events.get() {
-                Events::Ignored => break None,
-                Events::Heard => break Some(Rc::downgrade(&node)),
-                Events::Passed => {}
+                DebugEvents::Ignore => break None,
+                DebugEvents::Handle => break Some(Rc::downgrade(&node)),
+                DebugEvents::Forward => {}
             }
-            if let Some(known) = node.kept.listener() {
+            if let Some(known) = node.kept.observer() {
                 break known;
             }
             behind = node.edges().first().map(|edge| edge.behind());
             passed.push(node);
         };
         for node in passed.iter().map(Rc::as_ref).chain([self]) {
-            node.kept.keep_listener(asked, listener.clone());
+            node.kept.keep_observer(asked, observer.clone());
         }
-        listener?.upgrade()
+        observer?.upgrade()
     }
 
-    /// Raises an event at a node that listens, or passes it on to one that does, and waits as long as that holds it.
-    /// Elsewhere it costs a comparison.
+    /// Raises an event, and waits as long as the node that observes it holds it. Where none does, it costs a comparison.
     pub async fn raise(&self, event: DebugEvent) {
-        if self.hears()
+        if self.observes()
             && let Some(held) = self.debug_event(event)
         {
             held.await;
         }
     }
 
-    /// Tells whoever listens of an event. Whatever it belongs to waits for the future, where there is one.
+    /// Hands an event to the driver of the node that observes it. What the event belongs to waits for the future, where
+    /// there is one.
     pub fn debug_event(&self, event: DebugEvent) -> Option<LocalBoxFuture<'static, ()>> {
-        if !anybody_listens() {
+        if !anybody_observes() {
             return None;
         }
         let driver = match self.events.get() {
-            Events::Ignored => return None,
-            Events::Heard => self.driver(),
-            Events::Passed => self.listener_below()?.driver(),
+            DebugEvents::Ignore => return None,
+            DebugEvents::Handle => self.driver(),
+            DebugEvents::Forward => self.observer_below()?.driver(),
         };
         driver.ok()?.debug().debug_event(event)
     }

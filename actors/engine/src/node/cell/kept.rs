@@ -1,10 +1,11 @@
-//! What a node keeps of the nodes below it, so as not to ask them again.
+//! What a node remembers of the nodes below it, so as not to ask them again: its length, and which of them observes its
+//! debug events.
 //!
-//! A node whose length follows from its children's would ask them, these theirs, and so on down to the bottom; so would one
-//! that looks for whoever listens to its events. In a chain that is built node upon node each new one would ask all of
-//! them, and in a request that every node tells of its events each would look through all. So what was found is kept until
-//! something has changed anywhere on this thread that a node above may have kept something of. No node knows its parents:
-//! changes are counted, and what was found before the last one is not kept any more.
+//! A node whose length follows from its children's would ask them, these theirs, and so on down to the bottom; so would a
+//! node that looks for the observer of its events. In a chain that is built node upon node each new one would ask all those
+//! below, and of a request whose events every node raises each node would look through all. So what was found is kept until
+//! something changes anywhere on this thread that a node above may have kept. No node knows its parents: changes are
+//! counted, and what was found before the last change counts no more.
 
 use std::cell::{Cell, RefCell};
 
@@ -13,25 +14,25 @@ thread_local! {
     static CHANGES: Cell<u64> = const { Cell::new(0) };
 }
 
-/// A time at which nodes below were asked: what has changed since makes their answers some of the past.
+/// When nodes below were asked, in changes counted: any later change makes their answers obsolete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Asked(u64);
+pub struct AskedAt(u64);
 
-impl Asked {
-    /// The time that it is before asking.
+impl AskedAt {
+    /// The time now. Taken before asking, so that a change meanwhile counts as later.
     pub fn now() -> Self {
         Self(CHANGES.get())
     }
 }
 
-/// What a node keeps, and whether nodes above may keep something of it. `L` stands for the node that listens to another's
-/// events, or for none.
+/// What a node keeps of those below, and whether nodes above may keep something of it. `L` names the node that observes
+/// debug events, or none.
 pub struct Kept<L> {
-    /// When the length that the node has was found, where it may be kept.
-    length: Cell<Option<Asked>>,
-    /// Who listens below, and when that was found.
-    listener: RefCell<Option<(Asked, L)>>,
-    /// A node above may have kept something of this one since it last changed.
+    /// When the node's length was found, where it may be kept.
+    length: Cell<Option<AskedAt>>,
+    /// The observer below, and when it was found.
+    observer: RefCell<Option<(AskedAt, L)>>,
+    /// Whether a node above may have kept something of this one since it last changed.
     relied_on: Cell<bool>,
 }
 
@@ -39,50 +40,50 @@ impl<L> Default for Kept<L> {
     fn default() -> Self {
         Self {
             length: Cell::default(),
-            listener: RefCell::default(),
+            observer: RefCell::default(),
             relied_on: Cell::default(),
         }
     }
 }
 
 impl<L: Clone> Kept<L> {
-    /// Whether the length that the node has is its driver's still.
+    /// Whether the length that the node keeps is still that of its driver.
     pub fn has_length(&self) -> bool {
-        self.length.get() == Some(Asked::now())
+        self.length.get() == Some(AskedAt::now())
     }
 
-    /// The node has the length that was found then.
-    pub fn keep_length(&self, asked: Asked) {
+    /// Notes that the node's length was found at `asked`.
+    pub fn keep_length(&self, asked: AskedAt) {
         self.length.set(Some(asked));
     }
 
-    /// Looks at who listens below, if that is known: most only want to know whether anybody does.
+    /// Looks at the observer below, if that is known: most callers only want to know whether there is one.
     #[inline]
-    pub fn look_at_listener<T>(&self, look: impl FnOnce(&L) -> T) -> Option<T> {
-        let kept = self.listener.borrow();
-        let (_, listener) = kept.as_ref().filter(|(asked, _)| *asked == Asked::now())?;
-        Some(look(listener))
+    pub fn look_at_observer<T>(&self, look: impl FnOnce(&L) -> T) -> Option<T> {
+        let kept = self.observer.borrow();
+        let (_, observer) = kept.as_ref().filter(|(asked, _)| *asked == AskedAt::now())?;
+        Some(look(observer))
     }
 
-    /// Who listens below, if that is known.
-    pub fn listener(&self) -> Option<L> {
-        self.look_at_listener(L::clone)
+    /// The observer below, if that is known.
+    pub fn observer(&self) -> Option<L> {
+        self.look_at_observer(L::clone)
     }
 
-    /// Who listens below, as it was found then.
-    pub fn keep_listener(&self, asked: Asked, listener: L) {
-        self.listener.replace(Some((asked, listener)));
+    /// Keeps the observer below that was found at `asked`.
+    pub fn keep_observer(&self, asked: AskedAt, observer: L) {
+        self.observer.replace(Some((asked, observer)));
     }
 
-    /// A node above is told something, and may keep what it makes of it.
+    /// Notes that a node above was told something of this one, and may keep it.
     pub fn rely(&self) {
         self.relied_on.set(true);
     }
 
-    /// The node has changed, or may have.
+    /// Forgets what was kept, because the node has changed, or may have.
     pub fn changed(&self) {
         self.length.set(None);
-        self.listener.take();
+        self.observer.take();
         // Where nobody has asked since the last change, nobody has kept anything.
         if self.relied_on.replace(false) {
             CHANGES.set(CHANGES.get() + 1);
@@ -91,28 +92,29 @@ impl<L: Clone> Kept<L> {
 }
 
 thread_local! {
-    /// How many nodes of this thread have a driver that hears events. Mostly none, and then no request looks for one.
-    static LISTENERS: Cell<usize> = const { Cell::new(0) };
+    /// How many nodes of this thread have a driver that handles debug events. Mostly none, and then no request looks for
+    /// one.
+    static OBSERVERS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Whether any node of this thread has a driver that hears events.
+/// Whether any node of this thread has a driver that handles debug events.
 #[inline]
-pub fn anybody_listens() -> bool {
-    LISTENERS.get() > 0
+pub fn anybody_observes() -> bool {
+    OBSERVERS.get() > 0
 }
 
-/// Counts a node among those whose driver hears events.
-pub struct Listening(());
+/// Counts a node among those whose driver handles debug events, until dropped.
+pub struct Observing(());
 
-impl Listening {
+impl Observing {
     pub fn begin() -> Self {
-        LISTENERS.set(LISTENERS.get() + 1);
+        OBSERVERS.set(OBSERVERS.get() + 1);
         Self(())
     }
 }
 
-impl Drop for Listening {
+impl Drop for Observing {
     fn drop(&mut self) {
-        LISTENERS.set(LISTENERS.get() - 1);
+        OBSERVERS.set(OBSERVERS.get() - 1);
     }
 }

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-use millpond_drivers::api::{Abilities, Driver, DriverKind, Events, LengthSource};
+use millpond_drivers::api::{Abilities, DebugEvents, Driver, DriverKind, LengthSource};
 use millpond_messages::{
     ChildSlot, Error, ErrorKind, IoError, IoResult, Limits, NodeId, OpenFlags, Range, RequestFlags, Result,
     SECTOR_SIZE,
@@ -13,15 +13,15 @@ use millpond_messages::{
 use super::durability::Durability;
 use super::edge::{Behind, EdgeCell};
 use super::home::Home;
-use super::kept::{Asked, Kept, Listening};
+use super::kept::{AskedAt, Kept, Observing};
 use super::prepared::Prepared;
 use crate::node::gate::overlap::Tracker;
 use crate::node::gate::sections::Gate;
 use crate::node::gate::statistics::Counters;
 use crate::node::order::outcome::{NodeSettings, OpenFacts};
 
-/// The node that listens to another's events, if there is one.
-pub type Listener = Option<Weak<NodeCell>>;
+/// The node that observes another's debug events, if there is one.
+pub type Observer = Option<Weak<NodeCell>>;
 
 /// A node on its iothread.
 pub struct NodeCell {
@@ -42,18 +42,18 @@ pub struct NodeCell {
     abilities: Cell<Abilities>,
     /// How many have asked for copy-on-read.
     copy_on_read: Cell<u32>,
-    /// Of the abilities, what every request looks at.
-    pub(super) events: Cell<Events>,
+    /// A copy of `abilities.events`, which every request reads.
+    pub(super) events: Cell<DebugEvents>,
     /// Whether requests that pass this node are tracked.
     tracks: Cell<bool>,
     /// Root edges whose requests may be serialised against all others of the node.
     serialisers: Cell<u32>,
-    /// While the driver hears events.
-    listening: RefCell<Option<Listening>>,
+    /// Held while the driver handles debug events.
+    observing: RefCell<Option<Observing>>,
     limits: Cell<Limits>,
     pub(super) size: Cell<u64>,
     /// What is known of the nodes below, and need not be asked again.
-    pub(super) kept: Kept<Listener>,
+    pub(super) kept: Kept<Observer>,
     /// What was written and not flushed, and the flush under way.
     durability: Rc<Durability>,
     /// What a change that is under way has prepared.
@@ -100,7 +100,7 @@ impl NodeCell {
             events: Cell::default(),
             tracks: Cell::default(),
             serialisers: Cell::default(),
-            listening: RefCell::default(),
+            observing: RefCell::default(),
             limits: Cell::default(),
             size: Cell::new(whole_sectors(parts.size)),
             kept: Kept::default(),
@@ -245,7 +245,7 @@ impl NodeCell {
 
     /// The driver was asked for its length after `asked`, and [`NodeCell::size`] is that: it is kept for parents where it
     /// follows from what is kept below.
-    pub fn keep_length(&self, asked: Asked) {
+    pub fn keep_length(&self, asked: AskedAt) {
         let is_kept = |edge: Rc<EdgeCell>| match edge.behind() {
             Behind::None => true,
             Behind::Here(child) => {
@@ -392,8 +392,8 @@ impl NodeCell {
         limits.check()?;
         self.abilities.set(abilities);
         self.events.set(abilities.events);
-        self.listening
-            .replace((abilities.events == Events::Heard).then(Listening::begin));
+        self.observing
+            .replace((abilities.events == DebugEvents::Handle).then(Observing::begin));
         self.limits.set(limits);
         self.refresh_tracks();
         Ok(())

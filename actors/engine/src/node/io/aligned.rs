@@ -71,7 +71,7 @@ pub fn read_now(
 /// Whether a write may go to a node's own driver as it is, without waiting for others: what holds those back that come
 /// later and would share a block with it, where the node has such.
 pub fn ready_to_write(node: &Rc<NodeCell>, offset: u64, buffers: &Buffers) -> Option<Option<Tracking>> {
-    if node.hears() || !fits(node, offset, buffers) || buffers.len() > most_in_one(node) {
+    if node.observes() || !fits(node, offset, buffers) || buffers.len() > most_in_one(node) {
         return None;
     }
     if !node.tracks_blocks() {

@@ -9,7 +9,7 @@ use millpond_messages::{
 
 use super::passage::By;
 use crate::node::cell::edge::EdgeCell;
-use crate::node::cell::kept::Asked;
+use crate::node::cell::kept::AskedAt;
 use crate::node::cell::node::NodeCell;
 
 /// The length as the driver knows it now. A parent is told what is kept of it, where something is.
@@ -17,7 +17,7 @@ pub async fn length(cell: &Rc<NodeCell>, by: By<'_>) -> IoResult<u64> {
     let driver = cell.driver()?;
     let is_for_parent = !by.is_admitted();
     if !is_for_parent || !cell.keeps_length() {
-        let asked = Asked::now();
+        let asked = AskedAt::now();
         let size = driver.length().await?;
         cell.set_size(size);
         cell.keep_length(asked);

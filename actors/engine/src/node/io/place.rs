@@ -172,7 +172,7 @@ pub fn place_now(cell: &Rc<NodeCell>, range: Range, path: &mut Path) -> Option<R
     };
     loop {
         let (node, range) = (&descent.node, descent.range);
-        if node.hears() || length::falls_short(node, range.end()) {
+        if node.observes() || length::falls_short(node, range.end()) {
             return None;
         }
         let tracked = node.tracks();

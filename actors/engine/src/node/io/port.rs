@@ -91,8 +91,8 @@ impl ChildPort for Port {
         }
     }
 
-    fn hears(&self) -> bool {
-        self.0.hears()
+    fn observes(&self) -> bool {
+        self.0.observes()
     }
 
     fn debug_event(&self, event: DebugEvent) -> Option<LocalBoxFuture<'static, ()>> {

@@ -12,7 +12,7 @@ use super::orders::{OpenOrder, Wiring};
 use super::outcome::{OpenFacts, OrderId, OrderOutcome};
 use super::task::{found, length_of};
 use crate::node::cell::edge::EdgeCell;
-use crate::node::cell::kept::Asked;
+use crate::node::cell::kept::AskedAt;
 use crate::node::cell::node::{CellParts, NodeCell};
 use crate::node::entry::root::RootCell;
 use crate::node::gate::sections::Gate;
@@ -97,7 +97,7 @@ async fn open(table: &Rc<NodeTable>, order: OpenOrder) -> Result<OpenFacts> {
         flags,
         backing,
     } = order.kind.open(request).await?;
-    let asked = Asked::now();
+    let asked = AskedAt::now();
     let size = match length_of(&*driver).await {
         Ok(size) => size,
         Err(error) => {

@@ -119,7 +119,7 @@ impl Qcow2 {
             )
         };
         let Compressed { offset, len } = place;
-        self.file.debug_event(DebugEvent::ReadCompressed).await;
+        self.file.raise(DebugEvent::ReadCompressed).await;
         let compressed = self.file.read_vec(offset, len as usize).await?.into_single();
         let data = self
             .ring

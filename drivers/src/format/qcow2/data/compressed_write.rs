@@ -171,8 +171,8 @@ impl Qcow2 {
 
     async fn store_compressed(&self, offset: GuestOffset, compressed: Vec<u8>) -> IoResult<()> {
         let len = compressed.len() as u64;
-        self.file.debug_event(DebugEvent::ClusterAllocBytes).await;
-        self.file.debug_event(DebugEvent::RefblockAlloc).await;
+        self.file.raise(DebugEvent::ClusterAllocBytes).await;
+        self.file.raise(DebugEvent::RefblockAlloc).await;
         let place = self
             .run(move |state| {
                 let place = state.place_compressed(offset, len)?;
@@ -182,11 +182,11 @@ impl Qcow2 {
             .await?;
         // The cluster decompressed last may have had the same entry.
         self.forget_decompressed();
-        self.file.debug_event(DebugEvent::WriteCompressed).await;
+        self.file.raise(DebugEvent::WriteCompressed).await;
         let written = self.file.write(place.host, compressed.into()).await;
         let ok = written.is_ok();
         if ok {
-            self.file.debug_event(DebugEvent::L2UpdateCompressed).await;
+            self.file.raise(DebugEvent::L2UpdateCompressed).await;
         }
         let settled = self
             .run(move |state| state.settle_compressed(place, len, ok))

@@ -329,7 +329,7 @@ impl Qcow2 {
             let state = self.state.borrow();
             state.header.end().round_up(&state.geometry)
         };
-        self.file.debug_event(DebugEvent::EmptyImagePrepare).await;
+        self.file.raise(DebugEvent::EmptyImagePrepare).await;
         let mut offset = GuestOffset::default();
         while offset < end {
             offset += self

@@ -27,7 +27,7 @@ impl Qcow2 {
         let size = geometry.slice_size() as usize;
         // Nobody loads these meanwhile, changes them and pushes them out again: what is read stays what they are.
         let ahead = self.hold_slices_behind(key);
-        self.file.debug_event(DebugEvent::L2Load).await;
+        self.file.raise(DebugEvent::L2Load).await;
         let bytes = match self.file.read_vec(key.offset(), size * (1 + ahead.len())).await {
             Err(_) if !ahead.is_empty() => self.file.read_vec(key.offset(), size).await?,
             read => read?,
@@ -106,7 +106,7 @@ impl Qcow2 {
             );
             return Err(self.found_corruption(text.into()).await);
         };
-        self.file.debug_event(DebugEvent::RefblockLoad).await;
+        self.file.raise(DebugEvent::RefblockLoad).await;
         let bytes = self
             .file
             .read_vec(offset, geometry.cluster_size() as usize)

@@ -50,17 +50,17 @@ impl Qcow2 {
         if table.is_some() && old & COPIED != 0 {
             return Ok(());
         }
-        self.file.debug_event(DebugEvent::ClusterAlloc).await;
+        self.file.raise(DebugEvent::ClusterAlloc).await;
         let offset = self.run(State::allocate_table).await?;
         let contents = match table {
             Some(table) => {
-                self.file.debug_event(DebugEvent::L2AllocCowRead).await;
+                self.file.raise(DebugEvent::L2AllocCowRead).await;
                 self.file.read_vec(table, size).await
             }
             None => Ok(Buffers::zeroed(size)),
         };
-        self.file.debug_event(DebugEvent::ClusterAlloc).await;
-        self.file.debug_event(DebugEvent::L2AllocWrite).await;
+        self.file.raise(DebugEvent::ClusterAlloc).await;
+        self.file.raise(DebugEvent::L2AllocWrite).await;
         let written = match contents {
             Ok(contents) => self.file.write(offset, contents).await,
             Err(error) => Err(error),

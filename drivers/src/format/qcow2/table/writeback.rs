@@ -211,8 +211,8 @@ impl Qcow2 {
         let counts = !refblocks.is_empty() || !reftable.is_empty();
         let references = !slices.is_empty() || !l1.is_empty();
         if !reftable.is_empty() {
-            self.file.debug_event(DebugEvent::RefblockAlloc).await;
-            self.file.debug_event(DebugEvent::RefblockAllocWrite).await;
+            self.file.raise(DebugEvent::RefblockAlloc).await;
+            self.file.raise(DebugEvent::RefblockAllocWrite).await;
         }
         self.write_tables(refblocks, DebugEvent::RefblockUpdatePart)
             .await?;
@@ -237,7 +237,7 @@ impl Qcow2 {
 
     async fn write_tables(&self, pieces: Vec<Piece>, event: DebugEvent) -> IoResult<()> {
         if !pieces.is_empty() {
-            self.file.debug_event(event).await;
+            self.file.raise(event).await;
         }
         self.write_pieces(pieces).await
     }
@@ -260,10 +260,10 @@ impl Qcow2 {
         }
         self.forget_decompressed();
         if frees.iter().any(|free| free.reason == FreeReason::Shrink) {
-            self.file.debug_event(DebugEvent::L1ShrinkFreeL2Clusters).await;
+            self.file.raise(DebugEvent::L1ShrinkFreeL2Clusters).await;
         }
-        self.file.debug_event(DebugEvent::ClusterFree).await;
-        self.file.debug_event(DebugEvent::RefblockAlloc).await;
+        self.file.raise(DebugEvent::ClusterFree).await;
+        self.file.raise(DebugEvent::RefblockAlloc).await;
         for mut free in frees {
             while free.count > 0 {
                 self.relieve_refblocks().await?;
@@ -346,7 +346,7 @@ impl Qcow2 {
         let Some((clusters, bytes)) = self.wanted_reftable() else {
             return Ok(());
         };
-        self.file.debug_event(DebugEvent::ReftableGrow).await;
+        self.file.raise(DebugEvent::ReftableGrow).await;
         let first = self.run(move |state| state.allocate_row(clusters)).await?;
         // Allocating may have added blocks, but there is room to spare.
         let offset = {
@@ -364,7 +364,7 @@ impl Qcow2 {
             self.write_tables(pieces, DebugEvent::RefblockAllocWriteBlocks)
                 .await?;
             self.file.flush().await?;
-            self.file.debug_event(DebugEvent::RefblockAllocWriteTable).await;
+            self.file.raise(DebugEvent::RefblockAllocWriteTable).await;
             self.file.write(offset, table.into()).await?;
             self.file.flush().await
         };
@@ -378,7 +378,7 @@ impl Qcow2 {
             state.header.reftable_clusters = clusters as u32;
             old
         };
-        self.file.debug_event(DebugEvent::RefblockAllocSwitchTable).await;
+        self.file.raise(DebugEvent::RefblockAllocSwitchTable).await;
         let switched = self.write_header_part(REFTABLE).await;
         // As with an L1 table that moves: the header names the new one now, durably or not.
         let result = match &switched {
