@@ -239,7 +239,7 @@ impl Quorum {
         result
     }
 
-    fn told(&self) -> Vec<Notice> {
+    fn reported(&self) -> Vec<Notice> {
         self.told.try_iter().collect()
     }
 }
@@ -269,7 +269,7 @@ fn children_that_agree_are_all_read_and_nothing_is_told() {
             .iter()
             .all(|child| child.count(OperationKind::Read) == 1)
     );
-    assert_eq!(quorum.told(), []);
+    assert_eq!(quorum.reported(), []);
 }
 
 #[test]
@@ -277,7 +277,7 @@ fn a_read_gives_what_most_children_have_and_tells_of_the_others() {
     for (bytes, bad_child) in [([1, 2, 2], 0), ([2, 1, 2], 1), ([2, 2, 1], 2)] {
         let quorum = Quorum::votes(2, &bytes);
         assert_eq!(quorum.read(), Ok(2));
-        assert_eq!(quorum.told(), [bad(QuorumOpType::Read, bad_child, None)]);
+        assert_eq!(quorum.reported(), [bad(QuorumOpType::Read, bad_child, None)]);
         assert_eq!(
             quorum.children[bad_child].at(1024),
             1,
@@ -297,7 +297,7 @@ fn of_versions_with_as_many_votes_the_last_one_wins() {
 fn a_read_with_too_few_votes_fails_and_is_told() {
     let quorum = Quorum::votes(3, &[1, 2, 2]);
     assert_eq!(quorum.read(), Err(EIO));
-    assert_eq!(quorum.told(), [FAILURE]);
+    assert_eq!(quorum.reported(), [FAILURE]);
 }
 
 #[test]
@@ -306,11 +306,11 @@ fn children_that_cannot_be_read_have_no_vote() {
     quorum.children[2].fail(OperationKind::Read, IoError::NoSpace);
     assert_eq!(quorum.read(), Err(EIO), "one against one");
     let unreadable = bad(QuorumOpType::Read, 2, Some(IoError::NoSpace));
-    assert_eq!(quorum.told(), [unreadable.clone(), FAILURE]);
+    assert_eq!(quorum.reported(), [unreadable.clone(), FAILURE]);
     quorum.children[1].fail(OperationKind::Read, IoError::NoSpace);
     assert_eq!(quorum.read(), Err(IoError::NoSpace), "as those fail that do");
     let other = bad(QuorumOpType::Read, 1, Some(IoError::NoSpace));
-    assert_eq!(quorum.told(), [other, unreadable, FAILURE]);
+    assert_eq!(quorum.reported(), [other, unreadable, FAILURE]);
     let quorum = Quorum::votes(2, &[2, 2, 2]);
     quorum.children[0].fail(OperationKind::Read, EIO);
     assert_eq!(
@@ -327,7 +327,7 @@ fn fifo_reads_the_first_child_that_can_be_read() {
     assert_eq!(quorum.children[1].count(OperationKind::Read), 0);
     quorum.children[0].fail(OperationKind::Read, EIO);
     assert_eq!(quorum.read(), Ok(2));
-    assert_eq!(quorum.told(), [bad(QuorumOpType::Read, 0, Some(EIO))]);
+    assert_eq!(quorum.reported(), [bad(QuorumOpType::Read, 0, Some(EIO))]);
     quorum.children[1].fail(OperationKind::Read, EIO);
     quorum.children[2].fail(OperationKind::Read, IoError::NoSpace);
     assert_eq!(quorum.read(), Err(IoError::NoSpace), "the last one's");
@@ -347,11 +347,11 @@ fn a_write_goes_to_all_and_succeeds_where_enough_have_it() {
     quorum.write(6).unwrap();
     assert_eq!((quorum.children[0].at(1024), quorum.children[1].at(1024)), (5, 6));
     let first = bad(QuorumOpType::Write, 0, Some(IoError::NoSpace));
-    assert_eq!(quorum.told(), std::slice::from_ref(&first));
+    assert_eq!(quorum.reported(), std::slice::from_ref(&first));
     quorum.children[2].fail(OperationKind::Write, EIO);
     assert_eq!(quorum.write(7), Err(EIO), "of errors as common the last");
     assert_eq!(
-        quorum.told(),
+        quorum.reported(),
         [first, bad(QuorumOpType::Write, 2, Some(EIO)), FAILURE]
     );
 }
@@ -377,7 +377,7 @@ fn zeroes_go_to_all_as_zeroes_and_never_to_some_of_them_only() {
         ),
         (0, 0)
     );
-    assert_eq!(quorum.told(), [bad(QuorumOpType::Write, 1, Some(EIO))]);
+    assert_eq!(quorum.reported(), [bad(QuorumOpType::Write, 1, Some(EIO))]);
 }
 
 #[test]
@@ -394,11 +394,11 @@ fn a_flush_succeeds_where_enough_are_flushed() {
     flush().unwrap();
     quorum.children[0].fail(OperationKind::Flush, EIO);
     flush().unwrap();
-    assert_eq!(quorum.told(), [told(0, EIO)]);
+    assert_eq!(quorum.reported(), [told(0, EIO)]);
     quorum.children[1].fail(OperationKind::Flush, IoError::NoSpace);
     assert_eq!(flush(), Err(IoError::NoSpace));
     assert_eq!(
-        quorum.told(),
+        quorum.reported(),
         [told(0, EIO), told(1, IoError::NoSpace)],
         "no range, so no quorum to speak of"
     );
@@ -423,7 +423,7 @@ fn what_was_outvoted_is_rewritten_where_that_is_asked_for() {
             .all(|child| child.count(OperationKind::Write) == 0)
     );
     assert_eq!(quorum.read(), Ok(2));
-    assert_eq!(quorum.told().len(), 1, "they agree now");
+    assert_eq!(quorum.reported().len(), 1, "they agree now");
     first.bytes.borrow_mut().fill(3);
     first.fail(OperationKind::Write, EIO);
     assert_eq!(quorum.read(), Ok(2), "it is an attempt");
@@ -478,7 +478,7 @@ fn a_difference_in_blkverify_mode_ends_everything() {
         Err(EIO)
     );
     let message = "quorum: offset=1024 bytes=512 contents mismatch at offset 1030".to_owned();
-    assert_eq!(quorum.told(), [Notice::Mismatch { message }]);
+    assert_eq!(quorum.reported(), [Notice::Mismatch { message }]);
 }
 
 #[test]
@@ -517,7 +517,7 @@ fn only_what_all_have_as_zeroes_is_zeroes() {
         offset: 1024,
         len: 4096,
     };
-    assert_eq!(quorum.told(), [told]);
+    assert_eq!(quorum.reported(), [told]);
 }
 
 #[test]
@@ -530,10 +530,10 @@ fn children_come_and_go_and_a_move_takes_all_along() {
     assert_eq!(quorum.read(), Ok(2));
     let moved = quorum.driver.depart();
     quorum.driver = moved.arrive(handles, quorum.ring.clone());
-    quorum.told();
+    quorum.reported();
     assert_eq!(quorum.read(), Ok(2));
     assert_eq!(
-        quorum.told(),
+        quorum.reported(),
         [bad(QuorumOpType::Read, 0, None)],
         "it is still heard"
     );

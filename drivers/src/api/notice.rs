@@ -85,14 +85,15 @@ impl Notices {
         }
     }
 
-    /// Notices that nobody hears of.
+    /// Notices that go nowhere.
     #[must_use]
     pub fn nowhere() -> Self {
         Self::new(drop)
     }
 
-    /// Tells the node's users. While too many notices are on their way, more are lost, but for the last that a driver causes.
-    pub fn tell(&self, notice: Notice) {
+    /// Reports a notice to the node's users. While too many are on their way further ones are lost, except
+    /// [`Notice::Broken`], the last that a driver causes.
+    pub fn report(&self, notice: Notice) {
         let before = self.on_their_way.fetch_add(1, Ordering::Relaxed);
         let posted = Posted {
             notice,
@@ -121,11 +122,11 @@ mod tests {
         // A receiver that is gone drops what it is sent.
         let notices = Notices::new(move |posted| drop(sender.send(posted)));
         let notice = |offset| Notice::NoQuorum { offset, len: 512 };
-        (0..1000).for_each(|offset| notices.tell(notice(offset)));
+        (0..1000).for_each(|offset| notices.report(notice(offset)));
         let taken: Vec<Posted> = receiver.try_iter().collect();
         assert_eq!(taken.len(), ON_THEIR_WAY);
         drop(taken);
-        notices.tell(notice(7));
+        notices.report(notice(7));
         assert_eq!(receiver.try_recv().unwrap().notice, notice(7));
     }
 }

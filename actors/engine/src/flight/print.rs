@@ -81,7 +81,7 @@ impl Printed {
         let mut all = Vec::new();
         for thread in &self.threads {
             match thread.state {
-                ThreadState::Told => self.told(thread, &mut all),
+                ThreadState::Told => self.reported(thread, &mut all),
                 ThreadState::Silent | ThreadState::NotAsked => self.requests(thread, &mut all),
             }
             self.orders(thread, &mut all);
@@ -90,8 +90,8 @@ impl Printed {
         all
     }
 
-    /// What a thread told.
-    fn told(&self, thread: &FlightThread, all: &mut Vec<Unanswered>) {
+    /// What was open on a thread that answered, by its own report.
+    fn reported(&self, thread: &FlightThread, all: &mut Vec<Unanswered>) {
         for (node, request) in &thread.in_flight {
             let (offset, len) = (request.offset, request.len);
             let (node, stands_at) = (plain(node), plain(&request.stands_at));

@@ -81,8 +81,8 @@ fn handle(table: &Rc<NodeTable>, mail: Mail) {
             local.chaos().set(local, policy);
             drop(done);
         }
-        // Whoever asked may have lost patience.
-        Mail::Flight(tell) => drop(tell.send(table.open())),
+        // The answer is dropped where the asker has given up waiting.
+        Mail::Flight(reply) => drop(reply.send(table.open())),
     }
 }
 

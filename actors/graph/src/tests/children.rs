@@ -228,7 +228,7 @@ fn notice(world: &mut FakeWorld, node: &str, notice: Notice) {
     let id = world.id(node);
     let (sender, receiver) = std::sync::mpsc::channel();
     let notices = Notices::new(move |posted| sender.send(posted).expect("the test listens"));
-    notices.tell(notice);
+    notices.report(notice);
     world.tell(Event::Noticed(id, receiver.recv().expect("the notice is posted")));
 }
 

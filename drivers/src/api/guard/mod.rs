@@ -81,7 +81,7 @@ impl Health {
         let (node, driver) = (&self.node, self.driver);
         if self.is_open.get() {
             tracing::error!(node, driver, "the node is broken: its driver panicked: {text}");
-            self.notices.tell(Notice::Broken {
+            self.notices.report(Notice::Broken {
                 message: text.to_owned(),
             });
         } else {

@@ -50,7 +50,7 @@ impl Wake for Count {
     }
 }
 
-fn told() -> (Rc<Health>, mpsc::Receiver<Notice>) {
+fn watched() -> (Rc<Health>, mpsc::Receiver<Notice>) {
     let (sender, receiver) = mpsc::channel();
     let notices = Notices::new(move |posted| drop(sender.send(posted.notice.clone())));
     (Health::new("node".to_owned(), "fragile", notices, true), receiver)
@@ -58,7 +58,7 @@ fn told() -> (Rc<Health>, mpsc::Receiver<Notice>) {
 
 #[test]
 fn one_panic_ends_all_that_a_driver_owes_and_is_told_once() {
-    let (health, notices) = told();
+    let (health, notices) = watched();
     let mut waiting: Answer<'_, IoResult<u64>> = watch(Answer::wait(std::future::pending()), &health);
     let count = Arc::new(Count::default());
     let waker = Waker::from(Arc::clone(&count));
@@ -84,7 +84,7 @@ fn one_panic_ends_all_that_a_driver_owes_and_is_told_once() {
 
 #[test]
 fn an_answer_that_ends_or_is_dropped_leaves_nobody_behind() {
-    let (health, notices) = told();
+    let (health, notices) = watched();
     let (sender, receiver) = futures_channel::oneshot::channel::<IoResult<u64>>();
     let wait = async { receiver.await.unwrap_or(Err(IoError::Cancelled)) };
     let mut answer = watch(Answer::wait(wait), &health);
@@ -111,7 +111,7 @@ fn a_destructor_that_panics_breaks_its_node_too() {
             panic!("dropped");
         }
     }
-    let (health, notices) = told();
+    let (health, notices) = watched();
     let bomb = Bomb;
     let answer: Answer<'_, ()> = watch(
         Answer::wait(async move {

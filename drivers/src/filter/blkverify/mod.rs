@@ -122,7 +122,7 @@ impl Blkverify {
     /// Tells of a difference. The request fails, and the program is to end.
     fn mismatch(&self, operation: &str, offset: u64, len: u64, what: &str) -> IoError {
         let message = format!("blkverify: {operation} offset={offset} bytes={len} {what}");
-        self.notices.tell(Notice::Mismatch { message });
+        self.notices.report(Notice::Mismatch { message });
         IoError::Os(EIO)
     }
 

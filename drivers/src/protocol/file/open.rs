@@ -279,11 +279,11 @@ fn alignment(fd: &OwnedFd, kind: Kind, access: Access) -> Result<Alignment> {
             erase,
         });
     }
-    let told = told_alignment(fd);
+    let reported = reported_alignment(fd);
     let request = logical
-        .or(told.map(|(request, _)| request))
+        .or(reported.map(|(request, _)| request))
         .or_else(|| probe_request_alignment(fd));
-    let memory = told
+    let memory = reported
         .map(|(_, memory)| memory)
         .or_else(|| probe_memory_alignment(fd, request?));
     match (request, memory) {
@@ -306,12 +306,12 @@ fn is_alignment(bytes: u32) -> bool {
     bytes.is_power_of_two() && bytes <= MAX_ALIGNMENT
 }
 
-/// The alignment of requests and of memory that the kernel tells (Linux 6.1, some file systems).
-fn told_alignment(fd: &OwnedFd) -> Option<(u32, u32)> {
+/// The alignment of requests and of memory that the kernel reports (Linux 6.1, some file systems).
+fn reported_alignment(fd: &OwnedFd) -> Option<(u32, u32)> {
     let facts = statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).ok()?;
-    let told = facts.stx_mask & StatxFlags::DIOALIGN.bits() != 0;
+    let reported = facts.stx_mask & StatxFlags::DIOALIGN.bits() != 0;
     let pair = (facts.stx_dio_offset_align, facts.stx_dio_mem_align);
-    Some(pair).filter(|(request, memory)| told && is_alignment(*request) && is_alignment(*memory))
+    Some(pair).filter(|(request, memory)| reported && is_alignment(*request) && is_alignment(*memory))
 }
 
 /// What is tried, in bytes. If 1 works, whoever serves the file does not care, or does not tell before real I/O: then

@@ -57,7 +57,7 @@ impl Quorum {
         offset: u64,
         len: u64,
     ) {
-        self.notices.tell(Notice::BadChild {
+        self.notices.report(Notice::BadChild {
             operation,
             error,
             child,
@@ -94,7 +94,7 @@ impl Quorum {
     ) -> IoResult<()> {
         self.report_errors(operation, results, offset, len);
         self.count(results)
-            .inspect_err(|_| self.notices.tell(Notice::NoQuorum { offset, len }))
+            .inspect_err(|_| self.notices.report(Notice::NoQuorum { offset, len }))
     }
 
     async fn read_first(&self, offset: u64, mut buffers: Buffers) -> Transfer {
@@ -153,7 +153,7 @@ impl Quorum {
         let len = reads.get(best).map_or(0, |(_, data)| bytes_in(data));
         if versions.len() > 1 {
             if winner.len() < self.settings.threshold {
-                self.notices.tell(Notice::NoQuorum { offset, len });
+                self.notices.report(Notice::NoQuorum { offset, len });
                 return Err(FAILED);
             }
             let losers: Vec<usize> = versions
@@ -186,7 +186,7 @@ impl Quorum {
             let len = bytes_in(first);
             let at = offset.saturating_add(u64::try_from(at).unwrap_or(u64::MAX));
             let message = format!("quorum: offset={offset} bytes={len} contents mismatch at offset {at}");
-            self.notices.tell(Notice::Mismatch { message });
+            self.notices.report(Notice::Mismatch { message });
         }
         Err(FAILED)
     }

@@ -38,11 +38,11 @@ impl NodeTable {
         OrderOutcome::Saved(self.of_cells(nodes, NodeCell::saved))
     }
 
-    /// What `tell` tells of nodes, those left out that are not here.
-    fn of_cells<T>(&self, nodes: Vec<NodeId>, tell: impl Fn(&NodeCell, u64) -> T) -> Vec<(NodeId, T)> {
+    /// What `look` finds at nodes; those that are not here are left out.
+    fn of_cells<T>(&self, nodes: Vec<NodeId>, look: impl Fn(&NodeCell, u64) -> T) -> Vec<(NodeId, T)> {
         let now = self.local().look_at_time();
         let cells = nodes.into_iter().filter_map(|id| Some((id, self.node(id)?)));
-        cells.map(|(id, cell)| (id, tell(&cell, now))).collect()
+        cells.map(|(id, cell)| (id, look(&cell, now))).collect()
     }
 }
 

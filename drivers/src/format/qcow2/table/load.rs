@@ -132,14 +132,14 @@ impl Qcow2 {
                     tracing::error!(
                         "qcow2: Image is corrupt: {text}; further non-fatal corruption events will be suppressed"
                     );
-                    state.notices.tell(notice_of(&corruption, false));
+                    state.notices.report(notice_of(&corruption, false));
                 }
                 return IoError::Corrupt;
             }
             tracing::error!(
                 "qcow2: Marking image as corrupt: {text}; further corruption events will be suppressed"
             );
-            state.notices.tell(notice_of(&corruption, true));
+            state.notices.report(notice_of(&corruption, true));
             state.broken = true;
             state.header.incompatible |= CORRUPT;
             state.header.version >= 3
