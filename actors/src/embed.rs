@@ -9,7 +9,7 @@ use millpond_messages::{Error, ErrorKind, Result};
 use millpond_ring::Engine;
 
 use crate::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
-use millpond_engine::delay::{Chaos, Policy};
+use millpond_engine::delay::{Chaos, DelayRules};
 
 /// What a block layer is started with. The defaults are those of the daemon.
 pub struct BlockLayerConfig {
@@ -19,8 +19,8 @@ pub struct BlockLayerConfig {
     pub implicit: ImplicitOpens,
     /// What the iothreads' rings run on.
     pub engine: Engine,
-    /// The message policy in force from the start; [`GraphHandle::set_chaos`] changes it.
-    pub chaos: Option<Policy>,
+    /// The delay rules in force from the start; [`GraphHandle::set_chaos`] changes it.
+    pub chaos: Option<DelayRules>,
 }
 
 impl Default for BlockLayerConfig {

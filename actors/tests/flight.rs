@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use futures_executor::block_on;
-use millpond::delay::{Chaos, Delay, Policy, Rule};
+use millpond::delay::{Chaos, Delay, DelayRules, Rule};
 use millpond::embed::{BlockLayer, BlockLayerConfig};
 use millpond::flight::{PATIENCE, Printed};
 use millpond::graph::GraphHandle;
@@ -47,7 +47,7 @@ fn a_drain_whose_order_is_held_is_unanswered_and_so_is_who_asked() {
         delay: Delay::Fixed(Duration::from_secs(3600)),
         ..Rule::default()
     };
-    block_on(graph.set_chaos(Some(Chaos::new(Policy::new(None, vec![rule])))));
+    block_on(graph.set_chaos(Some(Chaos::new(DelayRules::new(None, vec![rule])))));
     let draining = graph.drain(DrainScope::Node("disk".to_owned()), "test");
     let mut draining = Box::pin(draining);
     assert!(block_on(async {

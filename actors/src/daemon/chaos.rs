@@ -1,11 +1,11 @@
-//! The user object that holds a message policy.
+//! The user object that holds delay rules.
 
 use millpond_messages::qapi::{Object, QmpError};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Daemon;
-use millpond_engine::delay::{Chaos, Policy, RuleOptions};
+use millpond_engine::delay::{Chaos, DelayRules, RuleOptions};
 
 /// Properties in the order in which they are listed.
 pub(super) const CHAOS_PROPERTIES: &[&str] = &[
@@ -17,7 +17,7 @@ pub(super) const CHAOS_PROPERTIES: &[&str] = &[
     "cut-connections",
 ];
 
-/// A message policy that a user made.
+/// Delay rules that a user made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChaosObject {
     /// The object's id, which its user chose.
@@ -51,8 +51,8 @@ impl ChaosObject {
     }
 
     fn new(id: String, seed: Option<u64>, rules: Vec<RuleOptions>) -> Result<Self, QmpError> {
-        let policy = Policy::from_options(seed, &rules).map_err(refused)?;
-        let chaos = Chaos::new(policy);
+        let delays = DelayRules::from_options(seed, &rules).map_err(refused)?;
+        let chaos = Chaos::new(delays);
         Ok(Self { id, rules, chaos })
     }
 
@@ -60,7 +60,7 @@ impl ChaosObject {
     pub(super) fn get(&self, property: &str) -> Option<Value> {
         let statistics = self.chaos.statistics();
         Some(match property {
-            "seed" => self.chaos.policy().seed.into(),
+            "seed" => self.chaos.rules().seed.into(),
             "rules" => json!(self.rules),
             "delayed" => statistics.delayed.into(),
             "held" => statistics.held.into(),
@@ -70,7 +70,7 @@ impl ChaosObject {
         })
     }
 
-    /// The policy with another seed or other rules. Its counters begin anew.
+    /// The object with another seed or other rules. Its counters begin anew.
     ///
     /// # Errors
     /// The property cannot be changed, or not to this.
@@ -80,7 +80,7 @@ impl ChaosObject {
                 "Invalid parameter type for '{property}', expected: {expected}"
             ))
         };
-        let seed = self.chaos.policy().seed;
+        let seed = self.chaos.rules().seed;
         match property {
             "seed" => {
                 let seed = value.as_u64().ok_or_else(|| wrong("integer"))?;
@@ -109,7 +109,7 @@ impl Daemon {
         record.map_err(refused)
     }
 
-    /// Puts a message policy in force, or none, and waits until it is.
+    /// Puts delay rules in force, or none, and waits until they are.
     pub async fn set_chaos(&self, chaos: Option<Chaos>) {
         self.parts.graph.set_chaos(chaos).await;
     }

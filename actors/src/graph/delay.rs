@@ -56,10 +56,10 @@ impl Graph {
     pub(super) fn set_chaos(&mut self, chaos: Option<Chaos>, done: oneshot::Sender<()>) {
         match &chaos {
             Some(chaos) => {
-                let policy = chaos.policy();
+                let delays = chaos.rules();
                 tracing::warn!(
-                    seed = policy.seed,
-                    rules = policy.rules.len(),
+                    seed = delays.seed,
+                    rules = delays.list.len(),
                     "messages are held back by a policy"
                 );
             }

@@ -1,12 +1,12 @@
-//! Drains, moves and requests while a message policy holds back what passes between actors.
+//! Drains, moves and requests while delay rules hold back what passes between actors.
 //!
-//! A hold of an hour is one that ends when the policy is taken away: no test waits for time to pass, but for those that
+//! A hold of an hour is one that ends when the rules are taken away: no test waits for time to pass, but for those that
 //! measure it.
 
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use millpond::delay::{Actor, Chaos, Delay, Policy, Rule, Spell};
+use millpond::delay::{Actor, Chaos, Delay, DelayRules, Rule, Window};
 use millpond::node::Client;
 use serde_json::json;
 
@@ -35,7 +35,7 @@ fn put(world: &World, rules: Vec<Rule>) -> Chaos {
 }
 
 fn put_seeded(world: &World, seed: u64, rules: Vec<Rule>) -> Chaos {
-    let chaos = Chaos::new(Policy::new(Some(seed), rules));
+    let chaos = Chaos::new(DelayRules::new(Some(seed), rules));
     wait(world.graph.set_chaos(Some(chaos.clone())));
     chaos
 }
@@ -245,7 +245,7 @@ fn a_stalled_iothread_holds_what_comes_and_the_others_go_on() {
     write(&stalled, 0, 7);
     let stall = Rule {
         iothread: Some("io".to_owned()),
-        stall: Some(Spell {
+        stall: Some(Window {
             length: HOUR,
             every: MS,
         }),
@@ -274,7 +274,7 @@ fn a_policy_is_in_force_from_the_start() {
         delay: Delay::Fixed(100 * MS),
         ..Rule::default()
     };
-    let world = World::under(&["n"], Some(Policy::new(None, vec![rule])));
+    let world = World::under(&["n"], Some(DelayRules::new(None, vec![rule])));
     let begun = Instant::now();
     world.memory("n");
     assert!(begun.elapsed() >= 100 * MS, "{:?}", begun.elapsed());
@@ -337,8 +337,8 @@ fn drawn(rng: &mut fastrand::Rng) -> Vec<Rule> {
     (0..rng.usize(1..4))
         .map(|_| {
             let time = Duration::from_micros(rng.u64(0..2000));
-            let spell = |rng: &mut fastrand::Rng| {
-                rng.bool().then(|| Spell {
+            let window = |rng: &mut fastrand::Rng| {
+                rng.bool().then(|| Window {
                     length: Duration::from_micros(rng.u64(0..10_000)),
                     every: Duration::from_micros(rng.u64(1000..30_000)),
                 })
@@ -350,8 +350,8 @@ fn drawn(rng: &mut fastrand::Rng) -> Vec<Rule> {
                     1 => Delay::Uniform(Duration::ZERO, time),
                     _ => Delay::Exponential(time / 4),
                 },
-                burst: spell(rng),
-                stall: spell(rng),
+                burst: window(rng),
+                stall: window(rng),
                 ..Rule::default()
             }
         })

@@ -10,7 +10,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
-use millpond::delay::Policy;
+use millpond::delay::DelayRules;
 use millpond::embed::{BlockLayer, BlockLayerConfig};
 use millpond::graph::{DrainGuard, GraphHandle};
 use millpond::iothread::Local;
@@ -188,8 +188,8 @@ impl World {
         Self::under(names, None)
     }
 
-    /// The same with a message policy in force from the start.
-    pub fn under(names: &[&str], chaos: Option<Policy>) -> Self {
+    /// The same with delay rules in force from the start.
+    pub fn under(names: &[&str], chaos: Option<DelayRules>) -> Self {
         let (registry, nodes) = registry(names);
         let config = BlockLayerConfig {
             registry,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use millpond::daemon::Daemon;
-use millpond::delay::{Chaos, Policy};
+use millpond::delay::{Chaos, DelayRules};
 use millpond::graph::GraphHandle;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -217,8 +217,8 @@ impl Run {
         };
         stage.set_faults(true);
         if !self.swarm.hops.is_empty() {
-            let policy = Policy::new(Some(self.random.u64(..)), self.swarm.hops.clone());
-            worked(&mut engineer, hold_messages(&site.graph, Some(policy))).await?;
+            let rules = DelayRules::new(Some(self.random.u64(..)), self.swarm.hops.clone());
+            worked(&mut engineer, hold_messages(&site.graph, Some(rules))).await?;
         }
         let second = if self.swarm.second_editor {
             Some(worked(&mut engineer, site.second_monitor(&stage, &images)).await?)
@@ -262,11 +262,11 @@ impl Run {
 }
 
 /// Holds messages between actors back, or lets them go.
-async fn hold_messages(graph: &GraphHandle, policy: Option<Policy>) -> io::Result<()> {
-    let set = graph.set_chaos(policy.map(Chaos::new));
+async fn hold_messages(graph: &GraphHandle, rules: Option<DelayRules>) -> io::Result<()> {
+    let set = graph.set_chaos(rules.map(Chaos::new));
     match timeout(BOUND, set).await {
         Ok(_) => Ok(()),
-        Err(_elapsed) => Err(io::Error::other("the message policy cannot be changed")),
+        Err(_elapsed) => Err(io::Error::other("the delay rules cannot be changed")),
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use fastrand::Rng;
-use millpond::delay::{Delay, KINDS, Rule, Spell};
+use millpond::delay::{Delay, KINDS, Rule, Window};
 
 /// What is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,14 +169,14 @@ fn draw_rule(random: &mut Rng) -> Rule {
         1 => rule.delay = Delay::Uniform(Duration::ZERO, micros(random.u64(1..5000))),
         2 => rule.delay = Delay::Exponential(micros(random.u64(1..500))),
         _ => {
-            let spell = Spell {
+            let window = Window {
                 length: micros(random.u64(100..20_000)),
                 every: micros(random.u64(5_000..100_000)),
             };
             if random.bool() {
-                rule.burst = Some(spell);
+                rule.burst = Some(window);
             } else {
-                rule.stall = Some(spell);
+                rule.stall = Some(window);
             }
         }
     }

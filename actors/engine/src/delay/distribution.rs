@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 /// An exponential delay is cut off at so many times its mean: one in 22,000 is.
 const CUT_OFF: u32 = 10;
 
-/// Past so many spells that nobody saw, a schedule begins anew rather than catch up.
+/// Past this many windows in which no message came, a schedule begins anew rather than catch up.
 const UNSEEN: u32 = 1000;
 
-/// The shortest mean time between two spells.
+/// The shortest mean time between two windows.
 const OFTEN: Duration = Duration::from_millis(1);
 
-/// The longest time that may be asked for. No sum of such times is out of a clock's range.
+/// The longest time that an option may name. No sum of such times is out of a clock's range.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// How long the delays of a rule are.
@@ -30,12 +30,12 @@ pub enum Delay {
     Exponential(Duration),
 }
 
-/// Now and then, for a while.
+/// How long windows are, and how often they come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Spell {
+pub struct Window {
     /// How long the window stays open.
     pub length: Duration,
-    /// The mean time from one's end to the next one's beginning; exponential.
+    /// The mean time from the end of one window to the beginning of the next; exponential.
     pub every: Duration,
 }
 
@@ -86,28 +86,28 @@ impl Dying {
     }
 }
 
-/// The spells as time goes by.
+/// A schedule of windows, drawn as time goes by.
 #[derive(Debug)]
-pub struct Spells {
-    spell: Spell,
+pub struct Windows {
+    window: Window,
     rng: fastrand::Rng,
     begin: Instant,
     end: Instant,
 }
 
-impl Spells {
+impl Windows {
     /// The schedule from `now` on.
-    pub fn new(spell: Spell, mut rng: fastrand::Rng, now: Instant) -> Self {
-        let begin = now + exponential(spell.every, &mut rng);
+    pub fn new(window: Window, mut rng: fastrand::Rng, now: Instant) -> Self {
+        let begin = now + exponential(window.every, &mut rng);
         Self {
-            spell,
+            window,
             rng,
             begin,
-            end: begin + spell.length,
+            end: begin + window.length,
         }
     }
 
-    /// The end of the spell that `now` is in, if it is in one.
+    /// The end of the window that `now` is in, if it is in one.
     pub fn at(&mut self, now: Instant) -> Option<Instant> {
         let mut left = UNSEEN;
         while self.end <= now {
@@ -115,8 +115,8 @@ impl Spells {
                 self.end = now;
             }
             left = left.saturating_sub(1);
-            self.begin = self.end + exponential(self.spell.every, &mut self.rng);
-            self.end = self.begin + self.spell.length;
+            self.begin = self.end + exponential(self.window.every, &mut self.rng);
+            self.end = self.begin + self.window.length;
         }
         (self.begin <= now).then_some(self.end)
     }
@@ -159,21 +159,21 @@ impl FromStr for Delay {
     }
 }
 
-impl FromStr for Spell {
+impl FromStr for Window {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (length, every) = text.split_once('/').ok_or_else(|| {
             format!("'{text}' does not say how often: expected LENGTH/INTERVAL, as in 20ms/1s")
         })?;
-        let spell = Self {
+        let window = Self {
             length: time(length)?,
             every: time(every)?,
         };
-        if spell.every < OFTEN {
+        if window.every < OFTEN {
             return Err(format!("'{text}': the interval is shorter than 1ms"));
         }
-        Ok(spell)
+        Ok(window)
     }
 }
 
@@ -219,7 +219,7 @@ impl fmt::Display for Delay {
     }
 }
 
-impl fmt::Display for Spell {
+impl fmt::Display for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", Written(self.length), Written(self.every))
     }
@@ -254,7 +254,7 @@ mod tests {
         }
         for text in ["20ms/1s", "0ns/1ms"] {
             assert_eq!(
-                text.parse::<Spell>().map(|spell| spell.to_string()).as_deref(),
+                text.parse::<Window>().map(|window| window.to_string()).as_deref(),
                 Ok(text)
             );
         }
@@ -276,9 +276,9 @@ mod tests {
         assert_eq!(delay("fixed:99999999s"), "'99999999s' is longer than a day");
         assert!(delay("fixed:99999999999999999999s").contains("is no time"));
         assert!(delay("uniform:2ms:1ms").contains("the first time is longer"));
-        let spell = |text: &str| text.parse::<Spell>().unwrap_err();
-        assert!(spell("20ms").contains("how often"));
-        assert!(spell("20ms/1us").contains("shorter than 1ms"));
+        let window = |text: &str| text.parse::<Window>().unwrap_err();
+        assert!(window("20ms").contains("how often"));
+        assert!(window("20ms/1us").contains("shorter than 1ms"));
         for text in [
             "after",
             "after:-1",
@@ -318,33 +318,33 @@ mod tests {
     fn spells_come_as_often_and_last_as_long_as_is_said() {
         let ms = Duration::from_millis;
         let begin = Instant::now();
-        let spell = Spell {
+        let window = Window {
             length: ms(20),
             every: ms(80),
         };
-        let mut spells = Spells::new(spell, fastrand::Rng::with_seed(7), begin);
+        let mut windows = Windows::new(window, fastrand::Rng::with_seed(7), begin);
         let inside = (0..1_000_000_u64).filter(|step| {
             let now = begin + ms(*step);
-            let end = spells.at(now);
+            let end = windows.at(now);
             end.is_some_and(|end| end > now && end <= now + ms(20))
         });
         let inside = inside.count();
         assert!(
             (180_000..220_000).contains(&inside),
-            "{inside} ms of 1,000,000 were in a spell"
+            "{inside} ms of 1,000,000 were in a window"
         );
     }
 
     #[test]
     fn a_schedule_that_nobody_looked_at_for_long_begins_anew() {
         let begin = Instant::now();
-        let spell = Spell {
+        let window = Window {
             length: Duration::ZERO,
             every: OFTEN,
         };
-        let mut spells = Spells::new(spell, fastrand::Rng::with_seed(7), begin);
+        let mut windows = Windows::new(window, fastrand::Rng::with_seed(7), begin);
         let later = begin + LONGEST;
-        assert_eq!(spells.at(later), None);
-        assert!(spells.begin >= later);
+        assert_eq!(windows.at(later), None);
+        assert!(windows.begin >= later);
     }
 }

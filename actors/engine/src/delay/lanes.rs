@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use millpond_messages::record::HeldMessage;
 use millpond_messages::{NodeId, RootId};
 
-use super::distribution::Spells;
-use super::policy::{Actor, Chaos, Kind, Rule};
+use super::distribution::Windows;
+use super::rules::{Actor, Chaos, Kind, Rule};
 
-/// Above how many pairs those without anything held are forgotten: each client that connects makes new ones.
+/// Above this many pairs those with no message held are forgotten: each client that connects makes new ones.
 const PAIRS: usize = 4096;
 
 /// One end of a pair.
@@ -29,7 +29,7 @@ pub enum End {
     Client(RootId),
     /// An NBD client, by a number of this iothread's own.
     Connection(u64),
-    /// The iothread's end of that.
+    /// The iothread's end of an NBD connection, by the same number.
     Session(u64),
 }
 
@@ -45,7 +45,7 @@ impl End {
         }
     }
 
-    /// Tells it from all others.
+    /// A number that tells this end from all others.
     const fn number(self) -> (u64, u64) {
         match self {
             Self::User => (0, 0),
@@ -60,7 +60,7 @@ impl End {
     }
 }
 
-/// Who sends and who receives. The order of what passes between them is kept.
+/// A sender and a receiver. Messages between them stay in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pair {
     /// The actor that sends the message.
@@ -80,21 +80,22 @@ pub struct Hop<'a> {
     pub node: &'a str,
 }
 
-/// What chance has for one rule.
-struct Fortune {
+/// The random state of one rule for one pair.
+struct RuleRng {
     rng: fastrand::Rng,
-    /// Those of one pair, or of the thread.
-    spells: Option<Spells>,
+    /// The rule's bursts on this pair.
+    windows: Option<Windows>,
 }
 
-/// What is known of a pair.
+/// The state of one pair.
 struct Lane {
-    /// By rule; made when a rule first applies.
-    fortunes: Vec<Option<Fortune>>,
+    /// The random states by rule; each is made when its rule first applies.
+    rule_rngs: Vec<Option<RuleRng>>,
+    /// How many messages are held.
     held: usize,
-    /// When the last of them is due.
+    /// When the last held message is due.
     last_due: Instant,
-    /// What has passed, for connections that are to be cut.
+    /// How many messages have passed, for rules that cut connections.
     messages: u64,
 }
 
@@ -113,24 +114,24 @@ pub struct Lanes<T> {
     thread: Option<String>,
     begun: Instant,
     lanes: BTreeMap<Pair, Lane>,
-    /// By when they are due and, of those due at once, by when they came.
+    /// The held messages by when they are due and, of those due together, by when they came.
     held: BTreeMap<(Instant, u64), Held<T>>,
     next: u64,
-    /// The stalls of the thread, by rule.
-    stalls: Vec<Option<Spells>>,
-    /// All goes out: nothing more is delayed, only kept in order.
+    /// The stalls of this thread, by rule.
+    stalls: Vec<Option<Windows>>,
+    /// Everything goes out: new messages are no longer delayed, only kept in order.
     closing: bool,
 }
 
 impl<T> Lanes<T> {
-    /// Lanes under a policy, from `now` on.
+    /// Lanes under rules, from `now` on.
     pub fn new(chaos: Chaos, thread: Option<String>, now: Instant) -> Self {
-        let seed = chaos.policy().seed;
-        let stalls = chaos.policy().rules.iter().enumerate().map(|(number, rule)| {
+        let seed = chaos.rules().seed;
+        let stalls = chaos.rules().list.iter().enumerate().map(|(number, rule)| {
             let stream = stream(seed, &[number as u64], thread.as_deref().unwrap_or_default());
             rule.stall
                 .filter(|_| thread.is_some())
-                .map(|spell| Spells::new(spell, stream, now))
+                .map(|window| Windows::new(window, stream, now))
         });
         let stalls = stalls.collect();
         Self {
@@ -172,7 +173,7 @@ impl<T> Lanes<T> {
         None
     }
 
-    /// What is held, the next one due first.
+    /// The held messages, the next one due first.
     pub fn held(&self, now: Instant) -> Vec<HeldMessage> {
         self.held
             .values()
@@ -187,18 +188,18 @@ impl<T> Lanes<T> {
             .collect()
     }
 
-    /// When the next one is due.
+    /// When the next message is due.
     pub fn next_due(&self) -> Option<Instant> {
         self.held.first_key_value().map(|((due, _), _)| *due)
     }
 
-    /// Takes the next one out that is due.
+    /// Takes out the next message that is due.
     pub fn pop_due(&mut self, now: Instant) -> Option<T> {
         self.next_due().filter(|due| *due <= now)?;
         self.pop(now)
     }
 
-    /// Takes the next one out, due or not. From the first call on nothing new is delayed if `closing`.
+    /// Takes out the next message, due or not. From the first call on new messages are no longer delayed.
     pub fn close_and_pop(&mut self, now: Instant) -> Option<T> {
         self.closing = true;
         self.pop(now)
@@ -224,7 +225,7 @@ impl<T> Lanes<T> {
         let mut cut = false;
         for (number, rule) in self.applying(&chaos, hop) {
             if let Some(dying) = rule.dying_client {
-                cut |= dying.draw(message, &mut self.fortune(hop.pair, number, rule, now).rng);
+                cut |= dying.draw(message, &mut self.rule_rng(hop.pair, number, rule, now).rng);
             }
         }
         if cut {
@@ -234,7 +235,7 @@ impl<T> Lanes<T> {
     }
 
     fn applying<'a>(&self, chaos: &'a Chaos, hop: &Hop<'_>) -> Vec<(usize, &'a Rule)> {
-        let rules = chaos.policy().rules.iter().enumerate();
+        let rules = chaos.rules().list.iter().enumerate();
         rules
             .filter(|(_, rule)| rule.applies(hop, self.thread.as_deref()))
             .collect()
@@ -246,14 +247,14 @@ impl<T> Lanes<T> {
         let mut delay = Duration::ZERO;
         let mut until = now;
         for (number, rule) in self.applying(&chaos, hop) {
-            let fortune = self.fortune(hop.pair, number, rule, now);
-            delay += rule.delay.draw(&mut fortune.rng);
+            let rule_rng = self.rule_rng(hop.pair, number, rule, now);
+            delay += rule.delay.draw(&mut rule_rng.rng);
             if is_client {
-                delay += rule.slow_client.draw(&mut fortune.rng);
+                delay += rule.slow_client.draw(&mut rule_rng.rng);
             }
-            let burst = fortune.spells.as_mut().and_then(|spells| spells.at(now));
+            let burst = rule_rng.windows.as_mut().and_then(|windows| windows.at(now));
             let stall = self.stalls.get_mut(number).and_then(Option::as_mut);
-            let stall = stall.and_then(|spells| spells.at(now));
+            let stall = stall.and_then(|windows| windows.at(now));
             until = until.max(burst.unwrap_or(now)).max(stall.unwrap_or(now));
         }
         until.max(now + delay)
@@ -264,27 +265,27 @@ impl<T> Lanes<T> {
             self.lanes.retain(|_, lane| lane.held > 0);
         }
         self.lanes.entry(pair).or_insert_with(|| Lane {
-            fortunes: Vec::new(),
+            rule_rngs: Vec::new(),
             held: 0,
             last_due: now,
             messages: 0,
         })
     }
 
-    fn fortune(&mut self, pair: Pair, number: usize, rule: &Rule, now: Instant) -> &mut Fortune {
-        let (seed, begun) = (self.chaos.policy().seed, self.begun);
-        let fortunes = &mut self.lane(pair, now).fortunes;
-        if fortunes.len() <= number {
-            fortunes.resize_with(number + 1, || None);
+    fn rule_rng(&mut self, pair: Pair, number: usize, rule: &Rule, now: Instant) -> &mut RuleRng {
+        let (seed, begun) = (self.chaos.rules().seed, self.begun);
+        let rule_rngs = &mut self.lane(pair, now).rule_rngs;
+        if rule_rngs.len() <= number {
+            rule_rngs.resize_with(number + 1, || None);
         }
-        fortunes[number].get_or_insert_with(|| {
+        rule_rngs[number].get_or_insert_with(|| {
             let ((from, which), (to, other)) = (pair.from.number(), pair.to.number());
             let words = |purpose| [number as u64, from, which, to, other, purpose];
-            Fortune {
+            RuleRng {
                 rng: stream(seed, &words(0), ""),
-                spells: rule
+                windows: rule
                     .burst
-                    .map(|spell| Spells::new(spell, stream(seed, &words(1), ""), begun)),
+                    .map(|window| Windows::new(window, stream(seed, &words(1), ""), begun)),
             }
         })
     }
@@ -296,7 +297,7 @@ impl<T> Drop for Lanes<T> {
     }
 }
 
-/// The stream of decisions that this names. FNV-1a, since it must be the same in every build.
+/// The random stream that a seed, numbers and a name stand for. FNV-1a, since it must be the same in every build.
 fn stream(seed: u64, words: &[u64], name: &str) -> fastrand::Rng {
     let words = std::iter::once(&seed).chain(words);
     let bytes = words.flat_map(|word| word.to_le_bytes()).chain(name.bytes());

@@ -3,13 +3,13 @@ use std::time::{Duration, Instant};
 use millpond_messages::{NodeId, RootId};
 use proptest::prelude::*;
 
-use super::super::{Chaos, Delay, Dying, Policy, Rule, Spell, kind};
+use super::super::{Chaos, Delay, DelayRules, Dying, Rule, Window, kind};
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);
 
 fn lanes<T>(rules: Vec<Rule>, now: Instant) -> Lanes<T> {
-    let chaos = Chaos::new(Policy::new(Some(42), rules));
+    let chaos = Chaos::new(DelayRules::new(Some(42), rules));
     Lanes::new(chaos, Some("main".to_owned()), now)
 }
 
@@ -54,12 +54,12 @@ fn random_rule() -> impl Strategy<Value = Rule> {
         (time.clone(), time.clone()).prop_map(|(a, b)| Delay::Uniform(a.min(b), a.max(b))),
         time.clone().prop_map(Delay::Exponential),
     ];
-    let spell = prop::option::of((time.clone(), time).prop_map(|(length, every)| Spell {
+    let window = prop::option::of((time.clone(), time).prop_map(|(length, every)| Window {
         length,
         every: every + MS,
     }));
     let kind = prop::option::of(prop::sample::select(vec!["request", "read", "write"]));
-    (delay, spell.clone(), spell, kind).prop_map(|(delay, burst, stall, kind)| Rule {
+    (delay, window.clone(), window, kind).prop_map(|(delay, burst, stall, kind)| Rule {
         delay,
         burst,
         stall,
@@ -76,7 +76,7 @@ proptest! {
     ) {
         let begin = Instant::now();
         let mut lanes = lanes(rules, begin);
-        let longest = lanes.chaos.policy().longest();
+        let longest = lanes.chaos.rules().longest();
         let mut now = begin;
         let mut out: Vec<(Instant, (u64, usize, Instant))> = Vec::new();
         for (number, (pair, gap, write)) in sent.iter().enumerate() {
@@ -103,14 +103,14 @@ proptest! {
 /// When each of `count` messages of a pair is due, sent a millisecond apart among those of other pairs.
 fn decisions(seed: u64, pair: Pair, others: &[Pair]) -> Vec<Duration> {
     let rule = Rule {
-        burst: Some(Spell {
+        burst: Some(Window {
             length: 20 * MS,
             every: 50 * MS,
         }),
         ..delayed(Delay::Exponential(5 * MS))
     };
     let begin = Instant::now();
-    let chaos = Chaos::new(Policy::new(Some(seed), vec![rule]));
+    let chaos = Chaos::new(DelayRules::new(Some(seed), vec![rule]));
     let mut lanes = Lanes::new(chaos, Some("main".to_owned()), begin);
     let mut due = Vec::new();
     for step in 0..200 {
@@ -156,21 +156,21 @@ fn a_pair_without_delay_overtakes_one_with() {
 #[test]
 fn a_burst_holds_one_pair_and_a_stall_all_of_an_iothread() {
     let begin = Instant::now();
-    let spell = Some(Spell {
+    let window = Some(Window {
         length: 20 * MS,
         every: 20 * MS,
     });
     let burst = Rule {
-        burst: spell,
+        burst: window,
         ..Rule::default()
     };
     let stall = Rule {
-        stall: spell,
+        stall: window,
         iothread: Some("main".to_owned()),
         ..Rule::default()
     };
     let held_apart = |rule: Rule, thread: Option<String>| {
-        let chaos = Chaos::new(Policy::new(Some(42), vec![rule]));
+        let chaos = Chaos::new(DelayRules::new(Some(42), vec![rule]));
         let mut lanes = Lanes::<()>::new(chaos, thread, begin);
         let steps = (0..1000).map(|step| begin + step * MS);
         let held = steps.map(|now| [1, 2].map(|pair| lanes.due(&hop(client(pair)), now) > now));

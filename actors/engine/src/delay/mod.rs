@@ -1,4 +1,4 @@
-//! The message policy: which messages between actors are held back, and for how long, to find what relies on luck.
+//! Delays messages between actors by rules, so as to find code that relies on their arriving quickly, or in some order.
 //!
 //! ```text
 //!   client --request--> node    node --request--> node    graph --order--> node    user --command--> graph
@@ -8,11 +8,11 @@
 //! ```
 //! What must hold:
 //! - Messages of one pair (sender, receiver) stay in order; those of different pairs may overtake each other.
-//! - Nothing is lost or doubled. What is held keeps what it holds: a request that is counted stays counted, so that a drain
-//!   waits for what is delayed, and for nothing else.
+//! - No message is lost or doubled. A held message keeps what it owns: a request that is counted stays counted, so that a
+//!   drain waits for what is delayed, and for nothing else.
 //! - All decisions come from one seed, by a stream for each pair and rule: the traffic of one pair does not change what
 //!   becomes of another's.
-//! - While there is no policy, a hop costs one look at a flag of the thread.
+//! - While no rules are in force, a hop costs one look at a flag of the thread.
 //!
 //! A hop is held on the iothread that receives it, or sends it to the control thread or back to an asker, by the clock of
 //! its ring; the control thread holds what users ask of the graph and what they are answered, by tokio's clock. An iothread
@@ -25,9 +25,9 @@
 mod distribution;
 mod lanes;
 mod options;
-mod policy;
+mod rules;
 
-pub use distribution::{Delay, Dying, Spell};
+pub use distribution::{Delay, Dying, Window};
 pub use lanes::{End, Hop, Lanes, Pair};
-pub use options::{PolicyError, RuleOptions};
-pub use policy::{Actor, Chaos, KINDS, Kind, Policy, Rule, Statistics, kind};
+pub use options::{RuleError, RuleOptions};
+pub use rules::{Actor, Chaos, DelayRules, KINDS, Kind, Rule, Statistics, kind};

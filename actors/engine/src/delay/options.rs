@@ -1,10 +1,10 @@
-//! A policy as users write it.
+//! Delay rules as users write them.
 
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::policy::{Actor, KINDS, Policy, Rule};
+use super::rules::{Actor, DelayRules, KINDS, Rule};
 
 /// A rule as `--object chaos` and QMP have it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,10 +28,10 @@ pub struct RuleOptions {
     /// A delay of each message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delay: Option<String>,
-    /// A spell in which all of a pair are held.
+    /// A window in which all of a pair are held.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub burst: Option<String>,
-    /// A spell in which all of an iothread are held.
+    /// A window in which all of an iothread are held.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stall: Option<String>,
     /// A delay of what an NBD client sends and is sent.
@@ -44,7 +44,7 @@ pub struct RuleOptions {
 
 /// What is wrong with a rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PolicyError {
+pub enum RuleError {
     /// A value is not one of those there are, or not of the form that it must have.
     #[error("rules.{rule}.{option}: {why}")]
     Value {
@@ -63,12 +63,12 @@ pub enum PolicyError {
     },
 }
 
-impl Policy {
-    /// The policy that is written so.
+impl DelayRules {
+    /// The rules that are written so.
     ///
     /// # Errors
     /// A rule makes no sense.
-    pub fn from_options(seed: Option<u64>, rules: &[RuleOptions]) -> Result<Self, PolicyError> {
+    pub fn from_options(seed: Option<u64>, rules: &[RuleOptions]) -> Result<Self, RuleError> {
         let rules = rules
             .iter()
             .enumerate()
@@ -78,9 +78,9 @@ impl Policy {
 }
 
 impl RuleOptions {
-    fn rule(&self, number: usize) -> Result<Rule, PolicyError> {
+    fn rule(&self, number: usize) -> Result<Rule, RuleError> {
         let wrong = |option| {
-            move |why| PolicyError::Value {
+            move |why| RuleError::Value {
                 rule: number,
                 option,
                 why,
@@ -119,7 +119,7 @@ impl RuleOptions {
         ];
         match effects.iter().any(|effect| effect.is_some()) {
             true => Ok(rule),
-            false => Err(PolicyError::Nothing { rule: number }),
+            false => Err(RuleError::Nothing { rule: number }),
         }
     }
 }
@@ -154,7 +154,7 @@ fn kind(name: &str) -> Result<&'static str, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Delay, Policy};
+    use super::super::{Delay, DelayRules};
     use super::*;
 
     fn refused(rule: RuleOptions) -> String {
@@ -162,7 +162,9 @@ mod tests {
             delay: Some("none".to_owned()),
             ..RuleOptions::default()
         };
-        Policy::from_options(None, &[fine, rule]).unwrap_err().to_string()
+        DelayRules::from_options(None, &[fine, rule])
+            .unwrap_err()
+            .to_string()
     }
 
     #[test]
@@ -199,10 +201,10 @@ mod tests {
     #[test]
     fn a_seed_is_given_or_comes_by_chance() {
         assert_eq!(
-            Policy::from_options(Some(42), &[]).map(|policy| policy.seed),
+            DelayRules::from_options(Some(42), &[]).map(|rules| rules.seed),
             Ok(42)
         );
-        let chance: Vec<u64> = (0..8).map(|_| Policy::new(None, Vec::new()).seed).collect();
+        let chance: Vec<u64> = (0..8).map(|_| DelayRules::new(None, Vec::new()).seed).collect();
         assert!(chance.windows(2).any(|pair| pair[0] != pair[1]));
     }
 
@@ -212,11 +214,11 @@ mod tests {
             {"delay": "exponential:1ms", "burst": "20ms/1s", "stall": "30ms/1s"}, {"delay": "fixed:2ms"},
         ]))
         .unwrap();
-        let policy = Policy::from_options(None, &options).unwrap();
+        let rules = DelayRules::from_options(None, &options).unwrap();
         assert_eq!(
-            policy.rules[0].delay,
+            rules.list[0].delay,
             Delay::Exponential(std::time::Duration::from_millis(1))
         );
-        assert_eq!(policy.longest().as_millis(), 42);
+        assert_eq!(rules.longest().as_millis(), 42);
     }
 }

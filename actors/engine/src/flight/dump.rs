@@ -31,7 +31,7 @@ pub struct Open {
     pub nodes: Vec<(u64, String)>,
     /// Requests in flight, by the name of the node where they entered.
     pub in_flight: Vec<(String, PendingRequest)>,
-    /// Messages that a policy holds back.
+    /// Messages that delay rules hold back.
     pub held: Vec<HeldMessage>,
 }
 

@@ -1,4 +1,4 @@
-//! The policy in force on an iothread: what is held there waits for the ring's clock.
+//! The delay rules in force on an iothread: the messages that are held there wait by the ring's clock.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -13,11 +13,11 @@ use super::local::Local;
 use crate::delay::{Chaos, Hop, Lanes};
 
 thread_local! {
-    /// Whether the iothread that this thread is has a policy in force: all that a hop costs while there is none.
+    /// Whether rules are in force on this thread's iothread: reading this is all that a hop costs while there are none.
     static ON: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether the current iothread has a policy in force.
+/// Whether rules are in force on the current iothread.
 #[inline]
 pub fn is_delaying() -> bool {
     ON.get()
@@ -55,7 +55,7 @@ impl ThreadChaos {
         OnGuard(ON.replace(self.lanes.borrow().is_some()))
     }
 
-    /// Puts a policy in force on the current iothread, or none. What was held goes out at once, in order.
+    /// Puts rules in force on the current iothread, or none. What was held goes out at once, in order.
     pub fn set(&self, local: &Rc<Local>, chaos: Option<Chaos>) {
         loop {
             let now = local.ring().now();

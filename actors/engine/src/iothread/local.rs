@@ -281,7 +281,7 @@ impl Local {
         now
     }
 
-    /// The message policy in force here.
+    /// The delay rules in force here.
     pub fn chaos(&self) -> &ThreadChaos {
         &self.chaos
     }

@@ -77,8 +77,8 @@ fn handle(table: &Rc<NodeTable>, mail: Mail) {
         }
         Mail::Arrive(moved) => moving::arrive(table, *moved),
         Mail::ArriveRoot(moved) => moving::arrive_root(table, *moved),
-        Mail::Chaos(policy, done) => {
-            local.chaos().set(local, policy);
+        Mail::Chaos(rules, done) => {
+            local.chaos().set(local, rules);
             drop(done);
         }
         // The answer is dropped where the asker has given up waiting.

@@ -30,7 +30,7 @@ pub enum Mail {
     Arrive(Box<MovedNode>),
     /// A root edge that moves in with what is parked at it.
     ArriveRoot(Box<MovedRoot>),
-    /// A message policy to put in force, or none. The sender is dropped when it is, with what was held gone out.
+    /// Delay rules to put in force, or none. The sender is dropped when they are, and what was held has gone out.
     Chaos(Option<Chaos>, oneshot::Sender<()>),
     /// Tell what is open, for a flight record.
     Flight(oneshot::Sender<Open>),

@@ -1,4 +1,4 @@
-//! What a policy says: rules, what they apply to, and what they have done so far.
+//! Delay rules: which messages they apply to, what they do with them, and what they have done so far.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use millpond_messages::io::OperationKind;
 
-use super::distribution::{Delay, Dying, Spell};
+use super::distribution::{Delay, Dying, Window};
 use super::lanes::Hop;
 
 /// Who sends or receives.
@@ -28,7 +28,7 @@ pub enum Actor {
 }
 
 impl Actor {
-    /// All of them, by name.
+    /// All actors, by name.
     pub const ALL: [(&'static str, Self); 6] = [
         ("user", Self::User),
         ("graph", Self::Graph),
@@ -38,7 +38,7 @@ impl Actor {
         ("session", Self::Session),
     ];
 
-    /// The name that options have for it.
+    /// The name that options have for the actor.
     #[must_use]
     pub fn name(self) -> &'static str {
         let found = Self::ALL.iter().find(|(_, actor)| *actor == self);
@@ -51,9 +51,9 @@ impl Actor {
 pub struct Kind {
     /// The name that options and records have for it.
     pub name: &'static str,
-    /// The name for all that are like it.
+    /// The name of the group of kinds that it belongs to.
     pub group: &'static str,
-    /// Its place among all.
+    /// Its place in the list of all kinds.
     pub number: u8,
 }
 
@@ -124,7 +124,7 @@ pub mod kind {
 /// All kinds of messages.
 pub const KINDS: &[&Kind] = kind::ALL;
 
-/// What becomes of the messages that it applies to. What is left out applies to any.
+/// One rule: the messages that it applies to (a choice left out takes any), and what becomes of them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rule {
     /// The kind of actor that sends; any if None.
@@ -133,24 +133,24 @@ pub struct Rule {
     pub receiver: Option<Actor>,
     /// The name of a kind of message, or of a group of them.
     pub kind: Option<&'static str>,
-    /// The name of the node that it concerns; of an NBD connection, of its export.
+    /// The name of the node that the message concerns; of an NBD connection's, of its export.
     pub node: Option<String>,
-    /// The name of the iothread where it is held. What the control thread holds is in none.
+    /// The name of the iothread where the message is held. What the control thread holds is in none.
     pub iothread: Option<String>,
-    /// How long each is held.
+    /// How long each message is held.
     pub delay: Delay,
-    /// Now and then all of a pair are held for a while, and then delivered at once.
-    pub burst: Option<Spell>,
-    /// Now and then all of an iothread are.
-    pub stall: Option<Spell>,
-    /// How long what an NBD client sends, and what is sent to it, is held.
+    /// Windows in which all messages of a pair are held, to be delivered together at their end.
+    pub burst: Option<Window>,
+    /// Windows in which all messages of an iothread are.
+    pub stall: Option<Window>,
+    /// How long messages from and to an NBD client are held.
     pub slow_client: Delay,
     /// When the connection of an NBD client is cut.
     pub dying_client: Option<Dying>,
 }
 
 impl Rule {
-    /// Whether it applies to a hop on a thread.
+    /// Whether the rule applies to a hop on a thread.
     pub(super) fn applies(&self, hop: &Hop<'_>, thread: Option<&str>) -> bool {
         self.sender.is_none_or(|actor| actor == hop.pair.from.actor())
             && self.receiver.is_none_or(|actor| actor == hop.pair.to.actor())
@@ -161,39 +161,39 @@ impl Rule {
             && self.iothread.as_deref().is_none_or(|name| Some(name) == thread)
     }
 
-    /// The longest that it holds one message.
+    /// The longest that the rule holds one message.
     #[must_use]
     pub fn longest(&self) -> Duration {
-        let length = |spell: Option<Spell>| spell.map_or(Duration::ZERO, |spell| spell.length);
+        let length = |window: Option<Window>| window.map_or(Duration::ZERO, |window| window.length);
         self.delay.longest() + self.slow_client.longest() + length(self.burst).max(length(self.stall))
     }
 }
 
-/// Rules, and the seed of their decisions. The delays of all rules that apply to a message add up.
+/// A list of rules, and the seed of their decisions. The delays of all rules that apply to a message add up.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Policy {
+pub struct DelayRules {
     /// What all decisions come from.
     pub seed: u64,
-    /// The rules, of which the first that fits counts.
-    pub rules: Vec<Rule>,
+    /// The rules, all of which apply.
+    pub list: Vec<Rule>,
 }
 
-impl Policy {
-    /// A policy with a seed of its own, or one that chance gives.
+impl DelayRules {
+    /// Rules with this seed, or a random one.
     #[must_use]
-    pub fn new(seed: Option<u64>, rules: Vec<Rule>) -> Self {
+    pub fn new(seed: Option<u64>, list: Vec<Rule>) -> Self {
         let seed = seed.unwrap_or_else(|| fastrand::u64(..));
-        Self { seed, rules }
+        Self { seed, list }
     }
 
     /// The longest that one message is held on one hop, however many are held before it.
     #[must_use]
     pub fn longest(&self) -> Duration {
-        self.rules.iter().map(Rule::longest).sum()
+        self.list.iter().map(Rule::longest).sum()
     }
 }
 
-/// What a policy has done so far.
+/// What rules have done so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Statistics {
     /// Messages that were held.
@@ -206,12 +206,12 @@ pub struct Statistics {
     pub cut: u64,
 }
 
-/// A policy to put in force, and its counters. Clones are the same.
+/// Rules to put in force, and their counters. Clones share both.
 #[derive(Clone)]
 pub struct Chaos(Arc<Inner>);
 
 struct Inner {
-    policy: Policy,
+    rules: DelayRules,
     delayed: AtomicU64,
     held: AtomicU64,
     longest_ns: AtomicU64,
@@ -219,11 +219,11 @@ struct Inner {
 }
 
 impl Chaos {
-    /// Readies a policy for use by all threads.
+    /// Readies rules for use by all threads.
     #[must_use]
-    pub fn new(policy: Policy) -> Self {
+    pub fn new(rules: DelayRules) -> Self {
         Self(Arc::new(Inner {
-            policy,
+            rules,
             delayed: AtomicU64::new(0),
             held: AtomicU64::new(0),
             longest_ns: AtomicU64::new(0),
@@ -231,13 +231,13 @@ impl Chaos {
         }))
     }
 
-    /// The policy that is in force.
+    /// The rules that are in force.
     #[must_use]
-    pub fn policy(&self) -> &Policy {
-        &self.0.policy
+    pub fn rules(&self) -> &DelayRules {
+        &self.0.rules
     }
 
-    /// What it has done so far.
+    /// What the rules have done so far.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
         Statistics {
@@ -275,7 +275,7 @@ impl Eq for Chaos {}
 impl fmt::Debug for Chaos {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Chaos")
-            .field("policy", &self.0.policy)
+            .field("rules", &self.0.rules)
             .field("statistics", &self.statistics())
             .finish()
     }
