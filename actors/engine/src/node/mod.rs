@@ -24,7 +24,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use gate::sections::{Background, Gate, InFlight};
+pub use gate::sections::{Background, BackgroundState, Gate, InFlight};
 /// The node's half of the drain handshake, for the model checker of the graph.
 pub use gate::wait_queue::{Parked, WaitEnd, WaitQueue};
 

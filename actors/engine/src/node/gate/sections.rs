@@ -12,17 +12,18 @@ use slab::Slab;
 /// How many requests the query about a slow drain names, oldest first.
 const PENDING_SHOWN: usize = 16;
 
-/// One request that is counted, until this is dropped.
+/// A request in flight, as the gate counts it.
 pub struct InFlight {
     kind: OperationKind,
     offset: u64,
     len: u64,
     /// When it was admitted, in nanoseconds since the process began.
     since_ns: u64,
+    /// The node that is at work on it.
     stands_at: Cell<NodeId>,
 }
 
-/// The gate and the count.
+/// The gate of a node, and the count of its requests in flight.
 #[derive(Default)]
 pub struct Gate {
     /// Sections in force. The gate is closed while there are any.
@@ -30,36 +31,48 @@ pub struct Gate {
     /// Sections that wait for an answer.
     unanswered: RefCell<Vec<Token>>,
     in_flight: RefCell<Slab<InFlight>>,
-    background: Cell<Background>,
-    /// Whoever waits for the gate to open.
+    background: Cell<BackgroundState>,
+    /// The wakers of tasks that wait for the gate to open.
     waiting: RefCell<Vec<Waker>>,
-    /// What is parked at it, a queue for each root edge.
+    /// The queues of parked requests, one for each root edge.
     queues: RefCell<Vec<Weak<dyn Opens>>>,
 }
 
-/// What waits at a gate.
+/// A queue that waits at a gate.
 pub trait Opens {
-    /// The gate has opened: what is first may look again.
+    /// Lets the first in the queue look again, because the gate has opened.
     fn gate_opened(&self);
 }
 
-/// The background work of a node's driver. It is stopped and started one after the other, never both at once: a section
-/// that ends while the driver is stopping lets it start only when it has stopped, and one that begins then makes use of
-/// that stop.
+/// The state of the background work of a node's driver. The work is stopped and resumed one after the other, never both at
+/// once: a section that ends while the driver is stopping has it resumed only when it has stopped, and a section that
+/// begins meanwhile makes use of that stop.
 ///
 /// ```text
 ///   Running --(first section)--> Stopping --(driver answers, gate closed)--> Stopped --(last section ends)--> Running
 ///                                    +------(driver answers, gate open)------------------------------------> Running
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Background {
-    /// The driver does as it likes.
+pub enum BackgroundState {
+    /// The driver works in the background as it likes.
     #[default]
     Running,
-    /// It was told to stop, and has not answered.
+    /// The driver was told to stop, and has not answered.
     Stopping,
     /// No background work is left.
     Stopped,
+}
+
+/// What is to be done with the background work of a node's driver. The gate has noted it as done.
+#[must_use = "the gate counts on its being done"]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Background {
+    /// Tell the driver to stop. [`Gate::background_stopped`] must follow when it has.
+    Stop,
+    /// Tell the driver to resume.
+    Resume,
+    /// Leave the driver as it is.
+    Leave,
 }
 
 impl InFlight {
@@ -79,9 +92,9 @@ impl Gate {
     /// A gate that sections hold already.
     pub fn held(holds: Vec<Token>) -> Self {
         let background = if holds.is_empty() {
-            Background::Running
+            BackgroundState::Running
         } else {
-            Background::Stopped
+            BackgroundState::Stopped
         };
         Self {
             holds: RefCell::new(holds),
@@ -105,16 +118,15 @@ impl Gate {
         self.in_flight.borrow().len()
     }
 
-    /// Closes the gate for one more section. True if the driver is to stop its background work now: [`Gate::stopped`] must
-    /// follow.
-    pub fn close(&self, token: Token) -> bool {
+    /// Closes the gate for one more section.
+    pub fn close(&self, token: Token) -> Background {
         self.holds.borrow_mut().push(token);
         self.unanswered.borrow_mut().push(token);
-        let stops = self.background.get() == Background::Running;
-        if stops {
-            self.background.set(Background::Stopping);
+        if self.background.get() != BackgroundState::Running {
+            return Background::Leave;
         }
-        stops
+        self.background.set(BackgroundState::Stopping);
+        Background::Stop
     }
 
     /// Ends a section. True if the gate is open now and was not before.
@@ -126,34 +138,35 @@ impl Gate {
         before > 0 && holds.is_empty()
     }
 
-    /// The driver has stopped its background work. True if no section is in force any more, so that it is to go on.
-    pub fn stopped(&self) -> bool {
-        self.background.set(Background::Stopped);
-        self.is_open() && self.starts()
+    /// Notes that the driver has stopped its background work. It resumes at once if the gate has opened meanwhile.
+    pub fn background_stopped(&self) -> Background {
+        self.background.set(BackgroundState::Stopped);
+        self.resume_background()
     }
 
-    /// The gate has opened. True if the driver is to go on with its background work now, rather than once it has stopped.
-    pub fn starts(&self) -> bool {
-        let starts = self.background.get() == Background::Stopped;
-        if starts {
-            self.background.set(Background::Running);
+    /// Has the driver resume its background work if the gate is open. A driver that is still stopping resumes only once it
+    /// has stopped.
+    pub fn resume_background(&self) -> Background {
+        if !self.is_open() || self.background.get() != BackgroundState::Stopped {
+            return Background::Leave;
         }
-        starts
+        self.background.set(BackgroundState::Running);
+        Background::Resume
     }
 
-    /// Counts a request in; the answer names it for [`Gate::leave`].
+    /// Counts a request in; the answer is its key for [`Gate::leave`].
     pub fn enter(&self, request: InFlight) -> usize {
         self.in_flight.borrow_mut().insert(request)
     }
 
-    /// Counts a request out. True if sections may wait for that.
+    /// Counts a request out. True if it was the last and a section may wait for that.
     pub fn leave(&self, key: usize) -> bool {
         let mut in_flight = self.in_flight.borrow_mut();
         in_flight.try_remove(key);
         in_flight.is_empty() && !self.is_open()
     }
 
-    /// A request has been handed to `node`.
+    /// Notes that a request has been handed to `node`.
     pub fn stands_at(&self, key: usize, node: NodeId) {
         if let Some(request) = self.in_flight.borrow().get(key) {
             request.stands_at.set(node);
@@ -167,14 +180,14 @@ impl Gate {
         queues.push(Rc::downgrade(queue));
     }
 
-    /// The queue waits at another gate now, or has ended.
+    /// Forgets a queue, because it waits at another gate now, or has ended.
     pub fn remove_queue(&self, queue: &Rc<dyn Opens>) {
         self.queues
             .borrow_mut()
             .retain(|other| !std::ptr::addr_eq(other.as_ptr(), Rc::as_ptr(queue)));
     }
 
-    /// Lets the first in each queue look again, and wakes whoever waits for a change of the gate.
+    /// Lets the first in each queue look again, and wakes the tasks that wait for a change of the gate.
     pub fn wake_queues(&self) {
         let queues: Vec<_> = self.queues.borrow().iter().filter_map(Weak::upgrade).collect();
         for queue in queues {
@@ -183,23 +196,24 @@ impl Gate {
         self.wake_waiting();
     }
 
-    /// The sections to answer now: all that wait, if nothing is in flight any more, nor in the background.
+    /// The sections to answer now: all that wait, if no request is in flight any more and the driver's background work has
+    /// stopped.
     pub fn take_answerable(&self) -> Vec<Token> {
-        if self.background.get() != Background::Stopped || self.count() > 0 {
+        if self.background.get() != BackgroundState::Stopped || self.count() > 0 {
             Vec::new()
         } else {
             self.unanswered.take()
         }
     }
 
-    /// Wakes whoever waits for a change of the gate.
+    /// Wakes the tasks that wait for a change of the gate.
     pub fn wake_waiting(&self) {
         for waker in self.waiting.take() {
             waker.wake();
         }
     }
 
-    /// Has `waker` called at the next change.
+    /// Has `waker` called at the next change of the gate.
     pub fn wait(&self, waker: &Waker) {
         let mut waiting = self.waiting.borrow_mut();
         if !waiting.iter().any(|other| other.will_wake(waker)) {
@@ -207,7 +221,7 @@ impl Gate {
         }
     }
 
-    /// What is in flight, oldest first. `name_of` gives the names of the nodes where it stands.
+    /// The requests in flight, oldest first. `name_of` gives the names of the nodes that are at work on them.
     pub fn pending(&self, now_ns: u64, name_of: impl Fn(NodeId) -> String) -> Vec<PendingRequest> {
         let in_flight = self.in_flight.borrow();
         let mut all: Vec<&InFlight> = in_flight.iter().map(|(_, request)| request).collect();
@@ -227,7 +241,7 @@ impl Gate {
 
 impl Gate {
     /// The sections in force, those to be answered, how many requests are in flight, and the background work.
-    pub fn parts(&self) -> (Vec<Token>, Vec<Token>, usize, Background) {
+    pub fn parts(&self) -> (Vec<Token>, Vec<Token>, usize, BackgroundState) {
         let unanswered = self.unanswered.borrow().clone();
         (self.holds(), unanswered, self.count(), self.background.get())
     }
@@ -242,8 +256,8 @@ mod tests {
         let gate = Gate::default();
         let (one, two) = (Token(1), Token(2));
         assert!(!gate.release(one), "a gate that is open does not open");
-        gate.close(one);
-        gate.close(two);
+        assert_eq!(gate.close(one), Background::Stop);
+        assert_eq!(gate.close(two), Background::Leave, "it is stopping already");
         assert!(!gate.release(one) && !gate.is_open());
         assert!(!gate.release(one) && !gate.is_open());
         assert!(gate.release(two) && gate.is_open());
@@ -253,10 +267,14 @@ mod tests {
     #[test]
     fn a_driver_that_still_stops_goes_on_once_when_it_has_stopped() {
         let gate = Gate::default();
-        assert!(gate.close(Token(1)), "it is told to stop");
+        assert_eq!(gate.close(Token(1)), Background::Stop);
         assert!(gate.release(Token(1)));
-        assert!(!gate.starts(), "it is still stopping");
-        assert!(gate.stopped(), "now it goes on");
-        assert!(!gate.starts(), "it runs");
+        assert_eq!(
+            gate.resume_background(),
+            Background::Leave,
+            "it is still stopping"
+        );
+        assert_eq!(gate.background_stopped(), Background::Resume);
+        assert_eq!(gate.resume_background(), Background::Leave, "it runs");
     }
 }

@@ -9,7 +9,7 @@ use super::Breach;
 use super::live::Live;
 use super::requests::Stage;
 use crate::sections::Section;
-use millpond_engine::node::Background;
+use millpond_engine::node::BackgroundState;
 
 impl Live {
     /// What a section covers by what the cells say of themselves.
@@ -129,7 +129,7 @@ impl Live {
     /// Nothing can happen any more.
     fn check_end(&mut self) {
         let open = self.site.cells.values().all(|cell| {
-            cell.gate.parts() == (Vec::new(), Vec::new(), 0, Background::Running)
+            cell.gate.parts() == (Vec::new(), Vec::new(), 0, BackgroundState::Running)
                 && !cell.is_stopped()
                 && cell.prepared.is_none()
                 && cell.reopening.is_none()

@@ -260,7 +260,7 @@ impl Site {
     pub fn stopped(&mut self, id: NodeId) {
         if let Some(cell) = self.cells.get_mut(&id) {
             cell.background.idle -= 1;
-            if cell.gate.stopped() {
+            if cell.gate.background_stopped() == node::Background::Resume {
                 cell.resumes += 1;
             }
         }

@@ -186,11 +186,11 @@ impl Site {
             return;
         };
         let twice = cell.gate.holds().contains(&token);
-        if cell.gate.close(token) {
+        if cell.gate.close(token) == node::Background::Stop {
             cell.stops += 1;
             if slow {
                 cell.background.stopping += 1;
-            } else if cell.gate.stopped() {
+            } else if cell.gate.background_stopped() == node::Background::Resume {
                 cell.resumes += 1;
             }
         }
@@ -209,7 +209,7 @@ impl Site {
             return;
         }
         if cell.gate.release(token) {
-            if cell.gate.starts() {
+            if cell.gate.resume_background() == node::Background::Resume {
                 cell.resumes += 1;
             }
             for root in self.roots.values().filter(|root| root.node == id) {
