@@ -4,9 +4,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::config::{Engine, RingStats};
 use super::op::{Op, SlotId};
 use super::slots::Slots;
-use super::{Engine, RingStats};
 use crate::buffer::Region;
 
 /// The end of an operation: its slot, and a result as system calls have it (a negative error number, or more).

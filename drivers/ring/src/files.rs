@@ -1,8 +1,8 @@
 //! Operations on one file with the engine its user chose for it.
 
-use super::Ring;
 use super::future::{Finished, Moved, Pending};
 use super::op::{AioMode, Fd, Op};
+use super::ring::Ring;
 use crate::buffer::Buffers;
 
 /// A file on a ring, and how its operations run there.

@@ -11,8 +11,8 @@ use std::task::{Context, Poll};
 
 use futures_channel::oneshot;
 
-use super::Ring;
 use super::op::{Op, SlotId};
+use super::ring::Ring;
 use crate::buffer::{Buffer, Buffers};
 
 /// How a finished operation is shown to its caller.

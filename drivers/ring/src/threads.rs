@@ -16,11 +16,12 @@ use rustix::net::{
 };
 
 use super::backend::{Backend, Completion, SleepFor};
+use super::config::{Engine, RingConfig, RingStats};
 use super::op::{Fd, Op, SlotId};
 use super::pool::Pool;
 use super::slots::Slots;
+use super::sys;
 use super::wake::Wake;
-use super::{Engine, RingConfig, RingStats, sys};
 use crate::buffer::Buffers;
 
 /// The bell's name among events: no descriptor has it.

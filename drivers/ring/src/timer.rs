@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use super::Ring;
+use super::ring::Ring;
 
 /// A timer's place: its deadline, and a number that tells those of one deadline apart.
 type Key = (Instant, u64);

@@ -1,23 +1,28 @@
 //! The backend on io_uring: operations become submission queue entries, and one system call a turn hands them over,
 //! waits and collects.
 
+mod entry;
+mod set_up;
+
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use io_uring::types::{FsyncFlags, SubmitArgs, Timespec};
+use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue, types};
 
 use super::backend::{Backend, Completion, SleepFor};
+use super::config::{Engine, RingConfig, RingStats};
 use super::op::{Op, SlotId};
 use super::pool::Pool;
 use super::slots::Slots;
 use super::wake::Wake;
-use super::{Engine, RingConfig, RingStats, sys};
-use crate::buffer::{Buffers, PLACES, Piece, Region, Regions};
+use crate::buffer::{PLACES, Piece, Region, Regions};
+
+use entry::Gather;
 
 /// Marks entries that are not operations; the values below 2^63 are slots.
 const INTERNAL: u64 = 1 << 63;
@@ -27,12 +32,6 @@ const BELL: u64 = INTERNAL;
 const CANCEL: u64 = INTERNAL | 1;
 /// In a slot's mark: the operation is disk work.
 const DISK: u64 = 1 << 62;
-
-/// Memory that the kernel reads while an operation with several buffers runs; its address must not change.
-struct Gather {
-    parts: Vec<libc::iovec>,
-    message: libc::msghdr,
-}
 
 pub(super) struct Uring {
     ring: IoUring,
@@ -71,7 +70,7 @@ impl Uring {
     /// # Errors
     /// Those of `io_uring_setup(2)`; `Unsupported` for kernels before 5.13.
     pub(super) fn new(config: &RingConfig) -> io::Result<Self> {
-        let ring = set_up(config.entries.clamp(8, 4096))?;
+        let ring = set_up::set_up(config.entries.clamp(8, 4096))?;
         // Waits with a timeout came with 5.11, and multishot polls with 5.13 as resource tags did.
         let params = ring.params();
         if !(params.is_feature_ext_arg()
@@ -202,85 +201,6 @@ impl Uring {
         );
     }
 
-    /// Lays the buffers out where they stay until the slot's completion.
-    fn gather(&mut self, id: SlotId, bufs: &mut Buffers, skip: usize) -> &mut Gather {
-        let mut gather = self.spare.pop().unwrap_or_default();
-        gather.parts.clear();
-        gather.parts.extend(sys::parts(bufs, skip));
-        let index = id.index as usize;
-        if index >= self.held.len() {
-            self.held.resize_with(index + 1, || None);
-        }
-        self.held[index].insert(gather)
-    }
-
-    /// The entry for an operation that the kernel runs.
-    #[inline]
-    fn entry(&mut self, id: SlotId, op: &mut Op) -> squeue::Entry {
-        match op {
-            Op::Read { fd, bufs, offset, .. } => self.read(id, fd.as_raw_fd(), bufs, *offset),
-            Op::Write {
-                fd,
-                bufs,
-                offset,
-                fua,
-                ..
-            } => self.write(id, fd.as_raw_fd(), bufs, *offset, *fua),
-            Op::Sync { fd, datasync, .. } => {
-                let flags = if *datasync {
-                    FsyncFlags::DATASYNC
-                } else {
-                    FsyncFlags::empty()
-                };
-                opcode::Fsync::new(types::Fd(fd.as_raw_fd())).flags(flags).build()
-            }
-            Op::Fallocate {
-                fd,
-                mode,
-                offset,
-                len,
-                ..
-            } => opcode::Fallocate::new(types::Fd(fd.as_raw_fd()), *len)
-                .offset(*offset)
-                .mode(*mode)
-                .build(),
-            Op::Recv {
-                fd,
-                buf,
-                received,
-                all,
-            } => {
-                let rest = buf.get_mut(*received..).unwrap_or_default();
-                let len = rest.len().min(sys::MOST_BYTES) as u32;
-                let flags = if *all { libc::MSG_WAITALL } else { 0 };
-                opcode::Recv::new(types::Fd(fd.as_raw_fd()), rest.as_mut_ptr(), len)
-                    .flags(flags)
-                    .build()
-            }
-            Op::Send { fd, bufs, sent } => self.send(id, fd.as_raw_fd(), bufs, *sent),
-            Op::Accept { fd } => {
-                let accept = opcode::Accept::new(types::Fd(fd.as_raw_fd()), ptr::null_mut(), ptr::null_mut());
-                accept.flags(libc::SOCK_CLOEXEC).build()
-            }
-            Op::Connect { fd, addr, .. } => {
-                opcode::Connect::new(types::Fd(fd.as_raw_fd()), addr.as_ptr().cast(), addr.addr_len()).build()
-            }
-            Op::Poll { fd, events } => opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), *events).build(),
-            Op::Blocking(_) => unreachable!("jobs go to the pool"),
-        }
-    }
-
-    /// The place in the kernel's table of a range that an entry is made for.
-    #[inline]
-    fn registered(&mut self, address: *const u8, len: u32) -> Option<u16> {
-        if self.regions.is_empty() {
-            return None;
-        }
-        let place = self.regions.find(address, len as usize)?;
-        self.fixed += 1;
-        Some(place)
-    }
-
     fn fill_place(&self, piece: &Piece) -> io::Result<()> {
         let range = libc::iovec {
             iov_base: piece.address().cast_mut().cast(),
@@ -334,64 +254,6 @@ impl Uring {
     /// Whether the kernel has every entry that was made.
     fn has_taken_all(&mut self) -> bool {
         self.backlog.is_empty() && self.ring.submission().is_empty()
-    }
-
-    #[inline]
-    fn read(&mut self, id: SlotId, fd: RawFd, bufs: &mut Buffers, offset: u64) -> squeue::Entry {
-        let fd = types::Fd(fd);
-        if let Some((address, len)) = single(bufs, 0) {
-            if let Some(place) = self.registered(address, len) {
-                return opcode::ReadFixed::new(fd, address, len, place)
-                    .offset(sys::position(offset))
-                    .build();
-            }
-            return opcode::Read::new(fd, address, len)
-                .offset(sys::position(offset))
-                .build();
-        }
-        let parts = &self.gather(id, bufs, 0).parts;
-        opcode::Readv::new(fd, parts.as_ptr(), parts.len() as u32)
-            .offset(sys::position(offset))
-            .build()
-    }
-
-    #[inline]
-    fn write(&mut self, id: SlotId, fd: RawFd, bufs: &mut Buffers, offset: u64, fua: bool) -> squeue::Entry {
-        let fd = types::Fd(fd);
-        let flags = if fua { libc::RWF_DSYNC } else { 0 };
-        if let Some((address, len)) = single(bufs, 0) {
-            if let Some(place) = self.registered(address, len) {
-                return opcode::WriteFixed::new(fd, address, len, place)
-                    .offset(sys::position(offset))
-                    .rw_flags(flags)
-                    .build();
-            }
-            return opcode::Write::new(fd, address, len)
-                .offset(sys::position(offset))
-                .rw_flags(flags)
-                .build();
-        }
-        let parts = &self.gather(id, bufs, 0).parts;
-        opcode::Writev::new(fd, parts.as_ptr(), parts.len() as u32)
-            .offset(sys::position(offset))
-            .rw_flags(flags)
-            .build()
-    }
-
-    #[inline]
-    fn send(&mut self, id: SlotId, fd: RawFd, bufs: &mut Buffers, sent: usize) -> squeue::Entry {
-        let fd = types::Fd(fd);
-        // The kernel itself goes on after a short send of a stream; older ones ignore the flag.
-        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
-        if let Some((address, len)) = single(bufs, sent) {
-            return opcode::Send::new(fd, address, len).flags(flags).build();
-        }
-        let gather = self.gather(id, bufs, sent);
-        gather.message.msg_iov = gather.parts.as_mut_ptr();
-        gather.message.msg_iovlen = gather.parts.len();
-        opcode::SendMsg::new(fd, &raw const gather.message)
-            .flags(flags as u32)
-            .build()
     }
 }
 
@@ -495,26 +357,6 @@ impl Backend for Uring {
     }
 }
 
-impl Default for Gather {
-    fn default() -> Self {
-        // SAFETY: a message header of zeroes is one without address, buffers and control data.
-        let message = unsafe { std::mem::zeroed() };
-        Self {
-            parts: Vec::new(),
-            message,
-        }
-    }
-}
-
-/// The one buffer that holds all bytes from the `skip`th on, if one does.
-#[inline]
-fn single(bufs: &mut Buffers, skip: usize) -> Option<(*mut u8, u32)> {
-    let count = bufs.count();
-    let buffer = bufs.iter_mut().next().filter(|_| count == 1)?;
-    let rest = buffer.get_mut(skip..)?;
-    Some((rest.as_mut_ptr(), rest.len().min(sys::MOST_BYTES) as u32))
-}
-
 #[inline]
 fn mark(id: SlotId, op: &Op) -> u64 {
     let disk = if op.is_disk() { DISK } else { 0 };
@@ -527,46 +369,4 @@ fn unmark(mark: u64) -> SlotId {
         index: mark as u32,
         generation: (mark >> 32) as u32 & SlotId::GENERATIONS,
     }
-}
-
-/// The best set-up that the kernel has: each is tried when the one before is an invalid argument.
-fn set_up(entries: u32) -> io::Result<IoUring> {
-    type Options = fn(&mut io_uring::Builder) -> &mut io_uring::Builder;
-    let ladder: [Options; 5] = [
-        // 6.1: completions are processed by this thread, when it asks.
-        |b| {
-            b.setup_single_issuer()
-                .setup_defer_taskrun()
-                .setup_taskrun_flag()
-                .setup_submit_all()
-        },
-        // 6.0
-        |b| {
-            b.setup_single_issuer()
-                .setup_coop_taskrun()
-                .setup_taskrun_flag()
-                .setup_submit_all()
-        },
-        // 5.19: completions do not interrupt this thread.
-        |b| b.setup_coop_taskrun().setup_taskrun_flag().setup_submit_all(),
-        // 5.18: one bad entry does not hold up the rest.
-        |b| b.setup_submit_all(),
-        |b| b,
-    ];
-    let mut refused = io::Error::from_raw_os_error(libc::EINVAL);
-    for options in ladder {
-        let mut builder = IoUring::builder();
-        // Room for a burst of completions: the kernel keeps what does not fit, but slowly.
-        builder
-            .setup_clamp()
-            .setup_cqsize(entries.saturating_mul(4))
-            .dontfork();
-        options(&mut builder);
-        match builder.build(entries) {
-            Ok(ring) => return Ok(ring),
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refused = error,
-            Err(error) => return Err(error),
-        }
-    }
-    Err(refused)
 }
