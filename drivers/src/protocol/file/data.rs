@@ -5,7 +5,7 @@ use std::io;
 use millpond_messages::{IoError, IoResult};
 use rustix::io::Errno;
 
-use super::File;
+use super::node::File;
 use super::open::errno;
 use crate::api::{CopySource, Transfer};
 use millpond_ring::buffer::{Buffer, Buffers};

@@ -5,8 +5,8 @@ use std::os::fd::AsFd;
 
 use millpond_messages::{IoError, IoResult, RequestFlags};
 
+use super::node::{Caps, File};
 use super::open::Kind;
-use super::{Caps, File};
 use millpond_ring::os::files;
 
 const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;

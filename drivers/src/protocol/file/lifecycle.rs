@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use millpond_messages::{Permissions, Result};
 
-use super::{File, State, Usage};
+use super::node::{File, State, Usage};
 use crate::api::{Answer, Lifecycle, Moved, ReopenRequest, SavesState};
 
 impl Lifecycle for File {

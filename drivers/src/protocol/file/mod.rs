@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   options   what the user asked for
+//!   node      the open file                            known_data  where it is known to have data
 //!   open      descriptors, kinds, alignment           lock      locks between processes, as QEMU takes them
 //!   state     permissions and reopen: which descriptor, which locks
 //!   data      reads and writes                        erase     zero writes and discards
@@ -17,8 +18,10 @@ mod create;
 mod data;
 mod device;
 mod erase;
+mod known_data;
 mod lifecycle;
 mod lock;
+mod node;
 mod open;
 mod ops;
 mod options;
@@ -27,12 +30,9 @@ mod state;
 mod status;
 mod truncate;
 
-use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
 
-use futures_channel::oneshot;
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
@@ -46,14 +46,13 @@ use crate::api::{
     DriverKind, Extent, Image, LengthSource, OpenRequest, Opened, OptionNames, Placement, Purpose, Transfer,
 };
 use millpond_ring::buffer::{Buffers, OPT_MEM_ALIGN};
-use millpond_ring::{AioMode, Ring};
 
 pub use create::{CreateFile, create_file, create_temporary, delete_file};
 pub use device::{probe_blocksizes, probe_geometry};
 pub use options::strip_protocol;
 
+use node::{Caps, Config, File, State, Usage};
 use open::{Access, Handle, Kind};
-use ops::Ops;
 use options::{FileOptions, Locking};
 
 /// One of the two drivers on files of the host.
@@ -153,146 +152,12 @@ impl DriverKind for FileKind {
     }
 }
 
-fn end_of(fd: &millpond_ring::Fd) -> IoResult<u64> {
-    rustix::fs::seek(fd, rustix::fs::SeekFrom::End(0)).map_err(open::errno)
-}
-
 fn uses_locks(locking: Locking, available: bool) -> Result<bool> {
     if locking == Locking::On && !available {
         let text = "locking=on was specified, but the file does not support OFD locks";
         return Err(Error::new(ErrorKind::Unsupported, text));
     }
     Ok(locking != Locking::Off && available)
-}
-
-/// What a node was opened with.
-#[derive(Debug, Clone)]
-struct Config {
-    driver: &'static str,
-    options: Options,
-    parsed: FileOptions,
-    flags: OpenFlags,
-    /// Other processes are kept away by locks.
-    locking: bool,
-}
-
-/// How the node's parents use it.
-#[derive(Debug, Clone, Copy)]
-struct Usage {
-    taken: Permissions,
-    shared: Permissions,
-}
-
-impl Usage {
-    /// No parent does anything, and all is shared.
-    const NONE: Self = Self {
-        taken: Permissions::empty(),
-        shared: Permissions::all(),
-    };
-}
-
-/// What the file system has not refused yet. Whatever it refuses once is not tried again.
-#[derive(Debug, Clone, Copy)]
-struct Caps {
-    zero_range: bool,
-    punch_hole: bool,
-    allocate: bool,
-}
-
-impl Caps {
-    const ALL: Self = Self {
-        zero_range: true,
-        punch_hole: true,
-        allocate: true,
-    };
-}
-
-/// All that goes along when the node moves to another iothread.
-#[derive(Debug)]
-struct State {
-    config: Config,
-    handle: Handle,
-    used: Usage,
-    caps: Caps,
-    /// A flush has failed, and the kernel may have dropped what it could not write: no later flush may succeed.
-    flush_error: Option<IoError>,
-    releases: Vec<Release>,
-}
-
-/// Locks are being given up, by a thread that may hang. Resolves when they are.
-type Release = oneshot::Receiver<()>;
-
-/// An open file or device.
-struct File {
-    ring: Ring,
-    config: RefCell<Config>,
-    handle: RefCell<Handle>,
-    /// The descriptors of `handle`, ready for use.
-    ops: RefCell<Ops>,
-    used: Cell<Usage>,
-    /// What a reopen or a change of permissions has prepared.
-    pending: RefCell<Option<state::Pending>>,
-    /// What is waited for before locks are taken again.
-    releases: RefCell<Vec<Release>>,
-    caps: Cell<Caps>,
-    flush_error: Cell<Option<IoError>>,
-    known_data: status::KnownData,
-}
-
-impl File {
-    fn new(state: State, ring: Ring) -> Self {
-        let State {
-            config,
-            handle,
-            used,
-            caps,
-            flush_error,
-            releases,
-        } = state;
-        let ops = Ops::new(&ring, &handle, config.parsed.aio());
-        Self {
-            ring,
-            config: RefCell::new(config),
-            handle: RefCell::new(handle),
-            ops: RefCell::new(ops),
-            used: Cell::new(used),
-            pending: RefCell::default(),
-            releases: RefCell::new(releases),
-            caps: Cell::new(caps),
-            flush_error: Cell::new(flush_error),
-            known_data: status::KnownData::default(),
-        }
-    }
-
-    fn fd(&self) -> millpond_ring::Fd {
-        Arc::clone(&self.handle.borrow().fd)
-    }
-
-    fn kind(&self) -> Kind {
-        self.handle.borrow().kind
-    }
-
-    fn aio(&self) -> AioMode {
-        self.config.borrow().parsed.aio()
-    }
-
-    fn may_unmap(&self) -> bool {
-        self.config.borrow().flags.contains(OpenFlags::UNMAP)
-    }
-
-    /// The length of the file now, in bytes. A file system of this machine answers from memory.
-    fn length_now(&self) -> IoResult<u64> {
-        end_of(&self.handle.borrow().fd)
-    }
-
-    /// The same of any file system.
-    fn end(&self) -> Answer<'_, IoResult<u64>> {
-        if self.handle.borrow().may_hang {
-            let fd = self.fd();
-            return Answer::wait(self.ring.blocking(move || end_of(&fd)));
-        }
-        Answer::ready(self.length_now())
-    }
 }
 
 impl Driver for File {

@@ -5,7 +5,7 @@ use millpond_messages::IoError;
 use millpond_messages::saved::{DriverRecord, Saved, SavedError};
 use serde::{Deserialize, Serialize};
 
-use super::File;
+use super::node::File;
 use crate::api::SavesState;
 
 /// The state of a `file` or `host_device` node.

@@ -10,21 +10,12 @@ use futures_channel::oneshot;
 use millpond_messages::{OpenFlags, Result};
 
 use super::lock::{self, Locks};
+use super::node::{Config, File, Pending, Usage};
 use super::open::{Access, Handle};
 use super::ops::Ops;
 use super::options::{FileOptions, MUTABLE, RESETTABLE};
-use super::{Config, File, Usage};
 use crate::api::ReopenRequest;
 use crate::api::reopen::{check_kept, check_unchanged};
-
-/// What is ready to be committed. A transaction commits both parts, or none.
-#[derive(Debug, Default)]
-pub(super) struct Pending {
-    reopen: Option<Config>,
-    usage: Option<Usage>,
-    /// Replaces the descriptor in use with the first commit.
-    handle: Option<Handle>,
-}
 
 /// One of the two parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -288,7 +279,7 @@ mod tests {
 
     use millpond_messages::{OpenFlags, Permissions};
 
-    use super::super::{Caps, State};
+    use super::super::node::{Caps, State};
     use super::*;
     use millpond_ring::os::files::is_byte_locked;
     use millpond_ring::{Ring, RingConfig, Wait, Wake};

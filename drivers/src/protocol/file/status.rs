@@ -1,40 +1,14 @@
 //! What is data and what are holes.
 
-use std::cell::Cell;
 use std::os::fd::BorrowedFd;
 
 use millpond_messages::IoResult;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
-use super::File;
+use super::node::File;
 use super::open::Kind;
 use crate::api::{Answer, At, Extent, Purpose};
-
-/// A range known to be data, so that walking through a file does not ask the kernel at every step.
-///
-/// Only zero writes, discards and truncation make holes; all of them go through [`KnownData::forget`]. Another
-/// process may make holes as well: then data is reported where zeroes could be, which is never wrong.
-#[derive(Debug, Default)]
-pub(super) struct KnownData {
-    range: Cell<Option<(u64, u64)>>,
-    /// Counts what may have made holes, so that an answer that was under way meanwhile is not remembered.
-    changes: Cell<u64>,
-}
-
-impl KnownData {
-    /// Holes may have come about, or are about to.
-    pub(super) fn forget(&self) {
-        self.range.set(None);
-        self.changes.set(self.changes.get().wrapping_add(1));
-    }
-
-    /// How many bytes from `offset` on are known to be data.
-    fn len_from(&self, offset: u64) -> Option<u64> {
-        let (start, end) = self.range.get()?;
-        (start <= offset && offset < end).then(|| end - offset)
-    }
-}
 
 /// What a file has at an offset, and where that ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +35,7 @@ impl File {
     }
 
     async fn look(&self, offset: u64, len: u64) -> IoResult<Extent> {
-        let changes = self.known_data.changes.get();
+        let changes = self.known_data.changes();
         let fd = self.fd();
         let found = self
             .ring
@@ -75,8 +49,8 @@ impl File {
         let end = end
             .checked_next_multiple_of(self.handle.borrow().alignment.request.into())
             .unwrap_or(end);
-        if at == At::Own && changes == self.known_data.changes.get() {
-            self.known_data.range.set(Some((offset, end)));
+        if at == At::Own {
+            self.known_data.remember(changes, offset, end);
         }
         Ok(Extent::new(end.saturating_sub(offset).clamp(1, len), at))
     }

@@ -7,7 +7,7 @@ use millpond_messages::{Error, ErrorKind, IoError, Result, SECTOR_SIZE};
 use rustix::fs::{FallocateFlags, fallocate, fsync, ftruncate};
 use rustix::io::Errno;
 
-use super::File;
+use super::node::File;
 use super::open::{Access, Kind, errno};
 use millpond_ring::buffer::Buffer;
 
