@@ -61,7 +61,7 @@ impl<T: Unpin> Future for Answer<'_, T> {
         match self.get_mut() {
             Self::Ready(value) => value.take().map_or(Poll::Pending, Poll::Ready),
             Self::Wait(future) => future.poll_unpin(context),
-            Self::Watched(watched) => watched.poll(context),
+            Self::Watched(watched) => watched.poll_watched(context),
             Self::Lasting(lasting) => lasting.poll(context),
         }
     }

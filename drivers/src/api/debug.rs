@@ -3,7 +3,7 @@
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::{DebugEvent, DebugOrder, IoError, IoResult};
 
-use super::Nothing;
+use super::nothing::Nothing;
 
 /// The points at which a driver can hold requests, see [`Driver::debug`](super::Driver::debug).
 pub trait DebugPoints {

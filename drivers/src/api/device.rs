@@ -1,9 +1,12 @@
 //! The file or device of the host that a protocol driver stands for.
 
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
 use millpond_messages::{BlockSizes, Geometry, IoError, IoResult};
 
 use super::answer::Answer;
-use super::{CopySource, Nothing};
+use super::nothing::Nothing;
 
 /// What the host's file or device can do beside storing bytes, see [`Driver::device`](super::Driver::device).
 pub trait Device {
@@ -26,6 +29,15 @@ pub trait Device {
     fn copy_from(&self, _source: CopySource, _offset: u64, _len: u64) -> Answer<'_, IoResult<u64>> {
         Answer::ready(Err(IoError::NotSupported))
     }
+}
+
+/// A place in a file of the host.
+#[derive(Debug, Clone)]
+pub struct CopySource {
+    /// The file with the bytes.
+    pub file: Arc<OwnedFd>,
+    /// The first byte in the file.
+    pub offset: u64,
 }
 
 impl Device for Nothing {}

@@ -1,6 +1,6 @@
 //! What a driver answers once the data behind its children is other data.
 
-use super::kind::BackingLink;
+use super::image::BackingLink;
 
 /// A driver that goes on with other data behind its children, and what takes that back.
 #[derive(Default)]

@@ -1,10 +1,10 @@
 //! What can be done to an image as a whole.
 
 use millpond_messages::graph::Options;
-use millpond_messages::{CheckResult, DriverInfo, Error, ErrorKind, Result};
+use millpond_messages::{CheckResult, DriverInfo, Error, ErrorKind, Repair, Result};
 
 use super::answer::Answer;
-use super::{BackingLink, Nothing, Repair};
+use super::nothing::Nothing;
 
 /// An image as its driver sees it, see [`Driver::image`](super::Driver::image). Each default says that there is no such
 /// thing, in the words that users know.
@@ -65,6 +65,15 @@ pub trait Image {
             "The block driver does not support image deletion",
         )))
     }
+}
+
+/// A backing file as an image names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackingLink {
+    /// The stored name, neither completed nor trusted.
+    pub filename: String,
+    /// The format that is stored with the link.
+    pub format: Option<String>,
 }
 
 impl Image for Nothing {}

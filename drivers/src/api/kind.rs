@@ -7,8 +7,9 @@ use serde::de::DeserializeOwned;
 use std::borrow::Cow;
 use std::rc::Rc;
 
-use super::Driver;
 use super::child::Child;
+use super::driver::Driver;
+use super::image::BackingLink;
 use super::notice::Notices;
 use millpond_ring::Ring;
 
@@ -290,15 +291,6 @@ pub struct Opened {
     pub flags: OpenFlags,
     /// The backing file that the image names.
     pub backing: Option<BackingLink>,
-}
-
-/// A backing file as an image names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BackingLink {
-    /// The stored name, neither completed nor trusted.
-    pub filename: String,
-    /// The format that is stored with the link.
-    pub format: Option<String>,
 }
 
 /// What an image is made with.

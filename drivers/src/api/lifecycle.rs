@@ -2,13 +2,14 @@
 
 use std::rc::Rc;
 
-use millpond_messages::{ChildSlot, Error, ErrorKind, Permissions, Result};
+use millpond_messages::graph::Options;
+use millpond_messages::{ChildSlot, Error, ErrorKind, OpenFlags, Permissions, Result};
 
 use super::answer::Answer;
 use super::child::Child;
 use super::exchange::Exchanged;
+use super::moved::Moved;
 use super::saved::SavesState;
-use super::{Moved, ReopenRequest};
 
 /// What the graph asks of a [`Driver`](super::Driver) between its open and its end. Where there is a default, it is right
 /// for a driver that keeps nothing of the kind.
@@ -89,4 +90,13 @@ pub trait Lifecycle: 'static {
 
     /// Writes everything back and lets go: the last call. The children are still there.
     fn close(&self) -> Answer<'_, Result<()>>;
+}
+
+/// New options for an open driver.
+#[derive(Debug, Clone)]
+pub struct ReopenRequest {
+    /// The driver's own options, complete.
+    pub options: Options,
+    /// The flags it would be opened with.
+    pub flags: OpenFlags,
 }

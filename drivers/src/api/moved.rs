@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use super::Driver;
 use super::child::Child;
+use super::driver::Driver;
 use millpond_ring::Ring;
 
 /// A driver's state on its way between iothreads: tables, caches and files, nothing bound to a thread.

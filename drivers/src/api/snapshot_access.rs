@@ -3,9 +3,9 @@
 use millpond_messages::{BlockStatus, IoError, IoResult, Range};
 use millpond_ring::buffer::Buffers;
 
-use super::Nothing;
 use super::answer::Answer;
 use super::child::Transfer;
+use super::nothing::Nothing;
 
 /// What can be asked of the moment that a driver keeps, see [`Driver::snapshot_access`](super::Driver::snapshot_access).
 /// The ranges lie within the node.

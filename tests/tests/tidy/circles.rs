@@ -139,6 +139,9 @@ impl<'ast> Visit<'ast> for Reader {
         }
     }
 
+    /// `pub(super)` says who may look in, and needs nothing that is there.
+    fn visit_visibility(&mut self, _: &'ast syn::Visibility) {}
+
     fn visit_path(&mut self, path: &'ast syn::Path) {
         let segments: Path = path
             .segments
@@ -301,7 +304,7 @@ fn a_name_that_is_passed_on_counts_for_where_it_is_from() {
         file(
             "c.rs",
             &["c"],
-            "pub struct C; #[cfg(test)] mod tests { use crate::a::A; }",
+            "pub struct C; pub(super) struct D; #[cfg(test)] mod tests { use crate::a::A; }",
         ),
     ];
     let files: Vec<&File> = files.iter().collect();

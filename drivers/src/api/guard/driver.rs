@@ -12,15 +12,15 @@ use millpond_messages::{
     Permissions, Range, RequestFlags, Result,
 };
 
-use super::super::answer::Answer;
-use super::super::child::{Child, Transfer};
-use super::super::exchange::Exchanged;
-use super::super::kind::{BackingLink, OptionNames};
-use super::super::{
-    Abilities, AllocationTicket, CopySource, DebugPoints, Device, Driver, Extent, Image, Lifecycle, Moved,
-    Placement, Purpose, ReopenRequest, Repair, SavesState, SnapshotAccess,
+use super::watched::{Health, IfBroken, Watched, drop_of};
+use crate::api::answer::Answer;
+use crate::api::child::{Child, Transfer};
+use crate::api::exchange::Exchanged;
+use crate::api::kind::OptionNames;
+use crate::api::{
+    Abilities, AllocationTicket, BackingLink, CopySource, DebugPoints, Device, Driver, Extent, Image,
+    Lifecycle, Moved, Notices, Placement, Purpose, ReopenRequest, Repair, SavesState, SnapshotAccess,
 };
-use super::{Health, IfBroken, Watched, drop_of, watch};
 use millpond_ring::Ring;
 use millpond_ring::buffer::Buffers;
 
@@ -371,7 +371,7 @@ struct GuardedState {
     node: String,
     driver: &'static str,
     names: OptionNames,
-    notices: super::Notices,
+    notices: Notices,
     reason: String,
     abilities: Abilities,
 }
@@ -390,4 +390,18 @@ fn arrive(state: GuardedState, children: Vec<Child>, ring: Ring) -> Rc<dyn Drive
         health,
         abilities: Cell::new(state.abilities),
     })
+}
+
+/// The same answer, watched. Apart from the calls that are answered at once, which are to stay short.
+#[inline(never)]
+pub(super) fn watch<'a, T: IfBroken + Unpin + 'a>(
+    answer: Answer<'a, T>,
+    health: &Rc<Health>,
+) -> Answer<'a, T> {
+    match answer {
+        ready @ Answer::Ready(_) => ready,
+        Answer::Wait(future) => Answer::Watched(Watched::new(future, health)),
+        // What another has taken care of: a driver that wraps one of a registry.
+        other => Answer::Watched(Watched::new(Box::pin(other), health)),
+    }
 }

@@ -8,12 +8,12 @@ use millpond_messages::error::errno::EIO;
 use millpond_messages::graph::Options;
 use millpond_messages::{ChildSlot, Error, IoError, Permissions, Result, Role};
 
-use super::super::kind::{
+use super::driver::Guarded;
+use super::watched::{Health, Watched, panic_text};
+use crate::api::kind::{
     ChildChange, ChildKind, CreateRequest, DriverKind, EdgeUse, OpenRequest, Opened, OptionNames,
 };
-use super::super::notice::Notices;
-use super::driver::Guarded;
-use super::{Health, Watched, panic_text};
+use crate::api::notice::Notices;
 
 /// A kind of driver that may panic. Every method of [`DriverKind`] is here: a default would leave out the kind's own.
 pub struct GuardedKind {

@@ -3,7 +3,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::task::Wake;
 
-use super::*;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use millpond_messages::error::errno::EIO;
+use millpond_messages::{IoError, IoResult};
+
+use super::driver::watch;
+use super::watched::Health;
+use crate::api::{Answer, Notice, Notices};
 
 /// The methods that a trait, or an implementation, names in `source` from `start` on.
 fn methods<'a>(source: &'a str, start: &str) -> Vec<&'a str> {
