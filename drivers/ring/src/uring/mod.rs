@@ -37,30 +37,30 @@ pub(super) struct Uring {
     ring: IoUring,
     pool: Pool,
     wake: Arc<Wake>,
-    /// The eventfd is watched.
+    /// Whether the kernel watches the eventfd.
     bell_armed: bool,
     /// Entries that found the submission queue full even after a flush.
     backlog: VecDeque<squeue::Entry>,
-    /// By slot index: what the operation there holds.
+    /// By slot index: the memory that the kernel reads for the operation there.
     held: Vec<Option<Box<Gather>>>,
-    /// For reuse.
+    /// Gathers that no operation needs now, kept for their memory.
     #[expect(
         clippy::vec_box,
         reason = "the box is what is reused: its address is the kernel's"
     )]
     spare: Vec<Box<Gather>>,
-    /// Entries that make a flush due.
+    /// How many queued entries make a flush due.
     batch: usize,
-    /// Disk operations handed to the kernel and not completed.
+    /// How many disk operations the kernel has, not completed.
     disk: usize,
     enters: u64,
-    /// The kernel has its table of buffers, empty or not.
+    /// Whether the kernel has its table of buffers, empty or not.
     has_table: bool,
-    /// What is in the kernel's table.
+    /// The memory that is in the kernel's table.
     regions: Regions,
-    /// Still in the kernel's table, for entries that it has not taken yet name these places.
+    /// Places still in the kernel's table, because entries that it has not taken yet may name them.
     leaving: Vec<Piece>,
-    /// Entries made that name a place.
+    /// How many entries were made that name a place.
     fixed: u64,
 }
 
