@@ -3,6 +3,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "the tests' sizes are small")]
 
 mod batch;
+mod blocks;
 #[path = "../support/driver.rs"]
 #[allow(dead_code, reason = "other tests use other parts of it")]
 mod driver;

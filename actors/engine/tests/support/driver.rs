@@ -48,6 +48,8 @@ pub struct Control {
     pub hold_open: AtomicBool,
     held: Sender<Held>,
     pub alignment: AtomicU32,
+    /// The clusters on which zero writes and discards are serialised; 0 for none.
+    pub clusters: AtomicU32,
     /// Calls of drained-begin and of drained-end.
     pub quiesced: AtomicU32,
     pub resumed: AtomicU32,
@@ -77,6 +79,7 @@ impl Control {
             hold_open: AtomicBool::default(),
             held,
             alignment: AtomicU32::new(1),
+            clusters: AtomicU32::default(),
             quiesced: AtomicU32::default(),
             resumed: AtomicU32::default(),
             is_quiesced: AtomicBool::default(),
@@ -289,6 +292,7 @@ impl Driver for TestDriver {
             fua: native(passes_on),
             transparent: passes_on,
             supports_backing: self.shape == Shape::Overlay,
+            serialise_granularity: self.control.clusters.load(Ordering::SeqCst).into(),
             ..Abilities::default()
         }
     }

@@ -326,6 +326,13 @@ impl NodeCell {
         }
     }
 
+    /// What a request that must have its range to itself widens it to, so that no other request shares a cluster or a block
+    /// with it.
+    pub fn exclusive_unit(&self) -> u64 {
+        let block = u64::from(self.limits.get().request_alignment);
+        self.abilities.get().serialise_granularity.max(block).max(1)
+    }
+
     /// Whether the transfers of the driver itself are tracked: some may become read-modify-write.
     pub fn tracks_blocks(&self) -> bool {
         !self.is_read_only() && self.limits.get().request_alignment > 1
@@ -336,7 +343,9 @@ impl NodeCell {
     /// node longer.
     #[inline]
     pub fn write_done(&self, range: Range, result: IoResult<()>) {
-        self.changed(range, result);
+        #[cfg(test)]
+        super::observed::note(self.id, range, result);
+        self.changed(result);
         if result.is_ok() {
             self.counters.wrote(range.end());
             if range.end() > self.size.get() {
@@ -346,19 +355,22 @@ impl NodeCell {
     }
 
     /// A discard of a range has ended. What it reads as may have changed; the node is no longer for that.
-    pub fn discard_done(&self, range: Range, result: IoResult<()>) {
-        self.changed(range, result);
+    /// A driver that discards nothing has done what was asked.
+    pub fn discard_done(&self, range: Range, result: IoResult<()>) -> IoResult<()> {
+        self.counters.driver_discarded(range.len(), result.is_err());
+        let result = match result {
+            Err(IoError::NotSupported) => Ok(()),
+            result => result,
+        };
+        #[cfg(test)]
+        super::observed::note(self.id, range, result);
+        self.changed(result);
+        result
     }
 
     /// What a range reads as has changed, or may have.
     #[inline]
-    #[cfg_attr(
-        not(test),
-        expect(unused_variables, reason = "what follows writes needs the range")
-    )]
-    fn changed(&self, range: Range, result: IoResult<()>) {
-        #[cfg(test)]
-        super::observed::note(self.id, range, result);
+    fn changed(&self, result: IoResult<()>) {
         self.mark_unflushed();
         if result.is_err() {
             self.kept.changed();

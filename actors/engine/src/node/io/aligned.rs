@@ -34,8 +34,15 @@ pub async fn read(node: &Rc<NodeCell>, offset: u64, buffers: Buffers, flags: Req
     read_bounced(node, offset, buffers, flags).await
 }
 
-/// Writes with a node's own driver.
-pub async fn write(node: &Rc<NodeCell>, offset: u64, buffers: Buffers, flags: RequestFlags) -> Transfer {
+/// Writes with a node's own driver. `has_blocks` tells whether the request has the blocks of its range to itself: then
+/// waiting for others would be waiting for itself.
+pub async fn write(
+    node: &Rc<NodeCell>,
+    offset: u64,
+    buffers: Buffers,
+    flags: RequestFlags,
+    has_blocks: bool,
+) -> Transfer {
     let driver = match node.driver() {
         Ok(driver) => driver,
         Err(error) => return (Err(error), buffers),
@@ -45,9 +52,16 @@ pub async fn write(node: &Rc<NodeCell>, offset: u64, buffers: Buffers, flags: Re
         Err(error) => return (Err(error.into()), buffers),
     };
     let (result, buffers) = if fits(node, offset, &buffers) {
-        tracked_write(node, &driver, offset, buffers, flags).await
+        let tracking = match track(node, range, flags, has_blocks).await {
+            Ok(tracking) => tracking,
+            Err(error) => return (Err(error), buffers),
+        };
+        let written = limited_write(node, &driver, offset, buffers, flags_below(flags)).await;
+        drop(tracking);
+        written
     } else {
-        write_bounced(node, offset, buffers, flags).await
+        let result = read_modify_write(node, offset, &buffers, flags, has_blocks).await;
+        (result, buffers)
     };
     node.write_done(range, result);
     node.raise(DebugEvent::PwritevDone).await;
@@ -112,7 +126,7 @@ fn aligned_buffer(node: &NodeCell, len: usize) -> IoResult<Buffer> {
     Buffer::try_aligned(len, align).ok_or(IoError::Os(ENOMEM))
 }
 
-/// Splits what is longer than the driver takes at once.
+/// Splits a read that is longer than the driver takes at once.
 async fn limited_read(
     node: &NodeCell,
     driver: &Rc<dyn millpond_drivers::api::Driver>,
@@ -178,36 +192,33 @@ async fn read_around(
     Ok((around.head, block.into_single()))
 }
 
-async fn tracked_write(
+/// Notes a write on the node's blocks, and waits for those that it must not run beside, where the node tracks its blocks
+/// and the request has them not to itself.
+async fn track(
+    node: &Rc<NodeCell>,
+    range: Range,
+    flags: RequestFlags,
+    has_blocks: bool,
+) -> IoResult<Option<Tracking>> {
+    if has_blocks || !node.tracks_blocks() {
+        return Ok(None);
+    }
+    let serialising = flags.contains(RequestFlags::SERIALISING);
+    node.tracker().begin(range, serialising, false).await.map(Some)
+}
+
+/// Splits a write that is longer than the driver takes at once.
+async fn limited_write(
     node: &Rc<NodeCell>,
     driver: &Rc<dyn millpond_drivers::api::Driver>,
     mut offset: u64,
     mut rest: Buffers,
     flags: RequestFlags,
 ) -> Transfer {
-    let range = match Range::new(offset, bytes_in(&rest)) {
-        Ok(range) => range,
-        Err(error) => return (Err(error.into()), rest),
-    };
-    let tracking = if node.tracks_blocks() {
-        match node
-            .tracker()
-            .begin(range, flags.contains(RequestFlags::SERIALISING), false)
-            .await
-        {
-            Ok(tracking) => Some(tracking),
-            Err(error) => return (Err(error), rest),
-        }
-    } else {
-        None
-    };
-    let flags = flags_below(flags);
     node.raise(DebugEvent::Pwritev).await;
     let most = most_in_one(node);
     if rest.len() <= most {
-        let transfer = Rc::clone(driver).write(offset, rest, flags).await;
-        drop(tracking);
-        return transfer;
+        return Rc::clone(driver).write(offset, rest, flags).await;
     }
     let mut written = Buffers::new();
     while !rest.is_empty() {
@@ -221,27 +232,24 @@ async fn tracked_write(
         }
         offset = offset.saturating_add(len);
     }
-    drop(tracking);
     (Ok(()), written)
 }
 
-async fn write_bounced(node: &Rc<NodeCell>, offset: u64, buffers: Buffers, flags: RequestFlags) -> Transfer {
-    let result = read_modify_write(node, offset, &buffers, flags).await;
-    (result, buffers)
-}
-
+/// Writes whole blocks: around the bytes of the request, the bytes that are there now.
 async fn read_modify_write(
     node: &Rc<NodeCell>,
     offset: u64,
     buffers: &Buffers,
     flags: RequestFlags,
+    has_blocks: bool,
 ) -> IoResult<()> {
     let range = around(node, offset, bytes_in(buffers))?;
     let no_wait = flags.contains(RequestFlags::NO_WAIT);
-    let _alone = node
-        .tracker()
-        .begin(Range::new(range.start, range.len)?, true, no_wait)
-        .await?;
+    let blocks = Range::new(range.start, range.len)?;
+    let _alone = match has_blocks {
+        true => None,
+        false => Some(node.tracker().begin(blocks, true, no_wait).await?),
+    };
     let (head, mut block) = if range.head == 0 && range.len == bytes_in(buffers) {
         (0, aligned_buffer(node, buffers.len())?)
     } else {

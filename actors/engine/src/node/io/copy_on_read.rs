@@ -1,7 +1,8 @@
 //! Copy-on-read: what a read finds below a node is stored in the node, so that the next read finds it there.
 //!
-//! The clusters that such a read touches are its own from the look at what is allocated to the write, so a guest's write
-//! to them is never covered by what was below it.
+//! Such a read has the clusters and blocks that it touches to itself from the look at what is allocated to the end of the
+//! copy's write, so that no guest's write to them is overwritten by what was below it. The copy is a piece of the read: it
+//! must not wait for what the read has to itself.
 
 use std::rc::Rc;
 
@@ -40,7 +41,7 @@ async fn copy_and_fill(
     buffers: &mut Buffers,
     flags: RequestFlags,
 ) -> IoResult<()> {
-    let cluster = node.abilities().serialise_granularity.max(1);
+    let cluster = node.exclusive_unit();
     let range = Range::new(offset, bytes_in(buffers))?;
     let end = range.end();
     let no_wait = flags.contains(RequestFlags::NO_WAIT);
@@ -114,7 +115,7 @@ async fn copy(node: &Rc<NodeCell>, first: u64, last: u64) -> IoResult<Buffers> {
         zeroes::zero_unchanged(node, Range::new(first, len)?).await?;
         return Ok(found);
     }
-    let (result, found) = write::write_piece(node, first, found, RequestFlags::WRITE_UNCHANGED).await;
+    let (result, found) = write::write_piece(node, first, found, RequestFlags::WRITE_UNCHANGED, true).await;
     result.map(|()| found)
 }
 

@@ -22,6 +22,8 @@ pub struct Passage<'a> {
     pub by: By<'a>,
     /// Whether the node where it enters tracks it. A piece of a request that is tracked there already must not be.
     pub track: bool,
+    /// Whether the request that it is a piece of has the blocks of that node to itself: its transfers must not wait for them.
+    pub has_blocks: bool,
 }
 
 impl<'a> By<'a> {
@@ -76,6 +78,7 @@ impl<'a> Passage<'a> {
             flags,
             by,
             track: true,
+            has_blocks: false,
         }
     }
 
@@ -91,12 +94,14 @@ impl<'a> Passage<'a> {
 }
 
 impl Passage<'static> {
-    /// A piece of a request that the same node tracks already.
-    pub const fn piece(flags: RequestFlags) -> Self {
+    /// A piece of a request that the same node tracks already. `has_blocks` tells whether that request keeps all others away
+    /// from whole blocks of the node.
+    pub const fn piece(flags: RequestFlags, has_blocks: bool) -> Self {
         Self {
             flags,
             by: By::PARENT,
             track: false,
+            has_blocks,
         }
     }
 }

@@ -50,7 +50,7 @@ pub async fn read_whole(cell: &Rc<NodeCell>, range: Range) -> IoResult<Buffers> 
     let Some(buffer) = Buffer::try_alloc(in_memory(range.len())) else {
         return Err(IoError::Os(millpond_messages::error::errno::ENOMEM));
     };
-    let passage = Passage::piece(RequestFlags::empty());
+    let passage = Passage::piece(RequestFlags::empty(), false);
     let (result, buffers) = transfer(cell, range.offset(), Buffers::from(buffer), passage).await;
     result.map(|()| buffers)
 }

@@ -120,14 +120,15 @@ async fn guard(
     Ok(alone)
 }
 
-/// Writes what a request that is tracked already consists of.
+/// Writes a piece of a request that is tracked already. `has_blocks` is as for [`Passage::piece`].
 pub async fn write_piece(
     cell: &Rc<NodeCell>,
     offset: u64,
     buffers: Buffers,
     flags: RequestFlags,
+    has_blocks: bool,
 ) -> Transfer {
-    go_on(cell, None, offset, buffers, Passage::piece(flags)).await
+    go_on(cell, None, offset, buffers, Passage::piece(flags, has_blocks)).await
 }
 
 /// Writes all of `rest`, of which the first part may have its place already.
@@ -158,7 +159,8 @@ pub async fn go_on(
         };
         let len = placed.len;
         let own = placed.destination.own().cloned();
-        let (result, piece) = store(placed, piece, passage.by).await;
+        let has_blocks = passage.has_blocks && own.as_ref().is_some_and(|node| Rc::ptr_eq(node, cell));
+        let (result, piece) = store(placed, piece, passage.by, has_blocks).await;
         ended_below(asked.cut(len), cell, path.nodes().chain(&own), result.is_err());
         written = if written.is_empty() {
             piece
@@ -205,11 +207,11 @@ fn joined(mut first: Buffers, second: Buffers) -> Buffers {
     first
 }
 
-async fn store(placed: Placed, piece: Buffers, by: By<'_>) -> Transfer {
+async fn store(placed: Placed, piece: Buffers, by: By<'_>, has_blocks: bool) -> Transfer {
     let (mut result, piece) = match placed.destination {
         Destination::Own { node, offset } => {
             by.stands_at(&node);
-            aligned::write(&node, offset, piece, placed.flags).await
+            aligned::write(&node, offset, piece, placed.flags, has_blocks).await
         }
         Destination::Child(gathered) => {
             by.stands_at(&gathered.node);

@@ -41,7 +41,7 @@ pub async fn write_zeroes(cell: &Rc<NodeCell>, range: Range, passage: Passage<'_
     }
     passed.remove(RequestFlags::FUA);
     let alone = serialise(cell, range, flags).await?;
-    zero_pieces(cell, range, passed).await?;
+    zero_pieces(cell, range, passed, alone.is_some()).await?;
     drop(alone);
     if flags.contains(RequestFlags::FUA) {
         flush::flush(cell).await
@@ -50,12 +50,18 @@ pub async fn write_zeroes(cell: &Rc<NodeCell>, range: Range, passage: Passage<'_
     }
 }
 
-/// Makes a range read as zeroes that reads as zeroes already, as a piece of a request that is tracked.
+/// Makes a range read as zeroes that reads as zeroes already, as a piece of a request that has the range's blocks to itself.
 pub async fn zero_unchanged(cell: &Rc<NodeCell>, range: Range) -> IoResult<()> {
-    Box::pin(zero_pieces(cell, range, RequestFlags::WRITE_UNCHANGED)).await
+    Box::pin(zero_pieces(cell, range, RequestFlags::WRITE_UNCHANGED, true)).await
 }
 
-async fn zero_pieces(cell: &Rc<NodeCell>, range: Range, flags: RequestFlags) -> IoResult<()> {
+/// Zeroes a range piece by piece. `has_blocks` tells whether the request has the blocks of the range to itself already.
+async fn zero_pieces(
+    cell: &Rc<NodeCell>,
+    range: Range,
+    flags: RequestFlags,
+    has_blocks: bool,
+) -> IoResult<()> {
     let abilities = cell.abilities();
     let alignment = abilities
         .limits
@@ -64,7 +70,7 @@ async fn zero_pieces(cell: &Rc<NodeCell>, range: Range, flags: RequestFlags) -> 
     let mut rest = range;
     while !rest.is_empty() {
         let piece = next_piece(rest, alignment, abilities.limits.max_write_zeroes);
-        zero_piece(cell, piece, flags, abilities.write_zeroes).await?;
+        zero_piece(cell, piece, flags, has_blocks).await?;
         rest = rest.after(piece.len());
     }
     Ok(())
@@ -98,12 +104,12 @@ async fn zero_piece(
     cell: &Rc<NodeCell>,
     range: Range,
     flags: RequestFlags,
-    ability: Ability,
+    has_blocks: bool,
 ) -> IoResult<()> {
     let block = u64::from(cell.limits().request_alignment);
-    if ability == Ability::Native && range.is_multiple_of(block) {
+    if cell.abilities().write_zeroes == Ability::Native && range.is_multiple_of(block) {
         let driver = cell.driver()?;
-        let _alone = alone_on_blocks(cell, range).await?;
+        let _alone = alone_on_blocks(cell, range, has_blocks).await?;
         cell.raise(DebugEvent::PwritevZero).await;
         match driver.write_zeroes(range, flags).await {
             // What is written in its place reports itself.
@@ -118,10 +124,15 @@ async fn zero_piece(
     if flags.contains(RequestFlags::NO_FALLBACK) {
         return Err(IoError::NotSupported);
     }
-    write_zero_buffers(cell, range, flags).await
+    write_zero_buffers(cell, range, flags, has_blocks).await
 }
 
-async fn write_zero_buffers(cell: &Rc<NodeCell>, range: Range, flags: RequestFlags) -> IoResult<()> {
+async fn write_zero_buffers(
+    cell: &Rc<NodeCell>,
+    range: Range,
+    flags: RequestFlags,
+    has_blocks: bool,
+) -> IoResult<()> {
     let flags = flags & RequestFlags::WRITE_UNCHANGED;
     let buffer = Buffer::try_zeroed(in_memory(range.len().min(BOUNCE))).ok_or(IoError::Os(ENOMEM))?;
     let mut buffers = Buffers::from(buffer);
@@ -129,7 +140,7 @@ async fn write_zero_buffers(cell: &Rc<NodeCell>, range: Range, flags: RequestFla
     while !rest.is_empty() {
         let piece = rest.first(BOUNCE);
         buffers.truncate(in_memory(piece.len()));
-        let (result, back) = write::write_piece(cell, piece.offset(), buffers, flags).await;
+        let (result, back) = write::write_piece(cell, piece.offset(), buffers, flags, has_blocks).await;
         result?;
         buffers = back;
         rest = rest.after(piece.len());
@@ -148,7 +159,7 @@ pub async fn discard(cell: &Rc<NodeCell>, range: Range, by: By<'_>) -> IoResult<
         return Ok(());
     }
     by.stands_at(cell);
-    let _alone = serialise(cell, blocks, RequestFlags::empty()).await?;
+    let alone = serialise(cell, blocks, RequestFlags::empty()).await?;
     let driver = cell.driver()?;
     let most = match abilities.limits.max_discard {
         0 => u64::MAX,
@@ -157,15 +168,9 @@ pub async fn discard(cell: &Rc<NodeCell>, range: Range, by: By<'_>) -> IoResult<
     let mut rest = blocks;
     while !rest.is_empty() {
         let piece = rest.first(most);
-        let _alone = alone_on_blocks(cell, piece).await?;
+        let _alone = alone_on_blocks(cell, piece, alone.is_some()).await?;
         let result = driver.discard(piece).await;
-        cell.counters().driver_discarded(piece.len(), result.is_err());
-        let result = match result {
-            Err(IoError::NotSupported) => Ok(()),
-            result => result,
-        };
-        cell.discard_done(piece, result);
-        result?;
+        cell.discard_done(piece, result)?;
         rest = rest.after(piece.len());
     }
     Ok(())
@@ -189,7 +194,7 @@ async fn serialise(cell: &Rc<NodeCell>, range: Range, flags: RequestFlags) -> Io
         0 if cell.tracks_blocks() => return Ok(None),
         0 if asked || cell.tracks() => (1, asked),
         0 => return Ok(None),
-        granularity => (granularity, true),
+        _ => (cell.exclusive_unit(), true),
     };
     let touched = range.widened_to(granularity)?;
     let no_wait = flags.contains(RequestFlags::NO_WAIT);
@@ -197,9 +202,10 @@ async fn serialise(cell: &Rc<NodeCell>, range: Range, flags: RequestFlags) -> Io
     begun.await.map(Some)
 }
 
-/// Keeps a driver's own zeroing or discarding apart from a read-modify-write that would put old bytes back.
-async fn alone_on_blocks(cell: &Rc<NodeCell>, range: Range) -> IoResult<Option<Tracking>> {
-    if !cell.tracks_blocks() {
+/// Keeps a driver's own zeroing or discarding apart from a read-modify-write that would put old bytes back, unless the
+/// request has the blocks to itself already: it would wait for itself.
+async fn alone_on_blocks(cell: &Rc<NodeCell>, range: Range, has_blocks: bool) -> IoResult<Option<Tracking>> {
+    if has_blocks || !cell.tracks_blocks() {
         return Ok(None);
     }
     cell.tracker().begin(range, true, false).await.map(Some)
