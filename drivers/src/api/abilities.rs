@@ -2,10 +2,10 @@
 
 use millpond_messages::Limits;
 
-/// How a driver stands to something it may be asked.
+/// How an operation is done that not every driver can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Ability {
-    /// Refused, with no way round.
+    /// The node refuses it: there is no way round.
     #[default]
     None,
     /// The node does it by other means: zeroes by writing them, FUA by a flush.
@@ -17,7 +17,7 @@ pub enum Ability {
 /// What a driver can do. The node asks after open, after reopen and after a change of children or length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Abilities {
-    /// What it demands of requests, its children's demands not merged in.
+    /// What the driver demands of requests. The node merges its children's demands in.
     pub limits: Limits,
     /// Zero writes. `Emulated` writes buffers of zeroes.
     pub write_zeroes: Ability,
@@ -29,8 +29,8 @@ pub struct Abilities {
     pub fua: Ability,
     /// Writes with WRITE_COMPRESSED. A filter says that it passes them on: whether that is of use is up to what it filters.
     pub write_compressed: bool,
-    /// What [`At::Child`](super::At::Child) leads to is all there is to say: allocation and zeroes are the child's. True of filters and of
-    /// `raw`, false of formats with allocation of their own.
+    /// The status of a range is that of the child which [`At::Child`](super::At::Child) names. True of filters and of `raw`,
+    /// false of formats with allocation of their own.
     pub transparent: bool,
     /// Unallocated ranges are read from the `backing` child.
     pub supports_backing: bool,
@@ -44,19 +44,19 @@ pub struct Abilities {
     pub grows: bool,
     /// What becomes of debug events that the node and its parents raise.
     pub events: DebugEvents,
-    /// What [`Driver::length`](super::Driver::length) goes by.
+    /// What can change the answer of [`Driver::length`](super::Driver::length).
     pub length: LengthSource,
 }
 
-/// What a driver's length goes by: whether it has to be asked for again.
+/// What can change a driver's length, and so whether the driver has to be asked for it again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LengthSource {
-    /// It may change at any time: whoever wants to know it asks the driver.
+    /// The length may change at any time: whoever wants to know it asks the driver.
     #[default]
     Driver,
-    /// It changes only by what the node is asked to do: writes, and changes of length.
+    /// The length changes only by what the node is asked to do: writes, and changes of length.
     Requests,
-    /// It follows from the children's lengths, and is asked for again when one of them has changed.
+    /// The length follows from the children's lengths: the driver is asked again when one of them has changed.
     Children,
 }
 

@@ -1,4 +1,4 @@
-//! An answer that is there already or has to be waited for.
+//! The answers of drivers: ready at once without an allocation, or given later.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,19 +12,19 @@ use super::guard::Watched;
 /// What a driver answers: at once, without an allocation, or later.
 #[must_use = "an answer does nothing unless awaited"]
 pub enum Answer<'a, T> {
-    /// It is known now. Empty once taken.
+    /// The answer is known now. Empty once it was taken.
     Ready(Option<T>),
-    /// It has to be waited for.
+    /// The answer has to be waited for.
     Wait(LocalBoxFuture<'a, T>),
-    /// It has to be waited for, and a panic on the way is an answer as well.
+    /// The answer has to be waited for. If the driver panics meanwhile, that is an answer as well.
     Watched(Watched<'a, T>),
-    /// It has to be waited for, and goes on by itself when nobody waits for it any more.
+    /// The answer has to be waited for, and its future goes on by itself when nobody waits any more.
     Lasting(Lasting<T>),
 }
 
 /// A future that somebody else takes over if it is dropped between its first poll and its end.
 pub struct Lasting<T> {
-    /// None once it has ended.
+    /// The future; None once it has ended.
     future: Option<LocalBoxFuture<'static, T>>,
     begun: bool,
     take_over: fn(LocalBoxFuture<'static, T>),

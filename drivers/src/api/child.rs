@@ -1,4 +1,4 @@
-//! A driver's children, as handles to await on.
+//! A driver's children: handles on edges, by which it sends requests to the nodes below.
 
 use std::rc::Rc;
 
@@ -14,10 +14,10 @@ use millpond_ring::buffer::{Buffer, Buffers};
 /// The result of a read or write, and the buffers it took.
 pub type Transfer = (IoResult<()>, Buffers);
 
-/// What stands behind a [`Child`]: whoever runs nodes implements this, drivers only use it.
+/// The edge behind a [`Child`]. Whoever runs nodes implements this; drivers only use it.
 pub trait ChildPort {
-    /// Sends a request to the node behind the edge. It belongs to the request or background work that the parent is
-    /// busy with, so it never waits at a gate.
+    /// Sends a request to the node behind the edge. The request serves one of the parent's or its background work, so it
+    /// never waits at a gate.
     fn request(&self, operation: Operation<Buffers>) -> Answer<'static, Outcome<Buffers>>;
 
     /// What the node behind the edge asks of requests.

@@ -1,4 +1,4 @@
-//! Requests that are held for debugging.
+//! Holding requests at debug events, as `blkdebug` does.
 
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::{DebugEvent, DebugOrder, IoError, IoResult};

@@ -71,20 +71,20 @@ pub trait Driver: Lifecycle {
     /// The length in bytes, not rounded.
     fn length(&self) -> Answer<'_, IoResult<u64>>;
 
-    /// Bytes taken on the host, the children's left out; `NotSupported` where the children's sum says it all.
+    /// How many bytes the driver itself takes on the host; `NotSupported` where only its children take any.
     fn allocated_size(&self) -> Answer<'_, IoResult<u64>>;
 
-    /// What can be done to the image that the driver keeps. A driver without one has nothing to say.
+    /// The view of the driver's image. A driver without one leaves the default.
     fn image(&self) -> &dyn Image {
         &Nothing
     }
 
-    /// Where requests can be held for debugging. Only a driver that handles debug events has such places.
+    /// The view of the points where requests can be held. Only a driver that handles debug events has any.
     fn debug(&self) -> &dyn DebugPoints {
         &Nothing
     }
 
-    /// The file or device of the host that the driver stands for. Formats and filters stand for none.
+    /// The view of the host's file or device that the driver stands for. Formats and filters stand for none.
     fn device(&self) -> &dyn Device {
         &Nothing
     }

@@ -1,4 +1,4 @@
-//! What a driver answers once the data behind its children is other data.
+//! What a driver answers when it goes on with other data behind its children, and how that is taken back.
 
 use super::image::BackingLink;
 
@@ -12,12 +12,12 @@ pub struct Exchanged {
 }
 
 impl Exchanged {
-    /// By a driver that keeps nothing of what it reads from its children.
+    /// The answer of a driver that keeps nothing of what it reads from its children.
     pub fn nothing() -> Self {
         Self::default()
     }
 
-    /// By a driver whose old state `put_back` puts back, without waiting for anything.
+    /// The answer of a driver whose old state `put_back` restores without waiting for anything.
     pub fn with_old_state(put_back: impl FnOnce() + 'static) -> Self {
         Self {
             backing: None,
@@ -25,19 +25,19 @@ impl Exchanged {
         }
     }
 
-    /// The same with the backing file that the image names now.
+    /// The same answer with the backing file that the image names now.
     pub fn naming(self, backing: Option<BackingLink>) -> Self {
         Self { backing, ..self }
     }
 
-    /// The same, with the old state put back by whoever watches over the driver.
+    /// The same answer, with `run` calling what restores the old state, so that a panic in it can be caught.
     pub(super) fn put_back_by(self, run: impl FnOnce(Box<dyn FnOnce()>) + 'static) -> Self {
         let Self { backing, put_back } = self;
         let put_back = put_back.map(|put_back| Box::new(move || run(put_back)) as Box<dyn FnOnce()>);
         Self { backing, put_back }
     }
 
-    /// The old data is there again: the driver goes on as before.
+    /// Restores the old state, because the old data is behind the children again.
     pub fn put_back(self) {
         if let Some(put_back) = self.put_back {
             put_back();

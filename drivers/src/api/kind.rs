@@ -18,16 +18,16 @@ use millpond_ring::Ring;
 pub struct ChildKind {
     /// The option that names it: `file`, `backing`.
     pub name: &'static str,
-    /// What it is to the node.
+    /// What the child is to the node.
     pub role: Role,
-    /// The node cannot be opened without it.
+    /// Whether the node cannot be opened without it.
     pub required: bool,
-    /// A reopen may lead the edge to another node.
+    /// Whether a reopen may lead the edge to another node.
     pub leads_elsewhere: bool,
 }
 
 impl ChildKind {
-    /// What a format stores its image in, or a filter filters, by the usual option.
+    /// The child called `file`: the node in which a format stores its image, or that a filter filters.
     #[must_use]
     pub const fn file(role: Role) -> Self {
         Self {
@@ -36,7 +36,7 @@ impl ChildKind {
         }
     }
 
-    /// What a format reads through to, where the image has one.
+    /// The backing node of a format's image, where it has one.
     pub const BACKING: Self = Self {
         name: "backing",
         role: Role::COW,
@@ -44,10 +44,10 @@ impl ChildKind {
         leads_elsewhere: true,
     };
 
-    /// What a filter filters.
+    /// The node that a filter filters.
     pub const FILTERED: Self = Self::file(Role::FILTERED.union(Role::PRIMARY));
 
-    /// A child that is needed, and stays what it is.
+    /// A child that is required, and that a reopen cannot change.
     #[must_use]
     pub const fn named(name: &'static str, role: Role) -> Self {
         Self {
@@ -59,7 +59,7 @@ impl ChildKind {
     }
 }
 
-/// How a node is used whose edge wants permissions.
+/// An edge whose permissions are asked for, and how the node above it is used.
 #[derive(Debug, Clone, Copy)]
 pub struct EdgeUse<'a> {
     /// What the child is to the node.
@@ -90,9 +90,9 @@ pub enum ChildChange {
 /// Which options a driver takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OptionNames {
-    /// These. Any other is refused before the driver hears of it.
+    /// These options. Any other is refused before the driver is asked.
     These(&'static [&'static str]),
-    /// The driver refuses by itself what it does not know: by [`parse_options`], say.
+    /// Any options: the driver itself refuses those that it does not know, by [`parse_options`] for example.
     Checked,
 }
 
@@ -164,7 +164,7 @@ pub trait DriverKind: Send + Sync + 'static {
     /// list.
     ///
     /// # Errors
-    /// They cannot be, whatever the children are.
+    /// The options are wrong, whatever the children are.
     fn check_options(&self, options: &Options, numbered: usize) -> Result<()> {
         let _ = (options, numbered);
         Ok(())

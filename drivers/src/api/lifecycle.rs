@@ -24,7 +24,7 @@ pub trait Lifecycle: 'static {
         Answer::ready(())
     }
 
-    /// The last drained section ended.
+    /// Resumes background work, because the last drained section has ended.
     fn resume(&self) {}
 
     /// The cumulative permissions of the node's parents are about to become these; image locks are taken, none given
@@ -33,20 +33,20 @@ pub trait Lifecycle: 'static {
         Answer::ready(Ok(()))
     }
 
-    /// The prepared permissions hold from now on; locks that they do not need are given up.
+    /// Puts the prepared permissions into effect. Locks that they do not need are given up.
     fn permissions_commit(&self) {}
 
-    /// The prepared permissions are forgotten.
+    /// Forgets the prepared permissions.
     fn permissions_abort(&self) {}
 
     /// Checks new options of the driver's own, and readies what they need. `options` is complete: what is not in it
     /// has its default. Followed by exactly one of commit and abort.
     fn reopen_prepare(&self, request: ReopenRequest) -> Answer<'_, Result<()>>;
 
-    /// The prepared options hold from now on. The node is still: nothing is in flight.
+    /// Puts the prepared options into effect. The node is still: no request is in flight.
     fn reopen_commit(&self) {}
 
-    /// The prepared options are forgotten.
+    /// Forgets the prepared options.
     fn reopen_abort(&self) {}
 
     /// Drops what is cached of the image, after writing back what the image lacks, and reads it again: another process may

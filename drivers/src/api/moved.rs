@@ -1,4 +1,4 @@
-//! A driver between two iothreads.
+//! Moving a driver to another iothread: its state without anything that is bound to a thread.
 
 use std::rc::Rc;
 

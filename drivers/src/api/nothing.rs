@@ -1,5 +1,5 @@
 //! The answer of drivers that have no image, no debug points or no device.
 
-/// What a driver without an image, places to hold requests at or a device has to say of them.
+/// Stands for the image, the debug points or the device that a driver does not have.
 #[derive(Debug, Clone, Copy)]
 pub struct Nothing;

@@ -1,4 +1,4 @@
-//! What a driver tells the users of its node without having been asked.
+//! Notices: facts that a driver reports to the users of its node without having been asked.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

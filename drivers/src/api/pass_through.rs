@@ -1,4 +1,4 @@
-//! What a filter hands on to the node below it, told once.
+//! What a filter hands on to its child unchanged, written once for all filters.
 //!
 //! A filter keeps a [`PassThrough`] and names with [`delegate!`](crate::delegate) the operations that it does not look at;
 //! the file that is left is what the filter does. [`Driver`](super::Driver) has no defaults for the data path, so a new
@@ -12,12 +12,12 @@ use super::answer::Answer;
 use super::child::{Child, Transfer, transfer};
 use super::{Abilities, Ability, AllocationTicket, At, Extent, LengthSource, Placement, Purpose, Target};
 
-/// What a write may ask of the child: how it is ordered among others was seen to where it was sent.
+/// The flags that a write hands on to the child. Its order among others is a matter of the node that it was sent to.
 const WRITE_FLAGS: RequestFlags = RequestFlags::FUA
     .union(RequestFlags::WRITE_UNCHANGED)
     .union(RequestFlags::WRITE_COMPRESSED);
 
-/// The same for what is no write of data.
+/// The flags of that order, which no other request hands on either.
 const ORDER_FLAGS: RequestFlags = RequestFlags::SERIALISING.union(RequestFlags::NO_WAIT);
 
 /// The first of a driver's children, and every operation of the data path as it is handed on to that. What the child is
@@ -43,7 +43,7 @@ impl PassThrough {
         Ok(Self { child })
     }
 
-    /// The same of a driver that arrives from another iothread.
+    /// Hands on to the only child of a driver that arrives from another iothread.
     #[must_use]
     pub fn moved(children: Vec<Child>) -> Self {
         let [child] = arrived(children);
@@ -56,8 +56,8 @@ impl PassThrough {
         &self.child
     }
 
-    /// What a filter can do that shows its child and is in nobody's way. Compressed writes are not among it: a filter
-    /// that hands those on says so.
+    /// The abilities of a filter that shows its child unchanged. Compressed writes are not among them: a filter that hands
+    /// those on says so.
     #[inline]
     #[must_use]
     pub fn abilities(&self) -> Abilities {
@@ -72,14 +72,14 @@ impl PassThrough {
         }
     }
 
-    /// The child has the range.
+    /// Answers that the child has the range.
     #[inline]
     pub fn locate(&self, _purpose: Purpose, range: Range) -> Answer<'static, IoResult<Extent>> {
         let (slot, offset) = (ChildSlot::FILE, range.offset());
         Answer::ready(Ok(Extent::new(range.len(), At::Child { slot, offset })))
     }
 
-    /// For a filter that wants to see what is read: the child has the range, but reads come to the filter.
+    /// For a filter that wants to see what is read: reads come to the filter, though the child has the range.
     #[inline]
     pub fn locate_here(&self, purpose: Purpose, range: Range) -> Answer<'static, IoResult<Extent>> {
         match purpose {
@@ -99,7 +99,7 @@ impl PassThrough {
         transfer(self.child.request(read).await)
     }
 
-    /// A write goes to the child.
+    /// Answers that a write goes to the child.
     #[inline]
     pub fn place(&self, range: Range, _flags: RequestFlags) -> Answer<'static, IoResult<Placement>> {
         let (slot, offset) = (ChildSlot::FILE, range.offset());
@@ -109,13 +109,13 @@ impl PassThrough {
         }))
     }
 
-    /// For a filter that wants to see what is written: it goes to [`Driver::write`](super::Driver::write).
+    /// For a filter that wants to see what is written: writes go to [`Driver::write`](super::Driver::write).
     #[inline]
     pub fn place_here(&self, range: Range, _flags: RequestFlags) -> Answer<'static, IoResult<Placement>> {
         Answer::ready(Ok(Placement::own(range.len())))
     }
 
-    /// Nothing was set aside for a write.
+    /// Answers the write's own result: nothing was set aside for it.
     #[inline]
     pub fn settle(&self, _ticket: AllocationTicket, written: IoResult<()>) -> Answer<'static, IoResult<()>> {
         Answer::ready(written)
@@ -150,7 +150,7 @@ impl PassThrough {
         self.child.request(Operation::Discard { range }).await.into_done()
     }
 
-    /// There is nothing to write back: the node flushes the child.
+    /// Does nothing: a filter has nothing to write back, and the node flushes the child.
     #[inline]
     pub fn flush(&self) -> Answer<'static, IoResult<()>> {
         Answer::ready(Ok(()))
@@ -178,7 +178,7 @@ impl PassThrough {
         self.child.length().await
     }
 
-    /// The node asks the child.
+    /// Leaves the answer to the child, which the node asks.
     #[inline]
     pub fn allocated_size(&self) -> Answer<'static, IoResult<u64>> {
         Answer::ready(Err(IoError::NotSupported))
@@ -196,7 +196,7 @@ pub fn declared<const N: usize>(children: Vec<Child>) -> Result<[Child; N]> {
     })
 }
 
-/// The same at its arrival from another iothread.
+/// The children of a driver that declares so many, at its arrival from another iothread.
 ///
 /// # Panics
 /// Where they do not arrive with it: a move carries an edge for each child that the driver declares.

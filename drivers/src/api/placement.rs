@@ -17,16 +17,16 @@ pub enum Purpose {
 /// Where a range's bytes are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum At {
-    /// In the driver's own keeping: [`Driver::read`](super::Driver::read) reads them.
+    /// The driver itself stores them: [`Driver::read`](super::Driver::read) reads them.
     Own,
-    /// As they are, in a child at this offset.
+    /// A child stores them as they are, at this offset.
     Child {
         /// Which of the declared children.
         slot: ChildSlot,
         /// The offset of the range's first byte there.
         offset: u64,
     },
-    /// They are zeroes, by the driver's own word. Storage may be reserved for them.
+    /// The driver knows that they are zeroes. Storage may be reserved for them.
     Zero {
         /// The storage reserved, for reports.
         reserved: Option<(ChildSlot, u64)>,
@@ -60,7 +60,7 @@ impl Extent {
     }
 }
 
-/// Something that a driver set aside for a write and wants to hear about when it ends.
+/// Names what a driver has allocated for a write, to be settled when the write ends.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a ticket must be settled, else what it holds is never released"]
 pub struct AllocationTicket(pub u64);
@@ -68,7 +68,7 @@ pub struct AllocationTicket(pub u64);
 /// Where a write goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// The driver is given them, by [`Driver::write`](super::Driver::write).
+    /// The write goes to [`Driver::write`](super::Driver::write).
     Own,
     /// To a child. `offset` is where the first byte goes, the head (see [`Placement::head`]) included.
     Child {
@@ -90,9 +90,9 @@ pub struct Placement {
     pub len: u64,
     /// Where these bytes are to go.
     pub target: Target,
-    /// Bytes to copy along before them.
+    /// How many bytes in front of the write are copied along.
     pub head: u64,
-    /// Bytes to copy along behind them. Never past the node's length: beyond it the node writes zeroes.
+    /// How many bytes behind the write are copied along. Never past the node's length: beyond it the node writes zeroes.
     pub tail: u64,
     /// What the driver wants back in [`Driver::settle`](super::Driver::settle) once the data is written, or has failed to be.
     pub ticket: Option<AllocationTicket>,

@@ -1,4 +1,4 @@
-//! The drivers there are: built in, and those that an embedder brings.
+//! The registry of drivers: those that are built in, and those that an embedder adds.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub struct Registry {
 /// Which drivers a build allows, fixed at start-up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Whitelist {
-    /// Allowed for writing and reading.
+    /// Drivers that may be used for writing and reading.
     pub read_write: Vec<String>,
     /// Drivers that may be used for reading.
     pub read_only: Vec<String>,

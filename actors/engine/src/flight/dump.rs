@@ -1,4 +1,4 @@
-//! Writing a flight record: the rings as they are, and what iothreads tell of what they have open.
+//! Writing a flight record: the rings as they are, and what iothreads report to have open.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -15,7 +15,7 @@ use super::recorder::{RECORDS, Recorder, kind_names};
 /// The most names, requests and held messages that a dump has of one thread.
 const MOST_OPEN: usize = 4096;
 
-/// With what numbers names of files are tried that are there already.
+/// How many numbers are tried for a file name that is not taken.
 const ATTEMPTS: u32 = 1000;
 
 /// A thread's whole frame must be shorter than a frame may be: names are cut to so many bytes.
@@ -24,7 +24,7 @@ const LONGEST_NAME: usize = 64;
 // A record takes 58 bytes at most; all of a thread's leave room for what it has open.
 const _: () = assert!(RECORDS * 58 < millpond_messages::record::FRAME_MAX / 4);
 
-/// What an iothread has open.
+/// The nodes, requests and held messages of an iothread.
 #[derive(Debug, Default)]
 pub struct Open {
     /// The names of its nodes, by their numbers.
@@ -35,7 +35,7 @@ pub struct Open {
     pub held: Vec<HeldMessage>,
 }
 
-/// The bytes of a flight record: all threads' rings, and what the threads that were asked told (None: did not answer).
+/// The bytes of a flight record: all threads' rings, and what the threads that were asked have open (None: no answer).
 pub fn written(reason: &str, mut open: Vec<(String, Option<Open>)>) -> Vec<u8> {
     let recorders = Recorder::all();
     let at_ns = recorders
@@ -60,12 +60,12 @@ pub fn written(reason: &str, mut open: Vec<(String, Option<Open>)>) -> Vec<u8> {
 
 fn add<T: serde::Serialize>(bytes: &mut Vec<u8>, value: &T) {
     if let Err(error) = write_frame(value, bytes) {
-        // Bounded above: not met, and no reason to lose the rest.
+        // The bounds above rule this out. If it happens nevertheless, the rest of the record is still of use.
         tracing::error!(%error, "a part of a flight record is left out");
     }
 }
 
-/// A thread's frame; `told` is what it answered, if it was asked.
+/// A thread's frame; `told` is the thread's own answer, if it was asked.
 fn thread(recorder: &Recorder, told: Option<Option<Open>>) -> FlightThread {
     let (records, written) = recorder.read();
     let state = match &told {

@@ -1,4 +1,4 @@
-//! A flight record for people: what was unanswered first, then the messages of all threads by time.
+//! Printing a flight record for people: first what was unanswered, then the messages of all threads by time.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,10 +13,10 @@ use crate::delay::kind;
 /// Why a file is no flight record.
 #[derive(Debug, thiserror::Error)]
 pub enum FlightError {
-    /// It does not begin as one.
+    /// It does not begin as a flight record does.
     #[error("this is no flight record of this version of millpond")]
     Magic,
-    /// What follows is not as it must be.
+    /// A frame is malformed.
     #[error("the flight record is damaged at byte {at}: {error}")]
     Frame {
         /// The byte of the file where the frame begins.
@@ -24,7 +24,7 @@ pub enum FlightError {
         /// What is wrong with the frame.
         error: FrameError,
     },
-    /// There is more than it should have.
+    /// Bytes follow the last frame.
     #[error("{0} bytes follow the flight record's end")]
     Trailing(usize),
 }
@@ -35,7 +35,7 @@ pub struct Printed {
     threads: Vec<FlightThread>,
 }
 
-/// Something that was not answered.
+/// A request or an order that was not answered.
 struct Unanswered {
     since_ns: u64,
     thread: String,
@@ -43,10 +43,10 @@ struct Unanswered {
 }
 
 impl Printed {
-    /// Reads one.
+    /// Reads a flight record.
     ///
     /// # Errors
-    /// The bytes are none.
+    /// The bytes are no flight record.
     pub fn read(bytes: &[u8]) -> Result<Self, FlightError> {
         if !bytes.starts_with(FLIGHT_MAGIC) {
             return Err(FlightError::Magic);

@@ -1,4 +1,4 @@
-//! The ring of one thread.
+//! The flight recorder of one thread: a ring of its last messages, written by that thread alone and read by any.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -15,10 +15,10 @@ pub const RECORDS: usize = 2048;
 /// Words of a record: when; event, kind and length; node; offset; number; sender.
 const WORDS: usize = 6;
 
-/// When the process began, as far as records are concerned.
+/// The moment from which records count their time.
 static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// The rings that there are. Threads come and go; nothing else changes it.
+/// The rings of all threads. It changes only as threads come and go.
 static RECORDERS: LazyLock<ArcSwap<Vec<Arc<Recorder>>>> = LazyLock::new(ArcSwap::default);
 
 /// A time as records have it.
@@ -50,7 +50,7 @@ pub struct Note {
     pub offset: u64,
     /// The length of its range in bytes.
     pub len: u64,
-    /// What joins it with its answer.
+    /// The number that joins the message with its answer.
     pub number: u64,
     /// The sender's root edge, or 0.
     pub from: u64,
@@ -73,7 +73,7 @@ impl Recorder {
         recorder
     }
 
-    /// The thread ends: its ring is forgotten.
+    /// Forgets the ring of a thread that ends.
     pub fn unregister(self: &Arc<Self>) {
         RECORDERS.rcu(|known| {
             let mut known = Vec::clone(known);
@@ -82,7 +82,7 @@ impl Recorder {
         });
     }
 
-    /// The rings there are.
+    /// The rings of all threads.
     pub fn all() -> Arc<Vec<Arc<Self>>> {
         RECORDERS.load_full()
     }

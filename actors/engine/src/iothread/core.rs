@@ -1,4 +1,4 @@
-//! The iothread's loop: mailbox, tasks, ring, over and over, one step at a time.
+//! The iothread's loop: a turn handles mail, runs ready tasks and turns the ring.
 
 use std::fmt;
 use std::io;
@@ -42,10 +42,10 @@ const TIMED: u64 = 16;
 /// How often an iothread that is to retire looks whether it may.
 const RETIREMENT_LOOK: Duration = Duration::from_millis(20);
 
-/// What a turn came to.
+/// What a turn has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Something was done, or may be done at once.
+    /// The turn did something, or there is something to be done at once.
     Worked,
     /// There was nothing to do.
     Idle,
@@ -56,10 +56,10 @@ pub enum Progress {
 /// Which ready task runs next.
 #[derive(Default)]
 pub enum Scheduler {
-    /// The one that has been ready longest.
+    /// The task that has been ready longest.
     #[default]
     Fifo,
-    /// The one at the index that this function picks among so many (at least one).
+    /// The task at the index that this function picks among so many (at least one).
     Choose(Box<dyn FnMut(usize) -> usize>),
 }
 
@@ -84,7 +84,7 @@ pub struct Core<M> {
     scheduler: Scheduler,
     budget: Budget,
     stats: Stats,
-    /// Once asked to stop: how many messages are left of those that were there.
+    /// Once the iothread was asked to stop: how many of the messages in the mailbox at that time are left.
     last: Option<usize>,
     /// Disconnects when the core is gone.
     _running: Sender<()>,
@@ -248,9 +248,9 @@ impl<M: Send + 'static> Core<M> {
     /// Sleeps in the ring until something happens.
     fn park(&mut self) -> usize {
         self.stats.parks += 1;
-        // Whoever looks during a long sleep shall see all that was before it.
+        // A thread that reads the counters during a long sleep must see all that was before it.
         self.publish();
-        // What keeps an iothread from retiring may end without a word.
+        // What keeps an iothread from retiring may end without waking it.
         let retiring = self.local.shared().is_retiring();
         let until = retiring.then(|| self.local.ring().now() + RETIREMENT_LOOK);
         self.local.ring().turn(Wait::Until(until))
@@ -258,7 +258,7 @@ impl<M: Send + 'static> Core<M> {
 
     /// Whether nothing is left to be done and nothing can come.
     fn may_retire(&self) -> bool {
-        // In this order: what was sent last is in the mailbox once nobody can send any more.
+        // The order matters: once nobody can send any more, what was sent last is in the mailbox.
         !self.local.has_tasks()
             && self.local.is_unreachable()
             && self.mailbox.is_empty()
@@ -337,7 +337,8 @@ fn nanoseconds(from: Instant, to: Instant) -> u64 {
     u64::try_from(to.saturating_duration_since(from).as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Starts a thread that turns a core until it is stopped. It is on its way when this returns; the future waits for it.
+/// Starts a thread that turns a core until it is stopped. The thread is being started when this returns, and the future
+/// resolves once it runs.
 pub(crate) fn begin<M, F>(
     config: IoThreadConfig,
     make: F,
@@ -366,7 +367,7 @@ where
     }
 }
 
-/// An iothread's handle on its way to whoever started it. Where that is gone, nobody else could stop the thread.
+/// An iothread's handle on its way to its maker. If the maker is gone this stops the thread, which nobody else could.
 struct Unclaimed<M>(Option<IoThread<M>>);
 
 impl<M> Drop for Unclaimed<M> {
@@ -404,7 +405,7 @@ fn restrict(cpus: &[usize]) -> io::Result<()> {
         }
         set.set(cpu);
     }
-    // Of those that are not there the kernel says something only if there is no other.
+    // The kernel reports processors that do not exist only if no other is named.
     let restricted = rustix::thread::sched_setaffinity(None, &set);
     let granted = rustix::thread::sched_getaffinity(None)?;
     match cpus.iter().find(|cpu| !granted.is_set(**cpu)) {

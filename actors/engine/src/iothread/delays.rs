@@ -23,10 +23,10 @@ pub fn is_delaying() -> bool {
     ON.get()
 }
 
-/// What delivers a message that was held.
+/// Delivers a message that was held.
 type Deliver = Box<dyn FnOnce()>;
 
-/// What an iothread holds.
+/// The messages that an iothread holds, by its rules.
 #[derive(Default)]
 pub struct ThreadChaos {
     lanes: RefCell<Option<Lanes<Deliver>>>,
@@ -34,13 +34,13 @@ pub struct ThreadChaos {
     connections: Cell<u64>,
 }
 
-/// Sleeps until the next message is due. Dropped, it does nothing more.
+/// A task that sleeps until the next message is due. Dropped, it delivers nothing.
 struct Timer {
     at: Instant,
     _task: Task<()>,
 }
 
-/// Puts the flag back.
+/// Restores the flag of the iothread that was current before.
 pub(crate) struct OnGuard(bool);
 
 impl Drop for OnGuard {
@@ -92,9 +92,9 @@ impl ThreadChaos {
     /// Waits until a message may go on.
     pub async fn wait(&self, local: &Rc<Local>, hop: &Hop<'_>) {
         let (go, gone) = oneshot::channel();
-        // Whoever waited may have gone.
+        // The task that waited may be gone.
         self.pass(local, hop, move || go.send(()).unwrap_or(()));
-        // What is never delivered was dropped with the iothread's end, as are its tasks.
+        // A message that is never delivered was dropped as the iothread ended, which ends this task too.
         gone.await.unwrap_or(());
     }
 
@@ -105,7 +105,7 @@ impl ThreadChaos {
         lanes.as_mut().is_some_and(|lanes| lanes.cuts(hop, now))
     }
 
-    /// What is held now.
+    /// The messages that are held now.
     pub fn held(&self, now: Instant) -> Vec<HeldMessage> {
         let lanes = self.lanes.borrow();
         lanes.as_ref().map(|lanes| lanes.held(now)).unwrap_or_default()
@@ -116,14 +116,14 @@ impl ThreadChaos {
         self.connections.replace(self.connections.get() + 1)
     }
 
-    /// Drops what is held: the iothread ends.
+    /// Drops the held messages, because the iothread ends.
     pub(crate) fn clear(&self) {
         let lanes = self.lanes.take();
         ON.set(false);
         drop((lanes, self.timer.take()));
     }
 
-    /// Sees to it that a timer runs for what is due next.
+    /// Makes sure that a timer runs for the message that is due next.
     fn arm(&self, local: &Rc<Local>) {
         let next = self.lanes.borrow().as_ref().and_then(Lanes::next_due);
         let timer = self.timer.take();

@@ -1,10 +1,10 @@
-//! Code that may panic, run so that its thread goes on.
+//! Running code that may panic, so that its thread goes on.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use millpond_drivers::api::panic_text;
 
-/// Runs somebody's code; a panic in it is logged and goes no further. False if there was one.
+/// Runs code that may panic. A panic is logged and goes no further; false says that there was one.
 #[inline]
 pub(crate) fn guarded(what: &str, code: impl FnOnce()) -> bool {
     // What the code left half-changed is its own: it is dropped by the unwinding, and guards are released by that.

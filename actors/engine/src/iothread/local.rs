@@ -174,7 +174,7 @@ impl Shared {
     #[inline]
     fn schedule(&self, task: Runnable) {
         if Local::current_id() == Some(self.id) {
-            // A panic in the closure is impossible: the queue is never borrowed while a task or a waker runs.
+            // The closure cannot panic: the queue is never borrowed while a task or a waker runs.
             let task = CURRENT.with(|current| match &*current.borrow() {
                 Some(local) => {
                     local.ready.borrow_mut().push_back(task);
@@ -200,11 +200,11 @@ pub struct Local {
     /// A waker of every task alive, to reach those that wait when the iothread ends.
     alive: RefCell<Slab<Waker>>,
     ext: RefCell<Vec<(TypeId, Rc<dyn Any>)>>,
-    /// Whether nobody can send anything more, as far as whoever handles the mailbox knows.
+    /// Asks the mailbox's handler whether nobody can send to the iothread any more.
     unreachable: RefCell<Box<dyn Fn() -> bool>>,
     chaos: ThreadChaos,
     flight: Arc<Recorder>,
-    /// The time at which records are made: looked at where it is asked for anyway, and now and then.
+    /// The time that the flight recorder notes. It is taken where the clock is read anyway, and now and then.
     flight_ns: Cell<u64>,
 }
 
@@ -256,7 +256,7 @@ impl Local {
         &self.shared.name
     }
 
-    /// The ring that everything here waits in.
+    /// The ring in which all I/O and timers of this iothread wait.
     #[inline]
     pub fn ring(&self) -> &Ring {
         &self.ring
@@ -268,13 +268,13 @@ impl Local {
         self.flight.note(self.flight_ns.get(), note);
     }
 
-    /// Tells the time that records are made at from here on.
+    /// Sets the time that records carry from here on.
     #[inline]
     pub fn note_time(&self, now: Instant) {
         self.flight_ns.set(self.flight.since_begin(now));
     }
 
-    /// The time now, also for records made from here on.
+    /// Reads the clock, also for records made from here on.
     pub fn look_at_time(&self) -> u64 {
         let now = self.flight.since_begin(self.ring.now());
         self.flight_ns.set(now);
@@ -295,7 +295,7 @@ impl Local {
         (self.unreachable.borrow())()
     }
 
-    /// What it has done up to its present turn, and how many messages it has handled with the present one.
+    /// What the iothread has done up to its present turn, with the messages of that turn.
     pub fn stats(&self) -> Stats {
         Stats {
             messages: self.messages.get(),
@@ -308,12 +308,12 @@ impl Local {
         self.messages.set(messages);
     }
 
-    /// How often another thread ended its sleep.
+    /// How often another thread has ended the iothread's sleep.
     pub fn wake_ups(&self) -> u64 {
         self.shared.wake.rung()
     }
 
-    /// When it was started.
+    /// When the iothread was started.
     pub fn begun(&self) -> Instant {
         self.begun
     }

@@ -1,4 +1,5 @@
-//! The mailbox's handler: what arrives is delayed where a rule says so, and handed to what it is for.
+//! The handler of an iothread's mailbox: mail is delayed where a rule says so, and handed to the node or root edge that it is
+//! for.
 
 use std::rc::Rc;
 
@@ -70,7 +71,7 @@ fn handle(table: &Rc<NodeTable>, mail: Mail) {
         },
         Mail::Control { order_id, order } => {
             local.note(recorded::order(MessageEvent::Ordered, order_id, &order));
-            // Whoever gave the order hears of its end, come what may.
+            // The graph actor gets an answer even if carrying the order out panics.
             if !guarded("an order", || carry_out::carry_out(table, order_id, order)) {
                 answer::lost(table, order_id);
             }
@@ -91,7 +92,7 @@ fn request_over_root(table: &Rc<NodeTable>, id: RootId, request: RemoteRequest) 
         root.enter_remote(table.local(), request.operation, request.reply);
         return;
     }
-    // Where the edge has ended, dropping the request tells its asker.
+    // Where the edge has ended, dropping the request tells the client.
     if !table.send_after(id, Mail::Request(request)) {
         tracing::debug!(
             root = id.0,

@@ -32,19 +32,20 @@ pub struct NodeTable {
     home: Rc<Home>,
     nodes: RefCell<FxHashMap<NodeId, Rc<NodeCell>>>,
     roots: RefCell<FxHashMap<RootId, Rc<RootCell>>>,
-    /// Requests from nodes of other iothreads.
+    /// How many requests came from nodes of other iothreads.
     from_elsewhere: Cell<u64>,
     /// Root edges that moved to another iothread, for requests that were sent here before their clients knew.
     moved: RefCell<FxHashMap<RootId, Moved>>,
-    /// Handles on this iothread by which root edges were sent to until they moved away. One that is here alone is of no
-    /// use to anybody any more.
+    /// Handles on this iothread by which clients sent to root edges that have moved away. Once nobody else holds such a
+    /// handle, no client can send by it any more.
     left: RefCell<Vec<Arc<IoThread<Mail>>>>,
 }
 
 /// Where a root edge went.
 struct Moved {
     shared: ArcWeak<RootShared>,
-    /// The handle by which it is sent to once it has arrived. Weak, since who holds one is about to send.
+    /// The handle by which clients send to it once it has arrived. It is weak, because a strong one means that its holder is
+    /// about to send.
     to: ArcWeak<IoThread<Mail>>,
 }
 
@@ -94,7 +95,7 @@ impl NodeTable {
         self.home.report("", event);
     }
 
-    /// What is behind an edge that leads to `target`.
+    /// What stands behind an edge that leads to `target`.
     pub fn behind(&self, target: Option<NodeAddress>) -> Behind {
         match target {
             None => Behind::None,
@@ -155,16 +156,16 @@ impl NodeTable {
         left.push(handle.home());
     }
 
-    /// Whether nothing lives here and nobody is about to send here.
+    /// Whether nothing lives here and no client is about to send here.
     fn is_unreachable(&self) -> bool {
         let mut left = self.left.borrow_mut();
         left.retain(|other| Arc::strong_count(other) > 1);
-        // What was sent by a handle happened before that was let go.
+        // Everything that was sent by a handle was sent before the handle was dropped.
         fence(Ordering::Acquire);
         left.is_empty() && self.nodes.borrow().is_empty() && self.roots.borrow().is_empty()
     }
 
-    /// What is open here, for a flight record.
+    /// The nodes, requests and held messages here, for a flight record.
     pub fn open(&self) -> Open {
         let (now, now_ns) = (self.local().ring().now(), self.local().look_at_time());
         let nodes = self.nodes.borrow();
@@ -200,7 +201,7 @@ impl NodeTable {
         found
     }
 
-    /// Sends mail on to where a root edge has gone. It is behind the edge on its way, so nothing comes before that.
+    /// Sends mail on to where a root edge has gone. It travels behind the edge, so it cannot arrive before it.
     pub fn send_after(&self, root: RootId, mail: Mail) -> bool {
         let moved = self.moved.borrow();
         let Some((shared, to)) = moved
@@ -216,7 +217,7 @@ impl NodeTable {
         }
     }
 
-    /// What this iothread has done up to its present turn.
+    /// The counters of this iothread up to its present turn.
     pub fn counters(&self) -> IothreadCounters {
         let (stats, ring) = (self.local().stats(), self.local().ring().stats());
         let age = self

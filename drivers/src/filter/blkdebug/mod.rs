@@ -1,7 +1,7 @@
 //! `blkdebug`: a filter that fails requests, or holds them, by rules.
 //!
-//! Rules wait for events, which formats above tell of by name ([`DebugEvent`]). An event arms errors for the requests that
-//! follow it, changes the state on which other rules depend, or holds whoever told it until that is resumed. Limits can
+//! Rules wait for events, which formats above raise by name ([`DebugEvent`]). An event arms errors for the requests that
+//! follow it, changes the state on which other rules depend, or holds the request that raised it until it is resumed. Limits can
 //! be overridden, so that what is above meets a child that is harder to please.
 
 mod config;
@@ -261,7 +261,7 @@ impl Lifecycle for Blkdebug {
     }
 
     fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
-        // Nothing of what the children hold is kept here.
+        // The filter keeps nothing of what its children hold.
         Answer::ready(Ok(()))
     }
 

@@ -1,4 +1,4 @@
-//! Options, as QAPI's `BlockdevOptionsBlkdebug` has them, and what they come to.
+//! The options of `blkdebug`, as QAPI's `BlockdevOptionsBlkdebug` has them, and the limits and rules that follow from them.
 
 use millpond_messages::error::errno::EIO;
 use millpond_messages::graph::Options;
@@ -51,7 +51,7 @@ struct SetState {
     new_state: i64,
 }
 
-/// What the options say.
+/// The options that a node was opened with.
 #[derive(Debug, Clone)]
 pub(super) struct Config {
     pub options: Options,

@@ -1,4 +1,4 @@
-//! Rules: what happens at which event, in which state, and which errors are armed because of it.
+//! Rules: what is done at which event in which state, and which errors are armed now.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -25,11 +25,11 @@ pub(super) enum IoType {
 /// An error to be injected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Inject {
-    /// Which requests it is for; `None` for all but block status.
+    /// The kind of requests that it fails; `None` for all but block status.
     pub iotype: Option<IoType>,
     /// The error, or none: then the request passes, and is spared the errors that are armed behind this one.
     pub error: Option<IoError>,
-    /// Only for requests that hold the byte at this offset.
+    /// It fails only requests that hold the byte at this offset.
     pub offset: Option<u64>,
     /// It fails one request, and then no more.
     pub once: bool,
@@ -52,9 +52,9 @@ impl Inject {
 pub(super) enum Action {
     /// Requests fail from now on.
     Inject(Inject),
-    /// The node is in another state then.
+    /// The node changes to this state.
     SetState(i64),
-    /// What reaches the event is held under this tag, once.
+    /// The next request that reaches the event is held under this tag.
     Suspend(String),
 }
 
@@ -107,7 +107,7 @@ impl Rules {
         rules
     }
 
-    /// All but what is held: the rules by number, the number of the next, the state, and which are armed.
+    /// All parts but the held requests: the rules by number, the number of the next, the state, and which are armed.
     pub fn parts(&self) -> (&BTreeMap<u64, Rule>, u64, i64, &[u64]) {
         (&self.rules, self.next, self.state, &self.armed)
     }
@@ -188,8 +188,8 @@ impl Rules {
         })
     }
 
-    /// An event happens. Of several states that rules want, the first rule's begins; where a request is held, once it is
-    /// let go.
+    /// Carries out the rules for an event. Of several new states the first rule's is taken; where a request is held, it is
+    /// taken once the request is let go.
     pub fn happens(this: &Rc<RefCell<Self>>, event: DebugEvent) -> Option<Suspension> {
         let mut rules = this.borrow_mut();
         let (mut armed, mut holds) = (Vec::new(), Vec::new());
@@ -215,7 +215,7 @@ impl Rules {
             return None;
         }
         for (key, tag) in &holds {
-            // It holds one request: the rule goes, and its number stands for the request.
+            // A rule holds one request: the rule goes, and its number stands for the request.
             rules.rules.remove(key);
             let tag = tag.clone();
             rules.held.insert(*key, Held { tag, waker: None });

@@ -14,7 +14,7 @@ const VERSION: u64 = 1;
 const SECTOR_MIN: u64 = 32;
 const SECTOR_END: u64 = 1 << 24;
 
-/// What an entry is of. Writes without a flag have data behind the entry.
+/// The kind of request that an entry logs. Writes without a flag have data behind the entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Write,
@@ -25,7 +25,7 @@ pub(super) enum Kind {
 impl Kind {
     const FLUSH: u64 = 1;
     const DISCARD: u64 = 1 << 2;
-    /// Those and FUA and MARK, which others write.
+    /// All flags: those of [`Kind`], and FUA and MARK, which other programs write.
     const ALL: u64 = 0b1111;
 
     fn flags(self) -> u64 {
@@ -96,7 +96,7 @@ impl Sector {
     }
 }
 
-/// What is wrong with a log that is to be gone on with, in QEMU's words.
+/// Why an existing log cannot be continued, in QEMU's words.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Unusable {
     #[error("Invalid log superblock magic")]
@@ -111,7 +111,7 @@ pub(super) enum Unusable {
     TooLong(u64),
 }
 
-/// The sector size and the number of entries that a superblock tells of.
+/// The sector size and the number of entries that a superblock states.
 pub(super) fn read_superblock(bytes: &[u8]) -> Result<(Sector, u64), Unusable> {
     if word(bytes, 0) != MAGIC {
         return Err(Unusable::Magic);

@@ -1,4 +1,4 @@
-//! The log while it is written: where the next entry goes, and when the superblock says so.
+//! A log that is being written: where the next entry goes, and when the superblock is brought up to date.
 
 use std::cell::{Cell, RefCell};
 
@@ -30,7 +30,7 @@ pub(super) struct Log {
     superblock: Ranges,
 }
 
-/// What is written behind an entry.
+/// The data that is written behind an entry.
 pub(super) enum Data {
     None,
     Bytes(Buffers),
@@ -39,7 +39,7 @@ pub(super) enum Data {
 }
 
 impl Progress {
-    /// Where a log stands before its first new entry.
+    /// The progress of a log before its first new entry.
     pub async fn start(options: &LogOptions, log: &Child) -> Result<Self> {
         if !options.append {
             let bytes = options.sector_size.unwrap_or(512);
@@ -148,7 +148,7 @@ impl Log {
         Ok(self.progress.replace(progress))
     }
 
-    /// Goes on with a log that has grown so far.
+    /// Continues a log at this progress.
     pub fn go_on(&self, progress: Progress) {
         self.progress.replace(progress);
     }
@@ -190,7 +190,7 @@ impl Log {
         (result, whole)
     }
 
-    /// Tells how many entries there are, and makes it and them durable.
+    /// Writes the number of entries into the superblock, and makes it and them durable.
     async fn write_superblock(&self) -> IoResult<()> {
         let sector = self.sector();
         let alone = self

@@ -1,4 +1,4 @@
-//! `blkverify`: a filter that does everything twice, and ends the program where the results differ.
+//! `blkverify`: a filter that makes each request to two children, and ends the program where the results differ.
 //!
 //! Writes go to `raw` and to `test`; reads are made from both and compared. It finds the request after which a format
 //! under test shows something else than a plain copy does.
@@ -103,7 +103,7 @@ struct Blkverify {
     node_name: String,
     raw: PassThrough,
     test: Child,
-    /// A write has its range for itself: half of it must not look like a difference.
+    /// The ranges in use: a write has its range to itself, because half of a write would look like a difference.
     ranges: Ranges,
     notices: Notices,
 }
@@ -119,14 +119,14 @@ impl Blkverify {
         }
     }
 
-    /// Tells of a difference. The request fails, and the program is to end.
+    /// Reports a difference. The request fails, and the program is to end.
     fn mismatch(&self, operation: &str, offset: u64, len: u64, what: &str) -> IoError {
         let message = format!("blkverify: {operation} offset={offset} bytes={len} {what}");
         self.notices.report(Notice::Mismatch { message });
         IoError::Os(EIO)
     }
 
-    /// The result of both, unless they differ.
+    /// The common result of both children, unless they differ.
     fn same(
         &self,
         operation: &str,
@@ -213,7 +213,7 @@ impl Driver for Blkverify {
     }
 
     fn write_zeroes(&self, _range: Range, _flags: RequestFlags) -> Answer<'_, IoResult<()>> {
-        // They are written as data, so that they are compared like any other.
+        // Zeroes are written as data, so that they are compared like any other.
         Answer::ready(Err(IoError::NotSupported))
     }
 
@@ -232,7 +232,7 @@ impl Lifecycle for Blkverify {
     }
 
     fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
-        // Nothing of what the children hold is kept here.
+        // The filter keeps nothing of what its children hold.
         Answer::ready(Ok(()))
     }
 

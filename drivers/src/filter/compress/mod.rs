@@ -89,7 +89,7 @@ fn check_compresses(file: &Child) -> Result<()> {
 struct Compress {
     node_name: String,
     below: PassThrough,
-    /// As last seen: a child of another iothread does not tell.
+    /// The cluster size as it was last seen: that of a child on another iothread is not known.
     cluster_size: Cell<u32>,
 }
 

@@ -1,4 +1,4 @@
-//! `copy-on-read`: a filter whose reads copy into its child what the child only has from below.
+//! `copy-on-read`: a filter whose reads copy data into its child that the child only shows from its backing chain.
 
 use std::rc::Rc;
 
@@ -177,7 +177,7 @@ impl Lifecycle for CopyOnRead {
     }
 
     fn exchange_prepare(&self, _slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
-        // Nothing of what the children hold is kept here.
+        // The filter keeps nothing of what its children hold.
         Answer::ready(Ok(()))
     }
 

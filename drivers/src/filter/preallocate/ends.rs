@@ -1,4 +1,4 @@
-//! Where the data and the file end, while nobody else can change that.
+//! Where the data and the file end: known while no other node can change that.
 
 /// The ends of a file that only this node writes to.
 ///
@@ -11,7 +11,7 @@
 pub(super) struct Ends {
     /// The end of what was written: the length that the node shows.
     pub data: u64,
-    /// From here to the file's end there are only zeroes.
+    /// Where the zeroes begin that fill the file up to its end.
     pub zero_start: u64,
     /// The end of the file; none if a failure left it unknown.
     pub file: Option<u64>,
@@ -21,7 +21,7 @@ pub(super) struct Ends {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Need {
     Nothing,
-    /// Nor is it needed itself: there are zeroes where it wants zeroes.
+    /// Nothing, nor is the write itself needed: it wants zeroes where there are zeroes already.
     Covered,
     /// The file must be made longer first.
     Room,

@@ -1,4 +1,4 @@
-//! An open node: the file's growth and what takes it back.
+//! An open node: how it makes the file grow ahead, and how it gives back what was not used.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -29,11 +29,11 @@ pub(super) struct Preallocate {
     pub ends: Cell<Option<Ends>>,
     pub pending: Cell<Option<Pending>>,
     pub reopening: RefCell<Option<(Options, Room)>>,
-    /// The file is about to be given up: it grows no more than it must.
+    /// Whether the file is about to be given up, so that it grows no more than it must.
     pub leaving: Cell<bool>,
-    /// Who makes the file longer or shorter is alone with that.
+    /// The ranges whose length is being changed: one change of length runs at a time.
     growing: Ranges,
-    /// Writes under way for which no room was made.
+    /// How many writes are under way for which no room was made.
     unplanned: Cell<usize>,
 }
 
@@ -61,7 +61,7 @@ impl Preallocate {
         }
     }
 
-    /// The node that is made longer.
+    /// The child that is made longer.
     pub fn file(&self) -> &Child {
         self.below.child()
     }

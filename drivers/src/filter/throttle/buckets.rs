@@ -11,9 +11,9 @@ use super::limits::{Direction, Limits, Rate};
 /// How full the buckets of one rate are.
 #[derive(Debug, Clone, Copy, Default)]
 struct Level {
-    /// Leaks at the average rate.
+    /// The bucket that leaks at the average rate.
     level: u128,
-    /// Leaks at the burst's rate.
+    /// The bucket that leaks at the burst's rate.
     burst: u128,
 }
 
@@ -48,7 +48,7 @@ impl Level {
 pub(super) struct Buckets {
     limits: Limits,
     levels: [Level; 6],
-    /// What had leaked by then is gone from the levels.
+    /// Up to when the levels have leaked.
     leaked: Option<Instant>,
 }
 

@@ -1,8 +1,8 @@
 //! Groups: limits that several nodes share, on whatever iothreads they are.
 //!
-//! All that members share is one immutable value, which is exchanged for its successor by compare-and-swap. In each
-//! direction it holds a queue of members that wait, one request of each, so that they take turns however much each has
-//! to do. Who is in front goes as soon as the buckets let it, and wakes the next.
+//! All that the members share is one immutable value, which is exchanged for its successor by compare-and-swap. For each
+//! direction it holds a queue of waiting members, with one request of each, so that they take turns however much each has
+//! to do. The member in front goes as soon as the buckets let it, and wakes the next.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,7 +17,7 @@ use millpond_messages::{Error, ErrorKind, Result};
 use super::buckets::Buckets;
 use super::limits::{Direction, Limits};
 
-/// A request that waits, as others find it to wake it.
+/// The waker of a waiting request, by which the members before it wake it.
 #[derive(Debug, Default)]
 pub(super) struct Waiter(AtomicWaker);
 
@@ -35,10 +35,10 @@ impl Waiter {
 #[derive(Debug, Clone, Default)]
 struct State {
     buckets: Buckets,
-    /// Who waits, for each direction. A member is in each once at most, which bounds them.
+    /// The waiting requests for each direction. A member is in each queue once at most, which bounds them.
     queues: [Vec<Arc<Waiter>>; 2],
     members: usize,
-    /// Nobody may join any more.
+    /// Whether the group is being removed, so that nobody may join any more.
     closed: bool,
 }
 
@@ -52,14 +52,14 @@ impl State {
     }
 }
 
-/// What a request is told that would go ahead.
+/// The answer to a request that wants to go ahead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Admission {
-    /// It is counted: it may go.
+    /// The request may go, and is counted.
     Go,
-    /// It may ask again after so long; others may come to be before it, so that it is refused then.
+    /// The request may ask again after so long. Others may be before it by then, so that it has to wait longer.
     After(Duration),
-    /// Others are before it: it is woken when it is its turn.
+    /// Others are before the request: it is woken when it is its turn.
     Queued,
 }
 

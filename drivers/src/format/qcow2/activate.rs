@@ -1,16 +1,16 @@
-//! What an image needs before its first change, and what a reopen changes.
+//! Readying an image for its first change, and reopening it with other options.
 
 use millpond_messages::graph::Options;
 use millpond_messages::{Error, ErrorKind, IoError, OpenFlags, Result};
 
 use super::header::{AUTOCLEAR_BITMAPS, CORRUPT, DIRTY};
-use super::image::{Given, Prepared, Qcow2};
+use super::image::{GivenOptions, Prepared, Qcow2};
 use super::open::{is_writable, open_state};
 use super::options::Settings;
 use super::table::cache::Cache;
 use crate::api::{ReopenRequest, Repair};
 
-/// An image has its data file from its open on.
+/// Refuses another data file: an image has its data file from its open on.
 fn check_data_file(old: &Options, new: &Options) -> Result<()> {
     if new.get("data-file") == old.get("data-file") {
         return Ok(());
@@ -58,7 +58,7 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Does so for the first request that changes something after a reopen.
+    /// Readies the image for the first request that changes something after a reopen.
     pub(super) async fn activate_late(&self) -> Result<(), IoError> {
         use super::wait::Key;
         let _held = self.waits.hold(Key::Activation).await;
@@ -77,7 +77,7 @@ impl Qcow2 {
             (state.header.clone(), state.writable)
         };
         let writable = is_writable(request.flags);
-        let given = Given {
+        let given = GivenOptions {
             options: request.options,
             flags: request.flags,
         };
@@ -128,10 +128,10 @@ impl Qcow2 {
         state.settings = settings;
     }
 
-    /// Forgets what is known of the image and reads it again.
+    /// Forgets what is cached of the image, and reads it again.
     pub(super) async fn reload(&self) -> Result<()> {
         self.flush_and_close().await?;
-        let Given { options, flags } = self.wanted();
+        let GivenOptions { options, flags } = self.wanted();
         let mut state = open_state(&self.file, options, flags).await?;
         state.notices = self.state.borrow().notices.clone();
         *self.state.borrow_mut() = state;
@@ -139,8 +139,8 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// What the node is opened with, once a reopen under way has ended well.
-    pub(super) fn wanted(&self) -> Given {
+    /// The options and flags of the node, once a reopen under way has ended well.
+    pub(super) fn wanted(&self) -> GivenOptions {
         match &*self.prepared.borrow() {
             Some(prepared) => prepared.given.clone(),
             None => self.given.borrow().clone(),

@@ -22,7 +22,7 @@ fn unsupported(text: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::Unsupported, text)
 }
 
-/// What the image is to become, options that stay as they are left out.
+/// The changes that the options ask for; options that stay the same are left out.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Wanted {
     version: Option<u32>,
@@ -54,7 +54,7 @@ impl Wanted {
                     let text = "Can't amend encryption options - encryption not present";
                     return Err(invalid(text));
                 }
-                // Also those that are for new images only.
+                // Options that are for new images only are invalid here too.
                 _ => return Err(invalid(format!("Invalid parameter '{name}'"))),
             }
         }
@@ -98,7 +98,7 @@ impl Wanted {
         Err(unsupported("Changing the refcount width is not supported yet"))
     }
 
-    /// What a resize would refuse is refused before anything else changes.
+    /// Refuses what a resize would refuse, before anything else changes.
     fn check_size(&self, header: &Header) -> Result<()> {
         let Some(size) = self.size else { return Ok(()) };
         check_length(size)?;
@@ -132,7 +132,7 @@ fn natural(name: &str, value: &Value) -> Result<u64> {
     parsed.ok_or_else(|| invalid(text()))
 }
 
-/// Naming the backing file that the image has already is no change.
+/// Refuses another backing file. To name the one that the image has already is no change.
 fn check_backing(options: &Options, header: &Header) -> Result<()> {
     let given = |name| options.get(name).and_then(Value::as_str);
     let file = given("backing_file").map(str::as_bytes);
@@ -144,7 +144,7 @@ fn check_backing(options: &Options, header: &Header) -> Result<()> {
     Err(unsupported("Cannot amend the backing file"))
 }
 
-/// What version 2 cannot express, the clusters left out.
+/// Refuses what version 2 cannot express, except in the clusters, which are looked at later.
 fn check_downgrade(header: &Header) -> Result<()> {
     if header.refcount_order != V2_REFCOUNT_ORDER {
         return Err(unsupported("compat=0.10 requires refcount_bits=16"));
@@ -211,7 +211,7 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Without lazy refcounts the image is never marked as one whose refcounts lag behind.
+    /// Turns lazy refcounts on or off. Without them the image is never marked as one whose refcounts lag behind.
     async fn set_lazy_refcounts(&self, lazy: bool) -> Result<()> {
         let old = {
             let mut state = self.state.borrow_mut();

@@ -14,7 +14,7 @@ use super::state::State;
 const MAX_TABLE: u64 = 32 << 20;
 /// Bytes of a directory's entry without its texts.
 const ENTRY: usize = 24;
-/// Where an entry has its flags.
+/// The offset of the flags in an entry.
 const FLAGS: usize = 12;
 /// The bitmap was not stored as a change of the image left it.
 const IN_USE: u32 = 1;
@@ -22,10 +22,10 @@ const IN_USE: u32 = 1;
 /// A bitmap as the directory lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Bitmap {
-    /// Where its entry is, within the directory.
+    /// The offset of its entry in the directory.
     at: usize,
     end: usize,
-    /// Where its table is.
+    /// The offset of its table in the file.
     pub table: HostOffset,
     /// How many entries the table has.
     pub entries: u32,

@@ -1,4 +1,4 @@
-//! New images.
+//! Making new images, as `blockdev-create` asks for them.
 
 use millpond_messages::io::Preallocation;
 use millpond_messages::{Error, ErrorKind, OpenFlags, RequestFlags, Result, SECTOR_SIZE, check_length};
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::file::ImageFile;
 use super::header::{CLUSTER_BITS, COMPRESSION, Compression, Header, LAZY_REFCOUNTS, MAX_BACKING_NAME};
-use super::image::{Given, Qcow2};
+use super::image::{GivenOptions, Qcow2};
 use super::layout::bytes::table_to_be;
 use super::layout::space::HostOffset;
 use super::open::open_state;
@@ -14,9 +14,9 @@ use super::options::{boolean, number};
 use super::refcount::counts::set;
 use crate::api::{Child, ChildPort, CreateRequest, parse_options};
 
-/// Bytes of a cluster unless asked otherwise.
+/// The default size of a cluster, in bytes.
 const DEFAULT_CLUSTER: u64 = 65_536;
-/// Bytes of the smallest cluster that has subclusters.
+/// The size of the smallest cluster that has subclusters, in bytes.
 const MIN_EXTENDED_CLUSTER: u64 = 16_384;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
@@ -182,7 +182,7 @@ impl Header {
     }
 }
 
-/// No backing file: nothing is read through a new image.
+/// Stands for the backing file that a new image does not have: nothing is read through it.
 struct Unconnected;
 
 impl ChildPort for Unconnected {
@@ -224,9 +224,9 @@ pub(super) async fn create(request: CreateRequest) -> Result<()> {
     let header = options.header()?;
     check_length(size).map_err(|error| error.within("Could not resize image"))?;
     write_empty(&file, &header).await?;
-    let given = Given {
+    let given = GivenOptions {
         flags: OpenFlags::RDWR,
-        ..Given::default()
+        ..GivenOptions::default()
     };
     let state = open_state(&ImageFile::new(file.clone()), given.options.clone(), given.flags).await?;
     let backing = Child::new(std::rc::Rc::new(Unconnected));

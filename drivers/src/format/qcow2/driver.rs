@@ -1,4 +1,4 @@
-//! The driver's face to its node: each request handed to the file that does it.
+//! The driver as its node sees it: each operation is handed to the file that does it.
 
 use std::rc::Rc;
 
@@ -215,7 +215,7 @@ impl Lifecycle for Qcow2 {
 }
 
 impl Qcow2 {
-    /// Tells of a read that is about to be made, and from where.
+    /// Raises the event of a read that is about to be made.
     async fn located_for_read(&self, located: Answer<'_, IoResult<Extent>>) -> IoResult<Extent> {
         let extent = located.await?;
         match extent.at {
@@ -238,7 +238,7 @@ impl Qcow2 {
         })
     }
 
-    /// Tells of a write that is about to be made.
+    /// Raises the events of a write that is about to be made.
     async fn placed_for_write(&self, offset: GuestOffset, len: u64) -> IoResult<Placement> {
         let placement = self.place_bytes(offset, len).await?;
         if placement.ticket.is_some() {
@@ -290,8 +290,8 @@ impl Qcow2 {
         .await
     }
 
-    /// Writes the whole header cluster anew. Where that fails `restore` puts back what had changed, since whatever writes
-    /// the header next must not store what was refused.
+    /// Writes the whole header cluster anew. Where that fails `restore` puts back what had changed, because the next write of
+    /// the header must not store what was refused.
     pub(super) async fn replace_header(
         &self,
         header: Header,
@@ -331,7 +331,7 @@ impl Qcow2 {
         }
     }
 
-    /// Brings the file up to date, as its last user does: nothing is left to repair.
+    /// Brings the file up to date as the image is closed, so that nothing is left to repair.
     pub(super) async fn flush_and_close(&self) -> Result<()> {
         if !self.state.borrow().writable || self.state.borrow().broken {
             return Ok(());

@@ -43,7 +43,7 @@ impl ImageFile {
         self.0.write_zeroes(start.get(), len, flags)
     }
 
-    /// Gives back a range's space.
+    /// Gives the space of a range back.
     pub fn discard(&self, start: HostOffset, len: u64) -> impl Future<Output = IoResult<()>> {
         self.0.discard(start.get(), len)
     }
@@ -83,7 +83,7 @@ impl ImageFile {
         self.0.raise(event)
     }
 
-    /// What people know the image by.
+    /// The name that people know the image by.
     pub fn name(&self) -> String {
         let filename = self.0.filename();
         if filename.is_empty() {
@@ -94,7 +94,7 @@ impl ImageFile {
     }
 }
 
-/// The child that shows through where the image has nothing.
+/// The child that holds the backing file, which shows through where the image has nothing.
 pub(super) struct BackingFile(Child);
 
 impl BackingFile {
@@ -103,7 +103,7 @@ impl BackingFile {
         Self(child)
     }
 
-    /// Whether there is one.
+    /// Whether the image has a backing file.
     pub fn is_connected(&self) -> bool {
         self.0.is_connected()
     }

@@ -1,4 +1,4 @@
-//! An open image as its driver has it: the state, what it is waiting for, and the loop that runs a step until it happens.
+//! An open image as its driver has it: the state, the waits, and the loop that repeats a step until it happens.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -23,9 +23,9 @@ pub(crate) struct Qcow2 {
     pub waits: KeyedWait,
     /// The cluster decompressed last.
     pub last: RefCell<Option<LastCluster>>,
-    /// What the node was opened with, or reopened last. Settings depend on the image too, which may be exchanged.
-    pub given: RefCell<Given>,
-    /// A reopen between its preparation and its end.
+    /// The options and flags of the last open or reopen. Settings depend on the image too, which may be exchanged.
+    pub given: RefCell<GivenOptions>,
+    /// A reopen that was prepared, and is neither committed nor aborted.
     pub prepared: RefCell<Option<Prepared>>,
     /// When unused tables were last dropped.
     pub cleaned: Cell<Instant>,
@@ -33,14 +33,14 @@ pub(crate) struct Qcow2 {
 
 /// What a node is opened with.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Given {
+pub(super) struct GivenOptions {
     pub options: Options,
     pub flags: OpenFlags,
 }
 
 /// Options of a reopen that were checked, and what they change.
 pub(super) struct Prepared {
-    pub given: Given,
+    pub given: GivenOptions,
     pub settings: Settings,
     pub writable: bool,
 }
@@ -52,7 +52,7 @@ pub(super) struct LastCluster {
 }
 
 impl Qcow2 {
-    pub fn new(file: Child, backing: Child, ring: Ring, state: State, given: Given) -> Rc<Self> {
+    pub fn new(file: Child, backing: Child, ring: Ring, state: State, given: GivenOptions) -> Rc<Self> {
         let cleaned = Cell::new(ring.now());
         Rc::new(Self {
             file: ImageFile::new(file),
@@ -89,7 +89,7 @@ impl Qcow2 {
         }
     }
 
-    /// Does what a step needs, or fails as it failed.
+    /// Does what a blocked step needs, or fails with the step's error.
     pub async fn satisfy(&self, blocked: Blocked) -> IoResult<()> {
         match blocked {
             Blocked::Fail(error) => Err(error),

@@ -1,4 +1,4 @@
-//! Facts about an open image.
+//! The facts about an open image that queries show.
 
 use millpond_messages::DriverInfo;
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ impl State {
         }
     }
 
-    /// What is specific, as QAPI's `ImageInfoSpecificQCow2`.
+    /// The facts that only this format has, as QAPI's `ImageInfoSpecificQCow2`.
     pub fn specific_info(&self) -> Value {
         let refcount_bits = 1 << self.geometry.refcount_order;
         let compression = match self.header.compression {

@@ -6,7 +6,7 @@ use millpond_messages::{Error, ErrorKind, OpenFlags, Result, Role};
 use super::create::create;
 use super::file::ImageFile;
 use super::header;
-use super::image::{Given, Qcow2};
+use super::image::{GivenOptions, Qcow2};
 use super::layout::bytes::be32;
 use super::open::{backing_link, is_writable, open_state};
 use crate::api::{ChildKind, CreateRequest, DriverKind, OpenRequest, Opened, OptionNames};
@@ -65,7 +65,7 @@ async fn open(request: OpenRequest) -> Result<Opened> {
         ));
     };
     let flags = request.flags;
-    let given = Given {
+    let given = GivenOptions {
         options: request.options,
         flags,
     };

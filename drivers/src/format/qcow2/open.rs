@@ -12,7 +12,7 @@ use super::options::Settings;
 use super::state::State;
 use crate::api::BackingLink;
 
-/// Bytes that surely hold all of a header's fields that are needed to read the rest.
+/// So many bytes surely hold all of a header's fields that are needed to read the rest.
 const HEAD: usize = 512;
 /// Bytes of a snapshot table entry without its texts.
 const SNAPSHOT_ENTRY: usize = 40;

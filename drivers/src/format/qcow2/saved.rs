@@ -1,4 +1,4 @@
-//! What a later daemon must know of an open image beside the image itself.
+//! The state of an open image that a later daemon needs besides the image itself.
 
 use millpond_messages::saved::{DriverRecord, Saved, SavedError};
 use serde::{Deserialize, Serialize};

@@ -19,9 +19,9 @@ use crate::api::Notices;
 /// Why a step did not happen.
 #[derive(Debug)]
 pub(super) enum Blocked {
-    /// Something must be done first; then the step is tried again.
+    /// Something must be done first. Then the step is tried again.
     Need(Need),
-    /// It cannot be done, for this reason.
+    /// The step cannot be done, for this reason.
     Fail(IoError),
     /// The image contradicts itself.
     Corrupt(Corruption),
@@ -135,7 +135,7 @@ pub(super) struct State {
     pub free_hint: HostCluster,
     /// Where the compressed data written last ends. On a cluster's boundary, or at 0, no more compressed data goes behind it.
     pub compressed_end: HostOffset,
-    /// Nothing was ever stored in the file from here on.
+    /// The end of the file as far as it was ever used: nothing was ever stored from here on.
     pub file_end: HostOffset,
     pub frees: Vec<Free>,
     pub in_flight: Vec<InFlight>,

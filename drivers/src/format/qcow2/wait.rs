@@ -1,4 +1,4 @@
-//! Keyed waits: who holds one makes others that want the same wait, each key for itself.
+//! Keyed waits: a request that holds a key makes others that want the same key wait.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -6,7 +6,7 @@ use std::task::{Poll, Waker};
 
 use super::layout::index::{L1Index, SliceKey};
 
-/// What one holds while others wait.
+/// What a request may hold while others wait for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Key {
     /// The load of the L2 slice at this offset.

@@ -1,4 +1,4 @@
-//! What is remembered of where a file has data.
+//! A cache of one answer: the range of a file that was last found to be data.
 
 use std::cell::Cell;
 

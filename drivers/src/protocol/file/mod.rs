@@ -184,9 +184,9 @@ impl Driver for File {
             discard: if discards { Ability::Native } else { Ability::None },
             fua: Ability::Native,
             has_zero_init: handle.kind == Kind::Regular,
-            // A device says itself that there is no more room.
+            // A device answers itself that it has no more room.
             grows: true,
-            // A medium may be changed, a volume made larger.
+            // A device's medium may be changed, or its volume made larger.
             length: match handle.kind {
                 Kind::Regular => LengthSource::Requests,
                 _ => LengthSource::Driver,

@@ -21,7 +21,7 @@ pub(super) struct Config {
     pub(super) options: Options,
     pub(super) parsed: FileOptions,
     pub(super) flags: OpenFlags,
-    /// Other processes are kept away by locks.
+    /// Whether other processes are kept away by locks.
     pub(super) locking: bool,
 }
 
@@ -33,14 +33,14 @@ pub(super) struct Usage {
 }
 
 impl Usage {
-    /// No parent does anything, and all is shared.
+    /// No parent takes any permission, and all are shared.
     pub(super) const NONE: Self = Self {
         taken: Permissions::empty(),
         shared: Permissions::all(),
     };
 }
 
-/// What the file system has not refused yet. Whatever it refuses once is not tried again.
+/// The operations that the file system has not refused yet. One that it has refused is not tried again.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Caps {
     pub(super) zero_range: bool,
@@ -56,19 +56,19 @@ impl Caps {
     };
 }
 
-/// All that goes along when the node moves to another iothread.
+/// All of an open file that goes along when its node moves to another iothread.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) config: Config,
     pub(super) handle: Handle,
     pub(super) used: Usage,
     pub(super) caps: Caps,
-    /// A flush has failed, and the kernel may have dropped what it could not write: no later flush may succeed.
+    /// The error of a flush that failed. The kernel may have dropped what it could not write, so no later flush may succeed.
     pub(super) flush_error: Option<IoError>,
     pub(super) releases: Vec<Release>,
 }
 
-/// Locks are being given up, by a thread that may hang. Resolves when they are.
+/// Locks that a thread, which may hang, is giving up. It resolves when they are given up.
 pub(super) type Release = oneshot::Receiver<()>;
 
 /// An open file or device.
@@ -81,7 +81,7 @@ pub(super) struct File {
     pub(super) used: Cell<Usage>,
     /// What a reopen or a change of permissions has prepared.
     pub(super) pending: RefCell<Option<Pending>>,
-    /// What is waited for before locks are taken again.
+    /// The releases that must have ended before locks are taken again.
     pub(super) releases: RefCell<Vec<Release>>,
     pub(super) caps: Cell<Caps>,
     pub(super) flush_error: Cell<Option<IoError>>,
@@ -134,7 +134,7 @@ impl File {
         end_of(&self.handle.borrow().fd)
     }
 
-    /// The same of any file system.
+    /// The length of the file now. Where the file system may hang, a thread of the pool asks for it.
     pub(super) fn end(&self) -> Answer<'_, IoResult<u64>> {
         if self.handle.borrow().may_hang {
             let fd = self.fd();
@@ -144,12 +144,12 @@ impl File {
     }
 }
 
-/// What is ready to be committed. A transaction commits both parts, or none.
+/// A prepared change. A transaction commits both parts, or none.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     pub(super) reopen: Option<Config>,
     pub(super) usage: Option<Usage>,
-    /// Replaces the descriptor in use with the first commit.
+    /// The descriptor that replaces the one in use with the first commit.
     pub(super) handle: Option<Handle>,
 }
 

@@ -23,7 +23,7 @@ const WRITERS: Permissions = Permissions::WRITE
 pub(super) struct Access {
     /// Whether it is opened for writing too.
     pub(super) write: bool,
-    /// Past the page cache.
+    /// Whether it bypasses the page cache.
     pub(super) direct: bool,
 }
 
@@ -50,7 +50,7 @@ impl Access {
     }
 }
 
-/// What a node may be made on.
+/// The kinds of files that a node may be made on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A regular file of a file system.
@@ -61,7 +61,7 @@ pub(super) enum Kind {
     Character,
 }
 
-/// What direct I/O demands; 1 and 1 without it.
+/// The alignment that direct I/O demands; 1 everywhere without it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Alignment {
     /// Of offsets and lengths, in bytes.
@@ -72,7 +72,7 @@ pub(super) struct Alignment {
     pub(super) erase: u32,
 }
 
-/// An open file, all that had to be found out about it included.
+/// An open descriptor with all that had to be found out about its file.
 #[derive(Debug, Clone)]
 pub(super) struct Handle {
     pub(super) fd: Fd,
@@ -81,9 +81,10 @@ pub(super) struct Handle {
     pub(super) access: Access,
     pub(super) kind: Kind,
     pub(super) alignment: Alignment,
-    /// In bytes; 0 if there is none.
+    /// The extent size hint in bytes; 0 if there is none.
     pub(super) extent_size_hint: u32,
-    /// Calls that a file system of this machine answers from memory may wait for another machine or program here.
+    /// Whether even calls that a local file system answers from memory may hang, because they wait for another machine or
+    /// program.
     pub(super) may_hang: bool,
 }
 
@@ -195,7 +196,7 @@ fn open_path(path: &str, filename: &str, access: Access, nonblocking: bool) -> R
         Error::io(&format!("Could not open '{filename}'"), errno(error))
     })?;
     if nonblocking {
-        // Left on, the ring would answer EAGAIN rather than wait for the disk.
+        // If the flag stayed on, the ring would answer EAGAIN rather than wait for the disk.
         let flags = fcntl_getfl(&fd).map(|flags| flags - OFlags::NONBLOCK);
         flags
             .and_then(|flags| fcntl_setfl(&fd, flags))
@@ -224,7 +225,7 @@ const LOCAL: [rustix::fs::FsWord; 13] = [
     0x794c_7630, // overlayfs, which has its files on one of the others
 ];
 
-/// Whether the file's system is one of those. Of one that is not known, such as NFS and FUSE, everything may wait.
+/// Whether the file is on one of those. Any call to another, such as NFS and FUSE, may hang.
 fn is_local(fd: &OwnedFd) -> bool {
     fstatfs(fd).is_ok_and(|system| LOCAL.contains(&system.f_type))
 }
@@ -244,7 +245,7 @@ fn open_in_place(fd: &OwnedFd, access: Access) -> Option<OwnedFd> {
         .ok()
 }
 
-/// Whether it is direct I/O that an open was refused for.
+/// Whether an open was refused because of direct I/O.
 fn lacks_direct_io(path: &str, access: Access, extra: OFlags) -> bool {
     open(
         path,
@@ -299,7 +300,7 @@ fn alignment(fd: &OwnedFd, kind: Kind, access: Access) -> Result<Alignment> {
     }
 }
 
-/// The largest alignment that is believed.
+/// The largest alignment that is accepted as true.
 const MAX_ALIGNMENT: u32 = 64 << 10;
 
 fn is_alignment(bytes: u32) -> bool {
@@ -314,7 +315,7 @@ fn reported_alignment(fd: &OwnedFd) -> Option<(u32, u32)> {
     Some(pair).filter(|(request, memory)| reported && is_alignment(*request) && is_alignment(*memory))
 }
 
-/// What is tried, in bytes. If 1 works, whoever serves the file does not care, or does not tell before real I/O: then
+/// The alignments that are tried, in bytes. If 1 works, the file system does not care, or does not say before real I/O: then
 /// the largest is taken.
 const GUESSES: [u32; 5] = [1, 512, 1024, 2048, 4096];
 

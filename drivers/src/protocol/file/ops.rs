@@ -9,9 +9,9 @@ const LARGE: usize = 64 << 10;
 /// A file's descriptors, ready for use.
 #[derive(Debug)]
 pub(super) struct Ops {
-    /// What every operation goes through.
+    /// The descriptor that every other operation goes through.
     pub(super) all: FileOps,
-    /// For small reads and writes, if the file lies in memory.
+    /// The descriptor for small reads and writes, if the file lies in memory.
     in_place: Option<FileOps>,
 }
 

@@ -1,5 +1,5 @@
-//! What a later daemon must know of a file: that an earlier flush failed. The descriptor and its locks are handed over, or
-//! opened and taken anew.
+//! The state of a file that a later daemon needs: whether an earlier flush failed. The descriptor and its locks are handed
+//! over, or opened and taken anew.
 
 use millpond_messages::IoError;
 use millpond_messages::saved::{DriverRecord, Saved, SavedError};

@@ -17,7 +17,7 @@ use super::options::{FileOptions, MUTABLE, RESETTABLE};
 use crate::api::ReopenRequest;
 use crate::api::reopen::{check_kept, check_unchanged};
 
-/// One of the two parts.
+/// One of the two parts of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
     Reopen,
@@ -162,7 +162,7 @@ impl File {
         if let Some(handle) = pending.handle.take() {
             self.ops.replace(Ops::new(&self.ring, &handle, self.aio()));
             let old = self.handle.replace(handle);
-            // Somebody may still copy from the old one, but it is not what keeps other processes away any more.
+            // An offloaded copy may still read from the old descriptor, but that no longer keeps other processes away.
             self.give_back(&old);
         }
         self.keep(pending);

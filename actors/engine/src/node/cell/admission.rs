@@ -9,14 +9,14 @@ use super::node::NodeCell;
 use crate::node::gate::sections::InFlight;
 use crate::node::order::recorded;
 
-/// A request that is counted; it is over when this is dropped.
+/// A request in flight, counted by its node until this is dropped.
 pub struct Admission {
     owner: Rc<NodeCell>,
     key: usize,
 }
 
 impl Admission {
-    /// Counts a request in.
+    /// Counts a request as in flight.
     pub fn new(owner: Rc<NodeCell>, kind: OperationKind, (offset, len): (u64, u64), since_ns: u64) -> Self {
         let request = InFlight::new(owner.id(), kind, offset, len, since_ns);
         let key = owner.gate().enter(request);
@@ -33,7 +33,7 @@ impl Admission {
         &self.owner
     }
 
-    /// The request has been handed to `node`.
+    /// Notes that the request has been handed to `node`.
     pub fn stands_at(&self, node: NodeId) {
         self.owner.gate().stands_at(self.key, node);
     }

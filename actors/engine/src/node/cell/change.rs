@@ -1,4 +1,5 @@
-//! Changes of a node in two steps: what is prepared holds once it is committed, or never did.
+//! Changes of a node in two steps: a prepared change takes effect when it is committed, and is forgotten when it is
+//! aborted.
 
 use millpond_drivers::api::Exchanged;
 use millpond_messages::{OpenFlags, Result};
@@ -13,7 +14,7 @@ impl NodeCell {
         self.prepared.reopening.set(Some((settings, flags)));
     }
 
-    /// The prepared part holds from now on.
+    /// Puts the prepared part of a reopen into effect.
     ///
     /// # Errors
     /// As [`NodeCell::refresh`].
@@ -25,12 +26,12 @@ impl NodeCell {
         self.refresh()
     }
 
-    /// The prepared part is forgotten.
+    /// Forgets the prepared part of a reopen.
     pub fn abort_reopen(&self) {
         self.prepared.reopening.set(None);
     }
 
-    /// The driver goes on with other data behind the edges, of this length.
+    /// Notes that the driver goes on with other data behind the edges, of this length.
     ///
     /// # Errors
     /// As [`NodeCell::refresh`]. The old data can be put back in either case.
@@ -47,19 +48,19 @@ impl NodeCell {
         self.refresh()
     }
 
-    /// Nobody goes back to the old data.
+    /// Commits an exchange: what was put aside of the old data is forgotten.
     pub fn commit_exchange(&self) {
         self.prepared.exchanged.take();
     }
 
-    /// The old data is behind the edges again.
+    /// Aborts an exchange: the old data is behind the edges again.
     pub fn abort_exchange(&self) {
         if let Some(aside) = self.prepared.exchanged.take() {
             aside.driver.put_back();
             self.set_size(aside.size);
             self.counters.set_highest_write(aside.highest_write);
         }
-        // It was asked the same of the old data before.
+        // The driver answered the same question about the old data before, so this is not expected to fail.
         if let Err(error) = self.refresh() {
             tracing::warn!(node = self.name(), %error, "a node goes by other limits than its driver's");
         }

@@ -29,7 +29,7 @@ async fn wait(hop: &Hop<'_>) {
     }
 }
 
-/// Answers whoever asked over a root edge. The request is in flight until that has gone.
+/// Answers the client of a root edge. The request stays in flight until the answer has gone.
 pub fn reply(
     node: &NodeCell,
     root: RootId,

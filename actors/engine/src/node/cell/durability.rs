@@ -1,17 +1,17 @@
-//! What was written to a node and is not durable yet, and its flush under way.
+//! Which writes to a node are not durable yet, and the flush that is under way.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-/// Counts writes; what was flushed is durable up to the count at that time.
+/// The count of a node's writes, and up to which of them a flush has made them durable.
 #[derive(Default)]
 pub struct Durability {
     written: Cell<u64>,
     flushed: Cell<u64>,
     /// Whether the driver's last flush failed.
     failed: Cell<bool>,
-    /// While a flush is under way: those that wait for it.
+    /// The tasks that wait for the flush under way; None while there is none.
     flushing: RefCell<Option<Vec<Waker>>>,
 }
 
@@ -23,7 +23,7 @@ impl Durability {
         Rc::new(durability)
     }
 
-    /// Something was written that is not durable yet.
+    /// Counts a write, which is not durable yet.
     #[inline]
     pub fn mark_unflushed(&self) {
         self.written.set(self.written.get().wrapping_add(1));
@@ -34,7 +34,7 @@ impl Durability {
         (self.written.get() != self.flushed.get()).then(|| self.written.get())
     }
 
-    /// A flush that began when the count of writes was `written` has ended well.
+    /// Notes that a flush has succeeded that began when the count of writes was `written`.
     pub fn flushed(&self, written: u64) {
         self.flushed.set(written);
     }

@@ -36,7 +36,7 @@ impl EdgeCell {
         Rc::new(edge)
     }
 
-    /// Puts another node behind the edge. Whoever holds the parent still sees to it that nothing is under way.
+    /// Puts another node behind the edge. The caller holds the parent still, so that no request is on its way over the edge.
     pub fn connect(&self, behind: Behind) {
         self.behind.replace(behind);
     }
@@ -65,7 +65,7 @@ impl EdgeCell {
         }
     }
 
-    /// Whether the child listens to events.
+    /// Whether the child observes debug events.
     pub fn observes(&self) -> bool {
         match &*self.behind.borrow() {
             Behind::Here(cell) => cell.observes(),
@@ -73,7 +73,7 @@ impl EdgeCell {
         }
     }
 
-    /// Tells the child of an event.
+    /// Hands a debug event to the child.
     pub fn debug_event(&self, event: DebugEvent) -> Option<LocalBoxFuture<'static, ()>> {
         match self.behind() {
             Behind::Here(cell) => cell.debug_event(event),

@@ -13,7 +13,7 @@ use crate::node::order::hops::{self, End};
 use crate::node::order::outcome::Event;
 use crate::node::order::recorded;
 
-/// How an iothread tells the graph actor something. Called on the iothread; must not block.
+/// Takes events to the graph actor. It is called on the iothread, and must not block.
 pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
 
 /// What all nodes of an iothread share.
@@ -54,14 +54,14 @@ impl Home {
         report(&self.events, node, event);
     }
 
-    /// Where a node's driver posts what happened, wherever the node goes.
+    /// The sink for notices of a node's driver. It stays valid when the node moves to another iothread.
     pub fn notices(&self, node: NodeId, name: &str) -> Notices {
         let (events, name) = (Arc::clone(&self.events), name.to_owned());
         Notices::new(move |posted| report(&events, &name, Event::Noticed(node, posted)))
     }
 }
 
-/// Reports an event from the iothread where this runs, which delays it where a rule says so.
+/// Reports an event to the graph actor, delayed where a rule of this iothread says so.
 fn report(events: &EventSink, node: &str, event: Event) {
     let Some(local) = is_delaying().then(Local::current).flatten() else {
         return events(event);

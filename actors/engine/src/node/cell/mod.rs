@@ -1,4 +1,6 @@
-//! A node on its iothread: its driver, its edges, and what it keeps of the nodes below.
+//! A node on its iothread: its driver, its edges, its state, and what it keeps of the nodes below.
+//!
+//! How requests pass a node is no part of it: that is [`io`](super::io)'s, as carrying orders out is [`order`](super::order)'s.
 
 pub mod admission;
 mod change;

@@ -28,11 +28,11 @@ pub struct NodeCell {
     pub(super) id: NodeId,
     name: String,
     kind: Arc<dyn DriverKind>,
-    /// None once the node was closed or has moved away.
+    /// The driver; None once the node was closed or has moved away.
     driver: RefCell<Option<Rc<dyn Driver>>>,
-    /// Of the children that the driver declares, which requests take: the list stays as it is.
+    /// The edges to the children that the driver declares. Requests pass over them, and the list never changes.
     edges: Vec<Rc<EdgeCell>>,
-    /// Of the numbered children, which come and go while the node is still. Only the driver sends over them.
+    /// The edges to the numbered children, which come and go while the node is still. Only the driver sends over them.
     numbered: RefCell<Vec<(ChildSlot, Rc<EdgeCell>)>>,
     pub(super) gate: Gate,
     tracker: Rc<Tracker>,
@@ -40,13 +40,13 @@ pub struct NodeCell {
     pub(super) flags: Cell<OpenFlags>,
     pub(super) settings: Cell<NodeSettings>,
     abilities: Cell<Abilities>,
-    /// How many have asked for copy-on-read.
+    /// How many users have turned copy-on-read on for every read.
     copy_on_read: Cell<u32>,
     /// A copy of `abilities.events`, which every request reads.
     pub(super) events: Cell<DebugEvents>,
     /// Whether requests that pass this node are tracked.
     tracks: Cell<bool>,
-    /// Root edges whose requests may be serialised against all others of the node.
+    /// How many root edges have requests that may be serialised against all others of the node.
     serialisers: Cell<u32>,
     /// Held while the driver handles debug events.
     observing: RefCell<Option<Observing>>,
@@ -54,7 +54,7 @@ pub struct NodeCell {
     pub(super) size: Cell<u64>,
     /// What is known of the nodes below, and need not be asked again.
     pub(super) kept: Kept<Observer>,
-    /// What was written and not flushed, and the flush under way.
+    /// Which writes were not flushed yet, and the flush under way.
     durability: Rc<Durability>,
     /// What a change that is under way has prepared.
     pub(super) prepared: Prepared,
@@ -74,14 +74,14 @@ pub struct CellParts {
     pub flags: OpenFlags,
     pub settings: NodeSettings,
     pub size: u64,
-    /// How many have asked for copy-on-read.
+    /// How many users have turned copy-on-read on for every read.
     pub copy_on_read: u32,
     /// Whether something may have been written that is not durable yet.
     pub unflushed: bool,
 }
 
 impl NodeCell {
-    /// A cell. What its driver can do is asked by [`NodeCell::refresh`].
+    /// A cell whose driver has not been asked yet what it can do: [`NodeCell::refresh`] does that.
     pub fn new(parts: CellParts, home: &Rc<Home>) -> Rc<Self> {
         Rc::new(Self {
             id: parts.id,
@@ -155,7 +155,8 @@ impl NodeCell {
         self.edges.iter().chain(numbered).map(Rc::clone).collect()
     }
 
-    /// Puts what is behind a child's edge, or nothing. A numbered child comes and goes with its node. The driver is to be told.
+    /// Puts a node behind the edge to a child, or none. A numbered child comes and goes with its node. The caller tells the
+    /// driver.
     ///
     /// # Errors
     /// The driver has no such child.
@@ -206,7 +207,7 @@ impl NodeCell {
         self.driver.borrow().clone().ok_or(IoError::NoMedium)
     }
 
-    /// Takes the driver out: the node is closing or moving.
+    /// Takes the driver out of a node that is closing or moving.
     pub fn take_driver(&self) -> Option<Rc<dyn Driver>> {
         self.driver.take()
     }
@@ -243,15 +244,15 @@ impl NodeCell {
         self.kept.has_length()
     }
 
-    /// The driver was asked for its length after `asked`, and [`NodeCell::size`] is that: it is kept for parents where it
-    /// follows from what is kept below.
+    /// Notes that [`NodeCell::size`] is the length that the driver answered when it was asked at `asked`. It is kept where the
+    /// lengths below that it follows from are kept too.
     pub fn keep_length(&self, asked: AskedAt) {
         let is_kept = |edge: Rc<EdgeCell>| match edge.behind() {
             Behind::None => true,
             Behind::Here(child) => {
                 child.abilities.get().length == LengthSource::Requests || child.keeps_length()
             }
-            // Its changes are not seen here.
+            // Changes of a node of another iothread are not seen here.
             Behind::There(_) => false,
         };
         if self.abilities.get().length == LengthSource::Children && self.all_edges().into_iter().all(is_kept)
@@ -260,7 +261,7 @@ impl NodeCell {
         }
     }
 
-    /// A parent is told the length, and may keep what it makes of it.
+    /// Notes that a parent was told the length, and may keep what follows from it.
     pub fn rely_on_length(&self) {
         self.kept.rely();
     }
@@ -269,13 +270,13 @@ impl NodeCell {
         self.flags.get().is_read_only()
     }
 
-    /// Where it lives, and the way back to the graph actor.
+    /// The iothread where the node lives, and the way back to the graph actor.
     #[inline]
     pub fn home(&self) -> &Rc<Home> {
         &self.home
     }
 
-    /// What was written and not flushed, and the flush under way.
+    /// Which writes were not flushed yet, and the flush under way.
     #[inline]
     pub fn durability(&self) -> &Rc<Durability> {
         &self.durability
@@ -287,7 +288,7 @@ impl NodeCell {
         self.tracks.get()
     }
 
-    /// Whether they are whoever uses the node: its driver wants it.
+    /// Whether the driver wants requests that pass this node to be tracked, whoever its users are.
     pub fn tracks_for_driver(&self) -> bool {
         !self.is_read_only() && self.abilities.get().serialise_granularity > 0
     }
@@ -297,14 +298,14 @@ impl NodeCell {
             .set(self.tracks_for_driver() || self.serialisers.get() > 0);
     }
 
-    /// One more root edge has requests that are serialised against all others. The node is still: what would be in flight
-    /// untracked would be missed.
+    /// Counts one more root edge with requests that are serialised against all others. The node is still, because a request
+    /// that was in flight untracked would be missed.
     pub fn add_serialiser(&self) {
         self.serialisers.set(self.serialisers.get() + 1);
         self.refresh_tracks();
     }
 
-    /// One less. Whatever is tracked at the moment stays so until it ends.
+    /// Counts one such root edge less. Requests that are tracked now stay so until they end.
     pub fn remove_serialiser(&self) {
         self.serialisers.set(self.serialisers.get().saturating_sub(1));
         self.refresh_tracks();
@@ -338,9 +339,8 @@ impl NodeCell {
         !self.is_read_only() && self.limits.get().request_alignment > 1
     }
 
-    /// A write to a range has ended, at the step in which its driver answered it: whatever follows writes to a node hears
-    /// of them here. One that failed may have stored any part of its data, which is to be flushed and may have made the
-    /// node longer.
+    /// Notes that a write to a range has ended, in the step in which the driver answered it. A write that failed may have
+    /// stored any part of its data: that is to be flushed, and may have made the node longer.
     #[inline]
     pub fn write_done(&self, range: Range, result: IoResult<()>) {
         #[cfg(test)]
@@ -354,7 +354,7 @@ impl NodeCell {
         }
     }
 
-    /// A discard of a range has ended. What it reads as may have changed; the node is no longer for that.
+    /// Notes that a discard of a range has ended. The range may read differently now; the node's length is the same.
     /// A driver that discards nothing has done what was asked.
     pub fn discard_done(&self, range: Range, result: IoResult<()>) -> IoResult<()> {
         self.counters.driver_discarded(range.len(), result.is_err());
@@ -368,7 +368,7 @@ impl NodeCell {
         result
     }
 
-    /// What a range reads as has changed, or may have.
+    /// Notes that what a range reads as has changed, or may have.
     #[inline]
     fn changed(&self, result: IoResult<()>) {
         self.mark_unflushed();
@@ -377,7 +377,7 @@ impl NodeCell {
         }
     }
 
-    /// Something was written that is not durable yet.
+    /// Notes a write that is not durable yet.
     #[inline]
     pub fn mark_unflushed(&self) {
         self.durability.mark_unflushed();
@@ -386,10 +386,10 @@ impl NodeCell {
     /// Asks the driver anew what it can do, and merges the children's limits in.
     ///
     /// # Errors
-    /// It asks for more than requests can be made to do. What held before goes on to hold.
+    /// The driver demands what no request can be made to do. What held before still holds.
     pub fn refresh(&self) -> Result<()> {
         let Ok(driver) = self.driver() else { return Ok(()) };
-        // Whatever was changed may have changed what nodes above have kept.
+        // The change that made this necessary may concern what nodes above have kept.
         self.kept.changed();
         let abilities = driver.abilities();
         let mut limits = abilities.limits;
@@ -411,19 +411,19 @@ impl NodeCell {
         Ok(())
     }
 
-    /// Whether a read with these flags is copied up here: one that asks for it, or all where it was turned on. A driver
-    /// with nothing below it passes the wish on.
+    /// Whether a read with these flags is copied up into this node: the read asks for it, or it was turned on for all reads.
+    /// A driver without a backing child leaves it to the nodes below.
     pub fn copies_up(&self, flags: RequestFlags) -> bool {
         (flags.contains(RequestFlags::COPY_ON_READ) || self.copy_on_read.get() > 0)
             && self.abilities.get().supports_backing
     }
 
-    /// How many have asked for copy-on-read.
+    /// How many users have turned copy-on-read on for every read.
     pub fn copy_on_read(&self) -> u32 {
         self.copy_on_read.get()
     }
 
-    /// One more asks for copy-on-read of every read, or one less.
+    /// Counts one more user, or one less, that has copy-on-read turned on for every read.
     ///
     /// # Errors
     /// The node cannot be written, or nobody had asked.

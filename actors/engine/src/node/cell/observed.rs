@@ -1,4 +1,4 @@
-//! What was written, as nodes hear of it: tests hold it against what was asked.
+//! The writes and discards that nodes were told of, which tests compare with those that were asked for.
 
 use std::cell::RefCell;
 
@@ -8,12 +8,12 @@ thread_local! {
     static DONE: RefCell<Vec<(NodeId, Range, IoResult<()>)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A write or discard has ended on this iothread.
+/// Records that a write or discard has ended on this iothread.
 pub fn note(node: NodeId, range: Range, result: IoResult<()>) {
     DONE.with_borrow_mut(|done| done.push((node, range, result)));
 }
 
-/// What has ended on this iothread since this was asked last.
+/// The writes and discards that have ended on this iothread since the last call.
 pub fn take() -> Vec<(NodeId, Range, IoResult<()>)> {
     DONE.take()
 }

@@ -12,7 +12,7 @@ use crate::node::order::outcome::NodeSettings;
 pub struct Prepared {
     /// The node-level part of a reopen.
     pub reopening: Cell<Option<(NodeSettings, OpenFlags)>>,
-    /// What holds again if other data behind the edges is taken away again.
+    /// What an exchange has put aside, to hold again if it is aborted.
     pub exchanged: RefCell<Option<PutAside>>,
 }
 

@@ -1,4 +1,4 @@
-//! What a node's cell keeps that outlives its requests.
+//! The state of a node's cell that outlives its requests, written down.
 
 use millpond_messages::saved::{SavedCell, SavedZeroDetection};
 use millpond_messages::{Error, ErrorKind, NodeId, Result};
@@ -28,12 +28,12 @@ impl From<SavedZeroDetection> for DetectZeroes {
 }
 
 impl NodeTable {
-    /// What has passed some nodes.
+    /// The statistics of some nodes.
     pub fn counted(&self, nodes: Vec<NodeId>) -> OrderOutcome {
         OrderOutcome::Statistics(self.of_cells(nodes, |cell, now| cell.counters().get(now)))
     }
 
-    /// The state of some nodes.
+    /// The saved state of some nodes.
     pub fn saved(&self, nodes: Vec<NodeId>) -> OrderOutcome {
         OrderOutcome::Saved(self.of_cells(nodes, NodeCell::saved))
     }
@@ -47,7 +47,7 @@ impl NodeTable {
 }
 
 impl NodeCell {
-    /// The cell at `now_ns`. What is in flight is not in it: a cell is saved while it is still.
+    /// The cell's state at `now_ns`. Requests in flight are no part of it: a cell is saved while it is still.
     ///
     /// # Errors
     /// The driver is broken or gone, or its state cannot be encoded.

@@ -1,4 +1,4 @@
-//! Clients: handles on a root edge. Holding one is what permits I/O.
+//! Clients: handles on a root edge. Whoever holds one may do I/O on the node.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -42,13 +42,13 @@ impl Client {
         self.0.id()
     }
 
-    /// What it may do.
+    /// The permissions that the client has.
     #[must_use]
     pub fn permissions(&self) -> Permissions {
         self.0.permissions()
     }
 
-    /// Where the node lives at present.
+    /// The iothread where the node lives at present.
     #[must_use]
     pub fn iothread(&self) -> IoThreadId {
         self.0.home_id()
@@ -127,7 +127,7 @@ impl HomeClient {
     /// Sends any request: a direct call on the node's own iothread, through its mailbox from elsewhere. Dropped before
     /// its end, the request goes on by itself.
     pub async fn request(&self, operation: Operation<Buffers>) -> Outcome<Buffers> {
-        // Most have ended by now. The future that waits for the others is large, and is not to be moved about for those.
+        // Most requests have ended by now. The future that waits for the others is large, and must not be moved for those.
         let mut pending = match self.begin(operation) {
             Begun::Ended(outcome) => return outcome,
             Begun::Pending(pending) => pending,
@@ -213,11 +213,11 @@ impl HomeClient {
     }
 }
 
-/// A request on its way, of the thread that polls it. It ends exactly once, whatever it is asked.
+/// A request that can be asked to end early. It ends exactly once, whatever it is asked.
 #[must_use = "a request does nothing unless it is polled"]
 pub struct CancellableRequest {
     future: LocalBoxFuture<'static, Outcome<Buffers>>,
-    /// It has left the gate.
+    /// Whether the request has left the gate.
     begun: Rc<Cell<bool>>,
     unwanted: bool,
 }
@@ -241,7 +241,7 @@ impl Future for CancellableRequest {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if self.unwanted && !self.begun.get() {
-            // What is parked leaves the gate as it is dropped.
+            // A parked request leaves the gate when its future is dropped.
             self.future = Box::pin(std::future::pending());
             return Poll::Ready(Outcome::plain(Err(IoError::Cancelled)));
         }

@@ -1,4 +1,5 @@
-//! Where requests enter the graph: clients, the root edges that they hold, and requests that have not ended.
+//! Where requests enter the graph: clients, the root edges that they hold, and pending requests. Only here is a request
+//! admitted, parked or refused for lack of permission.
 
 pub mod client;
 pub mod pending;

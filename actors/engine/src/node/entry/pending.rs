@@ -1,4 +1,4 @@
-//! Requests that have begun and not ended: futures that go on by themselves when nobody waits for them.
+//! Pending requests: futures of requests that have begun, which go on by themselves when nobody waits for them.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -14,9 +14,9 @@ use crate::node::io::fast_path::Transferring;
 
 /// What came of beginning a request.
 pub enum Begun<F = Pending> {
-    /// It has ended already.
+    /// The request has ended already.
     Ended(Outcome<Buffers>),
-    /// It has not: this future tells when.
+    /// The request has not ended: this future does when it has.
     Pending(F),
 }
 
@@ -36,14 +36,14 @@ impl<F: Future<Output = Outcome<Buffers>>> Begun<F> {
 pub struct Pending(Option<PendingKind>);
 
 enum PendingKind {
-    /// A driver is at work on it.
+    /// A driver is at work on the request.
     Transfer {
         transfer: Transferring,
         counted: Admission,
     },
-    /// In whatever takes more than a step.
+    /// The request takes more than a step.
     General(LocalBoxFuture<'static, (Outcome<Buffers>, Admission)>),
-    /// Parked, or on another iothread: it needs nobody to go on once it has begun.
+    /// The request is parked, or on another iothread: once it has begun it goes on without this future.
     Alone(LocalBoxFuture<'static, Outcome<Buffers>>),
 }
 
@@ -102,7 +102,7 @@ impl Future for Pending {
             return Poll::Pending;
         };
         let outcome = ready!(kind.poll(context));
-        // What was with a driver is counted out here.
+        // This counts a request out that was with a driver.
         self.0 = None;
         Poll::Ready(outcome)
     }
@@ -110,7 +110,7 @@ impl Future for Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        // Nearly all have ended, and what they were is not to be moved out to see that.
+        // Nearly all requests have ended by now, and their large state must not be moved to see that.
         if !matches!(
             self.0,
             Some(PendingKind::Transfer { .. } | PendingKind::General(_))

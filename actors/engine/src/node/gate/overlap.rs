@@ -1,8 +1,8 @@
-//! Overlapping requests: what a node has in flight by range, and who waits for whom.
+//! Overlapping requests: which ranges a node's requests in flight cover, and which request waits for which.
 //!
 //! A request waits for those that came before it, overlap it, and of which it or the other is serialising. Requests are
 //! ordered by arrival and wait only for earlier ones, so nothing waits in a circle. A piece of a request on the same
-//! node must not be tracked again, since it would queue behind those that wait for the whole.
+//! node must not be tracked again, because it would wait for those that wait for the whole, or for the whole itself.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -35,10 +35,10 @@ pub struct Tracking {
 }
 
 impl Tracker {
-    /// Registers a request for a range, and waits for those that it has to wait for.
+    /// Tracks a request on a range, and waits for the earlier requests that it must not run beside.
     ///
     /// # Errors
-    /// [`IoError::WouldWait`] if `no_wait` is set and it had to.
+    /// [`IoError::WouldWait`] if `no_wait` is set and it would have to wait.
     pub async fn begin(
         self: &Rc<Self>,
         range: Range,
@@ -63,7 +63,7 @@ impl Tracker {
         Ok(tracking)
     }
 
-    /// Registers a request that is not serialising, unless it had to wait.
+    /// Tracks a request that is not serialising, unless it would have to wait.
     pub fn try_begin(self: &Rc<Self>, range: Range) -> Option<Tracking> {
         let (entry, tracking) = self.register(range, false);
         (!self.must_wait(&entry)).then_some(tracking)

@@ -11,11 +11,11 @@ use pin_project_lite::pin_project;
 
 use crate::iothread::Local;
 
-/// How many nodes a request passes on one stack. Each takes some kilobytes of it, in a build for tests many.
+/// How many nodes a request passes on one stack. Each takes some kilobytes of it, and many in a build for tests.
 const STACK_DEPTH_MAX: u32 = 24;
 
 thread_local! {
-    /// How many are being passed on this thread's stack.
+    /// How many nodes are being passed on this thread's stack.
     static STACK_DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
@@ -25,13 +25,13 @@ pub fn is_deep() -> bool {
     STACK_DEPTH.get() >= STACK_DEPTH_MAX
 }
 
-/// Runs what a request does one node further down: within the polls of what waits for it, or where that is deep already as
-/// a task of its own, which begins with an empty stack.
+/// Runs a request one node further down: polled by what waits for it, or where the stack is deep already as a task of its
+/// own, which begins with an empty stack.
 pub fn bounded<T: 'static>(future: impl Future<Output = T> + 'static) -> LocalBoxFuture<'static, T> {
     if is_deep()
         && let Some(local) = Local::current()
     {
-        // Dropped with the request, the task ends as a poll would have.
+        // The task is dropped with the request, and so ends as a polled future would.
         return Box::pin(local.spawn_task(future));
     }
     Box::pin(Bounded { future })
@@ -54,8 +54,8 @@ impl<F: Future> Future for Bounded<F> {
     }
 }
 
-/// Counts a node while it is passed; a panic leaves the count as it was before. What happens there is a parent's own
-/// doing: the client that it is for cannot withdraw it.
+/// Counts a node while it is passed; a panic leaves the count as it was before. Requests that begin meanwhile are the
+/// parent's own, so the client whose request it serves cannot withdraw them.
 struct Passing(#[expect(dead_code, reason = "held until the node was passed")] Hidden);
 
 impl Passing {

@@ -15,7 +15,7 @@ use super::request::{bytes_in, in_memory};
 use crate::node::cell::node::NodeCell;
 use crate::node::gate::overlap::Tracking;
 
-/// The aligned range around another.
+/// The smallest aligned range that holds another: where it starts, and how far into it the other does.
 struct Around {
     start: u64,
     head: u64,
@@ -82,8 +82,8 @@ pub fn read_now(
     }
 }
 
-/// Whether a write may go to a node's own driver as it is, without waiting for others: what holds those back that come
-/// later and would share a block with it, where the node has such.
+/// Whether a write may go to a node's own driver as it is, without waiting for others. The answer holds back later writes
+/// that would share a block with it, where the node tracks its blocks.
 pub fn ready_to_write(node: &Rc<NodeCell>, offset: u64, buffers: &Buffers) -> Option<Option<Tracking>> {
     if node.observes() || !fits(node, offset, buffers) || buffers.len() > most_in_one(node) {
         return None;
@@ -120,7 +120,7 @@ fn around(node: &NodeCell, offset: u64, len: u64) -> IoResult<Around> {
     })
 }
 
-/// A buffer as the node's driver needs it.
+/// A buffer aligned as the node's driver needs it.
 fn aligned_buffer(node: &NodeCell, len: usize) -> IoResult<Buffer> {
     let align = in_memory(u64::from(node.limits().mem_alignment));
     Buffer::try_aligned(len, align).ok_or(IoError::Os(ENOMEM))

@@ -1,4 +1,4 @@
-//! Copy-on-read: what a read finds below a node is stored in the node, so that the next read finds it there.
+//! Copy-on-read: a read that finds data below a node stores it in the node, so that the next read finds it there.
 //!
 //! Such a read has the clusters and blocks that it touches to itself from the look at what is allocated to the end of the
 //! copy's write, so that no guest's write to them is overwritten by what was below it. The copy is a piece of the read: it
@@ -17,7 +17,7 @@ use crate::node::cell::node::NodeCell;
 /// The most that is copied at once, in bytes.
 const COPY_MAX: u64 = 1 << 20;
 
-/// Some bytes of a read, and where they are.
+/// Some bytes of a read, and whether the node itself has them.
 struct Piece {
     len: u64,
     allocated: bool,
@@ -92,7 +92,7 @@ async fn look(node: &Rc<NodeCell>, offset: u64, len: u64) -> IoResult<Piece> {
     })
 }
 
-/// Reads what needs no copy, if it is wanted.
+/// Reads a part that needs no copy, if the reader wants its bytes.
 async fn fill(
     node: &Rc<NodeCell>,
     offset: u64,
@@ -106,7 +106,7 @@ async fn fill(
     Ok(())
 }
 
-/// Reads whole clusters through to what is below, and stores them in the node.
+/// Reads whole clusters through to the nodes below, and stores them in the node.
 async fn copy(node: &Rc<NodeCell>, first: u64, last: u64) -> IoResult<Buffers> {
     let found = read::read_whole(node, Range::between(first, last)).await?;
     node.raise(DebugEvent::CorWrite).await;

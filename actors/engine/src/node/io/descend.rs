@@ -1,7 +1,7 @@
 //! The way down: a request that a parent sends over one of its edges.
 //!
-//! What is sent is a message to another node, which carries it out as any other: so this is where the path of a request
-//! comes back to its beginning.
+//! The child carries it out as it would any other request: this is where the path of a request comes back to its
+//! beginning.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -25,7 +25,7 @@ use crate::node::cell::node::NodeCell;
 use crate::node::gate::stack_depth::{self, is_deep};
 
 impl EdgeCell {
-    /// Sends a request that belongs to one that the parent is busy with. Whatever becomes of the parent, it runs to its end.
+    /// Sends the child a request that serves one of the parent's. It runs to its end whatever becomes of the parent.
     pub fn pass_down(&self, operation: Operation<Buffers>) -> Answer<'static, Outcome<Buffers>> {
         match self.behind() {
             Behind::None => Answer::ready(Outcome::plain(Err(IoError::NoMedium))),
@@ -58,8 +58,8 @@ fn pass_to(cell: Rc<NodeCell>, operation: Operation<Buffers>) -> Answer<'static,
     }
 }
 
-/// A read or write that a parent has with its child's driver. Dropped before its end it goes on by itself: a driver below a
-/// broken one, or one that gave up waiting, is not left half-way.
+/// A parent's read or write that the child's driver is at work on. Dropped before its end it goes on by itself, because a
+/// driver must not be left half-way by a parent that broke or gave up waiting.
 struct Passed(Option<Transferring>);
 
 impl Future for Passed {
@@ -83,7 +83,7 @@ impl Drop for Passed {
     }
 }
 
-/// Runs what nobody waits for any more to its end.
+/// Runs a request to its end that nobody waits for any more.
 fn go_on_alone(future: LocalBoxFuture<'static, Outcome<Buffers>>) {
     if let Some(local) = Local::current() {
         local.spawn(async move { drop(future.await) });

@@ -82,7 +82,7 @@ async fn dispatch(cell: &Rc<NodeCell>, operation: Operation<Buffers>, by: By<'_>
                 whole_chain,
                 base,
             };
-            // Of an image that another process may be changing nothing can be said.
+            // Nothing can be said of an image that another process may be changing.
             let status = if cell.flags().contains(OpenFlags::INACTIVE) {
                 Err(IoError::NotPermitted)
             } else {

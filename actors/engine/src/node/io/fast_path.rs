@@ -1,8 +1,8 @@
 //! Requests in one step: most reads and writes find their place without waiting for anything, and are then with a driver
 //! that either has ended them too or will.
 //!
-//! What is here must come to the same as [`execute`](super::execute), which takes whatever this does not. It spares the
-//! states that a request keeps across waits, which it has none of.
+//! The fast path must come to the same as [`execute`](super::execute), which takes whatever it does not. It has no waits,
+//! and so is spared the state that a request keeps across them.
 
 use std::pin::Pin;
 use std::rc::Rc;
@@ -28,13 +28,13 @@ use crate::node::gate::overlap::Tracking;
 use crate::node::gate::statistics::Asked;
 use crate::node::order::outcome::DetectZeroes;
 
-/// What came of a request in one step.
+/// What came of attempting a request in one step.
 pub enum Attempt {
     /// The request has ended with this.
     Ended(Outcome<Buffers>),
     /// A driver is at work on it.
     Transfer(Transferring),
-    /// It takes more than a step. Nothing has happened yet.
+    /// The request takes more than a step. Nothing has happened yet.
     Later(Operation<Buffers>),
 }
 
@@ -48,14 +48,14 @@ pub struct Transferring {
 /// What is to be done when a transfer ends.
 struct Ending {
     asked: Asked,
-    /// Nodes that it passes, and is counted at; those that it wrote to are told.
+    /// The nodes that it passes: each counts it, and those that it writes to are told of that.
     passed: Passed,
-    /// What keeps the range where it was found.
+    /// The trackings that keep the range where it was found.
     held: SmallVec<[Tracking; 1]>,
 }
 
 impl Transferring {
-    /// The node whose driver has it.
+    /// The node whose driver is at work on it.
     pub fn stands_at(&self) -> NodeId {
         self.stands_at
     }

@@ -1,4 +1,4 @@
-//! Flushes: what was acknowledged before becomes durable, layer by layer from the top down.
+//! Flushes: writes that were acknowledged before become durable, layer by layer from the top down.
 
 use std::rc::Rc;
 
@@ -63,7 +63,7 @@ fn report_failure(cell: &NodeCell, flushed: IoResult<()>) {
     }
 }
 
-/// Tells the child that stands for the node what the node is about to do.
+/// Raises a debug event at the node's primary child.
 async fn raise_at_primary(cell: &NodeCell, event: DebugEvent) {
     let children = cell.kind().children();
     let primary = children
@@ -91,7 +91,7 @@ async fn flush_children(cell: &Rc<NodeCell>) -> IoResult<()> {
 async fn flush_child(edge: &Rc<EdgeCell>) -> IoResult<()> {
     match edge.pass_down(Operation::Flush).await.result {
         Ok(_) => Ok(()),
-        // A child that is read-only or gone keeps nothing of ours.
+        // A child that is read-only or gone has nothing of this node's to flush.
         Err(IoError::NoMedium) => Ok(()),
         Err(error) => Err(error),
     }

@@ -12,7 +12,7 @@ use crate::node::cell::edge::EdgeCell;
 use crate::node::cell::kept::AskedAt;
 use crate::node::cell::node::NodeCell;
 
-/// The length as the driver knows it now. A parent is told what is kept of it, where something is.
+/// The length as the driver knows it now. A parent is told the kept length, where there is one.
 pub async fn length(cell: &Rc<NodeCell>, by: By<'_>) -> IoResult<u64> {
     let driver = cell.driver()?;
     let is_for_parent = !by.is_admitted();
@@ -41,7 +41,7 @@ pub async fn truncate(
         return Err(Error::new(ErrorKind::ReadOnly, "Image is read-only"));
     }
     let kept = cell.size().min(size);
-    // Nothing else may touch what appears or goes away.
+    // No other request may touch the range that appears or goes away.
     let alone = cell
         .tracker()
         .begin(Range::between(kept, u64::MAX), true, false)
@@ -65,7 +65,7 @@ pub async fn truncate(
     cell.refresh()
 }
 
-/// Whether a write up to `end` passes the end of a node that does not grow by being written to. Only a parent's does.
+/// Whether a write up to `end` passes the end of a node that does not grow by being written to. Only a parent's write does.
 pub fn falls_short(cell: &NodeCell, end: u64) -> bool {
     end > cell.size() && {
         let abilities = cell.abilities();
@@ -73,7 +73,7 @@ pub fn falls_short(cell: &NodeCell, end: u64) -> bool {
     }
 }
 
-/// Makes such a node as long as the write needs it.
+/// Makes such a node as long as a write up to `end` needs it.
 pub async fn reach(cell: &Rc<NodeCell>, end: u64) -> IoResult<()> {
     if !falls_short(cell, end) {
         return Ok(());
@@ -82,7 +82,7 @@ pub async fn reach(cell: &Rc<NodeCell>, end: u64) -> IoResult<()> {
         .tracker()
         .begin(Range::between(cell.size(), u64::MAX), true, false)
         .await?;
-    // Another write may have had the same done meanwhile.
+    // Another write may have made the node longer meanwhile.
     if !falls_short(cell, end) {
         return Ok(());
     }
@@ -128,7 +128,7 @@ fn storage(cell: &NodeCell) -> impl Iterator<Item = Rc<EdgeCell>> {
     edges.into_iter().filter(|edge| edge.is_connected())
 }
 
-/// Bytes on the host, the storage children's included.
+/// How many bytes the node takes on the host, its storage children included.
 pub async fn allocated_size(cell: &Rc<NodeCell>) -> IoResult<u64> {
     let driver = cell.driver()?;
     match driver.allocated_size().await {

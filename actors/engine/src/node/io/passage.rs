@@ -1,15 +1,16 @@
-//! How a request passes: by whose leave, with which flags, and whether it is tracked where it enters.
+//! How a request passes a node: on whose behalf, with which flags, and whether the node tracks it.
 
 use millpond_messages::RequestFlags;
 
 use crate::node::cell::admission::Admission;
 use crate::node::cell::node::NodeCell;
 
-/// What a request brings along: whether it is admitted over a root edge, or a piece of what a parent does.
+/// On whose behalf a request passes: a user's that was admitted over a root edge, or a parent's.
 #[derive(Clone, Copy)]
 pub struct By<'a> {
     admission: Option<&'a Admission>,
-    /// Ranges that leave the node are an error for users. A parent may read past the end (as zeroes) and grow its child.
+    /// Whether its range may pass the node's end: an error for users, whereas a parent reads zeroes there, and makes its
+    /// child grow by writing.
     may_pass_end: bool,
 }
 
@@ -18,7 +19,7 @@ pub struct By<'a> {
 pub struct Passage<'a> {
     /// What the request asks for besides its range.
     pub flags: RequestFlags,
-    /// Whose request it is.
+    /// On whose behalf it passes.
     pub by: By<'a>,
     /// Whether the node where it enters tracks it. A piece of a request that is tracked there already must not be.
     pub track: bool,
@@ -27,18 +28,18 @@ pub struct Passage<'a> {
 }
 
 impl<'a> By<'a> {
-    /// A piece of a parent's work, not counted by itself.
+    /// A parent's request, which is part of one that is counted elsewhere.
     pub const PARENT: By<'static> = By {
         admission: None,
         may_pass_end: true,
     };
-    /// A user's request that is counted once it has been begun.
+    /// A user's request that is counted only after it has begun.
     pub const USER: By<'static> = By {
         admission: None,
         may_pass_end: false,
     };
 
-    /// A user's request that is counted.
+    /// A user's request that was counted as it was admitted.
     pub const fn admitted(admission: &'a Admission) -> Self {
         By {
             admission: Some(admission),
@@ -46,12 +47,12 @@ impl<'a> By<'a> {
         }
     }
 
-    /// Whether it is counted, so that a drain waits for it.
+    /// Whether the request is counted, so that a drain waits for it.
     pub const fn is_admitted(self) -> bool {
         self.admission.is_some()
     }
 
-    /// Whether its range may leave the node.
+    /// Whether its range may pass the node's end.
     pub const fn may_pass_end(self) -> bool {
         self.may_pass_end
     }
@@ -62,7 +63,7 @@ impl<'a> By<'a> {
         !flags.contains(RequestFlags::SERIALISING) || self.is_admitted() || node.tracks()
     }
 
-    /// The request goes on to `node`'s driver.
+    /// Notes that the request goes on to `node`'s driver.
     pub fn stands_at(self, node: &NodeCell) {
         tracing::trace!(target: "millpond::request", node = node.name(), driver = node.kind().name(), "handed to driver");
         if let Some(admission) = self.admission {
@@ -72,7 +73,7 @@ impl<'a> By<'a> {
 }
 
 impl<'a> Passage<'a> {
-    /// A request on its own.
+    /// The passage of a whole request.
     pub const fn new(flags: RequestFlags, by: By<'a>) -> Self {
         Self {
             flags,
@@ -82,12 +83,12 @@ impl<'a> Passage<'a> {
         }
     }
 
-    /// The same with other flags.
+    /// The same passage with other flags.
     pub const fn with(self, flags: RequestFlags) -> Self {
         Self { flags, ..self }
     }
 
-    /// The same where the request is tracked already.
+    /// The same passage at a node that tracks the request already.
     pub const fn tracked(self) -> Self {
         Self { track: false, ..self }
     }
@@ -106,7 +107,7 @@ impl Passage<'static> {
     }
 }
 
-/// What is written below is another matter than how the request is ordered where it was sent to.
+/// The flags of a request for the nodes below: how it is ordered against others is a matter of the node that it was sent to.
 pub fn flags_below(flags: RequestFlags) -> RequestFlags {
     flags.difference(RequestFlags::SERIALISING | RequestFlags::NO_WAIT)
 }

@@ -1,4 +1,5 @@
-//! The nodes that a request passes on its way down: each counts it at its end, and those that it wrote to hear of that.
+//! The nodes that a request passes on its way down: each counts it at its end, and those that it wrote to are told of the
+//! write.
 
 use std::rc::Rc;
 
@@ -16,7 +17,7 @@ pub struct PassedNode {
     written_at: u64,
 }
 
-/// No request begins here.
+/// Stands for a node that the request does not write to. No request begins at this offset.
 const NOT_WRITTEN: u64 = u64::MAX;
 
 /// The nodes that a request or a piece of one passes, its entry first. Few chains are deeper than this holds in place.
@@ -24,8 +25,8 @@ pub type Passed = SmallVec<[PassedNode; PASSED_IN_PLACE]>;
 
 const PASSED_IN_PLACE: usize = 4;
 
-/// Nodes that there is room for where those in place do not do. Growing from the one to the other step by step would cost as
-/// much as the nodes themselves.
+/// How many nodes there is room for once those in place are taken. To grow step by step would cost as much as the nodes
+/// themselves.
 const PASSED_ON_HEAP: usize = 32;
 
 /// Notes a node that the request passes without writing to it.

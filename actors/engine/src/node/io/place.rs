@@ -19,11 +19,11 @@ pub struct Placed {
     pub len: u64,
     pub flags: RequestFlags,
     pub destination: Destination,
-    /// What is settled afterwards, and with whom.
+    /// The ticket to settle afterwards, and the driver that gave it.
     pub ticket: Option<(Rc<dyn Driver>, AllocationTicket)>,
 }
 
-/// What a part of a write comes to in the end.
+/// Where a part of a write ends up.
 pub enum Destination {
     /// To a node's own driver.
     Own { node: Rc<NodeCell>, offset: u64 },
@@ -65,9 +65,9 @@ impl Destination {
 pub struct Path {
     pub held: SmallVec<[Tracking; 1]>,
     pub passed: Passed,
-    /// Where it has got to, as long as it is on its way.
+    /// The node that the write has come to; None once it was placed.
     pub at: Option<Rc<NodeCell>>,
-    /// A driver on the way cannot do FUA: a flush follows.
+    /// Whether a flush must follow, because a driver on the way cannot do FUA.
     pub flush: bool,
 }
 
@@ -77,8 +77,8 @@ impl Path {
         nodes(&self.passed)
     }
 
-    /// A node that tracks the transfers of its own driver does so anew, with the blocks that they share with others: it
-    /// would wait for what is held for the same write here.
+    /// Gives up the tracking at a node that tracks the transfers of its own driver: it tracks this write again with the blocks
+    /// that it shares with others, and would wait for what is held for the same write here.
     fn leave_to(&mut self, placed: &Placed, tracked: bool) {
         if let Destination::Own { node, .. } = &placed.destination
             && placed.ticket.is_none()
@@ -151,7 +151,7 @@ pub async fn place(
         match descent.follow(driver, placement, path) {
             Ok(Next::Node(next)) => {
                 descent = next;
-                // It is serialised where it was sent to, and any other write below.
+                // The write is serialised at the node that it was sent to. Below it is a write like any other.
                 descent.flags.remove(RequestFlags::SERIALISING);
             }
             Ok(Next::Found(placed)) => {
@@ -163,7 +163,7 @@ pub async fn place(
     }
 }
 
-/// The same in one step; `None` where something has to be waited for, or a driver refuses: nothing has happened then.
+/// Finds the place in one step. `None` where something has to be waited for, or a driver refuses: then nothing has happened.
 pub fn place_now(cell: &Rc<NodeCell>, range: Range, path: &mut Path) -> Option<Result<Placed, Unusable>> {
     let mut descent = Descent {
         node: Rc::clone(cell),
@@ -225,7 +225,7 @@ impl Descent {
                         flags: self.flags,
                     }));
                 }
-                // All of it goes where the child's own driver stores it: nothing on the way there cuts it, or looks at it.
+                // The child's own driver stores all of it: nothing on the way there cuts it, or looks at it.
                 if stores_as_it_is(&child) {
                     return Ok(Next::Found(self.stored_by(
                         child,
@@ -243,7 +243,7 @@ impl Descent {
         }
     }
 
-    /// The node's own driver stores it.
+    /// The node's own driver stores the write.
     #[inline]
     fn here(self) -> Placed {
         Placed {
@@ -257,7 +257,7 @@ impl Descent {
         }
     }
 
-    /// The child's own driver stores it, at an offset there.
+    /// The child's own driver stores the write, at an offset there.
     fn stored_by(
         self,
         child: Rc<NodeCell>,
@@ -276,7 +276,7 @@ impl Descent {
         }
     }
 
-    /// It is sent over an edge.
+    /// The write is sent over an edge.
     fn over(
         self,
         slot: ChildSlot,
@@ -311,7 +311,7 @@ impl Descent {
     }
 }
 
-/// Whether a child looks at a write as its own: it is guarded, or has to be made longer for it.
+/// Whether a write must be sent to a child as a request, because the child is guarded, or has to be made longer for it.
 #[inline]
 fn is_guarded(child: &NodeCell, offset: u64, len: u64) -> bool {
     probed::concerns(child, offset) || length::falls_short(child, offset.saturating_add(len))
@@ -324,7 +324,7 @@ fn stores_as_it_is(node: &NodeCell) -> bool {
 
 /// A placement that cannot be used.
 pub struct Unusable {
-    /// Whose driver made it.
+    /// The node whose driver made the placement.
     pub node: Rc<NodeCell>,
     driver: Rc<dyn Driver>,
     ticket: Option<AllocationTicket>,
@@ -332,7 +332,7 @@ pub struct Unusable {
 }
 
 impl Unusable {
-    /// Gives it back; the error is what the write ends with.
+    /// Gives the placement back to its driver. The answer is the error that the write ends with.
     pub async fn settle(self) -> IoError {
         if let Some(ticket) = self.ticket
             && let Err(settling) = self.driver.settle(ticket, Err(self.error)).await

@@ -1,4 +1,4 @@
-//! What a driver sees of the edges to its children.
+//! The handles by which a driver reaches its children: edges as [`Child`] shows them.
 
 use std::rc::Rc;
 
@@ -44,7 +44,7 @@ impl ChildPort for Port {
             if let Some(name) = cell.driver().ok().and_then(|driver| driver.image().filename()) {
                 return name;
             }
-            // What has no data of its own is known by the name of what it shows.
+            // A node without data of its own is known by the filename of the child that it shows.
             let shown = cell.edges().first().filter(|_| cell.abilities().transparent);
             behind = shown.map(|edge| edge.behind()).unwrap_or_default();
         }

@@ -10,7 +10,7 @@ use crate::node::cell::node::NodeCell;
 
 /// Bytes at the start of an image in which formats keep their magic numbers.
 pub const SIGNATURE_BYTES: u64 = 512;
-/// The same, as a length in memory.
+/// [`SIGNATURE_BYTES`] as a length in memory.
 const SECTOR: usize = 512;
 
 /// Whether a write at `offset` must pass the guard of `cell`.

@@ -32,10 +32,10 @@ pub(super) enum Found {
     Zero,
 }
 
-/// The way of a read down to where its range is.
+/// What a read has passed and holds on its way down to where its range is.
 #[derive(Default)]
 pub(super) struct Way {
-    /// What it holds until it ends, so that what it found stays where it is.
+    /// The trackings that it holds until it ends, so that the data stays where the read found it.
     pub held: SmallVec<[Tracking; 1]>,
     pub passed: Passed,
 }
@@ -45,7 +45,7 @@ pub async fn read(cell: &Rc<NodeCell>, offset: u64, buffers: Buffers, passage: P
     transfer(cell, offset, buffers, passage).await
 }
 
-/// Reads what a write to the same node copies along: the write is tracked already, and its pieces must not be.
+/// Reads bytes that a write to the same node copies along. The write is tracked already, so the read must not be.
 pub async fn read_whole(cell: &Rc<NodeCell>, range: Range) -> IoResult<Buffers> {
     let Some(buffer) = Buffer::try_alloc(in_memory(range.len())) else {
         return Err(IoError::Os(millpond_messages::error::errno::ENOMEM));
@@ -128,7 +128,7 @@ async fn resolve(
 ) -> IoResult<(u64, Found)> {
     let mut descent = Descent::new(cell, Range::new(offset, len)?, passage);
     loop {
-        // Noted before anything can fail here.
+        // The node is noted before anything can fail at it.
         pass(&mut way.passed, Rc::clone(&descent.node));
         if let Some(found) = descent.arrive() {
             return Ok(found);
@@ -146,7 +146,7 @@ async fn resolve(
     }
 }
 
-/// The same in one step; `None` where something has to be waited for, or it fails: nothing has happened then.
+/// Resolves a range in one step. `None` where something has to be waited for, or fails: then nothing has happened.
 pub(super) fn resolve_now(cell: &Rc<NodeCell>, range: Range, way: &mut Way) -> Option<(u64, Found)> {
     let mut descent = Descent::new(cell, range, Passage::new(RequestFlags::empty(), By::PARENT));
     let found = loop {

@@ -1,4 +1,4 @@
-//! Requests looked at and taken apart, whatever node they are for.
+//! Questions about requests and their outcomes that no node is needed to answer.
 
 use millpond_messages::io::{Operation, Outcome, SnapshotRequest, Value};
 use millpond_messages::{IoError, IoResult, RequestFlags};
@@ -23,7 +23,7 @@ pub fn is_serialised(operation: &Operation<Buffers>) -> bool {
     }
 }
 
-/// Where the range begins that a request is about, and its length, unchecked; nothing for those without one.
+/// The offset and the length of the range that a request is about, unchecked; zeroes for a request without a range.
 pub fn extent_of(operation: &Operation<Buffers>) -> (u64, u64) {
     match operation {
         Operation::Read { offset, buffers, .. } | Operation::Write { offset, buffers, .. } => {
@@ -71,7 +71,7 @@ pub fn done(result: IoResult<()>) -> Outcome<Buffers> {
     Outcome::plain(result.map(|()| Value::Done))
 }
 
-/// The same request, durable when it is answered.
+/// The same request with FUA, so that it is durable when it is answered.
 pub fn with_fua(operation: Operation<Buffers>) -> Operation<Buffers> {
     match operation {
         Operation::Write {

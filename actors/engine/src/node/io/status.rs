@@ -16,16 +16,16 @@ use crate::node::gate::statistics::Asked;
 /// What a status is to tell.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted {
-    /// Data from zeroes, at the cost of a system call.
+    /// Tell data from zeroes, at the cost of a system call.
     pub zero: bool,
-    /// What a reader would see, with a depth that says which layer decides; else the answer is for one node alone.
+    /// Answer what a reader would see, with a depth that says which layer decides; else the answer is about one node alone.
     pub whole_chain: bool,
     /// The node above which the chain ends.
     pub base: Option<NodeId>,
 }
 
 impl Wanted {
-    /// Of one node alone.
+    /// The status of one node alone.
     pub const fn of_node(zero: bool) -> Self {
         Self {
             zero,
@@ -170,7 +170,7 @@ async fn decided(node: &Rc<NodeCell>, range: Range, wanted: Wanted, extent: Exte
     let mapped = StatusFlags::OFFSET_VALID;
     let (offset, len) = (range.offset(), range.len());
     let (flags, map) = match extent.at {
-        // Only what stores bytes itself has a place for them.
+        // Only a driver that stores bytes itself has a place for them.
         At::Own if node.kind().is_protocol() => (data | mapped, Some((node.id(), offset))),
         At::Own => (data, None),
         At::Special => (data | StatusFlags::COMPRESSED, None),

@@ -28,7 +28,7 @@ pub async fn write(cell: &Rc<NodeCell>, offset: u64, buffers: Buffers, passage: 
         return (Err(IoError::NotSupported), buffers);
     }
     let mut zero_flags = flags;
-    // A zero write carries no data: what is in the buffers does not count.
+    // A write with ZERO_WRITE carries no data: the bytes in its buffers do not count.
     if !flags.contains(RequestFlags::ZERO_WRITE) {
         if settings.detect_zeroes == DetectZeroes::Off || !buffers.is_zero() {
             return write_bytes(cell, offset, buffers, passage).await;
@@ -45,7 +45,7 @@ pub async fn write(cell: &Rc<NodeCell>, offset: u64, buffers: Buffers, passage: 
     (zeroed, buffers)
 }
 
-/// Writes what was checked, as it is.
+/// Writes bytes to a range that was checked, without looking for zeroes in them.
 pub async fn write_bytes(
     cell: &Rc<NodeCell>,
     offset: u64,
@@ -62,8 +62,8 @@ pub async fn write_bytes(
         drop(alone);
         return written;
     }
-    // All of the range at once, though it may be written piece by piece. Where the transfers of the node's own driver are
-    // tracked it is left to those, which would wait for this.
+    // The whole range is tracked at once, though it may be written piece by piece. Where the node tracks the transfers of its
+    // own driver that is left to them, because they would wait for this tracking.
     if flags.contains(RequestFlags::SERIALISING) && !cell.tracks_blocks() && !buffers.is_empty() {
         let alone = match stand_alone(cell, offset, bytes_in(&buffers), flags).await {
             Ok(alone) => alone,
@@ -80,7 +80,7 @@ pub async fn write_bytes(
 /// Waits for all that a serialising write overlaps, and holds back what comes later.
 async fn stand_alone(cell: &Rc<NodeCell>, offset: u64, len: u64, flags: RequestFlags) -> IoResult<Tracking> {
     let range = Range::new(offset, len)?;
-    // Before: growing waits for all that is in flight where the node ends.
+    // The node grows before the write is tracked, because growing waits for all requests in flight at the node's end.
     length::reach(cell, range.end()).await?;
     let no_wait = flags.contains(RequestFlags::NO_WAIT);
     cell.tracker().begin(range, true, no_wait).await
@@ -97,7 +97,7 @@ async fn guard(
     flags: RequestFlags,
 ) -> IoResult<Tracking> {
     let range = Range::new(offset, bytes_in(buffers))?;
-    // A serialising write is kept apart from others by the same entry: it must not wait for itself.
+    // One tracking serves for both the guard and a serialising write, which must not wait for itself.
     let guarded = if flags.contains(RequestFlags::SERIALISING) {
         range.end().max(probed::SIGNATURE_BYTES)
     } else {
@@ -185,7 +185,7 @@ pub async fn go_on(
     (Ok(()), written)
 }
 
-/// Places the next part; one that fails is counted where it got to.
+/// Places the next part. A part that fails is counted at the nodes that it got to.
 async fn place_next(
     cell: &Rc<NodeCell>,
     (offset, len): (u64, u64),
@@ -263,7 +263,7 @@ impl Gathered {
         (result, buffers)
     }
 
-    /// Raises an event at the node's child.
+    /// Raises a debug event at the child.
     async fn raise(&self, event: DebugEvent) {
         let held = self.node.edge(self.slot).and_then(|edge| edge.debug_event(event));
         if let Some(held) = held {

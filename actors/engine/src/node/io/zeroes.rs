@@ -112,7 +112,7 @@ async fn zero_piece(
         let _alone = alone_on_blocks(cell, range, has_blocks).await?;
         cell.raise(DebugEvent::PwritevZero).await;
         match driver.write_zeroes(range, flags).await {
-            // What is written in its place reports itself.
+            // The buffers of zeroes that are written instead report themselves.
             Err(IoError::NotSupported) => {}
             result => {
                 cell.write_done(range, result);
@@ -148,7 +148,8 @@ async fn write_zero_buffers(
     Ok(())
 }
 
-/// Forgets a range, which was checked, as far as the driver's blocks fit into it. Succeeds without effect where discards are not passed down.
+/// Forgets the driver's blocks that lie wholly within a range, which was checked. Succeeds without effect where the node does
+/// not pass discards down.
 pub async fn discard(cell: &Rc<NodeCell>, range: Range, by: By<'_>) -> IoResult<()> {
     let abilities = cell.abilities();
     if !cell.flags().contains(OpenFlags::UNMAP) || abilities.discard != Ability::Native {
@@ -185,12 +186,12 @@ fn whole_blocks(range: Range, alignment: u32, size: u64) -> Range {
     Range::between(start.unwrap_or(end), end)
 }
 
-/// Waits for what overlaps the clusters that a range touches, and holds back what comes later, where a format needs it or
-/// the request asks for it. Others are noted where the node notes what it has in flight.
+/// Waits for requests that overlap the clusters that a range touches, and holds back later ones, where a format needs that
+/// or the request asks for it. Otherwise the request is only tracked, where the node tracks its requests.
 async fn serialise(cell: &Rc<NodeCell>, range: Range, flags: RequestFlags) -> IoResult<Option<Tracking>> {
     let asked = flags.contains(RequestFlags::SERIALISING);
     let (granularity, serialising) = match cell.abilities().serialise_granularity {
-        // The pieces are serialised one by one, below.
+        // The pieces are serialised one by one as they are written.
         0 if cell.tracks_blocks() => return Ok(None),
         0 if asked || cell.tracks() => (1, asked),
         0 => return Ok(None),

@@ -1,4 +1,4 @@
-//! Answers to orders: each is given once, come what may.
+//! Answers to orders: the graph actor gets exactly one for each order, come what may.
 
 use std::rc::Rc;
 
@@ -7,7 +7,7 @@ use millpond_messages::{Error, ErrorKind, Result};
 use super::outcome::{Event, OrderId, OrderOutcome};
 use crate::node::table::NodeTable;
 
-/// Has a task carry an order out.
+/// Has a task carry an order out, and answers the order when the task ends.
 pub fn later<F>(table: &Rc<NodeTable>, order_id: OrderId, work: F)
 where
     F: AsyncFnOnce(&Rc<NodeTable>) -> OrderOutcome + 'static,
@@ -23,7 +23,7 @@ where
     });
 }
 
-/// The answer to an order that takes time. It is given when this is dropped, come what may.
+/// The answer that is owed to an order whose task runs. It is given when this is dropped, come what may.
 struct Owed {
     table: Rc<NodeTable>,
     order_id: OrderId,

@@ -30,7 +30,7 @@ fn carry_out_at_once(table: &Rc<NodeTable>, order_id: OrderId, node: NodeId, ord
     match order {
         NodeOrder::Quiesce(token) => match table.node(node) {
             Some(cell) => cell.quiesce(token),
-            // A node that is gone is as still as can be.
+            // A node that is gone has nothing in flight, so it counts as still.
             None => table.report(Event::Quiesced(node, token)),
         },
         NodeOrder::Resume(token) => with_node(table, node, |cell| cell.resume(token)),
@@ -100,7 +100,7 @@ fn carry_out_here(table: &Rc<NodeTable>, order_id: OrderId, order: IothreadOrder
     }
 }
 
-/// The texts are those that QEMU's monitor gives.
+/// Carries out an order about debug events. The errors have the texts of QEMU's monitor.
 fn debug(driver: &dyn millpond_drivers::api::Driver, order: &DebugOrder) -> Result<bool> {
     driver.debug().debug_order(order).map_err(|error| match order {
         DebugOrder::Breakpoint { .. } => Error::io("Could not set a breakpoint", error),
@@ -135,7 +135,7 @@ fn reopen_commit(table: &NodeTable, node: NodeId) -> Result<OpenFacts> {
     Ok(cell.facts(None))
 }
 
-/// Where paths lead when all links in them are followed. It blocks.
+/// Where paths lead when all links in them are followed. This blocks, so it runs on the pool.
 fn real_paths(paths: &[String]) -> Vec<Option<String>> {
     let real = |path: &String| {
         std::fs::canonicalize(path)
@@ -153,7 +153,7 @@ async fn describe_many(table: &NodeTable, nodes: Vec<NodeId>) -> Vec<(NodeId, De
         if let Ok(description) = task::describe(table, node).await {
             described.push((node, description));
         }
-        // A turn of the iothread makes so many polls at most: requests do not wait for all the nodes.
+        // Requests must not wait until all the nodes are described.
         yield_once().await;
     }
     described

@@ -11,8 +11,7 @@ use crate::node::io::{read, status};
 /// The most bytes that are held in memory at a time.
 const BUFFER_MAX: u64 = 1 << 20;
 
-/// Writes what is allocated in a range to the backing node. What reads as zeroes there is made to read so here without
-/// being read.
+/// Writes what the node has allocated in a range to its backing node. Zeroes are not read: they become zero writes.
 pub async fn commit(cell: &Rc<NodeCell>, mut offset: u64, len: u64) -> IoResult<()> {
     let edge = cell.backing_edge().ok_or(IoError::NotSupported)?;
     let end = offset.checked_add(len).ok_or(IoError::OutOfRange)?;

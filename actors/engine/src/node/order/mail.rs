@@ -15,7 +15,7 @@ use crate::iothread::IoThread;
 
 /// A message to an iothread.
 pub enum Mail {
-    /// Run this there: how exports place their tasks.
+    /// Code to run on the iothread: how exports place their tasks there.
     Run(Box<dyn FnOnce() + Send>),
     /// A request from another thread.
     Request(RemoteRequest),
@@ -28,11 +28,11 @@ pub enum Mail {
     },
     /// A node that moves in.
     Arrive(Box<MovedNode>),
-    /// A root edge that moves in with what is parked at it.
+    /// A root edge that moves in, with the requests that are parked at it.
     ArriveRoot(Box<MovedRoot>),
     /// Delay rules to put in force, or none. The sender is dropped when they are, and what was held has gone out.
     Chaos(Option<Chaos>, oneshot::Sender<()>),
-    /// Tell what is open, for a flight record.
+    /// A question what is open on the iothread, for a flight record.
     Flight(oneshot::Sender<Open>),
 }
 
@@ -42,7 +42,7 @@ pub struct RemoteRequest {
     pub entry: Entry,
     /// What is asked of the node.
     pub operation: Operation<Buffers>,
-    /// Where the answer goes. Dropped unanswered, the asker learns that the request was lost.
+    /// The sender of the answer. If it is dropped unused, the asker learns that the request was lost.
     pub reply: oneshot::Sender<Outcome<Buffers>>,
 }
 

@@ -1,7 +1,7 @@
-//! What is asked of a node and what it answers, how that is carried out, and how nodes move between iothreads.
+//! Orders of the graph actor to nodes: the words for them, carrying them out, and moving nodes between iothreads.
 //!
-//! The words ([`orders`], [`outcome`], [`mail`], [`moved`], [`root_handle`]) are below everything else of a node, what carries
-//! them out is above.
+//! The words ([`orders`], [`outcome`], [`mail`], [`moved`], [`root_handle`]) are below everything else of a node; what carries
+//! orders out is above. Nothing here serves requests: that is [`io`](super::io).
 
 pub mod answer;
 pub mod carry_out;

@@ -1,4 +1,4 @@
-//! Nodes and root edges on their way to another iothread: what mail carries of them.
+//! Nodes and root edges on their way to another iothread, as mail carries them.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::root_handle::RootHandle;
 use crate::iothread::IoThread;
 use crate::node::gate::statistics::Counters;
 
-/// A node on its way.
+/// A node on its way to another iothread.
 pub struct MovedNode {
     pub(in crate::node) order_id: OrderId,
     pub(in crate::node) node: NodeId,
@@ -34,7 +34,7 @@ pub struct MovedNode {
     pub(in crate::node) home: IoThread<Mail>,
 }
 
-/// A root edge on its way, with what is parked at it.
+/// A root edge on its way, with the requests that are parked at it.
 pub struct MovedRoot {
     pub(in crate::node) order_id: Option<OrderId>,
     pub(in crate::node) handle: RootHandle,

@@ -19,7 +19,7 @@ use crate::node::gate::sections::Gate;
 use crate::node::io::port;
 use crate::node::table::NodeTable;
 
-/// Answers an order, where whatever it was to do ends here.
+/// Answers an order that ends on this iothread.
 fn done(table: &NodeTable, order_id: OrderId, result: Result<()>) {
     table.report(Event::Ended(order_id, OrderOutcome::Done(result)));
 }
@@ -71,8 +71,8 @@ pub fn depart(table: &Rc<NodeTable>, order_id: OrderId, node: NodeId, to: IoThre
     }
 }
 
-/// Clients go on sending to this iothread until the edge has arrived, and what they send is passed on from here behind it
-/// on its way: so nothing comes before the edge, and only who has the edge says where it is.
+/// Packs a root edge up. Clients go on sending to this iothread until the edge has arrived, and their requests are passed on
+/// from here behind the edge: so no request arrives before it, and only the iothread that has the edge says where it is.
 fn pack_root(table: &NodeTable, root: &Rc<RootCell>, node: NodeId, home: &Arc<IoThread<Mail>>) -> MovedRoot {
     let handle = root.handle().clone();
     table.remove_root(handle.id());
@@ -113,7 +113,7 @@ pub fn arrive(table: &Rc<NodeTable>, moved: MovedNode) {
         unflushed: moved.unflushed,
     };
     let cell = NodeCell::new(parts, table.home());
-    // It was asked the same before it left.
+    // The driver answered the same question before the node left, so this is not expected to fail.
     if let Err(error) = cell.refresh() {
         tracing::warn!(node = cell.name(), %error, "a node that arrived goes by other limits than its driver's");
     }
@@ -172,7 +172,7 @@ pub fn arrive_root(table: &Rc<NodeTable>, moved: MovedRoot) {
             }
             Ok(())
         }
-        // Dropping the replies tells the askers.
+        // Dropping the replies tells the clients that their requests are lost.
         None => Err(Error::new(
             ErrorKind::NotFound,
             "The node to move to is not in this iothread",

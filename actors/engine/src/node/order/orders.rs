@@ -1,8 +1,8 @@
-//! What is asked of nodes: one telling, for those who decide and for those who carry it out.
+//! The orders of the graph actor: one set of words for those who decide and for those who carry out.
 //!
-//! Orders that are carried out before the next message is looked at, and orders that go on as tasks, are two types: what
-//! becomes a task cannot be taken for done. The few whose words hold handles are told by [`Naming`]: with ids where they
-//! are decided, with the handles behind them where they are carried out.
+//! Orders that are carried out before the next message is looked at, and orders that go on as tasks, are two types, so that
+//! what becomes a task cannot be taken for done. The few orders that hold handles are generic over [`Naming`]: they hold ids
+//! where they are decided, and the handles behind those where they are carried out.
 
 use std::sync::Arc;
 
@@ -18,11 +18,11 @@ use super::outcome::NodeSettings;
 #[cfg(doc)]
 use super::outcome::{Event, OrderOutcome};
 
-/// How orders name what is elsewhere.
+/// How orders name iothreads and root edges: by ids or by handles.
 pub trait Naming: Clone {
-    /// What stands for an iothread.
+    /// The name of an iothread.
     type Iothread: Clone;
-    /// A root edge that is to begin.
+    /// The name of a root edge that is to begin.
     type Root: Clone;
 }
 
@@ -42,13 +42,13 @@ pub struct Address<I> {
 /// An order of the graph actor.
 #[derive(Clone)]
 pub enum Order<N: Naming = Handles> {
-    /// To a node, carried out at once.
+    /// An order to a node, carried out at once.
     Node(NodeId, NodeOrder),
-    /// To a node, going on as a task.
+    /// An order to a node that goes on as a task.
     Task(NodeId, NodeTask),
     /// An order to an iothread itself.
     Iothread(IothreadOrder),
-    /// About what leads where.
+    /// An order about what leads where.
     Wiring(Wiring<N>),
 }
 
@@ -86,30 +86,30 @@ pub enum NodeOrder {
     Quiesce(Token),
     /// Take back that token's hold on the gate. Not answered.
     Resume(Token),
-    /// The prepared permissions hold. Not answered.
+    /// Put the prepared permissions into effect. Not answered.
     PermissionsCommit,
-    /// The prepared permissions are forgotten. Not answered.
+    /// Forget the prepared permissions. Not answered.
     PermissionsAbort,
-    /// The prepared options hold; the node is still. Answered by [`OrderOutcome::Opened`].
+    /// Put the prepared options into effect; the node is still. Answered by [`OrderOutcome::Opened`].
     ReopenCommit,
-    /// The prepared options are forgotten. Not answered.
+    /// Forget the prepared options. Not answered.
     ReopenAbort,
-    /// What was put aside is forgotten. Not answered.
+    /// Forget the state that an exchange has put aside. Not answered.
     ExchangeCommit,
-    /// What was put aside holds again; the old data is there. Not answered.
+    /// Restore the state that an exchange has put aside: the old data is there again. Not answered.
     ExchangeAbort,
     /// Have the driver end what it can: [`cancel_in_flight`](millpond_drivers::api::Driver::cancel_in_flight).
     CancelInFlight,
-    /// What the node has in flight, oldest first; answered by [`OrderOutcome::Pending`].
+    /// Name the requests that the node has in flight, oldest first; answered by [`OrderOutcome::Pending`].
     Pending,
     /// Count latencies in new histograms from now on; none ends those that there are.
     SetHistograms {
         /// The histograms to be kept, empty.
         histograms: LatencyHistograms,
     },
-    /// One more asks for copy-on-read of every read, or one less.
+    /// Count one more user, or one less, that has copy-on-read turned on for every read.
     CopyOnRead {
-        /// One asks for it more, or one less.
+        /// Whether it is one more.
         on: bool,
     },
     /// Note all that the node has in flight, for the sake of a root edge's requests that are serialised. The node is still.
@@ -132,9 +132,9 @@ pub enum NodeTask {
     Close,
     /// Prepare for other permissions: [`permissions_prepare`](millpond_drivers::api::Lifecycle::permissions_prepare).
     PermissionsPrepare {
-        /// What all its parents take.
+        /// The permissions that all its parents take.
         taken: Permissions,
-        /// What all of them share.
+        /// The permissions that all of them share.
         shared: Permissions,
     },
     /// Prepare new options of the node.
@@ -144,14 +144,13 @@ pub enum NodeTask {
         /// The options that the node itself carries out.
         settings: NodeSettings,
     },
-    /// Other data is about to be behind edges of a node that is still: what belongs to the old data is written back, and
-    /// flushed.
+    /// Prepare for other data behind some edges: write back and flush what belongs to the old data. The node is still.
     ExchangePrepare {
         /// The edges that lead elsewhere then.
         slots: Vec<ChildSlot>,
     },
-    /// The other data is there: what was read from the old is read anew, and put aside until a commit or an abort. Without
-    /// an edge, the node only asks its children anew what they demand. Answered by [`OrderOutcome::Opened`].
+    /// Go on with the other data: read it, and put the old state aside until a commit or an abort. Without an edge, the node
+    /// only asks its children anew what they demand. Answered by [`OrderOutcome::Opened`].
     Exchange {
         /// The edges that lead elsewhere then.
         slots: Vec<ChildSlot>,
@@ -167,23 +166,23 @@ pub enum NodeTask {
         /// ZERO_WRITE, or no flag at all.
         flags: RequestFlags,
     },
-    /// Check the image's metadata, and mend it; answered by [`OrderOutcome::Checked`]. The node is still.
+    /// Check the image's metadata, and repair it; answered by [`OrderOutcome::Checked`]. The node is still.
     Check {
         /// Which faults to repair.
         repair: Repair,
     },
-    /// Delete what the node is kept in.
+    /// Delete the file that the node's data is in.
     DeleteFile,
     /// Make everything acknowledged durable.
     Flush,
     /// Describe the node, answered by [`OrderOutcome::Described`].
     Describe,
-    /// The node's first bytes, for probing; answered by [`OrderOutcome::Head`].
+    /// Read the node's first bytes, for probing; answered by [`OrderOutcome::Head`].
     ReadHead {
         /// At most so many bytes.
         len: usize,
     },
-    /// Drop what is cached of the image, and read it again.
+    /// Drop what the driver caches of the image, and read it again.
     Invalidate,
     /// Write what a node has allocated in a range to its backing node. Both are still, but for this.
     Commit {
@@ -209,15 +208,15 @@ pub enum NodeTask {
 /// What an iothread does or tells. Making files, looking at paths and describing many nodes go on as tasks.
 #[derive(Clone)]
 pub enum IothreadOrder {
-    /// What the iothread has done; answered by [`OrderOutcome::Counters`].
+    /// Give the iothread's counters; answered by [`OrderOutcome::Counters`].
     Counters,
-    /// What has passed some nodes; answered by [`OrderOutcome::Statistics`].
+    /// Give the statistics of some nodes; answered by [`OrderOutcome::Statistics`].
     Statistics(Vec<NodeId>),
-    /// The state of some nodes that outlives their requests; answered by [`OrderOutcome::Saved`].
+    /// Save the state of some nodes; answered by [`OrderOutcome::Saved`].
     Save(Vec<NodeId>),
     /// Describe many nodes, answered by [`OrderOutcome::DescribedMany`].
     DescribeMany(Vec<NodeId>),
-    /// Where paths lead when all links in them are followed; answered by [`OrderOutcome::RealPaths`].
+    /// Follow all links in some paths; answered by [`OrderOutcome::RealPaths`].
     RealPaths(Vec<String>),
     /// Make an empty file with a name that nobody can foresee.
     NewTemporary,
@@ -253,7 +252,7 @@ pub enum Wiring<N: Naming = Handles> {
         /// Where it leads from now on.
         target: Address<N::Iothread>,
     },
-    /// End a root edge; what is parked at it fails.
+    /// End a root edge; the requests that are parked at it fail.
     DetachRoot(RootId),
     /// Move to another iothread; the node is still. Answered from there, once it has arrived.
     Depart {

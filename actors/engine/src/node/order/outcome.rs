@@ -1,4 +1,4 @@
-//! What nodes and iothreads answer and tell, and the words that orders and answers share.
+//! The answers to orders, the events that iothreads report, and the words that orders and answers share.
 
 use millpond_drivers::api::{Abilities, BackingLink, Posted};
 use millpond_messages::graph::IothreadCounters;
@@ -28,19 +28,19 @@ pub enum DetectZeroes {
     /// Zeroes are written as any data.
     #[default]
     Off,
-    /// They become zero writes.
+    /// Writes of zeroes become zero writes.
     On,
-    /// They become zero writes that may deallocate.
+    /// Writes of zeroes become zero writes that may deallocate.
     Unmap,
 }
 
-/// What an iothread tells the graph actor.
+/// What an iothread reports to the graph actor.
 pub enum Event {
-    /// An order was carried out, or was not.
+    /// An order has ended, carried out or not.
     Ended(OrderId, OrderOutcome),
     /// A node has nothing in flight, and will not until the token is resumed.
     Quiesced(NodeId, Token),
-    /// A driver tells something.
+    /// A driver has reported a notice.
     Noticed(NodeId, Posted),
     /// A root edge was sent a request that is to be serialised; its node is to note all that it has in flight.
     Serialises(NodeId, RootId),
@@ -96,7 +96,7 @@ pub struct OpenFacts {
 /// What queries show of a node.
 #[derive(Debug, Clone)]
 pub struct Description {
-    /// As at open, but now.
+    /// The facts as they are now.
     pub facts: OpenFacts,
     /// Bytes on the host that the driver itself knows of; not supported where they are those of its children.
     pub own_allocated_size: IoResult<u64>,

@@ -9,8 +9,8 @@ use millpond_messages::{IoThreadId, Permissions, RootId};
 use super::mail::Mail;
 use crate::iothread::IoThread;
 
-/// What the graph actor, the node's iothread and the clients of a root edge share. The graph actor writes what
-/// its user may do; where it is, the iothread that has it.
+/// The state of a root edge that the graph actor, the node's iothread and the clients share. The graph actor writes what the
+/// user may do; the iothread that has the edge writes where it is.
 pub struct RootShared {
     id: RootId,
     permissions: AtomicU8,
@@ -20,13 +20,13 @@ pub struct RootShared {
 }
 
 impl RootShared {
-    /// Sends to the iothread where the edge is now. Where that has stopped, the mail is dropped, which tells whoever
-    /// waits for its reply; false says so.
+    /// Sends mail to the iothread where the edge is now. False where that has stopped: the mail is dropped then, which tells
+    /// whoever waits for its reply.
     pub fn send(&self, mail: Mail) -> bool {
         self.home.load().send(mail).is_ok()
     }
 
-    /// Whether this is where clients send.
+    /// Whether clients send to this iothread.
     pub fn is_at(&self, iothread: IoThreadId) -> bool {
         self.home.load().id() == iothread
     }
@@ -79,17 +79,17 @@ impl RootHandle {
         self.0.home_id.store(id, Ordering::Release);
     }
 
-    /// The handle by which clients send. While others have it too, somebody may be about to.
+    /// The handle by which clients send. While others hold it too, a client may be about to send.
     pub fn home(&self) -> Arc<IoThread<Mail>> {
         self.0.home.load_full()
     }
 
-    /// Sends to the iothread where the edge is now; false where that has stopped.
+    /// Sends mail to the iothread where the edge is now; false where that has stopped.
     pub fn send(&self, mail: Mail) -> bool {
         self.0.home.load().send(mail).is_ok()
     }
 
-    /// Where it is now, by number: a cheaper look than at the handle.
+    /// The number of the iothread where the edge is now, which is cheaper to read than the handle.
     #[must_use]
     pub fn home_id(&self) -> IoThreadId {
         IoThreadId(self.0.home_id.load(Ordering::Acquire))

@@ -20,7 +20,7 @@ use crate::node::gate::statistics::Counters;
 use crate::node::io::port;
 use crate::node::table::NodeTable;
 
-/// Carries such an order out.
+/// Carries out an order about what leads where.
 pub fn carry_out(table: &Rc<NodeTable>, order_id: OrderId, wiring: Wiring) {
     match wiring {
         Wiring::Connect { parent, slot, target } => {
