@@ -105,7 +105,8 @@ pub enum SnapshotRequest<B> {
         /// The bytes that nobody will ask for.
         range: Range,
     },
-    /// Have what was in a range then where it is kept, rather than wait for the first write to it.
+    /// Have what was in a range then where it is kept, rather than wait for the first write to it. Answers
+    /// [`Value::Copied`].
     Copy {
         /// The bytes to copy, rounded to what the node copies in one go.
         range: Range,
@@ -121,6 +122,29 @@ pub enum Value {
     Bytes(u64),
     /// What the start of a range is made of.
     Status(BlockStatus),
+    /// How a copy of a range ended.
+    Copied(Result<(), CopyFault>),
+}
+
+/// Why a range was not copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CopyFault {
+    /// It could not be read.
+    #[error("reading: {0}")]
+    Source(IoError),
+    /// It could not be written.
+    #[error("writing: {0}")]
+    Target(IoError),
+}
+
+impl CopyFault {
+    /// The error of the request that failed.
+    #[must_use]
+    pub const fn error(self) -> IoError {
+        match self {
+            Self::Source(error) | Self::Target(error) => error,
+        }
+    }
 }
 
 /// The end of a request: its result, and the buffers it took.
@@ -157,7 +181,19 @@ impl<B> Outcome<B> {
     pub fn into_done(self) -> IoResult<()> {
         match self.result? {
             Value::Done => Ok(()),
-            Value::Bytes(_) | Value::Status(_) => Err(IoError::Invalid),
+            Value::Bytes(_) | Value::Status(_) | Value::Copied(_) => Err(IoError::Invalid),
+        }
+    }
+
+    /// How the copy ended that was asked for.
+    ///
+    /// # Errors
+    /// The copy's, or that of a request that did not get there, as one of its target.
+    pub fn into_copied(self) -> Result<(), CopyFault> {
+        match self.result {
+            Ok(Value::Copied(copied)) => copied,
+            Ok(Value::Done | Value::Bytes(_) | Value::Status(_)) => Err(CopyFault::Target(IoError::Invalid)),
+            Err(error) => Err(CopyFault::Target(error)),
         }
     }
 
@@ -168,7 +204,7 @@ impl<B> Outcome<B> {
     pub fn into_bytes(self) -> IoResult<u64> {
         match self.result? {
             Value::Bytes(bytes) => Ok(bytes),
-            Value::Done | Value::Status(_) => Err(IoError::Invalid),
+            Value::Done | Value::Status(_) | Value::Copied(_) => Err(IoError::Invalid),
         }
     }
 
@@ -179,7 +215,7 @@ impl<B> Outcome<B> {
     pub fn into_status(self) -> IoResult<BlockStatus> {
         match self.result? {
             Value::Status(status) => Ok(status),
-            Value::Done | Value::Bytes(_) => Err(IoError::Invalid),
+            Value::Done | Value::Bytes(_) | Value::Copied(_) => Err(IoError::Invalid),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A moment of a node's past that its driver keeps, while the node goes on.
 
+use millpond_messages::io::CopyFault;
 use millpond_messages::{BlockStatus, IoError, IoResult, Range};
 use millpond_ring::buffer::Buffers;
 
@@ -28,8 +29,8 @@ pub trait SnapshotAccess {
         Answer::ready(Err(IoError::NotSupported))
     }
 
-    /// Has what was in a range then where it is kept, rather than wait for the first write to it.
-    fn copy_then(&self, range: Range) -> Answer<'_, IoResult<()>> {
+    /// Has what was in a range then where it is kept, rather than wait for the first write to it; answers how that ended.
+    fn copy_then(&self, range: Range) -> Answer<'_, IoResult<Result<(), CopyFault>>> {
         let _ = range;
         Answer::ready(Err(IoError::NotSupported))
     }

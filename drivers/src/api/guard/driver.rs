@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::graph::Options;
-use millpond_messages::io::Preallocation;
+use millpond_messages::io::{CopyFault, Preallocation};
 use millpond_messages::saved::{DriverRecord, SavedError};
 use millpond_messages::{
     BlockSizes, BlockStatus, CheckResult, ChildSlot, DebugEvent, DebugOrder, DriverInfo, Geometry, IoResult,
@@ -329,7 +329,7 @@ impl SnapshotAccess for Guarded {
         self.ask(|driver| driver.snapshot_access().discard_then(range))
     }
 
-    fn copy_then(&self, range: Range) -> Answer<'_, IoResult<()>> {
+    fn copy_then(&self, range: Range) -> Answer<'_, IoResult<std::result::Result<(), CopyFault>>> {
         self.ask(|driver| driver.snapshot_access().copy_then(range))
     }
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use millpond_messages::error::errno::{EACCES, ENOMEM, ETIMEDOUT};
+use millpond_messages::io::CopyFault;
 use millpond_messages::{BlockStatus, ChunkSet, IoError, IoResult, Range, RequestFlags, StatusFlags};
 use millpond_ring::Ring;
 use millpond_ring::buffer::{Buffer, Buffers};
@@ -23,6 +24,8 @@ use crate::replica::copies::{Ranges, Use};
 
 /// The most that is copied by one pair of requests, in bytes.
 const PIECE: u64 = 1 << 20;
+/// The most that one copy has for itself, in bytes: zeroes are copied in larger pieces than data.
+const HELD_MOST: u64 = 16 << 20;
 
 /// What becomes of a write whose old data cannot be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -47,6 +50,10 @@ pub struct State {
     pub timeout: Option<Duration>,
     /// A write went on without its old data being kept.
     pub is_lost: bool,
+    /// What is written to the target asks for this.
+    pub write_flags: RequestFlags,
+    /// What was copied is discarded in the source.
+    pub discards_source: bool,
 }
 
 /// The moment, with what copies it.
@@ -59,6 +66,8 @@ pub struct Kept {
     on_error: OnError,
     timeout: Option<Duration>,
     is_lost: Cell<bool>,
+    write_flags: RequestFlags,
+    discards_source: bool,
     ranges: Ranges,
 }
 
@@ -73,6 +82,8 @@ impl Kept {
             on_error: state.on_error,
             timeout: state.timeout,
             is_lost: Cell::new(state.is_lost),
+            write_flags: state.write_flags,
+            discards_source: state.discards_source,
             ranges: Ranges::default(),
         }
     }
@@ -84,6 +95,8 @@ impl Kept {
             on_error: self.on_error,
             timeout: self.timeout,
             is_lost: self.is_lost.get(),
+            write_flags: self.write_flags,
+            discards_source: self.discards_source,
         }
     }
 
@@ -117,7 +130,7 @@ impl Kept {
                 let copying = std::pin::pin!(self.copy(range));
                 match select(copying, self.ring.sleep(timeout)).await {
                     Either::Left((copied, _)) => copied,
-                    Either::Right(_) => Err(IoError::from_errno(ETIMEDOUT)),
+                    Either::Right(_) => Err(CopyFault::Target(IoError::from_errno(ETIMEDOUT))),
                 }
             }
         };
@@ -126,57 +139,84 @@ impl Kept {
                 self.is_lost.set(true);
                 Ok(())
             }
-            (copied, _) => copied,
+            (copied, _) => copied.map_err(CopyFault::error),
         }
     }
 
-    /// Copies what is left of a range.
-    pub async fn copy(&self, range: Range) -> IoResult<()> {
+    /// Copies what is left of a range, piece by piece: a write to another part of it waits for one piece at most.
+    ///
+    /// # Errors
+    /// Some of it was not copied, and is left.
+    pub async fn copy(&self, range: Range) -> Result<(), CopyFault> {
         let range = self.widened(range);
-        let _alone = self.ranges.hold(range.offset(), range.len(), Use::Write).await;
         let mut from = range.offset();
-        loop {
-            // Looked at again after each wait: what was left may have been discarded.
-            let run = self.left.borrow().next_run(from);
-            let Some(run) = run.filter(|run| run.offset() < range.end()) else {
-                return Ok(());
+        while let Some(run) = self.next_left(Range::between(from, range.end())) {
+            let wanted = run.first(HELD_MOST);
+            let alone = self.ranges.hold(wanted.offset(), wanted.len(), Use::Write).await;
+            // Others may have copied it, or forgotten it, while it was waited for.
+            from = match self.next_left(wanted) {
+                None => wanted.end(),
+                Some(run) => {
+                    let copied = run.first(self.copy_piece(run).await?);
+                    self.left.borrow_mut().remove(copied);
+                    copied.end()
+                }
             };
-            let run = Range::between(run.offset(), run.end().min(range.end()));
-            from = run.end();
-            self.copy_run(run).await?;
-            self.left.borrow_mut().remove(run);
-        }
-    }
-
-    async fn copy_run(&self, run: Range) -> IoResult<()> {
-        let mut rest = run;
-        while !rest.is_empty() {
-            let status = self
-                .source
-                .block_status(rest.offset(), rest.len(), true, true)
-                .await?;
-            let part = rest.first(status.len);
-            if part.is_empty() {
-                return Err(IoError::Corrupt);
-            }
-            if status.flags.contains(StatusFlags::ZERO) {
-                let flags = RequestFlags::MAY_UNMAP;
-                self.target.write_zeroes(part.offset(), part.len(), flags).await?;
-                rest = rest.after(part.len());
-                continue;
-            }
-            let part = part.first(PIECE);
-            let room = usize::try_from(part.len()).ok().and_then(Buffer::try_alloc);
-            let room = room.ok_or(IoError::from_errno(ENOMEM))?;
-            let (read, data) = self.source.read(part.offset(), Buffers::from(room)).await;
-            read?;
-            self.target
-                .write(part.offset(), data, RequestFlags::empty())
-                .await
-                .0?;
-            rest = rest.after(part.len());
+            drop(alone);
         }
         Ok(())
+    }
+
+    /// The first run of a range that is left.
+    fn next_left(&self, range: Range) -> Option<Range> {
+        let run = self.left.borrow().next_run(range.offset())?;
+        let run = Range::between(run.offset(), run.end().min(range.end()));
+        (!run.is_empty()).then_some(run)
+    }
+
+    /// Copies the start of a range; answers how many bytes of it.
+    async fn copy_piece(&self, range: Range) -> Result<u64, CopyFault> {
+        let (reading, writing) = (CopyFault::Source, CopyFault::Target);
+        let status = self.source.block_status(range.offset(), range.len(), true, true);
+        let status = status.await.map_err(reading)?;
+        let part = range.first(status.len);
+        if part.is_empty() {
+            return Err(reading(IoError::Corrupt));
+        }
+        // Whole chunks are written, as a target that compresses wants them: one is data if any of it is.
+        let chunk = self.left.borrow().chunk();
+        let zeroes = match part.len() == range.len() {
+            true => part,
+            false => part.first(part.len() / chunk * chunk),
+        };
+        if status.flags.contains(StatusFlags::ZERO) && !zeroes.is_empty() {
+            let flags = RequestFlags::MAY_UNMAP;
+            let zeroed = self
+                .target
+                .write_zeroes(zeroes.offset(), zeroes.len(), flags)
+                .await;
+            zeroed.map_err(writing)?;
+            return Ok(self.given_back(zeroes).await);
+        }
+        let part = range
+            .first(part.len().next_multiple_of(chunk))
+            .first(PIECE.max(chunk));
+        let room = usize::try_from(part.len()).ok().and_then(Buffer::try_alloc);
+        let room = room.ok_or(reading(IoError::from_errno(ENOMEM)))?;
+        let (read, data) = self.source.read(part.offset(), Buffers::from(room)).await;
+        read.map_err(reading)?;
+        let (written, _) = self.target.write(part.offset(), data, self.write_flags).await;
+        written.map_err(writing)?;
+        Ok(self.given_back(part).await)
+    }
+
+    /// Gives the space of what was copied back, if that is wanted; answers how many bytes those are.
+    async fn given_back(&self, copied: Range) -> u64 {
+        if self.discards_source {
+            // A source that cannot give space back is no failure of the copy.
+            let _ = self.source.discard(copied.offset(), copied.len()).await;
+        }
+        copied.len()
     }
 
     fn check_readable(&self, range: Range) -> IoResult<()> {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::graph::Options;
+use millpond_messages::io::CopyFault;
 use millpond_messages::{
     BlockStatus, ChildSlot, ChunkSet, Error, ErrorKind, IoResult, Permissions, Range, RequestFlags, Result,
     Role,
@@ -58,6 +59,12 @@ struct CbwOptions {
     cbw_timeout: u32,
     #[serde(default)]
     min_cluster_size: u64,
+    /// Of a backup: what is copied is written compressed.
+    #[serde(default)]
+    compress: bool,
+    /// Of a backup: what was copied is discarded in the source.
+    #[serde(default)]
+    discard_source: bool,
 }
 
 impl CbwOptions {
@@ -176,6 +183,11 @@ async fn first_state(children: &[Child; 2], options: &CbwOptions) -> Result<Stat
         on_error: options.on_cbw_error,
         timeout: (options.cbw_timeout > 0).then(|| Duration::from_secs(options.cbw_timeout.into())),
         is_lost: false,
+        write_flags: match options.compress {
+            true => RequestFlags::WRITE_COMPRESSED,
+            false => RequestFlags::empty(),
+        },
+        discards_source: options.discard_source,
     })
 }
 
@@ -248,8 +260,8 @@ impl SnapshotAccess for CopyBeforeWrite {
         })
     }
 
-    fn copy_then(&self, range: Range) -> Answer<'_, IoResult<()>> {
-        Answer::wait(self.kept.copy(range))
+    fn copy_then(&self, range: Range) -> Answer<'_, IoResult<std::result::Result<(), CopyFault>>> {
+        Answer::wait(async move { Ok(self.kept.copy(range).await) })
     }
 }
 

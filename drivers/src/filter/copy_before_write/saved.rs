@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use millpond_messages::saved::{DriverRecord, Saved, SavedError};
-use millpond_messages::{ChunkSet, Range};
+use millpond_messages::{ChunkSet, Range, RequestFlags};
 use serde::{Deserialize, Serialize};
 
 use super::CopyBeforeWrite;
@@ -51,6 +51,10 @@ struct SavedMoment {
     /// Seconds that a write waits; 0 for no limit.
     timeout: u64,
     is_lost: bool,
+    /// What is copied is written compressed.
+    compresses: bool,
+    /// What was copied is discarded in the source.
+    discards_source: bool,
 }
 
 impl Saved for SavedMoment {
@@ -68,6 +72,8 @@ impl SavedMoment {
             breaks_snapshot: state.on_error == OnError::BreakSnapshot,
             timeout: state.timeout.map_or(0, |timeout| timeout.as_secs()),
             is_lost: state.is_lost,
+            compresses: state.write_flags.contains(RequestFlags::WRITE_COMPRESSED),
+            discards_source: state.discards_source,
         }
     }
 
@@ -81,6 +87,11 @@ impl SavedMoment {
             },
             timeout: (self.timeout > 0).then(|| Duration::from_secs(self.timeout)),
             is_lost: self.is_lost,
+            write_flags: match self.compresses {
+                true => RequestFlags::WRITE_COMPRESSED,
+                false => RequestFlags::empty(),
+            },
+            discards_source: self.discards_source,
         })
     }
 }
@@ -120,14 +131,16 @@ mod tests {
             breaks_snapshot: true,
             timeout: 5,
             is_lost: false,
+            compresses: true,
+            discards_source: false,
         }
     }
 
     #[test]
     fn the_bytes_of_version_1_stay() {
         let record = DriverRecord::of(&moment()).unwrap();
-        let expected = b"MILLPOND\x18driver/copy-before-write\x01\0\0\0\x27\0\0\0\
-            \xfc\0\0\x10\0\xfc\0\0\x01\0\x02\0\xfc\0\0\x01\0\xfc\0\0\x02\0\xfc\0\0\x0e\0\x01\0\xfc\0\0\x10\0\x01\x05\0";
+        let expected = b"MILLPOND\x18driver/copy-before-write\x01\0\0\0\x29\0\0\0\
+            \xfc\0\0\x10\0\xfc\0\0\x01\0\x02\0\xfc\0\0\x01\0\xfc\0\0\x02\0\xfc\0\0\x0e\0\x01\0\xfc\0\0\x10\0\x01\x05\0\x01\0";
         assert_eq!(record.bytes(), expected);
         assert_eq!(record.state::<SavedMoment>().unwrap(), moment());
     }

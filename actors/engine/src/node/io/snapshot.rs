@@ -26,6 +26,6 @@ pub async fn snapshot(cell: &Rc<NodeCell>, request: SnapshotRequest<Buffers>) ->
         SnapshotRequest::Read { offset, buffers } => with_buffers(kept.read_then(offset, buffers).await),
         SnapshotRequest::Status { range } => Outcome::plain(kept.status_then(range).await.map(Value::Status)),
         SnapshotRequest::Discard { range } => done(kept.discard_then(range).await),
-        SnapshotRequest::Copy { range } => done(kept.copy_then(range).await),
+        SnapshotRequest::Copy { range } => Outcome::plain(kept.copy_then(range).await.map(Value::Copied)),
     }
 }
