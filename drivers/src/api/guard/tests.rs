@@ -1,10 +1,8 @@
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::task::Wake;
-
-use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 
 use millpond_messages::error::errno::EIO;
 use millpond_messages::{IoError, IoResult};
@@ -31,7 +29,7 @@ fn no_method_is_left_to_its_default() {
         (declared, driver, format!("impl {name} for Guarded {{"))
     };
     for (declared, source, start) in [
-        facet(include_str!("../mod.rs"), "Driver"),
+        facet(include_str!("../driver.rs"), "Driver"),
         facet(include_str!("../lifecycle.rs"), "Lifecycle"),
         facet(include_str!("../image.rs"), "Image"),
         facet(include_str!("../debug.rs"), "DebugPoints"),
