@@ -21,7 +21,7 @@ static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
 /// The rings of all threads. It changes only as threads come and go.
 static RECORDERS: LazyLock<ArcSwap<Vec<Arc<Recorder>>>> = LazyLock::new(ArcSwap::default);
 
-/// A time as records have it.
+/// A time as records have it: nanoseconds since they began to count.
 #[inline]
 pub fn nanoseconds(now: Instant) -> u64 {
     u64::try_from(now.saturating_duration_since(*BEGUN).as_nanos()).unwrap_or(u64::MAX)
@@ -33,7 +33,7 @@ pub struct Recorder {
     name: String,
     begun: Instant,
     slots: Box<[[AtomicU64; WORDS]]>,
-    /// How many have been written.
+    /// How many records have been written.
     written: AtomicU64,
 }
 
@@ -92,12 +92,12 @@ impl Recorder {
         &self.name
     }
 
-    /// How many have been written.
+    /// How many records have been written.
     pub fn written(&self) -> u64 {
         self.written.load(Ordering::Acquire)
     }
 
-    /// A time as records have it.
+    /// A time as records have it: nanoseconds since they began to count.
     #[inline]
     pub fn since_begin(&self, now: Instant) -> u64 {
         u64::try_from(now.saturating_duration_since(self.begun).as_nanos()).unwrap_or(u64::MAX)

@@ -249,7 +249,7 @@ async fn child_status(
     let is_filter = node.kind().is_filter();
     let behind = node.edge(slot).map(|edge| edge.behind()).unwrap_or_default();
     if is_filter && wanted.ends_above(&behind) {
-        // The filter has nothing of its own.
+        // A filter has no data of its own.
         return Ok(BlockStatus {
             flags: StatusFlags::empty(),
             map: None,
@@ -295,7 +295,7 @@ async fn with_zero_of_child(
     };
     let ends_in_zeroes = StatusFlags::EOF | StatusFlags::ZERO;
     if below.len == 0 || below.flags.contains(ends_in_zeroes) {
-        // Beyond the end of the file there is nothing but zeroes.
+        // Beyond its end the file reads as zeroes.
         return Ok(BlockStatus {
             flags: own.flags | StatusFlags::ZERO,
             ..own

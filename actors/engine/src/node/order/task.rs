@@ -18,7 +18,7 @@ use crate::node::cell::node::NodeCell;
 use crate::node::io::{flush, length, read};
 use crate::node::table::NodeTable;
 
-/// Carries such an order out.
+/// Carries out an order that goes on as a task.
 pub async fn carry_out(table: &Rc<NodeTable>, node: NodeId, task: NodeTask) -> OrderOutcome {
     match task {
         NodeTask::Close => OrderOutcome::Done(close(table, node).await),
@@ -106,7 +106,7 @@ async fn reopen_prepare(
         );
         return Err(Error::new(ErrorKind::InvalidArgument, text));
     }
-    // A node that is read-only from then on is not flushed any more.
+    // Once the node is read-only it is not flushed any more.
     flush::flush(&cell)
         .await
         .map_err(|error| Error::io("Error flushing drive", error))?;
@@ -118,7 +118,7 @@ async fn reopen_prepare(
 async fn exchange_prepare(table: &NodeTable, node: NodeId, slots: &[ChildSlot]) -> Result<()> {
     let cell = found(table, node)?;
     driver(table, node)?.exchange_prepare(slots).await?;
-    // What was acknowledged cannot be made durable from here any more once it is other data that is flushed.
+    // Writes that were acknowledged must be durable now, because later flushes go to the other data.
     flush::flush(&cell)
         .await
         .map_err(|error| Error::io("Error flushing drive", error))
@@ -178,7 +178,7 @@ async fn close(table: &NodeTable, node: NodeId) -> Result<()> {
 async fn make_empty(table: &NodeTable, node: NodeId) -> Result<()> {
     let cell = found(table, node)?;
     let emptied = driver(table, node)?.image().make_empty().await;
-    // The next flush is not skipped: what was forgotten is so in memory only.
+    // The next flush must not be skipped: the image may be empty in memory only.
     cell.mark_unflushed();
     emptied
 }
@@ -187,7 +187,7 @@ async fn check(table: &NodeTable, node: NodeId, repair: Repair) -> Result<CheckR
     let cell = found(table, node)?;
     let checked = driver(table, node)?.image().check(repair).await;
     if repair.is_wanted() {
-        // The next flush is not skipped: what was mended may be so in memory only.
+        // The next flush must not be skipped: repairs may be in memory only.
         cell.mark_unflushed();
     }
     checked
@@ -209,7 +209,7 @@ async fn amend(table: &NodeTable, node: NodeId, options: &Options) -> Result<()>
     let cell = found(table, node)?;
     let driver = driver(table, node)?;
     let amended = driver.image().amend(options).await;
-    // Of several changes some may have been made before one failed.
+    // Some of several changes may have been made before one failed, so the length is asked for in any case.
     let length = driver.length().await;
     if let Ok(size) = length {
         cell.set_size(size);
