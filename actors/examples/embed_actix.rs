@@ -11,7 +11,8 @@ use futures_util::future::join;
 use millpond::graph::{Graph, GraphConfig, GraphMessage, ImplicitOpens, system_iothreads};
 use millpond::node::Client;
 use millpond_messages::graph::{
-    GraphReply, GraphRequest, Immediate, IothreadOptions, Mutation, RootRequest, RootUser,
+    AddNode, AttachRoot, CloseAll, DetachRoot, IothreadOptions, MakeImage, Request, RootRequest, RootUser,
+    Snapshot,
 };
 use millpond_messages::{Permissions, RequestFlags};
 use millpond_ring::Engine;
@@ -22,16 +23,16 @@ use serde_json::json;
 const BLOCK: usize = 4096;
 const DISK: u64 = 1 << 20;
 
-async fn ask(
-    graph: &Addr<Graph>,
-    request: impl Into<GraphRequest>,
-) -> Result<GraphReply<Client>, Box<dyn Error>> {
-    Ok(graph.send(GraphMessage(request.into())).await??)
+async fn ask<R>(graph: &Addr<Graph>, request: R) -> Result<R::Answer<Client>, Box<dyn Error>>
+where
+    R: Request + Send + 'static,
+{
+    Ok(graph.send(GraphMessage(request)).await??)
 }
 
 async fn add(graph: &Addr<Graph>, node: serde_json::Value) -> Result<(), Box<dyn Error>> {
     let options = node.as_object().cloned().unwrap_or_default();
-    ask(graph, Mutation::BlockdevAdd(options)).await.map(drop)
+    ask(graph, AddNode(options)).await
 }
 
 /// Makes a qcow2 image and opens it as node `name`, without looking for a backing file.
@@ -46,7 +47,7 @@ async fn image(graph: &Addr<Graph>, folder: &Path, name: &str) -> Result<(), Box
     .await?;
     let create = json!({"driver": "qcow2", "file": file, "size": DISK});
     let create = create.as_object().cloned().unwrap_or_default();
-    ask(graph, Mutation::BlockdevCreate(create)).await?;
+    ask(graph, MakeImage(create)).await?;
     add(
         graph,
         json!({"driver": "qcow2", "node-name": name, "file": file, "backing": null}),
@@ -84,11 +85,9 @@ async fn run(folder: &Path) -> Result<(), Box<dyn Error>> {
         iothread_required: false,
         writethrough: false,
     };
-    let GraphReply::Root(client) = ask(&graph, Mutation::AttachRoot(request)).await? else {
-        return Err("attaching gives a client".into());
-    };
+    let client = ask(&graph, AttachRoot(request)).await?;
 
-    let snapshot = Mutation::BlockdevSnapshot {
+    let snapshot = Snapshot {
         node: "disk".to_owned(),
         overlay: "overlay".to_owned(),
     };
@@ -99,8 +98,8 @@ async fn run(folder: &Path) -> Result<(), Box<dyn Error>> {
     let (read, buffers) = client.read(7 * BLOCK as u64, Buffers::zeroed(BLOCK)).await;
     read?;
     println!("block 7 reads back: {}", buffers.to_vec() == [7; BLOCK]);
-    ask(&graph, Mutation::DetachRoot(client.root())).await?;
-    ask(&graph, Immediate::CloseAll { grace: None }).await?;
+    ask(&graph, DetachRoot(client.root())).await?;
+    ask(&graph, CloseAll { grace: None }).await?;
     println!("closed");
     Ok(())
 }

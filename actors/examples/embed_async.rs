@@ -159,7 +159,7 @@ async fn run(path: &str) -> Result<(), Box<dyn Error>> {
     let node = serde_json::json!({
         "driver": "invert", "node-name": "disk", "file": {"driver": "file", "filename": path},
     });
-    layer.graph().blockdev_add(options(node)?).await?;
+    layer.graph().add_node(options(node)?).await?;
     let client = attach(&layer, "disk").await?;
 
     // A drained section holds the write back, and lets it go on when it ends.

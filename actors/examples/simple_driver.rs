@@ -60,7 +60,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     config.registry.register(Arc::new(memory))?;
     let layer = BlockLayer::start(config).await?;
     let node = serde_json::json!({"driver": "memory", "node-name": "disk"});
-    layer.graph().blockdev_add(options(node)?).await?;
+    layer.graph().add_node(options(node)?).await?;
     let client = layer.graph().attach(RootRequest {
         node: "disk".to_owned(),
         user: RootUser::Embedder("example".to_owned()),

@@ -8,7 +8,7 @@ use std::ops::Deref;
 use std::pin::Pin;
 
 use millpond_engine::node::Client;
-use millpond_messages::graph::{Mutation, OpenImage, Probing, RootRequest, RootUser};
+use millpond_messages::graph::{DeleteNode, DetachRoot, OpenImage, Probing, RootRequest, RootUser};
 use millpond_messages::path::path_has_protocol;
 use millpond_messages::{Error, ErrorKind, IoError, OpenFlags, Permissions, Result};
 use serde_json::{Value, json};
@@ -184,7 +184,7 @@ impl Opened {
     async fn delete(&mut self) -> Result<()> {
         let mut result = Ok(());
         while let Some(node) = self.nodes.pop() {
-            result = result.and(self.graph.blockdev_del(node).await);
+            result = result.and(self.graph.delete_node(node).await);
         }
         result
     }
@@ -249,9 +249,9 @@ impl Disk {
         image.options.insert("driver".to_owned(), json!("qcow2"));
         image.options.insert("backing".to_owned(), Value::Null);
         let node = graph.open(image).await?;
-        if let Err(error) = graph.blockdev_snapshot(self.node_name(), node.as_str()).await {
+        if let Err(error) = graph.snapshot(self.node_name(), node.as_str()).await {
             // The overlay that nothing is written to yet is given up; the refusal is the error that counts.
-            drop(graph.blockdev_del(node).await);
+            drop(graph.delete_node(node).await);
             return Err(error);
         }
         self.opened.nodes.push(node);
@@ -274,9 +274,9 @@ impl Drop for Disk {
             return;
         }
         let graph = &self.opened.graph;
-        graph.send(Mutation::DetachRoot(self.client.root()));
+        graph.send(DetachRoot(self.client.root()));
         for node_name in self.opened.nodes.drain(..).rev() {
-            graph.send(Mutation::BlockdevDel { node_name });
+            graph.send(DeleteNode { node_name });
         }
     }
 }

@@ -1,7 +1,8 @@
 //! New images, as `qemu-img create` makes them: in a file that is made for it, perhaps on top of another image.
 
 use millpond_messages::graph::{
-    DriverFacts, GraphReply, GraphRequest, Mutation, NodeFacts, OpenImage, Options, Probing, Query, RootUser,
+    DeleteFile, DetachRoot, DriverFacts, FindRoot, ListDrivers, MakeImage, NodeFacts, OpenImage, Options,
+    Probing, RootUser,
 };
 use millpond_messages::path::{full_backing_filename, path_has_protocol};
 use millpond_messages::qapi::parse_size;
@@ -235,7 +236,7 @@ fn split_options(text: &str) -> Vec<String> {
 
 /// Makes an image: see [`GraphHandle::create_image`].
 async fn create(graph: &GraphHandle, image: NewImage) -> Result<Option<String>> {
-    let drivers = drivers(graph).await?;
+    let drivers = graph.ask(ListDrivers { read_only: false }).await?;
     let format = maker(&drivers, &image.format, "file format", "Format driver")?;
     let (protocol, filename) = protocol_of(&image.filename);
     maker(&drivers, protocol, "protocol", "Protocol driver")?;
@@ -269,16 +270,8 @@ async fn create(graph: &GraphHandle, image: NewImage) -> Result<Option<String>> 
     if formatted.is_err() {
         delete_file(graph, &facts.name).await;
     }
-    let closed = done(graph, Mutation::DetachRoot(file)).await;
+    let closed = graph.ask(DetachRoot(file)).await;
     formatted.and(closed).map(|()| told)
-}
-
-async fn drivers(graph: &GraphHandle) -> Result<Vec<DriverFacts>> {
-    let query = Query::Drivers { read_only: false };
-    match graph.ask(GraphRequest::Query(query)).await? {
-        GraphReply::Drivers(drivers) => Ok(drivers),
-        _ => Err(unexpected()),
-    }
 }
 
 /// The driver of a name, which can make images.
@@ -335,7 +328,7 @@ async fn length_of_base(
         ..OpenImage::default()
     };
     let (root, facts) = hold(graph, opened).await?;
-    done(graph, Mutation::DetachRoot(root)).await?;
+    graph.ask(DetachRoot(root)).await?;
     if format.is_none() {
         let text = format!(
             "Backing file specified without backing format\nDetected format of {}.",
@@ -348,19 +341,13 @@ async fn length_of_base(
 
 /// Opens an image and takes hold of it.
 async fn hold(graph: &GraphHandle, image: OpenImage) -> Result<(RootId, NodeFacts)> {
-    let image = OpenImage {
-        holder: Some(RootUser::Embedder(USER.to_owned())),
-        ..image
-    };
-    let GraphReply::Root(client) = graph.ask(Mutation::Open(Box::new(image))).await? else {
-        return Err(unexpected());
-    };
-    let root = client.root();
-    match graph.ask(GraphRequest::Query(Query::Root(root))).await {
-        Ok(GraphReply::Node(facts)) => Ok((root, facts)),
-        failed => {
-            done(graph, Mutation::DetachRoot(root)).await?;
-            failed.and(Err(unexpected()))
+    let holder = RootUser::Embedder(USER.to_owned());
+    let root = graph.open_held(image, holder).await?.root();
+    match graph.ask(FindRoot(root)).await {
+        Ok(facts) => Ok((root, facts)),
+        Err(error) => {
+            graph.detach(root).await?;
+            Err(error)
         }
     }
 }
@@ -375,7 +362,7 @@ async fn make_file(
     options.insert("driver".to_owned(), driver.into());
     options.insert("filename".to_owned(), filename.into());
     options.insert("size".to_owned(), size.into());
-    done(graph, Mutation::BlockdevCreate(options)).await
+    graph.ask(MakeImage(options)).await
 }
 
 async fn open_file(graph: &GraphHandle, protocol: &str, filename: &str) -> Result<(RootId, NodeFacts)> {
@@ -400,26 +387,15 @@ async fn format_file(
     options.insert("driver".to_owned(), format.into());
     options.insert("file".to_owned(), node.into());
     options.insert("size".to_owned(), size.into());
-    done(graph, Mutation::BlockdevCreate(options)).await
+    graph.ask(MakeImage(options)).await
 }
 
 /// Half an image helps nobody. If its file cannot go, the error that is told already says enough.
 async fn delete_file(graph: &GraphHandle, node: &str) {
     let node_name = node.to_owned();
-    if let Err(error) = done(graph, Mutation::DeleteFile { node_name }).await {
+    if let Err(error) = graph.ask(DeleteFile { node_name }).await {
         tracing::warn!(%error, "half an image is left");
     }
-}
-
-async fn done(graph: &GraphHandle, request: impl Into<GraphRequest>) -> Result<()> {
-    match graph.ask(request).await? {
-        GraphReply::Done => Ok(()),
-        _ => Err(unexpected()),
-    }
-}
-
-fn unexpected() -> Error {
-    invalid("The graph gave a reply to another question")
 }
 
 #[cfg(test)]

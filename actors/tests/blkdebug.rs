@@ -10,7 +10,10 @@ use std::process::Command;
 use millpond::graph::GraphHandle;
 use millpond::node::Client;
 use millpond_messages::error::errno::{EIO, ENOENT};
-use millpond_messages::graph::{DrainScope, IothreadOptions, OpenImage, Options, RootRequest, RootUser};
+use millpond_messages::graph::{
+    DebugNode, DrainScope, IothreadOptions, IsSuspended, ListDrains, NamedNodes, NodeReports, OpenImage,
+    Options, Resize, RootRequest, RootUser, SetIothread,
+};
 use millpond_messages::io::OperationKind;
 use millpond_messages::{ErrorKind, IoError, NodeStatistics, OpenFlags, Permissions, RequestFlags};
 use millpond_ring::buffer::{Buffer, Buffers};
@@ -25,11 +28,11 @@ fn options(json: Value) -> Options {
 }
 
 async fn add(graph: &GraphHandle, json: Value) {
-    graph.blockdev_add(options(json)).await.unwrap();
+    graph.add_node(options(json)).await.unwrap();
 }
 
 async fn refusal(graph: &GraphHandle, json: Value) -> String {
-    graph.blockdev_add(options(json)).await.unwrap_err().to_string()
+    graph.add_node(options(json)).await.unwrap_err().to_string()
 }
 
 async fn attach_with(
@@ -81,7 +84,7 @@ fn qcow2_image(directory: &tempfile::TempDir, name: &str) -> PathBuf {
 
 /// What has passed a node so far.
 async fn counted(graph: &GraphHandle, node: &str) -> NodeStatistics {
-    let nodes = graph.node_statistics().await.unwrap();
+    let nodes = graph.ask(NodeReports).await.unwrap();
     let found = nodes.into_iter().find(|report| report.node_name == node);
     found.unwrap().statistics
 }
@@ -297,13 +300,16 @@ fn a_request_held_at_an_event_is_seen_by_a_drain_which_waits_until_it_is_resumed
     let path = qcow2_image(&directory, "disk.qcow2");
     with_graph(|graph| async move {
         let client = qcow2_over(&graph, &path, json!({})).await;
-        graph.debug_breakpoint("disk", "write_aio", "A").await.unwrap();
-        assert!(!graph.debug_is_suspended("disk", "A").await.unwrap());
+        graph
+            .ask(DebugNode::breakpoint("disk", "write_aio", "A"))
+            .await
+            .unwrap();
+        assert!(!graph.ask(IsSuspended::under("disk", "A")).await.unwrap());
         let writing = begun({
             let client = client.clone();
             async move { write(&client, 65536, 9, 4096).await }
         });
-        while !graph.debug_is_suspended("disk", "A").await.unwrap() {
+        while !graph.ask(IsSuspended::under("disk", "A")).await.unwrap() {
             actix_rt::task::yield_now().await;
         }
         let drained = begun({
@@ -311,7 +317,7 @@ fn a_request_held_at_an_event_is_seen_by_a_drain_which_waits_until_it_is_resumed
             async move { graph.drain(DrainScope::Node("disk".to_owned()), "test").await }
         });
         let pending = loop {
-            let drains = graph.pending_drains().await.unwrap();
+            let drains = graph.ask(ListDrains).await.unwrap();
             let waiting = drains.first().and_then(|drain| drain.waiting_for.first());
             if let Some(request) = waiting.and_then(|node| node.requests.first()) {
                 break request.clone();
@@ -323,10 +329,10 @@ fn a_request_held_at_an_event_is_seen_by_a_drain_which_waits_until_it_is_resumed
             (OperationKind::Write, 65536, 4096)
         );
         assert!(!drained.is_finished() && !writing.is_finished());
-        graph.debug_resume("disk", "A").await.unwrap();
+        graph.ask(DebugNode::resume("disk", "A")).await.unwrap();
         assert_eq!(writing.await.unwrap(), Ok(()));
         drop(drained.await.unwrap().unwrap());
-        assert!(!graph.debug_is_suspended("disk", "A").await.unwrap());
+        assert!(!graph.ask(IsSuspended::under("disk", "A")).await.unwrap());
         assert_eq!(read(&client, 65536, 4096).await, Ok(vec![9; 4096]));
         graph.detach(client.root()).await.unwrap();
     });
@@ -339,7 +345,7 @@ fn a_breakpoint_that_is_removed_lets_go_and_holds_no_more() {
     with_graph(|graph| async move {
         let client = qcow2_over(&graph, &path, json!({})).await;
         graph
-            .debug_breakpoint("disk", "flush_to_disk", "A")
+            .ask(DebugNode::breakpoint("disk", "flush_to_disk", "A"))
             .await
             .unwrap();
         write(&client, 0, 1, 512).await.unwrap();
@@ -347,10 +353,13 @@ fn a_breakpoint_that_is_removed_lets_go_and_holds_no_more() {
             let client = client.clone();
             async move { client.flush().await }
         });
-        while !graph.debug_is_suspended("debug", "A").await.unwrap() {
+        while !graph.ask(IsSuspended::under("debug", "A")).await.unwrap() {
             actix_rt::task::yield_now().await;
         }
-        graph.debug_remove_breakpoint("disk", "A").await.unwrap();
+        graph
+            .ask(DebugNode::remove_breakpoint("disk", "A"))
+            .await
+            .unwrap();
         assert_eq!(flushing.await.unwrap(), Ok(()));
         write(&client, 0, 1, 512).await.unwrap();
         client.flush().await.unwrap();
@@ -364,22 +373,35 @@ fn breakpoints_need_a_node_that_listens_an_event_and_a_tag() {
     let path = qcow2_image(&directory, "disk.qcow2");
     with_graph(|graph| async move {
         add(&graph, json!({"driver": "null-co", "node-name": "null"})).await;
-        let error = graph.debug_breakpoint("null", "read_aio", "A").await.unwrap_err();
+        let error = graph
+            .ask(DebugNode::breakpoint("null", "read_aio", "A"))
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
-        let error = graph.debug_resume("null", "A").await.unwrap_err();
+        let error = graph.ask(DebugNode::resume("null", "A")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert!(!graph.debug_is_suspended("null", "A").await.unwrap());
+        assert!(!graph.ask(IsSuspended::under("null", "A")).await.unwrap());
         assert_eq!(
-            graph.debug_is_suspended("nothing", "A").await.unwrap_err().kind(),
+            graph
+                .ask(IsSuspended::under("nothing", "A"))
+                .await
+                .unwrap_err()
+                .kind(),
             ErrorKind::NotFound
         );
         let client = qcow2_over(&graph, &path, json!({})).await;
         let not_there = ErrorKind::Io(IoError::Os(ENOENT));
-        let error = graph.debug_breakpoint("disk", "read_oai", "A").await.unwrap_err();
+        let error = graph
+            .ask(DebugNode::breakpoint("disk", "read_oai", "A"))
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), not_there);
-        let error = graph.debug_resume("disk", "A").await.unwrap_err();
+        let error = graph.ask(DebugNode::resume("disk", "A")).await.unwrap_err();
         assert_eq!(error.kind(), not_there);
-        let error = graph.debug_remove_breakpoint("disk", "A").await.unwrap_err();
+        let error = graph
+            .ask(DebugNode::remove_breakpoint("disk", "A"))
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), not_there);
         graph.detach(client.root()).await.unwrap();
     });
@@ -392,26 +414,37 @@ fn rules_and_breakpoints_move_along_to_another_iothread() {
     with_graph(|graph| async move {
         let rule = json!({"event": "flush_to_disk", "once": true, "iotype": "flush"});
         let client = qcow2_over(&graph, &path, json!({ "inject-error": [rule] })).await;
-        graph.debug_breakpoint("disk", "pwritev", "A").await.unwrap();
+        graph
+            .ask(DebugNode::breakpoint("disk", "pwritev", "A"))
+            .await
+            .unwrap();
         graph.add_iothread(IothreadOptions::named("other")).await.unwrap();
         graph
-            .set_iothread("disk", Some("other".to_owned()), true)
+            .ask(SetIothread {
+                node_name: "disk".to_owned(),
+                iothread: Some("other".to_owned()),
+                force: true,
+            })
             .await
             .unwrap();
         let writing = begun({
             let client = client.clone();
             async move { write(&client, 0, 1, 512).await }
         });
-        while !graph.debug_is_suspended("disk", "A").await.unwrap() {
+        while !graph.ask(IsSuspended::under("disk", "A")).await.unwrap() {
             actix_rt::task::yield_now().await;
         }
-        graph.debug_resume("disk", "A").await.unwrap();
+        graph.ask(DebugNode::resume("disk", "A")).await.unwrap();
         assert_eq!(writing.await.unwrap(), Ok(()));
         assert_eq!(client.flush().await, Err(BROKEN));
         assert_eq!(client.flush().await, Ok(()));
         graph.detach(client.root()).await.unwrap();
         graph
-            .set_iothread("disk", None, true)
+            .ask(SetIothread {
+                node_name: "disk".to_owned(),
+                iothread: None,
+                force: true,
+            })
             .await
             .expect("an iothread that is empty can go");
     });
@@ -520,7 +553,12 @@ fn a_resize_fails_at_the_events_at_which_it_fails_in_qemu_and_says_the_same() {
         let expected = resize_in_qemu(&theirs, &rule, size);
         with_graph(|graph| async move {
             let client = qcow2_over(&graph, &ours, json!({ "inject-error": [rule] })).await;
-            let resized = graph.resize("disk", size).await;
+            let resized = graph
+                .ask(Resize {
+                    node_name: "disk".to_owned(),
+                    size,
+                })
+                .await;
             let said = resized.err().map_or_else(String::new, |error| error.to_string());
             assert_eq!(said, expected, "{event}");
             graph.detach(client.root()).await.unwrap();
@@ -558,21 +596,31 @@ fn tables_behind_a_shorter_disks_end_are_freed_after_the_l1_table_was_written() 
         let client = qcow2_over(&graph, &path, json!({})).await;
         let events = ["l1_shrink_write_table", "l1_update", "l1_shrink_free_l2_clusters"];
         for event in events {
-            graph.debug_breakpoint("disk", event, event).await.unwrap();
+            graph
+                .ask(DebugNode::breakpoint("disk", event, event))
+                .await
+                .unwrap();
         }
         let handle = graph.clone();
-        let running = begun(async move { handle.resize("disk", 64 << 10).await });
+        let running = begun(async move {
+            handle
+                .ask(Resize {
+                    node_name: "disk".to_owned(),
+                    size: 64 << 10,
+                })
+                .await
+        });
         for (index, event) in events.iter().enumerate() {
-            while !graph.debug_is_suspended("disk", *event).await.unwrap() {
+            while !graph.ask(IsSuspended::under("disk", *event)).await.unwrap() {
                 assert!(!running.is_finished(), "{event} did not happen");
             }
             for later in events.iter().skip(index + 1) {
                 assert!(
-                    !graph.debug_is_suspended("disk", *later).await.unwrap(),
+                    !graph.ask(IsSuspended::under("disk", *later)).await.unwrap(),
                     "{later}"
                 );
             }
-            graph.debug_resume("disk", *event).await.unwrap();
+            graph.ask(DebugNode::resume("disk", *event)).await.unwrap();
         }
         running.await.unwrap().unwrap();
         graph.detach(client.root()).await.unwrap();
@@ -625,7 +673,10 @@ fn formats_tell_of_their_events_by_name() {
         ];
         for (events, step) in steps {
             for event in events {
-                graph.debug_breakpoint("disk", *event, *event).await.unwrap();
+                graph
+                    .ask(DebugNode::breakpoint("disk", *event, *event))
+                    .await
+                    .unwrap();
             }
             let client = client.clone();
             let running = begun(async move { step.run(&client).await });
@@ -633,8 +684,8 @@ fn formats_tell_of_their_events_by_name() {
             while !left.is_empty() {
                 assert!(!running.is_finished(), "{left:?} did not happen in {step:?}");
                 for event in left.clone() {
-                    if graph.debug_is_suspended("disk", event).await.unwrap() {
-                        graph.debug_resume("disk", event).await.unwrap();
+                    if graph.ask(IsSuspended::under("disk", event)).await.unwrap() {
+                        graph.ask(DebugNode::resume("disk", event)).await.unwrap();
                         left.retain(|other| *other != event);
                     }
                 }
@@ -682,7 +733,7 @@ fn a_filename_stands_for_a_node_and_its_image() {
             ..OpenImage::default()
         };
         assert_eq!(graph.open(image).await.unwrap(), "disk");
-        let nodes = graph.named_nodes(true).await.unwrap();
+        let nodes = graph.ask(NamedNodes { flat: true }).await.unwrap();
         let disk = nodes
             .as_array()
             .unwrap()

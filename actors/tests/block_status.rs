@@ -24,10 +24,7 @@ fn run(program: &str, arguments: &[&str]) -> String {
 async fn open(graph: &GraphHandle, format: &str, path: &Path) -> Client {
     let file = json!({"driver": "file", "filename": path});
     let node = json!({"driver": format, "node-name": "disk", "read-only": true, "file": file});
-    graph
-        .blockdev_add(node.as_object().unwrap().clone())
-        .await
-        .unwrap();
+    graph.add_node(node.as_object().unwrap().clone()).await.unwrap();
     let request = RootRequest {
         node: "disk".to_owned(),
         user: RootUser::Embedder("test".to_owned()),

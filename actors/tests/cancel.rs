@@ -17,7 +17,8 @@ use millpond_drivers::api::{
 };
 use millpond_drivers::builtin::builtin;
 use millpond_messages::graph::{
-    DrainScope, Immediate, IothreadOptions, Mutation, Options, RootRequest, RootUser,
+    CancelInFlight, DrainEnd, DrainScope, FlushAll, IothreadOptions, ListDrains, Options, RootRequest,
+    RootUser,
 };
 use millpond_messages::io::{Operation, Preallocation};
 use millpond_messages::{ErrorKind, IoError, IoResult, Permissions, Range, RequestFlags, Result};
@@ -179,7 +180,7 @@ fn with_hang<F: Future<Output = ()>>(test: impl FnOnce(GraphHandle, Client, Arc<
         let (_, graph) = Graph::start(config).expect("an iothread can be started");
         let node =
             json!({"driver": "raw", "node-name": "top", "file": {"driver": "hang", "node-name": "hang"}});
-        graph.blockdev_add(options(node)).await.expect("it opens");
+        graph.add_node(options(node)).await.expect("it opens");
         let client = graph.attach(RootRequest {
             node: "top".to_owned(),
             user: RootUser::Embedder("test".to_owned()),
@@ -215,9 +216,14 @@ fn what_hangs_in_a_driver_is_cancelled_through_the_node_above_it_and_a_drain_goe
         let drained = graph.drain(DrainScope::All, "test");
         let mut drained = Box::pin(drained);
         assert!(futures_util::poll!(drained.as_mut()).is_pending());
-        let flushed = graph.ask(Mutation::FlushAll);
-        assert_eq!(graph.pending_drains().await.expect("an answer").len(), 1);
-        graph.cancel_in_flight("top").await.expect("the node is there");
+        let flushed = graph.ask(FlushAll);
+        assert_eq!(graph.ask(ListDrains).await.expect("an answer").len(), 1);
+        graph
+            .ask(CancelInFlight {
+                node_name: "top".to_owned(),
+            })
+            .await
+            .expect("the node is there");
         for (result, buffers) in join_all(reads)
             .await
             .into_iter()
@@ -231,9 +237,19 @@ fn what_hangs_in_a_driver_is_cancelled_through_the_node_above_it_and_a_drain_goe
         // What comes later is not cancelled by it.
         let later = read(0);
         until(|| hanging.load(Ordering::SeqCst) == 1).await;
-        graph.cancel_in_flight("hang").await.expect("the node is there");
+        graph
+            .ask(CancelInFlight {
+                node_name: "hang".to_owned(),
+            })
+            .await
+            .expect("the node is there");
         assert_eq!(later.await.expect("a task").0, Err(IoError::Cancelled));
-        let error = graph.cancel_in_flight("none").await.expect_err("there is none");
+        let error = graph
+            .ask(CancelInFlight {
+                node_name: "none".to_owned(),
+            })
+            .await
+            .expect_err("there is none");
         assert_eq!(error.kind(), ErrorKind::NotFound);
     });
 }
@@ -242,7 +258,7 @@ fn what_hangs_in_a_driver_is_cancelled_through_the_node_above_it_and_a_drain_goe
 fn what_hangs_below_a_window_is_cancelled_through_it() {
     with_hang(|graph, _, hanging| async move {
         let node = json!({"driver": "raw", "node-name": "window", "size": 4096, "file": "hang"});
-        graph.blockdev_add(options(node)).await.expect("it opens");
+        graph.add_node(options(node)).await.expect("it opens");
         let client = graph.attach(RootRequest {
             node: "window".to_owned(),
             user: RootUser::Embedder("window".to_owned()),
@@ -256,7 +272,12 @@ fn what_hangs_below_a_window_is_cancelled_through_it() {
         let reader = client.clone();
         let read = actix_rt::spawn(async move { reader.read(0, Buffers::zeroed(512)).await });
         until(|| hanging.load(Ordering::SeqCst) == 1).await;
-        graph.cancel_in_flight("window").await.expect("the node is there");
+        graph
+            .ask(CancelInFlight {
+                node_name: "window".to_owned(),
+            })
+            .await
+            .expect("the node is there");
         assert_eq!(read.await.expect("a task").0, Err(IoError::Cancelled));
         graph.detach(client.root()).await.expect("it was attached");
     });
@@ -311,7 +332,7 @@ fn a_request_that_is_parked_is_cancelled_and_one_in_flight_is_waited_for() {
         );
         // Answered when the node has been told: what is sent there afterwards finds the gate open.
         graph
-            .ask(Immediate::DrainEnd(section.token()))
+            .ask(DrainEnd(section.token()))
             .await
             .expect("it is in force");
         let (home, hangs) = (client.clone(), Arc::clone(&hanging));
@@ -329,7 +350,12 @@ fn a_request_that_is_parked_is_cancelled_and_one_in_flight_is_waited_for() {
         });
         let released = async {
             begun.await.expect("it has begun");
-            graph.cancel_in_flight("hang").await.expect("the node is there");
+            graph
+                .ask(CancelInFlight {
+                    node_name: "hang".to_owned(),
+                })
+                .await
+                .expect("the node is there");
         };
         let (outcome, ()) = futures_util::future::join(in_flight, released).await;
         assert_eq!(outcome.result, Err(IoError::Cancelled));

@@ -15,7 +15,7 @@ use millpond_drivers::api::{
     Transfer,
 };
 use millpond_drivers::builtin::builtin;
-use millpond_messages::graph::{IothreadOptions, Options, RootRequest, RootUser};
+use millpond_messages::graph::{IothreadOptions, MakeImage, Options, Reopen, RootRequest, RootUser};
 use millpond_messages::io::Preallocation;
 use millpond_messages::{
     Error, ErrorKind, IoError, IoResult, Limits, Permissions, Range, RequestFlags, Result, SECTOR_SIZE,
@@ -257,11 +257,11 @@ async fn attach(graph: &GraphHandle, node: &str) -> Client {
 fn a_driver_that_does_not_grow_sees_no_range_past_its_end() {
     with_strict(|graph, faults, _| async move {
         let node = json!({"driver": "strict", "node-name": "s"});
-        graph.blockdev_add(options(node)).await.expect("it opens");
+        graph.add_node(options(node)).await.expect("it opens");
         let image = json!({"driver": "qcow2", "file": "s", "size": 8 << 20, "cluster-size": 512});
-        graph.blockdev_create(options(image)).await.expect("it is made");
+        graph.ask(MakeImage(options(image))).await.expect("it is made");
         let disk = json!({"driver": "qcow2", "node-name": "disk", "file": "s", "discard": "unmap"});
-        graph.blockdev_add(options(disk)).await.expect("it opens");
+        graph.add_node(options(disk)).await.expect("it opens");
         let client = attach(&graph, "disk").await;
         let mut random = fastrand::Rng::with_seed(4);
         let mut model = vec![0_u8; 8 << 20];
@@ -294,8 +294,8 @@ fn a_driver_that_does_not_grow_sees_no_range_past_its_end() {
         assert!(data.to_vec() == model, "it reads as it was written");
         client.flush().await.expect("it can be flushed");
         graph.detach(client.root()).await.expect("it was attached");
-        graph.blockdev_del("disk").await.expect("nobody uses it");
-        graph.blockdev_del("s").await.expect("nobody uses it");
+        graph.delete_node("disk").await.expect("nobody uses it");
+        graph.delete_node("s").await.expect("nobody uses it");
         assert_eq!(faults.load(Ordering::SeqCst), 0);
     });
 }
@@ -304,14 +304,14 @@ fn a_driver_that_does_not_grow_sees_no_range_past_its_end() {
 fn a_driver_that_cannot_be_made_longer_refuses_and_sees_nothing_past_its_end() {
     with_strict(|graph, faults, _| async move {
         let node = json!({"driver": "strict", "node-name": "s", "size": 4096, "most": 8192});
-        graph.blockdev_add(options(node)).await.expect("it opens");
+        graph.add_node(options(node)).await.expect("it opens");
         let image = json!({"driver": "qcow2", "file": "s", "size": 1 << 20});
         let error = graph
-            .blockdev_create(options(image))
+            .ask(MakeImage(options(image)))
             .await
             .expect_err("it is too small");
         assert_eq!(error.errno(), 28, "{error}");
-        graph.blockdev_del("s").await.expect("nobody uses it");
+        graph.delete_node("s").await.expect("nobody uses it");
         assert_eq!(faults.load(Ordering::SeqCst), 0);
     });
 }
@@ -347,7 +347,7 @@ fn options_that_a_driver_does_not_take_are_refused_before_it_is_asked() {
         let misspelt = json!({"driver": "strict", "node-name": "s", "sise": 4096});
         refused(
             graph
-                .blockdev_add(options(misspelt))
+                .add_node(options(misspelt))
                 .await
                 .expect_err("it is misspelt"),
             "sise",
@@ -355,35 +355,32 @@ fn options_that_a_driver_does_not_take_are_refused_before_it_is_asked() {
         let below =
             json!({"driver": "raw", "node-name": "r", "file": {"driver": "strict", "size": 1, "mots": 2}});
         refused(
-            graph
-                .blockdev_add(options(below))
-                .await
-                .expect_err("it is misspelt"),
+            graph.add_node(options(below)).await.expect_err("it is misspelt"),
             "mots",
         );
         let image = json!({"driver": "strict", "lable": "x"});
         refused(
             graph
-                .blockdev_create(options(image))
+                .ask(MakeImage(options(image)))
                 .await
                 .expect_err("it is misspelt"),
             "lable",
         );
         assert_eq!(asked.load(Ordering::SeqCst), 0);
         graph
-            .blockdev_create(options(json!({"driver": "strict", "label": "x"})))
+            .ask(MakeImage(options(json!({"driver": "strict", "label": "x"}))))
             .await
             .expect("that is its name");
         let node = json!({"driver": "strict", "node-name": "s", "size": 4096});
-        graph.blockdev_add(options(node)).await.expect("that is its name");
+        graph.add_node(options(node)).await.expect("that is its name");
         assert_eq!(asked.load(Ordering::SeqCst), 2);
         let reopened = json!({"driver": "strict", "node-name": "s", "size": 4096, "colour": 1});
         let error = graph
-            .blockdev_reopen(vec![options(reopened)])
+            .ask(Reopen(vec![options(reopened)]))
             .await
             .expect_err("there is none");
         refused(error, "colour");
-        graph.blockdev_del("s").await.expect("nobody uses it");
+        graph.delete_node("s").await.expect("nobody uses it");
     });
 }
 
@@ -406,10 +403,7 @@ fn a_driver_that_says_nothing_of_options_takes_none() {
             ),
             (json!({"driver": "silent", "node-name": "n"}), "It was opened"),
         ] {
-            let error = graph
-                .blockdev_add(options(node))
-                .await
-                .expect_err("it is refused");
+            let error = graph.add_node(options(node)).await.expect_err("it is refused");
             assert_eq!(error.to_string(), text);
         }
         graph.close_all().await.expect("everything closes");

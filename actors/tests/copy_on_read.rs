@@ -9,7 +9,7 @@ use std::process::Command;
 use millpond::graph::GraphHandle;
 use millpond::node::Client;
 use millpond_drivers::api::transfer;
-use millpond_messages::graph::{Options, RootRequest, RootUser};
+use millpond_messages::graph::{CopyOnRead, DebugNode, IsSuspended, Options, RootRequest, RootUser};
 use millpond_messages::io::Operation;
 use millpond_messages::{ErrorKind, IoError, Permissions, RequestFlags, StatusFlags};
 use millpond_ring::buffer::{Buffer, Buffers};
@@ -89,7 +89,7 @@ fn options(json: Value) -> Options {
 }
 
 async fn add(graph: &GraphHandle, json: Value) {
-    graph.blockdev_add(options(json)).await.unwrap();
+    graph.add_node(options(json)).await.unwrap();
 }
 
 async fn attach(graph: &GraphHandle, node: &str, permissions: Permissions) -> Client {
@@ -155,7 +155,7 @@ fn a_read_that_asks_for_it_is_copied_up_by_whole_clusters() {
         let mixed = read(&client, (1 << 20) - CLUSTER, 2 * 65536, COPY).await.unwrap();
         assert_eq!(mixed, [[0x11; 65536], [0x22; 65536]].concat());
         graph.detach(client.root()).await.unwrap();
-        graph.blockdev_del("top").await.unwrap();
+        graph.delete_node("top").await.unwrap();
         chain.check();
     });
 }
@@ -174,7 +174,7 @@ fn what_reads_as_zeroes_below_is_copied_as_zeroes() {
         );
         assert!(!status.contains(StatusFlags::DATA), "{status:?}");
         graph.detach(client.root()).await.unwrap();
-        graph.blockdev_del("top").await.unwrap();
+        graph.delete_node("top").await.unwrap();
         chain.check();
     });
 }
@@ -223,7 +223,7 @@ fn copying_and_writes_that_change_nothing_need_their_permission_and_no_more() {
         assert!(has(&copier, 0).await && has(&copier, 3 << 20).await);
         graph.detach(reader.root()).await.unwrap();
         graph.detach(copier.root()).await.unwrap();
-        graph.blockdev_del("top").await.unwrap();
+        graph.delete_node("top").await.unwrap();
         chain.check();
     });
 }
@@ -256,19 +256,55 @@ fn copy_on_read_is_turned_on_and_off_by_count() {
     with_graph(|graph| async move {
         add(&graph, chain.top(json!({}))).await;
         let client = attach(&graph, "top", COPIER).await;
-        graph.enable_copy_on_read("top").await.unwrap();
-        graph.enable_copy_on_read("top").await.unwrap();
+        graph
+            .ask(CopyOnRead {
+                node_name: "top".to_owned(),
+                on: true,
+            })
+            .await
+            .unwrap();
+        graph
+            .ask(CopyOnRead {
+                node_name: "top".to_owned(),
+                on: true,
+            })
+            .await
+            .unwrap();
         read(&client, 0, 512, PLAIN).await.unwrap();
         assert!(has(&client, 0).await);
-        graph.disable_copy_on_read("top").await.unwrap();
+        graph
+            .ask(CopyOnRead {
+                node_name: "top".to_owned(),
+                on: false,
+            })
+            .await
+            .unwrap();
         read(&client, CLUSTER, 512, PLAIN).await.unwrap();
         assert!(has(&client, CLUSTER).await, "one still asks for it");
-        graph.disable_copy_on_read("top").await.unwrap();
+        graph
+            .ask(CopyOnRead {
+                node_name: "top".to_owned(),
+                on: false,
+            })
+            .await
+            .unwrap();
         read(&client, 2 * CLUSTER, 512, PLAIN).await.unwrap();
         assert!(!has(&client, 2 * CLUSTER).await);
-        let error = graph.disable_copy_on_read("top").await.unwrap_err();
+        let error = graph
+            .ask(CopyOnRead {
+                node_name: "top".to_owned(),
+                on: false,
+            })
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidArgument);
-        let error = graph.enable_copy_on_read("middle").await.unwrap_err();
+        let error = graph
+            .ask(CopyOnRead {
+                node_name: "middle".to_owned(),
+                on: true,
+            })
+            .await
+            .unwrap_err();
         assert_eq!(error.to_string(), "Can't use copy-on-read on read-only device");
         graph.detach(client.root()).await.unwrap();
     });
@@ -281,11 +317,7 @@ fn a_node_may_be_opened_with_copy_on_read_unless_it_is_read_only() {
         let on = json!({"copy-on-read": true});
         let refused = chain.top(json!({"copy-on-read": true, "read-only": true}));
         assert_eq!(
-            graph
-                .blockdev_add(options(refused))
-                .await
-                .unwrap_err()
-                .to_string(),
+            graph.add_node(options(refused)).await.unwrap_err().to_string(),
             "Can't use copy-on-read on read-only device"
         );
         add(&graph, chain.top(on)).await;
@@ -315,14 +347,14 @@ fn a_guest_write_waits_for_the_copy_of_its_cluster_and_wins() {
         add(&graph, chain.top(json!({ "file": file }))).await;
         let client = attach(&graph, "top", WRITER).await;
         graph
-            .debug_breakpoint("top", "read_backing_aio", "copy")
+            .ask(DebugNode::breakpoint("top", "read_backing_aio", "copy"))
             .await
             .unwrap();
         let copying = actix_rt::spawn({
             let client = client.clone();
             async move { read(&client, 0, 512, COPY).await }
         });
-        while !graph.debug_is_suspended("top", "copy").await.unwrap() {
+        while !graph.ask(IsSuspended::under("top", "copy")).await.unwrap() {
             actix_rt::task::yield_now().await;
         }
         let writing = actix_rt::spawn({
@@ -335,7 +367,7 @@ fn a_guest_write_waits_for_the_copy_of_its_cluster_and_wins() {
         // What is sent after it and has nothing to do with the cluster has come and gone.
         read(&client, 2 << 20, 512, PLAIN).await.unwrap();
         assert!(!writing.is_finished(), "the cluster is the copy's");
-        graph.debug_resume("top", "copy").await.unwrap();
+        graph.ask(DebugNode::resume("top", "copy")).await.unwrap();
         assert_eq!(copying.await.unwrap().unwrap(), vec![0x11; 512]);
         writing.await.unwrap().unwrap();
         let expected = [&[0x11; 4096][..], &[0x99; 512], &[0x11; 512]].concat();
@@ -367,8 +399,8 @@ fn the_filter_copies_all_that_is_read_through_it() {
         assert!(has(&below, 0).await && has(&below, 1 << 20).await && !has(&below, CLUSTER).await);
         graph.detach(client.root()).await.unwrap();
         graph.detach(below.root()).await.unwrap();
-        graph.blockdev_del("cor").await.unwrap();
-        graph.blockdev_del("top").await.unwrap();
+        graph.delete_node("cor").await.unwrap();
+        graph.delete_node("top").await.unwrap();
         chain.check();
     });
 }
@@ -381,9 +413,9 @@ fn a_filter_with_a_bottom_copies_only_from_above_and_at_it() {
         let cor = |bottom: &str| {
             options(json!({"driver": "copy-on-read", "node-name": "cor", "file": "top", "bottom": bottom}))
         };
-        let error = graph.blockdev_add(cor("nope")).await.unwrap_err();
+        let error = graph.add_node(cor("nope")).await.unwrap_err();
         assert_eq!(error.to_string(), "Bottom node 'nope' not found");
-        graph.blockdev_add(cor("middle")).await.unwrap();
+        graph.add_node(cor("middle")).await.unwrap();
         let client = attach(&graph, "cor", Permissions::CONSISTENT_READ).await;
         let across = read(&client, (1 << 20) - CLUSTER, 2 * 65536, PLAIN)
             .await

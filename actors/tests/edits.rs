@@ -7,7 +7,10 @@ use std::process::Command;
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond::node::Client;
 use millpond_drivers::builtin::builtin;
-use millpond_messages::graph::{GraphFacts, IothreadOptions, Options, RootRequest, RootUser};
+use millpond_messages::graph::{
+    Amend, ChainContains, Commit, DropIntermediate, FindBackingImage, GraphFacts, IothreadOptions, MakeEmpty,
+    Options, RecordBackingFile, RootRequest, RootUser,
+};
 use millpond_messages::{ErrorKind, Permissions, RequestFlags};
 use millpond_ring::Engine;
 use millpond_ring::buffer::Buffers;
@@ -106,7 +109,7 @@ impl Images {
         let file = json!({"driver": "file", "filename": self.path(&format!("{name}.qcow2"))});
         let mut node = object(json!({"driver": "qcow2", "node-name": name, "file": file}));
         node.extend(object(more));
-        graph.blockdev_add(node).await.expect(WELL_FORMED);
+        graph.add_node(node).await.expect(WELL_FORMED);
     }
 }
 
@@ -165,13 +168,40 @@ fn images_are_taken_out_of_a_chain_and_the_headers_say_so() {
         write(&client, 0, 9, 4 * MIB as usize).await;
         // Read-only overlays are written to as well, and name the base as they are told.
         graph
-            .drop_intermediate("low", "base", Some("./base.qcow2".to_owned()))
+            .ask(DropIntermediate {
+                top: "low".to_owned(),
+                base: "base".to_owned(),
+                backing_file: Some("./base.qcow2".to_owned()),
+            })
             .await
             .unwrap();
         assert!(graph.node("mid").await.unwrap().read_only);
-        graph.drop_intermediate("mid", "base", None).await.unwrap();
-        assert!(graph.chain_contains("top", "base").await.unwrap());
-        assert!(!graph.chain_contains("top", "mid").await.unwrap());
+        graph
+            .ask(DropIntermediate {
+                top: "mid".to_owned(),
+                base: "base".to_owned(),
+                backing_file: None,
+            })
+            .await
+            .unwrap();
+        assert!(
+            graph
+                .ask(ChainContains {
+                    top: "top".to_owned(),
+                    base: "base".to_owned()
+                })
+                .await
+                .unwrap()
+        );
+        assert!(
+            !graph
+                .ask(ChainContains {
+                    top: "top".to_owned(),
+                    base: "mid".to_owned()
+                })
+                .await
+                .unwrap()
+        );
         assert_eq!(read(&client, 0, 4096).await, vec![9; 4096]);
         graph.detach(client.root()).await.unwrap();
     });
@@ -208,7 +238,10 @@ fn a_reader_sees_the_same_while_empty_images_are_taken_out() {
             let (graph, filename) = (graph.clone(), images.path(filename));
             async move {
                 graph
-                    .find_backing_image(&top, &filename)
+                    .ask(FindBackingImage {
+                        top: top.clone(),
+                        filename: filename.clone(),
+                    })
                     .await
                     .unwrap()
                     .unwrap()
@@ -217,7 +250,11 @@ fn a_reader_sees_the_same_while_empty_images_are_taken_out() {
         };
         let (two, top) = (name("two.qcow2").await, name("top.qcow2").await);
         graph
-            .drop_intermediate(&two, &top, Some("top.qcow2".to_owned()))
+            .ask(DropIntermediate {
+                top: two.clone(),
+                base: top.clone(),
+                backing_file: Some("top.qcow2".to_owned()),
+            })
             .await
             .unwrap();
         // Two images went, each with its file: nobody else held them.
@@ -241,11 +278,22 @@ fn a_renamed_backing_file_is_found_under_its_new_name() {
     with_graph(|graph| async move {
         images.add(&graph, "top", json!({})).await;
         let low = images.path("low.qcow2");
-        let low = graph.find_backing_image("top", &low).await.unwrap().unwrap();
+        let low = graph
+            .ask(FindBackingImage {
+                top: "top".to_owned(),
+                filename: low.clone(),
+            })
+            .await
+            .unwrap()
+            .unwrap();
         let base = images.path("base.qcow2");
         std::fs::rename(&base, images.path("moved.qcow2")).unwrap();
         graph
-            .change_backing_file("top", &low.name, "moved.qcow2")
+            .ask(RecordBackingFile {
+                device: "top".to_owned(),
+                image_node_name: low.name.clone(),
+                backing_file: "moved.qcow2".to_owned(),
+            })
             .await
             .unwrap();
         assert!(graph.node(&low.name).await.unwrap().read_only);
@@ -267,7 +315,12 @@ fn a_commit_moves_data_down_and_empties_the_overlay() {
         images.add(&graph, "top", json!({})).await;
         let client = attach(&graph, "top", READ_WRITE).await;
         let before = graph.facts().await.unwrap();
-        graph.commit("top").await.unwrap();
+        graph
+            .ask(Commit {
+                node_name: "top".to_owned(),
+            })
+            .await
+            .unwrap();
         let after = graph.facts().await.unwrap();
         assert_eq!(after.edges, before.edges);
         let access = |facts: &GraphFacts| {
@@ -319,7 +372,12 @@ fn a_commit_makes_a_shorter_backing_image_longer() {
         let images = &images;
         with_graph(|graph| async move {
             images.add(&graph, "long", json!({})).await;
-            graph.commit("long").await.unwrap();
+            graph
+                .ask(Commit {
+                    node_name: "long".to_owned(),
+                })
+                .await
+                .unwrap();
         });
         images.img("check -q long.qcow2");
         images.img(&format!("compare -q -f qcow2 -F {format} long.qcow2 {name}"));
@@ -335,10 +393,20 @@ fn an_emptied_image_shows_what_is_below_it() {
     let images = &images;
     with_graph(|graph| async move {
         images.add(&graph, "top", json!({})).await;
-        graph.make_empty("top").await.unwrap();
+        graph
+            .ask(MakeEmpty {
+                node_name: "top".to_owned(),
+            })
+            .await
+            .unwrap();
         let null = json!({"driver": "null-co", "node-name": "n", "size": 65536});
-        graph.blockdev_add(object(null)).await.unwrap();
-        let error = graph.make_empty("n").await.unwrap_err();
+        graph.add_node(object(null)).await.unwrap();
+        let error = graph
+            .ask(MakeEmpty {
+                node_name: "n".to_owned(),
+            })
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
     });
     images.img("check -q top.qcow2");
@@ -394,7 +462,13 @@ fn an_amended_image_is_what_qemu_img_makes_of_it() {
             let client = attach(&graph, "ours", READ_WRITE).await;
             write(&client, 0, 6, 64 * KIB as usize).await;
             client.flush().await.expect(WELL_FORMED);
-            graph.amend("ours", options).await.expect(amended);
+            graph
+                .ask(Amend {
+                    node_name: "ours".to_owned(),
+                    options,
+                })
+                .await
+                .expect(amended);
             let size = ours.info("qemus.qcow2")["virtual-size"].as_u64();
             assert_eq!(Some(graph.node("ours").await.unwrap().size), size, "{amended}");
             // It goes on being written to as it is now.
@@ -477,7 +551,13 @@ fn what_qemu_img_does_not_amend_is_refused_in_its_words_and_changes_nothing() {
         let top = &images;
         with_graph(|graph| async move {
             top.add(&graph, "top", json!({})).await;
-            let error = graph.amend("top", options).await.unwrap_err();
+            let error = graph
+                .ask(Amend {
+                    node_name: "top".to_owned(),
+                    options,
+                })
+                .await
+                .unwrap_err();
             assert_eq!(error.to_string(), said, "{amended}");
         });
         assert!(
@@ -526,7 +606,13 @@ fn what_version_2_cannot_express_stays_version_3() {
         ] {
             images.add(&graph, name, json!({})).await;
             let wanted = object(json!({"compat": compat, "size": 8 * MIB}));
-            let error = graph.amend(name, wanted).await.unwrap_err();
+            let error = graph
+                .ask(Amend {
+                    node_name: name.to_owned(),
+                    options: wanted,
+                })
+                .await
+                .unwrap_err();
             assert_eq!(
                 (error.kind(), &*error.to_string()),
                 (ErrorKind::Unsupported, text)
@@ -535,10 +621,24 @@ fn what_version_2_cannot_express_stays_version_3() {
         let name = "read-only";
         let file = json!({"driver": "file", "filename": images.path("zeroes.qcow2")});
         let node = json!({"driver": "qcow2", "node-name": name, "read-only": true, "file": file});
-        graph.blockdev_del("zeroes").await.unwrap();
-        graph.blockdev_add(object(node)).await.unwrap();
-        assert!(graph.amend(name, object(json!({"size": 0}))).await.is_err());
-        let error = graph.amend("nothing", Options::new()).await.unwrap_err();
+        graph.delete_node("zeroes").await.unwrap();
+        graph.add_node(object(node)).await.unwrap();
+        assert!(
+            graph
+                .ask(Amend {
+                    node_name: name.to_owned(),
+                    options: object(json!({"size": 0}))
+                })
+                .await
+                .is_err()
+        );
+        let error = graph
+            .ask(Amend {
+                node_name: "nothing".to_owned(),
+                options: Options::new(),
+            })
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
     });
     for name in ["zeroes", "snapshots", "zstd", "old"] {

@@ -7,7 +7,7 @@
 use actix_rt::System;
 use millpond::daemon::Daemon;
 use millpond_drivers::builtin::builtin;
-use millpond_messages::graph::{IothreadOptions, Mutation};
+use millpond_messages::graph::{AddIothread, AddNode, IothreadOptions};
 use millpond_messages::qapi::{BlockExportOptions, NbdServerOptions};
 use serde_json::{Value, json};
 
@@ -21,12 +21,12 @@ fn an_export_takes_as_many_iothreads_as_its_kind_can_use() {
         let folder = tempfile::tempdir().unwrap();
         let daemon = Daemon::start(builtin(), Vec::new()).unwrap();
         for id in ["one", "two"] {
-            let iothread = Mutation::AddIothread(IothreadOptions::named(id));
+            let iothread = AddIothread(IothreadOptions::named(id));
             daemon.graph(iothread).await.unwrap();
         }
         let node: Value = json!({"driver": "null-co", "node-name": "node", "size": 4096});
         let node = node.as_object().cloned().unwrap();
-        daemon.graph(Mutation::BlockdevAdd(node)).await.unwrap();
+        daemon.graph(AddNode(node)).await.unwrap();
         let address = json!({"addr": {"type": "unix", "path": folder.path().join("nbd.sock")}});
         let server: NbdServerOptions = serde_json::from_value(address).unwrap();
         let exports = daemon.exports();

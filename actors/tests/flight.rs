@@ -20,7 +20,7 @@ fn layer() -> (BlockLayer, Client) {
     let Value::Object(options) = json!({"driver": "null-co", "node-name": "disk"}) else {
         unreachable!("it is an object")
     };
-    block_on(graph.blockdev_add(options)).unwrap();
+    block_on(graph.add_node(options)).unwrap();
     let client = block_on(graph.attach(RootRequest {
         node: "disk".to_owned(),
         user: RootUser::Embedder("test".to_owned()),

@@ -10,7 +10,11 @@ use millpond::graph::{
     Graph, GraphConfig, GraphHandle, ImplicitOpens, Starting, graph_json, system_iothreads,
 };
 use millpond_drivers::builtin::builtin;
-use millpond_messages::graph::{DrainScope, IothreadOptions, NodeFacts, Options, RootRequest, RootUser};
+use millpond_messages::graph::{
+    ChainContains, ChainUnfrozen, DelIothread, DrainScope, FindBackingImage, FindOverlay, IothreadOptions,
+    ListDrains, ListOpBlockers, MakeImage, NamedNodes, NextOwned, NodeFacts, Options, Reopen, RootRequest,
+    RootUser, SetIothread,
+};
 use millpond_messages::{ErrorKind, OpBlocker, Permissions, RequestFlags};
 use millpond_ring::Engine;
 use millpond_ring::buffer::Buffers;
@@ -77,7 +81,7 @@ fn a_raw_image_is_added_used_and_deleted() {
     with_graph(|graph| async move {
         let file = json!({"driver": "file", "filename": path});
         graph
-            .blockdev_add(options(
+            .add_node(options(
                 json!({"driver": "raw", "node-name": "disk", "file": file}),
             ))
             .await
@@ -85,10 +89,10 @@ fn a_raw_image_is_added_used_and_deleted() {
         let client = graph.attach(export("disk", READ_WRITE)).await.unwrap();
         write(&client, 4096, b"hello").await;
         assert_eq!(read(&client, 4096, 5).await, b"hello");
-        let error = graph.blockdev_del("disk").await.unwrap_err();
+        let error = graph.delete_node("disk").await.unwrap_err();
         assert_eq!(error.to_string(), "Node disk is in use");
         graph.detach(client.root()).await.unwrap();
-        graph.blockdev_del("disk").await.unwrap();
+        graph.delete_node("disk").await.unwrap();
         assert_eq!(graph.facts().await.unwrap().nodes, []);
     });
 }
@@ -97,7 +101,7 @@ fn a_raw_image_is_added_used_and_deleted() {
 fn requests_wait_while_their_node_is_drained_and_then_run() {
     with_graph(|graph| async move {
         let null = json!({"driver": "null-co", "node-name": "n", "size": 65536, "read-zeroes": true});
-        graph.blockdev_add(options(null)).await.unwrap();
+        graph.add_node(options(null)).await.unwrap();
         let client = graph.attach(export("n", READ_WRITE)).await.unwrap();
         let guard = graph
             .drain(DrainScope::Node("n".to_owned()), "test")
@@ -108,7 +112,7 @@ fn requests_wait_while_their_node_is_drained_and_then_run() {
         assert!(futures_util::poll!(&mut parked).is_pending());
         let facts = graph.node("n").await.unwrap();
         assert_eq!(facts.size, 65536);
-        graph.named_nodes(true).await.unwrap();
+        graph.ask(NamedNodes { flat: true }).await.unwrap();
         assert!(futures_util::poll!(&mut parked).is_pending());
         drop(guard);
         assert_eq!(parked.await, vec![0; 512]);
@@ -124,31 +128,52 @@ fn a_node_moves_between_iothreads_under_its_client() {
         graph.add_iothread(iothread("io0")).await.unwrap();
         let file = json!({"driver": "file", "filename": path, "node-name": "f"});
         graph
-            .blockdev_add(options(
+            .add_node(options(
                 json!({"driver": "raw", "node-name": "disk", "file": file}),
             ))
             .await
             .unwrap();
         let client = graph.attach(export("disk", READ_WRITE)).await.unwrap();
         let home = client.iothread();
-        let error = graph.set_iothread("f", Some("io0".to_owned()), false).await;
+        let error = graph
+            .ask(SetIothread {
+                node_name: "f".to_owned(),
+                iothread: Some("io0".to_owned()),
+                force: false,
+            })
+            .await;
         error.unwrap();
         assert_ne!(client.iothread(), home);
         assert_eq!(graph.node("f").await.unwrap().iothread, client.iothread());
         assert_eq!(read(&client, 512, 512).await, vec![7; 512]);
         let error = graph
-            .set_iothread("disk", None, false)
+            .ask(SetIothread {
+                node_name: "disk".to_owned(),
+                iothread: None,
+                force: false,
+            })
             .await
             .unwrap_err()
             .to_string();
         assert!(error.contains("is associated with a BlockBackend"), "{error}");
-        let error = graph.del_iothread("io0").await.unwrap_err().to_string();
+        let error = graph
+            .ask(DelIothread { id: "io0".to_owned() })
+            .await
+            .unwrap_err()
+            .to_string();
         assert_eq!(error, "object 'io0' is in use, can not be deleted");
-        graph.set_iothread("disk", None, true).await.unwrap();
+        graph
+            .ask(SetIothread {
+                node_name: "disk".to_owned(),
+                iothread: None,
+                force: true,
+            })
+            .await
+            .unwrap();
         assert_eq!(client.iothread(), home);
         write(&client, 0, b"back").await;
         assert_eq!(read(&client, 0, 4).await, b"back");
-        graph.del_iothread("io0").await.unwrap();
+        graph.ask(DelIothread { id: "io0".to_owned() }).await.unwrap();
     });
 }
 
@@ -156,12 +181,12 @@ fn a_node_moves_between_iothreads_under_its_client() {
 fn a_node_longer_than_any_range_is_refused() {
     with_graph(|graph| async move {
         let null = json!({"driver": "null-co", "node-name": "n", "size": i64::MAX});
-        let error = graph.blockdev_add(options(null)).await.unwrap_err();
+        let error = graph.add_node(options(null)).await.unwrap_err();
         assert_eq!(
             error.to_string(),
             "Could not refresh total sector count: File too large"
         );
-        assert_eq!(graph.named_nodes(true).await.unwrap(), json!([]));
+        assert_eq!(graph.ask(NamedNodes { flat: true }).await.unwrap(), json!([]));
     });
 }
 
@@ -169,19 +194,19 @@ fn a_node_longer_than_any_range_is_refused() {
 fn the_graph_is_shown_as_qemu_shows_it() {
     with_graph(|graph| async move {
         graph
-            .blockdev_add(options(
+            .add_node(options(
                 json!({"driver": "null-co", "node-name": "n", "size": 1024}),
             ))
             .await
             .unwrap();
         graph
-            .blockdev_add(options(json!({"driver": "raw", "node-name": "r", "file": "n"})))
+            .add_node(options(json!({"driver": "raw", "node-name": "r", "file": "n"})))
             .await
             .unwrap();
         let shown = serde_json::to_value(graph_json(&graph.facts().await.unwrap())).unwrap();
         assert_eq!(shown["nodes"][0]["name"], "r");
         assert_eq!(shown["edges"][0]["name"], "file");
-        let nodes = graph.named_nodes(true).await.unwrap();
+        let nodes = graph.ask(NamedNodes { flat: true }).await.unwrap();
         assert_eq!(nodes[1]["file"], r#"json:{"driver": "null-co", "size": 1024}"#);
     });
 }
@@ -287,17 +312,17 @@ fn the_graph_goes_on_while_an_iothread_starts() {
 fn a_section_ends_with_the_future_that_waited_for_it() {
     with_graph(|graph| async move {
         let null = json!({"driver": "null-co", "node-name": "n", "size": 65536, "latency-ns": 1_000_000_000});
-        graph.blockdev_add(options(null)).await.unwrap();
+        graph.add_node(options(null)).await.unwrap();
         let client = graph.attach(export("n", READ_WRITE)).await.unwrap();
         let mut slow = Box::pin(read(&client, 0, 512));
         assert!(futures_util::poll!(&mut slow).is_pending());
         let mut drain = Box::pin(graph.drain(DrainScope::All, "impatient"));
         assert!(futures_util::poll!(&mut drain).is_pending());
-        let pending = graph.pending_drains().await.unwrap();
+        let pending = graph.ask(ListDrains).await.unwrap();
         assert_eq!(pending[0].user, "impatient");
         assert_eq!(pending[0].waiting_for[0].node_name, "n");
         drop(drain);
-        assert!(graph.pending_drains().await.unwrap().is_empty());
+        assert!(graph.ask(ListDrains).await.unwrap().is_empty());
         slow.await;
         // Not parked: the gate is open again.
         read(&client, 0, 512).await;
@@ -309,7 +334,7 @@ fn operations_are_blocked_while_a_guard_lives() {
     with_graph(|graph| async move {
         for name in ["a", "b"] {
             let null = json!({"driver": "null-co", "node-name": name, "size": 65536});
-            graph.blockdev_add(options(null)).await.unwrap();
+            graph.add_node(options(null)).await.unwrap();
         }
         let guard = graph.op_block("a", &OpBlocker::ALL, "it is moved").await.unwrap();
         guard.block("b", &[OpBlocker::DriveDel]).await.unwrap();
@@ -319,14 +344,31 @@ fn operations_are_blocked_while_a_guard_lives() {
             let text = format!("Node '{name}' is busy: it is moved");
             let asked = graph.check_operation(name, OpBlocker::DriveDel).await;
             assert_eq!(asked.unwrap_err().to_string(), text);
-            let error = graph.blockdev_del(name).await.unwrap_err();
+            let error = graph.delete_node(name).await.unwrap_err();
             assert_eq!((error.to_string(), error.kind()), (text, ErrorKind::InUse));
         }
-        assert_eq!(graph.op_blockers("b").await.unwrap().len(), 1);
+        assert_eq!(
+            graph
+                .ask(ListOpBlockers {
+                    node_name: "b".to_owned()
+                })
+                .await
+                .unwrap()
+                .len(),
+            1
+        );
         drop(guard);
-        assert_eq!(graph.op_blockers("a").await.unwrap(), []);
-        graph.blockdev_del("a").await.unwrap();
-        graph.blockdev_del("b").await.unwrap();
+        assert_eq!(
+            graph
+                .ask(ListOpBlockers {
+                    node_name: "a".to_owned()
+                })
+                .await
+                .unwrap(),
+            []
+        );
+        graph.delete_node("a").await.unwrap();
+        graph.delete_node("b").await.unwrap();
     });
 }
 
@@ -341,45 +383,102 @@ fn a_chain_is_asked_about_and_frozen_while_a_guard_lives() {
         let file = |path: &std::path::Path, name: &str| {
             options(json!({"driver": "file", "filename": path, "node-name": name}))
         };
-        graph.blockdev_add(file(&base, "base")).await.unwrap();
-        graph.blockdev_add(file(&top, "file")).await.unwrap();
+        graph.add_node(file(&base, "base")).await.unwrap();
+        graph.add_node(file(&top, "file")).await.unwrap();
         let create = json!({"driver": "qcow2", "file": "file", "size": 65536, "backing-file": base, "backing-fmt": "raw"});
-        graph.blockdev_create(options(create)).await.unwrap();
+        graph.ask(MakeImage(options(create))).await.unwrap();
         let qcow2 = json!({"driver": "qcow2", "node-name": "top", "file": "file", "backing": "base"});
-        graph.blockdev_add(options(qcow2)).await.unwrap();
+        graph.add_node(options(qcow2)).await.unwrap();
         let named = |node: Option<NodeFacts>| node.map(|node| node.name);
         assert_eq!(
-            named(graph.find_overlay("top", "base").await.unwrap()).as_deref(),
+            named(
+                graph
+                    .ask(FindOverlay {
+                        active: "top".to_owned(),
+                        node_name: Some("base".to_owned())
+                    })
+                    .await
+                    .unwrap()
+            )
+            .as_deref(),
             Some("top")
         );
         assert_eq!(
-            named(graph.find_base("top").await.unwrap()).as_deref(),
+            named(
+                graph
+                    .ask(FindOverlay {
+                        active: "top".to_owned(),
+                        node_name: None
+                    })
+                    .await
+                    .unwrap()
+            )
+            .as_deref(),
             Some("base")
         );
         let filename = base.to_str().unwrap();
-        let image = graph.find_backing_image("top", filename).await.unwrap();
+        let image = graph
+            .ask(FindBackingImage {
+                top: "top".to_owned(),
+                filename: filename.to_owned(),
+            })
+            .await
+            .unwrap();
         assert_eq!(named(image).as_deref(), Some("base"));
-        assert!(graph.chain_contains("top", "base").await.unwrap());
-        assert!(!graph.chain_contains("base", "top").await.unwrap());
-        let next = graph.next_owned(Some("file".to_owned())).await.unwrap();
+        assert!(
+            graph
+                .ask(ChainContains {
+                    top: "top".to_owned(),
+                    base: "base".to_owned()
+                })
+                .await
+                .unwrap()
+        );
+        assert!(
+            !graph
+                .ask(ChainContains {
+                    top: "base".to_owned(),
+                    base: "top".to_owned()
+                })
+                .await
+                .unwrap()
+        );
+        let next = graph
+            .ask(NextOwned {
+                after: Some("file".to_owned()),
+            })
+            .await
+            .unwrap();
         assert_eq!(named(next).as_deref(), Some("top"));
         let guard = graph.freeze_chain("top", None).await.unwrap();
         let reopen = json!({"driver": "qcow2", "node-name": "top", "file": "file", "backing": null});
         let error = graph
-            .blockdev_reopen(vec![options(reopen.clone())])
+            .ask(Reopen(vec![options(reopen.clone())]))
             .await
             .unwrap_err();
         let text = "Cannot change frozen 'backing' link from 'top' to 'base'";
         assert_eq!(error.to_string(), text);
-        let error = graph.check_chain_unfrozen("top", None).await.unwrap_err();
+        let error = graph
+            .ask(ChainUnfrozen {
+                top: "top".to_owned(),
+                base: None,
+            })
+            .await
+            .unwrap_err();
         // QEMU says it in other words where nobody wants to change the link.
         assert_eq!(
             error.to_string(),
             "Cannot change 'backing' link from 'top' to 'base'"
         );
         drop(guard);
-        graph.check_chain_unfrozen("top", None).await.unwrap();
-        graph.blockdev_reopen(vec![options(reopen)]).await.unwrap();
+        graph
+            .ask(ChainUnfrozen {
+                top: "top".to_owned(),
+                base: None,
+            })
+            .await
+            .unwrap();
+        graph.ask(Reopen(vec![options(reopen)])).await.unwrap();
     });
 }
 
@@ -411,13 +510,13 @@ fn any_thread_finds_nodes_by_name_as_they_come_and_go() {
             let node = json!({"driver": "null-co", "node-name": name, "size": 4096});
             assert!(graph.find(&name).is_none(), "it is not there yet");
             graph
-                .blockdev_add(options(node.clone()))
+                .add_node(options(node.clone()))
                 .await
                 .expect("a node is added");
             let found = graph.find(&name).expect("whoever has the reply finds it");
             assert!(ids.insert(found.id()), "no two nodes have one number");
             graph
-                .blockdev_add(options(node))
+                .add_node(options(node))
                 .await
                 .expect_err("the name is taken");
             assert_eq!(graph.find(&name).map(|node| node.id()), Some(found.id()));
@@ -430,7 +529,7 @@ fn any_thread_finds_nodes_by_name_as_they_come_and_go() {
                 graph.detach(client.root()).await.expect("it is held");
                 assert_eq!(found.facts().await.expect("it is there").id, found.id());
             }
-            graph.blockdev_del(&name).await.expect("nobody uses it");
+            graph.delete_node(&name).await.expect("nobody uses it");
             assert!(graph.find(&name).is_none(), "nobody finds what is deleted");
             assert!(found.facts().await.is_err());
         }
@@ -444,7 +543,7 @@ fn any_thread_finds_nodes_by_name_as_they_come_and_go() {
         let broken = json!({"driver": "raw", "node-name": "top",
             "file": {"driver": "raw", "node-name": "below", "file": "missing"}});
         graph
-            .blockdev_add(options(broken))
+            .add_node(options(broken))
             .await
             .expect_err("a child is missing");
         assert!(graph.find("top").is_none() && graph.find("below").is_none());

@@ -8,8 +8,10 @@ use std::process::{Command, Stdio};
 
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, graph_json, system_iothreads};
 use millpond_drivers::builtin::builtin;
-use millpond_messages::graph::{GraphReply, GraphRequest, IothreadOptions, Mutation, Options, Query};
-use millpond_messages::{Error, ErrorKind};
+use millpond_messages::Error;
+use millpond_messages::graph::{
+    BlockStatistics, IothreadOptions, NamedNodes, Options, RecordBackingFile, Reopen, Resize, SetIothread,
+};
 use millpond_ring::Engine;
 use serde_json::{Value, json};
 
@@ -67,64 +69,67 @@ fn text(value: &Value, name: &str) -> String {
     value[name].as_str().expect(WELL_FORMED).to_owned()
 }
 
-fn request(command: &str, arguments: &Value) -> GraphRequest {
-    let mutation = match command {
-        "blockdev-add" => Mutation::BlockdevAdd(object(arguments)),
-        "blockdev-del" => Mutation::BlockdevDel {
-            node_name: text(arguments, "node-name"),
-        },
-        "blockdev-reopen" => Mutation::BlockdevReopen(
-            arguments["options"]
-                .as_array()
-                .expect(WELL_FORMED)
-                .iter()
-                .map(object)
-                .collect(),
-        ),
-        "blockdev-snapshot" => Mutation::BlockdevSnapshot {
-            node: text(arguments, "node"),
-            overlay: text(arguments, "overlay"),
-        },
-        "change-backing-file" => Mutation::ChangeBackingFile {
-            device: text(arguments, "device"),
-            image_node_name: text(arguments, "image-node-name"),
-            backing_file: text(arguments, "backing-file"),
-        },
-        "block_resize" => Mutation::Resize {
-            node_name: text(arguments, "node-name"),
-            size: arguments["size"].as_u64().expect(WELL_FORMED),
-        },
+/// Gives a command to the graph; answers what QMP would return.
+async fn give(graph: &GraphHandle, command: &str, arguments: &Value) -> Result<Value, Error> {
+    let done = |()| json!({});
+    match command {
+        "blockdev-add" => graph.add_node(object(arguments)).await.map(done),
+        "blockdev-del" => graph.delete_node(text(arguments, "node-name")).await.map(done),
+        "blockdev-reopen" => {
+            let nodes = arguments["options"].as_array().expect(WELL_FORMED);
+            let reopen = Reopen(nodes.iter().map(object).collect());
+            graph.ask(reopen).await.map(done)
+        }
+        "blockdev-snapshot" => {
+            let (node, overlay) = (text(arguments, "node"), text(arguments, "overlay"));
+            graph.snapshot(node, overlay).await.map(done)
+        }
+        "change-backing-file" => {
+            let record = RecordBackingFile {
+                device: text(arguments, "device"),
+                image_node_name: text(arguments, "image-node-name"),
+                backing_file: text(arguments, "backing-file"),
+            };
+            graph.ask(record).await.map(done)
+        }
+        "block_resize" => {
+            let resize = Resize {
+                node_name: text(arguments, "node-name"),
+                size: arguments["size"].as_u64().expect(WELL_FORMED),
+            };
+            graph.ask(resize).await.map(done)
+        }
         "object-add" => {
             let mut options = object(arguments);
             options.remove("qom-type");
-            Mutation::AddIothread(serde_json::from_value(Value::Object(options)).expect(WELL_FORMED))
+            let options = serde_json::from_value(Value::Object(options)).expect(WELL_FORMED);
+            graph.add_iothread(options).await.map(done)
         }
-        "x-blockdev-set-iothread" => Mutation::SetIothread {
-            node_name: text(arguments, "node-name"),
-            iothread: arguments["iothread"].as_str().map(str::to_owned),
-            force: false,
-        },
+        "x-blockdev-set-iothread" => {
+            let set = SetIothread {
+                node_name: text(arguments, "node-name"),
+                iothread: arguments["iothread"].as_str().map(str::to_owned),
+                force: false,
+            };
+            graph.ask(set).await.map(done)
+        }
         "query-named-block-nodes" => {
             let flat = arguments["flat"] == json!(true);
-            return Query::NamedNodes { flat }.into();
+            graph.ask(NamedNodes { flat }).await
         }
-        "query-blockstats" => return Query::Statistics.into(),
-        "x-debug-query-block-graph" => return Query::Graph.into(),
+        "query-blockstats" => graph.ask(BlockStatistics).await,
+        "x-debug-query-block-graph" => {
+            let facts = graph.facts().await?;
+            Ok(serde_json::to_value(graph_json(&facts)).expect(WELL_FORMED))
+        }
         other => panic!("no request for {other}"),
-    };
-    mutation.into()
+    }
 }
 
 async fn ask_graph(graph: &GraphHandle, commands: &[(&str, Value)]) -> Vec<Result<Value, String>> {
     let mut replies = Vec::new();
     for (command, arguments) in commands {
-        let reply = match graph.ask(request(command, arguments)).await {
-            Ok(GraphReply::Done) => Ok(json!({})),
-            Ok(GraphReply::Json(json)) => Ok(json),
-            Ok(GraphReply::Graph(facts)) => Ok(serde_json::to_value(graph_json(&facts)).expect(WELL_FORMED)),
-            Ok(_) => Err(Error::new(ErrorKind::Unsupported, "a reply of another kind")),
-            Err(error) => Err(error),
-        };
+        let reply = give(graph, command, arguments).await;
         replies.push(reply.map_err(|error| error.to_string()));
     }
     replies

@@ -11,7 +11,10 @@ use millpond::image::NewImage;
 use millpond::node::Client;
 use millpond_drivers::api::{Registry, Whitelist};
 use millpond_drivers::builtin::builtin;
-use millpond_messages::graph::{IothreadOptions, Options, RootRequest, RootUser};
+use millpond_messages::graph::{
+    BlockStatistics, CheckImage, CopyOnRead, DeleteFile, DescribeImage, FindBackingImage, IothreadOptions,
+    ListDrains, ListDrivers, Options, RootRequest, RootUser, SetActive, SetReadOnly, Truncate,
+};
 use millpond_messages::io::Preallocation;
 use millpond_messages::{
     ErrorKind, IoError, MAX_LENGTH, OpenFlags, Permissions, REQUEST_MAX_BYTES, Repair, RequestFlags,
@@ -60,7 +63,7 @@ fn options(json: Value) -> Options {
 }
 
 async fn add(graph: &GraphHandle, json: Value) {
-    graph.blockdev_add(options(json)).await.unwrap();
+    graph.add_node(options(json)).await.unwrap();
 }
 
 async fn attach(graph: &GraphHandle, node: &str, permissions: Permissions, shared: Permissions) -> Client {
@@ -298,7 +301,13 @@ fn a_check_of_an_open_image_finds_and_mends_what_qemu_img_finds() {
         )
         .await;
         let client = attach(&graph, "disk", READ_WRITE, Permissions::all()).await;
-        let found = graph.check("disk", NOTHING).await.unwrap();
+        let found = graph
+            .ask(CheckImage {
+                node_name: "disk".to_owned(),
+                repair: NOTHING,
+            })
+            .await
+            .unwrap();
         for (name, number) in [
             ("leaks", found.leaks),
             ("check-errors", found.check_errors),
@@ -312,14 +321,27 @@ fn a_check_of_an_open_image_finds_and_mends_what_qemu_img_finds() {
         // Requests beside the check end, and what they write stays.
         let (written, mended) = futures_util::join!(
             client.write(2 << 20, Buffers::zeroed(512), PLAIN),
-            graph.check("disk", ALL)
+            graph.ask(CheckImage {
+                node_name: "disk".to_owned(),
+                repair: ALL
+            })
         );
         written.0.unwrap();
         let mended = mended.unwrap();
         assert_eq!((mended.leaks_fixed, mended.leaks), (1, 0));
-        assert_eq!(graph.check("disk", NOTHING).await.unwrap().leaks, 0);
+        assert_eq!(
+            graph
+                .ask(CheckImage {
+                    node_name: "disk".to_owned(),
+                    repair: NOTHING
+                })
+                .await
+                .unwrap()
+                .leaks,
+            0
+        );
         graph.detach(client.root()).await.unwrap();
-        graph.blockdev_del("disk").await.unwrap();
+        graph.delete_node("disk").await.unwrap();
         img(&directory, "check disk");
     });
 }
@@ -336,12 +358,36 @@ fn a_repair_needs_the_right_to_write_and_a_check_an_image_that_has_something_to_
         .await;
         let quiet = Permissions::CONSISTENT_READ | Permissions::WRITE_UNCHANGED;
         let client = attach(&graph, "disk", Permissions::CONSISTENT_READ, quiet).await;
-        graph.check("disk", NOTHING).await.unwrap();
-        let refused = graph.check("disk", ALL).await.unwrap_err();
+        graph
+            .ask(CheckImage {
+                node_name: "disk".to_owned(),
+                repair: NOTHING,
+            })
+            .await
+            .unwrap();
+        let refused = graph
+            .ask(CheckImage {
+                node_name: "disk".to_owned(),
+                repair: ALL,
+            })
+            .await
+            .unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Permission);
         graph.detach(client.root()).await.unwrap();
-        graph.check("disk", ALL).await.unwrap();
-        let refused = graph.check("f", NOTHING).await.unwrap_err();
+        graph
+            .ask(CheckImage {
+                node_name: "disk".to_owned(),
+                repair: ALL,
+            })
+            .await
+            .unwrap();
+        let refused = graph
+            .ask(CheckImage {
+                node_name: "f".to_owned(),
+                repair: NOTHING,
+            })
+            .await
+            .unwrap_err();
         assert_eq!(
             (refused.kind(), refused.to_string().as_str()),
             (
@@ -349,10 +395,16 @@ fn a_repair_needs_the_right_to_write_and_a_check_an_image_that_has_something_to_
                 "This image format does not support checks"
             )
         );
-        let refused = graph.check("g", NOTHING).await.unwrap_err();
+        let refused = graph
+            .ask(CheckImage {
+                node_name: "g".to_owned(),
+                repair: NOTHING,
+            })
+            .await
+            .unwrap_err();
         assert_eq!(refused.to_string(), "Cannot find device='' nor node-name='g'");
-        assert!(graph.pending_drains().await.unwrap().is_empty());
-        graph.blockdev_del("disk").await.unwrap();
+        assert!(graph.ask(ListDrains).await.unwrap().is_empty());
+        graph.delete_node("disk").await.unwrap();
     });
 }
 
@@ -375,8 +427,14 @@ fn an_image_marked_as_corrupt_is_mended_by_who_opened_it_to_be_checked() {
             .open(open(OpenFlags::RDWR | OpenFlags::CHECK))
             .await
             .unwrap();
-        graph.check("disk", ALL).await.unwrap();
-        graph.blockdev_del("disk").await.unwrap();
+        graph
+            .ask(CheckImage {
+                node_name: "disk".to_owned(),
+                repair: ALL,
+            })
+            .await
+            .unwrap();
+        graph.delete_node("disk").await.unwrap();
         graph.open(open(OpenFlags::RDWR)).await.unwrap();
     });
 }
@@ -394,7 +452,13 @@ fn a_length_is_changed_as_it_is_said() {
         let blocks = || std::fs::metadata(&path).unwrap().blocks() * 512;
         let resized = async |size, preallocation| {
             graph
-                .truncate("f", size, true, preallocation, PLAIN)
+                .ask(Truncate {
+                    node_name: "f".to_owned(),
+                    size,
+                    exact: true,
+                    preallocation,
+                    flags: PLAIN,
+                })
                 .await
                 .unwrap();
             assert_eq!(graph.node("f").await.unwrap().size, size);
@@ -412,18 +476,36 @@ fn a_length_is_changed_as_it_is_said() {
             "what is new is written"
         );
         let refused = graph
-            .truncate("f", 16 << 20, true, Preallocation::Metadata, PLAIN)
+            .ask(Truncate {
+                node_name: "f".to_owned(),
+                size: 16 << 20,
+                exact: true,
+                preallocation: Preallocation::Metadata,
+                flags: PLAIN,
+            })
             .await;
         assert_eq!(
             refused.unwrap_err().to_string(),
             "Unsupported preallocation mode: metadata"
         );
         let refused = graph
-            .truncate("f", 16 << 20, true, Preallocation::Off, RequestFlags::FUA)
+            .ask(Truncate {
+                node_name: "f".to_owned(),
+                size: 16 << 20,
+                exact: true,
+                preallocation: Preallocation::Off,
+                flags: RequestFlags::FUA,
+            })
             .await;
         assert_eq!(refused.unwrap_err().kind(), ErrorKind::InvalidArgument);
         let refused = graph
-            .truncate("f", MAX_LENGTH + 1, true, Preallocation::Off, PLAIN)
+            .ask(Truncate {
+                node_name: "f".to_owned(),
+                size: MAX_LENGTH + 1,
+                exact: true,
+                preallocation: Preallocation::Off,
+                flags: PLAIN,
+            })
             .await;
         assert_eq!(
             refused.unwrap_err().to_string(),
@@ -436,7 +518,13 @@ fn a_length_is_changed_as_it_is_said() {
         let file = json!({"driver": "file", "filename": directory.join("image")});
         add(&graph, json!({"driver": "qcow2", "node-name": "q", "file": file})).await;
         graph
-            .truncate("q", 4 << 20, false, Preallocation::Metadata, PLAIN)
+            .ask(Truncate {
+                node_name: "q".to_owned(),
+                size: 4 << 20,
+                exact: false,
+                preallocation: Preallocation::Metadata,
+                flags: PLAIN,
+            })
             .await
             .unwrap();
         let client = attach(&graph, "q", READ_WRITE, Permissions::all()).await;
@@ -457,7 +545,12 @@ fn the_file_of_an_open_node_is_deleted_and_the_node_goes_on() {
         )
         .await;
         let client = attach(&graph, "disk", READ_WRITE, Permissions::all()).await;
-        let refused = graph.delete_file("disk").await.unwrap_err();
+        let refused = graph
+            .ask(DeleteFile {
+                node_name: "disk".to_owned(),
+            })
+            .await
+            .unwrap_err();
         assert_eq!(
             (refused.kind(), refused.to_string().as_str()),
             (
@@ -467,10 +560,21 @@ fn the_file_of_an_open_node_is_deleted_and_the_node_goes_on() {
         );
         graph.delete_file_noerr("disk").await;
         assert!(path.exists());
-        graph.delete_file("f").await.unwrap();
+        graph
+            .ask(DeleteFile {
+                node_name: "f".to_owned(),
+            })
+            .await
+            .unwrap();
         assert!(!path.exists());
         client.write(0, Buffers::zeroed(512), PLAIN).await.0.unwrap();
-        let gone = graph.delete_file("f").await.unwrap_err().to_string();
+        let gone = graph
+            .ask(DeleteFile {
+                node_name: "f".to_owned(),
+            })
+            .await
+            .unwrap_err()
+            .to_string();
         let text = format!(
             "{} is not a regular file: No such file or directory",
             path.display()
@@ -478,7 +582,12 @@ fn the_file_of_an_open_node_is_deleted_and_the_node_goes_on() {
         assert_eq!(gone, text);
         // Whoever has taken the name since keeps it.
         std::fs::write(&path, b"another's").unwrap();
-        let refused = graph.delete_file("f").await.unwrap_err();
+        let refused = graph
+            .ask(DeleteFile {
+                node_name: "f".to_owned(),
+            })
+            .await
+            .unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::InUse);
         graph.delete_file_noerr("f").await;
         assert_eq!(std::fs::read(&path).unwrap(), b"another's");
@@ -514,7 +623,12 @@ fn what_a_format_says_of_its_image_is_told_through_what_is_above_it() {
         add(&graph, json!({"driver": "null-co", "node-name": "null"})).await;
         let info = img_json(&directory, "info -U --output=json disk");
         for node in ["q", "cor"] {
-            let found = graph.driver_info(node).await.unwrap();
+            let found = graph
+                .ask(DescribeImage {
+                    node_name: node.to_owned(),
+                })
+                .await
+                .unwrap();
             assert_eq!(info["cluster-size"], found.cluster_size);
             assert_eq!(info["dirty-flag"], found.is_dirty);
             assert!(!found.needs_compressed_writes);
@@ -525,8 +639,22 @@ fn what_a_format_says_of_its_image_is_told_through_what_is_above_it() {
         for node in ["raw", "cor-raw", "null"] {
             assert!(!graph.node(node).await.unwrap().takes_compressed, "{node}");
         }
-        assert_eq!(graph.driver_info("raw").await.unwrap().cluster_size, 0);
-        let silent = graph.driver_info("null").await.unwrap_err();
+        assert_eq!(
+            graph
+                .ask(DescribeImage {
+                    node_name: "raw".to_owned()
+                })
+                .await
+                .unwrap()
+                .cluster_size,
+            0
+        );
+        let silent = graph
+            .ask(DescribeImage {
+                node_name: "null".to_owned(),
+            })
+            .await
+            .unwrap_err();
         assert_eq!(silent.kind(), ErrorKind::Unsupported);
         for (node, result) in [("cor", Ok(())), ("cor-raw", Err(IoError::NotSupported))] {
             let client = attach(&graph, node, READ_WRITE, Permissions::all()).await;
@@ -557,12 +685,24 @@ fn a_backing_image_is_found_by_whatever_path_leads_to_it() {
         .await;
         let whole = directory.join("base").to_str().unwrap().to_owned();
         for name in ["link", "base", "sub/up/base", "sub/up/./link", &whole] {
-            let found = graph.find_backing_image("top", name).await.unwrap();
+            let found = graph
+                .ask(FindBackingImage {
+                    top: "top".to_owned(),
+                    filename: name.to_owned(),
+                })
+                .await
+                .unwrap();
             assert!(found.is_some_and(|found| found.driver == "qcow2"), "{name}");
         }
         // What exists and is another, and what does not exist though its name would do.
         for name in ["other", "missing/../base", "top"] {
-            let found = graph.find_backing_image("top", name).await.unwrap();
+            let found = graph
+                .ask(FindBackingImage {
+                    top: "top".to_owned(),
+                    filename: name.to_owned(),
+                })
+                .await
+                .unwrap();
             assert_eq!(found, None, "{name}");
         }
     });
@@ -630,7 +770,7 @@ fn drivers_that_are_not_on_the_list_are_refused() {
         std::fs::write(directory.join("disk"), [0; 512]).unwrap();
         let file = json!({"driver": "file", "node-name": "f", "filename": directory.join("disk")});
         add(&graph, file).await;
-        let refused = async |node| graph.blockdev_add(options(node)).await.unwrap_err().to_string();
+        let refused = async |node| graph.add_node(options(node)).await.unwrap_err().to_string();
         let raw = |read_only: bool| json!({"driver": "raw", "node-name": "raw", "file": "f", "read-only": read_only});
         assert_eq!(
             refused(raw(false)).await,
@@ -640,7 +780,7 @@ fn drivers_that_are_not_on_the_list_are_refused() {
         let null = json!({"driver": "null-co", "node-name": "null"});
         assert_eq!(refused(null).await, "Driver 'null-co' is not whitelisted");
         let names = async |read_only| {
-            let drivers = graph.drivers(read_only).await.unwrap();
+            let drivers = graph.ask(ListDrivers { read_only }).await.unwrap();
             drivers.into_iter().map(|driver| driver.name).collect::<Vec<_>>()
         };
         assert_eq!(names(false).await, ["file"]);
@@ -746,11 +886,7 @@ fn limits_are_merged_up_the_graph_and_hold_for_requests() {
         let (result, buffers) = client.read(100, Buffers::zeroed(40_000)).await;
         result.unwrap();
         assert_eq!(buffers.to_vec(), vec![7; 40_000]);
-        let statistics = graph.ask(millpond_messages::graph::GraphRequest::Query(
-            millpond_messages::graph::Query::Statistics,
-        ));
-        let millpond_messages::graph::GraphReply::Json(Value::Array(nodes)) = statistics.await.unwrap()
-        else {
+        let Value::Array(nodes) = graph.ask(BlockStatistics).await.unwrap() else {
             panic!("statistics are a list")
         };
         let file = nodes.iter().find(|node| node["node-name"] == "file").unwrap();
@@ -808,7 +944,7 @@ fn a_file_is_opened_past_the_page_cache_if_and_only_if_that_was_asked_for() {
                 found.iter().all(|flags| (flags & expected != 0) == direct),
                 "{found:?}"
             );
-            graph.blockdev_del("disk").await.unwrap();
+            graph.delete_node("disk").await.unwrap();
         }
     });
 }
@@ -858,7 +994,7 @@ fn space_is_given_back_only_where_that_is_allowed() {
             result.unwrap();
             assert_eq!(found.is_zero(), gives, "{given}");
             graph.detach(client.root()).await.unwrap();
-            graph.blockdev_del("disk").await.unwrap();
+            graph.delete_node("disk").await.unwrap();
         }
     });
 }
@@ -904,19 +1040,55 @@ fn a_node_that_copies_on_read_does_not_become_read_only() {
             json!({"driver": "qcow2", "node-name": "disk", "file": file}),
         )
         .await;
-        graph.enable_copy_on_read("disk").await.unwrap();
-        let refused = graph.set_read_only("disk", true).await.unwrap_err();
+        graph
+            .ask(CopyOnRead {
+                node_name: "disk".to_owned(),
+                on: true,
+            })
+            .await
+            .unwrap();
+        let refused = graph
+            .ask(SetReadOnly {
+                node_name: "disk".to_owned(),
+                read_only: true,
+            })
+            .await
+            .unwrap_err();
         assert_eq!(
             refused.to_string(),
             "Can't set node 'disk' to r/o with copy-on-read enabled"
         );
         assert!(!graph.node("disk").await.unwrap().read_only);
-        graph.disable_copy_on_read("disk").await.unwrap();
-        graph.set_read_only("disk", true).await.unwrap();
+        graph
+            .ask(CopyOnRead {
+                node_name: "disk".to_owned(),
+                on: false,
+            })
+            .await
+            .unwrap();
+        graph
+            .ask(SetReadOnly {
+                node_name: "disk".to_owned(),
+                read_only: true,
+            })
+            .await
+            .unwrap();
         let facts = graph.node("disk").await.unwrap();
         assert!(facts.flags.is_read_only() && !facts.flags.is_writable());
-        graph.set_read_only("disk", false).await.unwrap();
-        graph.set_active(Some("disk".to_owned()), false).await.unwrap();
+        graph
+            .ask(SetReadOnly {
+                node_name: "disk".to_owned(),
+                read_only: false,
+            })
+            .await
+            .unwrap();
+        graph
+            .ask(SetActive {
+                node_name: Some("disk".to_owned()),
+                active: false,
+            })
+            .await
+            .unwrap();
         let facts = graph.node("disk").await.unwrap();
         assert!(!facts.flags.is_read_only() && !facts.flags.is_writable());
     });

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use millpond::graph::GraphHandle;
-use millpond_messages::graph::{IothreadOptions, IothreadReport, Options, RootRequest, RootUser};
+use millpond_messages::graph::{
+    DrawGraph, IothreadOptions, IothreadReport, IothreadReports, Options, RootRequest, RootUser, SetIothread,
+};
 use millpond_messages::{ErrorKind, Permissions};
 use millpond_ring::buffer::Buffers;
 use serde_json::{Value, json};
@@ -20,7 +22,7 @@ fn options(json: Value) -> Options {
 }
 
 async fn add(graph: &GraphHandle, json: Value) {
-    graph.blockdev_add(options(json)).await.expect("the node opens");
+    graph.add_node(options(json)).await.expect("the node opens");
 }
 
 fn user(node: &str, user: RootUser) -> RootRequest {
@@ -36,7 +38,7 @@ fn user(node: &str, user: RootUser) -> RootRequest {
 }
 
 async fn report(graph: &GraphHandle, id: &str) -> IothreadReport {
-    let all = graph.iothread_statistics().await.expect("the actor answers");
+    let all = graph.ask(IothreadReports).await.expect("the actor answers");
     all.into_iter()
         .find(|report| report.id == id)
         .expect("the iothread is there")
@@ -64,7 +66,11 @@ fn an_idle_iothread_is_shown_to_sleep_and_uses_no_processor() {
         )
         .await;
         graph
-            .set_iothread("n", Some("io".to_owned()), false)
+            .ask(SetIothread {
+                node_name: "n".to_owned(),
+                iothread: Some("io".to_owned()),
+                force: false,
+            })
             .await
             .expect("it moves");
         let client = graph.attach(user("n", RootUser::Embedder("test".to_owned())));
@@ -110,7 +116,11 @@ fn counters_go_with_the_work() {
         )
         .await;
         graph
-            .set_iothread("f", Some("io".to_owned()), false)
+            .ask(SetIothread {
+                node_name: "f".to_owned(),
+                iothread: Some("io".to_owned()),
+                force: false,
+            })
             .await
             .expect("it moves");
         let client = graph.attach(user("f", RootUser::Embedder("test".to_owned())));
@@ -190,7 +200,7 @@ fn a_processor_that_is_not_there_is_refused_by_name_also_beside_one_that_is() {
                 )
             );
         }
-        assert_eq!(graph.iothread_statistics().await.expect("an answer").len(), 1);
+        assert_eq!(graph.ask(IothreadReports).await.expect("an answer").len(), 1);
         graph
             .add_iothread(IothreadOptions::named("lost"))
             .await
@@ -257,12 +267,16 @@ fn the_graph_is_drawn_with_drivers_iothreads_roles_permissions_and_users() {
         )
         .await;
         graph
-            .set_iothread("top", Some("io".to_owned()), false)
+            .ask(SetIothread {
+                node_name: "top".to_owned(),
+                iothread: Some("io".to_owned()),
+                force: false,
+            })
             .await
             .expect("it moves");
         let odd = RootUser::Embedder("a \"quoted\" \\name\\\nand more".to_owned());
         let client = graph.attach(user("top", odd)).await.expect("it is free");
-        let drawn = parse_dot(&graph.dot().await.expect("an answer"));
+        let drawn = parse_dot(&graph.ask(DrawGraph).await.expect("an answer"));
         let facts = graph.facts().await.expect("an answer");
         let id = |name: &str| {
             let node = facts.nodes.iter().find(|node| node.name == name);

@@ -8,7 +8,9 @@ use futures_channel::oneshot;
 use millpond::graph::GraphHandle;
 use millpond::iothread::Local;
 use millpond::node::{Client, HomeClient};
-use millpond_messages::graph::{IothreadOptions, Options, RootRequest, RootUser};
+use millpond_messages::graph::{
+    IothreadOptions, NodeReports, Options, RootRequest, RootUser, SetHistograms, SetIothread,
+};
 use millpond_messages::io::{Operation, Value as IoValue};
 use millpond_messages::{
     IoError, IoResult, LatencyHistogram, LatencyHistograms, NodeStatistics, OperationCount, Permissions,
@@ -27,7 +29,7 @@ async fn add(graph: &GraphHandle, json: Value) {
         panic!("not an object: {json}")
     };
     let options: Options = options;
-    graph.blockdev_add(options).await.expect("the node opens");
+    graph.add_node(options).await.expect("the node opens");
 }
 
 async fn attach(graph: &GraphHandle, node: &str) -> Client {
@@ -44,7 +46,7 @@ async fn attach(graph: &GraphHandle, node: &str) -> Client {
 }
 
 async fn counted(graph: &GraphHandle, node: &str) -> NodeStatistics {
-    let reports = graph.node_statistics().await.expect("the actor answers");
+    let reports = graph.ask(NodeReports).await.expect("the actor answers");
     let found = reports.into_iter().find(|report| report.node_name == node);
     found.expect("the node is there").statistics
 }
@@ -456,13 +458,22 @@ fn histograms_count_from_when_they_are_asked_for_and_go_along_to_another_iothrea
             flush: None,
         };
         graph
-            .set_histograms("null", histograms)
+            .ask(SetHistograms {
+                node_name: "null".to_owned(),
+                histograms,
+            })
             .await
             .expect("the node is there");
         run(&client, Way::AtOnce, &requests).await;
         run(&client, Way::InSteps, &requests).await;
         graph.detach(client.root()).await.expect("it was attached");
-        let moved = graph.set_iothread("null", Some("io".to_owned()), false).await;
+        let moved = graph
+            .ask(SetIothread {
+                node_name: "null".to_owned(),
+                iothread: Some("io".to_owned()),
+                force: false,
+            })
+            .await;
         moved.expect("nobody holds it in place");
         let client = attach(&graph, "null").await;
         run(&client, Way::AtOnce, &requests).await;
@@ -477,7 +488,10 @@ fn histograms_count_from_when_they_are_asked_for_and_go_along_to_another_iothrea
             ..LatencyHistograms::default()
         };
         graph
-            .set_histograms("null", again)
+            .ask(SetHistograms {
+                node_name: "null".to_owned(),
+                histograms: again,
+            })
             .await
             .expect("the node is there");
         let seen = counted(&graph, "null").await;
@@ -485,10 +499,20 @@ fn histograms_count_from_when_they_are_asked_for_and_go_along_to_another_iothrea
             (bins(&seen.histograms.read), bins(&seen.histograms.write)),
             (vec![0], vec![0, 6])
         );
-        let ended = graph.set_histograms("null", LatencyHistograms::default()).await;
+        let ended = graph
+            .ask(SetHistograms {
+                node_name: "null".to_owned(),
+                histograms: LatencyHistograms::default(),
+            })
+            .await;
         ended.expect("the node is there");
         assert!(counted(&graph, "null").await.histograms.is_empty());
-        let missing = graph.set_histograms("none", LatencyHistograms::default()).await;
+        let missing = graph
+            .ask(SetHistograms {
+                node_name: "none".to_owned(),
+                histograms: LatencyHistograms::default(),
+            })
+            .await;
         assert!(missing.is_err());
         graph.detach(client.root()).await.expect("it was attached");
     });

@@ -8,7 +8,8 @@ use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iot
 use millpond::node::Client;
 use millpond_drivers::builtin::builtin;
 use millpond_messages::graph::{
-    IothreadOptions, Mutation, OpenImage, Options, Probing, RootRequest, RootUser,
+    FindDirectory, InvalidateCache, IothreadOptions, Open, OpenImage, Options, Probing, RootRequest,
+    RootUser, SetReadOnly,
 };
 use millpond_messages::io::{Operation, Preallocation};
 use millpond_messages::{ErrorKind, IoError, OpenFlags, Permissions, RequestFlags};
@@ -270,7 +271,7 @@ fn names_that_open_nothing_are_told_in_qemus_words() {
 fn a_node_that_exists_is_taken_by_reference() {
     with_graph(|graph, _| async move {
         let null = json!({"driver": "null-co", "node-name": "n", "read-zeroes": true});
-        graph.blockdev_add(options(null)).await.unwrap();
+        graph.add_node(options(null)).await.unwrap();
         let reference = || OpenImage {
             reference: Some("n".to_owned()),
             ..OpenImage::default()
@@ -279,7 +280,7 @@ fn a_node_that_exists_is_taken_by_reference() {
         let client = graph.open_held(reference(), holder()).await.unwrap();
         assert_eq!(read(&client, 0).await, 0);
         graph.detach(client.root()).await.unwrap();
-        graph.blockdev_del("n").await.unwrap();
+        graph.delete_node("n").await.unwrap();
     });
 }
 
@@ -303,7 +304,7 @@ fn formats_are_guessed_for_writing_only_where_that_was_asked_for() {
         let guessed = probing(image(&format, RDWR), Probing::Formats);
         let name = graph.open(guessed).await.unwrap();
         assert_eq!(graph.node(name.clone()).await.unwrap().driver, "qcow2");
-        graph.blockdev_del(name).await.unwrap();
+        graph.delete_node(name).await.unwrap();
         // A protocol needs no format.
         let name = graph
             .open(image(&plain, RDWR | OpenFlags::PROTOCOL))
@@ -426,14 +427,36 @@ fn backing_files_are_opened_by_the_names_and_options_there_are() {
         assert_eq!(graph.open(how).await.unwrap(), "t");
         assert_eq!(graph.node("b").await.unwrap().driver, "raw");
         let directory = format!("{}/", sub.display());
-        assert_eq!(graph.directory("t").await.unwrap(), directory);
-        assert_eq!(graph.directory("b").await.unwrap(), directory);
+        assert_eq!(
+            graph
+                .ask(FindDirectory {
+                    node_name: "t".to_owned()
+                })
+                .await
+                .unwrap(),
+            directory
+        );
+        assert_eq!(
+            graph
+                .ask(FindDirectory {
+                    node_name: "b".to_owned()
+                })
+                .await
+                .unwrap(),
+            directory
+        );
         let null = with_options(
             OpenImage::default(),
             json!({"driver": "null-co", "node-name": "n", "size": 512}),
         );
         graph.open(null).await.unwrap();
-        let none = graph.directory("n").await.unwrap_err().to_string();
+        let none = graph
+            .ask(FindDirectory {
+                node_name: "n".to_owned(),
+            })
+            .await
+            .unwrap_err()
+            .to_string();
         assert_eq!(none, "Cannot generate a base directory for null-co nodes");
     });
 }
@@ -639,7 +662,7 @@ fn cache_flags_reach_the_file_whatever_option_or_flag_says_so() {
                     "{node}"
                 );
             }
-            graph.blockdev_del(name).await.unwrap();
+            graph.delete_node(name).await.unwrap();
         }
     });
 }
@@ -721,19 +744,37 @@ fn a_reopen_for_writing_needs_allow_rdwr() {
             with_options(image(&path, flags), json!({"driver": "raw", "node-name": name}))
         };
         graph.open(open("fixed", READ)).await.unwrap();
-        let refused = graph.set_read_only("fixed", false).await.unwrap_err();
+        let refused = graph
+            .ask(SetReadOnly {
+                node_name: "fixed".to_owned(),
+                read_only: false,
+            })
+            .await
+            .unwrap_err();
         assert_eq!(
             (refused.kind(), refused.to_string().as_str()),
             (ErrorKind::ReadOnly, "Node 'fixed' is read only")
         );
-        graph.blockdev_del("fixed").await.unwrap();
+        graph.delete_node("fixed").await.unwrap();
         for flags in [OpenFlags::ALLOW_RDWR, RDWR] {
             graph.open(open("free", flags)).await.unwrap();
-            graph.set_read_only("free", true).await.unwrap();
+            graph
+                .ask(SetReadOnly {
+                    node_name: "free".to_owned(),
+                    read_only: true,
+                })
+                .await
+                .unwrap();
             assert!(graph.node("free").await.unwrap().read_only);
-            graph.set_read_only("free", false).await.unwrap();
+            graph
+                .ask(SetReadOnly {
+                    node_name: "free".to_owned(),
+                    read_only: false,
+                })
+                .await
+                .unwrap();
             assert!(!graph.node("free").await.unwrap().read_only);
-            graph.blockdev_del("free").await.unwrap();
+            graph.delete_node("free").await.unwrap();
         }
     });
 }
@@ -742,11 +783,9 @@ fn a_reopen_for_writing_needs_allow_rdwr() {
 fn requests_reach_the_graph_actor_as_messages_too() {
     with_graph(|graph, directory| async move {
         let path = raw(&directory, "disk", 1);
-        let request = Mutation::Open(Box::new(image(&path, READ)));
-        assert!(matches!(
-            graph.ask(request).await,
-            Ok(millpond_messages::graph::GraphReply::Name(_))
-        ));
+        let request = Open(Box::new(image(&path, READ)));
+        let name: String = graph.ask(request).await.unwrap();
+        assert!(graph.find(&name).is_some());
     });
 }
 
@@ -786,8 +825,18 @@ fn metadata_that_was_invalidated_is_read_again() {
         assert_eq!(read(&client, 0).await, 0);
         qemu_io(&["-f", "qcow2", "-c", "write -P 7 0 512", path.to_str().unwrap()]);
         assert_eq!(read(&client, 0).await, 0, "the table that says so is cached");
-        graph.invalidate_cache("d").await.unwrap();
-        graph.invalidate_cache("nope").await.unwrap_err();
+        graph
+            .ask(InvalidateCache {
+                node_name: "d".to_owned(),
+            })
+            .await
+            .unwrap();
+        graph
+            .ask(InvalidateCache {
+                node_name: "nope".to_owned(),
+            })
+            .await
+            .unwrap_err();
         assert_eq!(graph.node("d").await.unwrap().size, 1 << 20);
         assert_eq!(read(&client, 0).await, 7);
     });

@@ -8,7 +8,7 @@ use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iot
 use millpond::iothread::Local;
 use millpond::node::{Client, Mail};
 use millpond_drivers::builtin::builtin;
-use millpond_messages::graph::{IothreadOptions, Options, RootRequest, RootUser};
+use millpond_messages::graph::{IothreadOptions, Options, RootRequest, RootUser, SetIothread};
 use millpond_messages::{ErrorKind, IoError, Permissions, RequestFlags};
 use millpond_ring::Engine;
 use millpond_ring::buffer::{Buffer, Buffers, PLACES, Region};
@@ -56,7 +56,7 @@ async fn test(graph: GraphHandle, engine: Engine) {
         "threads"
     };
     let node = json!({"driver": "file", "node-name": "f", "filename": file.path(), "aio": aio});
-    graph.blockdev_add(options(node)).await.expect("the file opens");
+    graph.add_node(options(node)).await.expect("the file opens");
     let client = graph.attach(RootRequest {
         node: "f".to_owned(),
         user: RootUser::Embedder("test".to_owned()),
@@ -93,7 +93,11 @@ async fn test(graph: GraphHandle, engine: Engine) {
         .await
         .expect("a thread");
     graph
-        .set_iothread("f", Some("late".to_owned()), true)
+        .ask(SetIothread {
+            node_name: "f".to_owned(),
+            iothread: Some("late".to_owned()),
+            force: true,
+        })
         .await
         .expect("nobody minds");
     assert_eq!(fixed(&client).await, 0);

@@ -4,7 +4,7 @@ mod support;
 
 use millpond::graph::GraphHandle;
 use millpond::node::Client;
-use millpond_messages::graph::{DrainScope, Options, RootRequest, RootUser};
+use millpond_messages::graph::{DrainScope, Options, RootRequest, RootUser, SaveGraph, SetHistograms};
 use millpond_messages::saved::{SavedGraph, SavedNode, SavedParent, SavedSectionCover, load, save};
 use millpond_messages::{IoError, LatencyHistogram, LatencyHistograms, OpBlocker, Permissions};
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ fn object(json: Value) -> Options {
 }
 
 async fn add(graph: &GraphHandle, json: Value) {
-    graph.blockdev_add(object(json)).await.expect("the node opens");
+    graph.add_node(object(json)).await.expect("the node opens");
 }
 
 async fn attach(graph: &GraphHandle, node: &str) -> Client {
@@ -30,7 +30,8 @@ async fn attach(graph: &GraphHandle, node: &str) -> Client {
 
 /// The state as it comes out of its record, which is held to be written again as it was.
 async fn saved(graph: &GraphHandle) -> SavedGraph {
-    let record = save(&graph.save().await.expect("nothing is being changed")).expect("it can be written");
+    let graph = graph.ask(SaveGraph).await.expect("nothing is being changed");
+    let record = save(graph.as_ref()).expect("it can be written");
     let loaded: SavedGraph = load(&record).expect("it can be read");
     assert_eq!(save(&loaded).expect("it can be written again"), record);
     loaded
@@ -114,7 +115,10 @@ fn a_record_has_what_nodes_have_counted_and_not_flushed() {
             ..LatencyHistograms::default()
         };
         graph
-            .set_histograms("data", histograms)
+            .ask(SetHistograms {
+                node_name: "data".to_owned(),
+                histograms,
+            })
             .await
             .expect("the node is there");
         let client = attach(&graph, "data").await;

@@ -5,7 +5,7 @@ mod support;
 use std::future::Future;
 
 use millpond::graph::GraphHandle;
-use millpond_messages::graph::{Options, RootRequest, RootUser};
+use millpond_messages::graph::{DrawGraph, IothreadReports, NamedNodes, Options, RootRequest, RootUser};
 use millpond_messages::io::{Operation, Preallocation, Value as Answer};
 use millpond_messages::{Permissions, RequestFlags, StatusFlags};
 use millpond_ring::buffer::{Buffer, Buffers};
@@ -22,13 +22,10 @@ fn options(json: Value) -> Options {
 /// Raw nodes on top of each other, `n0` at the bottom being a file of one mebibyte.
 async fn raw_chain(graph: &GraphHandle, path: &str, length: usize) {
     let bottom = json!({"driver": "file", "node-name": "n0", "filename": path});
-    graph.blockdev_add(options(bottom)).await.expect("the file opens");
+    graph.add_node(options(bottom)).await.expect("the file opens");
     for at in 1..length {
         let node = json!({"driver": "raw", "node-name": format!("n{at}"), "file": format!("n{}", at - 1)});
-        graph
-            .blockdev_add(options(node))
-            .await
-            .expect("raw opens over raw");
+        graph.add_node(options(node)).await.expect("raw opens over raw");
     }
 }
 
@@ -84,7 +81,7 @@ const AT_ONCE: u64 = 32;
 /// Messages that the main iothread has handled for `asked`, without those of the question itself.
 async fn messages_for<T>(graph: &GraphHandle, asked: impl Future<Output = T>) -> (u64, T) {
     let handled = async || {
-        let reports = graph.iothread_statistics().await.expect("an answer");
+        let reports = graph.ask(IothreadReports).await.expect("an answer");
         reports[0].counters.messages
     };
     let before = handled().await;
@@ -103,7 +100,7 @@ fn questions_about_all_nodes_ask_many_at_once_and_each_once_however_deep_the_cha
             raw_chain(&graph, path.to_str().expect("a name in text"), length).await;
             let nodes = length as u64;
             for flat in [true, false] {
-                let (messages, named) = messages_for(&graph, graph.named_nodes(flat)).await;
+                let (messages, named) = messages_for(&graph, graph.ask(NamedNodes { flat })).await;
                 assert_eq!(messages, nodes.div_ceil(AT_ONCE), "flat: {flat}");
                 let named = named.expect("an answer");
                 let sizes = named.as_array().expect("a list").iter();
@@ -111,7 +108,7 @@ fn questions_about_all_nodes_ask_many_at_once_and_each_once_however_deep_the_cha
                 assert_eq!(sizes.len(), length);
                 assert!(sizes.iter().all(|size| **size == json!(4096)), "{sizes:?}");
             }
-            let (messages, dot) = messages_for(&graph, graph.dot()).await;
+            let (messages, dot) = messages_for(&graph, graph.ask(DrawGraph)).await;
             assert_eq!(messages, 0, "the graph itself is the actor's own");
             // Two lines of defaults, one a node and one an edge, and two around them.
             assert_eq!(dot.expect("an answer").lines().count(), 2 * length + 3);
@@ -127,9 +124,9 @@ fn the_answer_about_ten_times_the_nodes_is_ten_times_as_long() {
             let have = lengths.len() * 100;
             for at in have..nodes {
                 let node = json!({"driver": "null-co", "node-name": format!("node{at:04}")});
-                graph.blockdev_add(options(node)).await.expect("null opens");
+                graph.add_node(options(node)).await.expect("null opens");
             }
-            let (messages, named) = messages_for(&graph, graph.named_nodes(true)).await;
+            let (messages, named) = messages_for(&graph, graph.ask(NamedNodes { flat: true })).await;
             assert_eq!(messages, (nodes as u64).div_ceil(AT_ONCE));
             lengths.push(named.expect("an answer").to_string().len() - "[]".len());
         }

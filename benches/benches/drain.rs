@@ -94,7 +94,7 @@ async fn add(graph: &GraphHandle, options: Value) {
     let Value::Object(options) = options else {
         panic!("not an object: {options}")
     };
-    graph.blockdev_add(options).await.expect("it opens");
+    graph.add_node(options).await.expect("it opens");
 }
 
 /// Drains and lets go so often; what passed from asking for the section until it was still.

@@ -12,7 +12,7 @@ mod policy;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use futures_executor::block_on;
 use millpond::embed::{BlockLayer, BlockLayerConfig};
-use millpond_messages::graph::Mutation;
+use millpond_messages::graph::{DropFilter, InsertNode};
 use serde_json::json;
 
 use meter::Meter;
@@ -44,11 +44,11 @@ fn in_the_policy(criterion: &mut Criterion<Meter>) {
             |b| {
                 b.iter(|| {
                     let filter = json!({"driver": "copy-on-read", "node-name": "filter", "file": "disk"});
-                    site.request(Mutation::InsertNode {
+                    site.request(InsertNode {
                         node: "disk".to_owned(),
                         options: object(filter),
                     });
-                    site.request(Mutation::DropFilter {
+                    site.request(DropFilter {
                         node_name: "filter".to_owned(),
                     });
                 });
@@ -66,15 +66,15 @@ fn with_all(criterion: &mut Criterion<Meter>) {
         block_on(async {
             for at in 0..nodes {
                 let node = json!({"driver": "null-co", "node-name": format!("beside{at}")});
-                graph.blockdev_add(object(node)).await.expect("null opens");
+                graph.add_node(object(node)).await.expect("null opens");
             }
         });
         group.bench_function(BenchmarkId::new("null comes and goes", nodes), |b| {
             b.iter(|| {
                 block_on(async {
                     let node = json!({"driver": "null-co", "node-name": "new"});
-                    graph.blockdev_add(object(node)).await.expect("null opens");
-                    graph.blockdev_del("new").await.expect("nobody holds it");
+                    graph.add_node(object(node)).await.expect("null opens");
+                    graph.delete_node("new").await.expect("nobody holds it");
                 });
             });
         });

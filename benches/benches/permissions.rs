@@ -10,7 +10,7 @@ mod policy;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use millpond_messages::Permissions;
-use millpond_messages::graph::Mutation;
+use millpond_messages::graph::{DetachRoot, SetRootPermissions};
 
 use meter::Meter;
 use policy::{Site, sizes};
@@ -24,7 +24,7 @@ fn chain(criterion: &mut Criterion<Meter>) {
         group.bench_function(BenchmarkId::from_parameter(nodes), |b| {
             b.iter(|| {
                 let root = site.attach(&top);
-                site.request(Mutation::DetachRoot(root));
+                site.request(DetachRoot(root));
             });
         });
     }
@@ -41,7 +41,7 @@ fn parents(criterion: &mut Criterion<Meter>) {
         group.bench_function(BenchmarkId::from_parameter(users), |b| {
             b.iter(|| {
                 for permissions in [Permissions::CONSISTENT_READ, Permissions::WRITE] {
-                    site.request(Mutation::SetRootPermissions {
+                    site.request(SetRootPermissions {
                         root: roots[0],
                         permissions,
                         shared: Permissions::all(),

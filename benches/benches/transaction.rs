@@ -9,7 +9,7 @@ mod meter;
 mod policy;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use millpond_messages::graph::{Mutation, Options};
+use millpond_messages::graph::{Options, Reopen};
 use serde_json::json;
 
 use meter::Meter;
@@ -35,8 +35,8 @@ fn reopen(criterion: &mut Criterion<Meter>) {
         group.throughput(Throughput::Elements(2 * nodes));
         group.bench_function(BenchmarkId::from_parameter(nodes), |b| {
             b.iter(|| {
-                site.request(Mutation::BlockdevReopen(closed.clone()));
-                site.request(Mutation::BlockdevReopen(open.clone()));
+                site.request(Reopen(closed.clone()));
+                site.request(Reopen(open.clone()));
             });
         });
     }

@@ -5,7 +5,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use millpond_drivers::api::Registry;
-use millpond_messages::graph::{DrainScope, GraphReply, GraphRequest, Immediate, Mutation, Query};
+use millpond_messages::graph::{
+    CloseAll, DrainBegin, DrainEnd, DrainScope, GraphReply, GraphRequest, Immediate, Mutation, Query,
+};
 use millpond_messages::{Error, ErrorKind, IoThreadId, Token};
 
 use crate::change::{self, shutdown};
@@ -71,17 +73,20 @@ impl Policy {
     fn begin_at_once(&mut self, id: RequestId, immediate: Immediate, now: Duration) {
         let world = self.world.clone();
         match immediate {
-            Immediate::DrainBegin { scope, user } => self.drain_begin(id, &scope, user),
-            Immediate::DrainEnd(token) => self.drain_end(id, token),
-            Immediate::CloseAll { grace } => self.close_all(id, grace, now),
-            Immediate::CancelInFlight { node_name } => {
-                let cancelled =
-                    async move { Next::Reply(cancel::cancel_in_flight(&world, &node_name).await) };
-                self.questions.push((id, Box::pin(cancelled)));
-            }
-            Immediate::Debug { node_name, order } => {
-                let done = async move { Next::Reply(debug::debug(&world, &node_name, order).await) };
+            Immediate::DrainBegin(DrainBegin { scope, user }) => self.drain_begin(id, &scope, user),
+            Immediate::DrainEnd(DrainEnd(token)) => self.drain_end(id, token),
+            Immediate::CloseAll(CloseAll { grace }) => self.close_all(id, grace, now),
+            Immediate::CancelInFlight(request) => {
+                let done = async move { Next::Reply(cancel::cancel_in_flight(&world, &request).await) };
                 self.questions.push((id, Box::pin(done)));
+            }
+            Immediate::DebugNode(request) => {
+                let done = async move { Next::Reply(debug::debug(&world, request).await) };
+                self.questions.push((id, Box::pin(done)));
+            }
+            Immediate::IsSuspended(request) => {
+                let told = async move { Next::Reply(debug::is_suspended(&world, request).await) };
+                self.questions.push((id, Box::pin(told)));
             }
         }
     }

@@ -2,7 +2,7 @@
 //! it ends, what it does, and, where it watches, that it is alive.
 
 use crate::daemon::Daemon;
-use millpond_messages::graph::{GraphRequest, Query};
+use millpond_messages::graph::ListIothreads;
 use sd_notify::NotifyState;
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ pub async fn stopping() {
 async fn keep_alive(daemon: Daemon, limit: Duration) {
     loop {
         // What it answers does not matter: that it does.
-        let _ = daemon.graph(GraphRequest::Query(Query::Iothreads)).await;
+        let _ = daemon.graph(ListIothreads).await;
         tell(|| sd_notify::notify(&[NotifyState::Watchdog])).await;
         tokio::time::sleep(limit / 2).await;
     }

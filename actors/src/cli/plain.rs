@@ -12,7 +12,7 @@ use crate::monitor::chardev::{Address, Backend, ChardevOptions, Socket};
 use crate::qmp::{self, Commands};
 use crate::socket::{OwnFile, activation};
 use clap::Parser;
-use millpond_messages::graph::{GraphReply, GraphRequest, Mutation, NodeFacts, OpenImage, Probing, Query};
+use millpond_messages::graph::{FindNode, NodeFacts, Open, OpenImage, Probing};
 use millpond_messages::qapi::schema::{
     BlockExportOptions, MonitorOptions, ObjectOptions, SocketAddress, UnixSocketAddress,
 };
@@ -198,10 +198,10 @@ impl Plain {
             done = self.set_up(daemon) => done.map_err(with_hint)?,
             () = signals.next() => return Ok(()),
         };
-        let facts = daemon.graph(GraphRequest::Query(Query::Node { node_name })).await;
+        let facts = daemon.graph(FindNode { node_name }).await;
         let addresses = daemon.exports().server_addresses().unwrap_or_default();
         let uris: Vec<String> = addresses.iter().map(|address| self.uri(address)).collect();
-        if let Ok(GraphReply::Node(facts)) = facts {
+        if let Ok(facts) = facts {
             // Who read it may have gone once it knew enough: that is no reason not to serve.
             let told = format!("{}\n", self.greeting(&facts, &uris));
             let _ = io::Write::write_all(&mut io::stdout(), told.as_bytes());
@@ -291,15 +291,11 @@ impl Plain {
             probing: Probing::Formats,
             ..OpenImage::default()
         };
-        match daemon.graph(Mutation::Open(Box::new(image))).await {
-            Ok(GraphReply::Name(name)) => Ok(name),
-            Ok(_) => Err(QmpError::generic("The graph gave an answer of the wrong kind")),
-            Err(error) if error.desc.ends_with(UNKNOWN_FORMAT) => Err(QmpError::generic(format!(
-                "{}: say so with --format raw",
-                error.desc
-            ))),
-            Err(error) => Err(error),
-        }
+        let opened = daemon.graph(Open(Box::new(image))).await;
+        opened.map_err(|error| match error.desc.ends_with(UNKNOWN_FORMAT) {
+            true => QmpError::generic(format!("{}: say so with --format raw", error.desc)),
+            false => error,
+        })
     }
 
     /// The image's path, such that nothing in it is taken for a protocol.

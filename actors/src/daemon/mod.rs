@@ -20,7 +20,7 @@ use actix::Addr;
 use chardevs::Chardevs;
 use millpond_drivers::filter::throttle::Groups;
 use millpond_engine::node::Client;
-use millpond_messages::graph::{GraphReply, GraphRequest, Immediate, Options};
+use millpond_messages::graph::{CloseAll, Options, Request};
 use millpond_messages::qapi::QmpError;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -92,7 +92,7 @@ impl Daemon {
     ///
     /// # Errors
     /// What it answers, as a client sees it.
-    pub async fn graph(&self, request: impl Into<GraphRequest>) -> Result<GraphReply<Client>, QmpError> {
+    pub async fn graph<R: Request>(&self, request: R) -> Result<R::Answer<Client>, QmpError> {
         self.parts.graph.ask(request).await.map_err(QmpError::from)
     }
 
@@ -189,9 +189,9 @@ impl Daemon {
             tracing::warn!("exports and jobs do not end: what they do is given up");
         }
         let left = grace.saturating_sub(begun.elapsed());
-        let closed = self.graph(Immediate::CloseAll { grace: Some(left) }).await;
+        let closed = self.graph(CloseAll { grace: Some(left) }).await;
         self.finish_monitors().await;
-        closed.map(drop)
+        closed
     }
 
     /// Changes how long everything may take to be closed.

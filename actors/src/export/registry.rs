@@ -5,7 +5,9 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use millpond_engine::node::Client;
-use millpond_messages::graph::{GraphReply, GraphRequest, NodeFacts, Query, RootRequest, RootUser};
+use millpond_messages::graph::{
+    AttachRootInactive, FindRoot, ListIothreads, NodeFacts, RootRequest, RootUser, SetActive,
+};
 use millpond_messages::qapi::{
     BlockExportInfo, BlockExportKind, BlockExportOptions, BlockExportRemoveMode, BlockExportType,
     NbdServerOptions, QmpEvent, SocketAddress, is_identifier,
@@ -223,15 +225,10 @@ impl ExportRegistry {
     }
 
     async fn iothread(&self, name: &str) -> Result<IoThreadId> {
-        let reply = self.0.graph.ask(GraphRequest::Query(Query::Iothreads)).await?;
-        let found = match reply {
-            GraphReply::Iothreads(all) => all
-                .into_iter()
-                .find(|(options, ..)| options.id == name)
-                .map(|(.., id)| id),
-            _ => None,
-        };
-        found.ok_or_else(|| error(ErrorKind::NotFound, format!("iothread \"{name}\" not found")))
+        let iothreads = self.0.graph.ask(ListIothreads).await?;
+        let found = iothreads.into_iter().find(|(options, ..)| options.id == name);
+        let id = found.map(|(.., id)| id);
+        id.ok_or_else(|| error(ErrorKind::NotFound, format!("iothread \"{name}\" not found")))
     }
 
     /// Takes hold of the node for an export.
@@ -245,8 +242,11 @@ impl ExportRegistry {
         permissions.set(Permissions::WRITE, options.writable.unwrap_or(false));
         let allows_inactive = options.allow_inactive.unwrap_or(false);
         if !allows_inactive && node.flags.contains(OpenFlags::INACTIVE) {
-            let name = Some(options.node_name.clone());
-            self.0.graph.set_active(name, true).await?;
+            let activate = SetActive {
+                node_name: Some(options.node_name.clone()),
+                active: true,
+            };
+            self.0.graph.ask(activate).await?;
         }
         let request = RootRequest {
             node: options.node_name.clone(),
@@ -259,7 +259,7 @@ impl ExportRegistry {
             writethrough: options.writethrough.unwrap_or(false),
         };
         match allows_inactive {
-            true => self.0.graph.attach_inactive(request).await,
+            true => self.0.graph.ask(AttachRootInactive(request)).await,
             false => self.0.graph.attach(request).await,
         }
     }
@@ -270,11 +270,7 @@ impl ExportRegistry {
         prepared: &dyn Prepared,
         client: &Client,
     ) -> Result<()> {
-        let query = GraphRequest::Query(Query::Root(client.root()));
-        let node = match self.0.graph.ask(query).await? {
-            GraphReply::Node(facts) => Some(facts),
-            _ => None,
-        };
+        let node = Some(self.0.graph.ask(FindRoot(client.root())).await?);
         let hold = Hold {
             client: client.clone(),
             node,
@@ -386,11 +382,11 @@ impl ExportRegistry {
         });
         let mut infos = Vec::with_capacity(exports.len());
         for (key, root) in exports {
-            let reply = self.0.graph.ask(GraphRequest::Query(Query::Root(root))).await;
+            let shown = self.0.graph.ask(FindRoot(root)).await;
             // What is not listed has gone for good: nothing of its name is in the way of what comes next.
             infos.extend(self.0.state.with(|state| {
                 let entry = state.export(key)?;
-                if let Ok(GraphReply::Node(facts)) = reply {
+                if let Ok(facts) = shown {
                     entry.node_name = facts.name;
                 }
                 Some(BlockExportInfo {

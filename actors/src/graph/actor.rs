@@ -9,14 +9,15 @@ use actix::{Actor, AsyncContext, Context, Handler, Message, ResponseFuture, Stre
 use futures_channel::{mpsc, oneshot};
 use futures_executor::block_on;
 use millpond_drivers::api::Registry;
-use millpond_messages::graph::{GraphReply, GraphRequest, Immediate, IothreadOptions, Mutation};
+use millpond_messages::graph::{GraphReply, IothreadOptions, ListDrains, Request, Serialise};
 use millpond_messages::handshake::PendingDrain;
-use millpond_messages::{Error, ErrorKind, IoThreadId, OpBlocker, Result, Token};
+use millpond_messages::{Error, ErrorKind, IoThreadId, Result, Token};
 use tokio::time::Instant;
 
 use crate::flight::collect;
 
 use super::addresses::Handles;
+use super::asked::give_back;
 use super::change_log::ChangeLog;
 use super::delay::{self, Delay};
 use super::handle::GraphHandle;
@@ -44,15 +45,15 @@ pub struct GraphConfig {
     pub main: IothreadOptions,
 }
 
-/// A request to the graph actor.
+/// Any request to the graph actor, as a message of actix; the result is the request's answer.
 #[derive(Debug)]
-pub struct GraphMessage(
+pub struct GraphMessage<R>(
     /// What the graph is asked to do.
-    pub GraphRequest,
+    pub R,
 );
 
-impl Message for GraphMessage {
-    type Result = Result<GraphReply<Client>>;
+impl<R: Request> Message for GraphMessage<R> {
+    type Result = Result<R::Answer<Client>>;
 }
 
 /// The graph actor: the policy, and the handles that it decides about.
@@ -147,7 +148,7 @@ impl Graph {
             Incoming::Event(node::Event::Serialises(_, root)) => {
                 // Nobody waits for the reply: what was asked for is seen by the root edge, which goes on then.
                 let id = self.handle.next_id();
-                self.policy.request(id, Mutation::Serialise(root), now)
+                self.policy.request(id, Serialise(root), now)
             }
             Incoming::Event(event) => {
                 self.handles.flight.heard(&event);
@@ -327,55 +328,23 @@ impl Graph {
     }
 
     pub(super) fn answer(&self, reply: ReplySender, result: Result<GraphReply<Client>>) {
-        // Whoever asked may have gone: what it was given would otherwise be held for ever.
-        match reply.send(result) {
-            Err(Ok(GraphReply::Still(token))) => self.handle.send(Immediate::DrainEnd(token)),
-            Err(Ok(GraphReply::Frozen(token))) => self.handle.send(Mutation::UnfreezeChain(token)),
-            Err(Ok(GraphReply::Blocked(token))) => self.handle.send(Mutation::OpUnblock {
-                token,
-                node_name: None,
-                operations: OpBlocker::ALL.to_vec(),
-            }),
-            Err(Ok(GraphReply::Root(client))) => self.handle.send(Mutation::DetachRoot(client.root())),
-            Ok(()) | Err(_) => {}
+        // Whoever asked may have gone.
+        if let Err(Ok(reply)) = reply.send(result) {
+            give_back(&self.handle, &reply);
         }
     }
 
     fn with_handles(&self, reply: GraphReply<millpond_messages::RootId>) -> Result<GraphReply<Client>> {
-        Ok(match reply {
-            GraphReply::Root(root) => {
-                let handle = self.handles.roots.get(&root);
-                GraphReply::Root(Client::new(handle.ok_or_else(closed)?))
-            }
-            GraphReply::Done => GraphReply::Done,
-            GraphReply::Name(name) => GraphReply::Name(name),
-            GraphReply::BlockSizes(sizes) => GraphReply::BlockSizes(sizes),
-            GraphReply::Geometry(geometry) => GraphReply::Geometry(geometry),
-            GraphReply::Checked(result) => GraphReply::Checked(result),
-            GraphReply::Drivers(drivers) => GraphReply::Drivers(drivers),
-            GraphReply::DriverInfo(info) => GraphReply::DriverInfo(info),
-            GraphReply::Still(token) => GraphReply::Still(token),
-            GraphReply::Json(json) => GraphReply::Json(json),
-            GraphReply::Graph(facts) => GraphReply::Graph(facts),
-            GraphReply::Suspended(held) => GraphReply::Suspended(held),
-            GraphReply::Drains(drains) => GraphReply::Drains(drains),
-            GraphReply::Saved(graph) => GraphReply::Saved(graph),
-            GraphReply::Node(facts) => GraphReply::Node(facts),
-            GraphReply::Iothreads(iothreads) => GraphReply::Iothreads(iothreads),
-            GraphReply::NodeStatistics(reports) => GraphReply::NodeStatistics(reports),
-            GraphReply::IothreadStatistics(reports) => GraphReply::IothreadStatistics(reports),
-            GraphReply::Found(node) => GraphReply::Found(node),
-            GraphReply::Truth(truth) => GraphReply::Truth(truth),
-            GraphReply::Frozen(token) => GraphReply::Frozen(token),
-            GraphReply::Blocked(token) => GraphReply::Blocked(token),
-            GraphReply::Blockers(blockers) => GraphReply::Blockers(blockers),
+        reply.try_map_root(|root| {
+            let handle = self.handles.roots.get(&root).ok_or_else(closed)?;
+            Ok(Client::new(handle))
         })
     }
 }
 
 /// Names in the log what slow drains wait for, of those that still wait.
 async fn warn_of(slow: Vec<Token>, graph: GraphHandle) {
-    let Ok(drains) = graph.pending_drains().await else {
+    let Ok(drains) = graph.ask(ListDrains).await else {
         return;
     };
     for drain in drains.iter().filter(|drain| slow.contains(&Token(drain.token))) {
@@ -438,11 +407,11 @@ impl StreamHandler<Incoming> for Graph {
     }
 }
 
-impl Handler<GraphMessage> for Graph {
-    type Result = ResponseFuture<Result<GraphReply<Client>>>;
+impl<R: Request + 'static> Handler<GraphMessage<R>> for Graph {
+    type Result = ResponseFuture<Result<R::Answer<Client>>>;
 
-    fn handle(&mut self, GraphMessage(request): GraphMessage, _: &mut Self::Context) -> Self::Result {
-        let handle = self.handle.clone();
-        Box::pin(async move { handle.ask(request).await })
+    fn handle(&mut self, GraphMessage(request): GraphMessage<R>, _: &mut Self::Context) -> Self::Result {
+        // It takes its place in the queue now, not when the answer is first waited for.
+        Box::pin(self.handle.ask(request))
     }
 }

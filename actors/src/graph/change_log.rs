@@ -2,7 +2,11 @@
 
 use std::collections::HashMap;
 
-use millpond_messages::graph::{Action, ChildOf, GraphRequest, Immediate, Mutation, Options, RootUser};
+use millpond_messages::graph::{
+    Action, AddChild, Append, AttachChild, AttachRoot, AttachRootInactive, ChildOf, DelChild, DetachChild,
+    DropIntermediate, GraphRequest, Immediate, MoveNode, Mutation, OpenImage, Options, Reopen, ReopenKeeping,
+    ReplaceChild, ReplaceNode, Resize, RootUser, SetActive, SetBacking, SetReadOnly, Snapshot,
+};
 use millpond_messages::{Error, Result};
 use serde_json::Value;
 
@@ -45,99 +49,110 @@ fn refused(change: &str, error: &Error) {
 fn change(request: &GraphRequest) -> Option<String> {
     match request {
         GraphRequest::Mutation(mutation) => mutated(mutation),
-        GraphRequest::Immediate(Immediate::CloseAll { .. }) => Some("close everything".to_owned()),
+        GraphRequest::Immediate(Immediate::CloseAll(_)) => Some("close everything".to_owned()),
         GraphRequest::Immediate(_) | GraphRequest::Query(_) => None,
     }
 }
 
 fn mutated(mutation: &Mutation) -> Option<String> {
     Some(match mutation {
-        Mutation::Open(open) => match &open.filename {
-            Some(filename) => format!("open image '{filename}'"),
-            None => format!("open {}", node(&open.options)),
-        },
-        Mutation::BlockdevAdd(options) => format!("add {}", node(options)),
-        Mutation::BlockdevDel { node_name } => format!("delete node '{node_name}'"),
-        Mutation::BlockdevReopen(all) | Mutation::ReopenKeeping(all) => {
+        Mutation::Open(request) => opened(&request.0),
+        Mutation::OpenHeld(request) => opened(&request.image),
+        Mutation::AddNode(request) => format!("add {}", node(&request.0)),
+        Mutation::DeleteNode(request) => format!("delete node '{}'", request.node_name),
+        Mutation::Reopen(Reopen(all)) | Mutation::ReopenKeeping(ReopenKeeping(all)) => {
             format!("reopen {}", all.iter().map(node).collect::<Vec<_>>().join(", "))
         }
-        Mutation::SetReadOnly { node_name, read_only } => {
+        Mutation::SetReadOnly(SetReadOnly { node_name, read_only }) => {
             let access = if *read_only { "read-only" } else { "writable" };
             format!("make node '{node_name}' {access}")
         }
-        Mutation::SetActive { node_name, active } => {
+        Mutation::SetActive(SetActive { node_name, active }) => {
             let verb = if *active { "activate" } else { "inactivate" };
             match node_name {
                 Some(name) => format!("{verb} node '{name}'"),
                 None => format!("{verb} all nodes"),
             }
         }
-        Mutation::AddIothread(options) => format!("start iothread '{}'", options.id),
-        Mutation::DelIothread { id } => format!("stop iothread '{id}'"),
-        _ => return edited(mutation),
+        Mutation::AddIothread(request) => format!("start iothread '{}'", request.0.id),
+        Mutation::DelIothread(request) => format!("stop iothread '{}'", request.id),
+        _ => return linked(mutation),
     })
 }
 
-/// What a mutation is to change of what leads where, or of what an image has.
-fn edited(mutation: &Mutation) -> Option<String> {
+/// What a mutation is to change of what leads where.
+fn linked(mutation: &Mutation) -> Option<String> {
     Some(match mutation {
-        Mutation::BlockdevSnapshot { node, overlay } => {
+        Mutation::Snapshot(Snapshot { node, overlay }) => {
             format!("put overlay '{overlay}' on node '{node}'")
         }
-        Mutation::Transaction { actions, .. } => {
-            let names = actions.iter().map(Action::name).collect::<Vec<_>>();
-            format!("all or none of: {}", names.join(", "))
-        }
-        Mutation::AddChild { parent, node } => format!("add child '{node}' to node '{parent}'"),
-        Mutation::DelChild { parent, child } | Mutation::DetachChild { parent, child } => {
+        Mutation::AddChild(AddChild { parent, node }) => format!("add child '{node}' to node '{parent}'"),
+        Mutation::DelChild(DelChild { parent, child })
+        | Mutation::DetachChild(DetachChild { parent, child }) => {
             format!("take child '{child}' from node '{parent}'")
         }
-        Mutation::AttachChild { parent, child, node } => {
+        Mutation::AttachChild(AttachChild { parent, child, node }) => {
             format!("put node '{node}' behind child '{child}' of node '{parent}'")
         }
-        Mutation::Amend { node_name, .. } => format!("amend the image of node '{node_name}'"),
-        Mutation::Resize { node_name, size } => format!("resize node '{node_name}' to {size} bytes"),
-        Mutation::SetIothread {
-            node_name, iothread, ..
-        } => format!(
-            "move node '{node_name}' and what is joined to it to {}",
-            place(iothread.as_deref())
-        ),
-        Mutation::MoveNode { node_name, iothread } => {
-            format!("move node '{node_name}' to {}", place(iothread.as_deref()))
-        }
-        Mutation::AttachRoot(root) | Mutation::AttachRootInactive(root) => {
+        Mutation::AttachRoot(AttachRoot(root)) | Mutation::AttachRootInactive(AttachRootInactive(root)) => {
             format!("attach {} to node '{}'", user(&root.user), root.node)
         }
-        Mutation::DetachRoot(root) => format!("detach user {root}"),
-        Mutation::Append { node, new } => format!("put node '{new}' on top of node '{node}'"),
-        Mutation::ReplaceNode { from, to } => format!("replace node '{from}' by node '{to}'"),
-        Mutation::ReplaceChild { of, node } => match of {
+        Mutation::DetachRoot(request) => format!("detach user {}", request.0),
+        Mutation::Append(Append { node, new }) => format!("put node '{new}' on top of node '{node}'"),
+        Mutation::ReplaceNode(ReplaceNode { from, to }) => format!("replace node '{from}' by node '{to}'"),
+        Mutation::ReplaceChild(ReplaceChild { of, node }) => match of {
             ChildOf::Node { node_name, child } => {
                 format!("put node '{node}' behind child '{child}' of node '{node_name}'")
             }
             ChildOf::Root(root) => format!("put node '{node}' behind user {root}"),
         },
-        Mutation::InsertNode { node: below, options } => {
-            format!("insert {} above node '{below}'", node(options))
+        Mutation::InsertNode(request) => {
+            format!("insert {} above node '{}'", node(&request.options), request.node)
         }
-        Mutation::DropFilter { node_name } => format!("drop filter '{node_name}'"),
-        Mutation::SetBacking { node_name, backing } => match backing {
+        Mutation::DropFilter(request) => format!("drop filter '{}'", request.node_name),
+        Mutation::SetBacking(SetBacking { node_name, backing }) => match backing {
             Some(backing) => format!("put node '{backing}' behind node '{node_name}' as its backing node"),
             None => format!("leave node '{node_name}' without a backing node"),
         },
-        Mutation::ChangeBackingFile {
-            image_node_name,
-            backing_file,
-            ..
-        } => format!("let the image of node '{image_node_name}' name '{backing_file}' as its backing file"),
-        Mutation::DropIntermediate { top, base, .. } => {
+        Mutation::DropIntermediate(DropIntermediate { top, base, .. }) => {
             format!("drop the images from '{top}' to '{base}', which stays")
         }
-        Mutation::Commit { node_name } => format!("commit node '{node_name}' to its backing node"),
-        Mutation::MakeEmpty { node_name } => format!("empty node '{node_name}'"),
+        _ => return changed(mutation),
+    })
+}
+
+/// What a mutation is to change of an image, or of where a node lives.
+fn changed(mutation: &Mutation) -> Option<String> {
+    Some(match mutation {
+        Mutation::Transact(request) => {
+            let names = request.actions.iter().map(Action::name).collect::<Vec<_>>();
+            format!("all or none of: {}", names.join(", "))
+        }
+        Mutation::Amend(request) => format!("amend the image of node '{}'", request.node_name),
+        Mutation::Resize(Resize { node_name, size }) => format!("resize node '{node_name}' to {size} bytes"),
+        Mutation::SetIothread(request) => format!(
+            "move node '{}' and what is joined to it to {}",
+            request.node_name,
+            place(request.iothread.as_deref())
+        ),
+        Mutation::MoveNode(MoveNode { node_name, iothread }) => {
+            format!("move node '{node_name}' to {}", place(iothread.as_deref()))
+        }
+        Mutation::RecordBackingFile(request) => format!(
+            "let the image of node '{}' name '{}' as its backing file",
+            request.image_node_name, request.backing_file
+        ),
+        Mutation::Commit(request) => format!("commit node '{}' to its backing node", request.node_name),
+        Mutation::MakeEmpty(request) => format!("empty node '{}'", request.node_name),
         _ => return None,
     })
+}
+
+fn opened(image: &OpenImage) -> String {
+    match &image.filename {
+        Some(filename) => format!("open image '{filename}'"),
+        None => format!("open {}", node(&image.options)),
+    }
 }
 
 /// A node by its options.

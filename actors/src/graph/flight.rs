@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
+use futures_channel::oneshot;
+use millpond_messages::Result;
 use millpond_messages::record::MessageEvent;
 use tokio::time::Instant;
 
+use super::handle::GraphHandle;
+use super::inbox::{Incoming, closed};
 use millpond_engine::delay::kind;
 use millpond_engine::flight::{Note, Recorder};
 use millpond_engine::node::{self, recorded};
@@ -59,5 +63,18 @@ impl GraphFlight {
     /// It has heard of an event.
     pub(super) fn heard(&self, event: &node::Event) {
         self.note(recorded::event(MessageEvent::Heard, event));
+    }
+}
+
+impl GraphHandle {
+    /// The last messages of all threads and what is unanswered, as `millpond flight` reads it. An iothread that is stuck
+    /// holds it up for two seconds at most.
+    ///
+    /// # Errors
+    /// The graph has ended.
+    pub async fn flight_record(&self, reason: impl Into<String>) -> Result<Vec<u8>> {
+        let (done, written) = oneshot::channel();
+        self.post(Incoming::Flight(reason.into(), done));
+        written.await.map_err(|_| closed())
     }
 }

@@ -9,25 +9,24 @@
 
 mod actor;
 mod addresses;
-mod answer;
+mod asked;
 mod change_log;
 mod delay;
-mod edits;
 mod flight;
+mod guards;
 mod handle;
-mod images;
 mod inbox;
 mod iothreads;
 mod mailbox;
 mod memory;
 mod names;
 mod node_handle;
-mod questions;
 mod show;
 
 pub use actor::{Graph, GraphConfig, GraphMessage};
-pub use edits::{FreezeGuard, OpBlockGuard};
-pub use handle::{DrainGuard, GraphHandle};
+pub use asked::Asked;
+pub use guards::{DrainGuard, FreezeGuard, OpBlockGuard};
+pub use handle::GraphHandle;
 pub use iothreads::{IothreadFactory, Started, Starting, system_iothreads};
 pub use millpond_graph::{Announcement, ImplicitOpens};
 pub use node_handle::NodeHandle;

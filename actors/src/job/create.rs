@@ -3,7 +3,7 @@
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::Result;
-use millpond_messages::graph::Options;
+use millpond_messages::graph::{MakeImage, Options};
 use millpond_messages::qapi::JobType;
 
 use super::pace::Pace;
@@ -27,7 +27,7 @@ impl Job for CreateJob {
         let (graph, options) = (self.graph.clone(), std::mem::take(&mut self.options));
         pace.progress(0, 1);
         async move {
-            let created = graph.blockdev_create(options).await;
+            let created = graph.ask(MakeImage(options)).await;
             pace.progress(1, 1);
             created
         }

@@ -1,7 +1,7 @@
 //! Exports, and the NBD server.
 
 use crate::daemon::Daemon;
-use millpond_messages::graph::{GraphReply, GraphRequest, Query};
+use millpond_messages::graph::FindNode;
 use millpond_messages::qapi::QmpError;
 use millpond_messages::qapi::schema::{
     BlockDirtyBitmapOrStr, BlockExportDel, BlockExportInfo, BlockExportKind, BlockExportOptions,
@@ -35,10 +35,10 @@ pub(super) async fn server_add(daemon: Daemon, arguments: NbdServerAddOptions) -
         bitmap,
     } = arguments;
     let name = name.unwrap_or_else(|| device.clone());
-    let query = Query::Node {
+    let query = FindNode {
         node_name: device.clone(),
     };
-    let Ok(GraphReply::Node(node)) = daemon.graph(GraphRequest::Query(query)).await else {
+    let Ok(node) = daemon.graph(query).await else {
         let text = format!("Cannot find device='{device}' nor node-name='{device}'");
         return Err(QmpError::generic(text));
     };

@@ -1,9 +1,11 @@
 //! The graph and its nodes as they are shown, and what they count.
 
-use super::node::change;
 use crate::daemon::Daemon;
 use crate::graph::graph_json;
-use millpond_messages::graph::{GraphReply, GraphRequest, IothreadReport, Mutation, Query};
+use millpond_messages::graph::{
+    BlockStatistics, DrawGraph, IothreadReport, IothreadReports, ListDrains, NamedNodes, SetHistograms,
+    WholeGraph,
+};
 use millpond_messages::qapi::QmpError;
 use millpond_messages::qapi::schema::{
     BlockDeviceInfo, BlockStats, Json, MillpondIothreadReport, PendingDrain, QueryBlockstats,
@@ -13,24 +15,12 @@ use millpond_messages::qapi::schema::{
 use millpond_messages::{LatencyHistogram, LatencyHistograms};
 use serde_json::{Value, json};
 
-/// A question whose answer is JSON in QAPI's own form.
-async fn ask<T>(daemon: &Daemon, query: Query) -> Result<Json<T>, QmpError> {
-    match daemon.graph(GraphRequest::Query(query)).await? {
-        GraphReply::Json(answer) => Ok(Json::new(answer)),
-        _ => Err(wrong_kind()),
-    }
-}
-
-pub(super) fn wrong_kind() -> QmpError {
-    QmpError::generic("The graph gave an answer of the wrong kind")
-}
-
 pub(super) async fn query_nodes(
     daemon: Daemon,
     arguments: QueryNamedBlockNodes,
 ) -> Result<Json<Vec<BlockDeviceInfo>>, QmpError> {
     let QueryNamedBlockNodes { flat } = arguments;
-    ask(&daemon, Query::NamedNodes { flat }).await
+    daemon.graph(NamedNodes { flat }).await.map(Json::new)
 }
 
 /// Statistics are kept by nodes: without `query-nodes` only devices are asked for, which there are none.
@@ -39,7 +29,7 @@ pub(super) async fn query_statistics(
     arguments: QueryBlockstats,
 ) -> Result<Json<Vec<BlockStats>>, QmpError> {
     match arguments.query_nodes {
-        true => ask(&daemon, Query::Statistics).await,
+        true => daemon.graph(BlockStatistics).await.map(Json::new),
         false => Ok(Json::new(Value::Array(Vec::new()))),
     }
 }
@@ -60,42 +50,32 @@ pub(super) async fn set_histograms(
         flush: of(arguments.boundaries_flush)?,
     };
     let node_name = arguments.node_name;
-    let request = Mutation::SetHistograms {
+    let request = SetHistograms {
         node_name,
         histograms,
     };
-    change(&daemon, request).await
+    daemon.graph(request).await
 }
 
 pub(super) async fn query_graph(
     daemon: Daemon,
     _: XDebugQueryBlockGraph,
 ) -> Result<XDbgBlockGraph, QmpError> {
-    match daemon.graph(GraphRequest::Query(Query::Graph)).await? {
-        GraphReply::Graph(facts) => Ok(graph_json(&facts)),
-        _ => Err(wrong_kind()),
-    }
+    daemon.graph(WholeGraph).await.map(|facts| graph_json(&facts))
 }
 
 pub(super) async fn query_drains(
     daemon: Daemon,
     _: XMillpondQueryDrains,
 ) -> Result<Vec<PendingDrain>, QmpError> {
-    match daemon.graph(GraphRequest::Query(Query::PendingDrains)).await? {
-        GraphReply::Drains(drains) => Ok(drains),
-        _ => Err(wrong_kind()),
-    }
+    daemon.graph(ListDrains).await
 }
 
 pub(super) async fn query_iothreads(
     daemon: Daemon,
     _: XMillpondQueryIothreads,
 ) -> Result<Json<Vec<MillpondIothreadReport>>, QmpError> {
-    let query = GraphRequest::Query(Query::IothreadStatistics);
-    match daemon.graph(query).await? {
-        GraphReply::IothreadStatistics(reports) => Ok(shown(&reports)),
-        _ => Err(wrong_kind()),
-    }
+    daemon.graph(IothreadReports).await.map(|reports| shown(&reports))
 }
 
 /// The reports in the form that their row in the schema says.
@@ -104,7 +84,10 @@ fn shown(reports: &[IothreadReport]) -> Json<Vec<MillpondIothreadReport>> {
 }
 
 pub(super) async fn query_dot(daemon: Daemon, _: XMillpondQueryDot) -> Result<Json<String>, QmpError> {
-    ask(&daemon, Query::Dot).await
+    daemon
+        .graph(DrawGraph)
+        .await
+        .map(|drawing| Json::new(drawing.into()))
 }
 
 #[cfg(test)]

@@ -1,9 +1,7 @@
 //! Images: made, resized, checked, amended.
 
-use super::graph::wrong_kind;
-use super::node::change;
 use crate::daemon::Daemon;
-use millpond_messages::graph::{GraphReply, GraphRequest, Mutation, Query};
+use millpond_messages::graph::{CheckImage, FindNode, RecordBackingFile, Resize, Truncate};
 use millpond_messages::qapi::QmpError;
 use millpond_messages::qapi::schema::{
     BlockResize, BlockdevCreate, ChangeBackingFile, MillpondCheckRepair, MillpondImageCheck, XBlockdevAmend,
@@ -23,12 +21,11 @@ pub(super) async fn amend(daemon: Daemon, arguments: XBlockdevAmend) -> Result<(
         options,
         ..
     } = arguments;
-    let query = Query::Node {
+    let query = FindNode {
         node_name: node_name.clone(),
     };
-    let driver = match daemon.graph(GraphRequest::Query(query)).await {
-        Ok(GraphReply::Node(facts)) => facts.driver,
-        Ok(_) => return Err(wrong_kind()),
+    let driver = match daemon.graph(query).await {
+        Ok(facts) => facts.driver,
         Err(_) => {
             let text = format!("Cannot find device='' nor node-name='{node_name}'");
             return Err(QmpError::generic(text));
@@ -52,29 +49,29 @@ pub(super) async fn resize(daemon: Daemon, arguments: BlockResize) -> Result<(),
     let size = size.map_err(|_| QmpError::generic("Parameter 'size' expects a >0 size"));
     // Devices there are none: only a node can be meant, and where there is that node, no device is looked for. The change
     // itself looks for the node too, and asking about it takes a step for every node below.
-    let node = Query::Node {
+    let node = FindNode {
         node_name: node_name.clone(),
     };
     let asks = size.is_err() || !device.is_empty();
-    if node_name.is_empty() || (asks && daemon.graph(GraphRequest::Query(node)).await.is_err()) {
+    if node_name.is_empty() || (asks && daemon.graph(node).await.is_err()) {
         let text = format!("Cannot find device='{device}' nor node-name='{node_name}'");
         return Err(QmpError::generic(text));
     }
     let size = size?;
-    change(&daemon, Mutation::Resize { node_name, size }).await
+    daemon.graph(Resize { node_name, size }).await
 }
 
 pub(super) async fn truncate(daemon: Daemon, arguments: XMillpondTruncate) -> Result<(), QmpError> {
     let mut flags = RequestFlags::empty();
     flags.set(RequestFlags::ZERO_WRITE, arguments.zero);
-    let request = Mutation::Truncate {
+    let request = Truncate {
         node_name: arguments.node_name,
         size: arguments.size.0,
         exact: arguments.exact,
         preallocation: arguments.preallocation,
         flags,
     };
-    change(&daemon, request).await
+    daemon.graph(request).await
 }
 
 pub(super) async fn check(daemon: Daemon, arguments: XMillpondCheck) -> Result<MillpondImageCheck, QmpError> {
@@ -83,16 +80,11 @@ pub(super) async fn check(daemon: Daemon, arguments: XMillpondCheck) -> Result<M
         leaks: repair != MillpondCheckRepair::None,
         errors: repair == MillpondCheckRepair::All,
     };
-    let query = Query::Node {
+    let query = FindNode {
         node_name: node_name.clone(),
     };
-    let checked = daemon.graph(Mutation::Check { node_name, repair }).await?;
-    let GraphReply::Checked(found) = checked else {
-        return Err(wrong_kind());
-    };
-    let GraphReply::Node(facts) = daemon.graph(GraphRequest::Query(query)).await? else {
-        return Err(wrong_kind());
-    };
+    let found = daemon.graph(CheckImage { node_name, repair }).await?;
+    let facts = daemon.graph(query).await?;
     Ok(MillpondImageCheck {
         filename: facts.filename,
         format: facts.driver,
@@ -118,10 +110,10 @@ pub(super) async fn change_backing_file(
         image_node_name,
         backing_file,
     } = arguments;
-    let request = Mutation::ChangeBackingFile {
+    let request = RecordBackingFile {
         device,
         image_node_name,
         backing_file,
     };
-    change(&daemon, request).await
+    daemon.graph(request).await
 }

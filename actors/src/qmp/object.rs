@@ -1,7 +1,7 @@
 //! User objects: made and removed.
 
 use crate::daemon::{Daemon, UserObject};
-use millpond_messages::graph::Mutation;
+use millpond_messages::graph::{AddIothread, DelIothread};
 use millpond_messages::qapi::schema::{ObjectDel, ObjectOptions};
 use millpond_messages::qapi::{QmpError, check_identifier};
 
@@ -11,7 +11,7 @@ pub(crate) async fn add(daemon: Daemon, options: ObjectOptions) -> Result<(), Qm
     daemon.objects(|objects| objects.may_add(&object))?;
     match &object {
         UserObject::Iothread(iothread) => {
-            daemon.graph(Mutation::AddIothread(iothread.clone())).await?;
+            daemon.graph(AddIothread(iothread.clone())).await?;
         }
         UserObject::ThrottleGroup(group) => {
             let added = daemon.throttle_groups().add(&group.id, group.limits);
@@ -30,7 +30,7 @@ pub(super) async fn delete(daemon: Daemon, ObjectDel { id }: ObjectDel) -> Resul
     let object = object.ok_or_else(|| QmpError::generic(format!("object '{id}' not found")))?;
     match object {
         UserObject::Iothread(_) => {
-            daemon.graph(Mutation::DelIothread { id: id.to_owned() }).await?;
+            daemon.graph(DelIothread { id: id.to_owned() }).await?;
         }
         UserObject::ThrottleGroup(_) => {
             let removed = daemon.throttle_groups().remove(id);

@@ -1,7 +1,7 @@
 //! The tree of objects, as far as users' own objects are in it.
 
 use crate::daemon::{Daemon, UserObject, properties_of, type_of};
-use millpond_messages::graph::Mutation;
+use millpond_messages::graph::TuneIothread;
 use millpond_messages::qapi::schema::{
     ObjectPropertyInfo, ObjectTypeInfo, QomGet, QomList, QomListProperties, QomListTypes, QomSet,
 };
@@ -150,7 +150,7 @@ pub(super) async fn set(daemon: Daemon, arguments: QomSet) -> Result<(), QmpErro
     let changed = object.with(&property, &value)?;
     match &changed {
         UserObject::Iothread(iothread) => {
-            daemon.graph(Mutation::TuneIothread(iothread.clone())).await?;
+            daemon.graph(TuneIothread(iothread.clone())).await?;
         }
         UserObject::ThrottleGroup(changed) => {
             if let Some(group) = daemon.throttle_groups().find(&changed.id) {

@@ -1,8 +1,7 @@
 //! Several changes together, all or none.
 
-use super::node::change;
 use crate::daemon::Daemon;
-use millpond_messages::graph::{self, CompletionMode, Mutation};
+use millpond_messages::graph::{self, CompletionMode, Transact};
 use millpond_messages::qapi::QmpError;
 use millpond_messages::qapi::schema::{
     ActionCompletionMode, BlockdevSnapshot, Transaction, TransactionAction,
@@ -16,12 +15,12 @@ pub(super) async fn run(daemon: Daemon, arguments: Transaction) -> Result<(), Qm
             graph::Action::BlockdevSnapshot { node, overlay }
         }
     });
-    let request = Mutation::Transaction {
+    let request = Transact {
         actions: actions.collect(),
         completion: match arguments.properties.completion_mode {
             ActionCompletionMode::Individual => CompletionMode::Individual,
             ActionCompletionMode::Grouped => CompletionMode::Grouped,
         },
     };
-    change(&daemon, request).await
+    daemon.graph(request).await
 }

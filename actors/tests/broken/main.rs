@@ -17,7 +17,10 @@ use millpond::graph::{Announcement, Graph, GraphConfig, GraphHandle, ImplicitOpe
 use millpond::node::Client;
 use millpond_drivers::builtin::builtin;
 use millpond_messages::error::errno::EIO;
-use millpond_messages::graph::{DrainScope, IothreadOptions, OpenImage, Options, RootRequest, RootUser};
+use millpond_messages::graph::{
+    DebugNode, DrainScope, IothreadOptions, IsSuspended, MakeImage, MoveNode, NamedNodes, OpenImage, Options,
+    Reopen, RootRequest, RootUser,
+};
 use millpond_messages::qapi::QmpEvent;
 use millpond_messages::{IoError, Permissions, RequestFlags};
 use millpond_ring::Engine;
@@ -107,16 +110,19 @@ fn on_stage<F: Future<Output = ()>>(test: impl FnOnce(Stage) -> F) {
             std::fs::write(&path, vec![0; 1 << 16]).expect("it can be written");
             let node =
                 json!({"driver": "raw", "node-name": name, "file": {"driver": "file", "filename": path}});
-            graph.blockdev_add(options(node)).await.expect("it opens");
+            graph.add_node(options(node)).await.expect("it opens");
             clients.push(graph.attach(hold(name)).await.expect("it is free"));
         }
         graph
-            .move_node("there", Some("io".to_owned()))
+            .ask(MoveNode {
+                node_name: "there".to_owned(),
+                iothread: Some("io".to_owned()),
+            })
             .await
             .expect("it moves");
         let loads = [load(clients[0].clone()), load(clients[1].clone())];
         let base = json!({"driver": "null-co", "node-name": "base", "size": 1 << 20, "read-zeroes": true});
-        graph.blockdev_add(options(base)).await.expect("it opens");
+        graph.add_node(options(base)).await.expect("it opens");
         test(Stage {
             graph: graph.clone(),
             trap,
@@ -147,12 +153,12 @@ impl Stage {
 
     async fn scene(&self, row: &Row) -> Scene {
         let file = json!({"driver": "null-co", "node-name": "f-file", "size": 1 << 20, "read-zeroes": true});
-        self.graph.blockdev_add(options(file)).await.expect("it opens");
+        self.graph.add_node(options(file)).await.expect("it opens");
         let mut node = options(json!({
             "driver": "fragile", "node-name": "f", "file": "f-file", "discard": "unmap",
         }));
         node.extend(options(row.options.clone()));
-        self.graph.blockdev_add(node).await.expect("it opens");
+        self.graph.add_node(node).await.expect("it opens");
         Scene {
             graph: self.graph.clone(),
             client: self.graph.attach(hold("f")).await.expect("it is free"),
@@ -211,7 +217,7 @@ impl Stage {
         }
         for below in ["g", "f-file"] {
             // Only some rows have a node in between.
-            let deleted = self.graph.blockdev_del(below).await;
+            let deleted = self.graph.delete_node(below).await;
             assert!(deleted.is_ok() || below == "g", "{what}: {deleted:?}");
         }
         self.loads_go_on(&what).await;
@@ -224,7 +230,7 @@ impl Stage {
         assert_eq!(result, Err(eio), "{what}");
         let section = in_time(what, self.graph.drain(DrainScope::All, "test")).await;
         drop(section.expect("it becomes still"));
-        in_time(what, self.graph.named_nodes(false))
+        in_time(what, self.graph.ask(NamedNodes { flat: false }))
             .await
             .expect("the rest is described");
         let left = in_time(what, leave(scene)).await;
@@ -250,7 +256,7 @@ fn a_node_above_a_broken_one_is_whole() {
             .scene(&row(Entry::Read, ONCE, Ends::Failing, |_| async { Ok(()) }))
             .await;
         let top = json!({"driver": "raw", "node-name": "top", "file": "f"});
-        stage.graph.blockdev_add(options(top)).await.expect("it opens");
+        stage.graph.add_node(options(top)).await.expect("it opens");
         let client = stage.graph.attach(hold("top")).await.expect("it is free");
         stage.trap.set(Entry::Read, When::Later);
         let (result, _) = in_time("a read", client.read(0, Buffers::zeroed(512))).await;
@@ -265,15 +271,15 @@ fn a_node_above_a_broken_one_is_whole() {
             .expect("it was attached");
         stage
             .graph
-            .blockdev_reopen(vec![options(other)])
+            .ask(Reopen(vec![options(other)]))
             .await
             .expect("it is whole");
         let (result, buffers) = client.read(0, Buffers::zeroed(512)).await;
         assert_eq!((result, buffers.to_vec()), (Ok(()), vec![0; 512]));
-        stage.graph.blockdev_del("f").await.expect("nobody uses it");
+        stage.graph.delete_node("f").await.expect("nobody uses it");
         stage.graph.detach(client.root()).await.expect("it was attached");
-        stage.graph.blockdev_del("top").await.expect("nobody uses it");
-        stage.graph.blockdev_del("f-file").await.expect("nobody uses it");
+        stage.graph.delete_node("top").await.expect("nobody uses it");
+        stage.graph.delete_node("f-file").await.expect("nobody uses it");
     });
 }
 
@@ -290,7 +296,7 @@ fn what_a_broken_driver_had_asked_of_its_child_runs_to_its_end() {
         let below = stage.graph.attach(hold("g")).await.expect("it is shared");
         stage
             .graph
-            .debug_breakpoint("g", "pwritev", "held")
+            .ask(DebugNode::breakpoint("g", "pwritev", "held"))
             .await
             .expect("it listens");
         let writer = scene.clone();
@@ -298,7 +304,7 @@ fn what_a_broken_driver_had_asked_of_its_child_runs_to_its_end() {
         in_time("the breakpoint", async {
             while !stage
                 .graph
-                .debug_is_suspended("g", "held")
+                .ask(IsSuspended::under("g", "held"))
                 .await
                 .expect("it is there")
             {}
@@ -313,11 +319,15 @@ fn what_a_broken_driver_had_asked_of_its_child_runs_to_its_end() {
         assert!(
             stage
                 .graph
-                .debug_is_suspended("g", "held")
+                .ask(IsSuspended::under("g", "held"))
                 .await
                 .expect("it is there")
         );
-        stage.graph.debug_resume("g", "held").await.expect("it is held");
+        stage
+            .graph
+            .ask(DebugNode::resume("g", "held"))
+            .await
+            .expect("it is held");
         let drained = in_time("a drain", stage.graph.drain(DrainScope::All, "test")).await;
         drop(drained.expect("it becomes still"));
         in_time(
@@ -329,7 +339,7 @@ fn what_a_broken_driver_had_asked_of_its_child_runs_to_its_end() {
         .expect("it is whole");
         stage.graph.detach(below.root()).await.expect("it was attached");
         leave(&scene).await.expect("it can be deleted");
-        stage.graph.blockdev_del("f-file").await.expect("nobody uses it");
+        stage.graph.delete_node("f-file").await.expect("nobody uses it");
     });
 }
 
@@ -340,9 +350,9 @@ fn what_panics_before_there_is_a_node_is_an_error_for_whoever_asked() {
         let add = || {
             let file = json!({"driver": "null-co", "size": 512});
             let node = json!({"driver": "fragile", "node-name": "f", "file": file});
-            graph.blockdev_add(options(node))
+            graph.add_node(options(node))
         };
-        let create = || graph.blockdev_create(options(json!({"driver": "fragile", "file": "base"})));
+        let create = || graph.ask(MakeImage(options(json!({"driver": "fragile", "file": "base"}))));
         let open = |filename: &str| {
             graph.open(OpenImage {
                 filename: Some(filename.to_owned()),
@@ -375,13 +385,13 @@ fn what_panics_before_there_is_a_node_is_an_error_for_whoever_asked() {
         let name = in_time("a probe", open(&image.path().to_string_lossy()))
             .await
             .expect("it is raw");
-        graph.blockdev_del(name).await.expect("nobody uses it");
+        graph.delete_node(name).await.expect("nobody uses it");
         trap.set(Entry::ChildPermissions, When::AtOnce);
         in_time("an open", add())
             .await
             .expect("permissions are those of the role");
         assert!(!trap.is_set());
-        graph.blockdev_del("f").await.expect("nobody uses it");
+        graph.delete_node("f").await.expect("nobody uses it");
         create().await.expect("the kind is whole");
         assert!(stage.events.try_recv().is_err(), "no node was broken");
     });

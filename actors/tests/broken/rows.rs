@@ -6,7 +6,10 @@ use std::sync::atomic::Ordering;
 use futures_util::future::LocalBoxFuture;
 use millpond::graph::GraphHandle;
 use millpond::node::Client;
-use millpond_messages::graph::{DrainScope, Options};
+use millpond_messages::graph::{
+    Amend, CancelInFlight, DebugNode, DrainScope, FindBlockSizes, FindGeometry, InvalidateCache, MakeEmpty,
+    MoveNode, NamedNodes, Options, RecordBackingFile, Reopen, Resize, SetBacking, SetRootPermissions,
+};
 use millpond_messages::{Error, IoResult, Permissions, RequestFlags, Result};
 use millpond_ring::buffer::{Buffer, Buffers};
 use serde_json::{Value, json};
@@ -35,12 +38,21 @@ impl Scene {
     pub async fn set_permissions(&self, permissions: Permissions) -> Result<()> {
         let root = self.client.root();
         self.graph
-            .set_permissions(root, permissions, Permissions::all())
+            .ask(SetRootPermissions {
+                root,
+                permissions,
+                shared: Permissions::all(),
+            })
             .await
     }
 
     pub async fn give_backing(&self) -> Result<()> {
-        self.graph.set_backing("f", Some("base".to_owned())).await
+        self.graph
+            .ask(SetBacking {
+                node_name: "f".to_owned(),
+                backing: Some("base".to_owned()),
+            })
+            .await
     }
 }
 
@@ -142,7 +154,11 @@ pub fn requests() -> Vec<Row> {
         })
         .reading(),
         row(Entry::CancelInFlight, ONCE, Anyhow, |s| async move {
-            s.graph.cancel_in_flight("f").await
+            s.graph
+                .ask(CancelInFlight {
+                    node_name: "f".to_owned(),
+                })
+                .await
         })
         .reading(),
     ]
@@ -154,7 +170,12 @@ pub fn orders() -> Vec<Row> {
         || json!({"file": {"driver": "fragile", "node-name": "g", "stubborn": true, "file": "f-file"}});
     vec![
         row(Entry::Truncate, BOTH, Failing, |s| async move {
-            s.graph.resize("f", 1 << 21).await
+            s.graph
+                .ask(Resize {
+                    node_name: "f".to_owned(),
+                    size: 1 << 21,
+                })
+                .await
         }),
         row(Entry::Abilities, ONCE, Anyhow, |s| async move {
             s.give_backing().await
@@ -180,49 +201,75 @@ pub fn orders() -> Vec<Row> {
         .with(stubborn()),
         row(Entry::ReopenPrepare, BOTH, Failing, |s| async move {
             let same = json!({"driver": "fragile", "node-name": "f", "file": "f-file"});
-            s.graph.blockdev_reopen(vec![options(same)]).await
+            s.graph.ask(Reopen(vec![options(same)])).await
         }),
         row(Entry::ReopenCommit, ONCE, Anyhow, |s| async move {
             let same = json!({"driver": "fragile", "node-name": "f", "file": "f-file"});
-            s.graph.blockdev_reopen(vec![options(same)]).await
+            s.graph.ask(Reopen(vec![options(same)])).await
         }),
         row(Entry::ReopenAbort, ONCE, Failing, |s| async move {
             s.trap.refuses.store(true, Ordering::SeqCst);
             let same = json!({"driver": "fragile", "node-name": "f", "file": "g"});
             let refuses = json!({"driver": "fragile", "node-name": "g", "stubborn": true, "file": "f-file"});
-            let refused = s
-                .graph
-                .blockdev_reopen(vec![options(same), options(refuses)])
-                .await;
+            let refused = s.graph.ask(Reopen(vec![options(same), options(refuses)])).await;
             s.trap.refuses.store(false, Ordering::SeqCst);
             refused
         })
         .with(stubborn()),
         row(Entry::Invalidate, BOTH, Failing, |s| async move {
-            s.graph.invalidate_cache("f").await
+            s.graph
+                .ask(InvalidateCache {
+                    node_name: "f".to_owned(),
+                })
+                .await
         }),
         row(Entry::ChildrenChanged, ONCE, Anyhow, |s| async move {
             s.give_backing().await
         }),
         row(Entry::DebugOrder, ONCE, Failing, |s| async move {
-            s.graph.debug_breakpoint("f", "pwritev", "tag").await
+            s.graph.ask(DebugNode::breakpoint("f", "pwritev", "tag")).await
         })
         .with(json!({"listens": true})),
         row(Entry::MakeEmpty, BOTH, Failing, |s| async move {
-            s.graph.make_empty("f").await
+            s.graph
+                .ask(MakeEmpty {
+                    node_name: "f".to_owned(),
+                })
+                .await
         }),
         row(Entry::Amend, BOTH, Failing, |s| async move {
-            s.graph.amend("f", Options::new()).await
+            s.graph
+                .ask(Amend {
+                    node_name: "f".to_owned(),
+                    options: Options::new(),
+                })
+                .await
         }),
         row(Entry::ChangeBackingFile, BOTH, Failing, |s| async move {
             s.give_backing().await?;
-            s.graph.change_backing_file("f", "f", "elsewhere").await
+            s.graph
+                .ask(RecordBackingFile {
+                    device: "f".to_owned(),
+                    image_node_name: "f".to_owned(),
+                    backing_file: "elsewhere".to_owned(),
+                })
+                .await
         }),
         row(Entry::Depart, ONCE, Anyhow, |s| async move {
-            s.graph.move_node("f", Some("io".to_owned())).await
+            s.graph
+                .ask(MoveNode {
+                    node_name: "f".to_owned(),
+                    iothread: Some("io".to_owned()),
+                })
+                .await
         }),
         row(Entry::Arrive, ONCE, Anyhow, |s| async move {
-            s.graph.move_node("f", Some("io".to_owned())).await
+            s.graph
+                .ask(MoveNode {
+                    node_name: "f".to_owned(),
+                    iothread: Some("io".to_owned()),
+                })
+                .await
         }),
         row(Entry::Close, BOTH, Gone, |s| async move { leave(&s).await }),
         row(Entry::Drop, ONCE, Gone, |s| async move { leave(&s).await }),
@@ -233,7 +280,7 @@ pub fn questions() -> Vec<Row> {
     use Ends::Anyhow;
     let described = |entry, when| {
         row(entry, when, Anyhow, |s| async move {
-            s.graph.named_nodes(false).await.map(drop)
+            s.graph.ask(NamedNodes { flat: false }).await.map(drop)
         })
     };
     vec![
@@ -242,15 +289,25 @@ pub fn questions() -> Vec<Row> {
         described(Entry::Info, ONCE),
         described(Entry::SpecificInfo, ONCE),
         row(Entry::BlockSizes, BOTH, Anyhow, |s| async move {
-            s.graph.block_sizes("f").await.map(drop)
+            s.graph
+                .ask(FindBlockSizes {
+                    node_name: "f".to_owned(),
+                })
+                .await
+                .map(drop)
         }),
         row(Entry::Geometry, BOTH, Anyhow, |s| async move {
-            s.graph.geometry("f").await.map(drop)
+            s.graph
+                .ask(FindGeometry {
+                    node_name: "f".to_owned(),
+                })
+                .await
+                .map(drop)
         }),
     ]
 }
 
 pub async fn leave(scene: &Scene) -> Result<()> {
     scene.graph.detach(scene.client.root()).await?;
-    scene.graph.blockdev_del("f").await
+    scene.graph.delete_node("f").await
 }

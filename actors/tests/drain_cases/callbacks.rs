@@ -1,6 +1,6 @@
 //! What drivers hear of sections, and how sections nest.
 
-use millpond_messages::graph::DrainScope;
+use millpond_messages::graph::{DrainScope, ListDrains};
 
 use super::world::{Section, World, finish, is_ready, node, on_home, read, reading, wait};
 
@@ -36,7 +36,7 @@ fn hears(covered: [bool; 2], drain: impl Fn(&World) -> Section) {
     let letting_go = std::thread::spawn({
         let graph = world.graph.clone();
         move || {
-            while wait(graph.pending_drains()).unwrap().is_empty() {
+            while wait(graph.ask(ListDrains)).unwrap().is_empty() {
                 std::thread::yield_now();
             }
             held.go.send(()).unwrap();

@@ -33,8 +33,8 @@ fn what_is_added_while_everything_is_drained_is_drained_and_what_is_deleted_is_n
     assert!(!is_ready(&mut parked));
 
     wait(world.reopening(json!({"driver": "test-overlay", "node-name": "above", "backing": null}))).unwrap();
-    wait(world.graph.blockdev_del("new")).unwrap();
-    wait(world.graph.blockdev_del("doomed")).unwrap();
+    wait(world.graph.delete_node("new")).unwrap();
+    wait(world.graph.delete_node("doomed")).unwrap();
     assert_eq!(world.node("new").closed(), 1);
     assert!(!is_ready(&mut parked), "the section is still in force");
     drop(section);
@@ -43,7 +43,7 @@ fn what_is_added_while_everything_is_drained_is_drained_and_what_is_deleted_is_n
     for survivor in ["old", "above"] {
         assert_eq!(world.node(survivor).callbacks(), (1, 1), "{survivor}");
     }
-    wait(world.graph.blockdev_del("old")).unwrap();
+    wait(world.graph.delete_node("old")).unwrap();
 }
 
 /// drain-cases: deletion/drain
@@ -60,7 +60,7 @@ fn the_work_that_a_drain_waits_for_may_delete_a_parent_of_the_drained_node() {
         move || async move {
             let (result, _) = client.here().read(0, super::world::bytes(1, 512)).await;
             graph.detach(client.root()).await.unwrap();
-            graph.blockdev_del("parent").await.unwrap();
+            graph.delete_node("parent").await.unwrap();
             result
         }
     });
@@ -244,7 +244,7 @@ fn an_overlay_put_on_a_drained_node_is_drained_with_it() {
     write(&client, 0, 7);
     let transfers = world.node("base").transfers();
     let section = world.drain(node("base")).covers(&world, &["base"]);
-    wait(world.graph.blockdev_snapshot("base", "overlay")).unwrap();
+    wait(world.graph.snapshot("base", "overlay")).unwrap();
     world.settle();
     assert_eq!(world.behind(&client), "overlay");
     assert_eq!(world.node("overlay").callbacks(), (1, 0), "told once");
@@ -355,7 +355,7 @@ fn dropping_an_intermediate_node_lets_no_other_change_in_between() {
         "node-2:backing:node-0",
     ];
     assert_eq!(world.edges(), dropped);
-    wait(world.graph.blockdev_del("node-1")).unwrap();
+    wait(world.graph.delete_node("node-1")).unwrap();
     assert_eq!(wait(parked), Ok(()));
     assert_eq!(
         [read(&client, 0), read(&client, 512)],

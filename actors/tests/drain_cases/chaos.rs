@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use millpond::delay::{Actor, Chaos, Delay, DelayRules, Rule, Window};
 use millpond::node::Client;
+use millpond_messages::graph::MoveNode;
 use serde_json::json;
 
 use super::world::{
@@ -151,7 +152,11 @@ fn a_request_from_node_to_node_that_is_held_is_waited_for() {
     world.memory("n");
     world.overlay("top", "n");
     world.iothread("io");
-    wait(world.graph.move_node("n", Some("io".to_owned()))).unwrap();
+    wait(world.graph.ask(MoveNode {
+        node_name: "n".to_owned(),
+        iothread: Some("io".to_owned()),
+    }))
+    .unwrap();
     let client = world.client("top");
     let chaos = put(
         &world,
@@ -406,10 +411,10 @@ fn nothing_is_lost_while_the_graph_changes_under_random_policies() {
             match step % 4 {
                 0 => drop(world.drain(subtree("top"))),
                 1 => world.move_to("top", [None, Some("one"), Some("two")][step % 3]),
-                2 => wait(world.graph.move_node(
-                    "base",
-                    [Some("two"), None, Some("one")][step % 3].map(ToOwned::to_owned),
-                ))
+                2 => wait(world.graph.ask(MoveNode {
+                    node_name: "base".to_owned(),
+                    iothread: [Some("two"), None, Some("one")][step % 3].map(ToOwned::to_owned),
+                }))
                 .expect("the node moves"),
                 _ => wait(
                     world.reopening(json!({"driver": "test-overlay", "node-name": "top", "backing": "base"})),

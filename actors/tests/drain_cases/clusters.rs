@@ -101,7 +101,7 @@ fn beside_a_write(allocated: bool, name: &str, free: Free) {
     write(&client, 16 * CLUSTER, 4);
     assert_eq!(read(&client, 8 * CLUSTER), [3; 512]);
     wait(world.graph.detach(client.root())).expect("it is attached");
-    wait(world.graph.blockdev_del("disk")).expect("nobody holds it");
+    wait(world.graph.delete_node("disk")).expect("nobody holds it");
 
     let stored = world.reader("store");
     let path = directory.path().join("disk.qcow2");

@@ -2,7 +2,7 @@
 
 use millpond::graph::DrainGuard;
 use millpond_messages::RequestFlags;
-use millpond_messages::graph::DrainScope;
+use millpond_messages::graph::{DelIothread, DrainScope};
 use millpond_messages::io::OperationKind;
 
 use super::driver::Step;
@@ -112,6 +112,9 @@ fn a_node_moves_to_and_fro_inside_of_one_section() {
         assert_eq!(world.node(name).callbacks(), (2, 2), "moves call nothing");
     }
     for iothread in ["A", "B"] {
-        wait(world.graph.del_iothread(iothread)).expect("nothing was left behind there");
+        wait(world.graph.ask(DelIothread {
+            id: iothread.to_owned(),
+        }))
+        .expect("nothing was left behind there");
     }
 }

@@ -7,7 +7,7 @@
 
 use millpond_messages::IoError;
 use millpond_messages::error::errno::EIO;
-use millpond_messages::graph::DrainScope;
+use millpond_messages::graph::{DelIothread, DrainScope, Reopen};
 use millpond_messages::io::OperationKind;
 use serde_json::json;
 
@@ -116,7 +116,8 @@ fn drained_jobs(iothread: bool, whats: &[(&str, &[&str])], fails: Fails) {
         drop(drain(&world, DRAINS[3]));
         if iothread {
             world.move_to("source", None);
-            wait(world.graph.del_iothread("io")).expect("nothing was left behind there");
+            wait(world.graph.ask(DelIothread { id: "io".to_owned() }))
+                .expect("nothing was left behind there");
         }
     }
 }
@@ -196,10 +197,7 @@ fn a_job_that_finishes_as_the_drain_ends_may_take_the_drained_child_away() {
         Runs::AtHome,
         Fails::Never,
         async move {
-            graph
-                .blockdev_reopen(both)
-                .await
-                .expect("the children can be let go");
+            graph.ask(Reopen(both)).await.expect("the children can be let go");
         },
     );
     let section = world
@@ -243,7 +241,7 @@ fn a_job_whose_target_is_dead_is_cancelled_at_once() {
         job.cancel();
         assert_eq!(world.waiting(), 1, "what was handed to the storage is still its");
         drop(draining);
-        wait(world.graph.blockdev_del("source")).expect("the job has let go");
+        wait(world.graph.delete_node("source")).expect("the job has let go");
         drop(dead);
     }
 }

@@ -2,7 +2,7 @@
 //! in the servers' tests.
 
 use millpond_messages::RequestFlags;
-use millpond_messages::graph::DrainScope;
+use millpond_messages::graph::{DrainScope, NamedNodes, Resize};
 use millpond_messages::io::OperationKind;
 use serde_json::json;
 
@@ -186,14 +186,21 @@ fn questions_are_answered_while_requests_jobs_and_changes_wait_for_storage() {
     ];
     let mut change = sent({
         let graph = world.graph.clone();
-        async move { graph.resize("n", 1 << 16).await }
+        async move {
+            graph
+                .ask(Resize {
+                    node_name: "n".to_owned(),
+                    size: 1 << 16,
+                })
+                .await
+        }
     });
     let mut drain = world.draining(DrainScope::All);
     let other = world.client_asked("other");
     for _ in 0..100 {
         assert_eq!(wait(world.graph.facts()).unwrap().nodes.len(), 2);
         assert_eq!(
-            wait(world.graph.named_nodes(false))
+            wait(world.graph.ask(NamedNodes { flat: false }))
                 .unwrap()
                 .as_array()
                 .unwrap()
@@ -227,7 +234,7 @@ fn a_node_is_closed_after_what_its_former_users_left_in_flight() {
     wait(world.graph.detach(client.root())).unwrap();
     let mut closing = sent({
         let graph = world.graph.clone();
-        async move { graph.blockdev_del("n").await }
+        async move { graph.delete_node("n").await }
     });
     wait(world.graph.facts()).unwrap();
     assert!(!is_ready(&mut closing));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
-use millpond_messages::graph::IothreadOptions;
+use millpond_messages::graph::{IothreadOptions, ListDrains};
 use millpond_ring::Engine;
 use millpond_ring::buffer::Buffers;
 use serde_json::json;
@@ -30,7 +30,7 @@ impl Write for Log {
 /// The warnings logged by the time that the actor and the nodes have had every chance to.
 async fn warnings(graph: &GraphHandle, log: &Receiver<String>) -> Vec<String> {
     for _ in 0..20 {
-        graph.pending_drains().await.unwrap();
+        graph.ask(ListDrains).await.unwrap();
     }
     log.try_iter().collect()
 }
@@ -58,7 +58,7 @@ fn a_drain_that_takes_long_is_told_of_once_with_what_it_waits_for() {
         };
         let (_, graph) = Graph::start(config).unwrap();
         let options = object(json!({"driver": "test-memory", "node-name": "n"}));
-        graph.blockdev_add(options).await.unwrap();
+        graph.add_node(options).await.unwrap();
         let client = graph.attach(root("n", READ_WRITE)).await.unwrap();
 
         let still = graph.drain(node("n"), "quick").await.unwrap();
@@ -70,7 +70,7 @@ fn a_drain_that_takes_long_is_told_of_once_with_what_it_waits_for() {
         );
         drop(still);
         // The actor runs where the test does: it must have had its turn before the test blocks.
-        graph.pending_drains().await.unwrap();
+        graph.ask(ListDrains).await.unwrap();
 
         nodes["n"].hold(true);
         let mut request = Box::pin(client.read(4096, Buffers::zeroed(512)));

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use millpond_messages::graph::{DrainScope, Immediate};
+use millpond_messages::graph::{DrainEnd, DrainScope, Resize, SetIothread, SetRootPermissions};
 use millpond_messages::io::OperationKind;
 use millpond_messages::{ErrorKind, Permissions, Token};
 use serde_json::json;
@@ -100,7 +100,7 @@ fn a_subtree_section_covers_what_is_below_and_all_that_stands_on_it() {
 #[test]
 fn a_section_that_was_ended_is_no_ones_any_more() {
     let world = diamond();
-    let error = wait(world.graph.ask(Immediate::DrainEnd(Token(77))))
+    let error = wait(world.graph.ask(DrainEnd(Token(77))))
         .map(|_| ())
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
@@ -174,11 +174,11 @@ fn users_come_and_go_inside_of_a_section() {
     wait(world.graph.detach(inside.root())).unwrap();
     assert_eq!(wait(on_inside), Err(millpond_messages::IoError::NoMedium));
     let shared = Permissions::all();
-    wait(
-        world
-            .graph
-            .set_permissions(new.root(), Permissions::CONSISTENT_READ, shared),
-    )
+    wait(world.graph.ask(SetRootPermissions {
+        root: new.root(),
+        permissions: Permissions::CONSISTENT_READ,
+        shared,
+    }))
     .unwrap();
     drop(section);
     assert_eq!(wait(on_new), Ok(vec![0; 512]));
@@ -248,7 +248,7 @@ fn an_open_inside_of_a_section_does_not_wait_for_its_end() {
     let section = world.drain(node("base")).covers(&world, &["base"]);
     world.filter("new", "base");
     let section = section.covers(&world, &["new"]);
-    wait(world.graph.blockdev_del("new")).unwrap();
+    wait(world.graph.delete_node("new")).unwrap();
     drop(section);
 }
 
@@ -258,7 +258,7 @@ fn a_drain_during_a_close_waits_for_it() {
     world.node("left").hold_open(true);
     let closing = sent({
         let graph = world.graph.clone();
-        async move { graph.blockdev_del("left").await }
+        async move { graph.delete_node("left").await }
     });
     let held = world.node("left").held(Step::Close);
     let mut draining = world.draining(node("base"));
@@ -276,7 +276,14 @@ fn a_drain_during_a_resize_waits_for_it() {
     alone.hold(true);
     let resizing = sent({
         let graph = world.graph.clone();
-        async move { graph.resize("alone", 1 << 15).await }
+        async move {
+            graph
+                .ask(Resize {
+                    node_name: "alone".to_owned(),
+                    size: 1 << 15,
+                })
+                .await
+        }
     });
     let held = alone.held(Step::Request(OperationKind::Truncate));
     let mut draining = world.draining(node("alone"));
@@ -322,7 +329,15 @@ fn sections_begin_and_end_while_a_reopen_and_a_move_wait() {
         sent(world.reopening(json!({"driver": "test-overlay", "node-name": "left", "backing": "alone"})));
     let moving = sent({
         let graph = world.graph.clone();
-        async move { graph.set_iothread("right", Some("io".to_owned()), true).await }
+        async move {
+            graph
+                .ask(SetIothread {
+                    node_name: "right".to_owned(),
+                    iothread: Some("io".to_owned()),
+                    force: true,
+                })
+                .await
+        }
     });
     let left = world.draining(node("left"));
     let given_up = world.draining(DrainScope::All);

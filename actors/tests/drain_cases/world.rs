@@ -17,7 +17,8 @@ use millpond::iothread::Local;
 use millpond::node::{Client, Mail};
 use millpond_drivers::api::Registry;
 use millpond_messages::graph::{
-    DrainScope, EdgeParent, GraphRequest, IothreadOptions, Options, Query, RootRequest, RootUser,
+    DrainScope, EdgeParent, FindRoot, IothreadOptions, ListDrains, NamedNodes, Options, Reopen, RootRequest,
+    RootUser, SetIothread,
 };
 use millpond_messages::io::OperationKind;
 use millpond_messages::{IoResult, Permissions, RequestFlags};
@@ -219,7 +220,7 @@ impl World {
     ) -> impl Future<Output = millpond_messages::Result<()>> + Send + use<> {
         let graph = self.graph.clone();
         let options = object(options);
-        async move { graph.blockdev_add(options).await }
+        async move { graph.add_node(options).await }
     }
 
     pub fn memory(&self, name: &str) {
@@ -240,7 +241,7 @@ impl World {
     ) -> impl Future<Output = millpond_messages::Result<()>> + Send + use<> {
         let graph = self.graph.clone();
         let options = object(options);
-        async move { graph.blockdev_reopen(vec![options]).await }
+        async move { graph.ask(Reopen(vec![options])).await }
     }
 
     pub fn iothread(&self, id: &str) {
@@ -248,9 +249,11 @@ impl World {
     }
 
     pub fn move_to(&self, node: &str, iothread: Option<&str>) {
-        let moved = self
-            .graph
-            .set_iothread(node, iothread.map(ToOwned::to_owned), true);
+        let moved = self.graph.ask(SetIothread {
+            node_name: node.to_owned(),
+            iothread: iothread.map(ToOwned::to_owned),
+            force: true,
+        });
         wait(moved).expect("the node moves");
     }
 
@@ -285,14 +288,14 @@ impl World {
 
     /// How many sections are not still, once all nodes have carried out what they were told before.
     pub fn waiting(&self) -> usize {
-        wait(self.graph.pending_drains())
+        wait(self.graph.ask(ListDrains))
             .expect("questions are answered")
             .len()
     }
 
     /// Waits until the graph, and every node, has done what it was told before.
     pub fn settle(&self) {
-        wait(self.graph.named_nodes(true)).expect("questions are answered");
+        wait(self.graph.ask(NamedNodes { flat: true })).expect("questions are answered");
     }
 
     /// The edges from nodes to nodes, as `parent:name:child`, in alphabetical order.
@@ -318,11 +321,8 @@ impl World {
 
     /// The name of the node that a client's edge leads to.
     pub fn behind(&self, client: &Client) -> String {
-        let query = GraphRequest::Query(Query::Root(client.root()));
-        match wait(self.graph.ask(query)) {
-            Ok(millpond_messages::graph::GraphReply::Node(facts)) => facts.name,
-            _ => panic!("the root edge leads to no node"),
-        }
+        let facts = wait(self.graph.ask(FindRoot(client.root())));
+        facts.expect("the root edge leads to a node").name
     }
 }
 

@@ -10,7 +10,7 @@ use std::future::Future;
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond::node::Client;
 use millpond_drivers::builtin::builtin;
-use millpond_messages::graph::{IothreadOptions, Options, RootRequest, RootUser};
+use millpond_messages::graph::{DrawGraph, IothreadOptions, Options, RootRequest, RootUser, SetIothread};
 use millpond_messages::{IoThreadId, Permissions};
 use millpond_ring::Engine;
 use serde_json::{Value, json};
@@ -44,7 +44,7 @@ fn options(json: Value) -> Options {
 }
 
 async fn add(graph: &GraphHandle, json: Value) {
-    graph.blockdev_add(options(json)).await.expect("the node opens");
+    graph.add_node(options(json)).await.expect("the node opens");
 }
 
 /// A null node of one mebibyte.
@@ -82,7 +82,11 @@ async fn attach(graph: &GraphHandle, node: &str, permissions: Permissions) -> Cl
 async fn move_to(graph: &GraphHandle, node: &str, iothread: &str) {
     let iothread = (iothread != "main").then(|| iothread.to_owned());
     graph
-        .set_iothread(node, iothread, true)
+        .ask(SetIothread {
+            node_name: node.to_owned(),
+            iothread,
+            force: true,
+        })
         .await
         .expect("nobody minds");
 }
@@ -93,7 +97,7 @@ async fn home(graph: &GraphHandle, node: &str) -> IoThreadId {
 
 /// Where nodes are, by the name of their iothread: as the drawn graph tells.
 async fn places(graph: &GraphHandle, nodes: &[&str]) -> Vec<String> {
-    let dot = graph.dot().await.expect("an answer");
+    let dot = graph.ask(DrawGraph).await.expect("an answer");
     let place = |node: &&str| {
         let label = format!("label=\"{node}\\n");
         let line = dot

@@ -3,7 +3,10 @@
 use futures_util::future::join;
 use millpond::graph::GraphHandle;
 use millpond::node::Client;
-use millpond_messages::graph::{IothreadOptions, IothreadReport, RootRequest};
+use millpond_messages::graph::{
+    DelIothread, IothreadOptions, IothreadReport, IothreadReports, MakeImage, MayMove, MoveNode, RootRequest,
+    SetIothread,
+};
 use millpond_messages::{ErrorKind, Permissions, RequestFlags};
 use millpond_ring::buffer::{Buffer, Buffers};
 use serde_json::json;
@@ -16,11 +19,17 @@ const ROUNDS: u8 = 20;
 
 async fn move_alone(graph: &GraphHandle, node: &str, iothread: &str) {
     let iothread = (iothread != "main").then(|| iothread.to_owned());
-    graph.move_node(node, iothread).await.expect("nobody minds");
+    graph
+        .ask(MoveNode {
+            node_name: node.to_owned(),
+            iothread,
+        })
+        .await
+        .expect("nobody minds");
 }
 
 async fn report(graph: &GraphHandle, iothread: &str) -> IothreadReport {
-    let reports = graph.iothread_statistics().await.expect("an answer");
+    let reports = graph.ask(IothreadReports).await.expect("an answer");
     reports
         .into_iter()
         .find(|report| report.id == iothread)
@@ -57,7 +66,7 @@ fn one_node_moves_alone_to_and_fro_under_load_and_every_byte_is_as_written() {
         .await;
         let image = json!({"driver": "qcow2", "file": "f", "size": 1 << 20});
         graph
-            .blockdev_create(super::options(image))
+            .ask(MakeImage(super::options(image)))
             .await
             .expect("an image");
         add(&graph, json!({"driver": "qcow2", "node-name": "q", "file": "f"})).await;
@@ -185,7 +194,13 @@ fn whether_a_node_may_move_is_told_with_the_words_of_the_refusal_and_nothing_mov
             ),
         ] {
             for joined in [false, true] {
-                let refused = graph.may_move(node, iothread.clone(), joined).await;
+                let refused = graph
+                    .ask(MayMove {
+                        node_name: node.to_owned(),
+                        iothread: iothread.clone(),
+                        joined,
+                    })
+                    .await;
                 let error = refused.expect_err("there is none");
                 assert_eq!((error.kind(), error.to_string().as_str()), (kind, text));
             }
@@ -203,7 +218,13 @@ fn whether_a_node_may_move_is_told_with_the_words_of_the_refusal_and_nothing_mov
             ("below", false, false),
             ("below", true, true),
         ] {
-            let may = graph.may_move(node, io(), joined).await;
+            let may = graph
+                .ask(MayMove {
+                    node_name: node.to_owned(),
+                    iothread: io(),
+                    joined,
+                })
+                .await;
             let text = may.err().map(|error| error.to_string());
             assert_eq!(
                 text.as_deref(),
@@ -212,10 +233,20 @@ fn whether_a_node_may_move_is_told_with_the_words_of_the_refusal_and_nothing_mov
             );
             assert_eq!(places(&graph, &["top", "below"]).await, ["main", "main"]);
         }
-        let error = graph.move_node("top", io()).await.expect_err("as it was told");
+        let error = graph
+            .ask(MoveNode {
+                node_name: "top".to_owned(),
+                iothread: io(),
+            })
+            .await
+            .expect_err("as it was told");
         assert_eq!(error.to_string(), active);
         graph
-            .may_move("top", None, true)
+            .ask(MayMove {
+                node_name: "top".to_owned(),
+                iothread: None,
+                joined: true,
+            })
             .await
             .expect("it is there already");
         move_alone(&graph, "below", "io").await;
@@ -242,7 +273,10 @@ fn iothreads_come_and_go_under_load_and_one_in_use_is_not_deleted() {
             move_to(&graph, "n", &id).await;
             threads.push(report(&graph, &id).await.thread_id);
             job.progresses().await;
-            let error = graph.del_iothread(&id).await.expect_err("a node lives there");
+            let error = graph
+                .ask(DelIothread { id: id.clone() })
+                .await
+                .expect_err("a node lives there");
             assert_eq!(error.kind(), ErrorKind::InUse);
             assert_eq!(
                 error.to_string(),
@@ -250,10 +284,16 @@ fn iothreads_come_and_go_under_load_and_one_in_use_is_not_deleted() {
             );
             move_to(&graph, "n", "main").await;
             graph
-                .del_iothread(&id)
+                .ask(DelIothread { id: id.clone() })
                 .await
                 .expect("nobody lives there any more");
-            let gone = graph.set_iothread("n", Some(id.clone()), true).await;
+            let gone = graph
+                .ask(SetIothread {
+                    node_name: "n".to_owned(),
+                    iothread: Some(id.clone()),
+                    force: true,
+                })
+                .await;
             assert_eq!(
                 gone.expect_err("it is gone").to_string(),
                 format!("Cannot find iothread {id}")

@@ -10,7 +10,7 @@ use millpond::node::{Client, Entry, Mail, RemoteRequest};
 use millpond_drivers::api::{Notices, OpenRequest, Repair};
 use millpond_drivers::builtin::builtin;
 use millpond_messages::error::errno;
-use millpond_messages::graph::Options;
+use millpond_messages::graph::{MakeImage, Options, SetActive};
 use millpond_messages::io::{Operation, Outcome, Preallocation, Value as Answer};
 use millpond_messages::{
     BlockStatus, IoError, NodeId, OpenFlags, Permissions, Range, RequestFlags, StatusFlags,
@@ -196,7 +196,7 @@ fn discards_succeed_whether_they_are_passed_on_or_ignored() {
             called.succeeds(discard(0)).await;
             called.fails(errno::EIO, discard(NEGATIVE)).await;
             called.end(&graph).await;
-            graph.blockdev_del("f").await.expect("nobody uses it");
+            graph.delete_node("f").await.expect("nobody uses it");
         }
     });
 }
@@ -233,7 +233,7 @@ fn truncates_succeed_and_refuse_negative_sizes_and_read_only_nodes() {
             }
             assert_eq!(called.client.length().await, Ok(65536));
             called.end(&graph).await;
-            graph.blockdev_del("f").await.expect("nobody uses it");
+            graph.delete_node("f").await.expect("nobody uses it");
         }
     });
 }
@@ -251,7 +251,7 @@ fn block_status_tells_allocated_from_not_and_nothing_of_nothing() {
         )
         .await;
         let image = json!({"driver": "qcow2", "file": "f", "size": 1 << 20});
-        graph.blockdev_create(options(image)).await.expect("an image");
+        graph.ask(MakeImage(options(image))).await.expect("an image");
         add(&graph, json!({"driver": "qcow2", "node-name": "q", "file": "f"})).await;
         add_null(&graph, "n").await;
         let asks = |offset, len| {
@@ -300,7 +300,7 @@ fn flushes_succeed_also_on_a_read_only_node() {
             let called = Called::new(&graph, "f", Permissions::CONSISTENT_READ).await;
             called.succeeds(|| Operation::Flush).await;
             called.end(&graph).await;
-            graph.blockdev_del("f").await.expect("nobody uses it");
+            graph.delete_node("f").await.expect("nobody uses it");
         }
     });
 }
@@ -389,7 +389,10 @@ fn activating_an_active_node_does_nothing() {
         add_null(&graph, "n").await;
         let called = Called::new(&graph, "n", USE).await;
         graph
-            .set_active(Some("n".to_owned()), true)
+            .ask(SetActive {
+                node_name: Some("n".to_owned()),
+                active: true,
+            })
             .await
             .expect("it is active");
         called.succeeds(write(0, 1, RequestFlags::empty())).await;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use millpond::graph::GraphHandle;
 use millpond::node::Client;
-use millpond_messages::graph::{RootRequest, RootUser};
+use millpond_messages::graph::{DelIothread, IothreadReports, MayMove, RootRequest, RootUser, SetIothread};
 use millpond_messages::{ErrorKind, IoError, Permissions, RequestFlags};
 use millpond_ring::buffer::Buffers;
 use serde_json::json;
@@ -58,7 +58,7 @@ impl Job {
 }
 
 async fn requests_at(graph: &GraphHandle, iothread: &str) -> u64 {
-    let reports = graph.iothread_statistics().await.expect("an answer");
+    let reports = graph.ask(IothreadReports).await.expect("an answer");
     let report = reports
         .iter()
         .find(|report| report.id == iothread)
@@ -141,7 +141,10 @@ fn a_node_follows_its_user_into_an_iothread_and_falls_back_when_the_user_goes() 
             graph.detach(client.root()).await.expect("it was attached");
             assert_eq!(places(&graph, &["n"]).await, ["main"]);
         }
-        graph.del_iothread("io").await.expect("nothing lives there");
+        graph
+            .ask(DelIothread { id: "io".to_owned() })
+            .await
+            .expect("nothing lives there");
     });
 }
 
@@ -225,14 +228,26 @@ fn source_filter_target_and_job_move_together_or_not_at_all() {
             ..hold("source", Permissions::CONSISTENT_READ)
         };
         let staying = graph.attach(request).await.expect("the source is shared");
-        let refused = graph.set_iothread("target", Some("io".to_owned()), true).await;
+        let refused = graph
+            .ask(SetIothread {
+                node_name: "target".to_owned(),
+                iothread: Some("io".to_owned()),
+                force: true,
+            })
+            .await;
         let error = refused.expect_err("the source must stay");
         assert_eq!(error.kind(), ErrorKind::InUse);
         assert_eq!(
             error.to_string(),
             "Cannot change iothread of active block backend"
         );
-        let may = graph.may_move("target", Some("io".to_owned()), true).await;
+        let may = graph
+            .ask(MayMove {
+                node_name: "target".to_owned(),
+                iothread: Some("io".to_owned()),
+                joined: true,
+            })
+            .await;
         assert_eq!(
             may.expect_err("as the move itself").to_string(),
             error.to_string()
@@ -243,7 +258,11 @@ fn source_filter_target_and_job_move_together_or_not_at_all() {
         // One that does not mind goes along.
         let going = attach(&graph, "source", Permissions::CONSISTENT_READ).await;
         graph
-            .may_move("target", Some("io".to_owned()), true)
+            .ask(MayMove {
+                node_name: "target".to_owned(),
+                iothread: Some("io".to_owned()),
+                joined: true,
+            })
             .await
             .expect("nobody minds");
         move_to(&graph, "target", "io").await;

@@ -6,7 +6,9 @@ use millpond::graph::ImplicitOpens;
 use millpond::node::{self, OpenFacts, OrderOutcome};
 use millpond_drivers::api::Abilities;
 use millpond_graph::{Effect, Event, NodeOrder, Order, Policy, Reply, RequestId, Wiring};
-use millpond_messages::graph::{GraphReply, GraphRequest, Mutation, Options, RootRequest, RootUser};
+use millpond_messages::graph::{
+    AddNode, AttachRoot, DeleteNode, GraphReply, GraphRequest, Options, RootRequest, RootUser,
+};
 use millpond_messages::{IoThreadId, Limits, OpenFlags, Permissions, RootId};
 use serde_json::Value;
 
@@ -46,12 +48,12 @@ impl Site {
     }
 
     pub fn add(&mut self, options: Value) {
-        self.request(Mutation::BlockdevAdd(object(options)));
+        self.request(AddNode(object(options)));
     }
 
     pub fn del(&mut self, name: &str) {
         let node_name = name.to_owned();
-        self.request(Mutation::BlockdevDel { node_name });
+        self.request(DeleteNode { node_name });
     }
 
     /// So many nodes beside each other.
@@ -73,7 +75,7 @@ impl Site {
 
     /// A user of a node that writes.
     pub fn attach(&mut self, node: &str) -> RootId {
-        let attached = self.request(Mutation::AttachRoot(RootRequest {
+        let attached = self.request(AttachRoot(RootRequest {
             node: node.to_owned(),
             user: RootUser::Embedder("bench".to_owned()),
             permissions: Permissions::CONSISTENT_READ | Permissions::WRITE,

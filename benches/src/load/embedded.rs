@@ -66,7 +66,7 @@ impl Layer {
         }
         let layer = block_on(BlockLayer::start(BlockLayerConfig::default()))?;
         let layer = Layer { layer, node };
-        block_on(layer.graph().blockdev_add(options)).map_err(|error| error.to_string())?;
+        block_on(layer.graph().add_node(options)).map_err(|error| error.to_string())?;
         Ok(layer)
     }
 

@@ -1,21 +1,7 @@
 //! Operations that somebody forbids.
 
-use crate::common::{OpBlocker, RootId, Token};
+use crate::common::OpBlocker;
 use crate::error::{Error, ErrorKind};
-
-/// What forbids an operation on a node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BlockedBy {
-    /// A blocker that is new with this.
-    New {
-        /// Why it is forbidden, for people.
-        reason: String,
-        /// The hold with which the blocker ends at the latest. Without one it lasts until it is taken back.
-        root: Option<RootId>,
-    },
-    /// One that there is already, on whatever nodes.
-    Token(Token),
-}
 
 /// A reason why an operation of some kind may not be done on a node now.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::RootUser;
 use crate::common::OpenFlags;
 
 /// A node's options as QMP's `blockdev-add` takes them: typed JSON, nested or by reference.
@@ -40,7 +39,4 @@ pub struct OpenImage {
     pub flags: OpenFlags,
     /// Whether the format may be guessed.
     pub probing: Probing,
-    /// Who takes hold of the node, with the permissions that the flags stand for
-    /// ([`OpenFlags::root_permissions`]); the node goes when it lets go. Without one the node stays until it is deleted.
-    pub holder: Option<RootUser>,
 }

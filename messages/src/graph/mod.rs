@@ -1,6 +1,10 @@
-//! What may be asked of the graph actor: a closed set for each of its queues, and the answers.
+//! What may be asked of the graph actor, and what each request is answered by.
 //!
-//! The names follow QMP's where there is a command for it; an embedder sends the same requests.
+//! A request is a struct that is a [`Request`]: its type says what the answer is. The policy takes it as a variant of the same
+//! name, of one enum for each of its queues: [`Mutation`], [`Immediate`] or [`Query`].
+
+#[macro_use]
+mod request;
 
 mod blocker;
 mod drain;
@@ -14,19 +18,20 @@ mod reply;
 mod transaction;
 mod user;
 
-pub use blocker::{BlockedBy, Blocker};
+pub use blocker::Blocker;
 pub use drain::DrainScope;
 pub use facts::{DriverFacts, EdgeFacts, GraphFacts, NodeFacts};
 pub use image::{OpenImage, Options, Probing};
-pub use immediate::Immediate;
+pub use immediate::*;
 pub use iothread::{IothreadCounters, IothreadOptions, IothreadReport};
-pub use mutation::Mutation;
-pub use query::Query;
+pub use mutation::*;
+pub use query::*;
 pub use reply::GraphReply;
+pub use request::Request;
 pub use transaction::{Action, CompletionMode};
 pub use user::{ChildOf, EdgeParent, RootRequest, RootUser};
 
-/// A request to the graph actor, by the queue that it goes to.
+/// Any request to the graph actor, by the queue that it goes to.
 #[derive(Debug)]
 pub enum GraphRequest {
     /// Runs when all mutations that came before it have ended.
@@ -35,22 +40,4 @@ pub enum GraphRequest {
     Immediate(Immediate),
     /// Answered at once, or as soon as the nodes it concerns have answered.
     Query(Query),
-}
-
-impl From<Mutation> for GraphRequest {
-    fn from(mutation: Mutation) -> Self {
-        Self::Mutation(mutation)
-    }
-}
-
-impl From<Immediate> for GraphRequest {
-    fn from(immediate: Immediate) -> Self {
-        Self::Immediate(immediate)
-    }
-}
-
-impl From<Query> for GraphRequest {
-    fn from(query: Query) -> Self {
-        Self::Query(query)
-    }
 }

@@ -1,115 +1,163 @@
 //! Questions about the graph.
 
-use crate::common::RootId;
+use serde_json::Value;
 
-/// A question about the graph.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Query {
-    /// `query-named-block-nodes`: all nodes; `flat` leaves out the images behind them.
-    NamedNodes {
-        /// No recursion into backing images.
-        flat: bool,
-    },
-    /// What `x-debug-query-block-graph` answers.
-    Graph,
-    /// The same in the DOT language, with drivers, iothreads and roles: `x-millpond-query-dot`. Answered by a JSON string.
-    Dot,
-    /// Drains that are not still yet, with what they wait for.
-    PendingDrains,
-    /// What `query-blockstats` with `query-nodes` answers.
-    Statistics,
-    /// What has passed each node.
-    NodeStatistics,
-    /// All of the graph's state, to be written down.
-    Save,
-    /// The facts of one node.
-    Node {
-        /// The name of the node.
-        node_name: String,
-    },
-    /// The sizes of the sectors of the device behind a node.
-    BlockSizes {
-        /// The name of the node.
-        node_name: String,
-    },
-    /// The geometry of the disk behind a node.
-    Geometry {
-        /// The name of the node.
-        node_name: String,
-    },
-    /// The drivers that may be used.
-    Drivers {
-        /// For reading at least, rather than for writing too.
-        read_only: bool,
-    },
-    /// What a format says of its image; raw images and filters say what the node below them says.
-    DriverInfo {
-        /// The name of the node.
-        node_name: String,
-    },
-    /// The directory that relative names in a node's image start from, with a slash at its end.
-    Directory {
-        /// The name of the node.
-        node_name: String,
-    },
-    /// Iothreads and their properties.
-    Iothreads,
-    /// Whether a node may move to an iothread: done, or the error that the move would end with. Nothing moves.
-    MayMove {
-        /// The name of the node.
-        node_name: String,
-        /// The iothread's id as its user named it; `None` is the main one.
-        iothread: Option<String>,
-        /// With all that it is joined to, rather than alone.
-        joined: bool,
-    },
-    /// What iothreads have done, the main one first: `x-millpond-query-iothreads`.
-    IothreadStatistics,
-    /// The node a root edge leads to.
-    Root(RootId),
-    /// The image of a chain that has a node as its backing image, filters left out.
-    FindOverlay {
-        /// Where the chain begins.
-        active: String,
-        /// The backing node; `None` asks for the chain's last image.
-        node_name: Option<String>,
-    },
-    /// The image of a chain that its overlay has under this filename, which is relative to the overlay's or absolute.
-    FindBackingImage {
-        /// Where the chain begins.
-        top: String,
-        /// The filename to look for.
-        filename: String,
-    },
-    /// Whether a node is in a chain.
-    ChainContains {
-        /// Where the chain begins.
-        top: String,
-        /// The name of the node that may be in it.
-        base: String,
-    },
-    /// Whether no link of a chain is frozen; an error names one that is.
-    ChainUnfrozen {
-        /// Where the chain begins.
-        top: String,
-        /// Where it ends; `None` is its end.
-        base: Option<String>,
-    },
-    /// Whether a node can be replaced by one with the data of `parent` without anybody seeing other data than before.
-    CheckReplace {
-        /// Whose data the replacement has.
-        parent: String,
-        /// The node to be replaced.
-        node_name: String,
-    },
-    /// The node that users added next after another, or first.
-    NextOwned {
-        /// The name of the node that comes before.
-        after: Option<String>,
-    },
-    /// What is forbidden on a node and why, the newest reason first.
-    OpBlockers {
-        /// The name of the node.
-        node_name: String,
-    },
+use super::{Blocker, DriverFacts, GraphFacts, IothreadOptions, IothreadReport, NodeFacts};
+use crate::common::{BlockSizes, DriverInfo, Geometry, IoThreadId, NodeReport, RootId};
+use crate::handshake::PendingDrain;
+use crate::saved::SavedGraph;
+
+requests! {
+    /// A question about the graph.
+    Query {
+        /// `query-named-block-nodes`: all nodes; `flat` leaves out the images behind them.
+        NamedNodes {
+            /// No recursion into backing images.
+            flat: bool,
+        } -> Value: Json,
+        /// What `x-debug-query-block-graph` answers.
+        WholeGraph -> GraphFacts: Graph,
+        /// The same in the DOT language, with drivers, iothreads and roles: `x-millpond-query-dot`.
+        DrawGraph -> String: Text,
+        /// Drains that are not still yet, with what they wait for.
+        ListDrains -> Vec<PendingDrain>: Drains,
+        /// What `query-blockstats` with `query-nodes` answers.
+        BlockStatistics -> Value: Json,
+        /// What has passed each node.
+        NodeReports -> Vec<NodeReport>: NodeReports,
+        /// All of the graph's state, to be written down.
+        ///
+        /// # Errors
+        /// A change is under way, or a node's state cannot be saved.
+        SaveGraph -> Box<SavedGraph>: Saved,
+        /// The facts of one node.
+        ///
+        /// # Errors
+        /// There is none.
+        FindNode {
+            /// The name of the node.
+            node_name: String,
+        } -> NodeFacts: Node,
+        /// The sizes of the sectors of the device behind a node.
+        ///
+        /// # Errors
+        /// There is no such node, or no device behind it that tells.
+        FindBlockSizes {
+            /// The name of the node.
+            node_name: String,
+        } -> BlockSizes: BlockSizes,
+        /// The geometry of the disk behind a node.
+        ///
+        /// # Errors
+        /// There is no such node, or no disk behind it that has one.
+        FindGeometry {
+            /// The name of the node.
+            node_name: String,
+        } -> Geometry: Geometry,
+        /// The drivers that may be used.
+        ListDrivers {
+            /// For reading at least, rather than for writing too.
+            read_only: bool,
+        } -> Vec<DriverFacts>: Drivers,
+        /// What a format says of its image; raw images and filters say what the node below them says.
+        ///
+        /// # Errors
+        /// There is no such node, or its driver has nothing to say ([`Unsupported`](crate::ErrorKind::Unsupported)).
+        DescribeImage {
+            /// The name of the node.
+            node_name: String,
+        } -> DriverInfo: DriverInfo,
+        /// The directory that relative names in a node's image start from, with a slash at its end.
+        ///
+        /// # Errors
+        /// There is no such node, or its file has no name.
+        FindDirectory {
+            /// The name of the node.
+            node_name: String,
+        } -> String: Text,
+        /// Iothreads and their properties.
+        ListIothreads -> Vec<(IothreadOptions, u32, IoThreadId)>: Iothreads,
+        /// Whether a node may move to an iothread: done, or the error that the move would end with. Nothing moves.
+        ///
+        /// # Errors
+        /// Those that the move would end with.
+        MayMove {
+            /// The name of the node.
+            node_name: String,
+            /// The iothread's id as its user named it; `None` is the main one.
+            iothread: Option<String>,
+            /// With all that it is joined to, rather than alone.
+            joined: bool,
+        },
+        /// What iothreads have done, the main one first: `x-millpond-query-iothreads`.
+        IothreadReports -> Vec<IothreadReport>: IothreadReports,
+        /// The node a root edge leads to.
+        FindRoot(RootId) -> NodeFacts: Node,
+        /// The image of a chain that has a node as its backing image, filters left out.
+        ///
+        /// # Errors
+        /// There are no such nodes.
+        FindOverlay {
+            /// Where the chain begins.
+            active: String,
+            /// The backing node; `None` asks for the chain's last image.
+            node_name: Option<String>,
+        } -> Option<NodeFacts>: Found,
+        /// The image of a chain that its overlay has under this filename, which is relative to the overlay's or absolute.
+        ///
+        /// # Errors
+        /// There is no such node.
+        FindBackingImage {
+            /// Where the chain begins.
+            top: String,
+            /// The filename to look for.
+            filename: String,
+        } -> Option<NodeFacts>: Found,
+        /// Whether a node is in a chain.
+        ///
+        /// # Errors
+        /// There are no such nodes.
+        ChainContains {
+            /// Where the chain begins.
+            top: String,
+            /// The name of the node that may be in it.
+            base: String,
+        } -> bool: Truth,
+        /// Whether no link of a chain is frozen; an error names one that is.
+        ///
+        /// # Errors
+        /// There are no such nodes, or a link is frozen: it is named.
+        ChainUnfrozen {
+            /// Where the chain begins.
+            top: String,
+            /// Where it ends; `None` is its end.
+            base: Option<String>,
+        },
+        /// Whether a node can be replaced by one with the data of `parent` without anybody seeing other data than before.
+        ///
+        /// # Errors
+        /// There are no such nodes, somebody forbids that it is replaced, or somebody could see other data.
+        CheckReplace {
+            /// Whose data the replacement has.
+            parent: String,
+            /// The node to be replaced.
+            node_name: String,
+        } -> Option<NodeFacts>: Found,
+        /// The node that users added next after another, or first.
+        ///
+        /// # Errors
+        /// There is no node `after`.
+        NextOwned {
+            /// The name of the node that comes before.
+            after: Option<String>,
+        } -> Option<NodeFacts>: Found,
+        /// What is forbidden on a node and why, the newest reason first.
+        ///
+        /// # Errors
+        /// There is no such node.
+        ListOpBlockers {
+            /// The name of the node.
+            node_name: String,
+        } -> Vec<Blocker>: Blockers,
+    }
 }

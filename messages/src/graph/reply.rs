@@ -1,21 +1,23 @@
-//! Answers of the graph actor.
+//! What the policy replies.
 
 use serde_json::Value;
 
 use super::{Blocker, DriverFacts, GraphFacts, IothreadOptions, IothreadReport, NodeFacts};
 use crate::common::{BlockSizes, CheckResult, DriverInfo, Geometry, IoThreadId, NodeReport, Token};
+use crate::error::Result;
 use crate::handshake::PendingDrain;
 use crate::saved::SavedGraph;
 
-/// An answer of the graph actor. `C` is the handle that a root edge is used through.
+/// What the policy replies. `C` is the handle that a root edge is used through. Which request has which reply is said by the
+/// requests' rows; users are given what is in it.
 #[derive(Debug)]
 pub enum GraphReply<C> {
     /// It is done, and there is nothing to tell.
     Done,
     /// A hold on a node.
     Root(C),
-    /// A node, by its name.
-    Name(String),
+    /// The name of a node, a directory, or a drawing of the graph.
+    Text(String),
     /// The sizes of a device's sectors.
     BlockSizes(BlockSizes),
     /// The geometry of a disk.
@@ -32,8 +34,6 @@ pub enum GraphReply<C> {
     Json(Value),
     /// All nodes and edges.
     Graph(GraphFacts),
-    /// Whether a request is held at a breakpoint.
-    Suspended(bool),
     /// The drains that wait, and for what.
     Drains(Vec<PendingDrain>),
     /// The state of the graph, to be written down.
@@ -43,9 +43,9 @@ pub enum GraphReply<C> {
     /// Iothreads: options, the thread's id on the host, and its own id.
     Iothreads(Vec<(IothreadOptions, u32, IoThreadId)>),
     /// What iothreads have done.
-    IothreadStatistics(Vec<IothreadReport>),
+    IothreadReports(Vec<IothreadReport>),
     /// What has passed each node, the oldest first.
-    NodeStatistics(Vec<NodeReport>),
+    NodeReports(Vec<NodeReport>),
     /// The node that was looked for, if there is one.
     Found(Option<NodeFacts>),
     /// Whether what was asked is so.
@@ -56,4 +56,37 @@ pub enum GraphReply<C> {
     Blocked(Token),
     /// What is forbidden on a node.
     Blockers(Vec<Blocker>),
+}
+
+impl<C> GraphReply<C> {
+    /// The same reply with a handle in place of what stands for one.
+    ///
+    /// # Errors
+    /// Those of `handle`, which is asked only if there is a hold.
+    pub fn try_map_root<D>(self, handle: impl FnOnce(C) -> Result<D>) -> Result<GraphReply<D>> {
+        Ok(match self {
+            Self::Done => GraphReply::Done,
+            Self::Root(it) => GraphReply::Root(handle(it)?),
+            Self::Text(it) => GraphReply::Text(it),
+            Self::BlockSizes(it) => GraphReply::BlockSizes(it),
+            Self::Geometry(it) => GraphReply::Geometry(it),
+            Self::Checked(it) => GraphReply::Checked(it),
+            Self::DriverInfo(it) => GraphReply::DriverInfo(it),
+            Self::Drivers(it) => GraphReply::Drivers(it),
+            Self::Still(it) => GraphReply::Still(it),
+            Self::Json(it) => GraphReply::Json(it),
+            Self::Graph(it) => GraphReply::Graph(it),
+            Self::Drains(it) => GraphReply::Drains(it),
+            Self::Saved(it) => GraphReply::Saved(it),
+            Self::Node(it) => GraphReply::Node(it),
+            Self::Iothreads(it) => GraphReply::Iothreads(it),
+            Self::IothreadReports(it) => GraphReply::IothreadReports(it),
+            Self::NodeReports(it) => GraphReply::NodeReports(it),
+            Self::Found(it) => GraphReply::Found(it),
+            Self::Truth(it) => GraphReply::Truth(it),
+            Self::Frozen(it) => GraphReply::Frozen(it),
+            Self::Blocked(it) => GraphReply::Blocked(it),
+            Self::Blockers(it) => GraphReply::Blockers(it),
+        })
+    }
 }

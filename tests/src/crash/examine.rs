@@ -29,11 +29,11 @@ pub async fn contents(site: &Site, images: &Images, then_write: bool) -> Result<
     let node = site.name("opened");
     let mut image = chain_options(&links);
     image["node-name"] = json!(node);
-    let added = site.graph().blockdev_add(options(image)).await;
+    let added = site.graph().add_node(options(image)).await;
     links.iter().for_each(|(name, _)| site.disks.remove(name));
     added.map_err(|error| format!("it does not open: {error}"))?;
     let read = read_all(site, &node, then_write).await;
-    let closed = site.graph().blockdev_del(node).await;
+    let closed = site.graph().delete_node(node).await;
     let bytes = read?;
     closed.map_err(|error| format!("it does not close: {error}"))?;
     Ok((

@@ -10,7 +10,10 @@ use millpond::graph::GraphHandle;
 use millpond::iothread::Local;
 use millpond::node::{Client, HomeClient};
 use millpond_messages::error::errno::EIO;
-use millpond_messages::graph::{DrainScope, Mutation, Options, RootRequest, RootUser};
+use millpond_messages::graph::{
+    Amend, Commit, DrainScope, MakeImage, Options, RecordBackingFile, ReopenKeeping, Resize, RootRequest,
+    RootUser, SetRootPermissions,
+};
 use millpond_messages::{IoError, IoResult, Permissions, RequestFlags, Result};
 use millpond_ring::buffer::{Buffer, Buffers};
 use serde_json::{Value, json};
@@ -90,13 +93,13 @@ impl Site {
     pub async fn create(&self, disk: &str, create: &Value, size: u64) -> Result<()> {
         let node = self.name("made");
         let file = json!({"driver": "recorder", "node-name": node, "disk": disk});
-        self.graph().blockdev_add(options(file)).await?;
+        self.graph().add_node(options(file)).await?;
         let mut request = create.clone();
         request["driver"] = json!("qcow2");
         request["file"] = json!(node);
         request["size"] = json!(size);
-        let created = self.graph().blockdev_create(options(request)).await;
-        self.graph().blockdev_del(node).await?;
+        let created = self.graph().ask(MakeImage(options(request))).await;
+        self.graph().delete_node(node).await?;
         created
     }
 
@@ -254,7 +257,7 @@ impl<'a> Run<'a> {
             let node = self.site.name("disk");
             let mut image = chain_options(&links);
             image["node-name"] = json!(node);
-            let added = self.site.graph().blockdev_add(options(image)).await;
+            let added = self.site.graph().add_node(options(image)).await;
             if self.note("open", added).is_some() {
                 self.node = node;
                 let attached = self.site.attach(&self.node).await;
@@ -270,7 +273,7 @@ impl<'a> Run<'a> {
         let Some(client) = self.client.take() else { return };
         let detached = self.site.graph().detach(client.root()).await;
         self.note("detach", detached);
-        let closed = self.site.graph().blockdev_del(self.node.clone()).await;
+        let closed = self.site.graph().delete_node(self.node.clone()).await;
         if self.fault.is_some() {
             // As in QEMU, a close that cannot write everything back closes all the same.
             self.history.lose();
@@ -384,22 +387,43 @@ impl<'a> Run<'a> {
         let node = self.node.clone();
         match step {
             Step::Requests | Step::CloseAndOpen => {}
-            Step::Resize(new) => self.resize(*new, graph.resize(node, *new)).await,
+            Step::Resize(new) => {
+                self.resize(
+                    *new,
+                    graph.ask(Resize {
+                        node_name: node.to_owned(),
+                        size: *new,
+                    }),
+                )
+                .await
+            }
             Step::Amend(value) if value["size"].is_u64() => {
                 let new = value["size"].as_u64().unwrap_or(0);
-                self.resize(new, graph.amend(node, options(value.clone()))).await;
+                self.resize(
+                    new,
+                    graph.ask(Amend {
+                        node_name: node.to_owned(),
+                        options: options(value.clone()),
+                    }),
+                )
+                .await;
             }
             Step::Amend(value) => {
-                let amended = graph.amend(node, options(value.clone())).await;
+                let amended = graph
+                    .ask(Amend {
+                        node_name: node.to_owned(),
+                        options: options(value.clone()),
+                    })
+                    .await;
                 self.note("amend", amended);
             }
             Step::Snapshot => self.snapshot().await,
             Step::Commit => {
-                let reply = graph.ask(Mutation::Commit { node_name: node }).await;
+                let reply = graph.ask(Commit { node_name: node }).await;
                 self.note("commit", reply.map(drop));
             }
             Step::ChangeBackingFile(name) => {
-                let request = Mutation::ChangeBackingFile {
+                let request = RecordBackingFile {
                     device: node.clone(),
                     image_node_name: node,
                     backing_file: (*name).to_owned(),
@@ -410,7 +434,7 @@ impl<'a> Run<'a> {
             Step::Reopen(value) => {
                 let mut changed = value.clone();
                 changed["node-name"] = json!(node);
-                let reopened = graph.reopen_keeping(vec![options(changed)]).await;
+                let reopened = graph.ask(ReopenKeeping(vec![options(changed)])).await;
                 self.note("reopen", reopened);
             }
             Step::Drain => {
@@ -427,10 +451,22 @@ impl<'a> Run<'a> {
         };
         let graph = self.site.graph().clone();
         let wanted = Permissions::CONSISTENT_READ | Permissions::WRITE | Permissions::RESIZE;
-        let more = graph.set_permissions(root, wanted, Permissions::all()).await;
+        let more = graph
+            .ask(SetRootPermissions {
+                root,
+                permissions: wanted,
+                shared: Permissions::all(),
+            })
+            .await;
         self.note("permissions", more);
         let wanted = Permissions::CONSISTENT_READ | Permissions::WRITE;
-        let less = graph.set_permissions(root, wanted, Permissions::all()).await;
+        let less = graph
+            .ask(SetRootPermissions {
+                root,
+                permissions: wanted,
+                shared: Permissions::all(),
+            })
+            .await;
         self.note("permissions", less);
     }
 
@@ -460,7 +496,7 @@ impl<'a> Run<'a> {
         let node = self.site.name("disk");
         let mut overlay = chain_options(&[(name.clone(), true)]);
         overlay["node-name"] = json!(node);
-        let added = self.site.graph().blockdev_add(options(overlay)).await;
+        let added = self.site.graph().add_node(options(overlay)).await;
         if self.note("open", added).is_none() {
             return;
         }
@@ -472,16 +508,12 @@ impl<'a> Run<'a> {
             is_qcow2: true,
         });
         let since = self.clock.tick();
-        let put = self
-            .site
-            .graph()
-            .blockdev_snapshot(self.node.clone(), node.clone())
-            .await;
+        let put = self.site.graph().snapshot(self.node.clone(), node.clone()).await;
         if self.note("snapshot", put).is_some() {
             self.chains.push((since, links));
             self.node = node;
         } else {
-            let deleted = self.site.graph().blockdev_del(node).await;
+            let deleted = self.site.graph().delete_node(node).await;
             self.note("delete", deleted);
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use millpond::graph::{DrainGuard, GraphHandle};
-use millpond_messages::graph::DrainScope;
+use millpond_messages::graph::{DrainScope, FindOverlay, ReopenKeeping};
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -91,7 +91,7 @@ pub async fn drain(stage: Rc<Stage>, graph: GraphHandle, edits: Rc<Edits>, mut r
             let options = json!({"node-name": top, "detect-zeroes": detect});
             let options = options.as_object().cloned().unwrap_or_default();
             let _edit = stage.sections.edit();
-            let _ = graph.reopen_keeping(vec![options]).await;
+            let _ = graph.ask(ReopenKeeping(vec![options])).await;
         }
         // In either order.
         let mut held = vec![Some(first), second];
@@ -113,7 +113,12 @@ pub async fn watch(stage: Rc<Stage>, graph: GraphHandle, edits: Rc<Edits>, mut r
         sleep(Duration::from_micros(random.u64(100..20_000))).await;
         let asked = stage.now();
         // It may be that there is no such node at that moment.
-        let _ = graph.find_base("n0").await;
+        let _ = graph
+            .ask(FindOverlay {
+                active: "n0".to_owned(),
+                node_name: None,
+            })
+            .await;
         let took = stage.now().saturating_duration_since(asked);
         if took > PATIENCE && !stage.is_ending() {
             stage.violated(format!("the graph actor took {took:?} to answer a query"));

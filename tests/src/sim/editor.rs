@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use fastrand::Rng;
+use millpond_messages::graph::Commit;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::time::sleep;
@@ -269,7 +270,11 @@ async fn commit(at @ (stage, _): At<'_>, site: &mut Site, edits: &Edits) -> io::
     stage.line("editor", format_args!("commit {}", images.top()));
     let committed = {
         let _edit = (stage.sections.edit(), stage.sections.copy());
-        site.graph.commit(images.top()).await
+        site.graph
+            .ask(Commit {
+                node_name: images.top().to_owned(),
+            })
+            .await
     };
     let committed = committed.map(|()| Value::Null).map_err(|error| error.to_string());
     if let Some(committed) = beside(committed) {

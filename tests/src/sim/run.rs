@@ -12,6 +12,7 @@ use fastrand::Rng;
 use millpond::daemon::Daemon;
 use millpond::delay::{Chaos, DelayRules};
 use millpond::graph::GraphHandle;
+use millpond_messages::graph::ListDrains;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -404,7 +405,7 @@ impl Cast {
                 .as_ref()
                 .map(|command| format!("the monitor waits for {command}")),
         );
-        match timeout(Duration::from_secs(1), self.graph.pending_drains()).await {
+        match timeout(Duration::from_secs(1), self.graph.ask(ListDrains)).await {
             Ok(Ok(drains)) => why.extend(drains.iter().map(|drain| format!("a drain waits: {drain:?}"))),
             Ok(Err(error)) => why.push(format!("the graph does not tell: {error}")),
             Err(_elapsed) => why.push("the graph actor does not answer".to_owned()),

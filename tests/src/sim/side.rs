@@ -10,7 +10,7 @@ use fastrand::Rng;
 use millpond::graph::GraphHandle;
 use millpond::node::Client;
 use millpond_messages::Permissions;
-use millpond_messages::graph::RootRequest;
+use millpond_messages::graph::{Resize, RootRequest, SetIothread};
 use millpond_ring::buffer::Buffers;
 use tokio::time::sleep;
 
@@ -128,7 +128,12 @@ async fn resize(stage: &Stage, graph: &GraphHandle, side: &RefCell<Side>, edits:
     stage.line("side user", format_args!("resizes to {new}"));
     let resized = {
         let _edit = stage.sections.edit();
-        graph.resize(NODE, new).await
+        graph
+            .ask(Resize {
+                node_name: NODE.to_owned(),
+                size: new,
+            })
+            .await
     };
     // The change has waited for all that was in flight.
     oracle.borrow_mut().settle();
@@ -157,7 +162,13 @@ async fn move_it(stage: &Stage, graph: &GraphHandle, edits: &Edits, random: &mut
     let since = stage.moment();
     stage.line("side user", format_args!("moves to {iothread:?}"));
     let _edit = stage.sections.edit();
-    if let Err(error) = graph.set_iothread(NODE, iothread, true).await
+    if let Err(error) = graph
+        .ask(SetIothread {
+            node_name: NODE.to_owned(),
+            iothread,
+            force: true,
+        })
+        .await
         && !stage.may_fail(since, false)
     {
         stage.violated(format!("the side disk cannot be moved: {error}"));

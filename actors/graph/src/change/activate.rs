@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use millpond_messages::graph::SetActive;
 use millpond_messages::{Error, ErrorKind, IoError, NodeId, Permissions, Result};
 
 use crate::change::reopen;
@@ -25,8 +26,9 @@ const WRITES: Permissions = Permissions::WRITE.union(Permissions::WRITE_UNCHANGE
 ///
 /// # Errors
 /// There is no such node, an active parent or a writer keeps it from being inactivated, or its image cannot be taken back.
-pub async fn set_active(world: &World, name: Option<&str>, active: bool) -> Result<()> {
-    let starts = match name {
+pub async fn set_active(world: &World, request: SetActive) -> Result<()> {
+    let SetActive { node_name, active } = request;
+    let starts = match &node_name {
         Some(name) => vec![world.graph(|graph| graph.find(name).map(|node| node.id))?],
         None => world.graph(|graph| {
             let tops = graph
@@ -38,10 +40,10 @@ pub async fn set_active(world: &World, name: Option<&str>, active: bool) -> Resu
     if active {
         return activate(world, &starts).await;
     }
-    if name.is_some() {
+    if node_name.is_some() {
         world.graph(|graph| starts.iter().try_for_each(|start| check_parents(graph, *start)))?;
     }
-    let what = if name.is_some() { "node" } else { "all nodes" };
+    let what = if node_name.is_some() { "node" } else { "all nodes" };
     inactivate(world, &starts)
         .await
         .map_err(|error| told(&error, what))

@@ -1,6 +1,6 @@
 //! `blockdev-add`.
 
-use millpond_messages::graph::Options;
+use millpond_messages::graph::{AddNode, Options};
 use millpond_messages::{Error, ErrorKind, Result};
 
 use crate::open::options;
@@ -11,8 +11,13 @@ use crate::world::World;
 
 /// A node that a user adds, with what it needs below it.
 pub struct Add {
-    /// The options of the node.
-    pub options: Options,
+    options: Options,
+}
+
+impl From<AddNode> for Add {
+    fn from(AddNode(options): AddNode) -> Self {
+        Self { options }
+    }
 }
 
 impl Change for Add {

@@ -1,6 +1,6 @@
 //! Format options of open images, changed in place.
 
-use millpond_messages::graph::Options;
+use millpond_messages::graph::{Amend, Options};
 use millpond_messages::{Error, ErrorKind, NodeId, Permissions, Result};
 
 use crate::change::{resize, roots};
@@ -12,9 +12,10 @@ use crate::world::World;
 ///
 /// # Errors
 /// There is no such node, its format cannot, a user relies on what would change, or the driver's.
-pub async fn amend(world: &World, name: &str, options: Options) -> Result<()> {
+pub async fn amend(world: &World, request: Amend) -> Result<()> {
+    let Amend { node_name, options } = request;
     let node = world.graph(|graph| {
-        let node = graph.look_up("", name)?;
+        let node = graph.look_up("", &node_name)?;
         if !node.kind.amends() {
             let text = format!(
                 "Format driver '{}' does not support option amendment",
@@ -24,7 +25,7 @@ pub async fn amend(world: &World, name: &str, options: Options) -> Result<()> {
         }
         Ok(node.id)
     })?;
-    let name = name.to_owned();
+    let name = node_name;
     transaction::run(world, "amend", Amendment { node, name, options }).await
 }
 

@@ -2,6 +2,7 @@
 //! out.
 
 use millpond_drivers::api::BackingLink;
+use millpond_messages::graph::{DropIntermediate, RecordBackingFile};
 use millpond_messages::{Error, ErrorKind, IoError, NodeId, OpBlocker, Result, Role};
 
 use crate::change::delete;
@@ -21,15 +22,16 @@ use crate::world::World;
 ///
 /// # Errors
 /// There are no such nodes, the image has no backing file, or its header cannot be written.
-pub async fn change_backing_file(world: &World, device: &str, image: &str, backing_file: &str) -> Result<()> {
-    let (node, link) = world.graph(|graph| check(graph, device, image, backing_file))?;
+pub async fn record(world: &World, request: &RecordBackingFile) -> Result<()> {
+    let (node, link) = world.graph(|graph| check(graph, request))?;
     let mut reopened = Vec::new();
     make_writable(world, node, &mut reopened).await?;
     let record = Record { node, link };
     let result = transaction::run(world, "change-backing-file", record).await;
     let result = result.map_err(|error| {
         let text = format!(
-            "Could not change backing file to '{backing_file}': {}",
+            "Could not change backing file to '{}': {}",
+            request.backing_file,
             reason(&error)
         );
         Error::caused_by(error.kind(), text, error)
@@ -63,12 +65,12 @@ fn reason(error: &Error) -> IoError {
     IoError::from_errno(error.errno())
 }
 
-fn check(
-    graph: &Graph,
-    device: &str,
-    image: &str,
-    backing_file: &str,
-) -> Result<(NodeId, Option<BackingLink>)> {
+fn check(graph: &Graph, request: &RecordBackingFile) -> Result<(NodeId, Option<BackingLink>)> {
+    let RecordBackingFile {
+        device,
+        image_node_name: image,
+        backing_file,
+    } = request;
     let invalid = |text: String| Err(Error::new(ErrorKind::InvalidArgument, text));
     let top = graph.look_up(device, device)?;
     if graph.parent_nodes(top.id).next().is_some() {
@@ -84,7 +86,7 @@ fn check(
     }
     // The format that is stored is the overlay's own, not that of what it names: so does QEMU.
     let link = (!backing_file.is_empty()).then(|| BackingLink {
-        filename: backing_file.to_owned(),
+        filename: backing_file.clone(),
         format: Some(node.kind.name().to_owned()),
     });
     Ok((node.id, link))
@@ -115,14 +117,9 @@ async fn restore(world: &World, reopened: Vec<Access>) -> Result<()> {
 /// # Errors
 /// There are no such nodes, `base` is not below `top`, a parent relies on its edge, permissions, or a header cannot be
 /// written; then nothing has changed.
-pub async fn drop_intermediate(
-    world: &World,
-    top: &str,
-    base: &str,
-    backing_file: Option<String>,
-) -> Result<()> {
+pub async fn drop_intermediate(world: &World, request: DropIntermediate) -> Result<()> {
     let (top, base) = world.graph(|graph| {
-        let (top, base) = (graph.find(top)?, graph.find(base)?);
+        let (top, base) = (graph.find(&request.top)?, graph.find(&request.base)?);
         if top.id == base.id || !chain::contains(graph, top.id, base.id) {
             let (base, top) = (base.name.clone(), top.name.clone());
             return Err(Refusal::NotInChain { base, top }.into());
@@ -132,7 +129,7 @@ pub async fn drop_intermediate(
     let shorten = Shorten {
         top,
         base,
-        backing_file,
+        backing_file: request.backing_file,
         reopened: Vec::new(),
     };
     transaction::run(world, "drop-intermediate", shorten).await

@@ -1,7 +1,7 @@
 //! Operations forbidden on nodes, and allowed again.
 
-use millpond_messages::graph::{BlockedBy, GraphReply};
-use millpond_messages::{Error, ErrorKind, OpBlocker, Result, Token};
+use millpond_messages::graph::{ExtendOpBlock, GraphReply, OpBlock, OpUnblock};
+use millpond_messages::{Error, ErrorKind, Result, Token};
 
 use crate::effect::Reply;
 use crate::value::refusal::Refusal;
@@ -10,26 +10,31 @@ use crate::world::World;
 /// Forbids operations on a node.
 ///
 /// # Errors
-/// There is no such node, hold or blocker.
-pub fn block(world: &World, node: &str, operations: Vec<OpBlocker>, by: BlockedBy) -> Reply {
+/// There is no such node or hold.
+pub fn block(world: &World, request: OpBlock) -> Reply {
     world.graph(|graph| {
-        let node = graph.find(node)?.id;
-        match by {
-            BlockedBy::New { reason, root } => {
-                if let Some(root) = root.filter(|root| graph.root(*root).is_none()) {
-                    return Err(Refusal::NoRoot(root).into());
-                }
-                let token = graph.add_blocker(reason, root);
-                graph.blockers.block(token, node, operations);
-                Ok(GraphReply::Blocked(token))
-            }
-            BlockedBy::Token(token) if graph.blockers.contains(token) => {
-                graph.blockers.block(token, node, operations);
-                // Not `Blocked`: whoever no longer waits for this would give the whole blocker back.
-                Ok(GraphReply::Done)
-            }
-            BlockedBy::Token(token) => Err(no_blocker(token)),
+        let node = graph.find(&request.node_name)?.id;
+        if let Some(root) = request.root.filter(|root| graph.root(*root).is_none()) {
+            return Err(Refusal::NoRoot(root).into());
         }
+        let token = graph.add_blocker(request.reason, request.root);
+        graph.blockers.block(token, node, request.operations);
+        Ok(GraphReply::Blocked(token))
+    })
+}
+
+/// Lets a blocker forbid operations on a node as well.
+///
+/// # Errors
+/// There is no such node or blocker.
+pub fn extend(world: &World, request: ExtendOpBlock) -> Result<()> {
+    world.graph(|graph| {
+        let node = graph.find(&request.node_name)?.id;
+        if !graph.blockers.contains(request.token) {
+            return Err(no_blocker(request.token));
+        }
+        graph.blockers.block(request.token, node, request.operations);
+        Ok(())
     })
 }
 
@@ -37,8 +42,15 @@ pub fn block(world: &World, node: &str, operations: Vec<OpBlocker>, by: BlockedB
 ///
 /// # Errors
 /// There is no such node or blocker.
-pub fn unblock(world: &World, token: Token, node: Option<&str>, operations: &[OpBlocker]) -> Result<()> {
+pub fn unblock(world: &World, request: &OpUnblock) -> Result<()> {
+    let OpUnblock {
+        token,
+        node_name,
+        operations,
+    } = request;
+    let token = *token;
     world.graph(|graph| {
+        let node = node_name.as_ref();
         let node = node
             .map(|name| graph.find(name).map(|node| node.id))
             .transpose()?;

@@ -1,7 +1,7 @@
 //! Checks of images, and repairs.
 
 use millpond_engine::node::OrderOutcome;
-use millpond_messages::graph::GraphReply;
+use millpond_messages::graph::{CheckImage, GraphReply};
 use millpond_messages::{
     CheckResult, Error, ErrorKind, NodeId, OpBlocker, Permissions, Repair, Result, RootId, Token,
 };
@@ -23,8 +23,9 @@ struct Hold {
 
 /// Checks an image's metadata, and mends what is to be mended. Requests to the node wait until that is done; other
 /// mutations of the graph do not, unless they are about the same node.
-pub async fn check(world: &World, name: &str, repair: Repair) -> Next {
-    let node = match world.graph(|graph| graph.look_up("", name).map(|node| node.id)) {
+pub async fn check(world: &World, request: CheckImage) -> Next {
+    let CheckImage { node_name, repair } = request;
+    let node = match world.graph(|graph| graph.look_up("", &node_name).map(|node| node.id)) {
         Ok(node) => node,
         Err(error) => return Next::Reply(Err(error)),
     };

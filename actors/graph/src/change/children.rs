@@ -1,6 +1,7 @@
 //! `x-blockdev-change`: numbered children that come to and leave an open node.
 
 use millpond_drivers::api::{ChildChange, slot_name};
+use millpond_messages::graph;
 use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, Result};
 
 use crate::change::delete;
@@ -39,12 +40,11 @@ pub struct AddChild {
     found: Option<Numbered>,
 }
 
-impl AddChild {
-    /// Makes `child` the last numbered child of `parent`.
-    pub const fn new(parent: String, child: String) -> Self {
+impl From<graph::AddChild> for AddChild {
+    fn from(request: graph::AddChild) -> Self {
         Self {
-            parent,
-            child,
+            parent: request.parent,
+            child: request.node,
             found: None,
         }
     }
@@ -145,12 +145,11 @@ pub struct DelChild {
     found: Option<Numbered>,
 }
 
-impl DelChild {
-    /// Takes the numbered child called `child` from `parent`.
-    pub const fn new(parent: String, child: String) -> Self {
+impl From<graph::DelChild> for DelChild {
+    fn from(request: graph::DelChild) -> Self {
         Self {
-            parent,
-            child,
+            parent: request.parent,
+            child: request.child,
             found: None,
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use millpond_drivers::api::DriverKind;
-use millpond_messages::graph::{GraphReply, Options};
+use millpond_messages::graph::{GraphReply, MakeImage, Options};
 use millpond_messages::{Error, ErrorKind, NodeId, OpBlocker, Permissions, Result, RootId};
 use serde_json::Value;
 
@@ -19,7 +19,7 @@ use crate::world::World;
 ///
 /// What is opened for it is opened, and held, in a mutation; the making itself may take long and goes on in the
 /// background; what was held is let go in another mutation.
-pub async fn blockdev_create(world: &World, options: Options) -> Next {
+pub async fn make_image(world: &World, MakeImage(options): MakeImage) -> Next {
     let making = Making { options, job: None };
     let job = match transaction::run(world, "blockdev-create", making).await {
         Ok(Some(job)) => job,

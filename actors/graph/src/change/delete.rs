@@ -9,11 +9,11 @@ use crate::value::edge::Edge;
 use crate::value::{chain, forbidden};
 use crate::world::World;
 
-/// `blockdev-del`.
+/// Closes a node that its user added: `blockdev-del`.
 ///
 /// # Errors
 /// There is no such node, it is in use, or no user added it.
-pub async fn blockdev_del(world: &World, name: &str) -> Result<()> {
+pub async fn delete_node(world: &World, name: &str) -> Result<()> {
     let node = world.graph(|graph| {
         let node = graph.find(name)?;
         if graph.roots_of(node.id).next().is_some() {

@@ -1,7 +1,7 @@
 //! Links of chains that somebody relies on, frozen and given free.
 
-use millpond_messages::graph::GraphReply;
-use millpond_messages::{Error, ErrorKind, Result, RootId, Token};
+use millpond_messages::graph::{FreezeChain, GraphReply};
+use millpond_messages::{Error, ErrorKind, Result, Token};
 
 use crate::effect::Reply;
 use crate::value::chain;
@@ -13,14 +13,15 @@ use crate::world::World;
 ///
 /// # Errors
 /// One of them is frozen already or must not be, `base` is not in the chain, or there is no such hold.
-pub fn freeze(world: &World, top: &str, base: Option<&str>, root: Option<RootId>) -> Reply {
+pub fn freeze(world: &World, request: &FreezeChain) -> Reply {
+    let FreezeChain { top, base, root } = request;
     world.graph(|graph| {
-        let (top, base) = chain::ends(graph, top, base)?;
+        let (top, base) = chain::ends(graph, top, base.as_deref())?;
         let edges = chain::to_freeze(graph, top, base)?;
+        let (root, node) = (*root, None);
         if let Some(root) = root.filter(|root| graph.root(*root).is_none()) {
             return Err(Refusal::NoRoot(root).into());
         }
-        let node = None;
         Ok(GraphReply::Frozen(graph.freeze(Freeze { root, node, edges })))
     })
 }

@@ -1,6 +1,6 @@
 //! Iothreads: making and ending them, and moving nodes between them.
 
-use millpond_messages::graph::IothreadOptions;
+use millpond_messages::graph::{IothreadOptions, MoveNode, SetIothread};
 use millpond_messages::{Error, ErrorKind, IoThreadId, NodeId, Result, RootId};
 
 use crate::effect::Effect;
@@ -102,7 +102,12 @@ fn check(options: &IothreadOptions) -> Result<()> {
 ///
 /// # Errors
 /// There is no such node or iothread, or a user holds the node where it is.
-pub async fn set_iothread(world: &World, name: &str, iothread: Option<&str>, force: bool) -> Result<()> {
+pub async fn set_iothread(world: &World, request: &SetIothread) -> Result<()> {
+    let SetIothread {
+        node_name: name,
+        iothread,
+        force,
+    } = request;
     let (node, to) = world.with(|state| {
         let node = state.graph.find(name)?.id;
         if !force && state.graph.roots_of(node).next().is_some() {
@@ -112,7 +117,7 @@ pub async fn set_iothread(world: &World, name: &str, iothread: Option<&str>, for
             );
             return Err(Error::new(ErrorKind::InUse, text));
         }
-        Ok((node, state.destination(iothread)?))
+        Ok((node, state.destination(iothread.as_deref())?))
     })?;
     move_joined(world, node, to).await
 }
@@ -121,10 +126,10 @@ pub async fn set_iothread(world: &World, name: &str, iothread: Option<&str>, for
 ///
 /// # Errors
 /// There is no such node or iothread, or a user holds the node where it is.
-pub async fn move_node(world: &World, name: &str, iothread: Option<&str>) -> Result<()> {
+pub async fn move_node(world: &World, request: &MoveNode) -> Result<()> {
     let (moving, to) = world.with(|state| {
-        let node = state.graph.find(name)?.id;
-        let to = state.destination(iothread)?;
+        let node = state.graph.find(&request.node_name)?.id;
+        let to = state.destination(request.iothread.as_deref())?;
         Ok::<_, Error>((home::to_move(&state.graph, node, to, Company::Alone)?, to))
     })?;
     move_nodes(

@@ -1,5 +1,6 @@
 //! Children by name: a backing node or another child that a driver can do without is put behind a node, or taken away.
 
+use millpond_messages::graph::{AttachChild, DetachChild, SetBacking};
 use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, Result};
 
 use crate::change::exchange::Exchange;
@@ -27,9 +28,9 @@ pub struct Relink {
 /// # Errors
 /// There are no such nodes, the driver has no backing nodes, the link is frozen, it would close a circle, or permissions;
 /// then nothing has changed.
-pub async fn set_backing(world: &World, node: &str, backing: Option<&str>) -> Result<()> {
+pub async fn set_backing(world: &World, request: &SetBacking) -> Result<()> {
     let relink = world.graph(|graph| {
-        let node = graph.find(node)?;
+        let node = graph.find(&request.node_name)?;
         let slot = node.slot("backing").ok_or_else(|| {
             let text = format!(
                 "Driver '{}' of node '{}' does not support backing files",
@@ -38,7 +39,8 @@ pub async fn set_backing(world: &World, node: &str, backing: Option<&str>) -> Re
             );
             Error::new(ErrorKind::Unsupported, text)
         })?;
-        let new = backing.map(|name| graph.find(name)).transpose()?;
+        let new = request.backing.as_ref();
+        let new = new.map(|name| graph.find(name)).transpose()?;
         check(graph, node, slot, new)
     })?;
     apply(world, relink, "set-backing").await
@@ -49,7 +51,8 @@ pub async fn set_backing(world: &World, node: &str, backing: Option<&str>) -> Re
 /// # Errors
 /// There are no such nodes or there is no such child, the edge leads somewhere already, it would close a circle, or
 /// permissions; then nothing has changed.
-pub async fn attach_child(world: &World, parent: &str, child: &str, node: &str) -> Result<()> {
+pub async fn attach_child(world: &World, request: &AttachChild) -> Result<()> {
+    let AttachChild { parent, child, node } = request;
     let relink = world.graph(|graph| {
         let (node, slot, new) = (
             graph.find(parent)?,
@@ -69,7 +72,8 @@ pub async fn attach_child(world: &World, parent: &str, child: &str, node: &str) 
 ///
 /// # Errors
 /// There is no such node or child, the driver cannot do without it, or the link is frozen; then nothing has changed.
-pub async fn detach_child(world: &World, parent: &str, child: &str) -> Result<()> {
+pub async fn detach_child(world: &World, request: &DetachChild) -> Result<()> {
+    let DetachChild { parent, child } = request;
     let relink = world.graph(|graph| {
         let (node, slot) = (graph.find(parent)?, declared(graph, parent, child)?);
         if node.child(slot).is_none() {

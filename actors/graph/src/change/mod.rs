@@ -1,13 +1,16 @@
 //! Changes of the graph, one a file, and which request is which.
 
-use millpond_messages::graph::{GraphReply, Mutation, RootRequest};
-use millpond_messages::{LatencyHistograms, Result};
+use millpond_messages::Result;
+use millpond_messages::graph::{
+    AttachRoot, AttachRootInactive, CopyOnRead, GraphReply, Mutation, SetHistograms,
+};
 
 use crate::change::add::Add;
 use crate::change::children::{AddChild, DelChild};
 use crate::change::open_image::OpenOne;
 use crate::change::roots::Inactive;
 use crate::change::snapshot::Snapshot;
+use crate::effect::Reply;
 use crate::order::NodeOrder;
 use crate::procedure::{Next, Procedure};
 use crate::transaction::run;
@@ -45,126 +48,76 @@ pub fn procedure(world: &World, mutation: Mutation) -> Procedure {
 
 async fn carry_out(world: &World, mutation: Mutation) -> Next {
     let done = match mutation {
-        Mutation::BlockdevCreate(options) => return create::blockdev_create(world, options).await,
-        Mutation::Commit { node_name } => return commit::commit(world, &node_name).await,
-        Mutation::Check { node_name, repair } => return check::check(world, &node_name, repair).await,
-        Mutation::Open(image) => return Next::Reply(run(world, "open", OpenOne::new(*image)).await),
-        Mutation::BlockdevAdd(options) => run(world, "blockdev-add", Add { options }).await,
-        Mutation::BlockdevDel { node_name } => delete::blockdev_del(world, &node_name).await,
-        Mutation::BlockdevReopen(list) => reopen::blockdev_reopen(world, list).await,
-        Mutation::ReopenKeeping(list) => reopen::reopen_keeping(world, list).await,
-        Mutation::SetReadOnly { node_name, read_only } => {
-            reopen::set_read_only(world, &node_name, read_only).await
+        Mutation::MakeImage(request) => return create::make_image(world, request).await,
+        Mutation::Commit(request) => return commit::commit(world, &request.node_name).await,
+        Mutation::CheckImage(request) => return check::check(world, request).await,
+        Mutation::Open(request) => return reply(run(world, "open", OpenOne::from(request)).await),
+        Mutation::OpenHeld(request) => return reply(run(world, "open", OpenOne::from(request)).await),
+        Mutation::AttachRoot(AttachRoot(request)) => {
+            return reply(roots::attach(world, request, Inactive::Refused).await);
         }
-        Mutation::SetActive { node_name, active } => {
-            activate::set_active(world, node_name.as_deref(), active).await
+        Mutation::AttachRootInactive(AttachRootInactive(request)) => {
+            return reply(roots::attach(world, request, Inactive::Allowed).await);
         }
-        Mutation::InvalidateCache { node_name } => activate::invalidate(world, &node_name).await,
-        Mutation::BlockdevSnapshot { node, overlay } => {
-            run(world, snapshot::USER, Snapshot::new(node, overlay)).await
-        }
-        Mutation::Transaction { actions, completion } => transaction::all(world, actions, completion).await,
-        Mutation::AddChild { parent, node } => run(world, children::USER, AddChild::new(parent, node)).await,
-        Mutation::DelChild { parent, child } => {
-            run(world, children::USER, DelChild::new(parent, child)).await
-        }
-        Mutation::Amend { node_name, options } => amend::amend(world, &node_name, options).await,
-        Mutation::Resize { node_name, size } => {
-            resize::resize(world, &node_name, size, resize::How::default()).await
-        }
-        Mutation::Truncate {
-            node_name,
-            size,
-            exact,
-            preallocation,
-            flags,
-        } => {
-            let how = resize::How {
-                exact,
-                preallocation,
-                flags,
-            };
-            resize::resize(world, &node_name, size, how).await
-        }
-        Mutation::DeleteFile { node_name } => delete::delete_file(world, &node_name).await,
-        Mutation::Serialise(root) => roots::serialise(world, root).await,
-        Mutation::MoveNode { node_name, iothread } => {
-            iothreads::move_node(world, &node_name, iothread.as_deref()).await
-        }
-        Mutation::SetIothread {
-            node_name,
-            iothread,
-            force,
-        } => iothreads::set_iothread(world, &node_name, iothread.as_deref(), force).await,
-        Mutation::AttachRoot(request) => return attach(world, request, Inactive::Refused).await,
-        Mutation::AttachRootInactive(request) => return attach(world, request, Inactive::Allowed).await,
-        Mutation::SetRootPermissions {
-            root,
-            permissions,
-            shared,
-        } => roots::set_permissions(world, root, permissions, shared).await,
-        Mutation::DetachRoot(root) => roots::detach(world, root).await,
-        Mutation::Append { node, new } => replace::append_node(world, &node, &new).await,
-        Mutation::ReplaceNode { from, to } => replace::replace_node(world, &from, &to).await,
-        Mutation::ReplaceChild { of, node } => replace::replace_child(world, of, &node).await,
-        Mutation::InsertNode { node, options } => replace::insert_node(world, &node, options).await,
-        Mutation::DropFilter { node_name } => replace::drop_filter(world, &node_name).await,
-        Mutation::SetBacking { node_name, backing } => {
-            links::set_backing(world, &node_name, backing.as_deref()).await
-        }
-        Mutation::AttachChild { parent, child, node } => {
-            links::attach_child(world, &parent, &child, &node).await
-        }
-        Mutation::DetachChild { parent, child } => links::detach_child(world, &parent, &child).await,
-        Mutation::ChangeBackingFile {
-            device,
-            image_node_name,
-            backing_file,
-        } => backing_link::change_backing_file(world, &device, &image_node_name, &backing_file).await,
-        Mutation::DropIntermediate {
-            top,
-            base,
-            backing_file,
-        } => backing_link::drop_intermediate(world, &top, &base, backing_file).await,
-        Mutation::MakeEmpty { node_name } => commit::make_empty(world, &node_name).await,
-        Mutation::FreezeChain { top, base, root } => {
-            return Next::Reply(freeze::freeze(world, &top, base.as_deref(), root));
-        }
-        Mutation::UnfreezeChain(token) => freeze::unfreeze(world, token),
-        Mutation::OpBlock {
-            node_name,
-            operations,
-            by,
-        } => return Next::Reply(block::block(world, &node_name, operations, by)),
-        Mutation::OpUnblock {
-            token,
-            node_name,
-            operations,
-        } => block::unblock(world, token, node_name.as_deref(), &operations),
-        Mutation::CopyOnRead { node_name, on } => copy_on_read(world, &node_name, on).await,
-        Mutation::SetHistograms {
-            node_name,
-            histograms,
-        } => set_histograms(world, &node_name, histograms).await,
-        Mutation::FlushAll => shutdown::flush_all(world).await,
-        Mutation::AddIothread(options) => iothreads::add(world, options).await,
-        Mutation::DelIothread { id } => iothreads::delete(world, &id),
-        Mutation::TuneIothread(options) => iothreads::tune(world, options),
+        Mutation::FreezeChain(request) => return reply(freeze::freeze(world, &request)),
+        Mutation::OpBlock(request) => return reply(block::block(world, request)),
+        Mutation::AddNode(request) => run(world, "blockdev-add", Add::from(request)).await,
+        Mutation::DeleteNode(request) => delete::delete_node(world, &request.node_name).await,
+        Mutation::Reopen(request) => reopen::reopen(world, request.0).await,
+        Mutation::ReopenKeeping(request) => reopen::reopen_keeping(world, request.0).await,
+        Mutation::SetReadOnly(request) => reopen::set_read_only(world, request).await,
+        Mutation::SetActive(request) => activate::set_active(world, request).await,
+        Mutation::InvalidateCache(request) => activate::invalidate(world, &request.node_name).await,
+        Mutation::Snapshot(request) => run(world, snapshot::USER, Snapshot::from(request)).await,
+        Mutation::Transact(request) => transaction::all(world, request).await,
+        Mutation::AddChild(request) => run(world, children::USER, AddChild::from(request)).await,
+        Mutation::DelChild(request) => run(world, children::USER, DelChild::from(request)).await,
+        Mutation::Amend(request) => amend::amend(world, request).await,
+        Mutation::Resize(request) => resize::resize(world, request).await,
+        Mutation::Truncate(request) => resize::truncate(world, request).await,
+        Mutation::DeleteFile(request) => delete::delete_file(world, &request.node_name).await,
+        Mutation::Serialise(request) => roots::serialise(world, request.0).await,
+        Mutation::MoveNode(request) => iothreads::move_node(world, &request).await,
+        Mutation::SetIothread(request) => iothreads::set_iothread(world, &request).await,
+        Mutation::SetRootPermissions(request) => roots::set_permissions(world, request).await,
+        Mutation::DetachRoot(request) => roots::detach(world, request.0).await,
+        Mutation::Append(request) => replace::append_node(world, &request).await,
+        Mutation::ReplaceNode(request) => replace::replace_node(world, &request).await,
+        Mutation::ReplaceChild(request) => replace::replace_child(world, &request).await,
+        Mutation::InsertNode(request) => replace::insert_node(world, request).await,
+        Mutation::DropFilter(request) => replace::drop_filter(world, &request.node_name).await,
+        Mutation::SetBacking(request) => links::set_backing(world, &request).await,
+        Mutation::AttachChild(request) => links::attach_child(world, &request).await,
+        Mutation::DetachChild(request) => links::detach_child(world, &request).await,
+        Mutation::RecordBackingFile(request) => backing_link::record(world, &request).await,
+        Mutation::DropIntermediate(request) => backing_link::drop_intermediate(world, request).await,
+        Mutation::MakeEmpty(request) => commit::make_empty(world, &request.node_name).await,
+        Mutation::UnfreezeChain(request) => freeze::unfreeze(world, request.0),
+        Mutation::ExtendOpBlock(request) => block::extend(world, request),
+        Mutation::OpUnblock(request) => block::unblock(world, &request),
+        Mutation::CopyOnRead(request) => copy_on_read(world, &request).await,
+        Mutation::SetHistograms(request) => set_histograms(world, request).await,
+        Mutation::FlushAll(_) => shutdown::flush_all(world).await,
+        Mutation::AddIothread(request) => iothreads::add(world, request.0).await,
+        Mutation::DelIothread(request) => iothreads::delete(world, &request.id),
+        Mutation::TuneIothread(request) => iothreads::tune(world, request.0),
     };
-    Next::Reply(done.map(|()| GraphReply::Done))
+    reply(done.map(|()| GraphReply::Done))
 }
 
-async fn attach(world: &World, request: RootRequest, inactive: Inactive) -> Next {
-    Next::Reply(roots::attach(world, request, inactive).await)
+const fn reply(reply: Reply) -> Next {
+    Next::Reply(reply)
 }
 
-async fn copy_on_read(world: &World, name: &str, on: bool) -> Result<()> {
-    let node = world.graph(|graph| graph.find(name).map(|node| node.id))?;
-    world.ask(node, NodeOrder::CopyOnRead { on }).done().await
+async fn copy_on_read(world: &World, request: &CopyOnRead) -> Result<()> {
+    let node = world.graph(|graph| graph.find(&request.node_name).map(|node| node.id))?;
+    let order = NodeOrder::CopyOnRead { on: request.on };
+    world.ask(node, order).done().await
 }
 
-async fn set_histograms(world: &World, name: &str, histograms: LatencyHistograms) -> Result<()> {
-    let node = world.graph(|graph| graph.find(name).map(|node| node.id))?;
+async fn set_histograms(world: &World, request: SetHistograms) -> Result<()> {
+    let node = world.graph(|graph| graph.find(&request.node_name).map(|node| node.id))?;
+    let histograms = request.histograms;
     let order = NodeOrder::SetHistograms { histograms };
     world.ask(node, order).done().await
 }

@@ -1,6 +1,6 @@
 //! Images opened by name, with a hold on them where one is asked for.
 
-use millpond_messages::graph::{GraphReply, OpenImage, Options, RootRequest};
+use millpond_messages::graph::{GraphReply, Open, OpenHeld, OpenImage, Options, RootRequest, RootUser};
 use millpond_messages::{OpenFlags, Result, RootId};
 use serde_json::Value;
 
@@ -12,15 +12,26 @@ use crate::world::World;
 
 /// An image that is to be opened, and the answer once it is.
 pub struct OpenOne {
-    image: Option<OpenImage>,
+    image: OpenImage,
+    holder: Option<RootUser>,
     opened: GraphReply<RootId>,
 }
 
-impl OpenOne {
-    /// Opens this image when it is prepared.
-    pub fn new(image: OpenImage) -> Self {
+impl From<Open> for OpenOne {
+    fn from(Open(image): Open) -> Self {
         Self {
-            image: Some(image),
+            image: *image,
+            holder: None,
+            opened: GraphReply::Done,
+        }
+    }
+}
+
+impl From<OpenHeld> for OpenOne {
+    fn from(OpenHeld { image, holder }: OpenHeld) -> Self {
+        Self {
+            image: *image,
+            holder: Some(holder),
             opened: GraphReply::Done,
         }
     }
@@ -30,9 +41,8 @@ impl Change for OpenOne {
     type Answer = GraphReply<RootId>;
 
     async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
-        if let Some(image) = self.image.take() {
-            self.opened = open_held(transaction, image).await?;
-        }
+        let image = std::mem::take(&mut self.image);
+        self.opened = open_held(transaction, image, self.holder.take()).await?;
         Ok(())
     }
 
@@ -44,11 +54,10 @@ impl Change for OpenOne {
     }
 }
 
-async fn open_held(transaction: &mut Transaction, mut image: OpenImage) -> Reply {
+async fn open_held(transaction: &mut Transaction, mut image: OpenImage, holder: Option<RootUser>) -> Reply {
     let world = transaction.world.clone();
-    let writethrough = image.holder.is_some() && take_writethrough(&mut image.options)?;
-    let (flags, holder) = (image.flags, image.holder.take());
-    let existing = image.reference.is_some();
+    let writethrough = holder.is_some() && take_writethrough(&mut image.options)?;
+    let (flags, existing) = (image.flags, image.reference.is_some());
     let node = image::open_node(transaction, image).await?;
     let name = world.graph(|graph| graph.expect(node).map(|node| node.name.clone()))?;
     let Some(user) = holder else {
@@ -59,7 +68,7 @@ async fn open_held(transaction: &mut Transaction, mut image: OpenImage) -> Reply
                 }
             });
         }
-        return Ok(GraphReply::Name(name));
+        return Ok(GraphReply::Text(name));
     };
     let (permissions, shared) = flags.root_permissions();
     let request = RootRequest {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use millpond_drivers::api::{ReopenRequest, slot_name};
-use millpond_messages::graph::Options;
+use millpond_messages::graph::{Options, SetReadOnly};
 use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, OpenFlags, Result};
 
 use crate::change::delete;
@@ -24,14 +24,14 @@ use crate::world::World;
 ///
 /// # Errors
 /// One of them cannot be; then nothing has changed.
-pub async fn blockdev_reopen(world: &World, list: Vec<Options>) -> Result<()> {
+pub async fn reopen(world: &World, list: Vec<Options>) -> Result<()> {
     reopen_with(world, list, Rest::Default).await
 }
 
 /// Reopens nodes with some options changed and all others, and all children that are not named, as they are.
 ///
 /// # Errors
-/// As for [`blockdev_reopen`].
+/// As for [`reopen`].
 pub async fn reopen_keeping(world: &World, list: Vec<Options>) -> Result<()> {
     reopen_with(world, list, Rest::Kept).await
 }
@@ -40,17 +40,18 @@ pub async fn reopen_keeping(world: &World, list: Vec<Options>) -> Result<()> {
 ///
 /// # Errors
 /// Somebody writes to it, or it was opened to stay read-only.
-pub async fn set_read_only(world: &World, name: &str, read_only: bool) -> Result<()> {
+pub async fn set_read_only(world: &World, request: SetReadOnly) -> Result<()> {
+    let SetReadOnly { node_name, read_only } = request;
     world.graph(|graph| {
-        let node = graph.find(name)?;
+        let node = graph.find(&node_name)?;
         if read_only || node.flags.contains(OpenFlags::ALLOW_RDWR) {
             return Ok(());
         }
-        let text = format!("Node '{name}' is read only");
+        let text = format!("Node '{node_name}' is read only");
         Err(Error::new(ErrorKind::ReadOnly, text))
     })?;
     let mut options = Options::new();
-    options.insert("node-name".to_owned(), name.into());
+    options.insert("node-name".to_owned(), node_name.into());
     options.insert("read-only".to_owned(), read_only.into());
     reopen_keeping(world, vec![options]).await
 }
@@ -84,7 +85,7 @@ impl Change for Reopen {
     }
 
     async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
-        self.released = reopen(transaction, &self.targets).await?;
+        self.released = take_steps(transaction, &self.targets).await?;
         Ok(())
     }
 
@@ -150,7 +151,7 @@ pub async fn restore(world: &World, Access(before): Access) -> Result<()> {
 }
 
 /// Takes all steps; answers the nodes that lost a parent.
-async fn reopen(transaction: &mut Transaction, targets: &[Target]) -> Result<Vec<NodeId>> {
+async fn take_steps(transaction: &mut Transaction, targets: &[Target]) -> Result<Vec<NodeId>> {
     let world = transaction.world.clone();
     let mut touched = touched(targets);
     let joints = targets.iter().flat_map(|target| {

@@ -1,6 +1,6 @@
 //! Putting a node in the place of another: under all its parents or under one, with a filter that comes or goes.
 
-use millpond_messages::graph::{ChildOf, Options};
+use millpond_messages::graph::{self, ChildOf, InsertNode, Options, ReplaceChild, ReplaceNode};
 use millpond_messages::{ChildSlot, EdgeId, Error, ErrorKind, NodeId, Result, Role, RootId};
 use serde_json::Value;
 
@@ -232,7 +232,8 @@ impl Change for Replace {
 ///
 /// # Errors
 /// There are no such nodes, a parent relies on its edge, or permissions; then nothing has changed.
-pub async fn replace_node(world: &World, from: &str, to: &str) -> Result<()> {
+pub async fn replace_node(world: &World, request: &ReplaceNode) -> Result<()> {
+    let ReplaceNode { from, to } = request;
     let (from, to) = world.graph(|graph| Ok::<_, Error>((graph.find(from)?.id, graph.find(to)?.id)))?;
     if from == to {
         return Ok(());
@@ -255,7 +256,8 @@ pub async fn replace_node(world: &World, from: &str, to: &str) -> Result<()> {
 /// # Errors
 /// There are no such nodes, `new` has a child already or takes none, it would close a circle, a parent relies on its edge,
 /// or permissions; then nothing has changed.
-pub async fn append_node(world: &World, node: &str, new: &str) -> Result<()> {
+pub async fn append_node(world: &World, request: &graph::Append) -> Result<()> {
+    let graph::Append { node, new } = request;
     let (node, new, slot) = world.graph(|graph| {
         let (node, new) = (graph.find(node)?, graph.find(new)?);
         let role = if new.kind.is_filter() {
@@ -318,8 +320,9 @@ pub async fn append(transaction: &mut Transaction, node: NodeId, new: NodeId, sl
 ///
 /// # Errors
 /// The open's, a parent relies on its edge, or permissions; then there is no new node.
-pub async fn insert_node(world: &World, node: &str, options: Options) -> Result<()> {
-    let node = world.graph(|graph| graph.find(node).map(|node| node.id))?;
+pub async fn insert_node(world: &World, request: InsertNode) -> Result<()> {
+    let InsertNode { node, options } = request;
+    let node = world.graph(|graph| graph.find(&node).map(|node| node.id))?;
     check_driver(world, &options)?;
     transaction::run(world, "insert", Insert { node, options }).await
 }
@@ -407,9 +410,10 @@ pub async fn drop_filter(world: &World, filter: &str) -> Result<()> {
 /// # Errors
 /// There is no such edge or node, the edge is relied on, it would close a circle, or permissions; then nothing has
 /// changed.
-pub async fn replace_child(world: &World, of: ChildOf, node: &str) -> Result<()> {
+pub async fn replace_child(world: &World, request: &ReplaceChild) -> Result<()> {
+    let ReplaceChild { of, node } = request;
     let (edge, from, to) = world.graph(|graph| {
-        let edge = find_edge(graph, &of)?;
+        let edge = find_edge(graph, of)?;
         let to = graph.find(node)?;
         if let Parent::Node(parent, _) = edge.parent {
             chain::check_unfrozen(graph, edge)?;

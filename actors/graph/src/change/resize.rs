@@ -1,5 +1,6 @@
 //! Changes of a node's length: `block_resize`, and the same with all that can be said about how.
 
+use millpond_messages::graph::{Resize, Truncate};
 use millpond_messages::io::Preallocation;
 use millpond_messages::{
     Error, ErrorKind, NodeId, OpBlocker, Permissions, RequestFlags, Result, check_length,
@@ -12,50 +13,45 @@ use crate::value::forbidden;
 use crate::value::graph::Direction;
 use crate::world::World;
 
-/// How a length is changed.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct How {
-    /// Fail rather than end up longer.
-    pub exact: bool,
-    /// How the new space is laid out.
-    pub preallocation: Preallocation,
-    /// ZERO_WRITE, or no flag at all.
-    pub flags: RequestFlags,
+/// Changes a node's length, with all that is not said left out.
+///
+/// # Errors
+/// As for [`truncate`].
+pub async fn resize(world: &World, request: Resize) -> Result<()> {
+    let truncate_to = Truncate {
+        node_name: request.node_name,
+        size: request.size,
+        exact: false,
+        preallocation: Preallocation::default(),
+        flags: RequestFlags::default(),
+    };
+    truncate(world, truncate_to).await
 }
 
 /// Changes a node's length.
 ///
 /// # Errors
 /// There is no such node, a user relies on its length, a flag means nothing here, or the driver's.
-pub async fn resize(world: &World, name: &str, size: u64, how: How) -> Result<()> {
-    if !RequestFlags::ZERO_WRITE.contains(how.flags) {
+pub async fn truncate(world: &World, request: Truncate) -> Result<()> {
+    if !RequestFlags::ZERO_WRITE.contains(request.flags) {
         let text = format!(
             "A change of length takes no flags but ZERO_WRITE, not {:?}",
-            how.flags
+            request.flags
         );
         return Err(Error::new(ErrorKind::InvalidArgument, text));
     }
     let node = world.graph(|graph| {
-        let node = graph.look_up("", name)?.id;
+        let node = graph.look_up("", &request.node_name)?.id;
         forbidden::check(graph, node, OpBlocker::Resize)?;
         Ok::<NodeId, Error>(node)
     })?;
-    let name = name.to_owned();
-    let change = NewLength {
-        node,
-        name,
-        size,
-        how,
-    };
-    transaction::run(world, "block_resize", change).await
+    transaction::run(world, "block_resize", NewLength { node, request }).await
 }
 
 /// A node whose length is changed under a hold, in a drained section: both end with it.
 struct NewLength {
     node: NodeId,
-    name: String,
-    size: u64,
-    how: How,
+    request: Truncate,
 }
 
 impl Change for NewLength {
@@ -64,18 +60,18 @@ impl Change for NewLength {
     const LASTS: bool = false;
 
     async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
-        let Self { node, size, how, .. } = *self;
+        let (node, request) = (self.node, &self.request);
         let world = transaction.world.clone();
-        let request = roots::hold(&self.name, "block_resize", Permissions::RESIZE);
-        let root = roots::link_root(transaction, node, &request);
-        roots::take(transaction, node, root, request.permissions, request.shared).await?;
-        check_length(size)?;
+        let hold = roots::hold(&request.node_name, "block_resize", Permissions::RESIZE);
+        let root = roots::link_root(transaction, node, &hold);
+        roots::take(transaction, node, root, hold.permissions, hold.shared).await?;
+        check_length(request.size)?;
         transaction.drain([node], "block_resize").await;
         let order = NodeTask::Truncate {
-            size,
-            exact: how.exact,
-            preallocation: how.preallocation,
-            flags: how.flags,
+            size: request.size,
+            exact: request.exact,
+            preallocation: request.preallocation,
+            flags: request.flags,
         };
         world.ask(node, order).done().await?;
         refresh_sizes(&world, node).await;

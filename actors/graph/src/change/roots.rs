@@ -1,6 +1,6 @@
 //! Root edges: users that take hold of nodes, change what they do there, and let go.
 
-use millpond_messages::graph::{GraphReply, RootRequest, RootUser};
+use millpond_messages::graph::{GraphReply, RootRequest, RootUser, SetRootPermissions};
 use millpond_messages::{Error, ErrorKind, NodeId, Permissions, Result, Role, RootId};
 
 use crate::change::{delete, iothreads};
@@ -182,12 +182,12 @@ fn check_active(graph: &Graph, node: NodeId, taken: Permissions) -> Result<()> {
 ///
 /// # Errors
 /// There is no such root, or its neighbours' permissions.
-pub async fn set_permissions(
-    world: &World,
-    root: RootId,
-    taken: Permissions,
-    shared: Permissions,
-) -> Result<()> {
+pub async fn set_permissions(world: &World, request: SetRootPermissions) -> Result<()> {
+    let SetRootPermissions {
+        root,
+        permissions: taken,
+        shared,
+    } = request;
     let (node, old) = world.graph(|graph| {
         let edge = graph.edge(graph.root_edge(root)?);
         let edge = edge.ok_or(Refusal::NoRoot(root))?;

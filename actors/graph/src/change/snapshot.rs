@@ -1,5 +1,6 @@
 //! `blockdev-snapshot`: an open overlay is put on top of a node, under all of that node's parents.
 
+use millpond_messages::graph;
 use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, OpBlocker, Permissions, Result};
 
 use crate::change::{activate, reopen, replace};
@@ -16,10 +17,8 @@ pub const USER: &str = "blockdev-snapshot";
 
 /// An overlay that is put on top of a node.
 pub struct Snapshot {
-    /// The name of the node to protect.
-    pub node: String,
-    /// The name of the overlay.
-    pub overlay: String,
+    node: String,
+    overlay: String,
     found: Option<Found>,
 }
 
@@ -30,9 +29,8 @@ struct Found {
     slot: ChildSlot,
 }
 
-impl Snapshot {
-    /// Puts `overlay` on top of `node`.
-    pub const fn new(node: String, overlay: String) -> Self {
+impl From<graph::Snapshot> for Snapshot {
+    fn from(graph::Snapshot { node, overlay }: graph::Snapshot) -> Self {
         Self {
             node,
             overlay,

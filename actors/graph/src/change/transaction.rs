@@ -1,6 +1,6 @@
 //! `transaction`: several changes, all or none.
 
-use millpond_messages::graph::{Action, CompletionMode};
+use millpond_messages::graph::{self, Action, CompletionMode, Transact};
 use millpond_messages::{Error, ErrorKind, Result};
 
 use crate::change::snapshot::Snapshot;
@@ -13,7 +13,8 @@ use crate::world::World;
 ///
 /// # Errors
 /// The first one's that is not possible; nothing has changed then.
-pub async fn all(world: &World, actions: Vec<Action>, completion: CompletionMode) -> Result<()> {
+pub async fn all(world: &World, request: Transact) -> Result<()> {
+    let Transact { actions, completion } = request;
     if let (CompletionMode::Grouped, Some(first)) = (completion, actions.first()) {
         // None of the actions there are starts a job.
         let text = format!(
@@ -36,7 +37,9 @@ impl From<Action> for Part {
     fn from(action: Action) -> Self {
         match action {
             Action::Abort => Self::Abort,
-            Action::BlockdevSnapshot { node, overlay } => Self::Snapshot(Snapshot::new(node, overlay)),
+            Action::BlockdevSnapshot { node, overlay } => {
+                Self::Snapshot(graph::Snapshot { node, overlay }.into())
+            }
         }
     }
 }

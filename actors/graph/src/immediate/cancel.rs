@@ -1,6 +1,6 @@
 //! Ending early what nodes have in flight.
 
-use millpond_messages::graph::GraphReply;
+use millpond_messages::graph::{CancelInFlight, GraphReply};
 use millpond_messages::{NodeId, Role};
 
 use crate::effect::Reply;
@@ -13,8 +13,8 @@ use crate::world::World;
 ///
 /// # Errors
 /// There is no such node.
-pub async fn cancel_in_flight(world: &World, name: &str) -> Reply {
-    let nodes = world.graph(|graph| graph.find(name).map(|node| passed_to(graph, node)))?;
+pub async fn cancel_in_flight(world: &World, request: &CancelInFlight) -> Reply {
+    let nodes = world.graph(|graph| graph.find(&request.node_name).map(|node| passed_to(graph, node)))?;
     let told: Vec<_> = nodes
         .into_iter()
         .map(|node| world.ask(node, NodeOrder::CancelInFlight))

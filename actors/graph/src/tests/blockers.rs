@@ -1,6 +1,9 @@
 //! Op blockers: who forbids what, in QEMU's words, and for how long.
 
-use millpond_messages::graph::{BlockedBy, Blocker, GraphReply, GraphRequest, Mutation, Query};
+use millpond_messages::graph::{
+    Blocker, DetachRoot, ExtendOpBlock, GraphReply, GraphRequest, ListOpBlockers, MakeImage, OpBlock,
+    OpUnblock, Resize,
+};
 use millpond_messages::{OpBlocker, RootId, Token};
 use serde_json::json;
 
@@ -22,18 +25,24 @@ fn overlay(world: &mut FakeWorld, name: &str, backing: &str) {
     ));
 }
 
-fn block(node: &str, operations: &[OpBlocker], by: BlockedBy) -> Mutation {
-    Mutation::OpBlock {
+fn block(node: &str, operations: &[OpBlocker], (reason, root): (&str, Option<RootId>)) -> OpBlock {
+    OpBlock {
         node_name: node.to_owned(),
         operations: operations.to_vec(),
-        by,
+        reason: reason.to_owned(),
+        root,
     }
 }
 
-fn because(reason: &str, root: Option<RootId>) -> BlockedBy {
-    BlockedBy::New {
-        reason: reason.to_owned(),
-        root,
+fn because(reason: &str, root: Option<RootId>) -> (&str, Option<RootId>) {
+    (reason, root)
+}
+
+fn extend(token: Token, node: &str, operations: &[OpBlocker]) -> ExtendOpBlock {
+    ExtendOpBlock {
+        token,
+        node_name: node.to_owned(),
+        operations: operations.to_vec(),
     }
 }
 
@@ -44,8 +53,8 @@ fn blocked(world: &mut FakeWorld, request: impl Into<GraphRequest>) -> Token {
     }
 }
 
-fn unblock(token: Token, node: Option<&str>, operations: &[OpBlocker]) -> Mutation {
-    Mutation::OpUnblock {
+fn unblock(token: Token, node: Option<&str>, operations: &[OpBlocker]) -> OpUnblock {
+    OpUnblock {
         token,
         node_name: node.map(str::to_owned),
         operations: operations.to_vec(),
@@ -54,7 +63,7 @@ fn unblock(token: Token, node: Option<&str>, operations: &[OpBlocker]) -> Mutati
 
 fn blockers(world: &mut FakeWorld, node: &str) -> Vec<Blocker> {
     let node_name = node.to_owned();
-    match world.ok(GraphRequest::Query(Query::OpBlockers { node_name })) {
+    match world.ok(ListOpBlockers { node_name }) {
         GraphReply::Blockers(blockers) => blockers,
         other => panic!("no blockers: {other:?}"),
     }
@@ -64,8 +73,8 @@ fn kinds(blockers: &[Blocker]) -> Vec<OpBlocker> {
     blockers.iter().map(|blocker| blocker.operation).collect()
 }
 
-fn resize(node: &str) -> Mutation {
-    Mutation::Resize {
+fn resize(node: &str) -> Resize {
+    Resize {
         node_name: node.to_owned(),
         size: 1 << 20,
     }
@@ -101,10 +110,7 @@ fn operations_are_blocked_by_kind_and_one_by_one_allowed_again() {
     assert_eq!(blockers(&mut world, "a"), []);
     let gone = format!("There is no op blocker {token}");
     assert_eq!(world.error(unblock(token, None, &OpBlocker::ALL)), gone);
-    assert_eq!(
-        world.error(block("a", &OpBlocker::ALL, BlockedBy::Token(token))),
-        gone
-    );
+    assert_eq!(world.error(extend(token, "a", &OpBlocker::ALL)), gone);
     world.ok(snapshot("a", "b"));
 }
 
@@ -113,7 +119,7 @@ fn operations_are_blocked_by_kind_and_one_by_one_allowed_again() {
 fn reasons_stand_side_by_side() {
     let mut world = disks(&["a", "b"]);
     let first = blocked(&mut world, block("a", &OpBlocker::ALL, because("first", None)));
-    world.ok(block("b", &OpBlocker::ALL, BlockedBy::Token(first)));
+    world.ok(extend(first, "b", &OpBlocker::ALL));
     let second = blocked(
         &mut world,
         block("a", &[OpBlocker::Resize], because("second", None)),
@@ -134,12 +140,12 @@ fn a_user_that_lets_go_gives_back_what_it_blocked() {
     let root = world.root(attach("a", READ, ALL));
     let by = because("block device is in use by block job: mirror", Some(root));
     let token = blocked(&mut world, block("a", &OpBlocker::ALL, by));
-    world.ok(block("b", &[OpBlocker::Resize], BlockedBy::Token(token)));
+    world.ok(extend(token, "b", &[OpBlocker::Resize]));
     assert_eq!(
         world.error(resize("b")),
         "Node 'b' is busy: block device is in use by block job: mirror"
     );
-    world.ok(Mutation::DetachRoot(root));
+    world.ok(DetachRoot(root));
     assert_eq!(blockers(&mut world, "a"), []);
     world.ok(resize("b"));
     assert_eq!(
@@ -198,9 +204,7 @@ fn a_node_that_is_being_formatted_is_busy() {
     let mut world = disks(&["o"]);
     world.ok(add(json!({"driver": "file", "node-name": "f", "filename": "f"})));
     world.hold_creates = true;
-    let create = world.send(Mutation::BlockdevCreate(options(
-        json!({"driver": "fmt", "file": "f"}),
-    )));
+    let create = world.send(MakeImage(options(json!({"driver": "fmt", "file": "f"}))));
     world.run();
     assert_eq!(
         world.error(snapshot("f", "o")),

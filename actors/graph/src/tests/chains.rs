@@ -1,7 +1,10 @@
 //! Backing chains: what is asked of them, and links that are frozen.
 
 use millpond_drivers::api::BackingLink;
-use millpond_messages::graph::{GraphReply, GraphRequest, Mutation, Query};
+use millpond_messages::graph::{
+    ChainContains, ChainUnfrozen, DetachRoot, FindBackingImage, FindOverlay, FreezeChain, GraphReply,
+    GraphRequest, NextOwned, Query, UnfreezeChain,
+};
 use millpond_messages::{RootId, Token};
 use serde_json::json;
 
@@ -28,7 +31,7 @@ pub fn image(world: &mut FakeWorld, name: &str, backing: Option<&str>) {
 }
 
 fn found(world: &mut FakeWorld, query: Query) -> Option<String> {
-    match world.ok(GraphRequest::Query(query)) {
+    match world.ok(query) {
         GraphReply::Found(node) => node.map(|node| node.name),
         other => panic!("no node: {other:?}"),
     }
@@ -36,19 +39,19 @@ fn found(world: &mut FakeWorld, query: Query) -> Option<String> {
 
 fn overlay_of(world: &mut FakeWorld, active: &str, node: Option<&str>) -> Option<String> {
     let (active, node_name) = (active.to_owned(), node.map(str::to_owned));
-    found(world, Query::FindOverlay { active, node_name })
+    found(world, FindOverlay { active, node_name }.into())
 }
 
 fn contains(world: &mut FakeWorld, top: &str, base: &str) -> bool {
     let (top, base) = (top.to_owned(), base.to_owned());
-    match world.ok(GraphRequest::Query(Query::ChainContains { top, base })) {
+    match world.ok(ChainContains { top, base }) {
         GraphReply::Truth(truth) => truth,
         other => panic!("no truth: {other:?}"),
     }
 }
 
-pub fn freeze(top: &str, base: Option<&str>, root: Option<RootId>) -> Mutation {
-    Mutation::FreezeChain {
+pub fn freeze(top: &str, base: Option<&str>, root: Option<RootId>) -> FreezeChain {
+    FreezeChain {
         top: top.to_owned(),
         base: base.map(str::to_owned),
         root,
@@ -62,11 +65,11 @@ pub fn frozen(world: &mut FakeWorld, request: impl Into<GraphRequest>) -> Token 
     }
 }
 
-fn is_frozen(top: &str, base: Option<&str>) -> GraphRequest {
-    GraphRequest::Query(Query::ChainUnfrozen {
+fn is_frozen(top: &str, base: Option<&str>) -> ChainUnfrozen {
+    ChainUnfrozen {
         top: top.to_owned(),
         base: base.map(str::to_owned),
-    })
+    }
 }
 
 #[test]
@@ -111,7 +114,7 @@ fn backing_images_are_found_by_what_their_overlays_call_them() {
         "file": {"driver": "file", "filename": "/i/top"}})));
     let mut name = |filename: &str| {
         let (top, filename) = ("top".to_owned(), filename.to_owned());
-        found(&mut world, Query::FindBackingImage { top, filename })
+        found(&mut world, FindBackingImage { top, filename }.into())
     };
     let mid = name("/i/mid");
     assert!(mid.is_some());
@@ -128,7 +131,7 @@ fn backing_images_are_found_by_what_their_overlays_call_them() {
     let mut world = chain();
     let mut name = |filename: &str| {
         let (top, filename) = ("top".to_owned(), filename.to_owned());
-        found(&mut world, Query::FindBackingImage { top, filename })
+        found(&mut world, FindBackingImage { top, filename }.into())
     };
     assert_eq!(name("/i/base").as_deref(), Some("base"));
     assert_eq!(name("/i/../i/base"), None);
@@ -140,13 +143,13 @@ fn nodes_of_users_are_told_one_after_the_other() {
     let mut world = chain();
     let mut names = Vec::new();
     let mut after = None;
-    while let Some(name) = found(&mut world, Query::NextOwned { after }) {
+    while let Some(name) = found(&mut world, NextOwned { after }.into()) {
         names.push(name.clone());
         after = Some(name);
     }
     assert_eq!(names, ["base", "mid", "pass", "top"]);
     let nobody = Some("nobody".to_owned());
-    let error = world.error(GraphRequest::Query(Query::NextOwned { after: nobody }));
+    let error = world.error(NextOwned { after: nobody });
     assert_eq!(error, "Failed to find node with node-name='nobody'");
 }
 
@@ -191,10 +194,10 @@ fn a_frozen_chain_stays_as_it_is_until_it_is_given_free() {
     world.ok(reopen(
         json!({"driver": "fmt", "node-name": "mid", "backing": "base", "read-only": true}),
     ));
-    world.ok(Mutation::UnfreezeChain(token));
+    world.ok(UnfreezeChain(token));
     world.ok(is_frozen("top", None));
     assert_eq!(
-        world.error(Mutation::UnfreezeChain(token)),
+        world.error(UnfreezeChain(token)),
         format!("There are no links frozen by {token}")
     );
     world.ok(reopen(
@@ -209,7 +212,7 @@ fn a_freeze_ends_with_its_user() {
     let root = world.root(attach("top", READ, ALL));
     frozen(&mut world, freeze("top", None, Some(root)));
     world.error(is_frozen("mid", None));
-    world.ok(Mutation::DetachRoot(root));
+    world.ok(DetachRoot(root));
     world.ok(is_frozen("top", None));
     assert_eq!(
         world.error(freeze("top", None, Some(root))),

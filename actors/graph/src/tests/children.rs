@@ -1,7 +1,9 @@
 //! Numbered children: listed at open, added to and taken from an open node.
 
 use millpond_drivers::api::{Notice, Notices};
-use millpond_messages::graph::{EdgeParent, GraphReply, Immediate, Mutation};
+use millpond_messages::graph::{
+    AddIothread, DrainBegin, DrainEnd, EdgeParent, GraphReply, GraphRequest, SetIothread,
+};
 use millpond_messages::qapi::{self, QuorumOpType};
 use millpond_messages::{IoError, Role};
 use serde_json::json;
@@ -101,30 +103,33 @@ fn what_cannot_be_a_child_is_refused() {
     world.ok(add(
         json!({"driver": "many", "node-name": "top", "children": ["m"]}),
     ));
-    let mut error = |request| world.error(request);
+    let mut error = |request: GraphRequest| world.error(request);
     assert_eq!(
-        error(add_child("a", "b")),
+        error(add_child("a", "b").into()),
         "The node a does not support adding a child"
     );
-    assert_eq!(error(add_child("m", "a")), "The node a already has a parent");
-    assert_eq!(error(add_child("m", "x")), "Node 'x' not found");
     assert_eq!(
-        error(add_child("x", "b")),
+        error(add_child("m", "a").into()),
+        "The node a already has a parent"
+    );
+    assert_eq!(error(add_child("m", "x").into()), "Node 'x' not found");
+    assert_eq!(
+        error(add_child("x", "b").into()),
         "Cannot find device='x' nor node-name='x'"
     );
     assert_eq!(
-        error(add_child("m", "top")),
+        error(add_child("m", "top").into()),
         "Making 'top' a children.1 child of 'm' would create a cycle"
     );
     assert_eq!(
-        error(del_child("m", "children.1")),
+        error(del_child("m", "children.1").into()),
         "Node 'm' does not have child 'children.1'"
     );
     assert_eq!(
-        error(del_child("m", "children.00")),
+        error(del_child("m", "children.00").into()),
         "Node 'm' does not have child 'children.00'"
     );
-    assert_eq!(error(del_child("m", "children.0")), "The last child stays");
+    assert_eq!(error(del_child("m", "children.0").into()), "The last child stays");
     world.assert_settled(&[]);
 }
 
@@ -162,7 +167,7 @@ fn a_child_that_nobody_else_holds_is_closed_when_it_is_removed() {
 fn a_section_in_force_grows_over_a_child_that_is_added_and_gives_back_one_that_is_removed() {
     let mut world = world(&["a", "b"], &["a"]);
     let top = world.id("m");
-    let subtree = world.still(Immediate::DrainBegin {
+    let subtree = world.still(DrainBegin {
         scope: DrainScope::Subtree("m".to_owned()),
         user: "test".to_owned(),
     });
@@ -175,7 +180,7 @@ fn a_section_in_force_grows_over_a_child_that_is_added_and_gives_back_one_that_i
     world.ok(del_child("m", "children.1"));
     assert!(world.node("b").tokens.is_empty(), "the child was given back");
     world.assert_settled(&[subtree]);
-    world.ok(Immediate::DrainEnd(subtree));
+    world.ok(DrainEnd(subtree));
     world.assert_settled(&[]);
 }
 
@@ -200,13 +205,17 @@ fn a_parent_is_drained_before_a_drained_child_is_added() {
         !world.enter(parent) && !world.enter(child),
         "the section holds parent and child"
     );
-    world.ok(Immediate::DrainEnd(section));
+    world.ok(DrainEnd(section));
     assert!(world.enter(parent));
 }
 
 #[test]
 fn a_child_comes_and_goes_only_once_the_parent_is_quiet() {
-    for (request, after) in [(add_child("m", "c"), 3), (del_child("m", "children.0"), 1)] {
+    let changes: [(GraphRequest, _); 2] = [
+        (add_child("m", "c").into(), 3),
+        (del_child("m", "children.0").into(), 1),
+    ];
+    for (request, after) in changes {
         let mut world = world(&["a", "b", "c"], &["a", "b"]);
         let parent = world.id("m");
         assert!(world.enter(parent));
@@ -315,8 +324,8 @@ fn nodes_with_numbered_children_are_reopened_and_moved_with_them() {
         children(&mut world),
         pairs(&[("children.0", "c"), ("children.1", "b")])
     );
-    world.ok(Mutation::AddIothread(IothreadOptions::named("t")));
-    world.ok(Mutation::SetIothread {
+    world.ok(AddIothread(IothreadOptions::named("t")));
+    world.ok(SetIothread {
         node_name: "m".to_owned(),
         iothread: Some("t".to_owned()),
         force: false,

@@ -1,7 +1,9 @@
 //! Commits: what they hold while they go on, and that drained sections and questions need not wait for their end.
 
 use millpond_messages::OpBlocker;
-use millpond_messages::graph::{EdgeParent, GraphReply, GraphRequest, Immediate, Mutation, Query};
+use millpond_messages::graph::{
+    CloseAll, Commit, DetachRoot, DrainEnd, EdgeParent, GraphReply, ListOpBlockers, Resize, SetBacking,
+};
 use serde_json::json;
 
 use super::chains::image;
@@ -23,8 +25,8 @@ fn overlay_of(size: u64) -> FakeWorld {
     world
 }
 
-fn commit(name: &str) -> Mutation {
-    Mutation::Commit {
+fn commit(name: &str) -> Commit {
+    Commit {
         node_name: name.to_owned(),
     }
 }
@@ -58,9 +60,9 @@ fn both_nodes_are_held_while_a_commit_goes_on() {
     let busy = |name: &str| format!("Node '{name}' is busy: block device is in use by block job: commit");
     for name in ["top", "base"] {
         let node_name = name.to_owned();
-        assert_eq!(world.error(Mutation::Resize { node_name, size: 1 }), busy(name));
+        assert_eq!(world.error(Resize { node_name, size: 1 }), busy(name));
         let node_name = name.to_owned();
-        match world.ok(GraphRequest::Query(Query::OpBlockers { node_name })) {
+        match world.ok(ListOpBlockers { node_name }) {
             GraphReply::Blockers(blockers) => {
                 assert!(
                     blockers
@@ -74,7 +76,7 @@ fn both_nodes_are_held_while_a_commit_goes_on() {
     }
     assert_eq!(world.error(commit("top")), busy("top"));
     assert_eq!(
-        world.error(Mutation::SetBacking {
+        world.error(SetBacking {
             node_name: "top".to_owned(),
             backing: None
         }),
@@ -118,7 +120,7 @@ fn a_commit_pauses_for_drained_sections() {
         assert_eq!(world.held(), 0, "no other piece has begun");
         // Everything else goes on meanwhile.
         world.ok(del("other"));
-        world.ok(Immediate::DrainEnd(token));
+        world.ok(DrainEnd(token));
         assert_eq!(world.held(), 1, "the next piece");
         world.hold_creates = false;
         world.run();
@@ -133,7 +135,7 @@ fn closing_everything_ends_a_commit() {
     world.hold_creates = true;
     let id = world.send(commit("top"));
     world.run();
-    let close = world.send(Immediate::CloseAll { grace: None });
+    let close = world.send(CloseAll { grace: None });
     world.hold_creates = false;
     world.run();
     assert!(world.replies.remove(&close).unwrap().is_ok());
@@ -157,7 +159,7 @@ fn what_cannot_be_committed_is_told() {
     assert!(error.starts_with("Permission conflict on node 'base'"), "{error}");
     assert_eq!(world.facts(), before);
     world.assert_settled(&[]);
-    world.ok(Mutation::DetachRoot(root));
+    world.ok(DetachRoot(root));
     image(&mut world, "third", Some("top"));
     assert_eq!(
         world.error(commit("top")),

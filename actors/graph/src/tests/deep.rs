@@ -3,8 +3,8 @@
 
 use millpond_drivers::api::BackingLink;
 use millpond_messages::OpenFlags;
-use millpond_messages::graph::{GraphReply, GraphRequest, Immediate, Mutation, Query};
-use serde_json::{Value, json};
+use millpond_messages::graph::{CloseAll, DrawGraph, FlushAll, GraphReply, GraphRequest, Reopen, Resize};
+use serde_json::json;
 
 use super::chains::image;
 use super::*;
@@ -43,14 +43,11 @@ fn ten_thousand_layers_are_asked_about_flushed_and_closed() {
     let top = &nodes[LAYERS - 1];
     assert_eq!(top.filename.len(), 4095);
     assert!(top.filename.ends_with("..."), "{}", top.filename);
-    assert!(matches!(
-        world.ok(GraphRequest::Query(Query::Dot)),
-        GraphReply::Json(Value::String(_))
-    ));
-    world.ok(Mutation::FlushAll);
+    assert!(matches!(world.ok(DrawGraph), GraphReply::Text(_)));
+    world.ok(FlushAll);
     // The topmost flushes what is below it.
     assert_eq!(world.flushed, [top.id]);
-    world.ok(Immediate::CloseAll { grace: None });
+    world.ok(CloseAll { grace: None });
     assert!(world.nodes.is_empty());
 }
 
@@ -59,8 +56,8 @@ fn looks(world: &FakeWorld) -> u64 {
     world.policy.world.graph(|graph| graph.looks.get())
 }
 
-fn resize(name: &str) -> Mutation {
-    Mutation::Resize {
+fn resize(name: &str) -> Resize {
+    Resize {
         node_name: name.to_owned(),
         size: 2 << 20,
     }
@@ -81,12 +78,12 @@ fn costs_on_top(layers: usize) -> Vec<(&'static str, u64)> {
     let on_top = |file: &str| json!({"driver": "fmt", "node-name": "new", "backing": top, "file": file});
     let read_only = json!({"driver": "fmt", "node-name": top, "backing": name(layers - 2), "read-only": true,
         "file": {"driver": "file", "filename": format!("/i/{top}")}});
-    let edits = [
-        ("blockdev-add", add(on_top("other"))),
-        ("blockdev-del", del("new")),
-        ("block_resize", resize(&top)),
-        ("blockdev-reopen", reopen(read_only)),
-        ("blockdev-snapshot", snapshot(&top, "overlay")),
+    let edits: [(_, GraphRequest); 5] = [
+        ("blockdev-add", add(on_top("other")).into()),
+        ("blockdev-del", del("new").into()),
+        ("block_resize", resize(&top).into()),
+        ("blockdev-reopen", reopen(read_only).into()),
+        ("blockdev-snapshot", snapshot(&top, "overlay").into()),
     ];
     let mut costs = Vec::new();
     for (what, edit) in edits {
@@ -113,7 +110,7 @@ fn everything_closes_in_one_step_a_node_however_many_overlays_a_base_has() {
             image(&mut world, &format!("o{at}"), Some("base"));
         }
         let before = looks(&world);
-        world.ok(Immediate::CloseAll { grace: None });
+        world.ok(CloseAll { grace: None });
         assert!(world.nodes.is_empty());
         looks(&world) - before
     };
@@ -148,7 +145,7 @@ fn an_option_is_inherited_down_hundreds_of_images_opened_by_each_others_names() 
     let mut options = options(top(true));
     let backing = world.facts().nodes[3].name.clone();
     options.insert("backing".to_owned(), backing.into());
-    world.ok(Mutation::BlockdevReopen(vec![options]));
+    world.ok(Reopen(vec![options]));
     assert_eq!(direct(&mut world), (2 * IMAGES, 2 * IMAGES));
 }
 
@@ -157,6 +154,6 @@ fn a_flush_that_failed_leaves_nothing_below_unflushed() {
     let mut world = deep(3);
     let ids = [2, 1, 0].map(|at| world.id(&name(at)));
     world.fail_flush = Some(ids[0]);
-    world.error(Mutation::FlushAll);
+    world.error(FlushAll);
     assert_eq!(world.flushed, ids);
 }

@@ -1,7 +1,8 @@
 //! Drained sections: what they cover, in which order, and what becomes of them when the graph changes.
 
 use millpond_messages::graph::{
-    ChildOf, DrainScope, GraphReply, GraphRequest, Immediate, IothreadOptions, Mutation, Query,
+    AddIothread, ChildOf, CloseAll, DetachRoot, DrainBegin, DrainEnd, DrainScope, GraphReply,
+    IothreadOptions, ListDrains, MakeImage, SetIothread,
 };
 use serde_json::json;
 
@@ -36,23 +37,19 @@ fn counts(world: &mut FakeWorld) -> [usize; 4] {
     })
 }
 
-fn end(token: millpond_messages::Token) -> Immediate {
-    Immediate::DrainEnd(token)
-}
-
 #[test]
 fn a_drain_covers_ancestors_but_no_children() {
     let mut world = chain();
     let token = world.still(drain_node("base"));
     assert_eq!(counts(&mut world), [1, 0, 1, 0]);
-    world.ok(end(token));
+    world.ok(DrainEnd(token));
     assert_eq!(counts(&mut world), [0; 4]);
-    let token = world.still(Immediate::DrainBegin {
+    let token = world.still(DrainBegin {
         scope: DrainScope::Subtree("base".to_owned()),
         user: String::new(),
     });
     assert_eq!(counts(&mut world), [1, 0, 1, 1]);
-    world.ok(end(token));
+    world.ok(DrainEnd(token));
     assert_eq!(counts(&mut world), [0; 4]);
 }
 
@@ -70,7 +67,7 @@ fn one_parent_of_a_node_is_held_and_the_others_go_on() {
     world.ok(add(
         json!({"driver": "filter", "node-name": "above", "file": "one"}),
     ));
-    let hold = |of| Immediate::DrainBegin {
+    let hold = |of| DrainBegin {
         scope: DrainScope::Parent(of),
         user: "single".to_owned(),
     };
@@ -93,15 +90,15 @@ fn one_parent_of_a_node_is_held_and_the_others_go_on() {
     );
     let two = world.still(hold(edge("two", "file")));
     assert_eq!(counts(&mut world), [1, 1, 1, 0]);
-    world.ok(end(one));
+    world.ok(DrainEnd(one));
     assert_eq!(counts(&mut world), [0, 0, 1, 0]);
-    world.ok(end(two));
+    world.ok(DrainEnd(two));
     assert_eq!(counts(&mut world), [0; 4]);
     // A user's requests wait where they enter.
     let root = world.root(attach("two", READ, ALL));
     let user = world.still(hold(ChildOf::Root(root)));
     assert_eq!(counts(&mut world), [0, 0, 1, 0]);
-    world.ok(end(user));
+    world.ok(DrainEnd(user));
     for (of, text) in [
         (edge("none", "file"), "Failed to find node with node-name='none'"),
         (edge("one", "backing"), "Node 'one' does not have child 'backing'"),
@@ -121,7 +118,7 @@ fn drain_all_asks_each_node_once_parents_first() {
     let place = |id| world.asked.iter().position(|asked| *asked == id);
     assert!(place(top) < place(base));
     assert_eq!(world.asked.len(), 4);
-    world.ok(end(token));
+    world.ok(DrainEnd(token));
     assert!(
         world
             .nodes
@@ -157,10 +154,10 @@ fn sections_nest_in_any_order() {
             let (one, two) = (world.still(one), world.still(two));
             assert_eq!(counts(&mut world)[2], 2);
             let (first, last) = if second_first { (two, one) } else { (one, two) };
-            world.ok(end(first));
+            world.ok(DrainEnd(first));
             assert_eq!(counts(&mut world)[2], 1);
             assert_eq!(world.node("base").resumes, 0);
-            world.ok(end(last));
+            world.ok(DrainEnd(last));
             assert_eq!(counts(&mut world), [0; 4]);
             let base = world.node("base");
             assert_eq!(
@@ -176,8 +173,8 @@ fn sections_nest_in_any_order() {
 fn ending_twice_is_an_error() {
     let mut world = chain();
     let token = world.still(drain_all());
-    world.ok(end(token));
-    assert!(world.error(end(token)).contains("no drained section"));
+    world.ok(DrainEnd(token));
+    assert!(world.error(DrainEnd(token)).contains("no drained section"));
     assert_eq!(
         world.error(drain_node("nobody")),
         "Failed to find node with node-name='nobody'"
@@ -214,7 +211,7 @@ fn questions_are_answered_while_a_drain_and_a_mutation_wait() {
     world.run();
     assert!(!world.replies.contains_key(&snapshot) && !world.replies.contains_key(&drain));
     assert_eq!(world.facts().nodes.len(), 4);
-    let GraphReply::Drains(drains) = world.ok(GraphRequest::Query(Query::PendingDrains)) else {
+    let GraphReply::Drains(drains) = world.ok(ListDrains) else {
         panic!()
     };
     assert_eq!(
@@ -248,7 +245,7 @@ fn what_is_added_while_everything_is_drained_is_drained_too() {
         (1, 1)
     );
     world.ok(del("top"));
-    world.ok(end(token));
+    world.ok(DrainEnd(token));
     assert!(
         world
             .nodes
@@ -265,11 +262,11 @@ fn a_node_without_children_is_added_to_sections_that_cover_everything_and_to_no_
     let all = world.still(drain_all());
     world.ok(lone("new"));
     assert_eq!(world.node("new").tokens.len(), 1);
-    world.ok(end(all));
+    world.ok(DrainEnd(all));
     let some = world.still(drain_node("base"));
     world.ok(lone("newer"));
     assert_eq!(world.node("newer").stops, 0);
-    world.ok(end(some));
+    world.ok(DrainEnd(some));
     world.assert_settled(&[]);
 }
 
@@ -290,7 +287,7 @@ fn a_node_is_not_seen_before_the_sections_that_cover_it_have_it_quiet() {
     }
     assert!(seen && world.replies[&adding].is_ok());
     for token in tokens {
-        world.ok(end(token));
+        world.ok(DrainEnd(token));
     }
     world.assert_settled(&[]);
 }
@@ -304,7 +301,7 @@ fn an_overlay_on_a_drained_node_is_drained_with_it() {
     world.ok(snapshot("top", "over"));
     assert_eq!(world.node("over").tokens.len(), 1);
     assert_eq!(world.node("over").stops, 1);
-    world.ok(end(token));
+    world.ok(DrainEnd(token));
     assert!(world.nodes.values().all(|node| node.tokens.is_empty()));
 }
 
@@ -320,8 +317,8 @@ fn detaching_gives_back_exactly_what_was_taken() {
     let with = json!({"driver": "fmt", "node-name": "top", "file": "topfile", "backing": "base"});
     world.ok(reopen(with));
     assert_eq!(counts(&mut world), [2, 0, 1, 0]);
-    world.ok(end(below));
-    world.ok(end(own));
+    world.ok(DrainEnd(below));
+    world.ok(DrainEnd(own));
     assert_eq!(counts(&mut world), [0; 4]);
 }
 
@@ -343,7 +340,7 @@ fn a_replaced_child_hands_over_its_state() {
             assert_eq!(world.node("top").resumes, 0, "never undrained in between");
         }
         for token in old.into_iter().chain(new) {
-            world.ok(end(token));
+            world.ok(DrainEnd(token));
         }
         assert!(world.nodes.values().all(|node| node.tokens.is_empty()));
         world.assert_settled(&[]);
@@ -402,11 +399,11 @@ fn drained_nodes_move_between_iothreads() {
     let mut world = chain();
     for id in ["a", "b"] {
         let options: IothreadOptions = serde_json::from_value(json!({"id": id})).unwrap();
-        world.ok(Mutation::AddIothread(options));
+        world.ok(AddIothread(options));
     }
     let token = world.still(drain_node("base"));
     for iothread in [Some("a"), Some("b"), None] {
-        world.ok(Mutation::SetIothread {
+        world.ok(SetIothread {
             node_name: "top".to_owned(),
             iothread: iothread.map(str::to_owned),
             force: false,
@@ -420,7 +417,7 @@ fn drained_nodes_move_between_iothreads() {
         );
         assert_eq!(counts(&mut world), [1, 0, 1, 0]);
     }
-    world.ok(end(token));
+    world.ok(DrainEnd(token));
     world.assert_settled(&[]);
 }
 
@@ -428,7 +425,7 @@ fn drained_nodes_move_between_iothreads() {
 fn closing_everything_ends_in_bounded_steps_and_refuses_the_rest() {
     let mut world = chain();
     world.root(attach("top", READ_WRITE, ALL));
-    world.ok(Immediate::CloseAll { grace: None });
+    world.ok(CloseAll { grace: None });
     assert!(world.nodes.is_empty() && world.roots.is_empty());
     assert!(
         world
@@ -447,7 +444,7 @@ fn an_image_is_made_in_the_background() {
             json!({"driver": "file", "node-name": name, "filename": name}),
         ));
     }
-    let made = world.send(Mutation::BlockdevCreate(options(
+    let made = world.send(MakeImage(options(
         json!({"driver": "fmt", "file": "f", "size": 1}),
     )));
     world.hold_creates = true;
@@ -458,7 +455,7 @@ fn an_image_is_made_in_the_background() {
     let drain = world.send(drain_node("f"));
     world.run();
     assert!(!world.replies.contains_key(&drain));
-    let GraphReply::Drains(drains) = world.ok(GraphRequest::Query(Query::PendingDrains)) else {
+    let GraphReply::Drains(drains) = world.ok(ListDrains) else {
         panic!()
     };
     assert_eq!(drains[0].waiting_for[0].node_name, "f");
@@ -469,12 +466,12 @@ fn an_image_is_made_in_the_background() {
         panic!()
     };
     // And the other way round: it waits for a section that is in force.
-    let made = world.send(Mutation::BlockdevCreate(options(
+    let made = world.send(MakeImage(options(
         json!({"driver": "fmt", "file": "f", "size": 1}),
     )));
     world.run();
     assert!(!world.replies.contains_key(&made));
-    world.ok(end(token));
+    world.ok(DrainEnd(token));
     assert!(world.replies[&made].is_ok());
     world.ok(del("f"));
     world.assert_settled(&[]);
@@ -503,7 +500,7 @@ fn a_child_is_asked_though_its_parent_answers_while_the_edge_is_away() {
         let Some(Ok(GraphReply::Still(token))) = world.replies.remove(&drain) else {
             panic!("the section becomes still")
         };
-        world.ok(end(token));
+        world.ok(DrainEnd(token));
         world.assert_settled(&[]);
     }
 }
@@ -514,7 +511,7 @@ fn a_node_is_closed_only_when_the_requests_of_an_ended_root_edge_are_over() {
     let root = world.root(attach("top", READ_WRITE, ALL));
     let top = world.id("top");
     world.enter(top);
-    world.ok(Mutation::DetachRoot(root));
+    world.ok(DetachRoot(root));
     let delete = world.send(del("top"));
     world.run();
     assert!(!world.replies.contains_key(&delete) && world.nodes.contains_key(&top));
@@ -527,14 +524,14 @@ fn a_node_is_closed_only_when_the_requests_of_an_ended_root_edge_are_over() {
 #[test]
 fn a_subtree_that_loses_its_top_is_given_back() {
     let mut world = chain();
-    let token = world.still(Immediate::DrainBegin {
+    let token = world.still(DrainBegin {
         scope: DrainScope::Subtree("top".to_owned()),
         user: String::new(),
     });
     assert_eq!(counts(&mut world), [1; 4]);
     world.ok(del("top"));
     assert_eq!(counts(&mut world), [99, 99, 0, 0]);
-    world.ok(end(token));
+    world.ok(DrainEnd(token));
     world.assert_settled(&[]);
 }
 
@@ -563,7 +560,7 @@ fn a_drain_of_everything_ends_whatever_edges_are_taken_back_meanwhile() {
         let Some(Ok(GraphReply::Still(token))) = world.replies.remove(&drained) else {
             panic!("the drain never ends: failure {failure} after {delivered} deliveries");
         };
-        world.ok(Immediate::DrainEnd(token));
+        world.ok(DrainEnd(token));
         assert!(world.replies.contains_key(&added));
         world.fail_after = None;
         world.assert_settled(&[]);

@@ -1,21 +1,25 @@
 //! Nodes that are put in the place of others, filters that come and go, and children that are exchanged by name.
 
-use millpond_messages::graph::{ChildOf, EdgeParent, GraphReply, GraphRequest, Mutation, Query};
+use millpond_messages::graph::{
+    AddIothread, AttachChild, AttachRoot, CheckReplace, ChildOf, DetachChild, DropFilter, DropIntermediate,
+    EdgeParent, GraphReply, InsertNode, MakeImage, Mutation, RecordBackingFile, ReplaceChild, ReplaceNode,
+    SetBacking, SetIothread, UnfreezeChain,
+};
 use millpond_messages::{IoThreadId, RootId};
 use serde_json::json;
 
 use super::chains::{chain, freeze, frozen, image};
 use super::*;
 
-fn replace(from: &str, to: &str) -> Mutation {
-    Mutation::ReplaceNode {
+fn replace(from: &str, to: &str) -> ReplaceNode {
+    ReplaceNode {
         from: from.to_owned(),
         to: to.to_owned(),
     }
 }
 
-fn replace_child(node: &str, child: &str, to: &str) -> Mutation {
-    Mutation::ReplaceChild {
+fn replace_child(node: &str, child: &str, to: &str) -> ReplaceChild {
+    ReplaceChild {
         of: ChildOf::Node {
             node_name: node.to_owned(),
             child: child.to_owned(),
@@ -24,36 +28,36 @@ fn replace_child(node: &str, child: &str, to: &str) -> Mutation {
     }
 }
 
-fn insert(node: &str, json: serde_json::Value) -> Mutation {
-    Mutation::InsertNode {
+fn insert(node: &str, json: serde_json::Value) -> InsertNode {
+    InsertNode {
         node: node.to_owned(),
         options: options(json),
     }
 }
 
-fn drop_filter(name: &str) -> Mutation {
-    Mutation::DropFilter {
+fn drop_filter(name: &str) -> DropFilter {
+    DropFilter {
         node_name: name.to_owned(),
     }
 }
 
-fn set_backing(node: &str, backing: Option<&str>) -> Mutation {
-    Mutation::SetBacking {
+fn set_backing(node: &str, backing: Option<&str>) -> SetBacking {
+    SetBacking {
         node_name: node.to_owned(),
         backing: backing.map(str::to_owned),
     }
 }
 
-fn attach_child(parent: &str, child: &str, node: &str) -> Mutation {
-    Mutation::AttachChild {
+fn attach_child(parent: &str, child: &str, node: &str) -> AttachChild {
+    AttachChild {
         parent: parent.to_owned(),
         child: child.to_owned(),
         node: node.to_owned(),
     }
 }
 
-fn detach_child(parent: &str, child: &str) -> Mutation {
-    Mutation::DetachChild {
+fn detach_child(parent: &str, child: &str) -> DetachChild {
+    DetachChild {
         parent: parent.to_owned(),
         child: child.to_owned(),
     }
@@ -150,7 +154,7 @@ fn one_edge_is_led_elsewhere() {
     assert_eq!(child(&mut world, "g", "file").as_deref(), Some("a"));
     let of = ChildOf::Root(root);
     let node = "f".to_owned();
-    world.ok(Mutation::ReplaceChild { of, node });
+    world.ok(ReplaceChild { of, node });
     assert_eq!(holds(&mut world, root), "f");
     world.assert_settled(&[]);
     for (request, text) in [
@@ -234,13 +238,13 @@ fn only_filters_that_nobody_relies_on_are_dropped() {
         world.error(drop_filter("pass")),
         "Cannot change frozen 'file' link from 'pass' to 'mid'"
     );
-    world.ok(Mutation::UnfreezeChain(token));
+    world.ok(UnfreezeChain(token));
     let token = frozen(&mut world, freeze("top", Some("pass"), None));
     assert_eq!(
         world.error(drop_filter("pass")),
         "Cannot change 'backing' link to 'pass'"
     );
-    world.ok(Mutation::UnfreezeChain(token));
+    world.ok(UnfreezeChain(token));
     world.ok(drop_filter("pass"));
     assert_eq!(child(&mut world, "top", "backing").as_deref(), Some("mid"));
     world.assert_settled(&[]);
@@ -296,7 +300,7 @@ fn a_backing_node_is_set_and_cleared() {
         assert_eq!(world.error(request), text);
     }
     world.ok(set_backing("top", Some("pass")));
-    world.ok(Mutation::UnfreezeChain(token));
+    world.ok(UnfreezeChain(token));
     // A backing node that nobody else holds goes with the link.
     world.ok(add(json!({"driver": "fmt", "node-name": "t",
         "backing": {"driver": "fmt", "node-name": "b", "file": {"driver": "file", "filename": "b"}},
@@ -312,23 +316,14 @@ fn children_are_attached_and_detached_by_name() {
     world.ok(add(json!({"driver": "two", "node-name": "t", "file": "a"})));
     world.ok(attach_child("t", "other", "b"));
     assert_eq!(child(&mut world, "t", "other").as_deref(), Some("b"));
-    for (request, text) in [
-        (
-            attach_child("t", "other", "a"),
-            "Node 't' already has child 'other'",
-        ),
-        (
-            attach_child("t", "third", "a"),
-            "Node 't' does not have child 'third'",
-        ),
-        (detach_child("t", "third"), "Node 't' does not have child 'third'"),
-        (
-            detach_child("t", "file"),
-            "Node 't' cannot be without its child 'file'",
-        ),
-    ] {
-        assert_eq!(world.error(request), text);
-    }
+    let mut refused = |request: Mutation, text: &str| assert_eq!(world.error(request), text);
+    let none = "Node 't' does not have child 'third'";
+    refused(attach_child("t", "third", "a").into(), none);
+    refused(detach_child("t", "third").into(), none);
+    let taken = "Node 't' already has child 'other'";
+    refused(attach_child("t", "other", "a").into(), taken);
+    let needed = "Node 't' cannot be without its child 'file'";
+    refused(detach_child("t", "file").into(), needed);
     world.ok(detach_child("t", "other"));
     assert_eq!(child(&mut world, "t", "other"), None);
     assert_eq!(
@@ -351,7 +346,7 @@ fn work_of_the_graphs_own_keeps_its_node() {
     let mut world = files(&["f", "g"]);
     world.hold_creates = true;
     let create = json!({"driver": "fmt", "file": "f"});
-    let id = world.send(Mutation::BlockdevCreate(options(create)));
+    let id = world.send(MakeImage(options(create)));
     world.run();
     assert_eq!(world.error(replace("f", "g")), "Cannot change 'root' link to 'f'");
     world.hold_creates = false;
@@ -365,19 +360,17 @@ fn work_of_the_graphs_own_keeps_its_node() {
 fn a_node_follows_a_pinned_user_that_is_moved_to_it() {
     let mut world = files(&["a", "b", "c"]);
     let name = "io".to_owned();
-    world.ok(Mutation::AddIothread(
-        millpond_messages::graph::IothreadOptions::named(name.clone()),
-    ));
-    world.ok(Mutation::SetIothread {
+    world.ok(AddIothread(millpond_messages::graph::IothreadOptions::named(
+        name.clone(),
+    )));
+    world.ok(SetIothread {
         node_name: "b".to_owned(),
         iothread: Some(name),
         force: false,
     });
-    let Mutation::AttachRoot(request) = attach("a", READ, ALL) else {
-        panic!("not a hold")
-    };
+    let AttachRoot(request) = attach("a", READ, ALL);
     let held = request.clone();
-    world.root(Mutation::AttachRoot(millpond_messages::graph::RootRequest {
+    world.root(AttachRoot(millpond_messages::graph::RootRequest {
         iothread: Some(IoThreadId(1)),
         iothread_required: true,
         ..request
@@ -390,7 +383,7 @@ fn a_node_follows_a_pinned_user_that_is_moved_to_it() {
     assert_eq!(home(&mut world, "b"), IoThreadId(2));
     world.ok(replace("a", "b"));
     assert_eq!(home(&mut world, "b"), IoThreadId(1));
-    world.root(Mutation::AttachRoot(millpond_messages::graph::RootRequest {
+    world.root(AttachRoot(millpond_messages::graph::RootRequest {
         node: "c".to_owned(),
         iothread: Some(IoThreadId(2)),
         iothread_required: true,
@@ -407,7 +400,7 @@ fn a_node_is_replaced_only_where_nobody_would_see_other_data() {
     world.ok(add(json!({"driver": "filter", "node-name": "f", "file": "top"})));
     let mut check = |parent: &str, node: &str| {
         let (parent, node_name) = (parent.to_owned(), node.to_owned());
-        match world.request(GraphRequest::Query(Query::CheckReplace { parent, node_name })) {
+        match world.request(CheckReplace { parent, node_name }) {
             Ok(GraphReply::Found(Some(node))) => node.name,
             Ok(other) => panic!("no node: {other:?}"),
             Err(error) => error.to_string(),
@@ -437,7 +430,7 @@ fn a_child_of_many_is_replaced_only_if_nobody_else_looks_at_it() {
     world.root(attach("b", READ, ALL));
     let mut check = |node: &str| {
         let (parent, node_name) = ("m".to_owned(), node.to_owned());
-        world.request(GraphRequest::Query(Query::CheckReplace { parent, node_name }))
+        world.request(CheckReplace { parent, node_name })
     };
     assert!(check("a").is_ok());
     assert!(
@@ -465,8 +458,8 @@ fn nested(held: bool) -> FakeWorld {
     world
 }
 
-fn drop_intermediate(top: &str, base: &str, backing_file: Option<&str>) -> Mutation {
-    Mutation::DropIntermediate {
+fn drop_intermediate(top: &str, base: &str, backing_file: Option<&str>) -> DropIntermediate {
+    DropIntermediate {
         top: top.to_owned(),
         base: base.to_owned(),
         backing_file: backing_file.map(str::to_owned),
@@ -538,7 +531,7 @@ fn chains_that_cannot_be_shortened_stay_whole() {
         assert_eq!((world.facts(), world.stored(), world.links.clone()), before);
         world.assert_settled(&[]);
     }
-    world.ok(Mutation::UnfreezeChain(token));
+    world.ok(UnfreezeChain(token));
     world.ok(drop_intermediate("pass", "base", None));
 }
 
@@ -560,8 +553,8 @@ fn the_tree_below_is_still_while_images_are_taken_out() {
     world.assert_settled(&[]);
 }
 
-fn change_backing_file(device: &str, image: &str, name: &str) -> Mutation {
-    Mutation::ChangeBackingFile {
+fn change_backing_file(device: &str, image: &str, name: &str) -> RecordBackingFile {
+    RecordBackingFile {
         device: device.to_owned(),
         image_node_name: image.to_owned(),
         backing_file: name.to_owned(),

@@ -1,7 +1,7 @@
 //! Which drivers are told that the data below them is other data, in which order, and what of it.
 
 use millpond_messages::NodeId;
-use millpond_messages::graph::{IothreadOptions, Mutation};
+use millpond_messages::graph::{AddIothread, AttachRoot, IothreadOptions, Reopen, ReplaceNode};
 use serde_json::{Value, json};
 
 use super::world::Exchanged;
@@ -25,8 +25,8 @@ fn over(driver: &str, name: &str, file: &str) -> Value {
     }
 }
 
-fn reopen_all(list: &[Value]) -> Mutation {
-    Mutation::BlockdevReopen(list.iter().cloned().map(options).collect())
+fn reopen_all(list: &[Value]) -> Reopen {
+    Reopen(list.iter().cloned().map(options).collect())
 }
 
 /// What nodes were told since it was last asked, by their names.
@@ -128,7 +128,7 @@ fn children_that_are_counted_come_and_go_without_other_data() {
     world.ok(del_child("m", "children.1"));
     assert_eq!(told(&mut world), ["m asks"]);
     world.ok(add(json!({"driver": "file", "node-name": "c", "filename": "c"})));
-    world.ok(Mutation::ReplaceNode {
+    world.ok(ReplaceNode {
         from: "a".to_owned(),
         to: "c".to_owned(),
     });
@@ -174,10 +174,8 @@ fn a_failure_takes_back_what_was_read() {
 fn what_is_joined_goes_to_where_somebody_is_held() {
     let (one, two) = (millpond_messages::IoThreadId(2), millpond_messages::IoThreadId(3));
     let hold = |node: &str, iothread, required| {
-        let Mutation::AttachRoot(request) = attach(node, READ, ALL) else {
-            panic!("not a hold")
-        };
-        Mutation::AttachRoot(RootRequest {
+        let AttachRoot(request) = attach(node, READ, ALL);
+        AttachRoot(RootRequest {
             iothread: Some(iothread),
             iothread_required: required,
             ..request
@@ -194,7 +192,7 @@ fn what_is_joined_goes_to_where_somebody_is_held() {
     for required in [false, true] {
         let mut world = files();
         for id in ["one", "two"] {
-            world.ok(Mutation::AddIothread(IothreadOptions::named(id)));
+            world.ok(AddIothread(IothreadOptions::named(id)));
         }
         world.root(hold("a", one, required));
         assert_eq!(homes(&mut world, &["a", "b"]), [2, 1]);
@@ -213,7 +211,7 @@ fn what_is_joined_goes_to_where_somebody_is_held() {
         world.ok(add_child("m", "c"));
         assert_eq!(homes(&mut world, &["c"]), [2]);
         world.ok(add(json!({"driver": "file", "node-name": "d", "filename": "d"})));
-        world.ok(Mutation::ReplaceNode {
+        world.ok(ReplaceNode {
             from: "c".to_owned(),
             to: "d".to_owned(),
         });

@@ -2,7 +2,11 @@
 
 use millpond_drivers::api::BackingLink;
 use millpond_messages::ErrorKind;
-use millpond_messages::graph::{ChildOf, Mutation, NodeFacts};
+use millpond_messages::graph::{
+    Amend, Append, AttachChild, ChildOf, Commit, DetachChild, DetachRoot, DropFilter, DropIntermediate,
+    InsertNode, MakeEmpty, Mutation, NodeFacts, OpenHeld, RecordBackingFile, Reopen, ReplaceChild,
+    ReplaceNode, Resize, SetActive, SetBacking,
+};
 use serde_json::json;
 
 use super::*;
@@ -46,7 +50,7 @@ fn of_blockdev_add() {
         let world = two_disks();
         let request = add(json!({"driver": "fmt", "node-name": "top", "backing": "a",
             "file": {"driver": "raw", "file": {"driver": "file", "filename": "t"}}}));
-        (world, request)
+        (world, request.into())
     });
 }
 
@@ -56,17 +60,17 @@ fn of_blockdev_reopen() {
         let mut world = two_disks();
         world.root(attach("a", READ, ALL));
         world.ok(add(json!({"driver": "file", "node-name": "x", "filename": "x"})));
-        let request = Mutation::BlockdevReopen(vec![
+        let request = Reopen(vec![
             options(json!({"driver": "fmt", "node-name": "a", "file": "x", "backing": "b"})),
             options(json!({"driver": "fmt", "node-name": "b", "file": "bf", "read-only": true})),
         ]);
-        (world, request)
+        (world, request.into())
     });
 }
 
 #[test]
 fn of_attach() {
-    each_step_fails(|| (two_disks(), attach("a", READ_WRITE, ALL)));
+    each_step_fails(|| (two_disks(), attach("a", READ_WRITE, ALL).into()));
 }
 
 /// What the filter's edge takes is what its users take, so it changes with them, and back.
@@ -75,7 +79,7 @@ fn of_attach_to_a_filter() {
     each_step_fails(|| {
         let mut world = two_disks();
         world.ok(add(json!({"driver": "filter", "node-name": "x", "file": "a"})));
-        (world, attach("x", READ_WRITE, ALL - Permissions::WRITE))
+        (world, attach("x", READ_WRITE, ALL - Permissions::WRITE).into())
     });
 }
 
@@ -84,10 +88,11 @@ fn of_a_resize() {
     each_step_fails(|| {
         (
             two_disks(),
-            Mutation::Resize {
+            Resize {
                 node_name: "a".to_owned(),
                 size: 4 << 20,
-            },
+            }
+            .into(),
         )
     });
 }
@@ -109,12 +114,12 @@ fn two_children() -> FakeWorld {
 
 #[test]
 fn of_a_child_that_is_added() {
-    each_step_fails(|| (two_children(), add_child("m", "c")));
+    each_step_fails(|| (two_children(), add_child("m", "c").into()));
 }
 
 #[test]
 fn of_a_child_that_is_removed() {
-    each_step_fails(|| (two_children(), del_child("m", "children.0")));
+    each_step_fails(|| (two_children(), del_child("m", "children.0").into()));
 }
 
 /// The number of the next child is no part of the graph's dump.
@@ -182,7 +187,7 @@ fn named(name: &str) -> String {
 fn of_replacing_a_node() {
     each_step_fails(|| {
         let (from, to) = (named("x"), named("b"));
-        (filtered(), Mutation::ReplaceNode { from, to })
+        (filtered(), ReplaceNode { from, to }.into())
     });
 }
 
@@ -194,7 +199,7 @@ fn of_replacing_a_child() {
             child: named("file"),
         };
         let node = named("b");
-        (filtered(), Mutation::ReplaceChild { of, node })
+        (filtered(), ReplaceChild { of, node }.into())
     });
 }
 
@@ -204,7 +209,7 @@ fn of_replacing_what_a_user_holds() {
         let mut world = filtered();
         let of = ChildOf::Root(world.root(attach("y", READ, ALL)));
         let node = named("b");
-        (world, Mutation::ReplaceChild { of, node })
+        (world, ReplaceChild { of, node }.into())
     });
 }
 
@@ -213,7 +218,7 @@ fn of_inserting_a_filter() {
     each_step_fails(|| {
         let options = options(json!({"driver": "filter", "node-name": "z", "file": "x"}));
         let node = named("x");
-        (filtered(), Mutation::InsertNode { node, options })
+        (filtered(), InsertNode { node, options }.into())
     });
 }
 
@@ -223,7 +228,7 @@ fn of_appending() {
         let mut world = filtered();
         world.ok(add(json!({"driver": "greedy", "node-name": "z"})));
         let (node, new) = (named("x"), named("z"));
-        (world, Mutation::Append { node, new })
+        (world, Append { node, new }.into())
     });
 }
 
@@ -231,7 +236,7 @@ fn of_appending() {
 fn of_dropping_a_filter() {
     each_step_fails(|| {
         let node_name = named("x");
-        (filtered(), Mutation::DropFilter { node_name })
+        (filtered(), DropFilter { node_name }.into())
     });
 }
 
@@ -244,7 +249,7 @@ fn of_setting_and_clearing_the_backing_node() {
                 "file": {"driver": "file", "filename": "t"}})));
             world.root(attach("t", READ_WRITE, ALL));
             let (node_name, backing) = (named("t"), backing.map(named));
-            (world, Mutation::SetBacking { node_name, backing })
+            (world, SetBacking { node_name, backing }.into())
         });
     }
 }
@@ -258,20 +263,20 @@ fn of_attaching_and_detaching_a_child() {
         world
     };
     let (parent, child) = (|| named("t"), || named("other"));
-    let attach = || Mutation::AttachChild {
+    let attach = || AttachChild {
         parent: parent(),
         child: child(),
         node: named("b"),
     };
-    each_step_fails(|| (two(), attach()));
+    each_step_fails(|| (two(), attach().into()));
     each_step_fails(|| {
         let mut world = two();
         world.ok(attach());
-        let request = Mutation::DetachChild {
+        let request = DetachChild {
             parent: parent(),
             child: child(),
         };
-        (world, request)
+        (world, request.into())
     });
 }
 
@@ -282,7 +287,7 @@ fn a_node_that_could_not_give_up_is_asked_again() {
     for steps in 0..20 {
         let mut world = two_disks();
         world.fail_after = Some(steps);
-        let result = world.request(Mutation::Resize {
+        let result = world.request(Resize {
             node_name: "a".to_owned(),
             size: 4 << 20,
         });
@@ -290,7 +295,7 @@ fn a_node_that_could_not_give_up_is_asked_again() {
         world.assert_settled(&[]);
         if result.is_ok() && world.node("a").promises.has_refused() {
             let root = world.root(attach("a", READ, ALL));
-            world.ok(Mutation::DetachRoot(root));
+            world.ok(DetachRoot(root));
             assert!(!world.node("a").promises.has_refused());
             world.assert_settled(&[]);
             refusals += 1;
@@ -305,10 +310,13 @@ fn of_an_open_with_a_temporary_overlay() {
         let image = millpond_messages::graph::OpenImage {
             filename: Some("/d".to_owned()),
             flags: millpond_messages::OpenFlags::RDWR | millpond_messages::OpenFlags::SNAPSHOT,
-            holder: Some(RootUser::Embedder("e".to_owned())),
             ..millpond_messages::graph::OpenImage::default()
         };
-        (two_disks(), Mutation::Open(Box::new(image)))
+        let open = OpenHeld {
+            image: Box::new(image),
+            holder: RootUser::Embedder("e".to_owned()),
+        };
+        (two_disks(), open.into())
     });
 }
 
@@ -320,10 +328,11 @@ fn of_an_inactivation() {
         let node_name = Some("a".to_owned());
         (
             world,
-            Mutation::SetActive {
+            SetActive {
                 node_name,
                 active: false,
-            },
+            }
+            .into(),
         )
     });
 }
@@ -335,7 +344,7 @@ fn of_an_activation() {
         world.root(attach("a", READ, ALL));
         for name in ["a", "b"] {
             let node_name = Some(name.to_owned());
-            world.ok(Mutation::SetActive {
+            world.ok(SetActive {
                 node_name,
                 active: false,
             });
@@ -344,10 +353,11 @@ fn of_an_activation() {
         let node_name = Some("af".to_owned());
         (
             world,
-            Mutation::SetActive {
+            SetActive {
                 node_name,
                 active: true,
-            },
+            }
+            .into(),
         )
     });
 }
@@ -380,16 +390,16 @@ fn long_chain(read_only: bool) -> FakeWorld {
     world
 }
 
-fn drop_intermediate() -> Mutation {
-    Mutation::DropIntermediate {
+fn drop_intermediate() -> DropIntermediate {
+    DropIntermediate {
         top: named("mid"),
         base: named("base"),
         backing_file: None,
     }
 }
 
-fn change_backing_file() -> Mutation {
-    Mutation::ChangeBackingFile {
+fn change_backing_file() -> RecordBackingFile {
+    RecordBackingFile {
         device: named("top"),
         image_node_name: named("top"),
         backing_file: named("elsewhere"),
@@ -398,14 +408,15 @@ fn change_backing_file() -> Mutation {
 
 #[test]
 fn of_dropping_intermediate_images() {
-    each_step_fails(|| (long_chain(false), drop_intermediate()));
+    each_step_fails(|| (long_chain(false), drop_intermediate().into()));
 }
 
 /// Overlays that are read-only are written to all the same, and read-only again afterwards. That last step may fail by
 /// itself: the images are what they should be then, and only the way in which they are open is not.
 #[test]
 fn of_edits_of_read_only_images() {
-    for make in [drop_intermediate, change_backing_file] {
+    let edits: [fn() -> Mutation; 2] = [|| drop_intermediate().into(), || change_backing_file().into()];
+    for make in edits {
         let mut late = 0;
         for steps in 0.. {
             let mut world = long_chain(true);
@@ -451,12 +462,12 @@ fn to_commit(taken: millpond_messages::Permissions) -> FakeWorld {
 fn of_a_commit() {
     each_step_fails(|| {
         let node_name = named("top");
-        (to_commit(READ_WRITE), Mutation::Commit { node_name })
+        (to_commit(READ_WRITE), Commit { node_name }.into())
     });
 }
 
-fn amend(node: &str) -> Mutation {
-    Mutation::Amend {
+fn amend(node: &str) -> Amend {
+    Amend {
         node_name: named(node),
         options: options(json!({"lazy_refcounts": "on"})),
     }
@@ -464,7 +475,7 @@ fn amend(node: &str) -> Mutation {
 
 #[test]
 fn of_an_amendment() {
-    each_step_fails(|| (two_disks(), amend("a")));
+    each_step_fails(|| (two_disks(), amend("a").into()));
     // What cannot be amended, and what somebody relies on.
     let mut world = two_disks();
     let error = world.request(amend("af")).unwrap_err();
@@ -482,6 +493,6 @@ fn of_an_amendment() {
 fn of_emptying_an_image() {
     each_step_fails(|| {
         let node_name = named("top");
-        (to_commit(READ), Mutation::MakeEmpty { node_name })
+        (to_commit(READ), MakeEmpty { node_name }.into())
     });
 }

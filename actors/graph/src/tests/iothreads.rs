@@ -1,7 +1,9 @@
 //! Iothreads as objects, and what may move between them.
 
 use millpond_messages::IoThreadId;
-use millpond_messages::graph::{IothreadOptions, Mutation};
+use millpond_messages::graph::{
+    AddIothread, AttachRoot, DelIothread, IothreadOptions, SetIothread, TuneIothread,
+};
 use serde_json::json;
 
 use super::world::Told;
@@ -15,21 +17,21 @@ fn files(names: &[&str]) -> FakeWorld {
         ));
     }
     for id in ["one", "two"] {
-        world.ok(Mutation::AddIothread(IothreadOptions::named(id)));
+        world.ok(AddIothread(IothreadOptions::named(id)));
     }
     world
 }
 
-fn set(node: &str, iothread: Option<&str>, force: bool) -> Mutation {
-    Mutation::SetIothread {
+fn set(node: &str, iothread: Option<&str>, force: bool) -> SetIothread {
+    SetIothread {
         node_name: node.to_owned(),
         iothread: iothread.map(str::to_owned),
         force,
     }
 }
 
-fn del_iothread(id: &str) -> Mutation {
-    Mutation::DelIothread { id: id.to_owned() }
+fn del_iothread(id: &str) -> DelIothread {
+    DelIothread { id: id.to_owned() }
 }
 
 fn home(world: &mut FakeWorld, name: &str) -> IoThreadId {
@@ -38,11 +40,9 @@ fn home(world: &mut FakeWorld, name: &str) -> IoThreadId {
 }
 
 /// A user in an iothread, which the node must follow or only may.
-fn attach_in(node: &str, iothread: IoThreadId, required: bool) -> Mutation {
-    let Mutation::AttachRoot(request) = attach(node, READ, ALL) else {
-        panic!("another request")
-    };
-    Mutation::AttachRoot(millpond_messages::graph::RootRequest {
+fn attach_in(node: &str, iothread: IoThreadId, required: bool) -> AttachRoot {
+    let AttachRoot(request) = attach(node, READ, ALL);
+    AttachRoot(millpond_messages::graph::RootRequest {
         iothread: Some(iothread),
         iothread_required: required,
         ..request
@@ -69,9 +69,9 @@ fn properties_out_of_range_are_refused_when_made_and_when_changed() {
         let mut options = IothreadOptions::named("one");
         *property(&mut options) = -1;
         let text = format!("{name} value must be in range [0, 9223372036854775807]");
-        assert_eq!(world.error(Mutation::TuneIothread(options.clone())), text);
+        assert_eq!(world.error(TuneIothread(options.clone())), text);
         options.id = "new".to_owned();
-        assert_eq!(world.error(Mutation::AddIothread(options)), text);
+        assert_eq!(world.error(AddIothread(options)), text);
     }
     for (min, max, fits) in [(0, 0, false), (2, 1, false), (1, 1, true), (0, 1, true)] {
         let options = IothreadOptions {
@@ -80,7 +80,7 @@ fn properties_out_of_range_are_refused_when_made_and_when_changed() {
             thread_pool_max: max,
             ..IothreadOptions::named("one")
         };
-        let result = world.request(Mutation::TuneIothread(options));
+        let result = world.request(TuneIothread(options));
         let text = result.err().map(|error| error.to_string());
         let refusal = "bad thread-pool-min/thread-pool-max values";
         assert_eq!(text.as_deref(), (!fits).then_some(refusal));
@@ -92,11 +92,11 @@ fn properties_out_of_range_are_refused_when_made_and_when_changed() {
 fn iothreads_are_made_and_ended_by_name() {
     let mut world = files(&["a"]);
     assert_eq!(
-        world.error(Mutation::AddIothread(IothreadOptions::named("one"))),
+        world.error(AddIothread(IothreadOptions::named("one"))),
         "attempt to add duplicate property 'one' to object (type 'container')"
     );
     assert_eq!(
-        world.error(Mutation::TuneIothread(IothreadOptions::named("x"))),
+        world.error(TuneIothread(IothreadOptions::named("x"))),
         "Cannot find iothread x"
     );
     assert_eq!(world.error(del_iothread("x")), "object 'x' not found");

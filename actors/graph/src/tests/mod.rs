@@ -24,7 +24,8 @@ mod world;
 
 use millpond_messages::Permissions;
 use millpond_messages::graph::{
-    DrainScope, Immediate, IothreadOptions, Mutation, Options, RootRequest, RootUser,
+    AddChild, AddNode, AttachRoot, DelChild, DeleteNode, DrainBegin, DrainScope, IothreadOptions, Options,
+    Reopen, RootRequest, RootUser, Snapshot,
 };
 use serde_json::Value;
 
@@ -37,43 +38,43 @@ pub fn options(json: Value) -> Options {
     options
 }
 
-pub fn add(json: Value) -> Mutation {
-    Mutation::BlockdevAdd(options(json))
+pub fn add(json: Value) -> AddNode {
+    AddNode(options(json))
 }
 
-pub fn del(name: &str) -> Mutation {
-    Mutation::BlockdevDel {
+pub fn del(name: &str) -> DeleteNode {
+    DeleteNode {
         node_name: name.to_owned(),
     }
 }
 
-pub fn snapshot(node: &str, overlay: &str) -> Mutation {
-    Mutation::BlockdevSnapshot {
+pub fn snapshot(node: &str, overlay: &str) -> Snapshot {
+    Snapshot {
         node: node.to_owned(),
         overlay: overlay.to_owned(),
     }
 }
 
-pub fn add_child(parent: &str, node: &str) -> Mutation {
-    Mutation::AddChild {
+pub fn add_child(parent: &str, node: &str) -> AddChild {
+    AddChild {
         parent: parent.to_owned(),
         node: node.to_owned(),
     }
 }
 
-pub fn del_child(parent: &str, child: &str) -> Mutation {
-    Mutation::DelChild {
+pub fn del_child(parent: &str, child: &str) -> DelChild {
+    DelChild {
         parent: parent.to_owned(),
         child: child.to_owned(),
     }
 }
 
-pub fn reopen(json: Value) -> Mutation {
-    Mutation::BlockdevReopen(vec![options(json)])
+pub fn reopen(json: Value) -> Reopen {
+    Reopen(vec![options(json)])
 }
 
-pub fn attach(node: &str, permissions: Permissions, shared: Permissions) -> Mutation {
-    Mutation::AttachRoot(RootRequest {
+pub fn attach(node: &str, permissions: Permissions, shared: Permissions) -> AttachRoot {
+    AttachRoot(RootRequest {
         node: node.to_owned(),
         user: RootUser::Export("e".to_owned()),
         permissions,
@@ -84,15 +85,15 @@ pub fn attach(node: &str, permissions: Permissions, shared: Permissions) -> Muta
     })
 }
 
-pub fn drain_node(name: &str) -> Immediate {
-    Immediate::DrainBegin {
+pub fn drain_node(name: &str) -> DrainBegin {
+    DrainBegin {
         scope: DrainScope::Node(name.to_owned()),
         user: "test".to_owned(),
     }
 }
 
-pub fn drain_all() -> Immediate {
-    Immediate::DrainBegin {
+pub fn drain_all() -> DrainBegin {
+    DrainBegin {
         scope: DrainScope::All,
         user: "test".to_owned(),
     }

@@ -1,7 +1,7 @@
 //! Opening and deleting: names, backing chains, and the texts for what cannot be.
 
 use millpond_drivers::api::BackingLink;
-use millpond_messages::graph::{Mutation, OpenImage};
+use millpond_messages::graph::{DetachRoot, FindBlockSizes, FindGeometry, Open, OpenHeld, OpenImage};
 use serde_json::json;
 
 use super::*;
@@ -15,7 +15,7 @@ fn link(world: &mut FakeWorld, from: &str, to: &str, format: Option<&str>) {
     world.links.insert(from.to_owned(), link);
 }
 
-fn fmt(name: &str, file: &str) -> Mutation {
+fn fmt(name: &str, file: &str) -> AddNode {
     add(json!({"driver": "fmt", "node-name": name, "file": {"driver": "file", "filename": file}}))
 }
 
@@ -82,7 +82,7 @@ fn options_nested_without_end_are_refused() {
     }
     let mut options = options(nested);
     options.insert("node-name".to_owned(), json!("top"));
-    let id = world.send(millpond_messages::graph::Mutation::BlockdevAdd(options));
+    let id = world.send(millpond_messages::graph::AddNode(options));
     world.run();
     let error = world.replies.remove(&id).unwrap().unwrap_err().to_string();
     assert_eq!(error, "Options are nested too deeply");
@@ -104,7 +104,7 @@ fn nodes_in_use_are_not_deleted() {
     assert_eq!(world.error(del("tf")), "Node tf is not owned by the monitor");
     let root = world.root(attach("top", READ, ALL));
     assert_eq!(world.error(del("top")), "Node top is in use");
-    world.ok(millpond_messages::graph::Mutation::DetachRoot(root));
+    world.ok(DetachRoot(root));
     world.ok(add(json!({"driver": "raw", "node-name": "raw", "file": "top"})));
     assert_eq!(world.error(del("top")), "Block device top is in use");
     world.ok(del("raw"));
@@ -236,7 +236,7 @@ fn snapshots_that_cannot_be_are_refused() {
             .iter()
             .any(|node| node.name == "t" && node.read_only)
     );
-    world.ok(millpond_messages::graph::Mutation::DetachRoot(root));
+    world.ok(DetachRoot(root));
     world.assert_settled(&[]);
 }
 
@@ -278,8 +278,8 @@ fn reopens_that_cannot_be_are_refused() {
     world.assert_settled(&[]);
 }
 
-fn open(image: OpenImage) -> Mutation {
-    millpond_messages::graph::Mutation::Open(Box::new(image))
+fn open(image: OpenImage) -> Open {
+    Open(Box::new(image))
 }
 
 #[test]
@@ -293,14 +293,17 @@ fn an_opener_without_writeback_has_its_writes_made_durable() {
     ] {
         let mut all = options(json!({"driver": "file", "filename": "f"}));
         all.extend(options(cache));
-        let root = world.root(open(OpenImage {
+        let image = OpenImage {
             options: all,
             flags: millpond_messages::OpenFlags::RDWR,
-            holder: Some(RootUser::Embedder("e".to_owned())),
             ..OpenImage::default()
-        }));
+        };
+        let root = world.root(OpenHeld {
+            image: Box::new(image),
+            holder: RootUser::Embedder("e".to_owned()),
+        });
         assert_eq!(world.writethrough.contains(&root), durable);
-        world.ok(millpond_messages::graph::Mutation::DetachRoot(root));
+        world.ok(DetachRoot(root));
     }
     world.assert_settled(&[]);
 }
@@ -327,7 +330,7 @@ fn a_guessed_format_stands_on_the_file_that_was_looked_at() {
 #[test]
 fn a_disks_sectors_and_geometry_are_seen_through_raw_images_and_filters() {
     use super::world::{DISK, DISK_GEOMETRY, DISK_SECTORS};
-    use millpond_messages::graph::{GraphReply, GraphRequest, Query};
+    use millpond_messages::graph::GraphReply;
     let mut world = FakeWorld::new();
     world.ok(add(
         json!({"driver": "file", "node-name": "disk", "filename": DISK}),
@@ -344,7 +347,7 @@ fn a_disks_sectors_and_geometry_are_seen_through_raw_images_and_filters() {
     ));
     let sizes = |world: &mut FakeWorld, name: &str| {
         let node_name = name.to_owned();
-        match world.request(GraphRequest::Query(Query::BlockSizes { node_name })) {
+        match world.request(FindBlockSizes { node_name }) {
             Ok(GraphReply::BlockSizes(sizes)) => Some(sizes),
             Ok(other) => panic!("{other:?}"),
             Err(error) => {
@@ -355,7 +358,7 @@ fn a_disks_sectors_and_geometry_are_seen_through_raw_images_and_filters() {
     };
     let geometry = |world: &mut FakeWorld, name: &str| {
         let node_name = name.to_owned();
-        match world.request(GraphRequest::Query(Query::Geometry { node_name })) {
+        match world.request(FindGeometry { node_name }) {
             Ok(GraphReply::Geometry(geometry)) => Some(geometry),
             Ok(other) => panic!("{other:?}"),
             Err(error) => {

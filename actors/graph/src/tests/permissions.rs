@@ -1,6 +1,8 @@
 //! Permissions: checked over the whole graph as it will be, and told as QEMU tells them.
 
-use millpond_messages::graph::{EdgeParent, Mutation};
+use millpond_messages::graph::{
+    Append, DetachRoot, EdgeParent, ReplaceNode, Resize, SetRootPermissions, Truncate,
+};
 use millpond_messages::io::Preallocation;
 use millpond_messages::{Permissions, RequestFlags, RootId};
 use serde_json::json;
@@ -70,13 +72,13 @@ fn read_only_nodes_have_no_writers() {
         "Block node is read-only"
     );
     let root = world.root(attach("ro", READ, ALL));
-    let request = Mutation::SetRootPermissions {
+    let request = SetRootPermissions {
         root,
         permissions: READ_WRITE,
         shared: ALL,
     };
     assert_eq!(world.error(request), "Block node is read-only");
-    world.ok(Mutation::DetachRoot(root));
+    world.ok(DetachRoot(root));
 }
 
 #[test]
@@ -105,11 +107,11 @@ fn the_whole_subtree_is_checked_together() {
     let root = world.root(attach("base", READ_WRITE, NO_WRITERS));
     let before = world.facts();
     let (from, to) = ("base".to_owned(), "pass".to_owned());
-    let error = world.error(Mutation::ReplaceNode { from, to });
+    let error = world.error(ReplaceNode { from, to });
     assert!(error.starts_with("Permission conflict on node 'base'"), "{error}");
     assert_eq!(world.facts(), before);
     world.assert_settled(&[]);
-    world.ok(Mutation::DetachRoot(root));
+    world.ok(DetachRoot(root));
     world.root(attach("pass", READ_WRITE, ALL));
 }
 
@@ -143,7 +145,7 @@ fn a_replaced_filters_permissions_do_not_stand_in_the_way() {
     filter(&mut world, "top", "first");
     world.root(attach("top", READ_WRITE, NO_WRITERS));
     for (from, to) in [("first", "second"), ("second", "first")] {
-        world.ok(Mutation::ReplaceNode {
+        world.ok(ReplaceNode {
             from: from.to_owned(),
             to: to.to_owned(),
         });
@@ -168,7 +170,7 @@ fn a_greedy_filter_is_appended_below_an_exclusive_writer() {
     assert!(error.starts_with("Permission conflict on node 'base'"), "{error}");
     world.ok(add(json!({"driver": "greedy", "node-name": "greedy"})));
     let (node, new) = ("base".to_owned(), "greedy".to_owned());
-    world.ok(Mutation::Append { node, new });
+    world.ok(Append { node, new });
     assert_eq!(taken(&mut world, "top", "greedy"), READ_WRITE);
     assert!(taken(&mut world, "greedy", "base").contains(Permissions::WRITE));
     world.assert_settled(&[]);
@@ -217,26 +219,22 @@ fn permissions_end_with_their_user() {
     let writer = world.root(attach("base", READ_WRITE, NO_WRITERS));
     let refused = attach("base", READ_WRITE, ALL);
     assert!(world.error(refused).contains("Permission conflict"));
-    world.ok(Mutation::SetRootPermissions {
+    world.ok(SetRootPermissions {
         root: writer,
         permissions: READ,
         shared: ALL,
     });
     let second = world.root(attach("base", READ_WRITE, ALL));
-    world.ok(Mutation::DetachRoot(second));
-    world.ok(Mutation::DetachRoot(writer));
-    assert!(
-        world
-            .error(Mutation::DetachRoot(RootId(9999)))
-            .contains("no root edge")
-    );
+    world.ok(DetachRoot(second));
+    world.ok(DetachRoot(writer));
+    assert!(world.error(DetachRoot(RootId(9999))).contains("no root edge"));
     world.ok(del("base"));
 }
 
 #[test]
 fn a_change_of_length_says_all_of_how_it_is_to_be_done() {
     let mut world = base();
-    let truncate = |exact, preallocation, flags| Mutation::Truncate {
+    let truncate = |exact, preallocation, flags| Truncate {
         node_name: "base".to_owned(),
         size: 2 << 20,
         exact,
@@ -247,7 +245,7 @@ fn a_change_of_length_says_all_of_how_it_is_to_be_done() {
     let (plain, zero) = (RequestFlags::empty(), RequestFlags::ZERO_WRITE);
     world.ok(truncate(true, full, plain));
     world.ok(truncate(false, off, zero));
-    world.ok(Mutation::Resize {
+    world.ok(Resize {
         node_name: "base".to_owned(),
         size: 3 << 20,
     });
@@ -265,7 +263,7 @@ fn a_change_of_length_says_all_of_how_it_is_to_be_done() {
 #[test]
 fn a_resize_needs_everybody_to_share_it() {
     let mut world = base();
-    let resize = || Mutation::Resize {
+    let resize = || Resize {
         node_name: "base".to_owned(),
         size: 2 << 20,
     };
@@ -276,8 +274,8 @@ fn a_resize_needs_everybody_to_share_it() {
         "Permission conflict on node 'base': permissions 'resize' are both required by an unnamed block device (uses \
          node 'base' as 'root' child) and unshared by an unnamed block device (uses node 'base' as 'root' child)."
     );
-    world.ok(Mutation::DetachRoot(root));
-    let too_big = Mutation::Resize {
+    world.ok(DetachRoot(root));
+    let too_big = Resize {
         node_name: "base".to_owned(),
         size: i64::MAX as u64,
     };

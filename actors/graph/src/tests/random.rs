@@ -2,7 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use millpond_messages::graph::{ChildOf, GraphReply, Immediate, IothreadOptions, Mutation};
+use millpond_messages::graph::{
+    AddIothread, AddNode, Append, AttachChild, ChildOf, DetachChild, DetachRoot, DrainEnd, DropFilter,
+    GraphReply, InsertNode, InvalidateCache, IothreadOptions, MakeImage, Mutation, Reopen, ReopenKeeping,
+    ReplaceChild, ReplaceNode, Resize, SetActive, SetBacking, SetIothread, SetReadOnly,
+};
 use millpond_messages::{NodeId, RootId, Token};
 use serde_json::json;
 
@@ -48,7 +52,7 @@ impl Run {
         let mut world = FakeWorld::new();
         for id in ["io0", "io1"] {
             let options: IothreadOptions = serde_json::from_value(json!({"id": id})).unwrap();
-            world.ok(Mutation::AddIothread(options));
+            world.ok(AddIothread(options));
         }
         Self {
             world,
@@ -108,7 +112,7 @@ impl Run {
             let at = self.rng.below(self.sections.len());
             let token = *self.sections.iter().nth(at).unwrap();
             self.sections.remove(&token);
-            self.asked.push(self.world.send(Immediate::DrainEnd(token)));
+            self.asked.push(self.world.send(DrainEnd(token)));
         } else if self.sections.len() < 3 {
             let request = if self.rng.below(3) == 0 {
                 drain_all()
@@ -121,7 +125,7 @@ impl Run {
 
     fn change(&mut self) {
         let (one, two) = (self.name(), self.name());
-        let request = match self.rng.below(16) {
+        let request: Mutation = match self.rng.below(16) {
             0 | 1 => {
                 self.last += 1;
                 let name = format!("n{}", self.last);
@@ -133,40 +137,43 @@ impl Run {
                 };
                 add(json!({"driver": "fmt", "node-name": name, "backing": backing,
                     "file": {"driver": "file", "filename": name, "node-name": format!("{name}f")}}))
+                .into()
             }
             2 => {
                 self.last += 1;
                 let name = format!("r{}", self.last);
                 self.names.push(name.clone());
-                add(json!({"driver": "filter", "node-name": name, "file": one}))
+                add(json!({"driver": "filter", "node-name": name, "file": one})).into()
             }
-            3 => del(&one),
-            4 => snapshot(&one, &two),
+            3 => del(&one).into(),
+            4 => snapshot(&one, &two).into(),
             5 => reopen(
                 json!({"driver": "fmt", "node-name": one, "file": format!("{one}f"),
                 "backing": if self.rng.below(2) == 0 { json!(two) } else { json!(null) }}),
-            ),
-            6 => Mutation::SetIothread {
+            )
+            .into(),
+            6 => SetIothread {
                 node_name: one,
                 iothread: [None, Some("io0".to_owned()), Some("io1".to_owned())][self.rng.below(3)].clone(),
                 force: true,
-            },
+            }
+            .into(),
             7 if self.roots.len() > 2 => {
                 let at = self.rng.below(self.roots.len());
-                Mutation::DetachRoot(self.roots.swap_remove(at))
+                DetachRoot(self.roots.swap_remove(at)).into()
             }
-            7 => attach(&one, READ_WRITE, ALL),
+            7 => attach(&one, READ_WRITE, ALL).into(),
             8..=11 => self.edit(one, two),
             12 => {
                 self.last += 1;
                 let name = format!("m{}", self.last);
                 self.names.push(name.clone());
                 let own = json!({"driver": "file", "filename": name, "node-name": format!("{name}f")});
-                add(json!({"driver": "many", "node-name": name, "children": [own, one]}))
+                add(json!({"driver": "many", "node-name": name, "children": [own, one]})).into()
             }
-            13 => add_child(&one, &two),
-            14 => del_child(&one, &format!("children.{}", self.rng.below(4))),
-            _ => reopen(json!({"driver": "filter", "node-name": one, "file": two})),
+            13 => add_child(&one, &two).into(),
+            14 => del_child(&one, &format!("children.{}", self.rng.below(4))).into(),
+            _ => reopen(json!({"driver": "filter", "node-name": one, "file": two})).into(),
         };
         if self.rng.below(4) == 0 {
             self.world.fail_after = Some(self.rng.below(8) as u32);
@@ -179,53 +186,61 @@ impl Run {
         let slot = ["file", "backing"][self.rng.below(2)].to_owned();
         let coin = self.rng.below(2) == 0;
         match self.rng.below(13) {
-            0 => Mutation::Append { node: one, new: two },
-            1 => Mutation::ReplaceNode { from: one, to: two },
-            2 => Mutation::ReplaceChild {
+            0 => Append { node: one, new: two }.into(),
+            1 => ReplaceNode { from: one, to: two }.into(),
+            2 => ReplaceChild {
                 of: ChildOf::Node {
                     node_name: one,
                     child: slot,
                 },
                 node: two,
-            },
+            }
+            .into(),
             3 => {
                 self.last += 1;
                 let name = format!("i{}", self.last);
                 self.names.push(name.clone());
                 let options = options(json!({"driver": "filter", "node-name": name, "file": one}));
-                Mutation::InsertNode { node: one, options }
+                InsertNode { node: one, options }.into()
             }
-            4 => Mutation::DropFilter { node_name: one },
-            5 => Mutation::SetBacking {
+            4 => DropFilter { node_name: one }.into(),
+            5 => SetBacking {
                 node_name: one,
                 backing: coin.then_some(two),
-            },
-            6 => Mutation::AttachChild {
+            }
+            .into(),
+            6 => AttachChild {
                 parent: one,
                 child: slot,
                 node: two,
-            },
-            7 => Mutation::DetachChild {
+            }
+            .into(),
+            7 => DetachChild {
                 parent: one,
                 child: slot,
-            },
-            8 => Mutation::SetReadOnly {
+            }
+            .into(),
+            8 => SetReadOnly {
                 node_name: one,
                 read_only: coin,
-            },
-            9 => Mutation::SetActive {
+            }
+            .into(),
+            9 => SetActive {
                 node_name: coin.then_some(one),
                 active: self.rng.below(3) > 0,
-            },
-            10 => Mutation::ReopenKeeping(vec![
+            }
+            .into(),
+            10 => ReopenKeeping(vec![
                 options(json!({"node-name": one, "read-only": coin})),
                 options(json!({"node-name": two, "backing": null})),
-            ]),
-            11 => Mutation::Resize {
+            ])
+            .into(),
+            11 => Resize {
                 node_name: one,
                 size: 1 << 20,
-            },
-            _ => Mutation::InvalidateCache { node_name: one },
+            }
+            .into(),
+            _ => InvalidateCache { node_name: one }.into(),
         }
     }
 
@@ -289,7 +304,7 @@ impl Run {
             self.world.run();
             self.collect();
             for token in std::mem::take(&mut self.sections) {
-                self.asked.push(self.world.send(Immediate::DrainEnd(token)));
+                self.asked.push(self.world.send(DrainEnd(token)));
             }
             if self.asked.is_empty() && self.world.mailboxes.is_empty() {
                 break;
@@ -393,11 +408,11 @@ fn nonsense_is_answered_and_leaves_nothing_behind() {
         let serde_json::Value::Object(options) = nonsense(&mut rng, 4) else {
             continue;
         };
-        let request = match rng.below(4) {
-            0 => Mutation::BlockdevReopen(vec![options]),
-            1 => Mutation::BlockdevCreate(options),
-            2 => del(if rng.below(2) == 0 { "a" } else { "b" }),
-            _ => Mutation::BlockdevAdd(options),
+        let request: Mutation = match rng.below(4) {
+            0 => Reopen(vec![options]).into(),
+            1 => MakeImage(options).into(),
+            2 => del(if rng.below(2) == 0 { "a" } else { "b" }).into(),
+            _ => AddNode(options).into(),
         };
         added += u32::from(world.request(request).is_ok());
         world.assert_settled(&[]);

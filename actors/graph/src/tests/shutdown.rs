@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use millpond_messages::ErrorKind;
-use millpond_messages::graph::{GraphReply, GraphRequest, Immediate, Mutation, Query};
+use millpond_messages::graph::{CloseAll, FlushAll, GraphReply, ListDrains, Resize};
 use serde_json::json;
 
 use super::*;
 
 const GRACE: Duration = Duration::from_secs(30);
 
-fn close_all() -> Immediate {
-    Immediate::CloseAll { grace: Some(GRACE) }
+fn close_all() -> CloseAll {
+    CloseAll { grace: Some(GRACE) }
 }
 
 /// A format on a file, and a raw image beside it.
@@ -70,7 +70,7 @@ fn what_a_change_did_before_it_was_given_up_is_undone() {
     let mut world = disks();
     let busy = world.id("other");
     assert!(world.enter(busy));
-    let resize = world.send(Mutation::Resize {
+    let resize = world.send(Resize {
         node_name: "other".to_owned(),
         size: 1,
     });
@@ -124,9 +124,7 @@ fn what_takes_too_long_is_told_once() {
         "{text}"
     );
     // Questions are answered as ever, and closing goes on if the storage wakes up.
-    assert!(
-        matches!(world.ok(GraphRequest::Query(Query::PendingDrains)), GraphReply::Drains(drains) if drains.len() == 1)
-    );
+    assert!(matches!(world.ok(ListDrains), GraphReply::Drains(drains) if drains.len() == 1));
     world.leave(busy);
     world.run();
     assert!(world.nodes.is_empty());
@@ -137,7 +135,7 @@ fn what_takes_too_long_is_told_once() {
 fn a_change_that_waits_for_storage_is_named() {
     let mut world = disks();
     world.hold_flushes = true;
-    let flushing = world.send(Mutation::FlushAll);
+    let flushing = world.send(FlushAll);
     world.run();
     let closing = world.send(close_all());
     world.run();

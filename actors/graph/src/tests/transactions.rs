@@ -1,14 +1,14 @@
 //! Several changes together: all or none, in one drained section.
 
-use millpond_messages::graph::{Action, CompletionMode, DrainScope, Immediate, Mutation};
+use millpond_messages::graph::{Action, CompletionMode, DrainBegin, DrainEnd, DrainScope, Transact};
 use serde_json::json;
 
 use super::failures::two_disks;
 use super::*;
 
-fn together(actions: Vec<Action>) -> Mutation {
+fn together(actions: Vec<Action>) -> Transact {
     let completion = CompletionMode::Individual;
-    Mutation::Transaction { actions, completion }
+    Transact { actions, completion }
 }
 
 fn over(node: &str, overlay: &str) -> Action {
@@ -87,11 +87,11 @@ fn whichever_action_is_not_possible_nothing_has_changed() {
 fn a_transaction_is_one_drained_section() {
     let mut world = two_used_disks();
     let sections = |world: &mut FakeWorld| {
-        let token = world.still(Immediate::DrainBegin {
+        let token = world.still(DrainBegin {
             scope: DrainScope::All,
             user: "count".to_owned(),
         });
-        world.ok(Immediate::DrainEnd(token));
+        world.ok(DrainEnd(token));
         token.0
     };
     let before = sections(&mut world);
@@ -104,7 +104,7 @@ fn a_transaction_is_one_drained_section() {
 fn no_action_has_a_job_that_could_end_with_others() {
     let mut world = two_used_disks();
     let before = world.facts();
-    let grouped = |actions| Mutation::Transaction {
+    let grouped = |actions| Transact {
         actions,
         completion: CompletionMode::Grouped,
     };

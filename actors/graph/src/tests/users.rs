@@ -1,14 +1,14 @@
 //! Users: what they are told they may do, how they let go, and the end of everything.
 
-use millpond_messages::graph::{Immediate, Mutation};
+use millpond_messages::graph::{CloseAll, DetachRoot, FlushAll, Mutation, SetRootPermissions};
 use millpond_messages::{Permissions, RootId};
 use serde_json::json;
 
 use super::world::Told;
 use super::*;
 
-fn set(root: RootId, permissions: Permissions) -> Mutation {
-    Mutation::SetRootPermissions {
+fn set(root: RootId, permissions: Permissions) -> SetRootPermissions {
+    SetRootPermissions {
         root,
         permissions,
         shared: ALL,
@@ -37,7 +37,7 @@ fn a_permission_is_given_up_before_others_rely_on_that_and_used_after_it_was_gra
     assert!(world.error(set(root, READ_WRITE)).contains("Permission conflict"));
     assert_eq!(world.told, [Told::MayDo(root, READ), Told::MayDo(root, wanted)]);
     world.assert_settled(&[]);
-    world.ok(Mutation::DetachRoot(strict));
+    world.ok(DetachRoot(strict));
     world.ok(set(root, READ_WRITE));
     world.assert_settled(&[]);
 }
@@ -49,13 +49,13 @@ fn a_user_that_let_go_is_gone_and_nobody_else() {
         world.root(attach("top", READ, ALL)),
         world.root(attach("top", READ_WRITE, ALL)),
     );
-    world.ok(Mutation::DetachRoot(two));
+    world.ok(DetachRoot(two));
     assert_eq!(world.told, [Told::Gone(two)]);
-    for request in [Mutation::DetachRoot(two), set(two, READ)] {
+    for request in [Mutation::from(DetachRoot(two)), set(two, READ).into()] {
         assert_eq!(world.error(request), format!("There is no root edge {two}"));
     }
     assert_eq!(world.error(del("top")), "Node top is in use");
-    world.ok(Mutation::DetachRoot(one));
+    world.ok(DetachRoot(one));
     world.assert_settled(&[]);
     world.ok(del("top"));
     assert!(world.nodes.is_empty());
@@ -75,10 +75,10 @@ fn a_node_that_is_being_closed_is_not_found_any_more() {
 fn everything_is_flushed_parents_before_children() {
     let mut world = image();
     let (top, file) = (world.id("top"), world.id("file"));
-    world.ok(Mutation::FlushAll);
+    world.ok(FlushAll);
     assert_eq!(world.flushed, [top], "whose flush goes on to its file");
     world.fail_flush = Some(top);
-    assert_eq!(world.error(Mutation::FlushAll), "flush failed");
+    assert_eq!(world.error(FlushAll), "flush failed");
     assert_eq!(
         world.flushed,
         [top, top, file],
@@ -91,7 +91,7 @@ fn everything_is_closed_even_if_a_flush_fails_and_its_failure_is_told() {
     let mut world = image();
     let root = world.root(attach("top", READ_WRITE, ALL));
     world.fail_flush = Some(world.id("top"));
-    assert_eq!(world.error(Immediate::CloseAll { grace: None }), "flush failed");
+    assert_eq!(world.error(CloseAll { grace: None }), "flush failed");
     assert_eq!(world.flushed.len(), 2);
     assert!(world.nodes.is_empty() && world.roots.is_empty());
     assert_eq!(world.told, [Told::Gone(root)]);

@@ -9,7 +9,7 @@ use millpond_drivers::api::{
     Abilities, BackingLink, ChildChange, ChildKind, DriverKind, EdgeUse, OpenRequest, Opened, OptionNames,
     Registry,
 };
-use millpond_messages::graph::{GraphFacts, GraphReply, GraphRequest, Options, Query};
+use millpond_messages::graph::{GraphFacts, GraphReply, GraphRequest, Options, WholeGraph};
 use millpond_messages::handshake::PendingRequest;
 use millpond_messages::io::{OperationKind, Preallocation};
 use millpond_messages::{
@@ -349,7 +349,7 @@ impl FakeWorld {
     }
 
     pub fn facts(&mut self) -> GraphFacts {
-        let id = self.send(GraphRequest::Query(Query::Graph));
+        let id = self.send(WholeGraph);
         match self.replies.remove(&id) {
             Some(Ok(GraphReply::Graph(facts))) => facts,
             other => panic!("a question is answered at once: {other:?}"),

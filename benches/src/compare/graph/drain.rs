@@ -12,7 +12,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use millpond::embed::{BlockLayer, BlockLayerConfig};
 use millpond::node::Client;
 use millpond_messages::Permissions;
-use millpond_messages::graph::{DrainScope, RootRequest, RootUser};
+use millpond_messages::graph::{DrainScope, RootRequest, RootUser, SetIothread};
 use millpond_ring::buffer::Buffers;
 use serde_json::json;
 
@@ -224,10 +224,14 @@ async fn node_with_client(layer: &BlockLayer, delay: u64) -> Outcome<Client> {
     layer.graph().add_iothread(iothread).await?;
     let node = json!({ "driver": "null-co", "node-name": "disk", "latency-ns": delay * 1000 });
     let options = node.as_object().cloned().ok_or("options are an object")?;
-    layer.graph().blockdev_add(options).await?;
+    layer.graph().add_node(options).await?;
     layer
         .graph()
-        .set_iothread("disk", Some("io".to_owned()), false)
+        .ask(SetIothread {
+            node_name: "disk".to_owned(),
+            iothread: Some("io".to_owned()),
+            force: false,
+        })
         .await?;
     let request = RootRequest {
         node: "disk".to_owned(),

@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use millpond_messages::graph::{
-    ChildOf, DrainScope, GraphReply, GraphRequest, Immediate, IothreadOptions, Mutation,
+    AddIothread, ChildOf, DrainBegin, DrainEnd, DrainScope, GraphReply, GraphRequest, IothreadOptions,
+    Mutation,
 };
 use millpond_messages::{IoThreadId, NodeId, RootId, Token};
 use serde_json::json;
@@ -213,7 +214,7 @@ impl Live {
     pub fn iothreads(&mut self) {
         for id in ["io0", "io1"] {
             let options: IothreadOptions = serde_json::from_value(json!({"id": id})).unwrap();
-            self.ok(Mutation::AddIothread(options));
+            self.ok(AddIothread(options));
         }
     }
 
@@ -428,7 +429,7 @@ impl Live {
                 };
                 self.users[at].begun = Some((scope.clone(), node));
                 self.users[at].waits_for = Some(id);
-                let request = Immediate::DrainBegin {
+                let request = DrainBegin {
                     scope,
                     user: at.to_string(),
                 };
@@ -448,7 +449,7 @@ impl Live {
             Do::End | Do::Die => {
                 if let Some(Held { token, .. }) = self.users[at].holds.pop() {
                     self.users[at].waits_for = Some(id);
-                    let request = Immediate::DrainEnd(token);
+                    let request = DrainEnd(token);
                     self.call(false, |policy| policy.request(id, request, Duration::ZERO));
                 } else if let Some(begun) = self.users[at].waits_for {
                     self.call(false, |policy| policy.abandon(begun, Duration::ZERO));

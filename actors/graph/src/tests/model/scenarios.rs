@@ -1,9 +1,11 @@
 //! What is explored. `MILLPOND_MODEL=large` explores each with more requests.
 
-use millpond_messages::graph::{DrainScope, Mutation};
+use millpond_messages::graph::{
+    DetachRoot, DrainScope, DropFilter, InsertNode, MakeImage, Reopen, ReplaceNode, Resize, SetIothread,
+};
 use serde_json::json;
 
-use super::super::{ALL, READ_WRITE, add, attach, del, options, reopen, snapshot};
+use super::super::{ALL, READ_WRITE, add, add_child, attach, del, del_child, options, reopen, snapshot};
 use super::explore;
 use super::live::{Do, Live, Scenario};
 use super::print::print;
@@ -113,8 +115,8 @@ fn two_roots(live: &mut Live) {
     live.root(attach("base", READ_WRITE, ALL));
 }
 
-fn set_iothread(name: &str, iothread: Option<&str>) -> Mutation {
-    Mutation::SetIothread {
+fn set_iothread(name: &str, iothread: Option<&str>) -> SetIothread {
+    SetIothread {
         node_name: name.to_owned(),
         iothread: iothread.map(str::to_owned),
         force: true,
@@ -216,8 +218,8 @@ fn a_node_is_added_and_one_removed_while_everything_is_drained() {
         users: vec![
             vec![all(), Do::End],
             vec![
-                Do::Change(|_| add(json!({"driver": "over", "node-name": "new", "backing": "base"}))),
-                Do::Change(|_| del("new")),
+                Do::Change(|_| add(json!({"driver": "over", "node-name": "new", "backing": "base"})).into()),
+                Do::Change(|_| del("new").into()),
             ],
         ],
         requests: vec![1],
@@ -231,8 +233,8 @@ fn a_node_is_added_and_used_while_everything_is_drained() {
         users: vec![
             vec![all(), Do::End],
             vec![
-                Do::Change(|_| add(json!({"driver": "over", "node-name": "new", "backing": null}))),
-                Do::Change(|_| attach("new", READ_WRITE, ALL)),
+                Do::Change(|_| add(json!({"driver": "over", "node-name": "new", "backing": null})).into()),
+                Do::Change(|_| attach("new", READ_WRITE, ALL).into()),
             ],
         ],
         requests: vec![1, 1 + more()],
@@ -246,12 +248,14 @@ fn a_filter_is_put_in_and_taken_out_during_a_section() {
         users: vec![
             vec![node("base"), Do::End],
             vec![
-                Do::Change(|_| Mutation::InsertNode {
-                    node: "base".to_owned(),
-                    options: options(json!({"driver": "filter", "node-name": "f", "file": "base"})),
+                Do::Change(|_| {
+                    let node = "base".to_owned();
+                    let options = options(json!({"driver": "filter", "node-name": "f", "file": "base"}));
+                    InsertNode { node, options }.into()
                 }),
-                Do::Change(|_| Mutation::DropFilter {
-                    node_name: "f".to_owned(),
+                Do::Change(|_| {
+                    let node_name = "f".to_owned();
+                    DropFilter { node_name }.into()
                 }),
             ],
         ],
@@ -271,9 +275,9 @@ fn a_node_takes_the_place_of_another_that_a_section_holds() {
     explore(Scenario {
         users: vec![
             vec![node("base"), Do::End],
-            vec![Do::Change(|_| Mutation::ReplaceNode {
-                from: "base".to_owned(),
-                to: "other".to_owned(),
+            vec![Do::Change(|_| {
+                let (from, to) = ("base".to_owned(), "other".to_owned());
+                ReplaceNode { from, to }.into()
             })],
         ],
         requests: vec![1 + more()],
@@ -293,14 +297,8 @@ fn a_child_comes_and_goes_during_a_section() {
         users: vec![
             vec![node("two"), Do::End],
             vec![
-                Do::Change(|_| Mutation::AddChild {
-                    parent: "many".to_owned(),
-                    node: "two".to_owned(),
-                }),
-                Do::Change(|_| Mutation::DelChild {
-                    parent: "many".to_owned(),
-                    child: "children.0".to_owned(),
-                }),
+                Do::Change(|_| add_child("many", "two").into()),
+                Do::Change(|_| del_child("many", "children.0").into()),
             ],
         ],
         requests: vec![1],
@@ -326,8 +324,10 @@ fn an_edge_is_taken_away_and_put_back_while_a_section_is_in_force() {
         users: vec![
             vec![node("base"), Do::End],
             vec![
-                Do::Change(|_| reopen(json!({"driver": "over", "node-name": "top", "backing": null}))),
-                Do::Change(|_| reopen(json!({"driver": "over", "node-name": "top", "backing": "base"}))),
+                Do::Change(|_| reopen(json!({"driver": "over", "node-name": "top", "backing": null})).into()),
+                Do::Change(|_| {
+                    reopen(json!({"driver": "over", "node-name": "top", "backing": "base"})).into()
+                }),
             ],
         ],
         requests: vec![1],
@@ -340,7 +340,7 @@ fn a_snapshot_while_a_section_is_in_force() {
     explore(Scenario {
         users: vec![
             vec![node("base"), Do::End],
-            vec![Do::Change(|_| snapshot("base", "over"))],
+            vec![Do::Change(|_| snapshot("base", "over").into())],
         ],
         requests: vec![1],
         ..scenario("snapshot", |live| {
@@ -369,7 +369,7 @@ fn nodes_move_to_another_iothread_during_a_section() {
     explore(Scenario {
         users: vec![
             vec![node("base"), Do::End],
-            vec![Do::Change(|_| set_iothread("top", Some("io0")))],
+            vec![Do::Change(|_| set_iothread("top", Some("io0")).into())],
         ],
         requests: vec![2 + more()],
         ..scenario("iothread move", |live| {
@@ -385,8 +385,8 @@ fn a_node_is_deleted_during_a_section() {
         users: vec![
             vec![node("base"), Do::End],
             vec![
-                Do::Change(|roots| Mutation::DetachRoot(roots[0])),
-                Do::Change(|_| del("top")),
+                Do::Change(|roots| DetachRoot(roots[0]).into()),
+                Do::Change(|_| del("top").into()),
             ],
         ],
         requests: vec![1 + more()],
@@ -399,7 +399,7 @@ fn a_node_is_deleted_during_a_section() {
 fn a_snapshot_fails_at_a_step() {
     explore(Scenario {
         users: vec![
-            vec![Do::Change(|_| snapshot("base", "over"))],
+            vec![Do::Change(|_| snapshot("base", "over").into())],
             vec![node("over"), Do::End],
         ],
         requests: vec![1],
@@ -421,12 +421,9 @@ fn a_reopen_fails_at_a_step() {
     explore(Scenario {
         users: vec![
             vec![Do::Change(|_| {
-                Mutation::BlockdevReopen(vec![
-                    options(json!({"driver": "over", "node-name": "top", "backing": null})),
-                    options(
-                        json!({"driver": "over", "node-name": "base", "backing": null, "read-only": true}),
-                    ),
-                ])
+                let top = json!({"driver": "over", "node-name": "top", "backing": null});
+                let base = json!({"driver": "over", "node-name": "base", "backing": null, "read-only": true});
+                Reopen([top, base].map(options).to_vec()).into()
             })],
             vec![node("base"), Do::End],
         ],
@@ -441,7 +438,7 @@ fn a_reopen_fails_at_a_step_while_everything_is_drained() {
     explore(Scenario {
         users: vec![
             vec![Do::Change(|_| {
-                reopen(json!({"driver": "over", "node-name": "top", "backing": null}))
+                reopen(json!({"driver": "over", "node-name": "top", "backing": null})).into()
             })],
             vec![all(), Do::End],
         ],
@@ -456,8 +453,8 @@ fn an_add_and_an_attach_fail_at_a_step() {
     explore(Scenario {
         users: vec![
             vec![
-                Do::Change(|_| add(json!({"driver": "over", "node-name": "new", "backing": "base"}))),
-                Do::Change(|_| attach("base", READ_WRITE, ALL)),
+                Do::Change(|_| add(json!({"driver": "over", "node-name": "new", "backing": "base"})).into()),
+                Do::Change(|_| attach("base", READ_WRITE, ALL).into()),
             ],
             vec![all(), Do::End],
         ],
@@ -477,7 +474,7 @@ fn an_image_is_made_beside_a_section() {
     explore(Scenario {
         users: vec![
             vec![Do::Change(|_| {
-                Mutation::BlockdevCreate(options(json!({"driver": "filter", "file": "base"})))
+                MakeImage(options(json!({"driver": "filter", "file": "base"}))).into()
             })],
             vec![node("base"), Do::End],
         ],
@@ -495,9 +492,9 @@ fn an_image_is_made_beside_a_section() {
 fn a_resize_beside_a_section() {
     explore(Scenario {
         users: vec![
-            vec![Do::Change(|_| Mutation::Resize {
-                node_name: "base".to_owned(),
-                size: 4096,
+            vec![Do::Change(|_| {
+                let (node_name, size) = ("base".to_owned(), 4096);
+                Resize { node_name, size }.into()
             })],
             vec![node("base"), Do::End],
         ],
@@ -519,11 +516,11 @@ fn a_replayed_trace_leads_to_the_same_state() {
         users: vec![
             vec![all(), Do::End],
             vec![
-                Do::Change(|_| set_iothread("top", Some("io0"))),
+                Do::Change(|_| set_iothread("top", Some("io0")).into()),
                 Do::Change(|_| {
-                    add(json!({"driver": "two", "node-name": "new", "file": "left", "other": "right"}))
+                    add(json!({"driver": "two", "node-name": "new", "file": "left", "other": "right"})).into()
                 }),
-                Do::Change(|_| set_iothread("top", Some("io1"))),
+                Do::Change(|_| set_iothread("top", Some("io1")).into()),
             ],
         ],
         requests: vec![2],

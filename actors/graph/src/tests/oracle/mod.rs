@@ -8,7 +8,9 @@ mod plain;
 use std::collections::{BTreeMap, BTreeSet};
 
 use millpond_messages::graph::{
-    ChildOf, DrainScope, EdgeParent, GraphReply, Immediate, IothreadOptions, Mutation,
+    AddIothread, Append, AttachChild, ChildOf, DetachChild, DetachRoot, DrainBegin, DrainEnd, DrainScope,
+    DropFilter, EdgeParent, GraphReply, InsertNode, IothreadOptions, Mutation, ReplaceChild, ReplaceNode,
+    SetBacking, SetIothread, SetRootPermissions,
 };
 use millpond_messages::{ErrorKind, IoThreadId, NodeId, Permissions, RootId, Token};
 use serde_json::json;
@@ -56,7 +58,7 @@ impl Run {
         let mut world = FakeWorld::new();
         for id in IOTHREADS.into_iter().flatten() {
             let options: IothreadOptions = serde_json::from_value(json!({"id": id})).unwrap();
-            world.ok(Mutation::AddIothread(options));
+            world.ok(AddIothread(options));
         }
         Self {
             world,
@@ -151,7 +153,7 @@ impl Run {
             json["read-only"] = json!(read_only);
         }
         Step {
-            request: add(json),
+            request: add(json).into(),
             expected,
             can_fail: true,
         }
@@ -190,7 +192,7 @@ impl Run {
         }
         let expected = self.plain.reopen(&name, driver, read_only, &children);
         Step {
-            request: super::reopen(json),
+            request: super::reopen(json).into(),
             expected,
             can_fail: false,
         }
@@ -201,50 +203,50 @@ impl Run {
         let slot = ["file", "backing"][self.rng.below(2)];
         // What closes a node afterwards is not undone if giving permissions up fails.
         let mut can_fail = false;
-        let (request, expected) = match self.rng.below(9) {
-            0 => (snapshot(&one, &two), self.plain.snapshot(&one, &two)),
+        let (request, expected): (Mutation, _) = match self.rng.below(9) {
+            0 => (snapshot(&one, &two).into(), self.plain.snapshot(&one, &two)),
             1 => {
                 can_fail = true;
                 let expected = self.plain.append(&one, &two);
-                (Mutation::Append { node: one, new: two }, expected)
+                (Append { node: one, new: two }.into(), expected)
             }
             2 => {
                 let expected = self.plain.replace(&one, &two);
-                (Mutation::ReplaceNode { from: one, to: two }, expected)
+                (ReplaceNode { from: one, to: two }.into(), expected)
             }
             3 => {
                 let expected = self.plain.replace_child(&one, slot, &two);
                 let (node_name, child) = (one, slot.to_owned());
                 let of = ChildOf::Node { node_name, child };
-                (Mutation::ReplaceChild { of, node: two }, expected)
+                (ReplaceChild { of, node: two }.into(), expected)
             }
             4 => {
                 let backing = (!self.chance(3)).then_some(two);
                 let expected = self.plain.set_backing(&one, backing.as_deref());
                 let node_name = one;
-                (Mutation::SetBacking { node_name, backing }, expected)
+                (SetBacking { node_name, backing }.into(), expected)
             }
             5 => {
                 can_fail = true;
                 let expected = self.plain.attach_child(&one, slot, &two);
                 let (parent, child, node) = (one, slot.to_owned(), two);
-                (Mutation::AttachChild { parent, child, node }, expected)
+                (AttachChild { parent, child, node }.into(), expected)
             }
             6 => {
                 let expected = self.plain.detach_child(&one, slot);
                 let (parent, child) = (one, slot.to_owned());
-                (Mutation::DetachChild { parent, child }, expected)
+                (DetachChild { parent, child }.into(), expected)
             }
             7 => {
                 can_fail = true;
                 let filter = self.new_name();
                 let expected = self.plain.insert(&one, &filter);
                 let options = options(json!({"driver": "filter", "node-name": filter, "file": one}));
-                (Mutation::InsertNode { node: one, options }, expected)
+                (InsertNode { node: one, options }.into(), expected)
             }
             _ => {
                 let expected = self.plain.drop_filter(&one);
-                (Mutation::DropFilter { node_name: one }, expected)
+                (DropFilter { node_name: one }.into(), expected)
             }
         };
         Step {
@@ -255,7 +257,7 @@ impl Run {
     }
 
     fn change(&mut self) -> Step {
-        let certain = |request, expected| Step {
+        let certain = |request: Mutation, expected| Step {
             request,
             expected,
             can_fail: false,
@@ -267,12 +269,12 @@ impl Run {
             5..=8 => self.edit(),
             9 => {
                 let (name, home) = (self.name(true), self.rng.below(3));
-                let request = Mutation::SetIothread {
+                let request = SetIothread {
                     node_name: name.clone(),
                     iothread: IOTHREADS[home].map(str::to_owned),
                     force: true,
                 };
-                certain(request, self.plain.set_iothread(&name, home))
+                certain(request.into(), self.plain.set_iothread(&name, home))
             }
             10 if self.plain.roots.len() < 4 => {
                 let (node, (taken, shared)) = (self.name(true), self.some_permissions());
@@ -284,32 +286,30 @@ impl Run {
                 // Its id is not known yet.
                 let expected = self.plain.attach(RootId(0), root);
                 Step {
-                    request: attach(&node, taken, shared),
-                    expected,
                     can_fail: true,
+                    ..certain(attach(&node, taken, shared).into(), expected)
                 }
             }
             10 | 11 => {
                 let (root, (permissions, shared)) = (self.root_id(), self.some_permissions());
                 let expected = self.plain.set_permissions(root, permissions, shared);
-                let request = Mutation::SetRootPermissions {
+                let request = SetRootPermissions {
                     root,
                     permissions,
                     shared,
                 };
                 Step {
-                    request,
-                    expected,
                     can_fail: true,
+                    ..certain(request.into(), expected)
                 }
             }
             12 => {
                 let root = self.root_id();
-                certain(Mutation::DetachRoot(root), self.plain.detach(root))
+                certain(DetachRoot(root).into(), self.plain.detach(root))
             }
             _ => {
                 let name = self.name(true);
-                certain(del(&name), self.plain.del(&name))
+                certain(del(&name).into(), self.plain.del(&name))
             }
         }
     }
@@ -378,7 +378,7 @@ impl Run {
         if self.sections.len() > 2 || (self.chance(2) && !tokens.is_empty()) {
             let token = tokens[self.rng.below(tokens.len())];
             self.sections.remove(&token);
-            self.world.ok(Immediate::DrainEnd(token));
+            self.world.ok(DrainEnd(token));
         } else {
             let name = self.name(true);
             let scope = match self.rng.below(3) {
@@ -388,7 +388,7 @@ impl Run {
             };
             let known = scope == DrainScope::All || self.plain.nodes.contains_key(&name);
             let in_flight = self.enter();
-            let id = self.world.send(Immediate::DrainBegin {
+            let id = self.world.send(DrainBegin {
                 scope: scope.clone(),
                 user: String::new(),
             });

@@ -1,0 +1,182 @@
+//! What others are told of nodes and edges.
+
+use std::collections::HashSet;
+
+use millpond_messages::graph::{EdgeFacts, EdgeParent, GraphFacts, GraphReply, NodeFacts};
+use millpond_messages::{NodeId, Role, RootId};
+
+use crate::value::edge::{Edge, Parent};
+use crate::value::filename;
+use crate::value::graph::Graph;
+use crate::value::node::Node;
+
+/// What others act on.
+pub fn facts(graph: &Graph, node: &Node) -> NodeFacts {
+    let names = filename::Filenames::of(graph, [node.id]);
+    facts_named(
+        node,
+        &names,
+        has_zero_init(graph, node),
+        takes_compressed(graph, node),
+    )
+}
+
+/// The same with what is known of many nodes at once.
+pub fn facts_named(
+    node: &Node,
+    names: &filename::Filenames,
+    has_zero_init: bool,
+    takes_compressed: bool,
+) -> NodeFacts {
+    let open = node.facts.as_ref();
+    NodeFacts {
+        id: node.id,
+        name: node.name.clone(),
+        driver: node.kind.name().to_owned(),
+        size: open.map_or(0, |open| open.size),
+        read_only: node.flags.is_read_only(),
+        flags: node.flags,
+        filename: names.get(node.id).to_owned(),
+        has_zero_init,
+        limits: open.map_or_else(millpond_messages::Limits::default, |open| open.limits),
+        takes_compressed,
+        iothread: node.iothread,
+    }
+}
+
+/// The reply to who looks for a node: its facts, or that there is none.
+pub fn found(graph: &Graph, node: Option<NodeId>) -> GraphReply<RootId> {
+    let node = node.and_then(|id| graph.node(id));
+    GraphReply::Found(node.map(|node| facts(graph, node)))
+}
+
+/// Whether compressed writes to a node are possible: a filter passes on what its child takes.
+fn takes_compressed(graph: &Graph, node: &Node) -> bool {
+    let mut at = node;
+    loop {
+        let takes = at
+            .facts
+            .as_ref()
+            .is_some_and(|open| open.abilities.write_compressed);
+        if !takes || !at.kind.is_filter() {
+            return takes;
+        }
+        let below = graph.children_of(at.id).next();
+        match below.and_then(|edge| graph.node(edge.child)) {
+            Some(next) => at = next,
+            None => return false,
+        }
+    }
+}
+
+/// Whether what was never written to a node reads as zeroes.
+enum ZeroInit {
+    Known(bool),
+    /// As with another node, which it shows.
+    As(NodeId),
+}
+
+fn zero_init(graph: &Graph, node: &Node) -> ZeroInit {
+    // What an overlay does not hold is its backing node's.
+    if graph
+        .children_of(node.id)
+        .any(|edge| edge.role.contains(Role::COW))
+    {
+        return ZeroInit::Known(false);
+    }
+    let open = node.facts.as_ref();
+    // Of a raw image, and through a filter, the file's own data is seen.
+    let transparent = open.is_some_and(|open| open.abilities.transparent) || node.kind.is_filter();
+    if !transparent {
+        return ZeroInit::Known(open.is_some_and(|open| open.abilities.has_zero_init));
+    }
+    match graph.children_of(node.id).next() {
+        Some(edge) => ZeroInit::As(edge.child),
+        None => ZeroInit::Known(false),
+    }
+}
+
+fn has_zero_init(graph: &Graph, node: &Node) -> bool {
+    let mut at = zero_init(graph, node);
+    loop {
+        match at {
+            ZeroInit::Known(known) => return known,
+            ZeroInit::As(id) => match graph.node(id) {
+                Some(node) => at = zero_init(graph, node),
+                None => return false,
+            },
+        }
+    }
+}
+
+/// The nodes that have it, of all: worked out from below, one step a node.
+fn with_zero_init(graph: &Graph) -> HashSet<NodeId> {
+    let mut have = HashSet::new();
+    let all = graph.nodes().map(|node| node.id);
+    for id in graph.topological(all).into_iter().rev() {
+        let Some(node) = graph.node(id) else { continue };
+        let has = match zero_init(graph, node) {
+            ZeroInit::Known(known) => known,
+            ZeroInit::As(child) => have.contains(&child),
+        };
+        if has {
+            have.insert(id);
+        }
+    }
+    have
+}
+
+/// The nodes that compressed writes are possible to, of all: worked out from below, one step a node.
+fn with_compressed(graph: &Graph) -> HashSet<NodeId> {
+    let mut have = HashSet::new();
+    let all = graph.nodes().map(|node| node.id);
+    for id in graph.topological(all).into_iter().rev() {
+        let Some(node) = graph.node(id) else { continue };
+        let open = node.facts.as_ref();
+        let takes = open.is_some_and(|open| open.abilities.write_compressed);
+        let below = graph.children_of(id).next();
+        if takes && (!node.kind.is_filter() || below.is_some_and(|edge| have.contains(&edge.child))) {
+            have.insert(id);
+        }
+    }
+    have
+}
+
+/// All nodes and edges that were committed.
+pub fn whole(graph: &Graph) -> GraphFacts {
+    let names = filename::Filenames::of(graph, graph.live_nodes().map(|node| node.id));
+    let (zeroes, compressed) = (with_zero_init(graph), with_compressed(graph));
+    let mut edges: Vec<&Edge> = graph.edges().filter(|edge| is_live(graph, edge)).collect();
+    edges.sort_unstable_by_key(|edge| edge.id);
+    let edges = edges.into_iter().filter_map(|edge| {
+        let parent = match edge.parent {
+            Parent::Node(node, _) => EdgeParent::Node(node),
+            Parent::Root(root) => EdgeParent::Root(root, graph.root(root)?.user.clone()),
+        };
+        Some(EdgeFacts {
+            parent,
+            child: edge.child,
+            name: edge.name.clone().into_owned(),
+            role: edge.role,
+            permissions: edge.taken,
+            shared: edge.shared,
+        })
+    });
+    GraphFacts {
+        nodes: graph
+            .live_nodes()
+            .map(|node| {
+                let (zeroes, compressed) = (zeroes.contains(&node.id), compressed.contains(&node.id));
+                facts_named(node, &names, zeroes, compressed)
+            })
+            .collect(),
+        edges: edges.collect(),
+    }
+}
+
+fn is_live(graph: &Graph, edge: &Edge) -> bool {
+    match edge.parent {
+        Parent::Node(node, _) => graph.node(node).is_some_and(|node| node.live),
+        Parent::Root(root) => graph.root(root).is_some_and(|root| root.has_cell),
+    }
+}
