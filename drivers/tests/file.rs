@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
 
-use host::{Node, is_zero, pattern, qemu, run};
+use host::{Node, is_zero, pattern, qemu, range, run};
 use millpond_drivers::api::{Ability, CopySource};
 use millpond_drivers::protocol::file::{CreateFile, create_file, delete_file};
 use millpond_messages::io::Preallocation;
@@ -341,11 +341,13 @@ fn files_are_copied_inside_the_kernel(ring: &Ring) {
         let source = from
             .driver
             .device()
-            .copy_source(10_000 + done, 90_000 - done)
+            .copy_source(range(10_000 + done, 90_000 - done))
             .unwrap();
         match run(
             ring,
-            to.driver.device().copy_from(source, 500 + done, 90_000 - done),
+            to.driver
+                .device()
+                .copy_from(source, range(500 + done, 90_000 - done)),
         ) {
             Ok(count) => done += count,
             Err(error) => {
@@ -356,9 +358,9 @@ fn files_are_copied_inside_the_kernel(ring: &Ring) {
         }
     }
     assert!(to.read(500, 90_000) == data[10_000..]);
-    let beyond: CopySource = from.driver.device().copy_source(1 << 30, 512).unwrap();
+    let beyond: CopySource = from.driver.device().copy_source(range(1 << 30, 512)).unwrap();
     assert_eq!(
-        run(ring, to.driver.device().copy_from(beyond, 0, 512)),
+        run(ring, to.driver.device().copy_from(beyond, range(0, 512))),
         Err(IoError::NotSupported)
     );
 }
@@ -381,7 +383,7 @@ fn with_auto_read_only_the_file_is_open_for_writing_only_while_there_is_a_writer
     let node = Node::file(ring, &dir.sparse("image", 512), RW | OpenFlags::AUTO_RDONLY).unwrap();
     assert!(node.flags.contains(RW));
     let can_write = || {
-        let source = node.driver.device().copy_source(0, 1).unwrap();
+        let source = node.driver.device().copy_source(range(0, 1)).unwrap();
         let flags = rustix::fs::fcntl_getfl(&*source.file).unwrap();
         flags.contains(rustix::fs::OFlags::RDWR)
     };

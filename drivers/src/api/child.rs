@@ -127,8 +127,7 @@ impl Child {
     ///
     /// # Errors
     /// The request's.
-    pub async fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> IoResult<()> {
-        let range = Range::new(offset, len)?;
+    pub async fn write_zeroes(&self, range: Range, flags: RequestFlags) -> IoResult<()> {
         self.done(Operation::WriteZeroes { range, flags }).await
     }
 
@@ -136,8 +135,7 @@ impl Child {
     ///
     /// # Errors
     /// The request's.
-    pub async fn discard(&self, offset: u64, len: u64) -> IoResult<()> {
-        let range = Range::new(offset, len)?;
+    pub async fn discard(&self, range: Range) -> IoResult<()> {
         self.done(Operation::Discard { range }).await
     }
 
@@ -206,12 +204,10 @@ impl Child {
     /// The request's.
     pub async fn block_status(
         &self,
-        offset: u64,
-        len: u64,
+        range: Range,
         want_zero: bool,
         whole_chain: bool,
     ) -> IoResult<BlockStatus> {
-        let range = Range::new(offset, len)?;
         self.request(Operation::BlockStatus {
             range,
             want_zero,

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use millpond_messages::{BlockSizes, Geometry, IoError, IoResult};
+use millpond_messages::{BlockSizes, Geometry, IoError, IoResult, Range};
 
 use super::answer::Answer;
 use super::nothing::Nothing;
@@ -20,13 +20,13 @@ pub trait Device {
         Answer::ready(Err(IoError::NotSupported))
     }
 
-    /// Where the bytes at `offset` lie in a file of the host, for an offloaded copy out of it.
-    fn copy_source(&self, _offset: u64, _len: u64) -> Option<CopySource> {
+    /// Where a range lies in a file of the host, for an offloaded copy out of it.
+    fn copy_source(&self, _range: Range) -> Option<CopySource> {
         None
     }
 
-    /// Copies from a file of the host without a buffer; answers how many bytes were copied.
-    fn copy_from(&self, _source: CopySource, _offset: u64, _len: u64) -> Answer<'_, IoResult<u64>> {
+    /// Copies from a file of the host to a range without a buffer; answers how many bytes were copied.
+    fn copy_from(&self, _source: CopySource, _range: Range) -> Answer<'_, IoResult<u64>> {
         Answer::ready(Err(IoError::NotSupported))
     }
 }

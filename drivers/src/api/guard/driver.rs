@@ -306,13 +306,12 @@ impl Device for Guarded {
         self.ask(|driver| driver.device().geometry())
     }
 
-    fn copy_source(&self, offset: u64, len: u64) -> Option<CopySource> {
-        self.run(|driver| driver.device().copy_source(offset, len))
-            .flatten()
+    fn copy_source(&self, range: Range) -> Option<CopySource> {
+        self.run(|driver| driver.device().copy_source(range)).flatten()
     }
 
-    fn copy_from(&self, source: CopySource, offset: u64, len: u64) -> Answer<'_, IoResult<u64>> {
-        self.ask(|driver| driver.device().copy_from(source, offset, len))
+    fn copy_from(&self, source: CopySource, range: Range) -> Answer<'_, IoResult<u64>> {
+        self.ask(|driver| driver.device().copy_from(source, range))
     }
 }
 

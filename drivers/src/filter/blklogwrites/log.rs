@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 
 use millpond_messages::error::errno::{EFBIG, ENOMEM};
-use millpond_messages::{Error, ErrorKind, IoError, IoResult, RequestFlags, Result};
+use millpond_messages::{Error, ErrorKind, IoError, IoResult, Range, RequestFlags, Result};
 
 use super::format::{ENTRY_LEN, Kind, SUPERBLOCK_LEN, Sector, entry_sectors, read_superblock};
 use super::options::LogOptions;
@@ -181,7 +181,8 @@ impl Log {
         drop(whole.split_to(head));
         if result.is_ok() && zeroes > 0 {
             let at = at.saturating_add(u64::from(sector.bytes()));
-            result = self.child.write_zeroes(at, zeroes, RequestFlags::empty()).await;
+            let behind = Range::between(at, at.saturating_add(zeroes));
+            result = self.child.write_zeroes(behind, RequestFlags::empty()).await;
         }
         let due = kind == Kind::Flush || number.is_multiple_of(self.progress.borrow().interval);
         if result.is_ok() && due {

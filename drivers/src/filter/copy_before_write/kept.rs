@@ -177,7 +177,7 @@ impl Kept {
     /// Copies the start of a range; answers how many bytes of it.
     async fn copy_piece(&self, range: Range) -> Result<u64, CopyFault> {
         let (reading, writing) = (CopyFault::Source, CopyFault::Target);
-        let status = self.source.block_status(range.offset(), range.len(), true, true);
+        let status = self.source.block_status(range, true, true);
         let status = status.await.map_err(reading)?;
         let part = range.first(status.len);
         if part.is_empty() {
@@ -191,10 +191,7 @@ impl Kept {
         };
         if status.flags.contains(StatusFlags::ZERO) && !zeroes.is_empty() {
             let flags = RequestFlags::MAY_UNMAP;
-            let zeroed = self
-                .target
-                .write_zeroes(zeroes.offset(), zeroes.len(), flags)
-                .await;
+            let zeroed = self.target.write_zeroes(zeroes, flags).await;
             zeroed.map_err(writing)?;
             return Ok(self.given_back(zeroes).await);
         }
@@ -214,7 +211,7 @@ impl Kept {
     async fn given_back(&self, copied: Range) -> u64 {
         if self.discards_source {
             // A source that cannot give space back is no failure of the copy.
-            let _ = self.source.discard(copied.offset(), copied.len()).await;
+            let _ = self.source.discard(copied).await;
         }
         copied.len()
     }
@@ -294,7 +291,7 @@ impl Kept {
         };
         let (part, in_source) = self.place(part);
         let child = if in_source { &self.source } else { &self.target };
-        let mut status = child.block_status(part.offset(), part.len(), true, true).await?;
+        let mut status = child.block_status(part, true, true).await?;
         drop(held);
         // Where the data lies is nobody's business: it moves.
         status.flags = status.flags & (StatusFlags::DATA | StatusFlags::ZERO);

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::graph::Options;
-use millpond_messages::{ChildSlot, IoError, Permissions, RequestFlags, Result};
+use millpond_messages::{ChildSlot, IoError, Permissions, Range, RequestFlags, Result};
 use millpond_ring::buffer::Buffers;
 
 use crate::api::reopen::not_supported;
@@ -109,7 +109,8 @@ impl CopyOnRead {
         let mut filled = Buffers::new();
         while !rest.is_empty() {
             let len = u64::try_from(rest.len()).unwrap_or(u64::MAX);
-            let status = match self.below.child().block_status(offset, len, false, true).await {
+            let range = Range::between(offset, offset.saturating_add(len));
+            let status = match self.below.child().block_status(range, false, true).await {
                 Ok(status) if status.len > 0 => status,
                 Ok(_) => return (Err(IoError::Corrupt), joined(filled, rest)),
                 // Another process has the image: it can be read, and nothing is copied.

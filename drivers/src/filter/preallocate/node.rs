@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
-use millpond_messages::{Error, IoResult, RequestFlags, Result};
+use millpond_messages::{Error, IoResult, Range, RequestFlags, Result};
 
 use super::ends::{Ends, Need};
 use super::options::Room;
@@ -120,11 +120,8 @@ impl Preallocate {
         ) else {
             return false;
         };
-        let len = until.saturating_sub(start);
-        let done = self
-            .file()
-            .write_zeroes(start, len, RequestFlags::NO_FALLBACK)
-            .await;
+        let ahead = Range::between(start, until);
+        let done = self.file().write_zeroes(ahead, RequestFlags::NO_FALLBACK).await;
         self.change(|ends| ends.file = done.is_ok().then_some(until));
         zeroes && done.is_ok()
     }

@@ -2,7 +2,7 @@
 //! by guest offsets.
 
 use millpond_messages::io::Preallocation;
-use millpond_messages::{BlockStatus, DebugEvent, IoResult, RequestFlags};
+use millpond_messages::{BlockStatus, DebugEvent, IoResult, Range, RequestFlags};
 
 use super::layout::space::{GuestOffset, HostOffset};
 use crate::api::Child;
@@ -34,18 +34,15 @@ impl ImageFile {
     }
 
     /// Makes a range read as zeroes.
-    pub fn write_zeroes(
-        &self,
-        start: HostOffset,
-        len: u64,
-        flags: RequestFlags,
-    ) -> impl Future<Output = IoResult<()>> {
-        self.0.write_zeroes(start.get(), len, flags)
+    pub async fn write_zeroes(&self, start: HostOffset, len: u64, flags: RequestFlags) -> IoResult<()> {
+        let range = Range::new(start.get(), len)?;
+        self.0.write_zeroes(range, flags).await
     }
 
     /// Gives the space of a range back.
-    pub fn discard(&self, start: HostOffset, len: u64) -> impl Future<Output = IoResult<()>> {
-        self.0.discard(start.get(), len)
+    pub async fn discard(&self, start: HostOffset, len: u64) -> IoResult<()> {
+        let range = Range::new(start.get(), len)?;
+        self.0.discard(range).await
     }
 
     /// Makes what was written durable.
@@ -114,7 +111,8 @@ impl BackingFile {
     }
 
     /// What the start of a range is made of, zeroes told apart, down the whole chain.
-    pub fn status(&self, start: GuestOffset, len: u64) -> impl Future<Output = IoResult<BlockStatus>> {
-        self.0.block_status(start.get(), len, true, true)
+    pub async fn status(&self, start: GuestOffset, len: u64) -> IoResult<BlockStatus> {
+        let range = Range::new(start.get(), len)?;
+        self.0.block_status(range, true, true).await
     }
 }

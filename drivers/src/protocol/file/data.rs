@@ -2,7 +2,7 @@
 
 use std::io;
 
-use millpond_messages::{IoError, IoResult};
+use millpond_messages::{IoError, IoResult, Range};
 use rustix::io::Errno;
 
 use super::node::File;
@@ -124,12 +124,12 @@ impl File {
     }
 
     /// Copies from another file, or this one, inside the kernel; answers how much it did.
-    pub(super) async fn copy_in(&self, source: CopySource, offset: u64, len: u64) -> IoResult<u64> {
+    pub(super) async fn copy_in(&self, source: CopySource, range: Range) -> IoResult<u64> {
         let to = self.fd();
         let copied = self.ring.blocking(move || {
-            let (mut from_offset, mut to_offset) = (source.offset, offset);
+            let (mut from_offset, mut to_offset) = (source.offset, range.offset());
             // It is bounded well below what a usize holds.
-            let count = len.min(COPY_AT_ONCE) as usize;
+            let count = range.len().min(COPY_AT_ONCE) as usize;
             loop {
                 let (from, at) = (Some(&mut from_offset), Some(&mut to_offset));
                 match rustix::fs::copy_file_range(&source.file, from, &to, at, count) {

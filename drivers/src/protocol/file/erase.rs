@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use millpond_messages::{IoError, IoResult, RequestFlags};
+use millpond_messages::{IoError, IoResult, Range, RequestFlags};
 
 use super::node::{Caps, File};
 use super::open::Kind;
@@ -35,9 +35,9 @@ impl Tried {
 
 impl File {
     /// Makes a range read as zeroes, without writing them.
-    pub(super) async fn zero(&self, offset: u64, len: u64, flags: RequestFlags) -> IoResult<()> {
+    pub(super) async fn zero(&self, range: Range, flags: RequestFlags) -> IoResult<()> {
         self.known_data.forget();
-        let zeroed = self.zero_somehow(offset, len, flags).await;
+        let zeroed = self.zero_somehow(range, flags).await;
         self.known_data.forget();
         zeroed?;
         if flags.contains(RequestFlags::FUA) {
@@ -47,31 +47,30 @@ impl File {
         }
     }
 
-    async fn zero_somehow(&self, offset: u64, len: u64, flags: RequestFlags) -> IoResult<()> {
-        let end = offset.checked_add(len).ok_or(IoError::OutOfRange)?;
+    async fn zero_somehow(&self, range: Range, flags: RequestFlags) -> IoResult<()> {
         let kind = self.kind();
-        if flags.contains(RequestFlags::MAY_UNMAP) && self.may_unmap() && self.punch(offset, len).await? {
-            return self.extend(kind, end).await;
+        if flags.contains(RequestFlags::MAY_UNMAP) && self.may_unmap() && self.punch(range).await? {
+            return self.extend(kind, range.end()).await;
         }
-        if self.zero_range(kind, offset, len, flags).await? {
+        if self.zero_range(kind, range, flags).await? {
             return Ok(());
         }
         if kind != Kind::Regular {
             return Err(IoError::NotSupported);
         }
         // A hole reads as zeroes as well, and is filled with space again since nobody allowed to give it up.
-        if self.punch(offset, len).await? && self.allocate(offset, len).await? {
+        if self.punch(range).await? && self.allocate(range).await? {
             return Ok(());
         }
         // What is new at the end of a file is zero.
-        if offset >= self.end().await? && self.allocate(offset, len).await? {
+        if range.offset() >= self.end().await? && self.allocate(range).await? {
             return Ok(());
         }
         Err(IoError::NotSupported)
     }
 
     /// Zeroes a range that stays allocated; false if it must be done otherwise.
-    async fn zero_range(&self, kind: Kind, offset: u64, len: u64, flags: RequestFlags) -> IoResult<bool> {
+    async fn zero_range(&self, kind: Kind, range: Range, flags: RequestFlags) -> IoResult<bool> {
         // For a device the kernel writes zeroes itself if need be, which is what the flag forbids.
         let forbidden = kind != Kind::Regular && flags.contains(RequestFlags::NO_FALLBACK);
         if !self.caps.get().zero_range || forbidden {
@@ -82,27 +81,25 @@ impl File {
         } else {
             libc::FALLOC_FL_KEEP_SIZE
         };
-        let tried = self
-            .fallocate(libc::FALLOC_FL_ZERO_RANGE | keep, offset, len)
-            .await;
+        let tried = self.fallocate(libc::FALLOC_FL_ZERO_RANGE | keep, range).await;
         self.learn(tried, |caps| caps.zero_range = false)
     }
 
     /// Deallocates a range, which then reads as zeroes; false if it must be done otherwise.
-    async fn punch(&self, offset: u64, len: u64) -> IoResult<bool> {
+    async fn punch(&self, range: Range) -> IoResult<bool> {
         if !self.caps.get().punch_hole {
             return Ok(false);
         }
-        let tried = self.fallocate(PUNCH, offset, len).await;
+        let tried = self.fallocate(PUNCH, range).await;
         self.learn(tried, |caps| caps.punch_hole = false)
     }
 
     /// Reserves space for what is not allocated in a range, making the file longer if it must.
-    async fn allocate(&self, offset: u64, len: u64) -> IoResult<bool> {
+    async fn allocate(&self, range: Range) -> IoResult<bool> {
         if !self.caps.get().allocate {
             return Ok(false);
         }
-        let tried = self.fallocate(0, offset, len).await;
+        let tried = self.fallocate(0, range).await;
         self.learn(tried, |caps| caps.allocate = false)
     }
 
@@ -112,16 +109,17 @@ impl File {
         if kind != Kind::Regular || self.end().await? >= end {
             return Ok(());
         }
-        if self.allocate(end.saturating_sub(1), 1).await? {
+        let last = Range::between(end.saturating_sub(1), end);
+        if self.allocate(last).await? {
             Ok(())
         } else {
             Err(IoError::NotSupported)
         }
     }
 
-    async fn fallocate(&self, mode: i32, offset: u64, len: u64) -> Tried {
+    async fn fallocate(&self, mode: i32, range: Range) -> Tried {
         loop {
-            let allocating = self.ops.borrow().all.fallocate(mode, offset, len);
+            let allocating = self.ops.borrow().all.fallocate(mode, range.offset(), range.len());
             match allocating.await {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return Tried::new(result),
@@ -145,19 +143,19 @@ impl File {
     }
 
     /// Gives the space of a range back.
-    pub(super) async fn forget(&self, offset: u64, len: u64) -> IoResult<()> {
+    pub(super) async fn forget(&self, range: Range) -> IoResult<()> {
         if !self.may_unmap() || !self.caps.get().punch_hole {
             return Err(IoError::NotSupported);
         }
         self.known_data.forget();
         let tried = match self.kind() {
-            Kind::Regular => self.fallocate(PUNCH, offset, len).await,
+            Kind::Regular => self.fallocate(PUNCH, range).await,
             Kind::Character => Tried::Unsupported,
             Kind::Block => {
                 let fd = self.fd();
                 Tried::new(
                     self.ring
-                        .blocking(move || files::discard_device(fd.as_fd(), offset, len))
+                        .blocking(move || files::discard_device(fd.as_fd(), range.offset(), range.len()))
                         .await,
                 )
             }

@@ -196,7 +196,7 @@ impl Driver for File {
     }
 
     fn locate(&self, purpose: Purpose, range: Range) -> Answer<'_, IoResult<Extent>> {
-        self.locate_data(purpose, range.offset(), range.len())
+        self.locate_data(purpose, range)
     }
 
     fn read(
@@ -229,11 +229,11 @@ impl Driver for File {
     }
 
     fn write_zeroes(&self, range: Range, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
-        Answer::wait(self.zero(range.offset(), range.len(), flags))
+        Answer::wait(self.zero(range, flags))
     }
 
     fn discard(&self, range: Range) -> Answer<'_, IoResult<()>> {
-        Answer::wait(self.forget(range.offset(), range.len()))
+        Answer::wait(self.forget(range))
     }
 
     fn flush(&self) -> Answer<'_, IoResult<()>> {
@@ -308,15 +308,15 @@ impl Image for File {
 }
 
 impl Device for File {
-    fn copy_source(&self, offset: u64, _len: u64) -> Option<CopySource> {
+    fn copy_source(&self, range: Range) -> Option<CopySource> {
         Some(CopySource {
             file: self.fd(),
-            offset,
+            offset: range.offset(),
         })
     }
 
-    fn copy_from(&self, source: CopySource, offset: u64, len: u64) -> Answer<'_, IoResult<u64>> {
-        Answer::wait(self.copy_in(source, offset, len))
+    fn copy_from(&self, source: CopySource, range: Range) -> Answer<'_, IoResult<u64>> {
+        Answer::wait(self.copy_in(source, range))
     }
 
     fn block_sizes(&self) -> Answer<'_, IoResult<BlockSizes>> {

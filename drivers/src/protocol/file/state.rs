@@ -378,6 +378,29 @@ mod tests {
         assert!(!is_locked(path, WRITE_TAKEN));
     }
 
+    /// Has a thread look for the lock over and over until it is `over`; it has looked once when this returns.
+    fn watch_lock(path: String, over: Arc<AtomicBool>) -> std::thread::JoinHandle<()> {
+        use std::os::fd::AsFd;
+        let begun = Arc::new(AtomicBool::new(false));
+        let watcher = std::thread::spawn({
+            let begun = Arc::clone(&begun);
+            move || {
+                let other = std::fs::File::open(path).unwrap();
+                let mut looks = 0_u64;
+                while !over.load(Ordering::Relaxed) {
+                    let is_locked = is_byte_locked(other.as_fd(), WRITE_TAKEN).unwrap();
+                    assert!(is_locked, "look {looks} found no lock");
+                    looks += 1;
+                    begun.store(true, Ordering::Relaxed);
+                }
+            }
+        });
+        while !begun.load(Ordering::Relaxed) && !watcher.is_finished() {
+            std::thread::yield_now();
+        }
+        watcher
+    }
+
     fn change_again_and_again(may_hang: bool) {
         let image = tempfile::NamedTempFile::new().unwrap();
         let path = image.path().to_str().unwrap().to_owned();
@@ -390,26 +413,8 @@ mod tests {
         run(&ring, file.prepare_usage(usage)).unwrap();
         file.commit_usage();
 
-        let (begun, over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let watcher = std::thread::spawn({
-            let (begun, over) = (Arc::clone(&begun), Arc::clone(&over));
-            move || {
-                let other = std::fs::File::open(path).unwrap();
-                let mut looks = 0_u64;
-                while !over.load(Ordering::Relaxed) {
-                    use std::os::fd::AsFd;
-                    assert!(
-                        is_byte_locked(other.as_fd(), WRITE_TAKEN).unwrap(),
-                        "look {looks} found no lock"
-                    );
-                    looks += 1;
-                    begun.store(true, Ordering::Relaxed);
-                }
-            }
-        });
-        while !begun.load(Ordering::Relaxed) && !watcher.is_finished() {
-            std::thread::yield_now();
-        }
+        let over = Arc::new(AtomicBool::new(false));
+        let watcher = watch_lock(path, Arc::clone(&over));
         for round in 0..300 {
             let old = file.config.borrow().clone();
             let before = file.fd();

@@ -2,7 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use millpond_messages::IoResult;
+use millpond_messages::{IoResult, Range};
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
@@ -18,12 +18,8 @@ enum Found {
 }
 
 impl File {
-    pub(super) fn locate_data(
-        &self,
-        purpose: Purpose,
-        offset: u64,
-        len: u64,
-    ) -> Answer<'_, IoResult<Extent>> {
+    pub(super) fn locate_data(&self, purpose: Purpose, range: Range) -> Answer<'_, IoResult<Extent>> {
+        let (offset, len) = (range.offset(), range.len());
         let asks = purpose == Purpose::Status { want_zero: true };
         if !asks || self.kind() != Kind::Regular {
             return Answer::ready(Ok(Extent::new(len, At::Own)));

@@ -49,14 +49,8 @@ impl Quorum {
         Rc::clone(&self.children.borrow())
     }
 
-    fn report_bad(
-        &self,
-        operation: QuorumOpType,
-        error: Option<IoError>,
-        child: usize,
-        offset: u64,
-        len: u64,
-    ) {
+    fn report_bad(&self, operation: QuorumOpType, error: Option<IoError>, child: usize, range: Range) {
+        let (offset, len) = (range.offset(), range.len());
         self.notices.report(Notice::BadChild {
             operation,
             error,
@@ -66,10 +60,10 @@ impl Quorum {
         });
     }
 
-    fn report_errors(&self, operation: QuorumOpType, results: &[IoResult<()>], offset: u64, len: u64) {
+    fn report_errors(&self, operation: QuorumOpType, results: &[IoResult<()>], range: Range) {
         for (child, result) in results.iter().enumerate() {
             if let Err(error) = result {
-                self.report_bad(operation, Some(*error), child, offset, len);
+                self.report_bad(operation, Some(*error), child, range);
             }
         }
     }
@@ -84,27 +78,26 @@ impl Quorum {
         Err(vote::common_error(errors).unwrap_or(FAILED))
     }
 
+    fn report_no_quorum(&self, range: Range) {
+        let (offset, len) = (range.offset(), range.len());
+        self.notices.report(Notice::NoQuorum { offset, len });
+    }
+
     /// As [`Quorum::count`], for a request with a range: failures are told.
-    fn conclude(
-        &self,
-        operation: QuorumOpType,
-        results: &[IoResult<()>],
-        offset: u64,
-        len: u64,
-    ) -> IoResult<()> {
-        self.report_errors(operation, results, offset, len);
-        self.count(results)
-            .inspect_err(|_| self.notices.report(Notice::NoQuorum { offset, len }))
+    fn conclude(&self, operation: QuorumOpType, results: &[IoResult<()>], range: Range) -> IoResult<()> {
+        self.report_errors(operation, results, range);
+        self.count(results).inspect_err(|_| self.report_no_quorum(range))
     }
 
     async fn read_first(&self, offset: u64, mut buffers: Buffers) -> Transfer {
         let len = bytes_in(&buffers);
+        let range = range_of(offset, &buffers);
         let mut result = Err(FAILED);
         for (index, child) in self.children().iter().enumerate() {
             (result, buffers) = child.read(offset, buffers).await;
             match result {
                 Ok(()) => break,
-                Err(error) => self.report_bad(QuorumOpType::Read, Some(error), index, offset, len),
+                Err(error) => self.report_bad(QuorumOpType::Read, Some(error), index, range),
             }
             if bytes_in(&buffers) != len {
                 // They were lost with the iothread that had them.
@@ -116,8 +109,8 @@ impl Quorum {
 
     async fn read_by_vote(&self, offset: u64, buffers: Buffers) -> Transfer {
         let len = buffers.len();
-        let range = bytes_in(&buffers);
-        let _shared = self.ranges.hold(offset, range, Use::Read).await;
+        let range = range_of(offset, &buffers);
+        let _shared = self.ranges.hold(range.offset(), range.len(), Use::Read).await;
         let children = self.children();
         // The first child reads into the request's own buffers: where all agree, nothing is copied.
         let spare = (1..children.len()).map(|_| Buffer::try_alloc(len).map(Buffers::from));
@@ -131,7 +124,7 @@ impl Quorum {
             .map(|(child, into)| child.read(offset, into));
         let mut reads: Vec<Transfer> = join_all(reads).await;
         let results: Vec<IoResult<()>> = reads.iter().map(|(result, _)| *result).collect();
-        let result = match self.conclude(QuorumOpType::Read, &results, offset, range) {
+        let result = match self.conclude(QuorumOpType::Read, &results, range) {
             Ok(()) => self.elect(offset, &mut reads).await,
             Err(error) => Err(error),
         };
@@ -150,10 +143,12 @@ impl Quorum {
         let Some(best) = winner.first().copied() else {
             return Err(FAILED);
         };
-        let len = reads.get(best).map_or(0, |(_, data)| bytes_in(data));
+        let range = reads
+            .get(best)
+            .map_or(Range::default(), |(_, data)| range_of(offset, data));
         if versions.len() > 1 {
             if winner.len() < self.settings.threshold {
-                self.notices.report(Notice::NoQuorum { offset, len });
+                self.report_no_quorum(range);
                 return Err(FAILED);
             }
             let losers: Vec<usize> = versions
@@ -163,7 +158,7 @@ impl Quorum {
                 .copied()
                 .collect();
             for child in &losers {
-                self.report_bad(QuorumOpType::Read, None, *child, offset, len);
+                self.report_bad(QuorumOpType::Read, None, *child, range);
             }
             if self.settings.reads == (Reads::Vote { rewrite: true }) {
                 self.rewrite(offset, reads, best, &losers).await;
@@ -207,8 +202,8 @@ impl Quorum {
     }
 
     async fn write_all(&self, offset: u64, buffers: Buffers, flags: RequestFlags) -> Transfer {
-        let (size, len) = (buffers.len(), bytes_in(&buffers));
-        let _alone = self.ranges.hold(offset, len, Use::Write).await;
+        let (size, range) = (buffers.len(), range_of(offset, &buffers));
+        let _alone = self.ranges.hold(range.offset(), range.len(), Use::Write).await;
         let children = self.children();
         let copies: Option<Vec<Buffers>> = (1..children.len()).map(|_| copy_of(&buffers)).collect();
         let Some(copies) = copies else {
@@ -221,24 +216,22 @@ impl Quorum {
             .map(|(child, data)| child.write(offset, data, flags));
         let writes: Vec<Transfer> = join_all(writes).await;
         let results: Vec<IoResult<()>> = writes.iter().map(|(result, _)| *result).collect();
-        let result = self.conclude(QuorumOpType::Write, &results, offset, len);
+        let result = self.conclude(QuorumOpType::Write, &results, range);
         give_back(result, writes, size)
     }
 
-    async fn zero_all(&self, offset: u64, len: u64, flags: RequestFlags) -> IoResult<()> {
-        let _alone = self.ranges.hold(offset, len, Use::Write).await;
+    async fn zero_all(&self, range: Range, flags: RequestFlags) -> IoResult<()> {
+        let _alone = self.ranges.hold(range.offset(), range.len(), Use::Write).await;
         let children = self.children();
-        let zeroes = children
-            .iter()
-            .map(|child| child.write_zeroes(offset, len, flags));
+        let zeroes = children.iter().map(|child| child.write_zeroes(range, flags));
         let results = join_all(zeroes).await;
-        self.conclude(QuorumOpType::Write, &results, offset, len)
+        self.conclude(QuorumOpType::Write, &results, range)
     }
 
     async fn flush_all(&self) -> IoResult<()> {
         let children = self.children();
         let results = join_all(children.iter().map(Child::flush)).await;
-        self.report_errors(QuorumOpType::Flush, &results, 0, 0);
+        self.report_errors(QuorumOpType::Flush, &results, Range::default());
         self.count(&results)
     }
 
@@ -255,16 +248,16 @@ impl Quorum {
     }
 
     /// Zeroes are only what all children have as such; where one has data, or cannot tell, there is data.
-    async fn status(&self, want_zero: bool, offset: u64, len: u64) -> IoResult<Extent> {
-        let (mut zero, mut data) = (len, 0);
+    async fn status(&self, want_zero: bool, range: Range) -> IoResult<Extent> {
+        let (mut zero, mut data) = (range.len(), 0);
         for (index, child) in self.children().iter().enumerate() {
-            match child.block_status(offset, len, want_zero, true).await {
+            match child.block_status(range, want_zero, true).await {
                 Ok(status) if status.len == 0 => {}
                 Ok(status) if status.flags.contains(StatusFlags::ZERO) => zero = zero.min(status.len),
                 Ok(status) => data = data.max(status.len),
                 Err(error) => {
-                    self.report_bad(QuorumOpType::Read, Some(error), index, offset, len);
-                    data = len;
+                    self.report_bad(QuorumOpType::Read, Some(error), index, range);
+                    data = range.len();
                     break;
                 }
             }
@@ -275,6 +268,11 @@ impl Quorum {
             Extent::new(zero, At::Zero { reserved: None })
         })
     }
+}
+
+/// The range of a read or write. The node has checked that it ends within the largest offset.
+fn range_of(offset: u64, buffers: &Buffers) -> Range {
+    Range::between(offset, offset.saturating_add(bytes_in(buffers)))
 }
 
 /// The end of a request that the first child had the buffers of. They may be lost with an iothread.
@@ -303,9 +301,7 @@ impl Driver for Quorum {
     fn locate(&self, purpose: Purpose, range: Range) -> Answer<'_, IoResult<Extent>> {
         match purpose {
             Purpose::Read => Answer::ready(Ok(Extent::new(range.len(), At::Own))),
-            Purpose::Status { want_zero } => {
-                Answer::wait(self.status(want_zero, range.offset(), range.len()))
-            }
+            Purpose::Status { want_zero } => Answer::wait(self.status(want_zero, range)),
         }
     }
 
@@ -345,7 +341,7 @@ impl Driver for Quorum {
         if flags.contains(RequestFlags::NO_FALLBACK) {
             return Answer::ready(Err(IoError::NotSupported));
         }
-        Answer::wait(self.zero_all(range.offset(), range.len(), flags))
+        Answer::wait(self.zero_all(range, flags))
     }
 
     fn discard(&self, _range: Range) -> Answer<'_, IoResult<()>> {
