@@ -147,6 +147,8 @@ pub mod log;
 #[cfg(feature = "daemon")]
 pub mod monitor;
 #[cfg(feature = "daemon")]
+mod object;
+#[cfg(feature = "daemon")]
 pub mod qmp;
 #[cfg(feature = "daemon")]
 mod socket;

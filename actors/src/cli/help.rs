@@ -1,6 +1,6 @@
 //! What the help options print.
 
-use crate::daemon::type_of;
+use crate::object::{self, KINDS};
 use millpond_drivers::builtin::builtin;
 use millpond_messages::qapi::schema::{
     BlockExportOptions, BlockdevOptions, Int, Member, StructType, Structure, Type,
@@ -67,53 +67,26 @@ Each option but --daemonize, --log and --pidfile takes JSON as well. They are
 carried out in the order in which they are given.";
 
 /// What `--object help` prints.
-pub const OBJECT_TYPES: &str =
-    "List of user creatable objects:\n  chaos\n  iothread\n  main-loop\n  throttle-group\n";
-
-/// What `--object chaos,help` prints.
-const CHAOS: &str = "\
-chaos options:
-  seed=<int>             what all decisions come from; by chance if it is not
-                         given, and told in the log
-  rules.N.OPTION=<str>   a rule; N counts from 0. Delays of all rules that apply
-                         to a message add up.
-
-Which messages a rule applies to; what is left out applies to any:
-  sender=<str>           user, graph, client, node, connection or session
-  receiver=<str>         the same
-  kind=<str>             request (or read, write, write-zeroes, discard, flush,
-                         truncate, block-status, query), reply, order (or open,
-                         close, quiesce, resume, connect, attach-root,
-                         move-root, detach-root, depart, other-order), event
-                         (or ended, quiesced, noticed), job, command, answer,
-                         nbd (or nbd-request, nbd-reply)
-  node=<str>             the node's name; of an NBD connection the export's
-  iothread=<str>         the iothread where it is held, main for the first
-
-What becomes of them (a TIME is a whole number with ns, us, ms or s):
-  delay=<str>            each is held: none, fixed:TIME, uniform:TIME:TIME, or
-                         exponential:TIME (the mean; at most ten times that)
-  burst=<str>            LENGTH/INTERVAL, as in 20ms/1s: now and then all of a
-                         pair (sender, receiver) are held, then delivered at once
-  stall=<str>            LENGTH/INTERVAL: now and then all of an iothread are
-  slow-client=<str>      a delay of what an NBD client sends and is sent
-  dying-client=<str>     after:NUMBER or probability:P: an NBD client's connection
-                         is cut after so many requests, or with each by chance
-
-Messages of one pair stay in order. What to read by qom-get besides:
-  delayed, held, longest-ns, cut-connections
-Removing the object lets all that is held go at once, in order.
-";
-
-/// What `--object TYPE,help` prints.
-pub fn object_help(kind: &str, properties: &[&str]) -> String {
-    if kind == "chaos" {
-        return CHAOS.to_owned();
-    }
-    let line = |name: &&str| format!("  {name}=<{}>\n", type_of(name));
-    let mut lines: Vec<String> = properties.iter().map(line).collect();
+pub fn object_types() -> String {
+    let mut lines: Vec<String> = KINDS.iter().map(|kind| format!("  {}\n", kind.name)).collect();
     lines.sort_unstable();
-    format!("{kind} options:\n{}", lines.concat())
+    format!("List of user creatable objects:\n{}", lines.concat())
+}
+
+/// What `--object TYPE,help` prints; the list of types if there is none of that name.
+pub fn object_help(kind: Option<&str>) -> String {
+    let Some(kind) = kind.and_then(object::find_kind) else {
+        return object_types();
+    };
+    if let Some(help) = kind.help {
+        return help.to_owned();
+    }
+    let properties = kind.properties.iter();
+    let mut lines: Vec<String> = properties
+        .map(|(name, of)| format!("  {name}=<{of}>\n"))
+        .collect();
+    lines.sort_unstable();
+    format!("{} options:\n{}", kind.name, lines.concat())
 }
 
 /// What `--blockdev help` prints.

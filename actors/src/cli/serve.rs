@@ -6,12 +6,12 @@
 use super::arguments::{Argument, Name, parse};
 use super::background::{Background, Side, split};
 use super::filters::Filters;
-use super::help::{self, OBJECT_TYPES, SERVE, object_help};
+use super::help::{self, SERVE};
 use super::notify;
 use super::pidfile::Pidfile;
 use super::signals::{ENDED_AT_ONCE, Signals, record_at_usr1};
 use super::{control_thread, printable, trace};
-use crate::daemon::{Daemon, properties_of};
+use crate::daemon::Daemon;
 use crate::flight;
 use crate::log::{self, LogOptions, tell};
 use crate::monitor::chardev::{self, BACKENDS, Parsed};
@@ -281,10 +281,7 @@ async fn object(daemon: &Daemon, text: &str) -> Result<Step, QmpError> {
     let options = Options::parse(text, Some("qom-type"))?;
     if options.help {
         let kind = options.values.get("qom-type").and_then(Value::as_str);
-        match kind.and_then(|kind| properties_of(kind).map(|properties| (kind, properties))) {
-            Some((kind, properties)) => print!("{}", object_help(kind, properties)),
-            None => print!("{OBJECT_TYPES}"),
-        }
+        print!("{}", help::object_help(kind));
         return Ok(Step::Enough);
     }
     let options = Validator::new(options.form, &[]).check_as(options.values)?;

@@ -2,20 +2,14 @@
 
 mod announcements;
 mod assemble;
-mod chaos;
 mod chardevs;
-mod objects;
-mod throttle_group;
-
-pub use chaos::ChaosObject;
-pub use objects::{CPU_AFFINITY, MainLoop, Objects, UserObject, properties_of, type_of};
-pub use throttle_group::ThrottleGroup;
 
 use crate::export::ExportRegistry;
 use crate::graph::GraphHandle;
 use crate::image::NewImage;
 use crate::job::{AmendJob, CreateJob, JobOptions, Jobs};
 use crate::monitor::{EventBus, Monitor};
+use crate::object::{Objects, Site};
 use actix::Addr;
 use chardevs::Chardevs;
 use millpond_drivers::filter::throttle::Groups;
@@ -39,11 +33,10 @@ pub struct Daemon {
 }
 
 struct Parts {
-    graph: GraphHandle,
+    site: Site,
     exports: ExportRegistry,
     events: EventBus,
     extra_drivers: Vec<String>,
-    throttle_groups: Groups,
     quit: watch::Sender<bool>,
     failed: Cell<bool>,
     grace: Cell<Duration>,
@@ -66,11 +59,13 @@ impl Daemon {
         let jobs = Jobs::new(events.clone());
         Self {
             parts: Rc::new(Parts {
-                graph,
+                site: Site {
+                    graph,
+                    throttle_groups,
+                },
                 exports,
                 events,
                 extra_drivers,
-                throttle_groups,
                 quit: watch::channel(false).0,
                 failed: Cell::new(false),
                 grace: Cell::new(GRACE),
@@ -93,7 +88,15 @@ impl Daemon {
     /// # Errors
     /// What it answers, as a client sees it.
     pub async fn graph<R: Request>(&self, request: R) -> Result<R::Answer<Client>, QmpError> {
-        self.parts.graph.ask(request).await.map_err(QmpError::from)
+        self.parts.site.graph.ask(request).await.map_err(QmpError::from)
+    }
+
+    /// The flight record.
+    ///
+    /// # Errors
+    /// The graph has ended.
+    pub async fn flight_record(&self, reason: &str) -> Result<Vec<u8>, QmpError> {
+        Ok(self.parts.site.graph.flight_record(reason).await?)
     }
 
     /// Makes an image; answers the line that is told of it.
@@ -101,12 +104,12 @@ impl Daemon {
     /// # Errors
     /// As [`GraphHandle::create_image`], as a client sees it.
     pub async fn create_image(&self, image: NewImage) -> Result<Option<String>, QmpError> {
-        Ok(self.parts.graph.create_image(image).await?)
+        Ok(self.parts.site.graph.create_image(image).await?)
     }
 
-    /// The groups that nodes with limits can be in.
-    pub fn throttle_groups(&self) -> &Groups {
-        &self.parts.throttle_groups
+    /// Where users' objects have their effect.
+    pub(crate) fn site(&self) -> &Site {
+        &self.parts.site
     }
 
     /// The jobs that users have started.
@@ -119,7 +122,7 @@ impl Daemon {
     /// # Errors
     /// The id is malformed or taken.
     pub async fn start_create(&self, id: &str, options: Options) -> Result<(), QmpError> {
-        let graph = self.parts.graph.clone();
+        let graph = self.parts.site.graph.clone();
         let job = CreateJob { graph, options };
         self.jobs().start(id, JobOptions::MANUAL_DISMISS, job).await
     }
@@ -144,7 +147,7 @@ impl Daemon {
     }
 
     /// The objects users made. The closure must not wait for anything.
-    pub fn objects<T>(&self, look: impl FnOnce(&mut Objects) -> T) -> T {
+    pub(crate) fn objects<T>(&self, look: impl FnOnce(&mut Objects) -> T) -> T {
         look(&mut self.parts.objects.borrow_mut())
     }
 
@@ -180,7 +183,7 @@ impl Daemon {
         let (begun, grace) = (Instant::now(), self.parts.grace.get());
         let users = async {
             // What a message policy holds back is let go: nobody is to wait for that.
-            self.set_chaos(None).await;
+            self.site().graph.set_chaos(None).await;
             self.exports().close_all().await;
             self.jobs().finish().await;
         };

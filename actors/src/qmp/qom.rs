@@ -1,40 +1,40 @@
 //! The tree of objects, as far as users' own objects are in it.
 
-use crate::daemon::{Daemon, UserObject, properties_of, type_of};
-use millpond_messages::graph::TuneIothread;
+use crate::daemon::Daemon;
+use crate::object::{self, KINDS, UserObject};
 use millpond_messages::qapi::schema::{
     ObjectPropertyInfo, ObjectTypeInfo, QomGet, QomList, QomListProperties, QomListTypes, QomSet,
 };
 use millpond_messages::qapi::{ErrorClass, QmpError};
 use serde_json::Value;
+use std::rc::Rc;
 
-/// Every type: its name, whether it is abstract, and what it is derived from.
-const TYPES: &[(&str, bool, Option<&str>)] = &[
-    ("container", false, Some("object")),
-    ("iothread", false, Some("event-loop-base")),
-    ("main-loop", false, Some("event-loop-base")),
-    ("chaos", false, Some("object")),
-    ("throttle-group", false, Some("object")),
-    ("event-loop-base", true, Some("object")),
+/// A type: its name, whether it is abstract, and what it is derived from.
+type Row = (&'static str, bool, Option<&'static str>);
+
+/// Types that are not those of users' objects: those that are listed before, and those after.
+const BEFORE: &[Row] = &[("container", false, Some("object"))];
+const AFTER: &[Row] = &[
+    (LOOP, true, Some("object")),
     ("user-creatable", true, Some("interface")),
     ("object", true, None),
     ("interface", true, None),
 ];
 
-/// Types whose objects users can make.
-const CREATABLE: &[&str] = &[
-    "iothread",
-    "main-loop",
-    "chaos",
-    "event-loop-base",
-    "throttle-group",
-];
+/// The abstract type that users' loops are derived from, which counts as one of those that they can make.
+const LOOP: &str = "event-loop-base";
+
+/// Every type that users are told of.
+fn types() -> impl Iterator<Item = Row> {
+    let kinds = KINDS.iter().map(|kind| (kind.name, false, Some(kind.parent)));
+    BEFORE.iter().copied().chain(kinds).chain(AFTER.iter().copied())
+}
 
 /// A place in the tree.
 enum Place {
     Root,
     Container(&'static str),
-    Object(UserObject),
+    Object(Rc<dyn UserObject>),
 }
 
 const CONTAINERS: &[&str] = &["backend", "objects", "chardevs"];
@@ -75,12 +75,10 @@ fn listing(properties: impl IntoIterator<Item = ObjectPropertyInfo>) -> Vec<Obje
 }
 
 fn of_type(kind: &str) -> Vec<ObjectPropertyInfo> {
-    listing(
-        properties_of(kind)
-            .unwrap_or_default()
-            .iter()
-            .map(|name| property(name, type_of(name))),
-    )
+    let properties = object::find_kind(kind)
+        .into_iter()
+        .flat_map(|kind| kind.properties);
+    listing(properties.map(|(name, of)| property(name, *of)))
 }
 
 pub(super) async fn list(daemon: Daemon, arguments: QomList) -> Result<Vec<ObjectPropertyInfo>, QmpError> {
@@ -124,7 +122,7 @@ pub(super) async fn get(daemon: Daemon, arguments: QomGet) -> Result<Value, QmpE
     let QomGet { path, property } = arguments;
     let name = property.as_str();
     match find_owner(&daemon, &path)? {
-        Place::Object(object) => object.get(name).ok_or_else(|| not_found(object.kind(), name)),
+        Place::Object(object) => object::get(&*object, name).ok_or_else(|| not_found(object.kind(), name)),
         Place::Root | Place::Container(_) if name == "type" => Ok("container".into()),
         place if is_child(&daemon, &place, name) => {
             Ok(format!("{}/{name}", path.trim_end_matches('/')).into())
@@ -147,19 +145,8 @@ pub(super) async fn set(daemon: Daemon, arguments: QomSet) -> Result<(), QmpErro
             not_found("container", &property)
         });
     };
-    let changed = object.with(&property, &value)?;
-    match &changed {
-        UserObject::Iothread(iothread) => {
-            daemon.graph(TuneIothread(iothread.clone())).await?;
-        }
-        UserObject::ThrottleGroup(changed) => {
-            if let Some(group) = daemon.throttle_groups().find(&changed.id) {
-                group.configure(changed.limits)?;
-            }
-        }
-        UserObject::Chaos(chaos) => daemon.set_chaos(Some(chaos.chaos.clone())).await,
-        UserObject::MainLoop(_) => {}
-    }
+    let changed = object::with(&*object, &property, &value)?;
+    changed.change(daemon.site()).await?;
     daemon.objects(|objects| objects.put(changed));
     Ok(())
 }
@@ -167,12 +154,11 @@ pub(super) async fn set(daemon: Daemon, arguments: QomSet) -> Result<(), QmpErro
 pub(super) async fn list_types(_: Daemon, arguments: QomListTypes) -> Result<Vec<ObjectTypeInfo>, QmpError> {
     let implements = arguments.implements.as_deref().unwrap_or("object");
     let with_abstract = arguments.is_abstract == Some(true);
-    let types = TYPES
-        .iter()
-        .filter(|(name, is_abstract, _)| (with_abstract || !is_abstract) && derives(name, implements));
+    let types =
+        types().filter(|(name, is_abstract, _)| (with_abstract || !is_abstract) && derives(name, implements));
     Ok(types
         .map(|(name, is_abstract, parent)| ObjectTypeInfo {
-            name: (*name).into(),
+            name: name.into(),
             is_abstract: is_abstract.then_some(true),
             parent: parent.map(Into::into),
         })
@@ -181,14 +167,14 @@ pub(super) async fn list_types(_: Daemon, arguments: QomListTypes) -> Result<Vec
 
 /// Whether `name` is `ancestor` or comes from it.
 fn derives(name: &str, ancestor: &str) -> bool {
-    if name == ancestor || (ancestor == "user-creatable" && CREATABLE.contains(&name)) {
+    let is_creatable = || name == LOOP || object::find_kind(name).is_some();
+    if name == ancestor || (ancestor == "user-creatable" && is_creatable()) {
         return true;
     }
     // Interfaces are listed among all types though they derive from no object.
-    let parent = TYPES
-        .iter()
+    let parent = types()
         .find(|(known, ..)| *known == name)
-        .and_then(|(.., parent)| *parent);
+        .and_then(|(.., parent)| parent);
     match parent {
         Some(parent) => derives(parent, ancestor),
         None => ancestor == "object",
@@ -200,7 +186,7 @@ pub(super) async fn list_properties(
     arguments: QomListProperties,
 ) -> Result<Vec<ObjectPropertyInfo>, QmpError> {
     let kind = arguments.typename;
-    if !TYPES.iter().any(|(known, ..)| *known == kind) {
+    if !types().any(|(known, ..)| known == kind) {
         let error = format!("Class '{kind}' not found");
         return Err(QmpError::new(ErrorClass::DeviceNotFound, error));
     }

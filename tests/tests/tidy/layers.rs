@@ -13,6 +13,7 @@ const FOLDERS: &[(&str, &[&str])] = &[
     ("image", &["graph"]),
     ("embed", &["graph"]),
     ("disk", &["graph", "image", "embed"]),
+    ("object", &["graph"]),
     ("monitor", &["log", "socket"]),
 ];
 

@@ -55,6 +55,25 @@ fn drivers_are_a_folder_and_a_row() {
 }
 
 #[test]
+fn objects_are_a_file_and_a_row() {
+    let folder = "actors/src/object/";
+    let table = fs::read_to_string(repository().join(folder).join("mod.rs")).expect("there are objects");
+    let mut kinds = 0;
+    for file in files().iter().filter(|file| file.path.starts_with(folder)) {
+        let name = file.module.last().map_or("", String::as_str);
+        let is_kind = file.text.contains("const KIND: Kind");
+        let has_row = table.contains(&format!("{name}::KIND"));
+        assert_eq!(
+            is_kind, has_row,
+            "{}: a kind of object has a file and a row of KINDS",
+            file.path
+        );
+        kinds += usize::from(is_kind);
+    }
+    assert!(kinds > 0, "{folder} has the kinds of objects");
+}
+
+#[test]
 fn the_readme_names_files_that_are_there() {
     let readme = fs::read_to_string(repository().join("README.md")).expect("there is a README");
     let section = readme
