@@ -262,6 +262,7 @@ impl Client {
                     link: fd,
                     negotiated: &negotiated,
                     received: &[],
+                    standing: Rc::default(),
                 };
                 let end = connection::serve(here, arrival, disk, &mut pool).await;
                 let _ = ended.send(end);

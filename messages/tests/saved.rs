@@ -184,6 +184,21 @@ fn graph() -> SavedGraph {
     }
 }
 
+fn connection(descriptor: u32) -> SavedConnection {
+    SavedConnection {
+        id: 3,
+        descriptor,
+        peer: "127.0.0.1:4711".into(),
+        replies: SavedReplies::Extended,
+        base_allocation: true,
+        allocation_depth: false,
+        standing: SavedStanding::Between {
+            received: vec![0x21, 0xe4],
+        },
+        shutting_down: false,
+    }
+}
+
 fn daemon() -> SavedDaemon {
     let rate = SavedRate {
         average: 1000,
@@ -192,8 +207,22 @@ fn daemon() -> SavedDaemon {
         level: 1 << 70,
         burst: 5,
     };
+    let inside = SavedConnection {
+        standing: SavedStanding::Inside,
+        shutting_down: true,
+        ..connection(2)
+    };
     SavedDaemon {
         graph: graph(),
+        objects: vec![SavedObject {
+            id: "io0".into(),
+            kind: "iothread".into(),
+            options: options(serde_json::json!({"poll-max-ns": 32768})),
+        }],
+        nbd_server: Some(SavedNbdServer {
+            options: options(serde_json::json!({"addr": {"type": "unix", "path": "/run/nbd"}})),
+            descriptors: vec![0],
+        }),
         throttle_groups: vec![SavedThrottleGroup {
             name: "limits".into(),
             iops_size: 4096,
@@ -201,22 +230,19 @@ fn daemon() -> SavedDaemon {
         }],
         exports: vec![SavedExport {
             id: "e".into(),
-            kind: "nbd".into(),
             node_name: "disk".into(),
             options: options(serde_json::json!({"name": "disk", "writable": true})),
             root: RootId(4),
             iothreads: vec![IoThreadId(1)],
             shutting_down: false,
-            connections: vec![SavedConnection {
-                id: 3,
-                descriptor: 0,
-                peer: "127.0.0.1:4711".into(),
-                replies: SavedReplies::Extended,
-                base_allocation: true,
-                allocation_depth: false,
-                flags: 0x1ed,
+            kind: SavedExportKind::Nbd(SavedNbdExport {
+                name: "disk".into(),
                 size: 1 << 30,
-            }],
+                flags: 0x1ed,
+                request_alignment: 512,
+                max_transfer: 1 << 25,
+                connections: vec![connection(1), inside],
+            }),
         }],
         jobs: vec![SavedJob {
             id: "job0".into(),

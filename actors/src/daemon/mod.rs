@@ -3,6 +3,9 @@
 mod announcements;
 mod assemble;
 mod chardevs;
+mod saved;
+
+pub use saved::DaemonState;
 
 use crate::export::ExportRegistry;
 use crate::graph::GraphHandle;

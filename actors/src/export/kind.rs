@@ -15,6 +15,9 @@ use millpond_engine::node::Client;
 use millpond_messages::Result;
 use millpond_messages::graph::NodeFacts;
 use millpond_messages::qapi::{BlockExportKind, BlockExportOptions, BlockExportType};
+use millpond_messages::saved::SavedExportKind;
+
+use super::saved::Descriptors;
 
 /// An export that clients can use.
 pub(crate) trait Export {
@@ -26,6 +29,10 @@ pub(crate) trait Export {
 
     /// Whether clients use it now. One that is used is not removed in mode `safe`.
     fn is_used(&self) -> bool;
+
+    /// What only its kind has, written down: what its clients count on, and where each of them stands. Their descriptors
+    /// go to `descriptors`. Its node is still.
+    fn save(&self, descriptors: &Descriptors) -> LocalBoxFuture<'static, SavedExportKind>;
 
     /// Takes no new clients from this call on, and disconnects those there are; the future ends when the last of them is
     /// gone, and nothing of the export uses its node any more.

@@ -10,6 +10,7 @@ pub mod backend;
 mod kind;
 pub mod nbd;
 mod registry;
+pub(crate) mod saved;
 mod watched;
 mod worker;
 

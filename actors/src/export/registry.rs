@@ -4,6 +4,7 @@
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use millpond_engine::node::Client;
 use millpond_messages::graph::{
     AttachRootInactive, FindRoot, ListIothreads, NodeFacts, RootRequest, RootUser, SetActive,
@@ -12,11 +13,13 @@ use millpond_messages::qapi::{
     BlockExportInfo, BlockExportKind, BlockExportOptions, BlockExportRemoveMode, BlockExportType,
     NbdServerOptions, QmpEvent, SocketAddress, is_identifier,
 };
+use millpond_messages::saved::{SavedExport, SavedNbdServer};
 use millpond_messages::{Error, ErrorKind, IoThreadId, OpenFlags, Permissions, Result};
 
 use super::kind::{Export, Hold, Prepared, most_iothreads};
 use super::nbd;
 use super::nbd::server::NbdServer;
+use super::saved::{Descriptors, options};
 use super::watched::Watched;
 use crate::graph::GraphHandle;
 use crate::monitor::EventBus;
@@ -55,6 +58,9 @@ struct Entry {
     id: String,
     export: Box<dyn Export>,
     client: Client,
+    options: BlockExportOptions,
+    /// Where its user wants it to be served.
+    iothread: Option<IoThreadId>,
     /// The node that it was last seen to show.
     node_name: String,
     /// It is being removed.
@@ -64,6 +70,27 @@ struct Entry {
 impl State {
     fn export(&mut self, key: Key) -> Option<&mut Entry> {
         self.exports.iter_mut().find(|entry| entry.key == key)
+    }
+}
+
+impl Entry {
+    /// The export written down; the future asks where its clients stand.
+    fn save(&self, descriptors: &Descriptors) -> Result<impl Future<Output = SavedExport> + use<>> {
+        let (id, node_name) = (self.id.clone(), self.node_name.clone());
+        let (root, shutting_down) = (self.client.root(), self.shutting_down);
+        let (options, iothreads) = (options(&self.options)?, self.iothread.into_iter().collect());
+        let kind = self.export.save(descriptors);
+        Ok(async move {
+            SavedExport {
+                id,
+                node_name,
+                options,
+                root,
+                iothreads,
+                shutting_down,
+                kind: kind.await,
+            }
+        })
     }
 }
 
@@ -155,7 +182,7 @@ impl ExportRegistry {
         let reserved = ReservedId { registry: self, id };
         let prepared = self.prepare(options)?;
         let client = self.attach(options, &node, iothread).await?;
-        let added = self.start(options, &*prepared, &client).await;
+        let added = self.start(options, &*prepared, &client, iothread).await;
         drop((prepared, reserved));
         if added.is_err() {
             self.detach(&client).await;
@@ -269,6 +296,7 @@ impl ExportRegistry {
         options: &BlockExportOptions,
         prepared: &dyn Prepared,
         client: &Client,
+        iothread: Option<IoThreadId>,
     ) -> Result<()> {
         let node = Some(self.0.graph.ask(FindRoot(client.root())).await?);
         let hold = Hold {
@@ -292,6 +320,8 @@ impl ExportRegistry {
                 id: options.id.clone(),
                 export,
                 client: client.clone(),
+                options: options.clone(),
+                iothread,
                 node_name,
                 shutting_down: false,
             });
@@ -398,6 +428,30 @@ impl ExportRegistry {
             }));
         }
         infos
+    }
+
+    /// The NBD server written down, if it listens.
+    ///
+    /// # Errors
+    /// Its options cannot be.
+    pub(crate) fn save_server(&self, descriptors: &Descriptors) -> Result<Option<SavedNbdServer>> {
+        self.0.nbd.save(descriptors)
+    }
+
+    /// All exports written down, the first added first. Their nodes are still.
+    ///
+    /// # Errors
+    /// The options of one cannot be.
+    pub(crate) async fn save(&self, descriptors: &Descriptors) -> Result<Vec<SavedExport>> {
+        // Their nodes may have been replaced since they were last looked at.
+        self.list().await;
+        let saved: Vec<_> = self.0.state.with(|state| {
+            let exports = state.exports.iter();
+            exports
+                .map(|entry| entry.save(descriptors))
+                .collect::<Result<_>>()
+        })?;
+        Ok(join_all(saved).await)
     }
 
     /// Removes all exports and stops the server; ends when both are gone.

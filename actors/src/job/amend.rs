@@ -5,6 +5,7 @@ use std::future::ready;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::qapi::JobType;
+use millpond_messages::saved::SavedOptions;
 use millpond_messages::{Error, ErrorKind, Result};
 
 use super::pace::Pace;
@@ -19,6 +20,11 @@ pub struct AmendJob {
 impl Job for AmendJob {
     fn kind(&self) -> JobType {
         JobType::Amend
+    }
+
+    fn options(&self) -> SavedOptions {
+        let encryption = ("encryption".to_owned(), self.encryption.into());
+        SavedOptions::of(&[encryption].into_iter().collect())
     }
 
     fn run(&mut self, pace: Pace) -> LocalBoxFuture<'static, Result<()>> {

@@ -5,6 +5,7 @@ use futures_util::future::LocalBoxFuture;
 use millpond_messages::Result;
 use millpond_messages::graph::{MakeImage, Options};
 use millpond_messages::qapi::JobType;
+use millpond_messages::saved::SavedOptions;
 
 use super::pace::Pace;
 use super::work::Job;
@@ -23,8 +24,12 @@ impl Job for CreateJob {
         JobType::Create
     }
 
+    fn options(&self) -> SavedOptions {
+        SavedOptions::of(&self.options)
+    }
+
     fn run(&mut self, pace: Pace) -> LocalBoxFuture<'static, Result<()>> {
-        let (graph, options) = (self.graph.clone(), std::mem::take(&mut self.options));
+        let (graph, options) = (self.graph.clone(), self.options.clone());
         pace.progress(0, 1);
         async move {
             let created = graph.ask(MakeImage(options)).await;

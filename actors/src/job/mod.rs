@@ -14,6 +14,7 @@ mod amend;
 mod create;
 mod pace;
 mod registry;
+mod saved;
 pub mod state;
 #[cfg(test)]
 mod tests;

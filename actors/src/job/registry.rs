@@ -30,7 +30,7 @@ impl JobOptions {
 
 /// All jobs. Clones are the same jobs.
 #[derive(Clone)]
-pub struct Jobs(Addr<Registry>);
+pub struct Jobs(pub(super) Addr<Registry>);
 
 impl Jobs {
     /// No jobs, on the current actix arbiter. What becomes of those to come is told over `events`.
@@ -89,23 +89,23 @@ fn ended() -> QmpError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Key(u64);
 
-struct Entry {
+pub(super) struct Entry {
     key: Key,
-    info: JobInfo,
-    options: JobOptions,
-    job: Box<dyn Job>,
+    pub(super) info: JobInfo,
+    pub(super) options: JobOptions,
+    pub(super) job: Box<dyn Job>,
     pace: Pace,
     /// A user has paused it, and nobody has resumed it.
-    user_paused: bool,
+    pub(super) user_paused: bool,
     /// Its result is being made final, or what it left is being taken away.
     is_ending: bool,
 }
 
 /// The actor that owns all jobs.
-struct Registry {
+pub(super) struct Registry {
     events: EventBus,
     /// In the order in which they were made.
-    jobs: Vec<Entry>,
+    pub(super) jobs: Vec<Entry>,
     last_key: u64,
     /// Who waits for all of them.
     finishing: Vec<oneshot::Sender<()>>,

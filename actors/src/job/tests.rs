@@ -5,6 +5,7 @@ use futures_channel::mpsc;
 use futures_util::future::LocalBoxFuture;
 use futures_util::{FutureExt, StreamExt};
 use millpond_messages::qapi::{JobInfo, JobStatus, JobType, QmpEvent};
+use millpond_messages::saved::SavedOptions;
 use millpond_messages::{Error, ErrorKind, Result};
 
 use super::state::{STATES, may_follow, name};
@@ -95,6 +96,10 @@ struct Scripted {
 impl Job for Scripted {
     fn kind(&self) -> JobType {
         JobType::Mirror
+    }
+
+    fn options(&self) -> SavedOptions {
+        SavedOptions::default()
     }
 
     fn run(&mut self, pace: Pace) -> LocalBoxFuture<'static, Result<()>> {

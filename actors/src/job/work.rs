@@ -3,6 +3,7 @@
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::Result;
 use millpond_messages::qapi::JobType;
+use millpond_messages::saved::SavedOptions;
 
 use super::pace::Pace;
 
@@ -13,6 +14,9 @@ use super::pace::Pace;
 pub trait Job: Send + 'static {
     /// Which kind of job it is.
     fn kind(&self) -> JobType;
+
+    /// What it was started with, to be written down.
+    fn options(&self) -> SavedOptions;
 
     /// Does the work, up to where it could be undone. It goes through `pace`'s pause points, and stops when one of them
     /// says that the job is cancelled; work that has none goes to its end, and is cancelled then.

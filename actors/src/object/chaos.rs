@@ -139,6 +139,13 @@ impl UserObject for ChaosObject {
         Ok(Rc::new(Self::new(self.id.clone(), Some(seed), rules)?))
     }
 
+    fn options(&self) -> Object {
+        let seed = ("seed".to_owned(), self.chaos.rules().seed.into());
+        [seed, ("rules".to_owned(), json!(self.rules))]
+            .into_iter()
+            .collect()
+    }
+
     fn begin<'a>(&'a self, site: &'a Site) -> Effect<'a> {
         put(site, Some(self.chaos.clone()))
     }

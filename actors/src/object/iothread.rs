@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use futures_util::FutureExt;
 use millpond_messages::graph::{AddIothread, DelIothread, IothreadOptions, Request, TuneIothread};
-use millpond_messages::qapi::QmpError;
+use millpond_messages::qapi::{Object, QmpError};
 use serde_json::Value;
 
 use super::event_loop;
@@ -61,6 +61,12 @@ impl UserObject for Iothread {
             return Err(QmpError::generic(text));
         }
         checked(event_loop::with(&self.0, property, value)?)
+    }
+
+    fn options(&self) -> Object {
+        let mut options = event_loop::members(&self.0);
+        options.shift_remove("id");
+        options
     }
 
     fn begin<'a>(&'a self, site: &'a Site) -> Effect<'a> {

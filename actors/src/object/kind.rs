@@ -53,6 +53,9 @@ pub(crate) trait UserObject: Debug {
     /// The property cannot be changed, or the value does not fit.
     fn with(&self, property: &str, value: &Value) -> Result<Rc<dyn UserObject>, QmpError>;
 
+    /// The arguments of `object-add` that make it anew, besides type and id.
+    fn options(&self) -> Object;
+
     /// Puts it in force.
     fn begin<'a>(&'a self, site: &'a Site) -> Effect<'a>;
 

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use futures_util::FutureExt;
 use futures_util::future::ready;
-use millpond_messages::qapi::QmpError;
+use millpond_messages::qapi::{Object, QmpError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -65,6 +65,12 @@ impl UserObject for MainLoop {
 
     fn with(&self, property: &str, value: &Value) -> Result<Rc<dyn UserObject>, QmpError> {
         checked(event_loop::with(self, property, value)?)
+    }
+
+    fn options(&self) -> Object {
+        let mut options = event_loop::members(self);
+        options.shift_remove("id");
+        options
     }
 
     fn begin<'a>(&'a self, _: &'a Site) -> Effect<'a> {

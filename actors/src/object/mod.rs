@@ -17,6 +17,7 @@ mod throttle_group;
 use std::rc::Rc;
 
 use millpond_messages::qapi::{Object, QmpError};
+use millpond_messages::saved::{SavedObject, SavedOptions};
 use serde_json::Value;
 
 pub(crate) use kind::{Kind, Site, UserObject};
@@ -120,5 +121,15 @@ impl Objects {
     /// Forgets the object of an id, if there is one.
     pub(crate) fn remove(&mut self, id: &str) {
         self.objects.retain(|object| object.id() != id);
+    }
+
+    /// All objects, written down.
+    pub(crate) fn save(&self) -> Vec<SavedObject> {
+        let saved = self.objects.iter().map(|object| SavedObject {
+            id: object.id().to_owned(),
+            kind: object.kind().to_owned(),
+            options: SavedOptions::of(&object.options()),
+        });
+        saved.collect()
     }
 }

@@ -142,6 +142,12 @@ impl UserObject for ThrottleGroup {
         Ok(Rc::new(self.with_limits(value)?))
     }
 
+    fn options(&self) -> Object {
+        [(LIMITS.to_owned(), Value::Object(self.members()))]
+            .into_iter()
+            .collect()
+    }
+
     fn begin<'a>(&'a self, site: &'a Site) -> Effect<'a> {
         let added = site.throttle_groups.add(&self.id, self.limits);
         ready(added.map_err(QmpError::from)).boxed_local()

@@ -2,15 +2,19 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Saved, SavedExport, SavedGraph, SavedJob};
+use super::{Saved, SavedExport, SavedGraph, SavedJob, SavedNbdServer, SavedOptions};
 
 /// The state of a whole daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedDaemon {
     /// Nodes, edges, users and iothreads.
     pub graph: SavedGraph,
+    /// The objects of users in the order in which they were made.
+    pub objects: Vec<SavedObject>,
     /// The throttle groups, by name.
     pub throttle_groups: Vec<SavedThrottleGroup>,
+    /// The NBD server, if it listens.
+    pub nbd_server: Option<SavedNbdServer>,
     /// The exports in the order in which they were added.
     pub exports: Vec<SavedExport>,
     /// The jobs in the order in which they were made.
@@ -19,7 +23,18 @@ pub struct SavedDaemon {
 
 impl Saved for SavedDaemon {
     const KIND: &'static str = "daemon";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
+}
+
+/// An object that a user made. An iothread is with the graph too, and a throttle group with its levels among the groups.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedObject {
+    /// The id of the object.
+    pub id: String,
+    /// The name of its type.
+    pub kind: String,
+    /// Its properties, as the command `object-add` has them.
+    pub options: SavedOptions,
 }
 
 /// A throttle group: its limits and how full its buckets are.

@@ -1,4 +1,4 @@
-//! Exports, and the clients connected to them.
+//! Exports, the NBD server, and the clients connected to it.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,8 +10,6 @@ use crate::{IoThreadId, RootId};
 pub struct SavedExport {
     /// The id of the export.
     pub id: String,
-    /// The kind of export, such as `nbd`.
-    pub kind: String,
     /// The name of the node that it shows.
     pub node_name: String,
     /// What it was added with, as the command `block-export-add` has it.
@@ -22,8 +20,41 @@ pub struct SavedExport {
     pub iothreads: Vec<IoThreadId>,
     /// It is being removed, and takes no new client.
     pub shutting_down: bool,
-    /// Its clients, in the order in which they came.
+    /// What only its kind has.
+    pub kind: SavedExportKind,
+}
+
+/// What only one kind of export has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SavedExportKind {
+    /// It is on the NBD server.
+    Nbd(SavedNbdExport),
+}
+
+/// An export on the NBD server. What clients were told of it holds as long as it lives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedNbdExport {
+    /// The name that clients ask for.
+    pub name: String,
+    /// The length in bytes that clients are told.
+    pub size: u64,
+    /// The transmission flags that all clients are told, as NBD has them.
+    pub flags: u16,
+    /// What clients are told that requests must be aligned to, in bytes.
+    pub request_alignment: u32,
+    /// The most bytes of one request, 0 for no limit.
+    pub max_transfer: u32,
+    /// The clients that have chosen it, in the order in which they came.
     pub connections: Vec<SavedConnection>,
+}
+
+/// The NBD server, while it listens. Clients that have chosen no export are not handed over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedNbdServer {
+    /// What it was started with, as the command line has it.
+    pub options: SavedOptions,
+    /// The places of its listening sockets in the list of descriptors that is handed over.
+    pub descriptors: Vec<u32>,
 }
 
 /// How an NBD client and the server agreed to frame replies.
@@ -37,7 +68,22 @@ pub enum SavedReplies {
     Extended,
 }
 
-/// An NBD client that has chosen an export. Between two of its requests nothing else is known of it.
+/// Where an NBD client stands between its requests, or in them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SavedStanding {
+    /// Nothing of it is in flight. Another server can go on with it, beginning with these bytes, which were received and not
+    /// looked at, and then with those from its socket.
+    Between {
+        /// Bytes of requests that have not begun.
+        received: Vec<u8>,
+    },
+    /// A request of it has come in part, or its reply has not gone out to its last byte: because the client is slow, or a
+    /// node below does not answer. Only this server can go on with it. Whoever takes over leaves the connection here until
+    /// it stands between two requests, or cuts it.
+    Inside,
+}
+
+/// An NBD client that has chosen an export.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedConnection {
     /// The connection's number in the server's log.
@@ -52,8 +98,8 @@ pub struct SavedConnection {
     pub base_allocation: bool,
     /// The client chose `qemu:allocation-depth`.
     pub allocation_depth: bool,
-    /// What the server said of the export: transmission flags as NBD has them.
-    pub flags: u16,
-    /// The length in bytes that the client was told.
-    pub size: u64,
+    /// Where it stands in what it asks for.
+    pub standing: SavedStanding,
+    /// The server has begun to end the connection.
+    pub shutting_down: bool,
 }

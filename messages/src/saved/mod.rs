@@ -21,9 +21,12 @@ mod graph;
 mod job;
 mod node;
 
-pub use daemon::{SavedDaemon, SavedRate, SavedThrottleGroup};
+pub use daemon::{SavedDaemon, SavedObject, SavedRate, SavedThrottleGroup};
 pub use driver::DriverRecord;
-pub use export::{SavedConnection, SavedExport, SavedReplies};
+pub use export::{
+    SavedConnection, SavedExport, SavedExportKind, SavedNbdExport, SavedNbdServer, SavedReplies,
+    SavedStanding,
+};
 pub use graph::{
     SavedBlocker, SavedEdge, SavedFreeze, SavedGraph, SavedIothread, SavedParent, SavedRoot, SavedSection,
     SavedSectionCover,

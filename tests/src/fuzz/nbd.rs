@@ -270,6 +270,7 @@ fn begin(socket: UnixStream, negotiated: Negotiated, early: Vec<u8>, ended: Send
                 link: fd,
                 negotiated: &negotiated,
                 received: &early,
+                standing: Rc::default(),
             };
             connection::serve(here, arrival, Pattern, &mut pool).await;
             let _ = ended.send(());

@@ -1,14 +1,18 @@
 //! An export on the NBD server, as the registry sees it.
 
+use std::sync::Arc;
+
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::qapi::{BlockDirtyBitmapOrStr, BlockExportType, NbdExportOptions};
+use millpond_messages::saved::SavedExportKind;
 use millpond_messages::{Error, ErrorKind, Limits, Result, SECTOR_SIZE};
 
 use super::offer::Offer;
 use super::server::{NbdServer, OfferId};
 use super::wire::MAX_STRING;
 use crate::export::kind::{Export, Hold, Prepared};
+use crate::export::saved::Descriptors;
 
 /// An NBD export that is being made: its name is taken.
 struct NbdPrepared {
@@ -20,7 +24,7 @@ struct NbdPrepared {
 struct NbdExport {
     server: NbdServer,
     id: OfferId,
-    name: String,
+    offer: Arc<Offer>,
 }
 
 /// Checks the options of an NBD export that is to be called `name`.
@@ -66,7 +70,7 @@ impl Drop for NbdPrepared {
 }
 
 impl NbdPrepared {
-    async fn offer(&self, hold: &Hold<'_>) -> Result<OfferId> {
+    async fn offer(&self, hold: &Hold<'_>) -> Result<(OfferId, Arc<Offer>)> {
         let size = hold
             .client
             .length()
@@ -92,9 +96,9 @@ impl NbdPrepared {
 impl Prepared for NbdPrepared {
     fn start<'a>(&'a self, hold: &'a Hold<'a>) -> LocalBoxFuture<'a, Result<Box<dyn Export>>> {
         async move {
-            let id = self.offer(hold).await?;
-            let (server, name) = (self.server.clone(), self.name.clone());
-            Ok(Box::new(NbdExport { server, id, name }) as Box<dyn Export>)
+            let (id, offer) = self.offer(hold).await?;
+            let server = self.server.clone();
+            Ok(Box::new(NbdExport { server, id, offer }) as Box<dyn Export>)
         }
         .boxed_local()
     }
@@ -106,11 +110,16 @@ impl Export for NbdExport {
     }
 
     fn name(&self) -> &str {
-        &self.name
+        &self.offer.name
     }
 
     fn is_used(&self) -> bool {
         self.server.is_used(self.id)
+    }
+
+    fn save(&self, descriptors: &Descriptors) -> LocalBoxFuture<'static, SavedExportKind> {
+        let offer = Arc::clone(&self.offer);
+        self.server.save_export(self.id, offer, descriptors).boxed_local()
     }
 
     fn shut_down(&self) -> LocalBoxFuture<'static, ()> {

@@ -17,30 +17,33 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinHandle;
 
-use super::connections::{ConnectionId, Ending};
+use super::connections::{ConnectionId, Ending, Report};
+use super::handshake::Negotiated;
 use super::handshake::negotiate::{Chosen, Failed, negotiate};
-use super::offer::{Catalogue, Offer};
-use super::place::Placed;
+use super::offer::Catalogue;
+use super::place::{Member, Placed};
 use super::transmission::budget::{MAX_SHARED, Pool};
 use super::transmission::connection::{Account, Closing};
 use super::transport::{Channel, Link, PlainChannel};
 use crate::export::worker::place;
 use crate::socket::{Listeners, OwnFile, listen, local_address};
-use millpond_engine::node::Client;
+use millpond_engine::iothread::IoThread;
+use millpond_engine::node::{Client, Mail};
 use millpond_ring::os::process::watched;
 
 /// What the server's tasks need of the exports.
 pub trait Exporter: Catalogue + Clone + 'static {
     /// A client has begun its handshake on this socket.
     fn connected(&self, id: ConnectionId, socket: Fd);
-    /// It has chosen an export: the hold on the node, unless the export is gone by now.
-    fn chose(&self, id: ConnectionId, offer: &Arc<Offer>) -> Option<Client>;
+    /// It has chosen an export, and agreed on this: the hold on the node, unless the export is gone by now.
+    fn chose(&self, id: ConnectionId, negotiated: &Negotiated) -> Option<Client>;
 }
 
 /// The listening sockets. Dropped, no more clients come.
 #[derive(Debug)]
 pub struct Listener {
-    max_connections: u32,
+    options: NbdServerOptions,
+    sockets: Vec<Fd>,
     accepting: Vec<JoinHandle<()>>,
     addresses: Vec<SocketAddress>,
     file: Option<OwnFile>,
@@ -54,7 +57,7 @@ struct AcceptRules {
     pool: Arc<Pool>,
     /// How long a handshake may take.
     patience: Option<Duration>,
-    ended: UnboundedSender<(ConnectionId, Ending)>,
+    reports: UnboundedSender<(ConnectionId, Report)>,
     held: watch::Receiver<bool>,
 }
 
@@ -62,7 +65,7 @@ struct AcceptRules {
 struct Guard {
     id: ConnectionId,
     ending: Ending,
-    ended: UnboundedSender<(ConnectionId, Ending)>,
+    reports: UnboundedSender<(ConnectionId, Report)>,
     pool: Arc<Pool>,
     slot: Option<OwnedSemaphorePermit>,
 }
@@ -88,11 +91,22 @@ impl Account for Guard {
     }
 }
 
+impl Member for Guard {
+    fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    fn arrived(&self, home: IoThread<Mail>) {
+        // Nobody is left to be told when the daemon has ended.
+        let _ = self.reports.send((self.id, Report::Arrived(home)));
+    }
+}
+
 impl Drop for Guard {
     fn drop(&mut self) {
         // Nobody is left to be told when the daemon has ended.
         let ending = std::mem::replace(&mut self.ending, Ending::Lost);
-        let _ = self.ended.send((self.id, ending));
+        let _ = self.reports.send((self.id, Report::Ended(ending)));
     }
 }
 
@@ -102,15 +116,15 @@ thread_local! {
 }
 
 impl Listener {
-    /// Listens, and serves `exports` to whoever connects, but not while `held` says true. Each connection's end is
-    /// reported over `ended`.
+    /// Listens, and serves `exports` to whoever connects, but not while `held` says true. Where each connection is served and
+    /// how it ends is reported over `reports`.
     ///
     /// # Errors
     /// QEMU's texts: an option that is not supported, or an address that cannot be listened on.
     pub async fn start(
         options: &NbdServerOptions,
         exports: impl Exporter,
-        ended: UnboundedSender<(ConnectionId, Ending)>,
+        reports: UnboundedSender<(ConnectionId, Report)>,
         held: watch::Receiver<bool>,
     ) -> Result<Self> {
         if let Some(id) = &options.tls_creds {
@@ -136,17 +150,20 @@ impl Listener {
             slots: Arc::new(Semaphore::new(slots)),
             pool: Pool::new(MAX_SHARED),
             patience,
-            ended,
+            reports,
             held,
         };
         let Listeners { sockets, file } = listen(&options.addr).await?;
         let mut listener = Self {
-            max_connections,
+            options: options.clone(),
+            sockets: Vec::new(),
             accepting: Vec::new(),
             addresses: sockets.iter().filter_map(local_address).collect(),
             file,
         };
         for socket in sockets {
+            let socket: Fd = Arc::new(socket);
+            listener.sockets.push(Arc::clone(&socket));
             let socket = register(socket)?;
             listener
                 .accepting
@@ -158,7 +175,19 @@ impl Listener {
     /// Whether several clients may be connected at once.
     #[must_use]
     pub fn multi_conn(&self) -> bool {
-        self.max_connections != 1
+        self.options.max_connections != Some(1)
+    }
+
+    /// What it was started with.
+    #[must_use]
+    pub fn options(&self) -> &NbdServerOptions {
+        &self.options
+    }
+
+    /// The sockets that it listens on.
+    #[must_use]
+    pub fn sockets(&self) -> &[Fd] {
+        &self.sockets
     }
 
     /// Where it listens: with the ports that the system chose, and the paths of sockets that it was passed.
@@ -177,10 +206,10 @@ impl Drop for Listener {
 }
 
 /// A listening socket for the control thread's reactor.
-fn register(socket: OwnedFd) -> Result<AsyncFd<Fd>> {
+fn register(socket: Fd) -> Result<AsyncFd<Fd>> {
     let failed = |error: std::io::Error| Error::io("Failed to listen on socket", error.into());
     ioctl_fionbio(&socket, true).map_err(|errno| failed(errno.into()))?;
-    watched(Arc::new(socket)).map_err(failed)
+    watched(socket).map_err(failed)
 }
 
 /// Accepts clients for as long as there is room for them; the others wait in the kernel's queue.
@@ -218,7 +247,7 @@ fn begin(socket: OwnedFd, slot: OwnedSemaphorePermit, exports: &impl Exporter, r
     let guard = Guard {
         id,
         ending: Ending::Lost,
-        ended: rules.ended.clone(),
+        reports: rules.reports.clone(),
         pool: Arc::clone(&rules.pool),
         slot: Some(slot),
     };
@@ -267,7 +296,7 @@ async fn welcome(
 ) -> std::result::Result<(Chosen, Client, Fd), Failed> {
     let mut channel = PlainChannel::new(socket)?;
     let chosen = negotiate(&mut channel, exports).await?;
-    let Some(client) = exports.chose(guard.id, &chosen.negotiated.export) else {
+    let Some(client) = exports.chose(guard.id, &chosen.negotiated) else {
         return Err(Failed::Client("the export is gone".to_owned()));
     };
     channel.send(&chosen.output).await?;

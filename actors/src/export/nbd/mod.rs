@@ -16,6 +16,8 @@ pub mod offer;
 mod peer;
 mod place;
 mod report;
+mod roll;
+mod saved;
 pub(super) mod server;
 pub mod transmission;
 pub mod transport;

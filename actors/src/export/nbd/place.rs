@@ -4,12 +4,22 @@ use std::rc::Rc;
 
 use tracing::Instrument;
 
+use super::connections::ConnectionId;
 use super::handshake::Negotiated;
+use super::roll::enroll;
 use super::transmission::connection::{Account, Arrival, End, serve};
 use super::transport::Link;
 use crate::export::worker::Worker;
-use millpond_engine::iothread::Local;
-use millpond_engine::node::Client;
+use millpond_engine::iothread::{IoThread, Local};
+use millpond_engine::node::{Client, Mail};
+
+/// What the server keeps of a client that comes to an iothread.
+pub(super) trait Member: Account + Send + 'static {
+    /// The number of the connection.
+    fn id(&self) -> ConnectionId;
+    /// The connection is served on this iothread from now on.
+    fn arrived(&self, home: IoThread<Mail>);
+}
 
 /// A connection whose handshake is over. While this value exists nothing of it is in flight.
 pub(super) struct Placed<L, G> {
@@ -24,12 +34,17 @@ pub(super) struct Placed<L, G> {
     pub(super) guard: G,
 }
 
-impl<L: Link, G: Account + Send + 'static> Worker for Placed<L, G> {
+impl<L: Link, G: Member> Worker for Placed<L, G> {
     fn client(&self) -> &Client {
         &self.client
     }
 
     async fn serve(self, local: Rc<Local>) -> Option<Self> {
+        let home = self.client.home();
+        if home.id() != local.id() {
+            // The node has moved while the connection was on its way.
+            return Some(self);
+        }
         let Self {
             link,
             negotiated,
@@ -38,10 +53,13 @@ impl<L: Link, G: Account + Send + 'static> Worker for Placed<L, G> {
             span,
             mut guard,
         } = self;
+        let (standing, _enrolled) = enroll(&local, guard.id());
+        guard.arrived(home);
         let arrival = Arrival {
             link,
             negotiated: &negotiated,
             received: &received,
+            standing,
         };
         let served = serve(local, arrival, client.here(), &mut guard);
         match served.instrument(span.clone()).await {

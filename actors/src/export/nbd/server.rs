@@ -5,14 +5,17 @@ use std::sync::Arc;
 
 use millpond_engine::node::Client;
 use millpond_messages::qapi::{NbdServerOptions, SocketAddress};
+use millpond_messages::saved::{SavedExportKind, SavedNbdServer};
 use millpond_messages::{Error, ErrorKind, Result};
 use millpond_ring::Fd;
 use tokio::sync::{mpsc, watch};
 
-use super::connections::{ConnectionId, Connections, Ending};
+use super::connections::{Choice, ConnectionId, Connections, Ending, Report};
+use super::handshake::Negotiated;
 use super::listen::{Exporter, Listener};
 use super::offer::{Catalogue, Offer};
-use super::report;
+use super::{report, saved};
+use crate::export::saved::Descriptors;
 use crate::export::watched::Watched;
 
 /// The NBD server. Clones are the same server.
@@ -21,8 +24,8 @@ pub(crate) struct NbdServer(Rc<Inner>);
 
 struct Inner {
     state: Watched<State>,
-    /// Where connections report that they have ended.
-    ended: mpsc::UnboundedSender<(ConnectionId, Ending)>,
+    /// Where connections report what becomes of them.
+    reports: mpsc::UnboundedSender<(ConnectionId, Report)>,
     /// Whether clients that connect wait.
     held: watch::Sender<bool>,
 }
@@ -44,7 +47,7 @@ enum Listening {
     No,
     /// Its address is being looked up.
     Starting,
-    Yes(Listener),
+    Yes(Box<Listener>),
 }
 
 /// Names an offered export, also among those that once had the same name.
@@ -78,17 +81,22 @@ impl State {
 impl NbdServer {
     /// A server that does not listen, on the current actix arbiter.
     pub(crate) fn new() -> Self {
-        let (ended, mut endings) = mpsc::unbounded_channel();
+        let (reports, mut reported) = mpsc::unbounded_channel();
         let server = Self(Rc::new(Inner {
             state: Watched::default(),
-            ended,
+            reports,
             held: watch::channel(false).0,
         }));
         let weak = Rc::downgrade(&server.0);
         actix_rt::spawn(async move {
-            while let Some((id, ending)) = endings.recv().await {
+            while let Some((id, report)) = reported.recv().await {
                 let Some(inner) = weak.upgrade() else { return };
-                Self(inner).disconnected(id, &ending);
+                match report {
+                    Report::Arrived(home) => {
+                        inner.state.with(|state| state.connections.arrived(id, home));
+                    }
+                    Report::Ended(ending) => Self(inner).disconnected(id, &ending),
+                }
             }
         });
         server
@@ -106,10 +114,10 @@ impl NbdServer {
             }
             _ => Err(Error::new(ErrorKind::Exists, "NBD server already running")),
         })?;
-        let (ended, held) = (self.0.ended.clone(), self.0.held.subscribe());
-        let started = Listener::start(options, self.clone(), ended, held).await;
+        let (reports, held) = (self.0.reports.clone(), self.0.held.subscribe());
+        let started = Listener::start(options, self.clone(), reports, held).await;
         let (listening, result) = match started {
-            Ok(listener) => (Listening::Yes(listener), Ok(())),
+            Ok(listener) => (Listening::Yes(Box::new(listener)), Ok(())),
             Err(error) => (Listening::No, Err(error)),
         };
         self.0.state.with(|state| state.listening = listening);
@@ -177,18 +185,23 @@ impl NbdServer {
     ///
     /// # Errors
     /// The server has stopped.
-    pub(super) fn offer(&self, client: Client, offer: impl FnOnce(bool) -> Offer) -> Result<OfferId> {
+    pub(super) fn offer(
+        &self,
+        client: Client,
+        offer: impl FnOnce(bool) -> Offer,
+    ) -> Result<(OfferId, Arc<Offer>)> {
         self.0.state.with(|state| {
             let multi_conn = state.listener()?.multi_conn();
             state.last_id += 1;
             let id = OfferId(state.last_id);
+            let offer = Arc::new(offer(multi_conn));
             state.offered.push(Offered {
                 id,
-                offer: Arc::new(offer(multi_conn)),
+                offer: Arc::clone(&offer),
                 client,
                 shutting_down: false,
             });
-            Ok(id)
+            Ok((id, offer))
         })
     }
 
@@ -215,13 +228,42 @@ impl NbdServer {
             .with(|state| state.offered.retain(|offered| offered.id != id));
     }
 
+    /// The server written down, if it listens.
+    ///
+    /// # Errors
+    /// Its options cannot be.
+    pub(crate) fn save(&self, descriptors: &Descriptors) -> Result<Option<SavedNbdServer>> {
+        self.0.state.with(|state| {
+            let listener = state.listener().ok();
+            listener
+                .map(|listener| saved::server(listener, descriptors))
+                .transpose()
+        })
+    }
+
+    /// An export written down, with its clients.
+    pub(super) fn save_export(
+        &self,
+        id: OfferId,
+        offer: Arc<Offer>,
+        descriptors: &Descriptors,
+    ) -> impl Future<Output = SavedExportKind> + use<> {
+        let clients: Vec<_> = self.0.state.with(|state| {
+            let clients = state.connections.of(id).into_iter();
+            clients
+                .map(|client| saved::Client::new(client, descriptors))
+                .collect()
+        });
+        async move { saved::export(&offer, clients).await }
+    }
+
     fn disconnected(&self, id: ConnectionId, ending: &Ending) {
         let gone = self.0.state.with(|state| {
             let connected = state.connections.remove(id)?;
             let offered = state
                 .offered
                 .iter()
-                .find(|offered| Some(offered.id) == connected.export);
+                .find(|offered| Some(offered.id) == connected.export());
             let name = offered.map(|offered| offered.offer.name.clone());
             Some((connected, name.unwrap_or_default()))
         });
@@ -251,14 +293,22 @@ impl Exporter for NbdServer {
         self.0.state.with(|state| state.connections.insert(id, socket));
     }
 
-    fn chose(&self, id: ConnectionId, offer: &Arc<Offer>) -> Option<Client> {
+    fn chose(&self, id: ConnectionId, negotiated: &Negotiated) -> Option<Client> {
         self.0.state.with(|state| {
             let chosen = state
                 .open()
-                .find(|offered| Arc::ptr_eq(&offered.offer, offer))
+                .find(|offered| Arc::ptr_eq(&offered.offer, &negotiated.export))
                 .map(|offered| (offered.id, offered.client.clone()));
             let (export, client) = chosen?;
-            state.connections.assign(id, export);
+            let (mode, contexts) = (negotiated.mode, negotiated.contexts);
+            state.connections.assign(
+                id,
+                Choice {
+                    export,
+                    mode,
+                    contexts,
+                },
+            );
             Some(client)
         })
     }

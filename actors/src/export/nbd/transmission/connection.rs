@@ -22,6 +22,7 @@ use super::reply::To;
 use super::request::{Header, Limits, Refusal, Request, Verdict, WireError};
 use super::serve::cost;
 use super::session::{Job, Session};
+use super::standing::Standing;
 use crate::export::backend::ExportedNode;
 use crate::export::nbd::handshake::Negotiated;
 use crate::export::nbd::transport::{Link, Transport};
@@ -124,6 +125,8 @@ pub struct Arrival<'a, L = Fd> {
     pub negotiated: &'a Negotiated,
     /// What was received already and not looked at.
     pub received: &'a [u8],
+    /// Where it is told from now on where the client stands.
+    pub standing: Rc<Standing>,
 }
 
 /// Serves a connection until it ends or has to move.
@@ -137,6 +140,7 @@ pub async fn serve<B: ExportedNode, L: Link>(
         link,
         negotiated,
         received,
+        standing,
     } = arrival;
     let limits = Limits {
         mode: negotiated.mode,
@@ -145,6 +149,7 @@ pub async fn serve<B: ExportedNode, L: Link>(
         contexts: negotiated.contexts,
     };
     let session = Session::new(backend, &negotiated.export.name, limits, account.pool());
+    standing.begin(&session.budget);
     let transport = link.here(local.ring());
     let delays = Delays::new(Rc::clone(&local), &negotiated.export.name);
     let sender = local.spawn_task(send(delays.clone(), transport.clone(), Rc::clone(&session)));
@@ -154,6 +159,7 @@ pub async fn serve<B: ExportedNode, L: Link>(
         local,
         delays,
         session,
+        standing,
         receiver,
         presence,
     };
@@ -223,6 +229,7 @@ struct Connection<B, T: Transport> {
     local: Rc<Local>,
     delays: Delays,
     session: Rc<Session<B>>,
+    standing: Rc<Standing>,
     receiver: Receiver<T>,
     presence: Presence<T>,
 }
@@ -233,9 +240,11 @@ impl<B: ExportedNode, T: Transport> Connection<B, T> {
             if let Err(stop) = self.requests().await {
                 return stop;
             }
+            let waiting = self.standing.wait(self.receiver.bytes());
             if let Err(ended) = self.receiver.more().await {
                 return ended.into();
             }
+            drop(waiting);
         }
     }
 
@@ -284,6 +293,7 @@ impl<B: ExportedNode, T: Transport> Connection<B, T> {
 
     /// Waits until the message policy lets a request be received, or cuts the connection.
     async fn receive_delayed(&mut self) -> Result<(), Stop> {
+        let _waiting = self.standing.wait(self.receiver.bytes());
         if self.presence.while_there(self.delays.receives()).await? {
             return Ok(());
         }
@@ -296,6 +306,7 @@ impl<B: ExportedNode, T: Transport> Connection<B, T> {
     async fn gate(&mut self) -> Result<(), Stop> {
         let node = &self.session.backend;
         if !node.is_open() {
+            let _waiting = self.standing.wait(self.receiver.bytes());
             self.presence.while_there(node.wait_open()).await?;
         }
         if node.has_moved() {

@@ -12,5 +12,7 @@ pub mod reply;
 pub mod request;
 mod serve;
 mod session;
+mod standing;
 
 pub use budget::{MAX_BYTES, MAX_IN_FLIGHT, MAX_SHARED, Pool};
+pub use standing::Standing;
