@@ -14,7 +14,7 @@ const LONGEST: u64 = 256 << 20;
 ///
 /// The QMP command x-millpond-flight-record, the signal SIGUSR1 and a panic write one.
 #[derive(Debug, Parser)]
-#[command(name = "millpond", bin_name = "millpond flight", version = super::VERSION)]
+#[command(name = "millpond", bin_name = "millpond flight", version = super::texts::VERSION)]
 struct Arguments {
     /// The flight record to print.
     file: PathBuf,
@@ -34,7 +34,7 @@ pub fn print(program: &str, arguments: &[String]) -> ExitCode {
     let name = "millpond flight".to_owned();
     let arguments = match Arguments::try_parse_from(std::iter::once(&name).chain(arguments)) {
         Ok(arguments) => arguments,
-        Err(error) => return super::usage(&error),
+        Err(error) => return super::texts::usage(&error),
     };
     match read_and_print(&arguments.file) {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,27 +10,23 @@ mod notify;
 mod pidfile;
 mod plain;
 mod qmp;
+mod runtime;
 mod serve;
 mod signals;
 mod subcommands;
+mod texts;
 mod trace;
 
-use crate::daemon::Daemon;
-use crate::log::{self, tell};
+use crate::log;
 use crate::socket::activation;
-use actix_rt::{System, SystemRunner};
-use millpond_drivers::builtin::builtin;
 use millpond_ring::os::process::ignore_file_size_signal;
-use rustix::event::{EventfdFlags, eventfd};
-use std::io;
+use runtime::start;
 use std::path::Path;
 use std::process::ExitCode;
+use texts::failure;
 
 /// The name under which the program takes a storage daemon's options only, as the one that has it does.
 const STORAGE_DAEMON: &str = "qemu-storage-daemon";
-
-/// What all parts of the program tell as their version, behind their name.
-const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"));
 
 /// Options that only a storage daemon has.
 const SERVE_ONLY: &[&str] = &[
@@ -58,10 +54,8 @@ pub fn run() -> ExitCode {
     let _last_lines = LastLines;
     ignore_file_size_signal();
     if let Err(error) = activation::note() {
-        tell(&format!(
-            "{program}: the sockets that this process was started with cannot be told: {error}"
-        ));
-        return ExitCode::FAILURE;
+        let why = format!("the sockets that this process was started with cannot be told: {error}");
+        return failure(&program, &why);
     }
     let is_serve_only = |argument: &String| {
         let name = argument
@@ -76,27 +70,13 @@ pub fn run() -> ExitCode {
         return code;
     }
     if let (Some(meant), Some(first)) = (subcommands::meant(arguments), arguments.first()) {
-        let first = printable(first);
-        tell(&format!(
-            "{program}: there is neither an image nor a subcommand '{first}'; did you mean '{meant}'?"
-        ));
-        return ExitCode::FAILURE;
+        let why = format!("there is neither an image nor a subcommand '{first}'; did you mean '{meant}'?");
+        return failure(&program, &why);
     }
     if arguments.iter().any(is_serve_only) {
         return serve::serve(&program, arguments, start);
     }
     plain::serve_image(&program, &all, start)
-}
-
-/// Prints what is to be said of a command line that is wrong, or asks for help.
-fn usage(error: &clap::Error) -> ExitCode {
-    // Nothing can be said if saying it fails.
-    let _ = error.print();
-    if error.use_stderr() {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    }
 }
 
 /// Sees to it, however the program ends, that what it told last is written.
@@ -106,42 +86,4 @@ impl Drop for LastLines {
     fn drop(&mut self) {
         log::finish();
     }
-}
-
-/// A text as a terminal may see it. Errors tell names that come from images: they shall move no cursor and change no colour.
-fn printable(text: &impl ToString) -> String {
-    let text = text.to_string();
-    let mut printable = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() && c != '\n' && c != '\t' {
-            printable.extend(c.escape_default());
-        } else {
-            printable.push(c);
-        }
-    }
-    printable
-}
-
-/// Descriptors that the control thread's runtime needs for itself, and some to spare.
-const RUNTIME_DESCRIPTORS: usize = 8;
-
-/// The control thread's runtime. Never dropped: that would wait for threads that nothing can wake, such as the one that reads
-/// standard input.
-///
-/// # Errors
-/// There are too few descriptors left.
-fn control_thread() -> io::Result<&'static mut SystemRunner> {
-    // Where tokio finds none for what handles signals it panics, so that there must be enough before it looks.
-    let spare: io::Result<Vec<_>> = (0..RUNTIME_DESCRIPTORS)
-        .map(|_| Ok(eventfd(0, EventfdFlags::CLOEXEC)?))
-        .collect();
-    drop(spare?);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    Ok(Box::leak(Box::new(System::with_tokio_rt(|| runtime))))
-}
-
-fn start() -> io::Result<Daemon> {
-    Daemon::start(builtin(), Vec::new())
 }

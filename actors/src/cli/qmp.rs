@@ -23,7 +23,7 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(30);
 ///
 /// The exit status is 1 if the daemon refuses the command or cannot be reached.
 #[derive(Debug, Parser)]
-#[command(name = "millpond", bin_name = "millpond qmp", version = super::VERSION, after_help = "\
+#[command(name = "millpond", bin_name = "millpond qmp", version = super::texts::VERSION, after_help = "\
 A VALUE that reads as JSON is sent so: size=4096, backing=null, bitmaps='[\"a\", \"b\"]'.
 Anything else is text; '\"1\"' is the text 1. Dots in a KEY lead into objects, numbers
 into lists: file.driver=file, rules.0.delay=fixed:1s. Options come before SOCKET.
@@ -85,14 +85,14 @@ pub fn run(program: &str, arguments: &[String]) -> ExitCode {
     let name = "millpond qmp".to_owned();
     let client = match Client::try_parse_from(std::iter::once(&name).chain(arguments)) {
         Ok(client) => client,
-        Err(error) => return super::usage(&error),
+        Err(error) => return super::texts::usage(&error),
     };
     match client.talk(program) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads has seen enough.
         Err(Failure::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{program}: {}", super::printable(&error));
+            eprintln!("{program}: {}", super::texts::printable(&error));
             ExitCode::FAILURE
         }
     }

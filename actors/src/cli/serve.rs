@@ -9,8 +9,10 @@ use super::filters::Filters;
 use super::help::{self, SERVE};
 use super::notify;
 use super::pidfile::Pidfile;
+use super::runtime::control_thread;
 use super::signals::{ENDED_AT_ONCE, Signals, record_at_usr1};
-use super::{control_thread, printable, trace};
+use super::texts::{VERSION, failed, failure};
+use super::trace;
 use crate::daemon::Daemon;
 use crate::flight;
 use crate::log::{self, LogOptions, tell};
@@ -53,64 +55,52 @@ pub fn serve(program: &str, arguments: &[String], start: impl FnOnce() -> io::Re
         Ok(None) => None,
         Ok(Some(Side::Child(background))) => Some(background),
         Ok(Some(Side::Parent(code))) => return code,
-        Err(error) => {
-            tell(&format!("{program}: cannot go to the background: {error}"));
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return failure(program, &format!("cannot go to the background: {error}")),
     };
     let (filters, options) = (std::mem::take(&mut plan.filters), std::mem::take(&mut plan.log));
     if let Err(why) = trace::start(program, filters, options) {
-        tell(&format!("{program}: {}", printable(&why)));
-        return ExitCode::FAILURE;
+        return failure(program, &why);
     }
     let system = match control_thread() {
         Ok(system) => system,
-        Err(error) => {
-            tell(&format!(
-                "{program}: the control thread cannot be started: {error}"
-            ));
-            return ExitCode::FAILURE;
-        }
+        Err(why) => return failure(program, &why),
     };
     flight::record_panics();
     system.block_on(async {
-        let daemon = match start() {
-            Ok(daemon) => daemon,
-            Err(error) => {
-                tell(&format!(
-                    "{program}: the main iothread cannot be started: {error}"
-                ));
-                return ExitCode::FAILURE;
-            }
-        };
-        let mut signals = match Signals::catch() {
-            Ok(signals) => signals,
-            Err(error) => {
-                tell(&format!("{program}: signals cannot be caught: {error}"));
-                return ExitCode::FAILURE;
-            }
-        };
-        // The pidfile outlives the nodes, so that whoever waits for it to go finds everything flushed.
-        let (code, _pidfile) = match live(program, &daemon, plan, background, &mut signals).await {
-            Ok(pidfile) if daemon.has_failed() => (ExitCode::FAILURE, pidfile),
-            Ok(pidfile) => (ExitCode::SUCCESS, pidfile),
-            Err(why) => {
-                tell(&format!("{program}: {}", printable(&why)));
-                (ExitCode::FAILURE, None)
-            }
-        };
-        let ended = tokio::select! {
-            ended = daemon.shut_down() => ended,
-            () = signals.second() => Err(QmpError::generic(ENDED_AT_ONCE)),
-        };
-        match ended {
-            Ok(()) => code,
-            Err(why) => {
-                tell(&format!("{program}: {}", printable(&why)));
-                ExitCode::FAILURE
-            }
+        let begun = start().map_err(|error| format!("the main iothread cannot be started: {error}"));
+        let begun = begun.and_then(|daemon| {
+            let signals = Signals::catch().map_err(|error| format!("signals cannot be caught: {error}"))?;
+            Ok((daemon, signals))
+        });
+        match begun {
+            Ok((daemon, signals)) => run(program, &daemon, plan, background, signals).await,
+            Err(why) => failure(program, &why),
         }
     })
+}
+
+/// The daemon's whole life, and its end.
+async fn run(
+    program: &str,
+    daemon: &Daemon,
+    plan: Plan,
+    background: Option<Background>,
+    mut signals: Signals,
+) -> ExitCode {
+    // The pidfile outlives the nodes, so that whoever waits for it to go finds everything flushed.
+    let (code, _pidfile) = match live(program, daemon, plan, background, &mut signals).await {
+        Ok(pidfile) if daemon.has_failed() => (ExitCode::FAILURE, pidfile),
+        Ok(pidfile) => (ExitCode::SUCCESS, pidfile),
+        Err(why) => (failure(program, &why), None),
+    };
+    let ended = tokio::select! {
+        ended = daemon.shut_down() => ended,
+        () = signals.second() => Err(QmpError::generic(ENDED_AT_ONCE)),
+    };
+    match ended {
+        Ok(()) => code,
+        Err(why) => failure(program, &why),
+    }
 }
 
 /// The first pass: what is wrong is told before anything is started.
@@ -118,17 +108,14 @@ fn plan(program: &str, arguments: &[String]) -> Result<Plan, ExitCode> {
     let mut plan = Plan::default();
     let mut filters = Vec::new();
     for argument in parse(arguments) {
-        let argument = argument.map_err(|why| {
-            tell(&format!("{program}: {}", printable(&why)));
-            ExitCode::FAILURE
-        })?;
+        let argument = argument.map_err(|why| failure(program, &why))?;
         match argument.name {
             Name::Help => {
                 println!("Usage: {program} [options]\n{SERVE}");
                 return Err(ExitCode::SUCCESS);
             }
             Name::Version => {
-                println!("{program} {}", super::VERSION);
+                println!("{program} {}", VERSION);
                 return Err(ExitCode::SUCCESS);
             }
             Name::Daemonize => plan.daemonize = true,
@@ -136,8 +123,8 @@ fn plan(program: &str, arguments: &[String]) -> Result<Plan, ExitCode> {
             Name::ShutdownGrace => match argument.value.parse() {
                 Ok(seconds) => plan.grace = Some(Duration::from_secs(seconds)),
                 Err(_) => {
-                    tell(&format!("{program}: {}: not a number of seconds", argument.typed));
-                    return Err(ExitCode::FAILURE);
+                    let why = format!("{}: not a number of seconds", argument.typed);
+                    return Err(failure(program, &why));
                 }
             },
             Name::Log if LogOptions::is_help(&argument.value) => {
@@ -145,23 +132,15 @@ fn plan(program: &str, arguments: &[String]) -> Result<Plan, ExitCode> {
                 return Err(ExitCode::SUCCESS);
             }
             Name::Log => {
-                plan.log = LogOptions::parse(&argument.value).map_err(|why| {
-                    tell(&format!(
-                        "{program}: {}: {}",
-                        printable(&argument.typed),
-                        printable(&why)
-                    ));
-                    ExitCode::FAILURE
-                })?;
+                let typed = &argument.typed;
+                plan.log = LogOptions::parse(&argument.value)
+                    .map_err(|why| failure(program, &format!("{typed}: {why}")))?;
             }
             Name::Trace if !trace::is_help(&argument.value) => filters.push((argument.typed, argument.value)),
             _ => plan.steps.push(argument),
         }
     }
-    plan.filters = Filters::parse(filters).map_err(|why| {
-        tell(&format!("{program}:{}", printable(&why)));
-        ExitCode::FAILURE
-    })?;
+    plan.filters = Filters::parse(filters).map_err(|why| failed(&format!("{program}:{why}")))?;
     Ok(plan)
 }
 

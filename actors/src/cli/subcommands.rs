@@ -1,6 +1,7 @@
 //! What follows `millpond` and is no image: `serve`, `qmp`, `flight` and `help`, and what is told to a person who misses one.
 
-use super::{flight, help, qmp, serve, start, trace};
+use super::runtime::start;
+use super::{flight, help, plain, qmp, serve, trace};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -26,7 +27,7 @@ pub fn run(program: &str, arguments: &[String]) -> Option<ExitCode> {
 fn explain(program: &str, topics: &[String]) -> ExitCode {
     let asked = ["--help".to_owned()];
     match topics.first().map(String::as_str) {
-        None | Some("help") => super::plain::help(),
+        None | Some("help") => plain::help(),
         Some("serve") => serve::serve(program, &asked, start),
         Some("flight") => flight::print(program, &asked),
         Some("qmp") => qmp::run(program, &asked),
