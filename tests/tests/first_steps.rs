@@ -199,9 +199,12 @@ fn images_that_cannot_be_served_are_told_apart() {
         assert_eq!(fs::read(&image).expect("it is there"), held);
     }
     let said = refused(&[&path("x.vmdk"), "--create", "1M"]);
-    assert!(said.contains("VMDK, which cannot be made"), "{said}");
+    assert!(said.contains("VMDK, which cannot be created"), "{said}");
     let said = refused(&[&path("x.raw"), "--create", "7E"]);
-    assert!(said.contains("x.raw cannot be made with 7340032 TiB"), "{said}");
+    assert!(
+        said.contains("x.raw cannot be created with 7340032 TiB"),
+        "{said}"
+    );
     let said = refused(&[&path("x.raw"), "--create", "9E"]);
     assert!(said.contains("too large"), "{said}");
     let image = path("locked.qcow2");

@@ -9,12 +9,12 @@ use std::fmt::Write;
 
 /// The options of `millpond serve`.
 pub const SERVE: &str = "\
-Millpond: a storage daemon whose graph changes while it serves
+Millpond: a storage daemon whose block graph can change while it serves
 
-  -h, --help             explain the options
+  -h, --help             show this help
   -T, --trace [[enable=]FILTER][,events=FILE][,file=FILE]
-                         log more, or to a file; `-T help` tells what
-  -V, --version          tell the version
+                         log more, or log to a file; see `-T help`
+  -V, --version          show the version
 
   --blockdev [driver=]DRIVER[,node-name=N][,discard=ignore|unmap]
              [,cache.direct=on|off][,cache.no-flush=on|off]
@@ -26,45 +26,47 @@ Millpond: a storage daemon whose graph changes while it serves
   --chardev [backend=]socket,id=ID,path=PATH[,server=on|off][,wait=on|off]
   --chardev [backend=]socket,id=ID,host=HOST,port=PORT[,server=on|off]...
   --chardev [backend=]stdio,id=ID
-                         a place for a monitor; `--chardev help` lists kinds
+                         a character device for a monitor; `--chardev help`
+                         lists kinds
 
-  --daemonize            go to the background when everything is set up
+  --daemonize            go to the background once everything is set up
 
   --export [type=]nbd,id=ID,node-name=N[,name=NAME][,description=TEXT]
            [,writable=on|off][,allocation-depth=on|off]
            [,iothread=ID][,fixed-iothread=on|off]
-                         show a node to NBD clients; needs --nbd-server;
+                         export a node to NBD clients; needs --nbd-server;
                          `--export help` lists kinds, `--export nbd,help`
                          the options of one
 
   --log [target=]stderr|syslog|journald|file=PATH[,format=text|json]
-                         where the log goes; `--log help` tells more
+                         where to log; see `--log help`
 
   --monitor [chardev=]ID[,mode=control][,pretty=on|off]
-                         take QMP commands
+                         accept QMP commands on a character device
 
   --nbd-server addr.type=inet,addr.host=HOST,addr.port=PORT
   --nbd-server addr.type=unix,addr.path=PATH
   --nbd-server addr.type=fd,addr.str=NUMBER-OR-NAME
                [,max-connections=N][,handshake-max-seconds=N]
-                         listen for NBD clients; a NAME is one that a service
-                         manager gave a socket (LISTEN_FDNAMES)
+                         listen for NBD clients; NAME is what the service
+                         manager calls a socket it passes (LISTEN_FDNAMES)
 
   --object TYPE[,PROPERTY=VALUE...]
-                         make an object; `--object help` lists types,
+                         create an object; `--object help` lists types,
                          `--object TYPE,help` the properties of one
 
-  --pidfile PATH         write the process's id there when all is set up
+  --pidfile PATH         write the process ID to PATH once everything is set up
 
   --x-millpond-shutdown-grace SECONDS
-                         end without waiting any longer for storage that
-                         does not answer; 30 if it is not given
+                         when shutting down, give up on storage that has not
+                         responded after so many seconds; the default is 30
 
-SIGTERM, SIGINT and SIGHUP end it in order, as the QMP command quit does; the
-log says after a second what that waits for. A second signal ends it at once.
+SIGTERM, SIGINT and SIGHUP shut the daemon down cleanly, as the QMP command quit
+does; if that takes more than a second, the log says what it is waiting for. A
+second signal ends the daemon at once.
 
-Each option but --daemonize, --log and --pidfile takes JSON as well. They are
-carried out in the order in which they are given.";
+All options except --daemonize, --log and --pidfile also accept JSON. They take
+effect in the order in which they are given.";
 
 /// What `--object help` prints.
 pub fn object_types() -> String {

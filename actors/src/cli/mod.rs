@@ -54,7 +54,7 @@ pub fn run() -> ExitCode {
     let _last_lines = LastLines;
     ignore_file_size_signal();
     if let Err(error) = activation::note() {
-        let why = format!("the sockets that this process was started with cannot be told: {error}");
+        let why = format!("the sockets that the service manager passed cannot be taken over: {error}");
         return failure(&program, &why);
     }
     let is_serve_only = |argument: &String| {
@@ -70,7 +70,7 @@ pub fn run() -> ExitCode {
         return code;
     }
     if let (Some(meant), Some(first)) = (subcommands::meant(arguments), arguments.first()) {
-        let why = format!("there is neither an image nor a subcommand '{first}'; did you mean '{meant}'?");
+        let why = format!("'{first}' is neither an image nor a subcommand; did you mean '{meant}'?");
         return failure(&program, &why);
     }
     if arguments.iter().any(is_serve_only) {

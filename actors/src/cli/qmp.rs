@@ -24,9 +24,10 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(30);
 /// The exit status is 1 if the daemon refuses the command or cannot be reached.
 #[derive(Debug, Parser)]
 #[command(name = "millpond", bin_name = "millpond qmp", version = super::texts::VERSION, after_help = "\
-A VALUE that reads as JSON is sent so: size=4096, backing=null, bitmaps='[\"a\", \"b\"]'.
-Anything else is text; '\"1\"' is the text 1. Dots in a KEY lead into objects, numbers
-into lists: file.driver=file, rules.0.delay=fixed:1s. Options come before SOCKET.
+A VALUE that parses as JSON is sent as JSON: size=4096, backing=null,
+bitmaps='[\"a\", \"b\"]'. Anything else is sent as a string; '\"1\"' is the string 1.
+In a KEY, dots lead into objects and numbers into lists: file.driver=file,
+rules.0.delay=fixed:1s. Options come before SOCKET.
 
 Examples:
   millpond qmp qmp.sock query-block-exports
@@ -34,18 +35,18 @@ Examples:
   millpond qmp qmp.sock '{\"execute\": \"quit\"}'
   millpond qmp --events qmp.sock")]
 struct Client {
-    /// Where the monitor listens: a unix socket's path, or HOST:PORT.
+    /// Where the monitor listens: the path of a Unix socket, or HOST:PORT.
     socket: String,
-    /// The command, or all of it as a JSON object. It may be left out with --events.
+    /// The command, or a whole command as a JSON object; optional with --events.
     #[arg(required_unless_present = "events")]
     command: Option<String>,
     /// The command's arguments, as key=value or JSON.
     #[arg(value_name = "KEY=VALUE")]
     arguments: Vec<String>,
-    /// Print events as well, one a line, until the daemon ends the connection.
+    /// Also print events, one per line, until the daemon closes the connection.
     #[arg(long)]
     events: bool,
-    /// Wait so long for a daemon to listen there and to greet.
+    /// Wait up to this long for the daemon to listen and to greet.
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     wait: Option<Duration>,
 }
@@ -58,7 +59,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 /// Why there is no answer to print.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error("'{0}' is no argument: KEY=VALUE is expected")]
+    #[error("'{0}' is not an argument of the form KEY=VALUE")]
     NoArgument(String),
     #[error("'{0}' is given twice, or is both a value and an object")]
     Mixed(String),
@@ -68,11 +69,11 @@ enum Failure {
     Json(String),
     #[error("no daemon can be reached at {socket}: {error}")]
     Unreachable { socket: String, error: IoError },
-    #[error("{0} is no QMP monitor: it greets otherwise")]
+    #[error("{0} is not a QMP monitor: its greeting is a different one")]
     NoMonitor(String),
-    #[error("{0} does not greet: another client may be connected to it")]
+    #[error("{0} sends no greeting: another client may be connected to it")]
     Silent(String),
-    #[error("the daemon ended the connection before it answered")]
+    #[error("the daemon closed the connection before it answered")]
     Closed,
     #[error("the connection is broken: {0}")]
     Io(#[from] io::Error),

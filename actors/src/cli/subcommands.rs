@@ -41,7 +41,7 @@ fn explain(program: &str, topics: &[String]) -> ExitCode {
         }
         Some(other) => {
             eprintln!(
-                "{program}: there is no help on '{other}': ask for serve, qmp, flight, trace or drivers"
+                "{program}: there is no help on '{other}'; the topics are serve, qmp, flight, trace and drivers"
             );
             ExitCode::FAILURE
         }

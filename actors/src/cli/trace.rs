@@ -8,25 +8,25 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 /// What `-T help` prints.
 pub const HELP: &str = "\
--T [[enable=]FILTER][,events=FILE][,file=FILE], also several times:
-  enable=FILTER          log more; the key may be left out
-  events=FILE            the same for each line of a file; # begins a comment,
-                         and - before a filter turns it off
-  file=FILE              append the log to a file, in place of standard error
+-T [[enable=]FILTER][,events=FILE][,file=FILE] (may be given several times)
+  enable=FILTER          log more; `enable=` may be left out
+  events=FILE            read filters from a file, one per line; # begins a
+                         comment, and - before a filter turns it off
+  file=FILE              append the log to a file instead of standard error
 
 A FILTER is
   LEVEL                  error, warn, info, debug or trace, for everything
-  TARGET=LEVEL           for one part of the program and what is below it
+  TARGET=LEVEL           for one part of the program, and all parts below it
   TARGET[SPAN]=LEVEL     only inside a span
 
 Targets:
   millpond::monitor          monitors and their clients
   millpond::export           exports and their clients
   millpond::graph            changes of the graph
-  millpond_engine::node      requests, from their admission to their answer
+  millpond_engine::node      requests, from admission to completion
   millpond_engine::iothread  iothreads
   millpond_drivers           drivers, one target below it for each
-  millpond_ring              operations handed to the kernel
+  millpond_ring              operations submitted to the kernel
 ";
 
 /// Whether a value of `-T` asks for help.

@@ -49,12 +49,12 @@ impl LogOptions {
     /// What `--log` prints when it is asked for help.
     pub const HELP: &str = "\
 --log [target=]stderr|syslog|journald|file=PATH[,format=text|json][,socket=PATH]
-  stderr                 standard error, which is the default
-  file=PATH              a file, added to; x-millpond-log-reopen opens it anew
-  syslog                 the system's log, by its socket, /dev/log
-  journald               systemd's journal, by its socket
-  format=text|json       lines for people, or JSON objects
-  socket=PATH            another socket of syslog or journald
+  stderr                 standard error; this is the default
+  file=PATH              append to a file; x-millpond-log-reopen reopens it
+  syslog                 the system log, over the socket /dev/log
+  journald               systemd's journal, over its socket
+  format=text|json       plain lines, or one JSON object per line
+  socket=PATH            use another socket for syslog or journald
 ";
 
     /// Whether a value of `--log` asks for help.

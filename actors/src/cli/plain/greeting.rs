@@ -38,7 +38,7 @@ impl Plain {
         let access = if facts.read_only {
             "read-only"
         } else if self.snapshot {
-            "writes are forgotten at the end"
+            "writes are discarded at the end"
         } else {
             "read-write"
         };
@@ -56,16 +56,16 @@ impl Plain {
         let _ = writeln!(text, "    nbdcopy '{uri}' copy.raw");
         match &self.qmp {
             Some(qmp) => text.push_str(&self.snapshot_example(qmp, facts)),
-            None => text.push_str("\nWith --qmp PATH the image can be changed while it is served.\n"),
+            None => text.push_str("\nWith --qmp PATH, the image can be changed while it is being served.\n"),
         }
-        text.push_str("\nCtrl-C ends it.");
+        text.push_str("\nCtrl-C stops it.");
         text
     }
 
     fn snapshot_example(&self, qmp: &Path, facts: &NodeFacts) -> String {
         let (image, qmp) = (self.image.display(), qmp.display());
         format!(
-            "\nTake a snapshot while clients go on: make an overlay,\n\n    \
+            "\nTo take a snapshot while clients go on, create an overlay,\n\n    \
              qemu-img create -f qcow2 -u -b {image} -F {driver} overlay.qcow2 {size}\n\n\
              and put it on top:\n\n    \
              millpond qmp {qmp} blockdev-add driver=qcow2 node-name=overlay backing=null \

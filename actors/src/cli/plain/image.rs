@@ -30,7 +30,7 @@ impl Plain {
         match (self.create.is_some(), self.image.try_exists()) {
             (true, Ok(true)) => Err(self.exists_already()),
             (false, Ok(false)) => Err(format!(
-                "{image} cannot be opened: No such file or directory; with --create SIZE it is made"
+                "{image} cannot be opened: No such file or directory; use --create SIZE to create it"
             )),
             _ => Ok(()),
         }
@@ -56,10 +56,10 @@ impl Plain {
         }
         Err(if FORMATS.contains(&named) {
             format!(
-                "{image} would be a {made} image by the name of a {named} one; choose another name, or --format {named}"
+                "{image} is named like a {named} image, but would be a {made} one; choose another name, or --format {named}"
             )
         } else {
-            format!("{image} has a name of {named}, which cannot be made; choose another name")
+            format!("{image} is named like an image of {named}, which cannot be created; choose another name")
         })
     }
 
@@ -131,7 +131,7 @@ impl Plain {
             // Half an image helps nobody, where it has not gone yet.
             ours.remove();
             let (image, size) = (self.image.display(), human_size(size));
-            QmpError::generic(format!("{image} cannot be made with {size}: {}", error.desc))
+            QmpError::generic(format!("{image} cannot be created with {size}: {}", error.desc))
         })
     }
 
@@ -143,7 +143,7 @@ impl Plain {
         made.map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => self.exists_already(),
             _ => format!(
-                "{} cannot be made: {}",
+                "{} cannot be created: {}",
                 self.image.display(),
                 IoError::from(error)
             ),

@@ -32,12 +32,12 @@ const IOTHREAD: &str = "iothread0";
 Other uses:
   millpond serve OPTIONS...                  a storage daemon, with the options of qemu-storage-daemon
   millpond qmp SOCKET COMMAND KEY=VALUE...   send a command to a running daemon
-  millpond flight FILE                       print a flight record
+  millpond flight FILE                       print a daemon's flight record: its last messages
   millpond help serve|qmp|flight|trace|drivers")]
 struct Plain {
-    /// The image; one in the current folder that is called as a subcommand is given as ./NAME.
+    /// The image to serve; write ./NAME for one that is named like a subcommand.
     image: PathBuf,
-    /// Make the image first, of this size: a number of bytes, or with K, M, G or T.
+    /// Create the image first, with this size: a number of bytes, or one with K, M, G or T.
     #[arg(long, value_name = "SIZE", value_parser = size)]
     create: Option<u64>,
     /// The image's format. A new image is qcow2 unless its name ends in .raw or .img.
@@ -46,28 +46,28 @@ struct Plain {
     /// Refuse writes, and open the image read-only.
     #[arg(long, conflicts_with = "create")]
     read_only: bool,
-    /// Keep writes in a temporary file, and forget them at the end.
+    /// Keep writes in a temporary file, and discard them at the end.
     #[arg(long, conflicts_with_all = ["create", "read_only"])]
     snapshot: bool,
-    /// The unix socket to listen on.
+    /// The Unix socket to listen on; by default millpond-IMAGE.sock in $XDG_RUNTIME_DIR or /tmp.
     #[arg(long, value_name = "PATH", conflicts_with = "port")]
     socket: Option<PathBuf>,
-    /// Listen on this TCP port of 127.0.0.1 instead; 0 for one that is free.
+    /// Listen on this TCP port of 127.0.0.1 instead; 0 picks a free one.
     #[arg(long, value_name = "N")]
     port: Option<u16>,
-    /// The name that clients ask for the export by.
+    /// The export name that clients ask for.
     #[arg(long, default_value = "")]
     name: String,
-    /// Take QMP commands on this unix socket.
+    /// Accept QMP commands on this Unix socket.
     #[arg(long, value_name = "PATH")]
     qmp: Option<PathBuf>,
-    /// Give the image a thread of its own.
+    /// Serve the image in a thread of its own.
     #[arg(long)]
     iothread: bool,
-    /// Log more, or to a file; `-T help` tells what.
+    /// Log more, or log to a file; see `-T help`.
     #[arg(short = 'T', long = "trace", value_name = "FILTER")]
     trace: Vec<String>,
-    /// Log elsewhere than to standard error: file=PATH, syslog or journald; `--log help` tells more.
+    /// Where to log instead of standard error: file=PATH, syslog or journald; see `--log help`.
     #[arg(
         long,
         value_name = "WHERE",

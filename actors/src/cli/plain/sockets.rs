@@ -30,12 +30,12 @@ impl Plain {
                 Ok(json!({"type": "unix", "path": path}))
             }
             _ if self.port.is_some() || self.socket.is_some() => Err(QmpError::generic(
-                "--socket and --port are of no use beside a socket that the service manager passes",
+                "--socket and --port cannot be used with a socket that the service manager passes",
             )),
             ([name], None) => Ok(json!({"type": "fd", "str": name})),
             _ => Err(QmpError::generic(format!(
-                "The service manager passes sockets of several names ({}): name all for NBD alike, and that of the \
-                 monitor {PASSED_MONITOR}",
+                "The service manager passes sockets with several names ({}): give all sockets for NBD one name, and the \
+                 monitor's the name {PASSED_MONITOR}",
                 names.join(", ")
             ))),
         }
@@ -57,7 +57,7 @@ impl Plain {
         let address = match &self.qmp {
             Some(_) if is_passed => {
                 return Err(QmpError::generic(
-                    "--qmp is of no use beside a socket for it that the service manager passes",
+                    "--qmp cannot be used with a socket for QMP that the service manager passes",
                 ));
             }
             Some(path) => {
