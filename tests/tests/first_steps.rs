@@ -109,7 +109,7 @@ fn the_client_says_what_it_cannot_reach() {
     );
     let daemon = daemon().nbd_unix().start();
     let said = refused(&["qmp", &daemon.path("nbd.sock"), "query-jobs"]);
-    assert!(said.contains("is no QMP monitor"), "{said}");
+    assert!(said.contains("is not a QMP monitor"), "{said}");
     // The one monitor is taken by this test.
     let taken = monitor_path(daemon.dir(), 0).display().to_string();
     let said = refused(&["qmp", "--wait", "0.2", &taken, "query-jobs"]);
