@@ -63,7 +63,7 @@ pub enum Effect {
     NodeGone(String),
     /// A root has ended.
     RootGone(RootId),
-    /// Start an iothread, and tell of it by [`Event::Started`].
+    /// Start an iothread, and tell of it by [`PolicyEvent::Started`].
     StartIothread {
         /// The name that the answer will have.
         order_id: OrderId,
@@ -79,14 +79,14 @@ pub enum Effect {
     },
     /// Stop an iothread in which nothing is left.
     StopIothread(IoThreadId),
-    /// Tell of [`Event::Alarm`] after this long.
+    /// Tell of [`PolicyEvent::Alarm`] after this long.
     Alarm(Duration),
     /// Tell all who listen for announcements.
     Announce(Announcement),
 }
 
 /// What the policy is told.
-pub enum Event {
+pub enum PolicyEvent {
     /// Something that a node tells of.
     Node(node::Event),
     /// By whoever carries out effects: an iothread was started, with its thread's id on the host, or was not.

@@ -33,7 +33,7 @@ mod undo;
 mod value;
 mod world;
 
-pub use effect::{Announcement, Effect, Event, ImplicitOpens, Reply, RequestId};
+pub use effect::{Announcement, Effect, ImplicitOpens, PolicyEvent, Reply, RequestId};
 pub use order::{Address, Ids, IothreadOrder, NewRoot, NodeOrder, NodeTask, Open, Order, Wiring};
 pub use policy::Policy;
 pub use sections::Cover;

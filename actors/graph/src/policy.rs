@@ -11,7 +11,7 @@ use millpond_messages::graph::{
 use millpond_messages::{Error, ErrorKind, IoThreadId, Token};
 
 use crate::change::{self, shutdown};
-use crate::effect::{Effect, Event, ImplicitOpens, Reply, RequestId};
+use crate::effect::{Effect, ImplicitOpens, PolicyEvent, Reply, RequestId};
 use crate::immediate::{cancel, debug, drain};
 use crate::procedure::{Next, Procedure};
 use crate::state::PolicyState;
@@ -92,23 +92,23 @@ impl Policy {
     }
 
     /// Takes an event, and tells what is to be done.
-    pub fn event(&mut self, event: Event, now: Duration) -> Vec<Effect> {
+    pub fn event(&mut self, event: PolicyEvent, now: Duration) -> Vec<Effect> {
         self.world.with(|state| {
             state.now = now;
             match event {
-                Event::Node(millpond_engine::node::Event::Ended(order_id, outcome)) => {
+                PolicyEvent::Node(millpond_engine::node::Event::Ended(order_id, outcome)) => {
                     state.ended(order_id, outcome)
                 }
-                Event::Node(millpond_engine::node::Event::Quiesced(node, token)) => {
+                PolicyEvent::Node(millpond_engine::node::Event::Quiesced(node, token)) => {
                     state.sections.quiesced(&state.graph, node, token);
                 }
-                Event::Node(millpond_engine::node::Event::Noticed(node, posted)) => {
+                PolicyEvent::Node(millpond_engine::node::Event::Noticed(node, posted)) => {
                     notices::noticed(state, node, &posted.notice);
                 }
                 // The actor makes a request of it, with an id of its own.
-                Event::Node(millpond_engine::node::Event::Serialises(..)) => {}
-                Event::Started(order_id, result) => state.started(order_id, result),
-                Event::Alarm => {}
+                PolicyEvent::Node(millpond_engine::node::Event::Serialises(..)) => {}
+                PolicyEvent::Started(order_id, result) => state.started(order_id, result),
+                PolicyEvent::Alarm => {}
             }
         });
         self.tell_overdue(now);

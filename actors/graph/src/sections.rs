@@ -45,6 +45,24 @@ impl Cover {
             }
         }
     }
+
+    /// What of it another does not cover.
+    #[must_use]
+    pub fn beyond(self, other: &Self) -> Self {
+        match (self, other) {
+            (_, Self::All) => Self::Nodes(Vec::new()),
+            (Self::All, _) => Self::All,
+            (Self::Nodes(mut nodes), Self::Nodes(covered) | Self::Subtree(covered)) => {
+                nodes.retain(|node| !covered.contains(node));
+                Self::Nodes(nodes)
+            }
+            (Self::Subtree(mut nodes), Self::Subtree(covered)) => {
+                nodes.retain(|node| !covered.contains(node));
+                Self::Subtree(nodes)
+            }
+            (all @ Self::Subtree(_), Self::Nodes(_)) => all,
+        }
+    }
 }
 
 /// How far a node of a section is.

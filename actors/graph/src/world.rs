@@ -92,8 +92,8 @@ impl World {
         })
     }
 
-    /// Sends an order that is not answered.
-    pub fn tell(&self, node: NodeId, order: impl AtNode) {
+    /// Sends an order whose answer nobody waits for.
+    pub fn send(&self, node: NodeId, order: impl AtNode) {
         self.with(|state| state.send(node, order));
     }
 

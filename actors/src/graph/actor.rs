@@ -28,7 +28,7 @@ use super::memory::Memory;
 use super::names::NameRegistry;
 use millpond_engine::iothread::IoThread;
 use millpond_engine::node::{self, Client, EventSink, Mail, OrderId, OrderOutcome};
-use millpond_graph::{Announcement, Effect, Event, ImplicitOpens, Policy, Reply, RequestId};
+use millpond_graph::{Announcement, Effect, ImplicitOpens, Policy, PolicyEvent, Reply, RequestId};
 
 /// How long a drained section may take to become still before the log names what it waits for.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -152,13 +152,13 @@ impl Graph {
             }
             Incoming::Event(event) => {
                 self.handles.flight.heard(&event);
-                self.policy.event(Event::Node(event), now)
+                self.policy.event(PolicyEvent::Node(event), now)
             }
             Incoming::Started(order_id, started) => {
                 let started = started.and_then(|started| self.take_on(started));
-                self.policy.event(Event::Started(order_id, started), now)
+                self.policy.event(PolicyEvent::Started(order_id, started), now)
             }
-            Incoming::Alarm => self.policy.event(Event::Alarm, now),
+            Incoming::Alarm => self.policy.event(PolicyEvent::Alarm, now),
             Incoming::Names => Vec::new(),
         };
         self.carry_out(effects);
@@ -204,7 +204,7 @@ impl Graph {
                 } => {
                     let sent = self.handles.send(iothread, order_id, order);
                     let failed = |error| node::Event::Ended(order_id, OrderOutcome::Done(Err(error)));
-                    sent.err().map(|error| Event::Node(failed(error)))
+                    sent.err().map(|error| PolicyEvent::Node(failed(error)))
                 }
                 Effect::StartIothread { order_id, options } => {
                     self.start_iothread(order_id, options);

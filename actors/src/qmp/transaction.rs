@@ -12,7 +12,7 @@ pub(super) async fn run(daemon: Daemon, arguments: Transaction) -> Result<(), Qm
         TransactionAction::Abort(_) => graph::Action::Abort,
         TransactionAction::BlockdevSnapshot(snapshot) => {
             let BlockdevSnapshot { node, overlay } = snapshot.data;
-            graph::Action::BlockdevSnapshot { node, overlay }
+            graph::Action::Snapshot(graph::Snapshot { node, overlay })
         }
     });
     let request = Transact {

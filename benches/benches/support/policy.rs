@@ -5,7 +5,7 @@ use std::time::Duration;
 use millpond::graph::ImplicitOpens;
 use millpond::node::{self, OpenFacts, OrderOutcome};
 use millpond_drivers::api::Abilities;
-use millpond_graph::{Effect, Event, NodeOrder, Order, Policy, Reply, RequestId, Wiring};
+use millpond_graph::{Effect, NodeOrder, Order, Policy, PolicyEvent, Reply, RequestId, Wiring};
 use millpond_messages::graph::{
     AddNode, AttachRoot, DeleteNode, GraphReply, GraphRequest, Options, RootRequest, RootUser,
 };
@@ -41,7 +41,7 @@ impl Site {
                 }
             }
             for event in events {
-                effects.extend(self.policy.event(Event::Node(event), Duration::ZERO));
+                effects.extend(self.policy.event(PolicyEvent::Node(event), Duration::ZERO));
             }
         }
         answer.expect("every request is answered").expect("none fails")

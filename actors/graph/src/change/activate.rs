@@ -1,15 +1,19 @@
 //! Handing images over to another process, and taking them back: inactive nodes are not written to and hold no locks; on
 //! activation they read their metadata again, since the other process may have changed it.
+//!
+//! An activation of several nodes is no single [`Change`]: each is active by itself once its children are, and stays so if
+//! another fails.
 
 use std::collections::{BTreeSet, HashMap};
 
-use millpond_messages::graph::SetActive;
+use millpond_messages::graph::{InvalidateCache, SetActive};
 use millpond_messages::{Error, ErrorKind, IoError, NodeId, Permissions, Result};
 
 use crate::change::reopen;
 use crate::change::targets::Target;
 use crate::order::NodeTask;
 use crate::sections::Cover;
+use crate::state::PolicyState;
 use crate::transaction::{self, Change, Transaction};
 use crate::value::edge::Parent;
 use crate::value::graph::Graph;
@@ -44,7 +48,7 @@ pub async fn set_active(world: &World, request: SetActive) -> Result<()> {
         world.graph(|graph| starts.iter().try_for_each(|start| check_parents(graph, *start)))?;
     }
     let what = if node_name.is_some() { "node" } else { "all nodes" };
-    inactivate(world, &starts)
+    inactivate(world, starts)
         .await
         .map_err(|error| told(&error, what))
 }
@@ -57,7 +61,7 @@ pub async fn set_active(world: &World, request: SetActive) -> Result<()> {
 pub async fn follow(world: &World, node: NodeId, overlay: NodeId) -> Result<()> {
     let is_inactive = |id| world.graph(|graph| graph.node(id).is_some_and(Node::is_inactive));
     if is_inactive(node) && !is_inactive(overlay) {
-        inactivate(world, &[overlay]).await?;
+        inactivate(world, vec![overlay]).await?;
     }
     Ok(())
 }
@@ -98,25 +102,34 @@ fn going(graph: &Graph, starts: &[NodeId]) -> Vec<NodeId> {
     order
 }
 
-async fn inactivate(world: &World, starts: &[NodeId]) -> Result<()> {
-    let nodes = world.graph(|graph| going(graph, starts));
-    if nodes.is_empty() {
-        return Ok(());
-    }
-    world.graph(|graph| nodes.iter().try_for_each(|node| check_writers(graph, *node)))?;
-    transaction::run(world, USER, Inactivate { nodes }).await
+async fn inactivate(world: &World, starts: Vec<NodeId>) -> Result<()> {
+    let nodes = Vec::new();
+    transaction::run(world, USER, Inactivate { starts, nodes }).await
 }
 
 /// Nodes that become inactive together, parents before children.
 struct Inactivate {
+    starts: Vec<NodeId>,
     nodes: Vec<NodeId>,
 }
 
 impl Change for Inactivate {
     type Answer = ();
 
+    fn check(&mut self, state: &PolicyState) -> Result<()> {
+        let nodes = going(&state.graph, &self.starts);
+        nodes
+            .iter()
+            .try_for_each(|node| check_writers(&state.graph, *node))?;
+        self.nodes = nodes;
+        Ok(())
+    }
+
     async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
-        let_go(transaction, &self.nodes).await
+        match self.nodes.is_empty() {
+            true => Ok(()),
+            false => let_go(transaction, &self.nodes).await,
+        }
     }
 
     async fn finish(self, _: &World) {}
@@ -266,29 +279,36 @@ async fn take_back(transaction: &mut Transaction, node: NodeId) -> Result<()> {
     Ok(())
 }
 
-/// Has a node drop what it caches of its image, and read it again.
-///
-/// # Errors
-/// There is no such node, or its image cannot be read.
-pub async fn invalidate(world: &World, name: &str) -> Result<()> {
-    let node = world.graph(|graph| graph.find(name).map(|node| node.id))?;
-    transaction::run(world, "invalidate-cache", Invalidate { node }).await
+/// A node that drops what it caches of its image's metadata, and reads it again.
+pub struct Invalidate {
+    node_name: String,
+    node: Option<NodeId>,
 }
 
-/// A node that reads its image's metadata again.
-struct Invalidate {
-    node: NodeId,
+impl From<InvalidateCache> for Invalidate {
+    fn from(InvalidateCache { node_name }: InvalidateCache) -> Self {
+        let node = None;
+        Self { node_name, node }
+    }
 }
 
 impl Change for Invalidate {
     type Answer = ();
 
+    fn check(&mut self, state: &PolicyState) -> Result<()> {
+        self.node = Some(state.graph.find(&self.node_name)?.id);
+        Ok(())
+    }
+
     fn cover(&self, _: &Graph) -> Cover {
-        Cover::Nodes(vec![self.node])
+        Cover::Nodes(self.node.into_iter().collect())
     }
 
     async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
-        read_again(&transaction.world, self.node).await
+        match self.node {
+            Some(node) => read_again(&transaction.world, node).await,
+            None => Ok(()),
+        }
     }
 
     async fn finish(self, _: &World) {}

@@ -5,8 +5,8 @@ use millpond_messages::{Error, ErrorKind, Result};
 
 use crate::open::options;
 use crate::open::tree::{self, Inherited};
+use crate::state::PolicyState;
 use crate::transaction::{Change, Transaction};
-use crate::value::graph::Graph;
 use crate::world::World;
 
 /// A node that a user adds, with what it needs below it.
@@ -23,7 +23,7 @@ impl From<AddNode> for Add {
 impl Change for Add {
     type Answer = ();
 
-    fn check(&mut self, _: &Graph) -> Result<()> {
+    fn check(&mut self, _: &PolicyState) -> Result<()> {
         if !self.options.contains_key("driver") {
             return Err(options::missing("driver"));
         }

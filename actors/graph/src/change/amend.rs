@@ -1,39 +1,25 @@
 //! Format options of open images, changed in place.
 
-use millpond_messages::graph::{Amend, Options};
+use millpond_messages::graph::Amend;
 use millpond_messages::{Error, ErrorKind, NodeId, Permissions, Result};
 
 use crate::change::{resize, roots};
 use crate::order::NodeTask;
-use crate::transaction::{self, Change, Transaction};
+use crate::state::PolicyState;
+use crate::transaction::{Change, Transaction};
 use crate::world::World;
 
-/// Changes options of an image's format, as `qemu-img amend` does.
-///
-/// # Errors
-/// There is no such node, its format cannot, a user relies on what would change, or the driver's.
-pub async fn amend(world: &World, request: Amend) -> Result<()> {
-    let Amend { node_name, options } = request;
-    let node = world.graph(|graph| {
-        let node = graph.look_up("", &node_name)?;
-        if !node.kind.amends() {
-            let text = format!(
-                "Format driver '{}' does not support option amendment",
-                node.kind.name()
-            );
-            return Err(Error::new(ErrorKind::Unsupported, text));
-        }
-        Ok(node.id)
-    })?;
-    let name = node_name;
-    transaction::run(world, "amend", Amendment { node, name, options }).await
+/// Options of an image that are changed under a hold, in a drained section: both end with it.
+pub struct Amendment {
+    request: Amend,
+    node: Option<NodeId>,
 }
 
-/// Options that are changed under a hold, in a drained section: both end with it.
-struct Amendment {
-    node: NodeId,
-    name: String,
-    options: Options,
+impl From<Amend> for Amendment {
+    fn from(request: Amend) -> Self {
+        let node = None;
+        Self { request, node }
+    }
 }
 
 impl Change for Amendment {
@@ -41,14 +27,28 @@ impl Change for Amendment {
 
     const LASTS: bool = false;
 
+    fn check(&mut self, state: &PolicyState) -> Result<()> {
+        let node = state.graph.look_up("", &self.request.node_name)?;
+        if !node.kind.amends() {
+            let text = format!(
+                "Format driver '{}' does not support option amendment",
+                node.kind.name()
+            );
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
+        self.node = Some(node.id);
+        Ok(())
+    }
+
     async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
-        let (node, options) = (self.node, std::mem::take(&mut self.options));
+        let Some(node) = self.node else { return Ok(()) };
         let world = transaction.world.clone();
         let permissions = Permissions::CONSISTENT_READ | Permissions::WRITE | Permissions::RESIZE;
-        let request = roots::hold(&self.name, "amend", permissions);
-        let root = roots::link_root(transaction, node, &request);
-        roots::take(transaction, node, root, request.permissions, request.shared).await?;
+        let hold = roots::hold(&self.request.node_name, "amend", permissions);
+        let root = roots::link_root(transaction, node, &hold);
+        roots::take(transaction, node, root, hold.permissions, hold.shared).await?;
         transaction.drain([node], "amend").await;
+        let options = std::mem::take(&mut self.request.options);
         let amended = world.ask(node, NodeTask::Amend { options }).done().await;
         // Where several options change, some may have before one failed.
         resize::refresh_sizes(&world, node).await;

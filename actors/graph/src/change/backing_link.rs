@@ -9,7 +9,8 @@ use crate::change::delete;
 use crate::change::reopen::{self, Access};
 use crate::change::replace::{self, Besides, Moving, Reachable};
 use crate::sections::Cover;
-use crate::transaction::{self, Change, Outcome, Transaction};
+use crate::state::PolicyState;
+use crate::transaction::{Change, Outcome, Transaction};
 use crate::value::edge::Parent;
 use crate::value::filename::Filenames;
 use crate::value::graph::Graph;
@@ -17,44 +18,56 @@ use crate::value::refusal::Refusal;
 use crate::value::{chain, forbidden};
 use crate::world::World;
 
-/// `change-backing-file`: the image of node `image`, which is in the chain of `device`, names another backing file from now
-/// on. Its backing node stays.
-///
-/// # Errors
-/// There are no such nodes, the image has no backing file, or its header cannot be written.
-pub async fn record(world: &World, request: &RecordBackingFile) -> Result<()> {
-    let (node, link) = world.graph(|graph| check(graph, request))?;
-    let mut reopened = Vec::new();
-    make_writable(world, node, &mut reopened).await?;
-    let record = Record { node, link };
-    let result = transaction::run(world, "change-backing-file", record).await;
-    let result = result.map_err(|error| {
-        let text = format!(
-            "Could not change backing file to '{}': {}",
-            request.backing_file,
-            reason(&error)
-        );
-        Error::caused_by(error.kind(), text, error)
-    });
-    let restored = restore(world, reopened).await;
-    result.and(restored)
+/// `change-backing-file`: an image, which is in the chain of a device, names another backing file from now on. Its backing node
+/// stays.
+pub struct Record {
+    request: RecordBackingFile,
+    found: Option<(NodeId, Option<BackingLink>)>,
+    /// The image's node as it was, if it had to be made writable.
+    reopened: Vec<Access>,
 }
 
-/// The name of another backing file, which an image is to have.
-struct Record {
-    node: NodeId,
-    link: Option<BackingLink>,
+impl From<RecordBackingFile> for Record {
+    fn from(request: RecordBackingFile) -> Self {
+        Self {
+            request,
+            found: None,
+            reopened: Vec::new(),
+        }
+    }
 }
 
 impl Change for Record {
     type Answer = ();
 
+    fn check(&mut self, state: &PolicyState) -> Result<()> {
+        self.found = Some(check(&state.graph, &self.request)?);
+        Ok(())
+    }
+
     fn cover(&self, _: &Graph) -> Cover {
-        Cover::Nodes(vec![self.node])
+        let nodes = self.found.as_ref().map(|(node, _)| vec![*node]);
+        Cover::Nodes(nodes.unwrap_or_default())
     }
 
     async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
-        transaction.record_backing(self.node, self.link.take()).await
+        let Some((node, link)) = self.found.take() else {
+            return Ok(());
+        };
+        make_writable(&transaction.world, node, &mut self.reopened).await?;
+        let recorded = transaction.record_backing(node, link).await;
+        recorded.map_err(|error| {
+            let text = format!(
+                "Could not change backing file to '{}': {}",
+                self.request.backing_file,
+                reason(&error)
+            );
+            Error::caused_by(error.kind(), text, error)
+        })
+    }
+
+    async fn settle(&mut self, world: &World, _: Outcome) -> Result<()> {
+        restore(world, std::mem::take(&mut self.reopened)).await
     }
 
     async fn finish(self, _: &World) {}
@@ -110,59 +123,56 @@ async fn restore(world: &World, reopened: Vec<Access>) -> Result<()> {
     result
 }
 
-/// Takes the images from `top` down to the one above `base` out of chains: all that has `top` as its child has `base`
-/// from then on, and images that had it as their backing file name `backing_file`, or what opens `base`. What nobody holds
-/// any more is closed.
-///
-/// # Errors
-/// There are no such nodes, `base` is not below `top`, a parent relies on its edge, permissions, or a header cannot be
-/// written; then nothing has changed.
-pub async fn drop_intermediate(world: &World, request: DropIntermediate) -> Result<()> {
-    let (top, base) = world.graph(|graph| {
-        let (top, base) = (graph.find(&request.top)?, graph.find(&request.base)?);
-        if top.id == base.id || !chain::contains(graph, top.id, base.id) {
-            let (base, top) = (base.name.clone(), top.name.clone());
-            return Err(Refusal::NotInChain { base, top }.into());
-        }
-        Ok::<_, Error>((top.id, base.id))
-    })?;
-    let shorten = Shorten {
-        top,
-        base,
-        backing_file: request.backing_file,
-        reopened: Vec::new(),
-    };
-    transaction::run(world, "drop-intermediate", shorten).await
-}
-
-/// Images that are taken out of a chain.
-struct Shorten {
-    top: NodeId,
-    base: NodeId,
-    backing_file: Option<String>,
+/// Images that are taken out of a chain: all that has `top` as its child has `base` from then on, and images that had it as
+/// their backing file name another, or what opens `base`. What nobody holds any more is closed.
+pub struct Shorten {
+    request: DropIntermediate,
+    found: Option<(NodeId, NodeId)>,
     /// The overlays that had to be made writable, as they were.
     reopened: Vec<Access>,
+}
+
+impl From<DropIntermediate> for Shorten {
+    fn from(request: DropIntermediate) -> Self {
+        Self {
+            request,
+            found: None,
+            reopened: Vec::new(),
+        }
+    }
 }
 
 impl Change for Shorten {
     type Answer = ();
 
+    fn check(&mut self, state: &PolicyState) -> Result<()> {
+        let graph = &state.graph;
+        let (top, base) = (graph.find(&self.request.top)?, graph.find(&self.request.base)?);
+        if top.id == base.id || !chain::contains(graph, top.id, base.id) {
+            let (base, top) = (base.name.clone(), top.name.clone());
+            return Err(Refusal::NotInChain { base, top }.into());
+        }
+        self.found = Some((top.id, base.id));
+        Ok(())
+    }
+
     /// From before the first overlay is made writable to after the last image is closed nothing moves below.
     fn cover(&self, _: &Graph) -> Cover {
-        Cover::Subtree(vec![self.top, self.base])
+        let nodes = self.found.map(|(top, base)| vec![top, base]);
+        Cover::Subtree(nodes.unwrap_or_default())
     }
 
     async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
-        let (top, base) = (self.top, self.base);
+        let Some((top, base)) = self.found else {
+            return Ok(());
+        };
         let world = transaction.world.clone();
         let (edges, overlays, link) = world.graph(|graph| {
             let edges = replace::moving(graph, top, base, Reachable::Refuse)?;
             let overlays: Vec<NodeId> = edges.iter().filter_map(|edge| overlay(graph, edge)).collect();
             let base = graph.expect(base)?;
-            let filename = self
-                .backing_file
-                .take()
-                .unwrap_or_else(|| Filenames::of(graph, [base.id]).get(base.id).to_owned());
+            let given = self.request.backing_file.take();
+            let filename = given.unwrap_or_else(|| Filenames::of(graph, [base.id]).get(base.id).to_owned());
             let format = Some(base.kind.name().to_owned());
             Ok::<_, Error>((edges, overlays, BackingLink { filename, format }))
         })?;
@@ -181,15 +191,14 @@ impl Change for Shorten {
     }
 
     async fn settle(&mut self, world: &World, outcome: Outcome) -> Result<()> {
-        if outcome == Outcome::Committed {
-            world.graph(|graph| inherit_past(graph, self.top, self.base));
+        let dropped = self.found.filter(|_| outcome == Outcome::Committed);
+        if let Some((top, base)) = dropped {
+            world.graph(|graph| inherit_past(graph, top, base));
         }
         if let Err(error) = restore(world, std::mem::take(&mut self.reopened)).await {
             tracing::warn!(%error, "an overlay stays writable");
         }
-        if outcome == Outcome::Committed {
-            delete::release(world, [self.top]).await;
-        }
+        delete::release(world, dropped.map(|(top, _)| top)).await;
         Ok(())
     }
 

@@ -1,4 +1,6 @@
 //! Operations forbidden on nodes, and allowed again.
+//!
+//! This is no `Change`: the graph's value alone is looked at and changed, in one go that cannot fail half-way.
 
 use millpond_messages::graph::{ExtendOpBlock, GraphReply, OpBlock, OpUnblock};
 use millpond_messages::{Error, ErrorKind, Result, Token};

@@ -7,6 +7,7 @@ use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, Result};
 use crate::change::delete;
 use crate::change::exchange::Exchange;
 use crate::sections::Cover;
+use crate::state::PolicyState;
 use crate::transaction::{Change, Transaction, together};
 use crate::value::edge::Parent;
 use crate::value::graph::Graph;
@@ -53,8 +54,8 @@ impl From<graph::AddChild> for AddChild {
 impl Change for AddChild {
     type Answer = ();
 
-    fn check(&mut self, graph: &Graph) -> Result<()> {
-        self.found = Some(check_add(graph, &self.parent, &self.child)?);
+    fn check(&mut self, state: &PolicyState) -> Result<()> {
+        self.found = Some(check_add(&state.graph, &self.parent, &self.child)?);
         Ok(())
     }
 
@@ -158,8 +159,8 @@ impl From<graph::DelChild> for DelChild {
 impl Change for DelChild {
     type Answer = ();
 
-    fn check(&mut self, graph: &Graph) -> Result<()> {
-        self.found = Some(check_del(graph, &self.parent, &self.child)?);
+    fn check(&mut self, state: &PolicyState) -> Result<()> {
+        self.found = Some(check_del(&state.graph, &self.parent, &self.child)?);
         Ok(())
     }
 

@@ -1,4 +1,6 @@
 //! Taking nodes away: `blockdev-del`, and the nodes that go with their last parent.
+//!
+//! None of this is a `Change`: a node that was closed, or a file that was deleted, does not come back.
 
 use millpond_messages::{Error, ErrorKind, NodeId, OpBlocker, Result};
 

@@ -1,4 +1,6 @@
 //! Links of chains that somebody relies on, frozen and given free.
+//!
+//! This is no `Change`: the graph's value alone is looked at and changed, in one go that cannot fail half-way.
 
 use millpond_messages::graph::{FreezeChain, GraphReply};
 use millpond_messages::{Error, ErrorKind, Result, Token};

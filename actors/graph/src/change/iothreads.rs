@@ -1,12 +1,15 @@
 //! Iothreads: making and ending them, and moving nodes between them.
+//!
+//! Making and ending an iothread is no [`Change`]: it touches no node, and a thread that has ended does not come back.
 
 use millpond_messages::graph::{IothreadOptions, MoveNode, SetIothread};
 use millpond_messages::{Error, ErrorKind, IoThreadId, NodeId, Result, RootId};
 
 use crate::effect::Effect;
 use crate::sections::Cover;
-use crate::state::IothreadEntry;
-use crate::transaction::moving;
+use crate::state::{IothreadEntry, PolicyState};
+use crate::transaction::{self, Change, Transaction};
+use crate::value::graph::Graph;
 use crate::value::home::{self, Company};
 use crate::value::refusal::Refusal;
 use crate::world::World;
@@ -98,72 +101,111 @@ fn check(options: &IothreadOptions) -> Result<()> {
     Ok(())
 }
 
-/// `x-blockdev-set-iothread`.
-///
-/// # Errors
-/// There is no such node or iothread, or a user holds the node where it is.
-pub async fn set_iothread(world: &World, request: &SetIothread) -> Result<()> {
-    let SetIothread {
-        node_name: name,
-        iothread,
-        force,
-    } = request;
-    let (node, to) = world.with(|state| {
-        let node = state.graph.find(name)?.id;
-        if !force && state.graph.roots_of(node).next().is_some() {
-            let text = format!(
-                "Node {name} is associated with a BlockBackend and could be in use (use force=true to override \
-                 this check)"
-            );
-            return Err(Error::new(ErrorKind::InUse, text));
-        }
-        Ok((node, state.destination(iothread.as_deref())?))
-    })?;
-    move_joined(world, node, to).await
+/// Nodes that move to an iothread together, so that what was an inline call stays one.
+pub struct Move {
+    wish: Wish,
+    found: Option<(Vec<NodeId>, IoThreadId)>,
 }
 
-/// Moves one node, without those that it is joined to.
-///
-/// # Errors
-/// There is no such node or iothread, or a user holds the node where it is.
-pub async fn move_node(world: &World, request: &MoveNode) -> Result<()> {
-    let (moving, to) = world.with(|state| {
-        let node = state.graph.find(&request.node_name)?.id;
-        let to = state.destination(request.iothread.as_deref())?;
-        Ok::<_, Error>((home::to_move(&state.graph, node, to, Company::Alone)?, to))
-    })?;
-    move_nodes(
-        world,
-        moving.iter().copied().collect(),
-        to,
-        "x-millpond-move-node",
-    )
-    .await
+/// Which nodes move.
+enum Wish {
+    /// A node with all that is joined to it by edges.
+    Joined(SetIothread),
+    /// One node, without those that it is joined to.
+    Alone(MoveNode),
+    /// These nodes, which were found before.
+    These(Vec<NodeId>, IoThreadId),
 }
 
-/// Moves a node and all that is joined to it by edges, so that what was an inline call stays one.
-///
-/// # Errors
-/// A user does not let one of them move; then none has.
-async fn move_joined(world: &World, node: NodeId, to: IoThreadId) -> Result<()> {
-    let joined: Vec<NodeId> = world.with(|state| {
-        Ok::<_, Error>(
-            home::to_move(&state.graph, node, to, Company::Joined)?
-                .into_iter()
-                .collect(),
-        )
-    })?;
-    move_nodes(world, joined.clone(), to, "x-blockdev-set-iothread").await?;
-    // Users that let their nodes move on want them where they are now.
-    world.graph(|graph| {
-        let roots: Vec<RootId> = joined.iter().flat_map(|node| graph.roots_of(*node)).collect();
-        for root in roots {
-            if let Some(root) = graph.root_mut(root) {
-                root.wants = root.wants.map(|wants| if root.pinned { wants } else { to });
+impl From<SetIothread> for Move {
+    fn from(request: SetIothread) -> Self {
+        let (wish, found) = (Wish::Joined(request), None);
+        Self { wish, found }
+    }
+}
+
+impl From<MoveNode> for Move {
+    fn from(request: MoveNode) -> Self {
+        let (wish, found) = (Wish::Alone(request), None);
+        Self { wish, found }
+    }
+}
+
+impl Change for Move {
+    type Answer = ();
+
+    fn check(&mut self, state: &PolicyState) -> Result<()> {
+        self.found = Some(match &self.wish {
+            Wish::Joined(request) => find_joined(state, request)?,
+            Wish::Alone(request) => {
+                let node = state.graph.find(&request.node_name)?.id;
+                let to = state.destination(request.iothread.as_deref())?;
+                let nodes = home::to_move(&state.graph, node, to, Company::Alone)?;
+                (nodes.into_iter().collect(), to)
             }
+            Wish::These(nodes, to) => (nodes.clone(), *to),
+        });
+        Ok(())
+    }
+
+    fn cover(&self, graph: &Graph) -> Cover {
+        match &self.found {
+            Some((nodes, to)) if nodes.iter().any(|node| moves(graph, *node, *to)) => {
+                Cover::Nodes(nodes.clone())
+            }
+            _ => Cover::Nodes(Vec::new()),
         }
-    });
-    Ok(())
+    }
+
+    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        let Some((nodes, to)) = &self.found else {
+            return Ok(());
+        };
+        let moving: Vec<NodeId> = transaction.world.graph(|graph| {
+            let moving = nodes.iter().copied();
+            moving.filter(|node| moves(graph, *node, *to)).collect()
+        });
+        match moving.is_empty() {
+            true => Ok(()),
+            false => transaction.move_still(&moving, *to).await,
+        }
+    }
+
+    async fn finish(self, world: &World) {
+        let (Wish::Joined(_), Some((nodes, to))) = (self.wish, self.found) else {
+            return;
+        };
+        // Users that let their nodes move on want them where they are now.
+        world.graph(|graph| {
+            let roots: Vec<RootId> = nodes.iter().flat_map(|node| graph.roots_of(*node)).collect();
+            for root in roots {
+                if let Some(root) = graph.root_mut(root) {
+                    root.wants = root.wants.map(|wants| if root.pinned { wants } else { to });
+                }
+            }
+        });
+    }
+}
+
+/// The nodes that are joined to one, and where they are to go.
+fn find_joined(state: &PolicyState, request: &SetIothread) -> Result<(Vec<NodeId>, IoThreadId)> {
+    let name = &request.node_name;
+    let node = state.graph.find(name)?.id;
+    if !request.force && state.graph.roots_of(node).next().is_some() {
+        let text = format!(
+            "Node {name} is associated with a BlockBackend and could be in use (use force=true to override this \
+             check)"
+        );
+        return Err(Error::new(ErrorKind::InUse, text));
+    }
+    let to = state.destination(request.iothread.as_deref())?;
+    let joined = home::to_move(&state.graph, node, to, Company::Joined)?;
+    Ok((joined.into_iter().collect(), to))
+}
+
+/// Whether a node is elsewhere.
+fn moves(graph: &Graph, node: NodeId, to: IoThreadId) -> bool {
+    graph.node(node).is_some_and(|node| node.iothread != to)
 }
 
 /// Brings a node to where a user wants it, with all that is joined to it, except for what is held in place elsewhere: the
@@ -203,13 +245,6 @@ pub async fn fall_back(world: &World, node: NodeId) {
 }
 
 async fn move_nodes(world: &World, nodes: Vec<NodeId>, to: IoThreadId, user: &str) -> Result<()> {
-    let is_there = |node: &NodeId| world.graph(|graph| graph.node(*node).is_none_or(|n| n.iothread == to));
-    let moving: Vec<NodeId> = nodes.iter().copied().filter(|node| !is_there(node)).collect();
-    if moving.is_empty() {
-        return Ok(());
-    }
-    let token = world.drain(Cover::Nodes(nodes), user).await;
-    let result = moving::move_still(world, &moving, to).await;
-    world.undrain(token);
-    result
+    let (wish, found) = (Wish::These(nodes, to), None);
+    transaction::run(world, user, Move { wish, found }).await
 }

@@ -6,7 +6,8 @@ use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, Result};
 use crate::change::exchange::Exchange;
 use crate::change::{delete, reopen};
 use crate::sections::Cover;
-use crate::transaction::{self, Change, Transaction, together};
+use crate::state::PolicyState;
+use crate::transaction::{Change, Transaction, together};
 use crate::value::chain;
 use crate::value::graph::Graph;
 use crate::value::home::Joint;
@@ -14,78 +15,98 @@ use crate::value::node::Node;
 use crate::value::refusal::Refusal;
 use crate::world::World;
 
-/// What becomes of an edge. The node behind it is closed if nobody holds it any more.
-#[derive(Debug, Clone, Copy)]
+/// An edge that gets another node behind it, or none. The node that was there is closed if nobody holds it any more.
 pub struct Relink {
+    wish: Wish,
+    found: Option<Link>,
+}
+
+/// Which edge, and what is to be behind it.
+enum Wish {
+    /// A node's backing node, or none. The image's header stays as it is.
+    Backing(SetBacking),
+    /// A node behind an edge that leads nowhere.
+    Attach(AttachChild),
+    /// No node behind an edge that the parent can do without.
+    Detach(DetachChild),
+}
+
+/// The edge that was found.
+#[derive(Debug, Clone, Copy)]
+struct Link {
     parent: NodeId,
     slot: ChildSlot,
     old: Option<NodeId>,
     new: Option<NodeId>,
 }
 
-/// Puts a node behind another as its backing node, or leaves it without. The image's header stays as it is.
-///
-/// # Errors
-/// There are no such nodes, the driver has no backing nodes, the link is frozen, it would close a circle, or permissions;
-/// then nothing has changed.
-pub async fn set_backing(world: &World, request: &SetBacking) -> Result<()> {
-    let relink = world.graph(|graph| {
-        let node = graph.find(&request.node_name)?;
-        let slot = node.slot("backing").ok_or_else(|| {
-            let text = format!(
-                "Driver '{}' of node '{}' does not support backing files",
-                node.kind.name(),
-                node.name
-            );
-            Error::new(ErrorKind::Unsupported, text)
-        })?;
-        let new = request.backing.as_ref();
-        let new = new.map(|name| graph.find(name)).transpose()?;
-        check(graph, node, slot, new)
-    })?;
-    apply(world, relink, "set-backing").await
+impl Link {
+    fn touched(self) -> impl Iterator<Item = NodeId> {
+        [Some(self.parent), self.old, self.new].into_iter().flatten()
+    }
 }
 
-/// Puts a node behind an edge that leads nowhere.
-///
-/// # Errors
-/// There are no such nodes or there is no such child, the edge leads somewhere already, it would close a circle, or
-/// permissions; then nothing has changed.
-pub async fn attach_child(world: &World, request: &AttachChild) -> Result<()> {
-    let AttachChild { parent, child, node } = request;
-    let relink = world.graph(|graph| {
-        let (node, slot, new) = (
-            graph.find(parent)?,
-            declared(graph, parent, child)?,
-            graph.find(node)?,
+impl From<SetBacking> for Relink {
+    fn from(request: SetBacking) -> Self {
+        let (wish, found) = (Wish::Backing(request), None);
+        Self { wish, found }
+    }
+}
+
+impl From<AttachChild> for Relink {
+    fn from(request: AttachChild) -> Self {
+        let (wish, found) = (Wish::Attach(request), None);
+        Self { wish, found }
+    }
+}
+
+impl From<DetachChild> for Relink {
+    fn from(request: DetachChild) -> Self {
+        let (wish, found) = (Wish::Detach(request), None);
+        Self { wish, found }
+    }
+}
+
+fn find_backing(graph: &Graph, request: &SetBacking) -> Result<Link> {
+    let node = graph.find(&request.node_name)?;
+    let slot = node.slot("backing").ok_or_else(|| {
+        let text = format!(
+            "Driver '{}' of node '{}' does not support backing files",
+            node.kind.name(),
+            node.name
         );
-        if node.child(slot).is_some() {
-            let text = format!("Node '{parent}' already has child '{child}'");
-            return Err(Error::new(ErrorKind::Exists, text));
-        }
-        check(graph, node, slot, Some(new))
+        Error::new(ErrorKind::Unsupported, text)
     })?;
-    apply(world, relink, "attach-child").await
+    let new = request.backing.as_ref();
+    let new = new.map(|name| graph.find(name)).transpose()?;
+    check(graph, node, slot, new)
 }
 
-/// Takes away the node behind an edge. A node that nobody holds any more is closed.
-///
-/// # Errors
-/// There is no such node or child, the driver cannot do without it, or the link is frozen; then nothing has changed.
-pub async fn detach_child(world: &World, request: &DetachChild) -> Result<()> {
+fn find_empty(graph: &Graph, request: &AttachChild) -> Result<Link> {
+    let AttachChild { parent, child, node } = request;
+    let (node, slot, new) = (
+        graph.find(parent)?,
+        declared(graph, parent, child)?,
+        graph.find(node)?,
+    );
+    if node.child(slot).is_some() {
+        let text = format!("Node '{parent}' already has child '{child}'");
+        return Err(Error::new(ErrorKind::Exists, text));
+    }
+    check(graph, node, slot, Some(new))
+}
+
+fn find_dispensable(graph: &Graph, request: &DetachChild) -> Result<Link> {
     let DetachChild { parent, child } = request;
-    let relink = world.graph(|graph| {
-        let (node, slot) = (graph.find(parent)?, declared(graph, parent, child)?);
-        if node.child(slot).is_none() {
-            return Err(Refusal::no_child(parent, child).into());
-        }
-        if node.kind.child(slot).is_some_and(|child| child.required) {
-            let text = format!("Node '{parent}' cannot be without its child '{child}'");
-            return Err(Error::new(ErrorKind::Unsupported, text));
-        }
-        check(graph, node, slot, None)
-    })?;
-    apply(world, relink, "detach-child").await
+    let (node, slot) = (graph.find(parent)?, declared(graph, parent, child)?);
+    if node.child(slot).is_none() {
+        return Err(Refusal::no_child(parent, child).into());
+    }
+    if node.kind.child(slot).is_some_and(|child| child.required) {
+        let text = format!("Node '{parent}' cannot be without its child '{child}'");
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    }
+    check(graph, node, slot, None)
 }
 
 /// The slot of a child that the driver declares by name. Numbered children come and go by `x-blockdev-change`.
@@ -96,9 +117,9 @@ fn declared(graph: &Graph, parent: &str, child: &str) -> Result<ChildSlot> {
     Ok(slot.ok_or_else(|| Refusal::no_child(parent, child))?)
 }
 
-fn check(graph: &Graph, node: &Node, slot: ChildSlot, new: Option<&Node>) -> Result<Relink> {
+fn check(graph: &Graph, node: &Node, slot: ChildSlot, new: Option<&Node>) -> Result<Link> {
     let edge = node.child(slot).and_then(|edge| graph.edge(edge));
-    let change = Relink {
+    let change = Link {
         parent: node.id,
         slot,
         old: edge.map(|edge| edge.child),
@@ -117,42 +138,43 @@ fn check(graph: &Graph, node: &Node, slot: ChildSlot, new: Option<&Node>) -> Res
     Ok(change)
 }
 
-async fn apply(world: &World, relink: Relink, user: &str) -> Result<()> {
-    if relink.old == relink.new {
-        return Ok(());
-    }
-    transaction::run(world, user, relink).await
-}
-
-impl Relink {
-    fn touched(self) -> impl Iterator<Item = NodeId> {
-        [Some(self.parent), self.old, self.new].into_iter().flatten()
-    }
-}
-
 impl Change for Relink {
     type Answer = ();
 
+    fn check(&mut self, state: &PolicyState) -> Result<()> {
+        let graph = &state.graph;
+        let found = match &self.wish {
+            Wish::Backing(request) => find_backing(graph, request)?,
+            Wish::Attach(request) => find_empty(graph, request)?,
+            Wish::Detach(request) => find_dispensable(graph, request)?,
+        };
+        // What is behind the edge already changes nothing.
+        self.found = Some(found).filter(|found| found.old != found.new);
+        Ok(())
+    }
+
     fn cover(&self, _: &Graph) -> Cover {
-        Cover::Nodes(self.touched().collect())
+        let nodes = self.found.map(|found| found.touched().collect());
+        Cover::Nodes(nodes.unwrap_or_default())
     }
 
     async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
-        let Self {
+        let Some(found) = self.found else { return Ok(()) };
+        let Link {
             parent, slot, new, ..
-        } = *self;
+        } = found;
         together::follow(transaction, new.map(|new| Joint::Nodes(parent, new))).await?;
         let mut exchange = Exchange::default();
         let world = transaction.world.clone();
         world.graph(|graph| exchange.note(graph, parent, slot, new));
         exchange.leave(transaction).await?;
         reopen::relink(transaction, parent, slot, new).await?;
-        transaction.update_permissions(self.touched()).await?;
+        transaction.update_permissions(found.touched()).await?;
         exchange.connect(transaction).await?;
         exchange.enter(transaction).await
     }
 
     async fn finish(self, world: &World) {
-        delete::release(world, self.old).await;
+        delete::release(world, self.found.and_then(|found| found.old)).await;
     }
 }

@@ -1,14 +1,20 @@
 //! Changes of the graph, one a file, and which request is which.
 
 use millpond_messages::Result;
-use millpond_messages::graph::{
-    AttachRoot, AttachRootInactive, CopyOnRead, GraphReply, Mutation, SetHistograms,
-};
+use millpond_messages::graph::{CopyOnRead, GraphReply, Mutation, SetHistograms};
 
+use crate::change::activate::Invalidate;
 use crate::change::add::Add;
+use crate::change::amend::Amendment;
+use crate::change::backing_link::{Record, Shorten};
 use crate::change::children::{AddChild, DelChild};
+use crate::change::iothreads::Move;
+use crate::change::links::Relink;
 use crate::change::open_image::OpenOne;
-use crate::change::roots::Inactive;
+use crate::change::reopen::Reopening;
+use crate::change::replace::{Append, Insert, Replace};
+use crate::change::resize::NewLength;
+use crate::change::roots::{Inactive, Serialising, SetPermissions};
 use crate::change::snapshot::Snapshot;
 use crate::effect::Reply;
 use crate::order::NodeOrder;
@@ -53,44 +59,46 @@ async fn carry_out(world: &World, mutation: Mutation) -> Next {
         Mutation::CheckImage(request) => return check::check(world, request).await,
         Mutation::Open(request) => return reply(run(world, "open", OpenOne::from(request)).await),
         Mutation::OpenHeld(request) => return reply(run(world, "open", OpenOne::from(request)).await),
-        Mutation::AttachRoot(AttachRoot(request)) => {
-            return reply(roots::attach(world, request, Inactive::Refused).await);
-        }
-        Mutation::AttachRootInactive(AttachRootInactive(request)) => {
-            return reply(roots::attach(world, request, Inactive::Allowed).await);
+        Mutation::AttachRoot(request) => return roots::attach(world, request.0, Inactive::Refused).await,
+        Mutation::AttachRootInactive(request) => {
+            return roots::attach(world, request.0, Inactive::Allowed).await;
         }
         Mutation::FreezeChain(request) => return reply(freeze::freeze(world, &request)),
         Mutation::OpBlock(request) => return reply(block::block(world, request)),
         Mutation::AddNode(request) => run(world, "blockdev-add", Add::from(request)).await,
         Mutation::DeleteNode(request) => delete::delete_node(world, &request.node_name).await,
-        Mutation::Reopen(request) => reopen::reopen(world, request.0).await,
-        Mutation::ReopenKeeping(request) => reopen::reopen_keeping(world, request.0).await,
-        Mutation::SetReadOnly(request) => reopen::set_read_only(world, request).await,
+        Mutation::Reopen(request) => run(world, reopen::USER, Reopening::from(request)).await,
+        Mutation::ReopenKeeping(request) => run(world, reopen::USER, Reopening::from(request)).await,
+        Mutation::SetReadOnly(request) => run(world, reopen::USER, Reopening::from(request)).await,
         Mutation::SetActive(request) => activate::set_active(world, request).await,
-        Mutation::InvalidateCache(request) => activate::invalidate(world, &request.node_name).await,
+        Mutation::InvalidateCache(request) => run(world, "invalidate-cache", Invalidate::from(request)).await,
         Mutation::Snapshot(request) => run(world, snapshot::USER, Snapshot::from(request)).await,
         Mutation::Transact(request) => transaction::all(world, request).await,
         Mutation::AddChild(request) => run(world, children::USER, AddChild::from(request)).await,
         Mutation::DelChild(request) => run(world, children::USER, DelChild::from(request)).await,
-        Mutation::Amend(request) => amend::amend(world, request).await,
-        Mutation::Resize(request) => resize::resize(world, request).await,
-        Mutation::Truncate(request) => resize::truncate(world, request).await,
+        Mutation::Amend(request) => run(world, "amend", Amendment::from(request)).await,
+        Mutation::Resize(request) => run(world, "block_resize", NewLength::from(request)).await,
+        Mutation::Truncate(request) => run(world, "block_resize", NewLength::from(request)).await,
         Mutation::DeleteFile(request) => delete::delete_file(world, &request.node_name).await,
-        Mutation::Serialise(request) => roots::serialise(world, request.0).await,
-        Mutation::MoveNode(request) => iothreads::move_node(world, &request).await,
-        Mutation::SetIothread(request) => iothreads::set_iothread(world, &request).await,
-        Mutation::SetRootPermissions(request) => roots::set_permissions(world, request).await,
+        Mutation::Serialise(request) => run(world, "serialising", Serialising::from(request)).await,
+        Mutation::MoveNode(request) => run(world, "x-millpond-move-node", Move::from(request)).await,
+        Mutation::SetIothread(request) => run(world, "x-blockdev-set-iothread", Move::from(request)).await,
+        Mutation::SetRootPermissions(request) => {
+            run(world, "set-permissions", SetPermissions::from(request)).await
+        }
         Mutation::DetachRoot(request) => roots::detach(world, request.0).await,
-        Mutation::Append(request) => replace::append_node(world, &request).await,
-        Mutation::ReplaceNode(request) => replace::replace_node(world, &request).await,
-        Mutation::ReplaceChild(request) => replace::replace_child(world, &request).await,
-        Mutation::InsertNode(request) => replace::insert_node(world, request).await,
-        Mutation::DropFilter(request) => replace::drop_filter(world, &request.node_name).await,
-        Mutation::SetBacking(request) => links::set_backing(world, &request).await,
-        Mutation::AttachChild(request) => links::attach_child(world, &request).await,
-        Mutation::DetachChild(request) => links::detach_child(world, &request).await,
-        Mutation::RecordBackingFile(request) => backing_link::record(world, &request).await,
-        Mutation::DropIntermediate(request) => backing_link::drop_intermediate(world, request).await,
+        Mutation::Append(request) => run(world, "append", Append::from(request)).await,
+        Mutation::ReplaceNode(request) => run(world, "replace", Replace::from(request)).await,
+        Mutation::ReplaceChild(request) => run(world, "replace-child", Replace::from(request)).await,
+        Mutation::InsertNode(request) => run(world, "insert", Insert::from(request)).await,
+        Mutation::DropFilter(request) => run(world, "drop-filter", Replace::from(request)).await,
+        Mutation::SetBacking(request) => run(world, "set-backing", Relink::from(request)).await,
+        Mutation::AttachChild(request) => run(world, "attach-child", Relink::from(request)).await,
+        Mutation::DetachChild(request) => run(world, "detach-child", Relink::from(request)).await,
+        Mutation::RecordBackingFile(request) => {
+            run(world, "change-backing-file", Record::from(request)).await
+        }
+        Mutation::DropIntermediate(request) => run(world, "drop-intermediate", Shorten::from(request)).await,
         Mutation::MakeEmpty(request) => commit::make_empty(world, &request.node_name).await,
         Mutation::UnfreezeChain(request) => freeze::unfreeze(world, request.0),
         Mutation::ExtendOpBlock(request) => block::extend(world, request),

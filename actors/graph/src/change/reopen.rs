@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 
 use millpond_drivers::api::{ReopenRequest, slot_name};
-use millpond_messages::graph::{Options, SetReadOnly};
+use millpond_messages::graph::{Options, Reopen, ReopenKeeping, SetReadOnly};
 use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, OpenFlags, Result};
 
 use crate::change::delete;
 use crate::change::exchange::Exchange;
-use crate::change::targets::{Rest, Target, check_cycle, collect, inherit};
+use crate::change::targets::{Reopened, Rest, Target, check_cycle, collect, inherit};
 use crate::order::{NodeOrder, NodeTask};
 use crate::sections::Cover;
+use crate::state::PolicyState;
 use crate::transaction::{self, Change, Transaction, together};
 use crate::value::common::{Common, GivenOptions};
 use crate::value::edge::Parent;
@@ -20,65 +21,77 @@ use crate::value::node::Node;
 use crate::value::permissions::Plan;
 use crate::world::World;
 
-/// Reopens nodes.
-///
-/// # Errors
-/// One of them cannot be; then nothing has changed.
-pub async fn reopen(world: &World, list: Vec<Options>) -> Result<()> {
-    reopen_with(world, list, Rest::Default).await
-}
+/// The user in whose name nodes are drained for a reopen.
+pub const USER: &str = "blockdev-reopen";
 
-/// Reopens nodes with some options changed and all others, and all children that are not named, as they are.
-///
-/// # Errors
-/// As for [`reopen`].
-pub async fn reopen_keeping(world: &World, list: Vec<Options>) -> Result<()> {
-    reopen_with(world, list, Rest::Kept).await
-}
-
-/// Makes a node, and what inherits from it, read-only or writable.
-///
-/// # Errors
-/// Somebody writes to it, or it was opened to stay read-only.
-pub async fn set_read_only(world: &World, request: SetReadOnly) -> Result<()> {
-    let SetReadOnly { node_name, read_only } = request;
-    world.graph(|graph| {
-        let node = graph.find(&node_name)?;
-        if read_only || node.flags.contains(OpenFlags::ALLOW_RDWR) {
-            return Ok(());
-        }
-        let text = format!("Node '{node_name}' is read only");
-        Err(Error::new(ErrorKind::ReadOnly, text))
-    })?;
-    let mut options = Options::new();
-    options.insert("node-name".to_owned(), node_name.into());
-    options.insert("read-only".to_owned(), read_only.into());
-    reopen_keeping(world, vec![options]).await
-}
-
-async fn reopen_with(world: &World, list: Vec<Options>, rest: Rest) -> Result<()> {
-    let mut targets = Vec::new();
-    world.graph(|graph| {
-        list.into_iter()
-            .try_for_each(|options| collect(graph, options, None, rest, &mut targets))
-    })?;
-    reopen_all(world, targets).await
-}
-
-async fn reopen_all(world: &World, targets: Vec<Target>) -> Result<()> {
-    let released = Vec::new();
-    transaction::run(world, "blockdev-reopen", Reopen { targets, released }).await
-}
-
-/// Nodes that are reopened together.
-struct Reopen {
+/// Nodes that are reopened together: with these options, or as targets that were worked out before.
+pub struct Reopening {
+    list: Vec<Options>,
+    rest: Rest,
+    /// A node that must have been opened such that it can be written.
+    writable: Option<String>,
     targets: Vec<Target>,
     /// The nodes that have lost a parent.
     released: Vec<NodeId>,
 }
 
-impl Change for Reopen {
+impl Reopening {
+    const fn new(list: Vec<Options>, rest: Rest) -> Self {
+        Self {
+            list,
+            rest,
+            writable: None,
+            targets: Vec::new(),
+            released: Vec::new(),
+        }
+    }
+}
+
+impl From<Reopen> for Reopening {
+    fn from(Reopen(list): Reopen) -> Self {
+        Self::new(list, Rest::Default)
+    }
+}
+
+impl From<ReopenKeeping> for Reopening {
+    fn from(ReopenKeeping(list): ReopenKeeping) -> Self {
+        Self::new(list, Rest::Kept)
+    }
+}
+
+impl From<SetReadOnly> for Reopening {
+    fn from(SetReadOnly { node_name, read_only }: SetReadOnly) -> Self {
+        let mut options = Options::new();
+        options.insert("node-name".to_owned(), node_name.clone().into());
+        options.insert("read-only".to_owned(), read_only.into());
+        Self {
+            writable: (!read_only).then_some(node_name),
+            ..Self::new(vec![options], Rest::Kept)
+        }
+    }
+}
+
+impl Change for Reopening {
     type Answer = ();
+
+    fn check(&mut self, state: &PolicyState) -> Result<()> {
+        let graph = &state.graph;
+        if let Some(name) = &self.writable
+            && !graph.find(name)?.flags.contains(OpenFlags::ALLOW_RDWR)
+        {
+            let text = format!("Node '{name}' is read only");
+            return Err(Error::new(ErrorKind::ReadOnly, text));
+        }
+        if self.list.is_empty() {
+            return Ok(());
+        }
+        let mut targets = Vec::new();
+        for options in &self.list {
+            collect(graph, options.clone(), None, self.rest, &mut targets)?;
+        }
+        self.targets = targets;
+        Ok(())
+    }
 
     fn cover(&self, _: &Graph) -> Cover {
         Cover::Nodes(touched(&self.targets))
@@ -92,6 +105,14 @@ impl Change for Reopen {
     async fn finish(self, world: &World) {
         delete::release(world, self.released).await;
     }
+}
+
+async fn reopen_all(world: &World, targets: Vec<Target>) -> Result<()> {
+    let reopening = Reopening {
+        targets,
+        ..Reopening::new(Vec::new(), Rest::Kept)
+    };
+    transaction::run(world, USER, reopening).await
 }
 
 fn touched(targets: &[Target]) -> Vec<NodeId> {
@@ -123,9 +144,10 @@ pub async fn set_access(world: &World, id: NodeId, read_only: bool) -> Result<Op
             ..node.common
         };
         targets.push(Target::with(node, node.given.with_read_only(read_only), common));
+        let parent = Reopened { node, common };
         graph
             .children_of(id)
-            .try_for_each(|edge| inherit(graph, node, common, edge.child, edge.role, &mut targets))?;
+            .try_for_each(|edge| inherit(graph, parent, edge.child, edge.role, &mut targets))?;
         let nodes = targets.iter().filter_map(|target| graph.node(target.node));
         let before = nodes.map(|node| (node.id, node.given, node.common));
         Ok::<_, Error>(Some(Access(before.collect())))

@@ -1,6 +1,6 @@
 //! Putting a node in the place of another: under all its parents or under one, with a filter that comes or goes.
 
-use millpond_messages::graph::{self, ChildOf, InsertNode, Options, ReplaceChild, ReplaceNode};
+use millpond_messages::graph::{self, ChildOf, DropFilter, InsertNode, Options, ReplaceChild, ReplaceNode};
 use millpond_messages::{ChildSlot, EdgeId, Error, ErrorKind, NodeId, Result, Role, RootId};
 use serde_json::Value;
 
@@ -9,7 +9,8 @@ use crate::change::exchange::Exchange;
 use crate::open::tree::{self, Inherited};
 use crate::order::Wiring;
 use crate::sections::Cover;
-use crate::transaction::{self, Change, Transaction, together};
+use crate::state::PolicyState;
+use crate::transaction::{Change, Outcome, Transaction, together};
 use crate::value::chain;
 use crate::value::edge::{Edge, Parent};
 use crate::value::graph::{Direction, Graph};
@@ -194,8 +195,24 @@ async fn move_root(transaction: &mut Transaction, root: RootId, from: NodeId, to
     Ok(())
 }
 
-/// Edges that are to lead from one node to another.
-struct Replace {
+/// Edges that lead to one node, and are to lead to another.
+pub struct Replace {
+    wish: Wish,
+    found: Option<Replacement>,
+}
+
+/// Which edges.
+enum Wish {
+    /// All those of a node's parents that cannot be reached from the other.
+    Node(ReplaceNode),
+    /// One edge alone.
+    Child(ReplaceChild),
+    /// All of a filter's, to what it filters.
+    Filter(DropFilter),
+}
+
+/// The edges that were found.
+struct Replacement {
     from: NodeId,
     to: NodeId,
     edges: Vec<Moving>,
@@ -204,18 +221,57 @@ struct Replace {
     disowns: bool,
 }
 
+impl From<ReplaceNode> for Replace {
+    fn from(request: ReplaceNode) -> Self {
+        let (wish, found) = (Wish::Node(request), None);
+        Self { wish, found }
+    }
+}
+
+impl From<ReplaceChild> for Replace {
+    fn from(request: ReplaceChild) -> Self {
+        let (wish, found) = (Wish::Child(request), None);
+        Self { wish, found }
+    }
+}
+
+impl From<DropFilter> for Replace {
+    fn from(request: DropFilter) -> Self {
+        let (wish, found) = (Wish::Filter(request), None);
+        Self { wish, found }
+    }
+}
+
 impl Change for Replace {
     type Answer = ();
 
+    fn check(&mut self, state: &PolicyState) -> Result<()> {
+        let graph = &state.graph;
+        let found = match &self.wish {
+            Wish::Node(request) => find_parents(graph, request)?,
+            Wish::Child(request) => find_child(graph, request)?,
+            Wish::Filter(request) => find_filter(graph, &request.node_name)?,
+        };
+        // A node that takes its own place changes nothing.
+        self.found = Some(found).filter(|found| found.from != found.to);
+        Ok(())
+    }
+
     fn cover(&self, _: &Graph) -> Cover {
-        Cover::Nodes(vec![self.from, self.to])
+        let nodes = self.found.as_ref().map(|found| vec![found.from, found.to]);
+        Cover::Nodes(nodes.unwrap_or_default())
     }
 
     async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
-        redirect(transaction, self.from, self.to, &self.edges, self.besides).await?;
-        if self.disowns {
-            transaction.world.graph(|graph| {
-                if let Some(node) = graph.node_mut(self.from) {
+        let Some(found) = &self.found else { return Ok(()) };
+        redirect(transaction, found.from, found.to, &found.edges, found.besides).await
+    }
+
+    async fn settle(&mut self, world: &World, outcome: Outcome) -> Result<()> {
+        let found = self.found.as_ref().filter(|_| outcome == Outcome::Committed);
+        if let Some(found) = found.filter(|found| found.disowns) {
+            world.graph(|graph| {
+                if let Some(node) = graph.node_mut(found.from) {
                     node.owned = false;
                 }
             });
@@ -224,42 +280,89 @@ impl Change for Replace {
     }
 
     async fn finish(self, world: &World) {
-        delete::release(world, [self.from]).await;
+        delete::release(world, self.found.map(|found| found.from)).await;
     }
 }
 
-/// Puts `to` in the place of `from`, under all parents of `from` that cannot be reached from `to`.
-///
-/// # Errors
-/// There are no such nodes, a parent relies on its edge, or permissions; then nothing has changed.
-pub async fn replace_node(world: &World, request: &ReplaceNode) -> Result<()> {
-    let ReplaceNode { from, to } = request;
-    let (from, to) = world.graph(|graph| Ok::<_, Error>((graph.find(from)?.id, graph.find(to)?.id)))?;
-    if from == to {
-        return Ok(());
+/// The parents of a node that cannot be reached from the one that takes its place.
+fn find_parents(graph: &Graph, request: &ReplaceNode) -> Result<Replacement> {
+    let (from, to) = (graph.find(&request.from)?.id, graph.find(&request.to)?.id);
+    let edges = match from == to {
+        true => Vec::new(),
+        false => moving(graph, from, to, Reachable::Keep)?,
+    };
+    Ok(Replacement {
+        from,
+        to,
+        edges,
+        besides: Besides::Nothing,
+        disowns: false,
+    })
+}
+
+/// One edge, which nobody relies on to stay where it is.
+fn find_child(graph: &Graph, request: &ReplaceChild) -> Result<Replacement> {
+    let edge = find_edge(graph, &request.of)?;
+    let to = graph.find(&request.node)?;
+    if let Parent::Node(parent, _) = edge.parent {
+        chain::check_unfrozen(graph, edge)?;
+        if graph.reaches(to.id, parent) {
+            let parent = &graph.expect(parent)?.name;
+            return Err(Refusal::cycle(&to.name, &edge.name, parent).into());
+        }
     }
-    let replace = world.graph(|graph| {
-        Ok::<_, Error>(Replace {
-            from,
-            to,
-            edges: moving(graph, from, to, Reachable::Keep)?,
-            besides: Besides::Nothing,
-            disowns: false,
-        })
+    check_may_move(graph, edge)?;
+    Ok(Replacement {
+        from: edge.child,
+        to: to.id,
+        edges: vec![Moving::of(edge)],
+        besides: Besides::Nothing,
+        disowns: false,
+    })
+}
+
+/// The parents of a filter, and its own edge to what it filters.
+fn find_filter(graph: &Graph, filter: &str) -> Result<Replacement> {
+    let node = graph.find(filter)?;
+    let edge = chain::next_edge(graph, node.id).filter(|_| node.kind.is_filter());
+    let edge = edge.ok_or_else(|| {
+        let text = format!("Node '{}' is not a filter", node.name);
+        Error::new(ErrorKind::InvalidArgument, text)
     })?;
-    transaction::run(world, "replace", replace).await
+    chain::check_unfrozen(graph, edge)?;
+    let (link, below) = (Moving::of(edge), edge.child);
+    Ok(Replacement {
+        from: node.id,
+        to: below,
+        edges: moving(graph, node.id, below, Reachable::Refuse)?,
+        besides: match link.node() {
+            Some((parent, slot)) => Besides::Unlinked(link.edge, parent, slot),
+            None => Besides::Nothing,
+        },
+        disowns: true,
+    })
 }
 
-/// Puts `new` in the place of `node`, and `node` behind it: as what a filter filters, or as a format's backing node. All
-/// edges change before permissions are looked at.
-///
-/// # Errors
-/// There are no such nodes, `new` has a child already or takes none, it would close a circle, a parent relies on its edge,
-/// or permissions; then nothing has changed.
-pub async fn append_node(world: &World, request: &graph::Append) -> Result<()> {
-    let graph::Append { node, new } = request;
-    let (node, new, slot) = world.graph(|graph| {
-        let (node, new) = (graph.find(node)?, graph.find(new)?);
+/// A node that is put on top of another: as what filters it, or as a format that it is the backing node of. All edges change
+/// before permissions are looked at.
+pub struct Append {
+    request: graph::Append,
+    found: Option<(NodeId, NodeId, ChildSlot)>,
+}
+
+impl From<graph::Append> for Append {
+    fn from(request: graph::Append) -> Self {
+        let found = None;
+        Self { request, found }
+    }
+}
+
+impl Change for Append {
+    type Answer = ();
+
+    fn check(&mut self, state: &PolicyState) -> Result<()> {
+        let graph = &state.graph;
+        let (node, new) = (graph.find(&self.request.node)?, graph.find(&self.request.new)?);
         let role = if new.kind.is_filter() {
             Role::PRIMARY
         } else {
@@ -278,27 +381,20 @@ pub async fn append_node(world: &World, request: &graph::Append) -> Result<()> {
             let child = new.kind.child(slot).map_or("", |child| child.name);
             return Err(Refusal::cycle(&node.name, child, &new.name).into());
         }
-        Ok((node.id, new.id, slot))
-    })?;
-    transaction::run(world, "append", Append { node, new, slot }).await
-}
-
-/// A node that is put on top of another.
-struct Append {
-    node: NodeId,
-    new: NodeId,
-    slot: ChildSlot,
-}
-
-impl Change for Append {
-    type Answer = ();
+        self.found = Some((node.id, new.id, slot));
+        Ok(())
+    }
 
     fn cover(&self, _: &Graph) -> Cover {
-        Cover::Nodes(vec![self.node, self.new])
+        let nodes = self.found.map(|(node, new, _)| vec![node, new]);
+        Cover::Nodes(nodes.unwrap_or_default())
     }
 
     async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
-        append(transaction, self.node, self.new, self.slot).await
+        match self.found {
+            Some((node, new, slot)) => append(transaction, node, new, slot).await,
+            None => Ok(()),
+        }
     }
 
     async fn finish(self, _: &World) {}
@@ -315,44 +411,42 @@ pub async fn append(transaction: &mut Transaction, node: NodeId, new: NodeId, sl
     redirect(transaction, node, new, &edges, Besides::Linked(new, slot)).await
 }
 
-/// Opens a node with these options, of which `node` is a child, and puts it in the place of `node`. It belongs to the
-/// user as one that was added.
-///
-/// # Errors
-/// The open's, a parent relies on its edge, or permissions; then there is no new node.
-pub async fn insert_node(world: &World, request: InsertNode) -> Result<()> {
-    let InsertNode { node, options } = request;
-    let node = world.graph(|graph| graph.find(&node).map(|node| node.id))?;
-    check_driver(world, &options)?;
-    transaction::run(world, "insert", Insert { node, options }).await
+/// A node that is opened, and put in the place of one of its children. It belongs to the user as one that was added.
+pub struct Insert {
+    request: InsertNode,
+    node: Option<NodeId>,
 }
 
-/// A node that is opened, and put in the place of one of its children.
-struct Insert {
-    node: NodeId,
-    options: Options,
+impl From<InsertNode> for Insert {
+    fn from(request: InsertNode) -> Self {
+        let node = None;
+        Self { request, node }
+    }
 }
 
 impl Change for Insert {
     type Answer = ();
 
+    fn check(&mut self, state: &PolicyState) -> Result<()> {
+        let invalid = |text: String| Err(Error::new(ErrorKind::InvalidArgument, text));
+        let node = state.graph.find(&self.request.node)?.id;
+        let Some(Value::String(driver)) = self.request.options.get("driver") else {
+            return invalid("driver is not specified".to_owned());
+        };
+        if state.registry.find(driver).is_none() {
+            return invalid(format!("Unknown driver: '{driver}'"));
+        }
+        self.node = Some(node);
+        Ok(())
+    }
+
     async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
-        let options = std::mem::take(&mut self.options);
-        insert(transaction, self.node, options).await
+        let Some(node) = self.node else { return Ok(()) };
+        let options = std::mem::take(&mut self.request.options);
+        insert(transaction, node, options).await
     }
 
     async fn finish(self, _: &World) {}
-}
-
-fn check_driver(world: &World, options: &Options) -> Result<()> {
-    let invalid = |text: String| Err(Error::new(ErrorKind::InvalidArgument, text));
-    let Some(Value::String(driver)) = options.get("driver") else {
-        return invalid("driver is not specified".to_owned());
-    };
-    if world.with(|state| state.registry.find(driver).is_none()) {
-        return invalid(format!("Unknown driver: '{driver}'"));
-    }
-    Ok(())
 }
 
 async fn insert(transaction: &mut Transaction, node: NodeId, options: Options) -> Result<()> {
@@ -375,67 +469,6 @@ async fn replace(transaction: &mut Transaction, from: NodeId, to: NodeId) -> Res
     let edges = world.graph(|graph| moving(graph, from, to, Reachable::Keep))?;
     transaction.drain([from, to], "replace").await;
     redirect(transaction, from, to, &edges, Besides::Nothing).await
-}
-
-/// Takes a filter out of the graph: what it filters takes its place.
-///
-/// # Errors
-/// There is no such node, it is no filter, a link is frozen, or permissions; then nothing has changed.
-pub async fn drop_filter(world: &World, filter: &str) -> Result<()> {
-    let drop = world.graph(|graph| {
-        let node = graph.find(filter)?;
-        let edge = chain::next_edge(graph, node.id).filter(|_| node.kind.is_filter());
-        let edge = edge.ok_or_else(|| {
-            let text = format!("Node '{}' is not a filter", node.name);
-            Error::new(ErrorKind::InvalidArgument, text)
-        })?;
-        chain::check_unfrozen(graph, edge)?;
-        let (link, below) = (Moving::of(edge), edge.child);
-        Ok::<_, Error>(Replace {
-            from: node.id,
-            to: below,
-            edges: moving(graph, node.id, below, Reachable::Refuse)?,
-            besides: match link.node() {
-                Some((parent, slot)) => Besides::Unlinked(link.edge, parent, slot),
-                None => Besides::Nothing,
-            },
-            disowns: true,
-        })
-    })?;
-    transaction::run(world, "drop-filter", drop).await
-}
-
-/// Lets one edge lead to another node.
-///
-/// # Errors
-/// There is no such edge or node, the edge is relied on, it would close a circle, or permissions; then nothing has
-/// changed.
-pub async fn replace_child(world: &World, request: &ReplaceChild) -> Result<()> {
-    let ReplaceChild { of, node } = request;
-    let (edge, from, to) = world.graph(|graph| {
-        let edge = find_edge(graph, of)?;
-        let to = graph.find(node)?;
-        if let Parent::Node(parent, _) = edge.parent {
-            chain::check_unfrozen(graph, edge)?;
-            if graph.reaches(to.id, parent) {
-                let parent = &graph.expect(parent)?.name;
-                return Err(Refusal::cycle(&to.name, &edge.name, parent).into());
-            }
-        }
-        check_may_move(graph, edge)?;
-        Ok::<_, Error>((Moving::of(edge), edge.child, to.id))
-    })?;
-    if from == to {
-        return Ok(());
-    }
-    let replace = Replace {
-        from,
-        to,
-        edges: vec![edge],
-        besides: Besides::Nothing,
-        disowns: false,
-    };
-    transaction::run(world, "replace-child", replace).await
 }
 
 fn find_edge<'a>(graph: &'a Graph, of: &ChildOf) -> Result<&'a Edge> {

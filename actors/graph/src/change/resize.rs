@@ -8,50 +8,35 @@ use millpond_messages::{
 
 use crate::change::roots;
 use crate::order::NodeTask;
-use crate::transaction::{self, Change, Transaction};
+use crate::state::PolicyState;
+use crate::transaction::{Change, Transaction};
 use crate::value::forbidden;
 use crate::value::graph::Direction;
 use crate::world::World;
 
-/// Changes a node's length, with all that is not said left out.
-///
-/// # Errors
-/// As for [`truncate`].
-pub async fn resize(world: &World, request: Resize) -> Result<()> {
-    let truncate_to = Truncate {
-        node_name: request.node_name,
-        size: request.size,
-        exact: false,
-        preallocation: Preallocation::default(),
-        flags: RequestFlags::default(),
-    };
-    truncate(world, truncate_to).await
-}
-
-/// Changes a node's length.
-///
-/// # Errors
-/// There is no such node, a user relies on its length, a flag means nothing here, or the driver's.
-pub async fn truncate(world: &World, request: Truncate) -> Result<()> {
-    if !RequestFlags::ZERO_WRITE.contains(request.flags) {
-        let text = format!(
-            "A change of length takes no flags but ZERO_WRITE, not {:?}",
-            request.flags
-        );
-        return Err(Error::new(ErrorKind::InvalidArgument, text));
-    }
-    let node = world.graph(|graph| {
-        let node = graph.look_up("", &request.node_name)?.id;
-        forbidden::check(graph, node, OpBlocker::Resize)?;
-        Ok::<NodeId, Error>(node)
-    })?;
-    transaction::run(world, "block_resize", NewLength { node, request }).await
-}
-
 /// A node whose length is changed under a hold, in a drained section: both end with it.
-struct NewLength {
-    node: NodeId,
+pub struct NewLength {
     request: Truncate,
+    node: Option<NodeId>,
+}
+
+impl From<Truncate> for NewLength {
+    fn from(request: Truncate) -> Self {
+        let node = None;
+        Self { request, node }
+    }
+}
+
+impl From<Resize> for NewLength {
+    fn from(Resize { node_name, size }: Resize) -> Self {
+        Self::from(Truncate {
+            node_name,
+            size,
+            exact: false,
+            preallocation: Preallocation::default(),
+            flags: RequestFlags::default(),
+        })
+    }
 }
 
 impl Change for NewLength {
@@ -59,8 +44,22 @@ impl Change for NewLength {
 
     const LASTS: bool = false;
 
+    fn check(&mut self, state: &PolicyState) -> Result<()> {
+        let Truncate { node_name, flags, .. } = &self.request;
+        if !RequestFlags::ZERO_WRITE.contains(*flags) {
+            let text = format!("A change of length takes no flags but ZERO_WRITE, not {flags:?}");
+            return Err(Error::new(ErrorKind::InvalidArgument, text));
+        }
+        let node = state.graph.look_up("", node_name)?.id;
+        forbidden::check(&state.graph, node, OpBlocker::Resize)?;
+        self.node = Some(node);
+        Ok(())
+    }
+
     async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
-        let (node, request) = (self.node, &self.request);
+        let (Some(node), request) = (self.node, &self.request) else {
+            return Ok(());
+        };
         let world = transaction.world.clone();
         let hold = roots::hold(&request.node_name, "block_resize", Permissions::RESIZE);
         let root = roots::link_root(transaction, node, &hold);

@@ -1,12 +1,15 @@
 //! Root edges: users that take hold of nodes, change what they do there, and let go.
+//!
+//! Letting go is no [`Change`]: what came over the edge has ended with it, and a node that nobody holds is closed.
 
-use millpond_messages::graph::{GraphReply, RootRequest, RootUser, SetRootPermissions};
+use millpond_messages::graph::{GraphReply, RootRequest, RootUser, Serialise, SetRootPermissions};
 use millpond_messages::{Error, ErrorKind, NodeId, Permissions, Result, Role, RootId};
 
 use crate::change::{delete, iothreads};
-use crate::effect::Reply;
 use crate::order::{NewRoot, NodeOrder, Wiring};
+use crate::procedure::Next;
 use crate::sections::Cover;
+use crate::state::PolicyState;
 use crate::transaction::{self, Change, Outcome, Transaction};
 use crate::value::edge::{Edge, Parent, Root};
 use crate::value::graph::Graph;
@@ -29,39 +32,54 @@ pub enum Inactive {
 
 /// A user takes hold of a node.
 ///
-/// # Errors
-/// There is no such node, somebody does not share what the user takes, or the node cannot move to where the user is.
-pub async fn attach(world: &World, request: RootRequest, inactive: Inactive) -> Reply {
-    let node = world.graph(|graph| graph.look_up("", &request.node).map(|node| node.id))?;
-    if let Some(iothread) = request.iothread {
-        let moved = iothreads::bring(world, node, iothread).await;
-        if request.iothread_required {
-            moved?;
-        }
+/// Bringing the node to the user's iothread is a change of its own: where the user does not insist, it may fail alone.
+pub async fn attach(world: &World, request: RootRequest, inactive: Inactive) -> Next {
+    if let Err(error) = bring(world, &request).await {
+        return Next::Reply(Err(error));
     }
     let attach = Attach {
-        node,
         request,
         inactive,
+        node: None,
         root: RootId(0),
     };
-    let root = transaction::run(world, "attach", attach).await?;
-    Ok(GraphReply::Root(root))
+    let root = transaction::run(world, "attach", attach).await;
+    Next::Reply(root.map(GraphReply::Root))
+}
+
+/// Brings a node to where its user is.
+async fn bring(world: &World, request: &RootRequest) -> Result<()> {
+    let Some(iothread) = request.iothread else {
+        return Ok(());
+    };
+    let node = world.graph(|graph| graph.look_up("", &request.node).map(|node| node.id))?;
+    let moved = iothreads::bring(world, node, iothread).await;
+    match request.iothread_required {
+        true => moved,
+        false => Ok(()),
+    }
 }
 
 /// A user that takes hold of a node.
 struct Attach {
-    node: NodeId,
     request: RootRequest,
     inactive: Inactive,
+    node: Option<NodeId>,
     root: RootId,
 }
 
 impl Change for Attach {
     type Answer = RootId;
 
+    fn check(&mut self, state: &PolicyState) -> Result<()> {
+        self.node = Some(state.graph.look_up("", &self.request.node)?.id);
+        Ok(())
+    }
+
     async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
-        self.root = attach_to(transaction, self.node, &self.request, self.inactive).await?;
+        if let Some(node) = self.node {
+            self.root = attach_to(transaction, node, &self.request, self.inactive).await?;
+        }
         Ok(())
     }
 
@@ -178,100 +196,121 @@ fn check_active(graph: &Graph, node: NodeId, taken: Permissions) -> Result<()> {
     Err(Error::new(ErrorKind::Permission, text))
 }
 
-/// A user changes what it takes and shares.
-///
-/// # Errors
-/// There is no such root, or its neighbours' permissions.
-pub async fn set_permissions(world: &World, request: SetRootPermissions) -> Result<()> {
-    let SetRootPermissions {
-        root,
-        permissions: taken,
-        shared,
-    } = request;
-    let (node, old) = world.graph(|graph| {
-        let edge = graph.edge(graph.root_edge(root)?);
-        let edge = edge.ok_or(Refusal::NoRoot(root))?;
-        Ok::<_, Error>((edge.child, edge.taken))
-    })?;
-    let suspended = world.graph(|graph| {
-        let root = graph.root_mut(root)?;
-        root.suspended
-            .as_mut()
-            .map(|suspended| *suspended = (taken, shared))
-    });
-    if suspended.is_some() {
-        world.set_root_permissions(root, taken);
-        return Ok(());
-    }
-    let change = SetPermissions {
-        node,
-        root,
-        taken,
-        shared,
-        old,
-    };
-    transaction::run(world, "set-permissions", change).await
+/// What a user takes and shares from now on.
+pub struct SetPermissions {
+    request: SetRootPermissions,
+    found: Option<Held>,
 }
 
-/// What a user takes and shares from now on.
-struct SetPermissions {
+/// What a user has until now.
+#[derive(Debug, Clone, Copy)]
+struct Held {
     node: NodeId,
-    root: RootId,
     taken: Permissions,
-    shared: Permissions,
-    old: Permissions,
+    /// What it takes and shares once its node is active again.
+    suspended: Option<(Permissions, Permissions)>,
+}
+
+impl From<SetRootPermissions> for SetPermissions {
+    fn from(request: SetRootPermissions) -> Self {
+        let found = None;
+        Self { request, found }
+    }
+}
+
+impl SetPermissions {
+    fn suspend(&self, world: &World, held: (Permissions, Permissions)) {
+        world.graph(|graph| {
+            if let Some(root) = graph.root_mut(self.request.root) {
+                root.suspended = Some(held);
+            }
+        });
+    }
 }
 
 impl Change for SetPermissions {
     type Answer = ();
 
+    fn check(&mut self, state: &PolicyState) -> Result<()> {
+        let graph = &state.graph;
+        let root = self.request.root;
+        let edge = graph.edge(graph.root_edge(root)?);
+        let edge = edge.ok_or(Refusal::NoRoot(root))?;
+        self.found = Some(Held {
+            node: edge.child,
+            taken: edge.taken,
+            suspended: graph.root(root).and_then(|root| root.suspended),
+        });
+        Ok(())
+    }
+
     async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        let Some(held) = self.found else { return Ok(()) };
+        let SetRootPermissions {
+            root,
+            permissions,
+            shared,
+        } = self.request;
+        if held.suspended.is_some() {
+            self.suspend(&transaction.world, (permissions, shared));
+            return Ok(());
+        }
         // A permission is given up before others rely on that, and used only after it was granted.
         let world = transaction.world.clone();
-        world.set_root_permissions(self.root, self.taken & self.old);
-        take(transaction, self.node, self.root, self.taken, self.shared).await
+        world.set_root_permissions(root, permissions & held.taken);
+        take(transaction, held.node, root, permissions, shared).await
     }
 
     async fn settle(&mut self, world: &World, outcome: Outcome) -> Result<()> {
-        let holds = match outcome {
-            Outcome::Committed => self.taken,
-            Outcome::RolledBack => self.old,
-        };
-        world.set_root_permissions(self.root, holds);
+        let SetRootPermissions {
+            root, permissions, ..
+        } = self.request;
+        match (outcome, self.found) {
+            (Outcome::Committed, _) => world.set_root_permissions(root, permissions),
+            (Outcome::RolledBack, Some(held)) => match held.suspended {
+                Some(suspended) => self.suspend(world, suspended),
+                None => world.set_root_permissions(root, held.taken),
+            },
+            (Outcome::RolledBack, None) => {}
+        }
         Ok(())
     }
 
     async fn finish(self, _: &World) {}
 }
 
-/// Has the node of a root edge note all that it has in flight, for the sake of requests of the edge that are serialised. It
-/// begins while nothing is in flight, so nothing is missed.
-///
-/// # Errors
-/// There is no such root.
-pub async fn serialise(world: &World, root: RootId) -> Result<()> {
-    let node = world.graph(|graph| graph.root_node(root))?;
-    transaction::run(world, "serialising", Serialise { root, node }).await
-}
-
-/// A node that notes what it has in flight, from a moment on in which it has nothing.
-struct Serialise {
+/// The node of a root edge notes all that it has in flight, for the sake of requests of the edge that are serialised. It begins
+/// while nothing is in flight, so nothing is missed.
+pub struct Serialising {
     root: RootId,
-    node: NodeId,
+    node: Option<NodeId>,
 }
 
-impl Change for Serialise {
+impl From<Serialise> for Serialising {
+    fn from(Serialise(root): Serialise) -> Self {
+        let node = None;
+        Self { root, node }
+    }
+}
+
+impl Change for Serialising {
     type Answer = ();
 
     const LASTS: bool = false;
 
+    fn check(&mut self, state: &PolicyState) -> Result<()> {
+        self.node = Some(state.graph.root_node(self.root)?);
+        Ok(())
+    }
+
     fn cover(&self, _: &Graph) -> Cover {
-        Cover::Nodes(vec![self.node])
+        Cover::Nodes(self.node.into_iter().collect())
     }
 
     async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        let Some(node) = self.node else { return Ok(()) };
         let order = NodeOrder::Serialise { root: self.root };
-        transaction.world.ask(self.node, order).done().await
+        transaction.world.ask(node, order).done().await
     }
 
     async fn finish(self, _: &World) {}

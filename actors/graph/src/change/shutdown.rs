@@ -1,4 +1,6 @@
 //! Flushing everything, and closing everything.
+//!
+//! Neither is a `Change`: all nodes are tried whatever the others do, and nothing is taken back.
 
 use std::collections::HashSet;
 use std::fmt::Write;

@@ -6,6 +6,7 @@ use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, OpBlocker, Permissi
 use crate::change::{activate, reopen, replace};
 use crate::order::NodeTask;
 use crate::sections::Cover;
+use crate::state::PolicyState;
 use crate::transaction::{Change, Outcome, Transaction};
 use crate::value::forbidden;
 use crate::value::graph::Graph;
@@ -42,8 +43,8 @@ impl From<graph::Snapshot> for Snapshot {
 impl Change for Snapshot {
     type Answer = ();
 
-    fn check(&mut self, graph: &Graph) -> Result<()> {
-        let (node, overlay, slot) = check(graph, &self.node, &self.overlay)?;
+    fn check(&mut self, state: &PolicyState) -> Result<()> {
+        let (node, overlay, slot) = check(&state.graph, &self.node, &self.overlay)?;
         self.found = Some(Found { node, overlay, slot });
         Ok(())
     }

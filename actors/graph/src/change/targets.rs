@@ -129,7 +129,16 @@ fn referred(
     }
 }
 
-/// Works out what options mean for a node and for those that inherit from it. `node` is known where the options are part
+/// A node, and the common options that it is going to have.
+#[derive(Clone, Copy)]
+pub struct Reopened<'a> {
+    /// The node as it is.
+    pub node: &'a Node,
+    /// Its common options from now on.
+    pub common: Common,
+}
+
+/// Works out what options mean for a node and for those that inherit from it. `child` is known where the options are part
 /// of a parent's, with what it inherits from there.
 ///
 /// # Errors
@@ -143,11 +152,12 @@ pub fn collect(
 ) -> Result<()> {
     let mut parsed = options::parse(options)?;
     let node = find(graph, child.map(|(node, _)| node), parsed.node_name.as_deref())?;
-    if parsed.driver.is_some_and(|driver| driver != node.kind.name()) {
-        return Err(Error::new(
-            ErrorKind::InvalidArgument,
-            "Cannot change the option 'driver'",
-        ));
+    if parsed
+        .driver
+        .as_ref()
+        .is_some_and(|driver| driver != node.kind.name())
+    {
+        return refused("Cannot change the option 'driver'");
     }
     let asked = parsed.given;
     if rest == Rest::Kept {
@@ -157,14 +167,7 @@ pub fn collect(
         }
     }
     let base = child.map_or_else(|| rest.base(node), |(_, common)| common);
-    let common = Common {
-        // It stays as it is, so it cannot contradict anything: whether it is given is looked at below.
-        force_share: node.common.force_share,
-        ..parsed.given.with_force_share(None).over(Common {
-            force_share: false,
-            ..base
-        })?
-    };
+    let common = common_options(node, parsed.given, base)?;
     parsed.given = parsed.given.with_force_share(node.given.force_share);
     if !node.kind.reopens() {
         return Err(not_supported(node.kind.name(), &node.name));
@@ -172,17 +175,60 @@ pub fn collect(
     if rest == Rest::Default {
         check_not_reset(node, asked)?;
     }
-    let mut target = Target {
+    let reopened = Reopened { node, common };
+    let mut children = Children::default();
+    for wanted in take_children(node, &mut parsed.rest)? {
+        children.add(graph, reopened, wanted, rest)?;
+    }
+    check_not_set(node, asked)?;
+    for (nested, child) in children.nested {
+        collect(graph, nested, Some(child), rest, targets)?;
+    }
+    targets.retain(|other| other.node != node.id);
+    targets.push(Target {
         node: node.id,
         given: parsed.given,
         common,
-        rest: Options::new(),
-        links: Vec::new(),
-    };
-    let (mut below, mut given_below) = (Vec::new(), Vec::new());
-    for Wanted { slot, name, value } in take_children(node, &mut parsed.rest)? {
+        rest: parsed.rest,
+        links: children.links,
+    });
+    for (child, role) in children.below {
+        inherit(graph, reopened, child, role, targets)?;
+    }
+    Ok(())
+}
+
+/// The common options of a node that is given these and starts from `base`.
+fn common_options(node: &Node, given: GivenOptions, base: Common) -> Result<Common> {
+    let others = given.with_force_share(None).over(Common {
+        force_share: false,
+        ..base
+    })?;
+    Ok(Common {
+        // It stays as it is, so it cannot contradict anything: whether it is given is looked at by itself.
+        force_share: node.common.force_share,
+        ..others
+    })
+}
+
+/// What becomes of a node's children.
+#[derive(Default)]
+struct Children {
+    /// What is behind edges from now on, where that changes.
+    links: Vec<(ChildSlot, Option<NodeId>)>,
+    /// Children that are given options of their own, with what they inherit.
+    nested: Vec<(Options, (NodeId, Common))>,
+    /// All children that the node will have.
+    below: Vec<(NodeId, Role)>,
+}
+
+impl Children {
+    /// Adds the child in one slot, and looks whether it may be exchanged.
+    fn add(&mut self, graph: &Graph, parent: Reopened<'_>, wanted: Wanted, rest: Rest) -> Result<()> {
+        let Wanted { slot, name, value } = wanted;
+        let node = parent.node;
         let Some(declared) = node.kind.child(slot) else {
-            continue;
+            return Ok(());
         };
         let current = graph.child_node(node.id, slot);
         let new = match value {
@@ -199,12 +245,11 @@ pub fn collect(
                 Some(referred(graph, current, (&name, leads_elsewhere), &wanted)?)
             }
             Some(Value::Object(nested)) => {
-                let child = current.ok_or_else(|| {
-                    let text = format!("Parameter '{name}' must name an existing node");
-                    Error::new(ErrorKind::InvalidArgument, text)
-                })?;
-                let inherited = inherited(graph, child, node, common, declared.role);
-                given_below.push((nested, (child, inherited)));
+                let Some(child) = current else {
+                    return refused(format!("Parameter '{name}' must name an existing node"));
+                };
+                let inherited = inherited(graph, child, parent, declared.role);
+                self.nested.push((nested, (child, inherited)));
                 current
             }
             Some(_) => return Err(options::wrong_type(&name, "BlockdevRefOrNull")),
@@ -212,21 +257,11 @@ pub fn collect(
         if new != current {
             check_unfrozen(graph, node, slot)?;
             check_cycle(graph, node, &name, new)?;
-            target.links.push((slot, new));
+            self.links.push((slot, new));
         }
-        below.extend(new.map(|child| (child, declared.role)));
+        self.below.extend(new.map(|child| (child, declared.role)));
+        Ok(())
     }
-    check_not_set(node, asked)?;
-    for (nested, child) in given_below {
-        collect(graph, nested, Some(child), rest, targets)?;
-    }
-    target.rest = parsed.rest;
-    targets.retain(|other| other.node != target.node);
-    targets.push(target);
-    for (child, role) in below {
-        inherit(graph, node, common, child, role, targets)?;
-    }
-    Ok(())
 }
 
 /// Whether a node has a backing node, or its image names one.
@@ -311,12 +346,13 @@ pub fn check_cycle(graph: &Graph, node: &Node, edge: &str, child: Option<NodeId>
 
 /// What a child takes from its parent. Whether it is active is its own, and so are flags that no option stands for, except
 /// that it may be made writable where its parent may.
-fn inherited(graph: &Graph, child: NodeId, parent: &Node, common: Common, role: Role) -> Common {
+fn inherited(graph: &Graph, child: NodeId, parent: Reopened<'_>, role: Role) -> Common {
+    let Reopened { node, common } = parent;
     let old = graph.node(child).map_or(common, |child| child.common);
     Common {
         inactive: old.inactive,
         extra: (old.extra - OpenFlags::ALLOW_RDWR) | (common.extra & OpenFlags::ALLOW_RDWR),
-        ..common.inherited(parent.kind.as_ref(), role)
+        ..common.inherited(node.kind.as_ref(), role)
     }
 }
 
@@ -327,35 +363,35 @@ fn inherited(graph: &Graph, child: NodeId, parent: &Node, common: Common, role: 
 /// What it inherits contradicts what it was given.
 pub fn inherit(
     graph: &Graph,
-    parent: &Node,
-    common: Common,
+    parent: Reopened<'_>,
     child: NodeId,
     role: Role,
     targets: &mut Vec<Target>,
 ) -> Result<()> {
     let mut known: HashSet<NodeId> = targets.iter().map(|target| target.node).collect();
-    let mut open = vec![(parent, common, child, role)];
-    while let Some((parent, common, child, role)) = open.pop() {
+    let mut open = vec![(parent, child, role)];
+    while let Some((parent, child, role)) = open.pop() {
         let Some(node) = graph
             .node(child)
-            .filter(|node| node.inherits_from == Some(parent.id))
+            .filter(|node| node.inherits_from == Some(parent.node.id))
         else {
             continue;
         };
         if known.contains(&child) {
             continue;
         }
-        let common = node.given.over(inherited(graph, child, parent, common, role))?;
+        let common = node.given.over(inherited(graph, child, parent, role))?;
         if common == node.common {
             continue;
         }
         known.insert(child);
         targets.push(Target::with(node, node.given, common));
+        let parent = Reopened { node, common };
         let below = open.len();
         open.extend(
             graph
                 .children_of(child)
-                .map(|edge| (node, common, edge.child, edge.role)),
+                .map(|edge| (parent, edge.child, edge.role)),
         );
         // The first child is the next.
         open[below..].reverse();

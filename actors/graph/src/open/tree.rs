@@ -96,6 +96,19 @@ pub enum Backing {
     Explicit(Value),
 }
 
+/// A node that is about to be opened, as far as it is known without its children.
+struct NewNode {
+    kind: Arc<dyn DriverKind>,
+    parsed: Parsed,
+    common: Common,
+    /// Whether its format was guessed.
+    probed: bool,
+    /// What is known of its file before the node is opened.
+    file: Option<NodeId>,
+    /// Whether the file belongs to this node, since it was opened for it.
+    file_is_nested: bool,
+}
+
 /// Opens a node and its children, except for the backing child.
 ///
 /// # Errors
@@ -112,52 +125,17 @@ pub async fn open_one(
         ));
     }
     let world = transaction.world.clone();
-    let mut parsed = options::parse(options)?;
-    let common = parsed.given.over(base.common)?;
-    let file_is_nested = base.file.is_some() || parsed.rest.get("file").is_some_and(Value::is_object);
-    let found = match parsed.driver.take() {
-        Some(driver) => Found::given(driver),
-        None => image::find_driver(transaction, &mut parsed.rest, common, base).await?,
-    };
-    let kind = find_driver(&world, &found.driver, common.read_only, base.unchecked)?;
-    let backing = if common.extra.contains(OpenFlags::NO_BACKING) {
-        parsed.rest.remove("backing");
+    let mut new = choose_driver(transaction, options, base).await?;
+    let backing = if new.common.extra.contains(OpenFlags::NO_BACKING) {
+        new.parsed.rest.remove("backing");
         Backing::None
     } else {
-        take_backing(kind.as_ref(), &mut parsed.rest)?
+        take_backing(new.kind.as_ref(), &mut new.parsed.rest)?
     };
-    let file = found.file.or(base.file);
-    let wanted = take_children(kind.as_ref(), &mut parsed.rest)?;
-    let mut children = Vec::new();
-    let mut heirs = Vec::new();
-    let mut id = None;
-    for (child, value) in wanted {
-        if child.name != "file" {
-            // A file is opened first, to be looked at; all other children are younger than the node.
-            id.get_or_insert_with(|| world.graph(Graph::new_node_id));
-        }
-        let (opened, is_nested) = match file.filter(|_| child.name == "file") {
-            Some(file) => (Some(file), file_is_nested),
-            None => {
-                let is_nested = value.as_ref().is_some_and(Value::is_object);
-                let base = base.of_child(common, kind.as_ref(), &child);
-                (open_child(transaction, child, value, base).await?, is_nested)
-            }
-        };
-        heirs.extend(opened.filter(|_| is_nested));
-        children.push(opened);
-    }
-    let home = together::gather(transaction, children.iter().flatten()).await?;
+    let Children { id, opened, heirs } = open_children(transaction, &mut new, base).await?;
+    let home = together::gather(transaction, opened.iter().flatten()).await?;
     let id = id.unwrap_or_else(|| world.graph(Graph::new_node_id));
-    insert_node(
-        transaction,
-        id,
-        &kind,
-        &parsed,
-        common,
-        found.probed,
-        (&children, home),
-    )?;
+    insert_node(transaction, id, &new, &opened, home)?;
     for child in heirs {
         note_inheritance(&world, Some(child), id);
     }
@@ -165,7 +143,7 @@ pub async fn open_one(
     world.graph(|graph| chain::freeze_to_bottom(graph, id))?;
     open_cell(&world, id).await?;
     world.settle_new(id).await;
-    for child in children.into_iter().flatten() {
+    for child in opened.into_iter().flatten() {
         world.may_link(id, child).await;
     }
     let names_none = world.graph(|graph| {
@@ -174,12 +152,75 @@ pub async fn open_one(
             .and_then(|node| node.facts.as_ref())
             .is_none_or(|facts| facts.backing.is_none())
     });
-    let backing = if names_none && matches!(backing, Backing::Implicit) {
-        Backing::None
-    } else {
-        backing
+    match backing {
+        Backing::Implicit if names_none => Ok((id, Backing::None)),
+        backing => Ok((id, backing)),
+    }
+}
+
+/// Reads a node's options, and finds the driver that they say or that its image asks for.
+async fn choose_driver(transaction: &mut Transaction, options: Options, base: Inherited) -> Result<NewNode> {
+    let mut parsed = options::parse(options)?;
+    let common = parsed.given.over(base.common)?;
+    let file_is_nested = base.file.is_some() || parsed.rest.get("file").is_some_and(Value::is_object);
+    let found = match parsed.driver.take() {
+        Some(driver) => Found::given(driver),
+        None => image::find_driver(transaction, &mut parsed.rest, common, base).await?,
     };
-    Ok((id, backing))
+    let kind = find_driver(
+        &transaction.world,
+        &found.driver,
+        common.read_only,
+        base.unchecked,
+    )?;
+    Ok(NewNode {
+        kind,
+        parsed,
+        common,
+        probed: found.probed,
+        file: found.file.or(base.file),
+        file_is_nested,
+    })
+}
+
+/// The children of a node that are opened before it.
+struct Children {
+    /// The number of the node, if it was given one already: the other children than the file are younger than the node.
+    id: Option<NodeId>,
+    /// The child in each slot, if there is one.
+    opened: Vec<Option<NodeId>>,
+    /// Those that take from the node what their own options do not say.
+    heirs: Vec<NodeId>,
+}
+
+async fn open_children(
+    transaction: &mut Transaction,
+    new: &mut NewNode,
+    base: Inherited,
+) -> Result<Children> {
+    let mut children = Children {
+        id: None,
+        opened: Vec::new(),
+        heirs: Vec::new(),
+    };
+    for (child, value) in take_children(new.kind.as_ref(), &mut new.parsed.rest)? {
+        if child.name != "file" {
+            // A file is opened first, to be looked at; all other children are younger than the node.
+            let id = &mut children.id;
+            id.get_or_insert_with(|| transaction.world.graph(Graph::new_node_id));
+        }
+        let (opened, is_nested) = match new.file.filter(|_| child.name == "file") {
+            Some(file) => (Some(file), new.file_is_nested),
+            None => {
+                let is_nested = value.as_ref().is_some_and(Value::is_object);
+                let base = base.of_child(new.common, new.kind.as_ref(), &child);
+                (open_child(transaction, child, value, base).await?, is_nested)
+            }
+        };
+        children.heirs.extend(opened.filter(|_| is_nested));
+        children.opened.push(opened);
+    }
+    Ok(children)
 }
 
 /// The driver of this name.
@@ -290,12 +331,13 @@ pub async fn resolve(
 fn insert_node(
     transaction: &mut Transaction,
     id: NodeId,
-    kind: &Arc<dyn DriverKind>,
-    parsed: &Parsed,
-    common: Common,
-    probed: bool,
-    (children, iothread): (&[Option<NodeId>], IoThreadId),
+    new: &NewNode,
+    children: &[Option<NodeId>],
+    iothread: IoThreadId,
 ) -> Result<()> {
+    let NewNode {
+        kind, parsed, common, ..
+    } = new;
     let world = transaction.world.clone();
     let roles = (0..children.len()).filter_map(ChildSlot::at);
     let roles = roles.map(|slot| kind.child_role(slot, &parsed.rest));
@@ -313,10 +355,10 @@ fn insert_node(
         kind: kind.clone(),
         iothread,
         options: parsed.rest.clone(),
-        common,
+        common: *common,
         given: parsed.given,
         inherits_from: None,
-        settings: common.settings(probed),
+        settings: common.settings(new.probed),
         flags: common.flags(kind.as_ref()),
         facts: None,
         children: BTreeMap::new(),

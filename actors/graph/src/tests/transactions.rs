@@ -1,6 +1,9 @@
 //! Several changes together: all or none, in one drained section.
 
-use millpond_messages::graph::{Action, CompletionMode, DrainBegin, DrainEnd, DrainScope, Transact};
+use millpond_messages::graph::{
+    Action, AddIothread, AttachChild, ChildOf, CompletionMode, DrainBegin, DrainEnd, DrainScope, DropFilter,
+    InsertNode, MoveNode, ReplaceChild, ReplaceNode, SetBacking, Transact,
+};
 use serde_json::json;
 
 use super::failures::two_disks;
@@ -12,10 +15,7 @@ fn together(actions: Vec<Action>) -> Transact {
 }
 
 fn over(node: &str, overlay: &str) -> Action {
-    Action::BlockdevSnapshot {
-        node: node.to_owned(),
-        overlay: overlay.to_owned(),
-    }
+    Action::Snapshot(snapshot(node, overlay))
 }
 
 /// Two disks that are written to, and four overlays.
@@ -115,4 +115,114 @@ fn no_action_has_a_job_that_could_end_with_others() {
         .unwrap_err();
     assert_eq!(error.to_string(), why);
     assert_eq!(world.facts(), before);
+}
+
+/// Two disks, one with a filter on it, and a numbered parent beside them; and what is to be done with them.
+fn changes_of_many_kinds() -> (FakeWorld, Vec<Action>) {
+    let mut world = two_used_disks();
+    world.ok(AddIothread(IothreadOptions::named("io")));
+    world.ok(add(
+        json!({"driver": "file", "node-name": "m0", "filename": "m0"}),
+    ));
+    world.ok(add(
+        json!({"driver": "many", "node-name": "many", "children": ["m0"]}),
+    ));
+    world.ok(add(
+        json!({"driver": "file", "node-name": "spare", "filename": "spare"}),
+    ));
+    world.ok(add(json!({"driver": "filter", "node-name": "old", "file": "b"})));
+    let filter = json!({"driver": "filter", "node-name": "new", "file": "a"});
+    let file = json!({"driver": "file", "node-name": "m1", "filename": "m1"});
+    let actions = vec![
+        Action::AddNode(add(file)),
+        Action::AddChild(add_child("many", "spare")),
+        Action::DelChild(del_child("many", "children.0")),
+        Action::InsertNode(InsertNode {
+            node: "a".to_owned(),
+            options: options(filter),
+        }),
+        over("a", "p"),
+        Action::SetBacking(SetBacking {
+            node_name: "q".to_owned(),
+            backing: Some("p".to_owned()),
+        }),
+        Action::DropFilter(DropFilter {
+            node_name: "old".to_owned(),
+        }),
+        Action::MoveNode(MoveNode {
+            node_name: "m0".to_owned(),
+            iothread: Some("io".to_owned()),
+        }),
+        Action::ReplaceNode(ReplaceNode {
+            from: "b".to_owned(),
+            to: "r".to_owned(),
+        }),
+    ];
+    (world, actions)
+}
+
+#[test]
+fn changes_of_many_kinds_happen_together_or_not_at_all() {
+    let (mut world, actions) = changes_of_many_kinds();
+    world.ok(together(actions));
+    world.assert_settled(&[]);
+    let facts = world.facts();
+    let named = |name: &str| facts.nodes.iter().any(|node| node.name == name);
+    assert!(named("new") && named("m1") && !named("old"));
+    let moved = world.id("m0");
+    assert_eq!(world.homes[&moved], millpond_messages::IoThreadId(2));
+    for done in 0..9 {
+        let (mut world, mut actions) = changes_of_many_kinds();
+        let before = (
+            world.facts(),
+            world.stored(),
+            world.links.clone(),
+            world.homes.clone(),
+        );
+        actions.truncate(done);
+        actions.push(Action::Abort);
+        assert!(world.request(together(actions)).is_err());
+        let after = (
+            world.facts(),
+            world.stored(),
+            world.links.clone(),
+            world.homes.clone(),
+        );
+        assert_eq!(after, before, "after {done} changes");
+        world.assert_settled(&[]);
+        assert!(world.nodes.values().all(|node| node.tokens.is_empty()));
+    }
+}
+
+/// What a change turns out to touch only after an earlier one is still as well before it is prepared.
+#[test]
+fn a_change_that_an_earlier_one_makes_possible_waits_for_its_own_nodes() {
+    let mut world = FakeWorld::new();
+    for name in ["a", "b", "c"] {
+        world.ok(add(
+            json!({"driver": "file", "node-name": name, "filename": name}),
+        ));
+    }
+    world.ok(add(json!({"driver": "two", "node-name": "t", "file": "a"})));
+    let (parent, child) = ("t".to_owned(), "other".to_owned());
+    let of = ChildOf::Node {
+        node_name: parent.clone(),
+        child: child.clone(),
+    };
+    let node = "b".to_owned();
+    let attach = Action::AttachChild(AttachChild { parent, child, node });
+    let node = "c".to_owned();
+    let replace = Action::ReplaceChild(ReplaceChild { of, node });
+    let busy = world.id("c");
+    assert!(world.enter(busy));
+    let asked = world.send(together(vec![attach, replace]));
+    world.run();
+    assert!(
+        !world.replies.contains_key(&asked),
+        "a request is under way there"
+    );
+    world.leave(busy);
+    world.run();
+    assert!(world.replies[&asked].is_ok());
+    world.assert_settled(&[]);
 }

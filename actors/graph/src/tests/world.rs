@@ -19,8 +19,8 @@ use millpond_messages::{
 
 use super::promises::Promises;
 use crate::{
-    Announcement, Effect, Event, ImplicitOpens, IothreadOrder, NewRoot, NodeOrder, NodeTask, Order, Policy,
-    Reply, RequestId, Wiring,
+    Announcement, Effect, ImplicitOpens, IothreadOrder, NewRoot, NodeOrder, NodeTask, Order, Policy,
+    PolicyEvent, Reply, RequestId, Wiring,
 };
 use millpond_engine::node::{self, OpenFacts, OrderId, OrderOutcome};
 
@@ -402,10 +402,10 @@ impl FakeWorld {
     }
 
     pub fn tell(&mut self, event: node::Event) {
-        self.event(Event::Node(event));
+        self.event(PolicyEvent::Node(event));
     }
 
-    fn event(&mut self, event: Event) {
+    fn event(&mut self, event: PolicyEvent) {
         self.now += Duration::from_nanos(1);
         let effects = self.policy.event(event, self.now);
         self.carry_out(effects);
@@ -422,7 +422,7 @@ impl FakeWorld {
         let due = self.alarms.iter().filter(|due| **due <= self.now).count();
         self.alarms.retain(|due| *due > self.now);
         for _ in 0..due {
-            self.event(Event::Alarm);
+            self.event(PolicyEvent::Alarm);
         }
     }
 
@@ -486,7 +486,7 @@ impl FakeWorld {
                 Effect::StartIothread { order_id, .. } => {
                     self.threads += 1;
                     let thread = IoThreadId(self.threads);
-                    self.event(Event::Started(order_id, Ok((thread, 0))));
+                    self.event(PolicyEvent::Started(order_id, Ok((thread, 0))));
                 }
                 Effect::RootPermissions { root, permissions } => {
                     self.told.push(Told::MayDo(root, permissions));

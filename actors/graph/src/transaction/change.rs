@@ -1,7 +1,7 @@
 //! A change as a value, and the one runner that carries changes out: alone or several together, all or none.
 //!
 //! ```text
-//!   check       the first change is looked at before anything is drained
+//!   check       each change finds its nodes; a refusal of the first ends it before anything is drained
 //!   cover       one drained section covers what all of them touch
 //!   prepare     each in turn takes its steps, on the graph as those before it have left it
 //!   commit      all steps hold; or they are undone, the last first, as soon as one change fails
@@ -9,9 +9,10 @@
 //!   finish      the section is over: what is left to do, and the answer
 //! ```
 
-use millpond_messages::Result;
+use millpond_messages::{Error, Result};
 
 use crate::sections::Cover;
+use crate::state::PolicyState;
 use crate::transaction::Transaction;
 use crate::value::graph::Graph;
 use crate::world::World;
@@ -33,16 +34,17 @@ pub trait Change: Sized {
     /// Whether its steps stay. Those of a change that only holds nodes while it works are undone at its end.
     const LASTS: bool = true;
 
-    /// Looks at whether it is possible in the graph as it is, and finds its nodes. A change that comes after others in a
-    /// list is first looked at when it is prepared.
+    /// Looks at whether it is possible as things are, and finds its nodes. A change that comes after others in a list is
+    /// looked at twice: before the section, to find what it touches, and again once those before it are prepared. Only the
+    /// second time a refusal counts.
     ///
     /// # Errors
     /// Why it is not.
-    fn check(&mut self, _graph: &Graph) -> Result<()> {
+    fn check(&mut self, _state: &PolicyState) -> Result<()> {
         Ok(())
     }
 
-    /// What must be still before it is prepared, as far as it is known then.
+    /// What must be still before it is prepared, as far as [`Change::check`] has found it.
     fn cover(&self, _graph: &Graph) -> Cover {
         Cover::Nodes(Vec::new())
     }
@@ -89,21 +91,15 @@ pub async fn run_all<C: Change>(world: &World, user: &str, mut changes: Vec<C>) 
 }
 
 async fn run_in<C: Change>(world: &World, user: &str, changes: &mut [C]) -> Result<()> {
-    if let Some(first) = changes.first_mut() {
-        world.graph(|graph| first.check(graph))?;
-    }
-    let cover = world.graph(|graph| {
-        let covers = changes.iter().map(|change| change.cover(graph));
-        covers.fold(Cover::Nodes(Vec::new()), Cover::join)
-    });
+    let cover = world.with(|state| find_all(state, changes))?;
     let mut transaction = Transaction::new(world);
     if !cover.is_empty() {
-        transaction.drain_cover(cover, user).await;
+        transaction.drain_cover(cover.clone(), user).await;
     }
     let mut result = Ok(());
     for (at, change) in changes.iter_mut().enumerate() {
         if at > 0 {
-            result = world.graph(|graph| change.check(graph));
+            result = look_again(&mut transaction, user, change, &cover).await;
         }
         if result.is_ok() {
             result = change.prepare(&mut transaction).await;
@@ -129,4 +125,40 @@ async fn run_in<C: Change>(world: &World, user: &str, changes: &mut [C]) -> Resu
         world.undrain(section);
     }
     result
+}
+
+/// Has each change find its nodes; answers what all of them touch.
+///
+/// # Errors
+/// The first one's refusal. A later one may be possible once those before it are done.
+fn find_all<C: Change>(state: &PolicyState, changes: &mut [C]) -> Result<Cover> {
+    let mut cover = Cover::Nodes(Vec::new());
+    for (at, change) in changes.iter_mut().enumerate() {
+        let checked = change.check(state);
+        if at == 0 {
+            checked?;
+        }
+        cover = cover.join(change.cover(&state.graph));
+    }
+    Ok(cover)
+}
+
+/// Looks at a change on the graph as those before it have left it, and drains what it touches that came with them.
+///
+/// # Errors
+/// Why it is not possible.
+async fn look_again<C: Change>(
+    transaction: &mut Transaction,
+    user: &str,
+    change: &mut C,
+    covered: &Cover,
+) -> Result<()> {
+    let beyond = transaction.world.with(|state| {
+        change.check(state)?;
+        Ok::<_, Error>(change.cover(&state.graph).beyond(covered))
+    })?;
+    if !beyond.is_empty() {
+        transaction.drain_cover(beyond, user).await;
+    }
+    Ok(())
 }

@@ -32,7 +32,7 @@ pub async fn prepare(world: &World, plan: &Plan) -> Result<()> {
     }
     let Some(error) = failure else { return Ok(()) };
     for node in prepared {
-        world.tell(node, NodeOrder::PermissionsAbort);
+        world.send(node, NodeOrder::PermissionsAbort);
     }
     Err(error)
 }

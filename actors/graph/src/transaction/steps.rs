@@ -1,6 +1,7 @@
 //! A transaction: steps that are taken one by one, each with what undoes it, until all hold or none does.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use millpond_drivers::api::BackingLink;
 use millpond_messages::{ChildSlot, EdgeId, IoThreadId, NodeId, Result, Role, RootId, Token};
@@ -68,7 +69,7 @@ impl Transaction {
                     }
                 }
                 Undo::Facts(kept) if kept.is_stale => {
-                    self.world.tell(kept.node, NodeOrder::ExchangeCommit);
+                    self.world.send(kept.node, NodeOrder::ExchangeCommit);
                 }
                 Undo::Facts(_)
                 | Undo::Moved(..)
@@ -143,7 +144,7 @@ impl Transaction {
                     tracing::warn!(%error, %node, "an image still names another backing file");
                 }
             }
-            Undo::ReopenPrepared(node) => world.tell(node, NodeOrder::ReopenAbort),
+            Undo::ReopenPrepared(node) => world.send(node, NodeOrder::ReopenAbort),
             Undo::Moved(nodes, home) => {
                 if let Err(error) = moving::move_still(world, &nodes, home).await {
                     tracing::warn!(%error, "nodes stay in another iothread");
@@ -197,7 +198,7 @@ impl Transaction {
     }
 
     fn restore_facts(&self, kept: Facts) {
-        self.world.tell(kept.node, NodeOrder::ExchangeAbort);
+        self.world.send(kept.node, NodeOrder::ExchangeAbort);
         self.world.graph(|graph| {
             if let Some(node) = graph.node_mut(kept.node) {
                 node.facts = kept.facts;
@@ -293,7 +294,7 @@ impl Transaction {
     /// Instead of the second half: all nodes forget what they have agreed to.
     pub fn abort_permissions(&self, plan: &Plan) {
         for (node, _) in &plan.nodes {
-            self.world.tell(*node, NodeOrder::PermissionsAbort);
+            self.world.send(*node, NodeOrder::PermissionsAbort);
         }
     }
 
@@ -380,22 +381,31 @@ impl Transaction {
         self.log.extend(kept.map(|kept| Undo::Facts(Box::new(kept))));
     }
 
-    /// Moves nodes that live in one iothread to another.
+    /// Moves nodes to an iothread, in a section of their own.
     ///
     /// # Errors
     /// One of the iothreads is gone.
     pub async fn move_nodes(&mut self, nodes: Vec<NodeId>, to: IoThreadId) -> Result<()> {
-        let world = self.world.clone();
-        let home = world.graph(|graph| {
-            nodes
-                .first()
-                .and_then(|node| graph.node(*node))
-                .map(|node| node.iothread)
-        });
         self.drain(nodes.iter().copied(), "move to another iothread")
             .await;
-        self.log.extend(home.map(|home| Undo::Moved(nodes.clone(), home)));
-        moving::move_still(&world, &nodes, to).await
+        self.move_still(&nodes, to).await
+    }
+
+    /// Moves nodes that are still to an iothread.
+    ///
+    /// # Errors
+    /// One of the iothreads is gone.
+    pub async fn move_still(&mut self, nodes: &[NodeId], to: IoThreadId) -> Result<()> {
+        let world = self.world.clone();
+        let mut homes: BTreeMap<IoThreadId, Vec<NodeId>> = BTreeMap::new();
+        world.graph(|graph| {
+            for node in nodes.iter().filter_map(|node| graph.node(*node)) {
+                homes.entry(node.iothread).or_default().push(node.id);
+            }
+        });
+        let back = homes.into_iter().map(|(home, nodes)| Undo::Moved(nodes, home));
+        self.log.extend(back);
+        moving::move_still(&world, nodes, to).await
     }
 
     /// Notes that a node's new options were prepared.

@@ -14,7 +14,7 @@ use super::super::world::registry;
 use super::requests::Stage;
 use super::site::{Mail, Site};
 use super::{Breach, print};
-use crate::{Effect, Event, ImplicitOpens, Policy, Reply, RequestId};
+use crate::{Effect, ImplicitOpens, Policy, PolicyEvent, Reply, RequestId};
 use millpond_engine::node::OrderId;
 
 /// Requests of the setup have ids from here on.
@@ -266,7 +266,7 @@ impl Live {
 
     fn start(&mut self, order_id: OrderId) {
         self.threads += 1;
-        let started = Event::Started(order_id, Ok((IoThreadId(self.threads), 0)));
+        let started = PolicyEvent::Started(order_id, Ok((IoThreadId(self.threads), 0)));
         self.call(false, |policy| policy.event(started, Duration::ZERO));
     }
 
@@ -405,7 +405,9 @@ impl Live {
             Action::Event(home) => {
                 let thread = self.site.threads.get_mut(&home);
                 if let Some(event) = thread.and_then(|thread| thread.outbox.pop_front()) {
-                    self.call(false, |policy| policy.event(Event::Node(event), Duration::ZERO));
+                    self.call(false, |policy| {
+                        policy.event(PolicyEvent::Node(event), Duration::ZERO)
+                    });
                 }
             }
             Action::Look(request) => self.site.look(self.site.requests[request].root, request),
