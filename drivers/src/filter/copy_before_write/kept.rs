@@ -294,7 +294,7 @@ impl Kept {
         let mut status = child.block_status(part, true, true).await?;
         drop(held);
         // Where the data lies is nobody's business: it moves.
-        status.flags = status.flags & (StatusFlags::DATA | StatusFlags::ZERO);
+        status.flags &= StatusFlags::DATA | StatusFlags::ZERO;
         status.flags |= StatusFlags::ALLOCATED;
         status.map = None;
         Ok(status)

@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn the_bytes_of_version_1_stay() {
         let record = DriverRecord::of(&moment()).unwrap();
-        let expected = b"MILLPOND\x18driver/copy-before-write\x01\0\0\0\x29\0\0\0\
+        let expected = b"MILLPOND\x18driver/copy-before-write\x01\0\0\0\x27\0\0\0\
             \xfc\0\0\x10\0\xfc\0\0\x01\0\x02\0\xfc\0\0\x01\0\xfc\0\0\x02\0\xfc\0\0\x0e\0\x01\0\xfc\0\0\x10\0\x01\x05\0\x01\0";
         assert_eq!(record.bytes(), expected);
         assert_eq!(record.state::<SavedMoment>().unwrap(), moment());
