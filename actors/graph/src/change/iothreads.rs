@@ -107,7 +107,7 @@ pub struct Move {
     found: Option<(Vec<NodeId>, IoThreadId)>,
 }
 
-/// Which nodes move.
+/// Which nodes move together.
 enum Wish {
     /// A node with all that is joined to it by edges.
     Joined(SetIothread),

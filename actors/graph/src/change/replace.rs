@@ -201,17 +201,17 @@ pub struct Replace {
     found: Option<Replacement>,
 }
 
-/// Which edges.
+/// Which edges are to lead elsewhere.
 enum Wish {
     /// All those of a node's parents that cannot be reached from the other.
     Node(ReplaceNode),
-    /// One edge alone.
+    /// One edge, and no other.
     Child(ReplaceChild),
     /// All of a filter's, to what it filters.
     Filter(DropFilter),
 }
 
-/// The edges that were found.
+/// The edges that were found, and where they are to lead.
 struct Replacement {
     from: NodeId,
     to: NodeId,
