@@ -336,6 +336,7 @@ fn a_daemon_is_written_down_with_its_exports_clients_and_jobs() {
         let options = JobOptions {
             auto_finalize: false,
             auto_dismiss: true,
+            speed: 0,
         };
         let job = Waits { ended: Some(ended) };
         daemon.jobs().start("job0", options, job).await.unwrap();

@@ -118,3 +118,26 @@ fn a_job_that_is_cancelled_has_failed() {
         seen
     });
 }
+
+#[test]
+fn the_older_commands_see_block_jobs_only() {
+    beside_qemu(|mut daemon: Daemon| {
+        let path = daemon.dir().join("new.raw");
+        let mut seen = vec![answer(&mut daemon, "blockdev-create", create("j", &path))];
+        seen.extend(states(&mut daemon, "concluded"));
+        for id in ["j", "k"] {
+            for verb in ["pause", "resume", "complete", "cancel"] {
+                let command = format!("block-job-{verb}");
+                seen.push(answer(&mut daemon, &command, json!({"device": id})));
+            }
+            let speed = json!({"device": id, "speed": -1});
+            seen.push(answer(&mut daemon, "block-job-set-speed", speed));
+            for verb in ["finalize", "dismiss"] {
+                let command = format!("block-job-{verb}");
+                seen.push(answer(&mut daemon, &command, json!({"id": id})));
+            }
+        }
+        seen.push(answer(&mut daemon, "query-block-jobs", json!({})));
+        seen
+    });
+}

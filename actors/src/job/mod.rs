@@ -12,7 +12,13 @@
 
 mod amend;
 mod create;
+mod ending;
+mod entry;
+mod handle;
+mod limit;
+mod order;
 mod pace;
+pub mod policy;
 mod registry;
 mod saved;
 pub mod state;
@@ -22,7 +28,8 @@ mod work;
 
 pub use amend::AmendJob;
 pub use create::CreateJob;
-pub use pace::{Cancelled, Pace};
-pub use registry::{JobOptions, Jobs};
+pub use handle::Jobs;
+pub use order::{Family, JobOptions, JobOrder};
+pub use pace::{Cancelled, Gates, Pace};
 pub use state::Verb;
 pub use work::Job;

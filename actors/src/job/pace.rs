@@ -1,11 +1,18 @@
 //! What a job's user wishes, and what its data half reports.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::task::Poll;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
+use millpond_messages::IoError;
+use millpond_messages::qapi::schema::{BlockErrorAction, BlockdevOnError, IoOperationType};
+
+use super::limit::Limit;
+use super::policy;
 
 /// The job is to stand still at its next pause point.
 const PAUSE: u8 = 1;
@@ -13,6 +20,9 @@ const PAUSE: u8 = 1;
 const CANCEL: u8 = 2;
 /// It is ready, and is to end now.
 const COMPLETE: u8 = 4;
+
+/// How long the data half of a cancelled job waits for a request of its own. Storage that is dead never answers.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// The job was cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,15 +38,39 @@ pub(super) enum Report {
     Resumed,
     /// Source and target are alike, and are kept so.
     Ready,
-    /// So much is done, of so much.
-    Progress { done: i64, total: i64 },
+    /// It waits for this long at most, and is to be woken then.
+    Rests(Duration),
+    /// A request of its own failed, and this is done about it.
+    Failed {
+        operation: IoOperationType,
+        action: BlockErrorAction,
+        error: IoError,
+    },
 }
 
 type Reports = Arc<dyn Fn(Report) + Send + Sync>;
 
+/// The gates that a data half's requests come through: a drained section that closes one of them pauses the job.
+pub trait Gates {
+    /// Whether all are open. `waker` is called when that changes.
+    fn watch(&self, waker: &Waker) -> bool;
+}
+
+/// Work without requests to nodes.
+impl Gates for () {
+    fn watch(&self, _: &Waker) -> bool {
+        true
+    }
+}
+
 #[derive(Default)]
 struct Wishes {
     bits: AtomicU8,
+    limit: Limit,
+    done: AtomicI64,
+    total: AtomicI64,
+    /// Waits for its speed to allow more, or is paused: nothing of it is in flight.
+    rests: AtomicBool,
     /// The data half, when it waits for a wish.
     waiting: AtomicWaker,
 }
@@ -46,13 +80,16 @@ struct Wishes {
 pub struct Pace {
     wishes: Arc<Wishes>,
     reports: Reports,
+    begun: Instant,
 }
 
+/// What the registry wishes.
 impl Pace {
     pub(super) fn new(reports: impl Fn(Report) + Send + Sync + 'static) -> Self {
         Self {
             wishes: Arc::default(),
             reports: Arc::new(reports),
+            begun: Instant::now(),
         }
     }
 
@@ -62,6 +99,10 @@ impl Pace {
 
     fn set(&self, wish: u8) {
         self.wishes.bits.fetch_or(wish, Ordering::AcqRel);
+        self.wake();
+    }
+
+    pub(super) fn wake(&self) {
         self.wishes.waiting.wake();
     }
 
@@ -71,7 +112,7 @@ impl Pace {
 
     pub(super) fn resume(&self) {
         self.wishes.bits.fetch_and(!PAUSE, Ordering::AcqRel);
-        self.wishes.waiting.wake();
+        self.wake();
     }
 
     pub(super) fn cancel(&self) {
@@ -82,26 +123,68 @@ impl Pace {
         self.set(COMPLETE);
     }
 
+    pub(super) fn set_speed(&self, speed: u64) {
+        self.wishes.limit.set_speed(speed);
+        self.wake();
+    }
+
+    /// So much is done, of so much.
+    pub(super) fn progress_made(&self) -> (i64, i64) {
+        let (done, total) = (&self.wishes.done, &self.wishes.total);
+        (done.load(Ordering::Acquire), total.load(Ordering::Acquire))
+    }
+
+    pub(super) fn is_resting(&self) -> bool {
+        self.wishes.rests.load(Ordering::Acquire)
+    }
+}
+
+/// What the data half says and asks.
+impl Pace {
     /// Whether the job is to end without a result.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.has(CANCEL)
     }
 
-    /// A pause point: while nothing of the job is in flight. Waits while the job is to stand still.
+    /// Bytes a second that the job may move, 0 for no limit.
+    #[must_use]
+    pub fn speed(&self) -> u64 {
+        self.wishes.limit.speed()
+    }
+
+    /// A pause point of work that has no gates.
     ///
     /// # Errors
     /// The job is to end.
     pub async fn point(&self) -> Result<(), Cancelled> {
-        if self.has(PAUSE) && !self.is_cancelled() {
-            (self.reports)(Report::Paused);
-            self.until(|pace| !pace.has(PAUSE) || pace.is_cancelled()).await;
-            (self.reports)(Report::Resumed);
+        self.point_at(&()).await
+    }
+
+    /// A pause point: while nothing of the job is in flight. Waits while the job is to stand still, while a gate is closed,
+    /// and while the job has moved more than its speed allows.
+    ///
+    /// # Errors
+    /// The job is to end.
+    pub async fn point_at(&self, gates: &impl Gates) -> Result<(), Cancelled> {
+        loop {
+            if self.is_cancelled() {
+                return Err(Cancelled);
+            }
+            let delay = self.wishes.limit.delay(self.begun.elapsed());
+            if self.has(PAUSE) || !gates.watch(Waker::noop()) {
+                self.stand_still(gates).await;
+            } else if delay.is_zero() {
+                return Ok(());
+            } else {
+                self.rest(delay, gates).await;
+            }
         }
-        match self.is_cancelled() {
-            true => Err(Cancelled),
-            false => Ok(()),
-        }
+    }
+
+    /// Counts bytes that the job has moved: the next pause point waits for as long as its speed asks for.
+    pub fn moved(&self, bytes: u64) {
+        self.wishes.limit.count(bytes, self.begun.elapsed());
     }
 
     /// Source and target are alike: waits until a user completes the job, or wishes anything else.
@@ -111,7 +194,8 @@ impl Pace {
     pub async fn ready(&self) -> Result<(), Cancelled> {
         (self.reports)(Report::Ready);
         loop {
-            self.until(|pace| pace.has(PAUSE | CANCEL | COMPLETE)).await;
+            self.until(&(), |pace, _| pace.has(PAUSE | CANCEL | COMPLETE))
+                .await;
             self.point().await?;
             if self.has(COMPLETE) {
                 return Ok(());
@@ -121,14 +205,94 @@ impl Pace {
 
     /// So much is done, of so much.
     pub fn progress(&self, done: i64, total: i64) {
-        (self.reports)(Report::Progress { done, total });
+        self.wishes.total.store(total, Ordering::Release);
+        self.wishes.done.store(done, Ordering::Release);
     }
 
-    async fn until(&self, condition: impl Fn(&Self) -> bool) {
+    /// So many bytes more are done.
+    pub fn advance(&self, bytes: u64) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.wishes.done.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// A request of the job's own failed; answers what is done about it. The job stands still at its next pause point if
+    /// that is to stop.
+    #[must_use]
+    pub fn failed(
+        &self,
+        on_error: BlockdevOnError,
+        operation: IoOperationType,
+        error: IoError,
+    ) -> BlockErrorAction {
+        let action = policy::action(on_error, error);
+        if action == BlockErrorAction::Stop {
+            self.set(PAUSE);
+        }
+        (self.reports)(Report::Failed {
+            operation,
+            action,
+            error,
+        });
+        action
+    }
+
+    /// Waits for a request of the job's own. Once the job is cancelled it is not waited for any longer than a moment: it
+    /// goes on by itself where its storage is dead.
+    ///
+    /// # Errors
+    /// The job is to end, and the request has not.
+    pub async fn unless_stuck<T>(&self, request: impl Future<Output = T>) -> Result<T, Cancelled> {
+        let mut request = pin!(request);
+        let mut patience = None;
+        poll_fn(|context| {
+            if let Poll::Ready(ended) = request.as_mut().poll(context) {
+                return Poll::Ready(Ok(ended));
+            }
+            self.wishes.waiting.register(context.waker());
+            if !self.is_cancelled() {
+                return Poll::Pending;
+            }
+            let until = *patience.get_or_insert_with(|| {
+                (self.reports)(Report::Rests(GRACE));
+                self.begun.elapsed() + GRACE
+            });
+            match self.begun.elapsed() >= until {
+                true => Poll::Ready(Err(Cancelled)),
+                false => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    async fn stand_still(&self, gates: &impl Gates) {
+        self.wishes.rests.store(true, Ordering::Release);
+        (self.reports)(Report::Paused);
+        self.until(gates, |pace, are_open| {
+            pace.is_cancelled() || (are_open && !pace.has(PAUSE))
+        })
+        .await;
+        self.wishes.rests.store(false, Ordering::Release);
+        (self.reports)(Report::Resumed);
+    }
+
+    async fn rest(&self, delay: Duration, gates: &impl Gates) {
+        let (until, speed) = (self.begun.elapsed() + delay, self.speed());
+        self.wishes.rests.store(true, Ordering::Release);
+        (self.reports)(Report::Rests(delay));
+        self.until(gates, |pace, are_open| {
+            let wished = pace.has(PAUSE | CANCEL) || pace.speed() != speed;
+            wished || !are_open || pace.begun.elapsed() >= until
+        })
+        .await;
+        self.wishes.rests.store(false, Ordering::Release);
+    }
+
+    async fn until(&self, gates: &impl Gates, condition: impl Fn(&Self, bool) -> bool) {
         poll_fn(|context| {
             // Before the look, so that a wish that comes in between wakes.
             self.wishes.waiting.register(context.waker());
-            match condition(self) {
+            let are_open = gates.watch(context.waker());
+            match condition(self, are_open) {
                 true => Poll::Ready(()),
                 false => Poll::Pending,
             }

@@ -5,7 +5,9 @@ use millpond_messages::saved::SavedJob;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::registry::{Entry, Jobs, Registry};
+use super::entry::Entry;
+use super::handle::Jobs;
+use super::registry::Registry;
 
 impl Jobs {
     /// All jobs written down, the first made first; none where the daemon ends.
@@ -30,18 +32,17 @@ impl Handler<Save> for Registry {
 }
 
 fn saved(entry: &Entry) -> SavedJob {
-    let info = &entry.info;
+    let (done, total) = entry.pace.progress_made();
     SavedJob {
-        id: info.id.clone(),
-        kind: qapi_name(&info.kind),
-        status: qapi_name(&info.status),
+        id: entry.id.clone(),
+        kind: qapi_name(&entry.kind),
+        status: qapi_name(&entry.status),
         options: entry.job.options(),
-        current_progress: u64::try_from(info.current_progress).unwrap_or(0),
-        total_progress: u64::try_from(info.total_progress).unwrap_or(0),
-        error: info.error.clone(),
-        // No job has a speed that could be set, or holds nodes from one step to the next.
-        speed: 0,
-        roots: Vec::new(),
+        current_progress: u64::try_from(done).unwrap_or(0),
+        total_progress: u64::try_from(total).unwrap_or(0),
+        error: entry.error.clone(),
+        speed: entry.pace.speed(),
+        roots: entry.job.roots(),
         manual_finalize: !entry.options.auto_finalize,
         manual_dismiss: !entry.options.auto_dismiss,
         pauses: u32::from(entry.user_paused),

@@ -4,12 +4,15 @@ use actix_rt::System;
 use futures_channel::mpsc;
 use futures_util::future::LocalBoxFuture;
 use futures_util::{FutureExt, StreamExt};
-use millpond_messages::qapi::{JobInfo, JobStatus, JobType, QmpEvent};
+use millpond_messages::qapi::{
+    BlockDeviceIoStatus, BlockErrorAction, BlockJobInfo, BlockdevOnError, IoOperationType, JobInfo,
+    JobStatus, JobType, QmpError, QmpEvent,
+};
 use millpond_messages::saved::SavedOptions;
-use millpond_messages::{Error, ErrorKind, Result};
+use millpond_messages::{Error, ErrorKind, IoError, Result};
 
 use super::state::{STATES, may_follow, name};
-use super::{Job, JobOptions, Jobs, Pace, Verb};
+use super::{Family, Job, JobOptions, JobOrder, Jobs, Pace, Verb};
 use crate::monitor::{EventBus, Events};
 
 /// QEMU's table of verbs (`JobVerbTable` of its job.c): a line for each verb, a column for each state.
@@ -82,12 +85,19 @@ enum Do {
     Point,
     /// Is ready.
     Ready,
+    /// Moves so many bytes, and comes to a pause point.
+    Move(u64),
+    /// Meets an error, for which it is to be stopped.
+    Fail(IoError),
+    /// Waits for a request that never ends.
+    Stick,
     /// Ends, in this way.
     End(Result<()>),
 }
 
 /// A job whose data half does what a test says, and which notes how it is ended.
 struct Scripted {
+    kind: JobType,
     script: Option<mpsc::UnboundedReceiver<Do>>,
     completes: bool,
     settled: mpsc::UnboundedSender<bool>,
@@ -95,7 +105,7 @@ struct Scripted {
 
 impl Job for Scripted {
     fn kind(&self) -> JobType {
-        JobType::Mirror
+        self.kind
     }
 
     fn options(&self) -> SavedOptions {
@@ -109,6 +119,18 @@ impl Job for Scripted {
             loop {
                 match script.next().await {
                     Some(Do::Point) => pace.point().await.map_err(cancelled)?,
+                    Some(Do::Move(bytes)) => {
+                        pace.moved(bytes);
+                        pace.point().await.map_err(cancelled)?;
+                    }
+                    Some(Do::Fail(error)) => {
+                        let action = pace.failed(BlockdevOnError::Stop, IoOperationType::Write, error);
+                        assert_eq!(action, BlockErrorAction::Stop);
+                    }
+                    Some(Do::Stick) => pace
+                        .unless_stuck(std::future::pending())
+                        .await
+                        .map_err(cancelled)?,
                     Some(Do::Ready) => pace.ready().await.map_err(cancelled)?,
                     Some(Do::End(result)) => return result,
                     None => return Ok(()),
@@ -141,13 +163,14 @@ struct Stage {
 }
 
 impl Stage {
-    async fn new(options: JobOptions, completes: bool) -> Self {
+    async fn new(kind: JobType, options: JobOptions, completes: bool) -> Self {
         let bus = EventBus::default();
         let events = bus.subscribe();
         let jobs = Jobs::new(bus);
         let (script, receiver) = mpsc::unbounded();
         let (sender, settled) = mpsc::unbounded();
         let job = Scripted {
+            kind,
             script: Some(receiver),
             completes,
             settled: sender,
@@ -167,7 +190,7 @@ impl Stage {
         self.script.unbounded_send(what).unwrap();
     }
 
-    /// Waits for the next events: states, and `!` for the event of a job that is to be finalized.
+    /// Waits for the next events: states, and a word with `!` for each event of block jobs.
     async fn sees(&mut self, expected: &[&str]) {
         let events = &mut self.events;
         for expected in expected {
@@ -176,7 +199,11 @@ impl Stage {
                     assert_eq!(id, "j");
                     name(status)
                 }
-                QmpEvent::BlockJobPending { .. } => "!",
+                QmpEvent::BlockJobPending { .. } => "pending!",
+                QmpEvent::BlockJobReady { .. } => "ready!",
+                QmpEvent::BlockJobCompleted { .. } => "completed!",
+                QmpEvent::BlockJobCancelled { .. } => "cancelled!",
+                QmpEvent::BlockJobError { .. } => "error!",
                 other => panic!("{other:?}"),
             };
             assert_eq!(seen, *expected);
@@ -184,16 +211,20 @@ impl Stage {
         assert!(events.try_next().is_none(), "nothing comes behind {expected:?}");
     }
 
-    async fn ok(&self, verb: Verb) {
-        self.jobs.apply("j", verb).await.unwrap();
+    async fn ok(&self, order: JobOrder) {
+        self.jobs.apply(Family::Job, "j", order).await.unwrap();
     }
 
-    async fn refused(&self, verb: Verb) -> String {
-        self.jobs.apply("j", verb).await.unwrap_err().desc
+    async fn refused(&self, order: JobOrder) -> String {
+        self.jobs.apply(Family::Job, "j", order).await.unwrap_err().desc
     }
 
     async fn info(&self) -> JobInfo {
         self.jobs.list().await.remove(0)
+    }
+
+    async fn block_info(&self) -> BlockJobInfo {
+        self.jobs.list_block_jobs().await.remove(0)
     }
 
     async fn settled(&mut self) -> bool {
@@ -202,19 +233,31 @@ impl Stage {
 }
 
 fn play<F: Future<Output = ()>>(options: JobOptions, completes: bool, act: impl FnOnce(Stage) -> F) {
-    System::new().block_on(async { act(Stage::new(options, completes).await).await });
+    play_kind(JobType::Mirror, options, completes, act);
+}
+
+fn play_kind<F: Future<Output = ()>>(
+    kind: JobType,
+    options: JobOptions,
+    completes: bool,
+    act: impl FnOnce(Stage) -> F,
+) {
+    System::new().block_on(async { act(Stage::new(kind, options, completes).await).await });
 }
 
 const BY_HAND: JobOptions = JobOptions {
     auto_finalize: false,
     auto_dismiss: false,
+    speed: 0,
 };
+
+const CANCEL: JobOrder = JobOrder::Cancel { force: true };
 
 #[test]
 fn a_job_pauses_where_it_can_and_goes_on() {
     play(JobOptions::MANUAL_DISMISS, false, async |mut stage| {
-        stage.ok(Verb::Pause).await;
-        assert_eq!(stage.refused(Verb::Pause).await, "Job is already paused");
+        stage.ok(JobOrder::Pause).await;
+        assert_eq!(stage.refused(JobOrder::Pause).await, "Job is already paused");
         assert_eq!(
             stage.info().await.status,
             JobStatus::Running,
@@ -222,12 +265,14 @@ fn a_job_pauses_where_it_can_and_goes_on() {
         );
         stage.does(Do::Point);
         stage.sees(&["paused"]).await;
-        stage.ok(Verb::Resume).await;
+        stage.ok(JobOrder::Resume).await;
         stage.sees(&["running"]).await;
         let text = "Can't resume a job that was not paused";
-        assert_eq!(stage.refused(Verb::Resume).await, text);
+        assert_eq!(stage.refused(JobOrder::Resume).await, text);
         stage.does(Do::End(Ok(())));
-        stage.sees(&["waiting", "pending", "concluded"]).await;
+        stage
+            .sees(&["waiting", "pending", "completed!", "concluded"])
+            .await;
         assert!(stage.settled().await);
     });
 }
@@ -236,21 +281,21 @@ fn a_job_pauses_where_it_can_and_goes_on() {
 fn a_job_that_is_ready_is_completed_and_finalized_by_hand() {
     play(BY_HAND, true, async |mut stage| {
         let text = "Job 'j' in state 'running' cannot accept command verb 'complete'";
-        assert_eq!(stage.refused(Verb::Complete).await, text);
+        assert_eq!(stage.refused(JobOrder::Complete).await, text);
         stage.does(Do::Ready);
-        stage.sees(&["ready"]).await;
-        stage.ok(Verb::Pause).await;
+        stage.sees(&["ready", "ready!"]).await;
+        stage.ok(JobOrder::Pause).await;
         stage.sees(&["standby"]).await;
-        stage.ok(Verb::Resume).await;
+        stage.ok(JobOrder::Resume).await;
         stage.sees(&["ready"]).await;
-        stage.ok(Verb::Complete).await;
+        stage.ok(JobOrder::Complete).await;
         stage.does(Do::End(Ok(())));
-        stage.sees(&["waiting", "pending", "!"]).await;
-        stage.ok(Verb::Finalize).await;
-        stage.sees(&["concluded"]).await;
-        stage.ok(Verb::Dismiss).await;
+        stage.sees(&["waiting", "pending", "pending!"]).await;
+        stage.ok(JobOrder::Finalize).await;
+        stage.sees(&["completed!", "concluded"]).await;
+        stage.ok(JobOrder::Dismiss).await;
         stage.sees(&["null"]).await;
-        assert_eq!(stage.refused(Verb::Dismiss).await, "Job not found");
+        assert_eq!(stage.refused(JobOrder::Dismiss).await, "Job not found");
     });
 }
 
@@ -258,41 +303,39 @@ fn a_job_that_is_ready_is_completed_and_finalized_by_hand() {
 fn a_job_that_cannot_be_completed_says_so() {
     play(JobOptions::MANUAL_DISMISS, false, async |mut stage| {
         stage.does(Do::Ready);
-        stage.sees(&["ready"]).await;
+        stage.sees(&["ready", "ready!"]).await;
         let text = "The active block job 'j' cannot be completed";
-        assert_eq!(stage.refused(Verb::Complete).await, text);
+        assert_eq!(stage.refused(JobOrder::Complete).await, text);
     });
 }
 
 #[test]
 fn a_job_is_cancelled_while_it_is_paused_and_while_it_waits_to_be_finalized() {
     play(JobOptions::MANUAL_DISMISS, false, async |mut stage| {
-        stage.ok(Verb::Pause).await;
+        stage.ok(JobOrder::Pause).await;
         stage.does(Do::Point);
         stage.sees(&["paused"]).await;
-        stage.ok(Verb::Cancel).await;
-        stage.sees(&["running", "aborting", "concluded"]).await;
+        stage.ok(CANCEL).await;
+        stage
+            .sees(&["running", "aborting", "cancelled!", "concluded"])
+            .await;
         assert!(!stage.settled().await);
         assert_eq!(stage.info().await.error.unwrap(), "Operation canceled");
     });
     play(BY_HAND, false, async |mut stage| {
         stage.does(Do::End(Ok(())));
-        stage.sees(&["waiting", "pending", "!"]).await;
-        stage.ok(Verb::Cancel).await;
-        stage.sees(&["aborting", "concluded"]).await;
+        stage.sees(&["waiting", "pending", "pending!"]).await;
+        stage.ok(CANCEL).await;
+        stage.sees(&["aborting", "cancelled!", "concluded"]).await;
         assert!(!stage.settled().await);
     });
 }
 
 #[test]
 fn a_failed_job_is_dismissed_by_itself_where_that_is_wanted() {
-    let options = JobOptions {
-        auto_finalize: true,
-        auto_dismiss: true,
-    };
-    play(options, false, async |mut stage| {
+    play(JobOptions::default(), false, async |mut stage| {
         stage.does(Do::End(Err(Error::new(ErrorKind::Corrupt, "It broke"))));
-        stage.sees(&["aborting", "concluded", "null"]).await;
+        stage.sees(&["aborting", "completed!", "concluded", "null"]).await;
         assert!(stage.jobs.list().await.is_empty());
     });
 }
@@ -301,17 +344,165 @@ fn a_failed_job_is_dismissed_by_itself_where_that_is_wanted() {
 fn the_end_cancels_what_would_wait_for_a_user_and_waits_for_the_rest() {
     play(BY_HAND, false, async |mut stage| {
         stage.does(Do::End(Ok(())));
-        stage.sees(&["waiting", "pending", "!"]).await;
+        stage.sees(&["waiting", "pending", "pending!"]).await;
         stage.jobs.finish().await;
-        stage.sees(&["aborting", "concluded", "null"]).await;
+        stage.sees(&["aborting", "cancelled!", "concluded", "null"]).await;
     });
-    play(JobOptions::MANUAL_DISMISS, false, async |mut stage| {
+    play_kind(
+        JobType::Create,
+        JobOptions::MANUAL_DISMISS,
+        false,
+        async |mut stage| {
+            let jobs = stage.jobs.clone();
+            let finish = jobs.finish();
+            let mut finish = std::pin::pin!(finish);
+            assert!(futures_util::poll!(finish.as_mut()).is_pending());
+            stage.does(Do::End(Ok(())));
+            finish.await;
+            stage.sees(&["waiting", "pending", "concluded", "null"]).await;
+        },
+    );
+}
+
+#[test]
+fn the_end_cancels_a_block_job_that_runs() {
+    play(JobOptions::default(), false, async |mut stage| {
         let jobs = stage.jobs.clone();
-        let finish = jobs.finish();
-        let mut finish = std::pin::pin!(finish);
+        let mut finish = std::pin::pin!(jobs.finish());
         assert!(futures_util::poll!(finish.as_mut()).is_pending());
-        stage.does(Do::End(Ok(())));
+        stage.does(Do::Point);
         finish.await;
-        stage.sees(&["waiting", "pending", "concluded", "null"]).await;
+        stage.sees(&["aborting", "cancelled!", "concluded", "null"]).await;
+    });
+}
+
+#[test]
+fn an_error_stops_a_job_until_it_is_resumed() {
+    play(BY_HAND, false, async |mut stage| {
+        stage.does(Do::Fail(IoError::NoSpace));
+        stage.sees(&["error!"]).await;
+        assert_eq!(stage.block_info().await.io_status, BlockDeviceIoStatus::Nospace);
+        assert!(
+            stage.block_info().await.paused,
+            "it is not there yet, but will be"
+        );
+        stage.does(Do::Fail(IoError::NotSupported));
+        stage.sees(&["error!"]).await;
+        stage.does(Do::Point);
+        stage.sees(&["paused"]).await;
+        let info = stage.block_info().await;
+        assert_eq!(
+            info.io_status,
+            BlockDeviceIoStatus::Nospace,
+            "the first error is shown"
+        );
+        assert!(info.paused && !info.busy);
+        let order = JobOrder::Cancel { force: false };
+        let text = "The block job for device 'j' is currently paused";
+        assert_eq!(stage.refused(order).await, text);
+        stage.ok(JobOrder::Resume).await;
+        stage.sees(&["running"]).await;
+        assert_eq!(stage.block_info().await.io_status, BlockDeviceIoStatus::Ok);
+    });
+}
+
+#[test]
+fn a_job_rests_as_its_speed_asks_for_and_a_change_wakes_it() {
+    play(BY_HAND, false, async |mut stage| {
+        let set_speed = JobOrder::SetSpeed;
+        stage.ok(set_speed(1)).await;
+        stage.does(Do::Move(1 << 40));
+        stage.does(Do::End(Ok(())));
+        while stage.block_info().await.busy {
+            actix_rt::task::yield_now().await;
+        }
+        assert_eq!(stage.block_info().await.speed, 1);
+        stage.ok(JobOrder::Pause).await;
+        stage.sees(&["paused"]).await;
+        stage.ok(JobOrder::Resume).await;
+        stage.sees(&["running"]).await;
+        let text = "Parameter 'speed' expects a non-negative value";
+        assert_eq!(stage.refused(set_speed(-1)).await, text);
+        stage.ok(set_speed(0)).await;
+        stage.sees(&["waiting", "pending", "pending!"]).await;
+        let text = "Job 'j' in state 'pending' cannot accept command verb 'set-speed'";
+        assert_eq!(stage.refused(set_speed(5)).await, text);
+    });
+}
+
+#[test]
+fn a_cancelled_job_gives_up_a_request_that_never_ends() {
+    play(BY_HAND, false, async |mut stage| {
+        stage.does(Do::Stick);
+        stage.ok(CANCEL).await;
+        stage.sees(&["aborting", "cancelled!", "concluded"]).await;
+    });
+}
+
+/// A job that cannot have what it needs, before it is announced or after.
+struct Refused {
+    is_claim: bool,
+    settled: mpsc::UnboundedSender<bool>,
+}
+
+impl Job for Refused {
+    fn kind(&self) -> JobType {
+        JobType::Stream
+    }
+
+    fn options(&self) -> SavedOptions {
+        SavedOptions::default()
+    }
+
+    fn claim(&mut self) -> Option<LocalBoxFuture<'static, Result<(), QmpError>>> {
+        let refused = self.is_claim.then(|| Err(QmpError::generic("It is taken")));
+        refused.map(|refused| std::future::ready(refused).boxed_local())
+    }
+
+    fn begin(&mut self) -> Option<LocalBoxFuture<'static, Result<(), QmpError>>> {
+        let refused = Err(QmpError::generic("It is in use"));
+        Some(std::future::ready(refused).boxed_local())
+    }
+
+    fn run(&mut self, _: Pace) -> LocalBoxFuture<'static, Result<()>> {
+        unreachable!("it never begins")
+    }
+
+    fn settle(&mut self, succeeded: bool) -> Option<LocalBoxFuture<'static, ()>> {
+        self.settled.unbounded_send(succeeded).unwrap();
+        None
+    }
+}
+
+#[test]
+fn a_job_that_cannot_have_what_it_needs_leaves_nothing() {
+    System::new().block_on(async {
+        let bus = EventBus::default();
+        let mut events = bus.subscribe();
+        let jobs = Jobs::new(bus);
+        let (settled, mut ends) = mpsc::unbounded();
+        let mut start = async |is_claim, speed| {
+            let settled = settled.clone();
+            let options = JobOptions { speed, ..BY_HAND };
+            let started = jobs.start("j", options, Refused { is_claim, settled }).await;
+            assert!(!ends.next().await.unwrap(), "it gives back what it has");
+            assert!(jobs.list().await.is_empty());
+            let mut seen = Vec::new();
+            while let Some(told) = events.try_next() {
+                match told.event.event {
+                    QmpEvent::JobStatusChange { status, .. } => seen.push(name(status)),
+                    other => panic!("{other:?}"),
+                }
+            }
+            (started.unwrap_err().desc, seen)
+        };
+        let announced = vec!["created", "null"];
+        assert_eq!(start(true, 0).await, ("It is taken".to_owned(), vec![]));
+        assert_eq!(
+            start(false, 0).await,
+            ("It is in use".to_owned(), announced.clone())
+        );
+        let text = "Parameter 'speed' expects a non-negative value".to_owned();
+        assert_eq!(start(false, -1).await, (text, announced));
     });
 }

@@ -1,22 +1,38 @@
 //! What a job answers to the registry.
 
 use futures_util::future::LocalBoxFuture;
-use millpond_messages::Result;
-use millpond_messages::qapi::JobType;
+use millpond_messages::qapi::{JobType, QmpError};
 use millpond_messages::saved::SavedOptions;
+use millpond_messages::{Result, RootId};
 
 use super::pace::Pace;
 
 /// A job: its control half, on the control thread, which starts its data half.
 ///
-/// The registry calls `run` once; when that has ended well, `prepare` once it is finalized; and at the end, however it
-/// came, `settle`.
+/// The registry calls each of these once, in this order. `claim` and `begin` take what the job needs; if one of them
+/// fails, or nothing follows because the job cannot be as fast as is asked for, `settle` comes next. `run` does the work;
+/// when that has ended well, `prepare` comes once the job is finalized; and at the end, however it came, `settle`.
 pub trait Job: Send + 'static {
     /// Which kind of job it is.
     fn kind(&self) -> JobType;
 
     /// What it was started with, to be written down.
     fn options(&self) -> SavedOptions;
+
+    /// The root edges by which it holds nodes at present.
+    fn roots(&self) -> Vec<RootId> {
+        Vec::new()
+    }
+
+    /// Takes what must be had before anybody hears of the job. `None` if there is nothing to take.
+    fn claim(&mut self) -> Option<LocalBoxFuture<'static, Result<(), QmpError>>> {
+        None
+    }
+
+    /// Takes what is had by a job that others hear of. `None` if there is nothing to take.
+    fn begin(&mut self) -> Option<LocalBoxFuture<'static, Result<(), QmpError>>> {
+        None
+    }
 
     /// Does the work, up to where it could be undone. It goes through `pace`'s pause points, and stops when one of them
     /// says that the job is cancelled; work that has none goes to its end, and is cancelled then.

@@ -1,45 +1,85 @@
 //! Jobs: shown, and what users do to them.
 
 use crate::daemon::Daemon;
-use crate::job::Verb;
+use crate::job::{Family, JobOrder};
 use millpond_messages::qapi::QmpError;
 use millpond_messages::qapi::schema::{
-    BlockJobInfo, JobCancel, JobComplete, JobDismiss, JobFinalize, JobInfo, JobPause, JobResume,
-    QueryBlockJobs, QueryJobs,
+    BlockJobCancel, BlockJobComplete, BlockJobDismiss, BlockJobFinalize, BlockJobInfo, BlockJobPause,
+    BlockJobResume, BlockJobSetSpeed, JobCancel, JobComplete, JobDismiss, JobFinalize, JobInfo, JobPause,
+    JobResume, QueryBlockJobs, QueryJobs,
 };
+
+type Done = Result<(), QmpError>;
 
 pub(super) async fn query(daemon: Daemon, _: QueryJobs) -> Result<Vec<JobInfo>, QmpError> {
     Ok(daemon.jobs().list().await)
 }
 
-pub(super) async fn query_block_jobs(_: Daemon, _: QueryBlockJobs) -> Result<Vec<BlockJobInfo>, QmpError> {
-    Ok(Vec::new())
+pub(super) async fn query_block_jobs(
+    daemon: Daemon,
+    _: QueryBlockJobs,
+) -> Result<Vec<BlockJobInfo>, QmpError> {
+    Ok(daemon.jobs().list_block_jobs().await)
 }
 
-pub(super) async fn dismiss(daemon: Daemon, JobDismiss { id }: JobDismiss) -> Result<(), QmpError> {
-    apply(&daemon, &id, Verb::Dismiss).await
+pub(super) async fn dismiss(daemon: Daemon, JobDismiss { id }: JobDismiss) -> Done {
+    to_job(&daemon, &id, JobOrder::Dismiss).await
 }
 
-pub(super) async fn cancel(daemon: Daemon, JobCancel { id }: JobCancel) -> Result<(), QmpError> {
-    apply(&daemon, &id, Verb::Cancel).await
+pub(super) async fn cancel(daemon: Daemon, JobCancel { id }: JobCancel) -> Done {
+    to_job(&daemon, &id, JobOrder::Cancel { force: true }).await
 }
 
-pub(super) async fn complete(daemon: Daemon, JobComplete { id }: JobComplete) -> Result<(), QmpError> {
-    apply(&daemon, &id, Verb::Complete).await
+pub(super) async fn complete(daemon: Daemon, JobComplete { id }: JobComplete) -> Done {
+    to_job(&daemon, &id, JobOrder::Complete).await
 }
 
-pub(super) async fn finalize(daemon: Daemon, JobFinalize { id }: JobFinalize) -> Result<(), QmpError> {
-    apply(&daemon, &id, Verb::Finalize).await
+pub(super) async fn finalize(daemon: Daemon, JobFinalize { id }: JobFinalize) -> Done {
+    to_job(&daemon, &id, JobOrder::Finalize).await
 }
 
-pub(super) async fn pause(daemon: Daemon, JobPause { id }: JobPause) -> Result<(), QmpError> {
-    apply(&daemon, &id, Verb::Pause).await
+pub(super) async fn pause(daemon: Daemon, JobPause { id }: JobPause) -> Done {
+    to_job(&daemon, &id, JobOrder::Pause).await
 }
 
-pub(super) async fn resume(daemon: Daemon, JobResume { id }: JobResume) -> Result<(), QmpError> {
-    apply(&daemon, &id, Verb::Resume).await
+pub(super) async fn resume(daemon: Daemon, JobResume { id }: JobResume) -> Done {
+    to_job(&daemon, &id, JobOrder::Resume).await
 }
 
-async fn apply(daemon: &Daemon, id: &str, verb: Verb) -> Result<(), QmpError> {
-    daemon.jobs().apply(id, verb).await
+pub(super) async fn block_set_speed(daemon: Daemon, arguments: BlockJobSetSpeed) -> Done {
+    let BlockJobSetSpeed { device, speed } = arguments;
+    to_block_job(&daemon, &device, JobOrder::SetSpeed(speed)).await
+}
+
+pub(super) async fn block_cancel(daemon: Daemon, BlockJobCancel { device, force }: BlockJobCancel) -> Done {
+    let force = force.unwrap_or(false);
+    to_block_job(&daemon, &device, JobOrder::Cancel { force }).await
+}
+
+pub(super) async fn block_pause(daemon: Daemon, BlockJobPause { device }: BlockJobPause) -> Done {
+    to_block_job(&daemon, &device, JobOrder::Pause).await
+}
+
+pub(super) async fn block_resume(daemon: Daemon, BlockJobResume { device }: BlockJobResume) -> Done {
+    to_block_job(&daemon, &device, JobOrder::Resume).await
+}
+
+pub(super) async fn block_complete(daemon: Daemon, BlockJobComplete { device }: BlockJobComplete) -> Done {
+    to_block_job(&daemon, &device, JobOrder::Complete).await
+}
+
+pub(super) async fn block_finalize(daemon: Daemon, BlockJobFinalize { id }: BlockJobFinalize) -> Done {
+    to_block_job(&daemon, &id, JobOrder::Finalize).await
+}
+
+pub(super) async fn block_dismiss(daemon: Daemon, BlockJobDismiss { id }: BlockJobDismiss) -> Done {
+    to_block_job(&daemon, &id, JobOrder::Dismiss).await
+}
+
+async fn to_job(daemon: &Daemon, id: &str, order: JobOrder) -> Done {
+    daemon.jobs().apply(Family::Job, id, order).await
+}
+
+async fn to_block_job(daemon: &Daemon, id: &str, order: JobOrder) -> Done {
+    daemon.jobs().apply(Family::BlockJob, id, order).await
 }

@@ -35,6 +35,13 @@ macro_rules! table {
 const TABLE: &[(&str, Handler)] = table! {
     BlockExportAdd => export::add,
     BlockExportDel => export::delete,
+    BlockJobCancel => job::block_cancel,
+    BlockJobComplete => job::block_complete,
+    BlockJobDismiss => job::block_dismiss,
+    BlockJobFinalize => job::block_finalize,
+    BlockJobPause => job::block_pause,
+    BlockJobResume => job::block_resume,
+    BlockJobSetSpeed => job::block_set_speed,
     BlockResize => image::resize,
     BlockdevAdd => node::add,
     BlockdevCreate => image::create,

@@ -108,28 +108,115 @@ qapi! {
         id: String,
     };
 
-    /// A block job as older clients are shown it. There are none.
-    open union BlockJobInfo {
-        @"type": JobType { "mirror": BlockJobInfoMirror },
-        device: String,
-        len: i64,
-        offset: i64,
-        busy: bool,
-        paused: bool,
-        speed: i64,
-        io_status: BlockDeviceIoStatus,
-        ready: bool,
-        status: JobStatus,
-        auto_finalize: bool,
-        auto_dismiss: bool,
-        error: Option<String>,
+    /// What a job does about a request of its own that fails.
+    #[derive(Default)]
+    enum BlockdevOnError {
+        /// It ends with the error.
+        #[default]
+        Report = "report",
+        /// It goes on; one that can try again does.
+        Ignore = "ignore",
+        /// It stops where the storage is full, and ends with any other error.
+        Enospc = "enospc",
+        /// It stops until it is resumed, and tries again then.
+        Stop = "stop",
+        /// It does what is best for its kind.
+        Auto = "auto",
+    }
+
+    /// What only some kinds of block job show.
+    branches BlockJobKind by "type": JobType {
+        /// Merges an overlay down.
+        Commit = "commit",
+        /// Copies backing data up.
+        Stream = "stream",
+        /// Copies a node, then follows its writes.
+        Mirror = "mirror": BlockJobInfoMirror,
+        /// Copies a node as it was when the job began.
+        Backup = "backup",
     }
 
     /// What only a mirror shows.
-    open struct BlockJobInfoMirror {
+    struct BlockJobInfoMirror {
+        /// Each write goes to the target before it is answered.
         actively_synced: bool,
     }
 
-    /// Shows the block jobs: none.
+    /// A block job as older clients are shown it.
+    union BlockJobInfo {
+        @kind: BlockJobKind,
+        /// The id that its maker gave it.
+        device: String,
+        /// Where its progress will be when done; may grow.
+        len: i64,
+        /// How far it is, in bytes.
+        offset: i64,
+        /// It has something to do just now.
+        busy: bool,
+        /// It is held by a user, an error or a drain.
+        paused: bool,
+        /// The speed limit in bytes a second, 0 for none.
+        speed: i64,
+        /// Whether an error has stopped it.
+        io_status: BlockDeviceIoStatus,
+        /// It can be completed.
+        ready: bool,
+        /// The state that it is in now.
+        status: JobStatus,
+        /// Its result is final without a user's word.
+        auto_finalize: bool,
+        /// It is forgotten without a user's word.
+        auto_dismiss: bool,
+        /// Why it failed, if it did.
+        error: Option<String>,
+    }
+
+    /// Shows the block jobs, the newest first.
     command QueryBlockJobs = "query-block-jobs" {} -> Vec<BlockJobInfo>;
+
+    /// Changes how fast a block job may be.
+    command BlockJobSetSpeed = "block-job-set-speed" {
+        /// The id of the job.
+        device: String,
+        /// The speed limit in bytes a second, 0 for none.
+        speed: i64,
+    };
+
+    /// Ends a block job before it is done.
+    command BlockJobCancel = "block-job-cancel" {
+        /// The id of the job.
+        device: String,
+        /// Also if it is paused, and without waiting for its target.
+        force: Option<bool>,
+    };
+
+    /// Holds a block job until it is resumed.
+    command BlockJobPause = "block-job-pause" {
+        /// The id of the job.
+        device: String,
+    };
+
+    /// Lets a block job go on that was paused.
+    command BlockJobResume = "block-job-resume" {
+        /// The id of the job.
+        device: String,
+    };
+
+    /// Ends a block job that is ready.
+    command BlockJobComplete = "block-job-complete" {
+        /// The id of the job.
+        device: String,
+    };
+
+    /// Forgets a block job that is over.
+    command BlockJobDismiss = "block-job-dismiss" {
+        /// The id of the job.
+        id: String,
+    };
+
+    /// Lets a block job that is done take effect.
+    command BlockJobFinalize = "block-job-finalize" {
+        /// The id of the job.
+        id: String,
+    };
 }

@@ -15,6 +15,8 @@ impl NodeCell {
         if self.gate.close(token) == Background::Stop {
             self.stop_background();
         }
+        // Whoever goes by the gate hears that it is closed now.
+        self.gate.wake_waiting();
         self.answer_quiesce();
     }
 

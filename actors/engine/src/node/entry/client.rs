@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::{Rc, Weak as RcWeak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use futures_channel::oneshot;
 use futures_util::future::LocalBoxFuture;
@@ -197,6 +197,16 @@ impl HomeClient {
             _ => Poll::Ready(()),
         })
         .await;
+    }
+
+    /// Whether a request sent now would not be parked; `waker` is called when that changes. True also where it cannot be
+    /// known: on another iothread.
+    pub fn watch_open(&self, waker: &Waker) -> bool {
+        self.root_here().is_none_or(|root| {
+            let node = root.node();
+            node.gate().wait(waker);
+            node.gate().is_open()
+        })
     }
 
     fn root_here(&self) -> Option<Rc<RootCell>> {

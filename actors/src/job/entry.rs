@@ -1,0 +1,130 @@
+//! One job as the registry knows it.
+
+use actix::SpawnHandle;
+use futures_channel::oneshot;
+use millpond_messages::qapi::{
+    BlockDeviceIoStatus, BlockJobInfo, BlockJobInfoMirror, BlockJobKind, JobInfo, JobStatus, JobType,
+    QmpError, QmpEvent,
+};
+
+use super::order::{JobOptions, is_block_job};
+use super::pace::Pace;
+use super::work::Job;
+
+/// Names a job, also among those that once had the same id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Key(pub u64);
+
+/// A job, from before it is announced until it is forgotten.
+pub(super) struct Entry {
+    pub key: Key,
+    pub id: String,
+    pub kind: JobType,
+    pub status: JobStatus,
+    pub error: Option<String>,
+    pub options: JobOptions,
+    pub job: Box<dyn Job>,
+    pub pace: Pace,
+    /// A user or an error has paused it, and nobody has resumed it.
+    pub user_paused: bool,
+    /// Whether an error has stopped it.
+    pub io_status: BlockDeviceIoStatus,
+    /// Its result is being made final, or what it left is being taken away.
+    pub is_ending: bool,
+    /// Who waits for it to run. Until then nobody else sees it.
+    pub starting: Option<oneshot::Sender<Result<(), QmpError>>>,
+    /// Why it never runs.
+    pub refused: Option<QmpError>,
+    /// Wakes the data half when it has rested.
+    pub rest: Option<SpawnHandle>,
+}
+
+impl Entry {
+    pub fn is_block_job(&self) -> bool {
+        is_block_job(self.kind)
+    }
+
+    /// As `query-jobs` shows it.
+    pub fn info(&self) -> JobInfo {
+        let (current_progress, total_progress) = self.pace.progress_made();
+        JobInfo {
+            id: self.id.clone(),
+            kind: self.kind,
+            status: self.status,
+            current_progress,
+            total_progress,
+            error: self.error.clone(),
+        }
+    }
+
+    /// As `query-block-jobs` shows it.
+    pub fn block_info(&self) -> Option<BlockJobInfo> {
+        let kind = match self.kind {
+            JobType::Commit => BlockJobKind::Commit,
+            JobType::Stream => BlockJobKind::Stream,
+            JobType::Backup => BlockJobKind::Backup,
+            JobType::Mirror => {
+                let actively_synced = false;
+                BlockJobKind::Mirror(BlockJobInfoMirror { actively_synced })
+            }
+            _ => return None,
+        };
+        let (offset, len) = self.pace.progress_made();
+        let is_held = matches!(self.status, JobStatus::Paused | JobStatus::Standby);
+        let is_at_work = matches!(self.status, JobStatus::Running | JobStatus::Ready);
+        Some(BlockJobInfo {
+            kind,
+            device: self.id.clone(),
+            len,
+            offset,
+            busy: is_at_work && !self.pace.is_resting(),
+            paused: self.user_paused || is_held,
+            speed: self.speed(),
+            io_status: self.io_status,
+            ready: matches!(self.status, JobStatus::Ready | JobStatus::Standby),
+            status: self.status,
+            auto_finalize: self.options.auto_finalize,
+            auto_dismiss: self.options.auto_dismiss,
+            error: self.error.clone(),
+        })
+    }
+
+    fn speed(&self) -> i64 {
+        i64::try_from(self.pace.speed()).unwrap_or(i64::MAX)
+    }
+
+    /// The event with which a block job ends.
+    pub fn end_event(&self) -> QmpEvent {
+        let (offset, len) = self.pace.progress_made();
+        let (kind, device, speed) = (self.kind, self.id.clone(), self.speed());
+        if self.pace.is_cancelled() {
+            return QmpEvent::BlockJobCancelled {
+                kind,
+                device,
+                len,
+                offset,
+                speed,
+            };
+        }
+        QmpEvent::BlockJobCompleted {
+            kind,
+            device,
+            len,
+            offset,
+            speed,
+            error: self.error.clone(),
+        }
+    }
+
+    /// The event of a block job that can be completed.
+    pub fn ready_event(&self) -> QmpEvent {
+        let (offset, len) = self.pace.progress_made();
+        QmpEvent::BlockJobReady {
+            kind: self.kind,
+            device: self.id.clone(),
+            len,
+            offset,
+            speed: self.speed(),
+        }
+    }
+}
