@@ -339,7 +339,7 @@ fn a_daemon_is_written_down_with_its_exports_clients_and_jobs() {
             speed: 0,
         };
         let job = Waits { ended: Some(ended) };
-        daemon.jobs().start("job0", options, job).await.unwrap();
+        daemon.jobs().start("job0", options, || job).await.unwrap();
 
         // Both wait between two requests, of which nothing has come.
         let idle = saved_when(&daemon, |all| {

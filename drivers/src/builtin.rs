@@ -6,6 +6,7 @@ use crate::api::{DriverKind, Registry};
 use crate::filter::blkdebug::BlkdebugKind;
 use crate::filter::blklogwrites::BlklogwritesKind;
 use crate::filter::blkverify::BlkverifyKind;
+use crate::filter::commit_top::CommitTopKind;
 use crate::filter::compress::CompressKind;
 use crate::filter::copy_before_write::CopyBeforeWriteKind;
 use crate::filter::copy_on_read::CopyOnReadKind;
@@ -22,10 +23,11 @@ use crate::replica::quorum::QuorumKind;
 #[must_use]
 pub fn builtin() -> Registry {
     let mut registry = Registry::empty();
-    let kinds: [Arc<dyn DriverKind>; 16] = [
+    let kinds: [Arc<dyn DriverKind>; 17] = [
         Arc::new(BlkdebugKind),
         Arc::new(BlklogwritesKind),
         Arc::new(BlkverifyKind),
+        Arc::new(CommitTopKind),
         Arc::new(CompressKind),
         Arc::new(CopyBeforeWriteKind),
         Arc::new(CopyOnReadKind),
@@ -61,6 +63,7 @@ mod tests {
             "blkdebug",
             "blklogwrites",
             "blkverify",
+            "commit_top",
             "compress",
             "copy-before-write",
             "copy-on-read",

@@ -10,7 +10,7 @@ pub use saved::DaemonState;
 use crate::export::ExportRegistry;
 use crate::graph::GraphHandle;
 use crate::image::NewImage;
-use crate::job::{AmendJob, CreateJob, JobOptions, Jobs};
+use crate::job::{AmendJob, CommitPlan, CreateJob, JobOptions, Jobs, StreamPlan};
 use crate::monitor::{EventBus, Monitor};
 use crate::object::{Objects, Site};
 use actix::Addr;
@@ -19,6 +19,7 @@ use millpond_drivers::filter::throttle::Groups;
 use millpond_engine::node::Client;
 use millpond_messages::graph::{CloseAll, Options, Request};
 use millpond_messages::qapi::QmpError;
+use millpond_messages::qapi::schema::{BlockCommit, BlockStream};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -126,8 +127,8 @@ impl Daemon {
     /// The id is malformed or taken.
     pub async fn start_create(&self, id: &str, options: Options) -> Result<(), QmpError> {
         let graph = self.parts.site.graph.clone();
-        let job = CreateJob { graph, options };
-        self.jobs().start(id, JobOptions::MANUAL_DISMISS, job).await
+        let make = move || CreateJob { graph, options };
+        self.jobs().start(id, JobOptions::MANUAL_DISMISS, make).await
     }
 
     /// Starts the job `id` that changes how an image is encrypted, where that is asked for.
@@ -135,8 +136,30 @@ impl Daemon {
     /// # Errors
     /// The id is malformed or taken.
     pub async fn start_amend(&self, id: &str, encryption: bool) -> Result<(), QmpError> {
-        let job = AmendJob { encryption };
-        self.jobs().start(id, JobOptions::MANUAL_DISMISS, job).await
+        let make = move || AmendJob { encryption };
+        self.jobs().start(id, JobOptions::MANUAL_DISMISS, make).await
+    }
+
+    /// Starts a job that merges images of a chain down.
+    ///
+    /// # Errors
+    /// QEMU's texts.
+    pub async fn start_commit(&self, asked: BlockCommit) -> Result<(), QmpError> {
+        let options = JobOptions::asked(asked.speed, asked.auto_finalize, asked.auto_dismiss);
+        let plan = CommitPlan::new(self.parts.site.graph.clone(), &asked).await?;
+        let id = asked.job_id.unwrap_or_default();
+        self.jobs().start(&id, options, || plan.job()).await
+    }
+
+    /// Starts a job that copies what a node has from below up into it.
+    ///
+    /// # Errors
+    /// QEMU's texts.
+    pub async fn start_stream(&self, asked: BlockStream) -> Result<(), QmpError> {
+        let options = JobOptions::asked(asked.speed, asked.auto_finalize, asked.auto_dismiss);
+        let plan = StreamPlan::new(self.parts.site.graph.clone(), &asked).await?;
+        let id = asked.job_id.unwrap_or_default();
+        self.jobs().start(&id, options, || plan.job()).await
     }
 
     /// The exports and the NBD server.

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use millpond_messages::graph::{
     Action, AddChild, Append, AttachChild, AttachRoot, AttachRootInactive, ChildOf, DelChild, DetachChild,
-    DropIntermediate, GraphRequest, Immediate, MoveNode, Mutation, OpenImage, Options, Reopen, ReopenKeeping,
-    ReplaceChild, ReplaceNode, Resize, RootUser, SetActive, SetBacking, SetReadOnly, Snapshot,
+    DropIntermediate, GraphRequest, Immediate, JobEdit, MoveNode, Mutation, OpenImage, Options, Reopen,
+    ReopenKeeping, ReplaceChild, ReplaceNode, Resize, RootUser, SetActive, SetBacking, SetReadOnly, Snapshot,
 };
 use millpond_messages::{Error, Result};
 use serde_json::Value;
@@ -114,9 +114,8 @@ fn linked(mutation: &Mutation) -> Option<String> {
             Some(backing) => format!("put node '{backing}' behind node '{node_name}' as its backing node"),
             None => format!("leave node '{node_name}' without a backing node"),
         },
-        Mutation::DropIntermediate(DropIntermediate { top, base, .. }) => {
-            format!("drop the images from '{top}' to '{base}', which stays")
-        }
+        Mutation::DropIntermediate(DropIntermediate { top, base, .. }) => dropped(top, base),
+        Mutation::EditForJob(request) => edited_by_job(&request.0),
         _ => return changed(mutation),
     })
 }
@@ -146,6 +145,25 @@ fn changed(mutation: &Mutation) -> Option<String> {
         Mutation::MakeEmpty(request) => format!("empty node '{}'", request.node_name),
         _ => return None,
     })
+}
+
+fn dropped(top: &str, base: &str) -> String {
+    format!("drop the images from '{top}' to '{base}', which stays")
+}
+
+/// The same of changes that only jobs ask for.
+fn edited_by_job(edit: &JobEdit) -> String {
+    match edit {
+        JobEdit::InsertFilter {
+            node: below, options, ..
+        } => format!("put {} in place of '{below}'", node(options)),
+        JobEdit::DropImages { top, base, .. } => dropped(top, base),
+        JobEdit::Rebase { node_name, base, .. } => match base {
+            Some(base) => format!("put node '{base}' behind the image of node '{node_name}'"),
+            None => format!("leave the image of node '{node_name}' without a backing file"),
+        },
+        JobEdit::ResizeHeld { root, size } => format!("resize what user {root} holds to {size} bytes"),
+    }
 }
 
 fn opened(image: &OpenImage) -> String {

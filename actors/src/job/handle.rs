@@ -4,7 +4,7 @@ use actix::Addr;
 use millpond_messages::qapi::{BlockJobInfo, JobInfo, QmpError};
 
 use super::order::{Family, JobOptions, JobOrder};
-use super::registry::{Apply, FinishAll, List, ListBlockJobs, Registry, Start};
+use super::registry::{Apply, FinishAll, List, ListBlockJobs, MakeJob, Registry, Start};
 use super::work::Job;
 use crate::monitor::EventBus;
 
@@ -19,13 +19,19 @@ impl Jobs {
         Self(Registry::launch(events))
     }
 
-    /// Starts `job` under an id of its user's choice; it runs when this returns.
+    /// Starts the job that `make` makes under an id of its user's choice; it runs when this returns.
     ///
     /// # Errors
     /// The id is malformed or taken, the speed is negative, or the job cannot have what it needs.
-    pub async fn start(&self, id: &str, options: JobOptions, job: impl Job) -> Result<(), QmpError> {
-        let (id, job) = (id.to_owned(), Box::new(job));
-        let Ok(started) = self.0.send(Start { id, options, job }).await else {
+    pub async fn start<J: Job>(
+        &self,
+        id: &str,
+        options: JobOptions,
+        make: impl FnOnce() -> J + Send + 'static,
+    ) -> Result<(), QmpError> {
+        let id = id.to_owned();
+        let make: MakeJob = Box::new(|| Box::new(make()));
+        let Ok(started) = self.0.send(Start { id, options, make }).await else {
             return Err(ended());
         };
         started.await.unwrap_or_else(|_| Err(ended()))

@@ -11,6 +11,7 @@
 //! A job is one file here, which implements [`Job`].
 
 mod amend;
+mod block;
 mod create;
 mod ending;
 mod entry;
@@ -21,12 +22,15 @@ mod pace;
 pub mod policy;
 mod registry;
 mod saved;
+#[cfg(test)]
+mod start_tests;
 pub mod state;
 #[cfg(test)]
 mod tests;
 mod work;
 
 pub use amend::AmendJob;
+pub use block::{CommitPlan, StreamPlan};
 pub use create::CreateJob;
 pub use handle::Jobs;
 pub use order::{Family, JobOptions, JobOrder};

@@ -27,6 +27,16 @@ impl Default for JobOptions {
 }
 
 impl JobOptions {
+    /// Those that a user asks for.
+    #[must_use]
+    pub fn asked(speed: Option<i64>, auto_finalize: Option<bool>, auto_dismiss: Option<bool>) -> Self {
+        Self {
+            auto_finalize: auto_finalize.unwrap_or(true),
+            auto_dismiss: auto_dismiss.unwrap_or(true),
+            speed: speed.unwrap_or(0),
+        }
+    }
+
     /// Those of jobs without such options: final at once, and there until they are dismissed.
     pub const MANUAL_DISMISS: Self = Self {
         auto_finalize: true,

@@ -27,11 +27,14 @@ pub(super) struct Registry {
     pub(super) finishing: Vec<oneshot::Sender<()>>,
 }
 
+/// Makes a job where it lives: on the control thread.
+pub(super) type MakeJob = Box<dyn FnOnce() -> Box<dyn Job> + Send>;
+
 /// Starts a job; answered with what tells that it runs.
 pub(super) struct Start {
     pub id: String,
     pub options: JobOptions,
-    pub job: Box<dyn Job>,
+    pub make: MakeJob,
 }
 
 impl Message for Start {
@@ -117,7 +120,7 @@ impl Registry {
         starting: oneshot::Sender<Result<(), QmpError>>,
         context: &mut Context<Self>,
     ) {
-        let Start { id, options, job } = start;
+        let Start { id, options, make } = start;
         if let Err(refused) = self.check_id(&id) {
             // Who has given up waiting need not be told.
             let _ = starting.send(Err(refused));
@@ -130,6 +133,7 @@ impl Registry {
             let what = What::Pace(report);
             address.do_send(Reported { key, what });
         });
+        let job = make();
         let mut entry = Entry {
             key,
             id,

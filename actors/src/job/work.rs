@@ -11,8 +11,9 @@ use super::pace::Pace;
 ///
 /// The registry calls each of these once, in this order. `claim` and `begin` take what the job needs; if one of them
 /// fails, or nothing follows because the job cannot be as fast as is asked for, `settle` comes next. `run` does the work;
-/// when that has ended well, `prepare` comes once the job is finalized; and at the end, however it came, `settle`.
-pub trait Job: Send + 'static {
+/// when that has ended well, `prepare` comes once the job is finalized; and at the end, however it came, `settle`. All of
+/// it is on the control thread, where the job was made.
+pub trait Job: 'static {
     /// Which kind of job it is.
     fn kind(&self) -> JobType;
 

@@ -4,9 +4,9 @@ use crate::daemon::Daemon;
 use crate::job::{Family, JobOrder};
 use millpond_messages::qapi::QmpError;
 use millpond_messages::qapi::schema::{
-    BlockJobCancel, BlockJobComplete, BlockJobDismiss, BlockJobFinalize, BlockJobInfo, BlockJobPause,
-    BlockJobResume, BlockJobSetSpeed, JobCancel, JobComplete, JobDismiss, JobFinalize, JobInfo, JobPause,
-    JobResume, QueryBlockJobs, QueryJobs,
+    BlockCommit, BlockJobCancel, BlockJobComplete, BlockJobDismiss, BlockJobFinalize, BlockJobInfo,
+    BlockJobPause, BlockJobResume, BlockJobSetSpeed, BlockStream, JobCancel, JobComplete, JobDismiss,
+    JobFinalize, JobInfo, JobPause, JobResume, QueryBlockJobs, QueryJobs,
 };
 
 type Done = Result<(), QmpError>;
@@ -44,6 +44,14 @@ pub(super) async fn pause(daemon: Daemon, JobPause { id }: JobPause) -> Done {
 
 pub(super) async fn resume(daemon: Daemon, JobResume { id }: JobResume) -> Done {
     to_job(&daemon, &id, JobOrder::Resume).await
+}
+
+pub(super) async fn block_commit(daemon: Daemon, arguments: BlockCommit) -> Done {
+    daemon.start_commit(arguments).await
+}
+
+pub(super) async fn block_stream(daemon: Daemon, arguments: BlockStream) -> Done {
+    daemon.start_stream(arguments).await
 }
 
 pub(super) async fn block_set_speed(daemon: Daemon, arguments: BlockJobSetSpeed) -> Done {

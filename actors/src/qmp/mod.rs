@@ -35,6 +35,7 @@ macro_rules! table {
 const TABLE: &[(&str, Handler)] = table! {
     BlockExportAdd => export::add,
     BlockExportDel => export::delete,
+    BlockCommit => job::block_commit,
     BlockJobCancel => job::block_cancel,
     BlockJobComplete => job::block_complete,
     BlockJobDismiss => job::block_dismiss,
@@ -43,6 +44,7 @@ const TABLE: &[(&str, Handler)] = table! {
     BlockJobResume => job::block_resume,
     BlockJobSetSpeed => job::block_set_speed,
     BlockResize => image::resize,
+    BlockStream => job::block_stream,
     BlockdevAdd => node::add,
     BlockdevCreate => image::create,
     BlockdevDel => node::delete,

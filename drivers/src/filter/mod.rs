@@ -3,6 +3,7 @@
 pub mod blkdebug;
 pub mod blklogwrites;
 pub mod blkverify;
+pub mod commit_top;
 pub mod compress;
 pub mod copy_before_write;
 pub mod copy_on_read;

@@ -23,6 +23,8 @@ pub struct NodeFacts {
     pub name: String,
     /// The name of the node's driver.
     pub driver: String,
+    /// It shows the data of its child.
+    pub is_filter: bool,
     /// Its length in bytes.
     pub size: u64,
     /// Opened without the right to write.

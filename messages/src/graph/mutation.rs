@@ -1,6 +1,8 @@
 //! What waits for its turn.
 
-use super::{Action, ChildOf, CompletionMode, IothreadOptions, OpenImage, Options, RootRequest, RootUser};
+use super::{
+    Action, ChildOf, CompletionMode, IothreadOptions, JobEdit, OpenImage, Options, RootRequest, RootUser,
+};
 use crate::common::{
     CheckResult, LatencyHistograms, OpBlocker, Permissions, Repair, RequestFlags, RootId, Token,
 };
@@ -334,6 +336,11 @@ requests! {
             /// What overlays of `top` store as the name of their backing file; `None` is the name that opens `base`.
             backing_file: Option<String>,
         },
+        /// Change what only jobs change.
+        ///
+        /// # Errors
+        /// The change's; nothing has changed then.
+        EditForJob(JobEdit),
         /// Write what an image has of its own to its backing image, and empty it. Requests to it wait until that is done.
         ///
         /// # Errors

@@ -2,7 +2,7 @@
 //! out.
 
 use millpond_drivers::api::BackingLink;
-use millpond_messages::graph::{DropIntermediate, RecordBackingFile};
+use millpond_messages::graph::{BackingName, DropIntermediate, RecordBackingFile};
 use millpond_messages::{Error, ErrorKind, IoError, NodeId, OpBlocker, Result, Role};
 
 use crate::change::delete;
@@ -127,6 +127,8 @@ async fn restore(world: &World, reopened: Vec<Access>) -> Result<()> {
 /// their backing file name another, or what opens `base`. What nobody holds any more is closed.
 pub struct Shorten {
     request: DropIntermediate,
+    /// Where `base` has no format, overlays call it raw.
+    mask_protocol: bool,
     found: Option<(NodeId, NodeId)>,
     /// The overlays that had to be made writable, as they were.
     reopened: Vec<Access>,
@@ -136,10 +138,47 @@ impl From<DropIntermediate> for Shorten {
     fn from(request: DropIntermediate) -> Self {
         Self {
             request,
+            mask_protocol: false,
             found: None,
             reopened: Vec::new(),
         }
     }
+}
+
+impl Shorten {
+    /// The same, with all that can be said about what overlays name.
+    pub fn naming(top: String, base: String, named: BackingName) -> Self {
+        let BackingName {
+            backing_file,
+            mask_protocol,
+        } = named;
+        let request = DropIntermediate {
+            top,
+            base,
+            backing_file,
+        };
+        Self {
+            request,
+            mask_protocol,
+            found: None,
+            reopened: Vec::new(),
+        }
+    }
+}
+
+/// What an image stores that has `base` as its backing image.
+///
+/// # Errors
+/// There is no such node any more.
+pub fn link(graph: &Graph, base: NodeId, named: BackingName) -> Result<BackingLink> {
+    let base = graph.expect(base)?;
+    let opens = || Filenames::of(graph, [base.id]).get(base.id).to_owned();
+    let is_masked = named.mask_protocol && base.kind.is_protocol();
+    let format = if is_masked { "raw" } else { base.kind.name() };
+    Ok(BackingLink {
+        filename: named.backing_file.unwrap_or_else(opens),
+        format: Some(format.to_owned()),
+    })
 }
 
 impl Change for Shorten {
@@ -170,11 +209,11 @@ impl Change for Shorten {
         let (edges, overlays, link) = world.graph(|graph| {
             let edges = replace::moving(graph, top, base, Reachable::Refuse)?;
             let overlays: Vec<NodeId> = edges.iter().filter_map(|edge| overlay(graph, edge)).collect();
-            let base = graph.expect(base)?;
-            let given = self.request.backing_file.take();
-            let filename = given.unwrap_or_else(|| Filenames::of(graph, [base.id]).get(base.id).to_owned());
-            let format = Some(base.kind.name().to_owned());
-            Ok::<_, Error>((edges, overlays, BackingLink { filename, format }))
+            let named = BackingName {
+                backing_file: self.request.backing_file.take(),
+                mask_protocol: self.mask_protocol,
+            };
+            Ok::<_, Error>((edges, overlays, link(graph, base, named)?))
         })?;
         for overlay in &overlays {
             make_writable(&world, *overlay, &mut self.reopened).await?;

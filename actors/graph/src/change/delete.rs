@@ -2,12 +2,13 @@
 //!
 //! None of this is a `Change`: a node that was closed, or a file that was deleted, does not come back.
 
+use millpond_messages::graph::RootUser;
 use millpond_messages::{Error, ErrorKind, NodeId, OpBlocker, Result};
 
 use crate::order::NodeTask;
 use crate::sections::Cover;
 use crate::transaction::{Transaction, nodes};
-use crate::value::edge::Edge;
+use crate::value::edge::{Edge, Root};
 use crate::value::{chain, forbidden};
 use crate::world::World;
 
@@ -18,10 +19,17 @@ use crate::world::World;
 pub async fn delete_node(world: &World, name: &str) -> Result<()> {
     let node = world.graph(|graph| {
         let node = graph.find(name)?;
-        if graph.roots_of(node.id).next().is_some() {
-            return Err(Error::new(ErrorKind::InUse, format!("Node {name} is in use")));
+        let in_use = || Error::new(ErrorKind::InUse, format!("Node {name} is in use"));
+        // Of a node that a job keeps it is told which job that is.
+        let is_of_job = |root: &Root| matches!(root.user, RootUser::Job(_));
+        let mut roots = graph.roots_of(node.id);
+        if roots.any(|root| !graph.root(root).is_some_and(is_of_job)) {
+            return Err(in_use());
         }
         forbidden::check(graph, node.id, OpBlocker::DriveDel)?;
+        if graph.roots_of(node.id).next().is_some() {
+            return Err(in_use());
+        }
         if !node.owned {
             let text = format!("Node {name} is not owned by the monitor");
             return Err(Error::new(ErrorKind::InvalidArgument, text));

@@ -78,6 +78,15 @@ impl Exchange {
         Ok(())
     }
 
+    /// Whether a node is a filter that is left without what it filters: it has nothing to show any more.
+    fn is_taken_out(&self, graph: &Graph, node: NodeId) -> bool {
+        let Some(slot) = graph.node(node).and_then(filtered_slot) else {
+            return false;
+        };
+        let mut links = self.links.iter();
+        links.any(|link| link.parent == node && link.slot == slot && link.new.is_none())
+    }
+
     /// The nodes that lose data, parents before children by the edges as they are.
     fn leaving(&self, graph: &Graph) -> Vec<(NodeId, Vec<ChildSlot>)> {
         let stale = self.above.iter().filter(|above| !above.stale.is_empty());
@@ -112,6 +121,9 @@ impl Exchange {
         let world = &transaction.world;
         let mut changed: HashSet<NodeId> = HashSet::new();
         for Above { node, stale } in &self.above {
+            if world.graph(|graph| self.is_taken_out(graph, *node)) {
+                continue;
+            }
             let is_concerned = world.graph(|graph| {
                 let mut children = graph.children_of(*node);
                 children.any(|edge| changed.contains(&edge.child))

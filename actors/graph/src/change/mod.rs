@@ -1,18 +1,19 @@
 //! Changes of the graph, one a file, and which request is which.
 
 use millpond_messages::Result;
-use millpond_messages::graph::{CopyOnRead, GraphReply, Mutation, SetHistograms};
+use millpond_messages::graph::{CopyOnRead, GraphReply, Mutation, SetHistograms, SetRootPermissions};
 
 use crate::change::activate::Invalidate;
 use crate::change::add::Add;
 use crate::change::amend::Amendment;
 use crate::change::backing_link::{Record, Shorten};
 use crate::change::children::{AddChild, DelChild};
+use crate::change::insert::Insert;
 use crate::change::iothreads::Move;
 use crate::change::links::Relink;
 use crate::change::open_image::OpenOne;
 use crate::change::reopen::Reopening;
-use crate::change::replace::{Append, Insert, Replace};
+use crate::change::replace::{Append, Replace};
 use crate::change::resize::NewLength;
 use crate::change::roots::{Inactive, Serialising, SetPermissions};
 use crate::change::snapshot::Snapshot;
@@ -34,9 +35,12 @@ mod create;
 mod delete;
 mod exchange;
 mod freeze;
+mod insert;
 mod iothreads;
+mod job;
 mod links;
 mod open_image;
+mod rebase;
 mod reopen;
 mod replace;
 mod resize;
@@ -83,9 +87,7 @@ async fn carry_out(world: &World, mutation: Mutation) -> Next {
         Mutation::Serialise(request) => run(world, "serialising", Serialising::from(request)).await,
         Mutation::MoveNode(request) => run(world, "x-millpond-move-node", Move::from(request)).await,
         Mutation::SetIothread(request) => run(world, "x-blockdev-set-iothread", Move::from(request)).await,
-        Mutation::SetRootPermissions(request) => {
-            run(world, "set-permissions", SetPermissions::from(request)).await
-        }
+        Mutation::SetRootPermissions(request) => set_permissions(world, request).await,
         Mutation::DetachRoot(request) => roots::detach(world, request.0).await,
         Mutation::Append(request) => run(world, "append", Append::from(request)).await,
         Mutation::ReplaceNode(request) => run(world, "replace", Replace::from(request)).await,
@@ -99,6 +101,7 @@ async fn carry_out(world: &World, mutation: Mutation) -> Next {
             run(world, "change-backing-file", Record::from(request)).await
         }
         Mutation::DropIntermediate(request) => run(world, "drop-intermediate", Shorten::from(request)).await,
+        Mutation::EditForJob(request) => job::carry_out(world, request.0).await,
         Mutation::MakeEmpty(request) => commit::make_empty(world, &request.node_name).await,
         Mutation::UnfreezeChain(request) => freeze::unfreeze(world, request.0),
         Mutation::ExtendOpBlock(request) => block::extend(world, request),
@@ -115,6 +118,10 @@ async fn carry_out(world: &World, mutation: Mutation) -> Next {
 
 const fn reply(reply: Reply) -> Next {
     Next::Reply(reply)
+}
+
+async fn set_permissions(world: &World, request: SetRootPermissions) -> Result<()> {
+    run(world, "set-permissions", SetPermissions::from(request)).await
 }
 
 async fn copy_on_read(world: &World, request: &CopyOnRead) -> Result<()> {

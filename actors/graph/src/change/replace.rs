@@ -1,12 +1,10 @@
 //! Putting a node in the place of another: under all its parents or under one, with a filter that comes or goes.
 
-use millpond_messages::graph::{self, ChildOf, DropFilter, InsertNode, Options, ReplaceChild, ReplaceNode};
+use millpond_messages::graph::{self, ChildOf, DropFilter, ReplaceChild, ReplaceNode};
 use millpond_messages::{ChildSlot, EdgeId, Error, ErrorKind, NodeId, Result, Role, RootId};
-use serde_json::Value;
 
 use crate::change::delete;
 use crate::change::exchange::Exchange;
-use crate::open::tree::{self, Inherited};
 use crate::order::Wiring;
 use crate::sections::Cover;
 use crate::state::PolicyState;
@@ -329,7 +327,10 @@ fn find_filter(graph: &Graph, filter: &str) -> Result<Replacement> {
         let text = format!("Node '{}' is not a filter", node.name);
         Error::new(ErrorKind::InvalidArgument, text)
     })?;
-    chain::check_unfrozen(graph, edge)?;
+    // A filter that keeps its own chain as it is keeps nobody from taking it out.
+    if !graph.is_frozen_by(edge, node.id) {
+        chain::check_unfrozen(graph, edge)?;
+    }
     let (link, below) = (Moving::of(edge), edge.child);
     Ok(Replacement {
         from: node.id,
@@ -409,66 +410,6 @@ pub async fn append(transaction: &mut Transaction, node: NodeId, new: NodeId, sl
     // What the new node stands on keeps its edge: that would close a circle.
     let edges = world.graph(|graph| moving(graph, node, new, Reachable::Keep))?;
     redirect(transaction, node, new, &edges, Besides::Linked(new, slot)).await
-}
-
-/// A node that is opened, and put in the place of one of its children. It belongs to the user as one that was added.
-pub struct Insert {
-    request: InsertNode,
-    node: Option<NodeId>,
-}
-
-impl From<InsertNode> for Insert {
-    fn from(request: InsertNode) -> Self {
-        let node = None;
-        Self { request, node }
-    }
-}
-
-impl Change for Insert {
-    type Answer = ();
-
-    fn check(&mut self, state: &PolicyState) -> Result<()> {
-        let invalid = |text: String| Err(Error::new(ErrorKind::InvalidArgument, text));
-        let node = state.graph.find(&self.request.node)?.id;
-        let Some(Value::String(driver)) = self.request.options.get("driver") else {
-            return invalid("driver is not specified".to_owned());
-        };
-        if state.registry.find(driver).is_none() {
-            return invalid(format!("Unknown driver: '{driver}'"));
-        }
-        self.node = Some(node);
-        Ok(())
-    }
-
-    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
-        let Some(node) = self.node else { return Ok(()) };
-        let options = std::mem::take(&mut self.request.options);
-        insert(transaction, node, options).await
-    }
-
-    async fn finish(self, _: &World) {}
-}
-
-async fn insert(transaction: &mut Transaction, node: NodeId, options: Options) -> Result<()> {
-    let world = transaction.world.clone();
-    let new = tree::open_tree(transaction, options, Inherited::default())
-        .await
-        .map_err(|error| error.within("Could not create node"))?;
-    world.graph(|graph| {
-        if let Some(new) = graph.node_mut(new) {
-            new.owned = true;
-        }
-    });
-    replace(transaction, node, new)
-        .await
-        .map_err(|error| error.within("Could not replace node"))
-}
-
-async fn replace(transaction: &mut Transaction, from: NodeId, to: NodeId) -> Result<()> {
-    let world = transaction.world.clone();
-    let edges = world.graph(|graph| moving(graph, from, to, Reachable::Keep))?;
-    transaction.drain([from, to], "replace").await;
-    redirect(transaction, from, to, &edges, Besides::Nothing).await
 }
 
 fn find_edge<'a>(graph: &'a Graph, of: &ChildOf) -> Result<&'a Edge> {

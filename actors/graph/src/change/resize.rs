@@ -3,7 +3,7 @@
 use millpond_messages::graph::{Resize, Truncate};
 use millpond_messages::io::Preallocation;
 use millpond_messages::{
-    Error, ErrorKind, NodeId, OpBlocker, Permissions, RequestFlags, Result, check_length,
+    Error, ErrorKind, NodeId, OpBlocker, Permissions, RequestFlags, Result, RootId, check_length,
 };
 
 use crate::change::roots;
@@ -17,13 +17,30 @@ use crate::world::World;
 /// A node whose length is changed under a hold, in a drained section: both end with it.
 pub struct NewLength {
     request: Truncate,
+    /// The user who asks, and has forbidden that to others.
+    holder: Option<RootId>,
     node: Option<NodeId>,
+}
+
+impl NewLength {
+    /// Changes the length of the node that a user holds.
+    pub fn held(root: RootId, size: u64) -> Self {
+        let node_name = String::new();
+        Self {
+            holder: Some(root),
+            ..Self::from(Resize { node_name, size })
+        }
+    }
 }
 
 impl From<Truncate> for NewLength {
     fn from(request: Truncate) -> Self {
-        let node = None;
-        Self { request, node }
+        let (holder, node) = (None, None);
+        Self {
+            request,
+            holder,
+            node,
+        }
     }
 }
 
@@ -50,8 +67,13 @@ impl Change for NewLength {
             let text = format!("A change of length takes no flags but ZERO_WRITE, not {flags:?}");
             return Err(Error::new(ErrorKind::InvalidArgument, text));
         }
-        let node = state.graph.look_up("", node_name)?.id;
-        forbidden::check(&state.graph, node, OpBlocker::Resize)?;
+        let node = match self.holder {
+            Some(root) => state.graph.root_node(root)?,
+            None => state.graph.look_up("", node_name)?.id,
+        };
+        if self.holder.is_none() {
+            forbidden::check(&state.graph, node, OpBlocker::Resize)?;
+        }
         self.node = Some(node);
         Ok(())
     }

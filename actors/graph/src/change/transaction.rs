@@ -3,7 +3,7 @@
 use millpond_messages::graph::{Action, CompletionMode, Transact};
 use millpond_messages::{Error, ErrorKind, Result};
 
-use crate::change::{add, backing_link, children, iothreads, links, replace, roots, snapshot};
+use crate::change::{add, backing_link, children, insert, iothreads, links, replace, roots, snapshot};
 use crate::sections::Cover;
 use crate::state::PolicyState;
 use crate::transaction::{Change, Outcome, Transaction, run_all};
@@ -97,7 +97,7 @@ parts! {
     Append: replace::Append,
     ReplaceNode: replace::Replace,
     ReplaceChild: replace::Replace,
-    InsertNode: replace::Insert,
+    InsertNode: insert::Insert,
     DropFilter: replace::Replace,
     SetBacking: links::Relink,
     AttachChild: links::Relink,

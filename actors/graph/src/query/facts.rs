@@ -33,6 +33,7 @@ pub fn facts_named(
         id: node.id,
         name: node.name.clone(),
         driver: node.kind.name().to_owned(),
+        is_filter: node.kind.is_filter(),
         size: open.map_or(0, |open| open.size),
         read_only: node.flags.is_read_only(),
         flags: node.flags,

@@ -82,6 +82,11 @@ impl Filenames {
             let filename = node.facts.as_ref()?.filename.as_deref()?;
             return (!filename.is_empty()).then(|| filename.into());
         }
+        // That of a job is nothing that anybody who opens the image asks for.
+        if node.kind.never_freeze() {
+            let below = self.0.get(&primary(graph, node)?)?;
+            return below.is_plain.then(|| Rc::clone(&below.shown));
+        }
         // A filter is there only if somebody asks for it by options.
         if node.kind.is_filter()
             || strong_options(node).next().is_some()
@@ -234,7 +239,7 @@ fn strong_options(node: &Node) -> impl Iterator<Item = (&String, &Value)> {
         "qcow2" => Some(&["encrypt"]),
         "quorum" => Some(&["vote-threshold", "blkverify", "rewrite-corrupted", "read-pattern"]),
         "blklogwrites" => Some(&["log-append", "log-sector-size"]),
-        "copy-on-read" | "preallocate" => Some(&[]),
+        "copy-on-read" | "preallocate" | "commit_top" => Some(&[]),
         // Of a driver that somebody else brought, any may be.
         _ => None,
     };

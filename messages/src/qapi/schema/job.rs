@@ -174,6 +174,64 @@ qapi! {
     /// Shows the block jobs, the newest first.
     command QueryBlockJobs = "query-block-jobs" {} -> Vec<BlockJobInfo>;
 
+    /// Merges images of a chain into one below them.
+    command BlockCommit = "block-commit" {
+        /// The id of the job; there must be one.
+        job_id: Option<String>,
+        /// The node on top of the chain.
+        device: String,
+        /// The name of the node that all is merged into; the last of the chain if it is left out.
+        base_node: Option<String>,
+        /// The same by its filename.
+        base: Option<String> ["deprecated"],
+        /// The name of the topmost node that is merged; the device if it is left out.
+        top_node: Option<String>,
+        /// The same by its filename.
+        top: Option<String> ["deprecated"],
+        /// What the overlay of the top names as its backing file afterwards.
+        backing_file: Option<String>,
+        /// Where the base has no format, the overlay names it as raw.
+        backing_mask_protocol: Option<bool>,
+        /// The speed limit in bytes a second, 0 for none.
+        speed: Option<i64>,
+        /// What is done about an error.
+        on_error: Option<BlockdevOnError>,
+        /// The name of the filter that the job puts over the top.
+        filter_node_name: Option<String>,
+        /// Its result is final without a user's word.
+        auto_finalize: Option<bool>,
+        /// It is forgotten without a user's word.
+        auto_dismiss: Option<bool>,
+    };
+
+    /// Copies what a node has from below up into it.
+    command BlockStream = "block-stream" {
+        /// The id of the job; there must be one.
+        job_id: Option<String>,
+        /// The node that is copied to.
+        device: String,
+        /// The filename of the node that is its backing node afterwards.
+        base: Option<String>,
+        /// The same by its name.
+        base_node: Option<String>,
+        /// What the node names as its backing file afterwards.
+        backing_file: Option<String>,
+        /// Where the base has no format, the node names it as raw.
+        backing_mask_protocol: Option<bool>,
+        /// The last node from which is copied.
+        bottom: Option<String>,
+        /// The speed limit in bytes a second, 0 for none.
+        speed: Option<i64>,
+        /// What is done about an error.
+        on_error: Option<BlockdevOnError>,
+        /// The name of the filter that the job puts over the node.
+        filter_node_name: Option<String>,
+        /// Its result is final without a user's word.
+        auto_finalize: Option<bool>,
+        /// It is forgotten without a user's word.
+        auto_dismiss: Option<bool>,
+    };
+
     /// Changes how fast a block job may be.
     command BlockJobSetSpeed = "block-job-set-speed" {
         /// The id of the job.

@@ -59,6 +59,8 @@ pub static COMMANDS: &[&CommandRow] = &[
     &QueryBlock::ROW,
     &QueryBlockstats::ROW,
     &QueryBlockJobs::ROW,
+    &BlockCommit::ROW,
+    &BlockStream::ROW,
     &BlockJobSetSpeed::ROW,
     &BlockJobCancel::ROW,
     &BlockJobPause::ROW,

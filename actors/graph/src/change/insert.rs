@@ -1,0 +1,112 @@
+//! A node that is opened and put in the place of one of its children, whole or not at all.
+
+use millpond_messages::graph::{InsertNode, Options};
+use millpond_messages::{Error, ErrorKind, NodeId, Result};
+use serde_json::Value;
+
+use crate::change::replace::{Besides, Reachable, moving, redirect};
+use crate::open::tree::{self, Inherited};
+use crate::state::PolicyState;
+use crate::transaction::{Change, Transaction};
+use crate::world::World;
+
+/// A node that is opened, and put in the place of one of its children. It belongs to the user as one that was added.
+pub struct Insert {
+    request: InsertNode,
+    inserted: Inserted,
+    node: Option<NodeId>,
+}
+
+/// What becomes of a node that is inserted, or of the attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inserted {
+    /// It stays until it is deleted, as one that was added; else it is closed with its last parent.
+    pub owned: bool,
+    /// An error says whether the node could not be made, or not be put there.
+    pub says_step: bool,
+}
+
+impl Inserted {
+    fn within(self, step: &str, error: Error) -> Error {
+        match self.says_step {
+            true => error.within(step),
+            false => error,
+        }
+    }
+}
+
+impl Insert {
+    /// The same of a node that need not be a user's.
+    pub fn of(node: String, options: Options, inserted: Inserted) -> Self {
+        Self {
+            inserted,
+            ..Self::from(InsertNode { node, options })
+        }
+    }
+}
+
+impl From<InsertNode> for Insert {
+    fn from(request: InsertNode) -> Self {
+        let inserted = Inserted {
+            owned: true,
+            says_step: true,
+        };
+        Self {
+            request,
+            inserted,
+            node: None,
+        }
+    }
+}
+
+impl Change for Insert {
+    type Answer = ();
+
+    fn check(&mut self, state: &PolicyState) -> Result<()> {
+        let invalid = |text: String| Err(Error::new(ErrorKind::InvalidArgument, text));
+        let node = state.graph.find(&self.request.node)?.id;
+        let Some(Value::String(driver)) = self.request.options.get("driver") else {
+            return invalid("driver is not specified".to_owned());
+        };
+        if state.registry.find(driver).is_none() {
+            return invalid(format!("Unknown driver: '{driver}'"));
+        }
+        self.node = Some(node);
+        Ok(())
+    }
+
+    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        let Some(node) = self.node else { return Ok(()) };
+        let options = std::mem::take(&mut self.request.options);
+        insert(transaction, node, options, self.inserted).await
+    }
+
+    async fn finish(self, _: &World) {}
+}
+
+async fn insert(
+    transaction: &mut Transaction,
+    node: NodeId,
+    options: Options,
+    inserted: Inserted,
+) -> Result<()> {
+    let world = transaction.world.clone();
+    let new = tree::open_tree(transaction, options, Inherited::default())
+        .await
+        .map_err(|error| inserted.within("Could not create node", error))?;
+    world.graph(|graph| {
+        if let Some(new) = graph.node_mut(new) {
+            new.owned = inserted.owned;
+        }
+    });
+    replace(transaction, node, new)
+        .await
+        .map_err(|error| inserted.within("Could not replace node", error))
+}
+
+async fn replace(transaction: &mut Transaction, from: NodeId, to: NodeId) -> Result<()> {
+    let world = transaction.world.clone();
+    let edges = world.graph(|graph| moving(graph, from, to, Reachable::Keep))?;
+    transaction.drain([from, to], "replace").await;
+    redirect(transaction, from, to, &edges, Besides::Nothing).await
+}

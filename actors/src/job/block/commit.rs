@@ -1,0 +1,396 @@
+//! `block-commit`: images of a chain are merged into one below them, and leave the chain.
+//!
+//! ```text
+//!   overlay -> top -> middle -> base            before
+//!   overlay -> commit_top -> top -> middle -> base        data is copied from top and middle to base
+//!   overlay -> base                             after: the overlay's header names base
+//! ```
+//! The filter relies on nothing below it, so base may change while the overlay's users read the same as ever.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
+use millpond_messages::graph::{
+    BackingName, DropFilter, EditForJob, FindBackingImage, JobEdit, NodeFacts, Options,
+};
+use millpond_messages::qapi::schema::{BlockCommit, BlockdevOnError};
+use millpond_messages::qapi::{ErrorClass, JobType, QmpError};
+use millpond_messages::saved::SavedOptions;
+use millpond_messages::{Error, NodeId, OpBlocker, Permissions, Range, Result, RootId};
+
+use super::chain::Chains;
+use super::copy::{Copy, copy_range};
+use super::data::{Errors, NodeGates, at_home};
+use super::holds::{Holds, as_options, by_errno};
+use crate::graph::GraphHandle;
+use crate::job::pace::Pace;
+use crate::job::work::Job;
+use crate::node::Client;
+
+const FILTER: &str = "commit_top";
+
+/// What a base shares with others, and what its writer does.
+const QUIET: Permissions = Permissions::CONSISTENT_READ.union(Permissions::WRITE_UNCHANGED);
+const WRITES: Permissions = Permissions::CONSISTENT_READ.union(Permissions::WRITE);
+
+/// What is committed: names of nodes, as they were found before anything was taken.
+pub struct CommitPlan {
+    graph: GraphHandle,
+    /// The command as it was given.
+    asked: Options,
+    id: String,
+    on_error: BlockdevOnError,
+    device: String,
+    top: String,
+    base: String,
+    base_read_only: bool,
+    /// The base is shorter than the top, which is this long.
+    grows_to: Option<u64>,
+    /// From the top on, all that is above the base.
+    merged: Vec<Merged>,
+    /// What is below the last image that is merged: only what is above is copied.
+    above: NodeId,
+    named: BackingName,
+    filter_name: Option<String>,
+}
+
+/// A node that leaves the chain.
+struct Merged {
+    name: String,
+    /// It is a filter over the base, and shows what the base does.
+    is_over_base: bool,
+}
+
+/// Merges images of a chain down.
+pub struct CommitJob(Rc<Commit>);
+
+struct Commit {
+    plan: CommitPlan,
+    holds: Holds,
+    /// The filter's name, while it is there.
+    filter: RefCell<Option<String>>,
+    base_was_read_only: Cell<bool>,
+    top: RefCell<Option<Client>>,
+    base: RefCell<Option<Client>>,
+}
+
+impl CommitPlan {
+    /// What a user asks for, checked against the graph as it is. Nothing is taken yet.
+    ///
+    /// # Errors
+    /// QEMU's texts.
+    pub async fn new(graph: GraphHandle, asked: &BlockCommit) -> Result<Self, QmpError> {
+        let chains = Chains::new(graph.facts().await?);
+        plan(&graph, &chains, asked).await
+    }
+
+    /// The job that does it.
+    #[must_use]
+    pub fn job(self) -> CommitJob {
+        let holds = Holds::new(self.graph.clone(), &self.id, "commit");
+        CommitJob(Rc::new(Commit {
+            plan: self,
+            holds,
+            filter: RefCell::default(),
+            base_was_read_only: Cell::default(),
+            top: RefCell::default(),
+            base: RefCell::default(),
+        }))
+    }
+}
+
+fn refused<T>(text: impl Into<String>) -> Result<T, QmpError> {
+    Err(QmpError::generic(text))
+}
+
+async fn plan(graph: &GraphHandle, chains: &Chains, asked: &BlockCommit) -> Result<CommitPlan, QmpError> {
+    let device = find_device(chains, &asked.device)?;
+    graph
+        .check_operation(&device.name, OpBlocker::CommitSource)
+        .await?;
+    let top = find_top(graph, chains, asked, device).await?;
+    let base = find_base(graph, chains, asked, top).await?;
+    for node in chains.above(top, chains.below(base).map(|below| below.id)) {
+        graph.check_operation(&node.name, OpBlocker::CommitTarget).await?;
+    }
+    if top.id == base.id {
+        return refused("cannot commit an image into itself");
+    }
+    check_is_intermediate(chains, asked, device, top)?;
+    let no_overlay = || QmpError::generic(format!("'{}' has no overlay", top.name));
+    let overlay = chains.overlay(device, Some(top)).ok_or_else(no_overlay)?;
+    graph
+        .check_operation(&overlay.name, OpBlocker::CommitTarget)
+        .await?;
+    let same = || QmpError::generic("Invalid files for merge: top and base are the same");
+    if chains.image(top).id == chains.image(base).id {
+        return Err(same());
+    }
+    let last = chains.overlay(top, Some(base)).ok_or_else(same)?;
+    let above = chains.backing(last).ok_or_else(same)?.id;
+    let mut is_over_base = false;
+    let merged = chains.above(top, Some(base.id)).map(|node| {
+        is_over_base |= node.id == above;
+        let name = node.name.clone();
+        Merged { name, is_over_base }
+    });
+    Ok(CommitPlan {
+        graph: graph.clone(),
+        asked: as_options(asked),
+        id: asked.job_id.clone().unwrap_or_default(),
+        on_error: asked.on_error.unwrap_or_default(),
+        device: device.name.clone(),
+        top: top.name.clone(),
+        base: base.name.clone(),
+        base_read_only: base.read_only,
+        grows_to: (base.size < top.size).then_some(top.size),
+        merged: merged.collect(),
+        above,
+        named: BackingName {
+            backing_file: asked.backing_file.clone(),
+            mask_protocol: asked.backing_mask_protocol.unwrap_or(false),
+        },
+        filter_name: asked.filter_node_name.clone(),
+    })
+}
+
+fn find_device<'a>(chains: &'a Chains, name: &str) -> Result<&'a NodeFacts, QmpError> {
+    let device = chains
+        .named(name)
+        .ok_or_else(|| QmpError::new(ErrorClass::DeviceNotFound, format!("Device '{name}' not found")))?;
+    match chains.is_root(device) {
+        true => Ok(device),
+        false => refused("Need a root block node"),
+    }
+}
+
+async fn find_top<'a>(
+    graph: &GraphHandle,
+    chains: &'a Chains,
+    asked: &BlockCommit,
+    device: &'a NodeFacts,
+) -> Result<&'a NodeFacts, QmpError> {
+    match (&asked.top_node, &asked.top) {
+        (Some(_), Some(_)) => refused("'top-node' and 'top' are mutually exclusive"),
+        (Some(name), None) => in_chain(chains, device, name),
+        (None, Some(filename)) if *filename == device.filename => Ok(device),
+        (None, Some(filename)) => {
+            let found = graph
+                .ask(FindBackingImage {
+                    top: device.name.clone(),
+                    filename: filename.clone(),
+                })
+                .await?;
+            let found = found.and_then(|found| chains.node(found.id));
+            found.ok_or_else(|| QmpError::generic(format!("Top image file {filename} not found")))
+        }
+        (None, None) => Ok(device),
+    }
+}
+
+async fn find_base<'a>(
+    graph: &GraphHandle,
+    chains: &'a Chains,
+    asked: &BlockCommit,
+    top: &'a NodeFacts,
+) -> Result<&'a NodeFacts, QmpError> {
+    match (&asked.base_node, &asked.base) {
+        (Some(_), Some(_)) => refused("'base-node' and 'base' are mutually exclusive"),
+        (Some(name), None) => in_chain(chains, top, name),
+        (None, Some(filename)) => {
+            let found = graph
+                .ask(FindBackingImage {
+                    top: top.name.clone(),
+                    filename: filename.clone(),
+                })
+                .await?;
+            let found = found.and_then(|found| chains.node(found.id));
+            found.ok_or_else(|| QmpError::generic(format!("Can't find '{filename}' in the backing chain")))
+        }
+        (None, None) => {
+            let base = chains.overlay(top, None);
+            base.ok_or_else(|| QmpError::generic("There is no backimg image"))
+        }
+    }
+}
+
+fn in_chain<'a>(chains: &'a Chains, top: &NodeFacts, name: &str) -> Result<&'a NodeFacts, QmpError> {
+    let node = chains.find("", name)?;
+    match chains.contains(top, node) {
+        true => Ok(node),
+        false => refused(format!("'{name}' is not in this backing file chain")),
+    }
+}
+
+/// What is written while it is committed would have to be followed, as a mirror follows it.
+fn check_is_intermediate(
+    chains: &Chains,
+    asked: &BlockCommit,
+    device: &NodeFacts,
+    top: &NodeFacts,
+) -> Result<(), QmpError> {
+    let is_active = chains.image(top).id == chains.image(device).id;
+    if !is_active && !chains.is_written(top) {
+        return Ok(());
+    }
+    match (&asked.backing_file, is_active) {
+        (Some(_), true) => refused("'backing-file' specified, but 'top' is the active layer"),
+        (Some(_), false) => refused("'backing-file' specified, but 'top' has a writer on it"),
+        (None, _) => refused(format!(
+            "Node '{}' is the active layer or has a writer on it: committing what is being written is not supported",
+            top.name
+        )),
+    }
+}
+
+impl Job for CommitJob {
+    fn kind(&self) -> JobType {
+        JobType::Commit
+    }
+
+    fn options(&self) -> SavedOptions {
+        SavedOptions::of(&self.0.plan.asked)
+    }
+
+    fn roots(&self) -> Vec<RootId> {
+        self.0.holds.clients().iter().map(Client::root).collect()
+    }
+
+    fn begin(&mut self) -> Option<LocalBoxFuture<'static, Result<(), QmpError>>> {
+        let commit = Rc::clone(&self.0);
+        Some(async move { Ok(commit.begin().await?) }.boxed_local())
+    }
+
+    fn run(&mut self, pace: Pace) -> LocalBoxFuture<'static, Result<()>> {
+        let commit = Rc::clone(&self.0);
+        async move { commit.run(pace).await }.boxed_local()
+    }
+
+    fn prepare(&mut self) -> Option<LocalBoxFuture<'static, Result<()>>> {
+        let commit = Rc::clone(&self.0);
+        Some(async move { commit.shorten().await.map_err(|error| by_errno(&error)) }.boxed_local())
+    }
+
+    fn settle(&mut self, _: bool) -> Option<LocalBoxFuture<'static, ()>> {
+        let commit = Rc::clone(&self.0);
+        Some(async move { commit.settle().await }.boxed_local())
+    }
+}
+
+impl Commit {
+    async fn begin(&self) -> Result<()> {
+        let Self { plan, holds, .. } = self;
+        holds.keep_main(&plan.device).await?;
+        let was_read_only = holds.make_writable(&plan.base, plan.base_read_only).await?;
+        self.base_was_read_only.set(was_read_only);
+        let filter = self.insert_filter().await?;
+        for Merged { name, is_over_base } in &plan.merged {
+            let mut shared = Permissions::WRITE_UNCHANGED | Permissions::WRITE;
+            shared.set(Permissions::CONSISTENT_READ, *is_over_base);
+            holds.keep(name, shared).await?;
+        }
+        holds.freeze(&filter, &plan.base).await?;
+        let base = holds.keep(&plan.base, Permissions::all()).await?;
+        if let Some(size) = plan.grows_to {
+            let root = base.root();
+            holds
+                .graph
+                .ask(EditForJob(JobEdit::ResizeHeld { root, size }))
+                .await?;
+        }
+        let base = holds.open(&plan.base, WRITES, QUIET).await?;
+        self.base.replace(Some(base));
+        let nothing = Permissions::empty();
+        let top = holds.open(&plan.top, nothing, Permissions::all()).await?;
+        self.top.replace(Some(top));
+        Ok(())
+    }
+
+    /// Puts the filter over the top; answers its name.
+    async fn insert_filter(&self) -> Result<String> {
+        let Self { plan, holds, .. } = self;
+        let mut options = Options::new();
+        options.insert("driver".to_owned(), FILTER.into());
+        options.insert("file".to_owned(), plan.top.clone().into());
+        if let Some(name) = &plan.filter_name {
+            options.insert("node-name".to_owned(), name.clone().into());
+        }
+        let inserted = JobEdit::InsertFilter {
+            node: plan.top.clone(),
+            options,
+            says_step: false,
+        };
+        holds.graph.ask(EditForJob(inserted)).await?;
+        let chains = Chains::new(holds.graph.facts().await?);
+        let filter = chains.filter_over(&plan.top, FILTER);
+        let name = filter.map(|filter| filter.name.clone()).unwrap_or_default();
+        self.filter.replace(Some(name.clone()));
+        Ok(name)
+    }
+
+    async fn run(&self, pace: Pace) -> Result<()> {
+        let gone = || Error::new(millpond_messages::ErrorKind::Closed, "The job has not begun");
+        let top = self.top.borrow().clone().ok_or_else(gone)?;
+        let base = self.base.borrow().clone().ok_or_else(gone)?;
+        let (above, policy) = (self.plan.above, self.plan.on_error);
+        let clients = self.holds.clients();
+        let home = top.clone();
+        at_home(home, move || async move {
+            let source = top.here();
+            let len = source.length().await.map_err(super::data::failed)?;
+            pace.progress(0, i64::try_from(len).unwrap_or(i64::MAX));
+            let copy = Copy {
+                source,
+                target: base.here(),
+                above,
+                gates: NodeGates::new(&clients),
+                errors: Errors { pace, policy },
+            };
+            copy_range(&copy, Range::between(0, len)).await
+        })
+        .await
+    }
+
+    /// Takes the merged images out of the chain, with the filter above them.
+    async fn shorten(&self) -> Result<()> {
+        let Self { plan, holds, .. } = self;
+        holds.unfreeze();
+        // Its user writes no more, so whoever gets the base as its backing node can rely on that.
+        if let Some(base) = self.base.take() {
+            holds.release(&base).await;
+        }
+        let Some(filter) = self.filter.borrow().clone() else {
+            return Ok(());
+        };
+        let dropped = JobEdit::DropImages {
+            top: filter,
+            base: plan.base.clone(),
+            named: plan.named.clone(),
+        };
+        holds.graph.ask(EditForJob(dropped)).await?;
+        self.filter.take();
+        Ok(())
+    }
+
+    async fn settle(&self) {
+        let Self { plan, holds, .. } = self;
+        self.base.take();
+        self.top.take();
+        holds.release_all().await;
+        if let Some(filter) = self.filter.take()
+            && let Err(error) = holds
+                .graph
+                .ask(DropFilter {
+                    node_name: filter.clone(),
+                })
+                .await
+        {
+            tracing::warn!(%error, filter, "the filter of a commit stays");
+        }
+        if self.base_was_read_only.take() {
+            holds.make_read_only(&plan.base).await;
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! What a block job has of the graph while it goes on: nodes that stay what they are, and the clients that it reads and
+//! writes with.
+
+use std::cell::RefCell;
+
+use millpond_messages::graph::{OpBlock, Options, ReopenKeeping, RootRequest, RootUser};
+use millpond_messages::{Error, OpBlocker, Permissions, Result};
+
+use crate::graph::{FreezeGuard, GraphHandle};
+use crate::node::Client;
+
+/// What a job has taken. Its job's control half alone uses it, on the control thread.
+pub(super) struct Holds {
+    pub graph: GraphHandle,
+    id: String,
+    reason: String,
+    clients: RefCell<Vec<Client>>,
+    frozen: RefCell<Option<FreezeGuard>>,
+}
+
+impl Holds {
+    /// Nothing is held yet. `kind` is what others are told about what stands in their way.
+    pub fn new(graph: GraphHandle, id: &str, kind: &str) -> Self {
+        Self {
+            graph,
+            id: id.to_owned(),
+            reason: format!("block device is in use by block job: {kind}"),
+            clients: RefCell::default(),
+            frozen: RefCell::default(),
+        }
+    }
+
+    /// Takes hold of a node for I/O.
+    ///
+    /// # Errors
+    /// Others do not share what is taken, or take what is not shared.
+    pub async fn open(&self, node: &str, taken: Permissions, shared: Permissions) -> Result<Client> {
+        let user = RootUser::Job(self.id.clone());
+        let request = RootRequest {
+            shared,
+            ..RootRequest::new(node, user, taken)
+        };
+        let client = self.graph.attach(request).await?;
+        self.clients.borrow_mut().push(client.clone());
+        Ok(client)
+    }
+
+    /// Has a node stay what it is: others do with it only what is shared, and no other operation begins there.
+    ///
+    /// # Errors
+    /// Others do what is not shared.
+    pub async fn keep(&self, node: &str, shared: Permissions) -> Result<Client> {
+        let client = self.open(node, Permissions::empty(), shared).await?;
+        self.block(node, &client, &OpBlocker::ALL).await?;
+        Ok(client)
+    }
+
+    /// As [`Holds::keep`], of the node that the job is named after.
+    ///
+    /// # Errors
+    /// The node is gone.
+    pub async fn keep_main(&self, node: &str) -> Result<Client> {
+        let client = self.open(node, Permissions::empty(), Permissions::all()).await?;
+        let kinds = OpBlocker::ALL.into_iter();
+        let kinds: Vec<_> = kinds.filter(|kind| *kind != OpBlocker::Dataplane).collect();
+        self.block(node, &client, &kinds).await?;
+        Ok(client)
+    }
+
+    async fn block(&self, node: &str, client: &Client, kinds: &[OpBlocker]) -> Result<()> {
+        let root = client.root();
+        let block = OpBlock {
+            node_name: node.to_owned(),
+            operations: kinds.to_vec(),
+            reason: self.reason.clone(),
+            root: Some(root),
+        };
+        self.graph.ask(block).await.map(drop)
+    }
+
+    /// Has the links of a chain stay what they are.
+    ///
+    /// # Errors
+    /// One of them is kept already.
+    pub async fn freeze(&self, top: &str, base: &str) -> Result<()> {
+        let guard = self.graph.freeze_chain(top, Some(base.to_owned())).await?;
+        self.frozen.replace(Some(guard));
+        Ok(())
+    }
+
+    /// Gives the links of the chain free.
+    pub fn unfreeze(&self) {
+        self.frozen.take();
+    }
+
+    /// All clients there are at present: a drained section that covers one of their nodes concerns the job.
+    pub fn clients(&self) -> Vec<Client> {
+        self.clients.borrow().clone()
+    }
+
+    /// Lets go of a node.
+    pub async fn release(&self, client: &Client) {
+        let root = client.root();
+        self.clients.borrow_mut().retain(|held| held.root() != root);
+        self.detach(client).await;
+    }
+
+    /// Lets go of everything.
+    pub async fn release_all(&self) {
+        self.unfreeze();
+        let clients = self.clients.take();
+        for client in clients.iter().rev() {
+            self.detach(client).await;
+        }
+    }
+
+    async fn detach(&self, client: &Client) {
+        if let Err(error) = self.graph.detach(client.root()).await {
+            tracing::debug!(%error, job = self.id, "a node was gone before its job let go of it");
+        }
+    }
+
+    /// Makes a node writable that is not; answers whether it was not.
+    ///
+    /// # Errors
+    /// It cannot be.
+    pub async fn make_writable(&self, node: &str, read_only: bool) -> Result<bool> {
+        if read_only {
+            self.graph.ask(ReopenKeeping(vec![access(node, false)])).await?;
+        }
+        Ok(read_only)
+    }
+
+    /// Makes a node read-only again.
+    pub async fn make_read_only(&self, node: &str) {
+        if let Err(error) = self.graph.ask(ReopenKeeping(vec![access(node, true)])).await {
+            tracing::warn!(%error, node, "a node stays writable");
+        }
+    }
+}
+
+/// What reopens a node, and what takes its options from it, read-only or writable.
+fn access(node: &str, read_only: bool) -> Options {
+    let mut options = Options::new();
+    options.insert("node-name".to_owned(), node.into());
+    options.insert("read-only".to_owned(), read_only.into());
+    options
+}
+
+/// An error of a job's end as its errno tells it, which is all that users of QEMU are told of it.
+pub(super) fn by_errno(error: &Error) -> Error {
+    let reason = millpond_messages::IoError::from_errno(error.errno());
+    Error::new(error.kind(), reason.to_string())
+}
+
+/// A command's arguments as they are written down.
+pub(super) fn as_options(asked: &impl serde::Serialize) -> Options {
+    match serde_json::to_value(asked) {
+        Ok(serde_json::Value::Object(options)) => options,
+        // Arguments of commands are objects.
+        _ => Options::new(),
+    }
+}
