@@ -632,6 +632,7 @@ fn nobody_else_may_write_to_a_child_or_resize_it() {
             options,
             taken,
             shared: Permissions::all(),
+            is_used: true,
             writable: false,
             inactive: false,
             force_share,

@@ -10,7 +10,7 @@ pub use saved::DaemonState;
 use crate::export::ExportRegistry;
 use crate::graph::GraphHandle;
 use crate::image::NewImage;
-use crate::job::{AmendJob, CommitPlan, CreateJob, JobOptions, Jobs, StreamPlan};
+use crate::job::{AmendJob, BackupPlan, CommitPlan, CreateJob, JobOptions, Jobs, StreamPlan};
 use crate::monitor::{EventBus, Monitor};
 use crate::object::{Objects, Site};
 use actix::Addr;
@@ -19,7 +19,7 @@ use millpond_drivers::filter::throttle::Groups;
 use millpond_engine::node::Client;
 use millpond_messages::graph::{CloseAll, Options, Request};
 use millpond_messages::qapi::QmpError;
-use millpond_messages::qapi::schema::{BlockCommit, BlockStream};
+use millpond_messages::qapi::schema::{BlockCommit, BlockStream, BlockdevBackup};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -147,6 +147,17 @@ impl Daemon {
     pub async fn start_commit(&self, asked: BlockCommit) -> Result<(), QmpError> {
         let options = JobOptions::asked(asked.speed, asked.auto_finalize, asked.auto_dismiss);
         let plan = CommitPlan::new(self.parts.site.graph.clone(), &asked).await?;
+        let id = asked.job_id.unwrap_or_default();
+        self.jobs().start(&id, options, || plan.job()).await
+    }
+
+    /// Starts a job that copies a node as it is now.
+    ///
+    /// # Errors
+    /// QEMU's texts.
+    pub async fn start_backup(&self, asked: BlockdevBackup) -> Result<(), QmpError> {
+        let options = JobOptions::asked(asked.speed, asked.auto_finalize, asked.auto_dismiss);
+        let plan = BackupPlan::new(self.parts.site.graph.clone(), &asked).await?;
         let id = asked.job_id.unwrap_or_default();
         self.jobs().start(&id, options, || plan.job()).await
     }

@@ -12,6 +12,7 @@
 
 mod amend;
 mod block;
+mod copy;
 mod create;
 mod ending;
 mod entry;
@@ -30,7 +31,7 @@ mod tests;
 mod work;
 
 pub use amend::AmendJob;
-pub use block::{CommitPlan, StreamPlan};
+pub use block::{BackupPlan, CommitPlan, StreamPlan};
 pub use create::CreateJob;
 pub use handle::Jobs;
 pub use order::{Family, JobOptions, JobOrder};

@@ -1,5 +1,6 @@
 //! What a job's user wishes, and what its data half reports.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -147,6 +148,12 @@ impl Pace {
         self.has(CANCEL)
     }
 
+    /// Whether the job is to stand still at its next pause point, by a user's wish or for an error.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.has(PAUSE)
+    }
+
     /// Bytes a second that the job may move, 0 for no limit.
     #[must_use]
     pub fn speed(&self) -> u64 {
@@ -182,6 +189,26 @@ impl Pace {
         }
     }
 
+    /// Whether a pause point would wait, or end the job: what is in flight is to end first.
+    #[must_use]
+    pub fn would_wait(&self, gates: &impl Gates) -> bool {
+        self.has(PAUSE | CANCEL)
+            || !gates.watch(Waker::noop())
+            || !self.wishes.limit.delay(self.begun.elapsed()).is_zero()
+    }
+
+    /// Waits for a job that has nothing to do itself to be cancelled; it can be paused meanwhile.
+    ///
+    /// # Errors
+    /// Always, in the end.
+    pub async fn idle(&self, gates: &impl Gates) -> Result<Infallible, Cancelled> {
+        loop {
+            self.until(gates, |pace, are_open| pace.has(PAUSE | CANCEL) || !are_open)
+                .await;
+            self.point_at(gates).await?;
+        }
+    }
+
     /// Counts bytes that the job has moved: the next pause point waits for as long as its speed asks for.
     pub fn moved(&self, bytes: u64) {
         self.wishes.limit.count(bytes, self.begun.elapsed());
@@ -207,6 +234,12 @@ impl Pace {
     pub fn progress(&self, done: i64, total: i64) {
         self.wishes.total.store(total, Ordering::Release);
         self.wishes.done.store(done, Ordering::Release);
+    }
+
+    /// So many bytes less are to be done than was thought.
+    pub fn skip(&self, bytes: u64) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.wishes.total.fetch_sub(bytes, Ordering::AcqRel);
     }
 
     /// So many bytes more are done.

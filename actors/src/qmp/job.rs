@@ -5,8 +5,8 @@ use crate::job::{Family, JobOrder};
 use millpond_messages::qapi::QmpError;
 use millpond_messages::qapi::schema::{
     BlockCommit, BlockJobCancel, BlockJobComplete, BlockJobDismiss, BlockJobFinalize, BlockJobInfo,
-    BlockJobPause, BlockJobResume, BlockJobSetSpeed, BlockStream, JobCancel, JobComplete, JobDismiss,
-    JobFinalize, JobInfo, JobPause, JobResume, QueryBlockJobs, QueryJobs,
+    BlockJobPause, BlockJobResume, BlockJobSetSpeed, BlockStream, BlockdevBackup, JobCancel, JobComplete,
+    JobDismiss, JobFinalize, JobInfo, JobPause, JobResume, QueryBlockJobs, QueryJobs,
 };
 
 type Done = Result<(), QmpError>;
@@ -52,6 +52,10 @@ pub(super) async fn block_commit(daemon: Daemon, arguments: BlockCommit) -> Done
 
 pub(super) async fn block_stream(daemon: Daemon, arguments: BlockStream) -> Done {
     daemon.start_stream(arguments).await
+}
+
+pub(super) async fn blockdev_backup(daemon: Daemon, arguments: BlockdevBackup) -> Done {
+    daemon.start_backup(arguments).await
 }
 
 pub(super) async fn block_set_speed(daemon: Daemon, arguments: BlockJobSetSpeed) -> Done {

@@ -45,6 +45,7 @@ const TABLE: &[(&str, Handler)] = table! {
     BlockJobSetSpeed => job::block_set_speed,
     BlockResize => image::resize,
     BlockStream => job::block_stream,
+    BlockdevBackup => job::blockdev_backup,
     BlockdevAdd => node::add,
     BlockdevCreate => image::create,
     BlockdevDel => node::delete,

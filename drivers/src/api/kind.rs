@@ -70,6 +70,8 @@ pub struct EdgeUse<'a> {
     pub taken: Permissions,
     /// What all of them share.
     pub shared: Permissions,
+    /// There are such parents.
+    pub is_used: bool,
     /// The node is open read-write and active.
     pub writable: bool,
     /// Another process owns the image.

@@ -91,6 +91,7 @@ impl Plan {
                 options: &node.options,
                 taken: granted.taken,
                 shared: granted.shared,
+                is_used: graph.parents_of(node.id).next().is_some(),
                 writable: self.writable(node),
                 inactive: self.flags(node).contains(OpenFlags::INACTIVE),
                 force_share: node.common.force_share,

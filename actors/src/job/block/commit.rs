@@ -18,18 +18,22 @@ use millpond_messages::graph::{
 use millpond_messages::qapi::schema::{BlockCommit, BlockdevOnError};
 use millpond_messages::qapi::{ErrorClass, JobType, QmpError};
 use millpond_messages::saved::SavedOptions;
-use millpond_messages::{Error, NodeId, OpBlocker, Permissions, Range, Result, RootId};
+use millpond_messages::{Error, NodeId, OpBlocker, Permissions, RequestFlags, Result, RootId};
 
 use super::chain::Chains;
-use super::copy::{Copy, copy_range};
-use super::data::{Errors, NodeGates, at_home};
+use super::copy::{self, NodeCopy, copy_left};
+use super::data::{Errors, NodeGates, failed};
 use super::holds::{Holds, as_options, by_errno};
 use crate::graph::GraphHandle;
+use crate::job::copy::{Ends, Layers};
 use crate::job::pace::Pace;
 use crate::job::work::Job;
 use crate::node::Client;
 
 const FILTER: &str = "commit_top";
+
+/// What is copied as a whole, in bytes: an image has its data and zeroes in no smaller parts.
+const CHUNK: u64 = 4096;
 
 /// What a base shares with others, and what its writer does.
 const QUIET: Permissions = Permissions::CONSISTENT_READ.union(Permissions::WRITE_UNCHANGED);
@@ -334,21 +338,25 @@ impl Commit {
         let gone = || Error::new(millpond_messages::ErrorKind::Closed, "The job has not begun");
         let top = self.top.borrow().clone().ok_or_else(gone)?;
         let base = self.base.borrow().clone().ok_or_else(gone)?;
-        let (above, policy) = (self.plan.above, self.plan.on_error);
-        let clients = self.holds.clients();
-        let home = top.clone();
-        at_home(home, move || async move {
-            let source = top.here();
-            let len = source.length().await.map_err(super::data::failed)?;
-            pace.progress(0, i64::try_from(len).unwrap_or(i64::MAX));
-            let copy = Copy {
-                source,
-                target: base.here(),
-                above,
+        let (layers, policy) = (Layers::Above(self.plan.above), self.plan.on_error);
+        let size = top.length().await.map_err(failed)?;
+        pace.progress(0, i64::try_from(size).unwrap_or(i64::MAX));
+        let (piece, pieces) = copy::IN_ORDER;
+        let left = copy::all(size, CHUNK, piece)?;
+        copy_left(&top, &pace, pieces, left, || {
+            let (top, base, pace, clients) = (top.clone(), base.clone(), pace.clone(), self.holds.clients());
+            move || NodeCopy {
+                ends: Ends {
+                    source: top.here(),
+                    target: base.here(),
+                    layers,
+                    write_flags: RequestFlags::empty(),
+                    zero_flags: RequestFlags::MAY_UNMAP,
+                    target_is_zero: false,
+                },
                 gates: NodeGates::new(&clients),
                 errors: Errors { pace, policy },
-            };
-            copy_range(&copy, Range::between(0, len)).await
+            }
         })
         .await
     }

@@ -1,96 +1,125 @@
-//! Copying from one node to another what some layers of a chain have.
+//! The data halves of copies: on the iothread of the source, wherever that goes.
 
-use millpond_messages::error::errno::ENOMEM;
-use millpond_messages::qapi::schema::{BlockErrorAction, IoOperationType};
-use millpond_messages::{BlockStatus, IoError, IoResult, NodeId, Range, RequestFlags, Result, StatusFlags};
-use millpond_ring::buffer::{Buffer, Buffers};
+use std::cell::RefCell;
+use std::task::Waker;
 
-use super::data::{CHUNK, Errors, NodeGates, cancelled, failed, yield_now};
-use crate::node::HomeClient;
+use millpond_messages::qapi::schema::BlockErrorAction;
+use millpond_messages::{ChunkSet, Error, ErrorKind, Range, Result};
+use millpond_ring::buffer::Buffers;
 
-/// What is copied, and by which rules.
-pub(super) struct Copy {
-    pub source: HomeClient,
-    pub target: HomeClient,
-    /// Only what layers above this node have is copied.
-    pub above: NodeId,
+use super::data::{Errors, NodeGates, at_home, cancelled, failed};
+use crate::iothread::Local;
+use crate::job::copy::{Copier, Copying, Ends, Fault, Left, Need, Stopped, Verdict};
+use crate::job::pace::{Cancelled, Gates, Pace};
+use crate::node::{Client, HomeClient};
+
+/// How much of a disk is copied by one request at most, in bytes.
+pub(super) const PIECE: u64 = 1 << 20;
+/// How many pieces are under way.
+pub(super) const PIECES: usize = 8;
+
+/// The same of jobs that go through a disk from its start to its end, as their users see by how far they are: one piece at a
+/// time.
+pub(super) const IN_ORDER: (u64, usize) = (512 << 10, 1);
+
+/// All of a disk of `size` bytes, in chunks of `chunk`.
+///
+/// # Errors
+/// The disk is larger than any that can be copied.
+pub(super) fn all(size: u64, chunk: u64, piece: u64) -> Result<Left> {
+    let chunks = ChunkSet::new(size, chunk);
+    let mut chunks = chunks.map_err(|error| Error::new(ErrorKind::InvalidArgument, error.to_string()))?;
+    chunks.insert(Range::between(0, size));
+    Ok(Left::new(chunks, piece))
+}
+
+/// Copies what is left, with `most` pieces under way, where the node of `home` lives. `make` makes the job's part of it, once
+/// for each iothread that the node lives on meanwhile.
+///
+/// # Errors
+/// A request's, or the job was cancelled.
+pub(super) async fn copy_left<W, M>(
+    home: &Client,
+    pace: &Pace,
+    most: usize,
+    mut left: Left,
+    make: impl Fn() -> M,
+) -> Result<()>
+where
+    W: Copying + 'static,
+    M: FnOnce() -> W + Send + 'static,
+{
+    loop {
+        let (make, pace) = (make(), pace.clone());
+        let (ended, rest) = at_home(home.clone(), move || async move {
+            let (work, left) = (make(), RefCell::new(left));
+            let copier = Copier {
+                work: &work,
+                left: &left,
+                pace: &pace,
+                most,
+            };
+            let ended = copier.run().await;
+            (ended, left.into_inner())
+        })
+        .await?;
+        match ended {
+            Ok(()) => return Ok(()),
+            Err(Stopped::Moved) => left = rest,
+            Err(Stopped::Cancelled) => return Err(cancelled(Cancelled)),
+            Err(Stopped::Failed(fault)) => return Err(failed(fault.error)),
+        }
+    }
+}
+
+/// Whether the node of a client lives on another iothread than this one by now.
+pub(super) fn has_moved(client: &HomeClient) -> bool {
+    Local::current_id() != Some(client.client().iothread())
+}
+
+/// What is done about a fault of a copy that can try again.
+pub(super) fn verdict(action: BlockErrorAction) -> Verdict {
+    match action {
+        BlockErrorAction::Report => Verdict::End,
+        BlockErrorAction::Ignore | BlockErrorAction::Stop => Verdict::Again,
+    }
+}
+
+/// A copy from one node to another by reads and writes.
+pub(super) struct NodeCopy {
+    pub ends: Ends,
     pub gates: NodeGates,
     pub errors: Errors,
 }
 
-/// A piece of the range was not copied.
-struct Failure {
-    operation: IoOperationType,
-    error: IoError,
+impl Gates for NodeCopy {
+    fn watch(&self, waker: &Waker) -> bool {
+        self.gates.watch(waker)
+    }
 }
 
-/// Copies a range piece by piece; data stays data, and what reads as zeroes is made to read so. A piece that fails is tried
-/// again, unless the job's policy says that it ends.
-///
-/// # Errors
-/// A request's, or the job was cancelled.
-pub(super) async fn copy_range(copy: &Copy, range: Range) -> Result<()> {
-    let pace = &copy.errors.pace;
-    let mut offset = range.offset();
-    while offset < range.end() {
-        pace.point_at(&copy.gates).await.map_err(cancelled)?;
-        yield_now().await;
-        let rest = Range::between(offset, range.end()).first(CHUNK);
-        match copy.errors.unless_stuck(copy_piece(copy, rest)).await? {
-            Ok(len) => {
-                pace.advance(len);
-                offset = offset.saturating_add(len);
-            }
-            Err(Failure { operation, error }) => {
-                if copy.errors.action(operation, error) == BlockErrorAction::Report {
-                    return Err(failed(error));
-                }
-            }
+impl Copying for NodeCopy {
+    async fn look(&self, range: Range) -> Result<(u64, Need), Fault> {
+        self.ends.look(range).await
+    }
+
+    async fn copy(&self, piece: Range, need: Need, room: Buffers) -> (Result<(), Fault>, Buffers) {
+        let (copied, room) = self.ends.copy(piece, need, room).await;
+        if copied.is_ok() {
+            self.errors.pace.moved(piece.len());
         }
+        (copied, room)
     }
-    Ok(())
-}
 
-/// Copies the start of a range, as far as it is of one kind; answers how far that is.
-async fn copy_piece(copy: &Copy, range: Range) -> Result<u64, Failure> {
-    let reading = |error| Failure {
-        operation: IoOperationType::Read,
-        error,
-    };
-    let writing = |error| Failure {
-        operation: IoOperationType::Write,
-        error,
-    };
-    let status = copy
-        .source
-        .block_status_above(range.offset(), range.len(), true, copy.above)
-        .await;
-    let BlockStatus { flags, len, .. } = status.map_err(reading)?;
-    if len == 0 {
-        return Err(reading(IoError::Corrupt));
+    fn failed(&self, fault: Fault) -> Verdict {
+        verdict(self.errors.action(fault.operation, fault.error))
     }
-    let range = range.first(len);
-    if flags.contains(StatusFlags::ALLOCATED) {
-        if flags.contains(StatusFlags::ZERO) {
-            let unmap = RequestFlags::MAY_UNMAP;
-            let zeroed = copy.target.write_zeroes(range.offset(), range.len(), unmap).await;
-            zeroed.map_err(writing)?;
-        } else {
-            let buffers = buffers(range).map_err(reading)?;
-            let (read, buffers) = copy.source.read(range.offset(), buffers).await;
-            read.map_err(reading)?;
-            let flags = RequestFlags::empty();
-            let (written, _) = copy.target.write(range.offset(), buffers, flags).await;
-            written.map_err(writing)?;
-        }
-        copy.errors.pace.moved(range.len());
-    }
-    Ok(range.len())
-}
 
-/// Memory for a range.
-pub(super) fn buffers(range: Range) -> IoResult<Buffers> {
-    let no_memory = IoError::from_errno(ENOMEM);
-    let len = usize::try_from(range.len()).map_err(|_| no_memory)?;
-    Ok(Buffers::from(Buffer::try_alloc(len).ok_or(no_memory)?))
+    fn passed(&self, bytes: u64) {
+        self.errors.pace.advance(bytes);
+    }
+
+    fn has_moved(&self) -> bool {
+        has_moved(&self.ends.source)
+    }
 }

@@ -1,6 +1,6 @@
 //! Where a data half runs, and what it goes by.
 
-use std::task::{Poll, Waker};
+use std::task::Waker;
 
 use futures_channel::oneshot;
 use millpond_messages::qapi::schema::{BlockErrorAction, BlockdevOnError, IoOperationType};
@@ -9,9 +9,6 @@ use millpond_messages::{Error, ErrorKind, IoError, Result};
 use crate::iothread::Local;
 use crate::job::pace::{Cancelled, Gates, Pace};
 use crate::node::{Client, HomeClient};
-
-/// Bytes that a job looks at in one go: a pause point comes at least as often as that.
-pub(super) const CHUNK: u64 = 512 << 10;
 
 /// The gates of all nodes that a job has to do with.
 pub(super) struct NodeGates(Vec<HomeClient>);
@@ -35,10 +32,11 @@ impl Gates for NodeGates {
 /// Runs a data half on the iothread where a client's node lives, and waits for its end.
 ///
 /// # Errors
-/// The data half's, or the iothread has ended.
-pub(super) async fn at_home<F>(client: Client, work: impl FnOnce() -> F + Send + 'static) -> Result<()>
+/// The iothread has ended.
+pub(super) async fn at_home<F, T>(client: Client, work: impl FnOnce() -> F + Send + 'static) -> Result<T>
 where
-    F: Future<Output = Result<()>> + 'static,
+    F: Future<Output = T> + 'static,
+    T: Send + 'static,
 {
     let (done, ended) = oneshot::channel();
     client.run_at_home(move || {
@@ -49,7 +47,7 @@ where
         }
     });
     let gone = || Error::new(ErrorKind::Closed, IoError::NoMedium.to_string());
-    ended.await.unwrap_or_else(|_| Err(gone()))
+    ended.await.map_err(|_| gone())
 }
 
 /// A data half's way to deal with errors of its own requests.
@@ -59,14 +57,6 @@ pub(super) struct Errors {
 }
 
 impl Errors {
-    /// Waits for a request.
-    ///
-    /// # Errors
-    /// The job is to end, and the request has not.
-    pub async fn unless_stuck<T>(&self, request: impl Future<Output = T>) -> Result<T> {
-        self.pace.unless_stuck(request).await.map_err(cancelled)
-    }
-
     /// What is done about a failed request.
     pub fn action(&self, operation: IoOperationType, error: IoError) -> BlockErrorAction {
         self.pace.failed(self.policy, operation, error)
@@ -81,17 +71,4 @@ pub(super) fn cancelled(cancelled: Cancelled) -> Error {
 /// A job that failed because of a request.
 pub(super) fn failed(error: IoError) -> Error {
     Error::new(ErrorKind::Io(error), error.to_string())
-}
-
-/// Lets the other tasks of the thread run: requests that are answered at once leave them no room otherwise.
-pub(super) async fn yield_now() {
-    let mut yielded = false;
-    std::future::poll_fn(|context| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }

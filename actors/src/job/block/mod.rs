@@ -3,6 +3,7 @@
 //! A job here is a file. It is made of a plan: what a user asks for, checked against the graph as it is, before anything
 //! is taken. What it takes is in [`Holds`](holds::Holds), and is given back as the job ends, however it does.
 
+mod backup;
 mod chain;
 mod commit;
 mod copy;
@@ -10,5 +11,6 @@ mod data;
 mod holds;
 mod stream;
 
+pub use backup::BackupPlan;
 pub use commit::CommitPlan;
 pub use stream::StreamPlan;

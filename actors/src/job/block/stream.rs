@@ -9,9 +9,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::task::Waker;
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
+use millpond_drivers::api::transfer;
 use millpond_messages::graph::{
     BackingName, DropFilter, EditForJob, FindBackingImage, JobEdit, NodeFacts, Options,
 };
@@ -20,19 +24,24 @@ use millpond_messages::qapi::schema::{BlockErrorAction, BlockStream, BlockdevOnE
 use millpond_messages::qapi::{JobType, QmpError};
 use millpond_messages::saved::SavedOptions;
 use millpond_messages::{
-    Error, IoResult, OpBlocker, Permissions, Range, RequestFlags, Result, RootId, StatusFlags,
+    Error, IoError, OpBlocker, Permissions, Range, RequestFlags, Result, RootId, StatusFlags,
 };
+use millpond_ring::buffer::Buffers;
 
 use super::chain::Chains;
-use super::copy::buffers;
-use super::data::{CHUNK, Errors, NodeGates, at_home, cancelled, failed, yield_now};
+use super::copy::{self, copy_left};
+use super::data::{Errors, NodeGates, failed};
 use super::holds::{Holds, as_options, by_errno};
 use crate::graph::GraphHandle;
-use crate::job::pace::Pace;
+use crate::job::copy::{Copying, Fault, Need, Verdict};
+use crate::job::pace::{Gates, Pace};
 use crate::job::work::Job;
 use crate::node::{Client, HomeClient};
 
 const FILTER: &str = "copy-on-read";
+
+/// What is copied as a whole, in bytes: an image has its data in no smaller parts.
+const CHUNK: u64 = 4096;
 
 /// What others may do with images from which is copied: they must stay as they are.
 const QUIET: Permissions = Permissions::CONSISTENT_READ.union(Permissions::WRITE_UNCHANGED);
@@ -314,20 +323,28 @@ impl Stream {
         let gone = || Error::new(millpond_messages::ErrorKind::Closed, "The job has not begun");
         let client = self.client.borrow().clone().ok_or_else(gone)?;
         let (sources, policy) = (self.plan.sources, self.plan.on_error);
-        let clients = self.holds.clients();
-        at_home(client.clone(), move || async move {
-            let node = client.here();
-            let len = node.length().await.map_err(failed)?;
-            pace.progress(0, i64::try_from(len).unwrap_or(i64::MAX));
-            let copying = Copying {
-                node,
+        let size = client.length().await.map_err(failed)?;
+        pace.progress(0, i64::try_from(size).unwrap_or(i64::MAX));
+        let passed_over = Arc::new(AtomicI32::new(0));
+        let (piece, pieces) = copy::IN_ORDER;
+        let left = copy::all(size, CHUNK, piece)?;
+        copy_left(&client, &pace, pieces, left, || {
+            let (client, pace, clients) = (client.clone(), pace.clone(), self.holds.clients());
+            let passed_over = Arc::clone(&passed_over);
+            move || CopyUp {
+                node: client.here(),
                 sources,
                 gates: NodeGates::new(&clients),
                 errors: Errors { pace, policy },
-            };
-            copying.copy_up(Range::between(0, len)).await
+                passed_over,
+            }
         })
-        .await
+        .await?;
+        // An image that was not copied whole still needs those below it.
+        match passed_over.load(Ordering::Acquire) {
+            0 => Ok(()),
+            errno => Err(failed(IoError::from_errno(errno))),
+        }
     }
 
     /// Gives the image what is below its last source as its backing node.
@@ -383,80 +400,73 @@ impl Stream {
 }
 
 /// The data half of a stream.
-struct Copying {
+struct CopyUp {
     /// The filter: what is read there is copied.
     node: HomeClient,
     /// Where images from which is copied are in the chain.
     sources: (u32, u32),
     gates: NodeGates,
     errors: Errors,
+    /// The errno of the first error that was passed over, 0 for none.
+    passed_over: Arc<AtomicI32>,
 }
 
-/// What the start of a range is.
-struct Piece {
-    len: u64,
-    /// An image below the node has it, and is among those from which is copied.
-    is_below: bool,
+impl Gates for CopyUp {
+    fn watch(&self, waker: &Waker) -> bool {
+        self.gates.watch(waker)
+    }
 }
 
-impl Copying {
-    /// Copies a range piece by piece.
-    async fn copy_up(&self, range: Range) -> Result<()> {
-        let pace = &self.errors.pace;
-        let mut first_error = None;
-        let mut offset = range.offset();
-        while offset < range.end() {
-            pace.point_at(&self.gates).await.map_err(cancelled)?;
-            yield_now().await;
-            let mut len = 0;
-            let piece = Range::between(offset, range.end()).first(CHUNK);
-            let copied = self.errors.unless_stuck(self.copy_piece(piece, &mut len)).await?;
-            if let Err(error) = copied {
-                match self.errors.action(IoOperationType::Read, error) {
-                    BlockErrorAction::Stop => continue,
-                    BlockErrorAction::Report => return Err(failed(first_error.unwrap_or(error))),
-                    BlockErrorAction::Ignore => {
-                        first_error.get_or_insert(error);
-                        // Where it is not known what is there, all of it is left out.
-                        len = if len == 0 { piece.len() } else { len };
-                    }
-                }
-            }
-            pace.advance(len);
-            offset = offset.saturating_add(len);
-        }
-        // An image that was not copied whole still needs those below it.
-        first_error.map_or(Ok(()), |error| Err(failed(error)))
+const fn reading(error: IoError) -> Fault {
+    Fault {
+        operation: IoOperationType::Read,
+        error,
     }
+}
 
-    /// Copies the start of a range; `len` says how far that is.
-    async fn copy_piece(&self, range: Range, len: &mut u64) -> IoResult<()> {
-        let piece = self.look(range).await?;
-        *len = piece.len;
-        if piece.is_below {
-            let range = range.first(piece.len);
-            let read = Operation::Read {
-                offset: range.offset(),
-                buffers: buffers(range)?,
-                flags: RequestFlags::PREFETCH,
-            };
-            self.node.request(read).await.into_parts().0?;
-            self.errors.pace.moved(range.len());
-        }
-        Ok(())
-    }
-
-    async fn look(&self, range: Range) -> IoResult<Piece> {
-        let status = self
-            .node
-            .block_status(range.offset(), range.len(), false, true)
-            .await?;
+impl Copying for CopyUp {
+    async fn look(&self, range: Range) -> Result<(u64, Need), Fault> {
+        let status = self.node.block_status(range.offset(), range.len(), false, true);
+        let status = status.await.map_err(reading)?;
         let (above, bottom) = self.sources;
         let is_allocated = status.flags.contains(StatusFlags::ALLOCATED);
-        Ok(Piece {
-            // Nothing is left only where the length has changed meanwhile.
-            len: if status.len == 0 { range.len() } else { status.len },
-            is_below: is_allocated && status.depth > above && status.depth <= bottom,
-        })
+        let is_below = is_allocated && status.depth > above && status.depth <= bottom;
+        // Nothing is left only where the length has changed meanwhile.
+        let len = if status.len == 0 { range.len() } else { status.len };
+        Ok((len, if is_below { Need::Data } else { Need::Nothing }))
+    }
+
+    async fn copy(&self, piece: Range, _: Need, room: Buffers) -> (Result<(), Fault>, Buffers) {
+        let read = Operation::Read {
+            offset: piece.offset(),
+            buffers: room,
+            flags: RequestFlags::PREFETCH,
+        };
+        let (result, room) = transfer(self.node.request(read).await);
+        if result.is_ok() {
+            self.errors.pace.moved(piece.len());
+        }
+        (result.map_err(reading), room)
+    }
+
+    fn failed(&self, fault: Fault) -> Verdict {
+        match self.errors.action(fault.operation, fault.error) {
+            BlockErrorAction::Stop => Verdict::Again,
+            BlockErrorAction::Report => Verdict::End,
+            BlockErrorAction::Ignore => {
+                let (first, errno) = (&self.passed_over, fault.error.errno());
+                // Only the first is told in the end.
+                let _ = first.compare_exchange(0, errno, Ordering::AcqRel, Ordering::Acquire);
+                Verdict::Pass
+            }
+        }
+    }
+
+    fn passed(&self, bytes: u64) {
+        self.errors.pace.advance(bytes);
+    }
+
+    fn has_moved(&self) -> bool {
+        copy::has_moved(&self.node)
     }
 }

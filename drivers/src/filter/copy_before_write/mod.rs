@@ -133,12 +133,8 @@ impl DriverKind for CopyBeforeWriteKind {
             edge.writable,
             edge.force_share,
         );
-        let is_used = !edge.taken.is_empty() || edge.shared != Permissions::all();
-        if is_used {
-            taken.set(
-                Permissions::CONSISTENT_READ,
-                taken.intersects(Permissions::WRITE | Permissions::CONSISTENT_READ),
-            );
+        if edge.is_used {
+            taken |= Permissions::CONSISTENT_READ;
             shared -= Permissions::WRITE | Permissions::RESIZE;
         }
         (taken, shared)

@@ -204,6 +204,76 @@ qapi! {
         auto_dismiss: Option<bool>,
     };
 
+    /// What of a node is copied.
+    enum MirrorSyncMode {
+        /// What its uppermost image has.
+        Top = "top",
+        /// All that it shows.
+        Full = "full",
+        /// What is written from now on.
+        None = "none",
+        /// What a bitmap says, which is cleared if that goes well.
+        Incremental = "incremental",
+        /// What a bitmap says.
+        Bitmap = "bitmap",
+    }
+
+    /// What becomes of a bitmap by which is copied.
+    enum BitmapSyncMode {
+        /// It is cleared if the copy goes well.
+        OnSuccess = "on-success",
+        /// It stays.
+        Never = "never",
+        /// What was copied is cleared, however the copy ends.
+        Always = "always",
+    }
+
+    /// How a backup goes about its work.
+    struct BackupPerf {
+        /// Files are copied by the kernel where that can be.
+        use_copy_range: Option<bool>,
+        /// The most requests under way.
+        max_workers: Option<i64>,
+        /// The most bytes of one request, 0 for no limit.
+        max_chunk: Option<i64>,
+        /// The least bytes that are copied as a whole.
+        min_cluster_size: Option<u64>,
+    }
+
+    /// Copies a node as it is now to another.
+    command BlockdevBackup = "blockdev-backup" {
+        /// The id of the job; there must be one.
+        job_id: Option<String>,
+        /// The node that is copied.
+        device: String,
+        /// What of it is copied.
+        sync: MirrorSyncMode,
+        /// The speed limit in bytes a second, 0 for none.
+        speed: Option<i64>,
+        /// The name of the bitmap by which is copied.
+        bitmap: Option<String>,
+        /// What becomes of that.
+        bitmap_mode: Option<BitmapSyncMode>,
+        /// The target stores what is copied compressed.
+        compress: Option<bool>,
+        /// What is done about an error of the node.
+        on_source_error: Option<BlockdevOnError>,
+        /// What is done about an error of the target.
+        on_target_error: Option<BlockdevOnError>,
+        /// Its result is final without a user's word.
+        auto_finalize: Option<bool>,
+        /// It is forgotten without a user's word.
+        auto_dismiss: Option<bool>,
+        /// The name of the filter that the job puts over the node.
+        filter_node_name: Option<String>,
+        /// What was copied is discarded in the node.
+        discard_source: Option<bool>,
+        /// How the job goes about its work.
+        x_perf: Option<BackupPerf> ["unstable"],
+        /// The node that is copied to.
+        target: String,
+    };
+
     /// Copies what a node has from below up into it.
     command BlockStream = "block-stream" {
         /// The id of the job; there must be one.

@@ -61,6 +61,7 @@ pub static COMMANDS: &[&CommandRow] = &[
     &QueryBlockJobs::ROW,
     &BlockCommit::ROW,
     &BlockStream::ROW,
+    &BlockdevBackup::ROW,
     &BlockJobSetSpeed::ROW,
     &BlockJobCancel::ROW,
     &BlockJobPause::ROW,
