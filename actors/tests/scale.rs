@@ -2,8 +2,6 @@
 
 mod support;
 
-use std::future::Future;
-
 use millpond::graph::GraphHandle;
 use millpond_messages::graph::{DrawGraph, IothreadReports, NamedNodes, Options, RootRequest, RootUser};
 use millpond_messages::io::{Operation, Preallocation, Value as Answer};
@@ -78,14 +76,14 @@ fn every_kind_of_request_goes_through_a_chain_of_hundreds_of_nodes() {
 /// How many nodes one message asks.
 const AT_ONCE: u64 = 32;
 
-/// Messages that the main iothread has handled for `asked`, without those of the question itself.
-async fn messages_for<T>(graph: &GraphHandle, asked: impl Future<Output = T>) -> (u64, T) {
+/// Messages that the main iothread has handled for a question, without those by which this is found out.
+async fn messages_for<T>(graph: &GraphHandle, ask: impl AsyncFnOnce() -> T) -> (u64, T) {
     let handled = async || {
         let reports = graph.ask(IothreadReports).await.expect("an answer");
         reports[0].counters.messages
     };
     let before = handled().await;
-    let answer = asked.await;
+    let answer = ask().await;
     (handled().await - before - 1, answer)
 }
 
@@ -100,7 +98,8 @@ fn questions_about_all_nodes_ask_many_at_once_and_each_once_however_deep_the_cha
             raw_chain(&graph, path.to_str().expect("a name in text"), length).await;
             let nodes = length as u64;
             for flat in [true, false] {
-                let (messages, named) = messages_for(&graph, graph.ask(NamedNodes { flat })).await;
+                let (messages, named) =
+                    messages_for(&graph, async || graph.ask(NamedNodes { flat }).await).await;
                 assert_eq!(messages, nodes.div_ceil(AT_ONCE), "flat: {flat}");
                 let named = named.expect("an answer");
                 let sizes = named.as_array().expect("a list").iter();
@@ -108,7 +107,7 @@ fn questions_about_all_nodes_ask_many_at_once_and_each_once_however_deep_the_cha
                 assert_eq!(sizes.len(), length);
                 assert!(sizes.iter().all(|size| **size == json!(4096)), "{sizes:?}");
             }
-            let (messages, dot) = messages_for(&graph, graph.ask(DrawGraph)).await;
+            let (messages, dot) = messages_for(&graph, async || graph.ask(DrawGraph).await).await;
             assert_eq!(messages, 0, "the graph itself is the actor's own");
             // Two lines of defaults, one a node and one an edge, and two around them.
             assert_eq!(dot.expect("an answer").lines().count(), 2 * length + 3);
@@ -126,7 +125,8 @@ fn the_answer_about_ten_times_the_nodes_is_ten_times_as_long() {
                 let node = json!({"driver": "null-co", "node-name": format!("node{at:04}")});
                 graph.add_node(options(node)).await.expect("null opens");
             }
-            let (messages, named) = messages_for(&graph, graph.ask(NamedNodes { flat: true })).await;
+            let (messages, named) =
+                messages_for(&graph, async || graph.ask(NamedNodes { flat: true }).await).await;
             assert_eq!(messages, (nodes as u64).div_ceil(AT_ONCE));
             lengths.push(named.expect("an answer").to_string().len() - "[]".len());
         }

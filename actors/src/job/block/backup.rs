@@ -28,7 +28,7 @@ use super::copy::{self, copy_left};
 use super::data::{NodeGates, at_home, cancelled};
 use super::holds::{Holds, as_options};
 use crate::graph::GraphHandle;
-use crate::job::copy::{Copying, Fault, Need, Verdict};
+use crate::job::copy::{Copying, Fault, FaultVerdict, Need};
 use crate::job::pace::{Gates, Pace};
 use crate::job::work::Job;
 use crate::node::{Client, HomeClient};
@@ -312,7 +312,7 @@ impl Backup {
     }
 }
 
-/// The data half.
+/// The data half of a backup.
 struct Data {
     /// The filter: it copies what it is told to.
     keeper: HomeClient,
@@ -399,7 +399,7 @@ impl Copying for Data {
         false
     }
 
-    fn failed(&self, fault: Fault) -> Verdict {
+    fn failed(&self, fault: Fault) -> FaultVerdict {
         let policy = match fault.operation {
             IoOperationType::Read => self.on_errors.source,
             IoOperationType::Write => self.on_errors.target,

@@ -9,7 +9,7 @@ use millpond_ring::buffer::Buffers;
 
 use super::data::{Errors, NodeGates, at_home, cancelled, failed};
 use crate::iothread::Local;
-use crate::job::copy::{Copier, Copying, Ends, Fault, Left, Need, Stopped, Verdict};
+use crate::job::copy::{Copier, Copying, Ends, Fault, FaultVerdict, Left, Need, Stopped};
 use crate::job::pace::{Cancelled, Gates, Pace};
 use crate::node::{Client, HomeClient};
 
@@ -78,10 +78,10 @@ pub(super) fn has_moved(client: &HomeClient) -> bool {
 }
 
 /// What is done about a fault of a copy that can try again.
-pub(super) fn verdict(action: BlockErrorAction) -> Verdict {
+pub(super) fn verdict(action: BlockErrorAction) -> FaultVerdict {
     match action {
-        BlockErrorAction::Report => Verdict::End,
-        BlockErrorAction::Ignore | BlockErrorAction::Stop => Verdict::Again,
+        BlockErrorAction::Report => FaultVerdict::End,
+        BlockErrorAction::Ignore | BlockErrorAction::Stop => FaultVerdict::Again,
     }
 }
 
@@ -111,7 +111,7 @@ impl Copying for NodeCopy {
         (copied, room)
     }
 
-    fn failed(&self, fault: Fault) -> Verdict {
+    fn failed(&self, fault: Fault) -> FaultVerdict {
         verdict(self.errors.action(fault.operation, fault.error))
     }
 

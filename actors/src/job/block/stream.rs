@@ -33,7 +33,7 @@ use super::copy::{self, copy_left};
 use super::data::{Errors, NodeGates, failed};
 use super::holds::{Holds, as_options, by_errno};
 use crate::graph::GraphHandle;
-use crate::job::copy::{Copying, Fault, Need, Verdict};
+use crate::job::copy::{Copying, Fault, FaultVerdict, Need};
 use crate::job::pace::{Gates, Pace};
 use crate::job::work::Job;
 use crate::node::{Client, HomeClient};
@@ -449,15 +449,15 @@ impl Copying for CopyUp {
         (result.map_err(reading), room)
     }
 
-    fn failed(&self, fault: Fault) -> Verdict {
+    fn failed(&self, fault: Fault) -> FaultVerdict {
         match self.errors.action(fault.operation, fault.error) {
-            BlockErrorAction::Stop => Verdict::Again,
-            BlockErrorAction::Report => Verdict::End,
+            BlockErrorAction::Stop => FaultVerdict::Again,
+            BlockErrorAction::Report => FaultVerdict::End,
             BlockErrorAction::Ignore => {
                 let (first, errno) = (&self.passed_over, fault.error.errno());
                 // Only the first is told in the end.
                 let _ = first.compare_exchange(0, errno, Ordering::AcqRel, Ordering::Acquire);
-                Verdict::Pass
+                FaultVerdict::Pass
             }
         }
     }

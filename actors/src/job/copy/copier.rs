@@ -23,18 +23,18 @@ const ALIGNMENT: usize = 4096;
 pub struct Fault {
     /// A read is one of the source, a write one of the target.
     pub operation: IoOperationType,
-    /// Why it failed.
+    /// Why the request failed.
     pub error: IoError,
 }
 
 /// What is done about a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum FaultVerdict {
     /// The piece is copied once more, after a pause if the job is to stand still.
     Again,
     /// The piece is left as it is.
     Pass,
-    /// The copy ends.
+    /// The copy ends with it.
     End,
 }
 
@@ -57,7 +57,7 @@ pub trait Copying: Gates {
     }
 
     /// What is to be done about a fault.
-    fn failed(&self, fault: Fault) -> Verdict;
+    fn failed(&self, fault: Fault) -> FaultVerdict;
 
     /// So many bytes were copied.
     fn passed(&self, bytes: u64);
@@ -90,9 +90,9 @@ impl From<Cancelled> for Stopped {
 
 /// A copy on the iothread of its source.
 pub struct Copier<'a, W> {
-    /// The job's part.
+    /// The job's part of it.
     pub work: &'a W,
-    /// What is left.
+    /// What is left to copy.
     pub left: &'a RefCell<Left>,
     /// The line to the job's control half.
     pub pace: &'a Pace,
@@ -206,12 +206,12 @@ impl<W: Copying> Copier<'_, W> {
             }
             // Whatever is there, its bytes are right; if it is to be passed over, so is one chunk of it.
             Err(fault) => match self.work.failed(fault) {
-                Verdict::Again => Ok(()),
-                Verdict::Pass => {
+                FaultVerdict::Again => Ok(()),
+                FaultVerdict::Pass => {
                     self.left.borrow_mut().learn(1, Need::Data);
                     Ok(())
                 }
-                Verdict::End => Err(Stopped::Failed(fault)),
+                FaultVerdict::End => Err(Stopped::Failed(fault)),
             },
         }
     }
@@ -231,7 +231,7 @@ impl<W: Copying> Copier<'_, W> {
             return Ok(());
         }
         let verdict = fault.map(|fault| (self.work.failed(fault), fault));
-        if let Some((Verdict::Pass, _)) = verdict {
+        if let Some((FaultVerdict::Pass, _)) = verdict {
             ended.result = Ok(());
         }
         self.note(&ended);
@@ -239,7 +239,7 @@ impl<W: Copying> Copier<'_, W> {
             spare.push(ended.room);
         }
         match verdict {
-            Some((Verdict::End, fault)) => Err(Stopped::Failed(fault)),
+            Some((FaultVerdict::End, fault)) => Err(Stopped::Failed(fault)),
             _ => Ok(()),
         }
     }

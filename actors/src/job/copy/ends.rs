@@ -20,9 +20,9 @@ pub enum Layers {
 
 /// Where a copy reads and writes: it runs where the source lives.
 pub struct Ends {
-    /// What is read.
+    /// The node that is read.
     pub source: HomeClient,
-    /// What is written.
+    /// The node that is written.
     pub target: HomeClient,
     /// Which layers of the source.
     pub layers: Layers,

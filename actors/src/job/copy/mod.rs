@@ -13,7 +13,9 @@
 mod copier;
 mod ends;
 mod left;
+#[cfg(test)]
+mod tests;
 
-pub use copier::{Copier, Copying, Fault, Stopped, Verdict};
+pub use copier::{Copier, Copying, Fault, FaultVerdict, Stopped};
 pub use ends::{Ends, Layers};
 pub use left::{Left, Need};
