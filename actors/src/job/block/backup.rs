@@ -377,14 +377,11 @@ impl Copying for Data {
         Ok((status.len, need))
     }
 
-    async fn copy(&self, piece: Range, need: Need, room: Buffers) -> (Result<(), Fault>, Buffers) {
+    async fn copy(&self, piece: Range, _: Need, room: Buffers) -> (Result<(), Fault>, Buffers) {
         let copied = self
             .ask(SnapshotRequest::Copy { range: piece })
             .await
             .into_copied();
-        if copied.is_ok() && need == Need::Data {
-            self.pace.moved(piece.len());
-        }
         let fault = |fault: CopyFault| Fault {
             operation: match fault {
                 CopyFault::Source(_) => IoOperationType::Read,
@@ -393,6 +390,12 @@ impl Copying for Data {
             error: fault.error(),
         };
         (copied.map_err(fault), room)
+    }
+
+    fn begins(&self, piece: Range, need: Need) {
+        if need == Need::Data {
+            self.pace.moved(piece.len());
+        }
     }
 
     fn needs_room(&self) -> bool {

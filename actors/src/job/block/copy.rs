@@ -104,11 +104,11 @@ impl Copying for NodeCopy {
     }
 
     async fn copy(&self, piece: Range, need: Need, room: Buffers) -> (Result<(), Fault>, Buffers) {
-        let (copied, room) = self.ends.copy(piece, need, room).await;
-        if copied.is_ok() {
-            self.errors.pace.moved(piece.len());
-        }
-        (copied, room)
+        self.ends.copy(piece, need, room).await
+    }
+
+    fn begins(&self, piece: Range, _: Need) {
+        self.errors.pace.moved(piece.len());
     }
 
     fn failed(&self, fault: Fault) -> FaultVerdict {

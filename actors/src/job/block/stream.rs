@@ -443,10 +443,11 @@ impl Copying for CopyUp {
             flags: RequestFlags::PREFETCH,
         };
         let (result, room) = transfer(self.node.request(read).await);
-        if result.is_ok() {
-            self.errors.pace.moved(piece.len());
-        }
         (result.map_err(reading), room)
+    }
+
+    fn begins(&self, piece: Range, _: Need) {
+        self.errors.pace.moved(piece.len());
     }
 
     fn failed(&self, fault: Fault) -> FaultVerdict {

@@ -56,6 +56,10 @@ pub trait Copying: Gates {
         true
     }
 
+    /// A piece is about to be copied: what its job moves counts from here on, so that no more pieces are begun than its speed
+    /// allows.
+    fn begins(&self, piece: Range, need: Need);
+
     /// What is to be done about a fault.
     fn failed(&self, fault: Fault) -> FaultVerdict;
 
@@ -168,6 +172,7 @@ impl<W: Copying> Copier<'_, W> {
                 Next::Piece(piece, need) => {
                     // Requests that are answered at once would leave the thread's other tasks no time.
                     yield_now().await;
+                    self.work.begins(piece, need);
                     let room = self.room(piece, need, spare);
                     pieces.push(Box::pin(async move {
                         let (result, room) = match room {

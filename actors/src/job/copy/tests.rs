@@ -67,6 +67,8 @@ impl Copying for Rc<Work> {
         (result, room)
     }
 
+    fn begins(&self, _: Range, _: Need) {}
+
     fn failed(&self, _: Fault) -> FaultVerdict {
         match self.ends_on_fault.get() {
             true => FaultVerdict::End,
