@@ -1,7 +1,7 @@
 //! What clients of a monitor can ask for: one row for each command, in a file for each topic.
 //!
 //! This stands above the daemon and everything in it. A monitor knows no command: it is handed [`Commands`]. A handler takes
-//! the arguments and gives the answer that the command's row in [`schema`](millpond_messages::qapi::schema) names; one that
+//! the arguments and gives the answer that the command's row in [`schema`] names; one that
 //! does not fit its row does not compile.
 
 mod control;

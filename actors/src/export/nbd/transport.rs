@@ -6,7 +6,7 @@
 //!   (handshake)                   Link <------- leave ------ (transmission, until the node moves)
 //! ```
 //! A kind of connection is these three types. Plain sockets are the only kind there is; one inside TLS has its session in
-//! all three, and begins it in [`Channel::start_tls`]. They are type parameters rather than objects, so that a request
+//! all three, and begins it in `Channel::start_tls`. They are type parameters rather than objects, so that a request
 //! costs no indirection.
 //!
 //! Whatever the kind, shutting the socket down ends the connection, from any thread: the server keeps its descriptor for

@@ -1,7 +1,7 @@
 //! qcow2: an image format with allocation on write, backing files, zero clusters, compression and refcounts.
 //!
 //! # How it works
-//! An image's tables live in [`state::State`], which changes only in synchronous steps. A step that misses something
+//! An image's tables live in `state::State`, which changes only in synchronous steps. A step that misses something
 //! (a table that is not cached, a cluster that another write was given) changes nothing and says what it needs; the
 //! driver gets that and tries again. So no lock is held across a wait, and the common case answers at once.
 //!

@@ -98,7 +98,7 @@ pub enum NodeOrder {
     ExchangeCommit,
     /// Restore the state that an exchange has put aside: the old data is there again. Not answered.
     ExchangeAbort,
-    /// Have the driver end what it can: [`cancel_in_flight`](millpond_drivers::api::Driver::cancel_in_flight).
+    /// Have the driver end what it can: [`cancel_in_flight`](millpond_drivers::api::Lifecycle::cancel_in_flight).
     CancelInFlight,
     /// Name the requests that the node has in flight, oldest first; answered by [`OrderOutcome::Pending`].
     Pending,

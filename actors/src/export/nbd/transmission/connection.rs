@@ -1,6 +1,6 @@
 //! One connection in the transmission phase, on the iothread of the node behind its export.
 //!
-//! Three kinds of task share a [`Session`]: this one receives and admits requests and begins them, those that the node does
+//! Three kinds of task share a `Session`: this one receives and admits requests and begins them, those that the node does
 //! not answer at once have a task each, and the sender sends what they queued. Receiving stops while the node is drained,
 //! while the client has as much in flight as it may, and for good when either side ends; then the requests in flight are
 //! served to their end. A client that has left gives its slot back at once; of one that left without a goodbye, what waits
