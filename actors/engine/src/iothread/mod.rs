@@ -9,6 +9,7 @@ mod guarded;
 mod local;
 mod poll;
 mod time;
+mod turn;
 
 use std::fmt;
 use std::io;
@@ -24,6 +25,7 @@ pub use local::{Local, Stats};
 pub use millpond_messages::IoThreadId;
 pub use poll::PollParams;
 pub use time::now_ns;
+pub use turn::yield_once;
 
 use local::Shared;
 

@@ -13,7 +13,7 @@ use std::task::Waker;
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use millpond_messages::graph::{DropFilter, EditForJob, JobEdit, NodeFacts, Options};
+use millpond_messages::graph::{NodeFacts, Options};
 use millpond_messages::io::{CopyFault, Operation, SnapshotRequest};
 use millpond_messages::qapi::schema::{
     BitmapSyncMode, BlockdevBackup, BlockdevOnError, IoOperationType, MirrorSyncMode,
@@ -26,7 +26,7 @@ use millpond_ring::buffer::Buffers;
 use super::chain::Chains;
 use super::copy::{self, copy_left};
 use super::data::{NodeGates, at_home, cancelled};
-use super::holds::{Holds, as_options};
+use super::holds::{Holds, as_options, refused};
 use crate::graph::GraphHandle;
 use crate::job::copy::{Copying, Fault, FaultVerdict, Need};
 use crate::job::pace::{Gates, Pace};
@@ -60,10 +60,6 @@ pub struct BackupPlan {
 struct OnErrors {
     source: BlockdevOnError,
     target: BlockdevOnError,
-}
-
-fn refused<T>(text: impl Into<String>) -> Result<T, QmpError> {
-    Err(QmpError::generic(text))
 }
 
 impl BackupPlan {
@@ -243,15 +239,9 @@ impl Backup {
     /// Puts the filter over the node: from here on the target has the moment.
     async fn insert_filter(&self) -> Result<()> {
         let Self { plan, holds, .. } = self;
-        let inserted = JobEdit::InsertFilter {
-            node: plan.node.clone(),
-            options: plan.filter.clone(),
-            says_step: true,
-        };
-        holds.graph.ask(EditForJob(inserted)).await?;
-        let chains = Chains::new(holds.graph.facts().await?);
-        let filter = chains.filter_over(&plan.node, FILTER);
-        self.filter.replace(filter.map(|filter| filter.name.clone()));
+        let options = plan.filter.clone();
+        let filter = holds.insert_filter(&plan.node, FILTER, options, true).await?;
+        self.filter.replace(filter);
         Ok(())
     }
 
@@ -303,11 +293,8 @@ impl Backup {
     async fn settle(&self) {
         self.client.take();
         self.holds.release_all().await;
-        let Some(node_name) = self.filter.take() else {
-            return;
-        };
-        if let Err(error) = self.holds.graph.ask(DropFilter { node_name }).await {
-            tracing::warn!(%error, "the filter of a backup stays");
+        if let Some(filter) = self.filter.take() {
+            self.holds.drop_filter(filter).await;
         }
     }
 }

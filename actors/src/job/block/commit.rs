@@ -12,20 +12,18 @@ use std::rc::Rc;
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use millpond_messages::graph::{
-    BackingName, DropFilter, EditForJob, FindBackingImage, JobEdit, NodeFacts, Options,
-};
+use millpond_messages::graph::{BackingName, EditForJob, FindBackingImage, JobEdit, NodeFacts, Options};
 use millpond_messages::qapi::schema::{BlockCommit, BlockdevOnError};
 use millpond_messages::qapi::{ErrorClass, JobType, QmpError};
 use millpond_messages::saved::SavedOptions;
-use millpond_messages::{Error, NodeId, OpBlocker, Permissions, RequestFlags, Result, RootId};
+use millpond_messages::{Error, NodeId, OpBlocker, Permissions, Result, RootId};
 
 use super::chain::Chains;
 use super::copy::{self, NodeCopy, copy_left};
 use super::data::{Errors, NodeGates, failed};
-use super::holds::{Holds, as_options, by_errno};
+use super::holds::{Holds, as_options, by_errno, refused};
 use crate::graph::GraphHandle;
-use crate::job::copy::{Ends, Layers};
+use crate::job::copy::Ends;
 use crate::job::pace::Pace;
 use crate::job::work::Job;
 use crate::node::Client;
@@ -103,10 +101,6 @@ impl CommitPlan {
             base: RefCell::default(),
         }))
     }
-}
-
-fn refused<T>(text: impl Into<String>) -> Result<T, QmpError> {
-    Err(QmpError::generic(text))
 }
 
 async fn plan(graph: &GraphHandle, chains: &Chains, asked: &BlockCommit) -> Result<CommitPlan, QmpError> {
@@ -321,15 +315,8 @@ impl Commit {
         if let Some(name) = &plan.filter_name {
             options.insert("node-name".to_owned(), name.clone().into());
         }
-        let inserted = JobEdit::InsertFilter {
-            node: plan.top.clone(),
-            options,
-            says_step: false,
-        };
-        holds.graph.ask(EditForJob(inserted)).await?;
-        let chains = Chains::new(holds.graph.facts().await?);
-        let filter = chains.filter_over(&plan.top, FILTER);
-        let name = filter.map(|filter| filter.name.clone()).unwrap_or_default();
+        let filter = holds.insert_filter(&plan.top, FILTER, options, false).await?;
+        let name = filter.unwrap_or_default();
         self.filter.replace(Some(name.clone()));
         Ok(name)
     }
@@ -338,7 +325,7 @@ impl Commit {
         let gone = || Error::new(millpond_messages::ErrorKind::Closed, "The job has not begun");
         let top = self.top.borrow().clone().ok_or_else(gone)?;
         let base = self.base.borrow().clone().ok_or_else(gone)?;
-        let (layers, policy) = (Layers::Above(self.plan.above), self.plan.on_error);
+        let (above, policy) = (self.plan.above, self.plan.on_error);
         let size = top.length().await.map_err(failed)?;
         pace.progress(0, i64::try_from(size).unwrap_or(i64::MAX));
         let (piece, pieces) = copy::IN_ORDER;
@@ -349,10 +336,7 @@ impl Commit {
                 ends: Ends {
                     source: top.here(),
                     target: base.here(),
-                    layers,
-                    write_flags: RequestFlags::empty(),
-                    zero_flags: RequestFlags::MAY_UNMAP,
-                    target_is_zero: false,
+                    above,
                 },
                 gates: NodeGates::new(&clients),
                 errors: Errors { pace, policy },
@@ -387,15 +371,8 @@ impl Commit {
         self.base.take();
         self.top.take();
         holds.release_all().await;
-        if let Some(filter) = self.filter.take()
-            && let Err(error) = holds
-                .graph
-                .ask(DropFilter {
-                    node_name: filter.clone(),
-                })
-                .await
-        {
-            tracing::warn!(%error, filter, "the filter of a commit stays");
+        if let Some(filter) = self.filter.take() {
+            holds.drop_filter(filter).await;
         }
         if self.base_was_read_only.take() {
             holds.make_read_only(&plan.base).await;

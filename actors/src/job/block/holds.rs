@@ -3,9 +3,13 @@
 
 use std::cell::RefCell;
 
-use millpond_messages::graph::{OpBlock, Options, ReopenKeeping, RootRequest, RootUser};
-use millpond_messages::{Error, OpBlocker, Permissions, Result};
+use millpond_messages::graph::{
+    DropFilter, EditForJob, JobEdit, OpBlock, Options, ReopenKeeping, RootRequest, RootUser,
+};
+use millpond_messages::qapi::QmpError;
+use millpond_messages::{Error, ErrorKind, OpBlocker, Permissions, Result};
 
+use super::chain::Chains;
 use crate::graph::{FreezeGuard, GraphHandle};
 use crate::node::Client;
 
@@ -120,6 +124,39 @@ impl Holds {
         }
     }
 
+    /// Puts a filter of `driver` over a node, by options that name the node as its child; answers the filter's name. Where
+    /// `says_step`, an error says whether the filter could not be made, or not be put there.
+    ///
+    /// # Errors
+    /// Nothing has changed then.
+    pub async fn insert_filter(
+        &self,
+        node: &str,
+        driver: &str,
+        options: Options,
+        says_step: bool,
+    ) -> Result<Option<String>> {
+        let inserted = JobEdit::InsertFilter {
+            node: node.to_owned(),
+            options,
+            says_step,
+        };
+        self.graph.ask(EditForJob(inserted)).await?;
+        let chains = Chains::new(self.graph.facts().await?);
+        let filter = chains.filter_over(node, driver);
+        Ok(filter.map(|filter| filter.name.clone()))
+    }
+
+    /// Takes a filter out at the job's end. One whose last user has let go is gone already.
+    pub async fn drop_filter(&self, node_name: String) {
+        match self.graph.ask(DropFilter { node_name }).await {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                tracing::warn!(%error, job = self.id, "a job's filter stays");
+            }
+            _ => {}
+        }
+    }
+
     /// Makes a node writable that is not; answers whether it was not.
     ///
     /// # Errors
@@ -160,4 +197,9 @@ pub(super) fn as_options(asked: &impl serde::Serialize) -> Options {
         // Arguments of commands are objects.
         _ => Options::new(),
     }
+}
+
+/// What a user asks for is not possible.
+pub(super) fn refused<T>(text: impl Into<String>) -> Result<T, QmpError> {
+    Err(QmpError::generic(text))
 }

@@ -31,7 +31,7 @@ use millpond_ring::buffer::Buffers;
 use super::chain::Chains;
 use super::copy::{self, copy_left};
 use super::data::{Errors, NodeGates, failed};
-use super::holds::{Holds, as_options, by_errno};
+use super::holds::{Holds, as_options, by_errno, refused};
 use crate::graph::GraphHandle;
 use crate::job::copy::{Copying, Fault, FaultVerdict, Need};
 use crate::job::pace::{Gates, Pace};
@@ -106,10 +106,6 @@ impl StreamPlan {
             client: RefCell::default(),
         }))
     }
-}
-
-fn refused<T>(text: impl Into<String>) -> Result<T, QmpError> {
-    Err(QmpError::generic(text))
 }
 
 async fn plan(graph: &GraphHandle, chains: &Chains, asked: &BlockStream) -> Result<StreamPlan, QmpError> {
@@ -283,15 +279,8 @@ impl Stream {
         if let Some(name) = &plan.filter_name {
             options.insert("node-name".to_owned(), name.clone().into());
         }
-        let inserted = JobEdit::InsertFilter {
-            node: plan.node.clone(),
-            options,
-            says_step: true,
-        };
-        holds.graph.ask(EditForJob(inserted)).await?;
-        let chains = Chains::new(holds.graph.facts().await?);
-        let filter = chains.filter_over(&plan.node, FILTER);
-        self.filter.replace(filter.map(|filter| filter.name.clone()));
+        let filter = holds.insert_filter(&plan.node, FILTER, options, true).await?;
+        self.filter.replace(filter);
         Ok(())
     }
 

@@ -1,9 +1,7 @@
 //! The copy itself: a fixed number of pieces under way, whatever the target does.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
 use std::pin::pin;
-use std::task::Poll;
 
 use futures_util::future::{Either, LocalBoxFuture, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -13,6 +11,7 @@ use millpond_messages::{IoError, Range};
 use millpond_ring::buffer::{Buffer, Buffers};
 
 use super::left::{Left, Need, Next};
+use crate::iothread::yield_once;
 use crate::job::pace::{Cancelled, Gates, Pace};
 
 /// Storage that is read and written directly wants memory that begins at a multiple of this.
@@ -104,19 +103,6 @@ pub struct Copier<'a, W> {
     pub most: usize,
 }
 
-/// Lets the other tasks of the thread run.
-pub async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
 /// A piece that has ended.
 struct Ended {
     piece: Range,
@@ -171,7 +157,7 @@ impl<W: Copying> Copier<'_, W> {
                 Next::Look(range) => self.look(range, pieces, spare).await?,
                 Next::Piece(piece, need) => {
                     // Requests that are answered at once would leave the thread's other tasks no time.
-                    yield_now().await;
+                    yield_once().await;
                     self.work.begins(piece, need);
                     let room = self.room(piece, need, spare);
                     pieces.push(Box::pin(async move {

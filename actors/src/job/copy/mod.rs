@@ -17,5 +17,5 @@ mod left;
 mod tests;
 
 pub use copier::{Copier, Copying, Fault, FaultVerdict, Stopped};
-pub use ends::{Ends, Layers};
+pub use ends::Ends;
 pub use left::{Left, Need};

@@ -1,8 +1,6 @@
 //! The graph actor's orders, carried out on the node's iothread.
 
-use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::Poll;
 
 use millpond_messages::{DebugOrder, Error, NodeId, Result};
 
@@ -11,6 +9,7 @@ use super::orders::{IothreadOrder, NodeOrder, Order};
 use super::outcome::{Description, Event, OpenFacts, OrderId, OrderOutcome};
 use super::task::{self, driver, found};
 use super::wiring;
+use crate::iothread::yield_once;
 use crate::node::cell::node::NodeCell;
 use crate::node::table::NodeTable;
 
@@ -157,17 +156,4 @@ async fn describe_many(table: &NodeTable, nodes: Vec<NodeId>) -> Vec<(NodeId, De
         yield_once().await;
     }
     described
-}
-
-/// Ends this poll; the task is polled again after what else is ready.
-async fn yield_once() {
-    let mut yielded = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
