@@ -102,6 +102,7 @@ fn node() -> SavedNode {
             size: 1 << 30,
             copy_on_read: 1,
             unflushed: true,
+            write_threshold: 4096,
             sections: vec![Token(4)],
             statistics: statistics(),
             driver: Some(DriverRecord::of(&Sample { number: 600 }).unwrap()),

@@ -53,6 +53,13 @@ pub fn noticed(state: &mut PolicyState, node: NodeId, notice: &Notice) {
                 sectors_count,
             })
         }
+        Notice::PassedThreshold { exceeded, threshold } => {
+            Announcement::Event(QmpEvent::BlockWriteThreshold {
+                node_name: node.name.clone(),
+                amount_exceeded: *exceeded,
+                write_threshold: *threshold,
+            })
+        }
         Notice::Mismatch { message } => Announcement::Mismatch(message.clone()),
         Notice::Broken { message } => Announcement::Event(QmpEvent::BlockNodeBroken {
             node_name: node.name.clone(),

@@ -3,14 +3,14 @@
 use crate::daemon::Daemon;
 use crate::graph::graph_json;
 use millpond_messages::graph::{
-    BlockStatistics, DrawGraph, IothreadReport, IothreadReports, ListDrains, NamedNodes, SetHistograms,
-    WholeGraph,
+    BlockStatistics, DrawGraph, FindNode, IothreadReport, IothreadReports, ListDrains, NamedNodes,
+    SetHistograms, SetWriteThreshold, WholeGraph,
 };
 use millpond_messages::qapi::QmpError;
 use millpond_messages::qapi::schema::{
-    BlockDeviceInfo, BlockStats, Json, MillpondIothreadReport, PendingDrain, QueryBlockstats,
-    QueryNamedBlockNodes, XDbgBlockGraph, XDebugQueryBlockGraph, XMillpondLatencyHistogramSet,
-    XMillpondQueryDot, XMillpondQueryDrains, XMillpondQueryIothreads,
+    BlockDeviceInfo, BlockSetWriteThreshold, BlockStats, Json, MillpondIothreadReport, PendingDrain,
+    QueryBlockstats, QueryNamedBlockNodes, XDbgBlockGraph, XDebugQueryBlockGraph,
+    XMillpondLatencyHistogramSet, XMillpondQueryDot, XMillpondQueryDrains, XMillpondQueryIothreads,
 };
 use millpond_messages::{LatencyHistogram, LatencyHistograms};
 use serde_json::{Value, json};
@@ -32,6 +32,19 @@ pub(super) async fn query_statistics(
         true => daemon.graph(BlockStatistics).await.map(Json::new),
         false => Ok(Json::new(Value::Array(Vec::new()))),
     }
+}
+
+/// A node that is not there is called a device, as QEMU has it.
+pub(super) async fn set_threshold(daemon: Daemon, arguments: BlockSetWriteThreshold) -> Result<(), QmpError> {
+    let node_name = arguments.node_name;
+    let find = FindNode {
+        node_name: node_name.clone(),
+    };
+    if daemon.graph(find).await.is_err() {
+        return Err(QmpError::generic(format!("Device '{node_name}' not found")));
+    }
+    let offset = arguments.write_threshold;
+    daemon.graph(SetWriteThreshold { node_name, offset }).await
 }
 
 /// As QEMU's `block-latency-histogram-set`, but of a node.

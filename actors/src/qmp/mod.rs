@@ -44,6 +44,7 @@ const TABLE: &[(&str, Handler)] = table! {
     BlockJobResume => job::block_resume,
     BlockJobSetSpeed => job::block_set_speed,
     BlockResize => image::resize,
+    BlockSetWriteThreshold => graph::set_threshold,
     BlockStream => job::block_stream,
     BlockdevBackup => job::blockdev_backup,
     BlockdevAdd => node::add,

@@ -48,6 +48,13 @@ pub enum Notice {
         /// Where and what, for people.
         message: String,
     },
+    /// A write ended past the node's write threshold. Reported for the node rather than by its driver.
+    PassedThreshold {
+        /// By how many bytes.
+        exceeded: u64,
+        /// The threshold, which holds no more.
+        threshold: u64,
+    },
     /// The driver panicked: all that the node is asked from now on fails.
     Broken {
         /// What the panic said.

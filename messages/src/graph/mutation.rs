@@ -438,6 +438,16 @@ requests! {
             /// The histograms to be kept, empty.
             histograms: LatencyHistograms,
         },
+        /// Have the first write to a node that ends past an offset reported, by the event `BLOCK_WRITE_THRESHOLD`.
+        ///
+        /// # Errors
+        /// There is no such node.
+        SetWriteThreshold {
+            /// The name of the node.
+            node_name: String,
+            /// The offset in bytes; 0 for none.
+            offset: u64,
+        },
         /// Have every read of a node copied up into it from below, or no longer. Counted: what was turned on twice is turned off
         /// twice.
         ///

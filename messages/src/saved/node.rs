@@ -141,6 +141,8 @@ pub struct SavedCell {
     pub copy_on_read: u32,
     /// Something may have been written that is not durable yet.
     pub unflushed: bool,
+    /// The write threshold; 0 for none.
+    pub write_threshold: u64,
     /// The drained sections that close its gate.
     pub sections: Vec<Token>,
     /// What it has counted, histograms included.

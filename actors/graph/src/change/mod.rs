@@ -1,7 +1,9 @@
 //! Changes of the graph, one a file, and which request is which.
 
 use millpond_messages::Result;
-use millpond_messages::graph::{CopyOnRead, GraphReply, Mutation, SetHistograms, SetRootPermissions};
+use millpond_messages::graph::{
+    CopyOnRead, GraphReply, Mutation, SetHistograms, SetRootPermissions, SetWriteThreshold,
+};
 
 use crate::change::activate::Invalidate;
 use crate::change::add::Add;
@@ -108,6 +110,7 @@ async fn carry_out(world: &World, mutation: Mutation) -> Next {
         Mutation::OpUnblock(request) => block::unblock(world, &request),
         Mutation::CopyOnRead(request) => copy_on_read(world, &request).await,
         Mutation::SetHistograms(request) => set_histograms(world, request).await,
+        Mutation::SetWriteThreshold(request) => set_threshold(world, &request).await,
         Mutation::FlushAll(_) => shutdown::flush_all(world).await,
         Mutation::AddIothread(request) => iothreads::add(world, request.0).await,
         Mutation::DelIothread(request) => iothreads::delete(world, &request.id),
@@ -135,4 +138,13 @@ async fn set_histograms(world: &World, request: SetHistograms) -> Result<()> {
     let histograms = request.histograms;
     let order = NodeOrder::SetHistograms { histograms };
     world.ask(node, order).done().await
+}
+
+async fn set_threshold(world: &World, request: &SetWriteThreshold) -> Result<()> {
+    let node = world.graph(|graph| graph.find(&request.node_name).map(|node| node.id))?;
+    let offset = request.offset;
+    world
+        .ask(node, NodeOrder::SetWriteThreshold { offset })
+        .done()
+        .await
 }

@@ -211,7 +211,9 @@ impl View<'_> {
                 direct: node.flags.contains(OpenFlags::NOCACHE),
                 no_flush: node.flags.contains(OpenFlags::NO_FLUSH),
             },
-            // No limits, no threshold, no bitmaps.
+            // QEMU shows the unsigned number as a signed one.
+            write_threshold: self.descriptions.get(&node.id)?.write_threshold.cast_signed(),
+            // No limits, no bitmaps.
             ..BlockDeviceInfo::default()
         })
     }

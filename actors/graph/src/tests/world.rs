@@ -22,6 +22,7 @@ use crate::{
     Announcement, Effect, ImplicitOpens, IothreadOrder, NewRoot, NodeOrder, NodeTask, Order, Policy,
     PolicyEvent, Reply, RequestId, Wiring,
 };
+use NodeOrder::{CopyOnRead, SetHistograms, SetWriteThreshold};
 use millpond_engine::node::{self, OpenFacts, OrderId, OrderOutcome};
 
 const FILE: ChildKind = ChildKind::file(Role::IMAGE);
@@ -731,10 +732,10 @@ impl FakeWorld {
             }
             Order::Task(node, NodeTask::ReadHead { .. }) => {
                 let name = self.nodes[&node].filename.clone().unwrap_or_default();
-                let head = self.heads.get(&name).cloned().unwrap_or_default();
-                ended(OrderOutcome::Head(Ok(head)))
+                let head = self.heads.get(&name).cloned();
+                ended(OrderOutcome::Head(Ok(head.unwrap_or_default())))
             }
-            Order::Node(_, NodeOrder::CopyOnRead { .. } | NodeOrder::SetHistograms { .. }) => done(),
+            Order::Node(_, CopyOnRead { .. } | SetHistograms { .. } | SetWriteThreshold { .. }) => done(),
             Order::Iothread(IothreadOrder::Save(_)) => ended(OrderOutcome::Saved(Vec::new())),
             Order::Iothread(IothreadOrder::Statistics(nodes)) => {
                 let nodes = nodes.into_iter().map(|node| (node, NodeStatistics::default()));
@@ -793,9 +794,7 @@ impl FakeWorld {
                     _ => OrderOutcome::Done(Err(failed())),
                 })
             }
-            Order::Task(_, NodeTask::Check { .. }) => ended(OrderOutcome::Checked(Ok(
-                millpond_messages::CheckResult::default(),
-            ))),
+            Order::Task(_, NodeTask::Check { .. }) => ended(OrderOutcome::Checked(Ok(Default::default()))),
             Order::Task(_, NodeTask::DeleteFile) => done(),
             Order::Iothread(IothreadOrder::RealPaths(paths)) => {
                 let real = |path: String| Some(millpond_messages::path::path_clean(&path));
@@ -810,6 +809,7 @@ impl FakeWorld {
                     block_sizes: Some(DISK_SECTORS),
                     geometry: Some(DISK_GEOMETRY),
                     specific: None,
+                    write_threshold: 0,
                 };
                 ended(OrderOutcome::Described(Ok(Box::new(description))))
             }

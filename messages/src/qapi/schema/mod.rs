@@ -58,6 +58,7 @@ pub static COMMANDS: &[&CommandRow] = &[
     &QueryNamedBlockNodes::ROW,
     &QueryBlock::ROW,
     &QueryBlockstats::ROW,
+    &BlockSetWriteThreshold::ROW,
     &QueryBlockJobs::ROW,
     &BlockCommit::ROW,
     &BlockStream::ROW,

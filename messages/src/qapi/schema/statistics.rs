@@ -137,6 +137,14 @@ qapi! {
         query_nodes: bool = default,
     } -> Vec<BlockStats>;
 
+    /// Has the first write to a node that ends past an offset reported, by the event `BLOCK_WRITE_THRESHOLD`.
+    command BlockSetWriteThreshold = "block-set-write-threshold" {
+        /// The node that is meant.
+        node_name: String,
+        /// The offset in bytes; 0 for none.
+        write_threshold: u64,
+    };
+
     /// Has a node count how long its requests take. As QEMU's `block-latency-histogram-set`, but of a node.
     command XMillpondLatencyHistogramSet = "x-millpond-latency-histogram-set" {
         /// The node that counts.

@@ -16,3 +16,4 @@ pub mod node;
 pub mod observed;
 mod prepared;
 mod saved;
+pub mod threshold;

@@ -15,6 +15,7 @@ use super::edge::{Behind, EdgeCell};
 use super::home::Home;
 use super::kept::{AskedAt, Kept, Observing};
 use super::prepared::Prepared;
+use super::threshold::WriteThreshold;
 use crate::node::gate::overlap::Tracker;
 use crate::node::gate::sections::Gate;
 use crate::node::gate::statistics::Counters;
@@ -56,6 +57,8 @@ pub struct NodeCell {
     pub(super) kept: Kept<Observer>,
     /// Which writes were not flushed yet, and the flush under way.
     durability: Rc<Durability>,
+    /// The end of a write that is reported.
+    write_threshold: WriteThreshold,
     /// What a change that is under way has prepared.
     pub(super) prepared: Prepared,
     home: Rc<Home>,
@@ -78,6 +81,8 @@ pub struct CellParts {
     pub copy_on_read: u32,
     /// Whether something may have been written that is not durable yet.
     pub unflushed: bool,
+    /// The write threshold; 0 for none.
+    pub write_threshold: u64,
 }
 
 impl NodeCell {
@@ -105,6 +110,7 @@ impl NodeCell {
             size: Cell::new(whole_sectors(parts.size)),
             kept: Kept::default(),
             durability: Durability::new(parts.unflushed),
+            write_threshold: WriteThreshold::new(parts.write_threshold),
             prepared: Prepared::default(),
             home: Rc::clone(home),
         })
@@ -280,6 +286,12 @@ impl NodeCell {
     #[inline]
     pub fn durability(&self) -> &Rc<Durability> {
         &self.durability
+    }
+
+    /// The offset past which a write is reported.
+    #[inline]
+    pub fn write_threshold(&self) -> &WriteThreshold {
+        &self.write_threshold
     }
 
     /// Whether requests that pass this node are tracked: the driver wants some serialised against the others, or a root

@@ -65,6 +65,7 @@ impl NodeCell {
             size: self.size(),
             copy_on_read: self.copy_on_read(),
             unflushed: self.durability().unflushed().is_some(),
+            write_threshold: self.write_threshold().get(),
             sections: self.gate().holds(),
             statistics: self.counters().get(now_ns),
             driver: driver.map_err(|error| failed(&error))?,

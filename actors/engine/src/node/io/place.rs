@@ -132,6 +132,10 @@ pub async fn place(
     loop {
         let (node, range) = (&descent.node, descent.range);
         path.at = Some(Rc::clone(node));
+        if track {
+            // A piece of a request that the node has seen counts with that.
+            node.check_threshold(range.end());
+        }
         length::reach(node, range.end()).await?;
         let serialising = descent.flags.contains(RequestFlags::SERIALISING);
         let tracked = track && (node.tracks() || serialising);
@@ -175,6 +179,7 @@ pub fn place_now(cell: &Rc<NodeCell>, range: Range, path: &mut Path) -> Option<R
         if node.observes() || length::falls_short(node, range.end()) {
             return None;
         }
+        node.check_threshold(range.end());
         let tracked = node.tracks();
         if tracked {
             path.held.push(node.tracker().try_begin(range)?);
@@ -267,6 +272,7 @@ impl Descent {
     ) -> Placed {
         let mut flags = flags_below(self.flags);
         path.pass_fua(&child, &mut flags);
+        child.check_threshold(offset.saturating_add(self.range.len()));
         pass_writing(&mut path.passed, self.node, self.range.offset());
         Placed {
             len: self.range.len(),

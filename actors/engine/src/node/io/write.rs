@@ -80,6 +80,7 @@ pub async fn write_bytes(
 /// Waits for all that a serialising write overlaps, and holds back what comes later.
 async fn stand_alone(cell: &Rc<NodeCell>, offset: u64, len: u64, flags: RequestFlags) -> IoResult<Tracking> {
     let range = Range::new(offset, len)?;
+    cell.check_threshold(range.end());
     // The node grows before the write is tracked, because growing waits for all requests in flight at the node's end.
     length::reach(cell, range.end()).await?;
     let no_wait = flags.contains(RequestFlags::NO_WAIT);
@@ -97,6 +98,7 @@ async fn guard(
     flags: RequestFlags,
 ) -> IoResult<Tracking> {
     let range = Range::new(offset, bytes_in(buffers))?;
+    cell.check_threshold(range.end());
     // One tracking serves for both the guard and a serialising write, which must not wait for itself.
     let guarded = if flags.contains(RequestFlags::SERIALISING) {
         range.end().max(probed::SIGNATURE_BYTES)

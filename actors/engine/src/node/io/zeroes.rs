@@ -25,6 +25,7 @@ pub async fn write_zeroes(cell: &Rc<NodeCell>, range: Range, passage: Passage<'_
     if range.is_empty() {
         return Ok(());
     }
+    cell.check_threshold(range.end());
     let offset = range.offset();
     if probed::concerns(cell, offset) && (offset > 0 || range.end() < probed::SIGNATURE_BYTES) {
         // A part of the first sector is written as any other bytes would be: zeroes may end a magic number too.
@@ -155,6 +156,7 @@ pub async fn discard(cell: &Rc<NodeCell>, range: Range, by: By<'_>) -> IoResult<
     if !cell.flags().contains(OpenFlags::UNMAP) || abilities.discard != Ability::Native {
         return Ok(());
     }
+    cell.check_threshold(range.end());
     let blocks = whole_blocks(range, abilities.limits.discard_alignment, cell.size());
     if blocks.is_empty() {
         return Ok(());

@@ -58,6 +58,10 @@ fn carry_out_at_once(table: &Rc<NodeTable>, order_id: OrderId, node: NodeId, ord
             let result = found(table, node).map(|cell| cell.counters().set_histograms(histograms));
             done(table, order_id, result);
         }
+        NodeOrder::SetWriteThreshold { offset } => {
+            let result = found(table, node).map(|cell| cell.write_threshold().set(offset));
+            done(table, order_id, result);
+        }
         NodeOrder::CopyOnRead { on } => {
             let result = found(table, node).and_then(|cell| cell.change_copy_on_read(on));
             done(table, order_id, result);

@@ -28,6 +28,7 @@ pub struct MovedNode {
     pub(in crate::node) size: u64,
     pub(in crate::node) copy_on_read: u32,
     pub(in crate::node) unflushed: bool,
+    pub(in crate::node) write_threshold: u64,
     pub(in crate::node) counters: Counters,
     pub(in crate::node) holds: Vec<Token>,
     pub(in crate::node) roots: Vec<MovedRoot>,

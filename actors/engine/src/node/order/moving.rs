@@ -59,6 +59,7 @@ pub fn depart(table: &Rc<NodeTable>, order_id: OrderId, node: NodeId, to: IoThre
         size: cell.size(),
         copy_on_read: cell.copy_on_read(),
         unflushed: cell.durability().unflushed().is_some(),
+        write_threshold: cell.write_threshold().get(),
         counters: cell.counters().clone(),
         holds: cell.gate().holds(),
         roots,
@@ -111,6 +112,7 @@ pub fn arrive(table: &Rc<NodeTable>, moved: MovedNode) {
         size: moved.size,
         copy_on_read: moved.copy_on_read,
         unflushed: moved.unflushed,
+        write_threshold: moved.write_threshold,
     };
     let cell = NodeCell::new(parts, table.home());
     // The driver answered the same question before the node left, so this is not expected to fail.

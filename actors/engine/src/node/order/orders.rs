@@ -102,6 +102,11 @@ pub enum NodeOrder {
     CancelInFlight,
     /// Name the requests that the node has in flight, oldest first; answered by [`OrderOutcome::Pending`].
     Pending,
+    /// Report the first write from now on that ends past an offset.
+    SetWriteThreshold {
+        /// The offset; 0 reports none.
+        offset: u64,
+    },
     /// Count latencies in new histograms from now on; none ends those that there are.
     SetHistograms {
         /// The histograms to be kept, empty.

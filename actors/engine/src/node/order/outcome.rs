@@ -106,6 +106,8 @@ pub struct Description {
     pub block_sizes: Option<BlockSizes>,
     /// The geometry of the disk that the node is.
     pub geometry: Option<Geometry>,
+    /// The write threshold; 0 for none.
+    pub write_threshold: u64,
     /// The driver's part, as QAPI's `ImageInfoSpecific`.
     pub specific: Option<serde_json::Value>,
 }

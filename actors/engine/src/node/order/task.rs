@@ -231,6 +231,7 @@ pub async fn describe(table: &NodeTable, node: NodeId) -> IoResult<Description> 
         info: driver.image().info(),
         block_sizes: driver.device().block_sizes().await.ok(),
         geometry: driver.device().geometry().await.ok(),
+        write_threshold: cell.write_threshold().get(),
         specific: driver.image().specific_info(),
     })
 }

@@ -121,6 +121,7 @@ async fn open(table: &Rc<NodeTable>, order: OpenOrder) -> Result<OpenFacts> {
         // What a driver wrote to its children as it opened is for these to flush: where nothing was written, nothing that
         // fails to be flushed is lost.
         unflushed: false,
+        write_threshold: 0,
     };
     let cell = NodeCell::new(parts, table.home());
     if let Err(error) = cell.refresh() {
