@@ -1,6 +1,6 @@
 //! A QMP client that does no more than a measurement needs: it sends commands and counts what comes back.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -26,6 +26,8 @@ pub struct Connection {
     writer: UnixStream,
     /// The last reply, its line end included.
     line: String,
+    /// A job has told that it is over, or ready to be completed.
+    job_told: bool,
 }
 
 /// A daemon and a connection to its monitor.
@@ -100,6 +102,14 @@ impl Monitor {
         self.connection.ask(command, arguments)
     }
 
+    /// Waits until the only job of this daemon is over or ready to be completed, or for so long; answers whether it is.
+    ///
+    /// # Errors
+    /// The job has failed, or the daemon has gone.
+    pub fn wait_job(&mut self, limit: Duration) -> Outcome<bool> {
+        self.connection.wait_job(limit)
+    }
+
     /// Sends so many commands, some at once, until `deadline`; answers how many were carried out.
     ///
     /// # Errors
@@ -126,6 +136,7 @@ impl Connection {
             reader: BufReader::new(stream.try_clone()?),
             writer: stream,
             line: String::new(),
+            job_told: false,
         };
         connection.run(r#"{"execute": "qmp_capabilities"}"#)?;
         Ok(connection)
@@ -187,21 +198,69 @@ impl Connection {
         Ok(self.writer.write_all(format!("{command}\n").as_bytes())?)
     }
 
-    /// Reads up to the next reply. Events and the greeting are passed over.
+    /// Waits for what a job tells at its end.
+    ///
+    /// # Errors
+    /// It has failed, or the daemon has gone.
+    fn wait_job(&mut self, limit: Duration) -> Outcome<bool> {
+        let deadline = Instant::now() + limit;
+        while !self.job_told {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            self.writer.set_read_timeout(Some(left))?;
+            match self.next_line() {
+                Ok(()) => self.note_event()?,
+                Err(error) if is_timeout(&*error) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        self.writer.set_read_timeout(Some(PATIENCE))?;
+        Ok(self.job_told)
+    }
+
+    /// Notes what an event tells of a job.
+    fn note_event(&mut self) -> Outcome<()> {
+        if !self.line.contains(r#""BLOCK_JOB_"#) {
+            return Ok(());
+        }
+        let event: Value = serde_json::from_str(&self.line)?;
+        let (name, data) = (&event["event"], &event["data"]);
+        self.job_told |= name == "BLOCK_JOB_READY" || name == "BLOCK_JOB_COMPLETED";
+        match data["error"].as_str() {
+            Some(error) => Err(format!("the job has failed: {error}").into()),
+            None => Ok(()),
+        }
+    }
+
+    fn next_line(&mut self) -> Outcome<()> {
+        self.line.clear();
+        if self.reader.read_line(&mut self.line)? == 0 {
+            return Err("the daemon has closed its monitor".into());
+        }
+        Ok(())
+    }
+
+    /// Reads up to the next reply. The greeting is passed over, and so are events but for those of jobs.
     fn reply(&mut self) -> Outcome<usize> {
         loop {
-            self.line.clear();
-            if self.reader.read_line(&mut self.line)? == 0 {
-                return Err("the daemon has closed its monitor".into());
-            }
+            self.next_line()?;
             if self.line.starts_with(r#"{"return""#) {
                 return Ok(self.line.len());
             }
             if self.line.starts_with(r#"{"error""#) {
                 return Err(self.line.clone().into());
             }
+            self.note_event()?;
         }
     }
+}
+
+/// Nothing has come in time.
+fn is_timeout(error: &(dyn std::error::Error + 'static)) -> bool {
+    let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    matches!(kind, Some(ErrorKind::WouldBlock | ErrorKind::TimedOut))
 }
 
 fn connect(socket: &Path) -> Outcome<UnixStream> {

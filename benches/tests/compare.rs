@@ -91,3 +91,20 @@ fn what_makes_no_sense_is_refused() {
         text(&output.stderr)
     );
 }
+
+#[test]
+fn a_job_is_held_against_the_peer_and_the_limit() {
+    let row = "block-commit of 512 MiB, intermediate";
+    let dir = tempfile::tempdir().unwrap();
+    let output = compare(dir.path(), &["--group", "jobs", "--only", row], None);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let table = text(&output.stdout);
+    let line = table.lines().find(|line| line.contains(row)).unwrap_or_default();
+    let cells: Vec<_> = line.split('|').map(str::trim).collect();
+    assert!(
+        matches!(cells[..], ["", _, peer, ours, ratio, _, _, limit, of_limit, cpu, _, ""]
+            if peer.ends_with(" s") && ours.ends_with(" s") && ratio.ends_with('x')
+                && limit.starts_with("limit: ") && of_limit.ends_with('%') && cpu.contains(", ")),
+        "{line}"
+    );
+}

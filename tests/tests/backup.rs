@@ -1,6 +1,7 @@
 //! `blockdev-backup` beside QEMU's daemon: the same answers, texts and events, and the same images in the end; then under load
 //! and with errors, where the target shows the moment when the job began.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use millpond_tests::beside::{Command, beside_qemu, same_answers};
@@ -354,4 +355,56 @@ fn a_backup_to_a_dead_target_ends_when_it_is_cancelled() {
     daemon.qmp.ok("job-cancel", json!({"id": "j"}));
     daemon.qmp.wait_event("BLOCK_JOB_CANCELLED");
     daemon.kill();
+}
+
+/// Opens the qcow2 images `disk` and `target`, without their backing images, backs the one up to the other, and ends the
+/// daemon; answers how many bytes the target's file holds.
+fn backed_up_alone(mut daemon: Daemon) -> u64 {
+    for name in ["disk", "target"] {
+        let file = image::file(&format!("{name}-file"), &daemon.dir().join(name));
+        daemon.qmp.ok("blockdev-add", file);
+        let mut options = image::over("qcow2", name, &format!("{name}-file"));
+        options["backing"] = Value::Null;
+        daemon.qmp.ok("blockdev-add", options);
+    }
+    daemon.qmp.ok("blockdev-backup", backup(json!({})));
+    let done = daemon.qmp.wait_event("BLOCK_JOB_COMPLETED");
+    assert_eq!(done["offset"], done["len"], "{done}");
+    let (disk, target) = (daemon.path("disk"), daemon.path("target"));
+    ended(&mut daemon);
+    image::assert_identical(("qcow2", &disk), ("qcow2", &target));
+    image::assert_clean(Path::new(&target));
+    std::fs::metadata(target).expect("it is there").blocks() * 512
+}
+
+/// A new image has no tables for zeroes, however large it is.
+#[test]
+fn zeroes_that_a_target_shows_anyway_take_no_space() {
+    let daemon = daemon().start();
+    let dir = daemon.dir().to_owned();
+    for name in ["disk", "target"] {
+        image::create(&dir.join(name), "qcow2", "", 1 << 40);
+    }
+    let disk = dir.join("disk").display().to_string();
+    tool::qemu_io(
+        &["-f", "qcow2", &disk],
+        &["write -P 7 512G 64k", "write -z 600G 64k"],
+    );
+    let held = backed_up_alone(daemon);
+    assert!(held < MIB, "{held} bytes");
+}
+
+/// An image that names a backing image will show it again one day, where nothing hides it.
+#[test]
+fn zeroes_hide_what_a_target_names_as_its_backing_image() {
+    let daemon = daemon().start();
+    let dir = daemon.dir().to_owned();
+    image::create(&dir.join("disk"), "qcow2", "", SIZE);
+    image::create(&dir.join("below"), "qcow2", "", SIZE);
+    for (name, write) in [("disk", "write -P 7 1M 64k"), ("below", "write -P 8 0 8M")] {
+        let path = dir.join(name).display().to_string();
+        tool::qemu_io(&["-f", "qcow2", &path], &[write]);
+    }
+    image::create_overlay(&dir.join("target"), "", &dir.join("below"), "qcow2", None);
+    backed_up_alone(daemon);
 }

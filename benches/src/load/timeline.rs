@@ -111,6 +111,21 @@ impl Timeline {
         &self.marks
     }
 
+    /// All that was answered between two times, to a slice's length.
+    ///
+    /// # Errors
+    /// None that is known.
+    pub fn between(&self, from: Duration, until: Duration) -> Outcome<Slice> {
+        let index =
+            |time: Duration| usize::try_from(time.as_nanos() / u128::from(self.width)).unwrap_or(usize::MAX);
+        let mut all = Slice::empty()?;
+        let slices = self.slices.iter().skip(index(from));
+        for slice in slices.take(index(until).saturating_sub(index(from)).max(1)) {
+            all.add(slice)?;
+        }
+        Ok(all)
+    }
+
     pub(super) fn mark(&mut self, mark: Mark) {
         let at = self.marks.partition_point(|other| other.from <= mark.from);
         self.marks.insert(at, mark);

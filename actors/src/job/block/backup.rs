@@ -45,6 +45,8 @@ pub struct BackupPlan {
     node: String,
     size: u64,
     target: String,
+    /// Of zeroes that the target shows anyway none need be written: no image below it will ever show through.
+    keeps_zeroes: bool,
     sync: MirrorSyncMode,
     on_errors: OnErrors,
     workers: usize,
@@ -84,6 +86,7 @@ impl BackupPlan {
             node: node.name.clone(),
             size: node.size,
             target: target.name.clone(),
+            keeps_zeroes: asked.sync == MirrorSyncMode::Full && target.has_zero_init && !target.names_backing,
             sync: asked.sync,
             on_errors: OnErrors {
                 source: asked.on_source_error.unwrap_or_default(),
@@ -108,6 +111,7 @@ impl BackupPlan {
             holds,
             filter: RefCell::default(),
             client: RefCell::default(),
+            target: RefCell::default(),
         }))
     }
 }
@@ -199,6 +203,7 @@ struct Backup {
     /// The filter's name, while it is there.
     filter: RefCell<Option<String>>,
     client: RefCell<Option<Client>>,
+    target: RefCell<Option<Client>>,
 }
 
 impl Job for BackupJob {
@@ -249,8 +254,9 @@ impl Backup {
         let Self { plan, holds, .. } = self;
         let filter = self.filter.borrow().clone().unwrap_or_default();
         let client = holds.keep_main(&filter).await?;
-        holds.keep(&plan.target, Permissions::all()).await?;
+        let target = holds.keep(&plan.target, Permissions::all()).await?;
         self.client.replace(Some(client));
+        self.target.replace(plan.keeps_zeroes.then_some(target));
         Ok(())
     }
 
@@ -265,9 +271,11 @@ impl Backup {
         let left = copy::all(plan.size, CHUNK, plan.piece)?;
         copy_left(&client, &pace, plan.workers, left, || {
             let (keeper, pace, clients) = (client.clone(), pace.clone(), self.holds.clients());
+            let target = self.target.borrow().clone();
             let (sync, on_errors) = (plan.sync, plan.on_errors);
             move || Data {
                 keeper: keeper.here(),
+                target: target.map(|target| target.here()),
                 gates: NodeGates::new(&clients),
                 pace,
                 sync,
@@ -292,6 +300,7 @@ impl Backup {
 
     async fn settle(&self) {
         self.client.take();
+        self.target.take();
         self.holds.release_all().await;
         if let Some(filter) = self.filter.take() {
             self.holds.drop_filter(filter).await;
@@ -303,6 +312,8 @@ impl Backup {
 struct Data {
     /// The filter: it copies what it is told to.
     keeper: HomeClient,
+    /// The target, where zeroes that it shows anyway need not be written.
+    target: Option<HomeClient>,
     gates: NodeGates,
     pace: Pace,
     sync: MirrorSyncMode,
@@ -320,10 +331,7 @@ impl Data {
         let status = status.await.map_err(reading)?;
         let is_in_top = status.flags.contains(StatusFlags::ALLOCATED) && status.depth == 1;
         let need = if !is_in_top {
-            let whole = range.first(status.len).end() / CHUNK * CHUNK;
-            let range = Range::between(range.offset(), whole);
-            let forgotten = self.ask(SnapshotRequest::Discard { range }).await;
-            forgotten.into_done().map_err(reading)?;
+            self.forget(range.first(status.len)).await?;
             Need::Nothing
         } else if status.flags.contains(StatusFlags::ZERO) {
             Need::Zeroes
@@ -331,6 +339,25 @@ impl Data {
             Need::Data
         };
         Ok((status.len, need))
+    }
+
+    /// Has the filter copy nothing of what lies in a range as a whole.
+    async fn forget(&self, range: Range) -> Result<(), Fault> {
+        let whole = range.end() / CHUNK * CHUNK;
+        let range = Range::between(range.offset(), whole);
+        let forgotten = self.ask(SnapshotRequest::Discard { range }).await;
+        forgotten.into_done().map_err(reading)
+    }
+
+    /// How much of the start of a range, which was zeroes then, the target shows as zeroes already, by itself: nobody but
+    /// this job writes there, so that it stays so.
+    async fn zero_already(&self, range: Range) -> Option<u64> {
+        let target = self.target.as_ref()?;
+        let status = target.block_status(range.offset(), range.len(), true, false);
+        // A target that cannot tell is written.
+        let status = status.await.ok()?;
+        let is_whole = status.len >= range.len() || status.len >= CHUNK;
+        (is_whole && status.flags.contains(StatusFlags::ZERO)).then_some(status.len.min(range.len()))
     }
 }
 
@@ -357,11 +384,17 @@ impl Copying for Data {
             .await
             .into_status()
             .map_err(reading)?;
-        let need = match status.flags.contains(StatusFlags::ZERO) {
-            true => Need::Zeroes,
-            false => Need::Data,
-        };
-        Ok((status.len, need))
+        if !status.flags.contains(StatusFlags::ZERO) {
+            return Ok((status.len, Need::Data));
+        }
+        let zeroes = range.first(status.len);
+        match self.zero_already(zeroes).await {
+            None => Ok((status.len, Need::Zeroes)),
+            Some(len) => {
+                self.forget(zeroes.first(len)).await?;
+                Ok((len, Need::Nothing))
+            }
+        }
     }
 
     async fn copy(&self, piece: Range, _: Need, room: Buffers) -> (Result<(), Fault>, Buffers) {
@@ -402,7 +435,10 @@ impl Copying for Data {
     }
 
     fn skipped(&self, bytes: u64) {
-        self.pace.skip(bytes);
+        match self.sync {
+            MirrorSyncMode::Top => self.pace.skip(bytes),
+            _ => self.pace.advance(bytes),
+        }
     }
 
     fn has_moved(&self) -> bool {
