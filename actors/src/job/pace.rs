@@ -6,11 +6,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
 use std::task::{Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use millpond_messages::IoError;
 use millpond_messages::qapi::schema::{BlockErrorAction, BlockdevOnError, IoOperationType};
+// The clock of the registry's timers, which a simulation moves.
+use tokio::time::Instant;
 
 use super::limit::Limit;
 use super::policy;

@@ -35,8 +35,6 @@ pub struct NodeFacts {
     pub filename: String,
     /// What was never written reads as zeroes.
     pub has_zero_init: bool,
-    /// Its image names a backing image, whether that is open or not.
-    pub names_backing: bool,
     /// What it asks of requests.
     pub limits: Limits,
     /// Writes with WRITE_COMPRESSED are possible.

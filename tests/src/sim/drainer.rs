@@ -30,13 +30,19 @@ struct Held {
 impl Held {
     /// Drains; nobody else's section has to end for that. None where the node is gone.
     async fn begin(
-        stage: &Rc<Stage>,
+        (stage, edits): (&Rc<Stage>, &Edits),
         graph: &GraphHandle,
         user: &'static str,
         (scope, cover): (DrainScope, Cover),
     ) -> Option<Self> {
         stage.line(user, format_args!("drains {scope:?}"));
+        let settled = edits.settled();
         let guard = graph.drain(scope, user).await.ok()?;
+        let cover = match cover == Cover::ALL || (settled.is_some() && settled == edits.settled()) {
+            true => cover,
+            // The chain has lost images meanwhile.
+            false => Cover::of([], cover.side),
+        };
         let section = stage.begin_section(user, cover);
         Some(Self {
             stage: Rc::clone(stage),
@@ -72,14 +78,14 @@ pub async fn drain(stage: Rc<Stage>, graph: GraphHandle, edits: Rc<Edits>, mut r
             any_scope(&stage, &edits, &mut random)
         };
         waits.set(Some("the drainer waits for a section to be still"));
-        let first = Held::begin(&stage, &graph, "drainer", scope).await;
+        let first = Held::begin((&stage, &edits), &graph, "drainer", scope).await;
         waits.set(None);
         let Some(first) = first else { continue };
         let parks = stage.sections.hold();
         sleep(Duration::from_micros(random.u64(1..5000))).await;
         let second = if random.bool() {
             let scope = any_scope(&stage, &edits, &mut random);
-            Held::begin(&stage, &graph, "nested", scope).await
+            Held::begin((&stage, &edits), &graph, "nested", scope).await
         } else {
             None
         };
@@ -128,38 +134,22 @@ pub async fn watch(stage: Rc<Stage>, graph: GraphHandle, edits: Rc<Edits>, mut r
 
 /// A part of the graph, and what is still below it when that is.
 fn any_scope(stage: &Stage, edits: &Edits, random: &mut Rng) -> (DrainScope, Cover) {
-    let count = edits.images.borrow().count;
-    let side = stage.swarm().side;
+    let images = edits.images.borrow();
+    let chain = &images.chain;
+    let with_side = stage.swarm().side;
     // What is below an overlay whose snapshot may still fail is not known.
-    let known = count - usize::from(edits.images.borrow().is_undecided);
-    let index = random.usize(0..known);
-    let node = format!("n{index}");
+    let known = chain.len() - usize::from(images.is_undecided);
+    let place = random.usize(0..known);
+    let node = format!("n{}", chain[place]);
+    let whole = |side| Cover::of(chain.iter().copied(), side);
     match random.u32(0..4) {
-        0 => (
-            DrainScope::All,
-            Cover {
-                images: 0..count,
-                side,
-            },
-        ),
+        0 => (DrainScope::All, whole(with_side)),
         // Overlays of the node are drained with it.
         1 => (
             DrainScope::Node(node),
-            Cover {
-                images: index..count,
-                side: false,
-            },
+            Cover::of(chain[place..].iter().copied(), false),
         ),
-        2 if side => (
-            DrainScope::Node(side::NODE.to_owned()),
-            Cover { images: 0..0, side },
-        ),
-        _ => (
-            DrainScope::Subtree(node),
-            Cover {
-                images: 0..count,
-                side: false,
-            },
-        ),
+        2 if with_side => (DrainScope::Node(side::NODE.to_owned()), Cover::of([], true)),
+        _ => (DrainScope::Subtree(node), whole(false)),
     }
 }

@@ -19,6 +19,9 @@ use super::swarm::Shape;
 /// The longest chain of a run.
 const LONGEST_CHAIN: usize = 6;
 
+/// The most images of a run: jobs make the chain shorter.
+const MOST_IMAGES: usize = 16;
+
 /// What those who change a run's graph share.
 pub struct Edits {
     /// The images, as many as may be in use.
@@ -26,6 +29,11 @@ pub struct Edits {
     /// Held during a command that changes the graph, and by who wants none.
     pub turn: Mutex<()>,
     ended: Cell<bool>,
+    /// No job is to be begun any more.
+    pub jobs_ended: Cell<bool>,
+    /// How often the chain was about to lose images, and has settled again.
+    unsettled: Cell<u64>,
+    settled: Cell<u64>,
 }
 
 impl Edits {
@@ -36,7 +44,28 @@ impl Edits {
             images: RefCell::new(images),
             turn: Mutex::new(()),
             ended: Cell::new(false),
+            jobs_ended: Cell::new(false),
+            unsettled: Cell::new(0),
+            settled: Cell::new(0),
         })
+    }
+
+    /// The chain is about to lose images.
+    pub fn unsettle(&self, stage: &Stage) {
+        stage.sections.unsettle();
+        self.unsettled.set(self.unsettled.get() + 1);
+    }
+
+    /// It has lost them, or will not.
+    pub fn settle(&self) {
+        self.settled.set(self.unsettled.get());
+    }
+
+    /// Which chain there is; none while it is about to lose images.
+    #[must_use]
+    pub fn settled(&self) -> Option<u64> {
+        let settled = self.settled.get();
+        (settled == self.unsettled.get()).then_some(settled)
     }
 
     /// Nothing more is to be begun.
@@ -147,7 +176,8 @@ async fn one_edit(
 ) -> io::Result<()> {
     let since = stage.moment();
     match random.u32(0..16) {
-        0..3 if edits.images.borrow().count < LONGEST_CHAIN => {
+        // Jobs make chains shorter.
+        kind if (kind < 3 || (kind > 12 && stage.swarm().jobs)) && has_room(edits) => {
             overlay((stage, since), site, edits, overlay_ready).await
         }
         3..5 => move_top((stage, since), site, edits, random).await,
@@ -160,6 +190,11 @@ async fn one_edit(
         13 => name_nodes(stage, site).await,
         _ => show_exports(stage, site).await,
     }
+}
+
+fn has_room(edits: &Edits) -> bool {
+    let images = edits.images.borrow();
+    images.chain.len() < LONGEST_CHAIN && images.count < MOST_IMAGES
 }
 
 /// Makes an overlay, or puts the one that was made on top.
@@ -239,14 +274,14 @@ async fn export_and_remove(at @ (stage, _): At<'_>, site: &mut Site, edits: &Edi
 /// Changes options of the last image, which stays where it is.
 async fn reopen(at @ (stage, _): At<'_>, site: &mut Site, edits: &Edits, random: &mut Rng) -> io::Result<()> {
     let images = edits.images.borrow().clone();
-    if images.count == 1 && stage.swarm().shape != Shape::Qcow2 {
+    let (place, index) = (images.chain.len() - 1, images.chain[images.chain.len() - 1]);
+    if index == 0 && stage.swarm().shape != Shape::Qcow2 {
         return Ok(());
     }
-    let index = images.count - 1;
     let file = if stage.swarm().align > 0 { "a" } else { "f" };
-    let backing = index
+    let backing = place
         .checked_sub(1)
-        .map_or(Value::Null, |below| json!(format!("n{below}")));
+        .map_or(Value::Null, |below| json!(format!("n{}", images.chain[below])));
     let detect = ["off", "on", "unmap"][random.usize(0..3)];
     let cache = [8192, 65536, 1 << 20][random.usize(0..3)].max(stage.swarm().cluster * 2);
     let options = json!({
@@ -264,7 +299,7 @@ async fn reopen(at @ (stage, _): At<'_>, site: &mut Site, edits: &Edits, random:
 /// Writes the last image into the one below it, and empties it.
 async fn commit(at @ (stage, _): At<'_>, site: &mut Site, edits: &Edits) -> io::Result<()> {
     let images = edits.images.borrow().clone();
-    if images.count == 1 {
+    if images.chain.len() == 1 {
         return Ok(());
     }
     stage.line("editor", format_args!("commit {}", images.top()));
@@ -322,16 +357,23 @@ async fn snapshot(
 ) -> io::Result<()> {
     let node = edits.images.borrow().top();
     // From here on the overlay may have data.
+    let overlay = edits.images.borrow().count;
+    let below = edits.images.borrow().chain.last().copied().unwrap_or(0);
     edits.images.borrow_mut().count += 1;
+    edits.images.borrow_mut().chain.push(overlay);
     edits.images.borrow_mut().is_undecided = true;
-    stage.sections.grow(edits.images.borrow().count);
+    stage.sections.grow(below, overlay);
     let arguments = json!({"node": node, "overlay": edits.images.borrow().top()});
     let done = site.monitor.run("blockdev-snapshot", arguments).await?;
     edits.images.borrow_mut().is_undecided = false;
-    *overlay_ready = false;
+    let refused = done.as_ref().is_err_and(|text| is_refused(at, text));
+    *overlay_ready = refused;
     if expected(at, "blockdev-snapshot", done).is_none() {
         edits.images.borrow_mut().count -= 1;
-        edits.end();
+        edits.images.borrow_mut().chain.pop();
+        if !refused {
+            edits.end();
+        }
     }
     Ok(())
 }
@@ -339,12 +381,24 @@ async fn snapshot(
 /// The stage, and when the edit began.
 type At<'a> = (&'a Stage, Moment);
 
-/// The result of a command that may fail only where disks do.
-fn expected((stage, since): At<'_>, what: &str, result: Result<Value, String>) -> Option<Value> {
+/// What is told to who wants of a node what a job, or a user of it, does not let him do.
+#[must_use]
+pub fn is_refusal(text: &str) -> bool {
+    let refusals = ["in use by block job", "frozen", "Permission conflict"];
+    refusals.iter().any(|refusal| text.contains(refusal))
+}
+
+/// Whether a command was refused because of a job.
+fn is_refused((stage, _): At<'_>, text: &str) -> bool {
+    stage.swarm().jobs && is_refusal(text)
+}
+
+/// The result of a command that may fail only where disks do, or where a job is in its way.
+fn expected(at @ (stage, since): At<'_>, what: &str, result: Result<Value, String>) -> Option<Value> {
     match result {
         Ok(value) => Some(value),
         Err(text) => {
-            if !stage.may_fail(since, false) {
+            if !is_refused(at, &text) && !stage.may_fail(since, false) {
                 stage.violated(format!("{what} failed: {text}"));
             }
             None

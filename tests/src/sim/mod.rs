@@ -22,6 +22,7 @@ mod disk;
 mod drainer;
 mod editor;
 mod embedder;
+mod jobber;
 mod monitor;
 mod oracle;
 mod run;

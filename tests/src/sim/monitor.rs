@@ -109,23 +109,24 @@ impl Monitor {
         done.map_err(|error| io::Error::other(format!("{text}: {error}")))
     }
 
-    /// Makes an image, and waits for the job's end.
+    /// Makes an image by a job of this id, and waits for the job's end.
     ///
     /// # Errors
     /// The connection is lost; inside, the job's error.
-    pub async fn create(&mut self, options: Value) -> io::Result<Result<(), String>> {
-        let arguments = json!({"job-id": "create", "options": options});
+    pub async fn create(&mut self, id: &str, options: Value) -> io::Result<Result<(), String>> {
+        let arguments = json!({"job-id": id, "options": options});
         if let Err(text) = self.run("blockdev-create", arguments).await? {
             return Ok(Err(text));
         }
         loop {
             let jobs = self.must("query-jobs", json!({})).await?;
-            let concluded = jobs
-                .as_array()
-                .and_then(|jobs| jobs.iter().find(|job| job["status"] == "concluded"));
+            let concluded = jobs.as_array().and_then(|jobs| {
+                let mut jobs = jobs.iter();
+                jobs.find(|job| job["id"] == id && job["status"] == "concluded")
+            });
             if let Some(job) = concluded {
                 let error = job["error"].as_str().map(str::to_owned);
-                self.must("job-dismiss", json!({"id": "create"})).await?;
+                self.must("job-dismiss", json!({"id": id})).await?;
                 return Ok(error.map_or(Ok(()), Err));
             }
             tokio::time::sleep(Duration::from_millis(4)).await;

@@ -62,7 +62,7 @@ enum Found {
     Version(u32),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Cell {
     entries: Vec<Entry>,
 }
@@ -160,7 +160,7 @@ pub enum Ended {
 }
 
 /// What is known of a disk.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Oracle {
     cells: Vec<Cell>,
     version: u32,

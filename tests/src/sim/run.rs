@@ -20,10 +20,11 @@ use super::client::{Client, Waiting};
 use super::drainer::{drain, watch};
 use super::editor::{Edits, check_graph, edit, edit_beside};
 use super::embedder::embed;
+use super::jobber::run_jobs;
 use super::monitor::Monitor;
 use super::oracle::Oracle;
 use super::side::{Side, read_side, use_side};
-use super::site::{Images, Site, images_in, read_all};
+use super::site::{Images, Site, images_in, images_left, read_all};
 use super::stage::{Engineer, Stage};
 use super::swarm::{End, Shape, Swarm};
 use super::trace::Trace;
@@ -55,7 +56,9 @@ pub struct Report {
 /// Something that the run itself needs cannot be had.
 pub fn run_seed(seed: u64, shown: bool) -> io::Result<Report> {
     let mut random = Rng::with_seed(seed);
-    let swarm = Swarm::draw(&mut random);
+    let mut swarm = Swarm::draw(&mut random);
+    // So that seeds with even numbers find what they found before there were jobs.
+    swarm.jobs = seed % 2 == 1;
     let trace = Rc::new(Trace::new(shown));
     trace.line(Duration::ZERO, "stage", format_args!("{swarm}"));
     let folder = tempfile::Builder::new()
@@ -145,7 +148,7 @@ impl Run {
         let stage = Stage::set(calm, Rc::clone(&self.trace), self.random.fork());
         system(second(
             Rc::clone(&stage),
-            images_in(&after, left.images.count),
+            images_left(&after, &left.images)?,
             &left,
         ))??;
         Ok(stage.violation())
@@ -222,11 +225,18 @@ impl Run {
             worked(&mut engineer, hold_messages(&site.graph, Some(rules))).await?;
         }
         let second = if self.swarm.second_editor {
-            Some(worked(&mut engineer, site.second_monitor(&stage, &images)).await?)
+            let monitor = site.another_monitor(&stage, &images, ("qmp2", "monitor 2"));
+            Some(worked(&mut engineer, monitor).await?)
         } else {
             None
         };
-        let mut cast = Cast::start(&stage, site, images, second, &mut self.random);
+        let jobs = if self.swarm.jobs {
+            let monitor = site.another_monitor(&stage, &images, ("qmp3", "monitor of jobs"));
+            Some(worked(&mut engineer, monitor).await?)
+        } else {
+            None
+        };
+        let mut cast = Cast::start(&stage, site, images, [second, jobs], &mut self.random);
         let crash = self.swarm.crash.then(|| self.random.u64(5_000..400_000));
         let limit = Duration::from_micros(crash.unwrap_or(self.random.u64(50_000..3_000_000)));
         // Ends early when all clients have.
@@ -283,6 +293,7 @@ struct Cast {
     side: Rc<RefCell<Side>>,
     side_user: Option<JoinHandle<()>>,
     second_editor: Option<JoinHandle<()>>,
+    jobber: Option<JoinHandle<()>>,
     watcher: Option<JoinHandle<()>>,
     command: Rc<RefCell<Option<String>>>,
     graph: GraphHandle,
@@ -294,7 +305,7 @@ impl Cast {
         stage: &Rc<Stage>,
         site: Site,
         images: Images,
-        second: Option<Monitor>,
+        [second, jobs]: [Option<Monitor>; 2],
         random: &mut Rng,
     ) -> Self {
         let swarm = stage.swarm();
@@ -338,10 +349,17 @@ impl Cast {
             let editor = edit_beside(Rc::clone(stage), monitor, Rc::clone(&edits), random.fork());
             tokio::task::spawn_local(editor)
         });
+        let jobber = jobs.map(|monitor| {
+            let (oracle, edits) = (Rc::clone(&oracle), Rc::clone(&edits));
+            let handles = (graph.clone(), monitor);
+            let jobs = run_jobs(Rc::clone(stage), handles, oracle, edits, random.fork());
+            tokio::task::spawn_local(jobs)
+        });
         Self {
             oracle,
             clients,
             waiting,
+            jobber,
             edits,
             editor,
             drainer,
@@ -374,6 +392,7 @@ impl Cast {
                 self.embedder.take(),
                 self.side_user.take(),
                 self.second_editor.take(),
+                self.jobber.take(),
                 self.drainer.take(),
                 self.watcher.take(),
             ];

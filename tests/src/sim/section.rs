@@ -3,13 +3,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::ops::Range;
+
+/// No run has more images than a cover has bits.
+fn bit(image: usize) -> u64 {
+    1 << image.min(63)
+}
 
 /// The disks below a section's nodes that nobody else uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cover {
-    /// Of the served chain, these images.
-    pub images: Range<usize>,
+    /// Of the served chain, these images: a bit each.
+    pub images: u64,
     /// The disk beside it.
     pub side: bool,
 }
@@ -17,16 +21,24 @@ pub struct Cover {
 impl Cover {
     /// Everything, also what comes to be.
     pub const ALL: Self = Self {
-        images: 0..usize::MAX,
+        images: u64::MAX,
         side: true,
     };
 
+    /// These images.
+    pub fn of(images: impl IntoIterator<Item = usize>, side: bool) -> Self {
+        let images = images.into_iter().fold(0, |all, image| all | bit(image));
+        Self { images, side }
+    }
+
     fn has(&self, disk: &str) -> bool {
         match disk.strip_prefix("img").map(str::parse) {
-            Some(Ok(index)) => self.images.contains(&index),
+            Some(Ok(index)) => self.images & bit(index) != 0,
             _ if disk == super::side::IMAGE => self.side,
             // Those that vote are the first image together.
-            _ => disk.starts_with('q') && self.images.contains(&0),
+            _ if disk.starts_with('q') => self.images & 1 != 0,
+            // What is backed up to.
+            _ => *self == Self::ALL,
         }
     }
 }
@@ -70,12 +82,20 @@ impl Sections {
             .is_some_and(|section| section.cover.has(disk))
     }
 
-    /// An overlay was put on top of `images - 1` others: sections that reach there have it too.
-    pub fn grow(&self, images: usize) {
+    /// The image `overlay` was put on top of another: sections that reach there have it too.
+    pub fn grow(&self, below: usize, overlay: usize) {
         for section in self.sections.borrow_mut().values_mut() {
-            let cover = &mut section.cover.images;
-            if cover.end == images - 1 {
-                cover.end = images;
+            if section.cover.images & bit(below) != 0 {
+                section.cover.images |= bit(overlay);
+            }
+        }
+    }
+
+    /// The chain is about to lose images: what sections of its parts cover is not known any more.
+    pub fn unsettle(&self) {
+        for section in self.sections.borrow_mut().values_mut() {
+            if section.cover != Cover::ALL {
+                section.cover.images = 0;
             }
         }
     }
@@ -148,17 +168,11 @@ mod tests {
     #[test]
     fn a_section_forbids_what_it_covers_and_edits_make_their_own_requests() {
         let sections = Sections::default();
-        let top = sections.begin(
-            "drainer",
-            Cover {
-                images: 1..2,
-                side: false,
-            },
-        );
+        let top = sections.begin("drainer", Cover::of([1], false));
         assert_eq!(sections.forbid("img0", true), None);
         assert_eq!(sections.forbid("img1", false), Some("drainer"));
         assert_eq!(sections.forbid("img2", false), None);
-        sections.grow(3);
+        sections.grow(1, 2);
         assert_eq!(sections.forbid("img2", false), Some("drainer"));
         {
             let _edit = sections.edit();
@@ -173,7 +187,10 @@ mod tests {
         }
         sections.end(top);
         assert_eq!(sections.forbid("img1", false), None);
+        let part = sections.begin("drainer", Cover::of([1], false));
         let all = sections.begin("drainer", Cover::ALL);
+        sections.unsettle();
+        assert!(!sections.covers(part, "img1") && sections.covers(all, "target1"));
         assert!(sections.forbid(super::super::side::IMAGE, false).is_some() && sections.covers(all, "q2"));
     }
 }

@@ -191,7 +191,11 @@ pub async fn read_side(graph: &GraphHandle) -> io::Result<Vec<u8>> {
     read.map_err(|error| io::Error::other(error.to_string()))
 }
 
-async fn whole(client: &Client) -> Result<Vec<u8>, millpond_messages::IoError> {
+/// All bytes of a node.
+///
+/// # Errors
+/// It cannot be read.
+pub async fn whole(client: &Client) -> Result<Vec<u8>, millpond_messages::IoError> {
     let len = client.length().await?;
     let (read, bytes) = client.read(0, Buffers::zeroed(len as usize)).await;
     read.map(|()| bytes.to_vec())

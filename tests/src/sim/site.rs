@@ -18,7 +18,7 @@ use super::session::Header;
 use super::session::connect;
 use super::side;
 use super::stage::{Stage, iothreads};
-use super::swarm::Shape;
+use super::swarm::{Shape, Swarm};
 use crate::nbd::wire::{CMD_DISC, CMD_READ};
 
 /// The name of the export that clients use.
@@ -29,8 +29,10 @@ pub const EXPORT: &str = "disk";
 pub struct Images {
     /// Where they are.
     pub folder: PathBuf,
-    /// How many: an overlay is one more.
+    /// How many there have been: an overlay is one more.
     pub count: usize,
+    /// Those that are in the chain, the base first.
+    pub chain: Vec<usize>,
     /// The last one may not come to be on top of the others: its snapshot has not been answered.
     pub is_undecided: bool,
 }
@@ -53,7 +55,23 @@ impl Images {
     /// The node of the last image.
     #[must_use]
     pub fn top(&self) -> String {
-        format!("n{}", self.count - 1)
+        format!("n{}", self.chain.last().unwrap_or(&0))
+    }
+
+    /// The name of the image at a place of the chain, as overlays name it.
+    #[must_use]
+    pub fn backing_name(&self, place: usize) -> String {
+        self.path(&format!("img{}", self.chain[place]))
+    }
+
+    /// The node of the last image, or the filter above it that no other node uses.
+    #[must_use]
+    pub fn root(&self, swarm: &Swarm) -> String {
+        match (swarm.throttle, swarm.copy_on_read) {
+            (true, _) => "thr".to_owned(),
+            (false, true) => "cor".to_owned(),
+            _ => self.top(),
+        }
     }
 }
 
@@ -94,10 +112,15 @@ impl Site {
     ///
     /// # Errors
     /// It cannot be made.
-    pub async fn second_monitor(&self, stage: &Rc<Stage>, images: &Images) -> io::Result<Monitor> {
-        let socket = images.folder.join("qmp2.sock");
-        add_monitor(&self.daemon, "qmp2", &socket).await?;
-        Monitor::connect(Rc::clone(stage), &socket, "monitor 2").await
+    pub async fn another_monitor(
+        &self,
+        stage: &Rc<Stage>,
+        images: &Images,
+        (id, who): (&str, &'static str),
+    ) -> io::Result<Monitor> {
+        let socket = images.folder.join(format!("{id}.sock"));
+        add_monitor(&self.daemon, id, &socket).await?;
+        Monitor::connect(Rc::clone(stage), &socket, who).await
     }
 
     /// Makes the first image, or images.
@@ -115,7 +138,10 @@ impl Site {
             let path = images.path(name);
             let made = self
                 .monitor
-                .create(json!({"driver": "file", "filename": path, "size": size}))
+                .create(
+                    "create",
+                    json!({"driver": "file", "filename": path, "size": size}),
+                )
                 .await?;
             made.map_err(io::Error::other)?;
         }
@@ -127,7 +153,10 @@ impl Site {
                 .add_file(stage, images, "img0", 0)
                 .await?
                 .map_err(io::Error::other)?;
-            let made = self.monitor.create(qcow2_options(stage, &file, None)).await?;
+            let made = self
+                .monitor
+                .create("create", qcow2_options(stage, &file, None))
+                .await?;
             made.map_err(io::Error::other)?;
             self.remove_file(stage, 0).await?;
         }
@@ -141,13 +170,19 @@ impl Site {
         let size = if is_raw { swarm.size } else { 0 };
         let path = images.path(side::IMAGE);
         let file = json!({"driver": "file", "filename": path, "size": size});
-        self.monitor.create(file).await?.map_err(io::Error::other)?;
+        self.monitor
+            .create("create", file)
+            .await?
+            .map_err(io::Error::other)?;
         if is_raw {
             return Ok(());
         }
         let file = json!({"driver": "file", "node-name": "sf", "filename": path});
         self.monitor.must("blockdev-add", file).await?;
-        let made = self.monitor.create(qcow2_options(stage, "sf", None)).await?;
+        let made = self
+            .monitor
+            .create("create", qcow2_options(stage, "sf", None))
+            .await?;
         made.map_err(io::Error::other)?;
         self.monitor
             .must("blockdev-del", json!({"node-name": "sf"}))
@@ -184,8 +219,8 @@ impl Site {
             let arguments = json!({"qom-type": "iothread", "id": format!("io{index}")});
             self.monitor.must("object-add", arguments).await?;
         }
-        for index in 0..images.count {
-            let opened = self.open(stage, images, index).await?;
+        for place in 0..images.chain.len() {
+            let opened = self.open(stage, images, place).await?;
             opened.map_err(io::Error::other)?;
         }
         let mut node = images.top();
@@ -217,8 +252,9 @@ impl Site {
         Ok(())
     }
 
-    /// Opens the image `index` on top of the one before it.
-    async fn open(&mut self, stage: &Stage, images: &Images, index: usize) -> io::Result<Result<(), String>> {
+    /// Opens the image at a place of the chain on top of the one before it.
+    async fn open(&mut self, stage: &Stage, images: &Images, place: usize) -> io::Result<Result<(), String>> {
+        let index = images.chain[place];
         let node = format!("n{index}");
         let mut options = json!({"node-name": node, "discard": "unmap"});
         if index == 0 && stage.swarm().shape == Shape::Quorum {
@@ -240,9 +276,9 @@ impl Site {
             let is_raw = index == 0 && stage.swarm().shape == Shape::Raw;
             options["driver"] = json!(if is_raw { "raw" } else { "qcow2" });
             if !is_raw {
-                options["backing"] = index
+                options["backing"] = place
                     .checked_sub(1)
-                    .map_or(Value::Null, |below| json!(format!("n{below}")));
+                    .map_or(Value::Null, |below| json!(format!("n{}", images.chain[below])));
             }
         }
         Ok(self.monitor.run("blockdev-add", options).await?.map(drop))
@@ -294,7 +330,7 @@ impl Site {
         let index = images.count;
         let path = images.path(&format!("img{index}"));
         let file = json!({"driver": "file", "filename": path, "size": 0});
-        if let Err(text) = self.monitor.create(file).await? {
+        if let Err(text) = self.monitor.create("create", file).await? {
             return Ok(Err(text));
         }
         let file = match self
@@ -304,9 +340,9 @@ impl Site {
             Ok(file) => file,
             Err(text) => return Ok(Err(text)),
         };
-        let backing = images.path(&format!("img{}", index - 1));
+        let backing = images.backing_name(images.chain.len() - 1);
         let options = qcow2_options(stage, &file, Some(backing));
-        if let Err(text) = self.monitor.create(options).await? {
+        if let Err(text) = self.monitor.create("create", options).await? {
             return Ok(Err(text));
         }
         let options = json!({
@@ -401,6 +437,76 @@ pub fn images_in(folder: &Path, count: usize) -> Images {
     Images {
         folder: folder.to_owned(),
         count,
+        chain: (0..count).collect(),
         is_undecided: false,
     }
+}
+
+/// The images of a run that has ended: those that the last one and the ones below it name.
+///
+/// # Errors
+/// One of them cannot be read.
+pub fn images_left(folder: &Path, left: &Images) -> io::Result<Images> {
+    let mut chain = Vec::new();
+    let mut next = left.chain.last().copied();
+    while let Some(index) = next {
+        chain.push(index);
+        let bytes = std::fs::read(folder.join(format!("img{index}"))).unwrap_or_default();
+        next = backing_of(&bytes);
+        if chain.len() > left.count {
+            return Err(io::Error::other("images name each other in a circle"));
+        }
+    }
+    chain.reverse();
+    Ok(Images {
+        chain,
+        ..images_in(folder, left.count)
+    })
+}
+
+/// The number of the image that a qcow2 image names as its backing image.
+fn backing_of(bytes: &[u8]) -> Option<usize> {
+    if !bytes.starts_with(b"QFI\xfb") {
+        return None;
+    }
+    let offset = u64::from_be_bytes(*bytes.get(8..)?.first_chunk()?);
+    let len = u32::from_be_bytes(*bytes.get(16..)?.first_chunk()?);
+    let from = usize::try_from(offset).ok().filter(|from| *from > 0)?;
+    let name = bytes.get(from..from + usize::try_from(len).ok()?)?;
+    let (_, index) = std::str::from_utf8(name).ok()?.rsplit_once("/img")?;
+    index.parse().ok()
+}
+
+/// Makes an empty image as long as the served disk, and opens it to be backed up to.
+///
+/// # Errors
+/// The connection is lost; inside, why it could not be made.
+pub async fn add_target(
+    stage: &Stage,
+    monitor: &mut Monitor,
+    images: &Images,
+    (node, name): (&str, &str),
+    is_qcow2: bool,
+) -> io::Result<Result<(), String>> {
+    let path = images.path(name);
+    let size = if is_qcow2 { 0 } else { stage.swarm().size };
+    let file = json!({"driver": "file", "filename": path, "size": size});
+    if let Err(text) = monitor.create("create-target", file).await? {
+        return Ok(Err(text));
+    }
+    let below = format!("{node}-file");
+    let file = json!({"driver": "file", "node-name": below, "filename": path, "discard": "unmap"});
+    if let Err(text) = monitor.run("blockdev-add", file).await? {
+        return Ok(Err(text));
+    }
+    if is_qcow2
+        && let Err(text) = monitor
+            .create("create-target", qcow2_options(stage, &below, None))
+            .await?
+    {
+        return Ok(Err(text));
+    }
+    let driver = if is_qcow2 { "qcow2" } else { "raw" };
+    let options = json!({"driver": driver, "node-name": node, "file": below, "discard": "unmap"});
+    Ok(monitor.run("blockdev-add", options).await?.map(drop))
 }

@@ -324,7 +324,7 @@ impl Stage {
     /// A request to a disk was begun.
     pub fn begun(&self, fd: impl AsFd, who: &str, op: &Op) {
         let swarm = &self.swarm;
-        if swarm.shape == Shape::Raw && !swarm.edits && !swarm.dying_clients {
+        if swarm.shape == Shape::Raw && !swarm.edits && !swarm.dying_clients && !swarm.jobs {
             // Each client's request is at most one here; and there is the embedder.
             let most = swarm.clients * MAX_IN_FLIGHT + DEPTH;
             let in_flight = self.disk(&fd, |disk| disk.in_flight);

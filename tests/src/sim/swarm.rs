@@ -98,6 +98,8 @@ pub struct Swarm {
     pub crash: bool,
     /// What holds messages between actors back.
     pub hops: Vec<Rule>,
+    /// Jobs copy beside all else.
+    pub jobs: bool,
     /// How it ends.
     pub end: End,
 }
@@ -144,6 +146,7 @@ impl Swarm {
             // Images that vote differ in what was not flushed, and have no majority there.
             crash: shape != Shape::Quorum && one_in(random, 3),
             hops: (0..random.usize(0..4)).map(|_| draw_rule(random)).collect(),
+            jobs: false,
             end: [End::Calm, End::Calm, End::Busy, End::Dead][random.usize(0..4)],
         };
         swarm.only_payload &= swarm.align <= swarm.cluster;
@@ -226,6 +229,7 @@ impl fmt::Display for Swarm {
             (self.second_editor, "second editor"),
             (self.fragments, "fragments"),
             (self.edits, "edits"),
+            (self.jobs, "jobs"),
             (self.drains, "drains"),
             (self.embedder, "embedder"),
             (self.stalls, "stalls"),

@@ -87,9 +87,11 @@ impl Exchange {
         links.any(|link| link.parent == node && link.slot == slot && link.new.is_none())
     }
 
-    /// The nodes that lose data, parents before children by the edges as they are.
+    /// The nodes that lose data, parents before children by the edges as they are. A filter that is taken out has nothing to
+    /// write back: storage that can store nothing any more does not keep it there.
     fn leaving(&self, graph: &Graph) -> Vec<(NodeId, Vec<ChildSlot>)> {
-        let stale = self.above.iter().filter(|above| !above.stale.is_empty());
+        let loses = |above: &&Above| !above.stale.is_empty() && !self.is_taken_out(graph, above.node);
+        let stale = self.above.iter().filter(loses);
         let stale: BTreeMap<NodeId, &Above> = stale.map(|above| (above.node, above)).collect();
         let above = self.above.iter().map(|above| above.node).collect();
         let order = children_first(&above, |id| {

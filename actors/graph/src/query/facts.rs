@@ -39,7 +39,6 @@ pub fn facts_named(
         flags: node.flags,
         filename: names.get(node.id).to_owned(),
         has_zero_init,
-        names_backing: open.is_some_and(|open| open.backing.is_some()),
         limits: open.map_or_else(millpond_messages::Limits::default, |open| open.limits),
         takes_compressed,
         iothread: node.iothread,

@@ -1,7 +1,7 @@
 //! Which drivers are told that the data below them is other data, in which order, and what of it.
 
 use millpond_messages::NodeId;
-use millpond_messages::graph::{AddIothread, AttachRoot, IothreadOptions, Reopen, ReplaceNode};
+use millpond_messages::graph::{AddIothread, AttachRoot, DropFilter, IothreadOptions, Reopen, ReplaceNode};
 use serde_json::{Value, json};
 
 use super::world::Exchanged;
@@ -224,4 +224,19 @@ fn what_is_joined_goes_to_where_somebody_is_held() {
         assert_eq!(homes(&mut world, &["x", "b"]), [3, 2]);
         world.assert_settled(&[]);
     }
+}
+
+/// What is below may not be able to store anything any more.
+#[test]
+fn a_filter_is_taken_out_without_being_asked_to_write_anything_back() {
+    let mut world = files();
+    world.ok(add(over("filter", "x", "a")));
+    world.root(attach("x", READ_WRITE, ALL));
+    world.exchanges.clear();
+    world.ok(DropFilter {
+        node_name: "x".to_owned(),
+    });
+    let told = std::mem::take(&mut world.exchanges);
+    let asked = told.iter().any(|told| matches!(told, Exchanged::Left(_)));
+    assert!(!asked, "{told:?}");
 }

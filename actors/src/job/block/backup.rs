@@ -13,7 +13,7 @@ use std::task::Waker;
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use millpond_messages::graph::{NodeFacts, Options};
+use millpond_messages::graph::{NamesBacking, NodeFacts, Options};
 use millpond_messages::io::{CopyFault, Operation, SnapshotRequest};
 use millpond_messages::qapi::schema::{
     BitmapSyncMode, BlockdevBackup, BlockdevOnError, IoOperationType, MirrorSyncMode,
@@ -76,6 +76,11 @@ impl BackupPlan {
         let workers = check_perf(asked)?;
         check_bitmap(asked)?;
         check_nodes(&graph, asked, node, target).await?;
+        let names_backing = NamesBacking {
+            node_name: target.name.clone(),
+        };
+        let keeps_zeroes =
+            asked.sync == MirrorSyncMode::Full && target.has_zero_init && !graph.ask(names_backing).await?;
         let perf = asked.x_perf.as_ref();
         let most = perf
             .and_then(|perf| perf.max_chunk)
@@ -86,7 +91,7 @@ impl BackupPlan {
             node: node.name.clone(),
             size: node.size,
             target: target.name.clone(),
-            keeps_zeroes: asked.sync == MirrorSyncMode::Full && target.has_zero_init && !target.names_backing,
+            keeps_zeroes,
             sync: asked.sync,
             on_errors: OnErrors {
                 source: asked.on_source_error.unwrap_or_default(),
