@@ -221,6 +221,7 @@ fn what_hangs_in_a_driver_is_cancelled_through_the_node_above_it_and_a_drain_goe
         graph
             .ask(CancelInFlight {
                 node_name: "top".to_owned(),
+                alone: false,
             })
             .await
             .expect("the node is there");
@@ -240,6 +241,7 @@ fn what_hangs_in_a_driver_is_cancelled_through_the_node_above_it_and_a_drain_goe
         graph
             .ask(CancelInFlight {
                 node_name: "hang".to_owned(),
+                alone: false,
             })
             .await
             .expect("the node is there");
@@ -247,6 +249,7 @@ fn what_hangs_in_a_driver_is_cancelled_through_the_node_above_it_and_a_drain_goe
         let error = graph
             .ask(CancelInFlight {
                 node_name: "none".to_owned(),
+                alone: false,
             })
             .await
             .expect_err("there is none");
@@ -275,6 +278,7 @@ fn what_hangs_below_a_window_is_cancelled_through_it() {
         graph
             .ask(CancelInFlight {
                 node_name: "window".to_owned(),
+                alone: false,
             })
             .await
             .expect("the node is there");
@@ -353,6 +357,7 @@ fn a_request_that_is_parked_is_cancelled_and_one_in_flight_is_waited_for() {
             graph
                 .ask(CancelInFlight {
                     node_name: "hang".to_owned(),
+                    alone: false,
                 })
                 .await
                 .expect("the node is there");

@@ -106,6 +106,7 @@ impl Disk {
             }
             Operation::Truncate { .. }
             | Operation::Snapshot(_)
+            | Operation::Mirror(_)
             | Operation::Length
             | Operation::AllocatedSize => {
                 unreachable!("a connection does not ask for that")

@@ -10,6 +10,7 @@ use crate::filter::commit_top::CommitTopKind;
 use crate::filter::compress::CompressKind;
 use crate::filter::copy_before_write::CopyBeforeWriteKind;
 use crate::filter::copy_on_read::CopyOnReadKind;
+use crate::filter::mirror_top::MirrorTopKind;
 use crate::filter::preallocate::PreallocateKind;
 use crate::filter::snapshot_access::SnapshotAccessKind;
 use crate::filter::throttle::ThrottleKind;
@@ -23,7 +24,7 @@ use crate::replica::quorum::QuorumKind;
 #[must_use]
 pub fn builtin() -> Registry {
     let mut registry = Registry::empty();
-    let kinds: [Arc<dyn DriverKind>; 17] = [
+    let kinds: [Arc<dyn DriverKind>; 18] = [
         Arc::new(BlkdebugKind),
         Arc::new(BlklogwritesKind),
         Arc::new(BlkverifyKind),
@@ -33,6 +34,7 @@ pub fn builtin() -> Registry {
         Arc::new(CopyOnReadKind),
         Arc::new(FileKind::FILE),
         Arc::new(FileKind::HOST_DEVICE),
+        Arc::new(MirrorTopKind),
         Arc::new(NullKind::CO),
         Arc::new(NullKind::AIO),
         Arc::new(PreallocateKind),
@@ -69,6 +71,7 @@ mod tests {
             "copy-on-read",
             "file",
             "host_device",
+            "mirror_top",
             "null-aio",
             "null-co",
             "preallocate",

@@ -1,8 +1,9 @@
 //! I/O requests: what may be asked of a node, generic over the buffers that the request owns and gives back.
 
 use std::fmt;
+use std::sync::Arc;
 
-use crate::common::{BlockStatus, NodeId, Range, RequestFlags};
+use crate::common::{BlockStatus, MirrorLine, NodeId, Range, RequestFlags};
 use crate::error::{IoError, IoResult};
 
 /// How space is laid out when an image grows.
@@ -79,6 +80,8 @@ pub enum Operation<B> {
     },
     /// About the moment of its past that the node keeps.
     Snapshot(SnapshotRequest<B>),
+    /// About what a node mirrors of itself.
+    Mirror(MirrorRequest),
     /// The node's length in bytes.
     Length,
     /// Bytes that the image takes on its host.
@@ -113,6 +116,33 @@ pub enum SnapshotRequest<B> {
     },
 }
 
+/// A request of a mirror's job to the node that sees the writes and copies what is left.
+#[derive(Debug)]
+pub enum MirrorRequest {
+    /// Tell this line what is left, and treat writes as it says.
+    Join(Arc<MirrorLine>),
+    /// A range is left to copy, whatever is known of it.
+    Add {
+        /// The bytes in which source and target may differ.
+        range: Range,
+    },
+    /// Copy the next piece of what is left. Answers [`Value::Mirrored`].
+    Copy,
+}
+
+/// What a request to copy a piece has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MirrorStep {
+    /// Nothing is left, but for what others are copying.
+    Nothing,
+    /// So many bytes were copied.
+    Copied(u64),
+    /// So many bytes were made to read as zeroes.
+    Zeroed(u64),
+    /// So many bytes were alike already.
+    Alike(u64),
+}
+
 /// What a request that is no read or write answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Value {
@@ -124,6 +154,8 @@ pub enum Value {
     Status(BlockStatus),
     /// How a copy of a range ended.
     Copied(Result<(), CopyFault>),
+    /// What the copy of a piece has come to.
+    Mirrored(Result<MirrorStep, CopyFault>),
 }
 
 /// Why a range was not copied.
@@ -181,7 +213,7 @@ impl<B> Outcome<B> {
     pub fn into_done(self) -> IoResult<()> {
         match self.result? {
             Value::Done => Ok(()),
-            Value::Bytes(_) | Value::Status(_) | Value::Copied(_) => Err(IoError::Invalid),
+            _ => Err(IoError::Invalid),
         }
     }
 
@@ -192,8 +224,20 @@ impl<B> Outcome<B> {
     pub fn into_copied(self) -> Result<(), CopyFault> {
         match self.result {
             Ok(Value::Copied(copied)) => copied,
-            Ok(Value::Done | Value::Bytes(_) | Value::Status(_)) => Err(CopyFault::Target(IoError::Invalid)),
+            Ok(_) => Err(CopyFault::Target(IoError::Invalid)),
             Err(error) => Err(CopyFault::Target(error)),
+        }
+    }
+
+    /// What the copy of a piece has come to that was asked for.
+    ///
+    /// # Errors
+    /// The copy's, or that of a request that did not get there, as one of its source.
+    pub fn into_mirrored(self) -> Result<MirrorStep, CopyFault> {
+        match self.result {
+            Ok(Value::Mirrored(mirrored)) => mirrored,
+            Ok(_) => Err(CopyFault::Source(IoError::Invalid)),
+            Err(error) => Err(CopyFault::Source(error)),
         }
     }
 
@@ -204,7 +248,7 @@ impl<B> Outcome<B> {
     pub fn into_bytes(self) -> IoResult<u64> {
         match self.result? {
             Value::Bytes(bytes) => Ok(bytes),
-            Value::Done | Value::Status(_) | Value::Copied(_) => Err(IoError::Invalid),
+            _ => Err(IoError::Invalid),
         }
     }
 
@@ -215,7 +259,7 @@ impl<B> Outcome<B> {
     pub fn into_status(self) -> IoResult<BlockStatus> {
         match self.result? {
             Value::Status(status) => Ok(status),
-            Value::Done | Value::Bytes(_) | Value::Copied(_) => Err(IoError::Invalid),
+            _ => Err(IoError::Invalid),
         }
     }
 }
@@ -263,9 +307,8 @@ impl<B> Operation<B> {
     pub const fn kind(&self) -> OperationKind {
         match self {
             Self::Read { .. }
-            | Self::Snapshot(SnapshotRequest::Read { .. } | SnapshotRequest::Copy { .. }) => {
-                OperationKind::Read
-            }
+            | Self::Snapshot(SnapshotRequest::Read { .. } | SnapshotRequest::Copy { .. })
+            | Self::Mirror(MirrorRequest::Copy) => OperationKind::Read,
             Self::Write { .. } => OperationKind::Write,
             Self::WriteZeroes { .. } => OperationKind::WriteZeroes,
             Self::Discard { .. } => OperationKind::Discard,
@@ -275,7 +318,9 @@ impl<B> Operation<B> {
                 OperationKind::BlockStatus
             }
             Self::Snapshot(SnapshotRequest::Discard { .. }) => OperationKind::Discard,
-            Self::Length | Self::AllocatedSize => OperationKind::Query,
+            Self::Length
+            | Self::AllocatedSize
+            | Self::Mirror(MirrorRequest::Join(_) | MirrorRequest::Add { .. }) => OperationKind::Query,
         }
     }
 }

@@ -10,7 +10,9 @@ pub use saved::DaemonState;
 use crate::export::ExportRegistry;
 use crate::graph::GraphHandle;
 use crate::image::NewImage;
-use crate::job::{AmendJob, BackupPlan, CommitPlan, CreateJob, JobOptions, Jobs, StreamPlan};
+use crate::job::{
+    AmendJob, BackupPlan, Committing, CreateJob, JobOptions, Jobs, MirrorPlan, StreamPlan, commit_plan,
+};
 use crate::monitor::{EventBus, Monitor};
 use crate::object::{Objects, Site};
 use actix::Addr;
@@ -19,7 +21,7 @@ use millpond_drivers::filter::throttle::Groups;
 use millpond_engine::node::Client;
 use millpond_messages::graph::{CloseAll, Options, Request};
 use millpond_messages::qapi::QmpError;
-use millpond_messages::qapi::schema::{BlockCommit, BlockStream, BlockdevBackup};
+use millpond_messages::qapi::schema::{BlockCommit, BlockStream, BlockdevBackup, BlockdevMirror};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -146,7 +148,21 @@ impl Daemon {
     /// QEMU's texts.
     pub async fn start_commit(&self, asked: BlockCommit) -> Result<(), QmpError> {
         let options = JobOptions::asked(asked.speed, asked.auto_finalize, asked.auto_dismiss);
-        let plan = CommitPlan::new(self.parts.site.graph.clone(), &asked).await?;
+        let found = commit_plan(self.parts.site.graph.clone(), &asked).await?;
+        let id = asked.job_id.unwrap_or_default();
+        match found {
+            Committing::Intermediate(plan) => self.jobs().start(&id, options, || plan.job()).await,
+            Committing::Active(plan) => self.jobs().start(&id, options, || plan.job()).await,
+        }
+    }
+
+    /// Starts a job that copies a node while it is written, until a user ends that.
+    ///
+    /// # Errors
+    /// QEMU's texts.
+    pub async fn start_mirror(&self, asked: BlockdevMirror) -> Result<(), QmpError> {
+        let options = JobOptions::asked(asked.speed, asked.auto_finalize, asked.auto_dismiss);
+        let plan = MirrorPlan::new(self.parts.site.graph.clone(), &asked).await?;
         let id = asked.job_id.unwrap_or_default();
         self.jobs().start(&id, options, || plan.job()).await
     }

@@ -162,6 +162,14 @@ fn edited_by_job(edit: &JobEdit) -> String {
             Some(base) => format!("put node '{base}' behind the image of node '{node_name}'"),
             None => format!("leave the image of node '{node_name}' without a backing file"),
         },
+        JobEdit::Pivot {
+            filter,
+            replaced,
+            target,
+        } => format!(
+            "put {target} in the place of {} at the end of the mirror below {filter}",
+            replaced.as_deref().unwrap_or("its source")
+        ),
         JobEdit::ResizeHeld { root, size } => format!("resize what user {root} holds to {size} bytes"),
     }
 }

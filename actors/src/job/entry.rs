@@ -44,6 +44,12 @@ impl Entry {
         is_block_job(self.kind)
     }
 
+    /// Whether it has a result that stands if it is ended now, and nobody has said how it ends.
+    pub fn can_stop(&self) -> bool {
+        let is_ready = matches!(self.status, JobStatus::Ready | JobStatus::Standby);
+        self.job.completes() && is_ready
+    }
+
     /// As `query-jobs` shows it.
     pub fn info(&self) -> JobInfo {
         let (current_progress, total_progress) = self.pace.progress_made();
@@ -64,7 +70,8 @@ impl Entry {
             JobType::Stream => BlockJobKind::Stream,
             JobType::Backup => BlockJobKind::Backup,
             JobType::Mirror => {
-                let actively_synced = false;
+                let is_ready = matches!(self.status, JobStatus::Ready | JobStatus::Standby);
+                let actively_synced = is_ready && self.job.is_synced();
                 BlockJobKind::Mirror(BlockJobInfoMirror { actively_synced })
             }
             _ => return None,

@@ -31,7 +31,7 @@ mod tests;
 mod work;
 
 pub use amend::AmendJob;
-pub use block::{BackupPlan, CommitPlan, StreamPlan};
+pub use block::{BackupPlan, Committing, MirrorPlan, StreamPlan, commit_plan};
 pub use create::CreateJob;
 pub use handle::Jobs;
 pub use order::{Family, JobOptions, JobOrder};

@@ -1,5 +1,6 @@
 //! What users ask of jobs.
 
+use millpond_messages::qapi::schema::MirrorCopyMode;
 use millpond_messages::qapi::{ErrorClass, JobType, QmpError};
 
 use super::state::Verb;
@@ -74,6 +75,8 @@ pub enum JobOrder {
     Finalize,
     /// Forget that it was.
     Dismiss,
+    /// Have writes answered at another time, where anything is said of that.
+    Change(Option<MirrorCopyMode>),
 }
 
 impl JobOrder {
@@ -88,6 +91,7 @@ impl JobOrder {
             Self::Complete => Verb::Complete,
             Self::Finalize => Verb::Finalize,
             Self::Dismiss => Verb::Dismiss,
+            Self::Change(_) => Verb::Change,
         }
     }
 }

@@ -21,8 +21,10 @@ use super::policy;
 const PAUSE: u8 = 1;
 /// It is to end without a result.
 const CANCEL: u8 = 2;
-/// It is ready, and is to end now.
+/// It is ready, and is to end now with its result.
 const COMPLETE: u8 = 4;
+/// It is ready, and is to end now: what it has copied is its result.
+const STOP: u8 = 8;
 
 /// How long the data half of a cancelled job waits for a request of its own. Storage that is dead never answers.
 const GRACE: Duration = Duration::from_millis(500);
@@ -126,6 +128,10 @@ impl Pace {
         self.set(COMPLETE);
     }
 
+    pub(super) fn stop(&self) {
+        self.set(STOP);
+    }
+
     pub(super) fn set_speed(&self, speed: u64) {
         self.wishes.limit.set_speed(speed);
         self.wake();
@@ -216,20 +222,39 @@ impl Pace {
         self.wishes.limit.count(bytes, self.begun.elapsed());
     }
 
-    /// Source and target are alike: waits until a user completes the job, or wishes anything else.
-    ///
-    /// # Errors
-    /// The job is to end without that.
-    pub async fn ready(&self) -> Result<(), Cancelled> {
+    /// Source and target are alike, and are kept so until a user ends the job.
+    pub fn is_ready(&self) {
         (self.reports)(Report::Ready);
-        loop {
-            self.until(&(), |pace, _| pace.has(PAUSE | CANCEL | COMPLETE))
-                .await;
-            self.point().await?;
-            if self.has(COMPLETE) {
-                return Ok(());
+    }
+
+    /// Whether a job that is ready is to end, with or without its result.
+    #[must_use]
+    pub fn is_to_end(&self) -> bool {
+        self.has(COMPLETE | STOP)
+    }
+
+    /// Whether a job that is ready is to end and leave all as it is.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.has(STOP)
+    }
+
+    /// Waits for a wish, for a gate that closes, or for `condition`; `watch` has that looked at again.
+    pub async fn rest_until(&self, gates: &impl Gates, watch: impl Fn(&Waker), condition: impl Fn() -> bool) {
+        self.wishes.rests.store(true, Ordering::Release);
+        poll_fn(|context| {
+            // Before the look, so that what comes in between wakes.
+            self.wishes.waiting.register(context.waker());
+            watch(context.waker());
+            let are_open = gates.watch(context.waker());
+            let wished = self.has(PAUSE | CANCEL | COMPLETE | STOP);
+            match wished || !are_open || condition() {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
             }
-        }
+        })
+        .await;
+        self.wishes.rests.store(false, Ordering::Release);
     }
 
     /// So much is done, of so much.

@@ -266,12 +266,17 @@ impl Registry {
             }
             JobOrder::Resume => resume(entry),
             JobOrder::SetSpeed(speed) => entry.pace.set_speed(check_speed(speed)?),
-            JobOrder::Complete if entry.pace.is_cancelled() || !entry.job.completes() => {
+            JobOrder::Complete
+                if entry.pace.is_cancelled() || entry.pace.is_stopped() || !entry.job.completes() =>
+            {
                 let text = format!("The active block job '{id}' cannot be completed");
                 return Err(QmpError::generic(text));
             }
             JobOrder::Complete => entry.pace.complete(),
+            JobOrder::Cancel { force: false } if entry.can_stop() => entry.pace.stop(),
             JobOrder::Cancel { .. } => self.cancel(key, context),
+            JobOrder::Change(None) => {}
+            JobOrder::Change(Some(copy_mode)) => entry.job.change(copy_mode)?,
             JobOrder::Finalize => self.finalize(key, context),
             JobOrder::Dismiss => self.dismiss(key),
         }
@@ -292,9 +297,11 @@ impl Registry {
         let Some(entry) = self.entry(key) else { return };
         match (report, entry.status) {
             (Report::Paused, JobStatus::Ready) => self.enter(key, JobStatus::Standby),
-            (Report::Paused, _) => self.enter(key, JobStatus::Paused),
+            (Report::Paused, JobStatus::Running) => self.enter(key, JobStatus::Paused),
             (Report::Resumed, JobStatus::Standby) => self.enter(key, JobStatus::Ready),
-            (Report::Resumed, _) => self.enter(key, JobStatus::Running),
+            (Report::Resumed, JobStatus::Paused) => self.enter(key, JobStatus::Running),
+            // What a job does while its result is made final is no change of its state.
+            (Report::Paused | Report::Resumed, _) => {}
             (Report::Ready, _) => {
                 let event = entry.is_block_job().then(|| entry.ready_event());
                 self.enter(key, JobStatus::Ready);

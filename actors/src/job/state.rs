@@ -78,7 +78,7 @@ impl Verb {
             Self::Pause | Self::Resume | Self::SetSpeed | Self::Change => {
                 matches!(state, S::Created | S::Running | S::Paused | S::Ready | S::Standby)
             }
-            Self::Complete => matches!(state, S::Ready),
+            Self::Complete => matches!(state, S::Ready | S::Standby),
             Self::Finalize => matches!(state, S::Pending),
             Self::Dismiss => matches!(state, S::Concluded),
         }

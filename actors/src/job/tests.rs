@@ -131,7 +131,13 @@ impl Job for Scripted {
                         .unless_stuck(std::future::pending())
                         .await
                         .map_err(cancelled)?,
-                    Some(Do::Ready) => pace.ready().await.map_err(cancelled)?,
+                    Some(Do::Ready) => {
+                        pace.is_ready();
+                        while !pace.is_to_end() {
+                            pace.rest_until(&(), |_| (), || false).await;
+                            pace.point().await.map_err(cancelled)?;
+                        }
+                    }
                     Some(Do::End(result)) => return result,
                     None => return Ok(()),
                 }

@@ -1,6 +1,7 @@
 //! What a job answers to the registry.
 
 use futures_util::future::LocalBoxFuture;
+use millpond_messages::qapi::schema::MirrorCopyMode;
 use millpond_messages::qapi::{JobType, QmpError};
 use millpond_messages::saved::SavedOptions;
 use millpond_messages::{Result, RootId};
@@ -44,6 +45,20 @@ pub trait Job: 'static {
     /// Whether it can be completed by a user, when it is ready.
     fn completes(&self) -> bool {
         false
+    }
+
+    /// Whether source and target, once they are alike, are kept so write by write.
+    fn is_synced(&self) -> bool {
+        false
+    }
+
+    /// Has writes answered at another time.
+    ///
+    /// # Errors
+    /// It cannot be changed, or not like that.
+    fn change(&mut self, copy_mode: MirrorCopyMode) -> Result<(), QmpError> {
+        let _ = copy_mode;
+        Err(QmpError::generic("Job type does not support change"))
     }
 
     /// Makes the result final, as far as that can fail: a pivot, a last flush. `None` if there is nothing to do.

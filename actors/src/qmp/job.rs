@@ -4,9 +4,10 @@ use crate::daemon::Daemon;
 use crate::job::{Family, JobOrder};
 use millpond_messages::qapi::QmpError;
 use millpond_messages::qapi::schema::{
-    BlockCommit, BlockJobCancel, BlockJobComplete, BlockJobDismiss, BlockJobFinalize, BlockJobInfo,
-    BlockJobPause, BlockJobResume, BlockJobSetSpeed, BlockStream, BlockdevBackup, JobCancel, JobComplete,
-    JobDismiss, JobFinalize, JobInfo, JobPause, JobResume, QueryBlockJobs, QueryJobs,
+    BlockCommit, BlockJobCancel, BlockJobChangeKind, BlockJobChangeOptions, BlockJobComplete,
+    BlockJobDismiss, BlockJobFinalize, BlockJobInfo, BlockJobPause, BlockJobResume, BlockJobSetSpeed,
+    BlockStream, BlockdevBackup, BlockdevMirror, JobCancel, JobComplete, JobDismiss, JobFinalize, JobInfo,
+    JobPause, JobResume, QueryBlockJobs, QueryJobs,
 };
 
 type Done = Result<(), QmpError>;
@@ -56,6 +57,19 @@ pub(super) async fn block_stream(daemon: Daemon, arguments: BlockStream) -> Done
 
 pub(super) async fn blockdev_backup(daemon: Daemon, arguments: BlockdevBackup) -> Done {
     daemon.start_backup(arguments).await
+}
+
+pub(super) async fn blockdev_mirror(daemon: Daemon, arguments: BlockdevMirror) -> Done {
+    daemon.start_mirror(arguments).await
+}
+
+pub(super) async fn block_change(daemon: Daemon, options: BlockJobChangeOptions) -> Done {
+    let BlockJobChangeOptions { id, kind } = options;
+    let copy_mode = match kind {
+        BlockJobChangeKind::Mirror(mirror) => Some(mirror.copy_mode),
+        _ => None,
+    };
+    to_block_job(&daemon, &id, JobOrder::Change(copy_mode)).await
 }
 
 pub(super) async fn block_set_speed(daemon: Daemon, arguments: BlockJobSetSpeed) -> Done {

@@ -157,6 +157,7 @@ pub fn requests() -> Vec<Row> {
             s.graph
                 .ask(CancelInFlight {
                     node_name: "f".to_owned(),
+                    alone: false,
                 })
                 .await
         })

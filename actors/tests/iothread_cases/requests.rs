@@ -365,6 +365,7 @@ fn there_is_no_request_for_the_state_of_a_machine() {
         | Operation::Truncate { .. }
         | Operation::BlockStatus { .. }
         | Operation::Snapshot(_)
+        | Operation::Mirror(_)
         | Operation::Length
         | Operation::AllocatedSize => true,
     };

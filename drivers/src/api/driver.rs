@@ -13,6 +13,7 @@ use super::debug::DebugPoints;
 use super::device::Device;
 use super::image::Image;
 use super::lifecycle::Lifecycle;
+use super::mirrored::Mirrored;
 use super::nothing::Nothing;
 use super::placement::{AllocationTicket, Extent, Placement, Purpose};
 use super::snapshot_access::SnapshotAccess;
@@ -91,6 +92,11 @@ pub trait Driver: Lifecycle {
 
     /// The moment of the past that the driver keeps. Nearly all keep none.
     fn snapshot_access(&self) -> &dyn SnapshotAccess {
+        &Nothing
+    }
+
+    /// What the driver mirrors of its child. Nearly all mirror nothing.
+    fn mirrored(&self) -> &dyn Mirrored {
         &Nothing
     }
 }

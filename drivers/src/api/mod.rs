@@ -38,6 +38,7 @@ mod guard;
 mod image;
 mod kind;
 mod lifecycle;
+mod mirrored;
 mod moved;
 mod nothing;
 mod notice;
@@ -67,6 +68,7 @@ pub use kind::{
 };
 pub use lifecycle::{Lifecycle, ReopenRequest};
 pub use millpond_messages::Repair;
+pub use mirrored::Mirrored;
 pub use moved::Moved;
 pub use nothing::Nothing;
 pub use notice::{Notice, Notices, Posted};

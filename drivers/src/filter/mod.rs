@@ -7,6 +7,7 @@ pub mod commit_top;
 pub mod compress;
 pub mod copy_before_write;
 pub mod copy_on_read;
+pub mod mirror_top;
 pub mod preallocate;
 pub mod snapshot_access;
 pub mod throttle;

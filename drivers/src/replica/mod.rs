@@ -1,4 +1,6 @@
 //! Replicas: drivers that keep the same data in several nodes below them.
 
 pub(crate) mod copies;
+pub mod left;
 pub mod quorum;
+pub(crate) mod saved_chunks;

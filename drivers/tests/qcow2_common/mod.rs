@@ -205,7 +205,7 @@ impl Store {
                 };
                 Outcome::plain(Ok(Value::Status(status)))
             }
-            Operation::Snapshot(_) => unreachable!("a format does not ask for a moment of its file"),
+            Operation::Snapshot(_) | Operation::Mirror(_) => unreachable!("a format is no job"),
         }
     }
 }

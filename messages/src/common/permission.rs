@@ -40,13 +40,19 @@ impl Permissions {
             .map(|(_, name)| name)
     }
 
-    /// The names joined by `", "`, as messages to people show them; `"none"` for the empty set.
+    /// The names joined by `", "`; `"none"` for the empty set.
     #[must_use]
     pub fn names(self) -> String {
         if self.is_empty() {
             return "none".to_owned();
         }
         self.qapi_names().collect::<Vec<_>>().join(", ")
+    }
+
+    /// The same in words, as messages to people show them.
+    #[must_use]
+    pub fn in_words(self) -> String {
+        self.names().replace('-', " ")
     }
 
     /// The permission with this QAPI name.
@@ -144,6 +150,8 @@ mod tests {
             "write, resize"
         );
         assert_eq!(Permissions::empty().names(), "none");
+        let both = Permissions::CONSISTENT_READ | Permissions::WRITE_UNCHANGED;
+        assert_eq!(both.in_words(), "consistent read, write unchanged");
     }
 
     #[test]

@@ -25,8 +25,10 @@ requests! {
         /// # Errors
         /// There is no such node.
         CancelInFlight {
-            /// The node; where it only passes requests on, the one that it passes them to as well.
+            /// The node; where it only passes requests on, the one that it passes them to as well, unless it is `alone`.
             node_name: String,
+            /// Nodes that it only passes requests on to are left alone.
+            alone: bool,
         },
         /// Hold requests at an event, or let them go: at the first node that listens, from this one down over primary children.
         /// Answered whatever else is going on.

@@ -34,6 +34,15 @@ pub enum JobEdit {
         /// What the image stores of it.
         named: BackingName,
     },
+    /// End a mirror: its target takes the place of a node, and its filter goes.
+    Pivot {
+        /// The mirror's filter, which shows the source.
+        filter: String,
+        /// The node that the target takes the place of, if that is not the source.
+        replaced: Option<String>,
+        /// The target.
+        target: String,
+    },
     /// Change the length of the node that a user holds, whatever operations others may not begin there.
     ResizeHeld {
         /// The number of the root edge.

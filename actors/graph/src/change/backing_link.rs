@@ -2,7 +2,7 @@
 //! out.
 
 use millpond_drivers::api::BackingLink;
-use millpond_messages::graph::{BackingName, DropIntermediate, RecordBackingFile};
+use millpond_messages::graph::{BackingName, DropIntermediate, RecordBackingFile, RootUser};
 use millpond_messages::{Error, ErrorKind, IoError, NodeId, OpBlocker, Result, Role};
 
 use crate::change::delete;
@@ -78,6 +78,16 @@ fn reason(error: &Error) -> IoError {
     IoError::from_errno(error.errno())
 }
 
+/// Whether no node stands on this one, and no job goes on there.
+fn is_root(graph: &Graph, node: NodeId) -> bool {
+    graph.parents_of(node).all(|edge| match edge.parent {
+        Parent::Root(root) => graph
+            .root(root)
+            .is_none_or(|root| !matches!(root.user, RootUser::Job(_))),
+        Parent::Node(..) => false,
+    })
+}
+
 fn check(graph: &Graph, request: &RecordBackingFile) -> Result<(NodeId, Option<BackingLink>)> {
     let RecordBackingFile {
         device,
@@ -86,7 +96,7 @@ fn check(graph: &Graph, request: &RecordBackingFile) -> Result<(NodeId, Option<B
     } = request;
     let invalid = |text: String| Err(Error::new(ErrorKind::InvalidArgument, text));
     let top = graph.look_up(device, device)?;
-    if graph.parent_nodes(top.id).next().is_some() {
+    if !is_root(graph, top.id) {
         return invalid("Need a root block node".to_owned());
     }
     let node = graph.look_up("", image)?;

@@ -2,13 +2,14 @@
 //!
 //! Making and ending an iothread is no [`Change`]: it touches no node, and a thread that has ended does not come back.
 
-use millpond_messages::graph::{IothreadOptions, MoveNode, SetIothread};
+use millpond_messages::graph::{IothreadOptions, MoveNode, RootUser, SetIothread};
 use millpond_messages::{Error, ErrorKind, IoThreadId, NodeId, Result, RootId};
 
 use crate::effect::Effect;
 use crate::sections::Cover;
 use crate::state::{IothreadEntry, PolicyState};
 use crate::transaction::{self, Change, Transaction};
+use crate::value::edge::Parent;
 use crate::value::graph::Graph;
 use crate::value::home::{self, Company};
 use crate::value::refusal::Refusal;
@@ -187,11 +188,24 @@ impl Change for Move {
     }
 }
 
+/// Whether a user, or a job by more than its mere presence, is at a node itself: such has an own opinion on iothreads.
+fn is_in_use(graph: &Graph, node: NodeId) -> bool {
+    graph.parents_of(node).any(|edge| match edge.parent {
+        Parent::Root(root) => {
+            let is_job = graph
+                .root(root)
+                .is_some_and(|root| matches!(root.user, RootUser::Job(_)));
+            !is_job || !edge.taken.is_empty()
+        }
+        Parent::Node(..) => false,
+    })
+}
+
 /// The nodes that are joined to one, and where they are to go.
 fn find_joined(state: &PolicyState, request: &SetIothread) -> Result<(Vec<NodeId>, IoThreadId)> {
     let name = &request.node_name;
     let node = state.graph.find(name)?.id;
-    if !request.force && state.graph.roots_of(node).next().is_some() {
+    if !request.force && is_in_use(&state.graph, node) {
         let text = format!(
             "Node {name} is associated with a BlockBackend and could be in use (use force=true to override this \
              check)"

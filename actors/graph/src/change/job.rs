@@ -5,6 +5,7 @@ use millpond_messages::graph::JobEdit;
 
 use crate::change::backing_link::Shorten;
 use crate::change::insert::{Insert, Inserted};
+use crate::change::pivot::Pivot;
 use crate::change::rebase::Rebase;
 use crate::change::resize::NewLength;
 use crate::transaction::run;
@@ -33,6 +34,11 @@ pub async fn carry_out(world: &World, edit: JobEdit) -> Result<()> {
             base,
             named,
         } => run(world, "rebase", Rebase::new(node_name, base, named)).await,
+        JobEdit::Pivot {
+            filter,
+            replaced,
+            target,
+        } => run(world, "pivot", Pivot::new(filter, replaced, target)).await,
         JobEdit::ResizeHeld { root, size } => run(world, "block_resize", NewLength::held(root, size)).await,
     }
 }

@@ -42,6 +42,7 @@ mod iothreads;
 mod job;
 mod links;
 mod open_image;
+mod pivot;
 mod rebase;
 mod reopen;
 mod replace;

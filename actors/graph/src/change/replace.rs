@@ -210,11 +210,15 @@ enum Wish {
 }
 
 /// The edges that were found, and where they are to lead.
-struct Replacement {
-    from: NodeId,
-    to: NodeId,
-    edges: Vec<Moving>,
-    besides: Besides,
+pub struct Replacement {
+    /// The node whose edges they are.
+    pub from: NodeId,
+    /// Where they are to lead.
+    pub to: NodeId,
+    /// The edges themselves.
+    pub edges: Vec<Moving>,
+    /// What comes or goes with them.
+    pub besides: Besides,
     /// Nobody holds `from` any more because of its owner.
     disowns: bool,
 }
@@ -320,7 +324,10 @@ fn find_child(graph: &Graph, request: &ReplaceChild) -> Result<Replacement> {
 }
 
 /// The parents of a filter, and its own edge to what it filters.
-fn find_filter(graph: &Graph, filter: &str) -> Result<Replacement> {
+///
+/// # Errors
+/// There is no such filter, or a parent relies on its edge.
+pub fn find_filter(graph: &Graph, filter: &str) -> Result<Replacement> {
     let node = graph.find(filter)?;
     let edge = chain::next_edge(graph, node.id).filter(|_| node.kind.is_filter());
     let edge = edge.ok_or_else(|| {

@@ -192,7 +192,7 @@ fn check_active(graph: &Graph, node: NodeId, taken: Permissions) -> Result<()> {
     if refused.is_empty() || !graph.node(node).is_some_and(Node::is_inactive) {
         return Ok(());
     }
-    let text = format!("Permission '{}' unavailable on inactive node", refused.names());
+    let text = format!("Permission '{}' unavailable on inactive node", refused.in_words());
     Err(Error::new(ErrorKind::Permission, text))
 }
 

@@ -1,7 +1,7 @@
 //! Ending early what nodes have in flight.
 
 use millpond_messages::graph::{CancelInFlight, GraphReply};
-use millpond_messages::{NodeId, Role};
+use millpond_messages::{Error, NodeId, Role};
 
 use crate::effect::Reply;
 use crate::order::NodeOrder;
@@ -14,7 +14,13 @@ use crate::world::World;
 /// # Errors
 /// There is no such node.
 pub async fn cancel_in_flight(world: &World, request: &CancelInFlight) -> Reply {
-    let nodes = world.graph(|graph| graph.find(&request.node_name).map(|node| passed_to(graph, node)))?;
+    let nodes = world.graph(|graph| {
+        let node = graph.find(&request.node_name)?;
+        Ok::<_, Error>(match request.alone {
+            true => vec![node.id],
+            false => passed_to(graph, node),
+        })
+    })?;
     let told: Vec<_> = nodes
         .into_iter()
         .map(|node| world.ask(node, NodeOrder::CancelInFlight))

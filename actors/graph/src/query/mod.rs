@@ -8,7 +8,7 @@ mod drains;
 mod facts;
 mod iothreads;
 mod nodes;
-mod replace;
+pub mod replace;
 mod saved;
 mod statistics;
 

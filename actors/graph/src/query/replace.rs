@@ -27,7 +27,7 @@ pub fn check_to_replace(graph: &Graph, parent: &str, name: &str) -> Result<NodeI
 
 /// Whether `top` shows the data of `node` through filters alone, or `node` is a child that only `top` looks at, as one of
 /// several.
-fn shows_the_same(graph: &Graph, top: NodeId, node: NodeId) -> bool {
+pub fn shows_the_same(graph: &Graph, top: NodeId, node: NodeId) -> bool {
     let mut at = Some(top);
     while let Some(shown) = at.and_then(|id| graph.node(id)) {
         if shown.id == node {

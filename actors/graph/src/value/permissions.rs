@@ -282,7 +282,7 @@ fn conflict(graph: &Graph, node: &Node, refused: Permissions, user: &Edge, stric
         "Permission conflict on node '{name}': permissions '{what}' are both required by {user} (uses node '{name}' \
          as '{user_edge}' child) and unshared by {strict} (uses node '{name}' as '{strict_edge}' child).",
         name = node.name,
-        what = refused.names(),
+        what = refused.in_words(),
         user = parent_name(graph, user.parent),
         user_edge = user.name,
         strict = parent_name(graph, strict.parent),

@@ -22,6 +22,7 @@ use super::chain::Chains;
 use super::copy::{self, NodeCopy, copy_left};
 use super::data::{Errors, NodeGates, failed};
 use super::holds::{Holds, as_options, by_errno, refused};
+use super::mirror::MirrorPlan;
 use crate::graph::GraphHandle;
 use crate::job::copy::Ends;
 use crate::job::pace::Pace;
@@ -59,10 +60,10 @@ pub struct CommitPlan {
 }
 
 /// A node that leaves the chain.
-struct Merged {
-    name: String,
+pub(super) struct Merged {
+    pub name: String,
     /// It is a filter over the base, and shows what the base does.
-    is_over_base: bool,
+    pub is_over_base: bool,
 }
 
 /// Merges images of a chain down.
@@ -78,16 +79,24 @@ struct Commit {
     base: RefCell<Option<Client>>,
 }
 
-impl CommitPlan {
-    /// What a user asks for, checked against the graph as it is. Nothing is taken yet.
-    ///
-    /// # Errors
-    /// QEMU's texts.
-    pub async fn new(graph: GraphHandle, asked: &BlockCommit) -> Result<Self, QmpError> {
-        let chains = Chains::new(graph.facts().await?);
-        plan(&graph, &chains, asked).await
-    }
+/// How images are merged down.
+pub enum Committing {
+    /// Nobody writes to them.
+    Intermediate(CommitPlan),
+    /// They are written meanwhile, so that is followed.
+    Active(MirrorPlan),
+}
 
+/// What a user asks for, checked against the graph as it is. Nothing is taken yet.
+///
+/// # Errors
+/// QEMU's texts.
+pub async fn commit_plan(graph: GraphHandle, asked: &BlockCommit) -> Result<Committing, QmpError> {
+    let chains = Chains::new(graph.facts().await?);
+    plan(&graph, &chains, asked).await
+}
+
+impl CommitPlan {
     /// The job that does it.
     #[must_use]
     pub fn job(self) -> CommitJob {
@@ -103,7 +112,7 @@ impl CommitPlan {
     }
 }
 
-async fn plan(graph: &GraphHandle, chains: &Chains, asked: &BlockCommit) -> Result<CommitPlan, QmpError> {
+async fn plan(graph: &GraphHandle, chains: &Chains, asked: &BlockCommit) -> Result<Committing, QmpError> {
     let device = find_device(chains, &asked.device)?;
     graph
         .check_operation(&device.name, OpBlocker::CommitSource)
@@ -116,7 +125,11 @@ async fn plan(graph: &GraphHandle, chains: &Chains, asked: &BlockCommit) -> Resu
     if top.id == base.id {
         return refused("cannot commit an image into itself");
     }
-    check_is_intermediate(chains, asked, device, top)?;
+    if is_written(chains, asked, device, top)? {
+        let merged = merged(chains, top, base);
+        let plan = MirrorPlan::merging(graph.clone(), asked, chains, (top, base), merged)?;
+        return Ok(Committing::Active(plan));
+    }
     let no_overlay = || QmpError::generic(format!("'{}' has no overlay", top.name));
     let overlay = chains.overlay(device, Some(top)).ok_or_else(no_overlay)?;
     graph
@@ -128,13 +141,7 @@ async fn plan(graph: &GraphHandle, chains: &Chains, asked: &BlockCommit) -> Resu
     }
     let last = chains.overlay(top, Some(base)).ok_or_else(same)?;
     let above = chains.backing(last).ok_or_else(same)?.id;
-    let mut is_over_base = false;
-    let merged = chains.above(top, Some(base.id)).map(|node| {
-        is_over_base |= node.id == above;
-        let name = node.name.clone();
-        Merged { name, is_over_base }
-    });
-    Ok(CommitPlan {
+    Ok(Committing::Intermediate(CommitPlan {
         graph: graph.clone(),
         asked: as_options(asked),
         id: asked.job_id.clone().unwrap_or_default(),
@@ -144,14 +151,30 @@ async fn plan(graph: &GraphHandle, chains: &Chains, asked: &BlockCommit) -> Resu
         base: base.name.clone(),
         base_read_only: base.read_only,
         grows_to: (base.size < top.size).then_some(top.size),
-        merged: merged.collect(),
+        merged: merged(chains, top, base),
         above,
         named: BackingName {
             backing_file: asked.backing_file.clone(),
             mask_protocol: asked.backing_mask_protocol.unwrap_or(false),
         },
         filter_name: asked.filter_node_name.clone(),
-    })
+    }))
+}
+
+/// All from `top` on that is above `base`.
+fn merged(chains: &Chains, top: &NodeFacts, base: &NodeFacts) -> Vec<Merged> {
+    // The filters over the base begin with what the last image is over.
+    let first = chains
+        .overlay(top, Some(base))
+        .and_then(|last| chains.backing(last));
+    let first = first.map(|node| node.id);
+    let mut is_over_base = false;
+    let nodes = chains.above(top, Some(base.id)).map(|node| {
+        is_over_base |= Some(node.id) == first;
+        let name = node.name.clone();
+        Merged { name, is_over_base }
+    });
+    nodes.collect()
 }
 
 fn find_device<'a>(chains: &'a Chains, name: &str) -> Result<&'a NodeFacts, QmpError> {
@@ -222,24 +245,21 @@ fn in_chain<'a>(chains: &'a Chains, top: &NodeFacts, name: &str) -> Result<&'a N
     }
 }
 
-/// What is written while it is committed would have to be followed, as a mirror follows it.
-fn check_is_intermediate(
+/// Whether what is to be committed may be written meanwhile.
+fn is_written(
     chains: &Chains,
     asked: &BlockCommit,
     device: &NodeFacts,
     top: &NodeFacts,
-) -> Result<(), QmpError> {
+) -> Result<bool, QmpError> {
     let is_active = chains.image(top).id == chains.image(device).id;
     if !is_active && !chains.is_written(top) {
-        return Ok(());
+        return Ok(false);
     }
     match (&asked.backing_file, is_active) {
         (Some(_), true) => refused("'backing-file' specified, but 'top' is the active layer"),
         (Some(_), false) => refused("'backing-file' specified, but 'top' has a writer on it"),
-        (None, _) => refused(format!(
-            "Node '{}' is the active layer or has a writer on it: committing what is being written is not supported",
-            top.name
-        )),
+        (None, _) => Ok(true),
     }
 }
 

@@ -59,6 +59,18 @@ impl Holds {
         Ok(client)
     }
 
+    /// As [`Holds::keep`], of a node that only its use keeps from being deleted, as in QEMU.
+    ///
+    /// # Errors
+    /// Others do what is not shared.
+    pub async fn keep_target(&self, node: &str) -> Result<Client> {
+        let client = self.open(node, Permissions::empty(), Permissions::all()).await?;
+        let kinds = OpBlocker::ALL.into_iter();
+        let kinds: Vec<_> = kinds.filter(|kind| *kind != OpBlocker::DriveDel).collect();
+        self.block(node, &client, &kinds).await?;
+        Ok(client)
+    }
+
     /// As [`Holds::keep`], of the node that the job is named after.
     ///
     /// # Errors
@@ -69,6 +81,14 @@ impl Holds {
         let kinds: Vec<_> = kinds.filter(|kind| *kind != OpBlocker::Dataplane).collect();
         self.block(node, &client, &kinds).await?;
         Ok(client)
+    }
+
+    /// Forbids some operations at a node, for as long as a client is held.
+    ///
+    /// # Errors
+    /// The node is gone.
+    pub async fn block_only(&self, node: &str, client: &Client, kinds: &[OpBlocker]) -> Result<()> {
+        self.block(node, client, kinds).await
     }
 
     async fn block(&self, node: &str, client: &Client, kinds: &[OpBlocker]) -> Result<()> {

@@ -9,8 +9,10 @@ mod commit;
 mod copy;
 mod data;
 mod holds;
+mod mirror;
 mod stream;
 
 pub use backup::BackupPlan;
-pub use commit::CommitPlan;
+pub use commit::{Committing, commit_plan};
+pub use mirror::MirrorPlan;
 pub use stream::StreamPlan;

@@ -10,9 +10,9 @@ use millpond_messages::qapi::schema::IoOperationType;
 use millpond_messages::{IoError, Range};
 use millpond_ring::buffer::{Buffer, Buffers};
 
-use super::left::{Left, Need, Next};
 use crate::iothread::yield_once;
 use crate::job::pace::{Cancelled, Gates, Pace};
+use millpond_drivers::replica::left::{Left, Need, Next};
 
 /// Storage that is read and written directly wants memory that begins at a multiple of this.
 const ALIGNMENT: usize = 4096;
@@ -150,7 +150,7 @@ impl<W: Copying> Copier<'_, W> {
                 self.one_ends(pieces, spare).await?;
                 continue;
             }
-            let next = self.left.borrow_mut().next();
+            let next = self.left.borrow_mut().take_next();
             match next {
                 Next::Nothing => return Ok(()),
                 Next::Wait => self.one_ends(pieces, spare).await?,

@@ -6,8 +6,8 @@ use millpond_messages::{BlockStatus, IoError, NodeId, Range, RequestFlags, Statu
 use millpond_ring::buffer::Buffers;
 
 use super::copier::Fault;
-use super::left::Need;
 use crate::node::HomeClient;
+use millpond_drivers::replica::left::Need;
 
 /// Where a copy reads and writes: it runs where the source lives.
 pub struct Ends {

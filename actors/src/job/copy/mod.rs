@@ -12,10 +12,9 @@
 
 mod copier;
 mod ends;
-mod left;
 #[cfg(test)]
 mod tests;
 
 pub use copier::{Copier, Copying, Fault, FaultVerdict, Stopped};
 pub use ends::Ends;
-pub use left::{Left, Need};
+pub use millpond_drivers::replica::left::{Left, Need};

@@ -232,7 +232,7 @@ fn a_copy_whose_source_has_moved_ends_with_nothing_under_way_and_goes_on_elsewhe
     scene.end_all();
     assert_eq!(scene.ended.get(), Some(Err(Stopped::Moved)));
     assert!(matches!(
-        scene.left.borrow_mut().next(),
-        super::left::Next::Piece(..)
+        scene.left.borrow_mut().take_next(),
+        millpond_drivers::replica::left::Next::Piece(..)
     ));
 }

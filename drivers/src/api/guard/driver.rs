@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::graph::Options;
-use millpond_messages::io::{CopyFault, Preallocation};
+use millpond_messages::io::{CopyFault, MirrorRequest, Preallocation, Value};
 use millpond_messages::saved::{DriverRecord, SavedError};
 use millpond_messages::{
     BlockSizes, BlockStatus, CheckResult, ChildSlot, DebugEvent, DebugOrder, DriverInfo, Geometry, IoResult,
@@ -19,7 +19,8 @@ use crate::api::exchange::Exchanged;
 use crate::api::kind::OptionNames;
 use crate::api::{
     Abilities, AllocationTicket, BackingLink, CopySource, DebugPoints, Device, Driver, Extent, Image,
-    Lifecycle, Moved, Notices, Placement, Purpose, ReopenRequest, Repair, SavesState, SnapshotAccess,
+    Lifecycle, Mirrored, Moved, Notices, Placement, Purpose, ReopenRequest, Repair, SavesState,
+    SnapshotAccess,
 };
 use millpond_ring::Ring;
 use millpond_ring::buffer::Buffers;
@@ -145,6 +146,10 @@ impl Driver for Guarded {
     }
 
     fn snapshot_access(&self) -> &dyn SnapshotAccess {
+        self
+    }
+
+    fn mirrored(&self) -> &dyn Mirrored {
         self
     }
 }
@@ -312,6 +317,12 @@ impl Device for Guarded {
 
     fn copy_from(&self, source: CopySource, range: Range) -> Answer<'_, IoResult<u64>> {
         self.ask(|driver| driver.device().copy_from(source, range))
+    }
+}
+
+impl Mirrored for Guarded {
+    fn mirror(&self, request: MirrorRequest) -> Answer<'_, IoResult<Value>> {
+        self.ask(|driver| driver.mirrored().mirror(request))
     }
 }
 

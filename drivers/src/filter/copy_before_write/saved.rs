@@ -2,40 +2,14 @@
 
 use std::time::Duration;
 
+use millpond_messages::RequestFlags;
 use millpond_messages::saved::{DriverRecord, Saved, SavedError};
-use millpond_messages::{ChunkSet, Range, RequestFlags};
 use serde::{Deserialize, Serialize};
 
 use super::CopyBeforeWrite;
 use super::kept::{OnError, State};
 use crate::api::SavesState;
-
-/// Some chunks of a disk: the first byte and the bytes of each run of them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct SavedChunks {
-    runs: Vec<(u64, u64)>,
-}
-
-impl SavedChunks {
-    fn of(set: &ChunkSet) -> Self {
-        let mut from = 0;
-        let runs = std::iter::from_fn(|| {
-            let run = set.next_run(from)?;
-            from = run.end();
-            Some((run.offset(), run.len()))
-        });
-        Self { runs: runs.collect() }
-    }
-
-    fn set(&self, len: u64, chunk: u64) -> Result<ChunkSet, SavedError> {
-        let impossible = |_| SavedError::Impossible("copy-before-write: chunks that no disk has".to_owned());
-        let mut set = ChunkSet::new(len, chunk).map_err(|_| impossible(()))?;
-        for (offset, bytes) in &self.runs {
-            set.insert(Range::new(*offset, *bytes).map_err(|_| impossible(()))?);
-        }
-        Ok(set)
-    }
-}
+use crate::replica::saved_chunks::SavedChunks;
 
 /// The state of a `copy-before-write` node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,12 +96,8 @@ mod tests {
         SavedMoment {
             len: 1 << 20,
             chunk: 65_536,
-            left: SavedChunks {
-                runs: vec![(0, 65_536), (131_072, 917_504)],
-            },
-            readable: SavedChunks {
-                runs: vec![(0, 1 << 20)],
-            },
+            left: SavedChunks(vec![(0, 65_536), (131_072, 917_504)]),
+            readable: SavedChunks(vec![(0, 1 << 20)]),
             breaks_snapshot: true,
             timeout: 5,
             is_lost: false,
@@ -150,7 +120,7 @@ mod tests {
         let state = moment().state().unwrap();
         assert_eq!(SavedMoment::of(&state), moment());
         let mut wrong = moment();
-        wrong.left.runs.push((u64::MAX, 2));
+        wrong.left.0.push((u64::MAX, 2));
         assert!(wrong.state().is_err());
     }
 }

@@ -366,6 +366,7 @@ impl RootCell {
             | Operation::Flush
             | Operation::BlockStatus { .. }
             | Operation::Snapshot(_)
+            | Operation::Mirror(_)
             | Operation::Length
             | Operation::AllocatedSize => true,
         };

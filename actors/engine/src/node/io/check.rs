@@ -1,6 +1,6 @@
 //! What is checked of a request before any driver sees it: the node's flags, the range, what the driver can do.
 
-use millpond_messages::io::{Operation, SnapshotRequest};
+use millpond_messages::io::{MirrorRequest, Operation, SnapshotRequest};
 use millpond_messages::{IoError, IoResult, OpenFlags, Range, RequestFlags, check_range};
 use millpond_ring::buffer::Buffers;
 
@@ -31,9 +31,12 @@ pub fn check(cell: &NodeCell, operation: &Operation<Buffers>, by: By<'_>) -> IoR
         }
         Operation::WriteZeroes { .. } | Operation::Discard { .. } => check_write(cell, range, false, by),
         Operation::BlockStatus { .. } => Ok(check_range(range, false)?),
-        Operation::Flush | Operation::Truncate { .. } | Operation::Length | Operation::AllocatedSize => {
-            Ok(())
-        }
+        Operation::Mirror(MirrorRequest::Add { range }) => check_within(cell, *range, false, By::USER),
+        Operation::Flush
+        | Operation::Truncate { .. }
+        | Operation::Mirror(_)
+        | Operation::Length
+        | Operation::AllocatedSize => Ok(()),
     }
 }
 

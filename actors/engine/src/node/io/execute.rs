@@ -91,6 +91,7 @@ async fn dispatch(cell: &Rc<NodeCell>, operation: Operation<Buffers>, by: By<'_>
             Outcome::plain(status.map(Value::Status))
         }
         Operation::Snapshot(request) => Box::pin(snapshot::snapshot(cell, request)).await,
+        Operation::Mirror(request) => Box::pin(snapshot::mirror(cell, request)).await,
         Operation::Length => bytes(length::length(cell, by).await),
         Operation::AllocatedSize => bytes(Box::pin(length::allocated_size(cell)).await),
     }

@@ -38,9 +38,11 @@ pub fn extent_of(operation: &Operation<Buffers>) -> (u64, u64) {
         | Operation::WriteZeroes { range, .. }
         | Operation::Discard { range }
         | Operation::BlockStatus { range, .. } => (range.offset(), range.len()),
-        Operation::Flush | Operation::Truncate { .. } | Operation::Length | Operation::AllocatedSize => {
-            (0, 0)
-        }
+        Operation::Flush
+        | Operation::Truncate { .. }
+        | Operation::Mirror(_)
+        | Operation::Length
+        | Operation::AllocatedSize => (0, 0),
     }
 }
 

@@ -1,8 +1,9 @@
-//! Requests for the moment of its past that a node keeps.
+//! Requests of jobs to the filters that they put over nodes: for the moment of its past that a node keeps, and for what it
+//! mirrors of itself.
 
 use std::rc::Rc;
 
-use millpond_messages::io::{Outcome, SnapshotRequest, Value};
+use millpond_messages::io::{MirrorRequest, Outcome, SnapshotRequest, Value};
 use millpond_ring::buffer::Buffers;
 
 use super::request::{done, with_buffers};
@@ -27,5 +28,13 @@ pub async fn snapshot(cell: &Rc<NodeCell>, request: SnapshotRequest<Buffers>) ->
         SnapshotRequest::Status { range } => Outcome::plain(kept.status_then(range).await.map(Value::Status)),
         SnapshotRequest::Discard { range } => done(kept.discard_then(range).await),
         SnapshotRequest::Copy { range } => Outcome::plain(kept.copy_then(range).await.map(Value::Copied)),
+    }
+}
+
+/// Asks the node's driver, which mirrors its child or says that it does not. The range was checked.
+pub async fn mirror(cell: &Rc<NodeCell>, request: MirrorRequest) -> Outcome<Buffers> {
+    match cell.driver() {
+        Ok(driver) => Outcome::plain(driver.mirrored().mirror(request).await),
+        Err(error) => Outcome::plain(Err(error)),
     }
 }

@@ -1,0 +1,345 @@
+//! What is left, and how a piece of it gets to the target.
+//!
+//! Who has a range for itself, a piece or a write to both ends, asks only the children for anything: so nobody waits in a
+//! circle.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+use millpond_messages::error::errno::ENOMEM;
+use millpond_messages::io::{CopyFault, MirrorStep};
+use millpond_messages::{IoError, MirrorLine, Range, RequestFlags, StatusFlags};
+use millpond_ring::buffer::{Buffer, Buffers};
+use slab::Slab;
+
+use super::Manner;
+use crate::api::Child;
+use crate::replica::copies::{Ranges, Use};
+use crate::replica::left::{Left, Need, Next};
+
+/// The most that is zeroed in one go, in bytes: a write to it waits meanwhile.
+pub const ZEROES_MOST: u64 = 16 << 20;
+/// Storage that is read and written directly wants memory that begins at a multiple of this.
+const ALIGNMENT: usize = 4096;
+/// How many buffers are kept for pieces to come.
+const SPARE: usize = 16;
+
+/// What a mirror keeps, without what is bound to an iothread. Nothing is under way.
+#[derive(Debug, Clone)]
+pub struct State {
+    pub left: Left,
+    pub line: Option<Arc<MirrorLine>>,
+    pub manner: Manner,
+    pub is_abandoned: bool,
+}
+
+/// A mirror on its iothread.
+pub struct Mirror {
+    pub(super) source: Child,
+    pub(super) target: Child,
+    left: RefCell<Left>,
+    line: RefCell<Option<Arc<MirrorLine>>>,
+    pub(super) manner: Manner,
+    /// Held by pieces, several at once, and by writes that go to both ends.
+    pub(super) ranges: Ranges,
+    /// One at a time finds out what to do next.
+    turn: Ranges,
+    /// Nobody waits for the target any more.
+    is_abandoned: Cell<bool>,
+    waiting: RefCell<Slab<Waker>>,
+    spare: RefCell<Vec<Buffers>>,
+}
+
+/// A piece that was taken: it is left again unless it is copied.
+struct Taken<'a> {
+    mirror: &'a Mirror,
+    piece: Range,
+    is_copied: bool,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.mirror.left.borrow_mut().ended(self.piece, self.is_copied);
+        self.mirror.tell();
+    }
+}
+
+/// Somebody who waits for the target.
+struct Place<'a> {
+    mirror: &'a Mirror,
+    key: Option<usize>,
+}
+
+impl Place<'_> {
+    fn register(&mut self, waker: &Waker) {
+        let mut waiting = self.mirror.waiting.borrow_mut();
+        match self.key.and_then(|key| waiting.get_mut(key)) {
+            Some(known) => known.clone_from(waker),
+            None => self.key = Some(waiting.insert(waker.clone())),
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            self.mirror.waiting.borrow_mut().try_remove(key);
+        }
+    }
+}
+
+impl Mirror {
+    pub fn new([source, target]: [Child; 2], state: State) -> Self {
+        Self {
+            source,
+            target,
+            left: RefCell::new(state.left),
+            line: RefCell::new(state.line),
+            manner: state.manner,
+            ranges: Ranges::default(),
+            turn: Ranges::default(),
+            is_abandoned: Cell::new(state.is_abandoned),
+            waiting: RefCell::default(),
+            spare: RefCell::default(),
+        }
+    }
+
+    pub fn state(&self) -> State {
+        State {
+            left: self.left.borrow().clone(),
+            line: self.line.borrow().clone(),
+            manner: self.manner,
+            is_abandoned: self.is_abandoned.get(),
+        }
+    }
+
+    /// Goes on with what another mirror of the same disk had left.
+    pub fn go_on(&self, left: Left) {
+        self.left.replace(left);
+        self.tell();
+    }
+
+    pub fn join(&self, line: Arc<MirrorLine>) {
+        self.line.replace(Some(line));
+        self.tell();
+    }
+
+    pub fn line(&self) -> Option<Arc<MirrorLine>> {
+        self.line.borrow().clone()
+    }
+
+    /// A range is left to copy.
+    pub fn mark(&self, range: Range) {
+        self.left.borrow_mut().mark(range);
+        self.tell();
+    }
+
+    /// A range was written on both ends.
+    pub fn written_to_both(&self, range: Range) {
+        self.left.borrow_mut().written_to_both(range);
+        self.tell();
+    }
+
+    fn tell(&self) {
+        if let Some(line) = &*self.line.borrow() {
+            line.set_left(self.left.borrow().bytes());
+        }
+    }
+
+    /// Writes wait for the target no more, neither those in flight nor those to come.
+    pub fn abandon(&self) {
+        self.is_abandoned.set(true);
+        let waiting: Vec<Waker> = self.waiting.borrow_mut().drain().collect();
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    pub fn is_abandoned(&self) -> bool {
+        self.is_abandoned.get()
+    }
+
+    /// Waits for a request to the target, unless that is given up.
+    pub async fn unless_abandoned<T>(&self, request: impl Future<Output = T>) -> Option<T> {
+        let mut request = pin!(request);
+        let mut place = Place {
+            mirror: self,
+            key: None,
+        };
+        poll_fn(|context| {
+            if let Poll::Ready(ended) = request.as_mut().poll(context) {
+                return Poll::Ready(Some(ended));
+            }
+            if self.is_abandoned() {
+                return Poll::Ready(None);
+            }
+            place.register(context.waker());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Copies the next piece, unless the target is given up.
+    ///
+    /// # Errors
+    /// It was not copied, and is left.
+    pub async fn copy_next(&self) -> Result<MirrorStep, CopyFault> {
+        let copied = self.unless_abandoned(self.copy_piece()).await;
+        copied.unwrap_or(Err(CopyFault::Target(IoError::Cancelled)))
+    }
+
+    async fn copy_piece(&self) -> Result<MirrorStep, CopyFault> {
+        loop {
+            let turn = self.turn.hold(0, 1, Use::Write).await;
+            let (mut taken, need) = loop {
+                let next = self.left.borrow_mut().take_next();
+                match next {
+                    Next::Nothing | Next::Wait => return Ok(MirrorStep::Nothing),
+                    Next::Look(range) => {
+                        if let Some(alike) = self.look(range).await? {
+                            return Ok(MirrorStep::Alike(alike));
+                        }
+                    }
+                    Next::Piece(piece, need) => {
+                        let is_copied = false;
+                        let mirror = self;
+                        break (
+                            Taken {
+                                mirror,
+                                piece,
+                                is_copied,
+                            },
+                            need,
+                        );
+                    }
+                }
+            };
+            drop(turn);
+            let piece = taken.piece;
+            let alone = self.ranges.hold(piece.offset(), piece.len(), Use::Read).await;
+            // A write that came before may have made data of what were zeroes.
+            if self.left.borrow().is_old(piece) {
+                continue;
+            }
+            let step = match need {
+                Need::Data => {
+                    self.copy(piece).await?;
+                    MirrorStep::Copied(piece.len())
+                }
+                Need::Zeroes | Need::Nothing => {
+                    self.zero(piece).await?;
+                    MirrorStep::Zeroed(piece.len())
+                }
+            };
+            drop(alone);
+            taken.is_copied = true;
+            return Ok(step);
+        }
+    }
+
+    /// Finds out what the start of a range needs. Answers how many bytes of it were found alike, where those are no work.
+    async fn look(&self, range: Range) -> Result<Option<u64>, CopyFault> {
+        let part = match self.manner.skips_holes {
+            true => range.first(ZEROES_MOST),
+            false => range,
+        };
+        let alone = match self.manner.skips_holes {
+            true => Some(self.ranges.hold(part.offset(), part.len(), Use::Read).await),
+            false => None,
+        };
+        let status = self.source.block_status(part, true, true).await;
+        let status = status.map_err(CopyFault::Source)?;
+        if status.len == 0 {
+            return Err(CopyFault::Source(IoError::Corrupt));
+        }
+        let is_hole = !status.flags.contains(StatusFlags::ALLOCATED);
+        if self.manner.skips_holes && is_hole {
+            let whole = self.whole_chunks(part.first(status.len));
+            if !whole.is_empty() {
+                self.zero(whole).await?;
+                let alike = self.left.borrow_mut().learn(whole.len(), Need::Nothing);
+                self.tell();
+                return Ok(Some(alike));
+            }
+        }
+        drop(alone);
+        let need = match status.flags.contains(StatusFlags::DATA) {
+            true => Need::Data,
+            false => Need::Zeroes,
+        };
+        self.left.borrow_mut().learn(status.len, need);
+        Ok(None)
+    }
+
+    /// The chunks at the start of a range, which begins with one, that are in it as a whole.
+    fn whole_chunks(&self, range: Range) -> Range {
+        let left = self.left.borrow();
+        match range.end() >= left.chunks().len() {
+            true => range,
+            false => Range::between(
+                range.offset(),
+                range.end() / left.chunks().chunk() * left.chunks().chunk(),
+            ),
+        }
+    }
+
+    async fn copy(&self, piece: Range) -> Result<(), CopyFault> {
+        let room = self.room(piece.len())?;
+        let (read, data) = self.source.read(piece.offset(), room).await;
+        read.map_err(CopyFault::Source)?;
+        let (written, data) = self
+            .target
+            .write(piece.offset(), data, RequestFlags::empty())
+            .await;
+        written.map_err(CopyFault::Target)?;
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < SPARE && !data.is_empty() {
+            spare.push(data);
+        }
+        Ok(())
+    }
+
+    /// Memory for the bytes of a piece: what another piece had, if it fits.
+    fn room(&self, len: u64) -> Result<Buffers, CopyFault> {
+        let no_memory = CopyFault::Source(IoError::from_errno(ENOMEM));
+        let len = usize::try_from(len).map_err(|_| no_memory)?;
+        let mut spare = self.spare.borrow_mut();
+        if let Some(fits) = spare.iter().position(|room| room.len() == len) {
+            return Ok(spare.swap_remove(fits));
+        }
+        let room = Buffer::try_aligned(len, ALIGNMENT).ok_or(no_memory)?;
+        Ok(room.into())
+    }
+
+    pub(super) const fn zero_flags(&self) -> RequestFlags {
+        match self.manner.unmap {
+            true => RequestFlags::MAY_UNMAP,
+            false => RequestFlags::empty(),
+        }
+    }
+
+    /// Has the target read as zeroes in a range.
+    async fn zero(&self, range: Range) -> Result<(), CopyFault> {
+        let mut rest = range;
+        while !rest.is_empty() {
+            let mut part = rest;
+            if self.manner.looks_at_target {
+                let status = self.target.block_status(rest, true, true).await;
+                let status = status.map_err(CopyFault::Target)?;
+                part = rest.first(status.len);
+                if part.is_empty() {
+                    return Err(CopyFault::Target(IoError::Corrupt));
+                }
+                if status.flags.contains(StatusFlags::ZERO) {
+                    rest = rest.after(part.len());
+                    continue;
+                }
+            }
+            let zeroed = self.target.write_zeroes(part, self.zero_flags()).await;
+            zeroed.map_err(CopyFault::Target)?;
+            rest = rest.after(part.len());
+        }
+        Ok(())
+    }
+}
