@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub struct SavedChunks(pub Vec<(u64, u64)>);
 
 impl SavedChunks {
-    /// Those in `set`.
+    /// The chunks that are in a set.
     pub fn of(set: &ChunkSet) -> Self {
         let mut from = 0;
         let runs = std::iter::from_fn(|| {

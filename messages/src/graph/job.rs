@@ -40,7 +40,7 @@ pub enum JobEdit {
         filter: String,
         /// The node that the target takes the place of, if that is not the source.
         replaced: Option<String>,
-        /// The target.
+        /// The node that the mirror writes to.
         target: String,
     },
     /// Change the length of the node that a user holds, whatever operations others may not begin there.

@@ -215,7 +215,7 @@ pub struct Replacement {
     pub from: NodeId,
     /// Where they are to lead.
     pub to: NodeId,
-    /// The edges themselves.
+    /// The edges that are moved.
     pub edges: Vec<Moving>,
     /// What comes or goes with them.
     pub besides: Besides,

@@ -115,4 +115,25 @@ impl Chains {
         let mut over = filters.filter(|filter| self.filtered(filter).is_some_and(|node| node.id == below));
         over.next()
     }
+
+    /// All from `top` on that is above `base`.
+    pub fn merged(&self, top: &NodeFacts, base: &NodeFacts) -> Vec<Merged> {
+        // The filters over the base begin with what the last image is over.
+        let first = self.overlay(top, Some(base)).and_then(|last| self.backing(last));
+        let first = first.map(|node| node.id);
+        let mut is_over_base = false;
+        let nodes = self.above(top, Some(base.id)).map(|node| {
+            is_over_base |= Some(node.id) == first;
+            let name = node.name.clone();
+            Merged { name, is_over_base }
+        });
+        nodes.collect()
+    }
+}
+
+/// A node that leaves the chain.
+pub(super) struct Merged {
+    pub name: String,
+    /// It is a filter over the base, and shows what the base does.
+    pub is_over_base: bool,
 }

@@ -18,7 +18,7 @@ use millpond_messages::qapi::{ErrorClass, JobType, QmpError};
 use millpond_messages::saved::SavedOptions;
 use millpond_messages::{Error, NodeId, OpBlocker, Permissions, Result, RootId};
 
-use super::chain::Chains;
+use super::chain::{Chains, Merged};
 use super::copy::{self, NodeCopy, copy_left};
 use super::data::{Errors, NodeGates, failed};
 use super::holds::{Holds, as_options, by_errno, refused};
@@ -57,13 +57,6 @@ pub struct CommitPlan {
     above: NodeId,
     named: BackingName,
     filter_name: Option<String>,
-}
-
-/// A node that leaves the chain.
-pub(super) struct Merged {
-    pub name: String,
-    /// It is a filter over the base, and shows what the base does.
-    pub is_over_base: bool,
 }
 
 /// Merges images of a chain down.
@@ -126,8 +119,7 @@ async fn plan(graph: &GraphHandle, chains: &Chains, asked: &BlockCommit) -> Resu
         return refused("cannot commit an image into itself");
     }
     if is_written(chains, asked, device, top)? {
-        let merged = merged(chains, top, base);
-        let plan = MirrorPlan::merging(graph.clone(), asked, chains, (top, base), merged)?;
+        let plan = MirrorPlan::merging(graph.clone(), asked, chains, (top, base))?;
         return Ok(Committing::Active(plan));
     }
     let no_overlay = || QmpError::generic(format!("'{}' has no overlay", top.name));
@@ -151,7 +143,7 @@ async fn plan(graph: &GraphHandle, chains: &Chains, asked: &BlockCommit) -> Resu
         base: base.name.clone(),
         base_read_only: base.read_only,
         grows_to: (base.size < top.size).then_some(top.size),
-        merged: merged(chains, top, base),
+        merged: chains.merged(top, base),
         above,
         named: BackingName {
             backing_file: asked.backing_file.clone(),
@@ -159,22 +151,6 @@ async fn plan(graph: &GraphHandle, chains: &Chains, asked: &BlockCommit) -> Resu
         },
         filter_name: asked.filter_node_name.clone(),
     }))
-}
-
-/// All from `top` on that is above `base`.
-fn merged(chains: &Chains, top: &NodeFacts, base: &NodeFacts) -> Vec<Merged> {
-    // The filters over the base begin with what the last image is over.
-    let first = chains
-        .overlay(top, Some(base))
-        .and_then(|last| chains.backing(last));
-    let first = first.map(|node| node.id);
-    let mut is_over_base = false;
-    let nodes = chains.above(top, Some(base.id)).map(|node| {
-        is_over_base |= Some(node.id) == first;
-        let name = node.name.clone();
-        Merged { name, is_over_base }
-    });
-    nodes.collect()
 }
 
 fn find_device<'a>(chains: &'a Chains, name: &str) -> Result<&'a NodeFacts, QmpError> {

@@ -29,7 +29,7 @@ const SPARE: usize = 16;
 
 /// What a mirror keeps, without what is bound to an iothread. Nothing is under way.
 #[derive(Debug, Clone)]
-pub struct State {
+pub struct MirrorState {
     pub left: Left,
     pub line: Option<Arc<MirrorLine>>,
     pub manner: Manner,
@@ -92,7 +92,7 @@ impl Drop for Place<'_> {
 }
 
 impl Mirror {
-    pub fn new([source, target]: [Child; 2], state: State) -> Self {
+    pub fn new([source, target]: [Child; 2], state: MirrorState) -> Self {
         Self {
             source,
             target,
@@ -107,8 +107,8 @@ impl Mirror {
         }
     }
 
-    pub fn state(&self) -> State {
-        State {
+    pub fn state(&self) -> MirrorState {
+        MirrorState {
             left: self.left.borrow().clone(),
             line: self.line.borrow().clone(),
             manner: self.manner,

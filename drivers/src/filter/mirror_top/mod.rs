@@ -31,7 +31,7 @@ use crate::api::{
 use crate::delegate;
 use crate::replica::left::Left;
 
-use copy::{Mirror, State};
+use copy::{Mirror, MirrorState};
 
 /// What is copied as a whole to a target without clusters, in bytes, and where those are large.
 const CHUNK: u64 = 65_536;
@@ -165,7 +165,7 @@ impl DriverKind for MirrorTopKind {
             let len = len.map_err(|error| Error::io("Cannot get the length of the source", error))?;
             let chunks = ChunkSet::new(len, options.chunk(&children[1]))
                 .map_err(|error| Error::new(ErrorKind::InvalidArgument, error.to_string()))?;
-            let state = State {
+            let state = MirrorState {
                 left: Left::new(chunks, options.piece).with_zeroes_most(copy::ZEROES_MOST),
                 line: None,
                 manner: options.manner,
@@ -188,7 +188,7 @@ struct MirrorTop {
 }
 
 impl MirrorTop {
-    fn new(node_name: String, children: [Child; 2], state: State) -> Self {
+    fn new(node_name: String, children: [Child; 2], state: MirrorState) -> Self {
         Self {
             node_name,
             below: PassThrough::new(children[0].clone()),

@@ -64,7 +64,7 @@ mod tests {
             left: SavedChunks(vec![(0, 65_536)]),
         };
         let record = DriverRecord::of(&saved).unwrap();
-        let expected = b"MILLPOND\x11driver/mirror_top\x01\0\0\0\x15\0\0\0\
+        let expected = b"MILLPOND\x11driver/mirror_top\x01\0\0\0\x16\0\0\0\
             \xfc\0\0\x10\0\xfc\0\0\x01\0\xfc\0\0\x10\0\x01\0\xfc\0\0\x01\0";
         assert_eq!(record.bytes(), expected);
         assert_eq!(record.state::<SavedMirror>().unwrap(), saved);

@@ -8,19 +8,17 @@ use millpond_messages::{MirrorMode, Permissions, Result};
 use super::Mirror;
 use super::plan::{Manner, MirrorPlan, OnErrors, filter_options};
 use crate::graph::GraphHandle;
-use crate::job::block::chain::Chains;
-use crate::job::block::commit::Merged;
+use crate::job::block::chain::{Chains, Merged};
 use crate::job::block::copy;
 use crate::job::block::holds::as_options;
 
 impl MirrorPlan {
-    /// An active commit, once `top` and `base` were found and checked. `merged` is all from `top` on that is above `base`.
+    /// An active commit, once `top` and `base` were found and checked.
     pub(in crate::job::block) fn merging(
         graph: GraphHandle,
         asked: &BlockCommit,
         chains: &Chains,
         (top, base): (&NodeFacts, &NodeFacts),
-        merged: Vec<Merged>,
     ) -> Result<Self, QmpError> {
         let no_base = || QmpError::generic("Invalid files for merge: top and base are the same");
         let last = chains.overlay(top, Some(base)).ok_or_else(no_base)?;
@@ -52,7 +50,7 @@ impl MirrorPlan {
             filter: filter_options(&asked.filter_node_name, (top, base), 0, copy::PIECE, |manner| {
                 manner.insert("is-commit".to_owned(), true.into());
             }),
-            merged: Some(merged),
+            merged: Some(chains.merged(top, base)),
         })
     }
 }

@@ -7,8 +7,7 @@ use millpond_messages::{MirrorMode, NodeId, OpBlocker, OpenFlags};
 
 use super::FILTER;
 use crate::graph::GraphHandle;
-use crate::job::block::chain::Chains;
-use crate::job::block::commit::Merged;
+use crate::job::block::chain::{Chains, Merged};
 use crate::job::block::copy;
 use crate::job::block::holds::{as_options, refused};
 
@@ -85,25 +84,12 @@ async fn plan(graph: GraphHandle, chains: &Chains, asked: &BlockdevMirror) -> Re
     let granularity = check_granularity(asked.granularity)?;
     check_operations(&graph, node, target).await?;
     let backing = chains.backing(chains.image(node));
-    let sync = match (asked.sync, backing) {
-        (MirrorSyncMode::Top, None) => MirrorSyncMode::Full,
-        (sync, _) => sync,
-    };
     let replaces = check_replaced(&graph, chains, node, asked.replaces.as_deref()).await?;
-    let copies_all = match sync {
-        MirrorSyncMode::Incremental => return refused("Sync mode 'incremental' not supported"),
-        MirrorSyncMode::Bitmap => return refused("Sync mode 'bitmap' not supported"),
-        sync => sync == MirrorSyncMode::Full,
-    };
-    let buffers = match asked.buf_size {
-        None | Some(0) => BUFFERS,
-        Some(bytes) => u64::try_from(bytes).map_err(|_| QmpError::generic("Invalid parameter 'buf-size'"))?,
-    };
+    let (copies_all, above) = first(asked.sync, backing)?;
+    let (piece, pieces) = under_way(asked.buf_size)?;
     if chains.image(node).id == chains.image(target).id {
         return refused("Can't mirror node into itself");
     }
-    let piece = copy::PIECE.min(buffers);
-    let pieces = usize::try_from((buffers / piece.max(1)).clamp(1, PIECES)).unwrap_or(1);
     Ok(MirrorPlan {
         asked: as_options(asked),
         id: asked.job_id.clone().unwrap_or_default(),
@@ -113,15 +99,10 @@ async fn plan(graph: GraphHandle, chains: &Chains, asked: &BlockdevMirror) -> Re
         target_size: target.size,
         target_read_only: target.read_only,
         grows_to: None,
-        mode: match asked.copy_mode {
-            Some(MirrorCopyMode::WriteBlocking) => MirrorMode::WriteBlocking,
-            _ => MirrorMode::Background,
-        },
+        mode: mode(asked.copy_mode),
         manner: Manner {
             size: node.size,
-            above: (sync == MirrorSyncMode::Top)
-                .then(|| backing.map(|node| node.id))
-                .flatten(),
+            above,
             copies_all,
             on_errors: OnErrors {
                 source: asked.on_source_error.unwrap_or_default(),
@@ -144,6 +125,35 @@ async fn plan(graph: GraphHandle, chains: &Chains, asked: &BlockdevMirror) -> Re
         merged: None,
         graph,
     })
+}
+
+/// What is copied at first: all of it, or what layers above a node have.
+fn first(sync: MirrorSyncMode, backing: Option<&NodeFacts>) -> Result<(bool, Option<NodeId>), QmpError> {
+    match (sync, backing) {
+        (MirrorSyncMode::Incremental, _) => refused("Sync mode 'incremental' not supported"),
+        (MirrorSyncMode::Bitmap, _) => refused("Sync mode 'bitmap' not supported"),
+        (MirrorSyncMode::Top, Some(backing)) => Ok((false, Some(backing.id))),
+        (MirrorSyncMode::Full | MirrorSyncMode::Top, _) => Ok((true, None)),
+        (MirrorSyncMode::None, _) => Ok((false, None)),
+    }
+}
+
+/// The most bytes of one piece, and how many pieces are under way at most.
+fn under_way(buf_size: Option<i64>) -> Result<(u64, usize), QmpError> {
+    let buffers = match buf_size {
+        None | Some(0) => BUFFERS,
+        Some(bytes) => u64::try_from(bytes).map_err(|_| QmpError::generic("Invalid parameter 'buf-size'"))?,
+    };
+    let piece = copy::PIECE.min(buffers);
+    let pieces = usize::try_from((buffers / piece).clamp(1, PIECES)).unwrap_or(1);
+    Ok((piece, pieces))
+}
+
+const fn mode(copy_mode: Option<MirrorCopyMode>) -> MirrorMode {
+    match copy_mode {
+        Some(MirrorCopyMode::WriteBlocking) => MirrorMode::WriteBlocking,
+        Some(MirrorCopyMode::Background) | None => MirrorMode::Background,
+    }
 }
 
 fn check_granularity(asked: Option<u32>) -> Result<u64, QmpError> {
