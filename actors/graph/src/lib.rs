@@ -11,6 +11,7 @@
 //!   transaction                  the steps of a mutation, each with what undoes it
 //!   world, state, undo           what is known, and how procedures wait for nodes
 //!   sections, value              drained sections; the graph as a value
+//!   new_image                    what an image that is to be made is to be
 //!   effect, procedure, order     what is wanted done, and what runs
 //! ```
 //! A module imports from its own line and from those below it, never from one above. The only circle is in `open`, whose
@@ -20,6 +21,7 @@
 mod change;
 mod effect;
 mod immediate;
+pub mod new_image;
 mod notices;
 mod open;
 mod order;
@@ -34,6 +36,7 @@ mod value;
 mod world;
 
 pub use effect::{Announcement, Effect, ImplicitOpens, PolicyEvent, Reply, RequestId};
+pub use new_image::NewImage;
 pub use order::{Address, Ids, IothreadOrder, NewRoot, NodeOrder, NodeTask, Open, Order, Wiring};
 pub use policy::Policy;
 pub use sections::Cover;

@@ -23,6 +23,8 @@ pub enum Undo {
     Linked(EdgeId),
     /// Remove a root edge's user.
     Root(RootId),
+    /// End an op blocker.
+    Blocked(Token),
     /// Put back an edge that was taken away.
     Unlinked(Box<Edge>),
     /// Put an edge back to where it led.

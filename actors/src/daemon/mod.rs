@@ -19,7 +19,7 @@ use actix::Addr;
 use chardevs::Chardevs;
 use millpond_drivers::filter::throttle::Groups;
 use millpond_engine::node::Client;
-use millpond_messages::graph::{CloseAll, Options, Request};
+use millpond_messages::graph::{CloseAll, JobAction, Options, Request, TransactForJobs};
 use millpond_messages::qapi::QmpError;
 use millpond_messages::qapi::schema::{BlockCommit, BlockStream, BlockdevBackup, BlockdevMirror};
 use std::cell::{Cell, RefCell};
@@ -176,6 +176,16 @@ impl Daemon {
         let plan = BackupPlan::new(self.parts.site.graph.clone(), &asked).await?;
         let id = asked.job_id.unwrap_or_default();
         self.jobs().start(&id, options, || plan.job()).await
+    }
+
+    /// Carries out several changes, all or none. What is told of images that are made for them is printed.
+    ///
+    /// # Errors
+    /// QEMU's texts.
+    pub async fn transact(&self, actions: Vec<JobAction>) -> Result<(), QmpError> {
+        let done = self.graph(TransactForJobs(actions)).await?;
+        done.told.iter().for_each(|line| crate::log::print(line));
+        done.failure.map_or(Ok(()), |failure| Err(failure.into()))
     }
 
     /// Starts a job that copies what a node has from below up into it.

@@ -9,7 +9,7 @@ use futures_channel::oneshot;
 use millpond_engine::node::Client;
 use millpond_graph::RequestId;
 use millpond_messages::graph::{
-    DetachRoot, DrainEnd, GraphReply, GraphRequest, OpUnblock, Request, UnfreezeChain,
+    DetachRoot, DrainEnd, DropFilter, GraphReply, GraphRequest, OpUnblock, Request, Transacted, UnfreezeChain,
 };
 use millpond_messages::{Error, ErrorKind, OpBlocker, Result, Token};
 
@@ -79,6 +79,9 @@ impl<R> Drop for Asked<R> {
 
 /// Gives up what a reply gives to whoever asked, who has gone: it would be held for ever.
 pub(super) fn give_back(handle: &GraphHandle, reply: &GraphReply<Client>) {
+    if let GraphReply::Transacted(transacted) = reply {
+        return give_back_started(handle, transacted);
+    }
     let request: GraphRequest = match reply {
         GraphReply::Still(token) => DrainEnd(*token).into(),
         GraphReply::Root(client) => DetachRoot(client.root()).into(),
@@ -87,6 +90,19 @@ pub(super) fn give_back(handle: &GraphHandle, reply: &GraphReply<Client>) {
         _ => return,
     };
     handle.send(request);
+}
+
+/// Takes away the filters of backups whose jobs will never be.
+fn give_back_started(handle: &GraphHandle, transacted: &Transacted) {
+    if transacted.failure.is_some() {
+        return;
+    }
+    for started in &transacted.backups {
+        handle.send(unblock_all(started.blocker));
+        handle.send(DropFilter {
+            node_name: started.filter.clone(),
+        });
+    }
 }
 
 /// Ends an op blocker.

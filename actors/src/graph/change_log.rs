@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use millpond_messages::graph::{
     Action, AddChild, Append, AttachChild, AttachRoot, AttachRootInactive, ChildOf, DelChild, DetachChild,
-    DropIntermediate, GraphRequest, Immediate, JobEdit, MoveNode, Mutation, OpenImage, Options, Reopen,
-    ReopenKeeping, ReplaceChild, ReplaceNode, Resize, RootUser, SetActive, SetBacking, SetReadOnly, Snapshot,
+    DropIntermediate, GraphRequest, Immediate, JobAction, JobEdit, MoveNode, Mutation, OpenImage, Options,
+    Reopen, ReopenKeeping, ReplaceChild, ReplaceNode, Resize, RootUser, SetActive, SetBacking, SetReadOnly,
+    Snapshot,
 };
 use millpond_messages::{Error, Result};
 use serde_json::Value;
@@ -126,6 +127,13 @@ fn changed(mutation: &Mutation) -> Option<String> {
         Mutation::Transact(request) => {
             let names = request.actions.iter().map(Action::name).collect::<Vec<_>>();
             format!("all or none of: {}", names.join(", "))
+        }
+        Mutation::TransactForJobs(request) => {
+            let names = request.0.iter().map(JobAction::name).collect::<Vec<_>>();
+            match names.as_slice() {
+                [name] => (*name).to_owned(),
+                _ => format!("all or none of: {}", names.join(", ")),
+            }
         }
         Mutation::Amend(request) => format!("amend the image of node '{}'", request.node_name),
         Mutation::Resize(Resize { node_name, size }) => format!("resize node '{node_name}' to {size} bytes"),

@@ -28,6 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The way to standard error, of which a process has one.
 static STANDARD_ERROR: OnceLock<Lines> = OnceLock::new();
 
+/// The way to standard output, once something was told there; nothing where no thread was left for it.
+static STANDARD_OUTPUT: OnceLock<Option<Lines>> = OnceLock::new();
+
 /// The way to the log, where that is not standard error, and how its file is opened anew, where it is one.
 static LOG: OnceLock<(Lines, Option<Reopen>)> = OnceLock::new();
 
@@ -86,6 +89,15 @@ pub fn tell(text: &str) {
     }
 }
 
+/// Tells on standard output what a program tells there that is asked for something: a line. Never waits.
+pub fn print(line: &str) {
+    let lines = STANDARD_OUTPUT.get_or_init(|| Lines::start("stdout", std::io::stdout()).ok());
+    // Where there is no thread left for it, nobody hears it.
+    if let Some(lines) = lines {
+        lines.push(format!("{line}\n").into_bytes());
+    }
+}
+
 /// Waits until what was told has been written, but for a second at most: nobody may be reading. For a thread that serves
 /// nobody: at the end of the process, and before standard error is exchanged.
 pub fn finish() {
@@ -94,6 +106,7 @@ pub fn finish() {
         .map(|(lines, _)| lines)
         .into_iter()
         .chain(STANDARD_ERROR.get())
+        .chain(STANDARD_OUTPUT.get().into_iter().flatten())
     {
         lines.finish(PATIENCE);
     }

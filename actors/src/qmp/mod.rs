@@ -55,6 +55,7 @@ const TABLE: &[(&str, Handler)] = table! {
     BlockdevReopen => node::reopen,
     BlockdevSetActive => node::set_active,
     BlockdevSnapshot => node::snapshot,
+    BlockdevSnapshotSync => transaction::snapshot_sync,
     ChangeBackingFile => image::change_backing_file,
     JobCancel => job::cancel,
     JobComplete => job::complete,

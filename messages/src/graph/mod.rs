@@ -30,7 +30,9 @@ pub use mutation::*;
 pub use query::*;
 pub use reply::GraphReply;
 pub use request::Request;
-pub use transaction::{Action, CompletionMode};
+pub use transaction::{
+    Action, BackupStart, BackupStarted, BackupTarget, CompletionMode, JobAction, SnapshotSync, Transacted,
+};
 pub use user::{ChildOf, EdgeParent, RootRequest, RootUser};
 
 /// Any request to the graph actor, by the queue that it goes to.

@@ -1,7 +1,8 @@
 //! What waits for its turn.
 
 use super::{
-    Action, ChildOf, CompletionMode, IothreadOptions, JobEdit, OpenImage, Options, RootRequest, RootUser,
+    Action, ChildOf, CompletionMode, IothreadOptions, JobAction, JobEdit, OpenImage, Options, RootRequest,
+    RootUser, Transacted,
 };
 use crate::common::{
     CheckResult, LatencyHistograms, OpBlocker, Permissions, Repair, RequestFlags, RootId, Token,
@@ -103,6 +104,8 @@ requests! {
             /// How the jobs that they start end.
             completion: CompletionMode,
         },
+        /// As [`Transact`], of actions that start jobs. What has failed is part of the answer, with what had been done by then.
+        TransactForJobs(Vec<JobAction>) -> Box<Transacted>: Transacted,
         /// Make `node` the last of the numbered children of `parent`.
         ///
         /// # Errors

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Blocker, DriverFacts, GraphFacts, IothreadOptions, IothreadReport, NodeFacts};
+use super::{Blocker, DriverFacts, GraphFacts, IothreadOptions, IothreadReport, NodeFacts, Transacted};
 use crate::common::{BlockSizes, CheckResult, DriverInfo, Geometry, IoThreadId, NodeReport, Token};
 use crate::error::Result;
 use crate::handshake::PendingDrain;
@@ -56,6 +56,8 @@ pub enum GraphReply<C> {
     Blocked(Token),
     /// What is forbidden on a node.
     Blockers(Vec<Blocker>),
+    /// What has come of actions that start jobs.
+    Transacted(Box<Transacted>),
 }
 
 impl<C> GraphReply<C> {
@@ -87,6 +89,7 @@ impl<C> GraphReply<C> {
             Self::Frozen(it) => GraphReply::Frozen(it),
             Self::Blocked(it) => GraphReply::Blocked(it),
             Self::Blockers(it) => GraphReply::Blockers(it),
+            Self::Transacted(it) => GraphReply::Transacted(it),
         })
     }
 }

@@ -1,9 +1,11 @@
 //! Changes that are carried out together.
 
 use super::{
-    AddChild, AddNode, Append, AttachChild, DelChild, DetachChild, DropFilter, InsertNode, MoveNode,
+    AddChild, AddNode, Append, AttachChild, DelChild, DetachChild, DropFilter, InsertNode, MoveNode, Options,
     RecordBackingFile, ReplaceChild, ReplaceNode, SetBacking, SetIothread, SetRootPermissions, Snapshot,
 };
+use crate::common::Token;
+use crate::error::Error;
 
 /// A change that can be one of several: each of its steps can be undone.
 #[derive(Debug, Clone)]
@@ -12,6 +14,8 @@ pub enum Action {
     Abort,
     /// Put an overlay on top of a node.
     Snapshot(Snapshot),
+    /// Make an overlay, and put it on top of a node.
+    SnapshotSync(SnapshotSync),
     /// Open a node, with what it needs below it.
     AddNode(AddNode),
     /// Make a node the last of a parent's numbered children.
@@ -51,6 +55,7 @@ impl Action {
         match self {
             Self::Abort => "abort",
             Self::Snapshot(_) => "blockdev-snapshot",
+            Self::SnapshotSync(_) => "blockdev-snapshot-sync",
             Self::AddNode(_) => "blockdev-add",
             Self::AddChild(_) | Self::DelChild(_) => "x-blockdev-change",
             Self::Append(_) => "append",
@@ -77,4 +82,95 @@ pub enum CompletionMode {
     Individual,
     /// If one job fails, all do.
     Grouped,
+}
+
+/// An overlay that is made for a node, and put on top of it.
+#[derive(Debug, Clone, Default)]
+pub struct SnapshotSync {
+    /// The device whose node is meant; there are none, so that it is only told in errors.
+    pub device: Option<String>,
+    /// The node to protect.
+    pub node_name: Option<String>,
+    /// The overlay's file.
+    pub snapshot_file: String,
+    /// The overlay's name.
+    pub snapshot_node_name: Option<String>,
+    /// The overlay's format.
+    pub format: String,
+    /// The file is there, and is opened as it is.
+    pub existing: bool,
+}
+
+/// A change of which a job can be the rest.
+#[derive(Debug, Clone)]
+pub enum JobAction {
+    /// A change that starts no job.
+    Change(Action),
+    /// Put a filter over a node, so that a target keeps what the node has now.
+    Backup(Box<BackupStart>),
+}
+
+impl JobAction {
+    /// Its name, in QMP where there is a command for it.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Change(action) => action.name(),
+            Self::Backup(_) => "blockdev-backup",
+        }
+    }
+}
+
+/// The start of a backup: all of it that belongs to the moment.
+#[derive(Debug, Clone)]
+pub struct BackupStart {
+    /// The node to be backed up, as its user named it.
+    pub device: String,
+    /// Where to.
+    pub target: BackupTarget,
+    /// The target is written to compressed.
+    pub compress: bool,
+    /// Options of the filter, but for its children.
+    pub filter: Options,
+    /// What is told to those whom the job keeps from something.
+    pub reason: String,
+    /// Arguments that cannot be, which is told once both nodes are found.
+    pub refused: Option<String>,
+    /// The job cannot be made, which is told once the filter is in place.
+    pub refused_job: Option<String>,
+    /// The job cannot be started, which is told once it is made.
+    pub refused_start: Option<String>,
+}
+
+/// What a backup writes to.
+#[derive(Debug, Clone)]
+pub enum BackupTarget {
+    /// A node.
+    Node(String),
+}
+
+/// What has come of actions that start jobs.
+#[derive(Debug, Default)]
+pub struct Transacted {
+    /// What is told of the images that were made, a line each.
+    pub told: Vec<String>,
+    /// The backups that were prepared, in the order of their actions. Where the whole failed they were undone.
+    pub backups: Vec<BackupStarted>,
+    /// Why all was undone.
+    pub failure: Option<Error>,
+    /// The action that failed had a job already.
+    pub failed_started: bool,
+}
+
+/// A backup of which nothing is missing but the job.
+#[derive(Debug, Clone)]
+pub struct BackupStarted {
+    /// The name of the filter.
+    pub filter: String,
+    /// The name of the target.
+    pub target: String,
+    /// How many bytes are to be copied.
+    pub size: u64,
+    /// What keeps others from both until the job does.
+    pub blocker: Token,
 }

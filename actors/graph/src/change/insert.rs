@@ -78,18 +78,22 @@ impl Change for Insert {
     async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
         let Some(node) = self.node else { return Ok(()) };
         let options = std::mem::take(&mut self.request.options);
-        insert(transaction, node, options, self.inserted).await
+        insert(transaction, node, options, self.inserted).await.map(drop)
     }
 
     async fn finish(self, _: &World) {}
 }
 
-async fn insert(
+/// Opens a node and puts it in the place of one of its children; answers the new one.
+///
+/// # Errors
+/// The open's, a parent relies on its edge, or permissions.
+pub async fn insert(
     transaction: &mut Transaction,
     node: NodeId,
     options: Options,
     inserted: Inserted,
-) -> Result<()> {
+) -> Result<NodeId> {
     let world = transaction.world.clone();
     let new = tree::open_tree(transaction, options, Inherited::default())
         .await
@@ -101,7 +105,8 @@ async fn insert(
     });
     replace(transaction, node, new)
         .await
-        .map_err(|error| inserted.within("Could not replace node", error))
+        .map_err(|error| inserted.within("Could not replace node", error))?;
+    Ok(new)
 }
 
 async fn replace(transaction: &mut Transaction, from: NodeId, to: NodeId) -> Result<()> {

@@ -29,6 +29,7 @@ mod activate;
 mod add;
 mod amend;
 mod backing_link;
+mod backup;
 mod block;
 mod check;
 mod children;
@@ -41,6 +42,7 @@ mod insert;
 mod iothreads;
 mod job;
 mod links;
+mod new_file;
 mod open_image;
 mod pivot;
 mod rebase;
@@ -50,6 +52,7 @@ mod resize;
 mod roots;
 pub mod shutdown;
 mod snapshot;
+mod snapshot_sync;
 mod targets;
 mod transaction;
 
@@ -63,6 +66,9 @@ async fn carry_out(world: &World, mutation: Mutation) -> Next {
     let done = match mutation {
         Mutation::MakeImage(request) => return create::make_image(world, request).await,
         Mutation::Commit(request) => return commit::commit(world, &request.node_name).await,
+        Mutation::TransactForJobs(request) => {
+            return reply(Ok(transaction::for_jobs(world, request.0).await));
+        }
         Mutation::CheckImage(request) => return check::check(world, request).await,
         Mutation::Open(request) => return reply(run(world, "open", OpenOne::from(request)).await),
         Mutation::OpenHeld(request) => return reply(run(world, "open", OpenOne::from(request)).await),

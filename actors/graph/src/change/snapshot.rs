@@ -10,6 +10,7 @@ use crate::state::PolicyState;
 use crate::transaction::{Change, Outcome, Transaction};
 use crate::value::forbidden;
 use crate::value::graph::Graph;
+use crate::value::node::Node;
 use crate::value::refusal::Refusal;
 use crate::world::World;
 
@@ -23,11 +24,15 @@ pub struct Snapshot {
     found: Option<Found>,
 }
 
+/// A node and its overlay, which are fit for each other.
 #[derive(Debug, Clone, Copy)]
-struct Found {
-    node: NodeId,
-    overlay: NodeId,
-    slot: ChildSlot,
+pub struct Found {
+    /// The node to protect.
+    pub node: NodeId,
+    /// The node to go on top.
+    pub overlay: NodeId,
+    /// Where the overlay has its backing node.
+    pub slot: ChildSlot,
 }
 
 impl From<graph::Snapshot> for Snapshot {
@@ -44,37 +49,29 @@ impl Change for Snapshot {
     type Answer = ();
 
     fn check(&mut self, state: &PolicyState) -> Result<()> {
-        let (node, overlay, slot) = check(&state.graph, &self.node, &self.overlay)?;
-        self.found = Some(Found { node, overlay, slot });
+        self.found = Some(check(&state.graph, &self.node, &self.overlay)?);
         Ok(())
     }
 
     fn cover(&self, graph: &Graph) -> Cover {
         let nodes = [&self.node, &self.overlay].into_iter();
-        Cover::Nodes(nodes.filter_map(|name| Some(graph.named(name)?.id)).collect())
+        Cover::Nodes(
+            nodes
+                .filter_map(|name| Some(graph.named_or_new(name)?.id))
+                .collect(),
+        )
     }
 
     async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
-        let Some(Found { node, overlay, slot }) = self.found else {
-            return Ok(());
-        };
-        let world = transaction.world.clone();
-        activate::follow(&world, node, overlay).await?;
-        // A flush of the overlay does not reach what is below it, so what was acknowledged there is made durable first.
-        world
-            .ask(node, NodeTask::Flush)
-            .done()
-            .await
-            .map_err(|error| Error::caused_by(error.kind(), "An IO error has occurred", error))?;
-        replace::append(transaction, node, overlay, slot).await
+        match self.found {
+            Some(found) => put_over(transaction, found).await,
+            None => Ok(()),
+        }
     }
 
-    /// What is below an overlay is not written any more. It may stay writable where somebody still writes it.
     async fn settle(&mut self, world: &World, outcome: Outcome) -> Result<()> {
-        if let (Outcome::Committed, Some(Found { node, .. })) = (outcome, self.found)
-            && let Err(error) = reopen::set_access(world, node, true).await
-        {
-            tracing::debug!(%error, "the node below the new overlay stays writable");
+        if let (Outcome::Committed, Some(found)) = (outcome, self.found) {
+            settle_below(world, found.node).await;
         }
         Ok(())
     }
@@ -82,11 +79,43 @@ impl Change for Snapshot {
     async fn finish(self, _: &World) {}
 }
 
-fn check(graph: &Graph, node: &str, overlay: &str) -> Result<(NodeId, NodeId, ChildSlot)> {
-    let refuse = |text: String| Err(Error::new(ErrorKind::InUse, text));
-    let old = graph.look_up(node, node)?;
+/// Puts an overlay that is fit for it over a node. Both are still.
+///
+/// # Errors
+/// A flush's, a parent relies on its edge, or permissions.
+pub async fn put_over(transaction: &mut Transaction, found: Found) -> Result<()> {
+    let Found { node, overlay, slot } = found;
+    let world = transaction.world.clone();
+    activate::follow(&world, node, overlay).await?;
+    // A flush of the overlay does not reach what is below it, so what was acknowledged there is made durable first.
+    world
+        .ask(node, NodeTask::Flush)
+        .done()
+        .await
+        .map_err(|error| Error::caused_by(error.kind(), "An IO error has occurred", error))?;
+    replace::append(transaction, node, overlay, slot).await
+}
+
+/// What is below an overlay is not written any more. It may stay writable where somebody still writes it.
+pub async fn settle_below(world: &World, node: NodeId) {
+    if let Err(error) = reopen::set_access(world, node, true).await {
+        tracing::debug!(%error, "the node below the new overlay stays writable");
+    }
+}
+
+fn check(graph: &Graph, node: &str, overlay: &str) -> Result<Found> {
+    let old = graph.look_up_new(node, node)?;
     forbidden::check(graph, old.id, OpBlocker::ExternalSnapshot)?;
-    let new = graph.look_up(overlay, overlay)?;
+    let new = graph.look_up_new(overlay, overlay)?;
+    check_overlay(graph, old, new)
+}
+
+/// Checks that a node can become the overlay of another.
+///
+/// # Errors
+/// It is used, is no overlay, or has a backing node.
+pub fn check_overlay(graph: &Graph, old: &Node, new: &Node) -> Result<Found> {
+    let refuse = |text: String| Err(Error::new(ErrorKind::InUse, text));
     // Whoever reads it, a user or a node above, would see something else all at once.
     if new.granted.taken.contains(Permissions::CONSISTENT_READ) {
         return refuse("The overlay is already in use".to_owned());
@@ -100,5 +129,9 @@ fn check(graph: &Graph, node: &str, overlay: &str) -> Result<(NodeId, NodeId, Ch
     if graph.reaches(old.id, new.id) {
         return refuse(Refusal::cycle(&old.name, "backing", &new.name).to_string());
     }
-    Ok((old.id, new.id, slot))
+    Ok(Found {
+        node: old.id,
+        overlay: new.id,
+        slot,
+    })
 }

@@ -1,9 +1,14 @@
 //! `transaction`: several changes, all or none.
 
-use millpond_messages::graph::{Action, CompletionMode, Transact};
-use millpond_messages::{Error, ErrorKind, Result};
+use std::cell::RefCell;
+use std::rc::Rc;
 
-use crate::change::{add, backing_link, children, insert, iothreads, links, replace, roots, snapshot};
+use millpond_messages::graph::{Action, CompletionMode, GraphReply, JobAction, Transact, Transacted};
+use millpond_messages::{Error, ErrorKind, Result, RootId};
+
+use crate::change::{
+    add, backing_link, backup, children, insert, iothreads, links, replace, roots, snapshot, snapshot_sync,
+};
 use crate::sections::Cover;
 use crate::state::PolicyState;
 use crate::transaction::{Change, Outcome, Transaction, run_all};
@@ -28,12 +33,34 @@ pub async fn all(world: &World, request: Transact) -> Result<()> {
     run_all(world, "transaction", parts).await.map(drop)
 }
 
-/// One change of a list: a row for each [`Action`], and the [`Change`] that carries it out.
+/// The same of actions that start jobs: answers what has been done, whatever came of it.
+pub async fn for_jobs(world: &World, actions: Vec<JobAction>) -> GraphReply<RootId> {
+    let told = Rc::new(RefCell::new(Transacted::default()));
+    let part = |action| match action {
+        JobAction::Change(Action::SnapshotSync(request)) => {
+            let change = snapshot_sync::SnapshotSync::new(request, Rc::clone(&told));
+            Part::SnapshotSync(Box::new(change))
+        }
+        JobAction::Change(action) => action.into(),
+        JobAction::Backup(request) => {
+            let change = backup::Backup::new(*request, Rc::clone(&told));
+            Part::Backup(Box::new(change))
+        }
+    };
+    let parts = actions.into_iter().map(part).collect();
+    let done = run_all(world, "transaction", parts).await;
+    let mut told = told.take();
+    told.failure = done.err();
+    GraphReply::Transacted(Box::new(told))
+}
+
+/// One change of a list: a row for each [`Action`], and the [`Change`] that carries it out; then those that start jobs.
 macro_rules! parts {
-    ($($name:ident: $change:ty),+ $(,)?) => {
+    ($($name:ident: $change:ty),+ $(,)?; $($job:ident: $start:ty),+ $(,)?) => {
         enum Part {
             Abort,
-            $($name(Box<$change>)),+
+            $($name(Box<$change>),)+
+            $($job(Box<$start>)),+
         }
 
         impl From<Action> for Part {
@@ -54,35 +81,48 @@ macro_rules! parts {
                         ErrorKind::InvalidArgument,
                         "Transaction aborted using Abort action",
                     )),
-                    $(Self::$name(change) => change.check(state)),+
+                    $(Self::$name(change) => change.check(state),)+
+                    $(Self::$job(change) => change.check(state)),+
+                }
+            }
+
+            async fn ahead(&mut self, transaction: &mut Transaction) -> Result<()> {
+                match self {
+                    Self::Abort => Ok(()),
+                    $(Self::$name(change) => change.ahead(transaction).await,)+
+                    $(Self::$job(change) => change.ahead(transaction).await),+
                 }
             }
 
             fn cover(&self, graph: &Graph) -> Cover {
                 match self {
                     Self::Abort => Cover::Nodes(Vec::new()),
-                    $(Self::$name(change) => change.cover(graph)),+
+                    $(Self::$name(change) => change.cover(graph),)+
+                    $(Self::$job(change) => change.cover(graph)),+
                 }
             }
 
             async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
                 match self {
                     Self::Abort => Ok(()),
-                    $(Self::$name(change) => change.prepare(transaction).await),+
+                    $(Self::$name(change) => change.prepare(transaction).await,)+
+                    $(Self::$job(change) => change.prepare(transaction).await),+
                 }
             }
 
             async fn settle(&mut self, world: &World, outcome: Outcome) -> Result<()> {
                 match self {
                     Self::Abort => Ok(()),
-                    $(Self::$name(change) => change.settle(world, outcome).await),+
+                    $(Self::$name(change) => change.settle(world, outcome).await,)+
+                    $(Self::$job(change) => change.settle(world, outcome).await),+
                 }
             }
 
             async fn finish(self, world: &World) {
                 match self {
                     Self::Abort => {}
-                    $(Self::$name(change) => change.finish(world).await),+
+                    $(Self::$name(change) => change.finish(world).await,)+
+                    $(Self::$job(change) => change.finish(world).await),+
                 }
             }
         }
@@ -91,6 +131,7 @@ macro_rules! parts {
 
 parts! {
     Snapshot: snapshot::Snapshot,
+    SnapshotSync: snapshot_sync::SnapshotSync,
     AddNode: add::Add,
     AddChild: children::AddChild,
     DelChild: children::DelChild,
@@ -105,5 +146,6 @@ parts! {
     RecordBackingFile: backing_link::Record,
     SetIothread: iothreads::Move,
     MoveNode: iothreads::Move,
-    SetRootPermissions: roots::SetPermissions,
+    SetRootPermissions: roots::SetPermissions;
+    Backup: backup::Backup,
 }

@@ -52,7 +52,7 @@ pub fn found(graph: &Graph, node: Option<NodeId>) -> GraphReply<RootId> {
 }
 
 /// Whether compressed writes to a node are possible: a filter passes on what its child takes.
-fn takes_compressed(graph: &Graph, node: &Node) -> bool {
+pub fn takes_compressed(graph: &Graph, node: &Node) -> bool {
     let mut at = node;
     loop {
         let takes = at

@@ -5,7 +5,7 @@ mod chains;
 mod device;
 mod dot;
 mod drains;
-mod facts;
+pub mod facts;
 mod iothreads;
 mod nodes;
 pub mod replace;

@@ -2,7 +2,7 @@
 
 use millpond_messages::graph::{
     Action, AddIothread, AttachChild, ChildOf, CompletionMode, DrainBegin, DrainEnd, DrainScope, DropFilter,
-    InsertNode, MoveNode, ReplaceChild, ReplaceNode, SetBacking, Transact,
+    InsertNode, MoveNode, ReplaceChild, ReplaceNode, SetBacking, SnapshotSync, Transact,
 };
 use serde_json::json;
 
@@ -31,6 +31,46 @@ fn two_used_disks() -> FakeWorld {
 }
 
 /// Making the nodes below read-only is an attempt, as for a single snapshot.
+/// Overlays that are opened as they are put there; the third stands on what the first has put there.
+#[test]
+fn whichever_step_of_overlays_that_are_opened_fails_nothing_has_changed() {
+    let opened = |node: &str, overlay: &str| {
+        Action::SnapshotSync(SnapshotSync {
+            node_name: Some(node.to_owned()),
+            snapshot_file: format!("{overlay}-file"),
+            snapshot_node_name: Some(overlay.to_owned()),
+            format: "fmt".to_owned(),
+            existing: true,
+            device: None,
+        })
+    };
+    for steps in 0..200 {
+        let mut world = two_used_disks();
+        let before = (world.facts(), world.links.clone());
+        world.fail_after = Some(steps);
+        let result = world.request(together(vec![
+            opened("a", "x"),
+            opened("b", "y"),
+            opened("x", "z"),
+        ]));
+        let failed = world.fail_after.take().is_none();
+        world.assert_settled(&[]);
+        assert!(world.nodes.values().all(|node| node.tokens.is_empty()));
+        match result {
+            Err(_) => {
+                let after = (world.facts(), world.links.clone());
+                assert_eq!(after, before, "after {steps} steps");
+            }
+            Ok(_) if failed => assert!(steps > 0),
+            Ok(_) => {
+                assert!(steps > 9, "three overlays have steps that can fail");
+                return;
+            }
+        }
+    }
+    panic!("the request never got through");
+}
+
 #[test]
 fn whichever_step_fails_nothing_has_changed() {
     for steps in 0..100 {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   check       each change finds its nodes; a refusal of the first ends it before anything is drained
+//!   ahead       what takes long and touches nothing that is in use: files are made
 //!   cover       one drained section covers what all of them touch
 //!   prepare     each in turn takes its steps, on the graph as those before it have left it
 //!   commit      all steps hold; or they are undone, the last first, as soon as one change fails
@@ -41,6 +42,16 @@ pub trait Change: Sized {
     /// # Errors
     /// Why it is not.
     fn check(&mut self, _state: &PolicyState) -> Result<()> {
+        Ok(())
+    }
+
+    /// Takes those of its steps that concern nothing but nodes and files of its own, before anything is drained. It is called
+    /// only where the change and all before it were found possible, and touch different nodes; else the change takes these
+    /// steps as it is prepared.
+    ///
+    /// # Errors
+    /// Whatever a step met. It is told when the change's turn comes.
+    async fn ahead(&mut self, _transaction: &mut Transaction) -> Result<()> {
         Ok(())
     }
 
@@ -91,8 +102,20 @@ pub async fn run_all<C: Change>(world: &World, user: &str, mut changes: Vec<C>) 
 }
 
 async fn run_in<C: Change>(world: &World, user: &str, changes: &mut [C]) -> Result<()> {
-    let cover = world.with(|state| find_all(state, changes))?;
+    let possible = world.with(|state| find_all(state, changes))?;
     let mut transaction = Transaction::new(world);
+    let mut failed = None;
+    for (at, change) in changes[..possible].iter_mut().enumerate() {
+        if let Err(error) = change.ahead(&mut transaction).await {
+            failed = Some((at, error));
+            break;
+        }
+    }
+    let cover = world.graph(|graph| {
+        let nothing = Cover::Nodes(Vec::new());
+        let covers = changes.iter().map(|change| change.cover(graph));
+        covers.fold(nothing, Cover::join)
+    });
     if !cover.is_empty() {
         transaction.drain_cover(cover.clone(), user).await;
     }
@@ -100,6 +123,9 @@ async fn run_in<C: Change>(world: &World, user: &str, changes: &mut [C]) -> Resu
     for (at, change) in changes.iter_mut().enumerate() {
         if at > 0 {
             result = look_again(&mut transaction, user, change, &cover).await;
+        }
+        if let Some((_, error)) = failed.take_if(|(failed, _)| *failed == at && result.is_ok()) {
+            result = Err(error);
         }
         if result.is_ok() {
             result = change.prepare(&mut transaction).await;
@@ -127,20 +153,26 @@ async fn run_in<C: Change>(world: &World, user: &str, changes: &mut [C]) -> Resu
     result
 }
 
-/// Has each change find its nodes; answers what all of them touch.
+/// Has each change find its nodes; answers how many, from the first one on, are possible as things are and touch nothing in
+/// common.
 ///
 /// # Errors
 /// The first one's refusal. A later one may be possible once those before it are done.
-fn find_all<C: Change>(state: &PolicyState, changes: &mut [C]) -> Result<Cover> {
-    let mut cover = Cover::Nodes(Vec::new());
+fn find_all<C: Change>(state: &PolicyState, changes: &mut [C]) -> Result<usize> {
+    let (mut possible, mut touched) = (0, Cover::Nodes(Vec::new()));
     for (at, change) in changes.iter_mut().enumerate() {
         let checked = change.check(state);
+        let is_possible = checked.is_ok();
         if at == 0 {
             checked?;
         }
-        cover = cover.join(change.cover(&state.graph));
+        let cover = change.cover(&state.graph);
+        if is_possible && possible == at && cover.clone().beyond(&touched) == cover {
+            possible += 1;
+        }
+        touched = touched.join(cover);
     }
-    Ok(cover)
+    Ok(possible)
 }
 
 /// Looks at a change on the graph as those before it have left it, and drains what it touches that came with them.

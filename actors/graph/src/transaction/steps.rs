@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use millpond_drivers::api::BackingLink;
-use millpond_messages::{ChildSlot, EdgeId, IoThreadId, NodeId, Result, Role, RootId, Token};
+use millpond_messages::{ChildSlot, EdgeId, IoThreadId, NodeId, OpBlocker, Result, Role, RootId, Token};
 
 use crate::effect::Effect;
 use crate::order::{Address, NodeOrder, Wiring};
@@ -75,6 +75,7 @@ impl Transaction {
                 | Undo::Moved(..)
                 | Undo::Linked(_)
                 | Undo::Root(_)
+                | Undo::Blocked(_)
                 | Undo::Permissions { .. }
                 | Undo::Connected(..)
                 | Undo::RootMoved(..)
@@ -95,14 +96,15 @@ impl Transaction {
         }
     }
 
-    /// Undoes all steps but the section that was begun before all of them: whoever asked ends it.
+    /// Undoes all steps but the section that was begun before all others: whoever asked ends it.
     #[must_use = "the sections are ended by whoever asked"]
     pub async fn roll_back_still(mut self) -> Vec<Token> {
         self.world.with(|state| state.undoing += 1);
         let mut sections = Vec::new();
         while let Some(step) = self.log.pop() {
+            let is_section = |step: &Undo| matches!(step, Undo::Section(_));
             match step {
-                Undo::Section(token) if self.log.is_empty() => sections.push(token),
+                Undo::Section(token) if !self.log.iter().any(is_section) => sections.push(token),
                 step => self.undo(step).await,
             }
         }
@@ -116,6 +118,7 @@ impl Transaction {
             Undo::Section(token) => world.undrain(token),
             Undo::Inserted(node) => nodes::discard_node(world, node).await,
             Undo::Linked(edge) => self.unlink_again(edge),
+            Undo::Blocked(token) => world.graph(|graph| graph.blockers.unblock(token, None, &OpBlocker::ALL)),
             Undo::Root(root) => world.with(|state| {
                 state.graph.remove_root(root);
                 state.push(Effect::RootGone(root));
@@ -243,6 +246,13 @@ impl Transaction {
     pub fn insert_root(&mut self, id: RootId, root: Root) {
         self.world.graph(|graph| graph.insert_root(id, root));
         self.log.push(Undo::Root(id));
+    }
+
+    /// Forbids operations on a node, until whoever is told the blocker's number ends that.
+    pub fn block(&mut self, node: NodeId, token: Token, operations: impl IntoIterator<Item = OpBlocker>) {
+        self.world
+            .graph(|graph| graph.blockers.block(token, node, operations));
+        self.log.push(Undo::Blocked(token));
     }
 
     /// Takes an edge out of the graph's value.

@@ -125,6 +125,17 @@ impl Graph {
         Ok(self.named(name).ok_or_else(refused)?)
     }
 
+    /// The same for one of several changes: those before it may have made the node.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn look_up_new(&self, device: &str, name: &str) -> Result<&Node> {
+        match self.named_or_new(name) {
+            Some(node) => Ok(node),
+            None => self.look_up(device, name),
+        }
+    }
+
     /// The node of this name, which has a node behind the edge to `child`.
     ///
     /// # Errors

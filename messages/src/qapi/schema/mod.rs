@@ -47,6 +47,7 @@ pub static COMMANDS: &[&CommandRow] = &[
     &BlockdevDel::ROW,
     &BlockdevReopen::ROW,
     &BlockdevSnapshot::ROW,
+    &BlockdevSnapshotSync::ROW,
     &Transaction::ROW,
     &BlockdevCreate::ROW,
     &XBlockdevAmend::ROW,

@@ -135,6 +135,30 @@ qapi! {
         overlay: String,
     } ["allow-write-only-overlay"];
 
+    /// What of a new image is made.
+    enum NewImageMode {
+        /// Nothing: it is there.
+        Existing = "existing",
+        /// All of it, and it names what is below by a whole path.
+        AbsolutePaths = "absolute-paths",
+    }
+
+    /// Makes an overlay, and puts it over a node.
+    command BlockdevSnapshotSync = "blockdev-snapshot-sync" {
+        /// The device that is meant; there are none.
+        device: Option<String>,
+        /// The node that is not written to any more.
+        node_name: Option<String>,
+        /// The file of the overlay.
+        snapshot_file: String,
+        /// The name of the overlay.
+        snapshot_node_name: Option<String>,
+        /// The format of the overlay: qcow2, if left out.
+        format: Option<String>,
+        /// What of the overlay is made: all, if left out.
+        mode: Option<NewImageMode>,
+    };
+
     /// Lets a node use its storage, or no more.
     command BlockdevSetActive = "blockdev-set-active" {
         /// The node that is meant; all, if left out.

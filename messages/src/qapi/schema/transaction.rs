@@ -1,6 +1,6 @@
 //! Several changes together, all or none.
 
-use super::node::BlockdevSnapshot;
+use super::node::{BlockdevSnapshot, BlockdevSnapshotSync};
 use crate::qapi::row::qapi;
 
 qapi! {
@@ -10,6 +10,8 @@ qapi! {
         Abort = "abort",
         /// As the command `blockdev-snapshot` does.
         BlockdevSnapshot = "blockdev-snapshot",
+        /// As the command `blockdev-snapshot-sync` does.
+        BlockdevSnapshotSync = "blockdev-snapshot-sync",
     }
 
     /// An action of a transaction.
@@ -18,6 +20,8 @@ qapi! {
         Abort = "abort": AbortWrapper,
         /// As the command `blockdev-snapshot` does.
         BlockdevSnapshot = "blockdev-snapshot": BlockdevSnapshotWrapper,
+        /// As the command `blockdev-snapshot-sync` does.
+        BlockdevSnapshotSync = "blockdev-snapshot-sync": BlockdevSnapshotSyncWrapper,
     }
 
     /// What a failure takes: nothing.
@@ -33,6 +37,12 @@ qapi! {
     struct BlockdevSnapshotWrapper {
         /// The node and its overlay.
         data: BlockdevSnapshot,
+    }
+
+    /// The arguments of a snapshot that is made, one level down.
+    struct BlockdevSnapshotSyncWrapper {
+        /// The node and its overlay.
+        data: BlockdevSnapshotSync,
     }
 
     /// Whether jobs of a transaction end together.
