@@ -11,7 +11,7 @@ use crate::export::ExportRegistry;
 use crate::graph::GraphHandle;
 use crate::image::NewImage;
 use crate::job::{
-    AmendJob, BackupPlan, Committing, CreateJob, JobOptions, Jobs, MirrorPlan, StreamPlan, commit_plan,
+    AmendJob, Committing, CreateJob, JobOptions, Jobs, MirrorPlan, StreamPlan, TransactionPart, commit_plan,
 };
 use crate::monitor::{EventBus, Monitor};
 use crate::object::{Objects, Site};
@@ -19,9 +19,9 @@ use actix::Addr;
 use chardevs::Chardevs;
 use millpond_drivers::filter::throttle::Groups;
 use millpond_engine::node::Client;
-use millpond_messages::graph::{CloseAll, JobAction, Options, Request, TransactForJobs};
+use millpond_messages::graph::{CloseAll, Options, Request};
 use millpond_messages::qapi::QmpError;
-use millpond_messages::qapi::schema::{BlockCommit, BlockStream, BlockdevBackup, BlockdevMirror};
+use millpond_messages::qapi::schema::{BlockCommit, BlockStream, BlockdevMirror};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -167,25 +167,15 @@ impl Daemon {
         self.jobs().start(&id, options, || plan.job()).await
     }
 
-    /// Starts a job that copies a node as it is now.
+    /// Carries out several changes, all or none, and starts the jobs that are the rest of them; `grouped` jobs end alike.
+    /// What is told of images that are made for them is printed.
     ///
     /// # Errors
     /// QEMU's texts.
-    pub async fn start_backup(&self, asked: BlockdevBackup) -> Result<(), QmpError> {
-        let options = JobOptions::asked(asked.speed, asked.auto_finalize, asked.auto_dismiss);
-        let plan = BackupPlan::new(self.parts.site.graph.clone(), &asked).await?;
-        let id = asked.job_id.unwrap_or_default();
-        self.jobs().start(&id, options, || plan.job()).await
-    }
-
-    /// Carries out several changes, all or none. What is told of images that are made for them is printed.
-    ///
-    /// # Errors
-    /// QEMU's texts.
-    pub async fn transact(&self, actions: Vec<JobAction>) -> Result<(), QmpError> {
-        let done = self.graph(TransactForJobs(actions)).await?;
-        done.told.iter().for_each(|line| crate::log::print(line));
-        done.failure.map_or(Ok(()), |failure| Err(failure.into()))
+    pub async fn transact(&self, parts: Vec<TransactionPart>, grouped: bool) -> Result<(), QmpError> {
+        let outcome = self.jobs().transact(&self.parts.site.graph, parts, grouped).await;
+        outcome.told.iter().for_each(|line| crate::log::print(line));
+        outcome.done
     }
 
     /// Starts a job that copies what a node has from below up into it.

@@ -106,7 +106,7 @@ fn give_back_started(handle: &GraphHandle, transacted: &Transacted) {
 }
 
 /// Ends an op blocker.
-pub(super) fn unblock_all(token: Token) -> OpUnblock {
+pub(crate) fn unblock_all(token: Token) -> OpUnblock {
     OpUnblock {
         token,
         node_name: None,

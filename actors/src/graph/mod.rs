@@ -25,6 +25,7 @@ mod show;
 
 pub use actor::{Graph, GraphConfig, GraphMessage};
 pub use asked::Asked;
+pub(crate) use asked::unblock_all;
 pub use guards::{DrainGuard, FreezeGuard, OpBlockGuard};
 pub use handle::GraphHandle;
 pub use iothreads::{IothreadFactory, Started, Starting, system_iothreads};

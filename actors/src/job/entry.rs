@@ -15,6 +15,36 @@ use super::work::Job;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key(pub u64);
 
+/// Names those jobs that end alike: by the first of them that was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Group(pub u64);
+
+/// How far the end of a job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Its data half has not ended.
+    AtWork,
+    /// Its data half has ended, and it stands still.
+    Ran,
+    /// Its result is being made final.
+    Preparing,
+    /// Its result is final, if those of its group are.
+    Prepared,
+    /// What it left is being taken away.
+    Settling,
+}
+
+/// What has been decided of all jobs of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// Nothing has been decided yet.
+    Open,
+    /// Their results become final.
+    Final,
+    /// They end without a result.
+    Aborted,
+}
+
 /// A job, from before it is announced until it is forgotten.
 pub(super) struct Entry {
     pub key: Key,
@@ -29,8 +59,12 @@ pub(super) struct Entry {
     pub user_paused: bool,
     /// Whether an error has stopped it.
     pub io_status: BlockDeviceIoStatus,
-    /// Its result is being made final, or what it left is being taken away.
-    pub is_ending: bool,
+    /// The jobs that end as it does.
+    pub group: Group,
+    /// How far its end is.
+    pub step: Step,
+    /// What has been decided of it and its group.
+    pub fate: Fate,
     /// Who waits for it to run. Until then nobody else sees it.
     pub starting: Option<oneshot::Sender<Result<(), QmpError>>>,
     /// Why it never runs.
@@ -40,6 +74,18 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// Its result is being made final, or what it left is being taken away.
+    pub fn is_ending(&self) -> bool {
+        matches!(self.step, Step::Preparing | Step::Prepared | Step::Settling)
+    }
+
+    /// A user has it go on, whatever paused it.
+    pub fn resume(&mut self) {
+        self.user_paused = false;
+        self.io_status = BlockDeviceIoStatus::Ok;
+        self.pace.resume();
+    }
+
     pub fn is_block_job(&self) -> bool {
         is_block_job(self.kind)
     }

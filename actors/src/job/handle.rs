@@ -66,6 +66,6 @@ impl Jobs {
     }
 }
 
-fn ended() -> QmpError {
+pub(super) fn ended() -> QmpError {
     QmpError::generic("The daemon is shutting down")
 }

@@ -28,6 +28,7 @@ mod start_tests;
 pub mod state;
 #[cfg(test)]
 mod tests;
+mod together;
 mod work;
 
 pub use amend::AmendJob;
@@ -37,4 +38,5 @@ pub use handle::Jobs;
 pub use order::{Family, JobOptions, JobOrder};
 pub use pace::{Cancelled, Gates, Pace};
 pub use state::Verb;
+pub use together::{TransactionOutcome, TransactionPart};
 pub use work::Job;

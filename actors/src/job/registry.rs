@@ -9,9 +9,9 @@ use millpond_messages::qapi::{
     is_identifier,
 };
 
-use super::entry::{Entry, Key};
+use super::entry::{Entry, Fate, Group, Key, Step};
 use super::order::{Family, JobOptions, JobOrder, check_speed};
-use super::pace::{Cancelled, Pace, Report};
+use super::pace::{Pace, Report};
 use super::policy;
 use super::state::may_follow;
 use super::work::Job;
@@ -23,6 +23,8 @@ pub(super) struct Registry {
     /// In the order in which they were made.
     pub(super) jobs: Vec<Entry>,
     last_key: u64,
+    /// Ids that are kept for jobs which are about to start.
+    pub(super) reserved: Vec<String>,
     /// Who waits for all of them.
     pub(super) finishing: Vec<oneshot::Sender<()>>,
 }
@@ -109,6 +111,7 @@ impl Registry {
             events,
             jobs: Vec::new(),
             last_key: 0,
+            reserved: Vec::new(),
             finishing: Vec::new(),
         };
         registry.start()
@@ -126,15 +129,36 @@ impl Registry {
             let _ = starting.send(Err(refused));
             return;
         }
+        let key = self.new_key();
+        let mut entry = Self::new_entry(key, id, options, make(), context);
+        entry.starting = Some(starting);
+        let claim = entry.job.claim();
+        self.jobs.push(entry);
+        match claim {
+            Some(claim) => report(context, key, claim, What::Claimed),
+            None => self.claimed(key, Ok(()), context),
+        }
+    }
+
+    pub(super) fn new_key(&mut self) -> Key {
         self.last_key += 1;
-        let key = Key(self.last_key);
+        Key(self.last_key)
+    }
+
+    /// A job of which nobody has heard, in a group of its own.
+    pub(super) fn new_entry(
+        key: Key,
+        id: String,
+        options: JobOptions,
+        job: Box<dyn Job>,
+        context: &mut Context<Self>,
+    ) -> Entry {
         let address = context.address();
         let pace = Pace::new(move |report| {
             let what = What::Pace(report);
             address.do_send(Reported { key, what });
         });
-        let job = make();
-        let mut entry = Entry {
+        Entry {
             key,
             id,
             kind: job.kind(),
@@ -145,24 +169,21 @@ impl Registry {
             pace,
             user_paused: false,
             io_status: BlockDeviceIoStatus::Ok,
-            is_ending: false,
-            starting: Some(starting),
+            group: Group(key.0),
+            step: Step::AtWork,
+            fate: Fate::Open,
+            starting: None,
             refused: None,
             rest: None,
-        };
-        let claim = entry.job.claim();
-        self.jobs.push(entry);
-        match claim {
-            Some(claim) => report(context, key, claim, What::Claimed),
-            None => self.claimed(key, Ok(()), context),
         }
     }
 
-    fn check_id(&self, id: &str) -> Result<(), QmpError> {
+    pub(super) fn check_id(&self, id: &str) -> Result<(), QmpError> {
         if !is_identifier(id) {
             return Err(QmpError::generic(format!("Invalid job ID '{id}'")));
         }
-        if self.jobs.iter().any(|entry| entry.id == id) {
+        let is_reserved = self.reserved.iter().any(|reserved| reserved == id);
+        if is_reserved || self.jobs.iter().any(|entry| entry.id == id) {
             return Err(QmpError::generic(format!("Job ID '{id}' already in use")));
         }
         Ok(())
@@ -188,14 +209,19 @@ impl Registry {
         if let Err(refused) = begun {
             return self.refuse(key, refused, context);
         }
+        if let Some(starting) = self.entry(key).and_then(|entry| entry.starting.take()) {
+            self.begin_work(key, context);
+            // Who has given up waiting need not be told.
+            let _ = starting.send(Ok(()));
+        }
+    }
+
+    /// A job has all that it needs: its data half begins.
+    pub(super) fn begin_work(&mut self, key: Key, context: &mut Context<Self>) {
         self.enter(key, JobStatus::Running);
         let Some(entry) = self.entry(key) else { return };
         let run = entry.job.run(entry.pace.clone());
         report(context, key, run, What::Ran);
-        if let Some(starting) = entry.starting.take() {
-            // Who has given up waiting need not be told.
-            let _ = starting.send(Ok(()));
-        }
         if !self.finishing.is_empty() {
             self.cancel(key, context);
         }
@@ -207,7 +233,7 @@ impl Registry {
         entry.refused = Some(refused);
         match entry.job.settle(false) {
             Some(settle) => report(context, key, settle, |()| What::Settled),
-            None => self.settled(key),
+            None => self.settled(key, context),
         }
     }
 }
@@ -264,7 +290,7 @@ impl Registry {
                 entry.user_paused = true;
                 entry.pace.pause();
             }
-            JobOrder::Resume => resume(entry),
+            JobOrder::Resume => entry.resume(),
             JobOrder::SetSpeed(speed) => entry.pace.set_speed(check_speed(speed)?),
             JobOrder::Complete
                 if entry.pace.is_cancelled() || entry.pace.is_stopped() || !entry.job.completes() =>
@@ -285,11 +311,15 @@ impl Registry {
 
     fn cancel(&mut self, key: Key, context: &mut Context<Self>) {
         let Some(entry) = self.entry(key) else { return };
-        resume(entry);
+        // There is no way back from a result that is final.
+        if matches!(entry.step, Step::Prepared | Step::Settling) {
+            return;
+        }
+        entry.resume();
         entry.pace.cancel();
-        // One that waits for a user has no data half that could see the wish.
-        if entry.status == JobStatus::Pending && !entry.is_ending {
-            self.conclude(key, Err(Cancelled.to_string()), context);
+        // One that waits for others or for a user has no data half that could see the wish.
+        if entry.step == Step::Ran && entry.fate == Fate::Open {
+            self.abort(key, context);
         }
     }
 
@@ -343,13 +373,6 @@ impl Registry {
             self.events.emit(event);
         }
     }
-}
-
-/// A user has a job go on, whatever paused it.
-fn resume(entry: &mut Entry) {
-    entry.user_paused = false;
-    entry.io_status = BlockDeviceIoStatus::Ok;
-    entry.pace.resume();
 }
 
 /// Has the registry hear how `work` ended.
@@ -410,8 +433,11 @@ impl Handler<FinishAll> for Registry {
         self.finishing.push(done);
         // Left alone, these would wait for a user for ever, or go on for hours.
         let waits = |entry: &&Entry| {
-            let is_started = entry.starting.is_none() && !entry.is_ending;
-            let for_user = matches!(entry.status, JobStatus::Ready | JobStatus::Pending);
+            let is_started = entry.starting.is_none() && !entry.is_ending();
+            let for_user = matches!(
+                entry.status,
+                JobStatus::Ready | JobStatus::Waiting | JobStatus::Pending
+            );
             let ends = entry.status == JobStatus::Concluded;
             is_started && !ends && (entry.user_paused || for_user || entry.is_block_job())
         };
@@ -431,11 +457,8 @@ impl Handler<Reported> for Registry {
             What::Claimed(result) => self.claimed(key, result, context),
             What::Begun(result) => self.begun(key, result, context),
             What::Ran(result) => self.ran(key, result, context),
-            What::Prepared(result) => {
-                let result = self.outcome(key, result);
-                self.conclude(key, result, context);
-            }
-            What::Settled => self.settled(key),
+            What::Prepared(result) => self.prepared(key, result, context),
+            What::Settled => self.settled(key, context),
         }
     }
 }

@@ -6,8 +6,8 @@ use millpond_messages::qapi::QmpError;
 use millpond_messages::qapi::schema::{
     BlockCommit, BlockJobCancel, BlockJobChangeKind, BlockJobChangeOptions, BlockJobComplete,
     BlockJobDismiss, BlockJobFinalize, BlockJobInfo, BlockJobPause, BlockJobResume, BlockJobSetSpeed,
-    BlockStream, BlockdevBackup, BlockdevMirror, JobCancel, JobComplete, JobDismiss, JobFinalize, JobInfo,
-    JobPause, JobResume, QueryBlockJobs, QueryJobs,
+    BlockStream, BlockdevMirror, JobCancel, JobComplete, JobDismiss, JobFinalize, JobInfo, JobPause,
+    JobResume, QueryBlockJobs, QueryJobs,
 };
 
 type Done = Result<(), QmpError>;
@@ -53,10 +53,6 @@ pub(super) async fn block_commit(daemon: Daemon, arguments: BlockCommit) -> Done
 
 pub(super) async fn block_stream(daemon: Daemon, arguments: BlockStream) -> Done {
     daemon.start_stream(arguments).await
-}
-
-pub(super) async fn blockdev_backup(daemon: Daemon, arguments: BlockdevBackup) -> Done {
-    daemon.start_backup(arguments).await
 }
 
 pub(super) async fn blockdev_mirror(daemon: Daemon, arguments: BlockdevMirror) -> Done {

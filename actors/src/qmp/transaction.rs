@@ -1,49 +1,54 @@
 //! Several changes together, all or none.
 
 use crate::daemon::Daemon;
-use millpond_messages::graph::{Action, JobAction, Snapshot, SnapshotSync};
+use crate::job::{BackupPlan, TransactionPart};
+use millpond_messages::graph::{Action, Snapshot, SnapshotSync};
 use millpond_messages::qapi::QmpError;
 use millpond_messages::qapi::schema::{
-    ActionCompletionMode, BlockdevSnapshot, BlockdevSnapshotSync, NewImageMode, Transaction,
+    ActionCompletionMode, BlockdevBackup, BlockdevSnapshot, BlockdevSnapshotSync, NewImageMode, Transaction,
     TransactionAction,
 };
 
 pub(super) async fn run(daemon: Daemon, arguments: Transaction) -> Result<(), QmpError> {
     let is_grouped = arguments.properties.completion_mode == ActionCompletionMode::Grouped;
-    let actions: Vec<JobAction> = arguments.actions.into_iter().map(asked).collect();
+    let parts: Vec<_> = arguments.actions.into_iter().map(part).collect();
     if is_grouped {
-        check_grouped(&actions)?;
+        check_grouped(&parts)?;
     }
-    daemon.transact(actions).await
+    daemon.transact(parts, is_grouped).await
 }
 
-fn asked(action: TransactionAction) -> JobAction {
+fn part(action: TransactionAction) -> TransactionPart {
     match action {
-        TransactionAction::Abort(_) => JobAction::Change(Action::Abort),
+        TransactionAction::Abort(_) => TransactionPart::Change(Action::Abort),
+        TransactionAction::BlockdevBackup(backup) => start(&backup.data),
         TransactionAction::BlockdevSnapshot(snapshot) => {
             let BlockdevSnapshot { node, overlay } = snapshot.data;
-            JobAction::Change(Action::Snapshot(Snapshot { node, overlay }))
+            TransactionPart::Change(Action::Snapshot(Snapshot { node, overlay }))
         }
         TransactionAction::BlockdevSnapshotSync(snapshot) => sync(snapshot.data),
     }
 }
 
 /// What ends together is jobs: others have no part in it.
-fn check_grouped(actions: &[JobAction]) -> Result<(), QmpError> {
-    let mut alone = actions
-        .iter()
-        .filter(|action| matches!(action, JobAction::Change(_)));
-    alone.next().map_or(Ok(()), |action| {
-        let text = format!(
-            "Action '{}' does not support transaction property completion-mode = grouped",
-            action.name()
-        );
-        Err(QmpError::generic(text))
+fn check_grouped(parts: &[TransactionPart]) -> Result<(), QmpError> {
+    let mut alone = parts.iter().filter_map(|part| match part {
+        TransactionPart::Change(action) => Some(action.name()),
+        TransactionPart::Backup(_) => None,
+    });
+    alone.next().map_or(Ok(()), |name| {
+        Err(QmpError::generic(format!(
+            "Action '{name}' does not support transaction property completion-mode = grouped"
+        )))
     })
 }
 
-fn sync(asked: BlockdevSnapshotSync) -> JobAction {
-    JobAction::Change(Action::SnapshotSync(SnapshotSync {
+fn start(asked: &BlockdevBackup) -> TransactionPart {
+    TransactionPart::Backup(Box::new(BackupPlan::new(asked)))
+}
+
+fn sync(asked: BlockdevSnapshotSync) -> TransactionPart {
+    TransactionPart::Change(Action::SnapshotSync(SnapshotSync {
         device: asked.device,
         node_name: asked.node_name,
         snapshot_file: asked.snapshot_file,
@@ -54,5 +59,9 @@ fn sync(asked: BlockdevSnapshotSync) -> JobAction {
 }
 
 pub(super) async fn snapshot_sync(daemon: Daemon, arguments: BlockdevSnapshotSync) -> Result<(), QmpError> {
-    daemon.transact(vec![sync(arguments)]).await
+    daemon.transact(vec![sync(arguments)], false).await
+}
+
+pub(super) async fn backup(daemon: Daemon, arguments: BlockdevBackup) -> Result<(), QmpError> {
+    daemon.transact(vec![start(&arguments)], false).await
 }

@@ -123,14 +123,6 @@ requests! {
             /// The name of the node that may be in it.
             base: String,
         } -> bool: Truth,
-        /// Whether the image of a node names a backing image, be it open or not.
-        ///
-        /// # Errors
-        /// There is no such node.
-        NamesBacking {
-            /// The name of the node.
-            node_name: String,
-        } -> bool: Truth,
         /// Whether no link of a chain is frozen; an error names one that is.
         ///
         /// # Errors

@@ -91,11 +91,11 @@ pub struct SnapshotSync {
     pub device: Option<String>,
     /// The node to protect.
     pub node_name: Option<String>,
-    /// The overlay's file.
+    /// The file of the overlay.
     pub snapshot_file: String,
-    /// The overlay's name.
+    /// The name of the overlay.
     pub snapshot_node_name: Option<String>,
-    /// The overlay's format.
+    /// The format of the overlay.
     pub format: String,
     /// The file is there, and is opened as it is.
     pub existing: bool,
@@ -126,7 +126,7 @@ impl JobAction {
 pub struct BackupStart {
     /// The node to be backed up, as its user named it.
     pub device: String,
-    /// Where to.
+    /// What it is copied to.
     pub target: BackupTarget,
     /// The target is written to compressed.
     pub compress: bool,
@@ -145,7 +145,7 @@ pub struct BackupStart {
 /// What a backup writes to.
 #[derive(Debug, Clone)]
 pub enum BackupTarget {
-    /// A node.
+    /// The node of this name.
     Node(String),
 }
 
@@ -171,6 +171,8 @@ pub struct BackupStarted {
     pub target: String,
     /// How many bytes are to be copied.
     pub size: u64,
+    /// What was never written to the target reads as zeroes, and no image below it will ever show through.
+    pub target_is_zero: bool,
     /// What keeps others from both until the job does.
     pub blocker: Token,
 }

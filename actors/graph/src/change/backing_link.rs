@@ -18,6 +18,9 @@ use crate::value::refusal::Refusal;
 use crate::value::{chain, forbidden};
 use crate::world::World;
 
+/// The user in whose name an image is drained whose header changes.
+pub const USER: &str = "change-backing-file";
+
 /// `change-backing-file`: an image, which is in the chain of a device, names another backing file from now on. Its backing node
 /// stays.
 pub struct Record {

@@ -124,9 +124,12 @@ impl Backup {
         let (started, token) = transaction.world.graph(|graph| {
             let size = |node: &Node| node.facts.as_ref().map_or(0, |facts| facts.size);
             let blocker = graph.add_blocker(self.request.reason.clone(), None);
+            let to = graph.expect(target)?;
+            let names_backing = to.facts.as_ref().is_some_and(|facts| facts.backing.is_some());
             let started = BackupStarted {
                 filter: graph.expect(filter)?.name.clone(),
-                target: graph.expect(target)?.name.clone(),
+                target: to.name.clone(),
+                target_is_zero: facts::has_zero_init(graph, to) && !names_backing,
                 size: size(graph.expect(filter)?),
                 blocker,
             };

@@ -66,9 +66,7 @@ async fn carry_out(world: &World, mutation: Mutation) -> Next {
     let done = match mutation {
         Mutation::MakeImage(request) => return create::make_image(world, request).await,
         Mutation::Commit(request) => return commit::commit(world, &request.node_name).await,
-        Mutation::TransactForJobs(request) => {
-            return reply(Ok(transaction::for_jobs(world, request.0).await));
-        }
+        Mutation::TransactForJobs(request) => return transaction::for_jobs(world, request.0).await,
         Mutation::CheckImage(request) => return check::check(world, request).await,
         Mutation::Open(request) => return reply(run(world, "open", OpenOne::from(request)).await),
         Mutation::OpenHeld(request) => return reply(run(world, "open", OpenOne::from(request)).await),
@@ -106,9 +104,7 @@ async fn carry_out(world: &World, mutation: Mutation) -> Next {
         Mutation::SetBacking(request) => run(world, "set-backing", Relink::from(request)).await,
         Mutation::AttachChild(request) => run(world, "attach-child", Relink::from(request)).await,
         Mutation::DetachChild(request) => run(world, "detach-child", Relink::from(request)).await,
-        Mutation::RecordBackingFile(request) => {
-            run(world, "change-backing-file", Record::from(request)).await
-        }
+        Mutation::RecordBackingFile(request) => run(world, backing_link::USER, Record::from(request)).await,
         Mutation::DropIntermediate(request) => run(world, "drop-intermediate", Shorten::from(request)).await,
         Mutation::EditForJob(request) => job::carry_out(world, request.0).await,
         Mutation::MakeEmpty(request) => commit::make_empty(world, &request.node_name).await,

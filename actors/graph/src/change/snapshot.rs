@@ -21,12 +21,12 @@ pub const USER: &str = "blockdev-snapshot";
 pub struct Snapshot {
     node: String,
     overlay: String,
-    found: Option<Found>,
+    found: Option<NodeAndOverlay>,
 }
 
 /// A node and its overlay, which are fit for each other.
 #[derive(Debug, Clone, Copy)]
-pub struct Found {
+pub struct NodeAndOverlay {
     /// The node to protect.
     pub node: NodeId,
     /// The node to go on top.
@@ -83,8 +83,8 @@ impl Change for Snapshot {
 ///
 /// # Errors
 /// A flush's, a parent relies on its edge, or permissions.
-pub async fn put_over(transaction: &mut Transaction, found: Found) -> Result<()> {
-    let Found { node, overlay, slot } = found;
+pub async fn put_over(transaction: &mut Transaction, found: NodeAndOverlay) -> Result<()> {
+    let NodeAndOverlay { node, overlay, slot } = found;
     let world = transaction.world.clone();
     activate::follow(&world, node, overlay).await?;
     // A flush of the overlay does not reach what is below it, so what was acknowledged there is made durable first.
@@ -103,7 +103,7 @@ pub async fn settle_below(world: &World, node: NodeId) {
     }
 }
 
-fn check(graph: &Graph, node: &str, overlay: &str) -> Result<Found> {
+fn check(graph: &Graph, node: &str, overlay: &str) -> Result<NodeAndOverlay> {
     let old = graph.look_up_new(node, node)?;
     forbidden::check(graph, old.id, OpBlocker::ExternalSnapshot)?;
     let new = graph.look_up_new(overlay, overlay)?;
@@ -114,7 +114,7 @@ fn check(graph: &Graph, node: &str, overlay: &str) -> Result<Found> {
 ///
 /// # Errors
 /// It is used, is no overlay, or has a backing node.
-pub fn check_overlay(graph: &Graph, old: &Node, new: &Node) -> Result<Found> {
+pub fn check_overlay(graph: &Graph, old: &Node, new: &Node) -> Result<NodeAndOverlay> {
     let refuse = |text: String| Err(Error::new(ErrorKind::InUse, text));
     // Whoever reads it, a user or a node above, would see something else all at once.
     if new.granted.taken.contains(Permissions::CONSISTENT_READ) {
@@ -129,7 +129,7 @@ pub fn check_overlay(graph: &Graph, old: &Node, new: &Node) -> Result<Found> {
     if graph.reaches(old.id, new.id) {
         return refuse(Refusal::cycle(&old.name, "backing", &new.name).to_string());
     }
-    Ok(Found {
+    Ok(NodeAndOverlay {
         node: old.id,
         overlay: new.id,
         slot,

@@ -4,11 +4,12 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use millpond_messages::graph::{Action, CompletionMode, GraphReply, JobAction, Transact, Transacted};
-use millpond_messages::{Error, ErrorKind, Result, RootId};
+use millpond_messages::{Error, ErrorKind, Result};
 
 use crate::change::{
     add, backing_link, backup, children, insert, iothreads, links, replace, roots, snapshot, snapshot_sync,
 };
+use crate::procedure::Next;
 use crate::sections::Cover;
 use crate::state::PolicyState;
 use crate::transaction::{Change, Outcome, Transaction, run_all};
@@ -34,7 +35,7 @@ pub async fn all(world: &World, request: Transact) -> Result<()> {
 }
 
 /// The same of actions that start jobs: answers what has been done, whatever came of it.
-pub async fn for_jobs(world: &World, actions: Vec<JobAction>) -> GraphReply<RootId> {
+pub async fn for_jobs(world: &World, actions: Vec<JobAction>) -> Next {
     let told = Rc::new(RefCell::new(Transacted::default()));
     let part = |action| match action {
         JobAction::Change(Action::SnapshotSync(request)) => {
@@ -51,7 +52,7 @@ pub async fn for_jobs(world: &World, actions: Vec<JobAction>) -> GraphReply<Root
     let done = run_all(world, "transaction", parts).await;
     let mut told = told.take();
     told.failure = done.err();
-    GraphReply::Transacted(Box::new(told))
+    Next::Reply(Ok(GraphReply::Transacted(Box::new(told))))
 }
 
 /// One change of a list: a row for each [`Action`], and the [`Change`] that carries it out; then those that start jobs.

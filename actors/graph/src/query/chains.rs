@@ -1,6 +1,6 @@
 //! Questions about chains of images.
 
-use millpond_messages::graph::{ChainContains, ChainUnfrozen, FindOverlay, GraphReply, NamesBacking};
+use millpond_messages::graph::{ChainContains, ChainUnfrozen, FindOverlay, GraphReply};
 
 use crate::effect::Reply;
 use crate::query::facts::found;
@@ -16,16 +16,6 @@ pub fn find_overlay(graph: &Graph, request: &FindOverlay) -> Reply {
     let node = node.map(|name| graph.find(name).map(|node| node.id));
     let (active, node) = (graph.find(&request.active)?.id, node.transpose()?);
     Ok(found(graph, chain::find_overlay(graph, active, node)))
-}
-
-/// Whether the image of a node names a backing image, be it open or not.
-///
-/// # Errors
-/// There is no such node.
-pub fn names_backing(graph: &Graph, request: &NamesBacking) -> Reply {
-    let node = graph.find(&request.node_name)?;
-    let names = node.facts.as_ref().is_some_and(|open| open.backing.is_some());
-    Ok(GraphReply::Truth(names))
 }
 
 /// Whether a node is in a chain.

@@ -97,7 +97,8 @@ fn zero_init(graph: &Graph, node: &Node) -> ZeroInit {
     }
 }
 
-fn has_zero_init(graph: &Graph, node: &Node) -> bool {
+/// Whether what was never written to a node reads as zeroes.
+pub fn has_zero_init(graph: &Graph, node: &Node) -> bool {
     let mut at = zero_init(graph, node);
     loop {
         match at {

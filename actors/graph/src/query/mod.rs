@@ -58,7 +58,6 @@ pub async fn answer(world: &World, query: Query) -> Reply {
             world.graph(|graph| Ok(found(graph, image)))
         }
         Query::ChainContains(request) => world.graph(|graph| chains::contains(graph, &request)),
-        Query::NamesBacking(request) => world.graph(|graph| chains::names_backing(graph, &request)),
         Query::ChainUnfrozen(request) => world.graph(|graph| chains::unfrozen(graph, &request)),
         Query::CheckReplace(request) => world.graph(|graph| {
             let node = replace::check_to_replace(graph, &request.parent, &request.node_name)?;

@@ -13,46 +13,44 @@ use std::task::Waker;
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use millpond_messages::graph::{NamesBacking, NodeFacts, Options};
+use millpond_messages::graph::{BackupStart, BackupStarted, BackupTarget, Options};
 use millpond_messages::io::{CopyFault, Operation, SnapshotRequest};
 use millpond_messages::qapi::schema::{
     BitmapSyncMode, BlockdevBackup, BlockdevOnError, IoOperationType, MirrorSyncMode,
 };
 use millpond_messages::qapi::{JobType, QmpError};
 use millpond_messages::saved::SavedOptions;
-use millpond_messages::{Error, ErrorKind, OpBlocker, Permissions, Range, Result, RootId, StatusFlags};
+use millpond_messages::{Error, ErrorKind, Permissions, Range, Result, RootId, StatusFlags};
 use millpond_ring::buffer::Buffers;
 
-use super::chain::Chains;
 use super::copy::{self, copy_left};
 use super::data::{NodeGates, at_home, cancelled};
-use super::holds::{Holds, as_options, refused};
-use crate::graph::GraphHandle;
+use super::holds::{Holds, as_options, reason, refused};
+use crate::graph::{GraphHandle, unblock_all};
 use crate::job::copy::{Copying, Fault, FaultVerdict, Need};
+use crate::job::order::{JobOptions, check_speed};
 use crate::job::pace::{Gates, Pace};
 use crate::job::work::Job;
 use crate::node::{Client, HomeClient};
 
 const FILTER: &str = "copy-before-write";
 
+/// What the job is called where it stands in the way of others.
+const KIND: &str = "backup";
+
 /// The smallest chunk that is copied by itself, in bytes; the filter's are no smaller.
 const CHUNK: u64 = 65_536;
 
-/// What is backed up: names of nodes, as they were found before anything was taken.
+/// What a user asks for, as far as it can be looked at without the graph. The rest is looked at as the backup starts.
 pub struct BackupPlan {
-    graph: GraphHandle,
     id: String,
-    node: String,
-    size: u64,
-    target: String,
-    /// Of zeroes that the target shows anyway none need be written: no image below it will ever show through.
-    keeps_zeroes: bool,
+    options: JobOptions,
     sync: MirrorSyncMode,
     on_errors: OnErrors,
     workers: usize,
     piece: u64,
-    /// Options of the filter.
-    filter: Options,
+    /// What is done in the graph.
+    start: BackupStart,
     /// What a user asked for, to be written down.
     asked: Options,
 }
@@ -65,59 +63,129 @@ struct OnErrors {
 }
 
 impl BackupPlan {
-    /// What a user asks for, checked against the graph as it is. Nothing is taken yet.
-    ///
-    /// # Errors
-    /// QEMU's texts.
-    pub async fn new(graph: GraphHandle, asked: &BlockdevBackup) -> Result<Self, QmpError> {
-        let chains = Chains::new(graph.facts().await?);
-        let node = chains.find(&asked.device, &asked.device)?;
-        let target = chains.find(&asked.target, &asked.target)?;
-        let workers = check_perf(asked)?;
-        check_bitmap(asked)?;
-        check_nodes(&graph, asked, node, target).await?;
-        let names_backing = NamesBacking {
-            node_name: target.name.clone(),
-        };
-        let keeps_zeroes =
-            asked.sync == MirrorSyncMode::Full && target.has_zero_init && !graph.ask(names_backing).await?;
+    /// What a user asks for. What of it cannot be is told when the backup starts.
+    #[must_use]
+    pub fn new(asked: &BlockdevBackup) -> Self {
+        let workers = check_perf(asked);
+        let checked = workers
+            .as_ref()
+            .map_err(Clone::clone)
+            .and_then(|_| check_bitmap(asked));
         let perf = asked.x_perf.as_ref();
         let most = perf
             .and_then(|perf| perf.max_chunk)
             .and_then(|most| u64::try_from(most).ok());
-        Ok(Self {
-            graph,
+        Self {
             id: asked.job_id.clone().unwrap_or_default(),
-            node: node.name.clone(),
-            size: node.size,
-            target: target.name.clone(),
-            keeps_zeroes,
+            options: JobOptions::asked(asked.speed, asked.auto_finalize, asked.auto_dismiss),
             sync: asked.sync,
             on_errors: OnErrors {
                 source: asked.on_source_error.unwrap_or_default(),
                 target: asked.on_target_error.unwrap_or_default(),
             },
-            workers,
+            workers: workers.unwrap_or(copy::PIECES),
             piece: most
                 .filter(|most| *most > 0)
                 .unwrap_or(copy::PIECE)
                 .min(copy::PIECE),
+            start: BackupStart {
+                device: asked.device.clone(),
+                target: BackupTarget::Node(asked.target.clone()),
+                compress: asked.compress.unwrap_or(false),
+                filter: filter_options(asked),
+                reason: reason(KIND),
+                refused: checked.err().map(|error| error.desc),
+                refused_job: None,
+                refused_start: check_speed(asked.speed.unwrap_or(0))
+                    .err()
+                    .map(|error| error.desc),
+            },
             asked: as_options(asked),
-            filter: filter_options(asked, node, target),
-        })
+        }
+    }
+
+    /// The id of the job.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(in crate::job) const fn job_options(&self) -> JobOptions {
+        self.options
+    }
+
+    /// What is done in the graph, where the job cannot have its id for this reason.
+    pub(in crate::job) fn start(&mut self, refused: Option<QmpError>) -> BackupStart {
+        self.start.refused_job = refused.map(|error| error.desc);
+        self.start.clone()
+    }
+
+    /// Takes over what was done in the graph. It fails only where the nodes or the graph have gone meanwhile.
+    pub(in crate::job) async fn take_over(self, graph: GraphHandle, started: BackupStarted) -> ReadyBackup {
+        let holds = Holds::new(graph.clone(), &self.id, KIND);
+        let taken = async {
+            let filter = holds.keep_main(&started.filter).await?;
+            let target = holds.keep(&started.target, Permissions::all()).await?;
+            Ok(Clients { filter, target })
+        };
+        let clients = taken.await;
+        graph.send(unblock_all(started.blocker));
+        ReadyBackup {
+            plan: self,
+            size: started.size,
+            holds,
+            filter: started.filter,
+            keeps_zeroes: started.target_is_zero,
+            clients,
+        }
+    }
+}
+
+/// A backup that has all that it needs.
+pub(in crate::job) struct ReadyBackup {
+    plan: BackupPlan,
+    size: u64,
+    holds: Holds,
+    filter: String,
+    keeps_zeroes: bool,
+    clients: Result<Clients>,
+}
+
+/// By which a backup holds both nodes.
+struct Clients {
+    filter: Client,
+    target: Client,
+}
+
+impl ReadyBackup {
+    /// Why it has not.
+    pub fn failed(&self) -> Option<QmpError> {
+        let error = self.clients.as_ref().err()?;
+        Some(QmpError::generic(error.to_string()))
     }
 
     /// The job that does it.
-    #[must_use]
     pub fn job(self) -> BackupJob {
-        let holds = Holds::new(self.graph.clone(), &self.id, "backup");
+        // Of zeroes that the target shows anyway none need be written: no image below it will ever show through.
+        let keeps_zeroes = self.plan.sync == MirrorSyncMode::Full && self.keeps_zeroes;
+        let (client, target) = match self.clients {
+            Ok(Clients { filter, target }) => (Some(filter), keeps_zeroes.then_some(target)),
+            Err(_) => (None, None),
+        };
         BackupJob(Rc::new(Backup {
-            plan: self,
-            holds,
-            filter: RefCell::default(),
-            client: RefCell::default(),
-            target: RefCell::default(),
+            plan: self.plan,
+            size: self.size,
+            holds: self.holds,
+            filter: RefCell::new(Some(self.filter)),
+            client: RefCell::new(client),
+            target: RefCell::new(target),
         }))
+    }
+
+    /// Takes away what it has, as there will be no job.
+    pub async fn give_up(&self) {
+        self.holds.release_all().await;
+        self.holds.drop_filter(self.filter.clone()).await;
     }
 }
 
@@ -158,35 +226,11 @@ fn check_bitmap(asked: &BlockdevBackup) -> Result<(), QmpError> {
     }
 }
 
-async fn check_nodes(
-    graph: &GraphHandle,
-    asked: &BlockdevBackup,
-    node: &NodeFacts,
-    target: &NodeFacts,
-) -> Result<(), QmpError> {
-    if node.id == target.id {
-        return refused("Source and target cannot be the same");
-    }
-    if asked.compress == Some(true) && !target.takes_compressed {
-        // QEMU names the device here, and a daemon's nodes have none.
-        return refused("Compression is not supported for this drive ");
-    }
-    graph.check_operation(&node.name, OpBlocker::BackupSource).await?;
-    graph
-        .check_operation(&target.name, OpBlocker::BackupTarget)
-        .await?;
-    if node.size != target.size {
-        return refused("Source and target image have different sizes");
-    }
-    Ok(())
-}
-
-fn filter_options(asked: &BlockdevBackup, node: &NodeFacts, target: &NodeFacts) -> Options {
+/// Options of the filter, but for its children.
+fn filter_options(asked: &BlockdevBackup) -> Options {
     let mut options = Options::new();
     let mut put = |name: &str, value: serde_json::Value| options.insert(name.to_owned(), value);
     put("driver", FILTER.into());
-    put("file", node.name.clone().into());
-    put("target", target.name.clone().into());
     if let Some(name) = &asked.filter_node_name {
         put("node-name", name.clone().into());
     }
@@ -204,6 +248,7 @@ pub struct BackupJob(Rc<Backup>);
 
 struct Backup {
     plan: BackupPlan,
+    size: u64,
     holds: Holds,
     /// The filter's name, while it is there.
     filter: RefCell<Option<String>>,
@@ -224,16 +269,6 @@ impl Job for BackupJob {
         self.0.holds.clients().iter().map(Client::root).collect()
     }
 
-    fn claim(&mut self) -> Option<LocalBoxFuture<'static, Result<(), QmpError>>> {
-        let backup = Rc::clone(&self.0);
-        Some(async move { Ok(backup.insert_filter().await?) }.boxed_local())
-    }
-
-    fn begin(&mut self) -> Option<LocalBoxFuture<'static, Result<(), QmpError>>> {
-        let backup = Rc::clone(&self.0);
-        Some(async move { Ok(backup.begin().await?) }.boxed_local())
-    }
-
     fn run(&mut self, pace: Pace) -> LocalBoxFuture<'static, Result<()>> {
         let backup = Rc::clone(&self.0);
         async move { backup.run(pace).await }.boxed_local()
@@ -246,34 +281,15 @@ impl Job for BackupJob {
 }
 
 impl Backup {
-    /// Puts the filter over the node: from here on the target has the moment.
-    async fn insert_filter(&self) -> Result<()> {
-        let Self { plan, holds, .. } = self;
-        let options = plan.filter.clone();
-        let filter = holds.insert_filter(&plan.node, FILTER, options, true).await?;
-        self.filter.replace(filter);
-        Ok(())
-    }
-
-    async fn begin(&self) -> Result<()> {
-        let Self { plan, holds, .. } = self;
-        let filter = self.filter.borrow().clone().unwrap_or_default();
-        let client = holds.keep_main(&filter).await?;
-        let target = holds.keep(&plan.target, Permissions::all()).await?;
-        self.client.replace(Some(client));
-        self.target.replace(plan.keeps_zeroes.then_some(target));
-        Ok(())
-    }
-
     async fn run(&self, pace: Pace) -> Result<()> {
         let gone = || Error::new(ErrorKind::Closed, "The job has not begun");
         let client = self.client.borrow().clone().ok_or_else(gone)?;
         let plan = &self.plan;
-        pace.progress(0, i64::try_from(plan.size).unwrap_or(i64::MAX));
+        pace.progress(0, i64::try_from(self.size).unwrap_or(i64::MAX));
         if plan.sync == MirrorSyncMode::None {
             return self.wait(client, pace).await;
         }
-        let left = copy::all(plan.size, CHUNK, plan.piece)?;
+        let left = copy::all(self.size, CHUNK, plan.piece)?;
         copy_left(&client, &pace, plan.workers, left, || {
             let (keeper, pace, clients) = (client.clone(), pace.clone(), self.holds.clients());
             let target = self.target.borrow().clone();

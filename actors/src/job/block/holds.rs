@@ -28,7 +28,7 @@ impl Holds {
         Self {
             graph,
             id: id.to_owned(),
-            reason: format!("block device is in use by block job: {kind}"),
+            reason: reason(kind),
             clients: RefCell::default(),
             frozen: RefCell::default(),
         }
@@ -194,6 +194,11 @@ impl Holds {
             tracing::warn!(%error, node, "a node stays writable");
         }
     }
+}
+
+/// What others are told about a job of this kind that stands in their way.
+pub(super) fn reason(kind: &str) -> String {
+    format!("block device is in use by block job: {kind}")
 }
 
 /// What reopens a node, and what takes its options from it, read-only or writable.

@@ -1,5 +1,6 @@
 //! Several changes together, all or none.
 
+use super::job::BlockdevBackup;
 use super::node::{BlockdevSnapshot, BlockdevSnapshotSync};
 use crate::qapi::row::qapi;
 
@@ -8,6 +9,8 @@ qapi! {
     enum TransactionActionKind {
         /// It fails, and all others with it.
         Abort = "abort",
+        /// As the command `blockdev-backup` does.
+        BlockdevBackup = "blockdev-backup",
         /// As the command `blockdev-snapshot` does.
         BlockdevSnapshot = "blockdev-snapshot",
         /// As the command `blockdev-snapshot-sync` does.
@@ -18,6 +21,8 @@ qapi! {
     branches TransactionAction by "type": TransactionActionKind {
         /// It fails, and all others with it.
         Abort = "abort": AbortWrapper,
+        /// As the command `blockdev-backup` does.
+        BlockdevBackup = "blockdev-backup": BlockdevBackupWrapper,
         /// As the command `blockdev-snapshot` does.
         BlockdevSnapshot = "blockdev-snapshot": BlockdevSnapshotWrapper,
         /// As the command `blockdev-snapshot-sync` does.
@@ -31,6 +36,12 @@ qapi! {
     struct AbortWrapper {
         /// Nothing is to be said.
         data: Abort,
+    }
+
+    /// The arguments of a backup, one level down.
+    struct BlockdevBackupWrapper {
+        /// The node and its target.
+        data: BlockdevBackup,
     }
 
     /// The arguments of a snapshot, one level down.
