@@ -366,18 +366,6 @@ fn what_cannot_be_streamed_or_committed_is_refused_in_the_same_words() {
     });
 }
 
-/// The active layer is not committed yet, and that is said.
-#[test]
-fn a_commit_of_the_active_layer_is_refused() {
-    let mut talk = Talk::new(daemon().nbd_unix().start());
-    talk.open_chain(Value::Null);
-    talk.job("block-commit", json!({"device": "n3"}));
-    let said = talk.seen.last().expect("it was answered");
-    let text = "GenericError: Node 'n3' is the active layer or has a writer on it: \
-                committing what is being written is not supported";
-    assert!(said.ends_with(text), "{said}");
-}
-
 /// Nodes that were opened read-only, some of them because images name them.
 #[test]
 fn images_are_made_writable_for_a_job_and_read_only_again() {

@@ -312,6 +312,8 @@ qapi! {
         auto_finalize: Option<bool>,
         /// It is forgotten without a user's word.
         auto_dismiss: Option<bool>,
+        /// The target reads as zeroes. That is looked at in any case, so it is no more than a hint.
+        target_is_zero: Option<bool>,
     };
 
     /// What of a block job is to change.
