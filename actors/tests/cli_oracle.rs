@@ -159,6 +159,20 @@ fn character_devices_that_are_wrong() {
         "--chardev stdio,id=c,signal=x",
         "--chardev socket,id=c,host=localhost,port=foo,server=on,wait=off",
         "--daemonize --chardev stdio,id=a",
+        "--chardev file,id=c",
+        "--chardev file,id=c,path=/nonexistent/x",
+        "--chardev file,id=c,path=x,append=maybe",
+        "--chardev pipe,id=c",
+        "--chardev pipe,id=c,path=/nonexistent/x",
+        "--chardev udp,id=c",
+        "--chardev ringbuf,id=c,size=3",
+        "--chardev ringbuf,id=c,size=x",
+        "--chardev mux,id=c",
+        "--chardev mux,id=c,chardev=y",
+        "--chardev null,id=c,logfile=/nonexistent/x",
+        "--chardev socket,id=c,path=/nonexistent/x,server=off,websocket=on",
+        "--chardev socket,id=c,path=/nonexistent/x,tls-creds=y,server=on",
+        "--chardev socket,id=c,path=/nonexistent/x,tls-authz=y,server=on",
     ] {
         compare(line);
     }

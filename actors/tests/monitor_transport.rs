@@ -132,16 +132,7 @@ async fn monitor(dir: &Path, name: &str, commands: &Rc<Commands>) -> (PathBuf, a
         is_abstract: false,
         tight: true,
     };
-    let socket = Socket {
-        address,
-        server: true,
-        wait: false,
-        reconnect: None,
-    };
-    let options = ChardevOptions {
-        id: name.into(),
-        backend: Backend::Socket(socket),
-    };
+    let options = ChardevOptions::new(name, Backend::Socket(Socket::server(address)));
     let chardev = Chardev::open(&options, |_| {}).await.unwrap();
     let dispatch = Rc::new(Shared(commands.clone()));
     let monitor = Monitor::new(chardev, dispatch, commands.events.clone(), false);

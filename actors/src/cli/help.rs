@@ -25,7 +25,16 @@ Millpond: a storage daemon whose block graph can change while it serves
 
   --chardev [backend=]socket,id=ID,path=PATH[,server=on|off][,wait=on|off]
   --chardev [backend=]socket,id=ID,host=HOST,port=PORT[,server=on|off]...
+            [,telnet=on|off][,websocket=on|off]
   --chardev [backend=]stdio,id=ID
+  --chardev [backend=]file,id=ID,path=PATH[,input-path=PATH][,append=on|off]
+  --chardev [backend=]pipe,id=ID,path=PATH
+  --chardev [backend=]pty,id=ID[,path=LINK]
+  --chardev [backend=]udp,id=ID,port=PORT[,host=HOST]
+            [,localaddr=HOST][,localport=PORT]
+  --chardev [backend=]ringbuf,id=ID[,size=BYTES]
+  --chardev [backend=]mux,id=ID,chardev=ID
+            [,mux=on|off][,logfile=PATH][,logappend=on|off]
                          a character device for a monitor; `--chardev help`
                          lists kinds
 

@@ -296,6 +296,9 @@ async fn character(
             "{program}: {typed}: info: QEMU waiting for connection on: {place}"
         ))
     };
-    daemon.add_chardev(options, waiting).await?;
+    let id = options.id.clone();
+    if let Some(pty) = daemon.add_chardev(options, waiting).await? {
+        println!("char device redirected to {pty} (label {id})");
+    }
     Ok(Step::Next)
 }

@@ -1,6 +1,6 @@
 //! A monitor: one character device, one client after the other.
 
-use super::chardev::{Chardev, Connection};
+use super::chardev::{Connection, Lease};
 use super::events::{Charge, Events};
 use super::{Dispatch, EventBus, Session, Turn};
 use actix::prelude::*;
@@ -36,7 +36,7 @@ pub struct Finish;
 
 /// What a monitor's task works with.
 struct Serve {
-    chardev: Chardev,
+    chardev: Lease,
     dispatch: Rc<dyn Dispatch>,
     events: EventBus,
     pretty: bool,
@@ -55,10 +55,15 @@ struct Running {
 
 impl Monitor {
     /// A monitor on `chardev` whose commands `dispatch` carries out.
-    pub fn new(chardev: Chardev, dispatch: Rc<dyn Dispatch>, events: EventBus, pretty: bool) -> Self {
+    pub fn new(
+        chardev: impl Into<Lease>,
+        dispatch: Rc<dyn Dispatch>,
+        events: EventBus,
+        pretty: bool,
+    ) -> Self {
         let (stop, stopped) = watch::channel(false);
         let serve = Serve {
-            chardev,
+            chardev: chardev.into(),
             dispatch,
             events,
             pretty,
@@ -93,6 +98,8 @@ impl Handler<Finish> for Monitor {
                 && tokio::time::timeout(FAREWELL, &mut task).await.is_err()
             {
                 task.abort();
+                // Its device is free once it is gone.
+                let _ = task.await;
             }
         };
         Box::pin(ended.into_actor(self).map(|(), _, context| context.stop()))
@@ -109,7 +116,11 @@ impl Serve {
                 // An error means that the actor is gone, which is an end as well.
                 _ = stop.wait_for(|stop| *stop) => None,
             };
-            let Some(connection) = connection else { return };
+            let Some(connection) = connection else {
+                // The device is in use until the monitor is asked to end.
+                let _ = stop.wait_for(|stop| *stop).await;
+                return;
+            };
             tracing::info!(chardev = self.chardev.label(), "a monitor's client is connected");
             let end = self.converse(connection).await;
             tracing::info!(chardev = self.chardev.label(), ?end, "a monitor's client is gone");

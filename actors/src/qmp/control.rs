@@ -1,14 +1,12 @@
-//! The version, what there is to ask, the devices and monitors there are, and the end.
+//! The version, what there is to ask, and the end.
 
 use super::names;
 use crate::daemon::Daemon;
 use crate::flight;
 use crate::log;
-use crate::monitor::chardev::BACKENDS;
 use millpond_messages::qapi::schema::{
-    BlockInfo, ChardevBackendInfo, ChardevInfo, CommandInfo, Json, QueryBlock, QueryChardev,
-    QueryChardevBackends, QueryCommands, QueryQmpSchema, QueryVersion, Quit, SchemaInfo, VersionInfo,
-    XMillpondFlightRecord, XMillpondLogReopen,
+    BlockInfo, CommandInfo, Json, QueryBlock, QueryCommands, QueryQmpSchema, QueryVersion, Quit, SchemaInfo,
+    VersionInfo, XMillpondFlightRecord, XMillpondLogReopen,
 };
 use millpond_messages::qapi::{QmpError, introspect};
 
@@ -37,22 +35,6 @@ pub(super) async fn quit(daemon: Daemon, _: Quit) -> Result<(), QmpError> {
 
 pub(super) async fn devices(_: Daemon, _: QueryBlock) -> Result<Vec<BlockInfo>, QmpError> {
     Ok(Vec::new())
-}
-
-pub(super) async fn chardevs(daemon: Daemon, _: QueryChardev) -> Result<Vec<ChardevInfo>, QmpError> {
-    Ok(daemon.describe_chardevs())
-}
-
-pub(super) async fn chardev_backends(
-    _: Daemon,
-    _: QueryChardevBackends,
-) -> Result<Vec<ChardevBackendInfo>, QmpError> {
-    let names = BACKENDS.iter();
-    Ok(names
-        .map(|name| ChardevBackendInfo {
-            name: (*name).to_owned(),
-        })
-        .collect())
 }
 
 /// Writes the flight record to a file.

@@ -4,6 +4,7 @@
 //! the arguments and gives the answer that the command's row in [`schema`] names; one that
 //! does not fit its row does not compile.
 
+mod chardev;
 mod control;
 pub(crate) mod export;
 mod graph;
@@ -56,6 +57,10 @@ const TABLE: &[(&str, Handler)] = table! {
     BlockdevSetActive => node::set_active,
     BlockdevSnapshot => node::snapshot,
     BlockdevSnapshotSync => transaction::snapshot_sync,
+    ChardevAdd => chardev::add,
+    ChardevChange => chardev::change,
+    ChardevRemove => chardev::remove,
+    ChardevSendBreak => chardev::send_break,
     ChangeBackingFile => image::change_backing_file,
     JobCancel => job::cancel,
     JobComplete => job::complete,
@@ -78,14 +83,16 @@ const TABLE: &[(&str, Handler)] = table! {
     QueryBlockExports => export::query,
     QueryBlockJobs => job::query_block_jobs,
     QueryBlockstats => graph::query_statistics,
-    QueryChardev => control::chardevs,
-    QueryChardevBackends => control::chardev_backends,
+    QueryChardev => chardev::query,
+    QueryChardevBackends => chardev::backends,
     QueryCommands => control::commands,
     QueryJobs => job::query,
     QueryNamedBlockNodes => graph::query_nodes,
     QueryQmpSchema => control::schema,
     QueryVersion => control::version,
     Quit => control::quit,
+    RingbufRead => chardev::ringbuf_read,
+    RingbufWrite => chardev::ringbuf_write,
     Transaction => transaction::run,
     XBlockdevAmend => image::amend,
     XBlockdevChange => node::change_children,

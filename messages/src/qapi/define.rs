@@ -90,6 +90,8 @@ pub struct EnumType {
     pub name: &'static str,
     /// The words, in the schema's order.
     pub values: &'static [&'static str],
+    /// The features of each word; words at the end that have none may be left out.
+    pub features: &'static [&'static [&'static str]],
 }
 
 /// One of several types.

@@ -165,7 +165,13 @@ impl Listing {
 }
 
 fn describe_enum(name: &str, of: &EnumType) -> Value {
-    let members: Vec<Value> = of.values.iter().map(|value| json!({"name": value})).collect();
+    let features = of.features.iter().copied().chain(std::iter::repeat(&[][..]));
+    let member = |(value, features): (&&str, &[&str])| {
+        let mut member = json!({"name": value});
+        add_features(&mut member, features);
+        member
+    };
+    let members: Vec<Value> = of.values.iter().zip(features).map(member).collect();
     json!({"name": name, "members": members, "meta-type": "enum", "values": of.values})
 }
 

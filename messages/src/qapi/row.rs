@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! qapi! {
-//!     /// Words to choose from, with their names on the wire.
+//!     /// Words to choose from, with their names on the wire, and features in brackets.
 //!     enum JobStatus { Created = "created", Null = "null" }
 //!
 //!     /// An object. A member is called as its field, with `-` for `_`, unless `as` says otherwise; an `Option` may be left
@@ -166,7 +166,7 @@ macro_rules! qapi {
 
     (
         $(#[$meta:meta])* enum $name:ident {
-            $($(#[$vmeta:meta])* $variant:ident = $wire:tt),* $(,)?
+            $($(#[$vmeta:meta])* $variant:ident = $wire:tt $([$($feature:tt),*])?),* $(,)?
         } $($rest:tt)*
     ) => {
         $(#[$meta])*
@@ -189,6 +189,7 @@ macro_rules! qapi {
                 static SCHEMA: $crate::qapi::define::EnumType = $crate::qapi::define::EnumType {
                     name: stringify!($name),
                     values: &[$($wire),*],
+                    features: &[$(&[$($($feature),*)?]),*],
                 };
                 &SCHEMA
             });

@@ -71,16 +71,7 @@ impl Plain {
             None if is_passed => Address::Fd(PASSED_MONITOR.to_owned()),
             None => return Ok(()),
         };
-        let socket = Socket {
-            address,
-            server: true,
-            wait: false,
-            reconnect: None,
-        };
-        let options = ChardevOptions {
-            id: "qmp".into(),
-            backend: Backend::Socket(socket),
-        };
+        let options = ChardevOptions::new("qmp", Backend::Socket(Socket::server(address)));
         daemon.add_chardev(options, |_| {}).await?;
         daemon.add_monitor(&MonitorOptions::on("qmp"), Commands::of(daemon))?;
         daemon.open_monitors();

@@ -1,33 +1,43 @@
 //! Opens character devices, and gives one connection after the other.
 
-use super::{Address, Backend, ChardevOptions, Socket};
-use crate::socket::activation::passed_one;
-use crate::socket::{Listeners, OwnFile, SocketError, listen, resolve, unix_address};
-use millpond_messages::IoError;
-use millpond_messages::qapi::SocketAddress;
-use std::future::poll_fn;
-use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::net as unix;
-use std::task::Poll;
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-/// How long to wait before accepting again when the system is short of something.
-const BREATH: Duration = Duration::from_millis(100);
-/// A connection: what comes in, and where answers go.
-pub struct Connection {
-    /// What the client sends comes from here.
-    pub reader: Box<dyn AsyncRead + Unpin>,
-    /// What the client is answered goes here.
-    pub writer: Box<dyn AsyncWrite + Unpin>,
-}
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::JoinHandle;
+
+use super::backend::{Backend, ChardevOptions, Socket};
+use super::connection::{Connection, Silence};
+use super::log::Log;
+use super::pty::Pty;
+use super::ring::Ring;
+use super::socket::{Named, Server, connect};
+use super::{file, udp};
+
+/// How long to wait before looking again at a terminal that cannot be watched.
+const BREATH: Duration = Duration::from_secs(1);
 
 /// An open character device.
 pub struct Chardev {
     label: String,
     state: State,
+    name: Rc<RefCell<String>>,
+    log: Option<Log>,
+}
+
+/// A device that was opened, and what is known of it whoever uses it.
+pub struct Opened {
+    /// The device, which its first user takes.
+    pub device: Chardev,
+    /// What it is connected to now, as it is shown.
+    pub name: Rc<RefCell<String>>,
+    /// The memory that it is, if it is one.
+    pub ring: Option<Ring>,
+    /// The name of the pseudoterminal that it is, if it is one.
+    pub pty: Option<String>,
+    /// The task that writes its log. It ends after the device.
+    pub log: Option<JoinHandle<()>>,
 }
 
 enum State {
@@ -35,33 +45,115 @@ enum State {
         used: bool,
     },
     Null,
+    /// There is one connection, which was opened with the device.
+    Once(Option<Connection>),
+    Ring(Option<Ring>),
+    Pty(Pty),
     Server {
         server: Server,
-        first: Option<Connection>,
+        first: Option<Named>,
     },
     Client {
         socket: Socket,
-        connection: Option<Connection>,
+        connection: Option<Named>,
     },
+    /// One of the users' sides of a shared device.
+    Side(UnboundedReceiver<Connection>),
 }
 
-/// One of the sockets that a device listens on.
-enum Listener {
-    Unix(UnixListener),
-    Tcp(TcpListener),
+impl Opened {
+    /// Opens a device; `waiting` is told where if it waits for its first client.
+    ///
+    /// # Errors
+    /// QEMU's text for what went wrong.
+    pub async fn open(options: &ChardevOptions, waiting: impl FnOnce(String)) -> Result<Self, String> {
+        // First, as QEMU does: a device that cannot be logged is not opened.
+        let (log, task) = match &options.log {
+            Some(log) => Log::open(log).await.map(|(log, task)| (Some(log), Some(task)))?,
+            None => (None, None),
+        };
+        let state = State::open(options, waiting).await?;
+        let pty = match &state {
+            State::Pty(pty) => Some(pty.name().to_owned()),
+            _ => None,
+        };
+        let ring = match &state {
+            State::Ring(ring) => ring.clone(),
+            _ => None,
+        };
+        let name = Rc::new(RefCell::new(state.name(&options.backend)));
+        let device = Chardev {
+            label: options.id.clone(),
+            state,
+            name: Rc::clone(&name),
+            log,
+        };
+        Ok(Self {
+            device,
+            name,
+            ring,
+            pty,
+            log: task,
+        })
+    }
 }
 
-/// All that a device listens on.
-struct Server {
-    listeners: Vec<Listener>,
-    /// The socket's file, if it has one.
-    file: Option<OwnFile>,
-}
+impl State {
+    async fn open(options: &ChardevOptions, waiting: impl FnOnce(String)) -> Result<Self, String> {
+        Ok(match &options.backend {
+            Backend::Stdio => Self::Stdio { used: false },
+            // A mux is made by itself; below it is nothing of its own.
+            Backend::Null | Backend::Mux(_) => Self::Null,
+            Backend::File {
+                input,
+                output,
+                append,
+            } => Self::Once(Some(file::files(input.as_deref(), output, *append).await?)),
+            Backend::Pipe(path) => Self::Once(Some(file::pipes(path).await?)),
+            Backend::Pty(link) => Self::Pty(Pty::open(link.as_deref())?),
+            Backend::Udp { remote, local } => Self::Once(Some(udp::datagrams(remote, local.as_ref()).await?)),
+            Backend::Ring { size, .. } => Self::Ring(Some(Ring::new(*size)?)),
+            Backend::Socket(socket) if socket.server => {
+                let server = Server::listen(socket).await?;
+                let mut first = None;
+                if socket.wait {
+                    waiting(server.name());
+                    first = Some(server.accept().await);
+                }
+                Self::Server { server, first }
+            }
+            Backend::Socket(socket) => {
+                let connection = match connect(socket).await {
+                    Ok(connection) => Some(connection),
+                    Err(text) if socket.reconnect.is_none() => return Err(text),
+                    Err(text) => {
+                        tracing::warn!(chardev = options.id, "Unable to connect character device: {text}");
+                        None
+                    }
+                };
+                Self::Client {
+                    socket: socket.clone(),
+                    connection,
+                }
+            }
+        })
+    }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        // While the socket is still open.
-        self.file.iter().for_each(OwnFile::remove);
+    /// What a device is shown as that nobody uses yet.
+    fn name(&self, backend: &Backend) -> String {
+        match self {
+            Self::Pty(pty) => format!("pty:{}", pty.name()),
+            Self::Server {
+                first: Some(named), ..
+            } => named.name.clone(),
+            Self::Server { server, .. } => server.name(),
+            Self::Client {
+                connection: Some(named),
+                ..
+            } => named.name.clone(),
+            Self::Client { socket, .. } => format!("disconnected:{socket}"),
+            _ => backend.to_string(),
+        }
     }
 }
 
@@ -71,37 +163,17 @@ impl Chardev {
     /// # Errors
     /// QEMU's text for what went wrong.
     pub async fn open(options: &ChardevOptions, waiting: impl FnOnce(String)) -> Result<Self, String> {
-        let state = match &options.backend {
-            Backend::Stdio => State::Stdio { used: false },
-            Backend::Null => State::Null,
-            Backend::Socket(socket) if socket.server => {
-                let server = Server::listen(&socket.address).await?;
-                let mut first = None;
-                if socket.wait {
-                    waiting(format!("disconnected:{}", options.backend));
-                    first = Some(server.accept().await);
-                }
-                State::Server { server, first }
-            }
-            Backend::Socket(socket) => {
-                let connection = match connect(&socket.address).await {
-                    Ok(connection) => Some(connection),
-                    Err(text) if socket.reconnect.is_none() => return Err(text),
-                    Err(text) => {
-                        tracing::warn!(chardev = options.id, "Unable to connect character device: {text}");
-                        None
-                    }
-                };
-                State::Client {
-                    socket: socket.clone(),
-                    connection,
-                }
-            }
-        };
-        Ok(Self {
-            label: options.id.clone(),
-            state,
-        })
+        Opened::open(options, waiting).await.map(|opened| opened.device)
+    }
+
+    /// A side of a shared device, where connections come from.
+    pub(super) fn side(label: &str, connections: UnboundedReceiver<Connection>) -> Self {
+        Self {
+            label: label.to_owned(),
+            state: State::Side(connections),
+            name: Rc::default(),
+            log: None,
+        }
     }
 
     /// The id of the device.
@@ -111,167 +183,62 @@ impl Chardev {
 
     /// Waits for the next connection; `None` when there will be no more.
     pub async fn next(&mut self) -> Option<Connection> {
-        match &mut self.state {
-            State::Null | State::Stdio { used: true } => None,
+        let connection = self.connect().await?;
+        Some(match &self.log {
+            Some(log) => Connection {
+                writer: log.log(connection.writer),
+                ..connection
+            },
+            None => connection,
+        })
+    }
+
+    async fn connect(&mut self) -> Option<Connection> {
+        let named = match &mut self.state {
+            State::Null => std::future::pending().await,
+            State::Stdio { used: true } => return None,
             State::Stdio { used } => {
                 *used = true;
-                Some(Connection {
-                    reader: Box::new(tokio::io::stdin()),
-                    writer: Box::new(tokio::io::stdout()),
-                })
+                return Some(Connection::new(tokio::io::stdin(), tokio::io::stdout()));
             }
-            State::Server { server, first } => match first.take() {
-                Some(connection) => Some(connection),
-                None => Some(server.accept().await),
-            },
-            State::Client { socket, connection } => {
-                if let Some(connection) = connection.take() {
-                    return Some(connection);
-                }
-                loop {
-                    tokio::time::sleep(socket.reconnect?).await;
-                    if let Ok(connection) = connect(&socket.address).await {
-                        return Some(connection);
+            State::Once(connection) => return connection.take(),
+            State::Ring(ring) => return ring.take().map(|ring| Connection::new(Silence, ring)),
+            State::Side(connections) => return connections.recv().await,
+            State::Pty(pty) => loop {
+                match pty.accept().await {
+                    Ok(connection) => return Some(connection),
+                    Err(error) => {
+                        tracing::warn!(%error, "a pseudoterminal cannot be watched");
+                        tokio::time::sleep(BREATH).await;
                     }
                 }
-            }
-        }
-    }
-}
-
-/// The text for a failed system call.
-fn reason(error: io::Error) -> String {
-    IoError::from(error).to_string()
-}
-
-/// The text for what a socket's address is refused with.
-fn refusal(error: SocketError) -> String {
-    match error.hint() {
-        Some(hint) => format!("{error}\n{hint}"),
-        None => error.to_string(),
-    }
-}
-
-impl Server {
-    async fn listen(address: &Address) -> Result<Self, String> {
-        let Listeners { sockets, file } = listen(&address.into()).await.map_err(refusal)?;
-        let mut server = Self {
-            listeners: Vec::new(),
-            file,
+            },
+            State::Server { server, first } => match first.take() {
+                Some(named) => named,
+                None => {
+                    self.name.replace(server.name());
+                    server.accept().await
+                }
+            },
+            State::Client { socket, connection } => match connection.take() {
+                Some(named) => named,
+                None => {
+                    self.name.replace(format!("disconnected:{socket}"));
+                    reconnect(socket).await?
+                }
+            },
         };
-        for socket in sockets {
-            let listener = Listener::of(socket)
-                .map_err(|error| format!("Failed to listen on socket: {}", reason(error)))?;
-            server.listeners.push(listener);
-        }
-        Ok(server)
-    }
-
-    /// The next client; one that is gone before it is accepted is passed over.
-    async fn accept(&self) -> Connection {
-        loop {
-            let accepted = poll_fn(|context| {
-                let mut ready = self
-                    .listeners
-                    .iter()
-                    .map(|listener| listener.poll_accept(context));
-                ready.find(Poll::is_ready).unwrap_or(Poll::Pending)
-            });
-            match accepted.await {
-                Ok(connection) => return connection,
-                Err(error) => {
-                    tracing::warn!(%error, "a monitor's client cannot be accepted");
-                    tokio::time::sleep(BREATH).await;
-                }
-            }
-        }
+        self.name.replace(named.name);
+        Some(named.connection)
     }
 }
 
-impl Listener {
-    fn of(socket: OwnedFd) -> io::Result<Self> {
-        if is_unix(&socket)? {
-            let listener = unix::UnixListener::from(socket);
-            listener.set_nonblocking(true)?;
-            return UnixListener::from_std(listener).map(Self::Unix);
-        }
-        let listener = std::net::TcpListener::from(socket);
-        listener.set_nonblocking(true)?;
-        TcpListener::from_std(listener).map(Self::Tcp)
-    }
-
-    fn poll_accept(&self, context: &mut std::task::Context<'_>) -> Poll<io::Result<Connection>> {
-        match self {
-            Self::Unix(listener) => listener
-                .poll_accept(context)
-                .map_ok(|(stream, _)| unix_connection(stream)),
-            Self::Tcp(listener) => listener
-                .poll_accept(context)
-                .map_ok(|(stream, _)| tcp_connection(stream)),
+/// Connects again, however often it takes; not at all where that was not asked for.
+async fn reconnect(socket: &Socket) -> Option<Named> {
+    loop {
+        tokio::time::sleep(socket.reconnect?).await;
+        if let Ok(named) = connect(socket).await {
+            return Some(named);
         }
     }
-}
-
-fn unix_connection(stream: UnixStream) -> Connection {
-    let (reader, writer) = stream.into_split();
-    Connection {
-        reader: Box::new(reader),
-        writer: Box::new(writer),
-    }
-}
-
-fn tcp_connection(stream: TcpStream) -> Connection {
-    // Answers are small and waited for; without this they could be held back. If it fails they still arrive.
-    let _ = stream.set_nodelay(true);
-    let (reader, writer) = stream.into_split();
-    Connection {
-        reader: Box::new(reader),
-        writer: Box::new(writer),
-    }
-}
-
-async fn connect(address: &Address) -> Result<Connection, String> {
-    match SocketAddress::from(address) {
-        SocketAddress::Unix(address) => {
-            let failed = |error| format!("Failed to connect to '{}': {}", address.path, reason(error));
-            let stream = unix::UnixStream::connect_addr(&unix_address(&address).map_err(refusal)?);
-            unix_stream(stream.map_err(failed)?).map_err(failed)
-        }
-        SocketAddress::Inet(address) => {
-            let mut last = None;
-            for address in resolve(&address, false).await.map_err(refusal)? {
-                match TcpStream::connect(address).await {
-                    Ok(stream) => return Ok(tcp_connection(stream)),
-                    Err(error) => last = Some(error),
-                }
-            }
-            let why = last.map_or_else(|| "Address not available".into(), reason);
-            Err(format!(
-                "Failed to connect to '{}:{}': {why}",
-                address.host, address.port
-            ))
-        }
-        SocketAddress::Fd(descriptor) => {
-            let name = &descriptor.name;
-            let socket = passed_one(name).map_err(refusal)?;
-            let failed = |error| format!("Unable to use file descriptor '{name}': {}", reason(error));
-            if is_unix(&socket).map_err(failed)? {
-                return unix_stream(unix::UnixStream::from(socket)).map_err(failed);
-            }
-            let stream = std::net::TcpStream::from(socket);
-            stream.set_nonblocking(true).map_err(failed)?;
-            TcpStream::from_std(stream).map(tcp_connection).map_err(failed)
-        }
-        SocketAddress::Vsock(_) => Err("Connecting to a vsock address is not supported".into()),
-    }
-}
-
-fn unix_stream(stream: unix::UnixStream) -> io::Result<Connection> {
-    stream.set_nonblocking(true)?;
-    UnixStream::from_std(stream).map(unix_connection)
-}
-
-/// Whether the socket is a unix socket, rather than a TCP one.
-fn is_unix(socket: &OwnedFd) -> io::Result<bool> {
-    Ok(rustix::net::getsockname(socket)?.address_family() == rustix::net::AddressFamily::UNIX)
 }

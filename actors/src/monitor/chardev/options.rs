@@ -1,7 +1,9 @@
 //! `--chardev`'s own grammar: older than that of the other options, with its own texts.
 
-use super::{Address, Backend, ChardevOptions, Socket};
-use millpond_messages::qapi::{IDENTIFIER_HINT, check_identifier, take_value};
+use super::asked::{Roles, check as check_roles};
+use super::backend::{Address, Backend, ChardevOptions, LogFile, Protocol, Socket};
+use super::ring::DEFAULT_SIZE;
+use millpond_messages::qapi::{IDENTIFIER_HINT, check_identifier, parse_size, take_value};
 use std::time::Duration;
 
 /// What the text of `--chardev` asks for.
@@ -16,26 +18,40 @@ pub enum Parsed {
 }
 
 /// The kinds of backend there are.
-pub const BACKENDS: &[&str] = &["stdio", "socket", "null"];
+pub const BACKENDS: &[&str] = &[
+    "pty", "file", "udp", "memory", "stdio", "socket", "ringbuf", "null", "pipe", "mux",
+];
+
+/// What follows the error for a size that is none.
+const SIZE_HINT: &str = "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n\
+                         and exabytes, respectively.";
 
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Text,
     Switch,
     Number,
+    Size,
 }
 
-use Kind::{Number, Switch, Text};
+use Kind::{Number, Size, Switch, Text};
 
 /// Every parameter, whichever backend it belongs to.
 const PARAMETERS: &[(&str, Kind)] = &[
     ("abstract", Switch),
+    ("append", Switch),
     ("backend", Text),
+    ("chardev", Text),
     ("delay", Switch),
     ("fd", Text),
     ("host", Text),
+    ("input-path", Text),
     ("ipv4", Switch),
     ("ipv6", Switch),
+    ("localaddr", Text),
+    ("localport", Text),
+    ("logappend", Switch),
+    ("logfile", Text),
     ("mux", Switch),
     ("nodelay", Switch),
     ("path", Text),
@@ -44,9 +60,15 @@ const PARAMETERS: &[(&str, Kind)] = &[
     ("reconnect-ms", Number),
     ("server", Switch),
     ("signal", Switch),
+    ("size", Size),
+    ("telnet", Switch),
     ("tight", Switch),
+    ("tls-authz", Text),
+    ("tls-creds", Text),
+    ("tn3270", Switch),
     ("to", Number),
     ("wait", Switch),
+    ("websocket", Switch),
 ];
 
 /// What `--chardev BACKEND,help` prints.
@@ -57,6 +79,7 @@ pub fn parameter_help() -> String {
             Text => "<str>",
             Switch => "<bool (on/off)>",
             Number => "<num>",
+            Size => "<size>",
         };
         text.push_str(&format!("  {name}={kind}\n"));
     }
@@ -78,6 +101,11 @@ impl Values {
 
     fn switch(&self, name: &str) -> Option<bool> {
         self.text(name).map(|value| value == "on")
+    }
+
+    /// Text that is not empty.
+    fn filled(&self, name: &str) -> Option<&str> {
+        self.text(name).filter(|text| !text.is_empty())
     }
 
     fn number(&self, name: &str) -> Option<u64> {
@@ -155,6 +183,9 @@ fn check(name: &str, value: &str) -> Result<(), String> {
         Some((_, Number)) if value.parse::<u64>().is_err() => {
             Err(format!("Parameter '{name}' expects a number"))
         }
+        Some((_, Size)) if parse_size(value).is_none() => Err(format!(
+            "Parameter '{name}' expects a non-negative number below 2^64\n{SIZE_HINT}"
+        )),
         Some(_) => Ok(()),
     }
 }
@@ -166,12 +197,63 @@ fn build(id: Option<String>, values: &Values) -> Result<ChardevOptions, String> 
     let id = id.ok_or("chardev: no id specified")?;
     let backend = match values.text("backend") {
         None => return Err(format!("chardev: \"{id}\" missing backend")),
-        Some("null") => Backend::Null,
-        Some("stdio") => Backend::Stdio,
-        Some("socket") => Backend::Socket(socket(values)?),
-        Some(other) => return Err(format!("'{other}' is not a valid char driver name")),
+        Some(kind) => backend(kind, values)?,
     };
-    Ok(ChardevOptions { id, backend })
+    let append = values.switch("logappend").unwrap_or(false);
+    let log = values.text("logfile").map(str::to_owned);
+    Ok(ChardevOptions {
+        log: log.map(|path| LogFile { path, append }),
+        is_shared: values.switch("mux").unwrap_or(false),
+        ..ChardevOptions::new(id, backend)
+    })
+}
+
+fn backend(kind: &str, values: &Values) -> Result<Backend, String> {
+    let path = |missing: &str| values.text("path").map(str::to_owned).ok_or(missing.to_owned());
+    Ok(match kind {
+        "null" => Backend::Null,
+        "stdio" => Backend::Stdio,
+        "socket" => Backend::Socket(socket(values)?),
+        "file" => Backend::File {
+            output: path("chardev: file: no filename given")?,
+            input: values.text("input-path").map(str::to_owned),
+            append: values.switch("append").unwrap_or(false),
+        },
+        "pipe" => Backend::Pipe(path("chardev: pipe: no device path given")?),
+        "pty" => Backend::Pty(values.text("path").map(str::to_owned)),
+        "udp" => datagrams(values)?,
+        "ringbuf" | "memory" => Backend::Ring {
+            size: match values.text("size").and_then(parse_size) {
+                None | Some(0) => DEFAULT_SIZE,
+                Some(size) => size.cast_signed(),
+            },
+            is_memory: kind == "memory",
+        },
+        "mux" => {
+            let base = values.text("chardev").ok_or("chardev: mux: no chardev given")?;
+            Backend::Mux(base.to_owned())
+        }
+        other => return Err(format!("'{other}' is not a valid char driver name")),
+    })
+}
+
+fn datagrams(values: &Values) -> Result<Backend, String> {
+    let inet = |host: &str, port: &str| Address::Inet {
+        host: host.to_owned(),
+        port: port.to_owned(),
+        to: None,
+        ipv4: values.switch("ipv4"),
+        ipv6: values.switch("ipv6"),
+    };
+    let port = values
+        .filled("port")
+        .ok_or("chardev: udp: remote port not specified")?;
+    let (local_host, local_port) = (values.filled("localaddr"), values.filled("localport"));
+    let has_local = local_host.is_some() || local_port.is_some();
+    Ok(Backend::Udp {
+        remote: inet(values.filled("host").unwrap_or("localhost"), port),
+        local: has_local.then(|| inet(local_host.unwrap_or(""), local_port.unwrap_or("0"))),
+    })
 }
 
 fn socket(values: &Values) -> Result<Socket, String> {
@@ -202,17 +284,25 @@ fn socket(values: &Values) -> Result<Socket, String> {
         (Some(seconds), None) => seconds.saturating_mul(1000),
         (None, milliseconds) => milliseconds.unwrap_or(0),
     };
-    if server && reconnect > 0 {
-        return Err("'reconnect' option is incompatible with socket in server listen mode".into());
-    }
-    if !server && values.text("wait").is_some() {
-        return Err("'wait' option is incompatible with socket in client connect mode".into());
-    }
+    let protocol = Protocol {
+        telnet: values.switch("telnet").unwrap_or(false),
+        tn3270: values.switch("tn3270").unwrap_or(false),
+        websocket: values.switch("websocket").unwrap_or(false),
+    };
+    check_roles(&Roles {
+        server,
+        websocket: protocol.websocket,
+        reconnect: i64::try_from(reconnect).unwrap_or(i64::MAX),
+        has_wait: values.text("wait").is_some(),
+        tls_creds: values.text("tls-creds"),
+        tls_authz: values.text("tls-authz").is_some(),
+    })?;
     Ok(Socket {
         address,
         server,
         wait: server && values.switch("wait").unwrap_or(true),
         reconnect: (reconnect > 0).then(|| Duration::from_millis(reconnect)),
+        protocol,
     })
 }
 
@@ -229,19 +319,12 @@ mod tests {
 
     #[test]
     fn what_other_programs_pass_is_understood() {
-        let expected = ChardevOptions {
-            id: "qmp".into(),
-            backend: Backend::Socket(Socket {
-                address: Address::Unix {
-                    path: "/a,b".into(),
-                    is_abstract: false,
-                    tight: true,
-                },
-                server: true,
-                wait: false,
-                reconnect: None,
-            }),
+        let address = Address::Unix {
+            path: "/a,b".into(),
+            is_abstract: false,
+            tight: true,
         };
+        let expected = ChardevOptions::new("qmp", Backend::Socket(Socket::server(address)));
         assert_eq!(device("socket,id=qmp,path=/a,,b,server=on,wait=off"), expected);
         let mut warnings = Vec::new();
         let old = parse("socket,id=qmp,path=/a,,b,server,nowait", |text| {

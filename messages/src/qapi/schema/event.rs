@@ -176,6 +176,13 @@ events! {
             /// How many sectors the request had.
             sectors_count: i64,
         },
+        /// A port of a guest was opened or closed. No part of Millpond has such.
+        VserportChange = "VSERPORT_CHANGE" {
+            /// The id of the port.
+            id: String,
+            /// Whether it is open now.
+            open: bool,
+        },
         /// An export is gone: its last reference was dropped.
         BlockExportDeleted = "BLOCK_EXPORT_DELETED" {
             /// The id of the export.

@@ -116,6 +116,7 @@ impl Qapi for DebugEvent {
         static SCHEMA: EnumType = EnumType {
             name: "BlkdebugEvent",
             values: DebugEvent::NAMES,
+            features: &[],
         };
         &SCHEMA
     });

@@ -150,6 +150,7 @@ impl Qapi for OperationKind {
                 "block-status",
                 "query",
             ],
+            features: &[],
         };
         &SCHEMA
     });

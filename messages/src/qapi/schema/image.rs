@@ -418,6 +418,7 @@ impl Qapi for Preallocation {
         static SCHEMA: EnumType = EnumType {
             name: "PreallocMode",
             values: &["off", "metadata", "falloc", "full"],
+            features: &[],
         };
         &SCHEMA
     });

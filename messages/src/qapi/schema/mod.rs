@@ -106,6 +106,12 @@ pub static COMMANDS: &[&CommandRow] = &[
     &QomListProperties::ROW,
     &QueryChardev::ROW,
     &QueryChardevBackends::ROW,
+    &ChardevAdd::ROW,
+    &ChardevChange::ROW,
+    &ChardevRemove::ROW,
+    &ChardevSendBreak::ROW,
+    &RingbufRead::ROW,
+    &RingbufWrite::ROW,
 ];
 
 /// The command called `name`.
