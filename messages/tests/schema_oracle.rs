@@ -124,6 +124,9 @@ impl Comparison {
 /// Types of objects that QEMU does not have.
 const OWN: &[&str] = &["chaos"];
 
+/// Commands that QEMU has since a later version than the recorded one.
+const NEWER: &[&str] = &["qom-list-get"];
+
 fn is_own(word: &Value) -> bool {
     word.as_str().is_some_and(|word| OWN.contains(&word))
 }
@@ -166,6 +169,9 @@ fn commands_events_and_types_have_the_oracles_form() {
         // What QEMU has no command for says so by its name.
         if name.starts_with("x-millpond-") || name == "BLOCK_NODE_BROKEN" {
             assert!(!theirs.contains_key(name));
+            continue;
+        }
+        if NEWER.contains(&name.as_str()) && !theirs.contains_key(name) {
             continue;
         }
         let oracle = theirs.get(name).unwrap_or_else(|| panic!("{name} is not QEMU's"));

@@ -579,3 +579,36 @@ fn an_open_image_is_checked_and_grows_with_its_space_laid_out() {
     daemon.expect_clean_exit();
     image::assert_clean(path);
 }
+
+/// What newer versions of QEMU answer to one command is what its older ones tell one by one.
+#[test]
+fn all_properties_of_several_objects_are_shown_at_once() {
+    let mut daemon = daemon()
+        .option("--object", "iothread,id=io")
+        .option("--object", "throttle-group,id=group,x-iops-total=7")
+        .start();
+    let paths = ["/objects/io", "group", "/objects", "/"];
+    let shown = daemon.qmp.ok("qom-list-get", json!({"paths": paths}));
+    let shown = shown.as_array().expect("a list of objects").clone();
+    assert_eq!(shown.len(), paths.len());
+    for (path, object) in paths.iter().zip(&shown) {
+        let listed = daemon.qmp.ok("qom-list", json!({"path": path}));
+        let listed = listed.as_array().expect("a list of properties").clone();
+        let properties = object["properties"].as_array().expect("a list of properties");
+        assert_eq!(properties.len(), listed.len(), "{path}");
+        for (property, listed) in properties.iter().zip(&listed) {
+            assert_eq!(
+                (&property["name"], &property["type"]),
+                (&listed["name"], &listed["type"])
+            );
+            let arguments = json!({"path": path, "property": listed["name"]});
+            assert_eq!(property["value"], daemon.qmp.ok("qom-get", arguments), "{path}");
+        }
+    }
+    assert_eq!(daemon.qmp.ok("qom-list-get", json!({"paths": []})), json!([]));
+    let error = daemon
+        .qmp
+        .refused("qom-list-get", json!({"paths": ["/objects/io", "/objects/none"]}));
+    assert_eq!(error.class, "DeviceNotFound");
+    assert_eq!(error.desc, "Device '/objects/none' not found");
+}

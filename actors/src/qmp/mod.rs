@@ -76,6 +76,7 @@ const TABLE: &[(&str, Handler)] = table! {
     ObjectDel => object::delete,
     QomGet => qom::get,
     QomList => qom::list,
+    QomListGet => qom::list_get,
     QomListProperties => qom::list_properties,
     QomListTypes => qom::list_types,
     QomSet => qom::set,

@@ -3,7 +3,8 @@
 use crate::daemon::Daemon;
 use crate::object::{self, KINDS, UserObject};
 use millpond_messages::qapi::schema::{
-    ObjectPropertyInfo, ObjectTypeInfo, QomGet, QomList, QomListProperties, QomListTypes, QomSet,
+    ObjectPropertiesValues, ObjectPropertyInfo, ObjectPropertyValue, ObjectTypeInfo, QomGet, QomList,
+    QomListGet, QomListProperties, QomListTypes, QomSet,
 };
 use millpond_messages::qapi::{ErrorClass, QmpError};
 use serde_json::Value;
@@ -129,6 +130,25 @@ pub(super) async fn get(daemon: Daemon, arguments: QomGet) -> Result<Value, QmpE
         }
         _ => Err(not_found("container", name)),
     }
+}
+
+/// All properties of each object, as they are listed, with the values that one could get.
+pub(super) async fn list_get(
+    daemon: Daemon,
+    arguments: QomListGet,
+) -> Result<Vec<ObjectPropertiesValues>, QmpError> {
+    let mut objects = Vec::new();
+    for path in arguments.paths {
+        let listed = list(daemon.clone(), QomList { path: path.clone() }).await?;
+        let mut properties = Vec::new();
+        for ObjectPropertyInfo { name, kind, .. } in listed {
+            let (path, property) = (path.clone(), name.clone());
+            let value = get(daemon.clone(), QomGet { path, property }).await.ok();
+            properties.push(ObjectPropertyValue { name, kind, value });
+        }
+        objects.push(ObjectPropertiesValues { properties });
+    }
+    Ok(objects)
 }
 
 pub(super) async fn set(daemon: Daemon, arguments: QomSet) -> Result<(), QmpError> {

@@ -101,6 +101,7 @@ pub static COMMANDS: &[&CommandRow] = &[
     &ObjectDel::ROW,
     &QomList::ROW,
     &QomGet::ROW,
+    &QomListGet::ROW,
     &QomSet::ROW,
     &QomListTypes::ROW,
     &QomListProperties::ROW,

@@ -148,6 +148,28 @@ qapi! {
         property: String,
     } -> Value;
 
+    /// A property of an object, and its value.
+    struct ObjectPropertyValue {
+        /// The name of the property.
+        name: String,
+        /// Its type; `child<TYPE>` for an object below this one.
+        kind as "type": String,
+        /// Its value, unless it cannot be read.
+        value: Option<Value>,
+    }
+
+    /// The properties of one object.
+    struct ObjectPropertiesValues {
+        /// All of them, with their values.
+        properties: Vec<ObjectPropertyValue>,
+    }
+
+    /// Shows all properties of several objects. QEMU has it since 10.1.
+    command QomListGet = "qom-list-get" {
+        /// Where the objects are in the tree.
+        paths: Vec<String>,
+    } -> Vec<ObjectPropertiesValues>;
+
     /// Changes a property of an object.
     command QomSet = "qom-set" {
         /// Where the object is in the tree.
