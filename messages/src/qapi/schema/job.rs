@@ -318,9 +318,9 @@ qapi! {
 
     /// What of a block job is to change.
     union BlockJobChangeOptions {
-        @kind: BlockJobChangeKind,
         /// The id of the job.
         id: String,
+        @kind: BlockJobChangeKind,
     }
 
     /// What only some kinds of block job can change.
