@@ -25,8 +25,6 @@ const PLACES: u64 = 64;
 /// One row.
 pub struct Copy {
     pub work: &'static str,
-    /// Millpond has the job.
-    pub is_built: bool,
     /// It runs on the disk, not in memory.
     pub on_disk: bool,
     /// Its target may not have more than its source.
@@ -69,7 +67,6 @@ impl Copied {
 /// What most rows want.
 const DENSE: Copy = Copy {
     work: "",
-    is_built: true,
     on_disk: false,
     stays_sparse: false,
     make: |place| make_image(place, "full", place.size),
@@ -94,7 +91,6 @@ pub const COPIES: [Copy; 9] = [
     },
     Copy {
         work: "blockdev-mirror full, qcow2 to qcow2, 1 GiB",
-        is_built: false,
         run: mirror,
         times: Some(1.1),
         ..DENSE
@@ -106,7 +102,6 @@ pub const COPIES: [Copy; 9] = [
     },
     Copy {
         work: "block-commit of 512 MiB, active",
-        is_built: false,
         run: commit_active,
         ..COMMIT
     },
@@ -117,7 +112,6 @@ pub const COPIES: [Copy; 9] = [
     },
     Copy {
         work: "blockdev-mirror full, raw to raw, 1 GiB",
-        is_built: false,
         run: mirror_raw,
         ..RAW
     },
@@ -129,7 +123,6 @@ pub const COPIES: [Copy; 9] = [
     },
     Copy {
         work: "blockdev-mirror of a sparse 1 TiB image with 1 GiB of data",
-        is_built: false,
         run: |place, program| sparse(place, program, "blockdev-mirror"),
         limit: |place| dense(place, mirror),
         ..SPARSELY

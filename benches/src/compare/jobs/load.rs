@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{NOT_BUILT, Place, copies};
+use super::{Place, copies};
 use crate::Outcome;
 use crate::compare::bench::Bench;
 use crate::compare::statistics::{Samples, alternate};
@@ -27,7 +27,6 @@ const LONGEST: f64 = 5.0;
 /// One row.
 struct Job {
     work: &'static str,
-    is_built: bool,
     /// The guest is served from an iothread. The peer ends by a failed assertion where such a node is backed up.
     on_iothread: bool,
     command: &'static str,
@@ -37,21 +36,18 @@ struct Job {
 const JOBS: [Job; 3] = [
     Job {
         work: "guest writes, 32 in flight, during a backup",
-        is_built: true,
         on_iothread: false,
         command: "blockdev-backup",
         further: || json!({}),
     },
     Job {
         work: "guest writes, 32 in flight, during a mirror in the background",
-        is_built: false,
         on_iothread: true,
         command: "blockdev-mirror",
         further: || json!({ "copy-mode": "background" }),
     },
     Job {
         work: "guest writes, 32 in flight, during a write-blocking mirror",
-        is_built: false,
         on_iothread: true,
         command: "blockdev-mirror",
         further: || json!({ "copy-mode": "write-blocking" }),
@@ -82,10 +78,7 @@ pub fn rows(bench: &Bench<'_>, section: &mut Section) {
 fn row(bench: &Bench<'_>, job: &Job, section: &mut Section) -> Outcome<()> {
     let place = Place::new(bench, bench.dir());
     copies::make_image(&place, "full", place.size)?;
-    let mut programs: Vec<&Program> = bench.peer().into_iter().collect();
-    if job.is_built {
-        programs.push(bench.ours());
-    }
+    let programs = bench.programs();
     let runs = alternate(
         bench.runs(),
         programs.len(),
@@ -96,11 +89,9 @@ fn row(bench: &Bench<'_>, job: &Job, section: &mut Section) -> Outcome<()> {
     copies::remove(&place)?;
     let mut shown = runs.iter().map(|runs| Shown::new(runs));
     let peer = bench.peer().and_then(|_| shown.next()).unwrap_or_default();
+    let ours = shown.next().unwrap_or_default();
     let target = format!("{TIMES}x; {:.0}% of the peer's p99", OF_P99 * 100.0);
-    section.lines.push(match shown.next() {
-        Some(ours) => line(job.work, target, &peer, &ours),
-        None => Line::open(job.work, &target, peer.words(), NOT_BUILT),
-    });
+    section.lines.push(line(job.work, target, &peer, &ours));
     Ok(())
 }
 

@@ -18,7 +18,6 @@ use crate::Outcome;
 use crate::server::Program;
 use copies::{COPIES, Copied, Copy};
 
-const NOT_BUILT: &str = "not built yet: Millpond has no such job";
 const NO_CONVERT: &str = "not built yet: Millpond has no image tool";
 
 const COLUMNS: &[&str] = &["limit", "of the limit", "CPU s: peer, ours", "spread"];
@@ -100,11 +99,9 @@ fn one_copy(bench: &Bench<'_>, copy: &Copy, section: &mut Section) -> Outcome<()
     let place = Place::new(bench, dir);
     copies::make(&place, copy)?;
     let mut turns: Vec<Turn<'_>> = bench.peer().into_iter().map(Turn::Program).collect();
-    let mut judged = turns.len();
-    if copy.is_built {
-        judged += 1;
-        turns.extend([Turn::Program(bench.ours()), Turn::Limit]);
-    }
+    turns.push(Turn::Program(bench.ours()));
+    let judged = turns.len();
+    turns.push(Turn::Limit);
     let measure = |which: usize| match turns[which] {
         Turn::Program(program) => (copy.run)(&place, program),
         Turn::Limit => Ok(Copied::taking((copy.limit)(&place)?)),
@@ -115,12 +112,8 @@ fn one_copy(bench: &Bench<'_>, copy: &Copy, section: &mut Section) -> Outcome<()
     copies::remove(&place)?;
     let mut shown = runs.iter().map(|runs| Shown::new(runs));
     let peer = bench.peer().and_then(|_| shown.next()).unwrap_or_default();
-    let ours = copy.is_built.then(|| shown.next()).flatten();
-    let limit = shown.next().unwrap_or_default();
-    section.lines.push(match ours {
-        Some(ours) => line(copy, &peer, &ours, &limit),
-        None => Line::open(copy.work, &copy.words(), seconds(&peer.seconds), NOT_BUILT),
-    });
+    let [ours, limit] = [shown.next(), shown.next()].map(Option::unwrap_or_default);
+    section.lines.push(line(copy, &peer, &ours, &limit));
     Ok(())
 }
 
