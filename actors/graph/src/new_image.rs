@@ -198,7 +198,8 @@ impl Given {
             let value = match (*name, self.get(name)) {
                 ("size", _) => Some(size.to_string()),
                 (_, Some(value)) if *kind == Kind::Size => parse_size(value).map(|bytes| bytes.to_string()),
-                (_, Some(value)) => Some(value.to_owned()),
+                // A comma in a value is told as two, which the options can be given by again.
+                (_, Some(value)) => Some(value.replace(',', ",,")),
                 (_, None) => default.map(str::to_owned),
             };
             if let Some(value) = value {

@@ -62,6 +62,7 @@ const TABLE: &[(&str, Handler)] = table! {
     ChardevRemove => chardev::remove,
     ChardevSendBreak => chardev::send_break,
     ChangeBackingFile => image::change_backing_file,
+    DriveBackup => transaction::drive_backup,
     JobCancel => job::cancel,
     JobComplete => job::complete,
     JobDismiss => job::dismiss,

@@ -5,8 +5,8 @@ use crate::job::{BackupPlan, TransactionPart};
 use millpond_messages::graph::{Action, Snapshot, SnapshotSync};
 use millpond_messages::qapi::QmpError;
 use millpond_messages::qapi::schema::{
-    ActionCompletionMode, BlockdevBackup, BlockdevSnapshot, BlockdevSnapshotSync, NewImageMode, Transaction,
-    TransactionAction,
+    ActionCompletionMode, BlockdevBackup, BlockdevSnapshot, BlockdevSnapshotSync, DriveBackup, NewImageMode,
+    Transaction, TransactionAction,
 };
 
 pub(super) async fn run(daemon: Daemon, arguments: Transaction) -> Result<(), QmpError> {
@@ -27,6 +27,7 @@ fn part(action: TransactionAction) -> TransactionPart {
             TransactionPart::Change(Action::Snapshot(Snapshot { node, overlay }))
         }
         TransactionAction::BlockdevSnapshotSync(snapshot) => sync(snapshot.data),
+        TransactionAction::DriveBackup(backup) => start_to_file(backup.data),
     }
 }
 
@@ -47,6 +48,10 @@ fn start(asked: &BlockdevBackup) -> TransactionPart {
     TransactionPart::Backup(Box::new(BackupPlan::new(asked)))
 }
 
+fn start_to_file(asked: DriveBackup) -> TransactionPart {
+    TransactionPart::Backup(Box::new(BackupPlan::to_file(asked)))
+}
+
 fn sync(asked: BlockdevSnapshotSync) -> TransactionPart {
     TransactionPart::Change(Action::SnapshotSync(SnapshotSync {
         device: asked.device,
@@ -64,4 +69,8 @@ pub(super) async fn snapshot_sync(daemon: Daemon, arguments: BlockdevSnapshotSyn
 
 pub(super) async fn backup(daemon: Daemon, arguments: BlockdevBackup) -> Result<(), QmpError> {
     daemon.transact(vec![start(&arguments)], false).await
+}
+
+pub(super) async fn drive_backup(daemon: Daemon, arguments: DriveBackup) -> Result<(), QmpError> {
+    daemon.transact(vec![start_to_file(arguments)], false).await
 }

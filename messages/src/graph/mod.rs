@@ -31,7 +31,8 @@ pub use query::*;
 pub use reply::GraphReply;
 pub use request::Request;
 pub use transaction::{
-    Action, BackupStart, BackupStarted, BackupTarget, CompletionMode, JobAction, SnapshotSync, Transacted,
+    Action, BackupFile, BackupStart, BackupStarted, BackupTarget, BelowBackup, CompletionMode, JobAction,
+    SnapshotSync, Transacted,
 };
 pub use user::{ChildOf, EdgeParent, RootRequest, RootUser};
 

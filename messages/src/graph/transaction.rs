@@ -116,7 +116,10 @@ impl JobAction {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Change(action) => action.name(),
-            Self::Backup(_) => "blockdev-backup",
+            Self::Backup(start) => match start.target {
+                BackupTarget::Node(_) => "blockdev-backup",
+                BackupTarget::File(_) => "drive-backup",
+            },
         }
     }
 }
@@ -147,6 +150,32 @@ pub struct BackupStart {
 pub enum BackupTarget {
     /// The node of this name.
     Node(String),
+    /// An image that is opened for the backup, and closed after it.
+    File(BackupFile),
+}
+
+/// The file that a backup writes to.
+#[derive(Debug, Clone)]
+pub struct BackupFile {
+    /// The name of the file.
+    pub filename: String,
+    /// Its format: that of what is backed up, if the file is made.
+    pub format: Option<String>,
+    /// The file is there, and is opened as it is.
+    pub existing: bool,
+    /// What it shows where it has nothing of its own.
+    pub below: BelowBackup,
+}
+
+/// What the target of a backup stands on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BelowBackup {
+    /// Nothing: it has all of what is backed up.
+    Nothing,
+    /// The backing image of what is backed up, if there is one.
+    Backing,
+    /// What is backed up itself.
+    Source,
 }
 
 /// What has come of actions that start jobs.
@@ -173,6 +202,8 @@ pub struct BackupStarted {
     pub size: u64,
     /// What was never written to the target reads as zeroes, and no image below it will ever show through.
     pub target_is_zero: bool,
+    /// The target was to stand on a backing image, and there is none.
+    pub lacks_backing: bool,
     /// What keeps others from both until the job does.
     pub blocker: Token,
 }

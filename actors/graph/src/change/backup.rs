@@ -4,17 +4,22 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use millpond_messages::graph::{BackupStart, BackupStarted, BackupTarget, Transacted};
-use millpond_messages::{Error, ErrorKind, NodeId, OpBlocker, Result};
+use millpond_messages::graph::{
+    BackupFile, BackupStart, BackupStarted, BackupTarget, BelowBackup, OpenImage, Options, Probing,
+    Transacted,
+};
+use millpond_messages::{Error, ErrorKind, NodeId, OpBlocker, OpenFlags, Result};
 
 use crate::change::insert::{Inserted, insert};
+use crate::change::{new_file, snapshot_sync};
+use crate::open::{backing, image};
 use crate::query::facts;
 use crate::sections::Cover;
 use crate::state::PolicyState;
 use crate::transaction::{Change, Transaction};
-use crate::value::forbidden;
 use crate::value::graph::Graph;
 use crate::value::node::Node;
+use crate::value::{chain, forbidden};
 use crate::world::World;
 
 /// A filter that is put over a node for a backup.
@@ -48,8 +53,10 @@ impl Change for Backup {
         let (graph, device) = (&state.graph, &self.request.device);
         let node = graph.look_up_new(device, device)?;
         self.node = Some(node.id);
-        let BackupTarget::Node(name) = &self.request.target;
-        let target = graph.look_up_new(name, name)?;
+        let target = match &self.request.target {
+            BackupTarget::Node(name) => graph.look_up_new(name, name)?,
+            BackupTarget::File(_) => return forbidden::check(graph, node.id, OpBlocker::BackupSource),
+        };
         self.target = Some(target.id);
         if let Some(text) = &self.request.refused {
             return refused(text);
@@ -57,14 +64,29 @@ impl Change for Backup {
         check_nodes(graph, node, target, self.request.compress)
     }
 
+    async fn ahead(&mut self, transaction: &mut Transaction) -> Result<()> {
+        let Some(node) = self.node else { return Ok(()) };
+        if let BackupTarget::File(file) = &self.request.target {
+            let target = self.open_target(transaction, node, file).await?;
+            self.target = Some(target);
+        }
+        Ok(())
+    }
+
     fn cover(&self, _: &Graph) -> Cover {
         Cover::Nodes(self.node.into_iter().collect())
     }
 
     async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        if self.target.is_none() {
+            self.ahead(transaction).await?;
+        }
         let (Some(node), Some(target)) = (self.node, self.target) else {
             return Ok(());
         };
+        if matches!(self.request.target, BackupTarget::File(_)) {
+            self.check_file(&transaction.world, node, target)?;
+        }
         let filter = self.put_filter(transaction, node, target).await?;
         if let Some(text) = &self.request.refused_job {
             return refused(text);
@@ -79,6 +101,15 @@ impl Change for Backup {
     }
 
     async fn finish(self, _: &World) {}
+}
+
+/// What the target of a node's backup stands on.
+fn below(graph: &Graph, node: NodeId, below: BelowBackup) -> Option<NodeId> {
+    match below {
+        BelowBackup::Nothing => None,
+        BelowBackup::Backing => chain::next_image(graph, chain::skip_filters(graph, node)),
+        BelowBackup::Source => Some(node),
+    }
 }
 
 fn check_nodes(graph: &Graph, node: &Node, target: &Node, compress: bool) -> Result<()> {
@@ -99,6 +130,82 @@ fn check_nodes(graph: &Graph, node: &Node, target: &Node, compress: bool) -> Res
 }
 
 impl Backup {
+    /// Of a target that is made here the rest is looked at once it is there.
+    fn check_file(&self, world: &World, node: NodeId, target: NodeId) -> Result<()> {
+        if let Some(text) = &self.request.refused {
+            return refused(text);
+        }
+        world.graph(|graph| {
+            let (node, target) = (graph.expect(node)?, graph.expect(target)?);
+            check_nodes(graph, node, target, self.request.compress)
+        })
+    }
+
+    /// Makes the target's file, unless it is there, and opens it with the node's flags.
+    async fn open_target(
+        &self,
+        transaction: &mut Transaction,
+        node: NodeId,
+        file: &BackupFile,
+    ) -> Result<NodeId> {
+        let world = transaction.world.clone();
+        let format = self.make_file(&world, node, file).await?;
+        let mut options = Options::new();
+        if let Some(format) = &format {
+            options.insert("driver".to_owned(), format.clone().into());
+        }
+        options.insert("discard".to_owned(), "unmap".into());
+        options.insert("detect-zeroes".to_owned(), "unmap".into());
+        let flags = world.graph(|graph| graph.expect(node).map(|node| node.flags))?;
+        let unwanted = OpenFlags::SNAPSHOT | OpenFlags::COPY_ON_READ | OpenFlags::PROTOCOL;
+        let stands_on_source = file.below == BelowBackup::Source;
+        let mut flags = (flags - unwanted) | OpenFlags::RDWR;
+        flags.set(OpenFlags::NO_BACKING, stands_on_source);
+        let target = OpenImage {
+            filename: Some(file.filename.clone()),
+            options,
+            flags,
+            // A format that nobody has said is found out, as QEMU does.
+            probing: Probing::Always,
+            ..OpenImage::default()
+        };
+        let target = image::open_node(transaction, target).await?;
+        if stands_on_source {
+            backing::connect(transaction, target, node).await?;
+        }
+        Ok(target)
+    }
+
+    /// Answers the format that the file is opened with, if that is known.
+    async fn make_file(&self, world: &World, node: NodeId, file: &BackupFile) -> Result<Option<String>> {
+        if file.existing {
+            return Ok(file.format.clone());
+        }
+        let (image, format) = world.graph(|graph| {
+            let kind = graph.expect(node)?.kind.name();
+            let format = file.format.clone().unwrap_or_else(|| kind.to_owned());
+            let image = snapshot_sync::beside(graph, node, &file.filename, &format)?;
+            let image = match below(graph, node, file.below) {
+                Some(base) => snapshot_sync::over(graph, base, image)?,
+                None => image,
+            };
+            Ok::<_, Error>((image, format))
+        })?;
+        let mut told = Vec::new();
+        let made = new_file::make(world, &image, &mut told).await;
+        self.told.borrow_mut().told.extend(told);
+        made.map(|()| Some(format))
+    }
+
+    fn lacks_backing(&self, graph: &Graph) -> bool {
+        let wants_backing = match &self.request.target {
+            BackupTarget::Node(_) => false,
+            BackupTarget::File(file) => file.below == BelowBackup::Backing,
+        };
+        let node = self.node.filter(|_| wants_backing);
+        node.is_some_and(|node| below(graph, node, BelowBackup::Backing).is_none())
+    }
+
     async fn put_filter(
         &self,
         transaction: &mut Transaction,
@@ -131,6 +238,7 @@ impl Backup {
                 target: to.name.clone(),
                 target_is_zero: facts::has_zero_init(graph, to) && !names_backing,
                 size: size(graph.expect(filter)?),
+                lacks_backing: self.lacks_backing(graph),
                 blocker,
             };
             Ok::<_, Error>((started, blocker))

@@ -115,7 +115,10 @@ impl SnapshotSync {
         let world = transaction.world.clone();
         let request = &self.request;
         if !request.existing {
-            let image = world.graph(|graph| over(graph, node, &request.snapshot_file, &request.format))?;
+            let image = world.graph(|graph| {
+                let image = beside(graph, node, &request.snapshot_file, &request.format)?;
+                over(graph, node, image)
+            })?;
             let mut told = Vec::new();
             let made = new_file::make(&world, &image, &mut told).await;
             self.told.borrow_mut().told.extend(told);
@@ -139,17 +142,16 @@ impl SnapshotSync {
     }
 }
 
-/// A new image that shows a node's image where it has nothing of its own.
+/// An image that shows a node's image where it has nothing of its own.
 ///
 /// # Errors
 /// The node is gone.
-pub fn over(graph: &Graph, node: NodeId, filename: &str, format: &str) -> Result<NewImage> {
-    let names = Filenames::of(graph, [node]);
-    let base = graph.expect(node)?;
+pub fn over(graph: &Graph, base: NodeId, image: NewImage) -> Result<NewImage> {
+    let names = Filenames::of(graph, [base]);
     Ok(NewImage {
-        base: Some(names.get(node).to_owned()),
-        base_format: Some(base.kind.name().to_owned()),
-        ..beside(graph, node, filename, format)?
+        base: Some(names.get(base).to_owned()),
+        base_format: Some(graph.expect(base)?.kind.name().to_owned()),
+        ..image
     })
 }
 

@@ -321,7 +321,7 @@ pub async fn resolve(
     match value {
         Value::String(name) => transaction
             .world
-            .graph(|graph| graph.look_up(&name, &name).map(|node| node.id)),
+            .graph(|graph| graph.look_up_new(&name, &name).map(|node| node.id)),
         Value::Object(options) => open_tree(transaction, options, base).await,
         _ => Err(options::wrong_type(option, "BlockdevRef")),
     }

@@ -130,7 +130,8 @@ impl Graph {
     /// # Errors
     /// There is none.
     pub fn look_up_new(&self, device: &str, name: &str) -> Result<&Node> {
-        match self.named_or_new(name) {
+        let is_open = |node: &&Node| node.facts.is_some() && !node.closing;
+        match self.named_or_new(name).filter(is_open) {
             Some(node) => Ok(node),
             None => self.look_up(device, name),
         }

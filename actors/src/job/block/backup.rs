@@ -13,27 +13,26 @@ use std::task::Waker;
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use millpond_messages::graph::{BackupStart, BackupStarted, BackupTarget, Options};
+use millpond_messages::graph::{BackupFile, BackupStart, BackupStarted, BackupTarget, BelowBackup, Options};
 use millpond_messages::io::{CopyFault, Operation, SnapshotRequest};
 use millpond_messages::qapi::schema::{
-    BitmapSyncMode, BlockdevBackup, BlockdevOnError, IoOperationType, MirrorSyncMode,
+    BlockdevBackup, BlockdevOnError, DriveBackup, IoOperationType, MirrorSyncMode, NewImageMode,
 };
 use millpond_messages::qapi::{JobType, QmpError};
 use millpond_messages::saved::SavedOptions;
 use millpond_messages::{Error, ErrorKind, Permissions, Range, Result, RootId, StatusFlags};
 use millpond_ring::buffer::Buffers;
 
+use super::backup_checks::{check_bitmap, check_perf, filter_options};
 use super::copy::{self, copy_left};
 use super::data::{NodeGates, at_home, cancelled};
-use super::holds::{Holds, as_options, reason, refused};
+use super::holds::{Holds, as_options, reason};
 use crate::graph::{GraphHandle, unblock_all};
 use crate::job::copy::{Copying, Fault, FaultVerdict, Need};
 use crate::job::order::{JobOptions, check_speed};
 use crate::job::pace::{Gates, Pace};
 use crate::job::work::Job;
 use crate::node::{Client, HomeClient};
-
-const FILTER: &str = "copy-before-write";
 
 /// What the job is called where it stands in the way of others.
 const KIND: &str = "backup";
@@ -104,6 +103,42 @@ impl BackupPlan {
         }
     }
 
+    /// The same where the target is a file, which is made or opened as the backup starts.
+    #[must_use]
+    pub fn to_file(asked: DriveBackup) -> Self {
+        let written = as_options(&asked);
+        let file = BackupFile {
+            filename: asked.target.clone(),
+            format: asked.format,
+            existing: asked.mode == Some(NewImageMode::Existing),
+            below: match asked.sync {
+                MirrorSyncMode::Top => BelowBackup::Backing,
+                MirrorSyncMode::None => BelowBackup::Source,
+                _ => BelowBackup::Nothing,
+            },
+        };
+        let mut plan = Self::new(&BlockdevBackup {
+            job_id: asked.job_id,
+            device: asked.device,
+            sync: asked.sync,
+            speed: asked.speed,
+            bitmap: asked.bitmap,
+            bitmap_mode: asked.bitmap_mode,
+            compress: asked.compress,
+            on_source_error: asked.on_source_error,
+            on_target_error: asked.on_target_error,
+            auto_finalize: asked.auto_finalize,
+            auto_dismiss: asked.auto_dismiss,
+            filter_node_name: asked.filter_node_name,
+            discard_source: asked.discard_source,
+            x_perf: asked.x_perf,
+            target: asked.target,
+        });
+        plan.start.target = BackupTarget::File(file);
+        plan.asked = written;
+        plan
+    }
+
     /// The id of the job.
     #[must_use]
     pub fn id(&self) -> &str {
@@ -121,7 +156,14 @@ impl BackupPlan {
     }
 
     /// Takes over what was done in the graph. It fails only where the nodes or the graph have gone meanwhile.
-    pub(in crate::job) async fn take_over(self, graph: GraphHandle, started: BackupStarted) -> ReadyBackup {
+    pub(in crate::job) async fn take_over(
+        mut self,
+        graph: GraphHandle,
+        started: BackupStarted,
+    ) -> ReadyBackup {
+        if started.lacks_backing {
+            self.sync = MirrorSyncMode::Full;
+        }
         let holds = Holds::new(graph.clone(), &self.id, KIND);
         let taken = async {
             let filter = holds.keep_main(&started.filter).await?;
@@ -187,60 +229,6 @@ impl ReadyBackup {
         self.holds.release_all().await;
         self.holds.drop_filter(self.filter.clone()).await;
     }
-}
-
-/// How many requests may be under way.
-fn check_perf(asked: &BlockdevBackup) -> Result<usize, QmpError> {
-    let Some(perf) = &asked.x_perf else {
-        return Ok(copy::PIECES);
-    };
-    let workers = match perf.max_workers {
-        None => copy::PIECES,
-        Some(workers @ 1..=0x7fff_ffff) => usize::try_from(workers).unwrap_or(copy::PIECES).min(64),
-        Some(_) => return refused("max-workers must be between 1 and 2147483647"),
-    };
-    if perf.max_chunk.is_some_and(|most| most < 0) {
-        return refused("max-chunk must be zero (which means no limit) or positive");
-    }
-    Ok(workers)
-}
-
-/// No node has bitmaps, so none can be found.
-fn check_bitmap(asked: &BlockdevBackup) -> Result<(), QmpError> {
-    let name = match asked.sync {
-        MirrorSyncMode::Bitmap => Some("bitmap"),
-        MirrorSyncMode::Incremental => Some("incremental"),
-        _ => None,
-    };
-    if let (Some(name), None) = (name, &asked.bitmap) {
-        return refused(format!("must provide a valid bitmap name for '{name}' sync mode"));
-    }
-    let is_incremental = asked.sync == MirrorSyncMode::Incremental;
-    if is_incremental && !matches!(asked.bitmap_mode, None | Some(BitmapSyncMode::OnSuccess)) {
-        return refused("Bitmap sync mode must be 'on-success' when using sync mode 'incremental'");
-    }
-    match (&asked.bitmap, asked.bitmap_mode) {
-        (Some(bitmap), _) => refused(format!("Bitmap '{bitmap}' could not be found")),
-        (None, Some(_)) => refused("Cannot specify bitmap sync mode without a bitmap"),
-        (None, None) => Ok(()),
-    }
-}
-
-/// Options of the filter, but for its children.
-fn filter_options(asked: &BlockdevBackup) -> Options {
-    let mut options = Options::new();
-    let mut put = |name: &str, value: serde_json::Value| options.insert(name.to_owned(), value);
-    put("driver", FILTER.into());
-    if let Some(name) = &asked.filter_node_name {
-        put("node-name", name.clone().into());
-    }
-    put("compress", asked.compress.unwrap_or(false).into());
-    put("discard-source", asked.discard_source.unwrap_or(false).into());
-    let perf = asked.x_perf.as_ref();
-    if let Some(size) = perf.and_then(|perf| perf.min_cluster_size) {
-        put("min-cluster-size", size.into());
-    }
-    options
 }
 
 /// Copies a node as it was.

@@ -4,6 +4,7 @@
 //! is taken. What it takes is in [`Holds`](holds::Holds), and is given back as the job ends, however it does.
 
 mod backup;
+mod backup_checks;
 mod chain;
 mod commit;
 mod copy;

@@ -1,5 +1,6 @@
 //! Jobs: shown, and told what to do.
 
+use super::node::NewImageMode;
 use super::statistics::BlockDeviceIoStatus;
 use crate::qapi::row::qapi;
 
@@ -273,6 +274,44 @@ qapi! {
         /// The node that is copied to.
         target: String,
     };
+
+    /// Copies a node as it is now to a file.
+    command DriveBackup = "drive-backup" {
+        /// The id of the job; there must be one.
+        job_id: Option<String>,
+        /// The node that is copied.
+        device: String,
+        /// What of it is copied.
+        sync: MirrorSyncMode,
+        /// The speed limit in bytes a second, 0 for none.
+        speed: Option<i64>,
+        /// The name of the bitmap by which is copied.
+        bitmap: Option<String>,
+        /// What becomes of that.
+        bitmap_mode: Option<BitmapSyncMode>,
+        /// The target stores what is copied compressed.
+        compress: Option<bool>,
+        /// What is done about an error of the node.
+        on_source_error: Option<BlockdevOnError>,
+        /// What is done about an error of the target.
+        on_target_error: Option<BlockdevOnError>,
+        /// Its result is final without a user's word.
+        auto_finalize: Option<bool>,
+        /// It is forgotten without a user's word.
+        auto_dismiss: Option<bool>,
+        /// The name of the filter that the job puts over the node.
+        filter_node_name: Option<String>,
+        /// What was copied is discarded in the node.
+        discard_source: Option<bool>,
+        /// How the job goes about its work.
+        x_perf: Option<BackupPerf> ["unstable"],
+        /// The file that is copied to.
+        target: String,
+        /// The format of the file: that of the node, if the file is made.
+        format: Option<String>,
+        /// What of the file is made: all, if left out.
+        mode: Option<NewImageMode>,
+    } ["deprecated"];
 
     /// When a mirrored write is answered.
     enum MirrorCopyMode {

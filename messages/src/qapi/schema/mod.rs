@@ -64,6 +64,7 @@ pub static COMMANDS: &[&CommandRow] = &[
     &BlockCommit::ROW,
     &BlockStream::ROW,
     &BlockdevBackup::ROW,
+    &DriveBackup::ROW,
     &BlockdevMirror::ROW,
     &BlockJobSetSpeed::ROW,
     &BlockJobCancel::ROW,

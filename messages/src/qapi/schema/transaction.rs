@@ -1,6 +1,6 @@
 //! Several changes together, all or none.
 
-use super::job::BlockdevBackup;
+use super::job::{BlockdevBackup, DriveBackup};
 use super::node::{BlockdevSnapshot, BlockdevSnapshotSync};
 use crate::qapi::row::qapi;
 
@@ -15,6 +15,8 @@ qapi! {
         BlockdevSnapshot = "blockdev-snapshot",
         /// As the command `blockdev-snapshot-sync` does.
         BlockdevSnapshotSync = "blockdev-snapshot-sync",
+        /// As the command `drive-backup` does.
+        DriveBackup = "drive-backup" ["deprecated"],
     }
 
     /// An action of a transaction.
@@ -27,6 +29,8 @@ qapi! {
         BlockdevSnapshot = "blockdev-snapshot": BlockdevSnapshotWrapper,
         /// As the command `blockdev-snapshot-sync` does.
         BlockdevSnapshotSync = "blockdev-snapshot-sync": BlockdevSnapshotSyncWrapper,
+        /// As the command `drive-backup` does.
+        DriveBackup = "drive-backup": DriveBackupWrapper,
     }
 
     /// What a failure takes: nothing.
@@ -54,6 +58,12 @@ qapi! {
     struct BlockdevSnapshotSyncWrapper {
         /// The node and its overlay.
         data: BlockdevSnapshotSync,
+    }
+
+    /// The arguments of a backup to a file, one level down.
+    struct DriveBackupWrapper {
+        /// The node and its target.
+        data: DriveBackup,
     }
 
     /// Whether jobs of a transaction end together.
