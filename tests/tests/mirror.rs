@@ -595,3 +595,86 @@ fn a_commit_of_the_active_image_under_load_ends_with_all_that_was_written() {
     ended(&mut daemon);
     now.check(0, &shown(&daemon, "qcow2", "base"));
 }
+
+fn to_file(more: Value) -> Value {
+    let mut arguments = json!({"job-id": "j", "device": "disk", "target": "new", "sync": "full"});
+    merge(&mut arguments, &more);
+    arguments
+}
+
+#[test]
+fn a_mirror_to_a_file_makes_and_opens_it_as_qemu_does() {
+    beside_qemu(|mut daemon: Daemon| {
+        open(&mut daemon, "raw", json!({}), None);
+        let path = daemon.path("new");
+        let mut seen = Vec::new();
+        for more in [
+            json!({"device": "none"}),
+            json!({"format": "none"}),
+            json!({"mode": "existing", "target": format!("{path}.none")}),
+            json!({"replaces": "base"}),
+            json!({"replaces": "base", "node-name": "n"}),
+            json!({"node-name": "disk"}),
+            json!({"granularity": 3}),
+            json!({"sync": "bitmap"}),
+            json!({"target": "/nonexistent/x"}),
+            json!({"job-id": "7"}),
+            json!({"speed": -1}),
+        ] {
+            let mut arguments = to_file(json!({"target": path}));
+            merge(&mut arguments, &more);
+            let refused = daemon.qmp.execute("drive-mirror", arguments);
+            let text = refused.expect_err("it is refused").desc;
+            seen.push(text.replace(&daemon.dir().display().to_string(), "DIR"));
+        }
+        let nodes = daemon.qmp.ok("query-named-block-nodes", json!({"flat": true}));
+        seen.push(nodes.as_array().expect("a list").len().to_string());
+        ended(&mut daemon);
+        seen
+    });
+}
+
+/// What is made for each kind of mirror, and what the disk's users see once its file has taken the disk's place.
+#[test]
+fn a_file_that_was_mirrored_to_takes_the_place_of_the_disk_over_its_backing_image() {
+    for more in [
+        json!({"sync": "full"}),
+        json!({"sync": "full", "format": "raw"}),
+        json!({"sync": "top", "node-name": "new"}),
+        json!({"sync": "none", "copy-mode": "write-blocking"}),
+        json!({"sync": "full", "mode": "existing", "format": "raw", "unmap": false}),
+    ] {
+        beside_qemu(|mut daemon: Daemon| {
+            open(&mut daemon, "raw", json!({}), None);
+            let path = daemon.path("new");
+            let format = more["format"].as_str().unwrap_or("qcow2");
+            if more["mode"] == "existing" {
+                std::fs::write(&path, vec![3; SIZE as usize]).expect("a file is made");
+            }
+            let mut guest = export(&mut daemon, "disk");
+            let mut arguments = to_file(json!({"target": path}));
+            merge(&mut arguments, &more);
+            daemon.qmp.ok("drive-mirror", arguments);
+            let ready = wait_ready(&mut daemon);
+            guest.ok(&Request::write(3 * MIB, vec![0x33; 65_536]));
+            End::Complete.ask(&mut daemon);
+            let completed = daemon.qmp.wait_event("BLOCK_JOB_COMPLETED");
+            assert_eq!(completed["error"], Value::Null);
+            wait_gone(&mut daemon);
+            guest.ok(&Request::write(4 * MIB, vec![0x44; 65_536]));
+            let now = guest.read_all();
+            drop(guest);
+            let nodes = daemon.qmp.ok("query-named-block-nodes", json!({"flat": true}));
+            let nodes = nodes.as_array().expect("a list").iter();
+            let mut nodes: Vec<_> = nodes
+                .map(|node| format!("{} {} {}", node["drv"], node["ro"], node["backing_file"]))
+                .collect();
+            nodes.sort();
+            let dir = daemon.dir().display().to_string();
+            let nodes = nodes.join("\n").replace(&dir, "DIR");
+            ended(&mut daemon);
+            assert!(shown(&daemon, format, "new") == now, "{more}");
+            (ready.to_string(), nodes, now)
+        });
+    }
+}

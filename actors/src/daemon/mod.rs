@@ -21,7 +21,7 @@ use millpond_drivers::filter::throttle::Groups;
 use millpond_engine::node::Client;
 use millpond_messages::graph::{CloseAll, Options, Request};
 use millpond_messages::qapi::QmpError;
-use millpond_messages::qapi::schema::{BlockCommit, BlockStream, BlockdevMirror};
+use millpond_messages::qapi::schema::{BlockCommit, BlockStream, BlockdevMirror, DriveMirror};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -176,6 +176,26 @@ impl Daemon {
         let outcome = self.jobs().transact(&self.parts.site.graph, parts, grouped).await;
         outcome.told.iter().for_each(|line| crate::log::print(line));
         outcome.done
+    }
+
+    /// Starts such a job whose target is a file, made or opened for it.
+    ///
+    /// # Errors
+    /// QEMU's texts.
+    pub async fn start_drive_mirror(&self, asked: DriveMirror) -> Result<(), QmpError> {
+        let options = JobOptions::asked(asked.speed, asked.auto_finalize, asked.auto_dismiss);
+        let id = asked.job_id.clone().unwrap_or_default();
+        let mut told = Vec::new();
+        let planned = MirrorPlan::to_file(self.parts.site.graph.clone(), asked, &mut told).await;
+        told.iter().for_each(|line| crate::log::print(line));
+        let plan = planned?;
+        let opened = plan.opened();
+        let started = self.jobs().start(&id, options, || plan.job()).await;
+        if let (Err(_), Some(opened)) = (&started, opened) {
+            // A job that was made has let go of it already.
+            let _ = self.parts.site.graph.detach(opened.root()).await;
+        }
+        started
     }
 
     /// Starts a job that copies what a node has from below up into it.

@@ -128,6 +128,9 @@ fn changed(mutation: &Mutation) -> Option<String> {
             let names = request.actions.iter().map(Action::name).collect::<Vec<_>>();
             format!("all or none of: {}", names.join(", "))
         }
+        Mutation::MakeTargetFile(request) => {
+            format!("make {} for a job on {}", request.file.filename, request.node)
+        }
         Mutation::TransactForJobs(request) => {
             let names = request.0.iter().map(JobAction::name).collect::<Vec<_>>();
             match names.as_slice() {
@@ -174,6 +177,7 @@ fn edited_by_job(edit: &JobEdit) -> String {
             filter,
             replaced,
             target,
+            ..
         } => format!(
             "put {target} in the place of {} at the end of the mirror below {filter}",
             replaced.as_deref().unwrap_or("its source")

@@ -6,8 +6,8 @@ use millpond_messages::qapi::QmpError;
 use millpond_messages::qapi::schema::{
     BlockCommit, BlockJobCancel, BlockJobChangeKind, BlockJobChangeOptions, BlockJobComplete,
     BlockJobDismiss, BlockJobFinalize, BlockJobInfo, BlockJobPause, BlockJobResume, BlockJobSetSpeed,
-    BlockStream, BlockdevMirror, JobCancel, JobComplete, JobDismiss, JobFinalize, JobInfo, JobPause,
-    JobResume, QueryBlockJobs, QueryJobs,
+    BlockStream, BlockdevMirror, DriveMirror, JobCancel, JobComplete, JobDismiss, JobFinalize, JobInfo,
+    JobPause, JobResume, QueryBlockJobs, QueryJobs,
 };
 
 type Done = Result<(), QmpError>;
@@ -57,6 +57,10 @@ pub(super) async fn block_stream(daemon: Daemon, arguments: BlockStream) -> Done
 
 pub(super) async fn blockdev_mirror(daemon: Daemon, arguments: BlockdevMirror) -> Done {
     daemon.start_mirror(arguments).await
+}
+
+pub(super) async fn drive_mirror(daemon: Daemon, arguments: DriveMirror) -> Done {
+    daemon.start_drive_mirror(arguments).await
 }
 
 pub(super) async fn block_change(daemon: Daemon, options: BlockJobChangeOptions) -> Done {

@@ -63,6 +63,7 @@ const TABLE: &[(&str, Handler)] = table! {
     ChardevSendBreak => chardev::send_break,
     ChangeBackingFile => image::change_backing_file,
     DriveBackup => transaction::drive_backup,
+    DriveMirror => job::drive_mirror,
     JobCancel => job::cancel,
     JobComplete => job::complete,
     JobDismiss => job::dismiss,

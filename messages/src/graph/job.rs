@@ -42,6 +42,8 @@ pub enum JobEdit {
         replaced: Option<String>,
         /// The node that the mirror writes to.
         target: String,
+        /// What the target gets as its backing node, if that is for the mirror to say.
+        backing: Option<String>,
     },
     /// Change the length of the node that a user holds, whatever operations others may not begin there.
     ResizeHeld {

@@ -112,6 +112,45 @@ fn below(graph: &Graph, node: NodeId, below: BelowBackup) -> Option<NodeId> {
     }
 }
 
+/// Makes the file that a job on a node writes to, unless it is there; answers the format that it is opened with, if that is
+/// known. What is told of it is added to `told`.
+///
+/// # Errors
+/// The image's maker's, in the words of QEMU's tools.
+pub async fn make_file(
+    world: &World,
+    node: NodeId,
+    file: &BackupFile,
+    told: &mut Vec<String>,
+) -> Result<Option<String>> {
+    if file.existing {
+        return Ok(file.format.clone());
+    }
+    let (image, format) = world.graph(|graph| {
+        let kind = graph.expect(node)?.kind.name();
+        let format = file.format.clone().unwrap_or_else(|| kind.to_owned());
+        let image = snapshot_sync::beside(graph, node, &file.filename, &format)?;
+        let image = match below(graph, node, file.below) {
+            Some(base) => snapshot_sync::over(graph, base, image)?,
+            None => image,
+        };
+        Ok::<_, Error>((image, format))
+    })?;
+    new_file::make(world, &image, told).await?;
+    Ok(Some(format))
+}
+
+/// The same for a job that goes on by itself from there: what has failed is part of the answer.
+pub async fn make_target_file(world: &World, node: &str, file: &BackupFile) -> Transacted {
+    let mut made = Transacted::default();
+    let result = match world.graph(|graph| graph.find(node).map(|node| node.id)) {
+        Ok(node) => make_file(world, node, file, &mut made.told).await.map(drop),
+        Err(error) => Err(error.into()),
+    };
+    made.failure = result.err();
+    made
+}
+
 fn check_nodes(graph: &Graph, node: &Node, target: &Node, compress: bool) -> Result<()> {
     if node.id == target.id {
         return refused("Source and target cannot be the same");
@@ -149,7 +188,10 @@ impl Backup {
         file: &BackupFile,
     ) -> Result<NodeId> {
         let world = transaction.world.clone();
-        let format = self.make_file(&world, node, file).await?;
+        let mut told = Vec::new();
+        let made = make_file(&world, node, file, &mut told).await;
+        self.told.borrow_mut().told.extend(told);
+        let format = made?;
         let mut options = Options::new();
         if let Some(format) = &format {
             options.insert("driver".to_owned(), format.clone().into());
@@ -174,27 +216,6 @@ impl Backup {
             backing::connect(transaction, target, node).await?;
         }
         Ok(target)
-    }
-
-    /// Answers the format that the file is opened with, if that is known.
-    async fn make_file(&self, world: &World, node: NodeId, file: &BackupFile) -> Result<Option<String>> {
-        if file.existing {
-            return Ok(file.format.clone());
-        }
-        let (image, format) = world.graph(|graph| {
-            let kind = graph.expect(node)?.kind.name();
-            let format = file.format.clone().unwrap_or_else(|| kind.to_owned());
-            let image = snapshot_sync::beside(graph, node, &file.filename, &format)?;
-            let image = match below(graph, node, file.below) {
-                Some(base) => snapshot_sync::over(graph, base, image)?,
-                None => image,
-            };
-            Ok::<_, Error>((image, format))
-        })?;
-        let mut told = Vec::new();
-        let made = new_file::make(world, &image, &mut told).await;
-        self.told.borrow_mut().told.extend(told);
-        made.map(|()| Some(format))
     }
 
     fn lacks_backing(&self, graph: &Graph) -> bool {

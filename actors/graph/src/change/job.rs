@@ -38,7 +38,8 @@ pub async fn carry_out(world: &World, edit: JobEdit) -> Result<()> {
             filter,
             replaced,
             target,
-        } => run(world, "pivot", Pivot::new(filter, replaced, target)).await,
+            backing,
+        } => run(world, "pivot", Pivot::new(filter, replaced, target, backing)).await,
         JobEdit::ResizeHeld { root, size } => run(world, "block_resize", NewLength::held(root, size)).await,
     }
 }

@@ -2,7 +2,7 @@
 
 use millpond_messages::graph::{EdgeFacts, EdgeParent, GraphFacts, NodeFacts, RootUser};
 use millpond_messages::qapi::QmpError;
-use millpond_messages::{NodeId, Permissions, Role};
+use millpond_messages::{NodeId, Permissions, Role, RootId};
 
 /// The graph at one moment.
 pub(super) struct Chains(GraphFacts);
@@ -106,6 +106,12 @@ impl Chains {
     pub fn is_written(&self, node: &NodeFacts) -> bool {
         let mut parents = self.0.edges.iter().filter(|edge| edge.child == node.id);
         parents.any(|edge| edge.permissions.contains(Permissions::WRITE))
+    }
+
+    /// The node that a user holds.
+    pub fn held_by(&self, root: RootId) -> Option<&NodeFacts> {
+        let is_it = |edge: &&EdgeFacts| matches!(&edge.parent, EdgeParent::Root(held, _) if *held == root);
+        self.node(self.0.edges.iter().find(is_it)?.child)
     }
 
     /// The node of this driver that filters `node`.

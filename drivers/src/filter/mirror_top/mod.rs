@@ -18,7 +18,8 @@ use futures_util::future::LocalBoxFuture;
 use millpond_messages::graph::Options;
 use millpond_messages::io::{MirrorRequest, Value};
 use millpond_messages::{
-    ChildSlot, ChunkSet, Error, ErrorKind, IoResult, Permissions, Range, RequestFlags, Result, Role,
+    ChildSlot, ChunkSet, Error, ErrorKind, IoResult, MirrorMode, Permissions, Range, RequestFlags, Result,
+    Role,
 };
 use millpond_ring::buffer::Buffers;
 
@@ -254,8 +255,11 @@ impl Lifecycle for MirrorTop {
     }
 
     fn exchange_prepare(&self, slots: &[ChildSlot]) -> Answer<'_, Result<()>> {
-        // What is put above the source shows what that shows; but the target has what was copied to it.
-        match slots.iter().all(|slot| *slot == ChildSlot::FILE) {
+        // What is put above the source shows what that shows; but the target has what was copied to it. At the mirror's end
+        // the target is given its backing image, and nothing is read or written here any more.
+        let line = self.mirror.line();
+        let is_ending = line.is_some_and(|line| line.mode() == MirrorMode::Closing);
+        match is_ending || slots.iter().all(|slot| *slot == ChildSlot::FILE) {
             true => Answer::ready(Ok(())),
             false => Answer::ready(Err(Error::new(
                 ErrorKind::Unsupported,

@@ -355,6 +355,44 @@ qapi! {
         target_is_zero: Option<bool>,
     };
 
+    /// Copies a node to a file while it is written, until a user ends that.
+    command DriveMirror = "drive-mirror" {
+        /// The id of the job; there must be one.
+        job_id: Option<String>,
+        /// The node that is copied.
+        device: String,
+        /// The name of the file that is copied to.
+        target: String,
+        /// Its format: that of the node, if the file is made.
+        format: Option<String>,
+        /// The name of the node that the file is opened as.
+        node_name: Option<String>,
+        /// The node that the target takes the place of; the one that is copied if none is named.
+        replaces: Option<String>,
+        /// What is copied at first.
+        sync: MirrorSyncMode,
+        /// Whether the file is made, or is there.
+        mode: Option<NewImageMode>,
+        /// The speed limit in bytes a second, 0 for none.
+        speed: Option<i64>,
+        /// What is copied as a whole, in bytes: a power of two from 512 to 64 MiB, or 0 for what suits the target.
+        granularity: Option<u32>,
+        /// The most bytes under way, 0 for what suits.
+        buf_size: Option<i64>,
+        /// What is done about an error of the node.
+        on_source_error: Option<BlockdevOnError>,
+        /// What is done about an error of the target.
+        on_target_error: Option<BlockdevOnError>,
+        /// Zeroes give space of the target back; default true.
+        unmap: Option<bool>,
+        /// When a write is answered.
+        copy_mode: Option<MirrorCopyMode>,
+        /// Its result is final without a user's word.
+        auto_finalize: Option<bool>,
+        /// It is forgotten without a user's word.
+        auto_dismiss: Option<bool>,
+    };
+
     /// What of a block job is to change.
     union BlockJobChangeOptions {
         /// The id of the job.

@@ -65,6 +65,7 @@ pub static COMMANDS: &[&CommandRow] = &[
     &BlockStream::ROW,
     &BlockdevBackup::ROW,
     &DriveBackup::ROW,
+    &DriveMirror::ROW,
     &BlockdevMirror::ROW,
     &BlockJobSetSpeed::ROW,
     &BlockJobCancel::ROW,

@@ -47,6 +47,8 @@ impl MirrorPlan {
             mode: MirrorMode::Background,
             manner,
             replaces: None,
+            backing: None,
+            opened: None,
             filter: filter_options(&asked.filter_node_name, (top, base), 0, copy::PIECE, |manner| {
                 manner.insert("is-commit".to_owned(), true.into());
             }),

@@ -10,6 +10,7 @@
 
 mod commit;
 mod data;
+mod drive;
 mod plan;
 
 use std::cell::{Cell, RefCell};
@@ -255,6 +256,7 @@ impl Mirror {
             drop(still);
             self.follow().await?;
         };
+        self.line.set_mode(MirrorMode::Closing);
         // What the source's users have flushed is to be durable in the target before it is theirs.
         target.flush().await.map_err(failed)?;
         holds.unfreeze();
@@ -266,6 +268,7 @@ impl Mirror {
                     filter,
                     replaced: plan.replaces.clone(),
                     target: plan.target.clone(),
+                    backing: plan.backing.clone(),
                 };
                 holds.graph.ask(EditForJob(pivot)).await
             }
@@ -293,6 +296,9 @@ impl Mirror {
         holds.release_all().await;
         if let Some(filter) = filter {
             holds.drop_filter(filter).await;
+        }
+        if let Some(opened) = &plan.opened {
+            holds.release(opened).await;
         }
         if self.was_read_only.take() {
             holds.make_read_only(&plan.target).await;

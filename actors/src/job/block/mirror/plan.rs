@@ -10,6 +10,7 @@ use crate::graph::GraphHandle;
 use crate::job::block::chain::{Chains, Merged};
 use crate::job::block::copy;
 use crate::job::block::holds::{as_options, refused};
+use crate::node::Client;
 
 /// How many pieces are under way at most.
 const PIECES: u64 = 16;
@@ -33,6 +34,10 @@ pub struct MirrorPlan {
     pub(super) manner: Manner,
     /// The node that the target takes the place of, if that is not the source.
     pub(super) replaces: Option<String>,
+    /// What the target is to stand on in the end, if that is for the job to say.
+    pub(super) backing: Option<String>,
+    /// The hold on a target that was opened for the job.
+    pub(super) opened: Option<Client>,
     /// Options of the filter.
     pub(super) filter: Options,
     /// The target is below the source: what is above it leaves the chain.
@@ -70,12 +75,26 @@ impl MirrorPlan {
         plan(graph, &chains, asked).await
     }
 
+    /// The hold on a target that was opened for the job, for whoever finds that there is no job.
+    #[must_use]
+    pub fn opened(&self) -> Option<Client> {
+        self.opened.clone()
+    }
+
     pub(super) const fn manner(&self) -> Manner {
         self.manner
     }
 }
 
-async fn plan(graph: GraphHandle, chains: &Chains, asked: &BlockdevMirror) -> Result<MirrorPlan, QmpError> {
+/// Checks what a user asks for against the graph as it is.
+///
+/// # Errors
+/// QEMU's texts.
+pub async fn plan(
+    graph: GraphHandle,
+    chains: &Chains,
+    asked: &BlockdevMirror,
+) -> Result<MirrorPlan, QmpError> {
     let node = chains.find(&asked.device, &asked.device)?;
     if !chains.is_root(node) {
         return refused("Need a root block node");
@@ -111,6 +130,8 @@ async fn plan(graph: GraphHandle, chains: &Chains, asked: &BlockdevMirror) -> Re
             pieces,
         },
         replaces,
+        backing: None,
+        opened: None,
         filter: filter_options(
             &asked.filter_node_name,
             (node, target),
@@ -176,7 +197,10 @@ async fn check_operations(graph: &GraphHandle, node: &NodeFacts, target: &NodeFa
 }
 
 /// The node that the target is to take the place of, if that is not the source.
-async fn check_replaced(
+///
+/// # Errors
+/// QEMU's texts: it cannot be.
+pub async fn check_replaced(
     graph: &GraphHandle,
     chains: &Chains,
     node: &NodeFacts,
