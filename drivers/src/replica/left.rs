@@ -141,6 +141,12 @@ impl Left {
         }
     }
 
+    /// Whether somebody has written to what is being looked at since that began.
+    #[must_use]
+    pub const fn look_is_old(&self) -> bool {
+        self.written_from != u64::MAX
+    }
+
     /// Whether what was known of a piece as it was taken may be old: both ends have been written there since.
     #[must_use]
     pub fn is_old(&self, piece: Range) -> bool {

@@ -18,8 +18,8 @@ pub(super) const PIECE: u64 = 1 << 20;
 /// How many pieces are under way.
 pub(super) const PIECES: usize = 8;
 
-/// The same of jobs that go through a disk from its start to its end, as their users see by how far they are: one piece at a
-/// time.
+/// The same of jobs that go through a disk from its start to its end, one piece at a time: their users see that by how far
+/// they are, and by what is copied where one of them fails.
 pub(super) const IN_ORDER: (u64, usize) = (512 << 10, 1);
 
 /// All of a disk of `size` bytes, in chunks of `chunk`.

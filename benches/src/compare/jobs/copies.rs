@@ -311,7 +311,9 @@ fn timed(monitor: &mut Monitor, command: &str, arguments: &Value) -> Outcome<Cop
     let pid = monitor.pid();
     let (begun, used) = (Instant::now(), cpu_time(pid)?);
     monitor.execute(command, arguments)?;
-    monitor.wait_job(LIMIT)?;
+    if !monitor.wait_job(LIMIT)? {
+        return Err(format!("{command} was not over after {} s", LIMIT.as_secs()).into());
+    }
     let seconds = begun.elapsed().as_secs_f64();
     let cpu = cpu_time(pid)?.saturating_sub(used).as_secs_f64();
     Ok(Copied {

@@ -197,8 +197,8 @@ impl Mirror {
                 match next {
                     Next::Nothing | Next::Wait => return Ok(MirrorStep::Nothing),
                     Next::Look(range) => {
-                        if let Some(alike) = self.look(range).await? {
-                            return Ok(MirrorStep::Alike(alike));
+                        if let Some(step) = self.look(range).await? {
+                            return Ok(step);
                         }
                     }
                     Next::Piece(piece, need) => {
@@ -238,38 +238,53 @@ impl Mirror {
         }
     }
 
-    /// Finds out what the start of a range needs. Answers how many bytes of it were found alike, where those are no work.
-    async fn look(&self, range: Range) -> Result<Option<u64>, CopyFault> {
-        let part = match self.manner.skips_holes {
-            true => range.first(ZEROES_MOST),
-            false => range,
-        };
-        let alone = match self.manner.skips_holes {
-            true => Some(self.ranges.hold(part.offset(), part.len(), Use::Read).await),
-            false => None,
-        };
-        let status = self.source.block_status(part, true, true).await;
+    /// Finds out what the start of a range needs. Answers what that came to, where it was no work for a piece.
+    async fn look(&self, range: Range) -> Result<Option<MirrorStep>, CopyFault> {
+        let status = self.source.block_status(range, true, true).await;
         let status = status.map_err(CopyFault::Source)?;
-        if status.len == 0 {
+        let part = range.first(status.len);
+        if part.is_empty() {
             return Err(CopyFault::Source(IoError::Corrupt));
         }
+        if status.flags.contains(StatusFlags::DATA) {
+            self.left.borrow_mut().learn(part.len(), Need::Data);
+            return Ok(None);
+        }
         let is_hole = !status.flags.contains(StatusFlags::ALLOCATED);
-        if self.manner.skips_holes && is_hole {
-            let whole = self.whole_chunks(part.first(status.len));
-            if !whole.is_empty() {
-                self.zero(whole).await?;
-                let alike = self.left.borrow_mut().learn(whole.len(), Need::Nothing);
-                self.tell();
-                return Ok(Some(alike));
+        let step = match self.manner.skips_holes && is_hole {
+            true => MirrorStep::Alike,
+            false => MirrorStep::Zeroed,
+        };
+        let mut shown = 0;
+        if self.manner.looks_at_target {
+            let status = self.target.block_status(part, true, true).await;
+            let status = status.map_err(CopyFault::Target)?;
+            if status.flags.contains(StatusFlags::ZERO) {
+                shown = self.whole_chunks(part.first(status.len)).len();
             }
         }
+        if shown == 0 && self.manner.skips_holes && is_hole {
+            shown = self.zero_hole(self.whole_chunks(part.first(ZEROES_MOST))).await?;
+        }
+        if shown == 0 {
+            self.left.borrow_mut().learn(part.len(), Need::Zeroes);
+            return Ok(None);
+        }
+        let alike = self.left.borrow_mut().learn(shown, Need::Nothing);
+        self.tell();
+        Ok((alike > 0).then(|| step(alike)))
+    }
+
+    /// Has the target read as zeroes where the source has nothing; answers how many bytes that are. None are where a write
+    /// was there meanwhile.
+    async fn zero_hole(&self, range: Range) -> Result<u64, CopyFault> {
+        let alone = self.ranges.hold(range.offset(), range.len(), Use::Read).await;
+        if self.left.borrow().look_is_old() {
+            return Ok(0);
+        }
+        self.zero(range).await?;
         drop(alone);
-        let need = match status.flags.contains(StatusFlags::DATA) {
-            true => Need::Data,
-            false => Need::Zeroes,
-        };
-        self.left.borrow_mut().learn(status.len, need);
-        Ok(None)
+        Ok(range.len())
     }
 
     /// The chunks at the start of a range, which begins with one, that are in it as a whole.
