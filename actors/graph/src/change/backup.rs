@@ -5,14 +5,15 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use millpond_messages::graph::{
-    BackupFile, BackupStart, BackupStarted, BackupTarget, BelowBackup, OpenImage, Options, Probing,
-    Transacted,
+    BackupFile, BackupStart, BackupStarted, BackupTarget, BelowBackup, GraphReply, MakeTargetFile, OpenImage,
+    Options, Probing, Transacted,
 };
 use millpond_messages::{Error, ErrorKind, NodeId, OpBlocker, OpenFlags, Result};
 
 use crate::change::insert::{Inserted, insert};
 use crate::change::{new_file, snapshot_sync};
 use crate::open::{backing, image};
+use crate::procedure::Next;
 use crate::query::facts;
 use crate::sections::Cover;
 use crate::state::PolicyState;
@@ -141,14 +142,14 @@ pub async fn make_file(
 }
 
 /// The same for a job that goes on by itself from there: what has failed is part of the answer.
-pub async fn make_target_file(world: &World, node: &str, file: &BackupFile) -> Transacted {
+pub async fn make_target_file(world: &World, MakeTargetFile { node, file }: &MakeTargetFile) -> Next {
     let mut made = Transacted::default();
     let result = match world.graph(|graph| graph.find(node).map(|node| node.id)) {
         Ok(node) => make_file(world, node, file, &mut made.told).await.map(drop),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     };
     made.failure = result.err();
-    made
+    Next::Reply(Ok(GraphReply::Transacted(Box::new(made))))
 }
 
 fn check_nodes(graph: &Graph, node: &Node, target: &Node, compress: bool) -> Result<()> {
