@@ -234,11 +234,10 @@ fn jobs(daemon: &mut Daemon) -> Vec<String> {
         .collect()
 }
 
-fn finish(
-    mut daemon: Daemon,
-    told: Told,
-    seen: Vec<String>,
-) -> (Vec<(String, Vec<String>)>, Vec<String>, Vec<String>) {
+/// The states of each job, their order among all, and what else was seen.
+type Shown = (Vec<(String, Vec<String>)>, Vec<String>, Vec<String>);
+
+fn finish(mut daemon: Daemon, told: Told, seen: Vec<String>) -> Shown {
     let left = jobs(&mut daemon);
     daemon.qmp.quit();
     daemon.expect_clean_exit();
