@@ -1,7 +1,7 @@
-//! Who runs jobs that copy beside all else: images are streamed up and committed down, and the disk is backed up.
+//! Who runs jobs that copy beside all else: images are streamed up and committed down, the disk is backed up and mirrored.
 //!
 //! A job changes no byte that a user sees, which the oracle of the served disk sees to. A backup's target is held against what
-//! the disk may have been when the job began. Jobs wait to be finalized, so that it is known when they change the chain.
+//! the disk may have been when the job began, that of a mirror which is stopped against what it may have been at the end. Jobs wait to be finalized, so that it is known when they change the chain.
 
 use std::cell::RefCell;
 use std::io;
@@ -38,7 +38,16 @@ enum Ended {
     CutOff,
 }
 
-/// What a backup's target must show.
+/// How the disk is copied to a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Copying {
+    /// As it was at the start.
+    Backup,
+    /// As it is at the end.
+    Mirror,
+}
+
+/// What a copy's target must show.
 struct Kept {
     oracle: Oracle,
     look: Look,
@@ -52,6 +61,10 @@ struct Jobber {
     edits: Rc<Edits>,
     random: Rng,
     targets: usize,
+    /// The job that goes on is a mirror, which a user ends.
+    mirrors: bool,
+    /// What a mirror's target must show.
+    ended_at: Option<Kept>,
 }
 
 /// Runs jobs until told to end.
@@ -70,6 +83,8 @@ pub async fn run_jobs(
         edits,
         random,
         targets: 0,
+        mirrors: false,
+        ended_at: None,
     };
     while jobber.goes_on() {
         sleep(Duration::from_micros(jobber.random.u64(200..6000))).await;
@@ -95,10 +110,11 @@ impl Jobber {
 
     async fn one_job(&mut self) -> io::Result<()> {
         let places = self.edits.images.borrow().chain.len();
-        match self.random.u32(0..6) {
+        match self.random.u32(0..8) {
             0 | 1 if places > 1 => self.stream().await,
             2..5 if places > 2 => self.commit().await,
-            _ => self.back_up().await,
+            5 => self.copy_out(Copying::Backup).await,
+            _ => self.copy_out(Copying::Mirror).await,
         }
     }
 
@@ -155,7 +171,7 @@ impl Jobber {
         Ok(())
     }
 
-    async fn back_up(&mut self) -> io::Result<()> {
+    async fn copy_out(&mut self, copying: Copying) -> io::Result<()> {
         let edits = Rc::clone(&self.edits);
         let turn = edits.turn.lock().await;
         let images = edits.images.borrow().clone();
@@ -178,20 +194,30 @@ impl Jobber {
         job["sync"] = json!("full");
         job["on-source-error"] = json!(self.on_error());
         job["on-target-error"] = json!(self.on_error());
-        let look = {
-            let mut oracle = self.oracle.borrow_mut();
-            let cells = oracle.cells();
-            oracle.look(0, cells)
+        let command = match copying {
+            Copying::Backup => "blockdev-backup",
+            Copying::Mirror => {
+                job["copy-mode"] = json!(["background", "write-blocking"][self.random.usize(0..2)]);
+                job["granularity"] = json!([0, 512, 4096][self.random.usize(0..3)]);
+                "blockdev-mirror"
+            }
         };
-        if self.start("blockdev-backup", job).await? {
-            // Whatever is acknowledged from here on may not be in it, and what was before has to be.
-            let oracle = self.oracle.borrow().clone();
+        self.mirrors = copying == Copying::Mirror;
+        self.ended_at = None;
+        let look = self.look();
+        if self.start(command, job).await? {
+            let begun_at = self.kept(look);
             drop(turn);
             let ended = self.see_through(since, 0..0).await?;
-            if ended == Ended::Well {
-                self.compare(since, Kept { oracle, look }).await;
+            let kept = match copying {
+                Copying::Backup => Some(begun_at),
+                Copying::Mirror => self.ended_at.take(),
+            };
+            if let (Ended::Well, Some(kept)) = (ended, kept) {
+                self.compare(since, kept).await;
             }
         }
+        self.mirrors = false;
         if self.stage.is_ending() {
             return Ok(());
         }
@@ -207,7 +233,21 @@ impl Jobber {
         Ok(())
     }
 
-    /// Reads the whole target, and holds it against what the disk was when the job began.
+    /// Begins to look at the whole disk.
+    fn look(&self) -> Look {
+        let mut oracle = self.oracle.borrow_mut();
+        let cells = oracle.cells();
+        oracle.look(0, cells)
+    }
+
+    /// What was seen by a look that ends now: whatever is acknowledged from here on may not be in it, and what was before it
+    /// began has to be.
+    fn kept(&self, look: Look) -> Kept {
+        let oracle = self.oracle.borrow().clone();
+        Kept { oracle, look }
+    }
+
+    /// Reads the whole target, and holds it against what the disk was in the moment that it is to show.
     async fn compare(&self, since: Moment, mut kept: Kept) {
         let request = RootRequest {
             permissions: Permissions::CONSISTENT_READ,
@@ -228,7 +268,7 @@ impl Jobber {
         match whole(&client).await {
             Ok(bytes) => {
                 if let Err(text) = kept.oracle.seen(&kept.look, &bytes) {
-                    self.stage.violated(format!("of the backup {text}"));
+                    self.stage.violated(format!("of the copy {text}"));
                 }
             }
             Err(_) if self.stage.may_fail(since, false) => {}
@@ -287,6 +327,11 @@ impl Jobber {
                     edit.get_or_insert_with(|| stage.sections.edit());
                     let _ = self.monitor.run("job-cancel", json!({"id": ID})).await?;
                 }
+                // Without force: the target is left as it is then.
+                "ready" if self.random.u32(0..10) == 0 => {
+                    let stop = json!({"device": ID});
+                    let _ = self.monitor.run("block-job-cancel", stop).await?;
+                }
                 _ => self.meddle().await?,
             }
         };
@@ -331,6 +376,7 @@ impl Jobber {
         if changes {
             edits.unsettle(&stage);
         }
+        let look = (self.mirrors && !gives_up).then(|| self.look());
         let verb = if gives_up { "job-cancel" } else { "job-finalize" };
         let _ = self.monitor.run(verb, json!({"id": ID})).await?;
         // It takes as long as its drained section does, which others' requests decide.
@@ -340,6 +386,7 @@ impl Jobber {
             }
             let Some(job) = self.find().await? else { break };
             if job["status"] == "concluded" {
+                self.ended_at = look.map(|look| self.kept(look));
                 if changes && job["error"].is_null() {
                     edits.images.borrow_mut().chain.drain(leaves.clone());
                 }
