@@ -3,6 +3,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use millpond_tests::beside::{Command, beside_qemu, same_answers};
 use millpond_tests::daemon::{Daemon, daemon};
@@ -407,4 +408,37 @@ fn zeroes_hide_what_a_target_names_as_its_backing_image() {
     }
     image::create_overlay(&dir.join("target"), "", &dir.join("below"), "qcow2", None);
     backed_up_alone(daemon);
+}
+
+/// Beside QEMU's members there is how fast a job has been, once somebody has looked for some time, and what is left.
+#[test]
+fn whoever_looks_at_a_job_is_told_how_fast_it_is_and_what_is_left() {
+    let mut daemon = daemon().nbd_unix().start();
+    open(&mut daemon, "qcow2", None);
+    daemon
+        .qmp
+        .ok("blockdev-backup", backup(json!({"speed": MIB / 4})));
+    let first = daemon.qmp.ok("query-jobs", json!({}));
+    assert_eq!(first[0].get("x-millpond-rate"), None, "{first}");
+    let begun = Instant::now();
+    let job = loop {
+        let job = daemon.qmp.ok("query-jobs", json!({}))[0].clone();
+        if job.get("x-millpond-rate").is_some() {
+            break job;
+        }
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "no rate is told: {job}"
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let number = |name: &str| job[name].as_i64().expect("a number");
+    let left = number("total-progress") - number("current-progress");
+    assert_eq!(number("x-millpond-bytes-left"), left);
+    assert!(number("x-millpond-rate") > 0, "{job}");
+    let rate = number("x-millpond-rate");
+    let seconds = left / rate + i64::from(left % rate > 0);
+    assert_eq!(number("x-millpond-seconds-left"), seconds);
+    daemon.qmp.ok("job-cancel", json!({"id": "j"}));
+    ended(&mut daemon);
 }

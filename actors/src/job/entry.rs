@@ -9,6 +9,7 @@ use millpond_messages::qapi::{
 
 use super::order::{JobOptions, is_block_job};
 use super::pace::Pace;
+use super::rate::Rate;
 use super::work::Job;
 
 /// Names a job, also among those that once had the same id.
@@ -55,6 +56,8 @@ pub(super) struct Entry {
     pub options: JobOptions,
     pub job: Box<dyn Job>,
     pub pace: Pace,
+    /// How fast it has been, for those who ask.
+    pub rate: Rate,
     /// A user or an error has paused it, and nobody has resumed it.
     pub user_paused: bool,
     /// Whether an error has stopped it.
@@ -97,8 +100,13 @@ impl Entry {
     }
 
     /// As `query-jobs` shows it.
-    pub fn info(&self) -> JobInfo {
+    pub fn info(&mut self) -> JobInfo {
         let (current_progress, total_progress) = self.pace.progress_made();
+        let is_measured = self.is_block_job() && self.status == JobStatus::Running;
+        let now = self.pace.age();
+        let outlook = is_measured
+            .then(|| self.rate.look(now, current_progress, total_progress))
+            .flatten();
         JobInfo {
             id: self.id.clone(),
             kind: self.kind,
@@ -106,6 +114,9 @@ impl Entry {
             current_progress,
             total_progress,
             error: self.error.clone(),
+            x_millpond_bytes_left: outlook.map(|outlook| outlook.left),
+            x_millpond_rate: outlook.map(|outlook| outlook.rate),
+            x_millpond_seconds_left: outlook.map(|outlook| outlook.seconds),
         }
     }
 

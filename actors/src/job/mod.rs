@@ -21,6 +21,7 @@ mod limit;
 mod order;
 mod pace;
 pub mod policy;
+mod rate;
 mod registry;
 mod saved;
 #[cfg(test)]

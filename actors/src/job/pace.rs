@@ -143,6 +143,11 @@ impl Pace {
         (done.load(Ordering::Acquire), total.load(Ordering::Acquire))
     }
 
+    /// How long ago the job was made.
+    pub(super) fn age(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
     pub(super) fn is_resting(&self) -> bool {
         self.wishes.rests.load(Ordering::Acquire)
     }

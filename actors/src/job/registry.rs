@@ -13,6 +13,7 @@ use super::entry::{Entry, Fate, Group, Key, Step};
 use super::order::{Family, JobOptions, JobOrder, check_speed};
 use super::pace::{Pace, Report};
 use super::policy;
+use super::rate::Rate;
 use super::state::may_follow;
 use super::work::Job;
 use crate::monitor::EventBus;
@@ -167,6 +168,7 @@ impl Registry {
             options,
             job,
             pace,
+            rate: Rate::default(),
             user_paused: false,
             io_status: BlockDeviceIoStatus::Ok,
             group: Group(key.0),
@@ -411,7 +413,8 @@ impl Handler<List> for Registry {
     type Result = Vec<JobInfo>;
 
     fn handle(&mut self, _: List, _: &mut Self::Context) -> Self::Result {
-        let started = self.jobs.iter().rev().filter(|entry| entry.starting.is_none());
+        let jobs = self.jobs.iter_mut().rev();
+        let started = jobs.filter(|entry| entry.starting.is_none());
         started.map(Entry::info).collect()
     }
 }

@@ -68,6 +68,12 @@ qapi! {
         total_progress: i64,
         /// Why it failed, if it did.
         error: Option<String>,
+        /// Bytes that are left of a block job at work, once its rate is known.
+        x_millpond_bytes_left: Option<i64> ["unstable"],
+        /// Bytes a second over the last seconds.
+        x_millpond_rate: Option<i64> ["unstable"],
+        /// Seconds until it is done, if it stays as fast.
+        x_millpond_seconds_left: Option<i64> ["unstable"],
     }
 
     /// Shows all jobs, the newest first.
