@@ -318,8 +318,10 @@ impl Pace {
                 return Poll::Pending;
             }
             let until = *patience.get_or_insert_with(|| {
+                // Before the report: this thread may be held up after it, and is woken once.
+                let until = self.begun.elapsed() + GRACE;
                 (self.reports)(Report::Rests(GRACE));
-                self.begun.elapsed() + GRACE
+                until
             });
             match self.begun.elapsed() >= until {
                 true => Poll::Ready(Err(Cancelled)),

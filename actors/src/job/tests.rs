@@ -1,5 +1,9 @@
 //! The table, and jobs that stand still wherever a test wants them to.
 
+use std::sync::{Arc, OnceLock, mpsc as channel};
+use std::thread;
+use std::time::Duration;
+
 use actix_rt::System;
 use futures_channel::mpsc;
 use futures_util::future::LocalBoxFuture;
@@ -11,6 +15,7 @@ use millpond_messages::qapi::{
 use millpond_messages::saved::SavedOptions;
 use millpond_messages::{Error, ErrorKind, IoError, Result};
 
+use super::pace::{Cancelled, Report};
 use super::state::{STATES, may_follow, name};
 use super::{Family, Job, JobOptions, JobOrder, Jobs, Pace, Verb};
 use crate::monitor::{EventBus, Events};
@@ -22,7 +27,7 @@ const VERBS: &[(&str, &str)] = &[
     ("pause", "0 1 1 1 1 1 0 0 0 0 0"),
     ("resume", "0 1 1 1 1 1 0 0 0 0 0"),
     ("set-speed", "0 1 1 1 1 1 0 0 0 0 0"),
-    ("complete", "0 0 0 0 1 0 0 0 0 0 0"),
+    ("complete", "0 0 0 0 1 1 0 0 0 0 0"),
     ("finalize", "0 0 0 0 0 0 0 1 0 0 0"),
     ("dismiss", "0 0 0 0 0 0 0 0 0 1 0"),
     ("change", "0 1 1 1 1 1 0 0 0 0 0"),
@@ -258,6 +263,31 @@ const BY_HAND: JobOptions = JobOptions {
 };
 
 const CANCEL: JobOrder = JobOrder::Cancel { force: true };
+
+/// Whoever gives a wait up is woken once for that, counted from the report: also where that takes its time.
+#[test]
+fn a_wait_is_given_up_though_its_thread_was_held_up() {
+    let line: Arc<OnceLock<Pace>> = Arc::default();
+    let woken = Arc::clone(&line);
+    let pace = Pace::new(move |report| {
+        if let Report::Rests(delay) = report {
+            let pace = woken.get().cloned();
+            thread::spawn(move || {
+                thread::sleep(delay);
+                pace.expect("the line is there").wake();
+            });
+            thread::sleep(Duration::from_millis(50));
+        }
+    });
+    assert!(line.set(pace.clone()).is_ok());
+    pace.cancel();
+    let (done, ended) = channel::channel();
+    thread::spawn(move || {
+        let waited = futures_executor::block_on(pace.unless_stuck(std::future::pending::<()>()));
+        done.send(waited)
+    });
+    assert_eq!(ended.recv_timeout(Duration::from_secs(20)), Ok(Err(Cancelled)));
+}
 
 #[test]
 fn a_job_pauses_where_it_can_and_goes_on() {

@@ -23,6 +23,8 @@ pub enum MirrorMode {
 pub struct MirrorLine {
     mode: AtomicU8,
     left: AtomicU64,
+    /// How many writes have passed.
+    writes: AtomicU64,
     /// An errno, 0 for none.
     fault: AtomicI32,
     job: AtomicWaker,
@@ -49,6 +51,7 @@ impl MirrorLine {
         Self {
             mode: AtomicU8::new(mode.number()),
             left: AtomicU64::new(0),
+            writes: AtomicU64::new(0),
             fault: AtomicI32::new(0),
             job: AtomicWaker::new(),
         }
@@ -80,6 +83,17 @@ impl MirrorLine {
         if self.left.swap(bytes, Ordering::AcqRel) == 0 && bytes > 0 {
             self.job.wake();
         }
+    }
+
+    /// How many writes have passed the node: whoever sees the number change has a user beside it.
+    #[must_use]
+    pub fn writes(&self) -> u64 {
+        self.writes.load(Ordering::Relaxed)
+    }
+
+    /// A write has passed the node.
+    pub fn count_write(&self) {
+        self.writes.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Why a write did not reach the target that should have; asked once, it is forgotten.

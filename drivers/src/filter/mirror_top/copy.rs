@@ -131,6 +131,18 @@ impl Mirror {
         self.line.borrow().clone()
     }
 
+    /// A write has ended of which only the source is known to have it.
+    pub fn written(&self, range: Range) {
+        self.count_write();
+        self.mark(range);
+    }
+
+    fn count_write(&self) {
+        if let Some(line) = &*self.line.borrow() {
+            line.count_write();
+        }
+    }
+
     /// A range is left to copy.
     pub fn mark(&self, range: Range) {
         self.left.borrow_mut().mark(range);
@@ -139,6 +151,7 @@ impl Mirror {
 
     /// A range was written on both ends.
     pub fn written_to_both(&self, range: Range) {
+        self.count_write();
         self.left.borrow_mut().written_to_both(range);
         self.tell();
     }

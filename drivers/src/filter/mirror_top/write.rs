@@ -43,14 +43,14 @@ impl Mirror {
         }
         let (result, buffers) = below.write(offset, buffers, flags).await;
         // One that has failed may have changed something all the same.
-        self.mark(range);
+        self.written(range);
         (result, buffers)
     }
 
     pub async fn write_zeroes(&self, below: &PassThrough, range: Range, flags: RequestFlags) -> IoResult<()> {
         if !self.goes_to_both() {
             let result = below.write_zeroes(range, flags).await;
-            self.mark(range);
+            self.written(range);
             return result;
         }
         let alone = self.ranges.hold(range.offset(), range.len(), Use::Write).await;
@@ -67,7 +67,7 @@ impl Mirror {
     /// What a range reads as once it is discarded is the source's own affair, so it is copied.
     pub async fn discard(&self, below: &PassThrough, range: Range) -> IoResult<()> {
         let result = below.discard(range).await;
-        self.mark(range);
+        self.written(range);
         result
     }
 
@@ -76,7 +76,7 @@ impl Mirror {
         match (result, written) {
             (Ok(()), Some(Ok(()))) => self.written_to_both(range),
             (_, written) => {
-                self.mark(range);
+                self.written(range);
                 if let (Some(Err(error)), Some(line)) = (written, self.line()) {
                     line.set_fault(error);
                 }

@@ -45,6 +45,9 @@ impl Gates for Data {
     }
 }
 
+/// How many pieces are under way at most while somebody writes.
+const BESIDE_WRITES: usize = 2;
+
 type Step = Result<MirrorStep, CopyFault>;
 type Pieces<'a> = FuturesUnordered<LocalBoxFuture<'a, Step>>;
 
@@ -129,6 +132,7 @@ impl Data {
     async fn copy<'a>(&'a self, pieces: &mut Pieces<'a>, progress: &mut Progress) -> Result<(), Stopped> {
         // Nothing could be taken: all that is left is under way.
         let mut is_dry = false;
+        let mut writes = self.line.writes();
         loop {
             self.show(progress);
             if has_moved(&self.keeper) {
@@ -147,7 +151,10 @@ impl Data {
                 is_dry = false;
                 continue;
             }
-            if !is_dry && self.line.left() > 0 && pieces.len() < self.most() {
+            let written = self.line.writes();
+            let most = self.most(written != writes);
+            writes = written;
+            if !is_dry && self.line.left() > 0 && pieces.len() < most {
                 // Requests that are answered at once would leave the thread's other tasks no time.
                 yield_once().await;
                 pieces.push(Box::pin(async {
@@ -167,10 +174,12 @@ impl Data {
         }
     }
 
-    /// How many pieces are under way at most: one where more would be begun than the speed allows.
-    fn most(&self) -> usize {
-        match self.pace.speed() {
-            0 => self.manner.pieces,
+    /// How many pieces are under way at most: one where more would be begun than the speed allows, and few beside somebody who
+    /// writes, whose requests wait for those of the copy on the same iothread.
+    fn most(&self, is_written: bool) -> usize {
+        match (self.pace.speed(), is_written) {
+            (0, false) => self.manner.pieces,
+            (0, true) => self.manner.pieces.min(BESIDE_WRITES),
             _ => 1,
         }
     }
