@@ -72,7 +72,7 @@ mod tests {
             Some((900, 50, 18))
         );
         // It stands still: less and less is left of the old rate, and then none.
-        for second in 3..12 {
+        for second in 3..11 {
             assert!(
                 rate.look(at(second * 1000), 100, 1000)
                     .is_some_and(|outlook| outlook.rate < 50)
