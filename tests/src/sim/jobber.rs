@@ -186,6 +186,7 @@ impl Jobber {
             }
             // What is left of it is in the way of the next.
             edits.jobs_ended.set(true);
+            stage.set_unmade(&file);
             return Ok(());
         }
         let mut job = self.options();
@@ -197,6 +198,8 @@ impl Jobber {
         let command = match copying {
             Copying::Backup => "blockdev-backup",
             Copying::Mirror => {
+                // Only what nobody stands on is mirrored.
+                job["device"] = json!(images.root(self.stage.swarm()));
                 job["copy-mode"] = json!(["background", "write-blocking"][self.random.usize(0..2)]);
                 job["granularity"] = json!([0, 512, 4096][self.random.usize(0..3)]);
                 "blockdev-mirror"
@@ -226,6 +229,7 @@ impl Jobber {
                 .monitor
                 .run("blockdev-del", json!({"node-name": node}))
                 .await?
+                && !self.stage.is_ending()
             {
                 self.stage.violated(format!("{node} cannot be deleted: {text}"));
             }

@@ -173,6 +173,7 @@ impl Run {
             let index = name.strip_prefix("img").and_then(|index| index.parse().ok());
             // An overlay that was about to be made may be anything yet.
             let in_use = index.is_none_or(|index: usize| index < left.images.count);
+            let in_use = in_use && !left.stage.is_unmade(&name);
             if in_use && bytes.starts_with(b"QFI\xfb") {
                 self.look_at_image(left, &name, &bytes);
             }

@@ -158,6 +158,8 @@ pub struct Stage {
     /// Sections in force, in which disks may not be used.
     pub sections: Sections,
     witnesses: RefCell<Vec<Witness>>,
+    /// The image that could not be made: its file may be anything.
+    unmade: RefCell<Option<String>>,
     violation: RefCell<Option<String>>,
 }
 
@@ -180,6 +182,7 @@ impl Stage {
             flush_failed: Cell::new(false),
             sections: Sections::default(),
             witnesses: RefCell::default(),
+            unmade: RefCell::default(),
             violation: RefCell::default(),
         });
         CURRENT.set(Some(Rc::clone(&stage)));
@@ -363,6 +366,16 @@ impl Stage {
             }
         }
         section
+    }
+
+    /// An image could not be made. There are no more jobs after one.
+    pub fn set_unmade(&self, name: &str) {
+        self.unmade.replace(Some(name.to_owned()));
+    }
+
+    /// Whether an image could not be made.
+    pub fn is_unmade(&self, name: &str) -> bool {
+        self.unmade.borrow().as_deref() == Some(name)
     }
 
     /// Something that must hold does not. The first is what the run fails with.

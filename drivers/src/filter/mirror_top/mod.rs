@@ -124,7 +124,7 @@ impl DriverKind for MirrorTopKind {
         parse_options::<MirrorTopOptions>(options.clone()).map(drop)
     }
 
-    /// Nobody but the mirror writes to the target. A target in the chain of the source is read by all that are above it, who
+    /// Nobody but the mirror writes to the target, and nobody but its users to the source. A target in the chain of the source is read by all that are above it, who
     /// cannot rely on it; and what is written to it is seen through the source by this node itself.
     fn child_permissions(&self, edge: EdgeUse<'_>) -> (Permissions, Permissions) {
         let is_commit = edge.options.get("is-commit").and_then(serde_json::Value::as_bool) == Some(true);
@@ -153,7 +153,9 @@ impl DriverKind for MirrorTopKind {
             taken -= Permissions::CONSISTENT_READ;
             shared |= Permissions::WRITE;
         } else {
+            // What is written below this node is not seen.
             taken |= Permissions::CONSISTENT_READ;
+            shared -= Permissions::WRITE | Permissions::RESIZE;
         }
         (taken, shared)
     }
