@@ -678,3 +678,23 @@ fn a_file_that_was_mirrored_to_takes_the_place_of_the_disk_over_its_backing_imag
         });
     }
 }
+
+/// Whoever came to the source by its own name would write below the filter, and what it wrote would be missing in the target.
+#[test]
+fn nobody_writes_to_the_source_past_the_mirror() {
+    let mut daemon = daemon().nbd_unix().start();
+    open(&mut daemon, "raw", json!({}), None);
+    daemon.qmp.ok("blockdev-mirror", mirror(json!({})));
+    wait_ready(&mut daemon);
+    let options = json!({"type": "nbd", "id": "e", "node-name": "disk", "writable": true});
+    let refused = daemon.qmp.execute("block-export-add", options);
+    let text = refused.expect_err("it is refused").desc;
+    assert!(
+        text.starts_with("Permission conflict on node 'disk': permissions 'write'"),
+        "{text}"
+    );
+    End::Stop.ask(&mut daemon);
+    wait_gone(&mut daemon);
+    drop(export(&mut daemon, "disk"));
+    ended(&mut daemon);
+}

@@ -21,7 +21,7 @@ pub(super) struct Rate {
 pub(super) struct Outlook {
     /// Bytes that are left.
     pub left: i64,
-    /// Bytes a second.
+    /// Bytes a second, by the last seconds.
     pub rate: i64,
     /// Seconds until nothing is left.
     pub seconds: i64,
