@@ -23,7 +23,9 @@ impl GraphHandle {
     /// In `qemu-img`'s words: a format that is not known or makes no images, an option that is not for it, a base that cannot
     /// be opened or whose format is not said, no size, or the driver's.
     pub async fn create_image(&self, image: NewImage) -> Result<Option<String>> {
-        create(self, image).await
+        let mut told = Vec::new();
+        create(self, image, &mut told).await?;
+        Ok(told.pop())
     }
 }
 
@@ -31,8 +33,12 @@ fn invalid(text: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidArgument, text.into())
 }
 
-/// Makes an image: see [`GraphHandle::create_image`].
-async fn create(graph: &GraphHandle, image: NewImage) -> Result<Option<String>> {
+/// Makes an image: see [`GraphHandle::create_image`]. The line that is told of it is added to `told` before anything is made,
+/// for those who tell it also where that fails.
+///
+/// # Errors
+/// As there.
+pub(crate) async fn create(graph: &GraphHandle, image: NewImage, told: &mut Vec<String>) -> Result<()> {
     let drivers = graph.ask(ListDrivers { read_only: false }).await?;
     let format = maker(&drivers, &image.format, "file format", "Format driver")?;
     let (protocol, filename) = protocol_of(&image.filename);
@@ -46,7 +52,9 @@ async fn create(graph: &GraphHandle, image: NewImage) -> Result<Option<String>> 
         size = size.or(Some(length));
     }
     let size = size.ok_or_else(|| invalid("Image creation needs a size parameter"))?;
-    let told = (!image.quiet).then(|| given.told(&image, size));
+    if !image.quiet {
+        told.push(given.told(&image, size));
+    }
     let size = size
         .checked_next_multiple_of(SECTOR_SIZE)
         .ok_or_else(|| invalid(format!("Image size {size} is too large")))?;
@@ -58,8 +66,7 @@ async fn create(graph: &GraphHandle, image: NewImage) -> Result<Option<String>> 
         } else {
             protocol
         };
-        make_file(graph, driver, filename, size, options).await?;
-        return Ok(told);
+        return make_file(graph, driver, filename, size, options).await;
     }
     make_file(graph, protocol, filename, 0, Options::new()).await?;
     let (file, facts) = open_file(graph, protocol, filename).await?;
@@ -68,7 +75,7 @@ async fn create(graph: &GraphHandle, image: NewImage) -> Result<Option<String>> 
         delete_file(graph, &facts.name).await;
     }
     let closed = graph.ask(DetachRoot(file)).await;
-    formatted.and(closed).map(|()| told)
+    formatted.and(closed)
 }
 
 /// The driver of a name, which can make images.

@@ -167,17 +167,6 @@ impl Daemon {
         self.jobs().start(&id, options, || plan.job()).await
     }
 
-    /// Carries out several changes, all or none, and starts the jobs that are the rest of them; `grouped` jobs end alike.
-    /// What is told of images that are made for them is printed.
-    ///
-    /// # Errors
-    /// QEMU's texts.
-    pub async fn transact(&self, parts: Vec<TransactionPart>, grouped: bool) -> Result<(), QmpError> {
-        let outcome = self.jobs().transact(&self.parts.site.graph, parts, grouped).await;
-        outcome.told.iter().for_each(|line| crate::log::print(line));
-        outcome.done
-    }
-
     /// Starts such a job whose target is a file, made or opened for it.
     ///
     /// # Errors
@@ -196,6 +185,17 @@ impl Daemon {
             let _ = self.parts.site.graph.detach(opened.root()).await;
         }
         started
+    }
+
+    /// Carries out several changes, all or none, and starts the jobs that are the rest of them; `grouped` jobs end alike.
+    /// What is told of images that are made for them is printed.
+    ///
+    /// # Errors
+    /// QEMU's texts.
+    pub async fn transact(&self, parts: Vec<TransactionPart>, grouped: bool) -> Result<(), QmpError> {
+        let outcome = self.jobs().transact(&self.parts.site.graph, parts, grouped).await;
+        outcome.told.iter().for_each(|line| crate::log::print(line));
+        outcome.done
     }
 
     /// Starts a job that copies what a node has from below up into it.

@@ -128,9 +128,6 @@ fn changed(mutation: &Mutation) -> Option<String> {
             let names = request.actions.iter().map(Action::name).collect::<Vec<_>>();
             format!("all or none of: {}", names.join(", "))
         }
-        Mutation::MakeTargetFile(request) => {
-            format!("make {} for a job on {}", request.file.filename, request.node)
-        }
         Mutation::TransactForJobs(request) => {
             let names = request.0.iter().map(JobAction::name).collect::<Vec<_>>();
             match names.as_slice() {

@@ -1,8 +1,8 @@
 //! What waits for its turn.
 
 use super::{
-    Action, BackupFile, ChildOf, CompletionMode, IothreadOptions, JobAction, JobEdit, OpenImage, Options,
-    RootRequest, RootUser, Transacted,
+    Action, ChildOf, CompletionMode, IothreadOptions, JobAction, JobEdit, OpenImage, Options, RootRequest,
+    RootUser, Transacted,
 };
 use crate::common::{
     CheckResult, LatencyHistograms, OpBlocker, Permissions, Repair, RequestFlags, RootId, Token,
@@ -106,14 +106,6 @@ requests! {
         },
         /// As [`Transact`], of actions that start jobs. What has failed is part of the answer, with what had been done by then.
         TransactForJobs(Vec<JobAction>) -> Box<Transacted>: Transacted,
-        /// Make the file that a job on a node writes to; a file that is to be there is left as it is. What has failed is part of
-        /// the answer, with what is told.
-        MakeTargetFile {
-            /// The name of the node.
-            node: String,
-            /// The file to be made.
-            file: BackupFile,
-        } -> Box<Transacted>: Transacted,
         /// Make `node` the last of the numbered children of `parent`.
         ///
         /// # Errors

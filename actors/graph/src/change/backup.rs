@@ -5,15 +5,14 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use millpond_messages::graph::{
-    BackupFile, BackupStart, BackupStarted, BackupTarget, BelowBackup, GraphReply, MakeTargetFile, OpenImage,
-    Options, Probing, Transacted,
+    BackupFile, BackupStart, BackupStarted, BackupTarget, BelowBackup, OpenImage, Options, Probing,
+    Transacted,
 };
 use millpond_messages::{Error, ErrorKind, NodeId, OpBlocker, OpenFlags, Result};
 
 use crate::change::insert::{Inserted, insert};
 use crate::change::{new_file, snapshot_sync};
 use crate::open::{backing, image};
-use crate::procedure::Next;
 use crate::query::facts;
 use crate::sections::Cover;
 use crate::state::PolicyState;
@@ -118,7 +117,7 @@ fn below(graph: &Graph, node: NodeId, below: BelowBackup) -> Option<NodeId> {
 ///
 /// # Errors
 /// The image's maker's, in the words of QEMU's tools.
-pub async fn make_file(
+async fn make_file(
     world: &World,
     node: NodeId,
     file: &BackupFile,
@@ -139,17 +138,6 @@ pub async fn make_file(
     })?;
     new_file::make(world, &image, told).await?;
     Ok(Some(format))
-}
-
-/// The same for a job that goes on by itself from there: what has failed is part of the answer.
-pub async fn make_target_file(world: &World, MakeTargetFile { node, file }: &MakeTargetFile) -> Next {
-    let mut made = Transacted::default();
-    let result = match world.graph(|graph| graph.find(node).map(|node| node.id)) {
-        Ok(node) => make_file(world, node, file, &mut made.told).await.map(drop),
-        Err(error) => Err(error),
-    };
-    made.failure = result.err();
-    Next::Reply(Ok(GraphReply::Transacted(Box::new(made))))
 }
 
 fn check_nodes(graph: &Graph, node: &Node, target: &Node, compress: bool) -> Result<()> {

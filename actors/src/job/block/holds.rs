@@ -54,21 +54,16 @@ impl Holds {
     /// # Errors
     /// Others do what is not shared.
     pub async fn keep(&self, node: &str, shared: Permissions) -> Result<Client> {
-        let client = self.open(node, Permissions::empty(), shared).await?;
-        self.block(node, &client, &OpBlocker::ALL).await?;
-        Ok(client)
+        self.keep_but(node, shared, None).await
     }
 
     /// As [`Holds::keep`], of a node that only its use keeps from being deleted, as in QEMU.
     ///
     /// # Errors
-    /// Others do what is not shared.
+    /// The node is gone.
     pub async fn keep_target(&self, node: &str) -> Result<Client> {
-        let client = self.open(node, Permissions::empty(), Permissions::all()).await?;
-        let kinds = OpBlocker::ALL.into_iter();
-        let kinds: Vec<_> = kinds.filter(|kind| *kind != OpBlocker::DriveDel).collect();
-        self.block(node, &client, &kinds).await?;
-        Ok(client)
+        let free = Some(OpBlocker::DriveDel);
+        self.keep_but(node, Permissions::all(), free).await
     }
 
     /// As [`Holds::keep`], of the node that the job is named after.
@@ -76,9 +71,15 @@ impl Holds {
     /// # Errors
     /// The node is gone.
     pub async fn keep_main(&self, node: &str) -> Result<Client> {
-        let client = self.open(node, Permissions::empty(), Permissions::all()).await?;
+        let free = Some(OpBlocker::Dataplane);
+        self.keep_but(node, Permissions::all(), free).await
+    }
+
+    /// As [`Holds::keep`], where one operation may begin.
+    async fn keep_but(&self, node: &str, shared: Permissions, free: Option<OpBlocker>) -> Result<Client> {
+        let client = self.open(node, Permissions::empty(), shared).await?;
         let kinds = OpBlocker::ALL.into_iter();
-        let kinds: Vec<_> = kinds.filter(|kind| *kind != OpBlocker::Dataplane).collect();
+        let kinds: Vec<_> = kinds.filter(|kind| Some(*kind) != free).collect();
         self.block(node, &client, &kinds).await?;
         Ok(client)
     }
@@ -87,11 +88,7 @@ impl Holds {
     ///
     /// # Errors
     /// The node is gone.
-    pub async fn block_only(&self, node: &str, client: &Client, kinds: &[OpBlocker]) -> Result<()> {
-        self.block(node, client, kinds).await
-    }
-
-    async fn block(&self, node: &str, client: &Client, kinds: &[OpBlocker]) -> Result<()> {
+    pub async fn block(&self, node: &str, client: &Client, kinds: &[OpBlocker]) -> Result<()> {
         let root = client.root();
         let block = OpBlock {
             node_name: node.to_owned(),

@@ -1,14 +1,13 @@
 //! `drive-mirror`: a mirror whose target is a file, made or opened for it and closed after it.
 
-use millpond_messages::graph::{
-    BackupFile, BelowBackup, MakeTargetFile, NodeFacts, OpenImage, Options, Probing, RootRequest, RootUser,
-};
+use millpond_messages::graph::{NodeFacts, OpenImage, Options, Probing, RootRequest, RootUser};
 use millpond_messages::qapi::QmpError;
 use millpond_messages::qapi::schema::{BlockdevMirror, DriveMirror, MirrorSyncMode, NewImageMode};
 use millpond_messages::{OpBlocker, OpenFlags, Permissions};
 
 use super::plan::{MirrorPlan, check_replaced, plan};
 use crate::graph::GraphHandle;
+use crate::image::{self, NewImage};
 use crate::job::block::chain::Chains;
 use crate::job::block::holds::{as_options, refused};
 use crate::node::Client;
@@ -36,19 +35,21 @@ impl MirrorPlan {
             check_replaced(&graph, &chains, node, Some(replaced)).await?;
         }
         let backing = chains.backing(chains.image(node));
-        let below = match (asked.sync, backing) {
-            (MirrorSyncMode::None, _) => BelowBackup::Source,
-            (MirrorSyncMode::Full, _) | (_, None) => BelowBackup::Nothing,
-            (_, Some(_)) => BelowBackup::Backing,
+        // What the target stands on in the end.
+        let base = match asked.sync {
+            MirrorSyncMode::None => Some(node),
+            MirrorSyncMode::Full => None,
+            _ => backing,
         };
-        let format = make(&graph, node, &asked, below, told).await?;
+        let named = base.map(|base| match asked.sync {
+            MirrorSyncMode::None => base,
+            // A header names an image, not the filters over it.
+            _ => chains.image(base),
+        });
+        let format = make(&graph, node, &asked, named, told).await?;
         let target = open(&graph, node, &asked, format).await?;
-        let stands_on = match below {
-            _ if asked.mode == Some(NewImageMode::Existing) => None,
-            BelowBackup::Nothing => None,
-            BelowBackup::Backing => backing.map(|backing| backing.name.clone()),
-            BelowBackup::Source => Some(node.name.clone()),
-        };
+        let is_made = asked.mode != Some(NewImageMode::Existing);
+        let stands_on = base.filter(|_| is_made).map(|base| base.name.clone());
         let planned = over(&graph, asked, &target, stands_on).await;
         match planned {
             Ok(plan) => Ok(plan),
@@ -61,35 +62,30 @@ impl MirrorPlan {
     }
 }
 
-/// Makes the file, unless it is there; answers the format that it is opened with, if that is known.
+/// Makes the file, unless it is there; answers the format that it is opened with, if that is known. `base` is the image that
+/// its header names.
 async fn make(
     graph: &GraphHandle,
     node: &NodeFacts,
     asked: &DriveMirror,
-    below: BelowBackup,
+    base: Option<&NodeFacts>,
     told: &mut Vec<String>,
 ) -> Result<Option<String>, QmpError> {
     if asked.mode == Some(NewImageMode::Existing) {
         return Ok(asked.format.clone());
     }
-    let file = BackupFile {
+    let format = asked.format.clone().unwrap_or_else(|| node.driver.clone());
+    let image = NewImage {
         filename: asked.target.clone(),
-        format: asked.format.clone(),
-        existing: false,
-        below,
+        format: format.clone(),
+        base: base.map(|base| base.filename.clone()),
+        base_format: base.map(|base| base.driver.clone()),
+        size: Some(node.size),
+        flags: OpenFlags::NO_BACKING,
+        ..NewImage::default()
     };
-    let node_name = node.name.clone();
-    let made = graph
-        .ask(MakeTargetFile {
-            node: node_name,
-            file,
-        })
-        .await?;
-    told.extend(made.told);
-    match made.failure {
-        Some(error) => Err(error.into()),
-        None => Ok(Some(asked.format.clone().unwrap_or_else(|| node.driver.clone()))),
-    }
+    image::create(graph, image, told).await?;
+    Ok(Some(format))
 }
 
 /// Opens the target with the source's flags, and takes hold of it.

@@ -186,7 +186,7 @@ impl Mirror {
         }
         let target = holds.keep_target(&plan.target).await?;
         if let Some(name) = &plan.replaces {
-            holds.block_only(name, &keeper, &[OpBlocker::Replace]).await?;
+            holds.block(name, &keeper, &[OpBlocker::Replace]).await?;
         }
         self.target.replace(Some(target));
         self.keeper.replace(Some(keeper));
