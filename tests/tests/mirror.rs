@@ -2,6 +2,7 @@
 //! images in the end; then under load and with errors, where source and target are alike in the end.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use millpond_tests::beside::{Command, beside_qemu, same_answers};
 use millpond_tests::daemon::{Daemon, daemon};
@@ -697,4 +698,42 @@ fn nobody_writes_to_the_source_past_the_mirror() {
     wait_gone(&mut daemon);
     drop(export(&mut daemon, "disk"));
     ended(&mut daemon);
+}
+
+/// A guest that writes more than the target takes: from the moment when the end is asked for it is held to what the target
+/// takes, so that the end comes.
+#[test]
+fn a_mirror_ends_though_more_is_written_than_its_target_takes() {
+    let mut daemon = daemon().nbd_unix().start();
+    open(&mut daemon, "raw", json!({}), None);
+    let group = json!({"qom-type": "throttle-group", "id": "slow", "limits": {"bps-write": 4 * MIB}});
+    daemon.qmp.ok("object-add", group);
+    let throttle =
+        json!({"driver": "throttle", "node-name": "slow", "throttle-group": "slow", "file": "target"});
+    daemon.qmp.ok("blockdev-add", throttle);
+    let mut guest = export(&mut daemon, "disk");
+    let now = Model::of(guest.read_all());
+    daemon
+        .qmp
+        .ok("blockdev-mirror", mirror(json!({"target": "slow"})));
+    wait_ready(&mut daemon);
+    let mut load = Load::new(guest, now, 0..SIZE, seeded("slow target"), Mix::NO_TRIM, 16);
+    let mut go_on = || load.step().expect("the guest's requests are answered");
+    (0..400).for_each(|_| go_on());
+    End::Complete.ask(&mut daemon);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let is_over = |event: &Value| event["event"] == "BLOCK_JOB_COMPLETED";
+    while !daemon.qmp.take_events().iter().any(is_over) {
+        assert!(
+            Instant::now() < deadline,
+            "the guest keeps the mirror from its end"
+        );
+        (0..20).for_each(|_| go_on());
+        daemon.qmp.ok("query-jobs", json!({}));
+    }
+    let (now, mut guest) = load.finish().expect("the guest's requests are answered");
+    now.check(0, &guest.read_all());
+    drop(guest);
+    ended(&mut daemon);
+    now.check(0, &shown(&daemon, "raw", "target"));
 }

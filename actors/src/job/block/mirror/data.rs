@@ -142,6 +142,10 @@ impl Data {
                 let operation = IoOperationType::Write;
                 self.see_to(Fault { operation, error })?;
             }
+            if self.pace.is_to_end() && self.line.mode() == MirrorMode::Background {
+                // The end is reached whatever is written, and nothing of that is lost while it is prepared.
+                self.line.set_mode(MirrorMode::Closing);
+            }
             if self.pace.would_wait(self) {
                 // A pause point is one only with nothing under way.
                 while !pieces.is_empty() {
@@ -245,10 +249,6 @@ impl Data {
             self.pace.is_ready();
         }
         if self.pace.is_to_end() {
-            // From here on nothing is lost of what was reached, while the end is prepared.
-            if self.line.mode() == MirrorMode::Background {
-                self.line.set_mode(MirrorMode::Closing);
-            }
             return Ok(self.line.left() == 0);
         }
         let watch = |waker: &Waker| self.line.watch(waker);
