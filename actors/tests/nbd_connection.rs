@@ -107,6 +107,7 @@ impl Disk {
             Operation::Truncate { .. }
             | Operation::Snapshot(_)
             | Operation::Mirror(_)
+            | Operation::Copy(_)
             | Operation::Length
             | Operation::AllocatedSize => {
                 unreachable!("a connection does not ask for that")

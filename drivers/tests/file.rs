@@ -9,10 +9,10 @@ use std::process::Command;
 use std::rc::Rc;
 
 use host::{Node, is_zero, pattern, qemu, range, run};
-use millpond_drivers::api::{Ability, CopySource};
+use millpond_drivers::api::Ability;
 use millpond_drivers::protocol::file::{CreateFile, create_file, delete_file};
 use millpond_messages::io::Preallocation;
-use millpond_messages::{IoError, OpenFlags, Permissions, RequestFlags};
+use millpond_messages::{CopySource, IoError, OpenFlags, Permissions, RequestFlags};
 use millpond_ring::Ring;
 use serde_json::json;
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::common::{BlockStatus, MirrorLine, NodeId, Range, RequestFlags};
+use crate::common::{BlockStatus, CopySource, Lender, MirrorLine, NodeId, Range, RequestFlags};
 use crate::error::{IoError, IoResult};
 
 /// How space is laid out when an image grows.
@@ -78,6 +78,8 @@ pub enum Operation<B> {
         /// The chain ends above this node: what no layer above it has is unallocated.
         base: Option<NodeId>,
     },
+    /// About a copy in which the bytes pass no buffer.
+    Copy(CopyRequest),
     /// About the moment of its past that the node keeps.
     Snapshot(SnapshotRequest<B>),
     /// About what a node mirrors of itself.
@@ -86,6 +88,22 @@ pub enum Operation<B> {
     Length,
     /// Bytes that the image takes on its host.
     AllocatedSize,
+}
+
+/// A request of a copy from file to file of the host, which answers `NotSupported` where the bytes have to pass a buffer.
+#[derive(Debug)]
+pub enum CopyRequest {
+    /// Lend the start of a range, which stays where it is until the loan is given back.
+    Out(Lender),
+    /// Store what lies in a file of the host in a range. If that fails, any part of it may have been stored.
+    In {
+        /// The bytes to write.
+        range: Range,
+        /// Where they come from.
+        source: CopySource,
+        /// FUA has a meaning here.
+        flags: RequestFlags,
+    },
 }
 
 /// A request for the moment of its past that a node keeps, such as one of `copy-before-write`.
@@ -307,9 +325,10 @@ impl<B> Operation<B> {
     pub const fn kind(&self) -> OperationKind {
         match self {
             Self::Read { .. }
+            | Self::Copy(CopyRequest::Out(_))
             | Self::Snapshot(SnapshotRequest::Read { .. } | SnapshotRequest::Copy { .. })
             | Self::Mirror(MirrorRequest::Copy) => OperationKind::Read,
-            Self::Write { .. } => OperationKind::Write,
+            Self::Write { .. } | Self::Copy(CopyRequest::In { .. }) => OperationKind::Write,
             Self::WriteZeroes { .. } => OperationKind::WriteZeroes,
             Self::Discard { .. } => OperationKind::Discard,
             Self::Flush => OperationKind::Flush,

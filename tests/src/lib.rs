@@ -20,6 +20,7 @@ pub mod nth;
 pub mod program;
 pub mod qmp;
 pub mod sim;
+pub mod strace;
 pub mod tool;
 pub mod workload;
 

@@ -9,6 +9,7 @@ use millpond_tests::beside::{Command, beside_qemu, same_answers};
 use millpond_tests::daemon::{Daemon, daemon};
 use millpond_tests::model::Model;
 use millpond_tests::nbd::Request;
+use millpond_tests::strace::Strace;
 use millpond_tests::workload::{Load, Mix, one_by_one, seeded};
 use millpond_tests::{image, tool};
 use serde_json::{Value, json};
@@ -393,6 +394,48 @@ fn zeroes_that_a_target_shows_anyway_take_no_space() {
     );
     let held = backed_up_alone(daemon);
     assert!(held < MIB, "{held} bytes");
+}
+
+/// How often a job that copies a disk full of data has the kernel copy from file to file.
+fn range_copies(command: &str, format: &str, more: Value) -> usize {
+    let mut daemon = daemon().start();
+    let dir = daemon.dir().to_owned();
+    for (name, write) in [("disk", "write -P 7 0 8M"), ("target", "read 0 512")] {
+        let path = dir.join(name);
+        image::create(&path, format, "", SIZE);
+        tool::qemu_io(&["-f", format, &path.display().to_string()], &[write]);
+        let file = image::file(&format!("{name}-file"), &path);
+        daemon.qmp.ok("blockdev-add", file);
+        let node = image::over(format, name, &format!("{name}-file"));
+        daemon.qmp.ok("blockdev-add", node);
+    }
+    let strace = Strace::attach(daemon.pid(), "copy_file_range", &dir.join("strace"));
+    daemon.qmp.ok(command, backup(more));
+    if command == "blockdev-mirror" {
+        daemon.qmp.wait_event("BLOCK_JOB_READY");
+        // A mirror that is ready ends with its target as it is.
+        daemon.qmp.ok("block-job-cancel", json!({"device": "j"}));
+    }
+    daemon.qmp.wait_event("BLOCK_JOB_COMPLETED");
+    let calls = strace.detach();
+    let [disk, target] = ["disk", "target"].map(|name| daemon.path(name));
+    ended(&mut daemon);
+    image::assert_identical((format, &disk), (format, &target));
+    calls.len()
+}
+
+/// Between files the kernel copies, so that a file system that can have both share the bytes does so.
+#[test]
+fn data_goes_from_file_to_file_unless_that_is_not_wanted() {
+    for (command, format) in [("blockdev-backup", "qcow2"), ("blockdev-mirror", "raw")] {
+        let copies = range_copies(command, format, json!({}));
+        assert!(
+            (8..64).contains(&copies),
+            "{command} of {format}: {copies} calls"
+        );
+    }
+    let perf = json!({"x-perf": {"use-copy-range": false}});
+    assert_eq!(range_copies("blockdev-backup", "qcow2", perf), 0);
 }
 
 /// An image that names a backing image will show it again one day, where nothing hides it.

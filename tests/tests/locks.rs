@@ -2,9 +2,7 @@
 //! the system call that locks come down to, in all threads, while both go on. What the system's allocator locks by itself is
 //! left out: it is in any program that frees in one thread what was allocated in another.
 
-use std::io::{BufRead, BufReader};
 use std::ops::Range;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -13,7 +11,7 @@ use millpond_tests::daemon::{Daemon, daemon_in, scratch};
 use millpond_tests::image;
 use millpond_tests::model::Model;
 use millpond_tests::nbd::Connect;
-use millpond_tests::tool::hint;
+use millpond_tests::strace::Strace;
 use millpond_tests::workload::{Load, Mix, seeded};
 use serde_json::json;
 
@@ -60,48 +58,6 @@ impl Client {
         self.stop.store(true, Ordering::Relaxed);
         let load = self.thread.join().expect("a client ends well");
         load.finish().expect("the daemon answers every request");
-    }
-}
-
-/// What `strace` sees of a process.
-struct Strace {
-    child: Child,
-    lines: BufReader<std::process::ChildStderr>,
-}
-
-impl Strace {
-    /// Begins once all threads are watched.
-    fn attach(pid: u32, log: &str) -> Strace {
-        let mut child = Command::new("strace")
-            .args(["-f", "-Y", "-e", "trace=futex", "-o", log, "-p", &pid.to_string()])
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot run strace: {error}{}", hint("strace")));
-        let stderr = child.stderr.take().expect("it is piped");
-        let mut lines = BufReader::new(stderr);
-        let mut line = String::new();
-        lines
-            .read_line(&mut line)
-            .expect("strace says that it is attached");
-        assert!(line.contains("attached"), "strace: {line}");
-        Strace { child, lines }
-    }
-
-    /// Ends, and says what was called, by whom.
-    fn detach(mut self, log: &str, libc: &[Range<u64>]) -> Vec<String> {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");
-        // So that it does not wait for somebody to read.
-        std::io::copy(&mut self.lines, &mut std::io::sink()).expect("it ends");
-        self.child.wait().expect("it ends");
-        let log = std::fs::read_to_string(log).expect("strace wrote it");
-        let calls = || log.lines().filter(|line| line.contains("futex("));
-        let found: Vec<String> = calls()
-            .filter(|line| !is_of_the_allocator(line, libc))
-            .map(ToOwned::to_owned)
-            .collect();
-        eprintln!("{} calls are the allocator's", calls().count() - found.len());
-        found
     }
 }
 
@@ -198,11 +154,16 @@ fn requests_and_changes_of_the_graph_wait_for_no_lock() {
     };
     // Threads start, memory is taken.
     go_on(&mut daemon);
-    let log = dir.path().join("strace").display().to_string();
     let libc = libc_of(daemon.pid());
-    let strace = Strace::attach(daemon.pid(), &log);
+    let strace = Strace::attach(daemon.pid(), "futex", &dir.path().join("strace"));
     let rounds = go_on(&mut daemon);
-    let calls = strace.detach(&log, &libc);
+    let futexes = strace.detach();
+    let all = futexes.len();
+    let calls: Vec<String> = futexes
+        .into_iter()
+        .filter(|line| !is_of_the_allocator(line, &libc))
+        .collect();
+    eprintln!("{} calls are the allocator's", all - calls.len());
     clients.into_iter().for_each(Client::finish);
     daemon.quit();
     assert!(

@@ -366,6 +366,7 @@ fn there_is_no_request_for_the_state_of_a_machine() {
         | Operation::BlockStatus { .. }
         | Operation::Snapshot(_)
         | Operation::Mirror(_)
+        | Operation::Copy(_)
         | Operation::Length
         | Operation::AllocatedSize => true,
     };

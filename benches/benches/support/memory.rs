@@ -102,7 +102,9 @@ impl ChildPort for Memory {
             }
             Operation::Discard { .. } | Operation::Flush => Value::Done,
             Operation::Length | Operation::AllocatedSize => Value::Bytes(self.length.get()),
-            Operation::Snapshot(_) | Operation::Mirror(_) => unreachable!("no bench is a job"),
+            Operation::Copy(_) | Operation::Snapshot(_) | Operation::Mirror(_) => {
+                unreachable!("no bench is a job")
+            }
             Operation::BlockStatus { range, .. } => Value::Status(BlockStatus {
                 flags: StatusFlags::DATA,
                 len: range.len(),

@@ -1,9 +1,6 @@
 //! The file or device of the host that a protocol driver stands for.
 
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
-
-use millpond_messages::{BlockSizes, Geometry, IoError, IoResult, Range};
+use millpond_messages::{BlockSizes, CopySource, Geometry, IoError, IoResult, Range};
 
 use super::answer::Answer;
 use super::nothing::Nothing;
@@ -29,15 +26,6 @@ pub trait Device {
     fn copy_from(&self, _source: CopySource, _range: Range) -> Answer<'_, IoResult<u64>> {
         Answer::ready(Err(IoError::NotSupported))
     }
-}
-
-/// A place in a file of the host.
-#[derive(Debug, Clone)]
-pub struct CopySource {
-    /// The file with the bytes.
-    pub file: Arc<OwnedFd>,
-    /// The first byte in the file.
-    pub offset: u64,
 }
 
 impl Device for Nothing {}

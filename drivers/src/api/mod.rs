@@ -56,7 +56,7 @@ pub use answer::{Answer, Lasting};
 pub(crate) use child::bytes_in;
 pub use child::{Child, ChildPort, Transfer, transfer};
 pub use debug::DebugPoints;
-pub use device::{CopySource, Device};
+pub use device::Device;
 pub use driver::Driver;
 pub use exchange::Exchanged;
 pub use foreign::foreign_format;

@@ -2,5 +2,6 @@
 
 pub(crate) mod copies;
 pub mod left;
+pub mod offload;
 pub mod quorum;
 pub(crate) mod saved_chunks;

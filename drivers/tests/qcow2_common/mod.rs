@@ -205,7 +205,9 @@ impl Store {
                 };
                 Outcome::plain(Ok(Value::Status(status)))
             }
-            Operation::Snapshot(_) | Operation::Mirror(_) => unreachable!("a format is no job"),
+            Operation::Copy(_) | Operation::Snapshot(_) | Operation::Mirror(_) => {
+                unreachable!("a format is no job")
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ mod flags;
 mod id;
 mod info;
 mod limits;
+mod loan;
 mod mirror;
 mod op_blocker;
 pub mod path;
@@ -28,6 +29,7 @@ pub use limits::{
     Limits, MAX_ALIGNMENT, MAX_LENGTH, REQUEST_MAX_BYTES, REQUEST_MAX_SECTORS, RangeError, SECTOR_SIZE,
     check_length, check_range,
 };
+pub use loan::{CopySource, Lender, Loan, lending};
 pub use mirror::{MirrorLine, MirrorMode};
 pub use op_blocker::OpBlocker;
 pub use permission::{Permissions, child_permissions};

@@ -57,6 +57,8 @@ pub(super) fn filter_options(asked: &BlockdevBackup) -> Options {
     put("compress", asked.compress.unwrap_or(false).into());
     put("discard-source", asked.discard_source.unwrap_or(false).into());
     let perf = asked.x_perf.as_ref();
+    let copies_range = perf.and_then(|perf| perf.use_copy_range).unwrap_or(true);
+    put("use-copy-range", copies_range.into());
     if let Some(size) = perf.and_then(|perf| perf.min_cluster_size) {
         put("min-cluster-size", size.into());
     }

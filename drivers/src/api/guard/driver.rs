@@ -8,8 +8,8 @@ use millpond_messages::graph::Options;
 use millpond_messages::io::{CopyFault, MirrorRequest, Preallocation, Value};
 use millpond_messages::saved::{DriverRecord, SavedError};
 use millpond_messages::{
-    BlockSizes, BlockStatus, CheckResult, ChildSlot, DebugEvent, DebugOrder, DriverInfo, Geometry, IoResult,
-    Permissions, Range, RequestFlags, Result,
+    BlockSizes, BlockStatus, CheckResult, ChildSlot, CopySource, DebugEvent, DebugOrder, DriverInfo,
+    Geometry, IoResult, Permissions, Range, RequestFlags, Result,
 };
 
 use super::watched::{Health, IfBroken, Watched, drop_of};
@@ -18,9 +18,8 @@ use crate::api::child::{Child, Transfer};
 use crate::api::exchange::Exchanged;
 use crate::api::kind::OptionNames;
 use crate::api::{
-    Abilities, AllocationTicket, BackingLink, CopySource, DebugPoints, Device, Driver, Extent, Image,
-    Lifecycle, Mirrored, Moved, Notices, Placement, Purpose, ReopenRequest, Repair, SavesState,
-    SnapshotAccess,
+    Abilities, AllocationTicket, BackingLink, DebugPoints, Device, Driver, Extent, Image, Lifecycle,
+    Mirrored, Moved, Notices, Placement, Purpose, ReopenRequest, Repair, SavesState, SnapshotAccess,
 };
 use millpond_ring::Ring;
 use millpond_ring::buffer::Buffers;

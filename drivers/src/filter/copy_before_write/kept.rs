@@ -21,6 +21,7 @@ use millpond_ring::buffer::{Buffer, Buffers};
 
 use crate::api::{Child, Transfer, bytes_in};
 use crate::replica::copies::{Ranges, Use};
+use crate::replica::offload::Offload;
 
 /// The most that is copied by one pair of requests, in bytes.
 const PIECE: u64 = 1 << 20;
@@ -54,6 +55,8 @@ pub struct State {
     pub write_flags: RequestFlags,
     /// What was copied is discarded in the source.
     pub discards_source: bool,
+    /// Data goes from file to file of the host where it can.
+    pub copies_range: bool,
 }
 
 /// The moment, with what copies it.
@@ -68,6 +71,7 @@ pub struct Kept {
     is_lost: Cell<bool>,
     write_flags: RequestFlags,
     discards_source: bool,
+    offload: Offload,
     ranges: Ranges,
 }
 
@@ -84,6 +88,8 @@ impl Kept {
             is_lost: Cell::new(state.is_lost),
             write_flags: state.write_flags,
             discards_source: state.discards_source,
+            // A copy that was given up may go on in the kernel, and would copy what has been written since.
+            offload: Offload::new(state.copies_range && state.timeout.is_none()),
             ranges: Ranges::default(),
         }
     }
@@ -97,6 +103,7 @@ impl Kept {
             is_lost: self.is_lost.get(),
             write_flags: self.write_flags,
             discards_source: self.discards_source,
+            copies_range: self.offload.is_on(),
         }
     }
 
@@ -198,6 +205,9 @@ impl Kept {
         let part = range
             .first(part.len().next_multiple_of(chunk))
             .first(PIECE.max(chunk));
+        if self.write_flags.is_empty() && self.offload.copy([&self.source, &self.target], part, chunk).await {
+            return Ok(self.given_back(part).await);
+        }
         let room = usize::try_from(part.len()).ok().and_then(Buffer::try_alloc);
         let room = room.ok_or(reading(IoError::from_errno(ENOMEM)))?;
         let (read, data) = self.source.read(part.offset(), Buffers::from(room)).await;

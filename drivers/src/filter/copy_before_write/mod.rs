@@ -65,6 +65,13 @@ struct CbwOptions {
     /// Of a backup: what was copied is discarded in the source.
     #[serde(default)]
     discard_source: bool,
+    /// Of a backup: data goes from file to file of the host where it can.
+    #[serde(default = "yes")]
+    use_copy_range: bool,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 impl CbwOptions {
@@ -184,6 +191,7 @@ async fn first_state(children: &[Child; 2], options: &CbwOptions) -> Result<Stat
             false => RequestFlags::empty(),
         },
         discards_source: options.discard_source,
+        copies_range: options.use_copy_range,
     })
 }
 

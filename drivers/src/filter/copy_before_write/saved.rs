@@ -66,6 +66,7 @@ impl SavedMoment {
                 false => RequestFlags::empty(),
             },
             discards_source: self.discards_source,
+            copies_range: true,
         })
     }
 }

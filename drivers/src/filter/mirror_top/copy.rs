@@ -19,6 +19,7 @@ use super::Manner;
 use crate::api::Child;
 use crate::replica::copies::{Ranges, Use};
 use crate::replica::left::{Left, Need, Next};
+use crate::replica::offload::Offload;
 
 /// The most that is zeroed in one go, in bytes: a write to it waits meanwhile.
 pub const ZEROES_MOST: u64 = 16 << 20;
@@ -50,6 +51,7 @@ pub struct Mirror {
     /// Nobody waits for the target any more.
     is_abandoned: Cell<bool>,
     waiting: RefCell<Slab<Waker>>,
+    offload: Offload,
     spare: RefCell<Vec<Buffers>>,
 }
 
@@ -103,6 +105,7 @@ impl Mirror {
             turn: Ranges::default(),
             is_abandoned: Cell::new(state.is_abandoned),
             waiting: RefCell::default(),
+            offload: Offload::new(true),
             spare: RefCell::default(),
         }
     }
@@ -313,6 +316,14 @@ impl Mirror {
     }
 
     async fn copy(&self, piece: Range) -> Result<(), CopyFault> {
+        let chunk = self.left.borrow().chunks().chunk();
+        if self
+            .offload
+            .copy([&self.source, &self.target], piece, chunk)
+            .await
+        {
+            return Ok(());
+        }
         let room = self.room(piece.len())?;
         let (read, data) = self.source.read(piece.offset(), room).await;
         read.map_err(CopyFault::Source)?;

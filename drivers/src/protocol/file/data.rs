@@ -2,12 +2,12 @@
 
 use std::io;
 
-use millpond_messages::{IoError, IoResult, Range};
+use millpond_messages::{CopySource, IoError, IoResult, Range};
 use rustix::io::Errno;
 
 use super::node::File;
 use super::open::errno;
-use crate::api::{CopySource, Transfer};
+use crate::api::Transfer;
 use millpond_ring::buffer::{Buffer, Buffers};
 
 /// The most one `copy_file_range` is asked for: a thread of the pool is not kept for longer than this takes.

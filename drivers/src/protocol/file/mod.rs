@@ -37,13 +37,13 @@ use futures_util::future::LocalBoxFuture;
 use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
 use millpond_messages::{
-    BlockSizes, Error, ErrorKind, Geometry, IoError, IoResult, Limits, OpenFlags, Permissions, Range,
-    RequestFlags, Result,
+    BlockSizes, CopySource, Error, ErrorKind, Geometry, IoError, IoResult, Limits, OpenFlags, Permissions,
+    Range, RequestFlags, Result,
 };
 
 use crate::api::{
-    Abilities, Ability, AllocationTicket, Answer, ChildKind, CopySource, CreateRequest, Device, Driver,
-    DriverKind, Extent, Image, LengthSource, OpenRequest, Opened, OptionNames, Placement, Purpose, Transfer,
+    Abilities, Ability, AllocationTicket, Answer, ChildKind, CreateRequest, Device, Driver, DriverKind,
+    Extent, Image, LengthSource, OpenRequest, Opened, OptionNames, Placement, Purpose, Transfer,
 };
 use millpond_ring::buffer::{Buffers, OPT_MEM_ALIGN};
 

@@ -7,7 +7,7 @@ use std::task::Poll;
 
 use futures_channel::oneshot;
 use millpond_drivers::api::unless_withdrawn;
-use millpond_messages::io::{Operation, OperationKind, Outcome};
+use millpond_messages::io::{CopyRequest, Operation, OperationKind, Outcome};
 use millpond_messages::record::MessageEvent;
 use millpond_messages::{IoError, Permissions, RequestFlags};
 use millpond_ring::buffer::Buffers;
@@ -354,9 +354,10 @@ impl RootCell {
             {
                 held.intersects(Permissions::WRITE | Permissions::WRITE_UNCHANGED)
             }
-            Operation::Write { .. } | Operation::WriteZeroes { .. } | Operation::Discard { .. } => {
-                held.contains(Permissions::WRITE)
-            }
+            Operation::Write { .. }
+            | Operation::WriteZeroes { .. }
+            | Operation::Discard { .. }
+            | Operation::Copy(CopyRequest::In { .. }) => held.contains(Permissions::WRITE),
             Operation::Truncate { .. } => held.contains(Permissions::RESIZE),
             // What is read is written too, and reads the same afterwards.
             Operation::Read { flags, .. } if flags.contains(RequestFlags::COPY_ON_READ) => {
@@ -367,6 +368,7 @@ impl RootCell {
             | Operation::BlockStatus { .. }
             | Operation::Snapshot(_)
             | Operation::Mirror(_)
+            | Operation::Copy(CopyRequest::Out(_))
             | Operation::Length
             | Operation::AllocatedSize => true,
         };

@@ -1,6 +1,6 @@
 //! What is checked of a request before any driver sees it: the node's flags, the range, what the driver can do.
 
-use millpond_messages::io::{MirrorRequest, Operation, SnapshotRequest};
+use millpond_messages::io::{CopyRequest, MirrorRequest, Operation, SnapshotRequest};
 use millpond_messages::{IoError, IoResult, OpenFlags, Range, RequestFlags, check_range};
 use millpond_ring::buffer::Buffers;
 
@@ -16,7 +16,7 @@ pub fn check(cell: &NodeCell, operation: &Operation<Buffers>, by: By<'_>) -> IoR
     let (offset, len) = extent_of(operation);
     let range = Range::new(offset, len)?;
     match operation {
-        Operation::Read { .. } => check_within(cell, range, true, by),
+        Operation::Read { .. } | Operation::Copy(CopyRequest::Out(_)) => check_within(cell, range, true, by),
         Operation::Snapshot(request) => {
             let carries_data = matches!(request, SnapshotRequest::Read { .. });
             check_within(cell, range, carries_data, By::USER)
@@ -30,6 +30,7 @@ pub fn check(cell: &NodeCell, operation: &Operation<Buffers>, by: By<'_>) -> IoR
             Ok(())
         }
         Operation::WriteZeroes { .. } | Operation::Discard { .. } => check_write(cell, range, false, by),
+        Operation::Copy(CopyRequest::In { .. }) => check_write(cell, range, true, by),
         Operation::BlockStatus { .. } => Ok(check_range(range, false)?),
         Operation::Mirror(MirrorRequest::Add { range }) => check_within(cell, *range, false, By::USER),
         Operation::Flush

@@ -3,13 +3,13 @@
 use std::rc::Rc;
 
 use millpond_messages::io::{Operation, OperationKind, Outcome, Value};
-use millpond_messages::{IoError, IoResult, OpenFlags};
+use millpond_messages::{IoError, IoResult, OpenFlags, RequestFlags};
 use millpond_ring::buffer::Buffers;
 
 use super::check::check;
 use super::passage::{By, Passage};
 use super::request::{done, extent_of, refused, with_buffers, with_fua};
-use super::{flush, length, read, snapshot, status, write, zeroes};
+use super::{copy_range, flush, length, read, snapshot, status, write, zeroes};
 use crate::iothread::now_ns;
 use crate::node::cell::admission::Admission;
 use crate::node::cell::node::NodeCell;
@@ -90,6 +90,14 @@ async fn dispatch(cell: &Rc<NodeCell>, operation: Operation<Buffers>, by: By<'_>
             };
             Outcome::plain(status.map(Value::Status))
         }
+        Operation::Copy(request) => done(
+            Box::pin(copy_range::copy(
+                cell,
+                request,
+                Passage::new(RequestFlags::empty(), by),
+            ))
+            .await,
+        ),
         Operation::Snapshot(request) => Box::pin(snapshot::snapshot(cell, request)).await,
         Operation::Mirror(request) => Box::pin(snapshot::mirror(cell, request)).await,
         Operation::Length => bytes(length::length(cell, by).await),

@@ -6,6 +6,7 @@
 pub mod aligned;
 pub mod check;
 pub mod copy_on_read;
+pub mod copy_range;
 pub mod descend;
 pub mod elsewhere;
 pub mod execute;

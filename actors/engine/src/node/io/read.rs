@@ -120,7 +120,7 @@ async fn fetch(found: Found, mut piece: Buffers, passage: Passage<'_>) -> Transf
 }
 
 /// Follows a range down the chain: how many bytes of it are in one place, and which.
-async fn resolve(
+pub(super) async fn resolve(
     cell: &Rc<NodeCell>,
     (offset, len): (u64, u64),
     passage: Passage<'_>,

@@ -1,6 +1,6 @@
 //! Questions about requests and their outcomes that no node is needed to answer.
 
-use millpond_messages::io::{Operation, Outcome, SnapshotRequest, Value};
+use millpond_messages::io::{CopyRequest, Operation, Outcome, SnapshotRequest, Value};
 use millpond_messages::{IoError, IoResult, RequestFlags};
 use millpond_ring::buffer::Buffers;
 
@@ -37,7 +37,9 @@ pub fn extent_of(operation: &Operation<Buffers>) -> (u64, u64) {
         )
         | Operation::WriteZeroes { range, .. }
         | Operation::Discard { range }
+        | Operation::Copy(CopyRequest::In { range, .. })
         | Operation::BlockStatus { range, .. } => (range.offset(), range.len()),
+        Operation::Copy(CopyRequest::Out(lender)) => (lender.range().offset(), lender.range().len()),
         Operation::Flush
         | Operation::Truncate { .. }
         | Operation::Mirror(_)
@@ -89,6 +91,11 @@ pub fn with_fua(operation: Operation<Buffers>) -> Operation<Buffers> {
             range,
             flags: flags | RequestFlags::FUA,
         },
+        Operation::Copy(CopyRequest::In { range, source, flags }) => Operation::Copy(CopyRequest::In {
+            range,
+            source,
+            flags: flags | RequestFlags::FUA,
+        }),
         other => other,
     }
 }

@@ -188,7 +188,7 @@ pub async fn go_on(
 }
 
 /// Places the next part. A part that fails is counted at the nodes that it got to.
-async fn place_next(
+pub(super) async fn place_next(
     cell: &Rc<NodeCell>,
     (offset, len): (u64, u64),
     passage: Passage<'_>,

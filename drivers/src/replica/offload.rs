@@ -1,0 +1,78 @@
+//! Copies between two children whose bytes lie in files of the host: the kernel copies them, or has both files share them.
+
+use std::cell::Cell;
+
+use futures_util::future::join;
+use millpond_messages::io::{CopyFault, CopyRequest, Operation};
+use millpond_messages::{IoError, Loan, Range, RequestFlags, lending};
+
+use crate::api::Child;
+
+/// Whether such copies are made.
+#[derive(Debug)]
+pub struct Offload {
+    is_on: Cell<bool>,
+}
+
+impl Offload {
+    /// They are made until a target refuses one, or never.
+    pub const fn new(is_on: bool) -> Self {
+        let is_on = Cell::new(is_on);
+        Self { is_on }
+    }
+
+    /// Whether they are made still.
+    pub const fn is_on(&self) -> bool {
+        self.is_on.get()
+    }
+
+    /// Copies a range; answers whether all of it was copied. If not, any part of it may have been, and it has to be read and
+    /// written: that shows what is wrong. No part that is cut is smaller than `chunk`, which a target may have to fill.
+    pub async fn copy(&self, ends: [&Child; 2], range: Range, chunk: u64) -> bool {
+        let mut rest = range;
+        while self.is_on() && !rest.is_empty() {
+            match copy_start(ends, rest, chunk).await {
+                Ok(len) => rest = rest.after(len),
+                Err(fault) => {
+                    // A source may well refuse one range, such as a compressed one, and not the next.
+                    if fault == CopyFault::Target(IoError::NotSupported) {
+                        self.is_on.set(false);
+                    }
+                    return false;
+                }
+            }
+        }
+        rest.is_empty()
+    }
+}
+
+/// Copies the start of a range; answers how many bytes.
+async fn copy_start([source, target]: [&Child; 2], range: Range, chunk: u64) -> Result<u64, CopyFault> {
+    let (lender, loan) = lending(range);
+    let lent = source.request(Operation::Copy(CopyRequest::Out(lender)));
+    let copied = async {
+        let loan = loan.await.map_err(|_| CopyFault::Source(IoError::NotSupported))?;
+        take(target, range, loan, chunk).await
+    };
+    let (lent, copied) = join(lent, copied).await;
+    lent.into_done().map_err(CopyFault::Source)?;
+    copied
+}
+
+async fn take(target: &Child, range: Range, loan: Loan, chunk: u64) -> Result<u64, CopyFault> {
+    let len = match loan.len >= range.len() {
+        true => range.len(),
+        false => loan.len / chunk * chunk,
+    };
+    if len == 0 {
+        return Err(CopyFault::Source(IoError::NotSupported));
+    }
+    let request = CopyRequest::In {
+        range: range.first(len),
+        source: loan.source.clone(),
+        flags: RequestFlags::empty(),
+    };
+    let taken = target.request(Operation::Copy(request)).await.into_done();
+    drop(loan);
+    taken.map(|()| len).map_err(CopyFault::Target)
+}
