@@ -11,6 +11,7 @@ pub struct FileOps {
     ring: Ring,
     fd: Fd,
     aio: AioMode,
+    direct: bool,
 }
 
 impl FileOps {
@@ -20,7 +21,15 @@ impl FileOps {
             ring: ring.clone(),
             fd,
             aio,
+            direct: false,
         }
+    }
+
+    /// The same for a file whose bytes go past the page cache: its device gets them as it can take them, and not only at the
+    /// end of the ring's turn.
+    #[must_use]
+    pub fn past_the_page_cache(self) -> Self {
+        Self { direct: true, ..self }
     }
 
     /// The ring that the operations go through.
@@ -46,6 +55,7 @@ impl FileOps {
             bufs,
             offset,
             aio: self.aio,
+            direct: self.direct,
         })
     }
 
@@ -58,6 +68,7 @@ impl FileOps {
             offset,
             fua,
             aio: self.aio,
+            direct: self.direct,
         })
     }
 

@@ -45,6 +45,8 @@ pub enum Op {
         offset: u64,
         /// Who carries out the read.
         aio: AioMode,
+        /// The bytes come from a device, not from memory: it can begin while more is being handed over.
+        direct: bool,
     },
     /// Write buffers at an offset.
     Write {
@@ -58,6 +60,8 @@ pub enum Op {
         fua: bool,
         /// Who carries out the write.
         aio: AioMode,
+        /// The bytes go to a device, not to memory: it can begin while more is being handed over.
+        direct: bool,
     },
     /// Make a file durable, by `fsync(2)` or `fdatasync(2)`.
     Sync {
@@ -132,6 +136,15 @@ impl Op {
         matches!(
             self,
             Op::Read { .. } | Op::Write { .. } | Op::Sync { .. } | Op::Fallocate { .. }
+        )
+    }
+
+    /// Whether a device works on the operation from the moment when it is handed over.
+    #[inline]
+    pub(super) fn is_direct(&self) -> bool {
+        matches!(
+            self,
+            Op::Read { direct: true, .. } | Op::Write { direct: true, .. }
         )
     }
 

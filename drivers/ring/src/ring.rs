@@ -157,6 +157,7 @@ impl Ring {
             bufs,
             offset,
             aio: AioMode::IoUring,
+            direct: false,
         })
     }
 
@@ -170,6 +171,7 @@ impl Ring {
             offset,
             fua,
             aio: AioMode::IoUring,
+            direct: false,
         })
     }
 

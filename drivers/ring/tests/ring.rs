@@ -521,6 +521,24 @@ fn turns_without_work_make_no_system_call(ring: &Ring) {
     assert!(ring.stats().enters <= before + 20);
 }
 
+/// A device works while the rest of a turn's operations are made; those on memory all go with the turn's one system call.
+#[test]
+fn a_device_gets_its_operations_as_they_are_made() {
+    let ring = ring(Engine::Uring);
+    let cached = FileOps::new(&ring, file(), AioMode::IoUring);
+    for (ops, expected) in [(cached.clone(), 0), (cached.past_the_page_cache(), 4)] {
+        let before = ring.stats().enters;
+        // Two by themselves, then two groups of four.
+        let writes: Vec<_> = (0..10)
+            .map(|i| ops.write_at(pattern(512, i).into(), i as u64 * 512, false))
+            .collect();
+        assert_eq!(ring.stats().enters - before, expected);
+        for (result, _) in run(&ring, join_all(writes)) {
+            assert_eq!(result.unwrap(), 512);
+        }
+    }
+}
+
 #[test]
 fn an_odd_engine_is_refused() {
     let wake = Arc::new(Wake::new().unwrap());

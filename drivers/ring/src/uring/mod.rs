@@ -32,6 +32,11 @@ const BELL: u64 = INTERNAL;
 const CANCEL: u64 = INTERNAL | 1;
 /// In a slot's mark: the operation is disk work.
 const DISK: u64 = 1 << 62;
+/// As long as a device has no more than this to do, each operation goes to it alone: with more than two in one system call the
+/// kernel holds all of them back until the last is prepared, some 2 us each, while the device waits.
+const AT_ONCE: usize = 2;
+/// A device that has more than that to do gets operations in groups of so many: it is busy while they are made.
+const GROUP: usize = 4;
 
 pub(super) struct Uring {
     ring: IoUring,
@@ -53,6 +58,8 @@ pub(super) struct Uring {
     batch: usize,
     /// How many disk operations the kernel has, not completed.
     disk: usize,
+    /// How many operations of devices were queued since the last system call.
+    unsent: usize,
     enters: u64,
     /// Whether the kernel has its table of buffers, empty or not.
     has_table: bool,
@@ -98,6 +105,7 @@ impl Uring {
             spare: Vec::new(),
             batch,
             disk: 0,
+            unsent: 0,
             enters: 0,
             has_table: false,
             regions: Regions::default(),
@@ -147,6 +155,7 @@ impl Uring {
             flags |= EnterFlags::NO_IOWAIT;
         }
         self.enters += 1;
+        self.unsent = 0;
         let submitter = self.ring.submitter();
         let result = match timeout {
             None => {
@@ -270,6 +279,12 @@ impl Backend for Uring {
         self.disk += usize::from(op.is_disk());
         let entry = self.entry(id, op).user_data(mark(id, op));
         self.push(entry);
+        if op.is_direct() {
+            self.unsent += 1;
+            if self.disk <= AT_ONCE || self.unsent >= GROUP {
+                self.enter(EnterFlags::empty(), 0, None);
+            }
+        }
     }
 
     fn cancel(&mut self, id: SlotId, op: &mut Op) {

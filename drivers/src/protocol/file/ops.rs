@@ -20,7 +20,10 @@ impl Ops {
     pub(super) fn new(ring: &Ring, handle: &Handle, aio: AioMode) -> Self {
         let in_place = handle.in_place.as_ref().filter(|_| aio != AioMode::Threads);
         Self {
-            all: FileOps::new(ring, handle.fd.clone(), aio),
+            all: match handle.access.direct {
+                true => FileOps::new(ring, handle.fd.clone(), aio).past_the_page_cache(),
+                false => FileOps::new(ring, handle.fd.clone(), aio),
+            },
             in_place: in_place.map(|fd| FileOps::new(ring, fd.clone(), aio)),
         }
     }
