@@ -429,10 +429,7 @@ fn range_copies(command: &str, format: &str, more: Value) -> usize {
 fn data_goes_from_file_to_file_unless_that_is_not_wanted() {
     for (command, format) in [("blockdev-backup", "qcow2"), ("blockdev-mirror", "raw")] {
         let copies = range_copies(command, format, json!({}));
-        assert!(
-            (8..64).contains(&copies),
-            "{command} of {format}: {copies} calls"
-        );
+        assert!((8..64).contains(&copies), "{command} of {format}: {copies} calls");
     }
     let perf = json!({"x-perf": {"use-copy-range": false}});
     assert_eq!(range_copies("blockdev-backup", "qcow2", perf), 0);

@@ -7,6 +7,8 @@ pub enum Name {
     Blockdev,
     /// A character device (`--chardev`).
     Chardev,
+    /// How much the control thread is preferred.
+    ControlPriority,
     /// Go to the background.
     Daemonize,
     /// An export to start (`--export`).
@@ -58,6 +60,7 @@ const OPTIONS: &[(&str, Name, bool, Option<char>)] = &[
     ("pidfile", Name::Pidfile, true, None),
     ("trace", Name::Trace, true, Some('T')),
     ("version", Name::Version, false, Some('V')),
+    ("x-millpond-control-priority", Name::ControlPriority, true, None),
     ("x-millpond-shutdown-grace", Name::ShutdownGrace, true, None),
 ];
 
@@ -98,11 +101,7 @@ fn long_option(typed: &str, text: &str, rest: &mut std::slice::Iter<'_, String>)
         Some((name, value)) => (name, Some(value)),
         None => (text, None),
     };
-    // No two options begin with the same letter, so that what fits at all fits once.
-    let fits = |(long, ..): &&(&str, Name, bool, Option<char>)| !name.is_empty() && long.starts_with(name);
-    let Some((long, option, has_value, _)) = OPTIONS.iter().find(fits) else {
-        return Err(format!("unrecognized option '--{name}'"));
-    };
+    let (long, option, has_value, _) = find(name)?;
     match (has_value, value) {
         (false, Some(_)) => Err(format!("option '--{long}' doesn't allow an argument")),
         (false, None) => Ok(Argument {
@@ -123,6 +122,28 @@ fn long_option(typed: &str, text: &str, rest: &mut std::slice::Iter<'_, String>)
             }),
             None => Err(format!("option '--{long}' requires an argument")),
         },
+    }
+}
+
+/// The option of this name, or the one whose name begins so.
+fn find(name: &str) -> Result<&'static (&'static str, Name, bool, Option<char>), String> {
+    if let Some(exact) = OPTIONS.iter().find(|(long, ..)| *long == name) {
+        return Ok(exact);
+    }
+    let fits: Vec<_> = OPTIONS
+        .iter()
+        .filter(|(long, ..)| !name.is_empty() && long.starts_with(name))
+        .collect();
+    match fits.as_slice() {
+        [] => Err(format!("unrecognized option '--{name}'")),
+        [one] => Ok(one),
+        several => {
+            let names: Vec<String> = several.iter().map(|(long, ..)| format!(" '--{long}'")).collect();
+            Err(format!(
+                "option '--{name}' is ambiguous; possibilities:{}",
+                names.concat()
+            ))
+        }
     }
 }
 
@@ -200,5 +221,17 @@ mod tests {
                 one(Name::Daemonize, "", "--daem"),
             ]
         );
+    }
+
+    #[test]
+    fn what_could_be_several_options_is_none() {
+        let said = parsed("--x-millpond 3");
+        let why = "option '--x-millpond' is ambiguous; possibilities: '--x-millpond-control-priority' \
+            '--x-millpond-shutdown-grace'";
+        assert_eq!(said, [one(Name::Positional, why, "")]);
+        let said = parsed("--x-millpond-s 3");
+        assert_eq!(said, [one(Name::ShutdownGrace, "3", "--x-millpond-s 3")]);
+        let said = parsed("--zzz");
+        assert_eq!(said, [one(Name::Positional, "unrecognized option '--zzz'", "")]);
     }
 }

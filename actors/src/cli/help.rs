@@ -66,6 +66,12 @@ Millpond: a storage daemon whose block graph can change while it serves
 
   --pidfile PATH         write the process ID to PATH once everything is set up
 
+  --x-millpond-control-priority normal|nice|realtime
+                         how the scheduler treats the thread that carries out
+                         commands and changes of the graph: as any other, with
+                         niceness -10, or as SCHED_FIFO; the default is nice,
+                         where the daemon may have that
+
   --x-millpond-shutdown-grace SECONDS
                          when shutting down, give up on storage that has not
                          responded after so many seconds; the default is 30

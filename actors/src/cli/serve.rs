@@ -20,6 +20,7 @@ use crate::monitor::chardev::{self, BACKENDS, Parsed};
 use crate::qmp::{self, Commands};
 use millpond_messages::qapi::schema::Structure;
 use millpond_messages::qapi::{Options, QmpError, Validator};
+use millpond_ring::os::process::{Preference, prefer_this_thread};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::io;
@@ -40,6 +41,8 @@ struct Plan {
     daemonize: bool,
     pidfile: Option<String>,
     grace: Option<Duration>,
+    /// As the user has said.
+    preference: Option<Preference>,
     filters: Filters,
     log: LogOptions,
     steps: Vec<Argument>,
@@ -65,6 +68,9 @@ pub fn serve(program: &str, arguments: &[String], start: impl FnOnce() -> io::Re
         Ok(system) => system,
         Err(why) => return failure(program, &why),
     };
+    if let Err(why) = prefer(plan.preference) {
+        return failure(program, &why);
+    }
     flight::record_panics();
     system.block_on(async {
         let begun = start().map_err(|error| format!("the main iothread cannot be started: {error}"));
@@ -120,6 +126,9 @@ fn plan(program: &str, arguments: &[String]) -> Result<Plan, ExitCode> {
             }
             Name::Daemonize => plan.daemonize = true,
             Name::Pidfile => plan.pidfile = Some(argument.value),
+            Name::ControlPriority => {
+                plan.preference = preference(&argument).map_err(|why| failure(program, &why))?;
+            }
             Name::ShutdownGrace => match argument.value.parse() {
                 Ok(seconds) => plan.grace = Some(Duration::from_secs(seconds)),
                 Err(_) => {
@@ -142,6 +151,23 @@ fn plan(program: &str, arguments: &[String]) -> Result<Plan, ExitCode> {
     }
     plan.filters = Filters::parse(filters).map_err(|why| failed(&format!("{program}:{why}")))?;
     Ok(plan)
+}
+
+/// Has the scheduler treat the control thread, which this is, as the user wants it; or well, where this process may have that.
+fn prefer(asked: Option<Preference>) -> Result<(), String> {
+    match (asked, prefer_this_thread(asked.unwrap_or_default())) {
+        (Some(_), Err(error)) => Err(format!("the control thread cannot have that priority: {error}")),
+        (None, Err(_)) | (_, Ok(())) => Ok(()),
+    }
+}
+
+fn preference(argument: &Argument) -> Result<Option<Preference>, String> {
+    match argument.value.as_str() {
+        "normal" => Ok(Some(Preference::None)),
+        "nice" => Ok(Some(Preference::Nice)),
+        "realtime" => Ok(Some(Preference::Realtime)),
+        _ => Err(format!("{}: not normal, nice or realtime", argument.typed)),
+    }
 }
 
 /// The second pass, and then the daemon's life until it is asked to end.
@@ -234,7 +260,13 @@ async fn step(program: &str, daemon: &Daemon, plan: &Plan, argument: &Argument) 
         }
         Name::Positional => return Err(QmpError::generic("Unexpected argument")),
         // The first pass took these.
-        Name::Daemonize | Name::Help | Name::Log | Name::Pidfile | Name::ShutdownGrace | Name::Version => {}
+        Name::ControlPriority
+        | Name::Daemonize
+        | Name::Help
+        | Name::Log
+        | Name::Pidfile
+        | Name::ShutdownGrace
+        | Name::Version => {}
     }
     Ok(Step::Next)
 }

@@ -1,5 +1,5 @@
-//! The four things a daemon needs that safe Rust has no function for: a second process, a file descriptor that was
-//! passed by number, a descriptor of any kind in tokio's reactor, and a signal that is ignored.
+//! The five things a daemon needs that safe Rust has no function for: a second process, a file descriptor that was
+//! passed by number, a descriptor of any kind in tokio's reactor, a signal that is ignored, and a thread that is preferred.
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -40,6 +40,47 @@ pub fn fork() -> io::Result<Fork> {
         child => Ok(Fork::Parent { child }),
     }
 }
+
+/// How much the scheduler prefers a thread to others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Preference {
+    /// Not at all.
+    None,
+    /// It gets a larger share, and its turn soon (niceness -10).
+    #[default]
+    Nice,
+    /// It runs whenever it has something to do (`SCHED_FIFO`, the lowest priority).
+    Realtime,
+}
+
+/// Has the scheduler prefer the calling thread. What it starts is preferred to nobody.
+///
+/// # Errors
+/// This process may not have that; then all is as before.
+pub fn prefer_this_thread(preference: Preference) -> io::Result<()> {
+    let (policy, priority) = match preference {
+        Preference::None => return Ok(()),
+        Preference::Nice => (libc::SCHED_OTHER, 0),
+        Preference::Realtime => (libc::SCHED_FIFO, 1),
+    };
+    let parameters = libc::sched_param {
+        sched_priority: priority,
+    };
+    // SAFETY: the call reads `parameters`, which outlives it, and changes no memory.
+    let set =
+        unsafe { libc::sched_setscheduler(0, policy | libc::SCHED_RESET_ON_FORK, &raw const parameters) };
+    if set != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if preference == Preference::Nice {
+        // Linux takes a thread's number for that of a process, and none for the calling thread.
+        rustix::process::setpriority_process(None, NICENESS)?;
+    }
+    Ok(())
+}
+
+/// What [`Preference::Nice`] comes to.
+const NICENESS: i32 = -10;
 
 /// Has a write past the limit for files' sizes (`ulimit -f`) fail with EFBIG, as one past the end of the disk fails, rather
 /// than end the process by SIGXFSZ.
