@@ -1,8 +1,10 @@
 //! Random work through the daemon on qcow2 images of every layout: what is read must be what a plain array in memory
 //! has, and `qemu-img check` must find nothing.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use millpond_tests::beside::beside_qemu;
 use millpond_tests::daemon::{Daemon, daemon_in, scratch};
 use millpond_tests::image;
 use millpond_tests::model::Model;
@@ -145,6 +147,35 @@ fn detect_zeroes_turns_writes_into_holes() {
             .all(|extent| extent.flags == 3),
         "all is a hole of zeroes"
     );
+}
+
+/// What a node does with zeroes it does wherever it stands: below another, too.
+#[test]
+fn zeroes_are_detected_by_nodes_below_others_as_in_qemu() {
+    for (driver, create) in [("raw", "raw"), ("qcow2", "qcow2"), ("copy-on-read", "raw")] {
+        beside_qemu(|mut daemon| {
+            let path = daemon.dir().join("disk");
+            image::create(&path, create, "", 4 * MIB);
+            qemu_io(&["-f", create, &path.display().to_string()], &["write -P 1 0 4M"]);
+            let mut file = image::file("file", &path);
+            file["discard"] = json!("unmap");
+            file["detect-zeroes"] = json!("unmap");
+            daemon.qmp.ok("blockdev-add", file);
+            let mut disk = image::over(driver, "disk", "file");
+            disk["discard"] = json!("unmap");
+            daemon.qmp.ok("blockdev-add", disk);
+            daemon.qmp.ok(
+                "block-export-add",
+                json!({"type": "nbd", "id": "export", "node-name": "disk", "writable": true}),
+            );
+            let mut session = daemon.session("disk");
+            session.write(0, &vec![0; 2 * MIB as usize]);
+            session.write(2 * MIB, &vec![1; MIB as usize]);
+            drop(session);
+            daemon.quit();
+            std::fs::metadata(&path).expect("it is there").blocks() / 8
+        });
+    }
 }
 
 #[test]

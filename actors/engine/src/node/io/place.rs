@@ -218,7 +218,7 @@ impl Descent {
         };
         let whole = placement.head == 0 && placement.tail == 0;
         match self.node.edge(slot).map(|edge| edge.behind()) {
-            Some(Behind::Here(child)) if whole && !is_guarded(&child, offset, self.range.len()) => {
+            Some(Behind::Here(child)) if whole && !is_looked_at(&child, offset, self.range.len()) => {
                 if placement.ticket.is_none() {
                     let Ok(range) = self.range.moved_to(offset) else {
                         return Err(self.unusable(driver, placement, IoError::OutOfRange));
@@ -231,7 +231,7 @@ impl Descent {
                     }));
                 }
                 // The child's own driver stores all of it: nothing on the way there cuts it, or looks at it.
-                if stores_as_it_is(&child) {
+                if child.kind().is_protocol() {
                     return Ok(Next::Found(self.stored_by(
                         child,
                         offset,
@@ -317,15 +317,13 @@ impl Descent {
     }
 }
 
-/// Whether a write must be sent to a child as a request, because the child is guarded, or has to be made longer for it.
+/// Whether a write must be sent to a child as a request, because the child looks at its bytes, or has to be made longer for
+/// it.
 #[inline]
-fn is_guarded(child: &NodeCell, offset: u64, len: u64) -> bool {
-    probed::concerns(child, offset) || length::falls_short(child, offset.saturating_add(len))
-}
-
-/// Whether a node's own driver stores what is written there.
-fn stores_as_it_is(node: &NodeCell) -> bool {
-    node.kind().is_protocol() && node.settings().detect_zeroes == DetectZeroes::Off
+fn is_looked_at(child: &NodeCell, offset: u64, len: u64) -> bool {
+    child.settings().detect_zeroes != DetectZeroes::Off
+        || probed::concerns(child, offset)
+        || length::falls_short(child, offset.saturating_add(len))
 }
 
 /// A placement that cannot be used.
