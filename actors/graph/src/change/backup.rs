@@ -10,7 +10,7 @@ use millpond_messages::graph::{
 };
 use millpond_messages::{Error, ErrorKind, NodeId, OpBlocker, OpenFlags, Result};
 
-use crate::change::insert::{Inserted, insert};
+use crate::change::insert::{self, Inserted};
 use crate::change::{new_file, snapshot_sync};
 use crate::open::{backing, image};
 use crate::query::facts;
@@ -28,7 +28,14 @@ pub struct Backup {
     told: Rc<RefCell<Transacted>>,
     node: Option<NodeId>,
     target: Option<NodeId>,
+    filter: Option<NodeId>,
 }
+
+/// A filter goes with its job.
+const INSERTED: Inserted = Inserted {
+    owned: false,
+    says_step: true,
+};
 
 impl Backup {
     /// What is asked for, of which others are told.
@@ -38,6 +45,7 @@ impl Backup {
             told,
             node: None,
             target: None,
+            filter: None,
         }
     }
 }
@@ -70,6 +78,12 @@ impl Change for Backup {
             let target = self.open_target(transaction, node, file).await?;
             self.target = Some(target);
         }
+        if let Some(target) = self.target
+            && self.check_file(&transaction.world, node, target).is_ok()
+        {
+            let options = self.filter_options(&transaction.world, node, target)?;
+            self.filter = Some(insert::open(transaction, options, INSERTED).await?);
+        }
         Ok(())
     }
 
@@ -77,17 +91,28 @@ impl Change for Backup {
         Cover::Nodes(self.node.into_iter().collect())
     }
 
+    fn touches(&self, _: &Graph) -> Cover {
+        Cover::Nodes(self.node.into_iter().chain(self.target).collect())
+    }
+
     async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
-        if self.target.is_none() {
-            self.ahead(transaction).await?;
+        if let (None, Some(node), BackupTarget::File(file)) = (self.target, self.node, &self.request.target) {
+            self.target = Some(self.open_target(transaction, node, file).await?);
         }
         let (Some(node), Some(target)) = (self.node, self.target) else {
             return Ok(());
         };
-        if matches!(self.request.target, BackupTarget::File(_)) {
-            self.check_file(&transaction.world, node, target)?;
-        }
-        let filter = self.put_filter(transaction, node, target).await?;
+        self.check_file(&transaction.world, node, target)?;
+        let filter = match self.filter {
+            Some(filter) => {
+                insert::put(transaction, node, filter, INSERTED).await?;
+                filter
+            }
+            None => {
+                let options = self.filter_options(&transaction.world, node, target)?;
+                insert::insert(transaction, node, options, INSERTED).await?
+            }
+        };
         if let Some(text) = &self.request.refused_job {
             return refused(text);
         }
@@ -160,6 +185,9 @@ fn check_nodes(graph: &Graph, node: &Node, target: &Node, compress: bool) -> Res
 impl Backup {
     /// Of a target that is made here the rest is looked at once it is there.
     fn check_file(&self, world: &World, node: NodeId, target: NodeId) -> Result<()> {
+        if matches!(self.request.target, BackupTarget::Node(_)) {
+            return Ok(());
+        }
         if let Some(text) = &self.request.refused {
             return refused(text);
         }
@@ -216,24 +244,12 @@ impl Backup {
         node.is_some_and(|node| below(graph, node, BelowBackup::Backing).is_none())
     }
 
-    async fn put_filter(
-        &self,
-        transaction: &mut Transaction,
-        node: NodeId,
-        target: NodeId,
-    ) -> Result<NodeId> {
-        let name = |node| {
-            let world = &transaction.world;
-            world.graph(|graph| graph.expect(node).map(|node| node.name.clone()))
-        };
+    fn filter_options(&self, world: &World, node: NodeId, target: NodeId) -> Result<Options> {
+        let name = |node| world.graph(|graph| graph.expect(node).map(|node| node.name.clone()));
         let mut options = self.request.filter.clone();
         options.insert("file".to_owned(), name(node)?.into());
         options.insert("target".to_owned(), name(target)?.into());
-        let inserted = Inserted {
-            owned: false,
-            says_step: true,
-        };
-        insert(transaction, node, options, inserted).await
+        Ok(options)
     }
 
     /// Keeps others from both nodes, until the job does that.

@@ -94,24 +94,39 @@ pub async fn insert(
     options: Options,
     inserted: Inserted,
 ) -> Result<NodeId> {
-    let world = transaction.world.clone();
+    let new = open(transaction, options, inserted).await?;
+    transaction.drain([node, new], "replace").await;
+    put(transaction, node, new, inserted).await?;
+    Ok(new)
+}
+
+/// The first half of [`insert`]: opens the node. It has no users yet, so that nobody feels it.
+///
+/// # Errors
+/// The open's.
+pub async fn open(transaction: &mut Transaction, options: Options, inserted: Inserted) -> Result<NodeId> {
     let new = tree::open_tree(transaction, options, Inherited::default())
         .await
         .map_err(|error| inserted.within("Could not create node", error))?;
-    world.graph(|graph| {
+    transaction.world.graph(|graph| {
         if let Some(new) = graph.node_mut(new) {
             new.owned = inserted.owned;
         }
     });
-    replace(transaction, node, new)
-        .await
-        .map_err(|error| inserted.within("Could not replace node", error))?;
     Ok(new)
 }
 
-async fn replace(transaction: &mut Transaction, from: NodeId, to: NodeId) -> Result<()> {
-    let world = transaction.world.clone();
-    let edges = world.graph(|graph| moving(graph, from, to, Reachable::Keep))?;
-    transaction.drain([from, to], "replace").await;
-    redirect(transaction, from, to, &edges, Besides::Nothing).await
+/// The second half: puts a node in the place of one of its children. Both are still.
+///
+/// # Errors
+/// A parent relies on its edge, or permissions.
+pub async fn put(transaction: &mut Transaction, node: NodeId, new: NodeId, inserted: Inserted) -> Result<()> {
+    let edges = transaction
+        .world
+        .graph(|graph| moving(graph, node, new, Reachable::Keep));
+    let put = match edges {
+        Ok(edges) => redirect(transaction, node, new, &edges, Besides::Nothing).await,
+        Err(error) => Err(error),
+    };
+    put.map_err(|error| inserted.within("Could not replace node", error))
 }

@@ -1,11 +1,10 @@
 //! Putting a node in the place of another: under all its parents or under one, with a filter that comes or goes.
 
 use millpond_messages::graph::{self, ChildOf, DropFilter, ReplaceChild, ReplaceNode};
-use millpond_messages::{ChildSlot, EdgeId, Error, ErrorKind, NodeId, Result, Role, RootId};
+use millpond_messages::{ChildSlot, EdgeId, Error, ErrorKind, NodeId, Result, Role};
 
 use crate::change::delete;
 use crate::change::exchange::Exchange;
-use crate::order::Wiring;
 use crate::sections::Cover;
 use crate::state::PolicyState;
 use crate::transaction::{Change, Outcome, Transaction, together};
@@ -163,7 +162,7 @@ pub async fn redirect(
     exchange.connect(transaction).await?;
     for Moving { parent, .. } in moving {
         if let Parent::Root(root) = *parent {
-            move_root(transaction, root, from, to).await?;
+            transaction.move_root(root, from, to).await?;
         }
     }
     exchange.enter(transaction).await
@@ -179,17 +178,6 @@ async fn link_empty(transaction: &mut Transaction, new: NodeId, slot: ChildSlot,
         Ok::<_, Error>((name, new.kind.child_role(slot, &new.options)))
     })?;
     transaction.link(Parent::Node(new, slot), node, name, role);
-    Ok(())
-}
-
-async fn move_root(transaction: &mut Transaction, root: RootId, from: NodeId, to: NodeId) -> Result<()> {
-    let world = transaction.world.clone();
-    let Some(target) = world.with(|state| state.address(to)) else {
-        return Err(Error::new(ErrorKind::NotFound, "The node to move to is gone"));
-    };
-    // The edge's cell is where its old node is.
-    world.ask(from, Wiring::MoveRoot { root, target }).done().await?;
-    transaction.root_moved(root, from, to);
     Ok(())
 }
 

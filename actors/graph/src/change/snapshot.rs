@@ -7,7 +7,7 @@ use crate::change::{activate, reopen, replace};
 use crate::order::NodeTask;
 use crate::sections::Cover;
 use crate::state::PolicyState;
-use crate::transaction::{Change, Outcome, Transaction};
+use crate::transaction::{Change, Transaction};
 use crate::value::forbidden;
 use crate::value::graph::Graph;
 use crate::value::node::Node;
@@ -53,6 +53,13 @@ impl Change for Snapshot {
         Ok(())
     }
 
+    async fn ahead(&mut self, transaction: &mut Transaction) -> Result<()> {
+        match self.found {
+            Some(found) => flush(&transaction.world, found.node).await,
+            None => Ok(()),
+        }
+    }
+
     fn cover(&self, graph: &Graph) -> Cover {
         let nodes = [&self.node, &self.overlay].into_iter();
         Cover::Nodes(
@@ -69,14 +76,21 @@ impl Change for Snapshot {
         }
     }
 
-    async fn settle(&mut self, world: &World, outcome: Outcome) -> Result<()> {
-        if let (Outcome::Committed, Some(found)) = (outcome, self.found) {
+    async fn finish(self, world: &World) {
+        if let Some(found) = self.found {
             settle_below(world, found.node).await;
         }
-        Ok(())
     }
+}
 
-    async fn finish(self, _: &World) {}
+/// Makes what was acknowledged durable: most of it ahead, as long as nobody waits for that, and the rest when nothing is
+/// written any more.
+///
+/// # Errors
+/// The flush's. It counts ahead too: storage tells of what it has lost but once.
+pub async fn flush(world: &World, node: NodeId) -> Result<()> {
+    let flushed = world.ask(node, NodeTask::Flush).done().await;
+    flushed.map_err(|error| Error::caused_by(error.kind(), "An IO error has occurred", error))
 }
 
 /// Puts an overlay that is fit for it over a node. Both are still.
@@ -88,11 +102,7 @@ pub async fn put_over(transaction: &mut Transaction, found: NodeAndOverlay) -> R
     let world = transaction.world.clone();
     activate::follow(&world, node, overlay).await?;
     // A flush of the overlay does not reach what is below it, so what was acknowledged there is made durable first.
-    world
-        .ask(node, NodeTask::Flush)
-        .done()
-        .await
-        .map_err(|error| Error::caused_by(error.kind(), "An IO error has occurred", error))?;
+    flush(&world, node).await?;
     replace::append(transaction, node, overlay, slot).await
 }
 

@@ -11,7 +11,7 @@ use crate::new_image::NewImage;
 use crate::open::image;
 use crate::sections::Cover;
 use crate::state::PolicyState;
-use crate::transaction::{Change, Outcome, Transaction};
+use crate::transaction::{Change, Transaction};
 use crate::value::filename::Filenames;
 use crate::value::forbidden;
 use crate::value::graph::Graph;
@@ -62,7 +62,7 @@ impl Change for SnapshotSync {
     async fn ahead(&mut self, transaction: &mut Transaction) -> Result<()> {
         let Some(node) = self.node else { return Ok(()) };
         self.overlay = Some(self.make(transaction, node).await?);
-        Ok(())
+        snapshot::flush(&transaction.world, node).await
     }
 
     fn cover(&self, _: &Graph) -> Cover {
@@ -87,14 +87,10 @@ impl Change for SnapshotSync {
         snapshot::put_over(transaction, found).await
     }
 
-    async fn settle(&mut self, world: &World, outcome: Outcome) -> Result<()> {
-        if let (Outcome::Committed, Some(node)) = (outcome, self.node) {
+    async fn finish(self, world: &World) {
+        if let Some(node) = self.node {
             snapshot::settle_below(world, node).await;
         }
-        Ok(())
-    }
-
-    async fn finish(self, world: &World) {
         // It belongs to whoever uses the node, and is closed where nobody does.
         delete::release(world, self.overlay).await;
     }

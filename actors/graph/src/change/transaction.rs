@@ -103,6 +103,14 @@ macro_rules! parts {
                 }
             }
 
+            fn touches(&self, graph: &Graph) -> Cover {
+                match self {
+                    Self::Abort => Cover::Nodes(Vec::new()),
+                    $(Self::$name(change) => change.touches(graph),)+
+                    $(Self::$job(change) => change.touches(graph)),+
+                }
+            }
+
             async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
                 match self {
                     Self::Abort => Ok(()),

@@ -136,7 +136,7 @@ fn a_transaction_is_one_drained_section() {
     };
     let before = sections(&mut world);
     world.ok(together(vec![over("a", "p"), over("b", "q"), over("p", "r")]));
-    // Each of the three nodes below is reopened inside of it.
+    // Each of the three nodes below is reopened after it.
     assert_eq!(sections(&mut world) - before, 1 + 1 + 3);
 }
 

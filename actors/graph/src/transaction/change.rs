@@ -60,6 +60,12 @@ pub trait Change: Sized {
         Cover::Nodes(Vec::new())
     }
 
+    /// All nodes that it has to do with, as far as [`Change::check`] has found them: another change that touches one of them
+    /// must not take steps ahead of it.
+    fn touches(&self, graph: &Graph) -> Cover {
+        self.cover(graph)
+    }
+
     /// Takes all steps that can fail, each with what undoes it. The graph was changed since [`Change::check`] only by
     /// changes of the same list, and by what others may do while a section is waited for.
     ///
@@ -134,6 +140,8 @@ async fn run_in<C: Change>(world: &World, user: &str, changes: &mut [C]) -> Resu
             break;
         }
     }
+    let moved = transaction.roots_have_moved().await;
+    result = result.and(moved);
     let outcome = if result.is_ok() && C::LASTS {
         Outcome::Committed
     } else {
@@ -166,11 +174,11 @@ fn find_all<C: Change>(state: &PolicyState, changes: &mut [C]) -> Result<usize> 
         if at == 0 {
             checked?;
         }
-        let cover = change.cover(&state.graph);
-        if is_possible && possible == at && cover.clone().beyond(&touched) == cover {
+        let touches = change.touches(&state.graph);
+        if is_possible && possible == at && touches.clone().beyond(&touched) == touches {
             possible += 1;
         }
-        touched = touched.join(cover);
+        touched = touched.join(touches);
     }
     Ok(possible)
 }

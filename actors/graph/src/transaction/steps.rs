@@ -4,7 +4,9 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use millpond_drivers::api::BackingLink;
-use millpond_messages::{ChildSlot, EdgeId, IoThreadId, NodeId, OpBlocker, Result, Role, RootId, Token};
+use millpond_messages::{
+    ChildSlot, EdgeId, Error, ErrorKind, IoThreadId, NodeId, OpBlocker, Result, Role, RootId, Token,
+};
 
 use crate::effect::Effect;
 use crate::order::{Address, NodeOrder, Wiring};
@@ -14,7 +16,7 @@ use crate::undo::{Facts, Log, Undo};
 use crate::value::edge::{Edge, Parent, Root, Target};
 use crate::value::node::Node;
 use crate::value::permissions::Plan;
-use crate::world::World;
+use crate::world::{Answered, World};
 
 /// Steps taken so far. It must be ended by [`Transaction::commit`] or [`Transaction::roll_back`].
 #[must_use = "a transaction is committed or rolled back"]
@@ -22,6 +24,8 @@ pub struct Transaction {
     /// What it works on.
     pub world: World,
     log: Vec<Undo>,
+    /// Root edges that are being moved from a node to another of the same iothread.
+    moving_roots: Vec<Answered>,
 }
 
 impl Transaction {
@@ -30,6 +34,7 @@ impl Transaction {
         Self {
             world: world.clone(),
             log: Vec::new(),
+            moving_roots: Vec::new(),
         }
     }
 
@@ -38,6 +43,7 @@ impl Transaction {
         Self {
             world: world.clone(),
             log: log.0,
+            moving_roots: Vec::new(),
         }
     }
 
@@ -99,6 +105,9 @@ impl Transaction {
     /// Undoes all steps but the section that was begun before all others: whoever asked ends it.
     #[must_use = "the sections are ended by whoever asked"]
     pub async fn roll_back_still(mut self) -> Vec<Token> {
+        if let Err(error) = self.roots_have_moved().await {
+            tracing::debug!(%error, "a root edge has not moved");
+        }
         self.world.with(|state| state.undoing += 1);
         let mut sections = Vec::new();
         while let Some(step) = self.log.pop() {
@@ -346,9 +355,38 @@ impl Transaction {
         })
     }
 
-    /// Notes that a root's cell went from one node to another.
-    pub fn root_moved(&mut self, root: RootId, from: NodeId, to: NodeId) {
+    /// Has a root's cell go from one node, where it is, to another. Within an iothread the answer is waited for by
+    /// [`Transaction::roots_have_moved`]: what is asked of the thread until then comes after it.
+    ///
+    /// # Errors
+    /// The other node, or an iothread, is gone.
+    pub async fn move_root(&mut self, root: RootId, from: NodeId, to: NodeId) -> Result<()> {
+        let (target, is_near) = self.world.with(|state| {
+            let home = |node| state.graph.node(node).map(|node| node.iothread);
+            (state.address(to), home(from) == home(to))
+        });
+        let gone = || Error::new(ErrorKind::NotFound, "The node to move to is gone");
+        let target = target.ok_or_else(gone)?;
+        let moved = self.world.ask(from, Wiring::MoveRoot { root, target });
+        if is_near {
+            self.moving_roots.push(moved);
+        } else {
+            moved.done().await?;
+        }
         self.log.push(Undo::RootMoved(root, from, to));
+        Ok(())
+    }
+
+    /// Waits for the root edges that move within their iothreads.
+    ///
+    /// # Errors
+    /// An iothread is gone.
+    pub async fn roots_have_moved(&mut self) -> Result<()> {
+        let mut result = Ok(());
+        for moved in std::mem::take(&mut self.moving_roots) {
+            result = result.and(moved.done().await);
+        }
+        result
     }
 
     /// Lets a parent rely on nothing behind its edge. Permissions follow when they are computed next.
