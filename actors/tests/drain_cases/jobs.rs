@@ -1,4 +1,4 @@
-//! Jobs on drained nodes.
+//! An embedder's own job on drained nodes; those that users start are in `work_cases`.
 //!
 //! A job is a user with root edges on its source and its target. Draining one of them, or a node below, closes the gate
 //! that its requests come through: nothing of it is in flight there when the section is still, and it goes on when the
@@ -122,33 +122,33 @@ fn drained_jobs(iothread: bool, whats: &[(&str, &[&str])], fails: Fails) {
     }
 }
 
-/// drain-cases: blockjob/drain_all
+/// As blockjob/drain_all, of a job that an embedder brings.
 #[test]
 fn drain_all_has_a_job_stand_still_and_the_end_lets_it_go_on() {
     drained_jobs(false, &DRAINS[3..], Fails::Never);
 }
 
-/// drain-cases: blockjob/drain
+/// As blockjob/drain, of a job that an embedder brings.
 #[test]
 fn a_drain_of_a_jobs_node_has_it_stand_still_and_the_end_lets_it_go_on() {
     drained_jobs(false, &DRAINS[..3], Fails::Never);
 }
 
-/// drain-cases: blockjob/error/drain_all
+/// As blockjob/error/drain_all, of a job that an embedder brings.
 #[test]
 fn a_job_that_fails_after_drain_all_tells_its_error_and_its_callbacks_may_flush() {
     drained_jobs(false, &DRAINS[3..], Fails::InRun);
     drained_jobs(false, &DRAINS[3..], Fails::InPrepare);
 }
 
-/// drain-cases: blockjob/error/drain
+/// As blockjob/error/drain, of a job that an embedder brings.
 #[test]
 fn a_job_that_fails_after_a_drain_tells_its_error_and_its_callbacks_may_flush() {
     drained_jobs(false, &DRAINS[..3], Fails::InRun);
     drained_jobs(false, &DRAINS[..3], Fails::InPrepare);
 }
 
-/// drain-cases: blockjob/iothread/drain_all
+/// As blockjob/iothread/drain_all, of a job that an embedder brings.
 ///
 /// The target need not follow the source into its iothread: edges lead to any thread.
 #[test]
@@ -156,27 +156,28 @@ fn drain_all_has_a_job_in_an_iothread_stand_still() {
     drained_jobs(true, &DRAINS[3..], Fails::Never);
 }
 
-/// drain-cases: blockjob/iothread/drain
+/// As blockjob/iothread/drain, of a job that an embedder brings.
 #[test]
 fn a_drain_has_a_job_in_an_iothread_stand_still() {
     drained_jobs(true, &DRAINS[..3], Fails::Never);
 }
 
-/// drain-cases: blockjob/iothread/error/drain_all
+/// As blockjob/iothread/error/drain_all, of a job that an embedder brings.
 #[test]
 fn a_job_in_an_iothread_that_fails_after_drain_all_tells_its_error() {
     drained_jobs(true, &DRAINS[3..], Fails::InRun);
     drained_jobs(true, &DRAINS[3..], Fails::InPrepare);
 }
 
-/// drain-cases: blockjob/iothread/error/drain
+/// As blockjob/iothread/error/drain, of a job that an embedder brings.
 #[test]
 fn a_job_in_an_iothread_that_fails_after_a_drain_tells_its_error() {
     drained_jobs(true, &DRAINS[..3], Fails::InRun);
     drained_jobs(true, &DRAINS[..3], Fails::InPrepare);
 }
 
-/// drain-cases: blockjob/commit_by_drained_end
+/// As blockjob/commit_by_drained_end, where the job takes the child from itself and one other parent alone: none that users
+/// start does that.
 #[test]
 fn a_job_that_finishes_as_the_drain_ends_may_take_the_drained_child_away() {
     let world = World::new(&["child", "first", "second", "third", "target"]);

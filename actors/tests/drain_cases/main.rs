@@ -19,4 +19,8 @@ mod jobs;
 mod shapes;
 mod slow;
 mod users;
+mod work;
+mod work_cases;
+mod work_moves;
+mod work_swing;
 mod world;

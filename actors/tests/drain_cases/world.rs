@@ -21,11 +21,11 @@ use millpond_messages::graph::{
     RootUser, SetIothread,
 };
 use millpond_messages::io::OperationKind;
-use millpond_messages::{IoResult, Permissions, RequestFlags};
+use millpond_messages::{IoResult, IoThreadId, Permissions, RequestFlags};
 use millpond_ring::buffer::{Buffer, Buffers};
 use serde_json::{Value, json};
 
-use super::driver::{Control, Held, Shape, Step, TestKind};
+use super::driver::{Control, Fails, Held, Shape, Step, TestKind};
 
 /// Far beyond what any step takes: reaching it is a failure, never a way to wait.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -102,6 +102,15 @@ impl Node {
 
     pub fn hold_open(&self, hold: bool) {
         self.control.hold_open.store(hold, Ordering::SeqCst);
+    }
+
+    /// From now on, or not any more.
+    pub fn fails(&self, what: Fails, fails: bool) {
+        let bits = &self.control.fails;
+        match fails {
+            true => bits.fetch_or(what as u32, Ordering::SeqCst),
+            false => bits.fetch_and(!(what as u32), Ordering::SeqCst),
+        };
     }
 
     pub fn pieces(&self, pieces: u32) {
@@ -191,7 +200,15 @@ impl World {
 
     /// The same with delay rules in force from the start.
     pub fn under(names: &[&str], chaos: Option<DelayRules>) -> Self {
-        let (registry, nodes) = registry(names);
+        Self::of(registry(names), chaos)
+    }
+
+    /// A block layer whose nodes have so many bytes.
+    pub fn sized(names: &[&str], size: usize) -> Self {
+        Self::of(registry_of(names, size), None)
+    }
+
+    fn of((registry, nodes): (Registry, HashMap<String, Node>), chaos: Option<DelayRules>) -> Self {
         let config = BlockLayerConfig {
             registry,
             chaos,
@@ -249,12 +266,24 @@ impl World {
     }
 
     pub fn move_to(&self, node: &str, iothread: Option<&str>) {
-        let moved = self.graph.ask(SetIothread {
+        wait(self.moving_to(node, iothread)).expect("the node moves");
+    }
+
+    pub fn moving_to(&self, node: &str, iothread: Option<&str>) -> Sent<millpond_messages::Result<()>> {
+        let graph = self.graph.clone();
+        let request = SetIothread {
             node_name: node.to_owned(),
             iothread: iothread.map(ToOwned::to_owned),
             force: true,
-        });
-        wait(moved).expect("the node moves");
+        };
+        sent(async move { graph.ask(request).await })
+    }
+
+    /// Where a node lives.
+    pub fn home(&self, node: &str) -> IoThreadId {
+        let facts = wait(self.graph.facts()).expect("questions are answered");
+        let node = facts.nodes.iter().find(|fact| fact.name == node);
+        node.expect("the test named it").iothread
     }
 
     pub fn client(&self, node: &str) -> Client {
@@ -354,6 +383,10 @@ impl Drop for World {
 
 /// The built-in drivers and those of the tests, for nodes of these names.
 pub fn registry(names: &[&str]) -> (Registry, HashMap<String, Node>) {
+    registry_of(names, SIZE)
+}
+
+fn registry_of(names: &[&str], size: usize) -> (Registry, HashMap<String, Node>) {
     let (mut nodes, mut controls) = (HashMap::new(), HashMap::new());
     for name in names {
         let (control, held) = Control::new();
@@ -364,7 +397,7 @@ pub fn registry(names: &[&str]) -> (Registry, HashMap<String, Node>) {
     for shape in [Shape::Memory, Shape::Overlay, Shape::Filter, Shape::Pair] {
         let kind = TestKind {
             shape,
-            size: SIZE,
+            size,
             controls: controls.clone(),
             control: Control::new().0,
         };

@@ -11,13 +11,14 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use futures_channel::oneshot;
 use futures_util::future::LocalBoxFuture;
 use millpond_drivers::api::{
-    Abilities, Ability, AllocationTicket, Answer, At, Child, ChildKind, Driver, DriverKind, Extent,
-    Lifecycle, Moved, OpenRequest, Opened, PassThrough, Placement, Purpose, ReopenRequest, SavesState,
-    Target, Transfer,
+    Abilities, Ability, AllocationTicket, Answer, At, BackingLink, Child, ChildKind, Driver, DriverKind,
+    Extent, Image, Lifecycle, Moved, OpenRequest, Opened, PassThrough, Placement, Purpose, ReopenRequest,
+    SavesState, Target, Transfer,
 };
+use millpond_messages::error::errno::EIO;
 use millpond_messages::io::{OperationKind, Preallocation};
 use millpond_messages::{
-    ChildSlot, IoError, IoResult, Limits, Range, RequestFlags, Result, Role, SECTOR_SIZE,
+    ChildSlot, Error, IoError, IoResult, Limits, Range, RequestFlags, Result, Role, SECTOR_SIZE,
 };
 use millpond_ring::buffer::Buffers;
 
@@ -34,6 +35,8 @@ pub enum Step {
 /// A step that waits to be let go. Dropped, it is let go as well.
 pub struct Held {
     pub step: Step,
+    /// Where the driver's code runs.
+    pub thread: std::thread::ThreadId,
     pub offset: u64,
     pub go: oneshot::Sender<()>,
 }
@@ -47,6 +50,8 @@ pub struct Control {
     /// Opens and closes are held.
     pub hold_open: AtomicBool,
     held: Sender<Held>,
+    /// What fails with an I/O error: bits of [`Fails`].
+    pub fails: AtomicU32,
     pub alignment: AtomicU32,
     /// The clusters on which zero writes and discards are serialised; 0 for none.
     pub clusters: AtomicU32,
@@ -78,6 +83,7 @@ impl Control {
             hold_quiesce: AtomicBool::default(),
             hold_open: AtomicBool::default(),
             held,
+            fails: AtomicU32::default(),
             alignment: AtomicU32::new(1),
             clusters: AtomicU32::default(),
             quiesced: AtomicU32::default(),
@@ -98,7 +104,13 @@ impl Control {
     async fn step(&self, hold: &AtomicBool, step: Step, offset: u64) {
         if hold.load(Ordering::SeqCst) {
             let (go, wait) = oneshot::channel();
-            let held = Held { step, offset, go };
+            let thread = std::thread::current().id();
+            let held = Held {
+                step,
+                thread,
+                offset,
+                go,
+            };
             // A test that has ended holds nothing any more.
             if self.held.send(held).is_ok() {
                 wait.await.unwrap_or(());
@@ -112,8 +124,28 @@ impl Control {
         }
         self.step(&self.hold, Step::Request(kind), offset).await;
         self.transfers.fetch_add(1, Ordering::SeqCst);
-        Ok(())
+        self.may_fail(match kind {
+            OperationKind::Read => Fails::Read,
+            _ => Fails::Write,
+        })
     }
+
+    fn may_fail(&self, what: Fails) -> IoResult<()> {
+        match self.fails.load(Ordering::SeqCst) & what as u32 {
+            0 => Ok(()),
+            _ => Err(IoError::Os(EIO)),
+        }
+    }
+}
+
+/// What can be made to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fails {
+    Read = 1,
+    Write = 2,
+    Flush = 4,
+    /// To record another backing file.
+    Link = 8,
 }
 
 /// What a driver is, besides what its test makes of it.
@@ -278,7 +310,18 @@ impl TestDriver {
     }
 }
 
+impl Image for TestDriver {
+    fn change_backing_file(&self, _: Option<BackingLink>) -> Answer<'_, Result<()>> {
+        let linked = self.control.may_fail(Fails::Link);
+        Answer::ready(linked.map_err(|error| Error::io("The link cannot be written", error)))
+    }
+}
+
 impl Driver for TestDriver {
+    fn image(&self) -> &dyn Image {
+        self
+    }
+
     fn abilities(&self) -> Abilities {
         let passes_on = self.passes_on();
         let native = |yes: bool| if yes { Ability::Native } else { Ability::Emulated };
@@ -407,7 +450,7 @@ impl Driver for TestDriver {
             control
                 .step(&control.hold, Step::Request(OperationKind::Flush), 0)
                 .await;
-            Ok(())
+            control.may_fail(Fails::Flush)
         })
     }
 
