@@ -110,6 +110,11 @@ impl Monitor {
         self.connection.wait_job(limit)
     }
 
+    /// Forgets what a job has told: the next [`Monitor::wait_job`] waits for what it tells from now on.
+    pub fn forget_job(&mut self) {
+        self.connection.job_told = false;
+    }
+
     /// Sends so many commands, some at once, until `deadline`; answers how many were carried out.
     ///
     /// # Errors

@@ -1,7 +1,8 @@
 //! The rows about jobs that copy: how long each takes and what it costs, beside the peer and beside a bare copy of as many
-//! bytes; and what a guest that writes meanwhile feels of it.
+//! bytes; and what a guest feels of it.
 
 mod copies;
+mod delay;
 mod limit;
 mod load;
 
@@ -74,6 +75,7 @@ pub fn section(bench: &Bench<'_>) -> Section {
         }
     }
     load::rows(bench, &mut section);
+    delay::rows(bench, &mut section);
     for (work, target, arguments) in CONVERSIONS {
         if bench.wants(work) {
             let outcome = conversion(bench, (work, target, arguments), &mut section);
