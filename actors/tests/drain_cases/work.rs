@@ -109,6 +109,12 @@ impl Registry {
         end["data"]["error"].as_str().map(ToOwned::to_owned)
     }
 
+    /// Waits until the job has ended as it was cancelled.
+    pub fn wait_cancelled(&self) {
+        self.wait_event(|event| event["event"] == "BLOCK_JOB_CANCELLED");
+        self.wait_status("null");
+    }
+
     fn wait_event(&self, is_it: impl Fn(&Value) -> bool) -> Value {
         loop {
             let event = self.events.recv_timeout(DEADLINE).expect("the job tells it");

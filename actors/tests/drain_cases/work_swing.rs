@@ -170,6 +170,32 @@ fn a_backup_to_a_target_that_never_answers_has_no_more_under_way_than_it_and_its
     wait(world.graph.detach(guest.root())).expect("the node is held");
 }
 
+/// A target that dies once it has taken writes holds up no flush of the guest, and not the end of a mirror that is cancelled.
+#[test]
+fn a_target_that_has_died_holds_up_neither_a_flush_nor_a_cancellation() {
+    for kind in [Kind::Mirror, Kind::Blocking] {
+        let world = kind.world(false);
+        let before = world.edges();
+        let jobs = Registry::new(&world);
+        let target = world.node("target");
+        let guest = world.client("source");
+        jobs.start(kind, 0).expect("the job starts");
+        jobs.wait_status("ready");
+        let copied = target.transfers();
+        write(&guest, 0, 9);
+        while target.transfers() == copied {
+            world.settle();
+        }
+        target.hold(true);
+        assert_eq!(wait(guest.flush()), Ok(()), "{kind:?}");
+        jobs.order(JobOrder::Cancel { force: true });
+        jobs.wait_cancelled();
+        assert_eq!(world.edges(), before, "the filter is gone");
+        write(&guest, 512, 9);
+        wait(world.graph.detach(guest.root())).expect("the node is held");
+    }
+}
+
 /// What takes long is done before anybody waits: most of what a snapshot has to flush is flushed while requests still come
 /// and go.
 #[test]

@@ -189,6 +189,12 @@ pub trait DriverKind: Send + Sync + 'static {
         false
     }
 
+    /// Whether a flush of a node reaches what is behind one of its declared children: all that it stores anything in for
+    /// those who flush. What is read by copy-on-write alone has nothing of theirs.
+    fn flushes_child(&self, child: &ChildKind) -> bool {
+        !child.role.contains(Role::COW)
+    }
+
     /// [`Driver::flush`](super::Driver::flush) is there for durability alone: a node that ignores flushes leaves it out.
     fn flushes_to_disk(&self) -> bool {
         self.is_protocol()

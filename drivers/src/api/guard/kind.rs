@@ -120,6 +120,10 @@ impl DriverKind for GuardedKind {
         self.run(|kind| kind.flushes_to_disk()).unwrap_or_default()
     }
 
+    fn flushes_child(&self, child: &ChildKind) -> bool {
+        self.run(|kind| kind.flushes_child(child)).unwrap_or(true)
+    }
+
     fn chain_bottom<'a>(&self, options: &'a Options) -> Option<&'a str> {
         self.run(|kind| kind.chain_bottom(options)).flatten()
     }

@@ -108,6 +108,12 @@ impl DriverKind for MirrorTopKind {
         false
     }
 
+    /// Users' data is durable once the source has it. The target is flushed by the job, in the end; one that is dead must hold
+    /// up neither a flush nor the filter's end.
+    fn flushes_child(&self, child: &ChildKind) -> bool {
+        child.role.contains(Role::FILTERED)
+    }
+
     fn is_filter(&self) -> bool {
         true
     }

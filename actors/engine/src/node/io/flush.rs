@@ -80,7 +80,7 @@ async fn raise_at_primary(cell: &NodeCell, event: DebugEvent) {
 async fn flush_children(cell: &Rc<NodeCell>) -> IoResult<()> {
     let mut result = Ok(());
     for (edge, child) in cell.edges().iter().zip(cell.kind().children()) {
-        if child.role.contains(millpond_messages::Role::COW) || !edge.is_connected() {
+        if !cell.kind().flushes_child(child) || !edge.is_connected() {
             continue;
         }
         result = result.and(flush_child(edge).await);
