@@ -171,9 +171,11 @@ fn zeroes_are_detected_by_nodes_below_others_as_in_qemu() {
             let mut session = daemon.session("disk");
             session.write(0, &vec![0; 2 * MIB as usize]);
             session.write(2 * MIB, &vec![1; MIB as usize]);
+            session.flush();
+            let held = std::fs::metadata(&path).expect("it is there").blocks() / 8;
             drop(session);
             daemon.quit();
-            std::fs::metadata(&path).expect("it is there").blocks() / 8
+            held
         });
     }
 }
