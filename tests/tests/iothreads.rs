@@ -248,3 +248,38 @@ fn nodes_follow_those_that_are_held_in_place() {
     );
     image::assert_clean(overlay.as_ref());
 }
+
+/// Requests do not pass from thread to thread after a snapshot; whoever is held elsewhere stays there.
+#[test]
+fn an_overlay_goes_to_where_its_node_is() {
+    for snapshot in ["blockdev-snapshot", "blockdev-snapshot-sync"] {
+        let mut daemon = with_disk().export("disk").start();
+        let path = daemon.dir().join("overlay.qcow2");
+        daemon
+            .qmp
+            .ok("object-add", json!({"qom-type": "iothread", "id": "io"}));
+        daemon
+            .qmp
+            .ok("x-blockdev-set-iothread", set_iothread(json!("io"), true));
+        if snapshot == "blockdev-snapshot" {
+            image::create(&path, "qcow2", "", SIZE);
+            daemon.qmp.ok("blockdev-add", image::file("overlay-file", &path));
+            let mut overlay = image::over("qcow2", "overlay", "overlay-file");
+            overlay["backing"] = Value::Null;
+            daemon.qmp.ok("blockdev-add", overlay);
+            assert_eq!(place(&mut daemon.qmp, "overlay"), "main");
+            let data = json!({"node": "disk", "overlay": "overlay"});
+            let actions = json!({"actions": [{"type": snapshot, "data": data}]});
+            daemon.qmp.ok("transaction", actions);
+        } else {
+            let data = json!({"node-name": "disk", "snapshot-file": path, "snapshot-node-name": "overlay"});
+            daemon.qmp.ok(snapshot, data);
+        }
+        for node in ["overlay", "disk", "file"] {
+            assert_eq!(place(&mut daemon.qmp, node), "io", "{snapshot}: {node}");
+        }
+        let mut session = daemon.session("disk");
+        session.write(0, &[1; 512]);
+        daemon.quit();
+    }
+}

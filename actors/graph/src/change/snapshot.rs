@@ -3,7 +3,7 @@
 use millpond_messages::graph;
 use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, OpBlocker, Permissions, Result};
 
-use crate::change::{activate, reopen, replace};
+use crate::change::{activate, iothreads, reopen, replace};
 use crate::order::NodeTask;
 use crate::sections::Cover;
 use crate::state::PolicyState;
@@ -55,7 +55,10 @@ impl Change for Snapshot {
 
     async fn ahead(&mut self, transaction: &mut Transaction) -> Result<()> {
         match self.found {
-            Some(found) => flush(&transaction.world, found.node).await,
+            Some(found) => {
+                iothreads::follow(&transaction.world, found.overlay, found.node).await;
+                flush(&transaction.world, found.node).await
+            }
             None => Ok(()),
         }
     }
