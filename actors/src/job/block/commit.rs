@@ -20,7 +20,7 @@ use millpond_messages::{Error, NodeId, OpBlocker, Permissions, Result, RootId};
 
 use super::chain::{Chains, Merged};
 use super::copy::{self, NodeCopy, copy_left};
-use super::data::{Errors, NodeGates, failed};
+use super::data::{Errors, NodeGates, failed, flush_copied};
 use super::holds::{Holds, as_options, by_errno, refused};
 use super::mirror::MirrorPlan;
 use crate::graph::GraphHandle;
@@ -338,7 +338,8 @@ impl Commit {
                 errors: Errors { pace, policy },
             }
         })
-        .await
+        .await?;
+        flush_copied(&base, &pace).await
     }
 
     /// Takes the merged images out of the chain, with the filter above them.

@@ -72,3 +72,13 @@ pub(super) fn cancelled(cancelled: Cancelled) -> Error {
 pub(super) fn failed(error: IoError) -> Error {
     Error::new(ErrorKind::Io(error), error.to_string())
 }
+
+/// Has a node flush what a job has copied there, before anything relies on that: what is taken out of a chain may be deleted
+/// as soon as its job has ended.
+///
+/// # Errors
+/// It cannot, or the job is cancelled.
+pub(super) async fn flush_copied(client: &Client, pace: &Pace) -> Result<()> {
+    let flushed = pace.unless_stuck(client.flush()).await;
+    flushed.map_err(cancelled)?.map_err(failed)
+}

@@ -30,7 +30,7 @@ use millpond_ring::buffer::Buffers;
 
 use super::chain::Chains;
 use super::copy::{self, copy_left};
-use super::data::{Errors, NodeGates, failed};
+use super::data::{Errors, NodeGates, failed, flush_copied};
 use super::holds::{Holds, as_options, by_errno, refused};
 use crate::graph::GraphHandle;
 use crate::job::copy::{Copying, Fault, FaultVerdict, Need};
@@ -331,7 +331,7 @@ impl Stream {
         .await?;
         // An image that was not copied whole still needs those below it.
         match passed_over.load(Ordering::Acquire) {
-            0 => Ok(()),
+            0 => flush_copied(&client, &pace).await,
             errno => Err(failed(IoError::from_errno(errno))),
         }
     }
