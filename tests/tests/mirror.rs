@@ -563,9 +563,15 @@ fn the_commit_of_an_active_image_is_as_in_qemu() {
     }
 }
 
-/// The active image is merged down while it is written: its users are the base's in the end.
+/// The active image is merged down while it is written: its users are the base's in the end, or its own where that is stopped.
 #[test]
 fn a_commit_of_the_active_image_under_load_ends_with_all_that_was_written() {
+    committed_under_load(End::Complete, "base");
+    committed_under_load(End::Stop, "disk");
+}
+
+#[track_caller]
+fn committed_under_load(end: End, shows: &str) {
     let mut daemon = daemon().nbd_unix().start();
     open(&mut daemon, "raw", json!({}), None);
     let mut guest = export(&mut daemon, "disk");
@@ -583,7 +589,7 @@ fn a_commit_of_the_active_image_under_load_ends_with_all_that_was_written() {
         .qmp
         .ok("block-job-set-speed", json!({"device": "j", "speed": 0}));
     wait_ready(&mut daemon);
-    End::Complete.ask(&mut daemon);
+    end.ask(&mut daemon);
     for _ in 0..200 {
         load.step().expect("the guest's requests are answered");
     }
@@ -594,7 +600,7 @@ fn a_commit_of_the_active_image_under_load_ends_with_all_that_was_written() {
     now.check(0, &guest.read_all());
     drop(guest);
     ended(&mut daemon);
-    now.check(0, &shown(&daemon, "qcow2", "base"));
+    now.check(0, &shown(&daemon, "qcow2", shows));
 }
 
 fn to_file(more: Value) -> Value {
@@ -736,4 +742,32 @@ fn a_mirror_ends_though_more_is_written_than_its_target_takes() {
     drop(guest);
     ended(&mut daemon);
     now.check(0, &shown(&daemon, "raw", "target"));
+}
+
+/// What is answered while writes are blocking is in the target by then, however slow that is.
+#[test]
+fn a_blocking_write_is_answered_once_the_target_has_it() {
+    let mut daemon = daemon().nbd_unix().start();
+    open(&mut daemon, "raw", json!({}), None);
+    let group = json!({"qom-type": "throttle-group", "id": "slow", "limits": {"iops-write": 20}});
+    daemon.qmp.ok("object-add", group);
+    let throttle =
+        json!({"driver": "throttle", "node-name": "slow", "throttle-group": "slow", "file": "target"});
+    daemon.qmp.ok("blockdev-add", throttle);
+    let mut guest = export(&mut daemon, "disk");
+    let blocking = json!({"target": "slow", "copy-mode": "write-blocking"});
+    daemon.qmp.ok("blockdev-mirror", mirror(blocking));
+    wait_ready(&mut daemon);
+    let target = daemon.path("target");
+    for number in 1..=12_u8 {
+        let offset = u64::from(number) * 65_536;
+        guest.write(offset, &[number; 4096]);
+        let shown = std::fs::read(&target).expect("the target is a file");
+        let there = &shown[offset as usize..][..4096];
+        assert!(there.iter().all(|byte| *byte == number), "write {number}");
+    }
+    drop(guest);
+    End::Stop.ask(&mut daemon);
+    wait_gone(&mut daemon);
+    ended(&mut daemon);
 }

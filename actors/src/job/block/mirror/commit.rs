@@ -63,8 +63,16 @@ impl Mirror {
         for Merged { name, is_over_base } in merged {
             let mut shared = Permissions::WRITE_UNCHANGED | Permissions::WRITE;
             shared.set(Permissions::CONSISTENT_READ, *is_over_base);
-            self.holds.keep(name, shared).await?;
+            let client = self.holds.keep(name, shared).await?;
+            self.merged.borrow_mut().push(client);
         }
         self.holds.freeze(filter, &self.plan.target).await
+    }
+
+    /// Nothing is merged any more: the images may be relied on again, as the users of the filter do.
+    pub(super) async fn release_merged(&self) {
+        for client in self.merged.take() {
+            self.holds.release(&client).await;
+        }
     }
 }

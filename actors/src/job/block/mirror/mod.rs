@@ -52,6 +52,8 @@ struct Mirror {
     keeper: RefCell<Option<Client>>,
     /// A client of the target.
     target: RefCell<Option<Client>>,
+    /// Clients of the images that are merged.
+    merged: RefCell<Vec<Client>>,
     pace: RefCell<Option<Pace>>,
     progress: Cell<Progress>,
 }
@@ -74,6 +76,7 @@ impl MirrorPlan {
             was_read_only: Cell::default(),
             keeper: RefCell::default(),
             target: RefCell::default(),
+            merged: RefCell::default(),
             pace: RefCell::default(),
             progress: Cell::default(),
         }))
@@ -262,7 +265,10 @@ impl Mirror {
         holds.unfreeze();
         let is_stopped = self.pace.borrow().as_ref().is_some_and(Pace::is_stopped);
         let ended = match is_stopped {
-            true => holds.graph.ask(DropFilter { node_name: filter }).await,
+            true => {
+                self.release_merged().await;
+                holds.graph.ask(DropFilter { node_name: filter }).await
+            }
             false => {
                 let pivot = JobEdit::Pivot {
                     filter,
@@ -285,6 +291,7 @@ impl Mirror {
         let Self { plan, holds, .. } = self;
         self.keeper.take();
         self.target.take();
+        self.merged.take();
         let filter = self.filter.take();
         if let (false, Some(node_name)) = (succeeded, filter.clone()) {
             // A target that does not answer would hold up what is written to the source.
