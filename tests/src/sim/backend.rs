@@ -30,6 +30,12 @@ struct InFlight {
     needs_disk: bool,
 }
 
+/// How often it is looked whether a disk answers again.
+const DEAD_FOR: Duration = Duration::from_millis(5);
+
+/// How many times longer a slow disk takes.
+const SLOW: u32 = 30;
+
 /// A backend of one iothread.
 pub struct Simulated {
     stage: Rc<Stage>,
@@ -143,10 +149,13 @@ impl Simulated {
             Op::Send { fd, bufs, sent } => self.send(&**fd, bufs, *sent),
             Op::Poll { fd, events } => poll(&**fd, *events),
             Op::Blocking(job) => {
+                self.stage.disks(|disks| disks.mark_times());
                 if let Some(job) = job.take() {
                     job();
                 }
-                self.stage.disks(|disks| disks.note_lengths());
+                for name in self.stage.disks(|disks| disks.note_changes()) {
+                    self.stage.line(&self.who, format_args!("{name}: copied to"));
+                }
                 Tried::Ended(0)
             }
             Op::Accept { .. } | Op::Connect { .. } => Tried::Ended(-libc::ENOSYS),
@@ -306,16 +315,20 @@ impl Backend for Simulated {
     }
 
     fn submit(&mut self, id: SlotId, op: &mut Op) {
-        let due = self.stage.now() + self.delay(op);
+        let mut delay = self.delay(op);
         let mut mark = 0;
         let file = file_of(op);
         if let Some(fd) = file {
+            if self.stage.is_slow(&**fd) {
+                delay *= SLOW;
+            }
             mark = self.stage.disk(&**fd, |disk| {
                 disk.in_flight += 1;
                 disk.mark()
             });
             self.stage.begun(&**fd, &self.who, op);
         }
+        let due = self.stage.now() + delay;
         self.ops.push(InFlight {
             id,
             due,
@@ -352,8 +365,12 @@ impl Backend for Simulated {
         let now = self.stage.now();
         let mut left = Vec::with_capacity(self.ops.len());
         let mut due: Vec<InFlight> = Vec::new();
-        for op in self.ops.drain(..) {
+        for mut op in self.ops.drain(..) {
             let dead = op.needs_disk && self.stage.disks_are_dead();
+            let fd = slots.get_mut(op.id).and_then(|running| file_of(running));
+            if op.due <= now && fd.is_some_and(|fd| self.stage.is_dead(&**fd)) {
+                op.due = now + DEAD_FOR;
+            }
             if op.cancelled || (op.due <= now && !dead) {
                 due.push(op);
             } else {

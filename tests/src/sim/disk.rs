@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use fastrand::Rng;
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 
 use super::oracle::SECTOR;
 
@@ -93,6 +94,39 @@ impl Disk {
                 lost: false,
             });
         }
+    }
+
+    /// Gives the file a time that no change leaves it with: the kernel's are too coarse to tell changes apart.
+    fn mark_time(&self) {
+        let never = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let times = Timestamps {
+            last_access: never,
+            last_modification: never,
+        };
+        // A file that is gone changes no more.
+        let _ = utimensat(CWD, &self.path, &times, AtFlags::empty());
+    }
+
+    /// Takes note of sectors that hold other bytes than were written here; answers whether there are any.
+    fn note_bytes(&mut self) -> bool {
+        let mut known = self.durable.clone();
+        for entry in &self.log {
+            apply(&mut known, &entry.change, |_| true);
+        }
+        let found = fs::read(&self.path).unwrap_or_default();
+        let sector = SECTOR as usize;
+        let mut changed = false;
+        for (at, bytes) in (0..).zip(found.chunks(sector)) {
+            let start = at * sector;
+            if known.get(start..start + bytes.len()) != Some(bytes) {
+                changed = true;
+                self.wrote(start as u64, bytes.to_vec(), false);
+            }
+        }
+        changed
     }
 
     /// A flush that began at `mark` has ended.
@@ -220,13 +254,27 @@ impl Disks {
         all.into_iter()
     }
 
-    /// Looks which files have another length than they had: a job on a thread of the pool may have cut them.
-    pub fn note_lengths(&mut self) {
+    /// A job on a thread of the pool is about to begin, which may do anything to files.
+    pub fn mark_times(&mut self) {
         for disk in self.all() {
-            if let Ok(facts) = fs::metadata(&disk.path) {
-                disk.resized(facts.size());
+            disk.mark_time();
+        }
+    }
+
+    /// Looks which files have another length or other bytes than they had before such a job: it may have cut them, or have had
+    /// the kernel copy from one to another. Answers the names of those that have other bytes.
+    pub fn note_changes(&mut self) -> Vec<String> {
+        let mut changed = Vec::new();
+        for disk in self.all() {
+            let Ok(facts) = fs::metadata(&disk.path) else {
+                continue;
+            };
+            disk.resized(facts.size());
+            if (facts.mtime(), facts.mtime_nsec()) != (0, 0) && disk.note_bytes() {
+                changed.push(disk.name.clone());
             }
         }
+        changed
     }
 }
 

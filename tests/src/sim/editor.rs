@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use tokio::time::sleep;
 
 use super::monitor::Monitor;
-use super::site::{Images, Site};
+use super::site::{Images, Site, file_nodes};
 use super::stage::{Moment, Stage};
 use super::swarm::Shape;
 
@@ -82,7 +82,7 @@ impl Edits {
 
 /// Edits the graph until told to end, and gives the site back.
 pub async fn edit(stage: Rc<Stage>, mut site: Site, edits: Rc<Edits>, mut random: Rng) -> Site {
-    let mut overlay_ready = false;
+    let mut overlay_ready = None;
     while stage.swarm().edits && edits.goes_on(&stage) {
         sleep(Duration::from_micros(random.u64(200..20_000))).await;
         if !edits.goes_on(&stage) {
@@ -172,7 +172,7 @@ async fn one_edit(
     site: &mut Site,
     edits: &Edits,
     random: &mut Rng,
-    overlay_ready: &mut bool,
+    overlay_ready: &mut Option<String>,
 ) -> io::Result<()> {
     let since = stage.moment();
     match random.u32(0..16) {
@@ -197,22 +197,45 @@ fn has_room(edits: &Edits) -> bool {
     images.chain.len() < LONGEST_CHAIN && images.count < MOST_IMAGES
 }
 
-/// Makes an overlay, or puts the one that was made on top.
+/// Makes an overlay, or puts the one that was made on top. `ready` is what that one names as its backing image.
 async fn overlay(
     at @ (stage, _): At<'_>,
     site: &mut Site,
     edits: &Edits,
-    ready: &mut bool,
+    ready: &mut Option<String>,
 ) -> io::Result<()> {
-    if *ready {
-        return snapshot(at, site, edits, ready).await;
-    }
     let images = edits.images.borrow().clone();
+    let below = images.backing_name(images.chain.len() - 1);
+    if let Some(named) = ready.take() {
+        if named != below {
+            // Another image has taken the place of the one that was there.
+            return drop_overlay(at, site, edits).await;
+        }
+        if !snapshot(at, site, edits).await? {
+            *ready = Some(below);
+        }
+        return Ok(());
+    }
     let made = site.prepare_overlay(stage, &images).await?;
-    *ready = expected(at, "an overlay", made.map(|()| Value::Null)).is_some();
-    if !*ready {
+    *ready = expected(at, "an overlay", made.map(|()| Value::Null)).map(|_| below);
+    if ready.is_none() {
         // What is left of it is in the way of the next.
         edits.end();
+    }
+    Ok(())
+}
+
+/// Deletes the overlay that was made; its number is not used again.
+async fn drop_overlay(at @ (stage, _): At<'_>, site: &mut Site, edits: &Edits) -> io::Result<()> {
+    let index = edits.images.borrow().count;
+    edits.images.borrow_mut().count += 1;
+    let files = file_nodes(stage.swarm(), index);
+    for node in [format!("n{index}")].into_iter().chain(files) {
+        let deleted = site
+            .monitor
+            .run("blockdev-del", json!({"node-name": node}))
+            .await?;
+        expected(at, "blockdev-del", deleted);
     }
     Ok(())
 }
@@ -230,7 +253,13 @@ async fn move_top(
     edits: &Edits,
     random: &mut Rng,
 ) -> io::Result<()> {
-    let node = format!("n{}", random.usize(0..edits.images.borrow().count));
+    let images = edits.images.borrow().clone();
+    // Jobs have images leave the chain, and be deleted.
+    let index = match stage.swarm().jobs {
+        true => images.chain[random.usize(0..images.chain.len())],
+        false => random.usize(0..images.count),
+    };
+    let node = format!("n{index}");
     let arguments = json!({"node-name": node, "iothread": any_iothread(stage, random), "force": true});
     let moved = site.monitor.run("x-blockdev-set-iothread", arguments).await?;
     expected(at, "x-blockdev-set-iothread", moved);
@@ -275,7 +304,8 @@ async fn export_and_remove(at @ (stage, _): At<'_>, site: &mut Site, edits: &Edi
 async fn reopen(at @ (stage, _): At<'_>, site: &mut Site, edits: &Edits, random: &mut Rng) -> io::Result<()> {
     let images = edits.images.borrow().clone();
     let (place, index) = (images.chain.len() - 1, images.chain[images.chain.len() - 1]);
-    if index == 0 && stage.swarm().shape != Shape::Qcow2 {
+    let is_votes = index == 0 && stage.swarm().shape == Shape::Quorum;
+    if is_votes || images.is_raw(index, stage.swarm()) {
         return Ok(());
     }
     let file = if stage.swarm().align > 0 { "a" } else { "f" };
@@ -349,12 +379,8 @@ async fn show_exports(stage: &Stage, site: &mut Site) -> io::Result<()> {
     Ok(())
 }
 
-async fn snapshot(
-    at @ (stage, _): At<'_>,
-    site: &mut Site,
-    edits: &Edits,
-    overlay_ready: &mut bool,
-) -> io::Result<()> {
+/// Puts the overlay that was made on top; answers whether it is of no more use for that.
+async fn snapshot(at @ (stage, _): At<'_>, site: &mut Site, edits: &Edits) -> io::Result<bool> {
     let node = edits.images.borrow().top();
     // From here on the overlay may have data.
     let overlay = edits.images.borrow().count;
@@ -367,7 +393,6 @@ async fn snapshot(
     let done = site.monitor.run("blockdev-snapshot", arguments).await?;
     edits.images.borrow_mut().is_undecided = false;
     let refused = done.as_ref().is_err_and(|text| is_refused(at, text));
-    *overlay_ready = refused;
     if expected(at, "blockdev-snapshot", done).is_none() {
         edits.images.borrow_mut().count -= 1;
         edits.images.borrow_mut().chain.pop();
@@ -375,7 +400,7 @@ async fn snapshot(
             edits.end();
         }
     }
-    Ok(())
+    Ok(!refused)
 }
 
 /// The stage, and when the edit began.

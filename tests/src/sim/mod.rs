@@ -16,6 +16,7 @@
 //! again. Or the power is lost in the middle, and what is left of the disks is opened.
 
 mod backend;
+mod begin;
 mod client;
 mod command;
 mod disk;
@@ -32,6 +33,7 @@ mod side;
 mod site;
 mod stage;
 mod swarm;
+mod target;
 mod trace;
 
 pub use command::{Options, Summary, run, run_seeds};

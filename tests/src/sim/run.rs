@@ -27,6 +27,7 @@ use super::side::{Side, read_side, use_side};
 use super::site::{Images, Site, images_in, images_left, read_all};
 use super::stage::{Engineer, Stage};
 use super::swarm::{End, Shape, Swarm};
+use super::target::FIRST_SUCCESSOR;
 use super::trace::Trace;
 use crate::crash::census::{Census, census};
 
@@ -143,14 +144,33 @@ impl Run {
         if let Some(text) = left.stage.violation() {
             return Ok(Some(text));
         }
+        let Some(instead) = left.images.instead.clone() else {
+            return self.opened(&left, &after, &left.images);
+        };
+        // It is not known which of two images the disk was in the end: one of them has to be whole.
+        let copy = self.folder.join("c");
+        fs::create_dir(&copy)?;
+        for entry in fs::read_dir(&after)? {
+            let entry = entry?;
+            fs::copy(entry.path(), copy.join(entry.file_name()))?;
+        }
+        let Some(old) = self.opened(&left, &after, &left.images)? else {
+            return Ok(None);
+        };
+        let images = Images {
+            chain: instead,
+            ..left.images.clone()
+        };
+        let new = self.opened(&left, &copy, &images)?;
+        Ok(new.map(|new| format!("neither is whole: {old}; and {new}")))
+    }
+
+    /// Opens what is left in a folder; answers what is wrong with it.
+    fn opened(&mut self, left: &Left, folder: &Path, images: &Images) -> io::Result<Option<String>> {
         let mut calm = self.swarm.clone();
         calm.errors = 0;
         let stage = Stage::set(calm, Rc::clone(&self.trace), self.random.fork());
-        system(second(
-            Rc::clone(&stage),
-            images_left(&after, &left.images)?,
-            &left,
-        ))??;
+        system(second(Rc::clone(&stage), images_left(folder, images)?, left))??;
         Ok(stage.violation())
     }
 
@@ -172,7 +192,8 @@ impl Run {
         for (name, bytes) in kept {
             let index = name.strip_prefix("img").and_then(|index| index.parse().ok());
             // An overlay that was about to be made may be anything yet.
-            let in_use = index.is_none_or(|index: usize| index < left.images.count);
+            let in_use =
+                index.is_none_or(|index: usize| index < left.images.count || index >= FIRST_SUCCESSOR);
             let in_use = in_use && !left.stage.is_unmade(&name);
             if in_use && bytes.starts_with(b"QFI\xfb") {
                 self.look_at_image(left, &name, &bytes);
@@ -201,7 +222,8 @@ impl Run {
             let count = found.corruptions.len();
             stage.violated(format!("{name} has {count} corruptions, the first: {first}"));
         }
-        let may_leak = !left.closed || (stage.has_failed() && !self.swarm.only_payload);
+        let may_leak =
+            !left.closed || stage.is_given_up(name) || (stage.has_failed() && !self.swarm.only_payload);
         if !may_leak && (found.leaks > 0 || found.dirty) {
             let Census { leaks, dirty, .. } = found;
             stage.violated(format!(

@@ -117,6 +117,11 @@ impl Sections {
         self.edits.get() == 0
     }
 
+    /// How many edits are under way.
+    pub fn edits(&self) -> u32 {
+        self.edits.get()
+    }
+
     /// Whether requests may be parked.
     pub fn are_held(&self) -> bool {
         self.held.get() > 0

@@ -35,10 +35,16 @@ pub struct Images {
     pub chain: Vec<usize>,
     /// The last one may not come to be on top of the others: its snapshot has not been answered.
     pub is_undecided: bool,
+    /// The chain that may be in use instead: a job is about to put it there.
+    pub instead: Option<Vec<usize>>,
+    /// Raw images besides the base.
+    pub raws: Vec<usize>,
+    /// The filters above the chain were left behind with an image that was replaced.
+    pub is_bare: bool,
 }
 
 impl Images {
-    fn path(&self, name: &str) -> String {
+    pub(super) fn path(&self, name: &str) -> String {
         self.folder.join(name).to_string_lossy().into_owned()
     }
 
@@ -67,11 +73,22 @@ impl Images {
     /// The node of the last image, or the filter above it that no other node uses.
     #[must_use]
     pub fn root(&self, swarm: &Swarm) -> String {
-        match (swarm.throttle, swarm.copy_on_read) {
-            (true, _) => "thr".to_owned(),
-            (false, true) => "cor".to_owned(),
-            _ => self.top(),
-        }
+        let mut filters = self.filters(swarm).into_iter();
+        filters.next().unwrap_or_else(|| self.top())
+    }
+
+    /// The filters above the last image, the topmost first.
+    #[must_use]
+    pub fn filters(&self, swarm: &Swarm) -> Vec<String> {
+        let all = [("thr", swarm.throttle), ("cor", swarm.copy_on_read)].into_iter();
+        let there = all.filter(|(_, there)| *there && !self.is_bare);
+        there.map(|(name, _)| name.to_owned()).collect()
+    }
+
+    /// Whether an image of this number is raw.
+    #[must_use]
+    pub fn is_raw(&self, index: usize, swarm: &Swarm) -> bool {
+        (index == 0 && swarm.shape == Shape::Raw) || self.raws.contains(&index)
     }
 }
 
@@ -149,8 +166,7 @@ impl Site {
             self.create_side(stage, images).await?;
         }
         if swarm.shape == Shape::Qcow2 {
-            let file = self
-                .add_file(stage, images, "img0", 0)
+            let file = add_file(stage, &mut self.monitor, images, 0)
                 .await?
                 .map_err(io::Error::other)?;
             let made = self
@@ -158,7 +174,11 @@ impl Site {
                 .create("create", qcow2_options(stage, &file, None))
                 .await?;
             made.map_err(io::Error::other)?;
-            self.remove_file(stage, 0).await?;
+            for node in file_nodes(stage.swarm(), 0) {
+                self.monitor
+                    .must("blockdev-del", json!({"node-name": node}))
+                    .await?;
+            }
         }
         Ok(())
     }
@@ -265,15 +285,12 @@ impl Site {
                 .map(|name| json!({"driver": "file", "filename": images.path(name), "discard": "unmap"}));
             options["children"] = children.collect();
         } else {
-            let file = match self
-                .add_file(stage, images, &format!("img{index}"), index)
-                .await?
-            {
+            let file = match add_file(stage, &mut self.monitor, images, index).await? {
                 Ok(file) => file,
                 Err(text) => return Ok(Err(text)),
             };
             options["file"] = json!(file);
-            let is_raw = index == 0 && stage.swarm().shape == Shape::Raw;
+            let is_raw = images.is_raw(index, stage.swarm());
             options["driver"] = json!(if is_raw { "raw" } else { "qcow2" });
             if !is_raw {
                 options["backing"] = place
@@ -282,40 +299,6 @@ impl Site {
             }
         }
         Ok(self.monitor.run("blockdev-add", options).await?.map(drop))
-    }
-
-    /// Adds the node of a file, with what stands between it and its format; answers the name of the latter.
-    async fn add_file(
-        &mut self,
-        stage: &Stage,
-        images: &Images,
-        name: &str,
-        index: usize,
-    ) -> io::Result<Result<String, String>> {
-        let file = format!("f{index}");
-        let options =
-            json!({"driver": "file", "node-name": file, "filename": images.path(name), "discard": "unmap"});
-        if let Err(text) = self.monitor.run("blockdev-add", options).await? {
-            return Ok(Err(text));
-        }
-        let align = stage.swarm().align;
-        if align == 0 {
-            return Ok(Ok(file));
-        }
-        let node = format!("a{index}");
-        let options = json!({
-            "driver": "blkdebug", "node-name": node, "image": file, "align": align, "discard": "unmap"
-        });
-        Ok(self.monitor.run("blockdev-add", options).await?.map(|_| node))
-    }
-
-    async fn remove_file(&mut self, stage: &Stage, index: usize) -> io::Result<()> {
-        if stage.swarm().align > 0 {
-            let node = json!({"node-name": format!("a{index}")});
-            self.monitor.must("blockdev-del", node).await?;
-        }
-        let node = json!({"node-name": format!("f{index}")});
-        self.monitor.must("blockdev-del", node).await.map(drop)
     }
 
     /// Makes an empty overlay, and opens it without its backing image.
@@ -333,10 +316,7 @@ impl Site {
         if let Err(text) = self.monitor.create("create", file).await? {
             return Ok(Err(text));
         }
-        let file = match self
-            .add_file(stage, images, &format!("img{index}"), index)
-            .await?
-        {
+        let file = match add_file(stage, &mut self.monitor, images, index).await? {
             Ok(file) => file,
             Err(text) => return Ok(Err(text)),
         };
@@ -350,6 +330,39 @@ impl Site {
         });
         Ok(self.monitor.run("blockdev-add", options).await?.map(drop))
     }
+}
+
+/// The nodes of an image's file, the one that its format uses first.
+#[must_use]
+pub fn file_nodes(swarm: &Swarm, index: usize) -> Vec<String> {
+    let aligned = (swarm.align > 0).then(|| format!("a{index}"));
+    aligned.into_iter().chain([format!("f{index}")]).collect()
+}
+
+/// Adds the node of an image's file, with what stands between it and its format; answers the name of the latter.
+///
+/// # Errors
+/// The connection is lost; inside, why there is no such node.
+pub async fn add_file(
+    stage: &Stage,
+    monitor: &mut Monitor,
+    images: &Images,
+    index: usize,
+) -> io::Result<Result<String, String>> {
+    let (file, path) = (format!("f{index}"), images.path(&format!("img{index}")));
+    let options = json!({"driver": "file", "node-name": file, "filename": path, "discard": "unmap"});
+    if let Err(text) = monitor.run("blockdev-add", options).await? {
+        return Ok(Err(text));
+    }
+    let align = stage.swarm().align;
+    if align == 0 {
+        return Ok(Ok(file));
+    }
+    let node = format!("a{index}");
+    let options = json!({
+        "driver": "blkdebug", "node-name": node, "image": file, "align": align, "discard": "unmap"
+    });
+    Ok(monitor.run("blockdev-add", options).await?.map(|_| node))
 }
 
 /// Has a daemon listen for users of a new monitor.
@@ -374,7 +387,7 @@ fn base_files(shape: Shape) -> &'static [&'static str] {
     }
 }
 
-fn qcow2_options(stage: &Stage, file: &str, backing: Option<String>) -> Value {
+pub(super) fn qcow2_options(stage: &Stage, file: &str, backing: Option<String>) -> Value {
     let swarm = stage.swarm();
     let mut options = json!({
         "driver": "qcow2", "file": file, "size": swarm.size, "cluster-size": swarm.cluster,
@@ -439,6 +452,9 @@ pub fn images_in(folder: &Path, count: usize) -> Images {
         count,
         chain: (0..count).collect(),
         is_undecided: false,
+        instead: None,
+        raws: Vec::new(),
+        is_bare: false,
     }
 }
 
@@ -450,16 +466,17 @@ pub fn images_left(folder: &Path, left: &Images) -> io::Result<Images> {
     let mut chain = Vec::new();
     let mut next = left.chain.last().copied();
     while let Some(index) = next {
+        if chain.contains(&index) {
+            return Err(io::Error::other("images name each other in a circle"));
+        }
         chain.push(index);
         let bytes = std::fs::read(folder.join(format!("img{index}"))).unwrap_or_default();
         next = backing_of(&bytes);
-        if chain.len() > left.count {
-            return Err(io::Error::other("images name each other in a circle"));
-        }
     }
     chain.reverse();
     Ok(Images {
         chain,
+        raws: left.raws.clone(),
         ..images_in(folder, left.count)
     })
 }
@@ -475,38 +492,4 @@ fn backing_of(bytes: &[u8]) -> Option<usize> {
     let name = bytes.get(from..from + usize::try_from(len).ok()?)?;
     let (_, index) = std::str::from_utf8(name).ok()?.rsplit_once("/img")?;
     index.parse().ok()
-}
-
-/// Makes an empty image as long as the served disk, and opens it to be backed up to.
-///
-/// # Errors
-/// The connection is lost; inside, why it could not be made.
-pub async fn add_target(
-    stage: &Stage,
-    monitor: &mut Monitor,
-    images: &Images,
-    (node, name): (&str, &str),
-    is_qcow2: bool,
-) -> io::Result<Result<(), String>> {
-    let path = images.path(name);
-    let size = if is_qcow2 { 0 } else { stage.swarm().size };
-    let file = json!({"driver": "file", "filename": path, "size": size});
-    if let Err(text) = monitor.create("create-target", file).await? {
-        return Ok(Err(text));
-    }
-    let below = format!("{node}-file");
-    let file = json!({"driver": "file", "node-name": below, "filename": path, "discard": "unmap"});
-    if let Err(text) = monitor.run("blockdev-add", file).await? {
-        return Ok(Err(text));
-    }
-    if is_qcow2
-        && let Err(text) = monitor
-            .create("create-target", qcow2_options(stage, &below, None))
-            .await?
-    {
-        return Ok(Err(text));
-    }
-    let driver = if is_qcow2 { "qcow2" } else { "raw" };
-    let options = json!({"driver": driver, "node-name": node, "file": below, "discard": "unmap"});
-    Ok(monitor.run("blockdev-add", options).await?.map(drop))
 }

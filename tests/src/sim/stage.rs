@@ -150,6 +150,10 @@ pub struct Stage {
     late_readers: Rc<Cell<usize>>,
     power_off: Cell<bool>,
     disks_dead: Cell<bool>,
+    /// The one disk that does not answer for a while.
+    dead: RefCell<Option<String>>,
+    /// The one disk that takes its time.
+    slow: RefCell<Option<String>>,
     closing: Cell<bool>,
     /// Requests to disks that failed.
     injected: Cell<u64>,
@@ -160,6 +164,8 @@ pub struct Stage {
     witnesses: RefCell<Vec<Witness>>,
     /// The image that could not be made: its file may be anything.
     unmade: RefCell<Option<String>>,
+    /// Images that a job has given up in the middle of a request.
+    given_up: RefCell<Vec<String>>,
     violation: RefCell<Option<String>>,
 }
 
@@ -177,12 +183,15 @@ impl Stage {
             late_readers: Rc::default(),
             power_off: Cell::new(false),
             disks_dead: Cell::new(false),
+            dead: RefCell::default(),
+            slow: RefCell::default(),
             closing: Cell::new(false),
             injected: Cell::new(0),
             flush_failed: Cell::new(false),
             sections: Sections::default(),
             witnesses: RefCell::default(),
             unmade: RefCell::default(),
+            given_up: RefCell::default(),
             violation: RefCell::default(),
         });
         CURRENT.set(Some(Rc::clone(&stage)));
@@ -302,6 +311,31 @@ impl Stage {
         self.disks_dead.get()
     }
 
+    /// One disk answers no more, or all do again.
+    pub fn set_dead(&self, name: Option<&str>) {
+        self.line("stage", format_args!("dead: {name:?}"));
+        self.dead.replace(name.map(str::to_owned));
+    }
+
+    /// Whether the disk behind a descriptor does not answer.
+    pub fn is_dead(&self, fd: impl AsFd) -> bool {
+        let dead = self.dead.borrow();
+        let dead = dead.as_deref();
+        dead.is_some_and(|dead| self.disk(fd, |disk| disk.name == dead))
+    }
+
+    /// One disk takes its time, or none does.
+    pub fn set_slow(&self, name: Option<&str>) {
+        self.slow.replace(name.map(str::to_owned));
+    }
+
+    /// Whether the disk behind a descriptor takes its time.
+    pub fn is_slow(&self, fd: impl AsFd) -> bool {
+        let slow = self.slow.borrow();
+        let slow = slow.as_deref();
+        slow.is_some_and(|slow| self.disk(fd, |disk| disk.name == slow))
+    }
+
     /// The daemon is being closed: connections end.
     pub fn set_closing(&self) {
         self.line("stage", format_args!("the daemon closes"));
@@ -376,6 +410,19 @@ impl Stage {
     /// Whether an image could not be made.
     pub fn is_unmade(&self, name: &str) -> bool {
         self.unmade.borrow().as_deref() == Some(name)
+    }
+
+    /// A job is cancelled, which does not wait for a disk that takes its time: what it had begun there it leaves.
+    pub fn give_up(&self, name: &str) {
+        let is = |one: &RefCell<Option<String>>| one.borrow().as_deref() == Some(name);
+        if is(&self.dead) || is(&self.slow) {
+            self.given_up.borrow_mut().push(name.to_owned());
+        }
+    }
+
+    /// Whether a job has given an image up: clusters of it may be allocated in vain.
+    pub fn is_given_up(&self, name: &str) -> bool {
+        self.given_up.borrow().iter().any(|given_up| given_up == name)
     }
 
     /// Something that must hold does not. The first is what the run fails with.
