@@ -55,6 +55,12 @@ workloads! {
     resize_over_a_backing_file: "resize-backing",
     amend: "amend",
     reopen: "reopen",
+    backup: "job-backup",
+    stream: "job-stream",
+    commit_job: "job-commit",
+    commit_of_the_active_image: "job-commit-active",
+    mirror: "job-mirror",
+    mirror_that_writes_wait_for: "job-mirror-blocking",
     create: "create",
 }
 

@@ -53,6 +53,12 @@ workloads! {
     resize_over_a_backing_file: "resize-backing" every 5,
     amend: "amend" every 5,
     reopen_and_permissions: "reopen" every 5,
+    backup: "job-backup" every 11,
+    stream: "job-stream" every 23,
+    commit_job: "job-commit" every 23,
+    commit_of_the_active_image: "job-commit-active" every 23,
+    mirror: "job-mirror" every 11,
+    mirror_that_writes_wait_for: "job-mirror-blocking" every 11,
 }
 
 /// A table whose new place is in the header already is the one in use, though the flush behind that failed.

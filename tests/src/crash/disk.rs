@@ -104,6 +104,7 @@ struct Inner {
     pauses: fastrand::Rng,
     most_pauses: u32,
     fault: Option<Fault>,
+    is_suspended: bool,
     counts: HashMap<Kind, u64>,
     hits: u64,
     running: u64,
@@ -130,6 +131,7 @@ impl Disk {
                 pauses: fastrand::Rng::with_seed(seed),
                 most_pauses,
                 fault: None,
+                is_suspended: false,
                 counts: HashMap::new(),
                 hits: 0,
                 running: 0,
@@ -169,6 +171,11 @@ impl Disk {
         inner.hits = 0;
     }
 
+    /// Neither counts nor fails requests for a while.
+    pub fn suspend_fault(&self, suspended: bool) {
+        self.inner().is_suspended = suspended;
+    }
+
     /// How many requests failed since the fault was set.
     pub fn hits(&self) -> u64 {
         self.inner().hits
@@ -194,6 +201,9 @@ impl Disk {
         let began = self.clock.tick();
         let mut inner = self.inner();
         inner.running += 1;
+        if inner.is_suspended {
+            return (began, Ok(()));
+        }
         let count = inner.counts.entry(kind).or_default();
         let n = *count;
         *count += 1;

@@ -9,6 +9,8 @@ pub mod census;
 pub mod disk;
 pub mod examine;
 pub mod history;
+mod jobs;
+mod lane;
 pub mod recorder;
 pub mod site;
 pub mod workload;
@@ -21,7 +23,7 @@ use std::time::Duration;
 use disk::{Clock, Disk, Fate, Recording};
 use examine::Images;
 use futures_executor::block_on;
-use site::{Link, Run, Site};
+use site::{Link, Run, Site, Stretch};
 use workload::Workload;
 
 /// What to explore.
@@ -154,8 +156,14 @@ async fn explore_workload(site: &Site, workload: &Workload, options: &Options) -
     let (history, chains) = (Arc::clone(&run.history), run.chains.clone());
     let mut explorer = Explorer::new(site, workload.name, options, &chains)?;
     explorer
-        .explore(async |images, point, case| {
-            examine::examine(site, images, &history, point, case % 4 == 3).await
+        .explore(async |left, point, case| {
+            let then_write = case % 4 == 3;
+            let examined = examine::examine(site, &left.chain, &history, point, then_write).await;
+            let (Err(text), Some(instead)) = (&examined, &left.instead) else {
+                return examined;
+            };
+            let other = examine::examine(site, instead, &history, point, then_write).await;
+            other.map_err(|other| format!("neither is whole: {text}; and {other}"))
         })
         .await
 }
@@ -178,18 +186,17 @@ async fn explore_create(site: &Site, options: &Options) -> Result<Report, String
     let create = serde_json::json!({"cluster-size": 4096});
     let created = site.create(&name, &create, workload.size).await;
     created.map_err(|error| fail(error.to_string()))?;
-    let chains = [(
-        0,
-        vec![Link {
-            name,
-            disk,
-            is_qcow2: true,
-        }],
-    )];
+    let made = Link {
+        name,
+        disk,
+        is_qcow2: true,
+    };
+    let chains = [Stretch::of(0, vec![made])];
     let mut explorer = Explorer::new(site, "create", options, &chains)?;
     let end = explorer.points.last().copied().unwrap_or(0);
     explorer
-        .explore(async |images, point, _| {
+        .explore(async |left, point, _| {
+            let images = &left.chain;
             let opened = examine::contents(site, images, false).await;
             let Ok((found, _)) = opened else {
                 return if point < end { Ok(()) } else { opened.map(drop) };
@@ -206,11 +213,56 @@ async fn explore_create(site: &Site, options: &Options) -> Result<Report, String
         .await
 }
 
+/// What a crash leaves.
+struct Left {
+    /// All images.
+    all: Images,
+    /// Those that were in use.
+    chain: Images,
+    /// Those that may have been in use instead.
+    instead: Option<Images>,
+}
+
+/// What was recorded from a time on.
+struct Recorded {
+    since: u64,
+    disks: Vec<(Recording, bool)>,
+    /// Which of them were in use.
+    chain: Vec<usize>,
+    /// Which of them may have been in use instead.
+    instead: Option<Vec<usize>>,
+}
+
+impl Recorded {
+    fn of(stretch: &Stretch) -> Self {
+        let mut all: Vec<&Link> = Vec::new();
+        let links = stretch.links.iter().chain(stretch.instead.iter().flatten());
+        for link in links.chain(&stretch.besides) {
+            if all.iter().all(|known| known.name != link.name) {
+                all.push(link);
+            }
+        }
+        let find = |links: &Vec<Link>| -> Vec<usize> {
+            let place = |link: &Link| all.iter().position(|known| known.name == link.name);
+            links.iter().filter_map(place).collect()
+        };
+        Self {
+            since: stretch.since,
+            chain: find(&stretch.links),
+            instead: stretch.instead.as_ref().map(find),
+            disks: all
+                .iter()
+                .map(|link| (link.disk.recording(), link.is_qcow2))
+                .collect(),
+        }
+    }
+}
+
 /// Goes through the images that a crash can leave.
 struct Explorer<'a> {
     name: &'a str,
     options: &'a Options,
-    chains: Vec<(u64, Vec<(Recording, bool)>)>,
+    stretches: Vec<Recorded>,
     points: Vec<u64>,
     scratch: tempfile::TempDir,
     report: Report,
@@ -220,23 +272,9 @@ struct Explorer<'a> {
 const ALL_CHOICES: u64 = 16;
 
 impl<'a> Explorer<'a> {
-    fn new(
-        _site: &Site,
-        name: &'a str,
-        options: &'a Options,
-        chains: &[(u64, Vec<Link>)],
-    ) -> Result<Self, String> {
-        let recorded = |links: &Vec<Link>| -> Vec<(Recording, bool)> {
-            links
-                .iter()
-                .map(|link| (link.disk.recording(), link.is_qcow2))
-                .collect()
-        };
-        let chains: Vec<_> = chains
-            .iter()
-            .map(|(since, links)| (*since, recorded(links)))
-            .collect();
-        let all = chains.iter().flat_map(|(_, chain)| chain);
+    fn new(_site: &Site, name: &'a str, options: &'a Options, chains: &[Stretch]) -> Result<Self, String> {
+        let stretches: Vec<Recorded> = chains.iter().map(Recorded::of).collect();
+        let all = stretches.iter().flat_map(|stretch| &stretch.disks);
         let mut points: Vec<u64> = all.flat_map(|(recording, _)| recording.points()).collect();
         // What was answered by then is known by then: so the last moment before each change is the one that asks most.
         points.iter_mut().for_each(|point| *point -= 1);
@@ -246,7 +284,7 @@ impl<'a> Explorer<'a> {
         Ok(Self {
             name,
             options,
-            chains,
+            stretches,
             points,
             scratch: tempfile::tempdir().map_err(|error| error.to_string())?,
             report: Report::default(),
@@ -255,7 +293,7 @@ impl<'a> Explorer<'a> {
 
     async fn explore(
         &mut self,
-        examine: impl AsyncFn(&Images, u64, u64) -> Result<(), String>,
+        examine: impl AsyncFn(&Left, u64, u64) -> Result<(), String>,
     ) -> Result<Report, String> {
         let cases = (self.options.images / self.points.len() as u64).max(4);
         let mut rng = fastrand::Rng::with_seed(self.options.seed);
@@ -269,10 +307,10 @@ impl<'a> Explorer<'a> {
                 if self.options.case.is_some_and(|only| only != case) {
                     continue;
                 }
-                let Some(images) = self.images(point, case, cases) else {
+                let Some(left) = self.left(point, case, cases) else {
                     break;
                 };
-                self.look(&images, point, case, &examine)
+                self.look(&left, point, case, &examine)
                     .await
                     .map_err(|text| failed(self.name, self.options.seed, point, case, &text))?;
             }
@@ -282,24 +320,31 @@ impl<'a> Explorer<'a> {
 
     async fn look(
         &mut self,
-        images: &Images,
+        left: &Left,
         point: u64,
         case: u64,
-        examine: &impl AsyncFn(&Images, u64, u64) -> Result<(), String>,
+        examine: &impl AsyncFn(&Left, u64, u64) -> Result<(), String>,
     ) -> Result<(), String> {
         self.report.images += 1;
-        examine(images, point, case).await?;
+        if self.name != "create" {
+            examine::sound(&left.all)?;
+        }
+        examine(left, point, case).await?;
         if self.name != "create" && self.report.images.is_multiple_of(self.options.qemu_every) {
             self.report.by_qemu += 1;
-            examine::check_by_qemu(images, self.scratch.path())?;
+            examine::check_by_qemu(&left.all, self.scratch.path())?;
         }
         Ok(())
     }
 
     /// The images of one choice of losses; none where there are not so many choices.
-    fn images(&self, point: u64, case: u64, cases: u64) -> Option<Images> {
-        let (_, chain) = self.chains.iter().rev().find(|(since, _)| *since <= point)?;
-        let volatile = chain.iter().map(|(recording, _)| recording.volatile(point).len());
+    fn left(&self, point: u64, case: u64, cases: u64) -> Option<Left> {
+        let mut stretches = self.stretches.iter().rev();
+        let stretch = stretches.find(|stretch| stretch.since <= point)?;
+        let volatile = stretch
+            .disks
+            .iter()
+            .map(|(recording, _)| recording.volatile(point).len());
         let total: usize = volatile.clone().sum();
         let few = total < 63 && 1 << total <= ALL_CHOICES.min(cases);
         if few && case >= 1 << total {
@@ -318,12 +363,17 @@ impl<'a> Explorer<'a> {
         };
         let fates: Vec<Fate> = (0..total).map(&mut fate).collect();
         let mut left = fates.as_slice();
-        let mut images = Vec::new();
-        for ((recording, is_qcow2), count) in chain.iter().zip(volatile) {
+        let mut all = Images::new();
+        for ((recording, is_qcow2), count) in stretch.disks.iter().zip(volatile) {
             let (own, rest) = left.split_at(count);
             left = rest;
-            images.push((recording.image(point, own, &mut rng), *is_qcow2));
+            all.push((recording.image(point, own, &mut rng), *is_qcow2));
         }
-        Some(images)
+        let some = |places: &Vec<usize>| places.iter().map(|at| all[*at].clone()).collect();
+        Some(Left {
+            chain: some(&stretch.chain),
+            instead: stretch.instead.as_ref().map(some),
+            all,
+        })
     }
 }

@@ -8,26 +8,29 @@ use futures_util::future::{join, join_all};
 use millpond::embed::{BlockLayer, BlockLayerConfig};
 use millpond::graph::GraphHandle;
 use millpond::iothread::Local;
-use millpond::node::{Client, HomeClient};
-use millpond_messages::error::errno::EIO;
+use millpond::node::Client;
 use millpond_messages::graph::{
     Amend, Commit, DrainScope, MakeImage, Options, RecordBackingFile, ReopenKeeping, Resize, RootRequest,
     RootUser, SetRootPermissions,
 };
-use millpond_messages::{IoError, IoResult, Permissions, RequestFlags, Result};
+use millpond_messages::{Permissions, RequestFlags, Result};
 use millpond_ring::buffer::{Buffer, Buffers};
 use serde_json::{Value, json};
 
 use super::disk::{Clock, Disk, Fault};
 use super::history::{Asked, History, payload};
+use super::jobs::JobSite;
+use super::lane::Lane;
 use super::recorder::{Disks, RecorderKind};
-use super::workload::{Mix, Step, Workload};
+use super::workload::{Step, Workload};
 
 /// A running block layer whose nodes find [`Disk`]s by name.
 pub struct Site {
     layer: BlockLayer,
     /// The disks.
     pub disks: Arc<Disks>,
+    /// Its jobs.
+    pub jobs: JobSite,
     names: Cell<u64>,
 }
 
@@ -52,6 +55,7 @@ impl Site {
         Self {
             layer: BlockLayer::start(config).await.expect("the block layer starts"),
             disks,
+            jobs: JobSite::start().await,
             names: Cell::new(0),
         }
     }
@@ -105,6 +109,7 @@ impl Site {
 
     /// Ends it.
     pub async fn end(self) {
+        self.jobs.end();
         self.layer.shut_down().await.expect("everything is closed");
     }
 }
@@ -134,6 +139,42 @@ pub fn chain_options(links: &[(String, bool)]) -> Value {
     below
 }
 
+/// The disks of the image for some time.
+#[derive(Debug, Clone)]
+pub struct Stretch {
+    /// From when on.
+    pub since: u64,
+    /// The chain, the lowest first.
+    pub links: Vec<Link>,
+    /// The chain that may be in use instead: a job puts it there meanwhile.
+    pub instead: Option<Vec<Link>>,
+    /// Disks that a job copies to, which are not in use.
+    pub besides: Vec<Link>,
+}
+
+impl Stretch {
+    /// These disks, and no others.
+    pub fn of(since: u64, links: Vec<Link>) -> Self {
+        Self {
+            since,
+            links,
+            instead: None,
+            besides: Vec::new(),
+        }
+    }
+}
+
+/// Which disks fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The image's, and those that come to be while it is used.
+    All,
+    /// The image's alone.
+    First,
+    /// Those alone that come to be: the first overlay's, and the first that a job copies to.
+    Later,
+}
+
 /// Something that failed, and was asked for by a user.
 #[derive(Debug, Clone)]
 pub struct Failure {
@@ -145,21 +186,26 @@ pub struct Failure {
 
 /// A workload that is being run, and what it leaves behind.
 pub struct Run<'a> {
-    site: &'a Site,
-    workload: &'a Workload,
-    rng: fastrand::Rng,
-    clock: Arc<Clock>,
+    pub(super) site: &'a Site,
+    pub(super) workload: &'a Workload,
+    pub(super) rng: fastrand::Rng,
+    pub(super) clock: Arc<Clock>,
     /// What the user asked for.
     pub history: Arc<History>,
-    /// The chain of disks, the lowest first, from a time on.
-    pub chains: Vec<(u64, Vec<Link>)>,
+    /// The disks, in order of time.
+    pub chains: Vec<Stretch>,
     failures: Arc<Mutex<Vec<Failure>>>,
-    size: u64,
-    node: String,
+    pub(super) size: u64,
+    pub(super) node: String,
+    /// Nodes of images below it that were the last one once, the lowest first.
+    pub(super) lower: Vec<String>,
     client: Option<Client>,
     fault: Option<Fault>,
-    /// The disks that it is in force on: the image's, and the first overlay's.
+    /// The disks that it may be in force on: the image's, the first overlay's, and the first that a job copies to.
     faulty: Vec<Arc<Disk>>,
+    side: Side,
+    /// What jobs do about errors.
+    pub on_error: &'static str,
     /// The step that is being done failed.
     failed: Cell<bool>,
 }
@@ -202,28 +248,46 @@ impl<'a> Run<'a> {
             rng,
             history: History::new(&clock, initial, workload.size),
             clock,
-            chains: vec![(0, links)],
+            chains: vec![Stretch::of(0, links)],
             failures: Arc::default(),
             size: workload.size,
             node: String::new(),
+            lower: Vec::new(),
             client: None,
             fault: None,
             faulty: vec![image],
+            side: Side::All,
+            on_error: "report",
             failed: Cell::new(false),
         }
     }
 
     /// The chain of disks now.
     pub fn links(&self) -> &[Link] {
-        self.chains.last().map_or(&[], |(_, links)| links)
+        self.chains.last().map_or(&[], |stretch| &stretch.links)
     }
 
-    /// Fails requests of the image's file from now on, or stops that. How many failed till then.
-    pub fn set_fault(&mut self, fault: Option<Fault>) -> u64 {
+    /// Fails requests of these disks from now on, or stops that. How many failed till then.
+    pub fn set_fault(&mut self, side: Side, fault: Option<Fault>) -> u64 {
         let hits = self.faulty.iter().map(|disk| disk.hits()).sum();
-        self.faulty.iter().for_each(|disk| disk.set_fault(fault));
-        self.fault = fault;
+        (self.side, self.fault) = (side, fault);
+        for (at, disk) in self.faulty.iter().enumerate() {
+            disk.set_fault(fault.filter(|_| side != Side::Later || at > 0));
+        }
         hits
+    }
+
+    /// A disk comes to be. The first fails as the image's does: another try is made on storage that works.
+    pub(super) fn may_fail(&mut self, disk: &Arc<Disk>, most: usize) {
+        if self.faulty.len() <= most {
+            disk.set_fault(self.fault.filter(|_| self.side != Side::First));
+            self.faulty.push(Arc::clone(disk));
+        }
+    }
+
+    /// What is done now fails nobody: nobody would be told.
+    pub(super) fn suspend_fault(&self, suspended: bool) {
+        self.faulty.iter().for_each(|disk| disk.suspend_fault(suspended));
     }
 
     /// What failed so far.
@@ -234,16 +298,24 @@ impl<'a> Run<'a> {
             .clone()
     }
 
-    fn note<T>(&self, what: impl Into<String>, result: Result<T>) -> Option<T> {
+    /// Takes note of something that failed.
+    pub(super) fn fail(&self, what: impl Into<String>, error: String) {
+        self.failed.set(true);
+        self.tell(what, error);
+    }
+
+    /// Takes note of what a user was told.
+    pub(super) fn tell(&self, what: impl Into<String>, error: String) {
+        let what = what.into();
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.push(Failure { what, error });
+    }
+
+    pub(super) fn note<T>(&self, what: impl Into<String>, result: Result<T>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
             Err(error) => {
-                self.failed.set(true);
-                let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-                failures.push(Failure {
-                    what: what.into(),
-                    error: error.to_string(),
-                });
+                self.fail(what, error.to_string());
                 None
             }
         }
@@ -260,6 +332,7 @@ impl<'a> Run<'a> {
             let added = self.site.graph().add_node(options(image)).await;
             if self.note("open", added).is_some() {
                 self.node = node;
+                self.lower.clear();
                 let attached = self.site.attach(&self.node).await;
                 self.client = self.note("attach", attached);
                 return self.client.is_some();
@@ -418,6 +491,7 @@ impl<'a> Run<'a> {
                 self.note("amend", amended);
             }
             Step::Snapshot => self.snapshot().await,
+            Step::Job(work) => self.job(*work).await,
             Step::Commit => {
                 let reply = graph.ask(Commit { node_name: node }).await;
                 self.note("commit", reply.map(drop));
@@ -488,11 +562,7 @@ impl<'a> Run<'a> {
         if self.note("create", created).is_none() {
             return;
         }
-        // Another try is made on storage that works.
-        if self.faulty.len() == 1 {
-            disk.set_fault(self.fault);
-            self.faulty.push(Arc::clone(&disk));
-        }
+        self.may_fail(&disk, 1);
         let node = self.site.name("disk");
         let mut overlay = chain_options(&[(name.clone(), true)]);
         overlay["node-name"] = json!(node);
@@ -510,130 +580,12 @@ impl<'a> Run<'a> {
         let since = self.clock.tick();
         let put = self.site.graph().snapshot(self.node.clone(), node.clone()).await;
         if self.note("snapshot", put).is_some() {
-            self.chains.push((since, links));
-            self.node = node;
+            self.chains.push(Stretch::of(since, links));
+            let below = std::mem::replace(&mut self.node, node);
+            self.lower.push(below);
         } else {
             let deleted = self.site.graph().delete_node(node).await;
             self.note("delete", deleted);
         }
-    }
-}
-
-/// One of the users that make requests side by side, each one after the other.
-struct Lane {
-    history: Arc<History>,
-    failures: Arc<Mutex<Vec<Failure>>>,
-    rng: fastrand::Rng,
-    mix: Mix,
-    limit: u64,
-    longest: u64,
-    cluster: u64,
-    count: u32,
-}
-
-impl Lane {
-    async fn run(mut self, client: HomeClient) {
-        for _ in 0..self.count {
-            let offset = self.rng.u64(0..self.limit);
-            let len = self.rng.u64(1..=self.longest.min(self.limit - offset));
-            // Half of the requests keep to sectors, as a guest's do.
-            let (offset, len) = if self.rng.bool() && len >= 1024 {
-                (offset / 512 * 512, len / 512 * 512)
-            } else {
-                (offset, len)
-            };
-            self.request(&client, offset, len).await;
-        }
-    }
-
-    async fn request(&mut self, client: &HomeClient, offset: u64, len: u64) {
-        let Mix {
-            write,
-            zero,
-            discard,
-            compressed,
-            read,
-            flush,
-        } = self.mix;
-        let mut pick = self
-            .rng
-            .u32(0..write + zero + discard + compressed + read + flush);
-        let mut is = |weight: u32| {
-            let hit = pick < weight;
-            pick = pick.wrapping_sub(weight);
-            hit
-        };
-        if is(write) {
-            let durable = self.rng.u8(0..8) == 0;
-            let flags = if durable {
-                RequestFlags::FUA
-            } else {
-                RequestFlags::empty()
-            };
-            self.write(client, offset, len, flags).await;
-        } else if is(zero) {
-            let number = self.history.begin(Asked::Zero(offset, len), false);
-            let flags = if self.rng.bool() {
-                RequestFlags::MAY_UNMAP
-            } else {
-                RequestFlags::empty()
-            };
-            let result = client.write_zeroes(offset, len, flags).await;
-            self.end(number, result);
-        } else if is(discard) {
-            let number = self.history.begin(Asked::Discard(offset, len), false);
-            let result = client.discard(offset, len).await;
-            self.end(number, result);
-        } else if is(compressed) {
-            let first = offset / self.cluster * self.cluster;
-            self.write(client, first, self.cluster, RequestFlags::WRITE_COMPRESSED)
-                .await;
-        } else if is(read) {
-            self.read(client, offset, len).await;
-        } else {
-            let number = self.history.begin(Asked::Flush, false);
-            let result = client.flush().await;
-            self.end(number, result);
-        }
-    }
-
-    async fn write(&mut self, client: &HomeClient, offset: u64, len: u64, flags: RequestFlags) {
-        let durable = flags.contains(RequestFlags::FUA);
-        let number = self.history.begin(Asked::Write(offset, len), durable);
-        let data = Buffers::from(Buffer::from_slice(&payload(number, offset, len)));
-        let (result, _) = client.write(offset, data, flags).await;
-        // What is stored as it is cannot be replaced by compressed data.
-        let refused = flags.contains(RequestFlags::WRITE_COMPRESSED) && result == Err(IoError::Os(EIO));
-        if refused {
-            self.history.end(number, false);
-        } else {
-            self.end(number, result);
-        }
-    }
-
-    async fn read(&mut self, client: &HomeClient, offset: u64, len: u64) {
-        let began = self.history.now();
-        let (result, found) = client.read(offset, Buffers::zeroed(len as usize)).await;
-        match result {
-            Ok(()) => {
-                if let Err(text) = self.history.check_read(began, offset, &found.to_vec()) {
-                    self.fail("WRONG DATA".into(), text);
-                }
-            }
-            Err(error) => self.fail(format!("read of {len} at {offset}"), error.to_string()),
-        }
-    }
-
-    fn end(&self, number: usize, result: IoResult<()>) {
-        self.history.end(number, result.is_ok());
-        if let Err(error) = result {
-            let asked = self.history.requests()[number].asked;
-            self.fail(format!("request {number}: {asked:?}"), error.to_string());
-        }
-    }
-
-    fn fail(&self, what: String, error: String) {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        failures.push(Failure { what, error });
     }
 }

@@ -25,6 +25,26 @@ pub enum Step {
     Permissions,
     /// All is closed and opened again.
     CloseAndOpen,
+    /// A job copies.
+    Job(Work),
+}
+
+/// What a job does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// The disk is copied as it is at the start.
+    Backup,
+    /// The last image gets all that is below it.
+    Stream,
+    /// The image below the last one is merged down.
+    Commit,
+    /// The last one is, and the one below it is the last then.
+    CommitActive,
+    /// The disk is copied, and the copy takes its place.
+    Mirror {
+        /// Writes wait for the copy.
+        is_blocking: bool,
+    },
 }
 
 /// What requests are made, in parts of their sum.
@@ -98,6 +118,7 @@ pub fn all() -> Vec<Workload> {
     let mut list = plain();
     list.extend(chains());
     list.extend(changes());
+    list.extend(jobs());
     list
 }
 
@@ -250,6 +271,40 @@ fn changes() -> Vec<Workload> {
             ..workload("reopen", small, size)
         },
     ]
+}
+
+fn jobs() -> Vec<Workload> {
+    let size = 1 << 18;
+    let job = |name, works: &[Step]| Workload {
+        requests: 12,
+        longest: size / 8,
+        steps: [Step::Requests]
+            .into_iter()
+            .chain(works.iter().cloned())
+            .chain([Step::Requests])
+            .collect(),
+        ..workload(name, json!({"cluster-size": 4096}), size)
+    };
+    let mirror = |is_blocking| [Step::Job(Work::Mirror { is_blocking })];
+    let over = |works: &[Step]| [&[Step::Snapshot, Step::Requests], works].concat();
+    vec![
+        job("job-backup", &[Step::Job(Work::Backup)]),
+        job("job-stream", &over(&[Step::Job(Work::Stream)])),
+        job(
+            "job-commit",
+            &over(&[Step::Snapshot, Step::Requests, Step::Job(Work::Commit)]),
+        ),
+        job("job-commit-active", &over(&[Step::Job(Work::CommitActive)])),
+        job("job-mirror", &mirror(false)),
+        job("job-mirror-blocking", &mirror(true)),
+    ]
+}
+
+impl Workload {
+    /// Whether jobs are a part of it.
+    pub fn has_jobs(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Job(_)))
+    }
 }
 
 /// The workload of this name.

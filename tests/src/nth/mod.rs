@@ -14,6 +14,11 @@
 //! # What must hold
 //! Nothing hangs; the graph answers, drains end and, once storage works again, writes, flushes and reads do; what is
 //! left on the disk then, whatever a crash does to what was not flushed, passes as in [`crate::crash`].
+//!
+//! # Jobs
+//! What they read fails, and what they write, one after the other; they report that, or stop and are told to go on. One that
+//! fails leaves the chain as it was, with nothing of the job in it, and is begun once more; one that goes on has the result
+//! that it has without an error. Whoever uses the disk is told nothing of the target.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -24,7 +29,7 @@ use millpond_messages::IoError;
 use crate::crash::Watchdog;
 use crate::crash::disk::{Fate, Fault, Kind};
 use crate::crash::examine::{Images, examine};
-use crate::crash::site::{Failure, Run, Site};
+use crate::crash::site::{Failure, Run, Side, Site};
 use crate::crash::workload::{self, Step, Workload};
 
 /// What to try.
@@ -62,7 +67,10 @@ pub struct Report {
 /// How a request fails.
 #[derive(Debug, Clone, Copy)]
 struct Case {
+    side: Side,
     fault: Fault,
+    /// What jobs do about it.
+    on_error: &'static str,
     seed: u64,
 }
 
@@ -120,17 +128,33 @@ pub fn explore(name: &str, options: &Options) -> Result<Report, String> {
             if options.kind.as_ref().is_some_and(|wanted| *wanted != name) {
                 continue;
             }
-            explore_kind(&site, &workload, kind, options, &mut report).await?;
+            for (side, on_error) in manners(&workload) {
+                let manner = (kind, *side, *on_error);
+                explore_kind(&site, &workload, manner, options, &mut report).await?;
+            }
         }
         site.end().await;
         Ok(report)
     })
 }
 
+/// Which disks fail, and what jobs do about that.
+fn manners(workload: &Workload) -> &'static [(Side, &'static str)] {
+    match workload.has_jobs() {
+        false => &[(Side::All, "report")],
+        true => &[
+            (Side::First, "report"),
+            (Side::First, "stop"),
+            (Side::Later, "report"),
+            (Side::Later, "stop"),
+        ],
+    }
+}
+
 async fn explore_kind(
     site: &Site,
     workload: &Workload,
-    kind: Kind,
+    (kind, side, on_error): (Kind, Side, &'static str),
     options: &Options,
     report: &mut Report,
 ) -> Result<(), String> {
@@ -148,7 +172,9 @@ async fn explore_kind(
                 stays,
             };
             let case = Case {
+                side,
                 fault,
+                on_error,
                 seed: options.seed,
             };
             let text = format!(
@@ -161,7 +187,7 @@ async fn explore_kind(
             let _watchdog = Watchdog::new(text.clone());
             let told = try_case(site, workload, case).await.map_err(|problem| {
                 format!(
-                    "{}: {problem}\nwith {fault:?}\nrepeat with: cargo run -p millpond-tests -- {text}",
+                    "{}: {problem}\nwith {fault:?} of {side:?}, {on_error}\nrepeat with: cargo run -p millpond-tests -- {text}",
                     workload.name
                 )
             })?;
@@ -180,11 +206,12 @@ async fn explore_kind(
 /// One run; none where no request of that number was made, else whether a user was told.
 async fn try_case(site: &Site, workload: &Workload, case: Case) -> Result<Option<bool>, String> {
     let mut run = Run::prepare(site, workload, case.seed).await;
-    run.set_fault(Some(case.fault));
+    run.on_error = case.on_error;
+    run.set_fault(case.side, Some(case.fault));
     run.open().await;
     run.steps().await;
     let told = run.failures();
-    let hits = run.set_fault(None);
+    let hits = run.set_fault(case.side, None);
     if told.iter().any(|failure| failure.what == "WRONG DATA") {
         return Err(format!("{told:#?}"));
     }
