@@ -18,6 +18,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("nbdcopy", "libnbd-bin"),
     ("nbdsh", "python3-libnbd"),
     ("fio", "fio"),
+    ("python3", "python3"),
     ("strace", "strace"),
     ("timeout", "coreutils"),
 ];
