@@ -114,14 +114,18 @@ impl Registry {
         self.settle_next(group, context);
     }
 
+    /// What makes a result final has ended. Where it has gone well there is no way back: a wish to cancel the job that came
+    /// meanwhile has come too late.
     pub(super) fn prepared(&mut self, key: Key, result: Result<()>, context: &mut Context<Self>) {
-        let result = self.outcome(key, result);
         let Some(entry) = self.entry(key) else { return };
         let group = entry.group;
         entry.step = Step::Prepared;
         match result {
-            Err(error) => self.fail(key, error, context),
-            Ok(()) => self.prepare_next(group, context),
+            Err(error) => self.fail(key, error.context().to_owned(), context),
+            Ok(()) => {
+                entry.pace.cancelled_too_late();
+                self.prepare_next(group, context);
+            }
         }
     }
 

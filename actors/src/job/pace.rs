@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -76,6 +76,8 @@ struct Wishes {
     total: AtomicI64,
     /// Waits for its speed to allow more, or is paused: nothing of it is in flight.
     rests: AtomicBool,
+    /// Until when, in nanoseconds of the job's age, a cancelled job waits for requests of its own; 0 before it has seen that.
+    patience: AtomicU64,
     /// The data half, when it waits for a wish.
     waiting: AtomicWaker,
 }
@@ -122,6 +124,11 @@ impl Pace {
 
     pub(super) fn cancel(&self) {
         self.set(CANCEL);
+    }
+
+    /// What was to be cancelled has become final before that.
+    pub(super) fn cancelled_too_late(&self) {
+        self.wishes.bits.fetch_and(!CANCEL, Ordering::AcqRel);
     }
 
     pub(super) fn complete(&self) {
@@ -301,8 +308,8 @@ impl Pace {
         action
     }
 
-    /// Waits for a request of the job's own. Once the job is cancelled it is not waited for any longer than a moment: it
-    /// goes on by itself where its storage is dead.
+    /// Waits for a request of the job's own. Once the job is cancelled it is not waited for any longer than a moment, which is
+    /// one for all that the job waits for: it goes on by itself where its storage is dead.
     ///
     /// # Errors
     /// The job is to end, and the request has not.
@@ -319,8 +326,8 @@ impl Pace {
             }
             let until = *patience.get_or_insert_with(|| {
                 // Before the report: this thread may be held up after it, and is woken once.
-                let until = self.begun.elapsed() + GRACE;
-                (self.reports)(Report::Rests(GRACE));
+                let until = self.patience();
+                (self.reports)(Report::Rests(until.saturating_sub(self.begun.elapsed())));
                 until
             });
             match self.begun.elapsed() >= until {
@@ -329,6 +336,14 @@ impl Pace {
             }
         })
         .await
+    }
+
+    /// Until when a job that is cancelled waits for requests of its own: the first that asks begins the time.
+    fn patience(&self) -> Duration {
+        let until = u64::try_from((self.begun.elapsed() + GRACE).as_nanos()).unwrap_or(u64::MAX);
+        let patience = &self.wishes.patience;
+        let begun = patience.compare_exchange(0, until, Ordering::AcqRel, Ordering::Acquire);
+        Duration::from_nanos(begun.err().unwrap_or(until))
     }
 
     async fn stand_still(&self, gates: &impl Gates) {

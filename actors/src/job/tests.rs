@@ -94,7 +94,7 @@ enum Do {
     Move(u64),
     /// Meets an error, for which it is to be stopped.
     Fail(IoError),
-    /// Waits for a request that never ends.
+    /// Waits for a request that never ends, and for another one when it has given that up.
     Stick,
     /// Ends, in this way.
     End(Result<()>),
@@ -132,10 +132,13 @@ impl Job for Scripted {
                         let action = pace.failed(BlockdevOnError::Stop, IoOperationType::Write, error);
                         assert_eq!(action, BlockErrorAction::Stop);
                     }
-                    Some(Do::Stick) => pace
-                        .unless_stuck(std::future::pending())
-                        .await
-                        .map_err(cancelled)?,
+                    Some(Do::Stick) => {
+                        let given_up = pace.unless_stuck(std::future::pending::<()>()).await;
+                        assert_eq!(given_up, Err(Cancelled));
+                        pace.unless_stuck(std::future::pending())
+                            .await
+                            .map_err(cancelled)?;
+                    }
                     Some(Do::Ready) => {
                         pace.is_ready();
                         while !pace.is_to_end() {
@@ -469,8 +472,13 @@ fn a_job_rests_as_its_speed_asks_for_and_a_change_wakes_it() {
 #[test]
 fn a_cancelled_job_gives_up_a_request_that_never_ends() {
     play(BY_HAND, false, async |mut stage| {
+        tokio::time::pause();
         stage.does(Do::Stick);
+        let asked = tokio::time::Instant::now();
         stage.ok(CANCEL).await;
         stage.sees(&["aborting", "cancelled!", "concluded"]).await;
+        // The clock is the test's own, and its timers have steps of a millisecond.
+        let took = asked.elapsed().as_millis();
+        assert!((500..=501).contains(&took), "{took} ms");
     });
 }

@@ -262,9 +262,9 @@ impl Job for BackupJob {
         async move { backup.run(pace).await }.boxed_local()
     }
 
-    fn settle(&mut self, _: bool) -> Option<LocalBoxFuture<'static, ()>> {
+    fn settle(&mut self, succeeded: bool) -> Option<LocalBoxFuture<'static, ()>> {
         let backup = Rc::clone(&self.0);
-        Some(async move { backup.settle().await }.boxed_local())
+        Some(async move { backup.settle(succeeded).await }.boxed_local())
     }
 }
 
@@ -307,11 +307,15 @@ impl Backup {
         }
     }
 
-    async fn settle(&self) {
+    async fn settle(&self, succeeded: bool) {
         self.client.take();
         self.target.take();
+        let filter = self.filter.take();
+        if let (false, Some(filter)) = (succeeded, filter.clone()) {
+            self.holds.abandon_target(filter).await;
+        }
         self.holds.release_all().await;
-        if let Some(filter) = self.filter.take() {
+        if let Some(filter) = filter {
             self.holds.drop_filter(filter).await;
         }
     }

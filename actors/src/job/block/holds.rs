@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 
 use millpond_messages::graph::{
-    DropFilter, EditForJob, JobEdit, OpBlock, Options, ReopenKeeping, RootRequest, RootUser,
+    CancelInFlight, DropFilter, EditForJob, JobEdit, OpBlock, Options, ReopenKeeping, RootRequest, RootUser,
 };
 use millpond_messages::qapi::QmpError;
 use millpond_messages::{Error, ErrorKind, OpBlocker, Permissions, Result};
@@ -162,6 +162,17 @@ impl Holds {
         let chains = Chains::new(self.graph.facts().await?);
         let filter = chains.filter_over(node, driver);
         Ok(filter.map(|filter| filter.name.clone()))
+    }
+
+    /// Has what a filter holds up for the job's target wait for that no more: it may never answer.
+    pub async fn abandon_target(&self, filter: String) {
+        let cancelled = CancelInFlight {
+            node_name: filter,
+            alone: true,
+        };
+        if let Err(error) = self.graph.ask(cancelled).await {
+            tracing::debug!(%error, job = self.id, "a job's filter was gone before its end");
+        }
     }
 
     /// Takes a filter out at the job's end. One whose last user has let go is gone already.

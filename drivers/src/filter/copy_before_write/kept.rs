@@ -20,6 +20,7 @@ use millpond_ring::Ring;
 use millpond_ring::buffer::{Buffer, Buffers};
 
 use crate::api::{Child, Transfer, bytes_in};
+use crate::replica::abandoned::Abandoned;
 use crate::replica::copies::{Ranges, Use};
 use crate::replica::offload::Offload;
 
@@ -73,6 +74,8 @@ pub struct Kept {
     discards_source: bool,
     offload: Offload,
     ranges: Ranges,
+    /// Nobody waits for the target any more: the moment is lost.
+    abandoned: Abandoned,
 }
 
 impl Kept {
@@ -91,7 +94,14 @@ impl Kept {
             // A copy that was given up may go on in the kernel, and would copy what has been written since.
             offload: Offload::new(state.copies_range && state.timeout.is_none()),
             ranges: Ranges::default(),
+            abandoned: Abandoned::default(),
         }
+    }
+
+    /// Gives the moment up: writes wait for the target no more, neither those in flight nor those to come.
+    pub fn abandon(&self) {
+        self.is_lost.set(true);
+        self.abandoned.begin();
     }
 
     pub fn state(&self) -> State {
@@ -131,6 +141,11 @@ impl Kept {
         if self.is_free(range, flags) {
             return Ok(());
         }
+        let kept = self.abandoned.unless_so(self.keep(range)).await;
+        kept.unwrap_or(Ok(()))
+    }
+
+    async fn keep(&self, range: Range) -> IoResult<()> {
         let copied = match self.timeout {
             None => self.copy(range).await,
             Some(timeout) => {
@@ -150,11 +165,20 @@ impl Kept {
         }
     }
 
+    /// Copies what is left of a range for whoever wants it in the target, unless that is given up.
+    ///
+    /// # Errors
+    /// Some of it was not copied, and is left.
+    pub async fn copy_unless_abandoned(&self, range: Range) -> Result<(), CopyFault> {
+        let copied = self.abandoned.unless_so(self.copy(range)).await;
+        copied.unwrap_or(Err(CopyFault::Target(IoError::Cancelled)))
+    }
+
     /// Copies what is left of a range, piece by piece: a write to another part of it waits for one piece at most.
     ///
     /// # Errors
     /// Some of it was not copied, and is left.
-    pub async fn copy(&self, range: Range) -> Result<(), CopyFault> {
+    async fn copy(&self, range: Range) -> Result<(), CopyFault> {
         let range = self.widened(range);
         let mut from = range.offset();
         while let Some(run) = self.next_left(Range::between(from, range.end())) {
@@ -293,6 +317,11 @@ impl Kept {
 
     /// What the start of a range was made of then.
     pub async fn status(&self, range: Range) -> IoResult<BlockStatus> {
+        let found = self.abandoned.unless_so(self.find_status(range)).await;
+        found.unwrap_or(Err(IoError::Cancelled))
+    }
+
+    async fn find_status(&self, range: Range) -> IoResult<BlockStatus> {
         self.check_readable(range)?;
         let (part, in_source) = self.place(range);
         let held = match in_source {

@@ -265,11 +265,16 @@ impl SnapshotAccess for CopyBeforeWrite {
     }
 
     fn copy_then(&self, range: Range) -> Answer<'_, IoResult<std::result::Result<(), CopyFault>>> {
-        Answer::wait(async move { Ok(self.kept.copy(range).await) })
+        Answer::wait(async move { Ok(self.kept.copy_unless_abandoned(range).await) })
     }
 }
 
 impl Lifecycle for CopyBeforeWrite {
+    /// What waits for a target that may never answer is what keeps the moment: that is given up, and the writes go on.
+    fn cancel_in_flight(&self) {
+        self.kept.abandon();
+    }
+
     fn reopen_prepare(&self, _request: ReopenRequest) -> Answer<'_, Result<()>> {
         Answer::ready(Err(not_supported("copy-before-write", &self.node_name)))
     }

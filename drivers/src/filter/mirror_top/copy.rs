@@ -3,20 +3,17 @@
 //! Who has a range for itself, a piece or a write to both ends, asks only the children for anything: so nobody waits in a
 //! circle.
 
-use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
-use std::pin::pin;
+use std::cell::RefCell;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
 
 use millpond_messages::error::errno::ENOMEM;
 use millpond_messages::io::{CopyFault, MirrorStep};
 use millpond_messages::{IoError, MirrorLine, Range, RequestFlags, StatusFlags};
 use millpond_ring::buffer::{Buffer, Buffers};
-use slab::Slab;
 
 use super::Manner;
 use crate::api::Child;
+use crate::replica::abandoned::Abandoned;
 use crate::replica::copies::{Ranges, Use};
 use crate::replica::left::{Left, Need, Next};
 use crate::replica::offload::Offload;
@@ -49,8 +46,7 @@ pub struct Mirror {
     /// One at a time finds out what to do next.
     turn: Ranges,
     /// Nobody waits for the target any more.
-    is_abandoned: Cell<bool>,
-    waiting: RefCell<Slab<Waker>>,
+    abandoned: Abandoned,
     offload: Offload,
     spare: RefCell<Vec<Buffers>>,
 }
@@ -69,30 +65,6 @@ impl Drop for Taken<'_> {
     }
 }
 
-/// Somebody who waits for the target.
-struct Place<'a> {
-    mirror: &'a Mirror,
-    key: Option<usize>,
-}
-
-impl Place<'_> {
-    fn register(&mut self, waker: &Waker) {
-        let mut waiting = self.mirror.waiting.borrow_mut();
-        match self.key.and_then(|key| waiting.get_mut(key)) {
-            Some(known) => known.clone_from(waker),
-            None => self.key = Some(waiting.insert(waker.clone())),
-        }
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        if let Some(key) = self.key {
-            self.mirror.waiting.borrow_mut().try_remove(key);
-        }
-    }
-}
-
 impl Mirror {
     pub fn new([source, target]: [Child; 2], state: MirrorState) -> Self {
         Self {
@@ -103,8 +75,7 @@ impl Mirror {
             manner: state.manner,
             ranges: Ranges::default(),
             turn: Ranges::default(),
-            is_abandoned: Cell::new(state.is_abandoned),
-            waiting: RefCell::default(),
+            abandoned: Abandoned::new(state.is_abandoned),
             offload: Offload::new(true),
             spare: RefCell::default(),
         }
@@ -115,7 +86,7 @@ impl Mirror {
             left: self.left.borrow().clone(),
             line: self.line.borrow().clone(),
             manner: self.manner,
-            is_abandoned: self.is_abandoned.get(),
+            is_abandoned: self.abandoned.is_so(),
         }
     }
 
@@ -167,33 +138,16 @@ impl Mirror {
 
     /// Writes wait for the target no more, neither those in flight nor those to come.
     pub fn abandon(&self) {
-        self.is_abandoned.set(true);
-        let waiting: Vec<Waker> = self.waiting.borrow_mut().drain().collect();
-        waiting.into_iter().for_each(Waker::wake);
+        self.abandoned.begin();
     }
 
     pub fn is_abandoned(&self) -> bool {
-        self.is_abandoned.get()
+        self.abandoned.is_so()
     }
 
     /// Waits for a request to the target, unless that is given up.
     pub async fn unless_abandoned<T>(&self, request: impl Future<Output = T>) -> Option<T> {
-        let mut request = pin!(request);
-        let mut place = Place {
-            mirror: self,
-            key: None,
-        };
-        poll_fn(|context| {
-            if let Poll::Ready(ended) = request.as_mut().poll(context) {
-                return Poll::Ready(Some(ended));
-            }
-            if self.is_abandoned() {
-                return Poll::Ready(None);
-            }
-            place.register(context.waker());
-            Poll::Pending
-        })
-        .await
+        self.abandoned.unless_so(request).await
     }
 
     /// Copies the next piece, unless the target is given up.

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use millpond_messages::graph::{CancelInFlight, DrainScope, DropFilter, EditForJob, JobEdit};
+use millpond_messages::graph::{DrainScope, DropFilter, EditForJob, JobEdit};
 use millpond_messages::qapi::schema::MirrorCopyMode;
 use millpond_messages::qapi::{JobType, QmpError};
 use millpond_messages::saved::SavedOptions;
@@ -249,9 +249,12 @@ impl Mirror {
         let Self { plan, holds, .. } = self;
         let (_, target) = self.clients()?;
         let filter = self.filter.borrow().clone().ok_or_else(not_begun)?;
+        let pace = self.pace.borrow().clone().ok_or_else(not_begun)?;
         let still = loop {
             let scope = DrainScope::Node(filter.clone());
-            let still = holds.graph.drain(scope, "mirror").await?;
+            // What is written to both ends waits for the target, which may be dead.
+            let still = pace.unless_stuck(holds.graph.drain(scope, "mirror")).await;
+            let still = still.map_err(cancelled)??;
             if self.line.left() == 0 {
                 break still;
             }
@@ -261,10 +264,10 @@ impl Mirror {
         };
         self.line.set_mode(MirrorMode::Closing);
         // What the source's users have flushed is to be durable in the target before it is theirs.
-        target.flush().await.map_err(failed)?;
+        let flushed = pace.unless_stuck(target.flush()).await;
+        flushed.map_err(cancelled)?.map_err(failed)?;
         holds.unfreeze();
-        let is_stopped = self.pace.borrow().as_ref().is_some_and(Pace::is_stopped);
-        let ended = match is_stopped {
+        let ended = match pace.is_stopped() {
             true => {
                 self.release_merged().await;
                 holds.graph.ask(DropFilter { node_name: filter }).await
@@ -294,11 +297,7 @@ impl Mirror {
         self.merged.take();
         let filter = self.filter.take();
         if let (false, Some(node_name)) = (succeeded, filter.clone()) {
-            // A target that does not answer would hold up what is written to the source.
-            let alone = true;
-            if let Err(error) = holds.graph.ask(CancelInFlight { node_name, alone }).await {
-                tracing::debug!(%error, job = plan.id, "a mirror's filter was gone before its end");
-            }
+            holds.abandon_target(node_name).await;
         }
         holds.release_all().await;
         if let Some(filter) = filter {
