@@ -10,6 +10,7 @@ use millpond_messages::qapi::{
 use super::order::{JobOptions, is_block_job};
 use super::pace::Pace;
 use super::rate::Rate;
+use super::retry::Retry;
 use super::work::Job;
 
 /// Names a job, also among those that once had the same id.
@@ -62,6 +63,8 @@ pub(super) struct Entry {
     pub user_paused: bool,
     /// Whether an error has stopped it.
     pub io_status: BlockDeviceIoStatus,
+    /// How it goes on by itself when its target is full, if it does.
+    pub retry: Option<Retry>,
     /// The jobs that end as it does.
     pub group: Group,
     /// How far its end is.

@@ -23,10 +23,13 @@ mod pace;
 pub mod policy;
 mod rate;
 mod registry;
+mod retry;
 mod saved;
 #[cfg(test)]
 mod start_tests;
 pub mod state;
+#[cfg(test)]
+mod state_tests;
 #[cfg(test)]
 mod tests;
 mod together;

@@ -77,6 +77,8 @@ pub enum JobOrder {
     Dismiss,
     /// Have writes answered at another time, where anything is said of that.
     Change(Option<MirrorCopyMode>),
+    /// Try again by itself when the target is full, with at most so many seconds between two tries; 0 for not.
+    RetryWhenFull(u64),
 }
 
 impl JobOrder {
@@ -91,7 +93,7 @@ impl JobOrder {
             Self::Complete => Verb::Complete,
             Self::Finalize => Verb::Finalize,
             Self::Dismiss => Verb::Dismiss,
-            Self::Change(_) => Verb::Change,
+            Self::Change(_) | Self::RetryWhenFull(_) => Verb::Change,
         }
     }
 }

@@ -14,6 +14,7 @@ use super::order::{Family, JobOptions, JobOrder, check_speed};
 use super::pace::{Pace, Report};
 use super::policy;
 use super::rate::Rate;
+use super::retry::Retry;
 use super::state::may_follow;
 use super::work::Job;
 use crate::monitor::EventBus;
@@ -171,6 +172,7 @@ impl Registry {
             rate: Rate::default(),
             user_paused: false,
             io_status: BlockDeviceIoStatus::Ok,
+            retry: None,
             group: Group(key.0),
             step: Step::AtWork,
             fate: Fate::Open,
@@ -305,6 +307,7 @@ impl Registry {
             JobOrder::Cancel { .. } => self.cancel(key, context),
             JobOrder::Change(None) => {}
             JobOrder::Change(Some(copy_mode)) => entry.job.change(copy_mode)?,
+            JobOrder::RetryWhenFull(seconds) => self.set_retry(key, Retry::asked(seconds)?, context),
             JobOrder::Finalize => self.finalize(key, context),
             JobOrder::Dismiss => self.dismiss(key),
         }
@@ -366,6 +369,9 @@ impl Registry {
                     operation,
                     action,
                 }));
+                if action == BlockErrorAction::Stop && policy::status(error) == BlockDeviceIoStatus::Nospace {
+                    self.try_later(key, context);
+                }
             }
         }
     }

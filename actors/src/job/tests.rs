@@ -1,4 +1,4 @@
-//! The table, and jobs that stand still wherever a test wants them to.
+//! Jobs that stand still wherever a test wants them to.
 
 use std::sync::{Arc, OnceLock, mpsc as channel};
 use std::thread;
@@ -16,73 +16,9 @@ use millpond_messages::saved::SavedOptions;
 use millpond_messages::{Error, ErrorKind, IoError, Result};
 
 use super::pace::{Cancelled, Report};
-use super::state::{STATES, may_follow, name};
-use super::{Family, Job, JobOptions, JobOrder, Jobs, Pace, Verb};
+use super::state::name;
+use super::{Family, Job, JobOptions, JobOrder, Jobs, Pace};
 use crate::monitor::{EventBus, Events};
-
-/// QEMU's table of verbs (`JobVerbTable` of its job.c): a line for each verb, a column for each state.
-const VERBS: &[(&str, &str)] = &[
-    //            U C R P Y S W D X E N
-    ("cancel", "0 1 1 1 1 1 1 1 0 0 0"),
-    ("pause", "0 1 1 1 1 1 0 0 0 0 0"),
-    ("resume", "0 1 1 1 1 1 0 0 0 0 0"),
-    ("set-speed", "0 1 1 1 1 1 0 0 0 0 0"),
-    ("complete", "0 0 0 0 1 1 0 0 0 0 0"),
-    ("finalize", "0 0 0 0 0 0 0 1 0 0 0"),
-    ("dismiss", "0 0 0 0 0 0 0 0 0 1 0"),
-    ("change", "0 1 1 1 1 1 0 0 0 0 0"),
-];
-
-/// QEMU's table of transitions: a line for each state, a column for each that may follow.
-const TRANSITIONS: &[(&str, &str)] = &[
-    //               U C R P Y S W D X E N
-    ("undefined", "0 1 0 0 0 0 0 0 0 0 0"),
-    ("created", "0 0 1 1 0 0 0 0 1 0 1"),
-    ("running", "0 0 0 1 1 0 1 0 1 0 0"),
-    ("paused", "0 0 1 0 0 0 0 0 0 0 0"),
-    ("ready", "0 0 0 0 0 1 1 0 1 0 0"),
-    ("standby", "0 0 0 0 1 0 0 0 0 0 0"),
-    ("waiting", "0 0 0 0 0 0 0 1 1 0 0"),
-    ("pending", "0 0 0 0 0 0 0 0 1 1 0"),
-    ("aborting", "0 0 0 0 0 0 0 0 1 1 0"),
-    ("concluded", "0 0 0 0 0 0 0 0 0 0 1"),
-    ("null", "0 0 0 0 0 0 0 0 0 0 0"),
-];
-
-fn row(answers: impl Iterator<Item = bool>) -> String {
-    let digits: Vec<_> = answers.map(|yes| if yes { "1" } else { "0" }).collect();
-    digits.join(" ")
-}
-
-#[test]
-fn every_verb_in_every_state_is_as_qemu_has_it() {
-    let ours = Verb::ALL.map(|verb| {
-        (
-            verb.name(),
-            row(STATES.map(|state| verb.is_allowed_in(state)).into_iter()),
-        )
-    });
-    let ours: Vec<_> = ours.iter().map(|(name, row)| (*name, row.as_str())).collect();
-    assert_eq!(ours, VERBS);
-    for verb in Verb::ALL {
-        for state in STATES {
-            let refused = verb.check("j", state).err().map(|error| error.desc);
-            let (in_state, verb_name) = (name(state), verb.name());
-            let text = format!("Job 'j' in state '{in_state}' cannot accept command verb '{verb_name}'");
-            assert_eq!(refused, (!verb.is_allowed_in(state)).then_some(text));
-        }
-    }
-}
-
-#[test]
-fn every_pair_of_states_is_as_qemu_has_it() {
-    let ours = STATES.map(|from| (name(from), row(STATES.map(|to| may_follow(from, to)).into_iter())));
-    let ours: Vec<_> = ours.iter().map(|(name, row)| (*name, row.as_str())).collect();
-    assert_eq!(ours, TRANSITIONS);
-    for state in STATES {
-        assert_eq!(serde_json::to_value(state).unwrap(), name(state));
-    }
-}
 
 /// What a scripted job does next.
 enum Do {
@@ -442,6 +378,45 @@ fn an_error_stops_a_job_until_it_is_resumed() {
         stage.ok(JobOrder::Resume).await;
         stage.sees(&["running"]).await;
         assert_eq!(stage.block_info().await.io_status, BlockDeviceIoStatus::Ok);
+    });
+}
+
+/// The clock is the test's own: how long a job waits is exact.
+#[test]
+fn a_job_whose_target_is_full_goes_on_by_itself_where_that_is_asked_for() {
+    play(BY_HAND, false, async |mut stage| {
+        tokio::time::pause();
+        let text = "Parameter 'seconds' expects a value of at most 3600";
+        assert_eq!(stage.refused(JobOrder::RetryWhenFull(3601)).await, text);
+        stage.ok(JobOrder::RetryWhenFull(5)).await;
+        for seconds in [1, 2, 4, 5, 5] {
+            let stopped = tokio::time::Instant::now();
+            stage.does(Do::Fail(IoError::NoSpace));
+            stage.does(Do::Point);
+            stage.sees(&["error!", "paused", "running"]).await;
+            let waited = stopped.elapsed().as_millis();
+            assert!(
+                (seconds * 1000..=seconds * 1000 + 2).contains(&waited),
+                "{waited} ms"
+            );
+        }
+        assert_eq!(stage.block_info().await.io_status, BlockDeviceIoStatus::Ok);
+        // Another error, a user's pause, and a job that is to wait for a user stay as they are.
+        stage.does(Do::Fail(IoError::NotSupported));
+        stage.does(Do::Point);
+        stage.sees(&["error!", "paused"]).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        stage.sees(&[]).await;
+        stage.ok(JobOrder::Resume).await;
+        stage.sees(&["running"]).await;
+        stage.does(Do::Fail(IoError::NoSpace));
+        stage.does(Do::Point);
+        stage.sees(&["error!", "paused"]).await;
+        stage.ok(JobOrder::RetryWhenFull(0)).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        stage.sees(&[]).await;
+        stage.ok(JobOrder::RetryWhenFull(3600)).await;
+        stage.sees(&["running"]).await;
     });
 }
 

@@ -7,7 +7,7 @@ use millpond_messages::qapi::schema::{
     BlockCommit, BlockJobCancel, BlockJobChangeKind, BlockJobChangeOptions, BlockJobComplete,
     BlockJobDismiss, BlockJobFinalize, BlockJobInfo, BlockJobPause, BlockJobResume, BlockJobSetSpeed,
     BlockStream, BlockdevMirror, DriveMirror, JobCancel, JobComplete, JobDismiss, JobFinalize, JobInfo,
-    JobPause, JobResume, QueryBlockJobs, QueryJobs,
+    JobPause, JobResume, QueryBlockJobs, QueryJobs, XMillpondJobRetry,
 };
 
 type Done = Result<(), QmpError>;
@@ -100,6 +100,11 @@ pub(super) async fn block_finalize(daemon: Daemon, BlockJobFinalize { id }: Bloc
 
 pub(super) async fn block_dismiss(daemon: Daemon, BlockJobDismiss { id }: BlockJobDismiss) -> Done {
     to_block_job(&daemon, &id, JobOrder::Dismiss).await
+}
+
+pub(super) async fn retry(daemon: Daemon, arguments: XMillpondJobRetry) -> Done {
+    let XMillpondJobRetry { id, seconds } = arguments;
+    to_block_job(&daemon, &id, JobOrder::RetryWhenFull(seconds)).await
 }
 
 async fn to_job(daemon: &Daemon, id: &str, order: JobOrder) -> Done {

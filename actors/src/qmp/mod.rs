@@ -103,6 +103,7 @@ const TABLE: &[(&str, Handler)] = table! {
     XDebugQueryBlockGraph => graph::query_graph,
     XMillpondCheck => image::check,
     XMillpondFlightRecord => control::flight_record,
+    XMillpondJobRetry => job::retry,
     XMillpondLatencyHistogramSet => graph::set_histograms,
     XMillpondLogReopen => control::reopen_log,
     XMillpondMoveNode => node::move_node,

@@ -387,6 +387,15 @@ qapi! {
         id: String,
     };
 
+    /// Has a block job that is stopped because its target is full try again by itself: after a second, then after twice as long
+    /// each time.
+    command XMillpondJobRetry = "x-millpond-job-retry" {
+        /// The id of the job.
+        id: String,
+        /// The most seconds between two tries, an hour at most; 0 has it wait for a user.
+        seconds: u64,
+    } ["unstable"];
+
     /// Lets a block job that is done take effect.
     command BlockJobFinalize = "block-job-finalize" {
         /// The id of the job.

@@ -80,6 +80,7 @@ pub static COMMANDS: &[&CommandRow] = &[
     &XDebugQueryBlockGraph::ROW,
     &XMillpondCheck::ROW,
     &XMillpondFlightRecord::ROW,
+    &XMillpondJobRetry::ROW,
     &XMillpondLatencyHistogramSet::ROW,
     &XMillpondLogReopen::ROW,
     &XMillpondMoveNode::ROW,
