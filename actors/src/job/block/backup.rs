@@ -25,7 +25,7 @@ use millpond_ring::buffer::Buffers;
 
 use super::backup_checks::{check_bitmap, check_perf, filter_options};
 use super::copy::{self, copy_left};
-use super::data::{NodeGates, at_home, cancelled};
+use super::data::{NodeGates, at_home, cancelled, failed};
 use super::holds::{Holds, as_options, reason};
 use crate::graph::{GraphHandle, unblock_all};
 use crate::job::copy::{Copying, Fault, FaultVerdict, Need};
@@ -211,7 +211,7 @@ impl ReadyBackup {
         // Of zeroes that the target shows anyway none need be written: no image below it will ever show through.
         let keeps_zeroes = self.plan.sync == MirrorSyncMode::Full && self.keeps_zeroes;
         let (client, target) = match self.clients {
-            Ok(Clients { filter, target }) => (Some(filter), keeps_zeroes.then_some(target)),
+            Ok(Clients { filter, target }) => (Some(filter), Some(target)),
             Err(_) => (None, None),
         };
         BackupJob(Rc::new(Backup {
@@ -221,6 +221,7 @@ impl ReadyBackup {
             filter: RefCell::new(Some(self.filter)),
             client: RefCell::new(client),
             target: RefCell::new(target),
+            keeps_zeroes,
         }))
     }
 
@@ -242,6 +243,8 @@ struct Backup {
     filter: RefCell<Option<String>>,
     client: RefCell<Option<Client>>,
     target: RefCell<Option<Client>>,
+    /// Zeroes that the target shows anyway need not be written.
+    keeps_zeroes: bool,
 }
 
 impl Job for BackupJob {
@@ -277,10 +280,20 @@ impl Backup {
         if plan.sync == MirrorSyncMode::None {
             return self.wait(client, pace).await;
         }
+        self.copy(&client, &pace).await?;
+        let target = self.target.borrow().clone().ok_or_else(gone)?;
+        // What the backup has is durable before anybody is told of its end.
+        let flushed = pace.unless_stuck(target.flush()).await;
+        flushed.map_err(cancelled)?.map_err(failed)
+    }
+
+    /// Copies all that is wanted of what was there then.
+    async fn copy(&self, client: &Client, pace: &Pace) -> Result<()> {
+        let plan = &self.plan;
         let left = copy::all(self.size, CHUNK, plan.piece)?;
-        copy_left(&client, &pace, plan.workers, left, || {
+        copy_left(client, pace, plan.workers, left, || {
             let (keeper, pace, clients) = (client.clone(), pace.clone(), self.holds.clients());
-            let target = self.target.borrow().clone();
+            let target = self.target.borrow().clone().filter(|_| self.keeps_zeroes);
             let (sync, on_errors) = (plan.sync, plan.on_errors);
             move || Data {
                 keeper: keeper.here(),

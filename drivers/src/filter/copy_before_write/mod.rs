@@ -114,6 +114,12 @@ impl DriverKind for CopyBeforeWriteKind {
         false
     }
 
+    /// Users' data is durable once the source has it. A backup's target is flushed by the job, in the end; one that is dead must
+    /// hold up neither a flush nor the filter's end.
+    fn flushes_child(&self, child: &ChildKind) -> bool {
+        child.role.contains(Role::FILTERED)
+    }
+
     fn reopens(&self) -> bool {
         false
     }
