@@ -34,9 +34,9 @@ pub struct Lender {
 /// Bytes that stay where they are until the loan is dropped.
 #[derive(Debug)]
 pub struct Loan {
-    /// Where they are.
+    /// The place where they lie.
     pub source: CopySource,
-    /// How many: 1 at least.
+    /// How many they are: 1 at least.
     pub len: u64,
     _kept: oneshot::Sender<()>,
 }

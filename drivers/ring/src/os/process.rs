@@ -44,7 +44,7 @@ pub fn fork() -> io::Result<Fork> {
 /// How much the scheduler prefers a thread to others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Preference {
-    /// Not at all.
+    /// As all others are.
     None,
     /// It gets a larger share, and its turn soon (niceness -10).
     #[default]
