@@ -338,12 +338,18 @@ impl Pace {
         .await
     }
 
-    /// Until when a job that is cancelled waits for requests of its own: the first that asks begins the time.
+    /// Until when a job that is to end waits for requests of its own: the first that asks begins the time.
     fn patience(&self) -> Duration {
         let until = u64::try_from((self.begun.elapsed() + GRACE).as_nanos()).unwrap_or(u64::MAX);
         let patience = &self.wishes.patience;
         let begun = patience.compare_exchange(0, until, Ordering::AcqRel, Ordering::Acquire);
         Duration::from_nanos(begun.err().unwrap_or(until))
+    }
+
+    /// How long a job that has failed waits for what it holds up: as long as one that is cancelled waits for its requests, and in
+    /// the same time if it was.
+    pub fn patience_left(&self) -> Duration {
+        self.patience().saturating_sub(self.begun.elapsed())
     }
 
     async fn stand_still(&self, gates: &impl Gates) {

@@ -10,6 +10,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::task::Waker;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
@@ -220,6 +221,7 @@ impl ReadyBackup {
             holds: self.holds,
             filter: RefCell::new(Some(self.filter)),
             client: RefCell::new(client),
+            pace: RefCell::default(),
             target: RefCell::new(target),
             keeps_zeroes,
         }))
@@ -243,6 +245,7 @@ struct Backup {
     filter: RefCell<Option<String>>,
     client: RefCell<Option<Client>>,
     target: RefCell<Option<Client>>,
+    pace: RefCell<Option<Pace>>,
     /// Zeroes that the target shows anyway need not be written.
     keeps_zeroes: bool,
 }
@@ -273,6 +276,7 @@ impl Job for BackupJob {
 
 impl Backup {
     async fn run(&self, pace: Pace) -> Result<()> {
+        self.pace.replace(Some(pace.clone()));
         let gone = || Error::new(ErrorKind::Closed, "The job has not begun");
         let client = self.client.borrow().clone().ok_or_else(gone)?;
         let plan = &self.plan;
@@ -325,7 +329,9 @@ impl Backup {
         self.target.take();
         let filter = self.filter.take();
         if let (false, Some(filter)) = (succeeded, filter.clone()) {
-            self.holds.abandon_target(filter).await;
+            let pace = self.pace.take();
+            let patience = pace.map_or(Duration::ZERO, |pace| pace.patience_left());
+            self.holds.abandon_target(filter, patience).await;
         }
         self.holds.release_all().await;
         if let Some(filter) = filter {

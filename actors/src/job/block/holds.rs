@@ -2,9 +2,11 @@
 //! writes with.
 
 use std::cell::RefCell;
+use std::time::Duration;
 
 use millpond_messages::graph::{
-    CancelInFlight, DropFilter, EditForJob, JobEdit, OpBlock, Options, ReopenKeeping, RootRequest, RootUser,
+    CancelInFlight, DrainScope, DropFilter, EditForJob, JobEdit, OpBlock, Options, ReopenKeeping,
+    RootRequest, RootUser,
 };
 use millpond_messages::qapi::QmpError;
 use millpond_messages::{Error, ErrorKind, OpBlocker, Permissions, Result};
@@ -164,8 +166,15 @@ impl Holds {
         Ok(filter.map(|filter| filter.name.clone()))
     }
 
-    /// Has what a filter holds up for the job's target wait for that no more: it may never answer.
-    pub async fn abandon_target(&self, filter: String) {
+    /// Waits until what a filter holds up for the job's target has ended, for so long at most. What is left then waits for that
+    /// no more, because it may never answer; nor does any drain.
+    pub async fn abandon_target(&self, filter: String, patience: Duration) {
+        let drained = self
+            .graph
+            .drain(DrainScope::Node(filter.clone()), self.id.as_str());
+        if let Ok(Ok(_)) = tokio::time::timeout(patience, drained).await {
+            return;
+        }
         let cancelled = CancelInFlight {
             node_name: filter,
             alone: true,

@@ -16,6 +16,7 @@ mod plan;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
@@ -297,7 +298,9 @@ impl Mirror {
         self.merged.take();
         let filter = self.filter.take();
         if let (false, Some(node_name)) = (succeeded, filter.clone()) {
-            holds.abandon_target(node_name).await;
+            let pace = self.pace.borrow().clone();
+            let patience = pace.map_or(Duration::ZERO, |pace| pace.patience_left());
+            holds.abandon_target(node_name, patience).await;
         }
         holds.release_all().await;
         if let Some(filter) = filter {
