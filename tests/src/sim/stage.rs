@@ -371,6 +371,9 @@ impl Stage {
         }
         if !self.power_off.get() {
             let name = self.disk(fd, |disk| disk.name.clone());
+            if self.is_given_up(&name) {
+                return;
+            }
             let is_payload = matches!(op, Op::Write { bufs, .. } if self.is_payload(&bufs.to_vec()));
             if let Some(user) = self.sections.forbid(&name, is_payload) {
                 self.violated(format!(
@@ -388,7 +391,8 @@ impl Stage {
             let busy: Vec<String> = self.disks(|disks| {
                 let busy = disks
                     .all()
-                    .filter(|disk| disk.in_flight > 0 && self.sections.covers(section, &disk.name));
+                    .filter(|disk| disk.in_flight > 0 && !self.is_given_up(&disk.name))
+                    .filter(|disk| self.sections.covers(section, &disk.name));
                 busy.map(|disk| format!("{} on {}", disk.in_flight, disk.name))
                     .collect()
             });
@@ -420,7 +424,8 @@ impl Stage {
         }
     }
 
-    /// Whether a job has given an image up: clusters of it may be allocated in vain.
+    /// Whether a job has given an image up: clusters of it may be allocated in vain, and what was begun there goes on by itself,
+    /// whatever section is still.
     pub fn is_given_up(&self, name: &str) -> bool {
         self.given_up.borrow().iter().any(|given_up| given_up == name)
     }
