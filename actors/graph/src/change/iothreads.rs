@@ -258,27 +258,6 @@ pub async fn fall_back(world: &World, node: NodeId) {
     }
 }
 
-/// Brings an overlay, with what is joined to it, to where the node lives that it is to go over: between them requests would pass
-/// from thread to thread. Where a user holds it, it stays.
-pub async fn follow(world: &World, overlay: NodeId, node: NodeId) {
-    let found = world.with(|state| {
-        let (home, to) = (
-            state.graph.node(overlay)?.iothread,
-            state.graph.node(node)?.iothread,
-        );
-        if home == to {
-            return None;
-        }
-        let going = home::free_beside(&state.graph, overlay, home)?;
-        Some((going.into_iter().collect(), to))
-    });
-    if let Some((moving, to)) = found
-        && let Err(error) = move_nodes(world, moving, to, "go to where the node below is").await
-    {
-        tracing::debug!(%error, node = %overlay, "an overlay stays in its iothread");
-    }
-}
-
 async fn move_nodes(world: &World, nodes: Vec<NodeId>, to: IoThreadId, user: &str) -> Result<()> {
     let (wish, found) = (Wish::These(nodes, to), None);
     transaction::run(world, user, Move { wish, found }).await

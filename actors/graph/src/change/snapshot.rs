@@ -3,13 +3,14 @@
 use millpond_messages::graph;
 use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, OpBlocker, Permissions, Result};
 
-use crate::change::{activate, iothreads, reopen, replace};
+use crate::change::{activate, reopen, replace};
 use crate::order::NodeTask;
 use crate::sections::Cover;
 use crate::state::PolicyState;
 use crate::transaction::{Change, Transaction};
 use crate::value::forbidden;
 use crate::value::graph::Graph;
+use crate::value::home;
 use crate::value::node::Node;
 use crate::value::refusal::Refusal;
 use crate::world::World;
@@ -55,10 +56,7 @@ impl Change for Snapshot {
 
     async fn ahead(&mut self, transaction: &mut Transaction) -> Result<()> {
         match self.found {
-            Some(found) => {
-                iothreads::follow(&transaction.world, found.overlay, found.node).await;
-                flush(&transaction.world, found.node).await
-            }
+            Some(found) => flush(&transaction.world, found.node).await,
             None => Ok(()),
         }
     }
@@ -104,6 +102,10 @@ pub async fn put_over(transaction: &mut Transaction, found: NodeAndOverlay) -> R
     let NodeAndOverlay { node, overlay, slot } = found;
     let world = transaction.world.clone();
     activate::follow(&world, node, overlay).await?;
+    if let Some((going, to)) = world.graph(|graph| home::going_over(graph, overlay, node)) {
+        transaction.drain(going.iter().copied(), USER).await;
+        transaction.move_still(&going, to).await?;
+    }
     // A flush of the overlay does not reach what is below it, so what was acknowledged there is made durable first.
     flush(&world, node).await?;
     replace::append(transaction, node, overlay, slot).await

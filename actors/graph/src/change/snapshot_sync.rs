@@ -6,7 +6,7 @@ use std::rc::Rc;
 use millpond_messages::graph::{OpenImage, Options, Probing, Transacted};
 use millpond_messages::{Error, ErrorKind, NodeId, OpBlocker, OpenFlags, Result, graph};
 
-use crate::change::{delete, iothreads, new_file, snapshot};
+use crate::change::{delete, new_file, snapshot};
 use crate::new_image::NewImage;
 use crate::open::image;
 use crate::sections::Cover;
@@ -61,9 +61,7 @@ impl Change for SnapshotSync {
 
     async fn ahead(&mut self, transaction: &mut Transaction) -> Result<()> {
         let Some(node) = self.node else { return Ok(()) };
-        let overlay = self.make(transaction, node).await?;
-        self.overlay = Some(overlay);
-        iothreads::follow(&transaction.world, overlay, node).await;
+        self.overlay = Some(self.make(transaction, node).await?);
         snapshot::flush(&transaction.world, node).await
     }
 

@@ -127,6 +127,17 @@ fn check_unpinned(graph: &Graph, moving: &BTreeSet<NodeId>, to: IoThreadId) -> R
     Ok(())
 }
 
+/// What goes along as an overlay goes to where the node lives that it is put over, and where that is: between them requests
+/// would pass from thread to thread. None where it is there, or where a user holds it.
+pub fn going_over(graph: &Graph, overlay: NodeId, node: NodeId) -> Option<(Vec<NodeId>, IoThreadId)> {
+    let (home, to) = (graph.node(overlay)?.iothread, graph.node(node)?.iothread);
+    if home == to {
+        return None;
+    }
+    let going = free_beside(graph, overlay, home)?;
+    Some((going.into_iter().collect(), to))
+}
+
 /// All that is joined to a node and lives beside it, if nobody holds any of it in place.
 pub fn free_beside(graph: &Graph, node: NodeId, home: IoThreadId) -> Option<BTreeSet<NodeId>> {
     let beside = |id: &NodeId| graph.node(*id).is_some_and(|node| node.iothread == home);

@@ -320,7 +320,9 @@ impl Plain {
         {
             return refuse(Refusal::InUse);
         }
-        let after = self.put_above(node, overlay)?;
+        let mut gone_over = self.clone();
+        gone_over.bring(overlay, self.nodes[node].home);
+        let after = gone_over.put_above(node, overlay)?;
         Ok(after.made_read_only(node).unwrap_or(after))
     }
 
@@ -541,6 +543,11 @@ impl Plain {
 
     /// A node returns to the main iothread, with what is joined to it and lives beside it.
     fn fall_back(&mut self, name: &str) {
+        self.bring(name, 0);
+    }
+
+    /// A node goes to an iothread, with what is joined to it and lives beside it.
+    fn bring(&mut self, name: &str, to: usize) {
         let Some(home) = self.nodes.get(name).map(|node| node.home) else {
             return;
         };
@@ -548,7 +555,7 @@ impl Plain {
             if let Some(node) = self.nodes.get_mut(&name)
                 && node.home == home
             {
-                node.home = 0;
+                node.home = to;
             }
         }
     }
