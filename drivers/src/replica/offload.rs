@@ -1,12 +1,34 @@
-//! Copies between two children whose bytes lie in files of the host: the kernel copies them, or has both files share them.
+//! Copies between two nodes whose bytes lie in files of the host: the kernel copies them, or has both files share them.
 
 use std::cell::Cell;
 
 use futures_util::future::join;
-use millpond_messages::io::{CopyFault, CopyRequest, Operation};
+use millpond_messages::io::{CopyFault, CopyRequest, Operation, Outcome};
 use millpond_messages::{IoError, Loan, Range, RequestFlags, lending};
 
+use millpond_ring::buffer::Buffers;
+
 use crate::api::Child;
+
+/// A node that can be sent requests.
+pub trait Asked {
+    /// Sends the node a request of any kind.
+    fn ask(&self, operation: Operation<Buffers>) -> impl Future<Output = Outcome<Buffers>>;
+
+    /// Whether a request that is sent in this step does not wait for the end of a drained section. Bytes that were lent must not:
+    /// who has lent them may be part of that section.
+    fn takes_now(&self) -> bool;
+}
+
+impl Asked for Child {
+    fn ask(&self, operation: Operation<Buffers>) -> impl Future<Output = Outcome<Buffers>> {
+        self.request(operation)
+    }
+
+    fn takes_now(&self) -> bool {
+        true
+    }
+}
 
 /// Whether such copies are made.
 #[derive(Debug)]
@@ -28,7 +50,7 @@ impl Offload {
 
     /// Copies a range; answers whether all of it was copied. If not, any part of it may have been, and it has to be read and
     /// written: that shows what is wrong. No part that is cut is smaller than `chunk`, which a target may have to fill.
-    pub async fn copy(&self, ends: [&Child; 2], range: Range, chunk: u64) -> bool {
+    pub async fn copy<T: Asked>(&self, ends: [&T; 2], range: Range, chunk: u64) -> bool {
         let mut rest = range;
         while self.is_on() && !rest.is_empty() {
             match copy_start(ends, rest, chunk).await {
@@ -47,9 +69,9 @@ impl Offload {
 }
 
 /// Copies the start of a range; answers how many bytes.
-async fn copy_start([source, target]: [&Child; 2], range: Range, chunk: u64) -> Result<u64, CopyFault> {
+async fn copy_start<T: Asked>([source, target]: [&T; 2], range: Range, chunk: u64) -> Result<u64, CopyFault> {
     let (lender, loan) = lending(range);
-    let lent = source.request(Operation::Copy(CopyRequest::Out(lender)));
+    let lent = source.ask(Operation::Copy(CopyRequest::Out(lender)));
     let copied = async {
         let loan = loan.await.map_err(|_| CopyFault::Source(IoError::NotSupported))?;
         take(target, range, loan, chunk).await
@@ -59,12 +81,12 @@ async fn copy_start([source, target]: [&Child; 2], range: Range, chunk: u64) -> 
     copied
 }
 
-async fn take(target: &Child, range: Range, loan: Loan, chunk: u64) -> Result<u64, CopyFault> {
+async fn take<T: Asked>(target: &T, range: Range, loan: Loan, chunk: u64) -> Result<u64, CopyFault> {
     let len = match loan.len >= range.len() {
         true => range.len(),
         false => loan.len / chunk * chunk,
     };
-    if len == 0 {
+    if len == 0 || !target.takes_now() {
         return Err(CopyFault::Source(IoError::NotSupported));
     }
     let request = CopyRequest::In {
@@ -72,7 +94,7 @@ async fn take(target: &Child, range: Range, loan: Loan, chunk: u64) -> Result<u6
         source: loan.source.clone(),
         flags: RequestFlags::empty(),
     };
-    let taken = target.request(Operation::Copy(request)).await.into_done();
+    let taken = target.ask(Operation::Copy(request)).await.into_done();
     drop(loan);
     taken.map(|()| len).map_err(CopyFault::Target)
 }

@@ -28,6 +28,7 @@ use crate::job::copy::Ends;
 use crate::job::pace::Pace;
 use crate::job::work::Job;
 use crate::node::Client;
+use millpond_drivers::replica::offload::Offload;
 
 const FILTER: &str = "commit_top";
 
@@ -333,6 +334,8 @@ impl Commit {
                     source: top.here(),
                     target: base.here(),
                     above,
+                    offload: Offload::new(true),
+                    chunk: CHUNK,
                 },
                 gates: NodeGates::new(&clients),
                 errors: Errors { pace, policy },

@@ -8,6 +8,7 @@ use millpond_ring::buffer::Buffers;
 use super::copier::Fault;
 use crate::node::HomeClient;
 use millpond_drivers::replica::left::Need;
+use millpond_drivers::replica::offload::Offload;
 
 /// Where a copy reads and writes: it runs where the source lives.
 pub struct Ends {
@@ -17,6 +18,10 @@ pub struct Ends {
     pub target: HomeClient,
     /// Only what layers of the source above this node have is copied.
     pub above: NodeId,
+    /// Data goes from file to file of the host where it can.
+    pub offload: Offload,
+    /// What is not cut, in bytes.
+    pub chunk: u64,
 }
 
 fn fault(operation: IoOperationType) -> impl Fn(IoError) -> Fault {
@@ -60,6 +65,10 @@ impl Ends {
                 (zeroed.map_err(write), room)
             }
             Need::Data => {
+                let ends = [&self.source, &self.target];
+                if self.offload.copy(ends, piece, self.chunk).await {
+                    return (Ok(()), room);
+                }
                 let (result, room) = self.source.read(piece.offset(), room).await;
                 if let Err(error) = result {
                     return (Err(read(error)), room);

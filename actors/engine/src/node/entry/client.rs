@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 use futures_channel::oneshot;
 use futures_util::future::LocalBoxFuture;
 use millpond_drivers::api::{Transfer, transfer};
+use millpond_drivers::replica::offload::Asked;
 use millpond_messages::error::errno::ENOMEM;
 use millpond_messages::handshake::WaitingNode;
 use millpond_messages::io::{Operation, Outcome};
@@ -115,6 +116,17 @@ pub struct HomeClient {
     client: Client,
     /// The root edge as it was found last, so that a request needs no look-up.
     found: RefCell<RcWeak<RootCell>>,
+}
+
+impl Asked for HomeClient {
+    fn ask(&self, operation: Operation<Buffers>) -> impl Future<Output = Outcome<Buffers>> {
+        self.request(operation)
+    }
+
+    /// On another iothread it cannot be known.
+    fn takes_now(&self) -> bool {
+        self.root_here().is_some_and(|root| root.node().gate().is_open())
+    }
 }
 
 impl HomeClient {
