@@ -8,6 +8,7 @@ use millpond_messages::{IoError, Loan, Range, RequestFlags, lending};
 
 use millpond_ring::buffer::Buffers;
 
+use super::copies::{Ranges, Use};
 use crate::api::Child;
 
 /// A node that can be sent requests.
@@ -31,16 +32,21 @@ impl Asked for Child {
 }
 
 /// Whether such copies are made.
-#[derive(Debug)]
 pub struct Offload {
     is_on: Cell<bool>,
+    /// Held by the one copy that is made: several to one file would only wait for each other in the kernel, which turns
+    /// processors hot, and keep the guest's writes from the file.
+    turn: Ranges,
 }
 
 impl Offload {
     /// They are made until a target refuses one, or never.
-    pub const fn new(is_on: bool) -> Self {
-        let is_on = Cell::new(is_on);
-        Self { is_on }
+    #[must_use]
+    pub fn new(is_on: bool) -> Self {
+        Self {
+            is_on: Cell::new(is_on),
+            turn: Ranges::default(),
+        }
     }
 
     /// Whether they are made still.
@@ -53,7 +59,10 @@ impl Offload {
     pub async fn copy<T: Asked>(&self, ends: [&T; 2], range: Range, chunk: u64) -> bool {
         let mut rest = range;
         while self.is_on() && !rest.is_empty() {
-            match copy_start(ends, rest, chunk).await {
+            let turn = self.turn.hold(0, 1, Use::Write).await;
+            let copied = copy_start(ends, rest, chunk).await;
+            drop(turn);
+            match copied {
                 Ok(len) => rest = rest.after(len),
                 Err(fault) => {
                     // A source may well refuse one range, such as a compressed one, and not the next.

@@ -537,24 +537,15 @@ impl Plain {
             return refuse(Refusal::NotFound);
         };
         let mut after = after.checked()?;
-        after.fall_back(&root.node);
+        after.bring(&root.node, 0);
         Ok(after)
-    }
-
-    /// A node returns to the main iothread, with what is joined to it and lives beside it.
-    fn fall_back(&mut self, name: &str) {
-        self.bring(name, 0);
     }
 
     /// A node goes to an iothread, with what is joined to it and lives beside it.
     fn bring(&mut self, name: &str, to: usize) {
-        let Some(home) = self.nodes.get(name).map(|node| node.home) else {
-            return;
-        };
-        for name in self.joined(name) {
-            if let Some(node) = self.nodes.get_mut(&name)
-                && node.home == home
-            {
+        let (joined, home) = (self.joined(name), self.nodes.get(name).map(|node| node.home));
+        for (name, node) in &mut self.nodes {
+            if joined.contains(name) && Some(node.home) == home {
                 node.home = to;
             }
         }
