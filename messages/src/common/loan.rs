@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!   borrower                    the node that has the bytes
-//!   CopyOut(lender) ──────────> finds them, lends them
+//!   Out(lender)     ──────────> finds them, lends them
 //!   Loan            <──────────
-//!   CopyIn to a target ...      its request stays in flight, so nothing moves the bytes
+//!   In, to a target ...         its request stays in flight, so nothing moves the bytes
 //!   drops the loan  ──────────> answers
 //! ```
 

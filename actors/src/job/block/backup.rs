@@ -10,7 +10,6 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::task::Waker;
-use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
@@ -26,7 +25,7 @@ use millpond_ring::buffer::Buffers;
 
 use super::backup_checks::{check_bitmap, check_perf, filter_options};
 use super::copy::{self, copy_left};
-use super::data::{NodeGates, at_home, cancelled, failed};
+use super::data::{NodeGates, at_home, cancelled, flush_copied};
 use super::holds::{Holds, as_options, reason};
 use crate::graph::{GraphHandle, unblock_all};
 use crate::job::copy::{Copying, Fault, FaultVerdict, Need};
@@ -287,8 +286,7 @@ impl Backup {
         self.copy(&client, &pace).await?;
         let target = self.target.borrow().clone().ok_or_else(gone)?;
         // What the backup has is durable before anybody is told of its end.
-        let flushed = pace.unless_stuck(target.flush()).await;
-        flushed.map_err(cancelled)?.map_err(failed)
+        flush_copied(&target, &pace).await
     }
 
     /// Copies all that is wanted of what was there then.
@@ -329,9 +327,7 @@ impl Backup {
         self.target.take();
         let filter = self.filter.take();
         if let (false, Some(filter)) = (succeeded, filter.clone()) {
-            let pace = self.pace.take();
-            let patience = pace.map_or(Duration::ZERO, |pace| pace.patience_left());
-            self.holds.abandon_target(filter, patience).await;
+            self.holds.abandon_target(filter, self.pace.take()).await;
         }
         self.holds.release_all().await;
         if let Some(filter) = filter {

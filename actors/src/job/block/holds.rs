@@ -13,6 +13,7 @@ use millpond_messages::{Error, ErrorKind, OpBlocker, Permissions, Result};
 
 use super::chain::Chains;
 use crate::graph::{FreezeGuard, GraphHandle};
+use crate::job::pace::Pace;
 use crate::node::Client;
 
 /// What a job has taken. Its job's control half alone uses it, on the control thread.
@@ -166,9 +167,10 @@ impl Holds {
         Ok(filter.map(|filter| filter.name.clone()))
     }
 
-    /// Waits until what a filter holds up for the job's target has ended, for so long at most. What is left then waits for that
-    /// no more, because it may never answer; nor does any drain.
-    pub async fn abandon_target(&self, filter: String, patience: Duration) {
+    /// Waits until what a filter holds up for the job's target has ended, for as long as the job may wait. What is left then waits
+    /// for that no more, because it may never answer; nor does any drain.
+    pub async fn abandon_target(&self, filter: String, pace: Option<Pace>) {
+        let patience = pace.map_or(Duration::ZERO, |pace| pace.patience_left());
         let drained = self
             .graph
             .drain(DrainScope::Node(filter.clone()), self.id.as_str());

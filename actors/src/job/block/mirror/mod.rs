@@ -16,7 +16,6 @@ mod plan;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
@@ -26,7 +25,7 @@ use millpond_messages::qapi::{JobType, QmpError};
 use millpond_messages::saved::SavedOptions;
 use millpond_messages::{Error, ErrorKind, MirrorLine, MirrorMode, OpBlocker, Permissions, Result, RootId};
 
-use super::data::{NodeGates, at_home, cancelled, failed};
+use super::data::{NodeGates, at_home, cancelled, failed, flush_copied};
 use super::holds::{Holds, by_errno, refused};
 use crate::job::copy::Stopped;
 use crate::job::pace::{Cancelled, Pace};
@@ -265,8 +264,7 @@ impl Mirror {
         };
         self.line.set_mode(MirrorMode::Closing);
         // What the source's users have flushed is to be durable in the target before it is theirs.
-        let flushed = pace.unless_stuck(target.flush()).await;
-        flushed.map_err(cancelled)?.map_err(failed)?;
+        flush_copied(&target, &pace).await?;
         holds.unfreeze();
         let ended = match pace.is_stopped() {
             true => {
@@ -298,9 +296,7 @@ impl Mirror {
         self.merged.take();
         let filter = self.filter.take();
         if let (false, Some(node_name)) = (succeeded, filter.clone()) {
-            let pace = self.pace.borrow().clone();
-            let patience = pace.map_or(Duration::ZERO, |pace| pace.patience_left());
-            holds.abandon_target(node_name, patience).await;
+            holds.abandon_target(node_name, self.pace.take()).await;
         }
         holds.release_all().await;
         if let Some(filter) = filter {
