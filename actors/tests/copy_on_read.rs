@@ -1,15 +1,17 @@
 //! Reads that copy up what they find below, by flag, by option and by filter; and the flags of requests that go with it.
 #![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 
+#[path = "support/images.rs"]
+mod images;
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use images::{attach, run};
 use millpond::graph::GraphHandle;
 use millpond::node::Client;
 use millpond_drivers::api::transfer;
-use millpond_messages::graph::{CopyOnRead, DebugNode, IsSuspended, Options, RootRequest, RootUser};
+use millpond_messages::graph::{CopyOnRead, DebugNode, IsSuspended, Options};
 use millpond_messages::io::Operation;
 use millpond_messages::{ErrorKind, IoError, Permissions, RequestFlags, StatusFlags};
 use millpond_ring::buffer::{Buffer, Buffers};
@@ -19,13 +21,6 @@ use support::with_graph;
 const PLAIN: RequestFlags = RequestFlags::empty();
 const COPY: RequestFlags = RequestFlags::COPY_ON_READ;
 const CLUSTER: u64 = 65536;
-
-fn run(program: &str, arguments: &[&str]) {
-    let output = Command::new(program).args(arguments).output();
-    let output = output.unwrap_or_else(|error| panic!("{program}: {error}: install the package qemu-utils"));
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {arguments:?}: {text}");
-}
 
 /// A chain of images: a base with a pattern in its first MiB, one above it with another in the second, and one on top.
 struct Chain(tempfile::TempDir);
@@ -90,19 +85,6 @@ fn options(json: Value) -> Options {
 
 async fn add(graph: &GraphHandle, json: Value) {
     graph.add_node(options(json)).await.unwrap();
-}
-
-async fn attach(graph: &GraphHandle, node: &str, permissions: Permissions) -> Client {
-    let request = RootRequest {
-        node: node.to_owned(),
-        user: RootUser::Embedder("test".to_owned()),
-        permissions,
-        shared: Permissions::all(),
-        iothread: None,
-        iothread_required: false,
-        writethrough: false,
-    };
-    graph.attach(request).await.unwrap()
 }
 
 const WRITER: Permissions = Permissions::CONSISTENT_READ.union(Permissions::WRITE);

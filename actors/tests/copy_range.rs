@@ -2,17 +2,18 @@
 //! meanwhile.
 #![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 
+#[path = "support/images.rs"]
+mod images;
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use futures_util::FutureExt;
 use futures_util::future::join;
-use millpond::graph::GraphHandle;
+use images::{attach, run};
 use millpond::node::Client;
 use millpond_drivers::api::transfer;
-use millpond_messages::graph::{DrainScope, Options, RootRequest, RootUser};
+use millpond_messages::graph::{DrainScope, Options};
 use millpond_messages::io::{CopyFault, CopyRequest, Operation};
 use millpond_messages::{IoError, Permissions, Range, RequestFlags, lending};
 use millpond_ring::buffer::Buffers;
@@ -25,13 +26,6 @@ const READER: Permissions = Permissions::CONSISTENT_READ;
 const WRITER: Permissions = Permissions::CONSISTENT_READ.union(Permissions::WRITE);
 const SOURCE: CopyFault = CopyFault::Source(IoError::NotSupported);
 const TARGET: CopyFault = CopyFault::Target(IoError::NotSupported);
-
-fn run(program: &str, arguments: &[&str]) {
-    let output = Command::new(program).args(arguments).output();
-    let output = output.unwrap_or_else(|error| panic!("{program}: {error}: install the package qemu-utils"));
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {arguments:?}: {text}");
-}
 
 fn name(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -72,19 +66,6 @@ impl Images {
         node.as_object_mut().unwrap().extend(more);
         node.as_object().unwrap().clone()
     }
-}
-
-async fn attach(graph: &GraphHandle, node: &str, permissions: Permissions) -> Client {
-    let request = RootRequest {
-        node: node.to_owned(),
-        user: RootUser::Embedder("test".to_owned()),
-        permissions,
-        shared: Permissions::all(),
-        iothread: None,
-        iothread_required: false,
-        writethrough: false,
-    };
-    graph.attach(request).await.unwrap()
 }
 
 /// Copies the start of a range; answers how many bytes.
