@@ -116,15 +116,21 @@ impl Talk {
 
     /// What the images are in the end, seen by QEMU's tools: what they show, what they name, and where they have data.
     fn finish(self) -> Vec<String> {
-        self.finish_with(true)
+        self.finish_with(true, 0)
     }
 
     /// The same without where they have data: our commits keep zeroes that QEMU's write as data.
     fn finish_without_maps(self) -> Vec<String> {
-        self.finish_with(false)
+        self.finish_with(false, 0)
     }
 
-    fn finish_with(mut self, maps: bool) -> Vec<String> {
+    /// What a guest of the images from this one on sees; a commit that was cancelled has copied to those below as much
+    /// as it had the time for.
+    fn finish_from(self, first: usize) -> Vec<String> {
+        self.finish_with(false, first)
+    }
+
+    fn finish_with(mut self, maps: bool, first: usize) -> Vec<String> {
         self.daemon.qmp.quit();
         self.daemon.expect_clean_exit();
         for number in 0..LAYERS {
@@ -136,7 +142,9 @@ impl Talk {
             if maps {
                 self.note(format!("{:?}", image::map("qcow2", &path)));
             }
-            self.note(checksum(&path));
+            if number >= first {
+                self.note(checksum(&path));
+            }
         }
         self.seen
     }
@@ -305,7 +313,7 @@ fn a_cancelled_commit_leaves_the_chain_as_it_was() {
             }
         }
         talk.nodes();
-        talk.finish_without_maps()
+        talk.finish_from(2)
     });
 }
 
