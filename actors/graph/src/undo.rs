@@ -36,6 +36,13 @@ pub enum Undo {
         /// What each node had granted before.
         nodes: Vec<(NodeId, Granted)>,
     },
+    /// Put back the permissions that were taken in the graph's value: nodes have not been told.
+    Planned {
+        /// What edges took and shared.
+        edges: HashMap<EdgeId, (Permissions, Permissions)>,
+        /// What each node had granted before.
+        nodes: Vec<(NodeId, Granted)>,
+    },
     /// Connect a parent's cell as it was.
     Connected(NodeId, ChildSlot, Option<Address>),
     /// Put a root's cell back behind a node; it is where the second one is.

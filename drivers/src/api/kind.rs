@@ -205,6 +205,13 @@ pub trait DriverKind: Send + Sync + 'static {
         None
     }
 
+    /// Its nodes have something to do before they are granted other permissions, or once they are: then
+    /// [`Lifecycle::permissions_prepare`](super::Lifecycle::permissions_prepare) and what follows it are called. A driver that
+    /// leaves those as they are says no, and spares whoever changes the graph a round trip.
+    fn prepares_permissions(&self) -> bool {
+        true
+    }
+
     /// Nodes can be reopened with other options, or in another mode. [`Lifecycle::reopen_prepare`](super::Lifecycle::reopen_prepare)
     /// of those that cannot answers so as well.
     fn reopens(&self) -> bool {

@@ -135,6 +135,10 @@ where
         true
     }
 
+    fn prepares_permissions(&self) -> bool {
+        false
+    }
+
     fn has_filenames(&self) -> bool {
         false
     }

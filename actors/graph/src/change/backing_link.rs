@@ -232,6 +232,7 @@ impl Change for Shorten {
             make_writable(&world, *overlay, &mut self.reopened).await?;
         }
         replace::redirect(transaction, top, base, &edges, Besides::Nothing).await?;
+        transaction.send_burst().await?;
         for overlay in overlays {
             let recorded = transaction.record_backing(overlay, Some(link.clone())).await;
             recorded.map_err(|error| {

@@ -88,7 +88,7 @@ impl Change for Backup {
     }
 
     fn cover(&self, _: &Graph) -> Cover {
-        Cover::Nodes(self.node.into_iter().collect())
+        Cover::Nodes(self.node.into_iter().chain(self.filter).collect())
     }
 
     fn touches(&self, _: &Graph) -> Cover {

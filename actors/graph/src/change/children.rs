@@ -5,9 +5,9 @@ use millpond_messages::graph;
 use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, Result};
 
 use crate::change::delete;
-use crate::change::exchange::Exchange;
 use crate::sections::Cover;
 use crate::state::PolicyState;
+use crate::transaction::exchange::Exchange;
 use crate::transaction::{Change, Transaction, together};
 use crate::value::edge::Parent;
 use crate::value::graph::Graph;
@@ -134,9 +134,9 @@ async fn add(transaction: &mut Transaction, found: Numbered) -> Result<()> {
     exchange.leave(transaction).await?;
     transaction.link(Parent::Node(parent, slot), child, name, role);
     transaction.number(parent, next);
-    transaction.update_permissions([parent]).await?;
-    exchange.connect(transaction).await?;
-    exchange.enter(transaction).await
+    transaction.plan_permissions([parent])?;
+    exchange.connect_later(transaction);
+    transaction.enter(exchange).await
 }
 
 /// A numbered child that is taken from its parent, and closed if nobody holds it any more.
@@ -219,7 +219,7 @@ async fn del(transaction: &mut Transaction, found: Numbered) -> Result<()> {
         transaction.unlink(edge);
     }
     transaction.number(parent, next);
-    transaction.update_permissions([parent, child]).await?;
-    exchange.connect(transaction).await?;
-    exchange.enter(transaction).await
+    transaction.plan_permissions([parent, child])?;
+    exchange.connect_later(transaction);
+    transaction.enter(exchange).await
 }

@@ -3,10 +3,10 @@
 use millpond_messages::graph::{AttachChild, DetachChild, SetBacking};
 use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, Result};
 
-use crate::change::exchange::Exchange;
 use crate::change::{delete, reopen};
 use crate::sections::Cover;
 use crate::state::PolicyState;
+use crate::transaction::exchange::Exchange;
 use crate::transaction::{Change, Transaction, together};
 use crate::value::chain;
 use crate::value::graph::Graph;
@@ -169,9 +169,9 @@ impl Change for Relink {
         world.graph(|graph| exchange.note(graph, parent, slot, new));
         exchange.leave(transaction).await?;
         reopen::relink(transaction, parent, slot, new).await?;
-        transaction.update_permissions(found.touched()).await?;
-        exchange.connect(transaction).await?;
-        exchange.enter(transaction).await
+        transaction.plan_permissions(found.touched())?;
+        exchange.connect_later(transaction);
+        transaction.enter(exchange).await
     }
 
     async fn finish(self, world: &World) {

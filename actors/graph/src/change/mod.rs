@@ -36,7 +36,6 @@ mod children;
 mod commit;
 mod create;
 mod delete;
-mod exchange;
 mod freeze;
 mod insert;
 mod iothreads;

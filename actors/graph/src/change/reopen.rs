@@ -7,11 +7,11 @@ use millpond_messages::graph::{Options, Reopen, ReopenKeeping, SetReadOnly};
 use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, OpenFlags, Result};
 
 use crate::change::delete;
-use crate::change::exchange::Exchange;
 use crate::change::targets::{Reopened, Rest, Target, check_cycle, collect, inherit};
 use crate::order::{NodeOrder, NodeTask};
 use crate::sections::Cover;
 use crate::state::PolicyState;
+use crate::transaction::exchange::Exchange;
 use crate::transaction::{self, Change, Transaction, together};
 use crate::value::common::{Common, GivenOptions};
 use crate::value::edge::Parent;
@@ -214,7 +214,7 @@ async fn take_steps(transaction: &mut Transaction, targets: &[Target]) -> Result
         .prepare_permissions(Plan::with_flags(flags), touched)
         .await?;
     // Read only now that the locks are held which other processes respect.
-    if let Err(error) = exchange.enter(transaction).await {
+    if let Err(error) = exchange.enter(transaction, HashMap::new()).await {
         transaction.abort_permissions(&prepared);
         return Err(error);
     }

@@ -4,9 +4,9 @@ use millpond_messages::graph::{self, ChildOf, DropFilter, ReplaceChild, ReplaceN
 use millpond_messages::{ChildSlot, EdgeId, Error, ErrorKind, NodeId, Result, Role};
 
 use crate::change::delete;
-use crate::change::exchange::Exchange;
 use crate::sections::Cover;
 use crate::state::PolicyState;
+use crate::transaction::exchange::Exchange;
 use crate::transaction::{Change, Outcome, Transaction, together};
 use crate::value::chain;
 use crate::value::edge::{Edge, Parent};
@@ -112,8 +112,8 @@ pub enum Besides {
     Unlinked(EdgeId, NodeId, ChildSlot),
 }
 
-/// Lets edges that lead to `from` lead to `to`: in the graph's value, in the nodes' permissions, in the cells. Both nodes
-/// are still.
+/// Lets edges that lead to `from` lead to `to`: in the graph's value, in the nodes' permissions, and with the next burst in the
+/// cells. Both nodes are still.
 ///
 /// # Errors
 /// The permissions of the graph as it would be, or a node's; or a driver cannot go on with what is there then.
@@ -158,14 +158,14 @@ pub async fn redirect(
         }
         transaction.redirect(*edge, to);
     }
-    transaction.update_permissions([to, from]).await?;
-    exchange.connect(transaction).await?;
+    transaction.plan_permissions([to, from])?;
+    exchange.connect_later(transaction);
     for Moving { parent, .. } in moving {
         if let Parent::Root(root) = *parent {
-            transaction.move_root(root, from, to).await?;
+            transaction.move_root(root, from, to);
         }
     }
-    exchange.enter(transaction).await
+    transaction.enter(exchange).await
 }
 
 /// Puts `node` behind an empty slot of `new`, in the graph's value.

@@ -4,7 +4,6 @@ use millpond_messages::graph;
 use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, OpBlocker, Permissions, Result};
 
 use crate::change::{activate, reopen, replace};
-use crate::order::NodeTask;
 use crate::sections::Cover;
 use crate::state::PolicyState;
 use crate::transaction::{Change, Transaction};
@@ -56,9 +55,13 @@ impl Change for Snapshot {
 
     async fn ahead(&mut self, transaction: &mut Transaction) -> Result<()> {
         match self.found {
-            Some(found) => flush(&transaction.world, found.node).await,
+            Some(found) => bring(transaction, found.overlay, found.node).await,
             None => Ok(()),
         }
+    }
+
+    fn flushed(&self) -> Option<NodeId> {
+        self.found.map(|found| found.node)
     }
 
     fn cover(&self, graph: &Graph) -> Cover {
@@ -84,31 +87,33 @@ impl Change for Snapshot {
     }
 }
 
-/// Makes what was acknowledged durable: most of it ahead, as long as nobody waits for that, and the rest when nothing is
-/// written any more.
+/// Puts an overlay that is fit for it over a node. Both are still, and the node is flushed: later flushes, of the overlay, do not
+/// reach it.
 ///
 /// # Errors
-/// The flush's. It counts ahead too: storage tells of what it has lost but once.
-pub async fn flush(world: &World, node: NodeId) -> Result<()> {
-    let flushed = world.ask(node, NodeTask::Flush).done().await;
-    flushed.map_err(|error| Error::caused_by(error.kind(), "An IO error has occurred", error))
-}
-
-/// Puts an overlay that is fit for it over a node. Both are still.
-///
-/// # Errors
-/// A flush's, a parent relies on its edge, or permissions.
+/// A parent relies on its edge, or permissions.
 pub async fn put_over(transaction: &mut Transaction, found: NodeAndOverlay) -> Result<()> {
     let NodeAndOverlay { node, overlay, slot } = found;
     let world = transaction.world.clone();
     activate::follow(&world, node, overlay).await?;
-    if let Some((going, to)) = world.graph(|graph| home::going_over(graph, overlay, node)) {
+    // The node may have moved since.
+    bring(transaction, overlay, node).await?;
+    replace::append(transaction, node, overlay, slot).await
+}
+
+/// Moves an overlay that nobody uses to where the node is that it is to go over.
+///
+/// # Errors
+/// An iothread is gone.
+pub async fn bring(transaction: &mut Transaction, overlay: NodeId, node: NodeId) -> Result<()> {
+    let going = transaction
+        .world
+        .graph(|graph| home::going_over(graph, overlay, node));
+    if let Some((going, to)) = going {
         transaction.drain(going.iter().copied(), USER).await;
         transaction.move_still(&going, to).await?;
     }
-    // A flush of the overlay does not reach what is below it, so what was acknowledged there is made durable first.
-    flush(&world, node).await?;
-    replace::append(transaction, node, overlay, slot).await
+    Ok(())
 }
 
 /// What is below an overlay is not written any more. It may stay writable where somebody still writes it.

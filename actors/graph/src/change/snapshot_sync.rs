@@ -61,8 +61,13 @@ impl Change for SnapshotSync {
 
     async fn ahead(&mut self, transaction: &mut Transaction) -> Result<()> {
         let Some(node) = self.node else { return Ok(()) };
-        self.overlay = Some(self.make(transaction, node).await?);
-        snapshot::flush(&transaction.world, node).await
+        let overlay = self.make(transaction, node).await?;
+        self.overlay = Some(overlay);
+        snapshot::bring(transaction, overlay, node).await
+    }
+
+    fn flushed(&self) -> Option<NodeId> {
+        self.node
     }
 
     fn cover(&self, _: &Graph) -> Cover {

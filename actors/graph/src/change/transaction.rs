@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use millpond_messages::graph::{Action, CompletionMode, GraphReply, JobAction, Transact, Transacted};
-use millpond_messages::{Error, ErrorKind, Result};
+use millpond_messages::{Error, ErrorKind, NodeId, Result};
 
 use crate::change::{
     add, backing_link, backup, children, insert, iothreads, links, replace, roots, snapshot, snapshot_sync,
@@ -108,6 +108,14 @@ macro_rules! parts {
                     Self::Abort => Cover::Nodes(Vec::new()),
                     $(Self::$name(change) => change.touches(graph),)+
                     $(Self::$job(change) => change.touches(graph)),+
+                }
+            }
+
+            fn flushed(&self) -> Option<NodeId> {
+                match self {
+                    Self::Abort => None,
+                    $(Self::$name(change) => change.flushed(),)+
+                    $(Self::$job(change) => change.flushed()),+
                 }
             }
 

@@ -1,5 +1,6 @@
 //! Several changes together: all or none, in one drained section.
 
+use millpond_messages::Token;
 use millpond_messages::graph::{
     Action, AddIothread, AttachChild, ChildOf, CompletionMode, DrainBegin, DrainEnd, DrainScope, DropFilter,
     InsertNode, MoveNode, ReplaceChild, ReplaceNode, SetBacking, SnapshotSync, Transact,
@@ -8,6 +9,7 @@ use serde_json::json;
 
 use super::failures::two_disks;
 use super::*;
+use crate::state::PolicyState;
 
 fn together(actions: Vec<Action>) -> Transact {
     let completion = CompletionMode::Individual;
@@ -28,6 +30,59 @@ fn two_used_disks() -> FakeWorld {
     world.root(attach("a", READ_WRITE, ALL));
     world.root(attach("b", READ_WRITE, ALL));
     world
+}
+
+/// How often the graph waits for nodes from the beginning of the first drained section to its end: all that it has sent is
+/// carried out before it hears any answer.
+fn rounds_of_first_section(world: &mut FakeWorld, request: Transact) -> u32 {
+    let last = world.policy.world.with(|state| state.sections.last());
+    let first = Token(last + 1);
+    let id = world.send(request);
+    let mut rounds = 0;
+    while !world.replies.contains_key(&id) {
+        let in_force = |world: &FakeWorld| {
+            let sections = |state: &mut PolicyState| state.sections.get(first).is_some();
+            world.policy.world.with(sections)
+        };
+        rounds += u32::from(in_force(world));
+        let mail = std::mem::take(&mut world.mailboxes);
+        assert!(!mail.is_empty(), "the request waits for nobody");
+        let orders = mail.into_iter().flat_map(|(home, mail)| {
+            mail.into_iter()
+                .map(move |(order_id, order)| (home, order_id, order))
+        });
+        let events: Vec<_> = orders
+            .flat_map(|(home, order_id, order)| world.obey(home, order_id, order))
+            .collect();
+        for event in events {
+            world.tell(event);
+        }
+    }
+    world.run();
+    rounds
+}
+
+/// However many disks are cut: all are still, all are flushed, all have prepared their permissions, all have their new edges.
+#[test]
+fn a_cut_of_many_disks_takes_as_many_rounds_as_of_one() {
+    for disks in [1, 2, 12] {
+        let mut world = FakeWorld::new();
+        let mut actions = Vec::new();
+        for disk in 0..disks {
+            for name in [format!("disk{disk}"), format!("over{disk}")] {
+                world.ok(add(json!({"driver": "fmt", "node-name": name, "backing": null,
+                    "file": {"driver": "file", "filename": name}})));
+            }
+            world.root(attach(&format!("disk{disk}"), READ_WRITE, ALL));
+            actions.push(over(&format!("disk{disk}"), &format!("over{disk}")));
+        }
+        assert_eq!(
+            rounds_of_first_section(&mut world, together(actions)),
+            4,
+            "{disks} disks"
+        );
+        world.assert_settled(&[]);
+    }
 }
 
 /// Making the nodes below read-only is an attempt, as for a single snapshot.

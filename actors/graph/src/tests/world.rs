@@ -521,7 +521,7 @@ impl FakeWorld {
         false
     }
 
-    fn obey(&mut self, home: IoThreadId, order_id: OrderId, order: Order) -> Vec<node::Event> {
+    pub fn obey(&mut self, home: IoThreadId, order_id: OrderId, order: Order) -> Vec<node::Event> {
         let ended = |outcome| vec![node::Event::Ended(order_id, outcome)];
         let done = || ended(OrderOutcome::Done(Ok(())));
         let failed = || Error::new(ErrorKind::Io(IoError::Os(5)), "made to fail");

@@ -2,21 +2,25 @@
 //!
 //! ```text
 //!   check       each change finds its nodes; a refusal of the first ends it before anything is drained
-//!   ahead       what takes long and touches nothing that is in use: files are made
+//!   ahead       what takes long and touches nothing that is in use: files are made, and what is to be durable is flushed
 //!   cover       one drained section covers what all of them touch
-//!   prepare     each in turn takes its steps, on the graph as those before it have left it
+//!   flush       what was written since the first flush, of all at once
+//!   prepare     each in turn takes its steps, on the graph as those before it have left it; what their nodes are to be told
+//!               goes out in one burst for all that touch nothing in common
 //!   commit      all steps hold; or they are undone, the last first, as soon as one change fails
 //!   settle      still inside of the section: what may fail without undoing anything
 //!   finish      the section is over: what is left to do, and the answer
 //! ```
 
-use millpond_messages::{Error, Result};
+use millpond_messages::{Error, NodeId, Result};
+
+use crate::order::NodeTask;
 
 use crate::sections::Cover;
 use crate::state::PolicyState;
 use crate::transaction::Transaction;
 use crate::value::graph::Graph;
-use crate::world::World;
+use crate::world::{Answered, World};
 
 /// How a transaction ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +70,11 @@ pub trait Change: Sized {
         self.cover(graph)
     }
 
+    /// The node whose data must be durable before the change is prepared, because later flushes do not reach it.
+    fn flushed(&self) -> Option<NodeId> {
+        None
+    }
+
     /// Takes all steps that can fail, each with what undoes it. The graph was changed since [`Change::check`] only by
     /// changes of the same list, and by what others may do while a section is waited for.
     ///
@@ -110,38 +119,11 @@ pub async fn run_all<C: Change>(world: &World, user: &str, mut changes: Vec<C>) 
 async fn run_in<C: Change>(world: &World, user: &str, changes: &mut [C]) -> Result<()> {
     let possible = world.with(|state| find_all(state, changes))?;
     let mut transaction = Transaction::new(world);
-    let mut failed = None;
-    for (at, change) in changes[..possible].iter_mut().enumerate() {
-        if let Err(error) = change.ahead(&mut transaction).await {
-            failed = Some((at, error));
-            break;
-        }
-    }
-    let cover = world.graph(|graph| {
-        let nothing = Cover::Nodes(Vec::new());
-        let covers = changes.iter().map(|change| change.cover(graph));
-        covers.fold(nothing, Cover::join)
-    });
-    if !cover.is_empty() {
-        transaction.drain_cover(cover.clone(), user).await;
-    }
-    let mut result = Ok(());
-    for (at, change) in changes.iter_mut().enumerate() {
-        if at > 0 {
-            result = look_again(&mut transaction, user, change, &cover).await;
-        }
-        if let Some((_, error)) = failed.take_if(|(failed, _)| *failed == at && result.is_ok()) {
-            result = Err(error);
-        }
-        if result.is_ok() {
-            result = change.prepare(&mut transaction).await;
-        }
-        if result.is_err() {
-            break;
-        }
-    }
-    let moved = transaction.roots_have_moved().await;
-    result = result.and(moved);
+    let prepared = prepare_all(&mut transaction, user, changes, possible).await;
+    let mut result = match prepared {
+        Ok(()) => transaction.send_burst().await,
+        Err(error) => Err(error),
+    };
     let outcome = if result.is_ok() && C::LASTS {
         Outcome::Committed
     } else {
@@ -159,6 +141,83 @@ async fn run_in<C: Change>(world: &World, user: &str, changes: &mut [C]) -> Resu
         world.undrain(section);
     }
     result
+}
+
+/// Takes the steps of all changes, in one drained section. The first so many are possible as things are, and touch nothing in
+/// common.
+///
+/// # Errors
+/// The first change's that is not possible.
+async fn prepare_all<C: Change>(
+    transaction: &mut Transaction,
+    user: &str,
+    changes: &mut [C],
+    possible: usize,
+) -> Result<()> {
+    let world = transaction.world.clone();
+    let mut early = take_ahead(transaction, &mut changes[..possible]).await;
+    let cover = world.graph(|graph| {
+        let nothing = Cover::Nodes(Vec::new());
+        let covers = changes.iter().map(|change| change.cover(graph));
+        covers.fold(nothing, Cover::join)
+    });
+    if !cover.is_empty() {
+        transaction.drain_cover(cover.clone(), user).await;
+    }
+    flush_all(&world, changes, &mut early).await;
+    let mut early = early.into_iter();
+    for (at, change) in changes.iter_mut().enumerate() {
+        let done = early.next();
+        if done.is_none() {
+            transaction.send_burst().await?;
+        }
+        if at > 0 {
+            look_again(transaction, user, change, &cover).await?;
+        }
+        match (done, change.flushed()) {
+            (Some(result), _) => result?,
+            (None, Some(node)) => told(flush(&world, node).done().await)?,
+            (None, None) => {}
+        }
+        change.prepare(transaction).await?;
+    }
+    Ok(())
+}
+
+/// Takes the steps that changes take ahead, and flushes what they flush; answers what came of each, up to the first that
+/// failed.
+async fn take_ahead<C: Change>(transaction: &mut Transaction, changes: &mut [C]) -> Vec<Result<()>> {
+    let mut taken = Vec::with_capacity(changes.len());
+    for change in changes.iter_mut() {
+        taken.push(change.ahead(transaction).await);
+        if taken.last().is_some_and(Result::is_err) {
+            break;
+        }
+    }
+    // A failure counts ahead too: storage tells of what it has lost but once.
+    flush_all(&transaction.world, changes, &mut taken).await;
+    taken
+}
+
+/// Makes what was acknowledged durable for each change that wants it and has not failed, all at once. `taken` is what came of
+/// the first changes.
+async fn flush_all<C: Change>(world: &World, changes: &[C], taken: &mut [Result<()>]) {
+    let wanted = |(change, taken): (&C, &Result<()>)| change.flushed().filter(|_| taken.is_ok());
+    let flushed = changes.iter().zip(taken.iter()).map(wanted);
+    let asked: Vec<Option<Answered>> = flushed.map(|node| node.map(|node| flush(world, node))).collect();
+    for (answer, taken) in asked.into_iter().zip(taken) {
+        if let Some(answer) = answer {
+            *taken = told(answer.done().await);
+        }
+    }
+}
+
+fn flush(world: &World, node: NodeId) -> Answered {
+    world.ask(node, NodeTask::Flush)
+}
+
+fn told(flushed: Result<()>) -> Result<()> {
+    flushed.map_err(|error| Error::caused_by(error.kind(), "An IO error has occurred", error))
 }
 
 /// Has each change find its nodes; answers how many, from the first one on, are possible as things are and touch nothing in

@@ -1,6 +1,8 @@
 //! Transactions: the steps that changes are made of, each with what undoes it.
 
+mod burst;
 mod change;
+pub mod exchange;
 pub mod moving;
 pub mod nodes;
 mod permissions;

@@ -1,6 +1,6 @@
 //! Permissions of a plan, prepared and committed on nodes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use millpond_messages::{EdgeId, NodeId, Permissions, Result};
 
@@ -10,31 +10,54 @@ use crate::value::node::Granted;
 use crate::value::permissions::Plan;
 use crate::world::{Answered, World};
 
-fn ask_to_prepare(world: &World, nodes: &[(NodeId, Granted)]) -> Vec<Answered> {
-    let ask =
-        |(node, Granted { taken, shared })| world.ask(node, NodeTask::PermissionsPrepare { taken, shared });
-    nodes.iter().copied().map(ask).collect()
+/// Whether a node's driver has something to do for other permissions.
+fn prepares(world: &World, node: NodeId) -> bool {
+    world.graph(|graph| {
+        graph
+            .node(node)
+            .is_some_and(|node| node.kind.prepares_permissions())
+    })
 }
 
-/// Asks all nodes of a plan, and forgets it on all if one refuses.
+/// Asks the nodes that have something to prepare.
+fn ask_to_prepare(world: &World, nodes: &[(NodeId, Granted)]) -> Vec<(NodeId, Answered)> {
+    let preparing = nodes.iter().filter(|(node, _)| prepares(world, *node));
+    let ask = |(node, Granted { taken, shared }): &(NodeId, Granted)| {
+        let (taken, shared) = (*taken, *shared);
+        (
+            *node,
+            world.ask(*node, NodeTask::PermissionsPrepare { taken, shared }),
+        )
+    };
+    preparing.map(ask).collect()
+}
+
+/// Asks nodes to prepare what they are to grant, and has all forget it if one refuses.
 ///
 /// # Errors
 /// A node's refusal.
-pub async fn prepare(world: &World, plan: &Plan) -> Result<()> {
-    let asked = ask_to_prepare(world, &plan.nodes);
+pub async fn prepare_nodes(world: &World, nodes: &[(NodeId, Granted)]) -> Result<()> {
+    let asked = ask_to_prepare(world, nodes);
     let mut prepared = Vec::new();
     let mut failure = None;
-    for ((node, _), answer) in plan.nodes.iter().zip(asked) {
+    for (node, answer) in asked {
         match answer.done().await {
-            Ok(()) => prepared.push(*node),
+            Ok(()) => prepared.push(node),
             Err(error) => failure = failure.or(Some(error)),
         }
     }
     let Some(error) = failure else { return Ok(()) };
-    for node in prepared {
-        world.send(node, NodeOrder::PermissionsAbort);
-    }
+    abort(world, prepared);
     Err(error)
+}
+
+/// Has nodes forget what they have prepared.
+pub fn abort(world: &World, nodes: impl IntoIterator<Item = NodeId>) {
+    for node in nodes {
+        if prepares(world, node) {
+            world.send(node, NodeOrder::PermissionsAbort);
+        }
+    }
 }
 
 /// Makes a prepared plan hold, and answers what undoes it.
@@ -48,7 +71,7 @@ pub fn commit(world: &World, plan: Plan) -> Undo {
 }
 
 /// Has edges take and share; answers what they did before.
-fn commit_edges(
+pub fn commit_edges(
     world: &World,
     edges: HashMap<EdgeId, (Permissions, Permissions)>,
 ) -> HashMap<EdgeId, (Permissions, Permissions)> {
@@ -64,11 +87,13 @@ fn commit_edges(
 }
 
 /// Has a node grant what it has prepared; answers what it granted before.
-fn commit_node(world: &World, node: NodeId, granted: Granted) -> Option<Granted> {
+pub fn commit_node(world: &World, node: NodeId, granted: Granted) -> Option<Granted> {
     world.with(|state| {
         let entry = state.graph.node_mut(node)?;
         let before = std::mem::replace(&mut entry.granted, granted);
-        state.send(node, NodeOrder::PermissionsCommit);
+        if entry.kind.prepares_permissions() {
+            state.send(node, NodeOrder::PermissionsCommit);
+        }
         Some(before)
     })
 }
@@ -82,14 +107,30 @@ pub async fn restore(
 ) {
     let asked = ask_to_prepare(world, &nodes);
     commit_edges(world, edges);
-    for ((node, granted), answer) in nodes.into_iter().zip(asked) {
-        match answer.done().await {
-            Ok(()) => {
-                commit_node(world, node, granted);
-            }
-            Err(error) => {
-                tracing::warn!(%error, %node, "a node could not take its old permissions back");
-            }
+    let mut refused = HashSet::new();
+    for (node, answer) in asked {
+        if let Err(error) = answer.done().await {
+            tracing::warn!(%error, %node, "a node could not take its old permissions back");
+            refused.insert(node);
         }
     }
+    for (node, granted) in nodes.into_iter().filter(|(node, _)| !refused.contains(node)) {
+        commit_node(world, node, granted);
+    }
+}
+
+/// Puts permissions back that no node was told of.
+pub fn forget(
+    world: &World,
+    edges: HashMap<EdgeId, (Permissions, Permissions)>,
+    nodes: Vec<(NodeId, Granted)>,
+) {
+    commit_edges(world, edges);
+    world.graph(|graph| {
+        for (node, granted) in nodes {
+            if let Some(node) = graph.node_mut(node) {
+                node.granted = granted;
+            }
+        }
+    });
 }

@@ -4,28 +4,26 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use millpond_drivers::api::BackingLink;
-use millpond_messages::{
-    ChildSlot, EdgeId, Error, ErrorKind, IoThreadId, NodeId, OpBlocker, Result, Role, RootId, Token,
-};
+use millpond_messages::{ChildSlot, EdgeId, IoThreadId, NodeId, OpBlocker, Result, Role, RootId, Token};
 
 use crate::effect::Effect;
 use crate::order::{Address, NodeOrder, Wiring};
 use crate::sections::Cover;
+use crate::transaction::burst::{Burst, addresses_behind};
 use crate::transaction::{moving, nodes, permissions};
 use crate::undo::{Facts, Log, Undo};
 use crate::value::edge::{Edge, Parent, Root, Target};
 use crate::value::node::Node;
 use crate::value::permissions::Plan;
-use crate::world::{Answered, World};
+use crate::world::World;
 
 /// Steps taken so far. It must be ended by [`Transaction::commit`] or [`Transaction::roll_back`].
 #[must_use = "a transaction is committed or rolled back"]
 pub struct Transaction {
     /// What it works on.
     pub world: World,
-    log: Vec<Undo>,
-    /// Root edges that are being moved from a node to another of the same iothread.
-    moving_roots: Vec<Answered>,
+    pub(super) log: Vec<Undo>,
+    pub(super) burst: Burst,
 }
 
 impl Transaction {
@@ -34,7 +32,7 @@ impl Transaction {
         Self {
             world: world.clone(),
             log: Vec::new(),
-            moving_roots: Vec::new(),
+            burst: Burst::default(),
         }
     }
 
@@ -43,7 +41,7 @@ impl Transaction {
         Self {
             world: world.clone(),
             log: log.0,
-            moving_roots: Vec::new(),
+            burst: Burst::default(),
         }
     }
 
@@ -83,6 +81,7 @@ impl Transaction {
                 | Undo::Root(_)
                 | Undo::Blocked(_)
                 | Undo::Permissions { .. }
+                | Undo::Planned { .. }
                 | Undo::Connected(..)
                 | Undo::RootMoved(..)
                 | Undo::Numbered(..)
@@ -105,9 +104,7 @@ impl Transaction {
     /// Undoes all steps but the section that was begun before all others: whoever asked ends it.
     #[must_use = "the sections are ended by whoever asked"]
     pub async fn roll_back_still(mut self) -> Vec<Token> {
-        if let Err(error) = self.roots_have_moved().await {
-            tracing::debug!(%error, "a root edge has not moved");
-        }
+        self.burst = Burst::default();
         self.world.with(|state| state.undoing += 1);
         let mut sections = Vec::new();
         while let Some(step) = self.log.pop() {
@@ -141,6 +138,7 @@ impl Transaction {
             }
             Undo::Redirected(edge, target) => self.redirect_back(edge, target).await,
             Undo::Permissions { edges, nodes } => permissions::restore(world, edges, nodes).await,
+            Undo::Planned { edges, nodes } => permissions::forget(world, edges, nodes),
             Undo::Connected(parent, slot, target) => self.connect_back(parent, slot, target).await,
             Undo::RootMoved(root, from, to) => self.move_root_back(root, from, to).await,
             Undo::Numbered(node, next) => {
@@ -305,16 +303,15 @@ impl Transaction {
         plan: Plan,
         starts: impl IntoIterator<Item = NodeId>,
     ) -> Result<Plan> {
+        self.send_burst().await?;
         let plan = self.world.graph(|graph| plan.complete(graph, starts))?;
-        permissions::prepare(&self.world, &plan).await?;
+        permissions::prepare_nodes(&self.world, &plan.nodes).await?;
         Ok(plan)
     }
 
     /// Instead of the second half: all nodes forget what they have agreed to.
     pub fn abort_permissions(&self, plan: &Plan) {
-        for (node, _) in &plan.nodes {
-            self.world.send(*node, NodeOrder::PermissionsAbort);
-        }
+        permissions::abort(&self.world, plan.nodes.iter().map(|(node, _)| *node));
     }
 
     /// Has drivers and edges take what was prepared.
@@ -328,11 +325,8 @@ impl Transaction {
     /// # Errors
     /// The iothread is gone.
     pub async fn connect(&mut self, parent: NodeId, slot: ChildSlot, old: Option<NodeId>) -> Result<()> {
-        let (target, old) = self.world.with(|state| {
-            let child = state.graph.child_node(parent, slot);
-            let address = |node: Option<NodeId>| node.and_then(|node| state.address(node));
-            (address(child), address(old))
-        });
+        self.send_burst().await?;
+        let (target, old) = addresses_behind(&self.world, parent, slot, old);
         self.world
             .ask(parent, Wiring::Connect { parent, slot, target })
             .done()
@@ -353,40 +347,6 @@ impl Transaction {
             let node = graph.node_mut(node)?;
             Some(std::mem::replace(&mut node.next_numbered, next))
         })
-    }
-
-    /// Has a root's cell go from one node, where it is, to another. Within an iothread the answer is waited for by
-    /// [`Transaction::roots_have_moved`]: what is asked of the thread until then comes after it.
-    ///
-    /// # Errors
-    /// The other node, or an iothread, is gone.
-    pub async fn move_root(&mut self, root: RootId, from: NodeId, to: NodeId) -> Result<()> {
-        let (target, is_near) = self.world.with(|state| {
-            let home = |node| state.graph.node(node).map(|node| node.iothread);
-            (state.address(to), home(from) == home(to))
-        });
-        let gone = || Error::new(ErrorKind::NotFound, "The node to move to is gone");
-        let target = target.ok_or_else(gone)?;
-        let moved = self.world.ask(from, Wiring::MoveRoot { root, target });
-        if is_near {
-            self.moving_roots.push(moved);
-        } else {
-            moved.done().await?;
-        }
-        self.log.push(Undo::RootMoved(root, from, to));
-        Ok(())
-    }
-
-    /// Waits for the root edges that move within their iothreads.
-    ///
-    /// # Errors
-    /// An iothread is gone.
-    pub async fn roots_have_moved(&mut self) -> Result<()> {
-        let mut result = Ok(());
-        for moved in std::mem::take(&mut self.moving_roots) {
-            result = result.and(moved.done().await);
-        }
-        result
     }
 
     /// Lets a parent rely on nothing behind its edge. Permissions follow when they are computed next.
@@ -410,6 +370,7 @@ impl Transaction {
             let old = node.facts.as_ref().and_then(|facts| facts.backing.clone());
             Ok::<_, millpond_messages::Error>((old, node.implicit_backing))
         })?;
+        self.send_burst().await?;
         nodes::record_backing(&world, node, link, None).await?;
         self.log.push(Undo::Recorded(node, old, implicit));
         Ok(())
@@ -444,6 +405,7 @@ impl Transaction {
     /// # Errors
     /// One of the iothreads is gone.
     pub async fn move_still(&mut self, nodes: &[NodeId], to: IoThreadId) -> Result<()> {
+        self.send_burst().await?;
         let world = self.world.clone();
         let mut homes: BTreeMap<IoThreadId, Vec<NodeId>> = BTreeMap::new();
         world.graph(|graph| {

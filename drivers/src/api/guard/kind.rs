@@ -128,6 +128,10 @@ impl DriverKind for GuardedKind {
         self.run(|kind| kind.chain_bottom(options)).flatten()
     }
 
+    fn prepares_permissions(&self) -> bool {
+        self.run(|kind| kind.prepares_permissions()).unwrap_or(true)
+    }
+
     fn reopens(&self) -> bool {
         self.run(|kind| kind.reopens()).unwrap_or_default()
     }

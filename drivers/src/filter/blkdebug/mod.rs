@@ -58,6 +58,10 @@ impl DriverKind for BlkdebugKind {
         false
     }
 
+    fn prepares_permissions(&self) -> bool {
+        false
+    }
+
     fn is_filter(&self) -> bool {
         true
     }

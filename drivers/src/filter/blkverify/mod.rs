@@ -51,6 +51,10 @@ impl DriverKind for BlkverifyKind {
         false
     }
 
+    fn prepares_permissions(&self) -> bool {
+        false
+    }
+
     fn reopens(&self) -> bool {
         false
     }

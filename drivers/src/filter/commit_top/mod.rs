@@ -43,6 +43,10 @@ impl DriverKind for CommitTopKind {
         false
     }
 
+    fn prepares_permissions(&self) -> bool {
+        false
+    }
+
     fn reopens(&self) -> bool {
         false
     }

@@ -44,6 +44,10 @@ impl DriverKind for CompressKind {
         false
     }
 
+    fn prepares_permissions(&self) -> bool {
+        false
+    }
+
     fn reopens(&self) -> bool {
         false
     }

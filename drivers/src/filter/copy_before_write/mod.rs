@@ -114,6 +114,10 @@ impl DriverKind for CopyBeforeWriteKind {
         false
     }
 
+    fn prepares_permissions(&self) -> bool {
+        false
+    }
+
     /// Users' data is durable once the source has it. A backup's target is flushed by the job, in the end; one that is dead must
     /// hold up neither a flush nor the filter's end.
     fn flushes_child(&self, child: &ChildKind) -> bool {

@@ -47,6 +47,10 @@ impl DriverKind for CopyOnReadKind {
         false
     }
 
+    fn prepares_permissions(&self) -> bool {
+        false
+    }
+
     fn reopens(&self) -> bool {
         false
     }

@@ -104,6 +104,10 @@ impl DriverKind for MirrorTopKind {
         false
     }
 
+    fn prepares_permissions(&self) -> bool {
+        false
+    }
+
     fn reopens(&self) -> bool {
         false
     }

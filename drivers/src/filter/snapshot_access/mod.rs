@@ -37,6 +37,10 @@ impl DriverKind for SnapshotAccessKind {
         false
     }
 
+    fn prepares_permissions(&self) -> bool {
+        false
+    }
+
     fn reopens(&self) -> bool {
         false
     }

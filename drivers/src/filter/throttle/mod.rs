@@ -72,6 +72,10 @@ impl DriverKind for ThrottleKind {
         false
     }
 
+    fn prepares_permissions(&self) -> bool {
+        false
+    }
+
     fn is_filter(&self) -> bool {
         true
     }

@@ -34,6 +34,10 @@ impl DriverKind for Qcow2Kind {
         false
     }
 
+    fn prepares_permissions(&self) -> bool {
+        false
+    }
+
     fn amends(&self) -> bool {
         true
     }

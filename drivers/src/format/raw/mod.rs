@@ -55,6 +55,10 @@ impl DriverKind for RawKind {
         false
     }
 
+    fn prepares_permissions(&self) -> bool {
+        false
+    }
+
     /// Anything may be raw: only a format that knows better is preferred.
     fn probe(&self, _head: &[u8]) -> u8 {
         1

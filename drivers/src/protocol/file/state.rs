@@ -93,15 +93,11 @@ impl File {
 
     /// Gets descriptor and locks for `next`, which then is pending; on an error only the other part still is.
     async fn prepare(&self, mut next: Pending, part: Part) -> Result<()> {
-        // A descriptor that the other part has prepared would conflict with the check of the locks: it is made anew.
         let prepared = self
             .pending
             .borrow_mut()
             .as_mut()
             .and_then(|pending| pending.handle.take());
-        if let Some(prepared) = prepared {
-            self.give_back(&prepared);
-        }
         self.released().await;
         let used = self.used.get();
         let config = self.config.borrow().clone();
@@ -110,12 +106,17 @@ impl File {
         let used = next.usage.unwrap_or(used);
         let plan = Plan {
             handle: self.handle.borrow().clone(),
+            prepared,
             filename: config.parsed.filename.clone(),
             access: Access::new(config.flags, used.taken),
             held: self.held_locks(),
             wanted: locks_for(config, used),
             committed,
         };
+        if plan.is_trivial() {
+            self.pending.replace(Some(next));
+            return Ok(());
+        }
         match self.ring.blocking(move || plan.run()).await {
             Ok(handle) => {
                 next.handle = handle;
@@ -231,6 +232,8 @@ impl File {
 /// What a pool thread does to prepare a change.
 struct Plan {
     handle: Handle,
+    /// The descriptor that the other part of the change has prepared.
+    prepared: Option<Handle>,
     filename: String,
     access: Access,
     /// What the descriptor in use has locked, and keeps if this fails.
@@ -242,12 +245,23 @@ struct Plan {
 }
 
 impl Plan {
+    /// Whether all that is wanted is at hand: no descriptor is opened, nothing is locked, and so nobody is in conflict.
+    fn is_trivial(&self) -> bool {
+        self.access == self.handle.access && self.prepared.is_none() && self.committed.contains(self.wanted)
+    }
+
     /// Gives the new descriptor, if there has to be one.
-    fn run(self) -> Result<Option<Handle>> {
-        let new = if self.access == self.handle.access {
-            None
-        } else {
-            Some(self.handle.reopen(&self.filename, self.access)?)
+    fn run(mut self) -> Result<Option<Handle>> {
+        let prepared = self.prepared.take();
+        if let Some(prepared) = &prepared {
+            // Its locks would conflict with the check of those that are wanted; the descriptor in use has them all.
+            lock::give_back(&prepared.fd);
+        }
+        let prepared = prepared.filter(|prepared| prepared.access == self.access);
+        let new = match (self.access == self.handle.access, prepared) {
+            (true, _) => None,
+            (false, Some(prepared)) => Some(prepared),
+            (false, None) => Some(self.handle.reopen(&self.filename, self.access)?),
         };
         let locked = self.lock(new.as_ref());
         if locked.is_err() {
@@ -271,188 +285,5 @@ impl Plan {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::pin::pin;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::task::{Context, Poll, Waker};
-
-    use millpond_messages::{OpenFlags, Permissions};
-
-    use super::super::node::{Caps, State};
-    use super::*;
-    use millpond_ring::os::files::is_byte_locked;
-    use millpond_ring::{Ring, RingConfig, Wait, Wake};
-
-    /// The byte of the permission to write, taken.
-    const WRITE_TAKEN: u16 = 101;
-
-    fn run<F: Future>(ring: &Ring, future: F) -> F::Output {
-        let mut future = pin!(future);
-        loop {
-            match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(output) => return output,
-                Poll::Pending => drop(ring.turn(Wait::Until(None))),
-            }
-        }
-    }
-
-    fn writer(path: &str, ring: &Ring, may_hang: bool) -> File {
-        let access = Access::new(OpenFlags::RDWR, Permissions::empty());
-        let handle = Handle {
-            may_hang,
-            ..Handle::open("file", path, access).unwrap()
-        };
-        let serde_json::Value::Object(options) = serde_json::json!({"filename": path}) else {
-            panic!("an object")
-        };
-        let flags = OpenFlags::RDWR;
-        let parsed = FileOptions::new("file", &options, flags).unwrap();
-        let config = Config {
-            driver: "file",
-            options,
-            parsed,
-            flags,
-            locking: true,
-        };
-        let state = State {
-            config,
-            handle,
-            used: Usage::NONE,
-            caps: Caps::ALL,
-            flush_error: None,
-            releases: Vec::new(),
-        };
-        File::new(state, ring.clone())
-    }
-
-    #[test]
-    fn no_change_has_a_moment_without_the_locks_of_both_sides() {
-        change_again_and_again(false);
-    }
-
-    #[test]
-    fn nor_has_one_of_a_file_that_may_hang() {
-        change_again_and_again(true);
-    }
-
-    fn is_locked(path: &str, byte: u16) -> bool {
-        use std::os::fd::AsFd;
-        let other = std::fs::File::open(path).unwrap();
-        is_byte_locked(other.as_fd(), byte).unwrap()
-    }
-
-    #[test]
-    fn a_file_that_may_hang_is_asked_and_unlocked_by_a_thread() {
-        let image = tempfile::NamedTempFile::new().unwrap();
-        image.as_file().set_len(4096).unwrap();
-        let path = image.path().to_str().unwrap();
-        let ring = Ring::new(RingConfig::new(Arc::new(Wake::new().unwrap()))).unwrap();
-        let file = writer(path, &ring, true);
-        let started = || ring.stats().started;
-        let before = started();
-        assert_eq!(run(&ring, file.end()), Ok(4096));
-        assert_eq!(started(), before + 1);
-        let usage = Usage {
-            taken: Permissions::WRITE,
-            shared: Permissions::all(),
-        };
-        run(&ring, file.prepare_usage(usage)).unwrap();
-        file.commit_usage();
-        assert!(is_locked(path, WRITE_TAKEN));
-        run(&ring, file.prepare_usage(Usage::NONE)).unwrap();
-        let before = started();
-        file.commit_usage();
-        assert_eq!(started(), before + 1, "nothing waits for it here");
-        run(&ring, file.released());
-        assert!(!is_locked(path, WRITE_TAKEN));
-        // Taken again right after it was given up: the one has ended before the other begins.
-        run(&ring, file.prepare_usage(usage)).unwrap();
-        file.commit_usage();
-        run(&ring, file.prepare_usage(Usage::NONE)).unwrap();
-        file.commit_usage();
-        run(&ring, file.prepare_usage(usage)).unwrap();
-        file.commit_usage();
-        assert!(is_locked(path, WRITE_TAKEN));
-        run(&ring, crate::api::Lifecycle::close(&file)).unwrap();
-        assert!(!is_locked(path, WRITE_TAKEN));
-    }
-
-    /// Has a thread look for the lock over and over until it is `over`; it has looked once when this returns.
-    fn watch_lock(path: String, over: Arc<AtomicBool>) -> std::thread::JoinHandle<()> {
-        use std::os::fd::AsFd;
-        let begun = Arc::new(AtomicBool::new(false));
-        let watcher = std::thread::spawn({
-            let begun = Arc::clone(&begun);
-            move || {
-                let other = std::fs::File::open(path).unwrap();
-                let mut looks = 0_u64;
-                while !over.load(Ordering::Relaxed) {
-                    let is_locked = is_byte_locked(other.as_fd(), WRITE_TAKEN).unwrap();
-                    assert!(is_locked, "look {looks} found no lock");
-                    looks += 1;
-                    begun.store(true, Ordering::Relaxed);
-                }
-            }
-        });
-        while !begun.load(Ordering::Relaxed) && !watcher.is_finished() {
-            std::thread::yield_now();
-        }
-        watcher
-    }
-
-    fn change_again_and_again(may_hang: bool) {
-        let image = tempfile::NamedTempFile::new().unwrap();
-        let path = image.path().to_str().unwrap().to_owned();
-        let ring = Ring::new(RingConfig::new(Arc::new(Wake::new().unwrap()))).unwrap();
-        let file = writer(&path, &ring, may_hang);
-        let usage = Usage {
-            taken: Permissions::WRITE,
-            shared: Permissions::all(),
-        };
-        run(&ring, file.prepare_usage(usage)).unwrap();
-        file.commit_usage();
-
-        let over = Arc::new(AtomicBool::new(false));
-        let watcher = watch_lock(path, Arc::clone(&over));
-        for round in 0..300 {
-            let old = file.config.borrow().clone();
-            let before = file.fd();
-            // Another access, so another descriptor.
-            let flags = old.flags.symmetric_difference(OpenFlags::RDWR);
-            run(
-                &ring,
-                file.prepare_reopen(ReopenRequest {
-                    options: old.options,
-                    flags,
-                }),
-            )
-            .unwrap();
-            // Unsharing and sharing again changes the other bytes, and one round in three is given up.
-            let shared = if round % 2 == 0 {
-                Permissions::WRITE
-            } else {
-                Permissions::all()
-            };
-            run(
-                &ring,
-                file.prepare_usage(Usage {
-                    taken: Permissions::WRITE,
-                    shared,
-                }),
-            )
-            .unwrap();
-            let commits = round % 3 != 0;
-            if commits {
-                file.commit_reopen();
-                file.commit_usage();
-            } else {
-                file.abort_usage();
-                file.abort_reopen();
-            }
-            assert_eq!(Arc::ptr_eq(&before, &file.fd()), !commits);
-        }
-        over.store(true, Ordering::Relaxed);
-        watcher.join().unwrap();
-    }
-}
+#[path = "state_tests.rs"]
+mod tests;

@@ -100,6 +100,10 @@ impl DriverKind for NullKind {
         true
     }
 
+    fn prepares_permissions(&self) -> bool {
+        false
+    }
+
     fn parse_filename(&self, filename: &str) -> Result<Options> {
         if filename.strip_prefix(self.name) == Some("://") {
             return Ok(Options::new());

@@ -109,6 +109,10 @@ impl DriverKind for QuorumKind {
         false
     }
 
+    fn prepares_permissions(&self) -> bool {
+        false
+    }
+
     fn reopens(&self) -> bool {
         false
     }

@@ -21,6 +21,7 @@ use crate::order::NodeTask;
 use crate::transaction::Transaction;
 use crate::value::graph::{Direction, Graph};
 use crate::value::node::Node;
+use crate::world::Answered;
 
 /// An edge that is to lead elsewhere.
 #[derive(Debug, Clone, Copy)]
@@ -70,7 +71,11 @@ impl Exchange {
         for Above { node, stale } in self.above.iter().rev() {
             transaction.keep_facts(*node, !stale.is_empty());
         }
-        for (node, slots) in world.graph(|graph| self.leaving(graph)) {
+        let leaving = world.graph(|graph| self.leaving(graph));
+        if !leaving.is_empty() {
+            transaction.send_burst().await?;
+        }
+        for (node, slots) in leaving {
             let order = NodeTask::ExchangePrepare { slots };
             let left = world.ask(node, order).done().await;
             left.map_err(|error| error.within(&world.graph(|graph| context(graph, node))))?;
@@ -101,25 +106,48 @@ impl Exchange {
         order.into_iter().rev().filter_map(slots).collect()
     }
 
+    /// Has the cells' edges follow with the next burst.
+    pub fn connect_later(&self, transaction: &mut Transaction) {
+        for link in &self.links {
+            transaction.connect_later(link.parent, link.slot, link.old);
+        }
+    }
+
     /// Has the cells' edges follow.
     ///
     /// # Errors
     /// An iothread is gone.
     pub async fn connect(&self, transaction: &mut Transaction) -> Result<()> {
-        for Link {
-            parent, slot, old, ..
-        } in &self.links
-        {
-            transaction.connect(*parent, *slot, *old).await?;
+        for link in &self.links {
+            transaction.connect(link.parent, link.slot, link.old).await?;
         }
         Ok(())
     }
 
-    /// Has drivers read the data that is there now, and nodes ask their children what they demand.
+    /// Whether a driver has other data to read.
+    pub fn reads_data(&self, graph: &Graph) -> bool {
+        let mut above = self.above.iter();
+        above.any(|above| !above.stale.is_empty() && !self.is_taken_out(graph, above.node))
+    }
+
+    /// The nodes whose edges lead elsewhere, children before parents.
+    pub fn parents(&self, graph: &Graph) -> Vec<NodeId> {
+        let above = self.above.iter().map(|above| above.node);
+        above
+            .filter(|node| self.is_parent(*node) && !self.is_taken_out(graph, *node))
+            .collect()
+    }
+
+    fn is_parent(&self, node: NodeId) -> bool {
+        self.links.iter().any(|link| link.parent == node)
+    }
+
+    /// Has drivers read the data that is there now, and nodes ask their children what they demand. Some nodes may have been
+    /// asked already.
     ///
     /// # Errors
     /// A driver cannot read it.
-    pub async fn enter(&self, transaction: &Transaction) -> Result<()> {
+    pub async fn enter(&self, transaction: &Transaction, mut asked: HashMap<NodeId, Answered>) -> Result<()> {
         let world = &transaction.world;
         let mut changed: HashSet<NodeId> = HashSet::new();
         for Above { node, stale } in &self.above {
@@ -130,12 +158,15 @@ impl Exchange {
                 let mut children = graph.children_of(*node);
                 children.any(|edge| changed.contains(&edge.child))
             });
-            let is_parent = || self.links.iter().any(|link| link.parent == *node);
-            if stale.is_empty() && !is_concerned && !is_parent() {
+            let asked = asked.remove(node);
+            if stale.is_empty() && !is_concerned && !self.is_parent(*node) {
                 continue;
             }
             let (node, slots) = (*node, stale.clone());
-            let entered = world.ask(node, NodeTask::Exchange { slots }).opened().await;
+            // What was asked before a child had answered may go by what that child was.
+            let asked = asked.filter(|_| !is_concerned);
+            let asked = asked.unwrap_or_else(|| world.ask(node, NodeTask::Exchange { slots }));
+            let entered = asked.opened().await;
             let facts = entered.map_err(|error| error.within(&world.graph(|graph| context(graph, node))))?;
             if world.graph(|graph| take_facts(graph, node, facts, !stale.is_empty())) {
                 changed.insert(node);
