@@ -735,11 +735,9 @@ fn a_filename_stands_for_a_node_and_its_image() {
         assert_eq!(graph.open(image).await.unwrap(), "disk");
         let nodes = graph.ask(NamedNodes { flat: true }).await.unwrap();
         let disk = nodes
-            .as_array()
-            .unwrap()
             .iter()
-            .find(|node| node["node-name"] == "disk");
-        assert_eq!(disk.unwrap()["file"], json!(filename));
+            .find(|node| node.node_name.as_deref() == Some("disk"));
+        assert_eq!(disk.unwrap().file, filename);
         let client = attach(&graph, "disk").await;
         write(&client, 0, 1, 512).await.unwrap();
         assert_eq!(read(&client, 0, 512).await, Err(BROKEN));

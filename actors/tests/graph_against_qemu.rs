@@ -115,9 +115,12 @@ async fn give(graph: &GraphHandle, command: &str, arguments: &Value) -> Result<V
         }
         "query-named-block-nodes" => {
             let flat = arguments["flat"] == json!(true);
-            graph.ask(NamedNodes { flat }).await
+            graph.ask(NamedNodes { flat }).await.map(|nodes| json!(nodes))
         }
-        "query-blockstats" => graph.ask(BlockStatistics).await,
+        "query-blockstats" => graph
+            .ask(BlockStatistics)
+            .await
+            .map(|statistics| json!(statistics)),
         "x-debug-query-block-graph" => {
             let facts = graph.facts().await?;
             Ok(serde_json::to_value(graph_json(&facts)).expect(WELL_FORMED))

@@ -8,8 +8,8 @@ use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use millpond::monitor::{Dispatch, Session, Turn};
 use millpond_messages::qapi::schema::COMMANDS;
-use millpond_messages::qapi::{Object, QmpError};
-use serde_json::{Value, json};
+use millpond_messages::qapi::{JsonText, Object, QmpError};
+use serde_json::json;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -23,13 +23,13 @@ impl Dispatch for Empty {
         &self.commands
     }
 
-    fn dispatch(&self, command: &str, _: Object) -> LocalBoxFuture<'static, Result<Value, QmpError>> {
+    fn dispatch(&self, command: &str, _: Object) -> LocalBoxFuture<'static, Result<JsonText, QmpError>> {
         let reply = if command == "query-block" {
             json!([])
         } else {
             json!({})
         };
-        async { Ok(reply) }.boxed_local()
+        async { Ok(reply.into()) }.boxed_local()
     }
 }
 

@@ -9,7 +9,7 @@ use futures_util::future::LocalBoxFuture;
 use millpond::monitor::chardev::{Address, Backend, Chardev, ChardevOptions, Socket};
 use millpond::monitor::{Dispatch, EventBus, Finish, Monitor};
 use millpond_messages::qapi::schema::COMMANDS;
-use millpond_messages::qapi::{JobStatus, Object, QmpError, QmpEvent, parse_json};
+use millpond_messages::qapi::{JobStatus, JsonText, Object, QmpError, QmpEvent, parse_json};
 use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -46,7 +46,11 @@ impl Dispatch for Shared {
         &self.0.names
     }
 
-    fn dispatch(&self, command: &str, arguments: Object) -> LocalBoxFuture<'static, Result<Value, QmpError>> {
+    fn dispatch(
+        &self,
+        command: &str,
+        arguments: Object,
+    ) -> LocalBoxFuture<'static, Result<JsonText, QmpError>> {
         self.0.started.borrow_mut().push(command.to_owned());
         let events = self.0.events.clone();
         match command {
@@ -55,7 +59,7 @@ impl Dispatch for Shared {
                 self.0.held.borrow_mut().push(go);
                 async move {
                     let _ = wait.await;
-                    Ok(json!({}))
+                    Ok(json!({}).into())
                 }
                 .boxed_local()
             }
@@ -72,10 +76,10 @@ impl Dispatch for Shared {
                         status: JobStatus::Concluded,
                     });
                 });
-                Ok(json!({}))
+                Ok(json!({}).into())
             }
             .boxed_local(),
-            _ => async { Ok(json!("done")) }.boxed_local(),
+            _ => async { Ok(json!("done").into()) }.boxed_local(),
         }
     }
 }

@@ -170,7 +170,7 @@ fn metadata_that_cannot_be_makes_the_image_unusable() {
             assert_eq!(error.errno(), 5);
             assert!(disk.read(65536, 512).await.is_err(), "goes on after corruption");
             assert_eq!(
-                disk.driver.image().specific_info().unwrap()["data"]["corrupt"],
+                serde_json::json!(disk.driver.image().specific_info())["data"]["corrupt"],
                 true
             );
             disk.close().await.unwrap();

@@ -5,7 +5,7 @@ use super::events::{Charge, Events};
 use super::{Dispatch, EventBus, Session, Turn};
 use actix::prelude::*;
 use futures_util::future::LocalBoxFuture;
-use millpond_messages::qapi::QmpError;
+use millpond_messages::qapi::{JsonText, QmpError};
 use serde_json::Value;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -49,7 +49,7 @@ struct Serve {
 /// A command being carried out. It is polled by the conversation itself, so that its answer goes out
 /// before events that follow it.
 struct Running {
-    work: LocalBoxFuture<'static, Result<Value, QmpError>>,
+    work: LocalBoxFuture<'static, Result<JsonText, QmpError>>,
     id: Option<Value>,
 }
 
@@ -197,7 +197,7 @@ impl Serve {
 }
 
 /// Waits for the running command. Never ends if there is none.
-async fn ended(running: &mut Option<Running>) -> Result<Value, QmpError> {
+async fn ended(running: &mut Option<Running>) -> Result<JsonText, QmpError> {
     match running {
         Some(running) => (&mut running.work).await,
         None => std::future::pending().await,

@@ -1,8 +1,7 @@
 //! The seam between a monitor and what the daemon can do.
 
 use futures_util::future::LocalBoxFuture;
-use millpond_messages::qapi::{Object, QmpError};
-use serde_json::Value;
+use millpond_messages::qapi::{JsonText, Object, QmpError};
 
 /// Carries commands out.
 ///
@@ -18,5 +17,9 @@ pub trait Dispatch {
     }
 
     /// Starts `command`; the future ends when the command has.
-    fn dispatch(&self, command: &str, arguments: Object) -> LocalBoxFuture<'static, Result<Value, QmpError>>;
+    fn dispatch(
+        &self,
+        command: &str,
+        arguments: Object,
+    ) -> LocalBoxFuture<'static, Result<JsonText, QmpError>>;
 }

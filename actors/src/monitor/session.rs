@@ -6,14 +6,17 @@
 use super::Dispatch;
 use millpond_messages::qapi::schema::find_command;
 use millpond_messages::qapi::{
-    ErrorClass, Form, JsonStream, Object, QmpError, TimedEvent, Validator, VersionInfo, in_qdict_order,
-    to_compact, to_pretty,
+    ErrorClass, Form, JsonStream, JsonText, Object, QmpError, TimedEvent, Validator, VersionInfo, bucket,
+    in_qdict_order, spread, to_compact,
 };
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 
 /// Requests that may wait before no more input should be read.
 const QUEUE: usize = 8;
+
+/// What a reply has besides its members: their names, and what is around them.
+const ROOM: usize = 64;
 
 /// A conversation with one client.
 #[derive(Debug)]
@@ -68,7 +71,9 @@ impl Session {
     /// What a client is sent first.
     pub fn greeting(&self) -> Vec<u8> {
         let version = serde_json::to_value(VersionInfo::current()).unwrap_or_default();
-        self.line(&json!({"QMP": {"version": version, "capabilities": ["oob"]}}))
+        self.line(to_compact(
+            &json!({"QMP": {"version": version, "capabilities": ["oob"]}}),
+        ))
     }
 
     /// Takes what the client sent.
@@ -113,28 +118,42 @@ impl Session {
     }
 
     /// The bytes that tell the client the result of a command.
-    pub fn answer(&self, id: Option<Value>, result: Result<Value, QmpError>) -> Vec<u8> {
-        let mut reply = Object::new();
-        match result {
-            // Moved: `json!` would copy it.
-            Ok(value) => reply.insert("return".into(), value),
-            Err(error) => reply.insert("error".into(), json!({"class": error.class, "desc": error.desc})),
+    pub fn answer(&self, id: Option<Value>, result: Result<JsonText, QmpError>) -> Vec<u8> {
+        let (name, text) = match result {
+            Ok(text) => ("return", text),
+            Err(error) => {
+                let told = json!({"class": error.class, "desc": error.desc});
+                ("error", told.into())
+            }
         };
-        reply.extend(id.map(|id| ("id".into(), id)));
-        self.line(&Value::Object(reply))
+        let id = id.map(|id| ("id", JsonText::from(id)));
+        let mut members: Vec<(&str, JsonText)> = id.into_iter().chain([(name, text)]).collect();
+        // As QEMU orders all objects.
+        members.sort_by_key(|(name, _)| bucket(name));
+        let length: usize = members.iter().map(|(_, text)| text.as_str().len()).sum();
+        let mut line = String::with_capacity(length + ROOM);
+        for (index, (name, text)) in members.iter().enumerate() {
+            let before = if index == 0 { "{" } else { ", " };
+            for part in [before, "\"", name, "\": ", text.as_str()] {
+                line.push_str(part);
+            }
+        }
+        line.push('}');
+        self.line(line)
     }
 
     /// The bytes that tell the client of an event, once it has negotiated.
     pub fn event(&self, event: &TimedEvent) -> Option<Vec<u8>> {
         self.negotiated
-            .then(|| self.line(&Value::Object(event.to_json())))
+            .then(|| self.line(to_compact(&Value::Object(event.to_json()))))
     }
 
-    fn line(&self, value: &Value) -> Vec<u8> {
+    /// A line of JSON as the client is sent it.
+    fn line(&self, compact: String) -> Vec<u8> {
         let mut text = if self.pretty {
-            to_pretty(value).replace('\n', "\r\n")
+            spread(&compact).replace('\n', "\r\n")
         } else {
-            to_compact(value)
+            compact
         };
         text.push_str("\r\n");
         text.into_bytes()
@@ -205,7 +224,7 @@ impl Session {
         })
     }
 
-    fn negotiate(&mut self, arguments: &Object) -> Result<Value, QmpError> {
+    fn negotiate(&mut self, arguments: &Object) -> Result<JsonText, QmpError> {
         if self.negotiated {
             let text = "Capabilities negotiation is already complete, command ignored";
             return Err(QmpError::new(ErrorClass::CommandNotFound, text));
@@ -216,6 +235,6 @@ impl Session {
             .get("enable")
             .and_then(Value::as_array)
             .is_some_and(|list| !list.is_empty());
-        Ok(json!({}))
+        Ok(json!({}).into())
     }
 }

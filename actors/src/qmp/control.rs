@@ -5,10 +5,11 @@ use crate::daemon::Daemon;
 use crate::flight;
 use crate::log;
 use millpond_messages::qapi::schema::{
-    BlockInfo, CommandInfo, Json, QueryBlock, QueryCommands, QueryQmpSchema, QueryVersion, Quit, SchemaInfo,
+    BlockInfo, CommandInfo, Like, QueryBlock, QueryCommands, QueryQmpSchema, QueryVersion, Quit, SchemaInfo,
     VersionInfo, XMillpondFlightRecord, XMillpondLogReopen,
 };
 use millpond_messages::qapi::{QmpError, introspect};
+use serde_json::Value;
 
 pub(super) async fn version(_: Daemon, _: QueryVersion) -> Result<VersionInfo, QmpError> {
     Ok(VersionInfo::current())
@@ -24,8 +25,8 @@ pub(super) async fn commands(_: Daemon, _: QueryCommands) -> Result<Vec<CommandI
         .collect())
 }
 
-pub(super) async fn schema(_: Daemon, _: QueryQmpSchema) -> Result<Json<Vec<SchemaInfo>>, QmpError> {
-    Ok(Json::new(introspect(&names())))
+pub(super) async fn schema(_: Daemon, _: QueryQmpSchema) -> Result<Like<Vec<SchemaInfo>, Value>, QmpError> {
+    Ok(Like::new(introspect(&names())))
 }
 
 pub(super) async fn quit(daemon: Daemon, _: Quit) -> Result<(), QmpError> {

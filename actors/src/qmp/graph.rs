@@ -8,29 +8,28 @@ use millpond_messages::graph::{
 };
 use millpond_messages::qapi::QmpError;
 use millpond_messages::qapi::schema::{
-    BlockDeviceInfo, BlockSetWriteThreshold, BlockStats, Json, MillpondIothreadReport, PendingDrain,
+    BlockDeviceInfo, BlockSetWriteThreshold, BlockStats, Like, MillpondIothreadReport, PendingDrain,
     QueryBlockstats, QueryNamedBlockNodes, XDbgBlockGraph, XDebugQueryBlockGraph,
     XMillpondLatencyHistogramSet, XMillpondQueryDot, XMillpondQueryDrains, XMillpondQueryIothreads,
 };
 use millpond_messages::{LatencyHistogram, LatencyHistograms};
-use serde_json::{Value, json};
 
 pub(super) async fn query_nodes(
     daemon: Daemon,
     arguments: QueryNamedBlockNodes,
-) -> Result<Json<Vec<BlockDeviceInfo>>, QmpError> {
+) -> Result<Vec<BlockDeviceInfo>, QmpError> {
     let QueryNamedBlockNodes { flat } = arguments;
-    daemon.graph(NamedNodes { flat }).await.map(Json::new)
+    daemon.graph(NamedNodes { flat }).await
 }
 
 /// Statistics are kept by nodes: without `query-nodes` only devices are asked for, which there are none.
 pub(super) async fn query_statistics(
     daemon: Daemon,
     arguments: QueryBlockstats,
-) -> Result<Json<Vec<BlockStats>>, QmpError> {
+) -> Result<Vec<BlockStats>, QmpError> {
     match arguments.query_nodes {
-        true => daemon.graph(BlockStatistics).await.map(Json::new),
-        false => Ok(Json::new(Value::Array(Vec::new()))),
+        true => daemon.graph(BlockStatistics).await,
+        false => Ok(Vec::new()),
     }
 }
 
@@ -87,27 +86,19 @@ pub(super) async fn query_drains(
 pub(super) async fn query_iothreads(
     daemon: Daemon,
     _: XMillpondQueryIothreads,
-) -> Result<Json<Vec<MillpondIothreadReport>>, QmpError> {
-    daemon.graph(IothreadReports).await.map(|reports| shown(&reports))
+) -> Result<Like<Vec<MillpondIothreadReport>, Vec<IothreadReport>>, QmpError> {
+    daemon.graph(IothreadReports).await.map(Like::new)
 }
 
-/// The reports in the form that their row in the schema says.
-fn shown(reports: &[IothreadReport]) -> Json<Vec<MillpondIothreadReport>> {
-    Json::new(json!(reports))
-}
-
-pub(super) async fn query_dot(daemon: Daemon, _: XMillpondQueryDot) -> Result<Json<String>, QmpError> {
-    daemon
-        .graph(DrawGraph)
-        .await
-        .map(|drawing| Json::new(drawing.into()))
+pub(super) async fn query_dot(daemon: Daemon, _: XMillpondQueryDot) -> Result<String, QmpError> {
+    daemon.graph(DrawGraph).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use millpond_messages::graph::IothreadCounters;
-    use millpond_messages::qapi::schema::{Answers, Structure};
+    use millpond_messages::qapi::schema::Structure;
 
     #[test]
     fn an_iothreads_report_has_the_members_of_its_row() {
@@ -118,8 +109,8 @@ mod tests {
             cpu_affinity: vec![3],
             counters: IothreadCounters::default(),
         };
-        let shown = shown(&[report]).into_json().expect("it is JSON");
-        let members: Vec<&str> = shown[0]
+        let shown = serde_json::to_value(report).expect("it is JSON");
+        let members: Vec<&str> = shown
             .as_object()
             .expect("an object")
             .keys()

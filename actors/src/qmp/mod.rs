@@ -19,11 +19,10 @@ use crate::daemon::Daemon;
 use crate::monitor::Dispatch;
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::qapi::schema::{self, Answers, COMMANDS, Command};
-use millpond_messages::qapi::{ErrorClass, Object, QmpError};
-use serde_json::Value;
+use millpond_messages::qapi::{ErrorClass, JsonText, Object, QmpError};
 use std::rc::Rc;
 
-type Handler = fn(Daemon, Object) -> LocalBoxFuture<'static, Result<Value, QmpError>>;
+type Handler = fn(Daemon, Object) -> LocalBoxFuture<'static, Result<JsonText, QmpError>>;
 
 macro_rules! table {
     ($($command:ident => $handler:path,)*) => {
@@ -138,7 +137,11 @@ impl Dispatch for Commands {
         self.daemon.extra_drivers()
     }
 
-    fn dispatch(&self, command: &str, arguments: Object) -> LocalBoxFuture<'static, Result<Value, QmpError>> {
+    fn dispatch(
+        &self,
+        command: &str,
+        arguments: Object,
+    ) -> LocalBoxFuture<'static, Result<JsonText, QmpError>> {
         match TABLE.iter().find(|(name, _)| *name == command) {
             Some((_, handler)) => handler(self.daemon.clone(), arguments),
             None => {
@@ -159,13 +162,13 @@ async fn carry_out<C, R, F>(
     daemon: Daemon,
     arguments: Object,
     handler: fn(Daemon, C::Arguments) -> F,
-) -> Result<Value, QmpError>
+) -> Result<JsonText, QmpError>
 where
     C: Command,
     R: Answers<C::Answer>,
     F: Future<Output = Result<R, QmpError>>,
 {
-    handler(daemon, schema::parse(arguments)?).await?.into_json()
+    handler(daemon, schema::parse(arguments)?).await?.into_text()
 }
 
 #[cfg(test)]

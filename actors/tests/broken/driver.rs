@@ -14,6 +14,7 @@ use millpond_drivers::api::{
 use millpond_messages::error::errno::EIO;
 use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
+use millpond_messages::qapi::ImageInfoSpecific;
 use millpond_messages::{
     BlockSizes, DebugEvent, DebugOrder, DriverInfo, Geometry, IoError, IoResult, Permissions, Range,
     RequestFlags, Result,
@@ -379,7 +380,7 @@ impl Image for Fragile {
         DriverInfo::default()
     }
 
-    fn specific_info(&self) -> Option<Value> {
+    fn specific_info(&self) -> Option<ImageInfoSpecific> {
         self.trap.call(Entry::SpecificInfo);
         None
     }

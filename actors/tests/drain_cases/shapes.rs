@@ -200,11 +200,7 @@ fn questions_are_answered_while_requests_jobs_and_changes_wait_for_storage() {
     for _ in 0..100 {
         assert_eq!(wait(world.graph.facts()).unwrap().nodes.len(), 2);
         assert_eq!(
-            wait(world.graph.ask(NamedNodes { flat: false }))
-                .unwrap()
-                .as_array()
-                .unwrap()
-                .len(),
+            wait(world.graph.ask(NamedNodes { flat: false })).unwrap().len(),
             2
         );
         assert!(world.waiting() >= 1);

@@ -1,6 +1,7 @@
 //! What can be done to an image as a whole.
 
 use millpond_messages::graph::Options;
+use millpond_messages::qapi::ImageInfoSpecific;
 use millpond_messages::{CheckResult, DriverInfo, Error, ErrorKind, Repair, Result};
 
 use super::answer::Answer;
@@ -14,8 +15,8 @@ pub trait Image {
         DriverInfo::default()
     }
 
-    /// QAPI's `ImageInfoSpecific`: `{"type": ..., "data": {...}}`.
-    fn specific_info(&self) -> Option<serde_json::Value> {
+    /// What only the format knows, as queries show it.
+    fn specific_info(&self) -> Option<ImageInfoSpecific> {
         None
     }
 

@@ -1,10 +1,9 @@
 //! Questions about the graph.
 
-use serde_json::Value;
-
 use super::{Blocker, DriverFacts, GraphFacts, IothreadOptions, IothreadReport, NodeFacts};
 use crate::common::{BlockSizes, DriverInfo, Geometry, IoThreadId, NodeReport, RootId};
 use crate::handshake::PendingDrain;
+use crate::qapi::{BlockDeviceInfo, BlockStats};
 use crate::saved::SavedGraph;
 
 requests! {
@@ -14,7 +13,7 @@ requests! {
         NamedNodes {
             /// No recursion into backing images.
             flat: bool,
-        } -> Value: Json,
+        } -> Vec<BlockDeviceInfo>: NamedNodes,
         /// What `x-debug-query-block-graph` answers.
         WholeGraph -> GraphFacts: Graph,
         /// The same in the DOT language, with drivers, iothreads and roles: `x-millpond-query-dot`.
@@ -22,7 +21,7 @@ requests! {
         /// Drains that are not still yet, with what they wait for.
         ListDrains -> Vec<PendingDrain>: Drains,
         /// What `query-blockstats` with `query-nodes` answers.
-        BlockStatistics -> Value: Json,
+        BlockStatistics -> Vec<BlockStats>: Statistics,
         /// What has passed each node.
         NodeReports -> Vec<NodeReport>: NodeReports,
         /// All of the graph's state, to be written down.

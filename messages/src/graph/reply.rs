@@ -1,11 +1,10 @@
 //! What the policy replies.
 
-use serde_json::Value;
-
 use super::{Blocker, DriverFacts, GraphFacts, IothreadOptions, IothreadReport, NodeFacts, Transacted};
 use crate::common::{BlockSizes, CheckResult, DriverInfo, Geometry, IoThreadId, NodeReport, Token};
 use crate::error::Result;
 use crate::handshake::PendingDrain;
+use crate::qapi::{BlockDeviceInfo, BlockStats};
 use crate::saved::SavedGraph;
 
 /// What the policy replies. `C` is the handle that a root edge is used through. Which request has which reply is said by the
@@ -30,8 +29,10 @@ pub enum GraphReply<C> {
     Drivers(Vec<DriverFacts>),
     /// A section that is still.
     Still(Token),
-    /// `query-named-block-nodes` and `query-blockstats`: QAPI's own JSON.
-    Json(Value),
+    /// `query-named-block-nodes`: all nodes, the newest first.
+    NamedNodes(Vec<BlockDeviceInfo>),
+    /// `query-blockstats` of nodes, the oldest first.
+    Statistics(Vec<BlockStats>),
     /// All nodes and edges.
     Graph(GraphFacts),
     /// The drains that wait, and for what.
@@ -76,7 +77,8 @@ impl<C> GraphReply<C> {
             Self::DriverInfo(it) => GraphReply::DriverInfo(it),
             Self::Drivers(it) => GraphReply::Drivers(it),
             Self::Still(it) => GraphReply::Still(it),
-            Self::Json(it) => GraphReply::Json(it),
+            Self::NamedNodes(it) => GraphReply::NamedNodes(it),
+            Self::Statistics(it) => GraphReply::Statistics(it),
             Self::Graph(it) => GraphReply::Graph(it),
             Self::Drains(it) => GraphReply::Drains(it),
             Self::Saved(it) => GraphReply::Saved(it),

@@ -1,10 +1,10 @@
 //! The terms in which the schema is written: tables of types, commands and events, and the traits by which Rust types say
 //! which of them they are. [`row`](super::row) makes both of one row.
 
-use super::{Object, QmpError};
+use super::{Object, QmpError, to_compact, to_text};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::marker::PhantomData;
 
 /// An object of the schema: members, and for a union the further members that its tag selects.
@@ -194,35 +194,61 @@ pub trait Answers<T> {
     ///
     /// # Errors
     /// The value has no form in JSON.
-    fn into_json(self) -> Result<Value, QmpError>;
+    fn into_text(self) -> Result<JsonText, QmpError>;
 }
 
 impl Answers<()> for () {
-    fn into_json(self) -> Result<Value, QmpError> {
-        Ok(json!({}))
+    fn into_text(self) -> Result<JsonText, QmpError> {
+        Ok(JsonText("{}".to_owned()))
     }
 }
 
 impl<T: Qapi + Serialize> Answers<T> for T {
-    fn into_json(self) -> Result<Value, QmpError> {
-        serde_json::to_value(self).map_err(|error| QmpError::generic(error.to_string()))
+    fn into_text(self) -> Result<JsonText, QmpError> {
+        JsonText::of(&self)
     }
 }
 
-/// A `T` that is JSON already: a large answer is not taken apart to be put together again.
+/// A value of another type that has the same form in JSON as a `T`: it is not put into one to be written.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Json<T>(Value, PhantomData<T>);
+pub struct Like<T, V>(V, PhantomData<T>);
 
-impl<T> Json<T> {
-    /// JSON that has the form of a `T`.
-    pub const fn new(value: Value) -> Self {
+impl<T, V> Like<T, V> {
+    /// A value that has the form of a `T`.
+    pub const fn new(value: V) -> Self {
         Self(value, PhantomData)
     }
 }
 
-impl<T> Answers<T> for Json<T> {
-    fn into_json(self) -> Result<Value, QmpError> {
-        Ok(self.0)
+impl<T, V: Serialize> Answers<T> for Like<T, V> {
+    fn into_text(self) -> Result<JsonText, QmpError> {
+        JsonText::of(&self.0)
+    }
+}
+
+/// JSON as QEMU prints it, in one line: what a command answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JsonText(String);
+
+impl JsonText {
+    /// The text of a value.
+    ///
+    /// # Errors
+    /// The value has no form in JSON.
+    pub fn of<T: Serialize + ?Sized>(value: &T) -> Result<Self, QmpError> {
+        let text = to_text(value).map_err(|error| QmpError::generic(error.to_string()))?;
+        Ok(Self(text))
+    }
+
+    /// The text, in one line.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<Value> for JsonText {
+    fn from(value: Value) -> Self {
+        Self(to_compact(&value))
     }
 }
 

@@ -4,7 +4,7 @@
 use futures_util::future::{LocalBoxFuture, ready};
 use millpond::monitor::{Call, Dispatch, Session, Turn};
 use millpond_messages::qapi::schema::{COMMANDS, find_command};
-use millpond_messages::qapi::{Object, QmpError};
+use millpond_messages::qapi::{JsonText, Object, QmpError};
 use serde_json::Value;
 
 /// Knows every command and does nothing.
@@ -15,8 +15,8 @@ impl Dispatch for Nothing {
         &self.0
     }
 
-    fn dispatch(&self, _: &str, _: Object) -> LocalBoxFuture<'static, Result<Value, QmpError>> {
-        Box::pin(ready(Ok(Value::Null)))
+    fn dispatch(&self, _: &str, _: Object) -> LocalBoxFuture<'static, Result<JsonText, QmpError>> {
+        Box::pin(ready(Ok(Value::Null.into())))
     }
 }
 
@@ -47,7 +47,7 @@ fn converse(bytes: &[u8], piece: usize, dispatch: &Nothing) -> Vec<Vec<u8>> {
                 Turn::Send(bytes) => bytes,
                 Turn::Run(call) => {
                     typed(&call);
-                    session.answer(call.id, Ok(Value::Object(call.arguments)))
+                    session.answer(call.id, Ok(Value::Object(call.arguments).into()))
                 }
             });
         }

@@ -32,9 +32,11 @@ use facts::found;
 /// It is about something that does not exist.
 pub async fn answer(world: &World, query: Query) -> Reply {
     match query {
-        Query::NamedNodes(NamedNodes { flat }) => nodes::named_nodes(world, flat).await.map(GraphReply::Json),
+        Query::NamedNodes(NamedNodes { flat }) => {
+            nodes::named_nodes(world, flat).await.map(GraphReply::NamedNodes)
+        }
         Query::NodeReports(_) => Ok(GraphReply::NodeReports(statistics::reports(world).await)),
-        Query::BlockStatistics(_) => Ok(GraphReply::Json(statistics::statistics(world).await)),
+        Query::BlockStatistics(_) => Ok(GraphReply::Statistics(statistics::statistics(world).await)),
         Query::IothreadReports(_) => Ok(GraphReply::IothreadReports(iothreads::reports(world).await)),
         Query::SaveGraph(_) => saved::graph(world)
             .await

@@ -3,13 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use millpond_engine::node::{Description, DetectZeroes, OrderOutcome};
-use millpond_messages::qapi::{
-    BlockDeviceInfo, BlockdevCacheInfo, BlockdevDetectZeroesOptions, ImageInfo, ImageInfoSpecific,
-};
+use millpond_messages::qapi::{BlockDeviceInfo, BlockdevCacheInfo, BlockdevDetectZeroesOptions, ImageInfo};
 use millpond_messages::{
     DriverInfo, Error, ErrorKind, IoError, IoThreadId, NodeId, OpenFlags, Result, Role, SECTOR_SIZE,
 };
-use serde_json::Value;
 
 use crate::order::{IothreadOrder, NodeTask};
 use crate::query::device::says_nothing;
@@ -17,9 +14,6 @@ use crate::value::filename::{Filenames, full_backing_name};
 use crate::value::graph::Graph;
 use crate::value::node::Node;
 use crate::world::World;
-
-/// The member of an image that is the image below it.
-const BACKING_IMAGE: &str = "backing-image";
 
 /// How many nodes one order asks. They are asked one after the other, those of different orders at the same time.
 const AT_ONCE: usize = 32;
@@ -32,7 +26,7 @@ const MOST_IMAGES: u64 = 1 << 18;
 ///
 /// # Errors
 /// There are so many below each other that the answer is asked for without those below.
-pub async fn named_nodes(world: &World, flat: bool) -> Result<Value> {
+pub async fn named_nodes(world: &World, flat: bool) -> Result<Vec<BlockDeviceInfo>> {
     let descriptions = describe(world).await;
     world.graph(|graph| {
         let names = Filenames::of(graph, descriptions.keys().copied());
@@ -45,7 +39,7 @@ pub async fn named_nodes(world: &World, flat: bool) -> Result<Value> {
         };
         view.check_length()?;
         let nodes = graph.live_nodes().rev().filter_map(|node| view.node(node));
-        Ok(Value::Array(nodes.collect()))
+        Ok(nodes.collect())
     })
 }
 
@@ -181,14 +175,10 @@ impl View<'_> {
     }
 
     /// A node, and unless flat the images below it, nested.
-    fn node(&self, node: &Node) -> Option<Value> {
-        let mut info = serde_json::to_value(self.info_of(node)?).ok()?;
-        if !self.flat
-            && let Some(below) = self.images_below(node)
-        {
-            info.get_mut("image")?
-                .as_object_mut()?
-                .insert(BACKING_IMAGE.to_owned(), below);
+    fn node(&self, node: &Node) -> Option<BlockDeviceInfo> {
+        let mut info = self.info_of(node)?;
+        if !self.flat {
+            info.image.backing_image = self.images_below(node);
         }
         Some(info)
     }
@@ -219,17 +209,15 @@ impl View<'_> {
     }
 
     /// The images below a node, the nearest first and the others nested in it.
-    fn images_below(&self, node: &Node) -> Option<Value> {
+    fn images_below(&self, node: &Node) -> Option<Box<ImageInfo>> {
         let chain = std::iter::successors(below(self.graph, node), |node| below(self.graph, node));
-        let images: Vec<Value> = chain
-            .map_while(|node| serde_json::to_value(self.image(node)?).ok())
-            .collect();
+        let images: Vec<ImageInfo> = chain.map_while(|node| self.image(node)).collect();
         // Put together from below: however deep they nest, nothing calls itself.
-        images.into_iter().rev().reduce(|below, mut image| {
-            if let Some(members) = image.as_object_mut() {
-                members.insert(BACKING_IMAGE.to_owned(), below);
-            }
-            image
+        images.into_iter().rev().fold(None, |below, image| {
+            Some(Box::new(ImageInfo {
+                backing_image: below,
+                ..image
+            }))
         })
     }
 
@@ -260,7 +248,7 @@ impl View<'_> {
             full_backing_filename: full_backing_name(self.graph, node),
             backing_filename_format: link.and_then(|link| link.format.clone()),
             snapshots: None,
-            format_specific: description.specific.as_ref().and_then(specific),
+            format_specific: description.specific.clone(),
             backing_image: None,
         })
     }
@@ -284,10 +272,6 @@ impl View<'_> {
     fn depth(&self, node: &Node) -> i64 {
         self.from_below.get(&node.id).map_or(0, |below| below.depth)
     }
-}
-
-fn specific(value: &Value) -> Option<ImageInfoSpecific> {
-    serde_json::from_value(value.clone()).ok()
 }
 
 fn detect_zeroes(mode: DetectZeroes) -> BlockdevDetectZeroesOptions {

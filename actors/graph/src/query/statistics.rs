@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 
 use millpond_engine::node::OrderOutcome;
+use millpond_messages::qapi::{
+    BlockDeviceStats, BlockLatencyHistogramInfo, BlockStats, BlockStatsSpecific, BlockStatsSpecificFile,
+};
 use millpond_messages::{LatencyHistogram, NodeId, NodeReport, NodeStatistics, OperationCount};
-use serde_json::{Map, Value, json};
 
 use crate::order::IothreadOrder;
 use crate::query::nodes::by_iothread;
@@ -29,21 +31,21 @@ pub async fn reports(world: &World) -> Vec<NodeReport> {
     })
 }
 
-/// The same as QAPI's list of `BlockStats`.
-pub async fn statistics(world: &World) -> Value {
+/// The same as `query-blockstats` shows it.
+pub async fn statistics(world: &World) -> Vec<BlockStats> {
     let statistics = ask(world).await;
     world.graph(|graph| {
         let nodes = graph.live_nodes().filter_map(|node| {
-            let mut entry = one(node, statistics.get(&node.id)?);
             let file = graph
                 .child_named(node.id, "file")
                 .and_then(|file| graph.node(file));
-            if let Some((file, statistics)) = file.and_then(|file| Some((file, statistics.get(&file.id)?))) {
-                entry.insert("parent".to_owned(), Value::Object(one(file, statistics)));
-            }
-            Some(Value::Object(entry))
+            let below = file.and_then(|file| Some(one(file, statistics.get(&file.id)?)));
+            Some(BlockStats {
+                parent: below.map(Box::new),
+                ..one(node, statistics.get(&node.id)?)
+            })
         });
-        Value::Array(nodes.collect())
+        nodes.collect()
     })
 }
 
@@ -68,68 +70,72 @@ async fn ask(world: &World) -> HashMap<NodeId, NodeStatistics> {
     statistics
 }
 
-fn one(node: &Node, statistics: &NodeStatistics) -> Map<String, Value> {
-    let mut entry = Map::new();
-    entry.insert("node-name".to_owned(), Value::String(node.name.clone()));
-    entry.insert("stats".to_owned(), Value::Object(counters(statistics)));
-    if matches!(node.kind.name(), "file" | "host_device") {
-        entry.insert(
-            "driver-specific".to_owned(),
-            json!({
-                "driver": node.kind.name(),
-                "discard-nb-ok": statistics.driver_discard.operations,
-                "discard-nb-failed": statistics.driver_discard.failed,
-                "discard-bytes-ok": statistics.driver_discard.bytes,
-            }),
-        );
+fn one(node: &Node, statistics: &NodeStatistics) -> BlockStats {
+    let specific = BlockStatsSpecificFile {
+        discard_nb_ok: statistics.driver_discard.operations,
+        discard_nb_failed: statistics.driver_discard.failed,
+        discard_bytes_ok: statistics.driver_discard.bytes,
+    };
+    BlockStats {
+        node_name: Some(node.name.clone()),
+        stats: counters(statistics),
+        driver_specific: match node.kind.name() {
+            "file" => Some(BlockStatsSpecific::File(specific)),
+            "host_device" => Some(BlockStatsSpecific::HostDevice(specific)),
+            _ => None,
+        },
+        ..BlockStats::default()
     }
-    entry
 }
 
-/// QAPI's `BlockDeviceStats`. Zero writes are writes, as they are when a guest's disk asks for them in QEMU. Nothing merges
-/// requests, and there are no zones to append to.
-fn counters(statistics: &NodeStatistics) -> Map<String, Value> {
-    let none = OperationCount::default();
-    let kinds = [
-        ("rd", statistics.read),
-        ("wr", sum(statistics.write, statistics.write_zeroes)),
-        ("zone_append", none),
-        ("flush", statistics.flush),
-        ("unmap", statistics.discard),
-    ];
-    let mut shown = Map::new();
-    for (name, count) in kinds {
-        if name != "flush" {
-            shown.insert(format!("{name}_bytes"), count.bytes.into());
-            shown.insert(format!("{name}_merged"), 0.into());
-        }
-        shown.insert(format!("{name}_operations"), count.operations.into());
-        shown.insert(format!("{name}_total_time_ns"), count.total_time_ns.into());
-        shown.insert(format!("failed_{name}_operations"), count.failed.into());
-        shown.insert(format!("invalid_{name}_operations"), count.invalid.into());
+/// Zero writes are writes, as they are when a guest's disk asks for them in QEMU. Nothing merges requests, and there are no
+/// zones to append to.
+fn counters(statistics: &NodeStatistics) -> BlockDeviceStats {
+    let shown = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let NodeStatistics {
+        read: rd,
+        flush,
+        discard: unmap,
+        histograms,
+        ..
+    } = statistics;
+    let wr = sum(statistics.write, statistics.write_zeroes);
+    BlockDeviceStats {
+        rd_bytes: shown(rd.bytes),
+        wr_bytes: shown(wr.bytes),
+        unmap_bytes: shown(unmap.bytes),
+        rd_operations: shown(rd.operations),
+        wr_operations: shown(wr.operations),
+        flush_operations: shown(flush.operations),
+        unmap_operations: shown(unmap.operations),
+        rd_total_time_ns: shown(rd.total_time_ns),
+        wr_total_time_ns: shown(wr.total_time_ns),
+        flush_total_time_ns: shown(flush.total_time_ns),
+        unmap_total_time_ns: shown(unmap.total_time_ns),
+        wr_highest_offset: shown(statistics.highest_write),
+        idle_time_ns: statistics.idle_ns.map(shown),
+        failed_rd_operations: shown(rd.failed),
+        failed_wr_operations: shown(wr.failed),
+        failed_flush_operations: shown(flush.failed),
+        failed_unmap_operations: shown(unmap.failed),
+        invalid_rd_operations: shown(rd.invalid),
+        invalid_wr_operations: shown(wr.invalid),
+        invalid_flush_operations: shown(flush.invalid),
+        invalid_unmap_operations: shown(unmap.invalid),
+        account_invalid: true,
+        account_failed: true,
+        rd_latency_histogram: histograms.read.as_ref().map(bins),
+        wr_latency_histogram: histograms.write.as_ref().map(bins),
+        flush_latency_histogram: histograms.flush.as_ref().map(bins),
+        ..BlockDeviceStats::default()
     }
-    shown.insert("wr_highest_offset".to_owned(), statistics.highest_write.into());
-    if let Some(idle) = statistics.idle_ns {
-        shown.insert("idle_time_ns".to_owned(), idle.into());
-    }
-    shown.insert("account_invalid".to_owned(), true.into());
-    shown.insert("account_failed".to_owned(), true.into());
-    shown.insert("timed_stats".to_owned(), Value::Array(Vec::new()));
-    let histograms = &statistics.histograms;
-    for (name, histogram) in [
-        ("rd_latency_histogram", &histograms.read),
-        ("wr_latency_histogram", &histograms.write),
-        ("flush_latency_histogram", &histograms.flush),
-    ] {
-        if let Some(histogram) = histogram {
-            shown.insert(name.to_owned(), bins(histogram));
-        }
-    }
-    shown
 }
 
-fn bins(histogram: &LatencyHistogram) -> Value {
-    json!({"boundaries": histogram.boundaries(), "bins": histogram.bins()})
+fn bins(histogram: &LatencyHistogram) -> BlockLatencyHistogramInfo {
+    BlockLatencyHistogramInfo {
+        boundaries: histogram.boundaries().to_vec(),
+        bins: histogram.bins().to_vec(),
+    }
 }
 
 fn sum(one: OperationCount, other: OperationCount) -> OperationCount {

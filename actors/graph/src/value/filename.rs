@@ -1,12 +1,11 @@
 //! The names that nodes are shown by: the file's name where that alone would open the same node, else `json:{...}`.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::fmt;
 use std::rc::Rc;
 
-use millpond_messages::graph::Options;
 use millpond_messages::path::{full_backing_filename, path_combine};
-use millpond_messages::qapi::{in_qdict_order, to_compact};
+use millpond_messages::qapi::{bucket, push_string, to_compact};
 use millpond_messages::{Error, ErrorKind, NodeId, Result};
 use serde_json::Value;
 
@@ -118,70 +117,103 @@ impl Filenames {
 
     /// The options that open the node, as JSON, cut off where no name shows more.
     fn options(&self, graph: &Graph, node: &Node) -> String {
-        let mut options = Options::new();
-        options.insert("driver".to_owned(), Value::String(node.kind.name().to_owned()));
+        let mut members = Members::default();
+        members.insert("driver".into(), Text::Word(node.kind.name()));
         for (name, value) in strong_options(node) {
-            insert_flat(&mut options, name, value);
+            members.insert_flat(name.into(), value);
         }
         let overridden = self.backing_overridden(graph, node);
-        // Those of children are there as text already; among the others they are nulls.
-        let mut children: HashMap<&str, Text> = HashMap::new();
         for edge in graph.children_of(node.id) {
             let skipped = edge.name == "backing" && !overridden;
             if let Some(child) = self.0.get(&edge.child).filter(|_| !skipped) {
-                let (name, text) = match node.kind.numbered().filter(|_| is_numbered(node, edge)) {
-                    Some(numbered) => (numbered.name, children.entry(numbered.name).or_default()),
-                    None => (&*edge.name, children.entry(&edge.name).or_insert(Text::One(""))),
-                };
-                text.push(&child.options);
-                options.insert(name.to_owned(), Value::Null);
+                match node.kind.numbered().filter(|_| is_numbered(node, edge)) {
+                    Some(numbered) => members.push(numbered.name.into(), &child.options),
+                    None => members.insert((&*edge.name).into(), Text::One(&child.options)),
+                }
             }
         }
         if overridden && graph.child_named(node.id, "backing").is_none() {
-            options.insert("backing".to_owned(), Value::Null);
+            members.insert("backing".into(), Text::Value(&Value::Null));
         }
-        let members = in_qdict_order(&options).map(|(name, value)| {
-            let value = match children.get(name.as_str()) {
-                Some(text) => text.to_string(),
-                None => to_compact(value),
-            };
-            format!("{}: {value}", to_compact(&Value::String(name.clone())))
-        });
-        let mut text = format!("{{{}}}", members.collect::<Vec<_>>().join(", "));
+        let mut text = members.into_text();
         cut(&mut text, NAME_MAX);
         text
     }
 }
 
-/// The options of a child, or of those that are a list.
+/// The members of the options of a node, as they came.
+#[derive(Debug, Default)]
+struct Members<'a>(Vec<(Cow<'a, str>, Text<'a>)>);
+
+/// What a member is.
 #[derive(Debug)]
 enum Text<'a> {
+    Word(&'a str),
+    Value(&'a Value),
+    /// The options of a child.
     One(&'a str),
-    /// Numbers have gaps once a child was deleted, but the list that opens the same again has none.
+    /// Those of children with numbers. The numbers have gaps once a child was deleted, but the list that opens the same
+    /// again has none.
     List(Vec<&'a str>),
 }
 
-impl Default for Text<'_> {
-    fn default() -> Self {
-        Self::List(Vec::new())
-    }
-}
-
-impl<'a> Text<'a> {
-    fn push(&mut self, options: &'a str) {
-        match self {
-            Self::One(text) => *text = options,
-            Self::List(list) => list.push(options),
+impl<'a> Members<'a> {
+    /// Adds a member. One of this name that is there gets the new value.
+    fn insert(&mut self, name: Cow<'a, str>, text: Text<'a>) {
+        match self.0.iter_mut().find(|(has, _)| *has == name) {
+            Some((_, had)) => *had = text,
+            None => self.0.push((name, text)),
         }
     }
-}
 
-impl fmt::Display for Text<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::One(text) => f.write_str(text),
-            Self::List(list) => write!(f, "[{}]", list.join(", ")),
+    /// Adds the options of a child to the list of this name.
+    fn push(&mut self, name: Cow<'a, str>, options: &'a str) {
+        match self.0.iter_mut().find(|(has, _)| *has == name) {
+            Some((_, Text::List(list))) => list.push(options),
+            _ => self.insert(name, Text::List(vec![options])),
         }
+    }
+
+    /// Adds an option of a driver's own. Lists and objects are shown by dotted keys, as QEMU has them, one for each of what is
+    /// in them.
+    fn insert_flat(&mut self, name: Cow<'a, str>, value: &'a Value) {
+        match value {
+            Value::Array(items) => (0..).zip(items).for_each(|(number, item): (usize, _)| {
+                self.insert_flat(format!("{name}.{number}").into(), item);
+            }),
+            Value::Object(members) => members
+                .iter()
+                .for_each(|(member, value)| self.insert_flat(format!("{name}.{member}").into(), value)),
+            _ => self.insert(name, Text::Value(value)),
+        }
+    }
+
+    /// All of them as an object, in QEMU's order.
+    fn into_text(mut self) -> String {
+        self.0.reverse();
+        self.0.sort_by_cached_key(|(name, _)| bucket(name));
+        let mut out = String::with_capacity(64);
+        out.push('{');
+        for (index, (name, text)) in self.0.iter().enumerate() {
+            if index > 0 {
+                out.push_str(", ");
+            }
+            push_string(&mut out, name);
+            out.push_str(": ");
+            match text {
+                Text::Word(text) => push_string(&mut out, text),
+                Text::Value(Value::String(text)) => push_string(&mut out, text),
+                Text::Value(value) => out.push_str(&to_compact(value)),
+                Text::One(options) => out.push_str(options),
+                Text::List(list) => {
+                    out.push('[');
+                    out.push_str(&list.join(", "));
+                    out.push(']');
+                }
+            }
+        }
+        out.push('}');
+        out
     }
 }
 
@@ -200,20 +232,6 @@ fn cut(text: &mut String, most: usize) {
     let most = most.min(text.len());
     let end = (0..=most).rev().find(|end| text.is_char_boundary(*end));
     text.truncate(end.unwrap_or(0));
-}
-
-/// Adds an option of a driver's own. Lists and objects are shown by dotted keys, as QEMU has them, one for each of what is in
-/// them.
-fn insert_flat(options: &mut Options, name: &str, value: &Value) {
-    match value {
-        Value::Array(items) => (0..)
-            .zip(items)
-            .for_each(|(number, item): (usize, _)| insert_flat(options, &format!("{name}.{number}"), item)),
-        Value::Object(members) => members
-            .iter()
-            .for_each(|(member, value)| insert_flat(options, &format!("{name}.{member}"), value)),
-        _ => drop(options.insert(name.to_owned(), value.clone())),
-    }
 }
 
 fn is_numbered(node: &Node, edge: &Edge) -> bool {

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::graph::Options;
 use millpond_messages::io::{CopyFault, MirrorRequest, Preallocation, Value};
+use millpond_messages::qapi::ImageInfoSpecific;
 use millpond_messages::saved::{DriverRecord, SavedError};
 use millpond_messages::{
     BlockSizes, BlockStatus, CheckResult, ChildSlot, CopySource, DebugEvent, DebugOrder, DriverInfo,
@@ -260,7 +261,7 @@ impl Image for Guarded {
         self.run(|driver| driver.image().info()).unwrap_or_default()
     }
 
-    fn specific_info(&self) -> Option<serde_json::Value> {
+    fn specific_info(&self) -> Option<ImageInfoSpecific> {
         self.run(|driver| driver.image().specific_info()).flatten()
     }
 

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
+use millpond_messages::qapi::ImageInfoSpecific;
 use millpond_messages::{
     CheckResult, ChildSlot, DebugEvent, DriverInfo, Error, ErrorKind, IoError, IoResult, Limits, Range,
     RequestFlags, Result,
@@ -143,7 +144,7 @@ impl Image for Qcow2 {
         self.state.borrow().info()
     }
 
-    fn specific_info(&self) -> Option<serde_json::Value> {
+    fn specific_info(&self) -> Option<ImageInfoSpecific> {
         Some(self.state.borrow().specific_info())
     }
 

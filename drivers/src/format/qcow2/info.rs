@@ -1,7 +1,9 @@
 //! The facts about an open image that queries show.
 
 use millpond_messages::DriverInfo;
-use serde_json::{Value, json};
+use millpond_messages::qapi::{
+    ImageInfoSpecific, ImageInfoSpecificQCow2, ImageInfoSpecificQCow2Wrapper, Qcow2CompressionType,
+};
 
 use super::header::{CORRUPT, Compression, DIRTY, LAZY_REFCOUNTS};
 use super::state::State;
@@ -19,25 +21,24 @@ impl State {
         }
     }
 
-    /// The facts that only this format has, as QAPI's `ImageInfoSpecificQCow2`.
-    pub fn specific_info(&self) -> Value {
-        let refcount_bits = 1 << self.geometry.refcount_order;
-        let compression = match self.header.compression {
-            Compression::Zlib => "zlib",
-            Compression::Zstd => "zstd",
+    /// The facts that only this format has.
+    pub fn specific_info(&self) -> ImageInfoSpecific {
+        let is_new = self.header.version >= 3;
+        let only_new = |value: bool| Some(value).filter(|_| is_new);
+        let data = ImageInfoSpecificQCow2 {
+            compat: if is_new { "1.1" } else { "0.10" }.to_owned(),
+            data_file: None,
+            data_file_raw: None,
+            extended_l2: only_new(false),
+            lazy_refcounts: only_new(self.header.compatible & LAZY_REFCOUNTS != 0),
+            corrupt: only_new(self.header.incompatible & CORRUPT != 0),
+            refcount_bits: 1 << self.geometry.refcount_order,
+            bitmaps: None,
+            compression_type: match self.header.compression {
+                Compression::Zlib => Qcow2CompressionType::Zlib,
+                Compression::Zstd => Qcow2CompressionType::Zstd,
+            },
         };
-        let data = if self.header.version < 3 {
-            json!({"compat": "0.10", "compression-type": compression, "refcount-bits": refcount_bits})
-        } else {
-            json!({
-                "compat": "1.1",
-                "compression-type": compression,
-                "lazy-refcounts": self.header.compatible & LAZY_REFCOUNTS != 0,
-                "refcount-bits": refcount_bits,
-                "corrupt": self.header.incompatible & CORRUPT != 0,
-                "extended-l2": false,
-            })
-        };
-        json!({"type": "qcow2", "data": data})
+        ImageInfoSpecific::Qcow2(ImageInfoSpecificQCow2Wrapper { data })
     }
 }

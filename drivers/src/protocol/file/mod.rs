@@ -36,6 +36,7 @@ use std::rc::Rc;
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
+use millpond_messages::qapi::{ImageInfoSpecific, ImageInfoSpecificFile, ImageInfoSpecificFileWrapper, Size};
 use millpond_messages::{
     BlockSizes, CopySource, Error, ErrorKind, Geometry, IoError, IoResult, Limits, OpenFlags, Permissions,
     Range, RequestFlags, Result,
@@ -292,14 +293,12 @@ impl Image for File {
         Answer::wait(self.ring.blocking(delete))
     }
 
-    fn specific_info(&self) -> Option<serde_json::Value> {
-        let hint = self.handle.borrow().extent_size_hint;
-        let data = if hint == 0 {
-            serde_json::json!({})
-        } else {
-            serde_json::json!({"extent-size-hint": hint})
+    fn specific_info(&self) -> Option<ImageInfoSpecific> {
+        let hint = u64::from(self.handle.borrow().extent_size_hint);
+        let data = ImageInfoSpecificFile {
+            extent_size_hint: Some(Size(hint)).filter(|_| hint != 0),
         };
-        Some(serde_json::json!({"type": "file", "data": data}))
+        Some(ImageInfoSpecific::File(ImageInfoSpecificFileWrapper { data }))
     }
 
     fn filename(&self) -> Option<String> {

@@ -243,12 +243,12 @@ qapi! {
         icount: Option<i64>,
     }
 
-    /// What only the image's format knows. The driver says it, and it is passed on.
-    open union ImageInfoSpecific {
-        @"type": ImageInfoSpecificKind {
-            "qcow2": ImageInfoSpecificQCow2Wrapper,
-            "file": ImageInfoSpecificFileWrapper,
-        },
+    /// What only the image's format knows.
+    branches ImageInfoSpecific by "type": ImageInfoSpecificKind {
+        /// An image in the format qcow2.
+        Qcow2 = "qcow2": ImageInfoSpecificQCow2Wrapper,
+        /// A file of the host.
+        File = "file": ImageInfoSpecificFileWrapper,
     }
 
     /// The formats that say something of their own.
@@ -260,27 +260,40 @@ qapi! {
     }
 
     /// What a qcow2 image says of itself, one level down.
-    open struct ImageInfoSpecificQCow2Wrapper {
+    struct ImageInfoSpecificQCow2Wrapper {
+        /// What it says.
         data: ImageInfoSpecificQCow2,
     }
 
     /// What a qcow2 image says of itself.
-    open struct ImageInfoSpecificQCow2 {
+    struct ImageInfoSpecificQCow2 {
+        /// The oldest version that can read it.
         compat: String,
+        /// The file that has its data.
         data_file: Option<String>,
+        /// Whether that file is the guest's disk as it is.
         data_file_raw: Option<bool>,
+        /// Whether clusters have parts of their own.
         extended_l2: Option<bool>,
+        /// Whether reference counts may be behind.
         lazy_refcounts: Option<bool>,
+        /// Whether its metadata is broken.
         corrupt: Option<bool>,
+        /// Bits of a reference count.
         refcount_bits: i64,
+        /// The bitmaps that are stored in it.
         bitmaps: Option<Vec<Qcow2BitmapInfo>>,
+        /// How clusters are compressed.
         compression_type: Qcow2CompressionType,
     }
 
     /// A bitmap stored in a qcow2 image.
-    open struct Qcow2BitmapInfo {
+    struct Qcow2BitmapInfo {
+        /// The bitmap's name in the image.
         name: String,
+        /// Bytes a bit stands for.
         granularity: u32,
+        /// What is to be known of it.
         flags: Vec<Qcow2BitmapInfoFlags>,
     }
 
@@ -293,12 +306,14 @@ qapi! {
     }
 
     /// What a file says of itself, one level down.
-    open struct ImageInfoSpecificFileWrapper {
+    struct ImageInfoSpecificFileWrapper {
+        /// What it says.
         data: ImageInfoSpecificFile,
     }
 
     /// What a file says of itself.
-    open struct ImageInfoSpecificFile {
+    struct ImageInfoSpecificFile {
+        /// In which steps the host is to allocate space.
         extent_size_hint: Option<Size>,
     }
 

@@ -1,151 +1,363 @@
 //! Writes JSON as QEMU prints it: member order, spacing, escapes and number forms.
+//!
+//! A value is written as it is serialised, without a tree of it in between; see [`draft`](super::draft) for how members come
+//! into their order.
 
-use super::in_qdict_order;
-use serde_json::{Number, Value};
+use super::double::seventeen_digits;
+use super::draft::Draft;
+use super::spread::spread;
+use serde::ser::{self, Serialize};
+use serde_json::Value;
+use std::fmt;
 
 /// `{"a": 1, "b": [2, 3]}`: one line, a space after each colon and comma.
+///
+/// # Errors
+/// The value says that it has no form in JSON, or an object of it has a member whose name is no text.
+pub fn to_text<T: Serialize + ?Sized>(value: &T) -> Result<String, WriteError> {
+    let mut draft = Draft::default();
+    value.serialize(&mut Writer(&mut draft))?;
+    Ok(draft.finish())
+}
+
+/// The same of what is JSON already.
 pub fn to_compact(value: &Value) -> String {
-    let mut out = String::new();
-    write_value(&mut out, value, None);
-    out
+    // Whatever a `Value` holds has a form in JSON.
+    to_text(value).unwrap_or_default()
 }
 
 /// One member a line, four spaces a level; empty objects and arrays take two lines.
 pub fn to_pretty(value: &Value) -> String {
-    let mut out = String::new();
-    write_value(&mut out, value, Some(0));
-    out
+    spread(&to_compact(value))
 }
 
-fn write_value(out: &mut String, value: &Value, depth: Option<usize>) {
-    match value {
-        Value::Null => out.push_str("null"),
-        Value::Bool(true) => out.push_str("true"),
-        Value::Bool(false) => out.push_str("false"),
-        Value::Number(number) => write_number(out, number),
-        Value::String(text) => write_string(out, text),
-        Value::Array(items) => {
-            let inner = depth.map(|depth| depth + 1);
-            write_sequence(out, '[', ']', depth, items.iter(), |out, item| {
-                write_value(out, item, inner)
-            });
+/// Why a value was not written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// What the value says.
+    #[error("{0}")]
+    Value(String),
+    /// Members of objects have text as their names.
+    #[error("a member's name is no text")]
+    Name,
+}
+
+impl ser::Error for WriteError {
+    fn custom<T: fmt::Display>(text: T) -> Self {
+        Self::Value(text.to_string())
+    }
+}
+
+/// Writes a single value into a draft.
+struct Writer<'a>(&'a mut Draft);
+
+/// Writes the members of an object, or the items of an array.
+struct Parts<'a> {
+    draft: &'a mut Draft,
+    /// How many were written.
+    count: usize,
+    /// Around it is an object of which it is the only member.
+    is_wrapped: bool,
+}
+
+impl<'a> Writer<'a> {
+    fn number(self, number: impl itoa::Integer) -> Result<(), WriteError> {
+        self.0.push(itoa::Buffer::new().format(number));
+        Ok(())
+    }
+
+    fn word(self, word: &str) -> Result<(), WriteError> {
+        self.0.push(word);
+        Ok(())
+    }
+
+    fn array(self, is_wrapped: bool) -> Parts<'a> {
+        self.0.push("[");
+        self.parts(is_wrapped)
+    }
+
+    fn object(self, is_wrapped: bool) -> Parts<'a> {
+        self.0.begin_object();
+        self.parts(is_wrapped)
+    }
+
+    fn parts(self, is_wrapped: bool) -> Parts<'a> {
+        Parts {
+            draft: self.0,
+            count: 0,
+            is_wrapped,
         }
-        Value::Object(members) => {
-            let inner = depth.map(|depth| depth + 1);
-            let ordered = in_qdict_order(members);
-            write_sequence(out, '{', '}', depth, ordered, |out, (key, value)| {
-                write_string(out, key);
-                out.push_str(": ");
-                write_value(out, value, inner);
-            });
+    }
+
+    /// Begins the object around a variant that has more than a name.
+    fn variant(&mut self, variant: &'static str) {
+        self.0.begin_object();
+        self.0.begin_member(Draft::bucket_of(variant), variant);
+    }
+}
+
+impl Parts<'_> {
+    fn item<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), WriteError> {
+        if self.count > 0 {
+            self.draft.push(", ");
+        }
+        self.count += 1;
+        value.serialize(&mut Writer(self.draft))
+    }
+
+    fn field<T: Serialize + ?Sized>(&mut self, key: &'static str, value: &T) -> Result<(), WriteError> {
+        let bucket = self.draft.bucket(key);
+        self.draft.begin_member(bucket, key);
+        value.serialize(&mut Writer(self.draft))?;
+        self.draft.end_member();
+        Ok(())
+    }
+
+    fn end_array(self) {
+        self.draft.push("]");
+        self.end_variant();
+    }
+
+    fn end_object(self) {
+        self.draft.end_object();
+        self.end_variant();
+    }
+
+    fn end_variant(self) {
+        if self.is_wrapped {
+            self.draft.end_member();
+            self.draft.end_object();
         }
     }
 }
 
-fn write_sequence<T>(
-    out: &mut String,
-    open: char,
-    close: char,
-    depth: Option<usize>,
-    items: impl Iterator<Item = T>,
-    mut write_item: impl FnMut(&mut String, T),
-) {
-    out.push(open);
-    for (index, item) in items.enumerate() {
-        if index > 0 {
-            out.push_str(if depth.is_some() { "," } else { ", " });
-        }
-        if let Some(depth) = depth {
-            new_line(out, depth + 1);
-        }
-        write_item(out, item);
-    }
-    if let Some(depth) = depth {
-        new_line(out, depth);
-    }
-    out.push(close);
-}
-
-fn new_line(out: &mut String, depth: usize) {
-    out.push('\n');
-    for _ in 0..depth {
-        out.push_str("    ");
-    }
-}
-
-fn write_number(out: &mut String, number: &Number) {
-    match number.as_f64() {
-        Some(double) if !number.is_i64() && !number.is_u64() => out.push_str(&seventeen_digits(double)),
-        _ => out.push_str(&number.to_string()),
-    }
-}
-
-/// `double` as C's `%.17g` prints it: what QEMU uses, so that reading it back gives the same number.
-fn seventeen_digits(double: f64) -> String {
-    if double == 0.0 {
-        return if double.is_sign_negative() {
-            "-0".into()
-        } else {
-            "0".into()
-        };
-    }
-    let scientific = format!("{double:.16e}");
-    let Some((digits, exponent)) = scientific.split_once('e') else {
-        return scientific;
+macro_rules! numbers {
+    ($($function:ident: $of:ty,)*) => {
+        $(fn $function(self, value: $of) -> Result<(), WriteError> {
+            Writer(self.0).number(value)
+        })*
     };
-    let exponent: i32 = exponent.parse().unwrap_or(0);
-    if (-4..17).contains(&exponent) {
-        let decimals = usize::try_from(16 - exponent).unwrap_or(0);
-        strip_zeros(&format!("{double:.decimals$}"))
-    } else {
-        let sign = if exponent < 0 { '-' } else { '+' };
-        format!("{}e{sign}{:02}", strip_zeros(digits), exponent.unsigned_abs())
-    }
 }
 
-fn strip_zeros(text: &str) -> String {
-    if text.contains('.') {
-        text.trim_end_matches('0').trim_end_matches('.').into()
-    } else {
-        text.into()
-    }
-}
+impl<'a> ser::Serializer for &'a mut Writer<'_> {
+    type Ok = ();
+    type Error = WriteError;
+    type SerializeSeq = Parts<'a>;
+    type SerializeTuple = Parts<'a>;
+    type SerializeTupleStruct = Parts<'a>;
+    type SerializeTupleVariant = Parts<'a>;
+    type SerializeMap = Parts<'a>;
+    type SerializeStruct = Parts<'a>;
+    type SerializeStructVariant = Parts<'a>;
 
-fn write_string(out: &mut String, text: &str) {
-    out.push('"');
-    let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
-    if text.bytes().all(is_plain) {
-        out.push_str(text);
-    } else {
-        write_escaped(out, text);
+    numbers! {
+        serialize_i8: i8,
+        serialize_i16: i16,
+        serialize_i32: i32,
+        serialize_i64: i64,
+        serialize_u8: u8,
+        serialize_u16: u16,
+        serialize_u32: u32,
+        serialize_u64: u64,
     }
-    out.push('"');
-}
 
-fn write_escaped(out: &mut String, text: &str) {
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{c}' => out.push_str("\\f"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            ' '..='~' => out.push(c),
-            _ => {
-                let mut units = [0; 2];
-                for unit in c.encode_utf16(&mut units) {
-                    out.push_str(&format!("\\u{unit:04X}"));
-                }
-            }
+    fn serialize_bool(self, value: bool) -> Result<(), WriteError> {
+        Writer(self.0).word(if value { "true" } else { "false" })
+    }
+
+    fn serialize_f32(self, value: f32) -> Result<(), WriteError> {
+        self.serialize_f64(value.into())
+    }
+
+    fn serialize_f64(self, value: f64) -> Result<(), WriteError> {
+        match value.is_finite() {
+            true => Writer(self.0).word(&seventeen_digits(value)),
+            false => self.serialize_unit(),
         }
+    }
+
+    fn serialize_char(self, value: char) -> Result<(), WriteError> {
+        self.serialize_str(value.encode_utf8(&mut [0; 4]))
+    }
+
+    fn serialize_str(self, value: &str) -> Result<(), WriteError> {
+        self.0.push_string(value);
+        Ok(())
+    }
+
+    fn serialize_bytes(self, value: &[u8]) -> Result<(), WriteError> {
+        self.collect_seq(value)
+    }
+
+    fn serialize_none(self) -> Result<(), WriteError> {
+        self.serialize_unit()
+    }
+
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), WriteError> {
+        value.serialize(self)
+    }
+
+    fn serialize_unit(self) -> Result<(), WriteError> {
+        Writer(self.0).word("null")
+    }
+
+    fn serialize_unit_struct(self, _: &'static str) -> Result<(), WriteError> {
+        self.serialize_unit()
+    }
+
+    fn serialize_unit_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+    ) -> Result<(), WriteError> {
+        self.serialize_str(variant)
+    }
+
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        value: &T,
+    ) -> Result<(), WriteError> {
+        value.serialize(self)
+    }
+
+    fn serialize_newtype_variant<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+        value: &T,
+    ) -> Result<(), WriteError> {
+        self.variant(variant);
+        value.serialize(&mut Writer(self.0))?;
+        self.0.end_member();
+        self.0.end_object();
+        Ok(())
+    }
+
+    fn serialize_seq(self, _: Option<usize>) -> Result<Parts<'a>, WriteError> {
+        Ok(Writer(self.0).array(false))
+    }
+
+    fn serialize_tuple(self, _: usize) -> Result<Parts<'a>, WriteError> {
+        Ok(Writer(self.0).array(false))
+    }
+
+    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Parts<'a>, WriteError> {
+        Ok(Writer(self.0).array(false))
+    }
+
+    fn serialize_tuple_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+        _: usize,
+    ) -> Result<Parts<'a>, WriteError> {
+        self.variant(variant);
+        Ok(Writer(self.0).array(true))
+    }
+
+    fn serialize_map(self, _: Option<usize>) -> Result<Parts<'a>, WriteError> {
+        Ok(Writer(self.0).object(false))
+    }
+
+    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Parts<'a>, WriteError> {
+        Ok(Writer(self.0).object(false))
+    }
+
+    fn serialize_struct_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+        _: usize,
+    ) -> Result<Parts<'a>, WriteError> {
+        self.variant(variant);
+        Ok(Writer(self.0).object(true))
+    }
+}
+
+macro_rules! arrays {
+    ($($interface:ident $function:ident,)*) => {
+        $(impl ser::$interface for Parts<'_> {
+            type Ok = ();
+            type Error = WriteError;
+
+            fn $function<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), WriteError> {
+                self.item(value)
+            }
+
+            fn end(self) -> Result<(), WriteError> {
+                self.end_array();
+                Ok(())
+            }
+        })*
+    };
+}
+
+arrays! {
+    SerializeSeq serialize_element,
+    SerializeTuple serialize_element,
+    SerializeTupleStruct serialize_field,
+    SerializeTupleVariant serialize_field,
+}
+
+macro_rules! objects {
+    ($($interface:ident)*) => {
+        $(impl ser::$interface for Parts<'_> {
+            type Ok = ();
+            type Error = WriteError;
+
+            fn serialize_field<T: Serialize + ?Sized>(
+                &mut self,
+                key: &'static str,
+                value: &T,
+            ) -> Result<(), WriteError> {
+                self.field(key, value)
+            }
+
+            fn end(self) -> Result<(), WriteError> {
+                self.end_object();
+                Ok(())
+            }
+        })*
+    };
+}
+
+objects!(SerializeStruct SerializeStructVariant);
+
+impl ser::SerializeMap for Parts<'_> {
+    type Ok = ();
+    type Error = WriteError;
+
+    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), WriteError> {
+        match serde_json::to_value(key) {
+            Ok(Value::String(name)) => {
+                self.draft.begin_member(Draft::bucket_of(&name), &name);
+                Ok(())
+            }
+            _ => Err(WriteError::Name),
+        }
+    }
+
+    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), WriteError> {
+        value.serialize(&mut Writer(self.draft))?;
+        self.draft.end_member();
+        Ok(())
+    }
+
+    fn end(self) -> Result<(), WriteError> {
+        self.end_object();
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde::Serialize;
     use serde_json::json;
 
     #[test]
@@ -154,21 +366,10 @@ mod tests {
         assert_eq!(to_compact(&value), r#"{"a": [], "b": [1, {}]}"#);
         assert_eq!(to_pretty(&json!({"a": [], "b": {}})).matches('\n').count(), 5);
         assert_eq!(to_pretty(&json!([])), "[\n]");
-    }
-
-    #[test]
-    fn doubles_are_printed_with_seventeen_digits() {
-        for (double, text) in [
-            (0.5, "0.5"),
-            (0.1, "0.10000000000000001"),
-            (1e300, "1.0000000000000001e+300"),
-            (1.0, "1"),
-            (1e-5, "1.0000000000000001e-05"),
-            (123456789012345680.0, "1.2345678901234568e+17"),
-            (-2.5, "-2.5"),
-        ] {
-            assert_eq!(seventeen_digits(double), text);
-        }
+        assert_eq!(
+            to_pretty(&json!({"a, {": ["\"]\\", 1]})),
+            "{\n    \"a, {\": [\n        \"\\\"]\\\\\",\n        1\n    ]\n}"
+        );
     }
 
     #[test]
@@ -177,5 +378,67 @@ mod tests {
             to_compact(&json!("a\"\\\n\u{1}\u{7f}é😀")),
             r#""a\"\\\n\u0001\u007F\u00E9\uD83D\uDE00""#
         );
+    }
+
+    #[derive(Serialize)]
+    struct Inner {
+        offset: u64,
+        len: Option<i64>,
+    }
+
+    #[derive(Serialize)]
+    enum Shape {
+        Point,
+        Line(u8),
+        Corner(i8, f64),
+        Box { status: Inner, busy: bool },
+    }
+
+    #[derive(Serialize)]
+    struct Outer {
+        shapes: Vec<Shape>,
+        device: &'static str,
+        status: Inner,
+        #[serde(flatten)]
+        rest: Inner,
+        last: char,
+    }
+
+    /// One way from a type to its text, and from the same as a tree.
+    #[test]
+    fn a_typed_value_is_written_as_its_tree_is() {
+        let inner = |offset| Inner { offset, len: None };
+        let value = Outer {
+            shapes: vec![
+                Shape::Point,
+                Shape::Line(3),
+                Shape::Corner(-4, 0.5),
+                Shape::Box {
+                    status: inner(1),
+                    busy: true,
+                },
+            ],
+            device: "\"disk\"\n",
+            status: Inner {
+                offset: u64::MAX,
+                len: Some(i64::MIN),
+            },
+            rest: inner(7),
+            last: 'é',
+        };
+        let tree = serde_json::to_value(&value).unwrap();
+        assert_eq!(to_text(&value), Ok(to_compact(&tree)));
+        assert_eq!(to_text(&[&value, &value]), Ok(to_compact(&json!([tree, tree]))));
+        assert_eq!(
+            to_text(&inner(2)).unwrap(),
+            r#"{"len": null, "offset": 2}"#,
+            "the order is QEMU's, not the type's"
+        );
+    }
+
+    #[test]
+    fn a_name_that_is_no_text_is_refused() {
+        let map = std::collections::BTreeMap::from([(vec![1], 2)]);
+        assert_eq!(to_text(&map), Err(WriteError::Name));
     }
 }

@@ -3,6 +3,7 @@
 use millpond_drivers::api::{Abilities, BackingLink, Posted};
 use millpond_messages::graph::IothreadCounters;
 use millpond_messages::handshake::PendingRequest;
+use millpond_messages::qapi::ImageInfoSpecific;
 use millpond_messages::saved::SavedCell;
 use millpond_messages::{
     BlockSizes, CheckResult, DriverInfo, Geometry, IoResult, Limits, NodeId, NodeStatistics, OpenFlags,
@@ -108,6 +109,6 @@ pub struct Description {
     pub geometry: Option<Geometry>,
     /// The write threshold; 0 for none.
     pub write_threshold: u64,
-    /// The driver's part, as QAPI's `ImageInfoSpecific`.
-    pub specific: Option<serde_json::Value>,
+    /// What only the driver's format knows.
+    pub specific: Option<ImageInfoSpecific>,
 }
