@@ -104,6 +104,10 @@ impl Disk {
             Operation::BlockStatus { range, .. } => {
                 Outcome::plain(Ok(Value::Status(self.status(range.offset(), range.len()))))
             }
+            Operation::Map { range, .. } => {
+                let status = self.status(range.offset(), range.len());
+                Outcome::plain(Ok(Value::Map([status].into())))
+            }
             Operation::Truncate { .. }
             | Operation::Snapshot(_)
             | Operation::Mirror(_)

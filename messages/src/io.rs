@@ -78,6 +78,16 @@ pub enum Operation<B> {
         /// The chain ends above this node: what no layer above it has is unallocated.
         base: Option<NodeId>,
     },
+    /// What a range is made of, extent after extent from its start: [`Value::Map`]. Each layer of a chain is looked at once
+    /// for each extent of its own, and not once for each of the chain's.
+    Map {
+        /// The bytes that are of interest; the answer may cover fewer, but covers some.
+        range: Range,
+        /// Ask storage whether data is zeroes, which may cost a system call an extent.
+        want_zero: bool,
+        /// Follow the chain down to what is allocated, rather than answer for this node alone.
+        whole_chain: bool,
+    },
     /// About a copy in which the bytes pass no buffer.
     Copy(CopyRequest),
     /// About the moment of its past that the node keeps.
@@ -162,7 +172,7 @@ pub enum MirrorStep {
 }
 
 /// What a request that is no read or write answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
     /// It was done; there is nothing to tell.
     Done,
@@ -170,6 +180,8 @@ pub enum Value {
     Bytes(u64),
     /// What the start of a range is made of.
     Status(BlockStatus),
+    /// What a range is made of from its start on, extent after extent. Neighbours may be alike.
+    Map(Box<[BlockStatus]>),
     /// How a copy of a range ended.
     Copied(Result<(), CopyFault>),
     /// What the copy of a piece has come to.
@@ -280,6 +292,17 @@ impl<B> Outcome<B> {
             _ => Err(IoError::Invalid),
         }
     }
+
+    /// The extents that were asked for.
+    ///
+    /// # Errors
+    /// The request's own.
+    pub fn into_map(self) -> IoResult<Box<[BlockStatus]>> {
+        match self.result? {
+            Value::Map(extents) => Ok(extents),
+            _ => Err(IoError::Invalid),
+        }
+    }
 }
 
 /// The kind of an operation, for statistics, tracing and the query that names what a drain waits for.
@@ -298,7 +321,7 @@ pub enum OperationKind {
     Flush,
     /// The kind of [`Operation::Truncate`].
     Truncate,
-    /// The kind of [`Operation::BlockStatus`].
+    /// The kind of [`Operation::BlockStatus`] and [`Operation::Map`].
     BlockStatus,
     /// The kind of [`Operation::Length`] and [`Operation::AllocatedSize`].
     Query,
@@ -333,7 +356,7 @@ impl<B> Operation<B> {
             Self::Discard { .. } => OperationKind::Discard,
             Self::Flush => OperationKind::Flush,
             Self::Truncate { .. } => OperationKind::Truncate,
-            Self::BlockStatus { .. } | Self::Snapshot(SnapshotRequest::Status { .. }) => {
+            Self::BlockStatus { .. } | Self::Map { .. } | Self::Snapshot(SnapshotRequest::Status { .. }) => {
                 OperationKind::BlockStatus
             }
             Self::Snapshot(SnapshotRequest::Discard { .. }) => OperationKind::Discard,

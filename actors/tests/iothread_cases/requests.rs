@@ -364,6 +364,7 @@ fn there_is_no_request_for_the_state_of_a_machine() {
         | Operation::Flush
         | Operation::Truncate { .. }
         | Operation::BlockStatus { .. }
+        | Operation::Map { .. }
         | Operation::Snapshot(_)
         | Operation::Mirror(_)
         | Operation::Copy(_)

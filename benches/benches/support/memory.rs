@@ -102,8 +102,8 @@ impl ChildPort for Memory {
             }
             Operation::Discard { .. } | Operation::Flush => Value::Done,
             Operation::Length | Operation::AllocatedSize => Value::Bytes(self.length.get()),
-            Operation::Copy(_) | Operation::Snapshot(_) | Operation::Mirror(_) => {
-                unreachable!("no bench is a job")
+            Operation::Copy(_) | Operation::Snapshot(_) | Operation::Mirror(_) | Operation::Map { .. } => {
+                unreachable!("no bench is a job, nor asks for a map")
             }
             Operation::BlockStatus { range, .. } => Value::Status(BlockStatus {
                 flags: StatusFlags::DATA,

@@ -205,7 +205,7 @@ impl Store {
                 };
                 Outcome::plain(Ok(Value::Status(status)))
             }
-            Operation::Copy(_) | Operation::Snapshot(_) | Operation::Mirror(_) => {
+            Operation::Copy(_) | Operation::Snapshot(_) | Operation::Mirror(_) | Operation::Map { .. } => {
                 unreachable!("a format is no job")
             }
         }

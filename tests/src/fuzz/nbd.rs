@@ -150,7 +150,8 @@ impl Pattern {
                 assert!(range.end() <= SIZE);
                 Outcome::plain(Ok(Value::Done))
             }
-            Operation::BlockStatus { range, .. } => {
+            Operation::BlockStatus { range, .. } | Operation::Map { range, .. } => {
+                let is_map = matches!(operation, Operation::Map { .. });
                 assert!(!range.is_empty() && range.end() <= SIZE);
                 let (offset, len) = (range.offset(), range.len());
                 let status = BlockStatus {
@@ -159,7 +160,12 @@ impl Pattern {
                     map: None,
                     depth: u32::from(offset % 1024 == 0),
                 };
-                Outcome::plain(Ok(Value::Status(status)))
+                let value = if is_map {
+                    Value::Map([status].into())
+                } else {
+                    Value::Status(status)
+                };
+                Outcome::plain(Ok(value))
             }
             Operation::Flush => Outcome::plain(Ok(Value::Done)),
             other => panic!("a connection does not ask for {other:?}"),

@@ -172,9 +172,9 @@ impl Embedder {
             Some((after, how)) => request_withdrawn(client, operation, after, how).await,
         };
         self.waits.borrow_mut().remove(&number);
-        let result = outcome.as_ref().map(|outcome| outcome.result);
+        let result = outcome.as_ref().map(|outcome| outcome.result.clone());
         self.stage
-            .line(self.who, format_args!("{text} -> {}", told(result)));
+            .line(self.who, format_args!("{text} -> {}", told(result.clone())));
         let was_cancelled = withdrawn.is_some() && result == Some(Err(IoError::Cancelled));
         let only_reads = matches!(meaning, Meaning::Read(_) | Meaning::Status(_));
         if let Some(Err(error)) = result

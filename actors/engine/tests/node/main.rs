@@ -8,6 +8,7 @@ mod blocks;
 #[allow(dead_code, reason = "other tests use other parts of it")]
 mod driver;
 mod gate;
+mod map;
 mod roots;
 mod serialised;
 mod world;

@@ -71,6 +71,8 @@ pub struct Control {
     pub faults: AtomicU32,
     /// Transfers that ended.
     pub transfers: AtomicU32,
+    /// How often drivers were asked where something is.
+    pub located: AtomicU32,
     /// Drivers of this name that were closed.
     pub closed: AtomicU32,
 }
@@ -95,6 +97,7 @@ impl Control {
             still: AtomicU32::default(),
             faults: AtomicU32::default(),
             transfers: AtomicU32::default(),
+            located: AtomicU32::default(),
             closed: AtomicU32::default(),
         };
         (Arc::new(control), shown)
@@ -342,6 +345,7 @@ impl Driver for TestDriver {
 
     fn locate(&self, _purpose: Purpose, range: Range) -> Answer<'_, IoResult<Extent>> {
         let slot = ChildSlot::FILE;
+        self.control.located.fetch_add(1, Ordering::SeqCst);
         let extent = match self.shape {
             _ if self.control.pieces.load(Ordering::SeqCst) > 0 => Extent::new(range.len(), At::Special),
             Shape::Memory => Extent::new(range.len(), At::Own),

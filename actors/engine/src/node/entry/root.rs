@@ -366,6 +366,7 @@ impl RootCell {
             Operation::Read { .. }
             | Operation::Flush
             | Operation::BlockStatus { .. }
+            | Operation::Map { .. }
             | Operation::Snapshot(_)
             | Operation::Mirror(_)
             | Operation::Copy(CopyRequest::Out(_))

@@ -31,7 +31,7 @@ pub fn check(cell: &NodeCell, operation: &Operation<Buffers>, by: By<'_>) -> IoR
         }
         Operation::WriteZeroes { .. } | Operation::Discard { .. } => check_write(cell, range, false, by),
         Operation::Copy(CopyRequest::In { .. }) => check_write(cell, range, true, by),
-        Operation::BlockStatus { .. } => Ok(check_range(range, false)?),
+        Operation::BlockStatus { .. } | Operation::Map { .. } => Ok(check_range(range, false)?),
         Operation::Mirror(MirrorRequest::Add { range }) => check_within(cell, *range, false, By::USER),
         Operation::Flush
         | Operation::Truncate { .. }

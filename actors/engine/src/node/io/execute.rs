@@ -9,7 +9,7 @@ use millpond_ring::buffer::Buffers;
 use super::check::check;
 use super::passage::{By, Passage};
 use super::request::{done, extent_of, refused, with_buffers, with_fua};
-use super::{copy_range, flush, length, read, snapshot, status, write, zeroes};
+use super::{copy_range, flush, length, map, read, snapshot, status, write, zeroes};
 use crate::iothread::now_ns;
 use crate::node::cell::admission::Admission;
 use crate::node::cell::node::NodeCell;
@@ -71,25 +71,7 @@ async fn dispatch(cell: &Rc<NodeCell>, operation: Operation<Buffers>, by: By<'_>
             let truncated = Box::pin(length::truncate(cell, size, exact, preallocation, flags)).await;
             done(truncated.map_err(|error| IoError::from_errno(error.errno())))
         }
-        Operation::BlockStatus {
-            range,
-            want_zero,
-            whole_chain,
-            base,
-        } => {
-            let wanted = status::Wanted {
-                zero: want_zero,
-                whole_chain,
-                base,
-            };
-            // Nothing can be said of an image that another process may be changing.
-            let status = if cell.flags().contains(OpenFlags::INACTIVE) {
-                Err(IoError::NotPermitted)
-            } else {
-                Box::pin(status::block_status(cell, range, wanted)).await
-            };
-            Outcome::plain(status.map(Value::Status))
-        }
+        Operation::BlockStatus { .. } | Operation::Map { .. } => Box::pin(tell(cell, operation)).await,
         Operation::Copy(request) => done(
             Box::pin(copy_range::copy(
                 cell,
@@ -103,6 +85,43 @@ async fn dispatch(cell: &Rc<NodeCell>, operation: Operation<Buffers>, by: By<'_>
         Operation::Length => bytes(length::length(cell, by).await),
         Operation::AllocatedSize => bytes(Box::pin(length::allocated_size(cell)).await),
     }
+}
+
+/// Tells what a range is made of.
+async fn tell(cell: &Rc<NodeCell>, operation: Operation<Buffers>) -> Outcome<Buffers> {
+    // Nothing can be said of an image that another process may be changing.
+    if cell.flags().contains(OpenFlags::INACTIVE) {
+        return Outcome::plain(Err(IoError::NotPermitted));
+    }
+    let told = match operation {
+        Operation::BlockStatus {
+            range,
+            want_zero,
+            whole_chain,
+            base,
+        } => {
+            let wanted = status::Wanted {
+                zero: want_zero,
+                whole_chain,
+                base,
+            };
+            status::block_status(cell, range, wanted).await.map(Value::Status)
+        }
+        Operation::Map {
+            range,
+            want_zero,
+            whole_chain,
+        } => {
+            let wanted = status::Wanted {
+                zero: want_zero,
+                whole_chain,
+                base: None,
+            };
+            map::map(cell, range, wanted).await.map(Value::Map)
+        }
+        _ => Err(IoError::Invalid),
+    };
+    Outcome::plain(told)
 }
 
 fn bytes(result: IoResult<u64>) -> Outcome<Buffers> {

@@ -13,6 +13,7 @@ pub mod execute;
 pub mod fast_path;
 pub mod flush;
 pub mod length;
+mod map;
 pub mod passage;
 pub mod passed;
 pub mod place;

@@ -38,7 +38,8 @@ pub fn extent_of(operation: &Operation<Buffers>) -> (u64, u64) {
         | Operation::WriteZeroes { range, .. }
         | Operation::Discard { range }
         | Operation::Copy(CopyRequest::In { range, .. })
-        | Operation::BlockStatus { range, .. } => (range.offset(), range.len()),
+        | Operation::BlockStatus { range, .. }
+        | Operation::Map { range, .. } => (range.offset(), range.len()),
         Operation::Copy(CopyRequest::Out(lender)) => (lender.range().offset(), lender.range().len()),
         Operation::Flush
         | Operation::Truncate { .. }

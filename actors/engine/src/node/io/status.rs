@@ -56,33 +56,39 @@ impl Wanted {
 
 /// The status of the start of a range, which was checked.
 pub async fn block_status(cell: &Rc<NodeCell>, range: Range, wanted: Wanted) -> IoResult<BlockStatus> {
-    let size = cell.size();
-    if range.offset() >= size {
-        return Ok(BlockStatus {
-            flags: StatusFlags::EOF,
-            len: 0,
-            map: None,
-            depth: 0,
-        });
-    }
-    if range.is_empty() {
-        return Ok(BlockStatus {
-            flags: StatusFlags::empty(),
-            len: 0,
-            map: None,
-            depth: 0,
-        });
-    }
-    let range = range.first(size - range.offset());
+    let range = match within(cell, range) {
+        Ok(range) => range,
+        Err(nothing) => return Ok(nothing),
+    };
     let asked = Asked::now(OperationKind::BlockStatus, range.len());
     let mut passed = Passed::new();
     let status = chain_status(cell, range, wanted, &mut passed).await;
     ended_below(asked, cell, nodes(&passed), status.is_err());
     let mut status = status?;
-    if range.offset().saturating_add(status.len) >= size {
+    mark_end(cell, range.offset(), &mut status);
+    Ok(status)
+}
+
+/// The part of a range that is within the node, or what is to be said where there is none.
+pub fn within(cell: &NodeCell, range: Range) -> Result<Range, BlockStatus> {
+    let nothing = |flags| BlockStatus {
+        flags,
+        len: 0,
+        map: None,
+        depth: 0,
+    };
+    match cell.size().saturating_sub(range.offset()) {
+        0 => Err(nothing(StatusFlags::EOF)),
+        _ if range.is_empty() => Err(nothing(StatusFlags::empty())),
+        left => Ok(range.first(left)),
+    }
+}
+
+/// Says of a status that begins at `offset` whether it ends at the end of the node.
+pub fn mark_end(cell: &NodeCell, offset: u64, status: &mut BlockStatus) {
+    if offset.saturating_add(status.len) >= cell.size() {
         status.flags |= StatusFlags::EOF;
     }
-    Ok(status)
 }
 
 async fn chain_status(
@@ -108,9 +114,7 @@ async fn chain_status(
         range = range.first(extent.len);
         if extent.at != At::Unallocated {
             let mut status = Box::pin(decided(&node, range, wanted, extent)).await?;
-            if status.depth > 0 {
-                status.depth = status.depth.saturating_add(depth - 1);
-            }
+            status.depth = seen_from(status.depth, depth);
             return Ok(status);
         }
         let behind = node.backing_edge().map(|edge| edge.behind()).unwrap_or_default();
@@ -134,8 +138,8 @@ async fn chain_status(
                 node = child;
             }
             Behind::There(address) => {
-                let mut below = send_there(&address, wanted.of(range)).await.into_status()?;
-                return Ok(deeper(&mut below, range, depth));
+                let below = send_there(&address, wanted.of(range)).await.into_status()?;
+                return Ok(deeper(&below, range, depth));
             }
             Behind::None => return Err(IoError::NoMedium),
         }
@@ -143,7 +147,7 @@ async fn chain_status(
 }
 
 /// A layer that the one above deferred to, and that is too short for it: the zeroes beyond its end are its own.
-fn short(range: Range, depth: u32) -> BlockStatus {
+pub fn short(range: Range, depth: u32) -> BlockStatus {
     BlockStatus {
         flags: StatusFlags::ZERO | StatusFlags::ALLOCATED,
         len: range.len(),
@@ -153,19 +157,33 @@ fn short(range: Range, depth: u32) -> BlockStatus {
 }
 
 /// The answer of a layer of another iothread, seen from here.
-fn deeper(below: &mut BlockStatus, range: Range, depth: u32) -> BlockStatus {
+pub fn deeper(below: &BlockStatus, range: Range, depth: u32) -> BlockStatus {
     if below.len == 0 {
         return short(range, depth);
     }
-    if below.depth > 0 {
-        below.depth = below.depth.saturating_add(depth - 1);
+    BlockStatus {
+        flags: below.flags.difference(StatusFlags::EOF),
+        len: below.len.min(range.len()),
+        map: below.map,
+        depth: seen_from(below.depth, depth),
     }
-    below.flags.remove(StatusFlags::EOF);
-    *below
+}
+
+/// A layer's depth, seen from the top of a chain in which the one that told it is at `depth`.
+pub fn seen_from(told: u32, depth: u32) -> u32 {
+    match told {
+        0 => 0,
+        told => told.saturating_add(depth - 1),
+    }
 }
 
 /// What one node says of a range that its driver has at `extent`; a transparent one lets its child speak.
-async fn decided(node: &Rc<NodeCell>, range: Range, wanted: Wanted, extent: Extent) -> IoResult<BlockStatus> {
+pub async fn decided(
+    node: &Rc<NodeCell>,
+    range: Range,
+    wanted: Wanted,
+    extent: Extent,
+) -> IoResult<BlockStatus> {
     let data = StatusFlags::DATA | StatusFlags::ALLOCATED;
     let mapped = StatusFlags::OFFSET_VALID;
     let (offset, len) = (range.offset(), range.len());
@@ -213,7 +231,7 @@ async fn decided(node: &Rc<NodeCell>, range: Range, wanted: Wanted, extent: Exte
     })
 }
 
-fn place(
+pub fn place(
     node: &NodeCell,
     slot: millpond_messages::ChildSlot,
     offset: u64,
@@ -263,11 +281,16 @@ async fn child_status(
         ..wanted
     };
     let below = ask_child(node, slot, offset, own.len, wanted).await?;
+    Ok(passed_up(own, &below))
+}
+
+/// What a transparent node says, whose child says `below` of the start of what it has at `own`.
+pub fn passed_up(own: BlockStatus, below: &BlockStatus) -> BlockStatus {
     if below.len == 0 {
-        return Ok(BlockStatus {
+        return BlockStatus {
             flags: StatusFlags::ZERO | StatusFlags::ALLOCATED,
             ..own
-        });
+        };
     }
     // The filter itself counts as a layer only for what its child does not have.
     let depth = if below.depth > 1 {
@@ -275,12 +298,12 @@ async fn child_status(
     } else {
         below.depth
     };
-    Ok(BlockStatus {
+    BlockStatus {
         flags: below.flags.difference(StatusFlags::EOF),
         len: own.len.min(below.len),
         map: below.map,
         depth,
-    })
+    }
 }
 
 /// Data of a format whose file may know that it is zeroes.

@@ -28,9 +28,6 @@ const CACHE_STEP: u64 = 1 << 20;
 /// The most bytes of extents that a reply has for each context.
 const MAX_EXTENT_BYTES: usize = 1 << 20;
 
-/// Block status queries made without a pause before others on the iothread get their turn.
-const WITHOUT_PAUSE: usize = 256;
-
 /// A piece of a reply.
 enum Chunk {
     /// No data: the whole reply.
@@ -314,6 +311,7 @@ impl<B: ExportedNode> Session<B> {
         Ok(Chunk::Plain)
     }
 
+    /// The first extent of a range.
     async fn status(&self, range: Range, want_zero: bool) -> IoResult<BlockStatus> {
         let operation = Operation::BlockStatus {
             range,
@@ -322,6 +320,16 @@ impl<B: ExportedNode> Session<B> {
             base: None,
         };
         self.ask(operation).await.into_status()
+    }
+
+    /// As many extents of a range, from its start on, as the node tells of in one go.
+    async fn map(&self, range: Range, want_zero: bool) -> IoResult<Box<[BlockStatus]>> {
+        let operation = Operation::Map {
+            range,
+            want_zero,
+            whole_chain: true,
+        };
+        self.ask(operation).await.into_map()
     }
 
     async fn block_status(
@@ -358,28 +366,31 @@ impl<B: ExportedNode> Session<B> {
     async fn extents(&self, id: u32, range: Range, max: usize) -> Result<Vec<Extent>, Failure> {
         let mut extents: Vec<Extent> = Vec::new();
         let mut rest = range;
-        for query in 1_usize.. {
-            if rest.is_empty() {
-                break;
-            }
+        while !rest.is_empty() {
             let want_zero = id == context::BASE_ALLOCATION;
-            let status = self.status(rest, want_zero).await;
-            let status = status.map_err(failed("can't get block status"))?;
-            let len = progress(status.len, rest.len()).ok_or(STUCK)?;
-            let flags = match id {
-                context::BASE_ALLOCATION => allocation(status.flags),
-                _ => u64::from(status.depth),
+            let found = match max {
+                1 => self.status(rest, want_zero).await.map(|status| [status].into()),
+                _ => self.map(rest, want_zero).await,
             };
-            let full = extents.len() == max;
-            match extents.last_mut() {
-                Some(last) if last.flags == flags => last.len += len,
-                _ if full => break,
-                _ => extents.push(Extent { len, flags }),
+            let found = found.map_err(failed("can't get block status"))?;
+            if found.is_empty() {
+                return Err(STUCK);
             }
-            rest = rest.after(len);
-            if query.is_multiple_of(WITHOUT_PAUSE) {
-                pause().await;
+            for status in found {
+                let len = progress(status.len, rest.len()).ok_or(STUCK)?;
+                let flags = match id {
+                    context::BASE_ALLOCATION => allocation(status.flags),
+                    _ => u64::from(status.depth),
+                };
+                let full = extents.len() == max;
+                match extents.last_mut() {
+                    Some(last) if last.flags == flags => last.len += len,
+                    _ if full => return Ok(extents),
+                    _ => extents.push(Extent { len, flags }),
+                }
+                rest = rest.after(len);
             }
+            pause().await;
         }
         Ok(extents)
     }
