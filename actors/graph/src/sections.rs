@@ -1,8 +1,9 @@
 //! Drained sections: which nodes each covers, who has been asked, who has answered.
 //!
 //! ```text
-//!   Waiting --(all its parents in the section are quiet)--> Asked --(Quiesced)--> Quiet
+//!   Waiting --(all its parents in the section are quiet, or asked before in its iothread)--> Asked --(Quiesced)--> Quiet
 //! ```
+//! A node that another section in force holds quiet is so for this one as well, and is not waited for.
 //! Every node keeps its own count of tokens, so sections need not know of each other: they nest and end in any order.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +13,7 @@ use millpond_messages::{NodeId, Token};
 
 use crate::order::NodeOrder;
 use crate::value::graph::{Direction, Graph};
+use crate::value::node::Node;
 
 /// What a section covers, besides the ancestors of all that.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,10 +101,12 @@ impl Section {
         self.missing == 0
     }
 
-    /// The nodes that it waits for: asked without an answer, or busy with work of the graph actor's own.
+    /// The nodes that it waits for: asked without an answer though their parents are quiet, or busy with work of the graph
+    /// actor's own.
     pub fn unanswered(&self, graph: &Graph) -> Vec<NodeId> {
+        let is_quiet = |id: NodeId| self.nodes.get(&id).is_none_or(|stage| *stage == Stage::Quiet);
         let waited_for = self.nodes.iter().filter(|(id, stage)| match stage {
-            Stage::Asked => true,
+            Stage::Asked => graph.parent_nodes(**id).all(is_quiet),
             Stage::Waiting => graph.node(**id).is_some_and(|node| node.internal_io > 0),
             Stage::Quiet => false,
         });
@@ -348,24 +352,45 @@ impl Sections {
     }
 
     fn extend(&mut self, graph: &Graph, token: Token, nodes: impl IntoIterator<Item = NodeId>) {
+        let mut new = Vec::new();
+        let mut held = Vec::new();
+        for node in nodes {
+            let Some(entry) = graph.node(node) else { continue };
+            let is_covered = |section: &Section| section.nodes.contains_key(&node);
+            // A node that is being opened has no gate yet.
+            if entry.facts.is_none() || self.sections.get(&token).is_none_or(is_covered) {
+                continue;
+            }
+            match self.is_held_quiet(entry) {
+                true => held.push(node),
+                false => new.push(node),
+            }
+        }
         let Some(section) = self.sections.get_mut(&token) else {
             return;
         };
-        let mut new = Vec::new();
-        for node in nodes {
-            // A node that is being opened has no gate yet.
-            let is_open = graph.node(node).is_some_and(|node| node.facts.is_some());
-            if is_open && !section.nodes.contains_key(&node) {
-                section.nodes.insert(node, Stage::Waiting);
-                section.missing += 1;
-                new.push(node);
-            }
+        for node in held {
+            section.nodes.insert(node, Stage::Quiet);
+            section.asked.push(node);
+            let after = Vec::new();
+            self.outbox.push((node, NodeOrder::Quiesce { token, after }));
+        }
+        for node in &new {
+            section.nodes.insert(*node, Stage::Waiting);
+            section.missing += 1;
         }
         // Oldest last: parents are mostly younger than their children.
         new.sort_unstable();
         for node in new.into_iter().rev() {
             ask_if_due(section, graph, token, node, &mut self.outbox);
         }
+    }
+
+    /// Whether a section in force has found a node quiet, and nothing can come to it meanwhile: what that section gives back,
+    /// it gives back after what is asked now.
+    fn is_held_quiet(&self, node: &Node) -> bool {
+        let is_quiet = |section: &Section| section.nodes.get(&node.id) == Some(&Stage::Quiet);
+        node.internal_io == 0 && !node.closing && self.sections.values().any(is_quiet)
     }
 }
 
@@ -404,8 +429,8 @@ fn give_back(section: &mut Section, graph: &Graph, token: Token, outbox: &mut Ve
     }
 }
 
-/// Asks a waiting node once none of its parents in the section, nor work of the graph actor's own, can send to it any
-/// more.
+/// Asks a waiting node, and those below it, once nothing above can send to it any more, nor work of the graph actor's own. A
+/// parent of the same iothread that was asked before counts: the thread itself takes them in turn.
 fn ask_if_due(
     section: &mut Section,
     graph: &Graph,
@@ -413,24 +438,47 @@ fn ask_if_due(
     node: NodeId,
     outbox: &mut Vec<(NodeId, NodeOrder)>,
 ) {
-    let due = section.nodes.get(&node) == Some(&Stage::Waiting)
-        && graph.node(node).is_none_or(|node| node.internal_io == 0)
-        // The newest are asked first and mostly answer first: as long as there is one to be waited for, it is the first here.
-        && graph.oldest_parent_nodes(node).all(|parent| {
-            section
-                .nodes
-                .get(&parent)
-                .is_none_or(|stage| *stage == Stage::Quiet)
-        });
-    if due {
+    let mut open = vec![node];
+    while let Some(node) = open.pop() {
+        let Some(after) = due_after(section, graph, node) else {
+            continue;
+        };
         section.nodes.insert(node, Stage::Asked);
         // A node that is closing cannot be asked any more: it is waited for until it is gone.
         if graph.node(node).is_some_and(|node| node.closing) {
-            return;
+            continue;
         }
         section.asked.push(node);
-        outbox.push((node, NodeOrder::Quiesce(token)));
+        outbox.push((node, NodeOrder::Quiesce { token, after }));
+        open.extend(graph.children_of(node).map(|edge| edge.child));
     }
+}
+
+/// The parents after which a node is to be quiesced, if it may be asked now.
+fn due_after(section: &Section, graph: &Graph, id: NodeId) -> Option<Vec<NodeId>> {
+    if section.nodes.get(&id) != Some(&Stage::Waiting) {
+        return None;
+    }
+    let node = graph.node(id);
+    if node.is_some_and(|node| node.internal_io > 0) {
+        return None;
+    }
+    let mut after = Vec::new();
+    // The newest are asked first: as long as there is one to be waited for, it is the first here.
+    for parent in graph.oldest_parent_nodes(id) {
+        match section.nodes.get(&parent) {
+            None | Some(Stage::Quiet) => {}
+            Some(Stage::Asked) if is_beside(graph.node(parent)?, node?) => after.push(parent),
+            Some(Stage::Asked | Stage::Waiting) => return None,
+        }
+    }
+    Some(after)
+}
+
+/// Whether orders to two nodes are carried out by the same iothread, in the order in which they are sent.
+fn is_beside(parent: &Node, child: &Node) -> bool {
+    let stays = |node: &Node| !node.moving && !node.closing;
+    parent.iothread == child.iothread && stays(parent) && stays(child)
 }
 
 fn ask_all_due(section: &mut Section, graph: &Graph, token: Token, outbox: &mut Vec<(NodeId, NodeOrder)>) {

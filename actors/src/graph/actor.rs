@@ -87,7 +87,7 @@ impl Graph {
         let inbox = sender.clone();
         // The graph may be gone while its iothreads end.
         let events: EventSink = Arc::new(move |event| {
-            inbox.send(Incoming::Event(event));
+            inbox.send_with_others(Incoming::Event(event));
         });
         // There is no graph yet that somebody could ask: this may wait for the thread.
         let (main, thread) = block_on((config.iothreads)(&config.main, Arc::clone(&events)))?;

@@ -15,6 +15,7 @@ use std::task::{Context, Poll, Waker};
 
 use crossbeam_channel::TryRecvError;
 use futures_core::Stream;
+use millpond_engine::iothread::Local;
 use millpond_ring::Wake;
 use tokio::io::unix::AsyncFd;
 
@@ -77,6 +78,15 @@ pub fn mailbox<M>() -> io::Result<(Sender<M>, Receiver<M>)> {
 impl<M> Sender<M> {
     /// Puts a message in. False if the receiver is gone, and the message with it.
     pub fn send(&self, message: M) -> bool {
+        self.send_and(message, |wake| wake.wake())
+    }
+
+    /// The same from an iothread that may have more to send at once: the receiver is woken for all of it.
+    pub fn send_with_others(&self, message: M) -> bool {
+        self.send_and(message, Local::wake_later)
+    }
+
+    fn send_and(&self, message: M, wake: impl FnOnce(&Arc<Wake>)) -> bool {
         let sent = self.queue.send(message).is_ok();
         let waker = WAITING_HERE.with_borrow(|waiting| {
             let here = waiting.iter().find(|(id, _)| *id == self.id);
@@ -84,7 +94,7 @@ impl<M> Sender<M> {
         });
         match waker {
             Some(waker) => waker.wake(),
-            None => self.wake.wake(),
+            None => wake(&self.wake),
         }
         sent
     }

@@ -110,7 +110,9 @@ fn obey(order_id: node::OrderId, order: Order) -> Option<node::Event> {
     let outcome = match order {
         Order::Wiring(Wiring::Open(open)) => OrderOutcome::Opened(Ok(facts(open.flags | OpenFlags::RDWR))),
         Order::Node(_, NodeOrder::ReopenCommit) => OrderOutcome::Opened(Ok(facts(OpenFlags::RDWR))),
-        Order::Node(node, NodeOrder::Quiesce(token)) => return Some(node::Event::Quiesced(node, token)),
+        Order::Node(node, NodeOrder::Quiesce { token, .. }) => {
+            return Some(node::Event::Quiesced(node, token));
+        }
         Order::Node(_, NodeOrder::Resume(..) | NodeOrder::PermissionsCommit) => return None,
         _ => OrderOutcome::Done(Ok(())),
     };

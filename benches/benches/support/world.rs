@@ -157,7 +157,14 @@ impl World {
     /// Begins a drained section, and waits until the node is still.
     pub fn quiesce(&mut self, node: &NodeAddress) -> Token {
         let token = Token(self.next());
-        self.order(&node.iothread, NodeOrder::Quiesce(token).at(node.node));
+        self.order(
+            &node.iothread,
+            NodeOrder::Quiesce {
+                token,
+                after: Vec::new(),
+            }
+            .at(node.node),
+        );
         token
     }
 

@@ -39,6 +39,9 @@ impl Default for Budget {
 /// records do.
 const TIMED: u64 = 16;
 
+/// How many polls mail for others may wait before they are woken for it.
+const UNTOLD: usize = 32;
+
 /// How often an iothread that is to retire looks whether it may.
 const RETIREMENT_LOOK: Duration = Duration::from_millis(20);
 
@@ -179,6 +182,7 @@ impl<M: Send + 'static> Core<M> {
             time::forget();
             guarded("a message's handler", || (self.handler)(message));
         }
+        self.local.ring_bells();
         if let Some(last) = &mut self.last {
             *last -= count;
         }
@@ -214,7 +218,11 @@ impl<M: Send + 'static> Core<M> {
             guarded("a task", || {
                 task.run();
             });
+            if count.is_multiple_of(UNTOLD) {
+                self.local.ring_bells();
+            }
         }
+        self.local.ring_bells();
         self.stats.polls += count as u64;
         count
     }
@@ -330,6 +338,7 @@ impl<M> Drop for Core<M> {
             }
         }
         self.local.clear_ext();
+        self.local.ring_bells();
     }
 }
 

@@ -202,6 +202,8 @@ pub struct Local {
     ext: RefCell<Vec<(TypeId, Rc<dyn Any>)>>,
     /// Asks the mailbox's handler whether nobody can send to the iothread any more.
     unreachable: RefCell<Box<dyn Fn() -> bool>>,
+    /// Sleepers elsewhere for whom there is mail, to be woken once for all of it.
+    bells: RefCell<Vec<Arc<Wake>>>,
     chaos: ThreadChaos,
     flight: Arc<Recorder>,
     /// The time that the flight recorder notes. It is taken where the clock is read anyway, and now and then.
@@ -220,6 +222,7 @@ impl Local {
             alive: RefCell::default(),
             ext: RefCell::default(),
             unreachable: RefCell::new(Box::new(|| true)),
+            bells: RefCell::default(),
             chaos: ThreadChaos::default(),
             flight,
             flight_ns: Cell::new(0),
@@ -284,6 +287,28 @@ impl Local {
     /// The delay rules in force here.
     pub fn chaos(&self) -> &ThreadChaos {
         &self.chaos
+    }
+
+    /// Wakes a sleeper that has been sent something. On an iothread that waits until what is at hand is done, within its turn:
+    /// a sleeper that has much to hear is woken once for it, and the iothread makes one system call.
+    pub fn wake_later(sleeper: &Arc<Wake>) {
+        match Self::current() {
+            None => sleeper.wake(),
+            Some(local) => {
+                let mut bells = local.bells.borrow_mut();
+                if !bells.iter().any(|other| Arc::ptr_eq(other, sleeper)) {
+                    bells.push(Arc::clone(sleeper));
+                }
+            }
+        }
+    }
+
+    /// Wakes those for whom there is mail.
+    #[inline]
+    pub(crate) fn ring_bells(&self) {
+        for sleeper in self.bells.borrow_mut().drain(..) {
+            sleeper.wake();
+        }
     }
 
     /// Has the iothread, once it is to retire, ask `unreachable` whether nobody can send it anything more.

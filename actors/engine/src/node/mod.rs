@@ -19,13 +19,15 @@ mod entry;
 mod gate;
 mod io;
 mod order;
+mod quiesce;
 mod serve;
 mod table;
 #[cfg(test)]
 mod tests;
 
-pub use gate::sections::{Background, BackgroundState, Gate, InFlight};
 /// The node's half of the drain handshake, for the model checker of the graph.
+pub use gate::in_turn::InTurn;
+pub use gate::sections::{Background, BackgroundState, Gate, InFlight};
 pub use gate::wait_queue::{Parked, WaitEnd, WaitQueue};
 
 pub use cell::home::EventSink;

@@ -1,18 +1,20 @@
 //! The table of an iothread: its nodes and root edges by id, and where root edges have gone.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Weak as ArcWeak};
 
 use millpond_messages::graph::IothreadCounters;
-use millpond_messages::{NodeId, RootId};
+use millpond_messages::{NodeId, RootId, Token};
 use rustc_hash::FxHashMap;
 
 use super::cell::edge::Behind;
 use super::cell::home::{EventSink, Home};
 use super::cell::node::NodeCell;
 use super::entry::root::RootCell;
+use super::gate::in_turn::InTurn;
 use super::order::mail::{Mail, NodeAddress};
 use super::order::outcome::Event;
 use super::order::root_handle::{RootHandle, RootShared};
@@ -39,6 +41,18 @@ pub struct NodeTable {
     /// Handles on this iothread by which clients sent to root edges that have moved away. Once nobody else holds such a
     /// handle, no client can send by it any more.
     left: RefCell<Vec<Arc<IoThread<Mail>>>>,
+    turns: Turns,
+}
+
+/// Nodes that sections reach in turn.
+#[derive(Default)]
+pub struct Turns {
+    /// Those whose turn has not come.
+    pub waiting: RefCell<InTurn>,
+    /// Those whose turn has come.
+    pub due: RefCell<VecDeque<(NodeId, Token)>>,
+    /// They are being quiesced one after the other.
+    pub is_at_work: Cell<bool>,
 }
 
 /// Where a root edge went.
@@ -52,13 +66,14 @@ struct Moved {
 impl NodeTable {
     /// A table that code of this iothread finds from now on.
     pub fn new(local: Rc<Local>, events: EventSink) -> Rc<Self> {
-        let table = Rc::new(Self {
-            home: Home::new(local, events),
+        let table = Rc::new_cyclic(|table: &Weak<Self>| Self {
+            home: Home::new(local, events, Weak::<Self>::clone(table)),
             nodes: RefCell::default(),
             roots: RefCell::default(),
             from_elsewhere: Cell::new(0),
             moved: RefCell::default(),
             left: RefCell::default(),
+            turns: Turns::default(),
         });
         let weak = Rc::downgrade(&table);
         let local = table.local();
@@ -121,7 +136,14 @@ impl NodeTable {
     }
 
     pub fn remove_node(&self, id: NodeId) -> Option<Rc<NodeCell>> {
-        self.nodes.borrow_mut().remove(&id)
+        let removed = self.nodes.borrow_mut().remove(&id);
+        self.quiet_for_good(id);
+        removed
+    }
+
+    /// Whose turn it is to be quiesced.
+    pub const fn turns(&self) -> &Turns {
+        &self.turns
     }
 
     pub fn root(&self, id: RootId) -> Option<Rc<RootCell>> {

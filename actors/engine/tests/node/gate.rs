@@ -122,6 +122,42 @@ fn of_two_sections_that_wait_the_one_that_is_left_is_answered() {
     assert!(!world.is_quiesced(0, node, one));
 }
 
+/// The orders for a chain come at once. What is below a busy node stays open to it, and is quiesced when its turn comes; or
+/// never, where the section ends before.
+#[test]
+fn a_node_behind_another_is_quiesced_in_its_turn() {
+    for ends_early in [false, true] {
+        let world = World::new(1);
+        let (top, base) = (world.memory(0, 4096), world.memory(0, 4096));
+        let client = world.client(0, top);
+        world.hold(true);
+        let read = start(async move { client.read(0, Buffers::zeroed(8)).await.0 });
+        let in_flight = world.next_held();
+        let token = world.quiesce(0, top);
+        let after = vec![top];
+        world.send(0, NodeOrder::Quiesce { token, after }.at(base));
+        assert!(!world.is_quiesced(0, base, token), "its turn has not come");
+        if ends_early {
+            world.send(0, NodeOrder::Resume(token).at(base));
+            world.send(0, NodeOrder::Resume(token).at(top));
+        }
+        in_flight.go.send(()).unwrap();
+        read.join().unwrap().unwrap();
+        if ends_early {
+            assert!(!world.is_quiesced(0, base, token));
+            continue;
+        }
+        world.await_quiesced(base, token);
+        let order = |node| {
+            let quiesced = world.quiesced.borrow();
+            quiesced.iter().position(|answer| *answer == (node, token))
+        };
+        assert!(order(top).is_some() && order(top) < order(base));
+        world.send(0, NodeOrder::Resume(token).at(base));
+        world.send(0, NodeOrder::Resume(token).at(top));
+    }
+}
+
 #[test]
 fn a_section_is_answered_once_however_many_requests_come_after_it() {
     let world = World::new(1);

@@ -28,7 +28,7 @@ pub struct World {
     pub control: Arc<Control>,
     pub held: Receiver<Held>,
     events: Receiver<Event>,
-    quiesced: std::cell::RefCell<Vec<(NodeId, Token)>>,
+    pub quiesced: std::cell::RefCell<Vec<(NodeId, Token)>>,
     serialises: std::cell::RefCell<Vec<(NodeId, RootId)>>,
     next: Cell<u64>,
 }
@@ -93,7 +93,14 @@ impl World {
 
     pub fn quiesce(&self, iothread: usize, node: NodeId) -> Token {
         let token = Token(self.fresh());
-        self.send(iothread, NodeOrder::Quiesce(token).at(node));
+        self.send(
+            iothread,
+            NodeOrder::Quiesce {
+                token,
+                after: Vec::new(),
+            }
+            .at(node),
+        );
         token
     }
 

@@ -19,6 +19,7 @@ mod random;
 mod settled;
 mod shutdown;
 mod transactions;
+mod turns;
 mod users;
 mod world;
 

@@ -11,8 +11,9 @@ pub struct Promises {
     /// Taken by all parents together, shared by all of them.
     granted: (Permissions, Permissions),
     permissions: Option<(Permissions, Permissions)>,
-    /// It refused since it last committed, so it may grant more than it must: giving up failed.
-    refused: bool,
+    /// What it granted when it refused to give something up: it may grant more than it must then, and does so again where a
+    /// later change is undone.
+    refused: Option<(Permissions, Permissions)>,
     flags: Option<OpenFlags>,
 }
 
@@ -21,7 +22,7 @@ impl Default for Promises {
         Self {
             granted: NOBODY,
             permissions: None,
-            refused: false,
+            refused: None,
             flags: None,
         }
     }
@@ -31,11 +32,11 @@ const NOBODY: (Permissions, Permissions) = (Permissions::empty(), Permissions::a
 
 impl Promises {
     pub fn has_refused(&self) -> bool {
-        self.refused
+        self.refused == Some(self.granted)
     }
 
     pub fn refuse_permissions(&mut self) {
-        self.refused = true;
+        self.refused = Some(self.granted);
     }
 
     pub fn prepare_permissions(&mut self, taken: Permissions, shared: Permissions) {
@@ -48,7 +49,6 @@ impl Promises {
 
     pub fn commit_permissions(&mut self) {
         self.granted = self.permissions.take().expect("what is committed was prepared");
-        self.refused = false;
     }
 
     pub fn abort_permissions(&mut self) {
@@ -71,7 +71,7 @@ impl Promises {
     /// Nothing is prepared any more, and the node grants `expected`.
     fn assert_kept(&self, expected: (Permissions, Permissions)) {
         assert_eq!((self.permissions, self.flags), (None, None));
-        if self.refused {
+        if self.has_refused() {
             assert!(self.granted.0.contains(expected.0) && expected.1.contains(self.granted.1));
         } else {
             assert_eq!(self.granted, expected);

@@ -273,21 +273,22 @@ impl Run {
         self.assert_covered();
     }
 
-    /// Every parent of a node that a still section holds is held as well.
+    /// Every parent of a node that a still section holds is held as well, or is held by another section and about to be.
     fn assert_covered(&mut self) {
         let facts = self.world.facts();
         for edge in &facts.edges {
-            let millpond_messages::graph::EdgeParent::Node(parent) = edge.parent else {
+            let millpond_messages::graph::EdgeParent::Node(parent_id) = &edge.parent else {
                 continue;
             };
             let (Some(parent), Some(child)) =
-                (self.world.nodes.get(&parent), self.world.nodes.get(&edge.child))
+                (self.world.nodes.get(parent_id), self.world.nodes.get(&edge.child))
             else {
                 continue;
             };
             for token in child.tokens.intersection(&self.sections) {
+                let is_asked = || !parent.tokens.is_empty() && self.world.is_asked(*parent_id, *token);
                 assert!(
-                    parent.tokens.contains(token),
+                    parent.tokens.contains(token) || is_asked(),
                     "a parent of a still node may send to it"
                 );
             }

@@ -1,6 +1,5 @@
 //! Several changes together: all or none, in one drained section.
 
-use millpond_messages::Token;
 use millpond_messages::graph::{
     Action, AddIothread, AttachChild, ChildOf, CompletionMode, DrainBegin, DrainEnd, DrainScope, DropFilter,
     InsertNode, MoveNode, ReplaceChild, ReplaceNode, SetBacking, SnapshotSync, Transact,
@@ -9,7 +8,6 @@ use serde_json::json;
 
 use super::failures::two_disks;
 use super::*;
-use crate::state::PolicyState;
 
 fn together(actions: Vec<Action>) -> Transact {
     let completion = CompletionMode::Individual;
@@ -32,36 +30,6 @@ fn two_used_disks() -> FakeWorld {
     world
 }
 
-/// How often the graph waits for nodes from the beginning of the first drained section to its end: all that it has sent is
-/// carried out before it hears any answer.
-fn rounds_of_first_section(world: &mut FakeWorld, request: Transact) -> u32 {
-    let last = world.policy.world.with(|state| state.sections.last());
-    let first = Token(last + 1);
-    let id = world.send(request);
-    let mut rounds = 0;
-    while !world.replies.contains_key(&id) {
-        let in_force = |world: &FakeWorld| {
-            let sections = |state: &mut PolicyState| state.sections.get(first).is_some();
-            world.policy.world.with(sections)
-        };
-        rounds += u32::from(in_force(world));
-        let mail = std::mem::take(&mut world.mailboxes);
-        assert!(!mail.is_empty(), "the request waits for nobody");
-        let orders = mail.into_iter().flat_map(|(home, mail)| {
-            mail.into_iter()
-                .map(move |(order_id, order)| (home, order_id, order))
-        });
-        let events: Vec<_> = orders
-            .flat_map(|(home, order_id, order)| world.obey(home, order_id, order))
-            .collect();
-        for event in events {
-            world.tell(event);
-        }
-    }
-    world.run();
-    rounds
-}
-
 /// However many disks are cut: all are still, all are flushed, all have prepared their permissions, all have their new edges.
 #[test]
 fn a_cut_of_many_disks_takes_as_many_rounds_as_of_one() {
@@ -77,7 +45,7 @@ fn a_cut_of_many_disks_takes_as_many_rounds_as_of_one() {
             actions.push(over(&format!("disk{disk}"), &format!("over{disk}")));
         }
         assert_eq!(
-            rounds_of_first_section(&mut world, together(actions)),
+            world.rounds_of_first_section(together(actions)),
             4,
             "{disks} disks"
         );

@@ -23,7 +23,7 @@ use crate::{
     PolicyEvent, Reply, RequestId, Wiring,
 };
 use NodeOrder::{CopyOnRead, SetHistograms, SetWriteThreshold};
-use millpond_engine::node::{self, OpenFacts, OrderId, OrderOutcome};
+use millpond_engine::node::{self, InTurn, OpenFacts, OrderId, OrderOutcome};
 
 const FILE: ChildKind = ChildKind::file(Role::IMAGE);
 const BACKING: ChildKind = ChildKind::BACKING;
@@ -184,7 +184,7 @@ pub struct FakeNode {
     pub tokens: BTreeSet<Token>,
     /// Requests that entered here.
     pub in_flight: u32,
-    unanswered: Vec<Token>,
+    pub unanswered: Vec<Token>,
     /// Times that the driver would have been told to stop and to go on.
     pub stops: u32,
     pub resumes: u32,
@@ -223,6 +223,7 @@ pub enum Told {
 pub struct FakeWorld {
     pub policy: Policy,
     pub nodes: BTreeMap<NodeId, FakeNode>,
+    pub turns: InTurn,
     pub homes: HashMap<NodeId, IoThreadId>,
     pub mailboxes: BTreeMap<IoThreadId, VecDeque<(OrderId, Order)>>,
     pub replies: HashMap<RequestId, Reply>,
@@ -276,6 +277,7 @@ impl FakeWorld {
         Self {
             policy: Policy::new(registry(), implicit, IoThreadId(1), 0),
             nodes: BTreeMap::new(),
+            turns: InTurn::default(),
             homes: HashMap::new(),
             mailboxes: BTreeMap::new(),
             replies: HashMap::new(),
@@ -398,6 +400,9 @@ impl FakeWorld {
         if node.in_flight == 0 {
             for token in std::mem::take(&mut node.unanswered) {
                 self.tell(node::Event::Quiesced(id, token));
+                for event in self.passed(id, token) {
+                    self.tell(event);
+                }
             }
         }
     }
@@ -509,7 +514,7 @@ impl FakeWorld {
         }
     }
 
-    fn fails(&mut self) -> bool {
+    pub fn fails(&mut self) -> bool {
         let Some(left) = &mut self.fail_after else {
             return false;
         };
@@ -564,26 +569,11 @@ impl FakeWorld {
                 let node = self.nodes.remove(&id).expect("a node is closed once");
                 assert_eq!(node.in_flight, 0, "a node in use is closed");
                 self.homes.remove(&id);
-                done()
+                let told = self.gone(id);
+                done().into_iter().chain(told).collect()
             }
-            Order::Node(id, NodeOrder::Quiesce(token)) => {
-                self.asked.push(id);
-                let node = self.nodes.get_mut(&id).unwrap();
-                node.stops += u32::from(node.tokens.is_empty());
-                assert!(node.tokens.insert(token), "a node is asked once a token");
-                if node.in_flight == 0 {
-                    return vec![node::Event::Quiesced(id, token)];
-                }
-                node.unanswered.push(token);
-                Vec::new()
-            }
-            Order::Node(id, NodeOrder::Resume(token)) => {
-                let node = self.nodes.get_mut(&id).unwrap();
-                assert!(node.tokens.remove(&token), "a token is given back once");
-                node.unanswered.retain(|other| *other != token);
-                node.resumes += u32::from(node.tokens.is_empty());
-                Vec::new()
-            }
+            Order::Node(id, NodeOrder::Quiesce { token, after }) => self.in_turn(id, token, after),
+            Order::Node(id, NodeOrder::Resume(token)) => self.resume(id, token),
             Order::Wiring(Wiring::Connect {
                 parent,
                 slot: ChildSlot(slot),
@@ -596,7 +586,7 @@ impl FakeWorld {
                     .unjoined
                     .remove(&slot)
                     .is_some();
-                if !rejoins && self.fails() {
+                if !rejoins && self.fails_ahead() {
                     return ended(OrderOutcome::Done(Err(failed())));
                 }
                 if let Some(target) = &target {
@@ -626,7 +616,7 @@ impl FakeWorld {
                 done()
             }
             Order::Wiring(Wiring::MoveRoot { root, target }) => {
-                if self.fails() {
+                if self.fails_ahead() {
                     return ended(OrderOutcome::Done(Err(failed())));
                 }
                 let before = self.roots.insert(root, target.node).expect("a root is attached");

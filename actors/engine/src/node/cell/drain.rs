@@ -53,6 +53,7 @@ impl NodeCell {
     pub fn answer_quiesce(&self) {
         for token in self.gate.take_answerable() {
             self.home().report(self.name(), Event::Quiesced(self.id, token));
+            self.home().passed(self.id, token);
         }
     }
 }

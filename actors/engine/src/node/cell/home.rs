@@ -1,12 +1,12 @@
 //! Where a node lives, as the node sees it: the iothread, and the way back to the graph actor.
 
 use std::cell::Cell;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use millpond_drivers::api::Notices;
-use millpond_messages::NodeId;
 use millpond_messages::record::MessageEvent;
+use millpond_messages::{NodeId, Token};
 
 use crate::iothread::{Local, is_delaying};
 use crate::node::order::hops::{self, End};
@@ -16,25 +16,40 @@ use crate::node::order::recorded;
 /// Takes events to the graph actor. It is called on the iothread, and must not block.
 pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
 
+/// Whoever knows all nodes of an iothread.
+pub trait Neighbours {
+    /// A node is quiet for a section, or has left it: nodes below it may have waited for that.
+    fn passed(&self, node: NodeId, token: Token);
+}
+
 /// What all nodes of an iothread share.
 pub struct Home {
     local: Rc<Local>,
     events: EventSink,
+    neighbours: Weak<dyn Neighbours>,
     /// How many requests were admitted on this iothread.
     requests: Cell<u64>,
 }
 
 impl Home {
-    pub fn new(local: Rc<Local>, events: EventSink) -> Rc<Self> {
+    pub fn new(local: Rc<Local>, events: EventSink, neighbours: Weak<dyn Neighbours>) -> Rc<Self> {
         Rc::new(Self {
             local,
             events,
+            neighbours,
             requests: Cell::new(0),
         })
     }
 
     pub fn local(&self) -> &Rc<Local> {
         &self.local
+    }
+
+    /// Tells that a node is quiet for a section.
+    pub fn passed(&self, node: NodeId, token: Token) {
+        if let Some(neighbours) = self.neighbours.upgrade() {
+            neighbours.passed(node, token);
+        }
     }
 
     /// Counts a request that enters the graph here.

@@ -154,6 +154,11 @@ impl Gate {
         Background::Resume
     }
 
+    /// Whether a section waits for an answer.
+    pub fn owes(&self, token: Token) -> bool {
+        self.unanswered.borrow().contains(&token)
+    }
+
     /// Counts a request in; the answer is its key for [`Gate::leave`].
     pub fn enter(&self, request: InFlight) -> usize {
         self.in_flight.borrow_mut().insert(request)

@@ -27,12 +27,8 @@ pub fn carry_out(table: &Rc<NodeTable>, order_id: OrderId, order: Order) {
 
 fn carry_out_at_once(table: &Rc<NodeTable>, order_id: OrderId, node: NodeId, order: NodeOrder) {
     match order {
-        NodeOrder::Quiesce(token) => match table.node(node) {
-            Some(cell) => cell.quiesce(token),
-            // A node that is gone has nothing in flight, so it counts as still.
-            None => table.report(Event::Quiesced(node, token)),
-        },
-        NodeOrder::Resume(token) => with_node(table, node, |cell| cell.resume(token)),
+        NodeOrder::Quiesce { token, after } => table.quiesce(node, token, after),
+        NodeOrder::Resume(token) => table.resume(node, token),
         NodeOrder::PermissionsCommit => with_driver(table, node, |driver| driver.permissions_commit()),
         NodeOrder::PermissionsAbort => with_driver(table, node, |driver| driver.permissions_abort()),
         NodeOrder::ReopenCommit => opened(table, order_id, reopen_commit(table, node)),

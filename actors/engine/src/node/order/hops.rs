@@ -21,7 +21,7 @@ pub fn facts(order: &Order) -> (&'static Kind, Option<NodeId>) {
     match order {
         Order::Node(node, order) => {
             let kind = match order {
-                NodeOrder::Quiesce(_) => kind::QUIESCE,
+                NodeOrder::Quiesce { .. } => kind::QUIESCE,
                 NodeOrder::Resume(_) => kind::RESUME,
                 _ => other,
             };

@@ -83,7 +83,12 @@ impl NodeTask {
 #[derive(Clone)]
 pub enum NodeOrder {
     /// Close the gate; answered by [`Event::Quiesced`], when nothing is in flight.
-    Quiesce(Token),
+    Quiesce {
+        /// The section that wants it.
+        token: Token,
+        /// Parents of the same iothread, asked before, that must be quiet first.
+        after: Vec<NodeId>,
+    },
     /// Take back that token's hold on the gate. Not answered.
     Resume(Token),
     /// Put the prepared permissions into effect. Not answered.

@@ -40,7 +40,7 @@ pub fn answered(node: NodeId, number: usize) -> Note {
 pub fn order(event: MessageEvent, order_id: OrderId, order: &Order) -> Note {
     let (kind, node) = hops::facts(order);
     let number = match order {
-        Order::Node(_, NodeOrder::Quiesce(token) | NodeOrder::Resume(token)) => token.0,
+        Order::Node(_, NodeOrder::Quiesce { token, .. } | NodeOrder::Resume(token)) => token.0,
         _ => order_id.0,
     };
     plain(event, kind, node.map_or(0, |node| node.0), number)

@@ -59,6 +59,7 @@
 mod checks;
 pub mod live;
 mod print;
+mod quiet;
 mod requests;
 mod scenarios;
 mod site;

@@ -92,7 +92,7 @@ pub fn chain(before: u64, more: &[String]) -> u64 {
 
 fn order_token(order: &Order) -> Option<Token> {
     match order {
-        Order::Node(_, NodeOrder::Quiesce(token) | NodeOrder::Resume(token)) => Some(*token),
+        Order::Node(_, NodeOrder::Quiesce { token, .. } | NodeOrder::Resume(token)) => Some(*token),
         _ => None,
     }
 }
@@ -278,7 +278,7 @@ fn feed_order(
     }
     order_ids.of(order_id).hash(&mut feed.0);
     match order {
-        Order::Node(id, NodeOrder::Quiesce(token) | NodeOrder::Resume(token)) => {
+        Order::Node(id, NodeOrder::Quiesce { token, .. } | NodeOrder::Resume(token)) => {
             (id, tokens.of(*token)).hash(&mut feed.0)
         }
         Order::Wiring(Wiring::Connect { parent, slot, target }) => {
@@ -307,6 +307,9 @@ fn feed_order(
 }
 
 fn feed_cells(feed: &mut Feed, live: &Live, tokens: &Ranks<Token>) {
+    for ((parent, token), behind) in live.site.turns.parts() {
+        (parent, tokens.of(token), behind).hash(&mut feed.0);
+    }
     for (id, cell) in &live.site.cells {
         let (holds, unanswered, count, stopping) = cell.gate.parts();
         (

@@ -223,6 +223,7 @@ impl Site {
         let home = cell.home;
         for token in cell.gate.take_answerable() {
             self.tell(home, node::Event::Quiesced(id, token));
+            self.passed(home, id, token);
         }
     }
 

@@ -13,7 +13,7 @@ use millpond_messages::{
 use super::requests::{Request, Root, Stage};
 use super::{Breach, Breaches};
 use crate::order::{IothreadOrder, NewRoot, NodeOrder, NodeTask, Open, Order, Wiring};
-use millpond_engine::node::{self, Gate, OpenFacts, OrderId, OrderOutcome};
+use millpond_engine::node::{self, Gate, InTurn, OpenFacts, OrderId, OrderOutcome};
 
 /// What an iothread finds in its mailbox.
 pub enum Mail {
@@ -100,6 +100,7 @@ pub struct Site {
     pub cells: BTreeMap<NodeId, Cell>,
     pub roots: BTreeMap<RootId, Root>,
     pub requests: Vec<Request>,
+    pub turns: InTurn,
     /// Drivers that take their time to stop: nodes with background work.
     pub slow: BTreeSet<NodeId>,
     /// Root edges that end in this scenario: only their requests may be refused.
@@ -179,45 +180,6 @@ impl Site {
         found
     }
 
-    fn quiesce(&mut self, home: IoThreadId, id: NodeId, token: Token) {
-        let slow = self.slow.contains(&id);
-        let Some(cell) = self.cells.get_mut(&id) else {
-            self.tell(home, node::Event::Quiesced(id, token));
-            return;
-        };
-        let twice = cell.gate.holds().contains(&token);
-        if cell.gate.close(token) == node::Background::Stop {
-            cell.stops += 1;
-            if slow {
-                cell.background.stopping += 1;
-            } else if cell.gate.background_stopped() == node::Background::Resume {
-                cell.resumes += 1;
-            }
-        }
-        if twice {
-            self.breach(Breach::Restoration);
-        }
-        self.answer_quiesce(id);
-    }
-
-    fn resume(&mut self, id: NodeId, token: Token) {
-        let Some(cell) = self.cells.get_mut(&id) else {
-            return;
-        };
-        if !cell.gate.holds().contains(&token) {
-            self.breach(Breach::Restoration);
-            return;
-        }
-        if cell.gate.release(token) {
-            if cell.gate.resume_background() == node::Background::Resume {
-                cell.resumes += 1;
-            }
-            for root in self.roots.values().filter(|root| root.node == id) {
-                root.queue.wake_first();
-            }
-        }
-    }
-
     /// An iothread takes its next mail.
     pub fn take_mail(&mut self, home: IoThreadId, fails: bool) {
         let mail = self
@@ -278,8 +240,8 @@ impl Site {
             self.breach(Breach::Cells);
         }
         match order {
-            Order::Node(id, NodeOrder::Quiesce(token)) => self.quiesce(home, id, token),
-            Order::Node(id, NodeOrder::Resume(token)) => self.resume(id, token),
+            Order::Node(id, NodeOrder::Quiesce { token, after }) => self.quiesce(home, id, token, after),
+            Order::Node(id, NodeOrder::Resume(token)) => self.resume(home, id, token),
             Order::Wiring(Wiring::Connect {
                 parent,
                 slot: ChildSlot(slot),
@@ -424,6 +386,7 @@ impl Site {
                 if self.cells.remove(&id).is_none() {
                     self.breach(Breach::Cells);
                 }
+                self.gone(home, id);
             }
             Order::Task(node, NodeTask::PermissionsPrepare { taken, shared }) => {
                 if let Some(cell) = self.cells.get_mut(&node) {
