@@ -11,9 +11,11 @@ mod copy;
 mod data;
 mod holds;
 mod mirror;
+mod outline;
 mod stream;
 
 pub use backup::BackupPlan;
 pub use commit::{Committing, commit_plan};
 pub use mirror::MirrorPlan;
+pub(super) use outline::{FilterMade, Outline};
 pub use stream::StreamPlan;

@@ -32,6 +32,7 @@ use super::chain::Chains;
 use super::copy::{self, copy_left};
 use super::data::{Errors, NodeGates, failed, flush_copied};
 use super::holds::{Holds, as_options, by_errno, refused};
+use super::outline::{FilterMade, Layers, Outline};
 use crate::graph::GraphHandle;
 use crate::job::copy::{Copying, Fault, FaultVerdict, Need};
 use crate::job::pace::{Gates, Pace};
@@ -62,6 +63,12 @@ pub struct StreamPlan {
     /// Where images from which is copied are in the chain, its topmost node being the first: below the first number, and
     /// not below the second.
     sources: (u32, u32),
+    /// Nodes that leave the chain, the topmost first.
+    leaves: Vec<String>,
+    /// What the image stands on in the end.
+    base: Option<String>,
+    /// The image that has the data in the end: the node, or what it filters.
+    image: String,
     named: BackingName,
     filter_name: Option<String>,
 }
@@ -92,6 +99,24 @@ impl StreamPlan {
     pub async fn new(graph: GraphHandle, asked: &BlockStream) -> Result<Self, QmpError> {
         let chains = Chains::new(graph.facts().await?);
         plan(&graph, &chains, asked).await
+    }
+
+    /// What the job would do.
+    pub(in crate::job) fn outline(&self) -> Outline {
+        // The job's own filter, which is counted as well, is not there.
+        let (above, bottom) = self.sources;
+        Outline {
+            active: false,
+            source: self.node.clone(),
+            target: self.image.clone(),
+            leaves: self.leaves.clone(),
+            overlay: Some(self.image.clone()),
+            backing: self.base.clone(),
+            reopens: self.read_only.then(|| self.node.clone()).into_iter().collect(),
+            grows_to: None,
+            layers: Layers::Between(above.saturating_sub(1), bottom.saturating_sub(1)),
+            filter: (self.filter_name.clone(), FilterMade::FirstInSteps),
+        }
     }
 
     /// The job that does it.
@@ -141,6 +166,9 @@ async fn plan(graph: &GraphHandle, chains: &Chains, asked: &BlockStream) -> Resu
         let end = chains.below(end).map(|below| below.id);
         u32::try_from(chains.above(node, end).count()).map_or(u32::MAX, |place| place.saturating_add(1))
     };
+    let image = chains.image(node);
+    let end = chains.below(above_base);
+    let leaves = chains.above(image, end.map(|end| end.id)).skip(1);
     Ok(StreamPlan {
         graph: graph.clone(),
         asked: as_options(asked),
@@ -150,7 +178,10 @@ async fn plan(graph: &GraphHandle, chains: &Chains, asked: &BlockStream) -> Resu
         read_only: node.read_only,
         bottom: bottom.name.clone(),
         above_base: above_base.name.clone(),
-        sources: (place(chains.image(node)), place(bottom)),
+        sources: (place(image), place(bottom)),
+        leaves: leaves.map(|node| node.name.clone()).collect(),
+        base: end.map(|end| end.name.clone()),
+        image: image.name.clone(),
         named: BackingName {
             backing_file: asked.backing_file.clone(),
             mask_protocol: asked.backing_mask_protocol.unwrap_or(false),
