@@ -129,7 +129,7 @@ impl Comparison {
 const OWN: &[&str] = &["chaos"];
 
 /// Commands and members that QEMU has since a later version than the recorded one.
-const NEWER: &[&str] = &["qom-list-get", "target-is-zero"];
+const NEWER: &[&str] = &["qom-list-get", "target-is-zero", "on-cbw-error"];
 
 fn is_own(word: &Value) -> bool {
     word.as_str().is_some_and(|word| OWN.contains(&word))

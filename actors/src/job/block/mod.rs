@@ -5,6 +5,7 @@
 
 mod backup;
 mod backup_checks;
+mod backup_data;
 mod chain;
 mod commit;
 mod copy;

@@ -1,5 +1,6 @@
 //! Jobs: shown, and told what to do.
 
+use super::filter::OnCbwError;
 use super::node::NewImageMode;
 use super::statistics::BlockDeviceIoStatus;
 use crate::qapi::row::qapi;
@@ -267,6 +268,8 @@ qapi! {
         on_source_error: Option<BlockdevOnError>,
         /// What is done about an error of the target.
         on_target_error: Option<BlockdevOnError>,
+        /// What becomes of a write whose old data cannot be copied first.
+        on_cbw_error: Option<OnCbwError>,
         /// Its result is final without a user's word.
         auto_finalize: Option<bool>,
         /// It is forgotten without a user's word.
@@ -301,6 +304,8 @@ qapi! {
         on_source_error: Option<BlockdevOnError>,
         /// What is done about an error of the target.
         on_target_error: Option<BlockdevOnError>,
+        /// What becomes of a write whose old data cannot be copied first.
+        on_cbw_error: Option<OnCbwError>,
         /// Its result is final without a user's word.
         auto_finalize: Option<bool>,
         /// It is forgotten without a user's word.
