@@ -35,16 +35,19 @@ fn serve() -> Daemon {
 
 /// The job's arguments, with a target that a command opens or one that is open.
 fn backup(daemon: &mut Daemon, command: &str, more: Value) -> Value {
-    let target = target(daemon);
     let mut arguments = json!({"job-id": "j", "device": "disk", "auto-dismiss": false});
     if command == "drive-backup" {
-        let mut nameless = target;
-        nameless.as_object_mut().expect("options").remove("node-name");
-        arguments["target"] = json!(format!("json:{nameless}"));
+        let rules = format!(
+            "[inject-error]\nevent = \"write_aio\"\nerrno = \"{EIO}\"\nsector = \"{}\"\n",
+            BAD / 512
+        );
+        let path = daemon.path("rules");
+        std::fs::write(&path, rules).expect("there is room");
+        arguments["target"] = json!(format!("blkdebug:{path}:{}", daemon.path("target")));
         arguments["mode"] = json!("existing");
         arguments["format"] = json!("raw");
     } else {
-        let raw = json!({"driver": "raw", "node-name": "target", "file": target});
+        let raw = json!({"driver": "raw", "node-name": "target", "file": target(daemon)});
         daemon.qmp.ok("blockdev-add", raw);
         arguments["target"] = json!("target");
     }
@@ -84,9 +87,14 @@ fn a_write_that_breaks_the_snapshot_goes_on_and_the_job_fails() {
         json!({"sync": "full", "speed": 1}),
         json!({"sync": "top", "speed": 1, "on-target-error": "ignore", "on-source-error": "stop"}),
     ];
-    for command in ["blockdev-backup", "drive-backup"] {
+    // A raw file stands on nothing, as one that is made for a command and has not all is to.
+    let commands = [
+        ("blockdev-backup", &manners[..]),
+        ("drive-backup", &manners[1..2]),
+    ];
+    for (command, manners) in commands {
         for in_transaction in [false, true] {
-            for manner in &manners {
+            for manner in manners {
                 let mut daemon = serve();
                 let mut manner = manner.clone();
                 manner["on-cbw-error"] = json!("break-snapshot");
