@@ -17,7 +17,7 @@ use millpond_messages::graph::{BackupFile, BackupStart, BackupStarted, BackupTar
 use millpond_messages::io::{Operation, SnapshotRequest};
 use millpond_messages::qapi::schema::{BlockdevBackup, DriveBackup, MirrorSyncMode, NewImageMode};
 use millpond_messages::qapi::{JobType, QmpError};
-use millpond_messages::saved::SavedOptions;
+use millpond_messages::saved::{SavedOptions, SavedWork};
 use millpond_messages::{Error, ErrorKind, MomentLine, Permissions, Result, RootId};
 
 use super::backup_checks::{check_bitmap, check_perf, filter_options};
@@ -28,6 +28,7 @@ use super::holds::{Holds, as_options, reason};
 use crate::graph::{GraphHandle, unblock_all};
 use crate::job::order::{JobOptions, check_speed};
 use crate::job::pace::Pace;
+use crate::job::saved::qapi_name;
 use crate::job::work::Job;
 use crate::node::Client;
 
@@ -247,6 +248,28 @@ impl Job for BackupJob {
 
     fn options(&self) -> SavedOptions {
         SavedOptions::of(&self.0.plan.asked)
+    }
+
+    fn saved_work(&self) -> SavedWork {
+        let Backup {
+            plan,
+            filter,
+            keeps_zeroes,
+            // These are with the roots, and the size is the node's.
+            holds: _,
+            client: _,
+            target: _,
+            size: _,
+            // Whether the moment is lost is known to the filter.
+            line: _,
+            pace: _,
+        } = &*self.0;
+        SavedWork {
+            filter: filter.borrow().clone(),
+            sync: Some(qapi_name(&plan.sync)),
+            target_was_zero: *keeps_zeroes,
+            ..SavedWork::default()
+        }
     }
 
     fn roots(&self) -> Vec<RootId> {

@@ -15,7 +15,7 @@ use futures_util::future::LocalBoxFuture;
 use millpond_messages::graph::{BackingName, EditForJob, FindBackingImage, JobEdit, NodeFacts, Options};
 use millpond_messages::qapi::schema::{BlockCommit, BlockdevOnError};
 use millpond_messages::qapi::{ErrorClass, JobType, QmpError};
-use millpond_messages::saved::SavedOptions;
+use millpond_messages::saved::{SavedOptions, SavedWork};
 use millpond_messages::{Error, NodeId, OpBlocker, Permissions, Result, RootId};
 
 use super::chain::{Chains, Merged};
@@ -290,6 +290,23 @@ impl Job for CommitJob {
 
     fn options(&self) -> SavedOptions {
         SavedOptions::of(&self.0.plan.asked)
+    }
+
+    fn saved_work(&self) -> SavedWork {
+        let Commit {
+            plan,
+            filter,
+            base_was_read_only,
+            // These are with the roots.
+            holds: _,
+            top: _,
+            base: _,
+        } = &*self.0;
+        SavedWork {
+            filter: filter.borrow().clone(),
+            made_writable: base_was_read_only.get().then(|| plan.base.clone()),
+            ..SavedWork::default()
+        }
     }
 
     fn roots(&self) -> Vec<RootId> {

@@ -22,7 +22,7 @@ use millpond_messages::graph::{
 use millpond_messages::io::Operation;
 use millpond_messages::qapi::schema::{BlockErrorAction, BlockStream, BlockdevOnError, IoOperationType};
 use millpond_messages::qapi::{JobType, QmpError};
-use millpond_messages::saved::SavedOptions;
+use millpond_messages::saved::{SavedOptions, SavedWork};
 use millpond_messages::{
     Error, IoError, OpBlocker, Permissions, Range, RequestFlags, Result, RootId, StatusFlags,
 };
@@ -83,6 +83,8 @@ struct Stream {
     filter: RefCell<Option<String>>,
     was_read_only: Cell<bool>,
     client: RefCell<Option<Client>>,
+    /// The errno of the first error that was passed over, 0 for none.
+    passed_over: Arc<AtomicI32>,
 }
 
 impl StreamPlan {
@@ -129,6 +131,7 @@ impl StreamPlan {
             filter: RefCell::default(),
             was_read_only: Cell::default(),
             client: RefCell::default(),
+            passed_over: Arc::default(),
         }))
     }
 }
@@ -268,6 +271,24 @@ impl Job for StreamJob {
         SavedOptions::of(&self.0.plan.asked)
     }
 
+    fn saved_work(&self) -> SavedWork {
+        let Stream {
+            plan,
+            filter,
+            was_read_only,
+            passed_over,
+            // These are with the roots.
+            holds: _,
+            client: _,
+        } = &*self.0;
+        SavedWork {
+            filter: filter.borrow().clone(),
+            made_writable: was_read_only.get().then(|| plan.node.clone()),
+            passed_over: passed_over.load(Ordering::Acquire),
+            ..SavedWork::default()
+        }
+    }
+
     fn roots(&self) -> Vec<RootId> {
         self.0.holds.clients().iter().map(Client::root).collect()
     }
@@ -345,12 +366,11 @@ impl Stream {
         let (sources, policy) = (self.plan.sources, self.plan.on_error);
         let size = client.length().await.map_err(failed)?;
         pace.progress(0, i64::try_from(size).unwrap_or(i64::MAX));
-        let passed_over = Arc::new(AtomicI32::new(0));
         let (piece, pieces) = copy::IN_ORDER;
         let left = copy::all(size, CHUNK, piece)?;
         copy_left(&client, &pace, pieces, left, || {
             let (client, pace, clients) = (client.clone(), pace.clone(), self.holds.clients());
-            let passed_over = Arc::clone(&passed_over);
+            let passed_over = Arc::clone(&self.passed_over);
             move || CopyUp {
                 node: client.here(),
                 sources,
@@ -361,7 +381,7 @@ impl Stream {
         })
         .await?;
         // An image that was not copied whole still needs those below it.
-        match passed_over.load(Ordering::Acquire) {
+        match self.passed_over.load(Ordering::Acquire) {
             0 => flush_copied(&client, &pace).await,
             errno => Err(failed(IoError::from_errno(errno))),
         }
