@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::entry::{Entry, Fate, Step};
 use super::handle::Jobs;
 use super::order::JobOptions;
+use super::pace::Pace;
 use super::registry::Registry;
 use super::retry::Retry;
 
@@ -79,26 +80,38 @@ fn saved(entry: &Entry) -> SavedJob {
         user_paused: *user_paused,
         io_status: qapi_name(io_status),
         retry: retry.as_ref().map(Retry::saved),
-        wishes: SavedWishes {
-            cancel: pace.is_cancelled(),
-            complete: pace.is_to_end() && !pace.is_stopped(),
-            stop: pace.is_stopped(),
-        },
+        wishes: wishes(pace),
         group: group.0,
-        step: match step {
-            Step::AtWork => SavedStep::AtWork,
-            Step::Ran => SavedStep::Ran,
-            Step::Preparing => SavedStep::Preparing,
-            Step::Prepared => SavedStep::Prepared,
-            Step::Settling => SavedStep::Settling,
-        },
-        fate: match fate {
-            Fate::Open => SavedFate::Open,
-            Fate::Final => SavedFate::Final,
-            Fate::Aborted => SavedFate::Aborted,
-        },
+        step: saved_step(*step),
+        fate: saved_fate(*fate),
         roots: job.roots(),
         work: job.saved_work(),
+    }
+}
+
+fn wishes(pace: &Pace) -> SavedWishes {
+    SavedWishes {
+        cancel: pace.is_cancelled(),
+        complete: pace.is_to_end() && !pace.is_stopped(),
+        stop: pace.is_stopped(),
+    }
+}
+
+const fn saved_step(step: Step) -> SavedStep {
+    match step {
+        Step::AtWork => SavedStep::AtWork,
+        Step::Ran => SavedStep::Ran,
+        Step::Preparing => SavedStep::Preparing,
+        Step::Prepared => SavedStep::Prepared,
+        Step::Settling => SavedStep::Settling,
+    }
+}
+
+const fn saved_fate(fate: Fate) -> SavedFate {
+    match fate {
+        Fate::Open => SavedFate::Open,
+        Fate::Final => SavedFate::Final,
+        Fate::Aborted => SavedFate::Aborted,
     }
 }
 

@@ -14,6 +14,7 @@ mod holds;
 mod mirror;
 mod outline;
 mod stream;
+mod stream_data;
 
 pub use backup::BackupPlan;
 pub use commit::{Committing, commit_plan};

@@ -11,33 +11,27 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::task::Waker;
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use millpond_drivers::api::transfer;
 use millpond_messages::graph::{
     BackingName, DropFilter, EditForJob, FindBackingImage, JobEdit, NodeFacts, Options,
 };
-use millpond_messages::io::Operation;
-use millpond_messages::qapi::schema::{BlockErrorAction, BlockStream, BlockdevOnError, IoOperationType};
+use millpond_messages::qapi::schema::{BlockStream, BlockdevOnError};
 use millpond_messages::qapi::{JobType, QmpError};
 use millpond_messages::saved::{SavedOptions, SavedWork};
-use millpond_messages::{
-    Error, IoError, OpBlocker, Permissions, Range, RequestFlags, Result, RootId, StatusFlags,
-};
-use millpond_ring::buffer::Buffers;
+use millpond_messages::{Error, IoError, OpBlocker, Permissions, Result, RootId};
 
 use super::chain::Chains;
 use super::copy::{self, copy_left};
 use super::data::{Errors, NodeGates, failed, flush_copied};
 use super::holds::{Holds, as_options, by_errno, refused};
 use super::outline::{FilterMade, Layers, Outline};
+use super::stream_data::CopyUp;
 use crate::graph::GraphHandle;
-use crate::job::copy::{Copying, Fault, FaultVerdict, Need};
-use crate::job::pace::{Gates, Pace};
+use crate::job::pace::Pace;
 use crate::job::work::Job;
-use crate::node::{Client, HomeClient};
+use crate::node::Client;
 
 const FILTER: &str = "copy-on-read";
 
@@ -436,78 +430,5 @@ impl Stream {
         if self.was_read_only.take() {
             holds.make_read_only(&plan.node).await;
         }
-    }
-}
-
-/// The data half of a stream.
-struct CopyUp {
-    /// The filter: what is read there is copied.
-    node: HomeClient,
-    /// Where images from which is copied are in the chain.
-    sources: (u32, u32),
-    gates: NodeGates,
-    errors: Errors,
-    /// The errno of the first error that was passed over, 0 for none.
-    passed_over: Arc<AtomicI32>,
-}
-
-impl Gates for CopyUp {
-    fn watch(&self, waker: &Waker) -> bool {
-        self.gates.watch(waker)
-    }
-}
-
-const fn reading(error: IoError) -> Fault {
-    Fault {
-        operation: IoOperationType::Read,
-        error,
-    }
-}
-
-impl Copying for CopyUp {
-    async fn look(&self, range: Range) -> Result<(u64, Need), Fault> {
-        let status = self.node.block_status(range.offset(), range.len(), false, true);
-        let status = status.await.map_err(reading)?;
-        let (above, bottom) = self.sources;
-        let is_allocated = status.flags.contains(StatusFlags::ALLOCATED);
-        let is_below = is_allocated && status.depth > above && status.depth <= bottom;
-        // Nothing is left only where the length has changed meanwhile.
-        let len = if status.len == 0 { range.len() } else { status.len };
-        Ok((len, if is_below { Need::Data } else { Need::Nothing }))
-    }
-
-    async fn copy(&self, piece: Range, _: Need, room: Buffers) -> (Result<(), Fault>, Buffers) {
-        let read = Operation::Read {
-            offset: piece.offset(),
-            buffers: room,
-            flags: RequestFlags::PREFETCH,
-        };
-        let (result, room) = transfer(self.node.request(read).await);
-        (result.map_err(reading), room)
-    }
-
-    fn begins(&self, piece: Range, _: Need) {
-        self.errors.pace.moved(piece.len());
-    }
-
-    fn failed(&self, fault: Fault) -> FaultVerdict {
-        match self.errors.action(fault.operation, fault.error) {
-            BlockErrorAction::Stop => FaultVerdict::Again,
-            BlockErrorAction::Report => FaultVerdict::End,
-            BlockErrorAction::Ignore => {
-                let (first, errno) = (&self.passed_over, fault.error.errno());
-                // Only the first is told in the end.
-                let _ = first.compare_exchange(0, errno, Ordering::AcqRel, Ordering::Acquire);
-                FaultVerdict::Pass
-            }
-        }
-    }
-
-    fn passed(&self, bytes: u64) {
-        self.errors.pace.advance(bytes);
-    }
-
-    fn has_moved(&self) -> bool {
-        copy::has_moved(&self.node)
     }
 }
