@@ -51,6 +51,13 @@ impl Job for Waits {
         SavedOptions::of(&object(json!({"top": "disk"})))
     }
 
+    fn saved_work(&self) -> SavedWork {
+        SavedWork {
+            filter: Some("above".to_owned()),
+            ..SavedWork::default()
+        }
+    }
+
     fn run(&mut self, pace: Pace) -> LocalBoxFuture<'static, millpond_messages::Result<()>> {
         let ended = self.ended.take().unwrap();
         async move {
@@ -298,8 +305,18 @@ fn check_the_rest(daemon: &SavedDaemon, path: &Path) {
         speed: 0,
         manual_finalize: true,
         manual_dismiss: false,
-        pauses: 0,
+        user_paused: false,
+        io_status: "ok".to_owned(),
+        retry: None,
+        wishes: SavedWishes::default(),
+        group: 1,
+        step: SavedStep::AtWork,
+        fate: SavedFate::Open,
         roots: Vec::new(),
+        work: SavedWork {
+            filter: Some("above".to_owned()),
+            ..SavedWork::default()
+        },
     };
     assert_eq!(daemon.jobs, [job]);
     let own = daemon.graph.sections.last().unwrap();

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::common::{BlockStatus, CopySource, Lender, MirrorLine, NodeId, Range, RequestFlags};
+use crate::common::{BlockStatus, CopySource, Lender, MirrorLine, MomentLine, NodeId, Range, RequestFlags};
 use crate::error::{IoError, IoResult};
 
 /// How space is laid out when an image grows.
@@ -142,6 +142,8 @@ pub enum SnapshotRequest<B> {
         /// The bytes to copy, rounded to what the node copies in one go.
         range: Range,
     },
+    /// Tell this line when the moment is lost.
+    Join(Arc<MomentLine>),
 }
 
 /// A request of a mirror's job to the node that sees the writes and copies what is left.
@@ -362,6 +364,7 @@ impl<B> Operation<B> {
             Self::Snapshot(SnapshotRequest::Discard { .. }) => OperationKind::Discard,
             Self::Length
             | Self::AllocatedSize
+            | Self::Snapshot(SnapshotRequest::Join(_))
             | Self::Mirror(MirrorRequest::Join(_) | MirrorRequest::Add { .. }) => OperationKind::Query,
         }
     }

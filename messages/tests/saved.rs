@@ -256,8 +256,30 @@ fn daemon() -> SavedDaemon {
             speed: 512,
             manual_finalize: true,
             manual_dismiss: false,
-            pauses: 2,
+            user_paused: true,
+            io_status: "nospace".into(),
+            retry: Some(SavedRetry {
+                most: 60,
+                next: 2,
+                done: 1,
+            }),
+            wishes: SavedWishes {
+                cancel: false,
+                complete: true,
+                stop: false,
+            },
+            group: 3,
+            step: SavedStep::Preparing,
+            fate: SavedFate::Final,
             roots: vec![RootId(4)],
+            work: SavedWork {
+                filter: Some("filter".into()),
+                made_writable: Some("base".into()),
+                copy_mode: Some("background".into()),
+                sync: Some("full".into()),
+                target_was_zero: true,
+                passed_over: 5,
+            },
         }],
     }
 }

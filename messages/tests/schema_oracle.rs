@@ -125,11 +125,11 @@ impl Comparison {
     }
 }
 
-/// Types of objects that QEMU does not have.
-const OWN: &[&str] = &["chaos"];
+/// Types of objects that QEMU does not have, or has since a later version than the recorded one.
+const OWN: &[&str] = &["chaos", "monitor-qmp"];
 
 /// Commands and members that QEMU has since a later version than the recorded one.
-const NEWER: &[&str] = &["qom-list-get", "target-is-zero"];
+const NEWER: &[&str] = &["qom-list-get", "target-is-zero", "on-cbw-error"];
 
 fn is_own(word: &Value) -> bool {
     word.as_str().is_some_and(|word| OWN.contains(&word))

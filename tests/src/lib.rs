@@ -14,6 +14,7 @@ pub mod crowd;
 pub mod daemon;
 pub mod fuzz;
 pub mod image;
+pub mod layers;
 pub mod model;
 pub mod nbd;
 pub mod nth;

@@ -5,15 +5,12 @@ use std::path::Path;
 
 use millpond_tests::beside::beside_qemu;
 use millpond_tests::daemon::{Daemon, daemon};
+use millpond_tests::layers::{self, LAYERS, MIB, SIZE};
 use millpond_tests::model::Model;
 use millpond_tests::nbd::Connect;
 use millpond_tests::workload::{Load, Mix, seeded};
 use millpond_tests::{image, tool};
 use serde_json::{Value, json};
-
-const MIB: u64 = 1 << 20;
-const SIZE: u64 = 6 * MIB;
-const LAYERS: usize = 4;
 
 /// A conversation with a daemon: all that it answered and told, with its folder's name left out.
 struct Talk {
@@ -96,7 +93,7 @@ impl Talk {
 
     /// Makes a chain of four images, each with data of its own, and opens it as `n0` to `n3`.
     fn open_chain(&mut self, last: Value) {
-        make_chain(self.daemon.dir());
+        layers::make(self.daemon.dir());
         for number in 0..LAYERS {
             let name = format!("n{number}");
             let file =
@@ -152,23 +149,6 @@ impl Talk {
 
 fn file_of(node: &Value) -> Value {
     node["file"].clone()
-}
-
-fn make_chain(dir: &Path) {
-    for number in 0..LAYERS {
-        let path = dir.join(format!("{number}.qcow2"));
-        match number {
-            0 => image::create(&path, "qcow2", "", SIZE),
-            _ => {
-                let below = dir.join(format!("{}.qcow2", number - 1));
-                image::create_overlay(&path, "", &below, "qcow2", None);
-            }
-        }
-        let path = path.display().to_string();
-        let write = format!("write -P {} {number}M 2M", number + 1);
-        let zero = format!("write -z {} 64k", (number as u64 + 1) * MIB);
-        tool::qemu_io(&["-f", "qcow2", &path], &[&write, &zero]);
-    }
 }
 
 /// What an image shows, as `qemu-img checksum` would tell it.
@@ -326,43 +306,9 @@ fn what_cannot_be_streamed_or_committed_is_refused_in_the_same_words() {
         talk.open_chain(Value::Null);
         let alone = json!({"driver": "null-co", "node-name": "u", "read-zeroes": true});
         talk.ask("blockdev-add", alone);
-        let (zero, two) = (talk.layer(0), talk.layer(2));
-        let streams = [
-            json!({"device": "n3", "base": zero, "base-node": "n0"}),
-            json!({"device": "n3", "base": zero, "bottom": "n0"}),
-            json!({"device": "n3", "base-node": "n0", "bottom": "n0"}),
-            json!({"device": "n3", "base": "missing"}),
-            json!({"device": "n3", "base-node": "missing"}),
-            json!({"device": "n3", "base-node": "n3"}),
-            json!({"device": "n3", "base-node": "u"}),
-            json!({"device": "n3", "bottom": "missing"}),
-            json!({"device": "n3", "bottom": "u"}),
-            json!({"device": "n3", "backing-file": "x"}),
-            json!({"device": "n3", "on-error": "never"}),
-            json!({"device": "n3", "speed": "fast"}),
-            json!({"device": "n3", "filter-node-name": "n1"}),
-            json!({"device": "n3", "filter-node-name": "#1"}),
-        ];
-        for stream in streams {
-            talk.job("block-stream", stream);
-        }
-        let commits = [
-            json!({"device": "n2"}),
-            json!({"device": "n3", "top-node": "n2", "top": two}),
-            json!({"device": "n3", "top-node": "missing"}),
-            json!({"device": "n3", "top-node": "u"}),
-            json!({"device": "n3", "top": "missing"}),
-            json!({"device": "n3", "top-node": "n2", "base-node": "n0", "base": zero}),
-            json!({"device": "n3", "top-node": "n2", "base-node": "missing"}),
-            json!({"device": "n3", "top-node": "n1", "base-node": "n2"}),
-            json!({"device": "n3", "top-node": "n1", "base": "missing"}),
-            json!({"device": "n3", "top-node": "n1", "base-node": "n1"}),
-            json!({"device": "n3", "top-node": "n0"}),
-            json!({"device": "n3", "backing-file": "x"}),
-            json!({"device": "u"}),
-        ];
-        for commit in commits {
-            talk.job("block-commit", commit);
+        let dir = talk.daemon.dir().to_path_buf();
+        for (command, arguments) in layers::refused_jobs(&dir) {
+            talk.job(command, arguments);
         }
         for name in ["n1", "#1"] {
             let commit = json!({"device": "n3", "top-node": "n2", "filter-node-name": name});
@@ -379,7 +325,7 @@ fn what_cannot_be_streamed_or_committed_is_refused_in_the_same_words() {
 fn images_are_made_writable_for_a_job_and_read_only_again() {
     beside_qemu(|daemon: Daemon| {
         let mut talk = Talk::new(daemon);
-        make_chain(talk.daemon.dir());
+        layers::make(talk.daemon.dir());
         let file = json!({"driver": "file", "filename": talk.layer(3)});
         let top = json!({"driver": "qcow2", "node-name": "n3", "file": file});
         talk.ask("blockdev-add", top);

@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use actix::Actor;
 use millpond_messages::qapi::QmpError;
 use millpond_messages::qapi::schema::{
     ChardevBackend, ChardevInfo, ChardevReturn, DataFormat, MonitorMode, MonitorOptions,
@@ -15,7 +14,7 @@ use super::Daemon;
 use crate::monitor::chardev::{
     Backend, ChardevOptions, Lease, Mux, Opened, Ring, Shelf, asked, bytes_of, text_of,
 };
-use crate::monitor::{Dispatch, Finish, Monitor};
+use crate::monitor::{Dispatch, Monitor};
 
 /// How long what was written to a device may take to get into its log when the daemon ends.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -291,18 +290,11 @@ impl Daemon {
         })?
     }
 
-    /// Makes a monitor whose commands `dispatch` carries out, from the checked values of `--monitor`. It greets nobody before
-    /// [`Daemon::open_monitors`]: a client that is greeted may count on all that the command line makes.
+    /// A monitor whose commands `dispatch` carries out.
     ///
     /// # Errors
     /// QEMU's text for what went wrong.
-    pub fn add_monitor(&self, options: &MonitorOptions, dispatch: Rc<dyn Dispatch>) -> Result<(), QmpError> {
-        let monitor = self.make_monitor(options, dispatch)?;
-        self.parts.waiting_monitors.borrow_mut().push(monitor);
-        Ok(())
-    }
-
-    fn make_monitor(
+    pub(super) fn make_monitor(
         &self,
         options: &MonitorOptions,
         dispatch: Rc<dyn Dispatch>,
@@ -331,12 +323,6 @@ impl Daemon {
         ))
     }
 
-    /// Lets the monitors made so far take clients.
-    pub fn open_monitors(&self) {
-        let opened = self.parts.waiting_monitors.take().into_iter().map(Actor::start);
-        self.parts.monitors.borrow_mut().extend(opened);
-    }
-
     /// The reply of `query-chardev`.
     pub(crate) fn describe_chardevs(&self) -> Vec<ChardevInfo> {
         let chardevs = self.parts.chardevs.borrow();
@@ -350,10 +336,7 @@ impl Daemon {
 
     /// Ends all monitors, after they have sent what they owe, and then the devices.
     pub(super) async fn finish_monitors(&self) {
-        let monitors = self.parts.monitors.take();
-        let endings = monitors.iter().map(|monitor| monitor.send(Finish));
-        // One that has already ended cannot be asked, and need not.
-        futures_util::future::join_all(endings).await;
+        self.end_monitors().await;
         let mut devices = std::mem::take(&mut self.parts.chardevs.borrow_mut().devices);
         let logs: Vec<JoinHandle<()>> = devices.iter_mut().filter_map(|slot| slot.log.take()).collect();
         futures_util::future::join_all(devices.into_iter().map(Slot::close)).await;

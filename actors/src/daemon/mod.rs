@@ -3,6 +3,7 @@
 mod announcements;
 mod assemble;
 mod chardevs;
+mod monitors;
 mod saved;
 
 pub use saved::DaemonState;
@@ -13,15 +14,15 @@ use crate::image::NewImage;
 use crate::job::{
     AmendJob, Committing, CreateJob, JobOptions, Jobs, MirrorPlan, StreamPlan, TransactionPart, commit_plan,
 };
-use crate::monitor::{EventBus, Monitor};
+use crate::monitor::EventBus;
 use crate::object::{Objects, Site};
-use actix::Addr;
 use chardevs::Chardevs;
 use millpond_drivers::filter::throttle::Groups;
 use millpond_engine::node::Client;
 use millpond_messages::graph::{CloseAll, Options, Request};
 use millpond_messages::qapi::QmpError;
 use millpond_messages::qapi::schema::{BlockCommit, BlockStream, BlockdevMirror, DriveMirror};
+use monitors::Monitors;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -36,6 +37,8 @@ const GRACE: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub struct Daemon {
     parts: Rc<Parts>,
+    /// The object that is the monitor by which a command has come, where it is one.
+    through: Option<Rc<str>>,
 }
 
 struct Parts {
@@ -49,8 +52,7 @@ struct Parts {
     objects: RefCell<Objects>,
     jobs: Jobs,
     chardevs: RefCell<Chardevs>,
-    waiting_monitors: RefCell<Vec<Monitor>>,
-    monitors: RefCell<Vec<Addr<Monitor>>>,
+    monitors: RefCell<Monitors>,
 }
 
 impl Daemon {
@@ -78,9 +80,17 @@ impl Daemon {
                 objects: RefCell::default(),
                 jobs,
                 chardevs: RefCell::default(),
-                waiting_monitors: RefCell::default(),
                 monitors: RefCell::default(),
             }),
+            through: None,
+        }
+    }
+
+    /// The same daemon for those who come by the monitor that is the object `id`.
+    pub(crate) fn through(&self, id: &str) -> Self {
+        Self {
+            parts: Rc::clone(&self.parts),
+            through: Some(id.into()),
         }
     }
 

@@ -5,7 +5,7 @@ use std::future::ready;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::qapi::JobType;
-use millpond_messages::saved::SavedOptions;
+use millpond_messages::saved::{SavedOptions, SavedWork};
 use millpond_messages::{Error, ErrorKind, Result};
 
 use super::pace::Pace;
@@ -25,6 +25,10 @@ impl Job for AmendJob {
     fn options(&self) -> SavedOptions {
         let encryption = ("encryption".to_owned(), self.encryption.into());
         SavedOptions::of(&[encryption].into_iter().collect())
+    }
+
+    fn saved_work(&self) -> SavedWork {
+        SavedWork::default()
     }
 
     fn run(&mut self, pace: Pace) -> LocalBoxFuture<'static, Result<()>> {

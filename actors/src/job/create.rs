@@ -5,7 +5,7 @@ use futures_util::future::LocalBoxFuture;
 use millpond_messages::Result;
 use millpond_messages::graph::{MakeImage, Options};
 use millpond_messages::qapi::JobType;
-use millpond_messages::saved::SavedOptions;
+use millpond_messages::saved::{SavedOptions, SavedWork};
 
 use super::pace::Pace;
 use super::work::Job;
@@ -26,6 +26,10 @@ impl Job for CreateJob {
 
     fn options(&self) -> SavedOptions {
         SavedOptions::of(&self.options)
+    }
+
+    fn saved_work(&self) -> SavedWork {
+        SavedWork::default()
     }
 
     fn run(&mut self, pace: Pace) -> LocalBoxFuture<'static, Result<()>> {

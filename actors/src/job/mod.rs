@@ -20,6 +20,7 @@ mod handle;
 mod limit;
 mod order;
 mod pace;
+mod planned;
 pub mod policy;
 mod rate;
 mod registry;

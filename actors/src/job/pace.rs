@@ -1,6 +1,5 @@
 //! What a job's user wishes, and what its data half reports.
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -59,6 +58,11 @@ type Reports = Arc<dyn Fn(Report) + Send + Sync>;
 pub trait Gates {
     /// Whether all are open. `waker` is called when that changes.
     fn watch(&self, waker: &Waker) -> bool;
+
+    /// Whether the work can have no result any more, so that its speed need not be kept. The same `waker` is called.
+    fn is_in_vain(&self) -> bool {
+        false
+    }
 }
 
 /// Work without requests to nodes.
@@ -201,7 +205,7 @@ impl Pace {
             let delay = self.wishes.limit.delay(self.begun.elapsed());
             if self.has(PAUSE) || !gates.watch(Waker::noop()) {
                 self.stand_still(gates).await;
-            } else if delay.is_zero() {
+            } else if delay.is_zero() || gates.is_in_vain() {
                 return Ok(());
             } else {
                 self.rest(delay, gates).await;
@@ -214,19 +218,22 @@ impl Pace {
     pub fn would_wait(&self, gates: &impl Gates) -> bool {
         self.has(PAUSE | CANCEL)
             || !gates.watch(Waker::noop())
-            || !self.wishes.limit.delay(self.begun.elapsed()).is_zero()
+            || !(gates.is_in_vain() || self.wishes.limit.delay(self.begun.elapsed()).is_zero())
     }
 
-    /// Waits for a job that has nothing to do itself to be cancelled; it can be paused meanwhile.
+    /// Waits for a job that has nothing to do itself to be in vain; it can be paused meanwhile.
     ///
     /// # Errors
-    /// Always, in the end.
-    pub async fn idle(&self, gates: &impl Gates) -> Result<Infallible, Cancelled> {
-        loop {
-            self.until(gates, |pace, are_open| pace.has(PAUSE | CANCEL) || !are_open)
-                .await;
+    /// It is cancelled first.
+    pub async fn idle(&self, gates: &impl Gates) -> Result<(), Cancelled> {
+        while !gates.is_in_vain() {
+            self.until(gates, |pace, are_open| {
+                pace.has(PAUSE | CANCEL) || !are_open || gates.is_in_vain()
+            })
+            .await;
             self.point_at(gates).await?;
         }
+        Ok(())
     }
 
     /// Counts bytes that the job has moved: the next pause point waits for as long as its speed asks for.
@@ -369,7 +376,7 @@ impl Pace {
         (self.reports)(Report::Rests(delay));
         self.until(gates, |pace, are_open| {
             let wished = pace.has(PAUSE | CANCEL) || pace.speed() != speed;
-            wished || !are_open || pace.begun.elapsed() >= until
+            wished || !are_open || gates.is_in_vain() || pace.begun.elapsed() >= until
         })
         .await;
         self.wishes.rests.store(false, Ordering::Release);

@@ -45,6 +45,13 @@ impl Message for Start {
     type Result = oneshot::Receiver<Result<(), QmpError>>;
 }
 
+/// Asks whether a job that starts now may have an id.
+pub(super) struct CheckId(pub String);
+
+impl Message for CheckId {
+    type Result = Result<(), QmpError>;
+}
+
 /// Asks something of a job.
 pub(super) struct Apply {
     pub family: Family,
@@ -404,6 +411,14 @@ impl Handler<Start> for Registry {
         let (starting, started) = oneshot::channel();
         self.start_job(start, starting, context);
         MessageResult(started)
+    }
+}
+
+impl Handler<CheckId> for Registry {
+    type Result = Result<(), QmpError>;
+
+    fn handle(&mut self, CheckId(id): CheckId, _: &mut Self::Context) -> Self::Result {
+        self.check_id(&id)
     }
 }
 

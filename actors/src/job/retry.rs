@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use actix::{AsyncContext, Context, SpawnHandle};
 use millpond_messages::qapi::{BlockDeviceIoStatus, QmpError};
+use millpond_messages::saved::SavedRetry;
 
 use super::entry::Key;
 use super::registry::Registry;
@@ -44,6 +45,21 @@ impl Retry {
             done: 0,
             timer: None,
         }))
+    }
+
+    /// It, written down. A try that is waited for comes after a second again.
+    pub fn saved(&self) -> SavedRetry {
+        let Self {
+            most,
+            next,
+            done,
+            timer: _,
+        } = self;
+        SavedRetry {
+            most: most.as_secs(),
+            next: next.as_secs(),
+            done: *done,
+        }
     }
 
     /// How long a job waits that is stopped now, having done so much.

@@ -6,7 +6,7 @@ use futures_util::future::LocalBoxFuture;
 use futures_util::{FutureExt, StreamExt};
 use millpond_messages::Result;
 use millpond_messages::qapi::{JobType, QmpError, QmpEvent};
-use millpond_messages::saved::SavedOptions;
+use millpond_messages::saved::{SavedOptions, SavedWork};
 
 use super::state::name;
 use super::{Job, JobOptions, Jobs, Pace};
@@ -25,6 +25,10 @@ impl Job for Refused {
 
     fn options(&self) -> SavedOptions {
         SavedOptions::default()
+    }
+
+    fn saved_work(&self) -> SavedWork {
+        SavedWork::default()
     }
 
     fn claim(&mut self) -> Option<LocalBoxFuture<'static, Result<(), QmpError>>> {

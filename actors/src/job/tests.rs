@@ -12,7 +12,7 @@ use millpond_messages::qapi::{
     BlockDeviceIoStatus, BlockErrorAction, BlockJobInfo, BlockdevOnError, IoOperationType, JobInfo,
     JobStatus, JobType, QmpEvent,
 };
-use millpond_messages::saved::SavedOptions;
+use millpond_messages::saved::{SavedOptions, SavedWork};
 use millpond_messages::{Error, ErrorKind, IoError, Result};
 
 use super::pace::{Cancelled, Report};
@@ -51,6 +51,10 @@ impl Job for Scripted {
 
     fn options(&self) -> SavedOptions {
         SavedOptions::default()
+    }
+
+    fn saved_work(&self) -> SavedWork {
+        SavedWork::default()
     }
 
     fn run(&mut self, pace: Pace) -> LocalBoxFuture<'static, Result<()>> {

@@ -3,7 +3,7 @@
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::qapi::schema::MirrorCopyMode;
 use millpond_messages::qapi::{JobType, QmpError};
-use millpond_messages::saved::SavedOptions;
+use millpond_messages::saved::{SavedOptions, SavedWork};
 use millpond_messages::{Result, RootId};
 
 use super::pace::Pace;
@@ -20,6 +20,11 @@ pub trait Job: 'static {
 
     /// What it was started with, to be written down.
     fn options(&self) -> SavedOptions;
+
+    /// What it has done to the graph and what it has found out, to be written down: all that a later daemon needs to go on with
+    /// it, or to take it back, and would not find in its options, its progress, its roots and the nodes. There is no default,
+    /// and whoever keeps such a thing takes the job apart here field by field, so that no new one is forgotten.
+    fn saved_work(&self) -> SavedWork;
 
     /// The root edges by which it holds nodes at present.
     fn roots(&self) -> Vec<RootId> {

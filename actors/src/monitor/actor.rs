@@ -44,6 +44,8 @@ struct Serve {
     running: Option<Running>,
     /// The command of a client that left before it ended.
     leftover: Option<JoinHandle<()>>,
+    /// What is done when the first client has gone: there is to be no other.
+    gone: Option<Box<dyn FnOnce()>>,
 }
 
 /// A command being carried out. It is polled by the conversation itself, so that its answer goes out
@@ -70,12 +72,22 @@ impl Monitor {
             stop: stopped,
             running: None,
             leftover: None,
+            gone: None,
         };
         Self {
             serve: Some(serve),
             stop,
             task: None,
         }
+    }
+
+    /// The same monitor with one client only: `gone` is called when that has gone.
+    #[must_use]
+    pub fn for_one_client(mut self, gone: Box<dyn FnOnce()>) -> Self {
+        if let Some(serve) = &mut self.serve {
+            serve.gone = Some(gone);
+        }
+        self
     }
 }
 
@@ -130,6 +142,11 @@ impl Serve {
                     let result = running.work.await;
                     tracing::debug!(ok = result.is_ok(), "a command ended after its client had left");
                 }));
+            }
+            if let Some(gone) = self.gone.take() {
+                gone();
+                let _ = stop.wait_for(|stop| *stop).await;
+                return;
             }
         }
     }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
 use millpond_drivers::filter::throttle::Groups;
+use millpond_messages::qapi::schema::MonitorOptions;
 use millpond_messages::qapi::{Object, QmpError};
 use serde_json::Value;
 
@@ -56,6 +57,11 @@ pub(crate) trait UserObject: Debug {
     /// The arguments of `object-add` that make it anew, besides type and id.
     fn options(&self) -> Object;
 
+    /// The monitor that it is, if it is one: whoever carries commands out opens and ends it.
+    fn monitor(&self) -> Option<ObjectMonitor> {
+        None
+    }
+
     /// Puts it in force.
     fn begin<'a>(&'a self, site: &'a Site) -> Effect<'a>;
 
@@ -64,6 +70,13 @@ pub(crate) trait UserObject: Debug {
 
     /// Takes it out of force.
     fn end<'a>(&'a self, site: &'a Site) -> Effect<'a>;
+}
+
+/// A monitor that is an object.
+pub(crate) struct ObjectMonitor {
+    pub(crate) options: MonitorOptions,
+    /// The object is removed when its client goes.
+    pub(crate) goes_with_client: bool,
 }
 
 /// The error for a property that is given a value of another type.

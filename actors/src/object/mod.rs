@@ -12,6 +12,7 @@ mod event_loop;
 mod iothread;
 mod kind;
 mod main_loop;
+mod monitor_qmp;
 mod throttle_group;
 
 use std::rc::Rc;
@@ -20,10 +21,16 @@ use millpond_messages::qapi::{Object, QmpError};
 use millpond_messages::saved::{SavedObject, SavedOptions};
 use serde_json::Value;
 
-pub(crate) use kind::{Kind, Site, UserObject};
+pub(crate) use kind::{Kind, ObjectMonitor, Site, UserObject};
 
 /// The kinds of objects, in the order in which types are listed.
-pub(crate) const KINDS: &[Kind] = &[iothread::KIND, main_loop::KIND, chaos::KIND, throttle_group::KIND];
+pub(crate) const KINDS: &[Kind] = &[
+    iothread::KIND,
+    main_loop::KIND,
+    monitor_qmp::KIND,
+    chaos::KIND,
+    throttle_group::KIND,
+];
 
 /// The kind that users call `name`.
 pub(crate) fn find_kind(name: &str) -> Option<&'static Kind> {

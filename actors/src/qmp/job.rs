@@ -7,7 +7,7 @@ use millpond_messages::qapi::schema::{
     BlockCommit, BlockJobCancel, BlockJobChangeKind, BlockJobChangeOptions, BlockJobComplete,
     BlockJobDismiss, BlockJobFinalize, BlockJobInfo, BlockJobPause, BlockJobResume, BlockJobSetSpeed,
     BlockStream, BlockdevMirror, DriveMirror, JobCancel, JobComplete, JobDismiss, JobFinalize, JobInfo,
-    JobPause, JobResume, QueryBlockJobs, QueryJobs, XMillpondJobRetry,
+    JobPause, JobResume, MillpondBlockJobPlan, QueryBlockJobs, QueryJobs, XMillpondJobRetry,
 };
 
 type Done = Result<(), QmpError>;
@@ -53,6 +53,22 @@ pub(super) async fn block_commit(daemon: Daemon, arguments: BlockCommit) -> Done
 
 pub(super) async fn block_stream(daemon: Daemon, arguments: BlockStream) -> Done {
     daemon.start_stream(arguments).await
+}
+
+pub(super) async fn plan_commit(
+    daemon: Daemon,
+    arguments: BlockCommit,
+) -> Result<MillpondBlockJobPlan, QmpError> {
+    let graph = daemon.site().graph.clone();
+    daemon.jobs().plan_commit(graph, &arguments).await
+}
+
+pub(super) async fn plan_stream(
+    daemon: Daemon,
+    arguments: BlockStream,
+) -> Result<MillpondBlockJobPlan, QmpError> {
+    let graph = daemon.site().graph.clone();
+    daemon.jobs().plan_stream(graph, &arguments).await
 }
 
 pub(super) async fn blockdev_mirror(daemon: Daemon, arguments: BlockdevMirror) -> Done {

@@ -1,7 +1,8 @@
 //! User objects: made and removed.
 
 use crate::daemon::Daemon;
-use crate::object;
+use crate::object::{self, ObjectMonitor};
+use crate::qmp::Commands;
 use millpond_messages::qapi::schema::{ObjectDel, ObjectOptions};
 use millpond_messages::qapi::{QmpError, check_identifier};
 
@@ -10,14 +11,35 @@ pub(crate) async fn add(daemon: Daemon, options: ObjectOptions) -> Result<(), Qm
     let object = object::make(options.0)?;
     daemon.objects(|objects| objects.may_add(&*object))?;
     object.begin(daemon.site()).await?;
+    if let Some(monitor) = object.monitor() {
+        open_monitor(&daemon, object.id(), &monitor)?;
+    }
     daemon.objects(|objects| objects.put(object));
     Ok(())
+}
+
+/// Opens the monitor that an object is.
+fn open_monitor(daemon: &Daemon, id: &str, monitor: &ObjectMonitor) -> Result<(), QmpError> {
+    let daemon = daemon.through(id);
+    let commands = Commands::of(&daemon);
+    let gone = monitor.goes_with_client.then(|| {
+        let (daemon, id) = (daemon.clone(), id.to_owned());
+        let remove = move || {
+            actix_rt::spawn(async move {
+                // Its user may have removed it just now.
+                let _ = delete(daemon, ObjectDel { id }).await;
+            });
+        };
+        Box::new(remove) as Box<dyn FnOnce()>
+    });
+    daemon.add_object_monitor(id, &monitor.options, commands, gone)
 }
 
 pub(super) async fn delete(daemon: Daemon, ObjectDel { id }: ObjectDel) -> Result<(), QmpError> {
     let object = daemon.objects(|objects| objects.find(&id).cloned());
     let object = object.ok_or_else(|| QmpError::generic(format!("object '{id}' not found")))?;
     object.end(daemon.site()).await?;
+    daemon.end_object_monitor(&id).await;
     daemon.objects(|objects| objects.remove(&id));
     Ok(())
 }

@@ -1,7 +1,9 @@
 //! A moment of a node's past that its driver keeps, while the node goes on.
 
+use std::sync::Arc;
+
 use millpond_messages::io::CopyFault;
-use millpond_messages::{BlockStatus, IoError, IoResult, Range};
+use millpond_messages::{BlockStatus, IoError, IoResult, MomentLine, Range};
 use millpond_ring::buffer::Buffers;
 
 use super::answer::Answer;
@@ -32,6 +34,12 @@ pub trait SnapshotAccess {
     /// Has what was in a range then where it is kept, rather than wait for the first write to it; answers how that ended.
     fn copy_then(&self, range: Range) -> Answer<'_, IoResult<Result<(), CopyFault>>> {
         let _ = range;
+        Answer::ready(Err(IoError::NotSupported))
+    }
+
+    /// Has this line told when the moment is lost.
+    fn join(&self, line: Arc<MomentLine>) -> Answer<'_, IoResult<()>> {
+        drop(line);
         Answer::ready(Err(IoError::NotSupported))
     }
 }

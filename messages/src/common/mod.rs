@@ -10,6 +10,7 @@ mod info;
 mod limits;
 mod loan;
 mod mirror;
+mod moment;
 mod op_blocker;
 pub mod path;
 mod permission;
@@ -31,6 +32,7 @@ pub use limits::{
 };
 pub use loan::{CopySource, Lender, Loan, lending};
 pub use mirror::{MirrorLine, MirrorMode};
+pub use moment::MomentLine;
 pub use op_blocker::OpBlocker;
 pub use permission::{Permissions, child_permissions};
 pub use range::Range;

@@ -88,6 +88,14 @@ requests! {
             /// With all that it is joined to, rather than alone.
             joined: bool,
         },
+        /// Whether a node that is made now may have this name: done, or the error that its maker would get.
+        ///
+        /// # Errors
+        /// The name is malformed or taken.
+        MayName {
+            /// The name for the node.
+            node_name: String,
+        },
         /// What iothreads have done, the main one first: `x-millpond-query-iothreads`.
         IothreadReports -> Vec<IothreadReport>: IothreadReports,
         /// The node a root edge leads to.

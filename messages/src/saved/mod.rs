@@ -31,7 +31,7 @@ pub use graph::{
     SavedBlocker, SavedEdge, SavedFreeze, SavedGraph, SavedIothread, SavedParent, SavedRoot, SavedSection,
     SavedSectionCover,
 };
-pub use job::SavedJob;
+pub use job::{SavedFate, SavedJob, SavedRetry, SavedStep, SavedWishes, SavedWork};
 pub use node::{SavedCell, SavedCommon, SavedGiven, SavedNode, SavedOptions, SavedZeroDetection};
 
 use serde::Serialize;

@@ -395,14 +395,23 @@ fn choose_name(world: &World, given: Option<&str>) -> Result<String> {
     let Some(name) = given else {
         return Ok(world.graph(Graph::new_name));
     };
+    check_free_name(world, name)?;
+    Ok(name.to_owned())
+}
+
+/// Checks that a node that is made now may have this name.
+///
+/// # Errors
+/// The name is malformed or taken.
+pub fn check_free_name(world: &World, name: &str) -> Result<()> {
     options::check_node_name(name)?;
-    if world.graph(|graph| graph.has_name(name)) {
-        return Err(Error::new(
+    match world.graph(|graph| graph.has_name(name)) {
+        true => Err(Error::new(
             ErrorKind::Exists,
             format!("Duplicate nodes with node-name='{name}'"),
-        ));
+        )),
+        false => Ok(()),
     }
-    Ok(name.to_owned())
 }
 
 /// Has a node's cell opened.

@@ -16,6 +16,7 @@ use millpond_messages::graph::{DriverFacts, GraphReply, MayMove, NamedNodes, Que
 use millpond_messages::{Error, ErrorKind, RootId};
 
 use crate::effect::Reply;
+use crate::open::tree;
 use crate::state::PolicyState;
 use crate::value::graph::Graph;
 use crate::value::home::{self, Company};
@@ -47,6 +48,9 @@ pub async fn answer(world: &World, query: Query) -> Reply {
         Query::ListDrivers(request) => Ok(world.with(|state| drivers(state, request.read_only))),
         Query::ListIothreads(_) => Ok(world.with(|state| iothreads(state))),
         Query::MayMove(request) => world.with(|state| may_move(state, &request)),
+        Query::MayName(request) => {
+            tree::check_free_name(world, &request.node_name).map(|()| GraphReply::Done)
+        }
         Query::FindNode(request) => world.graph(|graph| named(graph, &request.node_name)),
         Query::FindRoot(request) => world.graph(|graph| behind(graph, request.0)),
         Query::FindBlockSizes(request) => device::block_sizes(world, &request.node_name).await,

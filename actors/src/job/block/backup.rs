@@ -9,36 +9,31 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::task::Waker;
+use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::graph::{BackupFile, BackupStart, BackupStarted, BackupTarget, BelowBackup, Options};
-use millpond_messages::io::{CopyFault, Operation, SnapshotRequest};
-use millpond_messages::qapi::schema::{
-    BlockdevBackup, BlockdevOnError, DriveBackup, IoOperationType, MirrorSyncMode, NewImageMode,
-};
+use millpond_messages::io::{Operation, SnapshotRequest};
+use millpond_messages::qapi::schema::{BlockdevBackup, DriveBackup, MirrorSyncMode, NewImageMode};
 use millpond_messages::qapi::{JobType, QmpError};
-use millpond_messages::saved::SavedOptions;
-use millpond_messages::{Error, ErrorKind, Permissions, Range, Result, RootId, StatusFlags};
-use millpond_ring::buffer::Buffers;
+use millpond_messages::saved::{SavedOptions, SavedWork};
+use millpond_messages::{Error, ErrorKind, MomentLine, Permissions, Result, RootId};
 
 use super::backup_checks::{check_bitmap, check_perf, filter_options};
+use super::backup_data::{CHUNK, Data, Moment, OnErrors};
 use super::copy::{self, copy_left};
-use super::data::{NodeGates, at_home, cancelled, flush_copied};
+use super::data::{NodeGates, at_home, cancelled, failed, flush_copied};
 use super::holds::{Holds, as_options, reason};
 use crate::graph::{GraphHandle, unblock_all};
-use crate::job::copy::{Copying, Fault, FaultVerdict, Need};
 use crate::job::order::{JobOptions, check_speed};
-use crate::job::pace::{Gates, Pace};
+use crate::job::pace::Pace;
+use crate::job::saved::qapi_name;
 use crate::job::work::Job;
-use crate::node::{Client, HomeClient};
+use crate::node::Client;
 
 /// What the job is called where it stands in the way of others.
 const KIND: &str = "backup";
-
-/// The smallest chunk that is copied by itself, in bytes; the filter's are no smaller.
-const CHUNK: u64 = 65_536;
 
 /// What a user asks for, as far as it can be looked at without the graph. The rest is looked at as the backup starts.
 pub struct BackupPlan {
@@ -52,13 +47,6 @@ pub struct BackupPlan {
     start: BackupStart,
     /// What a user asked for, to be written down.
     asked: Options,
-}
-
-/// What is done about errors of either side.
-#[derive(Clone, Copy)]
-struct OnErrors {
-    source: BlockdevOnError,
-    target: BlockdevOnError,
 }
 
 impl BackupPlan {
@@ -127,6 +115,7 @@ impl BackupPlan {
             compress: asked.compress,
             on_source_error: asked.on_source_error,
             on_target_error: asked.on_target_error,
+            on_cbw_error: asked.on_cbw_error,
             auto_finalize: asked.auto_finalize,
             auto_dismiss: asked.auto_dismiss,
             filter_node_name: asked.filter_node_name,
@@ -223,6 +212,7 @@ impl ReadyBackup {
             pace: RefCell::default(),
             target: RefCell::new(target),
             keeps_zeroes,
+            line: Arc::default(),
         }))
     }
 
@@ -247,6 +237,8 @@ struct Backup {
     pace: RefCell<Option<Pace>>,
     /// Zeroes that the target shows anyway need not be written.
     keeps_zeroes: bool,
+    /// The filter says there that it has lost the moment.
+    line: Arc<MomentLine>,
 }
 
 impl Job for BackupJob {
@@ -256,6 +248,28 @@ impl Job for BackupJob {
 
     fn options(&self) -> SavedOptions {
         SavedOptions::of(&self.0.plan.asked)
+    }
+
+    fn saved_work(&self) -> SavedWork {
+        let Backup {
+            plan,
+            filter,
+            keeps_zeroes,
+            // These are with the roots, and the size is the node's.
+            holds: _,
+            client: _,
+            target: _,
+            size: _,
+            // Whether the moment is lost is known to the filter.
+            line: _,
+            pace: _,
+        } = &*self.0;
+        SavedWork {
+            filter: filter.borrow().clone(),
+            sync: Some(qapi_name(&plan.sync)),
+            target_was_zero: *keeps_zeroes,
+            ..SavedWork::default()
+        }
     }
 
     fn roots(&self) -> Vec<RootId> {
@@ -280,10 +294,15 @@ impl Backup {
         let client = self.client.borrow().clone().ok_or_else(gone)?;
         let plan = &self.plan;
         pace.progress(0, i64::try_from(self.size).unwrap_or(i64::MAX));
+        let join = SnapshotRequest::Join(Arc::clone(&self.line));
+        let joined = client.request(Operation::Snapshot(join)).await;
+        joined.into_done().map_err(failed)?;
         if plan.sync == MirrorSyncMode::None {
             return self.wait(client, pace).await;
         }
-        self.copy(&client, &pace).await?;
+        let copied = self.copy(&client, &pace).await;
+        // Of a moment that is lost nothing is worth anything, however its copy went.
+        self.line.lost().map_or(copied, |error| Err(failed(error)))?;
         let target = self.target.borrow().clone().ok_or_else(gone)?;
         // What the backup has is durable before anybody is told of its end.
         flush_copied(&target, &pace).await
@@ -296,11 +315,14 @@ impl Backup {
         copy_left(client, pace, plan.workers, left, || {
             let (keeper, pace, clients) = (client.clone(), pace.clone(), self.holds.clients());
             let target = self.target.borrow().clone().filter(|_| self.keeps_zeroes);
-            let (sync, on_errors) = (plan.sync, plan.on_errors);
+            let (sync, on_errors, line) = (plan.sync, plan.on_errors, Arc::clone(&self.line));
             move || Data {
                 keeper: keeper.here(),
                 target: target.map(|target| target.here()),
-                gates: NodeGates::new(&clients),
+                moment: Moment {
+                    gates: NodeGates::new(&clients),
+                    line,
+                },
                 pace,
                 sync,
                 on_errors,
@@ -311,15 +333,15 @@ impl Backup {
 
     /// Only what is written is copied, before it is: the job waits for its end.
     async fn wait(&self, client: Client, pace: Pace) -> Result<()> {
-        let clients = self.holds.clients();
+        let (clients, line) = (self.holds.clients(), Arc::clone(&self.line));
+        let lost = Arc::clone(&line);
         let waited = at_home(client, move || async move {
-            pace.idle(&NodeGates::new(&clients)).await
+            let gates = NodeGates::new(&clients);
+            pace.idle(&Moment { gates, line }).await
         })
         .await?;
-        match waited {
-            Ok(never) => match never {},
-            Err(error) => Err(cancelled(error)),
-        }
+        waited.map_err(cancelled)?;
+        lost.lost().map_or(Ok(()), |error| Err(failed(error)))
     }
 
     async fn settle(&self, succeeded: bool) {
@@ -333,143 +355,5 @@ impl Backup {
         if let Some(filter) = filter {
             self.holds.drop_filter(filter).await;
         }
-    }
-}
-
-/// The data half of a backup.
-struct Data {
-    /// The filter: it copies what it is told to.
-    keeper: HomeClient,
-    /// The target, where zeroes that it shows anyway need not be written.
-    target: Option<HomeClient>,
-    gates: NodeGates,
-    pace: Pace,
-    sync: MirrorSyncMode,
-    on_errors: OnErrors,
-}
-
-impl Data {
-    async fn ask(&self, request: SnapshotRequest<Buffers>) -> millpond_messages::io::Outcome<Buffers> {
-        self.keeper.request(Operation::Snapshot(request)).await
-    }
-
-    /// Of the uppermost layer alone: what it does not have is not copied, by writes neither.
-    async fn look_at_top(&self, range: Range) -> Result<(u64, Need), Fault> {
-        let status = self.keeper.block_status(range.offset(), range.len(), true, true);
-        let status = status.await.map_err(reading)?;
-        let is_in_top = status.flags.contains(StatusFlags::ALLOCATED) && status.depth == 1;
-        let need = if !is_in_top {
-            self.forget(range.first(status.len)).await?;
-            Need::Nothing
-        } else if status.flags.contains(StatusFlags::ZERO) {
-            Need::Zeroes
-        } else {
-            Need::Data
-        };
-        Ok((status.len, need))
-    }
-
-    /// Has the filter copy nothing of what lies in a range as a whole.
-    async fn forget(&self, range: Range) -> Result<(), Fault> {
-        let whole = range.end() / CHUNK * CHUNK;
-        let range = Range::between(range.offset(), whole);
-        let forgotten = self.ask(SnapshotRequest::Discard { range }).await;
-        forgotten.into_done().map_err(reading)
-    }
-
-    /// How much of the start of a range, which was zeroes then, the target shows as zeroes already, by itself: nobody but
-    /// this job writes there, so that it stays so.
-    async fn zero_already(&self, range: Range) -> Option<u64> {
-        let target = self.target.as_ref()?;
-        let status = target.block_status(range.offset(), range.len(), true, false);
-        // A target that cannot tell is written.
-        let status = status.await.ok()?;
-        let is_whole = status.len >= range.len() || status.len >= CHUNK;
-        (is_whole && status.flags.contains(StatusFlags::ZERO)).then_some(status.len.min(range.len()))
-    }
-}
-
-const fn reading(error: millpond_messages::IoError) -> Fault {
-    Fault {
-        operation: IoOperationType::Read,
-        error,
-    }
-}
-
-impl Gates for Data {
-    fn watch(&self, waker: &Waker) -> bool {
-        self.gates.watch(waker)
-    }
-}
-
-impl Copying for Data {
-    async fn look(&self, range: Range) -> Result<(u64, Need), Fault> {
-        if self.sync == MirrorSyncMode::Top {
-            return self.look_at_top(range).await;
-        }
-        let status = self
-            .ask(SnapshotRequest::Status { range })
-            .await
-            .into_status()
-            .map_err(reading)?;
-        if !status.flags.contains(StatusFlags::ZERO) {
-            return Ok((status.len, Need::Data));
-        }
-        let zeroes = range.first(status.len);
-        match self.zero_already(zeroes).await {
-            None => Ok((status.len, Need::Zeroes)),
-            Some(len) => {
-                self.forget(zeroes.first(len)).await?;
-                Ok((len, Need::Nothing))
-            }
-        }
-    }
-
-    async fn copy(&self, piece: Range, _: Need, room: Buffers) -> (Result<(), Fault>, Buffers) {
-        let copied = self
-            .ask(SnapshotRequest::Copy { range: piece })
-            .await
-            .into_copied();
-        let fault = |fault: CopyFault| Fault {
-            operation: match fault {
-                CopyFault::Source(_) => IoOperationType::Read,
-                CopyFault::Target(_) => IoOperationType::Write,
-            },
-            error: fault.error(),
-        };
-        (copied.map_err(fault), room)
-    }
-
-    fn begins(&self, piece: Range, need: Need) {
-        if need == Need::Data {
-            self.pace.moved(piece.len());
-        }
-    }
-
-    fn needs_room(&self) -> bool {
-        false
-    }
-
-    fn failed(&self, fault: Fault) -> FaultVerdict {
-        let policy = match fault.operation {
-            IoOperationType::Read => self.on_errors.source,
-            IoOperationType::Write => self.on_errors.target,
-        };
-        copy::verdict(self.pace.failed(policy, fault.operation, fault.error))
-    }
-
-    fn passed(&self, bytes: u64) {
-        self.pace.advance(bytes);
-    }
-
-    fn skipped(&self, bytes: u64) {
-        match self.sync {
-            MirrorSyncMode::Top => self.pace.skip(bytes),
-            _ => self.pace.advance(bytes),
-        }
-    }
-
-    fn has_moved(&self) -> bool {
-        copy::has_moved(&self.keeper)
     }
 }

@@ -56,6 +56,9 @@ pub(super) fn filter_options(asked: &BlockdevBackup) -> Options {
     }
     put("compress", asked.compress.unwrap_or(false).into());
     put("discard-source", asked.discard_source.unwrap_or(false).into());
+    if let Some(on_error) = asked.on_cbw_error {
+        put("on-cbw-error", serde_json::json!(on_error));
+    }
     let perf = asked.x_perf.as_ref();
     let copies_range = perf.and_then(|perf| perf.use_copy_range).unwrap_or(true);
     put("use-copy-range", copies_range.into());

@@ -15,7 +15,7 @@ use futures_util::future::LocalBoxFuture;
 use millpond_messages::graph::{BackingName, EditForJob, FindBackingImage, JobEdit, NodeFacts, Options};
 use millpond_messages::qapi::schema::{BlockCommit, BlockdevOnError};
 use millpond_messages::qapi::{ErrorClass, JobType, QmpError};
-use millpond_messages::saved::SavedOptions;
+use millpond_messages::saved::{SavedOptions, SavedWork};
 use millpond_messages::{Error, NodeId, OpBlocker, Permissions, Result, RootId};
 
 use super::chain::{Chains, Merged};
@@ -23,6 +23,7 @@ use super::copy::{self, NodeCopy, copy_left};
 use super::data::{Errors, NodeGates, failed, flush_copied};
 use super::holds::{Holds, as_options, by_errno, refused};
 use super::mirror::MirrorPlan;
+use super::outline::{FilterMade, Layers, Outline};
 use crate::graph::GraphHandle;
 use crate::job::copy::Ends;
 use crate::job::pace::Pace;
@@ -54,6 +55,10 @@ pub struct CommitPlan {
     grows_to: Option<u64>,
     /// From the top on, all that is above the base.
     merged: Vec<Merged>,
+    /// The image that stands on the top.
+    overlay: String,
+    /// It is not open for writing.
+    overlay_read_only: bool,
     /// What is below the last image that is merged: only what is above is copied.
     above: NodeId,
     named: BackingName,
@@ -81,6 +86,16 @@ pub enum Committing {
     Active(MirrorPlan),
 }
 
+impl Committing {
+    /// What the job would do.
+    pub(in crate::job) fn outline(&self) -> Outline {
+        match self {
+            Self::Intermediate(plan) => plan.outline(),
+            Self::Active(plan) => plan.outline(),
+        }
+    }
+}
+
 /// What a user asks for, checked against the graph as it is. Nothing is taken yet.
 ///
 /// # Errors
@@ -104,6 +119,32 @@ impl CommitPlan {
             base: RefCell::default(),
         }))
     }
+
+    /// What the job would do.
+    pub(in crate::job) fn outline(&self) -> Outline {
+        let reopened = [
+            (&self.base, self.base_read_only),
+            (&self.overlay, self.overlay_read_only),
+        ];
+        let reopened = reopened.into_iter().filter(|(_, is_read_only)| *is_read_only);
+        Outline {
+            active: false,
+            source: self.top.clone(),
+            target: self.base.clone(),
+            leaves: names(&self.merged),
+            overlay: Some(self.overlay.clone()),
+            backing: Some(self.base.clone()),
+            reopens: reopened.map(|(name, _)| name.clone()).collect(),
+            grows_to: self.grows_to,
+            layers: Layers::Above(self.above),
+            filter: (self.filter_name.clone(), FilterMade::Last),
+        }
+    }
+}
+
+/// The names of nodes that leave the chain.
+pub(super) fn names(merged: &[Merged]) -> Vec<String> {
+    merged.iter().map(|node| node.name.clone()).collect()
 }
 
 async fn plan(graph: &GraphHandle, chains: &Chains, asked: &BlockCommit) -> Result<Committing, QmpError> {
@@ -145,6 +186,8 @@ async fn plan(graph: &GraphHandle, chains: &Chains, asked: &BlockCommit) -> Resu
         base_read_only: base.read_only,
         grows_to: (base.size < top.size).then_some(top.size),
         merged: chains.merged(top, base),
+        overlay: overlay.name.clone(),
+        overlay_read_only: overlay.read_only,
         above,
         named: BackingName {
             backing_file: asked.backing_file.clone(),
@@ -247,6 +290,23 @@ impl Job for CommitJob {
 
     fn options(&self) -> SavedOptions {
         SavedOptions::of(&self.0.plan.asked)
+    }
+
+    fn saved_work(&self) -> SavedWork {
+        let Commit {
+            plan,
+            filter,
+            base_was_read_only,
+            // These are with the roots.
+            holds: _,
+            top: _,
+            base: _,
+        } = &*self.0;
+        SavedWork {
+            filter: filter.borrow().clone(),
+            made_writable: base_was_read_only.get().then(|| plan.base.clone()),
+            ..SavedWork::default()
+        }
     }
 
     fn roots(&self) -> Vec<RootId> {

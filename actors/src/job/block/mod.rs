@@ -5,15 +5,19 @@
 
 mod backup;
 mod backup_checks;
+mod backup_data;
 mod chain;
 mod commit;
 mod copy;
 mod data;
 mod holds;
 mod mirror;
+mod outline;
 mod stream;
+mod stream_data;
 
 pub use backup::BackupPlan;
 pub use commit::{Committing, commit_plan};
 pub use mirror::MirrorPlan;
+pub(super) use outline::{FilterMade, Outline};
 pub use stream::StreamPlan;

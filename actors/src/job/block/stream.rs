@@ -11,32 +11,27 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::task::Waker;
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use millpond_drivers::api::transfer;
 use millpond_messages::graph::{
     BackingName, DropFilter, EditForJob, FindBackingImage, JobEdit, NodeFacts, Options,
 };
-use millpond_messages::io::Operation;
-use millpond_messages::qapi::schema::{BlockErrorAction, BlockStream, BlockdevOnError, IoOperationType};
+use millpond_messages::qapi::schema::{BlockStream, BlockdevOnError};
 use millpond_messages::qapi::{JobType, QmpError};
-use millpond_messages::saved::SavedOptions;
-use millpond_messages::{
-    Error, IoError, OpBlocker, Permissions, Range, RequestFlags, Result, RootId, StatusFlags,
-};
-use millpond_ring::buffer::Buffers;
+use millpond_messages::saved::{SavedOptions, SavedWork};
+use millpond_messages::{Error, IoError, OpBlocker, Permissions, Result, RootId};
 
 use super::chain::Chains;
 use super::copy::{self, copy_left};
 use super::data::{Errors, NodeGates, failed, flush_copied};
 use super::holds::{Holds, as_options, by_errno, refused};
+use super::outline::{FilterMade, Layers, Outline};
+use super::stream_data::CopyUp;
 use crate::graph::GraphHandle;
-use crate::job::copy::{Copying, Fault, FaultVerdict, Need};
-use crate::job::pace::{Gates, Pace};
+use crate::job::pace::Pace;
 use crate::job::work::Job;
-use crate::node::{Client, HomeClient};
+use crate::node::Client;
 
 const FILTER: &str = "copy-on-read";
 
@@ -62,6 +57,12 @@ pub struct StreamPlan {
     /// Where images from which is copied are in the chain, its topmost node being the first: below the first number, and
     /// not below the second.
     sources: (u32, u32),
+    /// Nodes that leave the chain, the topmost first.
+    leaves: Vec<String>,
+    /// What the image stands on in the end.
+    base: Option<String>,
+    /// The image that has the data in the end: the node, or what it filters.
+    image: String,
     named: BackingName,
     filter_name: Option<String>,
 }
@@ -76,6 +77,8 @@ struct Stream {
     filter: RefCell<Option<String>>,
     was_read_only: Cell<bool>,
     client: RefCell<Option<Client>>,
+    /// The errno of the first error that was passed over, 0 for none.
+    passed_over: Arc<AtomicI32>,
 }
 
 impl StreamPlan {
@@ -94,6 +97,24 @@ impl StreamPlan {
         plan(&graph, &chains, asked).await
     }
 
+    /// What the job would do.
+    pub(in crate::job) fn outline(&self) -> Outline {
+        // The job's own filter, which is counted as well, is not there.
+        let (above, bottom) = self.sources;
+        Outline {
+            active: false,
+            source: self.node.clone(),
+            target: self.image.clone(),
+            leaves: self.leaves.clone(),
+            overlay: Some(self.image.clone()),
+            backing: self.base.clone(),
+            reopens: self.read_only.then(|| self.node.clone()).into_iter().collect(),
+            grows_to: None,
+            layers: Layers::Between(above.saturating_sub(1), bottom.saturating_sub(1)),
+            filter: (self.filter_name.clone(), FilterMade::FirstInSteps),
+        }
+    }
+
     /// The job that does it.
     #[must_use]
     pub fn job(self) -> StreamJob {
@@ -104,6 +125,7 @@ impl StreamPlan {
             filter: RefCell::default(),
             was_read_only: Cell::default(),
             client: RefCell::default(),
+            passed_over: Arc::default(),
         }))
     }
 }
@@ -141,6 +163,9 @@ async fn plan(graph: &GraphHandle, chains: &Chains, asked: &BlockStream) -> Resu
         let end = chains.below(end).map(|below| below.id);
         u32::try_from(chains.above(node, end).count()).map_or(u32::MAX, |place| place.saturating_add(1))
     };
+    let image = chains.image(node);
+    let end = chains.below(above_base);
+    let leaves = chains.above(image, end.map(|end| end.id)).skip(1);
     Ok(StreamPlan {
         graph: graph.clone(),
         asked: as_options(asked),
@@ -150,7 +175,10 @@ async fn plan(graph: &GraphHandle, chains: &Chains, asked: &BlockStream) -> Resu
         read_only: node.read_only,
         bottom: bottom.name.clone(),
         above_base: above_base.name.clone(),
-        sources: (place(chains.image(node)), place(bottom)),
+        sources: (place(image), place(bottom)),
+        leaves: leaves.map(|node| node.name.clone()).collect(),
+        base: end.map(|end| end.name.clone()),
+        image: image.name.clone(),
         named: BackingName {
             backing_file: asked.backing_file.clone(),
             mask_protocol: asked.backing_mask_protocol.unwrap_or(false),
@@ -237,6 +265,24 @@ impl Job for StreamJob {
         SavedOptions::of(&self.0.plan.asked)
     }
 
+    fn saved_work(&self) -> SavedWork {
+        let Stream {
+            plan,
+            filter,
+            was_read_only,
+            passed_over,
+            // These are with the roots.
+            holds: _,
+            client: _,
+        } = &*self.0;
+        SavedWork {
+            filter: filter.borrow().clone(),
+            made_writable: was_read_only.get().then(|| plan.node.clone()),
+            passed_over: passed_over.load(Ordering::Acquire),
+            ..SavedWork::default()
+        }
+    }
+
     fn roots(&self) -> Vec<RootId> {
         self.0.holds.clients().iter().map(Client::root).collect()
     }
@@ -314,12 +360,11 @@ impl Stream {
         let (sources, policy) = (self.plan.sources, self.plan.on_error);
         let size = client.length().await.map_err(failed)?;
         pace.progress(0, i64::try_from(size).unwrap_or(i64::MAX));
-        let passed_over = Arc::new(AtomicI32::new(0));
         let (piece, pieces) = copy::IN_ORDER;
         let left = copy::all(size, CHUNK, piece)?;
         copy_left(&client, &pace, pieces, left, || {
             let (client, pace, clients) = (client.clone(), pace.clone(), self.holds.clients());
-            let passed_over = Arc::clone(&passed_over);
+            let passed_over = Arc::clone(&self.passed_over);
             move || CopyUp {
                 node: client.here(),
                 sources,
@@ -330,7 +375,7 @@ impl Stream {
         })
         .await?;
         // An image that was not copied whole still needs those below it.
-        match passed_over.load(Ordering::Acquire) {
+        match self.passed_over.load(Ordering::Acquire) {
             0 => flush_copied(&client, &pace).await,
             errno => Err(failed(IoError::from_errno(errno))),
         }
@@ -385,78 +430,5 @@ impl Stream {
         if self.was_read_only.take() {
             holds.make_read_only(&plan.node).await;
         }
-    }
-}
-
-/// The data half of a stream.
-struct CopyUp {
-    /// The filter: what is read there is copied.
-    node: HomeClient,
-    /// Where images from which is copied are in the chain.
-    sources: (u32, u32),
-    gates: NodeGates,
-    errors: Errors,
-    /// The errno of the first error that was passed over, 0 for none.
-    passed_over: Arc<AtomicI32>,
-}
-
-impl Gates for CopyUp {
-    fn watch(&self, waker: &Waker) -> bool {
-        self.gates.watch(waker)
-    }
-}
-
-const fn reading(error: IoError) -> Fault {
-    Fault {
-        operation: IoOperationType::Read,
-        error,
-    }
-}
-
-impl Copying for CopyUp {
-    async fn look(&self, range: Range) -> Result<(u64, Need), Fault> {
-        let status = self.node.block_status(range.offset(), range.len(), false, true);
-        let status = status.await.map_err(reading)?;
-        let (above, bottom) = self.sources;
-        let is_allocated = status.flags.contains(StatusFlags::ALLOCATED);
-        let is_below = is_allocated && status.depth > above && status.depth <= bottom;
-        // Nothing is left only where the length has changed meanwhile.
-        let len = if status.len == 0 { range.len() } else { status.len };
-        Ok((len, if is_below { Need::Data } else { Need::Nothing }))
-    }
-
-    async fn copy(&self, piece: Range, _: Need, room: Buffers) -> (Result<(), Fault>, Buffers) {
-        let read = Operation::Read {
-            offset: piece.offset(),
-            buffers: room,
-            flags: RequestFlags::PREFETCH,
-        };
-        let (result, room) = transfer(self.node.request(read).await);
-        (result.map_err(reading), room)
-    }
-
-    fn begins(&self, piece: Range, _: Need) {
-        self.errors.pace.moved(piece.len());
-    }
-
-    fn failed(&self, fault: Fault) -> FaultVerdict {
-        match self.errors.action(fault.operation, fault.error) {
-            BlockErrorAction::Stop => FaultVerdict::Again,
-            BlockErrorAction::Report => FaultVerdict::End,
-            BlockErrorAction::Ignore => {
-                let (first, errno) = (&self.passed_over, fault.error.errno());
-                // Only the first is told in the end.
-                let _ = first.compare_exchange(0, errno, Ordering::AcqRel, Ordering::Acquire);
-                FaultVerdict::Pass
-            }
-        }
-    }
-
-    fn passed(&self, bytes: u64) {
-        self.errors.pace.advance(bytes);
-    }
-
-    fn has_moved(&self) -> bool {
-        copy::has_moved(&self.node)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::graph::Options;
@@ -10,7 +11,7 @@ use millpond_messages::qapi::ImageInfoSpecific;
 use millpond_messages::saved::{DriverRecord, SavedError};
 use millpond_messages::{
     BlockSizes, BlockStatus, CheckResult, ChildSlot, CopySource, DebugEvent, DebugOrder, DriverInfo,
-    Geometry, IoResult, Permissions, Range, RequestFlags, Result,
+    Geometry, IoResult, MomentLine, Permissions, Range, RequestFlags, Result,
 };
 
 use super::watched::{Health, IfBroken, Watched, drop_of};
@@ -341,6 +342,10 @@ impl SnapshotAccess for Guarded {
 
     fn copy_then(&self, range: Range) -> Answer<'_, IoResult<std::result::Result<(), CopyFault>>> {
         self.ask(|driver| driver.snapshot_access().copy_then(range))
+    }
+
+    fn join(&self, line: Arc<MomentLine>) -> Answer<'_, IoResult<()>> {
+        self.ask(|driver| driver.snapshot_access().join(line))
     }
 }
 

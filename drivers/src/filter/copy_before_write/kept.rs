@@ -10,12 +10,15 @@
 //! nobody waits in a circle.
 
 use std::cell::{Cell, RefCell};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use millpond_messages::error::errno::{EACCES, ENOMEM, ETIMEDOUT};
 use millpond_messages::io::CopyFault;
-use millpond_messages::{BlockStatus, ChunkSet, IoError, IoResult, Range, RequestFlags, StatusFlags};
+use millpond_messages::{
+    BlockStatus, ChunkSet, IoError, IoResult, MomentLine, Range, RequestFlags, StatusFlags,
+};
 use millpond_ring::Ring;
 use millpond_ring::buffer::{Buffer, Buffers};
 
@@ -50,8 +53,10 @@ pub struct State {
     pub on_error: OnError,
     /// How long a write waits at most; forever if there is nothing.
     pub timeout: Option<Duration>,
-    /// A write went on without its old data being kept.
-    pub is_lost: bool,
+    /// Why a write went on without its old data being kept.
+    pub lost: Option<IoError>,
+    /// Who is told of that.
+    pub line: Option<Arc<MomentLine>>,
     /// What is written to the target asks for this.
     pub write_flags: RequestFlags,
     /// What was copied is discarded in the source.
@@ -69,7 +74,8 @@ pub struct Kept {
     readable: RefCell<ChunkSet>,
     on_error: OnError,
     timeout: Option<Duration>,
-    is_lost: Cell<bool>,
+    lost: Cell<Option<IoError>>,
+    line: RefCell<Option<Arc<MomentLine>>>,
     write_flags: RequestFlags,
     discards_source: bool,
     offload: Offload,
@@ -88,7 +94,8 @@ impl Kept {
             readable: RefCell::new(state.readable),
             on_error: state.on_error,
             timeout: state.timeout,
-            is_lost: Cell::new(state.is_lost),
+            lost: Cell::new(state.lost),
+            line: RefCell::new(state.line),
             write_flags: state.write_flags,
             discards_source: state.discards_source,
             // A copy that was given up may go on in the kernel, and would copy what has been written since.
@@ -100,8 +107,23 @@ impl Kept {
 
     /// Gives the moment up: writes wait for the target no more, neither those in flight nor those to come.
     pub fn abandon(&self) {
-        self.is_lost.set(true);
+        self.lost.set(Some(IoError::Cancelled));
         self.abandoned.begin();
+    }
+
+    /// Tells a job when the moment is lost.
+    pub fn join(&self, line: Arc<MomentLine>) {
+        if let Some(error) = self.lost.get() {
+            line.lose(error);
+        }
+        self.line.replace(Some(line));
+    }
+
+    fn lose(&self, error: IoError) {
+        self.lost.set(Some(error));
+        if let Some(line) = &*self.line.borrow() {
+            line.lose(error);
+        }
     }
 
     pub fn state(&self) -> State {
@@ -110,7 +132,8 @@ impl Kept {
             readable: self.readable.borrow().clone(),
             on_error: self.on_error,
             timeout: self.timeout,
-            is_lost: self.is_lost.get(),
+            lost: self.lost.get(),
+            line: self.line.borrow().clone(),
             write_flags: self.write_flags,
             discards_source: self.discards_source,
             copies_range: self.offload.is_on(),
@@ -121,13 +144,13 @@ impl Kept {
     pub fn go_on(&self, state: State) {
         self.left.replace(state.left);
         self.readable.replace(state.readable);
-        self.is_lost.set(state.is_lost);
+        self.lost.set(state.lost);
     }
 
     /// Whether a write to the range need not wait for anything.
     pub fn is_free(&self, range: Range, flags: RequestFlags) -> bool {
         flags.contains(RequestFlags::WRITE_UNCHANGED)
-            || self.is_lost.get()
+            || self.lost.get().is_some()
             || !self.left.borrow().touches(self.widened(range))
     }
 
@@ -157,8 +180,8 @@ impl Kept {
             }
         };
         match (copied, self.on_error) {
-            (Err(_), OnError::BreakSnapshot) => {
-                self.is_lost.set(true);
+            (Err(fault), OnError::BreakSnapshot) => {
+                self.lose(fault.error());
                 Ok(())
             }
             (copied, _) => copied.map_err(CopyFault::error),
@@ -253,7 +276,7 @@ impl Kept {
     fn check_readable(&self, range: Range) -> IoResult<()> {
         let absent = self.readable.borrow().next_absent(range.offset());
         let is_readable = absent.is_none_or(|absent| absent >= range.end());
-        match is_readable && !self.is_lost.get() {
+        match is_readable && self.lost.get().is_none() {
             true => Ok(()),
             false => Err(IoError::from_errno(EACCES)),
         }

@@ -7,14 +7,15 @@ mod kept;
 mod saved;
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::graph::Options;
 use millpond_messages::io::CopyFault;
 use millpond_messages::{
-    BlockStatus, ChildSlot, ChunkSet, Error, ErrorKind, IoResult, Permissions, Range, RequestFlags, Result,
-    Role,
+    BlockStatus, ChildSlot, ChunkSet, Error, ErrorKind, IoResult, MomentLine, Permissions, Range,
+    RequestFlags, Result, Role,
 };
 use millpond_ring::Ring;
 use millpond_ring::buffer::Buffers;
@@ -195,7 +196,8 @@ async fn first_state(children: &[Child; 2], options: &CbwOptions) -> Result<Stat
         readable: all,
         on_error: options.on_cbw_error,
         timeout: (options.cbw_timeout > 0).then(|| Duration::from_secs(options.cbw_timeout.into())),
-        is_lost: false,
+        lost: None,
+        line: None,
         write_flags: match options.compress {
             true => RequestFlags::WRITE_COMPRESSED,
             false => RequestFlags::empty(),
@@ -276,6 +278,11 @@ impl SnapshotAccess for CopyBeforeWrite {
 
     fn copy_then(&self, range: Range) -> Answer<'_, IoResult<std::result::Result<(), CopyFault>>> {
         Answer::wait(async move { Ok(self.kept.copy_unless_abandoned(range).await) })
+    }
+
+    fn join(&self, line: Arc<MomentLine>) -> Answer<'_, IoResult<()>> {
+        self.kept.join(line);
+        Answer::ready(Ok(()))
     }
 }
 

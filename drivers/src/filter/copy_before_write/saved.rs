@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use millpond_messages::RequestFlags;
 use millpond_messages::saved::{DriverRecord, Saved, SavedError};
+use millpond_messages::{IoError, RequestFlags};
 use serde::{Deserialize, Serialize};
 
 use super::CopyBeforeWrite;
@@ -45,7 +45,7 @@ impl SavedMoment {
             readable: SavedChunks::of(&state.readable),
             breaks_snapshot: state.on_error == OnError::BreakSnapshot,
             timeout: state.timeout.map_or(0, |timeout| timeout.as_secs()),
-            is_lost: state.is_lost,
+            is_lost: state.lost.is_some(),
             compresses: state.write_flags.contains(RequestFlags::WRITE_COMPRESSED),
             discards_source: state.discards_source,
         }
@@ -60,7 +60,8 @@ impl SavedMoment {
                 false => OnError::BreakGuestWrite,
             },
             timeout: (self.timeout > 0).then(|| Duration::from_secs(self.timeout)),
-            is_lost: self.is_lost,
+            lost: self.is_lost.then_some(IoError::Corrupt),
+            line: None,
             write_flags: match self.compresses {
                 true => RequestFlags::WRITE_COMPRESSED,
                 false => RequestFlags::empty(),

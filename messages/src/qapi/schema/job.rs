@@ -1,5 +1,6 @@
 //! Jobs: shown, and told what to do.
 
+use super::filter::OnCbwError;
 use super::node::NewImageMode;
 use super::statistics::BlockDeviceIoStatus;
 use crate::qapi::row::qapi;
@@ -267,6 +268,8 @@ qapi! {
         on_source_error: Option<BlockdevOnError>,
         /// What is done about an error of the target.
         on_target_error: Option<BlockdevOnError>,
+        /// What becomes of a write whose old data cannot be copied first.
+        on_cbw_error: Option<OnCbwError>,
         /// Its result is final without a user's word.
         auto_finalize: Option<bool>,
         /// It is forgotten without a user's word.
@@ -301,6 +304,8 @@ qapi! {
         on_source_error: Option<BlockdevOnError>,
         /// What is done about an error of the target.
         on_target_error: Option<BlockdevOnError>,
+        /// What becomes of a write whose old data cannot be copied first.
+        on_cbw_error: Option<OnCbwError>,
         /// Its result is final without a user's word.
         auto_finalize: Option<bool>,
         /// It is forgotten without a user's word.
@@ -346,6 +351,42 @@ qapi! {
         /// It is forgotten without a user's word.
         auto_dismiss: Option<bool>,
     };
+
+    /// What a commit or a stream would do if it began now. Bytes are counted in the order of the disk, for no longer than two
+    /// seconds: where `seen` is less than `len`, they are those of that part.
+    #[derive(Eq)]
+    struct MillpondBlockJobPlan {
+        /// It becomes ready, and ends when a user says so.
+        active: bool,
+        /// The node that it writes to.
+        target: String,
+        /// Nodes that leave the chain, the topmost first.
+        leaves: Vec<String>,
+        /// The node whose image names another backing file afterwards.
+        overlay: Option<String>,
+        /// The node that this one stands on then; none where it needs no other.
+        backing: Option<String>,
+        /// Read-only nodes that are made writable while they are written to.
+        reopens: Vec<String>,
+        /// The size that the target is brought to first, being smaller.
+        grows_to: Option<u64>,
+        /// Bytes of the disk that it goes through.
+        len: u64,
+        /// Bytes of the disk that have been looked at for this answer.
+        seen: u64,
+        /// Bytes that it copies as data.
+        data: u64,
+        /// Bytes that it makes zeroes without copying them.
+        zeroes: u64,
+        /// Bytes of the data for which the target has no room yet, in whole clusters.
+        room: u64,
+    }
+
+    /// Tells what `block-commit` with the same arguments would do, or its error. Nothing is taken or held up.
+    command XMillpondBlockCommitPlan = "x-millpond-block-commit-plan" (BlockCommit) -> MillpondBlockJobPlan ["unstable"];
+
+    /// Tells what `block-stream` with the same arguments would do, or its error. Nothing is taken or held up.
+    command XMillpondBlockStreamPlan = "x-millpond-block-stream-plan" (BlockStream) -> MillpondBlockJobPlan ["unstable"];
 
     /// Changes how fast a block job may be.
     command BlockJobSetSpeed = "block-job-set-speed" {

@@ -78,6 +78,8 @@ pub static COMMANDS: &[&CommandRow] = &[
     &BlockJobDismiss::ROW,
     &BlockJobFinalize::ROW,
     &XDebugQueryBlockGraph::ROW,
+    &XMillpondBlockCommitPlan::ROW,
+    &XMillpondBlockStreamPlan::ROW,
     &XMillpondCheck::ROW,
     &XMillpondFlightRecord::ROW,
     &XMillpondJobRetry::ROW,

@@ -9,6 +9,7 @@ qapi! {
         @"qom-type": ObjectType {
             "iothread": IothreadProperties,
             "main-loop": MainLoopProperties,
+            "monitor-qmp": MonitorQmpProperties,
             "chaos": MillpondChaosProperties,
             "throttle-group": ThrottleGroupProperties,
         },
@@ -21,6 +22,8 @@ qapi! {
         Iothread = "iothread",
         /// The tuning of the main loop.
         MainLoop = "main-loop",
+        /// A monitor on a character device.
+        MonitorQmp = "monitor-qmp",
         /// A delay policy, which holds messages back. Not QEMU's.
         Chaos = "chaos",
         /// Limits that nodes share.
@@ -44,6 +47,23 @@ qapi! {
         aio_max_batch: Option<i64>,
         thread_pool_min: Option<i64>,
         thread_pool_max: Option<i64>,
+    }
+
+    /// The properties of a monitor.
+    open struct MonitorQmpProperties {
+        chardev: String,
+        pretty: Option<bool>,
+        close_action: Option<MonitorCloseAction>,
+    }
+
+    /// What becomes of a monitor whose client has gone.
+    #[derive(Default)]
+    enum MonitorCloseAction {
+        /// It waits for the next client.
+        #[default]
+        None = "none",
+        /// It is removed, as with `object-del`.
+        Delete = "delete",
     }
 
     /// The properties of a delay policy: which messages between actors are held back. Not QEMU's.

@@ -17,6 +17,7 @@ pub fn check(cell: &NodeCell, operation: &Operation<Buffers>, by: By<'_>) -> IoR
     let range = Range::new(offset, len)?;
     match operation {
         Operation::Read { .. } | Operation::Copy(CopyRequest::Out(_)) => check_within(cell, range, true, by),
+        Operation::Snapshot(SnapshotRequest::Join(_)) => Ok(()),
         Operation::Snapshot(request) => {
             let carries_data = matches!(request, SnapshotRequest::Read { .. });
             check_within(cell, range, carries_data, By::USER)

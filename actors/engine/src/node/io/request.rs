@@ -43,6 +43,7 @@ pub fn extent_of(operation: &Operation<Buffers>) -> (u64, u64) {
         Operation::Copy(CopyRequest::Out(lender)) => (lender.range().offset(), lender.range().len()),
         Operation::Flush
         | Operation::Truncate { .. }
+        | Operation::Snapshot(SnapshotRequest::Join(_))
         | Operation::Mirror(_)
         | Operation::Length
         | Operation::AllocatedSize => (0, 0),

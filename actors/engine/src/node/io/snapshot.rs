@@ -28,6 +28,7 @@ pub async fn snapshot(cell: &Rc<NodeCell>, request: SnapshotRequest<Buffers>) ->
         SnapshotRequest::Status { range } => Outcome::plain(kept.status_then(range).await.map(Value::Status)),
         SnapshotRequest::Discard { range } => done(kept.discard_then(range).await),
         SnapshotRequest::Copy { range } => Outcome::plain(kept.copy_then(range).await.map(Value::Copied)),
+        SnapshotRequest::Join(line) => done(kept.join(line).await),
     }
 }
 

@@ -4,13 +4,16 @@ use millpond_messages::graph::NodeFacts;
 use millpond_messages::qapi::QmpError;
 use millpond_messages::qapi::schema::BlockCommit;
 use millpond_messages::{MirrorMode, Permissions, Result};
+use serde_json::Value;
 
 use super::Mirror;
 use super::plan::{Manner, MirrorPlan, OnErrors, filter_options};
 use crate::graph::GraphHandle;
 use crate::job::block::chain::{Chains, Merged};
+use crate::job::block::commit::names;
 use crate::job::block::copy;
 use crate::job::block::holds::as_options;
+use crate::job::block::outline::{FilterMade, Layers, Outline};
 
 impl MirrorPlan {
     /// An active commit, once `top` and `base` were found and checked.
@@ -54,6 +57,29 @@ impl MirrorPlan {
             }),
             merged: Some(chains.merged(top, base)),
         })
+    }
+}
+
+impl MirrorPlan {
+    /// What an active commit would do.
+    pub(in crate::job) fn outline(&self) -> Outline {
+        let name = self.filter.get("node-name").and_then(Value::as_str);
+        Outline {
+            active: true,
+            source: self.node.clone(),
+            target: self.target.clone(),
+            leaves: self.merged.as_deref().map(names).unwrap_or_default(),
+            overlay: None,
+            backing: None,
+            reopens: self
+                .target_read_only
+                .then(|| self.target.clone())
+                .into_iter()
+                .collect(),
+            grows_to: self.grows_to,
+            layers: self.manner.above.map_or(Layers::All, Layers::Above),
+            filter: (name.map(str::to_owned), FilterMade::First),
+        }
     }
 }
 

@@ -22,7 +22,7 @@ use futures_util::future::LocalBoxFuture;
 use millpond_messages::graph::{DrainScope, DropFilter, EditForJob, JobEdit};
 use millpond_messages::qapi::schema::MirrorCopyMode;
 use millpond_messages::qapi::{JobType, QmpError};
-use millpond_messages::saved::SavedOptions;
+use millpond_messages::saved::{SavedOptions, SavedWork};
 use millpond_messages::{Error, ErrorKind, MirrorLine, MirrorMode, OpBlocker, Permissions, Result, RootId};
 
 use super::data::{NodeGates, at_home, cancelled, failed, flush_copied};
@@ -93,6 +93,33 @@ impl Job for MirrorJob {
 
     fn options(&self) -> SavedOptions {
         SavedOptions::of(&self.0.plan.asked)
+    }
+
+    fn saved_work(&self) -> SavedWork {
+        let Mirror {
+            plan,
+            line,
+            filter,
+            was_read_only,
+            // These are with the roots.
+            holds: _,
+            keeper: _,
+            target: _,
+            merged: _,
+            // Its wishes are with the job's. What is to be copied at first is looked for once more.
+            pace: _,
+            progress: _,
+        } = &*self.0;
+        let mode = match line.mode() {
+            MirrorMode::Background => "background",
+            MirrorMode::WriteBlocking | MirrorMode::Closing => "write-blocking",
+        };
+        SavedWork {
+            filter: filter.borrow().clone(),
+            made_writable: was_read_only.get().then(|| plan.target.clone()),
+            copy_mode: Some(mode.to_owned()),
+            ..SavedWork::default()
+        }
     }
 
     fn roots(&self) -> Vec<RootId> {
