@@ -54,5 +54,8 @@ impl NodeCell {
         for token in self.gate.take_answerable() {
             self.home().report(self.name(), Event::Quiesced(self.id, token));
         }
+        if self.gate.is_quiet() {
+            self.gate.wake_waiting();
+        }
     }
 }
