@@ -9,7 +9,8 @@ use std::process::Command;
 use millpond::graph::GraphHandle;
 use millpond::node::Client;
 use millpond_messages::graph::{RootRequest, RootUser};
-use millpond_messages::{Permissions, StatusFlags};
+use millpond_messages::io::Operation;
+use millpond_messages::{Permissions, Range, StatusFlags};
 use serde_json::{Value, json};
 use support::with_graph;
 
@@ -104,6 +105,36 @@ async fn map_of(client: &Client) -> Vec<Line> {
         add(&mut lines, line);
         at += status.len;
     }
+    assert_eq!(
+        lines,
+        map_in_one_go(client, size).await,
+        "asked for together, they are the same"
+    );
+    lines
+}
+
+async fn map_in_one_go(client: &Client, size: u64) -> Vec<Line> {
+    let (mut lines, mut at) = (Vec::new(), 0);
+    while at < size {
+        let operation = Operation::Map {
+            range: Range::new(at, size - at).unwrap(),
+            want_zero: true,
+            whole_chain: true,
+        };
+        for status in client.request(operation).await.into_map().unwrap() {
+            let has = |flag| status.flags.contains(flag);
+            let line = (
+                at,
+                status.len,
+                has(StatusFlags::DATA),
+                has(StatusFlags::ZERO),
+                has(StatusFlags::COMPRESSED),
+                status.map.map(|(_, offset)| offset),
+            );
+            add(&mut lines, line);
+            at += status.len;
+        }
+    }
     lines
 }
 
@@ -157,6 +188,17 @@ fn maps_of_images_are_those_of_qemu() {
         &["write 1M 64k", "write -z 2M 64k"],
     );
     make("full.qcow2", "preallocation=falloc", &[]);
+    let over = |name: &str| format!("backing_file={name},backing_fmt=qcow2");
+    make(
+        "over.qcow2",
+        &over("plain.qcow2"),
+        &["write 64k 64k", "write 3M 128k"],
+    );
+    make(
+        "top.qcow2",
+        &over("over.qcow2"),
+        &["write -z 0 64k", "write 2M 4k"],
+    );
     for (format, name) in [
         ("raw", "holes.raw"),
         ("qcow2", "plain.qcow2"),
@@ -164,6 +206,7 @@ fn maps_of_images_are_those_of_qemu() {
         ("qcow2", "reserved.qcow2"),
         ("qcow2", "full.qcow2"),
         ("raw", "plain.qcow2"),
+        ("qcow2", "top.qcow2"),
     ] {
         let path = path(name);
         let expected = map_of_qemu(format, &path);

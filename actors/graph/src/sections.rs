@@ -101,6 +101,11 @@ impl Section {
         self.missing == 0
     }
 
+    /// Whether all its nodes are quiet, or were told to be.
+    pub fn is_asked(&self) -> bool {
+        self.nodes.values().all(|stage| *stage != Stage::Waiting)
+    }
+
     /// The nodes that it waits for: asked without an answer though their parents are quiet, or busy with work of the graph
     /// actor's own.
     pub fn unanswered(&self, graph: &Graph) -> Vec<NodeId> {

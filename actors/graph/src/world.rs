@@ -117,13 +117,24 @@ impl World {
 
     /// Begins a section of a procedure and waits until it is still.
     pub async fn drain(&self, cover: Cover, user: &str) -> Token {
-        let token = self.with(|state| {
+        let token = self.begin_drain(cover, user);
+        self.until_still(token).await;
+        token
+    }
+
+    /// Begins a section of a procedure.
+    pub fn begin_drain(&self, cover: Cover, user: &str) -> Token {
+        self.with(|state| {
             let token = state
                 .sections
                 .begin(&state.graph, cover, user.to_owned(), state.now);
             state.flush_sections();
             token
-        });
+        })
+    }
+
+    /// Waits until a section is still.
+    pub async fn until_still(&self, token: Token) {
         self.until(|state| {
             state
                 .sections
@@ -131,7 +142,6 @@ impl World {
                 .is_none_or(crate::sections::Section::is_still)
         })
         .await;
-        token
     }
 
     /// Ends a section, and resumes its nodes.

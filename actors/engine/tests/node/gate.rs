@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use futures_executor::block_on;
 use futures_util::future::join_all;
-use millpond_engine::node::{Client, NodeOrder, Order, OrderOutcome, Wiring};
+use millpond_engine::node::{Client, NodeOrder, NodeTask, Order, OrderOutcome, Wiring};
 use millpond_messages::io::OperationKind;
 use millpond_messages::{NodeId, Token};
 use millpond_ring::buffer::Buffers;
@@ -264,4 +264,32 @@ fn a_slow_drain_tells_where_in_the_chain_a_request_stands() {
     assert_eq!(pending(&world, below), [], "it is counted where it entered");
     held.go.send(()).unwrap();
     write.join().unwrap().unwrap();
+}
+
+/// Told to be quiet and to close in one go, a node closes behind what it has in flight and the work of its driver.
+#[test]
+fn a_node_that_is_to_be_quiet_closes_when_it_is() {
+    let world = World::new(1);
+    let node = world.memory(0, 4096);
+    let client = world.client(0, node);
+    world.control.hold_quiesce.store(true, Ordering::SeqCst);
+    world.hold(true);
+    let read = start(async move { client.read(0, Buffers::zeroed(8)).await.0 });
+    let in_flight = world.next_held();
+    let token = world.quiesce(0, node);
+    let stopped = world.next_stop();
+    world.send(0, Order::Task(node, NodeTask::Close));
+    world.settle(0);
+    assert_eq!(pending(&world, node).len(), 1, "what it waits for can be asked");
+    in_flight.go.send(()).unwrap();
+    read.join().unwrap().unwrap();
+    world.settle(0);
+    assert!(!world.is_quiesced(0, node, token));
+    let closed = || world.control.closed.load(Ordering::SeqCst);
+    assert_eq!(closed(), 0, "its driver has not stopped yet");
+    stopped.send(()).unwrap();
+    world.await_quiesced(node, token);
+    world.done(0, Order::Task(node, NodeTask::Close));
+    world.settle(0);
+    assert_eq!(closed(), 1, "it is closed once");
 }

@@ -6,7 +6,7 @@ use millpond_messages::graph::RootUser;
 use millpond_messages::{Error, ErrorKind, NodeId, OpBlocker, Result};
 
 use crate::order::NodeTask;
-use crate::sections::Cover;
+use crate::sections::{Cover, Section};
 use crate::transaction::{Transaction, nodes};
 use crate::value::edge::{Edge, Root};
 use crate::value::{chain, forbidden};
@@ -69,8 +69,12 @@ pub async fn release(world: &World, nodes: impl IntoIterator<Item = NodeId>) {
     let mut open: Vec<NodeId> = nodes.into_iter().collect();
     while let Some(id) = open.pop() {
         if take_unused(world, id) {
-            // A root edge may have ended before its last requests have.
-            let token = world.drain(Cover::Nodes(vec![id]), "close").await;
+            // A root edge may have ended before its last requests have. The node is told to be quiet and to close in one go,
+            // and closes when it is quiet, unless there is something that it cannot be told before.
+            let token = world.begin_drain(Cover::Nodes(vec![id]), "close");
+            if !world.with(|state| state.sections.get(token).is_none_or(Section::is_asked)) {
+                world.until_still(token).await;
+            }
             let children = close(world, id).await;
             world.undrain(token);
             refresh(world, &children).await;

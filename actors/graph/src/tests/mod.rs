@@ -9,6 +9,7 @@ mod drains;
 mod edits;
 mod exchanges;
 mod failures;
+mod in_flight;
 mod iothreads;
 mod model;
 mod opens;

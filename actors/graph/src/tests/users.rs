@@ -96,3 +96,42 @@ fn everything_is_closed_even_if_a_flush_fails_and_its_failure_is_told() {
     assert!(world.nodes.is_empty() && world.roots.is_empty());
     assert_eq!(world.told, [Told::Gone(root)]);
 }
+
+/// A node that goes is told two things at once, so that one answer is waited for and not two: to be quiet, and to close.
+#[test]
+fn a_node_that_nobody_holds_is_told_to_be_quiet_and_to_close_at_once() {
+    let mut world = FakeWorld::new();
+    world.ok(add(
+        json!({"driver": "file", "filename": "f", "node-name": "disk"}),
+    ));
+    let added = world.send(add(
+        json!({"driver": "file", "filename": "g", "node-name": "other"}),
+    ));
+    assert_eq!(world.burst(), 1, "opening it is one order");
+    assert!(world.replies.remove(&added).is_some_and(|reply| reply.is_ok()));
+    let deleted = world.send(del("disk"));
+    assert_eq!(world.burst(), 2, "told to be quiet and to close");
+    assert!(world.replies.remove(&deleted).is_some_and(|reply| reply.is_ok()));
+    world.run();
+    world.assert_settled(&[]);
+}
+
+/// What a user that let go has left in flight is waited for, by the node itself.
+#[test]
+fn a_node_that_was_told_to_close_closes_after_what_it_has_in_flight() {
+    let mut world = image();
+    let disk = world.id("top");
+    let root = world.root(attach("top", READ_WRITE, ALL));
+    assert!(world.enter(disk));
+    world.ok(DetachRoot(root));
+    let deleted = world.send(del("top"));
+    world.run();
+    assert!(!world.replies.contains_key(&deleted), "a request is in flight");
+    assert!(world.nodes.contains_key(&disk));
+    assert!(!world.enter(disk), "its gate is closed");
+    world.leave(disk);
+    world.run();
+    assert!(world.replies.remove(&deleted).is_some_and(|reply| reply.is_ok()));
+    assert!(!world.nodes.contains_key(&disk));
+    world.assert_settled(&[]);
+}

@@ -185,6 +185,8 @@ pub struct FakeNode {
     /// Requests that entered here.
     pub in_flight: u32,
     pub unanswered: Vec<Token>,
+    /// It closes when it is quiet.
+    pub closing: Option<OrderId>,
     /// Times that the driver would have been told to stop and to go on.
     pub stops: u32,
     pub resumes: u32,
@@ -385,28 +387,6 @@ impl FakeWorld {
         self.nodes.get_mut(&id).unwrap()
     }
 
-    /// Lets a request enter at a node, unless the gate is closed.
-    pub fn enter(&mut self, id: NodeId) -> bool {
-        let node = self.nodes.get_mut(&id).unwrap();
-        let open = node.tokens.is_empty();
-        node.in_flight += u32::from(open);
-        open
-    }
-
-    /// A request that entered at a node ends.
-    pub fn leave(&mut self, id: NodeId) {
-        let node = self.nodes.get_mut(&id).unwrap();
-        node.in_flight -= 1;
-        if node.in_flight == 0 {
-            for token in std::mem::take(&mut node.unanswered) {
-                self.tell(node::Event::Quiesced(id, token));
-                for event in self.passed(id, token) {
-                    self.tell(event);
-                }
-            }
-        }
-    }
-
     pub fn tell(&mut self, event: node::Event) {
         self.event(PolicyEvent::Node(event));
     }
@@ -565,13 +545,7 @@ impl FakeWorld {
                 self.homes.insert(open.node, home);
                 ended(OrderOutcome::Opened(Ok(facts)))
             }
-            Order::Task(id, NodeTask::Close) => {
-                let node = self.nodes.remove(&id).expect("a node is closed once");
-                assert_eq!(node.in_flight, 0, "a node in use is closed");
-                self.homes.remove(&id);
-                let told = self.gone(id);
-                done().into_iter().chain(told).collect()
-            }
+            Order::Task(id, NodeTask::Close) => self.close(id, order_id),
             Order::Node(id, NodeOrder::Quiesce { token, after }) => self.in_turn(id, token, after),
             Order::Node(id, NodeOrder::Resume(token)) => self.resume(id, token),
             Order::Wiring(Wiring::Connect {

@@ -19,7 +19,8 @@ pub use search::Direction;
 /// All nodes, edges and root edges.
 #[derive(Default)]
 pub struct Graph {
-    nodes: BTreeMap<NodeId, Node>,
+    /// Boxed: a tree has room for more entries than it has.
+    nodes: BTreeMap<NodeId, Box<Node>>,
     names: HashMap<String, NodeId>,
     edges: HashMap<EdgeId, Edge>,
     roots: BTreeMap<RootId, Root>,
@@ -59,24 +60,24 @@ impl Graph {
 
     /// All nodes, the oldest first.
     pub fn nodes(&self) -> impl DoubleEndedIterator<Item = &Node> {
-        self.nodes.values()
+        self.nodes.values().map(Box::as_ref)
     }
 
     /// All live nodes, the oldest first.
     pub fn live_nodes(&self) -> impl DoubleEndedIterator<Item = &Node> {
-        self.nodes.values().filter(|node| node.live)
+        self.nodes().filter(|node| node.live)
     }
 
     /// The node of a number, if there is one.
     pub fn node(&self, id: NodeId) -> Option<&Node> {
         #[cfg(test)]
         self.looks.set(self.looks.get() + 1);
-        self.nodes.get(&id)
+        self.nodes.get(&id).map(Box::as_ref)
     }
 
     /// A node, to be changed.
     pub fn node_mut(&mut self, id: NodeId) -> Option<&mut Node> {
-        self.nodes.get_mut(&id)
+        self.nodes.get_mut(&id).map(Box::as_mut)
     }
 
     /// A node that must be there, since the caller got the id from the graph and nothing has removed it since.
@@ -89,15 +90,12 @@ impl Graph {
 
     /// A live node by name.
     pub fn named(&self, name: &str) -> Option<&Node> {
-        self.names
-            .get(name)
-            .and_then(|id| self.nodes.get(id))
-            .filter(|node| node.live)
+        self.named_or_new(name).filter(|node| node.live)
     }
 
     /// A node by name, also one that is not live yet.
     pub fn named_or_new(&self, name: &str) -> Option<&Node> {
-        self.nodes.get(self.names.get(name)?)
+        self.nodes.get(self.names.get(name)?).map(Box::as_ref)
     }
 
     /// Whether a node has this name, live or not.
@@ -153,7 +151,7 @@ impl Graph {
     pub fn insert(&mut self, node: Node) {
         self.names.insert(node.name.clone(), node.id);
         self.count_in(node.iothread);
-        self.nodes.insert(node.id, node);
+        self.nodes.insert(node.id, Box::new(node));
     }
 
     fn count_in(&mut self, iothread: IoThreadId) {
@@ -185,7 +183,7 @@ impl Graph {
     }
 
     /// Removes a node that has no edges.
-    pub fn remove(&mut self, id: NodeId) -> Option<Node> {
+    pub fn remove(&mut self, id: NodeId) -> Option<Box<Node>> {
         let node = self.nodes.remove(&id)?;
         self.names.remove(&node.name);
         self.blockers.forget_node(id);

@@ -36,11 +36,11 @@ impl NodeCell {
     /// # Errors
     /// As [`NodeCell::refresh`]. The old data can be put back in either case.
     pub fn exchange(&self, driver: Exchanged, size: u64) -> Result<()> {
-        self.prepared.exchanged.replace(Some(PutAside {
+        self.prepared.exchanged.replace(Some(Box::new(PutAside {
             driver,
             size: self.size.get(),
             highest_write: self.counters.highest_write(),
-        }));
+        })));
         self.counters.set_highest_write(0);
         // Whatever was written to the other data before is not known to be durable.
         self.mark_unflushed();

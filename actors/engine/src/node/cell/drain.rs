@@ -55,5 +55,8 @@ impl NodeCell {
             self.home().report(self.name(), Event::Quiesced(self.id, token));
             self.home().passed(self.id, token);
         }
+        if self.gate.is_quiet() {
+            self.gate.wake_waiting();
+        }
     }
 }

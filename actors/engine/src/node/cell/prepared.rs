@@ -12,8 +12,8 @@ use crate::node::order::outcome::NodeSettings;
 pub struct Prepared {
     /// The node-level part of a reopen.
     pub reopening: Cell<Option<(NodeSettings, OpenFlags)>>,
-    /// What an exchange has put aside, to hold again if it is aborted.
-    pub exchanged: RefCell<Option<PutAside>>,
+    /// What an exchange has put aside, to hold again if it is aborted. Boxed, as mostly there is none.
+    pub exchanged: RefCell<Option<Box<PutAside>>>,
 }
 
 /// What a node was before the data behind its edges was exchanged.

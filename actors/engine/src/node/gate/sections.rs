@@ -1,8 +1,9 @@
 //! A node's gate: closed by drained sections, it parks what comes over root edges and counts what is in flight.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::rc::{Rc, Weak};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 
 use millpond_messages::handshake::PendingRequest;
 use millpond_messages::io::OperationKind;
@@ -201,13 +202,28 @@ impl Gate {
         self.wake_waiting();
     }
 
-    /// The sections to answer now: all that wait, if no request is in flight any more and the driver's background work has
-    /// stopped.
+    /// Whether no request is in flight any more and the driver's background work has stopped.
+    pub fn is_quiet(&self) -> bool {
+        self.background.get() == BackgroundState::Stopped && self.count() == 0
+    }
+
+    /// Waits until a gate that is closed is quiet, or has opened.
+    pub async fn quiet(&self) {
+        poll_fn(|context| {
+            if self.is_open() || self.is_quiet() {
+                return Poll::Ready(());
+            }
+            self.wait(context.waker());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// The sections to answer now: all that wait, if the gate is quiet.
     pub fn take_answerable(&self) -> Vec<Token> {
-        if self.background.get() != BackgroundState::Stopped || self.count() > 0 {
-            Vec::new()
-        } else {
-            self.unanswered.take()
+        match self.is_quiet() {
+            true => self.unanswered.take(),
+            false => Vec::new(),
         }
     }
 

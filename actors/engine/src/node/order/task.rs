@@ -155,7 +155,11 @@ async fn invalidate(table: &NodeTable, node: NodeId) -> Result<OpenFacts> {
     Ok(cell.facts(None))
 }
 
+/// A node that is told to be quiet before that closes when it is: until then it is there for what it has in flight.
 async fn close(table: &NodeTable, node: NodeId) -> Result<()> {
+    if let Some(cell) = table.node(node) {
+        cell.gate().quiet().await;
+    }
     let Some(cell) = table.remove_node(node) else {
         return Ok(());
     };

@@ -348,7 +348,9 @@ impl Live {
     fn thread_actions(&self, actions: &mut Vec<Action>) {
         for (id, thread) in &self.site.threads {
             for (at, (_, order)) in thread.tasks.iter().enumerate() {
-                actions.push(Action::Task(*id, at));
+                if self.site.may_end(order) {
+                    actions.push(Action::Task(*id, at));
+                }
                 if self.failures > 0 && Site::can_fail(order) {
                     actions.push(Action::TaskFails(*id, at));
                 }

@@ -11,6 +11,7 @@ use millpond_messages::{NodeId, RootId, Token};
 
 use super::Breach;
 use super::site::{Mail, Site};
+use crate::{NodeTask, Order};
 use millpond_engine::node::{self, Gate, InFlight, Parked, WaitEnd, WaitQueue};
 
 /// Whether a task is to run.
@@ -78,6 +79,17 @@ pub struct Request {
 }
 
 impl Site {
+    /// Whether a task has nothing to wait for: a node that was told to be quiet closes when it is.
+    pub fn may_end(&self, order: &Order) -> bool {
+        match order {
+            Order::Task(id, NodeTask::Close) => {
+                let gate = self.cells.get(id).map(|cell| &cell.gate);
+                gate.is_none_or(|gate| gate.is_open() || gate.is_quiet())
+            }
+            _ => true,
+        }
+    }
+
     /// A client sends a request.
     pub fn arrive(&mut self, root: RootId) {
         let request = self.requests.len();
