@@ -16,6 +16,7 @@ pub mod fuzz;
 pub mod image;
 pub mod layers;
 pub mod model;
+pub mod mounted;
 pub mod nbd;
 pub mod nth;
 pub mod program;

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use millpond_tests::beside::{Command, beside_qemu, same_answers};
-use millpond_tests::daemon::{Daemon, daemon};
+use millpond_tests::daemon::{Daemon, daemon, scratch};
 use millpond_tests::model::Model;
+use millpond_tests::mounted::Mounted;
 use millpond_tests::nbd::Request;
 use millpond_tests::strace::Strace;
 use millpond_tests::workload::{Load, Mix, one_by_one, seeded};
@@ -396,10 +397,9 @@ fn zeroes_that_a_target_shows_anyway_take_no_space() {
     assert!(held < MIB, "{held} bytes");
 }
 
-/// How often a job that copies a disk full of data has the kernel copy from file to file.
-fn range_copies(command: &str, format: &str, more: Value) -> usize {
+/// How often a job that copies a disk full of data has the kernel copy from file to file, with both in this folder.
+fn range_copies(dir: &Path, command: &str, format: &str, more: Value) -> usize {
     let mut daemon = daemon().start();
-    let dir = daemon.dir().to_owned();
     for (name, write) in [("disk", "write -P 7 0 8M"), ("target", "read 0 512")] {
         let path = dir.join(name);
         image::create(&path, format, "", SIZE);
@@ -409,7 +409,7 @@ fn range_copies(command: &str, format: &str, more: Value) -> usize {
         let node = image::over(format, name, &format!("{name}-file"));
         daemon.qmp.ok("blockdev-add", node);
     }
-    let strace = Strace::attach(daemon.pid(), "copy_file_range", &dir.join("strace"));
+    let strace = Strace::attach(daemon.pid(), "copy_file_range", &daemon.dir().join("strace"));
     daemon.qmp.ok(command, backup(more));
     if command == "blockdev-mirror" {
         daemon.qmp.wait_event("BLOCK_JOB_READY");
@@ -418,21 +418,34 @@ fn range_copies(command: &str, format: &str, more: Value) -> usize {
     }
     daemon.qmp.wait_event("BLOCK_JOB_COMPLETED");
     let calls = strace.detach();
-    let [disk, target] = ["disk", "target"].map(|name| daemon.path(name));
+    let [disk, target] = ["disk", "target"].map(|name| dir.join(name).display().to_string());
     ended(&mut daemon);
     image::assert_identical((format, &disk), (format, &target));
     calls.len()
 }
 
-/// Between files the kernel copies, so that a file system that can have both share the bytes does so.
+/// Between files that can share their bytes the kernel has them do so; elsewhere where that is wanted.
 #[test]
-fn data_goes_from_file_to_file_unless_that_is_not_wanted() {
+fn data_goes_from_file_to_file_where_files_can_share_it() {
+    let used = |dir: &Path| {
+        tool::run("sync", &["--file-system", &dir.display().to_string()]);
+        let about = rustix::fs::statvfs(dir).expect("the file system tells of itself");
+        (about.f_blocks - about.f_bfree) * about.f_frsize
+    };
     for (command, format) in [("blockdev-backup", "qcow2"), ("blockdev-mirror", "raw")] {
-        let copies = range_copies(command, format, json!({}));
+        let sharing = Mounted::btrfs();
+        let copies = range_copies(sharing.dir(), command, format, json!({}));
         assert!((8..64).contains(&copies), "{command} of {format}: {copies} calls");
+        // The disk's eight mebibytes are there once.
+        let used = used(sharing.dir());
+        assert!(used < 12 * MIB, "{command} of {format}: {used} bytes");
     }
-    let perf = json!({"x-perf": {"use-copy-range": false}});
-    assert_eq!(range_copies("blockdev-backup", "qcow2", perf), 0);
+    let wanted = |wanted: bool| json!({"x-perf": {"use-copy-range": wanted}});
+    let elsewhere = scratch();
+    let copies = |more| range_copies(elsewhere.path(), "blockdev-backup", "qcow2", more);
+    assert_eq!(copies(json!({})), 0);
+    assert_eq!(copies(wanted(false)), 0);
+    assert!((8..64).contains(&copies(wanted(true))));
 }
 
 /// An image that names a backing image will show it again one day, where nothing hides it.

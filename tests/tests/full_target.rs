@@ -1,38 +1,13 @@
 //! A job whose target has no room left stands still, and goes on by itself when there is room: where that is asked for.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
-use millpond_tests::daemon::{Daemon, daemon, scratch};
+use millpond_tests::daemon::{Daemon, daemon};
+use millpond_tests::mounted::Mounted;
 use millpond_tests::{image, tool};
 use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
-
-/// A file system of a few megabytes, unmounted on drop.
-struct Small {
-    dir: tempfile::TempDir,
-}
-
-impl Small {
-    fn mount() -> Self {
-        let dir = scratch();
-        let path = dir.path().display().to_string();
-        tool::run("mount", &["-t", "tmpfs", "-o", "size=4m", "none", &path]);
-        Self { dir }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        // Lazily: a daemon that a failed test leaves may hold a file there.
-        let _ = Command::new("umount").arg("--lazy").arg(self.dir.path()).status();
-    }
-}
 
 fn until(daemon: &mut Daemon, status: &str) {
     daemon
@@ -41,16 +16,16 @@ fn until(daemon: &mut Daemon, status: &str) {
 }
 
 /// Copies six megabytes to a target for which there is room for three.
-fn stopped(daemon: &mut Daemon, small: &Small, command: &str) {
+fn stopped(daemon: &mut Daemon, small: &Mounted, command: &str) {
     let disk = daemon.dir().join("disk");
     image::create(&disk, "raw", "", 6 * MIB);
     tool::qemu_io(&["-f", "raw", &disk.display().to_string()], &["write -P 7 0 3M"]);
-    std::fs::write(small.path("filler"), vec![1; 2 << 20]).expect("there is room for it");
-    image::create(&small.path("target"), "raw", "", 6 * MIB);
+    std::fs::write(small.dir().join("filler"), vec![1; 2 << 20]).expect("there is room for it");
+    image::create(&small.dir().join("target"), "raw", "", 6 * MIB);
     daemon.qmp.ok("blockdev-add", image::file("disk", &disk));
     daemon
         .qmp
-        .ok("blockdev-add", image::file("target", &small.path("target")));
+        .ok("blockdev-add", image::file("target", &small.dir().join("target")));
     let job = json!({"job-id": "j", "device": "disk", "target": "target", "sync": "full",
         "on-target-error": "enospc", "auto-dismiss": false});
     daemon.qmp.ok(command, job);
@@ -64,7 +39,7 @@ fn stopped(daemon: &mut Daemon, small: &Small, command: &str) {
     assert_eq!(jobs[0]["io-status"], "nospace");
 }
 
-fn ends_well(daemon: &mut Daemon, small: &Small, command: &str) {
+fn ends_well(daemon: &mut Daemon, small: &Mounted, command: &str) {
     if command == "blockdev-mirror" {
         daemon.qmp.wait_event("BLOCK_JOB_READY");
         daemon.qmp.ok("block-job-cancel", json!({"device": "j"}));
@@ -73,13 +48,13 @@ fn ends_well(daemon: &mut Daemon, small: &Small, command: &str) {
     let jobs = daemon.qmp.ok("query-jobs", json!({}));
     assert_eq!(jobs[0]["error"], Value::Null);
     let read = |path: &Path| std::fs::read(path).expect("the file is there");
-    assert!(read(&small.path("target")) == read(&daemon.dir().join("disk")));
+    assert!(read(&small.dir().join("target")) == read(&daemon.dir().join("disk")));
 }
 
 #[test]
 fn a_job_goes_on_by_itself_when_there_is_room_where_that_is_asked_for() {
     for command in ["blockdev-mirror", "blockdev-backup"] {
-        let small = Small::mount();
+        let small = Mounted::tmpfs(4);
         let mut daemon = daemon().start();
         stopped(&mut daemon, &small, command);
         daemon
@@ -87,7 +62,7 @@ fn a_job_goes_on_by_itself_when_there_is_room_where_that_is_asked_for() {
             .ok("x-millpond-job-retry", json!({"id": "j", "seconds": 1}));
         // It tries, and there is no room yet.
         daemon.qmp.wait_event("BLOCK_JOB_ERROR");
-        std::fs::remove_file(small.path("filler")).expect("the file is there");
+        std::fs::remove_file(small.dir().join("filler")).expect("the file is there");
         ends_well(&mut daemon, &small, command);
         daemon.quit();
     }
@@ -97,9 +72,9 @@ fn a_job_goes_on_by_itself_when_there_is_room_where_that_is_asked_for() {
 #[test]
 fn a_job_waits_for_its_user_where_nothing_is_asked_for() {
     let mut daemon = daemon().start();
-    let small = Small::mount();
+    let small = Mounted::tmpfs(4);
     stopped(&mut daemon, &small, "blockdev-mirror");
-    std::fs::remove_file(small.path("filler")).expect("the file is there");
+    std::fs::remove_file(small.dir().join("filler")).expect("the file is there");
     // Two jobs of the same daemon: what one is told is no matter of the other's.
     let refused = daemon
         .qmp

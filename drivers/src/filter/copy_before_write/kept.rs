@@ -25,7 +25,7 @@ use millpond_ring::buffer::{Buffer, Buffers};
 use crate::api::{Child, Transfer, bytes_in};
 use crate::replica::abandoned::Abandoned;
 use crate::replica::copies::{Ranges, Use};
-use crate::replica::offload::Offload;
+use crate::replica::offload::{Offload, Offloading};
 
 /// The most that is copied by one pair of requests, in bytes.
 const PIECE: u64 = 1 << 20;
@@ -61,8 +61,8 @@ pub struct State {
     pub write_flags: RequestFlags,
     /// What was copied is discarded in the source.
     pub discards_source: bool,
-    /// Data goes from file to file of the host where it can.
-    pub copies_range: bool,
+    /// Which data goes from file to file of the host.
+    pub offloading: Offloading,
 }
 
 /// The moment, with what copies it.
@@ -99,7 +99,10 @@ impl Kept {
             write_flags: state.write_flags,
             discards_source: state.discards_source,
             // A copy that was given up may go on in the kernel, and would copy what has been written since.
-            offload: Offload::new(state.copies_range && state.timeout.is_none()),
+            offload: Offload::new(match state.timeout {
+                None => state.offloading,
+                Some(_) => Offloading::Never,
+            }),
             ranges: Ranges::default(),
             abandoned: Abandoned::default(),
         }
@@ -136,7 +139,7 @@ impl Kept {
             line: self.line.borrow().clone(),
             write_flags: self.write_flags,
             discards_source: self.discards_source,
-            copies_range: self.offload.is_on(),
+            offloading: self.offload.wish(),
         }
     }
 

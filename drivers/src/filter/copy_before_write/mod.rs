@@ -27,6 +27,7 @@ use crate::api::{
     declared, parse_options,
 };
 use crate::delegate;
+use crate::replica::offload::Offloading;
 
 use kept::{Kept, OnError, State};
 
@@ -66,13 +67,8 @@ struct CbwOptions {
     /// Of a backup: what was copied is discarded in the source.
     #[serde(default)]
     discard_source: bool,
-    /// Of a backup: data goes from file to file of the host where it can.
-    #[serde(default = "yes")]
-    use_copy_range: bool,
-}
-
-const fn yes() -> bool {
-    true
+    /// Of a backup: data goes from file to file of the host where it can; where these can share it, if nothing is said.
+    use_copy_range: Option<bool>,
 }
 
 impl CbwOptions {
@@ -203,7 +199,11 @@ async fn first_state(children: &[Child; 2], options: &CbwOptions) -> Result<Stat
             false => RequestFlags::empty(),
         },
         discards_source: options.discard_source,
-        copies_range: options.use_copy_range,
+        offloading: match options.use_copy_range {
+            None => Offloading::WhereShared,
+            Some(true) => Offloading::Always,
+            Some(false) => Offloading::Never,
+        },
     })
 }
 

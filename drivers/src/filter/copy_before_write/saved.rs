@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::CopyBeforeWrite;
 use super::kept::{OnError, State};
 use crate::api::SavesState;
+use crate::replica::offload::Offloading;
 use crate::replica::saved_chunks::SavedChunks;
 
 /// The state of a `copy-before-write` node.
@@ -67,7 +68,7 @@ impl SavedMoment {
                 false => RequestFlags::empty(),
             },
             discards_source: self.discards_source,
-            copies_range: true,
+            offloading: Offloading::WhereShared,
         })
     }
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use millpond_messages::{Error, ErrorKind, IoError, OpenFlags, Permissions, Result};
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, StatxFlags, fcntl_getfl, fcntl_setfl, fstat, fstatfs, open, statx,
+    AtFlags, FileType, FsWord, Mode, OFlags, StatxFlags, fcntl_getfl, fcntl_setfl, fstat, fstatfs, open,
+    statx,
 };
 use rustix::io::Errno;
 
@@ -86,6 +87,8 @@ pub(super) struct Handle {
     /// Whether even calls that a local file system answers from memory may hang, because they wait for another machine or
     /// program.
     pub(super) may_hang: bool,
+    /// Whether the file system can have two files share their bytes.
+    pub(super) shares_bytes: bool,
 }
 
 impl Handle {
@@ -150,13 +153,18 @@ impl Handle {
             Kind::Regular => files::extent_size_hint(&fd).unwrap_or(0),
             Kind::Block | Kind::Character => 0,
         };
-        let in_place = match kind {
-            Kind::Regular if !access.direct => open_in_place(&fd, access).map(Arc::new),
+        let file_system = match kind {
+            Kind::Regular => fstatfs(&fd).ok().map(|about| about.f_type),
+            Kind::Block | Kind::Character => None,
+        };
+        let is_among = |types: &[FsWord]| file_system.is_some_and(|found| types.contains(&found));
+        let in_place = match access.direct {
+            false if is_among(&[TMPFS]) => open_in_place(&fd, access).map(Arc::new),
             _ => None,
         };
-        let may_hang = kind == Kind::Regular && !is_local(&fd);
         Ok(Self {
-            may_hang,
+            may_hang: kind == Kind::Regular && !is_among(&LOCAL),
+            shares_bytes: is_among(&SHARING),
             fd: Arc::new(fd),
             in_place,
             access,
@@ -206,10 +214,11 @@ fn open_path(path: &str, filename: &str, access: Access, nonblocking: bool) -> R
 }
 
 /// The type of tmpfs, whose files lie in memory.
-const TMPFS: rustix::fs::FsWord = 0x0102_1994;
+const TMPFS: FsWord = 0x0102_1994;
 
-/// The types of file systems that know lengths and locks without asking anybody.
-const LOCAL: [rustix::fs::FsWord; 13] = [
+/// The types of file systems that know lengths and locks without asking anybody. Any call to another, such as NFS and FUSE, may
+/// hang.
+const LOCAL: [FsWord; 13] = [
     TMPFS,
     0x8584_58f6, // ramfs
     0x9584_58f6, // hugetlbfs
@@ -225,10 +234,19 @@ const LOCAL: [rustix::fs::FsWord; 13] = [
     0x794c_7630, // overlayfs, which has its files on one of the others
 ];
 
-/// Whether the file is on one of those. Any call to another, such as NFS and FUSE, may hang.
-fn is_local(fd: &OwnedFd) -> bool {
-    fstatfs(fd).is_ok_and(|system| LOCAL.contains(&system.f_type))
-}
+/// The types of file systems that can have two files share their bytes: on the disk, or on another machine.
+const SHARING: [FsWord; 10] = [
+    0x9123_683e, // btrfs
+    0x5846_5342, // xfs
+    0xca45_1a4e, // bcachefs
+    0x2fc1_2fc1, // zfs
+    0x7461_636f, // ocfs2
+    0x6969,      // nfs
+    0xfe53_4d42, // smb2
+    0xff53_4d42, // cifs
+    0x00c3_6400, // ceph
+    0x6573_5546, // fuse
+];
 
 /// Opens a file that lies in memory once more, so that the ring reads and writes it in place. The kernel does not say of
 /// tmpfs that it never waits for a disk, so io_uring hands each request to a thread: two wake-ups for a copy of some bytes.
@@ -236,8 +254,7 @@ fn is_local(fd: &OwnedFd) -> bool {
 /// what is large enough to be worth a thread, and for the locks. Nothing is lost where this fails: kernels before 6.6 refuse
 /// such flags.
 fn open_in_place(fd: &OwnedFd, access: Access) -> Option<OwnedFd> {
-    let in_memory = fstatfs(fd).is_ok_and(|system| system.f_type == TMPFS);
-    let link = in_memory.then(|| format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+    let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
     let flags = access.flags() | OFlags::DIRECT | OFlags::NONBLOCK;
     let opened = open(link, flags, Mode::empty());
     opened
