@@ -321,10 +321,10 @@ fn a_drain_takes_as_long_as_its_messages_are_held() {
     let begun = Instant::now();
     drop(world.drain(subtree("top")));
     let elapsed = begun.elapsed();
-    // Two levels, each asked and answering.
-    assert!(elapsed >= 4 * each, "{elapsed:?}");
+    // Both levels are asked at once, and answer one after the other.
+    assert!(elapsed >= 2 * each, "{elapsed:?}");
     // What a busy machine adds, far less than one message more than explained would make of it in every case.
-    assert!(elapsed < 4 * each + Duration::from_secs(5), "{elapsed:?}");
+    assert!(elapsed < 2 * each + Duration::from_secs(5), "{elapsed:?}");
     lift(&world);
 }
 
