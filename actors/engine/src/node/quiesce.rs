@@ -30,6 +30,17 @@ impl NodeTable {
         }
     }
 
+    /// Quiesces the nodes whose turn has come.
+    fn quiesce_due(&self) {
+        let due = self.turns().due.take();
+        for (node, token) in due {
+            // The section may have ended for it meanwhile.
+            if self.turns().waiting.borrow_mut().leave(node, token) {
+                self.quiesce_now(node, token);
+            }
+        }
+    }
+
     /// Ends a section for a node.
     pub fn resume(&self, node: NodeId, token: Token) {
         // A node whose turn never came has no hold to give back.
@@ -64,20 +75,20 @@ impl Neighbours for NodeTable {
         }
         let is_quiet = |parent| self.is_quiet(parent, token);
         let due = self.turns().waiting.borrow_mut().passed(node, token, is_quiet);
-        // A chain that is quiet already would otherwise be gone down by recursion.
-        self.turns()
-            .due
-            .borrow_mut()
-            .extend(due.into_iter().map(|node| (node, token)));
-        if self.turns().is_at_work.replace(true) {
+        if due.is_empty() {
             return;
         }
-        loop {
-            let Some((node, token)) = self.turns().due.borrow_mut().pop_front() else {
-                break;
-            };
-            self.quiesce_now(node, token);
+        let mut queue = self.turns().due.borrow_mut();
+        let is_begun = !queue.is_empty();
+        queue.extend(due.into_iter().map(|node| (node, token)));
+        // Whoever has a request of the parent end goes on first: what it does next, such as a write of what it has read, may be
+        // for a node that is to be quiesced now, and would wait there with its work half done.
+        if !is_begun {
+            self.local().spawn(async {
+                if let Some(table) = Self::current() {
+                    table.quiesce_due();
+                }
+            });
         }
-        self.turns().is_at_work.set(false);
     }
 }

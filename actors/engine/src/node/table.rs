@@ -1,7 +1,6 @@
 //! The table of an iothread: its nodes and root edges by id, and where root edges have gone.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Weak as ArcWeak};
@@ -49,10 +48,8 @@ pub struct NodeTable {
 pub struct Turns {
     /// Those whose turn has not come.
     pub waiting: RefCell<InTurn>,
-    /// Those whose turn has come.
-    pub due: RefCell<VecDeque<(NodeId, Token)>>,
-    /// They are being quiesced one after the other.
-    pub is_at_work: Cell<bool>,
+    /// Those whose turn has come, and that are about to be quiesced.
+    pub due: RefCell<Vec<(NodeId, Token)>>,
 }
 
 /// Where a root edge went.

@@ -55,7 +55,10 @@ impl FakeWorld {
         };
         let due = self.turns.passed(id, token, is_quiet);
         due.into_iter()
-            .flat_map(|node| self.quiesce(node, token))
+            .flat_map(|node| match self.turns.leave(node, token) {
+                true => self.quiesce(node, token),
+                false => Vec::new(),
+            })
             .collect()
     }
 

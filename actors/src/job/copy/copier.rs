@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 use std::pin::pin;
 
-use futures_util::future::{Either, LocalBoxFuture, select};
+use futures_util::FutureExt;
+use futures_util::future::{Either, LocalBoxFuture, ready, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use millpond_messages::error::errno::ENOMEM;
 use millpond_messages::qapi::schema::IoOperationType;
@@ -112,6 +113,17 @@ struct Ended {
 
 type Pieces<'a> = FuturesUnordered<LocalBoxFuture<'a, Ended>>;
 
+/// A piece that is under way. Its first request is sent here and now, in the step that has seen all gates open: one that found
+/// a gate closed would wait for the end of the section, and the job, which is to stand still with nothing under way, for that
+/// request.
+pub fn begun<'a, T: 'a>(piece: impl Future<Output = T> + 'a) -> LocalBoxFuture<'a, T> {
+    let mut piece = Box::pin(piece);
+    match piece.as_mut().now_or_never() {
+        Some(ended) => Box::pin(ready(ended)),
+        None => piece,
+    }
+}
+
 impl<W: Copying> Copier<'_, W> {
     /// Copies until nothing is left. However it ends, no piece is under way then; but for a cancelled job whose storage does
     /// not answer.
@@ -150,23 +162,27 @@ impl<W: Copying> Copier<'_, W> {
                 self.one_ends(pieces, spare).await?;
                 continue;
             }
+            // Requests that are answered at once would leave the thread's other tasks no time.
+            yield_once().await;
+            if self.pace.would_wait(self.work) {
+                continue;
+            }
             let next = self.left.borrow_mut().take_next();
             match next {
                 Next::Nothing => return Ok(()),
                 Next::Wait => self.one_ends(pieces, spare).await?,
                 Next::Look(range) => self.look(range, pieces, spare).await?,
                 Next::Piece(piece, need) => {
-                    // Requests that are answered at once would leave the thread's other tasks no time.
-                    yield_once().await;
                     self.work.begins(piece, need);
                     let room = self.room(piece, need, spare);
-                    pieces.push(Box::pin(async move {
+                    let copied = async move {
                         let (result, room) = match room {
                             Ok(room) => self.work.copy(piece, need, room).await,
                             Err(fault) => (Err(fault), Buffers::new()),
                         };
                         Ended { piece, result, room }
-                    }));
+                    };
+                    pieces.push(begun(copied));
                 }
             }
         }

@@ -15,6 +15,6 @@ mod ends;
 #[cfg(test)]
 mod tests;
 
-pub use copier::{Copier, Copying, Fault, FaultVerdict, Stopped};
+pub use copier::{Copier, Copying, Fault, FaultVerdict, Stopped, begun};
 pub use ends::Ends;
 pub use millpond_drivers::replica::left::{Left, Need};

@@ -36,17 +36,6 @@ impl InTurn {
         self.waiting.contains(&(node, token))
     }
 
-    /// The sections in which a node waits for its turn.
-    pub fn of(&self, node: NodeId) -> Vec<Token> {
-        let waiting = self.waiting.iter();
-        let mut tokens: Vec<Token> = waiting
-            .filter(|(id, _)| *id == node)
-            .map(|(_, token)| *token)
-            .collect();
-        tokens.sort_unstable();
-        tokens
-    }
-
     /// A node is to be quiesced after these parents. Answers whether that is now: `is_quiet` says it of a parent.
     pub fn add(
         &mut self,
@@ -55,11 +44,14 @@ impl InTurn {
         after: Vec<NodeId>,
         is_quiet: impl Fn(NodeId) -> bool,
     ) -> bool {
+        if self.wait(node, token, after.into(), &is_quiet) {
+            return true;
+        }
         self.waiting.insert((node, token));
-        self.wait(node, token, after.into(), &is_quiet)
+        false
     }
 
-    /// Has a node wait for the first of its parents that is not quiet yet.
+    /// Has a node wait for the first of its parents that is not quiet yet. True if there is none.
     fn wait(
         &mut self,
         node: NodeId,
@@ -76,10 +68,11 @@ impl InTurn {
                 return false;
             }
         }
-        self.waiting.remove(&(node, token))
+        true
     }
 
-    /// A parent is quiet, or is no part of the section any more; answers the nodes whose turn has come.
+    /// A parent is quiet, or is no part of the section any more; answers the nodes whose turn has come. Each waits until
+    /// [`InTurn::leave`] is called for it, as it is quiesced.
     pub fn passed(&mut self, parent: NodeId, token: Token, is_quiet: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
         let behind = self.behind.remove(&(parent, token)).unwrap_or_default();
         let mut due = Vec::new();
@@ -92,7 +85,7 @@ impl InTurn {
         due
     }
 
-    /// The section ends for a node whose turn has not come. False if there is none such.
+    /// A node does not wait any more: it is quiesced now, or the section ends for it before. False if it does not.
     pub fn leave(&mut self, node: NodeId, token: Token) -> bool {
         self.waiting.remove(&(node, token))
     }
@@ -127,10 +120,11 @@ mod tests {
         assert!(!turns.add(base, ONE, vec![right, left], |node| node == right));
         assert!(turns.passed(right, ONE, |_| false).is_empty());
         assert_eq!(turns.passed(top, ONE, |node| node == top), [left]);
+        assert!(turns.is_waiting(left, ONE) && turns.leave(left, ONE));
         // It has been asked, and is busy.
         assert!(turns.is_waiting(base, ONE));
         assert_eq!(turns.passed(left, ONE, |_| true), [base]);
-        assert!(turns.is_empty());
+        assert!(turns.leave(base, ONE) && turns.is_empty());
     }
 
     #[test]

@@ -29,6 +29,7 @@ impl Site {
             .turns
             .passed(id, token, |parent| is_quiet(cells, parent, token))
         {
+            self.turns.leave(due, token);
             self.quiesce_now(home, due, token);
         }
     }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::task::Waker;
 
+use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use millpond_messages::io::{CopyFault, MirrorRequest, MirrorStep, Operation};
+use millpond_messages::io::{CopyFault, MirrorRequest, MirrorStep, Operation, Outcome};
 use millpond_messages::qapi::schema::IoOperationType;
 use millpond_messages::{IoError, MirrorLine, MirrorMode, NodeId, Range, StatusFlags};
 
@@ -13,7 +14,7 @@ use super::plan::Manner;
 use crate::iothread::yield_once;
 use crate::job::block::copy::{has_moved, verdict};
 use crate::job::block::data::NodeGates;
-use crate::job::copy::{Fault, FaultVerdict, Stopped};
+use crate::job::copy::{Fault, FaultVerdict, Stopped, begun};
 use crate::job::pace::{Gates, Pace};
 use crate::node::HomeClient;
 
@@ -161,10 +162,10 @@ impl Data {
             if !is_dry && self.line.left() > 0 && pieces.len() < most {
                 // Requests that are answered at once would leave the thread's other tasks no time.
                 yield_once().await;
-                pieces.push(Box::pin(async {
-                    let copied = self.keeper.request(Operation::Mirror(MirrorRequest::Copy)).await;
-                    copied.into_mirrored()
-                }));
+                if !self.pace.would_wait(self) {
+                    let copied = self.keeper.request(Operation::Mirror(MirrorRequest::Copy));
+                    pieces.push(begun(copied.map(Outcome::into_mirrored)));
+                }
                 continue;
             }
             if !pieces.is_empty() {
