@@ -77,6 +77,9 @@ impl Offload {
         let mut rest = range;
         while self.is_on() && !rest.is_empty() {
             let turn = self.turn.hold(0, 1, Use::Write).await;
+            if !self.is_on() {
+                return false;
+            }
             let copied = self.copy_start(ends, rest, chunk).await;
             drop(turn);
             match copied {
@@ -104,11 +107,17 @@ impl Offload {
         let lent = source.ask(Operation::Copy(CopyRequest::Out(lender)));
         let copied = async {
             let loan = loan.await.map_err(|_| CopyFault::Source(IoError::NotSupported))?;
-            if self.wish.get() == Offloading::WhereShared && !loan.source.shares {
-                // Nor will any target be able to share bytes of that file system.
-                return Err(CopyFault::Target(IoError::NotSupported));
+            let is_wanted = match self.wish.get() {
+                // Another copy may have found that out while this one waited.
+                Offloading::Never => false,
+                Offloading::WhereShared => loan.source.shares,
+                Offloading::Always => true,
+            };
+            match is_wanted {
+                true => take(target, range, loan, chunk).await,
+                // No target will be able to share bytes of that file system.
+                false => Err(CopyFault::Target(IoError::NotSupported)),
             }
-            take(target, range, loan, chunk).await
         };
         let (lent, copied) = join(lent, copied).await;
         lent.into_done().map_err(CopyFault::Source)?;
