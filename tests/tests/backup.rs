@@ -424,7 +424,7 @@ fn range_copies(dir: &Path, command: &str, format: &str, more: Value) -> usize {
     calls.len()
 }
 
-/// Between files that can share their bytes the kernel has them do so; elsewhere where that is wanted.
+/// Between files the kernel copies, and has them share the bytes where they can, unless that is not wanted.
 #[test]
 fn data_goes_from_file_to_file_where_files_can_share_it() {
     let used = |dir: &Path| {
@@ -447,7 +447,7 @@ fn data_goes_from_file_to_file_where_files_can_share_it() {
     let wanted = |wanted: bool| json!({"x-perf": {"use-copy-range": wanted}});
     let elsewhere = scratch();
     let copies = |more| range_copies(elsewhere.path(), "blockdev-backup", "qcow2", more);
-    assert_eq!(copies(json!({})), 0);
+    assert!((8..64).contains(&copies(json!({}))));
     assert_eq!(copies(wanted(false)), 0);
     assert!((8..64).contains(&copies(wanted(true))));
 }

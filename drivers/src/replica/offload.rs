@@ -36,8 +36,7 @@ impl Asked for Child {
 pub enum Offloading {
     /// Of none: all is read and written.
     Never,
-    /// Of those whose file system can have them share the bytes. Elsewhere the kernel moves page after page, and reading and
-    /// writing with two processors is faster.
+    /// Of those whose file system can have them share the bytes. Elsewhere the kernel moves page after page.
     WhereShared,
     /// Of all files of the host.
     Always,

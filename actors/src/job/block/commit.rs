@@ -394,7 +394,7 @@ impl Commit {
                     source: top.here(),
                     target: base.here(),
                     above,
-                    offload: Offload::new(Offloading::WhereShared),
+                    offload: Offload::new(Offloading::Always),
                     chunk: CHUNK,
                 },
                 gates: NodeGates::new(&clients),

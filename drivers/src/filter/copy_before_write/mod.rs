@@ -67,7 +67,7 @@ struct CbwOptions {
     /// Of a backup: what was copied is discarded in the source.
     #[serde(default)]
     discard_source: bool,
-    /// Of a backup: data goes from file to file of the host where it can; where these can share it, if nothing is said.
+    /// Of a backup: data goes from file to file of the host where it can, unless that is not wanted.
     use_copy_range: Option<bool>,
 }
 
@@ -200,8 +200,7 @@ async fn first_state(children: &[Child; 2], options: &CbwOptions) -> Result<Stat
         },
         discards_source: options.discard_source,
         offloading: match options.use_copy_range {
-            None => Offloading::WhereShared,
-            Some(true) => Offloading::Always,
+            None | Some(true) => Offloading::Always,
             Some(false) => Offloading::Never,
         },
     })

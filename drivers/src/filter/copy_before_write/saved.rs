@@ -68,7 +68,7 @@ impl SavedMoment {
                 false => RequestFlags::empty(),
             },
             discards_source: self.discards_source,
-            offloading: Offloading::WhereShared,
+            offloading: Offloading::Always,
         })
     }
 }

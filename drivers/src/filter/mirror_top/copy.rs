@@ -76,7 +76,7 @@ impl Mirror {
             ranges: Ranges::default(),
             turn: Ranges::default(),
             abandoned: Abandoned::new(state.is_abandoned),
-            offload: Offload::new(Offloading::WhereShared),
+            offload: Offload::new(Offloading::Always),
             spare: RefCell::default(),
         }
     }
