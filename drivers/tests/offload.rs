@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use futures_executor::block_on;
 use millpond_drivers::api::{Answer, Child, ChildPort};
-use millpond_drivers::replica::offload::{Offload, Offloading};
+use millpond_drivers::replica::offload::Offload;
 use millpond_messages::io::{CopyRequest, Operation, Outcome, Value};
 use millpond_messages::{CopySource, IoError, IoResult, Lender, Limits, Range};
 use millpond_ring::buffer::Buffers;
@@ -19,8 +19,6 @@ const CHUNK: u64 = 4096;
 /// A disk that notes what it is asked.
 struct Disk {
     file: Arc<OwnedFd>,
-    /// Whether its file system can have files share bytes.
-    shares: Cell<bool>,
     /// How much it lends at once; nothing if that is 0.
     lends: Cell<u64>,
     takes: Cell<IoResult<()>>,
@@ -34,7 +32,6 @@ impl Disk {
     fn new() -> Rc<Self> {
         Rc::new(Self {
             file: Arc::new(File::open("/dev/null").unwrap().into()),
-            shares: Cell::new(false),
             lends: Cell::new(u64::MAX),
             takes: Cell::new(Ok(())),
             lent: RefCell::default(),
@@ -53,7 +50,6 @@ impl Disk {
         let source = CopySource {
             file: Arc::clone(&self.file),
             offset: 1_000_000 + range.offset(),
-            shares: self.shares.get(),
         };
         lender.lend(source, len).await;
         self.given_back.set(self.given_back.get() + 1);
@@ -104,7 +100,7 @@ fn copied(offload: &Offload, [source, target]: [&Rc<Disk>; 2], range: Range) -> 
 #[test]
 fn a_range_is_copied_in_whole_chunks_and_all_of_it_is_given_back() {
     let (source, target) = (Disk::new(), Disk::new());
-    let offload = Offload::new(Offloading::Always);
+    let offload = Offload::new(true);
     source.lends.set(2 * CHUNK + 5);
     assert!(copied(
         &offload,
@@ -125,7 +121,7 @@ fn a_range_is_copied_in_whole_chunks_and_all_of_it_is_given_back() {
 #[test]
 fn less_than_a_chunk_is_given_back_unused() {
     let (source, target) = (Disk::new(), Disk::new());
-    let offload = Offload::new(Offloading::Always);
+    let offload = Offload::new(true);
     source.lends.set(CHUNK - 1);
     assert!(!copied(
         &offload,
@@ -140,7 +136,7 @@ fn less_than_a_chunk_is_given_back_unused() {
 #[test]
 fn a_source_is_asked_again_and_a_target_that_cannot_is_not() {
     let (source, target) = (Disk::new(), Disk::new());
-    let offload = Offload::new(Offloading::Always);
+    let offload = Offload::new(true);
     let range = Range::between(0, CHUNK);
     source.lends.set(0);
     assert!(!copied(&offload, [&source, &target], range));
@@ -156,23 +152,5 @@ fn a_source_is_asked_again_and_a_target_that_cannot_is_not() {
     let asked = source.lent.borrow().len();
     assert!(!copied(&offload, [&source, &target], range));
     assert_eq!(source.lent.borrow().len(), asked);
-    assert!(!copied(
-        &Offload::new(Offloading::Never),
-        [&source, &Disk::new()],
-        range
-    ));
-}
-
-#[test]
-fn what_cannot_be_shared_is_left_to_others_unless_it_is_wanted() {
-    let (source, target) = (Disk::new(), Disk::new());
-    let offload = Offload::new(Offloading::WhereShared);
-    let range = Range::between(0, CHUNK);
-    source.shares.set(true);
-    assert!(copied(&offload, [&source, &target], range));
-    source.shares.set(false);
-    assert!(!copied(&offload, [&source, &target], range));
-    assert_eq!(source.given_back.get(), 2);
-    assert_eq!(target.taken.borrow().len(), 1);
-    assert!(!offload.is_on(), "it is not asked of each range");
+    assert!(!copied(&Offload::new(false), [&source, &Disk::new()], range));
 }

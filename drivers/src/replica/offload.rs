@@ -31,20 +31,9 @@ impl Asked for Child {
     }
 }
 
-/// Of which files such copies are made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Offloading {
-    /// Of none: all is read and written.
-    Never,
-    /// Of those whose file system can have them share the bytes. Elsewhere the kernel moves page after page.
-    WhereShared,
-    /// Of all files of the host.
-    Always,
-}
-
 /// Whether such copies are made.
 pub struct Offload {
-    wish: Cell<Offloading>,
+    is_on: Cell<bool>,
     /// Held by the one copy that is made: several to one file would only wait for each other in the kernel, which turns
     /// processors hot, and keep the guest's writes from the file.
     turn: Ranges,
@@ -53,21 +42,16 @@ pub struct Offload {
 impl Offload {
     /// They are made until a target refuses one, or never.
     #[must_use]
-    pub fn new(wish: Offloading) -> Self {
+    pub fn new(is_on: bool) -> Self {
         Self {
-            wish: Cell::new(wish),
+            is_on: Cell::new(is_on),
             turn: Ranges::default(),
         }
     }
 
-    /// Of which files they are made still.
-    pub const fn wish(&self) -> Offloading {
-        self.wish.get()
-    }
-
     /// Whether they are made still.
     pub const fn is_on(&self) -> bool {
-        !matches!(self.wish.get(), Offloading::Never)
+        self.is_on.get()
     }
 
     /// Copies a range; answers whether all of it was copied. If not, any part of it may have been, and it has to be read and
@@ -76,17 +60,18 @@ impl Offload {
         let mut rest = range;
         while self.is_on() && !rest.is_empty() {
             let turn = self.turn.hold(0, 1, Use::Write).await;
+            // Another copy may have found out meanwhile that the target refuses them.
             if !self.is_on() {
                 return false;
             }
-            let copied = self.copy_start(ends, rest, chunk).await;
+            let copied = copy_start(ends, rest, chunk).await;
             drop(turn);
             match copied {
                 Ok(len) => rest = rest.after(len),
                 Err(fault) => {
                     // A source may well refuse one range, such as a compressed one, and not the next.
                     if fault == CopyFault::Target(IoError::NotSupported) {
-                        self.wish.set(Offloading::Never);
+                        self.is_on.set(false);
                     }
                     return false;
                 }
@@ -94,34 +79,19 @@ impl Offload {
         }
         rest.is_empty()
     }
+}
 
-    /// Copies the start of a range; answers how many bytes.
-    async fn copy_start<T: Asked>(
-        &self,
-        [source, target]: [&T; 2],
-        range: Range,
-        chunk: u64,
-    ) -> Result<u64, CopyFault> {
-        let (lender, loan) = lending(range);
-        let lent = source.ask(Operation::Copy(CopyRequest::Out(lender)));
-        let copied = async {
-            let loan = loan.await.map_err(|_| CopyFault::Source(IoError::NotSupported))?;
-            let is_wanted = match self.wish.get() {
-                // Another copy may have found that out while this one waited.
-                Offloading::Never => false,
-                Offloading::WhereShared => loan.source.shares,
-                Offloading::Always => true,
-            };
-            match is_wanted {
-                true => take(target, range, loan, chunk).await,
-                // No target will be able to share bytes of that file system.
-                false => Err(CopyFault::Target(IoError::NotSupported)),
-            }
-        };
-        let (lent, copied) = join(lent, copied).await;
-        lent.into_done().map_err(CopyFault::Source)?;
-        copied
-    }
+/// Copies the start of a range; answers how many bytes.
+async fn copy_start<T: Asked>([source, target]: [&T; 2], range: Range, chunk: u64) -> Result<u64, CopyFault> {
+    let (lender, loan) = lending(range);
+    let lent = source.ask(Operation::Copy(CopyRequest::Out(lender)));
+    let copied = async {
+        let loan = loan.await.map_err(|_| CopyFault::Source(IoError::NotSupported))?;
+        take(target, range, loan, chunk).await
+    };
+    let (lent, copied) = join(lent, copied).await;
+    lent.into_done().map_err(CopyFault::Source)?;
+    copied
 }
 
 async fn take<T: Asked>(target: &T, range: Range, loan: Loan, chunk: u64) -> Result<u64, CopyFault> {

@@ -22,8 +22,6 @@ pub struct CopySource {
     pub file: Arc<OwnedFd>,
     /// The first byte in the file.
     pub offset: u64,
-    /// Whether its file system can have two files share their bytes.
-    pub shares: bool,
 }
 
 /// Who is asked for a loan: the half that goes to the node with the bytes.
@@ -89,7 +87,6 @@ mod tests {
         CopySource {
             file: Arc::new(file.into()),
             offset: 7,
-            shares: false,
         }
     }
 

@@ -60,9 +60,8 @@ pub(super) fn filter_options(asked: &BlockdevBackup) -> Options {
         put("on-cbw-error", serde_json::json!(on_error));
     }
     let perf = asked.x_perf.as_ref();
-    if let Some(copies_range) = perf.and_then(|perf| perf.use_copy_range) {
-        put("use-copy-range", copies_range.into());
-    }
+    let copies_range = perf.and_then(|perf| perf.use_copy_range).unwrap_or(true);
+    put("use-copy-range", copies_range.into());
     if let Some(size) = perf.and_then(|perf| perf.min_cluster_size) {
         put("min-cluster-size", size.into());
     }

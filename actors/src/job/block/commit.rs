@@ -29,7 +29,7 @@ use crate::job::copy::Ends;
 use crate::job::pace::Pace;
 use crate::job::work::Job;
 use crate::node::Client;
-use millpond_drivers::replica::offload::{Offload, Offloading};
+use millpond_drivers::replica::offload::Offload;
 
 const FILTER: &str = "commit_top";
 
@@ -394,7 +394,7 @@ impl Commit {
                     source: top.here(),
                     target: base.here(),
                     above,
-                    offload: Offload::new(Offloading::Always),
+                    offload: Offload::new(true),
                     chunk: CHUNK,
                 },
                 gates: NodeGates::new(&clients),

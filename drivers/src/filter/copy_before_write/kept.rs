@@ -25,7 +25,7 @@ use millpond_ring::buffer::{Buffer, Buffers};
 use crate::api::{Child, Transfer, bytes_in};
 use crate::replica::abandoned::Abandoned;
 use crate::replica::copies::{Ranges, Use};
-use crate::replica::offload::{Offload, Offloading};
+use crate::replica::offload::Offload;
 
 /// The most that is copied by one pair of requests, in bytes.
 const PIECE: u64 = 1 << 20;
@@ -61,8 +61,8 @@ pub struct State {
     pub write_flags: RequestFlags,
     /// What was copied is discarded in the source.
     pub discards_source: bool,
-    /// Which data goes from file to file of the host.
-    pub offloading: Offloading,
+    /// Data goes from file to file of the host where it can.
+    pub copies_range: bool,
 }
 
 /// The moment, with what copies it.
@@ -99,10 +99,7 @@ impl Kept {
             write_flags: state.write_flags,
             discards_source: state.discards_source,
             // A copy that was given up may go on in the kernel, and would copy what has been written since.
-            offload: Offload::new(match state.timeout {
-                None => state.offloading,
-                Some(_) => Offloading::Never,
-            }),
+            offload: Offload::new(state.copies_range && state.timeout.is_none()),
             ranges: Ranges::default(),
             abandoned: Abandoned::default(),
         }
@@ -139,7 +136,7 @@ impl Kept {
             line: self.line.borrow().clone(),
             write_flags: self.write_flags,
             discards_source: self.discards_source,
-            offloading: self.offload.wish(),
+            copies_range: self.offload.is_on(),
         }
     }
 

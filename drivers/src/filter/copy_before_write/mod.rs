@@ -27,7 +27,6 @@ use crate::api::{
     declared, parse_options,
 };
 use crate::delegate;
-use crate::replica::offload::Offloading;
 
 use kept::{Kept, OnError, State};
 
@@ -67,8 +66,13 @@ struct CbwOptions {
     /// Of a backup: what was copied is discarded in the source.
     #[serde(default)]
     discard_source: bool,
-    /// Of a backup: data goes from file to file of the host where it can, unless that is not wanted.
-    use_copy_range: Option<bool>,
+    /// Of a backup: data goes from file to file of the host where it can.
+    #[serde(default = "yes")]
+    use_copy_range: bool,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 impl CbwOptions {
@@ -199,10 +203,7 @@ async fn first_state(children: &[Child; 2], options: &CbwOptions) -> Result<Stat
             false => RequestFlags::empty(),
         },
         discards_source: options.discard_source,
-        offloading: match options.use_copy_range {
-            None | Some(true) => Offloading::Always,
-            Some(false) => Offloading::Never,
-        },
+        copies_range: options.use_copy_range,
     })
 }
 

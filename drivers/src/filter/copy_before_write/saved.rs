@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use super::CopyBeforeWrite;
 use super::kept::{OnError, State};
 use crate::api::SavesState;
-use crate::replica::offload::Offloading;
 use crate::replica::saved_chunks::SavedChunks;
 
 /// The state of a `copy-before-write` node.
@@ -68,7 +67,7 @@ impl SavedMoment {
                 false => RequestFlags::empty(),
             },
             discards_source: self.discards_source,
-            offloading: Offloading::Always,
+            copies_range: true,
         })
     }
 }

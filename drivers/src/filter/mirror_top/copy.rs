@@ -16,7 +16,7 @@ use crate::api::Child;
 use crate::replica::abandoned::Abandoned;
 use crate::replica::copies::{Ranges, Use};
 use crate::replica::left::{Left, Need, Next};
-use crate::replica::offload::{Offload, Offloading};
+use crate::replica::offload::Offload;
 
 /// The most that is zeroed in one go, in bytes: a write to it waits meanwhile.
 pub const ZEROES_MOST: u64 = 16 << 20;
@@ -76,7 +76,7 @@ impl Mirror {
             ranges: Ranges::default(),
             turn: Ranges::default(),
             abandoned: Abandoned::new(state.is_abandoned),
-            offload: Offload::new(Offloading::Always),
+            offload: Offload::new(true),
             spare: RefCell::default(),
         }
     }

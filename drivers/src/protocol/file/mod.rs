@@ -311,7 +311,6 @@ impl Device for File {
         Some(CopySource {
             file: self.fd(),
             offset: range.offset(),
-            shares: self.handle.borrow().shares_bytes,
         })
     }
 

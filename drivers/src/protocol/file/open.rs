@@ -87,8 +87,6 @@ pub(super) struct Handle {
     /// Whether even calls that a local file system answers from memory may hang, because they wait for another machine or
     /// program.
     pub(super) may_hang: bool,
-    /// Whether the file system can have two files share their bytes.
-    pub(super) shares_bytes: bool,
 }
 
 impl Handle {
@@ -164,7 +162,6 @@ impl Handle {
         };
         Ok(Self {
             may_hang: kind == Kind::Regular && !is_among(&LOCAL),
-            shares_bytes: is_among(&SHARING),
             fd: Arc::new(fd),
             in_place,
             access,
@@ -232,20 +229,6 @@ const LOCAL: [FsWord; 13] = [
     0x4d44,      // vfat
     0x2011_bab0, // exfat
     0x794c_7630, // overlayfs, which has its files on one of the others
-];
-
-/// The types of file systems that can have two files share their bytes: on the disk, or on another machine.
-const SHARING: [FsWord; 10] = [
-    0x9123_683e, // btrfs
-    0x5846_5342, // xfs
-    0xca45_1a4e, // bcachefs
-    0x2fc1_2fc1, // zfs
-    0x7461_636f, // ocfs2
-    0x6969,      // nfs
-    0xfe53_4d42, // smb2
-    0xff53_4d42, // cifs
-    0x00c3_6400, // ceph
-    0x6573_5546, // fuse
 ];
 
 /// Opens a file that lies in memory once more, so that the ring reads and writes it in place. The kernel does not say of
