@@ -10,7 +10,7 @@ use millpond::graph::GraphHandle;
 use millpond::node::Client;
 use millpond_messages::graph::{RootRequest, RootUser};
 use millpond_messages::io::Operation;
-use millpond_messages::{Permissions, Range, StatusFlags};
+use millpond_messages::{BlockStatus, Permissions, Range, StatusFlags};
 use serde_json::{Value, json};
 use support::with_graph;
 
@@ -26,15 +26,11 @@ async fn open(graph: &GraphHandle, format: &str, path: &Path) -> Client {
     let file = json!({"driver": "file", "filename": path});
     let node = json!({"driver": format, "node-name": "disk", "read-only": true, "file": file});
     graph.add_node(node.as_object().unwrap().clone()).await.unwrap();
-    let request = RootRequest {
-        node: "disk".to_owned(),
-        user: RootUser::Embedder("test".to_owned()),
-        permissions: Permissions::CONSISTENT_READ,
-        shared: Permissions::all(),
-        iothread: None,
-        iothread_required: false,
-        writethrough: false,
-    };
+    let request = RootRequest::new(
+        "disk",
+        RootUser::Embedder("test".to_owned()),
+        Permissions::CONSISTENT_READ,
+    );
     graph.attach(request).await.unwrap()
 }
 
@@ -94,15 +90,7 @@ async fn map_of(client: &Client) -> Vec<Line> {
             !has(StatusFlags::RAW),
             "whoever passes a question on is not heard of"
         );
-        let line = (
-            at,
-            status.len,
-            has(StatusFlags::DATA),
-            has(StatusFlags::ZERO),
-            has(StatusFlags::COMPRESSED),
-            status.map.map(|(_, offset)| offset),
-        );
-        add(&mut lines, line);
+        add(&mut lines, line(at, &status));
         at += status.len;
     }
     assert_eq!(
@@ -111,6 +99,19 @@ async fn map_of(client: &Client) -> Vec<Line> {
         "asked for together, they are the same"
     );
     lines
+}
+
+/// What an extent at an offset is, as a line of a map.
+fn line(at: u64, status: &BlockStatus) -> Line {
+    let has = |flag| status.flags.contains(flag);
+    (
+        at,
+        status.len,
+        has(StatusFlags::DATA),
+        has(StatusFlags::ZERO),
+        has(StatusFlags::COMPRESSED),
+        status.map.map(|(_, offset)| offset),
+    )
 }
 
 async fn map_in_one_go(client: &Client, size: u64) -> Vec<Line> {
@@ -122,16 +123,7 @@ async fn map_in_one_go(client: &Client, size: u64) -> Vec<Line> {
             whole_chain: true,
         };
         for status in client.request(operation).await.into_map().unwrap() {
-            let has = |flag| status.flags.contains(flag);
-            let line = (
-                at,
-                status.len,
-                has(StatusFlags::DATA),
-                has(StatusFlags::ZERO),
-                has(StatusFlags::COMPRESSED),
-                status.map.map(|(_, offset)| offset),
-            );
-            add(&mut lines, line);
+            add(&mut lines, line(at, &status));
             at += status.len;
         }
     }

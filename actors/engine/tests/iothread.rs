@@ -89,6 +89,7 @@ on_each_engine! {
     stopping_ends_operations_in_flight
     a_task_s_output_comes_back_and_dropping_it_cancels
     per_thread_tables_are_made_once
+    a_sleeper_is_woken_once_for_all_that_is_sent_in_a_turn
     an_idle_iothread_makes_no_system_call
     timers_work_with_polling_and_without
     io_goes_on_under_a_flood_of_messages
@@ -273,6 +274,28 @@ fn a_task_s_output_comes_back_and_dropping_it_cancels(engine: Engine) {
     });
     assert_eq!(get(&answered), 42);
     assert_eq!(get(&dropped), thread.id());
+    thread.stop();
+}
+
+/// Whoever sleeps elsewhere is not woken between two pieces of mail, only to find the first alone.
+fn a_sleeper_is_woken_once_for_all_that_is_sent_in_a_turn(engine: Engine) {
+    let thread = start(engine);
+    let sleeper = Arc::new(Wake::new().unwrap());
+    assert!(sleeper.try_park());
+    let here = Arc::clone(&sleeper);
+    let is_asleep = ask(&thread, move |_| {
+        Local::wake_later(&here);
+        Local::wake_later(&here);
+        here.is_parked()
+    });
+    assert!(is_asleep, "the turn goes on");
+    until(|| !sleeper.is_parked());
+    assert_eq!(sleeper.rung(), 1);
+    // Off an iothread there is no turn that could end.
+    sleeper.unpark();
+    assert!(sleeper.try_park());
+    Local::wake_later(&sleeper);
+    assert!(!sleeper.is_parked());
     thread.stop();
 }
 

@@ -17,14 +17,6 @@ pub fn run(program: &str, arguments: &[&str]) {
 
 /// A user of a node that shares everything with others.
 pub async fn attach(graph: &GraphHandle, node: &str, permissions: Permissions) -> Client {
-    let request = RootRequest {
-        node: node.to_owned(),
-        user: RootUser::Embedder("test".to_owned()),
-        permissions,
-        shared: Permissions::all(),
-        iothread: None,
-        iothread_required: false,
-        writethrough: false,
-    };
+    let request = RootRequest::new(node, RootUser::Embedder("test".to_owned()), permissions);
     graph.attach(request).await.unwrap()
 }

@@ -54,7 +54,7 @@ impl Transaction {
         let world = self.world.clone();
         let plan = world.graph(|graph| Plan::default().complete(graph, starts))?;
         let edges = permissions::commit_edges(&world, plan.edges);
-        let nodes = world.graph(|graph| replace_granted(graph, plan.nodes));
+        let nodes = permissions::replace_granted(&world, plan.nodes);
         self.burst.permissions |= !nodes.is_empty();
         self.log.push(Undo::Planned { edges, nodes });
         Ok(())
@@ -179,15 +179,6 @@ pub(super) fn addresses_behind(
         let address = |node: Option<NodeId>| node.and_then(|node| state.address(node));
         (address(child), address(old))
     })
-}
-
-/// Lets nodes grant something new in the graph's value; answers what they granted before.
-fn replace_granted(graph: &mut Graph, nodes: Vec<(NodeId, Granted)>) -> Vec<(NodeId, Granted)> {
-    let before = nodes.into_iter().filter_map(|(id, granted)| {
-        let node = graph.node_mut(id)?;
-        Some((id, std::mem::replace(&mut node.granted, granted)))
-    });
-    before.collect()
 }
 
 /// What nodes granted before the first of the steps that none of them knows of.

@@ -126,11 +126,16 @@ pub fn forget(
     nodes: Vec<(NodeId, Granted)>,
 ) {
     commit_edges(world, edges);
+    replace_granted(world, nodes);
+}
+
+/// Lets nodes grant something else in the graph's value; answers what they granted before.
+pub fn replace_granted(world: &World, nodes: Vec<(NodeId, Granted)>) -> Vec<(NodeId, Granted)> {
     world.graph(|graph| {
-        for (node, granted) in nodes {
-            if let Some(node) = graph.node_mut(node) {
-                node.granted = granted;
-            }
-        }
-    });
+        let before = nodes.into_iter().filter_map(|(id, granted)| {
+            let node = graph.node_mut(id)?;
+            Some((id, std::mem::replace(&mut node.granted, granted)))
+        });
+        before.collect()
+    })
 }

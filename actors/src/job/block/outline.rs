@@ -211,10 +211,7 @@ struct Looker {
 impl Looker {
     async fn at(graph: &GraphHandle, node: &str, lookers: &mut Vec<Self>) -> Result<Client, QmpError> {
         let user = RootUser::Embedder("plan".to_owned());
-        let request = RootRequest {
-            shared: Permissions::all(),
-            ..RootRequest::new(node, user, Permissions::empty())
-        };
+        let request = RootRequest::new(node, user, Permissions::empty());
         let (client, graph) = (graph.attach(request).await?, graph.clone());
         let held = Some(client.root());
         lookers.push(Self { graph, held });
