@@ -1,18 +1,27 @@
-//! A job whose target never answers holds its buffers and no more, however long its guest goes on writing.
+//! Jobs whose target never answers: they hold their buffers and no more, however long a guest goes on writing, and whatever it
+//! writes while they are cancelled, they end and its writes do.
 
 use millpond_tests::daemon::{Daemon, daemon};
 use millpond_tests::nbd::Request;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// As good as never.
 const HOUR_NS: u64 = 3_600_000_000_000;
 const SIZE: u64 = 1 << 30;
 const BLOCK: u64 = 64 << 10;
 
+/// How often a job is cancelled, each time with a little more between that and the write.
+const ROUNDS: u64 = 40;
+
+/// A target that never answers.
+fn dead(name: &str) -> Value {
+    json!({ "driver": "null-co", "node-name": name, "size": SIZE, "latency-ns": HOUR_NS })
+}
+
 /// A daemon that serves a disk, and has a target that never answers.
 fn start() -> Daemon {
     let disk = json!({ "driver": "null-co", "node-name": "disk", "size": SIZE, "read-zeroes": false });
-    let target = json!({ "driver": "null-co", "node-name": "target", "size": SIZE, "latency-ns": HOUR_NS });
+    let target = dead("target");
     daemon()
         .nbd_unix()
         .option("--x-millpond-shutdown-grace", "1")
@@ -56,4 +65,50 @@ fn a_mirror_to_a_dead_target_holds_its_buffers_whatever_is_written() {
         .qmp
         .wait_event_where("BLOCK_JOB_CANCELLED", |data| data["device"] == "j");
     daemon.kill();
+}
+
+/// Cancels jobs that copy nothing of their own, while the first write comes that would wait for their target.
+fn writes_beside_a_cancellation_end(command: &str, more: &Value) {
+    let mut daemon = start();
+    let mut guest = daemon.session("disk");
+    for round in 0..ROUNDS {
+        // The last one's target is waited for still.
+        let target = format!("dead{round}");
+        daemon.qmp.ok("blockdev-add", dead(&target));
+        let mut arguments = more.clone();
+        for (name, value) in [("job-id", "j"), ("device", "disk"), ("target", &target)] {
+            arguments[name] = value.into();
+        }
+        daemon.qmp.ok(command, arguments);
+        daemon
+            .qmp
+            .wait_event_where("JOB_STATUS_CHANGE", |data| data["status"] == "running");
+        daemon
+            .qmp
+            .send_raw(r#"{"execute": "block-job-cancel", "arguments": {"device": "j", "force": true}}"#);
+        for _ in 0..round / 4 {
+            guest.read(0, 1);
+        }
+        guest.ok(&Request::write(0, vec![5; 4096]));
+        daemon
+            .qmp
+            .answer()
+            .expect("the daemon answers")
+            .expect("the job is cancelled");
+        daemon
+            .qmp
+            .wait_event_where("JOB_STATUS_CHANGE", |data| data["status"] == "null");
+    }
+    daemon.kill();
+}
+
+#[test]
+fn a_write_beside_the_cancellation_of_a_mirror_ends() {
+    let arguments = json!({"sync": "none", "copy-mode": "write-blocking"});
+    writes_beside_a_cancellation_end("blockdev-mirror", &arguments);
+}
+
+#[test]
+fn a_write_beside_the_cancellation_of_a_backup_ends() {
+    writes_beside_a_cancellation_end("blockdev-backup", &json!({"sync": "none"}));
 }

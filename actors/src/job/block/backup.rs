@@ -348,12 +348,14 @@ impl Backup {
         self.client.take();
         self.target.take();
         let filter = self.filter.take();
-        if let (false, Some(filter)) = (succeeded, filter.clone()) {
-            self.holds.abandon_target(filter, self.pace.take()).await;
-        }
+        let still = match (succeeded, filter.clone()) {
+            (false, Some(filter)) => self.holds.abandon_target(filter, self.pace.take()).await,
+            _ => None,
+        };
         self.holds.release_all().await;
         if let Some(filter) = filter {
             self.holds.drop_filter(filter).await;
         }
+        drop(still);
     }
 }

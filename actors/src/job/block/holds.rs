@@ -12,7 +12,7 @@ use millpond_messages::qapi::QmpError;
 use millpond_messages::{Error, ErrorKind, OpBlocker, Permissions, Result};
 
 use super::chain::Chains;
-use crate::graph::{FreezeGuard, GraphHandle};
+use crate::graph::{DrainGuard, FreezeGuard, GraphHandle};
 use crate::job::pace::Pace;
 use crate::node::Client;
 
@@ -167,15 +167,17 @@ impl Holds {
         Ok(filter.map(|filter| filter.name.clone()))
     }
 
-    /// Waits until what a filter holds up for the job's target has ended, for as long as the job may wait. What is left then waits
-    /// for that no more, because it may never answer; nor does any drain.
-    pub async fn abandon_target(&self, filter: String, pace: Option<Pace>) {
+    /// Waits until what a filter holds up for the job's target has ended, for as long as the job may wait. Until the guard that
+    /// is answered is dropped, nothing comes to the filter that would wait for the target again; it is to stand until the
+    /// filter is out. Without a guard, what is left and what comes waits for the target no more, because that may never
+    /// answer; nor does any drain.
+    pub async fn abandon_target(&self, filter: String, pace: Option<Pace>) -> Option<DrainGuard> {
         let patience = pace.map_or(Duration::ZERO, |pace| pace.patience_left());
         let drained = self
             .graph
             .drain(DrainScope::Node(filter.clone()), self.id.as_str());
-        if let Ok(Ok(_)) = tokio::time::timeout(patience, drained).await {
-            return;
+        if let Ok(Ok(still)) = tokio::time::timeout(patience, drained).await {
+            return Some(still);
         }
         let cancelled = CancelInFlight {
             node_name: filter,
@@ -184,6 +186,7 @@ impl Holds {
         if let Err(error) = self.graph.ask(cancelled).await {
             tracing::debug!(%error, job = self.id, "a job's filter was gone before its end");
         }
+        None
     }
 
     /// Takes a filter out at the job's end. One whose last user has let go is gone already.

@@ -322,13 +322,15 @@ impl Mirror {
         self.target.take();
         self.merged.take();
         let filter = self.filter.take();
-        if let (false, Some(node_name)) = (succeeded, filter.clone()) {
-            holds.abandon_target(node_name, self.pace.take()).await;
-        }
+        let still = match (succeeded, filter.clone()) {
+            (false, Some(node_name)) => holds.abandon_target(node_name, self.pace.take()).await,
+            _ => None,
+        };
         holds.release_all().await;
         if let Some(filter) = filter {
             holds.drop_filter(filter).await;
         }
+        drop(still);
         if let Some(opened) = &plan.opened {
             holds.release(opened).await;
         }
