@@ -34,10 +34,14 @@ impl Asked for Child {
 /// Whether such copies are made.
 pub struct Offload {
     is_on: Cell<bool>,
-    /// Held by the one copy that is made: several to one file would only wait for each other in the kernel, which turns
-    /// processors hot, and keep the guest's writes from the file.
-    turn: Ranges,
+    /// A place for each copy that is made: one that the kernel is busy with, and one that it goes on with. More would keep the
+    /// guest's writes from the file.
+    places: Ranges,
+    next_place: Cell<u64>,
 }
+
+/// How many places there are.
+const PLACES: u64 = 2;
 
 impl Offload {
     /// They are made until a target refuses one, or never.
@@ -45,7 +49,8 @@ impl Offload {
     pub fn new(is_on: bool) -> Self {
         Self {
             is_on: Cell::new(is_on),
-            turn: Ranges::default(),
+            places: Ranges::default(),
+            next_place: Cell::new(0),
         }
     }
 
@@ -59,7 +64,9 @@ impl Offload {
     pub async fn copy<T: Asked>(&self, ends: [&T; 2], range: Range, chunk: u64) -> bool {
         let mut rest = range;
         while self.is_on() && !rest.is_empty() {
-            let turn = self.turn.hold(0, 1, Use::Write).await;
+            let place = self.next_place.get();
+            self.next_place.set((place + 1) % PLACES);
+            let turn = self.places.hold(place, 1, Use::Write).await;
             // Another copy may have found out meanwhile that the target refuses them.
             if !self.is_on() {
                 return false;

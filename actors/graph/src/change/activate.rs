@@ -210,9 +210,7 @@ async fn prepare(
 async fn commit(transaction: &mut Transaction, targets: &[Target], plan: Plan) {
     let world = transaction.world.clone();
     transaction.reopen_committed();
-    for target in targets {
-        reopen::commit(&world, target).await;
-    }
+    reopen::commit(&world, targets.iter()).await;
     transaction.commit_permissions(plan);
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use millpond_drivers::api::{ReopenRequest, slot_name};
+use millpond_engine::node::OpenFacts;
 use millpond_messages::graph::{Options, Reopen, ReopenKeeping, SetReadOnly};
 use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, OpenFlags, Result};
 
@@ -19,7 +20,7 @@ use crate::value::graph::Graph;
 use crate::value::home::Joint;
 use crate::value::node::Node;
 use crate::value::permissions::Plan;
-use crate::world::World;
+use crate::world::{Answered, World};
 
 /// The user in whose name nodes are drained for a reopen.
 pub const USER: &str = "blockdev-reopen";
@@ -220,9 +221,7 @@ async fn take_steps(transaction: &mut Transaction, targets: &[Target]) -> Result
     }
     // From here on nothing is undone: what is left can only fail if an iothread is gone.
     transaction.reopen_committed();
-    for target in targets.iter().rev() {
-        commit(&world, target).await;
-    }
+    commit(&world, targets.iter().rev()).await;
     transaction.commit_permissions(prepared);
     Ok(released)
 }
@@ -280,25 +279,32 @@ pub async fn relink(
     Ok(old)
 }
 
-/// Makes a node's prepared options hold.
-pub async fn commit(world: &World, target: &Target) {
-    match world.ask(target.node, NodeOrder::ReopenCommit).opened().await {
-        Ok(facts) => world.graph(|graph| {
-            let Some(node) = graph.node_mut(target.node) else {
-                return;
-            };
-            node.flags = facts.flags;
-            node.settings = target.common.settings(node.settings.probed);
-            node.common = target.common;
-            node.given = target.given;
-            node.options = target.rest.clone();
-            // A reopen does not read the image's header again.
-            let backing = node.facts.take().and_then(|old| old.backing);
-            node.facts = Some(millpond_engine::node::OpenFacts {
-                backing: facts.backing.clone().or(backing),
-                ..facts
-            });
-        }),
-        Err(error) => tracing::error!(%error, node = %target.node, "a reopened node is gone"),
+/// Makes nodes' prepared options hold. All are told at once: none of them asks another for that.
+pub async fn commit(world: &World, targets: impl Iterator<Item = &Target>) {
+    let ask = |target: &Target| world.ask(target.node, NodeOrder::ReopenCommit);
+    let asked: Vec<(&Target, Answered)> = targets.map(|target| (target, ask(target))).collect();
+    for (target, answer) in asked {
+        match answer.opened().await {
+            Ok(facts) => world.graph(|graph| reopened(graph, target, facts)),
+            Err(error) => tracing::error!(%error, node = %target.node, "a reopened node is gone"),
+        }
     }
+}
+
+/// A node's new options hold.
+fn reopened(graph: &mut Graph, target: &Target, facts: OpenFacts) {
+    let Some(node) = graph.node_mut(target.node) else {
+        return;
+    };
+    node.flags = facts.flags;
+    node.settings = target.common.settings(node.settings.probed);
+    node.common = target.common;
+    node.given = target.given;
+    node.options = target.rest.clone();
+    // A reopen does not read the image's header again.
+    let backing = node.facts.take().and_then(|old| old.backing);
+    node.facts = Some(OpenFacts {
+        backing: facts.backing.clone().or(backing),
+        ..facts
+    });
 }

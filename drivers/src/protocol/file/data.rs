@@ -126,7 +126,7 @@ impl File {
     /// Copies from another file, or this one, inside the kernel; answers how much it did.
     pub(super) async fn copy_in(&self, source: CopySource, range: Range) -> IoResult<u64> {
         let to = self.fd();
-        let copied = self.ring.blocking(move || {
+        let copied = self.copies.call(&self.ring, move || {
             let (mut from_offset, mut to_offset) = (source.offset, range.offset());
             // It is bounded well below what a usize holds.
             let count = range.len().min(COPY_AT_ONCE) as usize;
@@ -138,7 +138,7 @@ impl File {
                 }
             }
         });
-        match copied.await {
+        match copied.await.unwrap_or(Err(Errno::IO)) {
             // The source ends here: only a read knows how to fill what is missing.
             Ok(0) => Err(IoError::NotSupported),
             Ok(count) => Ok(count as u64),

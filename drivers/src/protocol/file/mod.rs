@@ -9,6 +9,7 @@
 //!   ops       which descriptor serves a request
 //!   status    holes and data                          truncate  lengths and preallocation
 //!   create    making and deleting files               device    sector sizes and geometry
+//!   lane      calls in a row on one thread
 //! ```
 //!
 //! All that may block runs in the ring or on its thread pool; only questions that a file system of this machine answers from
@@ -19,6 +20,7 @@ mod data;
 mod device;
 mod erase;
 mod known_data;
+mod lane;
 mod lifecycle;
 mod lock;
 mod node;

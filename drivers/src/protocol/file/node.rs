@@ -9,6 +9,7 @@ use millpond_messages::{IoError, IoResult, OpenFlags, Permissions};
 use millpond_ring::{AioMode, Fd, Ring};
 
 use super::known_data::KnownData;
+use super::lane::Lane;
 use super::open::{Handle, Kind, errno};
 use super::ops::Ops;
 use super::options::FileOptions;
@@ -86,6 +87,8 @@ pub(super) struct File {
     pub(super) caps: Cell<Caps>,
     pub(super) flush_error: Cell<Option<IoError>>,
     pub(super) known_data: KnownData,
+    /// Offloaded copies into the file.
+    pub(super) copies: Lane,
 }
 
 impl File {
@@ -110,6 +113,7 @@ impl File {
             caps: Cell::new(caps),
             flush_error: Cell::new(flush_error),
             known_data: KnownData::default(),
+            copies: Lane::default(),
         }
     }
 
