@@ -25,7 +25,6 @@ struct InFlight {
     /// For a flush: what it makes durable.
     mark: u64,
     cancelled: bool,
-    is_disk: bool,
     /// It asks the disk in some way, be it on a thread of the pool.
     needs_disk: bool,
 }
@@ -334,7 +333,6 @@ impl Backend for Simulated {
             due,
             mark,
             cancelled: false,
-            is_disk: file.is_some(),
             needs_disk: file.is_some() || matches!(op, Op::Blocking(_)),
         });
         // An operation begun outside of a turn is one that the next turn has to look at.
@@ -344,8 +342,8 @@ impl Backend for Simulated {
 
     fn cancel(&mut self, id: SlotId, _: &mut Op) {
         for op in &mut self.ops {
-            // A disk ends what it has begun.
-            if op.id == id && !op.is_disk {
+            // A disk ends what it has begun, and a job of the thread pool cannot be called back.
+            if op.id == id && !op.needs_disk {
                 op.cancelled = true;
                 self.next.set(Some(self.stage.now()));
             }
