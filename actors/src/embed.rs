@@ -7,6 +7,7 @@ use futures_channel::oneshot;
 use millpond_drivers::api::Registry;
 use millpond_messages::{Error, ErrorKind, Result};
 use millpond_ring::Engine;
+use millpond_ring::os::process::{Preference, prefer_this_thread};
 
 use crate::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond_engine::delay::{Chaos, DelayRules};
@@ -21,6 +22,8 @@ pub struct BlockLayerConfig {
     pub engine: Engine,
     /// The delay rules in force from the start; [`GraphHandle::set_chaos`] changes it.
     pub chaos: Option<DelayRules>,
+    /// How much the scheduler prefers the control thread, where this process may have that.
+    pub preference: Preference,
 }
 
 impl Default for BlockLayerConfig {
@@ -30,6 +33,7 @@ impl Default for BlockLayerConfig {
             implicit: ImplicitOpens::Allow,
             engine: Engine::Auto,
             chaos: None,
+            preference: Preference::default(),
         }
     }
 }
@@ -55,6 +59,8 @@ impl BlockLayer {
         let thread = std::thread::Builder::new()
             .name("millpond".to_owned())
             .spawn(move || {
+                // A process that may not have that has a block layer all the same.
+                drop(prefer_this_thread(config.preference));
                 actix_rt::System::new().block_on(async move {
                     match start_graph(config) {
                         Ok(graph) => {

@@ -27,6 +27,11 @@ impl Samples {
         Some(low + (high - low) * at.fract())
     }
 
+    /// How many figures there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// The one in the middle.
     pub fn median(&self) -> Option<f64> {
         self.quantile(0.5)

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{micros, pair, show_micros};
+use super::{floor, micros, pair, show_micros};
 use crate::Outcome;
 use crate::compare::bench::Bench;
 use crate::compare::image;
@@ -30,7 +30,10 @@ const PAUSE: Duration = Duration::from_millis(15);
 const SHORTEST: Duration = Duration::from_millis(2);
 
 /// How long the load may take; it is ended when all changes are done.
-const LONGEST: Duration = Duration::from_secs(120);
+const LONGEST: Duration = Duration::from_secs(300);
+
+/// How often each change is made in a run: some thousand times in all runs.
+const ROUNDS: usize = 340;
 
 /// The delay that Millpond's clients see is to be a tenth of the peer's.
 const TENTH: f64 = 10.0;
@@ -81,9 +84,11 @@ impl Done {
 }
 
 /// What one run showed, in microseconds: medians over all changes of a kind.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Delays {
     caused: [f64; CHANGES.len()],
+    /// What each change of a kind caused.
+    each: [Vec<f64>; CHANGES.len()],
     /// The same when nothing changes.
     calm: f64,
     /// How long `blockdev-reopen` took until it was answered.
@@ -100,7 +105,7 @@ pub fn rows(bench: &Bench<'_>, section: &mut Section) -> Outcome<()> {
     }
     let template = bench.dir().join("overlay.qcow2");
     image::create(&template, "qcow2", "1G", &[])?;
-    let rounds = if bench.quick() { 3 } else { 40 };
+    let rounds = if bench.quick() { 3 } else { ROUNDS };
     let programs = bench.programs();
     let run = |which: usize| one_run(programs[which], bench.dir(), rounds);
     let runs = alternate(bench.runs(), programs.len(), programs.len(), run, |delays| {
@@ -129,7 +134,32 @@ pub fn rows(bench: &Bench<'_>, section: &mut Section) -> Outcome<()> {
          time just before each change. The filter is blkdebug, put below the raw node and taken out again by \
          `blockdev-reopen`; a snapshot is a qcow2 overlay on top."
     ));
+    section.notes.push(each_change(&runs, &floor::round_trips()?));
     Ok(())
+}
+
+/// A table of what single changes caused, in all runs together, and of what no change can do without.
+fn each_change(runs: &[Vec<Delays>], floor: &Samples) -> String {
+    let mut text = "Single changes, all runs together: the request delay caused, in microseconds. The floor is a bare round \
+                    trip between two threads that sleep until they are woken, without any load.\n\n\
+                    | change | whose | changes | p50 | p99 | p99.9 | max |\n| --- | --- | --- | --- | --- | --- | --- |\n"
+        .to_owned();
+    for (index, (_, work)) in CHANGES.iter().enumerate() {
+        let what = work.split(" under").next().unwrap_or(work);
+        for (whose, runs) in ["the peer's", "ours"].into_iter().zip(runs) {
+            let all = Samples::new(runs.iter().flat_map(|run| run.each[index].iter().copied()));
+            text.push_str(&quantiles(what, whose, &all));
+        }
+    }
+    text.push_str(&quantiles("floor", "two threads", floor));
+    text
+}
+
+fn quantiles(what: &str, whose: &str, all: &Samples) -> String {
+    let part = |part| all.quantile(part).unwrap_or_default();
+    let (half, most, nearly, max) = (part(0.5), part(0.99), part(0.999), part(1.0));
+    let count = all.count();
+    format!("| {what} | {whose} | {count} | {half:.0} | {most:.0} | {nearly:.0} | {max:.0} |\n")
 }
 
 fn one_run(program: &Program, dir: &Path, rounds: usize) -> Outcome<Delays> {
@@ -224,11 +254,14 @@ fn delays(report: &Report, counted_from: Instant, done: &[Done]) -> Outcome<Dela
         let longest = micros(report.longest_between(from, from + time)?);
         Some((longest - usual(done.from - PAUSE / 2)?).max(LEAST))
     };
-    let mut caused = [0.0; CHANGES.len()];
-    for (slot, (change, work)) in caused.iter_mut().zip(CHANGES) {
+    let each = CHANGES.map(|(change, _)| {
         let of_kind = done.iter().filter(|done| done.change == change);
-        let times = Samples::new(of_kind.filter_map(|done| delay(done, done.from, done.time())));
-        let median = times.median();
+        let delays = of_kind.filter_map(|done| delay(done, done.from, done.time()));
+        delays.collect::<Vec<f64>>()
+    });
+    let mut caused = [0.0; CHANGES.len()];
+    for ((slot, delays), (_, work)) in caused.iter_mut().zip(&each).zip(CHANGES) {
+        let median = Samples::new(delays.iter().copied()).median();
         *slot = median.ok_or_else(|| format!("{work}: no requests at that time"))?;
     }
     let calm = Samples::new(done.iter().filter_map(|done| {
@@ -239,6 +272,7 @@ fn delays(report: &Report, counted_from: Instant, done: &[Done]) -> Outcome<Dela
     let answered = Samples::new(reopens.map(|done| micros(done.until - done.from)));
     Ok(Delays {
         caused,
+        each,
         calm: calm.median().ok_or("no requests between changes")?,
         answered: answered.median().ok_or("no changes")?,
     })

@@ -4,6 +4,7 @@ mod chain;
 mod change;
 mod drain;
 mod edits;
+mod floor;
 mod memory;
 mod query;
 

@@ -25,14 +25,20 @@ impl Default for Lane {
     fn default() -> Self {
         let (sender, waiting) = unbounded();
         let left = AtomicUsize::new(0);
-        Self(Arc::new(Calls { sender, waiting, left }))
+        Self(Arc::new(Calls {
+            sender,
+            waiting,
+            left,
+        }))
     }
 }
 
 impl fmt::Debug for Lane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let left = self.0.left.load(Ordering::Relaxed);
-        f.debug_struct("Lane").field("left", &left).finish_non_exhaustive()
+        f.debug_struct("Lane")
+            .field("left", &left)
+            .finish_non_exhaustive()
     }
 }
 
