@@ -43,6 +43,8 @@ pub enum Undo {
         /// What each node had granted before.
         nodes: Vec<(NodeId, Granted)>,
     },
+    /// Have a node's driver forget which permissions it is ready for.
+    Readied(NodeId),
     /// Connect a parent's cell as it was.
     Connected(NodeId, ChildSlot, Option<Address>),
     /// Put a root's cell back behind a node; it is where the second one is.

@@ -4,7 +4,7 @@ use millpond_messages::graph::{InsertNode, Options};
 use millpond_messages::{Error, ErrorKind, NodeId, Result};
 use serde_json::Value;
 
-use crate::change::replace::{Besides, Reachable, moving, redirect};
+use crate::change::replace::{Besides, Reachable, get_ready, moving, redirect};
 use crate::open::tree::{self, Inherited};
 use crate::state::PolicyState;
 use crate::transaction::{Change, Transaction};
@@ -95,6 +95,9 @@ pub async fn insert(
     inserted: Inserted,
 ) -> Result<NodeId> {
     let new = open(transaction, options, inserted).await?;
+    get_ready(transaction, node, new, None);
+    let readied = transaction.readied(transaction.getting_ready()).await;
+    readied.map_err(|error| inserted.within("Could not replace node", error))?;
     transaction.drain([node, new], "replace").await;
     put(transaction, node, new, inserted).await?;
     Ok(new)

@@ -13,6 +13,7 @@ use crate::value::edge::{Edge, Parent};
 use crate::value::graph::{Direction, Graph};
 use crate::value::home::Joint;
 use crate::value::refusal::Refusal;
+use crate::value::rewired::{Coming, Rewired};
 use crate::world::World;
 
 /// An edge that is to lead elsewhere.
@@ -172,13 +173,16 @@ pub async fn redirect(
 async fn link_empty(transaction: &mut Transaction, new: NodeId, slot: ChildSlot, node: NodeId) -> Result<()> {
     let world = transaction.world.clone();
     world.may_link(new, node).await;
-    let (name, role) = world.graph(|graph| {
-        let new = graph.expect(new)?;
-        let name = new.kind.child(slot).map_or("", |child| child.name);
-        Ok::<_, Error>((name, new.kind.child_role(slot, &new.options)))
-    })?;
+    let (name, role) = world.graph(|graph| empty_slot(graph, new, slot))?;
     transaction.link(Parent::Node(new, slot), node, name, role);
     Ok(())
+}
+
+/// The name and the role of what comes behind an empty slot.
+fn empty_slot(graph: &Graph, node: NodeId, slot: ChildSlot) -> Result<(&'static str, Role)> {
+    let node = graph.expect(node)?;
+    let name = node.kind.child(slot).map_or("", |child| child.name);
+    Ok((name, node.kind.child_role(slot, &node.options)))
 }
 
 /// Edges that lead to one node, and are to lead to another.
@@ -386,6 +390,13 @@ impl Change for Append {
         Cover::Nodes(nodes.unwrap_or_default())
     }
 
+    async fn ahead(&mut self, transaction: &mut Transaction) -> Result<()> {
+        if let Some((node, new, slot)) = self.found {
+            get_ready(transaction, node, new, Some(slot));
+        }
+        Ok(())
+    }
+
     async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
         match self.found {
             Some((node, new, slot)) => append(transaction, node, new, slot).await,
@@ -405,6 +416,31 @@ pub async fn append(transaction: &mut Transaction, node: NodeId, new: NodeId, sl
     // What the new node stands on keeps its edge: that would close a circle.
     let edges = world.graph(|graph| moving(graph, node, new, Reachable::Keep))?;
     redirect(transaction, node, new, &edges, Besides::Linked(new, slot)).await
+}
+
+/// Has drivers get ready for what their nodes are granted once `new` has all parents of `node`, and `node` is behind its empty
+/// slot, if that is to be.
+pub fn get_ready(transaction: &mut Transaction, node: NodeId, new: NodeId, slot: Option<ChildSlot>) {
+    let rewired = transaction.world.graph(|graph| {
+        let moving = moving(graph, node, new, Reachable::Keep).ok()?;
+        let coming = |slot| {
+            let (name, role) = empty_slot(graph, new, slot).ok()?;
+            Some(Coming {
+                parent: Parent::Node(new, slot),
+                child: node,
+                name: name.into(),
+                role,
+            })
+        };
+        Some(Rewired {
+            edges: moving.iter().map(|moving| moving.edge).collect(),
+            to: new,
+            coming: slot.and_then(coming),
+        })
+    });
+    if let Some(rewired) = rewired {
+        transaction.get_ready(&rewired, [new, node]);
+    }
 }
 
 fn find_edge<'a>(graph: &'a Graph, of: &ChildOf) -> Result<&'a Edge> {

@@ -55,7 +55,7 @@ impl Change for Snapshot {
 
     async fn ahead(&mut self, transaction: &mut Transaction) -> Result<()> {
         match self.found {
-            Some(found) => bring(transaction, found.overlay, found.node).await,
+            Some(found) => bring_ready(transaction, found).await,
             None => Ok(()),
         }
     }
@@ -99,6 +99,16 @@ pub async fn put_over(transaction: &mut Transaction, found: NodeAndOverlay) -> R
     // The node may have moved since.
     bring(transaction, overlay, node).await?;
     replace::append(transaction, node, overlay, slot).await
+}
+
+/// Has an overlay where it is to be, and drivers ready for the permissions that its coming brings.
+///
+/// # Errors
+/// An iothread is gone.
+pub async fn bring_ready(transaction: &mut Transaction, found: NodeAndOverlay) -> Result<()> {
+    bring(transaction, found.overlay, found.node).await?;
+    replace::get_ready(transaction, found.node, found.overlay, Some(found.slot));
+    Ok(())
 }
 
 /// Moves an overlay that nobody uses to where the node is that it is to go over.

@@ -63,7 +63,11 @@ impl Change for SnapshotSync {
         let Some(node) = self.node else { return Ok(()) };
         let overlay = self.make(transaction, node).await?;
         self.overlay = Some(overlay);
-        snapshot::bring(transaction, overlay, node).await
+        let found = transaction.world.graph(|graph| {
+            let (node, overlay) = (graph.expect(node)?, graph.expect(overlay)?);
+            snapshot::check_overlay(graph, node, overlay)
+        })?;
+        snapshot::bring_ready(transaction, found).await
     }
 
     fn flushed(&self) -> Option<NodeId> {

@@ -30,7 +30,8 @@ fn two_used_disks() -> FakeWorld {
     world
 }
 
-/// However many disks are cut: all are still, all are flushed, all have prepared their permissions, all have their new edges.
+/// However many disks are cut: all are still, all are flushed, all have their new edges. They have prepared their permissions
+/// before.
 #[test]
 fn a_cut_of_many_disks_takes_as_many_rounds_as_of_one() {
     for disks in [1, 2, 12] {
@@ -46,7 +47,7 @@ fn a_cut_of_many_disks_takes_as_many_rounds_as_of_one() {
         }
         assert_eq!(
             world.rounds_of_first_section(together(actions)),
-            4,
+            3,
             "{disks} disks"
         );
         world.assert_settled(&[]);

@@ -131,7 +131,13 @@ impl Transaction {
             });
             nodes.collect()
         });
-        permissions::prepare_nodes(&world, &now).await?;
+        let unready = self.take_ready(&now);
+        if let Err(error) = permissions::prepare_nodes(&world, &unready).await {
+            let told: HashSet<NodeId> = unready.into_iter().map(|(node, _)| node).collect();
+            let ready = now.iter().map(|(node, _)| *node);
+            permissions::abort(&world, ready.filter(|node| !told.contains(node)));
+            return Err(error);
+        }
         for (node, granted) in now {
             permissions::commit_node(&world, node, granted);
         }

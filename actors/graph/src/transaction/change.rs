@@ -188,11 +188,18 @@ async fn prepare_all<C: Change>(
 /// failed.
 async fn take_ahead<C: Change>(transaction: &mut Transaction, changes: &mut [C]) -> Vec<Result<()>> {
     let mut taken = Vec::with_capacity(changes.len());
+    let mut getting_ready = Vec::with_capacity(changes.len());
     for change in changes.iter_mut() {
+        let before = transaction.getting_ready();
         taken.push(change.ahead(transaction).await);
+        getting_ready.push(transaction.getting_ready() - before);
         if taken.last().is_some_and(Result::is_err) {
             break;
         }
+    }
+    for (taken, count) in taken.iter_mut().zip(getting_ready) {
+        let readied = transaction.readied(count).await;
+        *taken = std::mem::replace(taken, Ok(())).and(readied);
     }
     // A failure counts ahead too: storage tells of what it has lost but once.
     flush_all(&transaction.world, changes, &mut taken).await;

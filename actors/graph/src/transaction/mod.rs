@@ -6,6 +6,7 @@ pub mod exchange;
 pub mod moving;
 pub mod nodes;
 mod permissions;
+mod ready;
 mod steps;
 pub mod together;
 

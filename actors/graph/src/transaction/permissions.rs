@@ -20,7 +20,7 @@ fn prepares(world: &World, node: NodeId) -> bool {
 }
 
 /// Asks the nodes that have something to prepare.
-fn ask_to_prepare(world: &World, nodes: &[(NodeId, Granted)]) -> Vec<(NodeId, Answered)> {
+pub fn ask_to_prepare(world: &World, nodes: &[(NodeId, Granted)]) -> Vec<(NodeId, Answered)> {
     let preparing = nodes.iter().filter(|(node, _)| prepares(world, *node));
     let ask = |(node, Granted { taken, shared }): &(NodeId, Granted)| {
         let (taken, shared) = (*taken, *shared);

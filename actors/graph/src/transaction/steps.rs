@@ -10,6 +10,7 @@ use crate::effect::Effect;
 use crate::order::{Address, NodeOrder, Wiring};
 use crate::sections::Cover;
 use crate::transaction::burst::{Burst, addresses_behind};
+use crate::transaction::ready::Ready;
 use crate::transaction::{moving, nodes, permissions};
 use crate::undo::{Facts, Log, Undo};
 use crate::value::edge::{Edge, Parent, Root, Target};
@@ -24,6 +25,7 @@ pub struct Transaction {
     pub world: World,
     pub(super) log: Vec<Undo>,
     pub(super) burst: Burst,
+    pub(super) ready: Ready,
 }
 
 impl Transaction {
@@ -33,6 +35,7 @@ impl Transaction {
             world: world.clone(),
             log: Vec::new(),
             burst: Burst::default(),
+            ready: Ready::default(),
         }
     }
 
@@ -42,6 +45,7 @@ impl Transaction {
             world: world.clone(),
             log: log.0,
             burst: Burst::default(),
+            ready: Ready::default(),
         }
     }
 
@@ -56,6 +60,7 @@ impl Transaction {
     /// Everything holds, and nodes made become visible. The sections go on: whoever asked ends them in this order.
     #[must_use = "the sections are ended by whoever asked"]
     pub fn commit_still(mut self) -> Vec<Token> {
+        self.unready();
         let mut sections = Vec::new();
         for step in self.log.drain(..).rev() {
             match step {
@@ -81,6 +86,7 @@ impl Transaction {
                 | Undo::Root(_)
                 | Undo::Blocked(_)
                 | Undo::Permissions { .. }
+                | Undo::Readied(_)
                 | Undo::Planned { .. }
                 | Undo::Connected(..)
                 | Undo::RootMoved(..)
@@ -105,6 +111,7 @@ impl Transaction {
     #[must_use = "the sections are ended by whoever asked"]
     pub async fn roll_back_still(mut self) -> Vec<Token> {
         self.burst = Burst::default();
+        self.unready();
         self.world.with(|state| state.undoing += 1);
         let mut sections = Vec::new();
         while let Some(step) = self.log.pop() {
@@ -139,6 +146,7 @@ impl Transaction {
             Undo::Redirected(edge, target) => self.redirect_back(edge, target).await,
             Undo::Permissions { edges, nodes } => permissions::restore(world, edges, nodes).await,
             Undo::Planned { edges, nodes } => permissions::forget(world, edges, nodes),
+            Undo::Readied(node) => permissions::abort(world, [node]),
             Undo::Connected(parent, slot, target) => self.connect_back(parent, slot, target).await,
             Undo::RootMoved(root, from, to) => self.move_root_back(root, from, to).await,
             Undo::Numbered(node, next) => {
@@ -304,6 +312,7 @@ impl Transaction {
         starts: impl IntoIterator<Item = NodeId>,
     ) -> Result<Plan> {
         self.send_burst().await?;
+        self.unready();
         let plan = self.world.graph(|graph| plan.complete(graph, starts))?;
         permissions::prepare_nodes(&self.world, &plan.nodes).await?;
         Ok(plan)
@@ -406,6 +415,7 @@ impl Transaction {
     /// One of the iothreads is gone.
     pub async fn move_still(&mut self, nodes: &[NodeId], to: IoThreadId) -> Result<()> {
         self.send_burst().await?;
+        self.unready();
         let world = self.world.clone();
         let mut homes: BTreeMap<IoThreadId, Vec<NodeId>> = BTreeMap::new();
         world.graph(|graph| {
@@ -432,6 +442,8 @@ impl Transaction {
 impl Drop for Transaction {
     // The procedure that it was part of has been given up.
     fn drop(&mut self) {
+        let unready = self.undo_ready();
+        self.log.extend(unready);
         if !self.log.is_empty() {
             self.world.abandon(Log(std::mem::take(&mut self.log)));
         }

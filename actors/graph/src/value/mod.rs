@@ -12,3 +12,4 @@ pub mod home;
 pub mod node;
 pub mod permissions;
 pub mod refusal;
+pub mod rewired;
