@@ -14,6 +14,7 @@ use millpond::node::Client;
 use millpond_messages::Permissions;
 use millpond_messages::graph::{DrainScope, RootRequest, RootUser, SetIothread};
 use millpond_ring::buffer::Buffers;
+use millpond_ring::os::process::{Preference, prefer_this_thread};
 use serde_json::json;
 
 use crate::Outcome;
@@ -169,6 +170,9 @@ fn table(by_depth: &[Drains], by_delay: &[Drains]) -> String {
 
 /// Drains a node so often, beneath `depth` reads that take `delay` microseconds each.
 fn drains(depth: usize, delay: u64, count: usize) -> Outcome<Drains> {
+    // As the control thread is: what is timed is the drain, and not how long this thread waits for a processor after it. Who
+    // may not have that is told by the outliers.
+    drop(prefer_this_thread(Preference::default()));
     let layer = block_on(BlockLayer::start(BlockLayerConfig::default()))?;
     let client = block_on(node_with_client(&layer, delay))?;
     let clock = Clock {
