@@ -322,6 +322,32 @@ fn an_error_of_the_target_is_dealt_with_by_its_policy_as_in_qemu() {
     }
 }
 
+/// What is left when a job is finalized is copied then; nobody can resume a job that stopped meanwhile.
+#[test]
+fn a_target_that_fails_as_its_mirror_is_finalized_ends_the_job() {
+    let mut daemon = daemon().nbd_unix().start();
+    let rule = json!({"event": "write_aio", "errno": 5});
+    open(&mut daemon, "raw", json!({}), Some(rule));
+    let mut guest = export(&mut daemon, "disk");
+    let arguments = mirror(json!({"sync": "none", "on-target-error": "stop", "auto-finalize": false}));
+    daemon.qmp.ok("blockdev-mirror", arguments);
+    wait_ready(&mut daemon);
+    daemon.qmp.ok("job-complete", json!({"id": "j"}));
+    daemon
+        .qmp
+        .wait_event_where("JOB_STATUS_CHANGE", |data| data["status"] == "pending");
+    guest.ok(&Request::write(0, vec![6; 4096]));
+    daemon.qmp.ok("job-finalize", json!({"id": "j"}));
+    let error = daemon.qmp.wait_event("BLOCK_JOB_ERROR");
+    assert_eq!(error["action"], "report", "{error}");
+    let completed = daemon.qmp.wait_event("BLOCK_JOB_COMPLETED");
+    assert_eq!(completed["error"], "Input/output error", "{completed}");
+    wait_gone(&mut daemon);
+    assert_eq!(guest.read(0, 4), [6; 4], "the source is what it was");
+    guest.ok(&Request::write(0, vec![7; 4096]));
+    daemon.kill();
+}
+
 fn export(daemon: &mut Daemon, node: &str) -> Session {
     let options = json!({"type": "nbd", "id": "e", "node-name": node, "writable": true});
     daemon.qmp.ok("block-export-add", options);

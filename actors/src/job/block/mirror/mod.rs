@@ -33,6 +33,7 @@ use crate::job::work::Job;
 use crate::node::Client;
 
 use data::{Data, Progress};
+use plan::Manner;
 pub use plan::MirrorPlan;
 
 const FILTER: &str = "mirror_top";
@@ -237,15 +238,15 @@ impl Mirror {
             ));
         }
         self.pace.replace(Some(pace));
-        self.follow().await
+        self.follow(self.plan.manner()).await
     }
 
     /// Copies what is left, until the job is to end and nothing is.
-    async fn follow(&self) -> Result<()> {
+    async fn follow(&self, manner: Manner) -> Result<()> {
         let (keeper, target) = self.clients()?;
         let pace = self.pace.borrow().clone().ok_or_else(not_begun)?;
         loop {
-            let (clients, line, manner) = (self.holds.clients(), Arc::clone(&self.line), self.plan.manner());
+            let (clients, line) = (self.holds.clients(), Arc::clone(&self.line));
             let (home, keeper, target, pace) = (keeper.clone(), keeper.clone(), target.clone(), pace.clone());
             let mut progress = self.progress.get();
             let (ended, progress) = at_home(home, move || async move {
@@ -287,7 +288,7 @@ impl Mirror {
             }
             // What came in between was discarded, or has not reached the target.
             drop(still);
-            self.follow().await?;
+            self.follow(plan.manner().unstoppable()).await?;
         };
         self.line.set_mode(MirrorMode::Closing);
         // What the source's users have flushed is to be durable in the target before it is theirs.

@@ -65,6 +65,23 @@ pub struct OnErrors {
     pub target: BlockdevOnError,
 }
 
+impl Manner {
+    /// The same of a job that is being finalized: no user can resume that, so what would stop it ends it.
+    pub(super) fn unstoppable(self) -> Self {
+        let unstoppable = |policy| match policy {
+            BlockdevOnError::Ignore => policy,
+            _ => BlockdevOnError::Report,
+        };
+        Self {
+            on_errors: OnErrors {
+                source: unstoppable(self.on_errors.source),
+                target: unstoppable(self.on_errors.target),
+            },
+            ..self
+        }
+    }
+}
+
 impl MirrorPlan {
     /// What a user asks for, checked against the graph as it is. Nothing is taken yet.
     ///
