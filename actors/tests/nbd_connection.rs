@@ -375,10 +375,12 @@ fn negotiated(mode: Mode) -> Negotiated {
         request_alignment: 1,
         max_transfer: 0,
         allocation_depth: true,
+        bitmaps: Vec::new(),
     };
     let contexts = Contexts {
         base_allocation: mode > Mode::Simple,
         allocation_depth: mode > Mode::Simple,
+        bitmaps: 0,
     };
     Negotiated {
         export: Arc::new(export),

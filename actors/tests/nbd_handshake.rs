@@ -89,6 +89,7 @@ fn exports() -> Vec<Arc<Offer>> {
         request_alignment: 1,
         max_transfer: 0,
         allocation_depth: false,
+        bitmaps: Vec::new(),
     };
     let described = Some("some text".to_owned());
     vec![

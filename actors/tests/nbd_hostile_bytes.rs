@@ -25,6 +25,7 @@ fn exports() -> Vec<Arc<Offer>> {
                 request_alignment: 512,
                 max_transfer: 0,
                 allocation_depth: true,
+                bitmaps: Vec::new(),
             })
         })
         .to_vec()
@@ -108,7 +109,7 @@ proptest! {
             mode,
             size: 1 << 20,
             flags: Offer::base_flags(writable, true),
-            contexts: Contexts { base_allocation: true, allocation_depth: false },
+            contexts: Contexts { base_allocation: true, allocation_depth: false, bitmaps: 0 },
         };
         let mut bytes = match mode {
             Mode::Extended => 0x21e4_1c71_u32,

@@ -218,6 +218,7 @@ fn exports(graph: &SavedGraph, connections: Vec<SavedConnection>) -> Vec<SavedEx
             flags: Offer::base_flags(writable, true).bits(),
             request_alignment: 1,
             max_transfer: 0,
+            bitmaps: Vec::new(),
             connections,
         })
     };
@@ -256,6 +257,7 @@ fn clients(descriptors: [u32; 2], standing: [SavedStanding; 2], first: u64) -> V
         replies: SavedReplies::Structured,
         base_allocation: true,
         allocation_depth: false,
+        dirty_bitmaps: 0,
         standing: one,
         shutting_down: false,
     };

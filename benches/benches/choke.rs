@@ -12,8 +12,8 @@ mod world;
 use criterion::measurement::Measurement;
 use criterion::{Criterion, criterion_group, criterion_main};
 use millpond::iothread::IoThread;
-use millpond::node::{Client, HomeClient, Mail};
-use millpond_messages::RequestFlags;
+use millpond::node::{BitmapOrder, Client, HomeClient, Mail, NodeOrder};
+use millpond_messages::{BitmapId, RequestFlags};
 use millpond_ring::buffer::Buffers;
 use serde_json::json;
 
@@ -64,12 +64,27 @@ fn requests(iothread: &IoThread<Mail>, client: &Client, kind: Kind, count: u64) 
     })
 }
 
+/// A node that does nothing, with so many dirty bitmaps that record its writes.
+fn watched(world: &mut World, count: u64) -> Client {
+    let near = world.near.clone();
+    let node = world.open(&near, "null-co", None);
+    for bitmap in (1..=count).map(BitmapId) {
+        let order = BitmapOrder::Add {
+            granularity: 65_536,
+            is_recording: true,
+        };
+        world.order(&near, NodeOrder::Bitmap { bitmap, order }.at(node.node));
+    }
+    world.client(&node)
+}
+
 fn choke(criterion: &mut Criterion<Meter>) {
     let mut world = World::new();
     let near = world.near.clone();
     let null = world.open(&near, "null-co", None);
     let blocks = world.open_with(&near, "blkdebug", json!({ "align": 512 }), Some(&null));
     let (plain, blocks) = (world.client(&null), world.client(&blocks));
+    let [one, four] = [1, 4].map(|count| watched(&mut world, count));
     let mut group = criterion.benchmark_group("choke point");
     let cases = [
         ("read", &plain, Kind::Read(0)),
@@ -78,6 +93,8 @@ fn choke(criterion: &mut Criterion<Meter>) {
         ("discard", &plain, Kind::Discard),
         ("flush", &plain, Kind::Flush),
         ("block status", &plain, Kind::BlockStatus),
+        ("write with a dirty bitmap", &one, Kind::Write(0)),
+        ("write with four dirty bitmaps", &four, Kind::Write(0)),
         ("blocks of 512: read", &blocks, Kind::Read(0)),
         ("blocks of 512: unaligned read", &blocks, Kind::Read(1)),
         ("blocks of 512: write", &blocks, Kind::Write(0)),

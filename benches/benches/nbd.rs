@@ -58,6 +58,7 @@ fn limits(mode: Mode) -> Limits {
         contexts: Contexts {
             base_allocation: structured,
             allocation_depth: false,
+            bitmaps: 0,
         },
     }
 }

@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use millpond_messages::graph::{Options, RootUser};
 use millpond_messages::saved::*;
 use millpond_messages::{
-    ChildSlot, DiscardMode, EdgeId, IoThreadId, LatencyHistogram, NodeId, NodeStatistics, OpBlocker,
-    OpenFlags, OperationCount, Permissions, Role, RootId, Token,
+    BitmapId, ChildSlot, DiscardMode, EdgeId, IoThreadId, LatencyHistogram, NodeId, NodeStatistics,
+    OpBlocker, OpenFlags, OperationCount, Permissions, Role, RootId, Token,
 };
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -95,6 +95,13 @@ fn node() -> SavedNode {
         shared: Permissions::all(),
         owned: true,
         implicit_backing: Some(NodeId(8)),
+        bitmaps: vec![SavedBitmap {
+            id: BitmapId(7),
+            name: "since-monday".into(),
+            granularity: 65_536,
+            is_recording: true,
+            holder: Some(RootId(4)),
+        }],
         cell: Some(SavedCell {
             flags: OpenFlags::RDWR,
             detect_zeroes: SavedZeroDetection::Unmap,
@@ -104,6 +111,14 @@ fn node() -> SavedNode {
             unflushed: true,
             write_threshold: 4096,
             sections: vec![Token(4)],
+            bitmaps: vec![SavedBits {
+                bitmap: BitmapId(7),
+                granularity: 65_536,
+                is_recording: true,
+                is_lost: false,
+                len: 1 << 30,
+                dirty: SavedChunks(vec![(0, 65_536), (131_072, 65_536)]),
+            }],
             statistics: statistics(),
             driver: Some(DriverRecord::of(&Sample { number: 600 }).unwrap()),
         }),
@@ -193,6 +208,7 @@ fn connection(descriptor: u32) -> SavedConnection {
         replies: SavedReplies::Extended,
         base_allocation: true,
         allocation_depth: false,
+        dirty_bitmaps: 0b101,
         standing: SavedStanding::Between {
             received: vec![0x21, 0xe4],
         },
@@ -242,6 +258,7 @@ fn daemon() -> SavedDaemon {
                 flags: 0x1ed,
                 request_alignment: 512,
                 max_transfer: 1 << 25,
+                bitmaps: vec![(NodeId(1), BitmapId(7))],
                 connections: vec![connection(1), inside],
             }),
         }],

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod beside;
+pub mod bitmaps;
 pub mod crash;
 pub mod crowd;
 pub mod daemon;

@@ -3,7 +3,7 @@
 use millpond_engine::node::{self, Naming};
 use millpond_messages::{IoThreadId, NodeId, Permissions, RootId};
 
-pub use millpond_engine::node::{IothreadOrder, NodeOrder, NodeTask};
+pub use millpond_engine::node::{BitmapMerge, BitmapOrder, IothreadOrder, NodeOrder, NodeTask};
 
 /// Iothreads and root edges by their ids.
 #[derive(Debug, Clone, Copy)]
@@ -95,6 +95,7 @@ pub fn internal_io_of(order: &Order) -> Vec<NodeId> {
             NodeTask::Close
             | NodeTask::PermissionsPrepare { .. }
             | NodeTask::DeleteFile
+            | NodeTask::MergeBitmap(_)
             | NodeTask::Describe => Vec::new(),
         },
         Order::Node(..) | Order::Iothread(_) | Order::Wiring(_) => Vec::new(),
@@ -119,7 +120,9 @@ pub fn what(order: &Order) -> Option<&'static str> {
             NodeTask::ChangeBackingFile { .. } => "change of the backing file",
             NodeTask::Invalidate => "reading of metadata",
             NodeTask::ReadHead { .. } => "first read",
-            NodeTask::Describe | NodeTask::Commit { .. } | NodeTask::MakeEmpty => return None,
+            NodeTask::Describe | NodeTask::Commit { .. } | NodeTask::MakeEmpty | NodeTask::MergeBitmap(_) => {
+                return None;
+            }
         },
         Order::Node(..) | Order::Iothread(_) | Order::Wiring(_) => return None,
     })

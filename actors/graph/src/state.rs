@@ -322,6 +322,8 @@ pub fn print(outcome: &OrderOutcome) -> String {
         OrderOutcome::Saved(saved) => format!("{saved:?}"),
         OrderOutcome::Counters(counters) => format!("{counters:?}"),
         OrderOutcome::Debugged(result) => format!("{result:?}"),
+        OrderOutcome::Bits(result) => format!("{result:?}"),
+        OrderOutcome::DirtyRuns(result) => format!("{result:?}"),
         OrderOutcome::Named(result) => format!("{result:?}"),
         OrderOutcome::Checked(result) => format!("{result:?}"),
         OrderOutcome::RealPaths(paths) => format!("{paths:?}"),

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use millpond_drivers::api::BackingLink;
 use millpond_engine::node::OpenFacts;
-use millpond_messages::{ChildSlot, EdgeId, IoThreadId, NodeId, Permissions, RootId, Token};
+use millpond_messages::{
+    BitmapId, ChildSlot, ChunkSet, EdgeId, IoThreadId, NodeId, Permissions, RootId, Token,
+};
 
 use crate::order::Address;
 use crate::value::edge::{Edge, Target};
@@ -59,6 +61,14 @@ pub enum Undo {
     ReopenPrepared(NodeId),
     /// Move nodes back to an iothread.
     Moved(Vec<NodeId>, IoThreadId),
+    /// Remove a bitmap that was added.
+    BitmapAdded(NodeId, BitmapId),
+    /// Keep a bitmap that was to be removed.
+    BitmapRemoved(NodeId, BitmapId),
+    /// Let a bitmap record again, or not.
+    BitmapRecording(NodeId, BitmapId, bool),
+    /// Let a bitmap say what it said before.
+    BitmapChanged(NodeId, BitmapId, Box<ChunkSet>),
     /// Let a node be again what it was before edges below it led elsewhere.
     Facts(Box<Facts>),
 }

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 
 use millpond_engine::node::{OpenFacts, OrderId, OrderOutcome};
 use millpond_messages::graph::IothreadOptions;
-use millpond_messages::{Error, ErrorKind, IoThreadId, NodeId, Permissions, Result, RootId, Token};
+use millpond_messages::{ChunkSet, Error, ErrorKind, IoThreadId, NodeId, Permissions, Result, RootId, Token};
 
 use crate::effect::Effect;
 use crate::order::{self, AtNode, Order};
@@ -202,6 +202,15 @@ impl Answered {
     pub async fn done(self) -> Result<()> {
         match self.await {
             OrderOutcome::Done(result) => result,
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// The answer to a question about what is dirty, or to a change of that.
+    pub async fn bits(self) -> Result<Box<ChunkSet>> {
+        match self.await {
+            OrderOutcome::Bits(result) => result,
+            OrderOutcome::Done(Err(error)) => Err(error),
             _ => Err(unexpected()),
         }
     }

@@ -195,7 +195,7 @@ impl ExportRegistry {
         match &options.kind {
             BlockExportKind::Nbd(nbd) => {
                 let name = nbd.name.as_deref().unwrap_or(&options.node_name);
-                nbd::export::prepare(&self.0.nbd, name, nbd)
+                nbd::export::prepare(&self.0.nbd, &self.0.graph, name, nbd)
             }
         }
     }

@@ -4,6 +4,7 @@
 //! the arguments and gives the answer that the command's row in [`schema`] names; one that
 //! does not fit its row does not compile.
 
+mod bitmap;
 mod chardev;
 mod control;
 pub(crate) mod export;
@@ -33,6 +34,12 @@ macro_rules! table {
 }
 
 const TABLE: &[(&str, Handler)] = table! {
+    BlockDirtyBitmapAdd => bitmap::add,
+    BlockDirtyBitmapRemove => bitmap::remove,
+    BlockDirtyBitmapClear => bitmap::clear,
+    BlockDirtyBitmapEnable => bitmap::enable,
+    BlockDirtyBitmapDisable => bitmap::disable,
+    BlockDirtyBitmapMerge => bitmap::merge,
     BlockExportAdd => export::add,
     BlockExportDel => export::delete,
     BlockCommit => job::block_commit,
@@ -99,6 +106,7 @@ const TABLE: &[(&str, Handler)] = table! {
     XBlockdevAmend => image::amend,
     XBlockdevChange => node::change_children,
     XBlockdevSetIothread => node::set_iothread,
+    XDebugBlockDirtyBitmapSha256 => bitmap::sha256,
     XDebugQueryBlockGraph => graph::query_graph,
     XMillpondBlockCommitPlan => job::plan_commit,
     XMillpondBlockStreamPlan => job::plan_stream,

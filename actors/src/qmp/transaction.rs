@@ -1,12 +1,13 @@
 //! Several changes together, all or none.
 
+use super::bitmap;
 use crate::daemon::Daemon;
 use crate::job::{BackupPlan, TransactionPart};
-use millpond_messages::graph::{Action, Snapshot, SnapshotSync};
+use millpond_messages::graph::{Action, BitmapChange, BitmapEdit, Snapshot, SnapshotSync};
 use millpond_messages::qapi::QmpError;
 use millpond_messages::qapi::schema::{
-    ActionCompletionMode, BlockdevBackup, BlockdevSnapshot, BlockdevSnapshotSync, DriveBackup, NewImageMode,
-    Transaction, TransactionAction,
+    ActionCompletionMode, BlockDirtyBitmap, BlockdevBackup, BlockdevSnapshot, BlockdevSnapshotSync,
+    DriveBackup, NewImageMode, Transaction, TransactionAction,
 };
 
 pub(super) async fn run(daemon: Daemon, arguments: Transaction) -> Result<(), QmpError> {
@@ -21,6 +22,12 @@ pub(super) async fn run(daemon: Daemon, arguments: Transaction) -> Result<(), Qm
 fn part(action: TransactionAction) -> TransactionPart {
     match action {
         TransactionAction::Abort(_) => TransactionPart::Change(Action::Abort),
+        TransactionAction::BlockDirtyBitmapAdd(added) => bitmap_part(bitmap::addition(added.data)),
+        TransactionAction::BlockDirtyBitmapRemove(named) => changed(named.data, BitmapChange::Remove),
+        TransactionAction::BlockDirtyBitmapClear(named) => changed(named.data, BitmapChange::Clear),
+        TransactionAction::BlockDirtyBitmapEnable(named) => changed(named.data, BitmapChange::Enable),
+        TransactionAction::BlockDirtyBitmapDisable(named) => changed(named.data, BitmapChange::Disable),
+        TransactionAction::BlockDirtyBitmapMerge(merged) => bitmap_part(bitmap::merging(merged.data)),
         TransactionAction::BlockdevBackup(backup) => start(&backup.data),
         TransactionAction::BlockdevSnapshot(snapshot) => {
             let BlockdevSnapshot { node, overlay } = snapshot.data;
@@ -29,6 +36,14 @@ fn part(action: TransactionAction) -> TransactionPart {
         TransactionAction::BlockdevSnapshotSync(snapshot) => sync(snapshot.data),
         TransactionAction::DriveBackup(backup) => start_to_file(backup.data),
     }
+}
+
+fn bitmap_part(edit: BitmapEdit) -> TransactionPart {
+    TransactionPart::Change(Action::EditBitmap(edit))
+}
+
+fn changed(named: BlockDirtyBitmap, change: BitmapChange) -> TransactionPart {
+    bitmap_part(bitmap::change(named, change))
 }
 
 /// What ends together is jobs: others have no part in it.

@@ -5,4 +5,3 @@ pub(crate) mod copies;
 pub mod left;
 pub mod offload;
 pub mod quorum;
-pub(crate) mod saved_chunks;

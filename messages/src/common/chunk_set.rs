@@ -8,6 +8,8 @@
 //! Only a page that is mixed has storage, so a set costs what its disk has of places where that changes, not what the disk is
 //! long. A write is noted without an allocation, but for the first one in a page.
 
+mod whole;
+
 use super::range::Range;
 
 const WORDS: usize = 512;
@@ -18,7 +20,7 @@ const PAGE_CHUNKS: u64 = 32_768;
 const MAX_PAGES: u64 = 1 << 21;
 
 /// Some of a disk's chunks.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChunkSet {
     len: u64,
     /// The bytes of a chunk are two to the power of this.
@@ -37,14 +39,14 @@ pub struct TooManyChunks {
     pub chunk: u64,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Page {
     Empty,
     Full,
     Mixed(Box<Mixed>),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Mixed {
     count: u32,
     words: [u64; WORDS],
@@ -67,6 +69,13 @@ fn words((start, end): Span) -> impl Iterator<Item = (usize, u64)> {
         // A page has 512 words.
         (usize::try_from(word).unwrap_or(WORDS), mask(from, to))
     })
+}
+
+/// How many pages a disk of `len` bytes has.
+fn pages_of(len: u64, chunk: u64) -> Result<usize, TooManyChunks> {
+    let pages = len.div_ceil(chunk).div_ceil(PAGE_CHUNKS);
+    let pages = usize::try_from(pages).ok().filter(|_| pages <= MAX_PAGES);
+    pages.ok_or(TooManyChunks { len, chunk })
 }
 
 impl Page {
@@ -156,17 +165,12 @@ impl ChunkSet {
     /// # Errors
     /// There would be more than a set can have.
     pub fn new(len: u64, chunk: u64) -> Result<Self, TooManyChunks> {
-        let too_many = TooManyChunks { len, chunk };
-        let chunk = chunk.max(1).checked_next_power_of_two().ok_or(too_many)?;
-        let pages = len.div_ceil(chunk).div_ceil(PAGE_CHUNKS);
-        if pages > MAX_PAGES {
-            return Err(too_many);
-        }
-        let pages = usize::try_from(pages).map_err(|_| too_many)?;
+        let rounded = chunk.max(1).checked_next_power_of_two();
+        let chunk = rounded.ok_or(TooManyChunks { len, chunk })?;
         Ok(Self {
             len,
             shift: chunk.trailing_zeros(),
-            pages: vec![Page::Empty; pages],
+            pages: vec![Page::Empty; pages_of(len, chunk)?],
             count: 0,
         })
     }

@@ -33,6 +33,10 @@ id!(
     IoThreadId(u32)
 );
 id!(
+    /// A dirty bitmap of a node. Never reused.
+    BitmapId(u64)
+);
+id!(
     /// A drained section, or one step of a handshake. Never reused.
     Token(u64)
 );

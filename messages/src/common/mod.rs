@@ -24,7 +24,7 @@ pub use cache::{CacheMode, ParseCacheError, parse_cache_mode, parse_discard_flag
 pub use chunk_set::{ChunkSet, TooManyChunks};
 pub use debug_event::{DebugEvent, DebugOrder};
 pub use flags::{OpenFlags, RequestFlags};
-pub use id::{ChildSlot, EdgeId, IoThreadId, NodeId, RootId, Token};
+pub use id::{BitmapId, ChildSlot, EdgeId, IoThreadId, NodeId, RootId, Token};
 pub use info::{BlockSizes, CheckResult, DriverInfo, FragmentInfo, Geometry, Repair};
 pub use limits::{
     Limits, MAX_ALIGNMENT, MAX_LENGTH, REQUEST_MAX_BYTES, REQUEST_MAX_SECTORS, RangeError, SECTOR_SIZE,

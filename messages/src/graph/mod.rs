@@ -6,6 +6,7 @@
 #[macro_use]
 mod request;
 
+mod bitmap;
 mod blocker;
 mod drain;
 mod facts;
@@ -19,6 +20,7 @@ mod reply;
 mod transaction;
 mod user;
 
+pub use bitmap::{BitmapChange, BitmapEdit, BitmapHold, BitmapName, DirtyRun, HeldBitmap, ShownBitmap};
 pub use blocker::Blocker;
 pub use drain::DrainScope;
 pub use facts::{DriverFacts, EdgeFacts, GraphFacts, NodeFacts};

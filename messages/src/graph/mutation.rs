@@ -1,8 +1,8 @@
 //! What waits for its turn.
 
 use super::{
-    Action, ChildOf, CompletionMode, IothreadOptions, JobAction, JobEdit, OpenImage, Options, RootRequest,
-    RootUser, Transacted,
+    Action, BitmapEdit, BitmapHold, ChildOf, CompletionMode, HeldBitmap, IothreadOptions, JobAction, JobEdit,
+    OpenImage, Options, RootRequest, RootUser, Transacted,
 };
 use crate::common::{
     CheckResult, LatencyHistograms, OpBlocker, Permissions, Repair, RequestFlags, RootId, Token,
@@ -339,6 +339,16 @@ requests! {
             /// What overlays of `top` store as the name of their backing file; `None` is the name that opens `base`.
             backing_file: Option<String>,
         },
+        /// Change a dirty bitmap of a node.
+        ///
+        /// # Errors
+        /// There is no such node or bitmap, it is in use, or it cannot be what is asked for; nothing has changed.
+        EditBitmap(BitmapEdit),
+        /// Keep bitmaps from being changed by others, as long as a user holds its node.
+        ///
+        /// # Errors
+        /// There is no such bitmap, it is in use, or it would go on changing below a user who does not write.
+        HoldBitmaps(BitmapHold) -> Vec<HeldBitmap>: Bitmaps,
         /// Change what only jobs change.
         ///
         /// # Errors

@@ -1,7 +1,11 @@
 //! Questions about the graph.
 
-use super::{Blocker, DriverFacts, GraphFacts, IothreadOptions, IothreadReport, NodeFacts};
-use crate::common::{BlockSizes, DriverInfo, Geometry, IoThreadId, NodeReport, RootId};
+use super::{
+    BitmapName, Blocker, DirtyRun, DriverFacts, GraphFacts, IothreadOptions, IothreadReport, NodeFacts,
+};
+use crate::common::{
+    BitmapId, BlockSizes, ChunkSet, DriverInfo, Geometry, IoThreadId, NodeId, NodeReport, Range, RootId,
+};
 use crate::handshake::PendingDrain;
 use crate::qapi::{BlockDeviceInfo, BlockStats};
 use crate::saved::SavedGraph;
@@ -158,6 +162,25 @@ requests! {
             /// The name of the node that comes before.
             after: Option<String>,
         } -> Option<NodeFacts>: Found,
+        /// What is dirty by a bitmap, as it is now.
+        ///
+        /// # Errors
+        /// There is no such node or bitmap.
+        CopyBitmap(BitmapName) -> Box<ChunkSet>: Bits,
+        /// What is dirty in a range by a bitmap that the asker holds, from the range's start on.
+        ///
+        /// # Errors
+        /// The bitmap is gone with its node.
+        ReadBitmap {
+            /// The number of the node.
+            node: NodeId,
+            /// The number of the bitmap.
+            bitmap: BitmapId,
+            /// The bytes that are of interest.
+            range: Range,
+            /// The most runs that are answered.
+            most: usize,
+        } -> Vec<DirtyRun>: DirtyRuns,
         /// What is forbidden on a node and why, the newest reason first.
         ///
         /// # Errors

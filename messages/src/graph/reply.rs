@@ -1,7 +1,10 @@
 //! What the policy replies.
 
-use super::{Blocker, DriverFacts, GraphFacts, IothreadOptions, IothreadReport, NodeFacts, Transacted};
-use crate::common::{BlockSizes, CheckResult, DriverInfo, Geometry, IoThreadId, NodeReport, Token};
+use super::{
+    Blocker, DirtyRun, DriverFacts, GraphFacts, HeldBitmap, IothreadOptions, IothreadReport, NodeFacts,
+    Transacted,
+};
+use crate::common::{BlockSizes, CheckResult, ChunkSet, DriverInfo, Geometry, IoThreadId, NodeReport, Token};
 use crate::error::Result;
 use crate::handshake::PendingDrain;
 use crate::qapi::{BlockDeviceInfo, BlockStats};
@@ -57,6 +60,12 @@ pub enum GraphReply<C> {
     Blocked(Token),
     /// What is forbidden on a node.
     Blockers(Vec<Blocker>),
+    /// What is dirty by a bitmap.
+    Bits(Box<ChunkSet>),
+    /// Bitmaps that are held.
+    Bitmaps(Vec<HeldBitmap>),
+    /// What is dirty in a range.
+    DirtyRuns(Vec<DirtyRun>),
     /// What has come of actions that start jobs.
     Transacted(Box<Transacted>),
 }
@@ -91,6 +100,9 @@ impl<C> GraphReply<C> {
             Self::Frozen(it) => GraphReply::Frozen(it),
             Self::Blocked(it) => GraphReply::Blocked(it),
             Self::Blockers(it) => GraphReply::Blockers(it),
+            Self::Bits(it) => GraphReply::Bits(it),
+            Self::Bitmaps(it) => GraphReply::Bitmaps(it),
+            Self::DirtyRuns(it) => GraphReply::DirtyRuns(it),
             Self::Transacted(it) => GraphReply::Transacted(it),
         })
     }

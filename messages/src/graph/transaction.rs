@@ -1,8 +1,9 @@
 //! Changes that are carried out together.
 
 use super::{
-    AddChild, AddNode, Append, AttachChild, DelChild, DetachChild, DropFilter, InsertNode, MoveNode, Options,
-    RecordBackingFile, ReplaceChild, ReplaceNode, SetBacking, SetIothread, SetRootPermissions, Snapshot,
+    AddChild, AddNode, Append, AttachChild, BitmapEdit, DelChild, DetachChild, DropFilter, InsertNode,
+    MoveNode, Options, RecordBackingFile, ReplaceChild, ReplaceNode, SetBacking, SetIothread,
+    SetRootPermissions, Snapshot,
 };
 use crate::common::Token;
 use crate::error::Error;
@@ -46,6 +47,8 @@ pub enum Action {
     MoveNode(MoveNode),
     /// Change what a user of a node takes and shares.
     SetRootPermissions(SetRootPermissions),
+    /// Change a dirty bitmap of a node.
+    EditBitmap(BitmapEdit),
 }
 
 impl Action {
@@ -70,6 +73,7 @@ impl Action {
             Self::SetIothread(_) => "x-blockdev-set-iothread",
             Self::MoveNode(_) => "x-millpond-move-node",
             Self::SetRootPermissions(_) => "set-permissions",
+            Self::EditBitmap(edit) => edit.command(),
         }
     }
 }
@@ -139,6 +143,8 @@ pub struct BackupStart {
     pub reason: String,
     /// Arguments that cannot be, which is told once both nodes are found.
     pub refused: Option<String>,
+    /// The bitmap by which is to be copied.
+    pub bitmap: Option<String>,
     /// The job cannot be made, which is told once the filter is in place.
     pub refused_job: Option<String>,
     /// The job cannot be started, which is told once it is made.

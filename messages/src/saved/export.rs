@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::SavedOptions;
-use crate::{IoThreadId, RootId};
+use crate::{BitmapId, IoThreadId, NodeId, RootId};
 
 /// An export and its clients.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +44,8 @@ pub struct SavedNbdExport {
     pub request_alignment: u32,
     /// The most bytes of one request, 0 for no limit.
     pub max_transfer: u32,
+    /// The dirty bitmaps that it shows, by their nodes and their own numbers, in the order of their contexts.
+    pub bitmaps: Vec<(NodeId, BitmapId)>,
     /// The clients that have chosen it, in the order in which they came.
     pub connections: Vec<SavedConnection>,
 }
@@ -98,6 +100,8 @@ pub struct SavedConnection {
     pub base_allocation: bool,
     /// The client chose `qemu:allocation-depth`.
     pub allocation_depth: bool,
+    /// Which of the export's dirty bitmaps the client chose, a bit for each, the first one lowest.
+    pub dirty_bitmaps: u64,
     /// Where it stands in what it asks for.
     pub standing: SavedStanding,
     /// The server has begun to end the connection.

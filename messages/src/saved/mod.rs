@@ -14,6 +14,7 @@
 //! What is in the record is what nobody could find out again from files and options. A record is taken of nodes that are
 //! still, in drained sections that it lists. Descriptors are named by their place in the list that is handed over with it.
 
+mod chunks;
 mod daemon;
 mod driver;
 mod export;
@@ -21,6 +22,7 @@ mod graph;
 mod job;
 mod node;
 
+pub use chunks::SavedChunks;
 pub use daemon::{SavedDaemon, SavedObject, SavedRate, SavedThrottleGroup};
 pub use driver::DriverRecord;
 pub use export::{
@@ -32,7 +34,9 @@ pub use graph::{
     SavedSectionCover,
 };
 pub use job::{SavedFate, SavedJob, SavedRetry, SavedStep, SavedWishes, SavedWork};
-pub use node::{SavedCell, SavedCommon, SavedGiven, SavedNode, SavedOptions, SavedZeroDetection};
+pub use node::{
+    SavedBitmap, SavedBits, SavedCell, SavedCommon, SavedGiven, SavedNode, SavedOptions, SavedZeroDetection,
+};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

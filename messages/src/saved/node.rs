@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{DriverRecord, SavedError};
+use super::{DriverRecord, SavedChunks, SavedError};
 use crate::graph::Options;
 use crate::{
-    ChildSlot, DiscardMode, EdgeId, IoThreadId, NodeId, NodeStatistics, OpenFlags, Permissions, Token,
+    BitmapId, ChildSlot, DiscardMode, EdgeId, IoThreadId, NodeId, NodeStatistics, OpenFlags, Permissions,
+    RootId, Token,
 };
 
 /// Options of a driver, as the text of a JSON object.
@@ -122,8 +123,42 @@ pub struct SavedNode {
     pub owned: bool,
     /// The backing node that was opened because the image names it.
     pub implicit_backing: Option<NodeId>,
+    /// Its dirty bitmaps, the oldest first. Which bits are set is for its iothread to say.
+    pub bitmaps: Vec<SavedBitmap>,
     /// What its iothread has of it; none if it was not there when it was asked, as while it closes.
     pub cell: Option<SavedCell>,
+}
+
+/// A dirty bitmap, as the graph knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedBitmap {
+    /// The number of the bitmap.
+    pub id: BitmapId,
+    /// The name at its node.
+    pub name: String,
+    /// The bytes that a bit stands for.
+    pub granularity: u32,
+    /// Writes are being recorded.
+    pub is_recording: bool,
+    /// The hold of the user who uses it.
+    pub holder: Option<RootId>,
+}
+
+/// The bits of a dirty bitmap.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedBits {
+    /// The number of the bitmap.
+    pub bitmap: BitmapId,
+    /// The bytes that a bit stands for.
+    pub granularity: u64,
+    /// Writes are being recorded.
+    pub is_recording: bool,
+    /// The node has become longer than the bitmap could follow.
+    pub is_lost: bool,
+    /// The length that the bitmap covers, in bytes.
+    pub len: u64,
+    /// What is dirty by it.
+    pub dirty: SavedChunks,
 }
 
 /// What a node's iothread has of it.
@@ -145,6 +180,8 @@ pub struct SavedCell {
     pub write_threshold: u64,
     /// The drained sections that close its gate.
     pub sections: Vec<Token>,
+    /// What its dirty bitmaps have recorded.
+    pub bitmaps: Vec<SavedBits>,
     /// What it has counted, histograms included.
     pub statistics: NodeStatistics,
     /// The driver's state; none where all of it comes back when the node is opened again.

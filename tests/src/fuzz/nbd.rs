@@ -46,6 +46,7 @@ fn offer(name: &str, writable: bool) -> Arc<Offer> {
         request_alignment: 1,
         max_transfer: 0,
         allocation_depth: true,
+        bitmaps: Vec::new(),
     })
 }
 
@@ -248,6 +249,7 @@ pub(super) fn requests(bytes: &[u8]) {
         contexts: Contexts {
             base_allocation: structured && how & 0x40 == 0,
             allocation_depth: structured && how & 0x20 == 0,
+            bitmaps: 0,
         },
     };
     let (mut client, server) = UnixStream::pair().expect("sockets can be made");

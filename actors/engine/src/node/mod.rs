@@ -36,9 +36,12 @@ pub use entry::pending::{Begun, Pending};
 pub use order::mail::{Entry, Mail, NodeAddress, RemoteRequest};
 pub use order::moved::{MovedNode, MovedRoot};
 pub use order::orders::{
-    Address, Handles, IothreadOrder, Naming, NodeOrder, NodeTask, OpenOrder, Order, Wiring,
+    Address, BitmapMerge, BitmapOrder, Handles, IothreadOrder, Naming, NodeOrder, NodeTask, OpenOrder, Order,
+    Wiring,
 };
-pub use order::outcome::{Description, DetectZeroes, Event, NodeSettings, OpenFacts, OrderId, OrderOutcome};
+pub use order::outcome::{
+    BitmapFacts, Description, DetectZeroes, Event, NodeSettings, OpenFacts, OrderId, OrderOutcome,
+};
 /// Messages as the flight recorder keeps them.
 pub use order::recorded;
 pub use order::root_handle::RootHandle;

@@ -66,9 +66,7 @@ impl Change for Backup {
             BackupTarget::File(_) => return forbidden::check(graph, node.id, OpBlocker::BackupSource),
         };
         self.target = Some(target.id);
-        if let Some(text) = &self.request.refused {
-            return refused(text);
-        }
+        self.check_arguments(node)?;
         check_nodes(graph, node, target, self.request.compress)
     }
 
@@ -183,16 +181,30 @@ fn check_nodes(graph: &Graph, node: &Node, target: &Node, compress: bool) -> Res
 }
 
 impl Backup {
+    fn check_arguments(&self, node: &Node) -> Result<()> {
+        if let Some(text) = &self.request.refused {
+            return refused(text);
+        }
+        let Some(bitmap) = &self.request.bitmap else {
+            return Ok(());
+        };
+        match node.bitmap_named(bitmap) {
+            None => refused(format!("Bitmap '{bitmap}' could not be found")),
+            Some(_) => Err(Error::new(
+                ErrorKind::Unsupported,
+                "Backups by dirty bitmaps are not supported yet",
+            )),
+        }
+    }
+
     /// Of a target that is made here the rest is looked at once it is there.
     fn check_file(&self, world: &World, node: NodeId, target: NodeId) -> Result<()> {
         if matches!(self.request.target, BackupTarget::Node(_)) {
             return Ok(());
         }
-        if let Some(text) = &self.request.refused {
-            return refused(text);
-        }
         world.graph(|graph| {
             let (node, target) = (graph.expect(node)?, graph.expect(target)?);
+            self.check_arguments(node)?;
             check_nodes(graph, node, target, self.request.compress)
         })
     }

@@ -9,6 +9,7 @@ use crate::change::activate::Invalidate;
 use crate::change::add::Add;
 use crate::change::amend::Amendment;
 use crate::change::backing_link::{Record, Shorten};
+use crate::change::bitmap::Editing;
 use crate::change::children::{AddChild, DelChild};
 use crate::change::insert::Insert;
 use crate::change::iothreads::Move;
@@ -30,6 +31,7 @@ mod add;
 mod amend;
 mod backing_link;
 mod backup;
+mod bitmap;
 mod block;
 mod check;
 mod children;
@@ -70,9 +72,7 @@ async fn carry_out(world: &World, mutation: Mutation) -> Next {
         Mutation::Open(request) => return reply(run(world, "open", OpenOne::from(request)).await),
         Mutation::OpenHeld(request) => return reply(run(world, "open", OpenOne::from(request)).await),
         Mutation::AttachRoot(request) => return roots::attach(world, request.0, Inactive::Refused).await,
-        Mutation::AttachRootInactive(request) => {
-            return roots::attach(world, request.0, Inactive::Allowed).await;
-        }
+        Mutation::AttachRootInactive(request) => return roots::attach_inactive(world, request.0).await,
         Mutation::FreezeChain(request) => return reply(freeze::freeze(world, &request)),
         Mutation::OpBlock(request) => return reply(block::block(world, request)),
         Mutation::AddNode(request) => run(world, "blockdev-add", Add::from(request)).await,
@@ -105,6 +105,8 @@ async fn carry_out(world: &World, mutation: Mutation) -> Next {
         Mutation::DetachChild(request) => run(world, "detach-child", Relink::from(request)).await,
         Mutation::RecordBackingFile(request) => run(world, backing_link::USER, Record::from(request)).await,
         Mutation::DropIntermediate(request) => run(world, "drop-intermediate", Shorten::from(request)).await,
+        Mutation::HoldBitmaps(request) => return reply(bitmap::hold(world, &request.0)),
+        Mutation::EditBitmap(request) => run(world, request.0.command(), Editing::from(request.0)).await,
         Mutation::EditForJob(request) => job::carry_out(world, request.0).await,
         Mutation::MakeEmpty(request) => commit::make_empty(world, &request.node_name).await,
         Mutation::UnfreezeChain(request) => freeze::unfreeze(world, request.0),

@@ -98,6 +98,11 @@ pub fn has_cell(world: &World, root: RootId) {
     });
 }
 
+/// The same of a user that keeps its hold while the node is inactive.
+pub async fn attach_inactive(world: &World, request: RootRequest) -> Next {
+    attach(world, request, Inactive::Allowed).await
+}
+
 /// Gives a user a hold on a node, and the cell that requests come through.
 ///
 /// # Errors

@@ -7,7 +7,8 @@ use millpond_messages::graph::{Action, CompletionMode, GraphReply, JobAction, Tr
 use millpond_messages::{Error, ErrorKind, NodeId, Result};
 
 use crate::change::{
-    add, backing_link, backup, children, insert, iothreads, links, replace, roots, snapshot, snapshot_sync,
+    add, backing_link, backup, bitmap, children, insert, iothreads, links, replace, roots, snapshot,
+    snapshot_sync,
 };
 use crate::procedure::Next;
 use crate::sections::Cover;
@@ -163,6 +164,7 @@ parts! {
     RecordBackingFile: backing_link::Record,
     SetIothread: iothreads::Move,
     MoveNode: iothreads::Move,
-    SetRootPermissions: roots::SetPermissions;
+    SetRootPermissions: roots::SetPermissions,
+    EditBitmap: bitmap::Editing;
     Backup: backup::Backup,
 }

@@ -367,6 +367,7 @@ fn insert_node(
         granted: Granted::NOBODY,
         owned: false,
         implicit_backing: None,
+        bitmaps: Vec::new(),
         live: false,
         internal_io: 0,
         closing: false,

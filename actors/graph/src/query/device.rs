@@ -72,6 +72,19 @@ fn none(name: &str, what: &str) -> Error {
     )
 }
 
+/// The bytes of a cluster as [`driver_info`] tells them of a node, live or not; 0 where nothing tells.
+pub async fn cluster_size(world: &World, node: NodeId) -> u64 {
+    let speaker = world.graph(|graph| {
+        let speaker = below(graph, graph.node(node)?, |_| true).and_then(|speaker| graph.node(speaker))?;
+        (!says_nothing(speaker)).then_some(speaker.id)
+    });
+    let Some(speaker) = speaker else { return 0 };
+    match world.ask(speaker, NodeTask::Describe).await {
+        OrderOutcome::Described(Ok(found)) => found.info.cluster_size,
+        _ => 0,
+    }
+}
+
 async fn describe(
     world: &World,
     name: &str,

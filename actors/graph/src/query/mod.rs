@@ -1,8 +1,9 @@
 //! Questions about the graph. They are answered at once, or as soon as the nodes they concern have answered.
 
 mod backing_image;
+mod bitmaps;
 mod chains;
-mod device;
+pub mod device;
 mod dot;
 mod drains;
 pub mod facts;
@@ -57,6 +58,8 @@ pub async fn answer(world: &World, query: Query) -> Reply {
         Query::DescribeImage(request) => device::driver_info(world, &request.node_name).await,
         Query::FindGeometry(request) => device::geometry(world, &request.node_name).await,
         Query::FindDirectory(request) => world.graph(|graph| directory(graph, &request.node_name)),
+        Query::CopyBitmap(request) => bitmaps::copy(world, &request.0).await.map(GraphReply::Bits),
+        Query::ReadBitmap(request) => bitmaps::read(world, &request).await.map(GraphReply::DirtyRuns),
         Query::ListOpBlockers(request) => world.graph(|graph| op_blockers(graph, &request.node_name)),
         Query::FindOverlay(request) => world.graph(|graph| chains::find_overlay(graph, &request)),
         Query::FindBackingImage(request) => {

@@ -9,6 +9,7 @@ use millpond_messages::{
 };
 
 use crate::order::{IothreadOrder, NodeTask};
+use crate::query::bitmaps;
 use crate::query::device::says_nothing;
 use crate::value::filename::{Filenames, full_backing_name};
 use crate::value::graph::Graph;
@@ -185,6 +186,7 @@ impl View<'_> {
 
     fn info_of(&self, node: &Node) -> Option<BlockDeviceInfo> {
         let filename = self.names.get(node.id);
+        let description = self.descriptions.get(&node.id)?;
         Some(BlockDeviceInfo {
             file: filename.to_owned(),
             node_name: Some(node.name.clone()),
@@ -202,8 +204,9 @@ impl View<'_> {
                 no_flush: node.flags.contains(OpenFlags::NO_FLUSH),
             },
             // QEMU shows the unsigned number as a signed one.
-            write_threshold: self.descriptions.get(&node.id)?.write_threshold.cast_signed(),
-            // No limits, no bitmaps.
+            write_threshold: description.write_threshold.cast_signed(),
+            dirty_bitmaps: bitmaps::shown(node, &description.bitmaps),
+            // No limits.
             ..BlockDeviceInfo::default()
         })
     }

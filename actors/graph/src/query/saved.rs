@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use millpond_engine::node::{DetectZeroes, OrderOutcome};
 use millpond_messages::saved::{
-    SavedBlocker, SavedCell, SavedCommon, SavedEdge, SavedFreeze, SavedGiven, SavedGraph, SavedIothread,
-    SavedNode, SavedOptions, SavedParent, SavedRoot, SavedSection, SavedSectionCover,
+    SavedBitmap, SavedBlocker, SavedCell, SavedCommon, SavedEdge, SavedFreeze, SavedGiven, SavedGraph,
+    SavedIothread, SavedNode, SavedOptions, SavedParent, SavedRoot, SavedSection, SavedSectionCover,
 };
 use millpond_messages::{Error, ErrorKind, IoThreadId, NodeId, Result, RootId};
 
@@ -13,6 +13,7 @@ use crate::order::IothreadOrder;
 use crate::query::nodes::by_iothread;
 use crate::sections::Cover;
 use crate::state::{IothreadEntry, PolicyState};
+use crate::value::bitmap::Bitmap;
 use crate::value::common::{Common, GivenOptions};
 use crate::value::edge::{Edge, Parent, Root};
 use crate::value::graph::Graph;
@@ -140,7 +141,18 @@ fn node(node: &Node, cell: Option<SavedCell>) -> SavedNode {
         shared: node.granted.shared,
         owned: node.owned,
         implicit_backing: node.implicit_backing,
+        bitmaps: node.bitmaps.iter().map(bitmap).collect(),
         cell,
+    }
+}
+
+fn bitmap(bitmap: &Bitmap) -> SavedBitmap {
+    SavedBitmap {
+        id: bitmap.id,
+        name: bitmap.name.clone(),
+        granularity: bitmap.granularity,
+        is_recording: bitmap.is_recording,
+        holder: bitmap.holder,
     }
 }
 

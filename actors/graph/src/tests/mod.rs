@@ -1,5 +1,6 @@
 //! The policy driven by a test: nodes are fakes that do what they are told, in whatever order the test chooses.
 
+mod bitmaps;
 mod blockers;
 mod chains;
 mod children;
@@ -19,6 +20,7 @@ mod promises;
 mod random;
 mod settled;
 mod shutdown;
+mod subject;
 mod transactions;
 mod turns;
 mod users;

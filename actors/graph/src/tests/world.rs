@@ -17,7 +17,9 @@ use millpond_messages::{
     RequestFlags, Result, Role, RootId, Token,
 };
 
+use super::bitmaps;
 use super::promises::Promises;
+use super::subject::subject;
 use crate::{
     Announcement, Effect, ImplicitOpens, IothreadOrder, NewRoot, NodeOrder, NodeTask, Order, Policy,
     PolicyEvent, Reply, RequestId, Wiring,
@@ -700,6 +702,8 @@ impl FakeWorld {
                 ended(OrderOutcome::Head(Ok(head.unwrap_or_default())))
             }
             Order::Node(_, CopyOnRead { .. } | SetHistograms { .. } | SetWriteThreshold { .. }) => done(),
+            Order::Node(_, NodeOrder::Bitmap { order, .. }) => ended(bitmaps::answer(&order)),
+            Order::Task(_, NodeTask::MergeBitmap(_)) => ended(bitmaps::no_bits()),
             Order::Iothread(IothreadOrder::Save(_)) => ended(OrderOutcome::Saved(Vec::new())),
             Order::Iothread(IothreadOrder::Statistics(nodes)) => {
                 let nodes = nodes.into_iter().map(|node| (node, NodeStatistics::default()));
@@ -774,6 +778,7 @@ impl FakeWorld {
                     geometry: Some(DISK_GEOMETRY),
                     specific: None,
                     write_threshold: 0,
+                    bitmaps: Vec::new(),
                 };
                 ended(OrderOutcome::Described(Ok(Box::new(description))))
             }
@@ -807,20 +812,6 @@ impl FakeWorld {
 
     fn promises(&mut self, id: NodeId) -> &mut Promises {
         &mut self.nodes.get_mut(&id).unwrap().promises
-    }
-}
-
-/// The node whose iothread must carry an order out.
-pub fn subject(order: &Order) -> Option<NodeId> {
-    match order {
-        Order::Node(node, _) | Order::Task(node, _) => Some(*node),
-        Order::Wiring(wiring) => match wiring {
-            Wiring::Connect { parent: node, .. }
-            | Wiring::AttachRoot { node, .. }
-            | Wiring::Depart { node, .. } => Some(*node),
-            Wiring::Open(_) | Wiring::MoveRoot { .. } | Wiring::DetachRoot(_) | Wiring::Create { .. } => None,
-        },
-        Order::Iothread(_) => None,
     }
 }
 

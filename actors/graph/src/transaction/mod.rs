@@ -1,5 +1,7 @@
 //! Transactions: the steps that changes are made of, each with what undoes it.
 
+mod bitmap_steps;
+pub mod bitmaps;
 mod burst;
 mod change;
 pub mod exchange;

@@ -11,7 +11,7 @@ use crate::order::{Address, NodeOrder, Wiring};
 use crate::sections::Cover;
 use crate::transaction::burst::{Burst, addresses_behind};
 use crate::transaction::ready::Ready;
-use crate::transaction::{moving, nodes, permissions};
+use crate::transaction::{bitmaps, moving, nodes, permissions};
 use crate::undo::{Facts, Log, Undo};
 use crate::value::edge::{Edge, Parent, Root, Target};
 use crate::value::node::Node;
@@ -66,6 +66,8 @@ impl Transaction {
             match step {
                 Undo::Section(token) => sections.push(token),
                 Undo::Inserted(node) => self.world.with(|state| state.show(node)),
+                Undo::BitmapAdded(node, bitmap) => bitmaps::show(&self.world, node, bitmap),
+                Undo::BitmapRemoved(node, bitmap) => bitmaps::forget(&self.world, node, bitmap),
                 Undo::Unlinked(edge) => {
                     if let Parent::Node(parent, _) = edge.parent {
                         nodes::shrink(&self.world, parent);
@@ -81,6 +83,8 @@ impl Transaction {
                     self.world.send(kept.node, NodeOrder::ExchangeCommit);
                 }
                 Undo::Facts(_)
+                | Undo::BitmapRecording(..)
+                | Undo::BitmapChanged(..)
                 | Undo::Moved(..)
                 | Undo::Linked(_)
                 | Undo::Root(_)
@@ -168,6 +172,10 @@ impl Transaction {
                     tracing::warn!(%error, "nodes stay in another iothread");
                 }
             }
+            Undo::BitmapAdded(node, bitmap) => bitmaps::forget(world, node, bitmap),
+            Undo::BitmapRemoved(node, bitmap) => bitmaps::show(world, node, bitmap),
+            Undo::BitmapRecording(node, bitmap, on) => bitmaps::record_again(world, node, bitmap, on).await,
+            Undo::BitmapChanged(node, bitmap, before) => bitmaps::restore(world, node, bitmap, before).await,
             Undo::Facts(kept) => self.restore_facts(*kept),
         }
     }

@@ -1,12 +1,15 @@
 //! The graph: nodes, edges and root edges, with what holds between them.
 
+mod bitmaps;
 mod freezing;
 mod search;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
-use millpond_messages::{ChildSlot, EdgeId, IoThreadId, NodeId, Permissions, Result, Role, RootId, Token};
+use millpond_messages::{
+    BitmapId, ChildSlot, EdgeId, IoThreadId, NodeId, Permissions, Result, Role, RootId, Token,
+};
 
 use crate::value::blockers::Blockers;
 use crate::value::edge::{Edge, Parent, Root, Target};
@@ -27,6 +30,8 @@ pub struct Graph {
     /// What is forbidden on nodes.
     pub blockers: Blockers,
     frozen: BTreeMap<Token, Freeze>,
+    /// The bitmaps that root edges hold.
+    held_bitmaps: BTreeMap<RootId, Vec<(NodeId, BitmapId)>>,
     /// How many nodes live in each iothread that has any.
     population: BTreeMap<IoThreadId, usize>,
     last_id: u64,
@@ -367,6 +372,7 @@ impl Graph {
     pub fn remove_root(&mut self, id: RootId) -> Option<Root> {
         self.blockers.forget_root(id);
         self.unfreeze_all(|freeze| freeze.root == Some(id));
+        self.release_bitmaps(id);
         self.roots.remove(&id)
     }
 

@@ -1,5 +1,6 @@
 //! The graph as a value: what it is, and what can be told from it, with nothing of how it is changed.
 
+pub mod bitmap;
 pub mod blockers;
 pub mod chain;
 pub mod common;

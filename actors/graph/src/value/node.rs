@@ -9,6 +9,7 @@ use millpond_messages::graph::Options;
 use millpond_messages::{ChildSlot, EdgeId, IoThreadId, NodeId, OpenFlags, Permissions};
 
 use crate::order::Order;
+use crate::value::bitmap::Bitmap;
 use crate::value::common::{Common, GivenOptions};
 
 /// What all parents of a node together take, and what all of them share.
@@ -64,6 +65,8 @@ pub struct Node {
     pub owned: bool,
     /// The backing node that was opened because the image names it.
     pub implicit_backing: Option<NodeId>,
+    /// Its dirty bitmaps, the oldest first.
+    pub bitmaps: Vec<Bitmap>,
     /// Others may see it: the transaction that made it has been committed.
     pub live: bool,
     /// How much work of the graph actor's own goes on at it, uncounted by its gate.
@@ -90,6 +93,11 @@ impl Node {
     /// The edge in `slot`.
     pub fn child(&self, slot: ChildSlot) -> Option<EdgeId> {
         self.children.get(&slot).copied()
+    }
+
+    /// The dirty bitmap of this name, if it has one.
+    pub fn bitmap_named(&self, name: &str) -> Option<&Bitmap> {
+        self.bitmaps.iter().find(|bitmap| bitmap.name == name)
     }
 
     /// The slot of the child of this name, if the driver can have such a child.

@@ -16,6 +16,15 @@ pub enum Refusal {
         /// What was looked for among nodes.
         name: String,
     },
+    /// There is no node of this name, where nothing else could have it.
+    #[error("Node '{0}' not found")]
+    NoSuchNode(String),
+    /// A node has no dirty bitmap of this name.
+    #[error("Dirty bitmap '{0}' not found")]
+    NoBitmap(String),
+    /// A dirty bitmap is used by somebody else.
+    #[error("Bitmap '{0}' is currently in use by another operation and cannot be used")]
+    BitmapInUse(String),
     /// A node that was there before is not there any more.
     #[error("Node {0} is gone")]
     Gone(NodeId),
@@ -121,6 +130,8 @@ impl Refusal {
         match self {
             Self::NoNode(_)
             | Self::NoDeviceOrNode { .. }
+            | Self::NoSuchNode(_)
+            | Self::NoBitmap(_)
             | Self::Gone(_)
             | Self::NoRoot(_)
             | Self::NoIothread(_)
@@ -129,6 +140,7 @@ impl Refusal {
             Self::Cycle { .. } | Self::NotInChain { .. } | Self::BottomIsFilter(_) => {
                 ErrorKind::InvalidArgument
             }
+            Self::BitmapInUse(_) => ErrorKind::InUse,
             Self::FrozenLink { .. }
             | Self::ReservedLink { .. }
             | Self::FixedLink { .. }

@@ -4,19 +4,23 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
+use millpond_messages::graph::{BitmapHold, BitmapName, ShownBitmap};
 use millpond_messages::qapi::{BlockDirtyBitmapOrStr, BlockExportType, NbdExportOptions};
 use millpond_messages::saved::SavedExportKind;
 use millpond_messages::{Error, ErrorKind, Limits, Result, SECTOR_SIZE};
 
+use super::dirty;
 use super::offer::Offer;
 use super::server::{NbdServer, OfferId};
 use super::wire::MAX_STRING;
 use crate::export::kind::{Export, Hold, Prepared};
 use crate::export::saved::Descriptors;
+use crate::graph::GraphHandle;
 
 /// An NBD export that is being made: its name is taken.
 struct NbdPrepared {
     server: NbdServer,
+    graph: GraphHandle,
     name: String,
     options: NbdExportOptions,
 }
@@ -30,9 +34,10 @@ struct NbdExport {
 /// Checks the options of an NBD export that is to be called `name`.
 ///
 /// # Errors
-/// In this order, with QEMU's texts: the server does not run, a text is too long, the name is taken, a bitmap is not there.
+/// In this order, with QEMU's texts: the server does not run, a text is too long, the name is taken.
 pub(crate) fn prepare(
     server: &NbdServer,
+    graph: &GraphHandle,
     name: &str,
     options: &NbdExportOptions,
 ) -> Result<Box<dyn Prepared>> {
@@ -47,16 +52,22 @@ pub(crate) fn prepare(
     server.reserve(name)?;
     let prepared = NbdPrepared {
         server: server.clone(),
+        graph: graph.clone(),
         name: name.to_owned(),
         options: options.clone(),
     };
-    // Nodes have no bitmaps yet, so none can be found.
-    let missing = match options.bitmaps.as_deref().and_then(<[_]>::first) {
-        Some(BlockDirtyBitmapOrStr::Local(name)) => format!("Bitmap '{name}' is not found"),
-        Some(BlockDirtyBitmapOrStr::External(bitmap)) => format!("Dirty bitmap '{}' not found", bitmap.name),
-        None => return Ok(Box::new(prepared)),
-    };
-    Err(Error::new(ErrorKind::NotFound, missing))
+    Ok(Box::new(prepared))
+}
+
+/// A bitmap as its user names it.
+fn shown(bitmap: &BlockDirtyBitmapOrStr) -> ShownBitmap {
+    match bitmap {
+        BlockDirtyBitmapOrStr::Local(name) => ShownBitmap::InChain(name.clone()),
+        BlockDirtyBitmapOrStr::External(bitmap) => ShownBitmap::Of(BitmapName {
+            node: bitmap.node.clone(),
+            name: bitmap.name.clone(),
+        }),
+    }
 }
 
 fn invalid(text: String) -> Error {
@@ -81,6 +92,13 @@ impl NbdPrepared {
             .as_ref()
             .map_or_else(Limits::default, |node| node.limits);
         let writable = hold.options.writable.unwrap_or(false);
+        let bitmaps = self.options.bitmaps.iter().flatten();
+        let bitmaps = BitmapHold {
+            root: hold.client.root(),
+            bitmaps: bitmaps.map(shown).collect(),
+            writable,
+        };
+        let bitmaps = dirty::hold(&self.graph, bitmaps).await?;
         self.server.offer(hold.client.clone(), |multi_conn| Offer {
             name: self.name.clone(),
             description: self.options.description.clone(),
@@ -89,6 +107,7 @@ impl NbdPrepared {
             request_alignment: limits.request_alignment.max(1),
             max_transfer: limits.max_transfer,
             allocation_depth: self.options.allocation_depth.unwrap_or(false),
+            bitmaps,
         })
     }
 }

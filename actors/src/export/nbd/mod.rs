@@ -9,6 +9,7 @@
 //! transmission know their bytes by what [`transport`] says of a connection, and know no socket.
 
 mod connections;
+mod dirty;
 pub(super) mod export;
 pub mod handshake;
 mod listen;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+pub use super::dirty::OfferedBitmap;
 use super::wire::TransmissionFlags;
 
 /// An export as clients see it. It does not change while the export lives.
@@ -21,6 +22,8 @@ pub struct Offer {
     pub max_transfer: u32,
     /// Whether `qemu:allocation-depth` may be chosen.
     pub allocation_depth: bool,
+    /// The dirty bitmaps that may be chosen.
+    pub bitmaps: Vec<OfferedBitmap>,
 }
 
 impl Offer {

@@ -3,15 +3,15 @@
 use futures_util::future::join_all;
 use millpond_engine::iothread::IoThread;
 use millpond_engine::node::Mail;
-use millpond_messages::Result;
 use millpond_messages::saved::{
     SavedConnection, SavedExportKind, SavedNbdExport, SavedNbdServer, SavedReplies, SavedStanding,
 };
+use millpond_messages::{BitmapId, NodeId, Result};
 
 use super::connections::{Choice, Connected, ConnectionId};
 use super::handshake::Mode;
 use super::listen::Listener;
-use super::offer::Offer;
+use super::offer::{Offer, OfferedBitmap};
 use super::roll::look;
 use crate::export::saved::{Descriptors, options};
 
@@ -36,8 +36,13 @@ pub(super) async fn export(offer: &Offer, clients: Vec<Client>) -> SavedExportKi
         flags: offer.flags.bits(),
         request_alignment: offer.request_alignment,
         max_transfer: offer.max_transfer,
+        bitmaps: offer.bitmaps.iter().map(place).collect(),
         connections: join_all(standing).await,
     })
+}
+
+fn place(bitmap: &OfferedBitmap) -> (NodeId, BitmapId) {
+    (bitmap.held().node, bitmap.held().bitmap)
 }
 
 /// A client as the control thread knows it.
@@ -63,6 +68,7 @@ impl Client {
             },
             base_allocation: chosen.contexts.base_allocation,
             allocation_depth: chosen.contexts.allocation_depth,
+            dirty_bitmaps: chosen.contexts.bitmaps,
             standing: SavedStanding::Inside,
             shutting_down: connected.cut,
         };

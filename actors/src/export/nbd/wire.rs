@@ -190,6 +190,8 @@ pub mod state {
     pub const HOLE: u64 = 1 << 0;
     /// The extent reads as zeroes.
     pub const ZERO: u64 = 1 << 1;
+    /// Of a dirty bitmap: the extent has changed.
+    pub const DIRTY: u64 = 1 << 0;
 }
 
 /// Metadata contexts: their ids on the wire, and names.
@@ -198,10 +200,14 @@ pub mod context {
     pub const BASE_ALLOCATION: u32 = 0;
     /// The id by which we send [`ALLOCATION_DEPTH_NAME`].
     pub const ALLOCATION_DEPTH: u32 = 1;
+    /// The id by which we send the first bitmap of [`DIRTY_BITMAPS_NAME`]; those of others follow.
+    pub const DIRTY_BITMAPS: u32 = 2;
     /// What is a hole and what reads as zeroes.
     pub const BASE_ALLOCATION_NAME: &str = "base:allocation";
     /// How far down the backing chain data is found.
     pub const ALLOCATION_DEPTH_NAME: &str = "qemu:allocation-depth";
+    /// What has changed, by a dirty bitmap whose name follows.
+    pub const DIRTY_BITMAPS_NAME: &str = "qemu:dirty-bitmap:";
 }
 
 /// Takes big-endian fields from the front of a byte string.

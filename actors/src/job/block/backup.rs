@@ -82,6 +82,7 @@ impl BackupPlan {
                 filter: filter_options(asked),
                 reason: reason(KIND),
                 refused: checked.err().map(|error| error.desc),
+                bitmap: asked.bitmap.clone(),
                 refused_job: None,
                 refused_start: check_speed(asked.speed.unwrap_or(0))
                     .err()

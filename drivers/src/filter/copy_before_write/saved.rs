@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use millpond_messages::saved::{DriverRecord, Saved, SavedError};
+use millpond_messages::saved::{DriverRecord, Saved, SavedChunks, SavedError};
 use millpond_messages::{IoError, RequestFlags};
 use serde::{Deserialize, Serialize};
 
 use super::CopyBeforeWrite;
 use super::kept::{OnError, State};
 use crate::api::SavesState;
-use crate::replica::saved_chunks::SavedChunks;
 
 /// The state of a `copy-before-write` node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

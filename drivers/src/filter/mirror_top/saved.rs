@@ -1,13 +1,12 @@
 //! What is left of a mirror, written down.
 
-use millpond_messages::saved::{DriverRecord, Saved, SavedError};
+use millpond_messages::saved::{DriverRecord, Saved, SavedChunks, SavedError};
 use serde::{Deserialize, Serialize};
 
 use super::MirrorTop;
 use super::copy::ZEROES_MOST;
 use crate::api::SavesState;
 use crate::replica::left::Left;
-use crate::replica::saved_chunks::SavedChunks;
 
 /// The state of a `mirror_top` node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 //! Validation and introspection read the rows' tables, handlers get their arguments as the rows' types. A command stands in
 //! [`COMMANDS`] as well, in the order in which it is listed.
 
+mod bitmap;
 mod chardev;
 mod control;
 mod driver;
@@ -21,6 +22,7 @@ mod statistics;
 mod transaction;
 
 pub use super::define::*;
+pub use bitmap::*;
 pub use chardev::*;
 pub use control::*;
 pub use driver::*;
@@ -62,6 +64,13 @@ pub static COMMANDS: &[&CommandRow] = &[
     &QueryBlock::ROW,
     &QueryBlockstats::ROW,
     &BlockSetWriteThreshold::ROW,
+    &BlockDirtyBitmapAdd::ROW,
+    &BlockDirtyBitmapRemove::ROW,
+    &BlockDirtyBitmapClear::ROW,
+    &BlockDirtyBitmapEnable::ROW,
+    &BlockDirtyBitmapDisable::ROW,
+    &BlockDirtyBitmapMerge::ROW,
+    &XDebugBlockDirtyBitmapSha256::ROW,
     &QueryBlockJobs::ROW,
     &BlockCommit::ROW,
     &BlockStream::ROW,

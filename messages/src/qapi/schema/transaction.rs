@@ -1,5 +1,7 @@
 //! Several changes together, all or none.
 
+use super::bitmap::{BlockDirtyBitmapAddition, BlockDirtyBitmapMerging};
+use super::export::BlockDirtyBitmap;
 use super::job::{BlockdevBackup, DriveBackup};
 use super::node::{BlockdevSnapshot, BlockdevSnapshotSync};
 use crate::qapi::row::qapi;
@@ -9,6 +11,18 @@ qapi! {
     enum TransactionActionKind {
         /// It fails, and all others with it.
         Abort = "abort",
+        /// As the command `block-dirty-bitmap-add` does.
+        BlockDirtyBitmapAdd = "block-dirty-bitmap-add",
+        /// As the command `block-dirty-bitmap-remove` does.
+        BlockDirtyBitmapRemove = "block-dirty-bitmap-remove",
+        /// As the command `block-dirty-bitmap-clear` does.
+        BlockDirtyBitmapClear = "block-dirty-bitmap-clear",
+        /// As the command `block-dirty-bitmap-enable` does.
+        BlockDirtyBitmapEnable = "block-dirty-bitmap-enable",
+        /// As the command `block-dirty-bitmap-disable` does.
+        BlockDirtyBitmapDisable = "block-dirty-bitmap-disable",
+        /// As the command `block-dirty-bitmap-merge` does.
+        BlockDirtyBitmapMerge = "block-dirty-bitmap-merge",
         /// As the command `blockdev-backup` does.
         BlockdevBackup = "blockdev-backup",
         /// As the command `blockdev-snapshot` does.
@@ -23,6 +37,18 @@ qapi! {
     branches TransactionAction by "type": TransactionActionKind {
         /// It fails, and all others with it.
         Abort = "abort": AbortWrapper,
+        /// As the command `block-dirty-bitmap-add` does.
+        BlockDirtyBitmapAdd = "block-dirty-bitmap-add": BlockDirtyBitmapAddWrapper,
+        /// As the command `block-dirty-bitmap-remove` does.
+        BlockDirtyBitmapRemove = "block-dirty-bitmap-remove": BlockDirtyBitmapWrapper,
+        /// As the command `block-dirty-bitmap-clear` does.
+        BlockDirtyBitmapClear = "block-dirty-bitmap-clear": BlockDirtyBitmapWrapper,
+        /// As the command `block-dirty-bitmap-enable` does.
+        BlockDirtyBitmapEnable = "block-dirty-bitmap-enable": BlockDirtyBitmapWrapper,
+        /// As the command `block-dirty-bitmap-disable` does.
+        BlockDirtyBitmapDisable = "block-dirty-bitmap-disable": BlockDirtyBitmapWrapper,
+        /// As the command `block-dirty-bitmap-merge` does.
+        BlockDirtyBitmapMerge = "block-dirty-bitmap-merge": BlockDirtyBitmapMergeWrapper,
         /// As the command `blockdev-backup` does.
         BlockdevBackup = "blockdev-backup": BlockdevBackupWrapper,
         /// As the command `blockdev-snapshot` does.
@@ -40,6 +66,24 @@ qapi! {
     struct AbortWrapper {
         /// Nothing is to be said.
         data: Abort,
+    }
+
+    /// The arguments of an addition of a bitmap, one level down.
+    struct BlockDirtyBitmapAddWrapper {
+        /// The node and the bitmap.
+        data: BlockDirtyBitmapAddition,
+    }
+
+    /// What names a bitmap, one level down.
+    struct BlockDirtyBitmapWrapper {
+        /// The node and the bitmap.
+        data: BlockDirtyBitmap,
+    }
+
+    /// The arguments of a merge of bitmaps, one level down.
+    struct BlockDirtyBitmapMergeWrapper {
+        /// The bitmap, and those that are merged into it.
+        data: BlockDirtyBitmapMerging,
     }
 
     /// The arguments of a backup, one level down.

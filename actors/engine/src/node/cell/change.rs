@@ -39,6 +39,7 @@ impl NodeCell {
         self.prepared.exchanged.replace(Some(Box::new(PutAside {
             driver,
             size: self.size.get(),
+            bitmaps: self.bitmaps().all(),
             highest_write: self.counters.highest_write(),
         })));
         self.counters.set_highest_write(0);
@@ -58,6 +59,7 @@ impl NodeCell {
         if let Some(aside) = self.prepared.exchanged.take() {
             aside.driver.put_back();
             self.set_size(aside.size);
+            self.bitmaps().restore(aside.bitmaps);
             self.counters.set_highest_write(aside.highest_write);
         }
         // The driver answered the same question about the old data before, so this is not expected to fail.

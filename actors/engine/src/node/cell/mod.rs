@@ -3,6 +3,7 @@
 //! How requests pass a node is no part of it: that is [`io`](super::io)'s, as carrying orders out is [`order`](super::order)'s.
 
 pub mod admission;
+pub mod bitmaps;
 mod change;
 pub mod delayed;
 mod drain;
@@ -17,3 +18,4 @@ pub mod observed;
 mod prepared;
 mod saved;
 pub mod threshold;
+mod written;

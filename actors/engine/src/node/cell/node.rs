@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use millpond_drivers::api::{Abilities, DebugEvents, Driver, DriverKind, LengthSource};
 use millpond_messages::{
-    ChildSlot, Error, ErrorKind, IoError, IoResult, Limits, NodeId, OpenFlags, Range, RequestFlags, Result,
+    ChildSlot, Error, ErrorKind, IoError, IoResult, Limits, NodeId, OpenFlags, RequestFlags, Result,
     SECTOR_SIZE,
 };
 
+use super::bitmaps::{Bitmap, Bitmaps};
 use super::durability::Durability;
 use super::edge::{Behind, EdgeCell};
 use super::home::Home;
@@ -59,6 +60,8 @@ pub struct NodeCell {
     durability: Rc<Durability>,
     /// The end of a write that is reported.
     write_threshold: WriteThreshold,
+    /// What has changed since somebody began to look.
+    bitmaps: Bitmaps,
     /// What a change that is under way has prepared.
     pub(super) prepared: Prepared,
     home: Rc<Home>,
@@ -83,6 +86,7 @@ pub struct CellParts {
     pub unflushed: bool,
     /// The write threshold; 0 for none.
     pub write_threshold: u64,
+    pub bitmaps: Vec<Bitmap>,
 }
 
 impl NodeCell {
@@ -111,6 +115,7 @@ impl NodeCell {
             kept: Kept::default(),
             durability: Durability::new(parts.unflushed),
             write_threshold: WriteThreshold::new(parts.write_threshold),
+            bitmaps: Bitmaps::new(parts.bitmaps),
             prepared: Prepared::default(),
             home: Rc::clone(home),
         })
@@ -242,6 +247,7 @@ impl NodeCell {
         let size = whole_sectors(size);
         if self.size.replace(size) != size {
             self.kept.changed();
+            self.bitmaps.resize(size);
         }
     }
 
@@ -292,6 +298,12 @@ impl NodeCell {
     #[inline]
     pub fn write_threshold(&self) -> &WriteThreshold {
         &self.write_threshold
+    }
+
+    /// What has changed since somebody began to look.
+    #[inline]
+    pub fn bitmaps(&self) -> &Bitmaps {
+        &self.bitmaps
     }
 
     /// Whether requests that pass this node are tracked: the driver wants some serialised against the others, or a root
@@ -349,44 +361,6 @@ impl NodeCell {
     /// Whether the transfers of the driver itself are tracked: some may become read-modify-write.
     pub fn tracks_blocks(&self) -> bool {
         !self.is_read_only() && self.limits.get().request_alignment > 1
-    }
-
-    /// Notes that a write to a range has ended, in the step in which the driver answered it. A write that failed may have
-    /// stored any part of its data: that is to be flushed, and may have made the node longer.
-    #[inline]
-    pub fn write_done(&self, range: Range, result: IoResult<()>) {
-        #[cfg(test)]
-        super::observed::note(self.id, range, result);
-        self.changed(result);
-        if result.is_ok() {
-            self.counters.wrote(range.end());
-            if range.end() > self.size.get() {
-                self.set_size(range.end());
-            }
-        }
-    }
-
-    /// Notes that a discard of a range has ended. The range may read differently now; the node's length is the same.
-    /// A driver that discards nothing has done what was asked.
-    pub fn discard_done(&self, range: Range, result: IoResult<()>) -> IoResult<()> {
-        self.counters.driver_discarded(range.len(), result.is_err());
-        let result = match result {
-            Err(IoError::NotSupported) => Ok(()),
-            result => result,
-        };
-        #[cfg(test)]
-        super::observed::note(self.id, range, result);
-        self.changed(result);
-        result
-    }
-
-    /// Notes that what a range reads as has changed, or may have.
-    #[inline]
-    fn changed(&self, result: IoResult<()>) {
-        self.mark_unflushed();
-        if result.is_err() {
-            self.kept.changed();
-        }
     }
 
     /// Notes a write that is not durable yet.

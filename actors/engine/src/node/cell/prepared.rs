@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use millpond_drivers::api::Exchanged;
 use millpond_messages::OpenFlags;
 
+use super::bitmaps::Bitmap;
 use crate::node::order::outcome::NodeSettings;
 
 /// The prepared parts of changes.
@@ -20,5 +21,7 @@ pub struct Prepared {
 pub struct PutAside {
     pub driver: Exchanged,
     pub size: u64,
+    /// A shorter length has cut them.
+    pub bitmaps: Vec<Bitmap>,
     pub highest_write: u64,
 }

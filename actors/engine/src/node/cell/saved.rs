@@ -67,6 +67,7 @@ impl NodeCell {
             unflushed: self.durability().unflushed().is_some(),
             write_threshold: self.write_threshold().get(),
             sections: self.gate().holds(),
+            bitmaps: self.bitmaps().saved(),
             statistics: self.counters().get(now_ns),
             driver: driver.map_err(|error| failed(&error))?,
         })

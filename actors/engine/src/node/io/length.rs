@@ -50,6 +50,7 @@ pub async fn truncate(
     let driver = cell
         .driver()
         .map_err(|error| Error::io("Could not resize", error))?;
+    cell.bitmaps().check_len(size)?;
     let flags = if size > kept && would_show_backing(cell, kept).await? {
         flags | RequestFlags::ZERO_WRITE
     } else {
@@ -91,6 +92,8 @@ pub async fn reach(cell: &Rc<NodeCell>, end: u64) -> IoResult<()> {
     let size = end
         .checked_next_multiple_of(alignment)
         .ok_or(IoError::OutOfRange)?;
+    let followed = cell.bitmaps().check_len(size);
+    followed.map_err(|error| IoError::from_errno(error.errno()))?;
     let grown = driver
         .truncate(size, false, Preallocation::Off, RequestFlags::empty())
         .await;

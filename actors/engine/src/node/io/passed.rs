@@ -53,11 +53,24 @@ impl PassedNode {
     /// Tells the node how the write of `len` bytes ended, if it was one.
     #[inline]
     pub fn write_done(&self, len: u64, result: IoResult<()>) {
-        if self.written_at != NOT_WRITTEN
-            && let Ok(range) = Range::new(self.written_at, len)
-        {
+        if let Some(range) = self.written(len) {
             self.node.write_done(range, result);
         }
+    }
+
+    /// The same of a write that left the node as it was.
+    pub fn rewrite_done(&self, len: u64, result: IoResult<()>) {
+        if let Some(range) = self.written(len) {
+            self.node.rewrite_done(range, result);
+        }
+    }
+
+    #[inline]
+    fn written(&self, len: u64) -> Option<Range> {
+        let is_written = self.written_at != NOT_WRITTEN;
+        is_written
+            .then(|| Range::new(self.written_at, len).ok())
+            .flatten()
     }
 }
 

@@ -170,7 +170,11 @@ pub async fn go_on(
             joined(written, piece)
         };
         for passed in &path.passed {
-            passed.write_done(len, result);
+            // What is copied up into a node leaves it as it was.
+            match passage.flags.contains(RequestFlags::WRITE_UNCHANGED) && Rc::ptr_eq(&passed.node, cell) {
+                true => passed.rewrite_done(len, result),
+                false => passed.write_done(len, result),
+            }
         }
         for node in path.nodes() {
             node.raise(DebugEvent::PwritevDone).await;

@@ -116,7 +116,10 @@ async fn zero_piece(
             // The buffers of zeroes that are written instead report themselves.
             Err(IoError::NotSupported) => {}
             result => {
-                cell.write_done(range, result);
+                match flags.contains(RequestFlags::WRITE_UNCHANGED) {
+                    true => cell.rewrite_done(range, result),
+                    false => cell.write_done(range, result),
+                }
                 cell.raise(DebugEvent::PwritevDone).await;
                 return result;
             }
@@ -157,6 +160,14 @@ pub async fn discard(cell: &Rc<NodeCell>, range: Range, by: By<'_>) -> IoResult<
         return Ok(());
     }
     cell.check_threshold(range.end());
+    let discarded = discard_blocks(cell, range, by).await;
+    // As in QEMU, what is not discarded because it is less than a block is dirty nevertheless.
+    cell.bitmaps().mark(range);
+    discarded
+}
+
+async fn discard_blocks(cell: &Rc<NodeCell>, range: Range, by: By<'_>) -> IoResult<()> {
+    let abilities = cell.abilities();
     let blocks = whole_blocks(range, abilities.limits.discard_alignment, cell.size());
     if blocks.is_empty() {
         return Ok(());

@@ -2,10 +2,10 @@
 
 use std::rc::Rc;
 
-use millpond_messages::{DebugOrder, Error, NodeId, Result};
+use millpond_messages::{BitmapId, DebugOrder, Error, NodeId, Result};
 
 use super::answer::{done, later};
-use super::orders::{IothreadOrder, NodeOrder, Order};
+use super::orders::{BitmapOrder, IothreadOrder, NodeOrder, Order};
 use super::outcome::{Description, Event, OpenFacts, OrderId, OrderOutcome};
 use super::task::{self, driver, found};
 use super::wiring;
@@ -58,6 +58,10 @@ fn carry_out_at_once(table: &Rc<NodeTable>, order_id: OrderId, node: NodeId, ord
             let result = found(table, node).map(|cell| cell.write_threshold().set(offset));
             done(table, order_id, result);
         }
+        NodeOrder::Bitmap { bitmap, order } => {
+            let outcome = bitmap_order(table, node, bitmap, order);
+            table.report(Event::Ended(order_id, outcome));
+        }
         NodeOrder::CopyOnRead { on } => {
             let result = found(table, node).and_then(|cell| cell.change_copy_on_read(on));
             done(table, order_id, result);
@@ -73,6 +77,29 @@ fn carry_out_at_once(table: &Rc<NodeTable>, order_id: OrderId, node: NodeId, ord
             let result = driver(table, node).and_then(|driver| debug(&*driver, &order));
             table.report(Event::Ended(order_id, OrderOutcome::Debugged(result)));
         }
+    }
+}
+
+fn bitmap_order(table: &NodeTable, node: NodeId, id: BitmapId, order: BitmapOrder) -> OrderOutcome {
+    let cell = match found(table, node) {
+        Ok(cell) => cell,
+        Err(error) => return OrderOutcome::Done(Err(error)),
+    };
+    let (bitmaps, len) = (cell.bitmaps(), cell.size());
+    match order {
+        BitmapOrder::Add {
+            granularity,
+            is_recording,
+        } => OrderOutcome::Done(bitmaps.add(id, granularity, is_recording, len)),
+        BitmapOrder::Remove => {
+            bitmaps.remove(id);
+            OrderOutcome::Done(Ok(()))
+        }
+        BitmapOrder::Record(on) => OrderOutcome::Done(bitmaps.set_recording(id, on)),
+        BitmapOrder::Copy => OrderOutcome::Bits(bitmaps.copy(id).map(Box::new)),
+        BitmapOrder::Clear => OrderOutcome::Bits(bitmaps.clear(id, len).map(Box::new)),
+        BitmapOrder::Replace(set) => OrderOutcome::Bits(bitmaps.replace(id, *set, len).map(Box::new)),
+        BitmapOrder::Read { range, most } => OrderOutcome::DirtyRuns(bitmaps.runs(id, range, most)),
     }
 }
 

@@ -12,6 +12,7 @@ use super::mail::Mail;
 use super::outcome::{NodeSettings, OrderId};
 use super::root_handle::RootHandle;
 use crate::iothread::IoThread;
+use crate::node::cell::bitmaps::Bitmap;
 use crate::node::gate::statistics::Counters;
 
 /// A node on its way to another iothread.
@@ -29,6 +30,7 @@ pub struct MovedNode {
     pub(in crate::node) copy_on_read: u32,
     pub(in crate::node) unflushed: bool,
     pub(in crate::node) write_threshold: u64,
+    pub(in crate::node) bitmaps: Vec<Bitmap>,
     pub(in crate::node) counters: Counters,
     pub(in crate::node) holds: Vec<Token>,
     pub(in crate::node) roots: Vec<MovedRoot>,

@@ -60,6 +60,7 @@ pub fn depart(table: &Rc<NodeTable>, order_id: OrderId, node: NodeId, to: IoThre
         copy_on_read: cell.copy_on_read(),
         unflushed: cell.durability().unflushed().is_some(),
         write_threshold: cell.write_threshold().get(),
+        bitmaps: cell.bitmaps().take(),
         counters: cell.counters().clone(),
         holds: cell.gate().holds(),
         roots,
@@ -113,6 +114,7 @@ pub fn arrive(table: &Rc<NodeTable>, moved: MovedNode) {
         copy_on_read: moved.copy_on_read,
         unflushed: moved.unflushed,
         write_threshold: moved.write_threshold,
+        bitmaps: moved.bitmaps,
     };
     let cell = NodeCell::new(parts, table.home());
     // The driver answered the same question before the node left, so this is not expected to fail.

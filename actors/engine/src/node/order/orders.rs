@@ -10,8 +10,8 @@ use millpond_drivers::api::{BackingLink, DriverKind, ReopenRequest};
 use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
 use millpond_messages::{
-    ChildSlot, DebugOrder, LatencyHistograms, NodeId, OpenFlags, Permissions, Repair, RequestFlags, RootId,
-    Token,
+    BitmapId, ChildSlot, ChunkSet, DebugOrder, LatencyHistograms, NodeId, OpenFlags, Permissions, Range,
+    Repair, RequestFlags, RootId, Token,
 };
 
 use super::outcome::NodeSettings;
@@ -117,6 +117,13 @@ pub enum NodeOrder {
         /// The histograms to be kept, empty.
         histograms: LatencyHistograms,
     },
+    /// Look at a dirty bitmap of the node, or change it.
+    Bitmap {
+        /// The number of the bitmap.
+        bitmap: BitmapId,
+        /// What is to be done.
+        order: BitmapOrder,
+    },
     /// Count one more user, or one less, that has copy-on-read turned on for every read.
     CopyOnRead {
         /// Whether it is one more.
@@ -133,6 +140,46 @@ pub enum NodeOrder {
         /// What to do at which event.
         order: DebugOrder,
     },
+}
+
+/// What is done to a bitmap, or told of it. Unless said otherwise it is answered by [`OrderOutcome::Done`].
+#[derive(Clone)]
+pub enum BitmapOrder {
+    /// It comes into being.
+    Add {
+        /// The bytes that a bit stands for.
+        granularity: u64,
+        /// Whether it records writes.
+        is_recording: bool,
+    },
+    /// It goes for good.
+    Remove,
+    /// Record writes from now on, or not.
+    Record(bool),
+    /// Tell what is dirty; answered by [`OrderOutcome::Bits`].
+    Copy,
+    /// Nothing is dirty any more; answered by [`OrderOutcome::Bits`] with what was before.
+    Clear,
+    /// Something else is dirty; answered as [`BitmapOrder::Clear`] is.
+    Replace(Box<ChunkSet>),
+    /// Tell what is dirty in a range; answered by [`OrderOutcome::DirtyRuns`].
+    Read {
+        /// The bytes that are of interest.
+        range: Range,
+        /// The most runs that are answered.
+        most: usize,
+    },
+}
+
+/// A bitmap, and what is to be merged into it.
+#[derive(Clone)]
+pub struct BitmapMerge {
+    /// The number of the bitmap.
+    pub bitmap: BitmapId,
+    /// What it says now; the node is still.
+    pub into: Box<ChunkSet>,
+    /// What it is to say besides.
+    pub sources: Vec<ChunkSet>,
 }
 
 /// What a node does in a task. Unless said otherwise it is answered by [`OrderOutcome::Done`].
@@ -208,6 +255,8 @@ pub enum NodeTask {
         /// The options, as `qemu-img amend` has them.
         options: Options,
     },
+    /// Merge into a dirty bitmap; answered by [`OrderOutcome::Bits`] with what was dirty before. The node is still.
+    MergeBitmap(BitmapMerge),
     /// Record in the image which backing file it has.
     ChangeBackingFile {
         /// The link to write; None for none.

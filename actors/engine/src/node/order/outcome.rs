@@ -1,14 +1,16 @@
 //! The answers to orders, the events that iothreads report, and the words that orders and answers share.
 
 use millpond_drivers::api::{Abilities, BackingLink, Posted};
-use millpond_messages::graph::IothreadCounters;
+use millpond_messages::graph::{DirtyRun, IothreadCounters};
 use millpond_messages::handshake::PendingRequest;
 use millpond_messages::qapi::ImageInfoSpecific;
 use millpond_messages::saved::SavedCell;
 use millpond_messages::{
-    BlockSizes, CheckResult, DriverInfo, Geometry, IoResult, Limits, NodeId, NodeStatistics, OpenFlags,
-    Result, RootId, Token,
+    BlockSizes, CheckResult, ChunkSet, DriverInfo, Geometry, IoResult, Limits, NodeId, NodeStatistics,
+    OpenFlags, Result, RootId, Token,
 };
+
+pub use crate::node::cell::bitmaps::BitmapFacts;
 
 /// Names an order of the graph actor. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,6 +71,10 @@ pub enum OrderOutcome {
     Counters(Box<IothreadCounters>),
     /// The first bytes of a node.
     Head(IoResult<Vec<u8>>),
+    /// What is dirty by a bitmap, or was before it was changed.
+    Bits(Result<Box<ChunkSet>>),
+    /// What is dirty in a range.
+    DirtyRuns(Result<Vec<DirtyRun>>),
     /// The name of a new temporary file.
     Named(Result<String>),
     /// What a check has found.
@@ -109,6 +115,8 @@ pub struct Description {
     pub geometry: Option<Geometry>,
     /// The write threshold; 0 for none.
     pub write_threshold: u64,
+    /// The dirty bitmaps of the node, the oldest first.
+    pub bitmaps: Vec<BitmapFacts>,
     /// What only the driver's format knows.
     pub specific: Option<ImageInfoSpecific>,
 }

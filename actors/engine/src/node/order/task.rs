@@ -7,11 +7,12 @@ use millpond_drivers::api::{Driver, ReopenRequest};
 use millpond_messages::error::errno::EFBIG;
 use millpond_messages::graph::Options;
 use millpond_messages::{
-    CheckResult, ChildSlot, Error, ErrorKind, IoError, IoResult, MAX_LENGTH, NodeId, Range, Repair, Result,
+    CheckResult, ChildSlot, ChunkSet, Error, ErrorKind, IoError, IoResult, MAX_LENGTH, NodeId, Range, Repair,
+    Result,
 };
 
 use super::commit;
-use super::orders::NodeTask;
+use super::orders::{BitmapMerge, NodeTask};
 use super::outcome::{Description, NodeSettings, OpenFacts, OrderOutcome};
 use crate::node::cell::edge::Behind;
 use crate::node::cell::node::NodeCell;
@@ -62,6 +63,7 @@ pub async fn carry_out(table: &Rc<NodeTable>, node: NodeId, task: NodeTask) -> O
         ),
         NodeTask::MakeEmpty => OrderOutcome::Done(make_empty(table, node).await),
         NodeTask::Amend { options } => OrderOutcome::Done(amend(table, node, &options).await),
+        NodeTask::MergeBitmap(merge) => OrderOutcome::Bits(merge_bitmap(table, node, merge).await),
         NodeTask::ChangeBackingFile { link } => {
             OrderOutcome::Done(async { driver(table, node)?.image().change_backing_file(link).await }.await)
         }
@@ -197,6 +199,22 @@ async fn check(table: &NodeTable, node: NodeId, repair: Repair) -> Result<CheckR
     checked
 }
 
+/// Merges on another thread, as that may take long. The node is still: nothing is marked meanwhile.
+async fn merge_bitmap(table: &NodeTable, node: NodeId, merge: BitmapMerge) -> Result<Box<ChunkSet>> {
+    let cell = found(table, node)?;
+    let BitmapMerge {
+        bitmap,
+        mut into,
+        sources,
+    } = merge;
+    let work = move || {
+        sources.iter().for_each(|source| into.merge(source));
+        into
+    };
+    let merged = table.local().ring().blocking(work).await;
+    cell.bitmaps().replace(bitmap, *merged, cell.size()).map(Box::new)
+}
+
 async fn delete_file(table: &NodeTable, node: NodeId) -> Result<()> {
     let kind = Arc::clone(found(table, node)?.kind());
     let deleted = driver(table, node)?.image().delete_file().await;
@@ -236,6 +254,7 @@ pub async fn describe(table: &NodeTable, node: NodeId) -> IoResult<Description> 
         block_sizes: driver.device().block_sizes().await.ok(),
         geometry: driver.device().geometry().await.ok(),
         write_threshold: cell.write_threshold().get(),
+        bitmaps: cell.bitmaps().facts(),
         specific: driver.image().specific_info(),
     })
 }

@@ -122,6 +122,7 @@ async fn open(table: &Rc<NodeTable>, order: OpenOrder) -> Result<OpenFacts> {
         // fails to be flushed is lost.
         unflushed: false,
         write_threshold: 0,
+        bitmaps: Vec::new(),
     };
     let cell = NodeCell::new(parts, table.home());
     if let Err(error) = cell.refresh() {

@@ -244,6 +244,8 @@ fn feed_thread(feed: &mut Feed, thread: &Thread, tokens: &Ranks<Token>, order_id
                     OrderOutcome::Debugged(result) => result.is_err(),
                     OrderOutcome::Named(result) => result.is_err(),
                     OrderOutcome::Checked(result) => result.is_err(),
+                    OrderOutcome::Bits(result) => result.is_err(),
+                    OrderOutcome::DirtyRuns(result) => result.is_err(),
                     OrderOutcome::Described(_)
                     | OrderOutcome::DescribedMany(_)
                     | OrderOutcome::Pending(_)
@@ -302,7 +304,7 @@ fn feed_order(
             feed!(feed, open.children, open.flags);
         }
         Order::Wiring(Wiring::Create { file, .. }) => feed!(feed, file),
-        other => super::super::world::subject(other).hash(&mut feed.0),
+        other => super::super::subject::subject(other).hash(&mut feed.0),
     }
 }
 

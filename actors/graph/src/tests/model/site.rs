@@ -234,7 +234,7 @@ impl Site {
     }
 
     fn obey(&mut self, home: IoThreadId, order_id: OrderId, order: Order) {
-        if let Some(id) = super::super::world::subject(&order)
+        if let Some(id) = super::super::subject::subject(&order)
             && self.cells.get(&id).is_none_or(|cell| cell.home != home)
         {
             self.breach(Breach::Cells);

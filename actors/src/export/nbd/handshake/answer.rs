@@ -54,7 +54,7 @@ pub(super) fn meta_context(out: &mut Vec<u8>, option: u32, id: u32, name: &str) 
 }
 
 /// All contexts of `contexts`; LIST gives none an id.
-pub(super) fn meta_contexts(out: &mut Vec<u8>, option: u32, contexts: Contexts) {
+pub(super) fn meta_contexts(out: &mut Vec<u8>, option: u32, contexts: Contexts, offer: &Offer) {
     let id = |id| {
         if option == option::LIST_META_CONTEXT {
             0
@@ -77,6 +77,12 @@ pub(super) fn meta_contexts(out: &mut Vec<u8>, option: u32, contexts: Contexts) 
             id(context::ALLOCATION_DEPTH),
             context::ALLOCATION_DEPTH_NAME,
         );
+    }
+    for (place, bitmap) in (0..).zip(&offer.bitmaps) {
+        if contexts.has_bitmap(place as usize) {
+            let name = format!("{}{}", context::DIRTY_BITMAPS_NAME, bitmap.name());
+            meta_context(out, option, id(context::DIRTY_BITMAPS + place), &name);
+        }
     }
     ack(out, option);
 }

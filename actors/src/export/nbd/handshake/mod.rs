@@ -37,13 +37,21 @@ pub struct Contexts {
     pub base_allocation: bool,
     /// The client has chosen `qemu:allocation-depth`.
     pub allocation_depth: bool,
+    /// The bitmaps that it has chosen as `qemu:dirty-bitmap:NAME`: a bit for each of the export's, the first one lowest.
+    pub bitmaps: u64,
 }
 
 impl Contexts {
+    /// Whether it has chosen the bitmap at this place among the export's.
+    #[must_use]
+    pub const fn has_bitmap(self, place: usize) -> bool {
+        place < 64 && self.bitmaps & (1 << place) != 0
+    }
+
     /// How many were chosen.
     #[must_use]
     pub fn count(self) -> u32 {
-        u32::from(self.base_allocation) + u32::from(self.allocation_depth)
+        u32::from(self.base_allocation) + u32::from(self.allocation_depth) + self.bitmaps.count_ones()
     }
 }
 

@@ -163,6 +163,7 @@ mod tests {
             request_alignment: 1,
             max_transfer: 0,
             allocation_depth: false,
+            bitmaps: Vec::new(),
         })]
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::answer::{self, Wanted};
 use super::{Contexts, Drop, Handshake, Mode, Negotiated, Progress, Stepped, Tls};
-use crate::export::nbd::offer::{Catalogue, Offer};
+use crate::export::nbd::offer::{Catalogue, Offer, OfferedBitmap};
 use crate::export::nbd::wire::{Cursor, HandshakeFlags, MAX_STRING, context, info, option, reply};
 
 /// Characters of a client's export name that error texts repeat.
@@ -358,7 +358,7 @@ impl Handshake {
                 Err(refused) => refused,
             };
         }
-        answer::meta_contexts(out, meta.option, meta.contexts);
+        answer::meta_contexts(out, meta.option, meta.contexts, &meta.export);
         if meta.option == option::SET_META_CONTEXT {
             self.contexts = Some((meta.export, meta.contexts));
         }
@@ -450,14 +450,29 @@ impl Meta {
         let listing = self.option == option::LIST_META_CONTEXT;
         match query {
             b"base:" => self.contexts.base_allocation |= listing,
-            b"qemu:" => self.contexts.allocation_depth |= listing && available.allocation_depth,
+            b"qemu:" if listing => {
+                self.contexts.allocation_depth |= available.allocation_depth;
+                self.contexts.bitmaps |= available.bitmaps;
+            }
+            b"qemu:dirty-bitmap:" if listing => self.contexts.bitmaps |= available.bitmaps,
             name if name == context::BASE_ALLOCATION_NAME.as_bytes() => self.contexts.base_allocation = true,
             name if name == context::ALLOCATION_DEPTH_NAME.as_bytes() => {
                 self.contexts.allocation_depth = available.allocation_depth;
             }
-            _ => {}
+            name => self.contexts.bitmaps |= named(&self.export, name),
         }
     }
+}
+
+/// The bitmap that a query names, as a set of bitmaps: of several of a name the first.
+fn named(export: &Offer, query: &[u8]) -> u64 {
+    let name = query.strip_prefix(context::DIRTY_BITMAPS_NAME.as_bytes());
+    let is_named = |bitmap: &OfferedBitmap| Some(bitmap.name().as_bytes()) == name;
+    export
+        .bitmaps
+        .iter()
+        .position(is_named)
+        .map_or(0, |place| 1 << place)
 }
 
 /// The contexts that an export has.
@@ -465,6 +480,7 @@ fn available(export: &Offer) -> Contexts {
     Contexts {
         base_allocation: true,
         allocation_depth: export.allocation_depth,
+        bitmaps: export.bitmaps.iter().fold(0, |all, _| all << 1 | 1),
     }
 }
 

@@ -84,6 +84,7 @@ mod tests {
             request_alignment: 1,
             max_transfer: 0,
             allocation_depth: true,
+            bitmaps: Vec::new(),
         })
     }
 

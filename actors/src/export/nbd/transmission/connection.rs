@@ -148,7 +148,7 @@ pub async fn serve<B: ExportedNode, L: Link>(
         flags: negotiated.export.flags,
         contexts: negotiated.contexts,
     };
-    let session = Session::new(backend, &negotiated.export.name, limits, account.pool());
+    let session = Session::new(backend, &negotiated.export, limits, account.pool());
     standing.begin(&session.budget);
     let transport = link.here(local.ring());
     let delays = Delays::new(Rc::clone(&local), &negotiated.export.name);

@@ -3,7 +3,7 @@
 use super::request::WireError;
 use crate::export::nbd::handshake::Mode;
 use crate::export::nbd::wire::{
-    MAGIC_EXTENDED_REPLY, MAGIC_SIMPLE_REPLY, MAGIC_STRUCTURED_REPLY, MAX_STRING, chunk, context,
+    MAGIC_EXTENDED_REPLY, MAGIC_SIMPLE_REPLY, MAGIC_STRUCTURED_REPLY, MAX_STRING, chunk,
 };
 
 /// The longest header that comes before data, with the offset that OFFSET_DATA begins with.
@@ -35,7 +35,7 @@ pub struct To {
 pub struct Extent {
     /// How many bytes of payload follow.
     pub len: u64,
-    /// By context: state flags, or a depth.
+    /// By context: state flags, a depth, or whether it is dirty.
     pub flags: u64,
 }
 
@@ -113,7 +113,6 @@ impl To {
     /// The extents of one context. Not in simple mode. Compact replies cut lengths and flags at 32 bits, which those of
     /// compact requests fit.
     pub fn extents(&self, out: &mut Vec<u8>, id: u32, extents: &[Extent], done: bool) {
-        debug_assert!(id == context::BASE_ALLOCATION || id == context::ALLOCATION_DEPTH);
         if self.mode == Mode::Extended {
             self.chunk(out, chunk::BLOCK_STATUS_EXT, done, 8 + 16 * extents.len());
             out.extend_from_slice(&id.to_be_bytes());

@@ -312,7 +312,13 @@ impl Limits {
             let (chosen, available) = match fields.u32()? {
                 context::BASE_ALLOCATION => (&mut contexts.base_allocation, self.contexts.base_allocation),
                 context::ALLOCATION_DEPTH => (&mut contexts.allocation_depth, self.contexts.allocation_depth),
-                _ => return None,
+                id => {
+                    let bitmap = self
+                        .bitmap_of(id)
+                        .filter(|bitmap| contexts.bitmaps & bitmap == 0)?;
+                    contexts.bitmaps |= bitmap;
+                    continue;
+                }
             };
             if *chosen || !available {
                 return None;
@@ -320,6 +326,12 @@ impl Limits {
             *chosen = true;
         }
         (contexts.count() > 0).then_some((len, contexts))
+    }
+
+    /// The bitmap whose context has this id, as a set of bitmaps, if it was negotiated.
+    fn bitmap_of(&self, id: u32) -> Option<u64> {
+        let bitmap = 1_u64.checked_shl(id.checked_sub(context::DIRTY_BITMAPS)?)?;
+        Some(bitmap).filter(|bitmap| self.contexts.bitmaps & bitmap != 0)
     }
 
     /// The checks that hold for every command, and the command.

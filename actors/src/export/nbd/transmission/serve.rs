@@ -28,6 +28,9 @@ const CACHE_STEP: u64 = 1 << 20;
 /// The most bytes of extents that a reply has for each context.
 const MAX_EXTENT_BYTES: usize = 1 << 20;
 
+/// The most bytes of extents that a reply has for all contexts: no request holds more than a large read does.
+const MAX_STATUS_BYTES: usize = 16 << 20;
+
 /// A piece of a reply.
 enum Chunk {
     /// No data: the whole reply.
@@ -48,12 +51,20 @@ pub(super) fn cost(request: &Request) -> usize {
             usize::try_from(request.range.len()).unwrap_or(usize::MAX)
         }
         Command::Cache => CACHE_STEP as usize,
-        Command::BlockStatus { one: false, contexts } => 2 * MAX_EXTENT_BYTES * contexts.count() as usize,
+        Command::BlockStatus { one: false, contexts } => {
+            2 * extent_bytes(contexts) * contexts.count() as usize
+        }
         Command::BlockStatus { one: true, .. }
         | Command::Flush
         | Command::Trim { .. }
         | Command::WriteZeroes { .. } => 0,
     }
+}
+
+/// The most bytes of extents that a reply has for each of these contexts.
+fn extent_bytes(contexts: Contexts) -> usize {
+    let share = MAX_STATUS_BYTES / contexts.count().max(1) as usize;
+    share.min(MAX_EXTENT_BYTES)
 }
 
 /// The failure for an error of the node.
@@ -339,27 +350,52 @@ impl<B: ExportedNode> Session<B> {
         one: bool,
         contexts: Contexts,
     ) -> Result<Chunk, Failure> {
+        let max = match to.mode {
+            _ if one => 1,
+            Mode::Extended => extent_bytes(contexts) / 16,
+            Mode::Simple | Mode::Structured => extent_bytes(contexts) / 8,
+        };
         let mut last = None;
-        let ids = [
+        let own = [
             (contexts.base_allocation, context::BASE_ALLOCATION),
             (contexts.allocation_depth, context::ALLOCATION_DEPTH),
         ];
-        for (_, id) in ids.into_iter().filter(|(chosen, _)| *chosen) {
-            if let Some(chunk) = last.take() {
-                self.queue(to, chunk, None);
+        for (_, id) in own.into_iter().filter(|(chosen, _)| *chosen) {
+            let extents = self.extents(id, range, max).await?;
+            self.follow(to, &mut last, Chunk::Extents(id, extents));
+        }
+        for (place, id) in (context::DIRTY_BITMAPS..).enumerate().take(self.bitmaps.len()) {
+            if contexts.has_bitmap(place) {
+                let extents = self.dirty_extents(place, range, max).await?;
+                self.follow(to, &mut last, Chunk::Extents(id, extents));
             }
-            let max = match to.mode {
-                _ if one => 1,
-                Mode::Extended => MAX_EXTENT_BYTES / 16,
-                Mode::Simple | Mode::Structured => MAX_EXTENT_BYTES / 8,
-            };
-            last = Some(Chunk::Extents(id, self.extents(id, range, max).await?));
         }
         // A request without a context was refused by its header.
         last.ok_or(Failure {
             error: IoError::Invalid,
             text: "CMD_BLOCK_STATUS not negotiated",
         })
+    }
+
+    /// Queues the chunk before the last one that there is so far.
+    fn follow(&self, to: &To, last: &mut Option<Chunk>, chunk: Chunk) {
+        if let Some(before) = last.replace(chunk) {
+            self.queue(to, before, None);
+        }
+    }
+
+    /// The same as [`Session::extents`] by a dirty bitmap.
+    async fn dirty_extents(&self, place: usize, range: Range, max: usize) -> Result<Vec<Extent>, Failure> {
+        let bitmap = self.bitmaps.get(place).ok_or(STUCK)?;
+        let runs = bitmap.read(range, max).await.map_err(|error| {
+            tracing::warn!(export = self.export, bitmap = bitmap.name(), %error, "a dirty bitmap cannot be read");
+            STUCK
+        })?;
+        let extents = runs.into_iter().map(|run| Extent {
+            len: run.len,
+            flags: if run.is_dirty { state::DIRTY } else { 0 },
+        });
+        Ok(extents.collect())
     }
 
     /// At most `max` extents from the front of a range; neighbours differ.

@@ -15,6 +15,7 @@ use super::outbox::Outbox;
 use super::plan::Plan;
 use super::request::{Limits, Request};
 use crate::export::backend::ExportedNode;
+use crate::export::nbd::offer::{Offer, OfferedBitmap};
 use millpond_engine::iothread::Local;
 use millpond_engine::node::Begun;
 
@@ -36,6 +37,8 @@ pub(super) struct Session<B> {
     pub(super) backend: B,
     /// The name that the client asked for.
     pub(super) export: String,
+    /// The dirty bitmaps that it shows.
+    pub(super) bitmaps: Vec<OfferedBitmap>,
     pub(super) limits: Limits,
     /// Why sending failed, if it has.
     pub(super) send_error: RefCell<Option<Closing>>,
@@ -47,11 +50,12 @@ pub(super) struct Session<B> {
 }
 
 impl<B: ExportedNode> Session<B> {
-    pub(super) fn new(backend: B, export: &str, limits: Limits, pool: &Arc<Pool>) -> Rc<Self> {
+    pub(super) fn new(backend: B, offer: &Offer, limits: Limits, pool: &Arc<Pool>) -> Rc<Self> {
         let budget = Budget::new(pool);
         Rc::new(Self {
             backend,
-            export: export.to_owned(),
+            export: offer.name.clone(),
+            bitmaps: offer.bitmaps.clone(),
             limits,
             send_error: RefCell::default(),
             outbox: Outbox::new(&budget),

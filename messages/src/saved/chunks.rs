@@ -1,8 +1,9 @@
 //! Some chunks of a disk, written down.
 
-use millpond_messages::saved::SavedError;
-use millpond_messages::{ChunkSet, Range};
 use serde::{Deserialize, Serialize};
+
+use super::SavedError;
+use crate::{ChunkSet, Range};
 
 /// Some chunks of a disk: the first byte and the bytes of each run of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,0 +1,234 @@
+//! The dirty bitmaps of a node: which parts of it have changed since each was clear.
+//!
+//! The bits live here, where the writes are seen, and nowhere else. Names, and who may do what with a bitmap, are the graph
+//! actor's matter: it knows a bitmap by its number, and says when it records.
+
+use std::cell::{Cell, RefCell};
+
+use millpond_messages::graph::DirtyRun;
+use millpond_messages::saved::{SavedBits, SavedChunks};
+use millpond_messages::{BitmapId, ChunkSet, Error, ErrorKind, Range, Result, TooManyChunks};
+
+/// A dirty bitmap of a node.
+#[derive(Debug, Clone)]
+pub struct Bitmap {
+    id: BitmapId,
+    is_recording: bool,
+    /// The node has become longer than the set could follow: what was written behind its end is not in it.
+    is_lost: bool,
+    set: ChunkSet,
+}
+
+/// What is told of a bitmap in queries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BitmapFacts {
+    /// The number of the bitmap.
+    pub id: BitmapId,
+    /// The bytes of all bits that are set, of which the last may reach past the node's end.
+    pub count: u64,
+    /// Not all writes are in it.
+    pub is_lost: bool,
+}
+
+/// The bitmaps of one node.
+#[derive(Default)]
+pub struct Bitmaps {
+    /// Whether any of them records: all that a write looks at where none does.
+    is_recording: Cell<bool>,
+    all: RefCell<Vec<Bitmap>>,
+}
+
+fn not_here() -> Error {
+    Error::new(ErrorKind::NotFound, "The node has no such bitmap")
+}
+
+fn too_many(error: TooManyChunks) -> Error {
+    Error::new(ErrorKind::InvalidArgument, error.to_string())
+}
+
+impl Bitmaps {
+    /// The bitmaps of a node that has come from elsewhere, or none.
+    pub fn new(all: Vec<Bitmap>) -> Self {
+        let bitmaps = Self {
+            is_recording: Cell::new(false),
+            all: RefCell::new(all),
+        };
+        bitmaps.refresh();
+        bitmaps
+    }
+
+    /// Marks a range that has changed in the bitmaps that record.
+    #[inline]
+    pub fn mark(&self, range: Range) {
+        if self.is_recording.get() {
+            self.record(range);
+        }
+    }
+
+    #[inline(never)]
+    fn record(&self, range: Range) {
+        for bitmap in self.all.borrow_mut().iter_mut() {
+            if bitmap.is_recording {
+                bitmap.set.insert(range);
+            }
+        }
+    }
+
+    fn refresh(&self) {
+        let recording = self.all.borrow().iter().any(|bitmap| bitmap.is_recording);
+        self.is_recording.set(recording);
+    }
+
+    /// Adds a bitmap of a node of `len` bytes, with nothing dirty.
+    ///
+    /// # Errors
+    /// It would have more bits than a bitmap can have.
+    pub fn add(&self, id: BitmapId, granularity: u64, is_recording: bool, len: u64) -> Result<()> {
+        let set = ChunkSet::new(len, granularity).map_err(too_many)?;
+        self.all.borrow_mut().push(Bitmap {
+            id,
+            is_recording,
+            is_lost: false,
+            set,
+        });
+        self.refresh();
+        Ok(())
+    }
+
+    /// Forgets a bitmap with its bits.
+    pub fn remove(&self, id: BitmapId) {
+        self.all.borrow_mut().retain(|bitmap| bitmap.id != id);
+        self.refresh();
+    }
+
+    /// Has a bitmap record from now on, or not.
+    ///
+    /// # Errors
+    /// There is no such bitmap.
+    pub fn set_recording(&self, id: BitmapId, is_recording: bool) -> Result<()> {
+        self.with(id, |bitmap| bitmap.is_recording = is_recording)?;
+        self.refresh();
+        Ok(())
+    }
+
+    fn with<T>(&self, id: BitmapId, act: impl FnOnce(&mut Bitmap) -> T) -> Result<T> {
+        let mut all = self.all.borrow_mut();
+        let found = all.iter_mut().find(|bitmap| bitmap.id == id);
+        found.map(act).ok_or_else(not_here)
+    }
+
+    /// What is dirty by a bitmap now.
+    ///
+    /// # Errors
+    /// There is no such bitmap.
+    pub fn copy(&self, id: BitmapId) -> Result<ChunkSet> {
+        self.with(id, |bitmap| bitmap.set.clone())
+    }
+
+    /// Has a bitmap say what another set says, at the node's length; answers what it said before.
+    ///
+    /// # Errors
+    /// There is no such bitmap, or the set cannot follow to that length.
+    pub fn replace(&self, id: BitmapId, mut set: ChunkSet, len: u64) -> Result<ChunkSet> {
+        set.resize(len).map_err(too_many)?;
+        self.with(id, |bitmap| std::mem::replace(&mut bitmap.set, set))
+    }
+
+    /// Has a bitmap say that nothing is dirty; answers what it said before.
+    ///
+    /// # Errors
+    /// There is no such bitmap.
+    pub fn clear(&self, id: BitmapId, len: u64) -> Result<ChunkSet> {
+        let granularity = self.with(id, |bitmap| bitmap.set.chunk())?;
+        let empty = ChunkSet::new(len, granularity).map_err(too_many)?;
+        self.replace(id, empty, len)
+    }
+
+    /// Whether all bitmaps could follow the node to this length.
+    ///
+    /// # Errors
+    /// One would have more bits than a bitmap can have.
+    pub fn check_len(&self, len: u64) -> Result<()> {
+        let all = self.all.borrow();
+        all.iter()
+            .try_for_each(|bitmap| bitmap.set.check_len(len).map_err(too_many))
+    }
+
+    /// Follows the node to another length.
+    pub fn resize(&self, len: u64) {
+        for bitmap in self.all.borrow_mut().iter_mut() {
+            if let Err(error) = bitmap.set.resize(len) {
+                tracing::error!(bitmap = %bitmap.id, %error, "a dirty bitmap misses writes from now on");
+                bitmap.is_lost = true;
+            }
+        }
+    }
+
+    /// Runs of bytes that are alike by a bitmap, from the start of a range on; all of the range, or `most` of them.
+    ///
+    /// # Errors
+    /// There is no such bitmap.
+    pub fn runs(&self, id: BitmapId, range: Range, most: usize) -> Result<Vec<DirtyRun>> {
+        self.with(id, |bitmap| runs(&bitmap.set, range, most))
+    }
+
+    /// What queries tell of the bitmaps.
+    pub fn facts(&self) -> Vec<BitmapFacts> {
+        let all = self.all.borrow();
+        let facts = all.iter().map(|bitmap| BitmapFacts {
+            id: bitmap.id,
+            count: bitmap.set.count() * bitmap.set.chunk(),
+            is_lost: bitmap.is_lost,
+        });
+        facts.collect()
+    }
+
+    /// The bitmaps as they are now.
+    pub fn all(&self) -> Vec<Bitmap> {
+        self.all.borrow().clone()
+    }
+
+    /// Goes back to bitmaps as they were.
+    pub fn restore(&self, all: Vec<Bitmap>) {
+        self.all.replace(all);
+        self.refresh();
+    }
+
+    /// Takes the bitmaps out of a node that moves.
+    pub fn take(&self) -> Vec<Bitmap> {
+        let all = self.all.take();
+        self.refresh();
+        all
+    }
+
+    /// The bitmaps, written down.
+    pub fn saved(&self) -> Vec<SavedBits> {
+        let all = self.all.borrow();
+        let saved = all.iter().map(|bitmap| SavedBits {
+            bitmap: bitmap.id,
+            granularity: bitmap.set.chunk(),
+            is_recording: bitmap.is_recording,
+            is_lost: bitmap.is_lost,
+            len: bitmap.set.len(),
+            dirty: SavedChunks::of(&bitmap.set),
+        });
+        saved.collect()
+    }
+}
+
+fn runs(set: &ChunkSet, range: Range, most: usize) -> Vec<DirtyRun> {
+    let mut at = range.offset();
+    let run = || {
+        let left = range.end().checked_sub(at).filter(|left| *left > 0)?;
+        let is_dirty = set.contains(at);
+        let end = if is_dirty {
+            set.next_absent(at)
+        } else {
+            set.next(at)
+        };
+        let len = end.map_or(left, |end| (end - at).min(left));
+        at += len;
+        Some(DirtyRun { len, is_dirty })
+    };
+    std::iter::from_fn(run).take(most).collect()
+}

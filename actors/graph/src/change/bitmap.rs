@@ -1,0 +1,262 @@
+//! Dirty bitmaps: added, removed, changed and merged, each as one change.
+
+use millpond_messages::graph::{
+    BitmapChange, BitmapEdit, BitmapHold, BitmapName, GraphReply, HeldBitmap, ShownBitmap,
+};
+use millpond_messages::{BitmapId, ChunkSet, Error, ErrorKind, NodeId, Result};
+
+use crate::effect::Reply;
+use crate::order::BitmapOrder;
+use crate::query::device;
+use crate::sections::Cover;
+use crate::state::PolicyState;
+use crate::transaction::{Change, Transaction, bitmaps};
+use crate::value::bitmap::{Bitmap, Stage};
+use crate::value::chain;
+use crate::value::graph::Graph;
+use crate::value::node::Node;
+use crate::value::refusal::Refusal;
+use crate::world::World;
+
+/// The least bytes that a bit stands for.
+const LEAST_GRANULARITY: u32 = 512;
+/// What a bit stands for where the format says nothing.
+const DEFAULT_GRANULARITY: u64 = 65_536;
+/// The least that a bit stands for where the format has clusters.
+const CLUSTER_AT_LEAST: u64 = 4096;
+/// The longest name, in bytes.
+const LONGEST_NAME: usize = 1023;
+
+/// A change of one bitmap.
+pub struct Editing {
+    request: BitmapEdit,
+    node: Option<NodeId>,
+    bitmap: Option<BitmapId>,
+    /// The nodes of bitmaps that are merged, as far as they have been found.
+    sources: Vec<NodeId>,
+}
+
+impl From<BitmapEdit> for Editing {
+    fn from(request: BitmapEdit) -> Self {
+        Self {
+            request,
+            node: None,
+            bitmap: None,
+            sources: Vec::new(),
+        }
+    }
+}
+
+fn refused<T>(text: impl Into<String>) -> Result<T> {
+    Err(Error::new(ErrorKind::InvalidArgument, text.into()))
+}
+
+impl Change for Editing {
+    type Answer = ();
+
+    fn check(&mut self, state: &PolicyState) -> Result<()> {
+        let BitmapName { node, name } = &self.request.bitmap;
+        if let BitmapChange::Add {
+            granularity,
+            persistent,
+            ..
+        } = self.request.change
+        {
+            let node = check_new(&state.graph, node, name, granularity, persistent)?;
+            self.node = Some(node.id);
+            return Ok(());
+        }
+        let (node, bitmap) = state.graph.find_free_bitmap(node, name)?;
+        (self.node, self.bitmap) = (Some(node.id), Some(bitmap.id));
+        if let BitmapChange::Merge(sources) = &self.request.change {
+            let found = sources
+                .iter()
+                .filter_map(|source| state.graph.find_bitmap(&source.node, &source.name).ok());
+            self.sources = found.map(|(node, _)| node.id).collect();
+        }
+        Ok(())
+    }
+
+    /// A write that is under way is marked before the change, or after it as a whole.
+    fn cover(&self, _: &Graph) -> Cover {
+        Cover::Nodes(
+            self.node
+                .into_iter()
+                .chain(self.sources.iter().copied())
+                .collect(),
+        )
+    }
+
+    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
+        let Some(node) = self.node else { return Ok(()) };
+        if let BitmapChange::Add {
+            granularity,
+            disabled,
+            ..
+        } = self.request.change
+        {
+            return self.add(transaction, node, granularity, !disabled).await;
+        }
+        let Some(bitmap) = self.bitmap else { return Ok(()) };
+        match &self.request.change {
+            BitmapChange::Add { .. } => Ok(()),
+            BitmapChange::Remove => {
+                transaction.remove_bitmap(node, bitmap);
+                Ok(())
+            }
+            BitmapChange::Clear => transaction.clear_bitmap(node, bitmap).await,
+            BitmapChange::Enable => transaction.record_bitmap(node, bitmap, true).await,
+            BitmapChange::Disable => transaction.record_bitmap(node, bitmap, false).await,
+            BitmapChange::Merge(sources) => {
+                let world = transaction.world.clone();
+                let order = BitmapOrder::Copy;
+                let into = bitmaps::ask(&world, node, bitmap, order).bits().await?;
+                let sources = copies(&world, sources, into.len()).await?;
+                transaction.merge_bitmap(node, bitmap, into, sources).await
+            }
+        }
+    }
+
+    async fn finish(self, _: &World) {}
+}
+
+impl Editing {
+    async fn add(
+        &self,
+        transaction: &mut Transaction,
+        node: NodeId,
+        granularity: Option<u32>,
+        is_recording: bool,
+    ) -> Result<()> {
+        let world = transaction.world.clone();
+        let granularity = match granularity {
+            Some(granularity) => granularity,
+            None => default_granularity(&world, node).await,
+        };
+        let bitmap = Bitmap {
+            id: world.graph(Graph::new_bitmap_id),
+            name: self.request.bitmap.name.clone(),
+            granularity,
+            is_recording,
+            holder: None,
+            stage: Stage::Coming,
+        };
+        transaction.add_bitmap(node, bitmap).await
+    }
+}
+
+/// Whether a node can get a bitmap of this name, in QEMU's order of checks.
+fn check_new<'a>(
+    graph: &'a Graph,
+    node: &str,
+    name: &str,
+    granularity: Option<u32>,
+    persistent: bool,
+) -> Result<&'a Node> {
+    if name.is_empty() {
+        return refused("Bitmap name cannot be empty");
+    }
+    let node = graph.look_up_new(node, node)?;
+    if granularity.is_some_and(|bytes| bytes < LEAST_GRANULARITY || !bytes.is_power_of_two()) {
+        return refused("Granularity must be power of 2 and at least 512");
+    }
+    if persistent {
+        return Err(not_stored(node));
+    }
+    if node.bitmap_named(name).is_some() {
+        let text = format!("Bitmap already exists: {name}");
+        return Err(Error::new(ErrorKind::Exists, text));
+    }
+    if name.len() > LONGEST_NAME {
+        return refused(format!("Bitmap name too long: {name}"));
+    }
+    Ok(node)
+}
+
+/// Why a node cannot store a bitmap. Only qcow2 could, and that is still to come.
+fn not_stored(node: &Node) -> Error {
+    let why = match node.kind.name() {
+        "qcow2" => "storing bitmaps in qcow2 images is not supported yet",
+        _ => "Operation not supported",
+    };
+    let text = format!("Can't store persistent bitmaps to {}: {why}", node.name);
+    Error::new(ErrorKind::Unsupported, text)
+}
+
+async fn default_granularity(world: &World, node: NodeId) -> u32 {
+    let granularity = match device::cluster_size(world, node).await {
+        0 => DEFAULT_GRANULARITY,
+        cluster => cluster.max(CLUSTER_AT_LEAST),
+    };
+    // No format has clusters of 4 GiB.
+    u32::try_from(granularity).unwrap_or(u32::MAX / 2 + 1)
+}
+
+/// What is dirty by each of some bitmaps of nodes that are as long as the first, which nobody else uses.
+async fn copies(world: &World, sources: &[BitmapName], len: u64) -> Result<Vec<ChunkSet>> {
+    let mut copies = Vec::with_capacity(sources.len());
+    for source in sources {
+        let (node, bitmap) = world.graph(|graph| {
+            let (node, bitmap) = graph.find_free_bitmap(&source.node, &source.name)?;
+            Ok::<_, Error>((node.id, bitmap.id))
+        })?;
+        let copy = bitmaps::ask(world, node, bitmap, BitmapOrder::Copy)
+            .bits()
+            .await?;
+        if copy.len() != len {
+            return refused(format!(
+                "Bitmaps are of different sizes (destination size is {len}, source size is {}) and can't be merged",
+                copy.len()
+            ));
+        }
+        copies.push(*copy);
+    }
+    Ok(copies)
+}
+
+/// Keeps bitmaps from being changed by others until a root edge ends: all of them, or none.
+///
+/// # Errors
+/// One is not there, is in use, or records what the user does not know of.
+pub fn hold(world: &World, hold: &BitmapHold) -> Reply {
+    world.graph(|graph| {
+        let exported = graph.root_node(hold.root)?;
+        let found = hold.bitmaps.iter().map(|shown| {
+            let (node, bitmap) = match shown {
+                ShownBitmap::InChain(name) => in_chain(graph, exported, name, hold.writable)?,
+                ShownBitmap::Of(BitmapName { node, name }) => graph.find_bitmap(node, name)?,
+            };
+            if bitmap.is_busy() {
+                return Err(Refusal::BitmapInUse(bitmap.name.clone()).into());
+            }
+            Ok(HeldBitmap {
+                node: node.id,
+                bitmap: bitmap.id,
+                name: bitmap.name.clone(),
+            })
+        });
+        let found = found.collect::<Result<Vec<_>>>()?;
+        for held in &found {
+            graph.hold_bitmap(hold.root, held.node, held.bitmap);
+        }
+        Ok(GraphReply::Bitmaps(found))
+    })
+}
+
+/// The first bitmap of this name in a chain. One that records goes on changing, which a user who does not write would not
+/// expect.
+fn in_chain<'a>(graph: &'a Graph, top: NodeId, name: &str, writable: bool) -> Result<(&'a Node, &'a Bitmap)> {
+    let nodes = std::iter::successors(Some(top), |node| chain::next(graph, *node));
+    let mut nodes = nodes.filter_map(|node| graph.node(node));
+    let found = nodes.find_map(|node| Some((node, node.bitmap_named(name)?)));
+    let (node, bitmap) = found.ok_or_else(|| {
+        let text = format!("Bitmap '{name}' is not found");
+        Error::new(ErrorKind::NotFound, text)
+    })?;
+    if !writable && node.writable() && bitmap.is_recording {
+        return refused(format!(
+            "Enabled bitmap '{name}' incompatible with readonly export"
+        ));
+    }
+    Ok((node, bitmap))
+}
