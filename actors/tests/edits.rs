@@ -464,6 +464,7 @@ fn an_amended_image_is_what_qemu_img_makes_of_it() {
             client.flush().await.expect(WELL_FORMED);
             graph
                 .ask(Amend {
+                    force: false,
                     node_name: "ours".to_owned(),
                     options,
                 })
@@ -553,6 +554,7 @@ fn what_qemu_img_does_not_amend_is_refused_in_its_words_and_changes_nothing() {
             top.add(&graph, "top", json!({})).await;
             let error = graph
                 .ask(Amend {
+                    force: false,
                     node_name: "top".to_owned(),
                     options,
                 })
@@ -608,6 +610,7 @@ fn what_version_2_cannot_express_stays_version_3() {
             let wanted = object(json!({"compat": compat, "size": 8 * MIB}));
             let error = graph
                 .ask(Amend {
+                    force: false,
                     node_name: name.to_owned(),
                     options: wanted,
                 })
@@ -626,6 +629,7 @@ fn what_version_2_cannot_express_stays_version_3() {
         assert!(
             graph
                 .ask(Amend {
+                    force: false,
                     node_name: name.to_owned(),
                     options: object(json!({"size": 0}))
                 })
@@ -634,6 +638,7 @@ fn what_version_2_cannot_express_stays_version_3() {
         );
         let error = graph
             .ask(Amend {
+                force: false,
                 node_name: "nothing".to_owned(),
                 options: Options::new(),
             })

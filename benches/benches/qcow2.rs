@@ -46,6 +46,7 @@ async fn image(options: Value) -> Rc<dyn Driver> {
     let ring = Local::current().expect("on an iothread").ring().clone();
     let file = Memory::child();
     let created = Qcow2Kind.create(CreateRequest {
+        header: None,
         options: object(json!({ "size": SIZE })),
         file: Some(file.clone()),
         ring: ring.clone(),

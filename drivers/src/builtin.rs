@@ -14,6 +14,7 @@ use crate::filter::mirror_top::MirrorTopKind;
 use crate::filter::preallocate::PreallocateKind;
 use crate::filter::snapshot_access::SnapshotAccessKind;
 use crate::filter::throttle::ThrottleKind;
+use crate::format::luks::LuksKind;
 use crate::format::qcow2::Qcow2Kind;
 use crate::format::raw::RawKind;
 use crate::protocol::file::FileKind;
@@ -24,7 +25,7 @@ use crate::replica::quorum::QuorumKind;
 #[must_use]
 pub fn builtin() -> Registry {
     let mut registry = Registry::empty();
-    let kinds: [Arc<dyn DriverKind>; 18] = [
+    let kinds: [Arc<dyn DriverKind>; 19] = [
         Arc::new(BlkdebugKind),
         Arc::new(BlklogwritesKind),
         Arc::new(BlkverifyKind),
@@ -34,6 +35,7 @@ pub fn builtin() -> Registry {
         Arc::new(CopyOnReadKind),
         Arc::new(FileKind::FILE),
         Arc::new(FileKind::HOST_DEVICE),
+        Arc::new(LuksKind::new(registry.secrets().clone())),
         Arc::new(MirrorTopKind),
         Arc::new(NullKind::CO),
         Arc::new(NullKind::AIO),
@@ -71,6 +73,7 @@ mod tests {
             "copy-on-read",
             "file",
             "host_device",
+            "luks",
             "mirror_top",
             "null-aio",
             "null-co",

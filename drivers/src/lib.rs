@@ -3,16 +3,19 @@
 //! A driver knows its own options, its children and the ring of its iothread. It knows neither the graph nor other nodes,
 //! and starts no thread: what blocks is given to the ring.
 //!
-//! [`api`] is the contract; of the drivers it knows the throttle groups alone, which a registry hands to nodes and embedders.
+//! [`api`] is the contract; of the drivers it knows the throttle groups alone, which a registry hands to nodes and
+//! embedders as it does the secrets.
 //! The drivers know the contract and, but for what replicas share, not each other; [`builtin`] knows them all.
 #![forbid(unsafe_code)]
 
 pub mod api;
 pub mod builtin;
+mod crypto;
 pub mod filter;
 pub mod format;
 pub mod protocol;
 pub mod replica;
+pub mod secret;
 
 #[doc(hidden)]
 pub use {millpond_messages as messages, millpond_ring as ring};

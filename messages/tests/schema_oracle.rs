@@ -17,7 +17,7 @@ use std::process::{Command, Stdio};
 const RECORDED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/schema/qemu.json");
 const LACKING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/schema/lacking.txt");
 
-/// Members left out on purpose where we do not list them: no encrypted image can be opened or made.
+/// Members left out on purpose where we do not list them: no encrypted qcow2 image can be opened or made.
 const NOT_SERVED: &[&str] = &["encrypt"];
 
 type Schema = BTreeMap<String, Value>;

@@ -20,6 +20,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("fio", "fio"),
     ("python3", "python3"),
     ("strace", "strace"),
+    ("cryptsetup", "cryptsetup-bin"),
+    ("keyctl", "keyutils"),
     ("timeout", "coreutils"),
 ];
 

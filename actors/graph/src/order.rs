@@ -89,6 +89,7 @@ pub fn internal_io_of(order: &Order) -> Vec<NodeId> {
             | NodeTask::ExchangePrepare { .. }
             | NodeTask::Exchange { .. }
             | NodeTask::Invalidate
+            | NodeTask::PrepareAmend { .. }
             | NodeTask::Amend { .. }
             | NodeTask::Check { .. }
             | NodeTask::ChangeBackingFile { .. } => vec![*node],
@@ -111,7 +112,7 @@ pub fn what(order: &Order) -> Option<&'static str> {
             NodeTask::Close => "close",
             NodeTask::Flush => "flush",
             NodeTask::Truncate { .. } => "resize",
-            NodeTask::Amend { .. } => "amendment",
+            NodeTask::PrepareAmend { .. } | NodeTask::Amend { .. } => "amendment",
             NodeTask::Check { .. } => "check",
             NodeTask::DeleteFile => "deletion of a file",
             NodeTask::ReopenPrepare { .. } => "reopen",

@@ -6,7 +6,6 @@ const SUFFIXES: &[(&str, &str)] = &[
     ("hdd", "Parallels"),
     ("hds", "Parallels"),
     ("iso", "ISO 9660"),
-    ("luks", "LUKS"),
     ("parallels", "Parallels"),
     ("qcow", "qcow"),
     ("qed", "QED"),

@@ -4,6 +4,7 @@ use super::Daemon;
 use crate::export::ExportRegistry;
 use crate::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use crate::monitor::EventBus;
+use crate::object::Site;
 use millpond_drivers::api::Registry;
 use millpond_messages::graph::IothreadOptions;
 use millpond_ring::Engine;
@@ -44,11 +45,17 @@ impl Daemon {
     /// The main iothread cannot be started.
     pub fn start_with(config: GraphConfig, extra_drivers: Vec<String>) -> io::Result<(Self, GraphHandle)> {
         let throttle_groups = config.registry.throttle_groups().clone();
+        let secrets = config.registry.secrets().clone();
         let (_, graph) = Graph::start(config)?;
         let events = EventBus::default();
         let exports = ExportRegistry::new(graph.clone(), events.clone());
         let announcements = graph.listen();
-        let daemon = Self::new(graph.clone(), exports, events, extra_drivers, throttle_groups);
+        let site = Site {
+            graph: graph.clone(),
+            throttle_groups,
+            secrets,
+        };
+        let daemon = Self::new(site, exports, events, extra_drivers);
         daemon.announce(announcements);
         Ok((daemon, graph))
     }

@@ -9,15 +9,13 @@ mod saved;
 pub use saved::DaemonState;
 
 use crate::export::ExportRegistry;
-use crate::graph::GraphHandle;
 use crate::image::NewImage;
 use crate::job::{
-    AmendJob, Committing, CreateJob, JobOptions, Jobs, MirrorPlan, StreamPlan, TransactionPart, commit_plan,
+    AmendJob, Amendment, Committing, CreateJob, JobOptions, Jobs, MirrorPlan, StreamPlan, TransactionPart, commit_plan,
 };
 use crate::monitor::EventBus;
 use crate::object::{Objects, Site};
 use chardevs::Chardevs;
-use millpond_drivers::filter::throttle::Groups;
 use millpond_engine::node::Client;
 use millpond_messages::graph::{CloseAll, Options, Request};
 use millpond_messages::qapi::QmpError;
@@ -56,21 +54,17 @@ struct Parts {
 }
 
 impl Daemon {
-    /// A daemon on a graph whose embedder brought `extra_drivers`, and whose nodes may be in `throttle_groups`.
-    pub fn new(
-        graph: GraphHandle,
+    /// A daemon whose objects have their effect at `site`, on a graph whose embedder brought `extra_drivers`.
+    pub(crate) fn new(
+        site: Site,
         exports: ExportRegistry,
         events: EventBus,
         extra_drivers: Vec<String>,
-        throttle_groups: Groups,
     ) -> Self {
         let jobs = Jobs::new(events.clone());
         Self {
             parts: Rc::new(Parts {
-                site: Site {
-                    graph,
-                    throttle_groups,
-                },
+                site,
                 exports,
                 events,
                 extra_drivers,
@@ -147,8 +141,8 @@ impl Daemon {
     ///
     /// # Errors
     /// The id is malformed or taken.
-    pub async fn start_amend(&self, id: &str, encryption: bool) -> Result<(), QmpError> {
-        let make = move || AmendJob { encryption };
+    pub async fn start_amend(&self, id: &str, amendment: Amendment) -> Result<(), QmpError> {
+        let make = move || AmendJob(amendment);
         self.jobs().start(id, JobOptions::MANUAL_DISMISS, make).await
     }
 

@@ -88,10 +88,16 @@ impl Handles {
                 node,
                 to: self.iothread(to)?,
             },
-            Wiring::Create { kind, options, file } => node::Wiring::Create {
+            Wiring::Create {
+                kind,
+                options,
+                file,
+                header,
+            } => node::Wiring::Create {
                 kind,
                 options,
                 file: self.optional(file)?,
+                header: self.optional(header)?,
             },
         })
     }

@@ -36,7 +36,7 @@ mod tests;
 mod together;
 mod work;
 
-pub use amend::AmendJob;
+pub use amend::{AmendJob, Amendment};
 pub use block::{BackupPlan, Committing, MirrorPlan, StreamPlan, commit_plan};
 pub use create::CreateJob;
 pub use handle::Jobs;

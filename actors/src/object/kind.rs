@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use futures_util::future::LocalBoxFuture;
 use millpond_drivers::filter::throttle::Groups;
+use millpond_drivers::secret::Secrets;
 use millpond_messages::qapi::schema::MonitorOptions;
 use millpond_messages::qapi::{Object, QmpError};
 use serde_json::Value;
@@ -32,6 +33,7 @@ pub(crate) struct Kind {
 pub(crate) struct Site {
     pub(crate) graph: GraphHandle,
     pub(crate) throttle_groups: Groups,
+    pub(crate) secrets: Secrets,
 }
 
 /// What an object does to its site.

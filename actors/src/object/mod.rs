@@ -13,6 +13,8 @@ mod iothread;
 mod kind;
 mod main_loop;
 mod monitor_qmp;
+mod secret;
+mod secret_keyring;
 mod throttle_group;
 
 use std::rc::Rc;
@@ -29,6 +31,8 @@ pub(crate) const KINDS: &[Kind] = &[
     main_loop::KIND,
     monitor_qmp::KIND,
     chaos::KIND,
+    secret::KIND,
+    secret_keyring::KIND,
     throttle_group::KIND,
 ];
 
@@ -75,7 +79,8 @@ pub(crate) fn with(
     }
 }
 
-fn has(object: &dyn UserObject, property: &str) -> bool {
+/// Whether the object's kind has a property of this name.
+pub(crate) fn has(object: &dyn UserObject, property: &str) -> bool {
     let mut properties = find_kind(object.kind())
         .into_iter()
         .flat_map(|kind| kind.properties);

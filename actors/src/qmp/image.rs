@@ -1,7 +1,8 @@
 //! Images: made, resized, checked, amended.
 
 use crate::daemon::Daemon;
-use millpond_messages::graph::{CheckImage, FindNode, RecordBackingFile, Resize, Truncate};
+use crate::job::Amendment;
+use millpond_messages::graph::{Amend, CheckImage, FindNode, RecordBackingFile, Resize, Truncate};
 use millpond_messages::qapi::QmpError;
 use millpond_messages::qapi::schema::{
     BlockResize, BlockdevCreate, ChangeBackingFile, MillpondCheckRepair, MillpondImageCheck, XBlockdevAmend,
@@ -19,7 +20,7 @@ pub(super) async fn amend(daemon: Daemon, arguments: XBlockdevAmend) -> Result<(
         job_id,
         node_name,
         options,
-        ..
+        force,
     } = arguments;
     let query = FindNode {
         node_name: node_name.clone(),
@@ -36,10 +37,22 @@ pub(super) async fn amend(daemon: Daemon, arguments: XBlockdevAmend) -> Result<(
             "x-blockdev-amend doesn't support changing the block driver",
         ));
     }
-    if driver != "qcow2" {
-        return Err(QmpError::generic("Driver does not support x-blockdev-amend"));
-    }
-    daemon.start_amend(&job_id, options.is_about_encryption()).await
+    let amendment = match driver.as_str() {
+        "luks" => {
+            let mut options = options.0;
+            options.shift_remove("driver");
+            let amend = Amend {
+                node_name,
+                options,
+                force,
+            };
+            Amendment::Keys(daemon.site().graph.clone(), amend)
+        }
+        "qcow2" if options.is_about_encryption() => Amendment::NotEncrypted,
+        "qcow2" => Amendment::Nothing,
+        _ => return Err(QmpError::generic("Driver does not support x-blockdev-amend")),
+    };
+    daemon.start_amend(&job_id, amendment).await
 }
 
 pub(super) async fn resize(daemon: Daemon, arguments: BlockResize) -> Result<(), QmpError> {

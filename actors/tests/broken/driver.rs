@@ -394,7 +394,7 @@ impl Image for Fragile {
         self.answer(Entry::MakeEmpty, async { Ok(()) })
     }
 
-    fn amend(&self, _: &Options) -> Answer<'_, Result<()>> {
+    fn amend(&self, _: &Options, _: bool) -> Answer<'_, Result<()>> {
         self.answer(Entry::Amend, async { Ok(()) })
     }
 

@@ -241,6 +241,7 @@ pub fn orders() -> Vec<Row> {
         row(Entry::Amend, BOTH, Failing, |s| async move {
             s.graph
                 .ask(Amend {
+                    force: false,
                     node_name: "f".to_owned(),
                     options: Options::new(),
                 })

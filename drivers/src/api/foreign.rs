@@ -11,7 +11,7 @@ const MARKS: &[(usize, &[u8], &str)] = &[
     (0, b"conectix", "VHD"),
     (0, b"QED\0", "QED"),
     (0, b"QFI\xfb\0\0\0\x01", "qcow version 1"),
-    (0, b"LUKS\xba\xbe", "LUKS"),
+    (0, b"LUKS\xba\xbe\0\x02", "LUKS 2"),
     (0, b"WithoutFreeSpace", "Parallels"),
     (0, b"WithouFreSpacExt", "Parallels"),
     (0, b"Bochs Virtual HD Image", "Bochs"),

@@ -42,9 +42,16 @@ pub trait Image {
         )))
     }
 
-    /// Changes options of the image's format in place: `qemu-img amend`'s, by its names. What can be refused is refused
-    /// before anything changes. The node is still; its length is asked for afterwards, whatever the answer.
-    fn amend(&self, _options: &Options) -> Answer<'_, Result<()>> {
+    /// Does what of a coming [`Image::amend`] takes long and needs no stillness. It changes nothing in the image, and need
+    /// not be followed by the change.
+    fn prepare_amend(&self, _options: &Options, _force: bool) -> Answer<'_, Result<()>> {
+        Answer::ready(Ok(()))
+    }
+
+    /// Changes options of the image's format in place: `qemu-img amend`'s, by its names; with `force` even what may lose
+    /// data. What can be refused is refused before anything changes. The node is still; its length is asked for afterwards,
+    /// whatever the answer.
+    fn amend(&self, _options: &Options, _force: bool) -> Answer<'_, Result<()>> {
         Answer::ready(Err(Error::new(
             ErrorKind::Unsupported,
             "This image format does not support option amendment",

@@ -270,7 +270,12 @@ pub trait DriverKind: Send + Sync + 'static {
         false
     }
 
-    /// Makes an image. Runs on the iothread of `file`, or the main one.
+    /// Images can be made with their header in a node of its own, `header`, and then without a file.
+    fn creates_detached(&self) -> bool {
+        false
+    }
+
+    /// Makes an image. Runs on the iothread of `file`, of `header` where there is no file, or the main one.
     fn create(&self, request: CreateRequest) -> LocalBoxFuture<'static, Result<()>> {
         drop(request);
         let error = Error::new(
@@ -314,6 +319,8 @@ pub struct CreateRequest {
     pub options: Options,
     /// The node to format, where the driver is a format.
     pub file: Option<Child>,
+    /// The node that the header is to be in, where the driver can have it elsewhere and that is asked for.
+    pub header: Option<Child>,
     /// The ring of the iothread where it is made.
     pub ring: Ring,
 }

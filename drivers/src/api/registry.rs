@@ -7,6 +7,7 @@ use millpond_messages::{Error, ErrorKind, Result, Role};
 
 use super::{DriverKind, GuardedKind};
 use crate::filter::throttle::Groups;
+use crate::secret::Secrets;
 
 /// Drivers by name. Filled before the graph starts; read by it alone afterwards.
 #[derive(Clone, Default)]
@@ -14,6 +15,7 @@ pub struct Registry {
     kinds: BTreeMap<&'static str, Arc<dyn DriverKind>>,
     whitelist: Option<Whitelist>,
     throttle_groups: Groups,
+    secrets: Secrets,
 }
 
 /// Which drivers a build allows, fixed at start-up.
@@ -60,6 +62,12 @@ impl Registry {
     #[must_use]
     pub const fn throttle_groups(&self) -> &Groups {
         &self.throttle_groups
+    }
+
+    /// The secrets that nodes may need. They can be made and removed at any time.
+    #[must_use]
+    pub const fn secrets(&self) -> &Secrets {
+        &self.secrets
     }
 
     /// Allows only the drivers of a list.

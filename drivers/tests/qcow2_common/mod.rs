@@ -413,6 +413,7 @@ pub async fn open(
 pub async fn create(store: &Rc<Store>, options: Options, ring: &Ring) -> millpond_messages::Result<()> {
     Qcow2Kind
         .create(CreateRequest {
+            header: None,
             options,
             file: Some(store.child()),
             ring: ring.clone(),

@@ -138,8 +138,10 @@ requests! {
         Amend {
             /// The name of the node with the image.
             node_name: String,
-            /// `qemu-img amend`'s options, by its names: `compat`, `lazy_refcounts`, `size`.
+            /// `qemu-img amend`'s options, by its names: `compat`, `lazy_refcounts`, `size`; `state`, `keyslot`.
             options: Options,
+            /// Even what may lose data.
+            force: bool,
         },
         /// Change a node's length.
         ///

@@ -475,6 +475,7 @@ impl<'a> Run<'a> {
                 self.resize(
                     new,
                     graph.ask(Amend {
+                        force: false,
                         node_name: node.to_owned(),
                         options: options(value.clone()),
                     }),
@@ -484,6 +485,7 @@ impl<'a> Run<'a> {
             Step::Amend(value) => {
                 let amended = graph
                     .ask(Amend {
+                        force: false,
                         node_name: node.to_owned(),
                         options: options(value.clone()),
                     })

@@ -47,9 +47,14 @@ impl Change for Amendment {
         let hold = roots::hold(&self.request.node_name, "amend", permissions);
         let root = roots::link_root(transaction, node, &hold);
         roots::take(transaction, node, root, hold.permissions, hold.shared).await?;
+        let (options, force) = (std::mem::take(&mut self.request.options), self.request.force);
+        let prepare = NodeTask::PrepareAmend {
+            options: options.clone(),
+            force,
+        };
+        world.ask(node, prepare).done().await?;
         transaction.drain([node], "amend").await;
-        let options = std::mem::take(&mut self.request.options);
-        let amended = world.ask(node, NodeTask::Amend { options }).done().await;
+        let amended = world.ask(node, NodeTask::Amend { options, force }).done().await;
         // Where several options change, some may have before one failed.
         resize::refresh_sizes(&world, node).await;
         amended

@@ -28,10 +28,10 @@ pub async fn make_image(world: &World, MakeImage(options): MakeImage) -> Next {
     };
     let world = world.clone();
     Next::Background(Box::pin(async move {
-        let held = job.file;
+        let held = [job.file, job.header];
         let result = make(&world, job).await;
         Next::Mutation(Box::pin(async move {
-            if let Some((root, node)) = held {
+            for (root, node) in held.into_iter().flatten() {
                 roots::forget(&world, root);
                 delete::refresh(&world, &[node]).await;
                 delete::release(&world, [node]).await;
@@ -46,6 +46,8 @@ struct Job {
     options: Options,
     /// The hold on the node to format, and that node.
     file: Option<(RootId, NodeId)>,
+    /// The same for the node that the header is to be in, where that is elsewhere.
+    header: Option<(RootId, NodeId)>,
 }
 
 /// An image that is to be made: its node is opened and held first.
@@ -86,20 +88,33 @@ async fn prepare(transaction: &mut Transaction, mut options: Options) -> Result<
             let text = format!("Parameter 'driver' does not accept value '{driver}'");
             Error::new(ErrorKind::InvalidArgument, text)
         })?;
-    let file = if kind.is_protocol() {
-        None
-    } else {
-        let value = options
-            .remove("file")
-            .ok_or_else(|| Error::new(ErrorKind::InvalidArgument, "Parameter 'file' is missing"))?;
-        Some(hold_file(transaction, value).await?)
-    };
-    Ok(Job { kind, options, file })
+    let (mut file, mut header) = (None, None);
+    if kind.creates_detached()
+        && let Some(value) = options.remove("header")
+    {
+        header = Some(hold(transaction, value, "header").await?);
+    }
+    if !kind.is_protocol() {
+        match options.remove("file") {
+            Some(value) => file = Some(hold(transaction, value, "file").await?),
+            None if kind.creates_detached() => {}
+            None => {
+                let text = "Parameter 'file' is missing";
+                return Err(Error::new(ErrorKind::InvalidArgument, text));
+            }
+        }
+    }
+    Ok(Job {
+        kind,
+        options,
+        file,
+        header,
+    })
 }
 
 /// Takes hold of the node that is to be formatted.
-async fn hold_file(transaction: &mut Transaction, value: Value) -> Result<(RootId, NodeId)> {
-    let node = tree::resolve(transaction, value, Inherited::default(), "file").await?;
+async fn hold(transaction: &mut Transaction, value: Value, name: &str) -> Result<(RootId, NodeId)> {
+    let node = tree::resolve(transaction, value, Inherited::default(), name).await?;
     let permissions = Permissions::CONSISTENT_READ | Permissions::WRITE | Permissions::RESIZE;
     let request = roots::hold("", "blockdev-create", permissions);
     let root = roots::link_root(transaction, node, &request);
@@ -116,34 +131,43 @@ async fn hold_file(transaction: &mut Transaction, value: Value) -> Result<(RootI
 
 /// The work. It enters the graph at the node itself, so drained sections wait for it, and it waits for them.
 async fn make(world: &World, job: Job) -> Result<()> {
-    let Job { kind, options, file } = job;
-    let Some((_, node)) = file else {
-        let main = world.with(|state| state.main);
-        return world
-            .ask_iothread(
-                main,
-                Wiring::Create {
-                    kind,
-                    options,
-                    file: None,
-                },
-            )
-            .done()
-            .await;
-    };
-    world.until(|state| state.begin_internal_io(node)).await;
-    let address = world.with(|state| state.address(node));
-    let result = match address {
-        Some(file) => {
+    let Job {
+        kind,
+        options,
+        file,
+        header,
+    } = job;
+    let node_of = |held: Option<(RootId, NodeId)>| held.map(|(_, node)| node);
+    let (file, header) = (node_of(file), node_of(header));
+    let nodes: Vec<NodeId> = [file, header].into_iter().flatten().collect();
+    for node in &nodes {
+        world.until(|state| state.begin_internal_io(*node)).await;
+    }
+    let addresses = world.with(|state| {
+        let address = |node: NodeId| state.address(node);
+        let are_there = nodes.iter().all(|node| address(*node).is_some());
+        are_there.then(|| (file.and_then(address), header.and_then(address)))
+    });
+    let result = match addresses {
+        Some((file, header)) => {
             let order = Wiring::Create {
                 kind,
                 options,
-                file: Some(file),
+                file,
+                header,
             };
-            world.ask(node, order).done().await
+            match nodes.first() {
+                Some(node) => world.ask(*node, order).done().await,
+                None => {
+                    let main = world.with(|state| state.main);
+                    world.ask_iothread(main, order).done().await
+                }
+            }
         }
         None => Err(Error::new(ErrorKind::NotFound, "The node is gone")),
     };
-    world.with(|state| state.end_internal_io(node));
+    for node in nodes {
+        world.with(|state| state.end_internal_io(node));
+    }
     result
 }

@@ -69,8 +69,13 @@ async fn make_file(
     options.insert("filename".to_owned(), filename.into());
     options.insert("size".to_owned(), size.into());
     let main = world.with(|state| state.main);
-    let file = None;
-    let order = Wiring::Create { kind, options, file };
+    let (file, header) = (None, None);
+    let order = Wiring::Create {
+        kind,
+        options,
+        file,
+        header,
+    };
     world.ask_iothread(main, order).done().await
 }
 
@@ -83,7 +88,12 @@ async fn format_file(
 ) -> Result<()> {
     options.insert("size".to_owned(), size.into());
     let file = world.with(|state| state.address(node));
-    let order = Wiring::Create { kind, options, file };
+    let order = Wiring::Create {
+        kind,
+        options,
+        file,
+        header: None,
+    };
     let formatted = world.ask(node, order).done().await;
     // Half an image helps nobody. If its file cannot go, the error that is told already says enough.
     if formatted.is_err()

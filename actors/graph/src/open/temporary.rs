@@ -62,6 +62,7 @@ async fn make_overlay(transaction: &mut Transaction, image: NodeId, read_only: b
         kind: Arc::clone(&format),
         options: create,
         file: address,
+        header: None,
     };
     world
         .ask(file, order)

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use millpond_engine::node::{Description, DetectZeroes, OrderOutcome};
-use millpond_messages::qapi::{BlockDeviceInfo, BlockdevCacheInfo, BlockdevDetectZeroesOptions, ImageInfo};
+use millpond_messages::qapi::{
+    BlockDeviceInfo, BlockdevCacheInfo, BlockdevDetectZeroesOptions, ImageInfo, ImageInfoSpecific,
+};
 use millpond_messages::{
     DriverInfo, Error, ErrorKind, IoError, IoThreadId, NodeId, OpenFlags, Result, Role, SECTOR_SIZE,
 };
@@ -195,7 +197,7 @@ impl View<'_> {
             backing_file: self.backing_filename(node),
             backing_file_depth: if self.flat { 0 } else { self.depth(node) },
             active: !node.flags.contains(OpenFlags::INACTIVE),
-            encrypted: false,
+            encrypted: self.is_encrypted(node).is_some(),
             detect_zeroes: detect_zeroes(node.settings.detect_zeroes),
             image: self.image(node)?,
             cache: BlockdevCacheInfo {
@@ -245,7 +247,7 @@ impl View<'_> {
                 .map(|info| info.cluster_size)
                 .filter(|size| *size != 0)
                 .map(signed),
-            encrypted: None,
+            encrypted: self.is_encrypted(node),
             compressed: None,
             backing_filename: link.map(|link| link.filename.clone()),
             full_backing_filename: full_backing_name(self.graph, node),
@@ -254,6 +256,12 @@ impl View<'_> {
             format_specific: description.specific.clone(),
             backing_image: None,
         })
+    }
+
+    /// Some, if a node's data is stored encrypted.
+    fn is_encrypted(&self, node: &Node) -> Option<bool> {
+        let specific = self.descriptions.get(&node.id)?.specific.as_ref()?;
+        matches!(specific, ImageInfoSpecific::Luks(_)).then_some(true)
     }
 
     /// The name of the backing node, if there is one.

@@ -468,6 +468,7 @@ fn of_a_commit() {
 
 fn amend(node: &str) -> Amend {
     Amend {
+        force: false,
         node_name: named(node),
         options: options(json!({"lazy_refcounts": "on"})),
     }

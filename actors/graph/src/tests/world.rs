@@ -806,7 +806,8 @@ impl FakeWorld {
                 self.truncated.push((size, exact, preallocation, flags));
                 done()
             }
-            Order::Task(_, NodeTask::Amend { .. }) | Order::Wiring(Wiring::Create { .. }) => done(),
+            Order::Task(_, NodeTask::PrepareAmend { .. } | NodeTask::Amend { .. })
+            | Order::Wiring(Wiring::Create { .. }) => done(),
         }
     }
 

@@ -254,6 +254,7 @@ fn strong_options(node: &Node) -> impl Iterator<Item = (&String, &Value)> {
         "file" | "host_device" | "host_cdrom" => Some(&["filename"]),
         "raw" => Some(&["offset", "size"]),
         "null-co" | "null-aio" => Some(&["size", "read-zeroes"]),
+        "luks" => Some(&["key-secret"]),
         "qcow2" => Some(&["encrypt"]),
         "quorum" => Some(&["vote-threshold", "blkverify", "rewrite-corrupted", "read-pattern"]),
         "blklogwrites" => Some(&["log-append", "log-sector-size"]),

@@ -278,8 +278,12 @@ impl Image for Guarded {
         self.ask(|driver| driver.image().make_empty())
     }
 
-    fn amend(&self, options: &Options) -> Answer<'_, Result<()>> {
-        self.ask(|driver| driver.image().amend(options))
+    fn prepare_amend(&self, options: &Options, force: bool) -> Answer<'_, Result<()>> {
+        self.ask(|driver| driver.image().prepare_amend(options, force))
+    }
+
+    fn amend(&self, options: &Options, force: bool) -> Answer<'_, Result<()>> {
+        self.ask(|driver| driver.image().amend(options, force))
     }
 
     fn change_backing_file(&self, link: Option<BackingLink>) -> Answer<'_, Result<()>> {

@@ -148,6 +148,10 @@ impl DriverKind for GuardedKind {
         self.run(|kind| kind.amends()).unwrap_or_default()
     }
 
+    fn creates_detached(&self) -> bool {
+        self.run(|kind| kind.creates_detached()).unwrap_or_default()
+    }
+
     fn never_freeze(&self) -> bool {
         self.run(|kind| kind.never_freeze()).unwrap_or_default()
     }

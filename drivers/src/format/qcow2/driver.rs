@@ -159,7 +159,7 @@ impl Image for Qcow2 {
         })
     }
 
-    fn amend(&self, options: &Options) -> Answer<'_, Result<()>> {
+    fn amend(&self, options: &Options, _force: bool) -> Answer<'_, Result<()>> {
         let options = options.clone();
         Answer::wait(async move { self.amend_image(&options).await })
     }

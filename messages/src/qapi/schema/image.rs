@@ -1,5 +1,9 @@
 //! Images: made, resized, checked, amended, and shown.
 
+use super::crypto::{
+    BlockdevCreateOptionsLUKS, ImageInfoSpecificLUKSWrapper, QCryptoBlockAmendOptions,
+    QCryptoBlockAmendOptionsLUKS,
+};
 use super::driver::Qcow2CompressionType;
 use super::node::{BlockdevDetectZeroesOptions, BlockdevDriver, BlockdevRef};
 use crate::io::Preallocation;
@@ -19,6 +23,7 @@ qapi! {
     open union BlockdevCreateOptions {
         @"driver": BlockdevDriver {
             "file": BlockdevCreateOptionsFile,
+            "luks": BlockdevCreateOptionsLUKS,
             "qcow2": BlockdevCreateOptionsQcow2,
         },
     }
@@ -71,43 +76,15 @@ qapi! {
 
     /// Options of an image that are changed.
     open union BlockdevAmendOptions {
-        @"driver": BlockdevDriver { "qcow2": BlockdevAmendOptionsQcow2 },
+        @"driver": BlockdevDriver {
+            "luks": QCryptoBlockAmendOptionsLUKS,
+            "qcow2": BlockdevAmendOptionsQcow2,
+        },
     }
 
     /// Options of a qcow2 image that are changed.
     open struct BlockdevAmendOptionsQcow2 {
         encrypt: Option<QCryptoBlockAmendOptions>,
-    }
-
-    /// How an image's encryption is changed.
-    open union QCryptoBlockAmendOptions {
-        @"format": QCryptoBlockFormat { "luks": QCryptoBlockAmendOptionsLUKS },
-    }
-
-    /// The formats of encryption.
-    enum QCryptoBlockFormat {
-        /// The old one, which is weak.
-        Qcow = "qcow",
-        /// The one with several keys.
-        Luks = "luks",
-    }
-
-    /// How the keys of an image are changed.
-    open struct QCryptoBlockAmendOptionsLUKS {
-        state: QCryptoBlockLUKSKeyslotState,
-        new_secret: Option<String>,
-        old_secret: Option<String>,
-        keyslot: Option<i64>,
-        iter_time: Option<i64>,
-        secret: Option<String>,
-    }
-
-    /// What becomes of a place for a key.
-    enum QCryptoBlockLUKSKeyslotState {
-        /// It has a key that opens the image.
-        Active = "active",
-        /// Its key does not open the image.
-        Inactive = "inactive",
     }
 
     /// Changes an image's size.
@@ -247,6 +224,8 @@ qapi! {
     branches ImageInfoSpecific by "type": ImageInfoSpecificKind {
         /// An image in the format qcow2.
         Qcow2 = "qcow2": ImageInfoSpecificQCow2Wrapper,
+        /// An image that is encrypted as a whole.
+        Luks = "luks": ImageInfoSpecificLUKSWrapper,
         /// A file of the host.
         File = "file": ImageInfoSpecificFileWrapper,
     }
@@ -255,6 +234,8 @@ qapi! {
     enum ImageInfoSpecificKind {
         /// An image in the format qcow2.
         Qcow2 = "qcow2",
+        /// An image that is encrypted as a whole.
+        Luks = "luks",
         /// A file of the host.
         File = "file",
     }

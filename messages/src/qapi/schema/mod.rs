@@ -6,6 +6,7 @@
 mod bitmap;
 mod chardev;
 mod control;
+mod crypto;
 mod driver;
 mod event;
 mod export;
@@ -25,6 +26,7 @@ pub use super::define::*;
 pub use bitmap::*;
 pub use chardev::*;
 pub use control::*;
+pub use crypto::*;
 pub use driver::*;
 pub use event::*;
 pub use export::*;

@@ -1,5 +1,6 @@
 //! Nodes: opened, closed, changed and moved.
 
+use super::crypto::BlockdevOptionsLUKS;
 use super::driver::{
     BlockdevOptionsFile, BlockdevOptionsGenericFormat, BlockdevOptionsNull, BlockdevOptionsQcow2,
     BlockdevOptionsQuorum, BlockdevOptionsRaw,
@@ -25,6 +26,7 @@ qapi! {
             "copy-on-read": BlockdevOptionsCor,
             "file": BlockdevOptionsFile,
             "host_device": BlockdevOptionsFile,
+            "luks": BlockdevOptionsLUKS,
             "null-aio": BlockdevOptionsNull,
             "null-co": BlockdevOptionsNull,
             "preallocate": BlockdevOptionsPreallocate,
@@ -64,6 +66,8 @@ qapi! {
         SnapshotAccess = "snapshot-access",
         /// A block device of the host.
         HostDevice = "host_device",
+        /// Images that are encrypted as a whole.
+        Luks = "luks",
         /// No storage, with answers that come later.
         NullAio = "null-aio",
         /// No storage, with answers at once.

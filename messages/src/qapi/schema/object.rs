@@ -1,5 +1,6 @@
 //! Objects that users make, and the tree that shows them.
 
+use super::crypto::{SecretKeyringProperties, SecretProperties};
 use crate::qapi::row::qapi;
 use serde_json::Value;
 
@@ -11,6 +12,8 @@ qapi! {
             "main-loop": MainLoopProperties,
             "monitor-qmp": MonitorQmpProperties,
             "chaos": MillpondChaosProperties,
+            "secret": SecretProperties,
+            "secret_keyring": SecretKeyringProperties,
             "throttle-group": ThrottleGroupProperties,
         },
         id: String,
@@ -26,6 +29,10 @@ qapi! {
         MonitorQmp = "monitor-qmp",
         /// A delay policy, which holds messages back. Not QEMU's.
         Chaos = "chaos",
+        /// A password or key.
+        Secret = "secret",
+        /// A password or key that the kernel keeps.
+        SecretKeyring = "secret_keyring",
         /// Limits that nodes share.
         ThrottleGroup = "throttle-group",
     }

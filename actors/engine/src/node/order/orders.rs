@@ -250,10 +250,19 @@ pub enum NodeTask {
     },
     /// Forget all that the image has of its own. The node is still.
     MakeEmpty,
+    /// Do what of a change of the image's options takes long and needs no stillness.
+    PrepareAmend {
+        /// The options, as `qemu-img amend` has them.
+        options: Options,
+        /// Even what may lose data.
+        force: bool,
+    },
     /// Change options of the image's format in place. The node is still.
     Amend {
         /// The options, as `qemu-img amend` has them.
         options: Options,
+        /// Even what may lose data.
+        force: bool,
     },
     /// Merge into a dirty bitmap; answered by [`OrderOutcome::Bits`] with what was dirty before. The node is still.
     MergeBitmap(BitmapMerge),
@@ -328,6 +337,8 @@ pub enum Wiring<N: Naming = Handles> {
         options: Options,
         /// The node to format.
         file: Option<Address<N::Iothread>>,
+        /// The node that the header is to be in, where that is elsewhere.
+        header: Option<Address<N::Iothread>>,
     },
 }
 

@@ -62,7 +62,10 @@ pub async fn carry_out(table: &Rc<NodeTable>, node: NodeId, task: NodeTask) -> O
             .await,
         ),
         NodeTask::MakeEmpty => OrderOutcome::Done(make_empty(table, node).await),
-        NodeTask::Amend { options } => OrderOutcome::Done(amend(table, node, &options).await),
+        NodeTask::PrepareAmend { options, force } => {
+            OrderOutcome::Done(async { driver(table, node)?.image().prepare_amend(&options, force).await }.await)
+        }
+        NodeTask::Amend { options, force } => OrderOutcome::Done(amend(table, node, &options, force).await),
         NodeTask::MergeBitmap(merge) => OrderOutcome::Bits(merge_bitmap(table, node, merge).await),
         NodeTask::ChangeBackingFile { link } => {
             OrderOutcome::Done(async { driver(table, node)?.image().change_backing_file(link).await }.await)
@@ -227,10 +230,10 @@ async fn delete_file(table: &NodeTable, node: NodeId) -> Result<()> {
     })
 }
 
-async fn amend(table: &NodeTable, node: NodeId, options: &Options) -> Result<()> {
+async fn amend(table: &NodeTable, node: NodeId, options: &Options, force: bool) -> Result<()> {
     let cell = found(table, node)?;
     let driver = driver(table, node)?;
-    let amended = driver.image().amend(options).await;
+    let amended = driver.image().amend(options, force).await;
     // Some of several changes may have been made before one failed, so the length is asked for in any case.
     let length = driver.length().await;
     if let Ok(size) = length {

@@ -42,10 +42,20 @@ pub fn carry_out(table: &Rc<NodeTable>, order_id: OrderId, wiring: Wiring) {
         Wiring::Open(order) => later(table, order_id, async move |table| {
             OrderOutcome::Opened(open(table, *order).await)
         }),
-        Wiring::Create { kind, options, file } => later(table, order_id, async move |table| {
-            let file = file.map(|file| port::child(EdgeCell::to(table.behind(Some(file)))));
-            let ring = table.local().ring().clone();
-            OrderOutcome::Done(kind.create(CreateRequest { options, file, ring }).await)
+        Wiring::Create {
+            kind,
+            options,
+            file,
+            header,
+        } => later(table, order_id, async move |table| {
+            let child = |node: NodeAddress| port::child(EdgeCell::to(table.behind(Some(node))));
+            let request = CreateRequest {
+                options,
+                file: file.map(child),
+                header: header.map(child),
+                ring: table.local().ring().clone(),
+            };
+            OrderOutcome::Done(kind.create(request).await)
         }),
     }
 }

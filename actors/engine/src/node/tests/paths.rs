@@ -225,6 +225,7 @@ fn put_on(world: &World, layer: Layer, below: NodeAddress) -> NodeId {
                 kind: kind("qcow2"),
                 options: options(json!({"size": SIZE, "cluster-size": 4096})),
                 file: Some(below.clone()),
+                header: None,
             };
             world.done(0, Order::Wiring(create));
             let children = kind("qcow2").children().len();
