@@ -5,6 +5,7 @@ use std::path::Path;
 
 use millpond_tests::beside::{Command, same_answers};
 use millpond_tests::daemon::{Daemon, daemon, daemon_in, scratch};
+use millpond_tests::program::oracle;
 use millpond_tests::{image, tool};
 use serde_json::{Value, json};
 
@@ -47,7 +48,11 @@ fn secret(dir: &Path) -> String {
 /// A volume of QEMU's, made quickly.
 fn qemus(dir: &Path, name: &str, options: &str, size: u64) {
     let options = options.replace(',', " -o ");
-    let more = if options.is_empty() { String::new() } else { format!("-o {options}") };
+    let more = if options.is_empty() {
+        String::new()
+    } else {
+        format!("-o {options}")
+    };
     tool::qemu_img(&format!(
         "create -q -f luks {} -o key-secret=s,iter-time=10 {more} {}/{name} {size}",
         secret(dir),
@@ -82,7 +87,9 @@ fn export(daemon: &mut Daemon, name: &str) -> String {
 }
 
 fn close(daemon: &mut Daemon, name: &str) {
-    daemon.qmp.ok("block-export-del", json!({"id": name, "mode": "hard"}));
+    daemon
+        .qmp
+        .ok("block-export-del", json!({"id": name, "mode": "hard"}));
     daemon.qmp.wait_event("BLOCK_EXPORT_DELETED");
     daemon.qmp.ok("blockdev-del", json!({"node-name": name}));
 }
@@ -94,7 +101,11 @@ fn volumes_of_qemu_are_read_and_written() {
     for (number, options) in KINDS.iter().enumerate() {
         let name = format!("v{number}");
         qemus(dir.path(), &name, options, 3 << 20);
-        qemu_io(dir.path(), &name, &["write -P 0x5a 0 1M", "write -P 0xa5 2096640 1536"]);
+        qemu_io(
+            dir.path(),
+            &name,
+            &["write -P 0x5a 0 1M", "write -P 0xa5 2096640 1536"],
+        );
         let uri = export(&mut daemon, &name);
         let commands = [
             "read -P 0x5a 0 1M",
@@ -129,16 +140,25 @@ fn create_options(options: &str) -> Value {
 }
 
 fn make(daemon: &mut Daemon, options: Value) -> Result<(), String> {
-    daemon
-        .qmp
-        .run_job("create", "blockdev-create", json!({"job-id": "create", "options": options}))
+    daemon.qmp.run_job(
+        "create",
+        "blockdev-create",
+        json!({"job-id": "create", "options": options}),
+    )
 }
 
 /// What `qemu-img info` says of a volume, but for what differs between any two.
 fn info(dir: &Path, name: &str) -> Value {
     let file = format!("driver=luks,key-secret=s,file.filename={}/{name}", dir.display());
     let object = format!("secret,id=s,file={}/password", dir.display());
-    let args = ["info", "--output=json", "--object", &object, "--image-opts", &file];
+    let args = [
+        "info",
+        "--output=json",
+        "--object",
+        &object,
+        "--image-opts",
+        &file,
+    ];
     let mut info = tool::run_json("qemu-img", &args);
     let data = &mut info["format-specific"]["data"];
     assert!(data["master-key-iters"].as_u64() >= Some(1000), "{data}");
@@ -174,9 +194,16 @@ fn volumes_of_ours_are_read_and_written_by_qemu_and_known_to_cryptsetup() {
         let commands = ["read -P 0x31 512 1M", "write -P 0x32 4k 4k", "flush"];
         tool::qemu_io(&["-f", "raw", &uri], &commands);
         close(&mut daemon, &name);
-        qemu_io(dir.path(), &name, &["read -P 0x31 512 3584", "read -P 0x32 4k 4k"]);
+        qemu_io(
+            dir.path(),
+            &name,
+            &["read -P 0x31 512 3584", "read -P 0x32 4k 4k"],
+        );
         let dump = tool::run("cryptsetup", &["luksDump", &path.display().to_string()]);
-        assert!(dump.contains("Version:       \t1") && dump.contains("Key Slot 0: ENABLED"), "{dump}");
+        assert!(
+            dump.contains("Version:       \t1") && dump.contains("Key Slot 0: ENABLED"),
+            "{dump}"
+        );
     }
     daemon.quit();
 }
@@ -203,13 +230,21 @@ fn a_header_in_a_file_of_its_own() {
     make(&mut daemon, options).expect("a header and its data are made");
     let lens = ["header", "data"].map(|name| fs::metadata(path(name)).expect("it is there").len());
     assert_eq!(lens, [2_068_480, 1 << 20]);
-    let volume = json!({"driver": "luks", "node-name": "v", "file": "data", "header": "header", "key-secret": "s"});
+    let volume =
+        json!({"driver": "luks", "node-name": "v", "file": "data", "header": "header", "key-secret": "s"});
     daemon.qmp.ok("blockdev-add", volume);
     let shown = daemon.qmp.ok("query-named-block-nodes", json!({"flat": true}));
-    let shown = shown.as_array().expect("nodes").iter().find(|node| node["node-name"] == "v");
+    let shown = shown
+        .as_array()
+        .expect("nodes")
+        .iter()
+        .find(|node| node["node-name"] == "v");
     let specific = &shown.expect("the node is shown")["image"]["format-specific"];
     assert_eq!(specific["data"]["detached-header"], true);
-    daemon.qmp.ok("block-export-add", json!({"type": "nbd", "id": "v", "node-name": "v", "writable": true}));
+    daemon.qmp.ok(
+        "block-export-add",
+        json!({"type": "nbd", "id": "v", "node-name": "v", "writable": true}),
+    );
     tool::qemu_io(&["-f", "raw", &daemon.uri("v")], &["write -P 0x77 0 1M"]);
     daemon.quit();
     let file = format!(
@@ -218,13 +253,42 @@ fn a_header_in_a_file_of_its_own() {
         path("header").display()
     );
     let object = format!("secret,id=s,file={}", path("password").display());
-    tool::qemu_io(&["--object", &object, "--image-opts", &file], &["read -P 0x77 0 1M"]);
-    // The same the other way round, by the tool's option.
-    tool::qemu_img(&format!(
-        "create -q -f luks {} -o key-secret=s,iter-time=10,detached-header=true {}",
-        secret(dir.path()),
-        path("header2").display()
-    ));
+    tool::qemu_io(
+        &["--object", &object, "--image-opts", &file],
+        &["read -P 0x77 0 1M"],
+    );
+    theirs_is_opened(dir.path());
+}
+
+/// A header that QEMU has made in a file of its own.
+fn theirs_is_opened(dir: &Path) {
+    let path = |name: &str| dir.join(name);
+    let mut theirs = daemon_in(dir).program(oracle()).start();
+    theirs.qmp.ok(
+        "object-add",
+        json!({"qom-type": "secret", "id": "s", "file": path("password")}),
+    );
+    for name in ["header2", "data2"] {
+        fs::write(path(name), "").expect("a file is made");
+        theirs.qmp.ok("blockdev-add", image::file(name, &path(name)));
+    }
+    let mut options = create_options("");
+    options["header"] = json!("header2");
+    options["file"] = json!("data2");
+    options["size"] = json!(1 << 20);
+    make(&mut theirs, options).expect("QEMU makes a header and its data");
+    theirs.quit();
+    let mut ours = ours(dir);
+    for name in ["header2", "data2"] {
+        ours.qmp.ok("blockdev-add", image::file(name, &path(name)));
+    }
+    let alone = json!({"driver": "luks", "node-name": "w", "file": "header2", "key-secret": "s"});
+    let error = ours.qmp.refused("blockdev-add", alone);
+    assert_eq!(error.desc, "LUKS payload is overlapping with the header");
+    let volume =
+        json!({"driver": "luks", "node-name": "v", "file": "data2", "header": "header2", "key-secret": "s"});
+    ours.qmp.ok("blockdev-add", volume);
+    ours.quit();
 }
 
 #[test]
@@ -237,7 +301,9 @@ fn volumes_are_opened_shown_and_refused_as_qemu_does_it() {
     let add = |options: Value| -> Command { ("blockdev-add", options) };
     let file = |name: &str| {
         let path = path(name);
-        add(json!({"driver": "file", "node-name": format!("{name}-file"), "filename": path, "locking": "off"}))
+        add(
+            json!({"driver": "file", "node-name": format!("{name}-file"), "filename": path, "locking": "off"}),
+        )
     };
     let luks = |node: &str, file: &str, more: Value| {
         let mut options = json!({"driver": "luks", "node-name": node, "file": file});
@@ -247,7 +313,10 @@ fn volumes_are_opened_shown_and_refused_as_qemu_does_it() {
     };
     let with = |secret: &str| json!({ "key-secret": secret });
     let secret = |id: &str, data: &str| -> Command {
-        ("object-add", json!({"qom-type": "secret", "id": id, "data": data}))
+        (
+            "object-add",
+            json!({"qom-type": "secret", "id": id, "data": data}),
+        )
     };
     let reopen = |options: Value| -> Command { ("blockdev-reopen", json!({ "options": [options] })) };
     let same = json!({"driver": "luks", "node-name": "v", "file": "volume-file", "key-secret": "s"});
@@ -259,7 +328,10 @@ fn volumes_are_opened_shown_and_refused_as_qemu_does_it() {
     let commands = [
         secret("s", PASSWORD),
         secret("wrong", "something else"),
-        ("object-add", json!({"qom-type": "secret", "id": "binary", "data": "//4A", "format": "base64"})),
+        (
+            "object-add",
+            json!({"qom-type": "secret", "id": "binary", "data": "//4A", "format": "base64"}),
+        ),
         file("volume"),
         file("essiv"),
         file("zeroes"),
@@ -269,10 +341,18 @@ fn volumes_are_opened_shown_and_refused_as_qemu_does_it() {
         luks("v", "volume-file", with("binary")),
         luks("v", "zeroes-file", with("s")),
         luks("v", "volume-file", json!({"key-secret": "s", "colour": 1})),
-        luks("v", "volume-file", json!({"key-secret": "s", "header": "zeroes-file"})),
+        luks(
+            "v",
+            "volume-file",
+            json!({"key-secret": "s", "header": "zeroes-file"}),
+        ),
         luks("v", "volume-file", with("s")),
         luks("again", "volume-file", with("s")),
-        luks("read", "volume-file", json!({"key-secret": "s", "read-only": true})),
+        luks(
+            "read",
+            "volume-file",
+            json!({"key-secret": "s", "read-only": true}),
+        ),
         luks("e", "essiv-file", with("s")),
         ("query-named-block-nodes", json!({"flat": true})),
         changed("key-secret", json!("wrong")),
@@ -295,10 +375,25 @@ fn the_command_line_opens_volumes() {
     let dir = folder();
     qemus(dir.path(), "disk", "", 1 << 20);
     let opened = daemon_in(dir.path())
-        .option("--object", format!("secret,id=s,file={}/password", dir.path().display()))
-        .option("--blockdev", format!("driver=luks,node-name=v,key-secret=s,file.driver=file,file.filename={}/disk", dir.path().display()))
+        .option(
+            "--object",
+            format!("secret,id=s,file={}/password", dir.path().display()),
+        )
+        .option(
+            "--blockdev",
+            format!(
+                "driver=luks,node-name=v,key-secret=s,file.driver=file,file.filename={}/disk",
+                dir.path().display()
+            ),
+        )
         .start();
     opened.quit();
-    let refused = daemon().arg("--blockdev").arg("driver=luks,node-name=v,file.driver=null-co").refused();
-    assert!(refused.contains("Parameter 'key-secret' is required for cipher"), "{refused}");
+    let refused = daemon()
+        .arg("--blockdev")
+        .arg("driver=luks,node-name=v,file.driver=null-co")
+        .refused();
+    assert!(
+        refused.contains("Parameter 'key-secret' is required for cipher"),
+        "{refused}"
+    );
 }

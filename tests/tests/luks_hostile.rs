@@ -38,7 +38,8 @@ fn ours(dir: &Path) -> Daemon {
 /// What our daemon says of a volume; empty if it is opened.
 fn our_error(daemon: &mut Daemon, path: &Path) -> String {
     let file = json!({"driver": "file", "filename": path});
-    let options = json!({"driver": "luks", "node-name": "v", "file": file, "key-secret": "s", "read-only": true});
+    let options =
+        json!({"driver": "luks", "node-name": "v", "file": file, "key-secret": "s", "read-only": true});
     match daemon.qmp.execute("blockdev-add", options) {
         Ok(_) => {
             daemon.qmp.ok("blockdev-del", json!({"node-name": "v"}));
@@ -82,8 +83,22 @@ fn edits() -> Vec<Edit> {
     ];
     edits.extend(["foo", "", "AES", "des", "serpent", "cast5"].map(|cipher| name(8, cipher)));
     let modes = [
-        "foo", "xts", "xts-", "-plain64", "xts-foo", "foo-plain64", "xts-plain64:", "xts-plain64:sha256", "xts-essiv",
-        "xts-essiv:", "xts-essiv:foo", "cbc-plain64", "ecb", "cbc-essiv:sha256", "xts-essiv:sha1", "ctr-plain64",
+        "foo",
+        "xts",
+        "xts-",
+        "-plain64",
+        "xts-foo",
+        "foo-plain64",
+        "xts-plain64:",
+        "xts-plain64:sha256",
+        "xts-essiv",
+        "xts-essiv:",
+        "xts-essiv:foo",
+        "cbc-plain64",
+        "ecb",
+        "cbc-essiv:sha256",
+        "xts-essiv:sha1",
+        "ctr-plain64",
         "xts-plain64-foo",
     ];
     edits.extend(modes.map(|mode| name(40, mode)));
@@ -91,9 +106,20 @@ fn edits() -> Vec<Edit> {
     edits.extend([0, 1, 7, 8, 4039, 4041].map(|payload| number(104, payload)));
     let lens = [0, 1, 16, 24, 32, 48, 63, 65, 128, 512, 1 << 20, u32::MAX];
     edits.extend(lens.map(|len| number(108, len)));
-    edits.extend([(112, vec![0; 20]), number(164, 0), number(164, 1), (168, vec![b'x'; 40])]);
+    edits.extend([
+        (112, vec![0; 20]),
+        number(164, 0),
+        number(164, 1),
+        (168, vec![b'x'; 40]),
+    ]);
     let state = |slot: usize, value: u32| number(SLOTS + slot * SLOT, value);
-    edits.extend([state(0, 0), state(0, 1), state(0, 0xdead), state(7, u32::MAX), state(7, 0x00ac_71f3)]);
+    edits.extend([
+        state(0, 0),
+        state(0, 1),
+        state(0, 0xdead),
+        state(7, u32::MAX),
+        state(7, 0x00ac_71f3),
+    ]);
     edits.push(number(SLOTS + 4, 0));
     edits.extend([0, 1, 3999, 4001, u32::MAX].map(|stripes| number(SLOTS + 44, stripes)));
     edits.push(number(SLOTS + 7 * SLOT + 44, 0));
@@ -145,8 +171,14 @@ fn a_header_cannot_ask_for_hours_of_work() {
     let mut daemon = ours(dir.path());
     let path = dir.path().join("slow");
     let cases = [
-        (164, "LUKS key iteration count 4294967295 is larger than 1073741824"),
-        (SLOTS + 4, "Keyslot 0 iteration count 4294967295 is larger than 1073741824"),
+        (
+            164,
+            "LUKS key iteration count 4294967295 is larger than 1073741824",
+        ),
+        (
+            SLOTS + 4,
+            "Keyslot 0 iteration count 4294967295 is larger than 1073741824",
+        ),
     ];
     for (at, text) in cases {
         let mut edited = good.clone();

@@ -58,10 +58,15 @@ fn amend(daemon: &mut Daemon, change: &str, force: bool) -> String {
 
 /// The same by `qemu-img`, on a volume of its own.
 fn qemus_amend(dir: &Path, opened_by: &str, change: &str, force: bool) -> String {
-    let file = format!("driver=luks,key-secret={opened_by},file.filename={}/theirs", dir.display());
+    let file = format!(
+        "driver=luks,key-secret={opened_by},file.filename={}/theirs",
+        dir.display()
+    );
     let objects = PASSWORDS.map(|(id, _)| format!("secret,id={id},file={}/{id}", dir.display()));
     let mut args = vec!["amend"];
-    objects.iter().for_each(|object| args.extend(["--object", object]));
+    objects
+        .iter()
+        .for_each(|object| args.extend(["--object", object]));
     if force {
         args.push("--force");
     }
@@ -76,8 +81,14 @@ fn qemus_amend(dir: &Path, opened_by: &str, change: &str, force: bool) -> String
 fn active(daemon: &mut Daemon) -> Vec<bool> {
     let shown = daemon.qmp.ok("query-named-block-nodes", json!({"flat": true}));
     let nodes = shown.as_array().expect("nodes");
-    let node = nodes.iter().find(|node| node["node-name"] == "v").expect("the node is shown");
-    let slots = node["image"]["format-specific"]["data"]["slots"].as_array().expect("slots").clone();
+    let node = nodes
+        .iter()
+        .find(|node| node["node-name"] == "v")
+        .expect("the node is shown");
+    let slots = node["image"]["format-specific"]["data"]["slots"]
+        .as_array()
+        .expect("slots")
+        .clone();
     slots.iter().map(|slot| slot["active"] == true).collect()
 }
 
@@ -85,9 +96,17 @@ fn active(daemon: &mut Daemon) -> Vec<bool> {
 fn stored(dir: &Path, name: &str) -> Vec<bool> {
     let info = tool::run_json(
         "qemu-img",
-        &["info", "--output=json", "-U", &format!("{}/{name}", dir.display())],
+        &[
+            "info",
+            "--output=json",
+            "-U",
+            &format!("{}/{name}", dir.display()),
+        ],
     );
-    let slots = info["format-specific"]["data"]["slots"].as_array().expect("slots").clone();
+    let slots = info["format-specific"]["data"]["slots"]
+        .as_array()
+        .expect("slots")
+        .clone();
     slots.iter().map(|slot| slot["active"] == true).collect()
 }
 
@@ -157,8 +176,15 @@ fn a_new_password_opens_the_volume_and_an_erased_one_does_not() {
     create(dir.path(), "ours");
     let mut daemon = ours(dir.path(), "s0");
     let before = fs::read(dir.path().join("ours")).expect("the volume is read");
-    assert_eq!(amend(&mut daemon, "state=active,new-secret=s1,iter-time=10", false), "");
-    let error = amend(&mut daemon, "state=active,new-secret=s1,secret=s2,iter-time=10", false);
+    assert_eq!(
+        amend(&mut daemon, "state=active,new-secret=s1,iter-time=10", false),
+        ""
+    );
+    let error = amend(
+        &mut daemon,
+        "state=active,new-secret=s1,secret=s2,iter-time=10",
+        false,
+    );
     assert_eq!(error, "Invalid password, cannot unlock any keyslot");
     let error = amend(&mut daemon, "state=inactive,secret=s0,keyslot=1", false);
     assert_eq!(error, "'secret' must not be given when erasing keyslots");
@@ -166,22 +192,42 @@ fn a_new_password_opens_the_volume_and_an_erased_one_does_not() {
     // Opened by a password that is gone: only another one gives the key now.
     let error = amend(&mut daemon, "state=active,new-secret=s2,iter-time=10", false);
     assert_eq!(error, "Invalid password, cannot unlock any keyslot");
-    assert_eq!(amend(&mut daemon, "state=active,new-secret=s2,secret=s1,iter-time=10", false), "");
+    assert_eq!(
+        amend(
+            &mut daemon,
+            "state=active,new-secret=s2,secret=s1,iter-time=10",
+            false
+        ),
+        ""
+    );
     daemon.quit();
     let after = fs::read(dir.path().join("ours")).expect("the volume is read");
     let stripes = 4096..4096 + 256_000;
-    assert_ne!(before[stripes.clone()], after[stripes], "the stripes of an erased key are written over");
-    let file = format!("driver=luks,key-secret=s,file.filename={}/ours", dir.path().display());
+    assert_ne!(
+        before[stripes.clone()],
+        after[stripes],
+        "the stripes of an erased key are written over"
+    );
+    let file = format!(
+        "driver=luks,key-secret=s,file.filename={}/ours",
+        dir.path().display()
+    );
     for (id, _) in PASSWORDS {
         let object = format!("secret,id=s,file={}/{id}", dir.path().display());
-        let run = tool::try_run("qemu-io", &["-r", "--object", &object, "--image-opts", &file, "-c", "length"]);
+        let run = tool::try_run(
+            "qemu-io",
+            &["-r", "--object", &object, "--image-opts", &file, "-c", "length"],
+        );
         assert_eq!(run.code == Some(0), id != "s0", "{run:?}");
     }
     for (slot, id) in [("1", "s1"), ("0", "s2")] {
         let key = dir.path().join(id).display().to_string();
         let path = dir.path().join("ours").display().to_string();
         let dump = tool::run("cryptsetup", &["luksDump", &path]);
-        assert!(dump.contains(&format!("Key Slot {slot}: ENABLED")), "{dump} {key}");
+        assert!(
+            dump.contains(&format!("Key Slot {slot}: ENABLED")),
+            "{dump} {key}"
+        );
     }
 }
 
@@ -190,7 +236,10 @@ fn requests_go_on_while_a_key_is_made() {
     let dir = folder();
     create(dir.path(), "ours");
     let mut daemon = ours(dir.path(), "s0");
-    daemon.qmp.ok("block-export-add", json!({"type": "nbd", "id": "v", "node-name": "v", "writable": true}));
+    daemon.qmp.ok(
+        "block-export-add",
+        json!({"type": "nbd", "id": "v", "node-name": "v", "writable": true}),
+    );
     let mut session = daemon.session("v");
     // The key takes some seconds; nothing else ends the job before.
     let change = options("state=active,new-secret=s1,iter-time=3000");
@@ -207,7 +256,10 @@ fn requests_go_on_while_a_key_is_made() {
         }
         meanwhile += 1;
     }
-    assert!(meanwhile > 20, "requests waited for the key: {meanwhile} were answered meanwhile");
+    assert!(
+        meanwhile > 20,
+        "requests waited for the key: {meanwhile} were answered meanwhile"
+    );
     daemon.qmp.ok("job-dismiss", json!({"id": "j"}));
     session.disconnect().expect("a goodbye closes the connection");
     daemon.quit();
@@ -228,6 +280,9 @@ fn only_volumes_that_can_be_written_are_amended() {
     assert!(fs::read(dir.path().join("ours")).expect("the volume is read") == before);
     let arguments = json!({"job-id": "j", "node-name": "v", "options": {"driver": "qcow2"}});
     let error = daemon.qmp.refused("x-blockdev-amend", arguments);
-    assert_eq!(error.desc, "x-blockdev-amend doesn't support changing the block driver");
+    assert_eq!(
+        error.desc,
+        "x-blockdev-amend doesn't support changing the block driver"
+    );
     daemon.quit();
 }

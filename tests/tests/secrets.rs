@@ -53,8 +53,14 @@ fn what_makes_a_secret_and_what_does_not_is_as_qemu_has_it() {
         ("qom-get", json!({"path": "plain", "property": "format"})),
         ("qom-get", json!({"path": "plain", "property": "iv"})),
         ("object-add", json!({"qom-type": "secret_keyring", "id": "k"})),
-        ("object-add", json!({"qom-type": "secret_keyring", "id": "k", "serial": 123})),
-        ("object-add", json!({"qom-type": "secret_keyring", "id": "k", "serial": 1_u64 << 33})),
+        (
+            "object-add",
+            json!({"qom-type": "secret_keyring", "id": "k", "serial": 123}),
+        ),
+        (
+            "object-add",
+            json!({"qom-type": "secret_keyring", "id": "k", "serial": 1_u64 << 33}),
+        ),
         ("object-del", json!({"id": "key"})),
         ("object-del", json!({"id": "key"})),
     ];
@@ -121,10 +127,19 @@ fn nobody_is_told_what_a_secret_is() {
     let shown = daemon.qmp.ok("qom-list-get", json!({"paths": ["/objects/s"]}));
     assert!(shown.to_string().contains("\"data\"") && !shown.to_string().contains(PASSWORD));
     let record = daemon.path("record");
-    daemon.qmp.ok("x-millpond-flight-record", json!({ "filename": record }));
+    daemon
+        .qmp
+        .ok("x-millpond-flight-record", json!({ "filename": record }));
     let record = fs::read(record).expect("a record is written");
-    let has = |bytes: &[u8]| bytes.windows(PASSWORD.len()).any(|part| part == PASSWORD.as_bytes());
-    assert!(!record.is_empty() && !has(&record), "the flight record has the secret");
+    let has = |bytes: &[u8]| {
+        bytes
+            .windows(PASSWORD.len())
+            .any(|part| part == PASSWORD.as_bytes())
+    };
+    assert!(
+        !record.is_empty() && !has(&record),
+        "the flight record has the secret"
+    );
     assert!(!has(daemon.log().as_bytes()), "the log has the secret");
     daemon.quit();
 }

@@ -11,7 +11,8 @@ pub use saved::DaemonState;
 use crate::export::ExportRegistry;
 use crate::image::NewImage;
 use crate::job::{
-    AmendJob, Amendment, Committing, CreateJob, JobOptions, Jobs, MirrorPlan, StreamPlan, TransactionPart, commit_plan,
+    AmendJob, Amendment, Committing, CreateJob, JobOptions, Jobs, MirrorPlan, StreamPlan, TransactionPart,
+    commit_plan,
 };
 use crate::monitor::EventBus;
 use crate::object::{Objects, Site};

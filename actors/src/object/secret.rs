@@ -61,7 +61,10 @@ pub(super) fn take(options: &mut Object, name: &str) -> Option<String> {
 impl Common {
     /// Takes what they have in common from the checked arguments of `object-add`.
     pub fn from_options(options: &mut Object) -> Result<Self, QmpError> {
-        let format = options.shift_remove(FORMAT).map(serde_json::from_value).transpose();
+        let format = options
+            .shift_remove(FORMAT)
+            .map(serde_json::from_value)
+            .transpose();
         let format = format.map_err(|error| QmpError::generic(error.to_string()))?;
         Ok(Self {
             id: take(options, "id").unwrap_or_default(),

@@ -123,10 +123,12 @@ pub(super) async fn get(daemon: Daemon, arguments: QomGet) -> Result<Value, QmpE
     let QomGet { path, property } = arguments;
     let name = property.as_str();
     match find_owner(&daemon, &path)? {
-        Place::Object(object) => object::get(&*object, name).ok_or_else(|| match object::has(&*object, name) {
-            true => QmpError::generic(format!("Property '{}.{name}' is not readable", object.kind())),
-            false => not_found(object.kind(), name),
-        }),
+        Place::Object(object) => {
+            object::get(&*object, name).ok_or_else(|| match object::has(&*object, name) {
+                true => QmpError::generic(format!("Property '{}.{name}' is not readable", object.kind())),
+                false => not_found(object.kind(), name),
+            })
+        }
         Place::Root | Place::Container(_) if name == "type" => Ok("container".into()),
         place if is_child(&daemon, &place, name) => {
             Ok(format!("{}/{name}", path.trim_end_matches('/')).into())

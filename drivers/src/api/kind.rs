@@ -223,6 +223,11 @@ pub trait DriverKind: Send + Sync + 'static {
         false
     }
 
+    /// What whoever amends an image takes on its node.
+    fn amend_permissions(&self) -> Permissions {
+        Permissions::CONSISTENT_READ | Permissions::WRITE | Permissions::RESIZE
+    }
+
     /// Links to nodes of this driver cannot be frozen: such a node comes and goes with a job.
     fn never_freeze(&self) -> bool {
         false

@@ -128,7 +128,9 @@ impl CipherSpec {
         let own = if mode == Mode::Xts { key_len / 2 } else { key_len };
         let fits = |row: &&Row| row.family == family && row.key_len == own;
         let found = ROWS.iter().find(fits).ok_or_else(|| {
-            unsupported(format!("Algorithm '{family}' with key size {own} bytes not supported"))
+            unsupported(format!(
+                "Algorithm '{family}' with key size {own} bytes not supported"
+            ))
         })?;
         let spec = Self {
             algorithm: found.algorithm,

@@ -23,7 +23,7 @@ pub(super) enum Ivs {
     Plain,
     /// The number, all 64 bits.
     Plain64,
-    /// The number, encrypted.
+    /// The number, encrypted with a key of its own.
     Essiv(Box<dyn BlockKey>),
 }
 
@@ -33,7 +33,10 @@ impl Ivs {
         let mut block = [0; 16];
         let number = sector.to_le_bytes();
         let used = if matches!(self, Self::Plain) { 4 } else { 8 };
-        block.iter_mut().zip(&number[..used]).for_each(|(byte, new)| *byte = *new);
+        block
+            .iter_mut()
+            .zip(&number[..used])
+            .for_each(|(byte, new)| *byte = *new);
         if let Self::Essiv(key) = self {
             key.encrypt(&mut block);
         }

@@ -44,8 +44,12 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
 /// # Errors
 /// The system has no random bytes.
 pub(crate) fn fill_random(bytes: &mut [u8]) -> Result<()> {
-    getrandom::fill(bytes)
-        .map_err(|error| Error::new(ErrorKind::Unsupported, format!("Unable to get random bytes: {error}")))
+    getrandom::fill(bytes).map_err(|error| {
+        Error::new(
+            ErrorKind::Unsupported,
+            format!("Unable to get random bytes: {error}"),
+        )
+    })
 }
 
 fn unsupported(text: impl Into<std::borrow::Cow<'static, str>>) -> Error {

@@ -97,7 +97,10 @@ impl<C: Cipher> Ctr<C> {
                 increment(&mut counter);
             }
             self.cipher.encrypt_blocks(blocks(&mut stream));
-            sector.iter_mut().zip(stream).for_each(|(byte, mask)| *byte ^= mask);
+            sector
+                .iter_mut()
+                .zip(stream)
+                .for_each(|(byte, mask)| *byte ^= mask);
         }
     }
 }

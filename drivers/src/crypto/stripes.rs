@@ -6,12 +6,16 @@ use super::{Hash, KeyBytes};
 fn diffuse(hash: &Hash, stripe: &mut [u8]) {
     for (number, part) in (0_u32..).zip(stripe.chunks_mut(hash.len)) {
         let mixed = hash.digest(&[&number.to_be_bytes(), part]);
-        part.iter_mut().zip(mixed.iter()).for_each(|(byte, new)| *byte = *new);
+        part.iter_mut()
+            .zip(mixed.iter())
+            .for_each(|(byte, new)| *byte = *new);
     }
 }
 
 fn mix(into: &mut [u8], other: &[u8]) {
-    into.iter_mut().zip(other).for_each(|(byte, other)| *byte ^= other);
+    into.iter_mut()
+        .zip(other)
+        .for_each(|(byte, other)| *byte ^= other);
 }
 
 /// What the stripes but the last come to.

@@ -68,7 +68,11 @@ fn many_blocks_at_once_are_what_each_is_alone() {
 
 #[test]
 fn every_sector_is_encrypted_by_its_number() {
-    for mode in [QCryptoCipherMode::Cbc, QCryptoCipherMode::Ctr, QCryptoCipherMode::Xts] {
+    for mode in [
+        QCryptoCipherMode::Cbc,
+        QCryptoCipherMode::Ctr,
+        QCryptoCipherMode::Xts,
+    ] {
         let key = random::<32>().unwrap();
         let spec = spec(mode);
         let cipher = spec.with_key(&key[..spec.key_len().unwrap()]).unwrap();
@@ -88,7 +92,11 @@ fn every_sector_is_encrypted_by_its_number() {
 
 #[test]
 fn a_key_is_found_from_all_its_stripes_and_no_fewer() {
-    for algorithm in [QCryptoHashAlgo::Sha1, QCryptoHashAlgo::Sha256, QCryptoHashAlgo::Sha512] {
+    for algorithm in [
+        QCryptoHashAlgo::Sha1,
+        QCryptoHashAlgo::Sha256,
+        QCryptoHashAlgo::Sha512,
+    ] {
         let hash = Hash::find(algorithm).unwrap();
         for len in [16, 24, 64] {
             let key = &random::<64>().unwrap()[..len];

@@ -13,12 +13,16 @@ use crate::world::World;
 pub struct Amendment {
     request: Amend,
     node: Option<NodeId>,
+    permissions: Permissions,
 }
 
 impl From<Amend> for Amendment {
     fn from(request: Amend) -> Self {
-        let node = None;
-        Self { request, node }
+        Self {
+            request,
+            node: None,
+            permissions: Permissions::empty(),
+        }
     }
 }
 
@@ -37,13 +41,14 @@ impl Change for Amendment {
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
         self.node = Some(node.id);
+        self.permissions = node.kind.amend_permissions();
         Ok(())
     }
 
     async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
         let Some(node) = self.node else { return Ok(()) };
         let world = transaction.world.clone();
-        let permissions = Permissions::CONSISTENT_READ | Permissions::WRITE | Permissions::RESIZE;
+        let permissions = self.permissions;
         let hold = roots::hold(&self.request.node_name, "amend", permissions);
         let root = roots::link_root(transaction, node, &hold);
         roots::take(transaction, node, root, hold.permissions, hold.shared).await?;

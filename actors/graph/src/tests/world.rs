@@ -792,7 +792,9 @@ impl FakeWorld {
                 self.held.push(order_id);
                 Vec::new()
             }
-            Order::Task(_, NodeTask::Commit { .. } | NodeTask::MakeEmpty) => done(),
+            Order::Task(_, NodeTask::Commit { .. } | NodeTask::MakeEmpty | NodeTask::PrepareAmend { .. }) => {
+                done()
+            }
             Order::Task(
                 _,
                 NodeTask::Truncate {
@@ -806,8 +808,7 @@ impl FakeWorld {
                 self.truncated.push((size, exact, preallocation, flags));
                 done()
             }
-            Order::Task(_, NodeTask::PrepareAmend { .. } | NodeTask::Amend { .. })
-            | Order::Wiring(Wiring::Create { .. }) => done(),
+            Order::Task(_, NodeTask::Amend { .. }) | Order::Wiring(Wiring::Create { .. }) => done(),
         }
     }
 

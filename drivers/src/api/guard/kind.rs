@@ -148,6 +148,11 @@ impl DriverKind for GuardedKind {
         self.run(|kind| kind.amends()).unwrap_or_default()
     }
 
+    fn amend_permissions(&self) -> Permissions {
+        self.run(|kind| kind.amend_permissions())
+            .unwrap_or_else(Permissions::all)
+    }
+
     fn creates_detached(&self) -> bool {
         self.run(|kind| kind.creates_detached()).unwrap_or_default()
     }

@@ -10,8 +10,6 @@ use crate::api::parse_options;
 /// How often the stripes of an erased key are written over.
 pub(crate) const ERASURES: usize = 40;
 
-
-
 /// A change of a volume's keys, as a user asks for it.
 #[derive(Debug, Clone, serde::Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -41,7 +39,9 @@ impl KeyChange {
     pub fn parse(options: Options) -> Result<Self> {
         let change: Self = parse_options(options)?;
         let refused = match change.state {
-            SlotState::Active if change.new_secret.is_none() => "'new-secret' is required to activate a keyslot",
+            SlotState::Active if change.new_secret.is_none() => {
+                "'new-secret' is required to activate a keyslot"
+            }
             SlotState::Active if change.old_secret.is_some() => {
                 "'old-secret' must not be given when activating keyslots"
             }
@@ -52,7 +52,9 @@ impl KeyChange {
             SlotState::Inactive if change.iter_time.is_some() => {
                 "'iter-time' must not be given when erasing keyslots"
             }
-            SlotState::Inactive if change.secret.is_some() => "'secret' must not be given when erasing keyslots",
+            SlotState::Inactive if change.secret.is_some() => {
+                "'secret' must not be given when erasing keyslots"
+            }
             SlotState::Inactive if change.keyslot.is_none() && change.old_secret.is_none() => {
                 "To erase keyslot(s), either explicit keyslot index or the password currently contained in them must \
                  be given"
@@ -67,10 +69,15 @@ impl KeyChange {
     /// # Errors
     /// There is no such slot.
     pub fn keyslot(&self) -> Result<Option<usize>> {
-        let Some(number) = self.keyslot else { return Ok(None) };
+        let Some(number) = self.keyslot else {
+            return Ok(None);
+        };
         let slot = usize::try_from(number).ok().filter(|slot| *slot < SLOTS);
         slot.map(Some).ok_or_else(|| {
-            let text = format!("Invalid keyslot {number} specified, must be between 0 and {}", SLOTS - 1);
+            let text = format!(
+                "Invalid keyslot {number} specified, must be between 0 and {}",
+                SLOTS - 1
+            );
             invalid(text)
         })
     }
@@ -98,7 +105,9 @@ impl KeyChange {
     pub fn check_erasable(header: &LuksHeader, slot: usize, force: bool) -> Result<()> {
         if !header.slots[slot].active && !force {
             // The blank at the end is QEMU's: programs match on the text.
-            return Err(invalid(format!("Given keyslot {slot} is already erased (inactive) ")));
+            return Err(invalid(format!(
+                "Given keyslot {slot} is already erased (inactive) "
+            )));
         }
         if header.slots[slot].active && active(header) == 1 && !force {
             let text = format!(
@@ -116,7 +125,9 @@ impl KeyChange {
     /// There are none, or nobody could open the volume any more.
     pub fn check_all_erasable(header: &LuksHeader, slots: &[usize], force: bool) -> Result<()> {
         if slots.is_empty() {
-            return Err(invalid("No keyslots match given (old) password for erase operation"));
+            return Err(invalid(
+                "No keyslots match given (old) password for erase operation",
+            ));
         }
         if slots.len() == active(header) && !force {
             return Err(invalid(

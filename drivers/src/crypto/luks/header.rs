@@ -88,7 +88,10 @@ impl Fields<'_> {
     /// A text that must end within its field.
     fn name(&mut self, what: &str) -> Result<String> {
         let field = self.take::<NAME>()?;
-        let text = field.iter().position(|byte| *byte == 0).and_then(|end| field.get(..end));
+        let text = field
+            .iter()
+            .position(|byte| *byte == 0)
+            .and_then(|end| field.get(..end));
         let text = text.ok_or_else(|| corrupt(format!("LUKS header {what} is not NUL terminated")))?;
         Ok(String::from_utf8_lossy(text).into_owned())
     }
@@ -149,7 +152,9 @@ impl LuksHeader {
             digest_salt,
             digest_iterations,
             uuid,
-            slots: slots.try_into().map_err(|_| corrupt("Volume is not in LUKS format"))?,
+            slots: slots
+                .try_into()
+                .map_err(|_| corrupt("Volume is not in LUKS format"))?,
         })
     }
 
@@ -161,7 +166,11 @@ impl LuksHeader {
         let mut bytes = Vec::with_capacity(HEADER_LEN);
         bytes.extend(MAGIC);
         bytes.extend(VERSION.to_be_bytes());
-        let names = [self.spec.family()?.to_owned(), self.spec.mode_text()?, self.hash.name().to_owned()];
+        let names = [
+            self.spec.family()?.to_owned(),
+            self.spec.mode_text()?,
+            self.hash.name().to_owned(),
+        ];
         for name in names {
             let end = bytes.len() + NAME;
             bytes.extend(name.bytes().take(NAME - 1));
@@ -264,7 +273,8 @@ fn check_places(payload: u32, key_len: u32, iterations: u32, slots: &[(u32, Slot
         let text = format!("LUKS key iteration count {iterations} is larger than {MOST_ITERATIONS}");
         return Err(corrupt(text));
     }
-    let sectors = material_sectors(key_len);
+    // Keys begin where the header's units do, so each has what is left of its last one.
+    let sectors = material_sectors(key_len).next_multiple_of(u64::from(HEADER_SECTORS));
     let range = |slot: &Slot| (u64::from(slot.start), u64::from(slot.start) + sectors);
     for (number, (state, slot)) in slots.iter().enumerate() {
         check_slot(number, *state, slot)?;

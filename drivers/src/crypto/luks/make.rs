@@ -62,7 +62,10 @@ impl NewVolume {
         spec.check()?;
         // That the digest is served is to be known before anything is written.
         spec.ivgen_hash.map(Hash::find).transpose()?;
-        Ok((spec, Hash::find(self.hash_alg.unwrap_or(QCryptoHashAlgo::Sha256))?))
+        Ok((
+            spec,
+            Hash::find(self.hash_alg.unwrap_or(QCryptoHashAlgo::Sha256))?,
+        ))
     }
 
     /// Makes the header of it, with its only key in the first slot. It is meant to take long: not on an iothread.
@@ -131,7 +134,10 @@ fn uuid() -> Result<[u8; 40]> {
         text.push_str(&format!("{byte:02x}"));
     }
     let mut field = [0; 40];
-    field.iter_mut().zip(text.bytes()).for_each(|(byte, new)| *byte = new);
+    field
+        .iter_mut()
+        .zip(text.bytes())
+        .for_each(|(byte, new)| *byte = new);
     Ok(field)
 }
 
@@ -149,7 +155,9 @@ pub(crate) fn cost(hash: &Hash, key_len: usize, milliseconds: Option<i64>) -> Re
         return Err(out_of_range(text));
     };
     let wished = (wished / 1000).max(LEAST_ITERATIONS);
-    let found = u32::try_from(wished).ok().filter(|count| *count <= MOST_ITERATIONS);
+    let found = u32::try_from(wished)
+        .ok()
+        .filter(|count| *count <= MOST_ITERATIONS);
     found.ok_or_else(|| out_of_range(format!("PBKDF iterations {wished} larger than {MOST_ITERATIONS}")))
 }
 
@@ -177,4 +185,3 @@ fn thread_time() -> Duration {
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
 }
-

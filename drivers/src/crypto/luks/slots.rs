@@ -77,7 +77,12 @@ impl Slot {
     ///
     /// # Errors
     /// The key does not fit the cipher.
-    pub fn unlock(&self, header: &LuksHeader, password: &[u8], material: Vec<u8>) -> Result<Option<MasterKey>> {
+    pub fn unlock(
+        &self,
+        header: &LuksHeader,
+        password: &[u8],
+        material: Vec<u8>,
+    ) -> Result<Option<MasterKey>> {
         let mut material = KeyBytes::new(material);
         if material.len() != header.material_len() || !material.len().is_multiple_of(SECTOR) {
             let text = "The key material is not as long as the header says";
@@ -93,5 +98,8 @@ impl Slot {
 
 /// Compares without ending early.
 fn is_same(one: &[u8; DIGEST], other: &[u8; DIGEST]) -> bool {
-    one.iter().zip(other).fold(0, |sum, (one, other)| sum | (one ^ other)) == 0
+    one.iter()
+        .zip(other)
+        .fold(0, |sum, (one, other)| sum | (one ^ other))
+        == 0
 }

@@ -31,15 +31,28 @@ fn a_header_is_read_as_it_was_stored_and_only_its_password_opens_it() {
     let found = slot.unlock(&read, b"password", stripes.clone()).unwrap();
     assert!(found.is_some());
     assert!(!format!("{found:?}").contains("0x"), "a key is not shown");
-    assert!(slot.unlock(&read, b"passwort", stripes.clone()).unwrap().is_none());
-    assert!(read.slots[1].unlock(&read, b"password", vec![0; stripes.len()]).unwrap().is_none());
-    slot.unlock(&read, b"password", stripes[1..].to_vec()).unwrap_err();
+    assert!(
+        slot.unlock(&read, b"passwort", stripes.clone())
+            .unwrap()
+            .is_none()
+    );
+    assert!(
+        read.slots[1]
+            .unlock(&read, b"password", vec![0; stripes.len()])
+            .unwrap()
+            .is_none()
+    );
+    slot.unlock(&read, b"password", stripes[1..].to_vec())
+        .unwrap_err();
 }
 
 #[test]
 fn times_that_cannot_be_are_refused() {
     let new = |time: i64| volume(serde_json::json!({"size": 0, "iter-time": time}));
-    for (time, expected) in [(-1, "too large to scale"), (1_000_000_000_000, "larger than 1073741824")] {
+    for (time, expected) in [
+        (-1, "too large to scale"),
+        (1_000_000_000_000, "larger than 1073741824"),
+    ] {
         let error = new(time).build(b"password", false).err().unwrap().to_string();
         assert!(error.contains(expected), "{error}");
     }

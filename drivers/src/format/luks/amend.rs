@@ -8,8 +8,8 @@ use millpond_messages::{Error, ErrorKind, Result};
 use super::driver::Luks;
 use super::kind::{named_password, password};
 use super::volume::Volume;
-use crate::crypto::luks::{ERASURES, KeyChange, LuksHeader, MasterKey, SlotKey, SlotState, cost};
 use crate::crypto::fill_random;
+use crate::crypto::luks::{ERASURES, KeyChange, LuksHeader, MasterKey, SlotKey, SlotState, cost};
 
 /// A change that only has to be written, and the header that it was prepared for.
 pub(super) struct Prepared {
@@ -65,14 +65,19 @@ impl Luks {
         let old = self.secrets.password(old)?;
         let mut slots = Vec::new();
         for candidate in slot.map_or(0..header.slots.len(), |slot| slot..slot + 1) {
-            let found = self.header.unlock_slot(&self.ring, header, candidate, &old).await?;
+            let found = self
+                .header
+                .unlock_slot(&self.ring, header, candidate, &old)
+                .await?;
             if found.is_some() {
                 slots.push(candidate);
             }
         }
         if let Some(slot) = slot {
             if slots.is_empty() {
-                let text = format!("Given keyslot {slot} doesn't contain the given old password for erase operation");
+                let text = format!(
+                    "Given keyslot {slot} doesn't contain the given old password for erase operation"
+                );
                 return Err(Error::new(ErrorKind::InvalidArgument, text));
             }
             KeyChange::check_erasable(header, slot, force)?;

@@ -25,7 +25,9 @@ pub(super) async fn create(secrets: Secrets, request: CreateRequest) -> Result<(
     } = request;
     let volume: NewVolume = parse_options(options)?;
     if file.is_none() && header.is_none() {
-        return Err(invalid("Either the parameter 'header' or 'file' must be specified"));
+        return Err(invalid(
+            "Either the parameter 'header' or 'file' must be specified",
+        ));
     }
     if file.is_none() && volume.preallocation != Preallocation::Off {
         return Err(invalid(
@@ -45,26 +47,30 @@ pub(super) async fn create(secrets: Secrets, request: CreateRequest) -> Result<(
         let end = volume.size.checked_add(made.payload_offset());
         let end = end.filter(|end| check_length(*end).is_ok());
         let end = end.ok_or_else(|| invalid("The requested file size is too large"))?;
-        file.resize(end, false, volume.preallocation, RequestFlags::empty()).await?;
+        file.resize(end, false, volume.preallocation, RequestFlags::empty())
+            .await?;
     }
-    let Some(target) = header.or(file) else { return Ok(()) };
-    store(&HeaderFile(target), &made, &key).await
+    let Some(target) = header.or(file) else {
+        return Ok(());
+    };
+    grow(&target, made.end()).await?;
+    store(&HeaderFile::new(target, is_detached), &made, &key).await
 }
 
-/// Stores a new header. It is there in full: zeroes where there are no keys yet, up to where the data begins.
+/// Stores a new header: the key first, and then that it is there.
 async fn store(target: &HeaderFile, header: &LuksHeader, key: &SlotKey) -> Result<()> {
-    grow(&target.0, header.end()).await?;
     target.write_stripes(header, 0, &key.material).await?;
     target.flush().await?;
     target.write(header).await?;
     target.flush().await
 }
 
-/// Makes a file long enough for a header.
+/// Makes a file long enough for a header and all its places for keys.
 async fn grow(file: &Child, end: u64) -> Result<()> {
     let failed = |error| Error::io("Unable to get the image's length", error);
     if file.length().await.map_err(failed)? >= end {
         return Ok(());
     }
-    file.resize(end, false, Preallocation::Off, RequestFlags::empty()).await
+    file.resize(end, false, Preallocation::Off, RequestFlags::empty())
+        .await
 }

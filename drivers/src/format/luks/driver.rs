@@ -21,7 +21,8 @@ use super::volume::{self, HeaderFile, Volume};
 use crate::api::reopen::check_unchanged;
 use crate::api::{
     Abilities, Ability, AllocationTicket, Answer, At, Child, DebugEvents, Driver, Exchanged, Extent, Image,
-    LengthSource, Lifecycle, Moved, Placement, Purpose, ReopenRequest, SavesState, Transfer, arrived, bytes_in,
+    LengthSource, Lifecycle, Moved, Placement, Purpose, ReopenRequest, SavesState, Transfer, arrived,
+    bytes_in,
 };
 use crate::secret::Secrets;
 
@@ -103,7 +104,10 @@ impl Luks {
             volume.cipher.encrypt((offset + at) / SECTOR_SIZE, &mut piece);
             done += piece.len();
             let start = range.offset() + at;
-            self.file.write(start, piece.into(), flags & WRITE_FLAGS).await.0?;
+            self.file
+                .write(start, piece.into(), flags & WRITE_FLAGS)
+                .await
+                .0?;
         }
         Ok(())
     }

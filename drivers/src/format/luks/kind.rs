@@ -97,6 +97,11 @@ impl DriverKind for LuksKind {
         true
     }
 
+    /// Keys leave the data and its length as they are.
+    fn amend_permissions(&self) -> Permissions {
+        Permissions::CONSISTENT_READ | Permissions::WRITE
+    }
+
     fn probe(&self, head: &[u8]) -> u8 {
         if is_luks(head) { 100 } else { 0 }
     }

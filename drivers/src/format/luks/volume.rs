@@ -21,28 +21,44 @@ pub(super) struct Volume {
 
 /// The child that holds the header and the keys.
 #[derive(Clone)]
-pub(super) struct HeaderFile(pub Child);
+pub(super) struct HeaderFile {
+    child: Child,
+    /// The data is in another child.
+    is_separate: bool,
+}
 
 impl HeaderFile {
+    /// The child that a new header is made in.
+    pub const fn new(child: Child, is_separate: bool) -> Self {
+        Self { child, is_separate }
+    }
+
     /// The child of its own that the header has, or else the one with the data.
     pub fn among([file, header]: &[Child; 2]) -> Self {
-        Self(if header.is_connected() { header } else { file }.clone())
+        let is_separate = header.is_connected();
+        let child = if is_separate { header } else { file }.clone();
+        Self { child, is_separate }
     }
 
     /// Reads the header, and checks it.
     pub async fn read(&self) -> Result<LuksHeader> {
         let failed = |error: IoError| Error::io("Unable to read LUKS header", error);
-        if self.0.length().await.map_err(failed)? < HEADER_LEN as u64 {
+        if self.child.length().await.map_err(failed)? < HEADER_LEN as u64 {
             return Err(Error::new(ErrorKind::Corrupt, "Volume is not in LUKS format"));
         }
-        let bytes = self.0.read_vec(0, HEADER_LEN).await.map_err(failed)?;
-        LuksHeader::parse(&bytes.into_single())
+        let bytes = self.child.read_vec(0, HEADER_LEN).await.map_err(failed)?;
+        let header = LuksHeader::parse(&bytes.into_single())?;
+        if header.is_detached() && !self.is_separate {
+            let text = "LUKS payload is overlapping with the header";
+            return Err(Error::new(ErrorKind::Corrupt, text));
+        }
+        Ok(header)
     }
 
-    /// Stores the header.
+    /// Stores the header at the child's start.
     pub async fn write(&self, header: &LuksHeader) -> Result<()> {
         let bytes = header.encode()?;
-        let written = self.0.write_slice(0, &bytes, RequestFlags::empty()).await;
+        let written = self.child.write_slice(0, &bytes, RequestFlags::empty()).await;
         written.map_err(|error| Error::io("Unable to write LUKS header", error))
     }
 
@@ -53,7 +69,10 @@ impl HeaderFile {
 
     /// Reads the stripes of a slot.
     pub async fn read_stripes(&self, header: &LuksHeader, slot: usize) -> Result<Vec<u8>> {
-        let read = self.0.read_vec(Self::start(header, slot), header.material_len()).await;
+        let read = self
+            .child
+            .read_vec(Self::start(header, slot), header.material_len())
+            .await;
         let bytes = read.map_err(|error| Error::io("Failed to read key material", error))?;
         Ok(bytes.to_vec())
     }
@@ -61,13 +80,16 @@ impl HeaderFile {
     /// Stores the stripes of a slot.
     pub async fn write_stripes(&self, header: &LuksHeader, slot: usize, stripes: &[u8]) -> Result<()> {
         let start = Self::start(header, slot);
-        let written = self.0.write_slice(start, stripes, RequestFlags::empty()).await;
+        let written = self
+            .child
+            .write_slice(start, stripes, RequestFlags::empty())
+            .await;
         written.map_err(|error| Error::io("Unable to store key material", error))
     }
 
     /// Makes what was stored durable.
     pub async fn flush(&self) -> Result<()> {
-        let flushed = self.0.flush().await;
+        let flushed = self.child.flush().await;
         flushed.map_err(|error| Error::io("Unable to flush LUKS header", error))
     }
 
@@ -92,7 +114,12 @@ impl HeaderFile {
     ///
     /// # Errors
     /// The password is that of no slot.
-    pub async fn unlock(&self, ring: &Ring, header: &Arc<LuksHeader>, password: &Password) -> Result<MasterKey> {
+    pub async fn unlock(
+        &self,
+        ring: &Ring,
+        header: &Arc<LuksHeader>,
+        password: &Password,
+    ) -> Result<MasterKey> {
         for slot in 0..header.slots.len() {
             if let Some(key) = self.unlock_slot(ring, header, slot, password).await? {
                 return Ok(key);

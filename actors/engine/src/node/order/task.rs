@@ -62,9 +62,9 @@ pub async fn carry_out(table: &Rc<NodeTable>, node: NodeId, task: NodeTask) -> O
             .await,
         ),
         NodeTask::MakeEmpty => OrderOutcome::Done(make_empty(table, node).await),
-        NodeTask::PrepareAmend { options, force } => {
-            OrderOutcome::Done(async { driver(table, node)?.image().prepare_amend(&options, force).await }.await)
-        }
+        NodeTask::PrepareAmend { options, force } => OrderOutcome::Done(
+            async { driver(table, node)?.image().prepare_amend(&options, force).await }.await,
+        ),
         NodeTask::Amend { options, force } => OrderOutcome::Done(amend(table, node, &options, force).await),
         NodeTask::MergeBitmap(merge) => OrderOutcome::Bits(merge_bitmap(table, node, merge).await),
         NodeTask::ChangeBackingFile { link } => {
