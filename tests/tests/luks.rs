@@ -171,6 +171,14 @@ fn info(dir: &Path, name: &str) -> Value {
     json!([data, info["virtual-size"]])
 }
 
+/// A volume must be laid out as another.
+#[track_caller]
+fn is_like(dir: &Path, one: &str, other: &str) {
+    assert_eq!(info(dir, one), info(dir, other), "{one} {other}");
+    let len = |name: &str| fs::metadata(dir.join(name)).expect("it is there").len();
+    assert_eq!(len(one), len(other), "{one} {other}");
+}
+
 #[test]
 fn volumes_of_ours_are_read_and_written_by_qemu_and_known_to_cryptsetup() {
     let dir = folder();
@@ -183,12 +191,11 @@ fn volumes_of_ours_are_read_and_written_by_qemu_and_known_to_cryptsetup() {
         wanted["file"] = json!({"driver": "file", "filename": path});
         wanted["size"] = json!(2 << 20);
         make(&mut daemon, wanted).expect("the volume is made");
-        qemus(dir.path(), &theirs, options, 2 << 20);
-        assert_eq!(info(dir.path(), &name), info(dir.path(), &theirs), "{options}");
-        assert_eq!(
-            fs::metadata(&path).expect("it is there").len(),
-            fs::metadata(dir.path().join(&theirs)).expect("it is there").len()
-        );
+        // QEMU measures for seconds each time, so only some are held against its own.
+        if number.is_multiple_of(5) {
+            qemus(dir.path(), &theirs, options, 2 << 20);
+            is_like(dir.path(), &name, &theirs);
+        }
         qemu_io(dir.path(), &name, &["write -P 0x31 512 1M"]);
         let uri = export(&mut daemon, &name);
         let commands = ["read -P 0x31 512 1M", "write -P 0x32 4k 4k", "flush"];

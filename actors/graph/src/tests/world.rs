@@ -792,9 +792,7 @@ impl FakeWorld {
                 self.held.push(order_id);
                 Vec::new()
             }
-            Order::Task(_, NodeTask::Commit { .. } | NodeTask::MakeEmpty | NodeTask::PrepareAmend { .. }) => {
-                done()
-            }
+            Order::Task(_, NodeTask::Commit { .. } | NodeTask::MakeEmpty | NodeTask::Amend { .. }) => done(),
             Order::Task(
                 _,
                 NodeTask::Truncate {
@@ -808,7 +806,7 @@ impl FakeWorld {
                 self.truncated.push((size, exact, preallocation, flags));
                 done()
             }
-            Order::Task(_, NodeTask::Amend { .. }) | Order::Wiring(Wiring::Create { .. }) => done(),
+            Order::Task(_, NodeTask::PrepareAmend { .. }) | Order::Wiring(Wiring::Create { .. }) => done(),
         }
     }
 
