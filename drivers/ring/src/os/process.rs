@@ -157,12 +157,11 @@ mod tests {
     fn own_turn() -> u64 {
         let mut attributes = std::mem::MaybeUninit::<libc::sched_attr>::zeroed();
         let size = size_of::<libc::sched_attr>();
-        // SAFETY: the kernel writes at most `size` bytes to `attributes`, which are as many; all zero is a value of it.
-        let attributes = unsafe {
-            libc::syscall(libc::SYS_sched_getattr, 0, attributes.as_mut_ptr(), size, 0);
-            attributes.assume_init()
-        };
-        attributes.sched_runtime
+        // SAFETY: the kernel writes at most `size` bytes to `attributes`, which are as many.
+        let told = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, attributes.as_mut_ptr(), size, 0) };
+        assert_eq!(told, 0);
+        // SAFETY: it is numbers only, of which all zero is a value, and the kernel has written whole ones.
+        unsafe { attributes.assume_init() }.sched_runtime
     }
 
     #[test]
