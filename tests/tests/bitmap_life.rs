@@ -7,7 +7,7 @@ use millpond_tests::bitmaps::{
 };
 use millpond_tests::daemon::Daemon;
 use millpond_tests::image;
-use millpond_tests::nbd::Request;
+use millpond_tests::nbd::{Connect, Extent, Request};
 use millpond_tests::workload::seeded;
 use serde_json::{Value, json};
 
@@ -280,9 +280,17 @@ fn counts(daemon: &mut Daemon) -> Vec<(String, u64, bool)> {
     bitmaps.map(of).collect()
 }
 
+/// The names of bitmaps, and their contexts.
+const NAMES: [(&str, &str); 4] = [
+    ("a", "qemu:dirty-bitmap:a"),
+    ("b", "qemu:dirty-bitmap:b"),
+    ("c", "qemu:dirty-bitmap:c"),
+    ("d", "qemu:dirty-bitmap:d"),
+];
+
 /// One command about a bitmap, which may be impossible.
 fn change(rng: &mut fastrand::Rng) -> Command {
-    let name = |rng: &mut fastrand::Rng| rng.choice(["a", "b", "c", "d"]).expect("some").to_owned();
+    let name = |rng: &mut fastrand::Rng| rng.choice(NAMES).expect("there are some").0.to_owned();
     let bitmap = name(rng);
     match rng.u8(..7) {
         0 | 1 => add("disk", &bitmap, 512 << rng.u32(..12)),
@@ -325,6 +333,36 @@ fn transaction(rng: &mut fastrand::Rng, book: &Book) -> (Command, Option<Book>) 
     (together(&actions), (!fails).then_some(after))
 }
 
+/// Exports the disk once more with all of its bitmaps, whose maps must be the model's.
+fn look(daemon: &mut Daemon, book: &Book) -> Vec<String> {
+    let names: Vec<&str> = book.bitmaps.iter().map(|bitmap| bitmap.name.as_str()).collect();
+    let export = json!({
+        "type": "nbd", "id": "look", "name": "look", "node-name": "disk", "bitmaps": names, "writable": true,
+    });
+    daemon.qmp.ok("block-export-add", export);
+    let of = |bitmap: &Sketch| {
+        let contexts = NAMES.iter().find(|(name, _)| bitmap.name == *name);
+        contexts.expect("it has one of these names").1
+    };
+    let connect = Connect {
+        contexts: book.bitmaps.iter().map(of).collect(),
+        ..Connect::default()
+    };
+    let mut session = connect.open(&daemon.address(), "look");
+    for bitmap in &book.bitmaps {
+        let bytes = |extent: &Extent| vec![extent.flags == 1; extent.length as usize / 512];
+        let told: Vec<bool> = session.status_all(of(bitmap)).iter().flat_map(bytes).collect();
+        let sectors = (0..book.size).step_by(512);
+        let known: Vec<bool> = sectors
+            .map(|at| bitmap.dirty[(at / bitmap.granularity) as usize])
+            .collect();
+        assert_eq!(told, known, "the map of {}", bitmap.name);
+    }
+    drop(session);
+    unexport(daemon, "look");
+    vec!["looked".to_owned()]
+}
+
 /// The whole story on one daemon: what it answered and showed after each step, and whether that is what the model says.
 fn story(mut daemon: Daemon, seed: u64) -> Vec<Vec<String>> {
     let mut rng = fastrand::Rng::with_seed(seed);
@@ -339,7 +377,7 @@ fn story(mut daemon: Daemon, seed: u64) -> Vec<Vec<String>> {
     };
     let mut session = Some(daemon.session("disk"));
     let mut steps = Vec::new();
-    for _ in 0..120 {
+    for _ in 0..150 {
         let step = match rng.u8(..20) {
             0..=9 => {
                 let request = request(&mut rng, book.size);
@@ -362,6 +400,7 @@ fn story(mut daemon: Daemon, seed: u64) -> Vec<Vec<String>> {
                 book = after.unwrap_or(book);
                 answer(&mut daemon, &command)
             }
+            18 if rng.bool() => look(&mut daemon, &book),
             18 => {
                 let iothread = rng.choice([json!("io0"), json!("io1"), Value::Null]);
                 let arguments = json!({"node-name": "disk", "iothread": iothread, "force": true});
