@@ -4,9 +4,12 @@ mod support;
 
 use millpond::graph::GraphHandle;
 use millpond::node::Client;
-use millpond_messages::graph::{DrainScope, Options, RootRequest, RootUser, SaveGraph, SetHistograms};
+use millpond_messages::graph::{
+    BitmapChange, BitmapEdit, BitmapHold, BitmapName, DrainScope, EditBitmap, HoldBitmaps, Options,
+    RootRequest, RootUser, SaveGraph, SetHistograms, ShownBitmap,
+};
 use millpond_messages::saved::{SavedGraph, SavedNode, SavedParent, SavedSectionCover, load, save};
-use millpond_messages::{IoError, LatencyHistogram, LatencyHistograms, OpBlocker, Permissions};
+use millpond_messages::{ErrorKind, IoError, LatencyHistogram, LatencyHistograms, OpBlocker, Permissions};
 use serde_json::{Value, json};
 use support::with_graph;
 
@@ -132,6 +135,62 @@ fn a_record_has_what_nodes_have_counted_and_not_flushed() {
         assert_eq!((statistics.write.bytes, statistics.highest_write), (512, 1024));
         let bins = statistics.histograms.write.expect("a histogram");
         assert_eq!(bins.bins().iter().sum::<u64>(), 1);
+    });
+}
+
+#[test]
+fn a_record_has_the_dirty_bitmaps_of_nodes_and_what_is_dirty() {
+    with_graph(|graph| async move {
+        let disk = json!({"driver": "null-co", "node-name": "data", "size": 1 << 20});
+        add(&graph, disk).await;
+        let edit = |name: &str, change| {
+            let (node, name) = ("data".to_owned(), name.to_owned());
+            let bitmap = BitmapName { node, name };
+            graph.ask(EditBitmap(BitmapEdit { bitmap, change }))
+        };
+        for name in ["on", "off"] {
+            let added = BitmapChange::Add {
+                granularity: Some(512),
+                persistent: false,
+                disabled: false,
+            };
+            edit(name, added).await.expect("it is new");
+        }
+        let client = attach(&graph, "data").await;
+        client.write_at(&[1; 512], 4096).await.expect("the write");
+        edit("off", BitmapChange::Disable).await.expect("it is there");
+        client.write_at(&[1; 1024], 8192).await.expect("the write");
+        let shown = ShownBitmap::InChain("on".to_owned());
+        let hold = BitmapHold {
+            root: client.root(),
+            bitmaps: vec![shown],
+            writable: true,
+        };
+        graph.ask(HoldBitmaps(hold)).await.expect("nobody else holds it");
+        let refused = edit("on", BitmapChange::Clear).await.expect_err("it is held");
+        assert_eq!(refused.kind(), ErrorKind::InUse);
+        let saved = saved(&graph).await;
+        let node = node(&saved, "data");
+        let known: Vec<_> = node
+            .bitmaps
+            .iter()
+            .map(|known| (known.name.as_str(), known.is_recording, known.holder))
+            .collect();
+        assert_eq!(known, [("on", true, Some(client.root())), ("off", false, None)]);
+        let cell = node.cell.as_ref().expect("the iothread answered");
+        let dirty: Vec<_> = cell
+            .bitmaps
+            .iter()
+            .map(|bits| (bits.bitmap, bits.dirty.0.as_slice()))
+            .collect();
+        let ids = [node.bitmaps[0].id, node.bitmaps[1].id];
+        assert_eq!(
+            dirty,
+            [
+                (ids[0], &[(4096, 512), (8192, 1024)][..]),
+                (ids[1], &[(4096, 512)])
+            ]
+        );
     });
 }
 
