@@ -172,7 +172,8 @@ fn zeroes_are_detected_by_nodes_below_others_as_in_qemu() {
             session.write(0, &vec![0; 2 * MIB as usize]);
             session.write(2 * MIB, &vec![1; MIB as usize]);
             session.flush();
-            let held = std::fs::metadata(&path).expect("it is there").blocks() / 8;
+            // In 64 KiB: where the file lies in many pieces, the file system itself needs some blocks to tell where.
+            let held = std::fs::metadata(&path).expect("it is there").blocks() / 128;
             drop(session);
             daemon.quit();
             held
