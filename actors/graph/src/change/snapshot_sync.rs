@@ -63,10 +63,7 @@ impl Change for SnapshotSync {
         let Some(node) = self.node else { return Ok(()) };
         let overlay = self.make(transaction, node).await?;
         self.overlay = Some(overlay);
-        let found = transaction.world.graph(|graph| {
-            let (node, overlay) = (graph.expect(node)?, graph.expect(overlay)?);
-            snapshot::check_overlay(graph, node, overlay)
-        })?;
+        let found = fit(transaction, node, overlay)?;
         snapshot::bring_ready(transaction, found).await
     }
 
@@ -89,10 +86,7 @@ impl Change for SnapshotSync {
                 overlay
             }
         };
-        let found = transaction.world.graph(|graph| {
-            let (node, overlay) = (graph.expect(node)?, graph.expect(overlay)?);
-            snapshot::check_overlay(graph, node, overlay)
-        })?;
+        let found = fit(transaction, node, overlay)?;
         snapshot::put_over(transaction, found).await
     }
 
@@ -103,6 +97,14 @@ impl Change for SnapshotSync {
         // It belongs to whoever uses the node, and is closed where nobody does.
         delete::release(world, self.overlay).await;
     }
+}
+
+/// A node and an overlay that was made for it.
+fn fit(transaction: &Transaction, node: NodeId, overlay: NodeId) -> Result<snapshot::NodeAndOverlay> {
+    transaction.world.graph(|graph| {
+        let (node, overlay) = (graph.expect(node)?, graph.expect(overlay)?);
+        snapshot::check_overlay(graph, node, overlay)
+    })
 }
 
 fn check_name(graph: &Graph, request: &graph::SnapshotSync) -> Result<()> {

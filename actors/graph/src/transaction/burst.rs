@@ -131,14 +131,10 @@ impl Transaction {
             });
             nodes.collect()
         });
-        let unready = self.take_ready(&now);
-        if let Err(error) = permissions::prepare_nodes(&world, &unready).await {
-            let told: HashSet<NodeId> = unready.into_iter().map(|(node, _)| node).collect();
-            let ready = now.iter().map(|(node, _)| *node);
-            permissions::abort(&world, ready.filter(|node| !told.contains(node)));
-            return Err(error);
-        }
+        let unready = self.not_ready(&now);
+        permissions::prepare_nodes(&world, &unready).await?;
         for (node, granted) in now {
+            self.used(node);
             permissions::commit_node(&world, node, granted);
         }
         for step in &mut self.log {

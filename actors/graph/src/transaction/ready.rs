@@ -59,21 +59,21 @@ impl Transaction {
         result
     }
 
-    /// Those of `nodes` whose drivers are not ready for what they are to grant. The others are no longer known to be ready: they
-    /// are to be told that it holds.
-    pub(super) fn take_ready(&mut self, nodes: &[(NodeId, Granted)]) -> Vec<(NodeId, Granted)> {
-        let mut unready = Vec::new();
-        for (node, granted) in nodes {
-            match self.ready.nodes.remove(node) {
-                Some(ready) if ready == *granted => {}
-                Some(_) => {
-                    permissions::abort(&self.world, [*node]);
-                    unready.push((*node, *granted));
-                }
-                None => unready.push((*node, *granted)),
+    /// Those of `nodes` whose drivers are not ready for what they are to grant. None of them is ready for anything else.
+    pub(super) fn not_ready(&mut self, nodes: &[(NodeId, Granted)]) -> Vec<(NodeId, Granted)> {
+        let is_ready = |(node, granted): &(NodeId, Granted)| self.ready.nodes.get(node) == Some(granted);
+        let unready: Vec<_> = nodes.iter().filter(|node| !is_ready(node)).copied().collect();
+        for (node, _) in &unready {
+            if self.ready.nodes.remove(node).is_some() {
+                permissions::abort(&self.world, [*node]);
             }
         }
         unready
+    }
+
+    /// A driver is told that its node grants what it was readied for: it has nothing to forget any more.
+    pub(super) fn used(&mut self, node: NodeId) {
+        self.ready.nodes.remove(&node);
     }
 
     /// Has drivers forget what they are ready for.

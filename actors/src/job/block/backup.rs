@@ -348,15 +348,7 @@ impl Backup {
     async fn settle(&self, succeeded: bool) {
         self.client.take();
         self.target.take();
-        let filter = self.filter.take();
-        let still = match (succeeded, filter.clone()) {
-            (false, Some(filter)) => self.holds.abandon_target(filter, self.pace.take()).await,
-            _ => None,
-        };
-        self.holds.release_all().await;
-        if let Some(filter) = filter {
-            self.holds.drop_filter(filter).await;
-        }
-        drop(still);
+        let (filter, pace) = (self.filter.take(), self.pace.take());
+        self.holds.end(filter, succeeded, pace).await;
     }
 }

@@ -167,11 +167,24 @@ impl Holds {
         Ok(filter.map(|filter| filter.name.clone()))
     }
 
+    /// Lets go of everything at the end of a job that has a target, and takes the job's filter out, if that is there still.
+    pub async fn end(&self, filter: Option<String>, succeeded: bool, pace: Option<Pace>) {
+        let still = match (succeeded, filter.clone()) {
+            (false, Some(filter)) => self.abandon_target(filter, pace).await,
+            _ => None,
+        };
+        self.release_all().await;
+        if let Some(filter) = filter {
+            self.drop_filter(filter).await;
+        }
+        drop(still);
+    }
+
     /// Waits until what a filter holds up for the job's target has ended, for as long as the job may wait. Until the guard that
     /// is answered is dropped, nothing comes to the filter that would wait for the target again; it is to stand until the
     /// filter is out. Without a guard, what is left and what comes waits for the target no more, because that may never
     /// answer; nor does any drain.
-    pub async fn abandon_target(&self, filter: String, pace: Option<Pace>) -> Option<DrainGuard> {
+    async fn abandon_target(&self, filter: String, pace: Option<Pace>) -> Option<DrainGuard> {
         let patience = pace.map_or(Duration::ZERO, |pace| pace.patience_left());
         let drained = self
             .graph

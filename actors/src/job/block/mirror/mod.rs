@@ -322,16 +322,7 @@ impl Mirror {
         self.keeper.take();
         self.target.take();
         self.merged.take();
-        let filter = self.filter.take();
-        let still = match (succeeded, filter.clone()) {
-            (false, Some(node_name)) => holds.abandon_target(node_name, self.pace.take()).await,
-            _ => None,
-        };
-        holds.release_all().await;
-        if let Some(filter) = filter {
-            holds.drop_filter(filter).await;
-        }
-        drop(still);
+        holds.end(self.filter.take(), succeeded, self.pace.take()).await;
         if let Some(opened) = &plan.opened {
             holds.release(opened).await;
         }
