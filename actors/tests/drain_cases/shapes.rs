@@ -2,7 +2,7 @@
 //! in the servers' tests.
 
 use millpond_messages::RequestFlags;
-use millpond_messages::graph::{DrainScope, NamedNodes, Resize};
+use millpond_messages::graph::{CancelInFlight, DrainScope, NamedNodes, Resize};
 use millpond_messages::io::OperationKind;
 use serde_json::json;
 
@@ -267,4 +267,39 @@ fn a_request_that_is_given_up_half_way_is_waited_for() {
     assert_eq!(world.waiting(), 1);
     flush.go.send(()).unwrap();
     drop(finish(draining).covers(&world, &["n"]));
+}
+
+/// What a filter does at its target is waited for to its end, also after the filter has given the target up; whether the
+/// target lives on the filter's thread or not.
+#[test]
+fn what_was_given_up_at_a_target_is_waited_for() {
+    for iothread in [None, Some("io")] {
+        let world = World::new(&["source", "target"]);
+        world.memory("source");
+        world.memory("target");
+        if let Some(io) = iothread {
+            world.iothread(io);
+            world.move_to("target", iothread);
+        }
+        world.add(json!({
+            "driver": "copy-before-write", "node-name": "filter", "file": "source", "target": "target",
+        }));
+        let client = world.client("filter");
+        let target = world.node("target");
+        target.hold(true);
+        let request = writing(&client, 0, 1);
+        let copied = target.held(Step::Request(OperationKind::Write));
+        let given_up = CancelInFlight {
+            node_name: "filter".to_owned(),
+            alone: true,
+        };
+        wait(world.graph.ask(given_up)).unwrap();
+        assert_eq!(wait(request), Ok(()), "the guest waits for the target no more");
+        drop(world.drain(node("source")).covers(&world, &["source"]));
+        let draining = world.draining(node("target"));
+        assert_eq!(world.waiting(), 1, "target on {iothread:?}");
+        target.hold(false);
+        copied.go.send(()).unwrap();
+        drop(finish(draining).covers(&world, &["target"]));
+    }
 }

@@ -22,12 +22,17 @@ pub enum Answer<'a, T> {
     Lasting(Lasting<T>),
 }
 
-/// A future that somebody else takes over if it is dropped between its first poll and its end.
+/// A future that goes on by itself when nobody waits for it any more.
+pub trait Lasts: Future {
+    /// Sees to it that the future is polled to its end.
+    fn go_on(self: Pin<Box<Self>>);
+}
+
+/// A future that goes on if it is dropped between its beginning and its end.
 pub struct Lasting<T> {
     /// The future; None once it has ended.
-    future: Option<LocalBoxFuture<'static, T>>,
-    begun: bool,
-    take_over: fn(LocalBoxFuture<'static, T>),
+    future: Option<Pin<Box<dyn Lasts<Output = T>>>>,
+    has_begun: bool,
 }
 
 impl<'a, T> Answer<'a, T> {
@@ -41,15 +46,11 @@ impl<'a, T> Answer<'a, T> {
         Self::Wait(Box::pin(future))
     }
 
-    /// An answer that `future` will give. Dropped after it has been polled and before its end, `take_over` gets it.
-    pub const fn lasting(
-        future: LocalBoxFuture<'static, T>,
-        take_over: fn(LocalBoxFuture<'static, T>),
-    ) -> Self {
+    /// An answer that `future` will give, whoever waits for it. It begins with its first poll, unless it has begun.
+    pub fn lasting(future: impl Lasts<Output = T> + 'static, has_begun: bool) -> Self {
         Self::Lasting(Lasting {
-            future: Some(future),
-            begun: false,
-            take_over,
+            future: Some(Box::pin(future)),
+            has_begun,
         })
     }
 }
@@ -72,7 +73,7 @@ impl<T> Lasting<T> {
         let Some(future) = &mut self.future else {
             return Poll::Pending;
         };
-        self.begun = true;
+        self.has_begun = true;
         let poll = future.as_mut().poll(context);
         if poll.is_ready() {
             self.future = None;
@@ -83,41 +84,56 @@ impl<T> Lasting<T> {
 
 impl<T> Drop for Lasting<T> {
     fn drop(&mut self) {
-        if let Some(future) = self.future.take().filter(|_| self.begun) {
-            (self.take_over)(future);
+        if let Some(future) = self.future.take().filter(|_| self.has_begun) {
+            future.go_on();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
-    use std::future::{pending, ready};
+    use std::cell::Cell;
+    use std::rc::Rc;
 
     use super::*;
 
-    thread_local! {
-        static TAKEN: RefCell<Vec<LocalBoxFuture<'static, u32>>> = const { RefCell::new(Vec::new()) };
+    /// Ends at once with a number, or never; counts what goes on.
+    struct Counted {
+        ends: Option<u32>,
+        gone_on: Rc<Cell<u32>>,
     }
 
-    fn take(future: LocalBoxFuture<'static, u32>) {
-        TAKEN.with_borrow_mut(|taken| taken.push(future));
+    impl Future for Counted {
+        type Output = u32;
+
+        fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<u32> {
+            self.ends.map_or(Poll::Pending, Poll::Ready)
+        }
     }
 
-    fn taken() -> usize {
-        TAKEN.with_borrow(Vec::len)
+    impl Lasts for Counted {
+        fn go_on(self: Pin<Box<Self>>) {
+            self.gone_on.set(self.gone_on.get() + 1);
+        }
     }
 
     #[test]
-    fn what_has_begun_and_not_ended_is_taken_over() {
-        let mut ended = Answer::lasting(Box::pin(ready(7)), take);
+    fn what_has_begun_and_not_ended_goes_on() {
+        let gone_on = Rc::new(Cell::new(0));
+        let answer = |ends, has_begun| {
+            let gone_on = Rc::clone(&gone_on);
+            Answer::lasting(Counted { ends, gone_on }, has_begun)
+        };
+        let mut ended = answer(Some(7), false);
         assert_eq!((&mut ended).now_or_never(), Some(7));
         drop(ended);
-        drop(Answer::lasting(Box::pin(pending()), take));
-        assert_eq!(taken(), 0, "one has ended, one had not begun");
-        let mut begun = Answer::lasting(Box::pin(pending()), take);
+        drop(answer(None, false));
+        assert_eq!(gone_on.get(), 0, "one has ended, one had not begun");
+        let mut begun = answer(None, false);
         assert_eq!((&mut begun).now_or_never(), None);
         drop(begun);
-        assert_eq!(taken(), 1);
+        assert_eq!(gone_on.get(), 1);
+        drop(answer(None, true));
+        assert_eq!(gone_on.get(), 2, "it had begun before it was polled");
     }
 }

@@ -52,7 +52,7 @@ mod snapshot_access;
 mod withdrawal;
 
 pub use abilities::{Abilities, Ability, DebugEvents, LengthSource};
-pub use answer::{Answer, Lasting};
+pub use answer::{Answer, Lasting, Lasts};
 pub(crate) use child::bytes_in;
 pub use child::{Child, ChildPort, Transfer, transfer};
 pub use debug::DebugPoints;

@@ -7,16 +7,18 @@ use millpond_messages::io::Outcome;
 use millpond_messages::record::MessageEvent;
 use millpond_messages::{IoError, NodeId, RootId};
 
+use super::cell::admission::Admission;
 use super::cell::delayed;
 use super::cell::home::EventSink;
 use super::io::execute::execute;
 use super::io::passage::By;
+use super::io::request::extent_of;
 use super::order::hops::{self, End};
 use super::order::mail::{Entry, Mail, RemoteRequest};
 use super::order::{answer, carry_out, moving, recorded};
 use super::table::NodeTable;
 use crate::delay::kind;
-use crate::iothread::{Local, guarded, is_delaying};
+use crate::iothread::{Local, guarded, is_delaying, now_ns};
 
 /// Makes the handler of an iothread's mailbox: pass it to [`IoThread::start`](crate::iothread::IoThread::start).
 pub fn serve(local: Rc<Local>, events: EventSink) -> Box<dyn Fn(Mail)> {
@@ -107,8 +109,11 @@ fn request_to_node(table: &Rc<NodeTable>, id: NodeId, request: RemoteRequest) {
         return;
     };
     table.count_from_elsewhere();
+    // The parent counts it as well, but not to its end, if it gives up waiting.
+    let (kind, extent) = (request.operation.kind(), extent_of(&request.operation));
+    let counted = Admission::new(Rc::clone(&cell), kind, extent, now_ns());
     table.local().spawn(async move {
         let outcome = execute(&cell, request.operation, By::PARENT).await;
-        delayed::reply_elsewhere(&cell, request.reply, outcome);
+        delayed::reply_elsewhere(&cell, request.reply, outcome, counted);
     });
 }

@@ -12,10 +12,10 @@ use crate::order::NodeTask;
 use crate::procedure::Next;
 use crate::sections::Cover;
 use crate::transaction::{self, Change, Transaction};
-use crate::value::forbidden;
 use crate::value::frozen::Freeze;
 use crate::value::graph::Graph;
 use crate::value::permissions::Plan;
+use crate::value::{chain, forbidden};
 use crate::world::World;
 
 /// Bytes of the disk that are committed in one go: a drained section waits for no more than that.
@@ -120,8 +120,14 @@ fn check(graph: &Graph, name: &str) -> Result<(NodeId, NodeId, EdgeId)> {
         Error::new(ErrorKind::Unsupported, text)
     })?;
     forbidden::check(graph, node.id, OpBlocker::CommitSource)?;
-    forbidden::check(graph, edge.child, OpBlocker::CommitTarget)?;
-    crate::value::chain::check_unfrozen(graph, edge)?;
+    // A job's filter lets nobody else write to the image below it, which is what the job holds.
+    let below_filter = |id: &NodeId| {
+        let filter = graph.node(*id).filter(|node| node.kind.is_filter())?;
+        chain::next(graph, filter.id)
+    };
+    std::iter::successors(Some(edge.child), below_filter)
+        .try_for_each(|target| forbidden::check(graph, target, OpBlocker::CommitTarget))?;
+    chain::check_unfrozen(graph, edge)?;
     Ok((node.id, edge.child, edge.id))
 }
 

@@ -2,11 +2,12 @@
 
 use millpond_messages::OpBlocker;
 use millpond_messages::graph::{
-    CloseAll, Commit, DetachRoot, DrainEnd, EdgeParent, GraphReply, ListOpBlockers, Resize, SetBacking,
+    CloseAll, Commit, DetachRoot, DrainEnd, EdgeParent, GraphReply, ListOpBlockers, OpBlock, Resize,
+    SetBacking,
 };
 use serde_json::json;
 
-use super::chains::image;
+use super::chains::{chain, image};
 use super::*;
 
 /// `top` -> `base`; the base is read-only.
@@ -166,4 +167,20 @@ fn what_cannot_be_committed_is_told() {
         "Node 'top' is busy: node is used as backing hd of 'third'"
     );
     world.ok(commit("third"));
+}
+
+/// A job that holds an image has a filter above it, through which nobody else writes.
+#[test]
+fn an_image_below_a_filter_that_is_in_use_takes_no_commit() {
+    let mut world = chain();
+    let reason = "in use by a job".to_owned();
+    world.ok(OpBlock {
+        node_name: "mid".to_owned(),
+        operations: vec![OpBlocker::CommitTarget],
+        reason,
+        root: None,
+    });
+    let refused = world.error(commit("top"));
+    assert_eq!(refused, "Node 'mid' is busy: in use by a job");
+    world.ok(commit("mid"));
 }

@@ -12,7 +12,7 @@ use millpond_messages::qapi::QmpError;
 use millpond_messages::{Error, ErrorKind, OpBlocker, Permissions, Result};
 
 use super::chain::Chains;
-use crate::graph::{DrainGuard, FreezeGuard, GraphHandle};
+use crate::graph::{DrainGuard, FreezeGuard, GraphHandle, OpBlockGuard};
 use crate::job::pace::Pace;
 use crate::node::Client;
 
@@ -23,7 +23,12 @@ pub(super) struct Holds {
     reason: String,
     clients: RefCell<Vec<Client>>,
     frozen: RefCell<Option<FreezeGuard>>,
+    /// No other operation begins at what the job's filter was put over.
+    below_filter: RefCell<Option<OpBlockGuard>>,
 }
+
+/// What is not forbidden at every node that a job has.
+const FREE: [OpBlocker; 2] = [OpBlocker::DriveDel, OpBlocker::Dataplane];
 
 impl Holds {
     /// Nothing is held yet. `kind` is what others are told about what stands in their way.
@@ -34,6 +39,7 @@ impl Holds {
             reason: reason(kind),
             clients: RefCell::default(),
             frozen: RefCell::default(),
+            below_filter: RefCell::default(),
         }
     }
 
@@ -132,6 +138,7 @@ impl Holds {
     /// Lets go of everything.
     pub async fn release_all(&self) {
         self.unfreeze();
+        self.below_filter.take();
         let clients = self.clients.take();
         for client in clients.iter().rev() {
             self.detach(client).await;
@@ -156,6 +163,11 @@ impl Holds {
         options: Options,
         says_step: bool,
     ) -> Result<Option<String>> {
+        // Before the job has taken hold of both, somebody else's operation could begin there.
+        let kinds = OpBlocker::ALL.into_iter();
+        let kinds: Vec<_> = kinds.filter(|kind| !FREE.contains(kind)).collect();
+        let blocked = self.graph.op_block(node, &kinds, self.reason.as_str()).await?;
+        self.below_filter.replace(Some(blocked));
         let inserted = JobEdit::InsertFilter {
             node: node.to_owned(),
             options,

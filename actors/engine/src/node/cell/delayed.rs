@@ -42,9 +42,14 @@ pub fn reply(
 }
 
 /// Answers a node of another iothread.
-pub fn reply_elsewhere(node: &NodeCell, reply: oneshot::Sender<Outcome<Buffers>>, outcome: Outcome<Buffers>) {
+pub fn reply_elsewhere(
+    node: &NodeCell,
+    reply: oneshot::Sender<Outcome<Buffers>>,
+    outcome: Outcome<Buffers>,
+    counted: Admission,
+) {
     let hop = hop(End::Node(node.id()), End::Elsewhere, kind::REPLY, node.name());
-    send(&hop, reply, outcome, None);
+    send(&hop, reply, outcome, Some(counted));
 }
 
 fn send(

@@ -4,6 +4,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::io::Outcome;
 use millpond_ring::buffer::Buffers;
@@ -84,7 +85,7 @@ impl Pending {
 impl PendingKind {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome<Buffers>> {
         match self {
-            Self::Transfer { transfer, .. } => transfer.poll(context),
+            Self::Transfer { transfer, .. } => transfer.poll_unpin(context),
             Self::Alone(future) => future.as_mut().poll(context),
             Self::General(future) => future
                 .as_mut()

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use futures_util::future::LocalBoxFuture;
+use async_task::Task;
 use millpond_drivers::api::Hidden;
 use pin_project_lite::pin_project;
 
@@ -25,40 +25,54 @@ pub fn is_deep() -> bool {
     STACK_DEPTH.get() >= STACK_DEPTH_MAX
 }
 
-/// Runs a request one node further down: polled by what waits for it, or where the stack is deep already as a task of its
-/// own, which begins with an empty stack.
-pub fn bounded<T: 'static>(future: impl Future<Output = T> + 'static) -> LocalBoxFuture<'static, T> {
-    if is_deep()
-        && let Some(local) = Local::current()
-    {
-        // The task is dropped with the request, and so ends as a polled future would.
-        return Box::pin(local.spawn_task(future));
+/// A request one node further down.
+pub enum Bounded<F: Future> {
+    /// What waits for it polls it.
+    Here(Passing<F>),
+    /// It is a task of its own, which begins with an empty stack. It is dropped with the request, and so ends as a polled
+    /// future would.
+    Apart(Task<F::Output>),
+}
+
+/// Runs a request one node further down, as a task of its own where the stack is deep already.
+pub fn bounded<F>(future: F) -> Bounded<F>
+where
+    F: Future<Output: 'static> + 'static,
+{
+    match Local::current().filter(|_| is_deep()) {
+        Some(local) => Bounded::Apart(local.spawn_task(future)),
+        None => Bounded::Here(passing(future)),
     }
-    Box::pin(Bounded { future })
+}
+
+/// Runs a request one node further down, on the stack there is.
+pub fn passing<F: Future>(future: F) -> Passing<F> {
+    Passing { future }
 }
 
 pin_project! {
-    struct Bounded<F> {
+    /// A request that counts its node on the stack.
+    pub struct Passing<F> {
         #[pin]
         future: F,
     }
 }
 
-impl<F: Future> Future for Bounded<F> {
+impl<F: Future> Future for Passing<F> {
     type Output = F::Output;
 
     #[inline]
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        let _passing = Passing::begin();
+        let _counted = Counted::begin();
         self.project().future.poll(context)
     }
 }
 
 /// Counts a node while it is passed; a panic leaves the count as it was before. Requests that begin meanwhile are the
 /// parent's own, so the client whose request it serves cannot withdraw them.
-struct Passing(#[expect(dead_code, reason = "held until the node was passed")] Hidden);
+struct Counted(#[expect(dead_code, reason = "held until the node was passed")] Hidden);
 
-impl Passing {
+impl Counted {
     #[inline]
     fn begin() -> Self {
         STACK_DEPTH.set(STACK_DEPTH.get() + 1);
@@ -66,7 +80,7 @@ impl Passing {
     }
 }
 
-impl Drop for Passing {
+impl Drop for Counted {
     #[inline]
     fn drop(&mut self) {
         STACK_DEPTH.set(STACK_DEPTH.get() - 1);

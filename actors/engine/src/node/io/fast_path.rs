@@ -4,9 +4,10 @@
 //! The fast path must come to the same as [`execute`](super::execute), which takes whatever it does not. It has no waits,
 //! and so is spared the state that a request keeps across them.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use millpond_drivers::api::{AllocationTicket, Answer, Driver, Transfer};
 use millpond_messages::io::{Operation, OperationKind, Outcome};
@@ -59,12 +60,14 @@ impl Transferring {
     pub fn stands_at(&self) -> NodeId {
         self.stands_at
     }
+}
 
-    /// The end, once it has come.
-    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome<Buffers>> {
-        Pin::new(&mut self.answer)
-            .poll(context)
-            .map(|transfer| self.ending.reach(transfer, now_ns()))
+impl Future for Transferring {
+    type Output = Outcome<Buffers>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome<Buffers>> {
+        let transfer = ready!(Pin::new(&mut self.answer).poll(context));
+        Poll::Ready(self.ending.reach(transfer, now_ns()))
     }
 }
 
