@@ -142,10 +142,12 @@ impl Jobber {
         self.successors += 1;
         let since = self.stage.moment();
         let stage = Rc::clone(&self.stage);
+        stage.set_unmade(&format!("img{}", successor.index));
         if let Err(text) = successor.add(&stage, &mut self.monitor, &images).await? {
-            self.target_unmade(since, &text, &format!("img{}", successor.index));
+            self.target_unmade(since, &text);
             return Ok(());
         }
+        stage.set_made();
         if !successor.is_qcow2 {
             edits.images.borrow_mut().raws.push(successor.index);
         }
@@ -186,10 +188,12 @@ impl Jobber {
         let file = format!("target{}", self.targets);
         let is_qcow2 = self.random.bool();
         let (stage, monitor) = (Rc::clone(&self.stage), &mut self.monitor);
+        stage.set_unmade(&file);
         if let Err(text) = add_target(&stage, monitor, &images, &file, is_qcow2).await? {
-            self.target_unmade(since, &text, &file);
+            self.target_unmade(since, &text);
             return Ok(());
         }
+        stage.set_made();
         let (command, job) = match copying {
             Copying::Backup => {
                 let mut job = self.copy_options(TARGET);
@@ -238,12 +242,11 @@ impl Jobber {
     }
 
     /// What is left of a target that could not be made is in the way of the next.
-    fn target_unmade(&self, since: Moment, text: &str, file: &str) {
+    fn target_unmade(&self, since: Moment, text: &str) {
         if !self.stage.may_fail(since, false) {
             self.stage.violated(format!("a target cannot be made: {text}"));
         }
         self.edits.jobs_ended.set(true);
-        self.stage.set_unmade(file);
     }
 
     /// Deletes nodes that nobody uses.

@@ -406,12 +406,17 @@ impl Stage {
         section
     }
 
-    /// An image could not be made. There are no more jobs after one.
+    /// An image is about to be made; if it cannot be, there are no more jobs after it.
     pub fn set_unmade(&self, name: &str) {
         self.unmade.replace(Some(name.to_owned()));
     }
 
-    /// Whether an image could not be made.
+    /// The image has been made.
+    pub fn set_made(&self) {
+        self.unmade.take();
+    }
+
+    /// Whether an image is not made yet, or could not be.
     pub fn is_unmade(&self, name: &str) -> bool {
         self.unmade.borrow().as_deref() == Some(name)
     }
