@@ -2,7 +2,11 @@
 
 use millpond_messages::graph::Options;
 use millpond_messages::qapi::ImageInfoSpecific;
-use millpond_messages::{CheckResult, DriverInfo, Error, ErrorKind, Repair, Result};
+use millpond_messages::{
+    CheckResult, DriverInfo, Error, ErrorKind, InternalSnapshot, IoError, IoResult, Repair, Result,
+    SnapshotChange,
+};
+use millpond_ring::buffer::Buffers;
 
 use super::answer::Answer;
 use super::nothing::Nothing;
@@ -56,6 +60,31 @@ pub trait Image {
             ErrorKind::Unsupported,
             "This image format does not support option amendment",
         )))
+    }
+
+    /// The snapshots inside the image, in its order.
+    fn snapshots(&self) -> Vec<InternalSnapshot> {
+        Vec::new()
+    }
+
+    /// Makes, deletes, applies or shows a snapshot inside the image; answers which. The node is still; its length is asked
+    /// for afterwards. Of a change that fails the image shows nothing, but clusters that are leaked.
+    fn change_snapshots(&self, _change: &SnapshotChange) -> Answer<'_, Result<InternalSnapshot>> {
+        Answer::ready(Err(Error::new(
+            ErrorKind::Unsupported,
+            "Block driver does not support internal snapshots",
+        )))
+    }
+
+    /// Stores a part of a machine's state beside the disk, where the next snapshot finds it. `offset` counts from the start
+    /// of the state.
+    fn save_vm_state(&self, _offset: u64, _state: Buffers) -> Answer<'_, IoResult<()>> {
+        Answer::ready(Err(IoError::NotSupported))
+    }
+
+    /// Reads a part of it; zeroes where nothing was stored.
+    fn load_vm_state(&self, _offset: u64, _len: usize) -> Answer<'_, IoResult<Buffers>> {
+        Answer::ready(Err(IoError::NotSupported))
     }
 
     /// Records in the image which backing file it has. The graph has linked the node already.

@@ -223,6 +223,11 @@ pub trait DriverKind: Send + Sync + 'static {
         false
     }
 
+    /// Images can have snapshots inside: [`Image::change_snapshots`](super::Image::change_snapshots) is implemented.
+    fn has_snapshots(&self) -> bool {
+        false
+    }
+
     /// What whoever amends an image takes on its node.
     fn amend_permissions(&self) -> Permissions {
         Permissions::CONSISTENT_READ | Permissions::WRITE | Permissions::RESIZE

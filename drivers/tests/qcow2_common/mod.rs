@@ -66,6 +66,8 @@ pub struct Store {
     pub log: RefCell<Vec<Event>>,
     pub record: Cell<bool>,
     pub fail_writes: Cell<bool>,
+    /// So many writes and flushes from now on succeed, and the one behind them fails.
+    pub fail_after: Cell<Option<u64>>,
     /// Requests that have begun and not ended, those among them that nobody waits for any more.
     pub under_way: Cell<usize>,
     /// Where the disk under the file is full.
@@ -82,6 +84,7 @@ impl Store {
             log: RefCell::default(),
             record: Cell::new(false),
             fail_writes: Cell::new(false),
+            fail_after: Cell::new(None),
             under_way: Cell::new(0),
             room: Cell::new(1 << 30),
             random: RefCell::new(Random::new(seed)),
@@ -123,7 +126,27 @@ impl Store {
         outcome
     }
 
+    /// Whether this is the request that fails.
+    fn fails(&self, operation: &Operation<Buffers>) -> bool {
+        if !matches!(operation, Operation::Write { .. } | Operation::Flush) {
+            return false;
+        }
+        let left = self.fail_after.get();
+        self.fail_after.set(left.and_then(|left| left.checked_sub(1)));
+        left == Some(0)
+    }
+
     fn act(&self, operation: Operation<Buffers>) -> Outcome<Buffers> {
+        if self.fails(&operation) {
+            let buffers = match operation {
+                Operation::Write { buffers, .. } => Some(buffers),
+                _ => None,
+            };
+            return Outcome {
+                result: Err(IoError::Os(5)),
+                buffers,
+            };
+        }
         let mut bytes = self.bytes.borrow_mut();
         let done = Outcome::plain(Ok(Value::Done));
         match operation {

@@ -16,6 +16,7 @@ pub mod path;
 mod permission;
 mod range;
 mod role;
+mod snapshot;
 mod statistics;
 mod status;
 
@@ -37,6 +38,7 @@ pub use op_blocker::OpBlocker;
 pub use permission::{Permissions, child_permissions};
 pub use range::Range;
 pub use role::{Role, RoleError};
+pub use snapshot::{InternalSnapshot, SnapshotChange, SnapshotName};
 pub use statistics::{
     LatencyHistogram, LatencyHistograms, MAX_BOUNDARIES, NodeReport, NodeStatistics, OperationCount,
 };

@@ -11,7 +11,8 @@ use millpond_messages::qapi::ImageInfoSpecific;
 use millpond_messages::saved::{DriverRecord, SavedError};
 use millpond_messages::{
     BlockSizes, BlockStatus, CheckResult, ChildSlot, CopySource, DebugEvent, DebugOrder, DriverInfo,
-    Geometry, IoResult, MomentLine, Permissions, Range, RequestFlags, Result,
+    Geometry, InternalSnapshot, IoResult, MomentLine, Permissions, Range, RequestFlags, Result,
+    SnapshotChange,
 };
 
 use super::watched::{Health, IfBroken, Watched, drop_of};
@@ -284,6 +285,22 @@ impl Image for Guarded {
 
     fn amend(&self, options: &Options, force: bool) -> Answer<'_, Result<()>> {
         self.ask(|driver| driver.image().amend(options, force))
+    }
+
+    fn snapshots(&self) -> Vec<InternalSnapshot> {
+        self.run(|driver| driver.image().snapshots()).unwrap_or_default()
+    }
+
+    fn change_snapshots(&self, change: &SnapshotChange) -> Answer<'_, Result<InternalSnapshot>> {
+        self.ask(|driver| driver.image().change_snapshots(change))
+    }
+
+    fn save_vm_state(&self, offset: u64, state: Buffers) -> Answer<'_, IoResult<()>> {
+        self.ask(|driver| driver.image().save_vm_state(offset, state))
+    }
+
+    fn load_vm_state(&self, offset: u64, len: usize) -> Answer<'_, IoResult<Buffers>> {
+        self.ask(|driver| driver.image().load_vm_state(offset, len))
     }
 
     fn change_backing_file(&self, link: Option<BackingLink>) -> Answer<'_, Result<()>> {

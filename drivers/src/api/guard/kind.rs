@@ -148,6 +148,10 @@ impl DriverKind for GuardedKind {
         self.run(|kind| kind.amends()).unwrap_or_default()
     }
 
+    fn has_snapshots(&self) -> bool {
+        self.run(|kind| kind.has_snapshots()).unwrap_or_default()
+    }
+
     fn amend_permissions(&self) -> Permissions {
         self.run(|kind| kind.amend_permissions())
             .unwrap_or_else(Permissions::all)

@@ -81,6 +81,9 @@ impl Qcow2 {
             options: request.options,
             flags: request.flags,
         };
+        if writable {
+            self.state.borrow().check_own_tables()?;
+        }
         check_data_file(&self.given.borrow().options, &given.options)?;
         let settings = Settings::parse(given.options.clone(), &header, given.flags)?;
         let check = request.flags.contains(OpenFlags::CHECK);
@@ -134,9 +137,12 @@ impl Qcow2 {
         let GivenOptions { options, flags } = self.wanted();
         let mut state = open_state(&self.file, options, flags).await?;
         state.notices = self.state.borrow().notices.clone();
-        *self.state.borrow_mut() = state;
+        let shows = self.state.replace(state).shows;
         self.last.borrow_mut().take();
-        Ok(())
+        match shows {
+            Some(name) => self.show_snapshot(&name).await.map(drop),
+            None => Ok(()),
+        }
     }
 
     /// The options and flags of the node, once a reopen under way has ended well.

@@ -72,11 +72,6 @@ impl Wanted {
         if wanted.version == Some(2) {
             check_downgrade(header)?;
         }
-        if wanted.version == Some(3) && header.snapshots > 0 {
-            return Err(unsupported(
-                "Upgrading an image that has internal snapshots is not supported yet",
-            ));
-        }
         Ok(wanted)
     }
 
@@ -179,6 +174,7 @@ impl Qcow2 {
             self.refuse_zero_clusters().await?;
         }
         if wanted.version == Some(3) {
+            self.complete_snapshots().await?;
             self.set_version(3).await?;
         }
         if let Some(lazy) = wanted.lazy_refcounts {
@@ -195,6 +191,16 @@ impl Qcow2 {
             self.set_version(2).await?;
         }
         Ok(())
+    }
+
+    /// Writes the snapshot table anew, whose entries say all that version 3 wants to know.
+    async fn complete_snapshots(&self) -> Result<()> {
+        let snapshots = self.state.borrow().snapshots.clone();
+        if snapshots.is_empty() {
+            return Ok(());
+        }
+        let stored = self.store_snapshots(snapshots).await;
+        stored.map_err(|error| Error::io("Could not update the snapshot table", error))
     }
 
     async fn set_version(&self, version: u32) -> Result<()> {

@@ -6,13 +6,14 @@ use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
 use millpond_messages::qapi::ImageInfoSpecific;
 use millpond_messages::{
-    CheckResult, ChildSlot, DebugEvent, DriverInfo, Error, ErrorKind, IoError, IoResult, Limits, Range,
-    RequestFlags, Result,
+    CheckResult, ChildSlot, DebugEvent, DriverInfo, Error, ErrorKind, InternalSnapshot, IoError, IoResult,
+    Limits, Range, RequestFlags, Result, SnapshotChange,
 };
 
 use super::header::{DIRTY, Header};
 use super::image::Qcow2;
 use super::layout::space::{GuestOffset, HostOffset};
+use super::snapshot::table::Snapshot;
 use super::state::{Blocked, State};
 use super::wait::Key;
 use crate::api::{
@@ -162,6 +163,28 @@ impl Image for Qcow2 {
     fn amend(&self, options: &Options, _force: bool) -> Answer<'_, Result<()>> {
         let options = options.clone();
         Answer::wait(async move { self.amend_image(&options).await })
+    }
+
+    fn snapshots(&self) -> Vec<InternalSnapshot> {
+        self.state
+            .borrow()
+            .snapshots
+            .iter()
+            .map(Snapshot::shown)
+            .collect()
+    }
+
+    fn change_snapshots(&self, change: &SnapshotChange) -> Answer<'_, Result<InternalSnapshot>> {
+        let change = change.clone();
+        Answer::wait(async move { self.change_snapshot(&change).await })
+    }
+
+    fn save_vm_state(&self, offset: u64, state: Buffers) -> Answer<'_, IoResult<()>> {
+        Answer::wait(Qcow2::save_vm_state(self, offset, state))
+    }
+
+    fn load_vm_state(&self, offset: u64, len: usize) -> Answer<'_, IoResult<Buffers>> {
+        Answer::wait(Qcow2::load_vm_state(self, offset, len))
     }
 
     fn change_backing_file(&self, link: Option<BackingLink>) -> Answer<'_, Result<()>> {

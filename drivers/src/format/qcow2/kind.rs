@@ -42,6 +42,10 @@ impl DriverKind for Qcow2Kind {
         true
     }
 
+    fn has_snapshots(&self) -> bool {
+        true
+    }
+
     fn probe(&self, head: &[u8]) -> u8 {
         let known = be32(head, 0) == header::MAGIC && be32(head, 4) >= 2;
         if known { 100 } else { 0 }

@@ -18,6 +18,7 @@
 //! - `layout` has what the format defines, and the types that keep guest and host offsets apart; `header` has the header.
 //! - `state` is what an open image keeps in memory; `image` runs its steps, `wait` is how one request waits for another.
 //! - `table` caches, loads, makes and writes back tables; `refcount` counts, allocates, checks and repairs.
+//! - `snapshot` has the snapshots inside the image, and a machine's state beside the disk.
 //! - `data` answers requests for the guest's data; the rest is one file for each thing that is asked of an image.
 //!
 //! # What reaches the file, and when
@@ -48,6 +49,7 @@ mod open;
 mod options;
 mod refcount;
 mod saved;
+mod snapshot;
 mod state;
 mod table;
 mod truncate;

@@ -5,24 +5,17 @@ use millpond_messages::{DebugEvent, Error, ErrorKind, IoError, OpenFlags, Result
 
 use super::file::ImageFile;
 use super::header::{self, CORRUPT, Header};
-use super::layout::bytes::{be32, be64, table_from_be};
+use super::layout::bytes::table_from_be;
 use super::layout::entry::{l2_table, refblock};
 use super::layout::space::HostOffset;
 use super::options::Settings;
+use super::snapshot::table;
 use super::state::State;
+use super::table::overlap::MetadataMap;
 use crate::api::BackingLink;
 
 /// So many bytes surely hold all of a header's fields that are needed to read the rest.
 const HEAD: usize = 512;
-/// Bytes of a snapshot table entry without its texts.
-const SNAPSHOT_ENTRY: usize = 40;
-
-/// How much an entry may say beyond what is defined, as QEMU limits it.
-const MAX_SNAPSHOT_EXTRA: u64 = 1024;
-
-/// How long the table of snapshots may be: 1 KiB for each of the most that there may be.
-const MAX_SNAPSHOT_TABLE: u64 = 64 << 20;
-
 /// The backing file that an image names.
 pub(super) fn backing_link(header: &Header) -> Option<BackingLink> {
     header.backing.as_ref().map(|name| BackingLink {
@@ -72,8 +65,9 @@ async fn read_tables(file: &ImageFile, header: Header, settings: Settings, writa
         .map_err(|error| Error::io("Could not get the file's length", error))?;
     let mut state = State::new(header, settings, writable);
     (state.l1, state.reftable, state.file_end) = (l1, reftable, file_end);
+    let snapshots = table::read(file, &state.header).await?;
+    (state.snapshots, state.snapshots_end) = (snapshots.entries, snapshots.end);
     state.mark_metadata();
-    mark_snapshots(file, &mut state).await?;
     Ok(state)
 }
 
@@ -111,45 +105,6 @@ async fn read_table(file: &ImageFile, offset: HostOffset, entries: u64, context:
     Ok(table_from_be(&bytes.into_single()))
 }
 
-/// Guards the snapshot table and the snapshots' L1 tables. What it says of them is checked only as far as that needs.
-async fn mark_snapshots(file: &ImageFile, state: &mut State) -> Result<()> {
-    let failed = |error: IoError| Error::io("Could not read snapshots", error);
-    let mut offset = state.header.snapshots_offset;
-    let start = offset;
-    for index in 0..state.header.snapshots {
-        let entry = file
-            .read_vec(offset, SNAPSHOT_ENTRY)
-            .await
-            .map_err(failed)?
-            .into_single();
-        let l1_bytes = u64::from(be32(&entry, 8)) * 8;
-        let l1_offset = HostOffset::new(be64(&entry, 0));
-        let word = |at: usize| u64::from(be32(&entry, at));
-        let texts = (word(12) >> 16) + (word(12) & 0xffff);
-        let extra = word(36);
-        if extra > MAX_SNAPSHOT_EXTRA {
-            let text = format!("Too much extra metadata in snapshot table entry {index}");
-            return Err(Error::new(ErrorKind::Corrupt, text));
-        }
-        if l1_bytes > header::MAX_L1_BYTES || !l1_offset.is_aligned(&state.geometry) {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                "Could not read snapshots: Snapshot table entry is invalid",
-            ));
-        }
-        state.mark_range(l1_offset, l1_bytes);
-        state.inactive_l1.push((l1_offset, be32(&entry, 8)));
-        // The header's checks leave room behind the table's start, and the entry starts at a multiple of 8.
-        offset += (SNAPSHOT_ENTRY as u64 + texts + extra).next_multiple_of(8);
-        if offset - start > MAX_SNAPSHOT_TABLE {
-            return Err(Error::new(ErrorKind::Corrupt, "Snapshot table is too big"));
-        }
-    }
-    state.snapshots_end = offset;
-    state.mark_range(start, offset - start);
-    Ok(())
-}
-
 impl State {
     /// Guards the clusters of a range of the file.
     pub fn mark_range(&mut self, offset: HostOffset, len: u64) {
@@ -162,7 +117,13 @@ impl State {
         }
     }
 
-    /// Guards what the header, the L1 table and the refcount table tell of, and the bitmap directory.
+    /// Guards anew what is metadata now.
+    pub fn mark_again(&mut self) {
+        self.metadata = MetadataMap::default();
+        self.mark_metadata();
+    }
+
+    /// Guards what the header, the L1 table, the refcount table and the snapshot table tell of, and the bitmap directory.
     fn mark_metadata(&mut self) {
         let size = self.geometry.cluster_size();
         self.mark_range(HostOffset::default(), size);
@@ -173,6 +134,16 @@ impl State {
         );
         if let Some(directory) = self.bitmap_directory() {
             self.mark_range(directory.offset, directory.size);
+        }
+        let start = self.header.snapshots_offset;
+        self.mark_range(start, self.snapshots_end.bytes_since(start));
+        let snapshots = self.snapshots.iter();
+        let sound = snapshots.filter(|snapshot| snapshot.check_l1(&self.header).is_ok());
+        let inactive: Vec<_> = sound
+            .map(|snapshot| (snapshot.l1_offset, u64::from(snapshot.l1_entries) * 8))
+            .collect();
+        for (offset, len) in inactive {
+            self.mark_range(offset, len);
         }
         let tables = self.l1.iter().filter_map(|&entry| l2_table(entry));
         let blocks = self.reftable.iter().filter_map(|&entry| refblock(entry));

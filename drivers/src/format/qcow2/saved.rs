@@ -29,6 +29,10 @@ impl Saved for SavedQcow2 {
 impl SavesState for Qcow2 {
     fn save(&self) -> Result<DriverRecord, SavedError> {
         let state = self.state.borrow();
+        if state.shows.is_some() {
+            let text = "qcow2: a snapshot is shown, which no saved state tells of".to_owned();
+            return Err(SavedError::Impossible(text));
+        }
         DriverRecord::of(&SavedQcow2 {
             unwritten: state.is_dirty() || state.refcounts_dirty(),
             active: state.active,

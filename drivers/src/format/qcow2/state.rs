@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use millpond_messages::IoError;
+use millpond_messages::{Error, ErrorKind, IoError, SnapshotName};
 
 use super::header::{DIRTY, Header};
 use super::layout::bytes::Hex;
@@ -12,6 +12,7 @@ use super::layout::geometry::Geometry;
 use super::layout::index::{L1Index, SliceKey};
 use super::layout::space::{GuestCluster, GuestOffset, HostCluster, HostOffset};
 use super::options::Settings;
+use super::snapshot::table::Snapshot;
 use super::table::cache::Cache;
 use super::table::overlap::MetadataMap;
 use crate::api::Notices;
@@ -85,6 +86,8 @@ pub(super) enum FreeReason {
     Request,
     /// It is an L2 table behind the end of a disk that became shorter.
     Shrink,
+    /// It belonged to a snapshot.
+    Snapshot,
     /// For any reason besides those.
     Other,
 }
@@ -141,8 +144,10 @@ pub(super) struct State {
     pub in_flight: Vec<InFlight>,
     pub next_ticket: u64,
     pub metadata: MetadataMap,
-    /// Where the internal snapshots' L1 tables are, and how many entries they have.
-    pub inactive_l1: Vec<(HostOffset, u32)>,
+    /// The snapshots inside the image, in the order of their table.
+    pub snapshots: Vec<Snapshot>,
+    /// The snapshot that is shown in place of the disk.
+    pub shows: Option<SnapshotName>,
     /// Where the snapshot table ends.
     pub snapshots_end: HostOffset,
     /// Data that the tables in memory refer to must be made durable before they are written.
@@ -180,7 +185,8 @@ impl State {
             in_flight: Vec::new(),
             next_ticket: 0,
             metadata: MetadataMap::default(),
-            inactive_l1: Vec::new(),
+            snapshots: Vec::new(),
+            shows: None,
             snapshots_end: HostOffset::default(),
             barrier: false,
             writable,
@@ -288,6 +294,15 @@ impl State {
     /// Whether refcounts in memory differ from the file's.
     pub fn refcounts_dirty(&self) -> bool {
         self.refblocks.dirty() > 0 || !self.reftable_dirty.is_empty()
+    }
+
+    /// Refuses what looks at the disk's own tables where a snapshot is shown in its place.
+    pub fn check_own_tables(&self) -> Result<(), Error> {
+        if self.shows.is_some() {
+            let text = "The node shows a snapshot of its image";
+            return Err(Error::new(ErrorKind::InvalidArgument, text));
+        }
+        Ok(())
     }
 
     /// Refuses requests once the image is unusable.

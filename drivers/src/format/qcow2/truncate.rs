@@ -105,20 +105,12 @@ impl Qcow2 {
         }
         let (old_end, end) = (GuestOffset::new(old), GuestOffset::new(size));
         let failed = |context: &'static str| move |error| Error::io(context, error);
+        // It is where the disk ends: a longer disk would show it, and a shorter one look for it elsewhere.
+        self.drop_vm_state()
+            .await
+            .map_err(failed("Failed to discard the machine's state"))?;
         if size < old {
-            self.drop_data(end, old_end)
-                .await
-                .map_err(failed("Failed to discard cropped clusters"))?;
-            self.shrink_l1(size)
-                .await
-                .map_err(failed("Failed to reduce the number of L2 tables"))?;
-            self.set_size(size)
-                .await
-                .map_err(failed("Failed to update the image size"))?;
-            return self
-                .cut_file()
-                .await
-                .map_err(failed("Failed to truncate the tail of the image"));
+            return self.shrink(old_end, end).await;
         }
         self.grow_l1(size)
             .await
@@ -140,6 +132,22 @@ impl Qcow2 {
             .map_err(failed("Failed to update the image size"))
     }
 
+    async fn shrink(&self, old: GuestOffset, new: GuestOffset) -> Result<()> {
+        let failed = |context: &'static str| move |error| Error::io(context, error);
+        self.drop_data(new, old)
+            .await
+            .map_err(failed("Failed to discard cropped clusters"))?;
+        self.shrink_l1(new.get())
+            .await
+            .map_err(failed("Failed to reduce the number of L2 tables"))?;
+        self.set_size(new.get())
+            .await
+            .map_err(failed("Failed to update the image size"))?;
+        self.cut_file()
+            .await
+            .map_err(failed("Failed to truncate the tail of the image"))
+    }
+
     async fn set_size(&self, size: u64) -> IoResult<()> {
         self.write_back(true).await?;
         self.file.flush().await?;
@@ -153,7 +161,7 @@ impl Qcow2 {
     }
 
     /// Gives the L1 table a larger place if a disk of `size` needs one.
-    async fn grow_l1(&self, size: u64) -> IoResult<()> {
+    pub(super) async fn grow_l1(&self, size: u64) -> IoResult<()> {
         let (needed, clusters) = {
             let state = self.state.borrow();
             let needed = state.geometry.l1_entries(size);
@@ -236,21 +244,16 @@ impl Qcow2 {
     }
 
     /// Writes within one cluster as the node would: for the driver's own needs.
-    async fn store(&self, offset: GuestOffset, data: Buffers) -> IoResult<()> {
+    pub(super) async fn store(&self, offset: GuestOffset, data: Buffers) -> IoResult<()> {
         let len = data.len() as u64;
         let backing = self.backing.is_connected();
         let placement = self.run(move |state| state.place(offset, len, backing)).await?;
         let (head, tail) = (placement.head, placement.tail);
         let written = async {
-            let mut all = Buffers::zeroed(head as usize);
-            if head > 0 {
-                let (result, buffers) = self.read_special(offset - head, all).await;
-                result?;
-                all = buffers;
-            }
+            let mut all = self.beside(offset - head, head).await?;
+            let behind = self.beside(offset + len, tail).await?;
             all.append(data);
-            // It reaches to the disk's end or the cluster's: there is nothing behind it to keep.
-            all.append(Buffers::zeroed(tail as usize));
+            all.append(behind);
             match placement.target {
                 Target::Child { offset, .. } => self.file.write(HostOffset::new(offset), all).await,
                 Target::Own => Err(IoError::NotSupported),
@@ -266,6 +269,12 @@ impl Qcow2 {
             }
             None => result,
         }
+    }
+
+    /// What a cluster holds beside what is written to it.
+    async fn beside(&self, start: GuestOffset, len: u64) -> IoResult<Buffers> {
+        let (result, buffers) = self.read_special(start, Buffers::zeroed(len as usize)).await;
+        result.map(|()| buffers)
     }
 
     async fn preallocate(&self, old: GuestOffset, new: GuestOffset, mode: Preallocation) -> IoResult<()> {

@@ -371,9 +371,9 @@ impl State {
             return Some(Kind::SnapshotTable);
         }
         let inactive = self
-            .inactive_l1
+            .snapshots
             .iter()
-            .any(|&(start, entries)| within(start, u64::from(entries) * 8));
+            .any(|snapshot| within(snapshot.l1_offset, u64::from(snapshot.l1_entries) * 8));
         if inactive {
             return Some(Kind::InactiveL1);
         }

@@ -66,6 +66,7 @@ impl Qcow2 {
             .run(move |state| state.locate(Purpose::Read, offset, len as u64))
             .await?;
         let part = extent.len as usize;
+        let end = self.state.borrow().header.end();
         match extent.at {
             At::Special => self.read_compressed(offset, part).await,
             At::Zero { .. } => Ok(Buffer::zeroed(part)),
@@ -73,7 +74,8 @@ impl Qcow2 {
                 let host = HostOffset::new(offset);
                 Ok(self.file.read_vec(host, part).await?.into_single())
             }
-            At::Unallocated if self.backing.is_connected() => {
+            // Behind the disk's end is no part of the backing file.
+            At::Unallocated if self.backing.is_connected() && offset < end => {
                 Ok(self.backing.read_vec(offset, part).await?.into_single())
             }
             At::Unallocated | At::Own => Ok(Buffer::zeroed(part)),

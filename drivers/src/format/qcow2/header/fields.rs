@@ -47,6 +47,8 @@ pub(crate) const SIZE: Range<usize> = offset_of!(Fields, size)..offset_of!(Field
 pub(crate) const L1: Range<usize> = offset_of!(Fields, l1_size)..offset_of!(Fields, reftable_offset);
 /// Where it says the same of the refcount table.
 pub(crate) const REFTABLE: Range<usize> = offset_of!(Fields, reftable_offset)..offset_of!(Fields, snapshots);
+/// Where it says how many snapshots there are, and where their table is.
+pub(crate) const SNAPSHOTS: Range<usize> = offset_of!(Fields, snapshots)..offset_of!(Fields, incompatible);
 /// Where the feature words are.
 pub(crate) const FEATURES: Range<usize> =
     offset_of!(Fields, incompatible)..offset_of!(Fields, refcount_order);
@@ -81,7 +83,7 @@ mod tests {
     fn fields_are_where_the_format_has_them() {
         assert_eq!((V2_LENGTH, V3_LENGTH, FULL_LENGTH), (72, 104, 112));
         assert_eq!((SIZE, L1, REFTABLE, FEATURES), (24..32, 36..48, 48..60, 72..96));
-        assert_eq!(offset_of!(Fields, snapshots_offset), 64);
+        assert_eq!((SNAPSHOTS, offset_of!(Fields, snapshots_offset)), (60..72, 64));
         let bytes: Vec<u8> = (0..112).collect();
         let fields = Fields::read(&bytes, 112);
         assert_eq!(fields.cluster_bits.get(), 0x1415_1617);

@@ -34,7 +34,7 @@ pub(crate) const MAX_L1_BYTES: u64 = 32 << 20;
 /// Bytes of the largest refcount table.
 pub(crate) const MAX_REFTABLE_BYTES: u64 = 8 << 20;
 /// The most internal snapshots.
-const MAX_SNAPSHOTS: u64 = 65_536;
+pub(crate) const MAX_SNAPSHOTS: u64 = 65_536;
 /// Bytes of the longest backing file name.
 pub(crate) const MAX_BACKING_NAME: u64 = 1023;
 /// The smallest and the largest cluster, as powers of two.
@@ -248,7 +248,15 @@ impl Header {
         Ok(())
     }
 
-    fn check_table(&self, name: &str, start: HostOffset, entries: u64, entry: u64, max: u64) -> Result<()> {
+    /// Refuses a table that is too large, or where none can be.
+    pub fn check_table(
+        &self,
+        name: &str,
+        start: HostOffset,
+        entries: u64,
+        entry: u64,
+        max: u64,
+    ) -> Result<()> {
         if entries > max / entry {
             return Err(Error::new(
                 ErrorKind::Io(millpond_messages::IoError::Os(27)),

@@ -5,11 +5,13 @@ use millpond_messages::{CheckResult, Error, FragmentInfo, IoError, IoResult, Res
 use super::references::References;
 use crate::api::Repair;
 use crate::format::qcow2::bitmaps::Bitmap;
+use crate::format::qcow2::header::MAX_L1_BYTES;
 use crate::format::qcow2::image::Qcow2;
 use crate::format::qcow2::layout::bytes::table_from_be;
 use crate::format::qcow2::layout::entry::{COPIED, Cluster, cluster, compressed, l2_table, refblock};
 use crate::format::qcow2::layout::geometry::Geometry;
 use crate::format::qcow2::layout::space::{HostCluster, HostOffset};
+use crate::format::qcow2::snapshot::table::Snapshot;
 
 /// Bits of an L1 entry that must be zero.
 const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
@@ -33,6 +35,7 @@ impl Qcow2 {
     /// Checks the image and repairs the kinds of error that `repair` names.
     pub(crate) async fn check_image(&self, repair: Repair) -> Result<CheckResult> {
         let failed = |error: IoError| Error::io("Check failed", error);
+        self.state.borrow().check_own_tables()?;
         if self.state.borrow().writable {
             self.write_back(true).await.map_err(failed)?;
             self.write_back(true).await.map_err(failed)?;
@@ -56,13 +59,13 @@ impl Qcow2 {
 
 impl Check<'_> {
     async fn run(&mut self) -> IoResult<()> {
-        let (size, l1, l1_offset, inactive) = {
+        let (size, l1, l1_offset, snapshots) = {
             let state = self.image.state.borrow();
             (
                 state.header.size,
                 state.l1.clone(),
                 state.header.l1_offset,
-                state.inactive_l1.clone(),
+                state.snapshots.clone(),
             )
         };
         self.result.fragments = FragmentInfo {
@@ -71,14 +74,8 @@ impl Check<'_> {
         };
         self.count_range(HostOffset::default(), self.geometry.cluster_size())?;
         self.count_tables(&l1, l1_offset, true).await?;
-        for (offset, entries) in inactive {
-            let bytes = self
-                .image
-                .file
-                .read_vec(offset, entries as usize * 8)
-                .await?
-                .into_single();
-            self.count_tables(&table_from_be(&bytes), offset, false).await?;
+        for snapshot in &snapshots {
+            self.count_snapshot(snapshot).await?;
         }
         self.count_snapshot_table()?;
         self.count_bitmaps().await?;
@@ -134,7 +131,7 @@ impl Check<'_> {
             let before = self.result.corruptions;
             self.count_range(table, cluster_size)?;
             if self.result.corruptions == before {
-                let entries = self.read_table(table).await?;
+                let entries = self.image.read_l2_table(table).await?;
                 for entry in entries {
                     self.count_entry(entry, active)?;
                 }
@@ -143,14 +140,24 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Reads an L2 table.
-    pub async fn read_table(&self, offset: HostOffset) -> IoResult<Vec<u64>> {
-        let bytes = self
-            .image
-            .file
-            .read_vec(offset, self.geometry.cluster_size() as usize)
-            .await?;
-        Ok(table_from_be(&bytes.into_single()))
+    /// Counts a snapshot's tables and clusters.
+    async fn count_snapshot(&mut self, snapshot: &Snapshot) -> IoResult<()> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let fault = match snapshot.l1_offset.is_aligned(&self.geometry) {
+            false => "L1 table is not cluster aligned",
+            true if u64::from(snapshot.l1_entries) * 8 > MAX_L1_BYTES => "L1 table is too large",
+            true => {
+                let l1 = self.image.read_l1(snapshot).await?;
+                return self.count_tables(&l1, snapshot.l1_offset, false).await;
+            }
+        };
+        self.corruption(&format!(
+            "snapshot {} ({}) l1_offset={:#x}: {fault}; snapshot table entry corrupted",
+            text(&snapshot.id),
+            text(&snapshot.name),
+            snapshot.l1_offset
+        ));
+        Ok(())
     }
 
     fn count_entry(&mut self, entry: u64, active: bool) -> IoResult<()> {

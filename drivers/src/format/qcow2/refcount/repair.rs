@@ -5,9 +5,8 @@ use millpond_messages::IoResult;
 use super::check::Check;
 use crate::format::qcow2::header::{CORRUPT, DIRTY};
 use crate::format::qcow2::image::Qcow2;
-use crate::format::qcow2::layout::bytes::table_to_be;
-use crate::format::qcow2::layout::entry::{COPIED, Cluster, cluster, l2_table};
-use crate::format::qcow2::layout::index::{L1Index, SliceKey};
+use crate::format::qcow2::layout::entry::{COPIED, l2_table};
+use crate::format::qcow2::layout::index::L1Index;
 use crate::format::qcow2::layout::space::{HostCluster, HostOffset};
 use crate::format::qcow2::state::{State, Step};
 use crate::format::qcow2::wait::Key;
@@ -165,7 +164,7 @@ impl Check<'_> {
             let Some(table) = l2_table(entry).filter(sound) else {
                 continue;
             };
-            if (entry & COPIED != 0) != self.referenced_once(table).await? {
+            if (entry & COPIED != 0) != self.image.is_referenced_once(table).await? {
                 let fixed = self.copied_differs(&format!(
                     "OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={entry:x}"
                 ));
@@ -185,34 +184,9 @@ impl Check<'_> {
     }
 
     async fn check_table_copied(&mut self, table: HostOffset) -> IoResult<()> {
-        let mut entries = self.read_table(table).await?;
-        let mut changed = false;
-        for entry in &mut entries {
-            let host = match cluster(*entry) {
-                Cluster::Normal(host) | Cluster::ZeroAllocated(host) if host.is_aligned(&self.geometry) => {
-                    host
-                }
-                _ => continue,
-            };
-            if (*entry & COPIED != 0) != self.referenced_once(host).await? {
-                let text = format!("OFLAG_COPIED data cluster: l2_entry={entry:x}");
-                if self.copied_differs(&text) {
-                    *entry ^= COPIED;
-                    changed = true;
-                }
-            }
-        }
-        if changed {
-            self.image.file.write(table, table_to_be(&entries).into()).await?;
-            let mut state = self.image.state.borrow_mut();
-            SliceKey::all(&self.geometry, table).for_each(|slice| state.l2.remove(slice.offset()));
-        }
-        Ok(())
-    }
-
-    async fn referenced_once(&self, offset: HostOffset) -> IoResult<bool> {
-        let cluster = offset.cluster(&self.geometry);
-        Ok(self.image.run(move |state| state.refcount(cluster)).await? == 1)
+        let image = self.image;
+        let differs = |entry| self.copied_differs(&format!("OFLAG_COPIED data cluster: l2_entry={entry:x}"));
+        image.refresh_table_copied(table, differs).await
     }
 
     /// Counts a wrong COPIED flag; answers whether the caller repairs it.

@@ -11,7 +11,7 @@ use crate::format::qcow2::header::DIRTY;
 use crate::format::qcow2::header::fields::{FEATURES, REFTABLE};
 use crate::format::qcow2::image::Qcow2;
 use crate::format::qcow2::layout::bytes::{store_be, table_to_be};
-use crate::format::qcow2::layout::space::HostOffset;
+use crate::format::qcow2::layout::space::{HostCluster, HostOffset};
 use crate::format::qcow2::state::{Free, FreeReason, State, Step};
 use crate::format::qcow2::wait::Key;
 use millpond_ring::buffer::{Buffer, Buffers};
@@ -146,13 +146,13 @@ impl State {
         self.barrier |= batch.barrier;
     }
 
-    /// How many clusters of a free are in one block and referenced just once (true) or more often (false).
-    fn last_references(&self, free: &Free) -> Step<(u64, u64)> {
-        let count = self.refcount(free.cluster)?;
+    /// The refcount of a cluster, and how many of `count` clusters from it on have the same, in the same block.
+    pub fn same_refcounts(&self, cluster: HostCluster, most: u64) -> Step<(u64, u64)> {
+        let count = self.refcount(cluster)?;
         let entries = self.geometry.refblock_entries();
-        let in_block = entries - self.geometry.refblock_of(free.cluster).1 as u64;
+        let in_block = entries - self.geometry.refblock_of(cluster).1 as u64;
         let mut same = 1;
-        while same < free.count.min(in_block) && self.refcount(free.cluster + same)? == count {
+        while same < most.min(in_block) && self.refcount(cluster + same)? == count {
             same += 1;
         }
         Ok((count, same))
@@ -162,6 +162,7 @@ impl State {
         match reason {
             FreeReason::Request => self.settings.pass_discard_request,
             FreeReason::Shrink => true,
+            FreeReason::Snapshot => self.settings.pass_discard_snapshot,
             FreeReason::Other => self.settings.pass_discard_other,
         }
     }
@@ -267,7 +268,10 @@ impl Qcow2 {
         for mut free in frees {
             while free.count > 0 {
                 self.relieve_refblocks().await?;
-                let (refcount, count) = self.run(move |state| state.last_references(&free)).await?;
+                let Free { cluster, count, .. } = free;
+                let (refcount, count) = self
+                    .run(move |state| state.same_refcounts(cluster, count))
+                    .await?;
                 if refcount == 1 && self.state.borrow().passes_discard(free.reason) {
                     let geometry = self.state.borrow().geometry;
                     let start = free.cluster.offset(&geometry);
@@ -324,9 +328,18 @@ impl Qcow2 {
 
     /// With lazy refcounts, tells the file that its refcounts are about to be wrong.
     async fn mark_dirty_for_lazy_refcounts(&self) -> IoResult<()> {
+        let lags = {
+            let state = self.state.borrow();
+            state.settings.lazy_refcounts && state.refcounts_dirty()
+        };
+        if lags { self.mark_dirty().await } else { Ok(()) }
+    }
+
+    /// Tells the file that its refcounts or the flags that follow from them are about to be wrong, where it can say so.
+    pub(crate) async fn mark_dirty(&self) -> IoResult<()> {
         {
             let mut state = self.state.borrow_mut();
-            if !state.settings.lazy_refcounts || state.refcounts_lag() || !state.refcounts_dirty() {
+            if state.refcounts_lag() || state.header.version < 3 {
                 return Ok(());
             }
             state.header.incompatible |= DIRTY;
