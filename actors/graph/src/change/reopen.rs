@@ -1,6 +1,6 @@
 //! `blockdev-reopen`: new options and children for open nodes, all or nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use millpond_drivers::api::{ReopenRequest, slot_name};
 use millpond_engine::node::OpenFacts;
@@ -32,17 +32,20 @@ pub struct Reopening {
     /// A node that must have been opened such that it can be written.
     writable: Option<String>,
     targets: Vec<Target>,
+    /// The nodes whose drivers have their new options ready.
+    ready: HashSet<NodeId>,
     /// The nodes that have lost a parent.
     released: Vec<NodeId>,
 }
 
 impl Reopening {
-    const fn new(list: Vec<Options>, rest: Rest) -> Self {
+    fn new(list: Vec<Options>, rest: Rest) -> Self {
         Self {
             list,
             rest,
             writable: None,
             targets: Vec::new(),
+            ready: HashSet::new(),
             released: Vec::new(),
         }
     }
@@ -94,12 +97,32 @@ impl Change for Reopening {
         Ok(())
     }
 
+    /// New options alone are readied while clients go on. Who goes read-only or writable, or gets other children, has to be still
+    /// for that; but most of what is to be durable then can be so already.
+    async fn ahead(&mut self, transaction: &mut Transaction) -> Result<()> {
+        if self.targets.iter().any(|target| !target.links.is_empty()) {
+            return Ok(());
+        }
+        let world = transaction.world.clone();
+        let (keep, change): (Vec<&Target>, Vec<&Target>) =
+            world.graph(|graph| self.targets.iter().partition(|target| keeps_flags(graph, target)));
+        let flush = |target: &&Target| world.ask(target.node, NodeTask::Flush);
+        let flushed: Vec<Answered> = change.iter().map(flush).collect();
+        prepare_options(transaction, keep.iter().copied()).await?;
+        for answer in flushed {
+            let flushed = answer.done().await;
+            flushed.map_err(|error| Error::caused_by(error.kind(), "Error flushing drive", error))?;
+        }
+        self.ready = keep.iter().map(|target| target.node).collect();
+        Ok(())
+    }
+
     fn cover(&self, _: &Graph) -> Cover {
         Cover::Nodes(touched(&self.targets))
     }
 
     async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
-        self.released = take_steps(transaction, &self.targets).await?;
+        self.released = take_steps(transaction, &self.targets, &self.ready).await?;
         Ok(())
     }
 
@@ -174,7 +197,11 @@ pub async fn restore(world: &World, Access(before): Access) -> Result<()> {
 }
 
 /// Takes all steps; answers the nodes that lost a parent.
-async fn take_steps(transaction: &mut Transaction, targets: &[Target]) -> Result<Vec<NodeId>> {
+async fn take_steps(
+    transaction: &mut Transaction,
+    targets: &[Target],
+    ready: &HashSet<NodeId>,
+) -> Result<Vec<NodeId>> {
     let world = transaction.world.clone();
     let mut touched = touched(targets);
     let joints = targets.iter().flat_map(|target| {
@@ -198,10 +225,9 @@ async fn take_steps(transaction: &mut Transaction, targets: &[Target]) -> Result
         }
     }
     exchange.connect(transaction).await?;
-    for target in targets {
-        let order = world.graph(|graph| graph.expect(target.node).map(|node| prepare_order(target, node)))?;
-        world.ask(target.node, order).done().await?;
-        transaction.reopen_prepared(target.node);
+    // One after the other, parents first: what an image writes before it is read-only is to be flushed with its file.
+    for target in targets.iter().filter(|target| !ready.contains(&target.node)) {
+        prepare_options(transaction, std::iter::once(target)).await?;
     }
     let flags = world.graph(|graph| {
         let flags = targets.iter().filter_map(|target| {
@@ -224,6 +250,38 @@ async fn take_steps(transaction: &mut Transaction, targets: &[Target]) -> Result
     commit(&world, targets.iter().rev()).await;
     transaction.commit_permissions(prepared);
     Ok(released)
+}
+
+/// Whether a node stays open the way it is.
+fn keeps_flags(graph: &Graph, target: &Target) -> bool {
+    graph
+        .node(target.node)
+        .is_some_and(|node| target.common.flags(node.kind.as_ref()) == node.flags)
+}
+
+/// Has drivers ready their new options, all at once.
+///
+/// # Errors
+/// The first refusal.
+async fn prepare_options(
+    transaction: &mut Transaction,
+    targets: impl Iterator<Item = &Target>,
+) -> Result<()> {
+    let world = transaction.world.clone();
+    let ask = |target: &Target| {
+        let order = world.graph(|graph| graph.expect(target.node).map(|node| prepare_order(target, node)))?;
+        Ok((target.node, world.ask(target.node, order)))
+    };
+    let asked: Vec<Result<(NodeId, Answered)>> = targets.map(ask).collect();
+    let mut result = Ok(());
+    for asked in asked {
+        let prepared = match asked {
+            Ok((node, answer)) => answer.done().await.map(|()| transaction.reopen_prepared(node)),
+            Err(error) => Err(error),
+        };
+        result = result.and(prepared);
+    }
+    result
 }
 
 /// What has a node ready its new options.
