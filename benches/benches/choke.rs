@@ -12,7 +12,7 @@ mod world;
 use criterion::measurement::Measurement;
 use criterion::{Criterion, criterion_group, criterion_main};
 use millpond::iothread::IoThread;
-use millpond::node::{BitmapOrder, Client, HomeClient, Mail, NodeOrder};
+use millpond::node::{BitmapOrder, Client, HomeClient, Mail, NewBitmap, NodeOrder};
 use millpond_messages::{BitmapId, RequestFlags};
 use millpond_ring::buffer::Buffers;
 use serde_json::json;
@@ -69,10 +69,11 @@ fn watched(world: &mut World, count: u64) -> Client {
     let near = world.near.clone();
     let node = world.open(&near, "null-co", None);
     for bitmap in (1..=count).map(BitmapId) {
-        let order = BitmapOrder::Add {
+        let order = BitmapOrder::Add(NewBitmap {
             granularity: 65_536,
             is_recording: true,
-        };
+            stored_as: None,
+        });
         world.order(&near, NodeOrder::Bitmap { bitmap, order }.at(node.node));
     }
     world.client(&node)

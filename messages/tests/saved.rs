@@ -100,6 +100,9 @@ fn node() -> SavedNode {
             name: "since-monday".into(),
             granularity: 65_536,
             is_recording: true,
+            is_persistent: true,
+            is_inconsistent: false,
+            is_read_only: false,
             holder: Some(RootId(4)),
         }],
         cell: Some(SavedCell {

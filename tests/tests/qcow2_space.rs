@@ -363,49 +363,6 @@ fn a_size_that_is_no_whole_number_of_sectors_is_cut_down() {
 }
 
 #[test]
-fn bitmaps_of_an_image_that_is_written_to_become_invalid() {
-    let dir = scratch();
-    let path = dir.path().join("marked.qcow2");
-    let name = path.display().to_string();
-    image::create(&path, "qcow2", "", 4 * MIB);
-    for bitmap in ["first", "second"] {
-        tool::qemu_img(&format!("bitmap --add {name} {bitmap}"));
-    }
-    let flags = || {
-        let info = tool::run_json("qemu-img", &["info", "--output=json", &name]);
-        let bitmaps = info["format-specific"]["data"]["bitmaps"].as_array().cloned();
-        let flags = bitmaps
-            .unwrap_or_default()
-            .into_iter()
-            .map(|bitmap| bitmap["flags"].clone());
-        flags.collect::<Vec<_>>()
-    };
-    let served = |read_only: bool| {
-        let mut node = image::over("qcow2", "disk", "file");
-        node["read-only"] = json!(read_only);
-        let mut file = image::file("file", &path);
-        file["read-only"] = json!(read_only);
-        let daemon = daemon_in(dir.path()).nbd_unix().blockdev(file).blockdev(node);
-        let daemon = daemon.export_read_only("disk").start();
-        let log = daemon.log();
-        daemon.quit();
-        image::assert_clean(&path);
-        log
-    };
-    assert!(
-        !served(true).contains("invalid"),
-        "nothing becomes invalid by reading"
-    );
-    assert_eq!(flags(), [json!(["auto"]), json!(["auto"])]);
-    let log = served(false);
-    assert!(log.contains(&name) && log.contains("become invalid"), "{log}");
-    assert_eq!(flags(), [json!(["in-use", "auto"]), json!(["in-use", "auto"])]);
-    assert!(!served(false).contains("invalid"), "they are invalid already");
-    tool::qemu_img(&format!("bitmap --remove {name} first"));
-    image::assert_clean(&path);
-}
-
-#[test]
 fn bitmaps_that_cannot_be_are_refused_as_qemu_refuses_them() {
     let dir = scratch();
     let path = dir.path().join("marked.qcow2");

@@ -92,6 +92,8 @@ pub fn internal_io_of(order: &Order) -> Vec<NodeId> {
             | NodeTask::PrepareAmend { .. }
             | NodeTask::Amend { .. }
             | NodeTask::Check { .. }
+            | NodeTask::MarkBitmaps
+            | NodeTask::UnstoreBitmap { .. }
             | NodeTask::ChangeBackingFile { .. } => vec![*node],
             NodeTask::Close
             | NodeTask::PermissionsPrepare { .. }
@@ -119,6 +121,7 @@ pub fn what(order: &Order) -> Option<&'static str> {
             NodeTask::ExchangePrepare { .. } | NodeTask::Exchange { .. } => "exchange of a child",
             NodeTask::PermissionsPrepare { .. } => "change of permissions",
             NodeTask::ChangeBackingFile { .. } => "change of the backing file",
+            NodeTask::MarkBitmaps | NodeTask::UnstoreBitmap { .. } => "change of the image's bitmaps",
             NodeTask::Invalidate => "reading of metadata",
             NodeTask::ReadHead { .. } => "first read",
             NodeTask::Describe | NodeTask::Commit { .. } | NodeTask::MakeEmpty | NodeTask::MergeBitmap(_) => {

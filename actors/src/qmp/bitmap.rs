@@ -32,7 +32,7 @@ pub(super) fn addition(asked: BlockDirtyBitmapAddition) -> BitmapEdit {
 
 /// A change of the bitmap that is named.
 pub(super) fn change(named: BlockDirtyBitmap, change: BitmapChange) -> BitmapEdit {
-    let bitmap = of(named);
+    let bitmap = named.into();
     BitmapEdit { bitmap, change }
 }
 
@@ -48,17 +48,13 @@ pub(super) fn merging(asked: BlockDirtyBitmapMerging) -> BitmapEdit {
             node: node.clone(),
             name,
         },
-        BlockDirtyBitmapOrStr::External(bitmap) => of(bitmap),
+        BlockDirtyBitmapOrStr::External(bitmap) => bitmap.into(),
     };
     let sources = bitmaps.into_iter().map(source).collect();
     BitmapEdit {
         bitmap: BitmapName { node, name: target },
         change: BitmapChange::Merge(sources),
     }
-}
-
-fn of(BlockDirtyBitmap { node, name }: BlockDirtyBitmap) -> BitmapName {
-    BitmapName { node, name }
 }
 
 pub(super) async fn add(daemon: Daemon, arguments: BlockDirtyBitmapAddition) -> Result<(), QmpError> {
@@ -98,7 +94,7 @@ pub(super) async fn sha256(
     daemon: Daemon,
     arguments: BlockDirtyBitmap,
 ) -> Result<BlockDirtyBitmapSha256, QmpError> {
-    let bits = daemon.graph(CopyBitmap(of(arguments))).await?;
+    let bits = daemon.graph(CopyBitmap(arguments.into())).await?;
     let hashed = tokio::task::spawn_blocking(move || hash(&bits)).await;
     let sha256 = hashed.map_err(|_| QmpError::generic("The hash was not worked out"))?;
     Ok(BlockDirtyBitmapSha256 { sha256 })

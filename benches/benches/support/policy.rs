@@ -127,5 +127,6 @@ fn facts(flags: OpenFlags) -> OpenFacts {
         abilities: Abilities::default(),
         limits: Limits::default(),
         filename: None,
+        read_bitmaps: Vec::new(),
     }
 }

@@ -9,6 +9,7 @@ use millpond_messages::{
 use millpond_ring::buffer::Buffers;
 
 use super::answer::Answer;
+use super::bitmaps::StoresBitmaps;
 use super::nothing::Nothing;
 
 /// An image as its driver sees it, see [`Driver::image`](super::Driver::image). Each default says that there is no such
@@ -35,6 +36,11 @@ pub trait Image {
             ErrorKind::Unsupported,
             "This image format does not support checks",
         )))
+    }
+
+    /// The view of the dirty bitmaps that the image stores. Few formats have any.
+    fn bitmaps(&self) -> Option<&dyn StoresBitmaps> {
+        None
     }
 
     /// Forgets all that the image has of its own: it shows what its backing node does, or zeroes. Nothing else is asked of

@@ -228,6 +228,11 @@ pub trait DriverKind: Send + Sync + 'static {
         false
     }
 
+    /// Its images can store dirty bitmaps: [`Image::bitmaps`](super::Image::bitmaps) is implemented.
+    fn stores_bitmaps(&self) -> bool {
+        false
+    }
+
     /// What whoever amends an image takes on its node.
     fn amend_permissions(&self) -> Permissions {
         Permissions::CONSISTENT_READ | Permissions::WRITE | Permissions::RESIZE

@@ -28,6 +28,7 @@
 
 mod abilities;
 mod answer;
+mod bitmaps;
 mod child;
 mod debug;
 mod device;
@@ -53,6 +54,7 @@ mod withdrawal;
 
 pub use abilities::{Abilities, Ability, DebugEvents, LengthSource};
 pub use answer::{Answer, Lasting, Lasts};
+pub use bitmaps::{ImageBitmap, StoresBitmaps};
 pub(crate) use child::bytes_in;
 pub use child::{Child, ChildPort, Transfer, transfer};
 pub use debug::DebugPoints;

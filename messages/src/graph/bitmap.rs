@@ -1,6 +1,7 @@
 //! Dirty bitmaps of nodes: what may be done to them, and what is told of them.
 
 use crate::common::{BitmapId, NodeId, RootId};
+use crate::qapi::schema::BlockDirtyBitmap;
 
 /// A bitmap by the name of its node and its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,6 +10,12 @@ pub struct BitmapName {
     pub node: String,
     /// The name of the bitmap at that node.
     pub name: String,
+}
+
+impl From<BlockDirtyBitmap> for BitmapName {
+    fn from(BlockDirtyBitmap { node, name }: BlockDirtyBitmap) -> Self {
+        Self { node, name }
+    }
 }
 
 /// A change of one dirty bitmap.

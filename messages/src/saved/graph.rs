@@ -35,7 +35,7 @@ pub struct SavedGraph {
 
 impl Saved for SavedGraph {
     const KIND: &'static str = "graph";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
 }
 
 /// An iothread and its properties.

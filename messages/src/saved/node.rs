@@ -140,6 +140,12 @@ pub struct SavedBitmap {
     pub granularity: u32,
     /// Writes are being recorded.
     pub is_recording: bool,
+    /// The node's image stores it when it is closed.
+    pub is_persistent: bool,
+    /// Nobody knows what is dirty: it can only be removed.
+    pub is_inconsistent: bool,
+    /// The image that stores it is read-only.
+    pub is_read_only: bool,
     /// The hold of the user who uses it.
     pub holder: Option<RootId>,
 }

@@ -14,11 +14,12 @@ use crate::change::targets::Target;
 use crate::order::NodeTask;
 use crate::sections::Cover;
 use crate::state::PolicyState;
-use crate::transaction::{self, Change, Transaction};
+use crate::transaction::{self, Change, Transaction, bitmaps};
 use crate::value::edge::Parent;
 use crate::value::graph::Graph;
 use crate::value::node::Node;
 use crate::value::permissions::Plan;
+use crate::value::refusal::Refusal;
 use crate::world::World;
 
 /// Who drained sections of this module are for.
@@ -136,6 +137,12 @@ impl Change for Inactivate {
 }
 
 fn check_writers(graph: &Graph, node: NodeId) -> Result<()> {
+    // Who gets the image gets its bitmaps, which must not be in anybody's hands here.
+    let bitmaps = graph.node(node).into_iter().flat_map(|node| &node.bitmaps);
+    let mut held = bitmaps.filter(|bitmap| bitmap.is_persistent && bitmap.is_busy());
+    if let Some(bitmap) = held.next() {
+        return Err(Refusal::BitmapInUse(bitmap.name.clone()).into());
+    }
     let mut writers = graph.parents_of(node).filter(|edge| match edge.parent {
         Parent::Root(root) => {
             let gives_up = graph.root(root).is_some_and(|root| root.allows_inactive);
@@ -314,10 +321,12 @@ impl Change for Invalidate {
 
 async fn read_again(world: &World, node: NodeId) -> Result<()> {
     let facts = world.ask(node, NodeTask::Invalidate).opened().await?;
+    let found = facts.read_bitmaps.clone();
     world.graph(|graph| {
         let Some(node) = graph.node_mut(node) else { return };
         let backing = node.facts.take().and_then(|old| old.backing);
         node.facts = Some(millpond_engine::node::OpenFacts { backing, ..facts });
     });
+    bitmaps::adopt(world, node, &found);
     Ok(())
 }

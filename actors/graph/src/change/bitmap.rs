@@ -11,11 +11,10 @@ use crate::query::device;
 use crate::sections::Cover;
 use crate::state::PolicyState;
 use crate::transaction::{Change, Transaction, bitmaps};
-use crate::value::bitmap::{Bitmap, Stage};
+use crate::value::bitmap::{Bitmap, Wanted};
 use crate::value::chain;
 use crate::value::graph::Graph;
 use crate::value::node::Node;
-use crate::value::refusal::Refusal;
 use crate::world::World;
 
 /// The least bytes that a bit stands for.
@@ -66,7 +65,9 @@ impl Change for Editing {
             self.node = Some(node.id);
             return Ok(());
         }
-        let (node, bitmap) = state.graph.find_free_bitmap(node, name)?;
+        let (node, bitmap) = state
+            .graph
+            .find_free_bitmap(node, name, wanted(&self.request.change))?;
         (self.node, self.bitmap) = (Some(node.id), Some(bitmap.id));
         if let BitmapChange::Merge(sources) = &self.request.change {
             let found = sources
@@ -91,19 +92,22 @@ impl Change for Editing {
         let Some(node) = self.node else { return Ok(()) };
         if let BitmapChange::Add {
             granularity,
+            persistent,
             disabled,
-            ..
         } = self.request.change
         {
-            return self.add(transaction, node, granularity, !disabled).await;
+            let new = self.new_bitmap(&transaction.world, node, granularity).await;
+            let bitmap = Bitmap {
+                is_recording: !disabled,
+                is_persistent: persistent,
+                ..new
+            };
+            return transaction.add_bitmap(node, bitmap).await;
         }
         let Some(bitmap) = self.bitmap else { return Ok(()) };
         match &self.request.change {
             BitmapChange::Add { .. } => Ok(()),
-            BitmapChange::Remove => {
-                transaction.remove_bitmap(node, bitmap);
-                Ok(())
-            }
+            BitmapChange::Remove => transaction.remove_bitmap(node, bitmap).await,
             BitmapChange::Clear => transaction.clear_bitmap(node, bitmap).await,
             BitmapChange::Enable => transaction.record_bitmap(node, bitmap, true).await,
             BitmapChange::Disable => transaction.record_bitmap(node, bitmap, false).await,
@@ -121,27 +125,22 @@ impl Change for Editing {
 }
 
 impl Editing {
-    async fn add(
-        &self,
-        transaction: &mut Transaction,
-        node: NodeId,
-        granularity: Option<u32>,
-        is_recording: bool,
-    ) -> Result<()> {
-        let world = transaction.world.clone();
+    async fn new_bitmap(&self, world: &World, node: NodeId, granularity: Option<u32>) -> Bitmap {
         let granularity = match granularity {
             Some(granularity) => granularity,
-            None => default_granularity(&world, node).await,
+            None => default_granularity(world, node).await,
         };
-        let bitmap = Bitmap {
-            id: world.graph(Graph::new_bitmap_id),
-            name: self.request.bitmap.name.clone(),
-            granularity,
-            is_recording,
-            holder: None,
-            stage: Stage::Coming,
-        };
-        transaction.add_bitmap(node, bitmap).await
+        let id = world.graph(Graph::new_bitmap_id);
+        Bitmap::new(id, self.request.bitmap.name.clone(), granularity)
+    }
+}
+
+/// What a change of a bitmap wants of it.
+const fn wanted(change: &BitmapChange) -> Wanted {
+    match change {
+        BitmapChange::Add { .. } | BitmapChange::Clear | BitmapChange::Merge(_) => Wanted::Change,
+        BitmapChange::Enable | BitmapChange::Disable => Wanted::Use,
+        BitmapChange::Remove => Wanted::Removal,
     }
 }
 
@@ -160,27 +159,22 @@ fn check_new<'a>(
     if granularity.is_some_and(|bytes| bytes < LEAST_GRANULARITY || !bytes.is_power_of_two()) {
         return refused("Granularity must be power of 2 and at least 512");
     }
-    if persistent {
-        return Err(not_stored(node));
+    if persistent && !node.kind.stores_bitmaps() {
+        let text = format!(
+            "Can't store persistent bitmaps to {}: Operation not supported",
+            node.name
+        );
+        return Err(Error::new(ErrorKind::Unsupported, text));
     }
     if node.bitmap_named(name).is_some() {
         let text = format!("Bitmap already exists: {name}");
         return Err(Error::new(ErrorKind::Exists, text));
     }
-    if name.len() > LONGEST_NAME {
+    // What its image says of a name that is too long comes first.
+    if name.len() > LONGEST_NAME && !persistent {
         return refused(format!("Bitmap name too long: {name}"));
     }
     Ok(node)
-}
-
-/// Why a node cannot store a bitmap. Only qcow2 could, and that is still to come.
-fn not_stored(node: &Node) -> Error {
-    let why = match node.kind.name() {
-        "qcow2" => "storing bitmaps in qcow2 images is not supported yet",
-        _ => "Operation not supported",
-    };
-    let text = format!("Can't store persistent bitmaps to {}: {why}", node.name);
-    Error::new(ErrorKind::Unsupported, text)
 }
 
 async fn default_granularity(world: &World, node: NodeId) -> u32 {
@@ -197,7 +191,7 @@ async fn copies(world: &World, sources: &[BitmapName], len: u64) -> Result<Vec<C
     let mut copies = Vec::with_capacity(sources.len());
     for source in sources {
         let (node, bitmap) = world.graph(|graph| {
-            let (node, bitmap) = graph.find_free_bitmap(&source.node, &source.name)?;
+            let (node, bitmap) = graph.find_free_bitmap(&source.node, &source.name, Wanted::Use)?;
             Ok::<_, Error>((node.id, bitmap.id))
         })?;
         let copy = bitmaps::ask(world, node, bitmap, BitmapOrder::Copy)
@@ -226,9 +220,7 @@ pub fn hold(world: &World, hold: &BitmapHold) -> Reply {
                 ShownBitmap::InChain(name) => in_chain(graph, exported, name, hold.writable)?,
                 ShownBitmap::Of(BitmapName { node, name }) => graph.find_bitmap(node, name)?,
             };
-            if bitmap.is_busy() {
-                return Err(Refusal::BitmapInUse(bitmap.name.clone()).into());
-            }
+            bitmap.check(Wanted::Use)?;
             Ok(HeldBitmap {
                 node: node.id,
                 bitmap: bitmap.id,

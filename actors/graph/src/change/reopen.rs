@@ -13,7 +13,7 @@ use crate::order::{NodeOrder, NodeTask};
 use crate::sections::Cover;
 use crate::state::PolicyState;
 use crate::transaction::exchange::Exchange;
-use crate::transaction::{self, Change, Transaction, together};
+use crate::transaction::{self, Change, Transaction, bitmaps, together};
 use crate::value::common::{Common, GivenOptions};
 use crate::value::edge::Parent;
 use crate::value::graph::Graph;
@@ -249,6 +249,9 @@ async fn take_steps(
     transaction.reopen_committed();
     commit(&world, targets.iter().rev()).await;
     transaction.commit_permissions(prepared);
+    for target in targets {
+        bitmaps::mark(&world, target.node).await;
+    }
     Ok(released)
 }
 
@@ -343,7 +346,10 @@ pub async fn commit(world: &World, targets: impl Iterator<Item = &Target>) {
     let asked: Vec<(&Target, Answered)> = targets.map(|target| (target, ask(target))).collect();
     for (target, answer) in asked {
         match answer.opened().await {
-            Ok(facts) => world.graph(|graph| reopened(graph, target, facts)),
+            Ok(facts) => {
+                world.graph(|graph| reopened(graph, target, facts));
+                bitmaps::reopened(world, target.node);
+            }
             Err(error) => tracing::error!(%error, node = %target.node, "a reopened node is gone"),
         }
     }

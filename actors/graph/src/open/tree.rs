@@ -15,7 +15,7 @@ use crate::open::backing;
 use crate::open::image::{self, Found};
 use crate::open::options::{self, Parsed};
 use crate::order::{Address, Open, Wiring};
-use crate::transaction::{Transaction, together};
+use crate::transaction::{Transaction, bitmaps, together};
 use crate::value::chain;
 use crate::value::common::{self, Common};
 use crate::value::edge::Parent;
@@ -434,11 +434,13 @@ async fn open_cell(world: &World, id: NodeId) -> Result<()> {
         })))
     })?;
     let facts = world.ask(id, order).opened().await?;
+    let found = facts.read_bitmaps.clone();
     world.graph(|graph| {
         if let Some(node) = graph.node_mut(id) {
             node.flags = facts.flags;
             node.facts = Some(facts);
         }
     });
+    bitmaps::adopt(world, id, &found);
     Ok(())
 }

@@ -55,9 +55,8 @@ pub fn shown(node: &Node, facts: &[BitmapFacts]) -> Option<Vec<BlockDirtyInfo>> 
             granularity: bitmap.granularity,
             recording: bitmap.is_recording,
             busy: bitmap.is_busy(),
-            // No format stores them yet.
-            persistent: false,
-            inconsistent: facts.is_lost.then_some(true),
+            persistent: bitmap.is_persistent,
+            inconsistent: (facts.is_lost || bitmap.is_inconsistent).then_some(true),
         })
     });
     Some(shown.collect()).filter(|shown: &Vec<_>| !shown.is_empty())

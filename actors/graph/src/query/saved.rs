@@ -152,6 +152,9 @@ fn bitmap(bitmap: &Bitmap) -> SavedBitmap {
         name: bitmap.name.clone(),
         granularity: bitmap.granularity,
         is_recording: bitmap.is_recording,
+        is_persistent: bitmap.is_persistent,
+        is_inconsistent: bitmap.is_inconsistent,
+        is_read_only: bitmap.is_read_only,
         holder: bitmap.holder,
     }
 }

@@ -10,7 +10,9 @@ pub fn answer(order: &BitmapOrder) -> OrderOutcome {
     match order {
         BitmapOrder::Copy | BitmapOrder::Clear | BitmapOrder::Replace(_) => no_bits(),
         BitmapOrder::Read { .. } => OrderOutcome::DirtyRuns(Ok(Vec::new())),
-        BitmapOrder::Add { .. } | BitmapOrder::Remove | BitmapOrder::Record(_) => OrderOutcome::Done(Ok(())),
+        BitmapOrder::Add(_) | BitmapOrder::Adopt { .. } | BitmapOrder::Remove | BitmapOrder::Record(_) => {
+            OrderOutcome::Done(Ok(()))
+        }
     }
 }
 

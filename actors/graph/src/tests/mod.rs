@@ -9,6 +9,7 @@ mod deep;
 mod drains;
 mod edits;
 mod exchanges;
+mod facts;
 mod failures;
 mod in_flight;
 mod iothreads;

@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use millpond_drivers::api::{
-    Abilities, BackingLink, ChildChange, ChildKind, DriverKind, EdgeUse, OpenRequest, Opened, OptionNames,
-    Registry,
+    BackingLink, ChildChange, ChildKind, DriverKind, EdgeUse, OpenRequest, Opened, OptionNames, Registry,
 };
 use millpond_messages::graph::{GraphFacts, GraphReply, GraphRequest, Options, WholeGraph};
 use millpond_messages::handshake::PendingRequest;
 use millpond_messages::io::{OperationKind, Preallocation};
 use millpond_messages::{
-    ChildSlot, Error, ErrorKind, IoError, IoThreadId, Limits, NodeId, NodeStatistics, OpenFlags, Permissions,
+    ChildSlot, Error, ErrorKind, IoError, IoThreadId, NodeId, NodeStatistics, OpenFlags, Permissions,
     RequestFlags, Result, Role, RootId, Token,
 };
 
 use super::bitmaps;
+use super::facts::facts;
 use super::promises::Promises;
 use super::subject::subject;
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
     PolicyEvent, Reply, RequestId, Wiring,
 };
 use NodeOrder::{CopyOnRead, SetHistograms, SetWriteThreshold};
-use millpond_engine::node::{self, InTurn, OpenFacts, OrderId, OrderOutcome};
+use millpond_engine::node::{self, InTurn, OrderId, OrderOutcome};
 
 const FILE: ChildKind = ChildKind::file(Role::IMAGE);
 const BACKING: ChildKind = ChildKind::BACKING;
@@ -192,8 +192,8 @@ pub struct FakeNode {
     /// Times that the driver would have been told to stop and to go on.
     pub stops: u32,
     pub resumes: u32,
-    flags: OpenFlags,
-    filename: Option<String>,
+    pub flags: OpenFlags,
+    pub filename: Option<String>,
     pub edges: BTreeMap<u32, NodeId>,
     /// Edges that it had before it moved, until they are joined again.
     unjoined: BTreeMap<u32, NodeId>,
@@ -763,7 +763,9 @@ impl FakeWorld {
                 })
             }
             Order::Task(_, NodeTask::Check { .. }) => ended(OrderOutcome::Checked(Ok(Default::default()))),
-            Order::Task(_, NodeTask::DeleteFile) => done(),
+            Order::Task(_, NodeTask::DeleteFile | NodeTask::MarkBitmaps | NodeTask::UnstoreBitmap { .. }) => {
+                done()
+            }
             Order::Iothread(IothreadOrder::RealPaths(paths)) => {
                 let real = |path: String| Some(millpond_messages::path::path_clean(&path));
                 ended(OrderOutcome::RealPaths(paths.into_iter().map(real).collect()))
@@ -812,16 +814,5 @@ impl FakeWorld {
 
     fn promises(&mut self, id: NodeId) -> &mut Promises {
         &mut self.nodes.get_mut(&id).unwrap().promises
-    }
-}
-
-fn facts(node: &FakeNode, backing: Option<BackingLink>, size: u64) -> OpenFacts {
-    OpenFacts {
-        flags: node.flags,
-        backing,
-        size,
-        abilities: Abilities::default(),
-        limits: Limits::default(),
-        filename: node.filename.clone(),
     }
 }

@@ -1,5 +1,6 @@
 //! Steps that concern dirty bitmaps.
 
+use millpond_engine::node::NewBitmap;
 use millpond_messages::{BitmapId, ChunkSet, NodeId, Result};
 
 use crate::order::{BitmapMerge, BitmapOrder, NodeTask};
@@ -11,12 +12,13 @@ impl Transaction {
     /// Adds a bitmap with nothing dirty.
     ///
     /// # Errors
-    /// It would have more bits than a bitmap can have.
+    /// It would have more bits than a bitmap can have, or the image cannot store it.
     pub async fn add_bitmap(&mut self, node: NodeId, bitmap: Bitmap) -> Result<()> {
-        let order = BitmapOrder::Add {
+        let order = BitmapOrder::Add(NewBitmap {
             granularity: bitmap.granularity.into(),
             is_recording: bitmap.is_recording,
-        };
+            stored_as: bitmap.is_persistent.then(|| bitmap.name.clone()),
+        });
         let id = bitmap.id;
         bitmaps::ask(&self.world, node, id, order).done().await?;
         self.log.push(Undo::BitmapAdded(node, id));
@@ -28,10 +30,26 @@ impl Transaction {
         Ok(())
     }
 
-    /// Has a bitmap go with the commit. Nobody uses it until then.
-    pub fn remove_bitmap(&mut self, node: NodeId, bitmap: BitmapId) {
+    /// Has a bitmap go with the commit. Nobody uses it until then. The image forgets it at once: what was stored there was
+    /// called in use, and is stored anew when the image is closed.
+    ///
+    /// # Errors
+    /// The image that stores it cannot be written.
+    pub async fn remove_bitmap(&mut self, node: NodeId, bitmap: BitmapId) -> Result<()> {
+        let is_stored = self.world.graph(|graph| {
+            graph
+                .bitmap_mut(node, bitmap)
+                .is_some_and(|bitmap| bitmap.is_persistent)
+        });
+        if is_stored {
+            self.world
+                .ask(node, NodeTask::UnstoreBitmap { bitmap })
+                .done()
+                .await?;
+        }
         bitmaps::set_stage(&self.world, node, bitmap, Stage::Leaving);
         self.log.push(Undo::BitmapRemoved(node, bitmap));
+        Ok(())
     }
 
     /// Has a bitmap record writes, or not.

@@ -1,14 +1,74 @@
 //! What steps that concern dirty bitmaps do to them, and what undoes it.
 
+use millpond_engine::node::FoundBitmap;
 use millpond_messages::{BitmapId, ChunkSet, NodeId, Result};
 
-use crate::order::{BitmapOrder, NodeOrder};
-use crate::value::bitmap::Stage;
+use crate::order::{BitmapOrder, NodeOrder, NodeTask};
+use crate::value::bitmap::{Bitmap, Stage};
 use crate::world::{Answered, World};
 
 /// Has a cell do something with a bitmap.
 pub fn ask(world: &World, node: NodeId, bitmap: BitmapId, order: BitmapOrder) -> Answered {
     world.ask(node, NodeOrder::Bitmap { bitmap, order })
+}
+
+/// Takes note of the bitmaps that a node has read with its image.
+pub fn adopt(world: &World, node: NodeId, found: &[FoundBitmap]) {
+    for found in found {
+        let known = world.graph(|graph| {
+            let id = graph.new_bitmap_id();
+            let node = graph.node_mut(node)?;
+            // No image stores a larger one.
+            let granularity = u32::try_from(found.granularity).ok()?;
+            node.bitmaps.push(Bitmap {
+                is_recording: found.is_recording,
+                is_persistent: true,
+                is_inconsistent: found.is_inconsistent,
+                is_read_only: !node.writable(),
+                stage: Stage::Live,
+                ..Bitmap::new(id, found.name.clone(), granularity)
+            });
+            Some(id)
+        });
+        if let Some(bitmap) = known {
+            let name = found.name.clone();
+            let order = BitmapOrder::Adopt { name };
+            world.send(node, NodeOrder::Bitmap { bitmap, order });
+        }
+    }
+}
+
+/// Takes note that a node's image is written to from now on, or not. One that is left to others takes its bitmaps along, but
+/// for those of which nobody knows what is dirty.
+pub fn reopened(world: &World, node: NodeId) {
+    let left = world.graph(|graph| {
+        let Some(node) = graph.node_mut(node) else {
+            return Vec::new();
+        };
+        let (is_read_only, is_inactive) = (!node.writable(), node.is_inactive());
+        let stored = node.bitmaps.iter_mut().filter(|bitmap| bitmap.is_persistent);
+        let mut left = Vec::new();
+        for bitmap in stored {
+            bitmap.is_read_only = is_read_only;
+            if is_inactive && !bitmap.is_inconsistent {
+                left.push(bitmap.id);
+            }
+        }
+        left
+    });
+    left.into_iter().for_each(|bitmap| forget(world, node, bitmap));
+}
+
+/// Has an image that can be written say that the bitmaps it stores are kept here: they may change before its data does. Where
+/// that fails, the first write to the image fails too.
+pub async fn mark(world: &World, node: NodeId) {
+    let stores = world.graph(|graph| {
+        let node = graph.node(node).filter(|node| node.writable());
+        node.is_some_and(|node| node.bitmaps.iter().any(|bitmap| bitmap.is_persistent))
+    });
+    if stores && let Err(error) = world.ask(node, NodeTask::MarkBitmaps).done().await {
+        tracing::error!(%node, "Failed to make dirty bitmaps writable: {error}");
+    }
 }
 
 /// Has a bitmap record writes, or not; answers whether it did before.

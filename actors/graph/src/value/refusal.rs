@@ -25,6 +25,12 @@ pub enum Refusal {
     /// A dirty bitmap is used by somebody else.
     #[error("Bitmap '{0}' is currently in use by another operation and cannot be used")]
     BitmapInUse(String),
+    /// A dirty bitmap is stored in an image that is not written to.
+    #[error("Bitmap '{0}' is readonly and cannot be modified")]
+    BitmapReadOnly(String),
+    /// A dirty bitmap misses writes, perhaps.
+    #[error("Bitmap '{0}' is inconsistent and cannot be used")]
+    BitmapInconsistent(String),
     /// A node that was there before is not there any more.
     #[error("Node {0} is gone")]
     Gone(NodeId),
@@ -141,6 +147,8 @@ impl Refusal {
                 ErrorKind::InvalidArgument
             }
             Self::BitmapInUse(_) => ErrorKind::InUse,
+            Self::BitmapReadOnly(_) => ErrorKind::ReadOnly,
+            Self::BitmapInconsistent(_) => ErrorKind::InvalidArgument,
             Self::FrozenLink { .. }
             | Self::ReservedLink { .. }
             | Self::FixedLink { .. }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use millpond_messages::graph::{BitmapHold, BitmapName, ShownBitmap};
+use millpond_messages::graph::{BitmapHold, ShownBitmap};
 use millpond_messages::qapi::{BlockDirtyBitmapOrStr, BlockExportType, NbdExportOptions};
 use millpond_messages::saved::SavedExportKind;
 use millpond_messages::{Error, ErrorKind, Limits, Result, SECTOR_SIZE};
@@ -63,10 +63,7 @@ pub(crate) fn prepare(
 fn shown(bitmap: &BlockDirtyBitmapOrStr) -> ShownBitmap {
     match bitmap {
         BlockDirtyBitmapOrStr::Local(name) => ShownBitmap::InChain(name.clone()),
-        BlockDirtyBitmapOrStr::External(bitmap) => ShownBitmap::Of(BitmapName {
-            node: bitmap.node.clone(),
-            name: bitmap.name.clone(),
-        }),
+        BlockDirtyBitmapOrStr::External(bitmap) => ShownBitmap::Of(bitmap.clone().into()),
     }
 }
 

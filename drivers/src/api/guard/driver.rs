@@ -17,6 +17,7 @@ use millpond_messages::{
 
 use super::watched::{Health, IfBroken, Watched, drop_of};
 use crate::api::answer::Answer;
+use crate::api::bitmaps::{ImageBitmap, StoresBitmaps};
 use crate::api::child::{Child, Transfer};
 use crate::api::exchange::Exchanged;
 use crate::api::kind::OptionNames;
@@ -310,6 +311,34 @@ impl Image for Guarded {
     fn delete_file(&self) -> Answer<'_, Result<()>> {
         self.ask(|driver| driver.image().delete_file())
     }
+
+    fn bitmaps(&self) -> Option<&dyn StoresBitmaps> {
+        let stores = self.run(|driver| driver.image().bitmaps().is_some());
+        stores.unwrap_or(false).then_some(self as &dyn StoresBitmaps)
+    }
+}
+
+impl StoresBitmaps for Guarded {
+    fn take_read(&self) -> Vec<ImageBitmap> {
+        let read = self.run(|driver| driver.image().bitmaps().map(|bitmaps| bitmaps.take_read()));
+        read.flatten().unwrap_or_default()
+    }
+
+    fn check_new(&self, name: &str, granularity: u64, beside: &[String]) -> Result<()> {
+        self.of_bitmaps(|bitmaps| bitmaps.check_new(name, granularity, beside))
+    }
+
+    fn mark_in_use(&self) -> Answer<'_, Result<()>> {
+        self.ask_bitmaps(|bitmaps| bitmaps.mark_in_use())
+    }
+
+    fn store(&self, stored: Vec<ImageBitmap>) -> Answer<'_, Result<()>> {
+        self.ask_bitmaps(|bitmaps| bitmaps.store(stored))
+    }
+
+    fn remove(&self, name: &str) -> Answer<'_, Result<()>> {
+        self.ask_bitmaps(|bitmaps| bitmaps.remove(name))
+    }
 }
 
 impl DebugPoints for Guarded {
@@ -381,6 +410,21 @@ impl SavesState for Guarded {
 }
 
 impl Guarded {
+    fn of_bitmaps(&self, code: impl FnOnce(&dyn StoresBitmaps) -> Result<()>) -> Result<()> {
+        let done = self.run(|driver| driver.image().bitmaps().map(code)).flatten();
+        done.unwrap_or_else(|| IfBroken::if_broken(&self.health))
+    }
+
+    fn ask_bitmaps<'a>(
+        &'a self,
+        code: impl FnOnce(&'a dyn StoresBitmaps) -> Answer<'a, Result<()>>,
+    ) -> Answer<'a, Result<()>> {
+        self.ask(|driver| match driver.image().bitmaps() {
+            Some(bitmaps) => code(bitmaps),
+            None => Answer::ready(IfBroken::if_broken(&self.health)),
+        })
+    }
+
     fn of_state<T>(
         &self,
         code: impl FnOnce(&dyn SavesState) -> Result<T, SavedError>,

@@ -152,6 +152,10 @@ impl DriverKind for GuardedKind {
         self.run(|kind| kind.has_snapshots()).unwrap_or_default()
     }
 
+    fn stores_bitmaps(&self) -> bool {
+        self.run(|kind| kind.stores_bitmaps()).unwrap_or_default()
+    }
+
     fn amend_permissions(&self) -> Permissions {
         self.run(|kind| kind.amend_permissions())
             .unwrap_or_else(Permissions::all)

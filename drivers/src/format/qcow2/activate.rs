@@ -41,7 +41,7 @@ impl Qcow2 {
                 .map_err(|error| Error::io("Could not repair dirty image", error))?;
         }
         let keeps_bitmaps = self
-            .retire_bitmaps()
+            .mark_bitmaps()
             .await
             .map_err(|error| Error::io("Could not update the image's bitmaps", error))?;
         let known = if keeps_bitmaps { AUTOCLEAR_BITMAPS } else { 0 };
@@ -62,7 +62,14 @@ impl Qcow2 {
     pub(super) async fn activate_late(&self) -> Result<(), IoError> {
         use super::wait::Key;
         let _held = self.waits.hold(Key::Activation).await;
-        if self.state.borrow().active {
+        let (is_active, is_stored) = {
+            let state = self.state.borrow();
+            (state.active, state.bitmaps.is_stored)
+        };
+        if is_active && is_stored {
+            return self.mark_bitmaps().await.map(drop);
+        }
+        if is_active {
             return Ok(());
         }
         self.activate().await.map_err(|error| {
@@ -137,11 +144,16 @@ impl Qcow2 {
         let GivenOptions { options, flags } = self.wanted();
         let mut state = open_state(&self.file, options, flags).await?;
         state.notices = self.state.borrow().notices.clone();
+        let writable = state.writable;
         let shows = self.state.replace(state).shows;
         self.last.borrow_mut().take();
-        match shows {
-            Some(name) => self.show_snapshot(&name).await.map(drop),
-            None => Ok(()),
+        self.load_bitmaps(flags).await?;
+        if let Some(name) = shows {
+            self.show_snapshot(&name).await?;
+        }
+        match writable {
+            true => self.activate().await,
+            false => Ok(()),
         }
     }
 

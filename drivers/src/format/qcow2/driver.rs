@@ -18,8 +18,8 @@ use super::state::{Blocked, State};
 use super::wait::Key;
 use crate::api::{
     Abilities, Ability, AllocationTicket, Answer, At, BackingLink, DebugEvents, Driver, Exchanged, Extent,
-    Image, LengthSource, Lifecycle, Moved, Placement, Purpose, ReopenRequest, Repair, SavesState, Transfer,
-    arrived,
+    Image, LengthSource, Lifecycle, Moved, Placement, Purpose, ReopenRequest, Repair, SavesState,
+    StoresBitmaps, Transfer, arrived,
 };
 use millpond_ring::buffer::Buffers;
 
@@ -185,6 +185,10 @@ impl Image for Qcow2 {
 
     fn load_vm_state(&self, offset: u64, len: usize) -> Answer<'_, IoResult<Buffers>> {
         Answer::wait(Qcow2::load_vm_state(self, offset, len))
+    }
+
+    fn bitmaps(&self) -> Option<&dyn StoresBitmaps> {
+        Some(self)
     }
 
     fn change_backing_file(&self, link: Option<BackingLink>) -> Answer<'_, Result<()>> {

@@ -33,7 +33,7 @@ impl State {
             lazy_refcounts: only_new(self.header.compatible & LAZY_REFCOUNTS != 0),
             corrupt: only_new(self.header.incompatible & CORRUPT != 0),
             refcount_bits: 1 << self.geometry.refcount_order,
-            bitmaps: None,
+            bitmaps: self.bitmap_infos(),
             compression_type: match self.header.compression {
                 Compression::Zlib => Qcow2CompressionType::Zlib,
                 Compression::Zstd => Qcow2CompressionType::Zstd,

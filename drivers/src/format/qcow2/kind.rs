@@ -46,6 +46,10 @@ impl DriverKind for Qcow2Kind {
         true
     }
 
+    fn stores_bitmaps(&self) -> bool {
+        true
+    }
+
     fn probe(&self, head: &[u8]) -> u8 {
         let known = be32(head, 0) == header::MAGIC && be32(head, 4) >= 2;
         if known { 100 } else { 0 }
@@ -82,7 +86,7 @@ async fn open(request: OpenRequest) -> Result<Opened> {
     let link = backing_link(&state.header);
     let driver = Qcow2::new(file, backing, request.ring, state, given);
     if !flags.contains(OpenFlags::CHECK) {
-        driver.check_bitmaps().await?;
+        driver.load_bitmaps(flags).await?;
     }
     // A check repairs explicitly, so nothing is activated here.
     if is_writable(flags) && !flags.contains(OpenFlags::CHECK) {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use millpond_messages::{Error, ErrorKind, IoError, SnapshotName};
 
+use super::bitmaps::listed::ImageBitmaps;
 use super::header::{DIRTY, Header};
 use super::layout::bytes::Hex;
 use super::layout::entry::{COPIED, l2_table};
@@ -148,6 +149,8 @@ pub(super) struct State {
     pub snapshots: Vec<Snapshot>,
     /// The snapshot that is shown in place of the disk.
     pub shows: Option<SnapshotName>,
+    /// The dirty bitmaps that the image stores.
+    pub bitmaps: ImageBitmaps,
     /// Where the snapshot table ends.
     pub snapshots_end: HostOffset,
     /// Data that the tables in memory refer to must be made durable before they are written.
@@ -187,6 +190,7 @@ impl State {
             metadata: MetadataMap::default(),
             snapshots: Vec::new(),
             shows: None,
+            bitmaps: ImageBitmaps::default(),
             snapshots_end: HostOffset::default(),
             barrier: false,
             writable,

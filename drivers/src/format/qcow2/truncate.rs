@@ -103,6 +103,7 @@ impl Qcow2 {
         if size < old && preallocation != Preallocation::Off {
             return Err(invalid("Preallocation can't be used for shrinking an image"));
         }
+        self.state.borrow().check_bitmaps_follow()?;
         let (old_end, end) = (GuestOffset::new(old), GuestOffset::new(size));
         let failed = |context: &'static str| move |error| Error::io(context, error);
         // It is where the disk ends: a longer disk would show it, and a shorter one look for it elsewhere.

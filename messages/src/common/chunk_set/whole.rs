@@ -1,6 +1,6 @@
 //! What concerns a set as a whole: another length of its disk, another set, and its bits one after the other.
 
-use super::{ChunkSet, Page, TooManyChunks, WORD_BITS, WORDS, pages_of};
+use super::{ChunkSet, Page, TooManyChunks, WORD_BITS, WORDS, mask, pages_of};
 
 impl Page {
     fn merge(&mut self, other: &Self) {
@@ -65,6 +65,33 @@ impl ChunkSet {
             self.insert(run);
             from = run.end();
         }
+    }
+
+    /// Takes in the chunks whose bits are set in words as [`ChunkSet::words`] has them, of which the first begins with chunk
+    /// `first`. Bits behind the end of the disk are left out.
+    pub fn insert_words(&mut self, first: u64, words: impl IntoIterator<Item = u64>) {
+        let mut base = first;
+        // A run of bits may go on in the next word.
+        let mut run = first..first;
+        for word in words {
+            let mut left = word;
+            while left != 0 {
+                let start = u64::from(left.trailing_zeros());
+                let end = start + u64::from((left >> start).trailing_ones());
+                left &= !mask(start, end);
+                if run.end != base + start {
+                    self.insert_chunks(run);
+                    run = base + start..base + start;
+                }
+                run.end = base + end;
+            }
+            base = base.saturating_add(WORD_BITS);
+        }
+        self.insert_chunks(run);
+    }
+
+    fn insert_chunks(&mut self, run: std::ops::Range<u64>) {
+        self.each_page(run.start, run.end.min(self.chunks()), Page::insert);
     }
 
     /// A bit for each chunk, the first chunk of a word the lowest. There is one word at least, as in QEMU's bitmaps.
@@ -150,6 +177,26 @@ mod tests {
                 prop_assert_eq!(bit, set.contains(at * chunk), "chunk {}", at);
             }
         }
+    }
+
+    proptest! {
+        #[test]
+        fn a_set_is_made_again_from_its_words(chunk in chunk(), ranges in ranges(), split in 0..200_usize) {
+            let set = set_of(LEN, chunk, &ranges);
+            let words: Vec<u64> = set.words().collect();
+            let mut made = ChunkSet::new(LEN, chunk).unwrap();
+            let split = split.min(words.len());
+            made.insert_words(split as u64 * 64, words[split..].iter().copied());
+            made.insert_words(0, words[..split].iter().copied());
+            prop_assert_eq!(made, set);
+        }
+    }
+
+    #[test]
+    fn bits_behind_the_end_of_the_disk_are_left_out() {
+        let mut set = ChunkSet::new(100 * 512, 512).unwrap();
+        set.insert_words(0, [u64::MAX; 4]);
+        assert_eq!((set.count(), set.bytes()), (100, 100 * 512));
     }
 
     #[test]

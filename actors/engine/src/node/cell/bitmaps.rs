@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 
+use millpond_drivers::api::ImageBitmap;
 use millpond_messages::graph::DirtyRun;
 use millpond_messages::saved::{SavedBits, SavedChunks};
 use millpond_messages::{BitmapId, ChunkSet, Error, ErrorKind, Range, Result, TooManyChunks};
@@ -16,7 +17,35 @@ pub struct Bitmap {
     is_recording: bool,
     /// The node has become longer than the set could follow: what was written behind its end is not in it.
     is_lost: bool,
+    /// The name under which the node's image stores it, if it is to.
+    stored_as: Option<String>,
+    /// What the image says of it is not known to be right. It is left there as it is.
+    is_inconsistent: bool,
     set: ChunkSet,
+}
+
+/// What a bitmap is when it comes into being.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewBitmap {
+    /// The bytes that a bit stands for.
+    pub granularity: u64,
+    /// Whether it records writes.
+    pub is_recording: bool,
+    /// The name under which the node's image is to store it, if it is.
+    pub stored_as: Option<String>,
+}
+
+/// A bitmap that was read with the node's image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundBitmap {
+    /// Its name in the image.
+    pub name: String,
+    /// The bytes that a bit stands for.
+    pub granularity: u64,
+    /// Whether it records writes.
+    pub is_recording: bool,
+    /// Nobody knows what is dirty.
+    pub is_inconsistent: bool,
 }
 
 /// What is told of a bitmap in queries.
@@ -36,6 +65,8 @@ pub struct Bitmaps {
     /// Whether any of them records: all that a write looks at where none does.
     is_recording: Cell<bool>,
     all: RefCell<Vec<Bitmap>>,
+    /// Those that were read with the image and have no number yet.
+    read: RefCell<Vec<ImageBitmap>>,
 }
 
 fn not_here() -> Error {
@@ -52,6 +83,7 @@ impl Bitmaps {
         let bitmaps = Self {
             is_recording: Cell::new(false),
             all: RefCell::new(all),
+            read: RefCell::default(),
         };
         bitmaps.refresh();
         bitmaps
@@ -83,16 +115,95 @@ impl Bitmaps {
     ///
     /// # Errors
     /// It would have more bits than a bitmap can have.
-    pub fn add(&self, id: BitmapId, granularity: u64, is_recording: bool, len: u64) -> Result<()> {
-        let set = ChunkSet::new(len, granularity).map_err(too_many)?;
-        self.all.borrow_mut().push(Bitmap {
+    pub fn add(&self, id: BitmapId, new: NewBitmap, len: u64) -> Result<()> {
+        let set = ChunkSet::new(len, new.granularity).map_err(too_many)?;
+        self.push(Bitmap {
             id,
-            is_recording,
+            is_recording: new.is_recording,
             is_lost: false,
+            stored_as: new.stored_as,
+            is_inconsistent: false,
             set,
         });
-        self.refresh();
         Ok(())
+    }
+
+    fn push(&self, bitmap: Bitmap) {
+        self.all.borrow_mut().push(bitmap);
+        self.refresh();
+    }
+
+    /// Keeps what was read with the image until each has its number.
+    pub fn keep_read(&self, read: Vec<ImageBitmap>) {
+        self.read.replace(read);
+    }
+
+    /// What was read with the image and has no number yet.
+    pub fn read(&self) -> Vec<FoundBitmap> {
+        let read = self.read.borrow();
+        let facts = read.iter().map(|bitmap| FoundBitmap {
+            name: bitmap.name.clone(),
+            granularity: bitmap.granularity,
+            is_recording: bitmap.is_recording && bitmap.set.is_some(),
+            is_inconsistent: bitmap.set.is_none(),
+        });
+        facts.collect()
+    }
+
+    /// Gives a bitmap that was read with the image of a node of `len` bytes its number.
+    ///
+    /// # Errors
+    /// There is none of this name, or it would have more bits than a bitmap can have.
+    pub fn adopt(&self, id: BitmapId, name: &str, len: u64) -> Result<()> {
+        let mut read = self.read.borrow_mut();
+        let index = read.iter().position(|bitmap| bitmap.name == name);
+        let bitmap = read.swap_remove(index.ok_or_else(not_here)?);
+        let is_inconsistent = bitmap.set.is_none();
+        let set = match bitmap.set {
+            Some(set) => set,
+            None => ChunkSet::new(len, bitmap.granularity).map_err(too_many)?,
+        };
+        self.push(Bitmap {
+            id,
+            is_recording: bitmap.is_recording && !is_inconsistent,
+            is_lost: false,
+            stored_as: Some(bitmap.name),
+            is_inconsistent,
+            set,
+        });
+        Ok(())
+    }
+
+    /// The names of those that the image stores, or is to store.
+    pub fn stored_names(&self) -> Vec<String> {
+        let all = self.all.borrow();
+        all.iter().filter_map(|bitmap| bitmap.stored_as.clone()).collect()
+    }
+
+    /// The name under which the image stores a bitmap, if it does.
+    ///
+    /// # Errors
+    /// There is no such bitmap.
+    pub fn stored_name(&self, id: BitmapId) -> Result<Option<String>> {
+        self.with(id, |bitmap| bitmap.stored_as.clone())
+    }
+
+    /// What the image is to store, the newest first, as QEMU lists them. One that misses writes is left as it is there: in use.
+    pub fn to_store(&self) -> Vec<ImageBitmap> {
+        let all = self.all.borrow();
+        let stored = all
+            .iter()
+            .rev()
+            .filter(|bitmap| !bitmap.is_inconsistent && !bitmap.is_lost);
+        let stored = stored.filter_map(|bitmap| {
+            Some(ImageBitmap {
+                name: bitmap.stored_as.clone()?,
+                granularity: bitmap.set.chunk(),
+                is_recording: bitmap.is_recording,
+                set: Some(bitmap.set.clone()),
+            })
+        });
+        stored.collect()
     }
 
     /// Forgets a bitmap with its bits.

@@ -36,10 +36,11 @@ impl NodeCell {
     /// # Errors
     /// As [`NodeCell::refresh`]. The old data can be put back in either case.
     pub fn exchange(&self, driver: Exchanged, size: u64) -> Result<()> {
+        let before = self.size.get();
         self.prepared.exchanged.replace(Some(Box::new(PutAside {
             driver,
-            size: self.size.get(),
-            bitmaps: self.bitmaps().all(),
+            size: before,
+            bitmaps: (size != before).then(|| self.bitmaps().all()),
             highest_write: self.counters.highest_write(),
         })));
         self.counters.set_highest_write(0);
@@ -59,7 +60,9 @@ impl NodeCell {
         if let Some(aside) = self.prepared.exchanged.take() {
             aside.driver.put_back();
             self.set_size(aside.size);
-            self.bitmaps().restore(aside.bitmaps);
+            if let Some(bitmaps) = aside.bitmaps {
+                self.bitmaps().restore(bitmaps);
+            }
             self.counters.set_highest_write(aside.highest_write);
         }
         // The driver answered the same question about the old data before, so this is not expected to fail.

@@ -17,5 +17,6 @@ pub mod node;
 pub mod observed;
 mod prepared;
 mod saved;
+pub mod stored;
 pub mod threshold;
 mod written;

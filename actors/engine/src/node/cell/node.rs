@@ -438,6 +438,7 @@ impl NodeCell {
             abilities: self.abilities.get(),
             limits: self.limits.get(),
             filename: self.driver().ok().and_then(|driver| driver.image().filename()),
+            read_bitmaps: self.bitmaps.read(),
         }
     }
 }

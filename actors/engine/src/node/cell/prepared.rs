@@ -21,7 +21,7 @@ pub struct Prepared {
 pub struct PutAside {
     pub driver: Exchanged,
     pub size: u64,
-    /// A shorter length has cut them.
-    pub bitmaps: Vec<Bitmap>,
+    /// The bitmaps, where another length has changed them.
+    pub bitmaps: Option<Vec<Bitmap>>,
     pub highest_write: u64,
 }

@@ -11,6 +11,7 @@ use super::task::{self, driver, found};
 use super::wiring;
 use crate::iothread::yield_once;
 use crate::node::cell::node::NodeCell;
+use crate::node::cell::stored;
 use crate::node::table::NodeTable;
 
 /// Carries out an order. What takes time goes on as a task; the rest is done in the order in which it came.
@@ -87,10 +88,8 @@ fn bitmap_order(table: &NodeTable, node: NodeId, id: BitmapId, order: BitmapOrde
     };
     let (bitmaps, len) = (cell.bitmaps(), cell.size());
     match order {
-        BitmapOrder::Add {
-            granularity,
-            is_recording,
-        } => OrderOutcome::Done(bitmaps.add(id, granularity, is_recording, len)),
+        BitmapOrder::Add(new) => OrderOutcome::Done(stored::add(&cell, id, new)),
+        BitmapOrder::Adopt { name } => OrderOutcome::Done(bitmaps.adopt(id, &name, len)),
         BitmapOrder::Remove => {
             bitmaps.remove(id);
             OrderOutcome::Done(Ok(()))

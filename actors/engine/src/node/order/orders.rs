@@ -14,9 +14,9 @@ use millpond_messages::{
     Repair, RequestFlags, RootId, Token,
 };
 
-use super::outcome::NodeSettings;
 #[cfg(doc)]
 use super::outcome::{Event, OrderOutcome};
+use super::outcome::{NewBitmap, NodeSettings};
 
 /// How orders name iothreads and root edges: by ids or by handles.
 pub trait Naming: Clone {
@@ -146,11 +146,11 @@ pub enum NodeOrder {
 #[derive(Clone)]
 pub enum BitmapOrder {
     /// It comes into being.
-    Add {
-        /// The bytes that a bit stands for.
-        granularity: u64,
-        /// Whether it records writes.
-        is_recording: bool,
+    Add(NewBitmap),
+    /// It was read with the node's image, under this name.
+    Adopt {
+        /// The name that it has there.
+        name: String,
     },
     /// It goes for good.
     Remove,
@@ -263,6 +263,13 @@ pub enum NodeTask {
         options: Options,
         /// Even what may lose data.
         force: bool,
+    },
+    /// Have the image say that its dirty bitmaps are kept by who has it open. The node is still.
+    MarkBitmaps,
+    /// Remove a dirty bitmap from the image, if that stores it. The node is still.
+    UnstoreBitmap {
+        /// The number of the bitmap.
+        bitmap: BitmapId,
     },
     /// Merge into a dirty bitmap; answered by [`OrderOutcome::Bits`] with what was dirty before. The node is still.
     MergeBitmap(BitmapMerge),

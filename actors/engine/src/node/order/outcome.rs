@@ -10,7 +10,7 @@ use millpond_messages::{
     OpenFlags, Result, RootId, Token,
 };
 
-pub use crate::node::cell::bitmaps::BitmapFacts;
+pub use crate::node::cell::bitmaps::{BitmapFacts, FoundBitmap, NewBitmap};
 
 /// Names an order of the graph actor. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -98,6 +98,8 @@ pub struct OpenFacts {
     pub limits: Limits,
     /// The filename that opens it, where there is one.
     pub filename: Option<String>,
+    /// The dirty bitmaps that were read with its image and have no number yet.
+    pub read_bitmaps: Vec<FoundBitmap>,
 }
 
 /// What queries show of a node.

@@ -16,6 +16,7 @@ use super::orders::{BitmapMerge, NodeTask};
 use super::outcome::{Description, NodeSettings, OpenFacts, OrderOutcome};
 use crate::node::cell::edge::Behind;
 use crate::node::cell::node::NodeCell;
+use crate::node::cell::stored;
 use crate::node::io::{flush, length, read};
 use crate::node::table::NodeTable;
 
@@ -66,6 +67,12 @@ pub async fn carry_out(table: &Rc<NodeTable>, node: NodeId, task: NodeTask) -> O
             async { driver(table, node)?.image().prepare_amend(&options, force).await }.await,
         ),
         NodeTask::Amend { options, force } => OrderOutcome::Done(amend(table, node, &options, force).await),
+        NodeTask::MarkBitmaps => {
+            OrderOutcome::Done(async { stored::mark(&*driver(table, node)?).await }.await)
+        }
+        NodeTask::UnstoreBitmap { bitmap } => OrderOutcome::Done(
+            async { stored::remove(&*found(table, node)?, &*driver(table, node)?, bitmap).await }.await,
+        ),
         NodeTask::MergeBitmap(merge) => OrderOutcome::Bits(merge_bitmap(table, node, merge).await),
         NodeTask::ChangeBackingFile { link } => {
             OrderOutcome::Done(async { driver(table, node)?.image().change_backing_file(link).await }.await)
@@ -115,14 +122,18 @@ async fn reopen_prepare(
     flush::flush(&cell)
         .await
         .map_err(|error| Error::io("Error flushing drive", error))?;
-    driver(table, node)?.reopen_prepare(request).await?;
+    let driver = driver(table, node)?;
+    stored::store_before(&cell, &*driver, flags).await?;
+    driver.reopen_prepare(request).await?;
     cell.prepare_reopen(settings, flags);
     Ok(())
 }
 
 async fn exchange_prepare(table: &NodeTable, node: NodeId, slots: &[ChildSlot]) -> Result<()> {
     let cell = found(table, node)?;
-    driver(table, node)?.exchange_prepare(slots).await?;
+    let driver = driver(table, node)?;
+    stored::store(&cell, &*driver).await?;
+    driver.exchange_prepare(slots).await?;
     // Writes that were acknowledged must be durable now, because later flushes go to the other data.
     flush::flush(&cell)
         .await
@@ -153,9 +164,11 @@ async fn exchange(table: &NodeTable, node: NodeId, slots: &[ChildSlot]) -> Resul
 async fn invalidate(table: &NodeTable, node: NodeId) -> Result<OpenFacts> {
     let cell = found(table, node)?;
     let driver = driver(table, node)?;
+    stored::store(&cell, &*driver).await?;
     driver.invalidate().await?;
     let size = length_of(&*driver).await?;
     cell.set_size(size);
+    stored::keep_read(&cell);
     cell.refresh()?;
     Ok(cell.facts(None))
 }
@@ -177,11 +190,17 @@ async fn close(table: &NodeTable, node: NodeId) -> Result<()> {
     let Some(driver) = cell.take_driver() else {
         return flushed;
     };
+    let stored = stored::store(&cell, &*driver).await;
     let closed = driver.close().await;
     for edge in cell.all_edges() {
         edge.connect(Behind::None);
     }
-    flushed.and(closed)
+    let lost = format!(
+        "Lost persistent bitmaps during inactivation of node '{}'",
+        cell.name()
+    );
+    let stored = stored.map_err(|error| error.within(&lost));
+    flushed.and(stored).and(closed)
 }
 
 async fn make_empty(table: &NodeTable, node: NodeId) -> Result<()> {

@@ -14,6 +14,7 @@ use super::task::{found, length_of};
 use crate::node::cell::edge::EdgeCell;
 use crate::node::cell::kept::AskedAt;
 use crate::node::cell::node::{CellParts, NodeCell};
+use crate::node::cell::stored;
 use crate::node::entry::root::RootCell;
 use crate::node::gate::sections::Gate;
 use crate::node::gate::statistics::Counters;
@@ -142,6 +143,7 @@ async fn open(table: &Rc<NodeTable>, order: OpenOrder) -> Result<OpenFacts> {
         return Err(error);
     }
     cell.keep_length(asked);
+    stored::keep_read(&cell);
     table.insert_node(Rc::clone(&cell));
     Ok(cell.facts(backing))
 }

@@ -494,5 +494,6 @@ fn facts(flags: OpenFlags) -> OpenFacts {
         abilities: Abilities::default(),
         limits: Limits::default(),
         filename: None,
+        read_bitmaps: Vec::new(),
     }
 }

@@ -3,7 +3,7 @@
 use millpond_messages::{BitmapId, NodeId, Result, RootId};
 
 use super::Graph;
-use crate::value::bitmap::Bitmap;
+use crate::value::bitmap::{Bitmap, Wanted};
 use crate::value::node::Node;
 use crate::value::refusal::Refusal;
 
@@ -24,16 +24,14 @@ impl Graph {
         Ok((found, bitmap.ok_or_else(|| Refusal::NoBitmap(name.to_owned()))?))
     }
 
-    /// The same of one that nobody else uses.
+    /// The same of one that can be had for what is wanted.
     ///
     /// # Errors
-    /// There is none, or somebody uses it.
-    pub fn find_free_bitmap(&self, node: &str, name: &str) -> Result<(&Node, &Bitmap)> {
+    /// There is none, or as of [`Bitmap::check`].
+    pub fn find_free_bitmap(&self, node: &str, name: &str, wanted: Wanted) -> Result<(&Node, &Bitmap)> {
         let (node, bitmap) = self.find_bitmap(node, name)?;
-        match bitmap.is_busy() {
-            true => Err(Refusal::BitmapInUse(name.to_owned()).into()),
-            false => Ok((node, bitmap)),
-        }
+        bitmap.check(wanted)?;
+        Ok((node, bitmap))
     }
 
     /// A bitmap of a node, to be changed.

@@ -264,8 +264,8 @@ impl State {
     pub fn check_writable(&self) -> Step<()> {
         self.check_usable()?;
         match (self.writable, self.active) {
-            (true, true) => Ok(()),
-            (true, false) => Err(Blocked::Need(Need::Activation)),
+            (true, true) if !self.bitmaps.is_stored => Ok(()),
+            (true, _) => Err(Blocked::Need(Need::Activation)),
             (false, _) => Err(Blocked::Fail(IoError::ReadOnly)),
         }
     }

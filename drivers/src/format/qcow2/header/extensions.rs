@@ -42,8 +42,8 @@ const KNOWN_FEATURES: [(FeatureType, u8, &str); 8] = [
 ];
 
 /// The most bitmaps in an image, and the bytes of the largest directory: what each may take there at most.
-const MAX_BITMAPS: u32 = 65_535;
-const MAX_BITMAP_DIRECTORY: u64 = MAX_BITMAPS as u64 * 1024;
+pub(crate) const MAX_BITMAPS: u32 = 65_535;
+pub(crate) const MAX_BITMAP_DIRECTORY: u64 = MAX_BITMAPS as u64 * 1024;
 
 /// Where an image's bitmaps are listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,6 +151,19 @@ impl Extensions {
             size: be64(data, 8),
             offset: HostOffset::new(be64(data, 16)),
         })
+    }
+
+    /// Says that so many bitmaps are listed in `size` bytes at `offset`, or that there are none.
+    pub fn set_bitmaps(&mut self, count: u32, size: u64, offset: HostOffset) {
+        self.kept.retain(|(kind, _)| *kind != BITMAPS);
+        if count > 0 {
+            let mut data = Vec::with_capacity(BITMAPS_LEN);
+            data.extend_from_slice(&count.to_be_bytes());
+            data.extend_from_slice(&0_u32.to_be_bytes());
+            data.extend_from_slice(&size.to_be_bytes());
+            data.extend_from_slice(&offset.get().to_be_bytes());
+            self.kept.push((BITMAPS, data));
+        }
     }
 
     /// Refuses bitmaps that cannot be where they are said to be, with `cluster` bytes in a cluster.

@@ -317,9 +317,15 @@ impl Header {
     /// # Errors
     /// It does not fit in a cluster.
     pub fn encode(&self) -> Result<Vec<u8>> {
+        // The names of features only help people, so they make room in the smallest clusters.
+        let with_names = self.encode_with(self.version >= 3);
+        with_names.or_else(|_| self.encode_with(false))
+    }
+
+    fn encode_with(&self, feature_names: bool) -> Result<Vec<u8>> {
         let mut fields = self.fields();
         let mut rest = self.unknown.clone();
-        rest.extend_from_slice(&self.extensions.encode(self.version >= 3));
+        rest.extend_from_slice(&self.extensions.encode(feature_names));
         if let Some(name) = &self.backing {
             let offset = fields.write().len() + rest.len();
             fields.backing_offset = (offset as u64).into();

@@ -4,10 +4,9 @@ use millpond_messages::{CheckResult, Error, FragmentInfo, IoError, IoResult, Res
 
 use super::references::References;
 use crate::api::Repair;
-use crate::format::qcow2::bitmaps::Bitmap;
+use crate::format::qcow2::bitmaps::listed::Bits;
 use crate::format::qcow2::header::MAX_L1_BYTES;
 use crate::format::qcow2::image::Qcow2;
-use crate::format::qcow2::layout::bytes::table_from_be;
 use crate::format::qcow2::layout::entry::{COPIED, Cluster, cluster, compressed, l2_table, refblock};
 use crate::format::qcow2::layout::geometry::Geometry;
 use crate::format::qcow2::layout::space::{HostCluster, HostOffset};
@@ -215,24 +214,22 @@ impl Check<'_> {
         let directory = self.image.state.borrow().bitmap_directory();
         let Some(directory) = directory else { return Ok(()) };
         self.count_range(directory.offset, directory.size)?;
-        let bitmaps = match self.image.bitmaps(directory).await? {
-            Err(text) => {
-                self.corruption(text);
+        let listed = match self.image.read_directory(directory).await? {
+            Err(fault) => {
+                self.corruption(&fault.to_string());
                 return Ok(());
             }
-            Ok(bitmaps) => bitmaps,
+            Ok(listed) => listed,
         };
-        for Bitmap { table, entries, .. } in bitmaps {
-            self.count_range(table, u64::from(entries) * 8)?;
-            let clusters = self
-                .image
-                .file
-                .read_vec(table, entries as usize * 8)
-                .await?
-                .into_single();
-            for entry in table_from_be(&clusters) {
-                if let Some(cluster) = l2_table(entry) {
-                    self.count_range(cluster, self.geometry.cluster_size())?;
+        for listed in listed {
+            self.count_range(listed.table, u64::from(listed.entries) * 8)?;
+            for entry in self.image.read_bitmap_table(&listed).await? {
+                match Bits::of(entry, &self.geometry) {
+                    Some(Bits::Cluster(cluster)) => {
+                        self.count_range(cluster, self.geometry.cluster_size())?;
+                    }
+                    Some(Bits::Zeroes | Bits::Ones) => {}
+                    None => self.corruption(&format!("bitmap table entry {entry:#x} is impossible")),
                 }
             }
         }
