@@ -218,6 +218,11 @@ pub trait DriverKind: Send + Sync + 'static {
         true
     }
 
+    /// A node that stays open the way it is can have these new options readied while requests are in flight.
+    fn readies_ahead(&self, _old: &Options, _new: &Options) -> bool {
+        true
+    }
+
     /// Options of an open image can be changed in place: [`Image::amend`](super::Image::amend) is implemented.
     fn amends(&self) -> bool {
         false

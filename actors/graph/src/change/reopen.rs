@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use millpond_drivers::api::{ReopenRequest, slot_name};
 use millpond_engine::node::OpenFacts;
 use millpond_messages::graph::{Options, Reopen, ReopenKeeping, SetReadOnly};
-use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, OpenFlags, Result};
+use millpond_messages::{ChildSlot, Error, ErrorKind, IoError, NodeId, OpenFlags, Result};
 
 use crate::change::delete;
 use crate::change::targets::{Reopened, Rest, Target, check_cycle, collect, inherit};
@@ -24,6 +24,9 @@ use crate::world::{Answered, World};
 
 /// The user in whose name nodes are drained for a reopen.
 pub const USER: &str = "blockdev-reopen";
+
+/// The flags that say how requests are carried out, and not how a node is open.
+const SETTINGS: OpenFlags = OpenFlags::UNMAP.union(OpenFlags::NO_FLUSH);
 
 /// Nodes that are reopened together: with these options, or as targets that were worked out before.
 pub struct Reopening {
@@ -105,13 +108,14 @@ impl Change for Reopening {
         }
         let world = transaction.world.clone();
         let (keep, change): (Vec<&Target>, Vec<&Target>) =
-            world.graph(|graph| self.targets.iter().partition(|target| keeps_flags(graph, target)));
+            world.graph(|graph| self.targets.iter().partition(|target| is_early(graph, target)));
         let flush = |target: &&Target| world.ask(target.node, NodeTask::Flush);
         let flushed: Vec<Answered> = change.iter().map(flush).collect();
         prepare_options(transaction, keep.iter().copied()).await?;
         for answer in flushed {
             let flushed = answer.done().await;
-            flushed.map_err(|error| Error::caused_by(error.kind(), "Error flushing drive", error))?;
+            let told = |error: Error| Error::io("Error flushing drive", IoError::from_errno(error.errno()));
+            flushed.map_err(told)?;
         }
         self.ready = keep.iter().map(|target| target.node).collect();
         Ok(())
@@ -255,11 +259,13 @@ async fn take_steps(
     Ok(released)
 }
 
-/// Whether a node stays open the way it is.
-fn keeps_flags(graph: &Graph, target: &Target) -> bool {
-    graph
-        .node(target.node)
-        .is_some_and(|node| target.common.flags(node.kind.as_ref()) == node.flags)
+/// Whether a node's driver can have its new options ready while requests are in flight.
+fn is_early(graph: &Graph, target: &Target) -> bool {
+    graph.node(target.node).is_some_and(|node| {
+        let kind = node.kind.as_ref();
+        let changed = target.common.flags(kind).symmetric_difference(node.flags);
+        SETTINGS.contains(changed) && kind.readies_ahead(&node.options, &target.rest)
+    })
 }
 
 /// Has drivers ready their new options, all at once.

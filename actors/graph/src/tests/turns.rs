@@ -3,10 +3,11 @@
 use millpond_engine::node::Event;
 use millpond_messages::graph::GraphRequest;
 use millpond_messages::{NodeId, Token};
+use serde_json::json;
 
 use super::chains::image;
 use super::world::FakeWorld;
-use super::{drain_all, drain_node};
+use super::{drain_all, drain_node, reopen};
 use crate::state::PolicyState;
 use crate::{NodeOrder, Order};
 
@@ -19,6 +20,12 @@ impl FakeWorld {
 
     /// Quiesces a node after its parents; answers what is told at once.
     pub fn in_turn(&mut self, id: NodeId, token: Token, after: Vec<NodeId>) -> Vec<Event> {
+        let home = |node: &NodeId| self.homes.get(node);
+        let is_beside = |parent: &NodeId| home(parent).is_none() || home(parent) == home(&id);
+        assert!(
+            after.iter().all(is_beside),
+            "an iothread knows its own nodes alone"
+        );
         let nodes = &self.nodes;
         let is_quiet = |parent: NodeId| {
             nodes
@@ -167,4 +174,25 @@ fn a_busy_parent_holds_up_what_is_below_it() {
     world.run();
     assert_eq!(world.nodes[&base].tokens.len(), 1);
     assert!(world.replies.contains_key(&id));
+}
+
+/// What is new in a node's options is readied while its clients go on; what has to be still for that, in the section.
+#[test]
+fn new_options_are_readied_before_the_section() {
+    let mut world = FakeWorld::new();
+    image(&mut world, "n", None);
+    let file = world.facts().nodes[0].name.clone();
+    let options = |read_only: bool| {
+        reopen(
+            json!({"driver": "fmt", "node-name": "n", "file": file, "backing": null, "discard": "unmap",
+            "read-only": read_only}),
+        )
+    };
+    let [kept, read_only] = [false, true].map(options);
+    assert_eq!(
+        world.rounds_of_first_section(kept),
+        2,
+        "to be still, and to have the options hold"
+    );
+    assert!(world.rounds_of_first_section(read_only) > 2);
 }

@@ -148,6 +148,10 @@ impl DriverKind for GuardedKind {
         self.run(|kind| kind.amends()).unwrap_or_default()
     }
 
+    fn readies_ahead(&self, old: &Options, new: &Options) -> bool {
+        self.run(|kind| kind.readies_ahead(old, new)).unwrap_or_default()
+    }
+
     fn has_snapshots(&self) -> bool {
         self.run(|kind| kind.has_snapshots()).unwrap_or_default()
     }

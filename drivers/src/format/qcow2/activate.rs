@@ -148,12 +148,10 @@ impl Qcow2 {
         let shows = self.state.replace(state).shows;
         self.last.borrow_mut().take();
         self.load_bitmaps(flags).await?;
-        if let Some(name) = shows {
-            self.show_snapshot(&name).await?;
-        }
-        match writable {
-            true => self.activate().await,
-            false => Ok(()),
+        match shows {
+            Some(name) => self.show_snapshot(&name).await.map(drop),
+            None if writable => self.activate().await,
+            None => Ok(()),
         }
     }
 

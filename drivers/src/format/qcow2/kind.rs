@@ -1,6 +1,7 @@
 //! The driver's description for the registry, and the order of what an open does.
 
 use futures_util::future::LocalBoxFuture;
+use millpond_messages::graph::Options;
 use millpond_messages::{Error, ErrorKind, OpenFlags, Result, Role};
 
 use super::create::create;
@@ -40,6 +41,11 @@ impl DriverKind for Qcow2Kind {
 
     fn amends(&self) -> bool {
         true
+    }
+
+    /// The cache is empty when its slices get another size, and stays so until then.
+    fn readies_ahead(&self, old: &Options, new: &Options) -> bool {
+        old.get("l2-cache-entry-size") == new.get("l2-cache-entry-size")
     }
 
     fn has_snapshots(&self) -> bool {
