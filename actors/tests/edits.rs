@@ -570,19 +570,38 @@ fn what_qemu_img_does_not_amend_is_refused_in_its_words_and_changes_nothing() {
 }
 
 #[test]
+fn an_upgraded_images_snapshots_know_the_length_of_the_disk() {
+    let images = &Images::new();
+    images.img("create -q -f qcow2 -o compat=0.10 old.qcow2 4M");
+    images.img("snapshot -c s old.qcow2");
+    with_graph(|graph| async move {
+        images.add(&graph, "old", json!({})).await;
+        let amend = Amend {
+            force: false,
+            node_name: "old".to_owned(),
+            options: object(json!({"compat": "1.1", "size": 8 * MIB})),
+        };
+        graph.ask(amend).await.unwrap();
+    });
+    images.img("check old.qcow2");
+    let length = |images: &Images| images.info("old.qcow2")["virtual-size"].clone();
+    assert_eq!(length(images), 8 * MIB);
+    images.img("snapshot -a s old.qcow2");
+    assert_eq!(length(images), 4 * MIB);
+}
+
+#[test]
 fn what_version_2_cannot_express_stays_version_3() {
     let images = &Images::new();
     for (name, options) in [
         ("zeroes", "compat=1.1"),
         ("snapshots", "compat=1.1"),
         ("zstd", "compression_type=zstd"),
-        ("old", "compat=0.10"),
     ] {
         images.img(&format!("create -q -f qcow2 -o {options} {name}.qcow2 4M"));
     }
     images.tool("qemu-io", &["-c", "write -z 1M 64k", "zeroes.qcow2"]);
     images.img("snapshot -c s snapshots.qcow2");
-    images.img("snapshot -c s old.qcow2");
     with_graph(|graph| async move {
         for (name, compat, text) in [
             (
@@ -599,11 +618,6 @@ fn what_version_2_cannot_express_stays_version_3() {
                 "zstd",
                 "0.10",
                 "Cannot downgrade an image with incompatible features 0x8 set",
-            ),
-            (
-                "old",
-                "1.1",
-                "Upgrading an image that has internal snapshots is not supported yet",
             ),
         ] {
             images.add(&graph, name, json!({})).await;
@@ -646,7 +660,7 @@ fn what_version_2_cannot_express_stays_version_3() {
             .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
     });
-    for name in ["zeroes", "snapshots", "zstd", "old"] {
+    for name in ["zeroes", "snapshots", "zstd"] {
         images.img(&format!("check -q {name}.qcow2"));
         assert_eq!(
             images.info(&format!("{name}.qcow2"))["virtual-size"],

@@ -94,6 +94,9 @@ pub fn internal_io_of(order: &Order) -> Vec<NodeId> {
             | NodeTask::Check { .. }
             | NodeTask::MarkBitmaps
             | NodeTask::UnstoreBitmap { .. }
+            | NodeTask::ChangeSnapshots(_)
+            | NodeTask::SaveVmState { .. }
+            | NodeTask::LoadVmState { .. }
             | NodeTask::ChangeBackingFile { .. } => vec![*node],
             NodeTask::Close
             | NodeTask::PermissionsPrepare { .. }
@@ -116,6 +119,9 @@ pub fn what(order: &Order) -> Option<&'static str> {
             NodeTask::Truncate { .. } => "resize",
             NodeTask::PrepareAmend { .. } | NodeTask::Amend { .. } => "amendment",
             NodeTask::Check { .. } => "check",
+            NodeTask::ChangeSnapshots(_) => "change of snapshots",
+            NodeTask::SaveVmState { .. } => "write of a machine's state",
+            NodeTask::LoadVmState { .. } => "read of a machine's state",
             NodeTask::DeleteFile => "deletion of a file",
             NodeTask::ReopenPrepare { .. } => "reopen",
             NodeTask::ExchangePrepare { .. } | NodeTask::Exchange { .. } => "exchange of a child",

@@ -325,6 +325,8 @@ pub fn print(outcome: &OrderOutcome) -> String {
         OrderOutcome::Bits(result) => format!("{result:?}"),
         OrderOutcome::DirtyRuns(result) => format!("{result:?}"),
         OrderOutcome::Named(result) => format!("{result:?}"),
+        OrderOutcome::Snapshot(result) => format!("{result:?}"),
+        OrderOutcome::VmState(result) => format!("{:?}", result.as_ref().map(Vec::len)),
         OrderOutcome::Checked(result) => format!("{result:?}"),
         OrderOutcome::RealPaths(paths) => format!("{paths:?}"),
     }

@@ -69,6 +69,8 @@ pub enum Undo {
     BitmapRecording(NodeId, BitmapId, bool),
     /// Let a bitmap say what it said before.
     BitmapChanged(NodeId, BitmapId, Box<ChunkSet>),
+    /// Delete the snapshot of this id from a node's image.
+    SnapshotTaken(NodeId, String),
     /// Let a node be again what it was before edges below it led elsewhere.
     Facts(Box<Facts>),
 }

@@ -14,6 +14,7 @@ mod job;
 pub(crate) mod node;
 pub(crate) mod object;
 mod qom;
+mod snapshot;
 mod transaction;
 
 use crate::daemon::Daemon;
@@ -62,6 +63,8 @@ const TABLE: &[(&str, Handler)] = table! {
     BlockdevReopen => node::reopen,
     BlockdevSetActive => node::set_active,
     BlockdevSnapshot => node::snapshot,
+    BlockdevSnapshotDeleteInternalSync => snapshot::delete,
+    BlockdevSnapshotInternalSync => snapshot::take,
     BlockdevSnapshotSync => transaction::snapshot_sync,
     ChardevAdd => chardev::add,
     ChardevChange => chardev::change,

@@ -1,6 +1,6 @@
 //! Several changes together, all or none.
 
-use super::bitmap;
+use super::{bitmap, snapshot};
 use crate::daemon::Daemon;
 use crate::job::{BackupPlan, TransactionPart};
 use millpond_messages::graph::{Action, BitmapChange, BitmapEdit, Snapshot, SnapshotSync};
@@ -29,11 +29,14 @@ fn part(action: TransactionAction) -> TransactionPart {
         TransactionAction::BlockDirtyBitmapDisable(named) => changed(named.data, BitmapChange::Disable),
         TransactionAction::BlockDirtyBitmapMerge(merged) => bitmap_part(bitmap::merging(merged.data)),
         TransactionAction::BlockdevBackup(backup) => start(&backup.data),
-        TransactionAction::BlockdevSnapshot(snapshot) => {
-            let BlockdevSnapshot { node, overlay } = snapshot.data;
+        TransactionAction::BlockdevSnapshot(put) => {
+            let BlockdevSnapshot { node, overlay } = put.data;
             TransactionPart::Change(Action::Snapshot(Snapshot { node, overlay }))
         }
-        TransactionAction::BlockdevSnapshotSync(snapshot) => sync(snapshot.data),
+        TransactionAction::BlockdevSnapshotInternalSync(taken) => {
+            TransactionPart::Change(Action::TakeSnapshot(snapshot::taking(taken.data)))
+        }
+        TransactionAction::BlockdevSnapshotSync(made) => sync(made.data),
         TransactionAction::DriveBackup(backup) => start_to_file(backup.data),
     }
 }

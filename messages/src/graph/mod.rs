@@ -34,7 +34,7 @@ pub use reply::GraphReply;
 pub use request::Request;
 pub use transaction::{
     Action, BackupFile, BackupStart, BackupStarted, BackupTarget, BelowBackup, CompletionMode, JobAction,
-    SnapshotSync, Transacted,
+    SnapshotSync, TakeSnapshot, Transacted,
 };
 pub use user::{ChildOf, EdgeParent, RootRequest, RootUser};
 

@@ -5,7 +5,8 @@ use super::{
     OpenImage, Options, RootRequest, RootUser, Transacted,
 };
 use crate::common::{
-    CheckResult, LatencyHistograms, OpBlocker, Permissions, Repair, RequestFlags, RootId, Token,
+    CheckResult, InternalSnapshot, LatencyHistograms, OpBlocker, Permissions, Repair, RequestFlags, RootId,
+    SnapshotChange, Token,
 };
 use crate::io::Preallocation;
 
@@ -143,6 +144,16 @@ requests! {
             /// Even what may lose data.
             force: bool,
         },
+        /// Make, delete, apply or show a snapshot inside a node's image; answered by which it was. The node is drained meanwhile.
+        ///
+        /// # Errors
+        /// There is no such node or snapshot, the node's format has none or forbids it, or the driver's; nothing has changed.
+        ChangeSnapshots {
+            /// The name of the node. A filter stands for what it filters.
+            device: String,
+            /// What is done.
+            change: SnapshotChange,
+        } -> InternalSnapshot: Snapshot,
         /// Change a node's length.
         ///
         /// # Errors

@@ -11,7 +11,7 @@ use crate::qapi::{BlockDeviceInfo, BlockStats};
 use crate::saved::SavedGraph;
 
 requests! {
-    /// A question about the graph.
+    /// A question about the graph, or to nodes: mutations neither wait for it nor hold it up.
     Query {
         /// `query-named-block-nodes`: all nodes; `flat` leaves out the images behind them.
         NamedNodes {
@@ -70,6 +70,30 @@ requests! {
             /// The name of the node.
             node_name: String,
         } -> DriverInfo: DriverInfo,
+        /// Store a part of a machine's state beside a node's disk. The next snapshot that is made takes it along.
+        ///
+        /// # Errors
+        /// There is no such node, its format keeps no such state, or the driver's.
+        SaveVmState {
+            /// The name of the node.
+            node_name: String,
+            /// Where the part starts, counted from the start of the state.
+            offset: u64,
+            /// The part.
+            state: Vec<u8>,
+        },
+        /// Read a part of the machine's state that a snapshot which was applied had, or that was stored since.
+        ///
+        /// # Errors
+        /// There is no such node, its format keeps no such state, that is too much at once, or the driver's.
+        LoadVmState {
+            /// The name of the node.
+            node_name: String,
+            /// Where the part starts, counted from the start of the state.
+            offset: u64,
+            /// The length of the part in bytes: at most 32 MiB.
+            len: u64,
+        } -> Vec<u8>: Bytes,
         /// The directory that relative names in a node's image start from, with a slash at its end.
         ///
         /// # Errors

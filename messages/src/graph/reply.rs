@@ -4,7 +4,9 @@ use super::{
     Blocker, DirtyRun, DriverFacts, GraphFacts, HeldBitmap, IothreadOptions, IothreadReport, NodeFacts,
     Transacted,
 };
-use crate::common::{BlockSizes, CheckResult, ChunkSet, DriverInfo, Geometry, IoThreadId, NodeReport, Token};
+use crate::common::{
+    BlockSizes, CheckResult, ChunkSet, DriverInfo, Geometry, InternalSnapshot, IoThreadId, NodeReport, Token,
+};
 use crate::error::Result;
 use crate::handshake::PendingDrain;
 use crate::qapi::{BlockDeviceInfo, BlockStats};
@@ -26,6 +28,10 @@ pub enum GraphReply<C> {
     Geometry(Geometry),
     /// What a check found and mended.
     Checked(CheckResult),
+    /// The snapshot that was made, deleted, applied or shown.
+    Snapshot(InternalSnapshot),
+    /// A part of a machine's state.
+    Bytes(Vec<u8>),
     /// What a format says of its image.
     DriverInfo(DriverInfo),
     /// The drivers there are, by name.
@@ -82,6 +88,8 @@ impl<C> GraphReply<C> {
             Self::Text(it) => GraphReply::Text(it),
             Self::BlockSizes(it) => GraphReply::BlockSizes(it),
             Self::Geometry(it) => GraphReply::Geometry(it),
+            Self::Snapshot(it) => GraphReply::Snapshot(it),
+            Self::Bytes(it) => GraphReply::Bytes(it),
             Self::Checked(it) => GraphReply::Checked(it),
             Self::DriverInfo(it) => GraphReply::DriverInfo(it),
             Self::Drivers(it) => GraphReply::Drivers(it),

@@ -5,7 +5,7 @@ use super::{
     MoveNode, Options, RecordBackingFile, ReplaceChild, ReplaceNode, SetBacking, SetIothread,
     SetRootPermissions, Snapshot,
 };
-use crate::common::Token;
+use crate::common::{InternalSnapshot, Token};
 use crate::error::Error;
 
 /// A change that can be one of several: each of its steps can be undone.
@@ -17,6 +17,8 @@ pub enum Action {
     Snapshot(Snapshot),
     /// Make an overlay, and put it on top of a node.
     SnapshotSync(SnapshotSync),
+    /// Take a snapshot inside a node's image.
+    TakeSnapshot(TakeSnapshot),
     /// Open a node, with what it needs below it.
     AddNode(AddNode),
     /// Make a node the last of a parent's numbered children.
@@ -59,6 +61,7 @@ impl Action {
             Self::Abort => "abort",
             Self::Snapshot(_) => "blockdev-snapshot",
             Self::SnapshotSync(_) => "blockdev-snapshot-sync",
+            Self::TakeSnapshot(_) => "blockdev-snapshot-internal-sync",
             Self::AddNode(_) => "blockdev-add",
             Self::AddChild(_) | Self::DelChild(_) => "x-blockdev-change",
             Self::Append(_) => "append",
@@ -103,6 +106,15 @@ pub struct SnapshotSync {
     pub format: String,
     /// The file is there, and is opened as it is.
     pub existing: bool,
+}
+
+/// A snapshot that is taken inside a node's image.
+#[derive(Debug, Clone, Default)]
+pub struct TakeSnapshot {
+    /// The name of the node. A filter stands for what it filters.
+    pub device: String,
+    /// The name of the snapshot, and what else its maker says of it.
+    pub snapshot: InternalSnapshot,
 }
 
 /// A change of which a job can be the rest.

@@ -82,7 +82,7 @@ fn reason(error: &Error) -> IoError {
 }
 
 /// Whether no node stands on this one, and no job goes on there.
-fn is_root(graph: &Graph, node: NodeId) -> bool {
+pub fn is_root(graph: &Graph, node: NodeId) -> bool {
     graph.parents_of(node).all(|edge| match edge.parent {
         Parent::Root(root) => graph
             .root(root)

@@ -40,6 +40,7 @@ mod create;
 mod delete;
 mod freeze;
 mod insert;
+mod internal_snapshot;
 mod iothreads;
 mod job;
 mod links;
@@ -68,6 +69,7 @@ async fn carry_out(world: &World, mutation: Mutation) -> Next {
         Mutation::MakeImage(request) => return create::make_image(world, request).await,
         Mutation::Commit(request) => return commit::commit(world, &request.node_name).await,
         Mutation::TransactForJobs(request) => return transaction::for_jobs(world, request.0).await,
+        Mutation::ChangeSnapshots(request) => return reply(internal_snapshot::change(world, request).await),
         Mutation::CheckImage(request) => return check::check(world, request).await,
         Mutation::Open(request) => return reply(run(world, "open", OpenOne::from(request)).await),
         Mutation::OpenHeld(request) => return reply(run(world, "open", OpenOne::from(request)).await),

@@ -7,8 +7,8 @@ use millpond_messages::graph::{Action, CompletionMode, GraphReply, JobAction, Tr
 use millpond_messages::{Error, ErrorKind, NodeId, Result};
 
 use crate::change::{
-    add, backing_link, backup, bitmap, children, insert, iothreads, links, replace, roots, snapshot,
-    snapshot_sync,
+    add, backing_link, backup, bitmap, children, insert, internal_snapshot, iothreads, links, replace, roots,
+    snapshot, snapshot_sync,
 };
 use crate::procedure::Next;
 use crate::sections::Cover;
@@ -150,6 +150,7 @@ macro_rules! parts {
 parts! {
     Snapshot: snapshot::Snapshot,
     SnapshotSync: snapshot_sync::SnapshotSync,
+    TakeSnapshot: internal_snapshot::Taking,
     AddNode: add::Add,
     AddChild: children::AddChild,
     DelChild: children::DelChild,

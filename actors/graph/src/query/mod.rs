@@ -12,6 +12,7 @@ mod nodes;
 pub mod replace;
 mod saved;
 mod statistics;
+mod vm_state;
 
 use millpond_messages::graph::{DriverFacts, GraphReply, MayMove, NamedNodes, Query};
 use millpond_messages::{Error, ErrorKind, RootId};
@@ -56,6 +57,8 @@ pub async fn answer(world: &World, query: Query) -> Reply {
         Query::FindRoot(request) => world.graph(|graph| behind(graph, request.0)),
         Query::FindBlockSizes(request) => device::block_sizes(world, &request.node_name).await,
         Query::DescribeImage(request) => device::driver_info(world, &request.node_name).await,
+        Query::SaveVmState(request) => vm_state::save(world, request).await,
+        Query::LoadVmState(request) => vm_state::load(world, &request).await,
         Query::FindGeometry(request) => device::geometry(world, &request.node_name).await,
         Query::FindDirectory(request) => world.graph(|graph| directory(graph, &request.node_name)),
         Query::CopyBitmap(request) => bitmaps::copy(world, &request.0).await.map(GraphReply::Bits),

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use millpond_engine::node::{Description, DetectZeroes, OrderOutcome};
 use millpond_messages::qapi::{
     BlockDeviceInfo, BlockdevCacheInfo, BlockdevDetectZeroesOptions, ImageInfo, ImageInfoSpecific,
+    SnapshotInfo,
 };
 use millpond_messages::{
     DriverInfo, Error, ErrorKind, IoError, IoThreadId, NodeId, OpenFlags, Result, Role, SECTOR_SIZE,
@@ -252,10 +253,17 @@ impl View<'_> {
             backing_filename: link.map(|link| link.filename.clone()),
             full_backing_filename: full_backing_name(self.graph, node),
             backing_filename_format: link.and_then(|link| link.format.clone()),
-            snapshots: None,
+            snapshots: self.snapshots(node),
             format_specific: description.specific.clone(),
             backing_image: None,
         })
+    }
+
+    /// The snapshots in the image that a node shows, if there are any.
+    fn snapshots(&self, node: &Node) -> Option<Vec<SnapshotInfo>> {
+        let speaker = self.from_below.get(&node.id)?.speaker?;
+        let snapshots = &self.descriptions.get(&speaker)?.snapshots;
+        (!snapshots.is_empty()).then(|| snapshots.iter().map(SnapshotInfo::from).collect())
     }
 
     /// Some, if a node's data is stored encrypted.

@@ -6,6 +6,7 @@ mod chains;
 mod children;
 mod commits;
 mod deep;
+mod disk;
 mod drains;
 mod edits;
 mod exchanges;

@@ -329,7 +329,7 @@ fn a_guessed_format_stands_on_the_file_that_was_looked_at() {
 
 #[test]
 fn a_disks_sectors_and_geometry_are_seen_through_raw_images_and_filters() {
-    use super::world::{DISK, DISK_GEOMETRY, DISK_SECTORS};
+    use super::disk::{DISK, DISK_GEOMETRY, DISK_SECTORS};
     use millpond_messages::graph::GraphReply;
     let mut world = FakeWorld::new();
     world.ok(add(

@@ -17,6 +17,7 @@ use millpond_messages::{
 };
 
 use super::bitmaps;
+use super::disk::{self, DISK};
 use super::facts::facts;
 use super::promises::Promises;
 use super::subject::subject;
@@ -167,18 +168,6 @@ pub fn registry() -> Registry {
     }
     registry
 }
-
-/// The file that is a disk of the host's.
-pub const DISK: &str = "/dev/disk";
-pub const DISK_SECTORS: millpond_messages::BlockSizes = millpond_messages::BlockSizes {
-    physical: 4096,
-    logical: 512,
-};
-pub const DISK_GEOMETRY: millpond_messages::Geometry = millpond_messages::Geometry {
-    heads: 16,
-    sectors: 63,
-    cylinders: 100,
-};
 
 /// A node's cell.
 #[derive(Default, Debug)]
@@ -762,26 +751,28 @@ impl FakeWorld {
                     _ => OrderOutcome::Done(Err(failed())),
                 })
             }
-            Order::Task(_, NodeTask::Check { .. }) => ended(OrderOutcome::Checked(Ok(Default::default()))),
-            Order::Task(_, NodeTask::DeleteFile | NodeTask::MarkBitmaps | NodeTask::UnstoreBitmap { .. }) => {
-                done()
+            Order::Task(_, NodeTask::ChangeSnapshots(_)) if self.fails() => {
+                ended(OrderOutcome::Snapshot(Err(failed())))
             }
+            Order::Task(_, NodeTask::ChangeSnapshots(_)) => {
+                ended(OrderOutcome::Snapshot(Ok(Default::default())))
+            }
+            Order::Task(_, NodeTask::LoadVmState { .. }) => ended(OrderOutcome::VmState(Ok(Vec::new()))),
+            Order::Task(_, NodeTask::Check { .. }) => ended(OrderOutcome::Checked(Ok(Default::default()))),
+            Order::Task(
+                _,
+                NodeTask::DeleteFile
+                | NodeTask::MarkBitmaps
+                | NodeTask::UnstoreBitmap { .. }
+                | NodeTask::SaveVmState { .. },
+            ) => done(),
             Order::Iothread(IothreadOrder::RealPaths(paths)) => {
                 let real = |path: String| Some(millpond_messages::path::path_clean(&path));
                 ended(OrderOutcome::RealPaths(paths.into_iter().map(real).collect()))
             }
             Order::Iothread(IothreadOrder::Counters) => ended(OrderOutcome::Counters(Box::default())),
             Order::Task(id, NodeTask::Describe) if self.nodes[&id].filename.as_deref() == Some(DISK) => {
-                let description = node::Description {
-                    facts: facts(&self.nodes[&id], None, 0),
-                    own_allocated_size: Err(IoError::NotSupported),
-                    info: millpond_messages::DriverInfo::default(),
-                    block_sizes: Some(DISK_SECTORS),
-                    geometry: Some(DISK_GEOMETRY),
-                    specific: None,
-                    write_threshold: 0,
-                    bitmaps: Vec::new(),
-                };
+                let description = disk::description(facts(&self.nodes[&id], None, 0));
                 ended(OrderOutcome::Described(Ok(Box::new(description))))
             }
             Order::Task(_, NodeTask::Describe) => ended(OrderOutcome::Described(Err(IoError::NoMedium))),

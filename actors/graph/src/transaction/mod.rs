@@ -9,6 +9,7 @@ pub mod moving;
 pub mod nodes;
 mod permissions;
 mod ready;
+pub mod snapshots;
 mod steps;
 pub mod together;
 

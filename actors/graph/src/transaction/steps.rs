@@ -11,7 +11,7 @@ use crate::order::{Address, NodeOrder, Wiring};
 use crate::sections::Cover;
 use crate::transaction::burst::{Burst, addresses_behind};
 use crate::transaction::ready::Ready;
-use crate::transaction::{bitmaps, moving, nodes, permissions};
+use crate::transaction::{bitmaps, moving, nodes, permissions, snapshots};
 use crate::undo::{Facts, Log, Undo};
 use crate::value::edge::{Edge, Parent, Root, Target};
 use crate::value::node::Node;
@@ -85,6 +85,7 @@ impl Transaction {
                 Undo::Facts(_)
                 | Undo::BitmapRecording(..)
                 | Undo::BitmapChanged(..)
+                | Undo::SnapshotTaken(..)
                 | Undo::Moved(..)
                 | Undo::Linked(_)
                 | Undo::Root(_)
@@ -176,6 +177,7 @@ impl Transaction {
             Undo::BitmapRemoved(node, bitmap) => bitmaps::show(world, node, bitmap),
             Undo::BitmapRecording(node, bitmap, on) => bitmaps::record_again(world, node, bitmap, on).await,
             Undo::BitmapChanged(node, bitmap, before) => bitmaps::restore(world, node, bitmap, before).await,
+            Undo::SnapshotTaken(node, id) => snapshots::take_back(world, node, id).await,
             Undo::Facts(kept) => self.restore_facts(*kept),
         }
     }
@@ -231,6 +233,11 @@ impl Transaction {
                 node.implicit_backing = kept.implicit_backing;
             }
         });
+    }
+
+    /// Takes note of a snapshot that was taken inside an image.
+    pub fn snapshot_taken(&mut self, node: NodeId, id: String) {
+        self.log.push(Undo::SnapshotTaken(node, id));
     }
 
     /// Begins a drained section that lasts until the end of the transaction.

@@ -181,3 +181,20 @@ pub fn freeze_to_bottom(graph: &mut Graph, id: NodeId) -> Result<()> {
     graph.freeze(Freeze { root, node, edges });
     Ok(())
 }
+
+/// The node that has what is asked of `node` of snapshots: itself, or the one below it where it is all that it stands on.
+pub fn keeper_of_snapshots(graph: &Graph, node: NodeId) -> Option<&Node> {
+    let mut node = graph.node(node)?;
+    while !node.kind.has_snapshots() {
+        let storage = Role::DATA | Role::METADATA | Role::FILTERED;
+        let mut children = graph
+            .children_of(node.id)
+            .filter(|edge| edge.role.intersects(storage));
+        let only = children.next().filter(|edge| edge.role.contains(Role::PRIMARY))?;
+        if children.next().is_some() {
+            return None;
+        }
+        node = graph.node(only.child)?;
+    }
+    Some(node)
+}

@@ -6,6 +6,7 @@ use super::crypto::{
 };
 use super::driver::Qcow2CompressionType;
 use super::node::{BlockdevDetectZeroesOptions, BlockdevDriver, BlockdevRef};
+use crate::InternalSnapshot;
 use crate::io::Preallocation;
 use crate::qapi::define::{EnumType, Qapi, Size, Type};
 use crate::qapi::row::qapi;
@@ -220,6 +221,24 @@ qapi! {
         icount: Option<i64>,
     }
 
+    /// Takes a snapshot inside a node's image.
+    command BlockdevSnapshotInternalSync = "blockdev-snapshot-internal-sync" {
+        /// The node that is meant, by its name.
+        device: String,
+        /// The name of the snapshot, which no other in the image has.
+        name: String,
+    };
+
+    /// Deletes a snapshot inside a node's image, and tells what it was.
+    command BlockdevSnapshotDeleteInternalSync = "blockdev-snapshot-delete-internal-sync" {
+        /// The node that is meant, by its name.
+        device: String,
+        /// The id of the snapshot, if that is how it is found.
+        id: Option<String>,
+        /// The name of the snapshot, if that is how it is found.
+        name: Option<String>,
+    } -> SnapshotInfo;
+
     /// What only the image's format knows.
     branches ImageInfoSpecific by "type": ImageInfoSpecificKind {
         /// An image in the format qcow2.
@@ -418,6 +437,22 @@ impl Qapi for Preallocation {
         };
         &SCHEMA
     });
+}
+
+impl From<&InternalSnapshot> for SnapshotInfo {
+    fn from(snapshot: &InternalSnapshot) -> Self {
+        const SECOND: u64 = 1_000_000_000;
+        Self {
+            id: snapshot.shown_id().to_owned(),
+            name: snapshot.shown_name().to_owned(),
+            vm_state_size: snapshot.vm_state_size.cast_signed(),
+            date_sec: snapshot.date_sec.into(),
+            date_nsec: snapshot.date_nsec.into(),
+            vm_clock_sec: (snapshot.vm_clock_nsec / SECOND).cast_signed(),
+            vm_clock_nsec: (snapshot.vm_clock_nsec % SECOND).cast_signed(),
+            icount: snapshot.icount.map(u64::cast_signed),
+        }
+    }
 }
 
 impl BlockdevAmendOptions {

@@ -53,6 +53,8 @@ pub static COMMANDS: &[&CommandRow] = &[
     &BlockdevDel::ROW,
     &BlockdevReopen::ROW,
     &BlockdevSnapshot::ROW,
+    &BlockdevSnapshotDeleteInternalSync::ROW,
+    &BlockdevSnapshotInternalSync::ROW,
     &BlockdevSnapshotSync::ROW,
     &Transaction::ROW,
     &BlockdevCreate::ROW,

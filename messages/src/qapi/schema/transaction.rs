@@ -2,6 +2,7 @@
 
 use super::bitmap::{BlockDirtyBitmapAddition, BlockDirtyBitmapMerging};
 use super::export::BlockDirtyBitmap;
+use super::image::BlockdevSnapshotInternalSync;
 use super::job::{BlockdevBackup, DriveBackup};
 use super::node::{BlockdevSnapshot, BlockdevSnapshotSync};
 use crate::qapi::row::qapi;
@@ -27,6 +28,8 @@ qapi! {
         BlockdevBackup = "blockdev-backup",
         /// As the command `blockdev-snapshot` does.
         BlockdevSnapshot = "blockdev-snapshot",
+        /// As the command `blockdev-snapshot-internal-sync` does.
+        BlockdevSnapshotInternalSync = "blockdev-snapshot-internal-sync",
         /// As the command `blockdev-snapshot-sync` does.
         BlockdevSnapshotSync = "blockdev-snapshot-sync",
         /// As the command `drive-backup` does.
@@ -53,6 +56,8 @@ qapi! {
         BlockdevBackup = "blockdev-backup": BlockdevBackupWrapper,
         /// As the command `blockdev-snapshot` does.
         BlockdevSnapshot = "blockdev-snapshot": BlockdevSnapshotWrapper,
+        /// As the command `blockdev-snapshot-internal-sync` does.
+        BlockdevSnapshotInternalSync = "blockdev-snapshot-internal-sync": BlockdevSnapshotInternalWrapper,
         /// As the command `blockdev-snapshot-sync` does.
         BlockdevSnapshotSync = "blockdev-snapshot-sync": BlockdevSnapshotSyncWrapper,
         /// As the command `drive-backup` does.
@@ -96,6 +101,12 @@ qapi! {
     struct BlockdevSnapshotWrapper {
         /// The node and its overlay.
         data: BlockdevSnapshot,
+    }
+
+    /// The arguments of a snapshot inside an image, one level down.
+    struct BlockdevSnapshotInternalWrapper {
+        /// The node and the snapshot's name.
+        data: BlockdevSnapshotInternalSync,
     }
 
     /// The arguments of a snapshot that is made, one level down.

@@ -11,7 +11,7 @@ use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
 use millpond_messages::{
     BitmapId, ChildSlot, ChunkSet, DebugOrder, LatencyHistograms, NodeId, OpenFlags, Permissions, Range,
-    Repair, RequestFlags, RootId, Token,
+    Repair, RequestFlags, RootId, SnapshotChange, Token,
 };
 
 #[cfg(doc)]
@@ -270,6 +270,22 @@ pub enum NodeTask {
     UnstoreBitmap {
         /// The number of the bitmap.
         bitmap: BitmapId,
+    },
+    /// Make, delete, apply or show a snapshot inside the image; answered by [`OrderOutcome::Snapshot`]. The node is still.
+    ChangeSnapshots(Box<SnapshotChange>),
+    /// Store a part of a machine's state beside the disk.
+    SaveVmState {
+        /// Where it starts, counted from the start of the state.
+        offset: u64,
+        /// What is stored there.
+        state: Vec<u8>,
+    },
+    /// Read a part of a machine's state; answered by [`OrderOutcome::VmState`].
+    LoadVmState {
+        /// Where it starts, counted from the start of the state.
+        offset: u64,
+        /// The length of the part in bytes.
+        len: u64,
     },
     /// Merge into a dirty bitmap; answered by [`OrderOutcome::Bits`] with what was dirty before. The node is still.
     MergeBitmap(BitmapMerge),

@@ -6,8 +6,8 @@ use millpond_messages::handshake::PendingRequest;
 use millpond_messages::qapi::ImageInfoSpecific;
 use millpond_messages::saved::SavedCell;
 use millpond_messages::{
-    BlockSizes, CheckResult, ChunkSet, DriverInfo, Geometry, IoResult, Limits, NodeId, NodeStatistics,
-    OpenFlags, Result, RootId, Token,
+    BlockSizes, CheckResult, ChunkSet, DriverInfo, Geometry, InternalSnapshot, IoResult, Limits, NodeId,
+    NodeStatistics, OpenFlags, Result, RootId, Token,
 };
 
 pub use crate::node::cell::bitmaps::{BitmapFacts, FoundBitmap, NewBitmap};
@@ -77,6 +77,10 @@ pub enum OrderOutcome {
     DirtyRuns(Result<Vec<DirtyRun>>),
     /// The name of a new temporary file.
     Named(Result<String>),
+    /// The snapshot that was made, deleted, applied or shown.
+    Snapshot(Result<InternalSnapshot>),
+    /// A part of a machine's state.
+    VmState(Result<Vec<u8>>),
     /// What a check has found.
     Checked(Result<CheckResult>),
     /// RealPaths: one for each; none for what does not exist, or cannot be looked at.
@@ -119,6 +123,8 @@ pub struct Description {
     pub write_threshold: u64,
     /// The dirty bitmaps of the node, the oldest first.
     pub bitmaps: Vec<BitmapFacts>,
+    /// The snapshots inside the image.
+    pub snapshots: Vec<InternalSnapshot>,
     /// What only the driver's format knows.
     pub specific: Option<ImageInfoSpecific>,
 }

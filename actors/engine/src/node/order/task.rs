@@ -7,8 +7,8 @@ use millpond_drivers::api::{Driver, ReopenRequest};
 use millpond_messages::error::errno::EFBIG;
 use millpond_messages::graph::Options;
 use millpond_messages::{
-    CheckResult, ChildSlot, ChunkSet, Error, ErrorKind, IoError, IoResult, MAX_LENGTH, NodeId, Range, Repair,
-    Result,
+    CheckResult, ChildSlot, ChunkSet, Error, ErrorKind, InternalSnapshot, IoError, IoResult, MAX_LENGTH,
+    NodeId, Range, Repair, Result, SnapshotChange,
 };
 
 use super::commit;
@@ -73,6 +73,13 @@ pub async fn carry_out(table: &Rc<NodeTable>, node: NodeId, task: NodeTask) -> O
         NodeTask::UnstoreBitmap { bitmap } => OrderOutcome::Done(
             async { stored::remove(&*found(table, node)?, &*driver(table, node)?, bitmap).await }.await,
         ),
+        NodeTask::ChangeSnapshots(change) => OrderOutcome::Snapshot(snapshots(table, node, &change).await),
+        NodeTask::SaveVmState { offset, state } => {
+            OrderOutcome::Done(save_vm_state(table, node, offset, state).await)
+        }
+        NodeTask::LoadVmState { offset, len } => {
+            OrderOutcome::VmState(load_vm_state(table, node, offset, len).await)
+        }
         NodeTask::MergeBitmap(merge) => OrderOutcome::Bits(merge_bitmap(table, node, merge).await),
         NodeTask::ChangeBackingFile { link } => {
             OrderOutcome::Done(async { driver(table, node)?.image().change_backing_file(link).await }.await)
@@ -249,18 +256,44 @@ async fn delete_file(table: &NodeTable, node: NodeId) -> Result<()> {
     })
 }
 
+async fn snapshots(table: &NodeTable, node: NodeId, change: &SnapshotChange) -> Result<InternalSnapshot> {
+    let changed = driver(table, node)?.image().change_snapshots(change).await;
+    let refreshed = refresh(table, node).await;
+    changed.and_then(|changed| refreshed.map(|()| changed))
+}
+
+async fn save_vm_state(table: &NodeTable, node: NodeId, offset: u64, state: Vec<u8>) -> Result<()> {
+    let saved = driver(table, node)?
+        .image()
+        .save_vm_state(offset, state.into())
+        .await;
+    found(table, node)?.mark_unflushed();
+    saved.map_err(|error| Error::io("Could not save the machine's state", error))
+}
+
+async fn load_vm_state(table: &NodeTable, node: NodeId, offset: u64, len: u64) -> Result<Vec<u8>> {
+    let failed = |error| Error::io("Could not load the machine's state", error);
+    let len = usize::try_from(len).map_err(|_| failed(IoError::OutOfRange))?;
+    let loaded = driver(table, node)?.image().load_vm_state(offset, len).await;
+    loaded.map(|state| state.to_vec()).map_err(failed)
+}
+
 async fn amend(table: &NodeTable, node: NodeId, options: &Options, force: bool) -> Result<()> {
+    let amended = driver(table, node)?.image().amend(options, force).await;
+    // Some of several changes may have been made before one failed.
+    let refreshed = refresh(table, node).await;
+    amended.and(refreshed)
+}
+
+/// Learns again what may have changed of a node's image.
+async fn refresh(table: &NodeTable, node: NodeId) -> Result<()> {
     let cell = found(table, node)?;
-    let driver = driver(table, node)?;
-    let amended = driver.image().amend(options, force).await;
-    // Some of several changes may have been made before one failed, so the length is asked for in any case.
-    let length = driver.length().await;
+    let length = driver(table, node)?.length().await;
     if let Ok(size) = length {
         cell.set_size(size);
     }
     cell.mark_unflushed();
     let refreshed = cell.refresh();
-    amended?;
     length.map_err(|error| Error::io("Could not refresh total sector count", error))?;
     refreshed
 }
@@ -277,6 +310,7 @@ pub async fn describe(table: &NodeTable, node: NodeId) -> IoResult<Description> 
         geometry: driver.device().geometry().await.ok(),
         write_threshold: cell.write_threshold().get(),
         bitmaps: cell.bitmaps().facts(),
+        snapshots: driver.image().snapshots(),
         specific: driver.image().specific_info(),
     })
 }

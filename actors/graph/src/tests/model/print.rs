@@ -244,6 +244,8 @@ fn feed_thread(feed: &mut Feed, thread: &Thread, tokens: &Ranks<Token>, order_id
                     OrderOutcome::Debugged(result) => result.is_err(),
                     OrderOutcome::Named(result) => result.is_err(),
                     OrderOutcome::Checked(result) => result.is_err(),
+                    OrderOutcome::Snapshot(result) => result.is_err(),
+                    OrderOutcome::VmState(result) => result.is_err(),
                     OrderOutcome::Bits(result) => result.is_err(),
                     OrderOutcome::DirtyRuns(result) => result.is_err(),
                     OrderOutcome::Described(_)
