@@ -136,6 +136,28 @@ fn snapshots_are_shown_told_and_taken_back_as_by_qemu() {
     });
 }
 
+/// What an image stores besides its snapshots stays as it is when they come and go.
+#[test]
+fn a_stored_bitmap_outlives_snapshots() {
+    beside_qemu(|mut daemon| {
+        let scratch = scratch();
+        daemon.qmp.ok("blockdev-add", node(scratch.path(), "d", "qcow2"));
+        let bitmap = json!({"node": "d", "name": "b", "persistent": true});
+        daemon.qmp.ok("block-dirty-bitmap-add", bitmap);
+        daemon.qmp.ok(TAKE, json!({"device": "d", "name": "one"}));
+        daemon.qmp.ok(TAKE, json!({"device": "d", "name": "two"}));
+        daemon.qmp.ok(DELETE, json!({"device": "d", "name": "one"}));
+        daemon.quit();
+        let path = scratch.path().join("d");
+        image::assert_clean(&path);
+        let name = path.display().to_string();
+        let name = name.as_str();
+        let info = tool::run_json("qemu-img", &["info", "--output=json", name]);
+        let snapshots = info["snapshots"].as_array().map(Vec::len);
+        (snapshots, info["format-specific"]["data"]["bitmaps"].to_string())
+    });
+}
+
 /// A write that is under way as a snapshot is taken is in it as a whole, or not at all; what was answered is in it.
 #[test]
 fn a_snapshot_beside_writes_is_of_one_moment() {

@@ -44,14 +44,7 @@ pub async fn carry_out(table: &Rc<NodeTable>, node: NodeId, task: NodeTask) -> O
         ),
         NodeTask::Check { repair } => OrderOutcome::Checked(check(table, node, repair).await),
         NodeTask::DeleteFile => OrderOutcome::Done(delete_file(table, node).await),
-        NodeTask::Flush => OrderOutcome::Done(
-            async {
-                flush::flush(&found(table, node)?)
-                    .await
-                    .map_err(|error| Error::io("Could not flush", error))
-            }
-            .await,
-        ),
+        NodeTask::Flush => OrderOutcome::Done(flush_node(table, node).await),
         NodeTask::Describe => OrderOutcome::Described(describe(table, node).await.map(Box::new)),
         NodeTask::ReadHead { len } => OrderOutcome::Head(read_head(table, node, len).await),
         NodeTask::Invalidate => OrderOutcome::Opened(invalidate(table, node).await),
@@ -75,16 +68,21 @@ pub async fn carry_out(table: &Rc<NodeTable>, node: NodeId, task: NodeTask) -> O
         ),
         NodeTask::ChangeSnapshots(change) => OrderOutcome::Snapshot(snapshots(table, node, &change).await),
         NodeTask::SaveVmState { offset, state } => {
-            OrderOutcome::Done(save_vm_state(table, node, offset, state).await)
+            OrderOutcome::Done(save_state(table, node, offset, state).await)
         }
         NodeTask::LoadVmState { offset, len } => {
-            OrderOutcome::VmState(load_vm_state(table, node, offset, len).await)
+            OrderOutcome::VmState(load_state(table, node, offset, len).await)
         }
         NodeTask::MergeBitmap(merge) => OrderOutcome::Bits(merge_bitmap(table, node, merge).await),
         NodeTask::ChangeBackingFile { link } => {
             OrderOutcome::Done(async { driver(table, node)?.image().change_backing_file(link).await }.await)
         }
     }
+}
+
+async fn flush_node(table: &NodeTable, node: NodeId) -> Result<()> {
+    let flushed = flush::flush(&found(table, node)?).await;
+    flushed.map_err(|error| Error::io("Could not flush", error))
 }
 
 /// The node, which must be here.
@@ -262,7 +260,7 @@ async fn snapshots(table: &NodeTable, node: NodeId, change: &SnapshotChange) -> 
     changed.and_then(|changed| refreshed.map(|()| changed))
 }
 
-async fn save_vm_state(table: &NodeTable, node: NodeId, offset: u64, state: Vec<u8>) -> Result<()> {
+async fn save_state(table: &NodeTable, node: NodeId, offset: u64, state: Vec<u8>) -> Result<()> {
     let saved = driver(table, node)?
         .image()
         .save_vm_state(offset, state.into())
@@ -271,7 +269,7 @@ async fn save_vm_state(table: &NodeTable, node: NodeId, offset: u64, state: Vec<
     saved.map_err(|error| Error::io("Could not save the machine's state", error))
 }
 
-async fn load_vm_state(table: &NodeTable, node: NodeId, offset: u64, len: u64) -> Result<Vec<u8>> {
+async fn load_state(table: &NodeTable, node: NodeId, offset: u64, len: u64) -> Result<Vec<u8>> {
     let failed = |error| Error::io("Could not load the machine's state", error);
     let len = usize::try_from(len).map_err(|_| failed(IoError::OutOfRange))?;
     let loaded = driver(table, node)?.image().load_vm_state(offset, len).await;
