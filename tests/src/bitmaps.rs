@@ -58,9 +58,16 @@ pub fn shown(daemon: &mut Daemon) -> Vec<String> {
     let mut shown = Vec::new();
     for node in nodes {
         let name = node["node-name"].as_str().expect("nodes have names");
-        shown.push(format!("{name}: {}", node["dirty-bitmaps"]));
-        for bitmap in node["dirty-bitmaps"].as_array().into_iter().flatten() {
-            let bitmap = bitmap["name"].as_str().expect("nobody but users has bitmaps");
+        // QEMU's jobs and filters have bitmaps too, which have no names.
+        let bitmaps = node["dirty-bitmaps"].as_array().into_iter().flatten();
+        let bitmaps: Vec<&Value> = bitmaps.filter(|bitmap| bitmap["name"].is_string()).collect();
+        let all = match bitmaps.is_empty() {
+            true => Value::Null,
+            false => json!(bitmaps),
+        };
+        shown.push(format!("{name}: {all}"));
+        for bitmap in bitmaps {
+            let bitmap = bitmap["name"].as_str().unwrap_or_default();
             let hash = daemon
                 .qmp
                 .ok("x-debug-block-dirty-bitmap-sha256", named(name, bitmap));

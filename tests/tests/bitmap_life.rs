@@ -451,17 +451,3 @@ fn a_bitmap_of_too_many_bits_is_refused() {
     ok(&mut daemon, remove("vast", "coarse"));
     daemon.quit();
 }
-
-/// Backups by bitmaps are still to come, and say so.
-#[test]
-fn what_is_still_to_come_is_refused() {
-    let mut daemon = millpond_tests::daemon::daemon().nbd_unix().start();
-    open(&mut daemon, "qcow2", "disk", MIB);
-    ok(&mut daemon, add("disk", "kept", 512));
-    let null = json!({"driver": "null-co", "node-name": "target", "size": MIB});
-    daemon.qmp.ok("blockdev-add", null);
-    let backup = json!({"device": "disk", "target": "target", "sync": "incremental", "bitmap": "kept"});
-    let error = daemon.qmp.refused("blockdev-backup", backup);
-    assert_eq!(error.desc, "Backups by dirty bitmaps are not supported yet");
-    daemon.quit();
-}

@@ -65,6 +65,8 @@ pub enum Undo {
     BitmapAdded(NodeId, BitmapId),
     /// Keep a bitmap that was to be removed.
     BitmapRemoved(NodeId, BitmapId),
+    /// Put a bitmap together again that was split.
+    BitmapSplit(NodeId, BitmapId),
     /// Let a bitmap record again, or not.
     BitmapRecording(NodeId, BitmapId, bool),
     /// Let a bitmap say what it said before.

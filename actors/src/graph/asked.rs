@@ -9,7 +9,8 @@ use futures_channel::oneshot;
 use millpond_engine::node::Client;
 use millpond_graph::RequestId;
 use millpond_messages::graph::{
-    DetachRoot, DrainEnd, DropFilter, GraphReply, GraphRequest, OpUnblock, Request, Transacted, UnfreezeChain,
+    DetachRoot, DrainEnd, DropFilter, EditForJob, GraphReply, GraphRequest, JobEdit, OpUnblock, Request,
+    Transacted, UnfreezeChain,
 };
 use millpond_messages::{Error, ErrorKind, OpBlocker, Result, Token};
 
@@ -99,6 +100,9 @@ fn give_back_started(handle: &GraphHandle, transacted: &Transacted) {
     }
     for started in &transacted.backups {
         handle.send(unblock_all(started.blocker));
+        if let Some(bitmap) = &started.bitmap {
+            handle.send(EditForJob(JobEdit::JoinBitmap(bitmap.joined())));
+        }
         handle.send(DropFilter {
             node_name: started.filter.clone(),
         });

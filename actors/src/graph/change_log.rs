@@ -179,6 +179,9 @@ fn edited_by_job(edit: &JobEdit) -> String {
             "put {target} in the place of {} at the end of the mirror below {filter}",
             replaced.as_deref().unwrap_or("its source")
         ),
+        JobEdit::JoinBitmap(join) => {
+            format!("put bitmap {} of node {} together again", join.bitmap, join.node)
+        }
         JobEdit::ResizeHeld { root, size } => format!("resize what user {root} holds to {size} bytes"),
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use millpond_messages::io::CopyFault;
-use millpond_messages::{BlockStatus, IoError, IoResult, MomentLine, Range};
+use millpond_messages::{BlockStatus, ChunkSet, IoError, IoResult, MomentLine, Range};
 use millpond_ring::buffer::Buffers;
 
 use super::answer::Answer;
@@ -35,6 +35,23 @@ pub trait SnapshotAccess {
     fn copy_then(&self, range: Range) -> Answer<'_, IoResult<Result<(), CopyFault>>> {
         let _ = range;
         Answer::ready(Err(IoError::NotSupported))
+    }
+
+    /// Nobody will ask for what is not in `set`, which need not be kept. Nothing has been kept yet.
+    ///
+    /// # Errors
+    /// The driver keeps no moment.
+    fn limit(&self, set: &ChunkSet) -> IoResult<()> {
+        let _ = set;
+        Err(IoError::NotSupported)
+    }
+
+    /// What has still to be copied to where it is kept.
+    ///
+    /// # Errors
+    /// The driver keeps no moment.
+    fn left(&self) -> IoResult<ChunkSet> {
+        Err(IoError::NotSupported)
     }
 
     /// Has this line told when the moment is lost.

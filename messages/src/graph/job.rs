@@ -1,6 +1,6 @@
 //! Changes of the graph that only jobs ask for.
 
-use super::Options;
+use super::{JoinBitmap, Options};
 use crate::common::RootId;
 
 /// A change that a job asks for, or that belongs to its end.
@@ -16,6 +16,8 @@ pub enum JobEdit {
         /// An error says whether the filter could not be made, or not be put there.
         says_step: bool,
     },
+    /// Put together again a dirty bitmap that was split for a backup.
+    JoinBitmap(JoinBitmap),
     /// Take images out of chains, as [`DropIntermediate`](super::DropIntermediate) does.
     DropImages {
         /// The first image to be taken out.

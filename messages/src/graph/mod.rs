@@ -33,8 +33,8 @@ pub use query::*;
 pub use reply::GraphReply;
 pub use request::Request;
 pub use transaction::{
-    Action, BackupFile, BackupStart, BackupStarted, BackupTarget, BelowBackup, CompletionMode, JobAction,
-    SnapshotSync, TakeSnapshot, Transacted,
+    Action, BackupBitmap, BackupFile, BackupStart, BackupStarted, BackupTarget, BelowBackup, CompletionMode,
+    JobAction, JoinBitmap, SnapshotSync, StartedBitmap, TakeSnapshot, Transacted,
 };
 pub use user::{ChildOf, EdgeParent, RootRequest, RootUser};
 

@@ -5,7 +5,7 @@ use super::{
     MoveNode, Options, RecordBackingFile, ReplaceChild, ReplaceNode, SetBacking, SetIothread,
     SetRootPermissions, Snapshot,
 };
-use crate::common::{InternalSnapshot, Token};
+use crate::common::{BitmapId, ChunkSet, InternalSnapshot, NodeId, Token};
 use crate::error::Error;
 
 /// A change that can be one of several: each of its steps can be undone.
@@ -155,12 +155,27 @@ pub struct BackupStart {
     pub reason: String,
     /// Arguments that cannot be, which is told once both nodes are found.
     pub refused: Option<String>,
-    /// The bitmap by which is to be copied.
-    pub bitmap: Option<String>,
+    /// The bitmap that has a part in it.
+    pub bitmap: Option<BackupBitmap>,
     /// The job cannot be made, which is told once the filter is in place.
     pub refused_job: Option<String>,
     /// The job cannot be started, which is told once it is made.
     pub refused_start: Option<String>,
+}
+
+/// A dirty bitmap that has a part in a backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupBitmap {
+    /// Its name at the node that is backed up.
+    pub name: String,
+    /// Nothing but what is dirty by it is copied.
+    pub limits: bool,
+    /// It says something else when the backup has ended.
+    pub changes: bool,
+    /// What is missing of the arguments, which is told once it is found.
+    pub lacks: Option<String>,
+    /// Why it is of no use, which is told once it could be used.
+    pub refused: Option<String>,
 }
 
 /// What a backup writes to.
@@ -209,6 +224,43 @@ pub struct Transacted {
     pub failed_started: bool,
 }
 
+/// A dirty bitmap that is split while a backup goes on: what is written meanwhile is kept apart from what was dirty before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StartedBitmap {
+    /// The number of its node.
+    pub node: NodeId,
+    /// The number of the bitmap.
+    pub bitmap: BitmapId,
+    /// What was dirty by it, where nothing else is copied.
+    pub limit: Option<Box<ChunkSet>>,
+}
+
+impl StartedBitmap {
+    /// The end of the split: what was dirty before is so again, beside what has been written since.
+    #[must_use]
+    pub const fn joined(&self) -> JoinBitmap {
+        JoinBitmap {
+            node: self.node,
+            bitmap: self.bitmap,
+            keeps: true,
+            left_of: None,
+        }
+    }
+}
+
+/// The end of a split of a dirty bitmap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinBitmap {
+    /// The number of its node.
+    pub node: NodeId,
+    /// The number of the bitmap.
+    pub bitmap: BitmapId,
+    /// What was dirty before the split is so again.
+    pub keeps: bool,
+    /// The filter of the backup, where what that has not copied is dirty too.
+    pub left_of: Option<String>,
+}
+
 /// A backup of which nothing is missing but the job.
 #[derive(Debug, Clone)]
 pub struct BackupStarted {
@@ -224,4 +276,6 @@ pub struct BackupStarted {
     pub lacks_backing: bool,
     /// What keeps others from both until the job does.
     pub blocker: Token,
+    /// The bitmap that has a part in it.
+    pub bitmap: Option<StartedBitmap>,
 }

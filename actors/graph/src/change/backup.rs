@@ -6,19 +6,22 @@ use std::rc::Rc;
 
 use millpond_messages::graph::{
     BackupFile, BackupStart, BackupStarted, BackupTarget, BelowBackup, OpenImage, Options, Probing,
-    Transacted,
+    StartedBitmap, Transacted,
 };
 use millpond_messages::{Error, ErrorKind, NodeId, OpBlocker, OpenFlags, Result};
 
 use crate::change::insert::{self, Inserted};
 use crate::change::{new_file, snapshot_sync};
 use crate::open::{backing, image};
+use crate::order::{BitmapOrder, NodeOrder};
 use crate::query::facts;
 use crate::sections::Cover;
 use crate::state::PolicyState;
-use crate::transaction::{Change, Transaction};
+use crate::transaction::{Change, Transaction, bitmaps};
+use crate::value::bitmap::Wanted;
 use crate::value::graph::Graph;
 use crate::value::node::Node;
+use crate::value::refusal::Refusal;
 use crate::value::{chain, forbidden};
 use crate::world::World;
 
@@ -118,7 +121,11 @@ impl Change for Backup {
             self.told.borrow_mut().failed_started = true;
             return refused(text);
         }
-        let started = self.block(transaction, filter, target)?;
+        let bitmap = self.split(transaction, node, filter).await?;
+        let started = BackupStarted {
+            bitmap,
+            ..self.block(transaction, filter, target)?
+        };
         self.told.borrow_mut().backups.push(started);
         Ok(())
     }
@@ -185,16 +192,57 @@ impl Backup {
         if let Some(text) = &self.request.refused {
             return refused(text);
         }
-        let Some(bitmap) = &self.request.bitmap else {
+        let Some(asked) = &self.request.bitmap else {
             return Ok(());
         };
-        match node.bitmap_named(bitmap) {
-            None => refused(format!("Bitmap '{bitmap}' could not be found")),
-            Some(_) => Err(Error::new(
-                ErrorKind::Unsupported,
-                "Backups by dirty bitmaps are not supported yet",
-            )),
+        let Some(bitmap) = node.bitmap_named(&asked.name) else {
+            return refused(format!("Bitmap '{}' could not be found", asked.name));
+        };
+        if let Some(text) = &asked.lacks {
+            return refused(text);
         }
+        bitmap.check(Wanted::Use)?;
+        if let Some(text) = &asked.refused {
+            return refused(text);
+        }
+        match asked.changes {
+            true => Ok(bitmap.check(Wanted::Change)?),
+            false => Ok(()),
+        }
+    }
+
+    /// Keeps the bitmap apart from what is written from now on, and the filter to what is dirty by it. The node is still.
+    async fn split(
+        &self,
+        transaction: &mut Transaction,
+        node: NodeId,
+        filter: NodeId,
+    ) -> Result<Option<StartedBitmap>> {
+        let Some(asked) = &self.request.bitmap else {
+            return Ok(None);
+        };
+        let world = transaction.world.clone();
+        let found = world.graph(|graph| {
+            graph
+                .node(node)?
+                .bitmap_named(&asked.name)
+                .map(|bitmap| bitmap.id)
+        });
+        // It was there before, and the node is still.
+        let bitmap = found.ok_or_else(|| Refusal::NoBitmap(asked.name.clone()))?;
+        transaction.split_bitmap(node, bitmap).await?;
+        let mut limit = None;
+        if asked.limits {
+            let bits = bitmaps::ask(&world, node, bitmap, BitmapOrder::Copy)
+                .bits()
+                .await?;
+            world
+                .ask(filter, NodeOrder::LimitMoment(bits.clone()))
+                .done()
+                .await?;
+            limit = Some(bits);
+        }
+        Ok(Some(StartedBitmap { node, bitmap, limit }))
     }
 
     /// Of a target that is made here the rest is looked at once it is there.
@@ -278,6 +326,7 @@ impl Backup {
                 size: size(graph.expect(filter)?),
                 lacks_backing: self.lacks_backing(graph),
                 blocker,
+                bitmap: None,
             };
             Ok::<_, Error>((started, blocker))
         })?;

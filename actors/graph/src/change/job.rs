@@ -8,7 +8,7 @@ use crate::change::insert::{Insert, Inserted};
 use crate::change::pivot::Pivot;
 use crate::change::rebase::Rebase;
 use crate::change::resize::NewLength;
-use crate::transaction::run;
+use crate::transaction::{bitmaps, run};
 use crate::world::World;
 
 /// Carries one of them out.
@@ -26,6 +26,7 @@ pub async fn carry_out(world: &World, edit: JobEdit) -> Result<()> {
             let inserted = Inserted { owned, says_step };
             run(world, "insert", Insert::of(node, options, inserted)).await
         }
+        JobEdit::JoinBitmap(join) => bitmaps::join(world, &join).await,
         JobEdit::DropImages { top, base, named } => {
             run(world, "drop-intermediate", Shorten::naming(top, base, named)).await
         }

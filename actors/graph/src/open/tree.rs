@@ -14,8 +14,9 @@ use serde_json::Value;
 use crate::open::backing;
 use crate::open::image::{self, Found};
 use crate::open::options::{self, Parsed};
-use crate::order::{Address, Open, Wiring};
+use crate::order::{Address, BitmapOrder, NodeOrder, Open, Wiring};
 use crate::transaction::{Transaction, bitmaps, together};
+use crate::value::bitmap::Wanted;
 use crate::value::chain;
 use crate::value::common::{self, Common};
 use crate::value::edge::Parent;
@@ -442,5 +443,37 @@ async fn open_cell(world: &World, id: NodeId) -> Result<()> {
         }
     });
     bitmaps::adopt(world, id, &found);
-    Ok(())
+    limit_moment(world, id).await
+}
+
+/// Keeps a filter to what is dirty by the bitmap that its options name.
+async fn limit_moment(world: &World, id: NodeId) -> Result<()> {
+    let named = world.graph(|graph| {
+        let node = graph
+            .node(id)
+            .filter(|node| node.kind.name() == "copy-before-write")?;
+        let bitmap = node.options.get("bitmap")?;
+        let text = |name: &str| bitmap.get(name)?.as_str().map(str::to_owned);
+        let size = node.facts.as_ref().map_or(0, |facts| facts.size);
+        Some((text("node")?, text("name")?, size))
+    });
+    let Some((node, name, size)) = named else {
+        return Ok(());
+    };
+    let (node, bitmap) = world.graph(|graph| {
+        let (node, bitmap) = graph.find_free_bitmap(&node, &name, Wanted::Use)?;
+        Ok::<_, Error>((node.id, bitmap.id))
+    })?;
+    let bits = bitmaps::ask(world, node, bitmap, BitmapOrder::Copy)
+        .bits()
+        .await?;
+    if bits.len() != size {
+        let text = format!(
+            "Cannot create block-copy-state: Failed to merge bitmap '{name}' to internal copy-bitmap: Bitmaps are of different \
+             sizes (destination size is {size}, source size is {}) and can't be merged",
+            bits.len()
+        );
+        return Err(Error::new(ErrorKind::InvalidArgument, text));
+    }
+    world.ask(id, NodeOrder::LimitMoment(bits)).done().await
 }

@@ -10,9 +10,12 @@ pub fn answer(order: &BitmapOrder) -> OrderOutcome {
     match order {
         BitmapOrder::Copy | BitmapOrder::Clear | BitmapOrder::Replace(_) => no_bits(),
         BitmapOrder::Read { .. } => OrderOutcome::DirtyRuns(Ok(Vec::new())),
-        BitmapOrder::Add(_) | BitmapOrder::Adopt { .. } | BitmapOrder::Remove | BitmapOrder::Record(_) => {
-            OrderOutcome::Done(Ok(()))
-        }
+        BitmapOrder::Add(_)
+        | BitmapOrder::Adopt { .. }
+        | BitmapOrder::Remove
+        | BitmapOrder::Record(_)
+        | BitmapOrder::Split
+        | BitmapOrder::Join { .. } => OrderOutcome::Done(Ok(())),
     }
 }
 

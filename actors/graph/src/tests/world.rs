@@ -25,7 +25,8 @@ use crate::{
     Announcement, Effect, ImplicitOpens, IothreadOrder, NewRoot, NodeOrder, NodeTask, Order, Policy,
     PolicyEvent, Reply, RequestId, Wiring,
 };
-use NodeOrder::{CopyOnRead, SetHistograms, SetWriteThreshold};
+use NodeOrder::{CancelInFlight, CopyOnRead, LeftOfMoment, LimitMoment, SetHistograms, SetWriteThreshold};
+use NodeTask::{MarkBitmaps, SaveVmState, UnstoreBitmap};
 use millpond_engine::node::{self, InTurn, OrderId, OrderOutcome};
 
 const FILE: ChildKind = ChildKind::file(Role::IMAGE);
@@ -693,6 +694,7 @@ impl FakeWorld {
             Order::Node(_, CopyOnRead { .. } | SetHistograms { .. } | SetWriteThreshold { .. }) => done(),
             Order::Node(_, NodeOrder::Bitmap { order, .. }) => ended(bitmaps::answer(&order)),
             Order::Task(_, NodeTask::MergeBitmap(_)) => ended(bitmaps::no_bits()),
+            Order::Node(_, LeftOfMoment) => ended(bitmaps::no_bits()),
             Order::Iothread(IothreadOrder::Save(_)) => ended(OrderOutcome::Saved(Vec::new())),
             Order::Iothread(IothreadOrder::Statistics(nodes)) => {
                 let nodes = nodes.into_iter().map(|node| (node, NodeStatistics::default()));
@@ -744,7 +746,7 @@ impl FakeWorld {
                     Ok(name)
                 }))
             }
-            Order::Node(_, NodeOrder::CancelInFlight | NodeOrder::Serialise { .. }) => done(),
+            Order::Node(_, CancelInFlight | LimitMoment(_) | NodeOrder::Serialise { .. }) => done(),
             Order::Task(_, NodeTask::Check { .. } | NodeTask::DeleteFile) if self.fails() => {
                 ended(match order {
                     Order::Task(_, NodeTask::Check { .. }) => OrderOutcome::Checked(Err(failed())),
@@ -761,10 +763,7 @@ impl FakeWorld {
             Order::Task(_, NodeTask::Check { .. }) => ended(OrderOutcome::Checked(Ok(Default::default()))),
             Order::Task(
                 _,
-                NodeTask::DeleteFile
-                | NodeTask::MarkBitmaps
-                | NodeTask::UnstoreBitmap { .. }
-                | NodeTask::SaveVmState { .. },
+                NodeTask::DeleteFile | MarkBitmaps | UnstoreBitmap { .. } | SaveVmState { .. },
             ) => done(),
             Order::Iothread(IothreadOrder::RealPaths(paths)) => {
                 let real = |path: String| Some(millpond_messages::path::path_clean(&path));

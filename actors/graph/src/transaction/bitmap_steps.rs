@@ -62,6 +62,20 @@ impl Transaction {
         Ok(())
     }
 
+    /// Keeps what is written from now on apart from what is dirty by a bitmap now. The node is still. Nobody else uses the
+    /// bitmap until it is put together again.
+    ///
+    /// # Errors
+    /// The node is gone.
+    pub async fn split_bitmap(&mut self, node: NodeId, bitmap: BitmapId) -> Result<()> {
+        bitmaps::ask(&self.world, node, bitmap, BitmapOrder::Split)
+            .done()
+            .await?;
+        bitmaps::set_split(&self.world, node, bitmap, true);
+        self.log.push(Undo::BitmapSplit(node, bitmap));
+        Ok(())
+    }
+
     /// Has a bitmap say that nothing is dirty. The node is still.
     ///
     /// # Errors

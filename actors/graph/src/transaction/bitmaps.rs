@@ -1,6 +1,7 @@
 //! What steps that concern dirty bitmaps do to them, and what undoes it.
 
 use millpond_engine::node::FoundBitmap;
+use millpond_messages::graph::JoinBitmap;
 use millpond_messages::{BitmapId, ChunkSet, NodeId, Result};
 
 use crate::order::{BitmapOrder, NodeOrder, NodeTask};
@@ -91,6 +92,54 @@ pub fn set_stage(world: &World, node: NodeId, bitmap: BitmapId, stage: Stage) {
             bitmap.stage = stage;
         }
     });
+}
+
+/// Notes whether a backup keeps a bitmap split.
+pub fn set_split(world: &World, node: NodeId, bitmap: BitmapId, is_split: bool) {
+    world.graph(|graph| {
+        if let Some(bitmap) = graph.bitmap_mut(node, bitmap) {
+            bitmap.is_split = is_split;
+        }
+    });
+}
+
+/// Puts a bitmap together again at a backup's end. One that is gone with its node is none of anybody's business.
+///
+/// # Errors
+/// The node is gone, or the filter that could tell what it has not copied.
+pub async fn join(world: &World, join: &JoinBitmap) -> Result<()> {
+    let &JoinBitmap {
+        node, bitmap, keeps, ..
+    } = join;
+    let more = match &join.left_of {
+        None => Ok(None),
+        Some(filter) => left_of(world, filter).await.map(Some),
+    };
+    // Of what cannot be told any more, all that was dirty stays so.
+    let (keeps, more) = more.map_or((true, None), |more| (keeps, more));
+    let joined = ask(world, node, bitmap, BitmapOrder::Join { keeps, more })
+        .done()
+        .await;
+    set_split(world, node, bitmap, false);
+    joined
+}
+
+async fn left_of(world: &World, filter: &str) -> Result<Box<ChunkSet>> {
+    let filter = world.graph(|graph| graph.look_up("", filter).map(|node| node.id))?;
+    world.ask(filter, NodeOrder::LeftOfMoment).bits().await
+}
+
+/// Puts a bitmap together again as it was.
+pub async fn join_again(world: &World, node: NodeId, bitmap: BitmapId) {
+    let whole = JoinBitmap {
+        node,
+        bitmap,
+        keeps: true,
+        left_of: None,
+    };
+    if let Err(error) = join(world, &whole).await {
+        tracing::warn!(%error, %node, "a dirty bitmap could not be put together again");
+    }
 }
 
 /// Lets others see a bitmap that was added.

@@ -83,6 +83,7 @@ impl Transaction {
                     self.world.send(kept.node, NodeOrder::ExchangeCommit);
                 }
                 Undo::Facts(_)
+                | Undo::BitmapSplit(..)
                 | Undo::BitmapRecording(..)
                 | Undo::BitmapChanged(..)
                 | Undo::SnapshotTaken(..)
@@ -175,6 +176,7 @@ impl Transaction {
             }
             Undo::BitmapAdded(node, bitmap) => bitmaps::forget(world, node, bitmap),
             Undo::BitmapRemoved(node, bitmap) => bitmaps::show(world, node, bitmap),
+            Undo::BitmapSplit(node, bitmap) => bitmaps::join_again(world, node, bitmap).await,
             Undo::BitmapRecording(node, bitmap, on) => bitmaps::record_again(world, node, bitmap, on).await,
             Undo::BitmapChanged(node, bitmap, before) => bitmaps::restore(world, node, bitmap, before).await,
             Undo::SnapshotTaken(node, id) => snapshots::take_back(world, node, id).await,

@@ -21,6 +21,8 @@ pub struct Bitmap {
     pub is_inconsistent: bool,
     /// The image that stores it is read-only.
     pub is_read_only: bool,
+    /// A backup keeps what is written apart from what was dirty before.
+    pub is_split: bool,
     /// The user who keeps others from changing it.
     pub holder: Option<RootId>,
     /// Whether others may see it.
@@ -60,6 +62,7 @@ impl Bitmap {
             is_persistent: false,
             is_inconsistent: false,
             is_read_only: false,
+            is_split: false,
             holder: None,
             stage: Stage::Coming,
         }
@@ -85,6 +88,6 @@ impl Bitmap {
 
     /// Whether somebody uses it, so that nobody else may.
     pub const fn is_busy(&self) -> bool {
-        self.holder.is_some() || matches!(self.stage, Stage::Leaving)
+        self.holder.is_some() || self.is_split || matches!(self.stage, Stage::Leaving)
     }
 }

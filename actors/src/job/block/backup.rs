@@ -13,19 +13,24 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use millpond_messages::graph::{BackupFile, BackupStart, BackupStarted, BackupTarget, BelowBackup, Options};
+use millpond_messages::graph::{
+    BackupFile, BackupStart, BackupStarted, BackupTarget, BelowBackup, JoinBitmap, Options, StartedBitmap,
+};
 use millpond_messages::io::{Operation, SnapshotRequest};
-use millpond_messages::qapi::schema::{BlockdevBackup, DriveBackup, MirrorSyncMode, NewImageMode};
+use millpond_messages::qapi::schema::{
+    BitmapSyncMode, BlockdevBackup, DriveBackup, MirrorSyncMode, NewImageMode,
+};
 use millpond_messages::qapi::{JobType, QmpError};
 use millpond_messages::saved::{SavedOptions, SavedWork};
 use millpond_messages::{Error, ErrorKind, MomentLine, Permissions, Result, RootId};
 
-use super::backup_checks::{check_bitmap, check_perf, filter_options};
+use super::backup_checks::{bitmap_mode, bitmap_of, check_bitmap, check_perf, filter_options};
 use super::backup_data::{CHUNK, Data, Moment, OnErrors};
 use super::copy::{self, copy_left};
 use super::data::{NodeGates, at_home, cancelled, failed, flush_copied};
 use super::holds::{Holds, as_options, reason};
 use crate::graph::{GraphHandle, unblock_all};
+use crate::job::copy::Left;
 use crate::job::order::{JobOptions, check_speed};
 use crate::job::pace::Pace;
 use crate::job::saved::qapi_name;
@@ -40,6 +45,8 @@ pub struct BackupPlan {
     id: String,
     options: JobOptions,
     sync: MirrorSyncMode,
+    /// When the bitmap follows what has been copied, if there is one.
+    bitmap_mode: Option<BitmapSyncMode>,
     on_errors: OnErrors,
     workers: usize,
     piece: u64,
@@ -66,6 +73,7 @@ impl BackupPlan {
             id: asked.job_id.clone().unwrap_or_default(),
             options: JobOptions::asked(asked.speed, asked.auto_finalize, asked.auto_dismiss),
             sync: asked.sync,
+            bitmap_mode: bitmap_mode(asked),
             on_errors: OnErrors {
                 source: asked.on_source_error.unwrap_or_default(),
                 target: asked.on_target_error.unwrap_or_default(),
@@ -82,7 +90,7 @@ impl BackupPlan {
                 filter: filter_options(asked),
                 reason: reason(KIND),
                 refused: checked.err().map(|error| error.desc),
-                bitmap: asked.bitmap.clone(),
+                bitmap: bitmap_of(asked),
                 refused_job: None,
                 refused_start: check_speed(asked.speed.unwrap_or(0))
                     .err()
@@ -168,6 +176,7 @@ impl BackupPlan {
             holds,
             filter: started.filter,
             keeps_zeroes: started.target_is_zero,
+            bitmap: started.bitmap,
             clients,
         }
     }
@@ -180,6 +189,7 @@ pub(in crate::job) struct ReadyBackup {
     holds: Holds,
     filter: String,
     keeps_zeroes: bool,
+    bitmap: Option<StartedBitmap>,
     clients: Result<Clients>,
 }
 
@@ -213,6 +223,7 @@ impl ReadyBackup {
             pace: RefCell::default(),
             target: RefCell::new(target),
             keeps_zeroes,
+            bitmap: RefCell::new(self.bitmap),
             line: Arc::default(),
         }))
     }
@@ -220,6 +231,9 @@ impl ReadyBackup {
     /// Takes away what it has, as there will be no job.
     pub async fn give_up(&self) {
         self.holds.release_all().await;
+        if let Some(bitmap) = &self.bitmap {
+            self.holds.join_bitmap(bitmap.joined()).await;
+        }
         self.holds.drop_filter(self.filter.clone()).await;
     }
 }
@@ -238,6 +252,8 @@ struct Backup {
     pace: RefCell<Option<Pace>>,
     /// Zeroes that the target shows anyway need not be written.
     keeps_zeroes: bool,
+    /// The bitmap that has a part in it, until the end.
+    bitmap: RefCell<Option<StartedBitmap>>,
     /// The filter says there that it has lost the moment.
     line: Arc<MomentLine>,
 }
@@ -264,6 +280,8 @@ impl Job for BackupJob {
             // Whether the moment is lost is known to the filter.
             line: _,
             pace: _,
+            // That it is split is the graph's to say.
+            bitmap: _,
         } = &*self.0;
         SavedWork {
             filter: filter.borrow().clone(),
@@ -294,14 +312,23 @@ impl Backup {
         let gone = || Error::new(ErrorKind::Closed, "The job has not begun");
         let client = self.client.borrow().clone().ok_or_else(gone)?;
         let plan = &self.plan;
-        pace.progress(0, i64::try_from(self.size).unwrap_or(i64::MAX));
+        let limit = self
+            .bitmap
+            .borrow_mut()
+            .as_mut()
+            .and_then(|bitmap| bitmap.limit.take());
+        let left = match &limit {
+            None => copy::all(self.size, CHUNK, plan.piece)?,
+            Some(limit) => copy::some(self.size, CHUNK, plan.piece, limit)?,
+        };
+        pace.progress(0, i64::try_from(left.bytes()).unwrap_or(i64::MAX));
         let join = SnapshotRequest::Join(Arc::clone(&self.line));
         let joined = client.request(Operation::Snapshot(join)).await;
         joined.into_done().map_err(failed)?;
         if plan.sync == MirrorSyncMode::None {
             return self.wait(client, pace).await;
         }
-        let copied = self.copy(&client, &pace).await;
+        let copied = self.copy(&client, &pace, left).await;
         // Of a moment that is lost nothing is worth anything, however its copy went.
         self.line.lost().map_or(copied, |error| Err(failed(error)))?;
         let target = self.target.borrow().clone().ok_or_else(gone)?;
@@ -310,9 +337,8 @@ impl Backup {
     }
 
     /// Copies all that is wanted of what was there then.
-    async fn copy(&self, client: &Client, pace: &Pace) -> Result<()> {
+    async fn copy(&self, client: &Client, pace: &Pace, left: Left) -> Result<()> {
         let plan = &self.plan;
-        let left = copy::all(self.size, CHUNK, plan.piece)?;
         copy_left(client, pace, plan.workers, left, || {
             let (keeper, pace, clients) = (client.clone(), pace.clone(), self.holds.clients());
             let target = self.target.borrow().clone().filter(|_| self.keeps_zeroes);
@@ -345,7 +371,26 @@ impl Backup {
         lost.lost().map_or(Ok(()), |error| Err(failed(error)))
     }
 
+    /// What is dirty at the end: what was, unless it has been copied, and what has been written since.
+    fn joined(&self, bitmap: &StartedBitmap, succeeded: bool) -> JoinBitmap {
+        let follows = match self.plan.bitmap_mode {
+            Some(BitmapSyncMode::OnSuccess) => succeeded,
+            Some(BitmapSyncMode::Always) => true,
+            Some(BitmapSyncMode::Never) | None => false,
+        };
+        let left_of = self.filter.borrow().clone().filter(|_| follows && !succeeded);
+        JoinBitmap {
+            keeps: !follows,
+            left_of,
+            ..bitmap.joined()
+        }
+    }
+
     async fn settle(&self, succeeded: bool) {
+        if let Some(bitmap) = self.bitmap.take() {
+            // What has been copied is known while the filter is there.
+            self.holds.join_bitmap(self.joined(&bitmap, succeeded)).await;
+        }
         self.client.take();
         self.target.take();
         let (filter, pace) = (self.filter.take(), self.pace.take());

@@ -1,11 +1,12 @@
 //! What a user asks for of a backup: what of it cannot be, and the filter that it means.
 
-use millpond_messages::graph::Options;
+use millpond_messages::graph::{BackupBitmap, Options};
 use millpond_messages::qapi::QmpError;
 use millpond_messages::qapi::schema::{BitmapSyncMode, BlockdevBackup, MirrorSyncMode};
 
 use super::copy;
 use super::holds::refused;
+use crate::job::saved::qapi_name;
 
 const FILTER: &str = "copy-before-write";
 
@@ -43,6 +44,39 @@ pub(super) fn check_bitmap(asked: &BlockdevBackup) -> Result<(), QmpError> {
         (None, Some(_)) => refused("Cannot specify bitmap sync mode without a bitmap"),
         _ => Ok(()),
     }
+}
+
+/// When a bitmap follows what a backup has copied. An incremental one needs not say.
+pub(super) fn bitmap_mode(asked: &BlockdevBackup) -> Option<BitmapSyncMode> {
+    match asked.sync {
+        MirrorSyncMode::Incremental => Some(BitmapSyncMode::OnSuccess),
+        _ => asked.bitmap_mode,
+    }
+}
+
+/// The bitmap that has a part in a backup.
+pub(super) fn bitmap_of(asked: &BlockdevBackup) -> Option<BackupBitmap> {
+    let mode = bitmap_mode(asked);
+    let sync = qapi_name(&asked.sync);
+    let limits = matches!(asked.sync, MirrorSyncMode::Bitmap | MirrorSyncMode::Incremental);
+    let is_never = mode == Some(BitmapSyncMode::Never);
+    let useless = match asked.sync {
+        MirrorSyncMode::None => Some(format!(
+            "sync mode '{sync}' does not produce meaningful bitmap outputs"
+        )),
+        _ if is_never && !limits => Some(format!(
+            "Bitmap sync mode 'never' has no meaningful effect when combined with sync mode '{sync}'"
+        )),
+        _ => None,
+    };
+    let lacks = "Bitmap sync mode must be given when providing a bitmap";
+    Some(BackupBitmap {
+        name: asked.bitmap.clone()?,
+        limits,
+        changes: !is_never,
+        lacks: mode.is_none().then(|| lacks.to_owned()),
+        refused: useless,
+    })
 }
 
 /// Options of the filter, but for its children.

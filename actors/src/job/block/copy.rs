@@ -33,6 +33,17 @@ pub(super) fn all(size: u64, chunk: u64, piece: u64) -> Result<Left> {
     Ok(Left::new(chunks, piece))
 }
 
+/// What is dirty by a bitmap, in chunks of `chunk`, of a disk of `size` bytes.
+///
+/// # Errors
+/// The disk is larger than any that can be copied.
+pub(super) fn some(size: u64, chunk: u64, piece: u64, dirty: &ChunkSet) -> Result<Left> {
+    let chunks = ChunkSet::new(size, chunk);
+    let mut chunks = chunks.map_err(|error| Error::new(ErrorKind::InvalidArgument, error.to_string()))?;
+    chunks.merge(dirty);
+    Ok(Left::new(chunks, piece))
+}
+
 /// Copies what is left, with `most` pieces under way, where the node of `home` lives. `make` makes the job's part of it, once
 /// for each iothread that the node lives on meanwhile.
 ///

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use millpond_messages::graph::{
-    CancelInFlight, DrainScope, DropFilter, EditForJob, JobEdit, OpBlock, Options, ReopenKeeping,
+    CancelInFlight, DrainScope, DropFilter, EditForJob, JobEdit, JoinBitmap, OpBlock, Options, ReopenKeeping,
     RootRequest, RootUser,
 };
 use millpond_messages::qapi::QmpError;
@@ -212,6 +212,13 @@ impl Holds {
             tracing::debug!(%error, job = self.id, "a job's filter was gone before its end");
         }
         None
+    }
+
+    /// Puts a bitmap together again at the job's end.
+    pub async fn join_bitmap(&self, join: JoinBitmap) {
+        if let Err(error) = self.graph.ask(EditForJob(JobEdit::JoinBitmap(join))).await {
+            tracing::debug!(%error, job = self.id, "a bitmap was gone before its job's end");
+        }
     }
 
     /// Takes a filter out at the job's end. One whose last user has let go is gone already.

@@ -10,8 +10,8 @@ use millpond_messages::io::{CopyFault, MirrorRequest, Preallocation, Value};
 use millpond_messages::qapi::ImageInfoSpecific;
 use millpond_messages::saved::{DriverRecord, SavedError};
 use millpond_messages::{
-    BlockSizes, BlockStatus, CheckResult, ChildSlot, CopySource, DebugEvent, DebugOrder, DriverInfo,
-    Geometry, InternalSnapshot, IoResult, MomentLine, Permissions, Range, RequestFlags, Result,
+    BlockSizes, BlockStatus, CheckResult, ChildSlot, ChunkSet, CopySource, DebugEvent, DebugOrder,
+    DriverInfo, Geometry, InternalSnapshot, IoResult, MomentLine, Permissions, Range, RequestFlags, Result,
     SnapshotChange,
 };
 
@@ -392,6 +392,16 @@ impl SnapshotAccess for Guarded {
 
     fn copy_then(&self, range: Range) -> Answer<'_, IoResult<std::result::Result<(), CopyFault>>> {
         self.ask(|driver| driver.snapshot_access().copy_then(range))
+    }
+
+    fn limit(&self, set: &ChunkSet) -> IoResult<()> {
+        let limited = self.run(|driver| driver.snapshot_access().limit(set));
+        limited.unwrap_or_else(|| IfBroken::if_broken(&self.health))
+    }
+
+    fn left(&self) -> IoResult<ChunkSet> {
+        let left = self.run(|driver| driver.snapshot_access().left());
+        left.unwrap_or_else(|| IfBroken::if_broken(&self.health))
     }
 
     fn join(&self, line: Arc<MomentLine>) -> Answer<'_, IoResult<()>> {

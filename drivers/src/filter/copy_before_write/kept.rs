@@ -140,6 +140,15 @@ impl Kept {
         }
     }
 
+    /// Keeps nothing but what is in `set`. Nothing has been copied yet.
+    pub fn limit(&self, set: &ChunkSet) {
+        let mut wanted = self.left.borrow().clone();
+        wanted.remove(Range::between(0, u64::MAX));
+        wanted.merge(set);
+        self.left.replace(wanted.clone());
+        self.readable.replace(wanted);
+    }
+
     /// Goes on with the state of another moment of the same disk. Nothing is in flight.
     pub fn go_on(&self, state: State) {
         self.left.replace(state.left);

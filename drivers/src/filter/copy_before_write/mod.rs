@@ -43,8 +43,9 @@ pub struct CopyBeforeWriteKind;
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct BitmapName {
-    #[expect(dead_code, reason = "it is checked that it is there; no node has bitmaps")]
+    #[expect(dead_code, reason = "the graph finds the bitmap, and limits the moment to it")]
     node: String,
+    #[expect(dead_code, reason = "as of the node")]
     name: String,
 }
 
@@ -52,6 +53,7 @@ struct BitmapName {
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct CbwOptions {
+    #[expect(dead_code, reason = "only its shape is checked here")]
     bitmap: Option<BitmapName>,
     #[serde(default)]
     on_cbw_error: OnError,
@@ -78,10 +80,6 @@ const fn yes() -> bool {
 impl CbwOptions {
     fn read(options: Options) -> Result<Self> {
         let options: Self = parse_options(options)?;
-        if let Some(bitmap) = &options.bitmap {
-            let text = format!("Dirty bitmap '{}' not found", bitmap.name);
-            return Err(Error::new(ErrorKind::NotFound, text));
-        }
         let size = options.min_cluster_size;
         if size > i64::MAX as u64 {
             let text = format!(
@@ -278,6 +276,15 @@ impl SnapshotAccess for CopyBeforeWrite {
 
     fn copy_then(&self, range: Range) -> Answer<'_, IoResult<std::result::Result<(), CopyFault>>> {
         Answer::wait(async move { Ok(self.kept.copy_unless_abandoned(range).await) })
+    }
+
+    fn limit(&self, set: &ChunkSet) -> IoResult<()> {
+        self.kept.limit(set);
+        Ok(())
+    }
+
+    fn left(&self) -> IoResult<ChunkSet> {
+        Ok(self.kept.state().left)
     }
 
     fn join(&self, line: Arc<MomentLine>) -> Answer<'_, IoResult<()>> {

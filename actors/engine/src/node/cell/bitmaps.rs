@@ -22,6 +22,8 @@ pub struct Bitmap {
     /// What the image says of it is not known to be right. It is left there as it is.
     is_inconsistent: bool,
     set: ChunkSet,
+    /// What has been written since it was split; `set` is what was dirty before.
+    since: Option<ChunkSet>,
 }
 
 /// What a bitmap is when it comes into being.
@@ -77,6 +79,17 @@ fn too_many(error: TooManyChunks) -> Error {
     Error::new(ErrorKind::InvalidArgument, error.to_string())
 }
 
+impl Bitmap {
+    /// What is dirty, before a split and since.
+    fn whole(&self) -> ChunkSet {
+        let mut whole = self.set.clone();
+        if let Some(since) = &self.since {
+            whole.merge(since);
+        }
+        whole
+    }
+}
+
 impl Bitmaps {
     /// The bitmaps of a node that has come from elsewhere, or none.
     pub fn new(all: Vec<Bitmap>) -> Self {
@@ -101,7 +114,7 @@ impl Bitmaps {
     fn record(&self, range: Range) {
         for bitmap in self.all.borrow_mut().iter_mut() {
             if bitmap.is_recording {
-                bitmap.set.insert(range);
+                bitmap.since.as_mut().unwrap_or(&mut bitmap.set).insert(range);
             }
         }
     }
@@ -124,6 +137,7 @@ impl Bitmaps {
             stored_as: new.stored_as,
             is_inconsistent: false,
             set,
+            since: None,
         });
         Ok(())
     }
@@ -170,6 +184,7 @@ impl Bitmaps {
             stored_as: Some(bitmap.name),
             is_inconsistent,
             set,
+            since: None,
         });
         Ok(())
     }
@@ -200,7 +215,7 @@ impl Bitmaps {
                 name: bitmap.stored_as.clone()?,
                 granularity: bitmap.set.chunk(),
                 is_recording: bitmap.is_recording,
-                set: Some(bitmap.set.clone()),
+                set: Some(bitmap.whole()),
             })
         });
         stored.collect()
@@ -245,6 +260,32 @@ impl Bitmaps {
         self.with(id, |bitmap| std::mem::replace(&mut bitmap.set, set))
     }
 
+    /// Keeps what is written from now on apart from what is dirty now.
+    ///
+    /// # Errors
+    /// There is no such bitmap.
+    pub fn split(&self, id: BitmapId, len: u64) -> Result<()> {
+        self.with(id, |bitmap| {
+            bitmap.since = Some(ChunkSet::new(len, bitmap.set.chunk()).map_err(too_many)?);
+            Ok(())
+        })?
+    }
+
+    /// Ends a split: what has been written since is dirty, what was dirty before if it is to be, and `more`.
+    ///
+    /// # Errors
+    /// There is no such bitmap.
+    pub fn join(&self, id: BitmapId, keeps: bool, more: Option<&ChunkSet>) -> Result<()> {
+        self.with(id, |bitmap| {
+            let whole = bitmap.whole();
+            let since = bitmap.since.take();
+            bitmap.set = since.filter(|_| !keeps).unwrap_or(whole);
+            if let Some(more) = more {
+                bitmap.set.merge(more);
+            }
+        })
+    }
+
     /// Has a bitmap say that nothing is dirty; answers what it said before.
     ///
     /// # Errors
@@ -268,7 +309,8 @@ impl Bitmaps {
     /// Follows the node to another length.
     pub fn resize(&self, len: u64) {
         for bitmap in self.all.borrow_mut().iter_mut() {
-            if let Err(error) = bitmap.set.resize(len) {
+            let since = bitmap.since.as_mut().map_or(Ok(()), |since| since.resize(len));
+            if let Err(error) = since.and(bitmap.set.resize(len)) {
                 tracing::error!(bitmap = %bitmap.id, %error, "a dirty bitmap misses writes from now on");
                 bitmap.is_lost = true;
             }
@@ -321,7 +363,8 @@ impl Bitmaps {
             is_recording: bitmap.is_recording,
             is_lost: bitmap.is_lost,
             len: bitmap.set.len(),
-            dirty: SavedChunks::of(&bitmap.set),
+            // Who comes after goes on with no backup: all of it is dirty then.
+            dirty: SavedChunks::of(&bitmap.whole()),
         });
         saved.collect()
     }

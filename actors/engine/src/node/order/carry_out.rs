@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use millpond_messages::{BitmapId, DebugOrder, Error, NodeId, Result};
+use millpond_messages::{BitmapId, ChunkSet, DebugOrder, Error, NodeId, Result};
 
 use super::answer::{done, later};
 use super::orders::{BitmapOrder, IothreadOrder, NodeOrder, Order};
@@ -59,6 +59,11 @@ fn carry_out_at_once(table: &Rc<NodeTable>, order_id: OrderId, node: NodeId, ord
             let result = found(table, node).map(|cell| cell.write_threshold().set(offset));
             done(table, order_id, result);
         }
+        NodeOrder::LimitMoment(set) => done(table, order_id, limit_moment(table, node, &set)),
+        NodeOrder::LeftOfMoment => {
+            let left = OrderOutcome::Bits(left_of_moment(table, node));
+            table.report(Event::Ended(order_id, left));
+        }
         NodeOrder::Bitmap { bitmap, order } => {
             let outcome = bitmap_order(table, node, bitmap, order);
             table.report(Event::Ended(order_id, outcome));
@@ -81,6 +86,17 @@ fn carry_out_at_once(table: &Rc<NodeTable>, order_id: OrderId, node: NodeId, ord
     }
 }
 
+fn limit_moment(table: &NodeTable, node: NodeId, set: &ChunkSet) -> Result<()> {
+    let limited = driver(table, node)?.snapshot_access().limit(set);
+    limited.map_err(|error| Error::io("The moment cannot be limited", error))
+}
+
+fn left_of_moment(table: &NodeTable, node: NodeId) -> Result<Box<ChunkSet>> {
+    let left = driver(table, node)?.snapshot_access().left();
+    left.map(Box::new)
+        .map_err(|error| Error::io("The node keeps no moment", error))
+}
+
 fn bitmap_order(table: &NodeTable, node: NodeId, id: BitmapId, order: BitmapOrder) -> OrderOutcome {
     let cell = match found(table, node) {
         Ok(cell) => cell,
@@ -95,6 +111,8 @@ fn bitmap_order(table: &NodeTable, node: NodeId, id: BitmapId, order: BitmapOrde
             OrderOutcome::Done(Ok(()))
         }
         BitmapOrder::Record(on) => OrderOutcome::Done(bitmaps.set_recording(id, on)),
+        BitmapOrder::Split => OrderOutcome::Done(bitmaps.split(id, len)),
+        BitmapOrder::Join { keeps, more } => OrderOutcome::Done(bitmaps.join(id, keeps, more.as_deref())),
         BitmapOrder::Copy => OrderOutcome::Bits(bitmaps.copy(id).map(Box::new)),
         BitmapOrder::Clear => OrderOutcome::Bits(bitmaps.clear(id, len).map(Box::new)),
         BitmapOrder::Replace(set) => OrderOutcome::Bits(bitmaps.replace(id, *set, len).map(Box::new)),

@@ -117,6 +117,10 @@ pub enum NodeOrder {
         /// The histograms to be kept, empty.
         histograms: LatencyHistograms,
     },
+    /// Have the driver keep nothing of its moment but what is in a set.
+    LimitMoment(Box<ChunkSet>),
+    /// Tell what the driver has still to copy of its moment; answered by [`OrderOutcome::Bits`].
+    LeftOfMoment,
     /// Look at a dirty bitmap of the node, or change it.
     Bitmap {
         /// The number of the bitmap.
@@ -162,6 +166,15 @@ pub enum BitmapOrder {
     Clear,
     /// Something else is dirty; answered as [`BitmapOrder::Clear`] is.
     Replace(Box<ChunkSet>),
+    /// Keep what is written from now on apart from what is dirty now.
+    Split,
+    /// What has been written since the split is dirty.
+    Join {
+        /// What was dirty before is so too.
+        keeps: bool,
+        /// And so is this.
+        more: Option<Box<ChunkSet>>,
+    },
     /// Tell what is dirty in a range; answered by [`OrderOutcome::DirtyRuns`].
     Read {
         /// The bytes that are of interest.
