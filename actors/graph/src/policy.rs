@@ -149,7 +149,7 @@ impl Policy {
     fn give_up(&mut self, id: RequestId) -> bool {
         let waits = self
             .world
-            .with(|state| state.waits_for_stillness && state.undoing == 0);
+            .with(|state| state.waits_for_stillness && state.undoing == 0 && !state.settles);
         if self.closing.is_empty() || self.closing.contains(&id) || !waits {
             return false;
         }

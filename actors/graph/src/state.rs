@@ -44,6 +44,8 @@ pub struct PolicyState {
     pub closed: bool,
     /// The procedure that was polled last waits for drained sections and has no order under way.
     pub waits_for_stillness: bool,
+    /// The procedure that was polled last has done what was asked: only what comes of it is left.
+    pub settles: bool,
     /// How many transactions are being undone.
     pub undoing: u32,
     /// What procedures that were given up have left behind.
@@ -82,6 +84,7 @@ impl PolicyState {
             now: Duration::ZERO,
             closed: false,
             waits_for_stillness: false,
+            settles: false,
             undoing: 0,
             abandoned: Vec::new(),
             effects: Vec::new(),

@@ -187,6 +187,27 @@ impl World {
         })
         .await;
     }
+
+    /// Sees to what is left of a change that holds already. It is given up where all is being closed and it waits for
+    /// stillness, which may never come; the change itself is not, so it is answered as what it is: done.
+    pub async fn unless_closing<T>(&self, rest: impl Future<Output = T>) -> Option<T> {
+        let mut rest = std::pin::pin!(rest);
+        let ended = std::future::poll_fn(|context| match rest.as_mut().poll(context) {
+            Poll::Ready(ended) => Poll::Ready(Some(ended)),
+            Poll::Pending => self.with(|state| {
+                state.settles = true;
+                let waits = state.waits_for_stillness && state.undoing == 0;
+                if state.closed && waits {
+                    Poll::Ready(None)
+                } else {
+                    Poll::Pending
+                }
+            }),
+        })
+        .await;
+        self.with(|state| state.settles = false);
+        ended
+    }
 }
 
 /// The answer to an order.

@@ -128,7 +128,8 @@ pub async fn bring(transaction: &mut Transaction, overlay: NodeId, node: NodeId)
 
 /// What is below an overlay is not written any more. It may stay writable where somebody still writes it.
 pub async fn settle_below(world: &World, node: NodeId) {
-    if let Err(error) = reopen::set_access(world, node, true).await {
+    let settled = world.unless_closing(reopen::set_access(world, node, true)).await;
+    if let Some(Err(error)) = settled {
         tracing::debug!(%error, "the node below the new overlay stays writable");
     }
 }

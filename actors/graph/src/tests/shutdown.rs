@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use millpond_messages::ErrorKind;
 use millpond_messages::graph::{CloseAll, FlushAll, GraphReply, ListDrains, Resize};
+use millpond_messages::{ErrorKind, Token};
 use serde_json::json;
 
+use super::chains::image;
 use super::*;
 
 const GRACE: Duration = Duration::from_secs(30);
@@ -187,4 +188,41 @@ fn closing_that_ends_in_time_is_answered_once_however_late_the_alarm() {
     world.run();
     assert_eq!(world.replies.len(), 0);
     world.ok(close_all());
+}
+
+/// What comes after a snapshot, its lower node being made read-only, is left out, and the snapshot is told as done.
+#[test]
+fn a_snapshot_that_holds_is_told_as_done_whatever_is_left_of_it() {
+    let mut world = disks();
+    image(&mut world, "overlay", None);
+    let overlay = world.id("overlay");
+    let first = Token(world.policy.world.with(|state| state.sections.last()) + 1);
+    let snapshot = world.send(snapshot("other", "overlay"));
+    let is_in_force = |world: &FakeWorld| {
+        world
+            .policy
+            .world
+            .with(|state| state.sections.get(first).is_some())
+    };
+    while !is_in_force(&world) {
+        world.round();
+    }
+    while is_in_force(&world) {
+        world.round();
+    }
+    while !world.enter(overlay) {
+        world.round();
+    }
+    world.run();
+    assert!(
+        !world.replies.contains_key(&snapshot),
+        "the lower node cannot be still"
+    );
+    let closing = world.send(close_all());
+    world.run();
+    assert!(world.replies.remove(&snapshot).is_some_and(|reply| reply.is_ok()));
+    world.leave(overlay);
+    world.run();
+    assert!(world.replies.remove(&closing).is_some_and(|reply| reply.is_ok()));
+    assert!(world.nodes.is_empty());
 }
