@@ -8,7 +8,8 @@ use std::process::Command;
 use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
 use millpond_drivers::builtin::builtin;
 use millpond_messages::graph::{
-    ChangeSnapshots, IothreadOptions, LoadVmState, Resize, RootRequest, RootUser, SaveVmState,
+    BitmapChange, BitmapEdit, BitmapName, ChangeSnapshots, EditBitmap, IothreadOptions, LoadVmState, Resize,
+    RootRequest, RootUser, SaveVmState,
 };
 use millpond_messages::{
     ErrorKind, InternalSnapshot, IoError, Permissions, RequestFlags, SnapshotChange, SnapshotName,
@@ -211,5 +212,44 @@ fn a_machines_state_is_kept_beside_the_disk_for_a_snapshot() {
         graph.delete_node("disk").await.unwrap();
         img(&directory, "check disk");
         assert!(img(&directory, "snapshot -l disk").contains("195 KiB"));
+    });
+}
+
+/// What an image comes to show is written past its bitmaps, also where a filter above it is named.
+#[test]
+fn a_snapshot_is_not_applied_to_a_disk_whose_writes_are_recorded() {
+    with_graph(|graph, directory| async move {
+        img(&directory, "create -q -f qcow2 disk 1M");
+        add_disk(&graph, &directory, json!({})).await;
+        add(
+            &graph,
+            json!({"driver": "copy-on-read", "node-name": "filter", "file": "disk"}),
+        )
+        .await;
+        change(&graph, new("first")).await.unwrap();
+        let name = || BitmapName {
+            node: "disk".to_owned(),
+            name: "bitmap".to_owned(),
+        };
+        let bitmap = async |change| {
+            let bitmap = name();
+            graph
+                .ask(EditBitmap(BitmapEdit { bitmap, change }))
+                .await
+                .unwrap();
+        };
+        let added = BitmapChange::Add {
+            granularity: None,
+            persistent: false,
+            disabled: false,
+        };
+        bitmap(added).await;
+        for device in ["disk", "filter"] {
+            let (device, change) = (device.to_owned(), apply("first"));
+            let refused = graph.ask(ChangeSnapshots { device, change }).await.unwrap_err();
+            assert_eq!(refused.to_string(), "Device has active dirty bitmaps");
+        }
+        bitmap(BitmapChange::Remove).await;
+        change(&graph, apply("first")).await.unwrap();
     });
 }

@@ -74,7 +74,9 @@ impl Change for Snapshots {
                 }
             }
             SnapshotChange::Apply(_) | SnapshotChange::Show(_) => {
-                if !node.bitmaps.is_empty() {
+                // Below a filter too: what an image comes to show is written past its bitmaps.
+                let tracked = |node: &Node| !node.bitmaps.is_empty();
+                if tracked(node) || found.is_some_and(tracked) {
                     return refused("Device has active dirty bitmaps");
                 }
                 if found.is_none() {
