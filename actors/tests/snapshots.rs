@@ -221,12 +221,12 @@ fn a_snapshot_is_not_applied_to_a_disk_whose_writes_are_recorded() {
     with_graph(|graph, directory| async move {
         img(&directory, "create -q -f qcow2 disk 1M");
         add_disk(&graph, &directory, json!({})).await;
+        change(&graph, new("first")).await.unwrap();
         add(
             &graph,
             json!({"driver": "copy-on-read", "node-name": "filter", "file": "disk"}),
         )
         .await;
-        change(&graph, new("first")).await.unwrap();
         let name = || BitmapName {
             node: "disk".to_owned(),
             name: "bitmap".to_owned(),
