@@ -1,20 +1,20 @@
 //! Snapshots inside images as an embedder handles them, on images that are in use.
 #![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 
+mod support;
+
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use millpond::graph::{Graph, GraphConfig, GraphHandle, ImplicitOpens, system_iothreads};
-use millpond_drivers::builtin::builtin;
+use millpond::graph::GraphHandle;
 use millpond_messages::graph::{
-    BitmapChange, BitmapEdit, BitmapName, ChangeSnapshots, EditBitmap, IothreadOptions, LoadVmState, Resize,
-    RootRequest, RootUser, SaveVmState,
+    BitmapChange, BitmapEdit, BitmapName, ChangeSnapshots, EditBitmap, LoadVmState, Resize, RootRequest,
+    RootUser, SaveVmState,
 };
 use millpond_messages::{
     ErrorKind, InternalSnapshot, IoError, Permissions, RequestFlags, SnapshotChange, SnapshotName,
 };
-use millpond_ring::Engine;
 use millpond_ring::buffer::Buffers;
 use serde_json::{Value, json};
 
@@ -22,17 +22,7 @@ const MIB: u64 = 1 << 20;
 
 fn with_graph<F: Future<Output = ()>>(test: impl FnOnce(GraphHandle, PathBuf) -> F) {
     let directory = tempfile::tempdir().unwrap();
-    actix_rt::System::new().block_on(async {
-        let config = GraphConfig {
-            registry: builtin(),
-            implicit: ImplicitOpens::Allow,
-            iothreads: system_iothreads(Engine::Auto),
-            main: IothreadOptions::named("main"),
-        };
-        let (_, graph) = Graph::start(config).expect("an iothread can be started");
-        test(graph.clone(), directory.path().to_owned()).await;
-        graph.close_all().await.expect("everything closes");
-    });
+    support::with_graph(|graph| test(graph, directory.path().to_owned()));
 }
 
 fn img(directory: &Path, line: &str) -> String {

@@ -2,6 +2,7 @@
 //! end; then under load and with errors, where the chain shows what it showed.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use millpond_tests::beside::beside_qemu;
 use millpond_tests::daemon::{Daemon, daemon};
@@ -11,6 +12,9 @@ use millpond_tests::nbd::Connect;
 use millpond_tests::workload::{Load, Mix, seeded};
 use millpond_tests::{image, tool};
 use serde_json::{Value, json};
+
+/// Far beyond what a job takes to begin.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A conversation with a daemon: all that it answered and told, with its folder's name left out.
 struct Talk {
@@ -72,6 +76,14 @@ impl Talk {
         };
         for event in told {
             self.note(format!("{} {}", event["event"], event["data"]));
+        }
+    }
+
+    /// Asks until the job has copied something.
+    fn until_copied(&mut self) {
+        let begun = Instant::now();
+        while self.daemon.qmp.ok("query-block-jobs", json!({}))[0]["offset"] == 0 {
+            assert!(begun.elapsed() < DEADLINE, "the job copies nothing");
         }
     }
 
@@ -193,6 +205,7 @@ fn a_stream_is_watched_held_up_and_finalized() {
         let reopened = json!({"driver": "qcow2", "node-name": "n1", "file": "f1", "backing": "n0"});
         talk.ask("blockdev-reopen", json!({"options": [reopened]}));
         talk.until("running");
+        talk.until_copied();
         talk.ask("block-job-pause", json!({"device": "j"}));
         talk.until("paused");
         talk.ask("query-block-jobs", json!({}));

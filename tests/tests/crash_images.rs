@@ -7,10 +7,14 @@ fn explores(workload: &str) {
 }
 
 fn explores_seed(workload: &str, seed: u64) {
+    explores_images(workload, seed, 400);
+}
+
+fn explores_images(workload: &str, seed: u64, images: u64) {
     let options = Options {
         workload: None,
         seed,
-        images: 400,
+        images,
         qemu_every: 20,
         point: None,
         case: None,
@@ -69,4 +73,10 @@ workloads! {
 fn a_flush_after_a_snapshot_covers_what_was_written_before_it() {
     explores_seed("snapshot", 2);
     explores_seed("commit", 3);
+}
+
+/// What zeroes have hidden since a flush does not come back with a write of which a crash has left the table alone.
+#[test]
+fn what_zeroes_have_hidden_stays_hidden() {
+    explores_images("resize", 1, 2000);
 }

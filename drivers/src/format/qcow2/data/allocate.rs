@@ -205,8 +205,9 @@ impl State {
         };
         if written {
             self.link(first, count, host)?;
-            // With lazy refcounts nothing else makes the data of new clusters durable before what refers to them.
-            self.barrier |= copies || (fresh && self.settings.lazy_refcounts);
+            // The refcounts of new clusters have the file flushed before the tables are written. Clusters that had theirs before
+            // still hold what the zeroes have hidden, and with lazy refcounts new ones do: their data is to be durable first.
+            self.barrier |= copies || !fresh || self.settings.lazy_refcounts;
         } else if fresh {
             self.set_refcounts(host.cluster(&self.geometry), count, 0)?;
         }
