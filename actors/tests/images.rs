@@ -67,14 +67,10 @@ async fn add(graph: &GraphHandle, json: Value) {
 }
 
 async fn attach(graph: &GraphHandle, node: &str, permissions: Permissions, shared: Permissions) -> Client {
+    let user = RootUser::Embedder("test".to_owned());
     let request = RootRequest {
-        node: node.to_owned(),
-        user: RootUser::Embedder("test".to_owned()),
-        permissions,
         shared,
-        iothread: None,
-        iothread_required: false,
-        writethrough: false,
+        ..RootRequest::new(node, user, permissions)
     };
     graph.attach(request).await.unwrap()
 }

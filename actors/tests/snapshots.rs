@@ -65,14 +65,10 @@ fn apply(text: &str) -> SnapshotChange {
 }
 
 fn user(permissions: Permissions, shared: Permissions) -> RootRequest {
+    let user = RootUser::Embedder("test".to_owned());
     RootRequest {
-        node: "disk".to_owned(),
-        user: RootUser::Embedder("test".to_owned()),
-        permissions,
         shared,
-        iothread: None,
-        iothread_required: false,
-        writethrough: false,
+        ..RootRequest::new("disk", user, permissions)
     }
 }
 

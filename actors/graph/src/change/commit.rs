@@ -121,11 +121,7 @@ fn check(graph: &Graph, name: &str) -> Result<(NodeId, NodeId, EdgeId)> {
     })?;
     forbidden::check(graph, node.id, OpBlocker::CommitSource)?;
     // A job's filter lets nobody else write to the image below it, which is what the job holds.
-    let below_filter = |id: &NodeId| {
-        let filter = graph.node(*id).filter(|node| node.kind.is_filter())?;
-        chain::next(graph, filter.id)
-    };
-    std::iter::successors(Some(edge.child), below_filter)
+    chain::through_filters(graph, edge.child)
         .try_for_each(|target| forbidden::check(graph, target, OpBlocker::CommitTarget))?;
     chain::check_unfrozen(graph, edge)?;
     Ok((node.id, edge.child, edge.id))

@@ -18,15 +18,15 @@ use crate::value::node::Node;
 use crate::value::{chain, forbidden};
 use crate::world::World;
 
-/// A change of an image's snapshots.
-pub struct Snapshots {
+/// A change of an image's snapshots. What is held for one that is applied does not last: it ends with the change.
+pub struct Snapshots<const LASTS: bool> {
     request: ChangeSnapshots,
     /// The node whose image has the snapshots: below the filters that the request may name.
     node: Option<NodeId>,
     changed: InternalSnapshot,
 }
 
-impl From<ChangeSnapshots> for Snapshots {
+impl<const LASTS: bool> From<ChangeSnapshots> for Snapshots<LASTS> {
     fn from(request: ChangeSnapshots) -> Self {
         Self {
             request,
@@ -36,12 +36,21 @@ impl From<ChangeSnapshots> for Snapshots {
     }
 }
 
+impl From<TakeSnapshot> for Snapshots<true> {
+    fn from(TakeSnapshot { device, snapshot }: TakeSnapshot) -> Self {
+        let change = SnapshotChange::Create(snapshot);
+        Self::from(ChangeSnapshots { device, change })
+    }
+}
+
 fn refused<T>(text: impl Into<String>) -> Result<T> {
     Err(Error::new(ErrorKind::InvalidArgument, text.into()))
 }
 
-impl Change for Snapshots {
+impl<const LASTS: bool> Change for Snapshots<LASTS> {
     type Answer = InternalSnapshot;
+
+    const LASTS: bool = LASTS;
 
     fn check(&mut self, state: &PolicyState) -> Result<()> {
         let graph = &state.graph;
@@ -130,76 +139,20 @@ impl Change for Snapshots {
     }
 }
 
-/// A snapshot that is taken as one of several changes.
-pub struct Taking(Snapshots);
-
-impl From<TakeSnapshot> for Taking {
-    fn from(request: TakeSnapshot) -> Self {
-        let TakeSnapshot { device, snapshot } = request;
-        let change = SnapshotChange::Create(snapshot);
-        Self(Snapshots::from(ChangeSnapshots { device, change }))
-    }
-}
-
-impl Change for Taking {
-    type Answer = ();
-
-    fn check(&mut self, state: &PolicyState) -> Result<()> {
-        self.0.check(state)
-    }
-
-    fn cover(&self, graph: &Graph) -> Cover {
-        self.0.cover(graph)
-    }
-
-    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
-        self.0.prepare(transaction).await
-    }
-
-    async fn finish(self, _: &World) {}
-}
-
-/// A snapshot that is applied: what is held meanwhile ends with it.
-pub struct Applying(pub Snapshots);
-
-impl Change for Applying {
-    type Answer = InternalSnapshot;
-
-    const LASTS: bool = false;
-
-    fn check(&mut self, state: &PolicyState) -> Result<()> {
-        self.0.check(state)
-    }
-
-    fn cover(&self, graph: &Graph) -> Cover {
-        self.0.cover(graph)
-    }
-
-    async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
-        self.0.prepare(transaction).await
-    }
-
-    async fn finish(self, world: &World) -> InternalSnapshot {
-        self.0.finish(world).await
-    }
-}
-
 /// Carries out a change of an image's snapshots.
 ///
 /// # Errors
 /// Why it is not possible; nothing has changed then.
 pub async fn change(world: &World, request: ChangeSnapshots) -> Reply {
     let user = "snapshot";
-    let is_applied = matches!(request.change, SnapshotChange::Apply(_));
-    let change = Snapshots::from(request);
-    let changed = match is_applied {
-        true => run(world, user, Applying(change)).await,
-        false => run(world, user, change).await,
+    let changed = match request.change {
+        SnapshotChange::Apply(_) => run(world, user, Snapshots::<false>::from(request)).await,
+        _ => run(world, user, Snapshots::<true>::from(request)).await,
     };
     changed.map(GraphReply::Snapshot)
 }
 
-impl Snapshots {
+impl<const LASTS: bool> Snapshots<LASTS> {
     /// Takes the permission to change the length of the disk, where it is about to change.
     async fn may_resize(
         &self,

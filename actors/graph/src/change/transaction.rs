@@ -139,8 +139,12 @@ macro_rules! parts {
             async fn finish(self, world: &World) {
                 match self {
                     Self::Abort => {}
-                    $(Self::$name(change) => change.finish(world).await,)+
-                    $(Self::$job(change) => change.finish(world).await),+
+                    $(Self::$name(change) => {
+                        change.finish(world).await;
+                    })+
+                    $(Self::$job(change) => {
+                        change.finish(world).await;
+                    })+
                 }
             }
         }
@@ -150,7 +154,7 @@ macro_rules! parts {
 parts! {
     Snapshot: snapshot::Snapshot,
     SnapshotSync: snapshot_sync::SnapshotSync,
-    TakeSnapshot: internal_snapshot::Taking,
+    TakeSnapshot: internal_snapshot::Snapshots<true>,
     AddNode: add::Add,
     AddChild: children::AddChild,
     DelChild: children::DelChild,

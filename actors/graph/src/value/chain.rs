@@ -24,15 +24,17 @@ pub fn next(graph: &Graph, id: NodeId) -> Option<NodeId> {
 }
 
 /// The first node from `id` on that is no filter.
-pub fn skip_filters(graph: &Graph, mut id: NodeId) -> NodeId {
-    // Through no node twice: the graph has no circles.
-    while graph.node(id).is_some_and(|node| node.kind.is_filter()) {
-        match next(graph, id) {
-            Some(below) => id = below,
-            None => break,
-        }
-    }
-    id
+pub fn skip_filters(graph: &Graph, id: NodeId) -> NodeId {
+    through_filters(graph, id).last().unwrap_or(id)
+}
+
+/// The nodes from `id` on, up to the first that is no filter.
+pub fn through_filters(graph: &Graph, id: NodeId) -> impl Iterator<Item = NodeId> {
+    // No node comes twice: the graph has no circles.
+    std::iter::successors(Some(id), |id| {
+        let is_filter = graph.node(*id).is_some_and(|node| node.kind.is_filter());
+        is_filter.then(|| next(graph, *id)).flatten()
+    })
 }
 
 /// The next image of a chain, filters left out.

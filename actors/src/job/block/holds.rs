@@ -87,9 +87,7 @@ impl Holds {
     /// As [`Holds::keep`], where one operation may begin.
     async fn keep_but(&self, node: &str, shared: Permissions, free: Option<OpBlocker>) -> Result<Client> {
         let client = self.open(node, Permissions::empty(), shared).await?;
-        let kinds = OpBlocker::ALL.into_iter();
-        let kinds: Vec<_> = kinds.filter(|kind| Some(*kind) != free).collect();
-        self.block(node, &client, &kinds).await?;
+        self.block(node, &client, &all_but(free.as_slice())).await?;
         Ok(client)
     }
 
@@ -164,8 +162,7 @@ impl Holds {
         says_step: bool,
     ) -> Result<Option<String>> {
         // Before the job has taken hold of both, somebody else's operation could begin there.
-        let kinds = OpBlocker::ALL.into_iter();
-        let kinds: Vec<_> = kinds.filter(|kind| !FREE.contains(kind)).collect();
+        let kinds = all_but(&FREE);
         let blocked = self.graph.op_block(node, &kinds, self.reason.as_str()).await?;
         self.below_filter.replace(Some(blocked));
         let inserted = JobEdit::InsertFilter {
@@ -248,6 +245,12 @@ impl Holds {
             tracing::warn!(%error, node, "a node stays writable");
         }
     }
+}
+
+/// All operations but those that may begin.
+fn all_but(free: &[OpBlocker]) -> Vec<OpBlocker> {
+    let kinds = OpBlocker::ALL.into_iter();
+    kinds.filter(|kind| !free.contains(kind)).collect()
 }
 
 /// What others are told about a job of this kind that stands in their way.

@@ -140,6 +140,11 @@ impl Kept {
         }
     }
 
+    /// What is still to be copied.
+    pub fn left(&self) -> ChunkSet {
+        self.left.borrow().clone()
+    }
+
     /// Keeps nothing but what is in `set`. Nothing has been copied yet.
     pub fn limit(&self, set: &ChunkSet) {
         let mut wanted = self.left.borrow().clone();

@@ -284,7 +284,7 @@ impl SnapshotAccess for CopyBeforeWrite {
     }
 
     fn left(&self) -> IoResult<ChunkSet> {
-        Ok(self.kept.state().left)
+        Ok(self.kept.left())
     }
 
     fn join(&self, line: Arc<MomentLine>) -> Answer<'_, IoResult<()>> {

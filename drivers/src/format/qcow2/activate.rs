@@ -147,7 +147,7 @@ impl Qcow2 {
         let writable = state.writable;
         let shows = self.state.replace(state).shows;
         self.last.borrow_mut().take();
-        self.load_bitmaps(flags).await?;
+        self.load_bitmaps(!flags.contains(OpenFlags::INACTIVE)).await?;
         match shows {
             Some(name) => self.show_snapshot(&name).await.map(drop),
             None if writable => self.activate().await,

@@ -22,11 +22,10 @@ impl Qcow2 {
         self.last.take();
         let old = self.state.replace(state);
         // The node goes on with the bitmaps that it has. What else is listed here is called in use before the first write.
-        if let Err(error) = self.load_bitmaps(given.flags).await {
+        if let Err(error) = self.load_bitmaps(false).await {
             self.state.replace(old);
             return Err(error);
         }
-        self.state.borrow_mut().bitmaps.forget_read();
         let exchanged = Exchanged::with_old_state(move || {
             self.last.take();
             self.state.replace(old);

@@ -92,7 +92,7 @@ async fn open(request: OpenRequest) -> Result<Opened> {
     let link = backing_link(&state.header);
     let driver = Qcow2::new(file, backing, request.ring, state, given);
     if !flags.contains(OpenFlags::CHECK) {
-        driver.load_bitmaps(flags).await?;
+        driver.load_bitmaps(!flags.contains(OpenFlags::INACTIVE)).await?;
     }
     // A check repairs explicitly, so nothing is activated here.
     if is_writable(flags) && !flags.contains(OpenFlags::CHECK) {

@@ -4,6 +4,7 @@
 //! actor's matter: it knows a bitmap by its number, and says when it records.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 
 use millpond_drivers::api::ImageBitmap;
 use millpond_messages::graph::DirtyRun;
@@ -68,7 +69,7 @@ pub struct Bitmaps {
     is_recording: Cell<bool>,
     all: RefCell<Vec<Bitmap>>,
     /// Those that were read with the image and have no number yet.
-    read: RefCell<Vec<ImageBitmap>>,
+    read: RefCell<VecDeque<ImageBitmap>>,
 }
 
 fn not_here() -> Error {
@@ -149,7 +150,7 @@ impl Bitmaps {
 
     /// Keeps what was read with the image until each has its number.
     pub fn keep_read(&self, read: Vec<ImageBitmap>) {
-        self.read.replace(read);
+        self.read.replace(read.into());
     }
 
     /// What was read with the image and has no number yet.
@@ -170,8 +171,9 @@ impl Bitmaps {
     /// There is none of this name, or it would have more bits than a bitmap can have.
     pub fn adopt(&self, id: BitmapId, name: &str, len: u64) -> Result<()> {
         let mut read = self.read.borrow_mut();
+        // They are given their numbers in order, so it is the first.
         let index = read.iter().position(|bitmap| bitmap.name == name);
-        let bitmap = read.swap_remove(index.ok_or_else(not_here)?);
+        let bitmap = index.and_then(|index| read.remove(index)).ok_or_else(not_here)?;
         let is_inconsistent = bitmap.set.is_none();
         let set = match bitmap.set {
             Some(set) => set,

@@ -200,11 +200,12 @@ async fn close(table: &NodeTable, node: NodeId) -> Result<()> {
     for edge in cell.all_edges() {
         edge.connect(Behind::None);
     }
-    let lost = format!(
-        "Lost persistent bitmaps during inactivation of node '{}'",
-        cell.name()
-    );
-    let stored = stored.map_err(|error| error.within(&lost));
+    let stored = stored.map_err(|error| {
+        let name = cell.name();
+        error.within(&format!(
+            "Lost persistent bitmaps during inactivation of node '{name}'"
+        ))
+    });
     flushed.and(stored).and(closed)
 }
 

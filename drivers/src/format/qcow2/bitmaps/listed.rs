@@ -86,13 +86,6 @@ pub(in crate::format::qcow2) struct ImageBitmaps {
     pub is_stored: bool,
 }
 
-impl ImageBitmaps {
-    /// Gives up what was read with the image.
-    pub fn forget_read(&mut self) {
-        self.read.clear();
-    }
-}
-
 /// What is wrong with a directory, in QEMU's words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(in crate::format::qcow2) enum DirectoryFault {

@@ -1,8 +1,10 @@
 //! Reading bitmaps with their image.
 
+use std::collections::HashSet;
+
 use millpond_messages::error::errno::ENOMEM;
 use millpond_messages::qapi::Qcow2BitmapInfo;
-use millpond_messages::{ChunkSet, Error, ErrorKind, IoError, IoResult, OpenFlags, Result};
+use millpond_messages::{ChunkSet, Error, ErrorKind, IoError, IoResult, Result};
 
 use super::listed::{AUTO, Bits, DirectoryFault, ImageBitmaps, Listed, entries_for, parse};
 use crate::api::ImageBitmap;
@@ -34,8 +36,9 @@ fn unreadable(listed: &Listed, error: IoError) -> Error {
 }
 
 impl Qcow2 {
-    /// Reads the bitmaps of an image that is opened with these flags, for its node to take.
-    pub(in crate::format::qcow2) async fn load_bitmaps(&self, flags: OpenFlags) -> Result<()> {
+    /// Learns which bitmaps the image has. With `bits` they are read, for its node to take: not where the node has them already,
+    /// nor where the image is inactive, because who has it may still change them.
+    pub(in crate::format::qcow2) async fn load_bitmaps(&self, bits: bool) -> Result<()> {
         let (directory, is_named) = {
             let state = self.state.borrow();
             (
@@ -55,10 +58,9 @@ impl Qcow2 {
         };
         let listed = self.read_directory(directory).await;
         let listed = listed.map_err(|error| Error::io("Failed to read bitmap directory", error))??;
-        // What is inactive may still be changed by who has it.
-        let read = match flags.contains(OpenFlags::INACTIVE) {
-            true => Vec::new(),
-            false => self.read_bitmaps(&listed).await?,
+        let read = match bits {
+            true => self.read_bitmaps(&listed).await?,
+            false => Vec::new(),
         };
         self.state.borrow_mut().bitmaps = ImageBitmaps {
             listed,
@@ -70,10 +72,11 @@ impl Qcow2 {
 
     async fn read_bitmaps(&self, listed: &[Listed]) -> Result<Vec<ImageBitmap>> {
         let mut budget = Budget(MAX_MEMORY);
-        let mut read: Vec<ImageBitmap> = Vec::with_capacity(listed.len());
+        let mut read = Vec::with_capacity(listed.len());
+        let mut names = HashSet::with_capacity(listed.len());
         for one in listed {
             let bitmap = self.read_bitmap(one, &mut budget).await?;
-            if read.iter().any(|other| other.name == bitmap.name) {
+            if !names.insert(bitmap.name.clone()) {
                 let text = format!("Bitmap already exists: {}", bitmap.name);
                 return Err(Error::new(ErrorKind::Exists, text));
             }
