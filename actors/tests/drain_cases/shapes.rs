@@ -296,7 +296,9 @@ fn what_was_given_up_at_a_target_is_waited_for() {
         wait(world.graph.ask(given_up)).unwrap();
         assert_eq!(wait(request), Ok(()), "the guest waits for the target no more");
         drop(world.drain(node("source")).covers(&world, &["source"]));
-        let draining = world.draining(node("target"));
+        let mut draining = world.draining(node("target"));
+        world.settle();
+        assert!(!is_ready(&mut draining));
         assert_eq!(world.waiting(), 1, "target on {iothread:?}");
         target.hold(false);
         copied.go.send(()).unwrap();

@@ -7,9 +7,10 @@ use serde_json::json;
 
 use super::chains::image;
 use super::world::FakeWorld;
-use super::{drain_all, drain_node, reopen};
+use super::{drain_all, drain_node, reopen, snapshot};
+use crate::sections::Section;
 use crate::state::PolicyState;
-use crate::{NodeOrder, Order};
+use crate::{NodeOrder, NodeTask, Order};
 
 impl FakeWorld {
     /// Whether an order fails that only a lost iothread makes fail. Then there is no way back either, so it does not as
@@ -174,6 +175,28 @@ fn a_busy_parent_holds_up_what_is_below_it() {
     world.run();
     assert_eq!(world.nodes[&base].tokens.len(), 1);
     assert!(world.replies.contains_key(&id));
+}
+
+/// What was acknowledged after the flush that comes ahead of the section is flushed once nothing more can come.
+#[test]
+fn a_snapshot_flushes_its_node_once_that_is_still() {
+    let mut world = FakeWorld::new();
+    for name in ["n", "overlay"] {
+        image(&mut world, name, None);
+    }
+    let node = world.id("n");
+    let section = Token(world.policy.world.with(|state| state.sections.last()) + 1);
+    let id = world.send(snapshot("n", "overlay"));
+    let mut flushed = false;
+    while !world.replies.contains_key(&id) {
+        let section = |state: &mut PolicyState| state.sections.get(section).is_some_and(Section::is_still);
+        let mut sent = world.mailboxes.values().flatten();
+        let flush = sent.any(|(_, order)| matches!(order, Order::Task(to, NodeTask::Flush) if *to == node));
+        flushed |= flush && world.policy.world.with(section);
+        world.round();
+    }
+    world.run();
+    assert!(flushed);
 }
 
 /// What is new in a node's options is readied while its clients go on; what has to be still for that, in the section.
