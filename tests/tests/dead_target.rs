@@ -1,6 +1,8 @@
 //! Jobs whose target never answers: they hold their buffers and no more, however long a guest goes on writing, and whatever it
 //! writes while they are cancelled, they end and its writes do.
 
+use std::time::{Duration, Instant};
+
 use millpond_tests::daemon::{Daemon, daemon};
 use millpond_tests::nbd::Request;
 use serde_json::{Value, json};
@@ -111,4 +113,51 @@ fn a_write_beside_the_cancellation_of_a_mirror_ends() {
 #[test]
 fn a_write_beside_the_cancellation_of_a_backup_ends() {
     writes_beside_a_cancellation_end("blockdev-backup", &json!({"sync": "none"}));
+}
+
+/// A target whose flushes fail at once, for ever, is asked again and again where faults are ignored, but with rests: others have
+/// the iothread meanwhile.
+#[test]
+fn faults_that_are_ignored_are_not_met_again_without_a_rest() {
+    const FAULTS: u32 = 20;
+    const REST: Duration = Duration::from_millis(10);
+    let broken = json!([{"event": "none", "iotype": "flush", "errno": 5}]);
+    let image = json!({"driver": "null-co", "size": BLOCK});
+    let disk = json!({"driver": "null-co", "node-name": "disk", "size": BLOCK, "read-zeroes": false});
+    let target = json!({"driver": "blkdebug", "node-name": "target", "image": image, "inject-error": broken});
+    let mut daemon = daemon()
+        .nbd_unix()
+        .blockdev(disk)
+        .blockdev(target)
+        .export("disk")
+        .start();
+    let mut guest = daemon.session("disk");
+    daemon.qmp.ok(
+        "blockdev-mirror",
+        json!({
+            "job-id": "j", "device": "disk", "target": "target", "sync": "full", "on-target-error": "ignore",
+        }),
+    );
+    let mut fault = || {
+        daemon
+            .qmp
+            .wait_event_where("BLOCK_JOB_ERROR", |data| data["action"] == "ignore");
+    };
+    fault();
+    let begun = Instant::now();
+    (0..FAULTS).for_each(|_| fault());
+    // The first event may have been under way for any time.
+    assert!(
+        begun.elapsed() >= REST * (FAULTS - 1) / 2,
+        "{:?}",
+        begun.elapsed()
+    );
+    guest.read(0, 4096);
+    daemon
+        .qmp
+        .ok("block-job-cancel", json!({"device": "j", "force": true}));
+    daemon
+        .qmp
+        .wait_event_where("BLOCK_JOB_CANCELLED", |data| data["device"] == "j");
+    daemon.kill();
 }

@@ -10,6 +10,10 @@ use std::time::Duration;
 const SLICE_NS: u64 = 100_000_000;
 const SLICES_PER_SECOND: u64 = 1_000_000_000 / SLICE_NS;
 
+/// How long a job rests before it tries again what has failed, in nanoseconds: a fault that is known without any storage being
+/// asked, as that of a flush after one that failed, would leave its iothread no time for anybody else.
+const AGAIN_NS: u64 = 10_000_000;
+
 /// The limit of one job. The speed is set by the registry; the rest is the data half's own.
 #[derive(Debug, Default)]
 pub(super) struct Limit {
@@ -19,6 +23,8 @@ pub(super) struct Limit {
     slice_end: AtomicU64,
     /// Bytes of the slice under way.
     dispatched: AtomicU64,
+    /// When what has failed may be tried again.
+    again_from: AtomicU64,
 }
 
 impl Limit {
@@ -36,13 +42,17 @@ impl Limit {
         self.update(bytes, nanoseconds(now));
     }
 
+    /// What has failed is to be tried again.
+    pub fn again(&self, now: Duration) {
+        let from = nanoseconds(now).saturating_add(AGAIN_NS);
+        self.again_from.store(from, Ordering::Relaxed);
+    }
+
     /// How long the job rests before it may move more.
     pub fn delay(&self, now: Duration) -> Duration {
         let now = nanoseconds(now);
-        match self.update(0, now) {
-            0 => Duration::ZERO,
-            end => Duration::from_nanos(end.saturating_sub(now)),
-        }
+        let end = self.update(0, now).max(self.again_from.load(Ordering::Relaxed));
+        Duration::from_nanos(end.saturating_sub(now))
     }
 
     /// Counts bytes; answers when the slice ends, or 0 if its quota is not used up.
@@ -93,6 +103,18 @@ mod tests {
         assert_eq!(limit.delay(MS * 2), MS * 249, "250 bytes from 1 ms on");
         assert_eq!(limit.delay(MS * 250), MS);
         assert_eq!(limit.delay(MS * 252), Duration::ZERO, "another slice");
+    }
+
+    #[test]
+    fn a_job_rests_before_it_tries_again() {
+        let limit = Limit::default();
+        limit.again(MS);
+        assert_eq!([limit.delay(MS), limit.delay(MS * 3)], [MS * 10, MS * 8]);
+        assert_eq!(limit.delay(MS * 11), Duration::ZERO);
+        limit.set_speed(1000);
+        limit.again(MS * 20);
+        limit.count(200, MS * 20);
+        assert_eq!(limit.delay(MS * 20), MS * 200, "its speed asks for more");
     }
 
     #[test]

@@ -294,6 +294,11 @@ impl Pace {
         self.wishes.done.fetch_add(bytes, Ordering::AcqRel);
     }
 
+    /// What has failed is tried again, but not before the next pause point has let some time pass.
+    pub fn tries_again(&self) {
+        self.wishes.limit.again(self.begun.elapsed());
+    }
+
     /// A request of the job's own failed; answers what is done about it. The job stands still at its next pause point if
     /// that is to stop.
     #[must_use]

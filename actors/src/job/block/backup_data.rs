@@ -171,7 +171,7 @@ impl Copying for Data {
             IoOperationType::Read => self.on_errors.source,
             IoOperationType::Write => self.on_errors.target,
         };
-        copy::verdict(self.pace.failed(policy, fault.operation, fault.error))
+        copy::verdict(&self.pace, policy, fault)
     }
 
     fn passed(&self, bytes: u64) {

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::task::Waker;
 
-use millpond_messages::qapi::schema::BlockErrorAction;
+use millpond_messages::qapi::schema::{BlockErrorAction, BlockdevOnError};
 use millpond_messages::{ChunkSet, Error, ErrorKind, Range, Result};
 use millpond_ring::buffer::Buffers;
 
@@ -89,10 +89,13 @@ pub(super) fn has_moved(client: &HomeClient) -> bool {
 }
 
 /// What is done about a fault of a copy that can try again.
-pub(super) fn verdict(action: BlockErrorAction) -> FaultVerdict {
-    match action {
+pub(super) fn verdict(pace: &Pace, policy: BlockdevOnError, fault: Fault) -> FaultVerdict {
+    match pace.failed(policy, fault.operation, fault.error) {
         BlockErrorAction::Report => FaultVerdict::End,
-        BlockErrorAction::Ignore | BlockErrorAction::Stop => FaultVerdict::Again,
+        BlockErrorAction::Ignore | BlockErrorAction::Stop => {
+            pace.tries_again();
+            FaultVerdict::Again
+        }
     }
 }
 
@@ -123,7 +126,7 @@ impl Copying for NodeCopy {
     }
 
     fn failed(&self, fault: Fault) -> FaultVerdict {
-        verdict(self.errors.action(fault.operation, fault.error))
+        verdict(&self.errors.pace, self.errors.policy, fault)
     }
 
     fn passed(&self, bytes: u64) {

@@ -232,7 +232,7 @@ impl Data {
             IoOperationType::Read => self.manner.on_errors.source,
             IoOperationType::Write => self.manner.on_errors.target,
         };
-        match verdict(self.pace.failed(policy, fault.operation, fault.error)) {
+        match verdict(&self.pace, policy, fault) {
             FaultVerdict::End => Err(Stopped::Failed(fault)),
             FaultVerdict::Again | FaultVerdict::Pass => Ok(()),
         }
