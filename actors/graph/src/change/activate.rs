@@ -217,7 +217,7 @@ async fn prepare(
 async fn commit(transaction: &mut Transaction, targets: &[Target], plan: Plan) {
     let world = transaction.world.clone();
     transaction.reopen_committed();
-    reopen::commit(&world, targets.iter()).await;
+    reopen::commit(&world, targets).await;
     transaction.commit_permissions(plan);
 }
 

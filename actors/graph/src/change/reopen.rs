@@ -17,9 +17,10 @@ use crate::transaction::{self, Change, Transaction, bitmaps, together};
 use crate::value::common::{Common, GivenOptions};
 use crate::value::edge::Parent;
 use crate::value::graph::Graph;
-use crate::value::home::Joint;
+use crate::value::home::{self, Joint};
 use crate::value::node::Node;
 use crate::value::permissions::Plan;
+use crate::value::rewired::Rewired;
 use crate::world::{Answered, World};
 
 /// The user in whose name nodes are drained for a reopen.
@@ -37,6 +38,14 @@ pub struct Reopening {
     targets: Vec<Target>,
     /// The nodes whose drivers have their new options ready.
     ready: HashSet<NodeId>,
+    taken: Taken,
+}
+
+/// What is left to do once all steps are taken.
+#[derive(Default)]
+struct Taken {
+    /// What nodes say that were told to have their options hold, children first.
+    committed: Vec<Answered>,
     /// The nodes that have lost a parent.
     released: Vec<NodeId>,
 }
@@ -49,7 +58,7 @@ impl Reopening {
             writable: None,
             targets: Vec::new(),
             ready: HashSet::new(),
-            released: Vec::new(),
+            taken: Taken::default(),
         }
     }
 }
@@ -100,15 +109,20 @@ impl Change for Reopening {
         Ok(())
     }
 
-    /// New options alone are readied while clients go on. Who goes read-only or writable, or gets other children, has to be still
-    /// for that; but most of what is to be durable then can be so already.
+    /// New options alone are readied while clients go on, also where a filter comes or goes below. Who goes read-only or
+    /// writable, or gets other data, has to be still for that; but most of what is to be durable then can be so already.
     async fn ahead(&mut self, transaction: &mut Transaction) -> Result<()> {
-        if self.targets.iter().any(|target| !target.links.is_empty()) {
+        let world = transaction.world.clone();
+        if !world.graph(|graph| keeps_data(graph, &self.targets)) {
             return Ok(());
         }
-        let world = transaction.world.clone();
         let (keep, change): (Vec<&Target>, Vec<&Target>) =
             world.graph(|graph| self.targets.iter().partition(|target| is_early(graph, target)));
+        if change.is_empty()
+            && let Some((rewired, starts)) = world.graph(|graph| rewired(graph, &self.targets))
+        {
+            transaction.get_ready(&rewired, starts);
+        }
         let flush = |target: &&Target| world.ask(target.node, NodeTask::Flush);
         let flushed: Vec<Answered> = change.iter().map(flush).collect();
         prepare_options(transaction, keep.iter().copied()).await?;
@@ -126,12 +140,14 @@ impl Change for Reopening {
     }
 
     async fn prepare(&mut self, transaction: &mut Transaction) -> Result<()> {
-        self.released = take_steps(transaction, &self.targets, &self.ready).await?;
+        self.taken = take_steps(transaction, &self.targets, &self.ready).await?;
         Ok(())
     }
 
     async fn finish(self, world: &World) {
-        delete::release(world, self.released).await;
+        let Taken { committed, released } = self.taken;
+        note_committed(world, self.targets.iter().rev(), committed).await;
+        delete::release(world, released).await;
     }
 }
 
@@ -200,27 +216,16 @@ pub async fn restore(world: &World, Access(before): Access) -> Result<()> {
     reopen_all(world, targets).await
 }
 
-/// Takes all steps; answers the nodes that lost a parent.
+/// Takes all steps.
 async fn take_steps(
     transaction: &mut Transaction,
     targets: &[Target],
     ready: &HashSet<NodeId>,
-) -> Result<Vec<NodeId>> {
+) -> Result<Taken> {
     let world = transaction.world.clone();
     let mut touched = touched(targets);
-    let joints = targets.iter().flat_map(|target| {
-        let children = target.links.iter().filter_map(|(_, child)| *child);
-        children.map(|child| Joint::Nodes(target.node, child))
-    });
-    together::follow(transaction, joints).await?;
-    let mut exchange = Exchange::default();
-    world.graph(|graph| {
-        for target in targets {
-            for (slot, child) in &target.links {
-                exchange.note(graph, target.node, *slot, *child);
-            }
-        }
-    });
+    together::follow(transaction, joints(targets)).await?;
+    let mut exchange = world.graph(|graph| exchange(graph, targets));
     exchange.leave(transaction).await?;
     let mut released = Vec::new();
     for target in targets {
@@ -228,9 +233,16 @@ async fn take_steps(
             released.extend(relink(transaction, target.node, *slot, *child).await?);
         }
     }
-    exchange.connect(transaction).await?;
+    let unready: Vec<&Target> = targets
+        .iter()
+        .filter(|target| !ready.contains(&target.node))
+        .collect();
+    let connects_early = !unready.is_empty();
+    if connects_early {
+        exchange.connect(transaction).await?;
+    }
     // One after the other, parents first: what an image writes before it is read-only is to be flushed with its file.
-    for target in targets.iter().filter(|target| !ready.contains(&target.node)) {
+    for target in unready {
         prepare_options(transaction, std::iter::once(target)).await?;
     }
     let flags = world.graph(|graph| {
@@ -244,19 +256,79 @@ async fn take_steps(
     let prepared = transaction
         .prepare_permissions(Plan::with_flags(flags), touched)
         .await?;
+    if !connects_early {
+        exchange.connect_later(transaction);
+    }
     // Read only now that the locks are held which other processes respect.
-    if let Err(error) = exchange.enter(transaction, HashMap::new()).await {
+    let entered = match transaction.enter(exchange).await {
+        Ok(()) => transaction.send_burst().await,
+        refused => refused,
+    };
+    if let Err(error) = entered {
         transaction.abort_permissions(&prepared);
         return Err(error);
     }
     // From here on nothing is undone: what is left can only fail if an iothread is gone.
     transaction.reopen_committed();
-    commit(&world, targets.iter().rev()).await;
+    let children_first = || targets.iter().rev();
+    let mut committed = have_committed(&world, children_first());
     transaction.commit_permissions(prepared);
-    for target in targets {
-        bitmaps::mark(&world, target.node).await;
+    if world.graph(|graph| targets.iter().any(|target| keeps_bitmaps(graph, target.node))) {
+        note_committed(&world, children_first(), std::mem::take(&mut committed)).await;
+        for target in targets {
+            bitmaps::mark(&world, target.node).await;
+        }
     }
-    Ok(released)
+    Ok(Taken { committed, released })
+}
+
+/// The edges that lead elsewhere.
+fn exchange(graph: &Graph, targets: &[Target]) -> Exchange {
+    let mut exchange = Exchange::default();
+    for target in targets {
+        for (slot, child) in &target.links {
+            exchange.note(graph, target.node, *slot, *child);
+        }
+    }
+    exchange
+}
+
+/// The nodes that come to have an edge between them.
+fn joints(targets: &[Target]) -> impl Iterator<Item = Joint> {
+    targets.iter().flat_map(|target| {
+        let children = target.links.iter().filter_map(|(_, child)| *child);
+        children.map(|child| Joint::Nodes(target.node, child))
+    })
+}
+
+/// Whether all nodes stay where they are and show the data that they show now: drivers that have their options ready can keep
+/// them.
+fn keeps_data(graph: &Graph, targets: &[Target]) -> bool {
+    let stay = joints(targets).all(|joint| home::following(graph, joint).is_none());
+    stay && exchange(graph, targets).keeps_data(graph)
+}
+
+/// The edge that leads elsewhere, if it is a single one, and the nodes that feel that.
+fn rewired(graph: &Graph, targets: &[Target]) -> Option<(Rewired, [NodeId; 3])> {
+    let mut links = targets.iter().flat_map(|target| {
+        let links = target.links.iter();
+        links.map(|(slot, child)| (target.node, *slot, *child))
+    });
+    let (parent, slot, to) = links.next()?;
+    let to = to.filter(|_| links.next().is_none())?;
+    let edge = graph.node(parent)?.child(slot)?;
+    let rewired = Rewired {
+        edges: vec![edge],
+        to,
+        coming: None,
+    };
+    Some((rewired, [parent, to, graph.edge(edge)?.child]))
+}
+
+/// Whether a node's image stores dirty bitmaps that are kept here.
+fn keeps_bitmaps(graph: &Graph, node: NodeId) -> bool {
+    let mut bitmaps = graph.node(node).into_iter().flat_map(|node| &node.bitmaps);
+    bitmaps.any(|bitmap| bitmap.is_persistent)
 }
 
 /// Whether a node's driver can have its new options ready while requests are in flight.
@@ -346,11 +418,26 @@ pub async fn relink(
     Ok(old)
 }
 
-/// Makes nodes' prepared options hold. All are told at once: none of them asks another for that.
-pub async fn commit(world: &World, targets: impl Iterator<Item = &Target>) {
+/// Makes nodes' prepared options hold.
+pub async fn commit(world: &World, targets: &[Target]) {
+    let committed = have_committed(world, targets.iter());
+    note_committed(world, targets.iter(), committed).await;
+}
+
+/// Tells nodes to have their prepared options hold; answers what they will say. All are told at once: none of them asks
+/// another for that. They do it before anything that they are told later, such as that a section is over.
+fn have_committed<'a>(world: &World, targets: impl Iterator<Item = &'a Target>) -> Vec<Answered> {
     let ask = |target: &Target| world.ask(target.node, NodeOrder::ReopenCommit);
-    let asked: Vec<(&Target, Answered)> = targets.map(|target| (target, ask(target))).collect();
-    for (target, answer) in asked {
+    targets.map(ask).collect()
+}
+
+/// Waits for what the nodes of `targets` say that were told to commit, and takes note of it.
+async fn note_committed<'a>(
+    world: &World,
+    targets: impl Iterator<Item = &'a Target>,
+    committed: Vec<Answered>,
+) {
+    for (target, answer) in targets.zip(committed) {
         match answer.opened().await {
             Ok(facts) => {
                 world.graph(|graph| reopened(graph, target, facts));

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::chains::image;
 use super::world::FakeWorld;
-use super::{drain_all, drain_node, reopen, snapshot};
+use super::{add, drain_all, drain_node, reopen, snapshot};
 use crate::sections::Section;
 use crate::state::PolicyState;
 use crate::{NodeOrder, NodeTask, Order};
@@ -199,23 +199,31 @@ fn a_snapshot_flushes_its_node_once_that_is_still() {
     assert!(flushed);
 }
 
-/// What is new in a node's options is readied while its clients go on; what has to be still for that, in the section.
+/// What is new in a node's options is readied while its clients go on, and so is a filter that comes below it or goes; what has
+/// to be still for that, in the section. Nobody is kept until a node has said that it does what it was told.
 #[test]
 fn new_options_are_readied_before_the_section() {
     let mut world = FakeWorld::new();
-    image(&mut world, "n", None);
-    let file = world.facts().nodes[0].name.clone();
-    let options = |read_only: bool| {
+    for name in ["below", "others"] {
+        let filename = format!("/i/{name}");
+        world.ok(add(
+            json!({"driver": "file", "node-name": name, "filename": filename}),
+        ));
+    }
+    world.ok(add(json!({"driver": "fmt", "node-name": "n", "file": "below"})));
+    world.ok(add(
+        json!({"driver": "filter", "node-name": "f", "file": "below"}),
+    ));
+    let options = |file: &str, read_only: bool| {
         reopen(
             json!({"driver": "fmt", "node-name": "n", "file": file, "backing": null, "discard": "unmap",
             "read-only": read_only}),
         )
     };
-    let [kept, read_only] = [false, true].map(options);
-    assert_eq!(
-        world.rounds_of_first_section(kept),
-        2,
-        "to be still, and to have the options hold"
-    );
-    assert!(world.rounds_of_first_section(read_only) > 2);
+    let mut rounds = |file: &str, read_only| world.rounds_of_first_section(options(file, read_only));
+    assert_eq!(rounds("below", false), 1, "to be still");
+    assert_eq!(rounds("f", false), 2, "to be still, and to have the edge follow");
+    assert_eq!(rounds("below", false), 2, "the same when the filter goes");
+    assert!(rounds("others", false) > 2, "other data is read");
+    assert!(rounds("others", true) > 1);
 }

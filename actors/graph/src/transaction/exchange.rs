@@ -60,6 +60,13 @@ impl Exchange {
         });
     }
 
+    /// Whether the same data is behind all edges, seen past filters.
+    pub fn keeps_data(&self, graph: &Graph) -> bool {
+        let (mut now, mut then) = (Data::now(graph), Data::then(graph, &self.links));
+        let mut links = self.links.iter();
+        links.all(|link| now.behind(link.old) == then.behind(link.new))
+    }
+
     /// Has drivers write back what belongs to data that they are about to lose. All edges are noted, and lead where they
     /// led.
     ///

@@ -23,7 +23,7 @@ pub struct Ready {
 impl Transaction {
     /// Asks drivers below `starts` to get ready for what their nodes would be granted. They are waited for by
     /// [`Transaction::readied`].
-    pub fn get_ready(&mut self, rewired: &Rewired, starts: [NodeId; 2]) {
+    pub fn get_ready(&mut self, rewired: &Rewired, starts: impl IntoIterator<Item = NodeId>) {
         let world = self.world.clone();
         // A conflict is told when it is one.
         let Ok(plan) = world.graph(|graph| rewired.plan(graph, starts)) else {

@@ -329,9 +329,10 @@ impl Transaction {
         starts: impl IntoIterator<Item = NodeId>,
     ) -> Result<Plan> {
         self.send_burst().await?;
-        self.unready();
         let plan = self.world.graph(|graph| plan.complete(graph, starts))?;
-        permissions::prepare_nodes(&self.world, &plan.nodes).await?;
+        let unready = self.not_ready(&plan.nodes);
+        permissions::prepare_nodes(&self.world, &unready).await?;
+        plan.nodes.iter().for_each(|(node, _)| self.used(*node));
         Ok(plan)
     }
 
