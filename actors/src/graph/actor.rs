@@ -224,6 +224,7 @@ impl Graph {
                 queue.extend(self.policy.event(event, now));
             }
         }
+        self.handles.wake();
         while let Some((id, result)) = self.names.next_reply() {
             self.reply(id, result);
         }

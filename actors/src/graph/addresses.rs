@@ -18,6 +18,8 @@ pub struct Handles {
     pub roots: HashMap<RootId, RootHandle>,
     /// The flight recorder of the graph actor.
     pub(super) flight: GraphFlight,
+    /// The iothreads that were sent orders and not woken for them.
+    untold: Vec<IoThread<Mail>>,
 }
 
 impl Handles {
@@ -37,7 +39,8 @@ impl Handles {
         address.map(|address| self.address(address)).transpose()
     }
 
-    /// Sends an order to the iothread where its node lives.
+    /// Sends an order to the iothread where its node lives, which is woken for it by [`Handles::wake`]: one that slept would
+    /// else take what belongs together piece by piece, and sleep in between.
     ///
     /// # Errors
     /// An iothread is gone.
@@ -51,8 +54,17 @@ impl Handles {
         };
         self.flight.sent(order_id, &order);
         iothread
-            .send(Mail::Control { order_id, order })
-            .map_err(|_| Error::new(ErrorKind::Closed, "The iothread has stopped"))
+            .post(Mail::Control { order_id, order })
+            .map_err(|_| Error::new(ErrorKind::Closed, "The iothread has stopped"))?;
+        if self.untold.iter().all(|untold| untold.id() != to) {
+            self.untold.push(iothread);
+        }
+        Ok(())
+    }
+
+    /// Wakes the iothreads that were sent orders since the last time.
+    pub fn wake(&mut self) {
+        self.untold.drain(..).for_each(|iothread| iothread.wake());
     }
 
     fn resolve(&mut self, home: &IoThread<Mail>, wiring: Wiring) -> Result<node::Wiring> {

@@ -104,9 +104,24 @@ impl<M: Send + 'static> IoThread<M> {
     /// The message itself, if the thread has ended.
     #[inline]
     pub fn send(&self, message: M) -> Result<(), M> {
-        self.mailbox.send(message).map_err(|refused| refused.0)?;
-        self.shared.wake();
+        self.post(message)?;
+        self.wake();
         Ok(())
+    }
+
+    /// Puts a message into the mailbox, one of several for which the thread is woken once by [`IoThread::wake`].
+    ///
+    /// # Errors
+    /// The message itself, if the thread has ended.
+    #[inline]
+    pub fn post(&self, message: M) -> Result<(), M> {
+        self.mailbox.send(message).map_err(|refused| refused.0)
+    }
+
+    /// Wakes the thread if it sleeps, for what was put into its mailbox.
+    #[inline]
+    pub fn wake(&self) {
+        self.shared.wake();
     }
 }
 

@@ -42,14 +42,17 @@ pub async fn named_nodes(world: &World, flat: bool) -> Result<Vec<BlockDeviceInf
             flat,
         };
         view.check_length()?;
-        let nodes = graph.live_nodes().rev().filter_map(|node| view.node(node));
-        Ok(nodes.collect())
+        // Each is of some size, so they are not copied as the list grows.
+        let mut nodes = Vec::with_capacity(descriptions.len());
+        nodes.extend(graph.live_nodes().rev().filter_map(|node| view.node(node)));
+        Ok(nodes)
     })
 }
 
 /// What all live nodes say of themselves now. One that goes meanwhile is left out.
 pub async fn describe(world: &World) -> HashMap<NodeId, Description> {
     let (at_home, moving) = by_iothread(world);
+    let asked = at_home.values().map(Vec::len).sum::<usize>() + moving.len();
     let mut together = Vec::new();
     for (iothread, nodes) in at_home {
         for some in nodes.chunks(AT_ONCE) {
@@ -60,7 +63,7 @@ pub async fn describe(world: &World) -> HashMap<NodeId, Description> {
         .into_iter()
         .map(|id| (id, world.ask(id, NodeTask::Describe)))
         .collect();
-    let mut descriptions = HashMap::new();
+    let mut descriptions = HashMap::with_capacity(asked);
     for answer in together {
         if let OrderOutcome::DescribedMany(described) = answer.await {
             descriptions.extend(described);
