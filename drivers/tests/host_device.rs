@@ -6,12 +6,13 @@ mod host;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use host::{Node, is_zero, pattern, run};
 use millpond_drivers::api::Ability;
 use millpond_drivers::protocol::file::{probe_blocksizes, probe_geometry};
 use millpond_messages::io::Preallocation;
-use millpond_messages::{IoError, OpenFlags, Permissions, RequestFlags, Result};
+use millpond_messages::{IoError, OpenFlags, Permissions, RequestFlags, Result, ScsiCommand, ScsiData};
 use millpond_ring::Ring;
 use serde_json::json;
 
@@ -224,5 +225,23 @@ fn a_character_device_is_served(ring: &Ring) {
         run(ring, node.driver.device().geometry()),
         Err(IoError::NotSupported)
     );
+    let device = node.driver.device();
+    assert!(!device.is_scsi_generic());
+    let command = ScsiCommand {
+        block: vec![0; 6],
+        data: ScsiData::In(36),
+        timeout: Duration::from_secs(1),
+    };
+    let too_long = ScsiCommand {
+        block: vec![0; 256],
+        ..command.clone()
+    };
+    let sent = |command| run(ring, device.send_scsi(command));
+    assert_eq!(
+        sent(command),
+        Err(IoError::Os(libc::ENOTTY)),
+        "the kernel was asked"
+    );
+    assert_eq!(sent(too_long), Err(IoError::Invalid));
     assert!(open(ring, Path::new("/dev/null"), RW | OpenFlags::AUTO_RDONLY).is_ok());
 }

@@ -97,10 +97,12 @@ pub fn internal_io_of(order: &Order) -> Vec<NodeId> {
             | NodeTask::ChangeSnapshots(_)
             | NodeTask::SaveVmState { .. }
             | NodeTask::LoadVmState { .. }
+            | NodeTask::SendScsi(_)
             | NodeTask::ChangeBackingFile { .. } => vec![*node],
             NodeTask::Close
             | NodeTask::PermissionsPrepare { .. }
             | NodeTask::DeleteFile
+            | NodeTask::ChangeMedium(_)
             | NodeTask::MergeBitmap(_)
             | NodeTask::Describe => Vec::new(),
         },
@@ -123,6 +125,8 @@ pub fn what(order: &Order) -> Option<&'static str> {
             NodeTask::SaveVmState { .. } => "write of a machine's state",
             NodeTask::LoadVmState { .. } => "read of a machine's state",
             NodeTask::DeleteFile => "deletion of a file",
+            NodeTask::ChangeMedium(_) => "change of a medium",
+            NodeTask::SendScsi(_) => "SCSI command",
             NodeTask::ReopenPrepare { .. } => "reopen",
             NodeTask::ExchangePrepare { .. } | NodeTask::Exchange { .. } => "exchange of a child",
             NodeTask::PermissionsPrepare { .. } => "change of permissions",

@@ -16,8 +16,8 @@ use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
 use millpond_messages::qapi::ImageInfoSpecific;
 use millpond_messages::{
-    BlockSizes, DebugEvent, DebugOrder, DriverInfo, Geometry, IoError, IoResult, Permissions, Range,
-    RequestFlags, Result,
+    BlockSizes, DebugEvent, DebugOrder, DriverInfo, Geometry, IoError, IoResult, MediumOrder, Permissions,
+    Range, RequestFlags, Result, ScsiAnswer, ScsiCommand,
 };
 use millpond_ring::buffer::Buffers;
 use serde_json::Value;
@@ -32,6 +32,7 @@ pub enum Entry {
     BlockSizes,
     CancelInFlight,
     ChangeBackingFile,
+    ChangeMedium,
     CheckOptions,
     ChildPermissions,
     ChildrenChanged,
@@ -47,6 +48,8 @@ pub enum Entry {
     Geometry,
     Info,
     Invalidate,
+    IsInserted,
+    IsScsiGeneric,
     Length,
     Locate,
     MakeEmpty,
@@ -63,6 +66,7 @@ pub enum Entry {
     ReopenCommit,
     ReopenPrepare,
     Resume,
+    SendScsi,
     Settle,
     SpecificInfo,
     Truncate,
@@ -87,6 +91,8 @@ pub struct Trap {
     pub hanging: AtomicUsize,
     /// Permissions that are asked for are refused.
     pub refuses: AtomicBool,
+    /// The tray of the device is open.
+    pub is_open: AtomicBool,
 }
 
 impl Trap {
@@ -423,6 +429,39 @@ impl Device for Fragile {
 
     fn geometry(&self) -> Answer<'_, IoResult<Geometry>> {
         self.answer(Entry::Geometry, async { Err(IoError::NotSupported) })
+    }
+
+    fn is_inserted(&self) -> Answer<'_, IoResult<bool>> {
+        let is_open = &self.trap.is_open;
+        self.answer(Entry::IsInserted, async { Ok(!is_open.load(Ordering::SeqCst)) })
+    }
+
+    fn change_medium(&self, order: MediumOrder) -> Answer<'_, IoResult<()>> {
+        self.answer(Entry::ChangeMedium, async move {
+            match order {
+                MediumOrder::Eject => self.trap.is_open.store(true, Ordering::SeqCst),
+                MediumOrder::Load => self.trap.is_open.store(false, Ordering::SeqCst),
+                MediumOrder::Lock | MediumOrder::Unlock => return Err(IoError::Os(EIO)),
+            }
+            Ok(())
+        })
+    }
+
+    fn is_scsi_generic(&self) -> bool {
+        self.trap.call(Entry::IsScsiGeneric);
+        true
+    }
+
+    fn send_scsi(&self, command: ScsiCommand) -> Answer<'_, IoResult<ScsiAnswer>> {
+        self.answer(Entry::SendScsi, async move {
+            Ok(ScsiAnswer {
+                status: 2,
+                host_status: 0,
+                driver_status: 0,
+                sense: command.block,
+                data: Vec::new(),
+            })
+        })
     }
 }
 

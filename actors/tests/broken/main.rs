@@ -2,6 +2,7 @@
 //! runs, while other nodes on the same iothread and on another serve requests.
 
 mod driver;
+mod medium;
 mod rows;
 
 use std::cell::Cell;

@@ -2,15 +2,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use millpond::graph::GraphHandle;
 use millpond::node::Client;
 use millpond_messages::graph::{
-    Amend, CancelInFlight, DebugNode, DrainScope, FindBlockSizes, FindGeometry, InvalidateCache, MakeEmpty,
-    MoveNode, NamedNodes, Options, RecordBackingFile, Reopen, Resize, SetBacking, SetRootPermissions,
+    Amend, CancelInFlight, ChangeMedium, DebugNode, DrainScope, FindBlockSizes, FindGeometry,
+    InvalidateCache, IsInserted, IsScsiGeneric, MakeEmpty, MoveNode, NamedNodes, Options, RecordBackingFile,
+    Reopen, Resize, SendScsi, SetBacking, SetRootPermissions,
 };
-use millpond_messages::{Error, IoResult, Permissions, RequestFlags, Result};
+use millpond_messages::{
+    Error, IoResult, MediumOrder, Permissions, RequestFlags, Result, ScsiAnswer, ScsiCommand, ScsiData,
+};
 use millpond_ring::buffer::{Buffer, Buffers};
 use serde_json::{Value, json};
 
@@ -42,6 +46,28 @@ impl Scene {
                 root,
                 permissions,
                 shared: Permissions::all(),
+            })
+            .await
+    }
+
+    pub async fn change_medium(&self, order: MediumOrder) -> Result<()> {
+        self.graph
+            .ask(ChangeMedium {
+                node_name: "f".to_owned(),
+                order,
+            })
+            .await
+    }
+
+    pub async fn send_scsi(&self, node: &str) -> Result<ScsiAnswer> {
+        self.graph
+            .ask(SendScsi {
+                node_name: node.to_owned(),
+                command: ScsiCommand {
+                    block: vec![0; 6],
+                    data: ScsiData::None,
+                    timeout: Duration::from_secs(1),
+                },
             })
             .await
     }
@@ -305,6 +331,28 @@ pub fn questions() -> Vec<Row> {
                 })
                 .await
                 .map(drop)
+        }),
+        row(Entry::IsInserted, BOTH, Anyhow, |s| async move {
+            s.graph
+                .ask(IsInserted {
+                    node_name: "f".to_owned(),
+                })
+                .await
+                .map(drop)
+        }),
+        row(Entry::IsScsiGeneric, ONCE, Anyhow, |s| async move {
+            s.graph
+                .ask(IsScsiGeneric {
+                    node_name: "f".to_owned(),
+                })
+                .await
+                .map(drop)
+        }),
+        row(Entry::ChangeMedium, BOTH, Anyhow, |s| async move {
+            s.change_medium(MediumOrder::Eject).await
+        }),
+        row(Entry::SendScsi, BOTH, Anyhow, |s| async move {
+            s.send_scsi("f").await.map(drop)
         }),
     ]
 }

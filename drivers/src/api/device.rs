@@ -1,6 +1,8 @@
 //! The file or device of the host that a protocol driver stands for.
 
-use millpond_messages::{BlockSizes, CopySource, Geometry, IoError, IoResult, Range};
+use millpond_messages::{
+    BlockSizes, CopySource, Geometry, IoError, IoResult, MediumOrder, Range, ScsiAnswer, ScsiCommand,
+};
 
 use super::answer::Answer;
 use super::nothing::Nothing;
@@ -14,6 +16,26 @@ pub trait Device {
 
     /// The geometry of the disk that the node is; `NotSupported` where it has none.
     fn geometry(&self) -> Answer<'_, IoResult<Geometry>> {
+        Answer::ready(Err(IoError::NotSupported))
+    }
+
+    /// Whether its medium is there; `NotSupported` where none can be taken out.
+    fn is_inserted(&self) -> Answer<'_, IoResult<bool>> {
+        Answer::ready(Err(IoError::NotSupported))
+    }
+
+    /// Does something to its medium; `NotSupported` where none can be taken out.
+    fn change_medium(&self, _order: MediumOrder) -> Answer<'_, IoResult<()>> {
+        Answer::ready(Err(IoError::NotSupported))
+    }
+
+    /// Whether it takes SCSI commands and nothing else.
+    fn is_scsi_generic(&self) -> bool {
+        false
+    }
+
+    /// Sends it a SCSI command; `NotSupported` where it takes none.
+    fn send_scsi(&self, _command: ScsiCommand) -> Answer<'_, IoResult<ScsiAnswer>> {
         Answer::ready(Err(IoError::NotSupported))
     }
 

@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::limits::RangeError;
+use super::range::Range;
+
 /// What a format says of its image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -16,6 +19,16 @@ pub struct DriverInfo {
     pub subcluster_size: u64,
     /// Nothing but compressed writes are possible.
     pub needs_compressed_writes: bool,
+}
+
+impl DriverInfo {
+    /// A range widened to whole clusters; as it is where there are none.
+    ///
+    /// # Errors
+    /// The last cluster would pass the largest offset.
+    pub fn round_to_clusters(&self, range: Range) -> Result<Range, RangeError> {
+        range.widened_to(self.cluster_size)
+    }
 }
 
 /// How scattered an image's clusters are.

@@ -9,6 +9,7 @@ mod id;
 mod info;
 mod limits;
 mod loan;
+mod medium;
 mod mirror;
 mod moment;
 mod op_blocker;
@@ -32,6 +33,7 @@ pub use limits::{
     check_length, check_range,
 };
 pub use loan::{CopySource, Lender, Loan, lending};
+pub use medium::{MediumOrder, ScsiAnswer, ScsiCommand, ScsiData};
 pub use mirror::{MirrorLine, MirrorMode};
 pub use moment::MomentLine;
 pub use op_blocker::OpBlocker;

@@ -1,6 +1,6 @@
 //! What is told of the graph.
 
-use super::EdgeParent;
+use super::{EdgeParent, RootUser};
 use crate::common::{IoThreadId, Limits, NodeId, OpenFlags, Permissions, Role};
 
 /// Facts about a driver.
@@ -39,6 +39,8 @@ pub struct NodeFacts {
     pub limits: Limits,
     /// Writes with WRITE_COMPRESSED are possible.
     pub takes_compressed: bool,
+    /// Writes of zeroes that may give space back do so.
+    pub unmaps_zeroes: bool,
     /// The iothread where the node lives.
     pub iothread: IoThreadId,
 }
@@ -67,4 +69,29 @@ pub struct GraphFacts {
     pub nodes: Vec<NodeFacts>,
     /// The edges, of nodes and of users.
     pub edges: Vec<EdgeFacts>,
+}
+
+impl GraphFacts {
+    /// The name of the device that a node is to the program that embeds the library: the name that its oldest user of that
+    /// kind has chosen; empty without one.
+    #[must_use]
+    pub fn device_name(&self, node: NodeId) -> &str {
+        let mut edges = self.edges.iter().filter(|edge| edge.child == node);
+        let named = edges.find_map(|edge| match &edge.parent {
+            EdgeParent::Root(_, RootUser::Embedder(name)) if !name.is_empty() => Some(name),
+            _ => None,
+        });
+        named.map_or("", String::as_str)
+    }
+
+    /// The same; without such a user the node's own name, or nothing where there is no such node.
+    #[must_use]
+    pub fn device_or_node_name(&self, node: NodeId) -> &str {
+        let device = self.device_name(node);
+        if !device.is_empty() {
+            return device;
+        }
+        let node = self.nodes.iter().find(|facts| facts.id == node);
+        node.map_or("", |facts| facts.name.as_str())
+    }
 }

@@ -4,7 +4,8 @@ use super::{
     BitmapName, Blocker, DirtyRun, DriverFacts, GraphFacts, IothreadOptions, IothreadReport, NodeFacts,
 };
 use crate::common::{
-    BitmapId, BlockSizes, ChunkSet, DriverInfo, Geometry, IoThreadId, NodeId, NodeReport, Range, RootId,
+    BitmapId, BlockSizes, ChunkSet, DriverInfo, Geometry, IoThreadId, MediumOrder, NodeId, NodeReport, Range,
+    RootId, ScsiAnswer, ScsiCommand,
 };
 use crate::handshake::PendingDrain;
 use crate::qapi::{BlockDeviceInfo, BlockStats};
@@ -57,6 +58,44 @@ requests! {
             /// The name of the node.
             node_name: String,
         } -> Geometry: Geometry,
+        /// Whether a medium is in the device behind a node, or behind each of its children; true of what has no medium that could
+        /// be taken out.
+        ///
+        /// # Errors
+        /// There is no such node.
+        IsInserted {
+            /// The name of the node.
+            node_name: String,
+        } -> bool: Truth,
+        /// Open or close the tray of the device behind a node, or lock it; without effect where there is none.
+        ///
+        /// # Errors
+        /// There is no such node, or the device's.
+        ChangeMedium {
+            /// The name of the node.
+            node_name: String,
+            /// What to do.
+            order: MediumOrder,
+        },
+        /// Whether the device behind a node takes SCSI commands and nothing else.
+        ///
+        /// # Errors
+        /// There is no such node.
+        IsScsiGeneric {
+            /// The name of the node.
+            node_name: String,
+        } -> bool: Truth,
+        /// Send a SCSI command to the device of the host that a node is, seen through raw images that show all of it.
+        ///
+        /// # Errors
+        /// There is no such node, it is no such device ([`IoError::NotSupported`](crate::IoError::NotSupported)), or the
+        /// device's.
+        SendScsi {
+            /// The name of the node.
+            node_name: String,
+            /// The command.
+            command: ScsiCommand,
+        } -> ScsiAnswer: Scsi,
         /// The drivers that may be used.
         ListDrivers {
             /// For reading at least, rather than for writing too.

@@ -5,7 +5,8 @@ use super::{
     Transacted,
 };
 use crate::common::{
-    BlockSizes, CheckResult, ChunkSet, DriverInfo, Geometry, InternalSnapshot, IoThreadId, NodeReport, Token,
+    BlockSizes, CheckResult, ChunkSet, DriverInfo, Geometry, InternalSnapshot, IoThreadId, NodeReport,
+    ScsiAnswer, Token,
 };
 use crate::error::Result;
 use crate::handshake::PendingDrain;
@@ -58,6 +59,8 @@ pub enum GraphReply<C> {
     NodeReports(Vec<NodeReport>),
     /// The node that was looked for, if there is one.
     Found(Option<NodeFacts>),
+    /// What a device has answered to a SCSI command.
+    Scsi(ScsiAnswer),
     /// Whether what was asked is so.
     Truth(bool),
     /// Links that are frozen.
@@ -104,6 +107,7 @@ impl<C> GraphReply<C> {
             Self::IothreadReports(it) => GraphReply::IothreadReports(it),
             Self::NodeReports(it) => GraphReply::NodeReports(it),
             Self::Found(it) => GraphReply::Found(it),
+            Self::Scsi(it) => GraphReply::Scsi(it),
             Self::Truth(it) => GraphReply::Truth(it),
             Self::Frozen(it) => GraphReply::Frozen(it),
             Self::Blocked(it) => GraphReply::Blocked(it),

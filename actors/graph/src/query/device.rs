@@ -1,8 +1,10 @@
 //! Facts about the device behind a node, which a guest's device may want to repeat.
 
+use std::collections::HashSet;
+
 use millpond_engine::node::{Description, OrderOutcome};
-use millpond_messages::graph::GraphReply;
-use millpond_messages::{Error, ErrorKind, NodeId, Result};
+use millpond_messages::graph::{ChangeMedium, GraphReply, SendScsi};
+use millpond_messages::{Error, ErrorKind, IoError, NodeId, Result};
 
 use crate::effect::Reply;
 use crate::order::NodeTask;
@@ -53,16 +55,91 @@ pub fn says_nothing(node: &Node) -> bool {
 /// # Errors
 /// There is no such node, or no disk that has one.
 pub async fn geometry(world: &World, name: &str) -> Reply {
-    let is_whole = |node: &Node| {
-        !["offset", "size"]
-            .iter()
-            .any(|name| node.options.contains_key(*name))
-    };
     let found = describe(world, name, is_whole).await?;
     found
         .and_then(|found| found.geometry)
         .map(GraphReply::Geometry)
         .ok_or_else(|| none(name, "geometry"))
+}
+
+/// Whether a medium is there: in the node's device, or else in those of all its children.
+///
+/// # Errors
+/// There is no such node.
+pub async fn is_inserted(world: &World, name: &str) -> Reply {
+    let mut open = vec![world.graph(|graph| graph.find(name).map(|node| node.id))?];
+    let mut seen = HashSet::new();
+    while let Some(id) = open.pop() {
+        if !seen.insert(id) {
+            continue;
+        }
+        let OrderOutcome::Described(Ok(found)) = world.ask(id, NodeTask::Describe).await else {
+            return Ok(GraphReply::Truth(false));
+        };
+        match found.inserted {
+            Some(false) => return Ok(GraphReply::Truth(false)),
+            Some(true) => {}
+            None => world.graph(|graph| open.extend(graph.children_of(id).map(|edge| edge.child))),
+        }
+    }
+    Ok(GraphReply::Truth(true))
+}
+
+/// Has the device behind a node do something to its medium.
+///
+/// # Errors
+/// There is no such node, or the device's.
+pub async fn change_medium(world: &World, request: ChangeMedium) -> Reply {
+    let device = find_below(world, &request.node_name, |_| true)?;
+    if let Some(device) = device {
+        world
+            .ask(device, NodeTask::ChangeMedium(request.order))
+            .done()
+            .await?;
+    }
+    Ok(GraphReply::Done)
+}
+
+/// Whether the device behind a node takes SCSI commands and nothing else.
+///
+/// # Errors
+/// There is no such node.
+pub async fn is_scsi_generic(world: &World, name: &str) -> Reply {
+    let found = describe(world, name, |_| true).await?;
+    Ok(GraphReply::Truth(
+        found.is_some_and(|found| found.is_scsi_generic),
+    ))
+}
+
+/// Sends a SCSI command to the device that a node is.
+///
+/// # Errors
+/// There is no such node, it is no such device, or the device's.
+pub async fn send_scsi(world: &World, request: SendScsi) -> Reply {
+    let told = |error| Error::io("The command could not be sent", error);
+    // A filter may be there to see or to hold up what passes: nothing goes by it.
+    let shows_device = |node: &Node| node.kind.name() == "raw" && is_whole(node);
+    let device = find_below(world, &request.node_name, shows_device)?;
+    let device = device.ok_or_else(|| told(IoError::NotSupported))?;
+    match world
+        .ask(device, NodeTask::SendScsi(Box::new(request.command)))
+        .await
+    {
+        OrderOutcome::Scsi(answer) => answer.map(GraphReply::Scsi).map_err(told),
+        OrderOutcome::Done(Err(error)) => Err(error),
+        _ => Err(Error::new(ErrorKind::Closed, "The iothread gave no answer")),
+    }
+}
+
+/// Whether a node shows all of what is below it, where its driver could show a part.
+fn is_whole(node: &Node) -> bool {
+    !["offset", "size"]
+        .iter()
+        .any(|name| node.options.contains_key(*name))
+}
+
+fn find_below(world: &World, name: &str, may_pass: impl Fn(&Node) -> bool) -> Result<Option<NodeId>> {
+    world.graph(|graph| graph.find(name).map(|node| below(graph, node, may_pass)))
 }
 
 fn none(name: &str, what: &str) -> Error {
@@ -90,8 +167,9 @@ async fn describe(
     name: &str,
     may_pass: impl Fn(&Node) -> bool,
 ) -> Result<Option<Box<Description>>> {
-    let device = world.graph(|graph| graph.find(name).map(|node| below(graph, node, may_pass)))?;
-    let Some(device) = device else { return Ok(None) };
+    let Some(device) = find_below(world, name, may_pass)? else {
+        return Ok(None);
+    };
     match world.ask(device, NodeTask::Describe).await {
         OrderOutcome::Described(found) => Ok(found.ok()),
         _ => Ok(None),

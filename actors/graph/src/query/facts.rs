@@ -2,32 +2,36 @@
 
 use std::collections::HashSet;
 
+use millpond_drivers::api::Abilities;
 use millpond_messages::graph::{EdgeFacts, EdgeParent, GraphFacts, GraphReply, NodeFacts};
-use millpond_messages::{NodeId, Role, RootId};
+use millpond_messages::{NodeId, OpenFlags, Role, RootId};
 
 use crate::value::edge::{Edge, Parent};
 use crate::value::filename;
 use crate::value::graph::Graph;
 use crate::value::node::Node;
 
+/// What a node can do only if those below it can.
+#[derive(Debug, Clone, Copy)]
+struct Passed {
+    has_zero_init: bool,
+    takes_compressed: bool,
+    unmaps_zeroes: bool,
+}
+
 /// What others act on.
 pub fn facts(graph: &Graph, node: &Node) -> NodeFacts {
     let names = filename::Filenames::of(graph, [node.id]);
-    facts_named(
-        node,
-        &names,
-        has_zero_init(graph, node),
-        takes_compressed(graph, node),
-    )
+    let passed = Passed {
+        has_zero_init: has_zero_init(graph, node),
+        takes_compressed: takes_compressed(graph, node),
+        unmaps_zeroes: has_ability(graph, node, UNMAPS_ZEROES),
+    };
+    facts_named(node, &names, passed)
 }
 
 /// The same with what is known of many nodes at once.
-pub fn facts_named(
-    node: &Node,
-    names: &filename::Filenames,
-    has_zero_init: bool,
-    takes_compressed: bool,
-) -> NodeFacts {
+fn facts_named(node: &Node, names: &filename::Filenames, passed: Passed) -> NodeFacts {
     let open = node.facts.as_ref();
     NodeFacts {
         id: node.id,
@@ -38,9 +42,10 @@ pub fn facts_named(
         read_only: node.flags.is_read_only(),
         flags: node.flags,
         filename: names.get(node.id).to_owned(),
-        has_zero_init,
+        has_zero_init: passed.has_zero_init,
         limits: open.map_or_else(millpond_messages::Limits::default, |open| open.limits),
-        takes_compressed,
+        takes_compressed: passed.takes_compressed,
+        unmaps_zeroes: passed.unmaps_zeroes && node.flags.contains(OpenFlags::UNMAP),
         iothread: node.iothread,
     }
 }
@@ -51,16 +56,37 @@ pub fn found(graph: &Graph, node: Option<NodeId>) -> GraphReply<RootId> {
     GraphReply::Found(node.map(|node| facts(graph, node)))
 }
 
+/// Something that a driver can do or not.
+#[derive(Clone, Copy)]
+struct Ability {
+    has: fn(&Abilities) -> bool,
+    /// Whether a node has it only if the one below it has.
+    passes: fn(&Node, &Abilities) -> bool,
+}
+
+const TAKES_COMPRESSED: Ability = Ability {
+    has: |abilities| abilities.write_compressed,
+    passes: |node, _| node.kind.is_filter(),
+};
+
+const UNMAPS_ZEROES: Ability = Ability {
+    has: |abilities| abilities.zero_unmap,
+    passes: |node, abilities| node.kind.is_filter() || abilities.transparent,
+};
+
 /// Whether compressed writes to a node are possible: a filter passes on what its child takes.
 pub fn takes_compressed(graph: &Graph, node: &Node) -> bool {
+    has_ability(graph, node, TAKES_COMPRESSED)
+}
+
+fn has_ability(graph: &Graph, node: &Node, ability: Ability) -> bool {
     let mut at = node;
     loop {
-        let takes = at
-            .facts
-            .as_ref()
-            .is_some_and(|open| open.abilities.write_compressed);
-        if !takes || !at.kind.is_filter() {
-            return takes;
+        let Some(abilities) = at.facts.as_ref().map(|open| &open.abilities) else {
+            return false;
+        };
+        if !(ability.has)(abilities) || !(ability.passes)(at, abilities) {
+            return (ability.has)(abilities);
         }
         let below = graph.children_of(at.id).next();
         match below.and_then(|edge| graph.node(edge.child)) {
@@ -128,16 +154,18 @@ fn with_zero_init(graph: &Graph) -> HashSet<NodeId> {
     have
 }
 
-/// The nodes that compressed writes are possible to, of all: worked out from below, one step a node.
-fn with_compressed(graph: &Graph) -> HashSet<NodeId> {
+/// The nodes that have an ability, of all: worked out from below, one step a node.
+fn with_ability(graph: &Graph, ability: Ability) -> HashSet<NodeId> {
     let mut have = HashSet::new();
     let all = graph.nodes().map(|node| node.id);
     for id in graph.topological(all).into_iter().rev() {
         let Some(node) = graph.node(id) else { continue };
-        let open = node.facts.as_ref();
-        let takes = open.is_some_and(|open| open.abilities.write_compressed);
+        let Some(abilities) = node.facts.as_ref().map(|open| &open.abilities) else {
+            continue;
+        };
+        let passes = (ability.passes)(node, abilities);
         let below = graph.children_of(id).next();
-        if takes && (!node.kind.is_filter() || below.is_some_and(|edge| have.contains(&edge.child))) {
+        if (ability.has)(abilities) && (!passes || below.is_some_and(|edge| have.contains(&edge.child))) {
             have.insert(id);
         }
     }
@@ -147,7 +175,9 @@ fn with_compressed(graph: &Graph) -> HashSet<NodeId> {
 /// All nodes and edges that were committed.
 pub fn whole(graph: &Graph) -> GraphFacts {
     let names = filename::Filenames::of(graph, graph.live_nodes().map(|node| node.id));
-    let (zeroes, compressed) = (with_zero_init(graph), with_compressed(graph));
+    let zeroes = with_zero_init(graph);
+    let [compressed, unmapping] =
+        [TAKES_COMPRESSED, UNMAPS_ZEROES].map(|ability| with_ability(graph, ability));
     let mut edges: Vec<&Edge> = graph.edges().filter(|edge| is_live(graph, edge)).collect();
     edges.sort_unstable_by_key(|edge| edge.id);
     let edges = edges.into_iter().filter_map(|edge| {
@@ -168,8 +198,12 @@ pub fn whole(graph: &Graph) -> GraphFacts {
         nodes: graph
             .live_nodes()
             .map(|node| {
-                let (zeroes, compressed) = (zeroes.contains(&node.id), compressed.contains(&node.id));
-                facts_named(node, &names, zeroes, compressed)
+                let passed = Passed {
+                    has_zero_init: zeroes.contains(&node.id),
+                    takes_compressed: compressed.contains(&node.id),
+                    unmaps_zeroes: unmapping.contains(&node.id),
+                };
+                facts_named(node, &names, passed)
             })
             .collect(),
         edges: edges.collect(),

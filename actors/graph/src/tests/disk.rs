@@ -18,6 +18,8 @@ pub const DISK_GEOMETRY: millpond_messages::Geometry = millpond_messages::Geomet
 /// What a node over the disk says of itself.
 pub fn description(facts: OpenFacts) -> Description {
     Description {
+        inserted: None,
+        is_scsi_generic: false,
         facts,
         own_allocated_size: Err(IoError::NotSupported),
         info: DriverInfo::default(),

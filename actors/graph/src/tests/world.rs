@@ -763,8 +763,13 @@ impl FakeWorld {
             Order::Task(_, NodeTask::Check { .. }) => ended(OrderOutcome::Checked(Ok(Default::default()))),
             Order::Task(
                 _,
-                NodeTask::DeleteFile | MarkBitmaps | UnstoreBitmap { .. } | SaveVmState { .. },
+                NodeTask::DeleteFile
+                | NodeTask::ChangeMedium(_)
+                | MarkBitmaps
+                | UnstoreBitmap { .. }
+                | SaveVmState { .. },
             ) => done(),
+            Order::Task(_, NodeTask::SendScsi(_)) => ended(OrderOutcome::Scsi(Err(IoError::NotSupported))),
             Order::Iothread(IothreadOrder::RealPaths(paths)) => {
                 let real = |path: String| Some(millpond_messages::path::path_clean(&path));
                 ended(OrderOutcome::RealPaths(paths.into_iter().map(real).collect()))

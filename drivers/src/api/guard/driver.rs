@@ -11,8 +11,8 @@ use millpond_messages::qapi::ImageInfoSpecific;
 use millpond_messages::saved::{DriverRecord, SavedError};
 use millpond_messages::{
     BlockSizes, BlockStatus, CheckResult, ChildSlot, ChunkSet, CopySource, DebugEvent, DebugOrder,
-    DriverInfo, Geometry, InternalSnapshot, IoResult, MomentLine, Permissions, Range, RequestFlags, Result,
-    SnapshotChange,
+    DriverInfo, Geometry, InternalSnapshot, IoResult, MediumOrder, MomentLine, Permissions, Range,
+    RequestFlags, Result, ScsiAnswer, ScsiCommand, SnapshotChange,
 };
 
 use super::watched::{Health, IfBroken, Watched, drop_of};
@@ -360,6 +360,23 @@ impl Device for Guarded {
 
     fn geometry(&self) -> Answer<'_, IoResult<Geometry>> {
         self.ask(|driver| driver.device().geometry())
+    }
+
+    fn is_inserted(&self) -> Answer<'_, IoResult<bool>> {
+        self.ask(|driver| driver.device().is_inserted())
+    }
+
+    fn change_medium(&self, order: MediumOrder) -> Answer<'_, IoResult<()>> {
+        self.ask(|driver| driver.device().change_medium(order))
+    }
+
+    fn is_scsi_generic(&self) -> bool {
+        self.run(|driver| driver.device().is_scsi_generic())
+            .unwrap_or_default()
+    }
+
+    fn send_scsi(&self, command: ScsiCommand) -> Answer<'_, IoResult<ScsiAnswer>> {
+        self.ask(|driver| driver.device().send_scsi(command))
     }
 
     fn copy_source(&self, range: Range) -> Option<CopySource> {

@@ -32,6 +32,7 @@ mod state;
 mod status;
 mod truncate;
 
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -41,7 +42,7 @@ use millpond_messages::io::Preallocation;
 use millpond_messages::qapi::{ImageInfoSpecific, ImageInfoSpecificFile, ImageInfoSpecificFileWrapper, Size};
 use millpond_messages::{
     BlockSizes, CopySource, Error, ErrorKind, Geometry, IoError, IoResult, Limits, OpenFlags, Permissions,
-    Range, RequestFlags, Result,
+    Range, RequestFlags, Result, ScsiAnswer, ScsiCommand,
 };
 
 use crate::api::{
@@ -49,6 +50,7 @@ use crate::api::{
     Extent, Image, LengthSource, OpenRequest, Opened, OptionNames, Placement, Purpose, Transfer,
 };
 use millpond_ring::buffer::{Buffers, OPT_MEM_ALIGN};
+use millpond_ring::os::scsi;
 
 pub use create::{CreateFile, create_file, create_temporary, delete_file};
 pub use device::{probe_blocksizes, probe_geometry};
@@ -309,6 +311,21 @@ impl Image for File {
 }
 
 impl Device for File {
+    fn is_scsi_generic(&self) -> bool {
+        self.kind() == Kind::Character && scsi::is_generic(self.fd().as_fd())
+    }
+
+    fn send_scsi(&self, command: ScsiCommand) -> Answer<'_, IoResult<ScsiAnswer>> {
+        if self.kind() == Kind::Regular {
+            return Answer::ready(Err(IoError::NotSupported));
+        }
+        let fd = self.fd();
+        Answer::wait(
+            self.ring
+                .blocking(move || scsi::send(fd.as_fd(), command).map_err(IoError::from)),
+        )
+    }
+
     fn copy_source(&self, range: Range) -> Option<CopySource> {
         Some(CopySource {
             file: self.fd(),

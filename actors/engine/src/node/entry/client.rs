@@ -8,15 +8,11 @@ use std::task::{Context, Poll, Waker};
 
 use futures_channel::oneshot;
 use futures_util::future::LocalBoxFuture;
-use millpond_drivers::api::{Transfer, transfer};
 use millpond_drivers::replica::offload::Asked;
-use millpond_messages::error::errno::ENOMEM;
 use millpond_messages::handshake::WaitingNode;
 use millpond_messages::io::{Operation, Outcome};
-use millpond_messages::{
-    BlockStatus, IoError, IoResult, IoThreadId, NodeId, Permissions, Range, RequestFlags, RootId,
-};
-use millpond_ring::buffer::{Buffer, Buffers};
+use millpond_messages::{IoError, IoThreadId, Permissions, RootId};
+use millpond_ring::buffer::Buffers;
 
 use super::pending::{Begun, Pending};
 use super::root::RootCell;
@@ -270,138 +266,3 @@ impl Future for CancellableRequest {
         self.future.as_mut().poll(context)
     }
 }
-
-/// The requests by name, for both kinds of client.
-macro_rules! requests {
-    ($client:ident) => {
-        impl $client {
-            /// Fills `buffers` from `offset`. A request that was lost gives back no buffers.
-            pub async fn read(&self, offset: u64, buffers: Buffers) -> Transfer {
-                let flags = RequestFlags::empty();
-                transfer(
-                    self.request(Operation::Read {
-                        offset,
-                        buffers,
-                        flags,
-                    })
-                    .await,
-                )
-            }
-
-            /// Stores `buffers` at `offset`.
-            pub async fn write(&self, offset: u64, buffers: Buffers, flags: RequestFlags) -> Transfer {
-                transfer(
-                    self.request(Operation::Write {
-                        offset,
-                        buffers,
-                        flags,
-                    })
-                    .await,
-                )
-            }
-
-            /// Fills `bytes` from `offset` on.
-            ///
-            /// # Errors
-            /// The request's; then `bytes` are as they were.
-            pub async fn read_at(&self, bytes: &mut [u8], offset: u64) -> IoResult<()> {
-                let buffers = Buffer::try_alloc(bytes.len()).ok_or(IoError::from_errno(ENOMEM))?;
-                let (result, buffers) = self.read(offset, Buffers::from(buffers)).await;
-                result?;
-                buffers.copy_to_slice(0, bytes);
-                Ok(())
-            }
-
-            /// Stores `bytes` from `offset` on. They are on the disk for good only after a [`flush`](Self::flush).
-            ///
-            /// # Errors
-            /// The request's; then what the range holds is not known.
-            pub async fn write_at(&self, bytes: &[u8], offset: u64) -> IoResult<()> {
-                let mut buffers =
-                    Buffers::from(Buffer::try_alloc(bytes.len()).ok_or(IoError::from_errno(ENOMEM))?);
-                buffers.copy_from_slice(0, bytes);
-                self.write(offset, buffers, RequestFlags::empty()).await.0
-            }
-
-            /// Makes a range read as zeroes.
-            ///
-            /// # Errors
-            /// The request's.
-            pub async fn write_zeroes(&self, offset: u64, len: u64, flags: RequestFlags) -> IoResult<()> {
-                let range = Range::new(offset, len)?;
-                self.request(Operation::WriteZeroes { range, flags })
-                    .await
-                    .into_done()
-            }
-
-            /// Forgets a range.
-            ///
-            /// # Errors
-            /// The request's.
-            pub async fn discard(&self, offset: u64, len: u64) -> IoResult<()> {
-                let range = Range::new(offset, len)?;
-                self.request(Operation::Discard { range }).await.into_done()
-            }
-
-            /// Makes what was acknowledged durable.
-            ///
-            /// # Errors
-            /// The request's.
-            pub async fn flush(&self) -> IoResult<()> {
-                self.request(Operation::Flush).await.into_done()
-            }
-
-            /// The length in bytes.
-            ///
-            /// # Errors
-            /// The request's.
-            pub async fn length(&self) -> IoResult<u64> {
-                self.request(Operation::Length).await.into_bytes()
-            }
-
-            /// What the start of a range is made of.
-            ///
-            /// # Errors
-            /// The request's.
-            pub async fn block_status(
-                &self,
-                offset: u64,
-                len: u64,
-                want_zero: bool,
-                whole_chain: bool,
-            ) -> IoResult<BlockStatus> {
-                let operation = Operation::BlockStatus {
-                    range: Range::new(offset, len)?,
-                    want_zero,
-                    whole_chain,
-                    base: None,
-                };
-                self.request(operation).await.into_status()
-            }
-
-            /// What the start of a range is made of in the layers of the chain above the node `base`: what none of them has
-            /// is unallocated, whatever is below. Where `base` is not in the chain, all of it counts.
-            ///
-            /// # Errors
-            /// The request's.
-            pub async fn block_status_above(
-                &self,
-                offset: u64,
-                len: u64,
-                want_zero: bool,
-                base: NodeId,
-            ) -> IoResult<BlockStatus> {
-                let operation = Operation::BlockStatus {
-                    range: Range::new(offset, len)?,
-                    want_zero,
-                    whole_chain: true,
-                    base: Some(base),
-                };
-                self.request(operation).await.into_status()
-            }
-        }
-    };
-}
-
-requests!(Client);
-requests!(HomeClient);

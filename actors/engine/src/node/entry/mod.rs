@@ -3,4 +3,5 @@
 
 pub mod client;
 pub mod pending;
+mod requests;
 pub mod root;

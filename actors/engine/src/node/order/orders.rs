@@ -10,8 +10,8 @@ use millpond_drivers::api::{BackingLink, DriverKind, ReopenRequest};
 use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
 use millpond_messages::{
-    BitmapId, ChildSlot, ChunkSet, DebugOrder, LatencyHistograms, NodeId, OpenFlags, Permissions, Range,
-    Repair, RequestFlags, RootId, SnapshotChange, Token,
+    BitmapId, ChildSlot, ChunkSet, DebugOrder, LatencyHistograms, MediumOrder, NodeId, OpenFlags,
+    Permissions, Range, Repair, RequestFlags, RootId, ScsiCommand, SnapshotChange, Token,
 };
 
 #[cfg(doc)]
@@ -243,6 +243,10 @@ pub enum NodeTask {
     },
     /// Delete the file that the node's data is in.
     DeleteFile,
+    /// Do something to the medium of the device that the node is.
+    ChangeMedium(MediumOrder),
+    /// Send a SCSI command to the device that the node is; answered by [`OrderOutcome::Scsi`].
+    SendScsi(Box<ScsiCommand>),
     /// Make everything acknowledged durable.
     Flush,
     /// Describe the node, answered by [`OrderOutcome::Described`].

@@ -7,7 +7,7 @@ use millpond_messages::qapi::ImageInfoSpecific;
 use millpond_messages::saved::SavedCell;
 use millpond_messages::{
     BlockSizes, CheckResult, ChunkSet, DriverInfo, Geometry, InternalSnapshot, IoResult, Limits, NodeId,
-    NodeStatistics, OpenFlags, Result, RootId, Token,
+    NodeStatistics, OpenFlags, Result, RootId, ScsiAnswer, Token,
 };
 
 pub use crate::node::cell::bitmaps::{BitmapFacts, FoundBitmap, NewBitmap};
@@ -81,6 +81,8 @@ pub enum OrderOutcome {
     Snapshot(Result<InternalSnapshot>),
     /// A part of a machine's state.
     VmState(Result<Vec<u8>>),
+    /// What a device has answered to a SCSI command.
+    Scsi(IoResult<ScsiAnswer>),
     /// What a check has found.
     Checked(Result<CheckResult>),
     /// RealPaths: one for each; none for what does not exist, or cannot be looked at.
@@ -119,6 +121,10 @@ pub struct Description {
     pub block_sizes: Option<BlockSizes>,
     /// The geometry of the disk that the node is.
     pub geometry: Option<Geometry>,
+    /// Whether the medium is there, if it can be taken out.
+    pub inserted: Option<bool>,
+    /// The node is a device that takes SCSI commands and nothing else.
+    pub is_scsi_generic: bool,
     /// The write threshold; 0 for none.
     pub write_threshold: u64,
     /// The dirty bitmaps of the node, the oldest first.

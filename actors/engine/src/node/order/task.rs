@@ -8,7 +8,7 @@ use millpond_messages::error::errno::EFBIG;
 use millpond_messages::graph::Options;
 use millpond_messages::{
     CheckResult, ChildSlot, ChunkSet, Error, ErrorKind, InternalSnapshot, IoError, IoResult, MAX_LENGTH,
-    NodeId, Range, Repair, Result, SnapshotChange,
+    MediumOrder, NodeId, Range, Repair, Result, ScsiAnswer, ScsiCommand, SnapshotChange,
 };
 
 use super::commit;
@@ -44,6 +44,8 @@ pub async fn carry_out(table: &Rc<NodeTable>, node: NodeId, task: NodeTask) -> O
         ),
         NodeTask::Check { repair } => OrderOutcome::Checked(check(table, node, repair).await),
         NodeTask::DeleteFile => OrderOutcome::Done(delete_file(table, node).await),
+        NodeTask::ChangeMedium(order) => OrderOutcome::Done(change_medium(table, node, order).await),
+        NodeTask::SendScsi(command) => OrderOutcome::Scsi(send_scsi(table, node, *command).await),
         NodeTask::Flush => OrderOutcome::Done(flush_node(table, node).await),
         NodeTask::Describe => OrderOutcome::Described(describe(table, node).await.map(Box::new)),
         NodeTask::ReadHead { len } => OrderOutcome::Head(read_head(table, node, len).await),
@@ -307,11 +309,26 @@ pub async fn describe(table: &NodeTable, node: NodeId) -> IoResult<Description> 
         info: driver.image().info(),
         block_sizes: driver.device().block_sizes().await.ok(),
         geometry: driver.device().geometry().await.ok(),
+        inserted: driver.device().is_inserted().await.ok(),
+        is_scsi_generic: driver.device().is_scsi_generic(),
         write_threshold: cell.write_threshold().get(),
         bitmaps: cell.bitmaps().facts(),
         snapshots: driver.image().snapshots(),
         specific: driver.image().specific_info(),
     })
+}
+
+/// Without effect where there is no medium that could be taken out.
+async fn change_medium(table: &NodeTable, node: NodeId, order: MediumOrder) -> Result<()> {
+    match driver(table, node)?.device().change_medium(order).await {
+        Ok(()) | Err(IoError::NotSupported) => Ok(()),
+        Err(error) => Err(Error::io("The device refuses", error)),
+    }
+}
+
+async fn send_scsi(table: &NodeTable, node: NodeId, command: ScsiCommand) -> IoResult<ScsiAnswer> {
+    let cell = table.node(node).ok_or(IoError::NoMedium)?;
+    cell.driver()?.device().send_scsi(command).await
 }
 
 async fn read_head(table: &NodeTable, node: NodeId, len: usize) -> IoResult<Vec<u8>> {
