@@ -144,6 +144,7 @@ pub mod image;
 pub mod job;
 #[cfg(feature = "daemon")]
 pub mod log;
+pub mod measure;
 #[cfg(feature = "daemon")]
 pub mod monitor;
 #[cfg(feature = "daemon")]

@@ -2,7 +2,7 @@
 
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::graph::Options;
-use millpond_messages::{ChildSlot, Error, ErrorKind, OpenFlags, Permissions, Result, Role};
+use millpond_messages::{ChildSlot, Error, ErrorKind, ImagePlan, OpenFlags, Permissions, Result, Role};
 use serde::de::DeserializeOwned;
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -221,6 +221,15 @@ pub trait DriverKind: Send + Sync + 'static {
     /// A node that stays open the way it is can have these new options readied while requests are in flight.
     fn readies_ahead(&self, _old: &Options, _new: &Options) -> bool {
         true
+    }
+
+    /// What an image that is yet to be made with these options needs, `size` included.
+    ///
+    /// # Errors
+    /// The options are wrong, or the format cannot tell.
+    fn measure(&self, _options: Options) -> Result<ImagePlan> {
+        let text = format!("Block driver '{}' does not support size measurement", self.name());
+        Err(Error::new(ErrorKind::Unsupported, text))
     }
 
     /// Options of an open image can be changed in place: [`Image::amend`](super::Image::amend) is implemented.

@@ -9,6 +9,7 @@ mod id;
 mod info;
 mod limits;
 mod loan;
+mod measure;
 mod medium;
 mod mirror;
 mod moment;
@@ -33,6 +34,7 @@ pub use limits::{
     check_length, check_range,
 };
 pub use loan::{CopySource, Lender, Loan, lending};
+pub use measure::{DataCount, ImageMeasure, ImagePlan};
 pub use medium::{MediumOrder, ScsiAnswer, ScsiCommand, ScsiData};
 pub use mirror::{MirrorLine, MirrorMode};
 pub use moment::MomentLine;

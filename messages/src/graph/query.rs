@@ -2,10 +2,11 @@
 
 use super::{
     BitmapName, Blocker, DirtyRun, DriverFacts, GraphFacts, IothreadOptions, IothreadReport, NodeFacts,
+    Options,
 };
 use crate::common::{
-    BitmapId, BlockSizes, ChunkSet, DriverInfo, Geometry, IoThreadId, MediumOrder, NodeId, NodeReport, Range,
-    RootId, ScsiAnswer, ScsiCommand,
+    BitmapId, BlockSizes, ChunkSet, DriverInfo, Geometry, ImagePlan, IoThreadId, MediumOrder, NodeId,
+    NodeReport, Range, RootId, ScsiAnswer, ScsiCommand,
 };
 use crate::handshake::PendingDrain;
 use crate::qapi::{BlockDeviceInfo, BlockStats};
@@ -109,6 +110,16 @@ requests! {
             /// The name of the node.
             node_name: String,
         } -> DriverInfo: DriverInfo,
+        /// What an image that is yet to be made needs.
+        ///
+        /// # Errors
+        /// There is no such driver, it cannot tell, or the options are wrong.
+        MeasureImage {
+            /// The name of the driver.
+            driver: String,
+            /// What the driver is created with: `size`, and its own options as `blockdev-create` has them.
+            options: Options,
+        } -> ImagePlan: ImagePlan,
         /// Store a part of a machine's state beside a node's disk. The next snapshot that is made takes it along.
         ///
         /// # Errors

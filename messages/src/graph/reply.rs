@@ -5,8 +5,8 @@ use super::{
     Transacted,
 };
 use crate::common::{
-    BlockSizes, CheckResult, ChunkSet, DriverInfo, Geometry, InternalSnapshot, IoThreadId, NodeReport,
-    ScsiAnswer, Token,
+    BlockSizes, CheckResult, ChunkSet, DriverInfo, Geometry, ImagePlan, InternalSnapshot, IoThreadId,
+    NodeReport, ScsiAnswer, Token,
 };
 use crate::error::Result;
 use crate::handshake::PendingDrain;
@@ -59,6 +59,8 @@ pub enum GraphReply<C> {
     NodeReports(Vec<NodeReport>),
     /// The node that was looked for, if there is one.
     Found(Option<NodeFacts>),
+    /// What an image needs that is yet to be made.
+    ImagePlan(ImagePlan),
     /// What a device has answered to a SCSI command.
     Scsi(ScsiAnswer),
     /// Whether what was asked is so.
@@ -107,6 +109,7 @@ impl<C> GraphReply<C> {
             Self::IothreadReports(it) => GraphReply::IothreadReports(it),
             Self::NodeReports(it) => GraphReply::NodeReports(it),
             Self::Found(it) => GraphReply::Found(it),
+            Self::ImagePlan(it) => GraphReply::ImagePlan(it),
             Self::Scsi(it) => GraphReply::Scsi(it),
             Self::Truth(it) => GraphReply::Truth(it),
             Self::Frozen(it) => GraphReply::Frozen(it),

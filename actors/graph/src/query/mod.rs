@@ -14,7 +14,7 @@ mod saved;
 mod statistics;
 mod vm_state;
 
-use millpond_messages::graph::{DriverFacts, GraphReply, MayMove, NamedNodes, Query};
+use millpond_messages::graph::{DriverFacts, GraphReply, MayMove, MeasureImage, NamedNodes, Query};
 use millpond_messages::{Error, ErrorKind, RootId};
 
 use crate::effect::Reply;
@@ -61,6 +61,7 @@ pub async fn answer(world: &World, query: Query) -> Reply {
         Query::IsScsiGeneric(request) => device::is_scsi_generic(world, &request.node_name).await,
         Query::SendScsi(request) => device::send_scsi(world, request).await,
         Query::DescribeImage(request) => device::driver_info(world, &request.node_name).await,
+        Query::MeasureImage(request) => world.with(|state| measure(state, request)),
         Query::SaveVmState(request) => vm_state::save(world, request).await,
         Query::LoadVmState(request) => vm_state::load(world, &request).await,
         Query::FindGeometry(request) => device::geometry(world, &request.node_name).await,
@@ -81,6 +82,23 @@ pub async fn answer(world: &World, query: Query) -> Reply {
         }),
         Query::NextOwned(request) => world.graph(|graph| next_owned(graph, request.after.as_deref())),
     }
+}
+
+fn measure(state: &PolicyState, request: MeasureImage) -> Reply {
+    let MeasureImage { driver, options } = request;
+    let kind = state.registry.find(&driver);
+    let unknown = || {
+        Error::new(
+            ErrorKind::InvalidArgument,
+            format!("Unknown file format '{driver}'"),
+        )
+    };
+    let kind = kind.ok_or_else(unknown)?;
+    if !kind.creates() && driver != "raw" {
+        let text = format!("Format driver '{driver}' does not support image creation");
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    }
+    kind.measure(options).map(GraphReply::ImagePlan)
 }
 
 /// The graph in the DOT language.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::error::errno::EIO;
 use millpond_messages::graph::Options;
-use millpond_messages::{ChildSlot, Error, IoError, Permissions, Result, Role};
+use millpond_messages::{ChildSlot, Error, ImagePlan, IoError, Permissions, Result, Role};
 
 use super::driver::Guarded;
 use super::watched::{Health, Watched, panic_text};
@@ -44,7 +44,7 @@ impl GuardedKind {
         }
     }
 
-    fn checked(&self, result: Option<Result<()>>) -> Result<()> {
+    fn checked<T>(&self, result: Option<Result<T>>) -> Result<T> {
         result.unwrap_or_else(|| Err(self.error()))
     }
 
@@ -142,6 +142,10 @@ impl DriverKind for GuardedKind {
 
     fn filename_over(&self, options: &Options, children: &[&str]) -> Option<String> {
         self.run(|kind| kind.filename_over(options, children)).flatten()
+    }
+
+    fn measure(&self, options: Options) -> Result<ImagePlan> {
+        self.checked(self.run(|kind| kind.measure(options)))
     }
 
     fn amends(&self) -> bool {

@@ -28,21 +28,21 @@ enum Version {
 }
 
 /// The options, as QAPI's `BlockdevCreateOptionsQcow2`.
-#[derive(Debug, serde::Deserialize)]
+#[derive(Debug, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct CreateOptions {
+pub(super) struct CreateOptions {
     #[serde(deserialize_with = "number")]
-    size: Option<u64>,
+    pub(super) size: Option<u64>,
     #[serde(default)]
     version: Version,
     #[serde(default)]
-    backing_file: Option<String>,
+    pub(super) backing_file: Option<String>,
     #[serde(default)]
     backing_fmt: Option<String>,
     #[serde(default, deserialize_with = "number")]
     cluster_size: Option<u64>,
     #[serde(default)]
-    preallocation: Preallocation,
+    pub(super) preallocation: Preallocation,
     #[serde(default, deserialize_with = "boolean")]
     lazy_refcounts: Option<bool>,
     #[serde(default, deserialize_with = "number")]
@@ -50,7 +50,7 @@ struct CreateOptions {
     #[serde(default)]
     compression_type: Compression,
     #[serde(default, deserialize_with = "boolean")]
-    extended_l2: Option<bool>,
+    pub(super) extended_l2: Option<bool>,
     #[serde(default)]
     encrypt: Option<Value>,
     #[serde(default)]
@@ -64,8 +64,20 @@ fn invalid(text: &'static str) -> Error {
 }
 
 impl CreateOptions {
+    /// Those that the layout of an image follows from. The others are not looked at by who asks for no more.
+    pub(super) fn of_layout(&self) -> Self {
+        Self {
+            size: self.size,
+            version: self.version,
+            cluster_size: self.cluster_size,
+            refcount_bits: self.refcount_bits,
+            extended_l2: self.extended_l2,
+            ..Self::default()
+        }
+    }
+
     /// The header of an image without a disk yet.
-    fn header(&self) -> Result<Header> {
+    pub(super) fn header(&self) -> Result<Header> {
         self.refuse_unsupported()?;
         let cluster = self.cluster_size.unwrap_or(DEFAULT_CLUSTER);
         let cluster_bits = cluster.trailing_zeros();

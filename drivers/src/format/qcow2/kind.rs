@@ -2,13 +2,14 @@
 
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::graph::Options;
-use millpond_messages::{Error, ErrorKind, OpenFlags, Result, Role};
+use millpond_messages::{Error, ErrorKind, ImagePlan, OpenFlags, Result, Role};
 
 use super::create::create;
 use super::file::ImageFile;
 use super::header;
 use super::image::{GivenOptions, Qcow2};
 use super::layout::bytes::be32;
+use super::measure::measure;
 use super::open::{backing_link, is_writable, open_state};
 use crate::api::{ChildKind, CreateRequest, DriverKind, OpenRequest, Opened, OptionNames};
 
@@ -46,6 +47,10 @@ impl DriverKind for Qcow2Kind {
     /// The cache is empty when its slices get another size, and stays so until then.
     fn readies_ahead(&self, old: &Options, new: &Options) -> bool {
         old.get("l2-cache-entry-size") == new.get("l2-cache-entry-size")
+    }
+
+    fn measure(&self, options: Options) -> Result<ImagePlan> {
+        measure(options)
     }
 
     fn has_snapshots(&self) -> bool {

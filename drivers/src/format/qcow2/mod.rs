@@ -45,6 +45,7 @@ mod image;
 mod info;
 mod kind;
 mod layout;
+mod measure;
 mod open;
 mod options;
 mod refcount;

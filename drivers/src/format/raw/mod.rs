@@ -9,7 +9,7 @@ use futures_util::future::LocalBoxFuture;
 use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
 use millpond_messages::{
-    ChildSlot, DebugEvent, Error, ErrorKind, IoError, IoResult, Range, RequestFlags, Result, Role,
+    ChildSlot, DebugEvent, Error, ErrorKind, ImagePlan, IoError, IoResult, Range, RequestFlags, Result, Role,
     SECTOR_SIZE,
 };
 
@@ -31,6 +31,20 @@ pub struct RawKind;
 impl DriverKind for RawKind {
     fn name(&self) -> &'static str {
         "raw"
+    }
+
+    fn measure(&self, options: Options) -> Result<ImagePlan> {
+        let size = options
+            .get("size")
+            .and_then(serde_json::Value::as_u64)
+            .unwrap_or_default();
+        Ok(ImagePlan {
+            metadata: 0,
+            disk: size,
+            sparse: None,
+            is_overlay: false,
+            bitmaps: None,
+        })
     }
 
     fn option_names(&self) -> OptionNames {
