@@ -71,7 +71,7 @@ impl Layout {
 
     /// Bytes of the refcount table and blocks that count so many clusters and themselves.
     fn refcounts(&self, clusters: u64) -> u64 {
-        let in_block = self.cluster * 8 >> self.refcount_order;
+        let in_block = (self.cluster * 8) >> self.refcount_order;
         let (mut blocks, mut table) = (0, 0);
         loop {
             let needed = (clusters + blocks + table).div_ceil(in_block);
