@@ -45,14 +45,14 @@ fn object(json: Value) -> millpond_messages::graph::Options {
 async fn image(options: Value) -> Rc<dyn Driver> {
     let ring = Local::current().expect("on an iothread").ring().clone();
     let file = Memory::child();
-    let created = Qcow2Kind.create(CreateRequest {
+    let created = Qcow2Kind::default().create(CreateRequest {
         header: None,
         options: object(json!({ "size": SIZE })),
         file: Some(file.clone()),
         ring: ring.clone(),
     });
     created.await.expect("an image is made");
-    let opened = Qcow2Kind.open(OpenRequest {
+    let opened = Qcow2Kind::default().open(OpenRequest {
         node_name: "image".to_owned(),
         options: object(options),
         flags: OpenFlags::RDWR,

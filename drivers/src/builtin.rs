@@ -40,7 +40,7 @@ pub fn builtin() -> Registry {
         Arc::new(NullKind::CO),
         Arc::new(NullKind::AIO),
         Arc::new(PreallocateKind),
-        Arc::new(Qcow2Kind),
+        Arc::new(Qcow2Kind::new(registry.secrets().clone())),
         Arc::new(QuorumKind),
         Arc::new(RawKind),
         Arc::new(SnapshotAccessKind),

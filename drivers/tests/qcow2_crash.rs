@@ -152,11 +152,11 @@ impl History {
 }
 
 /// Opens an image here, which repairs it if it is dirty, and closes it again.
-fn open_and_close(path: &Path) {
+fn open_and_close(path: &Path, node: &serde_json::Value) {
     let ring = ring();
     let store = Store::open(path, 1);
     block_on(&ring, async {
-        let (disk, _) = open(&store, None, Default::default(), READ_WRITE, &ring)
+        let (disk, _) = open(&store, None, options(node.clone()), READ_WRITE, &ring)
             .await
             .unwrap();
         disk.close().await.unwrap();
@@ -175,22 +175,22 @@ fn crash(how: &How, seed: u64) {
         let lossy = (sample % 2 == 1).then(|| Random::new(seed + sample));
         std::fs::write(&path, history.file(end, lossy)).unwrap();
         if lazy {
-            open_and_close(&path);
+            open_and_close(&path, &how.open);
         }
         let (corruptions, leaks, errors) = check(&path);
         assert_eq!(corruptions, 0, "seed {seed} end {end}: {errors}");
         assert!(!lazy || leaks == 0, "a repaired image leaks: {errors}");
         history.check_contents(end, &contents(&path));
-        compare_checks(&path, leaks);
+        compare_checks(&path, &how.open, leaks);
     }
 }
 
 /// Our check counts what `qemu-img` counts, and mends it.
-fn compare_checks(path: &Path, leaks: u64) {
+fn compare_checks(path: &Path, node: &serde_json::Value, leaks: u64) {
     let ring = ring();
     let store = Store::open(path, 1);
     block_on(&ring, async {
-        let (disk, _) = open(&store, None, Default::default(), OpenFlags::empty(), &ring)
+        let (disk, _) = open(&store, None, options(node.clone()), OpenFlags::empty(), &ring)
             .await
             .unwrap();
         let result = disk.driver.image().check(Repair::default()).await.unwrap();
@@ -198,7 +198,7 @@ fn compare_checks(path: &Path, leaks: u64) {
         let (disk, _) = open(
             &store,
             None,
-            Default::default(),
+            options(node.clone()),
             READ_WRITE | OpenFlags::CHECK,
             &ring,
         )
@@ -236,6 +236,30 @@ fn a_crash_leaves_leaks_at_the_most() {
             ..How::made(json!({"cluster-size": 4096}))
         };
         crash(&keeps, seed);
+    }
+}
+
+#[test]
+fn a_crash_of_an_encrypted_image_leaves_leaks_at_the_most() {
+    let luks = json!({"format": "luks", "key-secret": "s", "iter-time": 10});
+    let aes = json!({"format": "qcow", "key-secret": "s"});
+    for (seed, (encrypt, format, more)) in (1..).zip([
+        (&luks, "luks", json!({})),
+        (&luks, "luks", json!({"cluster-size": 4096})),
+        (
+            &luks,
+            "luks",
+            json!({"cluster-size": 4096, "lazy-refcounts": true}),
+        ),
+        (&aes, "aes", json!({"cluster-size": 4096})),
+        (&aes, "aes", json!({"cluster-size": 4096, "version": "v2"})),
+    ]) {
+        let mut made = more;
+        made["encrypt"] = encrypt.clone();
+        let mut how = How::made(made);
+        how.open = json!({"encrypt": {"format": format, "key-secret": "s"},
+            "discard-no-unref": how.create["version"] != "v2", "pass-discard-request": true});
+        crash(&how, seed);
     }
 }
 

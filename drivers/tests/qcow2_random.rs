@@ -208,6 +208,26 @@ fn lazy_refcounts() {
 }
 
 #[test]
+fn encrypted_images() {
+    for (seed, (method, more)) in (1..).zip([
+        ("luks", "encrypt.iter-time=10"),
+        ("luks", "encrypt.iter-time=10,cluster_size=4096"),
+        ("luks", "encrypt.iter-time=10,compat=0.10,cluster_size=2048"),
+        ("aes", "cluster_size=512"),
+        ("aes", "compat=0.10"),
+    ]) {
+        let options = format!("encrypt.format={method},encrypt.key-secret=s,{more}");
+        let object = format!("secret,id=s,data={PASSWORD}");
+        let cluster = match more.rsplit_once("cluster_size=") {
+            Some((_, bytes)) => bytes.parse().unwrap(),
+            None => 65536,
+        };
+        let node = serde_json::json!({"encrypt": {"format": method, "key-secret": "s"}});
+        hammer_image(&["--object", &object, "-o", &options], node, cluster, seed);
+    }
+}
+
+#[test]
 fn discards_may_keep_their_clusters() {
     hammer_image(
         &["-o", "cluster_size=4096"],

@@ -33,7 +33,9 @@
 //! | looping backing files (bfb8aa6d58) | a chain without an end | `images_hostile.rs::backing_files_in_a_circle` |
 //! | deep backing files | the stack or the descriptors run out | `attacks.rs::a_chain_too_deep_for_the_descriptors_is_refused_and_leaves_nothing` `images_hostile.rs::a_chain_of_two_hundred_is_read_and_asked_about` |
 //! | LUKS headers that lie | keys that lie over data, names without an end, hours of work | `luks_hostile.rs::wrong_headers_are_refused_in_the_words_of_qemu` `luks_hostile.rs::volumes_cut_short_are_refused_by_what_they_lack` `luks_hostile.rs::a_header_cannot_ask_for_hours_of_work` `luks_hostile.rs::a_slot_that_leads_out_of_the_file_is_no_key` |
-//! | a LUKS volume locked for ever | the last key is erased by mistake | `luks_keys.rs::keys_come_and_go_by_the_rules_of_qemu` |
+//! | encryption headers in qcow2 that lie | keys that lie on tables, guest data over keys | `qcow2_encryption_hostile.rs::wrong_places_are_refused_in_the_words_of_qemu` `qcow2_encryption_hostile.rs::keys_that_lie_on_tables_are_refused` `qcow2_encryption_hostile.rs::guest_data_is_not_written_over_keys_nor_keys_over_tables` |
+//! | compression that shows what is encrypted | a compressed cluster is stored as it is | `qcow2_encryption.rs::compressed_clusters_are_read_and_none_is_stored` |
+//! | a LUKS volume locked for ever | the last key is erased by mistake | `luks_keys.rs::keys_come_and_go_by_the_rules_of_qemu` `luks_keys.rs::keys_of_images_come_and_go_by_the_rules_of_qemu` |
 //! | secrets on show | a password is read from a query, a log or a record | `secrets.rs::nobody_is_told_what_a_secret_is` |
 //! | decompression bombs, RUSTSEC-2026-0041 | a cluster that unpacks to gigabytes | `attacks.rs::a_compressed_cluster_gives_no_more_than_a_cluster` |
 //!

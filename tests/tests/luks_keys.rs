@@ -19,49 +19,100 @@ fn folder() -> tempfile::TempDir {
     dir
 }
 
-fn create(dir: &Path, name: &str) {
+/// What holds the keys.
+#[derive(Clone, Copy, PartialEq)]
+enum Format {
+    /// A volume that is nothing else.
+    Luks,
+    /// An image with a header for the keys inside.
+    Qcow2,
+}
+
+impl Format {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Luks => "luks",
+            Self::Qcow2 => "qcow2",
+        }
+    }
+
+    /// Options about encryption by their names on command lines: those of a volume, `state=active,new-secret=s1`.
+    fn dotted(self, options: &str) -> String {
+        match self {
+            Self::Luks => options.to_owned(),
+            Self::Qcow2 => format!("encrypt.{}", options.replace(',', ",encrypt.")),
+        }
+    }
+
+    /// How QEMU's tools open a volume.
+    fn opened(self, dir: &Path, name: &str, secret: &str) -> String {
+        let key = self.dotted(&format!("key-secret={secret}"));
+        format!(
+            "driver={},{key},file.filename={}/{name}",
+            self.name(),
+            dir.display()
+        )
+    }
+}
+
+fn create(format: Format, dir: &Path, name: &str) {
+    let kind = if format == Format::Qcow2 {
+        "format=luks,"
+    } else {
+        ""
+    };
+    let options = format.dotted(&format!("{kind}key-secret=s0,iter-time=10"));
     tool::qemu_img(&format!(
-        "create -q -f luks --object secret,id=s0,file={}/s0 -o key-secret=s0,iter-time=10 {}/{name} 1M",
+        "create -q -f {} --object secret,id=s0,file={}/s0 -o {options} {}/{name} 1M",
+        format.name(),
         dir.display(),
         dir.display()
     ));
 }
 
 /// A daemon with the secrets and the volume, opened by one of them.
-fn ours(dir: &Path, secret: &str) -> Daemon {
+fn ours(format: Format, dir: &Path, secret: &str) -> Daemon {
     let mut daemon = daemon_in(dir).nbd_unix().start();
     for (id, _) in PASSWORDS {
         let options = json!({"qom-type": "secret", "id": id, "file": dir.join(id)});
         daemon.qmp.ok("object-add", options);
     }
     let file = json!({"driver": "file", "filename": dir.join("ours")});
-    let volume = json!({"driver": "luks", "node-name": "v", "file": file, "key-secret": secret});
+    let volume = match format {
+        Format::Luks => json!({"driver": "luks", "node-name": "v", "file": file, "key-secret": secret}),
+        Format::Qcow2 => json!({"driver": "qcow2", "node-name": "v", "file": file,
+            "encrypt": {"format": "luks", "key-secret": secret}}),
+    };
     daemon.qmp.ok("blockdev-add", volume);
     daemon
 }
 
 /// A change of keys, as `-o` has it: `state=active,new-secret=s1`.
-fn options(change: &str) -> Value {
-    let mut options = json!({"driver": "luks"});
+fn options(format: Format, change: &str) -> Value {
+    let mut options = json!({});
     for option in change.split(',') {
         let (name, value) = option.split_once('=').expect("an option has a value");
         options[name] = value.parse::<i64>().map_or(json!(value), Value::from);
     }
+    if format == Format::Qcow2 {
+        options["format"] = json!("luks");
+        return json!({"driver": "qcow2", "encrypt": options});
+    }
+    options["driver"] = json!("luks");
     options
 }
 
-fn amend(daemon: &mut Daemon, change: &str, force: bool) -> String {
-    let arguments = json!({"job-id": "j", "node-name": "v", "options": options(change), "force": force});
+fn amend(format: Format, daemon: &mut Daemon, change: &str, force: bool) -> String {
+    let options = options(format, change);
+    let arguments = json!({"job-id": "j", "node-name": "v", "options": options, "force": force});
     let amended = daemon.qmp.run_job("j", "x-blockdev-amend", arguments);
     amended.err().unwrap_or_default()
 }
 
 /// The same by `qemu-img`, on a volume of its own.
-fn qemus_amend(dir: &Path, opened_by: &str, change: &str, force: bool) -> String {
-    let file = format!(
-        "driver=luks,key-secret={opened_by},file.filename={}/theirs",
-        dir.display()
-    );
+fn qemus_amend(format: Format, dir: &Path, opened_by: &str, change: &str, force: bool) -> String {
+    let file = format.opened(dir, "theirs", opened_by);
+    let change = &format.dotted(change);
     let objects = PASSWORDS.map(|(id, _)| format!("secret,id={id},file={}/{id}", dir.display()));
     let mut args = vec!["amend"];
     objects
@@ -85,10 +136,14 @@ fn active(daemon: &mut Daemon) -> Vec<bool> {
         .iter()
         .find(|node| node["node-name"] == "v")
         .expect("the node is shown");
-    let slots = node["image"]["format-specific"]["data"]["slots"]
-        .as_array()
-        .expect("slots")
-        .clone();
+    slots(&node["image"])
+}
+
+/// Which places have a key, as an image is shown.
+fn slots(image: &Value) -> Vec<bool> {
+    let data = &image["format-specific"]["data"];
+    let data = data.get("encrypt").unwrap_or(data);
+    let slots = data["slots"].as_array().expect("slots").clone();
     slots.iter().map(|slot| slot["active"] == true).collect()
 }
 
@@ -103,19 +158,24 @@ fn stored(dir: &Path, name: &str) -> Vec<bool> {
             &format!("{}/{name}", dir.display()),
         ],
     );
-    let slots = info["format-specific"]["data"]["slots"]
-        .as_array()
-        .expect("slots")
-        .clone();
-    slots.iter().map(|slot| slot["active"] == true).collect()
+    slots(&info)
 }
 
 #[test]
 fn keys_come_and_go_by_the_rules_of_qemu() {
+    come_and_go(Format::Luks);
+}
+
+#[test]
+fn keys_of_images_come_and_go_by_the_rules_of_qemu() {
+    come_and_go(Format::Qcow2);
+}
+
+fn come_and_go(format: Format) {
     let dir = folder();
-    create(dir.path(), "ours");
-    create(dir.path(), "theirs");
-    let mut daemon = ours(dir.path(), "s0");
+    create(format, dir.path(), "ours");
+    create(format, dir.path(), "theirs");
+    let mut daemon = ours(format, dir.path(), "s0");
     let mut opened_by = "s0";
     let steps = [
         ("state=active", false),
@@ -156,12 +216,12 @@ fn keys_come_and_go_by_the_rules_of_qemu() {
         if change == "open" {
             // From here on the first password opens nothing any more.
             daemon.quit();
-            daemon = ours(dir.path(), "s1");
+            daemon = ours(format, dir.path(), "s1");
             opened_by = "s1";
             continue;
         }
-        let said = amend(&mut daemon, change, force);
-        let theirs = qemus_amend(dir.path(), opened_by, change, force);
+        let said = amend(format, &mut daemon, change, force);
+        let theirs = qemus_amend(format, dir.path(), opened_by, change, force);
         assert_eq!(said, theirs, "{change} {force}");
         let now = active(&mut daemon);
         assert_eq!(now, stored(dir.path(), "ours"), "{change} {force}");
@@ -173,27 +233,47 @@ fn keys_come_and_go_by_the_rules_of_qemu() {
 #[test]
 fn a_new_password_opens_the_volume_and_an_erased_one_does_not() {
     let dir = folder();
-    create(dir.path(), "ours");
-    let mut daemon = ours(dir.path(), "s0");
+    create(Format::Luks, dir.path(), "ours");
+    let mut daemon = ours(Format::Luks, dir.path(), "s0");
     let before = fs::read(dir.path().join("ours")).expect("the volume is read");
     assert_eq!(
-        amend(&mut daemon, "state=active,new-secret=s1,iter-time=10", false),
+        amend(
+            Format::Luks,
+            &mut daemon,
+            "state=active,new-secret=s1,iter-time=10",
+            false
+        ),
         ""
     );
     let error = amend(
+        Format::Luks,
         &mut daemon,
         "state=active,new-secret=s1,secret=s2,iter-time=10",
         false,
     );
     assert_eq!(error, "Invalid password, cannot unlock any keyslot");
-    let error = amend(&mut daemon, "state=inactive,secret=s0,keyslot=1", false);
+    let error = amend(
+        Format::Luks,
+        &mut daemon,
+        "state=inactive,secret=s0,keyslot=1",
+        false,
+    );
     assert_eq!(error, "'secret' must not be given when erasing keyslots");
-    assert_eq!(amend(&mut daemon, "state=inactive,old-secret=s0", false), "");
+    assert_eq!(
+        amend(Format::Luks, &mut daemon, "state=inactive,old-secret=s0", false),
+        ""
+    );
     // Opened by a password that is gone: only another one gives the key now.
-    let error = amend(&mut daemon, "state=active,new-secret=s2,iter-time=10", false);
+    let error = amend(
+        Format::Luks,
+        &mut daemon,
+        "state=active,new-secret=s2,iter-time=10",
+        false,
+    );
     assert_eq!(error, "Invalid password, cannot unlock any keyslot");
     assert_eq!(
         amend(
+            Format::Luks,
             &mut daemon,
             "state=active,new-secret=s2,secret=s1,iter-time=10",
             false
@@ -234,15 +314,15 @@ fn a_new_password_opens_the_volume_and_an_erased_one_does_not() {
 #[test]
 fn requests_go_on_while_a_key_is_made() {
     let dir = folder();
-    create(dir.path(), "ours");
-    let mut daemon = ours(dir.path(), "s0");
+    create(Format::Luks, dir.path(), "ours");
+    let mut daemon = ours(Format::Luks, dir.path(), "s0");
     daemon.qmp.ok(
         "block-export-add",
         json!({"type": "nbd", "id": "v", "node-name": "v", "writable": true}),
     );
     let mut session = daemon.session("v");
     // The key takes some seconds; nothing else ends the job before.
-    let change = options("state=active,new-secret=s1,iter-time=3000");
+    let change = options(Format::Luks, "state=active,new-secret=s1,iter-time=3000");
     let arguments = json!({"job-id": "j", "node-name": "v", "options": change});
     daemon.qmp.ok("x-blockdev-amend", arguments);
     let mut meanwhile = 0;
@@ -268,14 +348,19 @@ fn requests_go_on_while_a_key_is_made() {
 #[test]
 fn only_volumes_that_can_be_written_are_amended() {
     let dir = folder();
-    create(dir.path(), "ours");
-    let mut daemon = ours(dir.path(), "s0");
+    create(Format::Luks, dir.path(), "ours");
+    let mut daemon = ours(Format::Luks, dir.path(), "s0");
     let reopened = json!({"driver": "luks", "node-name": "v", "key-secret": "s0", "read-only": true,
         "file": {"driver": "file", "filename": dir.path().join("ours"), "read-only": true}});
     daemon.qmp.ok("blockdev-del", json!({"node-name": "v"}));
     daemon.qmp.ok("blockdev-add", reopened);
     let before = fs::read(dir.path().join("ours")).expect("the volume is read");
-    let error = amend(&mut daemon, "state=active,new-secret=s1,iter-time=10", false);
+    let error = amend(
+        Format::Luks,
+        &mut daemon,
+        "state=active,new-secret=s1,iter-time=10",
+        false,
+    );
     assert!(error.contains("read-only"), "{error}");
     assert!(fs::read(dir.path().join("ours")).expect("the volume is read") == before);
     let arguments = json!({"job-id": "j", "node-name": "v", "options": {"driver": "qcow2"}});

@@ -41,6 +41,15 @@ enum Kind {
 type Known = &'static [(&'static str, Kind, Option<&'static str>)];
 
 const QCOW2: Known = &[
+    ("encryption", Kind::Flag, None),
+    ("encrypt.format", Kind::Text, None),
+    ("encrypt.key-secret", Kind::Text, None),
+    ("encrypt.cipher-alg", Kind::Text, None),
+    ("encrypt.cipher-mode", Kind::Text, None),
+    ("encrypt.ivgen-alg", Kind::Text, None),
+    ("encrypt.ivgen-hash-alg", Kind::Text, None),
+    ("encrypt.hash-alg", Kind::Text, None),
+    ("encrypt.iter-time", Kind::Number, None),
     ("cluster_size", Kind::Size, Some("65536")),
     ("extended_l2", Kind::Flag, Some("off")),
     ("preallocation", Kind::Text, None),
@@ -54,6 +63,8 @@ const QCOW2: Known = &[
     ("lazy_refcounts", Kind::Flag, Some("off")),
     ("refcount_bits", Kind::Number, Some("16")),
 ];
+/// What the names of options about encryption begin with.
+const ENCRYPT: &str = "encrypt.";
 const FILE: Known = &[
     ("size", Kind::Size, None),
     ("nocow", Kind::Flag, None),
@@ -171,10 +182,15 @@ impl Given {
     /// What `blockdev-create` takes, but for `driver`, `size` and `file`.
     ///
     /// # Errors
-    /// There is no such version of the format.
+    /// There is no such version of the format, or encryption is asked for in two ways.
     pub fn to_create(&self) -> Result<Options> {
         let mut options = Options::new();
-        for (name, text) in self.values.iter().filter(|(name, _)| name != "size") {
+        let encrypt = self.encrypt()?;
+        if !encrypt.is_empty() {
+            options.insert("encrypt".to_owned(), encrypt.into());
+        }
+        let is_apart = |name: &str| matches!(name, "size" | "encryption") || name.starts_with(ENCRYPT);
+        for (name, text) in self.values.iter().filter(|(name, _)| !is_apart(name)) {
             let (name, value) = match (name.as_str(), text.as_str()) {
                 ("compat", "0.10") => ("version", "v2".into()),
                 ("compat", "1.1") => ("version", "v3".into()),
@@ -188,6 +204,26 @@ impl Given {
             options.insert(name.replace('_', "-"), value);
         }
         Ok(options)
+    }
+
+    /// How the image is to be encrypted, which is one object; empty if it is not.
+    fn encrypt(&self) -> Result<Options> {
+        let mut encrypt = Options::new();
+        for (name, text) in &self.values {
+            match (name.strip_prefix(ENCRYPT), text.as_str()) {
+                // The old method has another name here.
+                (Some("format"), "aes") => encrypt.insert("format".to_owned(), "qcow".into()),
+                (Some(member), text) => encrypt.insert(member.to_owned(), self.value(name, text)?),
+                (None, _) => None,
+            };
+        }
+        if self.get("encryption") == Some("on")
+            && encrypt.insert("format".to_owned(), "qcow".into()).is_some()
+        {
+            let text = "'encrypt.format' and its alias 'encryption' can't be used at the same time";
+            return Err(invalid(text));
+        }
+        Ok(encrypt)
     }
 
     /// The line that `qemu-img` tells of an image.

@@ -4,10 +4,10 @@ use std::future::ready;
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
+use millpond_messages::Result;
 use millpond_messages::graph::Amend;
 use millpond_messages::qapi::JobType;
 use millpond_messages::saved::{SavedOptions, SavedWork};
-use millpond_messages::{Error, ErrorKind, Result};
 
 use super::pace::Pace;
 use super::work::Job;
@@ -17,8 +17,6 @@ use crate::graph::GraphHandle;
 pub enum Amendment {
     /// Nothing: no change is asked for.
     Nothing,
-    /// It fails: the image is not encrypted.
-    NotEncrypted,
     /// It changes the keys.
     Keys(GraphHandle, Amend),
 }
@@ -35,7 +33,6 @@ impl Job for AmendJob {
     fn options(&self) -> SavedOptions {
         let given = match &self.0 {
             Amendment::Nothing => vec![("encryption".to_owned(), false.into())],
-            Amendment::NotEncrypted => vec![("encryption".to_owned(), true.into())],
             Amendment::Keys(_, amend) => vec![
                 ("node-name".to_owned(), amend.node_name.clone().into()),
                 ("options".to_owned(), amend.options.clone().into()),
@@ -50,24 +47,17 @@ impl Job for AmendJob {
     }
 
     fn run(&mut self, pace: Pace) -> LocalBoxFuture<'static, Result<()>> {
-        let result = match &self.0 {
-            Amendment::Nothing => Ok(()),
-            Amendment::NotEncrypted => {
-                let text = "image is not encrypted, can't amend";
-                Err(Error::new(ErrorKind::Unsupported, text))
-            }
-            Amendment::Keys(graph, amend) => {
-                let (graph, amend) = (graph.clone(), amend.clone());
-                pace.progress(0, 1);
-                return async move {
-                    let amended = graph.ask(amend).await;
-                    pace.progress(1, 1);
-                    amended
-                }
-                .boxed_local();
-            }
+        let Amendment::Keys(graph, amend) = &self.0 else {
+            pace.progress(1, 1);
+            return ready(Ok(())).boxed_local();
         };
-        pace.progress(1, 1);
-        ready(result).boxed_local()
+        let (graph, amend) = (graph.clone(), amend.clone());
+        pace.progress(0, 1);
+        async move {
+            let amended = graph.ask(amend).await;
+            pace.progress(1, 1);
+            amended
+        }
+        .boxed_local()
     }
 }

@@ -38,7 +38,7 @@ pub(super) async fn amend(daemon: Daemon, arguments: XBlockdevAmend) -> Result<(
         ));
     }
     let amendment = match driver.as_str() {
-        "luks" => {
+        "luks" | "qcow2" if driver == "luks" || options.is_about_encryption() => {
             let mut options = options.0;
             options.shift_remove("driver");
             let amend = Amend {
@@ -48,7 +48,6 @@ pub(super) async fn amend(daemon: Daemon, arguments: XBlockdevAmend) -> Result<(
             };
             Amendment::Keys(daemon.site().graph.clone(), amend)
         }
-        "qcow2" if options.is_about_encryption() => Amendment::NotEncrypted,
         "qcow2" => Amendment::Nothing,
         _ => return Err(QmpError::generic("Driver does not support x-blockdev-amend")),
     };

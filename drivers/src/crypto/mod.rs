@@ -7,6 +7,7 @@
 //! Nothing here reads or writes an image. The primitives are RustCrypto's; the modes run over the calls that encrypt several
 //! blocks at once, which is where the speed is. Every key, and all that one could be found from, is wiped when it is dropped.
 
+pub(crate) mod buffers;
 mod cipher;
 mod hash;
 mod ivs;

@@ -74,6 +74,18 @@ impl Secrets {
         }
         Ok(Password(secret))
     }
+
+    /// The same where an id must be given, by the option `name`.
+    ///
+    /// # Errors
+    /// As above, or there is no id.
+    pub(crate) fn required_password(&self, id: Option<&str>, name: &str) -> Result<Password> {
+        let missing = || {
+            let text = format!("Parameter '{name}' is required for cipher");
+            Error::new(ErrorKind::InvalidArgument, text)
+        };
+        self.password(id.ok_or_else(missing)?)
+    }
 }
 
 /// A secret that is text.

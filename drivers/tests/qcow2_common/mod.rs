@@ -19,7 +19,9 @@ use millpond_drivers::api::{
     Answer, At, Child, ChildPort, CreateRequest, Driver, DriverKind, OpenRequest, Opened, Purpose, Target,
 };
 use millpond_drivers::format::qcow2::Qcow2Kind;
+use millpond_drivers::secret::{SecretOptions, SecretSource, Secrets};
 use millpond_messages::io::{Operation, Outcome, Preallocation, Value};
+use millpond_messages::qapi::schema::QCryptoSecretFormat;
 use millpond_messages::{
     BlockStatus, IoError, IoResult, Limits, OpenFlags, Range, RequestFlags, StatusFlags,
 };
@@ -27,7 +29,7 @@ use millpond_ring::buffer::Buffers;
 use millpond_ring::{Backend, Completion, Engine, Monotonic, Op, Ring, RingStats, SleepFor, SlotId, Slots};
 
 #[allow(unused_imports, reason = "not every test file runs every program")]
-pub use qemu::{check, contents, qemu_img, qemu_io, run};
+pub use qemu::{PASSWORD, check, contents, qemu_img, qemu_io, run};
 
 /// A small generator of pseudo-random numbers: a failure is repeated by its seed.
 #[derive(Clone)]
@@ -402,6 +404,18 @@ pub fn options(json: serde_json::Value) -> Options {
 
 pub const READ_WRITE: OpenFlags = OpenFlags::RDWR.union(OpenFlags::UNMAP);
 
+/// The driver, with the password of encrypted images as the secret `s`.
+fn kind() -> Qcow2Kind {
+    let secrets = Secrets::default();
+    let secret = SecretOptions {
+        source: SecretSource::Data(PASSWORD.as_bytes().to_vec().into()),
+        format: QCryptoSecretFormat::Raw,
+        wrapped_by: None,
+    };
+    secrets.add("s", secret.load(&secrets).unwrap());
+    Qcow2Kind::new(secrets)
+}
+
 /// Opens an image.
 pub async fn open(
     store: &Rc<Store>,
@@ -420,7 +434,7 @@ pub async fn open(
         ring: ring.clone(),
         notices: millpond_drivers::api::Notices::nowhere(),
     };
-    let opened = Qcow2Kind.open(request).await?;
+    let opened = kind().open(request).await?;
     let driver = Rc::clone(&opened.driver);
     let disk = Disk {
         driver,
@@ -434,7 +448,7 @@ pub async fn open(
 
 /// Makes an image.
 pub async fn create(store: &Rc<Store>, options: Options, ring: &Ring) -> millpond_messages::Result<()> {
-    Qcow2Kind
+    kind()
         .create(CreateRequest {
             header: None,
             options,
@@ -505,21 +519,45 @@ impl Disk {
                     self.backing.read_vec(at, part).await?.to_vec()
                 }
                 At::Unallocated => vec![0; part],
-                At::Special | At::Own => {
-                    let (result, buffers) = Rc::clone(&self.driver)
-                        .read(at, Buffers::alloc(part), RequestFlags::empty())
-                        .await;
-                    result?;
-                    buffers.to_vec()
-                }
+                At::Special | At::Own => self.read_own(at, part as u64).await?,
             };
             data.extend(piece);
         }
         Ok(data)
     }
 
+    /// Reads with the driver, in the blocks that it asks for.
+    async fn read_own(&self, offset: u64, len: u64) -> IoResult<Vec<u8>> {
+        let align = u64::from(self.driver.abilities().limits.request_alignment.max(1));
+        let (start, end) = (offset / align * align, (offset + len).next_multiple_of(align));
+        let buffers = Buffers::alloc((end - start) as usize);
+        let (result, buffers) = Rc::clone(&self.driver)
+            .read(start, buffers, RequestFlags::empty())
+            .await;
+        result?;
+        let from = (offset - start) as usize;
+        Ok(buffers.to_vec()[from..from + len as usize].to_vec())
+    }
+
+    /// Writes with the driver, which stores whole blocks: nobody else has the first and the last.
+    async fn write_own(&self, offset: u64, data: &[u8]) -> IoResult<()> {
+        let align = u64::from(self.driver.abilities().limits.request_alignment.max(1));
+        let end = offset + data.len() as u64;
+        let (start, stop) = (offset / align * align, end.next_multiple_of(align));
+        let mut block = self.read_untracked(start, offset - start).await?;
+        block.extend_from_slice(data);
+        block.extend(self.read_untracked(end, stop - end).await?);
+        Rc::clone(&self.driver)
+            .write(start, block.into(), RequestFlags::empty())
+            .await
+            .0
+    }
+
     pub async fn write(&self, offset: u64, data: &[u8]) -> IoResult<()> {
-        let _tracked = self.track(offset, offset + data.len() as u64, false).await;
+        let align = u64::from(self.driver.abilities().limits.request_alignment.max(1));
+        let end = offset + data.len() as u64;
+        let (start, stop) = (offset / align * align, end.next_multiple_of(align));
+        let _tracked = self.track(start, stop, align > 1).await;
         self.write_untracked(offset, data).await
     }
 
@@ -535,7 +573,9 @@ impl Disk {
             assert!(placement.len > 0 && placement.len <= left);
             let part = &data[done..done + placement.len as usize];
             let Target::Child { offset: target, .. } = placement.target else {
-                panic!("not placed in the file")
+                self.write_own(at, part).await?;
+                done += part.len();
+                continue;
             };
             let result = self
                 .copy_and_write(at, part, placement.head, placement.tail, target)

@@ -30,6 +30,11 @@ const PLACES: u64 = 16;
 /// Bytes looked at in each.
 const PART: u64 = 1024;
 
+/// The node's options, which images that are not encrypted take as well.
+fn node() -> common::Options {
+    options(json!({"encrypt": {"key-secret": "s"}}))
+}
+
 pub(super) fn run(image: &[u8]) {
     if image.len() > 1 << 20 {
         return;
@@ -40,7 +45,7 @@ pub(super) fn run(image: &[u8]) {
         store.latency.set(0);
         store.room.set(ROOM);
         block_on(&ring, async {
-            let Ok((disk, _)) = open(&store, None, Default::default(), flags, &ring).await else {
+            let Ok((disk, _)) = open(&store, None, node(), flags, &ring).await else {
                 return;
             };
             look(&disk).await;
@@ -160,6 +165,7 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
         json!({ "size": 1 << 19, "cluster-size": 1024, "refcount-bits": 1, "lazy-refcounts": true }),
         json!({ "size": 1_u64 << 32, "cluster-size": 4096, "refcount-bits": 64 }),
         json!({ "size": 1 << 20, "cluster-size": 2048, "compression-type": "zstd" }),
+        json!({ "size": 1 << 20, "cluster-size": 1024, "encrypt": { "format": "qcow", "key-secret": "s" } }),
     ]
     .map(seed)
     .to_vec()
@@ -174,7 +180,7 @@ fn seed(how: serde_json::Value) -> Vec<u8> {
         create(&store, options(how), &ring)
             .await
             .expect("an image can be made");
-        let opened = open(&store, None, Default::default(), READ_WRITE, &ring).await;
+        let opened = open(&store, None, node(), READ_WRITE, &ring).await;
         let (disk, _) = opened.expect("it can be opened");
         for (offset, byte) in [(0, 1), (5000, 2), (300_000, 3)] {
             disk.write(offset, &[byte; 700]).await.expect("it can be written");

@@ -272,7 +272,12 @@ impl View<'_> {
     /// Some, if a node's data is stored encrypted.
     fn is_encrypted(&self, node: &Node) -> Option<bool> {
         let specific = self.descriptions.get(&node.id)?.specific.as_ref()?;
-        matches!(specific, ImageInfoSpecific::Luks(_)).then_some(true)
+        let is_encrypted = match specific {
+            ImageInfoSpecific::Luks(_) => true,
+            ImageInfoSpecific::Qcow2(qcow2) => qcow2.data.encrypt.is_some(),
+            ImageInfoSpecific::File(_) => false,
+        };
+        is_encrypted.then_some(true)
     }
 
     /// The name of the backing node, if there is one.

@@ -249,13 +249,13 @@ fn primary(graph: &Graph, node: &Node) -> Option<NodeId> {
 }
 
 /// The options that say which data a node shows, as opposed to how it is accessed.
-fn strong_options(node: &Node) -> impl Iterator<Item = (&String, &Value)> {
-    let strong: Option<&[&str]> = match node.kind.name() {
+fn strong_options(node: &Node) -> impl Iterator<Item = (&str, &Value)> {
+    let strong: Option<&'static [&'static str]> = match node.kind.name() {
         "file" | "host_device" | "host_cdrom" => Some(&["filename"]),
         "raw" => Some(&["offset", "size"]),
         "null-co" | "null-aio" => Some(&["size", "read-zeroes"]),
         "luks" => Some(&["key-secret"]),
-        "qcow2" => Some(&["encrypt"]),
+        "qcow2" => Some(&["encrypt.key-secret"]),
         "quorum" => Some(&["vote-threshold", "blkverify", "rewrite-corrupted", "read-pattern"]),
         "blklogwrites" => Some(&["log-append", "log-sector-size"]),
         "copy-on-read" | "preallocate" | "commit_top" => Some(&[]),
@@ -266,7 +266,18 @@ fn strong_options(node: &Node) -> impl Iterator<Item = (&String, &Value)> {
     node.options
         .iter()
         .filter(move |(name, _)| !is_weak(name))
-        .filter(move |(name, _)| strong.is_none_or(|strong| strong.contains(&name.as_str())))
+        .filter_map(move |(name, value)| match strong {
+            Some(strong) => strong.iter().find_map(|strong| strong_part(strong, name, value)),
+            None => Some((name.as_str(), value)),
+        })
+}
+
+/// What an option has of the strong one of this name: all of it, or a member.
+fn strong_part<'a>(strong: &'static str, name: &str, value: &'a Value) -> Option<(&'a str, &'a Value)> {
+    match strong.split_once('.') {
+        Some((whole, member)) if whole == name => Some((strong, value.get(member)?)),
+        _ => (strong == name).then_some((strong, value)),
+    }
 }
 
 /// The filename that a node's image has: that of the protocol node which stands for it, empty if that has none.

@@ -206,6 +206,16 @@ impl LuksHeader {
         end.next_multiple_of(u64::from(HEADER_SECTORS)) * SECTOR_BYTES
     }
 
+    /// Whether this is a header of the same volume as another: with the same master key, used in the same way.
+    pub fn is_of_same_volume(&self, other: &Self) -> bool {
+        self.spec == other.spec
+            && self.key_len == other.key_len
+            && self.hash.algorithm == other.hash.algorithm
+            && self.digest_iterations == other.digest_iterations
+            && self.digest_salt == other.digest_salt
+            && self.digest == other.digest
+    }
+
     /// Whether the data is in another file than the header.
     pub const fn is_detached(&self) -> bool {
         self.payload == 0

@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use millpond_messages::graph::Options;
 use millpond_messages::{Error, ErrorKind, Result};
+use millpond_ring::Ring;
 
-use super::driver::Luks;
-use super::kind::{named_password, password};
+use super::header_file::HeaderFile;
 use super::volume::Volume;
 use crate::crypto::fill_random;
 use crate::crypto::luks::{ERASURES, KeyChange, LuksHeader, MasterKey, SlotKey, SlotState, cost};
+use crate::secret::{Password, Secrets};
 
 /// A change that only has to be written, and the header that it was prepared for.
-pub(super) struct Prepared {
+pub(crate) struct Prepared {
     header: Arc<LuksHeader>,
     step: Step,
 }
@@ -24,27 +24,47 @@ enum Step {
     Erase(Vec<usize>),
 }
 
-impl Luks {
-    /// Checks a change, and makes what is to be written. Requests go on meanwhile.
-    pub(super) async fn prepare_change(&self, options: Options, force: bool) -> Result<Prepared> {
-        let change = KeyChange::parse(options)?;
+/// The places for keys of an open volume, and what it takes to change them.
+pub(crate) struct KeySlots<'a> {
+    pub file: &'a HeaderFile,
+    pub ring: &'a Ring,
+    pub secrets: &'a Secrets,
+}
+
+impl KeySlots<'_> {
+    /// Checks a change, and makes what is to be written. Requests go on meanwhile. `current` is the password that the volume
+    /// was opened with.
+    pub async fn prepare(
+        &self,
+        change: KeyChange,
+        current: impl FnOnce() -> Result<Password>,
+        force: bool,
+    ) -> Result<Prepared> {
         // Another node may have changed the keys of this volume.
-        let header = Arc::new(self.header.read().await?);
+        let header = Arc::new(self.file.read().await?);
         let step = match change.state {
-            SlotState::Active => self.prepare_put(&header, &change, force).await?,
+            SlotState::Active => self.prepare_put(&header, &change, current, force).await?,
             SlotState::Inactive => self.prepare_erase(&header, &change, force).await?,
         };
         Ok(Prepared { header, step })
     }
 
-    async fn prepare_put(&self, header: &Arc<LuksHeader>, change: &KeyChange, force: bool) -> Result<Step> {
+    async fn prepare_put(
+        &self,
+        header: &Arc<LuksHeader>,
+        change: &KeyChange,
+        current: impl FnOnce() -> Result<Password>,
+        force: bool,
+    ) -> Result<Step> {
         let slot = change.free_slot(header, force)?;
-        let new = named_password(&self.secrets, change.new_secret.as_deref())?;
+        let new = self
+            .secrets
+            .required_password(change.new_secret.as_deref(), "key-secret")?;
         let current = match &change.secret {
             Some(id) => self.secrets.password(id)?,
-            None => password(&self.secrets, &self.options)?,
+            None => current()?,
         };
-        let key = self.header.unlock(&self.ring, header, &current).await?;
+        let key = self.file.unlock(self.ring, header, &current).await?;
         let (header, time) = (Arc::clone(header), change.iter_time);
         let lock = move || {
             let iterations = cost(&header.hash, header.key_len, time)?;
@@ -65,10 +85,7 @@ impl Luks {
         let old = self.secrets.password(old)?;
         let mut slots = Vec::new();
         for candidate in slot.map_or(0..header.slots.len(), |slot| slot..slot + 1) {
-            let found = self
-                .header
-                .unlock_slot(&self.ring, header, candidate, &old)
-                .await?;
+            let found = self.file.unlock_slot(self.ring, header, candidate, &old).await?;
             if found.is_some() {
                 slots.push(candidate);
             }
@@ -87,34 +104,45 @@ impl Luks {
         Ok(Step::Erase(slots))
     }
 
-    /// Writes a change that was prepared. The node is still.
-    pub(super) async fn change_keys(&self, prepared: Prepared) -> Result<()> {
+    /// Writes a change that was prepared, of the volume that was opened as `old`. The node is still. Answers the volume as
+    /// it is then, also where the change failed halfway: what was stored of it counts.
+    pub async fn change(&self, old: &Volume, prepared: Prepared) -> (Result<()>, Option<Volume>) {
         let Prepared { header: seen, step } = prepared;
-        let mut header = self.header.read().await?;
-        if header.encode()? != seen.encode()? {
-            let text = "The keys of the image have changed meanwhile";
-            return Err(Error::new(ErrorKind::InUse, text));
-        }
+        let mut header = match self.unchanged(&seen).await {
+            Ok(header) => header,
+            Err(error) => return (Err(error), None),
+        };
         let changed = match step {
             Step::Put(slot, key) => self.put_key(&mut header, slot, &key).await,
             Step::Erase(slots) => self.erase_keys(&mut header, &slots).await,
         };
-        // Where a change failed halfway, the header is what was stored of it.
         let header = match changed {
             Ok(()) => header,
-            Err(_) => self.header.read().await.unwrap_or(header),
+            Err(_) => self.file.read().await.unwrap_or(header),
         };
-        self.take_header(header)?;
-        changed
+        match old.with_header(header) {
+            Some(volume) => (changed, Some(volume)),
+            None => (Err(another()), None),
+        }
+    }
+
+    /// The header, if it is still as it was seen.
+    async fn unchanged(&self, seen: &LuksHeader) -> Result<LuksHeader> {
+        let header = self.file.read().await?;
+        if header.encode()? == seen.encode()? {
+            return Ok(header);
+        }
+        let text = "The keys of the image have changed meanwhile";
+        Err(Error::new(ErrorKind::InUse, text))
     }
 
     /// The stripes are stored before the header says that they are there.
     async fn put_key(&self, header: &mut LuksHeader, slot: usize, key: &SlotKey) -> Result<()> {
-        self.header.write_stripes(header, slot, &key.material).await?;
-        self.header.flush().await?;
+        self.file.write_stripes(header, slot, &key.material).await?;
+        self.file.flush().await?;
         header.slots[slot].take(key);
-        self.header.write(header).await?;
-        self.header.flush().await
+        self.file.write(header).await?;
+        self.file.flush().await
     }
 
     /// The header says that keys are gone before their stripes are written over.
@@ -122,27 +150,20 @@ impl Luks {
         for slot in slots {
             header.slots[*slot].clear();
         }
-        self.header.write(header).await?;
-        self.header.flush().await?;
+        self.file.write(header).await?;
+        self.file.flush().await?;
         let mut noise = vec![0; header.material_len()];
         for slot in slots {
             for _ in 0..ERASURES {
                 fill_random(&mut noise)?;
-                self.header.write_stripes(header, *slot, &noise).await?;
+                self.file.write_stripes(header, *slot, &noise).await?;
             }
         }
-        self.header.flush().await
+        self.file.flush().await
     }
+}
 
-    /// Goes on with another header: the master key is the same, and so is what encrypts the data.
-    fn take_header(&self, header: LuksHeader) -> Result<()> {
-        let old = Arc::clone(&self.volume.borrow());
-        if header.digest != old.header.digest {
-            let text = "The image below is another one than was opened";
-            return Err(Error::new(ErrorKind::Corrupt, text));
-        }
-        let cipher = Arc::clone(&old.cipher);
-        self.volume.replace(Arc::new(Volume { header, cipher }));
-        Ok(())
-    }
+fn another() -> Error {
+    let text = "The image below is another one than was opened";
+    Error::new(ErrorKind::Corrupt, text)
 }

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use millpond_messages::io::Preallocation;
 use millpond_messages::{Error, ErrorKind, RequestFlags, Result, check_length};
 
-use super::kind::named_password;
-use super::volume::HeaderFile;
+use super::header_file::HeaderFile;
 use crate::api::{Child, CreateRequest, parse_options};
-use crate::crypto::luks::{LuksHeader, NewVolume, SlotKey};
+use crate::crypto::luks::NewVolume;
 use crate::secret::Secrets;
 
 fn invalid(text: &'static str) -> Error {
@@ -34,7 +33,7 @@ pub(super) async fn create(secrets: Secrets, request: CreateRequest) -> Result<(
             "Parameter 'preallocation' requires 'file' to be specified for formatting LUKS disk",
         ));
     }
-    let password = named_password(&secrets, volume.key_secret.as_deref())?;
+    let password = secrets.required_password(volume.key_secret.as_deref(), "key-secret")?;
     volume.spec()?;
     let is_detached = header.is_some();
     let volume = Arc::new(volume);
@@ -54,15 +53,7 @@ pub(super) async fn create(secrets: Secrets, request: CreateRequest) -> Result<(
         return Ok(());
     };
     grow(&target, made.end()).await?;
-    store(&HeaderFile::new(target, is_detached), &made, &key).await
-}
-
-/// Stores a new header: the key first, and then that it is there.
-async fn store(target: &HeaderFile, header: &LuksHeader, key: &SlotKey) -> Result<()> {
-    target.write_stripes(header, 0, &key.material).await?;
-    target.flush().await?;
-    target.write(header).await?;
-    target.flush().await
+    HeaderFile::new(target, is_detached).store(&made, &key).await
 }
 
 /// Makes a file long enough for a header and all its places for keys.

@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use millpond_messages::error::errno::ENOMEM;
 use millpond_messages::graph::Options;
 use millpond_messages::io::Preallocation;
 use millpond_messages::qapi::ImageInfoSpecific;
@@ -13,21 +12,21 @@ use millpond_messages::{
     ChildSlot, Error, ErrorKind, IoError, IoResult, Limits, Range, RequestFlags, Result, SECTOR_SIZE,
 };
 use millpond_ring::Ring;
-use millpond_ring::buffer::{Buffer, Buffers};
+use millpond_ring::buffer::Buffers;
 
-use super::amend::Prepared;
+use super::amend::{KeySlots, Prepared};
+use super::header_file::HeaderFile;
 use super::kind::password;
-use super::volume::{self, HeaderFile, Volume};
+use super::volume::Volume;
 use crate::api::reopen::check_unchanged;
 use crate::api::{
     Abilities, Ability, AllocationTicket, Answer, At, Child, DebugEvents, Driver, Exchanged, Extent, Image,
     LengthSource, Lifecycle, Moved, Placement, Purpose, ReopenRequest, SavesState, Transfer, arrived,
     bytes_in,
 };
+use crate::crypto::buffers::{decrypt, encrypted, pieces};
+use crate::crypto::luks::KeyChange;
 use crate::secret::Secrets;
-
-/// Bytes of a write that are encrypted together: what a write needs besides its own buffers.
-const PIECE: usize = 1 << 20;
 
 /// The flags that a write hands on.
 const WRITE_FLAGS: RequestFlags = RequestFlags::FUA.union(RequestFlags::WRITE_UNCHANGED);
@@ -87,27 +86,18 @@ impl Luks {
         if let Err(error) = result {
             return (Err(error), buffers);
         }
-        let result = decrypt(&volume, offset / SECTOR_SIZE, &mut buffers);
+        let result = decrypt(&*volume.cipher, offset / SECTOR_SIZE, &mut buffers);
         (result, buffers)
     }
 
-    /// The buffers of a write belong to who sent it, and may be a guest's memory: what is stored is made elsewhere.
     async fn write_sectors(&self, offset: u64, buffers: &Buffers, flags: RequestFlags) -> IoResult<()> {
         let volume = self.volume();
         let range = Self::shift(&volume, Range::new(offset, bytes_in(buffers))?)?;
-        let len = buffers.len();
-        let mut done = 0;
-        while done < len {
-            let mut piece = Buffer::try_alloc(PIECE.min(len - done)).ok_or(IoError::Os(ENOMEM))?;
-            buffers.copy_to_slice(done, &mut piece);
-            let at = done as u64;
-            volume.cipher.encrypt((offset + at) / SECTOR_SIZE, &mut piece);
-            done += piece.len();
-            let start = range.offset() + at;
-            self.file
-                .write(start, piece.into(), flags & WRITE_FLAGS)
-                .await
-                .0?;
+        for part in pieces(buffers.len()) {
+            let start = range.offset() + part.start as u64;
+            let piece = encrypted(&*volume.cipher, offset / SECTOR_SIZE, buffers, part)?;
+            let stored = self.file.write(start, piece.into(), flags & WRITE_FLAGS);
+            stored.await.0?;
         }
         Ok(())
     }
@@ -133,35 +123,39 @@ impl Luks {
             .ok_or(IoError::Os(millpond_messages::error::errno::EIO))
     }
 
+    fn key_slots(&self) -> KeySlots<'_> {
+        KeySlots {
+            file: &self.header,
+            ring: &self.ring,
+            secrets: &self.secrets,
+        }
+    }
+
+    /// Checks a change of keys, and makes what is to be written.
+    async fn prepare_change(&self, options: Options, force: bool) -> Result<Prepared> {
+        let change = KeyChange::parse(options)?;
+        let current = || password(&self.secrets, &self.options);
+        self.key_slots().prepare(change, current, force).await
+    }
+
+    /// Writes a change that was prepared.
+    async fn change_keys(&self, prepared: Prepared) -> Result<()> {
+        let old = self.volume();
+        let (changed, volume) = self.key_slots().change(&old, prepared).await;
+        if let Some(volume) = volume {
+            self.volume.replace(Arc::new(volume));
+        }
+        changed
+    }
+
     async fn exchange_volume(self: Rc<Self>) -> Result<Exchanged> {
         let password = password(&self.secrets, &self.options)?;
-        let new = volume::open(&self.header, &self.ring, &password).await?;
-        let old = self.volume.replace(new);
+        let new = Volume::open(&self.header, &self.ring, &password).await?;
+        let old = self.volume.replace(Arc::new(new));
         Ok(Exchanged::with_old_state(move || {
             self.volume.replace(old);
         }))
     }
-}
-
-/// Decrypts sectors where they are, or by way of a copy where a sector lies in two buffers.
-fn decrypt(volume: &Volume, first: u64, buffers: &mut Buffers) -> IoResult<()> {
-    let sector = SECTOR_SIZE as usize;
-    if buffers.iter().all(|buffer| buffer.len().is_multiple_of(sector)) {
-        let mut number = first;
-        for buffer in buffers.iter_mut() {
-            volume.cipher.decrypt(number, buffer);
-            number += (buffer.len() / sector) as u64;
-        }
-        return Ok(());
-    }
-    let mut done = 0;
-    while done < buffers.len() {
-        let mut piece = Buffer::try_alloc(PIECE.min(buffers.len() - done)).ok_or(IoError::Os(ENOMEM))?;
-        buffers.copy_to_slice(done, &mut piece);
-        volume.cipher.decrypt(first + (done / sector) as u64, &mut piece);
-        done += buffers.copy_from_slice(done, &piece);
-    }
-    Ok(())
 }
 
 impl Driver for Luks {

@@ -1,14 +1,16 @@
 //! The driver's description for the registry.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
 use millpond_messages::graph::Options;
-use millpond_messages::{Error, ErrorKind, Permissions, Result, Role};
+use millpond_messages::{Permissions, Result, Role};
 
 use super::create::create;
 use super::driver::Luks;
-use super::volume::{self, HeaderFile};
+use super::header_file::HeaderFile;
+use super::volume::Volume;
 use crate::api::{
     ChildKind, CreateRequest, DriverKind, EdgeUse, OpenRequest, Opened, OptionNames, declared, parse_options,
 };
@@ -47,16 +49,7 @@ struct LuksOptions {
 /// The password that a node's options name.
 pub(super) fn password(secrets: &Secrets, options: &Options) -> Result<Password> {
     let LuksOptions { key_secret } = parse_options(options.clone())?;
-    named_password(secrets, key_secret.as_deref())
-}
-
-/// The password of this id, which must be given.
-pub(super) fn named_password(secrets: &Secrets, id: Option<&str>) -> Result<Password> {
-    let missing = || {
-        let text = "Parameter 'key-secret' is required for cipher";
-        Error::new(ErrorKind::InvalidArgument, text)
-    };
-    secrets.password(id.ok_or_else(missing)?)
+    secrets.required_password(key_secret.as_deref(), "key-secret")
 }
 
 impl DriverKind for LuksKind {
@@ -112,8 +105,8 @@ impl DriverKind for LuksKind {
             let children = declared(request.children)?;
             let password = password(&secrets, &request.options)?;
             let header = HeaderFile::among(&children);
-            let volume = volume::open(&header, &request.ring, &password).await?;
-            let driver = Luks::new(secrets, request.options, volume, children, request.ring);
+            let volume = Volume::open(&header, &request.ring, &password).await?;
+            let driver = Luks::new(secrets, request.options, Arc::new(volume), children, request.ring);
             Ok(Opened {
                 driver: Rc::new(driver),
                 flags: request.flags,

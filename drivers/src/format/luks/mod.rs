@@ -11,7 +11,11 @@
 mod amend;
 mod create;
 mod driver;
+mod header_file;
 mod kind;
 mod volume;
 
+pub(crate) use amend::{KeySlots, Prepared};
+pub(crate) use header_file::HeaderFile;
 pub use kind::LuksKind;
+pub(crate) use volume::Volume;

@@ -8,6 +8,7 @@ use super::image::{GivenOptions, Prepared, Qcow2};
 use super::open::{is_writable, open_state};
 use super::options::Settings;
 use super::table::cache::Cache;
+use crate::api::reopen::check_kept;
 use crate::api::{ReopenRequest, Repair};
 
 /// Refuses another data file: an image has its data file from its open on.
@@ -87,12 +88,15 @@ impl Qcow2 {
         let given = GivenOptions {
             options: request.options,
             flags: request.flags,
+            secrets: self.secrets.clone(),
         };
         if writable {
             self.state.borrow().check_own_tables()?;
         }
         check_data_file(&self.given.borrow().options, &given.options)?;
         let settings = Settings::parse(given.options.clone(), &header, given.flags)?;
+        let about = GivenOptions::about_encryption;
+        check_kept(&about(&self.given.borrow().options), &about(&given.options), &[])?;
         let check = request.flags.contains(OpenFlags::CHECK);
         if writable && !was_writable && header.incompatible & CORRUPT != 0 && !check {
             return Err(Error::new(
@@ -141,8 +145,9 @@ impl Qcow2 {
     /// Forgets what is cached of the image, and reads it again.
     pub(super) async fn reload(&self) -> Result<()> {
         self.flush_and_close().await?;
-        let GivenOptions { options, flags } = self.wanted();
-        let mut state = open_state(&self.file, options, flags).await?;
+        let given = self.wanted();
+        let flags = given.flags;
+        let mut state = open_state(&self.file, &self.ring, &given, self.encryption()).await?;
         state.notices = self.state.borrow().notices.clone();
         let writable = state.writable;
         let shows = self.state.replace(state).shows;

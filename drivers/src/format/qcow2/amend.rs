@@ -5,6 +5,7 @@ use millpond_messages::io::Preallocation;
 use millpond_messages::{Error, ErrorKind, IoError, RequestFlags, Result, SECTOR_SIZE, check_length};
 use serde_json::Value;
 
+use super::encryption::is_about_keys;
 use super::header::{DIRTY, Header, LAZY_REFCOUNTS};
 use super::image::Qcow2;
 use super::layout::entry::{Cluster, cluster};
@@ -49,11 +50,8 @@ impl Wanted {
                     return Err(invalid("data-file-raw cannot be set on existing images"));
                 }
                 "data_file_raw" => {}
-                "encrypt.state" | "encrypt.new-secret" | "encrypt.old-secret" | "encrypt.keyslot"
-                | "encrypt.iter-time" => {
-                    let text = "Can't amend encryption options - encryption not present";
-                    return Err(invalid(text));
-                }
+                // The keys are changed by themselves.
+                name if is_about_keys(name) => {}
                 // Options that are for new images only are invalid here too.
                 _ => return Err(invalid(format!("Invalid parameter '{name}'"))),
             }

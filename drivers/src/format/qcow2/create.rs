@@ -4,6 +4,7 @@ use millpond_messages::io::Preallocation;
 use millpond_messages::{Error, ErrorKind, OpenFlags, RequestFlags, Result, SECTOR_SIZE, check_length};
 use serde_json::Value;
 
+use super::encryption::NewEncryption;
 use super::file::ImageFile;
 use super::header::{CLUSTER_BITS, COMPRESSION, Compression, Header, LAZY_REFCOUNTS, MAX_BACKING_NAME};
 use super::image::{GivenOptions, Qcow2};
@@ -13,6 +14,7 @@ use super::open::open_state;
 use super::options::{boolean, number};
 use super::refcount::counts::set;
 use crate::api::{Child, ChildPort, CreateRequest, parse_options};
+use crate::secret::Secrets;
 
 /// The default size of a cluster, in bytes.
 const DEFAULT_CLUSTER: u64 = 65_536;
@@ -130,6 +132,7 @@ impl CreateOptions {
             autoclear: 0,
             refcount_order: bits.trailing_zeros(),
             compression: self.compression_type,
+            encryption: None,
             unknown: Vec::new(),
             extensions: Default::default(),
             backing: None,
@@ -145,9 +148,6 @@ impl CreateOptions {
         }
         if self.data_file.is_some() {
             return unsupported("External data files are not supported yet");
-        }
-        if self.encrypt.is_some() {
-            return unsupported("Encrypted qcow2 images are not supported yet");
         }
         if !self.size.unwrap_or(0).is_multiple_of(SECTOR_SIZE) {
             return Err(invalid("Image size must be a multiple of 512 bytes"));
@@ -225,22 +225,27 @@ impl ChildPort for Unconnected {
 }
 
 /// Makes an image in the request's file.
-pub(super) async fn create(request: CreateRequest) -> Result<()> {
+pub(super) async fn create(secrets: Secrets, request: CreateRequest) -> Result<()> {
     let Some(file) = request.file else {
         return Err(invalid("Parameter 'file' is missing"));
     };
-    let options: CreateOptions = parse_options(request.options)?;
+    let mut options: CreateOptions = parse_options(request.options)?;
     let Some(size) = options.size else {
         return Err(invalid("Parameter 'size' is missing"));
     };
     let header = options.header()?;
+    let encrypt = options.encrypt.take();
+    let encryption = encrypt
+        .map(|option| NewEncryption::parse(&secrets, option))
+        .transpose()?;
     check_length(size).map_err(|error| error.within("Could not resize image"))?;
     write_empty(&file, &header).await?;
     let given = GivenOptions {
         flags: OpenFlags::RDWR,
+        secrets,
         ..GivenOptions::default()
     };
-    let state = open_state(&ImageFile::new(file.clone()), given.options.clone(), given.flags).await?;
+    let state = open_state(&ImageFile::new(file.clone()), &request.ring, &given, None).await?;
     let backing = Child::new(std::rc::Rc::new(Unconnected));
     let image = Qcow2::new(file.clone(), backing, request.ring, state, given);
     image.activate().await?;
@@ -248,6 +253,9 @@ pub(super) async fn create(request: CreateRequest) -> Result<()> {
         .resize(size, options.preallocation, RequestFlags::empty())
         .await
         .map_err(|error| error.within("Could not resize image"))?;
+    if let Some(encryption) = encryption {
+        image.set_up_encryption(encryption).await?;
+    }
     image.flush_and_close().await?;
     file.flush()
         .await

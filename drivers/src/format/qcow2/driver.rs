@@ -7,7 +7,7 @@ use millpond_messages::io::Preallocation;
 use millpond_messages::qapi::ImageInfoSpecific;
 use millpond_messages::{
     CheckResult, ChildSlot, DebugEvent, DriverInfo, Error, ErrorKind, InternalSnapshot, IoError, IoResult,
-    Limits, Range, RequestFlags, Result, SnapshotChange,
+    Limits, Range, RequestFlags, Result, SECTOR_SIZE, SnapshotChange,
 };
 
 use super::header::{DIRTY, Header};
@@ -28,8 +28,11 @@ impl Driver for Qcow2 {
         let state = self.state.borrow();
         let cluster = state.geometry.cluster_size();
         let alignment = 1 << state.geometry.cluster_bits;
+        let is_encrypted = state.encryption.is_some();
         Abilities {
             limits: Limits {
+                // Sectors are encrypted whole.
+                request_alignment: if is_encrypted { SECTOR_SIZE as u32 } else { 1 },
                 write_zeroes_alignment: alignment,
                 discard_alignment: alignment,
                 ..Limits::default()
@@ -39,11 +42,12 @@ impl Driver for Qcow2 {
             zero_unmap: true,
             discard: Ability::Native,
             fua: Ability::Emulated,
-            write_compressed: true,
+            // What is compressed would be stored as it is, for all to read.
+            write_compressed: !is_encrypted,
             transparent: false,
             supports_backing: true,
             serialise_granularity: cluster,
-            has_zero_init: true,
+            has_zero_init: state.has_zero_init(),
             events: DebugEvents::Ignore,
             length: LengthSource::Requests,
         }
@@ -51,7 +55,7 @@ impl Driver for Qcow2 {
 
     fn locate(&self, purpose: Purpose, range: Range) -> Answer<'_, IoResult<Extent>> {
         let located =
-            self.run(move |state| state.locate(purpose, GuestOffset::new(range.offset()), range.len()));
+            self.run(move |state| state.locate_shown(purpose, GuestOffset::new(range.offset()), range.len()));
         if purpose == Purpose::Read && self.file.observes() {
             return Answer::wait(self.located_for_read(located));
         }
@@ -64,7 +68,13 @@ impl Driver for Qcow2 {
         buffers: Buffers,
         _flags: RequestFlags,
     ) -> Answer<'static, Transfer> {
-        Answer::wait(async move { self.read_special(GuestOffset::new(offset), buffers).await })
+        Answer::wait(async move {
+            let offset = GuestOffset::new(offset);
+            match self.encryption() {
+                Some(encryption) => self.read_encrypted(&encryption, offset, buffers).await,
+                None => self.read_special(offset, buffers).await,
+            }
+        })
     }
 
     fn place(&self, range: Range, flags: RequestFlags) -> Answer<'_, IoResult<Placement>> {
@@ -73,6 +83,10 @@ impl Driver for Qcow2 {
                 self.check_compressed(GuestOffset::new(range.offset()), range.len())
                     .map(|()| Placement::own(range.len())),
             );
+        }
+        if self.state.borrow().encryption.is_some() {
+            // What is stored is made by this driver, which then places it.
+            return Answer::ready(Ok(Placement::own(range.len())));
         }
         if self.file.observes() {
             return Answer::wait(self.placed_for_write(GuestOffset::new(range.offset()), range.len()));
@@ -98,8 +112,14 @@ impl Driver for Qcow2 {
         buffers: Buffers,
         _flags: RequestFlags,
     ) -> Answer<'static, Transfer> {
-        // Nothing else is placed here.
-        Answer::wait(async move { self.write_compressed(GuestOffset::new(offset), buffers).await })
+        // Nothing else is placed here: images that are encrypted take no compressed writes.
+        Answer::wait(async move {
+            let offset = GuestOffset::new(offset);
+            match self.encryption() {
+                Some(_) => self.write_encrypted(offset, buffers).await,
+                None => self.write_compressed(offset, buffers).await,
+            }
+        })
     }
 
     fn write_zeroes(&self, range: Range, flags: RequestFlags) -> Answer<'_, IoResult<()>> {
@@ -160,9 +180,28 @@ impl Image for Qcow2 {
         })
     }
 
-    fn amend(&self, options: &Options, _force: bool) -> Answer<'_, Result<()>> {
+    fn prepare_amend(&self, options: &Options, force: bool) -> Answer<'_, Result<()>> {
         let options = options.clone();
-        Answer::wait(async move { self.amend_image(&options).await })
+        Answer::wait(async move {
+            let prepared = self.prepare_keys(&options, force).await?;
+            self.prepared_keys.replace(prepared);
+            Ok(())
+        })
+    }
+
+    fn amend(&self, options: &Options, force: bool) -> Answer<'_, Result<()>> {
+        let options = options.clone();
+        Answer::wait(async move {
+            let prepared = match self.prepared_keys.take() {
+                Some(prepared) => Some(prepared),
+                None => self.prepare_keys(&options, force).await?,
+            };
+            self.amend_image(&options).await?;
+            match prepared {
+                Some(prepared) => self.change_keys(prepared).await,
+                None => Ok(()),
+            }
+        })
     }
 
     fn snapshots(&self) -> Vec<InternalSnapshot> {
@@ -267,7 +306,7 @@ impl Qcow2 {
     }
 
     /// Raises the events of a write that is about to be made.
-    async fn placed_for_write(&self, offset: GuestOffset, len: u64) -> IoResult<Placement> {
+    pub(super) async fn placed_for_write(&self, offset: GuestOffset, len: u64) -> IoResult<Placement> {
         let placement = self.place_bytes(offset, len).await?;
         if placement.ticket.is_some() {
             self.file.raise(DebugEvent::ClusterAlloc).await;

@@ -13,7 +13,7 @@ impl Qcow2 {
     /// Reads the image that is behind the file's edge now.
     pub(super) async fn exchange_image(self: Rc<Self>) -> Result<Exchanged> {
         let given = self.wanted();
-        let mut state = open_state(&self.file, given.options, given.flags).await?;
+        let mut state = open_state(&self.file, &self.ring, &given, self.encryption()).await?;
         let link = backing_link(&state.header);
         if let Some(prepared) = &mut *self.prepared.borrow_mut() {
             prepared.settings = state.settings;

@@ -4,8 +4,10 @@
 use millpond_messages::io::Preallocation;
 use millpond_messages::{BlockStatus, DebugEvent, IoResult, Range, RequestFlags};
 
+use super::header::extensions::CryptoHeader;
 use super::layout::space::{GuestOffset, HostOffset};
-use crate::api::Child;
+use crate::api::{Child, Transfer};
+use crate::format::luks::HeaderFile;
 use millpond_ring::buffer::Buffers;
 
 /// The child that holds the image.
@@ -21,6 +23,16 @@ impl ImageFile {
     /// Reads exactly `len` bytes from `start` into a new buffer.
     pub fn read_vec(&self, start: HostOffset, len: usize) -> impl Future<Output = IoResult<Buffers>> {
         self.0.read_vec(start.get(), len)
+    }
+
+    /// Fills `buffers` from `start` on.
+    pub fn read(&self, start: HostOffset, buffers: Buffers) -> impl Future<Output = Transfer> {
+        self.0.read(start.get(), buffers)
+    }
+
+    /// The LUKS header that is in a part of the file.
+    pub fn luks_header(&self, place: CryptoHeader) -> HeaderFile {
+        HeaderFile::within(self.0.clone(), place.offset.get(), place.len)
     }
 
     /// Stores `buffers` at `start`.

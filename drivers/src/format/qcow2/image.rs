@@ -7,11 +7,13 @@ use std::time::Instant;
 use millpond_messages::graph::Options;
 use millpond_messages::{IoResult, OpenFlags};
 
+use super::encryption::PreparedKeys;
 use super::file::{BackingFile, ImageFile};
 use super::options::Settings;
 use super::state::{Blocked, Need, State, Step};
 use super::wait::{Key, KeyedWait};
 use crate::api::{Answer, Child};
+use crate::secret::Secrets;
 use millpond_ring::Ring;
 
 /// An open qcow2 image.
@@ -27,6 +29,10 @@ pub(crate) struct Qcow2 {
     pub given: RefCell<GivenOptions>,
     /// A reopen that was prepared, and is neither committed nor aborted.
     pub prepared: RefCell<Option<Prepared>>,
+    /// Where passwords are found.
+    pub secrets: Secrets,
+    /// A change of the keys that only has to be written.
+    pub prepared_keys: RefCell<Option<PreparedKeys>>,
     /// When unused tables were last dropped.
     pub cleaned: Cell<Instant>,
 }
@@ -36,6 +42,8 @@ pub(crate) struct Qcow2 {
 pub(super) struct GivenOptions {
     pub options: Options,
     pub flags: OpenFlags,
+    /// Where the secret is found that the options name.
+    pub secrets: Secrets,
 }
 
 /// Options of a reopen that were checked, and what they change.
@@ -61,8 +69,10 @@ impl Qcow2 {
             state: RefCell::new(state),
             waits: KeyedWait::default(),
             last: RefCell::default(),
+            secrets: given.secrets.clone(),
             given: RefCell::new(given),
             prepared: RefCell::default(),
+            prepared_keys: RefCell::default(),
             cleaned,
         })
     }

@@ -5,6 +5,7 @@ use millpond_messages::qapi::{
     ImageInfoSpecific, ImageInfoSpecificQCow2, ImageInfoSpecificQCow2Wrapper, Qcow2CompressionType,
 };
 
+use super::encryption::Encryption;
 use super::header::{CORRUPT, Compression, DIRTY, LAZY_REFCOUNTS};
 use super::state::State;
 
@@ -33,6 +34,7 @@ impl State {
             lazy_refcounts: only_new(self.header.compatible & LAZY_REFCOUNTS != 0),
             corrupt: only_new(self.header.incompatible & CORRUPT != 0),
             refcount_bits: 1 << self.geometry.refcount_order,
+            encrypt: self.encryption.as_ref().map(Encryption::info),
             bitmaps: self.bitmap_infos(),
             compression_type: match self.header.compression {
                 Compression::Zlib => Qcow2CompressionType::Zlib,

@@ -12,12 +12,23 @@ use super::layout::bytes::be32;
 use super::measure::measure;
 use super::open::{backing_link, is_writable, open_state};
 use crate::api::{ChildKind, CreateRequest, DriverKind, OpenRequest, Opened, OptionNames};
+use crate::secret::Secrets;
 
 const CHILDREN: [ChildKind; 2] = [ChildKind::file(Role::IMAGE), ChildKind::BACKING];
 
-/// The driver `qcow2`, which opens and makes images.
-#[derive(Debug, Default)]
-pub struct Qcow2Kind;
+/// The driver `qcow2`, which opens and makes images, with the passwords among some secrets where they are encrypted.
+#[derive(Debug, Clone, Default)]
+pub struct Qcow2Kind {
+    secrets: Secrets,
+}
+
+impl Qcow2Kind {
+    /// The driver for nodes whose passwords are among these secrets.
+    #[must_use]
+    pub const fn new(secrets: Secrets) -> Self {
+        Self { secrets }
+    }
+}
 
 impl DriverKind for Qcow2Kind {
     fn name(&self) -> &'static str {
@@ -67,7 +78,7 @@ impl DriverKind for Qcow2Kind {
     }
 
     fn open(&self, request: OpenRequest) -> LocalBoxFuture<'static, Result<Opened>> {
-        Box::pin(open(request))
+        Box::pin(open(self.secrets.clone(), request))
     }
 
     fn creates(&self) -> bool {
@@ -75,11 +86,11 @@ impl DriverKind for Qcow2Kind {
     }
 
     fn create(&self, request: CreateRequest) -> LocalBoxFuture<'static, Result<()>> {
-        Box::pin(create(request))
+        Box::pin(create(self.secrets.clone(), request))
     }
 }
 
-async fn open(request: OpenRequest) -> Result<Opened> {
+async fn open(secrets: Secrets, request: OpenRequest) -> Result<Opened> {
     let mut children = request.children.into_iter();
     let (Some(file), Some(backing)) = (children.next(), children.next()) else {
         return Err(Error::new(
@@ -91,8 +102,10 @@ async fn open(request: OpenRequest) -> Result<Opened> {
     let given = GivenOptions {
         options: request.options,
         flags,
+        secrets,
     };
-    let mut state = open_state(&ImageFile::new(file.clone()), given.options.clone(), flags).await?;
+    let image = ImageFile::new(file.clone());
+    let mut state = open_state(&image, &request.ring, &given, None).await?;
     state.notices = request.notices;
     let link = backing_link(&state.header);
     let driver = Qcow2::new(file, backing, request.ring, state, given);

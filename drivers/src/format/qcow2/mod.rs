@@ -19,6 +19,7 @@
 //! - `state` is what an open image keeps in memory; `image` runs its steps, `wait` is how one request waits for another.
 //! - `table` caches, loads, makes and writes back tables; `refcount` counts, allocates, checks and repairs.
 //! - `snapshot` has the snapshots inside the image, and a machine's state beside the disk.
+//! - `encryption` opens, makes and changes images whose guest data is encrypted, and takes that data to and from the file.
 //! - `data` answers requests for the guest's data; the rest is one file for each thing that is asked of an image.
 //!
 //! # What reaches the file, and when
@@ -38,6 +39,7 @@ mod bitmaps;
 mod create;
 mod data;
 mod driver;
+mod encryption;
 mod exchange;
 mod file;
 mod header;

@@ -1,10 +1,11 @@
 //! The way from a file to an open image's state: what is read, and what is checked before it is trusted.
 
-use millpond_messages::graph::Options;
 use millpond_messages::{DebugEvent, Error, ErrorKind, IoError, OpenFlags, Result};
 
+use super::encryption::{self, Encryption};
 use super::file::ImageFile;
 use super::header::{self, CORRUPT, Header};
+use super::image::GivenOptions;
 use super::layout::bytes::table_from_be;
 use super::layout::entry::{l2_table, refblock};
 use super::layout::space::HostOffset;
@@ -13,6 +14,7 @@ use super::snapshot::table;
 use super::state::State;
 use super::table::overlap::MetadataMap;
 use crate::api::BackingLink;
+use millpond_ring::Ring;
 
 /// So many bytes surely hold all of a header's fields that are needed to read the rest.
 const HEAD: usize = 512;
@@ -29,11 +31,21 @@ pub(super) fn is_writable(flags: OpenFlags) -> bool {
     flags.contains(OpenFlags::RDWR) && !flags.contains(OpenFlags::INACTIVE)
 }
 
-/// Reads all that is kept in memory while the image is open.
-pub(super) async fn open_state(file: &ImageFile, options: Options, flags: OpenFlags) -> Result<State> {
+/// Reads all that is kept in memory while the image is open. `known` is what encrypts the data of the image that was open
+/// before, which may be the same.
+pub(super) async fn open_state(
+    file: &ImageFile,
+    ring: &Ring,
+    given: &GivenOptions,
+    known: Option<Encryption>,
+) -> Result<State> {
+    let flags = given.flags;
     let header = read_header(file, flags).await?;
-    let settings = Settings::parse(options, &header, flags)?;
-    read_tables(file, header, settings, is_writable(flags)).await
+    let settings = Settings::parse(given.options.clone(), &header, flags)?;
+    let encryption = encryption::open(file, ring, given, &header, known).await?;
+    let mut state = read_tables(file, header, settings, is_writable(flags)).await?;
+    state.encryption = encryption;
+    Ok(state)
 }
 
 async fn read_tables(file: &ImageFile, header: Header, settings: Settings, writable: bool) -> Result<State> {
@@ -134,6 +146,9 @@ impl State {
         );
         if let Some(directory) = self.bitmap_directory() {
             self.mark_range(directory.offset, directory.size);
+        }
+        if let Some(crypto) = self.header.extensions.crypto() {
+            self.mark_range(crypto.offset, crypto.len);
         }
         let start = self.header.snapshots_offset;
         self.mark_range(start, self.snapshots_end.bytes_since(start));

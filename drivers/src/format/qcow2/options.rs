@@ -5,6 +5,7 @@ use millpond_messages::{Error, ErrorKind, OpenFlags, Result};
 use serde::de::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use super::encryption::EncryptOptions;
 use super::header::{Header, LAZY_REFCOUNTS};
 use super::table::overlap::Guarded;
 use crate::api::parse_options;
@@ -117,9 +118,7 @@ impl Settings {
     /// Reads a node's options for the image that `header` heads.
     pub fn parse(options: Options, header: &Header, flags: OpenFlags) -> Result<Self> {
         let raw: Raw = parse_options(options)?;
-        if raw.encrypt.is_some() {
-            return Err(invalid("No encryption in image header, but options specified"));
-        }
+        EncryptOptions::parse(raw.encrypt.as_ref())?.check(header.encryption)?;
         if raw.data_file.is_some() {
             return Err(invalid(
                 "'data-file' can only be set for images with an external data file",

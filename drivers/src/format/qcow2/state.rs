@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use millpond_messages::{Error, ErrorKind, IoError, SnapshotName};
 
 use super::bitmaps::listed::ImageBitmaps;
+use super::encryption::Encryption;
 use super::header::{DIRTY, Header};
 use super::layout::bytes::Hex;
 use super::layout::entry::{COPIED, l2_table};
@@ -160,6 +161,8 @@ pub(super) struct State {
     pub active: bool,
     /// The file's end is being cut off: nothing may be allocated.
     pub frozen: bool,
+    /// What encrypts the guest's data, if anything does.
+    pub encryption: Option<Encryption>,
     /// Corruption was reported; it is reported once.
     pub reported: bool,
     /// Set once corruption made the image unusable.
@@ -196,6 +199,7 @@ impl State {
             writable,
             active: false,
             frozen: false,
+            encryption: None,
             reported: false,
             broken: false,
             notices: Notices::nowhere(),

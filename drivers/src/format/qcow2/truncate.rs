@@ -246,6 +246,7 @@ impl Qcow2 {
 
     /// Writes within one cluster as the node would: for the driver's own needs.
     pub(super) async fn store(&self, offset: GuestOffset, data: Buffers) -> IoResult<()> {
+        let (offset, data) = self.whole_sectors(offset, data).await?;
         let len = data.len() as u64;
         let backing = self.backing.is_connected();
         let placement = self.run(move |state| state.place(offset, len, backing)).await?;
@@ -256,7 +257,9 @@ impl Qcow2 {
             all.append(data);
             all.append(behind);
             match placement.target {
-                Target::Child { offset, .. } => self.file.write(HostOffset::new(offset), all).await,
+                Target::Child { offset: host, .. } => {
+                    self.write_data(HostOffset::new(host), offset - head, &all).await
+                }
                 Target::Own => Err(IoError::NotSupported),
             }
         };
@@ -273,7 +276,7 @@ impl Qcow2 {
     }
 
     /// What a cluster holds beside what is written to it.
-    async fn beside(&self, start: GuestOffset, len: u64) -> IoResult<Buffers> {
+    pub(super) async fn beside(&self, start: GuestOffset, len: u64) -> IoResult<Buffers> {
         let (result, buffers) = self.read_special(start, Buffers::zeroed(len as usize)).await;
         result.map(|()| buffers)
     }

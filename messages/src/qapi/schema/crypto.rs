@@ -87,9 +87,9 @@ qapi! {
 
     /// The digests, by their names in image headers.
     enum QCryptoHashAlgo {
-        /// MD5, which is broken and not served.
+        /// MD5, which is broken: served for volumes that have it.
         Md5 = "md5",
-        /// SHA-1, the oldest that is served.
+        /// SHA-1, broken as well.
         Sha1 = "sha1",
         /// SHA-2 with 224 bits.
         Sha224 = "sha224",
@@ -101,7 +101,7 @@ qapi! {
         Sha512 = "sha512",
         /// RIPEMD with 160 bits.
         Ripemd160 = "ripemd160",
-        /// SM3, which is not served.
+        /// SM3 with 256 bits.
         Sm3 = "sm3",
     }
 
@@ -125,6 +125,51 @@ qapi! {
         header: Option<BlockdevRef>,
         size: Size,
         preallocation: Option<Preallocation>,
+    }
+
+    /// How a qcow2 image that is opened is encrypted.
+    open union BlockdevQcow2Encryption {
+        @"format": BlockdevQcow2EncryptionFormat {
+            "aes": QCryptoBlockOptionsQCow,
+            "luks": QCryptoBlockOptionsLUKS,
+        },
+    }
+
+    /// The ways in which a qcow2 image may be encrypted.
+    enum BlockdevQcow2EncryptionFormat {
+        /// The old one, which is weak.
+        Aes = "aes",
+        /// The one with several keys.
+        Luks = "luks",
+    }
+
+    /// Options of the old encryption.
+    open struct QCryptoBlockOptionsQCow {
+        key_secret: Option<String>,
+    }
+
+    /// Options of LUKS inside an image.
+    open struct QCryptoBlockOptionsLUKS {
+        key_secret: Option<String>,
+    }
+
+    /// How an image that is made is to be encrypted.
+    open union QCryptoBlockCreateOptions {
+        @"format": QCryptoBlockFormat {
+            "qcow": QCryptoBlockOptionsQCow,
+            "luks": QCryptoBlockCreateOptionsLUKS,
+        },
+    }
+
+    /// Options of LUKS inside an image that is made.
+    open struct QCryptoBlockCreateOptionsLUKS {
+        key_secret: Option<String>,
+        cipher_alg: Option<QCryptoCipherAlgo>,
+        cipher_mode: Option<QCryptoCipherMode>,
+        ivgen_alg: Option<QCryptoIVGenAlgo>,
+        ivgen_hash_alg: Option<QCryptoHashAlgo>,
+        hash_alg: Option<QCryptoHashAlgo>,
+        iter_time: Option<i64>,
     }
 
     /// How an image's encryption is changed.
@@ -162,6 +207,14 @@ qapi! {
     struct ImageInfoSpecificLUKSWrapper {
         /// What the image's header says.
         data: QCryptoBlockInfoLUKS,
+    }
+
+    /// What a qcow2 image says of its encryption.
+    branches ImageInfoSpecificQCow2Encryption by "format": BlockdevQcow2EncryptionFormat {
+        /// The old one, of which there is nothing to say.
+        Aes = "aes",
+        /// The one with several keys.
+        Luks = "luks": QCryptoBlockInfoLUKS,
     }
 
     /// What a LUKS header says, but for keys.

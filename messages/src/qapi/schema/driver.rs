@@ -1,5 +1,6 @@
 //! Options of protocols and formats. They are checked and stay objects, for the drivers to read.
 
+use super::crypto::BlockdevQcow2Encryption;
 use super::node::{BlockdevRef, BlockdevRefOrNull};
 use crate::qapi::row::qapi;
 
@@ -62,6 +63,7 @@ qapi! {
         l2_cache_entry_size: Option<i64>,
         refcount_cache_size: Option<i64>,
         cache_clean_interval: Option<i64>,
+        encrypt: Option<BlockdevQcow2Encryption>,
         data_file: Option<BlockdevRef>,
     }
 

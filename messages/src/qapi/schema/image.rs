@@ -1,8 +1,8 @@
 //! Images: made, resized, checked, amended, and shown.
 
 use super::crypto::{
-    BlockdevCreateOptionsLUKS, ImageInfoSpecificLUKSWrapper, QCryptoBlockAmendOptions,
-    QCryptoBlockAmendOptionsLUKS,
+    BlockdevCreateOptionsLUKS, ImageInfoSpecificLUKSWrapper, ImageInfoSpecificQCow2Encryption,
+    QCryptoBlockAmendOptions, QCryptoBlockAmendOptionsLUKS, QCryptoBlockCreateOptions,
 };
 use super::driver::Qcow2CompressionType;
 use super::node::{BlockdevDetectZeroesOptions, BlockdevDriver, BlockdevRef};
@@ -48,6 +48,7 @@ qapi! {
         version: Option<BlockdevQcow2Version>,
         backing_file: Option<String>,
         backing_fmt: Option<BlockdevDriver>,
+        encrypt: Option<QCryptoBlockCreateOptions>,
         cluster_size: Option<Size>,
         preallocation: Option<Preallocation>,
         lazy_refcounts: Option<bool>,
@@ -281,6 +282,8 @@ qapi! {
         corrupt: Option<bool>,
         /// Bits of a reference count.
         refcount_bits: i64,
+        /// How its data is encrypted, if it is.
+        encrypt: Option<ImageInfoSpecificQCow2Encryption>,
         /// The bitmaps that are stored in it.
         bitmaps: Option<Vec<Qcow2BitmapInfo>>,
         /// How clusters are compressed.

@@ -111,7 +111,8 @@ impl State {
         let (host, count) = self.allocate(old.len() as u64)?;
         let host = host.offset(&self.geometry);
         // The file reads as zeroes where nothing was ever stored: so do the new clusters' parts that are not written.
-        let untouched = host >= self.file_end;
+        // Zeroes that are encrypted are written like all else.
+        let untouched = host >= self.file_end && self.encryption.is_none();
         self.file_end = self.file_end.max(host + self.geometry.bytes(count));
         let copy = |at: usize| !untouched || old.get(at).copied().unwrap_or(true);
         let chosen = Chosen {
@@ -351,6 +352,10 @@ impl State {
         let within = |start: HostOffset, len: u64| start < at + size && at < start.saturating_add(len);
         let header = &self.header;
         if at == HostOffset::default() {
+            return Some(Kind::MainHeader);
+        }
+        let crypto = header.extensions.crypto();
+        if crypto.is_some_and(|crypto| crypto.touches(at, size)) {
             return Some(Kind::MainHeader);
         }
         if within(header.l1_offset, u64::from(header.l1_size) * 8) {

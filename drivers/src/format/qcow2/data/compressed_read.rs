@@ -70,9 +70,9 @@ impl Qcow2 {
         match extent.at {
             At::Special => self.read_compressed(offset, part).await,
             At::Zero { .. } => Ok(Buffer::zeroed(part)),
-            At::Child { offset, .. } => {
-                let host = HostOffset::new(offset);
-                Ok(self.file.read_vec(host, part).await?.into_single())
+            At::Child { offset: host, .. } => {
+                let host = HostOffset::new(host);
+                Ok(self.read_data(host, offset, part).await?.into_single())
             }
             // Behind the disk's end is no part of the backing file.
             At::Unallocated if self.backing.is_connected() && offset < end => {

@@ -258,21 +258,28 @@ impl Qcow2 {
             let state = self.state.borrow();
             (state.widened(offset, len), state.geometry.version)
         };
-        if version < 3 && self.backing.is_connected() {
+        let (is_encrypted, unmap) = (
+            self.encryption().is_some(),
+            flags.contains(RequestFlags::MAY_UNMAP),
+        );
+        // Without zero clusters zeroes may have to be stored, and then encrypted as the writer's own.
+        if version < 3 && (self.backing.is_connected() || (is_encrypted && !unmap)) {
             return Err(IoError::NotSupported);
         }
         if !is_whole && !self.rest_reads_as_zeroes(offset, len).await? {
             return Err(IoError::NotSupported);
         }
         let wanted = ZeroWrite {
-            unmap: flags.contains(RequestFlags::MAY_UNMAP),
+            unmap,
             partial: !is_whole,
         };
         while at < end {
             let changed = self
                 .run(move |state| state.zero_some(at, end - at, wanted))
                 .await?;
-            for HostRange { start, len } in changed.emptied {
+            // Old entries in the file would show zeroes decrypted, which is anything.
+            let emptied = changed.emptied.into_iter().filter(|_| !is_encrypted);
+            for HostRange { start, len } in emptied {
                 // As zeroes, not as a discard: until the tables are in the file, its old entries show what is there.
                 let flags = RequestFlags::MAY_UNMAP | RequestFlags::NO_FALLBACK;
                 if let Err(error) = self.file.write_zeroes(start, len, flags).await {

@@ -11,7 +11,9 @@ const FEATURE_NAMES: u32 = 0x6803_f857;
 const BITMAPS: u32 = 0x2385_2875;
 /// Bytes of the bitmaps extension.
 const BITMAPS_LEN: usize = 24;
-const LUKS: u32 = 0x0537_be77;
+const CRYPTO: u32 = 0x0537_be77;
+/// Bytes of the extension that tells of an encryption header.
+const CRYPTO_LEN: usize = 16;
 
 /// Bytes of an entry of the feature name table: type, bit, name.
 const FEATURE_ENTRY: usize = 48;
@@ -58,6 +60,15 @@ pub(crate) struct BitmapDirectory {
     pub offset: HostOffset,
 }
 
+/// Where an image has the header that tells how it is encrypted, with the keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CryptoHeader {
+    /// The byte at which it starts.
+    pub offset: HostOffset,
+    /// How many bytes it has.
+    pub len: u64,
+}
+
 /// An image's header extensions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Extensions {
@@ -65,6 +76,8 @@ pub(crate) struct Extensions {
     pub backing_format: Option<String>,
     /// The image's own feature name table, only to name what is not known here.
     feature_names: Vec<u8>,
+    /// What is said of an encryption header, as it stands there.
+    crypto: Option<Vec<u8>>,
     /// Everything else, kept as it is for the header's next rewrite.
     kept: Vec<(u32, Vec<u8>)>,
 }
@@ -109,6 +122,7 @@ impl Extensions {
                 return Err(Error::new(ErrorKind::InvalidArgument, text));
             }
             FEATURE_NAMES => self.feature_names = data.to_vec(),
+            CRYPTO => self.crypto = Some(data.to_vec()),
             _ => self.kept.push((kind, data.to_vec())),
         }
         Ok(())
@@ -119,6 +133,9 @@ impl Extensions {
         let mut bytes = Vec::new();
         if let Some(format) = &self.backing_format {
             put(&mut bytes, BACKING_FORMAT, format.as_bytes());
+        }
+        if let Some(data) = &self.crypto {
+            put(&mut bytes, CRYPTO, data);
         }
         if feature_names {
             put(&mut bytes, FEATURE_NAMES, &known_features());
@@ -195,9 +212,38 @@ impl Extensions {
         Err(Error::new(ErrorKind::InvalidArgument, text))
     }
 
-    /// Whether the image has an encryption header.
-    pub fn has_luks(&self) -> bool {
-        self.kept.iter().any(|(kind, _)| *kind == LUKS)
+    /// Where the encryption header is, if the image has one.
+    pub fn crypto(&self) -> Option<CryptoHeader> {
+        let data = self.crypto.as_ref().filter(|data| data.len() == CRYPTO_LEN)?;
+        Some(CryptoHeader {
+            offset: HostOffset::new(be64(data, 0)),
+            len: be64(data, 8),
+        })
+    }
+
+    /// Says where the encryption header is.
+    pub fn set_crypto(&mut self, header: CryptoHeader) {
+        let fields = [header.offset.get(), header.len];
+        self.crypto = Some(fields.iter().flat_map(|field| field.to_be_bytes()).collect());
+    }
+
+    /// Refuses an encryption header that cannot be where it is said to be, or that the image has no use for, with `cluster`
+    /// bytes in a cluster.
+    pub fn check_crypto(&self, is_luks: bool, cluster: u64) -> Result<()> {
+        let Some(data) = &self.crypto else { return Ok(()) };
+        let text = match self.crypto() {
+            _ if !is_luks => "CRYPTO header extension only expected with LUKS encryption method".to_owned(),
+            None => format!(
+                "CRYPTO header extension size {}, but expected size {CRYPTO_LEN}",
+                data.len()
+            ),
+            Some(header) if !header.offset.get().is_multiple_of(cluster) => format!(
+                "Encryption header offset '{}' is not a multiple of cluster size '{cluster}'",
+                header.offset.get()
+            ),
+            Some(_) => return Ok(()),
+        };
+        Err(Error::new(ErrorKind::InvalidArgument, text))
     }
 }
 

@@ -51,6 +51,25 @@ pub(crate) enum Compression {
     Zstd = 1,
 }
 
+/// How the guest's data is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CryptMethod {
+    /// AES with a key that is the password, which is weak.
+    Aes = 1,
+    /// As a LUKS header says that is inside the image.
+    Luks = 2,
+}
+
+impl CryptMethod {
+    /// The method's name among options and in what is shown.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Aes => "aes",
+            Self::Luks => "luks",
+        }
+    }
+}
+
 /// A header that passed every check that needs no other part of the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Header {
@@ -71,6 +90,8 @@ pub(crate) struct Header {
     pub autoclear: u64,
     pub refcount_order: u32,
     pub compression: Compression,
+    /// How the guest's data is encrypted, if it is.
+    pub encryption: Option<CryptMethod>,
     /// What follows the known fields.
     pub unknown: Vec<u8>,
     pub extensions: Extensions,
@@ -140,13 +161,10 @@ impl Header {
             unknown,
             ..Self::of(&fields)?
         };
-        header.check_fields(fields.encryption.get(), check)?;
+        header.check_fields(check)?;
         let size = header.size / SECTOR_SIZE * SECTOR_SIZE;
         let extensions = Extensions::parse(extension_bytes)?;
-        if extensions.has_luks() {
-            let text = "CRYPTO header extension only expected with LUKS encryption method";
-            return Err(invalid(text));
-        }
+        extensions.check_crypto(header.encryption == Some(CryptMethod::Luks), cluster_size)?;
         if header.autoclear & AUTOCLEAR_BITMAPS != 0 {
             extensions.check_bitmaps(cluster_size)?;
         }
@@ -182,6 +200,7 @@ impl Header {
                 4
             },
             compression: compression(fields.compression, incompatible)?,
+            encryption: encryption(fields.encryption.get())?,
             unknown: Vec::new(),
             extensions: Extensions::default(),
             backing: None,
@@ -189,20 +208,11 @@ impl Header {
     }
 
     /// Limits and places of what the header points at.
-    fn check_fields(&self, encryption: u32, check: bool) -> Result<()> {
+    fn check_fields(&self, check: bool) -> Result<()> {
         if self.refcount_order > 6 {
             return Err(invalid(
                 "Reference count entry width too large; may not exceed 64 bits",
             ));
-        }
-        match encryption {
-            0 => {}
-            1 | 2 => {
-                let name = if encryption == 1 { "AES" } else { "LUKS" };
-                let text = format!("Encrypted qcow2 images ({name}) are not supported yet");
-                return Err(Error::new(ErrorKind::Unsupported, text));
-            }
-            other => return Err(invalid(format!("Unsupported encryption method {other}"))),
         }
         let reftable_entries = u64::from(self.reftable_clusters) << (self.cluster_bits - 3);
         let max = MAX_REFTABLE_BYTES;
@@ -289,7 +299,7 @@ impl Header {
             backing_len: 0.into(),
             cluster_bits: self.cluster_bits.into(),
             size: self.size.into(),
-            encryption: 0.into(),
+            encryption: self.encryption.map_or(0, |method| method as u32).into(),
             l1_size: self.l1_size.into(),
             l1_offset: self.l1_offset.get().into(),
             reftable_offset: self.reftable_offset.get().into(),
@@ -390,6 +400,15 @@ fn compression(field: u8, incompatible: u64) -> Result<Compression> {
             let text = format!("qcow2: unknown compression type: {other}");
             Err(Error::new(ErrorKind::Unsupported, text))
         }
+    }
+}
+
+fn encryption(field: u32) -> Result<Option<CryptMethod>> {
+    match field {
+        0 => Ok(None),
+        1 => Ok(Some(CryptMethod::Aes)),
+        2 => Ok(Some(CryptMethod::Luks)),
+        other => Err(invalid(format!("Unsupported encryption method {other}"))),
     }
 }
 

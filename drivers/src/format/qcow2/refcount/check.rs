@@ -77,6 +77,7 @@ impl Check<'_> {
             self.count_snapshot(snapshot).await?;
         }
         self.count_snapshot_table()?;
+        self.count_crypto_header()?;
         self.count_bitmaps().await?;
         self.count_refcounts()?;
         self.compare().await?;
@@ -207,6 +208,11 @@ impl Check<'_> {
             (state.header.snapshots_offset, state.snapshots_end)
         };
         self.count_range(start, end.bytes_since(start))
+    }
+
+    fn count_crypto_header(&mut self) -> IoResult<()> {
+        let place = self.image.state.borrow().header.extensions.crypto();
+        place.map_or(Ok(()), |place| self.count_range(place.offset, place.len))
     }
 
     /// Counts the bitmap directory, the bitmaps' tables and their clusters, where they are valid.
