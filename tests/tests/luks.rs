@@ -20,6 +20,8 @@ const KINDS: &[&str] = &[
     "cipher-alg=aes-256,cipher-mode=ecb,hash-alg=sha512",
     "cipher-alg=aes-128,cipher-mode=ctr,hash-alg=sha224",
     "cipher-alg=aes-256,ivgen-alg=essiv",
+    "cipher-alg=aes-128,hash-alg=md5",
+    "cipher-alg=aes-128,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=md5,hash-alg=sm3",
     "cipher-alg=serpent-128,hash-alg=ripemd160",
     "cipher-alg=serpent-192",
     "cipher-alg=serpent-256,cipher-mode=cbc,ivgen-alg=essiv",
@@ -206,6 +208,10 @@ fn volumes_of_ours_are_read_and_written_by_qemu_and_known_to_cryptsetup() {
             &name,
             &["read -P 0x31 512 3584", "read -P 0x32 4k 4k"],
         );
+        // It knows no volume of this digest, which QEMU serves.
+        if options.contains("hash-alg=md5") {
+            continue;
+        }
         let dump = tool::run("cryptsetup", &["luksDump", &path.display().to_string()]);
         assert!(
             dump.contains("Version:       \t1") && dump.contains("Key Slot 0: ENABLED"),

@@ -1,12 +1,14 @@
 //! The digests of LUKS headers: of bytes, and iterated to make a key of a password.
 
 use hmac::digest::Digest;
+use md5::Md5;
 use millpond_messages::Result;
 use millpond_messages::qapi::schema::QCryptoHashAlgo;
 use pbkdf2::pbkdf2_hmac;
 use ripemd::Ripemd160;
 use sha1::Sha1;
 use sha2::{Sha224, Sha256, Sha384, Sha512};
+use sm3::Sm3;
 
 use super::{KeyBytes, unsupported};
 
@@ -38,13 +40,15 @@ macro_rules! hash {
     };
 }
 
-static HASHES: [Hash; 6] = [
+static HASHES: [Hash; 8] = [
+    hash!(Md5, 16, Md5),
     hash!(Sha1, 20, Sha1),
     hash!(Sha224, 28, Sha224),
     hash!(Sha256, 32, Sha256),
     hash!(Sha384, 48, Sha384),
     hash!(Sha512, 64, Sha512),
     hash!(Ripemd160, 20, Ripemd160),
+    hash!(Sm3, 32, Sm3),
 ];
 
 fn digest_of<D: Digest>(parts: &[&[u8]]) -> KeyBytes {

@@ -46,6 +46,7 @@ fn dependencies_are_used() {
             for name in names(&manifest, heading) {
                 let ident = match name {
                     "perf-event2" => "perf_event".to_owned(),
+                    "md-5" => "md5".to_owned(),
                     name => name.replace('-', "_"),
                 };
                 if !source.contains(&format!("{ident}::"))
