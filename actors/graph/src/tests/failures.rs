@@ -12,14 +12,14 @@ use serde_json::json;
 use super::*;
 
 /// Fails every step of a request in turn, until it gets through.
-fn each_step_fails(make: impl Fn() -> (FakeWorld, Mutation)) {
+pub(super) fn each_step_fails(make: impl Fn() -> (FakeWorld, Mutation)) {
     for steps in 0..100 {
         let (mut world, request) = make();
-        let before = (world.facts(), world.stored(), world.links.clone());
+        let seen = |of: &mut FakeWorld| (of.facts(), of.stored(), of.links.clone(), snapshots::all(of));
+        let before = seen(&mut world);
         world.fail_after = Some(steps);
         let result = world.request(request);
-        let failed = world.fail_after.is_none();
-        world.fail_after = None;
+        let failed = world.fail_after.take().is_none();
         if result.is_ok() {
             assert!(!failed || steps > 0, "a failure was passed over");
             world.assert_settled(&[]);
@@ -27,8 +27,7 @@ fn each_step_fails(make: impl Fn() -> (FakeWorld, Mutation)) {
             return;
         }
         assert!(failed, "only the failure made fails: {:?}", result.err());
-        let after = (world.facts(), world.stored(), world.links.clone());
-        assert_eq!(after, before, "after {steps} steps");
+        assert_eq!(seen(&mut world), before, "after {steps} steps");
         world.assert_settled(&[]);
         assert!(world.nodes.values().all(|node| node.tokens.is_empty()));
     }

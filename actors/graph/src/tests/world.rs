@@ -1,25 +1,23 @@
 //! Iothreads that are queues, and nodes that only keep count.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::LocalBoxFuture;
-use millpond_drivers::api::{
-    BackingLink, ChildChange, ChildKind, DriverKind, EdgeUse, OpenRequest, Opened, OptionNames, Registry,
-};
-use millpond_messages::graph::{GraphFacts, GraphReply, GraphRequest, Options, WholeGraph};
+use millpond_drivers::api::BackingLink;
+use millpond_messages::graph::{GraphFacts, GraphReply, GraphRequest, WholeGraph};
 use millpond_messages::handshake::PendingRequest;
 use millpond_messages::io::{OperationKind, Preallocation};
 use millpond_messages::{
-    ChildSlot, Error, ErrorKind, IoError, IoThreadId, NodeId, NodeStatistics, OpenFlags, Permissions,
-    RequestFlags, Result, Role, RootId, Token,
+    ChildSlot, Error, ErrorKind, InternalSnapshot, IoError, IoThreadId, NodeId, NodeStatistics, OpenFlags,
+    Permissions, RequestFlags, RootId, Token,
 };
 
 use super::bitmaps;
 use super::disk::{self, DISK};
 use super::facts::facts;
+use super::kinds::registry;
 use super::promises::Promises;
+use super::snapshots;
 use super::subject::subject;
 use crate::{
     Announcement, Effect, ImplicitOpens, IothreadOrder, NewRoot, NodeOrder, NodeTask, Order, Policy,
@@ -28,147 +26,6 @@ use crate::{
 use NodeOrder::{CancelInFlight, CopyOnRead, LeftOfMoment, LimitMoment, SetHistograms, SetWriteThreshold};
 use NodeTask::{MarkBitmaps, SaveVmState, UnstoreBitmap};
 use millpond_engine::node::{self, InTurn, OrderId, OrderOutcome};
-
-const FILE: ChildKind = ChildKind::file(Role::IMAGE);
-const BACKING: ChildKind = ChildKind::BACKING;
-const FILTERED: Role = Role::FILTERED.union(Role::PRIMARY);
-
-/// A driver that only has a shape.
-struct Kind {
-    name: &'static str,
-    children: &'static [ChildKind],
-    is_filter: bool,
-    /// Its children are counted, and one must be left.
-    numbered: bool,
-}
-
-impl DriverKind for Kind {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn option_names(&self) -> OptionNames {
-        OptionNames::Checked
-    }
-
-    fn children(&self) -> &'static [ChildKind] {
-        self.children
-    }
-
-    fn numbered(&self) -> Option<ChildKind> {
-        self.numbered.then_some(ChildKind {
-            leads_elsewhere: true,
-            ..ChildKind::named("children", Role::DATA)
-        })
-    }
-
-    /// The kind with two children passes on to both what is asked of it.
-    fn child_permissions(&self, edge: EdgeUse<'_>) -> (Permissions, Permissions) {
-        let role = if self.name == "two" { FILTERED } else { edge.role };
-        millpond_messages::child_permissions(role, edge.taken, edge.shared, edge.writable, edge.force_share)
-    }
-
-    fn check_change(&self, change: ChildChange, _: &Options, numbered: usize) -> Result<()> {
-        if change == ChildChange::Remove && numbered == 1 {
-            return Err(Error::new(ErrorKind::InvalidArgument, "The last child stays"));
-        }
-        Ok(())
-    }
-
-    fn is_protocol(&self) -> bool {
-        self.children.is_empty() && !self.numbered
-    }
-
-    fn is_filter(&self) -> bool {
-        self.is_filter
-    }
-
-    fn amends(&self) -> bool {
-        self.name == "fmt"
-    }
-
-    fn never_freeze(&self) -> bool {
-        self.name == "fleeting"
-    }
-
-    fn probe(&self, head: &[u8]) -> u8 {
-        if head == self.name.as_bytes() { 100 } else { 0 }
-    }
-
-    fn open(&self, _: OpenRequest) -> LocalBoxFuture<'static, Result<Opened>> {
-        unreachable!("fake nodes are not opened")
-    }
-}
-
-pub fn registry() -> Registry {
-    let mut registry = Registry::empty();
-    let kinds: [(&'static str, &'static [ChildKind], bool); 10] = [
-        ("file", &[], false),
-        ("many", &[], false),
-        ("over", &[BACKING], false),
-        ("fmt", &[FILE, BACKING], false),
-        ("qcow2", &[FILE, BACKING], false),
-        (
-            "raw",
-            &[ChildKind {
-                role: FILTERED,
-                ..FILE
-            }],
-            false,
-        ),
-        (
-            "filter",
-            &[ChildKind {
-                role: FILTERED,
-                ..FILE
-            }],
-            true,
-        ),
-        (
-            "greedy",
-            &[ChildKind {
-                required: false,
-                ..FILE
-            }],
-            true,
-        ),
-        (
-            "fleeting",
-            &[ChildKind {
-                role: FILTERED,
-                ..FILE
-            }],
-            true,
-        ),
-        (
-            "two",
-            &[
-                ChildKind {
-                    role: FILTERED,
-                    ..FILE
-                },
-                ChildKind {
-                    name: "other",
-                    role: Role::DATA,
-                    required: false,
-                    leads_elsewhere: true,
-                },
-            ],
-            true,
-        ),
-    ];
-    for (name, children, is_filter) in kinds {
-        registry
-            .register(Arc::new(Kind {
-                name,
-                children,
-                is_filter,
-                numbered: name == "many",
-            }))
-            .unwrap();
-    }
-    registry
-}
 
 /// A node's cell.
 #[derive(Default, Debug)]
@@ -188,6 +45,8 @@ pub struct FakeNode {
     /// Edges that it had before it moved, until they are joined again.
     unjoined: BTreeMap<u32, NodeId>,
     pub promises: Promises,
+    /// Those in its image, if that has any.
+    pub snapshots: Option<Vec<InternalSnapshot>>,
 }
 
 /// What nodes are told of other data behind their edges.
@@ -753,11 +612,9 @@ impl FakeWorld {
                     _ => OrderOutcome::Done(Err(failed())),
                 })
             }
-            Order::Task(_, NodeTask::ChangeSnapshots(_)) if self.fails() => {
-                ended(OrderOutcome::Snapshot(Err(failed())))
-            }
-            Order::Task(_, NodeTask::ChangeSnapshots(_)) => {
-                ended(OrderOutcome::Snapshot(Ok(Default::default())))
+            Order::Task(id, NodeTask::ChangeSnapshots(change)) => {
+                let fails = self.fails();
+                ended(snapshots::change(self.nodes.get_mut(&id), &change, fails))
             }
             Order::Task(_, NodeTask::LoadVmState { .. }) => ended(OrderOutcome::VmState(Ok(Vec::new()))),
             Order::Task(_, NodeTask::Check { .. }) => ended(OrderOutcome::Checked(Ok(Default::default()))),
@@ -775,6 +632,10 @@ impl FakeWorld {
                 ended(OrderOutcome::RealPaths(paths.into_iter().map(real).collect()))
             }
             Order::Iothread(IothreadOrder::Counters) => ended(OrderOutcome::Counters(Box::default())),
+            Order::Task(id, NodeTask::Describe) if self.nodes[&id].snapshots.is_some() => {
+                let fails = self.fails();
+                ended(snapshots::describe(&self.nodes[&id], self.sizes, fails))
+            }
             Order::Task(id, NodeTask::Describe) if self.nodes[&id].filename.as_deref() == Some(DISK) => {
                 let description = disk::description(facts(&self.nodes[&id], None, 0));
                 ended(OrderOutcome::Described(Ok(Box::new(description))))

@@ -10,7 +10,7 @@ use millpond_messages::graph::{
 use millpond_messages::{IoThreadId, NodeId, RootId, Token};
 use serde_json::json;
 
-use super::super::world::registry;
+use super::super::kinds::registry;
 use super::requests::Stage;
 use super::site::{Mail, Site};
 use super::{Breach, print};
