@@ -8,6 +8,7 @@ use super::image::{GivenOptions, Prepared, Qcow2};
 use super::open::{is_writable, open_state};
 use super::options::Settings;
 use super::table::cache::Cache;
+use super::table::overlap::Kind;
 use crate::api::reopen::check_kept;
 use crate::api::{ReopenRequest, Repair};
 
@@ -24,6 +25,7 @@ impl Qcow2 {
     /// Readies an image for changes: repairs refcounts after an unclean end, and clears the flags by which programs with features
     /// that are not known here, and users of bitmaps, see whether the image was changed without them.
     pub(super) async fn activate(&self) -> Result<()> {
+        self.state.borrow().check_snapshots_known()?;
         if self.state.borrow().header.incompatible & DIRTY != 0 {
             let everything = Repair {
                 leaks: true,
@@ -107,6 +109,10 @@ impl Qcow2 {
         if !writable && was_writable {
             self.flush_and_close().await?;
         }
+        if settings.guarded != self.state.borrow().settings.guarded {
+            // What is guarded too soon is guarded all the same.
+            self.guard_metadata(settings.guarded).await?;
+        }
         *self.prepared.borrow_mut() = Some(Prepared {
             given,
             settings,
@@ -139,7 +145,11 @@ impl Qcow2 {
         state.refblocks.set_capacity(settings.refblocks);
         state.active &= writable && state.writable;
         state.writable = writable;
+        let guards_others = settings.guarded != state.settings.guarded;
         state.settings = settings;
+        if guards_others {
+            state.mark_again();
+        }
     }
 
     /// Forgets what is cached of the image, and reads it again.
@@ -150,7 +160,11 @@ impl Qcow2 {
         let mut state = open_state(&self.file, &self.ring, &given, self.encryption()).await?;
         state.notices = self.state.borrow().notices.clone();
         let writable = state.writable;
+        let guarded = state.settings.guarded;
         let shows = self.state.replace(state).shows;
+        if guarded.has(Kind::InactiveL2) {
+            self.guard_metadata(guarded).await?;
+        }
         self.last.borrow_mut().take();
         self.load_bitmaps(!flags.contains(OpenFlags::INACTIVE)).await?;
         match shows {

@@ -11,6 +11,7 @@ use super::image::{GivenOptions, Qcow2};
 use super::layout::bytes::be32;
 use super::measure::measure;
 use super::open::{backing_link, is_writable, open_state};
+use super::table::overlap::Kind;
 use crate::api::{ChildKind, CreateRequest, DriverKind, OpenRequest, Opened, OptionNames};
 use crate::secret::Secrets;
 
@@ -109,6 +110,10 @@ async fn open(secrets: Secrets, request: OpenRequest) -> Result<Opened> {
     state.notices = request.notices;
     let link = backing_link(&state.header);
     let driver = Qcow2::new(file, backing, request.ring, state, given);
+    let guarded = driver.state.borrow().settings.guarded;
+    if guarded.has(Kind::InactiveL2) {
+        driver.guard_metadata(guarded).await?;
+    }
     if !flags.contains(OpenFlags::CHECK) {
         driver.load_bitmaps(!flags.contains(OpenFlags::INACTIVE)).await?;
     }

@@ -10,7 +10,7 @@ use super::layout::bytes::table_from_be;
 use super::layout::entry::{l2_table, refblock};
 use super::layout::space::HostOffset;
 use super::options::Settings;
-use super::snapshot::table;
+use super::snapshot::table::{self, SnapshotTable};
 use super::state::State;
 use super::table::overlap::MetadataMap;
 use crate::api::BackingLink;
@@ -43,12 +43,17 @@ pub(super) async fn open_state(
     let header = read_header(file, flags).await?;
     let settings = Settings::parse(given.options.clone(), &header, flags)?;
     let encryption = encryption::open(file, ring, given, &header, known).await?;
-    let mut state = read_tables(file, header, settings, is_writable(flags)).await?;
+    let mut state = read_tables(file, header, settings, flags).await?;
     state.encryption = encryption;
     Ok(state)
 }
 
-async fn read_tables(file: &ImageFile, header: Header, settings: Settings, writable: bool) -> Result<State> {
+async fn read_tables(
+    file: &ImageFile,
+    header: Header,
+    settings: Settings,
+    flags: OpenFlags,
+) -> Result<State> {
     let l1 = read_table(
         file,
         header.l1_offset,
@@ -75,10 +80,14 @@ async fn read_tables(file: &ImageFile, header: Header, settings: Settings, writa
         .end()
         .await
         .map_err(|error| Error::io("Could not get the file's length", error))?;
-    let mut state = State::new(header, settings, writable);
+    let mut state = State::new(header, settings, is_writable(flags));
     (state.l1, state.reftable, state.file_end) = (l1, reftable, file_end);
-    let snapshots = table::read(file, &state.header).await?;
-    (state.snapshots, state.snapshots_end) = (snapshots.entries, snapshots.end);
+    match table::read(file, &state.header, false).await {
+        Ok(table) => state.learn_snapshots(table),
+        // A check looks at the table itself.
+        Err(_) if flags.contains(OpenFlags::CHECK) => {}
+        Err(error) => return Err(error),
+    }
     state.mark_metadata();
     Ok(state)
 }
@@ -129,6 +138,23 @@ impl State {
         }
     }
 
+    /// Keeps what the snapshot table says.
+    pub fn learn_snapshots(&mut self, table: SnapshotTable) {
+        (self.snapshots, self.snapshots_end) = (table.entries, table.end);
+        self.knows_snapshots = true;
+    }
+
+    /// Refuses to change an image whose snapshot table could not be read: what belongs to snapshots is not known.
+    pub fn check_snapshots_known(&self) -> Result<()> {
+        match self.knows_snapshots {
+            true => Ok(()),
+            false => Err(Error::new(
+                ErrorKind::Corrupt,
+                "The image's snapshot table must be repaired first",
+            )),
+        }
+    }
+
     /// Guards anew what is metadata now.
     pub fn mark_again(&mut self) {
         self.metadata = MetadataMap::default();
@@ -162,7 +188,8 @@ impl State {
         }
         let tables = self.l1.iter().filter_map(|&entry| l2_table(entry));
         let blocks = self.reftable.iter().filter_map(|&entry| refblock(entry));
-        let all: Vec<HostOffset> = tables.chain(blocks).collect();
+        let inactive = self.inactive_l2.iter().copied();
+        let all: Vec<HostOffset> = tables.chain(blocks).chain(inactive).collect();
         all.into_iter().for_each(|table| self.mark_range(table, size));
     }
 }

@@ -1,7 +1,7 @@
 //! An open image's state, and the rule by which it changes: in synchronous steps that either happen whole or say what
 //! must be loaded first.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use millpond_messages::{Error, ErrorKind, IoError, SnapshotName};
 
@@ -146,8 +146,12 @@ pub(super) struct State {
     pub in_flight: Vec<InFlight>,
     pub next_ticket: u64,
     pub metadata: MetadataMap,
+    /// L2 tables of snapshots, where they are guarded.
+    pub inactive_l2: HashSet<HostOffset>,
     /// The snapshots inside the image, in the order of their table.
     pub snapshots: Vec<Snapshot>,
+    /// The snapshot table was read: not yet where one that cannot be read is to be checked.
+    pub knows_snapshots: bool,
     /// The snapshot that is shown in place of the disk.
     pub shows: Option<SnapshotName>,
     /// The dirty bitmaps that the image stores.
@@ -191,7 +195,9 @@ impl State {
             in_flight: Vec::new(),
             next_ticket: 0,
             metadata: MetadataMap::default(),
+            inactive_l2: HashSet::new(),
             snapshots: Vec::new(),
+            knows_snapshots: false,
             shows: None,
             bitmaps: ImageBitmaps::default(),
             snapshots_end: HostOffset::default(),

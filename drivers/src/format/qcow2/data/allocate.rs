@@ -383,6 +383,9 @@ impl State {
         if inactive {
             return Some(Kind::InactiveL1);
         }
+        if self.inactive_l2.contains(&at) {
+            return Some(Kind::InactiveL2);
+        }
         let directory = self.bitmap_directory()?;
         within(directory.offset, directory.size).then_some(Kind::BitmapDirectory)
     }

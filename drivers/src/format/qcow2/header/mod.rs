@@ -226,15 +226,9 @@ impl Header {
         if self.reftable_clusters == 0 && !check {
             return Err(invalid("Image does not contain a reference count table"));
         }
-        // An entry of the snapshot table has 40 bytes and more.
-        let snapshots = u64::from(self.snapshots);
-        self.check_table(
-            "Snapshot table",
-            self.snapshots_offset,
-            snapshots,
-            40,
-            MAX_SNAPSHOTS * 40,
-        )?;
+        if !check {
+            self.check_snapshot_table(false)?;
+        }
         self.check_table(
             "Active L1 table",
             self.l1_offset,
@@ -256,6 +250,19 @@ impl Header {
             return Err(invalid("data-file-raw requires a data file"));
         }
         Ok(())
+    }
+
+    /// Refuses a snapshot table that cannot be. One of too many entries can be mended.
+    pub fn check_snapshot_table(&self, mends: bool) -> Result<()> {
+        let snapshots = u64::from(self.snapshots);
+        let snapshots = if mends {
+            snapshots.min(MAX_SNAPSHOTS)
+        } else {
+            snapshots
+        };
+        // An entry has 40 bytes and more.
+        let (start, most) = (self.snapshots_offset, MAX_SNAPSHOTS * 40);
+        self.check_table("Snapshot table", start, snapshots, 40, most)
     }
 
     /// Refuses a table that is too large, or where none can be.

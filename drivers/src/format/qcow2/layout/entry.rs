@@ -15,6 +15,10 @@ pub(crate) const ZERO: u64 = 1;
 const L1_OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 /// Where a normal L2 entry's cluster is.
 const L2_OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+/// Bits of an L2 entry that must be zero, unless it is a compressed cluster's.
+pub(crate) const L2_RESERVED: u64 = 0x3f00_0000_0000_01fe;
+/// Bits of a refcount table's entry that must be zero.
+pub(crate) const REFTABLE_RESERVED: u64 = 0x1ff;
 /// Where a refcount table entry's block is.
 const REFTABLE_OFFSET: u64 = 0xffff_ffff_ffff_fe00;
 

@@ -7,7 +7,9 @@ use crate::api::Repair;
 use crate::format::qcow2::bitmaps::listed::Bits;
 use crate::format::qcow2::header::MAX_L1_BYTES;
 use crate::format::qcow2::image::Qcow2;
-use crate::format::qcow2::layout::entry::{COPIED, Cluster, cluster, compressed, l2_table, refblock};
+use crate::format::qcow2::layout::entry::{
+    COPIED, Cluster, L2_RESERVED, REFTABLE_RESERVED, ZERO, cluster, compressed, l2_table, refblock,
+};
 use crate::format::qcow2::layout::geometry::Geometry;
 use crate::format::qcow2::layout::space::{HostCluster, HostOffset};
 use crate::format::qcow2::snapshot::table::Snapshot;
@@ -22,10 +24,16 @@ pub(crate) struct Check<'a> {
     pub references: References,
     pub result: CheckResult,
     pub repair: Repair,
+    /// The bytes of the file. Less than a cluster may be missing there, as QEMU counts.
+    pub file_len: HostOffset,
     /// One past the file's last cluster, which counts as whole.
     pub file_end: HostCluster,
     /// One past the last cluster that is counted though nothing refers to it: the image ends behind it too.
     pub leaked_end: HostCluster,
+    /// What is wrong with the snapshot table itself, which is written anew once all else is right.
+    pub table_faults: u64,
+    /// COPIED flags are repaired.
+    pub repairs_flags: bool,
     /// Where the next guest cluster is expected if nothing is scattered, once there was one.
     next_contiguous: Option<HostOffset>,
 }
@@ -35,6 +43,7 @@ impl Qcow2 {
     pub(crate) async fn check_image(&self, repair: Repair) -> Result<CheckResult> {
         let failed = |error: IoError| Error::io("Check failed", error);
         self.state.borrow().check_own_tables()?;
+        let table_faults = self.check_snapshot_table(repair).await?;
         if self.state.borrow().writable {
             self.write_back(true).await.map_err(failed)?;
             self.write_back(true).await.map_err(failed)?;
@@ -47,8 +56,11 @@ impl Qcow2 {
             references: References::default(),
             result: CheckResult::default(),
             repair,
+            file_len: end,
             file_end: end.round_up(&geometry).cluster(&geometry),
             leaked_end: HostCluster::default(),
+            table_faults,
+            repairs_flags: false,
             next_contiguous: None,
         };
         check.run().await.map_err(failed)?;
@@ -82,6 +94,7 @@ impl Check<'_> {
         self.count_refcounts()?;
         self.compare().await?;
         self.check_copied(&l1).await?;
+        self.mend_snapshot_table().await?;
         let end = self.references.end.max(self.leaked_end);
         self.result.image_end_offset = end.offset(&self.geometry).get();
         Ok(())
@@ -100,7 +113,8 @@ impl Check<'_> {
         }
         let first = start.cluster(&self.geometry);
         let last = start.saturating_add(len - 1).cluster(&self.geometry);
-        if last >= self.file_end {
+        let beyond = start.saturating_add(len).bytes_since(self.file_len);
+        if beyond >= self.geometry.cluster_size() {
             let text = format!(
                 "counting reference for region exceeding the end of the file by one cluster or more: offset {start:#x} \
                  size {len:#x}"
@@ -122,22 +136,50 @@ impl Check<'_> {
                 self.corruption(&format!("reserved bit set in L1 entry {index}: {entry:#x}"));
             }
             let Some(table) = l2_table(entry) else { continue };
+            let before = self.result.corruptions;
+            self.count_range(table, cluster_size)?;
+            let is_within = self.result.corruptions == before;
+            // Nothing is freed that the table may lead to.
             if !table.is_aligned(&self.geometry) {
                 self.corruption(&format!(
                     "L2 table offset {table:#x}: Table is not cluster aligned; L1 entry corrupted"
                 ));
-                continue;
             }
-            let before = self.result.corruptions;
-            self.count_range(table, cluster_size)?;
-            if self.result.corruptions == before {
-                let entries = self.image.read_l2_table(table).await?;
-                for entry in entries {
-                    self.count_entry(entry, active)?;
-                }
+            if is_within {
+                self.count_table(table, active).await?;
             }
         }
         Ok(())
+    }
+
+    /// Counts what an L2 table refers to.
+    async fn count_table(&mut self, table: HostOffset, active: bool) -> IoResult<()> {
+        let mut entries = self.image.read_l2_table(table).await?;
+        let mut mended = false;
+        for entry in &mut entries {
+            mended |= self.mend_misplaced_zeroes(entry);
+            self.count_entry(*entry, active)?;
+        }
+        if mended {
+            self.image.rewrite_l2_table(table, &entries).await?;
+        }
+        Ok(())
+    }
+
+    /// Zeroes whose reserved cluster cannot be where the entry says are zeroes all the same.
+    fn mend_misplaced_zeroes(&mut self, entry: &mut u64) -> bool {
+        let Cluster::ZeroAllocated(host) = cluster(*entry) else {
+            return false;
+        };
+        if host.is_aligned(&self.geometry) || !self.repair.errors {
+            return false;
+        }
+        tracing::warn!(
+            "qcow2 check: Repairing a preallocated cluster at {host:#x}, which is not properly aligned"
+        );
+        self.result.corruptions_fixed += 1;
+        *entry = ZERO;
+        true
     }
 
     /// Counts a snapshot's tables and clusters.
@@ -162,6 +204,9 @@ impl Check<'_> {
 
     fn count_entry(&mut self, entry: u64, active: bool) -> IoResult<()> {
         let cluster_size = self.geometry.cluster_size();
+        if entry & L2_RESERVED != 0 && cluster(entry) != Cluster::Compressed {
+            self.corruption(&format!("found l2 entry with reserved bits set: {entry:x}"));
+        }
         let (host, len, scattered) = match cluster(entry) {
             Cluster::Unallocated | Cluster::ZeroPlain => return Ok(()),
             Cluster::Compressed => {
@@ -177,7 +222,6 @@ impl Check<'_> {
                     self.corruption(&format!(
                         "offset={host:#x}: Cluster is not properly aligned; L2 entry corrupted."
                     ));
-                    return Ok(());
                 }
                 (
                     host,
@@ -221,9 +265,10 @@ impl Check<'_> {
         let Some(directory) = directory else { return Ok(()) };
         self.count_range(directory.offset, directory.size)?;
         let listed = match self.image.read_directory(directory).await? {
+            // What belongs to bitmaps is not known, so nothing may be freed.
             Err(fault) => {
-                self.corruption(&fault.to_string());
-                return Ok(());
+                tracing::warn!("qcow2 check: ERROR {fault}");
+                return Err(IoError::Invalid);
             }
             Ok(listed) => listed,
         };
@@ -255,19 +300,32 @@ impl Check<'_> {
         self.count_range(offset, self.geometry.bytes(clusters))?;
         for (&entry, index) in blocks.iter().zip(0_u64..) {
             let Some(block) = refblock(entry) else { continue };
-            if !block.is_aligned(&self.geometry) {
-                self.corruption(&format!(
-                    "refcount block {index} is not cluster aligned; refcount table entry corrupted"
-                ));
-                self.forget_block(index);
-                continue;
+            self.count_block(entry, block, index)?;
+        }
+        Ok(())
+    }
+
+    /// Counts a refcount block that can be used. One that shares its place cannot.
+    fn count_block(&mut self, entry: u64, block: HostOffset, index: u64) -> IoResult<()> {
+        let cluster = block.cluster(&self.geometry);
+        if !block.is_aligned(&self.geometry) {
+            self.forget_block(index, "is not cluster aligned; refcount table entry corrupted");
+        } else if cluster >= self.file_end {
+            self.forget_block(index, "is outside image");
+        } else if entry & REFTABLE_RESERVED != 0 {
+            self.forget_block(index, "has reserved bits set in its refcount table entry");
+            // Whoever repairs only leaks does not take the block for one.
+            if self.repair.leaks && !self.repair.errors {
+                self.count_range(block, self.geometry.cluster_size())?;
             }
-            if block.cluster(&self.geometry) >= self.file_end {
-                self.corruption(&format!("refcount block {index} is outside image"));
-                self.forget_block(index);
-                continue;
+        } else {
+            let others = self.references.get(cluster);
+            if others > 0 {
+                self.forget_block(index, &format!("refcount={}", others + 1));
             }
-            self.count_range(block, self.geometry.cluster_size())?;
+            if others == 0 || !self.repair.errors {
+                self.count_range(block, self.geometry.cluster_size())?;
+            }
         }
         Ok(())
     }

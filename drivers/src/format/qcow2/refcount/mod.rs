@@ -5,3 +5,4 @@ pub(crate) mod counts;
 mod preallocation;
 mod references;
 mod repair;
+mod snapshot_table;

@@ -1,6 +1,6 @@
 //! The second half of a check: comparing counts with refcounts and flags, and repairing what differs.
 
-use millpond_messages::IoResult;
+use millpond_messages::{CheckResult, IoResult};
 
 use super::check::Check;
 use crate::format::qcow2::header::{CORRUPT, DIRTY};
@@ -41,10 +41,14 @@ impl State {
 }
 
 impl Check<'_> {
-    /// Treats a refcount block that cannot be used as missing: all it counted is then counted anew.
-    pub fn forget_block(&mut self, block: u64) {
+    /// Treats a refcount block that cannot be used as missing, if errors are repaired: all it counted is then counted anew.
+    pub fn forget_block(&mut self, block: u64, fault: &str) {
         if self.repair.errors {
+            tracing::warn!("qcow2 check: Repairing refcount block {block}, which {fault}");
+            self.result.corruptions_fixed += 1;
             self.image.state.borrow_mut().forget_refblock(block);
+        } else {
+            self.corruption(&format!("refcount block {block} {fault}"));
         }
     }
 
@@ -156,11 +160,14 @@ impl Check<'_> {
 
     /// Compares the COPIED flags of the active tables with the refcounts.
     pub async fn check_copied(&mut self, l1: &[u64]) -> IoResult<()> {
+        let CheckResult {
+            corruptions, leaks, ..
+        } = self.result;
+        // As in QEMU: who repairs leaks has flags repaired that were wrong because of them.
+        self.repairs_flags = self.repair.errors || (self.repair.leaks && corruptions == 0 && leaks == 0);
         for (&entry, index) in l1.iter().zip(0_u64..) {
-            // What is unaligned or past the file's end was counted as an error already.
-            let sound = |table: &HostOffset| {
-                table.is_aligned(&self.geometry) && table.cluster(&self.geometry) < self.file_end
-            };
+            // What is unaligned was counted as an error already.
+            let sound = |table: &HostOffset| table.is_aligned(&self.geometry);
             let Some(table) = l2_table(entry).filter(sound) else {
                 continue;
             };
@@ -175,9 +182,11 @@ impl Check<'_> {
                         .set_l1(L1Index(index), entry ^ COPIED);
                 }
             }
-            self.check_table_copied(table).await?;
+            if table.cluster(&self.geometry) < self.file_end {
+                self.check_table_copied(table).await?;
+            }
         }
-        if self.repair.errors {
+        if self.repairs_flags {
             self.image.write_back(true).await?;
         }
         Ok(())
@@ -191,12 +200,12 @@ impl Check<'_> {
 
     /// Counts a wrong COPIED flag; answers whether the caller repairs it.
     fn copied_differs(&mut self, text: &str) -> bool {
-        if self.repair.errors {
+        if self.repairs_flags {
             self.result.corruptions_fixed += 1;
         } else {
             self.corruption(text);
         }
-        self.repair.errors
+        self.repairs_flags
     }
 }
 

@@ -18,6 +18,13 @@ use crate::format::qcow2::state::{FreeReason, State};
 use crate::format::qcow2::table::cache::Cache;
 use crate::format::qcow2::wait::Key;
 
+/// A change that is in the file.
+struct Changed {
+    snapshot: InternalSnapshot,
+    /// Whether what nothing leads to any more is given up.
+    cleared: IoResult<()>,
+}
+
 fn refused(text: &'static str) -> Error {
     Error::new(ErrorKind::InvalidArgument, text)
 }
@@ -42,6 +49,7 @@ impl Qcow2 {
     /// Does to the snapshots what is asked for, and answers which one that was.
     pub(crate) async fn change_snapshot(&self, change: &SnapshotChange) -> Result<InternalSnapshot> {
         let _held = self.waits.hold(Key::Resize).await;
+        self.state.borrow().check_snapshots_known()?;
         match change {
             SnapshotChange::Create(new) => {
                 let failed = |error| Error::io("Could not create the snapshot", error);
@@ -82,10 +90,10 @@ impl Qcow2 {
     }
 
     /// Carries a change out while the image is marked dirty. What is left of one that fails is mended at once, or by whoever
-    /// opens the image next.
+    /// opens the image next. A change that is in the file has not failed, whatever comes of what it leaves to be cleared away.
     async fn marked(
         &self,
-        change: impl Future<Output = IoResult<InternalSnapshot>>,
+        change: impl Future<Output = IoResult<Changed>>,
         failed: impl Fn(IoError) -> Error,
     ) -> Result<InternalSnapshot> {
         let begun = async {
@@ -95,14 +103,21 @@ impl Qcow2 {
         };
         begun.await.map_err(&failed)?;
         let changed = change.await;
-        let settled = if changed.is_ok() {
-            self.clear_marks().await
-        } else {
-            self.mend_change().await;
-            Ok(())
+        let settled = match &changed {
+            Ok(Changed { cleared: Ok(()), .. }) => self.clear_marks().await,
+            Ok(Changed { cleared, .. }) => *cleared,
+            Err(error) => Err(*error),
         };
-        self.state.borrow_mut().mark_again();
-        settled.and(changed).map_err(failed)
+        if let Err(error) = settled {
+            tracing::warn!(%error, "a change of a qcow2 image's snapshots leaves something to be mended");
+            self.mend_change().await;
+        }
+        let guarded = self.state.borrow().settings.guarded;
+        if let Err(error) = self.guard_metadata(guarded).await {
+            tracing::warn!(%error, "the tables of a qcow2 image's snapshots are not guarded");
+            self.state.borrow_mut().mark_again();
+        }
+        changed.map(|changed| changed.snapshot).map_err(failed)
     }
 
     async fn mend_change(&self) {
@@ -127,7 +142,7 @@ impl Qcow2 {
         }
     }
 
-    async fn create_snapshot(&self, new: &InternalSnapshot) -> IoResult<InternalSnapshot> {
+    async fn create_snapshot(&self, new: &InternalSnapshot) -> IoResult<Changed> {
         let (l1, mut snapshots, disk_size) = {
             let state = self.state.borrow();
             (state.l1.clone(), state.snapshots.clone(), state.header.size)
@@ -149,24 +164,36 @@ impl Qcow2 {
             disk_size,
             icount: new.icount.unwrap_or(u64::MAX),
             extra: Vec::new(),
+            is_incomplete: false,
         };
         let shown = snapshot.shown();
         snapshots.push(snapshot);
         self.store_snapshots(snapshots).await?;
         // The snapshot has the machine's state now: in the active table it would be copied by the next one.
-        self.drop_vm_state().await?;
-        Ok(shown)
+        let cleared = async {
+            self.drop_vm_state().await?;
+            self.write_back_all().await
+        };
+        Ok(Changed {
+            snapshot: shown,
+            cleared: cleared.await,
+        })
     }
 
-    async fn delete_snapshot(&self, at: usize, snapshot: &Snapshot) -> IoResult<InternalSnapshot> {
+    async fn delete_snapshot(&self, at: usize, snapshot: &Snapshot) -> IoResult<Changed> {
         let l1 = self.read_l1(snapshot).await?;
         let mut snapshots = self.state.borrow().snapshots.clone();
         snapshots.remove(at);
         self.store_snapshots(snapshots).await?;
         self.free_table(snapshot.l1_offset, l1.len() as u64 * 8);
-        self.lower_references(&l1).await?;
-        self.refresh_active().await?;
-        Ok(snapshot.shown())
+        let cleared = async {
+            self.lower_references(&l1).await?;
+            self.refresh_active().await
+        };
+        Ok(Changed {
+            snapshot: snapshot.shown(),
+            cleared: cleared.await,
+        })
     }
 
     /// Refuses a snapshot that the disk cannot become.
@@ -190,7 +217,7 @@ impl Qcow2 {
         Ok(())
     }
 
-    async fn apply_snapshot(&self, snapshot: &Snapshot) -> IoResult<InternalSnapshot> {
+    async fn apply_snapshot(&self, snapshot: &Snapshot) -> IoResult<Changed> {
         let mut l1 = self.read_l1(snapshot).await?;
         let (needed, old) = {
             let state = self.state.borrow();
@@ -223,8 +250,10 @@ impl Qcow2 {
         self.state.borrow_mut().switch_l1(l1);
         self.file.flush().await?;
         self.free_table(old_offset, old_size);
-        self.lower_references(&old).await?;
-        Ok(snapshot.shown())
+        Ok(Changed {
+            snapshot: snapshot.shown(),
+            cleared: self.lower_references(&old).await,
+        })
     }
 
     /// Lets a read-only node show a snapshot in place of the disk, whose length stays.
@@ -285,11 +314,12 @@ impl Qcow2 {
         Ok(offset)
     }
 
-    /// Gives up a table that nothing in the file leads to any more.
+    /// Gives up a table that nothing in the file leads to any more. Only one that a check takes away can be behind the file's end.
     fn free_table(&self, offset: HostOffset, len: u64) {
         let mut state = self.state.borrow_mut();
         let clusters = state.geometry.clusters(len);
-        if clusters > 0 {
+        let end = state.file_end.round_up(&state.geometry);
+        if clusters > 0 && offset.saturating_add(len) <= end {
             let first = offset.cluster(&state.geometry);
             state.free_later(first, clusters, FreeReason::Snapshot);
         }
@@ -304,22 +334,36 @@ impl Qcow2 {
         self.write_back_all().await?;
         let (old_offset, old_count) = {
             let mut state = self.state.borrow_mut();
-            let before = (state.header.snapshots_offset, state.snapshots.len());
+            let before = (state.header.snapshots_offset, state.header.snapshots);
             state.set_snapshots(snapshots.len(), offset);
             before
         };
         if let Err(error) = self.write_header_part(SNAPSHOTS).await {
-            self.state.borrow_mut().set_snapshots(old_count, old_offset);
+            let header = &mut self.state.borrow_mut().header;
+            (header.snapshots_offset, header.snapshots) = (old_offset, old_count);
+            return Err(error);
+        }
+        if let Err(error) = self.file.flush().await {
+            // Nobody knows which of them the file names. As long as that is so nothing is allocated: a change that fails is
+            // followed by a flush that does not.
+            {
+                let header = &mut self.state.borrow_mut().header;
+                (header.snapshots_offset, header.snapshots) = (old_offset, old_count);
+            }
+            self.write_header_part(SNAPSHOTS).await?;
             return Err(error);
         }
         let old_len = {
             let mut state = self.state.borrow_mut();
             state.snapshots = snapshots;
+            state
+                .snapshots
+                .iter_mut()
+                .for_each(|snapshot| snapshot.is_incomplete = false);
             let old_end = std::mem::replace(&mut state.snapshots_end, offset + len);
             old_end.bytes_since(old_offset)
         };
-        self.file.flush().await?;
         self.free_table(old_offset, old_len);
-        self.write_back_all().await
+        Ok(())
     }
 }

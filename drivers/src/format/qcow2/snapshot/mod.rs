@@ -7,6 +7,7 @@
 //! They are wrong in a way that no data depends on, also where the mark is not known (version 2).
 
 mod change;
+mod guard;
 mod references;
 pub(crate) mod table;
 mod vm_state;

@@ -186,10 +186,17 @@ impl Qcow2 {
             }
         }
         if changed {
-            self.file.write(table, table_to_be(&entries).into()).await?;
-            let mut state = self.state.borrow_mut();
-            SliceKey::all(&geometry, table).for_each(|slice| state.l2.remove(slice.offset()));
+            self.rewrite_l2_table(table, &entries).await?;
         }
+        Ok(())
+    }
+
+    /// Writes an L2 table to the file, in place of what it says there and in memory.
+    pub(crate) async fn rewrite_l2_table(&self, table: HostOffset, entries: &[u64]) -> IoResult<()> {
+        self.file.write(table, table_to_be(entries).into()).await?;
+        let mut state = self.state.borrow_mut();
+        let geometry = state.geometry;
+        SliceKey::all(&geometry, table).for_each(|slice| state.l2.remove(slice.offset()));
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use millpond_messages::{Error, ErrorKind, InternalSnapshot, IoError, IoResult, Result, SnapshotName};
 
 use crate::format::qcow2::file::ImageFile;
-use crate::format::qcow2::header::{Header, MAX_L1_BYTES};
+use crate::format::qcow2::header::{Header, MAX_L1_BYTES, MAX_SNAPSHOTS};
 use crate::format::qcow2::layout::bytes::{be32, be64, text};
 use crate::format::qcow2::layout::space::HostOffset;
 
@@ -13,8 +13,10 @@ use crate::format::qcow2::layout::space::HostOffset;
 const ENTRY: usize = 40;
 /// Bytes of the extra data that is known here, and always written: the state's size, the disk's, the machine's counter.
 const EXTRA: usize = 24;
+/// How much of it every entry of an image of version 3 has.
+const LEAST_EXTRA: usize = 16;
 /// How much an entry may say beyond what is defined, as QEMU limits it.
-const MAX_EXTRA: u64 = 1024;
+const MAX_EXTRA: usize = 1024;
 /// How long the table may be: 1 KiB for each of the most that there may be.
 const MAX_TABLE: u64 = 64 << 20;
 /// So much is read at once: a table of a few entries whole.
@@ -37,6 +39,8 @@ pub(crate) struct Snapshot {
     pub icount: u64,
     /// Extra data that is not known here: it stays as it is.
     pub extra: Vec<u8>,
+    /// It was read without all of the extra data that images of version 3 must have.
+    pub is_incomplete: bool,
 }
 
 /// All entries, and where the table ends.
@@ -44,6 +48,8 @@ pub(crate) struct Snapshot {
 pub(crate) struct SnapshotTable {
     pub entries: Vec<Snapshot>,
     pub end: HostOffset,
+    /// How many entries were left out, or lost a part of their extra data.
+    pub cut: u64,
 }
 
 impl Snapshot {
@@ -152,38 +158,57 @@ impl Reader<'_> {
         let range = within(self.start, self.window.len()).unwrap_or_default();
         Ok(self.window.get(range).unwrap_or_default())
     }
+
+    /// The entry at `offset` of a table of a disk of `disk_size` bytes, where it ends, and whether all its extra data is in it.
+    async fn entry(&mut self, offset: HostOffset, disk_size: u64) -> Result<(Snapshot, HostOffset, bool)> {
+        let failed = |error: IoError| Error::io("Failed to read snapshot table", error);
+        let fixed = self.bytes(offset, ENTRY).await.map_err(failed)?.to_vec();
+        let mut sizes = Sizes::of(&fixed);
+        let extra_at = offset + ENTRY as u64;
+        let texts_at = extra_at.saturating_add(sizes.extra as u64);
+        let whole = sizes.extra <= MAX_EXTRA;
+        sizes.extra = sizes.extra.min(MAX_EXTRA);
+        let mut rest = self.bytes(extra_at, sizes.extra).await.map_err(failed)?.to_vec();
+        let texts = self.bytes(texts_at, sizes.id + sizes.name).await;
+        rest.extend_from_slice(texts.map_err(failed)?);
+        let end = texts_at.saturating_add((sizes.id + sizes.name) as u64);
+        Ok((decode(&fixed, &sizes, &rest, disk_size), end, whole))
+    }
 }
 
-/// Reads the table that a header tells of. `disk_size` is what entries have that do not say it.
-pub(crate) async fn read(file: &ImageFile, header: &Header) -> Result<SnapshotTable> {
-    let failed = |error: IoError| Error::io("Failed to read snapshot table", error);
+/// Reads the table that a header tells of. What is beyond the limits is an error, or is cut off with `mends`.
+pub(crate) async fn read(file: &ImageFile, header: &Header, mends: bool) -> Result<SnapshotTable> {
+    header.check_snapshot_table(mends)?;
     let start = header.snapshots_offset;
     let mut reader = Reader {
         file,
         start,
         window: Vec::new(),
     };
+    let count = u64::from(header.snapshots).min(MAX_SNAPSHOTS);
     let mut table = SnapshotTable {
         entries: Vec::new(),
         end: start,
+        cut: u64::from(header.snapshots) - count,
     };
-    for index in 0..header.snapshots {
+    for index in 0..count {
         // The header's checks leave room behind the table's start, which is on a multiple of 8.
         let offset = start + (table.end - start).next_multiple_of(8);
-        let fixed = reader.bytes(offset, ENTRY).await.map_err(failed)?.to_vec();
-        let sizes = Sizes::of(&fixed);
-        if sizes.extra as u64 > MAX_EXTRA {
+        let (snapshot, end, whole) = reader.entry(offset, header.size).await?;
+        if !whole && !mends {
             let text = format!("Too much extra metadata in snapshot table entry {index}");
             return Err(Error::new(ErrorKind::Corrupt, text));
         }
-        let rest = reader.bytes(offset + ENTRY as u64, sizes.sum()).await;
-        table
-            .entries
-            .push(decode(&fixed, &sizes, rest.map_err(failed)?, header.size));
-        table.end = offset + (ENTRY + sizes.sum()) as u64;
-        if table.end - start > MAX_TABLE {
-            return Err(Error::new(ErrorKind::Corrupt, "Snapshot table is too big"));
+        if end - start > MAX_TABLE {
+            if !mends {
+                return Err(Error::new(ErrorKind::Corrupt, "Snapshot table is too big"));
+            }
+            table.cut += count - index;
+            break;
         }
+        table.cut += u64::from(!whole);
+        table.entries.push(snapshot);
+        table.end = end;
     }
     Ok(table)
 }
@@ -205,6 +230,7 @@ impl Sizes {
         }
     }
 
+    #[cfg(test)]
     const fn sum(&self) -> usize {
         self.extra + self.id + self.name
     }
@@ -226,6 +252,7 @@ fn decode(fixed: &[u8], sizes: &Sizes, rest: &[u8], disk_size: u64) -> Snapshot 
         disk_size: known(1).unwrap_or(disk_size),
         icount: known(2).unwrap_or(u64::MAX),
         extra: extra.get(EXTRA..).unwrap_or_default().to_vec(),
+        is_incomplete: extra.len() < LEAST_EXTRA,
     }
 }
 
@@ -246,6 +273,7 @@ mod tests {
             disk_size: 1 << 20,
             icount: 11,
             extra: b"later".to_vec(),
+            is_incomplete: false,
         }
     }
 
@@ -280,6 +308,7 @@ mod tests {
             (old.vm_state_size, old.disk_size, old.icount),
             (0, 4096, u64::MAX)
         );
+        assert!(old.is_incomplete);
         assert_eq!(old.shown().icount, None);
     }
 
