@@ -59,6 +59,8 @@ workloads! {
     resize_over_a_backing_file: "resize-backing",
     amend: "amend",
     reopen: "reopen",
+    stored_bitmaps: "bitmaps",
+    internal_snapshots: "internal",
     backup: "job-backup",
     stream: "job-stream",
     commit_job: "job-commit",

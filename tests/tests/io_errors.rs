@@ -53,6 +53,8 @@ workloads! {
     resize_over_a_backing_file: "resize-backing" every 5,
     amend: "amend" every 5,
     reopen_and_permissions: "reopen" every 5,
+    stored_bitmaps: "bitmaps" every 11,
+    internal_snapshots: "internal" every 11,
     backup: "job-backup" every 11,
     stream: "job-stream" every 23,
     commit_job: "job-commit" every 23,

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-/// What is wrong with an image.
+use super::found::{FoundBitmap, FoundSnapshot};
+
+/// What is wrong with an image, and what it has besides the disk.
 #[derive(Debug, Default)]
 pub struct Census {
     /// What a user would lose data by.
@@ -11,31 +13,48 @@ pub struct Census {
     pub leaks: u64,
     /// The image says that its refcounts are to be rebuilt.
     pub dirty: bool,
+    /// Its bitmaps.
+    pub bitmaps: Vec<FoundBitmap>,
+    /// Its snapshots.
+    pub snapshots: Vec<FoundSnapshot>,
 }
 
-struct Image<'a> {
+pub(super) struct Image<'a> {
     bytes: &'a [u8],
-    cluster: u64,
+    pub(super) cluster: u64,
     references: HashMap<u64, u64>,
-    found: Census,
+    /// No two tables share anything, whatever the refcounts say.
+    unshared: bool,
+    pub(super) found: Census,
 }
 
-const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+/// A table's entry that says whether it is the only reference: where it leads, what it says, and what it is called.
+type Claim = (u64, bool, String);
+
+pub(super) const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 const COPIED: u64 = 1 << 63;
-const COMPRESSED: u64 = 1 << 62;
+pub(super) const COMPRESSED: u64 = 1 << 62;
 
 impl Image<'_> {
-    fn number(&self, offset: u64, width: usize) -> u64 {
+    pub(super) fn number(&self, offset: u64, width: usize) -> u64 {
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         let byte = |at: usize| self.bytes.get(start.saturating_add(at)).copied().unwrap_or(0);
         (0..width).fold(0, |value, at| value << 8 | u64::from(byte(at)))
     }
 
-    fn fault(&mut self, text: String) {
+    pub(super) fn part(&self, offset: u64, len: u64) -> &[u8] {
+        let start = usize::try_from(offset)
+            .unwrap_or(usize::MAX)
+            .min(self.bytes.len());
+        let end = start.saturating_add(len as usize).min(self.bytes.len());
+        &self.bytes[start..end]
+    }
+
+    pub(super) fn fault(&mut self, text: String) {
         self.found.corruptions.push(text);
     }
 
-    fn refer(&mut self, offset: u64, len: u64, what: &str) {
+    pub(super) fn refer(&mut self, offset: u64, len: u64, what: &str) {
         if !offset.is_multiple_of(self.cluster) {
             self.fault(format!("{what} at {offset:#x} is not aligned"));
         }
@@ -45,7 +64,7 @@ impl Image<'_> {
     }
 
     /// Counts what the tables refer to; answers the entries that claim to be the only reference or not.
-    fn walk(&mut self, l1: u64, l1_size: u64, version: u64) -> Vec<(u64, bool, String)> {
+    pub(super) fn walk(&mut self, l1: u64, l1_size: u64, version: u64) -> Vec<Claim> {
         let mut claims = Vec::new();
         for index in 0..l1_size {
             let entry = self.number(l1 + index * 8, 8);
@@ -80,7 +99,8 @@ impl Image<'_> {
         claims
     }
 
-    fn compare(&mut self, reftable: u64, clusters: u64, order: u64, claims: Vec<(u64, bool, String)>) {
+    /// The refcounts, but for those that are 0.
+    fn counts(&mut self, reftable: u64, clusters: u64, order: u64) -> HashMap<u64, u64> {
         let per_block = (self.cluster * 8) >> order;
         let mut counts = HashMap::new();
         for block in 0..clusters * self.cluster / 8 {
@@ -102,28 +122,41 @@ impl Image<'_> {
                 }
             }
         }
-        let mut references: Vec<(u64, u64)> = self.references.drain().collect();
+        counts
+    }
+
+    fn compare(&mut self, counts: &HashMap<u64, u64>, claims: Vec<Claim>) {
+        let mut references: Vec<(u64, u64)> = std::mem::take(&mut self.references).into_iter().collect();
         references.sort_unstable();
+        let references_of: HashMap<u64, u64> = references.iter().copied().collect();
+        let count_of = |cluster: &u64| counts.get(cluster).copied().unwrap_or(0);
         for (cluster, references) in references {
-            let count = counts.remove(&cluster).unwrap_or(0);
+            let count = count_of(&cluster);
             if count < references && !self.found.dirty {
                 self.fault(format!(
                     "cluster {cluster}: refcount {count}, {references} references"
                 ));
             }
             self.found.leaks += u64::from(count > references);
-            counts.insert(cluster, 0);
-            if references > 1 && !self.found.dirty {
-                // No workload makes internal snapshots; compressed clusters alone share.
-                let shared = claims.iter().any(|(at, ..)| at / self.cluster == cluster);
-                if shared {
-                    self.fault(format!("cluster {cluster} is used {references} times"));
-                }
-            }
         }
-        self.found.leaks += counts.values().filter(|count| **count > 0).count() as u64;
-        for (_, copied, name) in claims.into_iter().filter(|(_, copied, _)| !copied) {
-            self.fault(format!("{name} has COPIED={copied} though nothing is shared"));
+        let unused = counts
+            .keys()
+            .filter(|cluster| !references_of.contains_key(*cluster));
+        self.found.leaks += unused.count() as u64;
+        for (at, copied, name) in claims {
+            let cluster = at / self.cluster;
+            let used = references_of.get(&cluster).copied().unwrap_or(0);
+            let wrong = if self.unshared {
+                // Compressed clusters alone share, and make no such claim.
+                !copied || (used > 1 && !self.found.dirty)
+            } else if self.found.dirty {
+                copied && used > 1
+            } else {
+                copied != (count_of(&cluster) == 1)
+            };
+            if wrong {
+                self.fault(format!("{name} has COPIED={copied} and is used {used} times"));
+            }
         }
     }
 }
@@ -134,6 +167,7 @@ pub fn census(bytes: &[u8]) -> Result<Census, String> {
         bytes,
         cluster: 0,
         references: HashMap::new(),
+        unshared: false,
         found: Census::default(),
     };
     if bytes.get(..4) != Some(b"QFI\xfb") {
@@ -169,6 +203,14 @@ pub fn census(bytes: &[u8]) -> Result<Census, String> {
     let (reftable, clusters) = (image.number(48, 8), image.number(56, 4));
     image.refer(reftable, clusters * image.cluster, "the refcount table");
     let claims = image.walk(l1, l1_size, version);
-    image.compare(reftable, clusters, order, claims);
+    image.find_snapshots(version);
+    if version == 3 {
+        image.find_bitmaps();
+    }
+    // What is done to snapshots is done to an image that is marked dirty for it; lazy refcounts are its users' everyday.
+    let lazy = version == 3 && image.number(80, 8) & 1 != 0;
+    image.unshared = image.found.snapshots.is_empty() && (!image.found.dirty || lazy);
+    let counts = image.counts(reftable, clusters, order);
+    image.compare(&counts, claims);
     Ok(image.found)
 }

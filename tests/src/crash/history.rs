@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::census::Census;
 use super::disk::{Clock, SECTOR};
+use super::kept::Kept;
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub enum Asked {
     Flush,
     /// The disk's length changes from one to another.
     Resize(u64, u64),
+    /// The disk becomes what it was once, by the number of [`History::restore`].
+    Restore(usize),
 }
 
 /// A request, with when it was made and answered.
@@ -45,6 +49,7 @@ impl Request {
             }
             Asked::Flush => (0, 0),
             Asked::Resize(old, new) => (new.min(old), old),
+            Asked::Restore(_) => (0, u64::MAX),
         }
     }
 
@@ -94,6 +99,10 @@ pub struct History {
     requests: Mutex<Vec<Request>>,
     /// When the disk's user last lost it without having flushed.
     lost: AtomicU64,
+    /// What the disk is to become again.
+    restored: Mutex<Vec<Vec<u8>>>,
+    /// What its image keeps besides.
+    pub kept: Kept,
 }
 
 impl History {
@@ -105,6 +114,8 @@ impl History {
             size,
             requests: Mutex::default(),
             lost: AtomicU64::new(0),
+            restored: Mutex::default(),
+            kept: Kept::default(),
         })
     }
 
@@ -138,6 +149,19 @@ impl History {
         if let Some(request) = requests.get_mut(number) {
             (request.ended, request.failed) = (Some(now), !ok);
         }
+    }
+
+    /// The disk is to become what it was; answers the request's number.
+    pub fn restore(&self, contents: Vec<u8>) -> usize {
+        let mut restored = self.restored.lock().unwrap_or_else(PoisonError::into_inner);
+        restored.push(contents);
+        self.begin(Asked::Restore(restored.len() - 1), true)
+    }
+
+    /// Requires that an image that a crash at `point` left, and that reads as `disk`, keeps what it was asked to.
+    pub fn check_kept(&self, point: u64, found: &Census, disk: &[u8]) -> Result<(), String> {
+        let requests = self.requests().clone();
+        self.kept.check(point, found, disk, &requests)
     }
 
     /// The disk is opened anew after a close that failed: what was not durable may be gone.
@@ -268,6 +292,7 @@ impl History {
                     zeroes() || initial()
                 }
                 Asked::Resize(..) => zeroes(),
+                Asked::Restore(which) => self.is_restored(which, at, part),
                 Asked::Flush => false,
             };
             if fits {
@@ -306,6 +331,14 @@ impl History {
             part.len() - 1,
             list.join("\n")
         )
+    }
+
+    fn is_restored(&self, which: usize, at: u64, part: &[u8]) -> bool {
+        let restored = self.restored.lock().unwrap_or_else(PoisonError::into_inner);
+        let byte = |at: u64| restored.get(which).and_then(|bytes| bytes.get(at as usize));
+        (at..)
+            .zip(part)
+            .all(|(at, found)| byte(at).copied().unwrap_or(0) == *found)
     }
 
     fn initial_byte(&self, at: u64) -> u8 {

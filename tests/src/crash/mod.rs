@@ -8,8 +8,11 @@
 pub mod census;
 pub mod disk;
 pub mod examine;
+mod found;
 pub mod history;
 mod jobs;
+mod keeping;
+pub mod kept;
 mod lane;
 pub mod recorder;
 pub mod site;

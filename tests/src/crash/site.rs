@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_channel::oneshot;
+use futures_util::FutureExt;
 use futures_util::future::{join, join_all};
 use millpond::embed::{BlockLayer, BlockLayerConfig};
 use millpond::graph::GraphHandle;
@@ -201,6 +202,8 @@ pub struct Run<'a> {
     pub(super) lower: Vec<String>,
     client: Option<Client>,
     fault: Option<Fault>,
+    /// There was one at some time.
+    had_fault: bool,
     /// The disks that it may be in force on: the image's, the first overlay's, and the first that a job copies to.
     faulty: Vec<Arc<Disk>>,
     side: Side,
@@ -255,6 +258,7 @@ impl<'a> Run<'a> {
             lower: Vec::new(),
             client: None,
             fault: None,
+            had_fault: false,
             faulty: vec![image],
             side: Side::All,
             on_error: "report",
@@ -271,6 +275,7 @@ impl<'a> Run<'a> {
     pub fn set_fault(&mut self, side: Side, fault: Option<Fault>) -> u64 {
         let hits = self.faulty.iter().map(|disk| disk.hits()).sum();
         (self.side, self.fault) = (side, fault);
+        self.had_fault |= fault.is_some();
         for (at, disk) in self.faulty.iter().enumerate() {
             disk.set_fault(fault.filter(|_| side != Side::Later || at > 0));
         }
@@ -329,6 +334,7 @@ impl<'a> Run<'a> {
             let node = self.site.name("disk");
             let mut image = chain_options(&links);
             image["node-name"] = json!(node);
+            self.history.kept.return_to(self.history.now());
             let added = self.site.graph().add_node(options(image)).await;
             if self.note("open", added).is_some() {
                 self.node = node;
@@ -341,12 +347,39 @@ impl<'a> Run<'a> {
         false
     }
 
-    /// Lets go of the image and closes it.
-    pub async fn close(&mut self) {
+    /// Lets go of the image, which stays open.
+    pub(super) async fn let_go(&mut self) {
         let Some(client) = self.client.take() else { return };
         let detached = self.site.graph().detach(client.root()).await;
         self.note("detach", detached);
+    }
+
+    /// Takes hold of the image again; one that cannot be written to any more is closed.
+    pub(super) async fn take_hold(&mut self) {
+        match self.site.attach(&self.node).await {
+            Ok(client) => self.client = Some(client),
+            Err(_) => {
+                let closed = self.site.graph().delete_node(self.node.clone()).await;
+                self.note("close", closed);
+            }
+        }
+    }
+
+    /// The image was left to others, as it is now. Where something has failed that may have been in vain.
+    pub(super) fn left_to_others(&self) {
+        if !self.had_fault {
+            self.history.kept.leave(self.history.now());
+        }
+    }
+
+    /// Lets go of the image and closes it.
+    pub async fn close(&mut self) {
+        if self.client.is_none() {
+            return;
+        }
+        self.let_go().await;
         let closed = self.site.graph().delete_node(self.node.clone()).await;
+        self.left_to_others();
         if self.fault.is_some() {
             // As in QEMU, a close that cannot write everything back closes all the same.
             self.history.lose();
@@ -410,7 +443,13 @@ impl<'a> Run<'a> {
             self.open().await;
             return;
         }
-        let requests = self.requests(&client, limit);
+        let mut requests = self.requests(&client, limit).boxed_local();
+        if let Step::Keep(keep) = step
+            && keep.is_alone()
+        {
+            requests.await;
+            requests = std::future::ready(()).boxed_local();
+        }
         let changed = async {
             // What fails once does not fail twice. After a resize that failed the disk is used as it is.
             let stays = matches!(step, Step::Resize(_));
@@ -518,6 +557,7 @@ impl<'a> Run<'a> {
                 self.note("drain", section.map(drop));
             }
             Step::Permissions => self.permissions().await,
+            Step::Keep(keep) => self.keep(*keep).await,
         }
     }
 

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+pub use super::keeping::Keep;
+
 /// Something done to an image besides requests.
 #[derive(Debug, Clone)]
 pub enum Step {
@@ -27,6 +29,8 @@ pub enum Step {
     CloseAndOpen,
     /// A job copies.
     Job(Work),
+    /// What the image keeps besides the disk changes.
+    Keep(Keep),
 }
 
 /// What a job does.
@@ -118,6 +122,7 @@ pub fn all() -> Vec<Workload> {
     let mut list = plain();
     list.extend(chains());
     list.extend(changes());
+    list.extend(keeping());
     list.extend(jobs());
     list
 }
@@ -269,6 +274,50 @@ fn changes() -> Vec<Workload> {
                 Step::Requests,
             ],
             ..workload("reopen", small, size)
+        },
+    ]
+}
+
+/// Bitmaps that the image stores, and snapshots that it has.
+fn keeping() -> Vec<Workload> {
+    let steps = |keeps: &[Keep]| -> Vec<Step> {
+        let kept = keeps.iter().map(|keep| Step::Keep(*keep));
+        [Step::Requests].into_iter().chain(kept).collect()
+    };
+    let (size, small) = (1 << 21, json!({"cluster-size": 512}));
+    let mut bitmaps = steps(&[
+        Keep::AddBitmap("fine", 512),
+        Keep::AddBitmap("coarse", 65536),
+        Keep::ReadOnly,
+        Keep::HandOver,
+        Keep::RemoveBitmap("coarse"),
+    ]);
+    bitmaps.extend([Step::CloseAndOpen, Step::Resize(2 * size), Step::CloseAndOpen]);
+    bitmaps.extend(steps(&[
+        Keep::RemoveBitmap("fine"),
+        Keep::AddBitmap("last", 4096),
+    ]));
+    let mut internal = steps(&[
+        Keep::Make("one"),
+        Keep::Make("two"),
+        Keep::Apply("one"),
+        Keep::Delete("two"),
+        Keep::Make("three"),
+    ]);
+    internal.push(Step::CloseAndOpen);
+    internal.extend(steps(&[Keep::Apply("three"), Keep::Delete("one")]));
+    vec![
+        Workload {
+            requests: 6,
+            longest: 20_000,
+            steps: bitmaps,
+            ..workload("bitmaps", small.clone(), size)
+        },
+        Workload {
+            requests: 9,
+            longest: 9_000,
+            steps: internal,
+            ..workload("internal", small, 1 << 17)
         },
     ]
 }
