@@ -58,7 +58,7 @@ pub(crate) async fn create(graph: &GraphHandle, image: NewImage, told: &mut Vec<
     let size = size
         .checked_next_multiple_of(SECTOR_SIZE)
         .ok_or_else(|| invalid(format!("Image size {size} is too large")))?;
-    let options = given.to_create()?;
+    let mut options = given.to_create()?;
     // A raw image is its file.
     if image.format == "raw" || format.is_protocol {
         let driver = if format.is_protocol {
@@ -68,14 +68,37 @@ pub(crate) async fn create(graph: &GraphHandle, image: NewImage, told: &mut Vec<
         };
         return make_file(graph, driver, filename, size, options).await;
     }
-    make_file(graph, protocol, filename, 0, Options::new()).await?;
-    let (file, facts) = open_file(graph, protocol, filename).await?;
-    let formatted = format_file(graph, &image.format, &facts.name, size, options).await;
-    if formatted.is_err() {
-        delete_file(graph, &facts.name).await;
+    let data_file = options.get("data-file").and_then(|name| name.as_str());
+    let data_file = data_file.map(str::to_owned);
+    let mut made = Vec::new();
+    let formatted = async {
+        made.push(make_and_open(graph, protocol, filename).await?);
+        if let Some(name) = &data_file {
+            let (protocol, filename) = protocol_of(name);
+            maker(&drivers, protocol, "protocol", "Protocol driver")?;
+            made.push(make_and_open(graph, protocol, filename).await?);
+        }
+        let mut nodes = made.iter().map(|(_, facts)| facts.name.clone());
+        let file = nodes.next().unwrap_or_default();
+        if let Some(data_file) = nodes.next() {
+            options.insert("data-file".to_owned(), data_file.into());
+        }
+        format_file(graph, &image.format, &file, size, options).await
+    };
+    let mut result = formatted.await;
+    for (root, facts) in made {
+        if result.is_err() {
+            delete_file(graph, &facts.name).await;
+        }
+        result = result.and(graph.ask(DetachRoot(root)).await);
     }
-    let closed = graph.ask(DetachRoot(file)).await;
-    formatted.and(closed)
+    result
+}
+
+/// Makes an empty file, and opens it to be written to.
+async fn make_and_open(graph: &GraphHandle, protocol: &str, filename: &str) -> Result<(RootId, NodeFacts)> {
+    make_file(graph, protocol, filename, 0, Options::new()).await?;
+    open_file(graph, protocol, filename).await
 }
 
 /// The driver of a name, which can make images.

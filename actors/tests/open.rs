@@ -484,6 +484,25 @@ fn names_in_images_are_followed_only_where_that_is_allowed() {
         let how = with_options(image(&top, READ), json!({"backing.read-only": true}));
         assert!(error(&graph, how).await.contains("is not allowed"));
         assert_eq!(first_byte(&graph, image(&top, OpenFlags::NO_BACKING)).await, 0);
+        let (split, data) = (directory.join("split"), directory.join("data"));
+        let option = format!("data_file={}", data.display());
+        qemu_img(&[
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-o",
+            &option,
+            split.to_str().unwrap(),
+            "1M",
+        ]);
+        let text = error(&graph, image(&split, READ)).await;
+        assert!(text.contains("is not allowed"), "{text}");
+        let given = json!({"data-file": {"driver": "file", "filename": data}});
+        assert_eq!(
+            first_byte(&graph, with_options(image(&split, READ), given)).await,
+            0
+        );
     });
 }
 
@@ -710,6 +729,30 @@ fn a_corrupt_image_is_opened_for_writing_only_to_be_checked() {
         assert_eq!(text, "qcow2: Image is corrupt; cannot be opened read/write");
         graph.open(open(RDWR | OpenFlags::CHECK)).await.unwrap();
         assert!(graph.node("d").await.unwrap().flags.contains(OpenFlags::CHECK));
+    });
+}
+
+#[test]
+fn a_node_without_io_leaves_the_data_file_alone() {
+    with_graph(|graph, directory| async move {
+        let (split, data) = (directory.join("split"), directory.join("data"));
+        let option = format!("data_file={}", data.display());
+        qemu_img(&[
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-o",
+            &option,
+            split.to_str().unwrap(),
+            "1M",
+        ]);
+        std::fs::remove_file(&data).unwrap();
+        let text = error(&graph, image(&split, READ)).await;
+        assert!(text.ends_with("No such file or directory"), "{text}");
+        let open = with_options(image(&split, OpenFlags::NO_IO), json!({"node-name": "d"}));
+        graph.open_held(open, holder()).await.unwrap();
+        assert_eq!(graph.node("d").await.unwrap().size, 1 << 20);
     });
 }
 

@@ -46,6 +46,7 @@ async fn image(options: Value) -> Rc<dyn Driver> {
     let ring = Local::current().expect("on an iothread").ring().clone();
     let file = Memory::child();
     let created = Qcow2Kind::default().create(CreateRequest {
+        data_file: None,
         header: None,
         options: object(json!({ "size": SIZE })),
         file: Some(file.clone()),
@@ -56,7 +57,7 @@ async fn image(options: Value) -> Rc<dyn Driver> {
         node_name: "image".to_owned(),
         options: object(options),
         flags: OpenFlags::RDWR,
-        children: vec![file, nothing()],
+        children: vec![file, nothing(), nothing()],
         ring,
         notices: Notices::new(|_| {}),
     });

@@ -22,6 +22,8 @@ struct How {
     create: serde_json::Value,
     open: serde_json::Value,
     lazy: bool,
+    /// The data is in a file of its own.
+    data_file: bool,
 }
 
 impl How {
@@ -29,13 +31,26 @@ impl How {
         create["size"] = json!(3 << 20);
         let lazy = create["lazy-refcounts"] == true;
         let open = json!({});
-        Self { create, open, lazy }
+        Self {
+            create,
+            open,
+            lazy,
+            data_file: false,
+        }
+    }
+
+    fn with_data_file(create: serde_json::Value) -> Self {
+        Self {
+            data_file: true,
+            ..Self::made(create)
+        }
     }
 }
 
 /// What a run of requests leaves behind.
 struct History {
     start: Vec<u8>,
+    data_start: Vec<u8>,
     log: Vec<Event>,
     flushes: Vec<Flushed>,
     /// Ranges that were changed, with the length that the log had when the change began.
@@ -45,15 +60,20 @@ struct History {
 fn history(how: &How, size: u64, requests: u64, seed: u64) -> History {
     let ring = ring();
     let store = Store::new(Vec::new(), seed);
-    let created = create(&store, options(how.create.clone()), &ring);
+    let data = how.data_file.then(|| store.data_file(Vec::new(), seed + 1));
+    let created = create_over(&store, data.as_ref(), options(how.create.clone()), &ring);
     block_on(&ring, created).unwrap();
     let start = store.bytes.borrow().clone();
+    let data_start = data
+        .as_ref()
+        .map_or_else(Vec::new, |data| data.bytes.borrow().clone());
     store.record.set(true);
     let mut random = Random::new(seed);
     let mut bytes = vec![0; size as usize];
     let (mut flushes, mut changes) = (Vec::new(), Vec::new());
     block_on(&ring, async {
-        let opened = open(&store, None, options(how.open.clone()), READ_WRITE, &ring);
+        let given = options(how.open.clone());
+        let opened = open_over(&store, None, data.as_ref(), given, READ_WRITE, &ring);
         let (disk, _) = opened.await.unwrap();
         for n in 0..requests {
             let offset = random.below(size - 1);
@@ -92,6 +112,7 @@ fn history(how: &How, size: u64, requests: u64, seed: u64) -> History {
     let log = store.log.borrow().clone();
     History {
         start,
+        data_start,
         log,
         flushes,
         changes,
@@ -104,25 +125,32 @@ fn apply(bytes: &mut Vec<u8>, event: &Event) {
         Event::Discard(offset, len) => discard(bytes, *offset, *len),
         Event::Truncate(size) => bytes.resize(*size as usize, 0),
         Event::Flush => {}
+        Event::Data(_) => unreachable!("it is of the other file"),
     }
 }
 
 impl History {
-    /// The file after the first `end` events. Those behind the last flush may have got lost on their way to the disk,
+    /// The file and its data file after the first `end` events. Those behind the last flush may have got lost on their way to the disk,
     /// where `random` says so.
-    fn file(&self, end: usize, mut random: Option<Random>) -> Vec<u8> {
-        let mut bytes = self.start.clone();
-        let flush = self.log[..end]
-            .iter()
-            .rposition(|event| matches!(event, Event::Flush))
-            .unwrap_or(0);
-        for (at, event) in self.log[..end].iter().enumerate() {
-            let lost = at > flush && random.as_mut().is_some_and(|random| random.below(2) == 0);
+    fn files(&self, end: usize, mut random: Option<Random>) -> (Vec<u8>, Vec<u8>) {
+        let (mut bytes, mut data) = (self.start.clone(), self.data_start.clone());
+        let log = &self.log[..end];
+        let is_data_flush =
+            |event: &Event| matches!(event, Event::Data(event) if matches!(**event, Event::Flush));
+        let flush = log.iter().rposition(|event| matches!(event, Event::Flush));
+        let data_flush = log.iter().rposition(is_data_flush);
+        for (at, event) in log.iter().enumerate() {
+            let (bytes, event, flush) = match event {
+                Event::Data(event) => (&mut data, &**event, data_flush),
+                event => (&mut bytes, event, flush),
+            };
+            let is_durable = at <= flush.unwrap_or(0);
+            let lost = !is_durable && random.as_mut().is_some_and(|random| random.below(2) == 0);
             if !lost {
-                apply(&mut bytes, event);
+                apply(bytes, event);
             }
         }
-        bytes
+        (bytes, data)
     }
 
     /// Holds the disk's contents against the last flush that was answered before the end, leaving out what was changed
@@ -151,6 +179,21 @@ impl History {
     }
 }
 
+/// Lets `qemu-img` find an image's data file.
+fn name_data_file(path: &Path, data_file: &Path) {
+    let ring = ring();
+    let store = Store::open(path, 1);
+    block_on(&ring, async {
+        let flags = READ_WRITE | OpenFlags::CHECK;
+        let (disk, _) = open(&store, None, Default::default(), flags, &ring)
+            .await
+            .unwrap();
+        let name = json!({"data_file": data_file.to_str().unwrap()});
+        disk.driver.image().amend(&options(name), false).await.unwrap();
+    });
+    store.save(path);
+}
+
 /// Opens an image here, which repairs it if it is dirty, and closes it again.
 fn open_and_close(path: &Path, node: &serde_json::Value) {
     let ring = ring();
@@ -167,15 +210,21 @@ fn open_and_close(path: &Path, node: &serde_json::Value) {
 fn crash(how: &How, seed: u64) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("image.qcow2");
+    let data_path = directory.path().join("data.raw");
     let (history, lazy) = (history(how, 3 << 20, 40, seed), how.lazy);
     let mut random = Random::new(seed);
     for sample in 0..12 {
         let end = random.below(history.log.len() as u64 + 1) as usize;
         // An ended process loses nothing that it wrote; an ended machine may.
         let lossy = (sample % 2 == 1).then(|| Random::new(seed + sample));
-        std::fs::write(&path, history.file(end, lossy)).unwrap();
+        let (bytes, data) = history.files(end, lossy);
+        std::fs::write(&path, bytes).unwrap();
         if lazy {
             open_and_close(&path, &how.open);
+        }
+        if how.data_file {
+            std::fs::write(&data_path, data).unwrap();
+            name_data_file(&path, &data_path);
         }
         let (corruptions, leaks, errors) = check(&path);
         assert_eq!(corruptions, 0, "seed {seed} end {end}: {errors}");
@@ -271,5 +320,22 @@ fn a_crash_with_lazy_refcounts_is_repaired_by_the_next_open() {
             &How::made(json!({"lazy-refcounts": true, "cluster-size": 2048})),
             seed,
         );
+    }
+}
+
+#[test]
+fn a_crash_leaves_no_entry_that_leads_to_data_which_is_not_there() {
+    for seed in 1..4 {
+        crash(&How::with_data_file(json!({})), seed);
+        crash(&How::with_data_file(json!({"cluster-size": 4096})), seed);
+        crash(
+            &How::with_data_file(json!({"cluster-size": 4096, "data-file-raw": true})),
+            seed,
+        );
+        let keeps = How {
+            open: json!({"discard-no-unref": true, "pass-discard-request": true}),
+            ..How::with_data_file(json!({"cluster-size": 4096}))
+        };
+        crash(&keeps, seed);
     }
 }

@@ -122,6 +122,46 @@ fn verify(path: &Path, store: &Store, oracle: &Oracle, what: &str) {
     assert_eq!(differs, None, "{what}: qemu-img reads something else");
 }
 
+/// The same with the data in a file of its own.
+fn hammer_data_file(create: &str, json: serde_json::Value, cluster: u64, seed: u64) {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, data_path) = (
+        directory.path().join("image.qcow2"),
+        directory.path().join("data.raw"),
+    );
+    let create = format!("data_file={}{create}", data_path.display());
+    let name = path.to_str().unwrap();
+    qemu_img(&["create", "-q", "-f", "qcow2", "-o", &create, name, "12345k"]);
+    let (store, data) = (Store::open(&path, seed), Store::open(&data_path, seed + 1));
+    let oracle = Oracle::new(vec![0; 12345 << 10]);
+    let ring: Ring = ring();
+    let what = format!("{create:?} {json} seed {seed}");
+    block_on(&ring, async {
+        for round in 0..2 {
+            let opened = open_over(
+                &store,
+                None,
+                Some(&data),
+                options(json.clone()),
+                READ_WRITE,
+                &ring,
+            );
+            let (disk, _) = opened.await.unwrap();
+            hammer(&disk, &oracle, seed + round, 8, 60, cluster).await;
+            disk.close().await.unwrap();
+        }
+    });
+    data.save(&data_path);
+    verify(&path, &store, &oracle, &what);
+    let raw = create.contains("data_file_raw=on");
+    let (bytes, expected) = (data.bytes.borrow(), oracle.bytes.borrow());
+    let differs = bytes.iter().zip(expected.iter()).position(|(a, b)| a != b);
+    assert!(
+        !raw || (differs.is_none() && bytes.len() >= expected.len()),
+        "{what}: the raw data file differs at {differs:?}"
+    );
+}
+
 fn hammer_image(create: &[&str], json: serde_json::Value, cluster: u64, seed: u64) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("image.qcow2");
@@ -235,4 +275,19 @@ fn discards_may_keep_their_clusters() {
         4096,
         1,
     );
+}
+
+#[test]
+fn external_data_files() {
+    let tiny =
+        serde_json::json!({"l2-cache-size": 1024, "refcount-cache-size": 1024, "l2-cache-entry-size": 512});
+    for seed in 1..4 {
+        hammer_data_file("", serde_json::json!({}), 65536, seed);
+        hammer_data_file(",cluster_size=1k", tiny.clone(), 1024, seed);
+        hammer_data_file(",data_file_raw=on", serde_json::json!({}), 65536, seed);
+        let keep = serde_json::json!({"discard-no-unref": true});
+        hammer_data_file(",data_file_raw=on,cluster_size=4k", keep.clone(), 4096, seed);
+        hammer_data_file(",cluster_size=4k,lazy_refcounts=on", keep, 4096, seed);
+        hammer_data_file(",preallocation=metadata", serde_json::json!({}), 65536, seed);
+    }
 }

@@ -144,7 +144,7 @@ fn after(start: &[u8], log: &[Event], end: usize, mut random: Option<Random>) ->
             Event::Write(offset, data) => put(&mut bytes, *offset, data),
             Event::Discard(offset, len) => discard(&mut bytes, *offset, *len),
             Event::Truncate(size) => bytes.resize(*size as usize, 0),
-            Event::Flush => {}
+            Event::Flush | Event::Data(_) => {}
         }
     }
     bytes

@@ -105,11 +105,13 @@ impl Handles {
                 options,
                 file,
                 header,
+                data_file,
             } => node::Wiring::Create {
                 kind,
                 options,
                 file: self.optional(file)?,
                 header: self.optional(header)?,
+                data_file: self.optional(data_file)?,
             },
         })
     }

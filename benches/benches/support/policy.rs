@@ -123,6 +123,7 @@ fn facts(flags: OpenFlags) -> OpenFacts {
     OpenFacts {
         flags,
         backing: None,
+        data_file: None,
         size: 1 << 20,
         abilities: Abilities::default(),
         limits: Limits::default(),

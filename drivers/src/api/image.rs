@@ -30,6 +30,12 @@ pub trait Image {
         None
     }
 
+    /// The file that the image keeps the guest's data in, where that is not its own: the child
+    /// [`ChildKind::DATA_FILE`](super::ChildKind::DATA_FILE).
+    fn data_file(&self) -> Option<DataFileLink> {
+        None
+    }
+
     /// Checks the image's metadata; `repair` mends leaks, errors or both.
     fn check(&self, _repair: Repair) -> Answer<'_, Result<CheckResult>> {
         Answer::ready(Err(Error::new(
@@ -117,6 +123,13 @@ pub struct BackingLink {
     pub filename: String,
     /// The format that is stored with the link.
     pub format: Option<String>,
+}
+
+/// The external data file of an image, as the image names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataFileLink {
+    /// The stored name, which is a path whatever it looks like, and not trusted; some images have none.
+    pub filename: Option<String>,
 }
 
 impl Image for Nothing {}

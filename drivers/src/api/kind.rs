@@ -44,6 +44,12 @@ impl ChildKind {
         leads_elsewhere: true,
     };
 
+    /// The node that has the guest's data, where a format's file has the metadata alone.
+    pub const DATA_FILE: Self = Self {
+        required: false,
+        ..Self::named("data-file", Role::DATA)
+    };
+
     /// The node that a filter filters.
     pub const FILTERED: Self = Self::file(Role::FILTERED.union(Role::PRIMARY));
 
@@ -350,6 +356,8 @@ pub struct CreateRequest {
     pub file: Option<Child>,
     /// The node that the header is to be in, where the driver can have it elsewhere and that is asked for.
     pub header: Option<Child>,
+    /// The node that the guest's data is to be in, where that is asked for: [`ChildKind::DATA_FILE`].
+    pub data_file: Option<Child>,
     /// The ring of the iothread where it is made.
     pub ring: Ring,
 }

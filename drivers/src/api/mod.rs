@@ -63,7 +63,7 @@ pub use driver::Driver;
 pub use exchange::Exchanged;
 pub use foreign::foreign_format;
 pub use guard::{GuardedKind, panic_text};
-pub use image::{BackingLink, Image};
+pub use image::{BackingLink, DataFileLink, Image};
 pub use kind::{
     ChildChange, ChildKind, CreateRequest, DriverKind, EdgeUse, OpenRequest, Opened, OptionNames,
     invalid_options, parse_options, parse_size, slot_name, slot_named,

@@ -23,7 +23,7 @@ use millpond_drivers::secret::{SecretOptions, SecretSource, Secrets};
 use millpond_messages::io::{Operation, Outcome, Preallocation, Value};
 use millpond_messages::qapi::schema::QCryptoSecretFormat;
 use millpond_messages::{
-    BlockStatus, IoError, IoResult, Limits, OpenFlags, Range, RequestFlags, StatusFlags,
+    BlockStatus, ChildSlot, IoError, IoResult, Limits, OpenFlags, Range, RequestFlags, StatusFlags,
 };
 use millpond_ring::buffer::Buffers;
 use millpond_ring::{Backend, Completion, Engine, Monotonic, Op, Ring, RingStats, SleepFor, SlotId, Slots};
@@ -60,12 +60,16 @@ pub enum Event {
     Discard(u64, u64),
     Truncate(u64),
     Flush,
+    /// The same in the data file.
+    Data(Box<Event>),
 }
 
 /// A file in memory.
 pub struct Store {
     pub bytes: RefCell<Vec<u8>>,
     pub log: RefCell<Vec<Event>>,
+    /// The file that remembers what reaches this one, which is its data file.
+    image: RefCell<Option<Rc<Store>>>,
     pub record: Cell<bool>,
     pub fail_writes: Cell<bool>,
     /// So many writes and flushes from now on succeed, and the one behind them fails.
@@ -84,6 +88,7 @@ impl Store {
         Rc::new(Self {
             bytes: RefCell::new(bytes),
             log: RefCell::default(),
+            image: RefCell::default(),
             record: Cell::new(false),
             fail_writes: Cell::new(false),
             fail_after: Cell::new(None),
@@ -113,7 +118,17 @@ impl Store {
         }
     }
 
+    /// A data file of this image, whose log has what reaches either of them.
+    pub fn data_file(self: &Rc<Self>, bytes: Vec<u8>, seed: u64) -> Rc<Self> {
+        let data = Self::new(bytes, seed);
+        data.image.replace(Some(Rc::clone(self)));
+        data
+    }
+
     fn note(&self, event: Event) {
+        if let Some(image) = &*self.image.borrow() {
+            return image.note(Event::Data(Box::new(event)));
+        }
         if self.record.get() {
             self.log.borrow_mut().push(event);
         }
@@ -392,6 +407,7 @@ pub struct Disk {
     pub driver: Rc<dyn Driver>,
     pub file: Child,
     backing: Child,
+    data_file: Child,
     tracked: RefCell<Vec<(u64, u64, u64, bool)>>,
     next: Cell<u64>,
 }
@@ -424,13 +440,26 @@ pub async fn open(
     flags: OpenFlags,
     ring: &Ring,
 ) -> millpond_messages::Result<(Disk, Opened)> {
+    open_over(store, backing, None, options, flags, ring).await
+}
+
+/// Opens an image that may have its data in another file.
+pub async fn open_over(
+    store: &Rc<Store>,
+    backing: Option<&Rc<Store>>,
+    data_file: Option<&Rc<Store>>,
+    options: Options,
+    flags: OpenFlags,
+    ring: &Ring,
+) -> millpond_messages::Result<(Disk, Opened)> {
     let file = store.child();
-    let backing = backing.map_or_else(|| Child::new(Rc::new(Nothing)), Store::child);
+    let child = |store: Option<&Rc<Store>>| store.map_or_else(|| Child::new(Rc::new(Nothing)), Store::child);
+    let (backing, data_file) = (child(backing), child(data_file));
     let request = OpenRequest {
         node_name: "fmt".into(),
         options,
         flags,
-        children: vec![file.clone(), backing.clone()],
+        children: vec![file.clone(), backing.clone(), data_file.clone()],
         ring: ring.clone(),
         notices: millpond_drivers::api::Notices::nowhere(),
     };
@@ -440,6 +469,7 @@ pub async fn open(
         driver,
         file,
         backing,
+        data_file,
         tracked: RefCell::default(),
         next: Cell::new(0),
     };
@@ -448,9 +478,20 @@ pub async fn open(
 
 /// Makes an image.
 pub async fn create(store: &Rc<Store>, options: Options, ring: &Ring) -> millpond_messages::Result<()> {
+    create_over(store, None, options, ring).await
+}
+
+/// Makes an image that may have its data in another file.
+pub async fn create_over(
+    store: &Rc<Store>,
+    data_file: Option<&Rc<Store>>,
+    options: Options,
+    ring: &Ring,
+) -> millpond_messages::Result<()> {
     kind()
         .create(CreateRequest {
             header: None,
+            data_file: data_file.map(Store::child),
             options,
             file: Some(store.child()),
             ring: ring.clone(),
@@ -467,6 +508,11 @@ impl Drop for Tracked<'_> {
 }
 
 impl Disk {
+    /// The child that a driver means.
+    fn child(&self, slot: ChildSlot) -> &Child {
+        [&self.file, &self.backing, &self.data_file][slot.index()]
+    }
+
     async fn track(&self, start: u64, end: u64, alone: bool) -> Tracked<'_> {
         loop {
             let clash =
@@ -514,7 +560,7 @@ impl Disk {
             let part = extent.len as usize;
             let piece = match extent.at {
                 At::Zero { .. } => vec![0; part],
-                At::Child { offset, .. } => self.file.read_vec(offset, part).await?.to_vec(),
+                At::Child { slot, offset } => self.child(slot).read_vec(offset, part).await?.to_vec(),
                 At::Unallocated if self.backing.is_connected() => {
                     self.backing.read_vec(at, part).await?.to_vec()
                 }
@@ -572,11 +618,12 @@ impl Disk {
                 .await?;
             assert!(placement.len > 0 && placement.len <= left);
             let part = &data[done..done + placement.len as usize];
-            let Target::Child { offset: target, .. } = placement.target else {
+            let Target::Child { slot, offset: target } = placement.target else {
                 self.write_own(at, part).await?;
                 done += part.len();
                 continue;
             };
+            let target = (self.child(slot), target);
             let result = self
                 .copy_and_write(at, part, placement.head, placement.tail, target)
                 .await;
@@ -589,12 +636,19 @@ impl Disk {
         Ok(())
     }
 
-    async fn copy_and_write(&self, at: u64, part: &[u8], head: u64, tail: u64, target: u64) -> IoResult<()> {
+    async fn copy_and_write(
+        &self,
+        at: u64,
+        part: &[u8],
+        head: u64,
+        tail: u64,
+        (file, target): (&Child, u64),
+    ) -> IoResult<()> {
         let mut all = self.read_untracked(at - head, head).await?;
         let behind = self.read_untracked(at + part.len() as u64, tail).await?;
         all.extend_from_slice(part);
         all.extend(behind);
-        self.file.write(target, all.into(), RequestFlags::empty()).await.0
+        file.write(target, all.into(), RequestFlags::empty()).await.0
     }
 
     pub async fn zero(&self, offset: u64, len: u64, flags: RequestFlags) -> IoResult<()> {
@@ -638,7 +692,11 @@ impl Disk {
 
     pub async fn flush(&self) -> IoResult<()> {
         self.driver.flush().await?;
-        self.file.flush().await
+        self.file.flush().await?;
+        if self.data_file.is_connected() {
+            self.data_file.flush().await?;
+        }
+        Ok(())
     }
 
     pub async fn resize(&self, size: u64, preallocation: Preallocation) -> millpond_messages::Result<()> {
@@ -650,7 +708,7 @@ impl Disk {
 
     /// Goes on with the driver's state as another iothread would.
     pub fn move_away(self, ring: &Ring) -> Self {
-        let children = vec![self.file.clone(), self.backing.clone()];
+        let children = vec![self.file.clone(), self.backing.clone(), self.data_file.clone()];
         let driver = self.driver.depart().arrive(children, ring.clone());
         Self { driver, ..self }
     }

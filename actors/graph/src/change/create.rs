@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use millpond_drivers::api::DriverKind;
+use millpond_drivers::api::{ChildKind, DriverKind};
 use millpond_messages::graph::{GraphReply, MakeImage, Options};
 use millpond_messages::{Error, ErrorKind, NodeId, OpBlocker, Permissions, Result, RootId};
 use serde_json::Value;
@@ -28,7 +28,7 @@ pub async fn make_image(world: &World, MakeImage(options): MakeImage) -> Next {
     };
     let world = world.clone();
     Next::Background(Box::pin(async move {
-        let held = [job.file, job.header];
+        let held = [job.file, job.header, job.data_file];
         let result = make(&world, job).await;
         Next::Mutation(Box::pin(async move {
             for (root, node) in held.into_iter().flatten() {
@@ -48,6 +48,8 @@ struct Job {
     file: Option<(RootId, NodeId)>,
     /// The same for the node that the header is to be in, where that is elsewhere.
     header: Option<(RootId, NodeId)>,
+    /// The same for the node that the guest's data is to be in, where that is elsewhere.
+    data_file: Option<(RootId, NodeId)>,
 }
 
 /// An image that is to be made: its node is opened and held first.
@@ -88,7 +90,7 @@ async fn prepare(transaction: &mut Transaction, mut options: Options) -> Result<
             let text = format!("Parameter 'driver' does not accept value '{driver}'");
             Error::new(ErrorKind::InvalidArgument, text)
         })?;
-    let (mut file, mut header) = (None, None);
+    let (mut file, mut header, mut data_file) = (None, None, None);
     if kind.creates_detached()
         && let Some(value) = options.remove("header")
     {
@@ -104,11 +106,17 @@ async fn prepare(transaction: &mut Transaction, mut options: Options) -> Result<
             }
         }
     }
+    if kind.children().contains(&ChildKind::DATA_FILE)
+        && let Some(value) = options.remove(ChildKind::DATA_FILE.name)
+    {
+        data_file = Some(hold(transaction, value, ChildKind::DATA_FILE.name).await?);
+    }
     Ok(Job {
         kind,
         options,
         file,
         header,
+        data_file,
     })
 }
 
@@ -136,25 +144,27 @@ async fn make(world: &World, job: Job) -> Result<()> {
         options,
         file,
         header,
+        data_file,
     } = job;
     let node_of = |held: Option<(RootId, NodeId)>| held.map(|(_, node)| node);
-    let (file, header) = (node_of(file), node_of(header));
-    let nodes: Vec<NodeId> = [file, header].into_iter().flatten().collect();
+    let (file, header, data_file) = (node_of(file), node_of(header), node_of(data_file));
+    let nodes: Vec<NodeId> = [file, header, data_file].into_iter().flatten().collect();
     for node in &nodes {
         world.until(|state| state.begin_internal_io(*node)).await;
     }
     let addresses = world.with(|state| {
         let address = |node: NodeId| state.address(node);
         let are_there = nodes.iter().all(|node| address(*node).is_some());
-        are_there.then(|| (file.and_then(address), header.and_then(address)))
+        are_there.then(|| [file, header, data_file].map(|node| node.and_then(address)))
     });
     let result = match addresses {
-        Some((file, header)) => {
+        Some([file, header, data_file]) => {
             let order = Wiring::Create {
                 kind,
                 options,
                 file,
                 header,
+                data_file,
             };
             match nodes.first() {
                 Some(node) => world.ask(*node, order).done().await,

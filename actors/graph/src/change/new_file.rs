@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use millpond_drivers::api::DriverKind;
+use millpond_drivers::api::{ChildKind, DriverKind};
 use millpond_messages::graph::Options;
 use millpond_messages::{Error, ErrorKind, NodeId, Result, SECTOR_SIZE};
+use serde_json::Value;
 
 use crate::new_image::{Given, NewImage, check_base, protocol_of};
 use crate::open::tree::{self, Inherited};
@@ -26,24 +27,47 @@ pub async fn make(world: &World, image: &NewImage, told: &mut Vec<String>) -> Re
     let size = image.size.unwrap_or(0);
     told.push(given.told(image, size));
     let size = size.next_multiple_of(SECTOR_SIZE);
-    let options = given.to_create()?;
+    let mut options = given.to_create()?;
     // A raw image is its file.
     if image.format == "raw" || format.is_protocol() {
         let driver = if format.is_protocol() { format } else { protocol };
         return make_file(world, driver, filename, size, options).await;
     }
-    make_file(world, Arc::clone(&protocol), filename, 0, Options::new()).await?;
+    let data_file = options.remove(ChildKind::DATA_FILE.name);
+    let data_file = data_file.as_ref().and_then(Value::as_str);
+    // What is opened for this is closed again, as all that a transaction has opened which is undone.
+    let mut opening = Transaction::new(world);
+    let mut made = Vec::new();
+    let formatted = async {
+        made.push(make_and_open(&mut opening, protocol, filename).await?);
+        if let Some(name) = data_file {
+            let (protocol, filename) = protocol_of(name);
+            let protocol = maker(world, protocol, "protocol", "Protocol driver")?;
+            made.push(make_and_open(&mut opening, protocol, filename).await?);
+        }
+        format_files(world, &made, format, size, options).await
+    };
+    let formatted = formatted.await;
+    if formatted.is_err() {
+        delete_files(world, &made).await;
+    }
+    opening.roll_back().await;
+    formatted
+}
+
+/// Makes an empty file, and opens it to be written to.
+async fn make_and_open(
+    opening: &mut Transaction,
+    protocol: Arc<dyn DriverKind>,
+    filename: &str,
+) -> Result<NodeId> {
+    let world = opening.world.clone();
+    make_file(&world, Arc::clone(&protocol), filename, 0, Options::new()).await?;
     let mut open = Options::new();
     open.insert("driver".to_owned(), protocol.name().into());
     open.insert("filename".to_owned(), filename.into());
-    // What is opened for this is closed again, as all that a transaction has opened which is undone.
-    let mut opening = Transaction::new(world);
-    let formatted = match tree::open_one(&mut opening, open, Inherited::default()).await {
-        Ok((file, _)) => format_file(world, file, format, size, options).await,
-        Err(error) => Err(error),
-    };
-    opening.roll_back().await;
-    formatted
+    let (file, _) = tree::open_one(opening, open, Inherited::default()).await?;
+    Ok(file)
 }
 
 /// The driver of a name, which can make images.
@@ -69,37 +93,48 @@ async fn make_file(
     options.insert("filename".to_owned(), filename.into());
     options.insert("size".to_owned(), size.into());
     let main = world.with(|state| state.main);
-    let (file, header) = (None, None);
+    let (file, header, data_file) = (None, None, None);
     let order = Wiring::Create {
         kind,
         options,
         file,
         header,
+        data_file,
     };
     world.ask_iothread(main, order).done().await
 }
 
-async fn format_file(
+/// Formats the first of these files, with the guest's data in the second, if there is one.
+async fn format_files(
     world: &World,
-    node: NodeId,
+    files: &[NodeId],
     kind: Arc<dyn DriverKind>,
     size: u64,
     mut options: Options,
 ) -> Result<()> {
     options.insert("size".to_owned(), size.into());
-    let file = world.with(|state| state.address(node));
+    let address = |at: usize| {
+        let node = *files.get(at)?;
+        world.with(|state| state.address(node))
+    };
     let order = Wiring::Create {
         kind,
         options,
-        file,
+        file: address(0),
         header: None,
+        data_file: address(1),
     };
-    let formatted = world.ask(node, order).done().await;
-    // Half an image helps nobody. If its file cannot go, the error that is told already says enough.
-    if formatted.is_err()
-        && let Err(error) = world.ask(node, NodeTask::DeleteFile).done().await
-    {
-        tracing::warn!(%error, "half an image is left");
+    match files.first() {
+        Some(node) => world.ask(*node, order).done().await,
+        None => Err(Error::new(ErrorKind::NotFound, "The node is gone")),
     }
-    formatted
+}
+
+/// Half an image helps nobody. If a file of it cannot go, the error that is told already says enough.
+async fn delete_files(world: &World, files: &[NodeId]) {
+    for node in files {
+        if let Err(error) = world.ask(*node, NodeTask::DeleteFile).done().await {
+            tracing::warn!(%error, "half an image is left");
+        }
+    }
 }

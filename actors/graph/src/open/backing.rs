@@ -1,10 +1,12 @@
-//! Backing chains: which nodes an image's stored backing name means, opened one overlay after the other.
+//! What images name: their backing chains, opened one overlay after the other, and their data files, which hold the guest's
+//! data where an image's own file has the metadata alone.
 
 use std::collections::HashSet;
 
+use millpond_drivers::api::{ChildKind, DataFileLink};
 use millpond_messages::graph::Options;
 use millpond_messages::path::full_backing_filename;
-use millpond_messages::{Error, ErrorKind, NodeId, Result};
+use millpond_messages::{ChildSlot, Error, ErrorKind, NodeId, OpenFlags, Result, Role};
 use serde_json::Value;
 
 use crate::effect::ImplicitOpens;
@@ -107,9 +109,7 @@ async fn walk(
 fn inherited(world: &World, overlay: NodeId) -> Result<Common> {
     world.graph(|graph| {
         let node = graph.expect(overlay)?;
-        Ok(node
-            .common
-            .inherited(node.kind.as_ref(), millpond_messages::Role::COW))
+        Ok(node.common.inherited(node.kind.as_ref(), Role::COW))
     })
 }
 
@@ -189,4 +189,76 @@ pub async fn connect(transaction: &mut Transaction, overlay: NodeId, base: NodeI
     transaction.link(Parent::Node(overlay, slot), base, declared.name, declared.role);
     transaction.update_permissions([overlay]).await?;
     transaction.connect(overlay, slot, None).await
+}
+
+/// Sees to it that a node which was just opened has the data file that its image asks for: the one that its options give, or
+/// else the one that the image names.
+///
+/// # Errors
+/// The image names none, the open's, or permissions.
+pub async fn settle_data_file(transaction: &mut Transaction, id: NodeId, base: Inherited) -> Result<()> {
+    let world = transaction.world.clone();
+    let (wanted, given, common) = world.graph(|graph| {
+        let node = graph.expect(id)?;
+        let wanted = node.facts.as_ref().and_then(|facts| facts.data_file.clone());
+        let given = graph.child_named(id, ChildKind::DATA_FILE.name);
+        Ok::<_, Error>((wanted, given, node.common))
+    })?;
+    let Some(link) = wanted else { return Ok(()) };
+    if given.is_none() {
+        // Whoever only looks at an image needs no data, and does not open what the image names.
+        if common.extra.contains(OpenFlags::NO_IO) {
+            return Ok(());
+        }
+        let file = open_data_file(transaction, id, link, base).await?;
+        connect_data_file(transaction, id, file).await?;
+    }
+    world.graph(|graph| {
+        let file = graph.node(id).and_then(|node| node.child(ChildSlot::FILE));
+        if let Some(edge) = file.and_then(|file| graph.edge_mut(file)) {
+            edge.role.remove(Role::DATA);
+        }
+    });
+    transaction.update_permissions([id]).await
+}
+
+/// Opens the file of the name that an image has for it. It is a path and nothing else: an image must not choose a protocol.
+async fn open_data_file(
+    transaction: &mut Transaction,
+    id: NodeId,
+    link: DataFileLink,
+    base: Inherited,
+) -> Result<NodeId> {
+    let world = transaction.world.clone();
+    let Some(filename) = link.filename else {
+        let text = "'data-file' is required for this image";
+        return Err(Error::new(ErrorKind::InvalidArgument, text));
+    };
+    if world.with(|state| state.implicit) == ImplicitOpens::Deny {
+        return Err(Error::new(
+            ErrorKind::Permission,
+            "Opening the data file that an image names is not allowed: name it in the options",
+        ));
+    }
+    let base = world.graph(|graph| {
+        let node = graph.expect(id)?;
+        Ok::<_, Error>(base.of_child(node.common, node.kind.as_ref(), &ChildKind::DATA_FILE))
+    })?;
+    let mut options = Options::new();
+    options.insert("filename".to_owned(), filename.into());
+    let file = tree::open_tree(transaction, options, base).await?;
+    tree::note_inheritance(&world, Some(file), id);
+    Ok(file)
+}
+
+async fn connect_data_file(transaction: &mut Transaction, id: NodeId, file: NodeId) -> Result<()> {
+    let world = transaction.world.clone();
+    let ChildKind { name, role, .. } = ChildKind::DATA_FILE;
+    let slot = world.graph(|graph| graph.expect(id).map(|node| node.slot(name)))?;
+    let slot = slot.ok_or_else(|| Error::new(ErrorKind::Unsupported, "The driver takes no data file"))?;
+    together::follow(transaction, [Joint::Nodes(id, file)]).await?;
+    world.may_link(id, file).await;
+    transaction.link(Parent::Node(id, slot), file, name, role);
+    transaction.update_permissions([id]).await?;
+    transaction.connect(id, slot, None).await
 }

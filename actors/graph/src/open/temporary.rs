@@ -63,6 +63,7 @@ async fn make_overlay(transaction: &mut Transaction, image: NodeId, read_only: b
         options: create,
         file: address,
         header: None,
+        data_file: None,
     };
     world
         .ask(file, order)

@@ -47,7 +47,7 @@ pub struct Inherited {
 
 impl Inherited {
     /// What a child starts from.
-    fn of_child(self, common: Common, parent: &dyn DriverKind, child: &ChildKind) -> Self {
+    pub fn of_child(self, common: Common, parent: &dyn DriverKind, child: &ChildKind) -> Self {
         let role = child.role;
         let mut inherited = common.inherited(parent, role);
         if child.name == "file" && !common.extra.contains(OpenFlags::INACTIVE) {
@@ -147,6 +147,7 @@ pub async fn open_one(
     for child in opened.into_iter().flatten() {
         world.may_link(id, child).await;
     }
+    backing::settle_data_file(transaction, id, base).await?;
     let names_none = world.graph(|graph| {
         graph
             .node(id)

@@ -11,6 +11,7 @@ pub fn facts(node: &FakeNode, backing: Option<BackingLink>, size: u64) -> OpenFa
     OpenFacts {
         flags: node.flags,
         backing,
+        data_file: None,
         size,
         abilities: Abilities::default(),
         limits: Limits::default(),

@@ -16,14 +16,10 @@ use millpond_messages::{
 };
 
 use super::watched::{Health, IfBroken, Watched, drop_of};
-use crate::api::answer::Answer;
-use crate::api::bitmaps::{ImageBitmap, StoresBitmaps};
-use crate::api::child::{Child, Transfer};
-use crate::api::exchange::Exchanged;
-use crate::api::kind::OptionNames;
 use crate::api::{
-    Abilities, AllocationTicket, BackingLink, DebugPoints, Device, Driver, Extent, Image, Lifecycle,
-    Mirrored, Moved, Notices, Placement, Purpose, ReopenRequest, Repair, SavesState, SnapshotAccess,
+    Abilities, AllocationTicket, Answer, BackingLink, Child, DataFileLink, DebugPoints, Device, Driver,
+    Exchanged, Extent, Image, ImageBitmap, Lifecycle, Mirrored, Moved, Notices, OptionNames, Placement,
+    Purpose, ReopenRequest, Repair, SavesState, SnapshotAccess, StoresBitmaps, Transfer,
 };
 use millpond_ring::Ring;
 use millpond_ring::buffer::Buffers;
@@ -302,6 +298,10 @@ impl Image for Guarded {
 
     fn load_vm_state(&self, offset: u64, len: usize) -> Answer<'_, IoResult<Buffers>> {
         self.ask(|driver| driver.image().load_vm_state(offset, len))
+    }
+
+    fn data_file(&self) -> Option<DataFileLink> {
+        self.run(|driver| driver.image().data_file()).flatten()
     }
 
     fn change_backing_file(&self, link: Option<BackingLink>) -> Answer<'_, Result<()>> {

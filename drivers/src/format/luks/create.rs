@@ -21,6 +21,7 @@ pub(super) async fn create(secrets: Secrets, request: CreateRequest) -> Result<(
         file,
         header,
         ring,
+        ..
     } = request;
     let volume: NewVolume = parse_options(options)?;
     if file.is_none() && header.is_none() {

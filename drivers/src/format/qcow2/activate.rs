@@ -1,25 +1,16 @@
 //! Readying an image for its first change, and reopening it with other options.
 
-use millpond_messages::graph::Options;
 use millpond_messages::{Error, ErrorKind, IoError, OpenFlags, Result};
 
-use super::header::{AUTOCLEAR_BITMAPS, CORRUPT, DIRTY};
+use super::header::{AUTOCLEAR_BITMAPS, AUTOCLEAR_DATA_FILE_RAW, CORRUPT, DIRTY};
 use super::image::{GivenOptions, Prepared, Qcow2};
 use super::open::{is_writable, open_state};
 use super::options::Settings;
+use super::state::State;
 use super::table::cache::Cache;
 use super::table::overlap::Kind;
 use crate::api::reopen::check_kept;
 use crate::api::{ReopenRequest, Repair};
-
-/// Refuses another data file: an image has its data file from its open on.
-fn check_data_file(old: &Options, new: &Options) -> Result<()> {
-    if new.get("data-file") == old.get("data-file") {
-        return Ok(());
-    }
-    let text = "Cannot change the option 'data-file'";
-    Err(Error::new(ErrorKind::InvalidArgument, text))
-}
 
 impl Qcow2 {
     /// Readies an image for changes: repairs refcounts after an unclean end, and clears the flags by which programs with features
@@ -47,7 +38,8 @@ impl Qcow2 {
             .mark_bitmaps()
             .await
             .map_err(|error| Error::io("Could not update the image's bitmaps", error))?;
-        let known = if keeps_bitmaps { AUTOCLEAR_BITMAPS } else { 0 };
+        let bitmaps = if keeps_bitmaps { AUTOCLEAR_BITMAPS } else { 0 };
+        let known = bitmaps | AUTOCLEAR_DATA_FILE_RAW;
         let had = {
             let autoclear = &mut self.state.borrow_mut().header.autoclear;
             std::mem::replace(autoclear, *autoclear & known)
@@ -95,7 +87,6 @@ impl Qcow2 {
         if writable {
             self.state.borrow().check_own_tables()?;
         }
-        check_data_file(&self.given.borrow().options, &given.options)?;
         let settings = Settings::parse(given.options.clone(), &header, given.flags)?;
         let about = GivenOptions::about_encryption;
         check_kept(&about(&self.given.borrow().options), &about(&given.options), &[])?;
@@ -158,6 +149,7 @@ impl Qcow2 {
         let given = self.wanted();
         let flags = given.flags;
         let mut state = open_state(&self.file, &self.ring, &given, self.encryption()).await?;
+        self.check_same_kind(&state)?;
         state.notices = self.state.borrow().notices.clone();
         let writable = state.writable;
         let guarded = state.settings.guarded;
@@ -172,6 +164,15 @@ impl Qcow2 {
             None if writable => self.activate().await,
             None => Ok(()),
         }
+    }
+
+    /// Refuses an image that has its data elsewhere than the one before.
+    pub(super) fn check_same_kind(&self, state: &State) -> Result<()> {
+        if state.data_slot == self.state.borrow().data_slot {
+            return Ok(());
+        }
+        let text = "The image has its data elsewhere than the one that was open";
+        Err(Error::new(ErrorKind::InvalidArgument, text))
     }
 
     /// The options and flags of the node, once a reopen under way has ended well.

@@ -6,9 +6,9 @@ use millpond_messages::{Error, ErrorKind, IoError, RequestFlags, Result, SECTOR_
 use serde_json::Value;
 
 use super::encryption::is_about_keys;
-use super::header::{DIRTY, Header, LAZY_REFCOUNTS};
+use super::header::{AUTOCLEAR_DATA_FILE_RAW, DIRTY, Header, LAZY_REFCOUNTS};
 use super::image::Qcow2;
-use super::layout::entry::{Cluster, cluster};
+use super::layout::entry::Cluster;
 use super::layout::space::GuestOffset;
 use super::options::{boolean, number};
 
@@ -29,6 +29,9 @@ struct Wanted {
     version: Option<u32>,
     lazy_refcounts: Option<bool>,
     size: Option<u64>,
+    /// The name that the image is to have for its data file; an empty one is none.
+    data_file: Option<String>,
+    data_file_raw: Option<bool>,
 }
 
 impl Wanted {
@@ -42,14 +45,8 @@ impl Wanted {
                 "size" => wanted.size = Some(natural(name, value)?),
                 "refcount_bits" => refcount_bits = Some(natural(name, value)?),
                 "backing_file" | "backing_fmt" => check_backing(options, header)?,
-                "data_file" => {
-                    let text = "data-file can only be set for images that use an external data file";
-                    return Err(invalid(text));
-                }
-                "data_file_raw" if truth(name, value)? => {
-                    return Err(invalid("data-file-raw cannot be set on existing images"));
-                }
-                "data_file_raw" => {}
+                "data_file" => wanted.data_file = Some(data_file(value, header)?),
+                "data_file_raw" => wanted.data_file_raw = Some(truth(name, value)?),
                 // The keys are changed by themselves.
                 name if is_about_keys(name) => {}
                 // Options that are for new images only are invalid here too.
@@ -65,6 +62,7 @@ impl Wanted {
                 "Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or greater)",
             ));
         }
+        wanted.check_data_file(header)?;
         wanted.size = wanted.size.filter(|size| *size != header.size);
         wanted.check_size(header)?;
         if wanted.version == Some(2) {
@@ -91,6 +89,17 @@ impl Wanted {
         Err(unsupported("Changing the refcount width is not supported yet"))
     }
 
+    fn check_data_file(&mut self, header: &Header) -> Result<()> {
+        let is_raw = header.data_file_is_raw();
+        if self.data_file_raw == Some(true) && !is_raw {
+            return Err(invalid("data-file-raw cannot be set on existing images"));
+        }
+        self.data_file_raw = self.data_file_raw.filter(|raw| *raw != is_raw);
+        let stored = header.extensions.data_file.as_deref().unwrap_or_default();
+        self.data_file = self.data_file.take().filter(|name| name != stored);
+        Ok(())
+    }
+
     /// Refuses what a resize would refuse, before anything else changes.
     fn check_size(&self, header: &Header) -> Result<()> {
         let Some(size) = self.size else { return Ok(()) };
@@ -112,6 +121,18 @@ fn version(value: &Value) -> Result<u32> {
         Some(other) => Err(invalid(format!("Unknown compatibility level {other}"))),
         None => Err(invalid("Invalid parameter type for 'compat', expected: string")),
     }
+}
+
+/// The new name of the data file, for an image that has one.
+fn data_file(value: &Value, header: &Header) -> Result<String> {
+    let name = value
+        .as_str()
+        .ok_or_else(|| invalid("Invalid parameter type for 'data_file', expected: string"))?;
+    if !header.has_data_file() {
+        let text = "data-file can only be set for images that use an external data file";
+        return Err(invalid(text));
+    }
+    Ok(name.to_owned())
 }
 
 fn truth(name: &str, value: &Value) -> Result<bool> {
@@ -175,6 +196,9 @@ impl Qcow2 {
             self.complete_snapshots().await?;
             self.set_version(3).await?;
         }
+        if wanted.data_file.is_some() || wanted.data_file_raw.is_some() {
+            self.set_data_file(wanted.data_file, wanted.data_file_raw).await?;
+        }
         if let Some(lazy) = wanted.lazy_refcounts {
             self.set_lazy_refcounts(lazy).await?;
         }
@@ -213,6 +237,22 @@ impl Qcow2 {
         state.geometry.version = version;
         state.settings.discard_no_unref &= version >= 3;
         Ok(())
+    }
+
+    /// Gives the data file another name in the image, or lets it differ from what the disk reads as.
+    async fn set_data_file(&self, name: Option<String>, raw: Option<bool>) -> Result<()> {
+        let mut header = self.state.borrow().header.clone();
+        if let Some(name) = name {
+            header.extensions.data_file = Some(name).filter(|name| !name.is_empty());
+        }
+        if raw == Some(false) {
+            header.autoclear &= !AUTOCLEAR_DATA_FILE_RAW;
+        }
+        self.replace_header(header, |header, old| {
+            header.extensions.data_file = old.extensions.data_file;
+            header.autoclear |= old.autoclear & AUTOCLEAR_DATA_FILE_RAW;
+        })
+        .await
     }
 
     /// Turns lazy refcounts on or off. Without them the image is never marked as one whose refcounts lag behind.
@@ -274,7 +314,10 @@ impl Qcow2 {
                         return Ok((false, offset + geometry.rest_of_table(offset)));
                     };
                     let zero = |entry: &u64| {
-                        matches!(cluster(*entry), Cluster::ZeroPlain | Cluster::ZeroAllocated(_))
+                        matches!(
+                            geometry.cluster(*entry),
+                            Cluster::ZeroPlain | Cluster::ZeroAllocated(_)
+                        )
                     };
                     let span = geometry.bytes(geometry.slice_entries() as u64);
                     Ok((state.slice(key)?.iter().any(zero), offset + span))

@@ -6,7 +6,10 @@ use serde_json::Value;
 
 use super::encryption::NewEncryption;
 use super::file::ImageFile;
-use super::header::{CLUSTER_BITS, COMPRESSION, Compression, Header, LAZY_REFCOUNTS, MAX_BACKING_NAME};
+use super::header::{
+    AUTOCLEAR_DATA_FILE_RAW, CLUSTER_BITS, COMPRESSION, Compression, DATA_FILE, Header, LAZY_REFCOUNTS,
+    MAX_BACKING_NAME,
+};
 use super::image::{GivenOptions, Qcow2};
 use super::layout::bytes::table_to_be;
 use super::layout::space::HostOffset;
@@ -55,8 +58,6 @@ pub(super) struct CreateOptions {
     pub(super) extended_l2: Option<bool>,
     #[serde(default)]
     encrypt: Option<Value>,
-    #[serde(default)]
-    data_file: Option<Value>,
     #[serde(default, deserialize_with = "boolean")]
     data_file_raw: Option<bool>,
 }
@@ -79,8 +80,8 @@ impl CreateOptions {
     }
 
     /// The header of an image without a disk yet.
-    pub(super) fn header(&self) -> Result<Header> {
-        self.refuse_unsupported()?;
+    pub(super) fn header(&self, data_file: Option<&Child>) -> Result<Header> {
+        self.check_together()?;
         let cluster = self.cluster_size.unwrap_or(DEFAULT_CLUSTER);
         let cluster_bits = cluster.trailing_zeros();
         if !cluster.is_power_of_two() || !CLUSTER_BITS.contains(&cluster_bits) {
@@ -110,13 +111,7 @@ impl CreateOptions {
                  greater)",
             ));
         }
-        let zstd = self.compression_type != Compression::Zlib;
-        if zstd && !v3 {
-            return Err(invalid(
-                "Non-zlib compression type is only supported with compatibility level 1.1 and above (use version=v3 or \
-                 greater)",
-            ));
-        }
+        let zstd = self.compresses_by_zstd(v3)?;
         let mut header = Header {
             version: if v3 { 3 } else { 2 },
             cluster_bits,
@@ -138,17 +133,22 @@ impl CreateOptions {
             backing: None,
         };
         header.set_backing(self.backing_file.as_deref(), self.backing_fmt.as_deref())?;
+        self.set_data_file(&mut header, data_file)?;
         Ok(header)
     }
 
-    fn refuse_unsupported(&self) -> Result<()> {
-        let unsupported = |text| Err(Error::new(ErrorKind::Unsupported, text));
-        if self.data_file_raw == Some(true) && self.data_file.is_none() {
-            return Err(invalid("data-file-raw requires data-file"));
+    fn compresses_by_zstd(&self, v3: bool) -> Result<bool> {
+        let zstd = self.compression_type != Compression::Zlib;
+        if zstd && !v3 {
+            return Err(invalid(
+                "Non-zlib compression type is only supported with compatibility level 1.1 and above (use version=v3 or \
+                 greater)",
+            ));
         }
-        if self.data_file.is_some() {
-            return unsupported("External data files are not supported yet");
-        }
+        Ok(zstd)
+    }
+
+    fn check_together(&self) -> Result<()> {
         if !self.size.unwrap_or(0).is_multiple_of(SECTOR_SIZE) {
             return Err(invalid("Image size must be a multiple of 512 bytes"));
         }
@@ -160,6 +160,33 @@ impl CreateOptions {
         if self.backing_fmt.is_some() && self.backing_file.is_none() {
             return Err(invalid("Backing format cannot be used without backing file"));
         }
+        Ok(())
+    }
+}
+
+impl CreateOptions {
+    fn set_data_file(&self, header: &mut Header, data_file: Option<&Child>) -> Result<()> {
+        let raw = self.data_file_raw == Some(true);
+        if raw && self.backing_file.is_some() {
+            return Err(invalid(
+                "Backing file and data-file-raw cannot be used at the same time",
+            ));
+        }
+        let Some(data_file) = data_file else {
+            return if raw {
+                Err(invalid("data-file-raw requires data-file"))
+            } else {
+                Ok(())
+            };
+        };
+        if header.version < 3 {
+            return Err(invalid(
+                "External data files are only supported with compatibility level 1.1 and above (use version=v3 or greater)",
+            ));
+        }
+        header.incompatible |= DATA_FILE;
+        header.autoclear |= if raw { AUTOCLEAR_DATA_FILE_RAW } else { 0 };
+        header.extensions.data_file = Some(data_file.filename());
         Ok(())
     }
 }
@@ -194,7 +221,7 @@ impl Header {
     }
 }
 
-/// Stands for the backing file that a new image does not have: nothing is read through it.
+/// Stands for the children that a new image does not have: nothing is read through them.
 struct Unconnected;
 
 impl ChildPort for Unconnected {
@@ -233,7 +260,7 @@ pub(super) async fn create(secrets: Secrets, request: CreateRequest) -> Result<(
     let Some(size) = options.size else {
         return Err(invalid("Parameter 'size' is missing"));
     };
-    let header = options.header()?;
+    let header = options.header(request.data_file.as_ref())?;
     let encrypt = options.encrypt.take();
     let encryption = encrypt
         .map(|option| NewEncryption::parse(&secrets, option))
@@ -246,8 +273,9 @@ pub(super) async fn create(secrets: Secrets, request: CreateRequest) -> Result<(
         ..GivenOptions::default()
     };
     let state = open_state(&ImageFile::new(file.clone()), &request.ring, &given, None).await?;
-    let backing = Child::new(std::rc::Rc::new(Unconnected));
-    let image = Qcow2::new(file.clone(), backing, request.ring, state, given);
+    let none = Child::new(std::rc::Rc::new(Unconnected));
+    let data_file = request.data_file.unwrap_or_else(|| none.clone());
+    let image = Qcow2::new([file.clone(), none, data_file], request.ring, state, given);
     image.activate().await?;
     image
         .resize(size, options.preallocation, RequestFlags::empty())
@@ -257,9 +285,11 @@ pub(super) async fn create(secrets: Secrets, request: CreateRequest) -> Result<(
         image.set_up_encryption(encryption).await?;
     }
     image.flush_and_close().await?;
-    file.flush()
-        .await
-        .map_err(|error| Error::io("Could not flush the new image", error))
+    let flushed = match file.flush().await {
+        Ok(()) if image.state.borrow().geometry.external => image.data.flush().await,
+        flushed => flushed,
+    };
+    flushed.map_err(|error| Error::io("Could not flush the new image", error))
 }
 
 /// Writes the clusters that an image of no length has: header, refcount table, refcount block.

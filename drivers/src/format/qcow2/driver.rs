@@ -17,9 +17,9 @@ use super::snapshot::table::Snapshot;
 use super::state::{Blocked, State};
 use super::wait::Key;
 use crate::api::{
-    Abilities, Ability, AllocationTicket, Answer, At, BackingLink, DebugEvents, Driver, Exchanged, Extent,
-    Image, LengthSource, Lifecycle, Moved, Placement, Purpose, ReopenRequest, Repair, SavesState,
-    StoresBitmaps, Transfer, arrived,
+    Abilities, Ability, AllocationTicket, Answer, At, BackingLink, DataFileLink, DebugEvents, Driver,
+    Exchanged, Extent, Image, LengthSource, Lifecycle, Moved, Placement, Purpose, ReopenRequest, Repair,
+    SavesState, StoresBitmaps, Transfer, arrived,
 };
 use millpond_ring::buffer::Buffers;
 
@@ -43,7 +43,7 @@ impl Driver for Qcow2 {
             discard: Ability::Native,
             fua: Ability::Emulated,
             // What is compressed would be stored as it is, for all to read.
-            write_compressed: !is_encrypted,
+            write_compressed: !is_encrypted && !state.geometry.external,
             transparent: false,
             supports_backing: true,
             serialise_granularity: cluster,
@@ -169,6 +169,10 @@ impl Image for Qcow2 {
         Some(self.state.borrow().specific_info())
     }
 
+    fn data_file(&self) -> Option<DataFileLink> {
+        self.state.borrow().data_file_link()
+    }
+
     fn check(&self, repair: Repair) -> Answer<'_, Result<CheckResult>> {
         Answer::wait(self.check_and_repair(repair))
     }
@@ -271,8 +275,7 @@ impl Lifecycle for Qcow2 {
         let state = std::mem::replace(&mut *state, left);
         let state = (Box::new(state), self.given.take());
         Moved::new(state, |(state, given), children, ring| {
-            let [file, backing] = arrived(children);
-            Qcow2::new(file, backing, ring, *state, given)
+            Qcow2::new(arrived(children), ring, *state, given)
         })
     }
 
@@ -348,6 +351,12 @@ impl Qcow2 {
             return Err(Error::new(ErrorKind::ReadOnly, "Image is read-only"));
         }
         let mut header = self.state.borrow().header.clone();
+        if link.is_some() && header.data_file_is_raw() {
+            return Err(Error::io(
+                "A raw data file leaves nothing to a backing file",
+                IoError::Invalid,
+            ));
+        }
         let name = link.as_ref().map(|link| link.filename.as_str());
         header.set_backing(name, link.as_ref().and_then(|link| link.format.as_deref()))?;
         self.replace_header(header, |header, old| {

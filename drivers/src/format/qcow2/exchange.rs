@@ -14,6 +14,7 @@ impl Qcow2 {
     pub(super) async fn exchange_image(self: Rc<Self>) -> Result<Exchanged> {
         let given = self.wanted();
         let mut state = open_state(&self.file, &self.ring, &given, self.encryption()).await?;
+        self.check_same_kind(&state)?;
         let link = backing_link(&state.header);
         if let Some(prepared) = &mut *self.prepared.borrow_mut() {
             prepared.settings = state.settings;

@@ -16,9 +16,14 @@ use crate::api::{Answer, Child};
 use crate::secret::Secrets;
 use millpond_ring::Ring;
 
+/// A node's children: the file, the backing file, and the external data file.
+pub(super) type Children = [Child; 3];
+
 /// An open qcow2 image.
 pub(crate) struct Qcow2 {
     pub file: ImageFile,
+    /// The file with the guest's data: the image's own, or an external data file.
+    pub data: ImageFile,
     pub backing: BackingFile,
     pub ring: Ring,
     pub state: RefCell<State>,
@@ -60,10 +65,17 @@ pub(super) struct LastCluster {
 }
 
 impl Qcow2 {
-    pub fn new(file: Child, backing: Child, ring: Ring, state: State, given: GivenOptions) -> Rc<Self> {
+    pub fn new(children: Children, ring: Ring, state: State, given: GivenOptions) -> Rc<Self> {
         let cleaned = Cell::new(ring.now());
+        let [file, backing, data_file] = children;
+        let data = if state.geometry.external {
+            data_file
+        } else {
+            file.clone()
+        };
         Rc::new(Self {
             file: ImageFile::new(file),
+            data: ImageFile::new(data),
             backing: BackingFile::new(backing),
             ring,
             state: RefCell::new(state),

@@ -28,8 +28,11 @@ impl State {
         let only_new = |value: bool| Some(value).filter(|_| is_new);
         let data = ImageInfoSpecificQCow2 {
             compat: if is_new { "1.1" } else { "0.10" }.to_owned(),
-            data_file: None,
-            data_file_raw: None,
+            data_file: self.header.extensions.data_file.clone(),
+            data_file_raw: self
+                .header
+                .has_data_file()
+                .then(|| self.header.data_file_is_raw()),
             extended_l2: only_new(false),
             lazy_refcounts: only_new(self.header.compatible & LAZY_REFCOUNTS != 0),
             corrupt: only_new(self.header.incompatible & CORRUPT != 0),

@@ -7,15 +7,19 @@ use millpond_messages::{Error, ErrorKind, ImagePlan, OpenFlags, Result, Role};
 use super::create::create;
 use super::file::ImageFile;
 use super::header;
-use super::image::{GivenOptions, Qcow2};
+use super::image::{Children, GivenOptions, Qcow2};
 use super::layout::bytes::be32;
 use super::measure::measure;
 use super::open::{backing_link, is_writable, open_state};
 use super::table::overlap::Kind;
-use crate::api::{ChildKind, CreateRequest, DriverKind, OpenRequest, Opened, OptionNames};
+use crate::api::{ChildKind, CreateRequest, DriverKind, OpenRequest, Opened, OptionNames, declared};
 use crate::secret::Secrets;
 
-const CHILDREN: [ChildKind; 2] = [ChildKind::file(Role::IMAGE), ChildKind::BACKING];
+const CHILDREN: [ChildKind; 3] = [
+    ChildKind::file(Role::IMAGE),
+    ChildKind::BACKING,
+    ChildKind::DATA_FILE,
+];
 
 /// The driver `qcow2`, which opens and makes images, with the passwords among some secrets where they are encrypted.
 #[derive(Debug, Clone, Default)]
@@ -92,13 +96,8 @@ impl DriverKind for Qcow2Kind {
 }
 
 async fn open(secrets: Secrets, request: OpenRequest) -> Result<Opened> {
-    let mut children = request.children.into_iter();
-    let (Some(file), Some(backing)) = (children.next(), children.next()) else {
-        return Err(Error::new(
-            ErrorKind::InvalidArgument,
-            "A qcow2 node needs a file",
-        ));
-    };
+    let children: Children = declared(request.children)?;
+    let [file, _, data_file] = &children;
     let flags = request.flags;
     let given = GivenOptions {
         options: request.options,
@@ -109,7 +108,11 @@ async fn open(secrets: Secrets, request: OpenRequest) -> Result<Opened> {
     let mut state = open_state(&image, &request.ring, &given, None).await?;
     state.notices = request.notices;
     let link = backing_link(&state.header);
-    let driver = Qcow2::new(file, backing, request.ring, state, given);
+    if data_file.is_connected() && !state.geometry.external {
+        let text = "'data-file' can only be set for images with an external data file";
+        return Err(Error::new(ErrorKind::InvalidArgument, text));
+    }
+    let driver = Qcow2::new(children, request.ring, state, given);
     let guarded = driver.state.borrow().settings.guarded;
     if guarded.has(Kind::InactiveL2) {
         driver.guard_metadata(guarded).await?;

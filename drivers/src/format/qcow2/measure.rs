@@ -21,7 +21,7 @@ const EXTENDED_ENTRY: u64 = 16;
 pub fn measure(options: Options) -> Result<ImagePlan> {
     let options: CreateOptions = parse_options(options)?;
     let size = options.size.unwrap_or(0);
-    let header = options.of_layout().header()?;
+    let header = options.of_layout().header(None)?;
     let layout = Layout {
         cluster: 1 << header.cluster_bits,
         refcount_order: header.refcount_order,

@@ -13,7 +13,7 @@ use super::options::Settings;
 use super::snapshot::table::{self, SnapshotTable};
 use super::state::State;
 use super::table::overlap::MetadataMap;
-use crate::api::BackingLink;
+use crate::api::{BackingLink, DataFileLink};
 use millpond_ring::Ring;
 
 /// So many bytes surely hold all of a header's fields that are needed to read the rest.
@@ -24,6 +24,15 @@ pub(super) fn backing_link(header: &Header) -> Option<BackingLink> {
         filename: String::from_utf8_lossy(name).into_owned(),
         format: header.extensions.backing_format.clone(),
     })
+}
+
+impl State {
+    /// What the image says of its data file, if it has one.
+    pub fn data_file_link(&self) -> Option<DataFileLink> {
+        self.header.has_data_file().then(|| DataFileLink {
+            filename: self.header.extensions.data_file.clone(),
+        })
+    }
 }
 
 /// Whether a node opened like this writes to its image.

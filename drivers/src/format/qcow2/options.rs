@@ -46,7 +46,6 @@ struct Raw {
     #[serde(deserialize_with = "number")]
     cache_clean_interval: Option<u64>,
     encrypt: Option<Value>,
-    data_file: Option<Value>,
 }
 
 /// A boolean, also as the text that command lines give.
@@ -119,11 +118,6 @@ impl Settings {
     pub fn parse(options: Options, header: &Header, flags: OpenFlags) -> Result<Self> {
         let raw: Raw = parse_options(options)?;
         EncryptOptions::parse(raw.encrypt.as_ref())?.check(header.encryption)?;
-        if raw.data_file.is_some() {
-            return Err(invalid(
-                "'data-file' can only be set for images with an external data file",
-            ));
-        }
         let lazy_refcounts = raw
             .lazy_refcounts
             .unwrap_or(header.compatible & LAZY_REFCOUNTS != 0);

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use millpond_messages::{Error, ErrorKind, IoError, SnapshotName};
+use millpond_messages::{ChildSlot, Error, ErrorKind, IoError, SnapshotName};
 
 use super::bitmaps::listed::ImageBitmaps;
 use super::encryption::Encryption;
@@ -18,6 +18,9 @@ use super::snapshot::table::Snapshot;
 use super::table::cache::Cache;
 use super::table::overlap::MetadataMap;
 use crate::api::Notices;
+
+/// The child with the guest's data, where that is not in the image's file.
+pub(super) const DATA_FILE: ChildSlot = ChildSlot(2);
 
 /// Why a step did not happen.
 #[derive(Debug)]
@@ -127,6 +130,8 @@ pub(super) struct State {
     pub header: Header,
     pub geometry: Geometry,
     pub settings: Settings,
+    /// The child that has the guest's data.
+    pub data_slot: ChildSlot,
     pub l1: Vec<u64>,
     /// L1 entries that the file does not have yet.
     pub l1_dirty: BTreeSet<u64>,
@@ -210,6 +215,11 @@ impl State {
             broken: false,
             notices: Notices::nowhere(),
             preallocated: None,
+            data_slot: if geometry.external {
+                DATA_FILE
+            } else {
+                ChildSlot::FILE
+            },
             header,
             geometry,
             settings,

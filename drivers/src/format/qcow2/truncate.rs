@@ -7,7 +7,7 @@ use super::header::MAX_L1_BYTES;
 use super::header::fields::{L1, SIZE};
 use super::image::Qcow2;
 use super::layout::bytes::table_to_be;
-use super::layout::entry::{Cluster, cluster, l2_table, own};
+use super::layout::entry::{Cluster, l2_table, own};
 use super::layout::index::{L1Index, SliceKey};
 use super::layout::space::{GuestOffset, HostCluster, HostOffset};
 use super::state::{Blocked, FreeReason, Need, State, Step};
@@ -17,6 +17,14 @@ use millpond_ring::buffer::Buffers;
 
 fn invalid(text: &'static str) -> Error {
     Error::new(ErrorKind::InvalidArgument, text)
+}
+
+/// What becomes of the space of a file whose clusters are allocated in this mode.
+fn of_file(mode: Preallocation) -> Preallocation {
+    match mode {
+        Preallocation::Metadata => Preallocation::Off,
+        mode => mode,
+    }
 }
 
 impl State {
@@ -29,24 +37,34 @@ impl State {
         let slice = self.slice(key)?;
         let entries = slice.get(index..).unwrap_or_default();
         let entries = entries.get(..wanted).unwrap_or(entries);
-        let empty = |entry: &&u64| cluster(**entry) == Cluster::Unallocated;
+        let geometry = self.geometry;
+        let empty = |entry: &&u64| geometry.cluster(**entry) == Cluster::Unallocated;
         let used = entries.iter().take_while(|entry| !empty(entry)).count();
         if used > 0 {
             return Ok(self.geometry.bytes(used as u64));
         }
         let count = entries.iter().take_while(empty).count() as u64;
         self.check_pressure()?;
+        let (host, count) = self.allocate_untouched(offset, count)?;
+        for n in 0..count {
+            let place = host + self.geometry.bytes(n);
+            self.set_entry(key, index + n as usize, own(place));
+        }
+        Ok(self.geometry.bytes(count))
+    }
+
+    /// Allocates for at most `count` clusters from `offset` on: behind all that was ever stored, or in the data file.
+    fn allocate_untouched(&mut self, offset: GuestOffset, count: u64) -> Step<(HostOffset, u64)> {
+        if self.geometry.external {
+            return Ok((offset.in_data_file(), count));
+        }
         let hint = self.free_hint;
         self.free_hint = hint.max(self.file_end.round_up(&self.geometry).cluster(&self.geometry));
         let allocated = self.allocate(count);
         self.free_hint = hint;
         let (host, count) = allocated?;
         self.file_end = self.file_end.max((host + count).offset(&self.geometry));
-        for n in 0..count {
-            let place = (host + n).offset(&self.geometry);
-            self.set_entry(key, index + n as usize, own(place));
-        }
-        Ok(self.geometry.bytes(count))
+        Ok((host.offset(&self.geometry), count))
     }
 
     /// Gives back the tables of L1 entries from `first` on, which map nothing any more.
@@ -116,6 +134,7 @@ impl Qcow2 {
         self.grow_l1(size)
             .await
             .map_err(failed("Failed to grow the L1 table"))?;
+        let preallocation = self.resize_data_file(end, preallocation).await?;
         self.clear_old_end(old_end, end)
             .await
             .map_err(failed("Failed to zero out the new area"))?;
@@ -146,7 +165,28 @@ impl Qcow2 {
             .map_err(failed("Failed to update the image size"))?;
         self.cut_file()
             .await
-            .map_err(failed("Failed to truncate the tail of the image"))
+            .map_err(failed("Failed to truncate the tail of the image"))?;
+        self.resize_data_file(new, Preallocation::Off).await.map(drop)
+    }
+
+    /// Makes an external data file as long as the disk. Answers how clusters are to be allocated: all that a raw data file has
+    /// is the disk's.
+    async fn resize_data_file(&self, end: GuestOffset, wanted: Preallocation) -> Result<Preallocation> {
+        let (external, raw) = {
+            let state = self.state.borrow();
+            (state.geometry.external, state.header.data_file_is_raw())
+        };
+        if external {
+            let end = end.in_data_file();
+            self.data
+                .truncate(end, of_file(wanted))
+                .await
+                .map_err(|error| Error::io("Failed to resize the data file", error))?;
+        }
+        Ok(match wanted {
+            Preallocation::Off if raw => Preallocation::Metadata,
+            wanted => wanted,
+        })
     }
 
     async fn set_size(&self, size: u64) -> IoResult<()> {
@@ -227,7 +267,7 @@ impl Qcow2 {
             return Ok(());
         }
         let entry = self.run(move |state| state.entry(old)).await?;
-        match cluster(entry) {
+        match geometry.cluster(entry) {
             Cluster::ZeroPlain | Cluster::ZeroAllocated(_) => Ok(()),
             Cluster::Unallocated if !self.backing.is_connected() => Ok(()),
             _ => self.store(old, Buffers::zeroed((end - old) as usize)).await,
@@ -289,14 +329,13 @@ impl Qcow2 {
                 .run(move |state| state.preallocate_some(offset, new - offset))
                 .await?;
         }
+        if geometry.external {
+            // The data file was made as long as the disk.
+            return Ok(());
+        }
         let end = self.state.borrow().file_end;
-        let mode = if mode == Preallocation::Metadata {
-            Preallocation::Off
-        } else {
-            mode
-        };
         if self.file.end().await? < end {
-            self.file.truncate(end, mode).await?;
+            self.file.truncate(end, of_file(mode)).await?;
         }
         Ok(())
     }

@@ -434,6 +434,7 @@ impl NodeCell {
         OpenFacts {
             flags: self.flags.get(),
             backing,
+            data_file: self.driver().ok().and_then(|driver| driver.image().data_file()),
             size: self.size.get(),
             abilities: self.abilities.get(),
             limits: self.limits.get(),

@@ -379,6 +379,8 @@ pub enum Wiring<N: Naming = Handles> {
         file: Option<Address<N::Iothread>>,
         /// The node that the header is to be in, where that is elsewhere.
         header: Option<Address<N::Iothread>>,
+        /// The node that the guest's data is to be in, where that is elsewhere.
+        data_file: Option<Address<N::Iothread>>,
     },
 }
 

@@ -1,6 +1,6 @@
 //! The answers to orders, the events that iothreads report, and the words that orders and answers share.
 
-use millpond_drivers::api::{Abilities, BackingLink, Posted};
+use millpond_drivers::api::{Abilities, BackingLink, DataFileLink, Posted};
 use millpond_messages::graph::{DirtyRun, IothreadCounters};
 use millpond_messages::handshake::PendingRequest;
 use millpond_messages::qapi::ImageInfoSpecific;
@@ -96,6 +96,8 @@ pub struct OpenFacts {
     pub flags: OpenFlags,
     /// The backing file that the image names.
     pub backing: Option<BackingLink>,
+    /// The file that the image keeps the guest's data in, where that is not its own.
+    pub data_file: Option<DataFileLink>,
     /// The length in bytes.
     pub size: u64,
     /// What the driver can do.

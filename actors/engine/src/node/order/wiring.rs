@@ -48,12 +48,14 @@ pub fn carry_out(table: &Rc<NodeTable>, order_id: OrderId, wiring: Wiring) {
             options,
             file,
             header,
+            data_file,
         } => later(table, order_id, async move |table| {
             let child = |node: NodeAddress| port::child(EdgeCell::to(table.behind(Some(node))));
             let request = CreateRequest {
                 options,
                 file: file.map(child),
                 header: header.map(child),
+                data_file: data_file.map(child),
                 ring: table.local().ring().clone(),
             };
             OrderOutcome::Done(kind.create(request).await)

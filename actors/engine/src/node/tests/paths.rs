@@ -226,6 +226,7 @@ fn put_on(world: &World, layer: Layer, below: NodeAddress) -> NodeId {
                 options: options(json!({"size": SIZE, "cluster-size": 4096})),
                 file: Some(below.clone()),
                 header: None,
+                data_file: None,
             };
             world.done(0, Order::Wiring(create));
             let children = kind("qcow2").children().len();

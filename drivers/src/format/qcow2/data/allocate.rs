@@ -1,11 +1,12 @@
 //! Places for writes: in place where the cluster is the image's own, else in new or reserved clusters, which become
 //! visible when the write is settled.
 
-use millpond_messages::{ChildSlot, IoError};
+use millpond_messages::IoError;
 
 use crate::api::{AllocationTicket, Placement, Target};
 use crate::format::qcow2::layout::bytes::Hex;
-use crate::format::qcow2::layout::entry::{COPIED, Cluster, cluster, compressed, l2_table, own, refblock};
+use crate::format::qcow2::layout::entry::{COPIED, Cluster, compressed, l2_table, own, refblock};
+use crate::format::qcow2::layout::geometry::Geometry;
 use crate::format::qcow2::layout::index::SliceKey;
 use crate::format::qcow2::layout::space::{GuestCluster, GuestOffset, HostCluster, HostOffset};
 use crate::format::qcow2::state::{Blocked, Corruption, FreeReason, InFlight, Need, State, Step};
@@ -65,12 +66,12 @@ impl State {
         let kind = self.cluster_for_write(entry, key, offset)?;
         let geometry = self.geometry;
         let follows = |n: u64, entry: u64, kind: Cluster| {
-            entry & COPIED != 0 && cluster(entry) == kind_at(kind, geometry.bytes(n))
+            entry & COPIED != 0 && geometry.cluster(entry) == kind_at(kind, geometry.bytes(n))
         };
         match kind {
             Cluster::Normal(host) if entry & COPIED != 0 => {
                 let count = run(entries, |n, entry| follows(n, entry, kind));
-                self.check_not_metadata(host + span.head, span.within(geometry.bytes(count)))?;
+                self.check_target(host + span.head, span.within(geometry.bytes(count)))?;
                 let chosen = Chosen {
                     host,
                     count,
@@ -81,7 +82,7 @@ impl State {
             }
             Cluster::ZeroAllocated(host) if entry & COPIED != 0 => {
                 let count = run(entries, |n, entry| follows(n, entry, kind));
-                self.check_not_metadata(host + span.head, span.within(geometry.bytes(count)))?;
+                self.check_target(host + span.head, span.within(geometry.bytes(count)))?;
                 self.check_pressure()?;
                 let ticket = self.set_aside(first, count, host, false);
                 let chosen = Chosen {
@@ -93,8 +94,8 @@ impl State {
                 Ok(self.placement(&span, &chosen, Some(ticket)))
             }
             _ => {
-                let count = run(entries, |_, entry| needs_new(entry));
-                let copies = |entry: &u64| match cluster(*entry) {
+                let count = run(entries, |_, entry| needs_new(&geometry, entry));
+                let copies = |entry: &u64| match geometry.cluster(*entry) {
                     Cluster::Unallocated => backing,
                     Cluster::ZeroPlain | Cluster::ZeroAllocated(_) => false,
                     Cluster::Normal(_) | Cluster::Compressed => true,
@@ -108,6 +109,9 @@ impl State {
     /// Allocates for as many clusters as `old` has, which says of each whether it shows anything but zeroes, or fewer.
     fn place_new(&mut self, span: &Span, first: GuestCluster, old: &[bool]) -> Step<Placement> {
         self.check_pressure()?;
+        if self.geometry.external {
+            return self.place_in_data_file(span, first, old.len() as u64);
+        }
         let (host, count) = self.allocate(old.len() as u64)?;
         let host = host.offset(&self.geometry);
         // The file reads as zeroes where nothing was ever stored: so do the new clusters' parts that are not written.
@@ -120,6 +124,19 @@ impl State {
             count,
             copies_head: copy(0),
             copies_tail: copy(count as usize - 1),
+        };
+        let ticket = self.set_aside(first, count, host, true);
+        Ok(self.placement(span, &chosen, Some(ticket)))
+    }
+
+    /// The data file has a place for every cluster. What it held there may be anything.
+    fn place_in_data_file(&mut self, span: &Span, first: GuestCluster, count: u64) -> Step<Placement> {
+        let host = first.offset(&self.geometry).in_data_file();
+        let chosen = Chosen {
+            host,
+            count,
+            copies_head: true,
+            copies_tail: true,
         };
         let ticket = self.set_aside(first, count, host, true);
         Ok(self.placement(span, &chosen, Some(ticket)))
@@ -151,7 +168,8 @@ impl State {
         let behind = self.geometry.part(span.head + len);
         let head = if chosen.copies_head { span.head } else { 0 };
         let tail = if chosen.copies_tail && behind != 0 {
-            self.geometry.cluster_size() - behind
+            let end = chosen.host + (span.head + len);
+            self.within_disk(end, self.geometry.cluster_size() - behind)
         } else {
             0
         };
@@ -162,7 +180,7 @@ impl State {
             entry.copies = true;
         }
         let target = Target::Child {
-            slot: ChildSlot::FILE,
+            slot: self.data_slot,
             offset: (chosen.host + (span.head - head)).get(),
         };
         Placement {
@@ -171,6 +189,17 @@ impl State {
             head,
             tail,
             ticket,
+        }
+    }
+
+    /// How many of `len` bytes behind a write that ends at `end` of the file are to be copied: a data file is as long as the
+    /// disk, and must not become longer.
+    pub fn within_disk(&self, end: HostOffset, len: u64) -> u64 {
+        let disk_end = self.header.end().in_data_file();
+        if self.geometry.external && end <= disk_end {
+            len.min(disk_end - end)
+        } else {
+            len
         }
     }
 
@@ -208,8 +237,8 @@ impl State {
             self.link(first, count, host)?;
             // The refcounts of new clusters have the file flushed before the tables are written. Clusters that had theirs before
             // still hold what the zeroes have hidden, and with lazy refcounts new ones do: their data is to be durable first.
-            self.barrier |= copies || !fresh || self.settings.lazy_refcounts;
-        } else if fresh {
+            self.barrier |= copies || !fresh || self.settings.lazy_refcounts || self.geometry.external;
+        } else if fresh && !self.geometry.external {
             self.set_refcounts(host.cluster(&self.geometry), count, 0)?;
         }
         self.in_flight.swap_remove(at);
@@ -235,21 +264,25 @@ impl State {
         for (entry, n) in entries.iter_mut().zip(0_u64..) {
             let place = host + geometry.bytes(n);
             let before = std::mem::replace(entry, own(place));
-            if !matches!(cluster(before), Cluster::Unallocated | Cluster::ZeroPlain) {
+            if !matches!(
+                geometry.cluster(before),
+                Cluster::Unallocated | Cluster::ZeroPlain
+            ) {
                 old.push((before, place));
             }
         }
         for (before, place) in old {
-            if cluster(before) != Cluster::ZeroAllocated(place) {
+            if geometry.cluster(before) != Cluster::ZeroAllocated(place) {
                 self.drop_cluster(before, FreeReason::Other);
             }
         }
         Ok(())
     }
 
-    /// Takes note that an L2 entry's references are gone.
+    /// Takes note that an L2 entry's references are gone. Those to a data file are not counted.
     pub fn drop_cluster(&mut self, entry: u64, reason: FreeReason) {
-        match cluster(entry) {
+        match self.geometry.cluster(entry) {
+            _ if self.geometry.external => {}
             Cluster::Unallocated | Cluster::ZeroPlain => {}
             Cluster::ZeroAllocated(host) | Cluster::Normal(host) => {
                 self.free_later(host.cluster(&self.geometry), 1, reason)
@@ -303,6 +336,14 @@ impl State {
         self.refblocks.dirty() > MAX_DIRTY_REFBLOCKS.min(self.refblocks.capacity() / 2)
     }
 
+    /// Refuses to write guest data over metadata. A data file has none.
+    pub fn check_target(&self, offset: HostOffset, len: u64) -> Step<()> {
+        if self.geometry.external {
+            return Ok(());
+        }
+        self.check_not_metadata(offset, len)
+    }
+
     /// Refuses to write over metadata, at `offset` of the file: the tables contradict each other where that comes up.
     pub fn check_not_metadata(&self, offset: HostOffset, len: u64) -> Step<()> {
         let mut first = offset.cluster(&self.geometry);
@@ -335,10 +376,13 @@ impl State {
     /// What the entry of guest `offset` says, unless nothing can be written there.
     fn cluster_for_write(&self, entry: u64, key: SliceKey, offset: GuestOffset) -> Step<Cluster> {
         let unaligned = |host: HostOffset| !host.is_aligned(&self.geometry);
-        let (what, host) = match cluster(entry) {
+        let (what, host) = match self.geometry.cluster(entry) {
             Cluster::Normal(host) if unaligned(host) => ("Data", host),
             Cluster::ZeroAllocated(host) if unaligned(host) => ("Preallocated zero", host),
-            _ => return self.checked_cluster(entry, key, self.geometry.slice_index(offset)),
+            kind => {
+                self.check_in_data_file(kind, offset)?;
+                return self.checked_cluster(entry, key, self.geometry.slice_index(offset));
+            }
         };
         let offset = Hex(offset.get());
         let text = format!("{what} cluster offset {host:#x} unaligned (guest offset: {offset})");
@@ -392,8 +436,8 @@ impl State {
 }
 
 /// Whether a write to the cluster of this entry needs a new one.
-fn needs_new(entry: u64) -> bool {
-    match cluster(entry) {
+fn needs_new(geometry: &Geometry, entry: u64) -> bool {
+    match geometry.cluster(entry) {
         Cluster::Unallocated | Cluster::ZeroPlain | Cluster::Compressed => true,
         Cluster::Normal(_) | Cluster::ZeroAllocated(_) => entry & COPIED == 0,
     }

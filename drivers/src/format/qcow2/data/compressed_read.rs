@@ -8,7 +8,7 @@ use millpond_messages::{DebugEvent, IoError, IoResult};
 use crate::api::{At, Purpose, Transfer};
 use crate::format::qcow2::header::Compression;
 use crate::format::qcow2::image::{LastCluster, Qcow2};
-use crate::format::qcow2::layout::entry::{Cluster, Compressed, cluster, compressed};
+use crate::format::qcow2::layout::entry::{Cluster, Compressed, compressed};
 use crate::format::qcow2::layout::space::{GuestOffset, HostOffset};
 use crate::format::qcow2::state::{State, Step};
 use millpond_ring::buffer::{Buffer, Buffers};
@@ -85,7 +85,7 @@ impl Qcow2 {
     async fn read_compressed(&self, offset: GuestOffset, len: usize) -> IoResult<Buffer> {
         loop {
             let entry = self.run(move |state| state.entry(offset)).await?;
-            if cluster(entry) != Cluster::Compressed {
+            if self.state.borrow().geometry.cluster(entry) != Cluster::Compressed {
                 // Overwritten since: the caller's next look finds the new place.
                 return Box::pin(self.read_piece(offset, len)).await;
             }

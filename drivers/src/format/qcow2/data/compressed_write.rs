@@ -137,6 +137,9 @@ impl Qcow2 {
     /// Whether a compressed write of this range can be: whole clusters, the last of the disk being as long as it is.
     pub(crate) fn check_compressed(&self, offset: GuestOffset, len: u64) -> IoResult<()> {
         let state = self.state.borrow();
+        if state.geometry.external {
+            return Err(IoError::NotSupported);
+        }
         let size = state.header.size.next_multiple_of(SECTOR_SIZE);
         let whole = offset.is_aligned(&state.geometry)
             && (state.geometry.part(len) == 0 || offset + len == GuestOffset::new(size));
@@ -212,7 +215,7 @@ impl Qcow2 {
         // The write begins with its cluster, and ends with it or with the disk.
         bytes.resize(data.len() + placement.tail as usize, 0);
         let written = match placement.target {
-            Target::Child { offset, .. } => self.file.write(HostOffset::new(offset), bytes.into()).await,
+            Target::Child { offset, .. } => self.data.write(HostOffset::new(offset), bytes.into()).await,
             Target::Own => Err(IoError::NotSupported),
         };
         match placement.ticket {

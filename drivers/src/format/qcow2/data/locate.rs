@@ -1,12 +1,13 @@
 //! Where a guest range is: the look-up that every read starts with.
 
-use millpond_messages::{ChildSlot, IoError};
+use millpond_messages::IoError;
 
 use crate::api::{At, Extent, Purpose};
 use crate::format::qcow2::layout::bytes::Hex;
-use crate::format::qcow2::layout::entry::{Cluster, cluster};
+use crate::format::qcow2::layout::entry::Cluster;
+use crate::format::qcow2::layout::geometry::Geometry;
 use crate::format::qcow2::layout::index::SliceKey;
-use crate::format::qcow2::layout::space::GuestOffset;
+use crate::format::qcow2::layout::space::{GuestOffset, HostOffset};
 use crate::format::qcow2::state::{Blocked, Need, State, Step};
 
 impl State {
@@ -27,6 +28,7 @@ impl State {
             return Err(Blocked::Fail(IoError::Corrupt));
         };
         let kind = self.checked_cluster(first, key, index)?;
+        self.check_in_data_file(kind, offset)?;
         let count = self.run_length(purpose, kind, entries);
         let mut run = self.geometry.bytes(count as u64) - in_cluster;
         if kind == Cluster::Unallocated && index + count == slice.len() {
@@ -37,10 +39,10 @@ impl State {
             Cluster::Unallocated => At::Unallocated,
             Cluster::ZeroPlain => At::Zero { reserved: None },
             Cluster::ZeroAllocated(host) => At::Zero {
-                reserved: Some((ChildSlot::FILE, (host + in_cluster).get())),
+                reserved: Some((self.data_slot, (host + in_cluster).get())),
             },
             Cluster::Normal(host) => At::Child {
-                slot: ChildSlot::FILE,
+                slot: self.data_slot,
                 offset: (host + in_cluster).get(),
             },
             Cluster::Compressed => At::Special,
@@ -62,7 +64,7 @@ impl State {
         {
             let entries = slice.iter();
             let count = entries
-                .take_while(|&&entry| cluster(entry) == Cluster::Unallocated)
+                .take_while(|&&entry| self.geometry.cluster(entry) == Cluster::Unallocated)
                 .count();
             run += self.geometry.bytes(count as u64);
             if count < slice.len() {
@@ -84,8 +86,11 @@ impl State {
 
     /// What an entry says, unless it says what cannot be.
     pub fn checked_cluster(&self, entry: u64, key: SliceKey, index: usize) -> Step<Cluster> {
-        let kind = cluster(entry);
+        let kind = self.geometry.cluster(entry);
         let what = match kind {
+            Cluster::Compressed if self.geometry.external => {
+                "Compressed cluster entry found in image with external data file".to_owned()
+            }
             Cluster::ZeroPlain | Cluster::ZeroAllocated(_) if self.geometry.version < 3 => {
                 "Zero cluster entry found in pre-v3 image".to_owned()
             }
@@ -103,28 +108,59 @@ impl State {
         Err(Blocked::Corrupt(text.into()))
     }
 
+    /// Refuses a cluster of a data file that is not where the guest's is.
+    #[inline]
+    pub fn check_in_data_file(&self, kind: Cluster, offset: GuestOffset) -> Step<()> {
+        match kind {
+            Cluster::Normal(host) | Cluster::ZeroAllocated(host) if self.geometry.external => {
+                self.check_same_place(host, offset)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn check_same_place(&self, host: HostOffset, offset: GuestOffset) -> Step<()> {
+        let (guest, index) = (
+            offset.cluster_start(&self.geometry),
+            self.geometry.slice_index(offset),
+        );
+        if host == guest.in_data_file() {
+            return Ok(());
+        }
+        let (guest, index) = (Hex(guest.get()), Hex(index as u64));
+        let text = format!(
+            "External data file host cluster offset {host:#x} does not match guest cluster offset: {guest}, L2 index: {index})"
+        );
+        Err(Blocked::Corrupt(text.into()))
+    }
+
     /// How many of `entries` go on as the first, a `kind`, began.
     fn run_length(&self, purpose: Purpose, kind: Cluster, entries: &[u64]) -> usize {
         let bytes = |count| self.geometry.bytes(count);
         match kind {
-            Cluster::Unallocated => run(entries, |_, other| other == Cluster::Unallocated),
+            Cluster::Unallocated => run(&self.geometry, entries, |_, other| other == Cluster::Unallocated),
             Cluster::ZeroPlain | Cluster::ZeroAllocated(_) if purpose == Purpose::Read => {
-                run(entries, |_, other| {
+                run(&self.geometry, entries, |_, other| {
                     matches!(other, Cluster::ZeroPlain | Cluster::ZeroAllocated(_))
                 })
             }
-            Cluster::ZeroPlain => run(entries, |_, other| other == Cluster::ZeroPlain),
-            Cluster::ZeroAllocated(host) => run(entries, |n, other| {
+            Cluster::ZeroPlain => run(&self.geometry, entries, |_, other| other == Cluster::ZeroPlain),
+            Cluster::ZeroAllocated(host) => run(&self.geometry, entries, |n, other| {
                 other == Cluster::ZeroAllocated(host + bytes(n))
             }),
-            Cluster::Normal(host) => run(entries, |n, other| other == Cluster::Normal(host + bytes(n))),
+            Cluster::Normal(host) => run(&self.geometry, entries, |n, other| {
+                other == Cluster::Normal(host + bytes(n))
+            }),
             Cluster::Compressed => 1,
         }
     }
 }
 
 /// How many entries there are until one is not as `same` wants the `n`th to be; at least the first.
-fn run(entries: &[u64], same: impl Fn(u64, Cluster) -> bool) -> usize {
+fn run(geometry: &Geometry, entries: &[u64], same: impl Fn(u64, Cluster) -> bool) -> usize {
     let rest = entries.iter().skip(1).zip(1_u64..);
-    1 + rest.take_while(|&(&entry, n)| same(n, cluster(entry))).count()
+    1 + rest
+        .take_while(|&(&entry, n)| same(n, geometry.cluster(entry)))
+        .count()
 }

@@ -5,7 +5,7 @@ use millpond_messages::{DebugEvent, IoError, IoResult, RequestFlags, StatusFlags
 
 use crate::api::{At, Purpose};
 use crate::format::qcow2::image::Qcow2;
-use crate::format::qcow2::layout::entry::{COPIED, Cluster, ZERO, cluster};
+use crate::format::qcow2::layout::entry::{COPIED, Cluster, ZERO};
 use crate::format::qcow2::layout::space::{GuestOffset, HostOffset};
 use crate::format::qcow2::state::{Blocked, FreeReason, State, Step};
 
@@ -102,8 +102,8 @@ impl State {
         if self.geometry.version < 3 {
             return self.zero_without_zero_clusters(offset, len, wanted);
         }
-        let keep = self.settings.discard_no_unref;
-        self.change_some(offset, len, |entry| match cluster(entry) {
+        let (keep, geometry) = (self.settings.discard_no_unref, self.geometry);
+        self.change_some(offset, len, |entry| match geometry.cluster(entry) {
             Cluster::Unallocated | Cluster::ZeroPlain => Ok(Change::to(ZERO)),
             Cluster::ZeroAllocated(_) if !wanted.unmap || keep => Ok(Change::to(entry)),
             Cluster::ZeroAllocated(_) => Ok(Change::freed(ZERO)),
@@ -130,16 +130,19 @@ impl State {
         let index = self.geometry.slice_index(offset);
         let entries = self.slice(key)?.get(index..).unwrap_or_default();
         let entries = entries.get(..count as usize).unwrap_or(entries);
-        let stays =
-            |entry: u64| !wanted.unmap && entry & COPIED != 0 && matches!(cluster(entry), Cluster::Normal(_));
+        let stays = |entry: u64| {
+            !wanted.unmap && entry & COPIED != 0 && matches!(geometry.cluster(entry), Cluster::Normal(_))
+        };
         let Some(&first) = entries.first() else {
             return Err(Blocked::Fail(IoError::Corrupt));
         };
         if !stays(first) {
             let run = entries.iter().take_while(|&&entry| !stays(entry)).count() as u64;
-            return self.change_some(offset, geometry.bytes(run), |entry| match cluster(entry) {
-                Cluster::Unallocated => Ok(Change::to(entry)),
-                _ => wanted.whole(Change::freed(0)),
+            return self.change_some(offset, geometry.bytes(run), |entry| {
+                match geometry.cluster(entry) {
+                    Cluster::Unallocated => Ok(Change::to(entry)),
+                    _ => wanted.whole(Change::freed(0)),
+                }
             });
         }
         let Cluster::Normal(host) = self.checked_cluster(first, key, index)? else {
@@ -169,10 +172,10 @@ impl State {
         if self.slice_key(offset)?.is_none() && !backing {
             return Ok(Changed::tables(len.min(self.geometry.rest_of_table(offset))));
         }
-        let keep = self.settings.discard_no_unref;
+        let (keep, geometry) = (self.settings.discard_no_unref, self.geometry);
         let empty = if v3 { ZERO } else { 0 };
         self.change_some(offset, len, |entry| {
-            Ok(match cluster(entry) {
+            Ok(match geometry.cluster(entry) {
                 Cluster::Unallocated if backing => Change::to(empty),
                 Cluster::Unallocated | Cluster::ZeroPlain => Change::to(entry),
                 Cluster::ZeroAllocated(_) if keep => Change::to(entry),
@@ -187,8 +190,9 @@ impl State {
         if self.slice_key(offset)?.is_none() {
             return Ok(len.min(self.geometry.rest_of_table(offset)));
         }
+        let geometry = self.geometry;
         let dropped = self.change_some(offset, len, |entry| {
-            Ok(match cluster(entry) {
+            Ok(match geometry.cluster(entry) {
                 Cluster::Unallocated | Cluster::ZeroPlain => Change::to(0),
                 _ => Change::freed(0),
             })
@@ -213,12 +217,14 @@ impl State {
         let mut changed = Changed::tables(geometry.bytes(count));
         for at in index..index + count as usize {
             let old = self.slice(key)?.get(at).copied().unwrap_or(0);
-            self.checked_cluster(old, key, at)?;
+            let kind = self.checked_cluster(old, key, at)?;
+            self.check_in_data_file(kind, offset + geometry.bytes((at - index) as u64))?;
             let Change { entry, storage } = change(old)?;
             if entry != old {
                 self.set_entry(key, at, entry);
                 match storage {
                     Storage::Stays => {}
+                    Storage::Freed if geometry.external => self.note_emptied(old, &mut changed.emptied),
                     Storage::Freed => self.drop_cluster(old, FreeReason::Request),
                     Storage::Emptied => self.note_emptied(old, &mut changed.emptied),
                 }
@@ -229,10 +235,14 @@ impl State {
 
     /// Takes note that the file may have a cluster's space back. One that a snapshot shares still holds its data.
     fn note_emptied(&self, entry: u64, emptied: &mut Vec<HostRange>) {
-        let Cluster::Normal(start) = cluster(entry) else {
-            return;
+        let start = match self.geometry.cluster(entry) {
+            Cluster::Normal(start) => start,
+            Cluster::ZeroAllocated(start) if self.geometry.external => start,
+            _ => return,
         };
-        if entry & COPIED == 0 || !self.settings.pass_discard_request {
+        // What a raw data file has there is overwritten already.
+        let is_done = self.header.data_file_is_raw();
+        if is_done || entry & COPIED == 0 || !self.settings.pass_discard_request {
             return;
         }
         let len = self.geometry.cluster_size();
@@ -269,6 +279,7 @@ impl Qcow2 {
         if !is_whole && !self.rest_reads_as_zeroes(offset, len).await? {
             return Err(IoError::NotSupported);
         }
+        self.zero_raw(offset, len, flags).await?;
         let wanted = ZeroWrite {
             unmap,
             partial: !is_whole,
@@ -282,18 +293,37 @@ impl Qcow2 {
             for HostRange { start, len } in emptied {
                 // As zeroes, not as a discard: until the tables are in the file, its old entries show what is there.
                 let flags = RequestFlags::MAY_UNMAP | RequestFlags::NO_FALLBACK;
-                if let Err(error) = self.file.write_zeroes(start, len, flags).await {
+                if let Err(error) = self.data.write_zeroes(start, len, flags).await {
                     tracing::debug!(%error, "the file keeps the space of zeroed clusters");
                 }
             }
             if let Some(host) = changed.overwritten {
                 // What lies behind the disk's end in its last cluster is not the guest's.
                 let len = host.len.min(offset + len - at);
-                self.file.write_zeroes(host.start, len, flags).await?;
+                self.data.write_zeroes(host.start, len, flags).await?;
             }
             at += changed.len;
         }
         Ok(())
+    }
+
+    /// Overwrites what a raw data file has of a range, as far as the disk goes: without its image it must read the same.
+    async fn zero_raw(&self, offset: GuestOffset, len: u64, flags: RequestFlags) -> IoResult<()> {
+        if !self.state.borrow().header.data_file_is_raw() {
+            return Ok(());
+        }
+        let end = self
+            .run(|state| {
+                state.check_writable()?;
+                Ok(state.header.end())
+            })
+            .await?;
+        let end = end.min(offset + len);
+        if end <= offset {
+            return Ok(());
+        }
+        let start = offset.in_data_file();
+        self.data.write_zeroes(start, end - offset, flags).await
     }
 
     /// Whether a cluster that a range is a part of holds no data, and reads as zeroes beside the range.
@@ -338,6 +368,8 @@ impl Qcow2 {
         };
         self.file.raise(DebugEvent::EmptyImagePrepare).await;
         let mut offset = GuestOffset::default();
+        self.zero_raw(offset, end - offset, RequestFlags::MAY_UNMAP)
+            .await?;
         while offset < end {
             offset += self
                 .run(move |state| {
@@ -355,13 +387,14 @@ impl Qcow2 {
         if !is_whole {
             return Err(IoError::NotSupported);
         }
+        self.zero_raw(offset, len, RequestFlags::MAY_UNMAP).await?;
         while at < end {
             let backing = self.backing.is_connected();
             let changed = self
                 .run(move |state| state.discard_some(at, end - at, backing))
                 .await?;
             for HostRange { start, len } in changed.emptied {
-                if let Err(error) = self.file.discard(start, len).await {
+                if let Err(error) = self.data.discard(start, len).await {
                     tracing::debug!(%error, "the file does not discard clusters that stay in use");
                 }
             }

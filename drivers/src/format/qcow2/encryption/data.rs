@@ -36,9 +36,11 @@ impl State {
         Ok(self.shown(self.locate(purpose, offset, len)?))
     }
 
-    /// Whether what is allocated and not written reads as zeroes. Zeroes that are decrypted are anything.
+    /// Whether what is allocated and not written reads as zeroes. Zeroes that are decrypted are anything, and so is what an
+    /// external data file holds.
     pub fn has_zero_init(&self) -> bool {
-        self.encryption.is_none() || self.l1.first().is_none_or(|entry| *entry == 0)
+        let known = self.encryption.is_none() && !self.geometry.external;
+        known || self.l1.iter().all(|entry| *entry == 0)
     }
 }
 
@@ -107,7 +109,7 @@ impl Qcow2 {
         guest: GuestOffset,
         buffers: Buffers,
     ) -> Transfer {
-        let (result, mut buffers) = self.file.read(host, buffers).await;
+        let (result, mut buffers) = self.data.read(host, buffers).await;
         if result.is_err() {
             return (result, buffers);
         }
@@ -124,7 +126,7 @@ impl Qcow2 {
         len: usize,
     ) -> IoResult<Buffers> {
         let Some(encryption) = self.encryption() else {
-            return self.file.read_vec(host, len).await;
+            return self.data.read_vec(host, len).await;
         };
         let around = Sectors::around(guest, len as u64);
         let whole = Buffers::zeroed(len + (around.head + around.tail) as usize);
@@ -214,13 +216,13 @@ impl Qcow2 {
         data: &Buffers,
     ) -> IoResult<()> {
         let Some(encryption) = self.encryption() else {
-            return self.file.write_slice(host, &data.to_vec()).await;
+            return self.data.write_slice(host, &data.to_vec()).await;
         };
         let first = encryption.sector(host, guest);
         for part in pieces(data.len()) {
             let at = host + part.start as u64;
             let piece = encrypted(encryption.cipher(), first, data, part)?;
-            self.file.write(at, piece.into()).await?;
+            self.data.write(at, piece.into()).await?;
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ const BITMAPS_LEN: usize = 24;
 const CRYPTO: u32 = 0x0537_be77;
 /// Bytes of the extension that tells of an encryption header.
 const CRYPTO_LEN: usize = 16;
+const DATA_FILE: u32 = 0x4441_5441;
 
 /// Bytes of an entry of the feature name table: type, bit, name.
 const FEATURE_ENTRY: usize = 48;
@@ -74,6 +75,8 @@ pub(crate) struct CryptoHeader {
 pub(crate) struct Extensions {
     /// The backing file's format.
     pub backing_format: Option<String>,
+    /// The name of the external data file.
+    pub data_file: Option<String>,
     /// The image's own feature name table, only to name what is not known here.
     feature_names: Vec<u8>,
     /// What is said of an encryption header, as it stands there.
@@ -117,6 +120,7 @@ impl Extensions {
                 let format = String::from_utf8_lossy(text(data));
                 self.backing_format = (!format.is_empty()).then(|| format.into_owned());
             }
+            DATA_FILE => self.data_file = Some(String::from_utf8_lossy(text(data)).into_owned()),
             BITMAPS if data.len() != BITMAPS_LEN => {
                 let text = "bitmaps_ext: Invalid extension length";
                 return Err(Error::new(ErrorKind::InvalidArgument, text));
@@ -133,6 +137,9 @@ impl Extensions {
         let mut bytes = Vec::new();
         if let Some(format) = &self.backing_format {
             put(&mut bytes, BACKING_FORMAT, format.as_bytes());
+        }
+        if let Some(name) = &self.data_file {
+            put(&mut bytes, DATA_FILE, name.as_bytes());
         }
         if let Some(data) = &self.crypto {
             put(&mut bytes, CRYPTO, data);

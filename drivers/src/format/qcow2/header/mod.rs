@@ -18,7 +18,8 @@ pub(crate) const MAGIC: u32 = 0x5146_49fb;
 pub(crate) const DIRTY: u64 = 1;
 /// Metadata was found to contradict itself.
 pub(crate) const CORRUPT: u64 = 1 << 1;
-const DATA_FILE: u64 = 1 << 2;
+/// The guest's data is in a file of its own.
+pub(crate) const DATA_FILE: u64 = 1 << 2;
 /// The compression type is not zlib.
 pub(crate) const COMPRESSION: u64 = 1 << 3;
 const EXTENDED_L2: u64 = 1 << 4;
@@ -27,7 +28,7 @@ pub(crate) const LAZY_REFCOUNTS: u64 = 1;
 /// The bitmaps agree with the data.
 pub(crate) const AUTOCLEAR_BITMAPS: u64 = 1;
 /// The external data file reads as the disk does.
-const AUTOCLEAR_DATA_FILE_RAW: u64 = 1 << 1;
+pub(crate) const AUTOCLEAR_DATA_FILE_RAW: u64 = 1 << 1;
 
 /// Bytes of the largest L1 table.
 pub(crate) const MAX_L1_BYTES: u64 = 32 << 20;
@@ -294,7 +295,21 @@ impl Header {
 
     /// The sizes that follow from the header, with L2 slices of `slice_size` bytes.
     pub const fn geometry(&self, slice_size: u32) -> Geometry {
-        Geometry::new(self.cluster_bits, self.refcount_order, slice_size, self.version)
+        let geometry = Geometry::new(self.cluster_bits, self.refcount_order, slice_size, self.version);
+        Geometry {
+            external: self.has_data_file(),
+            ..geometry
+        }
+    }
+
+    /// Whether the guest's data is in a file of its own.
+    pub const fn has_data_file(&self) -> bool {
+        self.incompatible & DATA_FILE != 0
+    }
+
+    /// Whether that file reads as the disk does.
+    pub const fn data_file_is_raw(&self) -> bool {
+        self.autoclear & AUTOCLEAR_DATA_FILE_RAW != 0
     }
 
     /// The fixed fields as they stand on disk, without the backing file's place.
@@ -380,14 +395,9 @@ fn refuse_features(incompatible: u64, extensions: &[u8]) -> Result<()> {
         let text = format!("Unsupported qcow2 feature(s): {}", list.join(", "));
         return Err(Error::new(ErrorKind::Unsupported, text));
     }
-    for (bit, name) in [
-        (DATA_FILE, "external data file"),
-        (EXTENDED_L2, "extended L2 entries"),
-    ] {
-        if incompatible & bit != 0 {
-            let text = format!("Unsupported qcow2 feature(s): {name}");
-            return Err(Error::new(ErrorKind::Unsupported, text));
-        }
+    if incompatible & EXTENDED_L2 != 0 {
+        let text = "Unsupported qcow2 feature(s): extended L2 entries";
+        return Err(Error::new(ErrorKind::Unsupported, text));
     }
     Ok(())
 }

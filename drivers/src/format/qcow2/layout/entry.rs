@@ -37,16 +37,20 @@ pub(crate) enum Cluster {
     Compressed,
 }
 
-/// Reads an L2 entry. In version 2 the zero bit has no meaning; callers check for it where that is an error.
-pub(crate) fn cluster(entry: u64) -> Cluster {
-    if entry & COMPRESSED != 0 {
-        return Cluster::Compressed;
-    }
-    match (entry & ZERO != 0, entry & L2_OFFSET) {
-        (true, 0) => Cluster::ZeroPlain,
-        (true, offset) => Cluster::ZeroAllocated(HostOffset::new(offset)),
-        (false, 0) => Cluster::Unallocated,
-        (false, offset) => Cluster::Normal(HostOffset::new(offset)),
+impl Geometry {
+    /// Reads an L2 entry. In version 2 the zero bit has no meaning; callers check for it where that is an error.
+    pub fn cluster(&self, entry: u64) -> Cluster {
+        if entry & COMPRESSED != 0 {
+            return Cluster::Compressed;
+        }
+        match (entry & ZERO != 0, entry & L2_OFFSET) {
+            (true, 0) => Cluster::ZeroPlain,
+            (true, offset) => Cluster::ZeroAllocated(HostOffset::new(offset)),
+            // All that is in a data file is the image's own, so there the flag tells its first cluster from none.
+            (false, 0) if self.external && entry & COPIED != 0 => Cluster::Normal(HostOffset::default()),
+            (false, 0) => Cluster::Unallocated,
+            (false, offset) => Cluster::Normal(HostOffset::new(offset)),
+        }
     }
 }
 
@@ -113,12 +117,30 @@ mod tests {
 
     #[test]
     fn entries_are_told_apart() {
-        assert_eq!(cluster(0), Cluster::Unallocated);
+        let geometry = Geometry::new(16, 4, 4096, 3);
+        let cluster = |entry| geometry.cluster(entry);
+        assert_eq!(
+            (cluster(0), cluster(COPIED)),
+            (Cluster::Unallocated, Cluster::Unallocated)
+        );
         assert_eq!(cluster(1), Cluster::ZeroPlain);
         let host = HostOffset::new(0x50000);
         assert_eq!(cluster(COPIED | 0x50001), Cluster::ZeroAllocated(host));
         assert_eq!(cluster(COPIED | 0x50000), Cluster::Normal(host));
         assert_eq!(cluster(COMPRESSED | 0x50001), Cluster::Compressed);
+    }
+
+    #[test]
+    fn a_data_file_has_a_first_cluster() {
+        let geometry = Geometry {
+            external: true,
+            ..Geometry::new(16, 4, 4096, 3)
+        };
+        let first = Cluster::Normal(HostOffset::default());
+        assert_eq!(
+            [COPIED, 0, COPIED | ZERO].map(|entry| geometry.cluster(entry)),
+            [first, Cluster::Unallocated, Cluster::ZeroPlain]
+        );
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub(crate) struct Geometry {
     pub slice_bits: u32,
     /// The format's version: 2 or 3.
     pub version: u32,
+    /// Guest data is in a file of its own, where each cluster has the offset that it has on the disk.
+    pub external: bool,
 }
 
 impl Geometry {
@@ -24,6 +26,7 @@ impl Geometry {
             refcount_order,
             slice_bits: slice_size.trailing_zeros() - 3,
             version,
+            external: false,
         }
     }
 

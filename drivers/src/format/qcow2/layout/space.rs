@@ -123,6 +123,13 @@ macro_rules! space {
 space!("of the virtual disk", GuestOffset, GuestCluster);
 space!("of the image file", HostOffset, HostCluster);
 
+impl GuestOffset {
+    /// Where an external data file has this byte.
+    pub const fn in_data_file(self) -> HostOffset {
+        HostOffset(self.0)
+    }
+}
+
 impl HostOffset {
     /// The offset `len` bytes on, or the last that there is.
     pub const fn saturating_add(self, len: u64) -> Self {

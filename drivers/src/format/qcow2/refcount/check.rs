@@ -8,7 +8,7 @@ use crate::format::qcow2::bitmaps::listed::Bits;
 use crate::format::qcow2::header::MAX_L1_BYTES;
 use crate::format::qcow2::image::Qcow2;
 use crate::format::qcow2::layout::entry::{
-    COPIED, Cluster, L2_RESERVED, REFTABLE_RESERVED, ZERO, cluster, compressed, l2_table, refblock,
+    COPIED, Cluster, L2_RESERVED, REFTABLE_RESERVED, ZERO, compressed, l2_table, refblock,
 };
 use crate::format::qcow2::layout::geometry::Geometry;
 use crate::format::qcow2::layout::space::{HostCluster, HostOffset};
@@ -168,7 +168,7 @@ impl Check<'_> {
 
     /// Zeroes whose reserved cluster cannot be where the entry says are zeroes all the same.
     fn mend_misplaced_zeroes(&mut self, entry: &mut u64) -> bool {
-        let Cluster::ZeroAllocated(host) = cluster(*entry) else {
+        let Cluster::ZeroAllocated(host) = self.geometry.cluster(*entry) else {
             return false;
         };
         if host.is_aligned(&self.geometry) || !self.repair.errors {
@@ -204,14 +204,19 @@ impl Check<'_> {
 
     fn count_entry(&mut self, entry: u64, active: bool) -> IoResult<()> {
         let cluster_size = self.geometry.cluster_size();
-        if entry & L2_RESERVED != 0 && cluster(entry) != Cluster::Compressed {
+        let kind = self.geometry.cluster(entry);
+        if entry & L2_RESERVED != 0 && kind != Cluster::Compressed {
             self.corruption(&format!("found l2 entry with reserved bits set: {entry:x}"));
         }
-        let (host, len, scattered) = match cluster(entry) {
+        let (host, len, scattered) = match kind {
             Cluster::Unallocated | Cluster::ZeroPlain => return Ok(()),
             Cluster::Compressed => {
                 if entry & COPIED != 0 {
                     self.corruption("copied flag must never be set for compressed clusters");
+                }
+                if self.geometry.external {
+                    self.corruption(&format!("compressed cluster with data file, entry={entry:#x}"));
+                    return Ok(());
                 }
                 self.result.fragments.compressed_clusters += u64::from(active);
                 let place = compressed(&self.geometry, entry);
@@ -236,9 +241,12 @@ impl Check<'_> {
             fragments.fragmented_clusters += u64::from(scattered);
             self.next_contiguous = Some(host.saturating_add(len));
         }
+        if self.geometry.external {
+            return Ok(());
+        }
         // What a compressed cluster's last sector has past the file's end is not missed.
         let end = self.file_end.offset(&self.geometry).bytes_since(host);
-        let len = if cluster(entry) == Cluster::Compressed && end > 0 {
+        let len = if kind == Cluster::Compressed && end > 0 {
             len.min(end)
         } else {
             len

@@ -50,6 +50,10 @@ impl Qcow2 {
     pub(crate) async fn change_snapshot(&self, change: &SnapshotChange) -> Result<InternalSnapshot> {
         let _held = self.waits.hold(Key::Resize).await;
         self.state.borrow().check_snapshots_known()?;
+        if self.state.borrow().geometry.external {
+            let text = "An image with an external data file takes no snapshots";
+            return Err(Error::io(text, IoError::NotSupported));
+        }
         match change {
             SnapshotChange::Create(new) => {
                 let failed = |error| Error::io("Could not create the snapshot", error);

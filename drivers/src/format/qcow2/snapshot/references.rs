@@ -5,7 +5,7 @@ use millpond_messages::IoResult;
 
 use crate::format::qcow2::image::Qcow2;
 use crate::format::qcow2::layout::bytes::{Hex, table_from_be, table_to_be};
-use crate::format::qcow2::layout::entry::{COPIED, Cluster, cluster, compressed, l2_table};
+use crate::format::qcow2::layout::entry::{COPIED, Cluster, compressed, l2_table};
 use crate::format::qcow2::layout::geometry::Geometry;
 use crate::format::qcow2::layout::index::SliceKey;
 use crate::format::qcow2::layout::space::{HostCluster, HostOffset};
@@ -22,15 +22,16 @@ struct Row {
     count: u64,
 }
 
-/// What an L2 table refers to, each reference once, and the table itself.
+/// What an L2 table refers to, each reference once, and the table itself. What is in a data file is not counted.
 fn rows(geometry: &Geometry, table: HostOffset, entries: &[u64]) -> Result<Vec<Row>, String> {
     let mut rows = vec![Row {
         first: table.cluster(geometry),
         count: 1,
     }];
     for (&entry, index) in entries.iter().zip(0_u64..) {
-        let (first, count) = match cluster(entry) {
+        let (first, count) = match geometry.cluster(entry) {
             Cluster::Unallocated | Cluster::ZeroPlain => continue,
+            _ if geometry.external => continue,
             Cluster::Normal(host) | Cluster::ZeroAllocated(host) if !host.is_aligned(geometry) => {
                 return Err(format!(
                     "Cluster allocation offset {host:#x} unaligned (L2 offset: {table:#x}, L2 index: {})",
@@ -176,11 +177,13 @@ impl Qcow2 {
         let mut entries = self.read_l2_table(table).await?;
         let mut changed = false;
         for entry in &mut entries {
-            let host = match cluster(*entry) {
+            let host = match geometry.cluster(*entry) {
                 Cluster::Normal(host) | Cluster::ZeroAllocated(host) if host.is_aligned(&geometry) => host,
                 _ => continue,
             };
-            if (*entry & COPIED != 0) != self.is_referenced_once(host).await? && wanted(*entry) {
+            // Nothing shares a data file's clusters.
+            let once = geometry.external || self.is_referenced_once(host).await?;
+            if (*entry & COPIED != 0) != once && wanted(*entry) {
                 *entry ^= COPIED;
                 changed = true;
             }

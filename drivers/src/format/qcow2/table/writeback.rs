@@ -222,8 +222,14 @@ impl Qcow2 {
             self.write_tables(reftable, DebugEvent::RefblockAllocHookup)
                 .await?;
         }
-        if references && (counts || batch.barrier) {
-            self.file.flush().await?;
+        if references {
+            let external = self.state.borrow().geometry.external;
+            if counts || (batch.barrier && !external) {
+                self.file.flush().await?;
+            }
+            if batch.barrier && external {
+                self.data.flush().await?;
+            }
         }
         self.write_tables(slices, DebugEvent::L2Update).await?;
         if !l1.is_empty() {
