@@ -437,6 +437,11 @@ fn an_amended_image_is_what_qemu_img_makes_of_it() {
         ("compat=1.1", "size=20M"),
         ("compat=1.1", "compat=1.1,refcount_bits=16,data_file_raw=off"),
         ("compat=1.1,lazy_refcounts=on", "compat=0.10"),
+        ("compat=1.1", "refcount_bits=1"),
+        ("compat=1.1,cluster_size=512", "refcount_bits=64"),
+        ("compat=1.1,cluster_size=512,refcount_bits=64", "refcount_bits=2"),
+        ("compat=1.1,lazy_refcounts=on", "refcount_bits=8"),
+        ("compat=0.10", "compat=1.1,refcount_bits=32,size=20M"),
         (
             "compat=0.10,backing_file=base.raw,backing_fmt=raw",
             "compat=1.1,backing_file=base.raw,backing_fmt=raw",
@@ -593,22 +598,12 @@ fn an_upgraded_images_snapshots_know_the_length_of_the_disk() {
 #[test]
 fn what_version_2_cannot_express_stays_version_3() {
     let images = &Images::new();
-    for (name, options) in [
-        ("zeroes", "compat=1.1"),
-        ("snapshots", "compat=1.1"),
-        ("zstd", "compression_type=zstd"),
-    ] {
+    for (name, options) in [("snapshots", "compat=1.1"), ("zstd", "compression_type=zstd")] {
         images.img(&format!("create -q -f qcow2 -o {options} {name}.qcow2 4M"));
     }
-    images.tool("qemu-io", &["-c", "write -z 1M 64k", "zeroes.qcow2"]);
     images.img("snapshot -c s snapshots.qcow2");
     with_graph(|graph| async move {
         for (name, compat, text) in [
-            (
-                "zeroes",
-                "0.10",
-                "Downgrading an image that has zero clusters is not supported yet",
-            ),
             (
                 "snapshots",
                 "0.10",
@@ -636,9 +631,9 @@ fn what_version_2_cannot_express_stays_version_3() {
             );
         }
         let name = "read-only";
-        let file = json!({"driver": "file", "filename": images.path("zeroes.qcow2")});
+        let file = json!({"driver": "file", "filename": images.path("zstd.qcow2")});
         let node = json!({"driver": "qcow2", "node-name": name, "read-only": true, "file": file});
-        graph.delete_node("zeroes").await.unwrap();
+        graph.delete_node("zstd").await.unwrap();
         graph.add_node(object(node)).await.unwrap();
         assert!(
             graph
@@ -660,7 +655,7 @@ fn what_version_2_cannot_express_stays_version_3() {
             .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
     });
-    for name in ["zeroes", "snapshots", "zstd"] {
+    for name in ["snapshots", "zstd"] {
         images.img(&format!("check -q {name}.qcow2"));
         assert_eq!(
             images.info(&format!("{name}.qcow2"))["virtual-size"],
@@ -668,4 +663,67 @@ fn what_version_2_cannot_express_stays_version_3() {
             "{name}"
         );
     }
+}
+
+#[test]
+fn zero_clusters_become_what_version_2_has() {
+    let images = &Images::new();
+    images.img("create -q -f raw base.raw 4M");
+    images.tool("qemu-io", &["-f", "raw", "-c", "write -P 9 0 4M", "base.raw"]);
+    for (name, more) in [("alone", ""), ("over", "-b base.raw -F raw")] {
+        images.img(&format!(
+            "create -q -f qcow2 -o cluster_size=4k {more} {name}.qcow2 4M"
+        ));
+        let file = format!("{name}.qcow2");
+        images.fill(&file, 5, 512 * KIB, MIB);
+        for command in ["write -z 1M 64k", "write -z -u 512k 8k", "write -z 3M 100k"] {
+            images.tool("qemu-io", &["-c", command, &file]);
+        }
+        let before = images.content(&file);
+        with_graph(|graph| async move {
+            images.add(&graph, name, json!({})).await;
+            let amend = Amend {
+                force: false,
+                node_name: name.to_owned(),
+                options: object(json!({"compat": "0.10"})),
+            };
+            graph.ask(amend).await.expect(name);
+        });
+        images.img(&format!("check -q {file}"));
+        assert_eq!(images.info(&file)["format-specific"]["data"]["compat"], "0.10");
+        assert!(images.content(&file) == before, "other data: {name}");
+    }
+}
+
+#[test]
+fn refcounts_that_are_too_large_keep_their_width() {
+    let images = &Images::new();
+    images.img("create -q -f qcow2 -o refcount_bits=8,cluster_size=4k many.qcow2 1M");
+    images.fill("many.qcow2", 5, 0, MIB);
+    images.img("snapshot -c one many.qcow2");
+    images.img("snapshot -c two many.qcow2");
+    let before = std::fs::read(images.path("many.qcow2")).unwrap();
+    let run = Command::new("qemu-img")
+        .args(["amend", "-f", "qcow2", "-o", "refcount_bits=1"])
+        .arg(images.path("many.qcow2"))
+        .output()
+        .unwrap();
+    let theirs = String::from_utf8(run.stderr).unwrap();
+    std::fs::write(images.path("many.qcow2"), &before).unwrap();
+    with_graph(|graph| async move {
+        images.add(&graph, "many", json!({})).await;
+        let amend = |bits: u64| Amend {
+            force: false,
+            node_name: "many".to_owned(),
+            options: object(json!({ "refcount_bits": bits })),
+        };
+        let error = graph.ask(amend(1)).await.unwrap_err().to_string();
+        assert!(theirs.contains(&error), "{error}; QEMU says {theirs}");
+        graph.ask(amend(2)).await.unwrap();
+    });
+    images.img("check -q many.qcow2");
+    let bits = images.info("many.qcow2")["format-specific"]["data"]["refcount-bits"].clone();
+    assert_eq!(bits, 2);
+    images.img("snapshot -d one many.qcow2");
+    images.img("check -q many.qcow2");
 }

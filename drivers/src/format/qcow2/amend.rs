@@ -11,6 +11,7 @@ use super::image::Qcow2;
 use super::layout::entry::Cluster;
 use super::layout::space::GuestOffset;
 use super::options::{boolean, number};
+use millpond_ring::buffer::Buffers;
 
 /// The width that refcounts of version 2 have, as a power of two.
 const V2_REFCOUNT_ORDER: u32 = 4;
@@ -28,6 +29,8 @@ fn unsupported(text: impl Into<std::borrow::Cow<'static, str>>) -> Error {
 struct Wanted {
     version: Option<u32>,
     lazy_refcounts: Option<bool>,
+    /// The width of refcounts, as a power of two.
+    refcount_order: Option<u32>,
     size: Option<u64>,
     /// The name that the image is to have for its data file; an empty one is none.
     data_file: Option<String>,
@@ -71,7 +74,7 @@ impl Wanted {
         Ok(wanted)
     }
 
-    fn check_refcount_bits(&self, bits: Option<u64>, header: &Header) -> Result<()> {
+    fn check_refcount_bits(&mut self, bits: Option<u64>, header: &Header) -> Result<()> {
         let Some(bits) = bits else { return Ok(()) };
         if !bits.is_power_of_two() || bits > 64 {
             return Err(invalid(
@@ -86,7 +89,8 @@ impl Wanted {
                 "Refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or greater)",
             ));
         }
-        Err(unsupported("Changing the refcount width is not supported yet"))
+        self.refcount_order = Some(bits.trailing_zeros());
+        Ok(())
     }
 
     fn check_data_file(&mut self, header: &Header) -> Result<()> {
@@ -189,12 +193,12 @@ impl Qcow2 {
         }
         let readied = self.activate_late().await;
         readied.map_err(|error| Error::io("Could not prepare the image", error))?;
-        if wanted.version == Some(2) {
-            self.refuse_zero_clusters().await?;
-        }
         if wanted.version == Some(3) {
             self.complete_snapshots().await?;
             self.set_version(3).await?;
+        }
+        if let Some(order) = wanted.refcount_order {
+            self.set_refcount_width(order).await?;
         }
         if wanted.data_file.is_some() || wanted.data_file_raw.is_some() {
             self.set_data_file(wanted.data_file, wanted.data_file_raw).await?;
@@ -207,8 +211,8 @@ impl Qcow2 {
                 .await?;
         }
         if wanted.version == Some(2) {
-            // A shrink may have left clusters that read as zeroes.
-            self.refuse_zero_clusters().await?;
+            let expanded = self.expand_zero_clusters().await;
+            expanded.map_err(|error| Error::io("Failed to turn zero into data clusters", error))?;
             self.set_lazy_refcounts(false).await?;
             self.set_version(2).await?;
         }
@@ -292,42 +296,57 @@ impl Qcow2 {
         })
     }
 
-    /// Refuses an image with zero clusters: version 2 has no way to store them.
-    async fn refuse_zero_clusters(&self) -> Result<()> {
-        let found = self.has_zero_clusters().await;
-        match found.map_err(|error| Error::io("Failed to look for zero clusters", error))? {
-            true => Err(unsupported(
-                "Downgrading an image that has zero clusters is not supported yet",
-            )),
-            false => Ok(()),
+    /// Takes the zero clusters out, which version 2 has no way to store: what is unallocated reads as zeroes, unless a
+    /// backing file shows through. There zeroes are stored.
+    async fn expand_zero_clusters(&self) -> Result<(), IoError> {
+        let (hides, cluster) = {
+            let state = self.state.borrow();
+            let hides = self.backing.is_connected() || state.header.backing.is_some();
+            (hides, state.geometry.cluster_size())
+        };
+        let mut from = GuestOffset::default();
+        while let Some(found) = self.next_zero_cluster(from).await? {
+            if hides {
+                self.store(found, Buffers::zeroed(cluster as usize)).await?;
+            } else {
+                self.run(move |state| state.drop_some(found, cluster)).await?;
+            }
+            from = found + cluster;
         }
+        Ok(())
     }
 
-    async fn has_zero_clusters(&self) -> Result<bool, IoError> {
-        let geometry = self.state.borrow().geometry;
-        let end = self.state.borrow().header.end();
-        let mut offset = GuestOffset::default();
-        while offset < end {
+    /// The first zero cluster from an offset on, also behind the disk's end.
+    async fn next_zero_cluster(&self, mut offset: GuestOffset) -> Result<Option<GuestOffset>, IoError> {
+        let (geometry, end) = {
+            let state = self.state.borrow();
+            let tables = state.l1.len() as u64;
+            (state.geometry, tables << state.geometry.l2_span_bits())
+        };
+        while offset.get() < end {
             let (found, next) = self
                 .run(move |state| {
                     let Some(key) = state.slice_key(offset)? else {
-                        return Ok((false, offset + geometry.rest_of_table(offset)));
+                        return Ok((None, offset + geometry.rest_of_table(offset)));
                     };
-                    let zero = |entry: &u64| {
+                    let entries = state.slice(key)?.iter().skip(geometry.slice_index(offset));
+                    let left = geometry.slice_entries() - geometry.slice_index(offset);
+                    let mut places = entries.zip(0_u64..);
+                    let zero = places.find(|(entry, _)| {
                         matches!(
-                            geometry.cluster(*entry),
+                            geometry.cluster(**entry),
                             Cluster::ZeroPlain | Cluster::ZeroAllocated(_)
                         )
-                    };
-                    let span = geometry.bytes(geometry.slice_entries() as u64);
-                    Ok((state.slice(key)?.iter().any(zero), offset + span))
+                    });
+                    let found = zero.map(|(_, at)| offset + geometry.bytes(at));
+                    Ok((found, offset + geometry.bytes(left as u64)))
                 })
                 .await?;
-            if found {
-                return Ok(true);
+            if found.is_some() {
+                return Ok(found);
             }
             offset = next;
         }
-        Ok(false)
+        Ok(None)
     }
 }

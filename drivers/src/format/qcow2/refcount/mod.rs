@@ -6,3 +6,4 @@ mod preallocation;
 mod references;
 mod repair;
 mod snapshot_table;
+mod width;
