@@ -8,9 +8,12 @@ use std::process::{Command, Output};
 
 use millpond::graph::GraphHandle;
 use millpond::measure::Measured;
+use millpond_drivers::builtin::builtin;
+use millpond_drivers::secret::{SecretOptions, SecretSource};
+use millpond_messages::qapi::schema::QCryptoSecretFormat;
 use millpond_messages::{ImageMeasure, Result};
 use serde_json::{Value, json};
-use support::with_graph;
+use support::{with_graph, with_graph_of};
 
 fn tool(program: &str, arguments: &[&str]) -> Output {
     let output = Command::new(program).args(arguments).output();
@@ -61,7 +64,40 @@ const QCOW2: &[&str] = &[
     "backing_file=below,backing_fmt=raw",
     "backing_file=below,backing_fmt=raw,preallocation=full",
     "compression_type=zstd,compat=0.10",
+    "encrypt.format=luks",
 ];
+
+/// Options of encrypted images, whose secret is `s`.
+const ENCRYPTED: &[&str] = &[
+    "encrypt.format=aes",
+    "encryption=on",
+    "encrypt.format=luks,encrypt.iter-time=10",
+    "encrypt.format=luks,encrypt.iter-time=10,cluster_size=512",
+    "encrypt.format=luks,encrypt.iter-time=10,cluster_size=2M,encrypt.cipher-alg=aes-128",
+    "encrypt.format=luks,encrypt.iter-time=10,encrypt.cipher-mode=cbc,preallocation=full",
+];
+
+#[test]
+fn encrypted_images_have_room_for_their_keys() {
+    let registry = builtin();
+    let secret = SecretOptions {
+        source: SecretSource::Data(b"password".to_vec().into()),
+        format: QCryptoSecretFormat::Raw,
+        wrapped_by: None,
+    };
+    let secret = secret.load(registry.secrets()).unwrap();
+    registry.secrets().add("s", secret);
+    with_graph_of(registry, |graph| async move {
+        for options in ENCRYPTED {
+            let options = format!("{options},encrypt.key-secret=s");
+            let object = ["--object", "secret,id=s,data=password"];
+            let arguments = ["-O", "qcow2", "-o", &options, "--size", "5242880"];
+            let ours = graph.measure_image("qcow2", &options, &Measured::Empty(5 << 20));
+            let theirs = told(&[&object[..], &arguments].concat());
+            assert_eq!(shown(ours.await), theirs, "{options}");
+        }
+    });
+}
 
 #[test]
 fn empty_images_are_as_large_as_qemu_img_says() {

@@ -12,7 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::super::{CipherSpec, Hash, random};
 use super::header::{LuksHeader, SLOTS, Slot, layout};
 use super::slots::{MasterKey, SlotKey};
-use super::{DIGEST, MOST_ITERATIONS, SALT, STRIPES};
+use super::{DIGEST, MOST_ITERATIONS, SALT, SECTOR_BYTES, STRIPES};
 
 /// Milliseconds that a password takes unless asked otherwise.
 const DEFAULT_TIME: u64 = 2000;
@@ -66,6 +66,17 @@ impl NewVolume {
             spec,
             Hash::find(self.hash_alg.unwrap_or(QCryptoHashAlgo::Sha256))?,
         ))
+    }
+
+    /// Bytes of its header with all places for keys.
+    ///
+    /// # Errors
+    /// What is asked for is not served.
+    pub fn header_len(&self) -> Result<u64> {
+        let (spec, _) = self.spec()?;
+        let key_len = spec.key_len()?;
+        let (_, payload) = layout(u32::try_from(key_len).unwrap_or(u32::MAX))?;
+        Ok(u64::from(payload) * SECTOR_BYTES)
     }
 
     /// Makes the header of it, with its only key in the first slot. It is meant to take long: not on an iothread.

@@ -66,7 +66,7 @@ impl DriverKind for Qcow2Kind {
     }
 
     fn measure(&self, options: Options) -> Result<ImagePlan> {
-        measure(options)
+        measure(&self.secrets, options)
     }
 
     fn has_snapshots(&self) -> bool {

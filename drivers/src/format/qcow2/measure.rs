@@ -5,7 +5,9 @@ use millpond_messages::io::Preallocation;
 use millpond_messages::{Error, ErrorKind, ImagePlan, Result};
 
 use super::create::CreateOptions;
+use super::encryption::NewEncryption;
 use crate::api::parse_options;
+use crate::secret::Secrets;
 
 /// The size of the largest L1 table, in bytes.
 const MAX_L1: u64 = 32 << 20;
@@ -18,8 +20,12 @@ const EXTENDED_ENTRY: u64 = 16;
 ///
 /// # Errors
 /// The options are wrong, or the disk is too large.
-pub fn measure(options: Options) -> Result<ImagePlan> {
-    let options: CreateOptions = parse_options(options)?;
+pub fn measure(secrets: &Secrets, options: Options) -> Result<ImagePlan> {
+    let mut options: CreateOptions = parse_options(options)?;
+    let encryption = options.encrypt.take();
+    let encryption = encryption.map(|option| NewEncryption::parse(secrets, option));
+    let keys = encryption.transpose()?.map(|new| new.header_len());
+    let keys = keys.transpose()?.unwrap_or(0);
     let size = options.size.unwrap_or(0);
     let header = options.of_layout().header(None)?;
     let layout = Layout {
@@ -43,7 +49,7 @@ pub fn measure(options: Options) -> Result<ImagePlan> {
     }
     let is_reserved = matches!(options.preallocation, Preallocation::Falloc | Preallocation::Full);
     Ok(ImagePlan {
-        metadata: layout.metadata(disk),
+        metadata: layout.metadata(disk) + keys.next_multiple_of(layout.cluster),
         disk,
         sparse: (!is_reserved).then_some(layout.cluster),
         is_overlay: options.backing_file.is_some(),

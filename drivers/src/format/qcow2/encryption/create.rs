@@ -69,6 +69,17 @@ impl NewEncryption {
             None => Err(invalid_options("missing field `encrypt.format`")),
         }
     }
+
+    /// Bytes of the header that it needs inside the image.
+    ///
+    /// # Errors
+    /// There can be no key as long as it would be.
+    pub fn header_len(&self) -> Result<u64> {
+        match self {
+            Self::Aes => Ok(0),
+            Self::Luks(volume, _) => volume.header_len(),
+        }
+    }
 }
 
 impl Qcow2 {
