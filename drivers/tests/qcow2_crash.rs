@@ -339,3 +339,17 @@ fn a_crash_leaves_no_entry_that_leads_to_data_which_is_not_there() {
         crash(&keeps, seed);
     }
 }
+
+#[test]
+fn a_crash_shows_no_subcluster_whose_data_is_not_there() {
+    for seed in 1..4 {
+        let small = json!({"extended-l2": true, "cluster-size": 16384});
+        crash(&How::made(small.clone()), seed);
+        crash(&How::made(json!({"extended-l2": true})), seed);
+        crash(&How::with_data_file(small), seed);
+        let raw = json!({"extended-l2": true, "data-file-raw": true});
+        crash(&How::with_data_file(raw), seed);
+        let lazy = json!({"extended-l2": true, "cluster-size": 16384, "lazy-refcounts": true});
+        crash(&How::made(lazy), seed);
+    }
+}

@@ -264,3 +264,49 @@ fn mutated_images_never_panic() {
 fn range(offset: u64, len: u64) -> millpond_messages::Range {
     millpond_messages::Range::new(offset, len).unwrap()
 }
+
+#[test]
+fn a_check_finds_bitmaps_of_subclusters_that_cannot_be() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("image.qcow2");
+    let name = path.to_str().unwrap();
+    let option = "extended_l2=on,cluster_size=16k";
+    qemu_img(&["create", "-q", "-f", "qcow2", "-o", option, name, "1M"]);
+    qemu_io(
+        &path,
+        &["write -P 1 0 1k", "write -P 2 16k 16k", "write -c -P 5 96k 16k"],
+    );
+    let good = std::fs::read(&path).unwrap();
+    let table = 0x1_0000;
+    for (entry, bitmap, corruptions) in [
+        (0, 3_u64 << 32 | 3, 1),
+        (1, 1 << 32 | 0xffff_ffff, 1),
+        (3, 1, 1),
+        (6, 1, 1),
+        (3, 0xff << 32, 0),
+        (0, 0xfe << 32 | 1, 0),
+    ] {
+        let mut bad = good.clone();
+        bad[table + entry * 16 + 8..][..8].copy_from_slice(&bitmap.to_be_bytes());
+        std::fs::write(&path, &bad).unwrap();
+        let (theirs, their_leaks, errors) = check(&path);
+        assert_eq!(theirs, corruptions, "QEMU's, of entry {entry}: {errors}");
+        let (ring, store) = (ring(), Store::new(bad, 1));
+        let ours = block_on(&ring, async {
+            let opened = open(&store, None, Default::default(), OpenFlags::empty(), &ring).await;
+            opened
+                .unwrap()
+                .0
+                .driver
+                .image()
+                .check(Repair::default())
+                .await
+                .unwrap()
+        });
+        assert_eq!(
+            (ours.corruptions, ours.leaks),
+            (theirs, their_leaks),
+            "entry {entry}"
+        );
+    }
+}

@@ -117,8 +117,8 @@ fn bad_options_for_new_images_are_named() {
             "Backing format cannot be used without backing file",
         ),
         (
-            json!({"size": 512, "extended-l2": true}),
-            "Extended L2 entries are not supported yet",
+            json!({"size": 512, "extended-l2": true, "cluster-size": 8192}),
+            "Extended L2 entries are only supported with cluster sizes of at least 16384 bytes",
         ),
     ];
     for (bad, expected) in cases {

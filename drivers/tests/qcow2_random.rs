@@ -291,3 +291,38 @@ fn external_data_files() {
         hammer_data_file(",preallocation=metadata", serde_json::json!({}), 65536, seed);
     }
 }
+
+#[test]
+fn subclusters() {
+    let tiny = serde_json::json!({"l2-cache-size": 16384, "l2-cache-entry-size": 512});
+    let keep = serde_json::json!({"discard-no-unref": true, "pass-discard-request": true});
+    for seed in 1..4 {
+        hammer_image(
+            &["-o", "extended_l2=on,cluster_size=16k"],
+            tiny.clone(),
+            512,
+            seed,
+        );
+        hammer_image(
+            &["-o", "extended_l2=on,cluster_size=16k"],
+            keep.clone(),
+            16384,
+            seed,
+        );
+        hammer_image(&["-o", "extended_l2=on"], serde_json::json!({}), 65536, seed);
+        let preallocated = "extended_l2=on,cluster_size=32k,preallocation=metadata";
+        hammer_image(&["-o", preallocated], serde_json::json!({}), 2048, seed);
+        let data_file = ",extended_l2=on,cluster_size=16k";
+        hammer_data_file(data_file, serde_json::json!({}), 1024, seed);
+        let raw = ",data_file_raw=on,extended_l2=on";
+        hammer_data_file(raw, serde_json::json!({}), 4096, seed);
+    }
+    hammer_image(
+        &["-o", "extended_l2=on,cluster_size=2M"],
+        serde_json::json!({}),
+        65536,
+        7,
+    );
+    let lazy = "extended_l2=on,cluster_size=16k,lazy_refcounts=on,refcount_bits=1";
+    hammer_image(&["-o", lazy], serde_json::json!({}), 16384, 8);
+}

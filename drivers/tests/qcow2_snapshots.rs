@@ -74,13 +74,15 @@ fn same(found: &[u8], expected: &[u8], what: &str) {
     assert_eq!(differs, None, "{what}");
 }
 
-const KINDS: [&str; 6] = [
+const KINDS: [&str; 8] = [
     "cluster_size=64k",
     "cluster_size=512",
     "cluster_size=4k,compat=0.10",
     "cluster_size=2M",
     "cluster_size=4k,refcount_bits=32",
     "cluster_size=4k,refcount_bits=64,lazy_refcounts=on",
+    "cluster_size=16k,extended_l2=on",
+    "cluster_size=2M,extended_l2=on",
 ];
 
 #[test]
@@ -367,6 +369,8 @@ fn random_changes_with_snapshots_are_those_of_a_model() {
         (3, "cluster_size=512,refcount_bits=4"),
         (4, "cluster_size=1k,lazy_refcounts=on"),
         (5, "cluster_size=4k,refcount_bits=64"),
+        (6, "cluster_size=16k,extended_l2=on"),
+        (7, "cluster_size=64k,extended_l2=on,lazy_refcounts=on"),
     ] {
         let directory = tempfile::tempdir().unwrap();
         let path = made(&directory, option, "2M");

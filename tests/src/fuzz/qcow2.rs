@@ -13,7 +13,7 @@ mod common;
 
 use std::rc::Rc;
 
-use common::{Disk, READ_WRITE, Store, block_on, create, open, options, ring};
+use common::{Disk, READ_WRITE, Store, block_on, create_over, open_over, options, ring};
 use millpond_drivers::api::{Purpose, Repair};
 use millpond_messages::io::Preallocation;
 use millpond_messages::{OpenFlags, Range, RequestFlags};
@@ -44,8 +44,16 @@ pub(super) fn run(image: &[u8]) {
         let store = Store::new(image.to_vec(), 1);
         store.latency.set(0);
         store.room.set(ROOM);
+        // The incompatible feature "external data file".
+        let has_data_file = image.get(79).is_some_and(|features| features & 4 != 0);
+        let data = has_data_file.then(|| store.data_file(Vec::new(), 2));
+        if let Some(data) = &data {
+            data.latency.set(0);
+            data.room.set(ROOM);
+        }
         block_on(&ring, async {
-            let Ok((disk, _)) = open(&store, None, node(), flags, &ring).await else {
+            let opened = open_over(&store, None, data.as_ref(), node(), flags, &ring);
+            let Ok((disk, _)) = opened.await else {
                 return;
             };
             look(&disk).await;
@@ -166,28 +174,40 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
         json!({ "size": 1_u64 << 32, "cluster-size": 4096, "refcount-bits": 64 }),
         json!({ "size": 1 << 20, "cluster-size": 2048, "compression-type": "zstd" }),
         json!({ "size": 1 << 20, "cluster-size": 1024, "encrypt": { "format": "qcow", "key-secret": "s" } }),
+        json!({ "size": 1 << 20, "cluster-size": 16384, "extended-l2": true }),
     ]
-    .map(seed)
-    .to_vec()
+    .map(|how| seed(how, false))
+    .into_iter()
+    .chain([
+        seed(json!({ "size": 1 << 20, "cluster-size": 4096 }), true),
+        seed(
+            json!({ "size": 1 << 20, "cluster-size": 16384, "extended-l2": true, "data-file-raw": true }),
+            true,
+        ),
+    ])
+    .collect()
 }
 
-/// A small image with data, zeroes and holes in it.
-fn seed(how: serde_json::Value) -> Vec<u8> {
+/// A small image with data, zeroes and holes in it, perhaps with a data file.
+fn seed(how: serde_json::Value, has_data_file: bool) -> Vec<u8> {
     let ring: Ring = ring();
     let store = Store::new(Vec::new(), 1);
     store.latency.set(0);
+    let data = has_data_file.then(|| store.data_file(Vec::new(), 2));
     block_on(&ring, async {
-        create(&store, options(how), &ring)
+        create_over(&store, data.as_ref(), options(how), &ring)
             .await
             .expect("an image can be made");
-        let opened = open(&store, None, node(), READ_WRITE, &ring).await;
+        let opened = open_over(&store, None, data.as_ref(), node(), READ_WRITE, &ring).await;
         let (disk, _) = opened.expect("it can be opened");
         for (offset, byte) in [(0, 1), (5000, 2), (300_000, 3)] {
             disk.write(offset, &[byte; 700]).await.expect("it can be written");
         }
-        let cluster = Buffers::alloc(disk.driver.abilities().limits.write_zeroes_alignment as usize);
-        let compressed = Rc::clone(&disk.driver).write(1 << 18, cluster, RequestFlags::WRITE_COMPRESSED);
-        compressed.await.0.expect("it can be compressed");
+        if !has_data_file {
+            let cluster = Buffers::alloc(disk.driver.abilities().limits.discard_alignment as usize);
+            let compressed = Rc::clone(&disk.driver).write(1 << 18, cluster, RequestFlags::WRITE_COMPRESSED);
+            compressed.await.0.expect("it can be compressed");
+        }
         disk.zero(8192, 4096, RequestFlags::MAY_UNMAP)
             .await
             .expect("it can be zeroed");

@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::encryption::NewEncryption;
 use super::file::ImageFile;
 use super::header::{
-    AUTOCLEAR_DATA_FILE_RAW, CLUSTER_BITS, COMPRESSION, Compression, DATA_FILE, Header, LAZY_REFCOUNTS,
-    MAX_BACKING_NAME,
+    AUTOCLEAR_DATA_FILE_RAW, CLUSTER_BITS, COMPRESSION, Compression, DATA_FILE, EXTENDED_L2, Header,
+    LAZY_REFCOUNTS, MAX_BACKING_NAME, MIN_EXTENDED_BITS,
 };
 use super::image::{GivenOptions, Qcow2};
 use super::layout::bytes::table_to_be;
@@ -21,8 +21,6 @@ use crate::secret::Secrets;
 
 /// The default size of a cluster, in bytes.
 const DEFAULT_CLUSTER: u64 = 65_536;
-/// The size of the smallest cluster that has subclusters, in bytes.
-const MIN_EXTENDED_CLUSTER: u64 = 16_384;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -90,8 +88,9 @@ impl CreateOptions {
             ));
         }
         let v3 = self.version == Version::V3;
-        if self.extended_l2 == Some(true) {
-            return Err(refuse_extended_l2(cluster, v3));
+        let extended = self.extended_l2 == Some(true);
+        if extended {
+            check_extended_l2(cluster, v3)?;
         }
         let lazy = self.lazy_refcounts.unwrap_or(false);
         if lazy && !v3 {
@@ -122,7 +121,7 @@ impl CreateOptions {
             reftable_clusters: 1,
             snapshots: 0,
             snapshots_offset: HostOffset::default(),
-            incompatible: if zstd { COMPRESSION } else { 0 },
+            incompatible: if zstd { COMPRESSION } else { 0 } | if extended { EXTENDED_L2 } else { 0 },
             compatible: if lazy { LAZY_REFCOUNTS } else { 0 },
             autoclear: 0,
             refcount_order: bits.trailing_zeros(),
@@ -152,7 +151,8 @@ impl CreateOptions {
         if !self.size.unwrap_or(0).is_multiple_of(SECTOR_SIZE) {
             return Err(invalid("Image size must be a multiple of 512 bytes"));
         }
-        if self.backing_file.is_some() && self.preallocation != Preallocation::Off {
+        let preallocates = self.preallocation != Preallocation::Off && self.extended_l2 != Some(true);
+        if self.backing_file.is_some() && preallocates {
             return Err(invalid(
                 "Backing file and preallocation can only be used at the same time if extended_l2 is on",
             ));
@@ -191,20 +191,19 @@ impl CreateOptions {
     }
 }
 
-/// Why an image with subclusters of this layout cannot be made.
-fn refuse_extended_l2(cluster: u64, v3: bool) -> Error {
-    if cluster < MIN_EXTENDED_CLUSTER {
-        return invalid("Extended L2 entries are only supported with cluster sizes of at least 16384 bytes");
+/// Refuses an image with subclusters whose layout has no room for them.
+fn check_extended_l2(cluster: u64, v3: bool) -> Result<()> {
+    if cluster < 1 << MIN_EXTENDED_BITS {
+        return Err(invalid(
+            "Extended L2 entries are only supported with cluster sizes of at least 16384 bytes",
+        ));
     }
     if !v3 {
-        return invalid(
+        return Err(invalid(
             "Extended L2 entries are only supported with compatibility level 1.1 and above (use version=v3 or greater)",
-        );
+        ));
     }
-    Error::new(
-        ErrorKind::Unsupported,
-        "Extended L2 entries are not supported yet",
-    )
+    Ok(())
 }
 
 impl Header {

@@ -33,7 +33,7 @@ impl Driver for Qcow2 {
             limits: Limits {
                 // Sectors are encrypted whole.
                 request_alignment: if is_encrypted { SECTOR_SIZE as u32 } else { 1 },
-                write_zeroes_alignment: alignment,
+                write_zeroes_alignment: state.geometry.zero_unit() as u32,
                 discard_alignment: alignment,
                 ..Limits::default()
             },

@@ -17,7 +17,7 @@ impl State {
             cluster_size,
             vm_state_offset: self.geometry.l1_entries(self.header.size) << self.geometry.l2_span_bits(),
             is_dirty: self.header.incompatible & DIRTY != 0,
-            subcluster_size: cluster_size,
+            subcluster_size: self.geometry.zero_unit(),
             needs_compressed_writes: false,
         }
     }
@@ -33,7 +33,7 @@ impl State {
                 .header
                 .has_data_file()
                 .then(|| self.header.data_file_is_raw()),
-            extended_l2: only_new(false),
+            extended_l2: only_new(self.header.has_extended_l2()),
             lazy_refcounts: only_new(self.header.compatible & LAZY_REFCOUNTS != 0),
             corrupt: only_new(self.header.incompatible & CORRUPT != 0),
             refcount_bits: 1 << self.geometry.refcount_order,

@@ -20,14 +20,15 @@
 //! - `table` caches, loads, makes and writes back tables; `refcount` counts, allocates, checks and repairs.
 //! - `snapshot` has the snapshots inside the image, and a machine's state beside the disk.
 //! - `encryption` opens, makes and changes images whose guest data is encrypted, and takes that data to and from the file.
-//! - `data` answers requests for the guest's data; the rest is one file for each thing that is asked of an image.
+//! - `data` answers requests for the guest's data, `data::subcluster` in images that have subclusters; the rest is one file
+//!   for each thing that is asked of an image.
 //!
 //! # What reaches the file, and when
 //! Changed tables stay in memory until a flush, the cache's bounds, or the close. A write-back takes a snapshot of all
 //! that changed at one moment and writes it in this order, so that a crash at any point leaves at most leaked clusters:
 //!
 //! 1. refcount blocks, then the refcount table's entries for new ones;
-//! 2. a flush, which also makes data durable that was copied to new clusters;
+//! 2. a flush, which also makes data durable that was copied to new clusters; an external data file is flushed too;
 //! 3. L2 slices, a flush, and L1 entries;
 //! 4. where references were dropped: a flush, and only then the refcounts go down and the clusters may be used again.
 //!

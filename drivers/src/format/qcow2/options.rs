@@ -170,7 +170,7 @@ impl CacheSizes {
     fn choose(raw: &Raw, header: &Header) -> Result<Self> {
         let cluster = 1_u64 << header.cluster_bits;
         // The header's checks bound the disk at 2^63 bytes, so its entries' bytes fit.
-        let all_l2 = (header.size.div_ceil(cluster) * 8).next_multiple_of(cluster);
+        let all_l2 = (header.size.div_ceil(cluster) << header.entry_bits()).next_multiple_of(cluster);
         let min_refcount = MIN_REFBLOCKS * cluster;
         let slice = raw.l2_cache_entry_size.unwrap_or(DEFAULT_SLICE.min(cluster));
         if !(512..=cluster).contains(&slice) || !slice.is_power_of_two() {

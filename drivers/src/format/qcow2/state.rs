@@ -13,6 +13,7 @@ use super::layout::entry::{COPIED, l2_table};
 use super::layout::geometry::Geometry;
 use super::layout::index::{L1Index, SliceKey};
 use super::layout::space::{GuestCluster, GuestOffset, HostCluster, HostOffset};
+use super::layout::subcluster::Extended;
 use super::options::Settings;
 use super::snapshot::table::Snapshot;
 use super::table::cache::Cache;
@@ -109,7 +110,7 @@ pub(super) struct Free {
 }
 
 /// Clusters that a write was given and has not written yet.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct InFlight {
     /// The number of the ticket.
     pub id: u64,
@@ -121,6 +122,8 @@ pub(super) struct InFlight {
     pub host: HostOffset,
     /// They were allocated for this write, rather than reserved for the guest's clusters before.
     pub fresh: bool,
+    /// Where the subclusters that will hold data begin and end, where clusters have them.
+    pub covers: (GuestOffset, GuestOffset),
     /// Data of the guest's is copied along, so it must be durable before the tables say so.
     pub copies: bool,
 }
@@ -251,6 +254,12 @@ impl State {
             .ok_or(Blocked::Need(Need::Slice(key)))
     }
 
+    /// The first word of an entry of the slice at `key`.
+    pub fn word(&self, key: SliceKey, index: usize) -> Step<u64> {
+        let at = index * self.geometry.entry_words();
+        Ok(self.slice(key)?.get(at).copied().unwrap_or(0))
+    }
+
     /// The slice at `key`, of a table that may be changed: the image's own.
     pub fn writable_slice(&self, offset: GuestOffset) -> Step<SliceKey> {
         let l1_index = self.geometry.l1_index(offset);
@@ -261,8 +270,27 @@ impl State {
         }
     }
 
-    /// Sets an entry of a slice that is in the cache.
+    /// Sets an extended entry of a slice that is in the cache.
+    pub fn set_extended(&mut self, key: SliceKey, index: usize, entry: Extended) {
+        let words = 2 * index..2 * index + 2;
+        if let Some(slice) = self
+            .l2
+            .change(key.offset(), words.clone())
+            .and_then(|slice| slice.get_mut(words))
+        {
+            slice.copy_from_slice(&entry.words());
+        }
+    }
+
+    /// Sets an entry of a slice that is in the cache. Of an extended one, no subcluster is anything then.
     pub fn set_entry(&mut self, key: SliceKey, index: usize, value: u64) {
+        if self.geometry.has_subclusters() {
+            let entry = Extended {
+                word: value,
+                ..Extended::default()
+            };
+            return self.set_extended(key, index, entry);
+        }
         if let Some(entry) = self
             .l2
             .change(key.offset(), index..index + 1)

@@ -33,17 +33,19 @@ impl State {
     fn preallocate_some(&mut self, offset: GuestOffset, len: u64) -> Step<u64> {
         let key = self.writable_slice(offset)?;
         let index = self.geometry.slice_index(offset);
-        let wanted = self.geometry.clusters(len) as usize;
+        let (geometry, words) = (self.geometry, self.geometry.entry_words());
         let slice = self.slice(key)?;
-        let entries = slice.get(index..).unwrap_or_default();
-        let entries = entries.get(..wanted).unwrap_or(entries);
-        let geometry = self.geometry;
+        let entries = slice.get(index * words..).unwrap_or_default();
+        let entries = entries
+            .iter()
+            .step_by(words)
+            .take(geometry.clusters(len) as usize);
         let empty = |entry: &&u64| geometry.cluster(**entry) == Cluster::Unallocated;
-        let used = entries.iter().take_while(|entry| !empty(entry)).count();
+        let used = entries.clone().take_while(|entry| !empty(entry)).count();
         if used > 0 {
             return Ok(self.geometry.bytes(used as u64));
         }
-        let count = entries.iter().take_while(empty).count() as u64;
+        let count = entries.take_while(empty).count() as u64;
         self.check_pressure()?;
         let (host, count) = self.allocate_untouched(offset, count)?;
         for n in 0..count {
@@ -265,6 +267,12 @@ impl Qcow2 {
         let end = old.round_up(&geometry).min(new);
         if end <= old {
             return Ok(());
+        }
+        if geometry.has_subclusters() {
+            return match self.zero(old, end - old, RequestFlags::empty()).await {
+                Err(IoError::NotSupported) => self.store(old, Buffers::zeroed((end - old) as usize)).await,
+                zeroed => zeroed,
+            };
         }
         let entry = self.run(move |state| state.entry(old)).await?;
         match geometry.cluster(entry) {

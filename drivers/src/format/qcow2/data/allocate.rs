@@ -3,6 +3,7 @@
 
 use millpond_messages::IoError;
 
+use super::subcluster::place::Wanted;
 use crate::api::{AllocationTicket, Placement, Target};
 use crate::format::qcow2::layout::bytes::Hex;
 use crate::format::qcow2::layout::entry::{COPIED, Cluster, compressed, l2_table, own, refblock};
@@ -56,6 +57,15 @@ impl State {
         let first = offset.cluster(&self.geometry);
         let wanted = self.before_in_flight(first, offset.clusters(len, &self.geometry))?;
         let key = self.writable_slice(offset)?;
+        if self.geometry.has_subclusters() {
+            return self.place_subclusters(&Wanted {
+                key,
+                start: offset,
+                end: offset + len,
+                clusters: wanted,
+                backing,
+            });
+        }
         let index = self.geometry.slice_index(offset);
         let slice = self.slice(key)?;
         let entries = slice.get(index..).unwrap_or_default();
@@ -69,29 +79,10 @@ impl State {
             entry & COPIED != 0 && geometry.cluster(entry) == kind_at(kind, geometry.bytes(n))
         };
         match kind {
-            Cluster::Normal(host) if entry & COPIED != 0 => {
+            Cluster::Normal(host) | Cluster::ZeroAllocated(host) if entry & COPIED != 0 => {
                 let count = run(entries, |n, entry| follows(n, entry, kind));
-                self.check_target(host + span.head, span.within(geometry.bytes(count)))?;
-                let chosen = Chosen {
-                    host,
-                    count,
-                    copies_head: false,
-                    copies_tail: false,
-                };
-                Ok(self.placement(&span, &chosen, None))
-            }
-            Cluster::ZeroAllocated(host) if entry & COPIED != 0 => {
-                let count = run(entries, |n, entry| follows(n, entry, kind));
-                self.check_target(host + span.head, span.within(geometry.bytes(count)))?;
-                self.check_pressure()?;
-                let ticket = self.set_aside(first, count, host, false);
-                let chosen = Chosen {
-                    host,
-                    count,
-                    copies_head: true,
-                    copies_tail: true,
-                };
-                Ok(self.placement(&span, &chosen, Some(ticket)))
+                let has_data = matches!(kind, Cluster::Normal(_));
+                self.place_in_place(&span, first, (host, count), has_data)
             }
             _ => {
                 let count = run(entries, |_, entry| needs_new(&geometry, entry));
@@ -104,6 +95,31 @@ impl State {
                 self.place_new(&span, first, &old)
             }
         }
+    }
+
+    /// In the image's own clusters: what has data is written to as it is, and what is behind zeroes comes to light.
+    #[inline]
+    fn place_in_place(
+        &mut self,
+        span: &Span,
+        first: GuestCluster,
+        (host, count): (HostOffset, u64),
+        has_data: bool,
+    ) -> Step<Placement> {
+        self.check_target(host + span.head, span.within(self.geometry.bytes(count)))?;
+        let ticket = if has_data {
+            None
+        } else {
+            self.check_pressure()?;
+            Some(self.set_aside(first, count, host, false))
+        };
+        let chosen = Chosen {
+            host,
+            count,
+            copies_head: !has_data,
+            copies_tail: !has_data,
+        };
+        Ok(self.placement(span, &chosen, ticket))
     }
 
     /// Allocates for as many clusters as `old` has, which says of each whether it shows anything but zeroes, or fewer.
@@ -142,7 +158,7 @@ impl State {
         Ok(self.placement(span, &chosen, Some(ticket)))
     }
 
-    fn set_aside(
+    pub fn set_aside(
         &mut self,
         first: GuestCluster,
         count: u64,
@@ -157,6 +173,7 @@ impl State {
             count,
             host,
             fresh,
+            covers: Default::default(),
             copies: false,
         });
         AllocationTicket(id)
@@ -222,19 +239,23 @@ impl State {
         let Some(at) = self.in_flight.iter().position(|entry| entry.id == id) else {
             return Ok(());
         };
-        let Some(&InFlight {
+        let Some(&write) = self.in_flight.get(at) else {
+            return Ok(());
+        };
+        let InFlight {
             first,
             count,
             host,
             fresh,
             copies,
             ..
-        }) = self.in_flight.get(at)
-        else {
-            return Ok(());
-        };
+        } = write;
         if written {
-            self.link(first, count, host)?;
+            if self.geometry.has_subclusters() {
+                self.link_subclusters(&write)?;
+            } else {
+                self.link(first, count, host)?;
+            }
             // The refcounts of new clusters have the file flushed before the tables are written. Clusters that had theirs before
             // still hold what the zeroes have hidden, and with lazy refcounts new ones do: their data is to be durable first.
             self.barrier |= copies || !fresh || self.settings.lazy_refcounts || self.geometry.external;
@@ -374,7 +395,7 @@ impl State {
     }
 
     /// What the entry of guest `offset` says, unless nothing can be written there.
-    fn cluster_for_write(&self, entry: u64, key: SliceKey, offset: GuestOffset) -> Step<Cluster> {
+    pub fn cluster_for_write(&self, entry: u64, key: SliceKey, offset: GuestOffset) -> Step<Cluster> {
         let unaligned = |host: HostOffset| !host.is_aligned(&self.geometry);
         let (what, host) = match self.geometry.cluster(entry) {
             Cluster::Normal(host) if unaligned(host) => ("Data", host),

@@ -37,11 +37,7 @@ impl State {
         let Some(key) = self.slice_key(offset)? else {
             return Ok(0);
         };
-        Ok(self
-            .slice(key)?
-            .get(self.geometry.slice_index(offset))
-            .copied()
-            .unwrap_or(0))
+        self.word(key, self.geometry.slice_index(offset))
     }
 }
 

@@ -51,7 +51,7 @@ impl State {
         self.before_in_flight(first, 1)?;
         let key = self.writable_slice(offset)?;
         let index = self.geometry.slice_index(offset);
-        let old = self.slice(key)?.get(index).copied().unwrap_or(0);
+        let old = self.word(key, index)?;
         self.checked_cluster(old, key, index)?;
         if old & (COPIED | COMPRESSED) != 0 {
             // As QEMU has it, what is stored already is not compressed any more.
@@ -67,6 +67,7 @@ impl State {
             count: 1,
             host,
             fresh: false,
+            covers: Default::default(),
             copies: false,
         });
         let entry = compressed_entry(&self.geometry, host, len);
@@ -114,7 +115,7 @@ impl State {
             let offset = first.offset(&self.geometry);
             let key = self.writable_slice(offset)?;
             let index = self.geometry.slice_index(offset);
-            let old = self.slice(key)?.get(index).copied().unwrap_or(0);
+            let old = self.word(key, index)?;
             self.set_entry(key, index, place.entry);
             self.drop_cluster(old, FreeReason::Other);
             // Compressed data that is cut short cannot be decompressed, so it is durable before the entry.

@@ -18,6 +18,9 @@ impl State {
         let Some(key) = self.slice_key(offset)? else {
             return Ok(Extent::new(self.without_table(offset, len), At::Unallocated));
         };
+        if self.geometry.has_subclusters() {
+            return self.locate_subclusters(purpose, key, offset, len);
+        }
         let slice = self.slice(key)?;
         let index = self.geometry.slice_index(offset);
         let in_cluster = offset.in_cluster(&self.geometry);
@@ -102,10 +105,15 @@ impl State {
             }
             _ => return Ok(kind),
         };
-        let table = key.offset().cluster_start(&self.geometry);
-        let at = Hex(((key.offset() - table) >> 3) + index as u64);
-        let text = format!("{what} (L2 offset: {table:#x}, L2 index: {at})");
+        let text = format!("{what} {}", self.entry_place(key, index));
         Err(Blocked::Corrupt(text.into()))
+    }
+
+    /// How messages to people name an entry of a slice.
+    pub fn entry_place(&self, key: SliceKey, index: usize) -> String {
+        let table = key.offset().cluster_start(&self.geometry);
+        let at = Hex(((key.offset() - table) >> self.geometry.entry_bits) + index as u64);
+        format!("(L2 offset: {table:#x}, L2 index: {at})")
     }
 
     /// Refuses a cluster of a data file that is not where the guest's is.

@@ -4,4 +4,5 @@ pub(crate) mod allocate;
 mod compressed_read;
 mod compressed_write;
 mod locate;
+mod subcluster;
 mod zero_discard;

@@ -18,7 +18,7 @@ struct Change {
 
 /// What becomes of the clusters that an old entry refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Storage {
+pub(crate) enum Storage {
     /// They are as they were.
     Stays,
     /// They lose a reference.
@@ -49,24 +49,24 @@ impl Change {
 
 /// Bytes of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct HostRange {
+pub(crate) struct HostRange {
     start: HostOffset,
     len: u64,
 }
 
 /// What a step did for the start of a range.
 #[derive(Debug)]
-struct Changed {
+pub(crate) struct Changed {
     /// How many bytes of the guest's.
-    len: u64,
+    pub len: u64,
     /// What the file may have back, though it stays the guest's.
-    emptied: Vec<HostRange>,
+    pub emptied: Vec<HostRange>,
     /// What must be overwritten with zeroes before the range reads as such.
     overwritten: Option<HostRange>,
 }
 
 impl Changed {
-    const fn tables(len: u64) -> Self {
+    pub const fn tables(len: u64) -> Self {
         Self {
             len,
             emptied: Vec::new(),
@@ -75,13 +75,13 @@ impl Changed {
     }
 }
 
-/// A zero write, its range widened to whole clusters.
+/// A zero write, its range widened to whole clusters or subclusters.
 #[derive(Debug, Clone, Copy)]
-struct ZeroWrite {
+pub(crate) struct ZeroWrite {
     /// Clusters may lose their storage.
-    unmap: bool,
-    /// The range is a part of one cluster, whose rest shows zeroes unless the cluster holds data.
-    partial: bool,
+    pub unmap: bool,
+    /// The range is a part of one cluster or subcluster, whose rest shows zeroes unless that holds data.
+    pub partial: bool,
 }
 
 impl ZeroWrite {
@@ -99,6 +99,9 @@ impl State {
     /// none then.
     fn zero_some(&mut self, offset: GuestOffset, len: u64, wanted: ZeroWrite) -> Step<Changed> {
         self.check_writable()?;
+        if self.geometry.has_subclusters() {
+            return self.zero_subclusters(offset, len, wanted);
+        }
         if self.geometry.version < 3 {
             return self.zero_without_zero_clusters(offset, len, wanted);
         }
@@ -172,6 +175,9 @@ impl State {
         if self.slice_key(offset)?.is_none() && !backing {
             return Ok(Changed::tables(len.min(self.geometry.rest_of_table(offset))));
         }
+        if self.geometry.has_subclusters() {
+            return self.discard_subclusters(offset, len, backing);
+        }
         let (keep, geometry) = (self.settings.discard_no_unref, self.geometry);
         let empty = if v3 { ZERO } else { 0 };
         self.change_some(offset, len, |entry| {
@@ -189,6 +195,9 @@ impl State {
     pub fn drop_some(&mut self, offset: GuestOffset, len: u64) -> Step<u64> {
         if self.slice_key(offset)?.is_none() {
             return Ok(len.min(self.geometry.rest_of_table(offset)));
+        }
+        if self.geometry.has_subclusters() {
+            return self.drop_subclusters(offset, len);
         }
         let geometry = self.geometry;
         let dropped = self.change_some(offset, len, |entry| {
@@ -234,7 +243,7 @@ impl State {
     }
 
     /// Takes note that the file may have a cluster's space back. One that a snapshot shares still holds its data.
-    fn note_emptied(&self, entry: u64, emptied: &mut Vec<HostRange>) {
+    pub(super) fn note_emptied(&self, entry: u64, emptied: &mut Vec<HostRange>) {
         let start = match self.geometry.cluster(entry) {
             Cluster::Normal(start) => start,
             Cluster::ZeroAllocated(start) if self.geometry.external => start,
@@ -252,10 +261,10 @@ impl State {
         }
     }
 
-    /// The clusters of a range, as bytes, and whether the range is all of them: the disk may end within the last.
-    fn widened(&self, offset: GuestOffset, len: u64) -> (GuestOffset, GuestOffset, bool) {
-        let (start, end) = (offset.cluster_start(&self.geometry), offset + len);
-        let whole_end = end.round_up(&self.geometry);
+    /// A range widened to whole units, as bytes, and whether the range is all of that: the disk may end within the last.
+    fn widened(&self, offset: GuestOffset, len: u64, unit: u64) -> (GuestOffset, GuestOffset, bool) {
+        let (start, end) = (offset - offset.get() % unit, offset + len);
+        let whole_end = GuestOffset::new(end.get().next_multiple_of(unit));
         let is_whole = start == offset && (end == whole_end || end == self.header.end());
         (start, whole_end, is_whole)
     }
@@ -266,7 +275,10 @@ impl Qcow2 {
     pub(crate) async fn zero(&self, offset: GuestOffset, len: u64, flags: RequestFlags) -> IoResult<()> {
         let ((mut at, end, is_whole), version) = {
             let state = self.state.borrow();
-            (state.widened(offset, len), state.geometry.version)
+            (
+                state.widened(offset, len, state.geometry.zero_unit()),
+                state.geometry.version,
+            )
         };
         let (is_encrypted, unmap) = (
             self.encryption().is_some(),
@@ -328,16 +340,17 @@ impl Qcow2 {
 
     /// Whether a cluster that a range is a part of holds no data, and reads as zeroes beside the range.
     async fn rest_reads_as_zeroes(&self, offset: GuestOffset, len: u64) -> IoResult<bool> {
-        let (start, end, disk_end, cluster) = {
+        let (start, end, disk_end, unit) = {
             let state = self.state.borrow();
-            let (start, end, _) = state.widened(offset, len);
-            (start, end, state.header.end(), state.geometry.cluster_size())
+            let unit = state.geometry.zero_unit();
+            let (start, end, _) = state.widened(offset, len, unit);
+            (start, end, state.header.end(), unit)
         };
-        if end - start > cluster {
+        if end - start > unit {
             return Ok(false);
         }
         let extent = self
-            .run(move |state| state.locate(Purpose::Read, start, cluster))
+            .run(move |state| state.locate(Purpose::Read, start, unit))
             .await?;
         match extent.at {
             At::Zero { .. } => Ok(true),
@@ -383,7 +396,10 @@ impl Qcow2 {
 
     /// Forgets a range. Only whole clusters can be.
     pub(crate) async fn forget(&self, offset: GuestOffset, len: u64) -> IoResult<()> {
-        let (mut at, end, is_whole) = self.state.borrow().widened(offset, len);
+        let (mut at, end, is_whole) = {
+            let state = self.state.borrow();
+            state.widened(offset, len, state.geometry.cluster_size())
+        };
         if !is_whole {
             return Err(IoError::NotSupported);
         }

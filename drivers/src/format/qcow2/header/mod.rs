@@ -9,6 +9,7 @@ use self::fields::{FULL_LENGTH, Fields, V2_LENGTH, V3_LENGTH};
 use crate::format::qcow2::layout::bytes::text;
 use crate::format::qcow2::layout::geometry::Geometry;
 use crate::format::qcow2::layout::space::{GuestOffset, HostOffset};
+use crate::format::qcow2::layout::subcluster::SUBCLUSTERS;
 use extensions::{Extensions, FeatureType};
 
 /// The image's first bytes: `QFI\xfb`.
@@ -22,7 +23,8 @@ pub(crate) const CORRUPT: u64 = 1 << 1;
 pub(crate) const DATA_FILE: u64 = 1 << 2;
 /// The compression type is not zlib.
 pub(crate) const COMPRESSION: u64 = 1 << 3;
-const EXTENDED_L2: u64 = 1 << 4;
+/// L2 entries have bitmaps of subclusters.
+pub(crate) const EXTENDED_L2: u64 = 1 << 4;
 /// The image's maker wants refcounts to be written late.
 pub(crate) const LAZY_REFCOUNTS: u64 = 1;
 /// The bitmaps agree with the data.
@@ -40,6 +42,9 @@ pub(crate) const MAX_SNAPSHOTS: u64 = 65_536;
 pub(crate) const MAX_BACKING_NAME: u64 = 1023;
 /// The smallest and the largest cluster, as powers of two.
 pub(crate) const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
+
+/// log2 of the smallest cluster whose subclusters are sectors at least.
+pub(crate) const MIN_EXTENDED_BITS: u32 = 14;
 
 /// How compressed clusters are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
@@ -237,7 +242,9 @@ impl Header {
             8,
             MAX_L1_BYTES,
         )?;
-        let needed = self.size.div_ceil(1 << (2 * self.cluster_bits - 3));
+        let needed = self
+            .size
+            .div_ceil(1 << (2 * self.cluster_bits - self.entry_bits()));
         if needed > i32::MAX as u64 || self.size > MAX_LENGTH {
             return Err(Error::new(
                 ErrorKind::Io(millpond_messages::IoError::Os(27)),
@@ -246,6 +253,15 @@ impl Header {
         }
         if u64::from(self.l1_size) < needed {
             return Err(invalid("L1 table is too small"));
+        }
+        self.check_features()
+    }
+
+    /// What features ask of each other, and of the size of a cluster.
+    fn check_features(&self) -> Result<()> {
+        if self.has_extended_l2() && self.cluster_bits < MIN_EXTENDED_BITS {
+            let size = (1_u64 << self.cluster_bits) / u64::from(SUBCLUSTERS);
+            return Err(invalid(format!("Unsupported subcluster size: {size}")));
         }
         if self.autoclear & AUTOCLEAR_DATA_FILE_RAW != 0 && self.incompatible & DATA_FILE == 0 {
             return Err(invalid("data-file-raw requires a data file"));
@@ -296,10 +312,25 @@ impl Header {
     /// The sizes that follow from the header, with L2 slices of `slice_size` bytes.
     pub const fn geometry(&self, slice_size: u32) -> Geometry {
         let geometry = Geometry::new(self.cluster_bits, self.refcount_order, slice_size, self.version);
+        let geometry = if self.has_extended_l2() {
+            geometry.with_extended_l2()
+        } else {
+            geometry
+        };
         Geometry {
             external: self.has_data_file(),
             ..geometry
         }
+    }
+
+    /// Whether clusters have subclusters.
+    pub const fn has_extended_l2(&self) -> bool {
+        self.incompatible & EXTENDED_L2 != 0
+    }
+
+    /// log2 of the bytes of an L2 entry.
+    pub const fn entry_bits(&self) -> u32 {
+        if self.has_extended_l2() { 4 } else { 3 }
     }
 
     /// Whether the guest's data is in a file of its own.
@@ -393,10 +424,6 @@ fn refuse_features(incompatible: u64, extensions: &[u8]) -> Result<()> {
             list.push(format!("Unknown incompatible feature: {nameless:x}"));
         }
         let text = format!("Unsupported qcow2 feature(s): {}", list.join(", "));
-        return Err(Error::new(ErrorKind::Unsupported, text));
-    }
-    if incompatible & EXTENDED_L2 != 0 {
-        let text = "Unsupported qcow2 feature(s): extended L2 entries";
         return Err(Error::new(ErrorKind::Unsupported, text));
     }
     Ok(())

@@ -38,12 +38,12 @@ pub(crate) enum Cluster {
 }
 
 impl Geometry {
-    /// Reads an L2 entry. In version 2 the zero bit has no meaning; callers check for it where that is an error.
+    /// Reads an L2 entry, of an extended one the first word. In version 2 the zero bit has no meaning; callers check for it where that is an error.
     pub fn cluster(&self, entry: u64) -> Cluster {
         if entry & COMPRESSED != 0 {
             return Cluster::Compressed;
         }
-        match (entry & ZERO != 0, entry & L2_OFFSET) {
+        match (entry & self.zero_flag != 0, entry & L2_OFFSET) {
             (true, 0) => Cluster::ZeroPlain,
             (true, offset) => Cluster::ZeroAllocated(HostOffset::new(offset)),
             // All that is in a data file is the image's own, so there the flag tells its first cluster from none.

@@ -1,5 +1,6 @@
 //! Sizes that follow from an image's header and stay as they are while it is open.
 
+use super::entry::ZERO;
 use super::index::L1Index;
 use super::space::{GuestOffset, HostCluster};
 
@@ -14,6 +15,10 @@ pub(crate) struct Geometry {
     pub slice_bits: u32,
     /// The format's version: 2 or 3.
     pub version: u32,
+    /// log2 of the bytes of an L2 entry: 3, or 4 where clusters have subclusters.
+    pub entry_bits: u32,
+    /// The bit of an L2 entry that makes a cluster read as zeroes, 0 where subclusters say that.
+    pub zero_flag: u64,
     /// Guest data is in a file of its own, where each cluster has the offset that it has on the disk.
     pub external: bool,
 }
@@ -26,8 +31,30 @@ impl Geometry {
             refcount_order,
             slice_bits: slice_size.trailing_zeros() - 3,
             version,
+            entry_bits: 3,
+            zero_flag: ZERO,
             external: false,
         }
+    }
+
+    /// The same with extended L2 entries.
+    pub const fn with_extended_l2(self) -> Self {
+        Self {
+            slice_bits: self.slice_bits - 1,
+            entry_bits: 4,
+            zero_flag: 0,
+            ..self
+        }
+    }
+
+    /// Whether clusters have subclusters.
+    pub const fn has_subclusters(&self) -> bool {
+        self.entry_bits != 3
+    }
+
+    /// Words of an L2 entry: the first says where the cluster is.
+    pub const fn entry_words(&self) -> usize {
+        1 << (self.entry_bits - 3)
     }
 
     /// Bytes in a cluster.
@@ -52,7 +79,7 @@ impl Geometry {
 
     /// log2 of the entries of an L2 table.
     pub const fn l2_bits(&self) -> u32 {
-        self.cluster_bits - 3
+        self.cluster_bits - self.entry_bits
     }
 
     /// log2 of the guest bytes that one L2 table maps.
@@ -67,7 +94,7 @@ impl Geometry {
 
     /// Bytes of an L2 slice.
     pub const fn slice_size(&self) -> u64 {
-        8 << self.slice_bits
+        1 << (self.slice_bits + self.entry_bits)
     }
 
     /// L1 entries that a disk of `size` bytes needs.

@@ -6,3 +6,4 @@ pub(crate) mod entry;
 pub(crate) mod geometry;
 pub(crate) mod index;
 pub(crate) mod space;
+pub(crate) mod subcluster;

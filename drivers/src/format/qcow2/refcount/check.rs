@@ -11,7 +11,8 @@ use crate::format::qcow2::layout::entry::{
     COPIED, Cluster, L2_RESERVED, REFTABLE_RESERVED, ZERO, compressed, l2_table, refblock,
 };
 use crate::format::qcow2::layout::geometry::Geometry;
-use crate::format::qcow2::layout::space::{HostCluster, HostOffset};
+use crate::format::qcow2::layout::space::{GuestCluster, HostCluster, HostOffset};
+use crate::format::qcow2::layout::subcluster::Extended;
 use crate::format::qcow2::snapshot::table::Snapshot;
 
 /// Bits of an L1 entry that must be zero.
@@ -146,19 +147,23 @@ impl Check<'_> {
                 ));
             }
             if is_within {
-                self.count_table(table, active).await?;
+                let first = GuestCluster::default() + (index << self.geometry.l2_bits());
+                self.count_table(table, first, active).await?;
             }
         }
         Ok(())
     }
 
-    /// Counts what an L2 table refers to.
-    async fn count_table(&mut self, table: HostOffset, active: bool) -> IoResult<()> {
+    /// Counts what an L2 table refers to, which maps the guest's clusters from `first` on.
+    async fn count_table(&mut self, table: HostOffset, first: GuestCluster, active: bool) -> IoResult<()> {
         let mut entries = self.image.read_l2_table(table).await?;
         let mut mended = false;
-        for entry in &mut entries {
-            mended |= self.mend_misplaced_zeroes(entry);
-            self.count_entry(*entry, active)?;
+        let words = self.geometry.entry_words();
+        for (words, n) in entries.chunks_exact_mut(words).zip(0..) {
+            if let Some(entry) = words.first_mut() {
+                mended |= self.mend_misplaced_zeroes(entry);
+            }
+            self.count_entry(words, first + n, active)?;
         }
         if mended {
             self.image.rewrite_l2_table(table, &entries).await?;
@@ -202,8 +207,14 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn count_entry(&mut self, entry: u64, active: bool) -> IoResult<()> {
+    /// Counts what an entry refers to, that of the guest's cluster `guest` if it is in the active tables.
+    fn count_entry(&mut self, words: &[u64], guest: GuestCluster, active: bool) -> IoResult<()> {
+        let entry = words.first().copied().unwrap_or(0);
         let cluster_size = self.geometry.cluster_size();
+        let fault = fault_of(&self.geometry, words, guest);
+        if let Some(text) = &fault {
+            self.corruption(text);
+        }
         let kind = self.geometry.cluster(entry);
         if entry & L2_RESERVED != 0 && kind != Cluster::Compressed {
             self.corruption(&format!("found l2 entry with reserved bits set: {entry:x}"));
@@ -214,8 +225,7 @@ impl Check<'_> {
                 if entry & COPIED != 0 {
                     self.corruption("copied flag must never be set for compressed clusters");
                 }
-                if self.geometry.external {
-                    self.corruption(&format!("compressed cluster with data file, entry={entry:#x}"));
+                if fault.is_some() {
                     return Ok(());
                 }
                 self.result.fragments.compressed_clusters += u64::from(active);
@@ -336,5 +346,39 @@ impl Check<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// What contradicts itself in the entry of a guest's cluster, besides the place of its own cluster.
+fn fault_of(geometry: &Geometry, words: &[u64], guest: GuestCluster) -> Option<String> {
+    let entry = words.first().copied().unwrap_or(0);
+    let index = guest.get() & ((1 << geometry.l2_bits()) - 1);
+    let Extended { data, zero, .. } = if geometry.has_subclusters() {
+        Extended::of(words, 0)
+    } else {
+        Extended::default()
+    };
+    let wanted = guest.offset(geometry).in_data_file();
+    match geometry.cluster(entry) {
+        Cluster::Unallocated | Cluster::ZeroPlain if data != 0 => {
+            Some("Unallocated cluster has non-zero subcluster allocation map".to_owned())
+        }
+        Cluster::Compressed if geometry.external => Some(format!(
+            "compressed cluster {index} with data file, entry={entry:#x}"
+        )),
+        Cluster::Compressed if data | zero != 0 => Some(format!(
+            "compressed cluster {index} with non-zero subcluster allocation bitmap, entry={entry:#x}"
+        )),
+        Cluster::Normal(host) if data & zero != 0 => Some(format!(
+            "offset={host:x}: Allocated cluster has corrupted subcluster allocation bitmap"
+        )),
+        Cluster::Normal(host) | Cluster::ZeroAllocated(host)
+            if geometry.external && host.is_aligned(geometry) && host != wanted =>
+        {
+            Some(format!(
+                "External data file host cluster offset {host:#x} does not match guest cluster offset: {wanted:#x}"
+            ))
+        }
+        _ => None,
     }
 }

@@ -28,7 +28,7 @@ fn rows(geometry: &Geometry, table: HostOffset, entries: &[u64]) -> Result<Vec<R
         first: table.cluster(geometry),
         count: 1,
     }];
-    for (&entry, index) in entries.iter().zip(0_u64..) {
+    for (&entry, index) in entries.iter().step_by(geometry.entry_words()).zip(0_u64..) {
         let (first, count) = match geometry.cluster(entry) {
             Cluster::Unallocated | Cluster::ZeroPlain => continue,
             _ if geometry.external => continue,
@@ -176,7 +176,7 @@ impl Qcow2 {
         let geometry = self.state.borrow().geometry;
         let mut entries = self.read_l2_table(table).await?;
         let mut changed = false;
-        for entry in &mut entries {
+        for entry in entries.iter_mut().step_by(geometry.entry_words()) {
             let host = match geometry.cluster(*entry) {
                 Cluster::Normal(host) | Cluster::ZeroAllocated(host) if host.is_aligned(&geometry) => host,
                 _ => continue,
