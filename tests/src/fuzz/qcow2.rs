@@ -1,7 +1,8 @@
 //! A qcow2 image, opened for reading and for writing over a file in memory that holds 64 MiB at most.
 //!
 //! An image in which a check finds no error must behave as one: what is written is read back, what is zeroed is zero,
-//! nothing else changes, and another check finds no error either. Of all others it is only asked that they are answered.
+//! nothing else changes, a snapshot brings back what was, and another check finds no error either. Of all others it is only
+//! asked that they are answered, and that a repair which leaves no error has left none.
 
 #[allow(
     missing_docs,
@@ -13,10 +14,12 @@ mod common;
 
 use std::rc::Rc;
 
-use common::{Disk, READ_WRITE, Store, block_on, create_over, open_over, options, ring};
-use millpond_drivers::api::{Purpose, Repair};
+use common::{Disk, READ_WRITE, Store, block_on, create_over, open, open_over, options, ring};
+use millpond_drivers::api::{ImageBitmap, Purpose, Repair};
 use millpond_messages::io::Preallocation;
-use millpond_messages::{OpenFlags, Range, RequestFlags};
+use millpond_messages::{
+    ChunkSet, InternalSnapshot, OpenFlags, Range, RequestFlags, SnapshotChange, SnapshotName,
+};
 use millpond_ring::Ring;
 use millpond_ring::buffer::Buffers;
 use serde_json::json;
@@ -67,6 +70,34 @@ pub(super) fn run(image: &[u8]) {
             assert_eq!(*store.bytes.borrow(), image, "a reader has changed the image");
         }
     }
+    mend(image);
+}
+
+const ALL: Repair = Repair {
+    leaks: true,
+    errors: true,
+};
+
+/// Opens an image only to repair it, however little of it can be read.
+fn mend(image: &[u8]) {
+    let ring = ring();
+    let store = Store::new(image.to_vec(), 1);
+    store.latency.set(0);
+    store.room.set(ROOM);
+    block_on(&ring, async {
+        let flags = READ_WRITE | OpenFlags::CHECK;
+        let Ok((disk, _)) = open(&store, None, node(), flags, &ring).await else {
+            return;
+        };
+        let mended = disk.driver.image().check(ALL).await;
+        if mended.is_ok_and(|mended| mended.corruptions == 0 && mended.check_errors == 0) {
+            assert!(
+                is_sound(&disk).await,
+                "a repair has left errors that it did not tell of"
+            );
+        }
+        let _ = disk.close().await;
+    });
 }
 
 /// Where the places are: spread over the disk, the last one at its end.
@@ -135,11 +166,78 @@ async fn write(disk: &Disk) {
     if sound {
         assert!(is_sound(disk).await, "a new size has broken a sound image");
     }
-    let all = Repair {
-        leaks: true,
-        errors: true,
+    change_snapshots(disk, sound).await;
+    change_bitmaps(disk).await;
+    if sound {
+        assert!(
+            is_sound(disk).await,
+            "snapshots or bitmaps have broken a sound image"
+        );
+    }
+    let _ = disk.driver.image().check(ALL).await;
+}
+
+/// Makes a snapshot and goes back to it, and to one that the image had; deletes them.
+async fn change_snapshots(disk: &Disk, sound: bool) {
+    let image = disk.driver.image();
+    let had = image.snapshots();
+    let before = contents(disk).await;
+    let make = SnapshotChange::Create(InternalSnapshot {
+        name: "fuzz".to_owned(),
+        ..InternalSnapshot::default()
+    });
+    if let Ok(made) = image.change_snapshots(&make).await {
+        let places = places(disk).await;
+        if let Some(at) = places.first() {
+            let _ = disk.write(*at, &[0xaa; PART as usize]).await;
+        }
+        let back = SnapshotChange::Apply(made.id.clone());
+        if image.change_snapshots(&back).await.is_ok() && sound {
+            assert_eq!(
+                contents(disk).await,
+                before,
+                "a snapshot is not what the disk was"
+            );
+        }
+        let delete = SnapshotChange::Delete(SnapshotName::with_id(made.id));
+        let _ = image.change_snapshots(&delete).await;
+    }
+    for old in had.into_iter().take(2) {
+        let _ = image
+            .change_snapshots(&SnapshotChange::Apply(old.id.clone()))
+            .await;
+        let _ = contents(disk).await;
+        let delete = SnapshotChange::Delete(SnapshotName::with_id(old.id));
+        let _ = image.change_snapshots(&delete).await;
+    }
+}
+
+/// Stores the bitmaps that the image had, and one more; removes one.
+async fn change_bitmaps(disk: &Disk) {
+    let Some(bitmaps) = disk.driver.image().bitmaps() else {
+        return;
     };
-    let _ = disk.driver.image().check(all).await;
+    let mut all = bitmaps.take_read();
+    let names: Vec<String> = all.iter().map(|bitmap| bitmap.name.clone()).collect();
+    let len = disk.driver.length().await.unwrap_or(0);
+    for bitmap in &mut all {
+        // A node has them follow the disk.
+        let follows = bitmap.set.as_mut().is_none_or(|set| set.resize(len).is_ok());
+        bitmap.set.take_if(|_| !follows);
+    }
+    if let (Ok(()), Ok(set)) = (
+        bitmaps.check_new("fuzz", 1 << 16, &names),
+        ChunkSet::new(len, 1 << 16),
+    ) {
+        all.push(ImageBitmap {
+            name: "fuzz".to_owned(),
+            granularity: 1 << 16,
+            is_recording: true,
+            set: Some(set),
+        });
+    }
+    let _ = bitmaps.store(all).await;
+    let _ = bitmaps.remove(names.first().map_or("fuzz", String::as_str)).await;
 }
 
 /// What was written is there; what was not is as it was.
@@ -176,8 +274,13 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
         json!({ "size": 1 << 20, "cluster-size": 1024, "encrypt": { "format": "qcow", "key-secret": "s" } }),
         json!({ "size": 1 << 20, "cluster-size": 16384, "extended-l2": true }),
     ]
-    .map(|how| seed(how, false))
     .into_iter()
+    .flat_map(|how| {
+        let stores_bitmaps = how["version"] != "v2";
+        let more = stores_bitmaps.then(|| keeping(how.clone()));
+        [Some(seed(how, false)), more]
+    })
+    .flatten()
     .chain([
         seed(json!({ "size": 1 << 20, "cluster-size": 4096 }), true),
         seed(
@@ -186,6 +289,42 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
         ),
     ])
     .collect()
+}
+
+/// The same with snapshots and bitmaps.
+fn keeping(how: serde_json::Value) -> Vec<u8> {
+    let ring: Ring = ring();
+    let store = Store::new(seed(how, false), 1);
+    store.latency.set(0);
+    block_on(&ring, async {
+        let opened = open(&store, None, node(), READ_WRITE, &ring).await;
+        let (disk, _) = opened.expect("it can be opened");
+        let len = disk.driver.length().await.expect("it has a length");
+        for name in ["one", "two"] {
+            let make = SnapshotChange::Create(InternalSnapshot {
+                name: name.to_owned(),
+                ..InternalSnapshot::default()
+            });
+            // Refcounts of one bit count no second reference.
+            let _ = disk.driver.image().change_snapshots(&make).await;
+            disk.write(4000, &[4; 2000]).await.expect("it can be written");
+        }
+        let bitmaps = ["fine", "coarse"].map(|name| {
+            let granularity = if name == "fine" { 1 << 16 } else { 1 << 20 };
+            let mut set = ChunkSet::new(len, granularity).expect("it is small");
+            set.insert(Range::between(0, 1 << 17));
+            ImageBitmap {
+                name: name.to_owned(),
+                granularity,
+                is_recording: name == "fine",
+                set: Some(set),
+            }
+        });
+        let image = disk.driver.image().bitmaps().expect("it stores bitmaps");
+        image.store(bitmaps.into()).await.expect("they can be stored");
+        disk.close().await.expect("it can be closed");
+    });
+    store.bytes.take()
 }
 
 /// A small image with data, zeroes and holes in it, perhaps with a data file.

@@ -55,7 +55,7 @@ pub(super) struct CreateOptions {
     #[serde(default, deserialize_with = "boolean")]
     pub(super) extended_l2: Option<bool>,
     #[serde(default)]
-    encrypt: Option<Value>,
+    pub(super) encrypt: Option<Value>,
     #[serde(default, deserialize_with = "boolean")]
     data_file_raw: Option<bool>,
 }

@@ -337,7 +337,16 @@ impl Qcow2 {
         if repairs && !self.state.borrow().writable {
             return Err(Error::new(ErrorKind::ReadOnly, "Image is read-only"));
         }
-        let result = self.check_image(repair).await?;
+        let mut result = self.check_image(repair).await?;
+        let (corruptions_fixed, leaks_fixed) = (result.corruptions_fixed, result.leaks_fixed);
+        if corruptions_fixed + leaks_fixed > 0 {
+            // What is left of tables that share their place is known only now.
+            result = CheckResult {
+                corruptions_fixed,
+                leaks_fixed,
+                ..self.check_image(Repair::default()).await?
+            };
+        }
         if repair.leaks && repair.errors && result.corruptions == 0 && result.check_errors == 0 {
             self.clear_marks()
                 .await

@@ -18,7 +18,7 @@ impl State {
     /// Sets a refcount whatever it was.
     fn repair_refcount(&mut self, cluster: HostCluster, count: u64) -> Step<()> {
         self.refcount(cluster)?;
-        self.set_refcounts(cluster, 1, count.min(self.geometry.refcount_max()))
+        self.set_refcounts(cluster, 1, count)
     }
 
     /// Adds the refcount block for a cluster, where it is missing, at `end` or behind.
@@ -100,6 +100,16 @@ impl Check<'_> {
     }
 
     async fn difference(&mut self, cluster: HostCluster, refcount: u64, references: u64) -> IoResult<()> {
+        let most = self.geometry.refcount_max();
+        if references > most {
+            // No repair makes room for them.
+            let at = cluster.offset(&self.geometry);
+            self.corruption(&format!("overflow cluster offset={at:#x}"));
+        }
+        let references = references.min(most);
+        if refcount == references {
+            return Ok(());
+        }
         let leak = refcount > references;
         if leak {
             self.leaked_end = self.leaked_end.max(cluster + 1);
