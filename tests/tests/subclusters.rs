@@ -146,7 +146,7 @@ fn shared_with_a_snapshot(path: &Path) {
     let path = path.display();
     tool::qemu_io(
         &["-f", "qcow2", &path.to_string()],
-        &["write -P 1 0 700k", "write -z 20k 30k", "write -c -P 3 1M 1M"],
+        &["write -P 1 0 700k", "write -z 20k 30k", "write -c -P 3 2M 2M"],
     );
     tool::qemu_img(&format!("snapshot -c s {path}"));
 }
