@@ -191,7 +191,7 @@ fn images_of_qemu_are_read_written_and_snapshotted() {
             &["-f", "raw", &uri],
             &[
                 "write -P 0x66 0 4k",
-                "discard 512k 256k",
+                "write -zu 512k 256k",
                 "write -zu 4M 1M",
                 "flush",
             ],

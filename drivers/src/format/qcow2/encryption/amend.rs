@@ -6,9 +6,9 @@ use millpond_messages::graph::Options;
 use millpond_messages::{Error, ErrorKind, Result};
 use serde_json::Value;
 
-use super::Encryption;
+use super::method::{Encryption, PreparedKeys};
 use crate::crypto::luks::KeyChange;
-use crate::format::luks::{HeaderFile, KeySlots, Prepared, Volume};
+use crate::format::luks::{HeaderFile, KeySlots, Volume};
 use crate::format::qcow2::header::CryptMethod;
 use crate::format::qcow2::header::extensions::CryptoHeader;
 use crate::format::qcow2::image::Qcow2;
@@ -17,12 +17,6 @@ use crate::format::qcow2::layout::entry::{l2_table, refblock};
 /// What the dotted names of options about encryption begin with, and what follows in those that can be changed.
 const ENCRYPT: &str = "encrypt.";
 const AMENDED: &[&str] = &["state", "new-secret", "old-secret", "keyslot", "iter-time"];
-
-/// A change of keys that only has to be written, and the place of the header that it was prepared for.
-pub(crate) struct PreparedKeys {
-    change: Prepared,
-    place: CryptoHeader,
-}
 
 fn unsupported(text: &'static str) -> Error {
     Error::new(ErrorKind::Unsupported, text)

@@ -6,7 +6,7 @@
 use millpond_messages::{DebugEvent, IoError, IoResult, SECTOR_SIZE};
 use millpond_ring::buffer::Buffers;
 
-use super::Encryption;
+use super::method::Encryption;
 use crate::api::{At, Driver, Extent, Placement, Purpose, Target, Transfer, bytes_in};
 use crate::crypto::buffers::{decrypt, encrypted, pieces};
 use crate::format::qcow2::image::Qcow2;

@@ -12,8 +12,10 @@
 mod amend;
 mod create;
 mod data;
+mod method;
 mod open;
 
-pub(super) use amend::{PreparedKeys, is_about_keys};
+pub(super) use amend::is_about_keys;
 pub(super) use create::NewEncryption;
-pub(super) use open::{EncryptOptions, Encryption, open};
+pub(super) use method::{EncryptOptions, Encryption, PreparedKeys};
+pub(super) use open::open;

@@ -3,21 +3,18 @@
 use std::sync::Arc;
 
 use millpond_messages::graph::Options;
-use millpond_messages::qapi::schema::{
-    ImageInfoSpecificQCow2Encryption, QCryptoCipherAlgo, QCryptoCipherMode, QCryptoIVGenAlgo,
-};
-use millpond_messages::{Error, ErrorKind, Result, SECTOR_SIZE};
+use millpond_messages::qapi::schema::{QCryptoCipherAlgo, QCryptoCipherMode, QCryptoIVGenAlgo};
+use millpond_messages::{Error, ErrorKind, Result};
 use millpond_ring::Ring;
-use serde_json::Value;
 
-use crate::api::{invalid_options, parse_options};
+use super::method::{EncryptOptions, Encryption};
 use crate::crypto::{CipherSpec, KeyBytes, SectorCipher};
 use crate::format::luks::{HeaderFile, Volume};
 use crate::format::qcow2::file::ImageFile;
 use crate::format::qcow2::header::extensions::CryptoHeader;
 use crate::format::qcow2::header::{CryptMethod, Header};
 use crate::format::qcow2::image::GivenOptions;
-use crate::format::qcow2::layout::space::{GuestOffset, HostOffset};
+use crate::format::qcow2::layout::space::HostOffset;
 use crate::secret::Password;
 
 /// Bytes of the old method's key.
@@ -25,74 +22,6 @@ const AES_KEY: usize = 16;
 
 /// The option that names the secret.
 pub(super) const KEY_SECRET: &str = "encrypt.key-secret";
-
-/// What encrypts the guest's data.
-#[derive(Clone)]
-pub(crate) enum Encryption {
-    /// The old method: sectors have the numbers that the guest knows them by.
-    Aes(Arc<dyn SectorCipher>),
-    /// Sectors have their numbers in the file.
-    Luks(Arc<Volume>),
-}
-
-impl Encryption {
-    /// What encrypts sectors.
-    pub fn cipher(&self) -> &dyn SectorCipher {
-        match self {
-            Self::Aes(cipher) => &**cipher,
-            Self::Luks(volume) => &*volume.cipher,
-        }
-    }
-
-    /// The number that the sector at a place is encrypted with.
-    pub const fn sector(&self, host: HostOffset, guest: GuestOffset) -> u64 {
-        match self {
-            Self::Aes(_) => guest.get() / SECTOR_SIZE,
-            Self::Luks(_) => host.get() / SECTOR_SIZE,
-        }
-    }
-
-    /// What queries show of it.
-    pub fn info(&self) -> ImageInfoSpecificQCow2Encryption {
-        match self {
-            Self::Aes(_) => ImageInfoSpecificQCow2Encryption::Aes,
-            Self::Luks(volume) => ImageInfoSpecificQCow2Encryption::Luks(volume.header.info()),
-        }
-    }
-}
-
-/// The option `encrypt`.
-#[derive(Debug, Default, serde::Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub(crate) struct EncryptOptions {
-    format: Option<String>,
-    key_secret: Option<String>,
-}
-
-impl EncryptOptions {
-    /// Reads a node's option.
-    pub fn parse(option: Option<&Value>) -> Result<Self> {
-        match option {
-            None => Ok(Self::default()),
-            Some(Value::Object(options)) => parse_options(options.clone()),
-            Some(_) => Err(invalid_options("encrypt is no object")),
-        }
-    }
-
-    /// Refuses options for an image that is encrypted in another way.
-    pub fn check(&self, method: Option<CryptMethod>) -> Result<()> {
-        let Some(given) = &self.format else { return Ok(()) };
-        let text = match method {
-            None => format!("No encryption in image header, but options specified format '{given}'"),
-            Some(method) if method.name() != given => format!(
-                "Header reported '{}' encryption format but options specify '{given}'",
-                method.name()
-            ),
-            Some(_) => return Ok(()),
-        };
-        Err(Error::new(ErrorKind::InvalidArgument, text))
-    }
-}
 
 impl GivenOptions {
     /// The password that the node's options name.
