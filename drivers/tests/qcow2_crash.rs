@@ -11,6 +11,9 @@ use millpond_messages::{OpenFlags, RequestFlags};
 use qcow2_common::*;
 use serde_json::json;
 
+/// What a data file holds where the disk does not show it.
+const STALE: u8 = 0xee;
+
 /// A flush that was answered: how long the log was, and what the disk read as.
 struct Flushed {
     at: usize,
@@ -60,7 +63,12 @@ struct History {
 fn history(how: &How, size: u64, requests: u64, seed: u64) -> History {
     let ring = ring();
     let store = Store::new(Vec::new(), seed);
-    let data = how.data_file.then(|| store.data_file(Vec::new(), seed + 1));
+    // What an entry shows too early is seen, as zeroes would not be. Of a raw data file all is the disk's.
+    let stale = match how.create["data-file-raw"] == true {
+        true => Vec::new(),
+        false => vec![STALE; size as usize],
+    };
+    let data = how.data_file.then(|| store.data_file(stale, seed + 1));
     let created = create_over(&store, data.as_ref(), options(how.create.clone()), &ring);
     block_on(&ring, created).unwrap();
     let start = store.bytes.borrow().clone();

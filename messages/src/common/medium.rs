@@ -5,9 +5,9 @@ use std::time::Duration;
 /// What a device with a removable medium is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MediumOrder {
-    /// Open the tray.
+    /// Open the tray, with the medium in it.
     Eject,
-    /// Close the tray.
+    /// Close the tray, and read the medium.
     Load,
     /// Keep the medium from being taken out by hand.
     Lock,
@@ -18,7 +18,7 @@ pub enum MediumOrder {
 /// The data that goes with a SCSI command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ScsiData {
-    /// None.
+    /// There is no data.
     None,
     /// Sent to the device.
     Out(Vec<u8>),
@@ -31,7 +31,7 @@ pub enum ScsiData {
 pub struct ScsiCommand {
     /// The command descriptor block: 6 to 16 bytes, longer ones where the device takes them.
     pub block: Vec<u8>,
-    /// What is transferred.
+    /// What is transferred with it.
     pub data: ScsiData,
     /// How long the device may take; less than a millisecond is one, and more than 49 days are 49 days.
     pub timeout: Duration,

@@ -216,7 +216,7 @@ pub async fn restore(world: &World, Access(before): Access) -> Result<()> {
     reopen_all(world, targets).await
 }
 
-/// Takes all steps.
+/// Takes all steps that can fail, and those that are left once none has.
 async fn take_steps(
     transaction: &mut Transaction,
     targets: &[Target],
@@ -245,13 +245,7 @@ async fn take_steps(
     for target in unready {
         prepare_options(transaction, std::iter::once(target)).await?;
     }
-    let flags = world.graph(|graph| {
-        let flags = targets.iter().filter_map(|target| {
-            let node = graph.node(target.node)?;
-            Some((target.node, target.common.flags(node.kind.as_ref())))
-        });
-        flags.collect::<HashMap<_, _>>()
-    });
+    let flags = world.graph(|graph| flags_of(graph, targets));
     touched.extend(released.iter().copied());
     let prepared = transaction
         .prepare_permissions(Plan::with_flags(flags), touched)
@@ -282,7 +276,16 @@ async fn take_steps(
     Ok(Taken { committed, released })
 }
 
-/// The edges that lead elsewhere.
+/// The flags that nodes will have.
+fn flags_of(graph: &Graph, targets: &[Target]) -> HashMap<NodeId, OpenFlags> {
+    let flags = targets.iter().filter_map(|target| {
+        let node = graph.node(target.node)?;
+        Some((target.node, target.flags(node)))
+    });
+    flags.collect()
+}
+
+/// What becomes of edges that are to lead elsewhere.
 fn exchange(graph: &Graph, targets: &[Target]) -> Exchange {
     let mut exchange = Exchange::default();
     for target in targets {

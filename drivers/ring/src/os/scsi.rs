@@ -33,7 +33,7 @@ struct Header {
     data: *mut c_void,
     block: *const u8,
     sense: *mut u8,
-    /// In milliseconds.
+    /// How long the device may take, in milliseconds.
     timeout: c_uint,
     flags: c_uint,
     pack_id: c_int,

@@ -10,9 +10,8 @@ use millpond_messages::io::{CopyFault, MirrorRequest, Preallocation, Value};
 use millpond_messages::qapi::ImageInfoSpecific;
 use millpond_messages::saved::{DriverRecord, SavedError};
 use millpond_messages::{
-    BlockSizes, BlockStatus, CheckResult, ChildSlot, ChunkSet, CopySource, DebugEvent, DebugOrder,
-    DriverInfo, Geometry, InternalSnapshot, IoResult, MediumOrder, MomentLine, Permissions, Range,
-    RequestFlags, Result, ScsiAnswer, ScsiCommand, SnapshotChange,
+    BlockStatus, CheckResult, ChildSlot, ChunkSet, DebugEvent, DebugOrder, DriverInfo, InternalSnapshot,
+    IoResult, MomentLine, Permissions, Range, RequestFlags, Result, SnapshotChange,
 };
 
 use super::watched::{Health, IfBroken, Watched, drop_of};
@@ -50,13 +49,14 @@ impl Guarded {
 
     /// Runs code of the driver, unless it is broken.
     #[inline]
-    fn run<'a, T>(&'a self, code: impl FnOnce(&'a Rc<dyn Driver>) -> T) -> Option<T> {
+    pub(super) fn run<'a, T>(&'a self, code: impl FnOnce(&'a Rc<dyn Driver>) -> T) -> Option<T> {
         let driver = self.driver.as_ref()?;
         self.health.run(|| code(driver))
     }
 
+    /// Has the driver answer, as long as it is whole.
     #[inline]
-    fn ask<'a, 'b, T: IfBroken + Unpin + 'b>(
+    pub(super) fn ask<'a, 'b, T: IfBroken + Unpin + 'b>(
         &'a self,
         code: impl FnOnce(&'a Rc<dyn Driver>) -> Answer<'b, T>,
     ) -> Answer<'b, T> {
@@ -350,41 +350,6 @@ impl DebugPoints for Guarded {
     fn debug_order(&self, order: &DebugOrder) -> IoResult<bool> {
         let done = self.run(|driver| driver.debug().debug_order(order));
         done.unwrap_or_else(|| IfBroken::if_broken(&self.health))
-    }
-}
-
-impl Device for Guarded {
-    fn block_sizes(&self) -> Answer<'_, IoResult<BlockSizes>> {
-        self.ask(|driver| driver.device().block_sizes())
-    }
-
-    fn geometry(&self) -> Answer<'_, IoResult<Geometry>> {
-        self.ask(|driver| driver.device().geometry())
-    }
-
-    fn is_inserted(&self) -> Answer<'_, IoResult<bool>> {
-        self.ask(|driver| driver.device().is_inserted())
-    }
-
-    fn change_medium(&self, order: MediumOrder) -> Answer<'_, IoResult<()>> {
-        self.ask(|driver| driver.device().change_medium(order))
-    }
-
-    fn is_scsi_generic(&self) -> bool {
-        self.run(|driver| driver.device().is_scsi_generic())
-            .unwrap_or_default()
-    }
-
-    fn send_scsi(&self, command: ScsiCommand) -> Answer<'_, IoResult<ScsiAnswer>> {
-        self.ask(|driver| driver.device().send_scsi(command))
-    }
-
-    fn copy_source(&self, range: Range) -> Option<CopySource> {
-        self.run(|driver| driver.device().copy_source(range)).flatten()
-    }
-
-    fn copy_from(&self, source: CopySource, range: Range) -> Answer<'_, IoResult<u64>> {
-        self.ask(|driver| driver.device().copy_from(source, range))
     }
 }
 

@@ -8,6 +8,7 @@
 //!
 //! A panic in a destructor while another panic unwinds ends the process, as everywhere in Rust.
 
+mod device;
 mod driver;
 mod kind;
 mod watched;

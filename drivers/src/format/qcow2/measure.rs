@@ -59,7 +59,7 @@ pub fn measure(secrets: &Secrets, options: Options) -> Result<ImagePlan> {
 
 /// What the size of the metadata follows from.
 struct Layout {
-    /// In bytes.
+    /// Bytes that a cluster has.
     cluster: u64,
     refcount_order: u32,
     l2_entry: u64,

@@ -149,23 +149,29 @@ impl Check<'_> {
         let (block, _) = self.geometry.refblock_of(cluster);
         let missing = self.image.state.borrow().refblock_offset(block).is_none();
         if missing {
-            let end = self.references.end;
-            let before = self.image.state.borrow().reftable.clone();
-            self.image
-                .run(move |state| state.repair_block(cluster, end))
-                .await?;
-            // Blocks that were added are referred to like everything else.
-            let now = self.image.state.borrow().reftable.clone();
-            for (index, &entry) in now.iter().enumerate() {
-                if before.get(index).copied().unwrap_or(0) != entry {
-                    self.references
-                        .add(HostOffset::new(entry).cluster(&self.geometry))?;
-                }
-            }
+            self.add_block(cluster).await?;
         }
         self.image
             .run(move |state| state.repair_refcount(cluster, references))
             .await
+    }
+
+    /// Adds the refcount block that a cluster is to be counted in.
+    async fn add_block(&mut self, cluster: HostCluster) -> IoResult<()> {
+        let end = self.references.end;
+        let before = self.image.state.borrow().reftable.clone();
+        self.image
+            .run(move |state| state.repair_block(cluster, end))
+            .await?;
+        // Blocks that were added are referred to like everything else.
+        let now = self.image.state.borrow().reftable.clone();
+        for (index, &entry) in now.iter().enumerate() {
+            if before.get(index).copied().unwrap_or(0) != entry {
+                self.references
+                    .add(HostOffset::new(entry).cluster(&self.geometry))?;
+            }
+        }
+        Ok(())
     }
 
     /// Compares the COPIED flags of the active tables with the refcounts.
