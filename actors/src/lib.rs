@@ -125,8 +125,9 @@
 //! # Where things are
 //!
 //! [`disk`] is the shortest way to an image, [`embed`] starts a block layer, [`graph`] is all that can be asked of it,
-//! [`node`] has the clients, [`image`] makes images, and [`millpond_drivers`] what a driver of one's own must do. The feature
-//! `daemon`, which is on unless it is turned off, adds the program: command line, monitors, exports and logs.
+//! [`node`] has the clients, [`image`] makes images and [`measure`] tells how large they will be, and [`millpond_drivers`] what
+//! a driver of one's own must do. The feature `daemon`, which is on unless it is turned off, adds the program: command line,
+//! monitors, exports and logs.
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "daemon")]

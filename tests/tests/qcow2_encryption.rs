@@ -38,6 +38,9 @@ const KINDS: &[(&str, &str)] = &[
     ("aes", ""),
     ("aes", "cluster_size=512,refcount_bits=32"),
     ("aes", "compat=0.10,cluster_size=1M"),
+    ("luks", "extended_l2=on"),
+    ("luks", "extended_l2=on,cluster_size=16k,refcount_bits=32"),
+    ("aes", "extended_l2=on,cluster_size=1M"),
 ];
 
 const PASSWORD: &str = "longer than sixteen bytes";
@@ -314,6 +317,48 @@ fn images_of_ours_are_read_written_and_checked_by_qemu() {
         close(&mut daemon, &name);
         place.qemu_io(&opened, &["read -P 0x31 512 3584", "read -P 0x32 4k 4k"]);
         place.qemu_img(&["check", "-q"], &opened);
+    }
+    daemon.quit();
+}
+
+#[test]
+fn data_outside_of_the_image_is_encrypted_too() {
+    let place = Place::new();
+    let mut daemon = place.ours();
+    for (number, (method, more)) in [("luks", ""), ("aes", ""), ("luks", ",extended_l2=on")]
+        .iter()
+        .enumerate()
+    {
+        let [name, data] = ["disk", "data"].map(|kind| format!("{kind}{number}"));
+        let options = format!("data_file={}{more}", place.path(&data).display());
+        place.qemus(&name, method, &options, 4 * MIB);
+        let opened = place.opened(&name, method);
+        place.qemu_io(&opened, &["write -P 0x5a 0 256k", "write -P 0xa5 1M 1536"]);
+        let uri = export(&mut daemon, node(&place, &name, method, "s"));
+        let commands = [
+            "read -P 0x5a 0 256k",
+            "read -P 0xa5 1M 1536",
+            "read -P 0 1050112 64k",
+            "write -P 0x17 100001 70001",
+            "write -P 0x18 3145729 700",
+            "read -P 0 3146429 4096",
+            "write -z 196608 32k",
+            "flush",
+        ];
+        tool::qemu_io(&["-f", "raw", &uri], &commands);
+        close(&mut daemon, &name);
+        place.qemu_img(&["check", "-q"], &opened);
+        let commands = [
+            "read -P 0x5a 0 99840",
+            "read -P 0x17 100352 69632",
+            "read -P 0 196608 32k",
+            "read -P 0xa5 1M 1536",
+            "read -P 0 3146752 1024",
+        ];
+        place.qemu_io(&opened, &commands);
+        for file in [&name, &data] {
+            assert_hidden(&place, file, &[0x5a, 0xa5, 0x17, 0x18]);
+        }
     }
     daemon.quit();
 }
