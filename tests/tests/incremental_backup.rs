@@ -182,6 +182,81 @@ fn a_list_that_fails_puts_the_bitmap_together_again() {
     });
 }
 
+/// Backups that end alike keep or clear their bitmaps alike; those that do not, each by itself.
+#[test]
+fn grouped_backups_keep_all_bitmaps_when_one_of_them_fails() {
+    for (completion, fails) in [("grouped", true), ("grouped", false), ("individual", true)] {
+        beside_qemu(|mut daemon| {
+            prepare(&mut daemon, fails);
+            open(&mut daemon, "qcow2", "spare", SIZE);
+            let path = daemon.dir().join("spare-target");
+            image::create(&path, "raw", "", SIZE);
+            daemon
+                .qmp
+                .ok("blockdev-add", image::file("spare-target-file", &path));
+            let target = image::over("raw", "spare-target", "spare-target-file");
+            daemon.qmp.ok("blockdev-add", target);
+            ok(&mut daemon, add("spare", "b", 64 * KIB));
+            daemon.session("spare").write(MIB, &[7; 4096]);
+            let start = |job: &str, device: &str, target: &str| {
+                let more = json!({"job-id": job, "device": device, "target": target,
+                    "sync": "incremental", "auto-dismiss": false});
+                json!({"type": "blockdev-backup", "data": backup(more)})
+            };
+            let list = json!({"actions": [start("j", "disk", "target"), start("k", "spare", "spare-target")],
+                "properties": {"completion-mode": completion}});
+            daemon.qmp.ok("transaction", list);
+            for job in ["j", "k"] {
+                daemon.qmp.wait_event_where("JOB_STATUS_CHANGE", |data| {
+                    data["id"] == job && data["status"] == "concluded"
+                });
+            }
+            let mut jobs = daemon.qmp.ok("query-jobs", json!({}));
+            let jobs = jobs.as_array_mut().expect("a list");
+            jobs.sort_by_key(|job| job["id"].to_string());
+            // How far a job was when another failed is up to chance.
+            let mut seen: Vec<String> = jobs
+                .iter()
+                .map(|job| format!("{} {}", job["id"], job["error"]))
+                .collect();
+            seen.extend(shown(&mut daemon));
+            daemon.session("spare").write(0, &[9; 512]);
+            seen.extend(shown(&mut daemon));
+            daemon.quit();
+            seen
+        });
+    }
+}
+
+/// The same by a target that the command opens itself.
+#[test]
+fn a_drive_is_backed_up_by_a_bitmap() {
+    for (sync, mode) in [
+        ("incremental", None),
+        ("bitmap", Some("never")),
+        ("bitmap", Some("always")),
+    ] {
+        beside_qemu(|mut daemon| {
+            prepare(&mut daemon, false);
+            daemon.qmp.ok("blockdev-del", json!({"node-name": "target"}));
+            daemon.qmp.ok("blockdev-del", json!({"node-name": "target-file"}));
+            let path = daemon.path("target");
+            let mut arguments = json!({"job-id": "j", "device": "disk", "target": path, "format": "raw",
+                "mode": "existing", "sync": sync, "bitmap": "b", "auto-dismiss": false});
+            if let Some(mode) = mode {
+                arguments["bitmap-mode"] = json!(mode);
+            }
+            let ended = daemon.qmp.run_job("j", "drive-backup", arguments);
+            let mut told = vec![format!("{ended:?}")];
+            told.extend(shown(&mut daemon));
+            daemon.qmp.quit();
+            daemon.expect_clean_exit();
+            told.extend(copied(&daemon));
+            told
+        });
+    }
+}
+
 /// The moment of a disk, of which only what a bitmap names can be asked for: the flow of programs that pull.
 fn fleece(daemon: &mut Daemon) {
     ok(
