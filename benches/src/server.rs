@@ -54,11 +54,20 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a daemon whose node `disk` these options make, served from an iothread with these options.
-    pub fn start(program: &Program, dir: &Path, iothread: &str, blockdevs: &[String]) -> Outcome<Server> {
+    /// Starts a daemon with these objects, whose node `disk` these options make, served from an iothread with these options.
+    pub fn start(
+        program: &Program,
+        dir: &Path,
+        iothread: &str,
+        objects: &[&str],
+        blockdevs: &[String],
+    ) -> Outcome<Server> {
         let socket = dir.join("bench.sock");
         let mut command = program.command();
         command.arg("--object").arg(format!("iothread,id=io{iothread}"));
+        for object in objects {
+            command.arg("--object").arg(object);
+        }
         for blockdev in blockdevs {
             command.arg("--blockdev").arg(blockdev);
         }

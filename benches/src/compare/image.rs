@@ -41,14 +41,15 @@ pub fn fill(path: &Path, size: u64) -> Outcome<()> {
     Ok(file.sync_all()?)
 }
 
-/// Makes a qcow2 image of a raw file, unless it is there.
-pub fn convert(from: &Path, to: &Path) -> Outcome<()> {
+/// Makes a qcow2 image of a raw file with these further arguments for `qemu-img convert`, unless it is there.
+pub fn convert(from: &Path, to: &Path, further: &[&str]) -> Outcome<()> {
     if to.exists() {
         return Ok(());
     }
     let mut command = Command::new("qemu-img");
     command
         .args(["convert", "-f", "raw", "-O", "qcow2"])
+        .args(further)
         .arg(from)
         .arg(to);
     let status = command

@@ -168,7 +168,7 @@ pub fn make(place: &Place<'_>, copy: &Copy) -> Outcome<()> {
 pub fn make_image(place: &Place<'_>, name: &str, size: u64) -> Outcome<()> {
     let raw = place.dir.join(format!("{name}.made"));
     image::fill(&raw, size)?;
-    image::convert(&raw, &place.image(name))?;
+    image::convert(&raw, &place.image(name), &[])?;
     Ok(fs::remove_file(raw)?)
 }
 
@@ -181,7 +181,7 @@ fn make_sparse(place: &Place<'_>) -> Outcome<()> {
     for place in 0..PLACES {
         file.write_all_at(&vec![7; part], place * (SPARSE / PLACES))?;
     }
-    image::convert(&raw, &place.image("sparse"))?;
+    image::convert(&raw, &place.image("sparse"), &[])?;
     Ok(fs::remove_file(raw)?)
 }
 

@@ -63,6 +63,8 @@ pub enum Contestant {
     Peer(Setup),
     /// Millpond.
     Ours,
+    /// Millpond, of the image with the same data in it that is not encrypted.
+    Plain,
     /// The bare responder.
     Ceiling,
     /// fio, without a server.
@@ -79,6 +81,7 @@ impl Contestant {
         match self {
             Contestant::Peer(_) => "qemu-storage-daemon",
             Contestant::Ours => "millpond",
+            Contestant::Plain => "millpond, not encrypted",
             Contestant::Ceiling => "bare responder",
             Contestant::Limit => "fio, no server",
             Contestant::QemuNbd => "qemu-nbd",
@@ -88,6 +91,10 @@ impl Contestant {
 
     /// Those that take part in a row besides the peer and Millpond, as far as they are installed.
     pub fn others(row: &Row) -> Vec<Contestant> {
+        // The other servers are not told keys.
+        if row.disk == Disk::Encrypted {
+            return vec![Contestant::Plain];
+        }
         let mut others = Vec::new();
         let mut add = |contestant, tool: Tool| {
             if tool.find().is_some() {
@@ -124,6 +131,12 @@ const DISK_SIZE: u64 = 1 << 30;
 /// Bytes of a null node.
 const NULL_SIZE: u64 = 1 << 30;
 
+/// The object with the key of the image that is encrypted.
+const KEY: &str = "secret,id=key,data=none of anybody's business";
+
+/// How that image is made: the time that its key takes to be found is not measured.
+const ENCRYPT: &str = "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10";
+
 /// How long requests run before they count, in a run.
 const WARM_UP: std::time::Duration = std::time::Duration::from_millis(200);
 
@@ -144,7 +157,11 @@ pub fn prepare(bench: &Bench<'_>, disk: Disk) -> Outcome<()> {
         Disk::Raw | Disk::DirectRaw => image::fill(&raw, size),
         Disk::Qcow2 | Disk::DirectQcow2 => {
             image::fill(&raw, size)?;
-            image::convert(&raw, &file(bench, disk))
+            image::convert(&raw, &file(bench, disk), &[])
+        }
+        Disk::Encrypted => {
+            prepare(bench, Disk::Qcow2)?;
+            image::convert(&raw, &file(bench, disk), &["--object", KEY, "-o", ENCRYPT])
         }
     }
 }
@@ -156,6 +173,7 @@ fn file(bench: &Bench<'_>, disk: Disk) -> PathBuf {
         Disk::Raw => bench.dir().join("disk.raw"),
         Disk::Qcow2 => bench.dir().join("disk.qcow2"),
         Disk::Empty => bench.dir().join("empty.qcow2"),
+        Disk::Encrypted => bench.dir().join("encrypted.qcow2"),
         Disk::DirectRaw => bench.disk_dir().join("disk.raw"),
         Disk::DirectQcow2 => bench.disk_dir().join("disk.qcow2"),
     }
@@ -189,7 +207,11 @@ fn run(bench: &Bench<'_>, contestant: Contestant, row: &Row, seconds: f64) -> Ou
         // A qcow2 image is not to be written to from outside: the raw file of the same size stands for it.
         return limit::measure(row, &file(bench, Disk::DirectRaw), seconds);
     }
-    let server = start(bench, contestant, row.disk)?;
+    let disk = match contestant {
+        Contestant::Plain => Disk::Qcow2,
+        _ => row.disk,
+    };
+    let server = start(bench, contestant, disk)?;
     // Each allocating write is to meet a new cluster: 4 KiB writes are random over a disk of many more clusters than are
     // written, larger ones follow each other.
     let pattern = if row.disk == Disk::Empty && row.block > 4096 {
@@ -213,12 +235,14 @@ fn run(bench: &Bench<'_>, contestant: Contestant, row: &Row, seconds: f64) -> Ou
 
 fn start(bench: &Bench<'_>, contestant: Contestant, disk: Disk) -> Outcome<Server> {
     let (dir, image) = (bench.dir(), file(bench, disk));
-    let daemon =
-        |program, setup: Setup| Server::start(program, dir, setup.iothread, &blockdevs(disk, setup, &image));
+    let daemon = |program, setup: Setup| {
+        let blockdevs = blockdevs(disk, setup, &image);
+        Server::start(program, dir, setup.iothread, &[KEY], &blockdevs)
+    };
     let socket = dir.join("bench.sock");
     match contestant {
         Contestant::Peer(setup) => daemon(bench.peer().ok_or_else(|| Tool::Peer.missing())?, setup),
-        Contestant::Ours => daemon(bench.ours(), Setup::OURS),
+        Contestant::Ours | Contestant::Plain => daemon(bench.ours(), Setup::OURS),
         Contestant::Ceiling => {
             let mut command = Command::new(std::env::current_exe()?);
             command.arg("ceiling").arg(&socket);
@@ -240,6 +264,7 @@ fn blockdevs(disk: Disk, setup: Setup, image: &Path) -> Vec<String> {
         Disk::Null => return vec![format!("null-co,node-name=disk,{}", null_options())],
         Disk::Raw | Disk::DirectRaw => "raw",
         Disk::Qcow2 | Disk::Empty | Disk::DirectQcow2 => "qcow2",
+        Disk::Encrypted => "qcow2,encrypt.format=luks,encrypt.key-secret=key",
     };
     let mut file = format!("file,node-name=file,filename={},discard=unmap", image.display());
     if !setup.aio.is_empty() {
@@ -266,7 +291,7 @@ fn qemu_nbd(disk: Disk, image: &Path, socket: &Path) -> Command {
             return command;
         }
         Disk::Raw | Disk::DirectRaw => "raw",
-        Disk::Qcow2 | Disk::Empty | Disk::DirectQcow2 => "qcow2",
+        Disk::Qcow2 | Disk::Empty | Disk::Encrypted | Disk::DirectQcow2 => "qcow2",
     };
     if disk.is_direct() {
         command.args(["--cache=none", "--aio=native"]);

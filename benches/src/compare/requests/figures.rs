@@ -79,6 +79,8 @@ pub struct Standing<'a> {
     pub ceiling: Option<&'a Shown>,
     /// fio without a server.
     pub limit: Option<&'a Shown>,
+    /// Millpond where the same data is not encrypted.
+    pub plain: Option<&'a Shown>,
 }
 
 impl Goal {
@@ -88,6 +90,7 @@ impl Goal {
             Goal::Ratio(times) => format!("{times}x"),
             Goal::Ceiling(part) => format!("{:.0}% of the ceiling", part * 100.0),
             Goal::Limit(part) => format!("{:.0}% of the limit", part * 100.0),
+            Goal::Plain(part) => format!("{:.0}% of the speed without encryption", part * 100.0),
             Goal::Tail(times) => format!("p99 within {times} x peer's p50"),
             Goal::Cpu(part) => format!("{:.0}% of the peer's CPU", part * 100.0),
             Goal::Calls(calls) => format!("under {calls} system calls"),
@@ -115,6 +118,11 @@ impl Goal {
             Goal::Limit(part) => {
                 let reached = beside(standing.limit, "limit")?;
                 (reached >= part, format!("{} of the limit", percent(reached)))
+            }
+            Goal::Plain(part) => {
+                let reached = beside(standing.plain, "plain image")?;
+                let reached_words = format!("{} of the speed without encryption", percent(reached));
+                (reached >= part, reached_words)
             }
             Goal::Tail(times) => {
                 let reached = known(&ours.p99, "p99")? / known(&peer.p50, "the peer's p50")?;
@@ -189,6 +197,7 @@ mod tests {
             ours,
             ceiling: Some(ceiling),
             limit: None,
+            plain: None,
         }
     }
 
@@ -204,6 +213,13 @@ mod tests {
             miss(Goal::Ceiling(0.8)),
             Ok(Some("75% of the ceiling".to_owned()))
         );
+        let beside = Standing {
+            plain: Some(&ceiling),
+            ..standing
+        };
+        assert_eq!(Goal::Plain(0.75).miss(beside), Ok(None));
+        let reached = "75% of the speed without encryption".to_owned();
+        assert_eq!(Goal::Plain(0.8).miss(beside), Ok(Some(reached)));
         assert_eq!(miss(Goal::Tail(3.0)), Ok(None));
         assert_eq!(
             miss(Goal::Tail(2.0)),
@@ -219,6 +235,7 @@ mod tests {
         let (peer, ours) = (shown(100.0), shown(300.0));
         let standing = standing(&peer, &ours, &ours);
         assert!(Goal::Limit(0.9).miss(standing).is_err());
+        assert!(Goal::Plain(0.9).miss(standing).is_err());
         let error = Goal::Instructions(0.5).miss(standing).unwrap_err();
         assert_eq!(error, "instructions cannot be counted on this machine");
     }

@@ -21,7 +21,7 @@ const COLUMNS: &[&str] = &[
     "CPU us",
     "system calls",
     "instructions",
-    "of ceiling or limit",
+    "of ceiling, limit or plain image",
     "spread",
     "peer's set-up",
 ];
@@ -112,6 +112,7 @@ fn one_row(
         ours,
         ceiling: of(|contestant| *contestant == Contestant::Ceiling).map(|found| &found.1),
         limit: of(|contestant| *contestant == Contestant::Limit).map(|found| &found.1),
+        plain: of(|contestant| *contestant == Contestant::Plain).map(|found| &found.1),
     };
     section.lines.push(line(row, setup, standing));
     if row.name == COST.0 {
@@ -162,6 +163,7 @@ fn line(row: &Row, setup: Option<Setup>, standing: Standing<'_>) -> Line {
             standing
                 .ceiling
                 .or(standing.limit)
+                .or(standing.plain)
                 .map_or_else(|| "-".to_owned(), |bound| part_of(bound, ours)),
             spreads(&peer.rate, &ours.rate),
             setup.map_or_else(|| "not installed".to_owned(), Setup::words),
@@ -299,6 +301,7 @@ mod tests {
             ours: &ours,
             ceiling: None,
             limit: None,
+            plain: None,
         };
         assert_eq!(verdict(&[Goal::Ratio(2.0)], standing), Verdict::Met);
         assert!(matches!(

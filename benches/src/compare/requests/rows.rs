@@ -14,6 +14,8 @@ pub enum Disk {
     Qcow2,
     /// An empty qcow2 image in memory, new for each run.
     Empty,
+    /// A qcow2 image in memory whose clusters are all allocated, and encrypted by LUKS.
+    Encrypted,
     /// A raw file on a disk, past the page cache.
     DirectRaw,
     /// A qcow2 image on a disk whose clusters are all allocated, past the page cache.
@@ -45,6 +47,8 @@ pub enum Goal {
     Ceiling(f64),
     /// This part of fio's rate without a server between.
     Limit(f64),
+    /// This part of Millpond's own rate where the same data is not encrypted.
+    Plain(f64),
     /// A p99 of no more than so many times the peer's p50.
     Tail(f64),
     /// No more than this part of the peer's CPU time a request.
@@ -176,6 +180,20 @@ pub const ROWS: &[Row] = &[
         (Kind::Write, 64 * KIB),
         32,
         &[Goal::Ratio(3.0)],
+    ),
+    row(
+        "qcow2 with LUKS, 64 KiB read, 32 in flight",
+        Disk::Encrypted,
+        (Kind::Read, 64 * KIB),
+        32,
+        &[Goal::Plain(0.8)],
+    ),
+    row(
+        "qcow2 with LUKS, 64 KiB overwrite, 32 in flight",
+        Disk::Encrypted,
+        (Kind::Write, 64 * KIB),
+        32,
+        &[Goal::Plain(0.8)],
     ),
     row(
         "raw on disk, cache.direct=on, 4 KiB read, 32 in flight",
