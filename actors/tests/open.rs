@@ -484,18 +484,7 @@ fn names_in_images_are_followed_only_where_that_is_allowed() {
         let how = with_options(image(&top, READ), json!({"backing.read-only": true}));
         assert!(error(&graph, how).await.contains("is not allowed"));
         assert_eq!(first_byte(&graph, image(&top, OpenFlags::NO_BACKING)).await, 0);
-        let (split, data) = (directory.join("split"), directory.join("data"));
-        let option = format!("data_file={}", data.display());
-        qemu_img(&[
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-o",
-            &option,
-            split.to_str().unwrap(),
-            "1M",
-        ]);
+        let (split, data) = split_image(&directory);
         let text = error(&graph, image(&split, READ)).await;
         assert!(text.contains("is not allowed"), "{text}");
         let given = json!({"data-file": {"driver": "file", "filename": data}});
@@ -732,21 +721,19 @@ fn a_corrupt_image_is_opened_for_writing_only_to_be_checked() {
     });
 }
 
+/// An image with its data in another file.
+fn split_image(directory: &Path) -> (PathBuf, PathBuf) {
+    let (split, data) = (directory.join("split"), directory.join("data"));
+    let option = format!("data_file={}", data.display());
+    let path = split.to_str().unwrap();
+    qemu_img(&["create", "-q", "-f", "qcow2", "-o", &option, path, "1M"]);
+    (split, data)
+}
+
 #[test]
 fn a_node_without_io_leaves_the_data_file_alone() {
     with_graph(|graph, directory| async move {
-        let (split, data) = (directory.join("split"), directory.join("data"));
-        let option = format!("data_file={}", data.display());
-        qemu_img(&[
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-o",
-            &option,
-            split.to_str().unwrap(),
-            "1M",
-        ]);
+        let (split, data) = split_image(&directory);
         std::fs::remove_file(&data).unwrap();
         let text = error(&graph, image(&split, READ)).await;
         assert!(text.ends_with("No such file or directory"), "{text}");

@@ -1,9 +1,12 @@
 //! The same to a daemon of ours and to QEMU's: both must give the same.
 
+use std::path::Path;
+
 use serde_json::Value;
 
-use crate::daemon::{Daemon, daemon};
-use crate::program::oracle;
+use crate::daemon::{Daemon, daemon, daemon_in};
+use crate::nbd::Request;
+use crate::program::{Program, oracle};
 
 /// A QMP command and its arguments.
 pub type Command = (&'static str, Value);
@@ -33,6 +36,24 @@ pub fn same_answers(commands: &[Command]) {
     for (ours, theirs) in ours.into_iter().zip(theirs) {
         assert_eq!(ours, theirs, "left is ours, right is QEMU's");
     }
+}
+
+/// Has a daemon of `program` with these nodes do requests to the one called `disk`, make them durable, and end; answers each
+/// request's error, 0 where there is none.
+#[track_caller]
+pub fn errors_of(program: Program, dir: &Path, nodes: Vec<Value>, requests: &[Request]) -> Vec<u32> {
+    let mut builder = daemon_in(dir).program(program).nbd_unix();
+    for node in nodes {
+        builder = builder.blockdev(node);
+    }
+    let daemon = builder.export("disk").start();
+    let mut session = daemon.session("disk");
+    let answers = requests.iter().map(|request| session.call(request));
+    let errors = answers.map(|answer| answer.expect("an answer").error).collect();
+    session.flush();
+    session.disconnect().expect("a goodbye closes the connection");
+    daemon.quit();
+    errors
 }
 
 /// A reply as text, lists of nodes in the order of their names; names that a daemon makes up are no part of it.

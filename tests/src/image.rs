@@ -45,6 +45,15 @@ pub fn over(driver: &str, name: &str, file: &str) -> Value {
     json!({ "driver": driver, "node-name": name, "file": file })
 }
 
+/// The same options with others added, or in their place.
+#[must_use]
+pub fn with(mut options: Value, more: &Value) -> Value {
+    for (name, value) in more.as_object().into_iter().flatten() {
+        options[name] = value.clone();
+    }
+    options
+}
+
 /// Waits until nobody holds an image that a killed daemon had open. The kernel takes an io_uring apart after the process
 /// is gone, and until then requests in flight go on and keep the file's locks. Their end cannot be awaited, so this asks
 /// again.

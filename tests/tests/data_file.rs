@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use millpond_tests::beside::{Command, GRAPH, beside_qemu, same_answers};
+use millpond_tests::beside::{Command, GRAPH, beside_qemu, errors_of, same_answers};
 use millpond_tests::daemon::{Daemon, daemon_in, scratch};
 use millpond_tests::image;
 use millpond_tests::nbd::Request;
@@ -205,23 +205,8 @@ struct Left {
 fn run(program: Program, options: &str, node: &Value, requests: &[Request]) -> Left {
     let dir = scratch();
     let path = create(dir.path(), "disk", options);
-    let mut options = named(&path, false);
-    if let Value::Object(more) = node {
-        more.iter()
-            .for_each(|(name, value)| options[name] = value.clone());
-    }
-    let daemon = daemon_in(dir.path())
-        .program(program)
-        .nbd_unix()
-        .blockdev(options)
-        .export("disk")
-        .start();
-    let mut session = daemon.session("disk");
-    let answers = requests.iter().map(|request| session.call(request));
-    let errors = answers.map(|answer| answer.expect("an answer").error).collect();
-    session.flush();
-    session.disconnect().expect("a goodbye closes the connection");
-    daemon.quit();
+    let options = image::with(named(&path, false), node);
+    let errors = errors_of(program, dir.path(), vec![options], requests);
     image::assert_clean(&path);
     let map = tool::run_json("qemu-img", &["map", "--output=json", &path.display().to_string()]);
     let data = fs::read(dir.path().join("disk.raw")).expect("it is there");

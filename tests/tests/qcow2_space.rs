@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use millpond_tests::beside::{Command, same_answers};
+use millpond_tests::beside::{Command, errors_of, same_answers};
 use millpond_tests::daemon::{daemon_in, scratch};
 use millpond_tests::nbd::Request;
 use millpond_tests::nbd::wire::{CMD_FLAG_FAST_ZERO, CMD_FLAG_NO_HOLE};
@@ -61,25 +61,10 @@ fn run(program: Program, image: &Image<'_>, requests: &[Request]) -> (Left, u64)
     if let Some(prepare) = image.prepared {
         prepare(&path);
     }
-    let mut node = image::over("qcow2", "disk", "file");
-    if let Value::Object(more) = &image.node {
-        more.iter().for_each(|(name, value)| node[name] = value.clone());
-    }
+    let node = image::with(image::over("qcow2", "disk", "file"), &image.node);
     let mut file = image::file("file", &path);
     file["discard"] = json!("unmap");
-    let daemon = daemon_in(dir.path())
-        .program(program)
-        .nbd_unix()
-        .blockdev(file)
-        .blockdev(node)
-        .export("disk")
-        .start();
-    let mut session = daemon.session("disk");
-    let answers = requests.iter().map(|request| session.call(request));
-    let errors = answers.map(|answer| answer.expect("an answer").error).collect();
-    session.flush();
-    session.disconnect().expect("a goodbye closes the connection");
-    daemon.quit();
+    let errors = errors_of(program, dir.path(), vec![file, node], requests);
     image::assert_clean(&path);
     let raw = dir.path().join("disk.raw");
     tool::qemu_img(&format!(

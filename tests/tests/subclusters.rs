@@ -4,8 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use millpond_tests::beside::{Command, beside_qemu, same_answers};
-use millpond_tests::daemon::{Daemon, daemon, daemon_in, scratch};
+use millpond_tests::beside::{Command, beside_qemu, errors_of, same_answers};
+use millpond_tests::daemon::{Daemon, daemon, scratch};
 use millpond_tests::image;
 use millpond_tests::nbd::wire::CMD_FLAG_NO_HOLE;
 use millpond_tests::nbd::{Connect, Request};
@@ -55,23 +55,8 @@ fn run(program: Program, how: &Image<'_>, requests: &[Request]) -> Left {
     if let Some(prepare) = how.prepared {
         prepare(&path);
     }
-    let mut options = node(&path);
-    if let Value::Object(more) = &how.node {
-        more.iter()
-            .for_each(|(name, value)| options[name] = value.clone());
-    }
-    let daemon = daemon_in(dir.path())
-        .program(program)
-        .nbd_unix()
-        .blockdev(options)
-        .export("disk")
-        .start();
-    let mut session = daemon.session("disk");
-    let answers = requests.iter().map(|request| session.call(request));
-    let errors = answers.map(|answer| answer.expect("an answer").error).collect();
-    session.flush();
-    session.disconnect().expect("a goodbye closes the connection");
-    daemon.quit();
+    let options = image::with(node(&path), &how.node);
+    let errors = errors_of(program, dir.path(), vec![options], requests);
     image::assert_clean(&path);
     let raw = dir.path().join("disk.raw");
     let (from, to) = (path.display(), raw.display());

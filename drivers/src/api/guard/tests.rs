@@ -33,7 +33,11 @@ fn no_method_is_left_to_its_default() {
         facet(include_str!("../lifecycle.rs"), "Lifecycle"),
         facet(include_str!("../image.rs"), "Image"),
         facet(include_str!("../debug.rs"), "DebugPoints"),
-        facet(include_str!("../device.rs"), "Device"),
+        (
+            methods(include_str!("../device.rs"), "pub trait Device"),
+            include_str!("device.rs"),
+            "impl Device for Guarded {".to_owned(),
+        ),
         (
             methods(include_str!("../kind.rs"), "pub trait DriverKind: "),
             include_str!("kind.rs"),
