@@ -58,6 +58,7 @@ workloads! {
     resize: "resize",
     resize_over_a_backing_file: "resize-backing",
     amend: "amend",
+    refcounts_of_other_widths: "widths",
     reopen: "reopen",
     stored_bitmaps: "bitmaps",
     internal_snapshots: "internal",

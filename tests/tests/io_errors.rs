@@ -52,6 +52,7 @@ workloads! {
     resize: "resize" every 7,
     resize_over_a_backing_file: "resize-backing" every 5,
     amend: "amend" every 5,
+    refcounts_of_other_widths: "widths" every 11,
     reopen_and_permissions: "reopen" every 5,
     stored_bitmaps: "bitmaps" every 11,
     internal_snapshots: "internal" every 11,

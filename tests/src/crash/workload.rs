@@ -264,6 +264,19 @@ fn changes() -> Vec<Workload> {
             ..workload("amend", json!({"cluster-size": 4096, "version": "v2"}), size)
         },
         Workload {
+            requests: 10,
+            steps: vec![
+                Step::Requests,
+                Step::Amend(json!({"refcount_bits": 64})),
+                Step::Requests,
+                Step::Amend(json!({"refcount_bits": 1})),
+                Step::Amend(json!({"refcount_bits": 16})),
+                Step::Amend(json!({"compat": "0.10"})),
+                Step::Requests,
+            ],
+            ..workload("widths", small.clone(), size)
+        },
+        Workload {
             requests: 12,
             steps: vec![
                 Step::Reopen(json!({"lazy-refcounts": true})),

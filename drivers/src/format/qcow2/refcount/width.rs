@@ -121,14 +121,18 @@ impl State {
     }
 
     /// Goes on with other refcounts, none of which is in memory.
-    fn take_refcounts(&mut self, table: Vec<u64>, end: HostOffset) {
+    fn take_refcounts(&mut self, table: Vec<u64>) {
         self.geometry = self.header.geometry(self.settings.slice_size);
         self.reftable = table;
         self.refblocks = Cache::new(self.settings.refblocks);
         self.free_hint = HostCluster::default();
         self.compressed_end = HostOffset::default();
-        self.file_end = self.file_end.max(end);
         self.mark_again();
+    }
+
+    /// Something may be in the file up to here, also where what writes it fails: clusters there do not read as zeroes any more.
+    fn no_longer_untouched(&mut self, end: HostOffset) {
+        self.file_end = self.file_end.max(end);
     }
 }
 
@@ -150,14 +154,15 @@ impl Qcow2 {
         let mut new = old.geometry;
         new.refcount_order = order;
         let plan = self.plan_refcounts(&old, &new).await?;
+        let end = (plan.first + plan.count()).offset(&new);
+        self.state.borrow_mut().no_longer_untouched(end);
         let table = self.write_refcounts(&old, &new, &plan).await.map_err(failed)?;
         let mut changed = header;
         changed.refcount_order = order;
         changed.reftable_offset = plan.first.offset(&new);
         changed.reftable_clusters = u32::try_from(plan.table_clusters).map_err(|_| too_large())?;
         self.replace_header(changed, |header, old| *header = old).await?;
-        let end = (plan.first + plan.count()).offset(&new);
-        self.state.borrow_mut().take_refcounts(table, end);
+        self.state.borrow_mut().take_refcounts(table);
         Ok(())
     }
 
