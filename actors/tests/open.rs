@@ -725,7 +725,7 @@ fn a_corrupt_image_is_opened_for_writing_only_to_be_checked() {
 fn split_image(directory: &Path) -> (PathBuf, PathBuf) {
     let (split, data) = (directory.join("split"), directory.join("data"));
     let option = format!("data_file={}", data.display());
-    let path = split.to_str().unwrap();
+    let path = split.to_str().expect("it is text");
     qemu_img(&["create", "-q", "-f", "qcow2", "-o", &option, path, "1M"]);
     (split, data)
 }

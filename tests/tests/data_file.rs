@@ -305,21 +305,21 @@ fn a_resize_takes_the_data_file_along() {
 
 #[test]
 fn a_data_file_has_no_room_for_snapshots_and_compressed_data() {
+    beside_qemu(|mut daemon| {
+        let path = create(daemon.dir(), "disk", "");
+        daemon.qmp.ok("blockdev-add", named(&path, false));
+        let snapshot = json!({"device": "disk", "name": "s"});
+        let refused = daemon.qmp.refused("blockdev-snapshot-internal-sync", snapshot);
+        daemon.quit();
+        (refused.class, refused.desc)
+    });
+    // QEMU takes the filter, and refuses each write.
     let dir = scratch();
     let path = create(dir.path(), "disk", "");
     let mut daemon = daemon_in(dir.path()).blockdev(named(&path, false)).start();
-    let snapshot = json!({"device": "disk", "name": "s"});
-    let refused = daemon.qmp.refused("blockdev-snapshot-internal-sync", snapshot);
-    assert!(
-        refused.desc.ends_with("Operation not supported"),
-        "{}",
-        refused.desc
-    );
     let compress = json!({"driver": "compress", "node-name": "c", "file": "disk"});
     let refused = daemon.qmp.refused("blockdev-add", compress);
-    assert_eq!(
-        refused.desc,
-        "Compression is not supported for underlying format: qcow2"
-    );
+    let text = "Compression is not supported for underlying format: qcow2";
+    assert_eq!(refused.desc, text);
     daemon.quit();
 }

@@ -177,6 +177,16 @@ impl<const LASTS: bool> Snapshots<LASTS> {
     /// An error as QEMU tells it.
     fn told(&self, error: Error) -> Error {
         let device = &self.request.device;
+        let reason = IoError::from_errno(error.errno());
+        let lists = matches!(
+            self.request.change,
+            SnapshotChange::Create(_) | SnapshotChange::Delete(_)
+        );
+        // Of an image that takes none QEMU cannot list any.
+        if lists && reason == IoError::NotSupported {
+            let text = format!("Failed to get a snapshot list: {reason}");
+            return Error::caused_by(error.kind(), text, error);
+        }
         let text = match &self.request.change {
             SnapshotChange::Create(new) => {
                 format!("Failed to create snapshot '{}' on device '{device}'", new.name)
@@ -184,7 +194,6 @@ impl<const LASTS: bool> Snapshots<LASTS> {
             SnapshotChange::Apply(_) => "Failed to load snapshot".to_owned(),
             SnapshotChange::Delete(_) | SnapshotChange::Show(_) => return error,
         };
-        let reason = IoError::from_errno(error.errno());
         Error::caused_by(error.kind(), format!("{text}: {reason}"), error)
     }
 }
