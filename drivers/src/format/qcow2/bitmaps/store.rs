@@ -118,15 +118,16 @@ impl Qcow2 {
         let mut marks = Vec::new();
         for listed in &self.state.borrow().bitmaps.listed {
             if listed.flags & IN_USE == 0 {
-                marks.push((offset + FLAGS as u64, listed.flags | IN_USE));
+                marks.push((offset + FLAGS as u64, listed.flags));
             }
             offset += Listed::entry_len(listed.name.len()) as u64;
         }
-        for (offset, flags) in &marks {
-            self.file.write_slice(*offset, &flags.to_be_bytes()).await?;
-        }
-        if !marks.is_empty() {
-            self.file.flush().await?;
+        if let Err(error) = self.write_marks(&marks, IN_USE).await {
+            // The image was not changed: whoever opens it next is to find the bitmaps as they were, if that can be had.
+            if let Err(error) = self.write_marks(&marks, 0).await {
+                tracing::warn!(%error, "bitmaps of '{}' may stay marked as in use", self.file.name());
+            }
+            return Err(error);
         }
         let bitmaps = &mut self.state.borrow_mut().bitmaps;
         bitmaps
@@ -135,6 +136,18 @@ impl Qcow2 {
             .for_each(|listed| listed.flags |= IN_USE);
         bitmaps.is_stored = false;
         Ok(true)
+    }
+
+    /// Writes the flags of bitmaps, each with where it is, and more flags for all of them; durably, if there are any.
+    async fn write_marks(&self, marks: &[(HostOffset, u32)], more: u32) -> IoResult<()> {
+        for (offset, flags) in marks {
+            let flags = flags | more;
+            self.file.write_slice(*offset, &flags.to_be_bytes()).await?;
+        }
+        match marks {
+            [] => Ok(()),
+            _ => self.file.flush().await,
+        }
     }
 
     async fn store_bitmaps(&self, bitmaps: Vec<ImageBitmap>) -> Result<()> {
