@@ -32,7 +32,7 @@ pub struct Request {
     pub began: u64,
     /// When it was answered.
     pub ended: Option<u64>,
-    /// The answer was an error, or what it did may have been lost since.
+    /// The answer was an error.
     pub failed: bool,
     /// It is durable once it is answered.
     pub durable: bool,
@@ -164,15 +164,9 @@ impl History {
         self.kept.check(point, found, disk, &requests)
     }
 
-    /// The disk is opened anew after a close that failed: what was not durable may be gone, and no later flush brings it back.
+    /// The disk is opened anew after a close that failed: what was not durable may be gone.
     pub fn lose(&self) {
-        let now = self.clock.tick();
-        let mut requests = self.requests();
-        let is_durable = durable_at(&requests, now);
-        for request in requests.iter_mut().filter(|request| request.ended.is_some()) {
-            request.failed |= !is_durable(request);
-        }
-        self.lost.store(now, Ordering::SeqCst);
+        self.lost.store(self.clock.tick(), Ordering::SeqCst);
     }
 
     /// Requires that `found` may be what a disk opened after a crash at `point` contains, all of it.
