@@ -12,7 +12,6 @@ use super::layout::index::{L1Index, SliceKey};
 use super::layout::space::{GuestOffset, HostCluster, HostOffset};
 use super::state::{Blocked, FreeReason, Need, State, Step};
 use super::wait::Key;
-use crate::api::Target;
 use millpond_ring::buffer::Buffers;
 
 fn invalid(text: &'static str) -> Error {
@@ -298,29 +297,13 @@ impl Qcow2 {
         let len = data.len() as u64;
         let backing = self.backing.is_connected();
         let placement = self.run(move |state| state.place(offset, len, backing)).await?;
-        let (head, tail) = (placement.head, placement.tail);
-        let written = async {
-            let mut all = self.beside(offset - head, head).await?;
-            let behind = self.beside(offset + len, tail).await?;
-            all.append(data);
-            all.append(behind);
-            match placement.target {
-                Target::Child { offset: host, .. } => {
-                    self.write_data(HostOffset::new(host), offset - head, &all).await
-                }
-                Target::Own => Err(IoError::NotSupported),
-            }
+        let around = async {
+            let before = self.beside(offset - placement.head, placement.head).await?;
+            let behind = self.beside(offset + len, placement.tail).await?;
+            Ok((before, behind))
         };
-        let result = written.await;
-        match placement.ticket {
-            Some(ticket) => {
-                let ok = result.is_ok();
-                self.run(move |state| state.settle(ticket.0, ok))
-                    .await
-                    .and(result)
-            }
-            None => result,
-        }
+        let around = around.await;
+        self.store_placed(offset, placement, data, around).await.0
     }
 
     /// What a cluster holds beside what is written to it.

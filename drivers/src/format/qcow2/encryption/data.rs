@@ -160,15 +160,26 @@ impl Qcow2 {
         (Ok(()), written)
     }
 
-    /// Stores a part of a write where it was placed, and settles that.
     async fn write_placed(&self, offset: GuestOffset, placement: Placement, piece: Buffers) -> Transfer {
-        let len = piece.len();
-        let (head, tail) = (placement.head, placement.tail);
-        let (result, piece) = match self.around(offset, len as u64, head, tail).await {
+        let (len, head, tail) = (bytes_in(&piece), placement.head, placement.tail);
+        let around = self.around(offset, len, head, tail).await;
+        self.store_placed(offset, placement, piece, around).await
+    }
+
+    /// Stores a part of a write where it was placed, with what there is in front of it and behind it, and settles that.
+    pub(crate) async fn store_placed(
+        &self,
+        offset: GuestOffset,
+        placement: Placement,
+        piece: Buffers,
+        around: IoResult<(Buffers, Buffers)>,
+    ) -> Transfer {
+        let (len, head) = (piece.len(), placement.head);
+        let (result, piece) = match around {
             Ok((mut all, behind)) => {
                 all.append(piece);
                 all.append(behind);
-                let result = self.store_placed(placement.target, offset - head, &all).await;
+                let result = self.store_at(placement.target, offset - head, &all).await;
                 drop(all.split_to(head as usize));
                 all.truncate(len);
                 (result, all)
@@ -201,7 +212,7 @@ impl Qcow2 {
         Ok((before, behind))
     }
 
-    async fn store_placed(&self, target: Target, guest: GuestOffset, all: &Buffers) -> IoResult<()> {
+    async fn store_at(&self, target: Target, guest: GuestOffset, all: &Buffers) -> IoResult<()> {
         match target {
             Target::Child { offset, .. } => self.write_data(HostOffset::new(offset), guest, all).await,
             Target::Own => Err(IoError::NotSupported),
