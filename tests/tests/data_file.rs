@@ -309,9 +309,13 @@ fn a_data_file_has_no_room_for_snapshots_and_compressed_data() {
         let path = create(daemon.dir(), "disk", "");
         daemon.qmp.ok("blockdev-add", named(&path, false));
         let snapshot = json!({"device": "disk", "name": "s"});
-        let refused = daemon.qmp.refused("blockdev-snapshot-internal-sync", snapshot);
+        let refused = [
+            "blockdev-snapshot-internal-sync",
+            "blockdev-snapshot-delete-internal-sync",
+        ]
+        .map(|command| daemon.qmp.refused(command, snapshot.clone()));
         daemon.quit();
-        (refused.class, refused.desc)
+        refused.map(|refused| (refused.class, refused.desc))
     });
     // QEMU takes the filter, and refuses each write.
     let dir = scratch();

@@ -70,6 +70,7 @@ impl<const LASTS: bool> Change for Snapshots<LASTS> {
                         node.kind.name()
                     ));
                 }
+                check_lists(found)?;
             }
             SnapshotChange::Delete(name) => {
                 check_root(graph, node)?;
@@ -77,10 +78,7 @@ impl<const LASTS: bool> Change for Snapshots<LASTS> {
                     return refused("Name or id must be provided");
                 }
                 forbidden::check(graph, node.id, OpBlocker::InternalSnapshotDelete)?;
-                if found.is_none() {
-                    let text = "Failed to get a snapshot list";
-                    return Err(Error::io(text, IoError::NotSupported));
-                }
+                check_lists(found)?;
             }
             SnapshotChange::Apply(_) | SnapshotChange::Show(_) => {
                 // Below a filter too: what an image comes to show is written past its bitmaps.
@@ -177,16 +175,6 @@ impl<const LASTS: bool> Snapshots<LASTS> {
     /// An error as QEMU tells it.
     fn told(&self, error: Error) -> Error {
         let device = &self.request.device;
-        let reason = IoError::from_errno(error.errno());
-        let lists = matches!(
-            self.request.change,
-            SnapshotChange::Create(_) | SnapshotChange::Delete(_)
-        );
-        // Of an image that takes none QEMU cannot list any.
-        if lists && reason == IoError::NotSupported {
-            let text = format!("Failed to get a snapshot list: {reason}");
-            return Error::caused_by(error.kind(), text, error);
-        }
         let text = match &self.request.change {
             SnapshotChange::Create(new) => {
                 format!("Failed to create snapshot '{}' on device '{device}'", new.name)
@@ -194,7 +182,17 @@ impl<const LASTS: bool> Snapshots<LASTS> {
             SnapshotChange::Apply(_) => "Failed to load snapshot".to_owned(),
             SnapshotChange::Delete(_) | SnapshotChange::Show(_) => return error,
         };
+        let reason = IoError::from_errno(error.errno());
         Error::caused_by(error.kind(), format!("{text}: {reason}"), error)
+    }
+}
+
+/// Refuses a node of whose snapshots there is no list: its format has none, or none beside data in another file.
+fn check_lists(node: Option<&Node>) -> Result<()> {
+    let facts = node.and_then(|node| node.facts.as_ref());
+    match facts {
+        Some(facts) if facts.data_file.is_none() => Ok(()),
+        _ => Err(Error::io("Failed to get a snapshot list", IoError::NotSupported)),
     }
 }
 

@@ -267,7 +267,11 @@ async fn take_steps(
     let children_first = || targets.iter().rev();
     let mut committed = have_committed(&world, children_first());
     transaction.commit_permissions(prepared);
-    if world.graph(|graph| targets.iter().any(|target| keeps_bitmaps(graph, target.node))) {
+    if world.graph(|graph| {
+        targets
+            .iter()
+            .any(|target| bitmaps::are_stored(graph, target.node))
+    }) {
         note_committed(&world, children_first(), std::mem::take(&mut committed)).await;
         for target in targets {
             bitmaps::mark(&world, target.node).await;
@@ -326,12 +330,6 @@ fn rewired(graph: &Graph, targets: &[Target]) -> Option<(Rewired, [NodeId; 3])> 
         coming: None,
     };
     Some((rewired, [parent, to, graph.edge(edge)?.child]))
-}
-
-/// Whether a node's image stores dirty bitmaps that are kept here.
-fn keeps_bitmaps(graph: &Graph, node: NodeId) -> bool {
-    let mut bitmaps = graph.node(node).into_iter().flat_map(|node| &node.bitmaps);
-    bitmaps.any(|bitmap| bitmap.is_persistent)
 }
 
 /// Whether a node's driver can have its new options ready while requests are in flight.

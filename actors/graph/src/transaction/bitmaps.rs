@@ -6,6 +6,7 @@ use millpond_messages::{BitmapId, ChunkSet, NodeId, Result};
 
 use crate::order::{BitmapOrder, NodeOrder, NodeTask};
 use crate::value::bitmap::{Bitmap, Stage};
+use crate::value::graph::Graph;
 use crate::world::{Answered, World};
 
 /// Has a cell do something with a bitmap.
@@ -60,13 +61,17 @@ pub fn reopened(world: &World, node: NodeId) {
     left.into_iter().for_each(|bitmap| forget(world, node, bitmap));
 }
 
+/// Whether a node's image stores dirty bitmaps that are kept here.
+pub fn are_stored(graph: &Graph, node: NodeId) -> bool {
+    let mut bitmaps = graph.node(node).into_iter().flat_map(|node| &node.bitmaps);
+    bitmaps.any(|bitmap| bitmap.is_persistent)
+}
+
 /// Has an image that can be written say that the bitmaps it stores are kept here: they may change before its data does. Where
 /// that fails, the first write to the image fails too.
 pub async fn mark(world: &World, node: NodeId) {
-    let stores = world.graph(|graph| {
-        let node = graph.node(node).filter(|node| node.writable());
-        node.is_some_and(|node| node.bitmaps.iter().any(|bitmap| bitmap.is_persistent))
-    });
+    let stores =
+        world.graph(|graph| are_stored(graph, node) && graph.node(node).is_some_and(|node| node.writable()));
     if stores && let Err(error) = world.ask(node, NodeTask::MarkBitmaps).done().await {
         tracing::error!(%node, "Failed to make dirty bitmaps writable: {error}");
     }
