@@ -103,6 +103,7 @@ pub fn internal_io_of(order: &Order) -> Vec<NodeId> {
             | NodeTask::PermissionsPrepare { .. }
             | NodeTask::DeleteFile
             | NodeTask::ChangeMedium(_)
+            | NodeTask::DescribeDevice
             | NodeTask::MergeBitmap(_)
             | NodeTask::Describe => Vec::new(),
         },
@@ -134,7 +135,11 @@ pub fn what(order: &Order) -> Option<&'static str> {
             NodeTask::MarkBitmaps | NodeTask::UnstoreBitmap { .. } => "change of the image's bitmaps",
             NodeTask::Invalidate => "reading of metadata",
             NodeTask::ReadHead { .. } => "first read",
-            NodeTask::Describe | NodeTask::Commit { .. } | NodeTask::MakeEmpty | NodeTask::MergeBitmap(_) => {
+            NodeTask::Describe
+            | NodeTask::DescribeDevice
+            | NodeTask::Commit { .. }
+            | NodeTask::MakeEmpty
+            | NodeTask::MergeBitmap(_) => {
                 return None;
             }
         },

@@ -330,6 +330,7 @@ pub fn print(outcome: &OrderOutcome) -> String {
         OrderOutcome::Named(result) => format!("{result:?}"),
         OrderOutcome::Snapshot(result) => format!("{result:?}"),
         OrderOutcome::VmState(result) => format!("{:?}", result.as_ref().map(Vec::len)),
+        OrderOutcome::Device(result) => format!("{result:?}"),
         OrderOutcome::Scsi(result) => format!("{result:?}"),
         OrderOutcome::Checked(result) => format!("{result:?}"),
         OrderOutcome::RealPaths(paths) => format!("{paths:?}"),

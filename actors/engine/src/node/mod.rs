@@ -40,8 +40,8 @@ pub use order::orders::{
     Wiring,
 };
 pub use order::outcome::{
-    BitmapFacts, Description, DetectZeroes, Event, FoundBitmap, NewBitmap, NodeSettings, OpenFacts, OrderId,
-    OrderOutcome,
+    BitmapFacts, Description, DetectZeroes, DeviceFacts, Event, FoundBitmap, NewBitmap, NodeSettings,
+    OpenFacts, OrderId, OrderOutcome,
 };
 /// Messages as the flight recorder keeps them.
 pub use order::recorded;

@@ -264,20 +264,26 @@ async fn take_steps(
     }
     // From here on nothing is undone: what is left can only fail if an iothread is gone.
     transaction.reopen_committed();
-    let children_first = || targets.iter().rev();
-    let mut committed = have_committed(&world, children_first());
+    let committed = have_committed(&world, targets.iter().rev());
     transaction.commit_permissions(prepared);
-    if world.graph(|graph| {
-        targets
-            .iter()
-            .any(|target| bitmaps::are_stored(graph, target.node))
-    }) {
-        note_committed(&world, children_first(), std::mem::take(&mut committed)).await;
-        for target in targets {
-            bitmaps::mark(&world, target.node).await;
-        }
-    }
+    let committed = mark_bitmaps(&world, targets, committed).await;
     Ok(Taken { committed, released })
+}
+
+/// Has images say that the bitmaps they store are kept here, which waits until the nodes hold; answers what is waited for still.
+async fn mark_bitmaps(world: &World, targets: &[Target], committed: Vec<Answered>) -> Vec<Answered> {
+    let stores = |graph: &mut Graph| {
+        let mut nodes = targets.iter().map(|target| target.node);
+        nodes.any(|node| bitmaps::are_stored(graph, node))
+    };
+    if !world.graph(stores) {
+        return committed;
+    }
+    note_committed(world, targets.iter().rev(), committed).await;
+    for target in targets {
+        bitmaps::mark(world, target.node).await;
+    }
+    Vec::new()
 }
 
 /// The flags that nodes will have.

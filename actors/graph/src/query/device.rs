@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use millpond_engine::node::{Description, OrderOutcome};
+use millpond_engine::node::{Description, DeviceFacts, OrderOutcome};
 use millpond_messages::graph::{ChangeMedium, GraphReply, SendScsi};
 use millpond_messages::{Error, ErrorKind, IoError, NodeId, Result};
 
@@ -17,7 +17,7 @@ use crate::world::World;
 /// # Errors
 /// There is no such node, or no device that tells.
 pub async fn block_sizes(world: &World, name: &str) -> Reply {
-    let found = describe(world, name, |_| true).await?;
+    let found = describe_device(world, name, |_| true).await?;
     found
         .and_then(|found| found.block_sizes)
         .map(GraphReply::BlockSizes)
@@ -55,7 +55,7 @@ pub fn says_nothing(node: &Node) -> bool {
 /// # Errors
 /// There is no such node, or no disk that has one.
 pub async fn geometry(world: &World, name: &str) -> Reply {
-    let found = describe(world, name, is_whole).await?;
+    let found = describe_device(world, name, is_whole).await?;
     found
         .and_then(|found| found.geometry)
         .map(GraphReply::Geometry)
@@ -73,7 +73,7 @@ pub async fn is_inserted(world: &World, name: &str) -> Reply {
         if !seen.insert(id) {
             continue;
         }
-        let OrderOutcome::Described(Ok(found)) = world.ask(id, NodeTask::Describe).await else {
+        let OrderOutcome::Device(Ok(found)) = world.ask(id, NodeTask::DescribeDevice).await else {
             return Ok(GraphReply::Truth(false));
         };
         match found.inserted {
@@ -105,7 +105,7 @@ pub async fn change_medium(world: &World, request: ChangeMedium) -> Reply {
 /// # Errors
 /// There is no such node.
 pub async fn is_scsi_generic(world: &World, name: &str) -> Reply {
-    let found = describe(world, name, |_| true).await?;
+    let found = describe_device(world, name, |_| true).await?;
     Ok(GraphReply::Truth(
         found.is_some_and(|found| found.is_scsi_generic),
     ))
@@ -159,6 +159,20 @@ pub async fn cluster_size(world: &World, node: NodeId) -> u64 {
     match world.ask(speaker, NodeTask::Describe).await {
         OrderOutcome::Described(Ok(found)) => found.info.cluster_size,
         _ => 0,
+    }
+}
+
+async fn describe_device(
+    world: &World,
+    name: &str,
+    may_pass: impl Fn(&Node) -> bool,
+) -> Result<Option<DeviceFacts>> {
+    let Some(device) = find_below(world, name, may_pass)? else {
+        return Ok(None);
+    };
+    match world.ask(device, NodeTask::DescribeDevice).await {
+        OrderOutcome::Device(found) => Ok(found.ok()),
+        _ => Ok(None),
     }
 }
 

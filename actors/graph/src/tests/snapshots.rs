@@ -36,8 +36,6 @@ pub fn change(node: Option<&mut FakeNode>, change: &SnapshotChange, fails: bool)
 /// What such a node says of itself.
 pub fn describe(node: &FakeNode, size: u64, fails: bool) -> OrderOutcome {
     let description = Description {
-        block_sizes: None,
-        geometry: None,
         snapshots: node.snapshots.clone().unwrap_or_default(),
         ..disk::description(facts(node, None, size))
     };

@@ -13,7 +13,7 @@ use millpond_messages::{
 };
 
 use super::bitmaps;
-use super::disk::{self, DISK};
+use super::disk;
 use super::facts::facts;
 use super::kinds::registry;
 use super::promises::Promises;
@@ -629,10 +629,7 @@ impl FakeWorld {
                 let fails = self.fails();
                 ended(snapshots::describe(&self.nodes[&id], self.sizes, fails))
             }
-            Order::Task(id, NodeTask::Describe) if self.nodes[&id].filename.as_deref() == Some(DISK) => {
-                let description = disk::description(facts(&self.nodes[&id], None, 0));
-                ended(OrderOutcome::Described(Ok(Box::new(description))))
-            }
+            Order::Task(id, NodeTask::DescribeDevice) => ended(disk::device(&self.nodes[&id])),
             Order::Task(_, NodeTask::Describe) => ended(OrderOutcome::Described(Err(IoError::NoMedium))),
             Order::Iothread(IothreadOrder::DescribeMany(nodes)) => {
                 let at_home = |id: &NodeId| self.homes.get(id).is_none_or(|of| *of == home);

@@ -243,6 +243,8 @@ pub enum NodeTask {
     },
     /// Delete the file that the node's data is in.
     DeleteFile,
+    /// Describe the device that the node is, answered by [`OrderOutcome::Device`].
+    DescribeDevice,
     /// Do something to the medium of the device that the node is.
     ChangeMedium(MediumOrder),
     /// Send a SCSI command to the device that the node is; answered by [`OrderOutcome::Scsi`].

@@ -81,6 +81,8 @@ pub enum OrderOutcome {
     Snapshot(Result<InternalSnapshot>),
     /// A part of a machine's state.
     VmState(Result<Vec<u8>>),
+    /// The device that the node is, described.
+    Device(IoResult<DeviceFacts>),
     /// What a device has answered to a SCSI command.
     Scsi(IoResult<ScsiAnswer>),
     /// What a check has found.
@@ -110,6 +112,19 @@ pub struct OpenFacts {
     pub read_bitmaps: Vec<FoundBitmap>,
 }
 
+/// What the device tells that a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DeviceFacts {
+    /// The sizes of its sectors.
+    pub block_sizes: Option<BlockSizes>,
+    /// The geometry that it has as a disk.
+    pub geometry: Option<Geometry>,
+    /// Whether the medium is there, if it can be taken out.
+    pub inserted: Option<bool>,
+    /// It takes SCSI commands and nothing else.
+    pub is_scsi_generic: bool,
+}
+
 /// What queries show of a node.
 #[derive(Debug, Clone)]
 pub struct Description {
@@ -119,14 +134,6 @@ pub struct Description {
     pub own_allocated_size: IoResult<u64>,
     /// What the driver tells of the image.
     pub info: DriverInfo,
-    /// The sectors of the device that the node is.
-    pub block_sizes: Option<BlockSizes>,
-    /// The geometry of the disk that the node is.
-    pub geometry: Option<Geometry>,
-    /// Whether the medium is there, if it can be taken out.
-    pub inserted: Option<bool>,
-    /// The node is a device that takes SCSI commands and nothing else.
-    pub is_scsi_generic: bool,
     /// The write threshold; 0 for none.
     pub write_threshold: u64,
     /// The dirty bitmaps of the node, the oldest first.

@@ -13,7 +13,7 @@ use millpond_messages::{
 
 use super::commit;
 use super::orders::{BitmapMerge, NodeTask};
-use super::outcome::{Description, NodeSettings, OpenFacts, OrderOutcome};
+use super::outcome::{Description, DeviceFacts, NodeSettings, OpenFacts, OrderOutcome};
 use crate::node::cell::edge::Behind;
 use crate::node::cell::node::NodeCell;
 use crate::node::cell::stored;
@@ -44,6 +44,7 @@ pub async fn carry_out(table: &Rc<NodeTable>, node: NodeId, task: NodeTask) -> O
         ),
         NodeTask::Check { repair } => OrderOutcome::Checked(check(table, node, repair).await),
         NodeTask::DeleteFile => OrderOutcome::Done(delete_file(table, node).await),
+        NodeTask::DescribeDevice => OrderOutcome::Device(describe_device(table, node).await),
         NodeTask::ChangeMedium(order) => OrderOutcome::Done(change_medium(table, node, order).await),
         NodeTask::SendScsi(command) => OrderOutcome::Scsi(send_scsi(table, node, *command).await),
         NodeTask::Flush => OrderOutcome::Done(flush_node(table, node).await),
@@ -62,9 +63,7 @@ pub async fn carry_out(table: &Rc<NodeTable>, node: NodeId, task: NodeTask) -> O
             async { driver(table, node)?.image().prepare_amend(&options, force).await }.await,
         ),
         NodeTask::Amend { options, force } => OrderOutcome::Done(amend(table, node, &options, force).await),
-        NodeTask::MarkBitmaps => {
-            OrderOutcome::Done(async { stored::mark(&*driver(table, node)?).await }.await)
-        }
+        NodeTask::MarkBitmaps => OrderOutcome::Done(mark_bitmaps(table, node).await),
         NodeTask::UnstoreBitmap { bitmap } => OrderOutcome::Done(
             async { stored::remove(&*found(table, node)?, &*driver(table, node)?, bitmap).await }.await,
         ),
@@ -307,14 +306,26 @@ pub async fn describe(table: &NodeTable, node: NodeId) -> IoResult<Description> 
         facts: cell.facts(None),
         own_allocated_size: driver.allocated_size().await,
         info: driver.image().info(),
-        block_sizes: driver.device().block_sizes().await.ok(),
-        geometry: driver.device().geometry().await.ok(),
-        inserted: driver.device().is_inserted().await.ok(),
-        is_scsi_generic: driver.device().is_scsi_generic(),
         write_threshold: cell.write_threshold().get(),
         bitmaps: cell.bitmaps().facts(),
         snapshots: driver.image().snapshots(),
         specific: driver.image().specific_info(),
+    })
+}
+
+async fn mark_bitmaps(table: &NodeTable, node: NodeId) -> Result<()> {
+    stored::mark(&*driver(table, node)?).await
+}
+
+async fn describe_device(table: &NodeTable, node: NodeId) -> IoResult<DeviceFacts> {
+    let cell = table.node(node).ok_or(IoError::NoMedium)?;
+    let driver = cell.driver()?;
+    let device = driver.device();
+    Ok(DeviceFacts {
+        block_sizes: device.block_sizes().await.ok(),
+        geometry: device.geometry().await.ok(),
+        inserted: device.is_inserted().await.ok(),
+        is_scsi_generic: device.is_scsi_generic(),
     })
 }
 

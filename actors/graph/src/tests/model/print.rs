@@ -252,6 +252,7 @@ fn feed_thread(feed: &mut Feed, thread: &Thread, tokens: &Ranks<Token>, order_id
                     | OrderOutcome::DescribedMany(_)
                     | OrderOutcome::Pending(_)
                     | OrderOutcome::Head(_)
+                    | OrderOutcome::Device(_)
                     | OrderOutcome::Scsi(_)
                     | OrderOutcome::Statistics(_)
                     | OrderOutcome::Saved(_)
