@@ -3,3 +3,5 @@
 pub mod files;
 pub mod process;
 pub mod scsi;
+#[cfg(feature = "guest")]
+pub mod shared_memory;
